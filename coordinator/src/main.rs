@@ -1,0 +1,2 @@
+//! The `obsdiff` command.
+fn main() {}

@@ -1,0 +1,404 @@
+//! The job file: one TOML document, checked before any work.
+
+use globset::Glob;
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::{ByteSize, Pattern, Target};
+
+/// A pruning job as its user wrote it, with defaults filled in.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct JobSpec {
+    /// `[model]`
+    pub model: ModelSpec,
+    /// `[sparsity]`
+    pub sparsity: SparsitySpec,
+    /// `[calibration]`
+    pub calibration: CalibrationSpec,
+    /// `[hessian]`
+    #[serde(default)]
+    pub hessian: HessianSpec,
+    /// `[packages]`
+    #[serde(default)]
+    pub packages: PackagesSpec,
+    /// `[evaluation]`
+    #[serde(default)]
+    pub evaluation: EvaluationSpec,
+    /// `[output]`
+    pub output: OutputSpec,
+}
+
+/// `[model]`: what is pruned.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModelSpec {
+    /// A diffusers pipeline directory.
+    pub path: String,
+    /// The type forward calls compute in.
+    #[serde(default)]
+    pub dtype: ComputeType,
+}
+
+/// The type forward calls compute in. Grams and solvers have their own, see `[hessian]`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ComputeType {
+    /// 32-bit floats.
+    #[default]
+    F32,
+    /// bfloat16.
+    Bf16,
+    /// 16-bit floats.
+    F16,
+}
+
+/// `[sparsity]`: how much goes, and by which rule it is chosen.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SparsitySpec {
+    /// How weights are chosen, and whether the survivors are updated.
+    #[serde(default)]
+    pub method: Method,
+    /// Which weights may go together.
+    pub pattern: Pattern,
+    /// Share of the weights that goes, 0..=1. Needed by `unstructured`; an N:M pattern says it by itself.
+    pub ratio: Option<f64>,
+    /// Exceptions for linears by name; the first match wins.
+    #[serde(default)]
+    pub rules: Vec<Rule>,
+}
+
+/// How weights are chosen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Method {
+    /// Optimal Brain Surgeon: scores and updates by the inverse Hessian.
+    #[default]
+    Obs,
+    /// Smallest absolute value; no calibration.
+    Magnitude,
+    /// Smallest |w| times the norm of its input column; no update.
+    Wanda,
+}
+
+/// An exception for the linears whose names a glob matches.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Rule {
+    /// Glob on linear names, such as `transformer_blocks.0.*`.
+    #[serde(rename = "match")]
+    pub matches: String,
+    /// Leave these linears dense.
+    #[serde(default)]
+    pub skip: bool,
+    /// A pattern of their own.
+    pub pattern: Option<Pattern>,
+    /// A ratio of their own.
+    pub ratio: Option<f64>,
+}
+
+/// `[calibration]`: the prompts and trajectories whose activations are gathered.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CalibrationSpec {
+    /// A `.txt` file with one prompt a line, or `.csv`, `.tsv` or `.jsonl` with a column.
+    pub prompts: String,
+    /// The column that holds the prompt, for files that have columns.
+    pub column: Option<String>,
+    /// Prompts used, from the start of the file.
+    #[serde(default = "default_count")]
+    pub count: u32,
+    /// Denoising steps T of a trajectory.
+    #[serde(default = "default_steps")]
+    pub steps: u32,
+    /// Classifier-free guidance scale; at most 1 runs without the negative prompt.
+    #[serde(default = "default_guidance")]
+    pub guidance: f64,
+    /// Picture height in pixels; the model's own when absent.
+    pub height: Option<u32>,
+    /// Picture width in pixels; the model's own when absent.
+    pub width: Option<u32>,
+    /// Tokens of the T5 prompt.
+    #[serde(default = "default_max_sequence_length")]
+    pub max_sequence_length: u32,
+    /// Prompt i starts from the noise of seed + i.
+    #[serde(default)]
+    pub seed: u64,
+    /// Prompts in a shard, which run as one batch.
+    #[serde(default = "default_shard_size")]
+    pub shard_size: u32,
+}
+
+fn default_count() -> u32 {
+    100
+}
+fn default_steps() -> u32 {
+    25
+}
+fn default_guidance() -> f64 {
+    7.0
+}
+fn default_max_sequence_length() -> u32 {
+    256
+}
+fn default_shard_size() -> u32 {
+    4
+}
+
+/// `[hessian]`: how observations become the matrix that is factorised.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct HessianSpec {
+    /// How alpha falls or rises along the trajectory.
+    pub weighting: Weighting,
+    /// The smallest alpha.
+    pub low: f64,
+    /// The largest alpha.
+    pub high: f64,
+    /// Share of the mean diagonal added to the diagonal.
+    pub damping: f64,
+    /// How observations are summed.
+    pub accumulate: Accumulate,
+    /// The type of the factorisation.
+    pub precision: Precision,
+}
+
+impl Default for HessianSpec {
+    fn default() -> Self {
+        Self {
+            weighting: Weighting::default(),
+            low: 0.8,
+            high: 1.2,
+            damping: 0.01,
+            accumulate: Accumulate::default(),
+            precision: Precision::default(),
+        }
+    }
+}
+
+/// How alpha_k, the weight of denoising step k, runs from k = 0 (noisiest) to T - 1.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Weighting {
+    /// Every step counts 1.
+    Uniform,
+    /// From high to low, evenly.
+    LinearDecrease,
+    /// From high to low, by the logarithm of the steps left.
+    #[default]
+    LogDecrease,
+    /// `linear-decrease` reversed.
+    LinearIncrease,
+    /// `log-decrease` reversed.
+    LogIncrease,
+}
+
+/// How observations are summed into a Gram.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Accumulate {
+    /// Rounded to 64-bit integers: the sum does not depend on order.
+    #[default]
+    Exact,
+    /// 32-bit floats: half the memory, results depend on the order of shards.
+    F32,
+}
+
+/// The type of the factorisation.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    /// 32-bit floats; a pivot that fails is tried again in 64 bits.
+    #[default]
+    F32,
+    /// 64-bit floats throughout.
+    F64,
+}
+
+/// `[packages]`: how many units are pruned between two calibrations.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PackagesSpec {
+    /// Number of packages (default 4 where `memory` is absent too).
+    pub count: Option<u32>,
+    /// The fewest packages whose Grams fit in this much memory.
+    pub memory: Option<ByteSize>,
+    /// How units are spread over packages.
+    pub balance: Balance,
+}
+
+/// How units are spread over packages.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Balance {
+    /// Even arithmetic of Grams and solving.
+    #[default]
+    Work,
+    /// An even number of units, the first packages one more (as published).
+    Units,
+}
+
+/// `[evaluation]`: prompts held out from calibration, on which the pruned model is held against the dense one.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct EvaluationSpec {
+    /// A prompt file of its own; without it, the prompts that follow the calibration prompts.
+    pub prompts: Option<String>,
+    /// The column that holds the prompt, for files that have columns.
+    pub column: Option<String>,
+    /// Prompts used; 0 leaves the comparison out.
+    pub count: u32,
+}
+
+impl Default for EvaluationSpec {
+    fn default() -> Self {
+        Self { prompts: None, column: None, count: 8 }
+    }
+}
+
+/// `[output]`: where the pruned pipeline goes.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OutputSpec {
+    /// A directory that does not exist yet.
+    pub path: String,
+    /// Hard-link the components that do not change instead of copying them.
+    #[serde(default)]
+    pub link: bool,
+}
+
+/// A value of a job file that cannot be used: the key, and what to do.
+#[derive(Clone, Debug, PartialEq, Error)]
+#[error("{key}: {problem}")]
+pub struct JobError {
+    /// The key as a path, such as `sparsity.rules[0].ratio`.
+    pub key: String,
+    /// What is wrong with the value, and what would be right.
+    pub problem: String,
+}
+
+impl JobError {
+    /// An error about `key`.
+    pub fn new(key: impl Into<String>, problem: impl Into<String>) -> Self {
+        Self { key: key.into(), problem: problem.into() }
+    }
+}
+
+impl JobSpec {
+    /// Checks every value that needs no file to be checked.
+    ///
+    /// # Errors
+    /// The first key whose value cannot be used.
+    pub fn validate(&self) -> Result<(), JobError> {
+        self.sparsity.validate()?;
+        let c = &self.calibration;
+        let whole = [
+            ("calibration.count", c.count),
+            ("calibration.steps", c.steps),
+            ("calibration.shard_size", c.shard_size),
+            ("calibration.max_sequence_length", c.max_sequence_length),
+            ("calibration.height", c.height.unwrap_or(1)),
+            ("calibration.width", c.width.unwrap_or(1)),
+            ("packages.count", self.packages.count.unwrap_or(1)),
+        ];
+        for (key, value) in whole {
+            if value == 0 {
+                return Err(JobError::new(key, "is 0, but must be at least 1"));
+            }
+        }
+        if self.packages.count.is_some() && self.packages.memory.is_some() {
+            return Err(JobError::new("packages.memory", "excludes packages.count: give one of the two"));
+        }
+        if !(c.guidance.is_finite() && c.guidance >= 0.0) {
+            return Err(JobError::new("calibration.guidance", format!("is {}, but must be 0 or more", c.guidance)));
+        }
+        let h = &self.hessian;
+        if !(h.low.is_finite() && h.high.is_finite() && 0.0 < h.low && h.low <= h.high) {
+            let problem = format!("is {} with hessian.high {}, but 0 < low <= high must hold", h.low, h.high);
+            return Err(JobError::new("hessian.low", problem));
+        }
+        if !(h.damping > 0.0 && h.damping <= 1.0) {
+            return Err(JobError::new("hessian.damping", format!("is {}, but must be above 0 and at most 1", h.damping)));
+        }
+        Ok(())
+    }
+}
+
+impl SparsitySpec {
+    fn validate(&self) -> Result<(), JobError> {
+        check_ratio("sparsity.ratio", self.ratio)?;
+        target("sparsity.ratio", self.pattern, self.ratio)?;
+        for (i, rule) in self.rules.iter().enumerate() {
+            let key = |name: &str| format!("sparsity.rules[{i}].{name}");
+            if let Err(e) = Glob::new(&rule.matches) {
+                return Err(JobError::new(key("match"), format!("is not a glob: {e}")));
+            }
+            if rule.skip && (rule.pattern.is_some() || rule.ratio.is_some()) {
+                return Err(JobError::new(key("skip"), "excludes ratio and pattern: a skipped linear stays dense"));
+            }
+            if !rule.skip && rule.pattern.is_none() && rule.ratio.is_none() {
+                return Err(JobError::new(key("match"), "needs skip = true, a ratio or a pattern beside it"));
+            }
+            check_ratio(&key("ratio"), rule.ratio)?;
+            if !rule.skip {
+                self.rule_target(rule, &key("ratio"))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What the linear of this name becomes; `None` leaves it dense.
+    ///
+    /// # Errors
+    /// When the specification was not valid.
+    pub fn target_of(&self, linear: &str) -> Result<Option<Target>, JobError> {
+        for (i, rule) in self.rules.iter().enumerate() {
+            let glob = Glob::new(&rule.matches)
+                .map_err(|e| JobError::new(format!("sparsity.rules[{i}].match"), format!("is not a glob: {e}")))?;
+            if glob.compile_matcher().is_match(linear) {
+                return match rule.skip {
+                    true => Ok(None),
+                    false => self.rule_target(rule, &format!("sparsity.rules[{i}].ratio")).map(Some),
+                };
+            }
+        }
+        target("sparsity.ratio", self.pattern, self.ratio).map(Some)
+    }
+
+    fn rule_target(&self, rule: &Rule, key: &str) -> Result<Target, JobError> {
+        let pattern = rule.pattern.unwrap_or(match rule.ratio {
+            // A ratio of its own in a job of N:M can only mean unstructured.
+            Some(_) => Pattern::Unstructured,
+            None => self.pattern,
+        });
+        target(key, pattern, rule.ratio.or(if rule.pattern.is_none() { self.ratio } else { None }))
+    }
+}
+
+fn check_ratio(key: &str, ratio: Option<f64>) -> Result<(), JobError> {
+    match ratio {
+        Some(r) if !(0.0..=1.0).contains(&r) => Err(JobError::new(key, format!("is {r}, but a ratio lies within 0..1"))),
+        _ => Ok(()),
+    }
+}
+
+fn target(key: &str, pattern: Pattern, ratio: Option<f64>) -> Result<Target, JobError> {
+    match (pattern, ratio) {
+        (Pattern::Unstructured, Some(ratio)) => Ok(Target::Unstructured { ratio }),
+        (Pattern::Unstructured, None) => Err(JobError::new(key, "is missing: an unstructured pattern needs a ratio")),
+        (Pattern::NToM { n, m }, None) => Ok(Target::NToM { n, m }),
+        (Pattern::NToM { n, m }, Some(r)) if (r * m as f64 - n as f64).abs() < 1e-9 => Ok(Target::NToM { n, m }),
+        (Pattern::NToM { n, m }, Some(r)) => Err(JobError::new(
+            key,
+            format!("is {r}, but pattern \"{n}:{m}\" prunes {n} of {m}: leave the ratio out, or change one of them"),
+        )),
+        (Pattern::Structured, _) => Err(JobError::new(
+            "sparsity.pattern",
+            "\"structured\" is not supported yet: use \"unstructured\" or \"N:M\"",
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,83 @@
+use super::*;
+
+const JOB: &str = r#"
+    [model]
+    path = "pipeline"
+    [sparsity]
+    pattern = "unstructured"
+    ratio = 0.5
+    [calibration]
+    prompts = "prompts.txt"
+    [output]
+    path = "out"
+"#;
+
+fn job(change: impl FnOnce(&mut JobSpec)) -> Result<(), JobError> {
+    let mut spec: JobSpec = toml::from_str(JOB).unwrap();
+    change(&mut spec);
+    spec.validate()
+}
+
+#[test]
+fn the_shortest_job_is_valid_and_has_the_documented_defaults() {
+    let spec: JobSpec = toml::from_str(JOB).unwrap();
+    assert_eq!(spec.validate(), Ok(()));
+    assert_eq!(spec.hessian, HessianSpec::default());
+    assert_eq!((spec.calibration.count, spec.calibration.steps, spec.calibration.shard_size), (100, 25, 4));
+    assert_eq!(spec.sparsity.method, Method::Obs);
+    assert_eq!(spec.hessian.weighting, Weighting::LogDecrease);
+}
+
+#[test]
+fn an_unknown_key_is_refused_by_name() {
+    let error = toml::from_str::<JobSpec>(&JOB.replace("ratio", "ration")).unwrap_err().to_string();
+    assert!(error.contains("ration"), "{error}");
+}
+
+#[test]
+fn a_value_out_of_range_is_refused_by_key() {
+    let cases: Vec<(&str, Box<dyn FnOnce(&mut JobSpec)>)> = vec![
+        ("sparsity.ratio", Box::new(|s| s.sparsity.ratio = Some(1.5))),
+        ("sparsity.ratio", Box::new(|s| s.sparsity.ratio = Some(f64::NAN))),
+        ("sparsity.ratio", Box::new(|s| s.sparsity.ratio = None)),
+        ("sparsity.ratio", Box::new(|s| s.sparsity.pattern = Pattern::NToM { n: 1, m: 4 })),
+        ("calibration.count", Box::new(|s| s.calibration.count = 0)),
+        ("calibration.steps", Box::new(|s| s.calibration.steps = 0)),
+        ("calibration.guidance", Box::new(|s| s.calibration.guidance = f64::INFINITY)),
+        ("hessian.damping", Box::new(|s| s.hessian.damping = 0.0)),
+        ("hessian.low", Box::new(|s| s.hessian.low = 2.0)),
+        ("packages.count", Box::new(|s| s.packages.count = Some(0))),
+    ];
+    for (key, change) in cases {
+        assert_eq!(job(change).unwrap_err().key, key);
+    }
+}
+
+fn rule(matches: &str, skip: bool, pattern: Option<Pattern>, ratio: Option<f64>) -> Rule {
+    Rule { matches: matches.into(), skip, pattern, ratio }
+}
+
+#[test]
+fn the_first_matching_rule_decides() {
+    let mut spec: JobSpec = toml::from_str(JOB).unwrap();
+    spec.sparsity.rules = vec![
+        rule("transformer_blocks.0.*", true, None, None),
+        rule("*.to_q", false, None, Some(0.25)),
+        rule("*.ff.*", false, Some(Pattern::NToM { n: 2, m: 4 }), None),
+    ];
+    assert_eq!(spec.validate(), Ok(()));
+    let target = |name: &str| spec.sparsity.target_of(name).unwrap();
+    assert_eq!(target("transformer_blocks.0.attn.to_q"), None);
+    assert_eq!(target("transformer_blocks.1.attn.to_q"), Some(Target::Unstructured { ratio: 0.25 }));
+    assert_eq!(target("transformer_blocks.1.ff.net.2"), Some(Target::NToM { n: 2, m: 4 }));
+    assert_eq!(target("transformer_blocks.1.attn.to_k"), Some(Target::Unstructured { ratio: 0.5 }));
+}
+
+#[test]
+fn a_rule_that_says_nothing_or_two_things_is_refused() {
+    let key = |r: Rule| job(|s| s.sparsity.rules = vec![r]).unwrap_err().key;
+    assert_eq!(key(rule("*", false, None, None)), "sparsity.rules[0].match");
+    assert_eq!(key(rule("*", true, None, Some(0.5))), "sparsity.rules[0].skip");
+    assert_eq!(key(rule("[", true, None, None)), "sparsity.rules[0].match");
+    assert_eq!(key(rule("*", false, None, Some(-0.1))), "sparsity.rules[0].ratio");
+}

@@ -1,0 +1,1 @@
+//! Whole-system tests of obsdiff live in `tests/`.

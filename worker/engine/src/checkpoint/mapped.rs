@@ -1,0 +1,49 @@
+//! The one place that maps a file into memory.
+#![allow(unsafe_code)]
+
+use std::fs::File;
+use std::ops::Deref;
+use std::path::{Path, PathBuf};
+
+use memmap2::Mmap;
+
+use crate::{Error, Result};
+
+/// A read-only file mapped into memory.
+#[derive(Debug)]
+pub struct MappedFile {
+    path: PathBuf,
+    map: Mmap,
+}
+
+impl MappedFile {
+    /// Maps `path`.
+    ///
+    /// # Errors
+    /// When it cannot be opened or mapped, or is not a plain file.
+    pub fn open(path: &Path) -> Result<Self> {
+        let file = File::open(path).map_err(|e| Error::file(path, e))?;
+        let metadata = file.metadata().map_err(|e| Error::file(path, e))?;
+        if !metadata.is_file() {
+            return Err(Error::content(path, "is not a plain file"));
+        }
+        // SAFETY: the mapping is private and read-only, and every value in it is a plain number for which any bit pattern is valid.
+        // What remains undefined is that another process shortens the file meanwhile; like every reader that maps checkpoints,
+        // we ask of our user not to change a model while it is being pruned.
+        let map = unsafe { Mmap::map(&file) }.map_err(|e| Error::file(path, e))?;
+        Ok(Self { path: path.to_owned(), map })
+    }
+
+    /// The file that is mapped.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Deref for MappedFile {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.map
+    }
+}

@@ -1,0 +1,12 @@
+//! Reading diffusers and transformers checkpoints: configuration files, and weights memory-mapped from safetensors.
+
+mod config;
+mod mapped;
+mod weights;
+
+pub use config::read_json;
+pub use mapped::MappedFile;
+pub use weights::{Entry, Weights};
+
+#[cfg(test)]
+mod tests;

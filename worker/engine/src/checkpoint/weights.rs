@@ -1,0 +1,199 @@
+//! Weights of one component of a pipeline: a single safetensors file, or shards named by an index.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use candle_core::{DType, Device, Tensor};
+use safetensors::SafeTensors;
+use serde::Deserialize;
+
+use super::{MappedFile, read_json};
+use crate::{Error, Result};
+
+/// A component's tensors by name, memory-mapped and read when asked for.
+#[derive(Debug)]
+pub struct Weights {
+    folder: PathBuf,
+    files: Vec<MappedFile>,
+    entries: BTreeMap<String, Entry>,
+}
+
+/// Where a tensor lies, and what it is.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    file: usize,
+    bytes: Range<usize>,
+    dtype: DType,
+    shape: Vec<usize>,
+}
+
+impl Entry {
+    /// Index of the file that holds the tensor, in the order of [`Weights::files`].
+    pub fn file(&self) -> usize {
+        self.file
+    }
+
+    /// The stored type.
+    pub fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    /// The stored shape.
+    pub fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+}
+
+#[derive(Deserialize)]
+struct Index {
+    weight_map: BTreeMap<String, String>,
+}
+
+impl Weights {
+    /// Opens `folder/stem.safetensors`, or the shards that `folder/stem.safetensors.index.json` names. Only headers are read;
+    /// each is checked whole: offsets, sizes, types.
+    ///
+    /// # Errors
+    /// When there is neither, when a file is truncated or hostile, or when a shard lacks a tensor the index promises.
+    pub fn open(folder: &Path, stem: &str) -> Result<Self> {
+        let single = folder.join(format!("{stem}.safetensors"));
+        let index = folder.join(format!("{stem}.safetensors.index.json"));
+        let mut weights = Self { folder: folder.to_owned(), files: Vec::new(), entries: BTreeMap::new() };
+        if index.is_file() {
+            weights.add_shards(&index)?;
+        } else if single.is_file() {
+            weights.add_file(&single)?;
+        } else {
+            return Err(no_weights(folder, stem));
+        }
+        Ok(weights)
+    }
+
+    /// Opens one safetensors file.
+    ///
+    /// # Errors
+    /// When the file is missing, truncated or hostile.
+    pub fn open_file(path: &Path) -> Result<Self> {
+        let folder = path.parent().unwrap_or(Path::new(".")).to_owned();
+        let mut weights = Self { folder, files: Vec::new(), entries: BTreeMap::new() };
+        weights.add_file(path)?;
+        Ok(weights)
+    }
+
+    fn add_shards(&mut self, index_path: &Path) -> Result<()> {
+        let index: Index = read_json(index_path)?;
+        let mut shards: Vec<&String> = index.weight_map.values().collect();
+        shards.sort();
+        shards.dedup();
+        if shards.is_empty() {
+            return Err(Error::content(index_path, "names no tensor in `weight_map`"));
+        }
+        for shard in &shards {
+            let plain = Path::new(shard.as_str()).file_name().is_some_and(|name| name == shard.as_str());
+            if !plain || !shard.ends_with(".safetensors") {
+                let problem = format!("names `{shard}`: a shard must be a .safetensors file in the same folder");
+                return Err(Error::content(index_path, problem));
+            }
+            self.add_file(&self.folder.join(shard))?;
+        }
+        for (name, shard) in &index.weight_map {
+            let path = self.folder.join(shard);
+            match self.entries.get(name) {
+                Some(entry) if self.files[entry.file].path() == path => {}
+                _ => return Err(Error::MissingTensor { path, name: name.clone() }),
+            }
+        }
+        Ok(())
+    }
+
+    fn add_file(&mut self, path: &Path) -> Result<()> {
+        let mapped = MappedFile::open(path)?;
+        let damaged = |e: &dyn std::fmt::Display| {
+            Error::content(path, format!("is not a whole safetensors file ({e}): copy or download it again"))
+        };
+        let (header, _) = SafeTensors::read_metadata(&mapped).map_err(|e| damaged(&e))?;
+        let tensors = SafeTensors::deserialize(&mapped).map_err(|e| damaged(&e))?;
+        let mut next = 8 + header;
+        let mut found: Vec<_> = tensors.iter().collect();
+        found.sort_by_key(|(_, view)| view.data().as_ptr());
+        for (name, view) in found {
+            let dtype = DType::try_from(view.dtype()).map_err(|_| {
+                Error::content(path, format!("tensor `{name}` has type {:?}, which is not supported", view.dtype()))
+            })?;
+            let bytes = next..next + view.data().len();
+            next = bytes.end;
+            let entry = Entry { file: self.files.len(), bytes, dtype, shape: view.shape().to_vec() };
+            if self.entries.insert(name.to_owned(), entry).is_some() {
+                return Err(Error::content(path, format!("holds tensor `{name}`, which another shard holds too")));
+            }
+        }
+        self.files.push(mapped);
+        Ok(())
+    }
+
+    /// The folder the component was read from.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// The files, in the order of their names.
+    pub fn files(&self) -> &[MappedFile] {
+        &self.files
+    }
+
+    /// Every tensor with its place, by name.
+    pub fn entries(&self) -> impl Iterator<Item = (&str, &Entry)> {
+        self.entries.iter().map(|(name, entry)| (name.as_str(), entry))
+    }
+
+    /// Whether the component has a tensor of this name.
+    pub fn contains(&self, name: &str) -> bool {
+        self.entries.contains_key(name)
+    }
+
+    /// A tensor's place, type and shape.
+    ///
+    /// # Errors
+    /// When there is none of this name.
+    pub fn entry(&self, name: &str) -> Result<&Entry> {
+        self.entries.get(name).ok_or_else(|| Error::MissingTensor { path: self.folder.clone(), name: name.to_owned() })
+    }
+
+    /// A tensor's bytes as stored: little-endian, row-major.
+    ///
+    /// # Errors
+    /// When there is none of this name.
+    pub fn bytes(&self, name: &str) -> Result<&[u8]> {
+        let entry = self.entry(name)?;
+        Ok(&self.files[entry.file][entry.bytes.clone()])
+    }
+
+    /// Reads a tensor of the shape that the configuration asks for, converted to `dtype`.
+    ///
+    /// # Errors
+    /// When it is missing, has another shape, or cannot be converted.
+    pub fn tensor(&self, name: &str, shape: &[usize], dtype: DType, device: &Device) -> Result<Tensor> {
+        let entry = self.entry(name)?;
+        if entry.shape != shape {
+            return Err(Error::Shape {
+                path: self.files[entry.file].path().to_owned(),
+                name: name.to_owned(),
+                expected: shape.to_vec(),
+                found: entry.shape.clone(),
+            });
+        }
+        let stored = Tensor::from_raw_buffer(self.bytes(name)?, entry.dtype, shape, &Device::Cpu)?;
+        Ok(stored.to_dtype(dtype)?.to_device(device)?)
+    }
+}
+
+fn no_weights(folder: &Path, stem: &str) -> Error {
+    let pickle = ["bin", "pt", "pth", "ckpt"].iter().any(|ext| folder.join(format!("{stem}.{ext}")).exists())
+        || folder.join("pytorch_model.bin").exists();
+    let problem = match pickle {
+        true => format!("holds pickled weights only, which obsdiff never reads: save it as {stem}.safetensors"),
+        false => format!("has neither {stem}.safetensors nor {stem}.safetensors.index.json"),
+    };
+    Error::content(folder, problem)
+}

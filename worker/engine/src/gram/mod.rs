@@ -1,0 +1,1 @@
+//! Grams: exact weighted sums of X^T X.

@@ -1,0 +1,12 @@
+//! obsdiff's synchronous numerics: it reads a diffusers pipeline, runs it, gathers Grams along the denoising trajectory, prunes
+//! by them and writes the pipeline back.
+//!
+//! `model` knows [`model::Tap`] but no Gram; `solve` knows matrices only.
+
+pub mod checkpoint;
+mod error;
+pub mod gram;
+pub mod model;
+pub mod solve;
+
+pub use error::{Error, Result};

@@ -1,0 +1,70 @@
+//! Diffusion transformers on diffusers' names, with a tap at every site.
+
+use candle_core::Tensor;
+use obsdiff_proto::{Inventory, LinearId, SiteId};
+
+use crate::Result;
+
+/// Where a forward call shows the activations of its sites.
+pub trait Tap {
+    /// Whether `site` is open. A model asks before it makes an activation contiguous or keeps it for a tap.
+    fn wants(&self, site: SiteId) -> bool;
+
+    /// Takes the observation that this call brings to an open site: `rows` is `tokens x n`, the tokens of every batch item after
+    /// one another. It is only borrowed: what a tap wants of it, it takes at once.
+    ///
+    /// # Errors
+    /// When the observation cannot be taken.
+    fn observe(&mut self, site: SiteId, rows: &Tensor) -> Result<()>;
+}
+
+/// A tap with no open site.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct NoTap;
+
+impl Tap for NoTap {
+    fn wants(&self, _: SiteId) -> bool {
+        false
+    }
+
+    fn observe(&mut self, _: SiteId, _: &Tensor) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// The inputs of one forward call.
+#[derive(Clone, Debug)]
+pub struct Denoise<'a> {
+    /// `batch x channels x height x width`, in latent pixels.
+    pub latents: &'a Tensor,
+    /// `batch`: each item's timestep, 0..1000.
+    pub timestep: &'a Tensor,
+    /// `batch x text tokens x joint width`.
+    pub text: &'a Tensor,
+    /// `batch x pooled width`.
+    pub pooled: &'a Tensor,
+}
+
+/// A transformer that predicts a flow's velocity.
+pub trait DiffusionModel: Send {
+    /// What of it can be pruned.
+    fn inventory(&self) -> &Inventory;
+
+    /// Predicts the velocity, `batch x channels x height x width`, and shows every open site to `tap` on the way.
+    ///
+    /// # Errors
+    /// When shapes do not fit the model, or the tap fails.
+    fn forward(&self, call: &Denoise<'_>, tap: &mut dyn Tap) -> Result<Tensor>;
+
+    /// A linear's weight, `rows x n`, in the model's compute type.
+    ///
+    /// # Errors
+    /// When the id is not of this model.
+    fn weight(&self, linear: LinearId) -> Result<&Tensor>;
+
+    /// Replaces a linear's weight by one of the same shape.
+    ///
+    /// # Errors
+    /// When the id is not of this model, or the shape differs.
+    fn replace(&mut self, linear: LinearId, weight: Tensor) -> Result<()>;
+}

@@ -1,0 +1,1 @@
+//! Pruning one linear by its Gram. Knows matrices only.
