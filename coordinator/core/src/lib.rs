@@ -1,1 +1,40 @@
-//! coordinator/core
+//! obsdiff's coordinator as pure functions: [`Core::step`] takes in what happened and says what is to be done.
+//!
+//! Nothing here does I/O, reads a clock, draws a random number or waits. The state consists of facts about workers and the open
+//! package; a phase is what the facts amount to, and an order to a worker is what follows from them. An order is sent once, and again
+//! when the worker does not show it; a worker always says all it knows; so whatever is lost, late, repeated or out of order on the
+//! way heals by the next report.
+//!
+//! A shard counts exactly once because (1) the ledger gives it one keeper at most, (2) a worker forms a group only if its
+//! sums are exactly the shards that the ledger says, and (3) a group reduces only while every shard is held by one of its members.
+
+mod action;
+pub mod assignment;
+mod invariants;
+mod job;
+mod leases;
+mod ledger;
+mod membership;
+mod message;
+mod orders;
+mod phase;
+pub mod split;
+mod state;
+mod step;
+mod trouble;
+mod view;
+
+use std::time::Duration;
+
+pub use action::{Action, Dismissal, Event, Failure, Input, Manifest, Outcome};
+pub use invariants::Violation;
+pub use job::{Job, JobError, Options};
+pub use message::{
+    Command, Exponents, Fault, Group, GroupStatus, Hello, Opening, Order, Part, PartId, Receipt, Reduction,
+    Slice, Solved, Stage, Status, Sums, Tally, Trouble,
+};
+pub use state::Core;
+pub use view::{Phase, View, WorkerView};
+
+/// How often [`Input::Tick`] is wanted: waiting times are kept to within it.
+pub const TICK: Duration = Duration::from_millis(500);

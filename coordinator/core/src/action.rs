@@ -1,0 +1,272 @@
+//! What goes into a step and what comes out.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use obsdiff_proto::{Epoch, PackageId, ShardId, SiteId, WorkerId};
+use thiserror::Error;
+
+use crate::{Command, Exponents, Hello, PartId, Receipt, Status};
+
+/// Something that happened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Input {
+    /// A session opened; `worker` is larger than that of every session before, of this life and earlier ones.
+    Joined {
+        /// The session's worker.
+        worker: WorkerId,
+        /// What it said first.
+        hello: Box<Hello>,
+    },
+    /// A session ended: the connection was lost, or the worker closed it.
+    Left {
+        /// The session's worker.
+        worker: WorkerId,
+        /// What the transport said.
+        why: String,
+    },
+    /// A worker spoke: after every change, and at least every two seconds.
+    Reported {
+        /// Who.
+        worker: WorkerId,
+        /// Its status.
+        status: Box<Status>,
+    },
+    /// [`Action::Commit`] is durable.
+    Committed {
+        /// The package.
+        package: PackageId,
+    },
+    /// [`Action::Commit`] failed; it may still have become durable.
+    CommitFailed {
+        /// The package.
+        package: PackageId,
+        /// What the store said.
+        error: String,
+    },
+    /// Time passed; wanted every [`crate::TICK`].
+    Tick,
+    /// A user wants the job to stop.
+    Cancel,
+}
+
+/// Something to do, in the order given.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Send a command over a worker's session. One that cannot be sent may be dropped.
+    Send {
+        /// To whom.
+        worker: WorkerId,
+        /// What.
+        command: Command,
+    },
+    /// Tell a worker why, then close its session. Nothing it says afterwards counts.
+    Dismiss {
+        /// Whom.
+        worker: WorkerId,
+        /// Why.
+        why: Dismissal,
+    },
+    /// Put the manifest, atomically, then answer [`Input::Committed`] or [`Input::CommitFailed`].
+    Commit(Arc<Manifest>),
+    /// Save the exponents for the next life, so that shards held for the first package outlive this one. No answer is waited for:
+    /// manifests have them too, and the pilot would find them again.
+    Save(Arc<Exponents>),
+    /// Log it, show it.
+    Tell(Event),
+    /// The job is over: nothing more will come.
+    Finish(Outcome),
+}
+
+/// The record that makes a package's pruned weights count.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Manifest {
+    /// The package.
+    pub package: PackageId,
+    /// Exponents of all sites, those of later packages as far as they are known.
+    pub exponents: Exponents,
+    /// Where each part's weights are, by digest.
+    pub parts: BTreeMap<PartId, Receipt>,
+}
+
+/// Why a worker is sent away.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum Dismissal {
+    /// Not heard of.
+    #[error("not heard of for {seconds} s")]
+    Silent {
+        /// Seconds since it spoke.
+        seconds: u64,
+    },
+    /// Busy without progress.
+    #[error("no progress for {seconds} s")]
+    Stalled {
+        /// Seconds since it moved.
+        seconds: u64,
+    },
+    /// The same process opened another session.
+    #[error("came back as worker {0}")]
+    Replaced(WorkerId),
+    /// It drained, and nothing waits for it.
+    #[error("drained")]
+    Drained,
+    /// It says what cannot be.
+    #[error("{0}")]
+    Refused(String),
+    /// It fails again and again where others may not.
+    #[error("failed too often, the last time at {0}")]
+    Useless(String),
+    /// The job is over.
+    #[error("the job is over: {0}")]
+    Over(Outcome),
+}
+
+/// Something worth telling a user.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum Event {
+    /// A worker joined.
+    #[error("worker {worker} joined with {kept} shards of the open package")]
+    Joined {
+        /// Who.
+        worker: WorkerId,
+        /// Shards of the open package that it brought and that count.
+        kept: usize,
+    },
+    /// A worker left.
+    #[error("worker {worker} left ({why}); {} shards are run again", lost.len())]
+    Left {
+        /// Who.
+        worker: WorkerId,
+        /// Why.
+        why: String,
+        /// Shards lost with it, finished ones and leased ones.
+        lost: Vec<ShardId>,
+    },
+    /// A worker's sums were dropped.
+    #[error("worker {worker} starts its sums anew ({why}); {} shards are run again", lost.len())]
+    Discarded {
+        /// Whose.
+        worker: WorkerId,
+        /// Why.
+        why: String,
+        /// Shards lost.
+        lost: Vec<ShardId>,
+    },
+    /// A group is forming.
+    #[error("{members} workers form the group of epoch {epoch}")]
+    Grouped {
+        /// Its epoch.
+        epoch: Epoch,
+        /// Its size.
+        members: usize,
+    },
+    /// A group was given up.
+    #[error("the group of epoch {epoch} is given up: {why}")]
+    Broken {
+        /// Its epoch.
+        epoch: Epoch,
+        /// Why.
+        why: String,
+    },
+    /// A Gram overflowed.
+    #[error(
+        "the Gram of site {site} overflowed: its exponent becomes {exponent}, and package {package} is run again"
+    )]
+    Lowered {
+        /// The package.
+        package: PackageId,
+        /// The site.
+        site: SiteId,
+        /// Its new exponent.
+        exponent: i32,
+    },
+    /// Something failed and is tried again.
+    #[error("{what} failed {tries} times: {error}")]
+    Retried {
+        /// What.
+        what: String,
+        /// How often.
+        tries: u32,
+        /// The last error.
+        error: String,
+    },
+    /// A package is committed.
+    #[error("package {package} is committed")]
+    Committed {
+        /// The package.
+        package: PackageId,
+    },
+}
+
+/// How a job ended.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum Outcome {
+    /// The pruned pipeline is written.
+    #[error("done")]
+    Done,
+    /// A user stopped it.
+    #[error("cancelled")]
+    Cancelled,
+    /// It cannot go on; what is committed stays, and the job can be resumed.
+    #[error("{0}")]
+    Failed(Failure),
+}
+
+/// Why a job failed.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum Failure {
+    /// The store did not take a manifest.
+    #[error("the manifest of package {package} could not be stored in {tries} tries: {error}")]
+    Store {
+        /// The package.
+        package: PackageId,
+        /// How often it was tried.
+        tries: u32,
+        /// The last error.
+        error: String,
+    },
+    /// Something that goes wrong every time.
+    #[error("{what}: {error}")]
+    Fatal {
+        /// What.
+        what: String,
+        /// The error.
+        error: String,
+    },
+    /// Something failed too often.
+    #[error("{what} failed {tries} times, the last time at worker {worker}: {error}")]
+    TooOften {
+        /// What.
+        what: String,
+        /// How often.
+        tries: u32,
+        /// The last to try.
+        worker: WorkerId,
+        /// The last error.
+        error: String,
+    },
+    /// Workers cannot reach each other.
+    #[error("{tries} groups in a row failed: {error}")]
+    Groups {
+        /// How many.
+        tries: u32,
+        /// The last error.
+        error: String,
+    },
+    /// No exponent is low enough.
+    #[error("the Gram of site {site} overflows with every exponent tried, down to {exponent}")]
+    Overflow {
+        /// The site.
+        site: SiteId,
+        /// The last exponent tried.
+        exponent: i32,
+    },
+    /// Nobody is left to work.
+    #[error("no worker for {seconds} s{last}")]
+    Alone {
+        /// Seconds without a worker.
+        seconds: u64,
+        /// Why the last one left, if one was there.
+        last: String,
+    },
+}

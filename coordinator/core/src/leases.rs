@@ -1,0 +1,133 @@
+//! How many shards each worker should have: paces -> quotas. A worker gets no shard that another would finish earlier.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use obsdiff_proto::WorkerId;
+
+use crate::{Core, Options};
+
+/// A worker that may take shards.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Runner {
+    pub(crate) worker: WorkerId,
+    /// Milliseconds that a shard takes it; at least 1.
+    pub(crate) pace: u64,
+    /// The pace was measured on shards, not guessed from its speed.
+    pub(crate) measured: bool,
+    /// Shards it has to run already.
+    pub(crate) leased: usize,
+}
+
+/// How many of `unfinished` shards each worker runs if all end as early as they can: floor(T / pace) for the smallest T at which
+/// that is enough. Paces are in any one unit, at least 1.
+pub(crate) fn quotas(unfinished: u64, paces: &[u64]) -> Vec<u64> {
+    let done_by = |t: u64| paces.iter().fold(0u64, |sum, p| sum.saturating_add(t / p));
+    let (Some(&fastest), true) = (paces.iter().min(), unfinished > 0) else { return vec![0; paces.len()] };
+    // The fastest alone is enough at the upper end, and nobody has finished one below the lower.
+    let (mut low, mut high) = (fastest.saturating_sub(1), fastest.saturating_mul(unfinished));
+    while high - low > 1 {
+        let middle = low + (high - low) / 2;
+        if done_by(middle) >= unfinished { high = middle } else { low = middle }
+    }
+    paces.iter().map(|p| high / p).collect()
+}
+
+/// How many more shards each runner should get now, in the order in which they are given out: one entry a shard.
+pub(crate) fn grants(pending: usize, runners: &[Runner], options: &Options) -> Vec<WorkerId> {
+    let unfinished = pending + runners.iter().map(|r| r.leased).sum::<usize>();
+    let paces: Vec<_> = runners.iter().map(|r| r.pace).collect();
+    let mut queue = BTreeSet::new();
+    for (runner, quota) in runners.iter().zip(quotas(unfinished as u64, &paces)) {
+        let most = u64::from(depth(runner, options)).min(quota) as usize;
+        for leased in runner.leased..most {
+            queue.insert((runner.pace.saturating_mul(leased as u64 + 1), runner.worker));
+        }
+    }
+    queue.into_iter().take(pending).map(|(_, worker)| worker).collect()
+}
+
+/// Shards a worker has at a time: the running one, one to go on with, and more as they are known to be short.
+fn depth(runner: &Runner, options: &Options) -> u32 {
+    let pace = if runner.measured { runner.pace } else { u64::MAX };
+    let ahead = u64::try_from(options.ahead.as_millis()).unwrap_or(u64::MAX).div_ceil(pace.max(1));
+    u32::try_from(ahead.max(1)).unwrap_or(u32::MAX).saturating_add(1).min(options.most_leases.max(1))
+}
+
+impl Core {
+    /// Workers that can take shards of the open package now.
+    pub(crate) fn runners(&self) -> Vec<Runner> {
+        let Some(open) = &self.open else { return Vec::new() };
+        let unit = self.shard_unit();
+        let runner = |(worker, member): (WorkerId, &crate::state::Member)| Runner {
+            worker,
+            pace: member.pace.map_or(unit / member.speed.max(1), millis).max(1),
+            measured: member.pace.is_some(),
+            leased: open.ledger.leased(worker).len(),
+        };
+        self.ready().map(runner).collect()
+    }
+
+    /// pace * speed of a shard, the mean of those who measured theirs; a guess of a second at 10^9 a second before that.
+    fn shard_unit(&self) -> u64 {
+        let measured = self.members.values().filter_map(|m| Some(millis(m.pace?).saturating_mul(m.speed)));
+        let (sum, count) =
+            measured.fold((0u128, 0u128), |(sum, count), unit| (sum + u128::from(unit), count + 1));
+        sum.checked_div(count).map_or(1_000_000, |mean| u64::try_from(mean).unwrap_or(u64::MAX))
+    }
+}
+
+fn millis(d: Duration) -> u64 {
+    u64::try_from(d.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn quotas_are_enough_and_no_shorter_time_is(
+            unfinished in 1u64..500,
+            paces in prop::collection::vec(1u64..10_000, 1..12),
+        ) {
+            let quotas = quotas(unfinished, &paces);
+            prop_assert!(quotas.iter().sum::<u64>() >= unfinished);
+            let end = quotas.iter().zip(&paces).map(|(q, p)| q * p).max().unwrap();
+            prop_assert!(paces.iter().map(|p| (end - 1) / p).sum::<u64>() < unfinished);
+        }
+
+        #[test]
+        fn something_is_granted_while_anybody_idles_and_all_may_be_granted(
+            pending in 1usize..50,
+            paces in prop::collection::vec(1u64..100_000, 1..10),
+        ) {
+            let options = Options::default();
+            let mut runners: Vec<_> = (0u64..).zip(&paces).map(|(i, &pace)| Runner { worker: WorkerId(i), pace, measured: true, leased: 0 }).collect();
+            let mut left = pending;
+            // Everybody finishes what it has, again and again: the shards run out.
+            for _ in 0..pending {
+                let grants = grants(left, &runners, &options);
+                prop_assert!(left == 0 || !grants.is_empty());
+                left -= grants.len();
+                runners.iter_mut().for_each(|r| r.leased = 0);
+            }
+            prop_assert_eq!(left, 0);
+        }
+    }
+
+    #[test]
+    fn a_slow_worker_gets_fewer_and_none_at_the_end() {
+        let runner = |id, pace| Runner { worker: WorkerId(id), pace, measured: true, leased: 0 };
+        let runners = [runner(0, 1_000), runner(1, 40_000)];
+        let count = |grants: &[WorkerId], id| grants.iter().filter(|w| w.0 == id).count();
+        let many = grants(1000, &runners, &Options::default());
+        assert_eq!((count(&many, 0), count(&many, 1)), (4, 2));
+        let few = grants(3, &runners, &Options::default());
+        assert_eq!((count(&few, 0), count(&few, 1)), (3, 0));
+        let guessed = Runner { measured: false, ..runner(0, 1_000) };
+        assert_eq!(grants(1000, &[guessed], &Options::default()).len(), 2);
+    }
+}

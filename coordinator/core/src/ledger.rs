@@ -1,0 +1,177 @@
+//! Who keeps which shard of the open package. A shard has one keeper at most: that is why it counts only once.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use obsdiff_proto::{ShardId, WorkerId};
+
+/// The shards of a package: pending, leased to a worker, or held in a worker's sums.
+#[derive(Clone, Debug)]
+pub(crate) struct Ledger {
+    keepers: BTreeMap<ShardId, Keeper>,
+    shares: BTreeMap<WorkerId, Share>,
+    /// Shards without keeper; those that were lost more often come later, so that a worker that returns soon finds its own free.
+    pending: BTreeSet<(u32, ShardId)>,
+    losses: BTreeMap<ShardId, u32>,
+    held: usize,
+    total: usize,
+}
+
+/// Who has a shard, and how far it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Keeper {
+    /// To be run, or running.
+    Leased(WorkerId),
+    /// In the worker's sums.
+    Held(WorkerId),
+}
+
+/// A worker's shards.
+#[derive(Clone, Debug, Default)]
+struct Share {
+    leased: BTreeSet<ShardId>,
+    /// Shared with the commands that name it.
+    held: Arc<BTreeSet<ShardId>>,
+}
+
+impl Ledger {
+    /// `total` shards, all pending.
+    pub(crate) fn new(total: usize) -> Self {
+        Self {
+            keepers: BTreeMap::new(),
+            shares: BTreeMap::new(),
+            pending: (0..total as u32).map(|s| (0, ShardId(s))).collect(),
+            losses: BTreeMap::new(),
+            held: 0,
+            total,
+        }
+    }
+
+    pub(crate) fn keeper(&self, shard: ShardId) -> Option<Keeper> {
+        self.keepers.get(&shard).copied()
+    }
+
+    /// Shards that a worker has to run.
+    pub(crate) fn leased(&self, worker: WorkerId) -> impl ExactSizeIterator<Item = ShardId> {
+        self.shares.get(&worker).map(|s| s.leased.iter()).unwrap_or_default().copied()
+    }
+
+    /// Shards in a worker's sums.
+    pub(crate) fn held_by(&self, worker: WorkerId) -> Arc<BTreeSet<ShardId>> {
+        self.shares.get(&worker).map(|s| s.held.clone()).unwrap_or_default()
+    }
+
+    /// Workers that keep shards.
+    pub(crate) fn keepers(&self) -> impl Iterator<Item = WorkerId> {
+        self.shares.keys().copied()
+    }
+
+    pub(crate) fn held(&self) -> usize {
+        self.held
+    }
+
+    pub(crate) fn total(&self) -> usize {
+        self.total
+    }
+
+    pub(crate) fn all_held(&self) -> bool {
+        self.held == self.total
+    }
+
+    pub(crate) fn pending(&self) -> usize {
+        self.pending.len()
+    }
+
+    /// Leases the next pending shard.
+    pub(crate) fn lease(&mut self, worker: WorkerId) -> Option<ShardId> {
+        let (_, shard) = self.pending.pop_first()?;
+        self.keepers.insert(shard, Keeper::Leased(worker));
+        self.shares.entry(worker).or_default().leased.insert(shard);
+        Some(shard)
+    }
+
+    /// Moves a worker's own lease into its sums; `false` where it was none.
+    pub(crate) fn hold(&mut self, worker: WorkerId, shard: ShardId) -> bool {
+        if self.keeper(shard) != Some(Keeper::Leased(worker)) {
+            return false;
+        }
+        self.keepers.insert(shard, Keeper::Held(worker));
+        let share = self.shares.entry(worker).or_default();
+        share.leased.remove(&shard);
+        Arc::make_mut(&mut share.held).insert(shard);
+        self.held += 1;
+        true
+    }
+
+    /// Takes over what a worker brings, if every shard of it is pending and known; else nothing of it.
+    pub(crate) fn adopt(
+        &mut self,
+        worker: WorkerId,
+        held: &BTreeSet<ShardId>,
+        begun: &BTreeSet<ShardId>,
+    ) -> bool {
+        let free = |s: &ShardId| (s.0 as usize) < self.total && !self.keepers.contains_key(s);
+        if !held.iter().chain(begun).all(free) {
+            return false;
+        }
+        for &shard in held.union(begun) {
+            self.pending.remove(&(self.losses_of(shard), shard));
+            self.keepers.insert(shard, Keeper::Leased(worker));
+            self.shares.entry(worker).or_default().leased.insert(shard);
+        }
+        for &shard in held {
+            self.hold(worker, shard);
+        }
+        true
+    }
+
+    /// Makes all of a worker's shards pending again, and says which.
+    pub(crate) fn release(&mut self, worker: WorkerId) -> Vec<ShardId> {
+        let Some(share) = self.shares.remove(&worker) else { return Vec::new() };
+        self.held -= share.held.len();
+        let lost: Vec<_> = share.held.union(&share.leased).copied().collect();
+        for &shard in &lost {
+            self.keepers.remove(&shard);
+            let losses = self.losses.entry(shard).or_default();
+            *losses += 1;
+            self.pending.insert((*losses, shard));
+        }
+        lost
+    }
+
+    fn losses_of(&self, shard: ShardId) -> u32 {
+        self.losses.get(&shard).copied().unwrap_or(0)
+    }
+
+    /// Whether keepers, shares and pending shards tell the same story; the first that does not, in words.
+    pub(crate) fn check(&self) -> Result<(), String> {
+        let mut seen = 0;
+        let mut held = 0;
+        for (&worker, share) in &self.shares {
+            let leased = share.leased.iter().map(|s| (*s, Keeper::Leased(worker)));
+            for (shard, keeper) in leased.chain(share.held.iter().map(|s| (*s, Keeper::Held(worker)))) {
+                if self.keeper(shard) != Some(keeper) {
+                    return Err(format!(
+                        "shard {shard} is {keeper:?} by its share, but {:?} by its keeper",
+                        self.keeper(shard)
+                    ));
+                }
+                seen += 1;
+            }
+            held += share.held.len();
+        }
+        if seen != self.keepers.len() || held != self.held {
+            return Err(format!(
+                "{} keepers and {} held shards, but shares of {seen} and {held}",
+                self.keepers.len(),
+                self.held
+            ));
+        }
+        if self.pending.iter().any(|(_, s)| self.keepers.contains_key(s))
+            || self.pending.len() + seen != self.total
+        {
+            return Err(format!("{} pending and {seen} kept shards of {}", self.pending.len(), self.total));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,212 @@
+//! Who is there: joining, leaving, falling silent, draining.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use obsdiff_proto::{Epoch, ShardId, WorkerId};
+
+use crate::state::{Lonely, Member};
+use crate::{Action, Core, Dismissal, Event, Failure, Hello, Order, Status, Tally};
+
+/// Tallies beyond this are not ours: ours count from 1, and must have room to grow.
+const MOST_TALLY: u64 = u64::MAX / 2;
+
+impl Core {
+    /// Takes in a new session and what its worker still holds.
+    pub(crate) fn join(&mut self, worker: WorkerId, hello: &Hello) {
+        if self.latest.is_some_and(|latest| worker <= latest) {
+            return;
+        }
+        self.latest = Some(worker);
+        let twin = self.members.iter().find(|(_, m)| m.instance == hello.instance).map(|(w, _)| *w);
+        if let Some(twin) = twin {
+            self.dismiss(twin, Dismissal::Replaced(worker));
+        }
+        if let Err(why) = self.admissible(&hello.status) {
+            self.out.push(Action::Dismiss { worker, why: Dismissal::Refused(why) });
+            return;
+        }
+        self.members.insert(worker, Member::new(hello, self.now));
+        self.lonely = None;
+        self.setbacks = Default::default();
+        let kept = self.adopt(worker, hello);
+        self.tell(Event::Joined { worker, kept });
+        self.merge(worker, &hello.status);
+        self.touch(worker);
+    }
+
+    /// Takes in all that a worker says of itself.
+    pub(crate) fn merge(&mut self, worker: WorkerId, status: &Status) {
+        if !self.members.contains_key(&worker) {
+            return;
+        }
+        if let Err(why) = self.admissible(status) {
+            self.dismiss(worker, Dismissal::Refused(why));
+            return;
+        }
+        let now = self.now;
+        if let Some(member) = self.members.get_mut(&worker) {
+            member.heard = now;
+            if status.progress > member.progress || status.in_hand.is_empty() {
+                member.moved = now;
+                member.progress = member.progress.max(status.progress);
+            }
+            member.pace = status.pace.or(member.pace);
+            member.in_hand.clone_from(&status.in_hand);
+            if status.draining {
+                member.draining.get_or_insert(now);
+            }
+        }
+        self.merge_applied(worker, status.applied);
+        self.merge_pilot(status);
+        self.merge_group(worker, status.group.as_ref());
+        self.merge_solved(&status.solved);
+        self.merge_trouble(worker, status.trouble.as_ref());
+        self.merge_sums(worker, &status.sums, &status.in_hand);
+        self.merge_exported(worker, status.exported);
+        self.touch(worker);
+    }
+
+    /// Whether a status can be one of this job's.
+    fn admissible(&self, status: &Status) -> Result<(), String> {
+        if status.applied > self.committed {
+            return Err(format!(
+                "it applied {} packages, but {} are committed: start it again on the dense weights",
+                status.applied, self.committed
+            ));
+        }
+        let orders = status.in_hand.iter().filter_map(|o| match o {
+            Order::Calibrate { tally, .. } | Order::Discard { tally } => Some(*tally),
+            _ => None,
+        });
+        match orders.chain([status.sums.tally]).max() {
+            Some(tally) if tally > Tally(MOST_TALLY) => Err(format!("tally {} was never given out", tally.0)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Keeps what a worker brings, if its sums are those of the open package and nobody else has a shard of them. Else they get a
+    /// new tally. Says how many finished shards count.
+    fn adopt(&mut self, worker: WorkerId, hello: &Hello) -> usize {
+        let sums = &hello.status.sums;
+        let begun = begun(&hello.status.in_hand, sums.tally);
+        let same_sums = |open: &crate::state::Open| {
+            sums.package == Some(open.package)
+                && !sums.spoiled
+                && hello.status.applied == self.committed
+                && hello.exponents == open.opening.exponents
+        };
+        let ledger = self.open.as_mut().filter(|open| same_sums(open)).map(|open| &mut open.ledger);
+        let kept = ledger.is_some_and(|ledger| ledger.adopt(worker, &sums.held, &begun));
+        if let Some(member) = self.members.get_mut(&worker) {
+            member.tally = if kept { sums.tally } else { Tally(sums.tally.0 + 1) };
+        }
+        if kept { sums.held.len() } else { 0 }
+    }
+
+    /// Removes a worker: every shard it had is pending again.
+    pub(crate) fn remove(&mut self, worker: WorkerId, why: String) {
+        if self.members.remove(&worker).is_none() {
+            return;
+        }
+        let lost = self.open.as_mut().map(|open| open.ledger.release(worker)).unwrap_or_default();
+        if let Some(attempt) =
+            self.attempt.as_mut().filter(|a| a.group.members.binary_search(&worker).is_ok())
+        {
+            attempt.lost.get_or_insert(worker);
+        }
+        self.pilot = self.pilot.filter(|w| *w != worker);
+        self.exporter = self.exporter.filter(|w| *w != worker);
+        self.setbacks = Default::default();
+        if self.members.is_empty() {
+            self.lonely = Some(Lonely { since: self.now, last: why.clone() });
+        }
+        self.tell(Event::Left { worker, why, lost });
+    }
+
+    /// Sends a worker away.
+    pub(crate) fn dismiss(&mut self, worker: WorkerId, why: Dismissal) {
+        self.remove(worker, why.to_string());
+        self.out.push(Action::Dismiss { worker, why });
+    }
+
+    /// What happens by the passing of time alone.
+    pub(crate) fn expire(&mut self) {
+        let options = &self.job.options;
+        let expired = |member: &Member| {
+            let (quiet, still) = (self.now - member.heard, self.now - member.moved);
+            match () {
+                () if quiet >= options.silence => Some(Dismissal::Silent { seconds: quiet.as_secs() }),
+                () if still >= options.stall => Some(Dismissal::Stalled { seconds: still.as_secs() }),
+                () => None,
+            }
+        };
+        let gone: Vec<_> = self.members.iter().filter_map(|(w, m)| Some((*w, expired(m)?))).collect();
+        for (worker, why) in gone {
+            self.dismiss(worker, why);
+        }
+        if let Some(Lonely { since, last }) = &self.lonely
+            && self.now.saturating_sub(*since) >= self.job.options.lonely
+        {
+            let last = if last.is_empty() { String::new() } else { format!("; the last one left: {last}") };
+            self.fail(Failure::Alone { seconds: (self.now - *since).as_secs(), last });
+        }
+    }
+
+    /// Lets those go who drain and on whom no group waits, or who had their time.
+    pub(crate) fn decide_leaving(&mut self) {
+        let leaves = |(worker, member): (&WorkerId, &Member)| {
+            let since = member.draining?;
+            (!self.group_needs(*worker) || self.now - since >= self.job.options.grace).then_some(*worker)
+        };
+        let leaving: Vec<_> = self.members.iter().filter_map(leaves).collect();
+        let any = !leaving.is_empty();
+        for worker in leaving {
+            self.dismiss(worker, Dismissal::Drained);
+        }
+        if any {
+            self.decide_group();
+        }
+    }
+
+    /// Whether workers of an earlier life had the time to come back with what they hold.
+    pub(crate) fn settled(&self) -> bool {
+        self.job.life == 0 || self.now >= self.started + self.job.options.settle
+    }
+
+    /// Who does what one worker does alone: the fastest that is up to date and stays.
+    pub(crate) fn fastest_ready(&self) -> Option<WorkerId> {
+        self.ready().max_by_key(|(worker, m)| (m.speed, std::cmp::Reverse(*worker))).map(|(worker, _)| worker)
+    }
+}
+
+/// Shards of a tally that a worker has in hand.
+pub(crate) fn begun(in_hand: &BTreeSet<Order>, tally: Tally) -> BTreeSet<ShardId> {
+    let shard = |order: &Order| match order {
+        Order::Calibrate { tally: of, shard } if *of == tally => Some(*shard),
+        _ => None,
+    };
+    in_hand.iter().filter_map(shard).collect()
+}
+
+impl Member {
+    fn new(hello: &Hello, now: Duration) -> Self {
+        Self {
+            instance: hello.instance,
+            speed: hello.speed.max(1),
+            pace: hello.status.pace,
+            heard: now,
+            moved: now,
+            progress: hello.status.progress,
+            applied: hello.status.applied,
+            tally: hello.status.sums.tally,
+            stale_sums: false,
+            closed: Epoch(0),
+            abort: Epoch(0),
+            trouble: 0,
+            draining: None,
+            in_hand: BTreeSet::new(),
+            due: Default::default(),
+        }
+    }
+}

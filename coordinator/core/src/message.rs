@@ -1,0 +1,363 @@
+//! What the coordinator and a worker say to each other.
+//!
+//! A worker always says the same thing: its [`Status`], all of it. A status only grows (within one tally, one epoch and one
+//! life of a worker), so one that is lost, late, repeated or out of order does no harm: the next one heals it. The coordinator
+//! answers with [`Command`]s, each of them idempotent: a worker that has done what one asks says so again, and no more.
+//!
+//! What the coordinator counts on:
+//! - A worker follows its orders in any sequence in which they can be followed, and shows those it has not finished in
+//!   [`Status::in_hand`].
+//! - `applied`, the tally and the epoch of its group only grow. An order of an older tally or epoch is dropped. A newer tally starts
+//!   the sums from zero; a newer epoch drops the groups before it and what they brought.
+//! - A shard once begun is added to its end, or the sums are spoiled. They stay until a newer tally or [`Order::Apply`]: a reduction
+//!   leaves them as they are, so that it can be done again in another group.
+//! - A received Gram stays until its parts are solved, its group is aborted, or a newer group is joined.
+//! - When the connection is lost, a worker forgets orders that it has not begun, goes on with the others, and says in its next
+//!   [`Hello`] what it holds. Commands of an earlier connection are dropped.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+
+use obsdiff_proto::{Epoch, LinearId, PackageId, ShardId, SiteId, WorkerId};
+
+/// The power of two by which a site's observations are scaled before they are rounded to integers.
+pub type Exponents = BTreeMap<SiteId, i32>;
+
+/// Numbers a worker's sums: all its Grams of one package. Sums of a new tally start from zero; a worker's tallies only grow.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Tally(pub u64);
+
+/// A piece of solving that one worker does: a whole site, or some rows of a site that the plan splits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PartId {
+    /// The site whose Gram it needs.
+    pub site: SiteId,
+    /// Which of the site's parts, from 0.
+    pub index: u32,
+}
+
+impl fmt::Display for PartId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.site, self.index)
+    }
+}
+
+/// Some rows of one linear.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Slice {
+    /// Which linear.
+    pub linear: LinearId,
+    /// Its output features.
+    pub rows: Range<usize>,
+}
+
+/// What a part consists of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// Its name.
+    pub id: PartId,
+    /// Rows to prune, in inventory order.
+    pub slices: Vec<Slice>,
+    /// Arithmetic of solving it: n^3 + rows * n^2.
+    pub cost: u64,
+}
+
+/// What the manifest says of a part whose weights are in the store (object, digest, damping used). The core only passes it on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Receipt(pub Arc<str>);
+
+/// A part whose weights are in the store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Solved {
+    /// The exponent that its Gram was gathered with; 0 for sums that need none.
+    pub exponent: i32,
+    /// What the manifest says of it.
+    pub receipt: Receipt,
+}
+
+/// Names one thing a worker is asked to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Order {
+    /// Close the group of this epoch and of every earlier one; drop the Grams reduced and not yet solved there.
+    Abort {
+        /// The last epoch to close.
+        epoch: Epoch,
+    },
+    /// Load the pruned weights of committed packages until so many are applied. Ends sums and groups of earlier packages.
+    Apply {
+        /// Packages applied when done, counted from the first.
+        packages: u32,
+    },
+    /// Start this tally, dropping the sums of earlier ones.
+    Discard {
+        /// The tally to start.
+        tally: Tally,
+    },
+    /// Run the first shard on the dense model and say the exponents of all sites.
+    Pilot,
+    /// Add a shard to the sums.
+    Calibrate {
+        /// The sums it belongs to.
+        tally: Tally,
+        /// The shard.
+        shard: ShardId,
+    },
+    /// Join the group of an epoch.
+    Form {
+        /// The epoch.
+        epoch: Epoch,
+    },
+    /// Go through the group's reductions, in their order.
+    Reduce {
+        /// The epoch.
+        epoch: Epoch,
+    },
+    /// Solve a part as soon as its Gram has been reduced to this worker, and put the weights in the store.
+    Solve {
+        /// The epoch whose reduction brings the Gram.
+        epoch: Epoch,
+        /// The part.
+        part: PartId,
+    },
+    /// Write the pruned pipeline.
+    Export,
+}
+
+/// An [`Order`] with what is needed to follow it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Command {
+    /// [`Order::Abort`]
+    Abort {
+        /// The last epoch to close.
+        epoch: Epoch,
+    },
+    /// [`Order::Apply`]
+    Apply {
+        /// Packages applied when done, counted from the first.
+        packages: u32,
+    },
+    /// [`Order::Discard`]
+    Discard {
+        /// The tally to start.
+        tally: Tally,
+    },
+    /// [`Order::Pilot`]
+    Pilot {
+        /// The shard to run.
+        shard: ShardId,
+    },
+    /// [`Order::Calibrate`]; a tally newer than the worker's own starts it from zero.
+    Calibrate {
+        /// The sums it belongs to.
+        tally: Tally,
+        /// The shard.
+        shard: ShardId,
+        /// What is gathered.
+        opening: Arc<Opening>,
+    },
+    /// [`Order::Form`]; a worker whose sums are not exactly `holds` refuses by a failed group.
+    Form {
+        /// The sums to reduce.
+        tally: Tally,
+        /// The shards that these sums consist of.
+        holds: Arc<BTreeSet<ShardId>>,
+        /// The group.
+        group: Arc<Group>,
+    },
+    /// [`Order::Reduce`]
+    Reduce {
+        /// The epoch.
+        epoch: Epoch,
+    },
+    /// [`Order::Solve`]
+    Solve {
+        /// The epoch whose reduction brings the Gram.
+        epoch: Epoch,
+        /// The rows to solve.
+        part: Arc<Part>,
+    },
+    /// [`Order::Export`]
+    Export,
+}
+
+/// What is gathered for a package.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Opening {
+    /// The package; as many packages are applied to the weights as its number says.
+    pub package: PackageId,
+    /// Exponents of the package's sites.
+    pub exponents: Exponents,
+}
+
+/// A collective of one epoch and what it reduces.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Group {
+    /// Its epoch, never used for another group.
+    pub epoch: Epoch,
+    /// The package whose Grams it reduces.
+    pub package: PackageId,
+    /// Its workers; a worker's place is its rank.
+    pub members: Vec<WorkerId>,
+    /// Reductions in the order in which every rank does them. Sums stay as they were: roots receive into other memory.
+    pub reductions: Vec<Reduction>,
+    /// Who solves each part.
+    pub owners: BTreeMap<PartId, WorkerId>,
+}
+
+/// One site's way to those who solve it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reduction {
+    /// The site whose Gram is summed over the ranks.
+    pub site: SiteId,
+    /// Who needs it: one worker (reduce), or several when the site is split (all-reduce).
+    pub roots: Vec<WorkerId>,
+}
+
+/// What a worker says first.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hello {
+    /// Drawn at random when the process started: tells a worker that comes back from a new one.
+    pub instance: u128,
+    /// Measured speed in 10^6 floating-point operations per second.
+    pub speed: u64,
+    /// Exponents that the sums in `status` were gathered with.
+    pub exponents: Exponents,
+    /// What it holds; `in_hand` names only what was begun, the rest was forgotten with the connection.
+    pub status: Status,
+}
+
+/// All that a worker knows of its own work. `Default` is a worker that has just started.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Status {
+    /// Grows with each step of work: tells a busy worker from a stuck one.
+    pub progress: u64,
+    /// Packages applied to its weights, counted from the first.
+    pub applied: u32,
+    /// Its sums.
+    pub sums: Sums,
+    /// How long a shard takes it, once it has run one.
+    pub pace: Option<Duration>,
+    /// The last group it was asked to join or to close.
+    pub group: Option<GroupStatus>,
+    /// The pilot's exponents, until a later order shows that they arrived.
+    pub pilot: Option<Arc<Exponents>>,
+    /// Parts whose weights are in the store, of the package after `applied`.
+    pub solved: BTreeMap<PartId, Solved>,
+    /// The pruned pipeline is written.
+    pub exported: bool,
+    /// The last thing that went wrong.
+    pub trouble: Option<Trouble>,
+    /// Orders taken and not finished.
+    pub in_hand: BTreeSet<Order>,
+    /// It was asked to stop (SIGTERM) and wants to leave.
+    pub draining: bool,
+}
+
+/// The shards that a worker's Grams consist of.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Sums {
+    /// Which sums.
+    pub tally: Tally,
+    /// The package they are gathered for; none before the first shard.
+    pub package: Option<PackageId>,
+    /// Shards wholly added.
+    pub held: BTreeSet<ShardId>,
+    /// A shard was added in part and given up, or a Gram overflowed: these sums are of no use.
+    pub spoiled: bool,
+}
+
+/// How far a worker is with a group.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GroupStatus {
+    /// The group's epoch.
+    pub epoch: Epoch,
+    /// How far it is.
+    pub stage: Stage,
+    /// Sites whose reduced Grams this worker received as a root.
+    pub received: BTreeSet<SiteId>,
+}
+
+/// How far a worker is with a group.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// Connecting to its peers.
+    Forming,
+    /// Connected to all of them.
+    Formed,
+    /// Through all reductions.
+    Reduced,
+    /// Given up: a peer died, was not reached in time, or the sums were not those asked for.
+    Failed(String),
+    /// Closed as the coordinator asked.
+    Aborted,
+}
+
+/// Something that went wrong at a worker.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Trouble {
+    /// Grows with each trouble of this worker.
+    pub serial: u64,
+    /// The order that it happened to; it is no longer in hand.
+    pub order: Order,
+    /// What happened.
+    pub fault: Fault,
+}
+
+/// What went wrong.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// A Gram's diagonal left the range of its integers.
+    Overflow {
+        /// The Gram's site.
+        site: SiteId,
+        /// The exponent it was gathered with.
+        exponent: i32,
+    },
+    /// It may go well another time.
+    Transient(String),
+    /// It would go wrong every time.
+    Fatal(String),
+}
+
+impl Command {
+    /// The command's name.
+    pub fn order(&self) -> Order {
+        match self {
+            Self::Abort { epoch } => Order::Abort { epoch: *epoch },
+            Self::Apply { packages } => Order::Apply { packages: *packages },
+            Self::Discard { tally } => Order::Discard { tally: *tally },
+            Self::Pilot { .. } => Order::Pilot,
+            Self::Calibrate { tally, shard, .. } => Order::Calibrate { tally: *tally, shard: *shard },
+            Self::Form { group, .. } => Order::Form { epoch: group.epoch },
+            Self::Reduce { epoch } => Order::Reduce { epoch: *epoch },
+            Self::Solve { epoch, part } => Order::Solve { epoch: *epoch, part: part.id },
+            Self::Export => Order::Export,
+        }
+    }
+}
+
+impl Stage {
+    /// Whether the group is over for this worker without having reduced everything.
+    pub fn is_closed(&self) -> bool {
+        matches!(self, Self::Failed(_) | Self::Aborted)
+    }
+}
+
+impl fmt::Display for Order {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Abort { epoch } => write!(f, "abort of epoch {epoch}"),
+            Self::Apply { packages } => write!(f, "applying {packages} packages"),
+            Self::Discard { tally } => write!(f, "start of tally {}", tally.0),
+            Self::Pilot => f.write_str("pilot"),
+            Self::Calibrate { shard, .. } => write!(f, "shard {shard}"),
+            Self::Form { epoch } => write!(f, "group of epoch {epoch}"),
+            Self::Reduce { epoch } => write!(f, "reduction of epoch {epoch}"),
+            Self::Solve { part, .. } => write!(f, "solving part {part}"),
+            Self::Export => f.write_str("export"),
+        }
+    }
+}

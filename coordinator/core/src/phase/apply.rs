@@ -1,0 +1,23 @@
+//! Apply: every worker takes the weights that were committed. Nobody waits for the others: whoever is up to date gets shards of the
+//! next package, and a late joiner catches up by the same order.
+
+use obsdiff_proto::WorkerId;
+
+use crate::Core;
+use crate::state::Member;
+
+impl Core {
+    /// Takes in how many packages a worker has applied.
+    pub(crate) fn merge_applied(&mut self, worker: WorkerId, applied: u32) {
+        let committed = self.committed;
+        if let Some(member) = self.members.get_mut(&worker) {
+            member.applied = member.applied.max(applied.min(committed));
+        }
+    }
+
+    /// Workers on the weights that the open package calibrates on, and who stay.
+    pub(crate) fn ready(&self) -> impl Iterator<Item = (WorkerId, &Member)> {
+        let ready = |m: &Member| m.applied == self.committed && m.draining.is_none();
+        self.members.iter().filter(move |(_, m)| ready(m)).map(|(worker, m)| (*worker, m))
+    }
+}

@@ -1,0 +1,54 @@
+//! Commit: when all weights of a package are in the store, its manifest follows and makes them count.
+
+use std::sync::Arc;
+
+use obsdiff_proto::PackageId;
+
+use crate::state::Commit;
+use crate::{Action, Core, Event, Failure, Manifest};
+
+impl Core {
+    /// Sends the manifest of a package that is wholly solved to the store, for the first time or again.
+    pub(crate) fn decide_commit(&mut self) {
+        let Some(open) = self.open.as_mut().filter(|open| open.all_solved()) else { return };
+        let tries = match open.commit {
+            None => 1,
+            Some(Commit { tries, again: Some(again) }) if again <= self.now => tries + 1,
+            Some(_) => return,
+        };
+        open.commit = Some(Commit { tries, again: None });
+        self.out.push(Action::Commit(Arc::new(Manifest {
+            package: open.package,
+            exponents: self.exponents.clone().unwrap_or_default(),
+            parts: open.solved.clone(),
+        })));
+    }
+
+    /// The manifest is durable: the package is over, and the next one opens.
+    pub(crate) fn merge_committed(&mut self, package: PackageId) {
+        if !self.open.as_ref().is_some_and(|open| open.package == package && open.commit.is_some()) {
+            return;
+        }
+        self.committed += 1;
+        self.attempt = None;
+        self.setbacks = Default::default();
+        self.failures.clear();
+        self.open_package();
+        self.new_tallies();
+        self.tell(Event::Committed { package });
+    }
+
+    /// The store did not take the manifest, or did not say that it did: putting it again is harmless.
+    pub(crate) fn merge_commit_failed(&mut self, package: PackageId, error: String) {
+        let (now, options) = (self.now, &self.job.options);
+        let commit =
+            self.open.as_mut().filter(|open| open.package == package).and_then(|open| open.commit.as_mut());
+        let Some(commit) = commit.filter(|c| c.again.is_none()) else { return };
+        let tries = commit.tries;
+        if tries >= options.store_tries {
+            return self.fail(Failure::Store { package, tries, error });
+        }
+        commit.again = Some(now + options.wait_after(tries));
+        self.tell(Event::Retried { what: format!("the manifest of package {package}"), tries, error });
+    }
+}

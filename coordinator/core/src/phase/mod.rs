@@ -1,0 +1,9 @@
+//! The phases of a package, each in its own file: how facts about it are taken in, and what is decided from them.
+
+mod apply;
+mod calibrate;
+mod commit;
+mod export;
+mod pilot;
+mod reduce;
+mod solve;

@@ -1,0 +1,158 @@
+//! Reduce: when every shard is held, those who hold them and those who will solve form a group at a new epoch, and each site's
+//! Gram goes to its owners.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use obsdiff_proto::{Epoch, WorkerId};
+
+use crate::state::{Attempt, Open};
+use crate::{Core, Event, Failure, Group, GroupStatus, Reduction, Stage, assignment};
+
+impl Core {
+    /// Takes in how far a worker is with a group.
+    pub(crate) fn merge_group(&mut self, worker: WorkerId, status: Option<&GroupStatus>) {
+        let (Some(status), Some(member)) = (status, self.members.get_mut(&worker)) else { return };
+        let epoch = status.epoch;
+        let closed = if status.stage.is_closed() { epoch } else { Epoch(epoch.0.saturating_sub(1)) };
+        member.closed = member.closed.max(closed);
+        let current = self.attempt.as_ref().is_some_and(|a| a.group.epoch == epoch);
+        if !current {
+            // A group of an earlier life or of a lost attempt keeps its members from the next one.
+            if matches!(status.stage, Stage::Forming | Stage::Formed) {
+                member.abort = member.abort.max(epoch);
+            }
+            return;
+        }
+        let within = |a: &&mut Attempt| a.group.members.binary_search(&worker).is_ok();
+        let Some(attempt) = self.attempt.as_mut().filter(within) else { return };
+        match &status.stage {
+            Stage::Forming => {}
+            // It keeps the Grams it received.
+            Stage::Failed(_) | Stage::Aborted if attempt.all_received() => {}
+            Stage::Failed(error) => self.set_back(format!("worker {worker}: {error}")),
+            Stage::Aborted => self.set_back(format!("worker {worker} left the group")),
+            Stage::Formed | Stage::Reduced => {
+                attempt.formed.insert(worker);
+                let roots = attempt.group.reductions.iter().filter(|r| r.roots.contains(&worker));
+                let arrived = roots.filter(|r| status.received.contains(&r.site)).map(|r| (r.site, worker));
+                attempt.received.extend(arrived);
+                if status.stage == Stage::Reduced {
+                    attempt.through.insert(worker);
+                }
+            }
+        }
+    }
+
+    /// Gives up groups that cannot go on, lets formed ones reduce, and forms the next one.
+    pub(crate) fn decide_group(&mut self) {
+        self.give_up_group();
+        self.let_group_reduce();
+        self.close_group();
+        self.form_group();
+    }
+
+    /// Whether a group waits for this worker: for its sums, or for the parts it solves.
+    pub(crate) fn group_needs(&self, worker: WorkerId) -> bool {
+        let (Some(open), Some(attempt)) = (&self.open, &self.attempt) else { return false };
+        let member = attempt.group.members.binary_search(&worker).is_ok();
+        let owes = |(part, owner): (_, &WorkerId)| *owner == worker && !open.solved.contains_key(part);
+        member && (!attempt.all_received() || attempt.group.owners.iter().any(owes))
+    }
+
+    fn give_up_group(&mut self) {
+        let (Some(attempt), Some(open)) = (&self.attempt, &self.open) else { return };
+        if attempt.all_received() {
+            return;
+        }
+        if open.all_solved() {
+            self.break_group("every part was solved elsewhere".to_owned());
+        } else if let Some(worker) = attempt.lost {
+            self.break_group(format!("worker {worker} left"));
+        } else if !open.ledger.all_held() {
+            self.break_group("sums were dropped".to_owned());
+        } else if !attempt.reducing && self.now >= attempt.begun + self.job.options.form {
+            let missing: Vec<_> =
+                attempt.group.members.iter().filter(|w| !attempt.formed.contains(w)).collect();
+            self.set_back(format!("workers {missing:?} did not reach the others in time"));
+        }
+    }
+
+    fn let_group_reduce(&mut self) {
+        let Some(attempt) = self.attempt.as_mut().filter(|a| !a.reducing) else { return };
+        if attempt.formed.len() == attempt.group.members.len() {
+            attempt.reducing = true;
+            self.touch_all();
+        }
+    }
+
+    fn form_group(&mut self) {
+        let complete = |open: &&Open| open.ledger.all_held() && !open.all_solved();
+        let Some(open) = self.open.as_ref().filter(complete) else { return };
+        if self.attempt.is_some() || !self.settled() || self.now < self.setbacks.again {
+            return;
+        }
+        let solvers: Vec<_> = self.ready().map(|(worker, m)| (worker, m.speed)).collect();
+        if solvers.is_empty() {
+            return;
+        }
+        let costs: Vec<_> = open.unsolved().map(|part| (part.id, part.cost)).collect();
+        let owners = assignment::owners(&costs, &solvers);
+        let members: BTreeSet<_> = open.ledger.keepers().chain(owners.values().copied()).collect();
+        let reductions = if open.ledger.total() == 0 { Vec::new() } else { reductions(&owners) };
+        let epoch = Epoch((u64::from(self.job.life) << 32) + u64::from(self.epochs) + 1);
+        let size = members.len();
+        self.attempt = Some(Attempt {
+            begun: self.now,
+            formed: BTreeSet::new(),
+            reducing: false,
+            through: BTreeSet::new(),
+            received: BTreeSet::new(),
+            expected: reductions.iter().map(|r| r.roots.len()).sum(),
+            lost: None,
+            group: Arc::new(Group {
+                epoch,
+                package: open.package,
+                members: members.into_iter().collect(),
+                reductions,
+                owners,
+            }),
+        });
+        self.epochs += 1;
+        self.tell(Event::Grouped { epoch, members: size });
+        self.touch_all();
+    }
+
+    /// Gives up the group because it failed by itself, not by losing a worker: not too often in a row, and not at once again.
+    fn set_back(&mut self, error: String) {
+        self.setbacks.count += 1;
+        let tries = self.setbacks.count;
+        if tries >= self.job.options.groups {
+            return self.fail(Failure::Groups { tries, error });
+        }
+        self.setbacks.again = self.now + self.job.options.wait_after(tries);
+        self.break_group(error);
+    }
+
+    /// Closes the group at all its members that are still here.
+    pub(crate) fn break_group(&mut self, why: String) {
+        let Some(attempt) = self.attempt.take() else { return };
+        let epoch = attempt.group.epoch;
+        for worker in &attempt.group.members {
+            if let Some(member) = self.members.get_mut(worker) {
+                member.abort = member.abort.max(epoch);
+            }
+        }
+        self.tell(Event::Broken { epoch, why });
+        self.touch_all();
+    }
+}
+
+/// Every site's way to its owners, by site.
+fn reductions(owners: &BTreeMap<crate::PartId, WorkerId>) -> Vec<Reduction> {
+    let mut roots: BTreeMap<_, BTreeSet<WorkerId>> = BTreeMap::new();
+    for (part, owner) in owners {
+        roots.entry(part.site).or_default().insert(*owner);
+    }
+    roots.into_iter().map(|(site, roots)| Reduction { site, roots: roots.into_iter().collect() }).collect()
+}

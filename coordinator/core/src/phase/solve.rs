@@ -1,0 +1,42 @@
+//! Solve: owners prune their parts and put the weights in the store.
+
+use std::collections::BTreeMap;
+
+use crate::state::{Attempt, Open};
+use crate::{Core, PartId, Solved};
+
+impl Core {
+    /// Takes in parts whose weights are in the store, whoever solved them and in whatever epoch: the Gram of a site is the same
+    /// each time, so the weights are. Only its exponent must be the one that the manifest will name.
+    pub(crate) fn merge_solved(&mut self, solved: &BTreeMap<PartId, Solved>) {
+        let Some(open) = &mut self.open else { return };
+        let exponents = &open.opening.exponents;
+        for (part, Solved { exponent, receipt }) in solved {
+            let same = exponents.get(&part.site).copied().unwrap_or(0) == *exponent;
+            if same && open.parts.contains_key(part) {
+                open.solved.entry(*part).or_insert_with(|| receipt.clone());
+            }
+        }
+    }
+
+    /// Ends an attempt in which nobody is left who still solves.
+    pub(crate) fn close_group(&mut self) {
+        let (Some(attempt), Some(open)) = (&self.attempt, &self.open) else { return };
+        if attempt.all_received() && !self.being_solved(attempt, open) {
+            self.attempt = None;
+            self.touch_all();
+        }
+    }
+
+    /// Whether somebody who is here still solves a part of the attempt.
+    fn being_solved(&self, attempt: &Attempt, open: &Open) -> bool {
+        let mut parts = attempt.group.owners.iter();
+        parts.any(|(part, owner)| !open.solved.contains_key(part) && self.members.contains_key(owner))
+    }
+
+    /// Whether pending shards stand in anybody's way: some part is unsolved, and nobody here has its Gram.
+    pub(crate) fn sums_needed(&self, open: &Open) -> bool {
+        let owner = |part| self.attempt.as_ref().and_then(|a| a.group.owners.get(part));
+        open.unsolved().any(|part| owner(&part.id).is_none_or(|worker| !self.members.contains_key(worker)))
+    }
+}

@@ -1,0 +1,89 @@
+//! What goes wrong at workers: what is tried again, and what ends the job.
+
+use obsdiff_proto::WorkerId;
+
+use crate::state::Subject;
+use crate::{Core, Dismissal, Event, Failure, Fault, Order, Trouble};
+
+impl Core {
+    /// Takes up a worker's last trouble, if it is new and about something still asked of it.
+    pub(crate) fn merge_trouble(&mut self, worker: WorkerId, trouble: Option<&Trouble>) {
+        let (Some(trouble), Some(member)) = (trouble, self.members.get_mut(&worker)) else { return };
+        if trouble.serial <= member.trouble {
+            return;
+        }
+        member.trouble = trouble.serial;
+        if let Fault::Overflow { site, exponent } = trouble.fault {
+            // Relevant as long as sums have this exponent, whatever the worker is asked for by now.
+            return self.lower(site, exponent);
+        }
+        if !self.orders(worker).contains(&trouble.order) {
+            return;
+        }
+        match &trouble.fault {
+            Fault::Overflow { .. } => {}
+            Fault::Fatal(error) => {
+                let what = format!("{} at worker {worker}", trouble.order);
+                self.fail(Failure::Fatal { what, error: error.clone() });
+            }
+            Fault::Transient(error) => self.try_again(worker, trouble.order, error),
+        }
+    }
+
+    /// Counts a failure, and has the order tried again after a wait; after too many the job fails.
+    fn try_again(&mut self, worker: WorkerId, order: Order, error: &str) {
+        let subject = match order {
+            Order::Pilot => Subject::Pilot,
+            Order::Calibrate { shard, .. } => Subject::Shard(shard),
+            Order::Solve { part, .. } => Subject::Part(part),
+            Order::Apply { .. } => Subject::Apply(worker),
+            Order::Export => Subject::Export,
+            // A group says by its stage that it failed; dropping sums cannot fail.
+            Order::Form { .. } | Order::Reduce { .. } | Order::Abort { .. } | Order::Discard { .. } => return,
+        };
+        let tries = self.count(subject);
+        let options = &self.job.options;
+        let (most, of_worker) = match subject {
+            Subject::Part(_) | Subject::Apply(_) | Subject::Export => (options.store_tries, false),
+            _ => (options.tries, true),
+        };
+        let useless = match order {
+            // One worker's trouble with weights that others can read, or may yet.
+            Order::Apply { .. } => tries >= most && self.others_may_apply(worker),
+            _ => {
+                of_worker
+                    && tries < most
+                    && self.count(Subject::Worker(worker)) >= self.job.options.worker_tries
+            }
+        };
+        if useless {
+            return self.dismiss(worker, Dismissal::Useless(format!("{order}: {error}")));
+        }
+        if tries >= most {
+            let what = order.to_string();
+            return self.fail(Failure::TooOften { what, tries, worker, error: error.to_owned() });
+        }
+        self.tell(Event::Retried {
+            what: format!("{order} at worker {worker}"),
+            tries,
+            error: error.to_owned(),
+        });
+        let again = self.now + self.job.options.wait_after(tries);
+        if let Some(member) = self.members.get_mut(&worker) {
+            member.due.insert(order, again);
+        }
+    }
+
+    fn count(&mut self, subject: Subject) -> u32 {
+        let failures = self.failures.entry(subject).or_insert(0);
+        *failures += 1;
+        *failures
+    }
+
+    /// Whether somebody else has applied the committed weights, or has not failed to.
+    fn others_may_apply(&self, worker: WorkerId) -> bool {
+        let failed = |other| self.failures.contains_key(&Subject::Apply(other));
+        let mut others = self.members.iter().filter(|(other, _)| **other != worker);
+        others.any(|(other, member)| member.applied == self.committed || !failed(*other))
+    }
+}

@@ -1,0 +1,118 @@
+//! How a job ends: with its store failing, without workers, without shards, or before it began.
+
+use std::time::Duration;
+
+use obsdiff_core::{Action, Dismissal, Failure, Input, JobError, Outcome};
+use obsdiff_proto::{PackageId, SiteId};
+
+use crate::none;
+use crate::script::{Script, job};
+
+/// The one worker does all it is asked, until a manifest goes to the store.
+fn until_commit(script: &mut Script) {
+    for _ in 0..100 {
+        if script.actions.iter().any(|a| matches!(a, Action::Commit(_))) {
+            return;
+        }
+        script.obey(1, none);
+    }
+    panic!("nothing is committed");
+}
+
+#[test]
+fn a_failing_store_is_tried_again_more_and_more_slowly_then_the_job_stops() {
+    let mut script = Script::new(job());
+    script.start(1);
+    until_commit(&mut script);
+    let mut waits = Vec::new();
+    let mut since = script.now;
+    for _ in 0..200 {
+        if script.actions.iter().any(|a| matches!(a, Action::Commit(_))) {
+            waits.push((script.now - since).as_secs());
+            since = script.now;
+            script.look();
+            script.step(Input::CommitFailed { package: PackageId(0), error: "no space left".to_owned() });
+        }
+        script.pass(1, &[1]);
+    }
+    assert_eq!(waits, [0, 1, 1, 2, 4, 8, 16, 30]);
+    let failure = Failure::Store { package: PackageId(0), tries: 8, error: "no space left".to_owned() };
+    assert_eq!(
+        failure.to_string(),
+        "the manifest of package 0 could not be stored in 8 tries: no space left"
+    );
+    assert_eq!(script.outcome(), Some(Outcome::Failed(failure)));
+}
+
+#[test]
+fn a_store_that_comes_back_lets_the_job_go_on() {
+    let mut script = Script::new(job());
+    script.start(1);
+    until_commit(&mut script);
+    script.look();
+    script.step(Input::CommitFailed { package: PackageId(0), error: "timed out".to_owned() });
+    script.pass(1, &[1]);
+    script.settle();
+    assert_eq!(script.outcome(), Some(Outcome::Done));
+}
+
+#[test]
+fn a_job_without_workers_ends_and_a_cancelled_one_too() {
+    let mut script = Script::new(job());
+    script.start(1);
+    script.leave(1);
+    script.now += job().options.lonely;
+    script.step(Input::Tick);
+    let Some(Outcome::Failed(failure)) = script.outcome() else { panic!("waits for ever") };
+    assert_eq!(failure.to_string(), "no worker for 3600 s; the last one left: connection lost");
+
+    let mut script = Script::new(job());
+    script.start(1);
+    script.step(Input::Cancel);
+    assert_eq!(script.dismissal(1), Some(Dismissal::Over(Outcome::Cancelled)));
+    assert_eq!(script.actions.last(), Some(&Action::Finish(Outcome::Cancelled)));
+}
+
+#[test]
+fn a_job_without_shards_goes_straight_to_solving() {
+    let mut job = job();
+    std::sync::Arc::make_mut(&mut job.plan).shards.clear();
+    let mut script = Script::new(obsdiff_core::Job { exponents: None, ..job });
+    script.start(1);
+    // Nothing was gathered, so no exponent is named.
+    for _ in 0..10 {
+        script.now += Duration::from_secs(1);
+        script.settle();
+        let solved = script.workers.get_mut(&1).unwrap().solved.values_mut();
+        solved.for_each(|s| s.exponent = 0);
+        script.report(1);
+    }
+    assert_eq!(script.outcome(), Some(Outcome::Done));
+}
+
+#[test]
+fn jobs_that_make_no_sense_are_refused() {
+    let refused = |job: obsdiff_core::Job| obsdiff_core::Core::new(job, Duration::ZERO).unwrap_err();
+    let with = |change: fn(&mut obsdiff_proto::Plan)| {
+        let mut job = job();
+        change(std::sync::Arc::make_mut(&mut job.plan));
+        job
+    };
+    assert_eq!(refused(with(|plan| plan.packages.clear())), JobError::NoPackages);
+    let misnumbered = JobError::Misnumbered { what: "shard", found: 1, place: 0 };
+    assert_eq!(refused(with(|plan| plan.shards.rotate_left(1))), misnumbered);
+    let problem = |change| refused(with(change)).to_string();
+    assert_eq!(problem(|plan| plan.packages[1].linears.clear()), "package 1: has nothing to prune");
+    let twice = problem(|plan| {
+        plan.packages[1] = obsdiff_proto::Package { id: PackageId(1), ..plan.packages[0].clone() }
+    });
+    assert_eq!(twice, "package 1: site 0 stands in two places");
+    let strange = problem(|plan| plan.packages[0].linears[0].linear.0 = 7);
+    assert_eq!(strange, "package 0: linear 7 is not in the inventory");
+    let ahead = refused(obsdiff_core::Job { committed: 3, ..job() });
+    assert_eq!(ahead, JobError::TooManyCommitted { committed: 3, planned: 2 });
+    let unknown = refused(obsdiff_core::Job { committed: 1, exponents: None, ..job() });
+    assert_eq!(unknown, JobError::NoExponents { committed: 1 });
+    let partly = refused(obsdiff_core::Job { exponents: Some([(SiteId(0), 3)].into()), ..job() });
+    assert_eq!(partly, JobError::ExponentMissing { site: 1 });
+}

@@ -1,0 +1,202 @@
+//! A core and workers that do as they are told, one line of a test at a time.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use obsdiff_core::{
+    Action, Command, Core, Dismissal, Event, GroupStatus, Hello, Input, Job, Options, Order, Outcome,
+    Receipt, Solved, Stage, Status, Sums,
+};
+use obsdiff_proto::{
+    Inventory, Linear, LinearId, LinearTarget, Package, PackageId, Plan, Shard, ShardId, Site, SiteId,
+    Stream, Target, WorkerId,
+};
+
+/// A core, its clock, and what its workers say of themselves.
+pub(crate) struct Script {
+    pub(crate) core: Core,
+    pub(crate) now: Duration,
+    pub(crate) workers: BTreeMap<u64, Status>,
+    /// Actions since the last look.
+    pub(crate) actions: Vec<Action>,
+}
+
+/// Two packages of one site each, four shards.
+pub(crate) fn job() -> Job {
+    let site =
+        |i: u32| Site { name: format!("l{i}"), width: 4, stream: Stream::Image, linears: vec![LinearId(i)] };
+    let linear = |i: u32| Linear { name: format!("l{i}"), rows: 4, site: SiteId(i) };
+    let target = |i: u32| LinearTarget { linear: LinearId(i), target: Target::NToM { n: 2, m: 4 } };
+    let package =
+        |i: u32| Package { id: PackageId(i), units: 0..0, sites: vec![SiteId(i)], linears: vec![target(i)] };
+    let shard = |i: u32| Shard { id: ShardId(i), prompts: 4 * i..4 * i + 4 };
+    Job {
+        inventory: Arc::new(Inventory {
+            parameters: 32,
+            units: Vec::new(),
+            sites: (0..2).map(site).collect(),
+            linears: (0..2).map(linear).collect(),
+        }),
+        plan: Arc::new(Plan { packages: (0..2).map(package).collect(), shards: (0..4).map(shard).collect() }),
+        committed: 0,
+        exponents: Some([(SiteId(0), 12), (SiteId(1), 12)].into()),
+        life: 0,
+        options: Options { most_leases: 2, ..Options::default() },
+    }
+}
+
+impl Script {
+    pub(crate) fn new(job: Job) -> Self {
+        let core = Core::new(job, Duration::ZERO).unwrap();
+        Self { core, now: Duration::ZERO, workers: BTreeMap::new(), actions: Vec::new() }
+    }
+
+    /// One step, with every invariant checked after it.
+    pub(crate) fn step(&mut self, input: Input) {
+        let actions = self.core.step(self.now, input);
+        self.core.check(&actions).unwrap();
+        self.actions.extend(actions);
+    }
+
+    pub(crate) fn join(&mut self, worker: u64, status: Status) {
+        let exponents = self.core.view().package.map(|p| [(SiteId(p.0), 12)].into()).unwrap_or_default();
+        self.workers.insert(worker, status.clone());
+        let hello = Hello { instance: u128::from(worker), speed: 1000, exponents, status };
+        self.step(Input::Joined { worker: WorkerId(worker), hello: Box::new(hello) });
+    }
+
+    /// A worker that has just started.
+    pub(crate) fn start(&mut self, worker: u64) {
+        self.join(worker, Status::default());
+    }
+
+    pub(crate) fn report(&mut self, worker: u64) {
+        let status = Box::new(self.workers[&worker].clone());
+        self.step(Input::Reported { worker: WorkerId(worker), status });
+    }
+
+    pub(crate) fn leave(&mut self, worker: u64) {
+        self.step(Input::Left { worker: WorkerId(worker), why: "connection lost".to_owned() });
+    }
+
+    /// Lets time pass with everybody silent but those named.
+    pub(crate) fn pass(&mut self, seconds: u64, speaking: &[u64]) {
+        for _ in 0..seconds {
+            self.now += Duration::from_secs(1);
+            speaking.iter().for_each(|w| self.report(*w));
+            self.step(Input::Tick);
+        }
+    }
+
+    /// The actions since the last look.
+    pub(crate) fn look(&mut self) -> Vec<Action> {
+        std::mem::take(&mut self.actions)
+    }
+
+    /// Commands to a worker since the last look, which stay to be looked at.
+    pub(crate) fn commands(&self, to: u64) -> Vec<Command> {
+        let of = |action: &Action| match action {
+            Action::Send { worker, command } if worker.0 == to => Some(command.clone()),
+            _ => None,
+        };
+        self.actions.iter().filter_map(of).collect()
+    }
+
+    pub(crate) fn orders(&self, to: u64) -> Vec<Order> {
+        self.commands(to).iter().map(Command::order).collect()
+    }
+
+    pub(crate) fn dismissal(&self, of: u64) -> Option<Dismissal> {
+        self.actions.iter().find_map(|action| match action {
+            Action::Dismiss { worker, why } if worker.0 == of => Some(why.clone()),
+            _ => None,
+        })
+    }
+
+    pub(crate) fn outcome(&self) -> Option<Outcome> {
+        self.core.view().outcome
+    }
+
+    pub(crate) fn events(&self) -> Vec<Event> {
+        let of = |action: &Action| if let Action::Tell(event) = action { Some(event.clone()) } else { None };
+        self.actions.iter().filter_map(of).collect()
+    }
+
+    /// A worker does what it was sent and has not done yet, all but the orders that `but` names, and reports.
+    pub(crate) fn obey(&mut self, worker: u64, but: fn(&Order) -> bool) {
+        for command in self.commands(worker) {
+            if !but(&command.order()) {
+                self.follow(worker, &command);
+            }
+        }
+        self.actions.retain(|a| !matches!(a, Action::Send { worker: to, .. } if to.0 == worker));
+        self.report(worker);
+    }
+
+    fn follow(&mut self, worker: u64, command: &Command) {
+        let package = self.core.view().package;
+        let Some(status) = self.workers.get_mut(&worker) else { return };
+        let grouped = |epoch, stage, received| Some(GroupStatus { epoch, stage, received });
+        match command {
+            Command::Calibrate { tally, shard, opening } => {
+                if status.sums.tally != *tally {
+                    status.sums = Sums { tally: *tally, package: Some(opening.package), ..Sums::default() };
+                }
+                status.sums.held.insert(*shard);
+            }
+            Command::Discard { tally } => status.sums = Sums { tally: *tally, ..Sums::default() },
+            Command::Form { group, .. } => status.group = grouped(group.epoch, Stage::Formed, [].into()),
+            Command::Abort { epoch } => status.group = grouped(*epoch, Stage::Aborted, [].into()),
+            Command::Reduce { epoch } => {
+                let received = package.map(|p| SiteId(p.0)).into_iter().collect();
+                status.group = grouped(*epoch, Stage::Reduced, received);
+            }
+            Command::Solve { part, .. } => {
+                status.solved.insert(part.id, Solved { exponent: 12, receipt: Receipt("stored".into()) });
+            }
+            Command::Apply { packages } => {
+                status.applied = *packages;
+                status.solved.clear();
+                status.sums.held.clear();
+            }
+            Command::Pilot { .. } => {
+                status.pilot = Some(Arc::new([(SiteId(0), 12), (SiteId(1), 12)].into()));
+            }
+            Command::Export => status.exported = true,
+        }
+    }
+
+    /// Everybody obeys until nothing more is asked; manifests are stored.
+    pub(crate) fn settle(&mut self) {
+        for _ in 0..100 {
+            let mut quiet = true;
+            for worker in self.workers.keys().copied().collect::<Vec<_>>() {
+                if !self.commands(worker).is_empty() {
+                    quiet = false;
+                    self.obey(worker, |_| false);
+                }
+            }
+            quiet &= !self.store();
+            if quiet {
+                return;
+            }
+        }
+        panic!("no end of orders");
+    }
+
+    /// Stores a manifest that waits for it; says whether one did.
+    pub(crate) fn store(&mut self) -> bool {
+        let Some(at) = self.actions.iter().position(|a| matches!(a, Action::Commit(_))) else { return false };
+        if let Action::Commit(manifest) = self.actions.remove(at) {
+            self.step(Input::Committed { package: manifest.package });
+        }
+        true
+    }
+
+    /// Shards leased to or held by a worker.
+    pub(crate) fn kept(&self, worker: u64) -> usize {
+        let workers = self.core.view().workers;
+        workers.iter().find(|w| w.worker.0 == worker).map_or(0, |w| w.leased + w.held)
+    }
+}
