@@ -1,0 +1,132 @@
+//! Processes as the world sees them, the coordinator's too: they start, open sessions, report, hang up and die.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use obsdiff_core::{Command, Core, Input};
+use obsdiff_proto::{Epoch, WorkerId};
+
+use crate::worker::{Life, Taken};
+use crate::world::{Event, World};
+
+impl World {
+    /// The coordinator dies: every session with it.
+    pub(crate) fn kill_coordinator(&mut self) {
+        self.core = None;
+        let workers: Vec<_> = self.sessions.keys().copied().collect();
+        self.sessions.values_mut().for_each(|session| session.1 = false);
+        for worker in workers {
+            let wait = self.rng.within(1..1500);
+            self.after(wait, Event::Hangup { worker, leave: false });
+        }
+    }
+
+    pub(crate) fn revive(&mut self) {
+        if self.core.is_some() {
+            return;
+        }
+        self.life += 1;
+        // What was saved may have been lost: the last manifest has it too.
+        let saved = self.saved.take().filter(|_| !self.rng.once_in(8));
+        self.saved = saved.or_else(|| self.store.last().map(|m| m.exponents.clone()));
+        let job = self.task.job(self.store.len(), self.saved.clone(), self.life);
+        self.core = Some(Core::new(job, Duration::from_millis(self.now)).unwrap());
+        self.after(0, Event::Tick { life: self.life });
+    }
+
+    /// The life behind a session, as long as it has no other.
+    pub(crate) fn life_of(&mut self, worker: WorkerId) -> Option<&mut Life> {
+        let process = self.sessions.get(&worker)?.0;
+        self.processes[process].life.as_mut().filter(|life| life.session == Some(worker))
+    }
+
+    /// Sends a process's status over its session.
+    pub(crate) fn report(&mut self, process: usize) {
+        let Some(life) = &self.processes[process].life else { return };
+        let (Some(worker), status) = (life.session, life.status.clone()) else { return };
+        for wait in self.travel(process) {
+            self.after(wait, Event::Report { worker, status: Box::new(status.clone()) });
+        }
+    }
+
+    pub(crate) fn command_arrives(&mut self, worker: WorkerId, command: Command) {
+        let Some((process, _)) = self.sessions.get(&worker).copied() else { return };
+        let group = if let Command::Form { group, .. } = &command { Some(group.clone()) } else { None };
+        let Some(life) = self.life_of(worker) else { return };
+        let taken = life.take(command);
+        match taken {
+            Taken::Enter(epoch) => self.enter(process, epoch, group),
+            Taken::Leave(epoch) => self.leave_groups(process, epoch, false),
+            Taken::Queued | Taken::Answered => {}
+        }
+        if taken != Taken::Queued {
+            self.report(process);
+        }
+        let lives = self.processes[process].lives;
+        self.after(0, Event::Work { process, lives });
+    }
+
+    pub(crate) fn start(&mut self, process: usize) {
+        if self.processes[process].life.is_some() {
+            return;
+        }
+        let instance = (process as u128) << 64 | u128::from(self.rng.next());
+        let it = &mut self.processes[process];
+        it.lives += 1;
+        it.life = Some(Life::new(instance));
+        let lives = it.lives;
+        self.after(0, Event::Dial { process, lives });
+    }
+
+    pub(crate) fn dial(&mut self, process: usize, lives: u64) {
+        let it = &mut self.processes[process];
+        let Some(life) = it.life.as_mut().filter(|life| life.session.is_none() && it.lives == lives) else {
+            return;
+        };
+        if self.core.is_none() || it.cut_until > self.now {
+            let wait = self.rng.within(200..1500);
+            return self.after(wait, Event::Dial { process, lives });
+        }
+        let worker = WorkerId((u64::from(self.life) << 32) + self.next_worker);
+        self.next_worker += 1;
+        let hello = Box::new(life.hello(it.speed));
+        life.session = Some(worker);
+        self.sessions.insert(worker, (process, true));
+        self.heard.insert(worker, self.now);
+        self.step(Input::Joined { worker, hello });
+        self.after(2000, Event::Beat { process, worker });
+    }
+
+    pub(crate) fn hang_up(&mut self, worker: WorkerId, leave: bool) {
+        let Some((process, _)) = self.sessions.get(&worker).copied() else { return };
+        let it = &mut self.processes[process];
+        let Some(life) = it.life.as_mut().filter(|life| life.session == Some(worker)) else { return };
+        life.session = None;
+        let lives = it.lives;
+        if leave || life.stuck {
+            let again = self.rng.within(500..5000);
+            return self.kill(process, Some(again));
+        }
+        self.after(1, Event::Dial { process, lives });
+    }
+
+    /// A process dies with all it holds, and starts again after a while.
+    pub(crate) fn kill(&mut self, process: usize, again: Option<u64>) {
+        self.leave_groups(process, Epoch(u64::MAX), true);
+        let Some(life) = self.processes[process].life.take() else { return };
+        self.processes[process].paused_until = 0;
+        if let Some(worker) = life.session {
+            let wait = self.rng.within(1..1800);
+            self.after(wait, Event::Lost { worker });
+        }
+        let again = again.or(self.survivors().is_empty().then_some(3000));
+        if let Some(wait) = again {
+            self.after(wait, Event::Start { process });
+        }
+    }
+
+    /// Processes that run, or will.
+    fn survivors(&self) -> BTreeSet<usize> {
+        (0..self.processes.len()).filter(|p| self.processes[*p].life.is_some()).collect()
+    }
+}

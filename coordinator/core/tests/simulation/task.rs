@@ -1,0 +1,138 @@
+//! What is pruned in a run, and what must come out of it whatever happens on the way.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use obsdiff_core::{Exponents, Job, Manifest, Options, PartId, Receipt, split};
+use obsdiff_proto::{
+    Inventory, Linear, LinearId, LinearTarget, Package, PackageId, Plan, Shard, ShardId, Site, SiteId,
+    Stream, Target,
+};
+
+use crate::prng::{Prng, hash};
+
+/// A small job, drawn from a seed.
+pub(crate) struct Task {
+    pub(crate) inventory: Arc<Inventory>,
+    pub(crate) plan: Arc<Plan>,
+    pub(crate) options: Options,
+    /// What a pilot finds.
+    pub(crate) pilot: Exponents,
+    /// The largest exponent with which a site's Gram does not overflow.
+    pub(crate) limits: Exponents,
+    /// A site that no damping makes solvable.
+    pub(crate) singular: Option<SiteId>,
+}
+
+impl Task {
+    pub(crate) fn draw(rng: &mut Prng) -> Self {
+        let (packages, per_package) = (rng.within(1..4), rng.within(1..4));
+        let sites = packages * per_package;
+        let shards = rng.within(1..9);
+        let inventory = inventory(sites, rng);
+        let package = |p: u64| {
+            let ids = p * per_package..(p + 1) * per_package;
+            let target =
+                |i: u64| LinearTarget { linear: LinearId(i as u32), target: Target::NToM { n: 2, m: 4 } };
+            Package {
+                id: PackageId(p as u32),
+                units: 0..0,
+                sites: ids.clone().map(|i| SiteId(i as u32)).collect(),
+                linears: ids.map(target).collect(),
+            }
+        };
+        let shard = |s: u64| Shard { id: ShardId(s as u32), prompts: s as u32 * 4..s as u32 * 4 + 4 };
+        let pilot: Exponents = (0..sites).map(|s| (SiteId(s as u32), rng.within(10..20) as i32)).collect();
+        let limits = pilot
+            .iter()
+            .map(|(s, e)| (*s, if rng.once_in(12) { e - rng.within(1..7) as i32 } else { e + 9 }));
+        Self {
+            limits: limits.collect(),
+            pilot,
+            singular: rng.once_in(60).then(|| SiteId(rng.within(0..sites) as u32)),
+            options: options(rng.once_in(2).then_some(3 * 8 * 8 * 8)),
+            inventory: Arc::new(inventory),
+            plan: Arc::new(Plan {
+                packages: (0..packages).map(package).collect(),
+                shards: (0..shards).map(shard).collect(),
+            }),
+        }
+    }
+
+    /// The job as a coordinator finds it.
+    pub(crate) fn job(&self, committed: usize, exponents: Option<Exponents>, life: u32) -> Job {
+        Job {
+            inventory: self.inventory.clone(),
+            plan: self.plan.clone(),
+            committed: committed as u32,
+            exponents,
+            life,
+            options: self.options.clone(),
+        }
+    }
+
+    /// The manifests of an undisturbed run.
+    pub(crate) fn expected(&self) -> Vec<Manifest> {
+        let mut weights = dense();
+        let mut manifests = Vec::new();
+        let mut exponents = self.pilot.clone();
+        for package in &self.plan.packages {
+            exponents.extend(package.sites.iter().map(|s| (*s, self.fitting(*s))));
+            let parts = split::parts(&self.inventory, package, self.options.split_above);
+            let receipt = |id: PartId| (id, receipt(weights, id, exponents[&id.site]));
+            let manifest = Manifest {
+                package: package.id,
+                parts: parts.into_iter().map(|p| receipt(p.id)).collect(),
+                exponents: exponents.clone(),
+            };
+            weights = applied(&manifest);
+            manifests.push(manifest);
+        }
+        manifests
+    }
+
+    fn fitting(&self, site: SiteId) -> i32 {
+        let mut exponent = self.pilot[&site];
+        while exponent > self.limits[&site] {
+            exponent -= self.options.lowering;
+        }
+        exponent
+    }
+}
+
+/// Weights before anything was pruned.
+pub(crate) fn dense() -> u64 {
+    hash("dense")
+}
+
+/// Weights after a package.
+pub(crate) fn applied(manifest: &Manifest) -> u64 {
+    hash(&format!("{:?}", manifest.parts))
+}
+
+/// What solving a part gives: it depends on the weights calibrated on, the part and the exponent of the sums.
+pub(crate) fn receipt(weights: u64, part: PartId, exponent: i32) -> Receipt {
+    Receipt(format!("{part} of {weights:x} at {exponent}").into())
+}
+
+fn inventory(sites: u64, rng: &mut Prng) -> Inventory {
+    let name = |i: u64| format!("blocks.{i}");
+    let site =
+        |i: u64| Site { name: name(i), width: 8, stream: Stream::Image, linears: vec![LinearId(i as u32)] };
+    let linear = |i: u64| Linear { name: name(i), rows: rng.within(4..40) as usize, site: SiteId(i as u32) };
+    Inventory {
+        parameters: 0,
+        units: Vec::new(),
+        sites: (0..sites).map(site).collect(),
+        linears: (0..sites).map(linear).collect(),
+    }
+}
+
+fn options(split_above: Option<u64>) -> Options {
+    Options {
+        split_above,
+        stall: Duration::from_secs(60),
+        lonely: Duration::from_secs(600),
+        ..Options::default()
+    }
+}

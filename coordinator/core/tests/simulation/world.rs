@@ -1,0 +1,389 @@
+//! The world around the core: a clock, a network, processes and a store, all of them at the mercy of a seed.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::sync::Arc;
+use std::time::Duration;
+
+use obsdiff_core::{
+    Action, Command, Core, Dismissal, Event as Told, Exponents, Input, Manifest, Outcome, Stage, Status,
+};
+use obsdiff_proto::{Epoch, WorkerId};
+
+use crate::collective::Collective;
+use crate::faults::{Fault, Knobs};
+use crate::prng::Prng;
+use crate::task::Task;
+use crate::worker::{NOT_THE_SUMS, Process};
+
+/// What will happen.
+#[derive(Clone, Debug)]
+pub(crate) enum Event {
+    Fault(Fault),
+    Tick {
+        life: u32,
+    },
+    /// A message reaches the coordinator.
+    Report {
+        worker: WorkerId,
+        status: Box<Status>,
+    },
+    /// The coordinator's end of a session notices that it broke.
+    Lost {
+        worker: WorkerId,
+    },
+    /// A message reaches a worker.
+    Command {
+        worker: WorkerId,
+        command: Command,
+    },
+    /// The worker's end of a session notices that it broke; `leave` when it was told to go.
+    Hangup {
+        worker: WorkerId,
+        leave: bool,
+    },
+    /// A process starts.
+    Start {
+        process: usize,
+    },
+    /// A process tries to open a session.
+    Dial {
+        process: usize,
+        lives: u64,
+    },
+    /// A process says what it knows.
+    Beat {
+        process: usize,
+        worker: WorkerId,
+    },
+    /// A process looks at its work.
+    Work {
+        process: usize,
+        lives: u64,
+    },
+    /// A draining process runs out of time.
+    Expire {
+        process: usize,
+        lives: u64,
+    },
+    /// Every member of a group is connected.
+    Formed {
+        epoch: Epoch,
+    },
+    /// A group's next reduction is complete.
+    Reduced {
+        epoch: Epoch,
+    },
+    /// A member notices that its group is broken.
+    Broken {
+        epoch: Epoch,
+        process: usize,
+        lives: u64,
+    },
+    /// A group had its time to form.
+    FormBy {
+        epoch: Epoch,
+    },
+    /// A put reaches the store.
+    Put {
+        life: u32,
+        manifest: Arc<Manifest>,
+    },
+    /// The store's answer reaches the coordinator.
+    Stored {
+        life: u32,
+        input: Input,
+    },
+    /// The coordinator starts again.
+    Revive,
+}
+
+/// A run.
+pub(crate) struct World {
+    pub(crate) task: Task,
+    pub(crate) rng: Prng,
+    pub(crate) knobs: Knobs,
+    pub(crate) now: u64,
+    queue: BTreeMap<(u64, u64), Event>,
+    sequence: u64,
+    pub(crate) core: Option<Core>,
+    pub(crate) life: u32,
+    pub(crate) next_worker: u64,
+    /// Sessions by worker: its process, and whether the coordinator's end is open.
+    pub(crate) sessions: BTreeMap<WorkerId, (usize, bool)>,
+    /// When the coordinator last heard of each worker.
+    pub(crate) heard: BTreeMap<WorkerId, u64>,
+    pub(crate) processes: Vec<Process>,
+    pub(crate) collectives: BTreeMap<Epoch, Collective>,
+    pub(crate) store: Vec<Arc<Manifest>>,
+    pub(crate) store_down_until: u64,
+    pub(crate) saved: Option<Exponents>,
+    pub(crate) expected: Vec<Manifest>,
+    pub(crate) outcome: Option<Outcome>,
+    pub(crate) steps: u64,
+    /// How often the core told of each kind of event.
+    pub(crate) events: BTreeMap<&'static str, u64>,
+    /// A line for each step, where one is kept.
+    pub(crate) log: Option<String>,
+}
+
+impl World {
+    pub(crate) fn new(seed: u64, keep_log: bool) -> Self {
+        let mut rng = Prng::new(seed);
+        let task = Task::draw(&mut rng);
+        let knobs = Knobs::draw(&mut rng);
+        let count = rng.within(1..6);
+        let processes = (0..count).map(|_| Process::new(rng.within(1..200), rng.within(100..4000))).collect();
+        let core = Core::new(task.job(0, None, 0), Duration::ZERO).unwrap();
+        let expected = task.expected();
+        let mut world = Self {
+            task,
+            rng,
+            knobs,
+            now: 0,
+            queue: BTreeMap::new(),
+            sequence: 0,
+            core: Some(core),
+            life: 0,
+            next_worker: 0,
+            sessions: BTreeMap::new(),
+            heard: BTreeMap::new(),
+            processes,
+            collectives: BTreeMap::new(),
+            store: Vec::new(),
+            store_down_until: 0,
+            saved: None,
+            expected,
+            outcome: None,
+            steps: 0,
+            events: BTreeMap::new(),
+            log: keep_log.then(String::new),
+        };
+        world.after(0, Event::Tick { life: 0 });
+        for process in 0..world.processes.len() {
+            let late =
+                if world.rng.once_in(4) { world.rng.within(0..20_000) } else { world.rng.within(0..300) };
+            world.after(late, Event::Start { process });
+        }
+        for (at, fault) in Fault::draw(&mut world) {
+            world.after(at, Event::Fault(fault));
+        }
+        world
+    }
+
+    /// Runs to the end, or for so much virtual time.
+    pub(crate) fn run(&mut self, limit: Duration) {
+        for happened in 0.. {
+            if self.outcome.is_some() {
+                return;
+            }
+            assert!(happened < 300_000, "events without end: {:?}", self.core.as_ref().map(Core::view));
+            let Some(((at, _), event)) = self.queue.pop_first() else { panic!("nothing more happens") };
+            assert!(
+                u128::from(at) < limit.as_millis(),
+                "no end after {limit:?}: {:?}",
+                self.core.as_ref().map(Core::view)
+            );
+            self.now = self.now.max(at);
+            self.happen(event);
+        }
+    }
+
+    pub(crate) fn after(&mut self, wait: u64, event: Event) {
+        self.sequence += 1;
+        self.queue.insert((self.now + wait, self.sequence), event);
+    }
+
+    fn happen(&mut self, event: Event) {
+        if let Some(until) = self.asleep(&event) {
+            return self.after(until - self.now, event);
+        }
+        match event {
+            Event::Fault(fault) => self.strike(fault),
+            Event::Tick { life } if life == self.life && self.core.is_some() => {
+                self.step(Input::Tick);
+                self.check_silence();
+                self.after(500, Event::Tick { life });
+            }
+            Event::Tick { .. } => {}
+            Event::Report { worker, status } => self.report_arrives(worker, status),
+            Event::Lost { worker } => self.session_lost(worker),
+            Event::Command { worker, command } => self.command_arrives(worker, command),
+            Event::Hangup { worker, leave } => self.hang_up(worker, leave),
+            Event::Start { process } => self.start(process),
+            Event::Dial { process, lives } => self.dial(process, lives),
+            Event::Beat { process, worker } => {
+                if self.life_of(worker).is_some() {
+                    self.report(process);
+                    self.after(2000, Event::Beat { process, worker });
+                }
+            }
+            Event::Work { process, lives } => self.work(process, lives),
+            Event::Expire { process, lives } => {
+                if self.processes[process].lives == lives {
+                    self.kill(process, None);
+                }
+            }
+            Event::Formed { epoch } => self.formed(epoch),
+            Event::Reduced { epoch } => self.reduced(epoch),
+            Event::Broken { epoch, process, lives } => self.broken(epoch, process, lives),
+            Event::FormBy { epoch } => self.form_by(epoch),
+            Event::Put { life, manifest } => self.put(life, manifest),
+            Event::Stored { life, input } if life == self.life => self.step(input),
+            Event::Stored { .. } => {}
+            Event::Revive => self.revive(),
+        }
+    }
+
+    /// Until when the process sleeps that an event is about.
+    fn asleep(&self, event: &Event) -> Option<u64> {
+        let process = match event {
+            Event::Command { worker, .. } | Event::Hangup { worker, .. } => self.sessions.get(worker)?.0,
+            Event::Dial { process, .. } | Event::Beat { process, .. } | Event::Work { process, .. } => {
+                *process
+            }
+            Event::Expire { process, .. } | Event::Broken { process, .. } => *process,
+            _ => return None,
+        };
+        Some(self.processes[process].paused_until).filter(|until| *until > self.now)
+    }
+
+    /// One step of the core: every invariant is checked after it.
+    pub(crate) fn step(&mut self, input: Input) {
+        let Some(core) = &mut self.core else { return };
+        let actions = core.step(Duration::from_millis(self.now), input.clone());
+        self.steps += 1;
+        if let Some(log) = &mut self.log {
+            writeln!(log, "{} {input:?} -> {actions:?}", self.now).unwrap();
+        }
+        if let Err(violation) = core.check(&actions) {
+            panic!("{violation}, at {} ms after {input:?}", self.now);
+        }
+        for action in actions {
+            self.act(action);
+        }
+    }
+
+    fn act(&mut self, action: Action) {
+        match action {
+            Action::Send { worker, command } => {
+                let session = self.sessions.get(&worker).copied();
+                let Some((process, true)) = session else { panic!("{command:?} for {worker}, which left") };
+                for wait in self.travel(process) {
+                    self.after(wait, Event::Command { worker, command: command.clone() });
+                }
+            }
+            Action::Dismiss { worker, why } => {
+                if let Some(session) = self.sessions.get_mut(&worker) {
+                    session.1 = false;
+                }
+                let leave = matches!(
+                    why,
+                    Dismissal::Drained
+                        | Dismissal::Refused(_)
+                        | Dismissal::Useless(_)
+                        | Dismissal::Stalled { .. }
+                );
+                let wait = self.rng.within(1..200);
+                self.after(wait, Event::Hangup { worker, leave });
+            }
+            Action::Commit(manifest) => {
+                let wait = self.rng.within(1..100);
+                self.after(wait, Event::Put { life: self.life, manifest });
+            }
+            Action::Save(exponents) => self.saved = Some((*exponents).clone()),
+            Action::Tell(event) => *self.events.entry(kind(&event)).or_insert(0) += 1,
+            Action::Finish(outcome) => self.outcome = Some(outcome),
+        }
+    }
+
+    /// When copies of a message arrive: none, one or two of them.
+    pub(crate) fn travel(&mut self, process: usize) -> Vec<u64> {
+        let cut = self.processes[process].cut_until > self.now;
+        if cut || (self.knobs.drops > 0 && self.rng.percent(self.knobs.drop_percent)) {
+            self.knobs.drops = self.knobs.drops.saturating_sub(u32::from(!cut));
+            return Vec::new();
+        }
+        let copies = 1 + usize::from(self.rng.percent(self.knobs.repeat_percent));
+        let late = |rng: &mut Prng, knobs: &Knobs| match rng.percent(knobs.late_percent) {
+            true => rng.within(1..4000),
+            false => rng.within(1..30),
+        };
+        (0..copies).map(|_| late(&mut self.rng, &self.knobs)).collect()
+    }
+
+    fn put(&mut self, life: u32, manifest: Arc<Manifest>) {
+        let package = manifest.package;
+        let down = self.store_down_until > self.now;
+        // A put that failed may have been durable all the same.
+        if !down || self.rng.once_in(8) {
+            match self.store.get(package.0 as usize) {
+                Some(stored) => {
+                    assert_eq!(*stored, manifest, "package {package} is committed twice, and differs")
+                }
+                None => {
+                    assert_eq!(package.0 as usize, self.store.len(), "packages are committed out of order");
+                    assert_eq!(
+                        *manifest,
+                        self.expected[self.store.len()],
+                        "the result differs from an undisturbed run's"
+                    );
+                    self.store.push(manifest);
+                }
+            }
+        }
+        let input = match down {
+            true => Input::CommitFailed { package, error: "the store is down".to_owned() },
+            false => Input::Committed { package },
+        };
+        let wait = self.rng.within(1..100);
+        self.after(wait, Event::Stored { life, input });
+    }
+
+    fn report_arrives(&mut self, worker: WorkerId, status: Box<Status>) {
+        if self.sessions.get(&worker).is_none_or(|s| !s.1) {
+            return;
+        }
+        if let (Some(group), Some(core)) = (&status.group, &self.core) {
+            let refused = group.stage == Stage::Failed(NOT_THE_SUMS.to_owned());
+            assert!(
+                !(refused && core.view().epoch == Some(group.epoch)),
+                "worker {worker} holds other sums than asked for"
+            );
+        }
+        self.heard.insert(worker, self.now);
+        self.step(Input::Reported { worker, status });
+    }
+
+    /// Nobody counts as present who was not heard of for ten seconds.
+    fn check_silence(&self) {
+        let Some(core) = &self.core else { return };
+        for worker in core.view().workers {
+            let quiet = self.now - self.heard[&worker.worker];
+            assert!(quiet < 10_000, "worker {} is silent for {quiet} ms and still counts", worker.worker);
+        }
+    }
+
+    fn session_lost(&mut self, worker: WorkerId) {
+        if let Some(session) = self.sessions.get_mut(&worker).filter(|s| s.1) {
+            session.1 = false;
+            self.step(Input::Left { worker, why: "connection lost".to_owned() });
+        }
+    }
+}
+
+/// A word for the statistics.
+fn kind(event: &Told) -> &'static str {
+    match event {
+        Told::Joined { kept: 0, .. } => "joined",
+        Told::Joined { .. } => "joined with shards that count",
+        Told::Left { lost, .. } if lost.is_empty() => "left",
+        Told::Left { .. } => "left and lost shards",
+        Told::Discarded { .. } => "sums discarded",
+        Told::Grouped { .. } => "group formed",
+        Told::Broken { .. } => "group broken",
+        Told::Lowered { .. } => "exponent lowered",
+        Told::Retried { .. } => "tried again",
+        Told::Committed { .. } => "committed",
+    }
+}
