@@ -5,6 +5,7 @@
 
 pub mod checkpoint;
 mod error;
+pub mod export;
 pub mod gram;
 pub mod model;
 pub mod solve;
