@@ -34,6 +34,11 @@ impl Entry {
         self.file
     }
 
+    /// The bytes it takes in its file.
+    pub fn bytes(&self) -> Range<usize> {
+        self.bytes.clone()
+    }
+
     /// The stored type.
     pub fn dtype(&self) -> DType {
         self.dtype
@@ -139,14 +144,10 @@ impl Weights {
         Ok(())
     }
 
-    /// Tensors of the file with this index, with the bytes each takes there, in the order in which they lie.
-    pub fn entries_of(&self, file: usize) -> Vec<(&str, &Entry, Range<usize>)> {
-        let mut entries: Vec<_> = self
-            .entries()
-            .filter(|(_, entry)| entry.file == file)
-            .map(|(name, entry)| (name, entry, entry.bytes.clone()))
-            .collect();
-        entries.sort_by_key(|(_, _, bytes)| (bytes.start, bytes.end));
+    /// Tensors of the file with this index, in the order in which they lie in it.
+    pub fn entries_of(&self, file: usize) -> Vec<(&str, &Entry)> {
+        let mut entries: Vec<_> = self.entries().filter(|(_, entry)| entry.file == file).collect();
+        entries.sort_by_key(|(_, entry)| (entry.bytes.start, entry.bytes.end));
         entries
     }
 
@@ -204,7 +205,13 @@ impl Weights {
             });
         }
         let stored = Tensor::from_raw_buffer(self.bytes(name)?, entry.dtype, shape, &Device::Cpu)?;
+        self.release(entry);
         Ok(stored.to_dtype(dtype)?.to_device(device)?)
+    }
+
+    /// Gives the memory of a tensor that was read from the map back to the system.
+    pub fn release(&self, entry: &Entry) {
+        self.files[entry.file].release(entry.bytes.clone());
     }
 }
 

@@ -24,13 +24,14 @@ pub(super) fn rewrite(
     let failed = |e| Error::file(&path, e);
     let mut out = BufWriter::with_capacity(1 << 20, File::create_new(&path).map_err(failed)?);
     let entries = weights.entries_of(file);
-    let header = entries.first().map_or(source.len(), |(_, _, bytes)| bytes.start);
+    let header = entries.first().map_or(source.len(), |(_, entry)| entry.bytes().start);
     out.write_all(&source[..header]).map_err(failed)?;
-    for (name, entry, bytes) in entries {
+    for (name, entry) in entries {
         match pruned(name)? {
             Some(tensor) => out.write_all(&stored(&path, name, entry, &tensor)?).map_err(failed)?,
-            None => out.write_all(&source[bytes]).map_err(failed)?,
+            None => out.write_all(&source[entry.bytes()]).map_err(failed)?,
         }
+        weights.release(entry);
     }
     let file = out.into_inner().map_err(|e| failed(e.into_error()))?;
     file.sync_all().map_err(failed)
