@@ -8,6 +8,7 @@ mod error;
 pub mod export;
 pub mod gram;
 pub mod model;
+pub mod pipeline;
 pub mod solve;
 
 pub use error::{Error, Result};
