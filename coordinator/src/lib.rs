@@ -4,6 +4,7 @@ pub mod clock;
 mod error;
 pub mod job;
 pub mod picture;
+pub mod progress;
 pub mod prompts;
 pub mod spans;
 pub mod text;

@@ -130,7 +130,8 @@ fn an_unknown_name_is_refused_with_the_nearest_known_one() {
 
 #[test]
 fn an_override_is_blamed_by_the_name_its_user_gave() {
-    let cases: [(&[(&str, &str)], &[&str], &str); 9] = [
+    type Given<'a> = (&'a [(&'a str, &'a str)], &'a [&'a str], &'a str);
+    let cases: [Given<'_>; 9] = [
         (
             &[("OBSDIFF_SPARSITY__RATIO", "x")],
             &[],
