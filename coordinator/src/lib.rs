@@ -1,1 +1,12 @@
-//! coordinator
+//! The `obsdiff` command: jobs, prompts, plans, pictures and progress, around obsdiff's coordinator and workers.
+
+pub mod clock;
+mod error;
+pub mod job;
+pub mod picture;
+pub mod progress;
+pub mod prompts;
+pub mod spans;
+pub mod text;
+
+pub use error::{Error, Result};

@@ -334,7 +334,7 @@ impl JobSpec {
 impl SparsitySpec {
     fn validate(&self) -> Result<(), JobError> {
         check_ratio("sparsity.ratio", self.ratio)?;
-        target("sparsity.ratio", self.pattern, self.ratio)?;
+        self.target()?;
         for (i, rule) in self.rules.iter().enumerate() {
             let key = |name: &str| format!("sparsity.rules[{i}].{name}");
             if let Err(e) = Glob::new(&rule.matches) {
@@ -357,26 +357,13 @@ impl SparsitySpec {
         Ok(())
     }
 
-    /// What the linear of this name becomes; `None` leaves it dense.
-    ///
-    /// # Errors
-    /// When the specification was not valid.
-    pub fn target_of(&self, linear: &str) -> Result<Option<Target>, JobError> {
-        for (i, rule) in self.rules.iter().enumerate() {
-            let glob = Glob::new(&rule.matches).map_err(|e| {
-                JobError::new(format!("sparsity.rules[{i}].match"), format!("is not a glob: {e}"))
-            })?;
-            if glob.compile_matcher().is_match(linear) {
-                return match rule.skip {
-                    true => Ok(None),
-                    false => self.rule_target(rule, &format!("sparsity.rules[{i}].ratio")).map(Some),
-                };
-            }
-        }
-        target("sparsity.ratio", self.pattern, self.ratio).map(Some)
+    /// What a linear becomes that no rule matches.
+    pub(crate) fn target(&self) -> Result<Target, JobError> {
+        target("sparsity.ratio", self.pattern, self.ratio)
     }
 
-    fn rule_target(&self, rule: &Rule, key: &str) -> Result<Target, JobError> {
+    /// What a linear becomes that `rule` decides; errors name `key`.
+    pub(crate) fn rule_target(&self, rule: &Rule, key: &str) -> Result<Target, JobError> {
         let pattern = rule.pattern.unwrap_or(match rule.ratio {
             // A ratio of its own in a job of N:M can only mean unstructured.
             Some(_) => Pattern::Unstructured,

@@ -8,6 +8,7 @@ mod job;
 mod pattern;
 mod plan;
 mod size;
+mod targets;
 
 pub use ids::{Epoch, LinearId, PackageId, ShardId, SiteId, WorkerId};
 pub use inventory::{Inventory, Linear, Site, Stream, Unit, UnitKind};
@@ -18,3 +19,4 @@ pub use job::{
 pub use pattern::{Pattern, PatternError, Target};
 pub use plan::{LinearTarget, Package, Plan, Shard};
 pub use size::{ByteSize, ByteSizeError};
+pub use targets::Targets;
