@@ -6,6 +6,7 @@ pub mod job;
 pub mod picture;
 pub mod progress;
 pub mod prompts;
+pub mod run;
 pub mod spans;
 pub mod text;
 

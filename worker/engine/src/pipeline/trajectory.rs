@@ -86,7 +86,8 @@ impl Trajectory {
         };
         let timestep = Tensor::full(timestep, latents.dim(0)?, latents.device())?;
         let call = Denoise { latents: &latents, timestep: &timestep, text: &self.text, pooled: &self.pooled };
-        let velocity = self.guided(model.forward(&call, tap)?.to_dtype(DType::F32)?)?;
+        let velocity = tracing::info_span!("forward").in_scope(|| model.forward(&call, tap))?;
+        let velocity = self.guided(velocity.to_dtype(DType::F32)?)?;
         self.latents = self.schedule.step(self.next, &self.latents, &velocity)?;
         self.next += 1;
         Ok(())
