@@ -20,7 +20,9 @@ fn observe(c: &mut Criterion) {
             let time = rate::shortest(20, || (), |()| gram.observe(&rows, 1.0).unwrap());
             let ratio = time.as_secs_f64() / product.as_secs_f64();
             let bound = if kind == Accumulate::Exact { " (at most 0.75)" } else { "" };
-            println!("observation n = {n}, {TOKENS} tokens, {kind:?}: {time:.2?} = {ratio:.2} of the full product{bound}");
+            println!(
+                "observation n = {n}, {TOKENS} tokens, {kind:?}: {time:.2?} = {ratio:.2} of the full product{bound}"
+            );
         }
         let mut gram = Gram::new(n, Accumulate::Exact, 20);
         c.bench_function(&format!("observe {TOKENS} x {n}"), |b| {

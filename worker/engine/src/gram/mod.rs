@@ -21,7 +21,9 @@ pub use sums::{Gram, Sums, SumsMut};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum GramError {
     /// An observation or a sum passes the limit of its integers: lower the exponent and gather the package again.
-    #[error("column {column} of the Gram overflows at exponent {exponent}: gather it again at a lower exponent")]
+    #[error(
+        "column {column} of the Gram overflows at exponent {exponent}: gather it again at a lower exponent"
+    )]
     Overflow {
         /// The first column whose diagonal entry is too large.
         column: usize,

@@ -204,7 +204,9 @@ impl Gram {
         let scale = alpha / self.value_of_unit();
         match &mut self.sums {
             Sums::Exact(sums) => panels.add(sums, |sums, tile, width| add_rounded(sums, tile, width, scale)),
-            Sums::F32(sums) => panels.add(sums, |sums, tile, width| add_scaled(sums, tile, width, alpha as f32)),
+            Sums::F32(sums) => {
+                panels.add(sums, |sums, tile, width| add_scaled(sums, tile, width, alpha as f32))
+            }
         }
     }
 }

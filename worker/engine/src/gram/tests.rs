@@ -127,7 +127,9 @@ proptest! {
 #[test]
 fn exponents_of_degenerate_pilots_are_usable() {
     assert_eq!(exponent_for(0.0, 0.0), 0);
-    for (sum, observation) in [(f64::NAN, f64::NAN), (f64::INFINITY, 1.0), (1e-320, 1e-320), (f64::MAX, f64::MAX)] {
+    for (sum, observation) in
+        [(f64::NAN, f64::NAN), (f64::INFINITY, 1.0), (1e-320, 1e-320), (f64::MAX, f64::MAX)]
+    {
         let unit = f64::from(exponent_for(sum, observation)).exp2();
         assert!(unit.is_normal() && (1.0 / unit).is_normal());
     }
@@ -183,9 +185,11 @@ fn what_does_not_fit_is_refused() {
     for alpha in [0.0, -1.0, f64::NAN, f64::INFINITY] {
         assert_eq!(gram.observe(&[1.0; 2], alpha), Err(GramError::Alpha));
     }
-    for other in
-        [Gram::new(3, Accumulate::Exact, 0), Gram::new(2, Accumulate::Exact, 1), Gram::new(2, Accumulate::F32, 0)]
-    {
+    for other in [
+        Gram::new(3, Accumulate::Exact, 0),
+        Gram::new(2, Accumulate::Exact, 1),
+        Gram::new(2, Accumulate::F32, 0),
+    ] {
         assert_eq!(gram.merge(&other), Err(GramError::Mismatch));
     }
 }
