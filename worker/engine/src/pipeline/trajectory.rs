@@ -41,7 +41,21 @@ impl Trajectory {
             return Err(Error::Argument(format!("{prompts} prompts for noise of shape {:?}", noise.dims())));
         }
         if !guidance.is_finite() {
-            return Err(Error::Argument(format!("`calibration.guidance` is {guidance}: it must be a number")));
+            return Err(Error::Argument(format!(
+                "`calibration.guidance` is {guidance}: it must be a number"
+            )));
+        }
+        let alike = |tensor: &Tensor, other: &Tensor| {
+            tensor.dims() == other.dims() && tensor.dtype() == other.dtype()
+        };
+        let odd = |one: &&&Conditioning| {
+            !(alike(&one.text, &negative.text) && alike(&one.pooled, &negative.pooled))
+        };
+        if let Some(odd) = conditionings.iter().find(odd) {
+            let (found, expected) = ((&odd.text, &odd.pooled), (&negative.text, &negative.pooled));
+            let problem =
+                format!("a prompt's conditioning, {found:?}, is not like that of the negative, {expected:?}");
+            return Err(Error::Argument(problem));
         }
         let guided = guidance > 1.0;
         let negatives = std::iter::repeat_n(negative, if guided { prompts } else { 0 });
@@ -77,7 +91,10 @@ impl Trajectory {
     /// When the trajectory is at its end, or the model or the tap fails.
     pub fn step(&mut self, model: &dyn DiffusionModel, tap: &mut dyn Tap) -> Result<()> {
         let Some(&timestep) = self.schedule.timesteps().get(self.next) else {
-            return Err(Error::Argument(format!("a trajectory of {} steps is at its end", self.step_count())));
+            return Err(Error::Argument(format!(
+                "a trajectory of {} steps is at its end",
+                self.step_count()
+            )));
         };
         let latents = self.latents.to_dtype(self.text.dtype())?;
         let latents = match self.guidance {
