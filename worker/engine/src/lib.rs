@@ -7,6 +7,7 @@ pub mod checkpoint;
 mod error;
 pub mod gram;
 pub mod model;
+pub mod pipeline;
 pub mod solve;
 
 pub use error::{Error, Result};
