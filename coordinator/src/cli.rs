@@ -33,8 +33,28 @@ Example:
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Show what a job would do and cost, without reading a weight.
+    Plan(PlanArgs),
     /// Show each linear's shape, zeros and sparsity pattern.
     Inspect(InspectArgs),
+    /// Make pictures from prompts.
+    Sample(SampleArgs),
+    /// Compare a pruned pipeline with the dense one on the same prompts and seeds.
+    Compare(CompareArgs),
+}
+
+/// `plan JOB`
+#[derive(Debug, Args)]
+#[command(
+    long_about = "Show a job's packages with their bytes and arithmetic, and the memory it would take.\n\n\
+        Everything is checked that can be without reading a weight: the job, its prompts, and the \
+        configuration and headers of the pipeline.",
+    after_long_help = "Example:\n  obsdiff plan job.toml --set packages.memory=16GiB"
+)]
+pub struct PlanArgs {
+    /// The job.
+    #[command(flatten)]
+    pub job: JobArgs,
 }
 
 /// `inspect DIR`
@@ -52,6 +72,109 @@ pub struct InspectArgs {
     /// Print JSON instead of a table.
     #[arg(long)]
     pub json: bool,
+}
+
+/// `sample DIR`
+#[derive(Debug, Args)]
+#[command(
+    long_about = "Make pictures from prompts, as diffusers would with the same seeds (on a CPU, in f32).",
+    after_long_help = "Example:\n  obsdiff sample out --prompt 'a red circle on white' --out circle.png\n  \
+        obsdiff sample out --prompts prompts.txt --count 16 --seed 7 --out pictures"
+)]
+pub struct SampleArgs {
+    /// A pipeline.
+    #[arg(value_name = "DIR")]
+    pub pipeline: PathBuf,
+    /// What the pictures show, and how they are made.
+    #[command(flatten)]
+    pub sampling: SamplingArgs,
+    /// A .png file, which holds all pictures in a grid, or a folder for one file a prompt, named 0000.png and on. What is there is
+    /// overwritten.
+    #[arg(long, value_name = "PATH", default_value = "sample.png")]
+    pub out: PathBuf,
+}
+
+/// `compare DENSE PRUNED`
+#[derive(Debug, Args)]
+#[command(
+    long_about = "Compare a pruned pipeline with the dense one it came from, on the same prompts and seeds.\n\n\
+        For each prompt it prints the error of the final latents, ||pruned - dense|| / ||dense||, and \
+        the peak signal-to-noise ratio (PSNR) of the pictures, and it writes a grid of pictures: a row \
+        of dense ones, below it the same prompts from the pruned pipeline, and so on.",
+    after_long_help = "Example:\n  obsdiff compare stable-diffusion-3.5-medium out --prompts heldout.txt --count 8"
+)]
+pub struct CompareArgs {
+    /// The dense pipeline.
+    #[arg(value_name = "DENSE")]
+    pub dense: PathBuf,
+    /// The pruned pipeline.
+    #[arg(value_name = "PRUNED")]
+    pub pruned: PathBuf,
+    /// What the pictures show, and how they are made.
+    #[command(flatten)]
+    pub sampling: SamplingArgs,
+    /// The .png file of the grid. What is there is overwritten.
+    #[arg(long, value_name = "FILE", default_value = "compare.png")]
+    pub out: PathBuf,
+}
+
+/// What pictures show, and how they are made.
+#[derive(Debug, Args)]
+pub struct SamplingArgs {
+    /// A prompt; may be given again.
+    #[arg(long = "prompt", value_name = "TEXT", required_unless_present = "file", conflicts_with = "file")]
+    pub prompts: Vec<String>,
+    /// A file of prompts: .txt with one a line, or .csv, .tsv or .jsonl with --column.
+    #[arg(long = "prompts", id = "file", value_name = "FILE")]
+    pub file: Option<PathBuf>,
+    /// The column of the file that holds the prompt.
+    #[arg(long, requires = "file")]
+    pub column: Option<String>,
+    /// Prompts used, from the start of the file.
+    #[arg(long, requires = "file", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..))]
+    pub count: u32,
+    /// Denoising steps.
+    #[arg(long, default_value_t = 25, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub steps: u32,
+    /// Classifier-free guidance; at most 1 runs without the negative prompt.
+    #[arg(long, default_value_t = 7.0, value_parser = guidance)]
+    pub guidance: f64,
+    /// Prompt i starts from the noise of seed + i.
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+    /// Height in pixels [default: the model's own].
+    #[arg(long)]
+    pub height: Option<u32>,
+    /// Width in pixels [default: the model's own].
+    #[arg(long)]
+    pub width: Option<u32>,
+    /// Tokens of the T5 prompt.
+    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..=512))]
+    pub max_sequence_length: u32,
+    /// Prompts that run as one batch.
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..))]
+    pub batch: u32,
+    /// How the process runs.
+    #[command(flatten)]
+    pub process: ProcessArgs,
+}
+
+fn guidance(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(number) if number.is_finite() && number >= 0.0 => Ok(number),
+        _ => Err("a number of 0 or more is expected".to_owned()),
+    }
+}
+
+/// How a process that computes runs.
+#[derive(Debug, Args)]
+pub struct ProcessArgs {
+    /// Threads [default: one a core]. Results do not depend on it.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=4096))]
+    pub threads: Option<u32>,
+    /// Show no progress.
+    #[arg(long)]
+    pub quiet: bool,
 }
 
 /// The job that a command works on.

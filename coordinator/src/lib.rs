@@ -3,11 +3,13 @@
 pub mod cli;
 pub mod clock;
 pub mod commands;
+pub mod described;
 mod error;
 pub mod job;
 pub mod picture;
 pub mod progress;
 pub mod prompts;
+pub mod sampling;
 pub mod session;
 pub mod spans;
 pub mod text;

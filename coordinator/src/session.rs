@@ -3,12 +3,12 @@
 use std::ffi::OsString;
 use std::io::Write;
 
-use crate::Result;
 use crate::cli::JobArgs;
 use crate::clock::Clock;
 use crate::job::Job;
 use crate::progress::Progress;
 use crate::spans::Spans;
+use crate::{Error, Result};
 
 /// The surroundings of one command.
 pub struct Session<'a> {
@@ -29,6 +29,16 @@ impl Session<'_> {
     /// As [`Job::load`].
     pub fn job(&self, args: &JobArgs) -> Result<Job> {
         Job::load(&args.job, self.environment.iter().cloned(), &args.sets)
+    }
+
+    /// Bounds the threads that computations run on; all cores where `threads` is absent. Only the first call of a process counts.
+    ///
+    /// # Errors
+    /// When the machine cannot start as many.
+    pub fn use_threads(&self, threads: Option<u32>) -> Result<()> {
+        let Some(threads) = threads else { return Ok(()) };
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads as usize).build_global();
+        pool.map_err(|e| Error::key("--threads", format!("is {threads}, but {e}")))
     }
 
     /// Progress on standard error.

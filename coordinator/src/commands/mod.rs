@@ -1,6 +1,10 @@
 //! What each command does.
 
+mod compare;
 mod inspect;
+mod pictures;
+mod plan;
+mod sample;
 
 use crate::Result;
 use crate::cli::Command;
@@ -12,6 +16,9 @@ use crate::session::Session;
 /// What the command cannot use, or what failed.
 pub fn run(command: &Command, session: &mut Session<'_>) -> Result<()> {
     match command {
+        Command::Plan(args) => plan::plan(args, session),
         Command::Inspect(args) => inspect::inspect(args, session),
+        Command::Sample(args) => sample::sample(args, session),
+        Command::Compare(args) => compare::compare(args, session),
     }
 }

@@ -1,0 +1,169 @@
+//! Pictures from prompts: the same trajectories through one transformer after another.
+
+use std::path::Path;
+
+use candle_core::{DType, Device, Tensor};
+use obsdiff_engine::model::sd3::{Sd3Config, Sd3Transformer};
+use obsdiff_engine::model::{DiffusionModel, NoTap};
+use obsdiff_engine::pipeline::{Conditioning, LatentSize, PipelineFolder, Schedule, Trajectory, noise};
+use tracing::info_span;
+
+use crate::Result;
+use crate::progress::Progress;
+
+/// How trajectories run.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Settings {
+    /// Denoising steps.
+    pub steps: usize,
+    /// Classifier-free guidance; at most 1 runs without the negative prompt.
+    pub guidance: f64,
+    /// Prompt i starts from the noise of seed + i.
+    pub seed: u64,
+    /// Height in pixels; the model's own where absent.
+    pub height: Option<u32>,
+    /// Width in pixels; the model's own where absent.
+    pub width: Option<u32>,
+    /// Tokens of the T5 prompt.
+    pub max_sequence_length: usize,
+    /// Prompts that run as one batch.
+    pub batch: usize,
+}
+
+/// Prompts on their way to pictures: encoded once, run through as many transformers as are to be compared.
+#[derive(Debug)]
+pub struct Sampling {
+    schedule: Schedule,
+    size: LatentSize,
+    conditionings: Vec<Conditioning>,
+    negative: Conditioning,
+    settings: Settings,
+}
+
+impl Sampling {
+    /// Encodes `prompts` with the text encoders of `pipeline`.
+    ///
+    /// # Errors
+    /// When the size does not fit the model, or the encoders or the scheduler cannot be used.
+    pub fn new(
+        pipeline: &PipelineFolder,
+        prompts: &[String],
+        settings: Settings,
+        progress: &Progress,
+    ) -> Result<Self> {
+        let size = pipeline.latent_size(settings.height, settings.width)?;
+        let schedule = pipeline.scheduler()?.schedule(settings.steps, size.tokens)?;
+        let _span = info_span!("encode").entered();
+        let encoders = pipeline.text_encoders(settings.max_sequence_length, &Device::Cpu)?;
+        let mut texts: Vec<&str> = prompts.iter().map(String::as_str).collect();
+        texts.push("");
+        let phase = progress.phase("encode", "% of the arithmetic", 100);
+        let mut told = 0;
+        let mut conditionings = encoders.encode(&texts, &mut |done, all| {
+            let percent = done.saturating_mul(100) / all.max(1);
+            phase.advance(percent.saturating_sub(told));
+            told = told.max(percent);
+        })?;
+        phase.finish();
+        let negative = conditionings.pop().ok_or_else(no_prompt)?;
+        Ok(Self { schedule, size, conditionings, negative, settings })
+    }
+
+    /// Trajectories of a job's evaluation or of a command, from conditionings that are encoded already.
+    pub fn of_conditionings(
+        schedule: Schedule,
+        size: LatentSize,
+        conditionings: Vec<Conditioning>,
+        negative: Conditioning,
+        settings: Settings,
+    ) -> Self {
+        Self { schedule, size, conditionings, negative, settings }
+    }
+
+    /// The final latents of every prompt, `prompts x channels x height x width`, in f32.
+    ///
+    /// # Errors
+    /// When the model fails.
+    pub fn latents(
+        &self,
+        model: &dyn DiffusionModel,
+        name: &'static str,
+        progress: &Progress,
+    ) -> Result<Tensor> {
+        let _span = info_span!("sample").entered();
+        let phase =
+            progress.phase(name, "prompt steps", (self.conditionings.len() * self.schedule.steps()) as u64);
+        let mut finished = Vec::new();
+        for (start, batch) in (0..)
+            .step_by(self.settings.batch.max(1))
+            .zip(self.conditionings.chunks(self.settings.batch.max(1)))
+        {
+            let seeds = (start..).map(|i: u64| self.settings.seed.wrapping_add(i)).take(batch.len());
+            let noise = seeds.map(|seed| noise(seed, &self.size.shape(1))).collect::<Result<Vec<_>, _>>()?;
+            let noise = Tensor::cat(&noise, 0).map_err(obsdiff_engine::Error::from)?;
+            let conditionings: Vec<&Conditioning> = batch.iter().collect();
+            let mut trajectory = Trajectory::new(
+                &self.schedule,
+                self.settings.guidance,
+                &conditionings,
+                &self.negative,
+                noise,
+            )?;
+            while trajectory.next_step() < trajectory.step_count() {
+                trajectory.step(model, &mut NoTap)?;
+                phase.advance(batch.len() as u64);
+            }
+            finished.push(trajectory.latents().clone());
+        }
+        phase.finish();
+        Ok(Tensor::cat(&finished, 0).map_err(obsdiff_engine::Error::from)?)
+    }
+}
+
+fn no_prompt() -> obsdiff_engine::Error {
+    obsdiff_engine::Error::Argument("there is no prompt to sample".to_owned())
+}
+
+/// Loads a pipeline's transformer to compute in f32 on the CPU.
+///
+/// # Errors
+/// When its configuration or its weights cannot be used.
+pub fn load_transformer(pipeline: &PipelineFolder) -> Result<Sd3Transformer> {
+    let _span = info_span!("load").entered();
+    let folder = pipeline.transformer();
+    let config = Sd3Config::read(Path::new(&folder))?;
+    Ok(Sd3Transformer::load(config, &pipeline.transformer_weights()?, DType::F32, &Device::Cpu)?)
+}
+
+/// For each prompt, the L2 norm of the difference of two latents over that of the first: ||pruned - dense|| / ||dense||.
+///
+/// # Errors
+/// When their shapes differ.
+pub fn relative_errors(dense: &Tensor, pruned: &Tensor) -> Result<Vec<f64>> {
+    let errors = || {
+        let norms =
+            |t: &Tensor| t.to_dtype(DType::F64)?.flatten_from(1)?.sqr()?.sum(1)?.sqrt()?.to_vec1::<f64>();
+        let difference = norms(&(pruned - dense)?)?;
+        Ok(difference.into_iter().zip(norms(dense)?).map(|(error, norm)| error / norm).collect())
+    };
+    errors().map_err(|e: candle_core::Error| obsdiff_engine::Error::from(e).into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_are_relative_to_the_dense_latents_of_each_prompt() {
+        let tensor = |numbers: [f32; 4]| Tensor::from_slice(&numbers, (2, 1, 1, 2), &Device::Cpu).unwrap();
+        let errors = relative_errors(&tensor([3., 4., 0., 2.]), &tensor([3., 4., 1., 2.])).unwrap();
+        assert_eq!(errors, [0.0, 0.5]);
+        assert!(
+            relative_errors(
+                &tensor([0.; 4]),
+                &Tensor::zeros((1, 1, 1, 2), DType::F32, &Device::Cpu).unwrap()
+            )
+            .is_err()
+        );
+    }
+}
