@@ -34,23 +34,30 @@ Example:
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Show what a job would do and cost, without reading a weight.
+    ///
+    /// Shows a job's packages with their bytes and arithmetic, and the memory it would take. Everything is checked that can be
+    /// without reading a weight: the job, its prompts, and the configuration and headers of the pipeline.
     Plan(PlanArgs),
     /// Show each linear's shape, zeros and sparsity pattern.
+    ///
+    /// DIR is a pipeline, whose transformer is shown, or any folder of safetensors. Weights are memory-mapped and read once, so a
+    /// model larger than the memory will do.
     Inspect(InspectArgs),
     /// Make pictures from prompts.
+    ///
+    /// They are those that diffusers makes with the same seeds on a CPU, in f32.
     Sample(SampleArgs),
     /// Compare a pruned pipeline with the dense one on the same prompts and seeds.
+    ///
+    /// For each prompt it prints the error of the final latents, ||pruned - dense|| / ||dense||, and the peak signal-to-noise ratio
+    /// (PSNR) of the pictures. It writes a grid of pictures: a row of dense ones, below it the same prompts from the pruned pipeline,
+    /// and so on.
     Compare(CompareArgs),
 }
 
 /// `plan JOB`
 #[derive(Debug, Args)]
-#[command(
-    long_about = "Show a job's packages with their bytes and arithmetic, and the memory it would take.\n\n\
-        Everything is checked that can be without reading a weight: the job, its prompts, and the \
-        configuration and headers of the pipeline.",
-    after_long_help = "Example:\n  obsdiff plan job.toml --set packages.memory=16GiB"
-)]
+#[command(after_long_help = "Example:\n  obsdiff plan job.toml --set packages.memory=16GiB")]
 pub struct PlanArgs {
     /// The job.
     #[command(flatten)]
@@ -59,12 +66,7 @@ pub struct PlanArgs {
 
 /// `inspect DIR`
 #[derive(Debug, Args)]
-#[command(
-    long_about = "Show the shape, type, zeros and sparsity pattern of each linear of a transformer.\n\n\
-        DIR is a pipeline, whose transformer is shown, or any folder of safetensors. Weights are \
-        memory-mapped and read once, so a model larger than the memory will do.",
-    after_long_help = "Example:\n  obsdiff inspect out\n  obsdiff inspect out --json > sparsity.json"
-)]
+#[command(after_long_help = "Example:\n  obsdiff inspect out\n  obsdiff inspect out --json > sparsity.json")]
 pub struct InspectArgs {
     /// A pipeline, or a folder or file of safetensors.
     #[arg(value_name = "DIR")]
@@ -77,7 +79,6 @@ pub struct InspectArgs {
 /// `sample DIR`
 #[derive(Debug, Args)]
 #[command(
-    long_about = "Make pictures from prompts, as diffusers would with the same seeds (on a CPU, in f32).",
     after_long_help = "Example:\n  obsdiff sample out --prompt 'a red circle on white' --out circle.png\n  \
         obsdiff sample out --prompts prompts.txt --count 16 --seed 7 --out pictures"
 )]
@@ -97,10 +98,6 @@ pub struct SampleArgs {
 /// `compare DENSE PRUNED`
 #[derive(Debug, Args)]
 #[command(
-    long_about = "Compare a pruned pipeline with the dense one it came from, on the same prompts and seeds.\n\n\
-        For each prompt it prints the error of the final latents, ||pruned - dense|| / ||dense||, and \
-        the peak signal-to-noise ratio (PSNR) of the pictures, and it writes a grid of pictures: a row \
-        of dense ones, below it the same prompts from the pruned pipeline, and so on.",
     after_long_help = "Example:\n  obsdiff compare stable-diffusion-3.5-medium out --prompts heldout.txt --count 8"
 )]
 pub struct CompareArgs {

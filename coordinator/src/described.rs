@@ -8,8 +8,8 @@ use obsdiff_engine::model::sd3::Sd3Config;
 use obsdiff_engine::pipeline::{LatentSize, PipelineFolder};
 use obsdiff_proto::{ComputeType, Inventory, JobSpec, Plan};
 
-use crate::Result;
 use crate::job::Job;
+use crate::{Error, Result};
 
 /// A pipeline that was opened and checked for a job, of which no weight was read.
 #[derive(Debug)]
@@ -37,9 +37,11 @@ impl Described {
         let pipeline = PipelineFolder::open(Path::new(&job.spec.model.path))?;
         let config = Sd3Config::read(&pipeline.transformer())?;
         config.check(&pipeline.transformer_weights()?)?;
-        let size = pipeline.latent_size(calibration.height, calibration.width)?;
-        pipeline.scheduler()?.schedule(calibration.steps as usize, size.tokens)?;
-        let encoders = pipeline.text_encoders(calibration.max_sequence_length as usize, &Device::Cpu)?;
+        let of_job = |e| argument_of(job, e);
+        let size = pipeline.latent_size(calibration.height, calibration.width).map_err(of_job)?;
+        pipeline.scheduler()?.schedule(calibration.steps as usize, size.tokens).map_err(of_job)?;
+        let encoders =
+            pipeline.text_encoders(calibration.max_sequence_length as usize, &Device::Cpu).map_err(of_job)?;
         let tokens = Tokens { image: size.tokens as u64, text: encoders.tokens() as u64 };
         Ok(Self { inventory: config.inventory(), pipeline, config, size, tokens })
     }
@@ -71,11 +73,20 @@ impl Described {
             4 * (3 * n * n + 2 * rows * n)
         });
         MemoryNeeds {
-            model: self.inventory.parameters * number + text * 4,
+            model: self.inventory.parameters * number,
+            text: text * 4,
             activations: batch * (self.tokens.image + self.tokens.text) * widths * number,
             solver: solver.max().unwrap_or(0),
             base: BASE_BYTES,
         }
+    }
+}
+
+/// The engine names the key that an argument came from; this adds the job file.
+fn argument_of(job: &Job, error: obsdiff_engine::Error) -> Error {
+    match error {
+        obsdiff_engine::Error::Argument(problem) => Error::content(job.path(), problem),
+        other => other.into(),
     }
 }
 

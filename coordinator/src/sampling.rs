@@ -57,12 +57,12 @@ impl Sampling {
         let encoders = pipeline.text_encoders(settings.max_sequence_length, &Device::Cpu)?;
         let mut texts: Vec<&str> = prompts.iter().map(String::as_str).collect();
         texts.push("");
-        let phase = progress.phase("encode", "% of the arithmetic", 100);
+        let phase = progress.phase("encode", "prompts", texts.len() as u64);
         let mut told = 0;
         let mut conditionings = encoders.encode(&texts, &mut |done, all| {
-            let percent = done.saturating_mul(100) / all.max(1);
-            phase.advance(percent.saturating_sub(told));
-            told = told.max(percent);
+            let prompts = (texts.len() as u64).saturating_mul(done) / all.max(1);
+            phase.advance(prompts.saturating_sub(told));
+            told = told.max(prompts);
         })?;
         phase.finish();
         let negative = conditionings.pop().ok_or_else(no_prompt)?;

@@ -3,7 +3,7 @@
 use obsdiff_engine::model::sd3::Sd3Config;
 use obsdiff_engine::pipeline::{Picture, PipelineFolder};
 
-use super::pictures::{COLUMNS, check_out, decode, is_png, write_grid};
+use super::pictures::{COLUMNS, argument_of_flag, check_out, decode, is_png, write_grid};
 use crate::cli::CompareArgs;
 use crate::picture::psnr;
 use crate::sampling::{Sampling, load_transformer, relative_errors};
@@ -33,7 +33,8 @@ pub(super) fn compare(args: &CompareArgs, session: &mut Session<'_>) -> Result<(
         return Err(Error::content(pruned.transformer().join("config.json"), problem));
     }
     let progress = session.progress(process.quiet);
-    let sampling = Sampling::new(&dense, &prompts, args.sampling.settings(), &progress)?;
+    let sampling =
+        Sampling::new(&dense, &prompts, args.sampling.settings(), &progress).map_err(argument_of_flag)?;
     // One transformer after the other: two would take twice the memory.
     let dense_latents = sampling.latents(&load_transformer(&dense)?, "dense", &progress)?;
     let pruned_latents = sampling.latents(&load_transformer(&pruned)?, "pruned", &progress)?;
@@ -47,6 +48,7 @@ pub(super) fn compare(args: &CompareArgs, session: &mut Session<'_>) -> Result<(
     Ok(())
 }
 
+/// The mean PSNR is of the pictures that differ: an equal pair's is infinite.
 fn table(prompts: &[String], errors: &[f64], dense: &[Picture], pruned: &[Picture]) -> Table {
     let mut table = Table::new(["prompt", "latent error", "PSNR"]);
     let noise: Vec<f64> =
@@ -55,7 +57,9 @@ fn table(prompts: &[String], errors: &[f64], dense: &[Picture], pruned: &[Pictur
         table.row([cut(prompt), format!("{error:.4}"), decibels(*noise)]);
     }
     table.rule();
-    table.row(["mean".to_owned(), format!("{:.4}", mean(errors)), decibels(mean(&noise))]);
+    let finite: Vec<f64> = noise.into_iter().filter(|psnr| psnr.is_finite()).collect();
+    let noise = if finite.is_empty() { f64::INFINITY } else { mean(&finite) };
+    table.row(["mean".to_owned(), format!("{:.4}", mean(errors)), decibels(noise)]);
     table
 }
 

@@ -37,6 +37,18 @@ impl SamplingArgs {
     }
 }
 
+/// The engine names the key of a job that an argument comes from; here it came from a flag.
+pub(super) fn argument_of_flag(error: Error) -> Error {
+    match error {
+        Error::Engine(obsdiff_engine::Error::Argument(problem)) => {
+            let problem =
+                problem.replace("`calibration.", "`--").replace("max_sequence_length", "max-sequence-length");
+            obsdiff_engine::Error::Argument(problem).into()
+        }
+        other => other,
+    }
+}
+
 /// Refuses a place that could not be written to, before any work.
 pub(super) fn check_out(path: &Path) -> Result<()> {
     let folder = match path.parent() {

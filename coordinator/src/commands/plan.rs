@@ -27,12 +27,12 @@ pub(super) fn plan(args: &PlanArgs, session: &mut Session<'_>) -> Result<()> {
     let total = cost.total();
     writeln!(
         session.out,
-        "Traffic of each worker past the first: {} of Grams sent, {} of weights taken.",
+        "Traffic of each worker past the first: {} of Grams sent, {} of weights taken",
         ByteSize(total.gram_bytes),
         ByteSize(total.weights * 4)
     )?;
     if let Some(note) = prompts.note {
-        writeln!(session.out, "Note: {note}.")?;
+        writeln!(session.out, "Note: {note}")?;
     }
     Ok(())
 }
@@ -96,7 +96,10 @@ fn table(plan: &Plan, cost: &PlanCost) -> Table {
     };
     for (package, cost) in plan.packages.iter().zip(&cost.packages) {
         // People count units from 1, and both ends.
-        let units = format!("{}-{}", package.units.start + 1, package.units.end);
+        let units = match package.units.len() {
+            1 => package.units.end.to_string(),
+            _ => format!("{}-{}", package.units.start + 1, package.units.end),
+        };
         table.row(row((package.id.0 + 1).to_string(), units, cost, cost.gram_bytes));
     }
     table.rule();
@@ -106,14 +109,17 @@ fn table(plan: &Plan, cost: &PlanCost) -> Table {
 }
 
 fn memory(needs: &MemoryNeeds, cost: &PlanCost) -> String {
-    let buffers = needs.activations.max(needs.solver);
-    format!(
-        "Peak memory, predicted: {} = {} model and prompts + {} Grams of the largest package + {} {} + {} program.\n",
-        ByteSize(needs.peak(cost)),
-        ByteSize(needs.model),
-        ByteSize(cost.largest_grams()),
-        ByteSize(buffers),
-        if needs.activations >= needs.solver { "activations" } else { "solver" },
-        ByteSize(needs.base)
-    )
+    let (what, buffers) = match needs.activations >= needs.solver {
+        true => ("activations", needs.activations),
+        false => ("solver", needs.solver),
+    };
+    let parts = [
+        (needs.model, "transformer"),
+        (needs.text, "encoded prompts"),
+        (cost.largest_grams(), "Grams of the largest package"),
+        (buffers, what),
+        (needs.base, "program"),
+    ];
+    let parts = parts.map(|(bytes, what)| format!("{} {what}", ByteSize(bytes)));
+    format!("Peak memory, predicted: {}\n  ({})\n", ByteSize(needs.peak(cost)), parts.join(", "))
 }

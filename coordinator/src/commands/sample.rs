@@ -4,7 +4,7 @@ use std::fs;
 
 use obsdiff_engine::pipeline::{Picture, PipelineFolder};
 
-use super::pictures::{COLUMNS, check_out, decode, is_png, write_grid};
+use super::pictures::{COLUMNS, argument_of_flag, check_out, decode, is_png, write_grid};
 use crate::cli::SampleArgs;
 use crate::sampling::{Sampling, load_transformer};
 use crate::session::Session;
@@ -21,7 +21,8 @@ pub(super) fn sample(args: &SampleArgs, session: &mut Session<'_>) -> Result<()>
     let prompts = args.sampling.read_prompts()?;
     let pipeline = PipelineFolder::open(&args.pipeline)?;
     let progress = session.progress(process.quiet);
-    let sampling = Sampling::new(&pipeline, &prompts, args.sampling.settings(), &progress)?;
+    let sampling =
+        Sampling::new(&pipeline, &prompts, args.sampling.settings(), &progress).map_err(argument_of_flag)?;
     let latents = sampling.latents(&load_transformer(&pipeline)?, "sample", &progress)?;
     write(args, &prompts, &decode(&pipeline, &latents)?, session)
 }
