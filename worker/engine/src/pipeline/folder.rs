@@ -10,6 +10,7 @@ use super::keys::Keys;
 use super::size::{Geometry, LatentSize};
 use super::{Scheduler, TextEncoders, Vae};
 use crate::checkpoint::Weights;
+use crate::model::sd3::Sd3Config;
 use crate::{Error, Result};
 
 const PIPELINE_CLASS: &str = "StableDiffusion3Pipeline";
@@ -44,8 +45,18 @@ const COMPONENTS: [Component; 9] = [
         stem: None,
     },
     Component { name: "vae", classes: &["AutoencoderKL"], config: "config.json", stem: Some(DIFFUSERS_STEM) },
-    Component { name: "text_encoder", classes: CLIP_ENCODER, config: "config.json", stem: Some(TRANSFORMERS_STEM) },
-    Component { name: "text_encoder_2", classes: CLIP_ENCODER, config: "config.json", stem: Some(TRANSFORMERS_STEM) },
+    Component {
+        name: "text_encoder",
+        classes: CLIP_ENCODER,
+        config: "config.json",
+        stem: Some(TRANSFORMERS_STEM),
+    },
+    Component {
+        name: "text_encoder_2",
+        classes: CLIP_ENCODER,
+        config: "config.json",
+        stem: Some(TRANSFORMERS_STEM),
+    },
     Component {
         name: "text_encoder_3",
         classes: &["T5EncoderModel"],
@@ -73,6 +84,7 @@ pub struct PipelineFolder {
     /// Whether the tokenizers of the two CLIP encoders are of the slow class, which reads some texts differently.
     slow_tokenizers: [bool; 2],
     has_t5: bool,
+    transformer: Sd3Config,
     geometry: Geometry,
 }
 
@@ -100,13 +112,14 @@ impl PipelineFolder {
             return Err(index.refuse("tokenizer_3", "`text_encoder_3` is there and needs its tokenizer"));
         }
         let slow = |name: &str| classes.get(name).is_some_and(|class| class == "CLIPTokenizer");
-        let transformer = Keys::open(&path.join("transformer").join("config.json"))?;
+        let transformer = Sd3Config::read(&path.join("transformer"))?;
         let vae = Keys::open(&path.join("vae").join("config.json"))?;
         Ok(Self {
             path: path.to_owned(),
             slow_tokenizers: ["tokenizer", "tokenizer_2"].map(slow),
             has_t5,
-            geometry: Geometry::read(&transformer, &vae)?,
+            geometry: Geometry::new(&transformer, &vae)?,
+            transformer,
         })
     }
 
@@ -115,9 +128,9 @@ impl PipelineFolder {
         &self.path
     }
 
-    /// The transformer's folder.
-    pub fn transformer(&self) -> PathBuf {
-        self.path.join("transformer")
+    /// The transformer's configuration.
+    pub fn transformer_config(&self) -> &Sd3Config {
+        &self.transformer
     }
 
     /// Opens the transformer's weights, and reads their headers.
@@ -125,7 +138,7 @@ impl PipelineFolder {
     /// # Errors
     /// When they are missing, truncated or hostile.
     pub fn transformer_weights(&self) -> Result<Weights> {
-        Weights::open(&self.transformer(), DIFFUSERS_STEM)
+        Weights::open(&self.path.join("transformer"), DIFFUSERS_STEM)
     }
 
     /// Whether the pipeline has its third text encoder. diffusers puts zeros in the place of one that is missing.
@@ -164,10 +177,6 @@ impl PipelineFolder {
     /// When its configuration is not supported, or a weight is missing or has another shape.
     pub fn vae(&self, device: &Device) -> Result<Vae> {
         Vae::open(&self.path.join("vae"), device)
-    }
-
-    pub(super) fn geometry(&self) -> &Geometry {
-        &self.geometry
     }
 
     pub(super) fn slow_tokenizers(&self) -> [bool; 2] {
@@ -209,7 +218,8 @@ impl Component {
         if let Some(class) = config.text("_class_name")?
             && !self.classes.contains(&class)
         {
-            return Err(config.refuse("_class_name", &format!("obsdiff supports {} there", self.classes.join(" or "))));
+            return Err(config
+                .refuse("_class_name", &format!("obsdiff supports {} there", self.classes.join(" or "))));
         }
         match self.stem {
             Some(stem) => Weights::open(&folder, stem).map(drop),

@@ -79,7 +79,12 @@ impl Keys {
         value.ok_or_else(|| self.refuse(key, "this key is needed"))
     }
 
-    fn typed<'a, T>(&'a self, key: &str, allowed: &str, read: impl Fn(&'a Value) -> Option<T>) -> Result<Option<T>> {
+    fn typed<'a, T>(
+        &'a self,
+        key: &str,
+        allowed: &str,
+        read: impl Fn(&'a Value) -> Option<T>,
+    ) -> Result<Option<T>> {
         match self.value(key) {
             None => Ok(None),
             Some(value) => read(value).map(Some).ok_or_else(|| self.refuse(key, allowed)),

@@ -11,6 +11,9 @@ mod tokenizer;
 mod trajectory;
 mod vae;
 
+#[cfg(test)]
+mod testing;
+
 pub use folder::PipelineFolder;
 pub use noise::noise;
 pub use schedule::{Schedule, Scheduler};

@@ -83,7 +83,8 @@ impl Scheduler {
     /// When `steps` is 0 or above a million, or the configuration gives levels that are not finite.
     pub fn schedule(&self, steps: usize, tokens: usize) -> Result<Schedule> {
         if !(1..=MAX_STEPS).contains(&steps) {
-            let problem = format!("a trajectory of {steps} steps: `calibration.steps` must be 1 to {MAX_STEPS}");
+            let problem =
+                format!("a trajectory of {steps} steps: `calibration.steps` must be 1 to {MAX_STEPS}");
             return Err(Error::Argument(problem));
         }
         let mut levels = self.shifted(steps, tokens);
@@ -142,7 +143,10 @@ impl Spacing {
             Self::Karras => {
                 let rho = 7.0;
                 let (high, low) = (first.powf(1.0 / rho), last.powf(1.0 / rho));
-                *levels = linspace(0.0, 1.0, steps).iter().map(|ramp| (high + ramp * (low - high)).powf(rho)).collect();
+                *levels = linspace(0.0, 1.0, steps)
+                    .iter()
+                    .map(|ramp| (high + ramp * (low - high)).powf(rho))
+                    .collect();
             }
             Self::Exponential => {
                 *levels = linspace(first.ln(), last.ln(), steps).iter().map(|level| level.exp()).collect();
@@ -205,13 +209,16 @@ fn read_spacing(keys: &Keys) -> Result<Spacing> {
     let karras = keys.flag("use_karras_sigmas")?.unwrap_or(false);
     let exponential = keys.flag("use_exponential_sigmas")?.unwrap_or(false);
     if keys.flag("use_beta_sigmas")?.unwrap_or(false) {
-        return Err(keys.refuse("use_beta_sigmas", "beta-distributed noise levels are not supported: set it to false"));
+        return Err(keys
+            .refuse("use_beta_sigmas", "beta-distributed noise levels are not supported: set it to false"));
     }
     match (karras, exponential) {
         (false, false) => Ok(Spacing::Even),
         (true, false) => Ok(Spacing::Karras),
         (false, true) => Ok(Spacing::Exponential),
-        (true, true) => Err(keys.refuse("use_karras_sigmas", "`use_exponential_sigmas` is true too: only one may be")),
+        (true, true) => {
+            Err(keys.refuse("use_karras_sigmas", "`use_exponential_sigmas` is true too: only one may be"))
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! The size of a picture, in pixels, in latent pixels and in image tokens.
 
 use super::keys::Keys;
+use crate::model::sd3::Sd3Config;
 use crate::{Error, Result};
 
 /// The size of one picture's latents.
@@ -27,11 +28,7 @@ impl LatentSize {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Geometry {
     /// Latent channels.
-    pub(super) channels: usize,
-    /// Width of the text tokens that the transformer reads.
-    pub(super) joint_width: usize,
-    /// Width of the pooled text that the transformer reads.
-    pub(super) pooled_width: usize,
+    channels: usize,
     patch: usize,
     /// Pixels to a latent pixel, along one side.
     scale: usize,
@@ -42,19 +39,18 @@ pub(super) struct Geometry {
 }
 
 impl Geometry {
-    /// Reads `transformer/config.json` and `vae/config.json`; absent keys have diffusers' defaults.
-    pub(super) fn read(transformer: &Keys, vae: &Keys) -> Result<Self> {
+    /// Takes what the transformer's configuration and `vae/config.json` say, and checks that they fit together.
+    pub(super) fn new(transformer: &Sd3Config, vae: &Keys) -> Result<Self> {
         let geometry = Self {
-            channels: transformer.size("in_channels")?.unwrap_or(16),
-            joint_width: transformer.size("joint_attention_dim")?.unwrap_or(4096),
-            pooled_width: transformer.size("pooled_projection_dim")?.unwrap_or(2048),
-            patch: transformer.size("patch_size")?.unwrap_or(2),
+            channels: transformer.in_channels,
+            patch: transformer.patch_size,
             scale: read_scale(vae)?,
-            sample: transformer.size("sample_size")?.unwrap_or(128),
-            max_patches: transformer.size("pos_embed_max_size")?.unwrap_or(96),
+            sample: transformer.sample_size,
+            max_patches: transformer.pos_embed_max_size,
         };
         if vae.size("latent_channels")?.unwrap_or(4) != geometry.channels {
-            let problem = format!("the transformer's `in_channels` is {}: they must agree", geometry.channels);
+            let problem =
+                format!("the transformer's `in_channels` is {}: they must agree", geometry.channels);
             return Err(vae.refuse("latent_channels", &problem));
         }
         Ok(geometry)
@@ -73,7 +69,9 @@ impl Geometry {
         let pixels = pixels.map_or(self.sample * self.scale, |pixels| pixels as usize);
         let largest = self.max_patches * multiple;
         if pixels == 0 || !pixels.is_multiple_of(multiple) || pixels > largest {
-            let problem = format!("`{key}` is {pixels}: this model takes multiples of {multiple} up to {largest} pixels");
+            let problem = format!(
+                "`{key}` is {pixels}: this model takes multiples of {multiple} up to {largest} pixels"
+            );
             return Err(Error::Argument(problem));
         }
         Ok(pixels / self.scale)

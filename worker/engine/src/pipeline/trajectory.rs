@@ -41,7 +41,9 @@ impl Trajectory {
             return Err(Error::Argument(format!("{prompts} prompts for noise of shape {:?}", noise.dims())));
         }
         if !guidance.is_finite() {
-            return Err(Error::Argument(format!("`calibration.guidance` is {guidance}: it must be a number")));
+            return Err(Error::Argument(format!(
+                "`calibration.guidance` is {guidance}: it must be a number"
+            )));
         }
         let guided = guidance > 1.0;
         let negatives = std::iter::repeat_n(negative, if guided { prompts } else { 0 });
@@ -77,7 +79,10 @@ impl Trajectory {
     /// When the trajectory is at its end, or the model or the tap fails.
     pub fn step(&mut self, model: &dyn DiffusionModel, tap: &mut dyn Tap) -> Result<()> {
         let Some(&timestep) = self.schedule.timesteps().get(self.next) else {
-            return Err(Error::Argument(format!("a trajectory of {} steps is at its end", self.step_count())));
+            return Err(Error::Argument(format!(
+                "a trajectory of {} steps is at its end",
+                self.step_count()
+            )));
         };
         let latents = self.latents.to_dtype(self.text.dtype())?;
         let latents = match self.guidance {

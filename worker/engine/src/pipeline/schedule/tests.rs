@@ -51,7 +51,8 @@ fn levels_are_those_of_diffusers() {
 
 #[test]
 fn training_timesteps_scale_the_timesteps() {
-    let schedule = scheduler(r#"{"shift": 1.15, "num_train_timesteps": 500}"#).unwrap().schedule(4, 64).unwrap();
+    let schedule =
+        scheduler(r#"{"shift": 1.15, "num_train_timesteps": 500}"#).unwrap().schedule(4, 64).unwrap();
     assert_close(schedule.sigmas(), &[1.0, 0.697_698_06, 0.366_677_94, 0.002_643_295, 0.0]);
     assert_close(schedule.timesteps(), &[500.0, 348.849_03, 183.338_97, 1.321_647_5]);
 }

@@ -27,7 +27,10 @@ impl Activation {
             "gelu_new" | "gelu_pytorch_tanh" => Ok(Self::GeluTanh),
             "relu" => Ok(Self::Relu),
             "silu" | "swish" => Ok(Self::Silu),
-            _ => Err(keys.refuse(key, "obsdiff supports quick_gelu, gelu, gelu_new, gelu_pytorch_tanh, relu and silu")),
+            _ => Err(keys.refuse(
+                key,
+                "obsdiff supports quick_gelu, gelu, gelu_new, gelu_pytorch_tanh, relu and silu",
+            )),
         }
     }
 

@@ -7,10 +7,10 @@ use candle_core::{DType, Device, Tensor};
 use super::activation::Activation;
 use super::check_finite;
 use super::layer::{Linear, attention, rows};
+use crate::Result;
 use crate::checkpoint::Weights;
 use crate::pipeline::folder::TRANSFORMERS_STEM;
 use crate::pipeline::keys::Keys;
-use crate::Result;
 
 /// Where the end of a prompt is found when the configuration still has the id that all of them had once.
 const OLD_EOS: u32 = 2;
@@ -53,14 +53,20 @@ impl ClipEncoder {
             projection: keys.size("projection_dim")?.unwrap_or(512),
             eos: keys.id("eos_token_id")?.unwrap_or(49_407),
             epsilon: keys.number("layer_norm_eps")?.unwrap_or(1e-5) as f32,
-            activation: Activation::named(&keys, "hidden_act", keys.text("hidden_act")?.unwrap_or("quick_gelu"))?,
+            activation: Activation::named(
+                &keys,
+                "hidden_act",
+                keys.text("hidden_act")?.unwrap_or("quick_gelu"),
+            )?,
         };
         if !encoder.width.is_multiple_of(encoder.heads) {
             let problem = format!("`hidden_size` is {}: heads must divide it", encoder.width);
             return Err(keys.refuse("num_attention_heads", &problem));
         }
         if encoder.positions < length {
-            let problem = format!("the first tokenizer's `model_max_length` is {length}: there is no position for every token");
+            let problem = format!(
+                "the first tokenizer's `model_max_length` is {length}: there is no position for every token"
+            );
             return Err(keys.refuse("max_position_embeddings", &problem));
         }
         Ok(encoder)
@@ -91,8 +97,14 @@ impl ClipEncoder {
     }
 
     /// Encodes prompts of equal length, given as ids. `progress` is told the multiply-adds of each layer as it is done.
-    pub(super) fn encode(&self, prompts: &[&[u32]], device: &Device, progress: &mut dyn FnMut(u64)) -> Result<Vec<Encoded>> {
-        let mut states: Vec<Tensor> = prompts.iter().map(|ids| self.embed(ids, device)).collect::<Result<_>>()?;
+    pub(super) fn encode(
+        &self,
+        prompts: &[&[u32]],
+        device: &Device,
+        progress: &mut dyn FnMut(u64),
+    ) -> Result<Vec<Encoded>> {
+        let mut states: Vec<Tensor> =
+            prompts.iter().map(|ids| self.embed(ids, device)).collect::<Result<_>>()?;
         let tokens = prompts.first().map_or(0, |ids| ids.len());
         let mask = causal_mask(tokens, device)?;
         let mut hidden = Vec::new();
@@ -108,7 +120,8 @@ impl ClipEncoder {
         }
         let pool = Pool::read(self, device)?;
         let pooled = prompts.iter().zip(&states).map(|(ids, state)| pool.forward(state, self.end(ids)));
-        let encoded = hidden.into_iter().zip(pooled).map(|(hidden, pooled)| Ok(Encoded { hidden, pooled: pooled? }));
+        let encoded =
+            hidden.into_iter().zip(pooled).map(|(hidden, pooled)| Ok(Encoded { hidden, pooled: pooled? }));
         let encoded: Vec<Encoded> = encoded.collect::<Result<_>>()?;
         for Encoded { hidden, pooled } in &encoded {
             check_finite(hidden, &self.weights)?;
@@ -118,7 +131,8 @@ impl ClipEncoder {
     }
 
     fn embed(&self, ids: &[u32], device: &Device) -> Result<Tensor> {
-        let tokens = rows(&self.weights, "text_model.embeddings.token_embedding.weight", self.width, ids, device)?;
+        let tokens =
+            rows(&self.weights, "text_model.embeddings.token_embedding.weight", self.width, ids, device)?;
         let positions: Vec<u32> = (0..).take(ids.len()).collect();
         let name = "text_model.embeddings.position_embedding.weight";
         Ok((tokens + rows(&self.weights, name, self.width, &positions, device)?)?)
@@ -135,7 +149,8 @@ impl ClipEncoder {
     }
 
     fn norm(&self, name: &str, device: &Device) -> Result<Norm> {
-        let read = |part: &str| self.weights.tensor(&format!("{name}.{part}"), &[self.width], DType::F32, device);
+        let read =
+            |part: &str| self.weights.tensor(&format!("{name}.{part}"), &[self.width], DType::F32, device);
         Ok(Norm { weight: read("weight")?, bias: read("bias")?, epsilon: self.epsilon })
     }
 }

@@ -48,7 +48,13 @@ pub(super) fn attention(q: &Tensor, k: &Tensor, v: &Tensor, bias: &Tensor, heads
 }
 
 /// The rows `ids` of an embedding table of width `width`, as `ids x width`. Only these rows are read from the mapped file.
-pub(super) fn rows(weights: &Weights, name: &str, width: usize, ids: &[u32], device: &Device) -> Result<Tensor> {
+pub(super) fn rows(
+    weights: &Weights,
+    name: &str,
+    width: usize,
+    ids: &[u32],
+    device: &Device,
+) -> Result<Tensor> {
     let entry = weights.entry(name)?;
     let &[count, found] = entry.shape() else { return Err(not_a_table(weights, name, entry.shape(), width)) };
     if found != width || count == 0 {
@@ -70,6 +76,7 @@ pub(super) fn rows(weights: &Weights, name: &str, width: usize, ids: &[u32], dev
 }
 
 fn not_a_table(weights: &Weights, name: &str, found: &[usize], width: usize) -> Error {
-    let problem = format!("tensor `{name}` has shape {found:?}, but the configuration asks for rows of {width}");
+    let problem =
+        format!("tensor `{name}` has shape {found:?}, but the configuration asks for rows of {width}");
     Error::content(weights.folder(), problem)
 }

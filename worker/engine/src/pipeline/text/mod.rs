@@ -11,8 +11,8 @@ use candle_core::{DType, Device, Tensor};
 
 use self::clip::ClipEncoder;
 use self::t5::T5Encoder;
-use super::tokenizer::{PromptTokenizer, max_length};
 use super::PipelineFolder;
+use super::tokenizer::{PromptTokenizer, max_length};
 use crate::checkpoint::Weights;
 use crate::{Error, Result};
 
@@ -59,13 +59,19 @@ struct Tokens {
 }
 
 impl TextEncoders {
-    pub(super) fn open(pipeline: &PipelineFolder, max_sequence_length: usize, device: &Device) -> Result<Self> {
+    pub(super) fn open(
+        pipeline: &PipelineFolder,
+        max_sequence_length: usize,
+        device: &Device,
+    ) -> Result<Self> {
         if !(1..=MAX_T5_TOKENS).contains(&max_sequence_length) {
             let allowed = format!("it must be 1 to {MAX_T5_TOKENS}");
-            return Err(Error::Argument(format!("`calibration.max_sequence_length` is {max_sequence_length}: {allowed}")));
+            return Err(Error::Argument(format!(
+                "`calibration.max_sequence_length` is {max_sequence_length}: {allowed}"
+            )));
         }
         let path = pipeline.path();
-        let geometry = pipeline.geometry();
+        let transformer = pipeline.transformer_config();
         // Both CLIP encoders read as many tokens as the first one's tokenizer says.
         let length = max_length(&path.join("tokenizer"))?;
         let [slow_l, slow_g] = pipeline.slow_tokenizers();
@@ -73,26 +79,39 @@ impl TextEncoders {
             let encoder = ClipEncoder::open(&path.join(encoder), length)?;
             Ok((PromptTokenizer::clip(&path.join(tokenizer), slow, length)?, encoder))
         };
-        let clip = [clip("tokenizer", "text_encoder", slow_l)?, clip("tokenizer_2", "text_encoder_2", slow_g)?];
+        let clip =
+            [clip("tokenizer", "text_encoder", slow_l)?, clip("tokenizer_2", "text_encoder_2", slow_g)?];
         let t5 = match pipeline.has_t5() {
             true => {
                 let tokenizer = PromptTokenizer::t5(&path.join("tokenizer_3"), max_sequence_length)?;
-                Some((tokenizer, T5Encoder::open(&path.join("text_encoder_3"), geometry.joint_width)?))
+                Some((
+                    tokenizer,
+                    T5Encoder::open(&path.join("text_encoder_3"), transformer.joint_attention_dim)?,
+                ))
             }
             false => None,
         };
-        let encoders = Self { clip, t5, joint_width: geometry.joint_width, device: device.clone() };
-        encoders.check_widths(geometry.pooled_width)?;
+        let encoders =
+            Self { clip, t5, joint_width: transformer.joint_attention_dim, device: device.clone() };
+        encoders.check_widths(transformer.pooled_projection_dim)?;
         Ok(encoders)
     }
 
     fn check_widths(&self, pooled_width: usize) -> Result<()> {
         let [(_, l), (_, g)] = &self.clip;
         let problem = if l.width() + g.width() > self.joint_width {
-            format!("widths {} and {} exceed the transformer's `joint_attention_dim`, {}", l.width(), g.width(), self.joint_width)
+            format!(
+                "widths {} and {} exceed the transformer's `joint_attention_dim`, {}",
+                l.width(),
+                g.width(),
+                self.joint_width
+            )
         } else if l.pooled_width() + g.pooled_width() != pooled_width {
             let widths = (l.pooled_width(), g.pooled_width());
-            format!("projections {} and {} are not the transformer's `pooled_projection_dim`, {pooled_width}", widths.0, widths.1)
+            format!(
+                "projections {} and {} are not the transformer's `pooled_projection_dim`, {pooled_width}",
+                widths.0, widths.1
+            )
         } else {
             return Ok(());
         };
@@ -124,7 +143,8 @@ impl TextEncoders {
         let mut distinct: Vec<&str> = prompts.to_vec();
         distinct.sort_unstable();
         distinct.dedup();
-        let tokens: Vec<Tokens> = distinct.iter().map(|prompt| self.tokenise(prompt)).collect::<Result<_>>()?;
+        let tokens: Vec<Tokens> =
+            distinct.iter().map(|prompt| self.tokenise(prompt)).collect::<Result<_>>()?;
         let (mut done, total) = (0, self.work_of_a_prompt().saturating_mul(tokens.len() as u64));
         let mut conditionings = BTreeMap::new();
         let chunk = (CHUNK_BYTES / (self.tokens() * self.joint_width * size_of::<f32>())).max(1);
@@ -135,7 +155,10 @@ impl TextEncoders {
             })?;
             conditionings.extend(prompts.iter().zip(encoded));
         }
-        prompts.iter().map(|prompt| conditionings.get(prompt).cloned().ok_or_else(|| missing(prompt))).collect()
+        prompts
+            .iter()
+            .map(|prompt| conditionings.get(prompt).cloned().ok_or_else(|| missing(prompt)))
+            .collect()
     }
 
     fn tokenise(&self, prompt: &str) -> Result<Tokens> {
@@ -151,7 +174,9 @@ impl TextEncoders {
 
     fn encode_chunk(&self, prompts: &[Tokens], progress: &mut dyn FnMut(u64)) -> Result<Vec<Conditioning>> {
         let [(_, l), (_, g)] = &self.clip;
-        let ids = |which: usize| -> Vec<&[u32]> { prompts.iter().map(|tokens| tokens.clip[which].as_slice()).collect() };
+        let ids = |which: usize| -> Vec<&[u32]> {
+            prompts.iter().map(|tokens| tokens.clip[which].as_slice()).collect()
+        };
         let clip_l = l.encode(&ids(0), &self.device, progress)?;
         let clip_g = g.encode(&ids(1), &self.device, progress)?;
         let t5 = match &self.t5 {
@@ -171,7 +196,10 @@ impl TextEncoders {
     fn join(&self, l: &clip::Encoded, g: &clip::Encoded, t5: &Tensor) -> Result<Conditioning> {
         let clip = Tensor::cat(&[&l.hidden, &g.hidden], 1)?;
         let clip = clip.pad_with_zeros(1, 0, self.joint_width - clip.dim(1)?)?;
-        Ok(Conditioning { text: Tensor::cat(&[&clip, t5], 0)?, pooled: Tensor::cat(&[&l.pooled, &g.pooled], 0)? })
+        Ok(Conditioning {
+            text: Tensor::cat(&[&clip, t5], 0)?,
+            pooled: Tensor::cat(&[&l.pooled, &g.pooled], 0)?,
+        })
     }
 }
 
@@ -184,6 +212,12 @@ fn check_finite(output: &Tensor, weights: &Weights) -> Result<()> {
     // A sum is finite only if every number in it is.
     match output.abs()?.sum_all()?.to_scalar::<f32>()?.is_finite() {
         true => Ok(()),
-        false => Err(Error::content(weights.folder(), "computes embeddings that are not finite: its weights are damaged")),
+        false => Err(Error::content(
+            weights.folder(),
+            "computes embeddings that are not finite: its weights are damaged",
+        )),
     }
 }
+
+#[cfg(test)]
+mod tests;

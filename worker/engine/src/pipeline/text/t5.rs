@@ -45,7 +45,8 @@ impl T5Encoder {
             gated,
         };
         if encoder.width != joint_width {
-            let problem = format!("the transformer's `joint_attention_dim` is {joint_width}: they must agree");
+            let problem =
+                format!("the transformer's `joint_attention_dim` is {joint_width}: they must agree");
             return Err(keys.refuse("d_model", &problem));
         }
         Ok(encoder)
@@ -64,7 +65,12 @@ impl T5Encoder {
 
     /// Encodes prompts of equal length, given as ids, as `tokens x width` each. Padding is read like any other token: diffusers
     /// gives T5 no mask. `progress` is told the multiply-adds of each layer as it is done.
-    pub(super) fn encode(&self, prompts: &[&[u32]], device: &Device, progress: &mut dyn FnMut(u64)) -> Result<Vec<Tensor>> {
+    pub(super) fn encode(
+        &self,
+        prompts: &[&[u32]],
+        device: &Device,
+        progress: &mut dyn FnMut(u64),
+    ) -> Result<Vec<Tensor>> {
         let embed = |ids: &&[u32]| rows(&self.weights, self.embedding(), self.width, ids, device);
         let mut states: Vec<Tensor> = prompts.iter().map(embed).collect::<Result<_>>()?;
         let tokens = prompts.first().map_or(0, |ids| ids.len());
@@ -94,7 +100,8 @@ impl T5Encoder {
         let name = "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight";
         let table = self.weights.tensor(name, &[self.buckets.count, self.heads], DType::F32, device)?;
         let bucket = |query: usize, key: usize| self.buckets.of(key as i64 - query as i64);
-        let ids: Vec<u32> = (0..tokens).flat_map(|query| (0..tokens).map(move |key| bucket(query, key))).collect();
+        let ids: Vec<u32> =
+            (0..tokens).flat_map(|query| (0..tokens).map(move |key| bucket(query, key))).collect();
         let bias = table.index_select(&Tensor::from_vec(ids, tokens * tokens, device)?, 0)?;
         Ok(bias.t()?.reshape((self.heads, tokens, tokens))?.contiguous()?)
     }
@@ -128,8 +135,10 @@ struct Buckets {
 impl Buckets {
     fn read(keys: &Keys) -> Result<Self> {
         let (count_key, distance_key) = ("relative_attention_num_buckets", "relative_attention_max_distance");
-        let buckets =
-            Self { count: keys.size(count_key)?.unwrap_or(32), max_distance: keys.size(distance_key)?.unwrap_or(128) };
+        let buckets = Self {
+            count: keys.size(count_key)?.unwrap_or(32),
+            max_distance: keys.size(distance_key)?.unwrap_or(128),
+        };
         if buckets.count < 4 || !buckets.count.is_multiple_of(2) {
             return Err(keys.refuse(count_key, "it must be even, and 4 at least"));
         }
@@ -149,7 +158,8 @@ impl Buckets {
         let bucket = if distance < exact {
             distance
         } else {
-            let share = (distance as f32 / exact as f32).ln() / (self.max_distance as f64 / exact as f64).ln() as f32;
+            let share =
+                (distance as f32 / exact as f32).ln() / (self.max_distance as f64 / exact as f64).ln() as f32;
             (exact + (share * (half - exact) as f32) as usize).min(half - 1)
         };
         (side + bucket) as u32
@@ -189,7 +199,13 @@ impl Layer {
         let prefix = format!("encoder.block.{index}");
         let (width, hidden, inner) = (encoder.width, encoder.hidden, encoder.heads * encoder.head_width);
         let linear = |name: &str, outputs, inputs| {
-            Linear::read(&encoder.weights, &format!("{prefix}.layer.{name}"), (outputs, inputs), false, device)
+            Linear::read(
+                &encoder.weights,
+                &format!("{prefix}.layer.{name}"),
+                (outputs, inputs),
+                false,
+                device,
+            )
         };
         let (up, gated_up) = match encoder.gated {
             true => (

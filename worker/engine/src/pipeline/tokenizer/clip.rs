@@ -6,8 +6,8 @@ use std::io::Read;
 use std::path::Path;
 
 use tokenizers::models::bpe::{BPE, Merges, Vocab};
-use tokenizers::normalizers::{BertNormalizer, Lowercase, NFC, Replace, Sequence};
 use tokenizers::normalizers::replace::ReplacePattern;
+use tokenizers::normalizers::{BertNormalizer, Lowercase, NFC, Replace, Sequence};
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::pre_tokenizers::sequence::Sequence as PreSequence;
 use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
@@ -36,7 +36,8 @@ const MAX_MERGES_BYTES: u64 = 16 << 20;
 
 /// Builds the tokenizer of `vocab.json` and `merges.txt`.
 pub(super) fn from_vocabulary(folder: &Path, slow: bool, special: &SpecialTokens) -> Result<Tokenizer> {
-    let unusable = |e: &dyn std::fmt::Display| Error::content(folder, format!("does not make a tokenizer: {e}"));
+    let unusable =
+        |e: &dyn std::fmt::Display| Error::content(folder, format!("does not make a tokenizer: {e}"));
     let vocab: BTreeMap<String, u32> = read_json(&folder.join("vocab.json"))?;
     let bpe = BPE::builder()
         .vocab_and_merges(vocab.into_iter().collect::<Vocab>(), read_merges(&folder.join("merges.txt"))?)
@@ -86,7 +87,8 @@ fn read_merges(path: &Path) -> Result<Merges> {
 
 fn read_merge(line: &str) -> Option<(String, String)> {
     let (left, right) = line.trim().split_once(' ')?;
-    (!left.is_empty() && !right.is_empty() && !right.contains(' ')).then(|| (left.to_owned(), right.to_owned()))
+    (!left.is_empty() && !right.is_empty() && !right.contains(' '))
+        .then(|| (left.to_owned(), right.to_owned()))
 }
 
 fn not_a_pair(path: &Path, line: usize) -> Error {

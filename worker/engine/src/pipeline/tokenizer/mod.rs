@@ -59,7 +59,8 @@ impl PromptTokenizer {
     }
 
     fn new(folder: &Path, mut tokenizer: Tokenizer, special: &SpecialTokens, length: usize) -> Result<Self> {
-        let unusable = |e: &dyn std::fmt::Display| Error::content(folder, format!("does not make a tokenizer: {e}"));
+        let unusable =
+            |e: &dyn std::fmt::Display| Error::content(folder, format!("does not make a tokenizer: {e}"));
         special.add_to(&mut tokenizer, folder)?;
         let framing = tokenizer.get_post_processor().map_or(0, |processor| processor.added_tokens(false));
         if length <= framing {
@@ -90,13 +91,22 @@ impl PromptTokenizer {
     pub fn encode(&self, prompt: &str) -> Result<Vec<u32>> {
         if prompt.len() > MAX_PROMPT_BYTES {
             let start: String = prompt.chars().take(40).collect();
-            let problem = format!("the prompt that begins \"{start}\" has {} bytes: at most {MAX_PROMPT_BYTES} are read", prompt.len());
+            let problem = format!(
+                "the prompt that begins \"{start}\" has {} bytes: at most {MAX_PROMPT_BYTES} are read",
+                prompt.len()
+            );
             return Err(Error::Argument(problem));
         }
-        let cannot = |e: &dyn std::fmt::Display| Error::content(&self.folder, format!("cannot read the prompt \"{prompt}\": {e}"));
+        let cannot = |e: &dyn std::fmt::Display| {
+            Error::content(&self.folder, format!("cannot read the prompt \"{prompt}\": {e}"))
+        };
         let encoding = self.tokenizer.encode(prompt, true).map_err(|e| cannot(&e))?;
         if !encoding.get_overflowing().is_empty() {
-            tracing::debug!(prompt, tokens = self.length, "the prompt is cut: it has more tokens than the encoder reads");
+            tracing::debug!(
+                prompt,
+                tokens = self.length,
+                "the prompt is cut: it has more tokens than the encoder reads"
+            );
         }
         match encoding.get_ids() {
             ids if ids.len() == self.length => Ok(ids.to_vec()),

@@ -70,7 +70,9 @@ impl SpecialTokens {
 
     /// The id of a special token.
     pub(super) fn id(&self, tokenizer: &Tokenizer, token: &str, folder: &Path) -> Result<u32> {
-        let missing = || Error::content(folder, format!("has no id for the special token \"{token}\" in its vocabulary"));
+        let missing = || {
+            Error::content(folder, format!("has no id for the special token \"{token}\" in its vocabulary"))
+        };
         tokenizer.token_to_id(token).ok_or_else(missing)
     }
 
@@ -80,7 +82,9 @@ impl SpecialTokens {
             let content = token.content.clone();
             add(tokenizer, token.clone(), folder)?;
             if tokenizer.token_to_id(&content) != Some(id) {
-                let problem = format!("gives \"{content}\" the id {id} in `added_tokens_decoder`, but the vocabulary another");
+                let problem = format!(
+                    "gives \"{content}\" the id {id} in `added_tokens_decoder`, but the vocabulary another"
+                );
                 return Err(Error::content(folder, problem));
             }
         }
@@ -101,7 +105,9 @@ fn add(tokenizer: &mut Tokenizer, token: AddedToken, folder: &Path) -> Result<()
         true => tokenizer.add_special_tokens([token]),
         false => tokenizer.add_tokens([token]),
     };
-    added.map(drop).map_err(|e| Error::content(folder, format!("has a special token that cannot be added: {e}")))
+    added
+        .map(drop)
+        .map_err(|e| Error::content(folder, format!("has a special token that cannot be added: {e}")))
 }
 
 /// A token named by a string, or by an object with its `content`.

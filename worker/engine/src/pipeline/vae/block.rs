@@ -32,7 +32,8 @@ impl Source<'_> {
     }
 
     pub(super) fn norm(&self, name: &str, channels: usize) -> Result<GroupNorm> {
-        let (weight, bias) = (self.tensor(name, "weight", &[channels])?, self.tensor(name, "bias", &[channels])?);
+        let (weight, bias) =
+            (self.tensor(name, "weight", &[channels])?, self.tensor(name, "bias", &[channels])?);
         Ok(GroupNorm(candle_nn::GroupNorm::new(weight, bias, channels, self.groups, EPSILON)?))
     }
 

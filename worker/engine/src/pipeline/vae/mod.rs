@@ -7,8 +7,8 @@ use std::path::Path;
 
 use candle_core::{Device, Tensor};
 
-pub use self::picture::Picture;
 use self::block::{Conv, GroupNorm, MidAttention, ResnetBlock, Source};
+pub use self::picture::Picture;
 use super::folder::DIFFUSERS_STEM;
 use super::keys::Keys;
 use crate::checkpoint::Weights;
@@ -64,7 +64,9 @@ impl Vae {
         }
         let groups = keys.size("norm_num_groups")?.unwrap_or(32);
         if let Some(width) = layout.channels.iter().find(|width| !width.is_multiple_of(groups)) {
-            return Err(keys.refuse("norm_num_groups", &format!("it must divide {width} of `block_out_channels`")));
+            return Err(
+                keys.refuse("norm_num_groups", &format!("it must divide {width} of `block_out_channels`"))
+            );
         }
         let weights = Weights::open(folder, DIFFUSERS_STEM)?;
         let source = Source { weights: &weights, device, groups };
@@ -96,7 +98,10 @@ impl Vae {
         let (batch, channels, _, _) = latents.dims4()?;
         if channels != self.channels || batch == 0 {
             let found = latents.dims();
-            return Err(Error::Argument(format!("latents of shape {found:?} have not the {} channels to decode", self.channels)));
+            return Err(Error::Argument(format!(
+                "latents of shape {found:?} have not the {} channels to decode",
+                self.channels
+            )));
         }
         let pictures = (0..batch).map(|i| self.decode_one(&latents.narrow(0, i, 1)?));
         Ok(Tensor::cat(&pictures.collect::<Result<Vec<_>>>()?, 0)?)

@@ -25,7 +25,10 @@ impl Picture {
         let (batch, channels, height, width) = decoded.dims4()?;
         let sides = u32::try_from(height).ok().zip(u32::try_from(width).ok());
         let (3, Some((rows, columns))) = (channels, sides) else {
-            return Err(Error::Argument(format!("a tensor of shape {:?} is no batch of pictures", decoded.dims())));
+            return Err(Error::Argument(format!(
+                "a tensor of shape {:?} is no batch of pictures",
+                decoded.dims()
+            )));
         };
         let pixels = decoded.to_dtype(DType::F32)?.permute((0, 2, 3, 1))?.flatten_all()?.to_vec1::<f32>()?;
         if !pixels.iter().all(|value| value.is_finite()) {
