@@ -1,5 +1,5 @@
 //! The transformers hold what diffusers computed: outputs, and the Gram of every linear's input.
-
+#![allow(clippy::unwrap_used)]
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 

@@ -4,7 +4,7 @@ use candle_core::Tensor;
 use obsdiff_proto::{Inventory, LinearId, SiteId, UnitKind};
 
 use super::super::Tap;
-use super::super::ops::{self, Linear, Modulation, Projected};
+use super::super::ops::{Linear, Modulation, Ops, Projected};
 use super::Sd3Config;
 use super::loading::Loader;
 use crate::{Error, Result};
@@ -73,10 +73,15 @@ impl Projections {
     fn view(&self) -> Projected<'_> {
         Projected { queries: self.queries.as_ref(), keys: &self.keys, values: &self.values }
     }
+
+    fn give(self, pass: &Pass<'_>) -> Result<()> {
+        self.queries.into_iter().chain([self.keys, self.values]).try_for_each(|rows| pass.ops.give(rows))
+    }
 }
 
 /// What a forward call carries past every block.
 pub(super) struct Pass<'a> {
+    pub(super) ops: &'a Ops,
     pub(super) linears: &'a [Linear],
     /// `batch x width`: SiLU of the conditioning vector.
     pub(super) conditioning: &'a Tensor,
@@ -94,8 +99,13 @@ impl Pass<'_> {
         if self.tap.wants(site) { self.tap.observe(site, rows) } else { Ok(()) }
     }
 
+    /// Lets go of a site's activation. A tap may still hold one that it has seen, so only the others' buffers are used again.
+    fn give(&self, site: SiteId, rows: Tensor) -> Result<()> {
+        if self.tap.wants(site) { Ok(()) } else { self.ops.give(rows) }
+    }
+
     fn modulation(&self, layer: &Linear) -> Result<Modulation> {
-        let values = ops::linear(self.conditioning, layer)?;
+        let values = self.ops.linear(self.conditioning, layer)?;
         Ok(Modulation { values, width: self.conditioning.dim(1)? })
     }
 }
@@ -153,13 +163,15 @@ impl JointBlock {
             None => None,
         };
 
-        let mut attended = ops::attention(&[of_image.view(), of_text.view()], batch, self.heads)?.into_iter();
-        drop((of_image, of_text));
+        let mut attended =
+            pass.ops.attention(&[of_image.view(), of_text.view()], batch, self.heads)?.into_iter();
+        of_image.give(pass)?;
+        of_text.give(pass)?;
         image = self.image.attention.add_output(image, attended.next(), &by_image, part::GATE, pass)?;
         let text_attended = attended.next();
         if let Some((own, projections)) = own {
-            let attended = ops::attention(&[projections.view()], batch, self.heads)?.into_iter().next();
-            drop(projections);
+            let attended = pass.ops.attention(&[projections.view()], batch, self.heads)?.into_iter().next();
+            projections.give(pass)?;
             image = own.add_output(image, attended, &by_image, part::OWN_GATE, pass)?;
         }
         image = self.image.add_feed_forward(image, &by_image, pass)?;
@@ -180,16 +192,17 @@ impl Attention {
         (shift, scale): (usize, usize),
         pass: &mut Pass<'_>,
     ) -> Result<Projections> {
-        let normed = ops::norm_modulate(x, by, shift, scale)?;
+        let normed = pass.ops.norm_modulate(x, by, shift, scale)?;
         pass.show(self.inputs, &normed)?;
         let [q, k, v] = self.projections;
         let norm = |i: usize| self.norms.as_ref().map(|norms| &norms[i]);
         let queries = match self.output {
-            Some(_) => Some(ops::linear_head_norm(&normed, pass.linear(q)?, norm(0))?),
+            Some(_) => Some(pass.ops.linear_head_norm(&normed, pass.linear(q)?, norm(0))?),
             None => None,
         };
-        let keys = ops::linear_head_norm(&normed, pass.linear(k)?, norm(1))?;
-        let values = ops::linear(&normed, pass.linear(v)?)?;
+        let keys = pass.ops.linear_head_norm(&normed, pass.linear(k)?, norm(1))?;
+        let values = pass.ops.linear(&normed, pass.linear(v)?)?;
+        pass.give(self.inputs, normed)?;
         Ok(Projections { queries, keys, values })
     }
 
@@ -203,19 +216,23 @@ impl Attention {
     ) -> Result<Tensor> {
         let (Some(output), Some(attended)) = (self.output, attended) else { return Ok(residual) };
         pass.show(output.site, &attended)?;
-        ops::add_gated_linear(residual, &attended, pass.linear(output.linear)?, by, gate)
+        let sum = pass.ops.add_gated_linear(residual, &attended, pass.linear(output.linear)?, by, gate)?;
+        pass.give(output.site, attended)?;
+        Ok(sum)
     }
 }
 
 impl StreamBlock {
     fn add_feed_forward(&self, x: Tensor, by: &Modulation, pass: &mut Pass<'_>) -> Result<Tensor> {
         let Some([up, down]) = self.feed_forward else { return Ok(x) };
-        let normed = ops::norm_modulate(&x, by, part::FFN_SHIFT, part::FFN_SCALE)?;
+        let normed = pass.ops.norm_modulate(&x, by, part::FFN_SHIFT, part::FFN_SCALE)?;
         pass.show(up.site, &normed)?;
-        let hidden = ops::linear_gelu(&normed, pass.linear(up.linear)?)?;
-        drop(normed);
+        let hidden = pass.ops.linear_gelu(&normed, pass.linear(up.linear)?)?;
+        pass.give(up.site, normed)?;
         pass.show(down.site, &hidden)?;
-        ops::add_gated_linear(x, &hidden, pass.linear(down.linear)?, by, part::FFN_GATE)
+        let sum = pass.ops.add_gated_linear(x, &hidden, pass.linear(down.linear)?, by, part::FFN_GATE)?;
+        pass.give(down.site, hidden)?;
+        Ok(sum)
     }
 }
 

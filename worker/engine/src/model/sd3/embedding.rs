@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Tensor};
 
-use super::super::ops::{self, Linear};
+use super::super::ops::{Linear, Ops};
 use super::Sd3Config;
 use super::inventory::TIMESTEP_WIDTH;
 use super::loading::Loader;
@@ -28,7 +28,7 @@ impl PatchEmbed {
     }
 
     /// `batch x channels x height x width` to `(batch * tokens) x width`. A picture smaller than the table takes its middle.
-    pub(super) fn forward(&self, latents: &Tensor) -> Result<Tensor> {
+    pub(super) fn forward(&self, ops: &Ops, latents: &Tensor) -> Result<Tensor> {
         let (batch, channels, height, width) = latents.dims4()?;
         let (rows, columns) = (height / self.patch, width / self.patch);
         let patches = latents
@@ -39,7 +39,7 @@ impl PatchEmbed {
         let place =
             self.table.narrow(0, (side - rows) / 2, rows)?.narrow(1, (side - columns) / 2, columns)?;
         let place = place.reshape((1, rows * columns, ()))?;
-        let tokens = ops::linear(&patches, &self.projection)?;
+        let tokens = ops.linear(&patches, &self.projection)?;
         let placed = tokens.reshape((batch, rows * columns, ()))?.broadcast_add(&place)?;
         Ok(placed.flatten(0, 1)?)
     }
@@ -66,15 +66,15 @@ impl TimeTextEmbed {
     }
 
     /// `batch` timesteps and `batch x pooled width` to `batch x width`.
-    pub(super) fn forward(&self, timestep: &Tensor, pooled: &Tensor) -> Result<Tensor> {
+    pub(super) fn forward(&self, ops: &Ops, timestep: &Tensor, pooled: &Tensor) -> Result<Tensor> {
         let wave = sinusoid(timestep)?.to_dtype(pooled.dtype())?;
-        let both = (perceptron(&self.timestep, &wave)? + perceptron(&self.text, pooled)?)?;
+        let both = (perceptron(ops, &self.timestep, &wave)? + perceptron(ops, &self.text, pooled)?)?;
         Ok(both)
     }
 }
 
-fn perceptron([first, second]: &[Linear; 2], x: &Tensor) -> Result<Tensor> {
-    ops::linear(&ops::linear(x, first)?.silu()?, second)
+fn perceptron(ops: &Ops, [first, second]: &[Linear; 2], x: &Tensor) -> Result<Tensor> {
+    ops.linear(&ops.linear(x, first)?.silu()?, second)
 }
 
 /// Cosines, then sines, of t / 10000^(i / 128), in f32.

@@ -3,7 +3,7 @@
 use candle_core::{DType, Device, Tensor};
 use obsdiff_proto::{Inventory, LinearId};
 
-use super::super::ops::{self, Linear, Modulation};
+use super::super::ops::{Linear, Modulation, Ops};
 use super::super::{Denoise, DiffusionModel, Tap};
 use super::Sd3Config;
 use super::block::{JointBlock, Pass};
@@ -27,6 +27,7 @@ pub struct Sd3Transformer {
     blocks: Vec<JointBlock>,
     last_modulation: Linear,
     prediction: Linear,
+    ops: Ops,
 }
 
 impl Sd3Transformer {
@@ -61,6 +62,7 @@ impl Sd3Transformer {
             text: loader.linear("context_embedder", width, config.joint_attention_dim)?,
             last_modulation: loader.linear("norm_out.linear", 2 * width, width)?,
             prediction: loader.linear("proj_out", predicted, width)?,
+            ops: Ops::default(),
             dtype,
             device: device.clone(),
             config,
@@ -128,10 +130,10 @@ impl Sd3Transformer {
         conditioning: &Tensor,
         (rows, columns): (usize, usize),
     ) -> Result<Tensor> {
-        let values = ops::linear(conditioning, &self.last_modulation)?;
+        let values = self.ops.linear(conditioning, &self.last_modulation)?;
         let by = Modulation { values, width: self.config.width() };
-        let normed = ops::norm_modulate(image, &by, 1, 0)?;
-        let predicted = ops::linear(&normed, &self.prediction)?;
+        let normed = self.ops.norm_modulate(image, &by, 1, 0)?;
+        let predicted = self.ops.linear(&normed, &self.prediction)?;
         let (patch, channels) = (self.config.patch_size, self.config.output_channels());
         let batch = conditioning.dim(0)?;
         let picture = predicted
@@ -151,10 +153,11 @@ impl DiffusionModel for Sd3Transformer {
     fn forward(&self, call: &Denoise<'_>, tap: &mut dyn Tap) -> Result<Tensor> {
         let sides = self.check(call)?;
         let timestep = call.timestep.to_device(&self.device)?;
-        let conditioning = self.conditioning.forward(&timestep, &self.import(call.pooled)?)?.silu()?;
-        let mut image = self.patches.forward(&self.import(call.latents)?)?;
-        let mut text = Some(ops::linear(&self.import(call.text)?.flatten(0, 1)?, &self.text)?);
-        let mut pass = Pass { linears: &self.linears, conditioning: &conditioning, tap };
+        let conditioning =
+            self.conditioning.forward(&self.ops, &timestep, &self.import(call.pooled)?)?.silu()?;
+        let mut image = self.patches.forward(&self.ops, &self.import(call.latents)?)?;
+        let mut text = Some(self.ops.linear(&self.import(call.text)?.flatten(0, 1)?, &self.text)?);
+        let mut pass = Pass { ops: &self.ops, linears: &self.linears, conditioning: &conditioning, tap };
         for block in &self.blocks {
             // Only the last block ends the text stream.
             let Some(tokens) = text else { break };

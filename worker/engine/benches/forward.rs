@@ -1,0 +1,207 @@
+//! How much of the machine's matrix product rate a bare forward call reaches: the time of its blocks' own products, done alone
+//! by the fastest GEMM at each shape, over the time of the whole call.
+//!
+//! `cargo bench -p obsdiff-engine --bench forward`
+#![allow(clippy::unwrap_used)]
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use candle_core::{DType, Device, Tensor};
+use criterion::Criterion;
+use faer::linalg::matmul::matmul;
+use faer::{Accum, MatMut, MatRef, Par};
+use obsdiff_engine::checkpoint::Weights;
+use obsdiff_engine::model::sd3::{Sd3Config, Sd3Transformer};
+use obsdiff_engine::model::{Denoise, DiffusionModel, NoTap};
+use rayon::prelude::*;
+
+const ROUNDS: usize = 25;
+
+/// One model with the inputs of a call.
+struct Case {
+    name: &'static str,
+    model: Sd3Transformer,
+    inputs: [Tensor; 4],
+}
+
+impl Case {
+    fn new(name: &'static str, model: Sd3Transformer, batch: usize, side: usize, text: usize) -> Self {
+        let config = model.config();
+        let random = |shape: &[usize]| Tensor::randn(0f32, 1., shape, &Device::Cpu).unwrap();
+        let inputs = [
+            random(&[batch, config.in_channels, side, side]),
+            Tensor::full(500f32, batch, &Device::Cpu).unwrap(),
+            random(&[batch, text, config.joint_attention_dim]),
+            random(&[batch, config.pooled_projection_dim]),
+        ];
+        Self { name, model, inputs }
+    }
+
+    fn forward(&self) -> Tensor {
+        let [latents, timestep, text, pooled] = &self.inputs;
+        self.model.forward(&Denoise { latents, timestep, text, pooled }, &mut NoTap).unwrap()
+    }
+
+    /// The products of all blocks, equal ones counted: linears that a call reaches, and attention's two for each head.
+    fn products(&self) -> Vec<(Product, usize)> {
+        let config = self.model.config();
+        let (batch, side) = (self.inputs[0].dim(0).unwrap(), self.inputs[0].dim(2).unwrap());
+        let (image, text) = (config.image_tokens(side, side).unwrap(), self.inputs[2].dim(1).unwrap());
+        let mut counts = BTreeMap::new();
+        let mut add = |product| *counts.entry(product).or_insert(0) += 1;
+        for (name, shape) in config.shapes() {
+            let last = name.starts_with(&format!("transformer_blocks.{}.", config.num_layers - 1));
+            let unread = last && name.contains("add_q_proj");
+            let &[out, n] = shape.as_slice() else { continue };
+            if !name.starts_with("transformer_blocks") || unread {
+                continue;
+            }
+            let of_text = name.contains("add_") || name.contains("_context");
+            let tokens = if of_text { text } else { image };
+            let rows = if name.contains("norm1") { batch } else { batch * tokens };
+            add(Product { count: 1, rows, n, out });
+        }
+        let (heads, head) = (config.num_attention_heads, config.attention_head_dim);
+        for block in 0..config.num_layers {
+            let queries = if block + 1 == config.num_layers { image } else { image + text };
+            let keys = image + text;
+            add(Product { count: batch * heads, rows: queries, n: head, out: keys });
+            add(Product { count: batch * heads, rows: queries, n: keys, out: head });
+        }
+        counts.into_iter().collect()
+    }
+}
+
+/// `count` products of `rows x n` by `n x out`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Product {
+    count: usize,
+    rows: usize,
+    n: usize,
+    out: usize,
+}
+
+impl Product {
+    fn flops(&self) -> f64 {
+        2. * (self.count * self.rows * self.n * self.out) as f64
+    }
+
+    /// One run by each GEMM: candle's, faer's on all threads, and faer's on one thread for each product or stripe of rows.
+    fn run(&self, x: &Tensor, weight: &Tensor, out: &mut [f32]) -> [Duration; 3] {
+        let Self { count, rows, n, out: width } = *self;
+        let (a, b) = (numbers(x), numbers(weight));
+        let threads = Par::rayon(rayon::current_num_threads());
+        let times = [
+            time(|| drop(x.matmul(&weight.transpose(1, 2).unwrap()).unwrap())),
+            time(|| {
+                let parts = out.chunks_mut(rows * width).zip(a.chunks(rows * n).zip(b.chunks(width * n)));
+                parts.for_each(|(out, (a, b))| product(out, a, b, n, threads));
+            }),
+            time(|| {
+                let parts =
+                    out.par_chunks_mut(rows * width).zip(a.par_chunks(rows * n).zip(b.par_chunks(width * n)));
+                let stripe = if count > 1 { rows } else { rows.div_ceil(2 * rayon::current_num_threads()) };
+                parts.for_each(|(out, (a, b))| {
+                    let stripes = out.par_chunks_mut(stripe * width).zip(a.par_chunks(stripe * n));
+                    stripes.for_each(|(out, a)| product(out, a, b, n, Par::Seq));
+                });
+            }),
+        ];
+        times
+    }
+}
+
+fn product(out: &mut [f32], a: &[f32], b: &[f32], n: usize, par: Par) {
+    let (rows, width) = (a.len() / n, b.len() / n);
+    let b = MatRef::from_row_major_slice(b, width, n).transpose();
+    let a = MatRef::from_row_major_slice(a, rows, n);
+    matmul(MatMut::from_row_major_slice_mut(out, rows, width), Accum::Replace, a, b, 1.0, par);
+}
+
+fn numbers(tensor: &Tensor) -> Vec<f32> {
+    tensor.flatten_all().unwrap().to_vec1().unwrap()
+}
+
+fn time(work: impl FnOnce()) -> Duration {
+    let start = Instant::now();
+    work();
+    start.elapsed()
+}
+
+/// Prints the ratio, from the fastest of several rounds of each.
+fn ratio(case: &Case) {
+    let mut alone = Duration::ZERO;
+    let mut flops = 0.;
+    for (product, times) in case.products() {
+        let random = |shape: (usize, usize, usize)| Tensor::randn(0f32, 1., shape, &Device::Cpu).unwrap();
+        let x = random((product.count, product.rows, product.n));
+        let weight = random((product.count, product.out, product.n));
+        let mut out = vec![0f32; product.count * product.rows * product.out];
+        let rounds = (0..ROUNDS).map(|_| product.run(&x, &weight, &mut out));
+        let best = rounds.reduce(|a, b| [a[0].min(b[0]), a[1].min(b[1]), a[2].min(b[2])]).unwrap();
+        if std::env::var_os("PRODUCTS").is_some() {
+            println!("  {times} x {product:?}: candle, faer, faer by parts {best:?}");
+        }
+        alone += *best.iter().min().unwrap() * times as u32;
+        flops += product.flops() * times as f64;
+    }
+    let forward = (0..ROUNDS).map(|_| time(|| drop(case.forward()))).min().unwrap();
+    println!(
+        "{}: products alone {:.2} ms ({:.0} GFLOP/s), forward {:.2} ms: ratio {:.2}",
+        case.name,
+        alone.as_secs_f64() * 1e3,
+        flops / alone.as_secs_f64() * 1e-9,
+        forward.as_secs_f64() * 1e3,
+        alone.as_secs_f64() / forward.as_secs_f64(),
+    );
+}
+
+/// The trained pipeline's transformer, on a shard of 4 prompts with and without guidance.
+fn shapes() -> Case {
+    let folder = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/assets/shapes-sd3/transformer"));
+    let weights = Weights::open(folder, "diffusion_pytorch_model").unwrap();
+    let config = Sd3Config::read(folder).unwrap();
+    let model = Sd3Transformer::load(config, &weights, DType::F32, &Device::Cpu).unwrap();
+    Case::new("shapes-sd3", model, 8, 16, 48)
+}
+
+/// Two blocks of SD3-medium, one whole and the last one, with random weights; 512 x 512 pixels, one prompt with guidance.
+fn medium() -> Case {
+    let config = Sd3Config {
+        sample_size: 64,
+        patch_size: 2,
+        in_channels: 16,
+        num_layers: 2,
+        attention_head_dim: 64,
+        num_attention_heads: 24,
+        joint_attention_dim: 4096,
+        caption_projection_dim: 1536,
+        pooled_projection_dim: 2048,
+        out_channels: Some(16),
+        pos_embed_max_size: 32,
+        dual_attention_layers: Vec::new(),
+        qk_norm: None,
+    };
+    let random = |(name, shape): (String, Vec<usize>)| {
+        let tensor = Tensor::randn(0f32, 0.02, shape, &Device::Cpu).unwrap().to_dtype(DType::BF16).unwrap();
+        (name, tensor)
+    };
+    let tensors = config.shapes().into_iter().map(random).collect();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("model.safetensors");
+    candle_core::safetensors::save(&tensors, &file).unwrap();
+    let weights = Weights::open_file(&file).unwrap();
+    let model = Sd3Transformer::load(config, &weights, DType::F32, &Device::Cpu).unwrap();
+    Case::new("sd3-medium blocks", model, 2, 64, 154)
+}
+
+fn main() {
+    let mut criterion = Criterion::default().sample_size(10).configure_from_args();
+    for case in [shapes(), medium()] {
+        criterion.bench_function(&format!("forward/{}", case.name), |bench| bench.iter(|| case.forward()));
+        ratio(&case);
+    }
+    criterion.final_summary();
+}
