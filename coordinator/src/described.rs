@@ -35,7 +35,7 @@ impl Described {
     pub fn read(job: &Job) -> Result<Self> {
         let calibration = &job.spec.calibration;
         let pipeline = PipelineFolder::open(Path::new(&job.spec.model.path))?;
-        let config = Sd3Config::read(&pipeline.transformer())?;
+        let config = pipeline.transformer_config().clone();
         config.check(&pipeline.transformer_weights()?)?;
         let of_job = |e| argument_of(job, e);
         let size = pipeline.latent_size(calibration.height, calibration.width).map_err(of_job)?;

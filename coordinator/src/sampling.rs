@@ -1,9 +1,7 @@
 //! Pictures from prompts: the same trajectories through one transformer after another.
 
-use std::path::Path;
-
 use candle_core::{DType, Device, Tensor};
-use obsdiff_engine::model::sd3::{Sd3Config, Sd3Transformer};
+use obsdiff_engine::model::sd3::Sd3Transformer;
 use obsdiff_engine::model::{DiffusionModel, NoTap};
 use obsdiff_engine::pipeline::{Conditioning, LatentSize, PipelineFolder, Schedule, Trajectory, noise};
 use tracing::info_span;
@@ -130,8 +128,7 @@ fn no_prompt() -> obsdiff_engine::Error {
 /// When its configuration or its weights cannot be used.
 pub fn load_transformer(pipeline: &PipelineFolder) -> Result<Sd3Transformer> {
     let _span = info_span!("load").entered();
-    let folder = pipeline.transformer();
-    let config = Sd3Config::read(Path::new(&folder))?;
+    let config = pipeline.transformer_config().clone();
     Ok(Sd3Transformer::load(config, &pipeline.transformer_weights()?, DType::F32, &Device::Cpu)?)
 }
 

@@ -1,6 +1,5 @@
 //! `obsdiff compare DENSE PRUNED`.
 
-use obsdiff_engine::model::sd3::Sd3Config;
 use obsdiff_engine::pipeline::{Picture, PipelineFolder};
 
 use super::pictures::{COLUMNS, argument_of_flag, check_out, decode, is_png, write_grid};
@@ -27,10 +26,10 @@ pub(super) fn compare(args: &CompareArgs, session: &mut Session<'_>) -> Result<(
     check_out(&args.out)?;
     let prompts = args.sampling.read_prompts()?;
     let (dense, pruned) = (PipelineFolder::open(&args.dense)?, PipelineFolder::open(&args.pruned)?);
-    if Sd3Config::read(&dense.transformer())? != Sd3Config::read(&pruned.transformer())? {
+    if dense.transformer_config() != pruned.transformer_config() {
         let problem =
             format!("is not the configuration of {}: the two cannot be compared", args.dense.display());
-        return Err(Error::content(pruned.transformer().join("config.json"), problem));
+        return Err(Error::content(pruned.path().join("transformer/config.json"), problem));
     }
     let progress = session.progress(process.quiet);
     let sampling =

@@ -2,7 +2,7 @@ use std::path::Path;
 
 use crate::{obsdiff, text, told};
 
-const COMMANDS: [&str; 1] = ["inspect"];
+const COMMANDS: [&str; 4] = ["plan", "inspect", "sample", "compare"];
 
 #[test]
 fn every_command_is_listed_and_has_an_example() {
@@ -22,7 +22,24 @@ fn every_command_is_listed_and_has_an_example() {
 
 #[test]
 fn a_command_line_that_cannot_be_read_exits_with_2() {
-    for args in [&[][..], &["prune"], &["inspect"], &["inspect", "--jsno", "."]] {
+    let many: [&[&str]; 4] = [
+        &["sample", ".", "--prompt", "a", "--prompts", "p.txt"],
+        &["sample", ".", "--prompt", "a", "--steps", "0"],
+        &["sample", ".", "--prompt", "a", "--guidance", "inf"],
+        &["sample", ".", "--prompt", "a", "--max-sequence-length", "513"],
+    ];
+    for args in many {
+        assert_eq!(obsdiff(Path::new("."), args, &[]).status.code(), Some(2), "{args:?}");
+    }
+    for args in [
+        &[][..],
+        &["prune"],
+        &["inspect"],
+        &["inspect", "--jsno", "."],
+        &["plan"],
+        &["sample", "."],
+        &["compare", "."],
+    ] {
         let output = obsdiff(Path::new("."), args, &[]);
         assert_eq!(output.status.code(), Some(2), "{args:?}");
         assert!(text(&output.stderr).contains("Usage: obsdiff"), "{args:?}: {}", text(&output.stderr));
