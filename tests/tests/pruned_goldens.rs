@@ -27,10 +27,15 @@ fn holds(golden: &str, pattern: &[&str]) {
     let prompts = folder.path().join("prompts.txt");
     fs::write(&prompts, prompts_of(&golden).join("\n")).unwrap();
     let file = job_file(folder.path(), &prompts, "out");
-    let common = ["calibration.count=4", "calibration.steps=10", "calibration.seed=11", "packages.balance=units"];
+    let common =
+        ["calibration.count=4", "calibration.steps=10", "calibration.seed=11", "packages.balance=units"];
     let sets: Vec<&str> = common.iter().chain(pattern).copied().collect();
     let summary = run_job(&file, &sets).unwrap();
-    assert_eq!(summary.record.linears.len(), 6 * 12 - 3, "every linear of six blocks but the last one's missing three");
+    assert_eq!(
+        summary.record.linears.len(),
+        6 * 12 - 3,
+        "every linear of six blocks but the last one's missing three"
+    );
 
     let expected = Weights::open_file(&golden).unwrap();
     let found = Weights::open(&folder.path().join("out/transformer"), "diffusion_pytorch_model").unwrap();

@@ -1,12 +1,13 @@
 //! The pruned model against the dense one, on prompts that took no part in calibration.
 
-use candle_core::{DType, Tensor};
+use candle_core::Tensor;
 use obsdiff_engine::pruner::Pruner;
 use serde::Serialize;
 
 use super::Inputs;
 use crate::Result;
 use crate::progress::Progress;
+use crate::sampling::{final_latents, relative_errors};
 
 /// The error of final latents on held-out prompts.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -23,49 +24,29 @@ impl HeldOutError {
     /// # Errors
     /// When their shapes differ.
     pub fn between(dense: &Tensor, pruned: &Tensor) -> Result<Self> {
-        let per_prompt = (0..dense.dim(0).map_err(obsdiff_engine::Error::from)?)
-            .map(|i| {
-                let [dense, pruned] = [dense, pruned].map(|all| all.get(i).map_err(obsdiff_engine::Error::from));
-                relative_l2(&dense?, &pruned?)
-            })
-            .collect::<Result<_>>()?;
-        Ok(Self { relative: relative_l2(dense, pruned)?, per_prompt })
+        let together = |latents: &Tensor| latents.flatten_all()?.unsqueeze(0);
+        let whole = || Ok::<_, candle_core::Error>((together(dense)?, together(pruned)?));
+        let (dense_whole, pruned_whole) = whole().map_err(obsdiff_engine::Error::from)?;
+        Ok(Self {
+            relative: relative_errors(&dense_whole, &pruned_whole)?.into_iter().sum(),
+            per_prompt: relative_errors(dense, pruned)?,
+        })
     }
-}
-
-/// ||b - a|| / ||a||, L2, of two tensors of the same shape.
-///
-/// # Errors
-/// When their shapes differ.
-pub fn relative_l2(a: &Tensor, b: &Tensor) -> Result<f64> {
-    let norm = |x: &Tensor| x.to_dtype(DType::F64)?.sqr()?.sum_all()?.to_scalar::<f64>().map(f64::sqrt);
-    let relative = || Ok::<_, candle_core::Error>(norm(&(b - a)?)? / norm(a)?);
-    Ok(relative().map_err(obsdiff_engine::Error::from)?)
 }
 
 /// Final latents of the held-out prompts, in batches of a shard's size; nothing where there are none.
-pub(super) fn final_latents(
+pub(super) fn latents(
     pruner: &Pruner,
     inputs: &Inputs,
-    progress: &Progress,
     name: &'static str,
+    progress: &Progress,
 ) -> Result<Option<Tensor>> {
+    let _span = tracing::info_span!("held-out prompts").entered();
     let first = inputs.prompts.calibration.len() as u32;
-    let end = first + inputs.prompts.held_out.len() as u32;
-    if first == end {
+    let prompts = first..pruner.trajectories().prompts();
+    if prompts.is_empty() {
         return Ok(None);
     }
-    let batch = inputs.plan.shards.first().map_or(1, |shard| shard.prompts.len() as u32).max(1);
-    let phase = progress.phase(name, "prompt steps", u64::from(end - first) * pruner.step_count() as u64);
-    let mut latents = Vec::new();
-    for start in (first..end).step_by(batch as usize) {
-        let prompts = start..end.min(start + batch);
-        let count = prompts.len() as u64;
-        latents.push(pruner.final_latents(prompts, &mut || {
-            phase.advance(count);
-            Ok(())
-        })?);
-    }
-    phase.finish();
-    Ok(Some(Tensor::cat(&latents, 0).map_err(obsdiff_engine::Error::from)?))
+    let batch = inputs.plan.shards.first().map_or(1, |shard| shard.prompts.len());
+    final_latents(pruner.trajectories(), pruner.model(), prompts, batch, name, progress).map(Some)
 }

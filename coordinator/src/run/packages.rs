@@ -22,8 +22,11 @@ pub(super) fn prune(pruner: &mut Pruner, inputs: &Inputs, progress: &Progress) -
     for (at, package) in packages.iter().enumerate() {
         progress.package(at + 1, packages.len(), &describe(package));
         calibrate(pruner, inputs, package, &mut exponents, progress)?;
-        let sites: BTreeSet<SiteId> =
-            package.linears.iter().map(|target| inputs.inventory.linear(target.linear).site).collect();
+        let sites: BTreeSet<SiteId> = package
+            .linears
+            .iter()
+            .map(|target| inputs.described.inventory.linear(target.linear).site)
+            .collect();
         let phase = progress.phase("solve", "linears", package.linears.len() as u64);
         for site in sites {
             for solved in pruner.solve(site)? {
@@ -44,8 +47,11 @@ fn describe(package: &Package) -> String {
 
 /// The exponent of every site that will be open, from the first shard on the dense model.
 fn pilot(pruner: &Pruner, inputs: &Inputs, progress: &Progress) -> Result<BTreeMap<SiteId, i32>> {
-    let sites: Vec<SiteId> = inputs.plan.packages.iter().flat_map(|package| package.sites.iter().copied()).collect();
-    let Some(shard) = inputs.plan.shards.first().filter(|_| !sites.is_empty()) else { return Ok(BTreeMap::new()) };
+    let sites: Vec<SiteId> =
+        inputs.plan.packages.iter().flat_map(|package| package.sites.iter().copied()).collect();
+    let Some(shard) = inputs.plan.shards.first().filter(|_| !sites.is_empty()) else {
+        return Ok(BTreeMap::new());
+    };
     if pruner.accumulates() == Accumulate::F32 {
         return Ok(sites.into_iter().map(|site| (site, 0)).collect());
     }
@@ -69,9 +75,12 @@ fn calibrate(
 ) -> Result<()> {
     while let Err(error) = gather(pruner, inputs, package, exponents, progress) {
         let EngineError::Overflow { site, name } = error else { return Err(error.into()) };
-        let Some(exponent) = exponents.get_mut(&site) else { return Err(EngineError::Overflow { site, name }.into()) };
+        let Some(exponent) = exponents.get_mut(&site) else {
+            return Err(EngineError::Overflow { site, name }.into());
+        };
         *exponent -= LOWERING;
-        progress.note(&format!("the Gram of {name} overflowed: the package is run again at exponent {exponent}"));
+        progress
+            .note(&format!("the Gram of {name} overflowed: the package is run again at exponent {exponent}"));
     }
     Ok(())
 }

@@ -46,13 +46,22 @@ impl fmt::Display for Summary {
         writeln!(f, "{table}")?;
         writeln!(f, "{}", self.spans)?;
         let (zeros, weights) = self.zeros();
-        writeln!(f, "{} linears, {} of their weights are zero", self.record.linears.len(), percent(zeros, weights))?;
+        writeln!(
+            f,
+            "{} linears, {} of their weights are zero",
+            self.record.linears.len(),
+            percent(zeros, weights)
+        )?;
         if let Some(peak) = self.peak_resident {
             writeln!(f, "peak memory {peak}")?;
         }
         if let Some(error) = &self.held_out {
             let prompts = error.per_prompt.len();
-            writeln!(f, "final latents on {prompts} held-out prompts differ from the dense model's by {:.4}", error.relative)?;
+            writeln!(
+                f,
+                "final latents on {prompts} held-out prompts differ from the dense model's by {:.4}",
+                error.relative
+            )?;
         }
         write!(f, "written to {}", self.record.job.output.path)
     }

@@ -147,11 +147,16 @@ fn package(
         gram_bytes: sites().map(|s| gram_bytes(s.width, accumulate)).fold(0, u64::saturating_add),
         passes,
         forward_flops: passes as f64 * workload.forward_flops,
-        gram_flops: sites().map(|s| gram_flops(s, workload)).sum(),
-        solve_flops: sites().map(|s| 2.0 / 3.0 * (s.width as f64).powi(3)).sum::<f64>()
-            + solved().map(|(rows, n)| rows as f64 * (n as f64).powi(2)).sum::<f64>(),
+        gram_flops: total(sites().map(|s| gram_flops(s, workload))),
+        solve_flops: total(sites().map(|s| 2.0 / 3.0 * (s.width as f64).powi(3)))
+            + total(solved().map(|(rows, n)| rows as f64 * (n as f64).powi(2))),
         weights: package.linears.iter().map(weights).map(|(rows, n)| rows.saturating_mul(n)).sum(),
     }
+}
+
+/// A sum that is 0 for nothing; the standard library's is -0.
+fn total(flops: impl Iterator<Item = f64>) -> f64 {
+    flops.fold(0.0, f64::add)
 }
 
 /// Bytes of a packed Gram of a site of width n: n (n + 1) / 2 sums of 8 bytes, or of 4 in `f32`.
@@ -179,8 +184,10 @@ pub(crate) fn solve_cost(width: usize, rows: usize) -> f64 {
 /// What a process holds besides the open Grams, in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct MemoryNeeds {
-    /// Weights of the pipeline that are resident.
+    /// Weights of the transformer.
     pub model: u64,
+    /// Encoded prompts.
+    pub text: u64,
     /// Activations and buffers of one forward call.
     pub activations: u64,
     /// Buffers of solving one site.
@@ -192,7 +199,7 @@ pub struct MemoryNeeds {
 impl MemoryNeeds {
     /// The predicted peak: no forward call runs while a site is being solved, so only the larger of the two counts.
     pub fn peak(&self, cost: &PlanCost) -> u64 {
-        [self.base, self.model, cost.largest_grams(), self.activations.max(self.solver)]
+        [self.base, self.model, self.text, cost.largest_grams(), self.activations.max(self.solver)]
             .into_iter()
             .fold(0, u64::saturating_add)
     }

@@ -6,5 +6,5 @@ mod trajectories;
 mod weighting;
 
 pub use taps::{Energy, EnergyTap, GramTap, WeightedTap};
-pub use trajectories::Trajectories;
+pub use trajectories::{Encoded, Trajectories};
 pub use weighting::alphas;

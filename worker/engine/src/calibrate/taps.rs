@@ -102,7 +102,10 @@ impl Tap for EnergyTap<'_> {
         for (total, brought) in energy.total.iter_mut().zip(brought) {
             if !brought.is_finite() {
                 let problem = "an activation is not finite: the model overflows or its weights are damaged";
-                return Err(Error::Site { name: self.inventory.site(site).name.clone(), problem: problem.to_owned() });
+                return Err(Error::Site {
+                    name: self.inventory.site(site).name.clone(),
+                    problem: problem.to_owned(),
+                });
             }
             *total += brought;
             energy.largest = energy.largest.max(brought);

@@ -2,37 +2,58 @@
 
 use std::ops::Range;
 
-use candle_core::{Device, Tensor};
-use obsdiff_proto::CalibrationSpec;
+use candle_core::{DType, Device, Tensor};
 
 use super::WeightedTap;
 use crate::model::{DiffusionModel, NoTap};
-use crate::pipeline::{Conditioning, Schedule, Trajectory, noise};
+use crate::pipeline::{Conditioning, LatentSize, Schedule, Trajectory, noise};
 use crate::{Error, Result};
 
+/// Prompts as the transformer reads them.
+#[derive(Clone, Debug)]
+pub struct Encoded {
+    /// Of each prompt, by id.
+    pub prompts: Vec<Conditioning>,
+    /// Of the empty prompt that guidance leads away from.
+    pub negative: Conditioning,
+}
+
+impl Encoded {
+    /// The same in another type, such as the one the transformer computes in.
+    ///
+    /// # Errors
+    /// When a tensor cannot be converted.
+    pub fn to(&self, dtype: DType, device: &Device) -> Result<Self> {
+        let prompts = self.prompts.iter().map(|one| one.to(dtype, device)).collect::<Result<_>>()?;
+        Ok(Self { prompts, negative: self.negative.to(dtype, device)? })
+    }
+}
+
 /// Everything that the denoising trajectories of a list of prompts depend on but the model.
+#[derive(Debug)]
 pub struct Trajectories {
     schedule: Schedule,
     guidance: f64,
     seed: u64,
-    /// Of the latents of one prompt: channels, height, width.
-    latent_shape: [usize; 3],
-    conditionings: Vec<Conditioning>,
-    negative: Conditioning,
-    device: Device,
+    size: LatentSize,
+    encoded: Encoded,
 }
 
 impl Trajectories {
-    /// Trajectories of the prompts whose conditionings are given, in the order of their ids.
-    pub fn new(
-        spec: &CalibrationSpec,
-        schedule: Schedule,
-        latent_shape: [usize; 3],
-        conditionings: Vec<Conditioning>,
-        negative: Conditioning,
-    ) -> Self {
-        let (guidance, seed) = (spec.guidance, spec.seed);
-        Self { schedule, guidance, seed, latent_shape, conditionings, negative, device: Device::Cpu }
+    /// Trajectories of encoded prompts: prompt i starts from the noise of `seed` + i, and a `guidance` of at most 1 runs without the
+    /// negative prompt.
+    pub fn new(schedule: Schedule, guidance: f64, seed: u64, size: LatentSize, encoded: Encoded) -> Self {
+        Self { schedule, guidance, seed, size, encoded }
+    }
+
+    /// Steps T of a trajectory.
+    pub fn step_count(&self) -> usize {
+        self.schedule.steps()
+    }
+
+    /// How many prompts there are; their ids count from 0.
+    pub fn prompts(&self) -> u32 {
+        self.encoded.prompts.len() as u32
     }
 
     /// Denoises one batch of prompts, `alphas[k]` being told to the tap before step k; `on_step` follows every step and may stop the
@@ -75,23 +96,16 @@ impl Trajectories {
         Ok(trajectory.latents().clone())
     }
 
-    /// Steps T of a trajectory.
-    pub fn step_count(&self) -> usize {
-        self.schedule.steps()
-    }
-
     fn start(&self, prompts: Range<u32>) -> Result<Trajectory> {
-        let batch: Vec<&Conditioning> = self
-            .conditionings
+        let all = &self.encoded.prompts;
+        let batch: Vec<&Conditioning> = all
             .get(prompts.start as usize..prompts.end as usize)
-            .ok_or_else(|| {
-                Error::Argument(format!("prompts {prompts:?} are not among {}", self.conditionings.len()))
-            })?
+            .ok_or_else(|| Error::Argument(format!("prompts {prompts:?} are not among {}", all.len())))?
             .iter()
             .collect();
-        let noise: Vec<Tensor> =
-            prompts.map(|id| noise(self.seed + u64::from(id), &self.latent_shape)).collect::<Result<_>>()?;
-        let noise = Tensor::stack(&noise, 0)?.to_device(&self.device)?;
-        Trajectory::new(&self.schedule, self.guidance, &batch, &self.negative, noise)
+        let seeds = prompts.map(|id| self.seed.wrapping_add(u64::from(id)));
+        let noise: Vec<Tensor> = seeds.map(|seed| noise(seed, &self.size.shape(1))).collect::<Result<_>>()?;
+        let noise = Tensor::cat(&noise, 0)?.to_device(self.encoded.negative.text.device())?;
+        Trajectory::new(&self.schedule, self.guidance, &batch, &self.encoded.negative, noise)
     }
 }

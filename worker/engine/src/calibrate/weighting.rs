@@ -42,7 +42,12 @@ mod tests {
 
     #[test]
     fn a_single_step_gets_the_high_weight() {
-        for weighting in [Weighting::LinearDecrease, Weighting::LinearIncrease, Weighting::LogDecrease, Weighting::LogIncrease] {
+        for weighting in [
+            Weighting::LinearDecrease,
+            Weighting::LinearIncrease,
+            Weighting::LogDecrease,
+            Weighting::LogIncrease,
+        ] {
             assert_eq!(alphas(weighting, 1, 0.8, 1.2), [1.2]);
         }
         assert_eq!(alphas(Weighting::Uniform, 1, 0.8, 1.2), [1.0]);

@@ -4,18 +4,17 @@ mod package;
 mod solving;
 
 use std::collections::BTreeMap;
-use std::ops::Range;
 
 use candle_core::Tensor;
-use obsdiff_proto::{Accumulate, HessianSpec, Inventory, JobSpec, LinearId, Method, Package, Shard, SiteId};
+use obsdiff_proto::{Accumulate, HessianSpec, JobSpec, LinearId, Method, Package, Shard, SiteId};
 
 use crate::calibrate::{Energy, EnergyTap, GramTap, Trajectories, alphas};
 use crate::gram::{Gram, exponent_for};
 use crate::model::DiffusionModel;
 use crate::{Error, Result};
 
-pub use solving::SolvedLinear;
 use package::OpenPackage;
+pub use solving::SolvedLinear;
 
 /// A model, the trajectories it is calibrated on, and the Grams of the package that is open.
 pub struct Pruner {
@@ -35,19 +34,9 @@ impl Pruner {
         Self { model, trajectories, alphas, hessian, method: spec.sparsity.method, open: None }
     }
 
-    /// What the model can have pruned.
-    pub fn inventory(&self) -> &Inventory {
-        self.model.inventory()
-    }
-
-    /// Steps T of every trajectory.
-    pub fn step_count(&self) -> usize {
-        self.trajectories.step_count()
-    }
-
     /// Prompt steps of a shard: how often a calibration of it reports.
     pub fn steps(&self, shard: &Shard) -> u64 {
-        shard.prompts.len() as u64 * self.step_count() as u64
+        shard.prompts.len() as u64 * self.trajectories.step_count() as u64
     }
 
     /// How observations are summed.
@@ -125,20 +114,14 @@ impl Pruner {
         self.model.replace(linear, weight)
     }
 
-    /// A linear's weight as it is now, `rows x n`.
-    ///
-    /// # Errors
-    /// When the id is not of this model.
-    pub fn weight(&self, linear: LinearId) -> Result<&Tensor> {
-        self.model.weight(linear)
+    /// The model as it is.
+    pub fn model(&self) -> &dyn DiffusionModel {
+        &*self.model
     }
 
-    /// The final latents of some prompts on the model as it is, `prompts x channels x height x width`.
-    ///
-    /// # Errors
-    /// When a forward call fails.
-    pub fn final_latents(&self, prompts: Range<u32>, on_step: &mut dyn FnMut() -> Result<()>) -> Result<Tensor> {
-        self.trajectories.final_latents(&*self.model, prompts, on_step)
+    /// The trajectories it is calibrated on.
+    pub fn trajectories(&self) -> &Trajectories {
+        &self.trajectories
     }
 }
 

@@ -31,9 +31,17 @@ impl Pruner {
         let gram = open.grams.remove(&site);
         let package = open.package.id;
         let inventory = self.model.inventory();
-        let targets: Vec<LinearTarget> =
-            open.package.linears.iter().filter(|t| inventory.linear(t.linear).site == site).copied().collect();
-        let failed = |error: SolveError| Error::Site { name: inventory.site(site).name.clone(), problem: error.to_string() };
+        let targets: Vec<LinearTarget> = open
+            .package
+            .linears
+            .iter()
+            .filter(|t| inventory.linear(t.linear).site == site)
+            .copied()
+            .collect();
+        let failed = |error: SolveError| Error::Site {
+            name: inventory.site(site).name.clone(),
+            problem: error.to_string(),
+        };
         let second_order = match self.method {
             Method::Magnitude => None,
             Method::Obs | Method::Wanda => Some(self.factor(gram.ok_or_else(no_package)?).map_err(failed)?),
@@ -49,10 +57,16 @@ impl Pruner {
         }
     }
 
-    fn solve_linear(&self, package: PackageId, target: LinearTarget, factor: Option<&Factor>) -> Result<SolvedLinear> {
+    fn solve_linear(
+        &self,
+        package: PackageId,
+        target: LinearTarget,
+        factor: Option<&Factor>,
+    ) -> Result<SolvedLinear> {
         let LinearTarget { linear, target } = target;
         let described = self.model.inventory().linear(linear);
-        let failed = |error: SolveError| Error::Site { name: described.name.clone(), problem: error.to_string() };
+        let failed =
+            |error: SolveError| Error::Site { name: described.name.clone(), problem: error.to_string() };
         let dense = values(self.model.weight(linear)?)?;
         let width = dense.len() / described.rows;
         let mut weight = dense.clone();
@@ -62,7 +76,8 @@ impl Pruner {
             _ => magnitude(&mut weight, width, &target),
         }
         .map_err(failed)?;
-        let relative_error = factor.map(|factor| relative_error(&dense, &weight, factor)).transpose().map_err(failed)?;
+        let relative_error =
+            factor.map(|factor| relative_error(&dense, &weight, factor)).transpose().map_err(failed)?;
         let report = PrunedLinear {
             name: described.name.clone(),
             shape: [described.rows, width],

@@ -1,5 +1,6 @@
 //! `SD3Transformer2DModel`: the joint transformer of SD3-medium, SD3.5-medium and SD3.5-large (arXiv 2403.03206).
 
+mod arithmetic;
 mod block;
 mod config;
 mod embedding;
