@@ -44,7 +44,7 @@ fn many_normals(twister: &mut Twister, count: usize) -> Vec<f32> {
     for block in values.as_chunks_mut::<16>().0 {
         normalise(block);
     }
-    if count % 16 != 0
+    if !count.is_multiple_of(16)
         && let Some(last) = values.last_chunk_mut::<16>()
     {
         *last = std::array::from_fn(|_| twister.uniform_f32());
@@ -132,7 +132,7 @@ mod tests {
     #[test]
     fn few_numbers_come_from_the_scalar_path() {
         assert_noise(0, &[1], 0, &[1.540_996_1]);
-        assert_noise(7, &[3], 0, &[-0.146_795_09, 0.786_141_28, 0.946_821_63]);
+        assert_noise(7, &[3], 0, &[-0.146_795_1, 0.786_141_3, 0.946_821_63]);
         assert_noise(42, &[3, 5], 11, &[0.809_357_2, 1.110_290_3, -1.689_799, -0.988_959_9]);
     }
 

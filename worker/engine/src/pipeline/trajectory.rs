@@ -45,6 +45,18 @@ impl Trajectory {
                 "`calibration.guidance` is {guidance}: it must be a number"
             )));
         }
+        let alike = |tensor: &Tensor, other: &Tensor| {
+            tensor.dims() == other.dims() && tensor.dtype() == other.dtype()
+        };
+        let odd = |one: &&&Conditioning| {
+            !(alike(&one.text, &negative.text) && alike(&one.pooled, &negative.pooled))
+        };
+        if let Some(odd) = conditionings.iter().find(odd) {
+            let (found, expected) = ((&odd.text, &odd.pooled), (&negative.text, &negative.pooled));
+            let problem =
+                format!("a prompt's conditioning, {found:?}, is not like that of the negative, {expected:?}");
+            return Err(Error::Argument(problem));
+        }
         let guided = guidance > 1.0;
         let negatives = std::iter::repeat_n(negative, if guided { prompts } else { 0 });
         let all: Vec<&Conditioning> = negatives.chain(conditionings.iter().copied()).collect();

@@ -3,6 +3,7 @@
 mod clip;
 mod special;
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 use tokenizers::tokenizer::PostProcessor;
@@ -37,7 +38,7 @@ impl PromptTokenizer {
         let whole = folder.join("tokenizer.json");
         let parts = folder.join("vocab.json").is_file() && folder.join("merges.txt").is_file();
         let tokenizer = match whole.is_file() && !(slow && parts) {
-            true => read_json(&whole)?,
+            true => read_whole(&whole)?,
             false => clip::from_vocabulary(folder, slow, &special)?,
         };
         Self::new(folder, tokenizer, &special, length)
@@ -55,12 +56,13 @@ impl PromptTokenizer {
                            transformers' T5TokenizerFast";
             return Err(Error::content(folder, problem));
         }
-        Self::new(folder, read_json(&whole)?, &special, length)
+        Self::new(folder, read_whole(&whole)?, &special, length)
     }
 
     fn new(folder: &Path, mut tokenizer: Tokenizer, special: &SpecialTokens, length: usize) -> Result<Self> {
         let unusable =
             |e: &dyn std::fmt::Display| Error::content(folder, format!("does not make a tokenizer: {e}"));
+        check_sides(folder)?;
         special.add_to(&mut tokenizer, folder)?;
         let framing = tokenizer.get_post_processor().map_or(0, |processor| processor.added_tokens(false));
         if length <= framing {
@@ -76,7 +78,10 @@ impl PromptTokenizer {
             pad_token: special.pad().to_owned(),
             ..PaddingParams::default()
         }));
-        Ok(Self { folder: folder.to_owned(), tokenizer, length })
+        let loaded = Self { folder: folder.to_owned(), tokenizer, length };
+        // A damaged file shows itself here rather than at the first prompt.
+        loaded.encode("")?;
+        Ok(loaded)
     }
 
     /// The number of ids of every prompt.
@@ -100,7 +105,8 @@ impl PromptTokenizer {
         let cannot = |e: &dyn std::fmt::Display| {
             Error::content(&self.folder, format!("cannot read the prompt \"{prompt}\": {e}"))
         };
-        let encoding = self.tokenizer.encode(prompt, true).map_err(|e| cannot(&e))?;
+        let encoding = contained(|| self.tokenizer.encode(prompt, true).map_err(|e| cannot(&e)))
+            .unwrap_or_else(|| Err(cannot(&"the tokenizer's files are damaged")))?;
         if !encoding.get_overflowing().is_empty() {
             tracing::debug!(
                 prompt,
@@ -113,6 +119,29 @@ impl PromptTokenizer {
             ids => Err(cannot(&format!("it has {} tokens in place of {}", ids.len(), self.length))),
         }
     }
+}
+
+/// Reads a `tokenizer.json`.
+fn read_whole(path: &Path) -> Result<Tokenizer> {
+    contained(|| read_json(path))
+        .unwrap_or_else(|| Err(Error::content(path, "does not make a tokenizer: it is damaged")))
+}
+
+/// Runs a part of the tokenizers library on files that nobody has checked. On some damaged ones (such as a SentencePiece
+/// normaliser that is cut short) it panics: `None` then.
+fn contained<T>(part: impl FnOnce() -> T) -> Option<T> {
+    catch_unwind(AssertUnwindSafe(part)).ok()
+}
+
+/// Refuses a tokenizer that fills up or cuts a prompt at its start: no pipeline of this class has one.
+fn check_sides(folder: &Path) -> Result<()> {
+    let keys = Keys::open(&folder.join("tokenizer_config.json"))?;
+    for key in ["padding_side", "truncation_side"] {
+        if keys.text(key)?.is_some_and(|side| side != "right") {
+            return Err(keys.refuse(key, "obsdiff supports \"right\""));
+        }
+    }
+    Ok(())
 }
 
 const T5_TOKENS: special::Defaults =

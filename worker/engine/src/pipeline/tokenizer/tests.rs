@@ -300,11 +300,31 @@ fn a_damaged_clip_tokenizer_is_refused() {
 
 #[test]
 fn a_damaged_t5_tokenizer_is_refused() {
+    type Edit = fn(&mut Value);
+    let edits: &[Edit] = &[
+        |file| file["model"] = json!(3),
+        |file| file["model"]["unk_id"] = json!(1_000_000),
+        |file| file["model"]["vocab"] = json!([["a", "b"]]),
+        |file| file["model"]["vocab"] = json!([]),
+        |file| file["normalizer"] = json!({"type": "Replace", "pattern": {"Regex": "("}, "content": ""}),
+        |file| file["normalizer"] = json!({"type": "Precompiled", "precompiled_charsmap": "AAAA"}),
+        |file| file["post_processor"]["special_tokens"] = json!({}),
+        |file| file["version"] = json!("9"),
+    ];
+    let refuse = |folder: &Path| PromptTokenizer::t5(folder, LENGTH).unwrap_err().to_string();
+    for (i, edit) in edits.iter().enumerate() {
+        let folder = copy_folder("tokenizer_3");
+        edit_json(&folder.path().join("tokenizer.json"), edit);
+        let error = refuse(folder.path());
+        let messages = ["tokenizer.json: is not the JSON expected here", "damaged"];
+        assert!(messages.iter().any(|message| error.contains(message)), "{i}: {error}");
+    }
     let folder = copy_folder("tokenizer_3");
-    fs::write(folder.path().join("tokenizer.json"), "{\"model\": 3}").unwrap();
-    let error = PromptTokenizer::t5(folder.path(), LENGTH).unwrap_err().to_string();
-    assert!(error.contains("tokenizer.json: is not the JSON expected here"), "{error}");
+    edit_json(&folder.path().join("tokenizer_config.json"), |config| config["padding_side"] = json!("left"));
+    let error = refuse(folder.path());
+    assert!(error.contains("`padding_side` is \"left\", but obsdiff supports \"right\""), "{error}");
+    let folder = copy_folder("tokenizer_3");
     fs::remove_file(folder.path().join("tokenizer.json")).unwrap();
-    let error = PromptTokenizer::t5(folder.path(), LENGTH).unwrap_err().to_string();
+    let error = refuse(folder.path());
     assert!(error.contains("has no tokenizer.json"), "{error}");
 }

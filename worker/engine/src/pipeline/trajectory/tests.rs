@@ -130,5 +130,5 @@ fn batches_that_do_not_fit_are_refused() {
     assert!(error(f64::NAN, &[&one], noise(1)).contains("`calibration.guidance` is NaN"));
     let mut narrow = one.clone();
     narrow.pooled = narrow.pooled.narrow(0, 0, 1).unwrap();
-    assert!(error(4.0, &[&one, &narrow], noise(2)).contains("shape"));
+    assert!(error(4.0, &[&one, &narrow], noise(2)).contains("is not like that of the negative"));
 }
