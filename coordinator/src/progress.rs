@@ -1,12 +1,13 @@
 //! Progress on standard error: bars on a terminal, a line for each package and phase elsewhere. It knows no numerics: whoever works
 //! opens a [`Phase`] and says how far it is.
 
+use std::fmt;
 use std::io::{self, IsTerminal, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressState, ProgressStyle};
 
 use crate::clock::Clock;
 use crate::text;
@@ -90,7 +91,7 @@ impl Progress {
     pub fn phase(&self, name: &'static str, unit: &'static str, total: u64) -> Phase {
         let bar = match &self.0.show {
             Show::Bars(bars) => {
-                let template = "{prefix:>12} {bar:32} {pos}/{len} {msg}  {per_sec}  {eta} left";
+                let template = "{prefix:>12} {bar:32} {pos}/{len} {msg}  {rate}  {eta} left";
                 let bar = bars.add(ProgressBar::new(total).with_style(style(template)));
                 bar.set_prefix(name);
                 bar.set_message(unit);
@@ -138,7 +139,12 @@ impl Progress {
 /// The template is a constant; were it wrong, a plain bar would stand in.
 fn style(template: &str) -> ProgressStyle {
     let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
-    style.progress_chars("=> ")
+    style.progress_chars("=> ").with_key("rate", rate)
+}
+
+fn rate(state: &ProgressState, out: &mut dyn fmt::Write) {
+    // A bar whose text cannot be written shows nothing.
+    let _ = write!(out, "{:.1}/s", state.per_sec());
 }
 
 /// A part of the work that counts its steps. Dropped without [`Phase::finish`], it failed and says nothing more.

@@ -130,7 +130,7 @@ mod tests {
         assert_eq!(found(64, 64, n_to_m(2, 4)), (2048, Found::NToM { n: 2, m: 4 }));
         assert_eq!(found(64, 64, n_to_m(4, 8)), (2048, Found::NToM { n: 4, m: 8 }));
         assert_eq!(found(64, 60, n_to_m(1, 3)), (1280, Found::NToM { n: 1, m: 3 }));
-        let mixed = |r: usize, c: usize| (r * 7919 + c * 104_729) % 65_537 % 2 == 0;
+        let mixed = |r: usize, c: usize| ((r * 7919 + c * 104_729) % 65_537).is_multiple_of(2);
         assert_eq!(found(64, 64, mixed).1, Found::Unstructured);
         // Whole rows are gone: half the weights, but no group has two of four.
         assert_eq!(found(64, 64, |r, _| r % 2 == 0), (2048, Found::Unstructured));

@@ -1,4 +1,5 @@
 //! The `obsdiff` binary as its user sees it: help, results, refusals and exit codes.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod help;
 mod inspect;
