@@ -7,6 +7,7 @@ mod attention;
 mod composed;
 mod linear;
 mod norm;
+mod product;
 mod rows;
 mod simd;
 
