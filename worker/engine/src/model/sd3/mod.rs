@@ -5,6 +5,7 @@ mod config;
 mod embedding;
 mod inventory;
 mod loading;
+mod stream;
 mod transformer;
 
 pub use config::Sd3Config;
