@@ -1,14 +1,14 @@
 //! Softmax attention over several token streams, one batch item and head at a time.
 
-use faer::linalg::matmul::matmul;
+use faer::MatMut;
 use faer::prelude::ReborrowMut;
-use faer::{Accum, MatMut, MatRef, Par};
 use rayon::prelude::*;
 
-use super::simd::{exp, max, sum, vectorized};
+use super::product::{COLUMNS, Strided, multiply};
+use super::simd::{Kernel, exp_and_sum, max, vectorized};
 
 /// Queries whose scores are in cache together.
-const QUERIES: usize = 128;
+const QUERIES: usize = 96;
 
 /// One stream's queries, keys and values, each `(batch * tokens) x width` with the heads side by side.
 #[derive(Clone, Copy)]
@@ -32,12 +32,16 @@ pub(super) struct Sizes {
 /// Buffers of one thread.
 #[derive(Default)]
 struct Scratch {
+    /// `head x tokens`, the tokens padded.
     keys: Vec<f32>,
+    /// `tokens x head`, the features padded.
     values: Vec<f32>,
-    queries: Vec<f32>,
+    /// `queries x tokens`, the tokens padded.
     scores: Vec<f32>,
+    /// `queries x head`, the features padded.
+    attended: Vec<f32>,
+    /// One over the sum of each row of scores.
     factors: Vec<f32>,
-    output: Vec<f32>,
 }
 
 /// Attends each stream's queries to all streams' keys and writes to `outputs`, one for each stream with queries and of their
@@ -46,22 +50,17 @@ struct Scratch {
 pub(super) fn attention(outputs: Vec<&mut [f32]>, streams: &[Stream<'_>], sizes: Sizes) {
     let asking: Vec<_> =
         streams.iter().filter_map(|s| s.queries.map(|queries| (queries, s.tokens))).collect();
-    let outputs = outputs.into_iter().zip(&asking).map(|(out, (_, tokens))| split(out, *tokens, sizes));
     let mut work: Vec<Vec<MatMut<'_, f32>>> = Vec::new();
     work.resize_with(sizes.batch * sizes.heads, Vec::new);
-    for parts in outputs {
-        work.iter_mut().zip(parts).for_each(|(work, part)| work.push(part));
+    for (output, (_, tokens)) in outputs.into_iter().zip(&asking) {
+        work.iter_mut().zip(split(output, *tokens, sizes)).for_each(|(work, part)| work.push(part));
     }
     work.into_par_iter().enumerate().for_each_init(Scratch::default, |scratch, (index, outputs)| {
         let head = Head { item: index / sizes.heads, head: index % sizes.heads, sizes };
-        scratch.keys.clear();
-        scratch.values.clear();
-        for stream in streams {
-            head.gather(&mut scratch.keys, stream.keys, 0..stream.tokens, stream.tokens);
-            head.gather(&mut scratch.values, stream.values, 0..stream.tokens, stream.tokens);
-        }
+        let keys: usize = streams.iter().map(|stream| stream.tokens).sum();
+        vectorized(Gather { head, streams, keys, scratch });
         for ((queries, tokens), output) in asking.iter().zip(outputs) {
-            head.attend(output, queries, *tokens, scratch);
+            head.attend(output, queries, *tokens, keys, scratch);
         }
     });
 }
@@ -90,59 +89,118 @@ struct Head {
 }
 
 impl Head {
-    /// Appends this head's features of some of the item's tokens, token after token.
-    fn gather(&self, to: &mut Vec<f32>, from: &[f32], tokens: std::ops::Range<usize>, of: usize) {
-        let Sizes { heads, head, .. } = self.sizes;
-        let width = heads * head;
-        for token in tokens {
-            let start = (self.item * of + token) * width + self.head * head;
-            to.extend_from_slice(&from[start..start + head]);
-        }
+    /// Where this head's features of the item's first token start, with `tokens` in each item.
+    #[inline(always)]
+    fn start(&self, tokens: usize) -> usize {
+        (self.item * tokens * self.sizes.heads + self.head) * self.sizes.head
     }
 
-    fn attend(&self, mut output: MatMut<'_, f32>, queries: &[f32], tokens: usize, scratch: &mut Scratch) {
-        let d = self.sizes.head;
-        let Scratch { keys, values, queries: block, scores, factors, output: attended } = scratch;
-        let count = keys.len() / d;
-        let scale = 1.0 / (d as f32).sqrt();
-        for start in (0..tokens).step_by(QUERIES) {
-            let rows = QUERIES.min(tokens - start);
-            block.clear();
-            self.gather(block, queries, start..start + rows, tokens);
-            scores.resize(rows * count, 0.0);
+    #[inline(always)]
+    fn stride(&self) -> usize {
+        self.sizes.heads * self.sizes.head
+    }
+
+    fn attend(
+        &self,
+        mut out: MatMut<'_, f32>,
+        queries: &[f32],
+        tokens: usize,
+        keys: usize,
+        scratch: &mut Scratch,
+    ) {
+        let head = self.sizes.head;
+        let (columns, features) = (keys.next_multiple_of(COLUMNS), head.next_multiple_of(COLUMNS));
+        let Scratch { keys: by_key, values, scores, attended, factors } = scratch;
+        let scale = 1.0 / (head as f32).sqrt();
+        for first in (0..tokens).step_by(QUERIES) {
+            let rows = QUERIES.min(tokens - first);
+            scores.resize(rows * columns, 0.0);
+            attended.resize(rows * features, 0.0);
             factors.resize(rows, 0.0);
-            attended.resize(rows * d, 0.0);
-            let (keys, values) = (
-                MatRef::from_row_major_slice(keys, count, d),
-                MatRef::from_row_major_slice(values, count, d),
-            );
-            let block = MatRef::from_row_major_slice(block, rows, d);
-            let product = MatMut::from_row_major_slice_mut(scores, rows, count);
-            matmul(product, Accum::Replace, block, keys.transpose(), 1.0, Par::Seq);
-            vectorized(|| softmax(scores, count, scale, factors));
-            let shares = MatRef::from_row_major_slice(scores, rows, count);
-            let product = MatMut::from_row_major_slice_mut(attended, rows, d);
-            matmul(product, Accum::Replace, shares, values, 1.0, Par::Seq);
-            vectorized(|| scatter(output.rb_mut().subrows_mut(start, rows), attended, factors));
+            let numbers = &queries[self.start(tokens) + first * self.stride()..];
+            let asked = Strided { numbers, stride: self.stride() };
+            multiply(scores, columns, asked, head, Strided { numbers: by_key, stride: columns });
+            vectorized(Softmax { scores, columns, keys, scale, factors });
+            let shares = Strided { numbers: scores, stride: columns };
+            multiply(attended, features, shares, keys, Strided { numbers: values, stride: features });
+            let out = out.rb_mut().subrows_mut(first, rows);
+            vectorized(Scatter { out, attended, features, factors });
+        }
+    }
+}
+
+/// Brings one head's keys and values of all streams together: keys as columns, values as rows, padded with zeros.
+struct Gather<'a> {
+    head: Head,
+    streams: &'a [Stream<'a>],
+    keys: usize,
+    scratch: &'a mut Scratch,
+}
+
+impl Kernel for Gather<'_> {
+    #[inline(always)]
+    fn run(self) {
+        let head = self.head.sizes.head;
+        let (columns, features) = (self.keys.next_multiple_of(COLUMNS), head.next_multiple_of(COLUMNS));
+        // The padding stays as it was first made: every head of a call has the same sizes.
+        self.scratch.keys.resize(head * columns, 0.0);
+        self.scratch.values.resize(self.keys * features, 0.0);
+        let mut key = 0;
+        for stream in self.streams {
+            for token in 0..stream.tokens {
+                let start = self.head.start(stream.tokens) + token * self.head.stride();
+                let from = &stream.keys[start..start + head];
+                for (to, x) in self.scratch.keys[key..].iter_mut().step_by(columns).zip(from) {
+                    *to = *x;
+                }
+                let from = &stream.values[start..start + head];
+                for (to, x) in self.scratch.values[key * features..][..head].iter_mut().zip(from) {
+                    *to = *x;
+                }
+                key += 1;
+            }
         }
     }
 }
 
 /// Turns rows of scores into e^(scale (score - largest)), and leaves one over each row's sum in `factors`.
-#[inline(always)]
-fn softmax(scores: &mut [f32], count: usize, scale: f32, factors: &mut [f32]) {
-    for (row, factor) in scores.chunks_exact_mut(count).zip(factors) {
-        let largest = max(row);
-        row.iter_mut().for_each(|x| *x = exp(scale * (*x - largest)));
-        *factor = 1.0 / sum(row, |x| x);
+struct Softmax<'a> {
+    scores: &'a mut [f32],
+    columns: usize,
+    keys: usize,
+    scale: f32,
+    factors: &'a mut [f32],
+}
+
+impl Kernel for Softmax<'_> {
+    #[inline(always)]
+    fn run(self) {
+        for (row, factor) in self.scores.chunks_exact_mut(self.columns).zip(self.factors) {
+            let row = &mut row[..self.keys];
+            let offset = -self.scale * max(row);
+            *factor = 1.0 / exp_and_sum(row, self.scale, offset);
+        }
     }
 }
 
-#[inline(always)]
-fn scatter(mut output: MatMut<'_, f32>, attended: &[f32], factors: &[f32]) {
-    let d = output.ncols();
-    for (row, (attended, factor)) in attended.chunks_exact(d).zip(factors).enumerate() {
-        let Some(row) = output.rb_mut().row_mut(row).try_as_row_major_mut() else { return };
-        row.as_slice_mut().iter_mut().zip(attended).for_each(|(out, x)| *out = x * factor);
+/// Multiplies each row by its factor and writes it to a head's columns of the output.
+struct Scatter<'a> {
+    out: MatMut<'a, f32>,
+    attended: &'a [f32],
+    features: usize,
+    factors: &'a [f32],
+}
+
+impl Kernel for Scatter<'_> {
+    #[inline(always)]
+    fn run(mut self) {
+        for (row, (attended, factor)) in
+            self.attended.chunks_exact(self.features).zip(self.factors).enumerate()
+        {
+            let Some(row) = self.out.rb_mut().row_mut(row).try_as_row_major_mut() else { return };
+            for (out, x) in row.as_slice_mut().iter_mut().zip(attended) {
+                *out = x * factor;
+            }
+        }
     }
 }

@@ -6,7 +6,7 @@ use faer::{Accum, MatMut, MatRef, Par};
 use rayon::prelude::*;
 
 use super::EPSILON;
-use super::simd::{gelu, sum, vectorized};
+use super::simd::{Kernel, gelu, sum, vectorized};
 
 /// Rows and columns of a tile. Set by the product's shape alone, so that results do not depend on the number of threads.
 fn tile(rows: usize, n: usize) -> (usize, usize) {
@@ -69,10 +69,10 @@ pub(super) fn linear(out: &mut [f32], x: &[f32], layer: Weights<'_>, finish: Fin
                 scratch.resize(rows * columns, 0.0);
                 let product = MatMut::from_row_major_slice_mut(scratch, rows, columns);
                 matmul(product, Accum::Replace, x, weight, 1.0, Par::Seq);
-                vectorized(|| add_gated(out, scratch, gates, &place));
+                vectorized(AddGated { residual: out, product: scratch, gates, place });
             } else {
                 matmul(out.rb_mut(), Accum::Replace, x, weight, 1.0, Par::Seq);
-                vectorized(|| finish_rows(out, finish, &place));
+                vectorized(FinishRows { tile: out, finish, place });
             }
         });
     });
@@ -85,17 +85,36 @@ struct Place<'a> {
     bias: &'a [f32],
 }
 
-#[inline(always)]
-fn finish_rows(mut tile: MatMut<'_, f32>, finish: Finish<'_>, place: &Place<'_>) {
-    for row in 0..tile.nrows() {
-        let Some(row) = tile.rb_mut().row_mut(row).try_as_row_major_mut() else { return };
-        let row = row.as_slice_mut();
-        match finish {
-            Finish::Gelu => row.iter_mut().zip(place.bias).for_each(|(y, b)| *y = gelu(*y + b)),
-            _ => row.iter_mut().zip(place.bias).for_each(|(y, b)| *y += b),
-        }
-        if let Finish::HeadNorm(norm) = finish {
-            row.chunks_exact_mut(norm.len().max(1)).for_each(|head| head_norm(head, norm));
+/// Finishes a tile that holds x W^T.
+struct FinishRows<'a> {
+    tile: MatMut<'a, f32>,
+    finish: Finish<'a>,
+    place: Place<'a>,
+}
+
+impl Kernel for FinishRows<'_> {
+    #[inline(always)]
+    fn run(mut self) {
+        let bias = self.place.bias;
+        for row in 0..self.tile.nrows() {
+            let Some(row) = self.tile.rb_mut().row_mut(row).try_as_row_major_mut() else { return };
+            let row = row.as_slice_mut();
+            for (y, b) in row.iter_mut().zip(bias) {
+                *y += b;
+            }
+            match self.finish {
+                Finish::Gelu => {
+                    for y in row {
+                        *y = gelu(*y);
+                    }
+                }
+                Finish::HeadNorm(norm) => {
+                    for head in row.chunks_exact_mut(norm.len().max(1)) {
+                        head_norm(head, norm);
+                    }
+                }
+                Finish::Plain | Finish::AddGated(_) => {}
+            }
         }
     }
 }
@@ -104,16 +123,30 @@ fn finish_rows(mut tile: MatMut<'_, f32>, finish: Finish<'_>, place: &Place<'_>)
 fn head_norm(head: &mut [f32], norm: &[f32]) {
     let mean_square = sum(head, |x| x * x) / head.len() as f32;
     let factor = 1.0 / (mean_square + EPSILON as f32).sqrt();
-    head.iter_mut().zip(norm).for_each(|(x, weight)| *x = *x * factor * weight);
+    for (x, weight) in head.iter_mut().zip(norm) {
+        *x = *x * factor * weight;
+    }
 }
 
-#[inline(always)]
-fn add_gated(mut residual: MatMut<'_, f32>, product: &[f32], gates: Gates<'_>, place: &Place<'_>) {
-    for (row, product) in product.chunks_exact(place.bias.len()).enumerate() {
-        let start = (place.row + row) / gates.tokens * gates.stride + gates.start + place.column;
-        let gate = &gates.values[start..start + place.bias.len()];
-        let Some(row) = residual.rb_mut().row_mut(row).try_as_row_major_mut() else { return };
-        let parts = row.as_slice_mut().iter_mut().zip(product).zip(place.bias.iter().zip(gate));
-        parts.for_each(|((x, y), (b, g))| *x = g.mul_add(y + b, *x));
+/// Adds gate * (product + bias) to a tile of the residual.
+struct AddGated<'a> {
+    residual: MatMut<'a, f32>,
+    product: &'a [f32],
+    gates: Gates<'a>,
+    place: Place<'a>,
+}
+
+impl Kernel for AddGated<'_> {
+    #[inline(always)]
+    fn run(mut self) {
+        let Place { row: first, column, bias } = self.place;
+        for (row, product) in self.product.chunks_exact(bias.len()).enumerate() {
+            let start = (first + row) / self.gates.tokens * self.gates.stride + self.gates.start + column;
+            let gate = &self.gates.values[start..start + bias.len()];
+            let Some(row) = self.residual.rb_mut().row_mut(row).try_as_row_major_mut() else { return };
+            for ((x, y), (b, g)) in row.as_slice_mut().iter_mut().zip(product).zip(bias.iter().zip(gate)) {
+                *x = g.mul_add(y + b, *x);
+            }
+        }
     }
 }

@@ -7,6 +7,7 @@ mod attention;
 mod composed;
 mod linear;
 mod norm;
+mod product;
 mod rows;
 mod simd;
 
@@ -46,12 +47,33 @@ pub(crate) struct Projected<'a> {
 const EPSILON: f64 = 1e-6;
 
 /// The operations, with the buffers they use again.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Ops {
     pool: Pool,
+    /// Whether work is spread over threads here; another device has its own ways.
+    threads: bool,
 }
 
 impl Ops {
+    pub(crate) fn on(device: &Device) -> Self {
+        Self { pool: Pool::default(), threads: matches!(device, Device::Cpu) }
+    }
+
+    /// Does several operations without leaving the threads that do them in between.
+    pub(crate) fn section<A: Send>(&self, work: impl FnOnce() -> A + Send) -> A {
+        if self.threads { rayon::join(work, || ()).0 } else { work() }
+    }
+
+    /// Does two operations at the same time, where threads allow it. Neither result depends on the other's progress.
+    pub(crate) fn both<A: Send, B: Send>(
+        &self,
+        first: impl FnOnce() -> Result<A> + Send,
+        second: impl FnOnce() -> Result<B> + Send,
+    ) -> Result<(A, B)> {
+        let (a, b) = if self.threads { rayon::join(first, second) } else { (first(), second()) };
+        Ok((a?, b?))
+    }
+
     /// Takes back an activation that nobody reads any more, for a later operation to use its buffer.
     pub(crate) fn give(&self, activation: Tensor) -> Result<()> {
         if fits(&activation) {

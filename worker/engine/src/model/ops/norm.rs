@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 
 use super::EPSILON;
-use super::simd::{sum, vectorized};
+use super::simd::{Kernel, sum, vectorized};
 
 /// Numbers normed as one piece of work.
 const PIECE: usize = 1 << 14;
@@ -26,13 +26,28 @@ pub(super) fn norm_modulate(out: &mut [f32], x: &[f32], width: usize, by: Affine
     let rows = (PIECE / width.max(1)).max(1);
     let pieces = out.par_chunks_mut(rows * width).zip(x.par_chunks(rows * width)).enumerate();
     pieces.for_each(|(piece, (out, x))| {
-        vectorized(|| {
-            for (row, (out, x)) in out.chunks_exact_mut(width).zip(x.chunks_exact(width)).enumerate() {
-                let item = &by.values[(piece * rows + row) / by.tokens * by.stride..][..by.stride];
-                norm_row(out, x, &item[by.scale..][..width], &item[by.shift..][..width]);
-            }
-        });
+        vectorized(NormRows { out, x, width, by, first: piece * rows });
     });
+}
+
+/// Some rows, from row `first` of the matrix on.
+struct NormRows<'a> {
+    out: &'a mut [f32],
+    x: &'a [f32],
+    width: usize,
+    by: Affine<'a>,
+    first: usize,
+}
+
+impl Kernel for NormRows<'_> {
+    #[inline(always)]
+    fn run(self) {
+        let Self { out, x, width, by, first } = self;
+        for (row, (out, x)) in out.chunks_exact_mut(width).zip(x.chunks_exact(width)).enumerate() {
+            let item = &by.values[(first + row) / by.tokens * by.stride..][..by.stride];
+            norm_row(out, x, &item[by.scale..][..width], &item[by.shift..][..width]);
+        }
+    }
 }
 
 #[inline(always)]

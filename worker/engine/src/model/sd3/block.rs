@@ -4,9 +4,10 @@ use candle_core::Tensor;
 use obsdiff_proto::{Inventory, LinearId, SiteId, UnitKind};
 
 use super::super::Tap;
-use super::super::ops::{Linear, Modulation, Ops, Projected};
+use super::super::ops::Linear;
 use super::Sd3Config;
 use super::loading::Loader;
+use super::stream::{Activation, Attention, Entered, Projection, Shared, StreamBlock};
 use crate::{Error, Result};
 
 /// A block's part of the model. Linears that can be pruned live in the model's list; here are their ids.
@@ -15,99 +16,6 @@ pub(super) struct JointBlock {
     image: StreamBlock,
     text: StreamBlock,
     heads: usize,
-}
-
-/// One stream of a block.
-#[derive(Debug)]
-struct StreamBlock {
-    /// AdaLN: from the conditioning vector to the stream's shifts, scales and gates.
-    modulation: Linear,
-    attention: Attention,
-    /// The image stream's attention on itself alone, in dual blocks.
-    own_attention: Option<Attention>,
-    /// Feed-forward network; none where the stream ends at its attention.
-    feed_forward: Option<[Projection; 2]>,
-}
-
-#[derive(Debug)]
-struct Attention {
-    inputs: SiteId,
-    projections: [LinearId; 3],
-    /// RMS norms of queries and keys, a head wide each.
-    norms: Option<[Tensor; 2]>,
-    /// None where nobody reads what the stream attends to.
-    output: Option<Projection>,
-}
-
-/// A linear with the site it reads alone.
-#[derive(Clone, Copy, Debug)]
-struct Projection {
-    site: SiteId,
-    linear: LinearId,
-}
-
-/// Where a stream's shifts, scales and gates lie among its modulation's parts, as diffusers orders them.
-mod part {
-    pub(super) const SHIFT: usize = 0;
-    pub(super) const SCALE: usize = 1;
-    pub(super) const GATE: usize = 2;
-    pub(super) const FFN_SHIFT: usize = 3;
-    pub(super) const FFN_SCALE: usize = 4;
-    pub(super) const FFN_GATE: usize = 5;
-    pub(super) const OWN_SHIFT: usize = 6;
-    pub(super) const OWN_SCALE: usize = 7;
-    pub(super) const OWN_GATE: usize = 8;
-    /// A stream that ends here has a scale and a shift only, in this order.
-    pub(super) const LAST_SCALE: usize = 0;
-    pub(super) const LAST_SHIFT: usize = 1;
-}
-
-/// Queries, keys and values that an attention's inputs became.
-struct Projections {
-    queries: Option<Tensor>,
-    keys: Tensor,
-    values: Tensor,
-}
-
-impl Projections {
-    fn view(&self) -> Projected<'_> {
-        Projected { queries: self.queries.as_ref(), keys: &self.keys, values: &self.values }
-    }
-
-    fn give(self, pass: &Pass<'_>) -> Result<()> {
-        self.queries.into_iter().chain([self.keys, self.values]).try_for_each(|rows| pass.ops.give(rows))
-    }
-}
-
-/// What a forward call carries past every block.
-pub(super) struct Pass<'a> {
-    pub(super) ops: &'a Ops,
-    pub(super) linears: &'a [Linear],
-    /// `batch x width`: SiLU of the conditioning vector.
-    pub(super) conditioning: &'a Tensor,
-    pub(super) tap: &'a mut dyn Tap,
-}
-
-impl Pass<'_> {
-    fn linear(&self, id: LinearId) -> Result<&Linear> {
-        self.linears
-            .get(id.0 as usize)
-            .ok_or_else(|| Error::Argument(format!("linear {id} is not of this model")))
-    }
-
-    fn show(&mut self, site: SiteId, rows: &Tensor) -> Result<()> {
-        if self.tap.wants(site) { self.tap.observe(site, rows) } else { Ok(()) }
-    }
-
-    /// Lets go of a site's activation. A tap may still hold one that it has seen, so only the others' buffers are used again.
-    fn give(&self, site: SiteId, rows: Tensor) -> Result<()> {
-        if self.tap.wants(site) { Ok(()) } else { self.ops.give(rows) }
-    }
-
-    fn modulation(&self, layer: &Linear) -> Result<Modulation> {
-        let values = self.ops.linear(self.conditioning, layer)?;
-        Ok(Modulation { values, width: self.conditioning.dim(1)? })
-    }
 }
 
 impl JointBlock {
@@ -142,98 +50,69 @@ impl JointBlock {
     /// The streams after this block; no text where its stream ends here. Both are `(batch * tokens) x width`.
     pub(super) fn forward(
         &self,
-        mut image: Tensor,
+        image: Tensor,
         text: Tensor,
-        pass: &mut Pass<'_>,
+        shared: Shared<'_>,
+        tap: &mut dyn Tap,
     ) -> Result<(Tensor, Option<Tensor>)> {
-        let by_image = pass.modulation(&self.image.modulation)?;
-        let by_text = pass.modulation(&self.text.modulation)?;
-        let batch = pass.conditioning.dim(0)?;
+        let ops = shared.ops;
+        let (mut of_image, mut of_text) =
+            ops.both(|| self.image.enter(&image, shared), || self.text.enter(&text, shared))?;
+        show([Some(&mut of_image.inputs), Some(&mut of_text.inputs), of_image.own_inputs.as_mut()], tap)?;
 
-        let of_image = self.image.attention.project(&image, &by_image, (part::SHIFT, part::SCALE), pass)?;
-        let (shift, scale) = match self.text.feed_forward {
-            Some(_) => (part::SHIFT, part::SCALE),
-            None => (part::LAST_SHIFT, part::LAST_SCALE),
+        let (by_image, by_text) = (of_image.by.clone(), of_text.by.clone());
+        let attend = || self.attend(of_image, of_text, shared);
+        let [mut joint, mut of_text, mut own] = ops.section(attend)?;
+        show([joint.as_mut(), of_text.as_mut(), own.as_mut()], tap)?;
+
+        let ((image, mut image_inputs), (text, mut text_inputs)) = ops.both(
+            || self.image.leave_attention(image, [joint, own], &by_image, shared),
+            || self.text.leave_attention(text, [of_text, None], &by_text, shared),
+        )?;
+        show([image_inputs.as_mut(), text_inputs.as_mut(), None], tap)?;
+
+        let (mut image_hidden, mut text_hidden) =
+            ops.both(|| self.image.up(image_inputs, shared), || self.text.up(text_inputs, shared))?;
+        show([image_hidden.as_mut(), text_hidden.as_mut(), None], tap)?;
+
+        let (image, text) = ops.both(
+            || self.image.down(image, image_hidden, &by_image, shared),
+            || self.text.down(text, text_hidden, &by_text, shared),
+        )?;
+        Ok((image, self.text.feed_forward.is_some().then_some(text)))
+    }
+
+    /// What the image tokens, the text tokens, and the image tokens on their own attend to, as far as it is read.
+    fn attend(&self, image: Entered, text: Entered, shared: Shared<'_>) -> Result<[Option<Activation>; 3]> {
+        let ops = shared.ops;
+        let batch = shared.conditioning.dim(0)?;
+        let own = || match self.image.own_attention.as_ref().zip(image.own_inputs) {
+            Some((attention, inputs)) => Ok(Some((attention, attention.project(inputs, shared)?))),
+            None => Ok(None),
         };
-        let of_text = self.text.attention.project(&text, &by_text, (shift, scale), pass)?;
-        let own = match &self.image.own_attention {
-            Some(own) => {
-                Some((own, own.project(&image, &by_image, (part::OWN_SHIFT, part::OWN_SCALE), pass)?))
+        let of_image = || self.image.attention.project(image.inputs, shared);
+        let of_text = || self.text.attention.project(text.inputs, shared);
+        let (of_image, (of_text, own)) = ops.both(of_image, || ops.both(of_text, own))?;
+
+        let mut attended = ops.attention(&[of_image.view(), of_text.view()], batch, self.heads)?.into_iter();
+        of_image.give(ops)?;
+        of_text.give(ops)?;
+        let joint = self.image.attention.attended(attended.next());
+        let of_text = self.text.attention.attended(attended.next());
+        let own = match own {
+            Some((attention, projections)) => {
+                let attended = ops.attention(&[projections.view()], batch, self.heads)?;
+                projections.give(ops)?;
+                attention.attended(attended.into_iter().next())
             }
             None => None,
         };
-
-        let mut attended =
-            pass.ops.attention(&[of_image.view(), of_text.view()], batch, self.heads)?.into_iter();
-        of_image.give(pass)?;
-        of_text.give(pass)?;
-        image = self.image.attention.add_output(image, attended.next(), &by_image, part::GATE, pass)?;
-        let text_attended = attended.next();
-        if let Some((own, projections)) = own {
-            let attended = pass.ops.attention(&[projections.view()], batch, self.heads)?.into_iter().next();
-            projections.give(pass)?;
-            image = own.add_output(image, attended, &by_image, part::OWN_GATE, pass)?;
-        }
-        image = self.image.add_feed_forward(image, &by_image, pass)?;
-        if self.text.feed_forward.is_none() {
-            return Ok((image, None));
-        }
-        let text = self.text.attention.add_output(text, text_attended, &by_text, part::GATE, pass)?;
-        let text = self.text.add_feed_forward(text, &by_text, pass)?;
-        Ok((image, Some(text)))
+        Ok([joint, of_text, own])
     }
 }
 
-impl Attention {
-    fn project(
-        &self,
-        x: &Tensor,
-        by: &Modulation,
-        (shift, scale): (usize, usize),
-        pass: &mut Pass<'_>,
-    ) -> Result<Projections> {
-        let normed = pass.ops.norm_modulate(x, by, shift, scale)?;
-        pass.show(self.inputs, &normed)?;
-        let [q, k, v] = self.projections;
-        let norm = |i: usize| self.norms.as_ref().map(|norms| &norms[i]);
-        let queries = match self.output {
-            Some(_) => Some(pass.ops.linear_head_norm(&normed, pass.linear(q)?, norm(0))?),
-            None => None,
-        };
-        let keys = pass.ops.linear_head_norm(&normed, pass.linear(k)?, norm(1))?;
-        let values = pass.ops.linear(&normed, pass.linear(v)?)?;
-        pass.give(self.inputs, normed)?;
-        Ok(Projections { queries, keys, values })
-    }
-
-    fn add_output(
-        &self,
-        residual: Tensor,
-        attended: Option<Tensor>,
-        by: &Modulation,
-        gate: usize,
-        pass: &mut Pass<'_>,
-    ) -> Result<Tensor> {
-        let (Some(output), Some(attended)) = (self.output, attended) else { return Ok(residual) };
-        pass.show(output.site, &attended)?;
-        let sum = pass.ops.add_gated_linear(residual, &attended, pass.linear(output.linear)?, by, gate)?;
-        pass.give(output.site, attended)?;
-        Ok(sum)
-    }
-}
-
-impl StreamBlock {
-    fn add_feed_forward(&self, x: Tensor, by: &Modulation, pass: &mut Pass<'_>) -> Result<Tensor> {
-        let Some([up, down]) = self.feed_forward else { return Ok(x) };
-        let normed = pass.ops.norm_modulate(&x, by, part::FFN_SHIFT, part::FFN_SCALE)?;
-        pass.show(up.site, &normed)?;
-        let hidden = pass.ops.linear_gelu(&normed, pass.linear(up.linear)?)?;
-        pass.give(up.site, normed)?;
-        pass.show(down.site, &hidden)?;
-        let sum = pass.ops.add_gated_linear(x, &hidden, pass.linear(down.linear)?, by, part::FFN_GATE)?;
-        pass.give(down.site, hidden)?;
-        Ok(sum)
-    }
+fn show(unit: [Option<&mut Activation>; 3], tap: &mut dyn Tap) -> Result<()> {
+    unit.into_iter().flatten().try_for_each(|activation| activation.show(tap))
 }
 
 /// Finds a block's parts by their names.

@@ -6,6 +6,7 @@ mod config;
 mod embedding;
 mod inventory;
 mod loading;
+mod stream;
 mod transformer;
 
 pub use config::Sd3Config;

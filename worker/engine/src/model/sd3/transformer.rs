@@ -6,9 +6,10 @@ use obsdiff_proto::{Inventory, LinearId};
 use super::super::ops::{Linear, Modulation, Ops};
 use super::super::{Denoise, DiffusionModel, Tap};
 use super::Sd3Config;
-use super::block::{JointBlock, Pass};
+use super::block::JointBlock;
 use super::embedding::{PatchEmbed, TimeTextEmbed};
 use super::loading::Loader;
+use super::stream::Shared;
 use crate::checkpoint::Weights;
 use crate::{Error, Result};
 
@@ -62,7 +63,7 @@ impl Sd3Transformer {
             text: loader.linear("context_embedder", width, config.joint_attention_dim)?,
             last_modulation: loader.linear("norm_out.linear", 2 * width, width)?,
             prediction: loader.linear("proj_out", predicted, width)?,
-            ops: Ops::default(),
+            ops: Ops::on(device),
             dtype,
             device: device.clone(),
             config,
@@ -157,11 +158,11 @@ impl DiffusionModel for Sd3Transformer {
             self.conditioning.forward(&self.ops, &timestep, &self.import(call.pooled)?)?.silu()?;
         let mut image = self.patches.forward(&self.ops, &self.import(call.latents)?)?;
         let mut text = Some(self.ops.linear(&self.import(call.text)?.flatten(0, 1)?, &self.text)?);
-        let mut pass = Pass { ops: &self.ops, linears: &self.linears, conditioning: &conditioning, tap };
+        let shared = Shared { ops: &self.ops, linears: &self.linears, conditioning: &conditioning };
         for block in &self.blocks {
             // Only the last block ends the text stream.
             let Some(tokens) = text else { break };
-            (image, text) = block.forward(image, tokens, &mut pass)?;
+            (image, text) = block.forward(image, tokens, shared, tap)?;
         }
         self.predict(&image, &conditioning, sides)
     }
