@@ -173,9 +173,7 @@ fn ratio(case: &Case) {
     for (product, times) in case.products() {
         let mut operands = product.operands();
         let best = fastest(|| product.run(&mut operands));
-        if std::env::var_os("PRODUCTS").is_some() {
-            println!("  {times} x {product:?}: candle, faer, faer by parts {best:?}");
-        }
+        println!("  {times} x {product:?}: candle, faer, faer by parts {best:.1?}");
         alone += *best.iter().min().unwrap() * times as u32;
         flops += product.flops() * times as f64;
     }

@@ -2,6 +2,7 @@
 
 mod block;
 mod config;
+mod cost;
 mod embedding;
 mod inventory;
 mod loading;
@@ -10,3 +11,6 @@ mod transformer;
 
 pub use config::Sd3Config;
 pub use transformer::Sd3Transformer;
+
+#[cfg(test)]
+mod tests;
