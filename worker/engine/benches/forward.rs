@@ -1,7 +1,7 @@
 //! How much of the machine's matrix product rate a bare forward call reaches: the time of its blocks' own products, done alone
 //! by the fastest GEMM at each shape, over the time of the whole call.
 //!
-//! `cargo bench -p obsdiff-engine --bench forward`
+//! `cargo bench -p obsdiff-engine --bench forward` (or, with `-- shapes` or `-- medium` after it, one of the two models)
 #![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
@@ -19,7 +19,7 @@ use rayon::prelude::*;
 
 /// What a measurement repeats at most, and for how long.
 const ROUNDS: usize = 100;
-const BUDGET: Duration = Duration::from_secs(2);
+const BUDGET: Duration = Duration::from_secs(3);
 
 /// One model with the inputs of a call.
 struct Case {
@@ -99,27 +99,28 @@ impl Product {
         2. * (self.count * self.rows * self.n * self.out) as f64
     }
 
-    /// One run by each GEMM: candle's, faer's on all threads, and faer's on one thread for each product or stripe of rows.
-    fn run(&self, operands: &mut Operands) -> [Duration; 3] {
+    /// One run by the GEMM of this number: candle's, faer's on all threads, or faer's on one thread for each product or stripe of
+    /// rows.
+    fn run(&self, gemm: usize, operands: &mut Operands) {
         let Self { count, rows, n, out: width } = *self;
         let Operands { x, weight, a, b, out } = operands;
-        let threads = Par::rayon(rayon::current_num_threads());
-        [
-            time(|| drop(x.matmul(&weight.transpose(1, 2).unwrap()).unwrap())),
-            time(|| {
+        let threads = rayon::current_num_threads();
+        match gemm {
+            0 => drop(x.matmul(&weight.transpose(1, 2).unwrap()).unwrap()),
+            1 => {
                 let parts = out.chunks_mut(rows * width).zip(a.chunks(rows * n).zip(b.chunks(width * n)));
-                parts.for_each(|(out, (a, b))| product(out, a, b, n, threads));
-            }),
-            time(|| {
+                parts.for_each(|(out, (a, b))| product(out, a, b, n, Par::rayon(threads)));
+            }
+            _ => {
                 let parts =
                     out.par_chunks_mut(rows * width).zip(a.par_chunks(rows * n).zip(b.par_chunks(width * n)));
-                let stripe = if count > 1 { rows } else { rows.div_ceil(2 * rayon::current_num_threads()) };
+                let stripe = if count > 1 { rows } else { rows.div_ceil(2 * threads) };
                 parts.for_each(|(out, (a, b))| {
                     let stripes = out.par_chunks_mut(stripe * width).zip(a.par_chunks(stripe * n));
                     stripes.for_each(|(out, a)| product(out, a, b, n, Par::Seq));
                 });
-            }),
-        ]
+            }
+        }
     }
 
     fn operands(&self) -> Operands {
@@ -148,45 +149,51 @@ fn random(count: usize) -> Vec<f32> {
     (0..count).map(|_| next()).collect()
 }
 
-/// The fastest of several rounds.
-fn fastest<const N: usize>(mut round: impl FnMut() -> [Duration; N]) -> [Duration; N] {
+/// The fastest of several rounds of each piece of work, taken in turns so that all see the same machine.
+fn fastest<const N: usize>(mut work: [&mut dyn FnMut(); N]) -> [Duration; N] {
     let start = Instant::now();
-    let mut best = round();
-    let mut rounds = 1;
+    let mut best = [Duration::MAX; N];
+    let mut rounds = 0;
     while rounds < 5 || (rounds < ROUNDS && start.elapsed() < BUDGET) {
-        best.iter_mut().zip(round()).for_each(|(best, found)| *best = found.min(*best));
+        for (best, work) in best.iter_mut().zip(&mut work) {
+            *best = time(work).min(*best);
+        }
         rounds += 1;
     }
     best
 }
 
-fn time(work: impl FnOnce()) -> Duration {
+fn time(work: &mut dyn FnMut()) -> Duration {
     let start = Instant::now();
     work();
     start.elapsed()
 }
 
-/// Prints the ratio, from the fastest of several rounds of each.
+/// Finds the fastest GEMM for each product, then times all of a call's products by these, one after another, against the call.
 fn ratio(case: &Case) {
-    let mut alone = Duration::ZERO;
-    let mut flops = 0.;
+    let mut products = Vec::new();
     for (product, times) in case.products() {
-        let mut operands = product.operands();
-        let best = fastest(|| product.run(&mut operands));
-        if std::env::var_os("PRODUCTS").is_some() {
-            println!("  {times} x {product:?}: candle, faer, faer by parts {best:?}");
-        }
-        alone += *best.iter().min().unwrap() * times as u32;
-        flops += product.flops() * times as f64;
+        let mut operands = [0, 1, 2].map(|_| product.operands());
+        let [a, b, c] = &mut operands;
+        let best = fastest([&mut || product.run(0, a), &mut || product.run(1, b), &mut || product.run(2, c)]);
+        println!("  {times} x {product:?}: candle, faer, faer by parts {best:.1?}");
+        let gemm = (0..3).min_by_key(|gemm| best[*gemm]).unwrap();
+        products.push((product, times, gemm, product.operands()));
     }
-    let [forward] = fastest(|| [time(|| drop(case.forward()))]);
+    let mut alone = || {
+        for (product, times, gemm, operands) in &mut products {
+            (0..*times).for_each(|_| product.run(*gemm, operands));
+        }
+    };
+    let [alone, forward] = fastest([&mut alone, &mut || drop(case.forward())]).map(|time| time.as_secs_f64());
+    let flops: f64 = case.products().iter().map(|(product, times)| product.flops() * *times as f64).sum();
     println!(
         "{}: products alone {:.2} ms ({:.0} GFLOP/s), forward {:.2} ms: ratio {:.2}",
         case.name,
-        alone.as_secs_f64() * 1e3,
-        flops / alone.as_secs_f64() * 1e-9,
-        forward.as_secs_f64() * 1e3,
-        alone.as_secs_f64() / forward.as_secs_f64(),
+        alone * 1e3,
+        flops / alone * 1e-9,
+        forward * 1e3,
+        alone / forward,
     );
 }
 
@@ -232,9 +239,11 @@ fn medium() -> Case {
 
 fn main() {
     let mut criterion = Criterion::default().sample_size(10).configure_from_args();
-    let filter = std::env::args().skip(1).find(|argument| !argument.starts_with('-')).unwrap_or_default();
-    for (name, case) in [("shapes", shapes as fn() -> Case), ("medium", medium)] {
-        if name.contains(&filter) {
+    let cases = [("shapes", shapes as fn() -> Case), ("medium", medium)];
+    let asked: Vec<String> =
+        std::env::args().filter(|word| cases.iter().any(|(name, _)| name == word)).collect();
+    for (name, case) in cases {
+        if asked.is_empty() || asked.iter().any(|word| word == name) {
             let case = case();
             criterion.bench_function(&format!("{name}/forward"), |bench| bench.iter(|| case.forward()));
             ratio(&case);

@@ -45,24 +45,41 @@ pub(super) fn norm_modulate(x: &Tensor, by: &Modulation, shift: usize, scale: us
     scaled.broadcast_add(&by.part(shift)?)?.reshape(x.shape())
 }
 
+/// Queries whose scores are in memory at a time.
+pub(super) const QUERIES: usize = 1024;
+
 pub(super) fn attention(streams: &[Projected<'_>], batch: usize, heads: usize) -> Result<Vec<Tensor>> {
-    let split = |x: &Tensor| {
-        let (rows, width) = x.dims2()?;
-        x.reshape((batch, rows / batch.max(1), heads, width / heads.max(1)))?.transpose(1, 2)
-    };
-    let gather = |parts: Vec<&Tensor>| {
-        let parts = parts.into_iter().map(split).collect::<Result<Vec<_>>>()?;
-        Tensor::cat(&parts, 2)?.contiguous()
-    };
-    let keys = gather(streams.iter().map(|stream| stream.keys).collect())?;
-    let values = gather(streams.iter().map(|stream| stream.values).collect())?;
-    let mut outputs = Vec::with_capacity(streams.len());
-    for queries in streams.iter().filter_map(|stream| stream.queries) {
-        let scale = 1.0 / (keys.dim(D::Minus1)? as f64).sqrt();
-        let scores = (split(queries)?.contiguous()?.matmul(&keys.t()?)?.to_dtype(DType::F32)? * scale)?;
-        let shares = candle_nn::ops::softmax_last_dim(&scores)?.to_dtype(queries.dtype())?;
-        let output = shares.matmul(&values)?.transpose(1, 2)?;
-        outputs.push(output.reshape(queries.shape())?);
+    let mut outputs: Vec<Vec<Tensor>> = vec![Vec::new(); streams.len()];
+    for item in 0..batch {
+        let split = |x: &Tensor| {
+            let (rows, width) = x.dims2()?;
+            let tokens = rows / batch;
+            x.narrow(0, item * tokens, tokens)?
+                .reshape((tokens, heads, width / heads.max(1)))?
+                .transpose(0, 1)
+        };
+        let gather = |parts: Vec<&Tensor>| {
+            let parts = parts.into_iter().map(split).collect::<Result<Vec<_>>>()?;
+            Tensor::cat(&parts, 1)?.contiguous()
+        };
+        let keys = gather(streams.iter().map(|stream| stream.keys).collect())?;
+        let values = gather(streams.iter().map(|stream| stream.values).collect())?;
+        for (stream, outputs) in streams.iter().zip(&mut outputs) {
+            let Some(queries) = stream.queries else { continue };
+            let queries = split(queries)?;
+            let tokens = queries.dim(1)?;
+            for first in (0..tokens).step_by(QUERIES) {
+                let block = queries.narrow(1, first, QUERIES.min(tokens - first))?.contiguous()?;
+                outputs.push(attend(&block, &keys, &values)?.transpose(0, 1)?.flatten_from(1)?);
+            }
+        }
     }
-    Ok(outputs)
+    outputs.into_iter().filter(|parts| !parts.is_empty()).map(|parts| Tensor::cat(&parts, 0)).collect()
+}
+
+/// `heads x queries x head`.
+fn attend(queries: &Tensor, keys: &Tensor, values: &Tensor) -> Result<Tensor> {
+    let scale = 1.0 / (keys.dim(D::Minus1)? as f64).sqrt();
+    let scores = (queries.matmul(&keys.t()?)?.to_dtype(DType::F32)? * scale)?;
+    candle_nn::ops::softmax_last_dim(&scores)?.to_dtype(values.dtype())?.matmul(values)
 }

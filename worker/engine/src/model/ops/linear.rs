@@ -99,21 +99,19 @@ impl Kernel for FinishRows<'_> {
         for row in 0..self.tile.nrows() {
             let Some(row) = self.tile.rb_mut().row_mut(row).try_as_row_major_mut() else { return };
             let row = row.as_slice_mut();
+            if let Finish::Gelu = self.finish {
+                for (y, b) in row.iter_mut().zip(bias) {
+                    *y = gelu(*y + b);
+                }
+                continue;
+            }
             for (y, b) in row.iter_mut().zip(bias) {
                 *y += b;
             }
-            match self.finish {
-                Finish::Gelu => {
-                    for y in row {
-                        *y = gelu(*y);
-                    }
+            if let Finish::HeadNorm(norm) = self.finish {
+                for head in row.chunks_exact_mut(norm.len().max(1)) {
+                    head_norm(head, norm);
                 }
-                Finish::HeadNorm(norm) => {
-                    for head in row.chunks_exact_mut(norm.len().max(1)) {
-                        head_norm(head, norm);
-                    }
-                }
-                Finish::Plain | Finish::AddGated(_) => {}
             }
         }
     }

@@ -6,6 +6,7 @@
 mod attention;
 mod composed;
 mod linear;
+mod memory;
 mod norm;
 mod product;
 mod rows;
@@ -15,6 +16,7 @@ use candle_core::{Device, Tensor};
 
 use crate::Result;
 use linear::{Finish, Gates};
+pub(crate) use memory::{Sizes, peak_bytes};
 use norm::Affine;
 use rows::{Pool, View, fits, into_numbers};
 

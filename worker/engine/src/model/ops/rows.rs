@@ -8,9 +8,9 @@ use candle_core::{CpuStorage, DType, Device, InplaceOp1, Layout, Storage, Storag
 use crate::{Error, Result};
 
 /// Buffers up to this many numbers are kept for the next operation: there, clearing and mapping memory would show.
-const KEPT_NUMBERS: usize = 1 << 21;
+pub(super) const KEPT_NUMBERS: usize = 1 << 21;
 /// Numbers kept in all (64 MiB).
-const KEPT_IN_ALL: usize = 1 << 24;
+pub(super) const KEPT_IN_ALL: usize = 1 << 24;
 
 /// Whether the kernels can work on a tensor: contiguous f32 in the processor's memory.
 pub(super) fn fits(tensor: &Tensor) -> bool {

@@ -3,6 +3,7 @@
 mod arithmetic;
 mod block;
 mod config;
+mod cost;
 mod embedding;
 mod inventory;
 mod loading;
@@ -11,3 +12,6 @@ mod transformer;
 
 pub use config::Sd3Config;
 pub use transformer::Sd3Transformer;
+
+#[cfg(test)]
+mod tests;
