@@ -151,6 +151,14 @@ const OVERFLOWS: &[Case] = &[
     ),
     run("activations past 32 bits", |s| s.weights(huge), &["site transformer_blocks.", "not finite"]),
     run(
+        "final latents past 32 bits, by a method that does not calibrate",
+        |s| {
+            s.weights(huge);
+            s.add(&["--set", "sparsity.method=magnitude"]);
+        },
+        &["pipeline/transformer: computes final latents that are not finite"],
+    ),
+    run(
         "a pruned weight past the 16 bits it is stored in",
         |s| s.weights(|w| w.fill(FF, LARGEST)),
         &[WEIGHTS, "pruned tensor `transformer_blocks.2.ff.net.0.proj.weight` leaves the range of F16"],
