@@ -1,13 +1,13 @@
 //! The pruned model against the dense one, on prompts that took no part in calibration.
 
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
 use obsdiff_engine::pruner::Pruner;
 use serde::Serialize;
 
 use super::Inputs;
-use crate::Result;
 use crate::progress::Progress;
 use crate::sampling::{final_latents, relative_errors};
+use crate::{Error, Result};
 
 /// The error of final latents on held-out prompts.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -49,4 +49,16 @@ pub(super) fn latents(
     }
     let batch = inputs.plan.shards.first().map_or(1, |shard| shard.prompts.len());
     final_latents(pruner.trajectories(), pruner.model(), prompts, batch, name, progress).map(Some)
+}
+
+/// Refuses a dense model whose latents on the held-out prompts are not finite: no pruned one can be compared with it.
+pub(super) fn check_finite(latents: Option<&Tensor>, inputs: &Inputs) -> Result<()> {
+    let Some(latents) = latents else { return Ok(()) };
+    let numbers = latents.flatten_all().and_then(|l| l.to_dtype(DType::F32)?.to_vec1::<f32>());
+    if numbers.map_err(obsdiff_engine::Error::from)?.iter().all(|number| number.is_finite()) {
+        return Ok(());
+    }
+    let problem =
+        "computes final latents that are not finite: the model overflows or its weights are damaged";
+    Err(Error::content(inputs.weights.folder(), problem))
 }

@@ -43,6 +43,8 @@ pub fn run(job: &Job, progress: &Progress, spans: &Spans) -> Result<Summary> {
     let mut pruner = prepare(job, &inputs, progress)?;
     let dense = held_out::latents(&pruner, &inputs, "dense", progress)?;
     let linears = packages::prune(&mut pruner, &inputs, progress)?;
+    // Only here: calibration names the site at which a model overflows, but not every method calibrates.
+    held_out::check_finite(dense.as_ref(), &inputs)?;
     let record = PruningRecord {
         obsdiff: env!("CARGO_PKG_VERSION").to_owned(),
         job: job.spec.clone(),

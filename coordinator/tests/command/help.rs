@@ -2,7 +2,7 @@ use std::path::Path;
 
 use crate::{obsdiff, text, told};
 
-const COMMANDS: [&str; 4] = ["plan", "inspect", "sample", "compare"];
+const COMMANDS: [&str; 5] = ["run", "plan", "inspect", "sample", "compare"];
 
 #[test]
 fn every_command_is_listed_and_has_an_example() {
@@ -22,7 +22,9 @@ fn every_command_is_listed_and_has_an_example() {
 
 #[test]
 fn a_command_line_that_cannot_be_read_exits_with_2() {
-    let many: [&[&str]; 4] = [
+    let many: [&[&str]; 6] = [
+        &["run", "job.toml", "--threads", "0"],
+        &["run", "job.toml", "--set"],
         &["sample", ".", "--prompt", "a", "--prompts", "p.txt"],
         &["sample", ".", "--prompt", "a", "--steps", "0"],
         &["sample", ".", "--prompt", "a", "--guidance", "inf"],
@@ -36,6 +38,7 @@ fn a_command_line_that_cannot_be_read_exits_with_2() {
         &["prune"],
         &["inspect"],
         &["inspect", "--jsno", "."],
+        &["run"],
         &["plan"],
         &["sample", "."],
         &["compare", "."],

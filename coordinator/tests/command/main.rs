@@ -1,11 +1,15 @@
 //! The `obsdiff` binary as its user sees it: help, results, refusals and exit codes.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod checkpoint;
+mod disk_full;
 mod help;
 mod inspect;
 mod pictures;
 mod plan;
 mod refusals;
+mod run_refusals;
+mod setting;
 
 use std::fs;
 use std::path::{Path, PathBuf};

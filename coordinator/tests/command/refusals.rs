@@ -1,79 +1,7 @@
-//! Bad input: each case is refused by name with exit code 2, in one line, and nothing is written.
+//! Input that every command refuses before any work.
 
-use std::fs;
-use std::path::{Path, PathBuf};
-
-use crate::{asset, copy, obsdiff, pipeline, text};
-
-/// A folder with a pipeline, prompts and a job that would work, and the command that works on it.
-pub(crate) struct Setting {
-    dir: tempfile::TempDir,
-    args: Vec<String>,
-    environment: Vec<(String, String)>,
-}
-
-impl Setting {
-    fn new(args: &[&str]) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        copy(&pipeline(), &dir.path().join("pipeline"));
-        fs::copy(asset("shapes-prompts.txt"), dir.path().join("prompts.txt")).unwrap();
-        fs::write(dir.path().join("job.toml"), JOB).unwrap();
-        Self { dir, args: args.iter().map(|a| a.to_string()).collect(), environment: Vec::new() }
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
-    }
-
-    fn write(&mut self, name: &str, content: impl AsRef<[u8]>) {
-        fs::write(self.path(name), content).unwrap();
-    }
-
-    fn remove(&mut self, name: &str) {
-        fs::remove_file(self.path(name)).unwrap();
-    }
-
-    fn replace(&mut self, name: &str, from: &str, to: &str) {
-        let old = fs::read_to_string(self.path(name)).unwrap();
-        assert!(old.contains(from), "{name} lacks {from}");
-        self.write(name, old.replacen(from, to, 1));
-    }
-
-    fn cut(&mut self, name: &str, bytes: usize) {
-        let old = fs::read(self.path(name)).unwrap();
-        self.write(name, &old[..bytes.min(old.len())]);
-    }
-
-    fn args(&mut self, more: &[&str]) {
-        self.args.extend(more.iter().map(|a| a.to_string()));
-    }
-
-    fn env(&mut self, name: &str, value: &str) {
-        self.environment.push((name.to_owned(), value.to_owned()));
-    }
-}
-
-const JOB: &str = r#"
-[model]
-path = "pipeline"
-[sparsity]
-pattern = "unstructured"
-ratio = 0.5
-[calibration]
-prompts = "prompts.txt"
-count = 8
-steps = 4
-max_sequence_length = 24
-[output]
-path = "out"
-"#;
-
-struct Case {
-    name: &'static str,
-    args: &'static [&'static str],
-    arrange: fn(&mut Setting),
-    says: &'static [&'static str],
-}
+use crate::setting::{Case, Setting, WEIGHTS, refused};
+use crate::{copy, pipeline};
 
 const fn inspect(name: &'static str, arrange: fn(&mut Setting), says: &'static [&'static str]) -> Case {
     Case { name, args: &["inspect", "pipeline"], arrange, says }
@@ -99,8 +27,6 @@ const fn sample(name: &'static str, arrange: fn(&mut Setting), says: &'static [&
     ];
     Case { name, args, arrange, says }
 }
-
-const WEIGHTS: &str = "pipeline/transformer/diffusion_pytorch_model.safetensors";
 
 const CASES: &[Case] = &[
     Case {
@@ -191,10 +117,10 @@ const CASES: &[Case] = &[
         |s| s.env("OBSDIFF_CALIBRATION__COUNT", "ten"),
         &["OBSDIFF_CALIBRATION__COUNT: is \"ten\""],
     ),
-    job("flag's value", |s| s.args(&["--set", "packages.count=-1"]), &["--set packages.count: is \"-1\""]),
+    job("flag's value", |s| s.add(&["--set", "packages.count=-1"]), &["--set packages.count: is \"-1\""]),
     job(
         "count and memory",
-        |s| s.args(&["--set", "packages.count=2", "--set", "packages.memory=1GiB"]),
+        |s| s.add(&["--set", "packages.count=2", "--set", "packages.memory=1GiB"]),
         &["packages.memory: excludes"],
     ),
     job(
@@ -219,14 +145,14 @@ const CASES: &[Case] = &[
     ),
     job(
         "prompts of an unknown kind",
-        |s| s.args(&["--set", "calibration.prompts=p.parquet"]),
+        |s| s.add(&["--set", "calibration.prompts=p.parquet"]),
         &["p.parquet: is not a .txt"],
     ),
     job(
         "no such column",
         |s| {
             s.write("p.csv", "id,text\n1,a\n");
-            s.args(&["--set", "calibration.prompts=p.csv", "--set", "calibration.column=caption"]);
+            s.add(&["--set", "calibration.prompts=p.csv", "--set", "calibration.column=caption"]);
         },
         &["--set calibration.column: p.csv: has no column `caption`: its header has id, text"],
     ),
@@ -254,12 +180,12 @@ const CASES: &[Case] = &[
     ),
     job(
         "too little memory",
-        |s| s.args(&["--set", "packages.memory=1MiB"]),
+        |s| s.add(&["--set", "packages.memory=1MiB"]),
         &["packages.memory: is 1.0 MiB", "at least \"3MiB\""],
     ),
     job(
         "width not divisible",
-        |s| s.args(&["--set", "calibration.width=33"]),
+        |s| s.add(&["--set", "calibration.width=33"]),
         &["calibration.width` is 33", "multiples of 4"],
     ),
     job(
@@ -295,8 +221,8 @@ const CASES: &[Case] = &[
     job("no text encoder", |s| s.remove("pipeline/text_encoder_2/model.safetensors"), &["text_encoder_2"]),
     job("no merges", |s| s.remove("pipeline/tokenizer/merges.txt"), &["tokenizer"]),
     sample("no prompt file", |s| s.remove("prompts.txt"), &["prompts.txt: No such file"]),
-    sample("no folder to write to", |s| s.args(&["--out", "absent/p.png"]), &["absent: No such file"]),
-    sample("height not divisible", |s| s.args(&["--height", "33"]), &["`--height` is 33", "multiples of 4"]),
+    sample("no folder to write to", |s| s.add(&["--out", "absent/p.png"]), &["absent: No such file"]),
+    sample("height not divisible", |s| s.add(&["--height", "33"]), &["`--height` is 33", "multiples of 4"]),
     sample("weights cut off", |s| s.cut(WEIGHTS, 100_000), &["is not a whole safetensors file"]),
     Case {
         name: "compared with itself in another shape",
@@ -318,34 +244,5 @@ const CASES: &[Case] = &[
 
 #[test]
 fn bad_input_is_refused_by_name_and_writes_nothing() {
-    for case in CASES {
-        let mut setting = Setting::new(case.args);
-        (case.arrange)(&mut setting);
-        let before = listing(setting.dir.path());
-        let args: Vec<&str> = setting.args.iter().map(String::as_str).collect();
-        let environment: Vec<_> = setting.environment.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
-        let output = obsdiff(setting.dir.path(), &args, &environment);
-        let said = text(&output.stderr);
-        assert_eq!(output.status.code(), Some(2), "{}: {said}", case.name);
-        assert!(said.starts_with("error: ") && said.trim_end().lines().count() == 1, "{}: {said}", case.name);
-        for part in case.says {
-            assert!(said.contains(part), "{}: \"{part}\" is not in: {said}", case.name);
-        }
-        assert_eq!(listing(setting.dir.path()), before, "{}: wrote something", case.name);
-    }
-}
-
-/// Every path below a folder, with its length.
-fn listing(folder: &Path) -> Vec<(PathBuf, u64)> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir(folder).unwrap() {
-        let entry = entry.unwrap();
-        let metadata = entry.metadata().unwrap();
-        if metadata.is_dir() {
-            found.extend(listing(&entry.path()));
-        }
-        found.push((entry.path(), metadata.len()));
-    }
-    found.sort();
-    found
+    refused(CASES);
 }

@@ -10,12 +10,12 @@ use obsdiff::run::{RUN_SPAN, Summary, run};
 use obsdiff::spans::Spans;
 
 /// The folder of shipped assets.
-pub fn assets() -> PathBuf {
+pub(crate) fn assets() -> PathBuf {
     PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/assets"))
 }
 
 /// A job file of the shipped pipeline in `folder`, with the output beside it.
-pub fn job_file(folder: &Path, prompts: &Path, output: &str) -> PathBuf {
+pub(crate) fn job_file(folder: &Path, prompts: &Path, output: &str) -> PathBuf {
     let file = folder.join(format!("{output}.toml"));
     let text = format!(
         r#"
@@ -41,7 +41,7 @@ pub fn job_file(folder: &Path, prompts: &Path, output: &str) -> PathBuf {
 }
 
 /// Runs a job file with some keys set.
-pub fn run_job(file: &Path, sets: &[&str]) -> obsdiff::Result<Summary> {
+pub(crate) fn run_job(file: &Path, sets: &[&str]) -> obsdiff::Result<Summary> {
     let sets: Vec<String> = sets.iter().map(|set| set.to_string()).collect();
     let job = Job::load(file, [], &sets)?;
     let progress = Progress::lines(std::io::sink(), monotonic());

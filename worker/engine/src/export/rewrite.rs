@@ -28,7 +28,7 @@ pub(super) fn rewrite(
     out.write_all(&source[..header]).map_err(failed)?;
     for (name, entry) in entries {
         match pruned(name)? {
-            Some(tensor) => out.write_all(&stored(&path, name, entry, &tensor)?).map_err(failed)?,
+            Some(tensor) => out.write_all(&stored(source.path(), name, entry, &tensor)?).map_err(failed)?,
             None => out.write_all(&source[entry.bytes()]).map_err(failed)?,
         }
         weights.release(entry);
@@ -37,7 +37,7 @@ pub(super) fn rewrite(
     file.sync_all().map_err(failed)
 }
 
-/// A tensor's bytes in the type and shape of the one it replaces.
+/// A tensor's bytes in the type and shape of the one it replaces, which lies in the file `path`.
 fn stored(path: &Path, name: &str, entry: &Entry, tensor: &Tensor) -> Result<Vec<u8>> {
     if tensor.dims() != entry.shape() {
         return Err(Error::Shape {
@@ -50,7 +50,11 @@ fn stored(path: &Path, name: &str, entry: &Entry, tensor: &Tensor) -> Result<Vec
     let converted = tensor.to_dtype(entry.dtype())?;
     let values = converted.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
     if !values.iter().all(|value| value.is_finite()) {
-        return Err(Error::NotFinite { path: path.to_owned(), name: name.to_owned() });
+        let problem = format!(
+            "pruned tensor `{name}` leaves the range of {:?}, the type it is stored in",
+            entry.dtype()
+        );
+        return Err(Error::content(path, problem));
     }
     Ok(View::data(&converted).into_owned())
 }
