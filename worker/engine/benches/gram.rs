@@ -1,7 +1,8 @@
 //! One observation into a Gram, against the full n x tokens x n product by the machine's fastest f32 GEMM.
-#![allow(missing_docs)]
+#![allow(missing_docs, clippy::unwrap_used)]
 
 use std::hint::black_box;
+use std::time::Duration;
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use obsdiff_engine::gram::Gram;
@@ -13,12 +14,19 @@ const TOKENS: usize = 1024;
 
 fn observe(c: &mut Criterion) {
     for n in [1536, 6144] {
-        let product = rate::gemm(n, TOKENS, n, 20);
+        let mut product = rate::Gemm::new(n, TOKENS, n);
         let rows = rate::noise(TOKENS * n);
-        for kind in [Accumulate::Exact, Accumulate::F32] {
-            let mut gram = Gram::new(n, kind, 20);
-            let time = rate::shortest(20, || (), |()| gram.observe(&rows, 1.0).unwrap());
-            let ratio = time.as_secs_f64() / product.as_secs_f64();
+        let mut kinds =
+            [Accumulate::Exact, Accumulate::F32].map(|kind| (kind, Gram::new(n, kind, 20), Duration::MAX));
+        for _ in 0..25 {
+            product.run();
+            for (_, gram, shortest) in &mut kinds {
+                rate::time(shortest, (), |()| gram.observe(&rows, 1.0).unwrap());
+            }
+        }
+        product.print();
+        for (kind, _, time) in kinds {
+            let ratio = time.as_secs_f64() / product.seconds();
             let bound = if kind == Accumulate::Exact { " (at most 0.75)" } else { "" };
             println!(
                 "observation n = {n}, {TOKENS} tokens, {kind:?}: {time:.2?} = {ratio:.2} of the full product{bound}"

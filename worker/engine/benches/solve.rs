@@ -1,7 +1,7 @@
 //! Pruning a linear by OBS, factorisation included, against its arithmetic at the rate of the machine's fastest f32 GEMM.
-#![allow(missing_docs)]
+#![allow(missing_docs, clippy::unwrap_used)]
 
-use std::hint::black_box;
+use std::time::Duration;
 
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use obsdiff_engine::gram::Gram;
@@ -28,36 +28,48 @@ fn gram(n: usize) -> Gram {
 
 fn solve(c: &mut Criterion) {
     for n in [1536, 6144] {
-        let product = rate::gemm(ROWS, n, n, 10);
-        // 2/3 n^3 + rows * n^2 operations, against 2 * rows * n^2 of the product.
-        let operations = 2.0 / 3.0 * (n * n * n) as f64 + (ROWS * n * n) as f64;
-        let bound = product.as_secs_f64() * operations / (2 * ROWS * n * n) as f64;
+        let mut product = rate::Gemm::new(ROWS, n, n);
         let upper: Vec<f32> = gram(n).into_upper(stride(n));
         let weight = rate::noise(ROWS * n);
-        let factorised =
-            rate::shortest(8, || upper.clone(), |upper| drop(Factor::new(n, upper, 0.01).unwrap()));
-        println!("factor of {n} x {n}: {factorised:.2?}");
-        for target in [Target::Unstructured { ratio: 0.5 }, Target::NToM { n: 2, m: 4 }] {
-            let run = |(upper, mut weight): (Vec<f32>, Vec<f32>)| {
-                let factor = Factor::new(n, upper, 0.01).unwrap();
-                obs(&mut weight, &factor, &target).unwrap();
-                black_box((factor, weight))
-            };
-            let time = rate::shortest(8, || (upper.clone(), weight.clone()), |input| drop(run(input)));
-            let ratio = time.as_secs_f64() / bound;
+        let factorise = |upper| Factor::new(n, upper, 0.01).unwrap();
+        let run = |upper: Vec<f32>, mut weight: Vec<f32>, target: Target| {
+            let factor = factorise(upper);
+            obs(&mut weight, &factor, &target).unwrap();
+            (factor, weight)
+        };
+        let factor = factorise(upper.clone());
+        let mut targets =
+            [Target::Unstructured { ratio: 0.5 }, Target::NToM { n: 2, m: 4 }].map(|t| (t, Duration::MAX));
+        let (mut factorised, mut compared) = (Duration::MAX, Duration::MAX);
+        for _ in 0..if n > ROWS { 6 } else { 25 } {
+            product.run();
+            rate::time(&mut factorised, upper.clone(), factorise);
+            rate::time(&mut compared, (), |()| relative_error(&weight, &weight, &factor).unwrap());
+            for (target, shortest) in &mut targets {
+                rate::time(shortest, (upper.clone(), weight.clone()), |(upper, weight)| {
+                    run(upper, weight, *target)
+                });
+            }
+        }
+        product.print();
+        let print = |what: &str, time: Duration, operations: f64, bound: &str| {
+            let at_gemm_rate = product.seconds() * operations / (2 * ROWS * n * n) as f64;
             println!(
-                "solve {ROWS} x {n}, {target:?}: {time:.2?} = {ratio:.2} of its arithmetic (at most 1.6)"
+                "{what}: {time:.2?} = {:.2} of its arithmetic{bound}",
+                time.as_secs_f64() / at_gemm_rate
             );
-            c.bench_function(&format!("solve {ROWS} x {n}, {target:?}"), |b| {
-                b.iter_batched(|| (upper.clone(), weight.clone()), run, BatchSize::PerIteration);
+        };
+        let (cube, rows) = ((n * n * n) as f64, (ROWS * n * n) as f64);
+        print(&format!("factor of {n} x {n}"), factorised, 2.0 / 3.0 * cube, "");
+        print(&format!("relative error of {ROWS} x {n}"), compared, 2.0 * rows, "");
+        for (target, time) in targets {
+            let what = format!("solve {ROWS} x {n}, {target:?}");
+            print(&what, time, 2.0 / 3.0 * cube + rows, " (at most 1.6)");
+            c.bench_function(&what, |b| {
+                let input = || (upper.clone(), weight.clone());
+                b.iter_batched(input, |(upper, weight)| run(upper, weight, target), BatchSize::PerIteration);
             });
         }
-        let factor = Factor::new(n, upper, 0.01).unwrap();
-        let error = rate::shortest(5, || (), |()| drop(relative_error(&weight, &weight, &factor)));
-        println!(
-            "relative error of {ROWS} x {n}: {error:.2?} = {:.2} of its arithmetic",
-            error.as_secs_f64() / product.as_secs_f64()
-        );
     }
 }
 

@@ -1,5 +1,5 @@
 //! Pruning holds to what the published OBS-Diff code made of the same weights and inputs.
-#![allow(missing_docs)]
+#![allow(missing_docs, clippy::unwrap_used)]
 
 use std::path::PathBuf;
 

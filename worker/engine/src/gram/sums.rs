@@ -9,11 +9,11 @@ use super::packed::{Tile, entries, row_start, tiles};
 use super::round::{add_rounded, add_scaled};
 use super::{GramError, OBSERVATION_LIMIT, SUM_LIMIT, column_energy};
 
-/// Rows and columns of a tile: it and its two operands stay in a core's cache.
-const TILE: usize = 256;
+/// Rows and columns of a tile: it and its two operands stay in a core's cache, and it is made of whole registers of the GEMM's kernels.
+const TILE: usize = 288;
 
 /// Rows of a strip of a tile on the diagonal; less than a strip's square of it is formed in vain.
-const STRIP: usize = 64;
+const STRIP: usize = 96;
 
 /// Tokens of an observation that are formed in f32 at once. It bounds the copy of the activation that is laid out for the product.
 const TOKENS: usize = 1024;

@@ -153,6 +153,12 @@ impl Factor {
         &self.square
     }
 
+    /// U_ij of row i for columns `first..last`, all above i, from the last to the first.
+    pub(super) fn row_of_u(&self, i: usize, first: usize, last: usize) -> &[f32] {
+        let row = (self.n - 1 - i) * stride(self.n);
+        &self.square[row + self.n - last..row + self.n - first]
+    }
+
     /// U_ij, for i <= j.
     #[inline]
     pub(super) fn u(&self, i: usize, j: usize) -> f32 {

@@ -16,9 +16,10 @@ mod select;
 mod strips;
 
 use obsdiff_proto::Target;
+use rayon::prelude::*;
 use thiserror::Error;
 
-pub use factor::{Factor, stride};
+pub use factor::{Factor, Float, stride};
 pub use obs::obs;
 pub use quadratic::relative_error;
 pub use scores::{magnitude, wanda};
@@ -77,8 +78,11 @@ fn check(weight: &[f32], n: usize, target: &Target) -> Result<(), SolveError> {
         return Err(SolveError::Target(*target));
     }
     check_size(weight.len(), n)?;
-    match weight.iter().position(|w| !w.is_finite()) {
-        Some(at) => Err(SolveError::WeightNotFinite { row: at / n, column: at % n }),
+    // Whole rows first: a fold without an early way out is vectorised.
+    let finite = |row: &[f32]| row.iter().fold(true, |all, w| all & (w.abs() < f32::INFINITY));
+    let row = weight.par_chunks_exact(n).position_first(|row| !finite(row));
+    match row.and_then(|row| Some((row, weight[row * n..].iter().position(|w| !w.is_finite())?))) {
+        Some((row, column)) => Err(SolveError::WeightNotFinite { row, column }),
         None => Ok(()),
     }
 }

@@ -6,10 +6,18 @@ use obsdiff_proto::Target;
 use rayon::prelude::*;
 
 use super::columns::{BlockFactor, Rule, keys, prune};
-use super::factor::stride;
 use super::select::{leave_out, limit};
 use super::strips::{Aligned, LANES, strips, unite};
 use super::{BLOCK, Factor, SolveError, check};
+
+/// Columns that one product spreads errors to: their part of U stays in a core's cache from strip to strip.
+const TILE: usize = 256;
+
+/// Values between two rows of a tile of U: not a power of two, so that a column does not fall into a few cache sets.
+const TILE_ROW: usize = TILE + 16;
+
+/// Strips that take their turn with a part of U, at most.
+const GROUP: usize = 8;
 
 /// Prunes `weight` (rows x n, row-major) in place and moves the weights that stay so that the linear's outputs change least.
 ///
@@ -43,8 +51,11 @@ pub fn obs(weight: &mut [f32], factor: &Factor, target: &Target) -> Result<(), S
             keys: vec![0; columns * LANES],
         })
         .collect();
+    let mut tiles = vec![0.0; n.saturating_sub(columns).div_ceil(TILE) * columns * TILE_ROW];
     for start in (0..n).step_by(columns) {
         let end = n.min(start + columns);
+        let tiles = &mut tiles[..(n - end).div_ceil(TILE) * columns * TILE_ROW];
+        lay_out(factor, start, end, tiles);
         let block = block_factor(factor, start, end);
         let rule = match *target {
             Target::NToM { n, m } => Rule::NToM { n, m },
@@ -55,9 +66,15 @@ pub fn obs(weight: &mut [f32], factor: &Factor, target: &Target) -> Result<(), S
                 Rule::Below(limit(&mut keys, share(ratio, rows * (end - start))))
             }
         };
-        tasks.par_iter_mut().for_each(|strip| {
-            strip.prune(start, &block, rule);
-            strip.spread(factor, start, end);
+        // Groups only decide how long a part of U stays in a core's cache, never what is computed.
+        let group = (tasks.len() / (2 * rayon::current_num_threads())).clamp(1, GROUP);
+        tasks.par_chunks_mut(group).for_each(|strips| {
+            strips.iter_mut().for_each(|strip| strip.prune(start, &block, rule));
+            for (tile, first) in tiles.chunks_exact(columns * TILE_ROW).zip((end..n).step_by(TILE)) {
+                strips
+                    .iter_mut()
+                    .for_each(|strip| strip.spread(tile, end - start, first, TILE.min(n - first)));
+            }
         });
     }
     let strips: Vec<Aligned> = tasks.into_iter().map(|strip| strip.weight).collect();
@@ -81,13 +98,31 @@ fn block_columns(target: &Target) -> usize {
 fn block_factor(factor: &Factor, start: usize, end: usize) -> BlockFactor {
     let columns = end - start;
     let mut u = vec![0.0; columns * columns];
-    for j in 0..columns {
-        for i in 0..j {
+    for i in 0..columns {
+        for j in i + 1..columns {
             u[j * columns + i] = factor.u(start + i, start + j);
         }
     }
     let reciprocal = (start..end).map(|j| 1.0 / factor.u(j, j)).collect();
     BlockFactor { columns, u, reciprocal }
+}
+
+/// Copies the rows of U of block `start..end`, from column `end` on, to `tiles` of [`TILE`] columns: the products read each of them
+/// once for every strip, and the factor holds them far apart and reversed.
+fn lay_out(factor: &Factor, start: usize, end: usize, tiles: &mut [f32]) {
+    let n = factor.width();
+    let tile = tiles.len() / (n - end).div_ceil(TILE).max(1);
+    if tile == 0 {
+        return;
+    }
+    tiles.par_chunks_exact_mut(tile).enumerate().for_each(|(t, tile)| {
+        let first = end + t * TILE;
+        let last = n.min(first + TILE);
+        for (i, row) in (start..end).zip(tile.chunks_exact_mut(TILE_ROW)) {
+            let from = factor.row_of_u(i, first, last);
+            row.iter_mut().zip(from.iter().rev()).for_each(|(to, u)| *to = *u);
+        }
+    });
 }
 
 /// A strip of rows on its way through the blocks.
@@ -116,17 +151,12 @@ impl Strip {
         prune(weight, &mut self.errors.values_mut()[..size], &mut self.keys[..size], block, rule);
     }
 
-    /// Takes the errors of block `start..end`, times U, off the columns to the right of it.
-    fn spread(&mut self, factor: &Factor, start: usize, end: usize) {
-        let n = factor.width();
-        let (columns, later) = (end - start, n - end);
-        let right =
-            MatMut::from_row_major_slice_mut(&mut self.weight.values_mut()[end * LANES..], later, LANES);
-        let errors = &self.errors.values()[..columns * LANES];
-        let errors = MatRef::from_row_major_slice(errors, columns, LANES);
-        // The factor is stored reversed: its row n-1-i holds U_ij at n-1-j.
-        let square = MatRef::from_row_major_slice_with_stride(factor.square(), n, n, stride(n));
-        let u = square.submatrix(later, 0, columns, later);
-        matmul(right.reverse_rows_mut(), Accum::Add, u.transpose(), errors.reverse_rows(), -1.0, Par::Seq);
+    /// Takes the errors of a block of `columns` columns, times a tile of U, off the weights of columns `first..first + width`.
+    fn spread(&mut self, tile: &[f32], columns: usize, first: usize, width: usize) {
+        let right = &mut self.weight.values_mut()[first * LANES..(first + width) * LANES];
+        let right = MatMut::from_row_major_slice_mut(right, width, LANES);
+        let errors = MatRef::from_row_major_slice(&self.errors.values()[..columns * LANES], columns, LANES);
+        let u = MatRef::from_row_major_slice_with_stride(tile, columns, TILE_ROW, TILE_ROW);
+        matmul(right, Accum::Add, u.subcols(0, width).transpose(), errors, -1.0, Par::Seq);
     }
 }

@@ -8,10 +8,10 @@ use super::factor::stride;
 use super::{Factor, SolveError, check_size};
 
 /// Rows of one task.
-const ROWS: usize = 128;
+const ROWS: usize = 192;
 
 /// Columns of S that one product takes.
-const COLUMNS: usize = 256;
+const COLUMNS: usize = 288;
 
 /// tr(dW S dW^T) / tr(W S W^T), with W = `before`, dW = `after` - W (rows x n each, row-major) and S the Gram without damping: the
 /// energy of the change of the linear's outputs over that of the outputs. 0 when the outputs were 0 before.

@@ -7,8 +7,9 @@ use super::strips::LANES;
 /// Key of a row that fills up the last strip: it is never among the lowest.
 const NO_ROW: u32 = u32::MAX;
 
-/// Bits that each round settles, from the top.
-const ROUNDS: [(u32, u32); 3] = [(21, 11), (10, 11), (0, 10)];
+/// Bits of a key that each round settles: the first sees all keys, the others those few that share the bits settled so far.
+const ROUNDS: [Round; 3] =
+    [Round { shift: 21, bits: 11 }, Round { shift: 10, bits: 11 }, Round { shift: 0, bits: 10 }];
 
 /// Marks the lanes of a strip (columns x [`LANES`]) past the first `rows` as no rows.
 pub(super) fn leave_out(keys: &mut [u32], rows: usize) {
@@ -42,41 +43,86 @@ pub(super) fn limit(strips: &mut [&mut [u32]], count: usize) -> u32 {
     highest + 1
 }
 
-/// The `count`-th lowest key, how many of the lowest `count` are equal to it, and how many keys are.
+/// The `count`-th lowest key, how many of the lowest `count` are equal to it, and how many keys are. Nothing here depends on the
+/// order in which strips are counted.
 fn kth_lowest(strips: &[&mut [u32]], count: usize) -> (u32, usize, usize) {
-    let (mut prefix, mut left, mut ties) = (0, count, 0);
-    for (shift, bits) in ROUNDS {
-        let counts = histogram(strips, prefix, shift, bits);
-        let mut digit = 0;
-        while counts[digit] < left && digit + 1 < counts.len() {
-            left -= counts[digit];
-            digit += 1;
-        }
-        ties = counts[digit];
-        prefix |= (digit as u32) << shift;
+    let [first, rest @ ..] = ROUNDS;
+    let counts = strips.par_iter().fold(|| first.tables(), |tables, keys| first.count(tables, keys));
+    let (mut settled, mut left, mut ties) = first.lowest(&counts.reduce(|| first.tables(), add), count);
+    let gather = |kept, keys: &&mut [u32]| candidates(kept, keys, first.shift, settled);
+    let mut candidates: Vec<Vec<u32>> = strips.par_iter().fold(Vec::new, gather).collect();
+    for round in rest {
+        let counts = candidates.par_iter().fold(|| round.tables(), |tables, keys| round.count(tables, keys));
+        let digit;
+        (digit, left, ties) = round.lowest(&counts.reduce(|| round.tables(), add), left);
+        settled = settled << round.bits | digit;
+        candidates.iter_mut().for_each(|keys| keys.retain(|key| key >> round.shift == settled));
     }
-    (prefix, left, ties)
+    (settled, left, ties)
 }
 
-/// How many keys have each value of the `bits` above `shift`, among those that share the bits of `prefix` above them.
-fn histogram(strips: &[&mut [u32]], prefix: u32, shift: u32, bits: u32) -> Vec<usize> {
-    let above = shift + bits;
-    let wanted = prefix.checked_shr(above).unwrap_or(0);
-    let one = |keys: &&mut [u32]| {
-        let mut counts = vec![0u32; 1 << bits];
-        for key in keys.iter() {
-            if key.checked_shr(above).unwrap_or(0) == wanted {
-                counts[(key >> shift) as usize & ((1 << bits) - 1)] += 1;
-            }
-        }
-        counts
-    };
-    let all: Vec<Vec<u32>> = strips.par_iter().map(one).collect();
-    let mut counts = vec![0; 1 << bits];
-    for strip in &all {
-        counts.iter_mut().zip(strip).for_each(|(sum, count)| *sum += *count as usize);
+/// A digit of the keys: `bits` bits from `shift` on.
+#[derive(Clone, Copy)]
+struct Round {
+    shift: u32,
+    bits: u32,
+}
+
+impl Round {
+    const fn size(self) -> usize {
+        1 << self.bits
     }
-    counts
+
+    /// Two empty tables of counts, one after the other.
+    fn tables(self) -> Vec<u32> {
+        vec![0; 2 * self.size()]
+    }
+
+    /// Adds how many keys have each value of the digit. Neighbours often have the same: two tables taking turns keep one count from
+    /// waiting for the last.
+    fn count(self, mut tables: Vec<u32>, keys: &[u32]) -> Vec<u32> {
+        let digit = |key: u32| (key >> self.shift) as usize & (self.size() - 1);
+        let (even, odd) = tables.split_at_mut(self.size());
+        let pairs = keys.chunks_exact(2);
+        pairs.remainder().iter().for_each(|key| even[digit(*key)] += 1);
+        for pair in pairs {
+            even[digit(pair[0])] += 1;
+            odd[digit(pair[1])] += 1;
+        }
+        tables
+    }
+
+    /// The digit of the `count`-th lowest key, how many of the lowest `count` have it, and how many keys have it.
+    fn lowest(self, tables: &[u32], count: usize) -> (u32, usize, usize) {
+        let (even, odd) = tables.split_at(self.size());
+        let (mut left, mut here) = (count, 0);
+        for (digit, (even, odd)) in even.iter().zip(odd).enumerate() {
+            here = (even + odd) as usize;
+            if left <= here {
+                return (digit as u32, left, here);
+            }
+            left -= here;
+        }
+        (self.size() as u32 - 1, left, here)
+    }
+}
+
+fn add(mut all: Vec<u32>, one: Vec<u32>) -> Vec<u32> {
+    all.iter_mut().zip(one).for_each(|(all, one)| *all += one);
+    all
+}
+
+/// Adds the keys whose bits from `shift` on are `settled` to `kept`.
+fn candidates(mut kept: Vec<u32>, keys: &[u32], shift: u32, settled: u32) -> Vec<u32> {
+    let mut end = kept.len();
+    kept.resize(end + keys.len(), 0);
+    for &key in keys {
+        // Kept, or overwritten by the next: no branch to mispredict.
+        kept[end] = key;
+        end += usize::from(key >> shift == settled);
+    }
+    kept.truncate(end);
+    kept
 }
 
 #[cfg(test)]

@@ -11,6 +11,9 @@ pub(super) const LANES: usize = 64;
 /// f32 values of a cache line.
 const LINE: usize = 16;
 
+/// Columns that are transposed while they stay in the innermost cache.
+const BAND: usize = 4 * LINE;
+
 /// Values that start on a cache line, so that no vector load straddles two.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Aligned {
@@ -48,25 +51,22 @@ pub(super) fn strips(weight: &[f32], n: usize) -> Vec<Aligned> {
 /// Writes strips back to the weight they were cut from.
 pub(super) fn unite(strips: &[Aligned], n: usize, weight: &mut [f32]) {
     weight.par_chunks_mut(LANES * n).zip(strips).for_each(|(rows, strip)| {
-        // Bands of columns that stay in cache while all rows take their part of them.
-        for first in (0..n).step_by(LINE) {
-            let end = n.min(first + LINE);
+        for (band, columns) in strip.values().chunks(BAND * LANES).enumerate() {
+            let width = columns.len() / LANES;
             for (r, row) in rows.chunks_exact_mut(n).enumerate() {
-                for (j, w) in (first..end).zip(&mut row[first..end]) {
-                    *w = strip.values()[j * LANES + r];
-                }
+                let row = &mut row[band * BAND..band * BAND + width];
+                row.iter_mut().zip(columns.chunks_exact(LANES)).for_each(|(w, column)| *w = column[r]);
             }
         }
     });
 }
 
 fn transpose(rows: &[f32], n: usize, strip: &mut [f32]) {
-    for first in (0..n).step_by(LINE) {
-        let end = n.min(first + LINE);
+    for (band, columns) in strip.chunks_mut(BAND * LANES).enumerate() {
+        let width = columns.len() / LANES;
         for (r, row) in rows.chunks_exact(n).enumerate() {
-            for (j, w) in (first..end).zip(&row[first..end]) {
-                strip[j * LANES + r] = *w;
-            }
+            let row = &row[band * BAND..band * BAND + width];
+            row.iter().zip(columns.chunks_exact_mut(LANES)).for_each(|(w, column)| column[r] = *w);
         }
     }
 }
