@@ -43,6 +43,8 @@ pub struct PrunedLinear {
     pub zeros: u64,
     /// The damping its site's Hessian needed; absent where no Hessian was factorised.
     pub damping: Option<f64>,
+    /// tr(S) of its site's Gram S, the weighted energy of its inputs; absent without a Gram.
+    pub gram_trace: Option<f64>,
     /// tr(dW S dW^T) / tr(W S W^T) with the Gram S, W before and W + dW after pruning; absent without a Gram.
     pub relative_error: Option<f64>,
 }

@@ -20,6 +20,12 @@ pub struct SolvedLinear {
     pub report: PrunedLinear,
 }
 
+/// What the linears of a site share.
+struct SecondOrder {
+    gram_trace: f64,
+    factor: Factor,
+}
+
 impl Pruner {
     /// Prunes the linears of a site of the open package, which gives up the site's Gram. The model stays as it is.
     ///
@@ -44,7 +50,10 @@ impl Pruner {
         };
         let second_order = match self.method {
             Method::Magnitude => None,
-            Method::Obs | Method::Wanda => Some(self.factor(gram.ok_or_else(no_package)?).map_err(failed)?),
+            Method::Obs | Method::Wanda => {
+                let gram = gram.ok_or_else(no_package)?;
+                Some(SecondOrder { gram_trace: gram.trace(), factor: self.factor(gram).map_err(failed)? })
+            }
         };
         targets.into_iter().map(|target| self.solve_linear(package, target, second_order.as_ref())).collect()
     }
@@ -61,8 +70,9 @@ impl Pruner {
         &self,
         package: PackageId,
         target: LinearTarget,
-        factor: Option<&Factor>,
+        second_order: Option<&SecondOrder>,
     ) -> Result<SolvedLinear> {
+        let factor = second_order.map(|known| &known.factor);
         let LinearTarget { linear, target } = target;
         let described = self.model.inventory().linear(linear);
         let failed =
@@ -85,6 +95,7 @@ impl Pruner {
             package: package.0,
             zeros: weight.iter().filter(|w| **w == 0.0).count() as u64,
             damping: factor.filter(|_| self.method == Method::Obs).map(Factor::damping_used),
+            gram_trace: second_order.map(|known| known.gram_trace),
             relative_error,
         };
         let weight = Tensor::from_vec(weight, (described.rows, width), &Device::Cpu)?;
