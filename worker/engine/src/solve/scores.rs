@@ -4,7 +4,7 @@ use obsdiff_proto::Target;
 use rayon::prelude::*;
 
 use super::obs::share;
-use super::{BLOCK, SolveError, check, check_size};
+use super::{BLOCK, SolveError, check};
 
 /// Prunes the weights of smallest absolute value of `weight` (rows x `n`, row-major) in place.
 ///
@@ -44,7 +44,6 @@ pub fn magnitude(weight: &mut [f32], n: usize, target: &Target) -> Result<(), So
 pub fn wanda(weight: &mut [f32], diagonal: &[f64], target: &Target) -> Result<(), SolveError> {
     let n = diagonal.len();
     check(weight, n, target)?;
-    check_size(diagonal.len(), n)?;
     let norms: Vec<f32> = diagonal.iter().map(|d| d.max(0.0).sqrt() as f32).collect();
     if !norms.iter().all(|x| x.is_finite()) {
         return Err(SolveError::GramNotFinite);
