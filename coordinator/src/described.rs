@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use candle_core::Device;
+use candle_core::{DType, Device};
 use obsdiff_core::{MemoryNeeds, Tokens, Workload};
 use obsdiff_engine::model::sd3::Sd3Config;
 use obsdiff_engine::pipeline::{LatentSize, PipelineFolder};
@@ -51,34 +51,44 @@ impl Described {
         Workload::new(spec, self.tokens, self.config.forward_flops(self.tokens.image, self.tokens.text))
     }
 
-    /// What the job holds besides its Grams: the transformer in its compute type; the encoded prompts; hidden features and a few
-    /// widths a token of one batch; three squares and two strips of the largest site being solved.
+    /// What the job holds besides its Grams: the transformer in its compute type; the encoded prompts; the activations of
+    /// one batch; three squares and two strips of the largest site being solved.
     pub fn memory(&self, spec: &JobSpec, plan: &Plan) -> MemoryNeeds {
-        let number = match spec.model.dtype {
-            ComputeType::F32 => 4,
-            ComputeType::F16 | ComputeType::Bf16 => 2,
-        };
+        let number = compute_type(spec.model.dtype).size_in_bytes() as u64;
         let workload = self.workload(spec);
         let prompts = workload.prompts + 1;
         let text = prompts
             * (self.tokens.text * self.config.joint_attention_dim as u64
                 + self.config.pooled_projection_dim as u64);
         let batch = u64::from(spec.calibration.shard_size).min(prompts) * workload.branches;
-        let widths = (self.config.hidden_width() + 8 * self.config.width()) as u64;
         let sites =
             plan.packages.iter().flat_map(|package| &package.sites).map(|id| self.inventory.site(*id));
         let solver = sites.map(|site| {
             let n = site.width as u64;
             let rows = site.linears.iter().map(|l| self.inventory.linear(*l).rows as u64).max().unwrap_or(0);
-            4 * (3 * n * n + 2 * rows * n)
+            4 * (n * n + 3 * rows * n)
         });
         MemoryNeeds {
             model: self.inventory.parameters * number,
             text: text * 4,
-            activations: batch * (self.tokens.image + self.tokens.text) * widths * number,
+            activations: self.config.activation_bytes(
+                batch as usize,
+                self.tokens.image as usize,
+                self.tokens.text as usize,
+                compute_type(spec.model.dtype),
+            ),
             solver: solver.max().unwrap_or(0),
             base: BASE_BYTES,
         }
+    }
+}
+
+/// The type of tensors that a job's forward calls compute in.
+pub fn compute_type(dtype: ComputeType) -> DType {
+    match dtype {
+        ComputeType::F32 => DType::F32,
+        ComputeType::Bf16 => DType::BF16,
+        ComputeType::F16 => DType::F16,
     }
 }
 
@@ -91,4 +101,4 @@ fn argument_of(job: &Job, error: obsdiff_engine::Error) -> Error {
 }
 
 /// The program itself with its tokenizers.
-const BASE_BYTES: u64 = 32 << 20;
+const BASE_BYTES: u64 = 26 << 20;

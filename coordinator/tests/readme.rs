@@ -69,7 +69,8 @@ fn the_first_command_prunes_the_shipped_pipeline() {
 fn every_command_it_shows_can_be_read() {
     let readme = readme();
     let mut shown = BTreeSet::new();
-    for line in readme.lines().map(str::trim) {
+    let blocks = readme.split("```sh\n").skip(1).filter_map(|rest| rest.split("```").next());
+    for line in blocks.flat_map(str::lines).map(str::trim) {
         let Some(args) = line.strip_prefix("obsdiff ").or_else(|| line.strip_prefix(FIRST)) else { continue };
         let words = words(args);
         if let Err(error) = Cli::try_parse_from([&["obsdiff".to_owned()], &words[..]].concat()) {

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use obsdiff_core::PlanCost;
 use obsdiff_engine::checkpoint::Weights;
 use obsdiff_engine::export::{InputDigest, required_bytes, sha256};
 use obsdiff_proto::{ByteSize, JobError, Plan};
@@ -40,6 +41,16 @@ impl Inputs {
         let weights = described.pipeline.transformer_weights()?;
         let digests = digests(job, &prompts, &weights)?;
         Ok(Self { described, weights, prompts, plan, digests })
+    }
+}
+
+impl Inputs {
+    /// The peak memory that the plan predicts.
+    pub fn predicted_peak(&self, job: &Job) -> ByteSize {
+        let (spec, described) = (&job.spec, &self.described);
+        let accumulate = spec.hessian.accumulate;
+        let cost = PlanCost::new(&self.plan, &described.inventory, accumulate, &described.workload(spec));
+        ByteSize(described.memory(spec, &self.plan).peak(&cost))
     }
 }
 

@@ -8,14 +8,14 @@ mod summary;
 
 use std::path::Path;
 
-use candle_core::{DType, Device};
+use candle_core::Device;
 use obsdiff_engine::calibrate::Trajectories;
 use obsdiff_engine::export::{Export, PruningRecord};
 use obsdiff_engine::model::sd3::Sd3Transformer;
 use obsdiff_engine::pruner::Pruner;
-use obsdiff_proto::ComputeType;
 
 use crate::Result;
+use crate::described::compute_type;
 use crate::job::Job;
 use crate::progress::Progress;
 use crate::sampling::encode;
@@ -60,16 +60,13 @@ pub fn run(job: &Job, progress: &Progress, spans: &Spans) -> Result<Summary> {
         None => None,
     };
     drop(_root);
-    Ok(Summary { record, held_out, spans: spans.report(), peak_resident: peak_resident() })
+    let predicted = inputs.predicted_peak(job);
+    Ok(Summary { record, held_out, spans: spans.report(), predicted, peak_resident: peak_resident() })
 }
 
 fn prepare(job: &Job, inputs: &Inputs, progress: &Progress) -> Result<Pruner> {
     let (pipeline, calibration) = (&inputs.described.pipeline, &job.spec.calibration);
-    let dtype = match job.spec.model.dtype {
-        ComputeType::F32 => DType::F32,
-        ComputeType::Bf16 => DType::BF16,
-        ComputeType::F16 => DType::F16,
-    };
+    let dtype = compute_type(job.spec.model.dtype);
     // Those that calibrate have the ids from 0 on; those held out follow.
     let prompts = &inputs.prompts;
     let prompts: Vec<&str> =

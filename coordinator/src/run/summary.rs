@@ -17,6 +17,8 @@ pub struct Summary {
     pub held_out: Option<HeldOutError>,
     /// Where the time went.
     pub spans: SpanReport,
+    /// The largest resident set that the plan predicts.
+    pub predicted: ByteSize,
     /// The largest resident set of the process.
     pub peak_resident: Option<ByteSize>,
 }
@@ -53,7 +55,7 @@ impl fmt::Display for Summary {
             percent(zeros, weights)
         )?;
         if let Some(peak) = self.peak_resident {
-            writeln!(f, "peak memory {peak}")?;
+            writeln!(f, "peak memory {peak} ({} predicted)", self.predicted)?;
         }
         if let Some(error) = &self.held_out {
             let prompts = error.per_prompt.len();
