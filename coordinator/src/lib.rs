@@ -1,1 +1,19 @@
-//! coordinator
+//! The `obsdiff` command: jobs, prompts, plans, pictures and progress, around obsdiff's coordinator and workers.
+
+pub mod cli;
+pub mod clock;
+pub mod commands;
+pub mod described;
+mod error;
+pub mod job;
+pub mod picture;
+pub mod progress;
+pub mod prompts;
+pub mod run;
+pub mod sampling;
+pub mod session;
+pub mod spans;
+pub mod text;
+pub mod zeros;
+
+pub use error::{Error, Result};

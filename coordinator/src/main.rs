@@ -1,2 +1,55 @@
 //! The `obsdiff` command.
-fn main() {}
+
+use std::io::{self, BufWriter, IsTerminal, Write};
+use std::process::ExitCode;
+
+use clap::Parser;
+use obsdiff::cli::Cli;
+use obsdiff::session::Session;
+use obsdiff::spans::Spans;
+use obsdiff::{Error, Result, clock, commands};
+use tracing_subscriber::filter::{EnvFilter, filter_fn};
+use tracing_subscriber::prelude::*;
+
+const LOG_VARIABLE: &str = "OBSDIFF_LOG";
+
+fn main() -> ExitCode {
+    match start(&Cli::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if error.reader_left() => ExitCode::SUCCESS,
+        Err(error) => {
+            // Where standard error is gone, the exit code still tells.
+            let _ = writeln!(io::stderr(), "error: {}", error.line());
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+fn start(cli: &Cli) -> Result<()> {
+    let clock = clock::monotonic();
+    let spans = Spans::new("run", clock.clone());
+    listen(&spans)?;
+    let mut out = BufWriter::new(io::stdout().lock());
+    let mut session = Session { environment: std::env::vars_os().collect(), clock, spans, out: &mut out };
+    commands::run(&cli.command, &mut session)?;
+    Ok(out.flush()?)
+}
+
+/// Logs to standard error what `OBSDIFF_LOG` asks for, and accounts for spans.
+fn listen(spans: &Spans) -> Result<()> {
+    let filter = match std::env::var(LOG_VARIABLE) {
+        Ok(directives) => EnvFilter::try_new(&directives).map_err(|e| Error::Key {
+            at: LOG_VARIABLE.to_owned(),
+            problem: format!("is \"{directives}\", but a level such as info or debug is expected ({e})"),
+        })?,
+        Err(_) => EnvFilter::new("warn"),
+    };
+    let log = tracing_subscriber::fmt::layer()
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal())
+        .with_target(false)
+        .with_filter(filter);
+    let account = spans.clone().with_filter(filter_fn(|metadata| metadata.is_span()));
+    tracing_subscriber::registry().with(log).with(account).init();
+    Ok(())
+}

@@ -311,7 +311,10 @@ impl JobSpec {
             return Err(JobError::new("packages.memory", "excludes packages.count: give one of the two"));
         }
         if !(c.guidance.is_finite() && c.guidance >= 0.0) {
-            return Err(JobError::new("calibration.guidance", format!("is {}, but must be 0 or more", c.guidance)));
+            return Err(JobError::new(
+                "calibration.guidance",
+                format!("is {}, but must be 0 or more", c.guidance),
+            ));
         }
         let h = &self.hessian;
         if !(h.low.is_finite() && h.high.is_finite() && 0.0 < h.low && h.low <= h.high) {
@@ -319,7 +322,10 @@ impl JobSpec {
             return Err(JobError::new("hessian.low", problem));
         }
         if !(h.damping > 0.0 && h.damping <= 1.0) {
-            return Err(JobError::new("hessian.damping", format!("is {}, but must be above 0 and at most 1", h.damping)));
+            return Err(JobError::new(
+                "hessian.damping",
+                format!("is {}, but must be above 0 and at most 1", h.damping),
+            ));
         }
         Ok(())
     }
@@ -328,14 +334,17 @@ impl JobSpec {
 impl SparsitySpec {
     fn validate(&self) -> Result<(), JobError> {
         check_ratio("sparsity.ratio", self.ratio)?;
-        target("sparsity.ratio", self.pattern, self.ratio)?;
+        self.target()?;
         for (i, rule) in self.rules.iter().enumerate() {
             let key = |name: &str| format!("sparsity.rules[{i}].{name}");
             if let Err(e) = Glob::new(&rule.matches) {
                 return Err(JobError::new(key("match"), format!("is not a glob: {e}")));
             }
             if rule.skip && (rule.pattern.is_some() || rule.ratio.is_some()) {
-                return Err(JobError::new(key("skip"), "excludes ratio and pattern: a skipped linear stays dense"));
+                return Err(JobError::new(
+                    key("skip"),
+                    "excludes ratio and pattern: a skipped linear stays dense",
+                ));
             }
             if !rule.skip && rule.pattern.is_none() && rule.ratio.is_none() {
                 return Err(JobError::new(key("match"), "needs skip = true, a ratio or a pattern beside it"));
@@ -348,25 +357,13 @@ impl SparsitySpec {
         Ok(())
     }
 
-    /// What the linear of this name becomes; `None` leaves it dense.
-    ///
-    /// # Errors
-    /// When the specification was not valid.
-    pub fn target_of(&self, linear: &str) -> Result<Option<Target>, JobError> {
-        for (i, rule) in self.rules.iter().enumerate() {
-            let glob = Glob::new(&rule.matches)
-                .map_err(|e| JobError::new(format!("sparsity.rules[{i}].match"), format!("is not a glob: {e}")))?;
-            if glob.compile_matcher().is_match(linear) {
-                return match rule.skip {
-                    true => Ok(None),
-                    false => self.rule_target(rule, &format!("sparsity.rules[{i}].ratio")).map(Some),
-                };
-            }
-        }
-        target("sparsity.ratio", self.pattern, self.ratio).map(Some)
+    /// What a linear becomes that no rule matches.
+    pub(crate) fn target(&self) -> Result<Target, JobError> {
+        target("sparsity.ratio", self.pattern, self.ratio)
     }
 
-    fn rule_target(&self, rule: &Rule, key: &str) -> Result<Target, JobError> {
+    /// What a linear becomes that `rule` decides; errors name `key`.
+    pub(crate) fn rule_target(&self, rule: &Rule, key: &str) -> Result<Target, JobError> {
         let pattern = rule.pattern.unwrap_or(match rule.ratio {
             // A ratio of its own in a job of N:M can only mean unstructured.
             Some(_) => Pattern::Unstructured,
@@ -378,7 +375,9 @@ impl SparsitySpec {
 
 fn check_ratio(key: &str, ratio: Option<f64>) -> Result<(), JobError> {
     match ratio {
-        Some(r) if !(0.0..=1.0).contains(&r) => Err(JobError::new(key, format!("is {r}, but a ratio lies within 0..1"))),
+        Some(r) if !(0.0..=1.0).contains(&r) => {
+            Err(JobError::new(key, format!("is {r}, but a ratio lies within 0..1")))
+        }
         _ => Ok(()),
     }
 }
@@ -386,12 +385,18 @@ fn check_ratio(key: &str, ratio: Option<f64>) -> Result<(), JobError> {
 fn target(key: &str, pattern: Pattern, ratio: Option<f64>) -> Result<Target, JobError> {
     match (pattern, ratio) {
         (Pattern::Unstructured, Some(ratio)) => Ok(Target::Unstructured { ratio }),
-        (Pattern::Unstructured, None) => Err(JobError::new(key, "is missing: an unstructured pattern needs a ratio")),
+        (Pattern::Unstructured, None) => {
+            Err(JobError::new(key, "is missing: an unstructured pattern needs a ratio"))
+        }
         (Pattern::NToM { n, m }, None) => Ok(Target::NToM { n, m }),
-        (Pattern::NToM { n, m }, Some(r)) if (r * m as f64 - n as f64).abs() < 1e-9 => Ok(Target::NToM { n, m }),
+        (Pattern::NToM { n, m }, Some(r)) if (r * m as f64 - n as f64).abs() < 1e-9 => {
+            Ok(Target::NToM { n, m })
+        }
         (Pattern::NToM { n, m }, Some(r)) => Err(JobError::new(
             key,
-            format!("is {r}, but pattern \"{n}:{m}\" prunes {n} of {m}: leave the ratio out, or change one of them"),
+            format!(
+                "is {r}, but pattern \"{n}:{m}\" prunes {n} of {m}: leave the ratio out, or change one of them"
+            ),
         )),
         (Pattern::Structured, _) => Err(JobError::new(
             "sparsity.pattern",

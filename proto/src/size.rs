@@ -74,7 +74,9 @@ mod tests {
 
     #[test]
     fn reads_units() {
-        for (text, bytes) in [("16GiB", 16 << 30), ("1.5 KiB", 1536), ("500MB", 500_000_000), ("4096", 4096), ("7B", 7)] {
+        for (text, bytes) in
+            [("16GiB", 16 << 30), ("1.5 KiB", 1536), ("500MB", 500_000_000), ("4096", 4096), ("7B", 7)]
+        {
             assert_eq!(text.parse(), Ok(ByteSize(bytes)), "{text}");
         }
         for text in ["", "GiB", "-1GiB", "nanB", "12 parsecs", "1e40TB", "0"] {

@@ -10,6 +10,7 @@
 
 mod action;
 pub mod assignment;
+pub mod cost;
 mod invariants;
 mod job;
 mod leases;
@@ -18,6 +19,7 @@ mod membership;
 mod message;
 mod orders;
 mod phase;
+pub mod plan;
 pub mod split;
 mod state;
 mod step;
@@ -27,12 +29,14 @@ mod view;
 use std::time::Duration;
 
 pub use action::{Action, Dismissal, Event, Failure, Input, Manifest, Outcome};
+pub use cost::{MemoryNeeds, PackageCost, PlanCost, Tokens, Workload};
 pub use invariants::Violation;
 pub use job::{Job, JobError, Options};
 pub use message::{
     Command, Exponents, Fault, Group, GroupStatus, Hello, Opening, Order, Part, PartId, Receipt, Reduction,
     Slice, Solved, Stage, Status, Sums, Tally, Trouble,
 };
+pub use plan::{PlanError, plan};
 pub use state::Core;
 pub use view::{Phase, View, WorkerView};
 

@@ -1,4 +1,5 @@
 use super::*;
+use crate::Targets;
 
 const JOB: &str = r#"
     [model]
@@ -36,7 +37,8 @@ fn an_unknown_key_is_refused_by_name() {
 
 #[test]
 fn a_value_out_of_range_is_refused_by_key() {
-    let cases: Vec<(&str, Box<dyn FnOnce(&mut JobSpec)>)> = vec![
+    type Change = Box<dyn FnOnce(&mut JobSpec)>;
+    let cases: Vec<(&str, Change)> = vec![
         ("sparsity.ratio", Box::new(|s| s.sparsity.ratio = Some(1.5))),
         ("sparsity.ratio", Box::new(|s| s.sparsity.ratio = Some(f64::NAN))),
         ("sparsity.ratio", Box::new(|s| s.sparsity.ratio = None)),
@@ -66,11 +68,21 @@ fn the_first_matching_rule_decides() {
         rule("*.ff.*", false, Some(Pattern::NToM { n: 2, m: 4 }), None),
     ];
     assert_eq!(spec.validate(), Ok(()));
-    let target = |name: &str| spec.sparsity.target_of(name).unwrap();
+    let targets = Targets::new(&spec.sparsity).unwrap();
+    let target = |name: &str| targets.of(name);
     assert_eq!(target("transformer_blocks.0.attn.to_q"), None);
     assert_eq!(target("transformer_blocks.1.attn.to_q"), Some(Target::Unstructured { ratio: 0.25 }));
     assert_eq!(target("transformer_blocks.1.ff.net.2"), Some(Target::NToM { n: 2, m: 4 }));
     assert_eq!(target("transformer_blocks.1.attn.to_k"), Some(Target::Unstructured { ratio: 0.5 }));
+}
+
+#[test]
+fn a_rule_that_matches_no_linear_is_found() {
+    let mut spec: JobSpec = toml::from_str(JOB).unwrap();
+    spec.sparsity.rules = vec![rule("*.to_q", true, None, None), rule("*.to_w", true, None, None)];
+    let targets = Targets::new(&spec.sparsity).unwrap();
+    assert_eq!(targets.idle_rule(["a.to_q", "a.to_k"].into_iter()), Some(1));
+    assert_eq!(targets.idle_rule(["a.to_q", "a.to_w"].into_iter()), None);
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use obsdiff_proto::SiteId;
 use thiserror::Error;
 
 /// An engine result.
@@ -55,6 +56,25 @@ pub enum Error {
         /// The tensor's name.
         name: String,
     },
+    /// An observation or a sum passed the range of a site's integers: gather the package again at a lower exponent.
+    #[error("the Gram of {name} overflowed its exponent")]
+    Overflow {
+        /// The site.
+        site: SiteId,
+        /// Its name.
+        name: String,
+    },
+    /// A site whose observations or Gram cannot be worked with.
+    #[error("site {name}: {problem}")]
+    Site {
+        /// The site's name.
+        name: String,
+        /// What is wrong, and what to do.
+        problem: String,
+    },
+    /// The caller asked a long-running call to stop.
+    #[error("interrupted")]
+    Interrupted,
     /// An argument that a call cannot work with.
     #[error("{0}")]
     Argument(String),

@@ -3,10 +3,14 @@
 //!
 //! `model` knows [`model::Tap`] but no Gram; `solve` knows matrices only.
 
+pub mod calibrate;
 pub mod checkpoint;
 mod error;
+pub mod export;
 pub mod gram;
 pub mod model;
+pub mod pipeline;
+pub mod pruner;
 pub mod solve;
 
 pub use error::{Error, Result};

@@ -22,5 +22,6 @@ pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T> {
     if text.len() as u64 > MAX_JSON_BYTES {
         return Err(Error::content(path, format!("is larger than {} MiB", MAX_JSON_BYTES >> 20)));
     }
-    serde_json::from_str(&text).map_err(|e| Error::content(path, format!("is not the JSON expected here: {e}")))
+    serde_json::from_str(&text)
+        .map_err(|e| Error::content(path, format!("is not the JSON expected here: {e}")))
 }

@@ -2,10 +2,10 @@
 #![allow(unsafe_code)]
 
 use std::fs::File;
-use std::ops::Deref;
+use std::ops::{Deref, Range};
 use std::path::{Path, PathBuf};
 
-use memmap2::Mmap;
+use memmap2::{Mmap, UncheckedAdvice};
 
 use crate::{Error, Result};
 
@@ -32,6 +32,17 @@ impl MappedFile {
         // we ask of our user not to change a model while it is being pruned.
         let map = unsafe { Mmap::map(&file) }.map_err(|e| Error::file(path, e))?;
         Ok(Self { path: path.to_owned(), map })
+    }
+
+    /// Gives the memory of bytes that were read back to the system, so that reading a checkpoint once does not count it twice in the
+    /// process's memory. They are read from the file again when looked at again.
+    pub(super) fn release(&self, bytes: Range<usize>) {
+        // SAFETY: the pages of a read-only file mapping are clean; dropping them changes no byte that a borrow can see.
+        let released =
+            unsafe { self.map.unchecked_advise_range(UncheckedAdvice::DontNeed, bytes.start, bytes.len()) };
+        if let Err(error) = released {
+            tracing::debug!(path = %self.path.display(), %error, "the system kept the pages of a mapped file");
+        }
     }
 
     /// The file that is mapped.

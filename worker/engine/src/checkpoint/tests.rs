@@ -5,8 +5,10 @@ use candle_core::{DType, Device, Tensor};
 use super::*;
 
 fn sample(folder: &std::path::Path, file: &str, names: &[&str]) {
-    let tensors: std::collections::HashMap<_, _> =
-        names.iter().map(|n| (n.to_string(), Tensor::arange(0f32, 6., &Device::Cpu).unwrap().reshape((2, 3)).unwrap())).collect();
+    let tensors: std::collections::HashMap<_, _> = names
+        .iter()
+        .map(|n| (n.to_string(), Tensor::arange(0f32, 6., &Device::Cpu).unwrap().reshape((2, 3)).unwrap()))
+        .collect();
     candle_core::safetensors::save(&tensors, folder.join(file)).unwrap();
 }
 
@@ -28,7 +30,9 @@ fn reads_shards_by_their_index_and_keeps_inside_the_folder() {
     let dir = tempfile::tempdir().unwrap();
     sample(dir.path(), "m-1.safetensors", &["a"]);
     sample(dir.path(), "m-2.safetensors", &["b"]);
-    let index = |map: &str| fs::write(dir.path().join("m.safetensors.index.json"), format!("{{\"weight_map\": {map}}}")).unwrap();
+    let index = |map: &str| {
+        fs::write(dir.path().join("m.safetensors.index.json"), format!("{{\"weight_map\": {map}}}")).unwrap()
+    };
     index(r#"{"a": "m-1.safetensors", "b": "m-2.safetensors"}"#);
     let weights = Weights::open(dir.path(), "m").unwrap();
     assert_eq!((weights.entry("a").unwrap().file(), weights.entry("b").unwrap().file()), (0, 1));
@@ -53,7 +57,9 @@ fn refuses_damaged_and_hostile_files() {
     let huge = [&u64::MAX.to_le_bytes()[..], &ok[8..]].concat();
     let header = br#"{"a":{"dtype":"F32","shape":[9000000000000000000,9],"data_offsets":[0,24]}}"#;
     let overflow = [&(header.len() as u64).to_le_bytes()[..], header, &[0; 24]].concat();
-    for (case, bytes) in [("empty", &[][..]), ("cut", &ok[..ok.len() - 1]), ("huge header", &huge), ("overflow", &overflow)] {
+    for (case, bytes) in
+        [("empty", &[][..]), ("cut", &ok[..ok.len() - 1]), ("huge header", &huge), ("overflow", &overflow)]
+    {
         fs::write(dir.path().join("m.safetensors"), bytes).unwrap();
         let error = Weights::open(dir.path(), "m").unwrap_err().to_string();
         assert!(error.contains("m.safetensors"), "{case}: {error}");

@@ -34,6 +34,11 @@ impl Entry {
         self.file
     }
 
+    /// The bytes it takes in its file.
+    pub fn bytes(&self) -> Range<usize> {
+        self.bytes.clone()
+    }
+
     /// The stored type.
     pub fn dtype(&self) -> DType {
         self.dtype
@@ -92,7 +97,8 @@ impl Weights {
         for shard in &shards {
             let plain = Path::new(shard.as_str()).file_name().is_some_and(|name| name == shard.as_str());
             if !plain || !shard.ends_with(".safetensors") {
-                let problem = format!("names `{shard}`: a shard must be a .safetensors file in the same folder");
+                let problem =
+                    format!("names `{shard}`: a shard must be a .safetensors file in the same folder");
                 return Err(Error::content(index_path, problem));
             }
             self.add_file(&self.folder.join(shard))?;
@@ -119,17 +125,30 @@ impl Weights {
         found.sort_by_key(|(_, view)| view.data().as_ptr());
         for (name, view) in found {
             let dtype = DType::try_from(view.dtype()).map_err(|_| {
-                Error::content(path, format!("tensor `{name}` has type {:?}, which is not supported", view.dtype()))
+                Error::content(
+                    path,
+                    format!("tensor `{name}` has type {:?}, which is not supported", view.dtype()),
+                )
             })?;
             let bytes = next..next + view.data().len();
             next = bytes.end;
             let entry = Entry { file: self.files.len(), bytes, dtype, shape: view.shape().to_vec() };
             if self.entries.insert(name.to_owned(), entry).is_some() {
-                return Err(Error::content(path, format!("holds tensor `{name}`, which another shard holds too")));
+                return Err(Error::content(
+                    path,
+                    format!("holds tensor `{name}`, which another shard holds too"),
+                ));
             }
         }
         self.files.push(mapped);
         Ok(())
+    }
+
+    /// Tensors of the file with this index, in the order in which they lie in it.
+    pub fn entries_of(&self, file: usize) -> Vec<(&str, &Entry)> {
+        let mut entries: Vec<_> = self.entries().filter(|(_, entry)| entry.file == file).collect();
+        entries.sort_by_key(|(_, entry)| (entry.bytes.start, entry.bytes.end));
+        entries
     }
 
     /// The folder the component was read from.
@@ -157,7 +176,9 @@ impl Weights {
     /// # Errors
     /// When there is none of this name.
     pub fn entry(&self, name: &str) -> Result<&Entry> {
-        self.entries.get(name).ok_or_else(|| Error::MissingTensor { path: self.folder.clone(), name: name.to_owned() })
+        self.entries
+            .get(name)
+            .ok_or_else(|| Error::MissingTensor { path: self.folder.clone(), name: name.to_owned() })
     }
 
     /// A tensor's bytes as stored: little-endian, row-major.
@@ -184,7 +205,13 @@ impl Weights {
             });
         }
         let stored = Tensor::from_raw_buffer(self.bytes(name)?, entry.dtype, shape, &Device::Cpu)?;
+        self.release(entry);
         Ok(stored.to_dtype(dtype)?.to_device(device)?)
+    }
+
+    /// Gives the memory of a tensor that was read from the map back to the system.
+    pub fn release(&self, entry: &Entry) {
+        self.files[entry.file].release(entry.bytes.clone());
     }
 }
 
@@ -192,7 +219,9 @@ fn no_weights(folder: &Path, stem: &str) -> Error {
     let pickle = ["bin", "pt", "pth", "ckpt"].iter().any(|ext| folder.join(format!("{stem}.{ext}")).exists())
         || folder.join("pytorch_model.bin").exists();
     let problem = match pickle {
-        true => format!("holds pickled weights only, which obsdiff never reads: save it as {stem}.safetensors"),
+        true => {
+            format!("holds pickled weights only, which obsdiff never reads: save it as {stem}.safetensors")
+        }
         false => format!("has neither {stem}.safetensors nor {stem}.safetensors.index.json"),
     };
     Error::content(folder, problem)

@@ -1,5 +1,8 @@
 //! Diffusion transformers on diffusers' names, with a tap at every site.
 
+mod ops;
+pub mod sd3;
+
 use candle_core::Tensor;
 use obsdiff_proto::{Inventory, LinearId, SiteId};
 

@@ -1,1 +1,99 @@
-//! Pruning one linear by its Gram. Knows matrices only.
+//! Pruning one linear, W (rows x n), by its site's Gram, S (n x n). Knows matrices only.
+//!
+//! [`Factor`] turns S into U, with H^-1 = U^T U and H = S + damping * mean(diag S) I, once for all linears of a site. [`obs`] prunes
+//! by it and spreads each pruned weight's error over the columns to its right. [`magnitude`] and [`wanda`] prune by simpler
+//! scores and change nothing else. [`relative_error`] says what any of them did to the linear's outputs.
+
+mod cholesky;
+mod columns;
+mod factor;
+mod inverse;
+mod mirror;
+mod obs;
+mod quadratic;
+mod scores;
+mod select;
+mod strips;
+
+use obsdiff_proto::Target;
+use rayon::prelude::*;
+use thiserror::Error;
+
+pub use factor::{Factor, Float, stride};
+pub use obs::obs;
+pub use quadratic::relative_error;
+pub use scores::{magnitude, wanda};
+
+/// Columns of a block: unstructured pruning takes its share of each, and errors are spread past a block in one product.
+pub const BLOCK: usize = 128;
+
+/// Why a linear could not be pruned. Its caller knows the names of the site and the linear.
+#[derive(Clone, Copy, Debug, PartialEq, Error)]
+pub enum SolveError {
+    /// The Gram holds a NaN or an infinity.
+    #[error("the Gram holds a value that is not finite")]
+    GramNotFinite,
+    /// The Gram cannot be factorised, however much it is damped.
+    #[error("the Gram is not positive definite, even with damping {damping}")]
+    NotPositive {
+        /// The largest damping tried.
+        damping: f64,
+    },
+    /// The damping is negative or not a number.
+    #[error("damping {damping} is not a number of at least 0")]
+    Damping {
+        /// The damping asked for.
+        damping: f64,
+    },
+    /// The weight holds a NaN or an infinity.
+    #[error("the weight holds a value that is not finite in row {row}, column {column}")]
+    WeightNotFinite {
+        /// The first row with such a value.
+        row: usize,
+        /// Its first column with such a value.
+        column: usize,
+    },
+    /// A weight or a Gram does not have the size it should have.
+    #[error("{found} values were given where a matrix of {rows} x {columns} was expected")]
+    Size {
+        /// Rows expected.
+        rows: usize,
+        /// Columns expected.
+        columns: usize,
+        /// Values given.
+        found: usize,
+    },
+    /// A ratio outside 0..=1, or N:M with N not below M.
+    #[error("the target {0:?} cannot be met: a ratio lies within 0..1, and N is smaller than M")]
+    Target(Target),
+}
+
+/// Refuses what no solver can work with: a weight that is not rows x n or not finite, a target that says nothing.
+fn check(weight: &[f32], n: usize, target: &Target) -> Result<(), SolveError> {
+    let valid = match *target {
+        Target::Unstructured { ratio } => (0.0..=1.0).contains(&ratio),
+        Target::NToM { n, m } => n < m,
+    };
+    if !valid {
+        return Err(SolveError::Target(*target));
+    }
+    check_size(weight.len(), n)?;
+    // Whole rows first: a fold without an early way out is vectorised.
+    let finite = |row: &[f32]| row.iter().fold(true, |all, w| all & (w.abs() < f32::INFINITY));
+    let row = weight.par_chunks_exact(n).position_first(|row| !finite(row));
+    match row.and_then(|row| Some((row, weight[row * n..].iter().position(|w| !w.is_finite())?))) {
+        Some((row, column)) => Err(SolveError::WeightNotFinite { row, column }),
+        None => Ok(()),
+    }
+}
+
+/// Refuses a number of values that is not rows x n.
+fn check_size(values: usize, n: usize) -> Result<(), SolveError> {
+    match n > 0 && values.is_multiple_of(n) {
+        true => Ok(()),
+        false => Err(SolveError::Size { rows: values / n.max(1), columns: n, found: values }),
+    }
+}
+
+#[cfg(test)]
+mod tests;

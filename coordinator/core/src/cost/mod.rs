@@ -1,0 +1,209 @@
+//! What a plan costs: bytes held and sent, forward calls, and floating-point operations (a multiplication and its addition count
+//! two).
+
+use std::iter::Sum;
+use std::ops::Add;
+
+use obsdiff_proto::{Accumulate, Inventory, JobSpec, Method, Package, Plan, Site, Stream};
+
+/// Tokens of each stream in one forward call on one picture.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tokens {
+    /// Latent patches.
+    pub image: u64,
+    /// Text tokens, of all encoders.
+    pub text: u64,
+}
+
+impl Tokens {
+    fn of(self, stream: Stream) -> u64 {
+        match stream {
+            Stream::Image => self.image,
+            Stream::Text => self.text,
+        }
+    }
+}
+
+/// The forward calls of one package's calibration.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Workload {
+    /// Trajectories.
+    pub prompts: u64,
+    /// Denoising steps of each.
+    pub steps: u64,
+    /// Pictures denoised per prompt: 2 under classifier-free guidance, else 1.
+    pub branches: u64,
+    /// Tokens of each picture.
+    pub tokens: Tokens,
+    /// Operations of one forward call on one picture.
+    pub forward_flops: f64,
+}
+
+impl Workload {
+    /// The workload that a specification asks for; none where the method needs no calibration. `forward_flops` is what one
+    /// forward call on one picture takes.
+    pub fn new(spec: &JobSpec, tokens: Tokens, forward_flops: f64) -> Self {
+        let c = &spec.calibration;
+        let prompts = if spec.sparsity.method == Method::Magnitude { 0 } else { u64::from(c.count) };
+        let branches = if c.guidance > 1.0 { 2 } else { 1 };
+        Self { prompts, steps: u64::from(c.steps), branches, tokens, forward_flops }
+    }
+
+    /// Forward passes of one package, counted per picture.
+    pub fn passes(&self) -> u64 {
+        self.prompts.saturating_mul(self.steps).saturating_mul(self.branches)
+    }
+
+    /// Rows that one package's calibration brings to a site.
+    fn rows(&self, site: &Site) -> f64 {
+        self.passes() as f64 * self.tokens.of(site.stream) as f64
+    }
+}
+
+/// What one package costs.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct PackageCost {
+    /// Linears pruned.
+    pub linears: usize,
+    /// Sites whose Grams are gathered.
+    pub sites: usize,
+    /// Bytes of the Grams that are open together. Each worker past the first sends as many when they are reduced.
+    pub gram_bytes: u64,
+    /// Forward passes, counted per picture.
+    pub passes: u64,
+    /// Operations of the forward passes.
+    pub forward_flops: f64,
+    /// Operations of the Grams: n (n + 1) for each row, as only the upper triangle is formed.
+    pub gram_flops: f64,
+    /// Operations of factorising and solving: 2/3 n^3 for each site and rows * n^2 for each linear.
+    pub solve_flops: f64,
+    /// Weights pruned over; each worker takes as many when they are applied.
+    pub weights: u64,
+}
+
+impl Add for PackageCost {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self {
+            linears: self.linears + other.linears,
+            sites: self.sites + other.sites,
+            gram_bytes: self.gram_bytes.saturating_add(other.gram_bytes),
+            passes: self.passes.saturating_add(other.passes),
+            forward_flops: self.forward_flops + other.forward_flops,
+            gram_flops: self.gram_flops + other.gram_flops,
+            solve_flops: self.solve_flops + other.solve_flops,
+            weights: self.weights.saturating_add(other.weights),
+        }
+    }
+}
+
+impl Sum for PackageCost {
+    fn sum<I: Iterator<Item = Self>>(costs: I) -> Self {
+        costs.fold(Self::default(), Self::add)
+    }
+}
+
+/// What a plan costs, package by package.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PlanCost {
+    /// In the order of the plan.
+    pub packages: Vec<PackageCost>,
+}
+
+impl PlanCost {
+    /// The cost of every package of `plan`, whose ids must be of `inventory`.
+    pub fn new(plan: &Plan, inventory: &Inventory, accumulate: Accumulate, workload: &Workload) -> Self {
+        Self { packages: plan.packages.iter().map(|p| package(p, inventory, accumulate, workload)).collect() }
+    }
+
+    /// The sum over packages.
+    pub fn total(&self) -> PackageCost {
+        self.packages.iter().copied().sum()
+    }
+
+    /// Bytes of the largest package's Grams: they are held one package at a time.
+    pub fn largest_grams(&self) -> u64 {
+        self.packages.iter().map(|p| p.gram_bytes).max().unwrap_or(0)
+    }
+}
+
+fn package(
+    package: &Package,
+    inventory: &Inventory,
+    accumulate: Accumulate,
+    workload: &Workload,
+) -> PackageCost {
+    let sites = || package.sites.iter().map(|id| inventory.site(*id));
+    let weights = |t: &obsdiff_proto::LinearTarget| {
+        let linear = inventory.linear(t.linear);
+        (linear.rows as u64, inventory.site(linear.site).width as u64)
+    };
+    let solved = || package.linears.iter().map(weights).filter(|_| !package.sites.is_empty());
+    let passes = if package.sites.is_empty() { 0 } else { workload.passes() };
+    PackageCost {
+        linears: package.linears.len(),
+        sites: package.sites.len(),
+        gram_bytes: sites().map(|s| gram_bytes(s.width, accumulate)).fold(0, u64::saturating_add),
+        passes,
+        forward_flops: passes as f64 * workload.forward_flops,
+        gram_flops: total(sites().map(|s| gram_flops(s, workload))),
+        solve_flops: total(sites().map(|s| 2.0 / 3.0 * (s.width as f64).powi(3)))
+            + total(solved().map(|(rows, n)| rows as f64 * (n as f64).powi(2))),
+        weights: package.linears.iter().map(weights).map(|(rows, n)| rows.saturating_mul(n)).sum(),
+    }
+}
+
+/// A sum that is 0 for nothing; the standard library's is -0.
+fn total(flops: impl Iterator<Item = f64>) -> f64 {
+    flops.fold(0.0, f64::add)
+}
+
+/// Bytes of a packed Gram of a site of width n: n (n + 1) / 2 sums of 8 bytes, or of 4 in `f32`.
+pub fn gram_bytes(width: usize, accumulate: Accumulate) -> u64 {
+    let n = width as u64;
+    let sums = n.saturating_mul(n.saturating_add(1)) / 2;
+    sums.saturating_mul(match accumulate {
+        Accumulate::Exact => 8,
+        Accumulate::F32 => 4,
+    })
+}
+
+/// Operations of gathering a site's Gram over one package's calibration: n (n + 1) for each row.
+pub(crate) fn gram_flops(site: &Site, workload: &Workload) -> f64 {
+    let n = site.width as f64;
+    workload.rows(site) * n * (n + 1.0)
+}
+
+/// The relative cost of solving a site's linears, of `rows` rows together: n^3 + rows * n^2.
+pub(crate) fn solve_cost(width: usize, rows: usize) -> f64 {
+    let n = width as f64;
+    n.powi(3) + rows as f64 * n.powi(2)
+}
+
+/// What a process holds besides the open Grams, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MemoryNeeds {
+    /// Weights of the transformer.
+    pub model: u64,
+    /// Encoded prompts.
+    pub text: u64,
+    /// Activations and buffers of one forward call.
+    pub activations: u64,
+    /// Buffers of solving one site.
+    pub solver: u64,
+    /// What the process holds before it reads anything.
+    pub base: u64,
+}
+
+impl MemoryNeeds {
+    /// The predicted peak: no forward call runs while a site is being solved, so only the larger of the two counts.
+    pub fn peak(&self, cost: &PlanCost) -> u64 {
+        [self.base, self.model, self.text, cost.largest_grams(), self.activations.max(self.solver)]
+            .into_iter()
+            .fold(0, u64::saturating_add)
+    }
+}
+
+#[cfg(test)]
+mod tests;

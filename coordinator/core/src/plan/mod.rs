@@ -1,0 +1,197 @@
+//! From a specification and an inventory to packages and shards: pure, and independent of the number of workers.
+
+mod partition;
+
+use std::ops::Range;
+
+use obsdiff_proto::{
+    Balance, ByteSize, Inventory, JobError, JobSpec, LinearTarget, Method, Package, PackageId, Plan, Shard,
+    ShardId, SiteId, Targets,
+};
+use thiserror::Error;
+
+use crate::cost::{Tokens, Workload, gram_bytes, gram_flops, solve_cost};
+
+const DEFAULT_PACKAGES: u32 = 4;
+
+/// Why no plan can be made.
+#[derive(Clone, Debug, PartialEq, Error)]
+pub enum PlanError {
+    /// A value of the job file that cannot be used.
+    #[error(transparent)]
+    Job(#[from] JobError),
+    /// A rule that decides nothing is a mistyped one.
+    #[error(
+        "sparsity.rules[{rule}].match: \"{glob}\" matches no linear of this model, whose names are like `{example}`"
+    )]
+    IdleRule {
+        /// Index of the rule.
+        rule: usize,
+        /// Its glob.
+        glob: String,
+        /// The name of one of the model's linears.
+        example: String,
+    },
+    /// Every linear is skipped.
+    #[error("sparsity.rules: every linear of the model is skipped, so there is nothing to prune")]
+    NothingToPrune,
+    /// One unit's Grams alone take more memory than packages may have.
+    #[error(
+        "packages.memory: is {limit}, but the Grams of `{site}` and its unit alone take {needed}: give at least \"{least}\""
+    )]
+    UnitTooLarge {
+        /// What the job allows.
+        limit: ByteSize,
+        /// The first site of the unit.
+        site: String,
+        /// What the unit takes.
+        needed: ByteSize,
+        /// The smallest memory that works, as a job file writes it.
+        least: String,
+    },
+}
+
+/// A unit with something to prune.
+struct Active {
+    unit: usize,
+    sites: Vec<SiteId>,
+    linears: Vec<LinearTarget>,
+    gram_bytes: u64,
+    work: f64,
+}
+
+/// Plans a job on a model: packages by `[packages]`, targets by `[sparsity]`, shards by `[calibration]`. Of `tokens` only the
+/// balance of work depends. Every unit of the inventory lies in exactly one package; every package has a linear to prune. A method
+/// that needs no calibration opens no site and has no shard.
+///
+/// # Errors
+/// When a rule matches no linear, nothing is left to prune, or a unit does not fit in `packages.memory`.
+pub fn plan(spec: &JobSpec, inventory: &Inventory, tokens: Tokens) -> Result<Plan, PlanError> {
+    let targets = Targets::new(&spec.sparsity)?;
+    let names = inventory.linears.iter().map(|linear| linear.name.as_str());
+    if let Some(rule) = targets.idle_rule(names) {
+        let glob = spec.sparsity.rules[rule].matches.clone();
+        let example = inventory.linears.first().map(|linear| linear.name.clone()).unwrap_or_default();
+        return Err(PlanError::IdleRule { rule, glob, example });
+    }
+    let active = active_units(spec, inventory, &targets, tokens);
+    if active.is_empty() {
+        return Err(PlanError::NothingToPrune);
+    }
+    let ends = split(spec, inventory, &active)?;
+    Ok(Plan { packages: packages(&active, &ends, inventory.units.len()), shards: shards(spec) })
+}
+
+fn active_units(spec: &JobSpec, inventory: &Inventory, targets: &Targets, tokens: Tokens) -> Vec<Active> {
+    let calibrates = spec.sparsity.method != Method::Magnitude;
+    let workload = Workload::new(spec, tokens, 0.0);
+    let mut active = Vec::new();
+    for (unit, parts) in inventory.units.iter().enumerate() {
+        let mut entry = Active { unit, sites: Vec::new(), linears: Vec::new(), gram_bytes: 0, work: 0.0 };
+        for id in &parts.sites {
+            let site = inventory.site(*id);
+            let pruned: Vec<_> = site
+                .linears
+                .iter()
+                .filter_map(|l| {
+                    Some(LinearTarget { linear: *l, target: targets.of(&inventory.linear(*l).name)? })
+                })
+                .collect();
+            if pruned.is_empty() {
+                continue;
+            }
+            let rows = pruned.iter().map(|p| inventory.linear(p.linear).rows).sum();
+            entry.linears.extend(pruned);
+            if calibrates {
+                entry.sites.push(*id);
+                entry.gram_bytes =
+                    entry.gram_bytes.saturating_add(gram_bytes(site.width, spec.hessian.accumulate));
+                entry.work += gram_flops(site, &workload) + solve_cost(site.width, rows);
+            } else {
+                entry.work += rows as f64 * site.width as f64;
+            }
+        }
+        entry.linears.sort_by_key(|l| l.linear);
+        if !entry.linears.is_empty() {
+            active.push(entry);
+        }
+    }
+    active
+}
+
+/// The ends of the packages, in active units.
+fn split(spec: &JobSpec, inventory: &Inventory, active: &[Active]) -> Result<Vec<usize>, PlanError> {
+    let limit = spec.packages.memory.unwrap_or(ByteSize(u64::MAX));
+    if let Some(unit) = active.iter().filter(|a| a.gram_bytes > limit.0).max_by_key(|a| a.gram_bytes) {
+        return Err(too_large(unit, limit, inventory));
+    }
+    let sizes: Vec<u64> = active.iter().map(|a| a.gram_bytes).collect();
+    let work: Vec<f64> = active.iter().map(|a| a.work).collect();
+    let fits =
+        |run: Range<usize>| sizes[run].iter().fold(0, |sum: u64, size| sum.saturating_add(*size)) <= limit.0;
+    let first = match spec.packages.memory {
+        Some(limit) => partition::fewest(&sizes, limit.0),
+        None => (spec.packages.count.unwrap_or(DEFAULT_PACKAGES) as usize).clamp(1, active.len()),
+    };
+    let ends = (first..=active.len()).find_map(|count| match spec.packages.balance {
+        Balance::Work => partition::balanced(&work, count, fits),
+        Balance::Units => {
+            let ends = partition::even(active.len(), count);
+            Some(ends).filter(|ends| runs(ends).all(fits))
+        }
+    });
+    // With one unit a package, every package fits.
+    Ok(ends.unwrap_or_else(|| (1..=active.len()).collect()))
+}
+
+fn runs(ends: &[usize]) -> impl Iterator<Item = Range<usize>> + '_ {
+    std::iter::once(0).chain(ends.iter().copied()).zip(ends.iter().copied()).map(|(start, end)| start..end)
+}
+
+/// `unit` is the largest of all, so that what it needs is enough for every other.
+fn too_large(unit: &Active, limit: ByteSize, inventory: &Inventory) -> PlanError {
+    let needed = unit.gram_bytes;
+    PlanError::UnitTooLarge {
+        limit,
+        site: unit.sites.first().map(|s| inventory.site(*s).name.clone()).unwrap_or_default(),
+        needed: ByteSize(needed),
+        least: match needed >> 20 {
+            0 => format!("{}KiB", needed.div_ceil(1 << 10)),
+            _ => format!("{}MiB", needed.div_ceil(1 << 20)),
+        },
+    }
+}
+
+/// Packages of active units, widened over the idle units that follow each (and precede the first), so that all are covered.
+fn packages(active: &[Active], ends: &[usize], units: usize) -> Vec<Package> {
+    let start_of = |first: usize| if first == 0 { 0 } else { active.get(first).map_or(units, |a| a.unit) };
+    let packages = runs(ends).zip(0..).map(|(run, id)| {
+        let mut linears: Vec<_> =
+            active[run.clone()].iter().flat_map(|a| a.linears.iter().copied()).collect();
+        linears.sort_by_key(|l| l.linear);
+        Package {
+            id: PackageId(id),
+            units: start_of(run.start)..start_of(run.end),
+            sites: active[run].iter().flat_map(|a| a.sites.iter().copied()).collect(),
+            linears,
+        }
+    });
+    packages.collect()
+}
+
+fn shards(spec: &JobSpec) -> Vec<Shard> {
+    let c = &spec.calibration;
+    let size = c.shard_size.max(1);
+    match spec.sparsity.method {
+        Method::Magnitude => Vec::new(),
+        Method::Obs | Method::Wanda => (0..c.count.div_ceil(size))
+            .map(|i| Shard {
+                id: ShardId(i),
+                prompts: i * size..c.count.min((i * size).saturating_add(size)),
+            })
+            .collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,26 @@
+//! What each command does.
+
+mod compare;
+mod inspect;
+mod pictures;
+mod plan;
+mod run;
+mod sample;
+
+use crate::Result;
+use crate::cli::Command;
+use crate::session::Session;
+
+/// Runs a command.
+///
+/// # Errors
+/// What the command cannot use, or what failed.
+pub fn run(command: &Command, session: &mut Session<'_>) -> Result<()> {
+    match command {
+        Command::Run(args) => run::run(args, session),
+        Command::Plan(args) => plan::plan(args, session),
+        Command::Inspect(args) => inspect::inspect(args, session),
+        Command::Sample(args) => sample::sample(args, session),
+        Command::Compare(args) => compare::compare(args, session),
+    }
+}

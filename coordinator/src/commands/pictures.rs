@@ -1,0 +1,77 @@
+//! What `sample` and `compare` share.
+
+use std::path::Path;
+
+use candle_core::{Device, Tensor};
+use obsdiff_engine::pipeline::{Picture, PipelineFolder};
+
+use crate::cli::SamplingArgs;
+use crate::prompts::read_prompts;
+use crate::sampling::Settings;
+use crate::{Error, Result, picture};
+
+/// White pixels between the pictures of a grid.
+const GAP: u32 = 4;
+/// Pictures in a row of a grid.
+pub(super) const COLUMNS: usize = 8;
+
+impl SamplingArgs {
+    /// The prompts: those of the flags, or those of the file.
+    pub(super) fn read_prompts(&self) -> Result<Vec<String>> {
+        match &self.file {
+            Some(file) => read_prompts(file, self.column.as_deref(), Some(self.count as usize)),
+            None => Ok(self.prompts.clone()),
+        }
+    }
+
+    pub(super) fn settings(&self) -> Settings {
+        Settings {
+            steps: self.steps as usize,
+            guidance: self.guidance,
+            seed: self.seed,
+            height: self.height,
+            width: self.width,
+            max_sequence_length: self.max_sequence_length as usize,
+            batch: self.batch as usize,
+        }
+    }
+}
+
+/// The engine names the key of a job that an argument comes from; here it came from a flag.
+pub(super) fn argument_of_flag(error: Error) -> Error {
+    match error {
+        Error::Engine(obsdiff_engine::Error::Argument(problem)) => {
+            let problem =
+                problem.replace("`calibration.", "`--").replace("max_sequence_length", "max-sequence-length");
+            obsdiff_engine::Error::Argument(problem).into()
+        }
+        other => other,
+    }
+}
+
+/// Refuses a place that could not be written to, before any work.
+pub(super) fn check_out(path: &Path) -> Result<()> {
+    let folder = match path.parent() {
+        Some(parent) if parent != Path::new("") => parent,
+        _ => Path::new("."),
+    };
+    match folder.metadata() {
+        Ok(found) if found.is_dir() => Ok(()),
+        Ok(_) => Err(Error::content(folder, "is not a folder, so nothing can be written there")),
+        Err(e) => Err(Error::file(folder, e)),
+    }
+}
+
+pub(super) fn is_png(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("png"))
+}
+
+/// Decodes final latents into pictures.
+pub(super) fn decode(pipeline: &PipelineFolder, latents: &Tensor) -> Result<Vec<Picture>> {
+    let decoded = pipeline.vae(&Device::Cpu)?.decode(latents)?;
+    Ok(Picture::of_batch(&decoded)?)
+}
+
+pub(super) fn write_grid(rows: &[Vec<Picture>], path: &Path) -> Result<()> {
+    picture::write_png(&picture::grid(rows, GAP), path)
+}

@@ -1,0 +1,119 @@
+//! What can go wrong in the `obsdiff` command.
+
+use std::error::Error as _;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use obsdiff_core::PlanError;
+use thiserror::Error;
+
+/// A result of the command.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What can go wrong in the command, with the values that tell its user where.
+#[derive(Debug, Error)]
+pub enum Error {
+    /// A file could not be opened, read or written.
+    #[error("{}: {source}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A file was read, but its content cannot be used.
+    #[error("{}: {problem}", path.display())]
+    Content {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, and what would be right.
+        problem: String,
+    },
+    /// A key of a job, a flag or an environment variable has a value that cannot be used.
+    #[error("{at}: {problem}")]
+    Key {
+        /// Where the value was given, such as `job.toml: sparsity.ratio` or `OBSDIFF_SPARSITY__RATIO`.
+        at: String,
+        /// What is wrong, and what would be right.
+        problem: String,
+    },
+    /// A job that cannot be planned.
+    #[error("{}: {source}", job.display())]
+    Plan {
+        /// The job file.
+        job: PathBuf,
+        /// Why there is no plan.
+        source: PlanError,
+    },
+    /// The engine refused its input, or failed.
+    #[error(transparent)]
+    Engine(#[from] obsdiff_engine::Error),
+    /// Standard output is closed or full.
+    #[error("standard output: {0}")]
+    Output(#[from] io::Error),
+}
+
+impl Error {
+    pub(crate) fn file(path: impl AsRef<Path>, source: io::Error) -> Self {
+        Self::File { path: path.as_ref().to_owned(), source }
+    }
+
+    pub(crate) fn content(path: impl AsRef<Path>, problem: impl Into<String>) -> Self {
+        Self::Content { path: path.as_ref().to_owned(), problem: problem.into() }
+    }
+
+    pub(crate) fn key(at: impl Into<String>, problem: impl Into<String>) -> Self {
+        Self::Key { at: at.into(), problem: problem.into() }
+    }
+
+    /// The process's exit code: 2 for input that has to be changed first, 3 for a failure after which the same command may be
+    /// run again.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Engine(obsdiff_engine::Error::Tensor(_)) | Self::Output(_) => 3,
+            _ => 2,
+        }
+    }
+
+    /// Whether the reader of standard output went away, as `head` does: nothing that its user needs to be told.
+    pub fn reader_left(&self) -> bool {
+        matches!(self, Self::Output(e) if e.kind() == io::ErrorKind::BrokenPipe)
+    }
+
+    /// The error and its causes in one line. A cause that an error has already told is not told again.
+    pub fn line(&self) -> String {
+        let mut line = self.to_string();
+        let mut cause = self.source();
+        while let Some(error) = cause {
+            let said = error.to_string();
+            if !line.contains(&said) {
+                line = format!("{line}: {said}");
+            }
+            cause = error.source();
+        }
+        line.split_whitespace().collect::<Vec<_>>().join(" ")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_chain_of_causes_becomes_one_line_without_repeats() {
+        let inner = io::Error::other(Error::key("a.b", "is\n  bad"));
+        let error = Error::file("x.toml", inner);
+        assert_eq!(error.line(), "x.toml: a.b: is bad");
+    }
+
+    #[test]
+    fn bad_input_exits_with_2_and_a_failure_with_3() {
+        assert_eq!(Error::key("a", "b").exit_code(), 2);
+        let failed = obsdiff_engine::Error::Tensor(candle_core_error());
+        assert_eq!(Error::Engine(failed).exit_code(), 3);
+    }
+
+    fn candle_core_error() -> candle_core::Error {
+        candle_core::Error::Msg("out of memory".into())
+    }
+}

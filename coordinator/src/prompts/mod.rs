@@ -1,0 +1,149 @@
+//! Prompts of a job: those that calibrate, and those held out to evaluate on.
+
+mod file;
+
+use std::collections::HashSet;
+use std::path::Path;
+
+use obsdiff_proto::JobSpec;
+
+use crate::job::Job;
+use crate::{Error, Result};
+
+/// The prompts of a job, read once before any work.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JobPrompts {
+    /// Prompt i of the calibration has id i; as many as `calibration.count`.
+    pub calibration: Vec<String>,
+    /// Prompts that are not among those above; at most `evaluation.count`.
+    pub held_out: Vec<String>,
+    /// SHA-256 of the calibration file, in hexadecimal.
+    pub digest: String,
+    /// The same of the file of held-out prompts, where it has one of its own.
+    pub held_out_digest: Option<String>,
+    /// Why there are fewer held-out prompts than asked for, in words for the user.
+    pub note: Option<String>,
+}
+
+impl JobPrompts {
+    /// Reads the prompt files of a job.
+    ///
+    /// # Errors
+    /// When a file is missing, is not what its extension says, has no such column, or holds no prompt or fewer than
+    /// `calibration.count`. The error names the key of the job, the file and the line.
+    pub fn load(job: &Job) -> Result<Self> {
+        let spec = &job.spec;
+        let wanted = spec.calibration.count as usize;
+        let mut calibration = Vec::new();
+        let mut held_out = HeldOut::new(spec);
+        let own = spec.evaluation.prompts.as_deref();
+        let digest =
+            file::read(Path::new(&spec.calibration.prompts), spec.calibration.column.as_deref(), |prompt| {
+                if calibration.len() < wanted {
+                    calibration.push(prompt);
+                } else if own.is_none() {
+                    held_out.take(&calibration, prompt);
+                }
+                calibration.len() < wanted || (own.is_none() && held_out.wants())
+            })
+            .map_err(|e| of_key("calibration", job, e))?;
+        if calibration.len() < wanted {
+            let problem = format!(
+                "is {wanted}, but {} holds {} prompts: lower the count or give more prompts",
+                spec.calibration.prompts,
+                calibration.len()
+            );
+            return Err(job.refuse(obsdiff_proto::JobError::new("calibration.count", problem)));
+        }
+        let held_out_digest = match own.filter(|_| held_out.wants()) {
+            Some(path) => Some(
+                file::read(Path::new(path), spec.evaluation.column.as_deref(), |prompt| {
+                    held_out.take(&calibration, prompt);
+                    held_out.wants()
+                })
+                .map_err(|e| of_key("evaluation", job, e))?,
+            ),
+            None => None,
+        };
+        let note = held_out.note(own.unwrap_or(&spec.calibration.prompts));
+        Ok(Self { calibration, held_out: held_out.prompts, digest, held_out_digest, note })
+    }
+}
+
+/// Reads up to `count` prompts of a file; all of them where `count` is none.
+///
+/// # Errors
+/// As [`JobPrompts::load`].
+pub fn read_prompts(path: &Path, column: Option<&str>, count: Option<usize>) -> Result<Vec<String>> {
+    let most = count.unwrap_or(usize::MAX);
+    let mut prompts = Vec::new();
+    file::read(path, column, |prompt| {
+        if prompts.len() < most {
+            prompts.push(prompt);
+        }
+        prompts.len() < most
+    })?;
+    Ok(prompts)
+}
+
+/// Prompts held out from calibration: a prompt that calibrates, or that was taken already, is passed over.
+struct HeldOut {
+    wanted: usize,
+    prompts: Vec<String>,
+    seen: HashSet<String>,
+    repeated: usize,
+}
+
+impl HeldOut {
+    fn new(spec: &JobSpec) -> Self {
+        Self {
+            wanted: spec.evaluation.count as usize,
+            prompts: Vec::new(),
+            seen: HashSet::new(),
+            repeated: 0,
+        }
+    }
+
+    fn wants(&self) -> bool {
+        self.prompts.len() < self.wanted
+    }
+
+    fn take(&mut self, calibration: &[String], prompt: String) {
+        if !self.wants() {
+            return;
+        }
+        if self.seen.is_empty() {
+            self.seen.extend(calibration.iter().cloned());
+        }
+        match self.seen.insert(prompt.clone()) {
+            true => self.prompts.push(prompt),
+            false => self.repeated += 1,
+        }
+    }
+
+    fn note(&self, path: &str) -> Option<String> {
+        let passed_over = match self.repeated {
+            0 => String::new(),
+            n => format!(" ({n} repeat an earlier one)"),
+        };
+        match self.prompts.len() {
+            found if found == self.wanted => None,
+            0 => Some(format!(
+                "no prompt of {path} is held out from calibration{passed_over}: the comparison with the dense model is left out"
+            )),
+            found => Some(format!(
+                "{found} prompts of {path} are held out from calibration{passed_over}, evaluation.count asks for {}",
+                self.wanted
+            )),
+        }
+    }
+}
+
+/// Names the key that names the file, or the column's where that is what is wrong.
+fn of_key(section: &str, job: &Job, error: file::PromptError) -> Error {
+    let key = if error.column { "column" } else { "prompts" };
+    job.refuse(obsdiff_proto::JobError::new(format!("{section}.{key}"), error.error.line()))
+}
+
+#[cfg(test)]
+mod tests;

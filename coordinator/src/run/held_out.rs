@@ -1,0 +1,64 @@
+//! The pruned model against the dense one, on prompts that took no part in calibration.
+
+use candle_core::{DType, Tensor};
+use obsdiff_engine::pruner::Pruner;
+use serde::Serialize;
+
+use super::Inputs;
+use crate::progress::Progress;
+use crate::sampling::{final_latents, relative_errors};
+use crate::{Error, Result};
+
+/// The error of final latents on held-out prompts.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct HeldOutError {
+    /// ||pruned - dense|| / ||dense||, L2 over all prompts together: same prompts, same noise.
+    pub relative: f64,
+    /// The same of each prompt by itself.
+    pub per_prompt: Vec<f64>,
+}
+
+impl HeldOutError {
+    /// The error of `pruned` against `dense`, both `prompts x channels x height x width`.
+    ///
+    /// # Errors
+    /// When their shapes differ.
+    pub fn between(dense: &Tensor, pruned: &Tensor) -> Result<Self> {
+        let together = |latents: &Tensor| latents.flatten_all()?.unsqueeze(0);
+        let whole = || Ok::<_, candle_core::Error>((together(dense)?, together(pruned)?));
+        let (dense_whole, pruned_whole) = whole().map_err(obsdiff_engine::Error::from)?;
+        Ok(Self {
+            relative: relative_errors(&dense_whole, &pruned_whole)?.into_iter().sum(),
+            per_prompt: relative_errors(dense, pruned)?,
+        })
+    }
+}
+
+/// Final latents of the held-out prompts, in batches of a shard's size; nothing where there are none.
+pub(super) fn latents(
+    pruner: &Pruner,
+    inputs: &Inputs,
+    name: &'static str,
+    progress: &Progress,
+) -> Result<Option<Tensor>> {
+    let _span = tracing::info_span!("held-out prompts").entered();
+    let first = inputs.prompts.calibration.len() as u32;
+    let prompts = first..pruner.trajectories().prompts();
+    if prompts.is_empty() {
+        return Ok(None);
+    }
+    let batch = inputs.plan.shards.first().map_or(1, |shard| shard.prompts.len());
+    final_latents(pruner.trajectories(), pruner.model(), prompts, batch, name, progress).map(Some)
+}
+
+/// Refuses a dense model whose latents on the held-out prompts are not finite: no pruned one can be compared with it.
+pub(super) fn check_finite(latents: Option<&Tensor>, inputs: &Inputs) -> Result<()> {
+    let Some(latents) = latents else { return Ok(()) };
+    let numbers = latents.flatten_all().and_then(|l| l.to_dtype(DType::F32)?.to_vec1::<f32>());
+    if numbers.map_err(obsdiff_engine::Error::from)?.iter().all(|number| number.is_finite()) {
+        return Ok(());
+    }
+    let problem =
+        "computes final latents that are not finite: the model overflows or its weights are damaged";
+    Err(Error::content(inputs.weights.folder(), problem))
+}

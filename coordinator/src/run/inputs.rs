@@ -1,0 +1,99 @@
+//! Everything a job reads, opened and checked before any work.
+
+use std::path::Path;
+
+use obsdiff_core::PlanCost;
+use obsdiff_engine::checkpoint::Weights;
+use obsdiff_engine::export::{InputDigest, required_bytes, sha256};
+use obsdiff_proto::{ByteSize, JobError, Plan};
+
+use crate::described::Described;
+use crate::job::Job;
+use crate::prompts::JobPrompts;
+use crate::{Error, Result};
+
+/// A job's pipeline, prompts and plan.
+pub struct Inputs {
+    /// The pipeline, its components checked.
+    pub described: Described,
+    /// The transformer's weights, not read yet.
+    pub weights: Weights,
+    /// Prompts to calibrate and to evaluate on.
+    pub prompts: JobPrompts,
+    /// The plan.
+    pub plan: Plan,
+    /// Digests of the files that decide the result.
+    pub digests: Vec<InputDigest>,
+}
+
+impl Inputs {
+    /// Opens what the job names, checks that all of it fits together and that the output can be written, and plans.
+    ///
+    /// # Errors
+    /// The first thing that cannot be used, naming the key, the file or the layer.
+    pub fn open(job: &Job) -> Result<Self> {
+        let _span = tracing::info_span!("check").entered();
+        let prompts = JobPrompts::load(job)?;
+        let described = Described::read(job)?;
+        check_output(job, described.pipeline.path())?;
+        let plan = obsdiff_core::plan(&job.spec, &described.inventory, described.tokens)
+            .map_err(|e| job.unplanned(e))?;
+        let weights = described.pipeline.transformer_weights()?;
+        let digests = digests(job, &prompts, &weights)?;
+        Ok(Self { described, weights, prompts, plan, digests })
+    }
+}
+
+impl Inputs {
+    /// The peak memory that the plan predicts.
+    pub fn predicted_peak(&self, job: &Job) -> ByteSize {
+        let (spec, described) = (&job.spec, &self.described);
+        let accumulate = spec.hessian.accumulate;
+        let cost = PlanCost::new(&self.plan, &described.inventory, accumulate, &described.workload(spec));
+        ByteSize(described.memory(spec, &self.plan).peak(&cost))
+    }
+}
+
+/// The output must be a new directory on a file system with room for it.
+fn check_output(job: &Job, pipeline: &Path) -> Result<()> {
+    let refuse = |problem: String| Err(job.refuse(JobError::new("output.path", problem)));
+    let path = &job.spec.output.path;
+    if path.is_empty() || path.contains("://") {
+        return refuse(format!("is \"{path}\": give a directory on this machine"));
+    }
+    let path = Path::new(path);
+    if path.symlink_metadata().is_ok() {
+        return refuse(format!(
+            "is {}, which exists already: choose another, or move it away",
+            path.display()
+        ));
+    }
+    let existing = path.ancestors().skip(1).find(|p| p.as_os_str().is_empty() || p.exists());
+    let parent = existing.filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    if !parent.is_dir() {
+        return refuse(format!("is {}, but {} is not a directory", path.display(), parent.display()));
+    }
+    let space = rustix::fs::statvfs(parent).map_err(|e| Error::file(parent, e.into()))?;
+    let free = ByteSize(space.f_bavail.saturating_mul(space.f_frsize));
+    let needed = ByteSize(required_bytes(pipeline)?);
+    if free < needed {
+        return refuse(format!(
+            "needs {needed}, but {} has {free} free: make room or choose another",
+            parent.display()
+        ));
+    }
+    Ok(())
+}
+
+fn digests(job: &Job, prompts: &JobPrompts, weights: &Weights) -> Result<Vec<InputDigest>> {
+    let root = Path::new(&job.spec.model.path);
+    let config = root.join("transformer/config.json");
+    let files = weights.files().iter().map(|file| file.path()).chain([config.as_path()]);
+    let mut digests = Vec::new();
+    for file in files {
+        let name = file.strip_prefix(root).unwrap_or(file);
+        digests.push(InputDigest { path: name.display().to_string(), sha256: sha256(file)? });
+    }
+    digests.push(InputDigest { path: job.spec.calibration.prompts.clone(), sha256: prompts.digest.clone() });
+    Ok(digests)
+}

@@ -1,0 +1,70 @@
+//! What a run ends with: a table of its linears, where the time went, and how far the pruned model is from the dense one.
+
+use std::fmt;
+
+use obsdiff_engine::export::{PrunedLinear, PruningRecord};
+use obsdiff_proto::ByteSize;
+
+use super::HeldOutError;
+use crate::spans::SpanReport;
+use crate::text::{Table, percent};
+
+/// What a run did.
+pub struct Summary {
+    /// The content of `pruning.json`.
+    pub record: PruningRecord,
+    /// The pruned model against the dense one; absent where no prompt was held out.
+    pub held_out: Option<HeldOutError>,
+    /// Where the time went.
+    pub spans: SpanReport,
+    /// The largest resident set that the plan predicts.
+    pub predicted: ByteSize,
+    /// The largest resident set of the process.
+    pub peak_resident: Option<ByteSize>,
+}
+
+impl Summary {
+    /// Weights that are zero, and all weights, of the pruned linears.
+    pub fn zeros(&self) -> (u64, u64) {
+        let weights = |l: &PrunedLinear| l.shape[0] as u64 * l.shape[1] as u64;
+        let linears = &self.record.linears;
+        (linears.iter().map(|l| l.zeros).sum(), linears.iter().map(weights).sum())
+    }
+}
+
+impl fmt::Display for Summary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut table = Table::new(["linear", "shape", "zeros", "damping", "relative output error"]);
+        for linear in &self.record.linears {
+            let [rows, width] = linear.shape;
+            table.row([
+                linear.name.clone(),
+                format!("{rows} x {width}"),
+                percent(linear.zeros, rows as u64 * width as u64),
+                linear.damping.map_or("-".to_owned(), |d| d.to_string()),
+                linear.relative_error.map_or("-".to_owned(), |e| format!("{e:.5}")),
+            ]);
+        }
+        writeln!(f, "{table}")?;
+        writeln!(f, "{}", self.spans)?;
+        let (zeros, weights) = self.zeros();
+        writeln!(
+            f,
+            "{} linears, {} of their weights are zero",
+            self.record.linears.len(),
+            percent(zeros, weights)
+        )?;
+        if let Some(peak) = self.peak_resident {
+            writeln!(f, "peak memory {peak} ({} predicted)", self.predicted)?;
+        }
+        if let Some(error) = &self.held_out {
+            let prompts = error.per_prompt.len();
+            writeln!(
+                f,
+                "final latents on {prompts} held-out prompts differ from the dense model's by {:.4}",
+                error.relative
+            )?;
+        }
+        write!(f, "written to {}", self.record.job.output.path)
+    }
+}

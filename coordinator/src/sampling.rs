@@ -1,0 +1,167 @@
+//! Pictures from prompts: the same trajectories through one transformer after another.
+
+use std::ops::Range;
+
+use candle_core::{DType, Device, Tensor};
+use obsdiff_engine::Error::Argument;
+use obsdiff_engine::calibrate::{Encoded, Trajectories};
+use obsdiff_engine::model::DiffusionModel;
+use obsdiff_engine::model::sd3::Sd3Transformer;
+use obsdiff_engine::pipeline::PipelineFolder;
+use tracing::info_span;
+
+use crate::Result;
+use crate::progress::Progress;
+
+/// How trajectories run.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Settings {
+    /// Denoising steps.
+    pub steps: usize,
+    /// Classifier-free guidance; at most 1 runs without the negative prompt.
+    pub guidance: f64,
+    /// Prompt i starts from the noise of seed + i.
+    pub seed: u64,
+    /// Height in pixels; the model's own where absent.
+    pub height: Option<u32>,
+    /// Width in pixels; the model's own where absent.
+    pub width: Option<u32>,
+    /// Tokens of the T5 prompt.
+    pub max_sequence_length: usize,
+    /// Prompts that run as one batch.
+    pub batch: usize,
+}
+
+/// Prompts on their way to pictures: encoded once, run through as many transformers as are to be compared.
+pub struct Sampling {
+    trajectories: Trajectories,
+    batch: usize,
+}
+
+impl Sampling {
+    /// Encodes `prompts` with the text encoders of `pipeline`.
+    ///
+    /// # Errors
+    /// When the size does not fit the model, or the encoders or the scheduler cannot be used.
+    pub fn new(
+        pipeline: &PipelineFolder,
+        prompts: &[String],
+        settings: Settings,
+        progress: &Progress,
+    ) -> Result<Self> {
+        let size = pipeline.latent_size(settings.height, settings.width)?;
+        let schedule = pipeline.scheduler()?.schedule(settings.steps, size.tokens)?;
+        let texts: Vec<&str> = prompts.iter().map(String::as_str).collect();
+        let encoded = encode(pipeline, &texts, settings.max_sequence_length, progress)?;
+        let trajectories = Trajectories::new(schedule, settings.guidance, settings.seed, size, encoded);
+        Ok(Self { trajectories, batch: settings.batch })
+    }
+
+    /// The final latents of every prompt, `prompts x channels x height x width`, in f32.
+    ///
+    /// # Errors
+    /// When the model fails.
+    pub fn latents(
+        &self,
+        model: &dyn DiffusionModel,
+        name: &'static str,
+        progress: &Progress,
+    ) -> Result<Tensor> {
+        let _span = info_span!("sample").entered();
+        final_latents(&self.trajectories, model, 0..self.trajectories.prompts(), self.batch, name, progress)
+    }
+}
+
+/// Encodes prompts, and the empty one that guidance leads away from.
+///
+/// # Errors
+/// When the encoders cannot be used.
+pub fn encode(
+    pipeline: &PipelineFolder,
+    prompts: &[&str],
+    max_sequence_length: usize,
+    progress: &Progress,
+) -> Result<Encoded> {
+    let _span = info_span!("encode text").entered();
+    let encoders = pipeline.text_encoders(max_sequence_length, &Device::Cpu)?;
+    let texts: Vec<&str> = prompts.iter().copied().chain([""]).collect();
+    let phase = progress.phase("encode", "prompts", texts.len() as u64);
+    let mut told = 0;
+    let mut prompts = encoders.encode(&texts, &mut |done, all| {
+        let reached = (texts.len() as u64).saturating_mul(done) / all.max(1);
+        phase.advance(reached.saturating_sub(told));
+        told = told.max(reached);
+    })?;
+    phase.finish();
+    let negative = prompts.pop().ok_or_else(|| Argument("there is no prompt to encode".to_owned()))?;
+    Ok(Encoded { prompts, negative })
+}
+
+/// Final latents of the prompts with these ids, `batch` of them in a call, with progress under `name`.
+///
+/// # Errors
+/// When the model fails.
+pub fn final_latents(
+    trajectories: &Trajectories,
+    model: &dyn DiffusionModel,
+    prompts: Range<u32>,
+    batch: usize,
+    name: &'static str,
+    progress: &Progress,
+) -> Result<Tensor> {
+    let phase = progress.phase(name, "prompt steps", prompts.len() as u64 * trajectories.step_count() as u64);
+    let mut finished = Vec::new();
+    for start in prompts.clone().step_by(batch.max(1)) {
+        let batch = start..prompts.end.min(start.saturating_add(batch.max(1) as u32));
+        let count = batch.len() as u64;
+        finished.push(trajectories.final_latents(model, batch, &mut || {
+            phase.advance(count);
+            Ok(())
+        })?);
+    }
+    phase.finish();
+    Ok(Tensor::cat(&finished, 0).map_err(obsdiff_engine::Error::from)?)
+}
+
+/// Loads a pipeline's transformer to compute in f32 on the CPU.
+///
+/// # Errors
+/// When its configuration or its weights cannot be used.
+pub fn load_transformer(pipeline: &PipelineFolder) -> Result<Sd3Transformer> {
+    let _span = info_span!("load").entered();
+    let config = pipeline.transformer_config().clone();
+    Ok(Sd3Transformer::load(config, &pipeline.transformer_weights()?, DType::F32, &Device::Cpu)?)
+}
+
+/// For each prompt, the L2 norm of the difference of two latents over that of the first: ||pruned - dense|| / ||dense||.
+///
+/// # Errors
+/// When their shapes differ.
+pub fn relative_errors(dense: &Tensor, pruned: &Tensor) -> Result<Vec<f64>> {
+    let errors = || {
+        let norms =
+            |t: &Tensor| t.to_dtype(DType::F64)?.flatten_from(1)?.sqr()?.sum(1)?.sqrt()?.to_vec1::<f64>();
+        let difference = norms(&(pruned - dense)?)?;
+        Ok(difference.into_iter().zip(norms(dense)?).map(|(error, norm)| error / norm).collect())
+    };
+    errors().map_err(|e: candle_core::Error| obsdiff_engine::Error::from(e).into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_are_relative_to_the_dense_latents_of_each_prompt() {
+        let tensor = |numbers: [f32; 4]| Tensor::from_slice(&numbers, (2, 1, 1, 2), &Device::Cpu).unwrap();
+        let errors = relative_errors(&tensor([3., 4., 0., 2.]), &tensor([3., 4., 1., 2.])).unwrap();
+        assert_eq!(errors, [0.0, 0.5]);
+        assert!(
+            relative_errors(
+                &tensor([0.; 4]),
+                &Tensor::zeros((1, 1, 1, 2), DType::F32, &Device::Cpu).unwrap()
+            )
+            .is_err()
+        );
+    }
+}

@@ -1,0 +1,48 @@
+//! What the process gives to a command: nothing below reads the environment, the clock or standard output by itself.
+
+use std::ffi::OsString;
+use std::io::Write;
+
+use crate::cli::JobArgs;
+use crate::clock::Clock;
+use crate::job::Job;
+use crate::progress::Progress;
+use crate::spans::Spans;
+use crate::{Error, Result};
+
+/// The surroundings of one command.
+pub struct Session<'a> {
+    /// Environment variables.
+    pub environment: Vec<(OsString, OsString)>,
+    /// The machine's clock.
+    pub clock: Clock,
+    /// The account of where the time goes.
+    pub spans: Spans,
+    /// Where results go.
+    pub out: &'a mut dyn Write,
+}
+
+impl Session<'_> {
+    /// Loads the job that a command was given.
+    ///
+    /// # Errors
+    /// As [`Job::load`].
+    pub fn job(&self, args: &JobArgs) -> Result<Job> {
+        Job::load(&args.job, self.environment.iter().cloned(), &args.sets)
+    }
+
+    /// Bounds the threads that computations run on; all cores where `threads` is absent. Only the first call of a process counts.
+    ///
+    /// # Errors
+    /// When the machine cannot start as many.
+    pub fn use_threads(&self, threads: Option<u32>) -> Result<()> {
+        let Some(threads) = threads else { return Ok(()) };
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads as usize).build_global();
+        pool.map_err(|e| Error::key("--threads", format!("is {threads}, but {e}")))
+    }
+
+    /// Progress on standard error.
+    pub fn progress(&self, quiet: bool) -> Progress {
+        Progress::on_stderr(quiet, self.clock.clone())
+    }
+}

@@ -1,0 +1,280 @@
+//! Where the time went: the self time of every span, so that a table of them adds up to the whole.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, ThreadId};
+use std::time::Duration;
+
+use tracing::{Subscriber, span};
+use tracing_subscriber::Layer;
+use tracing_subscriber::layer::Context;
+use tracing_subscriber::registry::LookupSpan;
+
+use crate::clock::Clock;
+use crate::text::{self, Table};
+
+/// Sums, on each thread, the time spent in each span but in none of its children. Entering and leaving a span costs one lock of a
+/// small map, well below a microsecond.
+#[derive(Clone)]
+pub struct Spans {
+    root: &'static str,
+    clock: Clock,
+    threads: Arc<Mutex<HashMap<ThreadId, Thread>>>,
+}
+
+/// The spans of one thread, outermost first, and their self times so far.
+#[derive(Default)]
+struct Thread {
+    open: Vec<(span::Id, &'static str)>,
+    last: Duration,
+    sums: BTreeMap<&'static str, Sum>,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Sum {
+    time: Duration,
+    entered: u64,
+    /// Of this time, what passed while the root span was open on the same thread.
+    in_root: Duration,
+}
+
+impl Thread {
+    /// Gives the time since the last change to the innermost span.
+    fn settle(&mut self, now: Duration, root: &str) {
+        let passed = now.saturating_sub(self.last);
+        self.last = now;
+        let in_root = self.open.iter().any(|(_, name)| *name == root);
+        if let Some((_, name)) = self.open.last() {
+            let sum = self.sums.entry(name).or_default();
+            sum.time += passed;
+            sum.in_root += if in_root { passed } else { Duration::ZERO };
+        }
+    }
+}
+
+impl Spans {
+    /// An account of the spans within the span named `root`, by `clock`.
+    pub fn new(root: &'static str, clock: Clock) -> Self {
+        Self { root, clock, threads: Arc::default() }
+    }
+
+    /// What was spent so far, spans that are still open included.
+    pub fn report(&self) -> SpanReport {
+        let now = (self.clock)();
+        let mut report = SpanReport::default();
+        let mut rows: BTreeMap<&'static str, SpanRow> = BTreeMap::new();
+        for thread in self.threads().values_mut() {
+            thread.settle(now, self.root);
+            for (name, sum) in &thread.sums {
+                report.whole += sum.in_root;
+                if *name == self.root {
+                    report.other += sum.in_root;
+                    continue;
+                }
+                let row = rows.entry(name).or_insert(SpanRow { name, ..SpanRow::default() });
+                row.entered += sum.entered;
+                row.time += sum.in_root;
+                row.elsewhere += sum.time - sum.in_root;
+            }
+        }
+        report.rows = rows.into_values().collect();
+        report.rows.sort_by(|a, b| b.time.cmp(&a.time).then(a.name.cmp(b.name)));
+        report
+    }
+
+    fn threads(&self) -> MutexGuard<'_, HashMap<ThreadId, Thread>> {
+        self.threads.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn here(&self, change: impl FnOnce(&mut Thread)) {
+        let now = (self.clock)();
+        let mut threads = self.threads();
+        let thread = threads.entry(thread::current().id()).or_default();
+        thread.settle(now, self.root);
+        change(thread);
+    }
+}
+
+impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Spans {
+    fn on_enter(&self, id: &span::Id, context: Context<'_, S>) {
+        if let Some(span) = context.span(id) {
+            self.here(|thread| {
+                thread.open.push((id.clone(), span.name()));
+                thread.sums.entry(span.name()).or_default().entered += 1;
+            });
+        }
+    }
+
+    fn on_exit(&self, id: &span::Id, _: Context<'_, S>) {
+        self.here(|thread| {
+            // Spans may be left in another order than they were entered.
+            if let Some(at) = thread.open.iter().rposition(|(open, _)| open == id) {
+                thread.open.remove(at);
+            }
+        });
+    }
+}
+
+/// Where the time within the root span went.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SpanReport {
+    /// Spans by self time, the longest first.
+    pub rows: Vec<SpanRow>,
+    /// The root span's own self time: what no other span accounts for.
+    pub other: Duration,
+    /// All of it: the rows' times and `other` add up to it.
+    pub whole: Duration,
+}
+
+/// The self time of the spans of one name.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SpanRow {
+    /// Their name.
+    pub name: &'static str,
+    /// How often one was entered.
+    pub entered: u64,
+    /// Time within the root span's thread.
+    pub time: Duration,
+    /// Time on threads where the root span was not open: it runs beside the rest, so it is no part of the whole.
+    pub elsewhere: Duration,
+}
+
+impl SpanReport {
+    /// The self time of the spans of this name within the root span; zero where none was entered.
+    pub fn time(&self, name: &str) -> Duration {
+        self.rows.iter().find(|row| row.name == name).map_or(Duration::ZERO, |row| row.time)
+    }
+}
+
+impl fmt::Display for SpanReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let share = |time: Duration| match self.whole.is_zero() {
+            true => "-".to_owned(),
+            false => format!("{:.1}%", 100.0 * time.as_secs_f64() / self.whole.as_secs_f64()),
+        };
+        let mut table = Table::new(["where the time went", "calls", "time", "share"]);
+        for row in self.rows.iter().filter(|row| !row.time.is_zero()) {
+            table.row([
+                row.name.to_owned(),
+                row.entered.to_string(),
+                text::duration(row.time),
+                share(row.time),
+            ]);
+        }
+        table.row(["other".to_owned(), String::new(), text::duration(self.other), share(self.other)]);
+        table.rule();
+        table.row(["all".to_owned(), String::new(), text::duration(self.whole), share(self.whole)]);
+        table.fmt(f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use tracing::info_span;
+    use tracing_subscriber::prelude::*;
+
+    use super::*;
+
+    /// An account with a clock that goes on by `tick(seconds)` alone.
+    fn account(run: impl FnOnce(&dyn Fn(u64), &Spans)) -> SpanReport {
+        let seconds = Arc::new(AtomicU64::new(100));
+        let read = Arc::clone(&seconds);
+        let spans = Spans::new("run", Arc::new(move || Duration::from_secs(read.load(Ordering::Relaxed))));
+        let subscriber = tracing_subscriber::registry().with(spans.clone());
+        tracing::subscriber::with_default(subscriber, || {
+            run(&|s| _ = seconds.fetch_add(s, Ordering::Relaxed), &spans);
+        });
+        spans.report()
+    }
+
+    fn row(name: &'static str, entered: u64, time: u64, elsewhere: u64) -> SpanRow {
+        SpanRow { name, entered, time: Duration::from_secs(time), elsewhere: Duration::from_secs(elsewhere) }
+    }
+
+    #[test]
+    fn self_times_add_up_to_the_whole() {
+        let report = account(|tick, _| {
+            let _run = info_span!("run").entered();
+            tick(1);
+            for _ in 0..2 {
+                let _outer = info_span!("calibrate").entered();
+                tick(2);
+                info_span!("forward").in_scope(|| tick(10));
+                tick(3);
+            }
+            info_span!("solve").in_scope(|| tick(7));
+        });
+        assert_eq!(
+            report.rows,
+            [row("forward", 2, 20, 0), row("calibrate", 2, 10, 0), row("solve", 1, 7, 0)]
+        );
+        assert_eq!((report.other, report.whole), (Duration::from_secs(1), Duration::from_secs(38)));
+        assert_eq!(report.time("solve"), Duration::from_secs(7));
+    }
+
+    #[test]
+    fn time_outside_the_root_and_on_other_threads_is_no_part_of_the_whole() {
+        let report = account(|tick, spans| {
+            info_span!("load").in_scope(|| tick(5));
+            tick(50);
+            let _run = info_span!("run").entered();
+            info_span!("load").in_scope(|| tick(1));
+            thread::scope(|scope| {
+                scope.spawn(|| {
+                    let subscriber = tracing_subscriber::registry().with(spans.clone());
+                    tracing::subscriber::with_default(subscriber, || info_span!("solve").in_scope(|| ()));
+                });
+            });
+        });
+        assert_eq!(report.rows, [row("load", 2, 1, 5), row("solve", 1, 0, 0)]);
+        assert_eq!(report.whole, Duration::from_secs(1));
+    }
+
+    #[test]
+    fn a_report_counts_what_is_still_open_once() {
+        let mut early = SpanReport::default();
+        let late = account(|tick, spans| {
+            let _run = info_span!("run").entered();
+            let _solve = info_span!("solve").entered();
+            tick(4);
+            early = spans.report();
+            tick(5);
+        });
+        assert_eq!(early.time("solve"), Duration::from_secs(4));
+        assert_eq!(late.time("solve"), Duration::from_secs(9));
+    }
+
+    #[test]
+    fn spans_left_out_of_order_are_told_apart() {
+        let report = account(|tick, _| {
+            let run = info_span!("run").entered();
+            let outer = info_span!("outer").entered();
+            let inner = info_span!("inner").entered();
+            drop(outer);
+            tick(3);
+            drop(inner);
+            tick(2);
+            drop(run);
+        });
+        assert_eq!((report.time("inner"), report.time("outer")), (Duration::from_secs(3), Duration::ZERO));
+        assert_eq!(report.other, Duration::from_secs(2));
+    }
+
+    #[test]
+    fn the_table_ends_with_other_and_all() {
+        let report = account(|tick, _| {
+            let _run = info_span!("run").entered();
+            tick(1);
+            info_span!("solve").in_scope(|| tick(3));
+        });
+        let text = report.to_string();
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines.len(), 6, "{text}");
+        assert!(lines[2].starts_with("solve") && lines[2].ends_with("75.0%"), "{text}");
+        assert!(lines[3].starts_with("other") && lines[3].ends_with("25.0%"), "{text}");
+        assert!(lines[5].starts_with("all") && lines[5].ends_with("100.0%"), "{text}");
+    }
+}

@@ -1,0 +1,125 @@
+//! Text for people: tables in plain characters, and numbers with units.
+
+use std::fmt;
+use std::time::Duration;
+
+/// A table whose first column is aligned to the left and whose other columns are to the right.
+#[derive(Clone, Debug)]
+pub struct Table {
+    rows: Vec<Vec<String>>,
+    rules: Vec<usize>,
+}
+
+impl Table {
+    /// A table with this header.
+    pub fn new<const N: usize>(header: [&str; N]) -> Self {
+        Self { rows: vec![header.map(str::to_owned).to_vec()], rules: vec![1] }
+    }
+
+    /// Adds a row.
+    pub fn row<const N: usize>(&mut self, cells: [String; N]) {
+        self.rows.push(cells.to_vec());
+    }
+
+    /// Draws a rule below the rows so far.
+    pub fn rule(&mut self) {
+        self.rules.push(self.rows.len());
+    }
+}
+
+impl fmt::Display for Table {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let columns = self.rows.iter().map(Vec::len).max().unwrap_or(0);
+        let width = |c: usize| {
+            self.rows.iter().filter_map(|r| r.get(c)).map(|cell| cell.chars().count()).max().unwrap_or(0)
+        };
+        let widths: Vec<usize> = (0..columns).map(width).collect();
+        let line = "-".repeat(widths.iter().sum::<usize>() + 2 * columns.saturating_sub(1));
+        for (i, row) in self.rows.iter().enumerate() {
+            if self.rules.contains(&i) {
+                writeln!(f, "{line}")?;
+            }
+            let cells = row.iter().zip(&widths).enumerate().map(|(c, (cell, width))| match c {
+                0 => format!("{cell:<width$}"),
+                _ => format!("{cell:>width$}"),
+            });
+            writeln!(f, "{}", cells.collect::<Vec<_>>().join("  ").trim_end())?;
+        }
+        Ok(())
+    }
+}
+
+/// A number of operations, such as `1.23 PFLOP`.
+pub fn flops(count: f64) -> String {
+    scaled(
+        count,
+        &[("EFLOP", 1e18), ("PFLOP", 1e15), ("TFLOP", 1e12), ("GFLOP", 1e9), ("MFLOP", 1e6)],
+        "FLOP",
+    )
+}
+
+/// A count in a few digits, such as `2.03 B`.
+pub fn count(count: u64) -> String {
+    scaled(count as f64, &[("T", 1e12), ("B", 1e9), ("M", 1e6), ("K", 1e3)], "").trim_end().to_owned()
+}
+
+fn scaled(value: f64, units: &[(&str, f64)], small: &str) -> String {
+    match units.iter().find(|(_, unit)| value >= *unit) {
+        Some((name, unit)) => format!("{:.2} {name}", value / unit),
+        None => format!("{value:.0} {small}"),
+    }
+}
+
+/// A duration, such as `12.3 s`, `4 min 5 s` or `3 h 20 min`.
+pub fn duration(time: Duration) -> String {
+    let seconds = time.as_secs_f64();
+    let whole = seconds.round() as u64;
+    match seconds {
+        s if s < 1.0 => format!("{:.0} ms", s * 1e3),
+        s if s < 59.95 => format!("{s:.1} s"),
+        s if s < 3599.5 => format!("{} min {} s", whole / 60, whole % 60),
+        _ => format!("{} h {} min", whole / 3600, whole % 3600 / 60),
+    }
+}
+
+/// A share of 1 as per cent, such as `50.00%`; `-` of nothing.
+pub fn percent(part: u64, whole: u64) -> String {
+    match whole {
+        0 => "-".to_owned(),
+        _ => format!("{:.2}%", 100.0 * part as f64 / whole as f64),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_line_up_and_rules_stand_where_they_were_drawn() {
+        let mut table = Table::new(["name", "n"]);
+        table.row(["größer".to_owned(), "7".to_owned()]);
+        table.rule();
+        table.row(["all".to_owned(), "1234".to_owned()]);
+        assert_eq!(
+            table.to_string(),
+            "name       n\n------------\ngrößer     7\n------------\nall     1234\n"
+        );
+    }
+
+    #[test]
+    fn numbers_have_a_fitting_unit() {
+        assert_eq!((flops(1.234e15), flops(12.0)), ("1.23 PFLOP".into(), "12 FLOP".into()));
+        assert_eq!((count(2_028_000_000), count(12)), ("2.03 B".into(), "12".into()));
+        let times = [
+            (0.25, "250 ms"),
+            (12.34, "12.3 s"),
+            (59.96, "1 min 0 s"),
+            (245.0, "4 min 5 s"),
+            (12_000.0, "3 h 20 min"),
+        ];
+        for (seconds, text) in times {
+            assert_eq!(duration(Duration::from_secs_f64(seconds)), text);
+        }
+        assert_eq!((percent(1, 2), percent(0, 0)), ("50.00%".into(), "-".into()));
+    }
+}

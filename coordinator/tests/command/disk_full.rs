@@ -1,0 +1,67 @@
+//! A disk without room for the output: known before any work where it can be, and nothing is left behind where it cannot.
+
+use std::fs::{self, File};
+use std::process::{Command, Output};
+
+use crate::setting::{RUN, Setting, listing};
+use crate::text;
+
+/// More than a file system has free, yet a size that a file may have.
+const SPARSE: u64 = 15 << 40;
+
+/// Runs a shell script in the setting's folder, where `$0` is the command and `$@` are its arguments.
+fn shell(setting: &Setting, script: &str, wrapper: &[&str]) -> Output {
+    let words = [wrapper, &["sh", "-c", script, env!("CARGO_BIN_EXE_obsdiff")], &setting.args()].concat();
+    Command::new(words[0]).args(&words[1..]).current_dir(setting.dir.path()).output().unwrap()
+}
+
+#[test]
+fn a_pipeline_larger_than_the_disk_is_refused_before_any_work() {
+    let setting = Setting::new(RUN);
+    File::create(setting.path("pipeline/vae/extra.safetensors")).unwrap().set_len(SPARSE).unwrap();
+    let before = listing(setting.dir.path());
+    let output = shell(&setting, r#""$0" "$@""#, &[]);
+    assert_too_large(&output, "needs 15.0 TiB");
+    assert_eq!(listing(setting.dir.path()), before);
+}
+
+fn assert_too_large(output: &Output, needs: &str) {
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(said.starts_with("error: ") && said.lines().count() == 1, "{said}");
+    for part in ["output.path: ", needs, "B free: make room"] {
+        assert!(said.contains(part), "{part} is not in: {said}");
+    }
+}
+
+/// A file system of 1 MiB, where a system lets a test mount one: as root, or as the root of a namespace of its own.
+#[test]
+fn a_small_file_system_is_refused_before_any_work() {
+    let script = "mount -t tmpfs -o size=1m tmpfs small || exit 125
+        \"$0\" \"$@\" --set output.path=small/out; code=$?; ls -A small; exit $code";
+    let setting = Setting::new(RUN);
+    fs::create_dir(setting.path("small")).unwrap();
+    for wrapper in [["unshare", "--mount"], ["unshare", "-rm"]] {
+        let output = shell(&setting, script, &wrapper);
+        match output.status.code() {
+            Some(2) | Some(0) | Some(3) => {
+                assert_too_large(&output, "has 1.0 MiB free");
+                return assert_eq!(text(&output.stdout), "", "wrote something");
+            }
+            // The sparse pipeline of the other test is refused by the same check.
+            _ => println!("{}: no file system can be mounted: {}", wrapper.join(" "), text(&output.stderr)),
+        }
+    }
+}
+
+/// No file may grow past 1000 blocks of 512 bytes, as on a disk that others fill while a job runs.
+#[test]
+fn an_export_that_runs_out_of_room_leaves_nothing() {
+    let setting = Setting::new(RUN);
+    let before = listing(setting.dir.path());
+    let output = shell(&setting, "trap '' XFSZ; ulimit -f 1000; exec \"$0\" \"$@\"", &[]);
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(said.contains("transformer/diffusion_pytorch_model.safetensors: File too large"), "{said}");
+    assert_eq!(listing(setting.dir.path()), before);
+}

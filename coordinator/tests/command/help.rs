@@ -1,0 +1,50 @@
+use std::path::Path;
+
+use crate::{obsdiff, text, told};
+
+const COMMANDS: [&str; 5] = ["run", "plan", "inspect", "sample", "compare"];
+
+#[test]
+fn every_command_is_listed_and_has_an_example() {
+    let help = told(Path::new("."), &["--help"]);
+    assert!(help.contains("Exit codes:") && help.contains("Example:"), "{help}");
+    let listed =
+        help.lines().skip_while(|line| *line != "Commands:").skip(1).take_while(|line| !line.is_empty());
+    let listed: Vec<&str> =
+        listed.filter_map(|line| line.strip_prefix("  ")?.split(' ').find(|w| !w.is_empty())).collect();
+    assert_eq!(listed, [&COMMANDS[..], &["help"]].concat());
+    for command in COMMANDS {
+        let help = told(Path::new("."), &[command, "--help"]);
+        assert!(help.contains(&format!("Example:\n  obsdiff {command} ")), "{help}");
+        assert!(help.lines().all(|line| line.chars().count() <= 100), "{help}");
+    }
+}
+
+#[test]
+fn a_command_line_that_cannot_be_read_exits_with_2() {
+    let many: [&[&str]; 6] = [
+        &["run", "job.toml", "--threads", "0"],
+        &["run", "job.toml", "--set"],
+        &["sample", ".", "--prompt", "a", "--prompts", "p.txt"],
+        &["sample", ".", "--prompt", "a", "--steps", "0"],
+        &["sample", ".", "--prompt", "a", "--guidance", "inf"],
+        &["sample", ".", "--prompt", "a", "--max-sequence-length", "513"],
+    ];
+    for args in many {
+        assert_eq!(obsdiff(Path::new("."), args, &[]).status.code(), Some(2), "{args:?}");
+    }
+    for args in [
+        &[][..],
+        &["prune"],
+        &["inspect"],
+        &["inspect", "--jsno", "."],
+        &["run"],
+        &["plan"],
+        &["sample", "."],
+        &["compare", "."],
+    ] {
+        let output = obsdiff(Path::new("."), args, &[]);
+        assert_eq!(output.status.code(), Some(2), "{args:?}");
+        assert!(text(&output.stderr).contains("Usage: obsdiff"), "{args:?}: {}", text(&output.stderr));
+    }
+}

@@ -1,0 +1,63 @@
+use crate::{asset, job, obsdiff, text, told};
+
+/// What `plan` tells of the small pipeline with these overrides.
+fn plan(sets: &[&str]) -> String {
+    let dir = tempfile::tempdir().unwrap();
+    let job = job(dir.path());
+    let mut args = vec!["plan", job.to_str().unwrap()];
+    sets.iter().for_each(|set| args.extend(["--set", set]));
+    let told = told(&asset(""), &args);
+    assert!(!dir.path().join("out").exists());
+    told
+}
+
+/// The rows of packages: the second column.
+fn units(plan: &str) -> Vec<&str> {
+    let rows = plan
+        .lines()
+        .skip_while(|line| !line.starts_with("---"))
+        .skip(1)
+        .take_while(|line| !line.starts_with("---"));
+    rows.map(|row| row.split_whitespace().nth(1).unwrap()).collect()
+}
+
+#[test]
+fn a_plan_shows_packages_totals_and_memory() {
+    let plan = plan(&["packages.balance=units"]);
+    assert_eq!(units(&plan), ["1-6", "7-12", "13-18", "19-24"]);
+    assert!(plan.contains("24 units, 69 linears"), "{plan}");
+    assert!(plan.contains("100 prompts x 25 steps at guidance 7, 64 image and 48 text tokens"), "{plan}");
+    let all: Vec<&str> =
+        plan.lines().find(|line| line.starts_with("all ")).unwrap().split_whitespace().collect();
+    // 45 sites, 69 linears, 2.21 M weights, and 4 packages of 100 prompts x 25 steps x 2.
+    assert_eq!((&all[1..6], all[8]), (&["24", "45", "69", "2.21", "M"][..], "20000"), "{plan}");
+    assert!(plan.contains("Peak memory, predicted: "), "{plan}");
+}
+
+#[test]
+fn memory_and_rules_shape_the_plan() {
+    // The text stream of the last block ends at its attention, so its hidden features take half of another block's.
+    assert_eq!(units(&plan(&["packages.memory=3MiB", "packages.balance=units"])).len(), 6);
+    assert_eq!(units(&plan(&["packages.memory=1GiB"])), ["1-24"]);
+    let skipped =
+        plan(&["sparsity.rules[0].match=*.attn.*", "sparsity.rules[0].skip=true", "packages.count=100"]);
+    // Two of each block's four units are left.
+    assert_eq!(units(&skipped).len(), 12);
+    assert!(plan(&["sparsity.method=magnitude"]).contains("magnitude needs no activations"));
+}
+
+#[test]
+fn a_plan_notes_that_no_prompt_is_held_out() {
+    assert!(plan(&["calibration.count=2000"]).contains("Note: no prompt of shapes-prompts.txt is held out"));
+}
+
+#[test]
+fn the_environment_overrides_the_file_and_flags_override_both() {
+    let dir = tempfile::tempdir().unwrap();
+    let job = job(dir.path());
+    let environment = [("OBSDIFF_SPARSITY__RATIO", "0.25")];
+    let summary = |args: &[&str]| text(&obsdiff(&asset(""), args, &environment).stdout);
+    let job = job.to_str().unwrap();
+    assert!(summary(&["plan", job]).contains("25% unstructured by obs"));
+    assert!(summary(&["plan", job, "--set", "sparsity.ratio=0.75"]).contains("75% unstructured by obs"));
+}

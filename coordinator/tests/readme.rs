@@ -1,0 +1,84 @@
+//! What the README tells to type works.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use clap::Parser;
+use obsdiff::cli::Cli;
+
+const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+const FIRST: &str = "cargo run --release --bin obsdiff -- ";
+
+/// The README, with lines that go on made one.
+fn readme() -> String {
+    fs::read_to_string(Path::new(ROOT).join("README.md")).unwrap().replace("\\\n", " ")
+}
+
+/// The words of a command line as a shell splits them: quotes hold words together, and a comment ends the line.
+fn words(line: &str) -> Vec<String> {
+    let (mut words, mut word, mut quote) = (Vec::new(), None::<String>, None);
+    for c in line.chars() {
+        match (quote, c) {
+            (Some(open), c) if c == open => quote = None,
+            (None, '\'' | '"') => {
+                quote = Some(c);
+                word.get_or_insert_default();
+            }
+            (None, '#') if word.is_none() => return words,
+            (None, ' ') => words.extend(word.take()),
+            (_, c) => word.get_or_insert_default().push(c),
+        }
+    }
+    assert!(quote.is_none(), "a quote is not closed: {line}");
+    words.extend(word);
+    words
+}
+
+#[test]
+fn words_are_those_of_a_shell() {
+    assert_eq!(words("a 'b c'  d=\"e 'f\" ''  # g"), ["a", "b c", "d=e 'f", ""]);
+}
+
+/// The first command prunes the shipped pipeline: here with fewer prompts and steps, into a folder of the test.
+#[test]
+fn the_first_command_prunes_the_shipped_pipeline() {
+    let readme = readme();
+    let line = readme.lines().find_map(|line| line.trim().strip_prefix(FIRST)).expect("no first command");
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("out");
+    let output = Command::new(env!("CARGO_BIN_EXE_obsdiff"))
+        .args(words(line))
+        .current_dir(ROOT)
+        .env("OBSDIFF_CALIBRATION__COUNT", "4")
+        .env("OBSDIFF_CALIBRATION__STEPS", "3")
+        .env("OBSDIFF_EVALUATION__COUNT", "2")
+        .env("OBSDIFF_OUTPUT__PATH", &out)
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let told = String::from_utf8(output.stdout).unwrap();
+    assert!(told.contains("final latents on 2 held-out prompts differ"), "{told}");
+    assert!(told.contains(&format!("written to {}", out.display())), "{told}");
+    assert!(out.join("model_index.json").is_file() && out.join("pruning.json").is_file());
+}
+
+#[test]
+fn every_command_it_shows_can_be_read() {
+    let readme = readme();
+    let mut shown = BTreeSet::new();
+    let blocks = readme.split("```sh\n").skip(1).filter_map(|rest| rest.split("```").next());
+    for line in blocks.flat_map(str::lines).map(str::trim) {
+        let Some(args) = line.strip_prefix("obsdiff ").or_else(|| line.strip_prefix(FIRST)) else { continue };
+        let words = words(args);
+        if let Err(error) = Cli::try_parse_from([&["obsdiff".to_owned()], &words[..]].concat()) {
+            assert!(!error.use_stderr(), "{line}: {error}");
+        }
+        shown.extend(words.into_iter().next());
+    }
+    for command in ["run", "plan", "inspect", "sample", "compare"] {
+        assert!(shown.contains(command), "the README does not show `obsdiff {command}`");
+    }
+}

@@ -1,0 +1,45 @@
+//! Which target each linear has: the rules of `[sparsity]`, compiled once for a whole model.
+
+use globset::{Glob, GlobMatcher};
+
+use crate::{JobError, SparsitySpec, Target};
+
+/// The targets of a job's linears, by name.
+#[derive(Clone, Debug)]
+pub struct Targets {
+    rules: Vec<(GlobMatcher, Option<Target>)>,
+    otherwise: Target,
+}
+
+impl Targets {
+    /// Compiles the rules of a specification.
+    ///
+    /// # Errors
+    /// When the specification is not valid.
+    pub fn new(spec: &SparsitySpec) -> Result<Self, JobError> {
+        let rules = spec.rules.iter().enumerate().map(|(i, rule)| {
+            let key = format!("sparsity.rules[{i}]");
+            let glob = Glob::new(&rule.matches)
+                .map_err(|e| JobError::new(format!("{key}.match"), format!("is not a glob: {e}")))?;
+            let target = match rule.skip {
+                true => None,
+                false => Some(spec.rule_target(rule, &format!("{key}.ratio"))?),
+            };
+            Ok((glob.compile_matcher(), target))
+        });
+        Ok(Self { rules: rules.collect::<Result<_, JobError>>()?, otherwise: spec.target()? })
+    }
+
+    /// What the linear of this name becomes; `None` leaves it dense. The first rule that matches decides.
+    pub fn of(&self, linear: &str) -> Option<Target> {
+        match self.rules.iter().find(|(glob, _)| glob.is_match(linear)) {
+            Some((_, target)) => *target,
+            None => Some(self.otherwise),
+        }
+    }
+
+    /// The first rule, by its index, whose glob matches none of these names.
+    pub fn idle_rule<'a>(&self, names: impl Iterator<Item = &'a str> + Clone) -> Option<usize> {
+        self.rules.iter().position(|(glob, _)| !names.clone().any(|name| glob.is_match(name)))
+    }
+}

@@ -1,0 +1,253 @@
+//! How much of the machine's matrix product rate a bare forward call reaches: the time of its blocks' own products, done alone
+//! by the fastest GEMM at each shape, over the time of the whole call.
+//!
+//! `cargo bench -p obsdiff-engine --bench forward` (or, with `-- shapes` or `-- medium` after it, one of the two models)
+#![allow(clippy::unwrap_used)]
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use candle_core::{DType, Device, Tensor};
+use criterion::Criterion;
+use faer::linalg::matmul::matmul;
+use faer::{Accum, MatMut, MatRef, Par};
+use obsdiff_engine::checkpoint::Weights;
+use obsdiff_engine::model::sd3::{Sd3Config, Sd3Transformer};
+use obsdiff_engine::model::{Denoise, DiffusionModel, NoTap};
+use rayon::prelude::*;
+
+/// What a measurement repeats at most, and for how long.
+const ROUNDS: usize = 100;
+const BUDGET: Duration = Duration::from_secs(3);
+
+/// One model with the inputs of a call.
+struct Case {
+    name: &'static str,
+    model: Sd3Transformer,
+    inputs: [Tensor; 4],
+}
+
+impl Case {
+    fn new(name: &'static str, model: Sd3Transformer, batch: usize, side: usize, text: usize) -> Self {
+        let config = model.config();
+        let tensor =
+            |shape: &[usize]| Tensor::from_vec(random(shape.iter().product()), shape, &Device::Cpu).unwrap();
+        let inputs = [
+            tensor(&[batch, config.in_channels, side, side]),
+            Tensor::full(500f32, batch, &Device::Cpu).unwrap(),
+            tensor(&[batch, text, config.joint_attention_dim]),
+            tensor(&[batch, config.pooled_projection_dim]),
+        ];
+        Self { name, model, inputs }
+    }
+
+    fn forward(&self) -> Tensor {
+        let [latents, timestep, text, pooled] = &self.inputs;
+        self.model.forward(&Denoise { latents, timestep, text, pooled }, &mut NoTap).unwrap()
+    }
+
+    /// The products of all blocks, equal ones counted: linears that a call reaches, and attention's two for each head.
+    fn products(&self) -> Vec<(Product, usize)> {
+        let config = self.model.config();
+        let (batch, side) = (self.inputs[0].dim(0).unwrap(), self.inputs[0].dim(2).unwrap());
+        let (image, text) = (config.image_tokens(side, side).unwrap(), self.inputs[2].dim(1).unwrap());
+        let mut counts = BTreeMap::new();
+        let mut add = |product| *counts.entry(product).or_insert(0) += 1;
+        for (name, shape) in config.shapes() {
+            let last = name.starts_with(&format!("transformer_blocks.{}.", config.num_layers - 1));
+            let unread = last && name.contains("add_q_proj");
+            let &[out, n] = shape.as_slice() else { continue };
+            if !name.starts_with("transformer_blocks") || unread {
+                continue;
+            }
+            let of_text = name.contains("add_") || name.contains("_context");
+            let tokens = if of_text { text } else { image };
+            let rows = if name.contains("norm1") { batch } else { batch * tokens };
+            add(Product { count: 1, rows, n, out });
+        }
+        let (heads, head) = (config.num_attention_heads, config.attention_head_dim);
+        for block in 0..config.num_layers {
+            let queries = if block + 1 == config.num_layers { image } else { image + text };
+            let keys = image + text;
+            add(Product { count: batch * heads, rows: queries, n: head, out: keys });
+            add(Product { count: batch * heads, rows: queries, n: keys, out: head });
+        }
+        counts.into_iter().collect()
+    }
+}
+
+/// `count` products of `rows x n` by `n x out`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Product {
+    count: usize,
+    rows: usize,
+    n: usize,
+    out: usize,
+}
+
+struct Operands {
+    x: Tensor,
+    weight: Tensor,
+    a: Vec<f32>,
+    b: Vec<f32>,
+    out: Vec<f32>,
+}
+
+impl Product {
+    fn flops(&self) -> f64 {
+        2. * (self.count * self.rows * self.n * self.out) as f64
+    }
+
+    /// One run by the GEMM of this number: candle's, faer's on all threads, or faer's on one thread for each product or stripe of
+    /// rows.
+    fn run(&self, gemm: usize, operands: &mut Operands) {
+        let Self { count, rows, n, out: width } = *self;
+        let Operands { x, weight, a, b, out } = operands;
+        let threads = rayon::current_num_threads();
+        match gemm {
+            0 => drop(x.matmul(&weight.transpose(1, 2).unwrap()).unwrap()),
+            1 => {
+                let parts = out.chunks_mut(rows * width).zip(a.chunks(rows * n).zip(b.chunks(width * n)));
+                parts.for_each(|(out, (a, b))| product(out, a, b, n, Par::rayon(threads)));
+            }
+            _ => {
+                let parts =
+                    out.par_chunks_mut(rows * width).zip(a.par_chunks(rows * n).zip(b.par_chunks(width * n)));
+                let stripe = if count > 1 { rows } else { rows.div_ceil(2 * threads) };
+                parts.for_each(|(out, (a, b))| {
+                    let stripes = out.par_chunks_mut(stripe * width).zip(a.par_chunks(stripe * n));
+                    stripes.for_each(|(out, a)| product(out, a, b, n, Par::Seq));
+                });
+            }
+        }
+    }
+
+    fn operands(&self) -> Operands {
+        let a = random(self.count * self.rows * self.n);
+        let b = random(self.count * self.out * self.n);
+        let x = Tensor::from_slice(&a, (self.count, self.rows, self.n), &Device::Cpu).unwrap();
+        let weight = Tensor::from_slice(&b, (self.count, self.out, self.n), &Device::Cpu).unwrap();
+        Operands { x, weight, a, b, out: vec![0.0; self.count * self.rows * self.out] }
+    }
+}
+
+fn product(out: &mut [f32], a: &[f32], b: &[f32], n: usize, par: Par) {
+    let (rows, width) = (a.len() / n, b.len() / n);
+    let b = MatRef::from_row_major_slice(b, width, n).transpose();
+    let a = MatRef::from_row_major_slice(a, rows, n);
+    matmul(MatMut::from_row_major_slice_mut(out, rows, width), Accum::Replace, a, b, 1.0, par);
+}
+
+/// Numbers in -1..1 that look random.
+fn random(count: usize) -> Vec<f32> {
+    let mut state = 1u32;
+    let mut next = || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state >> 8) as f32 / (1 << 23) as f32 - 1.0
+    };
+    (0..count).map(|_| next()).collect()
+}
+
+/// The fastest of several rounds of each piece of work, taken in turns so that all see the same machine.
+fn fastest<const N: usize>(mut work: [&mut dyn FnMut(); N]) -> [Duration; N] {
+    let start = Instant::now();
+    let mut best = [Duration::MAX; N];
+    let mut rounds = 0;
+    while rounds < 5 || (rounds < ROUNDS && start.elapsed() < BUDGET) {
+        for (best, work) in best.iter_mut().zip(&mut work) {
+            *best = time(work).min(*best);
+        }
+        rounds += 1;
+    }
+    best
+}
+
+fn time(work: &mut dyn FnMut()) -> Duration {
+    let start = Instant::now();
+    work();
+    start.elapsed()
+}
+
+/// Finds the fastest GEMM for each product, then times all of a call's products by these, one after another, against the call.
+fn ratio(case: &Case) {
+    let mut products = Vec::new();
+    for (product, times) in case.products() {
+        let mut operands = [0, 1, 2].map(|_| product.operands());
+        let [a, b, c] = &mut operands;
+        let best = fastest([&mut || product.run(0, a), &mut || product.run(1, b), &mut || product.run(2, c)]);
+        println!("  {times} x {product:?}: candle, faer, faer by parts {best:.1?}");
+        let gemm = (0..3).min_by_key(|gemm| best[*gemm]).unwrap();
+        products.push((product, times, gemm, product.operands()));
+    }
+    let mut alone = || {
+        for (product, times, gemm, operands) in &mut products {
+            (0..*times).for_each(|_| product.run(*gemm, operands));
+        }
+    };
+    let [alone, forward] = fastest([&mut alone, &mut || drop(case.forward())]).map(|time| time.as_secs_f64());
+    let flops: f64 = case.products().iter().map(|(product, times)| product.flops() * *times as f64).sum();
+    println!(
+        "{}: products alone {:.2} ms ({:.0} GFLOP/s), forward {:.2} ms: ratio {:.2}",
+        case.name,
+        alone * 1e3,
+        flops / alone * 1e-9,
+        forward * 1e3,
+        alone / forward,
+    );
+}
+
+/// The trained pipeline's transformer, on a shard of 4 prompts with and without guidance.
+fn shapes() -> Case {
+    let folder = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/assets/shapes-sd3/transformer"));
+    let weights = Weights::open(folder, "diffusion_pytorch_model").unwrap();
+    let config = Sd3Config::read(folder).unwrap();
+    let model = Sd3Transformer::load(config, &weights, DType::F32, &Device::Cpu).unwrap();
+    Case::new("shapes-sd3", model, 8, 16, 48)
+}
+
+/// Two blocks of SD3-medium, one whole and the last one, with random weights; 512 x 512 pixels, one prompt with guidance.
+fn medium() -> Case {
+    let config = Sd3Config {
+        sample_size: 64,
+        patch_size: 2,
+        in_channels: 16,
+        num_layers: 2,
+        attention_head_dim: 64,
+        num_attention_heads: 24,
+        joint_attention_dim: 4096,
+        caption_projection_dim: 1536,
+        pooled_projection_dim: 2048,
+        out_channels: Some(16),
+        pos_embed_max_size: 32,
+        dual_attention_layers: Vec::new(),
+        qk_norm: None,
+    };
+    let tensor = |(name, shape): (String, Vec<usize>)| {
+        let tensor = Tensor::from_vec(random(shape.iter().product()), shape, &Device::Cpu).unwrap();
+        let tensor = (tensor * 0.03).unwrap().to_dtype(DType::BF16).unwrap();
+        (name, tensor)
+    };
+    let tensors = config.shapes().into_iter().map(tensor).collect();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("model.safetensors");
+    candle_core::safetensors::save(&tensors, &file).unwrap();
+    let weights = Weights::open_file(&file).unwrap();
+    let model = Sd3Transformer::load(config, &weights, DType::F32, &Device::Cpu).unwrap();
+    Case::new("SD3-medium blocks", model, 2, 64, 154)
+}
+
+fn main() {
+    let mut criterion = Criterion::default().sample_size(10).configure_from_args();
+    let cases = [("shapes", shapes as fn() -> Case), ("medium", medium)];
+    let asked: Vec<String> =
+        std::env::args().filter(|word| cases.iter().any(|(name, _)| name == word)).collect();
+    for (name, case) in cases {
+        if asked.is_empty() || asked.iter().any(|word| word == name) {
+            let case = case();
+            criterion.bench_function(&format!("{name}/forward"), |bench| bench.iter(|| case.forward()));
+            ratio(&case);
+        }
+    }
+    criterion.final_summary();
+}

@@ -1,0 +1,77 @@
+//! Pruning a linear by OBS, factorisation included, against its arithmetic at the rate of the machine's fastest f32 GEMM.
+#![allow(missing_docs, clippy::unwrap_used)]
+
+use std::time::Duration;
+
+use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
+use obsdiff_engine::gram::Gram;
+use obsdiff_engine::solve::{Factor, obs, relative_error, stride};
+use obsdiff_proto::{Accumulate, Target};
+
+mod rate;
+
+const ROWS: usize = 1536;
+
+/// The Gram of activations whose features are correlated and of different sizes.
+fn gram(n: usize) -> Gram {
+    let mut gram = Gram::new(n, Accumulate::Exact, 20);
+    let mut rows = rate::noise((n + 64) * n);
+    for row in rows.chunks_mut(n) {
+        for j in 1..n {
+            row[j] += 0.7 * row[j - 1];
+        }
+        row.iter_mut().enumerate().for_each(|(j, x)| *x *= 1.0 + (j * 7 % 13) as f32);
+    }
+    gram.observe(&rows, 1.1).unwrap();
+    gram
+}
+
+fn solve(c: &mut Criterion) {
+    for n in [1536, 6144] {
+        let mut product = rate::Gemm::new(ROWS, n, n);
+        let upper: Vec<f32> = gram(n).into_upper(stride(n));
+        let weight = rate::noise(ROWS * n);
+        let factorise = |upper| Factor::new(n, upper, 0.01).unwrap();
+        let run = |upper: Vec<f32>, mut weight: Vec<f32>, target: Target| {
+            let factor = factorise(upper);
+            obs(&mut weight, &factor, &target).unwrap();
+            (factor, weight)
+        };
+        let factor = factorise(upper.clone());
+        let mut targets =
+            [Target::Unstructured { ratio: 0.5 }, Target::NToM { n: 2, m: 4 }].map(|t| (t, Duration::MAX));
+        let (mut factorised, mut compared) = (Duration::MAX, Duration::MAX);
+        for _ in 0..if n > ROWS { 6 } else { 25 } {
+            product.run();
+            rate::time(&mut factorised, upper.clone(), factorise);
+            rate::time(&mut compared, (), |()| relative_error(&weight, &weight, &factor).unwrap());
+            for (target, shortest) in &mut targets {
+                rate::time(shortest, (upper.clone(), weight.clone()), |(upper, weight)| {
+                    run(upper, weight, *target)
+                });
+            }
+        }
+        product.print();
+        let print = |what: &str, time: Duration, operations: f64, bound: &str| {
+            let at_gemm_rate = product.seconds() * operations / (2 * ROWS * n * n) as f64;
+            println!(
+                "{what}: {time:.2?} = {:.2} of its arithmetic{bound}",
+                time.as_secs_f64() / at_gemm_rate
+            );
+        };
+        let (cube, rows) = ((n * n * n) as f64, (ROWS * n * n) as f64);
+        print(&format!("factor of {n} x {n}"), factorised, 2.0 / 3.0 * cube, "");
+        print(&format!("relative error of {ROWS} x {n}"), compared, 2.0 * rows, "");
+        for (target, time) in targets {
+            let what = format!("solve {ROWS} x {n}, {target:?}");
+            print(&what, time, 2.0 / 3.0 * cube + rows, " (at most 1.6)");
+            c.bench_function(&what, |b| {
+                let input = || (upper.clone(), weight.clone());
+                b.iter_batched(input, |(upper, weight)| run(upper, weight, target), BatchSize::PerIteration);
+            });
+        }
+    }
+}
+
+criterion_group! { name = benches; config = Criterion::default().sample_size(10); targets = solve }
+criterion_main!(benches);

@@ -1,0 +1,115 @@
+//! The taps of calibration: one sums Grams, one measures energies for the exponents.
+
+use std::collections::BTreeMap;
+
+use candle_core::Tensor;
+use obsdiff_proto::{Inventory, SiteId};
+
+use super::observed::with_rows;
+use crate::gram::{Gram, GramError, column_energy};
+use crate::model::Tap;
+use crate::{Error, Result};
+
+/// A tap that is told how much the denoising step to come counts.
+pub trait WeightedTap: Tap {
+    /// The weight alpha of the observations that follow.
+    fn set_alpha(&mut self, alpha: f64);
+}
+
+/// Adds every observation of an open site to its Gram.
+pub struct GramTap<'a> {
+    inventory: &'a Inventory,
+    grams: &'a mut BTreeMap<SiteId, Gram>,
+    alpha: f64,
+}
+
+impl<'a> GramTap<'a> {
+    /// A tap whose open sites are those of `grams`.
+    pub fn new(inventory: &'a Inventory, grams: &'a mut BTreeMap<SiteId, Gram>) -> Self {
+        Self { inventory, grams, alpha: 1.0 }
+    }
+}
+
+impl WeightedTap for GramTap<'_> {
+    fn set_alpha(&mut self, alpha: f64) {
+        self.alpha = alpha;
+    }
+}
+
+impl Tap for GramTap<'_> {
+    fn wants(&self, site: SiteId) -> bool {
+        self.grams.contains_key(&site)
+    }
+
+    fn observe(&mut self, site: SiteId, rows: &Tensor) -> Result<()> {
+        let Some(gram) = self.grams.get_mut(&site) else { return Ok(()) };
+        let _span = tracing::info_span!("gram").entered();
+        let alpha = self.alpha;
+        let name = || self.inventory.site(site).name.clone();
+        with_rows(rows, |rows| gram.observe(rows, alpha))?.map_err(|error| match error {
+            GramError::Overflow { .. } => Error::Overflow { site, name: name() },
+            _ => Error::Site { name: name(), problem: error.to_string() },
+        })
+    }
+}
+
+/// Sums the weighted column energies of every site it wants: the diagonals their Grams would have.
+pub struct EnergyTap<'a> {
+    inventory: &'a Inventory,
+    energies: BTreeMap<SiteId, Energy>,
+    alpha: f64,
+}
+
+/// The column energies of a site.
+#[derive(Clone, Debug, Default)]
+pub struct Energy {
+    /// Sum over observations of alpha x_j^2, for each column j.
+    pub total: Vec<f64>,
+    /// The largest that one observation brought to a column.
+    pub largest: f64,
+}
+
+impl<'a> EnergyTap<'a> {
+    /// A tap that wants `sites`.
+    pub fn new(inventory: &'a Inventory, sites: impl IntoIterator<Item = SiteId>) -> Self {
+        let energy = |site| (site, Energy { total: vec![0.0; inventory.site(site).width], largest: 0.0 });
+        Self { inventory, energies: sites.into_iter().map(energy).collect(), alpha: 1.0 }
+    }
+
+    /// What was measured, by site.
+    pub fn into_energies(self) -> BTreeMap<SiteId, Energy> {
+        self.energies
+    }
+}
+
+impl WeightedTap for EnergyTap<'_> {
+    fn set_alpha(&mut self, alpha: f64) {
+        self.alpha = alpha;
+    }
+}
+
+impl Tap for EnergyTap<'_> {
+    fn wants(&self, site: SiteId) -> bool {
+        self.energies.contains_key(&site)
+    }
+
+    fn observe(&mut self, site: SiteId, rows: &Tensor) -> Result<()> {
+        let Some(energy) = self.energies.get_mut(&site) else { return Ok(()) };
+        let _span = tracing::info_span!("gram").entered();
+        let mut brought = vec![0.0; energy.total.len()];
+        let width = brought.len();
+        with_rows(rows, |rows| column_energy(rows, width, self.alpha, &mut brought))?;
+        for (total, brought) in energy.total.iter_mut().zip(brought) {
+            if !brought.is_finite() {
+                let problem = "an activation is not finite: the model overflows or its weights are damaged";
+                return Err(Error::Site {
+                    name: self.inventory.site(site).name.clone(),
+                    problem: problem.to_owned(),
+                });
+            }
+            *total += brought;
+            energy.largest = energy.largest.max(brought);
+        }
+        Ok(())
+    }
+}

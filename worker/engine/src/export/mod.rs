@@ -1,0 +1,109 @@
+//! Writing a pruned pipeline: a complete diffusers directory in the source's types and shard layout, put in place whole.
+//!
+//! Knows tensors and names only.
+
+mod digest;
+mod record;
+mod rewrite;
+mod staging;
+
+use std::fs;
+use std::path::Path;
+
+use candle_core::Tensor;
+
+pub use digest::sha256;
+pub use record::{InputDigest, PrunedLinear, PruningRecord, RECORD_FILE};
+pub use staging::required_bytes;
+
+use crate::checkpoint::{Weights, read_json};
+use crate::{Error, Result};
+use staging::Staging;
+
+/// A pruned pipeline about to be written.
+pub struct Export<'a> {
+    /// The pipeline directory that was pruned.
+    pub source: &'a Path,
+    /// Where the new one goes: must not exist yet.
+    pub destination: &'a Path,
+    /// Hard-link unchanged files instead of copying them, where the file system allows it.
+    pub link: bool,
+    /// The source's transformer weights.
+    pub weights: &'a Weights,
+    /// What was done, written to [`RECORD_FILE`].
+    pub record: &'a PruningRecord,
+}
+
+impl Export<'_> {
+    /// Writes the pipeline beside its destination and moves it into place. `pruned` gives the new tensor for the names whose
+    /// weights changed; one tensor at a time is converted to its stored type and written.
+    ///
+    /// # Errors
+    /// When the destination exists, a file cannot be read or written, or a weight leaves the range of its stored type. Nothing is
+    /// left behind then.
+    pub fn write(&self, pruned: &dyn Fn(&str) -> Result<Option<Tensor>>) -> Result<()> {
+        let staging = Staging::create(self.destination)?;
+        self.copy_components(&staging)?;
+        let transformer = staging.path().join("transformer");
+        for file in 0..self.weights.files().len() {
+            rewrite::rewrite(self.weights, file, &transformer, pruned)?;
+        }
+        let record = serde_json::to_vec_pretty(self.record).map_err(|e| {
+            Error::content(staging.path().join(RECORD_FILE), format!("cannot be written: {e}"))
+        })?;
+        staging.write(RECORD_FILE, &record)?;
+        staging.commit(self.destination)
+    }
+
+    fn copy_components(&self, staging: &Staging) -> Result<()> {
+        for name in pipeline_parts(self.source)? {
+            let from = self.source.join(&name);
+            if from.is_dir() {
+                let keep: &dyn Fn(&str) -> bool = match name.as_str() {
+                    "transformer" => &|file| !staging::is_weights(file),
+                    _ => &|_| true,
+                };
+                staging.copy_folder(&from, &name, self.link, keep)?;
+            } else {
+                staging.copy_file(&from, &name, self.link)?;
+            }
+        }
+        if let Some(index) = self.index_of_shards() {
+            staging.copy_file(&index, &format!("transformer/{}", file_name(&index)), self.link)?;
+        }
+        Ok(())
+    }
+
+    /// The index that names the shards, where the weights are sharded.
+    fn index_of_shards(&self) -> Option<std::path::PathBuf> {
+        let index = self.weights.folder().join("diffusion_pytorch_model.safetensors.index.json");
+        index.is_file().then_some(index)
+    }
+}
+
+/// What belongs to a pipeline at its top level: its index, the folders the index names, and plain files such as a licence; single-file
+/// checkpoints and hidden files are left out.
+fn pipeline_parts(source: &Path) -> Result<Vec<String>> {
+    let index: serde_json::Map<String, serde_json::Value> = read_json(&source.join("model_index.json"))?;
+    let mut parts = Vec::new();
+    for entry in fs::read_dir(source).map_err(|e| Error::file(source, e))? {
+        let entry = entry.map_err(|e| Error::file(source, e))?;
+        let Ok(name) = entry.file_name().into_string() else { continue };
+        let belongs = match entry.path().is_dir() {
+            true => index.contains_key(&name),
+            false => !name.starts_with('.') && !staging::is_weights(&name) && name != RECORD_FILE,
+        };
+        if belongs {
+            parts.push(name);
+        }
+    }
+    parts.sort();
+    Ok(parts)
+}
+
+fn file_name(path: &Path) -> String {
+    path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests;

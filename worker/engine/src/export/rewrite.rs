@@ -1,0 +1,60 @@
+//! One safetensors file written again with some of its tensors replaced.
+
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::path::Path;
+
+use candle_core::{DType, Tensor};
+use safetensors::View;
+
+use super::file_name;
+use crate::checkpoint::{Entry, Weights};
+use crate::{Error, Result};
+
+/// Writes file number `file` of `weights` into `folder` under its own name. Types, shapes and so the header stay as they are; tensors
+/// for which `pruned` has a new value are converted to their stored type.
+pub(super) fn rewrite(
+    weights: &Weights,
+    file: usize,
+    folder: &Path,
+    pruned: &dyn Fn(&str) -> Result<Option<Tensor>>,
+) -> Result<()> {
+    let source = &weights.files()[file];
+    let path = folder.join(file_name(source.path()));
+    let failed = |e| Error::file(&path, e);
+    let mut out = BufWriter::with_capacity(1 << 20, File::create_new(&path).map_err(failed)?);
+    let entries = weights.entries_of(file);
+    let header = entries.first().map_or(source.len(), |(_, entry)| entry.bytes().start);
+    out.write_all(&source[..header]).map_err(failed)?;
+    for (name, entry) in entries {
+        match pruned(name)? {
+            Some(tensor) => out.write_all(&stored(source.path(), name, entry, &tensor)?).map_err(failed)?,
+            None => out.write_all(&source[entry.bytes()]).map_err(failed)?,
+        }
+        weights.release(entry);
+    }
+    let file = out.into_inner().map_err(|e| failed(e.into_error()))?;
+    file.sync_all().map_err(failed)
+}
+
+/// A tensor's bytes in the type and shape of the one it replaces, which lies in the file `path`.
+fn stored(path: &Path, name: &str, entry: &Entry, tensor: &Tensor) -> Result<Vec<u8>> {
+    if tensor.dims() != entry.shape() {
+        return Err(Error::Shape {
+            path: path.to_owned(),
+            name: name.to_owned(),
+            expected: entry.shape().to_vec(),
+            found: tensor.dims().to_vec(),
+        });
+    }
+    let converted = tensor.to_dtype(entry.dtype())?;
+    let values = converted.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
+    if !values.iter().all(|value| value.is_finite()) {
+        let problem = format!(
+            "pruned tensor `{name}` leaves the range of {:?}, the type it is stored in",
+            entry.dtype()
+        );
+        return Err(Error::content(path, problem));
+    }
+    Ok(View::data(&converted).into_owned())
+}

@@ -1,0 +1,140 @@
+use std::collections::HashMap;
+use std::path::PathBuf;
+
+use candle_core::{DType, Device};
+
+use super::*;
+
+const NAMES: [&str; 3] = ["a.weight", "b.weight", "c.bias"];
+
+fn pipeline(root: &Path, sharded: bool) -> PathBuf {
+    let source = root.join("dense");
+    for folder in ["transformer", "vae/deep", "unlisted"] {
+        fs::create_dir_all(source.join(folder)).unwrap();
+    }
+    for (file, text) in [
+        ("model_index.json", r#"{"transformer": ["diffusers", "X"], "vae": ["diffusers", "Y"]}"#),
+        ("LICENSE", "free"),
+        ("single.safetensors", "a single-file copy of everything"),
+        ("transformer/config.json", "{}"),
+        ("transformer/diffusion_pytorch_model.fp16.safetensors", "a dense variant"),
+        ("vae/deep/file", "kept"),
+    ] {
+        fs::write(source.join(file), text).unwrap();
+    }
+    let folder = source.join("transformer");
+    let tensor = |k: usize| {
+        let values = Tensor::arange(1f32, 7., &Device::Cpu).unwrap().reshape((2, 3)).unwrap();
+        (values * (k + 1) as f64).unwrap().to_dtype(DType::F16).unwrap()
+    };
+    let save = |names: &[(usize, &str)], file: &str| {
+        let tensors: HashMap<_, _> = names.iter().map(|(k, n)| (n.to_string(), tensor(*k))).collect();
+        candle_core::safetensors::save(&tensors, folder.join(file)).unwrap();
+    };
+    let all: Vec<_> = NAMES.into_iter().enumerate().collect();
+    if sharded {
+        save(&all[..1], "diffusion_pytorch_model-00001-of-00002.safetensors");
+        save(&all[1..], "diffusion_pytorch_model-00002-of-00002.safetensors");
+        let map: HashMap<_, _> = all
+            .iter()
+            .map(|(k, name)| {
+                (name, format!("diffusion_pytorch_model-0000{}-of-00002.safetensors", 1 + (*k).min(1)))
+            })
+            .collect();
+        let index = serde_json::json!({ "metadata": {}, "weight_map": map });
+        fs::write(folder.join("diffusion_pytorch_model.safetensors.index.json"), index.to_string()).unwrap();
+    } else {
+        save(&all, "diffusion_pytorch_model.safetensors");
+    }
+    source
+}
+
+fn record() -> PruningRecord {
+    let job = serde_json::json!({
+        "model": { "path": "dense" }, "sparsity": { "pattern": "2:4" }, "calibration": { "prompts": "p.txt" }, "output": { "path": "out" }
+    });
+    PruningRecord {
+        obsdiff: "0".into(),
+        job: serde_json::from_value(job).unwrap(),
+        inputs: vec![],
+        linears: vec![],
+    }
+}
+
+fn export(source: &Path, destination: &Path, link: bool, scale: f64) -> Result<()> {
+    let weights = Weights::open(&source.join("transformer"), "diffusion_pytorch_model")?;
+    let record = record();
+    Export { source, destination, link, weights: &weights, record: &record }.write(&|name| {
+        let new = || Ok(Tensor::new(&[[0f32, 1., 0.], [2., 0., 3.]], &Device::Cpu)?.affine(scale, 0.)?);
+        if name == "b.weight" { new().map(Some) } else { Ok(None) }
+    })
+}
+
+fn listing(root: &Path) -> Vec<String> {
+    let mut names: Vec<_> =
+        fs::read_dir(root).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn a_pruned_pipeline_is_whole_and_differs_in_the_pruned_tensors_only() {
+    for (sharded, link) in [(false, false), (true, true)] {
+        let root = tempfile::tempdir().unwrap();
+        let source = pipeline(root.path(), sharded);
+        let out = root.path().join("made/out");
+        export(&source, &out, link, 1.0).unwrap();
+        assert_eq!(listing(&out), ["LICENSE", "model_index.json", "pruning.json", "transformer", "vae"]);
+        assert_eq!(fs::read_to_string(out.join("vae/deep/file")).unwrap(), "kept");
+        assert!(
+            !out.join("transformer/diffusion_pytorch_model.fp16.safetensors").exists(),
+            "a stale variant"
+        );
+        assert_eq!(out.join("transformer/diffusion_pytorch_model.safetensors.index.json").exists(), sharded);
+        let (old, new) = [&source, &out]
+            .map(|p| Weights::open(&p.join("transformer"), "diffusion_pytorch_model").unwrap())
+            .into();
+        for name in NAMES {
+            assert_eq!(new.entry(name).unwrap().dtype(), DType::F16);
+            assert_eq!(new.bytes(name).unwrap() == old.bytes(name).unwrap(), name != "b.weight", "{name}");
+        }
+        let b = new.tensor("b.weight", &[2, 3], DType::F32, &Device::Cpu).unwrap();
+        assert_eq!(b.to_vec2::<f32>().unwrap(), [[0., 1., 0.], [2., 0., 3.]]);
+        let read: PruningRecord = read_json(&out.join(RECORD_FILE)).unwrap();
+        assert_eq!(read, record());
+    }
+}
+
+#[test]
+fn a_failed_export_leaves_nothing_behind() {
+    let root = tempfile::tempdir().unwrap();
+    let source = pipeline(root.path(), false);
+    let error = export(&source, &root.path().join("out"), false, 1e30).unwrap_err().to_string();
+    assert!(error.contains("pruned tensor `b.weight` leaves the range of "), "{error}");
+    assert_eq!(listing(root.path()), ["dense"]);
+}
+
+#[test]
+fn an_existing_destination_is_refused_and_a_stale_one_replaced() {
+    let root = tempfile::tempdir().unwrap();
+    let source = pipeline(root.path(), false);
+    let out = root.path().join("out");
+    fs::create_dir(root.path().join(".out.partial")).unwrap();
+    fs::write(root.path().join(".out.partial/half"), "written").unwrap();
+    export(&source, &out, false, 1.0).unwrap();
+    assert!(!out.join("half").exists());
+    let error = export(&source, &out, false, 1.0).unwrap_err().to_string();
+    assert!(error.contains("exists already"), "{error}");
+    assert_eq!(listing(root.path()), ["dense", "out"]);
+}
+
+#[test]
+fn the_space_an_export_needs_counts_its_parts_only() {
+    let root = tempfile::tempdir().unwrap();
+    let source = pipeline(root.path(), false);
+    let before = required_bytes(&source).unwrap();
+    fs::write(source.join("unlisted/large"), vec![0; 5000]).unwrap();
+    assert_eq!(required_bytes(&source).unwrap(), before);
+    fs::write(source.join("vae/large"), vec![0; 5000]).unwrap();
+    assert_eq!(required_bytes(&source).unwrap(), before + 5000);
+}

@@ -1,0 +1,226 @@
+//! The operations a transformer block is made of. Activations are matrices: `rows x features`, the tokens of every batch item
+//! after one another.
+//!
+//! In f32 on the processor they run in kernels of our own, otherwise as compositions of candle's operations.
+
+mod attention;
+mod composed;
+mod linear;
+mod memory;
+mod norm;
+mod product;
+mod rows;
+mod simd;
+
+use candle_core::{Device, Tensor};
+
+use crate::Result;
+use linear::{Finish, Gates};
+pub(crate) use memory::{Sizes, peak_bytes};
+use norm::Affine;
+use rows::{Pool, View, fits, into_numbers};
+
+/// One `nn.Linear`.
+#[derive(Clone, Debug)]
+pub(crate) struct Linear {
+    /// `out x n`.
+    pub(crate) weight: Tensor,
+    /// `out`.
+    pub(crate) bias: Tensor,
+}
+
+/// Shifts, scales and gates of one stream of one block: `batch x (parts * width)`, the parts side by side.
+#[derive(Clone, Debug)]
+pub(crate) struct Modulation {
+    pub(crate) values: Tensor,
+    pub(crate) width: usize,
+}
+
+/// Queries, keys and values of one token stream, each `rows x width` with the heads side by side.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Projected<'a> {
+    /// None where nobody reads what this stream would attend to.
+    pub(crate) queries: Option<&'a Tensor>,
+    pub(crate) keys: &'a Tensor,
+    pub(crate) values: &'a Tensor,
+}
+
+/// Added to variances and mean squares before their root is taken, as diffusers has it.
+const EPSILON: f64 = 1e-6;
+
+/// The operations, with the buffers they use again.
+#[derive(Debug)]
+pub(crate) struct Ops {
+    pool: Pool,
+    /// Whether work is spread over threads here; another device has its own ways.
+    threads: bool,
+}
+
+impl Ops {
+    pub(crate) fn on(device: &Device) -> Self {
+        Self { pool: Pool::default(), threads: matches!(device, Device::Cpu) }
+    }
+
+    /// Does several operations without leaving the threads that do them in between.
+    pub(crate) fn section<A: Send>(&self, work: impl FnOnce() -> A + Send) -> A {
+        if self.threads { rayon::join(work, || ()).0 } else { work() }
+    }
+
+    /// Does two operations at the same time, where threads allow it. Neither result depends on the other's progress.
+    pub(crate) fn both<A: Send, B: Send>(
+        &self,
+        first: impl FnOnce() -> Result<A> + Send,
+        second: impl FnOnce() -> Result<B> + Send,
+    ) -> Result<(A, B)> {
+        let (a, b) = if self.threads { rayon::join(first, second) } else { (first(), second()) };
+        Ok((a?, b?))
+    }
+
+    /// Takes back an activation that nobody reads any more, for a later operation to use its buffer.
+    pub(crate) fn give(&self, activation: Tensor) -> Result<()> {
+        if fits(&activation) {
+            self.pool.give(into_numbers(activation)?);
+        }
+        Ok(())
+    }
+
+    /// `x W^T + b`: `rows x n` to `rows x out`.
+    pub(crate) fn linear(&self, x: &Tensor, layer: &Linear) -> Result<Tensor> {
+        match layer.fits(x) {
+            true => self.finished(x, layer, Finish::Plain),
+            false => Ok(composed::linear(x, layer)?),
+        }
+    }
+
+    /// [`Self::linear`], then GELU by its tanh approximation.
+    pub(crate) fn linear_gelu(&self, x: &Tensor, layer: &Linear) -> Result<Tensor> {
+        match layer.fits(x) {
+            true => self.finished(x, layer, Finish::Gelu),
+            false => Ok(composed::linear(x, layer)?.gelu()?),
+        }
+    }
+
+    /// [`Self::linear`], then every head divided by its root mean square and multiplied by `norm`, where there is one.
+    pub(crate) fn linear_head_norm(
+        &self,
+        x: &Tensor,
+        layer: &Linear,
+        norm: Option<&Tensor>,
+    ) -> Result<Tensor> {
+        let Some(norm) = norm else { return self.linear(x, layer) };
+        match layer.fits(x) && fits(norm) {
+            true => self.finished(x, layer, Finish::HeadNorm(View::of(norm).numbers()?)),
+            false => Ok(composed::head_norm(&composed::linear(x, layer)?, norm)?),
+        }
+    }
+
+    fn finished(&self, x: &Tensor, layer: &Linear, finish: Finish<'_>) -> Result<Tensor> {
+        let shape = (x.dim(0)?, layer.bias.dim(0)?);
+        let mut out = self.pool.take(shape.0 * shape.1);
+        layer.run(&mut out, x, finish)?;
+        Ok(Tensor::from_vec(out, shape, &Device::Cpu)?)
+    }
+
+    /// `residual + gate * (x W^T + b)` with the gate of each row's batch item. The residual is nobody else's.
+    pub(crate) fn add_gated_linear(
+        &self,
+        residual: Tensor,
+        x: &Tensor,
+        layer: &Linear,
+        by: &Modulation,
+        gate: usize,
+    ) -> Result<Tensor> {
+        if !(layer.fits(x) && fits(&residual) && fits(&by.values)) {
+            return Ok(composed::add_gated(&residual, &composed::linear(x, layer)?, by, gate)?);
+        }
+        let (batch, stride) = by.values.dims2()?;
+        let shape = residual.dims2()?;
+        let mut numbers = into_numbers(residual)?;
+        let values = View::of(&by.values);
+        let gates = Gates {
+            values: values.numbers()?,
+            stride,
+            start: gate * by.width,
+            tokens: shape.0 / batch.max(1),
+        };
+        layer.run(&mut numbers, x, Finish::AddGated(gates))?;
+        Ok(Tensor::from_vec(numbers, shape, &Device::Cpu)?)
+    }
+
+    /// Layer norm without affine parameters, times 1 + scale, plus shift, with the scale and shift of each row's batch item.
+    pub(crate) fn norm_modulate(
+        &self,
+        x: &Tensor,
+        by: &Modulation,
+        shift: usize,
+        scale: usize,
+    ) -> Result<Tensor> {
+        if !(fits(x) && fits(&by.values)) {
+            return Ok(composed::norm_modulate(x, by, shift, scale)?);
+        }
+        let (batch, stride) = by.values.dims2()?;
+        let (rows, width) = x.dims2()?;
+        let mut out = self.pool.take(rows * width);
+        let values = View::of(&by.values);
+        let affine = Affine {
+            values: values.numbers()?,
+            stride,
+            scale: scale * width,
+            shift: shift * width,
+            tokens: rows / batch.max(1),
+        };
+        norm::norm_modulate(&mut out, View::of(x).numbers()?, width, affine);
+        Ok(Tensor::from_vec(out, (rows, width), &Device::Cpu)?)
+    }
+
+    /// Softmax attention of the streams' queries on the keys of all streams together, per batch item and head; one output
+    /// (`rows x width`) for each stream with queries.
+    pub(crate) fn attention(
+        &self,
+        streams: &[Projected<'_>],
+        batch: usize,
+        heads: usize,
+    ) -> Result<Vec<Tensor>> {
+        let kernel = |s: &Projected<'_>| fits(s.keys) && fits(s.values) && s.queries.is_none_or(fits);
+        if !streams.iter().all(kernel) {
+            return Ok(composed::attention(streams, batch, heads)?);
+        }
+        let views: Vec<_> =
+            streams.iter().map(|s| (s.queries.map(View::of), View::of(s.keys), View::of(s.values))).collect();
+        let mut slices = Vec::with_capacity(streams.len());
+        let mut outputs = Vec::with_capacity(streams.len());
+        let mut width = 0;
+        for (stream, (queries, keys, values)) in streams.iter().zip(&views) {
+            let (rows, features) = stream.keys.dims2()?;
+            width = features;
+            let queries = queries.as_ref().map(View::numbers).transpose()?;
+            let (keys, values) = (keys.numbers()?, values.numbers()?);
+            slices.push(attention::Stream { queries, keys, values, tokens: rows / batch.max(1) });
+            if queries.is_some() {
+                outputs.push((self.pool.take(rows * width), rows));
+            }
+        }
+        let sizes = attention::Sizes { batch, heads, head: width / heads.max(1) };
+        attention::attention(outputs.iter_mut().map(|(out, _)| out.as_mut_slice()).collect(), &slices, sizes);
+        let tensor = |(out, rows)| Ok(Tensor::from_vec(out, (rows, width), &Device::Cpu)?);
+        outputs.into_iter().map(tensor).collect()
+    }
+}
+
+impl Linear {
+    /// Whether a kernel can take this linear of `x`.
+    fn fits(&self, x: &Tensor) -> bool {
+        let shapes = matches!((x.dims(), self.weight.dims()), (&[_, n], &[_, m]) if n == m);
+        shapes && fits(x) && fits(&self.weight) && fits(&self.bias)
+    }
+
+    fn run(&self, out: &mut [f32], x: &Tensor, finish: Finish<'_>) -> Result<()> {
+        let (weight, bias) = (View::of(&self.weight), View::of(&self.bias));
+        let weights = linear::Weights { weight: weight.numbers()?, bias: bias.numbers()? };
+        linear::linear(out, View::of(x).numbers()?, weights, finish);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,92 @@
+//! Small matrix products whose operands are in cache: attention's, for which a general GEMM packs more than it multiplies.
+
+use pulp::{Arch, Simd, WithSimd};
+
+/// Columns come in multiples of this: every processor's vectors divide it.
+pub(super) const COLUMNS: usize = 16;
+
+/// A row-major matrix inside a larger one.
+#[derive(Clone, Copy)]
+pub(super) struct Strided<'a> {
+    pub(super) numbers: &'a [f32],
+    /// From one row to the next.
+    pub(super) stride: usize,
+}
+
+/// Writes the product of a (`rows x depth`) and b (`depth x columns`) to `out` (`rows x columns`, whole): 2 rows depth columns
+/// flops. Every number is summed in the order of the depth. `columns` is a multiple of [`COLUMNS`].
+pub(super) fn multiply(out: &mut [f32], columns: usize, a: Strided<'_>, depth: usize, b: Strided<'_>) {
+    Arch::new().dispatch(Multiply { out, columns, a, depth, b });
+}
+
+struct Multiply<'a> {
+    out: &'a mut [f32],
+    columns: usize,
+    a: Strided<'a>,
+    depth: usize,
+    b: Strided<'a>,
+}
+
+impl WithSimd for Multiply<'_> {
+    type Output = ();
+
+    /// Goes down the rows for as many columns as fit four vectors, so that those of b stay in the nearest cache.
+    #[inline(always)]
+    fn with_simd<S: Simd>(mut self, simd: S) {
+        let mut column = 0;
+        while column < self.columns {
+            let vectors = (self.columns - column) / S::F32_LANES;
+            column += S::F32_LANES
+                * match vectors {
+                    0 => return,
+                    1 => self.stripe::<S, 12, 1>(simd, column),
+                    2 => self.stripe::<S, 10, 2>(simd, column),
+                    3 => self.stripe::<S, 8, 3>(simd, column),
+                    _ => self.stripe::<S, 6, 4>(simd, column),
+                };
+        }
+    }
+}
+
+impl Multiply<'_> {
+    /// All rows of `V` vectors of columns, `R` rows at a time; gives `V`.
+    #[inline(always)]
+    fn stripe<S: Simd, const R: usize, const V: usize>(&mut self, simd: S, column: usize) -> usize {
+        let rows = self.out.len() / self.columns;
+        let mut row = 0;
+        while row + R <= rows {
+            self.tile::<S, R, V>(simd, row, column);
+            row += R;
+        }
+        while row + 4 <= rows {
+            self.tile::<S, 4, V>(simd, row, column);
+            row += 4;
+        }
+        while row < rows {
+            self.tile::<S, 1, V>(simd, row, column);
+            row += 1;
+        }
+        V
+    }
+
+    /// `R x V` vectors of the product, kept in registers.
+    #[inline(always)]
+    fn tile<S: Simd, const R: usize, const V: usize>(&mut self, simd: S, row: usize, column: usize) {
+        let depth = self.depth;
+        let a: [&[f32]; R] = std::array::from_fn(|r| &self.a.numbers[(row + r) * self.a.stride..][..depth]);
+        let mut sums = [[simd.splat_f32s(0.0); V]; R];
+        for (k, b) in self.b.numbers.chunks(self.b.stride).take(depth).enumerate() {
+            let b = &S::as_simd_f32s(&b[column..]).0[..V];
+            for r in 0..R {
+                let factor = simd.splat_f32s(a[r][k]);
+                for v in 0..V {
+                    sums[r][v] = simd.mul_add_f32s(factor, b[v], sums[r][v]);
+                }
+            }
+        }
+        for (r, sums) in sums.iter().enumerate() {
+            let out = &mut self.out[(row + r) * self.columns + column..];
+            S::as_mut_simd_f32s(out).0[..V].copy_from_slice(sums);
+        }
+    }
+}

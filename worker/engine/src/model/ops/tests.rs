@@ -1,0 +1,170 @@
+use candle_core::DType;
+use proptest::prelude::*;
+
+use super::simd::{Kernel, exp, gelu, vectorized};
+use super::*;
+
+fn random(shape: &[usize]) -> Tensor {
+    Tensor::randn(0f32, 1., shape, &Device::Cpu).unwrap()
+}
+
+fn layer(n: usize, out: usize) -> Linear {
+    Linear { weight: (random(&[out, n]) * 0.1).unwrap(), bias: random(&[out]) }
+}
+
+fn ops() -> Ops {
+    Ops::on(&Device::Cpu)
+}
+
+/// The largest difference between two tensors, over the largest number of the second.
+fn deviation(found: &Tensor, expected: &Tensor) -> f32 {
+    assert_eq!(found.dims(), expected.dims());
+    let largest =
+        |t: Tensor| t.abs().unwrap().flatten_all().unwrap().max(0).unwrap().to_scalar::<f32>().unwrap();
+    largest((found - expected).unwrap()) / largest(expected.clone())
+}
+
+/// A number's functions, as kernels compute them.
+struct Each<'a>(&'a [f32], &'a mut [f32], fn(f32) -> f32);
+
+impl Kernel for Each<'_> {
+    #[inline(always)]
+    fn run(self) {
+        for (y, x) in self.1.iter_mut().zip(self.0) {
+            *y = (self.2)(*x);
+        }
+    }
+}
+
+fn each(x: &[f32], of: fn(f32) -> f32) -> Vec<f32> {
+    let mut y = vec![0.0; x.len()];
+    vectorized(Each(x, &mut y, of));
+    y
+}
+
+#[test]
+fn exp_is_within_2e_7() {
+    let x: Vec<f32> = (-87_000..88_000).map(|i| i as f32 / 1000.0).collect();
+    for (x, y) in x.iter().zip(each(&x, exp)) {
+        let expected = f64::from(*x).exp();
+        assert!((f64::from(y) / expected - 1.0).abs() < 2e-7, "e^{x} is {expected}, not {y}");
+    }
+    let ends = each(&[f32::NEG_INFINITY, -1000.0, f32::INFINITY, f32::NAN], exp);
+    assert!(ends[0] < 2e-38 && ends[1] < 2e-38 && ends[2] > 1e38 && ends[3].is_nan(), "{ends:?}");
+}
+
+#[test]
+fn gelu_is_that_of_the_tanh() {
+    let x: Vec<f32> = (-20_000..20_000).map(|i| i as f32 / 1000.0).collect();
+    for (x, y) in x.iter().zip(each(&x, gelu)) {
+        let x = f64::from(*x);
+        let u = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x * x * x);
+        let expected = x / 2.0 * (1.0 + u.tanh());
+        assert!((f64::from(y) - expected).abs() < 1e-6 * x.abs().max(1.0), "of {x} is {expected}, not {y}");
+    }
+    assert!(each(&[f32::NAN], gelu)[0].is_nan());
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    /// Sizes on both sides of a tile's and a vector's.
+    #[test]
+    fn linears_equal_their_composition(rows in 1usize..300, heads in 1usize..9, n in 1usize..300, batch in 1usize..4) {
+        let (rows, head) = (rows * batch, 20);
+        let (x, layer, norm) = (random(&[rows, n]), layer(n, heads * head), random(&[head]));
+        let plain = composed::linear(&x, &layer).unwrap();
+        prop_assert!(deviation(&ops().linear(&x, &layer).unwrap(), &plain) < 1e-5);
+        prop_assert!(deviation(&ops().linear_gelu(&x, &layer).unwrap(), &plain.gelu().unwrap()) < 1e-5);
+        let normed = composed::head_norm(&plain, &norm).unwrap();
+        prop_assert!(deviation(&ops().linear_head_norm(&x, &layer, Some(&norm)).unwrap(), &normed) < 1e-4);
+        let by = Modulation { values: random(&[batch, 3 * heads * head]), width: heads * head };
+        let residual = random(&[rows, heads * head]);
+        let expected = composed::add_gated(&residual, &plain, &by, 2).unwrap();
+        let found = ops().add_gated_linear(residual, &x, &layer, &by, 2).unwrap();
+        prop_assert!(deviation(&found, &expected) < 1e-5);
+    }
+
+    #[test]
+    fn norms_equal_their_composition(tokens in 1usize..200, batch in 1usize..4, width in 2usize..200) {
+        let x = ((random(&[batch * tokens, width]) * 3.0).unwrap() + 5.0).unwrap();
+        let by = Modulation { values: random(&[batch, 4 * width]), width };
+        let expected = composed::norm_modulate(&x, &by, 1, 3).unwrap();
+        prop_assert!(deviation(&ops().norm_modulate(&x, &by, 1, 3).unwrap(), &expected) < 1e-4);
+    }
+
+    #[test]
+    fn attention_equals_its_composition(
+        batch in 1usize..3, heads in 1usize..4, head in 1usize..70, image in 1usize..220, text in 1usize..40, last: bool,
+    ) {
+        let [q, k, v] = [0, 1, 2].map(|_| random(&[batch * image, heads * head]));
+        let [tq, tk, tv] = [0, 1, 2].map(|_| random(&[batch * text, heads * head]));
+        let of_image = Projected { queries: Some(&q), keys: &k, values: &v };
+        let of_text = Projected { queries: (!last).then_some(&tq), keys: &tk, values: &tv };
+        let found = ops().attention(&[of_image, of_text], batch, heads).unwrap();
+        let expected = composed::attention(&[of_image, of_text], batch, heads).unwrap();
+        prop_assert_eq!(found.len(), if last { 1 } else { 2 });
+        for (found, expected) in found.iter().zip(&expected) {
+            prop_assert!(deviation(found, expected) < 1e-5);
+        }
+    }
+}
+
+/// Products large enough for the larger tiles; a pool of one thread and one of three.
+#[test]
+fn results_do_not_depend_on_the_number_of_threads() {
+    let (x, layer) = (random(&[1100, 300]), layer(300, 640));
+    let [q, k, v] = [0, 1, 2].map(|_| random(&[2 * 333, 4 * 32]));
+    let results = [1, 3].map(|threads| {
+        rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap().install(|| {
+            let hidden = ops().linear_gelu(&x, &layer).unwrap().to_vec2::<f32>().unwrap();
+            let streams = [Projected { queries: Some(&q), keys: &k, values: &v }];
+            let attended = ops().attention(&streams, 2, 4).unwrap().remove(0).to_vec2::<f32>().unwrap();
+            (hidden, attended)
+        })
+    });
+    assert!(results[0] == results[1]);
+}
+
+#[test]
+fn a_nan_stays_in_sight() {
+    let spoilt = |rows: usize, n: usize| {
+        let mut numbers = vec![0.5f32; rows * n];
+        numbers[n + 1] = f32::NAN;
+        Tensor::from_vec(numbers, (rows, n), &Device::Cpu).unwrap()
+    };
+    let second_row_is_nan = |t: Tensor| {
+        let rows = t.to_vec2::<f32>().unwrap();
+        rows[1].iter().all(|x| x.is_nan()) && rows[0].iter().all(|x| !x.is_nan())
+    };
+    let (x, layer) = (spoilt(3, 32), layer(32, 32));
+    assert!(second_row_is_nan(ops().linear_gelu(&x, &layer).unwrap()));
+    let by = Modulation { values: random(&[1, 64]), width: 32 };
+    assert!(second_row_is_nan(ops().norm_modulate(&x, &by, 0, 1).unwrap()));
+    let (k, v) = (random(&[3, 32]), random(&[3, 32]));
+    let streams = [Projected { queries: Some(&x), keys: &k, values: &v }];
+    assert!(second_row_is_nan(ops().attention(&streams, 1, 1).unwrap().remove(0)));
+}
+
+#[test]
+fn a_buffer_given_back_is_used_again() {
+    let (ops, x, layer) = (ops(), random(&[64, 32]), layer(32, 32));
+    let first = ops.linear(&x, &layer).unwrap();
+    let place = |t: &Tensor| View::of(t).numbers().unwrap().as_ptr() as usize;
+    let (held, at) = (first.to_vec2::<f32>().unwrap(), place(&first));
+    ops.give(first).unwrap();
+    let second = ops.linear(&x, &layer).unwrap();
+    assert_eq!(place(&second), at);
+    assert_eq!(second.to_vec2::<f32>().unwrap(), held);
+}
+
+#[test]
+fn other_types_are_composed() {
+    let (x, layer) = (random(&[40, 64]), layer(64, 48));
+    let half = |t: &Tensor| t.to_dtype(DType::BF16).unwrap();
+    let small = Linear { weight: half(&layer.weight), bias: half(&layer.bias) };
+    let found = ops().linear_gelu(&half(&x), &small).unwrap();
+    assert_eq!(found.dtype(), DType::BF16);
+    let expected = ops().linear_gelu(&x, &layer).unwrap();
+    assert!(deviation(&found.to_dtype(DType::F32).unwrap(), &expected) < 0.02);
+}

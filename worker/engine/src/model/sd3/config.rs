@@ -1,0 +1,221 @@
+//! `transformer/config.json` of a diffusers pipeline.
+
+use std::path::Path;
+
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+use crate::checkpoint::read_json;
+use crate::{Error, Result};
+
+/// No known model comes near; larger sizes would only overflow.
+const MAX_SIZE: usize = 1 << 16;
+const CLASS: &str = "SD3Transformer2DModel";
+const KEYS: [&str; 13] = [
+    "sample_size",
+    "patch_size",
+    "in_channels",
+    "num_layers",
+    "attention_head_dim",
+    "num_attention_heads",
+    "joint_attention_dim",
+    "caption_projection_dim",
+    "pooled_projection_dim",
+    "out_channels",
+    "pos_embed_max_size",
+    "dual_attention_layers",
+    "qk_norm",
+];
+
+/// The sizes of an `SD3Transformer2DModel`, by diffusers' names.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct Sd3Config {
+    /// Height and width of the latents the model was made for.
+    pub sample_size: usize,
+    /// Latent pixels on a side of a patch.
+    pub patch_size: usize,
+    /// Latent channels.
+    pub in_channels: usize,
+    /// Joint blocks; the last one's text stream ends at its attention.
+    pub num_layers: usize,
+    /// Features of an attention head.
+    pub attention_head_dim: usize,
+    /// Attention heads.
+    pub num_attention_heads: usize,
+    /// Features of a text token as the encoders give it.
+    pub joint_attention_dim: usize,
+    /// Features of a text token inside the blocks: the width.
+    pub caption_projection_dim: usize,
+    /// Features of the pooled text embedding.
+    pub pooled_projection_dim: usize,
+    /// Predicted channels; `null` means as many as `in_channels`.
+    #[serde(default)]
+    pub out_channels: Option<usize>,
+    /// Patches on a side of the positional table, of which a picture takes the middle.
+    pub pos_embed_max_size: usize,
+    /// Blocks with a second attention of the image stream on itself (SD3.5-medium).
+    #[serde(default)]
+    pub dual_attention_layers: Vec<usize>,
+    /// How queries and keys are normed: not at all, or by `"rms_norm"` (SD3.5).
+    #[serde(default)]
+    pub qk_norm: Option<String>,
+}
+
+impl Sd3Config {
+    /// Reads `folder/config.json`.
+    ///
+    /// # Errors
+    /// When the file cannot be read, names another class, lacks a size, holds a key this version does not know (it might change
+    /// the arithmetic), or holds a value that no such model can have.
+    pub fn read(folder: &Path) -> Result<Self> {
+        let path = folder.join("config.json");
+        let keys: Map<String, Value> = read_json(&path)?;
+        Self::from_keys(keys).map_err(|problem| Error::content(&path, problem))
+    }
+
+    fn from_keys(keys: Map<String, Value>) -> Result<Self, String> {
+        match keys.get("_class_name").and_then(Value::as_str) {
+            Some(CLASS) => {}
+            Some(other) => {
+                return Err(format!("`_class_name` is \"{other}\", but only \"{CLASS}\" is supported here"));
+            }
+            None => return Err(format!("lacks `_class_name`, which should be \"{CLASS}\"")),
+        }
+        let unknown = |key: &&String| !key.starts_with('_') && !KEYS.contains(&key.as_str());
+        if let Some(key) = keys.keys().find(unknown) {
+            return Err(format!("key `{key}` = {} is not known, and might change the arithmetic", keys[key]));
+        }
+        for (key, value) in &keys {
+            let size = !key.starts_with('_')
+                && !["out_channels", "dual_attention_layers", "qk_norm"].contains(&key.as_str());
+            if size && !value.is_u64() {
+                return Err(format!("`{key}` is {value}, but must be a whole number"));
+            }
+        }
+        if let Some(value) =
+            keys.get("qk_norm").filter(|value| !value.is_null() && value.as_str() != Some("rms_norm"))
+        {
+            return Err(format!("`qk_norm` is {value}, but only null and \"rms_norm\" are supported"));
+        }
+        let config: Self =
+            serde_json::from_value(Value::Object(keys)).map_err(|e| format!("is not usable: {e}"))?;
+        config.problem().map_or(Ok(config), Err)
+    }
+
+    /// Checks that the sizes fit each other.
+    ///
+    /// # Errors
+    /// Naming the first key whose value cannot be used.
+    pub fn validate(&self) -> Result<()> {
+        self.problem()
+            .map_or(Ok(()), |problem| Err(Error::Argument(format!("transformer configuration: {problem}"))))
+    }
+
+    fn problem(&self) -> Option<String> {
+        let sizes = [
+            ("sample_size", self.sample_size),
+            ("patch_size", self.patch_size),
+            ("in_channels", self.in_channels),
+            ("num_layers", self.num_layers),
+            ("attention_head_dim", self.attention_head_dim),
+            ("num_attention_heads", self.num_attention_heads),
+            ("joint_attention_dim", self.joint_attention_dim),
+            ("caption_projection_dim", self.caption_projection_dim),
+            ("pooled_projection_dim", self.pooled_projection_dim),
+            ("out_channels", self.output_channels()),
+            ("pos_embed_max_size", self.pos_embed_max_size),
+        ];
+        if let Some((key, value)) = sizes.into_iter().find(|(_, value)| !(1..=MAX_SIZE).contains(value)) {
+            return Some(format!("`{key}` is {value}, but must lie within 1..={MAX_SIZE}"));
+        }
+        if self.width() > MAX_SIZE {
+            return Some(format!(
+                "`num_attention_heads` {} times `attention_head_dim` {} is above {MAX_SIZE}",
+                self.num_attention_heads, self.attention_head_dim
+            ));
+        }
+        if self.caption_projection_dim != self.width() {
+            return Some(format!(
+                "`caption_projection_dim` is {}, but must be `num_attention_heads` times `attention_head_dim` = {}",
+                self.caption_projection_dim,
+                self.width()
+            ));
+        }
+        if !self.sample_size.is_multiple_of(self.patch_size) {
+            return Some(format!(
+                "`sample_size` {} is not a multiple of `patch_size` {}",
+                self.sample_size, self.patch_size
+            ));
+        }
+        if self.sample_size / self.patch_size > self.pos_embed_max_size {
+            return Some(format!(
+                "`sample_size` {} is {} patches on a side, more than `pos_embed_max_size` {}",
+                self.sample_size,
+                self.sample_size / self.patch_size,
+                self.pos_embed_max_size
+            ));
+        }
+        if let Some(layer) = self.dual_attention_layers.iter().find(|layer| **layer >= self.num_layers) {
+            return Some(format!(
+                "`dual_attention_layers` names {layer}, but `num_layers` is {}",
+                self.num_layers
+            ));
+        }
+        match self.qk_norm.as_deref() {
+            None | Some("rms_norm") => None,
+            Some(other) => {
+                Some(format!("`qk_norm` is \"{other}\", but only null and \"rms_norm\" are supported"))
+            }
+        }
+    }
+
+    /// Features of a token inside the blocks.
+    pub fn width(&self) -> usize {
+        self.num_attention_heads * self.attention_head_dim
+    }
+
+    /// Features of a feed-forward network's hidden layer.
+    pub fn hidden_width(&self) -> usize {
+        4 * self.width()
+    }
+
+    /// Channels of the prediction.
+    pub fn output_channels(&self) -> usize {
+        self.out_channels.unwrap_or(self.in_channels)
+    }
+
+    /// Image tokens of latents of `height x width` latent pixels.
+    ///
+    /// # Errors
+    /// When a side is not a multiple of the patch, or longer than the positional table.
+    pub fn image_tokens(&self, height: usize, width: usize) -> Result<usize> {
+        for (side, pixels) in [("height", height), ("width", width)] {
+            if pixels == 0 || !pixels.is_multiple_of(self.patch_size) {
+                let problem =
+                    format!("latent {side} {pixels} is not a multiple of `patch_size` {}", self.patch_size);
+                return Err(Error::Argument(problem));
+            }
+            if pixels / self.patch_size > self.pos_embed_max_size {
+                return Err(Error::Argument(format!(
+                    "latent {side} {pixels} is {} patches, more than `pos_embed_max_size` {}",
+                    pixels / self.patch_size,
+                    self.pos_embed_max_size
+                )));
+            }
+        }
+        Ok(height / self.patch_size * (width / self.patch_size))
+    }
+
+    pub(super) fn norms_queries(&self) -> bool {
+        self.qk_norm.is_some()
+    }
+
+    pub(super) fn is_dual(&self, block: usize) -> bool {
+        self.dual_attention_layers.contains(&block)
+    }
+
+    /// Whether the block's text stream ends at its attention.
+    pub(super) fn is_last(&self, block: usize) -> bool {
+        block + 1 == self.num_layers
+    }
+}

@@ -1,0 +1,47 @@
+//! What a forward call costs, from the configuration alone.
+
+use candle_core::DType;
+use obsdiff_proto::Stream;
+
+use super::super::ops;
+use super::Sd3Config;
+use super::inventory::TIMESTEP_WIDTH;
+
+impl Sd3Config {
+    /// Peak bytes of one forward call's activations, its inputs and what a tap keeps not counted: `image` and `text` tokens for
+    /// each of `batch` items, computed in `dtype`.
+    pub fn activation_bytes(&self, batch: usize, image: usize, text: usize, dtype: DType) -> u64 {
+        let (width, heads) = (self.width(), self.num_attention_heads);
+        let dual = !self.dual_attention_layers.is_empty();
+        ops::peak_bytes(ops::Sizes { batch, image, text, width, heads, dual }, dtype)
+    }
+
+    /// Floating-point operations of one forward call's matrix products, a multiplication and an addition counted as two.
+    pub fn flops(&self, batch: usize, image: usize, text: usize) -> f64 {
+        let width = self.width();
+        let product = |rows: usize, n: usize, out: usize| 2.0 * rows as f64 * n as f64 * out as f64;
+        let inventory = self.inventory();
+        let last_queries =
+            format!("transformer_blocks.{}.attn.add_q_proj", self.num_layers.saturating_sub(1));
+        let linears = inventory.linears.iter().filter(|linear| linear.name != last_queries).map(|linear| {
+            let site = inventory.site(linear.site);
+            let tokens = if site.stream == Stream::Image { image } else { text };
+            product(batch * tokens, site.width, linear.rows)
+        });
+        let blocks = (0..self.num_layers).map(|block| {
+            let (dual, last) = (self.is_dual(block), self.is_last(block));
+            let queries = if last { image } else { image + text };
+            let joint = 2.0 * product(batch * queries, width, image + text);
+            let own = if dual { 2.0 * product(batch * image, width, image) } else { 0.0 };
+            let parts = if dual { 9 } else { 6 } + if last { 2 } else { 6 };
+            joint + own + product(batch, width, parts * width)
+        });
+        let patch = self.patch_size * self.patch_size;
+        let conditioning = TIMESTEP_WIDTH + self.pooled_projection_dim + 2 * width + 2 * width;
+        linears.sum::<f64>()
+            + blocks.sum::<f64>()
+            + product(batch, width, conditioning)
+            + product(batch * text, self.joint_attention_dim, width)
+            + product(batch * image, patch * (self.in_channels + self.output_channels()), width)
+    }
+}

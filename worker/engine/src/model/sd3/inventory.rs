@@ -1,0 +1,179 @@
+//! What a model of this configuration holds: its prunable parts, and every tensor of its checkpoint.
+
+use std::collections::BTreeMap;
+
+use candle_core::DType;
+use obsdiff_proto::{Inventory, Linear, LinearId, Site, SiteId, Stream, Unit, UnitKind};
+
+use super::Sd3Config;
+use crate::checkpoint::Weights;
+use crate::{Error, Result};
+
+/// Width of the sinusoid that a timestep becomes.
+pub(super) const TIMESTEP_WIDTH: usize = 256;
+
+impl Sd3Config {
+    /// Units, sites and linears in the order in which a forward call reaches them, from the configuration alone.
+    pub fn inventory(&self) -> Inventory {
+        let parameters = self
+            .shapes()
+            .iter()
+            .filter(|(name, _)| name != "pos_embed.pos_embed")
+            .map(|(_, s)| volume(s))
+            .sum();
+        let mut inventory =
+            Inventory { parameters, units: Vec::new(), sites: Vec::new(), linears: Vec::new() };
+        for block in 0..self.num_layers {
+            self.add_block(block, &mut inventory);
+        }
+        inventory
+    }
+
+    fn add_block(&self, block: usize, inventory: &mut Inventory) {
+        let (w, h) = (self.width(), self.hidden_width());
+        let (dual, last) = (self.is_dual(block), self.is_last(block));
+        let mut unit = |kind, sites: &[(bool, Stream, usize, usize, &[&str])]| {
+            let sites = sites.iter().filter(|site| site.0);
+            let sites = sites.map(|(_, stream, width, rows, names)| {
+                let site = SiteId(inventory.sites.len() as u32);
+                let linears = names.iter().map(|name| {
+                    let name = format!("transformer_blocks.{block}.{name}");
+                    inventory.linears.push(Linear { name, rows: *rows, site });
+                    LinearId(inventory.linears.len() as u32 - 1)
+                });
+                let linears: Vec<_> = linears.collect();
+                let name = format!("transformer_blocks.{block}.{}", names[0]);
+                inventory.sites.push(Site { name, width: *width, stream: *stream, linears });
+                site
+            });
+            let sites = sites.collect();
+            inventory.units.push(Unit { block: block as u32, kind, sites });
+        };
+        unit(
+            UnitKind::AttentionInputs,
+            &[
+                (true, Stream::Image, w, w, &["attn.to_q", "attn.to_k", "attn.to_v"]),
+                (true, Stream::Text, w, w, &["attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj"]),
+                (dual, Stream::Image, w, w, &["attn2.to_q", "attn2.to_k", "attn2.to_v"]),
+            ],
+        );
+        unit(
+            UnitKind::AttentionOutputs,
+            &[
+                (true, Stream::Image, w, w, &["attn.to_out.0"]),
+                (!last, Stream::Text, w, w, &["attn.to_add_out"]),
+                (dual, Stream::Image, w, w, &["attn2.to_out.0"]),
+            ],
+        );
+        unit(
+            UnitKind::FfnInputs,
+            &[
+                (true, Stream::Image, w, h, &["ff.net.0.proj"]),
+                (!last, Stream::Text, w, h, &["ff_context.net.0.proj"]),
+            ],
+        );
+        unit(
+            UnitKind::FfnHidden,
+            &[(true, Stream::Image, h, w, &["ff.net.2"]), (!last, Stream::Text, h, w, &["ff_context.net.2"])],
+        );
+    }
+
+    /// Every tensor that a checkpoint of this configuration holds, with its shape.
+    pub fn shapes(&self) -> Vec<(String, Vec<usize>)> {
+        let w = self.width();
+        let patch = self.patch_size;
+        let mut shapes = vec![
+            ("pos_embed.pos_embed".to_owned(), vec![1, self.pos_embed_max_size * self.pos_embed_max_size, w]),
+            ("pos_embed.proj.weight".to_owned(), vec![w, self.in_channels, patch, patch]),
+            ("pos_embed.proj.bias".to_owned(), vec![w]),
+        ];
+        let mut linear = |name: &str, rows: usize, n: usize| {
+            shapes.push((format!("{name}.weight"), vec![rows, n]));
+            shapes.push((format!("{name}.bias"), vec![rows]));
+        };
+        linear("time_text_embed.timestep_embedder.linear_1", w, TIMESTEP_WIDTH);
+        linear("time_text_embed.timestep_embedder.linear_2", w, w);
+        linear("time_text_embed.text_embedder.linear_1", w, self.pooled_projection_dim);
+        linear("time_text_embed.text_embedder.linear_2", w, w);
+        linear("context_embedder", w, self.joint_attention_dim);
+        linear("norm_out.linear", 2 * w, w);
+        linear("proj_out", patch * patch * self.output_channels(), w);
+        for block in 0..self.num_layers {
+            self.add_block_shapes(block, &mut shapes);
+        }
+        shapes
+    }
+
+    fn add_block_shapes(&self, block: usize, shapes: &mut Vec<(String, Vec<usize>)>) {
+        let (w, h) = (self.width(), self.hidden_width());
+        let (dual, last) = (self.is_dual(block), self.is_last(block));
+        let mut linear = |name: &str, rows: usize, n: usize| {
+            shapes.push((format!("transformer_blocks.{block}.{name}.weight"), vec![rows, n]));
+            shapes.push((format!("transformer_blocks.{block}.{name}.bias"), vec![rows]));
+        };
+        linear("norm1.linear", if dual { 9 * w } else { 6 * w }, w);
+        linear("norm1_context.linear", if last { 2 * w } else { 6 * w }, w);
+        for name in ["to_q", "to_k", "to_v", "add_q_proj", "add_k_proj", "add_v_proj", "to_out.0"] {
+            linear(&format!("attn.{name}"), w, w);
+        }
+        linear("ff.net.0.proj", h, w);
+        linear("ff.net.2", w, h);
+        if dual {
+            for name in ["to_q", "to_k", "to_v", "to_out.0"] {
+                linear(&format!("attn2.{name}"), w, w);
+            }
+        }
+        if !last {
+            linear("attn.to_add_out", w, w);
+            linear("ff_context.net.0.proj", h, w);
+            linear("ff_context.net.2", w, h);
+        }
+        if self.norms_queries() {
+            let of = [
+                "attn.norm_q",
+                "attn.norm_k",
+                "attn.norm_added_q",
+                "attn.norm_added_k",
+                "attn2.norm_q",
+                "attn2.norm_k",
+            ];
+            for name in &of[..if dual { 6 } else { 4 }] {
+                shapes.push((
+                    format!("transformer_blocks.{block}.{name}.weight"),
+                    vec![self.attention_head_dim],
+                ));
+            }
+        }
+    }
+
+    /// Holds a checkpoint's headers against this configuration; no weight is read.
+    ///
+    /// # Errors
+    /// When a tensor is missing, has another shape or a type that is no float, or is one that the configuration does not ask for.
+    pub fn check(&self, weights: &Weights) -> Result<()> {
+        let shapes: BTreeMap<String, Vec<usize>> = self.shapes().into_iter().collect();
+        for (name, shape) in &shapes {
+            let entry = weights.entry(name)?;
+            let path = || weights.files()[entry.file()].path().to_owned();
+            if entry.shape() != shape {
+                let (expected, found) = (shape.clone(), entry.shape().to_vec());
+                return Err(Error::Shape { path: path(), name: name.clone(), expected, found });
+            }
+            if !matches!(entry.dtype(), DType::F32 | DType::F16 | DType::BF16) {
+                let problem = format!("tensor `{name}` is {:?}, but must be f32, f16 or bf16", entry.dtype());
+                return Err(Error::content(path(), problem));
+            }
+        }
+        match weights.entries().find(|(name, _)| !shapes.contains_key(*name)) {
+            None => Ok(()),
+            Some((name, entry)) => {
+                let problem = format!("holds tensor `{name}`, which the configuration does not ask for");
+                Err(Error::content(weights.files()[entry.file()].path(), problem))
+            }
+        }
+    }
+}
+
+fn volume(shape: &[usize]) -> u64 {
+    shape.iter().map(|n| *n as u64).product()
+}

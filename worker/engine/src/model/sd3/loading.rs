@@ -1,0 +1,56 @@
+//! Reads a model's tensors from its checkpoint.
+
+use candle_core::{CpuStorage, DType, Device, Storage, Tensor};
+use rayon::prelude::*;
+
+use super::super::ops::Linear;
+use crate::checkpoint::Weights;
+use crate::{Error, Result};
+
+/// Numbers checked as one piece of work.
+const CHUNK: usize = 1 << 18;
+
+/// Reads tensors for one model: their type and where they go.
+pub(super) struct Loader<'a> {
+    pub(super) weights: &'a Weights,
+    pub(super) dtype: DType,
+    pub(super) device: &'a Device,
+}
+
+impl Loader<'_> {
+    /// A tensor in the model's type.
+    ///
+    /// # Errors
+    /// When it is missing, has another shape, or holds a value that is not finite in the model's type.
+    pub(super) fn tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor> {
+        let tensor = self.weights.tensor(name, shape, self.dtype, &Device::Cpu)?;
+        if !all_finite(&tensor) {
+            let path = self.weights.files()[self.weights.entry(name)?.file()].path().to_owned();
+            return Err(Error::NotFinite { path, name: name.to_owned() });
+        }
+        Ok(tensor.to_device(self.device)?)
+    }
+
+    /// `name.weight` (`rows x n`) and `name.bias` (`rows`).
+    pub(super) fn linear(&self, name: &str, rows: usize, n: usize) -> Result<Linear> {
+        let weight = self.tensor(&format!("{name}.weight"), &[rows, n])?;
+        let bias = self.tensor(&format!("{name}.bias"), &[rows])?;
+        Ok(Linear { weight, bias })
+    }
+}
+
+/// Whether a freshly read tensor holds no NaN and no infinity: none of its numbers has an exponent of ones.
+fn all_finite(tensor: &Tensor) -> bool {
+    fn every<T: Sync>(numbers: &[T], finite: impl Fn(&T) -> bool + Sync) -> bool {
+        // No early end inside a piece: without one the loop is vectorised.
+        numbers.par_chunks(CHUNK).all(|piece| piece.iter().fold(true, |all, number| all & finite(number)))
+    }
+    match &*tensor.storage_and_layout().0 {
+        Storage::Cpu(CpuStorage::F32(numbers)) => {
+            every(numbers, |x| x.to_bits() & 0x7f80_0000 != 0x7f80_0000)
+        }
+        Storage::Cpu(CpuStorage::F16(numbers)) => every(numbers, |x| x.to_bits() & 0x7c00 != 0x7c00),
+        Storage::Cpu(CpuStorage::BF16(numbers)) => every(numbers, |x| x.to_bits() & 0x7f80 != 0x7f80),
+        _ => false,
+    }
+}

@@ -1,0 +1,214 @@
+//! One token stream of a block, step by step. Between two steps the other stream's part is done, and taps are shown what comes in.
+
+use candle_core::Tensor;
+use obsdiff_proto::{LinearId, SiteId};
+
+use super::super::Tap;
+use super::super::ops::{Linear, Modulation, Ops, Projected};
+use crate::{Error, Result};
+
+/// One stream of a block.
+#[derive(Debug)]
+pub(super) struct StreamBlock {
+    /// AdaLN: from the conditioning vector to the stream's shifts, scales and gates.
+    pub(super) modulation: Linear,
+    pub(super) attention: Attention,
+    /// The image stream's attention on itself alone, in dual blocks.
+    pub(super) own_attention: Option<Attention>,
+    /// Feed-forward network; none where the stream ends at its attention.
+    pub(super) feed_forward: Option<[Projection; 2]>,
+}
+
+#[derive(Debug)]
+pub(super) struct Attention {
+    pub(super) inputs: SiteId,
+    pub(super) projections: [LinearId; 3],
+    /// RMS norms of queries and keys, a head wide each.
+    pub(super) norms: Option<[Tensor; 2]>,
+    /// None where nobody reads what the stream attends to.
+    pub(super) output: Option<Projection>,
+}
+
+/// A linear with the site it reads alone.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Projection {
+    pub(super) site: SiteId,
+    pub(super) linear: LinearId,
+}
+
+/// Where a stream's shifts, scales and gates lie among its modulation's parts, as diffusers orders them.
+mod part {
+    pub(super) const SHIFT: usize = 0;
+    pub(super) const SCALE: usize = 1;
+    pub(super) const GATE: usize = 2;
+    pub(super) const FFN_SHIFT: usize = 3;
+    pub(super) const FFN_SCALE: usize = 4;
+    pub(super) const FFN_GATE: usize = 5;
+    pub(super) const OWN_SHIFT: usize = 6;
+    pub(super) const OWN_SCALE: usize = 7;
+    pub(super) const OWN_GATE: usize = 8;
+    /// A stream that ends here has a scale and a shift only, in this order.
+    pub(super) const LAST_SCALE: usize = 0;
+    pub(super) const LAST_SHIFT: usize = 1;
+}
+
+/// What every block of a forward call reads.
+#[derive(Clone, Copy)]
+pub(super) struct Shared<'a> {
+    pub(super) ops: &'a Ops,
+    /// By id.
+    pub(super) linears: &'a [Linear],
+    /// `batch x width`: SiLU of the conditioning vector.
+    pub(super) conditioning: &'a Tensor,
+}
+
+impl Shared<'_> {
+    fn linear(&self, id: LinearId) -> Result<&Linear> {
+        self.linears
+            .get(id.0 as usize)
+            .ok_or_else(|| Error::Argument(format!("linear {id} is not of this model")))
+    }
+}
+
+/// What a site's linears read.
+pub(super) struct Activation {
+    site: SiteId,
+    rows: Tensor,
+    seen: bool,
+}
+
+impl Activation {
+    fn new(site: SiteId, rows: Tensor) -> Self {
+        Self { site, rows, seen: false }
+    }
+
+    pub(super) fn show(&mut self, tap: &mut dyn Tap) -> Result<()> {
+        self.seen = tap.wants(self.site);
+        if self.seen { tap.observe(self.site, &self.rows) } else { Ok(()) }
+    }
+
+    /// Lets go of it. A tap may still hold what it has seen, so only the others' buffers are used again.
+    fn give(self, ops: &Ops) -> Result<()> {
+        if self.seen { Ok(()) } else { ops.give(self.rows) }
+    }
+}
+
+/// A stream as it enters a block.
+pub(super) struct Entered {
+    pub(super) by: Modulation,
+    pub(super) inputs: Activation,
+    pub(super) own_inputs: Option<Activation>,
+}
+
+/// Queries, keys and values that an attention's inputs became.
+pub(super) struct Projections {
+    queries: Option<Tensor>,
+    keys: Tensor,
+    values: Tensor,
+}
+
+impl Projections {
+    pub(super) fn view(&self) -> Projected<'_> {
+        Projected { queries: self.queries.as_ref(), keys: &self.keys, values: &self.values }
+    }
+
+    pub(super) fn give(self, ops: &Ops) -> Result<()> {
+        self.queries.into_iter().chain([self.keys, self.values]).try_for_each(|rows| ops.give(rows))
+    }
+}
+
+impl StreamBlock {
+    /// From the stream (`rows x width`) to the inputs of its attentions.
+    pub(super) fn enter(&self, x: &Tensor, shared: Shared<'_>) -> Result<Entered> {
+        let values = shared.ops.linear(shared.conditioning, &self.modulation)?;
+        let by = Modulation { values, width: x.dim(1)? };
+        let normed = |attention: &Attention, shift, scale| -> Result<Activation> {
+            Ok(Activation::new(attention.inputs, shared.ops.norm_modulate(x, &by, shift, scale)?))
+        };
+        let inputs = match self.feed_forward {
+            Some(_) => normed(&self.attention, part::SHIFT, part::SCALE)?,
+            None => normed(&self.attention, part::LAST_SHIFT, part::LAST_SCALE)?,
+        };
+        let own = self.own_attention.as_ref();
+        let own_inputs = own.map(|own| normed(own, part::OWN_SHIFT, part::OWN_SCALE)).transpose()?;
+        Ok(Entered { by, inputs, own_inputs })
+    }
+
+    /// What each attention's inputs gave, added to the stream; and the inputs of the feed-forward network, if there is one.
+    pub(super) fn leave_attention(
+        &self,
+        mut x: Tensor,
+        attended: [Option<Activation>; 2],
+        by: &Modulation,
+        shared: Shared<'_>,
+    ) -> Result<(Tensor, Option<Activation>)> {
+        let [joint, own] = attended;
+        x = self.attention.add_output(x, joint, by, part::GATE, shared)?;
+        if let Some(attention) = &self.own_attention {
+            x = attention.add_output(x, own, by, part::OWN_GATE, shared)?;
+        }
+        let Some([up, _]) = self.feed_forward else { return Ok((x, None)) };
+        let normed = shared.ops.norm_modulate(&x, by, part::FFN_SHIFT, part::FFN_SCALE)?;
+        Ok((x, Some(Activation::new(up.site, normed))))
+    }
+
+    /// The feed-forward network's hidden layer.
+    pub(super) fn up(&self, inputs: Option<Activation>, shared: Shared<'_>) -> Result<Option<Activation>> {
+        let (Some([up, down]), Some(inputs)) = (self.feed_forward, inputs) else { return Ok(None) };
+        let hidden = shared.ops.linear_gelu(&inputs.rows, shared.linear(up.linear)?)?;
+        inputs.give(shared.ops)?;
+        Ok(Some(Activation::new(down.site, hidden)))
+    }
+
+    /// The stream after its feed-forward network.
+    pub(super) fn down(
+        &self,
+        x: Tensor,
+        hidden: Option<Activation>,
+        by: &Modulation,
+        shared: Shared<'_>,
+    ) -> Result<Tensor> {
+        let (Some([_, down]), Some(hidden)) = (self.feed_forward, hidden) else { return Ok(x) };
+        let x =
+            shared.ops.add_gated_linear(x, &hidden.rows, shared.linear(down.linear)?, by, part::FFN_GATE)?;
+        hidden.give(shared.ops)?;
+        Ok(x)
+    }
+}
+
+impl Attention {
+    pub(super) fn project(&self, inputs: Activation, shared: Shared<'_>) -> Result<Projections> {
+        let (ops, rows) = (shared.ops, &inputs.rows);
+        let [q, k, v] = self.projections;
+        let norm = |i: usize| self.norms.as_ref().map(|norms| &norms[i]);
+        let queries = || match self.output {
+            Some(_) => Ok(Some(ops.linear_head_norm(rows, shared.linear(q)?, norm(0))?)),
+            None => Ok(None),
+        };
+        let keys = || ops.linear_head_norm(rows, shared.linear(k)?, norm(1));
+        let values = || ops.linear(rows, shared.linear(v)?);
+        let (queries, (keys, values)) = ops.both(queries, || ops.both(keys, values))?;
+        inputs.give(ops)?;
+        Ok(Projections { queries, keys, values })
+    }
+
+    /// The site that what was attended to comes in at, if anybody reads it.
+    pub(super) fn attended(&self, rows: Option<Tensor>) -> Option<Activation> {
+        self.output.zip(rows).map(|(output, rows)| Activation::new(output.site, rows))
+    }
+
+    fn add_output(
+        &self,
+        residual: Tensor,
+        attended: Option<Activation>,
+        by: &Modulation,
+        gate: usize,
+        shared: Shared<'_>,
+    ) -> Result<Tensor> {
+        let (Some(output), Some(attended)) = (self.output, attended) else { return Ok(residual) };
+        let x =
+            shared.ops.add_gated_linear(residual, &attended.rows, shared.linear(output.linear)?, by, gate)?;
+        attended.give(shared.ops)?;
+        Ok(x)
+    }
+}

@@ -1,0 +1,190 @@
+//! The whole transformer: embeddings, joint blocks, the prediction.
+
+use candle_core::{DType, Device, Tensor};
+use obsdiff_proto::{Inventory, LinearId};
+
+use super::super::ops::{Linear, Modulation, Ops};
+use super::super::{Denoise, DiffusionModel, Tap};
+use super::Sd3Config;
+use super::block::JointBlock;
+use super::embedding::{PatchEmbed, TimeTextEmbed};
+use super::loading::Loader;
+use super::stream::Shared;
+use crate::checkpoint::Weights;
+use crate::{Error, Result};
+
+/// An `SD3Transformer2DModel` with its weights.
+#[derive(Debug)]
+pub struct Sd3Transformer {
+    config: Sd3Config,
+    inventory: Inventory,
+    dtype: DType,
+    device: Device,
+    /// By [`LinearId`].
+    linears: Vec<Linear>,
+    patches: PatchEmbed,
+    conditioning: TimeTextEmbed,
+    text: Linear,
+    blocks: Vec<JointBlock>,
+    last_modulation: Linear,
+    prediction: Linear,
+    ops: Ops,
+}
+
+impl Sd3Transformer {
+    /// Reads a transformer to compute in `dtype` (f32, bf16 or f16) on `device`.
+    ///
+    /// # Errors
+    /// When the checkpoint is not the one that `config` describes (see [`Sd3Config::check`]), or holds a value that is not
+    /// finite in `dtype`.
+    pub fn load(config: Sd3Config, weights: &Weights, dtype: DType, device: &Device) -> Result<Self> {
+        config.validate()?;
+        config.check(weights)?;
+        if !matches!(dtype, DType::F32 | DType::BF16 | DType::F16) {
+            return Err(Error::Argument(format!(
+                "a transformer computes in f32, bf16 or f16, not in {dtype:?}"
+            )));
+        }
+        let loader = Loader { weights, dtype, device };
+        let inventory = config.inventory();
+        let width = config.width();
+        let linear = |linear: &obsdiff_proto::Linear| {
+            loader.linear(&linear.name, linear.rows, inventory.site(linear.site).width)
+        };
+        let linears = inventory.linears.iter().map(linear).collect::<Result<_>>()?;
+        let block = |index| JointBlock::load(&config, &inventory, index, &loader);
+        let blocks = (0..config.num_layers).map(block).collect::<Result<_>>()?;
+        let predicted = config.patch_size * config.patch_size * config.output_channels();
+        Ok(Self {
+            linears,
+            blocks,
+            patches: PatchEmbed::load(&config, &loader)?,
+            conditioning: TimeTextEmbed::load(&config, &loader)?,
+            text: loader.linear("context_embedder", width, config.joint_attention_dim)?,
+            last_modulation: loader.linear("norm_out.linear", 2 * width, width)?,
+            prediction: loader.linear("proj_out", predicted, width)?,
+            ops: Ops::on(device),
+            dtype,
+            device: device.clone(),
+            config,
+            inventory,
+        })
+    }
+
+    /// The sizes it was read with.
+    pub fn config(&self) -> &Sd3Config {
+        &self.config
+    }
+
+    /// The type it computes in.
+    pub fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    /// Where it computes.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// Checks a call's shapes; gives image tokens on each side.
+    fn check(&self, call: &Denoise<'_>) -> Result<(usize, usize)> {
+        let refuse = |what: &str, tensor: &Tensor, expected: String| {
+            Err(Error::Argument(format!(
+                "{what} have shape {:?}, but the transformer takes {expected}",
+                tensor.dims()
+            )))
+        };
+        let channels = self.config.in_channels;
+        let &[batch, found, height, width] = call.latents.dims() else {
+            return refuse("latents", call.latents, format!("[batch, {channels}, height, width]"));
+        };
+        if batch == 0 || found != channels {
+            return refuse(
+                "latents",
+                call.latents,
+                format!("[batch, {channels}, height, width] with a batch of 1 or more"),
+            );
+        }
+        self.config.image_tokens(height, width)?;
+        if call.timestep.dims() != [batch] {
+            return refuse("timesteps", call.timestep, format!("[{batch}]"));
+        }
+        let joint = self.config.joint_attention_dim;
+        if !matches!(call.text.dims(), &[b, tokens, n] if b == batch && tokens > 0 && n == joint) {
+            return refuse("text tokens", call.text, format!("[{batch}, tokens, {joint}]"));
+        }
+        let pooled = self.config.pooled_projection_dim;
+        if call.pooled.dims() != [batch, pooled] {
+            return refuse("pooled embeddings", call.pooled, format!("[{batch}, {pooled}]"));
+        }
+        Ok((height / self.config.patch_size, width / self.config.patch_size))
+    }
+
+    fn import(&self, tensor: &Tensor) -> Result<Tensor> {
+        Ok(tensor.to_device(&self.device)?.to_dtype(self.dtype)?.contiguous()?)
+    }
+
+    /// Image tokens to the predicted velocity: `batch x channels x height x width`.
+    fn predict(
+        &self,
+        image: &Tensor,
+        conditioning: &Tensor,
+        (rows, columns): (usize, usize),
+    ) -> Result<Tensor> {
+        let values = self.ops.linear(conditioning, &self.last_modulation)?;
+        let by = Modulation { values, width: self.config.width() };
+        let normed = self.ops.norm_modulate(image, &by, 1, 0)?;
+        let predicted = self.ops.linear(&normed, &self.prediction)?;
+        let (patch, channels) = (self.config.patch_size, self.config.output_channels());
+        let batch = conditioning.dim(0)?;
+        let picture = predicted
+            .reshape(&[batch, rows, columns, patch, patch, channels])?
+            .permute([0, 5, 1, 3, 2, 4])?
+            .reshape((batch, channels, rows * patch, columns * patch))?;
+        Ok(picture)
+    }
+}
+
+impl DiffusionModel for Sd3Transformer {
+    fn inventory(&self) -> &Inventory {
+        &self.inventory
+    }
+
+    /// The inputs may be of any type; the prediction is of the model's.
+    fn forward(&self, call: &Denoise<'_>, tap: &mut dyn Tap) -> Result<Tensor> {
+        let sides = self.check(call)?;
+        let timestep = call.timestep.to_device(&self.device)?;
+        let conditioning =
+            self.conditioning.forward(&self.ops, &timestep, &self.import(call.pooled)?)?.silu()?;
+        let mut image = self.patches.forward(&self.ops, &self.import(call.latents)?)?;
+        let mut text = Some(self.ops.linear(&self.import(call.text)?.flatten(0, 1)?, &self.text)?);
+        let shared = Shared { ops: &self.ops, linears: &self.linears, conditioning: &conditioning };
+        for block in &self.blocks {
+            // Only the last block ends the text stream.
+            let Some(tokens) = text else { break };
+            (image, text) = block.forward(image, tokens, shared, tap)?;
+        }
+        self.predict(&image, &conditioning, sides)
+    }
+
+    fn weight(&self, linear: LinearId) -> Result<&Tensor> {
+        match self.linears.get(linear.0 as usize) {
+            Some(found) => Ok(&found.weight),
+            None => Err(Error::Argument(format!("linear {linear} is not of this model"))),
+        }
+    }
+
+    fn replace(&mut self, linear: LinearId, weight: Tensor) -> Result<()> {
+        let old = self.weight(linear)?;
+        if old.shape() != weight.shape() {
+            let name = &self.inventory.linear(linear).name;
+            let (old, new) = (old.dims(), weight.dims());
+            return Err(Error::Argument(format!("{name} has shape {old:?}, but its replacement {new:?}")));
+        }
+        let weight = self.import(&weight)?;
+        if let Some(found) = self.linears.get_mut(linear.0 as usize) {
+            found.weight = weight;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,125 @@
+use std::fs;
+
+use serde_json::json;
+
+use super::*;
+use crate::pipeline::testing::{asset, copy_folder, edit_json};
+
+/// What is done to a pipeline, and what the error must say.
+type Damage = (fn(&Path), &'static str);
+
+fn index(pipeline: &Path, key: &str, value: Value) {
+    edit_json(&pipeline.join("model_index.json"), |index| index[key] = value);
+}
+
+#[test]
+fn the_shipped_pipeline_opens() {
+    let pipeline = PipelineFolder::open(&asset("")).unwrap();
+    assert!(pipeline.has_t5() && pipeline.slow_tokenizers() == [true, true]);
+    assert_eq!(pipeline.transformer_config().num_layers, 6);
+    assert!(pipeline.transformer_weights().unwrap().contains("proj_out.weight"));
+    assert_eq!(pipeline.scheduler().unwrap().schedule(10, 64).unwrap().steps(), 10);
+}
+
+#[test]
+fn sizes_are_those_the_model_takes() {
+    let pipeline = PipelineFolder::open(&asset("")).unwrap();
+    let own = pipeline.latent_size(None, None).unwrap();
+    assert_eq!((own.shape(3), own.tokens), ([3, 4, 16, 16], 64));
+    let other = pipeline.latent_size(Some(64), Some(4)).unwrap();
+    assert_eq!((other.shape(1), other.tokens), ([1, 4, 32, 2], 16));
+    for (height, width, message) in [
+        (Some(30), None, "`calibration.height` is 30: this model takes multiples of 4 up to 64 pixels"),
+        (None, Some(68), "`calibration.width` is 68: this model takes multiples of 4 up to 64 pixels"),
+        (Some(0), None, "`calibration.height` is 0"),
+        (Some(u32::MAX), None, "`calibration.height` is 4294967295"),
+    ] {
+        assert_eq!(pipeline.latent_size(height, width).unwrap_err().to_string().find(message), Some(0));
+    }
+}
+
+#[test]
+fn a_pipeline_without_t5_opens() {
+    let null: fn(&Path) = |pipeline| {
+        index(pipeline, "text_encoder_3", json!([null, null]));
+        index(pipeline, "tokenizer_3", json!([null, null]));
+    };
+    let absent: fn(&Path) = |pipeline| {
+        edit_json(&pipeline.join("model_index.json"), |index| {
+            index.as_object_mut().unwrap().retain(|key, _| !key.ends_with("_3"));
+        });
+    };
+    for without in [null, absent] {
+        let pipeline = copy_folder("");
+        without(pipeline.path());
+        fs::remove_dir_all(pipeline.path().join("text_encoder_3")).unwrap();
+        assert!(!PipelineFolder::open(pipeline.path()).unwrap().has_t5());
+    }
+}
+
+#[test]
+fn pipelines_that_cannot_be_read_are_refused() {
+    let cases: &[Damage] = &[
+        (|p| fs::remove_file(p.join("model_index.json")).unwrap(), "model_index.json"),
+        (|p| fs::write(p.join("model_index.json"), "{").unwrap(), "model_index.json: is not the JSON"),
+        (
+            |p| index(p, "_class_name", json!("FluxPipeline")),
+            "`_class_name` is \"FluxPipeline\", but obsdiff reads pipelines of class \"StableDiffusion3Pipeline\"",
+        ),
+        (|p| index(p, "_class_name", Value::Null), "`_class_name` is null"),
+        (
+            |p| index(p, "vae", json!(["diffusers", "AutoencoderTiny"])),
+            "obsdiff supports AutoencoderKL there",
+        ),
+        (|p| index(p, "vae", json!([null, null])), "a pipeline needs this component (AutoencoderKL)"),
+        (|p| index(p, "scheduler", json!("Euler")), "`scheduler` is \"Euler\", but it must be a pair"),
+        (
+            |p| index(p, "scheduler", json!(["diffusers", "DDIMScheduler"])),
+            "FlowMatchEulerDiscreteScheduler there",
+        ),
+        (|p| index(p, "text_encoder_2", json!(["transformers", "CLIPTextModel"])), "`text_encoder_2` is"),
+        (|p| index(p, "tokenizer_3", Value::Null), "`text_encoder_3` is there and needs its tokenizer"),
+        (|p| fs::remove_dir_all(p.join("vae")).unwrap(), "vae: is missing"),
+        (|p| fs::remove_dir_all(p.join("tokenizer_2")).unwrap(), "tokenizer_2: is missing"),
+        (|p| fs::remove_file(p.join("scheduler/scheduler_config.json")).unwrap(), "scheduler_config.json"),
+        (|p| fs::remove_file(p.join("text_encoder/config.json")).unwrap(), "text_encoder/config.json"),
+        (
+            |p| fs::remove_file(p.join("text_encoder_3/model.safetensors")).unwrap(),
+            "text_encoder_3: has neither model.safetensors",
+        ),
+        (
+            |p| fs::write(p.join("vae/diffusion_pytorch_model.safetensors"), [9; 100]).unwrap(),
+            "vae/diffusion_pytorch_model.safetensors: is not a whole safetensors file",
+        ),
+        (
+            |p| {
+                edit_json(&p.join("vae/config.json"), |config| {
+                    config["_class_name"] = json!("AsymmetricAutoencoderKL")
+                })
+            },
+            "`_class_name` is \"AsymmetricAutoencoderKL\"",
+        ),
+        (
+            |p| edit_json(&p.join("vae/config.json"), |config| config["latent_channels"] = json!(16)),
+            "`latent_channels` is 16, but the transformer's `in_channels` is 4",
+        ),
+        (
+            |p| {
+                edit_json(&p.join("vae/config.json"), |config| {
+                    config["block_out_channels"] = json!(vec![8; 9])
+                })
+            },
+            "it may have 8 entries at most",
+        ),
+        (
+            |p| edit_json(&p.join("transformer/config.json"), |config| config["in_channels"] = json!("four")),
+            "`in_channels` is \"four\"",
+        ),
+    ];
+    for (damage, message) in cases {
+        let pipeline = copy_folder("");
+        damage(pipeline.path());
+        let error = PipelineFolder::open(pipeline.path()).unwrap_err().to_string();
+        assert!(error.contains(message), "{message}: {error}");
+    }
+}

@@ -1,0 +1,24 @@
+//! A diffusers Stable Diffusion 3 pipeline but for its transformer: folder, tokenizers, text encoders, schedule, noise, autoencoder,
+//! and the denoising loop. Every number is held to what diffusers 0.33 and PyTorch compute for the same files.
+
+mod folder;
+mod keys;
+mod noise;
+mod schedule;
+mod size;
+mod text;
+mod tokenizer;
+mod trajectory;
+mod vae;
+
+#[cfg(test)]
+mod testing;
+
+pub use folder::PipelineFolder;
+pub use noise::noise;
+pub use schedule::{Schedule, Scheduler};
+pub use size::LatentSize;
+pub use text::{Conditioning, TextEncoders};
+pub use tokenizer::PromptTokenizer;
+pub use trajectory::Trajectory;
+pub use vae::{Picture, Vae};

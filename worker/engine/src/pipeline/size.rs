@@ -1,0 +1,87 @@
+//! The size of a picture, in pixels, in latent pixels and in image tokens.
+
+use super::keys::Keys;
+use crate::model::sd3::Sd3Config;
+use crate::{Error, Result};
+
+/// The size of one picture's latents.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LatentSize {
+    /// Latent channels.
+    pub channels: usize,
+    /// Latent pixels from top to bottom.
+    pub height: usize,
+    /// Latent pixels from left to right.
+    pub width: usize,
+    /// Image tokens that the transformer makes of them: one a patch.
+    pub tokens: usize,
+}
+
+impl LatentSize {
+    /// The shape of a batch: `batch x channels x height x width`.
+    pub fn shape(&self, batch: usize) -> [usize; 4] {
+        [batch, self.channels, self.height, self.width]
+    }
+}
+
+/// What of a transformer's and an autoencoder's configuration decides about sizes.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Geometry {
+    /// Latent channels.
+    channels: usize,
+    patch: usize,
+    /// Pixels to a latent pixel, along one side.
+    scale: usize,
+    /// Latent pixels of the picture that the model was trained on, along one side.
+    sample: usize,
+    /// The most patches along one side for which there are positional embeddings.
+    max_patches: usize,
+}
+
+impl Geometry {
+    /// Takes what the transformer's configuration and `vae/config.json` say, and checks that they fit together.
+    pub(super) fn new(transformer: &Sd3Config, vae: &Keys) -> Result<Self> {
+        let geometry = Self {
+            channels: transformer.in_channels,
+            patch: transformer.patch_size,
+            scale: read_scale(vae)?,
+            sample: transformer.sample_size,
+            max_patches: transformer.pos_embed_max_size,
+        };
+        if vae.size("latent_channels")?.unwrap_or(4) != geometry.channels {
+            let problem =
+                format!("the transformer's `in_channels` is {}: they must agree", geometry.channels);
+            return Err(vae.refuse("latent_channels", &problem));
+        }
+        Ok(geometry)
+    }
+
+    /// The size of the latents of a picture of `height x width` pixels; the model's own size where a side is not given.
+    pub(super) fn latents(&self, height: Option<u32>, width: Option<u32>) -> Result<LatentSize> {
+        let height = self.side("calibration.height", height)?;
+        let width = self.side("calibration.width", width)?;
+        let tokens = (height / self.patch) * (width / self.patch);
+        Ok(LatentSize { channels: self.channels, height, width, tokens })
+    }
+
+    fn side(&self, key: &str, pixels: Option<u32>) -> Result<usize> {
+        let multiple = self.scale * self.patch;
+        let pixels = pixels.map_or(self.sample * self.scale, |pixels| pixels as usize);
+        let largest = self.max_patches * multiple;
+        if pixels == 0 || !pixels.is_multiple_of(multiple) || pixels > largest {
+            let problem = format!(
+                "`{key}` is {pixels}: this model takes multiples of {multiple} up to {largest} pixels"
+            );
+            return Err(Error::Argument(problem));
+        }
+        Ok(pixels / self.scale)
+    }
+}
+
+/// Each block of the autoencoder but the last halves the sides.
+fn read_scale(vae: &Keys) -> Result<usize> {
+    match vae.sizes("block_out_channels")?.map_or(1, |channels| channels.len()) {
+        blocks @ 1..=8 => Ok(1 << (blocks - 1)),
+        _ => Err(vae.refuse("block_out_channels", "it may have 8 entries at most")),
+    }
+}

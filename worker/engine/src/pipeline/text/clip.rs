@@ -1,0 +1,255 @@
+//! CLIP's text encoder with its projection (transformers' `CLIPTextModelWithProjection`).
+
+use std::path::Path;
+
+use candle_core::{DType, Device, Tensor};
+
+use super::activation::Activation;
+use super::check_finite;
+use super::layer::{Linear, attention, rows};
+use crate::Result;
+use crate::checkpoint::Weights;
+use crate::pipeline::folder::TRANSFORMERS_STEM;
+use crate::pipeline::keys::Keys;
+
+/// Where the end of a prompt is found when the configuration still has the id that all of them had once.
+const OLD_EOS: u32 = 2;
+
+/// A CLIP text encoder whose weights stay mapped.
+#[derive(Debug)]
+pub(super) struct ClipEncoder {
+    weights: Weights,
+    width: usize,
+    hidden: usize,
+    layers: usize,
+    heads: usize,
+    positions: usize,
+    projection: usize,
+    eos: u32,
+    epsilon: f32,
+    activation: Activation,
+}
+
+/// One encoded prompt.
+#[derive(Debug)]
+pub(super) struct Encoded {
+    /// `tokens x width`: the output of the last layer but one.
+    pub(super) hidden: Tensor,
+    /// `projection`: the normed output of the last layer at the prompt's end, projected.
+    pub(super) pooled: Tensor,
+}
+
+impl ClipEncoder {
+    /// Reads the configuration, and opens the weights, of an encoder that must take prompts of `length` tokens.
+    pub(super) fn open(folder: &Path, length: usize) -> Result<Self> {
+        let keys = Keys::open(&folder.join("config.json"))?;
+        let encoder = Self {
+            weights: Weights::open(folder, TRANSFORMERS_STEM)?,
+            width: keys.size("hidden_size")?.unwrap_or(512),
+            hidden: keys.size("intermediate_size")?.unwrap_or(2048),
+            layers: keys.size("num_hidden_layers")?.unwrap_or(12),
+            heads: keys.size("num_attention_heads")?.unwrap_or(8),
+            positions: keys.size("max_position_embeddings")?.unwrap_or(77),
+            projection: keys.size("projection_dim")?.unwrap_or(512),
+            eos: keys.id("eos_token_id")?.unwrap_or(49_407),
+            epsilon: keys.number("layer_norm_eps")?.unwrap_or(1e-5) as f32,
+            activation: Activation::named(
+                &keys,
+                "hidden_act",
+                keys.text("hidden_act")?.unwrap_or("quick_gelu"),
+            )?,
+        };
+        if !encoder.width.is_multiple_of(encoder.heads) {
+            let problem = format!("`hidden_size` is {}: heads must divide it", encoder.width);
+            return Err(keys.refuse("num_attention_heads", &problem));
+        }
+        if encoder.positions < length {
+            let problem = format!(
+                "the first tokenizer's `model_max_length` is {length}: there is no position for every token"
+            );
+            return Err(keys.refuse("max_position_embeddings", &problem));
+        }
+        Ok(encoder)
+    }
+
+    pub(super) fn folder(&self) -> &Path {
+        self.weights.folder()
+    }
+
+    /// Width of the tokens it makes.
+    pub(super) fn width(&self) -> usize {
+        self.width
+    }
+
+    /// Width of the pooled vector it makes.
+    pub(super) fn pooled_width(&self) -> usize {
+        self.projection
+    }
+
+    /// Multiply-adds to encode a prompt.
+    pub(super) fn work(&self, tokens: usize) -> u64 {
+        self.layers as u64 * self.work_of_a_layer(tokens)
+    }
+
+    fn work_of_a_layer(&self, tokens: usize) -> u64 {
+        let weights = (4 * self.width + 2 * self.hidden) as u64 * self.width as u64;
+        weights * tokens as u64
+    }
+
+    /// Encodes prompts of equal length, given as ids. `progress` is told the multiply-adds of each layer as it is done.
+    pub(super) fn encode(
+        &self,
+        prompts: &[&[u32]],
+        device: &Device,
+        progress: &mut dyn FnMut(u64),
+    ) -> Result<Vec<Encoded>> {
+        let mut states: Vec<Tensor> =
+            prompts.iter().map(|ids| self.embed(ids, device)).collect::<Result<_>>()?;
+        let tokens = prompts.first().map_or(0, |ids| ids.len());
+        let mask = causal_mask(tokens, device)?;
+        let mut hidden = Vec::new();
+        for index in 0..self.layers {
+            if index + 1 == self.layers {
+                hidden = states.clone();
+            }
+            let layer = Layer::read(self, index, device)?;
+            for state in &mut states {
+                *state = layer.forward(state, &mask)?;
+                progress(self.work_of_a_layer(tokens));
+            }
+        }
+        let pool = Pool::read(self, device)?;
+        let pooled = prompts.iter().zip(&states).map(|(ids, state)| pool.forward(state, self.end(ids)));
+        let encoded =
+            hidden.into_iter().zip(pooled).map(|(hidden, pooled)| Ok(Encoded { hidden, pooled: pooled? }));
+        let encoded: Vec<Encoded> = encoded.collect::<Result<_>>()?;
+        for Encoded { hidden, pooled } in &encoded {
+            check_finite(hidden, &self.weights)?;
+            check_finite(pooled, &self.weights)?;
+        }
+        Ok(encoded)
+    }
+
+    fn embed(&self, ids: &[u32], device: &Device) -> Result<Tensor> {
+        let tokens =
+            rows(&self.weights, "text_model.embeddings.token_embedding.weight", self.width, ids, device)?;
+        let positions: Vec<u32> = (0..).take(ids.len()).collect();
+        let name = "text_model.embeddings.position_embedding.weight";
+        Ok((tokens + rows(&self.weights, name, self.width, &positions, device)?)?)
+    }
+
+    /// The position of a prompt's end token: the first one, or the largest id in encoders whose configuration is too old to
+    /// say which one it is. 0 where there is none, as in transformers.
+    fn end(&self, ids: &[u32]) -> usize {
+        let end = match self.eos {
+            OLD_EOS => ids.iter().max().copied().unwrap_or(0),
+            eos => eos,
+        };
+        ids.iter().position(|&id| id == end).unwrap_or(0)
+    }
+
+    fn norm(&self, name: &str, device: &Device) -> Result<Norm> {
+        let read =
+            |part: &str| self.weights.tensor(&format!("{name}.{part}"), &[self.width], DType::F32, device);
+        Ok(Norm { weight: read("weight")?, bias: read("bias")?, epsilon: self.epsilon })
+    }
+}
+
+/// `1 x tokens x tokens`: minus infinity where a token would look ahead.
+fn causal_mask(tokens: usize, device: &Device) -> Result<Tensor> {
+    let look = |query, key| if key > query { f32::NEG_INFINITY } else { 0.0 };
+    let mask: Vec<f32> = (0..tokens).flat_map(|query| (0..tokens).map(move |key| look(query, key))).collect();
+    Ok(Tensor::from_vec(mask, (1, tokens, tokens), device)?)
+}
+
+struct Norm {
+    weight: Tensor,
+    bias: Tensor,
+    epsilon: f32,
+}
+
+impl Norm {
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        Ok(candle_nn::ops::layer_norm(&x.contiguous()?, &self.weight, &self.bias, self.epsilon)?)
+    }
+}
+
+/// One layer: attention to earlier tokens, then a feed-forward network, each on normed inputs and added to them.
+struct Layer {
+    norm1: Norm,
+    q: Linear,
+    k: Linear,
+    v: Linear,
+    out: Linear,
+    norm2: Norm,
+    fc1: Linear,
+    fc2: Linear,
+    activation: Activation,
+    heads: usize,
+    scale: f64,
+}
+
+impl Layer {
+    fn read(encoder: &ClipEncoder, index: usize, device: &Device) -> Result<Self> {
+        let prefix = format!("text_model.encoder.layers.{index}");
+        let (width, hidden) = (encoder.width, encoder.hidden);
+        let linear = |name: &str, outputs, inputs| {
+            Linear::read(&encoder.weights, &format!("{prefix}.{name}"), (outputs, inputs), true, device)
+        };
+        Ok(Self {
+            norm1: encoder.norm(&format!("{prefix}.layer_norm1"), device)?,
+            q: linear("self_attn.q_proj", width, width)?,
+            k: linear("self_attn.k_proj", width, width)?,
+            v: linear("self_attn.v_proj", width, width)?,
+            out: linear("self_attn.out_proj", width, width)?,
+            norm2: encoder.norm(&format!("{prefix}.layer_norm2"), device)?,
+            fc1: linear("mlp.fc1", hidden, width)?,
+            fc2: linear("mlp.fc2", width, hidden)?,
+            activation: encoder.activation,
+            heads: encoder.heads,
+            scale: ((width / encoder.heads) as f64).powf(-0.5),
+        })
+    }
+
+    fn forward(&self, x: &Tensor, mask: &Tensor) -> Result<Tensor> {
+        let normed = self.norm1.forward(x)?;
+        let q = (self.q.forward(&normed)? * self.scale)?;
+        let (k, v) = (self.k.forward(&normed)?, self.v.forward(&normed)?);
+        let x = (x + self.out.forward(&attention(&q, &k, &v, mask, self.heads)?)?)?;
+        let hidden = self.activation.apply(&self.fc1.forward(&self.norm2.forward(&x)?)?)?;
+        Ok((x + self.fc2.forward(&hidden)?)?)
+    }
+}
+
+/// The last norm and the projection.
+struct Pool {
+    norm: Norm,
+    projection: Linear,
+}
+
+impl Pool {
+    fn read(encoder: &ClipEncoder, device: &Device) -> Result<Self> {
+        let shape = (encoder.projection, encoder.width);
+        Ok(Self {
+            norm: encoder.norm("text_model.final_layer_norm", device)?,
+            projection: Linear::read(&encoder.weights, "text_projection", shape, false, device)?,
+        })
+    }
+
+    fn forward(&self, state: &Tensor, end: usize) -> Result<Tensor> {
+        let end = self.norm.forward(&state.narrow(0, end, 1)?)?;
+        Ok(self.projection.forward(&end)?.squeeze(0)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_mask_hides_later_tokens() {
+        let mask: Vec<Vec<Vec<f32>>> = causal_mask(3, &Device::Cpu).unwrap().to_vec3().unwrap();
+        let hidden = f32::NEG_INFINITY;
+        assert_eq!(mask, [[[0.0, hidden, hidden], [0.0, 0.0, hidden], [0.0, 0.0, 0.0]]]);
+    }
+}

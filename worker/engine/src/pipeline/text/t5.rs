@@ -1,0 +1,257 @@
+//! T5's encoder (transformers' `T5EncoderModel`, versions 1.0 and 1.1), in f32: in f16 its activations overflow.
+
+use std::path::Path;
+
+use candle_core::{DType, Device, Tensor};
+
+use super::activation::Activation;
+use super::check_finite;
+use super::layer::{Linear, attention, rows};
+use crate::Result;
+use crate::checkpoint::Weights;
+use crate::pipeline::folder::TRANSFORMERS_STEM;
+use crate::pipeline::keys::Keys;
+
+/// A T5 encoder whose weights stay mapped.
+#[derive(Debug)]
+pub(super) struct T5Encoder {
+    weights: Weights,
+    width: usize,
+    hidden: usize,
+    layers: usize,
+    heads: usize,
+    head_width: usize,
+    buckets: Buckets,
+    epsilon: f32,
+    activation: Activation,
+    gated: bool,
+}
+
+impl T5Encoder {
+    /// Reads the configuration, and opens the weights, of an encoder that must make tokens of `joint_width`.
+    pub(super) fn open(folder: &Path, joint_width: usize) -> Result<Self> {
+        let keys = Keys::open(&folder.join("config.json"))?;
+        let (activation, gated) = read_activation(&keys)?;
+        let encoder = Self {
+            weights: Weights::open(folder, TRANSFORMERS_STEM)?,
+            width: keys.size("d_model")?.unwrap_or(512),
+            hidden: keys.size("d_ff")?.unwrap_or(2048),
+            layers: keys.size("num_layers")?.unwrap_or(6),
+            heads: keys.size("num_heads")?.unwrap_or(8),
+            head_width: keys.size("d_kv")?.unwrap_or(64),
+            buckets: Buckets::read(&keys)?,
+            epsilon: keys.number("layer_norm_epsilon")?.unwrap_or(1e-6) as f32,
+            activation,
+            gated,
+        };
+        if encoder.width != joint_width {
+            let problem =
+                format!("the transformer's `joint_attention_dim` is {joint_width}: they must agree");
+            return Err(keys.refuse("d_model", &problem));
+        }
+        Ok(encoder)
+    }
+
+    /// Multiply-adds to encode a prompt.
+    pub(super) fn work(&self, tokens: usize) -> u64 {
+        self.layers as u64 * self.work_of_a_layer(tokens)
+    }
+
+    fn work_of_a_layer(&self, tokens: usize) -> u64 {
+        let ups = if self.gated { 2 } else { 1 };
+        let weights = 4 * (self.heads * self.head_width) as u64 + (ups + 1) * self.hidden as u64;
+        weights * self.width as u64 * tokens as u64
+    }
+
+    /// Encodes prompts of equal length, given as ids, as `tokens x width` each. Padding is read like any other token: diffusers
+    /// gives T5 no mask. `progress` is told the multiply-adds of each layer as it is done.
+    pub(super) fn encode(
+        &self,
+        prompts: &[&[u32]],
+        device: &Device,
+        progress: &mut dyn FnMut(u64),
+    ) -> Result<Vec<Tensor>> {
+        let embed = |ids: &&[u32]| rows(&self.weights, self.embedding(), self.width, ids, device);
+        let mut states: Vec<Tensor> = prompts.iter().map(embed).collect::<Result<_>>()?;
+        let tokens = prompts.first().map_or(0, |ids| ids.len());
+        let bias = self.position_bias(tokens, device)?;
+        for index in 0..self.layers {
+            let layer = Layer::read(self, index, device)?;
+            for state in &mut states {
+                *state = layer.forward(state, &bias)?;
+                progress(self.work_of_a_layer(tokens));
+            }
+        }
+        let norm = self.norm("encoder.final_layer_norm", device)?;
+        let outputs: Vec<Tensor> = states.iter().map(|state| norm.forward(state)).collect::<Result<_>>()?;
+        outputs.iter().try_for_each(|output| check_finite(output, &self.weights))?;
+        Ok(outputs)
+    }
+
+    fn embedding(&self) -> &'static str {
+        match self.weights.contains("shared.weight") {
+            true => "shared.weight",
+            false => "encoder.embed_tokens.weight",
+        }
+    }
+
+    /// `heads x tokens x tokens`: what a head adds to a score for the distance of the two tokens, the same in all layers.
+    fn position_bias(&self, tokens: usize, device: &Device) -> Result<Tensor> {
+        let name = "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight";
+        let table = self.weights.tensor(name, &[self.buckets.count, self.heads], DType::F32, device)?;
+        let bucket = |query: usize, key: usize| self.buckets.of(key as i64 - query as i64);
+        let ids: Vec<u32> =
+            (0..tokens).flat_map(|query| (0..tokens).map(move |key| bucket(query, key))).collect();
+        let bias = table.index_select(&Tensor::from_vec(ids, tokens * tokens, device)?, 0)?;
+        Ok(bias.t()?.reshape((self.heads, tokens, tokens))?.contiguous()?)
+    }
+
+    fn norm(&self, name: &str, device: &Device) -> Result<Norm> {
+        let weight = self.weights.tensor(&format!("{name}.weight"), &[self.width], DType::F32, device)?;
+        Ok(Norm { weight, epsilon: self.epsilon })
+    }
+}
+
+/// `feed_forward_proj` is an activation's name, with `gated-` before it where the network has a gate.
+fn read_activation(keys: &Keys) -> Result<(Activation, bool)> {
+    let key = "feed_forward_proj";
+    let value = keys.text(key)?.unwrap_or("relu");
+    match value.strip_prefix("gated-") {
+        // By this name T5 1.1 means the gelu by a hyperbolic tangent.
+        Some("gelu") => Ok((Activation::GeluTanh, true)),
+        Some(name) => Ok((Activation::named(keys, key, name)?, true)),
+        None => Ok((Activation::named(keys, key, value)?, false)),
+    }
+}
+
+/// How distances between tokens fall into buckets.
+#[derive(Clone, Copy, Debug)]
+struct Buckets {
+    /// Even: one half for tokens before, one for tokens after.
+    count: usize,
+    max_distance: usize,
+}
+
+impl Buckets {
+    fn read(keys: &Keys) -> Result<Self> {
+        let (count_key, distance_key) = ("relative_attention_num_buckets", "relative_attention_max_distance");
+        let buckets = Self {
+            count: keys.size(count_key)?.unwrap_or(32),
+            max_distance: keys.size(distance_key)?.unwrap_or(128),
+        };
+        if buckets.count < 4 || !buckets.count.is_multiple_of(2) {
+            return Err(keys.refuse(count_key, "it must be even, and 4 at least"));
+        }
+        if buckets.max_distance <= buckets.count / 4 {
+            return Err(keys.refuse(distance_key, &format!("it must be above a quarter of `{count_key}`")));
+        }
+        Ok(buckets)
+    }
+
+    /// The bucket of a token that lies `distance` to the right: short distances have one each, longer ones share them on a
+    /// logarithmic scale up to the largest (Raffel et al., arXiv 1910.10683). In f32, as PyTorch computes it.
+    fn of(self, distance: i64) -> u32 {
+        let half = self.count / 2;
+        let exact = half / 2;
+        let side = if distance > 0 { half } else { 0 };
+        let distance = distance.unsigned_abs() as usize;
+        let bucket = if distance < exact {
+            distance
+        } else {
+            let share =
+                (distance as f32 / exact as f32).ln() / (self.max_distance as f64 / exact as f64).ln() as f32;
+            (exact + (share * (half - exact) as f32) as usize).min(half - 1)
+        };
+        (side + bucket) as u32
+    }
+}
+
+/// Scales a row to a root mean square of 1, then by a weight.
+struct Norm {
+    weight: Tensor,
+    epsilon: f32,
+}
+
+impl Norm {
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        Ok(candle_nn::ops::rms_norm(&x.contiguous()?, &self.weight, self.epsilon)?)
+    }
+}
+
+/// One layer: attention without scaling, then a feed-forward network, each on normed inputs and added to them.
+struct Layer {
+    norm1: Norm,
+    q: Linear,
+    k: Linear,
+    v: Linear,
+    out: Linear,
+    norm2: Norm,
+    up: Linear,
+    /// The second half of a gated network: its output is multiplied by the activated first.
+    gated_up: Option<Linear>,
+    down: Linear,
+    activation: Activation,
+    heads: usize,
+}
+
+impl Layer {
+    fn read(encoder: &T5Encoder, index: usize, device: &Device) -> Result<Self> {
+        let prefix = format!("encoder.block.{index}");
+        let (width, hidden, inner) = (encoder.width, encoder.hidden, encoder.heads * encoder.head_width);
+        let linear = |name: &str, outputs, inputs| {
+            Linear::read(
+                &encoder.weights,
+                &format!("{prefix}.layer.{name}"),
+                (outputs, inputs),
+                false,
+                device,
+            )
+        };
+        let (up, gated_up) = match encoder.gated {
+            true => (
+                linear("1.DenseReluDense.wi_0", hidden, width)?,
+                Some(linear("1.DenseReluDense.wi_1", hidden, width)?),
+            ),
+            false => (linear("1.DenseReluDense.wi", hidden, width)?, None),
+        };
+        Ok(Self {
+            norm1: encoder.norm(&format!("{prefix}.layer.0.layer_norm"), device)?,
+            q: linear("0.SelfAttention.q", inner, width)?,
+            k: linear("0.SelfAttention.k", inner, width)?,
+            v: linear("0.SelfAttention.v", inner, width)?,
+            out: linear("0.SelfAttention.o", width, inner)?,
+            norm2: encoder.norm(&format!("{prefix}.layer.1.layer_norm"), device)?,
+            up,
+            gated_up,
+            down: linear("1.DenseReluDense.wo", width, hidden)?,
+            activation: encoder.activation,
+            heads: encoder.heads,
+        })
+    }
+
+    fn forward(&self, x: &Tensor, bias: &Tensor) -> Result<Tensor> {
+        let normed = self.norm1.forward(x)?;
+        let (q, k, v) = (self.q.forward(&normed)?, self.k.forward(&normed)?, self.v.forward(&normed)?);
+        let x = (x + self.out.forward(&attention(&q, &k, &v, bias, self.heads)?)?)?;
+        let normed = self.norm2.forward(&x)?;
+        let mut hidden = self.activation.apply(&self.up.forward(&normed)?)?;
+        if let Some(gated_up) = &self.gated_up {
+            hidden = (hidden * gated_up.forward(&normed)?)?;
+        }
+        Ok((x + self.down.forward(&hidden)?)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Buckets printed by transformers 4.51.3.
+    #[test]
+    fn buckets_are_those_of_transformers() {
+        let buckets = Buckets { count: 32, max_distance: 128 };
+        let distances = [0, -1, -7, -8, -11, -12, -63, -64, -127, -500, 1, 7, 8, 90, 91, 500];
+        let expected = [0, 1, 7, 8, 8, 9, 13, 14, 15, 15, 17, 23, 24, 30, 31, 31];
+        assert_eq!(distances.map(|distance| buckets.of(distance)), expected);
+    }
+}

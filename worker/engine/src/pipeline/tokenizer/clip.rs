@@ -1,0 +1,96 @@
+//! CLIP's byte-level BPE, from the vocabulary and merges that OpenAI published.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+
+use tokenizers::models::bpe::{BPE, Merges, Vocab};
+use tokenizers::normalizers::replace::ReplacePattern;
+use tokenizers::normalizers::{BertNormalizer, Lowercase, NFC, Replace, Sequence};
+use tokenizers::pre_tokenizers::byte_level::ByteLevel;
+use tokenizers::pre_tokenizers::sequence::Sequence as PreSequence;
+use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
+use tokenizers::processors::roberta::RobertaProcessing;
+use tokenizers::{NormalizerWrapper, SplitDelimiterBehavior, Tokenizer};
+
+use super::special::{Defaults, SpecialTokens};
+use crate::checkpoint::read_json;
+use crate::{Error, Result};
+
+pub(super) const DEFAULT_TOKENS: Defaults = Defaults {
+    bos: Some("<|startoftext|>"),
+    eos: Some("<|endoftext|>"),
+    unk: Some("<|endoftext|>"),
+    pad: "<|endoftext|>",
+};
+
+/// Contractions, runs of letters, single digits, runs of anything else.
+const WORDS: &str = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+";
+
+/// Merges that CLIP reads: its vocabulary less 256 bytes and 2 special tokens. Later lines are left aside.
+const MAX_MERGES: usize = 49_152 - 256 - 2;
+
+/// A CLIP vocabulary's merges take 0.5 MB.
+const MAX_MERGES_BYTES: u64 = 16 << 20;
+
+/// Builds the tokenizer of `vocab.json` and `merges.txt`.
+pub(super) fn from_vocabulary(folder: &Path, slow: bool, special: &SpecialTokens) -> Result<Tokenizer> {
+    let unusable =
+        |e: &dyn std::fmt::Display| Error::content(folder, format!("does not make a tokenizer: {e}"));
+    let vocab: BTreeMap<String, u32> = read_json(&folder.join("vocab.json"))?;
+    let bpe = BPE::builder()
+        .vocab_and_merges(vocab.into_iter().collect::<Vocab>(), read_merges(&folder.join("merges.txt"))?)
+        .unk_token(special.unk().to_owned())
+        .end_of_word_suffix("</w>".to_owned())
+        .build()
+        .map_err(|e| unusable(&e))?;
+    let mut tokenizer = Tokenizer::new(bpe);
+    tokenizer.with_normalizer(Some(normalizer(slow).map_err(|e| unusable(&e))?)).map_err(|e| unusable(&e))?;
+    let words = Split::new(SplitPattern::Regex(WORDS.to_owned()), SplitDelimiterBehavior::Removed, true);
+    let words = words.map_err(|e| unusable(&e))?;
+    let bytes = ByteLevel::new(false, true, false);
+    tokenizer.with_pre_tokenizer(Some(PreSequence::new(vec![words.into(), bytes.into()])));
+    let frame = |token: &str| Ok::<_, Error>((token.to_owned(), special.id(&tokenizer, token, folder)?));
+    let framing = RobertaProcessing::new(frame(special.eos())?, frame(special.bos())?);
+    tokenizer.with_post_processor(Some(framing.trim_offsets(false).add_prefix_space(false)));
+    Ok(tokenizer)
+}
+
+/// What happens to a text before it is cut into words. The slow class first drops control characters and puts spaces around
+/// Chinese ones (its own cleaning, used where the package `ftfy` is not installed), and it knows the Greek final sigma.
+fn normalizer(slow: bool) -> tokenizers::Result<Sequence> {
+    let mut steps: Vec<NormalizerWrapper> = Vec::new();
+    if slow {
+        steps.push(BertNormalizer::new(true, true, Some(false), false).into());
+    }
+    steps.push(NFC.into());
+    steps.push(Replace::new(ReplacePattern::Regex(r"\s+".to_owned()), " ")?.into());
+    if slow {
+        steps.push(Replace::new(ReplacePattern::Regex(r"(?<=\p{L})Σ(?!\p{L})".to_owned()), "ς")?.into());
+    }
+    steps.push(Lowercase.into());
+    Ok(Sequence::new(steps))
+}
+
+/// Reads pairs, one a line, after a first line that says the version.
+fn read_merges(path: &Path) -> Result<Merges> {
+    let file = File::open(path).map_err(|e| Error::file(path, e))?;
+    let mut text = String::new();
+    file.take(MAX_MERGES_BYTES + 1).read_to_string(&mut text).map_err(|e| Error::file(path, e))?;
+    if text.len() as u64 > MAX_MERGES_BYTES {
+        return Err(Error::content(path, format!("is larger than {} MiB", MAX_MERGES_BYTES >> 20)));
+    }
+    let lines = text.trim().lines().enumerate().skip(1).take(MAX_MERGES);
+    lines.map(|(i, line)| read_merge(line).ok_or_else(|| not_a_pair(path, i + 1))).collect()
+}
+
+fn read_merge(line: &str) -> Option<(String, String)> {
+    let (left, right) = line.trim().split_once(' ')?;
+    (!left.is_empty() && !right.is_empty() && !right.contains(' '))
+        .then(|| (left.to_owned(), right.to_owned()))
+}
+
+fn not_a_pair(path: &Path, line: usize) -> Error {
+    Error::content(path, format!("line {line} is not a pair of tokens with a space between them"))
+}

@@ -1,0 +1,162 @@
+//! From a prompt to token ids of a fixed number, as transformers' CLIP and T5 tokenizers make them.
+
+mod clip;
+mod special;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+
+use tokenizers::tokenizer::PostProcessor;
+use tokenizers::{PaddingParams, PaddingStrategy, Tokenizer, TruncationParams};
+
+use self::special::SpecialTokens;
+use super::keys::Keys;
+use crate::checkpoint::read_json;
+use crate::{Error, Result};
+
+/// Bounds the time that one prompt can take; encoders read a few hundred tokens of it.
+const MAX_PROMPT_BYTES: usize = 64 << 10;
+
+/// A tokenizer of one text encoder. Every prompt becomes the same number of ids: a longer one is cut, its end token kept; a
+/// shorter one is filled up with the padding token.
+#[derive(Debug)]
+pub struct PromptTokenizer {
+    folder: PathBuf,
+    tokenizer: Tokenizer,
+    length: usize,
+}
+
+impl PromptTokenizer {
+    /// Loads a CLIP tokenizer from `vocab.json` and `merges.txt`, or from `tokenizer.json`, for prompts of `length` tokens.
+    /// `slow` is for the class `CLIPTokenizer`, which separates Chinese characters and drops control characters, while
+    /// `CLIPTokenizerFast` does not; each class reads its own files first where both are there.
+    ///
+    /// # Errors
+    /// When the files are missing or do not make a tokenizer.
+    pub fn clip(folder: &Path, slow: bool, length: usize) -> Result<Self> {
+        let special = SpecialTokens::read(folder, &clip::DEFAULT_TOKENS)?;
+        let whole = folder.join("tokenizer.json");
+        let parts = folder.join("vocab.json").is_file() && folder.join("merges.txt").is_file();
+        let tokenizer = match whole.is_file() && !(slow && parts) {
+            true => read_whole(&whole)?,
+            false => clip::from_vocabulary(folder, slow, &special)?,
+        };
+        Self::new(folder, tokenizer, &special, length)
+    }
+
+    /// Loads a T5 tokenizer from `tokenizer.json`, for prompts of `length` tokens.
+    ///
+    /// # Errors
+    /// When the file is missing or does not make a tokenizer.
+    pub fn t5(folder: &Path, length: usize) -> Result<Self> {
+        let special = SpecialTokens::read(folder, &T5_TOKENS)?;
+        let whole = folder.join("tokenizer.json");
+        if !whole.is_file() {
+            let problem = "has no tokenizer.json (a SentencePiece model alone is not supported): save the tokenizer once with \
+                           transformers' T5TokenizerFast";
+            return Err(Error::content(folder, problem));
+        }
+        Self::new(folder, read_whole(&whole)?, &special, length)
+    }
+
+    fn new(folder: &Path, mut tokenizer: Tokenizer, special: &SpecialTokens, length: usize) -> Result<Self> {
+        let unusable =
+            |e: &dyn std::fmt::Display| Error::content(folder, format!("does not make a tokenizer: {e}"));
+        check_sides(folder)?;
+        special.add_to(&mut tokenizer, folder)?;
+        let framing = tokenizer.get_post_processor().map_or(0, |processor| processor.added_tokens(false));
+        if length <= framing {
+            return Err(unusable(&format!("{length} tokens leave no room for a prompt")));
+        }
+        let pad_id = special.id(&tokenizer, special.pad(), folder)?;
+        tokenizer
+            .with_truncation(Some(TruncationParams { max_length: length, ..TruncationParams::default() }))
+            .map_err(|e| unusable(&e))?;
+        tokenizer.with_padding(Some(PaddingParams {
+            strategy: PaddingStrategy::Fixed(length),
+            pad_id,
+            pad_token: special.pad().to_owned(),
+            ..PaddingParams::default()
+        }));
+        let loaded = Self { folder: folder.to_owned(), tokenizer, length };
+        // A damaged file shows itself here rather than at the first prompt.
+        loaded.encode("")?;
+        Ok(loaded)
+    }
+
+    /// The number of ids of every prompt.
+    pub fn length(&self) -> usize {
+        self.length
+    }
+
+    /// The ids of a prompt.
+    ///
+    /// # Errors
+    /// When the prompt is longer than 64 KiB, or the tokenizer has no token for a part of it.
+    pub fn encode(&self, prompt: &str) -> Result<Vec<u32>> {
+        if prompt.len() > MAX_PROMPT_BYTES {
+            let start: String = prompt.chars().take(40).collect();
+            let problem = format!(
+                "the prompt that begins \"{start}\" has {} bytes: at most {MAX_PROMPT_BYTES} are read",
+                prompt.len()
+            );
+            return Err(Error::Argument(problem));
+        }
+        let cannot = |e: &dyn std::fmt::Display| {
+            Error::content(&self.folder, format!("cannot read the prompt \"{prompt}\": {e}"))
+        };
+        let encoding = contained(|| self.tokenizer.encode(prompt, true).map_err(|e| cannot(&e)))
+            .unwrap_or_else(|| Err(cannot(&"the tokenizer's files are damaged")))?;
+        if !encoding.get_overflowing().is_empty() {
+            tracing::debug!(
+                prompt,
+                tokens = self.length,
+                "the prompt is cut: it has more tokens than the encoder reads"
+            );
+        }
+        match encoding.get_ids() {
+            ids if ids.len() == self.length => Ok(ids.to_vec()),
+            ids => Err(cannot(&format!("it has {} tokens in place of {}", ids.len(), self.length))),
+        }
+    }
+}
+
+/// Reads a `tokenizer.json`.
+fn read_whole(path: &Path) -> Result<Tokenizer> {
+    contained(|| read_json(path))
+        .unwrap_or_else(|| Err(Error::content(path, "does not make a tokenizer: it is damaged")))
+}
+
+/// Runs a part of the tokenizers library on files that nobody has checked. On some damaged ones (such as a SentencePiece
+/// normaliser that is cut short) it panics: `None` then.
+fn contained<T>(part: impl FnOnce() -> T) -> Option<T> {
+    catch_unwind(AssertUnwindSafe(part)).ok()
+}
+
+/// Refuses a tokenizer that fills up or cuts a prompt at its start: no pipeline of this class has one.
+fn check_sides(folder: &Path) -> Result<()> {
+    let keys = Keys::open(&folder.join("tokenizer_config.json"))?;
+    for key in ["padding_side", "truncation_side"] {
+        if keys.text(key)?.is_some_and(|side| side != "right") {
+            return Err(keys.refuse(key, "obsdiff supports \"right\""));
+        }
+    }
+    Ok(())
+}
+
+const T5_TOKENS: special::Defaults =
+    special::Defaults { bos: None, eos: Some("</s>"), unk: Some("<unk>"), pad: "<pad>" };
+
+/// The longest prompt that the tokenizer in `folder` says its encoder takes.
+///
+/// # Errors
+/// When `tokenizer_config.json` does not say so.
+pub(super) fn max_length(folder: &Path) -> Result<usize> {
+    let keys = Keys::open(&folder.join("tokenizer_config.json"))?;
+    // transformers writes 1e30 where nobody set a length.
+    let length = keys.size("model_max_length")?;
+    keys.required("model_max_length", length)
+}
+
+#[cfg(test)]
+mod tests;

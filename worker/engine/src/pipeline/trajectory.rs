@@ -1,0 +1,124 @@
+//! A batch of prompts on its way from noise to pictures.
+
+use candle_core::{DType, Tensor};
+
+use super::{Conditioning, Schedule};
+use crate::model::{Denoise, DiffusionModel, Tap};
+use crate::{Error, Result};
+
+/// A batch of prompts denoised step by step, with classifier-free guidance where the scale is above 1 (Ho and Salimans,
+/// arXiv 2207.12598).
+///
+/// Latents are kept in f32, whatever type the transformer computes in: the type of the conditionings.
+#[derive(Debug)]
+pub struct Trajectory {
+    schedule: Schedule,
+    /// Absent where the negative prompt takes no part.
+    guidance: Option<f64>,
+    /// The transformer's inputs that stay the same. With guidance the negative comes first, once for each prompt.
+    text: Tensor,
+    pooled: Tensor,
+    latents: Tensor,
+    next: usize,
+}
+
+impl Trajectory {
+    /// Starts at `noise`, `prompts x channels x height x width`, for prompts that the `conditionings` stand for; all on one device
+    /// and of one type. At a `guidance` of at most 1 the `negative` takes no part, as in diffusers.
+    ///
+    /// # Errors
+    /// When there are no prompts, shapes do not agree, or the guidance is not finite.
+    pub fn new(
+        schedule: &Schedule,
+        guidance: f64,
+        conditionings: &[&Conditioning],
+        negative: &Conditioning,
+        noise: Tensor,
+    ) -> Result<Self> {
+        let prompts = conditionings.len();
+        let (batch, _, _, _) = noise.dims4()?;
+        if prompts == 0 || batch != prompts {
+            return Err(Error::Argument(format!("{prompts} prompts for noise of shape {:?}", noise.dims())));
+        }
+        if !guidance.is_finite() {
+            return Err(Error::Argument(format!(
+                "`calibration.guidance` is {guidance}: it must be a number"
+            )));
+        }
+        let alike = |tensor: &Tensor, other: &Tensor| {
+            tensor.dims() == other.dims() && tensor.dtype() == other.dtype()
+        };
+        let odd = |one: &&&Conditioning| {
+            !(alike(&one.text, &negative.text) && alike(&one.pooled, &negative.pooled))
+        };
+        if let Some(odd) = conditionings.iter().find(odd) {
+            let (found, expected) = ((&odd.text, &odd.pooled), (&negative.text, &negative.pooled));
+            let problem =
+                format!("a prompt's conditioning, {found:?}, is not like that of the negative, {expected:?}");
+            return Err(Error::Argument(problem));
+        }
+        let guided = guidance > 1.0;
+        let negatives = std::iter::repeat_n(negative, if guided { prompts } else { 0 });
+        let all: Vec<&Conditioning> = negatives.chain(conditionings.iter().copied()).collect();
+        Ok(Self {
+            schedule: schedule.clone(),
+            guidance: guided.then_some(guidance),
+            text: Tensor::stack(&all.iter().map(|one| &one.text).collect::<Vec<_>>(), 0)?,
+            pooled: Tensor::stack(&all.iter().map(|one| &one.pooled).collect::<Vec<_>>(), 0)?,
+            latents: noise.to_dtype(DType::F32)?,
+            next: 0,
+        })
+    }
+
+    /// The number of steps T of the whole trajectory.
+    pub fn step_count(&self) -> usize {
+        self.schedule.steps()
+    }
+
+    /// The step k that [`Trajectory::step`] takes next: T at the end.
+    pub fn next_step(&self) -> usize {
+        self.next
+    }
+
+    /// The latents now, `prompts x channels x height x width`, in f32.
+    pub fn latents(&self) -> &Tensor {
+        &self.latents
+    }
+
+    /// Takes the next step: one forward call, shown to `tap`, and Euler's step along the guided velocity.
+    ///
+    /// # Errors
+    /// When the trajectory is at its end, or the model or the tap fails.
+    pub fn step(&mut self, model: &dyn DiffusionModel, tap: &mut dyn Tap) -> Result<()> {
+        let Some(&timestep) = self.schedule.timesteps().get(self.next) else {
+            return Err(Error::Argument(format!(
+                "a trajectory of {} steps is at its end",
+                self.step_count()
+            )));
+        };
+        let latents = self.latents.to_dtype(self.text.dtype())?;
+        let latents = match self.guidance {
+            Some(_) => Tensor::cat(&[&latents, &latents], 0)?,
+            None => latents,
+        };
+        let timestep = Tensor::full(timestep, latents.dim(0)?, latents.device())?;
+        let call = Denoise { latents: &latents, timestep: &timestep, text: &self.text, pooled: &self.pooled };
+        let velocity = tracing::info_span!("forward").in_scope(|| model.forward(&call, tap))?;
+        let velocity = self.guided(velocity.to_dtype(DType::F32)?)?;
+        self.latents = self.schedule.step(self.next, &self.latents, &velocity)?;
+        self.next += 1;
+        Ok(())
+    }
+
+    /// negative + guidance * (prompt - negative), of a batch that holds all negatives, then all prompts.
+    fn guided(&self, velocity: Tensor) -> Result<Tensor> {
+        let Some(guidance) = self.guidance else { return Ok(velocity) };
+        let prompts = self.latents.dim(0)?;
+        let negative = velocity.narrow(0, 0, prompts)?;
+        let prompt = velocity.narrow(0, prompts, prompts)?;
+        Ok((&negative + ((prompt - &negative)? * guidance)?)?)
+    }
+}
+
+#[cfg(test)]
+mod tests;

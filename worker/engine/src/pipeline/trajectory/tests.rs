@@ -1,0 +1,134 @@
+use std::cell::RefCell;
+
+use candle_core::Device;
+use obsdiff_proto::{Inventory, LinearId};
+
+use super::*;
+use crate::model::NoTap;
+use crate::pipeline::Scheduler;
+
+/// A model whose velocity is a linear function: latents / 2 + the item's first pooled number + timestep / 1000.
+struct LinearModel {
+    inventory: Inventory,
+    /// The shapes and the timesteps of its calls.
+    calls: RefCell<Vec<(Vec<usize>, Vec<f32>)>>,
+}
+
+impl LinearModel {
+    fn new() -> Self {
+        let inventory =
+            Inventory { parameters: 0, units: Vec::new(), sites: Vec::new(), linears: Vec::new() };
+        Self { inventory, calls: RefCell::default() }
+    }
+}
+
+impl DiffusionModel for LinearModel {
+    fn inventory(&self) -> &Inventory {
+        &self.inventory
+    }
+
+    fn forward(&self, call: &Denoise<'_>, _: &mut dyn Tap) -> Result<Tensor> {
+        let (batch, ..) = call.latents.dims4()?;
+        assert_eq!(call.text.dims(), [batch, 2, 3]);
+        let column = |x: &Tensor| x.to_dtype(call.latents.dtype())?.reshape((batch, 1, 1, 1));
+        let offset = (column(&call.pooled.narrow(1, 0, 1)?)? + column(&(call.timestep / 1000.0)?)?)?;
+        self.calls.borrow_mut().push((call.latents.dims().to_vec(), call.timestep.to_vec1()?));
+        Ok((call.latents / 2.0)?.broadcast_add(&offset)?)
+    }
+
+    fn weight(&self, _: LinearId) -> Result<&Tensor> {
+        Err(Error::Argument("it has no linears".to_owned()))
+    }
+
+    fn replace(&mut self, _: LinearId, _: Tensor) -> Result<()> {
+        Err(Error::Argument("it has no linears".to_owned()))
+    }
+}
+
+fn conditioning(pooled: f32) -> Conditioning {
+    let text = Tensor::zeros((2, 3), DType::F32, &Device::Cpu).unwrap();
+    Conditioning { text, pooled: Tensor::new(&[pooled, 9.0], &Device::Cpu).unwrap() }
+}
+
+/// Levels 1, 0.001 and 0.
+fn schedule() -> Schedule {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("scheduler_config.json");
+    std::fs::write(&path, "{}").unwrap();
+    Scheduler::open(&path).unwrap().schedule(2, 1).unwrap()
+}
+
+fn noise(prompts: usize) -> Tensor {
+    let values: Vec<f32> = (0..prompts).map(|i| i as f32 + 1.0).collect();
+    Tensor::from_vec(values, (prompts, 1, 1, 1), &Device::Cpu).unwrap()
+}
+
+fn run(guidance: f64, model: &LinearModel, schedule: &Schedule) -> Vec<f32> {
+    let (one, two, negative) = (conditioning(0.25), conditioning(-0.5), conditioning(0.125));
+    let mut trajectory = Trajectory::new(schedule, guidance, &[&one, &two], &negative, noise(2)).unwrap();
+    assert_eq!((trajectory.step_count(), trajectory.next_step()), (2, 0));
+    trajectory.step(model, &mut NoTap).unwrap();
+    assert_eq!(trajectory.next_step(), 1);
+    let latents: Vec<f32> = trajectory.latents().flatten_all().unwrap().to_vec1().unwrap();
+    trajectory.step(model, &mut NoTap).unwrap();
+    let error = trajectory.step(model, &mut NoTap).unwrap_err().to_string();
+    assert!(error.contains("a trajectory of 2 steps is at its end"), "{error}");
+    latents
+}
+
+/// One step by hand: x + dt * (x / 2 + n + t / 1000 + g (p - n)).
+fn by_hand(guidance: f32, schedule: &Schedule) -> Vec<f32> {
+    let dt = schedule.sigmas()[1] - schedule.sigmas()[0];
+    let t = schedule.timesteps()[0] / 1000.0;
+    let step = |x: f32, p: f32| x + dt * (x / 2.0 + 0.125 + t + guidance * (p - 0.125));
+    vec![step(1.0, 0.25), step(2.0, -0.5)]
+}
+
+#[test]
+fn guidance_leads_away_from_the_negative() {
+    let (model, schedule) = (LinearModel::new(), schedule());
+    let (found, expected) = (run(4.0, &model, &schedule), by_hand(4.0, &schedule));
+    for (found, expected) in found.iter().zip(&expected) {
+        assert!((found - expected).abs() <= 1e-4 * expected.abs(), "{found} for {expected}");
+    }
+    let calls = model.calls.borrow();
+    assert_eq!(calls.len(), 2);
+    for ((shape, timesteps), &timestep) in calls.iter().zip(schedule.timesteps()) {
+        assert_eq!((shape.as_slice(), timesteps.as_slice()), (&[4, 1, 1, 1][..], &[timestep; 4][..]));
+    }
+}
+
+#[test]
+fn without_guidance_the_negative_takes_no_part() {
+    let (model, schedule) = (LinearModel::new(), schedule());
+    for guidance in [1.0, 0.0] {
+        let (found, expected) = (run(guidance, &model, &schedule), by_hand(1.0, &schedule));
+        for (found, expected) in found.iter().zip(&expected) {
+            assert!((found - expected).abs() <= 1e-4 * expected.abs(), "{found} for {expected}");
+        }
+    }
+    assert!(model.calls.borrow().iter().all(|(shape, _)| shape == &[2, 1, 1, 1]));
+}
+
+#[test]
+fn latents_stay_in_f32_whatever_the_model_computes_in() {
+    let half = conditioning(0.25).to(DType::BF16, &Device::Cpu).unwrap();
+    let schedule = schedule();
+    let mut trajectory = Trajectory::new(&schedule, 2.0, &[&half], &half, noise(1)).unwrap();
+    trajectory.step(&LinearModel::new(), &mut NoTap).unwrap();
+    assert_eq!(trajectory.latents().dtype(), DType::F32);
+}
+
+#[test]
+fn batches_that_do_not_fit_are_refused() {
+    let (one, schedule) = (conditioning(0.0), schedule());
+    let error = |guidance, prompts: &[&Conditioning], noise| {
+        Trajectory::new(&schedule, guidance, prompts, &one, noise).unwrap_err().to_string()
+    };
+    assert!(error(4.0, &[], noise(1)).contains("0 prompts"));
+    assert!(error(4.0, &[&one], noise(2)).contains("1 prompts for noise of shape [2, 1, 1, 1]"));
+    assert!(error(f64::NAN, &[&one], noise(1)).contains("`calibration.guidance` is NaN"));
+    let mut narrow = one.clone();
+    narrow.pooled = narrow.pooled.narrow(0, 0, 1).unwrap();
+    assert!(error(4.0, &[&one, &narrow], noise(2)).contains("is not like that of the negative"));
+}

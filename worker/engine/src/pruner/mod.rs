@@ -1,0 +1,130 @@
+//! A model being pruned: pilot, calibration, solving and replacing of linears, one package at a time.
+
+mod package;
+mod solving;
+
+use std::collections::BTreeMap;
+
+use candle_core::Tensor;
+use obsdiff_proto::{Accumulate, HessianSpec, JobSpec, LinearId, Method, Package, Shard, SiteId};
+
+use crate::calibrate::{Energy, EnergyTap, GramTap, Trajectories, alphas};
+use crate::gram::{Gram, exponent_for};
+use crate::model::DiffusionModel;
+use crate::{Error, Result};
+
+use package::OpenPackage;
+pub use solving::SolvedLinear;
+
+/// A model, the trajectories it is calibrated on, and the Grams of the package that is open.
+pub struct Pruner {
+    model: Box<dyn DiffusionModel>,
+    trajectories: Trajectories,
+    alphas: Vec<f64>,
+    hessian: HessianSpec,
+    method: Method,
+    open: Option<OpenPackage>,
+}
+
+impl Pruner {
+    /// A pruner with no package open.
+    pub fn new(spec: &JobSpec, model: Box<dyn DiffusionModel>, trajectories: Trajectories) -> Self {
+        let hessian = spec.hessian.clone();
+        let alphas = alphas(hessian.weighting, spec.calibration.steps, hessian.low, hessian.high);
+        Self { model, trajectories, alphas, hessian, method: spec.sparsity.method, open: None }
+    }
+
+    /// Prompt steps of a shard: how often a calibration of it reports.
+    pub fn steps(&self, shard: &Shard) -> u64 {
+        shard.prompts.len() as u64 * self.trajectories.step_count() as u64
+    }
+
+    /// How observations are summed.
+    pub fn accumulates(&self) -> Accumulate {
+        self.hessian.accumulate
+    }
+
+    /// Measures a shard on the model as it is and fixes each site's exponent for `shards` of them.
+    ///
+    /// # Errors
+    /// When a forward call fails or an activation is not finite.
+    pub fn pilot(
+        &self,
+        shard: &Shard,
+        sites: impl IntoIterator<Item = SiteId>,
+        shards: usize,
+        on_step: &mut dyn FnMut() -> Result<()>,
+    ) -> Result<BTreeMap<SiteId, i32>> {
+        let mut tap = EnergyTap::new(self.model.inventory(), sites);
+        self.trajectories.denoise(&*self.model, shard.prompts.clone(), &self.alphas, &mut tap, on_step)?;
+        let exponent = |energy: Energy| {
+            let total = energy.total.iter().copied().fold(0.0, f64::max) * shards as f64;
+            exponent_for(total, energy.largest)
+        };
+        Ok(tap.into_energies().into_iter().map(|(site, energy)| (site, exponent(energy))).collect())
+    }
+
+    /// Opens a package with empty Grams of the given exponents; one that was open is dropped.
+    ///
+    /// # Errors
+    /// When a site has no exponent.
+    pub fn open(&mut self, package: &Package, exponents: &BTreeMap<SiteId, i32>) -> Result<()> {
+        self.open = None;
+        let grams = package
+            .sites
+            .iter()
+            .map(|&site| {
+                let described = self.model.inventory().site(site);
+                let exponent = exponents.get(&site).ok_or_else(|| Error::Site {
+                    name: described.name.clone(),
+                    problem: "has no exponent: run the pilot first".to_owned(),
+                })?;
+                Ok((site, Gram::new(described.width, self.hessian.accumulate, *exponent)))
+            })
+            .collect::<Result<_>>()?;
+        self.open = Some(OpenPackage { package: package.clone(), grams });
+        Ok(())
+    }
+
+    /// Adds a shard's observations to the open package's Grams. After an error they hold a part of it: open the package again.
+    ///
+    /// # Errors
+    /// When a forward call fails, an observation is not finite or overflows its exponent ([`Error::Overflow`]).
+    pub fn calibrate(&mut self, shard: &Shard, on_step: &mut dyn FnMut() -> Result<()>) -> Result<()> {
+        let open = self.open.as_mut().ok_or_else(no_package)?;
+        let mut tap = GramTap::new(self.model.inventory(), &mut open.grams);
+        self.trajectories.denoise(&*self.model, shard.prompts.clone(), &self.alphas, &mut tap, on_step)?;
+        Ok(())
+    }
+
+    /// The Gram of an open site.
+    ///
+    /// # Errors
+    /// When the site is not open.
+    pub fn gram(&self, site: SiteId) -> Result<&Gram> {
+        self.open.as_ref().and_then(|open| open.grams.get(&site)).ok_or_else(no_package)
+    }
+
+    /// Replaces a linear's weight (`rows x n`) by a pruned one.
+    ///
+    /// # Errors
+    /// When the shape differs.
+    pub fn apply(&mut self, linear: LinearId, weight: Tensor) -> Result<()> {
+        let _span = tracing::info_span!("apply").entered();
+        self.model.replace(linear, weight)
+    }
+
+    /// The model as it is.
+    pub fn model(&self) -> &dyn DiffusionModel {
+        &*self.model
+    }
+
+    /// The trajectories it is calibrated on.
+    pub fn trajectories(&self) -> &Trajectories {
+        &self.trajectories
+    }
+}
+
+fn no_package() -> Error {
+    Error::Argument("the site is not open in this package".to_owned())
+}

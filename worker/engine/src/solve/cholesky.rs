@@ -1,0 +1,94 @@
+//! A blocked Cholesky factorisation in place, threaded over block rows.
+//!
+//! Every product is formed by one thread from operands fixed by n alone, so the factor does not depend on the number of threads.
+
+use faer::dyn_stack::{MemBuffer, MemStack};
+use faer::linalg::cholesky::llt::factor::{cholesky_in_place, cholesky_in_place_scratch};
+use faer::linalg::matmul::matmul;
+use faer::linalg::triangular_inverse::invert_lower_triangular;
+use faer::prelude::IntoConst;
+use faer::{Accum, MatMut, MatRef, Par, Spec};
+use rayon::prelude::*;
+
+use super::factor::Float;
+
+/// Rows and columns of a block: whole registers of the GEMM's kernels (96 and 48 f32 rows, 24 of f64).
+pub(super) const SIDE: usize = 96;
+
+/// Values of a block on the diagonal, which are kept apart: in the square their upper halves belong to another matrix.
+pub(super) const AREA: usize = SIDE * SIDE;
+
+/// Factorises the matrix A whose lower triangle lies in `square` (n x n, rows `stride` apart) into L L^T. L takes A's place below
+/// the blocks on the diagonal; what is above the diagonal is not touched. Returns the inverses of L's blocks on the diagonal, each
+/// [`SIDE`] x [`SIDE`] row-major and zero above the diagonal, or nothing when a pivot is not positive.
+///
+/// 1/3 n^3 operations, all but n * SIDE^2 of them in products whose operands are contiguous along the sum.
+pub(super) fn cholesky<T: Float>(square: &mut [T], n: usize, stride: usize) -> Option<Vec<T>> {
+    let mut blocks = diagonal_blocks(square, n, stride);
+    for (k, start) in (0..n).step_by(SIDE).enumerate() {
+        let side = SIDE.min(n - start);
+        let (block, later) = blocks[k * AREA..].split_at_mut(AREA);
+        invert_factor(block, side)?;
+        let inverse = block_ref(block, side);
+        let (panel, below) = square[start * stride..].split_at_mut(side * stride);
+        let panel = MatRef::from_row_major_slice_with_stride(panel, side, start, stride);
+        let rows = below.par_chunks_mut(SIDE * stride).zip(later.par_chunks_mut(AREA));
+        rows.for_each_init(
+            || vec![T::ZERO; AREA],
+            |scratch, (rows, block)| {
+                let height = rows.len().div_ceil(stride);
+                let (left, right) = rows_mut(rows, height, stride).split_at_col_mut(start);
+                let left = left.into_const();
+                let mut target = right.subcols_mut(0, side);
+                let mut sum = MatMut::from_row_major_slice_mut(&mut scratch[..height * side], height, side);
+                sum.copy_from(target.as_ref());
+                // A_ik - sum_{t < k} L_it L_kt^T, then its product with L_kk^-T is L_ik.
+                matmul(sum.as_mut(), Accum::Add, left, panel.transpose(), -T::ONE, Par::Seq);
+                matmul(target.as_mut(), Accum::Replace, sum.as_ref(), inverse.transpose(), T::ONE, Par::Seq);
+                let done = target.into_const();
+                let block = block_mut(block, height);
+                matmul(block, Accum::Add, done, done.transpose(), -T::ONE, Par::Seq);
+            },
+        );
+    }
+    Some(blocks)
+}
+
+/// The lower triangles of the blocks on the diagonal, each in a zeroed [`SIDE`] x [`SIDE`] matrix.
+fn diagonal_blocks<T: Float>(square: &[T], n: usize, stride: usize) -> Vec<T> {
+    let mut blocks = vec![T::ZERO; n.div_ceil(SIDE) * AREA];
+    for (k, block) in blocks.chunks_exact_mut(AREA).enumerate() {
+        let start = k * SIDE;
+        for (i, row) in block.chunks_exact_mut(SIDE).take(n - start).enumerate() {
+            let from = (start + i) * stride + start;
+            row[..=i].copy_from_slice(&square[from..=from + i]);
+        }
+    }
+    blocks
+}
+
+/// Replaces a block on the diagonal by the inverse of its Cholesky factor.
+fn invert_factor<T: Float>(block: &mut [T], side: usize) -> Option<()> {
+    let mut factor = block_mut(block, side);
+    let mut memory = MemBuffer::new(cholesky_in_place_scratch::<T>(side, Par::Seq, Spec::default()));
+    let stack = MemStack::new(&mut memory);
+    cholesky_in_place(factor.as_mut(), Default::default(), Par::Seq, stack, Spec::default()).ok()?;
+    let mut inverse = vec![T::ZERO; AREA];
+    invert_lower_triangular(block_mut(&mut inverse, side), factor.as_ref(), Par::Seq);
+    let positive = |i: usize| inverse[i * SIDE + i] > T::ZERO && inverse[i * SIDE + i].is_finite_number();
+    block.copy_from_slice(&inverse);
+    (0..side).all(positive).then_some(())
+}
+
+pub(super) fn block_ref<T: Float>(block: &[T], side: usize) -> MatRef<'_, T> {
+    MatRef::from_row_major_slice_with_stride(block, SIDE, SIDE, SIDE).submatrix(0, 0, side, side)
+}
+
+fn block_mut<T: Float>(block: &mut [T], side: usize) -> MatMut<'_, T> {
+    MatMut::from_row_major_slice_mut(block, SIDE, SIDE).submatrix_mut(0, 0, side, side)
+}
+
+/// `rows` as `height` rows of `stride` values.
+pub(super) fn rows_mut<T>(rows: &mut [T], height: usize, stride: usize) -> MatMut<'_, T> {
+    MatMut::from_row_major_slice_mut(&mut rows[..height * stride], height, stride)
+}
