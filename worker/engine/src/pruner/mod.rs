@@ -97,14 +97,6 @@ impl Pruner {
         Ok(())
     }
 
-    /// The Gram of an open site.
-    ///
-    /// # Errors
-    /// When the site is not open.
-    pub fn gram(&self, site: SiteId) -> Result<&Gram> {
-        self.open.as_ref().and_then(|open| open.grams.get(&site)).ok_or_else(no_package)
-    }
-
     /// Replaces a linear's weight (`rows x n`) by a pruned one.
     ///
     /// # Errors
