@@ -1,8 +1,18 @@
 //! The command line: what each command takes, and what its help says.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
+use obsdiff_proto::ByteSize;
+use obsdiff_worker::security::{Exposure, Tls, TlsFiles, Token, check_dial};
+use tonic::transport::Endpoint;
+
+use crate::{Error, Result};
+
+/// How often the other side is pinged, and how long it may take to answer.
+const PING: Duration = Duration::from_secs(2);
 
 /// One-shot pruning of diffusion transformers.
 ///
@@ -39,10 +49,24 @@ pub enum Command {
     /// input is checked before any work, and the output appears whole or not at all. Ends with a table of the pruned linears, where the
     /// time went, and how far the final latents of held-out prompts are from the dense model's.
     Run(RunArgs),
+    /// Coordinate a job that workers on other hosts do.
+    ///
+    /// Checks the job as `run` does, then listens for workers, hands out shards and solving, and ends when a worker has written the
+    /// pipeline. The same command goes on from the last finished package. Without certificates it listens on loopback only.
+    Coordinator(CoordinatorArgs),
+    /// Work for a coordinator.
+    ///
+    /// The job comes from the coordinator; the model must lie where the job says, here too. Any number of workers share the job, and
+    /// each may come and go at any time: they sum their Grams by Gloo (built with --features gloo; without it one works at a time),
+    /// at the address from which they reach the coordinator. SIGTERM lets a worker leave in good order.
+    Worker(WorkerArgs),
+    /// Show where a coordinator's job stands.
+    Status(StatusArgs),
     /// Show what a job would do and cost, without reading a weight.
     ///
-    /// Shows a job's packages with their bytes and arithmetic, and the memory it would take. Everything is checked that can be
-    /// without reading a weight: the job, its prompts, and the configuration and headers of the pipeline.
+    /// Shows a job's packages with their bytes and arithmetic, the memory it would take, and what other numbers of packages would
+    /// take: bytes, forward passes and about how long on this machine. Everything is checked that can be without reading a weight:
+    /// the job, its prompts, and the configuration and headers of the pipeline.
     Plan(PlanArgs),
     /// Show each linear's shape, zeros and sparsity pattern.
     ///
@@ -70,18 +94,154 @@ pub struct RunArgs {
     /// The job.
     #[command(flatten)]
     pub job: JobArgs,
+    /// Workers in this process, which share its threads. Each has Grams of its own; the result does not depend on their number.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub workers: u32,
     /// How the process runs.
     #[command(flatten)]
     pub process: ProcessArgs,
 }
 
+/// `coordinator JOB`
+#[derive(Debug, Args)]
+#[command(after_long_help = "Example:\n  obsdiff coordinator job.toml --listen 127.0.0.1:7070")]
+pub struct CoordinatorArgs {
+    /// The job.
+    #[command(flatten)]
+    pub job: JobArgs,
+    /// Where to listen; port 0 takes a free one.
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:7070")]
+    pub listen: SocketAddr,
+    /// Who may connect.
+    #[command(flatten)]
+    pub security: SecurityArgs,
+    /// Show no progress.
+    #[arg(long)]
+    pub quiet: bool,
+}
+
+/// `worker`
+#[derive(Debug, Args)]
+#[command(after_long_help = "Example:\n  obsdiff worker --coordinator http://127.0.0.1:7070 --threads 2")]
+pub struct WorkerArgs {
+    /// The coordinator's URL.
+    #[arg(long, value_name = "URL")]
+    pub coordinator: String,
+    /// How the coordinator is reached.
+    #[command(flatten)]
+    pub security: SecurityArgs,
+    /// How the process runs.
+    #[command(flatten)]
+    pub process: ProcessArgs,
+}
+
+/// `status URL`
+#[derive(Debug, Args)]
+#[command(after_long_help = "Example:\n  obsdiff status http://127.0.0.1:7070 --watch")]
+pub struct StatusArgs {
+    /// The coordinator's URL.
+    #[arg(value_name = "URL")]
+    pub coordinator: String,
+    /// Go on until the job is over.
+    #[arg(long)]
+    pub watch: bool,
+    /// Stop the job first. What is finished stays.
+    #[arg(long)]
+    pub cancel: bool,
+    /// How the coordinator is reached.
+    #[command(flatten)]
+    pub security: SecurityArgs,
+}
+
+/// Who may speak to whom.
+#[derive(Debug, Args)]
+pub struct SecurityArgs {
+    /// This process's certificate, PEM.
+    #[arg(long, value_name = "FILE", requires_all = ["tls_key", "tls_ca"])]
+    pub tls_cert: Option<PathBuf>,
+    /// The certificate's private key, PEM.
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    pub tls_key: Option<PathBuf>,
+    /// The authority that the other side's certificate must come from, PEM.
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    pub tls_ca: Option<PathBuf>,
+    /// A file with the job's token, the same for the coordinator and all workers.
+    #[arg(long, value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
+    /// Go beyond this machine without certificates. With them, let workers of several machines sum their Grams all the same, over
+    /// connections that have none.
+    #[arg(long)]
+    pub insecure: bool,
+}
+
+impl SecurityArgs {
+    /// The certificates, where they are given.
+    ///
+    /// # Errors
+    /// When they cannot be used.
+    pub fn tls(&self) -> Result<Option<Tls>> {
+        let (Some(certificate), Some(key), Some(authority)) = (&self.tls_cert, &self.tls_key, &self.tls_ca)
+        else {
+            return Ok(None);
+        };
+        let files =
+            TlsFiles { certificate: certificate.clone(), key: key.clone(), authority: authority.clone() };
+        Ok(Some(Tls::read(&files)?))
+    }
+
+    /// The token, where one is given.
+    ///
+    /// # Errors
+    /// When it cannot be used.
+    pub fn token(&self) -> Result<Option<Token>> {
+        Ok(self.token_file.as_deref().map(Token::read).transpose()?)
+    }
+
+    /// How a coordinator is dialled.
+    ///
+    /// # Errors
+    /// When the URL cannot be used, or leads to another machine and nothing protects the way.
+    pub fn endpoint(&self, url: &str) -> Result<Endpoint> {
+        let tls = self.tls()?;
+        check_dial(url, Exposure::new(tls.is_some(), self.insecure))?;
+        let refused = |e: tonic::transport::Error| Error::key(url, e.to_string());
+        let endpoint = Endpoint::from_shared(url.to_owned()).map_err(refused)?;
+        let endpoint = endpoint
+            .connect_timeout(PING)
+            .http2_keep_alive_interval(PING)
+            .keep_alive_timeout(PING)
+            .keep_alive_while_idle(true)
+            .tcp_nodelay(true);
+        match tls {
+            Some(tls) => endpoint.tls_config(tls.client(None)).map_err(refused),
+            None => Ok(endpoint),
+        }
+    }
+}
+
 /// `plan JOB`
 #[derive(Debug, Args)]
-#[command(after_long_help = "Example:\n  obsdiff plan job.toml --set packages.memory=16GiB")]
+#[command(
+    after_long_help = "Example:\n  obsdiff plan job.toml --set packages.memory=16GiB\n  obsdiff plan job.toml --memory 80GiB\n  \
+        obsdiff plan job.toml --workers 16 --bandwidth 10GB"
+)]
 pub struct PlanArgs {
     /// The job.
     #[command(flatten)]
     pub job: JobArgs,
+    /// The memory of a worker that the job is to fit [default: what is free on this machine].
+    #[arg(long, value_name = "SIZE")]
+    pub memory: Option<ByteSize>,
+    /// Predict how long each package takes so many workers like this machine. What one of them reaches is measured first, on a model
+    /// of the same sizes with random weights.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=256))]
+    pub workers: Option<u32>,
+    /// What each worker can send in a second, with --workers [default: 1GB].
+    #[arg(long, value_name = "SIZE", requires = "workers")]
+    pub bandwidth: Option<ByteSize>,
+    /// Threads of a worker, with --workers [default: one a core].
+    #[arg(long, requires = "workers", value_parser = clap::value_parser!(u32).range(1..=4096))]
+    pub threads: Option<u32>,
 }
 
 /// `inspect DIR`
@@ -133,6 +293,9 @@ pub struct CompareArgs {
     /// The .png file of the grid. What is there is overwritten.
     #[arg(long, value_name = "FILE", default_value = "compare.png")]
     pub out: PathBuf,
+    /// Measure a forward call of each as well: its time, against its arithmetic.
+    #[arg(long)]
+    pub speed: bool,
 }
 
 /// What pictures show, and how they are made.
@@ -176,7 +339,7 @@ pub struct SamplingArgs {
     pub process: ProcessArgs,
 }
 
-fn guidance(text: &str) -> Result<f64, String> {
+fn guidance(text: &str) -> std::result::Result<f64, String> {
     match text.parse::<f64>() {
         Ok(number) if number.is_finite() && number >= 0.0 => Ok(number),
         _ => Err("a number of 0 or more is expected".to_owned()),

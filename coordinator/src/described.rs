@@ -3,10 +3,12 @@
 use std::path::Path;
 
 use candle_core::{DType, Device};
-use obsdiff_core::{MemoryNeeds, Tokens, Workload};
+use obsdiff_core::{MemoryNeeds, PlanCost, Tokens, Workload};
+use obsdiff_engine::calibrate::Encoded;
 use obsdiff_engine::model::sd3::Sd3Config;
 use obsdiff_engine::pipeline::{LatentSize, PipelineFolder};
-use obsdiff_proto::{ComputeType, Inventory, JobSpec, Plan};
+use obsdiff_engine::solve::REFINED_TOGETHER;
+use obsdiff_proto::{ComputeType, Inventory, JobSpec, Package, Plan};
 
 use crate::job::Job;
 use crate::{Error, Result};
@@ -48,29 +50,69 @@ impl Described {
 
     /// The forward calls of one package of the job.
     pub fn workload(&self, spec: &JobSpec) -> Workload {
-        Workload::new(spec, self.tokens, self.config.forward_flops(self.tokens.image, self.tokens.text))
+        Workload::new(spec, self.tokens, self.forward_flops(&self.config))
     }
 
-    /// What the job holds besides its Grams: the transformer in its compute type; the encoded prompts; the activations of
-    /// one batch; three squares and two strips of the largest site being solved.
+    /// Operations of one forward call of a transformer of these sizes on one picture of the job.
+    pub fn forward_flops(&self, config: &Sd3Config) -> f64 {
+        config.flops(1, self.tokens.image as usize, self.tokens.text as usize)
+    }
+
+    /// What a plan of the job costs.
+    pub fn cost(&self, spec: &JobSpec, plan: &Plan) -> PlanCost {
+        let (accumulate, refine) = (spec.hessian.accumulate, spec.sparsity.refinement());
+        PlanCost::new(plan, &self.inventory, accumulate, refine, &self.workload(spec))
+    }
+
+    /// Bytes of all encoded prompts of a job, and of one.
+    fn text_bytes(&self, spec: &JobSpec) -> (u64, u64) {
+        let prompts = u64::from(spec.calibration.count) + u64::from(spec.evaluation.count) + 1;
+        let sizes = [
+            self.tokens.text,
+            self.config.joint_attention_dim as u64,
+            self.config.pooled_projection_dim as u64,
+        ];
+        let number = compute_type(spec.model.dtype).size_in_bytes() as u64;
+        (Encoded::bytes(prompts, sizes, number), Encoded::bytes(1, sizes, number))
+    }
+
+    /// Bytes of encoded prompts that a job keeps in a file, as memory is not to hold them.
+    pub fn text_spooled(&self, spec: &JobSpec) -> u64 {
+        Some(self.text_bytes(spec).0).filter(|bytes| *bytes > Encoded::IN_MEMORY as u64).unwrap_or(0)
+    }
+
+    /// What the job holds besides its Grams: the transformer in its compute type; the encoded prompts that are not in a file, and
+    /// those of one batch; the activations of one batch; of the site whose solving takes most, one square, three strips, and where
+    /// it is refined four bands of rows and what its other linears became.
     pub fn memory(&self, spec: &JobSpec, plan: &Plan) -> MemoryNeeds {
         let number = compute_type(spec.model.dtype).size_in_bytes() as u64;
         let workload = self.workload(spec);
-        let prompts = workload.prompts + 1;
-        let text = prompts
-            * (self.tokens.text * self.config.joint_attention_dim as u64
-                + self.config.pooled_projection_dim as u64);
-        let batch = u64::from(spec.calibration.shard_size).min(prompts) * workload.branches;
+        let (all, one) = self.text_bytes(spec);
+        let most = u64::from(spec.calibration.count.max(spec.evaluation.count));
+        let prompts = u64::from(spec.calibration.shard_size).min(most);
+        let batch = prompts * workload.branches;
+        let kept = if self.text_spooled(spec) > 0 { 0 } else { all };
         let sites =
             plan.packages.iter().flat_map(|package| &package.sites).map(|id| self.inventory.site(*id));
         let solver = sites.map(|site| {
             let n = site.width as u64;
-            let rows = site.linears.iter().map(|l| self.inventory.linear(*l).rows as u64).max().unwrap_or(0);
-            4 * (n * n + 3 * rows * n)
+            let rows = || site.linears.iter().map(|l| self.inventory.linear(*l).rows as u64);
+            let most = rows().max().unwrap_or(0);
+            if plan.packages.first().is_some_and(Package::is_structured) {
+                // S, S about the means, H^-1, W^T W and one more while they are made, all in f64.
+                return 8 * (5 * n * n + 3 * most * n);
+            }
+            // Linears that are solved are kept until all of their site's are.
+            let solved = rows().sum::<u64>() - most;
+            let refined = match spec.sparsity.refinement() {
+                0 => 0,
+                _ => 4 * most.min(REFINED_TOGETHER as u64),
+            };
+            4 * n * (n + 3 * most + solved + refined)
         });
         MemoryNeeds {
             model: self.inventory.parameters * number,
-            text: text * 4,
+            text: kept + (prompts + batch) * one,
             activations: self.config.activation_bytes(
                 batch as usize,
                 self.tokens.image as usize,

@@ -1,10 +1,11 @@
 //! What can go wrong in the `obsdiff` command.
 
-use std::error::Error as _;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use obsdiff_core::PlanError;
+use obsdiff_core::{Failure, PlanError};
+use obsdiff_worker::security::SecurityError;
+use obsdiff_worker::store::StoreError;
 use thiserror::Error;
 
 /// A result of the command.
@@ -48,6 +49,21 @@ pub enum Error {
     /// The engine refused its input, or failed.
     #[error(transparent)]
     Engine(#[from] obsdiff_engine::Error),
+    /// The job's store holds another job, is damaged, or does not do what it is asked.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// Certificates, addresses or tokens that cannot be used.
+    #[error(transparent)]
+    Security(#[from] SecurityError),
+    /// The other side of a connection does not do what it is asked.
+    #[error("{0}")]
+    Session(String),
+    /// The job failed in a way that may pass: running it again goes on from the last package that was finished.
+    #[error("{0}")]
+    Failed(Failure),
+    /// The job was stopped before it was done.
+    #[error("the job was stopped before it was done")]
+    Stopped,
     /// Standard output is closed or full.
     #[error("standard output: {0}")]
     Output(#[from] io::Error),
@@ -62,6 +78,11 @@ impl Error {
         Self::Content { path: path.as_ref().to_owned(), problem: problem.into() }
     }
 
+    /// What the system does not give: threads, signals, a folder.
+    pub(crate) fn system(error: io::Error) -> Self {
+        Self::Session(error.to_string())
+    }
+
     pub(crate) fn key(at: impl Into<String>, problem: impl Into<String>) -> Self {
         Self::Key { at: at.into(), problem: problem.into() }
     }
@@ -70,7 +91,12 @@ impl Error {
     /// run again.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Engine(obsdiff_engine::Error::Tensor(_)) | Self::Output(_) => 3,
+            Self::Engine(obsdiff_engine::Error::Tensor(_))
+            | Self::Failed(_)
+            | Self::Session(_)
+            | Self::Store(StoreError::Failed { .. })
+            | Self::Stopped
+            | Self::Output(_) => 3,
             _ => 2,
         }
     }
@@ -82,17 +108,22 @@ impl Error {
 
     /// The error and its causes in one line. A cause that an error has already told is not told again.
     pub fn line(&self) -> String {
-        let mut line = self.to_string();
-        let mut cause = self.source();
-        while let Some(error) = cause {
-            let said = error.to_string();
-            if !line.contains(&said) {
-                line = format!("{line}: {said}");
-            }
-            cause = error.source();
-        }
-        line.split_whitespace().collect::<Vec<_>>().join(" ")
+        causes(self)
     }
+}
+
+/// An error and its causes in one line.
+pub(crate) fn causes(error: &dyn std::error::Error) -> String {
+    let mut line = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let said = error.to_string();
+        if !line.contains(&said) {
+            line = format!("{line}: {said}");
+        }
+        cause = error.source();
+    }
+    line.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 #[cfg(test)]

@@ -1,5 +1,7 @@
 //! The `obsdiff` command.
 
+mod arena;
+
 use std::io::{self, BufWriter, IsTerminal, Write};
 use std::process::ExitCode;
 
@@ -7,13 +9,14 @@ use clap::Parser;
 use obsdiff::cli::Cli;
 use obsdiff::session::Session;
 use obsdiff::spans::Spans;
-use obsdiff::{Error, Result, clock, commands};
+use obsdiff::{Error, Result, clock, commands, machine};
 use tracing_subscriber::filter::{EnvFilter, filter_fn};
 use tracing_subscriber::prelude::*;
 
 const LOG_VARIABLE: &str = "OBSDIFF_LOG";
 
 fn main() -> ExitCode {
+    arena::share();
     match start(&Cli::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if error.reader_left() => ExitCode::SUCCESS,
@@ -30,7 +33,9 @@ fn start(cli: &Cli) -> Result<()> {
     let spans = Spans::new("run", clock.clone());
     listen(&spans)?;
     let mut out = BufWriter::new(io::stdout().lock());
-    let mut session = Session { environment: std::env::vars_os().collect(), clock, spans, out: &mut out };
+    let environment = std::env::vars_os().collect();
+    let memory = machine::available_memory();
+    let mut session = Session { environment, clock, memory, spans, out: &mut out };
     commands::run(&cli.command, &mut session)?;
     Ok(out.flush()?)
 }

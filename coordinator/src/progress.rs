@@ -171,6 +171,15 @@ impl Phase {
         }
     }
 
+    /// So much of the phase is done, from 0 to 1. It never goes back.
+    pub fn reach(&self, share: f64) {
+        let steps = (self.total as f64 * share.clamp(0.0, 1.0)) as u64;
+        let more = steps.saturating_sub(self.done.load(Ordering::Relaxed));
+        if more > 0 {
+            self.advance(more);
+        }
+    }
+
     fn tell_now_and_then(&self, done: u64) {
         let now = (self.progress.0.clock)();
         let told = self.told.load(Ordering::Relaxed);

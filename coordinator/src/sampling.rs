@@ -1,9 +1,9 @@
 //! Pictures from prompts: the same trajectories through one transformer after another.
 
 use std::ops::Range;
+use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
-use obsdiff_engine::Error::Argument;
 use obsdiff_engine::calibrate::{Encoded, Trajectories};
 use obsdiff_engine::model::DiffusionModel;
 use obsdiff_engine::model::sd3::Sd3Transformer;
@@ -39,7 +39,7 @@ pub struct Sampling {
 }
 
 impl Sampling {
-    /// Encodes `prompts` with the text encoders of `pipeline`.
+    /// Encodes `prompts` with the text encoders of `pipeline`; those that memory is not to hold go to a file in `folder`.
     ///
     /// # Errors
     /// When the size does not fit the model, or the encoders or the scheduler cannot be used.
@@ -47,12 +47,14 @@ impl Sampling {
         pipeline: &PipelineFolder,
         prompts: &[String],
         settings: Settings,
+        folder: &Path,
         progress: &Progress,
     ) -> Result<Self> {
         let size = pipeline.latent_size(settings.height, settings.width)?;
         let schedule = pipeline.scheduler()?.schedule(settings.steps, size.tokens)?;
         let texts: Vec<&str> = prompts.iter().map(String::as_str).collect();
-        let encoded = encode(pipeline, &texts, settings.max_sequence_length, progress)?;
+        let tokens = settings.max_sequence_length;
+        let encoded = encode(pipeline, &texts, tokens, DType::F32, folder, progress)?;
         let trajectories = Trajectories::new(schedule, settings.guidance, settings.seed, size, encoded);
         Ok(Self { trajectories, batch: settings.batch })
     }
@@ -72,7 +74,8 @@ impl Sampling {
     }
 }
 
-/// Encodes prompts, and the empty one that guidance leads away from.
+/// Encodes prompts, and the empty one that guidance leads away from, for a transformer that computes in `dtype`. Those that memory
+/// is not to hold go to a file in `folder`.
 ///
 /// # Errors
 /// When the encoders cannot be used.
@@ -80,21 +83,22 @@ pub fn encode(
     pipeline: &PipelineFolder,
     prompts: &[&str],
     max_sequence_length: usize,
+    dtype: DType,
+    folder: &Path,
     progress: &Progress,
 ) -> Result<Encoded> {
     let _span = info_span!("encode text").entered();
     let encoders = pipeline.text_encoders(max_sequence_length, &Device::Cpu)?;
-    let texts: Vec<&str> = prompts.iter().copied().chain([""]).collect();
-    let phase = progress.phase("encode", "prompts", texts.len() as u64);
+    let count = prompts.len() as u64 + 1;
+    let phase = progress.phase("encode", "prompts", count);
     let mut told = 0;
-    let mut prompts = encoders.encode(&texts, &mut |done, all| {
-        let reached = (texts.len() as u64).saturating_mul(done) / all.max(1);
+    let encoded = Encoded::new(&encoders, prompts, (dtype, &Device::Cpu), folder, &mut |done, all| {
+        let reached = count.saturating_mul(done) / all.max(1);
         phase.advance(reached.saturating_sub(told));
         told = told.max(reached);
     })?;
     phase.finish();
-    let negative = prompts.pop().ok_or_else(|| Argument("there is no prompt to encode".to_owned()))?;
-    Ok(Encoded { prompts, negative })
+    Ok(encoded)
 }
 
 /// Final latents of the prompts with these ids, `batch` of them in a call, with progress under `name`.

@@ -3,6 +3,8 @@
 use std::ffi::OsString;
 use std::io::Write;
 
+use obsdiff_proto::ByteSize;
+
 use crate::cli::JobArgs;
 use crate::clock::Clock;
 use crate::job::Job;
@@ -16,6 +18,8 @@ pub struct Session<'a> {
     pub environment: Vec<(OsString, OsString)>,
     /// The machine's clock.
     pub clock: Clock,
+    /// The memory that a worker on this machine may take, where it is known.
+    pub memory: Option<ByteSize>,
     /// The account of where the time goes.
     pub spans: Spans,
     /// Where results go.

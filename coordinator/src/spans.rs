@@ -59,6 +59,11 @@ impl Spans {
         Self { root, clock, threads: Arc::default() }
     }
 
+    /// The clock it goes by.
+    pub fn clock(&self) -> &Clock {
+        &self.clock
+    }
+
     /// What was spent so far, spans that are still open included.
     pub fn report(&self) -> SpanReport {
         let now = (self.clock)();
@@ -140,6 +145,13 @@ pub struct SpanRow {
     pub elsewhere: Duration,
 }
 
+impl SpanRow {
+    /// Whether all of it ran beside the root span's thread, and for long enough to be told.
+    fn beside(&self) -> bool {
+        self.time.is_zero() && self.elsewhere >= Duration::from_millis(1)
+    }
+}
+
 impl SpanReport {
     /// The self time of the spans of this name within the root span; zero where none was entered.
     pub fn time(&self, name: &str) -> Duration {
@@ -154,14 +166,12 @@ impl fmt::Display for SpanReport {
             false => format!("{:.1}%", 100.0 * time.as_secs_f64() / self.whole.as_secs_f64()),
         };
         let mut table = Table::new(["where the time went", "calls", "time", "share"]);
-        for row in self.rows.iter().filter(|row| !row.time.is_zero()) {
-            table.row([
-                row.name.to_owned(),
-                row.entered.to_string(),
-                text::duration(row.time),
-                share(row.time),
-            ]);
-        }
+        let mut row = |row: &SpanRow, time, beside| {
+            let share = format!("{}{beside}", share(time));
+            table.row([row.name.to_owned(), row.entered.to_string(), text::duration(time), share]);
+        };
+        self.rows.iter().filter(|r| !r.time.is_zero()).for_each(|r| row(r, r.time, ""));
+        self.rows.iter().filter(|r| r.beside()).for_each(|r| row(r, r.elsewhere, " beside"));
         table.row(["other".to_owned(), String::new(), text::duration(self.other), share(self.other)]);
         table.rule();
         table.row(["all".to_owned(), String::new(), text::duration(self.whole), share(self.whole)]);
@@ -231,6 +241,17 @@ mod tests {
         });
         assert_eq!(report.rows, [row("load", 2, 1, 5), row("solve", 1, 0, 0)]);
         assert_eq!(report.whole, Duration::from_secs(1));
+    }
+
+    #[test]
+    fn what_ran_beside_is_told_apart() {
+        let seconds = Duration::from_secs;
+        let rows = vec![row("solve", 2, 8, 0), row("reduce", 3, 0, 1), row("load", 1, 2, 5)];
+        let report = SpanReport { rows, other: Duration::ZERO, whole: seconds(10) };
+        let text = report.to_string();
+        let lines: Vec<&str> = text.lines().collect();
+        assert!(lines[3].starts_with("load") && lines[3].ends_with("20.0%"), "{text}");
+        assert!(lines[4].starts_with("reduce") && lines[4].ends_with("10.0% beside"), "{text}");
     }
 
     #[test]

@@ -32,6 +32,10 @@ pub enum Found {
         /// Columns in a group.
         m: usize,
     },
+    /// All zeros lie in rows of nothing else: outputs that went.
+    Rows,
+    /// All zeros lie in columns of nothing else: inputs that went.
+    Columns,
     /// Nothing else than zeros.
     Empty,
 }
@@ -42,6 +46,8 @@ impl fmt::Display for Found {
             Self::Dense => f.pad("dense"),
             Self::Unstructured => f.pad("unstructured"),
             Self::NToM { n, m } => f.pad(&format!("{n}:{m}")),
+            Self::Rows => f.pad("whole rows"),
+            Self::Columns => f.pad("whole columns"),
             Self::Empty => f.pad("all zero"),
         }
     }
@@ -76,9 +82,37 @@ fn scan_chunks<const BYTES: usize>(
     let pattern = match zeros {
         _ if zeros * 1000 < weights || zeros == 0 => Found::Dense,
         _ if zeros == weights => Found::Empty,
-        _ => groups(numbers, columns, zeros, zero).unwrap_or(Found::Unstructured),
+        _ => whole(numbers, columns, zeros, &zero)
+            .or_else(|| groups(numbers, columns, zeros, zero))
+            .unwrap_or(Found::Unstructured),
     };
     Some(Zeros { zeros, weights, pattern })
+}
+
+/// Whether the zeros are whole rows or whole columns, and nothing beside them.
+fn whole<const BYTES: usize>(
+    numbers: &[[u8; BYTES]],
+    columns: usize,
+    zeros: u64,
+    zero: impl Fn(&[u8; BYTES]) -> bool,
+) -> Option<Found> {
+    let mut empty = vec![true; columns];
+    let mut rows = 0;
+    for row in numbers.chunks_exact(columns) {
+        let mut all = true;
+        for (x, empty) in row.iter().zip(&mut empty) {
+            let zero = zero(x);
+            all &= zero;
+            *empty &= zero;
+        }
+        rows += u64::from(all);
+    }
+    let height = (numbers.len() / columns) as u64;
+    match empty.iter().filter(|empty| **empty).count() as u64 {
+        count if count * height == zeros => Some(Found::Columns),
+        _ if rows * columns as u64 == zeros => Some(Found::Rows),
+        _ => None,
+    }
 }
 
 /// The pattern of the smallest M that explains the zeros. A weight without one is told after a few groups.
@@ -132,8 +166,10 @@ mod tests {
         assert_eq!(found(64, 60, n_to_m(1, 3)), (1280, Found::NToM { n: 1, m: 3 }));
         let mixed = |r: usize, c: usize| ((r * 7919 + c * 104_729) % 65_537).is_multiple_of(2);
         assert_eq!(found(64, 64, mixed).1, Found::Unstructured);
-        // Whole rows are gone: half the weights, but no group has two of four.
-        assert_eq!(found(64, 64, |r, _| r % 2 == 0), (2048, Found::Unstructured));
+        // Half the weights are gone, but no group has two of four.
+        assert_eq!(found(64, 64, |r, _| r % 2 == 0), (2048, Found::Rows));
+        assert_eq!(found(64, 64, |_, c| c % 7 > 1), (64 * 19, Found::Columns));
+        assert_eq!(found(64, 64, |r, c| r % 2 == 0 && c > 0), (64 * 32 + 32, Found::Unstructured));
     }
 
     #[test]

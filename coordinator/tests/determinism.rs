@@ -1,4 +1,4 @@
-//! A job gives the same bytes whenever it is run, on any number of threads.
+//! A job gives the same bytes whenever it is run, on any number of threads and by any number of workers.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::fs;
@@ -8,7 +8,7 @@ use std::process::Command;
 const ASSETS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/assets");
 
 /// Runs the same small job in `folder`, into `out`.
-fn run(folder: &Path, pattern: &str, threads: &str) {
+fn run(folder: &Path, pattern: &str, args: &[&str]) {
     let job = format!(
         "[model]\npath = {:?}\n[sparsity]\npattern = \"{pattern}\"\nratio = 0.5\n\
          [calibration]\nprompts = {:?}\ncount = 4\nsteps = 4\nguidance = 4.0\nmax_sequence_length = 24\nshard_size = 2\n\
@@ -18,7 +18,8 @@ fn run(folder: &Path, pattern: &str, threads: &str) {
     );
     fs::write(folder.join("job.toml"), job).unwrap();
     let output = Command::new(env!("CARGO_BIN_EXE_obsdiff"))
-        .args(["run", "job.toml", "--quiet", "--threads", threads])
+        .args(["run", "job.toml", "--quiet"])
+        .args(args)
         .current_dir(folder)
         .output()
         .unwrap();
@@ -26,34 +27,55 @@ fn run(folder: &Path, pattern: &str, threads: &str) {
 }
 
 /// What the job wrote of its own, and what it said of the held-out prompts.
-fn result(pattern: &str, threads: &str) -> [Vec<u8>; 2] {
+fn result(pattern: &str, args: &[&str]) -> [Vec<u8>; 2] {
     let folder = tempfile::tempdir().unwrap();
-    run(folder.path(), pattern, threads);
+    run(folder.path(), pattern, args);
     let files = ["transformer/diffusion_pytorch_model.safetensors", "pruning.json"];
     files.map(|file| fs::read(folder.path().join("out").join(file)).unwrap())
 }
 
-fn the_same_on_any_number_of_threads(pattern: &str) {
-    let [weights, record] = result(pattern, "1");
+fn always_the_same(pattern: &str) {
+    let [weights, record] = result(pattern, &["--threads", "1"]);
     let dense = Path::new(ASSETS).join("shapes-sd3/transformer/diffusion_pytorch_model.safetensors");
     assert!(weights != fs::read(dense).unwrap(), "nothing was pruned");
-    for threads in ["1", "2", "3"] {
-        let [other, other_record] = result(pattern, threads);
-        assert!(weights == other, "weights differ on {threads} threads");
+    let others =
+        [["--threads", "1"], ["--threads", "2"], ["--threads", "3"], ["--workers", "2"], ["--workers", "4"]];
+    for args in others {
+        let [other, other_record] = result(pattern, &args);
+        assert!(weights == other, "weights differ with {args:?}");
         assert_eq!(
             String::from_utf8(record.clone()).unwrap(),
             String::from_utf8(other_record).unwrap(),
-            "on {threads} threads"
+            "with {args:?}"
         );
     }
 }
 
 #[test]
 fn half_of_the_weights_unstructured() {
-    the_same_on_any_number_of_threads("unstructured");
+    always_the_same("unstructured");
+}
+
+#[test]
+fn half_of_the_heads_and_neurons() {
+    always_the_same("structured");
 }
 
 #[test]
 fn two_of_four() {
-    the_same_on_any_number_of_threads("2:4");
+    always_the_same("2:4");
+}
+
+#[test]
+fn sites_that_are_solved_in_parts() {
+    // So little that every site is cut into parts of a few rows.
+    let split = |workers| ["--workers", workers, "--set", "packages.split_above=1000000"];
+    let [weights, record] = result("unstructured", &split("1"));
+    assert!(weights != result("unstructured", &[])[0], "nothing was split");
+    for workers in ["2", "4"] {
+        let [other, other_record] = result("unstructured", &split(workers));
+        assert!(weights == other && record == other_record, "another result with {workers} workers");
+    }
+    // Rows of N:M do not compete, whatever they are solved with.
+    assert!(result("2:4", &split("2"))[0] == result("2:4", &[])[0], "rows of 2:4 differ");
 }

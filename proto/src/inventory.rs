@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{LinearId, SiteId};
+use crate::{LinearId, Package, SiteId, Structure, StructureId};
 
 /// The prunable parts of a transformer: units in execution order, their sites, and the linears that read each site.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -15,6 +15,9 @@ pub struct Inventory {
     pub sites: Vec<Site>,
     /// Linears; a [`LinearId`] is an index into this list.
     pub linears: Vec<Linear>,
+    /// What can go as a whole; a [`StructureId`] is an index into this list.
+    #[serde(default)]
+    pub structures: Vec<Structure>,
 }
 
 /// Sites whose inputs do not depend on each other's weights within a block.
@@ -91,6 +94,25 @@ impl Inventory {
     /// When the id is not of this inventory, as indexing does.
     pub fn linear(&self, id: LinearId) -> &Linear {
         &self.linears[id.0 as usize]
+    }
+
+    /// The structure with this id.
+    ///
+    /// # Panics
+    /// When the id is not of this inventory, as indexing does.
+    pub fn structure(&self, id: StructureId) -> &Structure {
+        &self.structures[id.0 as usize]
+    }
+
+    /// Every structure's id, in order.
+    pub fn structure_ids(&self) -> impl Iterator<Item = StructureId> + use<> {
+        (0..self.structures.len() as u32).map(StructureId)
+    }
+
+    /// The structures whose heads or neurons a package prunes, in order: those whose outputs it names.
+    pub fn structures_of(&self, package: &Package) -> impl Iterator<Item = StructureId> {
+        let named = |linear: &LinearId| package.linears.iter().any(|target| target.linear == *linear);
+        self.structure_ids().filter(move |id| self.structure(*id).outputs.first().is_some_and(named))
     }
 
     /// Every site's id, in order.

@@ -1,10 +1,11 @@
 //! The job file: one TOML document, checked before any work.
 
-use globset::Glob;
+mod check;
+
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::{ByteSize, Pattern, Target};
+use crate::{ByteSize, HeadScore, Layout, Pattern};
 
 /// A pruning job as its user wrote it, with defaults filled in.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -62,11 +63,28 @@ pub struct SparsitySpec {
     pub method: Method,
     /// Which weights may go together.
     pub pattern: Pattern,
-    /// Share of the weights that goes, 0..=1. Needed by `unstructured`; an N:M pattern says it by itself.
+    /// Share of the weights that goes, 0..=1. Needed by `unstructured`; an N:M pattern says it by itself. Of `structured`, the
+    /// share of each block's heads and neurons.
     pub ratio: Option<f64>,
+    /// Steps by which the weights that stay are moved to the least-squares optimum of their mask; 0 leaves them where the method
+    /// put them, as published.
+    #[serde(default = "default_refine")]
+    pub refine: u32,
+    /// `structured` only, in place of a ratio: share of a forward call's arithmetic that is to be saved, wherever it costs least.
+    pub budget: Option<f64>,
+    /// `structured` only: how heads and neurons are scored.
+    #[serde(default)]
+    pub head_score: HeadScore,
+    /// `structured` only: whether biases take over the mean of what goes.
+    #[serde(default = "default_fold_bias")]
+    pub fold_bias: bool,
     /// Exceptions for linears by name; the first match wins.
     #[serde(default)]
     pub rules: Vec<Rule>,
+}
+
+fn default_refine() -> u32 {
+    5
 }
 
 /// How weights are chosen.
@@ -76,10 +94,19 @@ pub enum Method {
     /// Optimal Brain Surgeon: scores and updates by the inverse Hessian.
     #[default]
     Obs,
-    /// Smallest absolute value; no calibration.
+    /// Smallest absolute value; no calibration, unless what stays is refined.
     Magnitude,
     /// Smallest |w| times the norm of its input column; no update.
     Wanda,
+    /// `structured` only: heads and neurons of the smallest sum of |w|; no calibration, no update.
+    L1,
+}
+
+impl Method {
+    /// Whether it needs activations.
+    pub fn calibrates(self) -> bool {
+        matches!(self, Self::Obs | Self::Wanda)
+    }
 }
 
 /// An exception for the linears whose names a glob matches.
@@ -130,6 +157,9 @@ pub struct CalibrationSpec {
     pub shard_size: u32,
 }
 
+fn default_fold_bias() -> bool {
+    true
+}
 fn default_count() -> u32 {
     100
 }
@@ -217,16 +247,28 @@ pub enum Precision {
 }
 
 /// `[packages]`: how many units are pruned between two calibrations.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct PackagesSpec {
-    /// Number of packages (default 4 where `memory` is absent too).
+    /// Number of packages (default 1 where `memory` is absent too).
     pub count: Option<u32>,
     /// The fewest packages whose Grams fit in this much memory.
     pub memory: Option<ByteSize>,
     /// How units are spread over packages.
     pub balance: Balance,
+    /// A site whose solving takes more multiplications than this is solved in parts, by workers side by side: linear by linear, then
+    /// rows by rows. Rows of different parts do not compete for which weights go.
+    pub split_above: u64,
 }
+
+impl Default for PackagesSpec {
+    fn default() -> Self {
+        Self { count: None, memory: None, balance: Balance::default(), split_above: SPLIT_ABOVE }
+    }
+}
+
+/// Half a minute of a processor of 300 GFLOP/s: none of SD3's or SD3.5's sites takes as much.
+const SPLIT_ABOVE: u64 = 1 << 42;
 
 /// How units are spread over packages.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -266,6 +308,12 @@ pub struct OutputSpec {
     /// Hard-link the components that do not change instead of copying them.
     #[serde(default)]
     pub link: bool,
+    /// Where the job keeps what it has done so far, a directory or `s3://...`; beside the output when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state: Option<String>,
+    /// `structured` only: whether what goes leaves the tensors, or zeros in them.
+    #[serde(default)]
+    pub layout: Layout,
 }
 
 /// A value of a job file that cannot be used: the key, and what to do.
@@ -282,126 +330,6 @@ impl JobError {
     /// An error about `key`.
     pub fn new(key: impl Into<String>, problem: impl Into<String>) -> Self {
         Self { key: key.into(), problem: problem.into() }
-    }
-}
-
-impl JobSpec {
-    /// Checks every value that needs no file to be checked.
-    ///
-    /// # Errors
-    /// The first key whose value cannot be used.
-    pub fn validate(&self) -> Result<(), JobError> {
-        self.sparsity.validate()?;
-        let c = &self.calibration;
-        let whole = [
-            ("calibration.count", c.count),
-            ("calibration.steps", c.steps),
-            ("calibration.shard_size", c.shard_size),
-            ("calibration.max_sequence_length", c.max_sequence_length),
-            ("calibration.height", c.height.unwrap_or(1)),
-            ("calibration.width", c.width.unwrap_or(1)),
-            ("packages.count", self.packages.count.unwrap_or(1)),
-        ];
-        for (key, value) in whole {
-            if value == 0 {
-                return Err(JobError::new(key, "is 0, but must be at least 1"));
-            }
-        }
-        if self.packages.count.is_some() && self.packages.memory.is_some() {
-            return Err(JobError::new("packages.memory", "excludes packages.count: give one of the two"));
-        }
-        if !(c.guidance.is_finite() && c.guidance >= 0.0) {
-            return Err(JobError::new(
-                "calibration.guidance",
-                format!("is {}, but must be 0 or more", c.guidance),
-            ));
-        }
-        let h = &self.hessian;
-        if !(h.low.is_finite() && h.high.is_finite() && 0.0 < h.low && h.low <= h.high) {
-            let problem = format!("is {} with hessian.high {}, but 0 < low <= high must hold", h.low, h.high);
-            return Err(JobError::new("hessian.low", problem));
-        }
-        if !(h.damping > 0.0 && h.damping <= 1.0) {
-            return Err(JobError::new(
-                "hessian.damping",
-                format!("is {}, but must be above 0 and at most 1", h.damping),
-            ));
-        }
-        Ok(())
-    }
-}
-
-impl SparsitySpec {
-    fn validate(&self) -> Result<(), JobError> {
-        check_ratio("sparsity.ratio", self.ratio)?;
-        self.target()?;
-        for (i, rule) in self.rules.iter().enumerate() {
-            let key = |name: &str| format!("sparsity.rules[{i}].{name}");
-            if let Err(e) = Glob::new(&rule.matches) {
-                return Err(JobError::new(key("match"), format!("is not a glob: {e}")));
-            }
-            if rule.skip && (rule.pattern.is_some() || rule.ratio.is_some()) {
-                return Err(JobError::new(
-                    key("skip"),
-                    "excludes ratio and pattern: a skipped linear stays dense",
-                ));
-            }
-            if !rule.skip && rule.pattern.is_none() && rule.ratio.is_none() {
-                return Err(JobError::new(key("match"), "needs skip = true, a ratio or a pattern beside it"));
-            }
-            check_ratio(&key("ratio"), rule.ratio)?;
-            if !rule.skip {
-                self.rule_target(rule, &key("ratio"))?;
-            }
-        }
-        Ok(())
-    }
-
-    /// What a linear becomes that no rule matches.
-    pub(crate) fn target(&self) -> Result<Target, JobError> {
-        target("sparsity.ratio", self.pattern, self.ratio)
-    }
-
-    /// What a linear becomes that `rule` decides; errors name `key`.
-    pub(crate) fn rule_target(&self, rule: &Rule, key: &str) -> Result<Target, JobError> {
-        let pattern = rule.pattern.unwrap_or(match rule.ratio {
-            // A ratio of its own in a job of N:M can only mean unstructured.
-            Some(_) => Pattern::Unstructured,
-            None => self.pattern,
-        });
-        target(key, pattern, rule.ratio.or(if rule.pattern.is_none() { self.ratio } else { None }))
-    }
-}
-
-fn check_ratio(key: &str, ratio: Option<f64>) -> Result<(), JobError> {
-    match ratio {
-        Some(r) if !(0.0..=1.0).contains(&r) => {
-            Err(JobError::new(key, format!("is {r}, but a ratio lies within 0..1")))
-        }
-        _ => Ok(()),
-    }
-}
-
-fn target(key: &str, pattern: Pattern, ratio: Option<f64>) -> Result<Target, JobError> {
-    match (pattern, ratio) {
-        (Pattern::Unstructured, Some(ratio)) => Ok(Target::Unstructured { ratio }),
-        (Pattern::Unstructured, None) => {
-            Err(JobError::new(key, "is missing: an unstructured pattern needs a ratio"))
-        }
-        (Pattern::NToM { n, m }, None) => Ok(Target::NToM { n, m }),
-        (Pattern::NToM { n, m }, Some(r)) if (r * m as f64 - n as f64).abs() < 1e-9 => {
-            Ok(Target::NToM { n, m })
-        }
-        (Pattern::NToM { n, m }, Some(r)) => Err(JobError::new(
-            key,
-            format!(
-                "is {r}, but pattern \"{n}:{m}\" prunes {n} of {m}: leave the ratio out, or change one of them"
-            ),
-        )),
-        (Pattern::Structured, _) => Err(JobError::new(
-            "sparsity.pattern",
-            "\"structured\" is not supported yet: use \"unstructured\" or \"N:M\"",
-        )),
     }
 }
 

@@ -1,22 +1,33 @@
-//! The words every part of obsdiff shares: ids, the job specification, the inventory of a model and the plan made from them.
+//! The words every part of obsdiff shares: ids, the job specification, the inventory of a model, the plan made from
+//! them, and what the coordinator and a worker say to each other.
 //!
-//! A leaf: it knows no numerics, files, clocks or networks.
+//! A leaf: it knows no numerics, files, clocks or networks. With the feature `wire` it also has the gRPC messages and services
+//! (`wire`), and the way between them and these words.
 
+mod digest;
 mod ids;
 mod inventory;
 mod job;
+pub mod message;
 mod pattern;
 mod plan;
+pub mod session;
 mod size;
+mod structured;
 mod targets;
+pub mod view;
+#[cfg(feature = "wire")]
+pub mod wire;
 
-pub use ids::{Epoch, LinearId, PackageId, ShardId, SiteId, WorkerId};
+pub use digest::{Digest, DigestError, InputDigest};
+pub use ids::{Epoch, LinearId, PackageId, ShardId, SiteId, StructureId, WorkerId};
 pub use inventory::{Inventory, Linear, Site, Stream, Unit, UnitKind};
 pub use job::{
     Accumulate, Balance, CalibrationSpec, ComputeType, EvaluationSpec, HessianSpec, JobError, JobSpec,
     Method, ModelSpec, OutputSpec, PackagesSpec, Precision, Rule, SparsitySpec, Weighting,
 };
 pub use pattern::{Pattern, PatternError, Target};
-pub use plan::{LinearTarget, Package, Plan, Shard};
+pub use plan::{Budget, LinearTarget, Package, Plan, Shard};
 pub use size::{ByteSize, ByteSizeError};
+pub use structured::{HeadScore, Layout, Structure};
 pub use targets::Targets;

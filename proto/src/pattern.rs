@@ -97,4 +97,9 @@ pub enum Target {
         /// Columns in a group.
         m: usize,
     },
+    /// Whole heads or neurons go, with their columns here and their rows in the linears before.
+    Structured {
+        /// Share of the heads or neurons that goes, 0..=1; absent where a budget over the whole model decides.
+        ratio: Option<f64>,
+    },
 }

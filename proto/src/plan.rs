@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{LinearId, PackageId, ShardId, SiteId, Target};
+use crate::{LinearId, PackageId, ShardId, Site, SiteId, Target};
 
 /// Everything that decides a job's result besides the model and the prompts.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -14,6 +14,31 @@ pub struct Plan {
     pub packages: Vec<Package>,
     /// Shards of calibration prompts, in order.
     pub shards: Vec<Shard>,
+    /// What heads and neurons are to save together, where no ratio says how many go of each structure.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub budget: Option<Budget>,
+}
+
+/// Arithmetic to be saved over the whole model.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Budget {
+    /// Operations of a forward call that are to go.
+    pub saving: f64,
+    /// Operations that one part of each of the inventory's structures takes.
+    pub part_flops: Vec<f64>,
+}
+
+impl Plan {
+    /// The same plan with a budget: before anything is pruned, each package is surveyed on the dense model.
+    #[must_use]
+    pub fn with_budget(self, budget: Budget) -> Self {
+        let surveys = self.packages.iter().map(|package| Package { survey: true, ..package.clone() });
+        let mut packages: Vec<Package> = surveys.chain(self.packages.iter().cloned()).collect();
+        for (id, package) in (0..).zip(&mut packages) {
+            package.id = PackageId(id);
+        }
+        Self { packages, budget: Some(budget), ..self }
+    }
 }
 
 /// Consecutive units pruned together.
@@ -27,6 +52,22 @@ pub struct Package {
     pub sites: Vec<SiteId>,
     /// Linears to prune, in inventory order.
     pub linears: Vec<LinearTarget>,
+    /// Nothing is pruned yet: it is found out what each head and neuron would cost.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub survey: bool,
+}
+
+impl Package {
+    /// Whether whole heads and neurons go.
+    pub fn is_structured(&self) -> bool {
+        self.linears.iter().any(|linear| matches!(linear.target, Target::Structured { .. }))
+    }
+
+    /// The width of a site's Gram: that of the site, and a feature of constant 1 behind it where heads or neurons go, whose mean the
+    /// biases take over.
+    pub fn gram_width(&self, site: &Site) -> usize {
+        site.width + usize::from(self.is_structured())
+    }
 }
 
 /// A linear and what it is to become.

@@ -32,10 +32,17 @@ impl Targets {
 
     /// What the linear of this name becomes; `None` leaves it dense. The first rule that matches decides.
     pub fn of(&self, linear: &str) -> Option<Target> {
-        match self.rules.iter().find(|(glob, _)| glob.is_match(linear)) {
-            Some((_, target)) => *target,
-            None => Some(self.otherwise),
-        }
+        self.by_rule(linear).unwrap_or(Some(self.otherwise))
+    }
+
+    /// What a rule says of the linear of this name, `Some(None)` being that it stays dense; `None` where no rule matches.
+    pub fn by_rule(&self, linear: &str) -> Option<Option<Target>> {
+        self.rules.iter().find(|(glob, _)| glob.is_match(linear)).map(|(_, target)| *target)
+    }
+
+    /// What a linear becomes that no rule matches.
+    pub fn otherwise(&self) -> Target {
+        self.otherwise
     }
 
     /// The first rule, by its index, whose glob matches none of these names.

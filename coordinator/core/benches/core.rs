@@ -68,6 +68,7 @@ fn job() -> Job {
         units: 0..0,
         sites: (p * SITES..(p + 1) * SITES).map(SiteId).collect(),
         linears: (p * SITES..(p + 1) * SITES).map(target).collect(),
+        survey: false,
     };
     let shard = |i: u32| Shard { id: ShardId(i), prompts: 4 * i..4 * i + 4 };
     Job {
@@ -76,10 +77,12 @@ fn job() -> Job {
             units: Vec::new(),
             sites: (0..sites).map(site).collect(),
             linears: (0..sites).map(linear).collect(),
+            structures: Vec::new(),
         }),
         plan: Arc::new(Plan {
             packages: (0..PACKAGES).map(package).collect(),
             shards: (0..SHARDS).map(shard).collect(),
+            budget: None,
         }),
         committed: 0,
         exponents: Some((0..sites).map(|s| (SiteId(s), 12)).collect()),
@@ -180,7 +183,7 @@ impl Play {
             Command::Solve { part, .. } => {
                 let receipt =
                     Receipt("0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef".into());
-                status.solved.insert(part.id, Solved { exponent: 12, receipt });
+                status.solved.insert(part.id, Solved { exponents: [(part.id.site, 12)].into(), receipt });
             }
             Command::Apply { packages } => {
                 status.applied = *packages;

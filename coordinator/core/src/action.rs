@@ -1,12 +1,12 @@
 //! What goes into a step and what comes out.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use obsdiff_proto::{Epoch, PackageId, ShardId, SiteId, WorkerId};
 use thiserror::Error;
 
-use crate::{Command, Exponents, Hello, PartId, Receipt, Status};
+use crate::{Command, Dismissed, Exponents, Hello, Manifest, Reason, Status};
 
 /// Something that happened.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,6 +44,8 @@ pub enum Input {
         /// What the store said.
         error: String,
     },
+    /// The pruned pipeline is there: an earlier life had it written.
+    Exported,
     /// Time passed; wanted every [`crate::TICK`].
     Tick,
     /// A user wants the job to stop.
@@ -78,17 +80,6 @@ pub enum Action {
     Finish(Outcome),
 }
 
-/// The record that makes a package's pruned weights count.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Manifest {
-    /// The package.
-    pub package: PackageId,
-    /// Exponents of all sites, those of later packages as far as they are known.
-    pub exponents: Exponents,
-    /// Where each part's weights are, by digest.
-    pub parts: BTreeMap<PartId, Receipt>,
-}
-
 /// Why a worker is sent away.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum Dismissal {
@@ -121,6 +112,23 @@ pub enum Dismissal {
     Over(Outcome),
 }
 
+impl From<&Dismissal> for Dismissed {
+    fn from(dismissal: &Dismissal) -> Self {
+        let reason = match dismissal {
+            Dismissal::Silent { .. } => Reason::Silent,
+            Dismissal::Stalled { .. } => Reason::Stalled,
+            Dismissal::Replaced(_) => Reason::Replaced,
+            Dismissal::Drained => Reason::Drained,
+            Dismissal::Refused(_) => Reason::Refused,
+            Dismissal::Useless(_) => Reason::Useless,
+            Dismissal::Over(Outcome::Done) => Reason::Done,
+            Dismissal::Over(Outcome::Cancelled) => Reason::Cancelled,
+            Dismissal::Over(Outcome::Failed(_)) => Reason::Failed,
+        };
+        Self { reason, words: dismissal.to_string() }
+    }
+}
+
 /// Something worth telling a user.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum Event {
@@ -133,12 +141,14 @@ pub enum Event {
         kept: usize,
     },
     /// A worker left.
-    #[error("worker {worker} left ({why}); {} shards are run again", lost.len())]
+    #[error("worker {worker} left ({why}), last heard of {:.1} s before; {} shards are run again", quiet.as_secs_f64(), lost.len())]
     Left {
         /// Who.
         worker: WorkerId,
         /// Why.
         why: String,
+        /// How long nothing had been heard of it.
+        quiet: Duration,
         /// Shards lost with it, finished ones and leased ones.
         lost: Vec<ShardId>,
     },
@@ -159,6 +169,18 @@ pub enum Event {
         epoch: Epoch,
         /// Its size.
         members: usize,
+    },
+    /// A group has formed: its ranks reduce.
+    #[error("the group of epoch {epoch} is formed and reduces")]
+    Formed {
+        /// Its epoch.
+        epoch: Epoch,
+    },
+    /// Every Gram of a group is where it is solved.
+    #[error("the Grams of epoch {epoch} have arrived")]
+    Arrived {
+        /// The group's epoch.
+        epoch: Epoch,
     },
     /// A group was given up.
     #[error("the group of epoch {epoch} is given up: {why}")]

@@ -6,10 +6,18 @@ use obsdiff_proto::WorkerId;
 
 use crate::PartId;
 
-/// Arithmetic of solving `rows` rows of a site of this `width` n: n^3 for its factorisation, rows * n^2 for the sweep.
-pub fn solve_cost(width: usize, rows: usize) -> u64 {
+/// Arithmetic of solving `rows` rows of a site of this `width` n: n^3 for its factorisation, and [`row_cost`] times n^2 for each row.
+pub fn solve_cost(width: usize, rows: usize, refine: u32) -> u64 {
     let n = width as u64;
-    n.saturating_mul(n).saturating_mul(n.saturating_add(rows as u64))
+    n.saturating_mul(n).saturating_mul(n.saturating_add((rows as u64).saturating_mul(row_cost(refine))))
+}
+
+/// Arithmetic of a row in units of n^2: 1 for the sweep, and where `refine` steps follow, 2 for each and 2 for their first residual.
+pub fn row_cost(refine: u32) -> u64 {
+    match u64::from(refine) {
+        0 => 1,
+        steps => 1 + 2 * (steps + 1),
+    }
 }
 
 /// Gives every part an owner by least finishing time, the costliest part first (Graham's LPT rule, 1969: on workers of equal speed

@@ -59,12 +59,16 @@ pub struct Options {
     /// How often what needs the store may fail before the job does: a manifest, a part's weights, the export; or before a worker
     /// is sent away that cannot apply weights.
     pub store_tries: u32,
+    /// The job fails when parts could not be stored for so long, one after the other and none in between, however many they are.
+    pub store_patience: Duration,
     /// Binary digits by which an exponent is lowered when its Gram overflowed.
     pub lowering: i32,
     /// The job fails after so long without a worker.
     pub lonely: Duration,
     /// A site whose solving costs more than this is split by rows. Part of the plan: it decides which weights compete.
     pub split_above: Option<u64>,
+    /// Steps of refinement (`sparsity.refine`): part of what solving costs, and so of who solves what.
+    pub refine: u32,
 }
 
 impl Default for Options {
@@ -85,9 +89,11 @@ impl Default for Options {
             tries: 4,
             worker_tries: 3,
             store_tries: 8,
+            store_patience: seconds(60),
             lowering: 4,
             lonely: seconds(60 * 60),
             split_above: None,
+            refine: 0,
         }
     }
 }
@@ -149,7 +155,7 @@ pub enum JobError {
 }
 
 impl Job {
-    /// Checks that plan, inventory and progress fit each other.
+    /// Checks that plan, inventory and progress fit each other. A plan without shards gathers nothing: its packages need no sites.
     ///
     /// # Errors
     /// The first thing that does not fit.
@@ -197,16 +203,24 @@ impl Job {
 
     fn validate_packages(&self) -> Result<(), JobError> {
         let mut seen = BTreeSet::new();
+        let mut pruning = false;
         for package in &self.plan.packages {
             let wrong = |problem: String| Err(JobError::Package { package: package.id.0, problem });
             if package.linears.is_empty() {
                 return wrong("has nothing to prune".to_owned());
             }
+            if package.survey && pruning {
+                return wrong("is surveyed after something was pruned".to_owned());
+            }
+            if !package.survey && !pruning {
+                pruning = true;
+                seen.clear();
+            }
             for target in &package.linears {
                 let Some(linear) = self.inventory.linears.get(target.linear.0 as usize) else {
                     return wrong(format!("linear {} is not in the inventory", target.linear));
                 };
-                if !package.sites.contains(&linear.site) {
+                if self.needs_exponents() && !package.sites.contains(&linear.site) {
                     return wrong(format!(
                         "linear {} reads site {}, which is not gathered",
                         target.linear, linear.site

@@ -1,13 +1,15 @@
-//! How many shards each worker should have: paces -> quotas. A worker gets no shard that another would finish earlier.
+//! How many shards each worker should have: paces -> quotas. A worker gets no shard that another would finish earlier, be it one that
+//! is still loading the last package's weights.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
 use obsdiff_proto::WorkerId;
 
+use crate::state::Member;
 use crate::{Core, Options};
 
-/// A worker that may take shards.
+/// A worker that may take shards, now or soon.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Runner {
     pub(crate) worker: WorkerId,
@@ -17,6 +19,8 @@ pub(crate) struct Runner {
     pub(crate) measured: bool,
     /// Shards it has to run already.
     pub(crate) leased: usize,
+    /// It can take some now.
+    pub(crate) ready: bool,
 }
 
 /// How many of `unfinished` shards each worker runs if all end as early as they can: floor(T / pace) for the smallest T at which
@@ -33,8 +37,21 @@ pub(crate) fn quotas(unfinished: u64, paces: &[u64]) -> Vec<u64> {
     paces.iter().map(|p| high / p).collect()
 }
 
-/// How many more shards each runner should get now, in the order in which they are given out: one entry a shard.
+/// How many more shards each runner that is ready should get now, in the order in which they are given out: one entry a shard. What
+/// the others will take is left to them, as long as somebody who is ready has something to do.
 pub(crate) fn grants(pending: usize, runners: &[Runner], options: &Options) -> Vec<WorkerId> {
+    let ready: Vec<_> = runners.iter().copied().filter(|r| r.ready).collect();
+    let names: BTreeSet<_> = ready.iter().map(|r| r.worker).collect();
+    let mut shared = shares(pending, runners, options);
+    shared.retain(|worker| names.contains(worker));
+    match shared.is_empty() && ready.iter().all(|r| r.leased == 0) {
+        true => shares(pending, &ready, options),
+        false => shared,
+    }
+}
+
+/// How many more shards each runner should get so that all of them end as early as they can.
+fn shares(pending: usize, runners: &[Runner], options: &Options) -> Vec<WorkerId> {
     let unfinished = pending + runners.iter().map(|r| r.leased).sum::<usize>();
     let paces: Vec<_> = runners.iter().map(|r| r.pace).collect();
     let mut queue = BTreeSet::new();
@@ -55,17 +72,19 @@ fn depth(runner: &Runner, options: &Options) -> u32 {
 }
 
 impl Core {
-    /// Workers that can take shards of the open package now.
+    /// Workers that can take shards of the open package now, and those who were there for the last one and will soon.
     pub(crate) fn runners(&self) -> Vec<Runner> {
         let Some(open) = &self.open else { return Vec::new() };
         let unit = self.shard_unit();
-        let runner = |(worker, member): (WorkerId, &crate::state::Member)| Runner {
-            worker,
+        let runner = |(worker, member): (&WorkerId, &Member)| Runner {
+            worker: *worker,
             pace: member.pace.map_or(unit / member.speed.max(1), millis).max(1),
             measured: member.pace.is_some(),
-            leased: open.ledger.leased(worker).len(),
+            leased: open.ledger.leased(*worker).len(),
+            ready: member.applied == self.committed,
         };
-        self.ready().map(runner).collect()
+        let soon = |m: &Member| m.applied + 1 >= self.committed && m.draining.is_none();
+        self.members.iter().filter(|(_, m)| soon(m)).map(runner).collect()
     }
 
     /// pace * speed of a shard, the mean of those who measured theirs; a guess of a second at 10^9 a second before that.
@@ -105,7 +124,7 @@ mod tests {
             paces in prop::collection::vec(1u64..100_000, 1..10),
         ) {
             let options = Options::default();
-            let mut runners: Vec<_> = (0u64..).zip(&paces).map(|(i, &pace)| Runner { worker: WorkerId(i), pace, measured: true, leased: 0 }).collect();
+            let mut runners: Vec<_> = (0u64..).zip(&paces).map(|(i, &pace)| Runner { worker: WorkerId(i), pace, measured: true, leased: 0, ready: true }).collect();
             let mut left = pending;
             // Everybody finishes what it has, again and again: the shards run out.
             for _ in 0..pending {
@@ -120,7 +139,7 @@ mod tests {
 
     #[test]
     fn a_slow_worker_gets_fewer_and_none_at_the_end() {
-        let runner = |id, pace| Runner { worker: WorkerId(id), pace, measured: true, leased: 0 };
+        let runner = |id, pace| Runner { worker: WorkerId(id), pace, measured: true, leased: 0, ready: true };
         let runners = [runner(0, 1_000), runner(1, 40_000)];
         let count = |grants: &[WorkerId], id| grants.iter().filter(|w| w.0 == id).count();
         let many = grants(1000, &runners, &Options::default());
@@ -129,5 +148,19 @@ mod tests {
         assert_eq!((count(&few, 0), count(&few, 1)), (3, 0));
         let guessed = Runner { measured: false, ..runner(0, 1_000) };
         assert_eq!(grants(1000, &[guessed], &Options::default()).len(), 2);
+    }
+
+    #[test]
+    fn who_comes_first_leaves_the_others_their_share() {
+        let first = Runner { worker: WorkerId(0), pace: 600, measured: true, leased: 0, ready: true };
+        let later = Runner { worker: WorkerId(1), ready: false, ..first };
+        let options = Options::default();
+        assert_eq!(grants(4, &[first, later], &options), [WorkerId(0), WorkerId(0)]);
+        let busy = Runner { leased: 2, ..first };
+        assert_eq!(grants(2, &[busy, later], &options), []);
+        assert_eq!(grants(2, &[busy, Runner { ready: true, ..later }], &options), [WorkerId(1), WorkerId(1)]);
+        // Nobody waits for a worker that may never come.
+        let slow = Runner { pace: 700, ..first };
+        assert_eq!(grants(1, &[slow, later], &options), [WorkerId(0)]);
     }
 }

@@ -16,7 +16,6 @@ mod job;
 mod leases;
 mod ledger;
 mod membership;
-mod message;
 mod orders;
 mod phase;
 pub mod plan;
@@ -28,17 +27,18 @@ mod view;
 
 use std::time::Duration;
 
-pub use action::{Action, Dismissal, Event, Failure, Input, Manifest, Outcome};
+pub use action::{Action, Dismissal, Event, Failure, Input, Outcome};
 pub use cost::{MemoryNeeds, PackageCost, PlanCost, Tokens, Workload};
 pub use invariants::Violation;
 pub use job::{Job, JobError, Options};
-pub use message::{
-    Command, Exponents, Fault, Group, GroupStatus, Hello, Opening, Order, Part, PartId, Receipt, Reduction,
-    Slice, Solved, Stage, Status, Sums, Tally, Trouble,
+pub use obsdiff_proto::message::{
+    Command, Exponents, Fault, Group, GroupStatus, Hello, Manifest, Opening, Order, Part, PartId, Receipt,
+    Reduction, Slice, Solved, Stage, Status, Sums, Tally, Trouble,
 };
-pub use plan::{PlanError, plan};
+pub use obsdiff_proto::session::{Dismissed, Reason};
+pub use obsdiff_proto::view::{Ending, Phase, View, WorkerView};
+pub use plan::{PlanError, fewest_packages, plan};
 pub use state::Core;
-pub use view::{Phase, View, WorkerView};
 
 /// How often [`Input::Tick`] is wanted: waiting times are kept to within it.
 pub const TICK: Duration = Duration::from_millis(500);

@@ -106,9 +106,8 @@ impl Core {
 
     /// Removes a worker: every shard it had is pending again.
     pub(crate) fn remove(&mut self, worker: WorkerId, why: String) {
-        if self.members.remove(&worker).is_none() {
-            return;
-        }
+        let Some(member) = self.members.remove(&worker) else { return };
+        let quiet = self.now - member.heard;
         let lost = self.open.as_mut().map(|open| open.ledger.release(worker)).unwrap_or_default();
         if let Some(attempt) =
             self.attempt.as_mut().filter(|a| a.group.members.binary_search(&worker).is_ok())
@@ -121,7 +120,7 @@ impl Core {
         if self.members.is_empty() {
             self.lonely = Some(Lonely { since: self.now, last: why.clone() });
         }
-        self.tell(Event::Left { worker, why, lost });
+        self.tell(Event::Left { worker, why, quiet, lost });
     }
 
     /// Sends a worker away.

@@ -1,31 +1,43 @@
 //! Which sites are solved in parts. A rule of the plan alone: rows that are solved together compete with each other, so the number
 //! of workers must have no say in it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use obsdiff_proto::{Inventory, LinearId, Package, SiteId};
 
-use crate::assignment::solve_cost;
+use crate::assignment::{row_cost, solve_cost};
 use crate::{Part, PartId, Slice};
 
 /// The parts in which a package is solved, by site and row. A site whose solving costs at most `above` stays whole. A larger one is
-/// cut into even chunks of rows, so that a part costs at most `above`; but a part keeps at least n rows: below that the
-/// factorisation, which every part repeats, would cost more than its rows.
+/// cut into even chunks of rows, so that a part costs at most `above`; but a part keeps so many rows that they cost no less than the
+/// factorisation, which every part repeats: n of them, or fewer where they are refined by `refine` steps.
+///
+/// A structure whose heads or neurons go is a part, whatever it costs: its streams are scored together.
 ///
 /// Package and inventory must fit each other ([`crate::Job::validate`]).
-pub fn parts(inventory: &Inventory, package: &Package, above: Option<u64>) -> Vec<Part> {
+pub fn parts(inventory: &Inventory, package: &Package, above: Option<u64>, refine: u32) -> Vec<Part> {
+    if package.is_structured() {
+        return structures(inventory, package);
+    }
     let mut by_site: BTreeMap<SiteId, Vec<LinearId>> = BTreeMap::new();
     for target in &package.linears {
         by_site.entry(inventory.linear(target.linear).site).or_default().push(target.linear);
     }
-    by_site.into_iter().flat_map(|(site, linears)| site_parts(inventory, site, &linears, above)).collect()
+    let of_site = |(site, linears): (_, Vec<_>)| site_parts(inventory, site, &linears, above, refine);
+    by_site.into_iter().flat_map(of_site).collect()
 }
 
-fn site_parts(inventory: &Inventory, site: SiteId, linears: &[LinearId], above: Option<u64>) -> Vec<Part> {
+fn site_parts(
+    inventory: &Inventory,
+    site: SiteId,
+    linears: &[LinearId],
+    above: Option<u64>,
+    refine: u32,
+) -> Vec<Part> {
     let width = inventory.site(site).width;
     let total: usize = linears.iter().map(|&l| inventory.linear(l).rows).sum();
     let most = match above {
-        Some(above) if solve_cost(width, total) > above => rows_within(width, above),
+        Some(above) if solve_cost(width, total, refine) > above => rows_within(width, above, refine),
         _ => total,
     };
     let mut parts: Vec<(usize, Vec<Slice>)> = Vec::new();
@@ -40,16 +52,41 @@ fn site_parts(inventory: &Inventory, site: SiteId, linears: &[LinearId], above: 
             }
         }
     }
-    let part =
-        |(index, (rows, slices))| Part { id: PartId { site, index }, slices, cost: solve_cost(width, rows) };
+    let part = |(index, (rows, slices))| Part {
+        id: PartId { site, index },
+        sites: vec![site],
+        slices,
+        cost: solve_cost(width, rows, refine),
+    };
     (0u32..).zip(parts).map(part).collect()
 }
 
-/// The most rows whose solving costs no more than `above`, but at least n.
-fn rows_within(width: usize, above: u64) -> usize {
+fn structures(inventory: &Inventory, package: &Package) -> Vec<Part> {
+    let part = |id| {
+        let outputs = &inventory.structure(id).outputs;
+        let first = outputs.first()?;
+        let whole = |linear: &LinearId| Slice { linear: *linear, rows: 0..inventory.linear(*linear).rows };
+        let cost = |linear: &LinearId| {
+            let linear = inventory.linear(*linear);
+            solve_cost(inventory.site(linear.site).width, linear.rows, 0)
+        };
+        let sites: BTreeSet<_> = outputs.iter().map(|linear| inventory.linear(*linear).site).collect();
+        Some(Part {
+            id: PartId { site: inventory.linear(*first).site, index: 0 },
+            sites: sites.into_iter().collect(),
+            slices: outputs.iter().map(whole).collect(),
+            cost: outputs.iter().map(cost).fold(0, u64::saturating_add),
+        })
+    };
+    inventory.structures_of(package).filter_map(part).collect()
+}
+
+/// The most rows whose solving costs no more than `above`, but at least so many that they cost what the factorisation does.
+fn rows_within(width: usize, above: u64, refine: u32) -> usize {
     let n = (width as u64).max(1);
-    let rows = above.saturating_sub(solve_cost(width, 0)) / n.saturating_mul(n);
-    usize::try_from(rows).unwrap_or(usize::MAX).max(width).max(1)
+    let row = n.saturating_mul(n).saturating_mul(row_cost(refine));
+    let rows = above.saturating_sub(solve_cost(width, 0, refine)) / row;
+    usize::try_from(rows.max(n.div_ceil(row_cost(refine)))).unwrap_or(usize::MAX)
 }
 
 /// Cuts `0..rows` into the fewest chunks of at most `most` rows, even to within one row.
@@ -70,22 +107,38 @@ mod tests {
         let linear = |(i, &rows): (usize, &usize)| Linear { name: format!("l{i}"), rows, site: SiteId(0) };
         let site = Site { name: "l0".to_owned(), width, stream: Stream::Image, linears: ids.clone() };
         let linears = rows.iter().enumerate().map(linear).collect();
-        let inventory = Inventory { parameters: 0, units: Vec::new(), sites: vec![site], linears };
+        let inventory = Inventory {
+            parameters: 0,
+            units: Vec::new(),
+            sites: vec![site],
+            linears,
+            structures: Vec::new(),
+        };
         let target = |linear| LinearTarget { linear, target: Target::NToM { n: 2, m: 4 } };
         let linears = ids.into_iter().map(target).collect();
-        (inventory, Package { id: PackageId(0), units: 0..0, sites: vec![SiteId(0)], linears })
+        (inventory, Package { id: PackageId(0), units: 0..0, sites: vec![SiteId(0)], linears, survey: false })
     }
 
     #[test]
     fn a_site_within_the_limit_stays_whole() {
         let (inventory, package) = site_of(8, &[8, 8, 8]);
-        let cost = solve_cost(8, 24);
-        for above in [None, Some(cost)] {
-            let parts = parts(&inventory, &package, above);
-            assert_eq!(parts.len(), 1);
-            assert_eq!((parts[0].slices.len(), parts[0].cost), (3, cost));
+        for refine in [0, 5] {
+            let cost = solve_cost(8, 24, refine);
+            for above in [None, Some(cost)] {
+                let parts = parts(&inventory, &package, above, refine);
+                assert_eq!(parts.len(), 1);
+                assert_eq!((parts[0].slices.len(), parts[0].cost), (3, cost));
+            }
+            assert!(parts(&inventory, &package, Some(cost - 1), refine).len() > 1);
         }
-        assert!(parts(&inventory, &package, Some(cost - 1)).len() > 1);
+    }
+
+    #[test]
+    fn a_part_of_refined_rows_may_be_smaller() {
+        let (inventory, package) = site_of(26, &[52]);
+        let rows = |refine| parts(&inventory, &package, Some(0), refine)[0].slices[0].rows.len();
+        // 5 steps make a row cost 13 times as much.
+        assert_eq!((rows(0), rows(5)), (26, 2));
     }
 
     proptest! {
@@ -94,9 +147,10 @@ mod tests {
             width in 1usize..40,
             rows in prop::collection::vec(1usize..200, 1..5),
             above in 0u64..2_000_000,
+            refine in 0u32..8,
         ) {
             let (inventory, package) = site_of(width, &rows);
-            let parts = parts(&inventory, &package, Some(above));
+            let parts = parts(&inventory, &package, Some(above), refine);
             for (i, &rows) in rows.iter().enumerate() {
                 let mut next = 0;
                 for slice in parts.iter().flat_map(|p| &p.slices).filter(|s| s.linear.0 as usize == i) {
@@ -106,7 +160,8 @@ mod tests {
                 }
                 prop_assert_eq!(next, rows);
             }
-            let ceiling = above.max(solve_cost(width, width));
+            let least = width.div_ceil(row_cost(refine) as usize);
+            let ceiling = above.max(solve_cost(width, least, refine));
             prop_assert!(parts.len() == 1 || parts.iter().all(|p| p.cost <= ceiling));
             prop_assert!(parts.iter().enumerate().all(|(i, p)| p.id.index as usize == i));
         }

@@ -81,6 +81,8 @@ pub(crate) struct Open {
     pub(crate) ledger: Ledger,
     /// Parts whose weights are in the store. What is solved stays solved: any worker would find the same.
     pub(crate) solved: BTreeMap<PartId, Receipt>,
+    /// Since when parts could not be stored, with none stored in between.
+    pub(crate) unstored: Option<Duration>,
     pub(crate) commit: Option<Commit>,
     /// How often each site's exponent was lowered.
     pub(crate) lowered: BTreeMap<SiteId, u32>,
@@ -191,13 +193,15 @@ impl Core {
         };
         let of_site = |site: &SiteId| Some((*site, *exponents.get(site)?));
         let exponents = package.sites.iter().filter_map(of_site).collect();
-        let parts = split::parts(&self.job.inventory, package, self.job.options.split_above);
+        let parts =
+            split::parts(&self.job.inventory, package, self.job.options.split_above, self.job.options.refine);
         self.open = Some(Open {
             package: package.id,
             opening: Arc::new(Opening { package: package.id, exponents }),
             parts: parts.into_iter().map(|p| (p.id, Arc::new(p))).collect(),
             ledger: Ledger::new(self.job.plan.shards.len()),
             solved: BTreeMap::new(),
+            unstored: None,
             commit: None,
             lowered: BTreeMap::new(),
         });

@@ -37,6 +37,8 @@ impl Core {
             Input::Reported { worker, status } => self.merge(worker, &status),
             Input::Committed { package } => self.merge_committed(package),
             Input::CommitFailed { package, error } => self.merge_commit_failed(package, error),
+            Input::Exported if self.all_committed() => self.finish(Outcome::Done),
+            Input::Exported => {}
             Input::Tick => self.expire(),
             Input::Cancel => self.finish(Outcome::Cancelled),
         }

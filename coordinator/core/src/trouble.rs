@@ -59,7 +59,7 @@ impl Core {
         if useless {
             return self.dismiss(worker, Dismissal::Useless(format!("{order}: {error}")));
         }
-        if tries >= most {
+        if tries >= most || matches!(subject, Subject::Part(_)) && self.store_is_given_up() {
             let what = order.to_string();
             return self.fail(Failure::TooOften { what, tries, worker, error: error.to_owned() });
         }
@@ -72,6 +72,12 @@ impl Core {
         if let Some(member) = self.members.get_mut(&worker) {
             member.due.insert(order, again);
         }
+    }
+
+    /// Takes note that a part could not be stored. Says whether none could be for too long.
+    fn store_is_given_up(&mut self) -> bool {
+        let (now, patience) = (self.now, self.job.options.store_patience);
+        self.open.as_mut().is_some_and(|open| now - *open.unstored.get_or_insert(now) >= patience)
     }
 
     fn count(&mut self, subject: Subject) -> u32 {

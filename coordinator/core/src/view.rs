@@ -1,75 +1,9 @@
 //! What a user sees of a job: derived from the facts, like everything else.
 
-use std::time::Duration;
+use obsdiff_proto::view::{Ending, Phase, View, WorkerView};
+use obsdiff_proto::{PackageId, WorkerId};
 
-use obsdiff_proto::{Epoch, PackageId, WorkerId};
-
-use crate::{Core, Outcome};
-
-/// Where a job stands.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct View {
-    /// What is being done.
-    pub phase: Phase,
-    /// Packages planned.
-    pub packages: usize,
-    /// Packages committed.
-    pub committed: u32,
-    /// The package being pruned.
-    pub package: Option<PackageId>,
-    /// Shards of a package.
-    pub shards: usize,
-    /// Shards in some worker's sums.
-    pub held: usize,
-    /// Parts of the open package.
-    pub parts: usize,
-    /// Parts whose weights are in the store.
-    pub solved: usize,
-    /// The epoch of the open group.
-    pub epoch: Option<Epoch>,
-    /// Workers, by id.
-    pub workers: Vec<WorkerView>,
-    /// How the job ended.
-    pub outcome: Option<Outcome>,
-}
-
-/// Where a worker stands.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct WorkerView {
-    /// The worker.
-    pub worker: WorkerId,
-    /// Packages applied.
-    pub applied: u32,
-    /// Shards leased to it.
-    pub leased: usize,
-    /// Shards in its sums.
-    pub held: usize,
-    /// How long a shard takes it.
-    pub pace: Option<Duration>,
-    /// It is about to leave.
-    pub draining: bool,
-}
-
-/// What a job is busy with.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Phase {
-    /// Finding exponents.
-    Pilot,
-    /// Shards are run.
-    Calibrate,
-    /// A group forms, and Grams go to their owners.
-    Reduce,
-    /// Parts are solved.
-    Solve,
-    /// The manifest is on its way to the store.
-    Commit,
-    /// No worker has applied the committed weights yet.
-    Apply,
-    /// The pipeline is written.
-    Export,
-    /// Nothing: the job is over.
-    Over,
-}
+use crate::{Core, Group, Outcome};
 
 impl Core {
     /// Where the job stands.
@@ -94,8 +28,32 @@ impl Core {
             solved: open.map_or(0, |open| open.solved.len()),
             epoch: self.attempt.as_ref().map(|a| a.group.epoch),
             workers: self.members.iter().map(worker).collect(),
-            outcome: self.outcome.clone(),
+            ending: self.outcome.as_ref().map(Ending::from),
         }
+    }
+
+    /// The package being pruned.
+    pub fn package(&self) -> Option<PackageId> {
+        self.open.as_ref().map(|open| open.package)
+    }
+
+    /// The share of the open package's shards that are in some worker's sums, and the share of its parts that are solved.
+    pub fn progress(&self) -> (f64, f64) {
+        let share = |done: usize, all: usize| if all == 0 { 1.0 } else { done as f64 / all as f64 };
+        let shares = |open: &crate::state::Open| {
+            (share(open.ledger.held(), open.ledger.total()), share(open.solved.len(), open.parts.len()))
+        };
+        self.open.as_ref().map_or((0.0, 0.0), shares)
+    }
+
+    /// The group that reduces the open package, while there is one.
+    pub fn group(&self) -> Option<&Group> {
+        self.attempt.as_ref().map(|attempt| &*attempt.group)
+    }
+
+    /// How the job ended.
+    pub fn outcome(&self) -> Option<&Outcome> {
+        self.outcome.as_ref()
     }
 
     /// What the job is busy with.
@@ -112,6 +70,16 @@ impl Core {
             Some(_) => Phase::Reduce,
             None if self.ready().next().is_none() && !self.members.is_empty() => Phase::Apply,
             None => Phase::Calibrate,
+        }
+    }
+}
+
+impl From<&Outcome> for Ending {
+    fn from(outcome: &Outcome) -> Self {
+        match outcome {
+            Outcome::Done => Self::Done,
+            Outcome::Cancelled => Self::Cancelled,
+            Outcome::Failed(failure) => Self::Failed(failure.to_string()),
         }
     }
 }

@@ -3,6 +3,7 @@
 use obsdiff_engine::pipeline::{Picture, PipelineFolder};
 
 use super::pictures::{COLUMNS, argument_of_flag, check_out, decode, is_png, write_grid};
+use super::speed;
 use crate::cli::CompareArgs;
 use crate::picture::psnr;
 use crate::sampling::{Sampling, load_transformer, relative_errors};
@@ -23,17 +24,17 @@ pub(super) fn compare(args: &CompareArgs, session: &mut Session<'_>) -> Result<(
     if !is_png(&args.out) {
         return Err(Error::content(&args.out, "is not a .png file: the grid is one picture"));
     }
-    check_out(&args.out)?;
+    let folder = check_out(&args.out)?;
     let prompts = args.sampling.read_prompts()?;
     let (dense, pruned) = (PipelineFolder::open(&args.dense)?, PipelineFolder::open(&args.pruned)?);
-    if dense.transformer_config() != pruned.transformer_config() {
+    if !dense.transformer_config().same_but_for_blocks(pruned.transformer_config()) {
         let problem =
             format!("is not the configuration of {}: the two cannot be compared", args.dense.display());
         return Err(Error::content(pruned.path().join("transformer/config.json"), problem));
     }
     let progress = session.progress(process.quiet);
-    let sampling =
-        Sampling::new(&dense, &prompts, args.sampling.settings(), &progress).map_err(argument_of_flag)?;
+    let sampling = Sampling::new(&dense, &prompts, args.sampling.settings(), folder, &progress)
+        .map_err(argument_of_flag)?;
     // One transformer after the other: two would take twice the memory.
     let dense_latents = sampling.latents(&load_transformer(&dense)?, "dense", &progress)?;
     let pruned_latents = sampling.latents(&load_transformer(&pruned)?, "pruned", &progress)?;
@@ -44,6 +45,10 @@ pub(super) fn compare(args: &CompareArgs, session: &mut Session<'_>) -> Result<(
     write_grid(&pairs(&dense_pictures, &pruned_pictures), &args.out)?;
     write!(session.out, "{table}")?;
     writeln!(session.out, "\n{}: rows by turns dense and pruned", args.out.display())?;
+    if args.speed {
+        let speed = speed::measure(&dense, &pruned, args.sampling.settings(), session)?;
+        writeln!(session.out, "{speed}")?;
+    }
     Ok(())
 }
 

@@ -1,11 +1,16 @@
 //! What each command does.
 
 mod compare;
+mod coordinator;
+mod counts;
 mod inspect;
 mod pictures;
 mod plan;
 mod run;
 mod sample;
+mod speed;
+mod status;
+mod worker;
 
 use crate::Result;
 use crate::cli::Command;
@@ -18,6 +23,9 @@ use crate::session::Session;
 pub fn run(command: &Command, session: &mut Session<'_>) -> Result<()> {
     match command {
         Command::Run(args) => run::run(args, session),
+        Command::Coordinator(args) => coordinator::coordinate(args, session),
+        Command::Worker(args) => worker::work(args, session),
+        Command::Status(args) => status::status(args, session),
         Command::Plan(args) => plan::plan(args, session),
         Command::Inspect(args) => inspect::inspect(args, session),
         Command::Sample(args) => sample::sample(args, session),

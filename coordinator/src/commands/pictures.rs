@@ -49,14 +49,14 @@ pub(super) fn argument_of_flag(error: Error) -> Error {
     }
 }
 
-/// Refuses a place that could not be written to, before any work.
-pub(super) fn check_out(path: &Path) -> Result<()> {
+/// Refuses a place that could not be written to, before any work. Returns the folder that it is in.
+pub(super) fn check_out(path: &Path) -> Result<&Path> {
     let folder = match path.parent() {
         Some(parent) if parent != Path::new("") => parent,
         _ => Path::new("."),
     };
     match folder.metadata() {
-        Ok(found) if found.is_dir() => Ok(()),
+        Ok(found) if found.is_dir() => Ok(folder),
         Ok(_) => Err(Error::content(folder, "is not a folder, so nothing can be written there")),
         Err(e) => Err(Error::file(folder, e)),
     }

@@ -1,27 +1,39 @@
 //! `obsdiff plan JOB`.
 
+use std::time::Duration;
+
+use obsdiff_core::cost::{self, Cluster, PackageTimes, Setting};
 use obsdiff_core::{MemoryNeeds, PackageCost, PlanCost};
 use obsdiff_proto::{ByteSize, JobSpec, Method, Pattern, Plan};
 
-use crate::Result;
+use super::counts::counts;
 use crate::cli::PlanArgs;
+use crate::clock::Clock;
 use crate::described::Described;
+use crate::job::Job;
 use crate::prompts::JobPrompts;
+use crate::run::{options, with_budget};
 use crate::session::Session;
 use crate::text::{self, Table};
+use crate::{Result, fit, machine, rates};
 
-/// Shows what a job would do and cost.
+/// Of a network of 10 Gbit a second.
+const BANDWIDTH: ByteSize = ByteSize(1_000_000_000);
+
+/// Shows what a job would do and cost, and whether it fits the worker's memory.
 ///
 /// # Errors
-/// Whatever `run` would refuse before its work.
+/// Whatever `run` would refuse before its work, but for a job that does not fit: the plan tells what would.
 pub(super) fn plan(args: &PlanArgs, session: &mut Session<'_>) -> Result<()> {
+    session.use_threads(args.threads)?;
     let job = session.job(&args.job)?;
     let prompts = JobPrompts::load(&job)?;
     let described = Described::read(&job)?;
     let spec = &job.spec;
-    let plan =
+    let bare =
         obsdiff_core::plan(spec, &described.inventory, described.tokens).map_err(|e| job.unplanned(e))?;
-    let cost = PlanCost::new(&plan, &described.inventory, spec.hessian.accumulate, &described.workload(spec));
+    let plan = with_budget(&job, &described, bare.clone())?;
+    let cost = described.cost(spec, &plan);
     write!(session.out, "{}\n{}\n", summary(spec, &described), table(&plan, &cost))?;
     write!(session.out, "{}", memory(&described.memory(spec, &plan), &cost))?;
     let total = cost.total();
@@ -31,10 +43,71 @@ pub(super) fn plan(args: &PlanArgs, session: &mut Session<'_>) -> Result<()> {
         ByteSize(total.gram_bytes),
         ByteSize(total.weights * 4)
     )?;
+    let rate = machine::product_rate(&session.clock)?;
+    writeln!(session.out, "\nOther numbers of packages, with the time on this machine:")?;
+    write!(session.out, "{}", counts(&job, &described, &bare, rate)?)?;
+    if let Some(workers) = args.workers {
+        let bandwidth = args.bandwidth.unwrap_or(BANDWIDTH);
+        write!(
+            session.out,
+            "{}",
+            times(&job, &described, &plan, (workers, bandwidth), rate, &session.clock)?
+        )?;
+    }
+    if let Some(memory) = args.memory.or(session.memory)
+        && let Some(misfit) = fit::misfit(&job, &described, &bare, 1, memory)?
+    {
+        writeln!(session.out, "Does not fit: {misfit}")?;
+    }
     if let Some(note) = prompts.note {
         writeln!(session.out, "Note: {note}")?;
     }
     Ok(())
+}
+
+/// How long each package takes so many workers of such a bandwidth, from what one is measured to reach here, where products go at
+/// `rate` operations a second.
+fn times(
+    job: &Job,
+    described: &Described,
+    plan: &Plan,
+    (workers, bandwidth): (u32, ByteSize),
+    rate: f64,
+    clock: &Clock,
+) -> Result<String> {
+    let rates = rates::measure(job, described, rate, clock)?;
+    let setting = Setting {
+        inventory: &described.inventory,
+        accumulate: job.spec.hessian.accumulate,
+        options: &options(&job.spec),
+        workload: &described.workload(&job.spec),
+        rates: &rates,
+    };
+    let times = |workers| {
+        let cluster = Cluster { workers, bandwidth: bandwidth.0 as f64 };
+        cost::times(plan, setting, cluster)
+    };
+    let of_one: PackageTimes = times(1).into_iter().sum();
+    let times = times(workers);
+    let all: PackageTimes = times.iter().copied().sum();
+    let mut table = Table::new(["package", "calibrate", "reduce", "solve", "all"]);
+    let seconds = |seconds: f64| text::duration(Duration::from_secs_f64(seconds.clamp(0.0, 1e12)));
+    let row = |name: String, times: &PackageTimes| {
+        [name, seconds(times.calibrate), seconds(times.reduce), seconds(times.solve), seconds(times.all())]
+    };
+    for (package, times) in plan.packages.iter().zip(&times) {
+        table.row(row((package.id.0 + 1).to_string(), times));
+    }
+    table.rule();
+    table.row(row("all".to_owned(), &all));
+    let who = match workers {
+        1 => "1 worker like this machine".to_owned(),
+        _ => format!(
+            "{workers} workers like this machine, {bandwidth} a second between them, {:.1} times as fast as one",
+            of_one.all() / all.all()
+        ),
+    };
+    Ok(format!("\nTime of {who}:\n{table}"))
 }
 
 fn summary(spec: &JobSpec, described: &Described) -> String {
@@ -43,22 +116,37 @@ fn summary(spec: &JobSpec, described: &Described) -> String {
         Method::Obs => "obs",
         Method::Magnitude => "magnitude",
         Method::Wanda => "wanda",
+        Method::L1 => "l1",
     };
     let share = match (spec.sparsity.pattern, spec.sparsity.ratio) {
         (Pattern::Unstructured, Some(ratio)) => format!("{}% unstructured", ratio * 100.0),
+        (Pattern::Structured, Some(ratio)) => format!("{}% of each block's heads and neurons", ratio * 100.0),
+        (Pattern::Structured, None) => {
+            format!(
+                "heads and neurons worth {}% of a forward call",
+                spec.sparsity.budget.unwrap_or(0.0) * 100.0
+            )
+        }
         (pattern, _) => pattern.to_string(),
     };
     let inventory = &described.inventory;
     let tokens = described.tokens;
-    let calibration = match spec.sparsity.method {
-        Method::Magnitude => "none, magnitude needs no activations".to_owned(),
-        Method::Obs | Method::Wanda => format!(
+    let calibration = match spec.sparsity.calibrates() {
+        false if spec.sparsity.method == Method::Magnitude => {
+            "none, magnitude without refinement needs no activations".to_owned()
+        }
+        false => format!("none, {method} needs no activations"),
+        true => format!(
             "{} prompts x {} steps at guidance {}, {} image and {} text tokens",
             c.count, c.steps, c.guidance, tokens.image, tokens.text
         ),
     };
+    let refined = match spec.sparsity.refinement() {
+        0 => String::new(),
+        steps => format!(", refined by {steps} steps"),
+    };
     format!(
-        "model        {} ({} parameters, {} units, {} linears)\nsparsity     {share} by {method}\ncalibration  {calibration}\n",
+        "model        {} ({} parameters, {} units, {} linears)\nsparsity     {share} by {method}{refined}\ncalibration  {calibration}\n",
         spec.model.path,
         text::count(inventory.parameters),
         inventory.units.len(),
@@ -100,7 +188,8 @@ fn table(plan: &Plan, cost: &PlanCost) -> Table {
             1 => package.units.end.to_string(),
             _ => format!("{}-{}", package.units.start + 1, package.units.end),
         };
-        table.row(row((package.id.0 + 1).to_string(), units, cost, cost.gram_bytes));
+        let what = if package.survey { " (survey)" } else { "" };
+        table.row(row(format!("{}{what}", package.id.0 + 1), units, cost, cost.gram_bytes));
     }
     table.rule();
     let units = plan.packages.last().map_or(0, |package| package.units.end);
@@ -109,15 +198,12 @@ fn table(plan: &Plan, cost: &PlanCost) -> Table {
 }
 
 fn memory(needs: &MemoryNeeds, cost: &PlanCost) -> String {
-    let (what, buffers) = match needs.activations >= needs.solver {
-        true => ("activations", needs.activations),
-        false => ("solver", needs.solver),
-    };
     let parts = [
         (needs.model, "transformer"),
         (needs.text, "encoded prompts"),
         (cost.largest_grams(), "Grams of the largest package"),
-        (buffers, what),
+        (needs.activations, "activations"),
+        (needs.solver, "solver"),
         (needs.base, "program"),
     ];
     let parts = parts.map(|(bytes, what)| format!("{} {what}", ByteSize(bytes)));

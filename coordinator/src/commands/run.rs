@@ -11,6 +11,13 @@ use crate::session::Session;
 pub(super) fn run(args: &RunArgs, session: &mut Session<'_>) -> Result<()> {
     let job = session.job(&args.job)?;
     session.use_threads(args.process.threads)?;
-    let summary = crate::run::run(&job, &session.progress(args.process.quiet), &session.spans)?;
+    let workers = args.workers as usize;
+    let summary = crate::run::run(
+        &job,
+        workers,
+        session.memory,
+        &session.progress(args.process.quiet),
+        &session.spans,
+    )?;
     Ok(writeln!(session.out, "{summary}")?)
 }

@@ -17,12 +17,12 @@ use crate::{Error, Result, picture};
 pub(super) fn sample(args: &SampleArgs, session: &mut Session<'_>) -> Result<()> {
     let process = &args.sampling.process;
     session.use_threads(process.threads)?;
-    check_out(&args.out)?;
+    let folder = check_out(&args.out)?;
     let prompts = args.sampling.read_prompts()?;
     let pipeline = PipelineFolder::open(&args.pipeline)?;
     let progress = session.progress(process.quiet);
-    let sampling =
-        Sampling::new(&pipeline, &prompts, args.sampling.settings(), &progress).map_err(argument_of_flag)?;
+    let sampling = Sampling::new(&pipeline, &prompts, args.sampling.settings(), folder, &progress)
+        .map_err(argument_of_flag)?;
     let latents = sampling.latents(&load_transformer(&pipeline)?, "sample", &progress)?;
     write(args, &prompts, &decode(&pipeline, &latents)?, session)
 }

@@ -3,6 +3,7 @@
 mod strict;
 
 use std::ffi::OsString;
+use std::fmt;
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -34,6 +35,33 @@ pub struct Job {
     pub spec: JobSpec,
     path: PathBuf,
     merged: Value,
+    stores: StoreSettings,
+}
+
+/// What the environment says of object stores: the usual variables of S3, Google Cloud Storage and Azure. Shows itself to nobody.
+#[derive(Clone, Default)]
+pub struct StoreSettings(Vec<(String, String)>);
+
+impl StoreSettings {
+    /// Those among the variables of an environment.
+    pub fn of(environment: &[(OsString, OsString)]) -> Self {
+        let known = |name: &&str| ["AWS_", "GOOGLE_", "AZURE_"].iter().any(|start| name.starts_with(start));
+        let setting = |(name, value): &(OsString, OsString)| {
+            Some((name.to_str().filter(known)?.to_owned(), value.to_str()?.to_owned()))
+        };
+        Self(environment.iter().filter_map(setting).collect())
+    }
+
+    /// By name.
+    pub fn pairs(&self) -> &[(String, String)] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for StoreSettings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("StoreSettings(..)")
+    }
 }
 
 impl Job {
@@ -49,6 +77,8 @@ impl Job {
         sets: &[String],
     ) -> Result<Self> {
         let text = read(path)?;
+        let environment: Vec<_> = environment.into_iter().collect();
+        let stores = StoreSettings::of(&environment);
         let mut builder = Config::builder()
             .add_source(config::File::from_str(&text, FileFormat::Toml))
             .add_source(variables(environment)?);
@@ -59,12 +89,23 @@ impl Job {
         }
         let merged = builder.build().map_err(|e| unreadable(path, &text, e))?.cache;
         let root = strict::Node { value: &merged, key: String::new(), untyped };
-        let job = |spec| Self { spec, path: path.to_owned(), merged: merged.clone() };
+        let job = |spec| Self { spec, path: path.to_owned(), merged: merged.clone(), stores };
         let spec =
             JobSpec::deserialize(root).map_err(|r| Error::key(blame(path, &merged, &r.key), r.problem))?;
         let job = job(spec);
         job.spec.validate().map_err(|e| job.refuse(e))?;
         Ok(job)
+    }
+
+    /// A job as a coordinator tells it, which has checked it.
+    pub fn received(spec: JobSpec, stores: StoreSettings) -> Self {
+        let path = PathBuf::from("the coordinator's job");
+        Self { spec, path, merged: Value::new(None, ValueKind::Nil), stores }
+    }
+
+    /// How its store is reached, as far as the environment says.
+    pub fn stores(&self) -> &StoreSettings {
+        &self.stores
     }
 
     /// The job file.

@@ -1,13 +1,14 @@
 //! The pruned model against the dense one, on prompts that took no part in calibration.
 
 use candle_core::{DType, Tensor};
-use obsdiff_engine::pruner::Pruner;
+use obsdiff_engine::calibrate::Trajectories;
+use obsdiff_engine::model::DiffusionModel;
 use serde::Serialize;
 
 use super::Inputs;
+use crate::Result;
 use crate::progress::Progress;
 use crate::sampling::{final_latents, relative_errors};
-use crate::{Error, Result};
 
 /// The error of final latents on held-out prompts.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -36,29 +37,33 @@ impl HeldOutError {
 
 /// Final latents of the held-out prompts, in batches of a shard's size; nothing where there are none.
 pub(super) fn latents(
-    pruner: &Pruner,
+    model: &dyn DiffusionModel,
+    trajectories: &Trajectories,
     inputs: &Inputs,
     name: &'static str,
     progress: &Progress,
 ) -> Result<Option<Tensor>> {
     let _span = tracing::info_span!("held-out prompts").entered();
     let first = inputs.prompts.calibration.len() as u32;
-    let prompts = first..pruner.trajectories().prompts();
+    let prompts = first..trajectories.prompts();
     if prompts.is_empty() {
         return Ok(None);
     }
     let batch = inputs.plan.shards.first().map_or(1, |shard| shard.prompts.len());
-    final_latents(pruner.trajectories(), pruner.model(), prompts, batch, name, progress).map(Some)
+    final_latents(trajectories, model, prompts, batch, name, progress).map(Some)
 }
 
 /// Refuses a dense model whose latents on the held-out prompts are not finite: no pruned one can be compared with it.
-pub(super) fn check_finite(latents: Option<&Tensor>, inputs: &Inputs) -> Result<()> {
+pub(super) fn check_finite(latents: Option<&Tensor>, inputs: &Inputs) -> obsdiff_engine::Result<()> {
     let Some(latents) = latents else { return Ok(()) };
-    let numbers = latents.flatten_all().and_then(|l| l.to_dtype(DType::F32)?.to_vec1::<f32>());
-    if numbers.map_err(obsdiff_engine::Error::from)?.iter().all(|number| number.is_finite()) {
+    let numbers = latents.flatten_all().and_then(|l| l.to_dtype(DType::F32)?.to_vec1::<f32>())?;
+    if numbers.iter().all(|number| number.is_finite()) {
         return Ok(());
     }
     let problem =
         "computes final latents that are not finite: the model overflows or its weights are damaged";
-    Err(Error::content(inputs.weights.folder(), problem))
+    Err(obsdiff_engine::Error::Content {
+        path: inputs.weights.folder().to_owned(),
+        problem: problem.to_owned(),
+    })
 }

@@ -1,13 +1,14 @@
 //! Everything a job reads, opened and checked before any work.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use obsdiff_core::PlanCost;
 use obsdiff_engine::checkpoint::Weights;
 use obsdiff_engine::export::{InputDigest, required_bytes, sha256};
 use obsdiff_proto::{ByteSize, JobError, Plan};
 
+use super::State;
 use crate::described::Described;
+use crate::fit;
 use crate::job::Job;
 use crate::prompts::JobPrompts;
 use crate::{Error, Result};
@@ -22,47 +23,58 @@ pub struct Inputs {
     pub prompts: JobPrompts,
     /// The plan.
     pub plan: Plan,
+    /// The folder that exists already and will hold the output, in or below it.
+    pub folder: PathBuf,
+    /// The output is there: an earlier process of the same job wrote it, and ended before it could remove the job's state.
+    pub written: bool,
     /// Digests of the files that decide the result.
     pub digests: Vec<InputDigest>,
 }
 
 impl Inputs {
-    /// Opens what the job names, checks that all of it fits together and that the output can be written, and plans.
+    /// Opens what the job names, checks that all of it fits together, that the output can be written and that the Grams of so many
+    /// workers fit in `memory` where it is known, and plans.
     ///
     /// # Errors
     /// The first thing that cannot be used, naming the key, the file or the layer.
-    pub fn open(job: &Job) -> Result<Self> {
+    pub fn open(job: &Job, workers: usize, memory: Option<ByteSize>) -> Result<Self> {
         let _span = tracing::info_span!("check").entered();
         let prompts = JobPrompts::load(job)?;
         let described = Described::read(job)?;
-        check_output(job, described.pipeline.path())?;
+        let written = State::has_written(job)?;
+        let folder = check_output(job, &described, written)?;
         let plan = obsdiff_core::plan(&job.spec, &described.inventory, described.tokens)
             .map_err(|e| job.unplanned(e))?;
+        if let Some(memory) = memory {
+            fit::check(job, &described, &plan, workers, memory)?;
+        }
+        let plan = super::with_budget(job, &described, plan)?;
         let weights = described.pipeline.transformer_weights()?;
         let digests = digests(job, &prompts, &weights)?;
-        Ok(Self { described, weights, prompts, plan, digests })
+        Ok(Self { described, weights, prompts, plan, folder, written, digests })
     }
 }
 
 impl Inputs {
-    /// The peak memory that the plan predicts.
-    pub fn predicted_peak(&self, job: &Job) -> ByteSize {
+    /// The peak memory that the plan predicts for so many workers of one process.
+    pub fn predicted_peak(&self, job: &Job, workers: usize) -> ByteSize {
         let (spec, described) = (&job.spec, &self.described);
-        let accumulate = spec.hessian.accumulate;
-        let cost = PlanCost::new(&self.plan, &described.inventory, accumulate, &described.workload(spec));
-        ByteSize(described.memory(spec, &self.plan).peak(&cost))
+        ByteSize(
+            described.memory(spec, &self.plan).peak_of(&described.cost(spec, &self.plan), workers as u64),
+        )
     }
 }
 
-/// The output must be a new directory on a file system with room for it.
-fn check_output(job: &Job, pipeline: &Path) -> Result<()> {
+/// The output must be a new directory, or what the job itself has `written`, on a file system with room for it, and for the encoded
+/// prompts that memory is not to hold.
+fn check_output(job: &Job, described: &Described, written: bool) -> Result<PathBuf> {
     let refuse = |problem: String| Err(job.refuse(JobError::new("output.path", problem)));
     let path = &job.spec.output.path;
     if path.is_empty() || path.contains("://") {
         return refuse(format!("is \"{path}\": give a directory on this machine"));
     }
     let path = Path::new(path);
-    if path.symlink_metadata().is_ok() {
+    if path.symlink_metadata().is_ok() && !written {
         return refuse(format!(
             "is {}, which exists already: choose another, or move it away",
             path.display()
@@ -73,16 +85,19 @@ fn check_output(job: &Job, pipeline: &Path) -> Result<()> {
     if !parent.is_dir() {
         return refuse(format!("is {}, but {} is not a directory", path.display(), parent.display()));
     }
+    if written {
+        return Ok(parent.to_owned());
+    }
     let space = rustix::fs::statvfs(parent).map_err(|e| Error::file(parent, e.into()))?;
     let free = ByteSize(space.f_bavail.saturating_mul(space.f_frsize));
-    let needed = ByteSize(required_bytes(pipeline)?);
+    let needed = ByteSize(required_bytes(described.pipeline.path())? + described.text_spooled(&job.spec));
     if free < needed {
         return refuse(format!(
             "needs {needed}, but {} has {free} free: make room or choose another",
             parent.display()
         ));
     }
-    Ok(())
+    Ok(parent.to_owned())
 }
 
 fn digests(job: &Job, prompts: &JobPrompts, weights: &Weights) -> Result<Vec<InputDigest>> {

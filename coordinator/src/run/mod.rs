@@ -1,18 +1,22 @@
 //! The main job: a pipeline and prompts in, a pruned pipeline out.
 
+mod display;
 mod held_out;
 mod inputs;
 mod memory;
-mod packages;
+mod state;
+mod structured;
 mod summary;
+mod workers;
 
-use std::path::Path;
+use std::sync::Arc;
 
-use candle_core::Device;
+use candle_core::{Device, Tensor};
 use obsdiff_engine::calibrate::Trajectories;
-use obsdiff_engine::export::{Export, PruningRecord};
+use obsdiff_engine::export::PruningRecord;
+use obsdiff_engine::model::DiffusionModel;
 use obsdiff_engine::model::sd3::Sd3Transformer;
-use obsdiff_engine::pruner::Pruner;
+use obsdiff_proto::ByteSize;
 
 use crate::Result;
 use crate::described::compute_type;
@@ -21,58 +25,108 @@ use crate::progress::Progress;
 use crate::sampling::encode;
 use crate::spans::Spans;
 
+pub use display::{Display, Gauge};
 pub use held_out::HeldOutError;
 pub use inputs::Inputs;
 pub use memory::peak_resident;
+pub use state::State;
+pub(crate) use state::options;
+pub(crate) use structured::with_budget;
 pub use summary::Summary;
+pub use workers::Work;
 
-/// The span in which all of a run's work happens.
+/// The span in which all of a run's work happens, on each thread that does a part of it.
 pub const RUN_SPAN: &str = "run";
 
-/// Runs a job in this process: checks everything, then encodes, calibrates, prunes, exports and compares.
+/// Runs a job in this process with so many workers, whose `memory` together may be known: checks everything, then encodes,
+/// calibrates, prunes, exports and compares. The result does not depend on the number of workers.
 ///
 /// # Errors
 /// Bad input, before any work; a failure of the engine later. Nothing half-written is left behind.
-pub fn run(job: &Job, progress: &Progress, spans: &Spans) -> Result<Summary> {
+pub fn run(
+    job: &Job,
+    workers: usize,
+    memory: Option<ByteSize>,
+    progress: &Progress,
+    spans: &Spans,
+) -> Result<Summary> {
     let root = tracing::info_span!(RUN_SPAN);
-    let _root = root.enter();
-    let inputs = Inputs::open(job)?;
+    let running = root.enter();
+    let inputs = Inputs::open(job, workers, memory)?;
     if let Some(note) = &inputs.prompts.note {
         progress.note(note);
     }
-    let mut pruner = prepare(job, &inputs, progress)?;
-    let dense = held_out::latents(&pruner, &inputs, "dense", progress)?;
-    let linears = packages::prune(&mut pruner, &inputs, progress)?;
-    // Only here: calibration names the site at which a model overflows, but not every method calibrates.
-    held_out::check_finite(dense.as_ref(), &inputs)?;
-    let record = PruningRecord {
-        obsdiff: env!("CARGO_PKG_VERSION").to_owned(),
-        job: job.spec.clone(),
-        inputs: inputs.digests.clone(),
-        linears,
-    };
-    export(job, &inputs, &pruner, &record)?;
-    let held_out = match dense {
-        Some(dense) => {
-            let pruned = held_out::latents(&pruner, &inputs, "pruned", progress)?;
-            pruned.map(|pruned| HeldOutError::between(&dense, &pruned)).transpose()?
-        }
-        None => None,
-    };
-    drop(_root);
-    let predicted = inputs.predicted_peak(job);
+    let state = State::open(job, &inputs)?;
+    if state.resumed {
+        let (done, all) = (state.job.committed, inputs.plan.packages.len());
+        progress.note(&format!("{} is found: {done} of {all} packages are finished", state.url()));
+    }
+    drop(running);
+    let pruned = prune(job, &inputs, &state, workers, progress, spans, &root);
+    match &pruned {
+        // Nothing is to be gone on with: all is done, or has to be done otherwise.
+        Ok(_) => state.remove(),
+        Err(error) if error.exit_code() == 2 && !state.resumed => state.remove(),
+        Err(_) => {}
+    }
+    let (record, held_out) = pruned?;
+    let predicted = inputs.predicted_peak(job, workers);
     Ok(Summary { record, held_out, spans: spans.report(), predicted, peak_resident: peak_resident() })
 }
 
-fn prepare(job: &Job, inputs: &Inputs, progress: &Progress) -> Result<Pruner> {
+/// How far the pruned model's latents are from the dense one's, where those are known.
+fn compared(
+    pruned: &dyn DiffusionModel,
+    trajectories: &Arc<Trajectories>,
+    inputs: &Inputs,
+    dense: Option<&Tensor>,
+    progress: &Progress,
+) -> Result<Option<HeldOutError>> {
+    let Some(dense) = dense else { return Ok(None) };
+    let latents = held_out::latents(pruned, trajectories, inputs, "pruned", progress)?;
+    latents.map(|latents| HeldOutError::between(dense, &latents)).transpose()
+}
+
+/// Prunes and compares.
+fn prune(
+    job: &Job,
+    inputs: &Inputs,
+    state: &State,
+    workers: usize,
+    progress: &Progress,
+    spans: &Spans,
+    root: &tracing::Span,
+) -> Result<(PruningRecord, Option<HeldOutError>)> {
+    let running = root.enter();
+    let (model, trajectories) = prepare(job, inputs, progress)?;
+    let dense = held_out::latents(&model, &trajectories, inputs, "dense", progress)?;
+    // The workers' threads account for their time themselves.
+    drop(running);
+    let work = Work { job, inputs, trajectories: &trajectories, dense: dense.as_ref() };
+    let engine = work.run(state, model, workers, progress, spans.clock())?;
+    let _running = root.enter();
+    let held_out = compared(engine.pruner().model(), &trajectories, inputs, dense.as_ref(), progress)?;
+    let (record, _) = work.record(engine.pruner(), engine.pruned())?;
+    Ok((record, held_out))
+}
+
+/// Loads the model and encodes its prompts.
+///
+/// # Errors
+/// When a component cannot be used.
+pub(crate) fn prepare(
+    job: &Job,
+    inputs: &Inputs,
+    progress: &Progress,
+) -> Result<(Sd3Transformer, Arc<Trajectories>)> {
     let (pipeline, calibration) = (&inputs.described.pipeline, &job.spec.calibration);
     let dtype = compute_type(job.spec.model.dtype);
     // Those that calibrate have the ids from 0 on; those held out follow.
     let prompts = &inputs.prompts;
     let prompts: Vec<&str> =
         prompts.calibration.iter().chain(&prompts.held_out).map(String::as_str).collect();
-    let encoded = encode(pipeline, &prompts, calibration.max_sequence_length as usize, progress)?
-        .to(dtype, &Device::Cpu)?;
+    let tokens = calibration.max_sequence_length as usize;
+    let encoded = encode(pipeline, &prompts, tokens, dtype, &inputs.folder, progress)?;
     let model = {
         let _span = tracing::info_span!("load weights").entered();
         Sd3Transformer::load(inputs.described.config.clone(), &inputs.weights, dtype, &Device::Cpu)?
@@ -80,28 +134,5 @@ fn prepare(job: &Job, inputs: &Inputs, progress: &Progress) -> Result<Pruner> {
     let size = inputs.described.size;
     let schedule = pipeline.scheduler()?.schedule(calibration.steps as usize, size.tokens)?;
     let trajectories = Trajectories::new(schedule, calibration.guidance, calibration.seed, size, encoded);
-    Ok(Pruner::new(&job.spec, Box::new(model), trajectories))
-}
-
-fn export(job: &Job, inputs: &Inputs, pruner: &Pruner, record: &PruningRecord) -> Result<()> {
-    let _span = tracing::info_span!("export").entered();
-    let pruned: std::collections::HashMap<String, _> = inputs
-        .plan
-        .packages
-        .iter()
-        .flat_map(|package| &package.linears)
-        .map(|target| {
-            (format!("{}.weight", inputs.described.inventory.linear(target.linear).name), target.linear)
-        })
-        .collect();
-    let export = Export {
-        source: inputs.described.pipeline.path(),
-        destination: Path::new(&job.spec.output.path),
-        link: job.spec.output.link,
-        weights: &inputs.weights,
-        record,
-    };
-    export
-        .write(&|name| pruned.get(name).map(|linear| pruner.model().weight(*linear).cloned()).transpose())?;
-    Ok(())
+    Ok((model, Arc::new(trajectories)))
 }

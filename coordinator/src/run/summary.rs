@@ -7,7 +7,7 @@ use obsdiff_proto::ByteSize;
 
 use super::HeldOutError;
 use crate::spans::SpanReport;
-use crate::text::{Table, percent};
+use crate::text::{self, Table, percent};
 
 /// What a run did.
 pub struct Summary {
@@ -30,11 +30,37 @@ impl Summary {
         let linears = &self.record.linears;
         (linears.iter().map(|l| l.zeros).sum(), linears.iter().map(weights).sum())
     }
+
+    /// What each attention and feed-forward network kept, and what the whole transformer has left.
+    fn structures(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.record.structures.is_empty() {
+            return Ok(());
+        }
+        let mut table = Table::new(["structure", "kept", "of", "went", "relative error"]);
+        for s in &self.record.structures {
+            let parts = if s.heads { "heads" } else { "neurons" };
+            table.row([
+                s.name.clone(),
+                s.kept.to_string(),
+                format!("{} {parts}", s.of),
+                percent((s.of - s.kept) as u64, s.of as u64),
+                s.error.map_or("-".to_owned(), |e| format!("{e:.5}")),
+            ]);
+        }
+        writeln!(f, "{table}")?;
+        let Some(sizes) = self.record.sizes else { return Ok(()) };
+        let [before, after] = sizes.parameters.map(text::count);
+        writeln!(f, "parameters {before} -> {after}")?;
+        let [before, after] = sizes.forward_flops;
+        let saved = 100.0 * (1.0 - after / before);
+        writeln!(f, "forward call {} -> {} ({saved:.2}% less)\n", text::flops(before), text::flops(after))
+    }
 }
 
 impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut table = Table::new(["linear", "shape", "zeros", "damping", "relative output error"]);
+        let mut table =
+            Table::new(["linear", "shape", "zeros", "damping", "unrefined error", "relative output error"]);
         for linear in &self.record.linears {
             let [rows, width] = linear.shape;
             table.row([
@@ -42,10 +68,12 @@ impl fmt::Display for Summary {
                 format!("{rows} x {width}"),
                 percent(linear.zeros, rows as u64 * width as u64),
                 linear.damping.map_or("-".to_owned(), |d| d.to_string()),
+                linear.unrefined_error.map_or("-".to_owned(), |e| format!("{e:.5}")),
                 linear.relative_error.map_or("-".to_owned(), |e| format!("{e:.5}")),
             ]);
         }
         writeln!(f, "{table}")?;
+        self.structures(f)?;
         writeln!(f, "{}", self.spans)?;
         let (zeros, weights) = self.zeros();
         writeln!(

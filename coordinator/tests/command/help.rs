@@ -2,7 +2,8 @@ use std::path::Path;
 
 use crate::{obsdiff, text, told};
 
-const COMMANDS: [&str; 5] = ["run", "plan", "inspect", "sample", "compare"];
+const COMMANDS: [&str; 8] =
+    ["run", "coordinator", "worker", "status", "plan", "inspect", "sample", "compare"];
 
 #[test]
 fn every_command_is_listed_and_has_an_example() {

@@ -10,6 +10,7 @@ mod plan;
 mod refusals;
 mod run_refusals;
 mod setting;
+mod structured;
 
 use std::fs;
 use std::path::{Path, PathBuf};

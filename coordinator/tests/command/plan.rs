@@ -23,7 +23,7 @@ fn units(plan: &str) -> Vec<&str> {
 
 #[test]
 fn a_plan_shows_packages_totals_and_memory() {
-    let plan = plan(&["packages.balance=units"]);
+    let plan = plan(&["packages.count=4", "packages.balance=units"]);
     assert_eq!(units(&plan), ["1-6", "7-12", "13-18", "19-24"]);
     assert!(plan.contains("24 units, 69 linears"), "{plan}");
     assert!(plan.contains("100 prompts x 25 steps at guidance 7, 64 image and 48 text tokens"), "{plan}");
@@ -43,7 +43,54 @@ fn memory_and_rules_shape_the_plan() {
         plan(&["sparsity.rules[0].match=*.attn.*", "sparsity.rules[0].skip=true", "packages.count=100"]);
     // Two of each block's four units are left.
     assert_eq!(units(&skipped).len(), 12);
-    assert!(plan(&["sparsity.method=magnitude"]).contains("magnitude needs no activations"));
+    let magnitude = ["sparsity.method=magnitude", "sparsity.refine=0"];
+    assert!(plan(&magnitude).contains("magnitude without refinement needs no activations"));
+    assert!(plan(&magnitude[..1]).contains("50% unstructured by magnitude, refined by 5 steps"));
+}
+
+/// The rows of numbers of packages.
+fn counts(plan: &str) -> Vec<&str> {
+    let rows = plan.lines().skip_while(|line| !line.starts_with("packages "));
+    rows.skip(2).take_while(|line| line.starts_with(|c: char| c.is_ascii_digit())).collect()
+}
+
+#[test]
+fn a_plan_shows_what_other_numbers_of_packages_would_take() {
+    let one = plan(&[]);
+    let rows = counts(&one);
+    let first = |row: &&str| row.split_whitespace().next().unwrap().to_owned();
+    assert_eq!(rows.iter().map(first).collect::<Vec<_>>(), ["1", "2", "4", "8", "16", "24"], "{one}");
+    assert!(rows[0].starts_with("1 (this job)") && rows[0].contains("  5000  "), "{one}");
+    assert!(rows[2].contains("  20000  ") && rows[2].trim_end().ends_with(['s', 'n']), "{one}");
+    let three = plan(&["packages.count=3"]);
+    assert!(counts(&three)[2].starts_with("3 (this job)"), "{three}");
+    assert!(!one.contains("Does not fit"), "{one}");
+}
+
+#[test]
+fn a_plan_says_what_would_fit_where_the_job_does_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let job = job(folder.path());
+    let plan = |memory: &str, sets: &[&str]| {
+        let mut args = vec!["plan", job.to_str().unwrap(), "--memory", memory];
+        sets.iter().for_each(|set| args.extend(["--set", set]));
+        told(&asset(""), &args)
+    };
+    // Small batches leave Grams the largest part of what the job holds.
+    let small = "calibration.shard_size=1";
+    let peak: f64 = {
+        let plan = plan("1GiB", &[small]);
+        assert!(!plan.contains("Does not fit"), "{plan}");
+        let peak = plan.split("Peak memory, predicted: ").nth(1).unwrap();
+        peak.split(" MiB").next().unwrap().parse().unwrap()
+    };
+    let tight = format!("{}MiB", peak - 2.0);
+    let said = plan(&tight, &[small]);
+    assert!(said.contains("Does not fit: packages.count: is 1, with which Grams take"), "{said}");
+    assert!(said.contains("give packages.count = 2 or more"), "{said}");
+    assert!(!plan(&tight, &[small, "packages.count=2"]).contains("Does not fit"));
+    assert!(plan("1MiB", &[]).contains("no number of packages is enough"));
+    assert!(!plan("1MiB", &["sparsity.method=magnitude", "sparsity.refine=0"]).contains("Does not fit"));
 }
 
 #[test]

@@ -1,5 +1,5 @@
 use super::*;
-use crate::Targets;
+use crate::{Target, Targets};
 
 const JOB: &str = r#"
     [model]
@@ -25,7 +25,7 @@ fn the_shortest_job_is_valid_and_has_the_documented_defaults() {
     assert_eq!(spec.validate(), Ok(()));
     assert_eq!(spec.hessian, HessianSpec::default());
     assert_eq!((spec.calibration.count, spec.calibration.steps, spec.calibration.shard_size), (100, 25, 4));
-    assert_eq!(spec.sparsity.method, Method::Obs);
+    assert_eq!((spec.sparsity.method, spec.sparsity.refine), (Method::Obs, 5));
     assert_eq!(spec.hessian.weighting, Weighting::LogDecrease);
 }
 
@@ -52,6 +52,20 @@ fn a_value_out_of_range_is_refused_by_key() {
     ];
     for (key, change) in cases {
         assert_eq!(job(change).unwrap_err().key, key);
+    }
+}
+
+#[test]
+fn magnitude_calibrates_only_to_refine() {
+    let mut sparsity = toml::from_str::<JobSpec>(JOB).unwrap().sparsity;
+    for (method, refine, calibrates) in [
+        (Method::Obs, 0, true),
+        (Method::Wanda, 0, true),
+        (Method::Magnitude, 0, false),
+        (Method::Magnitude, 1, true),
+    ] {
+        (sparsity.method, sparsity.refine) = (method, refine);
+        assert_eq!(sparsity.calibrates(), calibrates, "{method:?}, {refine} steps");
     }
 }
 

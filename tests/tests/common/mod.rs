@@ -45,5 +45,18 @@ pub(crate) fn run_job(file: &Path, sets: &[&str]) -> obsdiff::Result<Summary> {
     let sets: Vec<String> = sets.iter().map(|set| set.to_string()).collect();
     let job = Job::load(file, [], &sets)?;
     let progress = Progress::lines(std::io::sink(), monotonic());
-    run(&job, &progress, &Spans::new(RUN_SPAN, monotonic()))
+    run(&job, 1, None, &progress, &Spans::new(RUN_SPAN, monotonic()))
+}
+
+/// Copies a folder with all below it.
+pub(crate) fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let to = to.join(entry.file_name());
+        match entry.metadata().unwrap().is_dir() {
+            true => copy(&entry.path(), &to),
+            false => drop(std::fs::copy(entry.path(), to).unwrap()),
+        }
+    }
 }

@@ -13,7 +13,7 @@ use criterion::Criterion;
 use faer::linalg::matmul::matmul;
 use faer::{Accum, MatMut, MatRef, Par};
 use obsdiff_engine::checkpoint::Weights;
-use obsdiff_engine::model::sd3::{Sd3Config, Sd3Transformer};
+use obsdiff_engine::model::sd3::{BlockSizes, Sd3Config, Sd3Transformer};
 use obsdiff_engine::model::{Denoise, DiffusionModel, NoTap};
 use rayon::prelude::*;
 
@@ -222,6 +222,7 @@ fn medium() -> Case {
         pos_embed_max_size: 32,
         dual_attention_layers: Vec::new(),
         qk_norm: None,
+        blocks: BlockSizes::default(),
     };
     let tensor = |(name, shape): (String, Vec<usize>)| {
         let tensor = Tensor::from_vec(random(shape.iter().product()), shape, &Device::Cpu).unwrap();

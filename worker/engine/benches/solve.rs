@@ -1,16 +1,20 @@
-//! Pruning a linear by OBS, factorisation included, against its arithmetic at the rate of the machine's fastest f32 GEMM.
+//! Pruning a linear by OBS, factorisation included, and refining it, against their arithmetic at the rate of the machine's fastest
+//! f32 GEMM.
 #![allow(missing_docs, clippy::unwrap_used)]
 
 use std::time::Duration;
 
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use obsdiff_engine::gram::Gram;
-use obsdiff_engine::solve::{Factor, obs, relative_error, stride};
+use obsdiff_engine::solve::{Factor, ScaledHessian, obs, refine, relative_error, stride};
 use obsdiff_proto::{Accumulate, Target};
 
 mod rate;
 
 const ROWS: usize = 1536;
+
+/// The default of `sparsity.refine`.
+const STEPS: u32 = 5;
 
 /// The Gram of activations whose features are correlated and of different sizes.
 fn gram(n: usize) -> Gram {
@@ -29,7 +33,7 @@ fn gram(n: usize) -> Gram {
 fn solve(c: &mut Criterion) {
     for n in [1536, 6144] {
         let mut product = rate::Gemm::new(ROWS, n, n);
-        let upper: Vec<f32> = gram(n).into_upper(stride(n));
+        let upper: Vec<f32> = gram(n).to_upper(stride(n));
         let weight = rate::noise(ROWS * n);
         let factorise = |upper| Factor::new(n, upper, 0.01).unwrap();
         let run = |upper: Vec<f32>, mut weight: Vec<f32>, target: Target| {
@@ -37,14 +41,19 @@ fn solve(c: &mut Criterion) {
             obs(&mut weight, &factor, &target).unwrap();
             (factor, weight)
         };
-        let factor = factorise(upper.clone());
+        let (factor, masked) = run(upper.clone(), weight.clone(), Target::Unstructured { ratio: 0.5 });
+        let hessian = ScaledHessian::new(factor.clone());
         let mut targets =
             [Target::Unstructured { ratio: 0.5 }, Target::NToM { n: 2, m: 4 }].map(|t| (t, Duration::MAX));
-        let (mut factorised, mut compared) = (Duration::MAX, Duration::MAX);
+        let [mut factorised, mut compared, mut scaled, mut refined] = [Duration::MAX; 4];
         for _ in 0..if n > ROWS { 6 } else { 25 } {
             product.run();
             rate::time(&mut factorised, upper.clone(), factorise);
             rate::time(&mut compared, (), |()| relative_error(&weight, &weight, &factor).unwrap());
+            rate::time(&mut scaled, factor.clone(), ScaledHessian::new);
+            rate::time(&mut refined, masked.clone(), |mut masked| {
+                refine(&mut masked, &weight, &hessian, STEPS).unwrap()
+            });
             for (target, shortest) in &mut targets {
                 rate::time(shortest, (upper.clone(), weight.clone()), |(upper, weight)| {
                     run(upper, weight, *target)
@@ -62,6 +71,13 @@ fn solve(c: &mut Criterion) {
         let (cube, rows) = ((n * n * n) as f64, (ROWS * n * n) as f64);
         print(&format!("factor of {n} x {n}"), factorised, 2.0 / 3.0 * cube, "");
         print(&format!("relative error of {ROWS} x {n}"), compared, 2.0 * rows, "");
+        println!(
+            "scaled Gram of {n} x {n}: {scaled:.2?} = {:.2} of the product",
+            scaled.as_secs_f64() / product.seconds()
+        );
+        let products = 2.0 * f64::from(STEPS + 1) * rows;
+        print(&format!("refine {ROWS} x {n}, {STEPS} steps"), refined, products, " (at most 1.4)");
+        print("  to the products of the steps alone", refined, 2.0 * f64::from(STEPS) * rows, "");
         for (target, time) in targets {
             let what = format!("solve {ROWS} x {n}, {target:?}");
             print(&what, time, 2.0 / 3.0 * cube + rows, " (at most 1.6)");

@@ -81,7 +81,7 @@ fn gathered(golden: &Golden, accumulate: Accumulate) -> Vec<f32> {
     for (rows, alpha) in golden.inputs.chunks(golden.tokens * golden.n).zip(&golden.alpha) {
         gram.observe(rows, f64::from(*alpha)).unwrap();
     }
-    gram.into_upper(stride(golden.n))
+    gram.to_upper(stride(golden.n))
 }
 
 fn given<T: Copy + Default + From<f32>>(golden: &Golden) -> Vec<T> {

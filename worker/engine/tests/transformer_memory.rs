@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use candle_core::{DType, Device, Tensor};
 use obsdiff_engine::checkpoint::Weights;
-use obsdiff_engine::model::sd3::{Sd3Config, Sd3Transformer};
+use obsdiff_engine::model::sd3::{BlockSizes, Sd3Config, Sd3Transformer};
 use obsdiff_engine::model::{Denoise, DiffusionModel, NoTap};
 
 /// Counts bytes in use and their peak. Whole pages are left out: faer reserves twice the last cache for each thread, and touches
@@ -54,6 +54,7 @@ fn config(qk_norm: Option<&str>, dual_attention_layers: Vec<usize>) -> Sd3Config
         pos_embed_max_size: 64,
         dual_attention_layers,
         qk_norm: qk_norm.map(str::to_owned),
+        blocks: BlockSizes::default(),
     }
 }
 

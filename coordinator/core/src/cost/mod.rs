@@ -1,10 +1,16 @@
 //! What a plan costs: bytes held and sent, forward calls, and floating-point operations (a multiplication and its addition count
 //! two).
 
+mod times;
+
 use std::iter::Sum;
 use std::ops::Add;
 
-use obsdiff_proto::{Accumulate, Inventory, JobSpec, Method, Package, Plan, Site, Stream};
+use obsdiff_proto::{Accumulate, Inventory, JobSpec, Package, Plan, Site, Stream};
+
+use crate::assignment::row_cost;
+
+pub use times::{Cluster, PackageTimes, Rates, Setting, rates, times};
 
 /// Tokens of each stream in one forward call on one picture.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,7 +50,7 @@ impl Workload {
     /// forward call on one picture takes.
     pub fn new(spec: &JobSpec, tokens: Tokens, forward_flops: f64) -> Self {
         let c = &spec.calibration;
-        let prompts = if spec.sparsity.method == Method::Magnitude { 0 } else { u64::from(c.count) };
+        let prompts = if spec.sparsity.calibrates() { u64::from(c.count) } else { 0 };
         let branches = if c.guidance > 1.0 { 2 } else { 1 };
         Self { prompts, steps: u64::from(c.steps), branches, tokens, forward_flops }
     }
@@ -75,7 +81,8 @@ pub struct PackageCost {
     pub forward_flops: f64,
     /// Operations of the Grams: n (n + 1) for each row, as only the upper triangle is formed.
     pub gram_flops: f64,
-    /// Operations of factorising and solving: 2/3 n^3 for each site and rows * n^2 for each linear.
+    /// Operations of factorising, solving and refining: 2/3 n^3 for each site; rows * n^2 for each linear, and 2 rows * n^2 more for
+    /// each step of its refinement and for their first residual.
     pub solve_flops: f64,
     /// Weights pruned over; each worker takes as many when they are applied.
     pub weights: u64,
@@ -112,9 +119,16 @@ pub struct PlanCost {
 }
 
 impl PlanCost {
-    /// The cost of every package of `plan`, whose ids must be of `inventory`.
-    pub fn new(plan: &Plan, inventory: &Inventory, accumulate: Accumulate, workload: &Workload) -> Self {
-        Self { packages: plan.packages.iter().map(|p| package(p, inventory, accumulate, workload)).collect() }
+    /// The cost of every package of `plan`, whose ids must be of `inventory`, where each linear is refined by `refine` steps.
+    pub fn new(
+        plan: &Plan,
+        inventory: &Inventory,
+        accumulate: Accumulate,
+        refine: u32,
+        workload: &Workload,
+    ) -> Self {
+        let cost = |p| package(p, inventory, accumulate, refine, workload);
+        Self { packages: plan.packages.iter().map(cost).collect() }
     }
 
     /// The sum over packages.
@@ -132,6 +146,7 @@ fn package(
     package: &Package,
     inventory: &Inventory,
     accumulate: Accumulate,
+    refine: u32,
     workload: &Workload,
 ) -> PackageCost {
     let sites = || package.sites.iter().map(|id| inventory.site(*id));
@@ -144,12 +159,14 @@ fn package(
     PackageCost {
         linears: package.linears.len(),
         sites: package.sites.len(),
-        gram_bytes: sites().map(|s| gram_bytes(s.width, accumulate)).fold(0, u64::saturating_add),
+        gram_bytes: sites()
+            .map(|s| gram_bytes(package.gram_width(s), accumulate))
+            .fold(0, u64::saturating_add),
         passes,
         forward_flops: passes as f64 * workload.forward_flops,
         gram_flops: total(sites().map(|s| gram_flops(s, workload))),
         solve_flops: total(sites().map(|s| 2.0 / 3.0 * (s.width as f64).powi(3)))
-            + total(solved().map(|(rows, n)| rows as f64 * (n as f64).powi(2))),
+            + total(solved().map(|(rows, n)| row_cost(refine) as f64 * rows as f64 * (n as f64).powi(2))),
         weights: package.linears.iter().map(weights).map(|(rows, n)| rows.saturating_mul(n)).sum(),
     }
 }
@@ -175,18 +192,12 @@ pub(crate) fn gram_flops(site: &Site, workload: &Workload) -> f64 {
     workload.rows(site) * n * (n + 1.0)
 }
 
-/// The relative cost of solving a site's linears, of `rows` rows together: n^3 + rows * n^2.
-pub(crate) fn solve_cost(width: usize, rows: usize) -> f64 {
-    let n = width as f64;
-    n.powi(3) + rows as f64 * n.powi(2)
-}
-
 /// What a process holds besides the open Grams, in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct MemoryNeeds {
     /// Weights of the transformer.
     pub model: u64,
-    /// Encoded prompts.
+    /// Encoded prompts: those that memory holds, and those of the batch being run.
     pub text: u64,
     /// Activations and buffers of one forward call.
     pub activations: u64,
@@ -197,12 +208,38 @@ pub struct MemoryNeeds {
 }
 
 impl MemoryNeeds {
-    /// The predicted peak: no forward call runs while a site is being solved, so only the larger of the two counts.
+    /// The predicted peak.
     pub fn peak(&self, cost: &PlanCost) -> u64 {
-        [self.base, self.model, self.text, cost.largest_grams(), self.activations.max(self.solver)]
+        self.peak_of(cost, 1)
+    }
+
+    /// The predicted peak of a process with so many workers: each comes to weights, Grams and buffers of its own, and receives its
+    /// share of the reduced Grams. They share encoded prompts.
+    pub fn peak_of(&self, cost: &PlanCost, workers: u64) -> u64 {
+        let grams = cost.largest_grams().saturating_mul(copies(workers));
+        self.besides_grams(workers).saturating_add(grams)
+    }
+
+    /// The predicted peak of all but the Grams.
+    pub fn besides_grams(&self, workers: u64) -> u64 {
+        // No forward call runs while a site is being solved, but the allocator keeps what calls gave back.
+        let own = [self.model, self.activations, self.solver]
             .into_iter()
             .fold(0, u64::saturating_add)
+            .saturating_mul(workers);
+        [self.base, self.text, own].into_iter().fold(0, u64::saturating_add)
     }
+
+    /// The bytes that the Grams of a package may take so that so many workers of one process keep within `memory`.
+    pub fn room_for_grams(&self, memory: u64, workers: u64) -> u64 {
+        memory.saturating_sub(self.besides_grams(workers)) / copies(workers)
+    }
+}
+
+/// How often a package's Grams are held by so many workers of one process: their own sums, and what is received of the reduced ones.
+fn copies(workers: u64) -> u64 {
+    let workers = workers.max(1);
+    if workers > 1 { workers.saturating_add(1) } else { 1 }
 }
 
 #[cfg(test)]

@@ -16,6 +16,7 @@ fn small() -> (Plan, Inventory) {
         units: vec![Unit { block: 0, kind: UnitKind::AttentionInputs, sites: vec![SiteId(0), SiteId(1)] }],
         sites: vec![site("q", 4, Stream::Image, &[0, 1]), site("add_q", 2, Stream::Text, &[2])],
         linears: vec![linear(3, 0), linear(5, 0), linear(7, 1)],
+        structures: Vec::new(),
     };
     let target = |l| LinearTarget { linear: LinearId(l), target: Target::Unstructured { ratio: 0.5 } };
     let package = Package {
@@ -23,8 +24,9 @@ fn small() -> (Plan, Inventory) {
         units: 0..1,
         sites: vec![SiteId(0), SiteId(1)],
         linears: (0..3).map(target).collect(),
+        survey: false,
     };
-    (Plan { packages: vec![package], shards: Vec::new() }, inventory)
+    (Plan { packages: vec![package], shards: Vec::new(), budget: None }, inventory)
 }
 
 const WORKLOAD: Workload = Workload {
@@ -38,7 +40,7 @@ const WORKLOAD: Workload = Workload {
 #[test]
 fn a_package_costs_what_its_formulas_say() {
     let (plan, inventory) = small();
-    let cost = PlanCost::new(&plan, &inventory, Accumulate::Exact, &WORKLOAD);
+    let cost = PlanCost::new(&plan, &inventory, Accumulate::Exact, 0, &WORKLOAD);
     let package = cost.packages[0];
     assert_eq!((package.linears, package.sites, package.passes), (3, 2, 100));
     assert_eq!(package.gram_bytes, 8 * (10 + 3));
@@ -46,8 +48,19 @@ fn a_package_costs_what_its_formulas_say() {
     assert_eq!(package.gram_flops, (100 * 64 * 4 * 5 + 100 * 20 * 2 * 3) as f64);
     assert_eq!(package.solve_flops, 2.0 / 3.0 * (64.0 + 8.0) + (8 * 16 + 7 * 4) as f64);
     assert_eq!(package.weights, 8 * 4 + 7 * 2);
-    let half = PlanCost::new(&plan, &inventory, Accumulate::F32, &WORKLOAD);
+    let half = PlanCost::new(&plan, &inventory, Accumulate::F32, 0, &WORKLOAD);
     assert_eq!(half.largest_grams(), 4 * (10 + 3));
+}
+
+#[test]
+fn refinement_adds_a_product_a_step_and_one_for_the_first_residual() {
+    let (plan, inventory) = small();
+    let solving = |refine| {
+        PlanCost::new(&plan, &inventory, Accumulate::Exact, refine, &WORKLOAD).packages[0].solve_flops
+    };
+    let product = (2 * (8 * 16 + 7 * 4)) as f64;
+    assert_eq!(solving(1) - solving(0), 2.0 * product);
+    assert_eq!(solving(5) - solving(1), 4.0 * product);
 }
 
 #[test]
@@ -57,20 +70,72 @@ fn totals_add_up_but_grams_are_held_one_package_at_a_time() {
     second.sites.pop();
     second.linears.pop();
     plan.packages.push(second);
-    let cost = PlanCost::new(&plan, &inventory, Accumulate::Exact, &WORKLOAD);
+    let cost = PlanCost::new(&plan, &inventory, Accumulate::Exact, 0, &WORKLOAD);
     assert_eq!(cost.total().passes, 200);
     assert_eq!(cost.total().gram_bytes, 8 * (13 + 10));
     assert_eq!(cost.largest_grams(), 8 * 13);
     let needs = MemoryNeeds { model: 1000, text: 300, activations: 50, solver: 70, base: 7 };
-    assert_eq!(needs.peak(&cost), 1000 + 300 + 8 * 13 + 70 + 7);
+    assert_eq!(needs.besides_grams(1), 1000 + 300 + 50 + 70 + 7);
+    assert_eq!(needs.peak(&cost), 1000 + 300 + 8 * 13 + 50 + 70 + 7);
+    for workers in 1..4 {
+        assert_eq!(needs.room_for_grams(needs.peak_of(&cost, workers), workers), 8 * 13);
+    }
 }
 
 #[test]
 fn a_package_without_sites_runs_and_solves_nothing() {
     let (mut plan, inventory) = small();
     plan.packages[0].sites.clear();
-    let package = PlanCost::new(&plan, &inventory, Accumulate::Exact, &WORKLOAD).packages[0];
+    let package = PlanCost::new(&plan, &inventory, Accumulate::Exact, 0, &WORKLOAD).packages[0];
     assert_eq!((package.passes, package.gram_bytes), (0, 0));
     assert!(package.solve_flops.is_sign_positive() && package.solve_flops == 0.0);
     assert_eq!(package.weights, 46);
+}
+
+/// A plan of three shards of 4, 4 and 2 prompts of a package.
+fn sharded() -> (Plan, Inventory) {
+    let (mut plan, inventory) = small();
+    let shard = |(id, prompts)| obsdiff_proto::Shard { id: obsdiff_proto::ShardId(id), prompts };
+    plan.shards = [(0, 0..4), (1, 4..8), (2, 8..10)].map(shard).to_vec();
+    (plan, inventory)
+}
+
+/// Times of a package by so many workers, where all work goes at 1 a second.
+fn times_of(workers: u32, split_above: Option<u64>) -> PackageTimes {
+    let (plan, inventory) = sharded();
+    let options = crate::Options { split_above, ..crate::Options::default() };
+    let rates = Rates { forward: 1.0, gram: 1.0, solve: [(2, 1.0), (4, 2.0)].into() };
+    let setting = Setting {
+        inventory: &inventory,
+        accumulate: Accumulate::Exact,
+        options: &options,
+        workload: &WORKLOAD,
+        rates: &rates,
+    };
+    times(&plan, setting, Cluster { workers, bandwidth: 4.0 })[0]
+}
+
+#[test]
+fn more_workers_share_shards_and_parts_and_send_their_grams_around() {
+    let (plan, inventory) = sharded();
+    let cost = PlanCost::new(&plan, &inventory, Accumulate::Exact, 0, &WORKLOAD).packages[0];
+    let one = times_of(1, None);
+    assert!((one.calibrate - (cost.forward_flops + cost.gram_flops)).abs() < 1.0);
+    // 4 x 4 x (4 + 8) at 2 a second, and 2 x 2 x (2 + 7).
+    assert_eq!((one.reduce, one.solve), (0.0, 96.0 + 36.0));
+    let two = times_of(2, None);
+    assert!((two.calibrate / one.calibrate - 0.6).abs() < 1e-9, "one has 4 prompts, the other 4 and 2");
+    assert_eq!((two.reduce, two.solve), (cost.gram_bytes as f64 / 4.0, 96.0));
+    let many = times_of(256, None);
+    assert!((many.calibrate / one.calibrate - 0.4).abs() < 1e-9, "a shard is run by one worker");
+    assert!(many.reduce < 2.0 * two.reduce && many.solve == 96.0);
+    // Two linears of 3 and 5 rows, in parts of their own.
+    assert_eq!(times_of(256, Some(150)).solve, (16 * (4 + 5)) as f64 / 2.0);
+}
+
+#[test]
+fn a_width_that_was_not_measured_is_solved_as_the_next_larger_one() {
+    let solve = [(2, 3.0), (4, 5.0)].into();
+    let rates = Rates { forward: 1.0, gram: 1.0, solve };
+    assert_eq!([1, 2, 3, 4, 9].map(|width| rates.solving(width)), [3.0, 3.0, 5.0, 5.0, 5.0].map(Some));
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use obsdiff_proto::{Epoch, WorkerId};
 
 use crate::state::{Attempt, Open};
-use crate::{Core, Event, Failure, Group, GroupStatus, Reduction, Stage, assignment};
+use crate::{Core, Event, Failure, Group, GroupStatus, PartId, Reduction, Stage, assignment};
 
 impl Core {
     /// Takes in how far a worker is with a group.
@@ -36,9 +36,13 @@ impl Core {
                 attempt.formed.insert(worker);
                 let roots = attempt.group.reductions.iter().filter(|r| r.roots.contains(&worker));
                 let arrived = roots.filter(|r| status.received.contains(&r.site)).map(|r| (r.site, worker));
+                let before = attempt.all_received();
                 attempt.received.extend(arrived);
                 if status.stage == Stage::Reduced {
                     attempt.through.insert(worker);
+                }
+                if attempt.all_received() && !before {
+                    self.tell(Event::Arrived { epoch });
                 }
             }
         }
@@ -82,6 +86,8 @@ impl Core {
         let Some(attempt) = self.attempt.as_mut().filter(|a| !a.reducing) else { return };
         if attempt.formed.len() == attempt.group.members.len() {
             attempt.reducing = true;
+            let epoch = attempt.group.epoch;
+            self.tell(Event::Formed { epoch });
             self.touch_all();
         }
     }
@@ -99,7 +105,7 @@ impl Core {
         let costs: Vec<_> = open.unsolved().map(|part| (part.id, part.cost)).collect();
         let owners = assignment::owners(&costs, &solvers);
         let members: BTreeSet<_> = open.ledger.keepers().chain(owners.values().copied()).collect();
-        let reductions = if open.ledger.total() == 0 { Vec::new() } else { reductions(&owners) };
+        let reductions = if open.ledger.total() == 0 { Vec::new() } else { self.reductions(open, &owners) };
         let epoch = Epoch((u64::from(self.job.life) << 32) + u64::from(self.epochs) + 1);
         let size = members.len();
         self.attempt = Some(Attempt {
@@ -121,6 +127,19 @@ impl Core {
         self.epochs += 1;
         self.tell(Event::Grouped { epoch, members: size });
         self.touch_all();
+    }
+
+    /// Every site's way to the owners of the parts that need it, by site.
+    fn reductions(&self, open: &Open, owners: &BTreeMap<PartId, WorkerId>) -> Vec<Reduction> {
+        let mut roots: BTreeMap<_, BTreeSet<WorkerId>> = BTreeMap::new();
+        for (part, owner) in owners {
+            for site in open.parts.get(part).into_iter().flat_map(|part| &part.sites) {
+                roots.entry(*site).or_default().insert(*owner);
+            }
+        }
+        let reduction =
+            |(site, roots): (_, BTreeSet<_>)| Reduction { site, roots: roots.into_iter().collect() };
+        roots.into_iter().map(reduction).collect()
     }
 
     /// Gives up the group because it failed by itself, not by losing a worker: not too often in a row, and not at once again.
@@ -146,13 +165,4 @@ impl Core {
         self.tell(Event::Broken { epoch, why });
         self.touch_all();
     }
-}
-
-/// Every site's way to its owners, by site.
-fn reductions(owners: &BTreeMap<crate::PartId, WorkerId>) -> Vec<Reduction> {
-    let mut roots: BTreeMap<_, BTreeSet<WorkerId>> = BTreeMap::new();
-    for (part, owner) in owners {
-        roots.entry(part.site).or_default().insert(*owner);
-    }
-    roots.into_iter().map(|(site, roots)| Reduction { site, roots: roots.into_iter().collect() }).collect()
 }

@@ -2,19 +2,25 @@
 
 use std::collections::BTreeMap;
 
+use obsdiff_proto::SiteId;
+
 use crate::state::{Attempt, Open};
-use crate::{Core, PartId, Solved};
+use crate::{Core, Exponents, PartId, Solved};
 
 impl Core {
     /// Takes in parts whose weights are in the store, whoever solved them and in whatever epoch: the Gram of a site is the same
-    /// each time, so the weights are. Only its exponent must be the one that the manifest will name.
+    /// each time, so the weights are. Only its exponents must be those that the manifest will name.
     pub(crate) fn merge_solved(&mut self, solved: &BTreeMap<PartId, Solved>) {
         let Some(open) = &mut self.open else { return };
-        let exponents = &open.opening.exponents;
-        for (part, Solved { exponent, receipt }) in solved {
-            let same = exponents.get(&part.site).copied().unwrap_or(0) == *exponent;
-            if same && open.parts.contains_key(part) {
-                open.solved.entry(*part).or_insert_with(|| receipt.clone());
+        let of = |exponents: &Exponents, site: SiteId| exponents.get(&site).copied().unwrap_or(0);
+        for (part, Solved { exponents, receipt }) in solved {
+            let Some(known) = open.parts.get(part) else { continue };
+            let as_asked = |site: &SiteId| of(exponents, *site) == of(&open.opening.exponents, *site);
+            if known.sites.iter().all(as_asked) {
+                open.solved.entry(*part).or_insert_with(|| {
+                    open.unstored = None;
+                    receipt.clone()
+                });
             }
         }
     }

@@ -1,18 +1,24 @@
 //! From a specification and an inventory to packages and shards: pure, and independent of the number of workers.
 
+mod fit;
 mod partition;
+mod structured;
 
 use std::ops::Range;
 
 use obsdiff_proto::{
-    Balance, ByteSize, Inventory, JobError, JobSpec, LinearTarget, Method, Package, PackageId, Plan, Shard,
-    ShardId, SiteId, Targets,
+    Balance, ByteSize, Inventory, JobError, JobSpec, LinearId, LinearTarget, Package, PackageId, Pattern,
+    Plan, Shard, ShardId, SiteId, Targets,
 };
 use thiserror::Error;
 
-use crate::cost::{Tokens, Workload, gram_bytes, gram_flops, solve_cost};
+use crate::assignment::solve_cost;
+use crate::cost::{Tokens, Workload, gram_bytes, gram_flops};
 
-const DEFAULT_PACKAGES: u32 = 4;
+pub use fit::fewest_packages;
+
+/// What refinement gains, several packages do not: they cost a calibration each.
+const DEFAULT_PACKAGES: u32 = 1;
 
 /// Why no plan can be made.
 #[derive(Clone, Debug, PartialEq, Error)]
@@ -35,6 +41,11 @@ pub enum PlanError {
     /// Every linear is skipped.
     #[error("sparsity.rules: every linear of the model is skipped, so there is nothing to prune")]
     NothingToPrune,
+    /// Structured pruning of a model of which only the first and the last block are there.
+    #[error(
+        "sparsity.pattern: \"structured\" keeps the first and the last block, and nothing else is left to prune: name a block by a rule with ratio or pattern = \"structured\""
+    )]
+    OnlyEnds,
     /// One unit's Grams alone take more memory than packages may have.
     #[error(
         "packages.memory: is {limit}, but the Grams of `{site}` and its unit alone take {needed}: give at least \"{least}\""
@@ -68,22 +79,37 @@ struct Active {
 /// When a rule matches no linear, nothing is left to prune, or a unit does not fit in `packages.memory`.
 pub fn plan(spec: &JobSpec, inventory: &Inventory, tokens: Tokens) -> Result<Plan, PlanError> {
     let targets = Targets::new(&spec.sparsity)?;
-    let names = inventory.linears.iter().map(|linear| linear.name.as_str());
-    if let Some(rule) = targets.idle_rule(names) {
+    let structured = spec.sparsity.pattern == Pattern::Structured;
+    let names: Vec<&str> = match structured {
+        true => structured::leaders(inventory).map(|linear| linear.name.as_str()).collect(),
+        false => inventory.linears.iter().map(|linear| linear.name.as_str()).collect(),
+    };
+    if let Some(rule) = targets.idle_rule(names.iter().copied()) {
         let glob = spec.sparsity.rules[rule].matches.clone();
-        let example = inventory.linears.first().map(|linear| linear.name.clone()).unwrap_or_default();
+        let example = names.first().map(|name| (*name).to_owned()).unwrap_or_default();
         return Err(PlanError::IdleRule { rule, glob, example });
     }
     let active = active_units(spec, inventory, &targets, tokens);
+    if active.is_empty() && structured && structured::keeps_ends(inventory, &targets) {
+        return Err(PlanError::OnlyEnds);
+    }
     if active.is_empty() {
         return Err(PlanError::NothingToPrune);
     }
     let ends = split(spec, inventory, &active)?;
-    Ok(Plan { packages: packages(&active, &ends, inventory.units.len()), shards: shards(spec) })
+    Ok(Plan { packages: packages(&active, &ends, inventory.units.len()), shards: shards(spec), budget: None })
 }
 
 fn active_units(spec: &JobSpec, inventory: &Inventory, targets: &Targets, tokens: Tokens) -> Vec<Active> {
-    let calibrates = spec.sparsity.method != Method::Magnitude;
+    let calibrates = spec.sparsity.calibrates();
+    let whole = match spec.sparsity.pattern {
+        Pattern::Structured => Some(structured::targets(inventory, targets)),
+        _ => None,
+    };
+    let target = |linear: &LinearId| match &whole {
+        Some(targets) => targets.get(linear).copied(),
+        None => targets.of(&inventory.linear(*linear).name),
+    };
     let workload = Workload::new(spec, tokens, 0.0);
     let mut active = Vec::new();
     for (unit, parts) in inventory.units.iter().enumerate() {
@@ -93,9 +119,7 @@ fn active_units(spec: &JobSpec, inventory: &Inventory, targets: &Targets, tokens
             let pruned: Vec<_> = site
                 .linears
                 .iter()
-                .filter_map(|l| {
-                    Some(LinearTarget { linear: *l, target: targets.of(&inventory.linear(*l).name)? })
-                })
+                .filter_map(|l| Some(LinearTarget { linear: *l, target: target(l)? }))
                 .collect();
             if pruned.is_empty() {
                 continue;
@@ -104,9 +128,12 @@ fn active_units(spec: &JobSpec, inventory: &Inventory, targets: &Targets, tokens
             entry.linears.extend(pruned);
             if calibrates {
                 entry.sites.push(*id);
-                entry.gram_bytes =
-                    entry.gram_bytes.saturating_add(gram_bytes(site.width, spec.hessian.accumulate));
-                entry.work += gram_flops(site, &workload) + solve_cost(site.width, rows);
+                entry.gram_bytes = entry.gram_bytes.saturating_add(gram_bytes(
+                    site.width + usize::from(whole.is_some()),
+                    spec.hessian.accumulate,
+                ));
+                entry.work += gram_flops(site, &workload)
+                    + solve_cost(site.width, rows, spec.sparsity.refinement()) as f64;
             } else {
                 entry.work += rows as f64 * site.width as f64;
             }
@@ -174,6 +201,7 @@ fn packages(active: &[Active], ends: &[usize], units: usize) -> Vec<Package> {
             units: start_of(run.start)..start_of(run.end),
             sites: active[run].iter().flat_map(|a| a.sites.iter().copied()).collect(),
             linears,
+            survey: false,
         }
     });
     packages.collect()
@@ -182,15 +210,9 @@ fn packages(active: &[Active], ends: &[usize], units: usize) -> Vec<Package> {
 fn shards(spec: &JobSpec) -> Vec<Shard> {
     let c = &spec.calibration;
     let size = c.shard_size.max(1);
-    match spec.sparsity.method {
-        Method::Magnitude => Vec::new(),
-        Method::Obs | Method::Wanda => (0..c.count.div_ceil(size))
-            .map(|i| Shard {
-                id: ShardId(i),
-                prompts: i * size..c.count.min((i * size).saturating_add(size)),
-            })
-            .collect(),
-    }
+    let count = if spec.sparsity.calibrates() { c.count.div_ceil(size) } else { 0 };
+    let prompts = |i: u32| i * size..c.count.min((i * size).saturating_add(size));
+    (0..count).map(|i| Shard { id: ShardId(i), prompts: prompts(i) }).collect()
 }
 
 #[cfg(test)]

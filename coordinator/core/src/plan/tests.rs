@@ -1,6 +1,7 @@
 use obsdiff_proto::{
-    Accumulate, CalibrationSpec, EvaluationSpec, HessianSpec, Linear, LinearId, ModelSpec, OutputSpec,
-    PackagesSpec, Pattern, Rule, Site, SparsitySpec, Stream, Target, Unit, UnitKind,
+    Accumulate, CalibrationSpec, EvaluationSpec, HeadScore, HessianSpec, Layout, Linear, LinearId, Method,
+    ModelSpec, OutputSpec, PackagesSpec, Pattern, Rule, Site, SparsitySpec, Stream, Structure, Target, Unit,
+    UnitKind,
 };
 use proptest::prelude::*;
 
@@ -15,6 +16,10 @@ fn spec() -> JobSpec {
             method: Method::Obs,
             pattern: Pattern::Unstructured,
             ratio: Some(0.5),
+            refine: 0,
+            budget: None,
+            head_score: HeadScore::Exact,
+            fold_bias: true,
             rules: Vec::new(),
         },
         calibration: CalibrationSpec {
@@ -32,7 +37,7 @@ fn spec() -> JobSpec {
         hessian: HessianSpec::default(),
         packages: PackagesSpec::default(),
         evaluation: EvaluationSpec::default(),
-        output: OutputSpec { path: "out".into(), link: false },
+        output: OutputSpec { path: "out".into(), link: false, state: None, layout: Layout::Shrunk },
     }
 }
 
@@ -53,6 +58,7 @@ fn inventory(widths_and_rows: &[(usize, usize)]) -> Inventory {
             })
             .collect(),
         linears: ids().map(|i| Linear { name: name(i), rows: at(i).1, site: SiteId(i) }).collect(),
+        structures: Vec::new(),
     }
 }
 
@@ -65,8 +71,15 @@ fn units(plan: &Plan) -> Vec<Range<usize>> {
 }
 
 #[test]
+fn one_package_is_the_default() {
+    let plan = plan(&spec(), &inventory(&[(8, 8); 24]), TOKENS).unwrap();
+    assert_eq!((plan.packages.len(), &plan.packages[0].units), (1, &(0..24)));
+}
+
+#[test]
 fn even_units_are_the_published_ones() {
     let mut spec = spec();
+    spec.packages.count = Some(4);
     spec.packages.balance = Balance::Units;
     // As obsdiff_oracle.packages cuts 24 units in 4 and 10 in 4.
     let cut =
@@ -79,7 +92,7 @@ fn even_units_are_the_published_ones() {
 #[test]
 fn skipped_linears_open_no_site_and_leave_no_empty_package() {
     let mut spec = spec();
-    spec.packages.balance = Balance::Units;
+    spec.packages = PackagesSpec { count: Some(4), balance: Balance::Units, ..PackagesSpec::default() };
     spec.sparsity.rules = vec![skip("blocks.[0145].*")];
     let plan = plan(&spec, &inventory(&[(8, 8); 8]), TOKENS).unwrap();
     assert_eq!(units(&plan), [0..3, 3..6, 6..7, 7..8]);
@@ -130,9 +143,28 @@ fn the_least_memory_it_names_works_and_a_mebibyte_less_does_not() {
 fn magnitude_needs_no_calibration() {
     let mut spec = spec();
     spec.sparsity.method = Method::Magnitude;
-    let plan = plan(&spec, &inventory(&[(8, 8); 8]), TOKENS).unwrap();
-    assert!(plan.shards.is_empty());
-    assert!(plan.packages.iter().all(|p| p.sites.is_empty() && p.linears.len() == 2));
+    spec.packages.count = Some(4);
+    let inventory = inventory(&[(8, 8); 8]);
+    let plain = plan(&spec, &inventory, TOKENS).unwrap();
+    assert!(plain.shards.is_empty());
+    assert!(plain.packages.iter().all(|p| p.sites.is_empty() && p.linears.len() == 2));
+    spec.sparsity.refine = 1;
+    let refined = plan(&spec, &inventory, TOKENS).unwrap();
+    assert_eq!(refined.shards.len(), 3);
+    assert!(refined.packages.iter().all(|p| p.sites.len() == 2));
+}
+
+#[test]
+fn the_fewest_packages_that_fit_are_found() {
+    let spec = spec();
+    let inventory = inventory(&[(8, 8); 6]);
+    let unit = gram_bytes(8, Accumulate::Exact);
+    let fewest = |limit| fewest_packages(&spec, &inventory, TOKENS, ByteSize(limit)).unwrap();
+    assert_eq!(fewest(6 * unit), Some(1));
+    assert_eq!(fewest(6 * unit - 1), Some(2));
+    assert_eq!(fewest(2 * unit), Some(3));
+    assert_eq!(fewest(unit), Some(6));
+    assert_eq!(fewest(unit - 1), None);
 }
 
 #[test]
@@ -179,7 +211,12 @@ proptest! {
         let shapes: Vec<_> = units.iter().map(|(n, rows, _)| (*n, *rows)).collect();
         let inventory = inventory(&shapes);
         let mut spec = spec();
-        spec.packages = PackagesSpec { count: memory.is_none().then_some(count), memory: memory.map(ByteSize), balance };
+        spec.packages = PackagesSpec {
+            count: memory.is_none().then_some(count),
+            memory: memory.map(ByteSize),
+            balance,
+            ..PackagesSpec::default()
+        };
         let kept = |i: usize| units[i].2;
         spec.sparsity.rules =
             (0..units.len()).filter(|i| !kept(*i)).map(|i| skip(&format!("blocks.{i}.linear"))).collect();
@@ -216,6 +253,26 @@ proptest! {
     }
 
     #[test]
+    fn the_fewest_packages_fit_and_one_fewer_do_not(
+        shapes in prop::collection::vec((1usize..40, 1usize..400), 1..12),
+        limit in 8u64..40_000,
+    ) {
+        let inventory = inventory(&shapes);
+        let mut spec = spec();
+        let fewest = fewest_packages(&spec, &inventory, TOKENS, ByteSize(limit)).unwrap();
+        let bytes = |site: &SiteId| gram_bytes(inventory.site(*site).width, Accumulate::Exact);
+        let mut fits = |count| {
+            spec.packages.count = Some(count);
+            let plan = plan(&spec, &inventory, TOKENS).unwrap();
+            plan.packages.iter().all(|p| p.sites.iter().map(bytes).sum::<u64>() <= limit)
+        };
+        match fewest {
+            Some(count) => prop_assert!(fits(count) && (1..count).all(|fewer| !fits(fewer))),
+            None => prop_assert!(!fits(shapes.len() as u32)),
+        }
+    }
+
+    #[test]
     fn no_fewer_packages_fit_in_the_memory(sizes in prop::collection::vec(1u64..20, 1..9), limit in 20u64..60) {
         let count = partition::fewest(&sizes, limit);
         let fits = |run: Range<usize>| sizes[run].iter().sum::<u64>() <= limit;
@@ -223,4 +280,106 @@ proptest! {
         prop_assert!(partition::balanced(&work, count, fits).is_some());
         prop_assert!(count == 1 || partition::balanced(&work, count - 1, fits).is_none());
     }
+}
+
+/// Four blocks, each an attention of two streams with 4 heads of 2 features, and a network of 6 neurons.
+fn with_structures() -> Inventory {
+    let mut inventory = inventory(&[]);
+    for block in 0..4 {
+        let mut site = |stream, width, names: &[&str]| {
+            let id = SiteId(inventory.sites.len() as u32);
+            let linears: Vec<_> = names
+                .iter()
+                .map(|name| {
+                    inventory.linears.push(Linear {
+                        name: format!("blocks.{block}.{name}"),
+                        rows: 8,
+                        site: id,
+                    });
+                    LinearId(inventory.linears.len() as u32 - 1)
+                })
+                .collect();
+            inventory.sites.push(Site { name: String::new(), width, stream, linears });
+            id
+        };
+        let kinds = [
+            (UnitKind::AttentionInputs, vec![site(Stream::Image, 8, &["q", "k", "v"])]),
+            (
+                UnitKind::AttentionOutputs,
+                vec![site(Stream::Image, 8, &["out"]), site(Stream::Text, 8, &["add_out"])],
+            ),
+            (UnitKind::FfnHidden, vec![site(Stream::Image, 6, &["down"])]),
+        ];
+        inventory.units.extend(kinds.map(|(kind, sites)| Unit { block, kind, sites }));
+        let at = |i: u32| LinearId(block * 6 + i);
+        let structure = |size, count, outputs: &[u32], inputs: &[u32]| Structure {
+            name: String::new(),
+            block,
+            size,
+            count,
+            outputs: outputs.iter().map(|i| at(*i)).collect(),
+            inputs: inputs.iter().map(|i| at(*i)).collect(),
+        };
+        inventory.structures.push(structure(2, 4, &[3, 4], &[0, 1, 2]));
+        inventory.structures.push(structure(1, 6, &[5], &[]));
+    }
+    inventory
+}
+
+fn structured() -> JobSpec {
+    let mut spec = spec();
+    spec.sparsity.pattern = Pattern::Structured;
+    spec
+}
+
+#[test]
+fn structured_takes_the_readers_of_all_but_the_ends() {
+    let inventory = with_structures();
+    let plan = plan(&structured(), &inventory, TOKENS).unwrap();
+    let of =
+        |p: &Plan| -> Vec<u32> { p.packages.iter().flat_map(|p| &p.linears).map(|t| t.linear.0).collect() };
+    assert_eq!(of(&plan), [9, 10, 11, 15, 16, 17]);
+    assert!(plan.packages.iter().all(Package::is_structured));
+    let sites: Vec<u32> = plan.packages.iter().flat_map(|p| &p.sites).map(|s| s.0).collect();
+    assert_eq!(sites, [5, 6, 7, 9, 10, 11]);
+    assert_eq!(plan.packages[0].gram_width(inventory.site(SiteId(5))), 9);
+}
+
+#[test]
+fn a_rule_decides_for_a_structure_by_its_first_reader() {
+    let inventory = with_structures();
+    let rule = |glob: &str, ratio| Rule { matches: glob.into(), skip: false, pattern: None, ratio };
+    let mut spec = structured();
+    spec.sparsity.rules = vec![rule("blocks.0.out", Some(0.25)), skip("blocks.1.*")];
+    let plan = plan(&spec, &inventory, TOKENS).unwrap();
+    let of: Vec<_> = plan.packages.iter().flat_map(|p| &p.linears).map(|t| (t.linear.0, t.target)).collect();
+    let target = |ratio| Target::Structured { ratio: Some(ratio) };
+    assert_eq!(of[..2], [(3, target(0.25)), (4, target(0.25))]);
+    assert_eq!(of[2..].iter().map(|t| t.0).collect::<Vec<_>>(), [15, 16, 17]);
+    spec.sparsity.rules = vec![skip("blocks.*.q")];
+    let error = super::plan(&spec, &inventory, TOKENS).unwrap_err();
+    assert!(error.to_string().contains("whose names are like `blocks.0.out`"), "{error}");
+}
+
+#[test]
+fn ends_alone_leave_nothing_to_prune() {
+    let mut inventory = with_structures();
+    inventory.structures.retain(|s| s.block == 0 || s.block == 3);
+    assert_eq!(plan(&structured(), &inventory, TOKENS), Err(PlanError::OnlyEnds));
+    let mut spec = structured();
+    spec.sparsity.rules = vec![Rule {
+        matches: "blocks.3.*".into(),
+        skip: false,
+        pattern: Some(Pattern::Structured),
+        ratio: None,
+    }];
+    assert!(plan(&spec, &inventory, TOKENS).is_ok());
+}
+
+#[test]
+fn what_needs_no_activations_opens_no_site() {
+    let mut spec = structured();
+    spec.sparsity.method = Method::L1;
+    let plan = plan(&spec, &with_structures(), TOKENS).unwrap();
+    assert!(plan.shards.is_empty() && plan.packages.iter().all(|p| p.sites.is_empty()));
 }

@@ -1,8 +1,10 @@
 //! How a job ends: with its store failing, without workers, without shards, or before it began.
 
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
 
-use obsdiff_core::{Action, Dismissal, Failure, Input, JobError, Outcome};
+use obsdiff_core::{Action, Dismissal, Failure, Fault, Input, JobError, Order, Outcome, Trouble};
 use obsdiff_proto::{PackageId, SiteId};
 
 use crate::none;
@@ -56,6 +58,76 @@ fn a_store_that_comes_back_lets_the_job_go_on() {
     assert_eq!(script.outcome(), Some(Outcome::Done));
 }
 
+/// The one worker fails to store the parts of a package, one after the other and each in so many seconds, but those that `stores`
+/// names by how many were tried before. Says for how long it did so.
+fn fail_to_store_parts(script: &mut Script, seconds: u64, stores: impl Fn(u64) -> bool) -> Duration {
+    let solves = |order: &Order| matches!(order, Order::Solve { .. });
+    while !script.orders(1).iter().any(solves) {
+        script.obey(1, solves);
+    }
+    let begun = script.now;
+    let mut queue = VecDeque::new();
+    for serial in 1..100 {
+        for order in script.orders(1) {
+            if solves(&order) && !queue.contains(&order) {
+                queue.push_back(order);
+            }
+        }
+        script.workers.get_mut(&1).unwrap().in_hand = queue.iter().copied().collect::<BTreeSet<_>>();
+        script.pass(seconds, &[1]);
+        let Some(order) = queue.pop_front() else { continue };
+        if stores(serial) {
+            script.obey(1, |other| *other != order);
+            continue;
+        }
+        script.actions.retain(|a| !matches!(a, Action::Send { command, .. } if command.order() == order));
+        let fault = Fault::Transient("no space left".to_owned());
+        script.workers.get_mut(&1).unwrap().trouble = Some(Trouble { serial, order, fault });
+        script.report(1);
+        if script.outcome().is_some() {
+            break;
+        }
+    }
+    script.now - begun
+}
+
+/// A job of one package of two parts.
+fn two_parts() -> obsdiff_core::Job {
+    let mut job = job();
+    let packages = &mut Arc::make_mut(&mut job.plan).packages;
+    let second = packages.remove(1);
+    packages[0].sites.extend(second.sites);
+    packages[0].linears.extend(second.linears);
+    job
+}
+
+#[test]
+fn a_store_that_takes_no_part_is_given_up_after_a_minute_however_many_wait() {
+    for seconds in [1, 5, 10, 20] {
+        let mut script = Script::new(two_parts());
+        script.start(1);
+        let failing = fail_to_store_parts(&mut script, seconds, |_| false);
+        let patience = two_parts().options.store_patience;
+        assert!((patience..patience + Duration::from_secs(45)).contains(&failing), "{failing:?}");
+        let Some(Outcome::Failed(failure)) = script.outcome() else { panic!("goes on") };
+        assert!(
+            failure.to_string().ends_with(" times, the last time at worker 1: no space left"),
+            "{failure}"
+        );
+    }
+}
+
+#[test]
+fn a_store_that_takes_a_part_now_and_then_is_not_given_up() {
+    let mut script = Script::new(two_parts());
+    script.start(1);
+    let failing = fail_to_store_parts(&mut script, 10, |tried| tried == 5 || tried == 9);
+    assert!(failing > two_parts().options.store_patience + Duration::from_secs(20));
+    script.workers.get_mut(&1).unwrap().in_hand.clear();
+    script.settle();
+    assert_eq!(script.outcome(), Some(Outcome::Done));
+}
+
 #[test]
 fn a_job_without_workers_ends_and_a_cancelled_one_too() {
     let mut script = Script::new(job());
@@ -74,6 +146,16 @@ fn a_job_without_workers_ends_and_a_cancelled_one_too() {
 }
 
 #[test]
+fn a_job_whose_pipeline_an_earlier_life_wrote_is_done_once_all_is_committed() {
+    let mut script = Script::new(job());
+    script.step(Input::Exported);
+    assert_eq!(script.outcome(), None);
+    let mut script = Script::new(obsdiff_core::Job { committed: 2, life: 1, ..job() });
+    script.step(Input::Exported);
+    assert_eq!(script.outcome(), Some(Outcome::Done));
+}
+
+#[test]
 fn a_job_without_shards_goes_straight_to_solving() {
     let mut job = job();
     std::sync::Arc::make_mut(&mut job.plan).shards.clear();
@@ -84,7 +166,7 @@ fn a_job_without_shards_goes_straight_to_solving() {
         script.now += Duration::from_secs(1);
         script.settle();
         let solved = script.workers.get_mut(&1).unwrap().solved.values_mut();
-        solved.for_each(|s| s.exponent = 0);
+        solved.for_each(|s| s.exponents.clear());
         script.report(1);
     }
     assert_eq!(script.outcome(), Some(Outcome::Done));

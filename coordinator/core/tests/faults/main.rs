@@ -3,7 +3,9 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod ends;
+mod missed;
 mod script;
+mod structures;
 
 use std::collections::BTreeSet;
 
@@ -46,48 +48,19 @@ fn a_quiet_run_goes_through_every_phase_to_the_end() {
     assert_eq!(script.dismissal(1), Some(Dismissal::Over(Outcome::Done)));
 }
 
+/// A method that needs no calibration has packages without sites, and no shards.
 #[test]
-fn shards_of_a_worker_that_dies_while_calibrating_are_leased_again() {
-    let mut script = Script::new(job());
+fn a_plan_without_shards_is_solved_without_calibration() {
+    let mut job = obsdiff_core::Job { exponents: None, ..job() };
+    let plan = std::sync::Arc::make_mut(&mut job.plan);
+    plan.shards.clear();
+    plan.packages.iter_mut().for_each(|package| package.sites.clear());
+    let mut script = Script::new(job);
     script.start(1);
     script.start(2);
-    let before = shards(&script.orders(1));
-    assert_eq!((before.len(), script.kept(2)), (2, 2));
-    script.leave(1);
-    let Some(Event::Left { lost, .. }) = script.events().pop() else { panic!("nothing told") };
-    assert_eq!(lost.into_iter().collect::<BTreeSet<_>>(), before);
-    script.workers.remove(&1);
     script.settle();
     assert_eq!(script.outcome(), Some(Outcome::Done));
-}
-
-#[test]
-fn a_silent_worker_is_gone_within_ten_seconds_and_one_that_speaks_stays() {
-    let mut script = Script::new(job());
-    script.start(1);
-    script.start(2);
-    script.pass(7, &[2]);
-    assert_eq!(script.dismissal(1), None);
-    script.pass(2, &[2]);
-    assert_eq!(script.dismissal(1), Some(Dismissal::Silent { seconds: 8 }));
-    assert_eq!(script.dismissal(2), None);
-    // What it says afterwards does not count, and nothing is sent to it.
-    script.look();
-    script.report(1);
-    assert_eq!(script.actions, []);
-}
-
-#[test]
-fn a_worker_that_speaks_but_makes_no_progress_is_gone_too() {
-    let mut script = Script::new(job());
-    script.start(1);
-    let in_hand = script.orders(1).into_iter().collect();
-    script.workers.get_mut(&1).unwrap().in_hand = in_hand;
-    let stall = job().options.stall.as_secs();
-    script.pass(stall - 1, &[1]);
-    assert_eq!(script.dismissal(1), None);
-    script.pass(1, &[1]);
-    assert_eq!(script.dismissal(1), Some(Dismissal::Stalled { seconds: stall }));
+    assert_eq!(script.groups(), 2);
 }
 
 /// Two workers hold two shards each, and their group has formed and reduces.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use obsdiff_core::{
-    Action, Command, Core, Dismissal, Event, GroupStatus, Hello, Input, Job, Options, Order, Outcome,
+    Action, Command, Core, Dismissal, Event, Group, GroupStatus, Hello, Input, Job, Options, Order, Outcome,
     Receipt, Solved, Stage, Status, Sums,
 };
 use obsdiff_proto::{
@@ -20,6 +20,9 @@ pub(crate) struct Script {
     pub(crate) workers: BTreeMap<u64, Status>,
     /// Actions since the last look.
     pub(crate) actions: Vec<Action>,
+    inventory: Arc<Inventory>,
+    /// The last group that anybody was asked to join.
+    group: Option<Arc<Group>>,
 }
 
 /// Two packages of one site each, four shards.
@@ -28,8 +31,13 @@ pub(crate) fn job() -> Job {
         |i: u32| Site { name: format!("l{i}"), width: 4, stream: Stream::Image, linears: vec![LinearId(i)] };
     let linear = |i: u32| Linear { name: format!("l{i}"), rows: 4, site: SiteId(i) };
     let target = |i: u32| LinearTarget { linear: LinearId(i), target: Target::NToM { n: 2, m: 4 } };
-    let package =
-        |i: u32| Package { id: PackageId(i), units: 0..0, sites: vec![SiteId(i)], linears: vec![target(i)] };
+    let package = |i: u32| Package {
+        id: PackageId(i),
+        units: 0..0,
+        sites: vec![SiteId(i)],
+        linears: vec![target(i)],
+        survey: false,
+    };
     let shard = |i: u32| Shard { id: ShardId(i), prompts: 4 * i..4 * i + 4 };
     Job {
         inventory: Arc::new(Inventory {
@@ -37,8 +45,13 @@ pub(crate) fn job() -> Job {
             units: Vec::new(),
             sites: (0..2).map(site).collect(),
             linears: (0..2).map(linear).collect(),
+            structures: Vec::new(),
         }),
-        plan: Arc::new(Plan { packages: (0..2).map(package).collect(), shards: (0..4).map(shard).collect() }),
+        plan: Arc::new(Plan {
+            packages: (0..2).map(package).collect(),
+            shards: (0..4).map(shard).collect(),
+            budget: None,
+        }),
         committed: 0,
         exponents: Some([(SiteId(0), 12), (SiteId(1), 12)].into()),
         life: 0,
@@ -48,8 +61,16 @@ pub(crate) fn job() -> Job {
 
 impl Script {
     pub(crate) fn new(job: Job) -> Self {
+        let inventory = job.inventory.clone();
         let core = Core::new(job, Duration::ZERO).unwrap();
-        Self { core, now: Duration::ZERO, workers: BTreeMap::new(), actions: Vec::new() }
+        Self {
+            core,
+            now: Duration::ZERO,
+            workers: BTreeMap::new(),
+            actions: Vec::new(),
+            inventory,
+            group: None,
+        }
     }
 
     /// One step, with every invariant checked after it.
@@ -114,8 +135,13 @@ impl Script {
         })
     }
 
+    /// How many groups formed since the last look.
+    pub(crate) fn groups(&self) -> usize {
+        self.events().iter().filter(|event| matches!(event, Event::Grouped { .. })).count()
+    }
+
     pub(crate) fn outcome(&self) -> Option<Outcome> {
-        self.core.view().outcome
+        self.core.outcome().cloned()
     }
 
     pub(crate) fn events(&self) -> Vec<Event> {
@@ -124,7 +150,7 @@ impl Script {
     }
 
     /// A worker does what it was sent and has not done yet, all but the orders that `but` names, and reports.
-    pub(crate) fn obey(&mut self, worker: u64, but: fn(&Order) -> bool) {
+    pub(crate) fn obey(&mut self, worker: u64, but: impl Fn(&Order) -> bool) {
         for command in self.commands(worker) {
             if !but(&command.order()) {
                 self.follow(worker, &command);
@@ -135,7 +161,7 @@ impl Script {
     }
 
     fn follow(&mut self, worker: u64, command: &Command) {
-        let package = self.core.view().package;
+        let shards = self.core.view().shards;
         let Some(status) = self.workers.get_mut(&worker) else { return };
         let grouped = |epoch, stage, received| Some(GroupStatus { epoch, stage, received });
         match command {
@@ -146,14 +172,21 @@ impl Script {
                 status.sums.held.insert(*shard);
             }
             Command::Discard { tally } => status.sums = Sums { tally: *tally, ..Sums::default() },
-            Command::Form { group, .. } => status.group = grouped(group.epoch, Stage::Formed, [].into()),
+            Command::Form { group, .. } => {
+                status.group = grouped(group.epoch, Stage::Formed, [].into());
+                self.group = Some(group.clone());
+            }
             Command::Abort { epoch } => status.group = grouped(*epoch, Stage::Aborted, [].into()),
             Command::Reduce { epoch } => {
-                let received = package.map(|p| SiteId(p.0)).into_iter().collect();
-                status.group = grouped(*epoch, Stage::Reduced, received);
+                let reductions = self.group.iter().flat_map(|group| &group.reductions);
+                let received = reductions.filter(|r| r.roots.contains(&WorkerId(worker))).map(|r| r.site);
+                status.group = grouped(*epoch, Stage::Reduced, received.collect());
             }
             Command::Solve { part, .. } => {
-                status.solved.insert(part.id, Solved { exponent: 12, receipt: Receipt("stored".into()) });
+                let exponent = if shards > 0 { 12 } else { 0 };
+                let sites = part.slices.iter().map(|slice| self.inventory.linear(slice.linear).site);
+                let exponents = sites.map(|site| (site, exponent)).collect();
+                status.solved.insert(part.id, Solved { exponents, receipt: Receipt("stored".into()) });
             }
             Command::Apply { packages } => {
                 status.applied = *packages;

@@ -39,6 +39,7 @@ impl Task {
                 units: 0..0,
                 sites: ids.clone().map(|i| SiteId(i as u32)).collect(),
                 linears: ids.map(target).collect(),
+                survey: false,
             }
         };
         let shard = |s: u64| Shard { id: ShardId(s as u32), prompts: s as u32 * 4..s as u32 * 4 + 4 };
@@ -55,6 +56,7 @@ impl Task {
             plan: Arc::new(Plan {
                 packages: (0..packages).map(package).collect(),
                 shards: (0..shards).map(shard).collect(),
+                budget: None,
             }),
         }
     }
@@ -78,7 +80,7 @@ impl Task {
         let mut exponents = self.pilot.clone();
         for package in &self.plan.packages {
             exponents.extend(package.sites.iter().map(|s| (*s, self.fitting(*s))));
-            let parts = split::parts(&self.inventory, package, self.options.split_above);
+            let parts = split::parts(&self.inventory, package, self.options.split_above, self.options.refine);
             let receipt = |id: PartId| (id, receipt(weights, id, exponents[&id.site]));
             let manifest = Manifest {
                 package: package.id,
@@ -125,6 +127,7 @@ fn inventory(sites: u64, rng: &mut Prng) -> Inventory {
         units: Vec::new(),
         sites: (0..sites).map(site).collect(),
         linears: (0..sites).map(linear).collect(),
+        structures: Vec::new(),
     }
 }
 

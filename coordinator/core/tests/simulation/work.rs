@@ -79,7 +79,9 @@ impl World {
             Command::Solve { part, .. } => {
                 let exponent = life.grams[&part.id.site];
                 let receipt = receipt(life.weights, part.id, exponent);
-                life.status.solved.insert(part.id, Solved { exponent, receipt });
+                life.status
+                    .solved
+                    .insert(part.id, Solved { exponents: [(part.id.site, exponent)].into(), receipt });
             }
             Command::Apply { packages } => {
                 life.weights = applied(&store[packages as usize - 1]);

@@ -381,6 +381,8 @@ fn kind(event: &Told) -> &'static str {
         Told::Left { .. } => "left and lost shards",
         Told::Discarded { .. } => "sums discarded",
         Told::Grouped { .. } => "group formed",
+        Told::Formed { .. } => "group reduces",
+        Told::Arrived { .. } => "Grams arrived",
         Told::Broken { .. } => "group broken",
         Told::Lowered { .. } => "exponent lowered",
         Told::Retried { .. } => "tried again",

@@ -19,11 +19,26 @@ pub(super) fn with_rows<T>(rows: &Tensor, take: impl FnOnce(&[f32]) -> T) -> Res
     }
 }
 
+/// The rows (`tokens x width`) with a feature of constant 1 behind the others.
+pub(super) fn with_constant(rows: &[f32], width: usize) -> Vec<f32> {
+    let mut wider = Vec::with_capacity(rows.len() + rows.len() / width.max(1));
+    for row in rows.chunks_exact(width.max(1)) {
+        wider.extend_from_slice(row);
+        wider.push(1.0);
+    }
+    wider
+}
+
 #[cfg(test)]
 mod tests {
     use candle_core::Device;
 
     use super::*;
+
+    #[test]
+    fn a_constant_stands_behind_every_row() {
+        assert_eq!(with_constant(&[1., 2., 3., 4.], 2), [1., 2., 1., 3., 4., 1.]);
+    }
 
     #[test]
     fn every_layout_and_type_gives_the_same_rows() {

@@ -1,11 +1,12 @@
 //! The taps of calibration: one sums Grams, one measures energies for the exponents.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use candle_core::Tensor;
 use obsdiff_proto::{Inventory, SiteId};
 
-use super::observed::with_rows;
+use super::observed::{with_constant, with_rows};
 use crate::gram::{Gram, GramError, column_energy};
 use crate::model::Tap;
 use crate::{Error, Result};
@@ -16,16 +17,16 @@ pub trait WeightedTap: Tap {
     fn set_alpha(&mut self, alpha: f64);
 }
 
-/// Adds every observation of an open site to its Gram.
+/// Adds every observation of an open site to its Gram. One that is a feature wider than its site is given a constant 1 there.
 pub struct GramTap<'a> {
     inventory: &'a Inventory,
-    grams: &'a mut BTreeMap<SiteId, Gram>,
+    grams: &'a mut BTreeMap<SiteId, Arc<Gram>>,
     alpha: f64,
 }
 
 impl<'a> GramTap<'a> {
     /// A tap whose open sites are those of `grams`.
-    pub fn new(inventory: &'a Inventory, grams: &'a mut BTreeMap<SiteId, Gram>) -> Self {
+    pub fn new(inventory: &'a Inventory, grams: &'a mut BTreeMap<SiteId, Arc<Gram>>) -> Self {
         Self { inventory, grams, alpha: 1.0 }
     }
 }
@@ -42,11 +43,16 @@ impl Tap for GramTap<'_> {
     }
 
     fn observe(&mut self, site: SiteId, rows: &Tensor) -> Result<()> {
-        let Some(gram) = self.grams.get_mut(&site) else { return Ok(()) };
+        let Some(gram) = self.grams.get_mut(&site).map(Arc::make_mut) else { return Ok(()) };
         let _span = tracing::info_span!("gram").entered();
         let alpha = self.alpha;
         let name = || self.inventory.site(site).name.clone();
-        with_rows(rows, |rows| gram.observe(rows, alpha))?.map_err(|error| match error {
+        let width = self.inventory.site(site).width;
+        with_rows(rows, |rows| match gram.width() > width {
+            true => gram.observe(&with_constant(rows, width), alpha),
+            false => gram.observe(rows, alpha),
+        })?
+        .map_err(|error| match error {
             GramError::Overflow { .. } => Error::Overflow { site, name: name() },
             _ => Error::Site { name: name(), problem: error.to_string() },
         })
@@ -76,6 +82,12 @@ impl<'a> EnergyTap<'a> {
         Self { inventory, energies: sites.into_iter().map(energy).collect(), alpha: 1.0 }
     }
 
+    /// With a feature of constant 1 behind those of each site.
+    pub fn with_constant(mut self) -> Self {
+        self.energies.values_mut().for_each(|energy| energy.total.push(0.0));
+        self
+    }
+
     /// What was measured, by site.
     pub fn into_energies(self) -> BTreeMap<SiteId, Energy> {
         self.energies
@@ -97,8 +109,11 @@ impl Tap for EnergyTap<'_> {
         let Some(energy) = self.energies.get_mut(&site) else { return Ok(()) };
         let _span = tracing::info_span!("gram").entered();
         let mut brought = vec![0.0; energy.total.len()];
-        let width = brought.len();
-        with_rows(rows, |rows| column_energy(rows, width, self.alpha, &mut brought))?;
+        let features = self.inventory.site(site).width;
+        with_rows(rows, |rows| {
+            column_energy(rows, features, self.alpha, &mut brought[..features]);
+            brought[features..].fill(self.alpha * (rows.len() / features.max(1)) as f64);
+        })?;
         for (total, brought) in energy.total.iter_mut().zip(brought) {
             if !brought.is_finite() {
                 let problem = "an activation is not finite: the model overflows or its weights are damaged";

@@ -2,32 +2,12 @@
 
 use std::ops::Range;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::Tensor;
 
-use super::WeightedTap;
+use super::{Encoded, WeightedTap};
+use crate::Result;
 use crate::model::{DiffusionModel, NoTap};
 use crate::pipeline::{Conditioning, LatentSize, Schedule, Trajectory, noise};
-use crate::{Error, Result};
-
-/// Prompts as the transformer reads them.
-#[derive(Clone, Debug)]
-pub struct Encoded {
-    /// Of each prompt, by id.
-    pub prompts: Vec<Conditioning>,
-    /// Of the empty prompt that guidance leads away from.
-    pub negative: Conditioning,
-}
-
-impl Encoded {
-    /// The same in another type, such as the one the transformer computes in.
-    ///
-    /// # Errors
-    /// When a tensor cannot be converted.
-    pub fn to(&self, dtype: DType, device: &Device) -> Result<Self> {
-        let prompts = self.prompts.iter().map(|one| one.to(dtype, device)).collect::<Result<_>>()?;
-        Ok(Self { prompts, negative: self.negative.to(dtype, device)? })
-    }
-}
 
 /// Everything that the denoising trajectories of a list of prompts depend on but the model.
 #[derive(Debug)]
@@ -53,7 +33,7 @@ impl Trajectories {
 
     /// How many prompts there are; their ids count from 0.
     pub fn prompts(&self) -> u32 {
-        self.encoded.prompts.len() as u32
+        self.encoded.prompts()
     }
 
     /// Denoises one batch of prompts, `alphas[k]` being told to the tap before step k; `on_step` follows every step and may stop the
@@ -97,15 +77,11 @@ impl Trajectories {
     }
 
     fn start(&self, prompts: Range<u32>) -> Result<Trajectory> {
-        let all = &self.encoded.prompts;
-        let batch: Vec<&Conditioning> = all
-            .get(prompts.start as usize..prompts.end as usize)
-            .ok_or_else(|| Error::Argument(format!("prompts {prompts:?} are not among {}", all.len())))?
-            .iter()
-            .collect();
+        let encoded = self.encoded.conditionings(prompts.clone())?;
+        let batch: Vec<&Conditioning> = encoded.iter().collect();
         let seeds = prompts.map(|id| self.seed.wrapping_add(u64::from(id)));
         let noise: Vec<Tensor> = seeds.map(|seed| noise(seed, &self.size.shape(1))).collect::<Result<_>>()?;
-        let noise = Tensor::cat(&noise, 0)?.to_device(self.encoded.negative.text.device())?;
-        Trajectory::new(&self.schedule, self.guidance, &batch, &self.encoded.negative, noise)
+        let noise = Tensor::cat(&noise, 0)?.to_device(self.encoded.negative().text.device())?;
+        Trajectory::new(&self.schedule, self.guidance, &batch, self.encoded.negative(), noise)
     }
 }

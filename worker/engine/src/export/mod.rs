@@ -5,6 +5,7 @@
 mod digest;
 mod record;
 mod rewrite;
+mod shrink;
 mod staging;
 
 use std::fs;
@@ -13,7 +14,9 @@ use std::path::Path;
 use candle_core::Tensor;
 
 pub use digest::sha256;
-pub use record::{InputDigest, PrunedLinear, PruningRecord, RECORD_FILE};
+pub use obsdiff_proto::InputDigest;
+pub use record::{PrunedLinear, PrunedStructure, PruningRecord, RECORD_FILE, Sizes};
+pub use shrink::{Kept, Shrink};
 pub use staging::required_bytes;
 
 use crate::checkpoint::{Weights, read_json};
@@ -24,7 +27,7 @@ use staging::Staging;
 pub struct Export<'a> {
     /// The pipeline directory that was pruned.
     pub source: &'a Path,
-    /// Where the new one goes: must not exist yet.
+    /// Where the new one goes: must not exist yet, or be written by the same job.
     pub destination: &'a Path,
     /// Hard-link unchanged files instead of copying them, where the file system allows it.
     pub link: bool,
@@ -32,27 +35,40 @@ pub struct Export<'a> {
     pub weights: &'a Weights,
     /// What was done, written to [`RECORD_FILE`].
     pub record: &'a PruningRecord,
+    /// What leaves the tensors; none where all keep their shapes.
+    pub shrink: Option<&'a Shrink>,
 }
 
 impl Export<'_> {
     /// Writes the pipeline beside its destination and moves it into place. `pruned` gives the new tensor for the names whose
-    /// weights changed; one tensor at a time is converted to its stored type and written.
+    /// weights changed; one tensor at a time is converted to its stored type and written. A destination that holds this very record is
+    /// what another writer of the same job moved into place, before it was cut off: it stays.
     ///
     /// # Errors
-    /// When the destination exists, a file cannot be read or written, or a weight leaves the range of its stored type. Nothing is
-    /// left behind then.
+    /// When the destination exists otherwise, a file cannot be read or written, or a weight leaves the range of its stored type.
+    /// Nothing is left behind then.
     pub fn write(&self, pruned: &dyn Fn(&str) -> Result<Option<Tensor>>) -> Result<()> {
+        let record = serde_json::to_vec_pretty(self.record).map_err(|e| {
+            Error::content(self.destination.join(RECORD_FILE), format!("cannot be written: {e}"))
+        })?;
+        let is_written = || fs::read(self.destination.join(RECORD_FILE)).is_ok_and(|there| there == record);
+        if is_written() {
+            return Ok(());
+        }
         let staging = Staging::create(self.destination)?;
         self.copy_components(&staging)?;
         let transformer = staging.path().join("transformer");
         for file in 0..self.weights.files().len() {
-            rewrite::rewrite(self.weights, file, &transformer, pruned)?;
+            rewrite::rewrite(self.weights, file, &transformer, pruned, self.shrink)?;
         }
-        let record = serde_json::to_vec_pretty(self.record).map_err(|e| {
-            Error::content(staging.path().join(RECORD_FILE), format!("cannot be written: {e}"))
-        })?;
+        for (name, content) in self.shrink.iter().flat_map(|shrink| &shrink.files) {
+            staging.write(&format!("transformer/{name}"), content)?;
+        }
         staging.write(RECORD_FILE, &record)?;
-        staging.commit(self.destination)
+        match staging.commit(self.destination) {
+            Err(_) if is_written() => Ok(()),
+            committed => committed,
+        }
     }
 
     fn copy_components(&self, staging: &Staging) -> Result<()> {
@@ -60,7 +76,7 @@ impl Export<'_> {
             let from = self.source.join(&name);
             if from.is_dir() {
                 let keep: &dyn Fn(&str) -> bool = match name.as_str() {
-                    "transformer" => &|file| !staging::is_weights(file),
+                    "transformer" => &|file| !staging::is_weights(file) && !self.writes(file),
                     _ => &|_| true,
                 };
                 staging.copy_folder(&from, &name, self.link, keep)?;
@@ -69,9 +85,18 @@ impl Export<'_> {
             }
         }
         if let Some(index) = self.index_of_shards() {
-            staging.copy_file(&index, &format!("transformer/{}", file_name(&index)), self.link)?;
+            let name = format!("transformer/{}", file_name(&index));
+            match self.shrink {
+                Some(shrink) => staging.write(&name, &shrink.index(self.weights, &index)?)?,
+                None => staging.copy_file(&index, &name, self.link)?,
+            }
         }
         Ok(())
+    }
+
+    /// Whether a file of the transformer's folder is written anew.
+    fn writes(&self, file: &str) -> bool {
+        self.shrink.is_some_and(|shrink| shrink.files.iter().any(|(name, _)| name == file))
     }
 
     /// The index that names the shards, where the weights are sharded.

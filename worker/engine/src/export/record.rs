@@ -1,6 +1,6 @@
 //! `pruning.json`: what was done to a pipeline, for people and for programs.
 
-use obsdiff_proto::{JobSpec, Target};
+use obsdiff_proto::{InputDigest, JobSpec, Target};
 use serde::{Deserialize, Serialize};
 
 /// The file in a pruned pipeline that says how it was pruned.
@@ -17,15 +17,41 @@ pub struct PruningRecord {
     pub inputs: Vec<InputDigest>,
     /// Every pruned linear, in model order.
     pub linears: Vec<PrunedLinear>,
+    /// Every structure that lost heads or neurons, in model order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub structures: Vec<PrunedStructure>,
+    /// What structured pruning made of the whole transformer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sizes: Option<Sizes>,
 }
 
-/// An input file and its digest.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct InputDigest {
-    /// The file, relative to the pipeline directory where it lies in it.
-    pub path: String,
-    /// SHA-256, in hexadecimal.
-    pub sha256: String,
+/// An attention or a feed-forward network that lost parts.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PrunedStructure {
+    /// The diffusers module path.
+    pub name: String,
+    /// The package it was pruned in.
+    pub package: u32,
+    /// Whether its parts are attention heads, or neurons.
+    pub heads: bool,
+    /// Parts before.
+    pub of: usize,
+    /// Parts that are left.
+    pub kept: usize,
+    /// The errors of the parts that went, each over its linear's output energy, damping counted; absent without a Gram.
+    pub error: Option<f64>,
+    /// The attention heads that went.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub removed: Vec<usize>,
+}
+
+/// A transformer before and after.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Sizes {
+    /// Parameters.
+    pub parameters: [u64; 2],
+    /// Floating-point operations of a forward call on one picture of the job.
+    pub forward_flops: [f64; 2],
 }
 
 /// A pruned linear and how well it kept its function.
@@ -41,10 +67,12 @@ pub struct PrunedLinear {
     pub package: u32,
     /// Weights that are zero.
     pub zeros: u64,
-    /// The damping its site's Hessian needed; absent where no Hessian was factorised.
+    /// The damping its site's Hessian needed; absent where neither the method nor refinement uses it.
     pub damping: Option<f64>,
     /// tr(S) of its site's Gram S, the weighted energy of its inputs; absent without a Gram.
     pub gram_trace: Option<f64>,
-    /// tr(dW S dW^T) / tr(W S W^T) with the Gram S, W before and W + dW after pruning; absent without a Gram.
+    /// The relative error that pruning left, before the weights that stay were refined; absent where they were not.
+    pub unrefined_error: Option<f64>,
+    /// tr(dW S dW^T) / tr(W S W^T) with the Gram S, W before and W + dW after pruning and refining; absent without a Gram.
     pub relative_error: Option<f64>,
 }

@@ -4,20 +4,22 @@ use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::Path;
 
-use candle_core::{DType, Tensor};
+use candle_core::{DType, Device, Tensor};
 use safetensors::View;
 
 use super::file_name;
+use super::shrink::{Kept, Shrink};
 use crate::checkpoint::{Entry, Weights};
 use crate::{Error, Result};
 
-/// Writes file number `file` of `weights` into `folder` under its own name. Types, shapes and so the header stay as they are; tensors
-/// for which `pruned` has a new value are converted to their stored type.
+/// Writes file number `file` of `weights` into `folder` under its own name. Types stay as they are, and so do shapes and the header but
+/// for what `shrink` says; tensors for which `pruned` has a new value are converted to their stored type.
 pub(super) fn rewrite(
     weights: &Weights,
     file: usize,
     folder: &Path,
     pruned: &dyn Fn(&str) -> Result<Option<Tensor>>,
+    shrink: Option<&Shrink>,
 ) -> Result<()> {
     let source = &weights.files()[file];
     let path = folder.join(file_name(source.path()));
@@ -25,10 +27,23 @@ pub(super) fn rewrite(
     let mut out = BufWriter::with_capacity(1 << 20, File::create_new(&path).map_err(failed)?);
     let entries = weights.entries_of(file);
     let header = entries.first().map_or(source.len(), |(_, entry)| entry.bytes().start);
-    out.write_all(&source[..header]).map_err(failed)?;
+    match shrink {
+        Some(shrink) => {
+            let header = shrink.header(source.path(), &source[8..header], &entries)?;
+            out.write_all(&header).map_err(failed)?;
+        }
+        None => out.write_all(&source[..header]).map_err(failed)?,
+    }
     for (name, entry) in entries {
-        match pruned(name)? {
-            Some(tensor) => out.write_all(&stored(source.path(), name, entry, &tensor)?).map_err(failed)?,
+        let kept = shrink.and_then(|shrink| shrink.kept.get(name));
+        let new = match (pruned(name)?, kept) {
+            (None, Some(_)) => Some(weights.tensor(name, entry.shape(), entry.dtype(), &Device::Cpu)?),
+            (new, _) => new,
+        };
+        match new {
+            Some(tensor) => {
+                out.write_all(&stored(source.path(), name, entry, &tensor, kept)?).map_err(failed)?
+            }
             None => out.write_all(&source[entry.bytes()]).map_err(failed)?,
         }
         weights.release(entry);
@@ -37,8 +52,8 @@ pub(super) fn rewrite(
     file.sync_all().map_err(failed)
 }
 
-/// A tensor's bytes in the type and shape of the one it replaces, which lies in the file `path`.
-fn stored(path: &Path, name: &str, entry: &Entry, tensor: &Tensor) -> Result<Vec<u8>> {
+/// A tensor's bytes in the type and shape of the one it replaces, which lies in the file `path`, and of these what is kept.
+fn stored(path: &Path, name: &str, entry: &Entry, tensor: &Tensor, kept: Option<&Kept>) -> Result<Vec<u8>> {
     if tensor.dims() != entry.shape() {
         return Err(Error::Shape {
             path: path.to_owned(),
@@ -47,7 +62,8 @@ fn stored(path: &Path, name: &str, entry: &Entry, tensor: &Tensor) -> Result<Vec
             found: tensor.dims().to_vec(),
         });
     }
-    let converted = tensor.to_dtype(entry.dtype())?;
+    let selected = kept.map(|kept| kept.select(tensor)).transpose()?;
+    let converted = selected.as_ref().unwrap_or(tensor).to_dtype(entry.dtype())?;
     let values = converted.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
     if !values.iter().all(|value| value.is_finite()) {
         let problem = format!(

@@ -1,7 +1,8 @@
 //! A directory written beside its destination and moved into place when it is whole.
 
 use std::fs;
-use std::io::Write;
+use std::io::{self, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use super::file_name;
@@ -10,23 +11,30 @@ use crate::{Error, Result};
 /// Deeper trees than this are not pipelines.
 const MAX_DEPTH: usize = 8;
 
+/// How the names of half-written directories end.
+const PARTIAL: &str = ".partial";
+
 /// The directory being written; removed when dropped before [`Staging::commit`].
 pub(super) struct Staging {
     path: PathBuf,
 }
 
 impl Staging {
-    /// Creates `.NAME.partial` beside the destination `NAME`, in the place of one that an interrupted export left.
+    /// Creates `.NAME.SOMETHING.partial` beside the destination `NAME`. No other writer's is called so: one that was cut off may still
+    /// be writing while another one takes its place. What such ones have left is removed.
     pub(super) fn create(destination: &Path) -> Result<Self> {
         refuse_existing(destination)?;
         let parent = parent_of(destination);
         fs::create_dir_all(parent).map_err(|e| Error::file(parent, e))?;
-        let path = parent.join(format!(".{}.partial", file_name(destination)));
-        if path.exists() {
-            fs::remove_dir_all(&path).map_err(|e| Error::file(&path, e))?;
-        }
-        fs::create_dir(&path).map_err(|e| Error::file(&path, e))?;
-        Ok(Self { path })
+        let prefix = format!(".{}.", file_name(destination));
+        remove_left(parent, &prefix).map_err(|e| Error::file(parent, e))?;
+        let directory = tempfile::Builder::new()
+            .prefix(&prefix)
+            .suffix(PARTIAL)
+            .permissions(fs::Permissions::from_mode(0o777))
+            .tempdir_in(parent)
+            .map_err(|e| Error::file(parent, e))?;
+        Ok(Self { path: directory.keep() })
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -94,6 +102,23 @@ impl Drop for Staging {
             tracing::warn!(path = %self.path.display(), error = %e, "a half-written directory could not be removed");
         }
     }
+}
+
+/// Removes the half-written directories of earlier writers.
+fn remove_left(parent: &Path, prefix: &str) -> io::Result<()> {
+    for entry in fs::read_dir(parent)? {
+        let path = entry?.path();
+        let name = file_name(&path);
+        if name.starts_with(prefix)
+            && name.ends_with(PARTIAL)
+            && path.is_dir()
+            && let Err(error) = fs::remove_dir_all(&path)
+        {
+            // Where somebody still writes, it is only in the way of others' room.
+            tracing::warn!(path = %path.display(), %error, "a half-written directory could not be removed");
+        }
+    }
+    Ok(())
 }
 
 fn refuse_existing(destination: &Path) -> Result<()> {

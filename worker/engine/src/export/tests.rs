@@ -58,13 +58,15 @@ fn record() -> PruningRecord {
         job: serde_json::from_value(job).unwrap(),
         inputs: vec![],
         linears: vec![],
+        structures: vec![],
+        sizes: None,
     }
 }
 
 fn export(source: &Path, destination: &Path, link: bool, scale: f64) -> Result<()> {
     let weights = Weights::open(&source.join("transformer"), "diffusion_pytorch_model")?;
     let record = record();
-    Export { source, destination, link, weights: &weights, record: &record }.write(&|name| {
+    Export { source, destination, link, weights: &weights, record: &record, shrink: None }.write(&|name| {
         let new = || Ok(Tensor::new(&[[0f32, 1., 0.], [2., 0., 3.]], &Device::Cpu)?.affine(scale, 0.)?);
         if name == "b.weight" { new().map(Some) } else { Ok(None) }
     })
@@ -119,10 +121,14 @@ fn an_existing_destination_is_refused_and_a_stale_one_replaced() {
     let root = tempfile::tempdir().unwrap();
     let source = pipeline(root.path(), false);
     let out = root.path().join("out");
-    fs::create_dir(root.path().join(".out.partial")).unwrap();
-    fs::write(root.path().join(".out.partial/half"), "written").unwrap();
+    fs::create_dir(root.path().join(".out.abc.partial")).unwrap();
+    fs::write(root.path().join(".out.abc.partial/half"), "written").unwrap();
     export(&source, &out, false, 1.0).unwrap();
     assert!(!out.join("half").exists());
+    assert_eq!(listing(root.path()), ["dense", "out"]);
+    // Written by another exporter of the same job, who could not say so.
+    export(&source, &out, false, 1.0).unwrap();
+    fs::write(out.join(RECORD_FILE), "{}").unwrap();
     let error = export(&source, &out, false, 1.0).unwrap_err().to_string();
     assert!(error.contains("exists already"), "{error}");
     assert_eq!(listing(root.path()), ["dense", "out"]);
@@ -137,4 +143,53 @@ fn the_space_an_export_needs_counts_its_parts_only() {
     assert_eq!(required_bytes(&source).unwrap(), before);
     fs::write(source.join("vae/large"), vec![0; 5000]).unwrap();
     assert_eq!(required_bytes(&source).unwrap(), before + 5000);
+}
+
+#[test]
+fn what_is_not_kept_leaves_the_tensors_and_the_header() {
+    for sharded in [false, true] {
+        let root = tempfile::tempdir().unwrap();
+        let source = pipeline(root.path(), sharded);
+        fs::write(source.join("transformer/config.json"), "{}").unwrap();
+        let out = root.path().join("out");
+        let weights = Weights::open(&source.join("transformer"), "diffusion_pytorch_model").unwrap();
+        let kept = [("a.weight", Kept::Rows(vec![1])), ("b.weight", Kept::Columns(vec![0, 2]))];
+        let shrink = Shrink {
+            kept: kept.map(|(name, kept)| (name.to_owned(), kept)).into(),
+            files: vec![
+                ("config.json".to_owned(), b"new".to_vec()),
+                ("module.py".to_owned(), b"pass".to_vec()),
+            ],
+        };
+        let record = record();
+        let export = Export {
+            source: &source,
+            destination: &out,
+            link: false,
+            weights: &weights,
+            record: &record,
+            shrink: Some(&shrink),
+        };
+        let new = Tensor::new(&[[0f32, 1., 0.], [2., 0., 3.]], &Device::Cpu).unwrap();
+        export.write(&|name| Ok((name == "b.weight").then(|| new.clone()))).unwrap();
+        assert_eq!(fs::read_to_string(out.join("transformer/config.json")).unwrap(), "new");
+        assert_eq!(fs::read_to_string(out.join("transformer/module.py")).unwrap(), "pass");
+        let written = Weights::open(&out.join("transformer"), "diffusion_pytorch_model").unwrap();
+        let shapes: Vec<Vec<usize>> = written.entries().map(|(_, e)| e.shape().to_vec()).collect();
+        let old = weights.entry("a.weight").unwrap().shape().to_vec();
+        assert_eq!(shapes[..2], [vec![1, old[1]], vec![2, 2]]);
+        let b = written.tensor("b.weight", &[2, 2], DType::F32, &Device::Cpu).unwrap();
+        assert_eq!(b.to_vec2::<f32>().unwrap(), [[0., 0.], [2., 3.]]);
+        let read = |w: &Weights, rows| {
+            w.tensor("a.weight", &[rows, old[1]], DType::F32, &Device::Cpu).unwrap().to_vec2::<f32>().unwrap()
+        };
+        assert_eq!(read(&written, 1)[0], read(&weights, old[0])[1]);
+        assert_eq!(written.bytes("c.bias").unwrap(), weights.bytes("c.bias").unwrap());
+        if sharded {
+            let index: serde_json::Value =
+                read_json(&out.join("transformer/diffusion_pytorch_model.safetensors.index.json")).unwrap();
+            let total: usize = written.entries().map(|(_, e)| e.bytes().len()).sum();
+            assert_eq!(index["metadata"]["total_size"], total);
+        }
+    }
 }

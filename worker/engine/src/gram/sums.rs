@@ -83,9 +83,28 @@ impl Gram {
         self.mass as f64 * MASS_UNIT
     }
 
+    /// The mass in its own integer units: what [`Gram::parts_mut`] lets be added to.
+    pub const fn mass_units(&self) -> i64 {
+        self.mass
+    }
+
+    /// S_jj for every column j, in the units of exact sums; none for `f32` sums.
+    pub fn diagonal_units(&self) -> Option<Vec<i64>> {
+        let Sums::Exact(sums) = &self.sums else { return None };
+        Some((0..self.width).map(|j| sums[row_start(self.width, j)]).collect())
+    }
+
     /// The flat buffer of the upper triangle.
     pub const fn sums(&self) -> &Sums {
         &self.sums
+    }
+
+    /// How the observations are summed.
+    pub const fn accumulates(&self) -> Accumulate {
+        match self.sums {
+            Sums::Exact(_) => Accumulate::Exact,
+            Sums::F32(_) => Accumulate::F32,
+        }
     }
 
     /// The flat buffer of the upper triangle and the mass in its own integer units, for a collective to add other workers' to.
@@ -168,10 +187,6 @@ impl Gram {
     /// What one unit of the sums is worth: 2^-e, or 1 for f32 sums.
     pub(super) fn value_of_unit(&self) -> f64 {
         (-f64::from(self.exponent)).exp2()
-    }
-
-    pub(super) fn into_sums(self) -> Sums {
-        self.sums
     }
 
     /// Refuses an observation that would overflow, by its energies: no entry of X^T X is larger than the largest of the diagonal.

@@ -70,4 +70,16 @@ pub trait DiffusionModel: Send {
     /// # Errors
     /// When the id is not of this model, or the shape differs.
     fn replace(&mut self, linear: LinearId, weight: Tensor) -> Result<()>;
+
+    /// A linear's bias, `rows`, in the model's compute type.
+    ///
+    /// # Errors
+    /// When the id is not of this model.
+    fn bias(&self, linear: LinearId) -> Result<&Tensor>;
+
+    /// Replaces a linear's bias by one of the same shape.
+    ///
+    /// # Errors
+    /// When the id is not of this model, or the shape differs.
+    fn replace_bias(&mut self, linear: LinearId, bias: Tensor) -> Result<()>;
 }

@@ -34,7 +34,7 @@ const CLIP_ENCODER: &[&str] = &["CLIPTextModelWithProjection"];
 const COMPONENTS: [Component; 9] = [
     Component {
         name: "transformer",
-        classes: &["SD3Transformer2DModel"],
+        classes: &["SD3Transformer2DModel", "PrunedSD3Transformer2DModel"],
         config: "config.json",
         stem: Some(DIFFUSERS_STEM),
     },

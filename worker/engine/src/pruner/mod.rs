@@ -1,37 +1,49 @@
 //! A model being pruned: pilot, calibration, solving and replacing of linears, one package at a time.
 
-mod package;
+mod budget;
+mod shrunk;
 mod solving;
+mod structured;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use candle_core::Tensor;
-use obsdiff_proto::{Accumulate, HessianSpec, JobSpec, LinearId, Method, Package, Shard, SiteId};
+use obsdiff_proto::{
+    Accumulate, HessianSpec, JobSpec, LinearId, Method, Package, Pattern, Shard, SiteId, SparsitySpec,
+};
 
 use crate::calibrate::{Energy, EnergyTap, GramTap, Trajectories, alphas};
 use crate::gram::{Gram, exponent_for};
 use crate::model::DiffusionModel;
 use crate::{Error, Result};
 
-use package::OpenPackage;
-pub use solving::SolvedLinear;
+pub use budget::{Course, OutOfReach, allocate, possible};
+pub use shrunk::{kept_parts, selections};
+pub use solving::SolvedSlice;
+pub use structured::{Grams, SolvedStructure};
 
 /// A model, the trajectories it is calibrated on, and the Grams of the package that is open.
 pub struct Pruner {
     model: Box<dyn DiffusionModel>,
-    trajectories: Trajectories,
+    trajectories: Arc<Trajectories>,
     alphas: Vec<f64>,
     hessian: HessianSpec,
     method: Method,
-    open: Option<OpenPackage>,
+    refine: u32,
+    sparsity: SparsitySpec,
+    /// The Grams of the open package.
+    open: Option<BTreeMap<SiteId, Arc<Gram>>>,
 }
 
 impl Pruner {
     /// A pruner with no package open.
-    pub fn new(spec: &JobSpec, model: Box<dyn DiffusionModel>, trajectories: Trajectories) -> Self {
+    pub fn new(spec: &JobSpec, model: Box<dyn DiffusionModel>, trajectories: Arc<Trajectories>) -> Self {
         let hessian = spec.hessian.clone();
         let alphas = alphas(hessian.weighting, spec.calibration.steps, hessian.low, hessian.high);
-        Self { model, trajectories, alphas, hessian, method: spec.sparsity.method, open: None }
+        let (method, refine) = (spec.sparsity.method, spec.sparsity.refinement());
+        let sparsity = spec.sparsity.clone();
+        Self { model, trajectories, alphas, hessian, method, refine, sparsity, open: None }
     }
 
     /// Prompt steps of a shard: how often a calibration of it reports.
@@ -56,6 +68,9 @@ impl Pruner {
         on_step: &mut dyn FnMut() -> Result<()>,
     ) -> Result<BTreeMap<SiteId, i32>> {
         let mut tap = EnergyTap::new(self.model.inventory(), sites);
+        if self.sparsity.pattern == Pattern::Structured {
+            tap = tap.with_constant();
+        }
         self.trajectories.denoise(&*self.model, shard.prompts.clone(), &self.alphas, &mut tap, on_step)?;
         let exponent = |energy: Energy| {
             let total = energy.total.iter().copied().fold(0.0, f64::max) * shards as f64;
@@ -79,11 +94,27 @@ impl Pruner {
                     name: described.name.clone(),
                     problem: "has no exponent: run the pilot first".to_owned(),
                 })?;
-                Ok((site, Gram::new(described.width, self.hessian.accumulate, *exponent)))
+                let gram = Gram::new(package.gram_width(described), self.hessian.accumulate, *exponent);
+                Ok((site, Arc::new(gram)))
             })
             .collect::<Result<_>>()?;
-        self.open = Some(OpenPackage { package: package.clone(), grams });
+        self.open = Some(grams);
         Ok(())
+    }
+
+    /// Drops the Grams of the open package.
+    pub fn close(&mut self) {
+        self.open = None;
+    }
+
+    /// The Gram of a site of the open package.
+    pub fn gram(&self, site: SiteId) -> Option<&Gram> {
+        self.grams()?.get(&site).map(|gram| &**gram)
+    }
+
+    /// The Grams of the open package. While they are shared, a calibration would add to copies.
+    pub fn grams(&self) -> Option<&BTreeMap<SiteId, Arc<Gram>>> {
+        self.open.as_ref()
     }
 
     /// Adds a shard's observations to the open package's Grams. After an error they hold a part of it: open the package again.
@@ -91,8 +122,8 @@ impl Pruner {
     /// # Errors
     /// When a forward call fails, an observation is not finite or overflows its exponent ([`Error::Overflow`]).
     pub fn calibrate(&mut self, shard: &Shard, on_step: &mut dyn FnMut() -> Result<()>) -> Result<()> {
-        let open = self.open.as_mut().ok_or_else(no_package)?;
-        let mut tap = GramTap::new(self.model.inventory(), &mut open.grams);
+        let grams = self.open.as_mut().ok_or_else(no_package)?;
+        let mut tap = GramTap::new(self.model.inventory(), grams);
         self.trajectories.denoise(&*self.model, shard.prompts.clone(), &self.alphas, &mut tap, on_step)?;
         Ok(())
     }
@@ -118,5 +149,5 @@ impl Pruner {
 }
 
 fn no_package() -> Error {
-    Error::Argument("the site is not open in this package".to_owned())
+    Error::Argument("no package is open".to_owned())
 }

@@ -1,23 +1,28 @@
-//! Solving a site: its Gram factorised once, each of its linears pruned by it.
+//! Solving a part: its site's Gram factorised once, each of its linears, or some rows of one, pruned by it, then each refined.
 
 use candle_core::{DType, Device, Tensor};
-use obsdiff_proto::{LinearId, LinearTarget, Method, PackageId, Precision, SiteId};
+use obsdiff_proto::message::Slice;
+use obsdiff_proto::{LinearTarget, Method, Package, PackageId, Precision, SiteId};
 
-use super::{Pruner, no_package};
+use super::Pruner;
 use crate::export::PrunedLinear;
 use crate::gram::Gram;
-use crate::solve::{Factor, SolveError, magnitude, obs, relative_error, stride, wanda};
+use crate::solve::{
+    Factor, OutputEnergy, ScaledHessian, SolveError, magnitude, obs, output_energy, refine, stride, wanda,
+};
 use crate::{Error, Result};
 
-/// A pruned weight that is not applied yet, and what is to be said of it.
+/// Pruned rows of a linear that are not applied yet, and what is to be said of them.
 #[derive(Clone, Debug)]
-pub struct SolvedLinear {
-    /// Which linear.
-    pub linear: LinearId,
-    /// Its new weight, `rows x n`, f32.
+pub struct SolvedSlice {
+    /// Which rows of which linear.
+    pub slice: Slice,
+    /// Their new weight, `rows x n`, f32.
     pub weight: Tensor,
-    /// How it was pruned and how well it kept its function.
+    /// How they were pruned and how well they kept their function.
     pub report: PrunedLinear,
+    /// What the relative error in the report is made of, so that those of a linear's slices can be joined; absent without a Gram.
+    pub energy: Option<OutputEnergy>,
 }
 
 /// What the linears of a site share.
@@ -27,58 +32,87 @@ struct SecondOrder {
 }
 
 impl Pruner {
-    /// Prunes the linears of a site of the open package, which gives up the site's Gram. The model stays as it is.
+    /// Prunes rows of linears that all read one site, by its Gram; `None` where the method needs none. Each slice goes to `done` as soon
+    /// as it is pruned and refined; rows pruned by different calls do not compete. The model stays as it is.
     ///
     /// # Errors
-    /// When the site is not open, its Gram cannot be factorised, or a weight is not finite.
-    pub fn solve(&mut self, site: SiteId) -> Result<Vec<SolvedLinear>> {
+    /// When a slice is not of this package and site, the Gram is missing or cannot be factorised, a weight is not finite, or `done`
+    /// fails.
+    pub fn solve(
+        &self,
+        package: &Package,
+        slices: &[Slice],
+        gram: Option<&Gram>,
+        done: &mut dyn FnMut(SolvedSlice) -> Result<()>,
+    ) -> Result<()> {
         let _span = tracing::info_span!("solve").entered();
-        let open = self.open.as_mut().ok_or_else(no_package)?;
-        let gram = open.grams.remove(&site);
-        let package = open.package.id;
+        let Some(first) = slices.first() else { return Ok(()) };
         let inventory = self.model.inventory();
-        let targets: Vec<LinearTarget> = open
-            .package
-            .linears
-            .iter()
-            .filter(|t| inventory.linear(t.linear).site == site)
-            .copied()
-            .collect();
-        let failed = |error: SolveError| Error::Site {
-            name: inventory.site(site).name.clone(),
-            problem: error.to_string(),
-        };
-        let second_order = match self.method {
-            Method::Magnitude => None,
-            Method::Obs | Method::Wanda => {
-                let gram = gram.ok_or_else(no_package)?;
+        let stranger = || Error::Argument("a part is not of this package, or not of one site".to_owned());
+        let site = inventory.linears.get(first.linear.0 as usize).ok_or_else(stranger)?.site;
+        let failed = |error: SolveError| self.failed(site, &error);
+        let second_order = match (self.method, gram) {
+            (Method::Magnitude | Method::L1, _) if self.refine == 0 => None,
+            (_, Some(gram)) => {
                 Some(SecondOrder { gram_trace: gram.trace(), factor: self.factor(gram).map_err(failed)? })
             }
+            (_, None) => {
+                return Err(Error::Site {
+                    name: inventory.site(site).name.clone(),
+                    problem: "cannot be solved without its Gram".to_owned(),
+                });
+            }
         };
-        targets.into_iter().map(|target| self.solve_linear(package, target, second_order.as_ref())).collect()
+        let mut unrefined = Vec::new();
+        for slice in slices {
+            let target = package.linears.iter().find(|t| t.linear == slice.linear).ok_or_else(stranger)?;
+            if inventory.linear(slice.linear).site != site {
+                return Err(stranger());
+            }
+            let solved = self.solve_slice(package.id, *target, slice, second_order.as_ref())?;
+            match self.refine {
+                0 => done(solved)?,
+                _ => unrefined.push(solved),
+            }
+        }
+        if let Some(known) = second_order.filter(|_| !unrefined.is_empty()) {
+            let _span = tracing::info_span!("refine").entered();
+            // The factor has served all slices: what refines them takes its place.
+            let hessian = ScaledHessian::new(known.factor);
+            for solved in unrefined {
+                done(self.refine_slice(solved, &hessian)?)?;
+            }
+        }
+        Ok(())
     }
 
-    fn factor(&self, gram: Gram) -> Result<Factor, SolveError> {
+    fn failed(&self, site: SiteId, error: &SolveError) -> Error {
+        Error::Site { name: self.model.inventory().site(site).name.clone(), problem: error.to_string() }
+    }
+
+    fn factor(&self, gram: &Gram) -> Result<Factor, SolveError> {
         let (n, damping) = (gram.width(), self.hessian.damping);
         match self.hessian.precision {
-            Precision::F32 => Factor::new(n, gram.into_upper::<f32>(stride(n)), damping),
-            Precision::F64 => Factor::new(n, gram.into_upper::<f64>(stride(n)), damping),
+            Precision::F32 => Factor::new(n, gram.to_upper::<f32>(stride(n)), damping),
+            Precision::F64 => Factor::new(n, gram.to_upper::<f64>(stride(n)), damping),
         }
     }
 
-    fn solve_linear(
+    fn solve_slice(
         &self,
         package: PackageId,
         target: LinearTarget,
+        slice: &Slice,
         second_order: Option<&SecondOrder>,
-    ) -> Result<SolvedLinear> {
+    ) -> Result<SolvedSlice> {
         let factor = second_order.map(|known| &known.factor);
         let LinearTarget { linear, target } = target;
         let described = self.model.inventory().linear(linear);
         let failed =
             |error: SolveError| Error::Site { name: described.name.clone(), problem: error.to_string() };
-        let dense = values(self.model.weight(linear)?)?;
-        let width = dense.len() / described.rows;
+        let rows = slice.rows.len();
+        let dense = values(&self.model.weight(linear)?.narrow(0, slice.rows.start, rows)?)?;
+        let width = dense.len() / rows.max(1);
         let mut weight = dense.clone();
         match (self.method, factor) {
             (Method::Obs, Some(factor)) => obs(&mut weight, factor, &target),
@@ -86,23 +120,42 @@ impl Pruner {
             _ => magnitude(&mut weight, width, &target),
         }
         .map_err(failed)?;
-        let relative_error =
-            factor.map(|factor| relative_error(&dense, &weight, factor)).transpose().map_err(failed)?;
+        let energy =
+            factor.map(|factor| output_energy(&dense, &weight, factor)).transpose().map_err(failed)?;
         let report = PrunedLinear {
             name: described.name.clone(),
-            shape: [described.rows, width],
+            shape: [rows, width],
             target,
             package: package.0,
             zeros: weight.iter().filter(|w| **w == 0.0).count() as u64,
-            damping: factor.filter(|_| self.method == Method::Obs).map(Factor::damping_used),
+            damping: factor
+                .filter(|_| self.method == Method::Obs || self.refine > 0)
+                .map(Factor::damping_used),
             gram_trace: second_order.map(|known| known.gram_trace),
-            relative_error,
+            unrefined_error: None,
+            relative_error: energy.map(|energy| energy.relative()),
         };
-        let weight = Tensor::from_vec(weight, (described.rows, width), &Device::Cpu)?;
-        Ok(SolvedLinear { linear, weight, report })
+        let weight = Tensor::from_vec(weight, (rows, width), &Device::Cpu)?;
+        Ok(SolvedSlice { slice: slice.clone(), weight, report, energy })
+    }
+
+    fn refine_slice(&self, pruned: SolvedSlice, hessian: &ScaledHessian) -> Result<SolvedSlice> {
+        let SolvedSlice { slice, weight, mut report, energy } = pruned;
+        let dense =
+            values(&self.model.weight(slice.linear)?.narrow(0, slice.rows.start, slice.rows.len())?)?;
+        let mut refined = values(&weight)?;
+        drop(weight);
+        let left = refine(&mut refined, &dense, hessian, self.refine)
+            .map_err(|error| Error::Site { name: report.name.clone(), problem: error.to_string() })?;
+        let energy = energy.map(|energy| energy.refined(left));
+        report.unrefined_error = energy.and_then(|energy| energy.unrefined());
+        report.relative_error = energy.map(|energy| energy.relative());
+        let weight = Tensor::from_vec(refined, &report.shape, &Device::Cpu)?;
+        Ok(SolvedSlice { slice, weight, report, energy })
     }
 }
 
-fn values(weight: &Tensor) -> Result<Vec<f32>> {
+/// The numbers of a tensor, row after row.
+pub(super) fn values(weight: &Tensor) -> Result<Vec<f32>> {
     Ok(weight.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?)
 }

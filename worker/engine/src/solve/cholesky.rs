@@ -18,24 +18,64 @@ pub(super) const SIDE: usize = 96;
 /// Values of a block on the diagonal, which are kept apart: in the square their upper halves belong to another matrix.
 pub(super) const AREA: usize = SIDE * SIDE;
 
-/// Factorises the matrix A whose lower triangle lies in `square` (n x n, rows `stride` apart) into L L^T. L takes A's place below
-/// the blocks on the diagonal; what is above the diagonal is not touched. Returns the inverses of L's blocks on the diagonal, each
-/// [`SIDE`] x [`SIDE`] row-major and zero above the diagonal, or nothing when a pivot is not positive.
-///
-/// 1/3 n^3 operations, all but n * SIDE^2 of them in products whose operands are contiguous along the sum.
-pub(super) fn cholesky<T: Float>(square: &mut [T], n: usize, stride: usize) -> Option<Vec<T>> {
-    let mut blocks = diagonal_blocks(square, n, stride);
-    for (k, start) in (0..n).step_by(SIDE).enumerate() {
+/// A factorisation under way. After step k the block columns up to k of L are done, and its block rows up to k are needed no more.
+pub(super) struct Cholesky<T> {
+    n: usize,
+    stride: usize,
+    /// The blocks on the diagonal, each [`SIDE`] x [`SIDE`] row-major: inverses of L's, zero above the diagonal, as far as it is done.
+    blocks: Vec<T>,
+}
+
+impl<T: Float> Cholesky<T> {
+    /// Begins to factorise the matrix A whose lower triangle lies in `square` (n x n, rows `stride` apart) into L L^T. Nothing when
+    /// the first pivots are not positive.
+    pub(super) fn begin(square: &[T], n: usize, stride: usize) -> Option<Self> {
+        let mut blocks = diagonal_blocks(square, n, stride);
+        invert_factor(&mut blocks[..AREA], SIDE.min(n))?;
+        Some(Self { n, stride, blocks })
+    }
+
+    /// Steps that it takes.
+    pub(super) fn steps(&self) -> usize {
+        self.n.div_ceil(SIDE)
+    }
+
+    /// The next step, the `k`-th, beside which it can be worked with the inverses of L's blocks on the diagonal before the k-th.
+    pub(super) fn step(&mut self, k: usize) -> (&[T], Step<'_, T>) {
+        let (n, stride) = (self.n, self.stride);
+        let (done, blocks) = self.blocks.split_at_mut((k * AREA).min(n.div_ceil(SIDE) * AREA));
+        (done, Step { n, stride, start: k * SIDE, blocks })
+    }
+}
+
+/// One step: a block column.
+pub(super) struct Step<'a, T> {
+    n: usize,
+    stride: usize,
+    start: usize,
+    /// Blocks on the diagonal from this one on.
+    blocks: &'a mut [T],
+}
+
+impl<T: Float> Step<'_, T> {
+    /// Forms block column k of L in place, in `rows`, those of the square from its own block row on. What is above the diagonal is not
+    /// touched. False when a pivot is not positive.
+    ///
+    /// All steps take 1/3 n^3 operations, all but n * SIDE^2 of them in products whose operands are contiguous along the sum.
+    pub(super) fn take(self, rows: &mut [T]) -> bool {
+        let Self { n, stride, start, blocks } = self;
+        if start >= n {
+            return true;
+        }
         let side = SIDE.min(n - start);
-        let (block, later) = blocks[k * AREA..].split_at_mut(AREA);
-        invert_factor(block, side)?;
+        let (block, later) = blocks.split_at_mut(AREA);
         let inverse = block_ref(block, side);
-        let (panel, below) = square[start * stride..].split_at_mut(side * stride);
+        let (panel, below) = rows.split_at_mut(side * stride);
         let panel = MatRef::from_row_major_slice_with_stride(panel, side, start, stride);
         let rows = below.par_chunks_mut(SIDE * stride).zip(later.par_chunks_mut(AREA));
-        rows.for_each_init(
+        let positive = rows.enumerate().with_max_len(1).map_init(
             || vec![T::ZERO; AREA],
-            |scratch, (rows, block)| {
+            |scratch, (row, (rows, block))| {
                 let height = rows.len().div_ceil(stride);
                 let (left, right) = rows_mut(rows, height, stride).split_at_col_mut(start);
                 let left = left.into_const();
@@ -44,14 +84,16 @@ pub(super) fn cholesky<T: Float>(square: &mut [T], n: usize, stride: usize) -> O
                 sum.copy_from(target.as_ref());
                 // A_ik - sum_{t < k} L_it L_kt^T, then its product with L_kk^-T is L_ik.
                 matmul(sum.as_mut(), Accum::Add, left, panel.transpose(), -T::ONE, Par::Seq);
-                matmul(target.as_mut(), Accum::Replace, sum.as_ref(), inverse.transpose(), T::ONE, Par::Seq);
+                lower_times(target.as_mut().transpose_mut(), inverse, sum.as_ref().transpose(), T::ONE);
                 let done = target.into_const();
-                let block = block_mut(block, height);
-                matmul(block, Accum::Add, done, done.transpose(), -T::ONE, Par::Seq);
+                let on_diagonal = block_mut(block, height);
+                matmul(on_diagonal, Accum::Add, done, done.transpose(), -T::ONE, Par::Seq);
+                // The next block on the diagonal is complete: its factor need not wait for the rows below.
+                row > 0 || invert_factor(block, height).is_some()
             },
         );
+        positive.reduce(|| true, |a, b| a && b)
     }
-    Some(blocks)
 }
 
 /// The lower triangles of the blocks on the diagonal, each in a zeroed [`SIDE`] x [`SIDE`] matrix.
@@ -78,6 +120,21 @@ fn invert_factor<T: Float>(block: &mut [T], side: usize) -> Option<()> {
     let positive = |i: usize| inverse[i * SIDE + i] > T::ZERO && inverse[i * SIDE + i].is_finite_number();
     block.copy_from_slice(&inverse);
     (0..side).all(positive).then_some(())
+}
+
+/// `target` = `factor` * `lower` * `right`, with `lower` a lower triangle: the quarter of it that is surely zero is left out.
+pub(super) fn lower_times<T: Float>(
+    target: MatMut<'_, T>,
+    lower: MatRef<'_, T>,
+    right: MatRef<'_, T>,
+    factor: T,
+) {
+    let half = lower.nrows() / 2;
+    let (top, bottom) = target.split_at_row_mut(half);
+    let corner = lower.submatrix(0, 0, half, half);
+    matmul(top, Accum::Replace, corner, right.subrows(0, half), factor, Par::Seq);
+    let below = lower.subrows(half, lower.nrows() - half);
+    matmul(bottom, Accum::Replace, below, right, factor, Par::Seq);
 }
 
 pub(super) fn block_ref<T: Float>(block: &[T], side: usize) -> MatRef<'_, T> {

@@ -1,7 +1,10 @@
 //! The columns of one block of one strip, left to right: the inner loop of OBS.
 
+use std::ops::Range;
+
 use pulp::{Arch, Simd, WithSimd};
 
+use super::Factor;
 use super::strips::LANES;
 
 /// Columns whose pending errors are gathered together: each error is loaded once for all of them.
@@ -12,7 +15,7 @@ pub(super) struct BlockFactor {
     /// Columns of the block: b.
     pub(super) columns: usize,
     /// U_ij of block columns i < j, at j * b + i.
-    pub(super) u: Vec<f32>,
+    u: Vec<f32>,
     /// 1 / U_jj.
     pub(super) reciprocal: Vec<f32>,
 }
@@ -20,16 +23,10 @@ pub(super) struct BlockFactor {
 /// Which weights of a block go.
 #[derive(Clone, Copy)]
 pub(super) enum Rule {
-    /// Those whose key, see [`keys`], is below the limit.
+    /// Those whose key is below the limit.
     Below(u32),
     /// `n` of each group of `m` columns, chosen when the columns left of the group are done; of a shorter tail, floor(n * tail / m).
     NToM { n: usize, m: usize },
-}
-
-/// Writes the bits of |w| / U_jj of every weight of a block (columns x [`LANES`]) to `keys`. They order as the scores do, which are
-/// the squares.
-pub(super) fn keys(weight: &[f32], block: &BlockFactor, keys: &mut [u32]) {
-    Arch::new().dispatch(Keys { weight, reciprocal: &block.reciprocal, keys });
 }
 
 /// Prunes one block of a strip. `weight` and `errors` are columns x [`LANES`]; `keys` decides for [`Rule::Below`] and is scratch for
@@ -45,26 +42,6 @@ pub(super) fn prune(
     rule: Rule,
 ) {
     Arch::new().dispatch(Prune { weight, errors, keys, block, rule });
-}
-
-struct Keys<'a> {
-    weight: &'a [f32],
-    reciprocal: &'a [f32],
-    keys: &'a mut [u32],
-}
-
-impl WithSimd for Keys<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn with_simd<S: Simd>(self, _: S) {
-        let columns = self.keys.chunks_exact_mut(LANES).zip(self.weight.chunks_exact(LANES));
-        for ((keys, weight), reciprocal) in columns.zip(self.reciprocal) {
-            for (key, w) in keys.iter_mut().zip(weight) {
-                *key = (w * reciprocal).abs().to_bits();
-            }
-        }
-    }
 }
 
 struct Prune<'a> {
@@ -179,6 +156,18 @@ impl Prune<'_> {
 }
 
 impl BlockFactor {
+    /// The part of U for block `columns`.
+    pub(super) fn of(factor: &Factor, columns: Range<usize>) -> Self {
+        let width = columns.len();
+        let mut u = vec![0.0; width * width];
+        for (i, from) in columns.clone().enumerate() {
+            for (j, to) in columns.clone().enumerate().skip(i + 1) {
+                u[j * width + i] = factor.u(from, to);
+            }
+        }
+        Self { columns: width, u, reciprocal: columns.map(|j| 1.0 / factor.u(j, j)).collect() }
+    }
+
     /// U_ij of column j for rows `from..to`.
     #[inline(always)]
     fn row(&self, j: usize, from: usize, to: usize) -> &[f32] {

@@ -1,10 +1,12 @@
 //! From a Gram to the factor that pruning works with.
 
+use std::ops::Range;
+
+use faer::MatRef;
 use faer::traits::RealField;
 
 use super::SolveError;
-use super::cholesky::cholesky;
-use super::inverse::invert;
+use super::inverse::inverse_factor;
 use super::mirror::{isolate, mirror};
 
 /// The largest damping tried.
@@ -103,7 +105,7 @@ impl Factor {
     /// # Errors
     /// [`SolveError::GramNotFinite`]; [`SolveError::NotPositive`] when H has no factor in f64 and damping raised tenfold, again and
     /// again up to 1.0, does not help; [`SolveError::Damping`]; [`SolveError::Size`].
-    pub fn new<T: Float>(n: usize, mut upper: Vec<T>, damping: f64) -> Result<Self, SolveError> {
+    pub fn new<T: Float>(n: usize, upper: Vec<T>, damping: f64) -> Result<Self, SolveError> {
         let row = stride(n);
         if n == 0 || upper.len() != n * row {
             return Err(SolveError::Size { rows: n, columns: row, found: upper.len() });
@@ -111,6 +113,12 @@ impl Factor {
         if !(damping >= 0.0 && damping.is_finite()) {
             return Err(SolveError::Damping { damping });
         }
+        // Within the pool from here on: entering it anew for each block would take as long as the block.
+        rayon::scope(|_| Self::damped(n, upper, damping))
+    }
+
+    fn damped<T: Float>(n: usize, mut upper: Vec<T>, damping: f64) -> Result<Self, SolveError> {
+        let row = stride(n);
         let diagonal: Vec<f64> = (0..n).map(|j| upper[j * row + j].to_f64()).collect();
         let mut next = Some(damping);
         while let Some(damping_used) = next {
@@ -148,15 +156,26 @@ impl Factor {
         (0..self.n).filter(|&j| self.diagonal[j] == 0.0)
     }
 
+    /// What damping added to every S_jj.
+    pub(super) fn added(&self) -> f64 {
+        self.damping_used * live_mean(&self.diagonal)
+    }
+
+    /// The square and the diagonal, for what comes after pruning.
+    pub(super) fn into_parts(self) -> (Vec<f32>, Vec<f64>) {
+        (self.square, self.diagonal)
+    }
+
     /// The square that holds S above its diagonal and J U^T J below and on it; rows start [`stride`] apart.
     pub(super) fn square(&self) -> &[f32] {
         &self.square
     }
 
-    /// U_ij of row i for columns `first..last`, all above i, from the last to the first.
-    pub(super) fn row_of_u(&self, i: usize, first: usize, last: usize) -> &[f32] {
-        let row = (self.n - 1 - i) * stride(self.n);
-        &self.square[row + self.n - last..row + self.n - first]
+    /// U_ij for i in `rows` and j in `columns`, all of them above `rows`.
+    pub(super) fn block_of_u(&self, rows: Range<usize>, columns: Range<usize>) -> MatRef<'_, f32> {
+        let reversed = MatRef::from_row_major_slice_with_stride(&self.square, self.n, self.n, stride(self.n));
+        let u = reversed.reverse_rows_and_cols();
+        u.submatrix(rows.start, columns.start, rows.len(), columns.len())
     }
 
     /// U_ij, for i <= j.
@@ -167,7 +186,7 @@ impl Factor {
 }
 
 /// The mean over live columns, 1 when all are dead.
-fn live_mean(diagonal: &[f64]) -> f64 {
+pub(super) fn live_mean(diagonal: &[f64]) -> f64 {
     let live = diagonal.iter().filter(|d| **d != 0.0);
     match live.clone().count() {
         0 => 1.0,
@@ -176,12 +195,17 @@ fn live_mean(diagonal: &[f64]) -> f64 {
 }
 
 /// The damping to try after `damping` has failed.
-fn raised(damping: f64) -> Option<f64> {
+pub(super) fn raised(damping: f64) -> Option<f64> {
     (damping < MOST_DAMPING).then(|| (damping * 10.0).clamp(LEAST_DAMPING, MOST_DAMPING))
 }
 
 /// Puts J U^T J into the lower triangle of the square whose strict upper triangle is S's. False when a pivot fails.
-fn factorise<T: Float>(square: &mut [T], n: usize, diagonal: &[f64], added: f64) -> Result<bool, SolveError> {
+pub(super) fn factorise<T: Float>(
+    square: &mut [T],
+    n: usize,
+    diagonal: &[f64],
+    added: f64,
+) -> Result<bool, SolveError> {
     let row = stride(n);
     if !mirror(square, n, row) || diagonal.iter().any(|d| !d.is_finite()) {
         return Err(SolveError::GramNotFinite);
@@ -195,9 +219,7 @@ fn factorise<T: Float>(square: &mut [T], n: usize, diagonal: &[f64], added: f64)
         let dead_without_damping = d == 0.0 && added == 0.0;
         square[i * row + i] = T::from_f64(if dead_without_damping { 1.0 } else { d + added });
     }
-    let Some(inverses) = cholesky(square, n, row) else { return Ok(false) };
-    invert(square, n, row, &inverses);
-    Ok(true)
+    Ok(inverse_factor(square, n, row))
 }
 
 /// The same in f64, for a square of which f32 failed.

@@ -8,6 +8,9 @@ use rayon::prelude::*;
 
 use super::factor::Float;
 
+/// Values that are reversed together.
+const VECTOR: usize = 16;
+
 /// Writes the reversal of the strict upper triangle of the n x n `square` to its strict lower triangle. True when all of it is
 /// finite.
 pub(super) fn mirror<T: Float>(square: &mut [T], n: usize, stride: usize) -> bool {
@@ -42,11 +45,19 @@ impl<T: Float> WithSimd for Reverse<'_, T> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, _: S) -> bool {
+        let Self { from, to } = self;
+        let (from, first) = (from.rchunks_exact(VECTOR), &from[..from.len() % VECTOR]);
+        let mut to = to.chunks_exact_mut(VECTOR);
         let mut finite = true;
-        for (to, &from) in self.to.iter_mut().zip(self.from.iter().rev()) {
+        let mut put = |to: &mut T, from: T| {
             *to = from;
             finite &= from.is_finite_number();
+        };
+        // A known number of values at a time: they are reversed within registers.
+        for (to, from) in (&mut to).zip(from) {
+            (0..VECTOR).for_each(|i| put(&mut to[i], from[VECTOR - 1 - i]));
         }
+        to.into_remainder().iter_mut().zip(first.iter().rev()).for_each(|(to, from)| put(to, *from));
         finite
     }
 }

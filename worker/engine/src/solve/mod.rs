@@ -2,7 +2,8 @@
 //!
 //! [`Factor`] turns S into U, with H^-1 = U^T U and H = S + damping * mean(diag S) I, once for all linears of a site. [`obs`] prunes
 //! by it and spreads each pruned weight's error over the columns to its right. [`magnitude`] and [`wanda`] prune by simpler
-//! scores and change nothing else. [`relative_error`] says what any of them did to the linear's outputs.
+//! scores and change nothing else. [`refine`] then moves the weights that stay to the best place for the mask that any of them chose,
+//! by the [`ScaledHessian`] that takes the factor's place. [`relative_error`] says what was done to the linear's outputs.
 
 mod cholesky;
 mod columns;
@@ -11,9 +12,13 @@ mod inverse;
 mod mirror;
 mod obs;
 mod quadratic;
+mod refine;
+mod rows;
+mod scaled;
 mod scores;
 mod select;
 mod strips;
+pub mod structured;
 
 use obsdiff_proto::Target;
 use rayon::prelude::*;
@@ -21,7 +26,9 @@ use thiserror::Error;
 
 pub use factor::{Factor, Float, stride};
 pub use obs::obs;
-pub use quadratic::relative_error;
+pub use quadratic::{OutputEnergy, output_energy, relative_error};
+pub use refine::{REFINED_TOGETHER, refine};
+pub use scaled::ScaledHessian;
 pub use scores::{magnitude, wanda};
 
 /// Columns of a block: unstructured pruning takes its share of each, and errors are spread past a block in one product.
@@ -73,6 +80,8 @@ fn check(weight: &[f32], n: usize, target: &Target) -> Result<(), SolveError> {
     let valid = match *target {
         Target::Unstructured { ratio } => (0.0..=1.0).contains(&ratio),
         Target::NToM { n, m } => n < m,
+        // Heads and neurons are no weights of one linear alone: see `structured`.
+        Target::Structured { .. } => false,
     };
     if !valid {
         return Err(SolveError::Target(*target));

@@ -1,23 +1,18 @@
 //! Optimal Brain Surgeon over the columns of a linear, blocked for the cache and threaded over rows.
 
+use std::mem;
+use std::ops::Range;
+
+use bytemuck::Zeroable;
 use faer::linalg::matmul::matmul;
 use faer::{Accum, MatMut, MatRef, Par};
 use obsdiff_proto::Target;
 use rayon::prelude::*;
 
-use super::columns::{BlockFactor, Rule, keys, prune};
-use super::select::{leave_out, limit};
-use super::strips::{Aligned, LANES, strips, unite};
+use super::columns::{BlockFactor, Rule, prune};
+use super::select::{Scored, limit};
+use super::strips::{Column, LANES, load, store, values, values_mut};
 use super::{BLOCK, Factor, SolveError, check};
-
-/// Columns that one product spreads errors to: their part of U stays in a core's cache from strip to strip.
-const TILE: usize = 256;
-
-/// Values between two rows of a tile of U: not a power of two, so that a column does not fall into a few cache sets.
-const TILE_ROW: usize = TILE + 16;
-
-/// Strips that take their turn with a part of U, at most.
-const GROUP: usize = 8;
 
 /// Prunes `weight` (rows x n, row-major) in place and moves the weights that stay so that the linear's outputs change least.
 ///
@@ -25,6 +20,9 @@ const GROUP: usize = 8;
 /// with w as updated so far: at the start of its block for unstructured targets, of its group for N:M. Unstructured targets
 /// prune exactly floor(ratio * weights) of each block over all rows, N:M exactly N of each group of a row; ties go by (column,
 /// row). Columns that are dead become 0. The method is that of arXiv 2510.06751, after SparseGPT (arXiv 2301.00774).
+///
+/// A block is brought up to date when its turn comes, by one product of all errors to its left with its part of U: the weight is
+/// read and written once. The errors are kept, as many values as the weight has.
 ///
 /// rows * n^2 operations in products, rows * n * block in the column loop. Results do not depend on the number of threads.
 ///
@@ -36,50 +34,75 @@ pub fn obs(weight: &mut [f32], factor: &Factor, target: &Target) -> Result<(), S
     for j in factor.dead() {
         weight.chunks_exact_mut(n).for_each(|row| row[j] = 0.0);
     }
-    if matches!(target, Target::Unstructured { ratio } if *ratio == 0.0) {
-        return Ok(());
-    }
-    let rows = weight.len() / n;
-    let columns = block_columns(target).min(n);
-    let mut tasks: Vec<Strip> = strips(weight, n)
-        .into_iter()
-        .enumerate()
-        .map(|(s, weight)| Strip {
-            weight,
-            rows: LANES.min(rows - s * LANES),
-            errors: Aligned::zeros(columns * LANES),
-            keys: vec![0; columns * LANES],
-        })
-        .collect();
-    let mut tiles = vec![0.0; n.saturating_sub(columns).div_ceil(TILE) * columns * TILE_ROW];
-    for start in (0..n).step_by(columns) {
-        let end = n.min(start + columns);
-        let tiles = &mut tiles[..(n - end).div_ceil(TILE) * columns * TILE_ROW];
-        lay_out(factor, start, end, tiles);
-        let block = block_factor(factor, start, end);
-        let rule = match *target {
-            Target::NToM { n, m } => Rule::NToM { n, m },
-            Target::Unstructured { ratio } => {
-                tasks.par_iter_mut().for_each(|strip| strip.score(start, &block));
-                let mut keys: Vec<_> =
-                    tasks.iter_mut().map(|s| &mut s.keys[..(end - start) * LANES]).collect();
-                Rule::Below(limit(&mut keys, share(ratio, rows * (end - start))))
-            }
-        };
-        // Groups only decide how long a part of U stays in a core's cache, never what is computed.
-        let group = (tasks.len() / (2 * rayon::current_num_threads())).clamp(1, GROUP);
-        tasks.par_chunks_mut(group).for_each(|strips| {
-            strips.iter_mut().for_each(|strip| strip.prune(start, &block, rule));
-            for (tile, first) in tiles.chunks_exact(columns * TILE_ROW).zip((end..n).step_by(TILE)) {
-                strips
-                    .iter_mut()
-                    .for_each(|strip| strip.spread(tile, end - start, first, TILE.min(n - first)));
-            }
-        });
-    }
-    let strips: Vec<Aligned> = tasks.into_iter().map(|strip| strip.weight).collect();
-    unite(&strips, n, weight);
+    // What is large is allocated here: memory that a thread of the pool allocates stays with that thread.
+    let mut strips: Vec<_> = weight.chunks_mut(LANES * n).map(|rows| Strip::new(rows, n)).collect();
+    // Within the pool from here on: entering it anew for each of a block's steps would take as long as the step.
+    rayon::scope(|_| match *target {
+        Target::Unstructured { ratio } if ratio > 0.0 => prune_share(&mut strips, factor, ratio),
+        Target::NToM { n, m } => prune_groups(&mut strips, factor, n, m),
+        // Nothing to prune; structured targets were refused by the check.
+        Target::Unstructured { .. } | Target::Structured { .. } => (),
+    });
     Ok(())
+}
+
+/// Prunes floor(ratio * weights) of each block.
+///
+/// All rows of a block wait for its limit. While one thread looks for it, the others bring the next block up to date with the errors of
+/// those before; only the errors of this one are left for afterwards.
+fn prune_share(strips: &mut [Strip<'_>], factor: &Factor, ratio: f64) {
+    let n = factor.width();
+    let rows: usize = strips.iter().map(Strip::height).sum();
+    let columns = |start: usize| start.min(n)..n.min(start + BLOCK);
+    let heights: Vec<usize> = strips.iter().map(Strip::height).collect();
+    let [mut block, mut next] = [(); 2].map(|()| vec![Vec::new(); strips.len()]);
+    let fetch = |strips: &mut [Strip<'_>], next: &mut [Vec<Column>], columns: Range<usize>, end: usize| {
+        let part = BlockFactor::of(factor, columns.clone());
+        // Backwards: who looks for the limit prunes from the first strip on, and finds what it fetched in its own cache.
+        let strips = strips.par_iter_mut().zip(next).rev();
+        strips.for_each(|(strip, next)| strip.fetch(next, columns.clone(), end, factor));
+        part
+    };
+    let mut part = fetch(strips, &mut block, columns(0), 0);
+    for start in (0..n).step_by(BLOCK) {
+        let (end, after) = (columns(start).end, columns(start + BLOCK));
+        let search = || {
+            let scored = block.iter().zip(&heights);
+            let scored = scored.map(|(weight, &rows)| Scored { weight, rows, reciprocal: &part.reciprocal });
+            limit(&scored.collect::<Vec<_>>(), share(ratio, rows * (end - start)))
+        };
+        let (limit, following) = rayon::join(search, || fetch(strips, &mut next, after.clone(), start));
+        let all = strips.par_iter_mut().zip(&mut block).zip(&mut next).enumerate();
+        all.for_each_init(Vec::new, |keys, (s, ((strip, block), next))| {
+            keys.resize(block.len() * LANES, 0);
+            let scored = Scored { weight: block, rows: strip.height(), reciprocal: &part.reciprocal };
+            limit.keys(&scored, s * LANES, keys);
+            strip.prune(block, &part, keys, Rule::Below(limit.below()));
+            strip.update(next, after.clone(), start, factor);
+        });
+        mem::swap(&mut block, &mut next);
+        part = following;
+    }
+}
+
+/// Prunes `pruned` of each `m` consecutive columns of a row. Rows do not wait for each other, but they go through a block together,
+/// so that its part of U stays in a cache.
+fn prune_groups(strips: &mut [Strip<'_>], factor: &Factor, pruned: usize, m: usize) {
+    let n = factor.width();
+    // Groups never straddle two blocks.
+    let columns = m.saturating_mul((BLOCK / m).max(1)).min(n);
+    for start in (0..n).step_by(columns) {
+        let columns = start..n.min(start + columns);
+        let part = BlockFactor::of(factor, columns.clone());
+        strips.par_iter_mut().for_each_init(
+            || (Vec::new(), Vec::new()),
+            |(block, ranks), strip| {
+                ranks.resize(columns.len() * LANES, 0);
+                strip.fetch(block, columns.clone(), start, factor);
+                strip.prune(block, &part, ranks, Rule::NToM { n: pruned, m });
+            },
+        );
+    }
 }
 
 /// floor(ratio * weights).
@@ -87,76 +110,49 @@ pub(super) fn share(ratio: f64, weights: usize) -> usize {
     ((ratio * weights as f64) as usize).min(weights)
 }
 
-/// Columns of a block: groups of N:M never straddle two.
-fn block_columns(target: &Target) -> usize {
-    match *target {
-        Target::Unstructured { .. } => BLOCK,
-        Target::NToM { m, .. } => m.saturating_mul((BLOCK / m).max(1)),
-    }
-}
-
-fn block_factor(factor: &Factor, start: usize, end: usize) -> BlockFactor {
-    let columns = end - start;
-    let mut u = vec![0.0; columns * columns];
-    for i in 0..columns {
-        for j in i + 1..columns {
-            u[j * columns + i] = factor.u(start + i, start + j);
-        }
-    }
-    let reciprocal = (start..end).map(|j| 1.0 / factor.u(j, j)).collect();
-    BlockFactor { columns, u, reciprocal }
-}
-
-/// Copies the rows of U of block `start..end`, from column `end` on, to `tiles` of [`TILE`] columns: the products read each of them
-/// once for every strip, and the factor holds them far apart and reversed.
-fn lay_out(factor: &Factor, start: usize, end: usize, tiles: &mut [f32]) {
-    let n = factor.width();
-    let tile = tiles.len() / (n - end).div_ceil(TILE).max(1);
-    if tile == 0 {
-        return;
-    }
-    tiles.par_chunks_exact_mut(tile).enumerate().for_each(|(t, tile)| {
-        let first = end + t * TILE;
-        let last = n.min(first + TILE);
-        for (i, row) in (start..end).zip(tile.chunks_exact_mut(TILE_ROW)) {
-            let from = factor.row_of_u(i, first, last);
-            row.iter_mut().zip(from.iter().rev()).for_each(|(to, u)| *to = *u);
-        }
-    });
-}
-
 /// A strip of rows on its way through the blocks.
-struct Strip {
-    /// n x [`LANES`].
-    weight: Aligned,
-    /// Rows that are the weight's own.
-    rows: usize,
-    /// Errors of the current block, columns x [`LANES`].
-    errors: Aligned,
-    /// Keys of the current block, columns x [`LANES`].
-    keys: Vec<u32>,
+struct Strip<'a> {
+    /// At most [`LANES`] rows of n values.
+    rows: &'a mut [f32],
+    n: usize,
+    /// Errors of the columns pruned so far.
+    errors: Vec<Column>,
 }
 
-impl Strip {
-    fn score(&mut self, start: usize, block: &BlockFactor) {
-        let end = start + block.columns;
-        let scores = &mut self.keys[..block.columns * LANES];
-        keys(&self.weight.values()[start * LANES..end * LANES], block, scores);
-        leave_out(scores, self.rows);
+impl<'a> Strip<'a> {
+    fn new(rows: &'a mut [f32], n: usize) -> Self {
+        // Not filled with zeros: a block's errors come in as it is pruned.
+        Self { rows, n, errors: Vec::with_capacity(n) }
     }
 
-    fn prune(&mut self, start: usize, block: &BlockFactor, rule: Rule) {
-        let size = block.columns * LANES;
-        let weight = &mut self.weight.values_mut()[start * LANES..start * LANES + size];
-        prune(weight, &mut self.errors.values_mut()[..size], &mut self.keys[..size], block, rule);
+    fn height(&self) -> usize {
+        self.rows.len() / self.n
     }
 
-    /// Takes the errors of a block of `columns` columns, times a tile of U, off the weights of columns `first..first + width`.
-    fn spread(&mut self, tile: &[f32], columns: usize, first: usize, width: usize) {
-        let right = &mut self.weight.values_mut()[first * LANES..(first + width) * LANES];
-        let right = MatMut::from_row_major_slice_mut(right, width, LANES);
-        let errors = MatRef::from_row_major_slice(&self.errors.values()[..columns * LANES], columns, LANES);
-        let u = MatRef::from_row_major_slice_with_stride(tile, columns, TILE_ROW, TILE_ROW);
-        matmul(right, Accum::Add, u.subcols(0, width).transpose(), errors, -1.0, Par::Seq);
+    /// Reads `block` from `columns`, and takes the errors of the columns before `end` off its weights.
+    fn fetch(&self, block: &mut Vec<Column>, columns: Range<usize>, end: usize, factor: &Factor) {
+        block.resize(columns.len(), Column::zeroed());
+        load(self.rows, self.n, columns.start, block);
+        take_off(block, &self.errors[..end], factor.block_of_u(0..end, columns));
     }
+
+    /// Takes the errors of the columns from `start` on off the weights of a block of `columns`.
+    fn update(&self, block: &mut [Column], columns: Range<usize>, start: usize, factor: &Factor) {
+        take_off(block, &self.errors[start..], factor.block_of_u(start..self.errors.len(), columns));
+    }
+
+    /// Prunes the next block, writes it back, and keeps its errors.
+    fn prune(&mut self, block: &mut [Column], part: &BlockFactor, keys: &mut [u32], rule: Rule) {
+        let start = self.errors.len();
+        self.errors.resize(start + block.len(), Column::zeroed());
+        prune(values_mut(block), values_mut(&mut self.errors[start..]), keys, part, rule);
+        store(block, self.rows, self.n, start);
+    }
+}
+
+/// Takes `errors` (k columns) times `u` (k x block) off a block of weights.
+fn take_off(block: &mut [Column], errors: &[Column], u: MatRef<'_, f32>) {
+    let target = MatMut::from_row_major_slice_mut(values_mut(block), u.ncols(), LANES);
+    let errors = MatRef::from_row_major_slice(values(errors), u.nrows(), LANES);
+    matmul(target, Accum::Add, u.transpose(), errors, -1.0, Par::Seq);
 }

@@ -1,8 +1,11 @@
 //! How much pruning changed a linear's outputs, by the Gram alone.
 
+use std::ops::Add;
+
 use faer::linalg::matmul::matmul;
 use faer::{Accum, MatMut, MatRef, Par};
 use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
 
 use super::factor::stride;
 use super::{Factor, SolveError, check_size};
@@ -13,14 +16,63 @@ const ROWS: usize = 192;
 /// Columns of S that one product takes.
 const COLUMNS: usize = 288;
 
+/// What pruning did to the outputs of a linear, or of some of its rows. Energies of different rows add up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct OutputEnergy {
+    /// tr(dW S dW^T), with the Gram S, W before and W + dW after pruning and refining.
+    pub change: f64,
+    /// The same before refining; absent where nothing was refined.
+    pub unrefined: Option<f64>,
+    /// tr(W S W^T).
+    pub whole: f64,
+}
+
+impl OutputEnergy {
+    /// The energy of the change over that of the outputs; 0 when the outputs were 0 before.
+    pub fn relative(&self) -> f64 {
+        self.share(self.change)
+    }
+
+    /// The same before refining; nothing where nothing was refined.
+    pub fn unrefined(&self) -> Option<f64> {
+        self.unrefined.map(|change| self.share(change))
+    }
+
+    /// The energies once refinement has left this share of the change.
+    pub fn refined(self, left: f64) -> Self {
+        Self { change: self.change * left, unrefined: Some(self.change), ..self }
+    }
+
+    fn share(&self, change: f64) -> f64 {
+        if self.whole > 0.0 { (change / self.whole).max(0.0) } else { 0.0 }
+    }
+}
+
+impl Add for OutputEnergy {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        let unrefined = self.unrefined.zip(other.unrefined).map(|(a, b)| a + b);
+        Self { change: self.change + other.change, unrefined, whole: self.whole + other.whole }
+    }
+}
+
 /// tr(dW S dW^T) / tr(W S W^T), with W = `before`, dW = `after` - W (rows x n each, row-major) and S the Gram without damping: the
 /// energy of the change of the linear's outputs over that of the outputs. 0 when the outputs were 0 before.
+///
+/// # Errors
+/// As [`output_energy`].
+pub fn relative_error(before: &[f32], after: &[f32], factor: &Factor) -> Result<f64, SolveError> {
+    output_energy(before, after, factor).map(|energy| energy.relative())
+}
+
+/// tr(dW S dW^T) and tr(W S W^T), with W = `before`, dW = `after` - W (rows x n each, row-major) and S the Gram without damping.
 ///
 /// 2 rows * n^2 operations: one product with the upper triangle of S for each trace. Sums over rows are f64 in a fixed order.
 ///
 /// # Errors
 /// When either weight does not fit the factor.
-pub fn relative_error(before: &[f32], after: &[f32], factor: &Factor) -> Result<f64, SolveError> {
+pub fn output_energy(before: &[f32], after: &[f32], factor: &Factor) -> Result<OutputEnergy, SolveError> {
     let n = factor.width();
     check_size(before.len(), n)?;
     if after.len() != before.len() {
@@ -34,7 +86,7 @@ pub fn relative_error(before: &[f32], after: &[f32], factor: &Factor) -> Result<
         })
         .collect();
     let (change, whole) = energies.iter().fold((0.0, 0.0), |(c, w), (a, b)| (c + a, w + b));
-    Ok(if whole > 0.0 { (change / whole).max(0.0) } else { 0.0 })
+    Ok(OutputEnergy { change, unrefined: None, whole })
 }
 
 /// tr(V S V^T) for the rows V = `rows` (at most [`ROWS`] x n).

@@ -16,6 +16,7 @@ use super::{BLOCK, SolveError, check};
 pub fn magnitude(weight: &mut [f32], n: usize, target: &Target) -> Result<(), SolveError> {
     check(weight, n, target)?;
     match *target {
+        Target::Structured { .. } => return Err(SolveError::Target(*target)),
         Target::NToM { n: pruned, m } => prune_groups(weight, n, pruned, m, |w, _| w.abs()),
         Target::Unstructured { ratio } => {
             let blocks: Vec<usize> = (0..n).step_by(BLOCK).collect();
@@ -50,6 +51,7 @@ pub fn wanda(weight: &mut [f32], diagonal: &[f64], target: &Target) -> Result<()
     }
     let score = |w: f32, j: usize| (w * norms[j]).abs();
     match *target {
+        Target::Structured { .. } => return Err(SolveError::Target(*target)),
         Target::NToM { n: pruned, m } => prune_groups(weight, n, pruned, m, score),
         Target::Unstructured { ratio } => {
             weight.par_chunks_exact_mut(n).for_each(|row| prune_lowest(row, 0, share(ratio, n), &score));

@@ -56,6 +56,13 @@ pub(crate) struct Ops {
     threads: bool,
 }
 
+impl Clone for Ops {
+    /// The same operations with buffers of their own.
+    fn clone(&self) -> Self {
+        Self { pool: Pool::default(), threads: self.threads }
+    }
+}
+
 impl Ops {
     pub(crate) fn on(device: &Device) -> Self {
         Self { pool: Pool::default(), threads: matches!(device, Device::Cpu) }

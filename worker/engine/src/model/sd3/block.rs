@@ -11,11 +11,12 @@ use super::stream::{Activation, Attention, Entered, Projection, Shared, StreamBl
 use crate::{Error, Result};
 
 /// A block's part of the model. Linears that can be pruned live in the model's list; here are their ids.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct JointBlock {
     image: StreamBlock,
     text: StreamBlock,
     heads: usize,
+    own_heads: usize,
 }
 
 impl JointBlock {
@@ -44,7 +45,7 @@ impl JointBlock {
             own_attention: None,
             feed_forward: parts.feed_forward("ff_context")?,
         };
-        Ok(Self { image, text, heads: config.num_attention_heads })
+        Ok(Self { image, text, heads: config.heads(index), own_heads: config.own_heads(index) })
     }
 
     /// The streams after this block; no text where its stream ends here. Both are `(batch * tokens) x width`.
@@ -101,7 +102,7 @@ impl JointBlock {
         let of_text = self.text.attention.attended(attended.next());
         let own = match own {
             Some((attention, projections)) => {
-                let attended = ops.attention(&[projections.view()], batch, self.heads)?;
+                let attended = ops.attention(&[projections.view()], batch, self.own_heads)?;
                 projections.give(ops)?;
                 attention.attended(attended.into_iter().next())
             }

@@ -5,13 +5,16 @@ use std::path::Path;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
+use super::block_sizes::{self, BlockSizes};
 use crate::checkpoint::read_json;
 use crate::{Error, Result};
 
 /// No known model comes near; larger sizes would only overflow.
 const MAX_SIZE: usize = 1 << 16;
-const CLASS: &str = "SD3Transformer2DModel";
-const KEYS: [&str; 13] = [
+pub(super) const CLASS: &str = "SD3Transformer2DModel";
+/// The class of a model whose blocks differ, which a Python module beside its configuration holds.
+pub(super) const PRUNED_CLASS: &str = "PrunedSD3Transformer2DModel";
+const KEYS: [&str; 14] = [
     "sample_size",
     "patch_size",
     "in_channels",
@@ -25,6 +28,7 @@ const KEYS: [&str; 13] = [
     "pos_embed_max_size",
     "dual_attention_layers",
     "qk_norm",
+    "auto_map",
 ];
 
 /// The sizes of an `SD3Transformer2DModel`, by diffusers' names.
@@ -59,6 +63,9 @@ pub struct Sd3Config {
     /// How queries and keys are normed: not at all, or by `"rms_norm"` (SD3.5).
     #[serde(default)]
     pub qk_norm: Option<String>,
+    /// What blocks have kept, where they differ.
+    #[serde(flatten)]
+    pub blocks: BlockSizes,
 }
 
 impl Sd3Config {
@@ -75,19 +82,23 @@ impl Sd3Config {
 
     fn from_keys(keys: Map<String, Value>) -> Result<Self, String> {
         match keys.get("_class_name").and_then(Value::as_str) {
-            Some(CLASS) => {}
+            Some(CLASS | PRUNED_CLASS) => {}
             Some(other) => {
                 return Err(format!("`_class_name` is \"{other}\", but only \"{CLASS}\" is supported here"));
             }
             None => return Err(format!("lacks `_class_name`, which should be \"{CLASS}\"")),
         }
-        let unknown = |key: &&String| !key.starts_with('_') && !KEYS.contains(&key.as_str());
+        let unknown = |key: &&String| {
+            let key = key.as_str();
+            !key.starts_with('_') && !KEYS.contains(&key) && !block_sizes::KEYS.contains(&key)
+        };
         if let Some(key) = keys.keys().find(unknown) {
             return Err(format!("key `{key}` = {} is not known, and might change the arithmetic", keys[key]));
         }
         for (key, value) in &keys {
             let size = !key.starts_with('_')
-                && !["out_channels", "dual_attention_layers", "qk_norm"].contains(&key.as_str());
+                && !["out_channels", "dual_attention_layers", "qk_norm", "auto_map"].contains(&key.as_str())
+                && !block_sizes::KEYS.contains(&key.as_str());
             if size && !value.is_u64() {
                 return Err(format!("`{key}` is {value}, but must be a whole number"));
             }
@@ -162,7 +173,7 @@ impl Sd3Config {
             ));
         }
         match self.qk_norm.as_deref() {
-            None | Some("rms_norm") => None,
+            None | Some("rms_norm") => self.blocks_problem(),
             Some(other) => {
                 Some(format!("`qk_norm` is \"{other}\", but only null and \"rms_norm\" are supported"))
             }

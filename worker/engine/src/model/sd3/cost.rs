@@ -31,8 +31,10 @@ impl Sd3Config {
         let blocks = (0..self.num_layers).map(|block| {
             let (dual, last) = (self.is_dual(block), self.is_last(block));
             let queries = if last { image } else { image + text };
-            let joint = 2.0 * product(batch * queries, width, image + text);
-            let own = if dual { 2.0 * product(batch * image, width, image) } else { 0.0 };
+            let [joint, own] =
+                [self.heads(block), self.own_heads(block)].map(|n| n * self.attention_head_dim);
+            let joint = 2.0 * product(batch * queries, joint, image + text);
+            let own = 2.0 * product(batch * image, own, image);
             let parts = if dual { 9 } else { 6 } + if last { 2 } else { 6 };
             joint + own + product(batch, width, parts * width)
         });

@@ -9,7 +9,7 @@ use super::loading::Loader;
 use crate::Result;
 
 /// Latents to image tokens: a linear on every patch, plus the patch's place in the picture.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct PatchEmbed {
     projection: Linear,
     /// `side x side x width`: the sine-cosine table for the largest picture.
@@ -46,7 +46,7 @@ impl PatchEmbed {
 }
 
 /// The timestep and the pooled text as one vector for each batch item.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct TimeTextEmbed {
     timestep: [Linear; 2],
     text: [Linear; 2],

@@ -3,11 +3,15 @@
 use std::collections::BTreeMap;
 
 use candle_core::DType;
-use obsdiff_proto::{Inventory, Linear, LinearId, Site, SiteId, Stream, Unit, UnitKind};
+use obsdiff_proto::{Inventory, Linear, LinearId, Site, SiteId, Stream, Structure, Unit, UnitKind};
 
 use super::Sd3Config;
 use crate::checkpoint::Weights;
 use crate::{Error, Result};
+
+const QKV: [&str; 3] = ["attn.to_q", "attn.to_k", "attn.to_v"];
+const ADDED_QKV: [&str; 3] = ["attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj"];
+const OWN_QKV: [&str; 3] = ["attn2.to_q", "attn2.to_k", "attn2.to_v"];
 
 /// Width of the sinusoid that a timestep becomes.
 pub(super) const TIMESTEP_WIDTH: usize = 256;
@@ -21,8 +25,13 @@ impl Sd3Config {
             .filter(|(name, _)| name != "pos_embed.pos_embed")
             .map(|(_, s)| volume(s))
             .sum();
-        let mut inventory =
-            Inventory { parameters, units: Vec::new(), sites: Vec::new(), linears: Vec::new() };
+        let mut inventory = Inventory {
+            parameters,
+            units: Vec::new(),
+            sites: Vec::new(),
+            linears: Vec::new(),
+            structures: Vec::new(),
+        };
         for block in 0..self.num_layers {
             self.add_block(block, &mut inventory);
         }
@@ -30,7 +39,9 @@ impl Sd3Config {
     }
 
     fn add_block(&self, block: usize, inventory: &mut Inventory) {
-        let (w, h) = (self.width(), self.hidden_width());
+        let w = self.width();
+        let [attended, own] = [self.heads(block), self.own_heads(block)].map(|n| n * self.attention_head_dim);
+        let (hidden, text_hidden) = (self.ffn_width(block), self.ffn_context_width(block));
         let (dual, last) = (self.is_dual(block), self.is_last(block));
         let mut unit = |kind, sites: &[(bool, Stream, usize, usize, &[&str])]| {
             let sites = sites.iter().filter(|site| site.0);
@@ -52,30 +63,66 @@ impl Sd3Config {
         unit(
             UnitKind::AttentionInputs,
             &[
-                (true, Stream::Image, w, w, &["attn.to_q", "attn.to_k", "attn.to_v"]),
-                (true, Stream::Text, w, w, &["attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj"]),
-                (dual, Stream::Image, w, w, &["attn2.to_q", "attn2.to_k", "attn2.to_v"]),
+                (true, Stream::Image, w, attended, &QKV),
+                (true, Stream::Text, w, attended, &ADDED_QKV),
+                (dual, Stream::Image, w, own, &OWN_QKV),
             ],
         );
         unit(
             UnitKind::AttentionOutputs,
             &[
-                (true, Stream::Image, w, w, &["attn.to_out.0"]),
-                (!last, Stream::Text, w, w, &["attn.to_add_out"]),
-                (dual, Stream::Image, w, w, &["attn2.to_out.0"]),
+                (true, Stream::Image, attended, w, &["attn.to_out.0"]),
+                (!last, Stream::Text, attended, w, &["attn.to_add_out"]),
+                (dual, Stream::Image, own, w, &["attn2.to_out.0"]),
             ],
         );
         unit(
             UnitKind::FfnInputs,
             &[
-                (true, Stream::Image, w, h, &["ff.net.0.proj"]),
-                (!last, Stream::Text, w, h, &["ff_context.net.0.proj"]),
+                (true, Stream::Image, w, hidden, &["ff.net.0.proj"]),
+                (!last, Stream::Text, w, text_hidden, &["ff_context.net.0.proj"]),
             ],
         );
         unit(
             UnitKind::FfnHidden,
-            &[(true, Stream::Image, h, w, &["ff.net.2"]), (!last, Stream::Text, h, w, &["ff_context.net.2"])],
+            &[
+                (true, Stream::Image, hidden, w, &["ff.net.2"]),
+                (!last, Stream::Text, text_hidden, w, &["ff_context.net.2"]),
+            ],
         );
+        self.add_structures(block, inventory);
+    }
+
+    /// The block's attentions and feed-forward networks. An attention's streams lose the same heads; each network is on its own.
+    fn add_structures(&self, block: usize, inventory: &mut Inventory) {
+        let name = |name: &str| format!("transformer_blocks.{block}.{name}");
+        let ids: BTreeMap<&str, LinearId> = inventory
+            .linears
+            .iter()
+            .zip(0..)
+            .map(|(linear, id)| (linear.name.as_str(), LinearId(id)))
+            .collect();
+        let find = |names: &[&str]| names.iter().filter_map(|n| ids.get(name(n).as_str()).copied()).collect();
+        let head = self.attention_head_dim;
+        let joint_inputs: Vec<&str> = QKV.into_iter().chain(ADDED_QKV).collect();
+        let structure = |module: &str, size, count, outputs: &[&str], inputs: &[&str]| Structure {
+            name: name(module),
+            block: block as u32,
+            size,
+            count,
+            outputs: find(outputs),
+            inputs: find(inputs),
+        };
+        let (heads, own_heads) = (self.heads(block), self.own_heads(block));
+        let (hidden, text_hidden) = (self.ffn_width(block), self.ffn_context_width(block));
+        let structures = [
+            structure("attn", head, heads, &["attn.to_out.0", "attn.to_add_out"], &joint_inputs),
+            structure("attn2", head, own_heads, &["attn2.to_out.0"], &OWN_QKV),
+            structure("ff", 1, hidden, &["ff.net.2"], &["ff.net.0.proj"]),
+            structure("ff_context", 1, text_hidden, &["ff_context.net.2"], &["ff_context.net.0.proj"]),
+        ];
+        let structures = structures.into_iter().filter(|structure| structure.count > 0).collect::<Vec<_>>();
+        inventory.structures.extend(structures);
     }
 
     /// Every tensor that a checkpoint of this configuration holds, with its shape.
@@ -105,7 +152,9 @@ impl Sd3Config {
     }
 
     fn add_block_shapes(&self, block: usize, shapes: &mut Vec<(String, Vec<usize>)>) {
-        let (w, h) = (self.width(), self.hidden_width());
+        let w = self.width();
+        let [attended, own] = [self.heads(block), self.own_heads(block)].map(|n| n * self.attention_head_dim);
+        let (hidden, text_hidden) = (self.ffn_width(block), self.ffn_context_width(block));
         let (dual, last) = (self.is_dual(block), self.is_last(block));
         let mut linear = |name: &str, rows: usize, n: usize| {
             shapes.push((format!("transformer_blocks.{block}.{name}.weight"), vec![rows, n]));
@@ -113,20 +162,18 @@ impl Sd3Config {
         };
         linear("norm1.linear", if dual { 9 * w } else { 6 * w }, w);
         linear("norm1_context.linear", if last { 2 * w } else { 6 * w }, w);
-        for name in ["to_q", "to_k", "to_v", "add_q_proj", "add_k_proj", "add_v_proj", "to_out.0"] {
-            linear(&format!("attn.{name}"), w, w);
-        }
-        linear("ff.net.0.proj", h, w);
-        linear("ff.net.2", w, h);
+        QKV.into_iter().chain(ADDED_QKV).for_each(|name| linear(name, attended, w));
+        linear("attn.to_out.0", w, attended);
+        linear("ff.net.0.proj", hidden, w);
+        linear("ff.net.2", w, hidden);
         if dual {
-            for name in ["to_q", "to_k", "to_v", "to_out.0"] {
-                linear(&format!("attn2.{name}"), w, w);
-            }
+            OWN_QKV.into_iter().for_each(|name| linear(name, own, w));
+            linear("attn2.to_out.0", w, own);
         }
         if !last {
-            linear("attn.to_add_out", w, w);
-            linear("ff_context.net.0.proj", h, w);
-            linear("ff_context.net.2", w, h);
+            linear("attn.to_add_out", w, attended);
+            linear("ff_context.net.0.proj", text_hidden, w);
+            linear("ff_context.net.2", w, text_hidden);
         }
         if self.norms_queries() {
             let of = [

@@ -8,7 +8,7 @@ use super::super::ops::{Linear, Modulation, Ops, Projected};
 use crate::{Error, Result};
 
 /// One stream of a block.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct StreamBlock {
     /// AdaLN: from the conditioning vector to the stream's shifts, scales and gates.
     pub(super) modulation: Linear,
@@ -19,7 +19,7 @@ pub(super) struct StreamBlock {
     pub(super) feed_forward: Option<[Projection; 2]>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Attention {
     pub(super) inputs: SiteId,
     pub(super) projections: [LinearId; 3],

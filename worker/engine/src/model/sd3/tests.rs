@@ -65,6 +65,65 @@ fn refuses_what_no_such_model_can_have() {
     assert!(read(&keys).unwrap_err().contains("missing field `num_layers`"));
 }
 
+/// The configuration with a number for every block: heads, heads of the second attention, neurons of either stream.
+fn sized(lists: [Value; 4]) -> Value {
+    let mut keys = keys();
+    for (key, list) in super::block_sizes::KEYS.into_iter().zip(lists) {
+        keys[key] = list;
+    }
+    keys
+}
+
+#[test]
+fn blocks_may_differ_in_heads_and_neurons() {
+    let config = read(&sized([json!([1, 2]), json!([2, 0]), json!([30, 7]), json!([5, 0])])).unwrap();
+    assert_eq!([config.heads(0), config.heads(1), config.own_heads(0), config.own_heads(1)], [1, 2, 2, 0]);
+    let shape = |name: &str| config.shapes().into_iter().find(|(n, _)| n == name).unwrap().1;
+    assert_eq!(shape("transformer_blocks.0.attn.add_k_proj.weight"), [4, 8]);
+    assert_eq!(shape("transformer_blocks.0.attn.to_out.0.weight"), [8, 4]);
+    assert_eq!(shape("transformer_blocks.0.attn2.to_q.bias"), [8]);
+    assert_eq!(shape("transformer_blocks.1.ff.net.2.weight"), [8, 7]);
+    let inventory = config.inventory();
+    let structures: Vec<_> =
+        inventory.structures.iter().map(|s| (s.name.as_str(), s.size, s.count, s.outputs.len())).collect();
+    assert_eq!(
+        structures,
+        [
+            ("transformer_blocks.0.attn", 4, 1, 2),
+            ("transformer_blocks.0.attn2", 4, 2, 1),
+            ("transformer_blocks.0.ff", 1, 30, 1),
+            ("transformer_blocks.0.ff_context", 1, 5, 1),
+            // The last block's text stream ends at its attention.
+            ("transformer_blocks.1.attn", 4, 2, 1),
+            ("transformer_blocks.1.ff", 1, 7, 1),
+        ]
+    );
+    assert_eq!(inventory.structures[4].inputs.len(), 6);
+    let dense = read(&keys()).unwrap();
+    assert!(dense.same_but_for_blocks(&config) && dense != config);
+    assert!(config.flops(1, 16, 3) < dense.flops(1, 16, 3));
+    assert_eq!(dense.shrunk(&[1, 2, 30, 5, 2, 7]).block_sizes(), config.block_sizes());
+}
+
+#[test]
+fn refuses_blocks_that_no_pruning_leaves() {
+    let fine = [json!([1, 2]), json!([2, 0]), json!([30, 7]), json!([5, 0])];
+    for (at, list, said) in [
+        (0, json!([1]), "`attention_heads_per_block` has 1 numbers, but `num_layers` is 2"),
+        (0, json!([3, 2]), "`attention_heads_per_block` is 3 in block 0, but must lie within 1..=2"),
+        (1, json!([0, 0]), "`attention_2_heads_per_block` is 0 in block 0, but must lie within 1..=2"),
+        (1, json!([1, 1]), "`attention_2_heads_per_block` is 1 in block 1, but must lie within 0..=0"),
+        (2, json!([33, 1]), "`ffn_width_per_block` is 33"),
+        (3, json!([]), "`ffn_context_width_per_block` has 0 numbers"),
+        (3, json!("few"), "is not usable"),
+    ] {
+        let mut lists = fine.clone();
+        lists[at] = list;
+        let error = read(&sized(lists)).unwrap_err();
+        assert!(error.contains(said), "{error}");
+    }
+}
+
 #[test]
 fn lists_units_sites_and_linears_in_the_order_of_a_call() {
     let inventory = read(&keys()).unwrap().inventory();

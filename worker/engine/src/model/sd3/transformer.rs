@@ -13,8 +13,8 @@ use super::stream::Shared;
 use crate::checkpoint::Weights;
 use crate::{Error, Result};
 
-/// An `SD3Transformer2DModel` with its weights.
-#[derive(Debug)]
+/// An `SD3Transformer2DModel` with its weights. A clone shares them until either replaces one.
+#[derive(Clone, Debug)]
 pub struct Sd3Transformer {
     config: Sd3Config,
     inventory: Inventory,
@@ -120,6 +120,21 @@ impl Sd3Transformer {
         Ok((height / self.config.patch_size, width / self.config.patch_size))
     }
 
+    fn linear(&self, id: LinearId) -> Result<&Linear> {
+        let found = self.linears.get(id.0 as usize);
+        found.ok_or_else(|| Error::Argument(format!("linear {id} is not of this model")))
+    }
+
+    /// `new` in this model's type and place, if it has the shape of the `old` tensor of a linear.
+    fn replacement(&self, linear: LinearId, old: &Tensor, new: &Tensor) -> Result<Tensor> {
+        if old.shape() != new.shape() {
+            let name = &self.inventory.linear(linear).name;
+            let (old, new) = (old.dims(), new.dims());
+            return Err(Error::Argument(format!("{name} has shape {old:?}, but its replacement {new:?}")));
+        }
+        self.import(new)
+    }
+
     fn import(&self, tensor: &Tensor) -> Result<Tensor> {
         Ok(tensor.to_device(&self.device)?.to_dtype(self.dtype)?.contiguous()?)
     }
@@ -168,22 +183,25 @@ impl DiffusionModel for Sd3Transformer {
     }
 
     fn weight(&self, linear: LinearId) -> Result<&Tensor> {
-        match self.linears.get(linear.0 as usize) {
-            Some(found) => Ok(&found.weight),
-            None => Err(Error::Argument(format!("linear {linear} is not of this model"))),
-        }
+        Ok(&self.linear(linear)?.weight)
     }
 
     fn replace(&mut self, linear: LinearId, weight: Tensor) -> Result<()> {
-        let old = self.weight(linear)?;
-        if old.shape() != weight.shape() {
-            let name = &self.inventory.linear(linear).name;
-            let (old, new) = (old.dims(), weight.dims());
-            return Err(Error::Argument(format!("{name} has shape {old:?}, but its replacement {new:?}")));
-        }
-        let weight = self.import(&weight)?;
+        let weight = self.replacement(linear, &self.linear(linear)?.weight, &weight)?;
         if let Some(found) = self.linears.get_mut(linear.0 as usize) {
             found.weight = weight;
+        }
+        Ok(())
+    }
+
+    fn bias(&self, linear: LinearId) -> Result<&Tensor> {
+        Ok(&self.linear(linear)?.bias)
+    }
+
+    fn replace_bias(&mut self, linear: LinearId, bias: Tensor) -> Result<()> {
+        let bias = self.replacement(linear, &self.linear(linear)?.bias, &bias)?;
+        if let Some(found) = self.linears.get_mut(linear.0 as usize) {
+            found.bias = bias;
         }
         Ok(())
     }

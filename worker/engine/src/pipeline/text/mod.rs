@@ -134,31 +134,47 @@ impl TextEncoders {
         Ok([Some(l), Some(g), t5].into_iter().flatten().collect())
     }
 
-    /// Encodes prompts, in f32. Each distinct prompt is encoded once and by itself, so that its conditioning does not depend on
-    /// the others. `progress` is told the arithmetic done and that to do, in multiply-adds.
+    /// Encodes prompts, in f32, and hands each distinct one to `keep` as soon as it is there. A prompt is encoded by itself, so that
+    /// its conditioning does not depend on the others. `progress` is told the arithmetic done and that to do, in multiply-adds.
     ///
     /// # Errors
-    /// When a prompt cannot be read, a weight is missing or has another shape, or a conditioning is not finite.
-    pub fn encode(&self, prompts: &[&str], progress: &mut dyn FnMut(u64, u64)) -> Result<Vec<Conditioning>> {
+    /// When a prompt cannot be read, a weight is missing or has another shape, a conditioning is not finite, or `keep` fails.
+    pub fn encode_each(
+        &self,
+        prompts: &[&str],
+        keep: &mut dyn FnMut(&str, Conditioning) -> Result<()>,
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<()> {
         let mut distinct: Vec<&str> = prompts.to_vec();
         distinct.sort_unstable();
         distinct.dedup();
         let tokens: Vec<Tokens> =
             distinct.iter().map(|prompt| self.tokenise(prompt)).collect::<Result<_>>()?;
         let (mut done, total) = (0, self.work_of_a_prompt().saturating_mul(tokens.len() as u64));
-        let mut conditionings = BTreeMap::new();
         let chunk = (CHUNK_BYTES / (self.tokens() * self.joint_width * size_of::<f32>())).max(1);
         for (prompts, tokens) in distinct.chunks(chunk).zip(tokens.chunks(chunk)) {
             let encoded = self.encode_chunk(tokens, &mut |work| {
                 done += work;
                 progress(done, total);
             })?;
-            conditionings.extend(prompts.iter().zip(encoded));
+            prompts.iter().zip(encoded).try_for_each(|(prompt, conditioning)| keep(prompt, conditioning))?;
         }
-        prompts
-            .iter()
-            .map(|prompt| conditionings.get(prompt).cloned().ok_or_else(|| missing(prompt)))
-            .collect()
+        Ok(())
+    }
+
+    /// Encodes prompts as [`Self::encode_each`], and keeps all of them.
+    ///
+    /// # Errors
+    /// As [`Self::encode_each`].
+    pub fn encode(&self, prompts: &[&str], progress: &mut dyn FnMut(u64, u64)) -> Result<Vec<Conditioning>> {
+        let mut conditionings = BTreeMap::new();
+        let mut keep = |prompt: &str, conditioning| {
+            conditionings.insert(prompt.to_owned(), conditioning);
+            Ok(())
+        };
+        self.encode_each(prompts, &mut keep, progress)?;
+        let of = |prompt: &&str| conditionings.get(*prompt).cloned().ok_or_else(|| missing(prompt));
+        prompts.iter().map(of).collect()
     }
 
     fn tokenise(&self, prompt: &str) -> Result<Tokens> {

@@ -16,8 +16,13 @@ struct LinearModel {
 
 impl LinearModel {
     fn new() -> Self {
-        let inventory =
-            Inventory { parameters: 0, units: Vec::new(), sites: Vec::new(), linears: Vec::new() };
+        let inventory = Inventory {
+            parameters: 0,
+            units: Vec::new(),
+            sites: Vec::new(),
+            linears: Vec::new(),
+            structures: Vec::new(),
+        };
         Self { inventory, calls: RefCell::default() }
     }
 }
@@ -41,6 +46,14 @@ impl DiffusionModel for LinearModel {
     }
 
     fn replace(&mut self, _: LinearId, _: Tensor) -> Result<()> {
+        Err(Error::Argument("it has no linears".to_owned()))
+    }
+
+    fn bias(&self, _: LinearId) -> Result<&Tensor> {
+        Err(Error::Argument("it has no linears".to_owned()))
+    }
+
+    fn replace_bias(&mut self, _: LinearId, _: Tensor) -> Result<()> {
         Err(Error::Argument("it has no linears".to_owned()))
     }
 }

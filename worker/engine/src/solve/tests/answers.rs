@@ -1,7 +1,7 @@
 use super::*;
 
 /// H^-1, by Gauss and Jordan.
-fn inverse(h: &[f64], n: usize) -> Vec<f64> {
+pub(in crate::solve) fn inverse(h: &[f64], n: usize) -> Vec<f64> {
     let mut h = h.to_vec();
     let mut inverse: Vec<f64> = (0..n * n).map(|at| f64::from(u8::from(at / n == at % n))).collect();
     for k in 0..n {
@@ -49,6 +49,7 @@ fn plain_obs(weight: &[f32], gram: &[f64], n: usize, damping: f64, target: &Targ
     let step = match *target {
         Target::Unstructured { .. } => BLOCK,
         Target::NToM { m, .. } => m,
+        Target::Structured { .. } => unreachable!(),
     };
     for j in 0..n {
         if j % step == 0 {
@@ -57,14 +58,13 @@ fn plain_obs(weight: &[f32], gram: &[f64], n: usize, damping: f64, target: &Targ
                 Target::Unstructured { .. } => {
                     vec![(0..columns).flat_map(|c| (0..rows).map(move |r| r * n + j + c)).collect()]
                 }
-                Target::NToM { .. } => {
-                    (0..rows).map(|r| (0..columns).map(|c| r * n + j + c).collect()).collect()
-                }
+                _ => (0..rows).map(|r| (0..columns).map(|c| r * n + j + c).collect()).collect(),
             };
             for mut set in sets {
                 let count = match *target {
                     Target::Unstructured { ratio } => (ratio * set.len() as f64) as usize,
                     Target::NToM { n: k, m } => k * set.len() / m,
+                    Target::Structured { .. } => unreachable!(),
                 };
                 let score = |at: usize| w[at] * w[at] / pivots[at % n];
                 set.sort_by(|a, b| score(*a).total_cmp(&score(*b)));
@@ -90,7 +90,7 @@ fn plain_obs(weight: &[f32], gram: &[f64], n: usize, damping: f64, target: &Targ
     (w, margin)
 }
 
-fn threads<R: Send>(count: usize, work: impl FnOnce() -> R + Send) -> R {
+pub(super) fn threads<R: Send>(count: usize, work: impl FnOnce() -> R + Send) -> R {
     rayon::ThreadPoolBuilder::new().num_threads(count).build().unwrap().install(work)
 }
 

@@ -97,6 +97,7 @@ fn what_does_not_fit_is_refused() {
         Target::Unstructured { ratio: f64::NAN },
         Target::NToM { n: 4, m: 4 },
         Target::NToM { n: 0, m: 0 },
+        Target::Structured { ratio: Some(0.5) },
     ] {
         assert!(matches!(obs(&mut [1.0; 4], &factor, &target), Err(SolveError::Target(_))));
         assert!(matches!(magnitude(&mut [1.0; 4], 4, &target), Err(SolveError::Target(_))));

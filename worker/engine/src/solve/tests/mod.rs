@@ -1,15 +1,16 @@
 //! What the tests of pruning share: weights, Grams and plain f64 algebra.
 
-mod answers;
+pub(in crate::solve) mod answers;
 mod counts;
 mod factor;
+mod refine;
 
 use obsdiff_proto::Target;
 
 use super::*;
 
 /// Values in -1..1 that look random and are the same each time.
-fn noise(seed: u64, count: usize) -> Vec<f32> {
+pub(in crate::solve) fn noise(seed: u64, count: usize) -> Vec<f32> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let mut next = || {
         state ^= state << 13;
@@ -21,7 +22,7 @@ fn noise(seed: u64, count: usize) -> Vec<f32> {
 }
 
 /// The n x n Gram of random rows whose features are correlated and of different sizes; the columns in `dead` see only zeros.
-fn gram(seed: u64, n: usize, dead: &[usize]) -> Vec<f64> {
+pub(in crate::solve) fn gram(seed: u64, n: usize, dead: &[usize]) -> Vec<f64> {
     let tokens = n + 8;
     let mut rows = noise(seed, tokens * n);
     for row in rows.chunks_mut(n) {
@@ -59,7 +60,7 @@ fn factor(gram: &[f64], n: usize, damping: f64) -> Factor {
     Factor::new(n, upper::<f32>(gram, n), damping).unwrap()
 }
 
-fn damped(gram: &[f64], n: usize, damping: f64) -> Vec<f64> {
+pub(in crate::solve) fn damped(gram: &[f64], n: usize, damping: f64) -> Vec<f64> {
     let live: Vec<f64> = (0..n).map(|j| gram[j * n + j]).filter(|d| *d != 0.0).collect();
     let mean = if live.is_empty() { 1.0 } else { live.iter().sum::<f64>() / live.len() as f64 };
     let mut h = gram.to_vec();

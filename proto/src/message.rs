@@ -21,7 +21,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
-use obsdiff_proto::{Epoch, LinearId, PackageId, ShardId, SiteId, WorkerId};
+use crate::{Epoch, LinearId, PackageId, ShardId, SiteId, WorkerId};
 
 /// The power of two by which a site's observations are scaled before they are rounded to integers.
 pub type Exponents = BTreeMap<SiteId, i32>;
@@ -30,10 +30,11 @@ pub type Exponents = BTreeMap<SiteId, i32>;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Tally(pub u64);
 
-/// A piece of solving that one worker does: a whole site, or some rows of a site that the plan splits.
+/// A piece of solving that one worker does: a whole site, some rows of a site that the plan splits, or a structure whose heads or
+/// neurons go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PartId {
-    /// The site whose Gram it needs.
+    /// The site whose Gram it needs; of a structure's, the first.
     pub site: SiteId,
     /// Which of the site's parts, from 0.
     pub index: u32,
@@ -59,9 +60,11 @@ pub struct Slice {
 pub struct Part {
     /// Its name.
     pub id: PartId,
+    /// The sites that its slices read, whose Grams are needed: one, but for structures.
+    pub sites: Vec<SiteId>,
     /// Rows to prune, in inventory order.
     pub slices: Vec<Slice>,
-    /// Arithmetic of solving it: n^3 + rows * n^2.
+    /// Arithmetic of solving it: n^3 + rows * n^2 for each site.
     pub cost: u64,
 }
 
@@ -72,10 +75,21 @@ pub struct Receipt(pub Arc<str>);
 /// A part whose weights are in the store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Solved {
-    /// The exponent that its Gram was gathered with; 0 for sums that need none.
-    pub exponent: i32,
+    /// The exponents that its Grams were gathered with; 0 or nothing for sums that need none.
+    pub exponents: Exponents,
     /// What the manifest says of it.
     pub receipt: Receipt,
+}
+
+/// The record that makes a package's pruned weights count.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Manifest {
+    /// The package.
+    pub package: PackageId,
+    /// Exponents of all sites, those of later packages as far as they are known.
+    pub exponents: Exponents,
+    /// Where each part's weights are, by digest.
+    pub parts: BTreeMap<PartId, Receipt>,
 }
 
 /// Names one thing a worker is asked to do.

@@ -1,0 +1,94 @@
+//! `obsdiff coordinator JOB`.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use obsdiff_core::Outcome;
+use obsdiff_proto::session::Briefing;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::broadcast;
+
+use crate::cli::CoordinatorArgs;
+use crate::run::{Display, Gauge, Inputs, State};
+use crate::service::{Driver, Port, Watched};
+use crate::session::Session;
+use crate::{Error, Result};
+
+/// How long workers that stand by are told that the job is over: longer than they wait before they ask again.
+const LINGER: Duration = Duration::from_secs(4);
+
+/// Coordinates a job until it is done, or the process is asked to stop.
+///
+/// # Errors
+/// Bad input, before any work; a port that cannot be bound; why the job failed.
+pub(super) fn coordinate(args: &CoordinatorArgs, session: &mut Session<'_>) -> Result<()> {
+    let job = session.job(&args.job)?;
+    let port = Port::check(args.listen, &args.security)?;
+    // The Grams are the workers': each checks for itself that they fit.
+    let inputs = Inputs::open(&job, 0, None)?;
+    let progress = session.progress(args.quiet);
+    if let Some(note) = &inputs.prompts.note {
+        progress.note(note);
+    }
+    let state = State::open(&job, &inputs)?;
+    let briefing = Arc::new(Briefing {
+        spec: job.spec.clone(),
+        inventory: inputs.described.inventory.clone(),
+        plan: inputs.plan.clone(),
+        inputs: inputs.digests.clone(),
+        store: state.absolute_url()?,
+    });
+    let (told, _) = broadcast::channel(256);
+    let steps = u64::from(job.spec.calibration.steps);
+    let display = Display::new(&inputs, steps, &progress, Arc::new(Gauge::default())).telling(told.clone());
+    let records = Box::new(state.records());
+    let (mut driver, handle) =
+        Driver::new(state.job.clone(), records, session.clock.clone(), Box::new(display))
+            .map_err(|e| Error::content(job.path(), e.to_string()))?;
+    let address = {
+        let watched = Watched {
+            handle: handle.clone(),
+            model: job.spec.model.path.clone(),
+            output: job.spec.output.path.clone(),
+            clock: session.clock.clone(),
+            told,
+        };
+        state.runtime().block_on(port.serve(handle.clone(), driver.meeting(), briefing, watched))?
+    };
+    writeln!(session.out, "listening on {address}")?;
+    session.out.flush()?;
+    {
+        let _inside = state.runtime().enter();
+        for kind in [SignalKind::terminate(), SignalKind::interrupt()] {
+            let (mut signals, handle) = (signal(kind).map_err(Error::system)?, handle.clone());
+            state.runtime().spawn(async move {
+                if signals.recv().await.is_some() {
+                    handle.stop();
+                }
+            });
+        }
+    }
+    if inputs.written {
+        handle.exported();
+    }
+    let outcome = state.runtime().block_on(async {
+        let outcome = driver.run().await;
+        if outcome.is_some() {
+            driver.linger(LINGER).await;
+        }
+        outcome
+    });
+    drop(driver);
+    match outcome {
+        Some(Outcome::Done) => {
+            state.remove();
+            Ok(writeln!(session.out, "written to {}", job.spec.output.path)?)
+        }
+        // Asked to stop: what is committed stays, and the same command goes on from there.
+        None => {
+            Ok(writeln!(session.out, "stopped: the same command goes on from the last finished package")?)
+        }
+        Some(Outcome::Cancelled) => Err(Error::Stopped),
+        Some(Outcome::Failed(failure)) => Err(Error::Failed(failure)),
+    }
+}

@@ -1,0 +1,90 @@
+//! How much faster a pruned transformer is than the dense one, against how much less it computes.
+
+use std::fmt;
+use std::time::Duration;
+
+use candle_core::{Device, Tensor};
+use obsdiff_engine::model::sd3::Sd3Transformer;
+use obsdiff_engine::model::{Denoise, DiffusionModel, NoTap};
+use obsdiff_engine::pipeline::{PipelineFolder, noise};
+
+use crate::Result;
+use crate::sampling::{Settings, load_transformer};
+use crate::session::Session;
+use crate::text;
+
+/// Calls of each transformer: at least and at most so many, and for about so long.
+const ROUNDS: [usize; 2] = [5, 200];
+const LONG: Duration = Duration::from_secs(10);
+
+/// The time and the arithmetic of a forward call on one picture, of the dense transformer and of the pruned one.
+pub(super) struct Speed {
+    image: usize,
+    text: usize,
+    times: [Duration; 2],
+    flops: [f64; 2],
+}
+
+/// The fastest call of each transformer, on noise. They run by turns, so that whatever else the machine does meets both.
+pub(super) fn measure(
+    dense: &PipelineFolder,
+    pruned: &PipelineFolder,
+    settings: Settings,
+    session: &Session<'_>,
+) -> Result<Speed> {
+    let size = dense.latent_size(settings.height, settings.width)?;
+    let tokens = dense.text_encoders(settings.max_sequence_length, &Device::Cpu)?.tokens();
+    let config = dense.transformer_config();
+    let latents = noise(settings.seed, &size.shape(1))?;
+    let text = noise(settings.seed, &[1, tokens, config.joint_attention_dim])?;
+    let pooled = noise(settings.seed, &[1, config.pooled_projection_dim])?;
+    let timestep = Tensor::full(500f32, 1, &Device::Cpu).map_err(obsdiff_engine::Error::from)?;
+    let call = Denoise { latents: &latents, timestep: &timestep, text: &text, pooled: &pooled };
+    let models = [load_transformer(dense)?, load_transformer(pruned)?];
+    let time = |model: &Sd3Transformer| -> Result<Duration> {
+        let start = (session.clock)();
+        model.forward(&call, &mut NoTap)?;
+        Ok((session.clock)().saturating_sub(start))
+    };
+    let start = (session.clock)();
+    let mut times = [Duration::MAX; 2];
+    for round in 0..ROUNDS[1] {
+        if round >= ROUNDS[0] && (session.clock)().saturating_sub(start) >= LONG {
+            break;
+        }
+        for (best, model) in times.iter_mut().zip(&models) {
+            *best = time(model)?.min(*best);
+        }
+    }
+    let flops = [dense, pruned].map(|p| p.transformer_config().flops(1, size.tokens, tokens));
+    Ok(Speed { image: size.tokens, text: tokens, times, flops })
+}
+
+impl fmt::Display for Speed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [dense, pruned] = self.times;
+        let [all, left] = self.flops;
+        let less_time = 1.0 - pruned.as_secs_f64() / dense.as_secs_f64();
+        let less_flops = 1.0 - left / all;
+        write!(
+            f,
+            "forward call with {} image and {} text tokens: dense {} ({}), pruned {} ({})\n{:.1}% less time for {:.1}% less arithmetic",
+            self.image,
+            self.text,
+            milliseconds(dense),
+            text::flops(all),
+            milliseconds(pruned),
+            text::flops(left),
+            100.0 * less_time,
+            100.0 * less_flops,
+        )?;
+        match less_flops > 0.0 {
+            true => write!(f, ": {:.2} of it", less_time / less_flops),
+            false => Ok(()),
+        }
+    }
+}
+
+fn milliseconds(time: Duration) -> String {
+    format!("{:.2} ms", time.as_secs_f64() * 1e3)
+}

@@ -1,0 +1,54 @@
+//! `obsdiff status URL`.
+
+use obsdiff_proto::view::{JobReport, News};
+use obsdiff_proto::wire::v1;
+use obsdiff_proto::wire::v1::jobs_client::JobsClient;
+use obsdiff_worker::security::TokenSender;
+use tonic::Status;
+use tonic::service::interceptor::InterceptedService;
+use tonic::transport::Channel;
+
+use crate::cli::StatusArgs;
+use crate::session::Session;
+use crate::status::{render, render_news};
+use crate::{Error, Result};
+
+/// Shows where a job stands, or stops it.
+///
+/// # Errors
+/// When the coordinator cannot be reached, or refuses.
+pub(super) fn status(args: &StatusArgs, session: &mut Session<'_>) -> Result<()> {
+    let endpoint = args.security.endpoint(&args.coordinator)?;
+    let token = TokenSender(args.security.token()?);
+    let runtime = crate::service::runtime()?;
+    runtime.block_on(async {
+        let unreachable = |e: tonic::transport::Error| {
+            Error::Session(format!("{} cannot be reached: {}", args.coordinator, crate::error::causes(&e)))
+        };
+        let channel = endpoint.connect().await.map_err(unreachable)?;
+        let mut jobs: JobsClient<InterceptedService<Channel, TokenSender>> =
+            JobsClient::new(InterceptedService::new(channel, token));
+        if args.cancel {
+            jobs.cancel(v1::CancelRequest {}).await.map_err(refused)?;
+        }
+        if !args.watch {
+            let job = jobs.get(v1::GetRequest {}).await.map_err(refused)?.into_inner();
+            return Ok(write!(session.out, "{}", render(&report(job)?))?);
+        }
+        let mut news = jobs.watch(v1::WatchRequest {}).await.map_err(refused)?.into_inner();
+        while let Some(response) = news.message().await.map_err(refused)? {
+            let news = News::try_from(response).map_err(|e| Error::Session(e.to_string()))?;
+            write!(session.out, "{}", render_news(&news))?;
+            session.out.flush()?;
+        }
+        Ok(())
+    })
+}
+
+fn report(job: v1::Job) -> Result<JobReport> {
+    JobReport::try_from(job).map_err(|e| Error::Session(e.to_string()))
+}
+
+fn refused(status: Status) -> Error {
+    Error::Session(format!("the coordinator refuses: {}", status.message()))
+}

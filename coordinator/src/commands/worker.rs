@@ -1,0 +1,198 @@
+//! `obsdiff worker --coordinator URL`.
+
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::sync::Arc;
+use std::sync::mpsc;
+
+use obsdiff_engine::export::sha256;
+use obsdiff_proto::InputDigest;
+use obsdiff_proto::session::{Briefing, Reason};
+use obsdiff_worker::collective::Transport;
+use obsdiff_worker::device::{Desk, Patience, StoreShelf, follow};
+use obsdiff_worker::meeting::Meeting;
+use obsdiff_worker::security::TokenSender;
+use obsdiff_worker::session::{Dial, attend, tcp};
+use obsdiff_worker::store::JobStore;
+use tokio::runtime::Runtime;
+use tokio::signal::unix::{SignalKind, signal};
+use tonic::transport::Endpoint;
+
+use crate::cli::WorkerArgs;
+use crate::described::Described;
+use crate::fit;
+use crate::job::{Job, StoreSettings};
+use crate::machine::product_rate;
+use crate::prompts::JobPrompts;
+use crate::run::{Gauge, Inputs, Work, prepare};
+use crate::session::Session;
+use crate::{Error, Result};
+
+/// Works for a coordinator until the job is over or the process is asked to stop.
+///
+/// # Errors
+/// When the coordinator cannot be dialled as asked, it refuses the worker, or the model here is not the job's.
+pub(super) fn work(args: &WorkerArgs, session: &mut Session<'_>) -> Result<()> {
+    session.use_threads(args.process.threads)?;
+    let runtime = crate::service::runtime()?;
+    let (dial, transport) = dial(args, &runtime)?;
+    let megaflops = (product_rate(&session.clock)? / 1e6) as u64;
+    let desk = Desk::new(instance(), megaflops, transport, Patience::default());
+    drain_when_asked(&runtime, &desk)?;
+    let (briefs, briefings) = mpsc::channel();
+    let attending = runtime.spawn({
+        let desk = desk.clone();
+        let mut first: Option<Arc<Briefing>> = None;
+        async move {
+            let mut briefed = |briefing: &Arc<Briefing>| match &first {
+                None => {
+                    first = Some(briefing.clone());
+                    briefs.send(briefing.clone()).map_err(|_| "the worker ends".to_owned())
+                }
+                Some(first) if *first == *briefing => Ok(()),
+                Some(_) => {
+                    Err("the coordinator runs another job than before: start the worker again".to_owned())
+                }
+            };
+            attend(&desk, &dial, &mut briefed).await
+        }
+    });
+    let worked = match briefings.recv() {
+        Ok(briefing) => serve(&briefing, &runtime, &desk, session, args.process.quiet),
+        // The session ended before it began: what it says is told below.
+        Err(_) => Ok(()),
+    };
+    desk.close();
+    let ended = runtime.block_on(attending).map_err(|e| Error::Session(e.to_string()))?;
+    worked?;
+    let spans = session.spans.report();
+    if !spans.whole.is_zero() {
+        writeln!(session.out, "{spans}")?;
+    }
+    match ended {
+        Ok(None) => Ok(()),
+        Ok(Some(dismissed)) => {
+            writeln!(session.out, "{dismissed}")?;
+            match dismissed.reason {
+                Reason::Done | Reason::Drained | Reason::Cancelled => Ok(()),
+                _ => Err(Error::Session(dismissed.words)),
+            }
+        }
+        Err(error) => Err(Error::Session(error.to_string())),
+    }
+}
+
+/// How the coordinator and the other workers are reached.
+fn dial(args: &WorkerArgs, runtime: &Runtime) -> Result<(Dial, Arc<dyn Transport>)> {
+    let endpoint = args.security.endpoint(&args.coordinator)?;
+    let (transport, meeting) = reach(&endpoint, args.security.insecure, runtime);
+    Ok((Dial { endpoint, connect: tcp(), token: TokenSender(args.security.token()?), meeting }, transport))
+}
+
+/// The way to the other workers: by Gloo, and the coordinator tells where they are. Gloo's connections have no certificates: beyond
+/// this machine the worker has no way to others, unless `insecure` says that it may.
+#[cfg(feature = "gloo")]
+fn reach(
+    coordinator: &Endpoint,
+    insecure: bool,
+    runtime: &Runtime,
+) -> (Arc<dyn Transport>, Option<Arc<Meeting>>) {
+    use obsdiff_worker::collective::{Alone, Gloo, Rendezvous};
+    let meeting = Arc::new(Meeting::new(runtime.handle().clone(), coordinator.clone()));
+    let here = meeting.address().is_ok_and(|address| address.to_canonical().is_loopback());
+    match here || insecure {
+        true => (Arc::new(Gloo::new(meeting.clone())), Some(meeting)),
+        false => (Arc::new(Alone::default()), None),
+    }
+}
+
+/// The way to the other workers: none in this build.
+#[cfg(not(feature = "gloo"))]
+fn reach(_: &Endpoint, _: bool, _: &Runtime) -> (Arc<dyn Transport>, Option<Arc<Meeting>>) {
+    (Arc::new(obsdiff_worker::collective::Alone::default()), None)
+}
+
+/// Opens the job here, and follows its orders.
+fn serve(
+    briefing: &Briefing,
+    runtime: &Runtime,
+    desk: &Arc<Desk>,
+    session: &Session<'_>,
+    quiet: bool,
+) -> Result<()> {
+    let root = tracing::info_span!(crate::run::RUN_SPAN);
+    let _running = root.enter();
+    let progress = session.progress(quiet);
+    let job = Job::received(briefing.spec.clone(), StoreSettings::of(&session.environment));
+    let store = JobStore::open(&briefing.store, job.stores().pairs())?;
+    let inputs = inputs(&job, briefing, runtime, &store)?;
+    if let Some(memory) = session.memory {
+        fit::check(&job, &inputs.described, &inputs.plan, 1, memory)?;
+    }
+    let (model, trajectories) = prepare(&job, &inputs, &progress)?;
+    let work = Work { job: &job, inputs: &inputs, trajectories: &trajectories, dense: None };
+    let shelf = StoreShelf::new(store, runtime.handle().clone());
+    let mut engine = work.engine(model, Arc::new(shelf), Arc::new(Gauge::default()));
+    follow(desk, &mut engine);
+    match desk.take_failure() {
+        Some(obsdiff_worker::device::WorkError::Engine(error)) => Err(error.into()),
+        _ => Ok(()),
+    }
+}
+
+/// The job's model as it lies here, with the prompts of its store. Its files must be those that the coordinator has.
+fn inputs(job: &Job, briefing: &Briefing, runtime: &Runtime, store: &JobStore) -> Result<Inputs> {
+    let described = Described::read(job)?;
+    let weights = described.pipeline.transformer_weights()?;
+    let root = described.pipeline.path();
+    for InputDigest { path, sha256: said } in &briefing.inputs {
+        let file = root.join(path);
+        // Prompts come from the store.
+        if file.starts_with(root.join("transformer")) && sha256(&file)? != *said {
+            return Err(Error::content(file, "differs from the coordinator's: give both the same model"));
+        }
+    }
+    if described.inventory != briefing.inventory {
+        return Err(Error::content(
+            root,
+            "is described otherwise than by the coordinator: use the same release",
+        ));
+    }
+    let record = runtime.block_on(store.job())?;
+    let prompts = runtime.block_on(store.prompts(&record))?;
+    Ok(Inputs {
+        prompts: JobPrompts {
+            calibration: prompts.calibration,
+            held_out: prompts.held_out,
+            digest: record.prompts.to_string(),
+            held_out_digest: None,
+            note: None,
+        },
+        plan: briefing.plan.clone(),
+        folder: std::env::temp_dir(),
+        written: false,
+        digests: briefing.inputs.clone(),
+        weights,
+        described,
+    })
+}
+
+/// SIGTERM and SIGINT let the worker hand back what it has not begun, and leave.
+fn drain_when_asked(runtime: &Runtime, desk: &Arc<Desk>) -> Result<()> {
+    let _inside = runtime.enter();
+    for kind in [SignalKind::terminate(), SignalKind::interrupt()] {
+        let mut signals = signal(kind).map_err(Error::system)?;
+        let desk = desk.clone();
+        runtime.spawn(async move {
+            while signals.recv().await.is_some() {
+                desk.drain();
+            }
+        });
+    }
+    Ok(())
+}
+
+/// A number that no other process has.
+fn instance() -> u128 {
+    let half = || u128::from(RandomState::new().build_hasher().finish());
+    half() << 64 | half()
+}

@@ -1,0 +1,106 @@
+//! What this machine has: the memory that a worker on it may take, and how fast it multiplies.
+
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use candle_core::{DType, Device, Tensor};
+use obsdiff_proto::ByteSize;
+
+use crate::clock::Clock;
+use crate::{Error, Result};
+
+/// The memory that this process can take without swapping: what the kernel counts as available, and no more than its control
+/// group may have. Unknown where there is no `/proc`.
+pub fn available_memory() -> Option<ByteSize> {
+    let read = |path: &Path| fs::read_to_string(path).ok();
+    let available = read(Path::new("/proc/meminfo")).as_deref().and_then(available)?;
+    let groups = read(Path::new("/proc/self/cgroup")).unwrap_or_default();
+    let limit = limits(&groups, Path::new("/sys/fs/cgroup"), read).min();
+    Some(ByteSize(limit.unwrap_or(u64::MAX).min(available)))
+}
+
+/// `MemAvailable` of `/proc/meminfo`, in bytes.
+fn available(meminfo: &str) -> Option<u64> {
+    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let kilobytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    kilobytes.checked_mul(1024)
+}
+
+/// The limits of the control groups that `/proc/self/cgroup` names and of all above them, below `root`: of version 2, and of the
+/// memory controller of version 1. A container sees its own group at the root.
+fn limits<'a>(
+    groups: &'a str,
+    root: &'a Path,
+    read: impl Fn(&Path) -> Option<String> + 'a,
+) -> impl Iterator<Item = u64> + 'a {
+    let folders = groups.lines().flat_map(move |line| {
+        let mut parts = line.splitn(3, ':').skip(1);
+        let (controllers, group) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
+        let (folder, file) = match controllers {
+            "" => (root.to_owned(), "memory.max"),
+            _ => (root.join("memory"), "memory.limit_in_bytes"),
+        };
+        let used = controllers.is_empty() || controllers.split(',').any(|name| name == "memory");
+        let above = Path::new(group.trim_start_matches('/')).ancestors().filter(move |_| used);
+        above.map(move |group| folder.join(group).join(file)).collect::<Vec<_>>()
+    });
+    folders.filter_map(move |file| read(&file)?.trim().parse().ok())
+}
+
+/// The rate of this machine's f32 products on all its threads, in operations a second: the fastest of a few of 1024 x 1024 x 1024.
+///
+/// # Errors
+/// When they do not fit in memory.
+pub fn product_rate(clock: &Clock) -> Result<f64> {
+    const SIDE: usize = 1024;
+    const BUDGET: Duration = Duration::from_millis(300);
+    let failed = |e| Error::from(obsdiff_engine::Error::from(e));
+    let matrix = Tensor::ones((SIDE, SIDE), DType::F32, &Device::Cpu).map_err(failed)?;
+    let start = clock();
+    let mut fastest = Duration::MAX;
+    while fastest == Duration::MAX || clock().saturating_sub(start) < BUDGET {
+        let before = clock();
+        matrix.matmul(&matrix).map_err(failed)?;
+        fastest = fastest.min(clock().saturating_sub(before));
+    }
+    Ok(2.0 * (SIDE as f64).powi(3) / fastest.as_secs_f64().max(1e-9))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_available_is_read_in_bytes() {
+        assert_eq!(available("MemTotal:  900 kB\nMemAvailable:      800 kB\n"), Some(800 * 1024));
+        assert_eq!(available("MemTotal:  900 kB\n"), None);
+    }
+
+    #[test]
+    fn every_group_above_this_process_limits_it() {
+        let read = |path: &Path| {
+            let text = match path.to_str()? {
+                "/g/pod/box/memory.max" => "max",
+                "/g/pod/memory.max" => "4096",
+                "/g/memory/old/memory.limit_in_bytes" => "8192",
+                "/g/memory/other/memory.limit_in_bytes" => "1",
+                _ => return None,
+            };
+            Some(format!("{text}\n"))
+        };
+        let limits = |groups| limits(groups, Path::new("/g"), read).collect::<Vec<_>>();
+        assert_eq!(limits("0::/pod/box\n"), [4096]);
+        assert_eq!(limits("7:cpu:/other\n6:memory:/old\n0::/\n"), [8192]);
+        assert!(limits("").is_empty());
+    }
+
+    #[test]
+    fn the_rate_is_that_of_the_fastest_product() {
+        let ticks = std::sync::Mutex::new(0..);
+        // Every look at the clock takes a tenth of a second.
+        let clock: Clock =
+            std::sync::Arc::new(move || Duration::from_millis(100 * ticks.lock().unwrap().next().unwrap()));
+        assert_eq!(product_rate(&clock).unwrap().round(), (2.0 * 1024f64.powi(3) / 0.1).round());
+    }
+}

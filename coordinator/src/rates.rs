@@ -1,0 +1,232 @@
+//! What one worker reaches on this machine, measured on a model like the job's: the same sizes, as few blocks as tell, random weights.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use candle_core::{DType, Device, Tensor};
+use obsdiff_core::cost::{self, PackageCost, Rates};
+use obsdiff_core::{Opening, PlanCost, Workload, split};
+use obsdiff_engine::calibrate::{Encoded, Trajectories};
+use obsdiff_engine::checkpoint::Weights;
+use obsdiff_engine::model::sd3::{BlockSizes, Sd3Config, Sd3Transformer};
+use obsdiff_engine::pipeline::{Conditioning, noise};
+use obsdiff_engine::pruner::Pruner;
+use obsdiff_proto::{Epoch, Inventory, JobSpec, PackagesSpec, Pattern, Plan, Rule, ShardId};
+use obsdiff_worker::collective::{Abort, Alone, Seat, Transport};
+use obsdiff_worker::device::{Engine, PruningEngine, StoreShelf, WorkError};
+use obsdiff_worker::store::JobStore;
+
+use crate::clock::Clock;
+use crate::described::{Described, compute_type};
+use crate::job::Job;
+use crate::run::Gauge;
+use crate::{Error, Result};
+
+/// Parameters of the model that is measured, where the job's blocks are so small.
+const PARAMETERS: u64 = 64 << 20;
+/// About how long a measurement of one kind of work lasts, where the work can be repeated or made smaller.
+const LONG: f64 = 1.5;
+/// Denoising steps: at least and at most so many, the first of which does not count.
+const STEPS: [usize; 2] = [3, 60];
+
+/// Measures a worker's rates, as the process's threads are set. `rate` is that of the machine's products, in operations a second.
+///
+/// # Errors
+/// When the model that is measured does not fit in memory or in the folder of temporary files.
+pub(crate) fn measure(job: &Job, described: &Described, rate: f64, clock: &Clock) -> Result<Rates> {
+    let sample = Sample::new(job, described, rate)?;
+    let (model, trajectories) = sample.load(described)?;
+    let pruner = Pruner::new(&sample.spec, Box::new(model), trajectories.clone());
+    let exporter = Box::new(|_: &Pruner, _| Ok(()));
+    let folder = tempfile::tempdir().map_err(Error::system)?;
+    let runtime = crate::service::runtime()?;
+    let store = JobStore::create(&folder.path().display().to_string(), &[])?;
+    let shelf = Arc::new(StoreShelf::new(store, runtime.handle().clone()));
+    let plan = Arc::new(sample.plan.clone());
+    let mut engine = PruningEngine::new(pruner, plan, shelf, Arc::new(Gauge::default()), exporter);
+    let package = &sample.plan.packages[0];
+    let (mut bare, mut gathering) = (0.0, 0.0);
+    if let (Some(shard), false) = (sample.plan.shards.first(), package.sites.is_empty()) {
+        let exponents = engine.pilot(ShardId(0), &mut || Ok(())).map_err(failed)?;
+        engine.open(&Opening { package: package.id, exponents }).map_err(failed)?;
+        let mut steps = Steps::new(clock);
+        engine.calibrate(ShardId(0), &mut || steps.done()).map_err(failed)?;
+        gathering = steps.seconds();
+        let mut steps = Steps::new(clock);
+        let model = engine.pruner().model();
+        trajectories.final_latents(model, shard.prompts.clone(), &mut || steps.done())?;
+        bare = steps.seconds();
+    }
+    let solving = solve(&mut engine, &sample, clock)?;
+    Ok(cost::rates(&sample.cost(), bare, gathering, solving))
+}
+
+/// By width, what the parts solved cost and took: each kind at least once, and then as many as there is time for.
+fn solve(
+    engine: &mut PruningEngine<'_>,
+    sample: &Sample,
+    clock: &Clock,
+) -> Result<BTreeMap<usize, (u64, f64)>> {
+    let package = &sample.plan.packages[0];
+    let seat = Seat {
+        epoch: Epoch(1),
+        rank: 0,
+        world: 1,
+        form: Duration::from_secs(1),
+        silence: Duration::from_secs(1),
+    };
+    let alone = Alone::default().join(seat, &Abort::default());
+    let mut alone = alone.map_err(|e| failed(e.into()))?;
+    let mut reducer = engine.reducer(true);
+    for site in &package.sites {
+        reducer.reduce(*site, &[0], &mut *alone).map_err(failed)?;
+    }
+    let mut solved = BTreeMap::<usize, (u64, f64)>::new();
+    for part in split::parts(&sample.inventory, package, None, sample.spec.sparsity.refinement()) {
+        let (cost, seconds) = solved.entry(sample.inventory.site(part.id.site).width).or_default();
+        if *seconds > LONG {
+            continue;
+        }
+        let start = clock();
+        engine.solve(package.id, &part).map_err(failed)?;
+        *cost += part.cost;
+        *seconds += clock().saturating_sub(start).as_secs_f64();
+    }
+    Ok(solved)
+}
+
+/// Denoising steps as they end.
+struct Steps<'a> {
+    clock: &'a Clock,
+    ends: Vec<Duration>,
+}
+
+impl<'a> Steps<'a> {
+    fn new(clock: &'a Clock) -> Self {
+        Self { clock, ends: Vec::new() }
+    }
+
+    /// Never fails: steps are told in whatever kind of result stops them.
+    fn done<E>(&mut self) -> Result<(), E> {
+        self.ends.push((self.clock)());
+        Ok(())
+    }
+
+    /// What all but the first took.
+    fn seconds(&self) -> f64 {
+        match self.ends[..] {
+            [first, .., last] => last.saturating_sub(first).as_secs_f64(),
+            _ => 0.0,
+        }
+    }
+}
+
+/// The job that is measured.
+struct Sample {
+    config: Sd3Config,
+    inventory: Inventory,
+    spec: JobSpec,
+    plan: Plan,
+    workload: Workload,
+}
+
+impl Sample {
+    /// A job like this one on a machine of this product rate.
+    fn new(job: &Job, described: &Described, rate: f64) -> Result<Self> {
+        let config = sample_config(&described.config);
+        let mut spec = job.spec.clone();
+        let flops = described.forward_flops(&config);
+        let mut workload = Workload { forward_flops: flops, ..described.workload(&spec) };
+        let step = |prompts: u32| f64::from(prompts) * workload.branches as f64 * flops / (rate / 2.0);
+        let calibration = &mut spec.calibration;
+        let mut prompts = calibration.shard_size.min(calibration.count).max(1);
+        while prompts > 1 && step(prompts) > LONG {
+            prompts /= 2;
+        }
+        let steps = ((LONG / step(prompts)) as usize).clamp(STEPS[0], STEPS[1]);
+        (calibration.count, calibration.shard_size, calibration.steps) = (prompts, prompts, steps as u32);
+        if workload.prompts > 0 {
+            (workload.prompts, workload.steps) = (u64::from(prompts), steps as u64 - 1);
+        }
+        spec.packages = PackagesSpec { count: Some(1), memory: None, ..spec.packages };
+        // Everything is pruned alike: exceptions are by names of blocks that may not be here.
+        let sparsity = &mut spec.sparsity;
+        (sparsity.ratio, sparsity.budget) = (Some(sparsity.ratio.unwrap_or(0.5)), None);
+        sparsity.rules.clear();
+        if sparsity.pattern == Pattern::Structured {
+            let (matches, ratio) = ("*".to_owned(), sparsity.ratio);
+            sparsity.rules = vec![Rule { matches, skip: false, pattern: None, ratio }];
+        }
+        let inventory = config.inventory();
+        let plan = obsdiff_core::plan(&spec, &inventory, described.tokens).map_err(|e| job.unplanned(e))?;
+        Ok(Self { config, inventory, spec, plan, workload })
+    }
+
+    /// What the steps that count and all parts cost.
+    fn cost(&self) -> PackageCost {
+        let (accumulate, refine) = (self.spec.hessian.accumulate, self.spec.sparsity.refinement());
+        PlanCost::new(&self.plan, &self.inventory, accumulate, refine, &self.workload).total()
+    }
+
+    /// The model with random weights, and trajectories from noise under random conditioning.
+    fn load(&self, described: &Described) -> Result<(Sd3Transformer, Arc<Trajectories>)> {
+        let dtype = compute_type(self.spec.model.dtype);
+        let folder = std::env::temp_dir();
+        let file = tempfile::NamedTempFile::new_in(&folder).map_err(|e| Error::file(&folder, e))?;
+        let tensors = weights(&self.config)?;
+        candle_core::safetensors::save(&tensors, file.path()).map_err(obsdiff_engine::Error::from)?;
+        drop(tensors);
+        let weights = Weights::open_file(file.path())?;
+        let model = Sd3Transformer::load(self.config.clone(), &weights, dtype, &Device::Cpu)?;
+        let calibration = &self.spec.calibration;
+        let text = noise(1, &[described.tokens.text as usize, self.config.joint_attention_dim])?;
+        let pooled = noise(2, &[self.config.pooled_projection_dim])?;
+        let conditioning = Conditioning { text, pooled }.to(dtype, &Device::Cpu)?;
+        let encoded = Encoded::alike(conditioning, calibration.count)?;
+        let schedule = described.pipeline.scheduler()?;
+        let schedule = schedule.schedule(calibration.steps as usize, described.size.tokens)?;
+        let (guidance, seed) = (calibration.guidance, calibration.seed);
+        let trajectories = Trajectories::new(schedule, guidance, seed, described.size, encoded);
+        Ok((model, Arc::new(trajectories)))
+    }
+}
+
+/// The same sizes with fewer blocks: one of each kind at least.
+fn sample_config(config: &Sd3Config) -> Sd3Config {
+    let of = |layers: usize| {
+        let dual = config.dual_attention_layers.iter().copied().filter(|block| block + 1 < layers).collect();
+        Sd3Config {
+            num_layers: layers,
+            dual_attention_layers: dual,
+            blocks: BlockSizes::default(),
+            ..config.clone()
+        }
+    };
+    let fits = |layers: &usize| of(*layers).inventory().parameters <= PARAMETERS;
+    let least = config.num_layers.min(2);
+    of((least..=config.num_layers).rev().find(fits).unwrap_or(least))
+}
+
+/// Small random weights, all of them parts of one list of numbers.
+fn weights(config: &Sd3Config) -> Result<HashMap<String, Tensor>> {
+    let shapes = config.shapes();
+    let most = shapes.iter().map(|(_, shape)| shape.iter().product::<usize>()).max().unwrap_or(0);
+    let noise = noise(0, &[most])?;
+    let made = move || -> candle_core::Result<HashMap<String, Tensor>> {
+        let numbers = (noise * 0.03)?.to_dtype(DType::BF16)?;
+        let tensor = |(name, shape): (String, Vec<usize>)| {
+            let count = shape.iter().product();
+            Ok((name, numbers.narrow(0, 0, count)?.reshape(shape)?))
+        };
+        shapes.into_iter().map(tensor).collect()
+    };
+    made().map_err(|e| obsdiff_engine::Error::from(e).into())
+}
+
+fn failed(error: WorkError) -> Error {
+    match error {
+        WorkError::Engine(error) => error.into(),
+        other => Error::Session(other.to_string()),
+    }
+}

@@ -1,0 +1,210 @@
+//! Progress of a job: the core says which phase it is in. How far that is, workers of this process say themselves; of others the core
+//! knows by shards and parts.
+
+use std::sync::Arc;
+use std::sync::{Mutex, PoisonError};
+
+use obsdiff_core::{Core, Event, Phase};
+use obsdiff_proto::{Package, PackageId, Shard};
+use obsdiff_worker::device::Watch;
+use tokio::sync::broadcast;
+
+use super::Inputs;
+use crate::progress::{self, Progress};
+use crate::service::Audience;
+
+/// The bar or line of the open phase, which workers move.
+#[derive(Default)]
+pub struct Gauge(Mutex<Option<Open>>);
+
+struct Open {
+    counts: Counts,
+    phase: progress::Phase,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Counts {
+    Steps,
+    Solved,
+}
+
+impl Gauge {
+    fn replace(&self, next: Option<Open>) {
+        let last = std::mem::replace(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner), next);
+        if let Some(last) = last {
+            last.phase.finish();
+        }
+    }
+
+    fn advance(&self, counts: Counts, by: u64) {
+        let open = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(open) = open.as_ref().filter(|open| open.counts == counts) {
+            open.phase.advance(by);
+        }
+    }
+
+    /// So much of what the open phase counts is done.
+    fn reach(&self, counts: Counts, share: f64) {
+        let open = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(open) = open.as_ref().filter(|open| open.counts == counts) {
+            open.phase.reach(share);
+        }
+    }
+
+    /// Drops the open phase: it failed.
+    pub(super) fn give_up(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+}
+
+impl Watch for Gauge {
+    fn steps(&self, prompts: u64) {
+        self.advance(Counts::Steps, prompts);
+    }
+
+    fn solved(&self, count: u64) {
+        self.advance(Counts::Solved, count);
+    }
+}
+
+/// Shows a job's phases.
+pub struct Display<'a> {
+    inputs: &'a Inputs,
+    /// Denoising steps of a prompt.
+    steps: u64,
+    progress: &'a Progress,
+    gauge: Arc<Gauge>,
+    package: Option<PackageId>,
+    phase: Option<Phase>,
+    /// Those who watch from elsewhere, where the workers are elsewhere too.
+    told: Option<broadcast::Sender<String>>,
+}
+
+impl<'a> Display<'a> {
+    /// A display of a job of `steps` denoising steps on `progress`, whose bars `gauge` moves.
+    pub fn new(inputs: &'a Inputs, steps: u64, progress: &'a Progress, gauge: Arc<Gauge>) -> Self {
+        Self { inputs, steps, progress, gauge, package: None, phase: None, told: None }
+    }
+
+    /// The same for workers elsewhere: it passes on what happens to those who watch from there.
+    pub fn telling(self, told: broadcast::Sender<String>) -> Self {
+        Self { told: Some(told), ..self }
+    }
+
+    fn open(&self, name: &'static str, counts: Counts, total: u64) {
+        let unit = match counts {
+            Counts::Steps => "prompt steps",
+            Counts::Solved if self.package().is_some_and(Package::is_structured) => "structures",
+            Counts::Solved => "linears",
+        };
+        let open = (total > 0).then(|| Open { counts, phase: self.progress.phase(name, unit, total) });
+        self.gauge.replace(open);
+    }
+
+    fn steps_of<'s>(&self, shards: impl IntoIterator<Item = &'s Shard>) -> u64 {
+        shards.into_iter().map(|shard| shard.prompts.len() as u64 * self.steps).sum()
+    }
+
+    /// Linears or structures that a package prunes.
+    fn solved(&self, package: &Package) -> u64 {
+        if !package.is_structured() {
+            return package.linears.len() as u64;
+        }
+        self.inputs.described.inventory.structures_of(package).count() as u64
+    }
+
+    /// Moves the bar by what the core knows, where nobody else does.
+    fn reach(&self, core: &Core) {
+        if self.told.is_some() {
+            let (held, solved) = core.progress();
+            let piloted = if core.package().is_some() { 1.0 } else { 0.0 };
+            let steps = if self.phase == Some(Phase::Pilot) { piloted } else { held };
+            self.gauge.reach(Counts::Steps, steps);
+            self.gauge.reach(Counts::Solved, solved);
+        }
+    }
+
+    fn package(&self) -> Option<&Package> {
+        self.inputs.plan.packages.get(self.package?.0 as usize)
+    }
+
+    fn show_package(&mut self, open: PackageId) {
+        self.gauge.replace(None);
+        self.package = Some(open);
+        let packages = self.inputs.plan.packages.len();
+        if let Some(package) = self.package() {
+            let solved = self.solved(package);
+            let what = match (package.is_structured(), package.survey) {
+                (true, true) => format!("{solved} structures, on the dense model to divide the budget"),
+                (true, false) => format!("{solved} structures"),
+                (false, _) => format!("{} units, {solved} linears", package.units.len()),
+            };
+            self.progress.package(open.0 as usize + 1, packages, &what);
+        }
+    }
+
+    fn show_phase(&self, phase: Phase) {
+        let shards = &self.inputs.plan.shards;
+        match phase {
+            Phase::Pilot => self.open("pilot", Counts::Steps, self.steps_of(shards.first())),
+            Phase::Calibrate => self.open("calibrate", Counts::Steps, self.steps_of(shards)),
+            // A part is solved as soon as its Gram has arrived, while others are still on their way.
+            Phase::Solve | Phase::Reduce => {
+                let name =
+                    if self.package().is_some_and(|package| package.survey) { "survey" } else { "solve" };
+                self.open(name, Counts::Solved, self.package().map_or(0, |package| self.solved(package)));
+            }
+            Phase::Export => {
+                self.gauge.replace(None);
+                self.progress.packages_done();
+            }
+            Phase::Commit | Phase::Apply | Phase::Over => self.gauge.replace(None),
+        }
+    }
+}
+
+impl Audience for Display<'_> {
+    fn event(&mut self, event: &Event) {
+        if let Some(told) = &self.told {
+            // Where nobody watches, nobody hears.
+            let _ = told.send(event.to_string());
+        }
+        match event {
+            Event::Lowered { site, exponent, .. } => {
+                let site = &self.inputs.described.inventory.site(*site).name;
+                self.progress.note(&format!(
+                    "the Gram of {site} overflowed: the package is run again at exponent {exponent}"
+                ));
+            }
+            Event::Left { .. } | Event::Discarded { .. } | Event::Broken { .. } | Event::Retried { .. } => {
+                self.progress.note(&event.to_string());
+            }
+            Event::Joined { .. }
+            | Event::Grouped { .. }
+            | Event::Formed { .. }
+            | Event::Arrived { .. }
+            | Event::Committed { .. } => {
+                tracing::info!("{event}");
+            }
+        }
+    }
+
+    fn step(&mut self, core: &Core) {
+        // What ends a phase is a part of it.
+        self.reach(core);
+        let package = core.package();
+        let phase = match core.phase() {
+            Phase::Reduce => Phase::Solve,
+            phase => phase,
+        };
+        if let Some(open) = package.filter(|open| self.package != Some(*open)) {
+            self.show_package(open);
+            self.phase = None;
+        }
+        if self.phase != Some(phase) {
+            self.show_phase(phase);
+            self.phase = Some(phase);
+        }
+        self.reach(core);
+    }
+}

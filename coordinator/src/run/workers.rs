@@ -1,0 +1,186 @@
+//! The workers of a job in one process, over the same path as those of other hosts: a desk and a device's thread each, sessions with
+//! the coordinator, and collectives among their threads.
+
+use std::collections::HashMap;
+use std::panic::AssertUnwindSafe;
+use std::path::Path;
+use std::sync::Arc;
+use std::thread;
+
+use candle_core::Tensor;
+use obsdiff_core::Outcome;
+use obsdiff_engine::calibrate::Trajectories;
+use obsdiff_engine::export::{Export, PruningRecord, Shrink};
+use obsdiff_engine::model::sd3::Sd3Transformer;
+use obsdiff_engine::pruner::Pruner;
+use obsdiff_proto::{LinearId, Package};
+use obsdiff_worker::collective::Local;
+use obsdiff_worker::device::{Desk, Patience, Pruned, PruningEngine, Shelf, WorkError, follow};
+
+use super::{Display, Gauge, Inputs, RUN_SPAN, State, held_out, structured};
+use crate::clock::Clock;
+use crate::job::Job;
+use crate::progress::Progress;
+use crate::service::{Driver, attend};
+use crate::{Error, Result};
+
+/// What the workers of a process share.
+pub struct Work<'a> {
+    /// The job.
+    pub job: &'a Job,
+    /// What it reads.
+    pub inputs: &'a Inputs,
+    /// Its prompts' trajectories.
+    pub trajectories: &'a Arc<Trajectories>,
+    /// Final latents of the dense model on the held-out prompts, where they are known.
+    pub dense: Option<&'a Tensor>,
+}
+
+impl<'a> Work<'a> {
+    /// Prunes with so many workers, each on a copy of `model`, until the pipeline is written; gives one that has applied everything.
+    ///
+    /// # Errors
+    /// What failed at a worker, or why the coordinator gave up.
+    pub(super) fn run(
+        &'a self,
+        state: &State,
+        model: Sd3Transformer,
+        workers: usize,
+        progress: &Progress,
+        clock: &Clock,
+    ) -> Result<PruningEngine<'a>> {
+        let gauge = Arc::new(Gauge::default());
+        let steps = self.trajectories.step_count() as u64;
+        let display = Display::new(self.inputs, steps, progress, gauge.clone());
+        let records = Box::new(state.records());
+        let (mut driver, handle) = Driver::new(state.job.clone(), records, clock.clone(), Box::new(display))
+            .map_err(|e| Error::content(self.job.path(), e.to_string()))?;
+        let transport = Arc::new(Local::default());
+        let desks: Vec<_> = (1..=workers.max(1) as u128)
+            .map(|instance| Desk::new(instance, 1000, transport.clone(), Patience::default()))
+            .collect();
+        let device = |desk: &Arc<Desk>, model| {
+            let _run = tracing::info_span!(RUN_SPAN).entered();
+            let mut engine = self.engine(model, Arc::new(state.shelf()), gauge.clone());
+            follow(desk, &mut engine);
+            engine
+        };
+        let Some((first, others)) = desks.split_first() else { return Err(Error::Stopped) };
+        thread::scope(|scope| {
+            let driving = scope.spawn(move || state.runtime().block_on(driver.run()));
+            let sessions: Vec<_> = desks
+                .iter()
+                .map(|desk| {
+                    let handle = handle.clone();
+                    scope.spawn(move || attend(desk, &handle))
+                })
+                .collect();
+            let devices: Vec<_> = others
+                .iter()
+                .map(|desk| {
+                    let (device, model) = (&device, model.clone());
+                    scope.spawn(move || device(desk, model))
+                })
+                .collect();
+            // The first one takes over this thread, and with it the memory that loading and encoding have left.
+            let own = std::panic::catch_unwind(AssertUnwindSafe(|| device(first, model)));
+            let ended = std::iter::once(own).chain(devices.into_iter().map(|device| device.join()));
+            let (mut engines, mut panic) = (Vec::new(), None);
+            for end in ended {
+                match end {
+                    Ok(engine) => engines.push(engine),
+                    Err(payload) => panic = Some(payload),
+                }
+            }
+            // Where nobody is left who could go on, nor will anybody come, the driver has to be told.
+            sessions.into_iter().for_each(|session| drop(session.join()));
+            handle.stop();
+            let outcome = driving.join().unwrap_or_else(|payload| std::panic::resume_unwind(payload));
+            gauge.give_up();
+            if let (None, Some(payload)) = (&outcome, panic) {
+                std::panic::resume_unwind(payload);
+            }
+            match outcome {
+                Some(Outcome::Done) => {
+                    engines.into_iter().max_by_key(PruningEngine::applied).ok_or(Error::Stopped)
+                }
+                Some(Outcome::Cancelled) | None => Err(Error::Stopped),
+                Some(Outcome::Failed(failure)) => match desks.iter().find_map(|desk| desk.take_failure()) {
+                    Some(WorkError::Engine(error)) => Err(error.into()),
+                    _ => Err(Error::Failed(failure)),
+                },
+            }
+        })
+    }
+
+    /// The engine of one worker.
+    pub fn engine(
+        &'a self,
+        model: Sd3Transformer,
+        shelf: Arc<dyn Shelf>,
+        gauge: Arc<Gauge>,
+    ) -> PruningEngine<'a> {
+        let pruner = Pruner::new(&self.job.spec, Box::new(model), self.trajectories.clone());
+        let exporter = Box::new(|pruner: &Pruner, pruned| self.export(pruner, pruned));
+        PruningEngine::new(pruner, Arc::new(self.inputs.plan.clone()), shelf, gauge, exporter)
+    }
+
+    /// The content of `pruning.json`, and how the transformer gets smaller where it does.
+    ///
+    /// # Errors
+    /// When the model's weights or configuration cannot be read.
+    pub(super) fn record(
+        &self,
+        pruner: &Pruner,
+        pruned: Pruned,
+    ) -> obsdiff_engine::Result<(PruningRecord, Option<Shrink>)> {
+        let structured = self.inputs.plan.packages.iter().any(Package::is_structured);
+        let (sizes, shrink) = match structured {
+            true => structured::shrunk(self.job, &self.inputs.described, pruner)?,
+            false => (None, None),
+        };
+        let record = PruningRecord {
+            obsdiff: env!("CARGO_PKG_VERSION").to_owned(),
+            job: self.job.spec.clone(),
+            inputs: self.inputs.digests.clone(),
+            linears: pruned.linears,
+            structures: pruned.structures,
+            sizes,
+        };
+        Ok((record, shrink))
+    }
+
+    /// Writes the pruned pipeline.
+    fn export(&self, pruner: &Pruner, pruned: Pruned) -> obsdiff_engine::Result<()> {
+        // Only here: calibration names the site at which a model overflows, but not every method calibrates.
+        held_out::check_finite(self.dense, self.inputs)?;
+        let _span = tracing::info_span!("export").entered();
+        let inventory = &self.inputs.described.inventory;
+        let packages = &self.inputs.plan.packages;
+        let linears = packages.iter().flat_map(|package| &package.linears).map(|target| target.linear);
+        let structures = packages.iter().flat_map(|package| inventory.structures_of(package));
+        // Where parts of a structure go, so do the rows that make them.
+        let inputs = structures.flat_map(|id| inventory.structure(id).inputs.iter().copied());
+        let changed: HashMap<&str, LinearId> =
+            linears.chain(inputs).map(|id| (inventory.linear(id).name.as_str(), id)).collect();
+        let (record, shrink) = self.record(pruner, pruned)?;
+        let export = Export {
+            source: self.inputs.described.pipeline.path(),
+            destination: Path::new(&self.job.spec.output.path),
+            link: self.job.spec.output.link,
+            weights: &self.inputs.weights,
+            record: &record,
+            shrink: shrink.as_ref(),
+        };
+        let biases = packages.iter().any(Package::is_structured);
+        export.write(&|name| {
+            let Some((linear, what)) = name.rsplit_once('.') else { return Ok(None) };
+            let Some(id) = changed.get(linear) else { return Ok(None) };
+            match what {
+                "weight" => pruner.model().weight(*id).cloned().map(Some),
+                "bias" if biases => pruner.model().bias(*id).cloned().map(Some),
+                _ => Ok(None),
+            }
+        })
+    }
+}

@@ -1,0 +1,207 @@
+//! The task that owns the core.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use obsdiff_core::{Action, Core, Exponents, Input, Job, JobError, Manifest, Outcome, TICK};
+use obsdiff_proto::WorkerId;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::time::timeout;
+
+use super::{Audience, Downlink, Handle, Meeting, Message, Records};
+use crate::clock::Clock;
+
+/// Feeds the core and carries out its actions.
+pub struct Driver<'a> {
+    core: Core,
+    clock: Clock,
+    audience: Box<dyn Audience + Send + 'a>,
+    inbox: UnboundedReceiver<Message>,
+    sessions: BTreeMap<WorkerId, Box<dyn Downlink>>,
+    /// The last name given to a worker.
+    latest: WorkerId,
+    writes: UnboundedSender<Write>,
+    /// Until the driver runs.
+    writer: Option<Writer>,
+    meeting: Arc<Meeting>,
+    outcome: Option<Outcome>,
+}
+
+/// What is to be made durable.
+enum Write {
+    Commit(Arc<Manifest>),
+    Save(Arc<Exponents>),
+}
+
+impl<'a> Driver<'a> {
+    /// A driver of a job, and the handle by which it is reached. Manifests and exponents are written to `records`.
+    ///
+    /// # Errors
+    /// When the job makes no sense.
+    pub fn new(
+        job: Job,
+        records: Box<dyn Records>,
+        clock: Clock,
+        audience: Box<dyn Audience + Send + 'a>,
+    ) -> Result<(Self, Handle), JobError> {
+        let latest = WorkerId(u64::from(job.life) << 32);
+        let core = Core::new(job, clock())?;
+        let (sender, inbox) = unbounded_channel();
+        let handle = Handle(sender);
+        let (writes, to_write) = unbounded_channel();
+        let writer = Writer { records, writes: to_write, answers: handle.clone() };
+        let driver = Self {
+            core,
+            clock,
+            audience,
+            inbox,
+            sessions: BTreeMap::new(),
+            latest,
+            writes,
+            writer: Some(writer),
+            meeting: Arc::default(),
+            outcome: None,
+        };
+        Ok((driver, handle))
+    }
+
+    /// Where the members of the open group find each other.
+    pub fn meeting(&self) -> Arc<Meeting> {
+        self.meeting.clone()
+    }
+
+    /// Runs until the job is over, or the driver is stopped before.
+    pub async fn run(&mut self) -> Option<Outcome> {
+        let writer = self.writer.take();
+        tokio::select! {
+            biased;
+            outcome = self.drive() => outcome,
+            never = Writer::run(writer) => never,
+        }
+    }
+
+    async fn drive(&mut self) -> Option<Outcome> {
+        let mut tick = (self.clock)();
+        self.audience.step(&self.core);
+        while self.outcome.is_none() {
+            let now = (self.clock)();
+            if now >= tick {
+                tick = now + TICK;
+                self.step(Input::Tick);
+                continue;
+            }
+            match timeout(tick - now, self.inbox.recv()).await {
+                Ok(None | Some(Message::Stop)) => return None,
+                Ok(Some(message)) => self.take(message),
+                Err(_) => {}
+            }
+        }
+        self.outcome.clone()
+    }
+
+    /// Goes on telling newcomers that the job is over, for so long or until it is stopped.
+    pub async fn linger(&mut self, most: Duration) {
+        let end = (self.clock)() + most;
+        while let Some(left) = end.checked_sub((self.clock)()) {
+            match timeout(left, self.inbox.recv()).await {
+                Ok(None | Some(Message::Stop)) | Err(_) => return,
+                Ok(Some(message)) => self.take(message),
+            }
+        }
+    }
+
+    fn take(&mut self, message: Message) {
+        match message {
+            Message::Join(hello, downlink) => {
+                self.latest = WorkerId(self.latest.0 + 1);
+                let worker = self.latest;
+                downlink.welcome(worker);
+                self.sessions.insert(worker, downlink);
+                self.step(Input::Joined { worker, hello });
+            }
+            Message::Input(input) => {
+                if let Input::Left { worker, .. } = &input {
+                    self.sessions.remove(worker);
+                    self.meeting.leave(*worker);
+                }
+                self.step(input);
+            }
+            // Who asked may have gone.
+            Message::View(reply) => drop(reply.send(self.core.view())),
+            Message::Stop => {}
+        }
+    }
+
+    fn step(&mut self, input: Input) {
+        let actions = self.core.step((self.clock)(), input);
+        self.audience.step(&self.core);
+        self.meeting.hold(self.core.group());
+        for action in actions {
+            self.act(action);
+        }
+    }
+
+    fn act(&mut self, action: Action) {
+        match action {
+            Action::Send { worker, command } => {
+                if let Some(session) = self.sessions.get(&worker) {
+                    session.command(command);
+                }
+            }
+            Action::Dismiss { worker, why } => {
+                self.meeting.leave(worker);
+                if let Some(session) = self.sessions.remove(&worker) {
+                    session.dismiss(why);
+                }
+            }
+            Action::Commit(manifest) => self.write(Write::Commit(manifest)),
+            Action::Save(exponents) => self.write(Write::Save(exponents)),
+            Action::Tell(event) => self.audience.event(&event),
+            Action::Finish(outcome) => self.outcome = Some(outcome),
+        }
+    }
+
+    fn write(&self, write: Write) {
+        // The writer ends with the driver, never before.
+        let _ = self.writes.send(write);
+    }
+}
+
+/// Writes one thing after another, beside the core: a slow store never holds it up.
+struct Writer {
+    records: Box<dyn Records>,
+    writes: UnboundedReceiver<Write>,
+    answers: Handle,
+}
+
+impl Writer {
+    /// Never ends.
+    async fn run<T>(writer: Option<Self>) -> T {
+        if let Some(mut writer) = writer {
+            while let Some(write) = writer.writes.recv().await {
+                writer.write(write).await;
+            }
+        }
+        std::future::pending().await
+    }
+
+    async fn write(&self, write: Write) {
+        match write {
+            Write::Commit(manifest) => {
+                let package = manifest.package;
+                let input = match self.records.commit(&manifest).await {
+                    Ok(()) => Input::Committed { package },
+                    Err(error) => Input::CommitFailed { package, error },
+                };
+                self.answers.send(Message::Input(input));
+            }
+            Write::Save(exponents) => {
+                if let Err(error) = self.records.save(&exponents).await {
+                    // Manifests have them too, and the pilot would find them again.
+                    tracing::warn!(%error, "exponents were not saved");
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,202 @@
+//! The coordinator's port: sessions with workers elsewhere, and the job for those who watch it.
+
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use obsdiff_core::Dismissal;
+use obsdiff_proto::WorkerId;
+use obsdiff_proto::message::Command;
+use obsdiff_proto::session::{Briefing, CoordinatorEvent, Dismissed, Reason, Welcome, WorkerEvent};
+use obsdiff_proto::wire::{MOST_WORKERS, REACH, REACH_NETWORK, WireError, v1};
+use tokio::sync::mpsc::{self, Sender};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_stream::{Stream, StreamExt};
+use tonic::{Request, Response, Status, Streaming};
+
+use super::{Downlink, Handle};
+
+/// How often each side wants to hear of the other.
+const HEARTBEAT: Duration = Duration::from_secs(1);
+/// How long a worker may take to say hello.
+const HELLO: Duration = Duration::from_secs(10);
+/// Commands that wait for a slow connection; what comes on top is dropped, and sent again later.
+const WAITING: usize = 1024;
+
+/// Serves sessions of one job.
+pub(super) struct Sessions {
+    handle: Handle,
+    briefing: Arc<Briefing>,
+    places: Places,
+}
+
+impl Sessions {
+    /// Sessions whose workers are told this of the job.
+    pub(super) fn new(handle: Handle, briefing: Arc<Briefing>) -> Self {
+        Self { handle, briefing, places: Places::default() }
+    }
+}
+
+/// Places for workers at work. One that has no way to others takes all of them.
+struct Places(Arc<Semaphore>);
+
+impl Default for Places {
+    fn default() -> Self {
+        Self(Arc::new(Semaphore::new(MOST_WORKERS)))
+    }
+}
+
+impl Places {
+    /// A place for a worker. One without a network collective sums its Grams by itself: it works where no other does.
+    fn take(&self, networked: bool) -> Result<OwnedSemaphorePermit, Status> {
+        let places = if networked { 1 } else { MOST_WORKERS as u32 };
+        self.0.clone().try_acquire_many_owned(places).map_err(|_| {
+            Status::unavailable(match networked {
+                true => "a worker without a network collective is at work: this one stands by until it leaves",
+                false => {
+                    "others are at work, and this worker has no network collective: it stands by until they leave; \
+                     to work with them, build it with --features gloo, and beyond this machine give it --insecure"
+                }
+            })
+        })
+    }
+}
+
+type Events = Pin<Box<dyn Stream<Item = Result<v1::CoordinatorEvent, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl v1::session_server::Session for Sessions {
+    type OpenStream = Events;
+
+    async fn open(&self, request: Request<Streaming<v1::WorkerEvent>>) -> Result<Response<Events>, Status> {
+        let networked = request.metadata().get(REACH).is_some_and(|reach| reach == REACH_NETWORK);
+        let mut incoming = request.into_inner();
+        let first = timeout(HELLO, incoming.message()).await;
+        let first = first.map_err(|_| Status::deadline_exceeded("a worker says hello first"))??;
+        let first = first.ok_or_else(|| Status::invalid_argument("a worker says hello first"))?;
+        let (out, events) = mpsc::channel(WAITING);
+        let events: Events = Box::pin(ReceiverStream::new(events).map(Ok));
+        let hello = match WorkerEvent::try_from(first) {
+            Ok(WorkerEvent::Hello(hello)) => *hello,
+            Ok(WorkerEvent::Status(_)) => return Err(Status::invalid_argument("a worker says hello first")),
+            Err(error @ WireError::Protocol { .. }) => {
+                dismiss(&out, Dismissed { reason: Reason::Protocol, words: error.to_string() });
+                return Ok(Response::new(events));
+            }
+            Err(error) => return Err(Status::invalid_argument(error.to_string())),
+        };
+        let place = self.places.take(networked)?;
+        let (named, name) = oneshot::channel();
+        let (open, closed) = oneshot::channel();
+        let link = Link {
+            out: out.clone(),
+            briefing: self.briefing.clone(),
+            named: Mutex::new(Some(named)),
+            _open: open,
+        };
+        self.handle.join(hello, Box::new(link));
+        let listening = listen(self.handle.clone(), incoming, out, name, closed);
+        tokio::spawn(async move {
+            listening.await;
+            drop(place);
+        });
+        Ok(Response::new(events))
+    }
+}
+
+/// Passes on what a worker says, until either side ends the session.
+async fn listen(
+    handle: Handle,
+    mut incoming: Streaming<v1::WorkerEvent>,
+    out: Sender<v1::CoordinatorEvent>,
+    name: oneshot::Receiver<WorkerId>,
+    mut closed: oneshot::Receiver<()>,
+) {
+    // Without an answer the coordinator is gone, and the stream ends.
+    let Ok(worker) = name.await else { return };
+    let mut beat = interval(HEARTBEAT);
+    beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let why = loop {
+        tokio::select! {
+            biased;
+            _ = &mut closed => return,
+            () = out.closed() => break "the connection was lost".to_owned(),
+            _ = beat.tick() => {
+                // A full queue shows that the worker is there, if slow.
+                let _ = out.try_send((&CoordinatorEvent::Heartbeat).into());
+            }
+            message = incoming.message() => match message {
+                Ok(Some(event)) => match WorkerEvent::try_from(event) {
+                    Ok(WorkerEvent::Status(status)) => handle.report(worker, *status),
+                    Ok(WorkerEvent::Hello(_)) => break refuse(&out, "it said hello twice".to_owned()),
+                    Err(error) => break refuse(&out, error.to_string()),
+                },
+                // Closed by the worker, or by this side for want of an answer.
+                Ok(None) => break "the connection ended".to_owned(),
+                Err(status) => break format!("the connection was lost: {}", status.message()),
+            },
+        }
+    };
+    handle.left(worker, why);
+}
+
+fn refuse(out: &Sender<v1::CoordinatorEvent>, words: String) -> String {
+    dismiss(out, Dismissed { reason: Reason::Refused, words: words.clone() });
+    words
+}
+
+/// Where the queue is full, the end of the stream says as much.
+fn dismiss(out: &Sender<v1::CoordinatorEvent>, dismissed: Dismissed) {
+    let _ = out.try_send((&CoordinatorEvent::Dismissed(dismissed)).into());
+}
+
+/// The coordinator's end of a session.
+struct Link {
+    out: Sender<v1::CoordinatorEvent>,
+    briefing: Arc<Briefing>,
+    named: Mutex<Option<oneshot::Sender<WorkerId>>>,
+    /// Dropped with the link: the session is over.
+    _open: oneshot::Sender<()>,
+}
+
+impl Downlink for Link {
+    fn welcome(&self, worker: WorkerId) {
+        let welcome = Welcome { worker, heartbeat: HEARTBEAT, briefing: self.briefing.clone() };
+        let _ = self.out.try_send((&CoordinatorEvent::Welcome(Box::new(welcome))).into());
+        if let Some(named) = self.named.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            // Its task is gone only where the connection is.
+            let _ = named.send(worker);
+        }
+    }
+
+    fn command(&self, command: Command) {
+        if self.out.try_send((&CoordinatorEvent::Command(command)).into()).is_err() {
+            tracing::debug!("a command was dropped: the session is slow or gone");
+        }
+    }
+
+    fn dismiss(&self, why: Dismissal) {
+        dismiss(&self.out, (&why).into());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_worker_without_a_way_to_others_works_where_no_other_does() {
+        let places = Places::default();
+        let words = |taken: Result<OwnedSemaphorePermit, Status>| taken.unwrap_err().message().to_owned();
+        let networked = [places.take(true).unwrap(), places.take(true).unwrap()];
+        assert!(words(places.take(false)).contains("build it with --features gloo"));
+        drop(networked);
+        let alone = places.take(false).unwrap();
+        assert!(words(places.take(true)).contains("stands by until it leaves"));
+        assert!(places.take(false).is_err());
+        drop(alone);
+        assert!(places.take(true).is_ok());
+    }
+}

@@ -1,0 +1,96 @@
+//! The job for those who watch it.
+
+use std::pin::Pin;
+use std::time::Duration;
+
+use obsdiff_proto::view::{JobReport, News};
+use obsdiff_proto::wire::v1;
+use tokio::sync::broadcast::{self, error::RecvError};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_stream::{Stream, StreamExt};
+use tonic::{Request, Response, Status};
+
+use super::Handle;
+use crate::clock::Clock;
+
+/// How often a watcher hears of a job in which something moves.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// A job as its coordinator shows it.
+#[derive(Clone)]
+pub struct Watched {
+    /// How its driver is reached.
+    pub handle: Handle,
+    /// The pipeline that is pruned.
+    pub model: String,
+    /// Where the pruned one goes.
+    pub output: String,
+    /// Time since the coordinator started.
+    pub clock: Clock,
+    /// What happens, in words.
+    pub told: broadcast::Sender<String>,
+}
+
+impl Watched {
+    async fn report(&self) -> Result<JobReport, Status> {
+        let view = self.handle.view().await;
+        let view = view.ok_or_else(|| Status::unavailable("the coordinator is about to stop"))?;
+        Ok(JobReport {
+            release: env!("CARGO_PKG_VERSION").to_owned(),
+            model: self.model.clone(),
+            output: self.output.clone(),
+            elapsed: (self.clock)(),
+            view,
+        })
+    }
+
+    /// Sends news until the job is over or nobody listens.
+    async fn send(self, out: mpsc::Sender<News>, mut told: broadcast::Receiver<String>) {
+        let mut last = None;
+        let mut looks = tokio::time::interval(LOOK);
+        loop {
+            tokio::select! {
+                biased;
+                () = out.closed() => return,
+                words = told.recv() => match words {
+                    Ok(words) => drop(out.send(News::Told(words)).await),
+                    Err(RecvError::Lagged(_)) => {}
+                    Err(RecvError::Closed) => return,
+                },
+                _ = looks.tick() => {
+                    let Ok(report) = self.report().await else { return };
+                    let over = report.view.ending.is_some();
+                    if last.as_ref() != Some(&report.view) {
+                        last = Some(report.view.clone());
+                        // Where nobody listens, the loop ends at its next turn.
+                        let _ = out.send(News::Report(Box::new(report))).await;
+                    }
+                    if over {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl v1::jobs_server::Jobs for Watched {
+    type WatchStream = Pin<Box<dyn Stream<Item = Result<v1::WatchResponse, Status>> + Send>>;
+
+    async fn get(&self, _: Request<v1::GetRequest>) -> Result<Response<v1::Job>, Status> {
+        Ok(Response::new((&self.report().await?).into()))
+    }
+
+    async fn watch(&self, _: Request<v1::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        let (out, news) = mpsc::channel(64);
+        tokio::spawn(self.clone().send(out, self.told.subscribe()));
+        Ok(Response::new(Box::pin(ReceiverStream::new(news).map(|news| Ok((&news).into())))))
+    }
+
+    async fn cancel(&self, _: Request<v1::CancelRequest>) -> Result<Response<v1::CancelResponse>, Status> {
+        self.handle.cancel();
+        Ok(Response::new(v1::CancelResponse {}))
+    }
+}

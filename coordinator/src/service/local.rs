@@ -1,0 +1,82 @@
+//! A session with a worker of the same process: commands go straight to its desk.
+
+use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver, Sender, TryRecvError};
+use std::time::Duration;
+
+use obsdiff_core::Dismissal;
+use obsdiff_proto::WorkerId;
+use obsdiff_proto::message::Command;
+use obsdiff_worker::device::Desk;
+
+use super::{Downlink, Handle};
+
+/// How often a worker speaks that has nothing new to say.
+const BEAT: Duration = Duration::from_secs(1);
+
+/// Lets a desk's worker take part in a job until it is dismissed or its desk is closed; closes it then.
+pub fn attend(desk: &Arc<Desk>, coordinator: &Handle) -> Option<Dismissal> {
+    let mut why = session(desk, coordinator);
+    // It was only thought to be gone: a machine that slept, or a process that was stopped for a while.
+    while matches!(why, Some(Dismissal::Silent { .. })) {
+        why = session(desk, coordinator);
+    }
+    desk.close();
+    why
+}
+
+/// One session; says why it was ended by the coordinator, or nothing where the desk was closed or the coordinator is gone.
+fn session(desk: &Arc<Desk>, coordinator: &Handle) -> Option<Dismissal> {
+    let (named, name) = mpsc::channel();
+    let (dismissed, dismissal) = mpsc::channel();
+    coordinator.join(desk.hello(), Box::new(Link { desk: desk.clone(), named, dismissed }));
+    let worker = name.recv().ok()?;
+    report(desk, coordinator, worker, &dismissal)
+}
+
+fn report(
+    desk: &Desk,
+    coordinator: &Handle,
+    worker: WorkerId,
+    dismissal: &Receiver<Dismissal>,
+) -> Option<Dismissal> {
+    loop {
+        let (status, version) = desk.status();
+        coordinator.report(worker, status);
+        let open = desk.wait(version, BEAT);
+        match dismissal.try_recv() {
+            Ok(why) => return Some(why),
+            Err(TryRecvError::Disconnected) => return None,
+            Err(TryRecvError::Empty) if open => {}
+            Err(TryRecvError::Empty) => {
+                coordinator.left(worker, "the worker ended");
+                return None;
+            }
+        }
+    }
+}
+
+/// The coordinator's end.
+struct Link {
+    desk: Arc<Desk>,
+    named: Sender<WorkerId>,
+    dismissed: Sender<Dismissal>,
+}
+
+impl Downlink for Link {
+    fn welcome(&self, worker: WorkerId) {
+        self.desk.named(worker);
+        // The session waits for it, unless its thread is gone.
+        let _ = self.named.send(worker);
+    }
+
+    fn command(&self, command: Command) {
+        self.desk.take(command);
+    }
+
+    fn dismiss(&self, why: Dismissal) {
+        // As above.
+        let _ = self.dismissed.send(why);
+        self.desk.wake();
+    }
+}

@@ -1,0 +1,198 @@
+//! Where the workers of a group find each other: small values by epoch and key, as long as the group lasts.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use obsdiff_core::Group;
+use obsdiff_proto::wire::{Put, Wait, WireError, v1};
+use obsdiff_proto::{Epoch, WorkerId};
+use tokio::sync::Notify;
+use tokio::time::{Instant, timeout_at};
+use tonic::{Request, Response, Status};
+
+/// Values that a member may put.
+const VALUES: usize = 8;
+/// Bytes that all members together may put.
+const BYTES: usize = 64 << 20;
+/// The longest wait; a group is given up before.
+const LONGEST_WAIT: Duration = Duration::from_secs(120);
+
+/// The rendezvous of a job's open group.
+#[derive(Default)]
+pub struct Meeting {
+    room: Mutex<Option<Room>>,
+    changed: Notify,
+}
+
+/// What the members of a group have put.
+struct Room {
+    epoch: Epoch,
+    /// Those who are still here.
+    members: BTreeSet<WorkerId>,
+    values: BTreeMap<String, (WorkerId, Bytes)>,
+    bytes: usize,
+}
+
+impl Meeting {
+    /// Holds the meeting of a group, and ends that of any other.
+    pub(super) fn hold(&self, group: Option<&Group>) {
+        let mut room = self.room();
+        if room.as_ref().map(|room| room.epoch) == group.map(|group| group.epoch) {
+            return;
+        }
+        *room = group.map(|group| Room {
+            epoch: group.epoch,
+            members: group.members.iter().copied().collect(),
+            values: BTreeMap::new(),
+            bytes: 0,
+        });
+        drop(room);
+        self.changed.notify_waiters();
+    }
+
+    /// A worker's session is over.
+    pub(super) fn leave(&self, worker: WorkerId) {
+        if let Some(room) = self.room().as_mut() {
+            room.members.remove(&worker);
+        }
+        self.changed.notify_waiters();
+    }
+
+    fn room(&self) -> MutexGuard<'_, Option<Room>> {
+        self.room.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn put(&self, put: Put) -> Result<(), Status> {
+        let mut room = self.room();
+        let room = enter(&mut room, put.epoch, put.worker)?;
+        match room.values.get(&put.key) {
+            Some((_, value)) if *value == put.value => return Ok(()),
+            Some(_) => return Err(Status::already_exists(format!("{} was put before", put.key))),
+            None => {}
+        }
+        let own = room.values.values().filter(|(worker, _)| *worker == put.worker).count();
+        if own == VALUES || room.bytes + put.value.len() > BYTES {
+            return Err(Status::resource_exhausted("the members of the group put too much"));
+        }
+        room.bytes += put.value.len();
+        room.values.insert(put.key, (put.worker, put.value));
+        self.changed.notify_waiters();
+        Ok(())
+    }
+
+    async fn wait(&self, wait: &Wait) -> Result<Bytes, Status> {
+        let end = Instant::now() + wait.timeout.min(LONGEST_WAIT);
+        loop {
+            // Hears of every change from here on.
+            let changed = self.changed.notified();
+            {
+                let mut room = self.room();
+                let room = enter(&mut room, wait.epoch, wait.worker)?;
+                if let Some((_, value)) = room.values.get(&wait.key) {
+                    return Ok(value.clone());
+                }
+            }
+            let late = |_| Status::deadline_exceeded(format!("{} was not put in time", wait.key));
+            timeout_at(end, changed).await.map_err(late)?;
+        }
+    }
+}
+
+/// The room of an epoch, for its members only.
+fn enter(room: &mut Option<Room>, epoch: Epoch, worker: WorkerId) -> Result<&mut Room, Status> {
+    let over = || Status::failed_precondition(format!("the group of epoch {epoch} is over"));
+    let room = room.as_mut().filter(|room| room.epoch == epoch).ok_or_else(over)?;
+    match room.members.contains(&worker) {
+        true => Ok(room),
+        false => {
+            Err(Status::permission_denied(format!("worker {worker} is not in the group of epoch {epoch}")))
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl v1::rendezvous_server::Rendezvous for Meeting {
+    async fn put(&self, request: Request<v1::PutRequest>) -> Result<Response<v1::PutResponse>, Status> {
+        Meeting::put(self, request.into_inner().try_into().map_err(misunderstood)?)?;
+        Ok(Response::new(v1::PutResponse {}))
+    }
+
+    async fn wait(&self, request: Request<v1::WaitRequest>) -> Result<Response<v1::WaitResponse>, Status> {
+        let wait = request.into_inner().try_into().map_err(misunderstood)?;
+        let value = Meeting::wait(self, &wait).await?;
+        Ok(Response::new(v1::WaitResponse { value }))
+    }
+}
+
+fn misunderstood(error: WireError) -> Status {
+    Status::invalid_argument(error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn group(epoch: u64, members: &[u64]) -> Group {
+        Group {
+            epoch: Epoch(epoch),
+            package: obsdiff_proto::PackageId(0),
+            members: members.iter().copied().map(WorkerId).collect(),
+            reductions: Vec::new(),
+            owners: BTreeMap::new(),
+        }
+    }
+
+    fn put(meeting: &Meeting, worker: u64, epoch: u64, key: &str, value: &[u8]) -> Result<(), tonic::Code> {
+        let value = Bytes::copy_from_slice(value);
+        let put = Put { worker: WorkerId(worker), epoch: Epoch(epoch), key: key.to_owned(), value };
+        meeting.put(put).map_err(|status| status.code())
+    }
+
+    async fn wait(meeting: &Meeting, worker: u64, epoch: u64, key: &str) -> Result<Bytes, tonic::Code> {
+        let timeout = Duration::from_secs(30);
+        let wait = Wait { worker: WorkerId(worker), epoch: Epoch(epoch), key: key.to_owned(), timeout };
+        meeting.wait(&wait).await.map_err(|status| status.code())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn values_reach_the_members_of_their_epoch_alone_and_end_with_it() {
+        use tonic::Code;
+        let meeting = Meeting::default();
+        assert_eq!(put(&meeting, 1, 7, "a", b"x"), Err(Code::FailedPrecondition));
+        meeting.hold(Some(&group(7, &[1, 2])));
+        let (value, told) = tokio::join!(wait(&meeting, 2, 7, "a"), async { put(&meeting, 1, 7, "a", b"x") });
+        assert_eq!((value, told), (Ok(Bytes::from_static(b"x")), Ok(())));
+        // The same again does no harm, another value does.
+        assert_eq!(put(&meeting, 2, 7, "a", b"x"), Ok(()));
+        assert_eq!(put(&meeting, 2, 7, "a", b"y"), Err(Code::AlreadyExists));
+        assert_eq!(put(&meeting, 3, 7, "b", b"x"), Err(Code::PermissionDenied));
+        assert_eq!(wait(&meeting, 2, 7, "b").await, Err(Code::DeadlineExceeded));
+        // The group is still the same one.
+        meeting.hold(Some(&group(7, &[1, 2])));
+        assert_eq!(wait(&meeting, 1, 7, "a").await, Ok(Bytes::from_static(b"x")));
+        meeting.leave(WorkerId(1));
+        assert_eq!(wait(&meeting, 1, 7, "a").await, Err(Code::PermissionDenied));
+        let (waited, ()) = tokio::join!(wait(&meeting, 2, 7, "b"), async { meeting.hold(None) });
+        assert_eq!(waited, Err(Code::FailedPrecondition));
+        meeting.hold(Some(&group(8, &[1, 2])));
+        assert_eq!(wait(&meeting, 2, 7, "a").await, Err(Code::FailedPrecondition));
+        assert_eq!(wait(&meeting, 2, 8, "a").await, Err(Code::DeadlineExceeded));
+    }
+
+    #[test]
+    fn a_member_puts_so_much_and_no_more() {
+        let meeting = Meeting::default();
+        meeting.hold(Some(&group(1, &[1, 2])));
+        for key in 0..VALUES {
+            assert_eq!(put(&meeting, 1, 1, &key.to_string(), b"x"), Ok(()));
+        }
+        assert_eq!(put(&meeting, 1, 1, "more", b"x"), Err(tonic::Code::ResourceExhausted));
+        assert_eq!(put(&meeting, 2, 1, "more", b"x"), Ok(()));
+        let mut room = meeting.room();
+        room.as_mut().unwrap().bytes = BYTES;
+        drop(room);
+        assert_eq!(put(&meeting, 2, 1, "much", b"x"), Err(tonic::Code::ResourceExhausted));
+    }
+}

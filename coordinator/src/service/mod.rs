@@ -1,0 +1,115 @@
+//! The coordinator of a job around its pure core: [`Driver`] feeds it what happens and carries out what it decides, in one task.
+//! Sessions reach it by a [`Handle`], whatever they come over.
+
+mod driver;
+mod grpc;
+mod jobs;
+mod local;
+mod meeting;
+mod port;
+mod records;
+
+use obsdiff_core::{Core, Dismissal, Event, Input, View};
+use obsdiff_proto::WorkerId;
+use obsdiff_proto::message::{Command, Hello, Status};
+use tokio::runtime::{Builder, Runtime};
+use tokio::sync::mpsc::UnboundedSender;
+use tokio::sync::oneshot;
+
+pub use driver::Driver;
+pub use jobs::Watched;
+pub use local::attend;
+pub use meeting::Meeting;
+pub use port::Port;
+pub use records::{MemoryRecords, Records, StoreRecords};
+
+/// A runtime for what waits on networks and stores.
+///
+/// # Errors
+/// When its threads cannot be started.
+pub fn runtime() -> crate::Result<Runtime> {
+    Builder::new_multi_thread().worker_threads(2).enable_all().build().map_err(crate::Error::system)
+}
+
+/// The coordinator's end of a session. Calls must not block.
+pub trait Downlink: Send {
+    /// The worker's name in this session; said before anything else.
+    fn welcome(&self, worker: WorkerId);
+    /// Sends a command. One that cannot be sent may be dropped.
+    fn command(&self, command: Command);
+    /// Says why the session ends, and ends it.
+    fn dismiss(&self, why: Dismissal);
+}
+
+/// Who is told how the job goes.
+pub trait Audience {
+    /// Something worth telling a user.
+    fn event(&mut self, event: &Event);
+    /// A step was taken; `core` is as it left it. Called before its commands are sent.
+    fn step(&mut self, core: &Core);
+}
+
+/// Nobody.
+impl Audience for () {
+    fn event(&mut self, _: &Event) {}
+    fn step(&mut self, _: &Core) {}
+}
+
+/// What reaches the driver.
+enum Message {
+    Join(Box<Hello>, Box<dyn Downlink>),
+    Input(Input),
+    View(oneshot::Sender<View>),
+    Stop,
+}
+
+/// How sessions and users reach a driver. What is sent after it ended is dropped.
+#[derive(Clone)]
+pub struct Handle(UnboundedSender<Message>);
+
+impl Handle {
+    /// Opens a session. Its worker is named by [`Downlink::welcome`].
+    pub fn join(&self, hello: Hello, downlink: Box<dyn Downlink>) {
+        self.send(Message::Join(Box::new(hello), downlink));
+    }
+
+    /// Passes on what a worker says of itself.
+    pub fn report(&self, worker: WorkerId, status: Status) {
+        self.send(Message::Input(Input::Reported { worker, status: Box::new(status) }));
+    }
+
+    /// Says that a session ended.
+    pub fn left(&self, worker: WorkerId, why: impl Into<String>) {
+        self.send(Message::Input(Input::Left { worker, why: why.into() }));
+    }
+
+    /// Says that the pruned pipeline is there.
+    pub fn exported(&self) {
+        self.send(Message::Input(Input::Exported));
+    }
+
+    /// Asks for the job to be stopped.
+    pub fn cancel(&self) {
+        self.send(Message::Input(Input::Cancel));
+    }
+
+    /// Where the job stands; none once the driver has ended.
+    pub async fn view(&self) -> Option<View> {
+        let (reply, view) = oneshot::channel();
+        self.send(Message::View(reply));
+        view.await.ok()
+    }
+
+    /// Ends the driver, with the job as it stands.
+    pub fn stop(&self) {
+        self.send(Message::Stop);
+    }
+
+    fn send(&self, message: Message) {
+        // A driver that ended has nothing more to decide.
+        let _ = self.0.send(message);
+    }
+}
+
+#[cfg(test)]
+mod tests;

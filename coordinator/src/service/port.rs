@@ -1,0 +1,110 @@
+//! The port that workers and those who watch a job connect to.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use obsdiff_proto::session::Briefing;
+use obsdiff_proto::wire::v1::jobs_server::JobsServer;
+use obsdiff_proto::wire::v1::rendezvous_server::RendezvousServer;
+use obsdiff_proto::wire::v1::session_server::SessionServer;
+use obsdiff_proto::wire::{FILE_DESCRIPTOR_SET, MESSAGE_LIMIT};
+use obsdiff_worker::security::{Exposure, Tls, TokenCheck, check_bind};
+use tokio::net::TcpListener;
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::service::interceptor::InterceptedService;
+use tonic::transport::Server;
+use tonic::transport::server::Router;
+
+use super::grpc::Sessions;
+use super::jobs::Watched;
+use super::{Handle, Meeting};
+use crate::cli::SecurityArgs;
+use crate::{Error, Result};
+
+/// A connection that does not answer a ping for so long is lost.
+const PING: Duration = Duration::from_secs(2);
+
+/// A port that may be bound as it is protected.
+pub struct Port {
+    address: SocketAddr,
+    tls: Option<Tls>,
+    token: TokenCheck,
+}
+
+impl Port {
+    /// Reads certificates and token.
+    ///
+    /// # Errors
+    /// When one cannot be used, or the address is reached from other machines and nothing protects it.
+    pub fn check(address: SocketAddr, security: &SecurityArgs) -> Result<Self> {
+        let tls = security.tls()?;
+        check_bind(address, Exposure::new(tls.is_some(), security.insecure))?;
+        Ok(Self { address, tls, token: TokenCheck(security.token()?) })
+    }
+
+    /// Binds the port and serves it until the runtime ends; gives the address that was bound.
+    ///
+    /// # Errors
+    /// When the port cannot be bound.
+    pub async fn serve(
+        self,
+        handle: Handle,
+        meeting: Arc<Meeting>,
+        briefing: Arc<Briefing>,
+        job: Watched,
+    ) -> Result<SocketAddr> {
+        let listener = TcpListener::bind(self.address).await.map_err(|e| self.failed(&e))?;
+        let bound = listener.local_addr().map_err(|e| self.failed(&e))?;
+        let router = self.router(handle, meeting, briefing, job).await?;
+        tokio::spawn(async move {
+            if let Err(error) = router.serve_with_incoming(TcpListenerStream::new(listener)).await {
+                tracing::error!(%error, "the port is closed");
+            }
+        });
+        Ok(bound)
+    }
+
+    /// All that the port serves, to be served over any connections.
+    ///
+    /// # Errors
+    /// When the certificates cannot be used.
+    pub async fn router(
+        self,
+        handle: Handle,
+        meeting: Arc<Meeting>,
+        briefing: Arc<Briefing>,
+        job: Watched,
+    ) -> Result<Router> {
+        let (health, health_service) = tonic_health::server::health_reporter();
+        health.set_serving::<SessionServer<Sessions>>().await;
+        health.set_serving::<RendezvousServer<Meeting>>().await;
+        health.set_serving::<JobsServer<Watched>>().await;
+        let reflection = tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
+            .build_v1()
+            .map_err(|e| self.failed(&e))?;
+        let sessions = SessionServer::new(Sessions::new(handle, briefing))
+            .max_decoding_message_size(MESSAGE_LIMIT)
+            .max_encoding_message_size(MESSAGE_LIMIT);
+        let rendezvous = RendezvousServer::from_arc(meeting).max_decoding_message_size(MESSAGE_LIMIT);
+        let mut server = Server::builder()
+            .http2_keepalive_interval(Some(PING))
+            .http2_keepalive_timeout(Some(PING))
+            .tcp_nodelay(true);
+        if let Some(tls) = &self.tls {
+            server = server.tls_config(tls.server()).map_err(|e| self.failed(&e))?;
+        }
+        // Whether it lives may be asked by anybody who gets this far.
+        Ok(server
+            .add_service(health_service)
+            .add_service(InterceptedService::new(reflection, self.token.clone()))
+            .add_service(InterceptedService::new(JobsServer::new(job), self.token.clone()))
+            .add_service(InterceptedService::new(rendezvous, self.token.clone()))
+            .add_service(InterceptedService::new(sessions, self.token.clone())))
+    }
+
+    fn failed(&self, e: &dyn std::fmt::Display) -> Error {
+        Error::key("--listen", format!("is {}: {e}", self.address))
+    }
+}

@@ -1,0 +1,182 @@
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread;
+
+use obsdiff_core::{Failure, Job, Options, Outcome};
+use obsdiff_proto::{
+    Inventory, Linear, LinearId, LinearTarget, Package, PackageId, Plan, Shard, ShardId, Site, SiteId,
+    Stream, Target,
+};
+use obsdiff_worker::collective::Local;
+use obsdiff_worker::device::{
+    Desk, FakeEngine, Gate, MemoryShelf, Moment, Patience, ShelfError, WorkError, follow,
+};
+
+use super::*;
+use crate::clock;
+
+/// Packages of two sites of two linears each, gathered over so many shards.
+fn job(packages: u32, shards: u32) -> Job {
+    let site = |i: u32| Site {
+        name: format!("l{}", 2 * i),
+        width: 4,
+        stream: Stream::Image,
+        linears: vec![LinearId(2 * i), LinearId(2 * i + 1)],
+    };
+    let linear = |i: u32| Linear { name: format!("l{i}"), rows: 8, site: SiteId(i / 2) };
+    let target = |i: u32| LinearTarget { linear: LinearId(i), target: Target::NToM { n: 2, m: 4 } };
+    let package = |i: u32| Package {
+        id: PackageId(i),
+        units: 0..0,
+        sites: if shards > 0 { vec![SiteId(2 * i), SiteId(2 * i + 1)] } else { Vec::new() },
+        linears: (4 * i..4 * i + 4).map(target).collect(),
+        survey: false,
+    };
+    let shard = |i: u32| Shard { id: ShardId(i), prompts: 4 * i..4 * i + 4 };
+    Job {
+        inventory: Arc::new(Inventory {
+            parameters: 0,
+            units: Vec::new(),
+            sites: (0..2 * packages).map(site).collect(),
+            linears: (0..4 * packages).map(linear).collect(),
+            structures: Vec::new(),
+        }),
+        plan: Arc::new(Plan {
+            packages: (0..packages).map(package).collect(),
+            shards: (0..shards).map(shard).collect(),
+            budget: None,
+        }),
+        committed: 0,
+        exponents: None,
+        life: 0,
+        options: Options { backoff: std::time::Duration::from_millis(1), ..Options::default() },
+    }
+}
+
+/// Runs a job with a worker for each gate; says how it ended, and what was written.
+fn run(job: Job, gates: Vec<Gate>) -> (Option<Outcome>, Option<Vec<u8>>) {
+    let plan = job.plan.clone();
+    let shelf = MemoryShelf::default();
+    let records = Box::new(MemoryRecords(shelf.clone()));
+    let (mut driver, handle) = Driver::new(job, records, clock::monotonic(), Box::new(())).unwrap();
+    let transport = Arc::new(Local::default());
+    let result = Arc::new(Mutex::new(None));
+    let mut threads = Vec::new();
+    for (instance, gate) in (1..).zip(gates) {
+        let desk = Desk::new(instance, 1000, transport.clone(), Patience::default());
+        let mut engine = FakeEngine::new(plan.clone(), Arc::new(shelf.clone()), result.clone(), gate);
+        let its = desk.clone();
+        threads.push(thread::spawn(move || follow(&its, &mut engine)));
+        let handle = handle.clone();
+        threads.push(thread::spawn(move || drop(attend(&desk, &handle))));
+    }
+    let outcome = runtime().unwrap().block_on(driver.run());
+    // Whoever asks to join too late hears nothing more.
+    drop(driver);
+    // A test may have killed one.
+    threads.into_iter().for_each(|thread| drop(thread.join()));
+    let written = result.lock().unwrap().take();
+    (outcome, written)
+}
+
+fn open() -> Gate {
+    Arc::new(|_| Ok(()))
+}
+
+/// A gate that fails at the first moment that `at` picks.
+fn fails_once(at: fn(Moment) -> bool, error: fn() -> WorkError) -> Gate {
+    let failed = AtomicBool::new(false);
+    Arc::new(move |moment| match at(moment) && !failed.swap(true, Ordering::Relaxed) {
+        true => Err(error()),
+        false => Ok(()),
+    })
+}
+
+fn store_fails() -> WorkError {
+    ShelfError::Failed("the store is away".to_owned()).into()
+}
+
+#[test]
+fn any_number_of_workers_write_the_same() {
+    let (outcome, alone) = run(job(3, 7), vec![open()]);
+    assert_eq!(outcome, Some(Outcome::Done));
+    for workers in [2, 4, 9] {
+        let (outcome, written) = run(job(3, 7), (0..workers).map(|_| open()).collect());
+        assert_eq!(outcome, Some(Outcome::Done), "{workers} workers");
+        assert!(written == alone && written.is_some(), "{workers} workers");
+    }
+}
+
+#[test]
+fn a_job_without_shards_is_solved_without_grams() {
+    let (outcome, alone) = run(job(2, 0), vec![open()]);
+    assert_eq!(outcome, Some(Outcome::Done));
+    assert_eq!(run(job(2, 0), vec![open(), open(), open()]), (outcome, alone));
+}
+
+#[test]
+fn parts_of_a_site_are_solved_apart_and_give_the_same_with_any_number_of_workers() {
+    let split = || {
+        let mut job = job(2, 3);
+        // A part has 4 rows of the 16 of a site.
+        job.options.split_above = Some(4 * 4 * (4 + 4));
+        job
+    };
+    let (outcome, alone) = run(split(), vec![open()]);
+    assert_eq!(outcome, Some(Outcome::Done));
+    assert!(alone != run(job(2, 3), vec![open()]).1);
+    assert_eq!(run(split(), vec![open(), open(), open()]), (outcome, alone));
+}
+
+#[test]
+fn what_fails_once_is_tried_again_and_changes_nothing() {
+    let (_, expected) = run(job(2, 5), vec![open(), open()]);
+    let moments: [fn(Moment) -> bool; 5] = [
+        |m| matches!(m, Moment::Shard(_)),
+        |m| matches!(m, Moment::Reduce(_)),
+        |m| matches!(m, Moment::Solve(_)),
+        |m| matches!(m, Moment::Apply(_)),
+        |m| m == Moment::Export,
+    ];
+    for moment in moments {
+        let gates = vec![fails_once(moment, store_fails), fails_once(moment, store_fails)];
+        let (outcome, written) = run(job(2, 5), gates);
+        assert_eq!(outcome, Some(Outcome::Done));
+        assert!(written == expected);
+    }
+}
+
+#[test]
+fn an_overflow_lowers_the_exponent_and_runs_the_package_again() {
+    let overflow: fn() -> WorkError = || WorkError::Overflow { site: SiteId(0), exponent: 20 };
+    let once = |at| fails_once(at, overflow);
+    let (outcome, in_a_shard) = run(job(1, 4), vec![once(|m| m == Moment::Shard(ShardId(2)))]);
+    assert_eq!(outcome, Some(Outcome::Done));
+    let (outcome, in_a_sum) = run(job(1, 4), vec![once(|m| m == Moment::Reduce(SiteId(0)))]);
+    assert_eq!(outcome, Some(Outcome::Done));
+    assert_eq!(in_a_shard, in_a_sum);
+    assert!(in_a_shard != run(job(1, 4), vec![open()]).1);
+}
+
+#[test]
+fn what_goes_wrong_every_time_ends_the_job_with_its_reason() {
+    let fatal: fn() -> WorkError = || ShelfError::Damaged("site l0 is singular".to_owned()).into();
+    let (outcome, written) = run(job(1, 2), vec![fails_once(|m| matches!(m, Moment::Solve(_)), fatal)]);
+    let Some(Outcome::Failed(Failure::Fatal { error, .. })) = outcome else { panic!("{outcome:?}") };
+    assert_eq!((error.as_str(), written), ("site l0 is singular", None));
+}
+
+#[test]
+fn a_worker_that_dies_loses_its_shards_and_no_more() {
+    let (_, expected) = run(job(2, 6), vec![open()]);
+    // It panics at its second shard: the thread is gone, and its end of every group with it.
+    let shards = AtomicU32::new(0);
+    let dies: Gate = Arc::new(move |moment| {
+        let shard = matches!(moment, Moment::Shard(_));
+        assert!(!shard || shards.fetch_add(1, Ordering::Relaxed) == 0, "killed by the test");
+        Ok(())
+    });
+    let (outcome, written) = run(job(2, 6), vec![dies, open()]);
+    assert_eq!(outcome, Some(Outcome::Done));
+    assert!(written == expected);
+}

@@ -1,0 +1,144 @@
+//! Where a job stands, as text: what `obsdiff status` prints of a coordinator's answer.
+
+use std::fmt::Write;
+
+use obsdiff_proto::view::{JobReport, News, Phase, View, WorkerView};
+
+use crate::text::{Table, duration};
+
+/// A job's report: what it prunes, how far it is, and a line for each worker.
+pub fn render(report: &JobReport) -> String {
+    let JobReport { release, model, output, elapsed, view } = report;
+    let mut text = format!("{model} -> {output}  (obsdiff {release}, up for {})\n", duration(*elapsed));
+    // Writing to a string never fails.
+    let _ = writeln!(text, "{}", progress(view));
+    if view.workers.is_empty() {
+        if view.ending.is_none() {
+            text.push_str("no workers\n");
+        }
+        return text;
+    }
+    let mut table = Table::new(["worker", "applied", "held", "leased", "a shard", ""]);
+    for worker in &view.workers {
+        table.row([
+            worker.worker.to_string(),
+            worker.applied.to_string(),
+            worker.held.to_string(),
+            worker.leased.to_string(),
+            worker.pace.map_or_else(|| "-".to_owned(), duration),
+            remark(worker, view).to_owned(),
+        ]);
+    }
+    let _ = write!(text, "\n{table}");
+    text
+}
+
+/// What those hear who watch a job, a line or more each.
+pub fn render_news(news: &News) -> String {
+    match news {
+        News::Report(report) => render(report),
+        News::Told(told) => format!("{told}\n"),
+    }
+}
+
+/// One line: the phase and what it counts.
+pub fn progress(view: &View) -> String {
+    if let Some(ending) = &view.ending {
+        return format!("over: {ending}; {} of {} packages committed", view.committed, view.packages);
+    }
+    let package = match view.package {
+        Some(package) => format!("package {} of {}", u64::from(package.0) + 1, view.packages),
+        None => format!("{} of {} packages committed", view.committed, view.packages),
+    };
+    let shards = || format!(", {} of {} shards", view.held, view.shards);
+    let parts = || format!(", {} of {} parts", view.solved, view.parts);
+    let epoch = || view.epoch.map(|epoch| format!(", group of epoch {epoch}")).unwrap_or_default();
+    let counts = match view.phase {
+        Phase::Calibrate | Phase::Apply => shards(),
+        Phase::Reduce => epoch(),
+        Phase::Solve => parts(),
+        Phase::Pilot | Phase::Commit | Phase::Export | Phase::Over => String::new(),
+    };
+    format!("{}: {package}{counts}", view.phase)
+}
+
+fn remark(worker: &WorkerView, view: &View) -> &'static str {
+    match () {
+        () if worker.draining => "leaving",
+        () if worker.applied < view.committed => "catching up",
+        () => "",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use obsdiff_proto::view::Ending;
+    use obsdiff_proto::{Epoch, PackageId, WorkerId};
+
+    use super::*;
+
+    fn worker(id: u64, applied: u32, draining: bool) -> WorkerView {
+        let pace = (id == 7).then_some(Duration::from_millis(2500));
+        WorkerView { worker: WorkerId(id), applied, leased: 2, held: 12, pace, draining }
+    }
+
+    fn report() -> JobReport {
+        let view = View {
+            phase: Phase::Calibrate,
+            packages: 4,
+            committed: 1,
+            package: Some(PackageId(1)),
+            shards: 25,
+            held: 12,
+            parts: 8,
+            solved: 3,
+            epoch: Some(Epoch(5)),
+            workers: vec![worker(7, 1, false), worker(8, 0, false), worker(9, 1, true)],
+            ending: None,
+        };
+        let text = |text: &str| text.to_owned();
+        let elapsed = Duration::from_secs(65);
+        JobReport { release: text("0.1.0"), model: text("shapes-sd3"), output: text("out"), elapsed, view }
+    }
+
+    #[test]
+    fn a_report_is_a_page() {
+        let rule = "-".repeat(51);
+        let page = format!(
+            "\
+shapes-sd3 -> out  (obsdiff 0.1.0, up for 1 min 5 s)
+calibrate: package 2 of 4, 12 of 25 shards
+
+worker  applied  held  leased  a shard
+{rule}
+7             1    12       2    2.5 s
+8             0    12       2        -  catching up
+9             1    12       2        -      leaving
+"
+        );
+        assert_eq!(render(&report()), page);
+    }
+
+    #[test]
+    fn each_phase_counts_what_it_does() {
+        let line = |phase| progress(&View { phase, ..report().view });
+        assert_eq!(line(Phase::Reduce), "reduce: package 2 of 4, group of epoch 5");
+        assert_eq!(line(Phase::Solve), "solve: package 2 of 4, 3 of 8 parts");
+        assert_eq!(line(Phase::Commit), "commit: package 2 of 4");
+        let before = View { package: None, committed: 0, phase: Phase::Pilot, ..report().view };
+        assert_eq!(progress(&before), "pilot: 0 of 4 packages committed");
+    }
+
+    #[test]
+    fn an_end_is_told_with_its_reason() {
+        let mut report = report();
+        report.view.phase = Phase::Over;
+        report.view.workers.clear();
+        report.view.ending = Some(Ending::Failed("no worker for 60 s".to_owned()));
+        let text = render_news(&News::Report(Box::new(report)));
+        assert!(text.ends_with("\nover: no worker for 60 s; 1 of 4 packages committed\n"), "{text}");
+        assert_eq!(render_news(&News::Told("package 1 is committed".to_owned())), "package 1 is committed\n");
+    }
+}

@@ -1,0 +1,264 @@
+use std::collections::HashMap;
+use std::fs;
+use std::path::Path;
+
+use candle_core::{DType, Device, Tensor};
+use obsdiff_engine::model::sd3::Sd3Config;
+use serde_json::{Value, json};
+
+use crate::{asset, copy, obsdiff, pipeline, text, told};
+
+/// A small structured job in `folder`, with some lines of its own in `[sparsity]` and `[output]`.
+fn job(folder: &Path, name: &str, model: &str, sparsity: &str, output: &str) -> String {
+    let file = format!("{name}.toml");
+    let job = format!(
+        "[model]\npath = {model:?}\n[sparsity]\n{sparsity}\n\
+         [calibration]\nprompts = {:?}\ncount = 4\nsteps = 3\nguidance = 4.0\nmax_sequence_length = 24\nshard_size = 2\n\
+         [packages]\ncount = 2\n[evaluation]\ncount = 2\n[output]\npath = {name:?}\n{output}\n",
+        asset("shapes-prompts.txt"),
+    );
+    fs::write(folder.join(&file), job).unwrap();
+    file
+}
+
+const THIRD: &str = "pattern = \"structured\"\nratio = 0.375";
+
+/// What a report says that a structure kept.
+fn kept<'a>(report: &'a str, structure: &str) -> Vec<&'a str> {
+    let name = format!("transformer_blocks.{structure} ");
+    let row = report.lines().find_map(|line| line.strip_prefix(&name));
+    row.unwrap_or_else(|| panic!("{name}: {report}")).split_whitespace().collect()
+}
+
+fn json_of(path: &Path) -> Value {
+    serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap()
+}
+
+/// `compare`'s mean latent error of two pipelines.
+fn latent_error(folder: &Path, dense: &str, pruned: &str) -> f64 {
+    let table = told(
+        folder,
+        &[
+            "compare",
+            dense,
+            pruned,
+            "--prompt",
+            "a red circle",
+            "--steps",
+            "3",
+            "--max-sequence-length",
+            "24",
+            "--quiet",
+        ],
+    );
+    table.lines().find_map(|l| l.strip_prefix("mean")?.split_whitespace().next()?.parse().ok()).unwrap()
+}
+
+#[test]
+fn heads_and_neurons_leave_the_tensors_and_what_is_left_is_a_model_like_any_other() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path();
+    copy(&pipeline(), &folder.join("dense"));
+    let report = told(folder, &["run", &job(folder, "small", "dense", THIRD, ""), "--quiet"]);
+    assert_eq!(kept(&report, "1.attn")[..4], ["5", "8", "heads", "37.50%"], "{report}");
+    assert_eq!(kept(&report, "2.ff")[..4], ["320", "512", "neurons", "37.50%"], "{report}");
+    assert!(report.contains("parameters ") && report.contains("forward call "), "{report}");
+    told(folder, &["run", &job(folder, "masked", "dense", THIRD, "layout = \"masked\""), "--quiet"]);
+
+    // Shapes shrink, the ends stay, and the configuration says so.
+    let found: Value = serde_json::from_str(&told(folder, &["inspect", "small", "--json"])).unwrap();
+    let shape = |name: &str| {
+        let linears = found["linears"].as_array().unwrap();
+        let linear = linears.iter().find(|l| l["name"] == format!("transformer_blocks.{name}")).unwrap();
+        (linear["rows"].as_u64().unwrap(), linear["columns"].as_u64().unwrap())
+    };
+    assert_eq!([shape("1.attn.to_q"), shape("4.attn.add_v_proj")], [(80, 128); 2]);
+    assert_eq!([shape("1.attn.to_out.0"), shape("4.attn.to_add_out")], [(128, 80); 2]);
+    assert_eq!([shape("1.ff.net.0.proj"), shape("4.ff_context.net.0.proj")], [(320, 128); 2]);
+    assert_eq!([shape("1.ff.net.2"), shape("4.ff_context.net.2")], [(128, 320); 2]);
+    assert_eq!([shape("0.attn.to_q"), shape("5.attn.to_out.0")], [(128, 128); 2]);
+    let config = json_of(&folder.join("small/transformer/config.json"));
+    assert_eq!(config["attention_heads_per_block"], json!([8, 5, 5, 5, 5, 8]));
+    assert_eq!(config["ffn_context_width_per_block"], json!([512, 320, 320, 320, 320, 0]));
+    assert_eq!(config["auto_map"]["AutoModel"], "modeling_pruned_sd3.PrunedSD3Transformer2DModel");
+    assert!(folder.join("small/transformer/modeling_pruned_sd3.py").is_file());
+    let size = |name: &str| {
+        fs::metadata(folder.join(name).join("transformer/diffusion_pytorch_model.safetensors")).unwrap().len()
+    };
+    assert!(size("small") < size("dense") * 85 / 100 && size("masked") == size("dense"));
+
+    // Zeros in the tensors or no tensors there: the same pictures.
+    assert!(latent_error(folder, "dense", "small") > 1e-3);
+    assert!(latent_error(folder, "masked", "small") < 1e-3);
+    assert_eq!(
+        json_of(&folder.join("masked/transformer/config.json")),
+        json_of(&folder.join("dense/transformer/config.json"))
+    );
+    let masked = told(folder, &["inspect", "masked"]);
+    let row = masked.lines().find(|l| l.starts_with("transformer_blocks.1.attn.to_q ")).unwrap();
+    assert!(row.contains(" 37.50% ") && row.ends_with(" whole rows"), "{row}");
+    told(
+        folder,
+        &["sample", "small", "--prompt", "a red circle", "--steps", "2", "--max-sequence-length", "24"],
+    );
+
+    // Pruned again, by heads and by weights.
+    let again = told(
+        folder,
+        &["run", &job(folder, "smaller", "small", "pattern = \"structured\"\nratio = 0.2", ""), "--quiet"],
+    );
+    assert_eq!(kept(&again, "1.attn")[..3], ["4", "5", "heads"], "{again}");
+    assert_eq!(kept(&again, "2.ff_context")[..3], ["256", "320", "neurons"], "{again}");
+    assert_eq!(
+        json_of(&folder.join("smaller/transformer/config.json"))["attention_heads_per_block"],
+        json!([8, 4, 4, 4, 4, 8])
+    );
+    told(folder, &["run", &job(folder, "sparse", "small", "pattern = \"2:4\"", ""), "--quiet"]);
+    let sparse = told(folder, &["inspect", "sparse"]);
+    let row = sparse.lines().find(|l| l.starts_with("transformer_blocks.1.ff.net.2 ")).unwrap();
+    assert!(row.contains("128 x 320") && row.ends_with("2:4"), "{row}");
+    // What a masked pipeline no longer uses leaves it when it is pruned to shrink.
+    let none = "pattern = \"structured\"\nratio = 0.0";
+    told(folder, &["run", &job(folder, "unmasked", "masked", none, ""), "--quiet"]);
+    assert_eq!(json_of(&folder.join("unmasked/transformer/config.json")), config);
+}
+
+#[test]
+fn a_budget_is_divided_over_the_blocks_and_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path();
+    let model = pipeline().display().to_string();
+    let sparsity = "pattern = \"structured\"\nbudget = 0.25\n[[sparsity.rules]]\nmatch = \"transformer_blocks.5.*\"\npattern = \"structured\"";
+    let report = told(folder, &["run", &job(folder, "out", &model, sparsity, ""), "--quiet"]);
+    println!("{report}");
+    let record = json_of(&folder.join("out/pruning.json"));
+    let [before, after] = [0, 1].map(|i| record["sizes"]["forward_flops"][i].as_f64().unwrap());
+    let saved = 1.0 - after / before;
+    assert!((0.25..0.26).contains(&saved), "{saved}");
+    let structures = record["structures"].as_array().unwrap();
+    let names: Vec<&str> = structures.iter().map(|s| s["name"].as_str().unwrap()).collect();
+    // Three of four blocks in the middle, and of the last what it has.
+    assert_eq!(names.len(), 4 * 3 + 2, "{names:?}");
+    let shares: Vec<f64> =
+        structures.iter().map(|s| s["kept"].as_f64().unwrap() / s["of"].as_f64().unwrap()).collect();
+    assert!(shares.iter().all(|share| *share >= 0.05));
+    let (least, most) =
+        (shares.iter().copied().fold(1.0, f64::min), shares.iter().copied().fold(0.0, f64::max));
+    assert!(most - least > 0.1, "every block lost the same: {shares:?}");
+
+    let out_of_reach = job(folder, "never", &model, "pattern = \"structured\"\nbudget = 0.9", "");
+    let refused = obsdiff(folder, &["run", &out_of_reach, "--quiet"], &[]);
+    assert_eq!(refused.status.code(), Some(2));
+    let said = text(&refused.stderr);
+    assert!(
+        said.contains("never.toml: sparsity.budget: is 0.9, but the blocks that are pruned can save 0."),
+        "{said}"
+    );
+}
+
+#[test]
+fn the_plan_tells_of_structures() {
+    let dir = tempfile::tempdir().unwrap();
+    let model = pipeline().display().to_string();
+    let plan = told(dir.path(), &["plan", &job(dir.path(), "out", &model, THIRD, "")]);
+    assert!(plan.contains("37.5% of each block's heads and neurons by obs"), "{plan}");
+    // Four blocks of four linears, each with a site and the constant.
+    assert!(
+        plan.lines().any(|l| l.starts_with("all") && l.split_whitespace().nth(2) == Some("16")),
+        "{plan}"
+    );
+    let budget = "pattern = \"structured\"\nbudget = 0.2";
+    let plan = told(dir.path(), &["plan", &job(dir.path(), "out", &model, budget, "")]);
+    assert!(plan.contains("heads and neurons worth 20% of a forward call by obs"), "{plan}");
+    // What each would cost is found out first: by as many calibrations again.
+    let rows: Vec<&str> = plan.lines().filter(|line| line.contains(" (survey) ")).collect();
+    assert!(rows.len() == 2 && plan.lines().any(|line| line.starts_with("4 ")), "{plan}");
+    let too_much = job(dir.path(), "out", &model, "pattern = \"structured\"\nbudget = 0.9", "");
+    let refused = obsdiff(dir.path(), &["plan", &too_much], &[]);
+    let said = text(&refused.stderr);
+    assert!(refused.status.code() == Some(2) && said.contains("sparsity.budget: is 0.9, but"), "{said}");
+}
+
+/// The shipped pipeline around a transformer of this configuration with random weights.
+fn random_pipeline(to: &Path, keys: &Value) {
+    copy(&pipeline(), to);
+    let folder = to.join("transformer");
+    fs::write(folder.join("config.json"), keys.to_string()).unwrap();
+    let config = Sd3Config::read(&folder).unwrap();
+    let mut state = 1u32;
+    let mut next = || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state >> 8) as f32 / (1 << 23) as f32 - 1.0
+    };
+    let mut tensor = |(name, shape): (String, Vec<usize>)| {
+        let scale =
+            if name.ends_with("weight") && shape.len() > 1 { 1.5 / (shape[1] as f32).sqrt() } else { 0.1 };
+        let numbers = (0..shape.iter().product()).map(|_| scale * next()).collect();
+        (name, Tensor::from_vec(numbers, shape, &Device::Cpu).unwrap().to_dtype(DType::BF16).unwrap())
+    };
+    let tensors: HashMap<_, _> = config.shapes().into_iter().map(&mut tensor).collect();
+    candle_core::safetensors::save(&tensors, folder.join("diffusion_pytorch_model.safetensors")).unwrap();
+}
+
+fn keys(heads: usize, head: usize, layers: usize, dual: &[usize]) -> Value {
+    json!({
+        "_class_name": "SD3Transformer2DModel", "attention_head_dim": head, "caption_projection_dim": heads * head,
+        "dual_attention_layers": dual, "in_channels": 4, "joint_attention_dim": 96, "num_attention_heads": heads,
+        "num_layers": layers, "out_channels": 4, "patch_size": 2, "pooled_projection_dim": 96, "pos_embed_max_size": 32,
+        "qk_norm": "rms_norm", "sample_size": 16
+    })
+}
+
+#[test]
+fn a_second_attention_loses_heads_of_its_own() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path();
+    random_pipeline(&folder.join("dense"), &keys(6, 8, 4, &[0, 1]));
+    for (name, method) in [("obs", "obs"), ("l1", "l1")] {
+        let sparsity = format!(
+            "method = {method:?}\npattern = \"structured\"\nratio = 0.5\n[[sparsity.rules]]\nmatch = \"*.attn2.*\"\nratio = 0.2"
+        );
+        let report = told(folder, &["run", &job(folder, name, "dense", &sparsity, ""), "--quiet"]);
+        assert!(report.contains("transformer_blocks.1.attn2"), "{report}");
+        let config = json_of(&folder.join(name).join("transformer/config.json"));
+        assert_eq!(config["attention_heads_per_block"], json!([6, 3, 3, 6]));
+        assert_eq!(config["attention_2_heads_per_block"], json!([5, 5, 0, 0]));
+        assert!(latent_error(folder, "dense", name) > 1e-3);
+    }
+}
+
+/// SD3-medium's widths, 1024 image tokens.
+#[test]
+fn what_goes_from_the_arithmetic_goes_from_the_time() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path();
+    random_pipeline(&folder.join("dense"), &keys(24, 64, 2, &[]));
+    let sparsity = "method = \"l1\"\npattern = \"structured\"\nratio = 0.3\n[[sparsity.rules]]\nmatch = \"*\"\nratio = 0.3\n";
+    let job = job(folder, "small", "dense", sparsity, "");
+    told(folder, &["run", &job, "--quiet", "--set", "evaluation.count=0"]);
+    let compare = [
+        "compare",
+        "dense",
+        "small",
+        "--prompt",
+        "a red circle",
+        "--steps",
+        "1",
+        "--guidance",
+        "1",
+        "--height",
+        "128",
+        "--width",
+        "128",
+        "--max-sequence-length",
+        "24",
+        "--speed",
+        "--quiet",
+    ];
+    let told = told(folder, &compare);
+    println!("{told}");
+    assert!(told.contains("forward call with 1024 image and "), "{told}");
+    let share: f64 =
+        told.lines().last().unwrap().rsplit(": ").next().unwrap().trim_end_matches(" of it").parse().unwrap();
+    assert!(share >= 0.8, "{told}");
+}

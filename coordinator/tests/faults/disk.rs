@@ -1,0 +1,96 @@
+//! A disk that is full where the job keeps its state.
+
+use std::fs;
+use std::path::Path;
+
+use crate::hosts::{Host, available};
+use crate::process::{Process, assert_same_but_for_the_state, setting};
+
+/// Room for the weights of one package of two.
+const SMALL: &str = "6m";
+/// Room for all.
+const LARGE: &str = "64m";
+
+const FULL: &str = "No space left on device";
+
+/// A job whose state is on a small disk, which only its host has.
+struct Setting {
+    host: Host,
+    folder: tempfile::TempDir,
+}
+
+impl Setting {
+    fn new() -> Self {
+        let (host, folder) = (Host::new(), setting(16));
+        let job = folder.path().join("job.toml");
+        let words = fs::read_to_string(&job).unwrap();
+        fs::write(job, format!("{words}state = \"disk/state\"\n")).unwrap();
+        let disk = folder.path().join("disk");
+        fs::create_dir(&disk).unwrap();
+        host.run(&format!("mount -t tmpfs -o size={SMALL} tmpfs {}", disk.display()));
+        Self { host, folder }
+    }
+
+    fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    fn make_room(&self) {
+        let disk = self.folder().join("disk");
+        self.host.run(&format!("mount -o remount,size={LARGE} {}", disk.display()));
+    }
+
+    fn start(&self, args: &[&str]) -> Process {
+        Process::spawn(self.host.command(self.folder(), env!("CARGO_BIN_EXE_obsdiff")).args(args))
+    }
+
+    /// A coordinator, a worker of it, and what is told.
+    fn job(&self) -> (Process, Process, Process) {
+        let mut coordinator = self.start(&["coordinator", "job.toml", "--quiet", "--listen", "127.0.0.1:0"]);
+        let line = coordinator.line(|line| line.starts_with("listening on "));
+        let url = line.expect("it does not listen").replace("listening on ", "http://");
+        let watch = self.start(&["status", &url, "--watch"]);
+        let worker = self.start(&["worker", "--coordinator", &url, "--quiet"]);
+        (coordinator, worker, watch)
+    }
+}
+
+#[test]
+fn a_job_waits_for_room_on_a_full_disk() {
+    if !available() {
+        return;
+    }
+    let setting = Setting::new();
+    let (mut coordinator, mut worker, mut watch) = setting.job();
+    let line = watch.line(|line| line.contains(" failed 1 times: ")).expect("there is room");
+    assert!(line.contains("disk/state") && line.contains(FULL), "{line}");
+    setting.make_room();
+    let (code, said) = coordinator.verdict();
+    assert_eq!(code, Some(0), "{said}");
+    assert!(worker.end().success());
+    assert_same_but_for_the_state(setting.folder());
+}
+
+#[test]
+fn a_disk_that_stays_full_ends_the_job_which_goes_on_when_there_is_room() {
+    if !available() {
+        return;
+    }
+    let setting = Setting::new();
+    let (mut coordinator, mut worker, _) = setting.job();
+    let (code, said) = coordinator.verdict();
+    assert_eq!(code, Some(3), "{said}");
+    let last = said.lines().last().unwrap();
+    assert!(last.starts_with("error: ") && last.contains("disk/state") && last.contains(FULL), "{said}");
+    println!("{last}");
+    assert_eq!(worker.end().code(), Some(3));
+
+    setting.make_room();
+    let (mut coordinator, mut worker, mut watch) = setting.job();
+    let line = watch.line(|line| line.contains(" of 2")).unwrap();
+    assert!(line.contains("package 2 of 2"), "what was committed is lost: {line}");
+    let (code, said) = coordinator.verdict();
+    assert_eq!(code, Some(0), "{said}");
+    assert!(worker.end().success());
+    assert_same_but_for_the_state(setting.folder());
+}

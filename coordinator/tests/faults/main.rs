@@ -1,0 +1,21 @@
+//! Faults that real processes meet: networks cut and healed, slow and lossy ones, stores that fail, full disks, and all sorts of them by
+//! seeds. Whatever happens, the result is that of one undisturbed process.
+#![cfg(feature = "gloo")]
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod cable;
+mod cluster;
+mod cut;
+mod disk;
+mod hosts;
+#[allow(dead_code)]
+#[path = "../../core/tests/simulation/prng.rs"]
+mod prng;
+#[path = "../process/mod.rs"]
+mod process;
+mod random;
+#[path = "../../../worker/tests/store/s3.rs"]
+mod s3;
+mod seeds;
+mod slow;
+mod store;

@@ -1,0 +1,87 @@
+//! A job whose Grams do not fit the worker's memory is refused before any work, with the number of packages that does fit.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::fs;
+use std::path::Path;
+
+use obsdiff::job::Job;
+use obsdiff::run::Inputs;
+use obsdiff_proto::ByteSize;
+
+const ASSETS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/assets");
+
+fn job(folder: &Path, sets: &[&str]) -> Job {
+    let file = folder.join("job.toml");
+    let text = format!(
+        "[model]\npath = {:?}\n[sparsity]\npattern = \"2:4\"\n[calibration]\nprompts = {:?}\ncount = 4\nsteps = 2\n\
+         max_sequence_length = 24\nshard_size = 1\n[output]\npath = {:?}\n",
+        Path::new(ASSETS).join("shapes-sd3"),
+        Path::new(ASSETS).join("shapes-prompts.txt"),
+        folder.join("out"),
+    );
+    fs::write(&file, text).unwrap();
+    Job::load(&file, [], &sets.iter().map(|set| set.to_string()).collect::<Vec<_>>()).unwrap()
+}
+
+/// What a job is refused with on a worker with so much memory.
+fn refused(folder: &Path, sets: &[&str], memory: ByteSize) -> Option<String> {
+    Inputs::open(&job(folder, sets), 1, Some(memory)).err().map(|error| {
+        assert_eq!(error.exit_code(), 2);
+        error.line()
+    })
+}
+
+#[test]
+fn the_smallest_number_of_packages_that_fits_is_named_and_works() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let one = job(folder, &[]);
+    let inputs = Inputs::open(&one, 1, None).unwrap();
+    let peak = inputs.predicted_peak(&one, 1);
+    assert_eq!(refused(folder, &[], peak), None);
+    let mut named = 0;
+    let grams = inputs.described.cost(&one.spec, &inputs.plan).largest_grams();
+    // Less than a sixth holds no unit.
+    for share in [2, 4, 6] {
+        let memory = ByteSize(peak.0 - grams + grams / share);
+        let said = refused(folder, &[], memory).expect("the job fits");
+        assert!(said.contains("job.toml: packages.count: is 1, with which Grams take"), "{said}");
+        let count = said.split("give packages.count = ").nth(1).and_then(|rest| rest.split(' ').next());
+        let count: u32 = count.unwrap().parse().unwrap();
+        assert!(u64::from(count) >= share && count > named, "{said}");
+        named = count;
+        assert_eq!(refused(folder, &[&format!("packages.count={count}")], memory), None);
+        let fewer = refused(folder, &[&format!("packages.count={}", count - 1)], memory).unwrap();
+        assert!(fewer.contains(&format!("packages.count = {count} ")), "{fewer}");
+    }
+}
+
+#[test]
+fn every_worker_of_the_process_needs_room() {
+    let folder = tempfile::tempdir().unwrap();
+    let job = job(folder.path(), &[]);
+    let inputs = Inputs::open(&job, 1, None).unwrap();
+    for workers in [1, 2, 3] {
+        let peak = inputs.predicted_peak(&job, workers);
+        assert!(Inputs::open(&job, workers, Some(peak)).is_ok(), "{workers} workers");
+        assert!(Inputs::open(&job, workers + 1, Some(peak)).is_err(), "{workers} workers");
+        assert!(Inputs::open(&job, workers, Some(ByteSize(peak.0 - 4))).is_err(), "{workers} workers");
+    }
+}
+
+#[test]
+fn a_job_that_no_number_of_packages_makes_fit_is_told_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let said = refused(folder.path(), &[], ByteSize(1 << 20)).unwrap();
+    assert!(said.contains("no number of packages is enough"), "{said}");
+    let said = refused(folder.path(), &["packages.memory=1GiB"], ByteSize(1 << 20)).unwrap();
+    assert!(said.starts_with("--set packages.memory: is 1.0 GiB, with which Grams take"), "{said}");
+}
+
+#[test]
+fn a_job_without_grams_fits() {
+    let folder = tempfile::tempdir().unwrap();
+    let sets = ["sparsity.method=magnitude", "sparsity.refine=0"];
+    assert_eq!(refused(folder.path(), &sets, ByteSize(1)), None);
+    assert!(refused(folder.path(), &sets[..1], ByteSize(1)).is_some());
+}

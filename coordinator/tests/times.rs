@@ -1,0 +1,108 @@
+//! What `plan --workers` says of a job's times is what one and two workers take.
+#![cfg(feature = "gloo")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+mod wide;
+
+use wide::{ASSETS, wide_pipeline};
+
+/// How far a time may be from what was predicted.
+const OFF: f64 = 0.25;
+/// Whatever else the machine does counts too: it is measured again so often.
+const TRIES: usize = 4;
+
+/// Seconds of a package until all shards are held, and from then on until all parts are solved.
+type Times = [f64; 2];
+
+fn start(folder: &Path, args: &[&str]) -> Child {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_obsdiff"));
+    command.args(args).current_dir(folder).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+}
+
+fn job(folder: &Path) {
+    wide_pipeline(&folder.join("wide"));
+    let job = format!(
+        "[model]\npath = \"wide\"\n[sparsity]\npattern = \"unstructured\"\nratio = 0.5\n\
+         [calibration]\nprompts = {:?}\ncount = 16\nsteps = 4\nguidance = 4.0\nmax_sequence_length = 24\n\
+         [packages]\ncount = 2\n[evaluation]\ncount = 0\n[output]\npath = \"out\"\n",
+        Path::new(ASSETS).join("shapes-prompts.txt"),
+    );
+    fs::write(folder.join("job.toml"), job).unwrap();
+}
+
+/// Durations as the command writes them, such as `1 min 5 s`.
+fn durations(text: &str) -> Vec<f64> {
+    let words: Vec<&str> = text.split_whitespace().collect();
+    let (mut found, mut minutes) = (Vec::new(), 0.0);
+    for pair in words.windows(2) {
+        let Ok(number) = pair[0].parse::<f64>() else { continue };
+        match pair[1] {
+            "min" => minutes = number * 60.0,
+            "s" => found.push(std::mem::take(&mut minutes) + number),
+            "ms" => found.push(number / 1e3),
+            _ => {}
+        }
+    }
+    found
+}
+
+fn predicted(folder: &Path, workers: usize) -> Vec<Times> {
+    let workers = workers.to_string();
+    let plan = ["plan", "job.toml", "--workers", &workers, "--bandwidth", "1GB", "--threads", "1"];
+    let output = start(folder, &plan).wait_with_output().unwrap();
+    let plan = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let rows = plan.lines().skip_while(|line| !line.starts_with("Time of ")).skip(3);
+    let times = |row: &str| match durations(row)[..] {
+        [calibrate, reduce, solve, _] => [calibrate, reduce + solve],
+        _ => panic!("not a row of times: {row}\n{plan}"),
+    };
+    rows.take_while(|row| !row.starts_with('-')).map(times).collect()
+}
+
+fn taken(folder: &Path, workers: usize) -> Vec<Times> {
+    let args = ["coordinator", "job.toml", "--listen", "127.0.0.1:0"];
+    let mut coordinator = start(folder, &args);
+    let mut line = String::new();
+    BufReader::new(coordinator.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    let url = format!("http://{}", line.trim().strip_prefix("listening on ").unwrap());
+    let worker = ["worker", "--coordinator", &url, "--quiet", "--threads", "1"];
+    let workers: Vec<_> = (0..workers).map(|_| start(folder, &worker)).collect();
+    for worker in workers {
+        assert!(worker.wait_with_output().unwrap().status.success());
+    }
+    let output = coordinator.wait_with_output().unwrap();
+    assert!(output.status.success());
+    fs::remove_dir_all(folder.join("out")).unwrap();
+    let told = String::from_utf8(output.stderr).unwrap();
+    let of = |phase: &str| -> Vec<f64> {
+        let lines = told.lines().filter(|line| line.starts_with("package ") && line.contains(phase));
+        lines.map(|line| durations(line)[0]).collect()
+    };
+    of(": calibrate: ")
+        .into_iter()
+        .zip(of(": solve: "))
+        .map(|(calibrate, solve)| [calibrate, solve])
+        .collect()
+}
+
+#[test]
+fn a_plan_predicts_the_times_of_one_and_of_two_workers() {
+    let folder = tempfile::tempdir().unwrap();
+    job(folder.path());
+    for workers in [1, 2] {
+        let near = (0..TRIES).any(|_| {
+            let (predicted, taken) = (predicted(folder.path(), workers), taken(folder.path(), workers));
+            println!("{workers} workers: {taken:.2?} s, predicted {predicted:.2?} s");
+            assert_eq!((predicted.len(), taken.len()), (2, 2));
+            let pairs = predicted.iter().flatten().zip(taken.iter().flatten());
+            pairs.into_iter().all(|(predicted, taken)| (predicted / taken - 1.0).abs() <= OFF)
+        });
+        assert!(near, "{workers} workers take other times than predicted, {TRIES} times in a row");
+    }
+}

@@ -1,0 +1,266 @@
+//! What runs on the simulated hosts: the product's coordinator and workers, over simulated connections, on an engine that counts.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use obsdiff::cli::SecurityArgs;
+use obsdiff::clock::Clock;
+use obsdiff::service::{Audience, Driver, Port, Watched};
+use obsdiff_core::{Core, Event, Outcome, Phase};
+use obsdiff_proto::Plan;
+use obsdiff_proto::session::Reason;
+use obsdiff_proto::view::News;
+use obsdiff_proto::wire::v1::WatchRequest;
+use obsdiff_proto::wire::v1::jobs_client::JobsClient;
+use obsdiff_worker::collective::Transport;
+use obsdiff_worker::device::{Desk, FakeEngine, Gate, Moment, Patience, ShelfError, follow_waiting};
+use obsdiff_worker::meeting::Meeting;
+use obsdiff_worker::security::TokenSender;
+use obsdiff_worker::session::{Dial, attend};
+use tokio::runtime::Handle;
+use tokio::sync::{broadcast, mpsc};
+use tokio::time::{Instant, sleep};
+use tokio_stream::wrappers::ReceiverStream;
+use turmoil::net::TcpListener;
+
+use crate::job::{Shape, SlowRecords, Store};
+use crate::mesh::Mesh;
+use crate::prng::Prng;
+use crate::puppet;
+use crate::trace::Trace;
+use crate::wire::{Wire, Wires};
+
+pub(crate) const COORDINATOR: &str = "coordinator";
+pub(crate) const WATCHER: &str = "watcher";
+const PORT: u16 = 7070;
+
+/// How long workers are told that the job is over.
+pub(crate) const LINGER: Duration = Duration::from_secs(4);
+
+/// How patient workers are with each other: less than users', to the benefit of the simulation's length.
+const PATIENCE: Patience = Patience { form: Duration::from_secs(20), silence: Duration::from_secs(15) };
+
+/// What the hosts of a run share, and faults reach.
+#[derive(Clone)]
+pub(crate) struct Stage {
+    pub(crate) seed: u64,
+    pub(crate) shape: Shape,
+    pub(crate) trace: Trace,
+    pub(crate) store: Store,
+    pub(crate) outcome: Arc<Mutex<Option<Outcome>>>,
+    /// What an export wrote.
+    pub(crate) written: Arc<Mutex<Option<Vec<u8>>>>,
+}
+
+impl Stage {
+    pub(crate) fn new(seed: u64, shape: Shape) -> Self {
+        Self {
+            seed,
+            shape,
+            trace: Trace::default(),
+            store: Store::default(),
+            outcome: Arc::default(),
+            written: Arc::default(),
+        }
+    }
+
+    fn chance(&self, of: u64) -> Prng {
+        Prng::new(self.seed.wrapping_mul(1000).wrapping_add(of))
+    }
+}
+
+/// How sockets beyond the machine are opened without certificates.
+fn insecure() -> SecurityArgs {
+    SecurityArgs { tls_cert: None, tls_key: None, tls_ca: None, token_file: None, insecure: true }
+}
+
+/// Runs the coordinator until the job is over.
+pub(crate) async fn coordinate(stage: Stage) -> turmoil::Result {
+    let job = stage.store.begin(&stage.shape);
+    let mut rng = stage.chance(500 + u64::from(job.life));
+    stage
+        .trace
+        .here(COORDINATOR, format_args!("life {} begins, {} packages committed", job.life, job.committed));
+    sleep(Duration::from_millis(rng.within(10..300))).await;
+    let start = Instant::now();
+    let clock: Clock = Arc::new(move || start.elapsed());
+    let records = Box::new(SlowRecords { store: stage.store.clone(), rng: Mutex::new(rng) });
+    let (told, _) = broadcast::channel(16);
+    let shown = Box::new(Shown { trace: stage.trace.clone(), phase: None, told: told.clone() });
+    let (mut driver, handle) = Driver::new(job, records, clock.clone(), shown)?;
+    let watched = Watched {
+        handle: handle.clone(),
+        model: "pipeline".to_owned(),
+        output: "out".to_owned(),
+        clock,
+        told,
+    };
+    let port = Port::check(([0, 0, 0, 0], PORT).into(), &insecure())?;
+    let router = port.router(handle, driver.meeting(), Arc::new(stage.shape.briefing()), watched).await?;
+    let listener = TcpListener::bind(("0.0.0.0", PORT)).await?;
+    let (accepted, incoming) = mpsc::channel(16);
+    tokio::spawn(router.serve_with_incoming(ReceiverStream::new(incoming)));
+    let trace = stage.trace.clone();
+    tokio::spawn(async move {
+        loop {
+            let wire = listener.accept().await.map(|(stream, _)| Wire::new(stream, COORDINATOR, &trace));
+            if accepted.send(wire).await.is_err() {
+                return;
+            }
+        }
+    });
+    let outcome = driver.run().await;
+    stage.trace.here(COORDINATOR, format_args!("ends with {outcome:?}"));
+    *stage.outcome.lock().unwrap() = outcome;
+    driver.linger(LINGER).await;
+    Ok(())
+}
+
+/// Writes down what the coordinator tells, and checks what always holds.
+struct Shown {
+    trace: Trace,
+    phase: Option<Phase>,
+    told: broadcast::Sender<String>,
+}
+
+impl Audience for Shown {
+    fn event(&mut self, event: &Event) {
+        self.trace.here(COORDINATOR, event);
+        // Nobody may be watching.
+        let _ = self.told.send(event.to_string());
+    }
+
+    fn step(&mut self, core: &Core) {
+        core.check(&[]).unwrap();
+        let phase = Some(core.phase());
+        if self.phase != phase {
+            self.phase = phase;
+            self.trace.here(COORDINATOR, format_args!("{phase:?} of {:?}", core.package()));
+        }
+    }
+}
+
+/// Watches the job until it is over, through all lives of its coordinator: what is committed stays committed.
+pub(crate) async fn watch(stage: Stage) -> turmoil::Result {
+    let endpoint = insecure().endpoint(&format!("http://{COORDINATOR}:{PORT}"))?;
+    let connect = Wires::default().connect(WATCHER, &stage.trace);
+    let mut committed = 0;
+    loop {
+        sleep(Duration::from_millis(200)).await;
+        let Ok(channel) = connect(endpoint.clone()).await else { continue };
+        let Ok(news) = JobsClient::new(channel).watch(WatchRequest {}).await else { continue };
+        let mut news = news.into_inner();
+        while let Ok(Some(next)) = news.message().await {
+            let News::Report(report) = News::try_from(next)? else { continue };
+            let view = report.view;
+            if view.committed < committed {
+                return Err(format!("of {committed} committed packages {} are left", view.committed).into());
+            }
+            committed = view.committed;
+            if view.ending.is_some() {
+                stage.trace.here(WATCHER, "sees the end");
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// A worker's host.
+#[derive(Clone)]
+pub(crate) struct Worker {
+    pub(crate) number: u64,
+    pub(crate) stage: Stage,
+    pub(crate) plan: Arc<Plan>,
+    /// When its first process starts.
+    pub(crate) late: Duration,
+    pub(crate) wires: Wires,
+    /// Processes so far.
+    pub(crate) lives: Arc<Mutex<u64>>,
+    /// The desk of the present one.
+    pub(crate) desk: Arc<Mutex<Option<Arc<Desk>>>>,
+}
+
+impl Worker {
+    pub(crate) fn name(&self) -> String {
+        format!("worker-{}", self.number)
+    }
+
+    /// Runs one process after another, until one has done its part.
+    pub(crate) async fn work(self) -> turmoil::Result {
+        let (name, trace) = (self.name(), self.stage.trace.clone());
+        loop {
+            let life = {
+                let mut lives = self.lives.lock().unwrap();
+                *lives += 1;
+                *lives
+            };
+            let mut rng = self.stage.chance(10 * self.number + life * 1_000_003);
+            sleep(if life == 1 { self.late } else { Duration::from_millis(rng.within(10..500)) }).await;
+            trace.here(&name, format_args!("process {life} starts"));
+            let ended = self.process(life, rng).await;
+            trace.here(&name, format_args!("process {life} ends: {ended:?}"));
+            match ended {
+                Ok(Some(Reason::Done)) => return Ok(()),
+                Ok(Some(Reason::Refused | Reason::Protocol)) | Err(_) => {
+                    return Err(format!("{name} gave up: {ended:?}").into());
+                }
+                Ok(_) => {}
+            }
+        }
+    }
+
+    async fn process(&self, life: u64, rng: Prng) -> Result<Option<Reason>, String> {
+        let endpoint = insecure().endpoint(&format!("http://{COORDINATOR}:{PORT}")).unwrap();
+        let meeting = Arc::new(Meeting::new(Handle::current(), endpoint.clone()));
+        let mesh: Arc<dyn Transport> = Arc::new(Mesh { host: self.name(), meeting: meeting.clone() });
+        let instance = u128::from(self.number) << 64 | u128::from(life);
+        let desk = Desk::new(instance, 1000, mesh, PATIENCE);
+        *self.desk.lock().unwrap() = Some(desk.clone());
+        self.start_device(desk.clone(), rng);
+        let dial = Dial {
+            endpoint,
+            connect: self.wires.connect(&self.name(), &self.stage.trace),
+            token: TokenSender(None),
+            meeting: Some(meeting),
+        };
+        let ended = attend(&desk, &dial, &mut |_| Ok(())).await;
+        ended.map(|dismissed| dismissed.map(|dismissed| dismissed.reason)).map_err(|error| error.to_string())
+    }
+
+    fn start_device(&self, desk: Arc<Desk>, rng: Prng) {
+        let shelf = Arc::new(self.stage.store.shelf.clone());
+        let mut engine =
+            FakeEngine::new(self.plan.clone(), shelf, self.stage.written.clone(), self.gate(rng));
+        puppet::start(move || {
+            follow_waiting(&desk, &mut engine, &mut |version| {
+                let desk = desk.clone();
+                puppet::wait(async move { desk.changed(version).await });
+            });
+        });
+    }
+
+    /// Lets work take its time, and fail while the store does.
+    fn gate(&self, rng: Prng) -> Gate {
+        let rng = Mutex::new(rng);
+        let (name, trace, store) = (self.name(), self.stage.trace.clone(), self.stage.store.clone());
+        Arc::new(move |moment| {
+            let within = |range| rng.lock().unwrap().within(range);
+            let (wait, stores) = match moment {
+                Moment::Shard(_) => (within(100..1200), false),
+                Moment::Reduce(_) => (within(1..100), false),
+                Moment::Solve(_) => (within(10..300), true),
+                Moment::Apply(_) => (within(10..100), true),
+                Moment::Export => (within(10..200), true),
+            };
+            let (name, trace) = (name.clone(), trace.clone());
+            puppet::wait(async move {
+                sleep(Duration::from_millis(wait)).await;
+                trace.here(&name, format_args!("{moment:?}"));
+            });
+            match store.check() {
+                Err(error) if stores => Err(ShelfError::Failed(error).into()),
+                _ => Ok(()),
+            }
+        })
+    }
+}

@@ -1,0 +1,177 @@
+//! Jobs of the simulation, and the store that outlives its coordinators.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use obsdiff::service::Records;
+use obsdiff_core::{Exponents, Job, Manifest, Options};
+use obsdiff_proto::message::PartId;
+use obsdiff_proto::session::Briefing;
+use obsdiff_proto::{
+    Inventory, JobSpec, Linear, LinearId, LinearTarget, Package, PackageId, Plan, Shard, ShardId, Site,
+    SiteId, Stream, Target,
+};
+use obsdiff_worker::device::{MemoryShelf, Shelf};
+use tokio::time::sleep;
+
+use crate::prng::Prng;
+
+/// How large a job is; jobs of one shape have one result.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Shape {
+    packages: u32,
+    shards: u32,
+    /// Sites are split by rows.
+    split: bool,
+}
+
+impl Shape {
+    pub(crate) fn draw(rng: &mut Prng) -> Self {
+        Self { packages: rng.within(1..4) as u32, shards: rng.within(3..8) as u32, split: rng.once_in(3) }
+    }
+
+    /// Packages of two sites of two linears each.
+    fn inventory(&self) -> Inventory {
+        let site = |i: u32| Site {
+            name: format!("l{}", 2 * i),
+            width: 4,
+            stream: Stream::Image,
+            linears: vec![LinearId(2 * i), LinearId(2 * i + 1)],
+        };
+        let linear = |i: u32| Linear { name: format!("l{i}"), rows: 8, site: SiteId(i / 2) };
+        Inventory {
+            parameters: 0,
+            units: Vec::new(),
+            sites: (0..2 * self.packages).map(site).collect(),
+            linears: (0..4 * self.packages).map(linear).collect(),
+            structures: Vec::new(),
+        }
+    }
+
+    pub(crate) fn plan(&self) -> Plan {
+        let target = |i: u32| LinearTarget { linear: LinearId(i), target: Target::NToM { n: 2, m: 4 } };
+        let package = |i: u32| Package {
+            id: PackageId(i),
+            units: 0..0,
+            sites: vec![SiteId(2 * i), SiteId(2 * i + 1)],
+            linears: (4 * i..4 * i + 4).map(target).collect(),
+            survey: false,
+        };
+        let shard = |i: u32| Shard { id: ShardId(i), prompts: 4 * i..4 * i + 4 };
+        Plan {
+            packages: (0..self.packages).map(package).collect(),
+            shards: (0..self.shards).map(shard).collect(),
+            budget: None,
+        }
+    }
+
+    /// What workers are told.
+    pub(crate) fn briefing(&self) -> Briefing {
+        let spec = serde_json::json!({
+            "model": { "path": "pipeline" },
+            "sparsity": { "pattern": "2:4" },
+            "calibration": { "prompts": "prompts.txt" },
+            "output": { "path": "out" },
+        });
+        let spec: JobSpec = serde_json::from_value(spec).unwrap();
+        let (inventory, plan) = (self.inventory(), self.plan());
+        Briefing { spec, inventory, plan, inputs: Vec::new(), store: "memory".to_owned() }
+    }
+}
+
+/// The weights of a package's parts.
+pub(crate) type Weights = BTreeMap<PartId, Vec<u8>>;
+
+/// A job's store. Clones are the same one.
+#[derive(Clone, Default)]
+pub(crate) struct Store {
+    pub(crate) shelf: MemoryShelf,
+    saved: Arc<Mutex<Saved>>,
+}
+
+#[derive(Default)]
+struct Saved {
+    lives: u32,
+    committed: u32,
+    exponents: Option<Exponents>,
+    down: bool,
+}
+
+impl Store {
+    /// The job as far as it is, for its next coordinator.
+    pub(crate) fn begin(&self, shape: &Shape) -> Job {
+        let mut saved = self.saved.lock().unwrap();
+        let life = saved.lives;
+        saved.lives += 1;
+        // A part has 4 rows of the 16 of a site.
+        let split_above = shape.split.then_some(4 * 4 * (4 + 4));
+        Job {
+            inventory: Arc::new(shape.inventory()),
+            plan: Arc::new(shape.plan()),
+            committed: saved.committed,
+            exponents: saved.exponents.clone(),
+            life,
+            options: Options { split_above, ..Options::default() },
+        }
+    }
+
+    /// Whether it fails for now.
+    pub(crate) fn fail(&self, down: bool) {
+        self.saved.lock().unwrap().down = down;
+    }
+
+    pub(crate) fn check(&self) -> Result<(), String> {
+        if self.saved.lock().unwrap().down { Err("the store is away".to_owned()) } else { Ok(()) }
+    }
+
+    /// All that is committed.
+    pub(crate) fn committed(&self) -> Vec<Weights> {
+        let packages = self.saved.lock().unwrap().committed;
+        let weights = |package| {
+            let parts = self.shelf.manifest(PackageId(package)).unwrap();
+            parts.iter().map(|(part, receipt)| (*part, self.shelf.get(receipt).unwrap().to_vec())).collect()
+        };
+        (0..packages).map(weights).collect()
+    }
+}
+
+/// The store, as the coordinator writes it: slowly, and at times in vain.
+pub(crate) struct SlowRecords {
+    pub(crate) store: Store,
+    pub(crate) rng: Mutex<Prng>,
+}
+
+impl SlowRecords {
+    async fn wait(&self) {
+        let wait = self.rng.lock().unwrap().within(1..80);
+        sleep(Duration::from_millis(wait)).await;
+    }
+}
+
+#[tonic::async_trait]
+impl Records for SlowRecords {
+    async fn commit(&self, manifest: &Manifest) -> Result<(), String> {
+        self.wait().await;
+        let before = self.store.check();
+        if before.is_err() && self.rng.lock().unwrap().once_in(2) {
+            return before;
+        }
+        self.store.shelf.commit(manifest.package, manifest.parts.clone());
+        {
+            let mut saved = self.store.saved.lock().unwrap();
+            saved.committed = saved.committed.max(manifest.package.0 + 1);
+            saved.exponents.get_or_insert_with(|| manifest.exponents.clone());
+        }
+        // What is durable by now may still be told as a failure.
+        self.wait().await;
+        self.store.check().and(before)
+    }
+
+    async fn save(&self, exponents: &Exponents) -> Result<(), String> {
+        self.wait().await;
+        self.store.check()?;
+        self.store.saved.lock().unwrap().exponents = Some(exponents.clone());
+        Ok(())
+    }
+}

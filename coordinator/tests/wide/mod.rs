@@ -1,0 +1,48 @@
+//! A pipeline whose transformer is wide enough that its arithmetic and memory are more than what surrounds them.
+#![allow(missing_docs, unreachable_pub)]
+
+use std::fs;
+use std::path::Path;
+
+use candle_core::{DType, Device, Tensor};
+use obsdiff_engine::pipeline::PipelineFolder;
+
+pub const ASSETS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/assets");
+
+/// The shipped pipeline with a wider transformer of random weights, in f16.
+pub fn wide_pipeline(folder: &Path) {
+    copy(&Path::new(ASSETS).join("shapes-sd3"), folder);
+    let config = folder.join("transformer/config.json");
+    let mut values: serde_json::Value = serde_json::from_slice(&fs::read(&config).unwrap()).unwrap();
+    for (key, value) in [
+        ("num_layers", 2),
+        ("attention_head_dim", 64),
+        ("num_attention_heads", 12),
+        ("caption_projection_dim", 768),
+    ] {
+        values[key] = value.into();
+    }
+    fs::write(&config, values.to_string()).unwrap();
+    let pipeline = PipelineFolder::open(folder).unwrap();
+    let tensors = pipeline.transformer_config().shapes().into_iter().map(|(name, shape)| {
+        let count = shape.iter().product::<usize>() as u64;
+        let noise =
+            |i: u64| ((i.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40) as f32 / (1 << 24) as f32 - 0.5) * 0.1;
+        let values = Tensor::from_vec((0..count).map(noise).collect(), shape, &Device::Cpu).unwrap();
+        (name, values.to_dtype(DType::F16).unwrap())
+    });
+    let file = folder.join("transformer/diffusion_pytorch_model.safetensors");
+    candle_core::safetensors::save(&tensors.collect(), file).unwrap();
+}
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let to = to.join(entry.file_name());
+        match entry.metadata().unwrap().is_dir() {
+            true => copy(&entry.path(), &to),
+            false => drop(fs::copy(entry.path(), to).unwrap()),
+        }
+    }
+}

@@ -1,0 +1,123 @@
+//! One worker's session with the coordinator: what is said before, around and after commands and statuses.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::message::{Command, Hello, Status};
+use crate::{InputDigest, Inventory, JobSpec, Plan, WorkerId};
+
+/// What this release speaks. It grows with every change that an older release would misunderstand.
+pub const PROTOCOL: u32 = 1;
+
+/// What a worker says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum WorkerEvent {
+    /// First of all, and once.
+    Hello(Box<Hello>),
+    /// After every change, and at least once in every heartbeat interval.
+    Status(Box<Status>),
+}
+
+/// What the coordinator says.
+#[derive(Clone, Debug, PartialEq)]
+pub enum CoordinatorEvent {
+    /// First of all, and once: the worker is taken.
+    Welcome(Box<Welcome>),
+    /// Something to do.
+    Command(Command),
+    /// Last of all: the session is over.
+    Dismissed(Dismissed),
+    /// Nothing, but the coordinator is there.
+    Heartbeat,
+}
+
+/// The answer to [`Hello`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct Welcome {
+    /// The worker's number.
+    pub worker: WorkerId,
+    /// How often each side wants to hear of the other; whole milliseconds.
+    pub heartbeat: Duration,
+    /// The job.
+    pub briefing: Arc<Briefing>,
+}
+
+/// The job, as every worker needs it: nothing else has to be given to a worker that finds the model where the coordinator does.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Briefing {
+    /// What is asked.
+    pub spec: JobSpec,
+    /// What can be pruned.
+    pub inventory: Inventory,
+    /// What is pruned.
+    pub plan: Plan,
+    /// The model's files: a worker whose own differ takes no part.
+    pub inputs: Vec<InputDigest>,
+    /// URL of the store that holds prompts and pruned weights.
+    pub store: String,
+}
+
+/// Why a session is over.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Dismissed {
+    /// For the worker's process.
+    pub reason: Reason,
+    /// For people.
+    pub words: String,
+}
+
+/// What a worker makes of the end of its session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Reason {
+    /// Not heard of for too long.
+    Silent,
+    /// Busy without progress for too long.
+    Stalled,
+    /// The same process opened another session.
+    Replaced,
+    /// It asked to leave, and may.
+    Drained,
+    /// It said what cannot be.
+    Refused,
+    /// It fails where others do not.
+    Useless,
+    /// The job is done.
+    Done,
+    /// The job was cancelled.
+    Cancelled,
+    /// The job failed.
+    Failed,
+    /// It speaks another protocol.
+    Protocol,
+    /// The coordinator stops, and will be back.
+    Restarting,
+}
+
+impl Reason {
+    /// All of them.
+    pub const ALL: [Self; 11] = [
+        Self::Silent,
+        Self::Stalled,
+        Self::Replaced,
+        Self::Drained,
+        Self::Refused,
+        Self::Useless,
+        Self::Done,
+        Self::Cancelled,
+        Self::Failed,
+        Self::Protocol,
+        Self::Restarting,
+    ];
+
+    /// Whether the same process should open another session.
+    pub fn may_return(self) -> bool {
+        matches!(self, Self::Silent | Self::Stalled | Self::Restarting)
+    }
+}
+
+impl fmt::Display for Dismissed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.words)
+    }
+}

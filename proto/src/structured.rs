@@ -1,0 +1,224 @@
+//! What only structured pruning has: its keys in the job file, and what of a model can go as a whole.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{JobError, JobSpec, LinearId, Method, Pattern};
+
+/// How attention heads and neurons are scored.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum HeadScore {
+    /// By the error that removing it brings, one at a time.
+    #[default]
+    Exact,
+    /// As the published code does: heads by the diagonal of a Cholesky factor, streams merged by reciprocal rank fusion, neurons in
+    /// chunks.
+    ObsDiff,
+}
+
+/// What becomes of heads and neurons that went.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Layout {
+    /// Tensors become smaller, and the configuration says how small.
+    #[default]
+    Shrunk,
+    /// Tensors keep their shapes, with zeros: for loaders that know nothing of it.
+    Masked,
+}
+
+/// Share of a feed-forward network's neurons that stays in any case.
+const LEAST_NEURONS: f64 = 0.05;
+
+/// Parts of a module that are alike and can go as a whole: the heads of an attention, or the neurons of a feed-forward network.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Structure {
+    /// The diffusers module path, such as `transformer_blocks.3.attn` or `transformer_blocks.3.ff_context`.
+    pub name: String,
+    /// Index of the transformer block.
+    pub block: u32,
+    /// Features of one part: those of a head, or 1 for a neuron.
+    pub size: usize,
+    /// How many parts there are.
+    pub count: usize,
+    /// The linears that read the parts, one for each stream: part i is columns i * size.. of each.
+    pub outputs: Vec<LinearId>,
+    /// The linears that make the parts: part i is rows i * size.. of each.
+    pub inputs: Vec<LinearId>,
+}
+
+impl Structure {
+    /// Whether its parts are attention heads.
+    pub fn is_attention(&self) -> bool {
+        self.size > 1 || self.inputs.len() > 1
+    }
+
+    /// Parts that a budget leaves in any case: one head, or a twentieth of the neurons.
+    pub fn least(&self) -> usize {
+        match self.is_attention() {
+            true => 1,
+            false => ((LEAST_NEURONS * self.count as f64).ceil() as usize).max(1),
+        }
+    }
+}
+
+impl JobSpec {
+    /// Checks the keys that structured pruning has or has not.
+    pub(crate) fn validate_structured(&self) -> Result<(), JobError> {
+        let refuse = |key: &str, problem: String| Err(JobError::new(key, problem));
+        let s = &self.sparsity;
+        let structured = s.pattern == Pattern::Structured;
+        for (i, rule) in s.rules.iter().enumerate() {
+            if rule.pattern.is_some_and(|pattern| (pattern == Pattern::Structured) != structured) {
+                let problem = "mixes \"structured\" with another pattern: prune in two jobs, the second on the first's output";
+                return refuse(&format!("sparsity.rules[{i}].pattern"), problem.to_owned());
+            }
+            if rule.ratio.is_some() && s.budget.is_some() {
+                let key = format!("sparsity.rules[{i}].ratio");
+                return refuse(&key, "is decided by sparsity.budget: leave one of the two out".to_owned());
+            }
+        }
+        if !structured {
+            let only = "is for sparsity.pattern = \"structured\": leave it out".to_owned();
+            return match () {
+                () if s.method == Method::L1 => refuse(
+                    "sparsity.method",
+                    "is \"l1\", which removes heads and neurons: it needs sparsity.pattern = \"structured\""
+                        .to_owned(),
+                ),
+                () if s.budget.is_some() => refuse("sparsity.budget", only),
+                () if s.head_score != HeadScore::Exact => refuse("sparsity.head_score", only),
+                () if !s.fold_bias => refuse("sparsity.fold_bias", only),
+                () if self.output.layout != Layout::Shrunk => refuse("output.layout", only),
+                () => Ok(()),
+            };
+        }
+        if !matches!(s.method, Method::Obs | Method::L1) {
+            let problem =
+                "knows no heads and neurons: with sparsity.pattern = \"structured\" it is \"obs\" or \"l1\"";
+            return refuse("sparsity.method", problem.to_owned());
+        }
+        match (s.ratio, s.budget) {
+            (None, None) => refuse(
+                "sparsity.ratio",
+                "is missing: a structured pattern needs a ratio or a budget".to_owned(),
+            ),
+            (Some(_), Some(_)) => {
+                refuse("sparsity.budget", "excludes sparsity.ratio: give one of the two".to_owned())
+            }
+            (_, Some(b)) if !(b > 0.0 && b < 1.0) => {
+                refuse("sparsity.budget", format!("is {b}, but a budget lies between 0 and 1"))
+            }
+            (_, Some(_)) if s.method == Method::L1 => refuse(
+                "sparsity.budget",
+                "ranks by errors, which only sparsity.method = \"obs\" knows".to_owned(),
+            ),
+            _ => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Rule, Target, Targets};
+
+    fn job(sparsity: &str, output: &str) -> JobSpec {
+        toml::from_str(&format!(
+            "[model]\npath = \"m\"\n[sparsity]\n{sparsity}\n[calibration]\nprompts = \"p.txt\"\n[output]\npath = \"o\"\n{output}"
+        ))
+        .unwrap()
+    }
+
+    #[test]
+    fn its_keys_have_their_defaults() {
+        let spec = job("pattern = \"structured\"\nratio = 0.3", "");
+        assert_eq!(spec.validate(), Ok(()));
+        assert_eq!(
+            (spec.sparsity.head_score, spec.sparsity.fold_bias, spec.output.layout),
+            (HeadScore::Exact, true, Layout::Shrunk)
+        );
+        let spec = job(
+            "pattern = \"structured\"\nbudget = 0.25\nhead_score = \"obs-diff\"\nfold_bias = false",
+            "layout = \"masked\"",
+        );
+        assert_eq!(spec.validate(), Ok(()));
+        assert_eq!(Targets::new(&spec.sparsity).unwrap().otherwise(), Target::Structured { ratio: None });
+    }
+
+    #[test]
+    fn what_does_not_go_together_is_refused_by_key() {
+        for (sparsity, output, key, said) in [
+            ("pattern = \"structured\"", "", "sparsity.ratio", "needs a ratio or a budget"),
+            ("pattern = \"structured\"\nratio = 0.3\nbudget = 0.2", "", "sparsity.budget", "excludes"),
+            ("pattern = \"structured\"\nbudget = 1.0", "", "sparsity.budget", "between 0 and 1"),
+            ("pattern = \"structured\"\nratio = 1.5", "", "sparsity.ratio", "within 0..1"),
+            (
+                "pattern = \"structured\"\nratio = 0.3\nmethod = \"wanda\"",
+                "",
+                "sparsity.method",
+                "\"obs\" or \"l1\"",
+            ),
+            (
+                "pattern = \"structured\"\nbudget = 0.3\nmethod = \"l1\"",
+                "",
+                "sparsity.budget",
+                "only sparsity.method",
+            ),
+            ("pattern = \"2:4\"\nmethod = \"l1\"", "", "sparsity.method", "needs sparsity.pattern"),
+            ("pattern = \"2:4\"\nbudget = 0.3", "", "sparsity.budget", "leave it out"),
+            ("pattern = \"2:4\"\nhead_score = \"obs-diff\"", "", "sparsity.head_score", "leave it out"),
+            ("pattern = \"2:4\"\nfold_bias = false", "", "sparsity.fold_bias", "leave it out"),
+            ("pattern = \"2:4\"", "layout = \"masked\"", "output.layout", "leave it out"),
+        ] {
+            let error = job(sparsity, output).validate().unwrap_err();
+            assert!(error.key == key && error.problem.contains(said), "{sparsity}: {error}");
+        }
+    }
+
+    #[test]
+    fn something_is_left_everywhere() {
+        let structure = |size, count, inputs: &[u32]| Structure {
+            name: String::new(),
+            block: 0,
+            size,
+            count,
+            outputs: vec![LinearId(9)],
+            inputs: inputs.iter().map(|id| LinearId(*id)).collect(),
+        };
+        assert_eq!(structure(64, 24, &[0, 1, 2]).least(), 1);
+        let neurons = |count| structure(1, count, &[0]).least();
+        assert_eq!([neurons(6144), neurons(512), neurons(20), neurons(3)], [308, 26, 1, 1]);
+    }
+
+    #[test]
+    fn rules_are_of_the_same_kind() {
+        let rule = |pattern, ratio| Rule { matches: "*.ff.*".into(), skip: false, pattern, ratio };
+        let with = |sparsity: &str, rule: Rule| {
+            let mut spec = job(sparsity, "");
+            spec.sparsity.rules = vec![rule];
+            spec
+        };
+        let structured = "pattern = \"structured\"\nratio = 0.3";
+        let target = |spec: &JobSpec| Targets::new(&spec.sparsity).unwrap().by_rule("a.ff.net.2");
+        let own = with(structured, rule(None, Some(0.1)));
+        assert_eq!(own.validate(), Ok(()));
+        assert_eq!(target(&own), Some(Some(Target::Structured { ratio: Some(0.1) })));
+        let as_all = with(structured, rule(Some(Pattern::Structured), None));
+        assert_eq!(as_all.validate(), Ok(()));
+        assert_eq!(target(&as_all), Some(Some(Target::Structured { ratio: Some(0.3) })));
+        let key = |spec: JobSpec| spec.validate().unwrap_err().key;
+        assert_eq!(
+            key(with(structured, rule(Some(Pattern::NToM { n: 2, m: 4 }), None))),
+            "sparsity.rules[0].pattern"
+        );
+        assert_eq!(
+            key(with("pattern = \"2:4\"", rule(Some(Pattern::Structured), Some(0.3)))),
+            "sparsity.rules[0].pattern"
+        );
+        assert_eq!(
+            key(with("pattern = \"structured\"\nbudget = 0.3", rule(None, Some(0.3)))),
+            "sparsity.rules[0].ratio"
+        );
+    }
+}

@@ -1,0 +1,131 @@
+//! What a user sees of a job.
+
+use std::fmt;
+use std::time::Duration;
+
+use crate::{Epoch, PackageId, WorkerId};
+
+/// What a coordinator says of itself and its job.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JobReport {
+    /// The coordinator's release.
+    pub release: String,
+    /// The pipeline that is pruned.
+    pub model: String,
+    /// Where the pruned one goes.
+    pub output: String,
+    /// Since this coordinator started; whole milliseconds.
+    pub elapsed: Duration,
+    /// Where the job stands.
+    pub view: View,
+}
+
+/// What those who watch a job hear of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum News {
+    /// Where it stands.
+    Report(Box<JobReport>),
+    /// Something that happened, in words.
+    Told(String),
+}
+
+/// Where a job stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct View {
+    /// What is being done.
+    pub phase: Phase,
+    /// Packages planned.
+    pub packages: usize,
+    /// Packages committed.
+    pub committed: u32,
+    /// The package being pruned.
+    pub package: Option<PackageId>,
+    /// Shards of a package.
+    pub shards: usize,
+    /// Shards in some worker's sums.
+    pub held: usize,
+    /// Parts of the open package.
+    pub parts: usize,
+    /// Parts whose weights are in the store.
+    pub solved: usize,
+    /// The epoch of the open group.
+    pub epoch: Option<Epoch>,
+    /// Workers, by id.
+    pub workers: Vec<WorkerView>,
+    /// How the job ended.
+    pub ending: Option<Ending>,
+}
+
+/// Where a worker stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WorkerView {
+    /// The worker.
+    pub worker: WorkerId,
+    /// Packages applied.
+    pub applied: u32,
+    /// Shards leased to it.
+    pub leased: usize,
+    /// Shards in its sums.
+    pub held: usize,
+    /// How long a shard takes it.
+    pub pace: Option<Duration>,
+    /// It is about to leave.
+    pub draining: bool,
+}
+
+/// What a job is busy with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Finding exponents.
+    Pilot,
+    /// Shards are run.
+    Calibrate,
+    /// A group forms, and Grams go to their owners.
+    Reduce,
+    /// Parts are solved.
+    Solve,
+    /// The manifest is on its way to the store.
+    Commit,
+    /// No worker has applied the committed weights yet.
+    Apply,
+    /// The pipeline is written.
+    Export,
+    /// Nothing: the job is over.
+    Over,
+}
+
+/// How a job ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// The pruned pipeline is written.
+    Done,
+    /// A user stopped it.
+    Cancelled,
+    /// It could not go on, for this reason; it can be resumed.
+    Failed(String),
+}
+
+impl fmt::Display for Phase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Pilot => "pilot",
+            Self::Calibrate => "calibrate",
+            Self::Reduce => "reduce",
+            Self::Solve => "solve",
+            Self::Commit => "commit",
+            Self::Apply => "apply",
+            Self::Export => "export",
+            Self::Over => "over",
+        })
+    }
+}
+
+impl fmt::Display for Ending {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Done => f.write_str("done"),
+            Self::Cancelled => f.write_str("cancelled"),
+            Self::Failed(why) => f.write_str(why),
+        }
+    }
+}

@@ -1,0 +1,139 @@
+//! The briefing: specification, inventory and plan as JSON, each with its digest.
+
+use bytes::Bytes;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::field::{each, inner, required, text};
+use super::{LONGEST_NAME, MOST_INPUTS, MOST_SHARDS, MOST_SITES, Problem, Result, WireError, v1};
+use crate::session::Briefing;
+use crate::{Digest, InputDigest, Inventory, JobSpec, Plan, Structure};
+
+impl From<&Briefing> for v1::Briefing {
+    fn from(briefing: &Briefing) -> Self {
+        Self {
+            spec: Some(document(&briefing.spec)),
+            inventory: Some(document(&briefing.inventory)),
+            plan: Some(document(&briefing.plan)),
+            inputs: briefing.inputs.iter().map(Into::into).collect(),
+            store: briefing.store.clone(),
+        }
+    }
+}
+
+impl TryFrom<v1::Briefing> for Briefing {
+    type Error = WireError;
+
+    fn try_from(briefing: v1::Briefing) -> Result<Self> {
+        let spec: JobSpec = content("spec", briefing.spec)?;
+        spec.validate().map_err(|e| WireError::new("spec", Problem::Content(e.to_string())))?;
+        let inventory: Inventory = content("inventory", briefing.inventory)?;
+        check_inventory(&inventory).map_err(|e| WireError::new("inventory", Problem::Content(e)))?;
+        let plan: Plan = content("plan", briefing.plan)?;
+        check_plan(&plan, &inventory).map_err(|e| WireError::new("plan", Problem::Content(e)))?;
+        let inputs = each("inputs", briefing.inputs, MOST_INPUTS)?;
+        let store = text("store", briefing.store, LONGEST_NAME)?;
+        Ok(Self { spec, inventory, plan, inputs, store })
+    }
+}
+
+impl From<&InputDigest> for v1::Input {
+    fn from(input: &InputDigest) -> Self {
+        // A digest that is none becomes an empty one, which no reader takes.
+        let digest = input.sha256.parse::<Digest>().map(|d| Bytes::copy_from_slice(&d.0));
+        Self { path: input.path.clone(), sha256: digest.unwrap_or_default() }
+    }
+}
+
+impl TryFrom<v1::Input> for InputDigest {
+    type Error = WireError;
+
+    fn try_from(input: v1::Input) -> Result<Self> {
+        let path = text("path", input.path, LONGEST_NAME)?;
+        Ok(Self { path, sha256: inner::<_, Digest>("sha256", Some(input.sha256))?.to_string() })
+    }
+}
+
+impl TryFrom<Bytes> for Digest {
+    type Error = WireError;
+
+    fn try_from(bytes: Bytes) -> Result<Self> {
+        let found = bytes.len().to_string();
+        let wrong = |_| WireError::new("length", Problem::Range { found, wanted: "32".to_owned() });
+        bytes.as_ref().try_into().map(Self).map_err(wrong)
+    }
+}
+
+/// These words have no key that is not text and no number that is not finite, so that they can always be written.
+fn document(words: &impl Serialize) -> v1::Document {
+    let content = Bytes::from(serde_json::to_vec(words).unwrap_or_default());
+    let sha256 = Bytes::copy_from_slice(&Digest::of(&content).0);
+    v1::Document { content, sha256 }
+}
+
+fn content<T: DeserializeOwned>(field: &str, document: Option<v1::Document>) -> Result<T> {
+    let v1::Document { content, sha256 } = required(field, document)?;
+    let said: Digest = inner("sha256", Some(sha256)).map_err(|e| e.within(field))?;
+    let found = Digest::of(&content);
+    let wrong = |problem| WireError::new(field, Problem::Content(problem));
+    if found != said {
+        return Err(wrong(format!("has the digest {found}, but {said} is said")));
+    }
+    serde_json::from_slice(&content).map_err(|e| wrong(format!("cannot be read: {e}")))
+}
+
+/// Whether every id that an inventory names is one of its own.
+fn check_inventory(inventory: &Inventory) -> std::result::Result<(), String> {
+    let (sites, linears) = (inventory.sites.len(), inventory.linears.len());
+    if sites.max(linears).max(inventory.units.len()) > MOST_SITES {
+        return Err(format!("has more than {MOST_SITES} sites, linears or units"));
+    }
+    let named = inventory.units.iter().flat_map(|unit| &unit.sites);
+    let read = inventory.linears.iter().map(|linear| &linear.site);
+    if let Some(site) = named.chain(read).find(|site| site.0 as usize >= sites) {
+        return Err(format!("names site {site} of {sites}"));
+    }
+    let readers = inventory.sites.iter().flat_map(|site| &site.linears);
+    let parts = inventory.structures.iter().flat_map(|s| s.outputs.iter().chain(&s.inputs));
+    if let Some(linear) = readers.chain(parts).find(|linear| linear.0 as usize >= linears) {
+        return Err(format!("names linear {linear} of {linears}"));
+    }
+    let empty = |s: &&Structure| s.count == 0 || s.size == 0 || s.outputs.is_empty();
+    match inventory.structures.iter().find(empty) {
+        Some(structure) => Err(format!("has nothing in structure {}", structure.name)),
+        None => Ok(()),
+    }
+}
+
+/// Whether a plan is one for this inventory.
+fn check_plan(plan: &Plan, inventory: &Inventory) -> std::result::Result<(), String> {
+    if plan.packages.len() > MOST_SITES || plan.shards.len() > MOST_SHARDS {
+        return Err(format!("has more than {MOST_SITES} packages or {MOST_SHARDS} shards"));
+    }
+    let (sites, linears, units) = (inventory.sites.len(), inventory.linears.len(), inventory.units.len());
+    for (at, package) in plan.packages.iter().enumerate() {
+        let wrong = |what: String| Err(format!("package {at} {what}"));
+        if package.id.0 as usize != at {
+            return wrong(format!("is numbered {}", package.id));
+        }
+        if package.units.start > package.units.end || package.units.end > units {
+            return wrong(format!("covers units {:?} of {units}", package.units));
+        }
+        if let Some(site) = package.sites.iter().find(|site| site.0 as usize >= sites) {
+            return wrong(format!("names site {site} of {sites}"));
+        }
+        if let Some(target) = package.linears.iter().find(|t| t.linear.0 as usize >= linears) {
+            return wrong(format!("names linear {} of {linears}", target.linear));
+        }
+    }
+    let structures = inventory.structures.len();
+    if let Some(budget) = plan.budget.as_ref().filter(|budget| budget.part_flops.len() != structures) {
+        return Err(format!("has a budget for {} structures of {structures}", budget.part_flops.len()));
+    }
+    for (at, shard) in plan.shards.iter().enumerate() {
+        if shard.id.0 as usize != at || shard.prompts.is_empty() {
+            return Err(format!("shard {at} is numbered {}, with prompts {:?}", shard.id, shard.prompts));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,59 @@
+//! gRPC: the messages and services of `obsdiff.v1`, and the way between them and the words of this crate.
+//!
+//! A message becomes a word by `TryFrom`, a word a message by `From<&_>`. Reading never panics, bounds every count and length, and
+//! refuses what is missing or out of range by the field's name. Words for people are clipped when they are written, so that what
+//! one side may say the other side can read.
+
+mod briefing;
+mod command;
+mod error;
+mod field;
+mod jobs;
+mod order;
+mod rendezvous;
+mod session;
+mod status;
+
+/// The generated messages, clients and servers.
+#[allow(missing_docs, unreachable_pub, clippy::all)]
+pub mod v1 {
+    tonic::include_proto!("obsdiff.v1");
+}
+
+pub use error::{Problem, Side, WireError};
+pub use rendezvous::{Put, Wait};
+
+/// What a server shows to those who ask what it serves.
+pub const FILE_DESCRIPTOR_SET: &[u8] = tonic::include_file_descriptor_set!("obsdiff_v1");
+
+/// The largest message that either side takes. Weights travel elsewhere.
+pub const MESSAGE_LIMIT: usize = 4 << 20;
+
+/// Metadata of a session's request: how its worker reaches others. Without it the worker works alone.
+pub const REACH: &str = "obsdiff-reach";
+/// [`REACH`] of a worker that joins groups of several processes by the rendezvous.
+pub const REACH_NETWORK: &str = "network";
+
+/// Shards of a package.
+pub const MOST_SHARDS: usize = 1 << 20;
+/// Sites, linears, parts and packages of a model.
+pub const MOST_SITES: usize = 1 << 16;
+/// Workers of a job.
+pub const MOST_WORKERS: usize = 1 << 14;
+/// Input files of a job.
+pub const MOST_INPUTS: usize = 1 << 12;
+/// Bytes of words for people.
+pub const LONGEST_WORDS: usize = 4 << 10;
+/// Bytes of what a manifest says of a part.
+pub const LONGEST_RECEIPT: usize = 64 << 10;
+/// Bytes of a path, a URL or a name.
+pub const LONGEST_NAME: usize = 4 << 10;
+/// Bytes of a rendezvous's key.
+pub const LONGEST_KEY: usize = 256;
+/// Bytes of a rendezvous's value.
+pub const LONGEST_VALUE: usize = 1 << 20;
+/// Exponents lie in -1100..=1100: beyond, no f64 is left.
+pub const LARGEST_EXPONENT: i32 = 1100;
+
+/// A message that does not say what it must.
+pub type Result<T> = std::result::Result<T, WireError>;

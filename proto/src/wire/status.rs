@@ -1,0 +1,166 @@
+//! Statuses: all that a worker knows of its own work.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::field::{
+    ascending, clipped, each, exponent, exponents, exponents_out, inner, keyed, nanos, optional, required,
+    text, words,
+};
+use super::{LONGEST_RECEIPT, MOST_SHARDS, MOST_SITES, Problem, Result, WireError, v1};
+use crate::message::{
+    Fault, GroupStatus, Order, PartId, Receipt, Solved, Stage, Status, Sums, Tally, Trouble,
+};
+use crate::{Epoch, PackageId, ShardId, SiteId};
+
+impl From<&Status> for v1::Status {
+    fn from(status: &Status) -> Self {
+        let solved = |(part, solved): (&PartId, &Solved)| v1::Solved {
+            part: Some((*part).into()),
+            exponents: exponents_out(&solved.exponents),
+            receipt: solved.receipt.0.to_string(),
+        };
+        Self {
+            progress: status.progress,
+            applied: status.applied,
+            sums: Some((&status.sums).into()),
+            pace_nanos: status.pace.map(nanos),
+            group: status.group.as_ref().map(Into::into),
+            pilot: status.pilot.as_ref().map(|e| v1::Exponents { exponents: exponents_out(e) }),
+            solved: status.solved.iter().map(solved).collect(),
+            exported: status.exported,
+            trouble: status.trouble.as_ref().map(Into::into),
+            in_hand: status.in_hand.iter().map(Into::into).collect(),
+            draining: status.draining,
+        }
+    }
+}
+
+impl TryFrom<v1::Status> for Status {
+    type Error = WireError;
+
+    fn try_from(status: v1::Status) -> Result<Self> {
+        let pilot = status.pilot.map(|pilot| exponents("pilot", pilot.exponents).map(Arc::new));
+        let solved = each::<_, SolvedEntry>("solved", status.solved, MOST_SITES)?;
+        let in_hand = each::<_, Order>("in_hand", status.in_hand, MOST_SHARDS)?;
+        Ok(Self {
+            progress: status.progress,
+            applied: status.applied,
+            sums: inner("sums", status.sums)?,
+            pace: status.pace_nanos.map(Duration::from_nanos),
+            group: optional("group", status.group)?,
+            pilot: pilot.transpose()?,
+            solved: keyed("solved", solved.into_iter().map(|s| s.0).collect())?,
+            exported: status.exported,
+            trouble: optional("trouble", status.trouble)?,
+            in_hand: ascending("in_hand", in_hand.into_iter(), MOST_SHARDS)?,
+            draining: status.draining,
+        })
+    }
+}
+
+impl From<&Sums> for v1::Sums {
+    fn from(sums: &Sums) -> Self {
+        Self {
+            tally: sums.tally.0,
+            package: sums.package.map(|p| p.0),
+            held: sums.held.iter().map(|s| s.0).collect(),
+            spoiled: sums.spoiled,
+        }
+    }
+}
+
+impl TryFrom<v1::Sums> for Sums {
+    type Error = WireError;
+
+    fn try_from(sums: v1::Sums) -> Result<Self> {
+        Ok(Self {
+            tally: Tally(sums.tally),
+            package: sums.package.map(PackageId),
+            held: ascending("held", sums.held.into_iter().map(ShardId), MOST_SHARDS)?,
+            spoiled: sums.spoiled,
+        })
+    }
+}
+
+impl From<&GroupStatus> for v1::GroupStatus {
+    fn from(group: &GroupStatus) -> Self {
+        use v1::group_status::Stage as S;
+        let (stage, failure) = match &group.stage {
+            Stage::Forming => (S::Forming, String::new()),
+            Stage::Formed => (S::Formed, String::new()),
+            Stage::Reduced => (S::Reduced, String::new()),
+            Stage::Failed(why) => (S::Failed, clipped(why)),
+            Stage::Aborted => (S::Aborted, String::new()),
+        };
+        Self {
+            epoch: group.epoch.0,
+            stage: stage.into(),
+            failure,
+            received: group.received.iter().map(|s| s.0).collect(),
+        }
+    }
+}
+
+impl TryFrom<v1::GroupStatus> for GroupStatus {
+    type Error = WireError;
+
+    fn try_from(group: v1::GroupStatus) -> Result<Self> {
+        use v1::group_status::Stage as S;
+        let stage = match group.stage() {
+            S::Unspecified => return Err(WireError::new("stage", Problem::Missing)),
+            S::Forming => Stage::Forming,
+            S::Formed => Stage::Formed,
+            S::Reduced => Stage::Reduced,
+            S::Failed => Stage::Failed(words("failure", group.failure)?),
+            S::Aborted => Stage::Aborted,
+        };
+        Ok(Self {
+            epoch: Epoch(group.epoch),
+            stage,
+            received: ascending("received", group.received.into_iter().map(SiteId), MOST_SITES)?,
+        })
+    }
+}
+
+/// An entry of [`Status::solved`].
+struct SolvedEntry((PartId, Solved));
+
+impl TryFrom<v1::Solved> for SolvedEntry {
+    type Error = WireError;
+
+    fn try_from(solved: v1::Solved) -> Result<Self> {
+        let part = inner("part", solved.part)?;
+        let exponents = exponents("exponents", solved.exponents)?;
+        let receipt = Receipt(text("receipt", solved.receipt, LONGEST_RECEIPT)?.into());
+        Ok(Self((part, Solved { exponents, receipt })))
+    }
+}
+
+impl From<&Trouble> for v1::Trouble {
+    fn from(trouble: &Trouble) -> Self {
+        use v1::trouble::{Fault as F, Overflow};
+        let fault = match &trouble.fault {
+            Fault::Overflow { site, exponent } => F::Overflow(Overflow { site: site.0, exponent: *exponent }),
+            Fault::Transient(error) => F::Transient(clipped(error)),
+            Fault::Fatal(error) => F::Fatal(clipped(error)),
+        };
+        Self { serial: trouble.serial, order: Some((&trouble.order).into()), fault: Some(fault) }
+    }
+}
+
+impl TryFrom<v1::Trouble> for Trouble {
+    type Error = WireError;
+
+    fn try_from(trouble: v1::Trouble) -> Result<Self> {
+        use v1::trouble::Fault as F;
+        let fault = match required("fault", trouble.fault)? {
+            F::Overflow(o) => {
+                Fault::Overflow { site: SiteId(o.site), exponent: exponent("overflow.exponent", o.exponent)? }
+            }
+            F::Transient(error) => Fault::Transient(words("transient", error)?),
+            F::Fatal(error) => Fault::Fatal(words("fatal", error)?),
+        };
+        Ok(Self { serial: trouble.serial, order: inner("order", trouble.order)?, fault })
+    }
+}

@@ -1,0 +1,109 @@
+//! Bytes that nobody meant: messages of the corpus with a few of their bytes changed, and noise. Reading them ends in a word or in
+//! an error, never in a panic; and a word that was read is one that can be said.
+//!
+//! The corpus are messages of protocol 1 as this release first wrote them: they must be read as long as it is spoken.
+
+use std::fmt::Debug;
+use std::fs;
+use std::panic::catch_unwind;
+use std::path::{Path, PathBuf};
+
+use obsdiff_proto::session::{CoordinatorEvent, WorkerEvent};
+use obsdiff_proto::view::{JobReport, News};
+use obsdiff_proto::wire::{Put, Wait, WireError, v1};
+use prost::Message;
+
+use crate::mutate::Prng;
+
+/// Changed messages for each kind of message.
+const ROUNDS: usize = 20_000;
+
+/// What became of some bytes.
+#[derive(Debug, PartialEq, Eq)]
+enum Heard {
+    /// They are no message.
+    Noise,
+    /// The message was refused.
+    Refused,
+    /// The message was taken.
+    Taken,
+}
+
+type Target = (&'static str, fn(&[u8]) -> Heard);
+
+const TARGETS: [Target; 7] = [
+    ("worker_event", hear::<v1::WorkerEvent, WorkerEvent>),
+    ("coordinator_event", hear::<v1::CoordinatorEvent, CoordinatorEvent>),
+    ("job", hear::<v1::Job, JobReport>),
+    ("news", hear::<v1::WatchResponse, News>),
+    ("put", hear::<v1::PutRequest, Put>),
+    ("wait", hear::<v1::WaitRequest, Wait>),
+    ("value", hear_value),
+];
+
+fn hear<M, W>(bytes: &[u8]) -> Heard
+where
+    M: Message + Default + for<'a> From<&'a W>,
+    W: TryFrom<M, Error = WireError> + PartialEq + Debug,
+{
+    let Ok(message) = M::decode(bytes) else { return Heard::Noise };
+    let word = match W::try_from(message) {
+        Ok(word) => word,
+        Err(error) => {
+            assert!(!error.to_string().is_empty());
+            return Heard::Refused;
+        }
+    };
+    let said = M::from(&word).encode_to_vec();
+    assert_eq!(W::try_from(M::decode(said.as_slice()).unwrap()), Ok(word));
+    Heard::Taken
+}
+
+fn hear_value(bytes: &[u8]) -> Heard {
+    match v1::WaitResponse::decode(bytes).map(v1::WaitResponse::into_value) {
+        Err(_) => Heard::Noise,
+        Ok(Err(_)) => Heard::Refused,
+        Ok(Ok(_)) => Heard::Taken,
+    }
+}
+
+/// The corpus of a kind of message, by file name.
+fn corpus(name: &str) -> Vec<(PathBuf, Vec<u8>)> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/wire/corpus").join(name);
+    let mut files: Vec<_> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.sort();
+    files.into_iter().map(|path| (path.clone(), fs::read(path).unwrap())).collect()
+}
+
+#[test]
+fn the_corpus_is_heard() {
+    for (name, hear) in TARGETS {
+        let corpus = corpus(name);
+        assert!(corpus.len() >= 3, "{name}");
+        for (path, bytes) in corpus {
+            assert_eq!(hear(&bytes), Heard::Taken, "{}", path.display());
+        }
+    }
+}
+
+#[test]
+fn changed_messages_and_noise_never_panic() {
+    for (at, (name, hear)) in TARGETS.into_iter().enumerate() {
+        let corpus: Vec<_> = corpus(name).into_iter().map(|(_, bytes)| bytes).collect();
+        let mut prng = Prng(at as u64);
+        let mut counts = [0; 3];
+        for round in 0..ROUNDS {
+            let bytes = match round % 8 {
+                0 => (0..prng.below(200)).map(|_| prng.next() as u8).collect(),
+                _ => prng.changed(&corpus),
+            };
+            let heard = catch_unwind(|| hear(&bytes));
+            let heard = heard.unwrap_or_else(|_| panic!("{name}: round {round}: {bytes:02x?}"));
+            counts[heard as usize] += 1;
+        }
+        println!("{name}: {counts:?} noise, refused, taken");
+        // Changes are small enough that many messages pass, and large enough that many do not.
+        assert!(counts[0] > ROUNDS / 20 && counts[2] > ROUNDS / 20, "{name}: {counts:?}");
+        assert!(counts[1] > ROUNDS / 50 || name == "value", "{name}: {counts:?}");
+    }
+}

@@ -1,0 +1,92 @@
+//! The wire: what one side says the other side hears, and nothing else passes.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+mod fuzz;
+mod mutate;
+mod refused;
+mod strategies;
+
+use std::time::Duration;
+
+use obsdiff_proto::message::{Fault, Order, Status, Trouble};
+use obsdiff_proto::session::{CoordinatorEvent, WorkerEvent};
+use obsdiff_proto::view::{JobReport, News};
+use obsdiff_proto::wire::{FILE_DESCRIPTOR_SET, LONGEST_VALUE, LONGEST_WORDS, Put, Wait, v1};
+use obsdiff_proto::{Epoch, WorkerId};
+use proptest::prelude::*;
+use prost::Message;
+use prost::bytes::Bytes;
+
+/// Through bytes and back.
+fn sent<M: Message + Default>(message: &M) -> M {
+    M::decode(message.encode_to_vec().as_slice()).unwrap()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 500, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_worker_is_heard(event in strategies::worker_event()) {
+        let message = sent(&v1::WorkerEvent::from(&event));
+        prop_assert_eq!(WorkerEvent::try_from(message), Ok(event));
+    }
+
+    #[test]
+    fn the_coordinator_is_heard(event in strategies::coordinator_event()) {
+        let message = sent(&v1::CoordinatorEvent::from(&event));
+        prop_assert_eq!(CoordinatorEvent::try_from(message), Ok(event));
+    }
+
+    #[test]
+    fn a_job_is_seen_as_it_is(report in strategies::report()) {
+        let message = sent(&v1::Job::from(&report));
+        prop_assert_eq!(JobReport::try_from(message), Ok(report));
+    }
+
+    #[test]
+    fn news_arrive(news in strategies::news()) {
+        let message = sent(&v1::WatchResponse::from(&news));
+        prop_assert_eq!(News::try_from(message), Ok(news));
+    }
+
+    #[test]
+    fn peers_find_each_other(
+        (worker, epoch, millis) in any::<(u64, u64, u64)>(),
+        key in "\\PC{1,60}",
+        value in prop::collection::vec(any::<u8>(), 0..300),
+    ) {
+        let (worker, epoch) = (WorkerId(worker), Epoch(epoch));
+        let put = Put { worker, epoch, key: key.clone(), value: value.into() };
+        prop_assert_eq!(Put::try_from(sent(&v1::PutRequest::from(&put))), Ok(put));
+        let wait = Wait { worker, epoch, key, timeout: Duration::from_millis(millis) };
+        prop_assert_eq!(Wait::try_from(sent(&v1::WaitRequest::from(&wait))), Ok(wait));
+    }
+}
+
+#[test]
+fn a_value_has_a_limit() {
+    let response = |len| v1::WaitResponse { value: Bytes::from(vec![7; len]) };
+    assert_eq!(response(LONGEST_VALUE).into_value().unwrap().len(), LONGEST_VALUE);
+    let error = response(LONGEST_VALUE + 1).into_value().unwrap_err().to_string();
+    assert_eq!(error, "value: has 1048577 bytes, but at most 1048576 are taken");
+}
+
+#[test]
+fn long_words_are_cut_between_characters() {
+    let fault = Fault::Fatal("ä€".repeat(LONGEST_WORDS));
+    let status =
+        Status { trouble: Some(Trouble { serial: 1, order: Order::Pilot, fault }), ..Status::default() };
+    let heard = Status::try_from(sent(&v1::Status::from(&status))).unwrap();
+    let Some(Trouble { fault: Fault::Fatal(words), .. }) = heard.trouble else {
+        panic!("{:?}", heard.trouble)
+    };
+    assert!("ä€".repeat(LONGEST_WORDS).starts_with(&words) && words.len() > LONGEST_WORDS - 4);
+}
+
+#[test]
+fn the_descriptors_name_every_service() {
+    let text = String::from_utf8_lossy(FILE_DESCRIPTOR_SET);
+    for service in ["Session", "Jobs", "Rendezvous"] {
+        assert!(text.contains(service), "{service}");
+    }
+}

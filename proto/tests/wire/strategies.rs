@@ -1,0 +1,373 @@
+//! Every word that can be said, drawn at random.
+
+use std::collections::BTreeSet;
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+
+use obsdiff_proto::message::{
+    Command, Exponents, Fault, Group, GroupStatus, Hello, Opening, Order, Part, PartId, Receipt, Reduction,
+    Slice, Solved, Stage, Status, Sums, Tally, Trouble,
+};
+use obsdiff_proto::session::{Briefing, CoordinatorEvent, Dismissed, Reason, Welcome, WorkerEvent};
+use obsdiff_proto::view::{Ending, JobReport, News, Phase, View, WorkerView};
+use obsdiff_proto::{
+    CalibrationSpec, Digest, Epoch, EvaluationSpec, HeadScore, HessianSpec, InputDigest, Inventory, JobSpec,
+    Layout, Linear, LinearId, LinearTarget, Method, ModelSpec, OutputSpec, Package, PackageId, PackagesSpec,
+    Pattern, Plan, Shard, ShardId, Site, SiteId, SparsitySpec, Stream, Target, Unit, UnitKind, WorkerId,
+};
+use proptest::collection::{btree_map, btree_set, vec};
+use proptest::option;
+use proptest::prelude::*;
+use proptest::sample::select;
+
+/// Small numbers that often meet each other, and any number.
+fn number() -> impl Strategy<Value = u64> {
+    prop_oneof![4 => 0u64..6, 1 => any::<u64>()]
+}
+
+fn small() -> impl Strategy<Value = u32> {
+    prop_oneof![4 => 0u32..6, 1 => any::<u32>()]
+}
+
+fn words() -> impl Strategy<Value = String> {
+    "\\PC{0,40}"
+}
+
+fn exponent() -> impl Strategy<Value = i32> {
+    prop_oneof![Just(12), -1100i32..=1100]
+}
+
+fn exponents() -> impl Strategy<Value = Exponents> {
+    btree_map(small().prop_map(SiteId), exponent(), 0..4)
+}
+
+fn tally() -> impl Strategy<Value = Tally> {
+    number().prop_map(Tally)
+}
+
+fn epoch() -> impl Strategy<Value = Epoch> {
+    number().prop_map(Epoch)
+}
+
+fn shard() -> impl Strategy<Value = ShardId> {
+    small().prop_map(ShardId)
+}
+
+fn shards() -> impl Strategy<Value = BTreeSet<ShardId>> {
+    btree_set(shard(), 0..6)
+}
+
+fn worker() -> impl Strategy<Value = WorkerId> {
+    number().prop_map(WorkerId)
+}
+
+fn part_id() -> impl Strategy<Value = PartId> {
+    (small(), small()).prop_map(|(site, index)| PartId { site: SiteId(site), index })
+}
+
+pub(crate) fn order() -> impl Strategy<Value = Order> {
+    prop_oneof![
+        epoch().prop_map(|epoch| Order::Abort { epoch }),
+        small().prop_map(|packages| Order::Apply { packages }),
+        tally().prop_map(|tally| Order::Discard { tally }),
+        Just(Order::Pilot),
+        (tally(), shard()).prop_map(|(tally, shard)| Order::Calibrate { tally, shard }),
+        epoch().prop_map(|epoch| Order::Form { epoch }),
+        epoch().prop_map(|epoch| Order::Reduce { epoch }),
+        (epoch(), part_id()).prop_map(|(epoch, part)| Order::Solve { epoch, part }),
+        Just(Order::Export),
+    ]
+}
+
+fn part() -> impl Strategy<Value = Part> {
+    let rows = (0u32..u32::MAX, any::<u32>()).prop_map(|(start, n)| {
+        let end = start.saturating_add(n).max(start + 1);
+        start as usize..end as usize
+    });
+    let slice = (small(), rows).prop_map(|(linear, rows)| Slice { linear: LinearId(linear), rows });
+    let sites = vec(small().prop_map(SiteId), 0..3);
+    (part_id(), sites, vec(slice, 0..4), number()).prop_map(|(id, sites, slices, cost)| Part {
+        id,
+        sites,
+        slices,
+        cost,
+    })
+}
+
+fn group() -> impl Strategy<Value = Group> {
+    let reduction =
+        (small(), vec(worker(), 0..3)).prop_map(|(site, roots)| Reduction { site: SiteId(site), roots });
+    let owners = btree_map(part_id(), worker(), 0..4);
+    (epoch(), small(), btree_set(worker(), 0..5), vec(reduction, 0..4), owners).prop_map(
+        |(epoch, package, members, reductions, owners)| Group {
+            epoch,
+            package: PackageId(package),
+            members: members.into_iter().collect(),
+            reductions,
+            owners,
+        },
+    )
+}
+
+pub(crate) fn command() -> impl Strategy<Value = Command> {
+    let opening = (small(), exponents())
+        .prop_map(|(package, exponents)| Arc::new(Opening { package: PackageId(package), exponents }));
+    prop_oneof![
+        epoch().prop_map(|epoch| Command::Abort { epoch }),
+        small().prop_map(|packages| Command::Apply { packages }),
+        tally().prop_map(|tally| Command::Discard { tally }),
+        shard().prop_map(|shard| Command::Pilot { shard }),
+        (tally(), shard(), opening).prop_map(|(tally, shard, opening)| Command::Calibrate {
+            tally,
+            shard,
+            opening
+        }),
+        (tally(), shards(), group()).prop_map(|(tally, holds, group)| Command::Form {
+            tally,
+            holds: Arc::new(holds),
+            group: Arc::new(group)
+        }),
+        epoch().prop_map(|epoch| Command::Reduce { epoch }),
+        (epoch(), part()).prop_map(|(epoch, part)| Command::Solve { epoch, part: Arc::new(part) }),
+        Just(Command::Export),
+    ]
+}
+
+fn group_status() -> impl Strategy<Value = GroupStatus> {
+    let stage = prop_oneof![
+        Just(Stage::Forming),
+        Just(Stage::Formed),
+        Just(Stage::Reduced),
+        words().prop_map(Stage::Failed),
+        Just(Stage::Aborted),
+    ];
+    (epoch(), stage, btree_set(small().prop_map(SiteId), 0..4))
+        .prop_map(|(epoch, stage, received)| GroupStatus { epoch, stage, received })
+}
+
+fn trouble() -> impl Strategy<Value = Trouble> {
+    let fault = prop_oneof![
+        (small(), exponent()).prop_map(|(site, exponent)| Fault::Overflow { site: SiteId(site), exponent }),
+        words().prop_map(Fault::Transient),
+        words().prop_map(Fault::Fatal),
+    ];
+    (number(), order(), fault).prop_map(|(serial, order, fault)| Trouble { serial, order, fault })
+}
+
+fn solved() -> impl Strategy<Value = Solved> {
+    (exponents(), words()).prop_map(|(exponents, r)| Solved { exponents, receipt: Receipt(r.into()) })
+}
+
+pub(crate) fn status() -> impl Strategy<Value = Status> {
+    let sums = (tally(), option::of(small().prop_map(PackageId)), shards(), any::<bool>())
+        .prop_map(|(tally, package, held, spoiled)| Sums { tally, package, held, spoiled });
+    let pace = option::of(any::<u64>().prop_map(Duration::from_nanos));
+    let work = (sums, pace, option::of(group_status()), option::of(exponents().prop_map(Arc::new)));
+    let done = (btree_map(part_id(), solved(), 0..4), option::of(trouble()), btree_set(order(), 0..5));
+    (work, done, (number(), small(), any::<bool>(), any::<bool>())).prop_map(
+        |(
+            (sums, pace, group, pilot),
+            (solved, trouble, in_hand),
+            (progress, applied, exported, draining),
+        )| {
+            Status {
+                progress,
+                applied,
+                sums,
+                pace,
+                group,
+                pilot,
+                solved,
+                exported,
+                trouble,
+                in_hand,
+                draining,
+            }
+        },
+    )
+}
+
+pub(crate) fn hello() -> impl Strategy<Value = Hello> {
+    (any::<u128>(), number(), exponents(), status()).prop_map(|(instance, speed, exponents, status)| Hello {
+        instance,
+        speed,
+        exponents,
+        status,
+    })
+}
+
+pub(crate) fn worker_event() -> impl Strategy<Value = WorkerEvent> {
+    prop_oneof![
+        hello().prop_map(|hello| WorkerEvent::Hello(Box::new(hello))),
+        status().prop_map(|status| WorkerEvent::Status(Box::new(status))),
+    ]
+}
+
+fn share() -> impl Strategy<Value = f64> {
+    prop_oneof![Just(0.5), 0.0f64..=1.0]
+}
+
+fn spec() -> impl Strategy<Value = JobSpec> {
+    let ratio = share();
+    let method = select(vec![Method::Obs, Method::Magnitude, Method::Wanda]);
+    let plain = |(method, ratio, refine)| SparsitySpec {
+        method,
+        pattern: Pattern::Unstructured,
+        ratio: Some(ratio),
+        refine,
+        budget: None,
+        head_score: HeadScore::Exact,
+        fold_bias: true,
+        rules: Vec::new(),
+    };
+    let structured = move |(sparsity, fold_bias)| SparsitySpec {
+        method: Method::Obs,
+        pattern: Pattern::Structured,
+        head_score: HeadScore::ObsDiff,
+        fold_bias,
+        ..plain(sparsity)
+    };
+    let sparsity = (method, ratio, 0u32..9).boxed();
+    let sparsity =
+        prop_oneof![sparsity.clone().prop_map(plain), (sparsity, any::<bool>()).prop_map(structured)];
+    let calibration =
+        (words(), 1u32..9, 0.0f64..100.0, any::<u64>()).prop_map(|(prompts, count, guidance, seed)| {
+            CalibrationSpec {
+                prompts,
+                column: None,
+                count,
+                steps: 2,
+                guidance,
+                height: None,
+                width: Some(64),
+                max_sequence_length: 7,
+                seed,
+                shard_size: 2,
+            }
+        });
+    let hessian = (1e-9f64..1.0).prop_map(|damping| HessianSpec { damping, ..HessianSpec::default() });
+    (words(), sparsity, calibration, hessian).prop_map(|(path, sparsity, calibration, hessian)| JobSpec {
+        model: ModelSpec { path, dtype: Default::default() },
+        sparsity,
+        calibration,
+        hessian,
+        packages: PackagesSpec::default(),
+        evaluation: EvaluationSpec::default(),
+        output: OutputSpec { path: "out".to_owned(), link: false, state: None, layout: Layout::Shrunk },
+    })
+}
+
+/// A model of units with a site each, a linear each; its plan prunes each unit in a package of its own.
+fn model() -> impl Strategy<Value = (Inventory, Plan)> {
+    vec((words(), 1usize..5000, 1usize..5000, share()), 1..5).prop_map(|units| {
+        let mut inventory = Inventory {
+            parameters: 7,
+            units: Vec::new(),
+            sites: Vec::new(),
+            linears: Vec::new(),
+            structures: Vec::new(),
+        };
+        let mut plan = Plan { packages: Vec::new(), shards: Vec::new(), budget: None };
+        for (i, (name, width, rows, ratio)) in (0u32..).zip(units) {
+            let at = i as usize;
+            let (site, linear) = (SiteId(i), LinearId(i));
+            inventory.units.push(Unit { block: i, kind: UnitKind::FfnInputs, sites: vec![site] });
+            inventory.sites.push(Site {
+                name: name.clone(),
+                width,
+                stream: Stream::Text,
+                linears: vec![linear],
+            });
+            inventory.linears.push(Linear { name, rows, site });
+            let target = LinearTarget { linear, target: Target::Unstructured { ratio } };
+            let units: Range<usize> = at..at + 1;
+            plan.packages.push(Package {
+                id: PackageId(i),
+                units,
+                sites: vec![site],
+                linears: vec![target],
+                survey: false,
+            });
+            plan.shards.push(Shard { id: ShardId(i), prompts: i..i + 1 });
+        }
+        (inventory, plan)
+    })
+}
+
+pub(crate) fn briefing() -> impl Strategy<Value = Briefing> {
+    let input =
+        words().prop_map(|path| InputDigest { sha256: Digest::of(path.as_bytes()).to_string(), path });
+    (spec(), model(), vec(input, 0..3), words()).prop_map(|(spec, (inventory, plan), inputs, store)| {
+        Briefing { spec, inventory, plan, inputs, store }
+    })
+}
+
+pub(crate) fn dismissed() -> impl Strategy<Value = Dismissed> {
+    (select(Reason::ALL.as_slice()), words()).prop_map(|(reason, words)| Dismissed { reason, words })
+}
+
+pub(crate) fn coordinator_event() -> impl Strategy<Value = CoordinatorEvent> {
+    let welcome = (worker(), 1u32.., briefing()).prop_map(|(worker, millis, briefing)| {
+        let heartbeat = Duration::from_millis(millis.into());
+        CoordinatorEvent::Welcome(Box::new(Welcome { worker, heartbeat, briefing: Arc::new(briefing) }))
+    });
+    prop_oneof![
+        1 => welcome,
+        3 => command().prop_map(CoordinatorEvent::Command),
+        1 => dismissed().prop_map(CoordinatorEvent::Dismissed),
+        1 => Just(CoordinatorEvent::Heartbeat),
+    ]
+}
+
+fn ending() -> impl Strategy<Value = Ending> {
+    prop_oneof![Just(Ending::Done), Just(Ending::Cancelled), words().prop_map(Ending::Failed)]
+}
+
+fn worker_view() -> impl Strategy<Value = WorkerView> {
+    let pace = option::of(any::<u64>().prop_map(Duration::from_nanos));
+    (worker(), small(), any::<usize>(), any::<usize>(), pace, any::<bool>()).prop_map(
+        |(worker, applied, leased, held, pace, draining)| WorkerView {
+            worker,
+            applied,
+            leased,
+            held,
+            pace,
+            draining,
+        },
+    )
+}
+
+fn view() -> impl Strategy<Value = View> {
+    use Phase::{Apply, Calibrate, Commit, Export, Over, Pilot, Reduce, Solve};
+    let phase = select(vec![Pilot, Calibrate, Reduce, Solve, Commit, Apply, Export, Over]);
+    let counts = (any::<usize>(), small(), any::<usize>(), any::<usize>(), any::<usize>(), any::<usize>());
+    let rest = (option::of(small()), option::of(epoch()), vec(worker_view(), 0..4), option::of(ending()));
+    (phase, counts, rest).prop_map(
+        |(phase, (packages, committed, shards, held, parts, solved), (package, epoch, workers, ending))| {
+            View {
+                phase,
+                packages,
+                committed,
+                package: package.map(PackageId),
+                shards,
+                held,
+                parts,
+                solved,
+                epoch,
+                workers,
+                ending,
+            }
+        },
+    )
+}
+
+pub(crate) fn report() -> impl Strategy<Value = JobReport> {
+    (words(), words(), words(), any::<u64>(), view()).prop_map(|(release, model, output, millis, view)| {
+        JobReport { release, model, output, elapsed: Duration::from_millis(millis), view }
+    })
+}
+
+pub(crate) fn news() -> impl Strategy<Value = News> {
+    prop_oneof![report().prop_map(|r| News::Report(Box::new(r))), words().prop_map(News::Told)]
+}

@@ -1,0 +1,44 @@
+//! What structured pruning costs on the shipped pipeline: final latents against the dense model's on prompts held out from calibration.
+//! The second-order method has to beat the L1 norm, and biases that take over the means have to help.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod common;
+
+use common::{assets, job_file, run_job};
+
+/// The error of the pipeline pruned by one method.
+fn error(method: &str, ratio: f64, further: &[&str]) -> f64 {
+    let folder = tempfile::tempdir().unwrap();
+    let file = job_file(folder.path(), &assets().join("shapes-prompts.txt"), "out");
+    let heldout = format!("evaluation.prompts={}", assets().join("shapes-heldout.txt").display());
+    let (method, ratio) = (format!("sparsity.method={method}"), format!("sparsity.ratio={ratio}"));
+    let sets = [
+        "sparsity.pattern=structured",
+        &method,
+        &ratio,
+        &heldout,
+        "evaluation.count=32",
+        "calibration.count=40",
+    ];
+    let held_out = run_job(&file, &[&sets[..], further].concat()).unwrap().held_out.unwrap();
+    assert_eq!(held_out.per_prompt.len(), 32);
+    held_out.relative
+}
+
+#[test]
+fn obs_beats_the_l1_norm_at_every_ratio_and_by_half_at_30_percent() {
+    for ratio in [0.15, 0.2, 0.25, 0.3] {
+        let [obs, l1] = ["obs", "l1"].map(|method| error(method, ratio, &[]));
+        println!("{}% of heads and neurons: obs {obs:.4}, l1 {l1:.4}, {:.2} times", ratio * 100.0, l1 / obs);
+        assert!(0.0 < obs && obs < l1);
+        assert!(ratio < 0.3 || 2.0 * obs <= l1);
+    }
+}
+
+#[test]
+fn biases_that_take_over_the_means_lower_the_error() {
+    let [folded, left] =
+        ["true", "false"].map(|fold| error("obs", 0.3, &[&format!("sparsity.fold_bias={fold}")]));
+    println!("30% of heads and neurons: biases folded {folded:.4}, left {left:.4}");
+    assert!(folded < left);
+}

@@ -1,0 +1,101 @@
+"""A Stable Diffusion 3 transformer whose blocks have kept different numbers of heads and neurons. Written by obsdiff.
+
+    from diffusers import AutoModel, StableDiffusion3Pipeline
+
+    transformer = AutoModel.from_pretrained("PIPELINE/transformer", trust_remote_code=True)
+    pipeline = StableDiffusion3Pipeline.from_pretrained("PIPELINE", transformer=transformer)
+
+`load_pruned_transformer("PIPELINE/transformer")` of this file does the same as the first line, without remote code.
+"""
+
+import os
+
+from diffusers import SD3Transformer2DModel
+from diffusers.configuration_utils import register_to_config
+from torch import nn
+
+
+class PrunedSD3Transformer2DModel(SD3Transformer2DModel):
+    """diffusers' transformer with smaller linears: the lists hold a number for every block, 0 where it has no such module."""
+
+    @register_to_config
+    def __init__(
+        self,
+        sample_size=128,
+        patch_size=2,
+        in_channels=16,
+        num_layers=18,
+        attention_head_dim=64,
+        num_attention_heads=18,
+        joint_attention_dim=4096,
+        caption_projection_dim=1152,
+        pooled_projection_dim=2048,
+        out_channels=16,
+        pos_embed_max_size=96,
+        dual_attention_layers=(),
+        qk_norm=None,
+        attention_heads_per_block=None,
+        attention_2_heads_per_block=None,
+        ffn_width_per_block=None,
+        ffn_context_width_per_block=None,
+    ):
+        super().__init__(
+            sample_size=sample_size,
+            patch_size=patch_size,
+            in_channels=in_channels,
+            num_layers=num_layers,
+            attention_head_dim=attention_head_dim,
+            num_attention_heads=num_attention_heads,
+            joint_attention_dim=joint_attention_dim,
+            caption_projection_dim=caption_projection_dim,
+            pooled_projection_dim=pooled_projection_dim,
+            out_channels=out_channels,
+            pos_embed_max_size=pos_embed_max_size,
+            dual_attention_layers=dual_attention_layers,
+            qk_norm=qk_norm,
+        )
+        for index, block in enumerate(self.transformer_blocks):
+            for attention, heads in (
+                (block.attn, attention_heads_per_block),
+                (getattr(block, "attn2", None), attention_2_heads_per_block),
+            ):
+                if attention is not None and heads is not None:
+                    _keep_heads(attention, heads[index], attention_head_dim)
+            for network, widths in (
+                (block.ff, ffn_width_per_block),
+                (getattr(block, "ff_context", None), ffn_context_width_per_block),
+            ):
+                if network is not None and widths is not None:
+                    _keep_neurons(network, widths[index])
+
+
+def _keep_heads(attention, heads, head_dim):
+    inner = heads * head_dim
+    for name in ("to_q", "to_k", "to_v", "add_q_proj", "add_k_proj", "add_v_proj"):
+        linear = getattr(attention, name, None)
+        if linear is not None:
+            setattr(attention, name, _linear(linear, linear.in_features, inner))
+    attention.to_out[0] = _linear(attention.to_out[0], inner, attention.to_out[0].out_features)
+    if getattr(attention, "to_add_out", None) is not None:
+        attention.to_add_out = _linear(attention.to_add_out, inner, attention.to_add_out.out_features)
+    attention.heads = heads
+    attention.inner_dim = attention.inner_kv_dim = inner
+
+
+def _keep_neurons(network, width):
+    up, down = network.net[0], network.net[2]
+    up.proj = _linear(up.proj, up.proj.in_features, width)
+    network.net[2] = _linear(down, width, down.out_features)
+
+
+def _linear(like, in_features, out_features):
+    return nn.Linear(
+        in_features, out_features, bias=like.bias is not None, device=like.weight.device, dtype=like.weight.dtype
+    )
+
+
+def load_pruned_transformer(directory=None, **kwargs):
+    """The transformer in `directory`, by default the one that this file lies in; `kwargs` are those of `from_pretrained`."""
+    if directory is None:
+        directory = os.path.dirname(os.path.abspath(__file__))
+    return PrunedSD3Transformer2DModel.from_pretrained(directory, **kwargs)

@@ -1,0 +1,55 @@
+//! The configuration of a model that lost heads and neurons, for obsdiff and for diffusers.
+
+use std::path::Path;
+
+use serde_json::{Map, Value, json};
+
+use super::config::PRUNED_CLASS;
+use super::{BlockSizes, Sd3Config};
+use crate::checkpoint::read_json;
+use crate::{Error, Result};
+
+/// The Python module that lies beside the configuration.
+pub const MODULE_FILE: &str = "modeling_pruned_sd3.py";
+
+/// Its text: diffusers' class with the sizes of each block, and a function that loads it.
+pub const MODULE: &str = include_str!("modeling_pruned_sd3.py");
+
+impl Sd3Config {
+    /// The same model with `kept[i]` parts left of structure i of its inventory.
+    pub fn shrunk(&self, kept: &[usize]) -> Self {
+        let mut blocks = self.block_sizes();
+        for (structure, kept) in self.inventory().structures.iter().zip(kept) {
+            let list = match structure.name.rsplit('.').next() {
+                Some("attn") => &mut blocks.attention_heads_per_block,
+                Some("attn2") => &mut blocks.attention_2_heads_per_block,
+                Some("ff") => &mut blocks.ffn_width_per_block,
+                _ => &mut blocks.ffn_context_width_per_block,
+            };
+            if let Some(size) = list.get_mut(structure.block as usize) {
+                *size = *kept;
+            }
+        }
+        Self { blocks, ..self.clone() }
+    }
+
+    /// `config.json` of this model: that in the `source` folder with the sizes of each block, the class that knows them, and where
+    /// diffusers finds it.
+    ///
+    /// # Errors
+    /// When the source's cannot be read.
+    pub fn pruned_json(&self, source: &Path) -> Result<Vec<u8>> {
+        let path = source.join("config.json");
+        let mut keys: Map<String, Value> = read_json(&path)?;
+        let unwritable =
+            |e: serde_json::Error| Error::content(&path, format!("cannot be written again: {e}"));
+        let sizes: BlockSizes = self.block_sizes();
+        if let Value::Object(sizes) = serde_json::to_value(sizes).map_err(unwritable)? {
+            keys.extend(sizes);
+        }
+        let module = MODULE_FILE.trim_end_matches(".py");
+        keys.insert("_class_name".to_owned(), json!(PRUNED_CLASS));
+        keys.insert("auto_map".to_owned(), json!({ "AutoModel": format!("{module}.{PRUNED_CLASS}") }));
+        serde_json::to_vec_pretty(&keys).map_err(unwritable)
+    }
+}

@@ -1,0 +1,70 @@
+use bytemuck::Zeroable;
+use proptest::prelude::*;
+
+use super::super::strips::values_mut;
+use super::*;
+
+/// Strips of which row r, column c has the key `key(r, c)`, where U is 1.
+fn strips(rows: usize, columns: usize, key: impl Fn(usize, usize) -> u32) -> Vec<Vec<Column>> {
+    let strip = |s| {
+        let mut strip = vec![Column::zeroed(); columns];
+        let places = values_mut(&mut strip).iter_mut().enumerate();
+        places.for_each(|(at, w)| *w = f32::from_bits(key(s * LANES + at % LANES, at / LANES)));
+        strip
+    };
+    (0..rows.div_ceil(LANES)).map(strip).collect()
+}
+
+fn scored<'a>(strips: &'a [Vec<Column>], rows: usize, reciprocal: &'a [f32]) -> Vec<Scored<'a>> {
+    let each = strips.iter().enumerate();
+    each.map(|(s, weight)| Scored { weight, rows: LANES.min(rows - s * LANES), reciprocal }).collect()
+}
+
+#[test]
+fn a_sample_tells_where_the_kth_of_many_lies() {
+    let (rows, columns) = (24 * LANES, 128);
+    let key = |r: usize, c: usize| ((r * columns + c) as u32).wrapping_mul(0x9e37_79b9) >> 3;
+    let (strips, ones) = (strips(rows, columns, key), vec![1.0; columns]);
+    let strips = scored(&strips, rows, &ones);
+    let all = rows * columns;
+    for count in [1, all / 10, all / 2, all * 9 / 10, all - 1, all] {
+        assert_eq!(by_sample(&strips, count, SAMPLE), Some(kth_lowest(&strips, count)), "{count} of {all}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn exactly_the_lowest_go(
+        rows in 1usize..130,
+        columns in 1usize..9,
+        spread in prop::sample::select(vec![1u32, 2, 50, 1 << 30]),
+        share in 0.0f64..=1.0,
+        seed: u32,
+    ) {
+        let count = (share * (rows * columns) as f64) as usize;
+        let key = |r: usize, c: usize| {
+            let x = (seed ^ (r * 31 + c) as u32).wrapping_mul(0x9e37_79b9);
+            (x ^ (x >> 15)).wrapping_mul(0x85eb_ca6b) % spread
+        };
+        let mut all: Vec<_> = (0..columns)
+            .flat_map(|c| (0..rows).map(move |r| (key(r, c), c, r)))
+            .collect();
+        all.sort_unstable();
+        let (strips, ones) = (strips(rows, columns, key), vec![1.0; columns]);
+        let strips = scored(&strips, rows, &ones);
+        if count > 0 {
+            let sampled = by_sample(&strips, count, 32);
+            prop_assert!(sampled.is_none_or(|sampled| sampled == kth_lowest(&strips, count)));
+        }
+        let limit = limit(&strips, count);
+        let keys: Vec<Vec<u32>> = strips.iter().enumerate().map(|(s, strip)| {
+            let mut keys = vec![0; columns * LANES];
+            limit.keys(strip, s * LANES, &mut keys);
+            keys
+        }).collect();
+        let below = |c: usize, r: usize| keys[r / LANES][c * LANES + r % LANES] < limit.below();
+        for (place, (_, c, r)) in all.into_iter().enumerate() {
+            prop_assert_eq!(below(c, r), place < count, "column {} row {}", c, r);
+        }
+    }
+}

@@ -1,0 +1,82 @@
+//! Attention heads, which all streams of an attention lose together.
+
+use rayon::prelude::*;
+
+use super::super::SolveError;
+use super::layer::Layer;
+use super::{Score, Step};
+
+/// k of reciprocal rank fusion, as the published code has it.
+const FUSION: f64 = 60.0;
+
+/// Removes `count` heads of `size` columns each, one at a time, from all `streams`: the lowest-scoring one goes, the others are scored
+/// anew. Ties go to the lower index.
+///
+/// A head scores the sum over streams of tr(W_D [H^-1_DD]^-1 W_D^T), each divided by its stream's output energy.
+///
+/// # Errors
+/// When widths do not fit the heads, or a part of H^-1 is not positive definite.
+pub fn heads(
+    streams: &mut [Layer],
+    size: usize,
+    count: usize,
+    score: Score,
+) -> Result<Vec<Step>, SolveError> {
+    let Some(width) = streams.first().map(Layer::width) else { return Ok(Vec::new()) };
+    if let Some(odd) = streams.iter().find(|s| s.width() != width || size == 0 || s.width() % size != 0) {
+        return Err(SolveError::Size { rows: width / size.max(1), columns: size, found: odd.width() });
+    }
+    let mut left: Vec<usize> = (0..width / size).collect();
+    let mut steps = Vec::new();
+    for _ in 0..count.min(left.len()) {
+        let scores = match score {
+            Score::Exact => exact(streams, &left, size)?,
+            Score::Published => published(streams, &left, size)?,
+        };
+        let Some(at) = (0..left.len()).min_by(|a, b| scores[*a].total_cmp(&scores[*b])) else { break };
+        let part = left.remove(at);
+        let columns = columns(part, size);
+        let mut error = 0.0;
+        for stream in streams.iter_mut() {
+            let brought = stream.remove(&columns)?;
+            error += stream.relative(brought);
+        }
+        steps.push(Step { part, error });
+    }
+    Ok(steps)
+}
+
+fn columns(head: usize, size: usize) -> Vec<usize> {
+    (head * size..(head + 1) * size).collect()
+}
+
+fn exact(streams: &[Layer], left: &[usize], size: usize) -> Result<Vec<f64>, SolveError> {
+    let of = |head: &usize| {
+        let columns = columns(*head, size);
+        streams.iter().map(|stream| Ok(stream.relative(stream.cut(&columns)?.error()))).sum()
+    };
+    left.par_iter().map(of).collect()
+}
+
+/// Lower is fused rank: the negative of the sum over streams of 1 / (k + rank), rank 1 being the lowest score of the stream. Of equal
+/// ones the first in the first stream's order goes, which is a little added to it.
+fn published(streams: &[Layer], left: &[usize], size: usize) -> Result<Vec<f64>, SolveError> {
+    let mut fused = vec![0.0; left.len()];
+    for (s, stream) in streams.iter().enumerate() {
+        let energies = stream.column_energies();
+        let of = |head: &usize| {
+            let columns = columns(*head, size);
+            let factor = stream.cut(&columns)?.factor;
+            Ok(columns.iter().enumerate().map(|(i, j)| energies[*j] * factor[i * size + i].powi(2)).sum())
+        };
+        let scores: Vec<f64> = left.par_iter().map(of).collect::<Result<_, SolveError>>()?;
+        let mut order: Vec<usize> = (0..left.len()).collect();
+        order.sort_by(|a, b| scores[*a].total_cmp(&scores[*b]));
+        for (rank, at) in order.into_iter().enumerate() {
+            let rank = rank as f64 + 1.0;
+            fused[at] -= 1.0 / (FUSION + rank);
+            fused[at] += if s == 0 { rank * 1e-12 } else { 0.0 };
+        }
+    }
+    Ok(fused)
+}

@@ -1,0 +1,173 @@
+//! Neurons: single columns, many of them.
+
+use faer::MatRef;
+
+use super::super::SolveError;
+use super::inverse::{downdate, symmetric_row};
+use super::layer::Layer;
+use super::{Score, Step};
+
+/// Removals whose downdates are applied together, in one product.
+const DELAY: usize = 96;
+
+/// Removes `count` columns, the lowest-scoring first; column j scores sum_r w_rj^2 / [H^-1]_jj. Ties go to the lower index.
+///
+/// # Errors
+/// When H^-1 is not positive definite.
+pub fn neurons(layer: &mut Layer, count: usize, score: Score) -> Result<Vec<Step>, SolveError> {
+    let count = count.min(layer.width());
+    match score {
+        Score::Exact => one_at_a_time(layer, count),
+        Score::Published => in_chunks(layer, count),
+    }
+}
+
+/// Removes one column at a time, each by the scores that the last one left.
+///
+/// Scores need the diagonals of H^-1 and C = W^T W alone, which are kept up to date. A removal of column p takes h h^T / h_p off
+/// H^-1 and s b^T + b s^T off C, with h and c the columns p of either, s = h / h_p and b = c - c_p s / 2. A column is only looked
+/// at when it goes, so these are applied [`DELAY`] at a time: for `count` removals, rows n^2 operations for C, 3 count n^2 for
+/// downdates and 2 count rows n for the weight, in products, and 3 count DELAY n beside them.
+fn one_at_a_time(layer: &mut Layer, count: usize) -> Result<Vec<Step>, SolveError> {
+    let n = layer.width();
+    let mut alike = alike(layer);
+    let mut pivots: Vec<f64> = (0..n).map(|j| layer.inverse[j * n + j]).collect();
+    let mut energies: Vec<f64> = (0..n).map(|j| alike[j * n + j]).collect();
+    let mut left: Vec<usize> = (0..n).collect();
+    let mut delayed = Delayed::new(n);
+    let mut steps = Vec::with_capacity(count);
+    for _ in 0..count {
+        let score = |j: usize| energies[j].max(0.0) / pivots[j];
+        let Some(at) = (0..left.len()).min_by(|a, b| score(left[*a]).total_cmp(&score(left[*b]))) else {
+            break;
+        };
+        let part = left.remove(at);
+        if pivots[part].partial_cmp(&0.0) != Some(std::cmp::Ordering::Greater) {
+            return Err(SolveError::NotPositive { damping: 0.0 });
+        }
+        steps.push(Step { part, error: layer.relative(score(part)) });
+        let (root, share, other) = delayed.remove(part, &layer.inverse, &alike);
+        for j in 0..n {
+            pivots[j] -= root[j] * root[j];
+            energies[j] -= 2.0 * share[j] * other[j];
+        }
+        if delayed.parts.len() == DELAY {
+            delayed.apply(layer, &mut alike);
+        }
+    }
+    delayed.apply(layer, &mut alike);
+    Ok(steps)
+}
+
+/// W^T W, its upper triangle.
+fn alike(layer: &Layer) -> Vec<f64> {
+    let n = layer.width();
+    let mut alike = vec![0.0; n * n];
+    downdate(&mut alike, n, &layer.weight, &layer.weight);
+    alike.iter_mut().for_each(|x| *x = -*x);
+    alike
+}
+
+/// Removals that have not been applied yet, each a row of n values in three matrices.
+struct Delayed {
+    n: usize,
+    parts: Vec<usize>,
+    /// h / sqrt(h_p).
+    roots: Vec<f64>,
+    /// s = h / h_p.
+    shares: Vec<f64>,
+    /// b.
+    others: Vec<f64>,
+}
+
+impl Delayed {
+    fn new(n: usize) -> Self {
+        let empty = || Vec::with_capacity(DELAY * n);
+        Self { n, parts: Vec::with_capacity(DELAY), roots: empty(), shares: empty(), others: empty() }
+    }
+
+    /// Notes the removal of column `part`; gives its root, share and other.
+    fn remove(&mut self, part: usize, inverse: &[f64], alike: &[f64]) -> (&[f64], &[f64], &[f64]) {
+        let n = self.n;
+        let (mut h, mut c) = (vec![0.0; n], vec![0.0; n]);
+        symmetric_row(inverse, n, part, &mut h);
+        symmetric_row(alike, n, part, &mut c);
+        let rows =
+            self.roots.chunks_exact(n).zip(self.shares.chunks_exact(n)).zip(self.others.chunks_exact(n));
+        for ((root, share), other) in rows {
+            let (r, s, o) = (root[part], share[part], other[part]);
+            h.iter_mut().zip(root).for_each(|(h, root)| *h -= r * root);
+            c.iter_mut()
+                .zip(share.iter().zip(other))
+                .for_each(|(c, (share, other))| *c -= s * other + o * share);
+        }
+        let (pivot, half) = (h[part], c[part] / 2.0);
+        let root = pivot.sqrt();
+        let start = self.roots.len();
+        self.roots.extend(h.iter().map(|h| h / root));
+        self.shares.extend(h.iter().map(|h| h / pivot));
+        self.others.extend(c.iter().zip(&h).map(|(c, h)| c - half * (h / pivot)));
+        self.parts.push(part);
+        (&self.roots[start..], &self.shares[start..], &self.others[start..])
+    }
+
+    /// Applies what has been noted.
+    fn apply(&mut self, layer: &mut Layer, alike: &mut [f64]) {
+        let (n, k, rows) = (self.n, self.parts.len(), layer.rows());
+        if k == 0 {
+            return;
+        }
+        downdate(&mut layer.inverse, n, &self.roots, &self.roots);
+        let both = |a: &[f64], b: &[f64]| [a, b].concat();
+        downdate(alike, n, &both(&self.shares, &self.others), &both(&self.others, &self.shares));
+        // Each removed column as it was when it went: what is left of it after the removals before.
+        let mut columns = vec![0.0; k * rows];
+        for i in 0..k {
+            let (before, here) = columns.split_at_mut(i * rows);
+            let here = &mut here[..rows];
+            here.iter_mut()
+                .zip(layer.weight.iter().skip(self.parts[i]).step_by(n))
+                .for_each(|(to, w)| *to = *w);
+            for (l, before) in before.chunks_exact(rows).enumerate() {
+                let share = self.shares[l * n + self.parts[i]];
+                here.iter_mut().zip(before).for_each(|(w, before)| *w -= share * before);
+            }
+        }
+        let left = MatRef::from_row_major_slice(&columns, k, rows).transpose();
+        layer.take_off(left, &self.shares);
+        layer.clear(&self.parts);
+        *self = Self::new(n);
+    }
+}
+
+/// Removes columns in the chunks of the published code, each by the scores that the last one left.
+fn in_chunks(layer: &mut Layer, count: usize) -> Result<Vec<Step>, SolveError> {
+    let n = layer.width();
+    let mut left: Vec<usize> = (0..n).collect();
+    let mut steps = Vec::with_capacity(count);
+    for size in chunks(count) {
+        let energies = layer.column_energies();
+        let score = |j: usize| energies[j] / layer.inverse[j * n + j];
+        left.sort_by(|a, b| score(*a).total_cmp(&score(*b)).then(a.cmp(b)));
+        let rest = left.split_off(size);
+        left.sort_unstable();
+        let error = layer.remove(&left)?;
+        let share = layer.relative(error) / size as f64;
+        steps.extend(left.iter().map(|part| Step { part: *part, error: share }));
+        left = rest;
+    }
+    Ok(steps)
+}
+
+/// Sizes of the chunks in which the published code removes `count` columns.
+fn chunks(count: usize) -> Vec<usize> {
+    let (mut done, mut sizes) = (0, Vec::new());
+    let mut block = (count as i64 - 512).div_euclid(2);
+    while done < count {
+        let size = (count - done).min(block.clamp(64, 1024) as usize);
+        sizes.push(size);
+        done += size;
+        block = (block - 512).div_euclid(2);
+    }
+    sizes
+}

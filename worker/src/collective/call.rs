@@ -1,0 +1,74 @@
+//! What a rank calls: the same for all ranks of a group.
+
+use std::fmt;
+
+use super::buffer::{Buffer, Shape, Values};
+use super::{CollectiveError, Result};
+
+/// A call, as far as all ranks must agree on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Call {
+    pub(super) what: What,
+    pub(super) shape: Shape,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum What {
+    AllReduce,
+    Reduce { root: usize },
+    Broadcast { root: usize },
+}
+
+impl Call {
+    /// An all-reduce of buffers that fit each other.
+    pub(super) fn all_reduce(send: Values<'_>, receive: &Buffer<'_>) -> Result<Self> {
+        Ok(Self { what: What::AllReduce, shape: same_shape(send, receive)? })
+    }
+
+    /// A reduction at one of `world` ranks: the root receives, and nobody else.
+    pub(super) fn reduce(
+        root: usize,
+        send: Values<'_>,
+        receive: Option<&Buffer<'_>>,
+        rank: usize,
+        world: usize,
+    ) -> Result<Self> {
+        within(root, world)?;
+        match receive {
+            Some(receive) if root == rank => same_shape(send, receive)?,
+            None if root != rank => send.shape(),
+            _ => return Err(CollectiveError::Buffers("the root of a reduction receives, and nobody else")),
+        };
+        Ok(Self { what: What::Reduce { root }, shape: send.shape() })
+    }
+
+    /// A broadcast from one of `world` ranks.
+    pub(super) fn broadcast(root: usize, buffer: &Buffer<'_>, world: usize) -> Result<Self> {
+        within(root, world)?;
+        Ok(Self { what: What::Broadcast { root }, shape: buffer.shape() })
+    }
+}
+
+fn within(root: usize, world: usize) -> Result<()> {
+    match root < world {
+        true => Ok(()),
+        false => Err(CollectiveError::Seat { rank: root, world }),
+    }
+}
+
+fn same_shape(send: Values<'_>, receive: &Buffer<'_>) -> Result<Shape> {
+    match send.shape() == receive.shape() {
+        true => Ok(send.shape()),
+        false => Err(CollectiveError::Buffers("a buffer to receive is not of the shape that is sent")),
+    }
+}
+
+impl fmt::Display for Call {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.what {
+            What::AllReduce => write!(f, "all_reduce of {}", self.shape),
+            What::Reduce { root } => write!(f, "reduce of {} to rank {root}", self.shape),
+            What::Broadcast { root } => write!(f, "broadcast of {} from rank {root}", self.shape),
+        }
+    }
+}

@@ -1,0 +1,294 @@
+//! Groups of threads in one process.
+//!
+//! A call is a round: each rank brings its numbers, the last one adds them up in the order of ranks, and all go on. A rank copies
+//! what it sends once, so a round holds `world` copies of a buffer: callers send large ones in chunks.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use obsdiff_proto::Epoch;
+
+use super::buffer::{Buffer, Values};
+use super::call::{Call, What};
+use super::{Abort, Collective, CollectiveError, Result, Seat, Transport};
+use crate::lock::lock;
+
+/// Joins threads of this process. Clones join the same groups.
+#[derive(Clone, Default)]
+pub struct Local(Arc<Mutex<BTreeMap<Epoch, Arc<Group>>>>);
+
+/// A group as its ranks share it.
+struct Group {
+    world: usize,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    joined: BTreeSet<usize>,
+    /// Who ended the group, and why.
+    ended: Option<(usize, CollectiveError)>,
+    /// The call of the open round, by who called it first.
+    call: Option<(usize, Call)>,
+    /// What each rank brought to the open round.
+    brought: BTreeMap<usize, Numbers>,
+    /// Rounds closed.
+    rounds: u64,
+    /// Results of rounds, and how many ranks have yet to take each.
+    results: BTreeMap<u64, (Arc<Numbers>, usize)>,
+}
+
+/// Numbers that a round keeps.
+#[derive(Debug)]
+enum Numbers {
+    Nothing,
+    I64(Vec<i64>),
+    F32(Vec<f32>),
+}
+
+/// A rank's end.
+struct Rank {
+    seat: Seat,
+    group: Arc<Group>,
+    /// Calls made.
+    calls: u64,
+}
+
+impl Transport for Local {
+    fn join(&self, seat: Seat, abort: &Abort) -> Result<Box<dyn Collective>> {
+        seat.check()?;
+        let group = self.group(&seat)?;
+        {
+            let mut state = lock(&group.state);
+            if !state.joined.insert(seat.rank) {
+                return Err(CollectiveError::EpochUsed(seat.epoch));
+            }
+            group.changed.notify_all();
+        }
+        let rank = Rank { seat, group: group.clone(), calls: 0 };
+        let weak = Arc::downgrade(&group);
+        abort.when_raised(move || {
+            if let Some(group) = weak.upgrade() {
+                group.end(seat.rank, CollectiveError::Aborted);
+            }
+        });
+        let missing = |state: &mut State| {
+            let missing: Vec<_> = (0..seat.world).filter(|rank| !state.joined.contains(rank)).collect();
+            // A group that was given up forms no more.
+            if missing.is_empty() && state.ended.is_none() { Ok(()) } else { Err(missing) }
+        };
+        group.wait(seat.rank, seat.form, missing)?;
+        Ok(Box::new(rank))
+    }
+}
+
+impl Local {
+    /// The group of an epoch, which must not be older than another's.
+    fn group(&self, seat: &Seat) -> Result<Arc<Group>> {
+        let mut groups = lock(&self.0);
+        let used = Err(CollectiveError::EpochUsed(seat.epoch));
+        if groups.last_key_value().is_some_and(|(newest, _)| *newest > seat.epoch) {
+            return used;
+        }
+        // The newest stays, so that its epoch is known to be used.
+        groups.retain(|epoch, _| *epoch == seat.epoch);
+        let fresh = || Group { world: seat.world, state: Mutex::default(), changed: Condvar::new() };
+        let group = groups.entry(seat.epoch).or_insert_with(|| Arc::new(fresh())).clone();
+        if group.world != seat.world {
+            return Err(CollectiveError::Seat { rank: seat.rank, world: group.world });
+        }
+        Ok(group)
+    }
+}
+
+impl Group {
+    /// Ends the group; the first reason stays.
+    fn end(&self, rank: usize, why: CollectiveError) {
+        let mut state = lock(&self.state);
+        if state.ended.is_none() {
+            state.ended = Some((rank, why));
+            state.brought.clear();
+            self.changed.notify_all();
+        }
+    }
+
+    /// Waits until `ready` gives a value; what it gives before that are the ranks it waits for.
+    fn wait<T>(
+        &self,
+        rank: usize,
+        patience: Duration,
+        mut ready: impl FnMut(&mut State) -> Result<T, Vec<usize>>,
+    ) -> Result<T> {
+        let begun = Instant::now();
+        let mut state = lock(&self.state);
+        loop {
+            let missing = match ready(&mut state) {
+                Ok(value) => return Ok(value),
+                Err(missing) => missing,
+            };
+            state.check(rank)?;
+            let waited = begun.elapsed();
+            let Some(left) = patience.checked_sub(waited).filter(|left| !left.is_zero()) else {
+                drop(state);
+                let error = CollectiveError::Timeout { ranks: missing, waited };
+                self.end(rank, error.clone());
+                return Err(error);
+            };
+            state = self.wait_change(state, left);
+        }
+    }
+
+    fn wait_change<'a>(&self, state: MutexGuard<'a, State>, left: Duration) -> MutexGuard<'a, State> {
+        self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0
+    }
+}
+
+impl State {
+    /// The error that a rank gets from a group that ended.
+    fn check(&self, rank: usize) -> Result<()> {
+        match &self.ended {
+            None => Ok(()),
+            Some((by, why)) if *by == rank => Err(why.clone()),
+            Some((by, why)) => Err(CollectiveError::PeerLost { rank: *by, why: why.to_string() }),
+        }
+    }
+
+    /// Closes the open round when every rank is in it.
+    fn close_round(&mut self, world: usize, call: Call) {
+        let brought = std::mem::take(&mut self.brought);
+        let result = match call.what {
+            What::AllReduce | What::Reduce { .. } => sum(brought.into_values()),
+            What::Broadcast { root } => {
+                brought.into_iter().find(|(rank, _)| *rank == root).map_or(Numbers::Nothing, |(_, n)| n)
+            }
+        };
+        self.results.insert(self.rounds, (Arc::new(result), world));
+        self.rounds += 1;
+        self.call = None;
+    }
+
+    /// The result of a round, once it is closed.
+    fn result(&mut self, round: u64) -> Option<Arc<Numbers>> {
+        let (result, left) = self.results.get_mut(&round)?;
+        *left -= 1;
+        let result = result.clone();
+        if *left == 0 {
+            self.results.remove(&round);
+        }
+        Some(result)
+    }
+}
+
+impl Rank {
+    /// Takes part in a round.
+    fn round(&mut self, call: Call, brings: Numbers) -> Result<Arc<Numbers>> {
+        let (rank, world, round) = (self.seat.rank, self.seat.world, self.calls);
+        self.calls += 1;
+        {
+            let mut state = lock(&self.group.state);
+            state.check(rank)?;
+            let expected = state.call.get_or_insert((rank, call)).1;
+            if expected != call {
+                drop(state);
+                let error = CollectiveError::Mismatch {
+                    rank,
+                    called: call.to_string(),
+                    expected: expected.to_string(),
+                };
+                self.group.end(rank, error.clone());
+                return Err(error);
+            }
+            state.brought.insert(rank, brings);
+            if state.brought.len() == world {
+                state.close_round(world, call);
+                self.group.changed.notify_all();
+            }
+        }
+        self.group.wait(rank, self.seat.silence, |state| {
+            state
+                .result(round)
+                .ok_or_else(|| (0..world).filter(|rank| !state.brought.contains_key(rank)).collect())
+        })
+    }
+}
+
+impl Collective for Rank {
+    fn rank(&self) -> usize {
+        self.seat.rank
+    }
+
+    fn world(&self) -> usize {
+        self.seat.world
+    }
+
+    fn epoch(&self) -> Epoch {
+        self.seat.epoch
+    }
+
+    fn all_reduce(&mut self, send: Values<'_>, receive: Buffer<'_>) -> Result<()> {
+        let call = Call::all_reduce(send, &receive)?;
+        self.round(call, send.into())?.put(receive)
+    }
+
+    fn reduce(&mut self, root: usize, send: Values<'_>, receive: Option<Buffer<'_>>) -> Result<()> {
+        let call = Call::reduce(root, send, receive.as_ref(), self.seat.rank, self.seat.world)?;
+        let sum = self.round(call, send.into())?;
+        receive.map_or(Ok(()), |receive| sum.put(receive))
+    }
+
+    fn broadcast(&mut self, root: usize, buffer: Buffer<'_>) -> Result<()> {
+        let call = Call::broadcast(root, &buffer, self.seat.world)?;
+        if root == self.seat.rank {
+            return self.round(call, buffer.values().into()).map(drop);
+        }
+        self.round(call, Numbers::Nothing)?.put(buffer)
+    }
+}
+
+impl Drop for Rank {
+    fn drop(&mut self) {
+        let why = match std::thread::panicking() {
+            true => "it panicked",
+            false => "it left the group",
+        };
+        self.group.end(self.seat.rank, CollectiveError::Transport(why.to_owned()));
+    }
+}
+
+impl From<Values<'_>> for Numbers {
+    fn from(values: Values<'_>) -> Self {
+        match values {
+            Values::I64(values) => Self::I64(values.to_vec()),
+            Values::F32(values) => Self::F32(values.to_vec()),
+        }
+    }
+}
+
+impl Numbers {
+    fn put(&self, buffer: Buffer<'_>) -> Result<()> {
+        match (self, buffer) {
+            (Self::I64(from), Buffer::I64(to)) if from.len() == to.len() => to.copy_from_slice(from),
+            (Self::F32(from), Buffer::F32(to)) if from.len() == to.len() => to.copy_from_slice(from),
+            _ => return Err(CollectiveError::Buffers("what was received does not fit the buffer")),
+        }
+        Ok(())
+    }
+}
+
+/// Adds up in the order given. All are of one shape, as every rank made the same call.
+fn sum(numbers: impl Iterator<Item = Numbers>) -> Numbers {
+    let add = |sum: Numbers, next: Numbers| match (sum, next) {
+        (Numbers::I64(mut sum), Numbers::I64(next)) => {
+            sum.iter_mut().zip(next).for_each(|(a, b)| *a = a.wrapping_add(b));
+            Numbers::I64(sum)
+        }
+        (Numbers::F32(mut sum), Numbers::F32(next)) => {
+            sum.iter_mut().zip(next).for_each(|(a, b)| *a += b);
+            Numbers::F32(sum)
+        }
+        (sum, _) => sum,
+    };
+    numbers.reduce(add).unwrap_or(Numbers::Nothing)
+}

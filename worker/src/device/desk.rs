@@ -1,0 +1,333 @@
+//! Where a session and the device's thread meet.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use obsdiff_proto::message::{Command, Group, Hello, Order, Status};
+use obsdiff_proto::{Epoch, WorkerId};
+use tokio::sync::Notify;
+
+use super::WorkError;
+use super::duties::{Duties, Effect};
+use crate::collective::{Abort, Collective, CollectiveError, Seat, Transport};
+use crate::lock::lock;
+
+/// A worker's desk: the session puts commands on it and reads the status, the device's thread takes orders and says what became of
+/// them.
+pub struct Desk {
+    state: Mutex<State>,
+    /// Wakes threads.
+    changed: Condvar,
+    /// Wakes tasks.
+    told: Notify,
+    transport: Arc<dyn Transport>,
+    patience: Patience,
+}
+
+/// How long a worker waits for its peers.
+#[derive(Clone, Copy, Debug)]
+pub struct Patience {
+    /// For a group to form.
+    pub form: Duration,
+    /// For anything to arrive within a collective.
+    pub silence: Duration,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self { form: Duration::from_secs(50), silence: Duration::from_secs(300) }
+    }
+}
+
+struct State {
+    duties: Duties,
+    /// The group being joined or in use, and how to free who waits in it.
+    group: Option<Connection>,
+    /// Grams received are to be dropped by the device.
+    release: bool,
+    /// Raised when the order that the device follows means nothing any more.
+    running: Option<(Order, Stop)>,
+    /// Counts what is worth a report.
+    version: u64,
+    closed: bool,
+    failure: Option<WorkError>,
+}
+
+struct Connection {
+    epoch: Epoch,
+    abort: Abort,
+    /// Absent while it is being joined, and while the device has it.
+    collective: Option<Box<dyn Collective>>,
+}
+
+/// Tells the device that its work is of no use.
+#[derive(Clone, Default)]
+pub(super) struct Stop(Arc<AtomicBool>);
+
+impl Stop {
+    pub(super) fn check(&self) -> Result<(), WorkError> {
+        if self.0.load(Ordering::Relaxed) { Err(WorkError::Stopped) } else { Ok(()) }
+    }
+}
+
+/// What the device does next.
+pub(super) enum Work {
+    Follow(Command, Stop),
+    /// Drop Grams that were received.
+    Release,
+}
+
+impl Desk {
+    /// A desk for a process that has just started. `instance` is drawn at random; `speed` is in 10^6 operations per second.
+    pub fn new(instance: u128, speed: u64, transport: Arc<dyn Transport>, patience: Patience) -> Arc<Self> {
+        let state = State {
+            duties: Duties::new(instance, speed),
+            group: None,
+            release: false,
+            running: None,
+            version: 0,
+            closed: false,
+            failure: None,
+        };
+        Arc::new(Self {
+            state: Mutex::new(state),
+            changed: Condvar::new(),
+            told: Notify::new(),
+            transport,
+            patience,
+        })
+    }
+
+    /// Begins a session: forgets the orders that were not begun, and says what the worker holds.
+    pub fn hello(&self) -> Hello {
+        self.change(|state| state.duties.hello())
+    }
+
+    /// Tells the worker its name in this session, before any command of it.
+    pub fn named(&self, worker: WorkerId) {
+        self.change(|state| state.duties.named(worker));
+    }
+
+    /// Takes a command of the open session.
+    pub fn take(self: &Arc<Self>, command: Command) {
+        let effect = self.change(|state| {
+            let effect = state.duties.take(command);
+            state.stop_if_dropped();
+            effect
+        });
+        match effect {
+            Effect::None => {}
+            Effect::Leave(epoch) => self.leave(epoch),
+            Effect::Join(group, rank) => {
+                self.leave(Epoch(group.epoch.0.saturating_sub(1)));
+                self.join(group, rank);
+            }
+        }
+    }
+
+    /// All that the worker knows of its own work, and the number of this version.
+    pub fn status(&self) -> (Status, u64) {
+        let state = lock(&self.state);
+        (state.duties.status.clone(), state.version)
+    }
+
+    /// Waits until the status is a newer one than `version`, or for so long. Says whether the desk is open.
+    pub fn wait(&self, version: u64, most: Duration) -> bool {
+        let end = Instant::now() + most;
+        let mut state = lock(&self.state);
+        while state.version == version && !state.closed {
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break;
+            }
+            state = self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        !state.closed
+    }
+
+    /// The same for a task: waits until the status is a newer one than `version`, or the desk is closed.
+    pub async fn changed(&self, version: u64) {
+        loop {
+            // Hears of every change from here on.
+            let told = self.told.notified();
+            {
+                let state = lock(&self.state);
+                if state.version != version || state.closed {
+                    return;
+                }
+            }
+            told.await;
+        }
+    }
+
+    /// Whether the worker wants to leave.
+    pub fn is_draining(&self) -> bool {
+        lock(&self.state).duties.status.draining
+    }
+
+    /// Whether the worker goes on.
+    pub fn is_open(&self) -> bool {
+        !lock(&self.state).closed
+    }
+
+    /// Lets those look again who wait for a change.
+    pub fn wake(&self) {
+        self.change(|_| ());
+    }
+
+    /// Says that the worker wants to leave (SIGTERM).
+    pub fn drain(&self) {
+        self.change(|state| state.duties.status.draining = true);
+    }
+
+    /// Ends the worker: the device stops at its next step, and groups are left.
+    pub fn close(&self) {
+        let group = self.change(|state| {
+            state.closed = true;
+            state.stop_if_dropped();
+            state.group.take()
+        });
+        if let Some(group) = group {
+            group.abort.raise();
+        }
+    }
+
+    /// The last failure that would happen every time, as the engine said it.
+    pub fn take_failure(&self) -> Option<WorkError> {
+        lock(&self.state).failure.take()
+    }
+
+    /// The next piece of work, as soon as there is one; none when the desk is closed. `wait` waits for a newer version than the one it
+    /// is given, and may return before.
+    pub(super) fn next(&self, wait: &mut dyn FnMut(u64)) -> Option<Work> {
+        loop {
+            let mut state = lock(&self.state);
+            if state.closed {
+                return None;
+            }
+            if !state.duties.is_reducing() && std::mem::take(&mut state.release) {
+                return Some(Work::Release);
+            }
+            if let Some(command) = state.duties.next() {
+                let stop = Stop::default();
+                state.running = Some((command.order(), stop.clone()));
+                self.tell(&mut state);
+                return Some(Work::Follow(command, stop));
+            }
+            let version = state.version;
+            drop(state);
+            wait(version);
+        }
+    }
+
+    /// Changes the facts, and lets everybody know.
+    pub(super) fn with<T>(&self, change: impl FnOnce(&mut Duties) -> T) -> T {
+        self.change(|state| change(&mut state.duties))
+    }
+
+    /// A step of work is done: nothing that is worth a report of its own.
+    pub(super) fn advance(&self) {
+        lock(&self.state).duties.advance();
+    }
+
+    /// Says that an order failed.
+    pub(super) fn failed(&self, order: Order, error: WorkError) {
+        let fault = error.fault();
+        tracing::debug!(%order, %error, "an order failed");
+        self.change(|state| {
+            if state.duties.is_running(order) {
+                state.duties.hit(order, fault.clone());
+                if matches!(fault, obsdiff_proto::message::Fault::Fatal(_)) {
+                    state.failure = Some(error);
+                }
+            }
+        });
+    }
+
+    /// The device takes the connection of a group that is formed.
+    pub(super) fn take_group(&self, epoch: Epoch) -> Option<Box<dyn Collective>> {
+        let mut state = lock(&self.state);
+        state.group.as_mut().filter(|group| group.epoch == epoch)?.collective.take()
+    }
+
+    /// Starts what goes through a group's reductions, on a thread as that which joined the group.
+    pub(super) fn start(&self, reducing: Box<dyn FnOnce() + Send>) -> Result<(), CollectiveError> {
+        self.transport.start(reducing)
+    }
+
+    /// Leaves groups up to an epoch, and has the Grams dropped that they brought.
+    pub(super) fn leave(&self, epoch: Epoch) {
+        let left = self.change(|state| {
+            state.release = true;
+            state.group.take_if(|group| group.epoch <= epoch)
+        });
+        if let Some(group) = left {
+            group.abort.raise();
+        }
+    }
+
+    /// Joins a group, on a thread of its own or however the transport wants it.
+    fn join(self: &Arc<Self>, group: Arc<Group>, rank: usize) {
+        let abort = Abort::default();
+        let seat = Seat {
+            epoch: group.epoch,
+            rank,
+            world: group.members.len(),
+            form: self.patience.form,
+            silence: self.patience.silence,
+        };
+        self.change(|state| {
+            state.group = Some(Connection { epoch: group.epoch, abort: abort.clone(), collective: None });
+        });
+        let desk = Arc::clone(self);
+        let joining = move || {
+            let joined = desk.transport.join(seat, &abort);
+            desk.joined(seat.epoch, joined);
+        };
+        if let Err(error) = self.transport.start(Box::new(joining)) {
+            self.joined(seat.epoch, Err(error));
+        }
+    }
+
+    fn joined(&self, epoch: Epoch, joined: Result<Box<dyn Collective>, CollectiveError>) {
+        // A collective that nobody wants any more is dropped outside the lock.
+        let _unwanted = self.change(|state| match joined {
+            Ok(collective) => match state.group.as_mut().filter(|group| group.epoch == epoch) {
+                Some(group) if state.duties.formed(epoch) => {
+                    group.collective = Some(collective);
+                    None
+                }
+                _ => Some(collective),
+            },
+            Err(error) => {
+                state.duties.fail_group(epoch, error.to_string());
+                None
+            }
+        });
+    }
+
+    fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
+        let mut state = lock(&self.state);
+        let result = change(&mut state);
+        self.tell(&mut state);
+        result
+    }
+
+    fn tell(&self, state: &mut MutexGuard<'_, State>) {
+        state.version += 1;
+        self.changed.notify_all();
+        self.told.notify_waiters();
+    }
+}
+
+impl State {
+    /// Stops the device where its order was dropped.
+    fn stop_if_dropped(&mut self) {
+        if let Some((order, stop)) = &self.running
+            && (self.closed || !self.duties.is_running(*order))
+        {
+            stop.0.store(true, Ordering::Relaxed);
+        }
+    }
+}

@@ -1,0 +1,414 @@
+//! What a worker was asked to do and how far it is, as facts: commands come in, the next one to follow goes out, and the
+//! [`Status`] says all of it. No clock, thread or device.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use obsdiff_proto::message::{
+    Command, Exponents, Fault, Group, GroupStatus, Hello, Order, Part, PartId, Solved, Stage, Status, Sums,
+    Tally, Trouble,
+};
+use obsdiff_proto::{Epoch, PackageId, ShardId, SiteId, WorkerId};
+
+/// A worker's orders and its account of them.
+#[derive(Debug)]
+pub(super) struct Duties {
+    instance: u128,
+    speed: u64,
+    /// The name that the coordinator has given to the open session.
+    worker: Option<WorkerId>,
+    pub(super) status: Status,
+    /// Exponents that the sums are gathered with.
+    exponents: Exponents,
+    /// Orders taken and not finished, in order of arrival.
+    queue: Vec<Command>,
+    /// The order that the device follows; none once it means nothing any more.
+    running: Option<Order>,
+    /// The group of `status.group`, while there is one.
+    group: Option<Arc<Group>>,
+    /// The group whose reductions are under way, beside whatever the device does.
+    reducing: Option<Epoch>,
+    troubles: u64,
+}
+
+/// What taking a command asks of the world around.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Effect {
+    /// Nothing but to look at the queue.
+    None,
+    /// Close groups up to an epoch.
+    Leave(Epoch),
+    /// Close earlier groups and join this one as this rank.
+    Join(Arc<Group>, usize),
+}
+
+/// Why a group is refused whose sums are others than the worker's.
+const OTHER_SUMS: &str = "its sums are not those asked for";
+
+/// Why a group is refused that the worker is no member of.
+const NO_MEMBER: &str = "it is no member of this group";
+
+impl Duties {
+    pub(super) fn new(instance: u128, speed: u64) -> Self {
+        Self {
+            instance,
+            speed,
+            worker: None,
+            status: Status::default(),
+            exponents: Exponents::new(),
+            queue: Vec::new(),
+            running: None,
+            group: None,
+            reducing: None,
+            troubles: 0,
+        }
+    }
+
+    /// Begins a session: what was not begun is forgotten, the rest is told.
+    pub(super) fn hello(&mut self) -> Hello {
+        self.worker = None;
+        let begun = [self.running, self.reducing.map(|epoch| Order::Reduce { epoch })];
+        self.queue.retain(|c| begun.contains(&Some(c.order())));
+        self.show_in_hand();
+        Hello {
+            instance: self.instance,
+            speed: self.speed,
+            exponents: self.exponents.clone(),
+            status: self.status.clone(),
+        }
+    }
+
+    /// Learns its name in this session.
+    pub(super) fn named(&mut self, worker: WorkerId) {
+        self.worker = Some(worker);
+    }
+
+    /// Takes a command in. Each is idempotent.
+    pub(super) fn take(&mut self, command: Command) -> Effect {
+        let order = command.order();
+        if order != Order::Pilot {
+            self.status.pilot = None;
+        }
+        if self.status.in_hand.contains(&order) {
+            return Effect::None;
+        }
+        match &command {
+            Command::Abort { epoch } => return self.abort(*epoch),
+            Command::Discard { tally } => {
+                self.start_tally(*tally, None, &Exponents::new());
+                return Effect::None;
+            }
+            Command::Form { tally, holds, group } => return self.form(*tally, holds, group.clone()),
+            Command::Calibrate { tally, shard, opening } => {
+                self.start_tally(*tally, Some(opening.package), &opening.exponents);
+                let sums = &mut self.status.sums;
+                if *tally < sums.tally || sums.spoiled || sums.held.contains(shard) {
+                    return Effect::None;
+                }
+                // The first shard of a tally that began without one says what it is for.
+                if sums.held.is_empty() {
+                    sums.package = Some(opening.package);
+                    self.exponents.clone_from(&opening.exponents);
+                }
+            }
+            Command::Reduce { epoch } if self.is_over(*epoch) || self.is_reduced(*epoch) => {
+                return Effect::None;
+            }
+            // Grams that arrived stay when their group fails.
+            Command::Solve { epoch, part } if self.is_over(*epoch) && !self.has_arrived(*epoch, part) => {
+                return Effect::None;
+            }
+            Command::Solve { part, .. } if self.status.solved.contains_key(&part.id) => return Effect::None,
+            Command::Apply { packages } if *packages <= self.status.applied => return Effect::None,
+            Command::Pilot { .. } if self.status.pilot.is_some() || self.status.applied > 0 => {
+                return Effect::None;
+            }
+            Command::Export if self.status.exported => return Effect::None,
+            _ => {}
+        }
+        self.queue.push(command);
+        self.show_in_hand();
+        Effect::None
+    }
+
+    fn form(&mut self, tally: Tally, holds: &BTreeSet<ShardId>, group: Arc<Group>) -> Effect {
+        let epoch = group.epoch;
+        if self.status.group.as_ref().is_some_and(|g| g.epoch >= epoch) {
+            return Effect::None;
+        }
+        self.start_tally(tally, Some(group.package), &Exponents::new());
+        self.drop_group_orders(epoch);
+        let sums = &self.status.sums;
+        let rank = self.worker.and_then(|worker| group.members.iter().position(|m| *m == worker));
+        let (stage, rank) = match rank {
+            None => (Stage::Failed(NO_MEMBER.to_owned()), None),
+            Some(_) if tally != sums.tally || *holds != sums.held || sums.spoiled => {
+                (Stage::Failed(OTHER_SUMS.to_owned()), None)
+            }
+            rank => (Stage::Forming, rank),
+        };
+        self.status.group = Some(GroupStatus { epoch, stage, received: BTreeSet::new() });
+        self.group = Some(group.clone());
+        match rank {
+            Some(rank) => {
+                self.queue.push(Command::Form {
+                    tally,
+                    holds: Arc::new(holds.clone()),
+                    group: group.clone(),
+                });
+                self.show_in_hand();
+                Effect::Join(group, rank)
+            }
+            None => Effect::Leave(Epoch(epoch.0 - 1)),
+        }
+    }
+
+    /// The next order that can be followed now, which then counts as running. Peers wait for a reduction: it goes first.
+    pub(super) fn next(&mut self) -> Option<Command> {
+        self.drop_what_never_can_be();
+        let reduces = |c: &&Command| matches!(c, Command::Reduce { .. });
+        let mut ready = self.queue.iter().filter(|c| self.is_ready(c));
+        let next = ready.clone().find(reduces).or_else(|| ready.next()).cloned()?;
+        self.running = Some(next.order());
+        self.status.progress += 1;
+        Some(next)
+    }
+
+    fn is_ready(&self, command: &Command) -> bool {
+        let group = self.status.group.as_ref();
+        match command {
+            // The engine's sums are being read.
+            _ if self.reducing.is_some() && !matches!(command, Command::Solve { .. }) => false,
+            Command::Calibrate { opening, .. } => opening.package.0 == self.status.applied,
+            Command::Reduce { epoch } => group.is_some_and(|g| g.epoch == *epoch && g.stage == Stage::Formed),
+            Command::Solve { epoch, part } => self.has_arrived(*epoch, part),
+            Command::Form { .. } => false,
+            _ => true,
+        }
+    }
+
+    /// Whether a part can be solved: each Gram it needs was received, or the group that is through needs none of it.
+    fn has_arrived(&self, epoch: Epoch, part: &Part) -> bool {
+        let (Some(status), Some(group)) = (&self.status.group, &self.group) else { return false };
+        let needless = |site| {
+            status.stage == Stage::Reduced && !group.reductions.iter().any(|reduction| reduction.site == site)
+        };
+        let arrived = |site: &SiteId| status.received.contains(site) || needless(*site);
+        status.epoch == epoch && part.sites.iter().all(arrived)
+    }
+
+    fn drop_what_never_can_be(&mut self) {
+        let (applied, tally, spoiled) = {
+            let Status { applied, sums, .. } = &self.status;
+            (*applied, sums.tally, sums.spoiled)
+        };
+        let ended = self.group.as_ref().filter(|g| g.package.0 < applied).map(|g| g.epoch);
+        self.queue.retain(|c| match c {
+            Command::Apply { packages } => *packages > applied,
+            Command::Calibrate { tally: of, opening, .. } => {
+                *of >= tally && opening.package.0 >= applied && !spoiled
+            }
+            Command::Form { .. } | Command::Reduce { .. } | Command::Solve { .. } => {
+                ended.is_none_or(|ended| group_epoch(c.order()).is_none_or(|epoch| epoch > ended))
+            }
+            _ => true,
+        });
+        self.show_in_hand();
+    }
+
+    /// Whether the device's order still means something.
+    pub(super) fn is_running(&self, order: Order) -> bool {
+        self.running == Some(order)
+    }
+
+    /// An order is done or has failed.
+    fn finish(&mut self, order: Order) {
+        self.queue.retain(|c| c.order() != order);
+        self.running = self.running.filter(|running| *running != order);
+        self.status.progress += 1;
+        self.show_in_hand();
+    }
+
+    /// Something went wrong with an order.
+    pub(super) fn hit(&mut self, order: Order, fault: Fault) {
+        if matches!(order, Order::Calibrate { .. }) && self.is_running(order) {
+            self.status.sums.spoiled = true;
+        }
+        self.troubles += 1;
+        self.status.trouble = Some(Trouble { serial: self.troubles, order, fault });
+        self.finish(order);
+    }
+
+    pub(super) fn piloted(&mut self, exponents: Exponents) {
+        self.status.pilot = Some(Arc::new(exponents));
+        self.finish(Order::Pilot);
+    }
+
+    /// A shard is wholly added; `took` so long.
+    pub(super) fn calibrated(&mut self, tally: Tally, shard: ShardId, took: Duration) {
+        if self.is_running(Order::Calibrate { tally, shard }) {
+            self.status.sums.held.insert(shard);
+        }
+        self.status.pace = Some(took);
+        self.finish(Order::Calibrate { tally, shard });
+    }
+
+    pub(super) fn solved(&mut self, epoch: Epoch, part: PartId, solved: Solved) {
+        let order = Order::Solve { epoch, part };
+        if self.is_running(order) {
+            self.status.solved.insert(part, solved);
+        }
+        self.finish(order);
+    }
+
+    /// Begins to load other weights: what was gathered on the present ones is of no use. The group that is left, if one is.
+    pub(super) fn begin_apply(&mut self) -> Option<Epoch> {
+        let open = |stage: &Stage| matches!(stage, Stage::Forming | Stage::Formed);
+        let epoch = self.status.group.as_ref().filter(|g| open(&g.stage)).map(|g| g.epoch)?;
+        self.abort(epoch);
+        Some(epoch)
+    }
+
+    pub(super) fn applied(&mut self, packages: u32) {
+        self.status.applied = packages;
+        self.status.solved.clear();
+        self.status.sums.held.clear();
+        self.status.sums.spoiled = true;
+        self.finish(Order::Apply { packages });
+    }
+
+    pub(super) fn exported(&mut self) {
+        self.status.exported = true;
+        self.finish(Order::Export);
+    }
+
+    /// The group is connected.
+    pub(super) fn formed(&mut self, epoch: Epoch) -> bool {
+        let forming = |g: &&mut GroupStatus| g.epoch == epoch && g.stage == Stage::Forming;
+        let Some(group) = self.status.group.as_mut().filter(forming) else { return false };
+        group.stage = Stage::Formed;
+        self.finish(Order::Form { epoch });
+        true
+    }
+
+    /// A group's reductions go on by themselves: the device is free to solve what has arrived.
+    pub(super) fn begin_reducing(&mut self, epoch: Epoch) {
+        self.reducing = Some(epoch);
+        self.running = None;
+    }
+
+    /// They have ended, well or not.
+    pub(super) fn end_reducing(&mut self) {
+        self.reducing = None;
+    }
+
+    /// Whether the engine's sums are being read.
+    pub(super) fn is_reducing(&self) -> bool {
+        self.reducing.is_some()
+    }
+
+    /// A Gram arrived here.
+    pub(super) fn received(&mut self, epoch: Epoch, site: SiteId) {
+        if let Some(group) = self.status.group.as_mut().filter(|g| g.epoch == epoch && !g.stage.is_closed()) {
+            group.received.insert(site);
+        }
+        self.status.progress += 1;
+    }
+
+    /// All reductions are done.
+    pub(super) fn reduced(&mut self, epoch: Epoch) {
+        if let Some(group) =
+            self.status.group.as_mut().filter(|g| g.epoch == epoch && g.stage == Stage::Formed)
+        {
+            group.stage = Stage::Reduced;
+        }
+        self.finish(Order::Reduce { epoch });
+    }
+
+    /// The group failed; Grams that arrived stay.
+    pub(super) fn fail_group(&mut self, epoch: Epoch, why: String) {
+        let of_group = |order: Order| matches!(order, Order::Form { epoch: e } | Order::Reduce { epoch: e } if e == epoch);
+        self.queue.retain(|c| !of_group(c.order()));
+        self.running = self.running.filter(|order| !of_group(*order));
+        let open =
+            |g: &&mut GroupStatus| g.epoch == epoch && matches!(g.stage, Stage::Forming | Stage::Formed);
+        if let Some(group) = self.status.group.as_mut().filter(open) {
+            group.stage = Stage::Failed(why);
+        }
+        self.status.progress += 1;
+        self.show_in_hand();
+    }
+
+    /// What a reduction needs to know: the group, and whether this worker's sums have anything to add.
+    pub(super) fn reduction(&self, epoch: Epoch) -> Option<(Arc<Group>, bool, Tally)> {
+        let group = self.group.clone().filter(|g| g.epoch == epoch)?;
+        Some((group, !self.status.sums.held.is_empty(), self.status.sums.tally))
+    }
+
+    /// The package that a group of this epoch reduces.
+    pub(super) fn package_of(&self, epoch: Epoch) -> Option<PackageId> {
+        self.group.as_ref().filter(|g| g.epoch == epoch).map(|g| g.package)
+    }
+
+    /// Steps of work that show that the worker is not stuck.
+    pub(super) fn advance(&mut self) {
+        self.status.progress += 1;
+    }
+
+    fn abort(&mut self, epoch: Epoch) -> Effect {
+        let closed = |g: &GroupStatus| g.epoch > epoch || (g.epoch == epoch && g.stage == Stage::Aborted);
+        if self.status.group.as_ref().is_some_and(closed) {
+            return Effect::None;
+        }
+        self.drop_group_orders(Epoch(epoch.0 + 1));
+        self.status.group = Some(GroupStatus { epoch, stage: Stage::Aborted, received: BTreeSet::new() });
+        self.group = None;
+        Effect::Leave(epoch)
+    }
+
+    /// Whether the group of an epoch is closed here, or an earlier one than the last.
+    fn is_over(&self, epoch: Epoch) -> bool {
+        self.status
+            .group
+            .as_ref()
+            .is_some_and(|g| g.epoch > epoch || (g.epoch == epoch && g.stage.is_closed()))
+    }
+
+    fn is_reduced(&self, epoch: Epoch) -> bool {
+        self.status.group.as_ref().is_some_and(|g| g.epoch == epoch && g.stage == Stage::Reduced)
+    }
+
+    /// Drops what groups before this epoch were asked for.
+    fn drop_group_orders(&mut self, before: Epoch) {
+        let old = |order: Order| group_epoch(order).is_some_and(|epoch| epoch < before);
+        self.queue.retain(|c| !old(c.order()));
+        self.running = self.running.filter(|order| !old(*order));
+        self.show_in_hand();
+    }
+
+    /// Starts a newer tally from zero.
+    fn start_tally(&mut self, tally: Tally, package: Option<PackageId>, exponents: &Exponents) {
+        if tally <= self.status.sums.tally {
+            return;
+        }
+        self.status.sums = Sums { tally, package, held: BTreeSet::new(), spoiled: false };
+        self.exponents.clone_from(exponents);
+        let old = |order: Order| matches!(order, Order::Calibrate { tally: of, .. } if of < tally);
+        self.queue.retain(|c| !old(c.order()));
+        self.running = self.running.filter(|order| !old(*order));
+        self.show_in_hand();
+    }
+
+    fn show_in_hand(&mut self) {
+        self.status.in_hand = self.queue.iter().map(Command::order).collect();
+    }
+}
+
+/// The epoch that an order belongs to, where it needs a group.
+fn group_epoch(order: Order) -> Option<Epoch> {
+    match order {
+        Order::Form { epoch } | Order::Reduce { epoch } | Order::Solve { epoch, .. } => Some(epoch),
+        _ => None,
+    }
+}

@@ -1,0 +1,131 @@
+//! What a device can do, one call at a time.
+
+use obsdiff_proto::message::{Exponents, Fault, Opening, Part, Solved};
+use obsdiff_proto::{PackageId, ShardId, SiteId};
+use thiserror::Error;
+
+use crate::collective::{Collective, CollectiveError};
+use crate::device::ShelfError;
+
+/// Called after every step of a long piece of work. Its error stops the work and is passed on.
+pub type Step<'a> = &'a mut dyn FnMut() -> Result<(), WorkError>;
+
+/// A model being pruned on a device. Calls are synchronous and come from one thread.
+pub trait Engine {
+    /// Runs a shard on the dense model and finds the exponents of all sites.
+    ///
+    /// # Errors
+    /// When the model fails.
+    fn pilot(&mut self, shard: ShardId, step: Step<'_>) -> Result<Exponents, WorkError>;
+
+    /// Starts sums from zero, dropping those before.
+    ///
+    /// # Errors
+    /// When the package is none of the plan, or an exponent is missing.
+    fn open(&mut self, opening: &Opening) -> Result<(), WorkError>;
+
+    /// Adds a shard to the sums. After an error they hold a part of it.
+    ///
+    /// # Errors
+    /// [`WorkError::Overflow`] when a sum leaves its range; when the model fails, or `step` does.
+    fn calibrate(&mut self, shard: ShardId, step: Step<'_>) -> Result<(), WorkError>;
+
+    /// What sums the open package's Grams over the ranks of a group. `adds` tells whether the own sums count. While it works nothing is
+    /// asked of the engine but to solve what was received.
+    fn reducer(&mut self, adds: bool) -> Box<dyn Reducer>;
+
+    /// Drops the Grams received and not solved yet.
+    fn release(&mut self);
+
+    /// Solves a part by its received Gram, or without one where the method needs none, and puts the weights in the store. The model
+    /// stays as it is, and so does the Gram.
+    ///
+    /// # Errors
+    /// When the Gram cannot be factorised, a weight is not finite, or the store fails.
+    fn solve(&mut self, package: PackageId, part: &Part) -> Result<Solved, WorkError>;
+
+    /// Loads committed weights until so many packages are applied, and drops sums and Grams.
+    ///
+    /// # Errors
+    /// When the store fails. What was applied before stays applied, and is so again by the next call.
+    fn apply(&mut self, packages: u32, step: Step<'_>) -> Result<(), WorkError>;
+
+    /// Writes the pruned pipeline.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    fn export(&mut self, step: Step<'_>) -> Result<(), WorkError>;
+}
+
+/// Sums Grams over the ranks of a group, on a thread beside the engine's.
+pub trait Reducer: Send {
+    /// Sums a site's Gram: the ranks of `roots` receive it, into memory other than their own sums', and their engines find it from
+    /// then on. Says whether it was received here.
+    ///
+    /// # Errors
+    /// [`WorkError::Overflow`] at every rank alike when the sum leaves its range; [`WorkError::Group`].
+    fn reduce(
+        &mut self,
+        site: SiteId,
+        roots: &[usize],
+        group: &mut dyn Collective,
+    ) -> Result<bool, WorkError>;
+}
+
+/// Why a piece of work failed.
+#[derive(Debug, Error)]
+pub enum WorkError {
+    /// A Gram's diagonal left the range of its integers.
+    #[error("the Gram of site {site} overflowed exponent {exponent}")]
+    Overflow {
+        /// The Gram's site.
+        site: SiteId,
+        /// The exponent it was gathered with.
+        exponent: i32,
+    },
+    /// It was asked to stop: what it would have given means nothing any more.
+    #[error("stopped")]
+    Stopped,
+    /// The group failed.
+    #[error(transparent)]
+    Group(#[from] CollectiveError),
+    /// The store failed.
+    #[error(transparent)]
+    Shelf(#[from] ShelfError),
+    /// The engine failed.
+    #[error(transparent)]
+    Engine(#[from] obsdiff_engine::Error),
+}
+
+impl WorkError {
+    /// What the coordinator is told.
+    pub(super) fn fault(&self) -> Fault {
+        match self {
+            Self::Overflow { site, exponent } => Fault::Overflow { site: *site, exponent: *exponent },
+            Self::Stopped | Self::Group(_) | Self::Shelf(ShelfError::Failed(_)) => {
+                Fault::Transient(self.to_string())
+            }
+            Self::Engine(obsdiff_engine::Error::File { source, .. }) if passes(source.kind()) => {
+                Fault::Transient(self.to_string())
+            }
+            Self::Shelf(_) | Self::Engine(_) => Fault::Fatal(self.to_string()),
+        }
+    }
+}
+
+/// Whether a file may be readable or writable another time with nobody doing anything about it.
+fn passes(kind: std::io::ErrorKind) -> bool {
+    use std::io::ErrorKind as Kind;
+    !matches!(
+        kind,
+        Kind::NotFound
+            | Kind::PermissionDenied
+            | Kind::AlreadyExists
+            | Kind::NotADirectory
+            | Kind::IsADirectory
+            | Kind::ReadOnlyFilesystem
+            | Kind::FileTooLarge
+            | Kind::StorageFull
+            | Kind::QuotaExceeded
+    )
+}

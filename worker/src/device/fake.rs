@@ -1,0 +1,179 @@
+//! An engine that counts instead of computing: a simulation finds out whether every shard counts exactly once.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+
+use obsdiff_engine::Error;
+use obsdiff_proto::message::{Exponents, Opening, Part, PartId, Solved};
+use obsdiff_proto::{PackageId, Plan, ShardId, SiteId};
+
+use super::{Engine, Reducer, Shelf, Step, WorkError};
+use crate::collective::{Buffer, Collective, Values};
+use crate::lock::lock;
+
+/// What a fake engine is about to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Moment {
+    /// Add a shard.
+    Shard(ShardId),
+    /// Take part in a site's reduction.
+    Reduce(SiteId),
+    /// Solve a part.
+    Solve(PartId),
+    /// Load a package's weights.
+    Apply(PackageId),
+    /// Write the result.
+    Export,
+}
+
+/// Decides over each moment: it may wait, or let it fail.
+pub type Gate = Arc<dyn Fn(Moment) -> Result<(), WorkError> + Send + Sync>;
+
+/// Its sums say how often each shard was added, its weights which sums they were solved by.
+pub struct FakeEngine {
+    plan: Arc<Plan>,
+    shelf: Arc<dyn Shelf>,
+    gate: Gate,
+    sums: Option<(Exponents, Vec<i64>)>,
+    received: Received,
+    weights: Vec<Vec<u8>>,
+    result: Arc<Mutex<Option<Vec<u8>>>>,
+}
+
+/// Counts of shards and ranks, and the sum of the ranks' exponents.
+type Received = Arc<Mutex<BTreeMap<SiteId, Vec<i64>>>>;
+
+/// Sums what a fake engine has counted.
+struct FakeReducer {
+    gate: Gate,
+    /// The own sums, where they count.
+    own: Option<(Exponents, Vec<i64>)>,
+    shards: usize,
+    received: Received,
+}
+
+impl FakeEngine {
+    /// An engine on dense weights. What an export writes goes to `result`.
+    pub fn new(
+        plan: Arc<Plan>,
+        shelf: Arc<dyn Shelf>,
+        result: Arc<Mutex<Option<Vec<u8>>>>,
+        gate: Gate,
+    ) -> Self {
+        let received = Received::default();
+        Self { plan, shelf, gate, sums: None, received, weights: Vec::new(), result }
+    }
+
+    /// Refuses what a sound coordinator never lets happen.
+    fn sound(holds: bool, problem: &str) -> Result<(), WorkError> {
+        if holds { Ok(()) } else { Err(Error::Argument(problem.to_owned()).into()) }
+    }
+}
+
+impl Engine for FakeEngine {
+    fn pilot(&mut self, _: ShardId, step: Step<'_>) -> Result<Exponents, WorkError> {
+        Self::sound(self.weights.is_empty(), "a pilot runs on dense weights")?;
+        step()?;
+        let sites = self.plan.packages.iter().flat_map(|package| &package.sites);
+        Ok(sites.map(|site| (*site, 20 + site.0 as i32)).collect())
+    }
+
+    fn open(&mut self, opening: &Opening) -> Result<(), WorkError> {
+        Self::sound(opening.package.0 as usize == self.weights.len(), "a package opens on other weights")?;
+        self.sums = Some((opening.exponents.clone(), vec![0; self.plan.shards.len()]));
+        Ok(())
+    }
+
+    fn calibrate(&mut self, shard: ShardId, step: Step<'_>) -> Result<(), WorkError> {
+        (self.gate)(Moment::Shard(shard))?;
+        let Some((_, counts)) = &mut self.sums else { return Self::sound(false, "no sums are open") };
+        counts[shard.0 as usize] += 1;
+        step()
+    }
+
+    fn reducer(&mut self, adds: bool) -> Box<dyn Reducer> {
+        Box::new(FakeReducer {
+            gate: self.gate.clone(),
+            own: self.sums.clone().filter(|_| adds),
+            shards: self.plan.shards.len(),
+            received: self.received.clone(),
+        })
+    }
+
+    fn release(&mut self) {
+        lock(&self.received).clear();
+    }
+
+    fn solve(&mut self, package: PackageId, part: &Part) -> Result<Solved, WorkError> {
+        (self.gate)(Moment::Solve(part.id))?;
+        let received = lock(&self.received).get(&part.id.site).cloned();
+        let exponent = match received {
+            Some(sum) => {
+                let (counts, rest) = sum.split_at(self.plan.shards.len());
+                Self::sound(counts.iter().all(|count| *count == 1), "a shard counts other than once")?;
+                i32::try_from(rest[1] / rest[0]).unwrap_or(0)
+            }
+            None => {
+                Self::sound(self.plan.shards.is_empty(), "a part is solved without its Gram")?;
+                0
+            }
+        };
+        let object = format!("{package} {} {:?} {exponent} {:?};", part.id, part.slices, self.weights);
+        let exponents = part.sites.iter().map(|site| (*site, exponent)).collect();
+        Ok(Solved { exponents, receipt: self.shelf.put(package, part.id, object.into_bytes())? })
+    }
+
+    fn apply(&mut self, packages: u32, step: Step<'_>) -> Result<(), WorkError> {
+        self.sums = None;
+        lock(&self.received).clear();
+        while self.weights.len() < packages as usize {
+            let package = PackageId(self.weights.len() as u32);
+            (self.gate)(Moment::Apply(package))?;
+            let mut weights = Vec::new();
+            for receipt in self.shelf.manifest(package)?.values() {
+                weights.extend(self.shelf.get(receipt)?);
+            }
+            self.weights.push(weights);
+            step()?;
+        }
+        Ok(())
+    }
+
+    fn export(&mut self, step: Step<'_>) -> Result<(), WorkError> {
+        (self.gate)(Moment::Export)?;
+        Self::sound(self.weights.len() == self.plan.packages.len(), "an export before all is applied")?;
+        step()?;
+        *lock(&self.result) = Some(self.weights.concat());
+        Ok(())
+    }
+}
+
+impl Reducer for FakeReducer {
+    fn reduce(
+        &mut self,
+        site: SiteId,
+        roots: &[usize],
+        group: &mut dyn Collective,
+    ) -> Result<bool, WorkError> {
+        (self.gate)(Moment::Reduce(site))?;
+        let mut own = vec![0; self.shards + 2];
+        if let Some((exponents, counts)) = &self.own {
+            own[..counts.len()].copy_from_slice(counts);
+            own[counts.len()] = 1;
+            own[counts.len() + 1] = i64::from(exponents.get(&site).copied().unwrap_or(0));
+        }
+        let mut sum = vec![0; own.len()];
+        let root = roots.contains(&group.rank());
+        match roots {
+            [one] => {
+                let receive = root.then_some(Buffer::I64(&mut sum));
+                group.reduce(*one, Values::I64(&own), receive)?;
+            }
+            _ => group.all_reduce(Values::I64(&own), Buffer::I64(&mut sum))?,
+        }
+        if root {
+            lock(&self.received).insert(site, sum);
+        }
+        Ok(root)
+    }
+}

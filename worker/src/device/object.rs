@@ -1,0 +1,150 @@
+//! A part's object: its pruned weights as safetensors, and in the metadata what is to be said of them.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt::Display;
+use std::ops::Range;
+
+use candle_core::{Device, Tensor};
+use obsdiff_engine::export::{PrunedLinear, PrunedStructure};
+use obsdiff_engine::pruner::{SolvedSlice, SolvedStructure};
+use obsdiff_engine::solve::OutputEnergy;
+use obsdiff_proto::{LinearId, StructureId};
+use safetensors::tensor::TensorView;
+use safetensors::{Dtype, SafeTensors};
+use serde::{Deserialize, Serialize};
+
+use super::ShelfError;
+
+/// The metadata's only key.
+const CONTENT: &str = "content";
+
+/// What an object says of some rows of a linear.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct SliceRecord {
+    pub(super) linear: LinearId,
+    pub(super) rows: Range<usize>,
+    pub(super) report: PrunedLinear,
+    pub(super) energy: Option<OutputEnergy>,
+}
+
+/// What an object says of a structure that lost parts.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct StructureRecord {
+    pub(super) structure: StructureId,
+    pub(super) report: PrunedStructure,
+    pub(super) linears: Vec<(LinearId, PrunedLinear)>,
+}
+
+/// All that an object says.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Records {
+    Slices(Vec<SliceRecord>),
+    Structure(StructureRecord),
+    /// The error that each further part of a structure would bring.
+    Survey(StructureId, Vec<f64>),
+}
+
+/// What an object holds.
+#[derive(Debug)]
+pub(super) enum Content {
+    /// Rows of linears, `rows x n` each.
+    Slices(Vec<(SliceRecord, Tensor)>),
+    /// The tensors of a structure, by their names in a checkpoint.
+    Structure(StructureRecord, BTreeMap<String, Tensor>),
+    /// The error that each further part of a structure would bring.
+    Survey(StructureId, Vec<f64>),
+}
+
+/// An object of slices being filled.
+#[derive(Default)]
+pub(super) struct Writer {
+    records: Vec<SliceRecord>,
+    tensors: Vec<(String, Tensor)>,
+}
+
+impl Writer {
+    /// Adds pruned rows.
+    pub(super) fn push(&mut self, solved: SolvedSlice) {
+        let SolvedSlice { slice, weight, report, energy } = solved;
+        self.tensors.push((name(&report.name, &slice.rows), weight));
+        self.records.push(SliceRecord { linear: slice.linear, rows: slice.rows, report, energy });
+    }
+
+    pub(super) fn finish(self) -> Result<Vec<u8>, ShelfError> {
+        let tensors = self.tensors.iter().map(|(name, tensor)| (name, tensor));
+        serialize(tensors, &Records::Slices(self.records))
+    }
+}
+
+/// The object of a structure that lost parts.
+pub(super) fn structure(solved: SolvedStructure) -> Result<Vec<u8>, ShelfError> {
+    let SolvedStructure { structure, tensors, report, linears } = solved;
+    serialize(&tensors, &Records::Structure(StructureRecord { structure, report, linears }))
+}
+
+/// The object of a structure of which it is known what its parts would cost.
+pub(super) fn survey(structure: StructureId, errors: Vec<f64>) -> Result<Vec<u8>, ShelfError> {
+    serialize([], &Records::Survey(structure, errors))
+}
+
+/// Tensors of f32, and what is to be said of them.
+fn serialize<'a>(
+    tensors: impl IntoIterator<Item = (&'a String, &'a Tensor)>,
+    records: &Records,
+) -> Result<Vec<u8>, ShelfError> {
+    let records = serde_json::to_string(records).map_err(|e| unwritten(&e))?;
+    let metadata = HashMap::from([(CONTENT.to_owned(), records)]);
+    safetensors::serialize(tensors, Some(metadata)).map_err(|e| unwritten(&e))
+}
+
+fn unwritten(error: &dyn Display) -> ShelfError {
+    ShelfError::Damaged(format!("a part cannot be written: {error}"))
+}
+
+fn broken(error: &dyn Display) -> ShelfError {
+    ShelfError::Damaged(format!("a part cannot be read: {error}"))
+}
+
+/// Reads an object.
+pub(super) fn read(object: &[u8]) -> Result<Content, ShelfError> {
+    let (_, header) = SafeTensors::read_metadata(object).map_err(|e| broken(&e))?;
+    let text =
+        header.metadata().as_ref().and_then(|m| m.get(CONTENT)).ok_or_else(|| broken(&"no content"))?;
+    let tensors = SafeTensors::deserialize(object).map_err(|e| broken(&e))?;
+    let slice = |record: SliceRecord| {
+        let view = tensors.tensor(&name(&record.report.name, &record.rows)).map_err(|e| broken(&e))?;
+        if view.shape() != record.report.shape {
+            return Err(broken(&format!("{} is of another shape", record.report.name)));
+        }
+        let weight = tensor(&record.report.name, &view)?;
+        Ok((record, weight))
+    };
+    match serde_json::from_str(text).map_err(|e| broken(&e))? {
+        Records::Slices(slices) => {
+            Ok(Content::Slices(slices.into_iter().map(slice).collect::<Result<_, _>>()?))
+        }
+        Records::Structure(record) => {
+            let named = |(name, view): (String, _)| Ok((name.clone(), tensor(&name, &view)?));
+            let tensors = tensors.tensors().into_iter().map(named).collect::<Result<_, ShelfError>>()?;
+            Ok(Content::Structure(record, tensors))
+        }
+        Records::Survey(structure, errors) => Ok(Content::Survey(structure, errors)),
+    }
+}
+
+fn tensor(name: &str, view: &TensorView<'_>) -> Result<Tensor, ShelfError> {
+    if view.dtype() != Dtype::F32 {
+        return Err(broken(&format!("{name} is of another type")));
+    }
+    let values: Vec<f32> = view.data().as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
+    Tensor::from_vec(values, view.shape(), &Device::Cpu).map_err(|e| broken(&e))
+}
+
+/// A slice's tensor: the linear's weight, from which row on.
+fn name(linear: &str, rows: &Range<usize>) -> String {
+    match rows.start {
+        0 => format!("{linear}.weight"),
+        start => format!("{linear}.weight.{start}"),
+    }
+}

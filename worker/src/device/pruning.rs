@@ -1,0 +1,375 @@
+//! The engine proper: a model being pruned by the plan of a job.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use candle_core::Tensor;
+use obsdiff_engine::Error;
+use obsdiff_engine::export::{PrunedLinear, PrunedStructure};
+use obsdiff_engine::gram::Gram;
+use obsdiff_engine::pruner::{Course, Grams, Pruner, allocate, possible};
+use obsdiff_proto::message::{Exponents, Opening, Part, Solved};
+use obsdiff_proto::{
+    Accumulate, LinearId, Package, PackageId, Plan, Shard, ShardId, SiteId, Structure, StructureId,
+};
+
+use super::object::{self, Content, SliceRecord, StructureRecord};
+use super::reducing::{GramReducer, Received};
+use super::{Engine, Reducer, Shelf, ShelfError, Step, WorkError};
+use crate::lock::lock;
+
+/// Writes the pruned pipeline: the model with every package applied, and what is to be said of it.
+pub type Exporter<'a> = Box<dyn FnMut(&Pruner, Pruned) -> Result<(), Error> + Send + 'a>;
+
+/// What is to be said of what was pruned, in model order.
+#[derive(Clone, Debug, Default)]
+pub struct Pruned {
+    /// Each linear.
+    pub linears: Vec<PrunedLinear>,
+    /// Each structure that lost heads or neurons.
+    pub structures: Vec<PrunedStructure>,
+}
+
+/// Is told how far the work is, for people who watch.
+pub trait Watch: Send + Sync {
+    /// So many prompt steps of a pilot or of calibration are done.
+    fn steps(&self, prompts: u64);
+    /// So many linears are solved, or parts of them; or structures.
+    fn solved(&self, count: u64);
+}
+
+/// A [`Pruner`] that follows a plan, with its weights on a shelf.
+pub struct PruningEngine<'a> {
+    pruner: Pruner,
+    plan: Arc<Plan>,
+    shelf: Arc<dyn Shelf>,
+    watch: Arc<dyn Watch>,
+    exporter: Exporter<'a>,
+    received: Received,
+    /// Packages applied.
+    applied: u32,
+    /// What was said of the rows applied.
+    records: Vec<SliceRecord>,
+    /// What was said of the structures applied.
+    structures: BTreeMap<StructureId, StructureRecord>,
+    /// What further parts of each structure would cost, as far as they are surveyed.
+    surveyed: BTreeMap<StructureId, Vec<f64>>,
+    /// How many parts each structure loses, where a budget decides.
+    shares: BTreeMap<StructureId, usize>,
+}
+
+impl<'a> PruningEngine<'a> {
+    /// An engine on the dense model.
+    pub fn new(
+        pruner: Pruner,
+        plan: Arc<Plan>,
+        shelf: Arc<dyn Shelf>,
+        watch: Arc<dyn Watch>,
+        exporter: Exporter<'a>,
+    ) -> Self {
+        Self {
+            pruner,
+            plan,
+            shelf,
+            watch,
+            exporter,
+            received: Received::default(),
+            applied: 0,
+            records: Vec::new(),
+            structures: BTreeMap::new(),
+            surveyed: BTreeMap::new(),
+            shares: BTreeMap::new(),
+        }
+    }
+
+    /// The model as it is.
+    pub fn pruner(&self) -> &Pruner {
+        &self.pruner
+    }
+
+    /// Packages applied to it.
+    pub fn applied(&self) -> u32 {
+        self.applied
+    }
+
+    /// What is to be said of what is applied so far.
+    pub fn pruned(&self) -> Pruned {
+        let of_structures = self.structures.values().flat_map(|record| record.linears.iter().cloned());
+        let linears: BTreeMap<_, _> = linears(&self.records).into_iter().chain(of_structures).collect();
+        Pruned {
+            linears: linears.into_values().collect(),
+            structures: self.structures.values().map(|record| record.report.clone()).collect(),
+        }
+    }
+
+    fn shard(&self, id: ShardId) -> Result<Shard, Error> {
+        let shard = self.plan.shards.get(id.0 as usize).cloned();
+        shard.ok_or_else(|| Error::Argument(format!("shard {id} is not of this plan")))
+    }
+
+    fn package(&self, id: PackageId) -> Result<&Package, Error> {
+        let package = self.plan.packages.get(id.0 as usize);
+        package.ok_or_else(|| Error::Argument(format!("package {id} is not of this plan")))
+    }
+
+    /// Loads the weights of one package.
+    fn apply_package(&mut self, id: PackageId, step: Step<'_>) -> Result<(), WorkError> {
+        let mut split: BTreeMap<LinearId, Vec<(SliceRecord, Tensor)>> = BTreeMap::new();
+        let mut records = Vec::new();
+        for receipt in self.shelf.manifest(id)?.values() {
+            let slices = match object::read(&self.shelf.get(receipt)?)? {
+                Content::Slices(slices) => slices,
+                Content::Structure(record, tensors) => {
+                    self.pruner.apply_tensors(&tensors)?;
+                    self.structures.insert(record.structure, record);
+                    continue;
+                }
+                Content::Survey(structure, errors) => {
+                    self.surveyed.insert(structure, errors);
+                    continue;
+                }
+            };
+            for (record, weight) in slices {
+                let rows = self.rows(record.linear)?;
+                records.push(record.clone());
+                if record.rows == (0..rows) {
+                    self.pruner.apply(record.linear, weight)?;
+                    continue;
+                }
+                let slices = split.entry(record.linear).or_default();
+                slices.push((record, weight));
+                if slices.iter().map(|(record, _)| record.rows.len()).sum::<usize>() == rows {
+                    slices.sort_by_key(|(record, _)| record.rows.start);
+                    let (linear, weights) = (slices[0].0.linear, slices.iter().map(|(_, w)| w));
+                    let whole = Tensor::cat(&weights.collect::<Vec<_>>(), 0).map_err(Error::from)?;
+                    self.pruner.apply(linear, whole)?;
+                    split.remove(&linear);
+                }
+            }
+            step()?;
+        }
+        let package = self.package(id)?;
+        if package.is_structured() {
+            return self.check_structures(package);
+        }
+        let targets = &package.linears;
+        let lacks = |linear: &LinearId| !records.iter().any(|r: &SliceRecord| r.linear == *linear);
+        if let Some(linear) =
+            split.keys().copied().chain(targets.iter().map(|t| t.linear).filter(lacks)).next()
+        {
+            let name = &self.pruner.model().inventory().linear(linear).name;
+            let problem = format!("the manifest of package {id} lacks rows of {name}");
+            return Err(ShelfError::Damaged(problem).into());
+        }
+        self.records.extend(records);
+        Ok(())
+    }
+
+    /// Whether a package's objects said something of all its structures.
+    fn check_structures(&self, package: &Package) -> Result<(), WorkError> {
+        let known = |id: &StructureId| match package.survey {
+            true => self.surveyed.contains_key(id),
+            false => self.structures.contains_key(id),
+        };
+        match self.pruner.model().inventory().structures_of(package).find(|id| !known(id)) {
+            None => Ok(()),
+            Some(id) => {
+                let name = &self.pruner.model().inventory().structure(id).name;
+                let problem = format!("the manifest of package {} lacks {name}", package.id);
+                Err(ShelfError::Damaged(problem).into())
+            }
+        }
+    }
+
+    /// Divides the budget, once every structure is surveyed.
+    fn divide(&mut self) -> Result<(), Error> {
+        let Some(budget) = &self.plan.budget else { return Ok(()) };
+        let (ids, errors): (Vec<_>, Vec<_>) = std::mem::take(&mut self.surveyed).into_iter().unzip();
+        let flops = |id: &StructureId| budget.part_flops.get(id.0 as usize).copied().unwrap_or(0.0);
+        let course = |(id, errors)| Course { errors, flops: flops(id) };
+        let courses: Vec<_> = ids.iter().zip(errors).map(course).collect();
+        let counts = allocate(&courses, budget.saving.min(possible(&courses)))
+            .map_err(|e| Error::Argument(format!("sparsity.budget: {e}")))?;
+        self.shares = ids.into_iter().zip(counts).collect();
+        Ok(())
+    }
+
+    /// Solves the structure whose outputs a part consists of, or finds what its parts would cost.
+    fn solve_structure(&self, package: &Package, part: &Part) -> Result<Vec<u8>, WorkError> {
+        let inventory = self.pruner.model().inventory();
+        let reads = |structure: &Structure| {
+            structure.outputs.iter().eq(part.slices.iter().map(|slice| &slice.linear))
+        };
+        let id = inventory.structure_ids().find(|id| reads(inventory.structure(*id)));
+        let id = id.ok_or_else(|| Error::Argument(format!("part {} is none of this plan", part.id)))?;
+        let sites = inventory.structure(id).outputs.iter().map(|linear| inventory.linear(*linear).site);
+        let grams: BTreeMap<_, _> = sites.filter_map(|site| Some((site, self.gram(site)?))).collect();
+        let grams: Grams<'_> = grams.iter().map(|(site, gram)| (*site, &**gram)).collect();
+        let object = match package.survey {
+            true => object::survey(id, self.pruner.survey(id, &grams)?)?,
+            false => {
+                let count = self.plan.budget.as_ref().map(|_| self.shares.get(&id).copied().unwrap_or(0));
+                object::structure(self.pruner.solve_structure(package, id, &grams, count)?)?
+            }
+        };
+        self.watch.solved(1);
+        Ok(object)
+    }
+
+    /// Solves the slices of a part by their site's Gram.
+    fn solve_slices(&self, package: &Package, part: &Part) -> Result<Vec<u8>, WorkError> {
+        let mut object = object::Writer::default();
+        let gram = self.gram(part.id.site);
+        self.pruner.solve(package, &part.slices, gram.as_deref(), &mut |solved| {
+            self.watch.solved(1);
+            object.push(solved);
+            Ok(())
+        })?;
+        Ok(object.finish()?)
+    }
+
+    /// A Gram that arrived.
+    fn gram(&self, site: SiteId) -> Option<Arc<Gram>> {
+        lock(&self.received).get(&site).cloned()
+    }
+
+    fn rows(&self, linear: LinearId) -> Result<usize, ShelfError> {
+        let inventory = self.pruner.model().inventory();
+        let known = inventory.linears.get(linear.0 as usize);
+        known.map(|linear| linear.rows).ok_or_else(|| {
+            ShelfError::Damaged(format!("a part names linear {linear}, which is not of this model"))
+        })
+    }
+}
+
+impl Engine for PruningEngine<'_> {
+    fn pilot(&mut self, shard: ShardId, step: Step<'_>) -> Result<Exponents, WorkError> {
+        let _span = tracing::info_span!("pilot").entered();
+        let shard = self.shard(shard)?;
+        let sites: Vec<SiteId> = self.plan.packages.iter().flat_map(|p| p.sites.iter().copied()).collect();
+        let (pruner, watch, prompts) = (&self.pruner, &self.watch, shard.prompts.len() as u64);
+        stoppable(step, |step| {
+            pruner.pilot(&shard, sites, self.plan.shards.len(), &mut || {
+                watch.steps(prompts);
+                step()
+            })
+        })
+    }
+
+    fn open(&mut self, opening: &Opening) -> Result<(), WorkError> {
+        let package = self.package(opening.package)?.clone();
+        let exponents = match self.pruner.accumulates() {
+            Accumulate::Exact => opening.exponents.clone(),
+            Accumulate::F32 => package.sites.iter().map(|site| (*site, 0)).collect(),
+        };
+        self.release();
+        Ok(self.pruner.open(&package, &exponents)?)
+    }
+
+    fn calibrate(&mut self, shard: ShardId, step: Step<'_>) -> Result<(), WorkError> {
+        let _span = tracing::info_span!("calibrate").entered();
+        let shard = self.shard(shard)?;
+        let (pruner, watch, prompts) = (&mut self.pruner, &self.watch, shard.prompts.len() as u64);
+        let done = stoppable(step, |step| {
+            pruner.calibrate(&shard, &mut || {
+                watch.steps(prompts);
+                step()
+            })
+        });
+        match done {
+            Err(WorkError::Engine(Error::Overflow { site, name })) => match pruner.gram(site) {
+                Some(gram) => Err(WorkError::Overflow { site, exponent: gram.exponent() }),
+                None => Err(Error::Overflow { site, name }.into()),
+            },
+            done => done,
+        }
+    }
+
+    fn reducer(&mut self, adds: bool) -> Box<dyn Reducer> {
+        let inventory = self.pruner.model().inventory();
+        let sites = self.plan.packages.iter().flat_map(|package| {
+            package.sites.iter().map(|site| (*site, package.gram_width(inventory.site(*site))))
+        });
+        let own = self.pruner.grams().filter(|_| adds).cloned();
+        Box::new(GramReducer {
+            own: own.unwrap_or_default(),
+            widths: sites.collect(),
+            accumulate: self.pruner.accumulates(),
+            received: self.received.clone(),
+        })
+    }
+
+    fn release(&mut self) {
+        lock(&self.received).clear();
+    }
+
+    fn solve(&mut self, package: PackageId, part: &Part) -> Result<Solved, WorkError> {
+        let planned = self.package(package)?;
+        let object = match planned.is_structured() {
+            true => self.solve_structure(planned, part)?,
+            false => self.solve_slices(planned, part)?,
+        };
+        let exponent = |site: &SiteId| Some((*site, self.gram(*site)?.exponent()));
+        let exponents = part.sites.iter().filter_map(exponent).collect();
+        let _span = tracing::info_span!("store").entered();
+        Ok(Solved { exponents, receipt: self.shelf.put(package, part.id, object)? })
+    }
+
+    fn apply(&mut self, packages: u32, step: Step<'_>) -> Result<(), WorkError> {
+        let _span = tracing::info_span!("apply").entered();
+        self.release();
+        self.pruner.close();
+        while self.applied < packages {
+            let id = PackageId(self.applied);
+            self.apply_package(id, step)?;
+            self.applied += 1;
+            let surveys = |id| self.package(id).is_ok_and(|package| package.survey);
+            if surveys(id) && !surveys(PackageId(self.applied)) {
+                self.divide()?;
+            }
+        }
+        Ok(())
+    }
+
+    fn export(&mut self, step: Step<'_>) -> Result<(), WorkError> {
+        step()?;
+        let pruned = self.pruned();
+        Ok((self.exporter)(&self.pruner, pruned)?)
+    }
+}
+
+/// Runs a call of the engine whose steps report by its own kind of error, and passes on what a step said.
+fn stoppable<T>(
+    step: Step<'_>,
+    run: impl FnOnce(&mut dyn FnMut() -> Result<(), Error>) -> Result<T, Error>,
+) -> Result<T, WorkError> {
+    let mut said = None;
+    let result = run(&mut || {
+        step().map_err(|error| {
+            said = Some(error);
+            Error::Interrupted
+        })
+    });
+    result.map_err(|error| said.unwrap_or(WorkError::Engine(error)))
+}
+
+/// Joins what is said of the rows of each linear.
+fn linears(records: &[SliceRecord]) -> BTreeMap<LinearId, PrunedLinear> {
+    let mut by_linear: BTreeMap<LinearId, (PrunedLinear, Option<obsdiff_engine::solve::OutputEnergy>)> =
+        BTreeMap::new();
+    for record in records {
+        match by_linear.get_mut(&record.linear) {
+            None => {
+                by_linear.insert(record.linear, (record.report.clone(), record.energy));
+            }
+            Some((whole, energy)) => {
+                whole.shape[0] += record.report.shape[0];
+                whole.zeros += record.report.zeros;
+                *energy = energy.zip(record.energy).map(|(a, b)| a + b);
+                whole.relative_error = energy.map(|energy| energy.relative());
+                whole.unrefined_error = energy.and_then(|energy| energy.unrefined());
+            }
+        }
+    }
+    by_linear.into_iter().map(|(linear, (report, _))| (linear, report)).collect()
+}

@@ -1,0 +1,208 @@
+//! A site's Gram on its way through a group: packed, in chunks, the sums of the ranks left as they are.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+
+use obsdiff_engine::Error;
+use obsdiff_engine::gram::{Gram, SUM_LIMIT, Sums, SumsMut};
+use obsdiff_proto::{Accumulate, SiteId};
+
+use super::{Reducer, WorkError};
+use crate::collective::{Buffer, Collective, CollectiveError, Result as GroupResult, Values};
+use crate::lock::lock;
+
+/// Sums sent at once: 8 MiB of integers. It bounds what a rank holds besides its own Gram and the one it receives.
+pub const CHUNK: usize = 1 << 20;
+
+/// Binary digits of the lower limb of a diagonal's sum: over 2^31 ranks fit.
+const LIMB: u32 = 31;
+
+/// Grams that arrived and are not released.
+pub(super) type Received = Arc<Mutex<BTreeMap<SiteId, Arc<Gram>>>>;
+
+/// Sums the Grams of an open package.
+pub(super) struct GramReducer {
+    /// The own sums, where they count.
+    pub(super) own: BTreeMap<SiteId, Arc<Gram>>,
+    pub(super) widths: BTreeMap<SiteId, usize>,
+    pub(super) accumulate: Accumulate,
+    pub(super) received: Received,
+}
+
+impl Reducer for GramReducer {
+    fn reduce(
+        &mut self,
+        site: SiteId,
+        roots: &[usize],
+        group: &mut dyn Collective,
+    ) -> Result<bool, WorkError> {
+        let _span = tracing::info_span!("reduce").entered();
+        let own = self.own.get(&site);
+        // In a group of one the own sum is the sum.
+        if let (1, Some(own)) = (group.world(), own) {
+            lock(&self.received).insert(site, own.clone());
+            return Ok(true);
+        }
+        let width = self.widths.get(&site);
+        let width =
+            *width.ok_or_else(|| Error::Argument(format!("site {site} is not gathered by this plan")))?;
+        let own = own.map(|gram| &**gram);
+        let sum = reduce(Site { id: site, width, accumulate: self.accumulate, own }, roots, group)?;
+        Ok(sum.map(|sum| lock(&self.received).insert(site, Arc::new(sum))).is_some())
+    }
+}
+
+/// A site of a group, as a rank sees it.
+#[derive(Clone, Copy, Debug)]
+struct Site<'a> {
+    id: SiteId,
+    width: usize,
+    accumulate: Accumulate,
+    /// The rank's own Gram; absent where it has nothing to add.
+    own: Option<&'a Gram>,
+}
+
+/// Sums a site's Gram over the ranks. Those of `roots` receive it: by a reduction where there is one root, else by an all-reduce.
+/// n (n + 1) / 2 sums are sent in chunks, after a header of 2 n + 3 numbers.
+///
+/// # Errors
+/// [`WorkError::Overflow`] at every rank alike when the diagonal leaves its range; [`WorkError::Group`].
+fn reduce(site: Site<'_>, roots: &[usize], group: &mut dyn Collective) -> Result<Option<Gram>, WorkError> {
+    let header = Header::exchange(&site, group)?;
+    if header.overflows() {
+        return Err(WorkError::Overflow { site: site.id, exponent: header.exponent });
+    }
+    let mut received =
+        roots.contains(&group.rank()).then(|| Gram::new(site.width, site.accumulate, header.exponent));
+    let sums = received.as_mut().map(|gram| {
+        let (sums, mass) = gram.parts_mut();
+        *mass = header.mass;
+        sums
+    });
+    let entries = site.width * (site.width + 1) / 2;
+    match (site.accumulate, sums) {
+        (Accumulate::Exact, sums) => {
+            let own = site.own.map(Gram::sums).and_then(|sums| match sums {
+                Sums::Exact(sums) => Some(sums.as_slice()),
+                Sums::F32(_) => None,
+            });
+            let into = sums.and_then(|sums| match sums {
+                SumsMut::Exact(sums) => Some(sums),
+                SumsMut::F32(_) => None,
+            });
+            send::<i64>(own, into, entries, roots, group)?;
+        }
+        (Accumulate::F32, sums) => {
+            let own = site.own.map(Gram::sums).and_then(|sums| match sums {
+                Sums::F32(sums) => Some(sums.as_slice()),
+                Sums::Exact(_) => None,
+            });
+            let into = sums.and_then(|sums| match sums {
+                SumsMut::F32(sums) => Some(sums),
+                SumsMut::Exact(_) => None,
+            });
+            send::<f32>(own, into, entries, roots, group)?;
+        }
+    }
+    Ok(received)
+}
+
+/// What all ranks know of a site's sum before it is sent.
+struct Header {
+    exponent: i32,
+    mass: i64,
+    /// The diagonal of the sum in two limbs, which no sum over ranks overflows; empty for f32 sums.
+    low: Vec<i64>,
+    high: Vec<i64>,
+}
+
+impl Header {
+    /// Sums what each rank knows. Ranks whose Grams have different exponents get an error, all of them.
+    fn exchange(site: &Site<'_>, group: &mut dyn Collective) -> Result<Self, WorkError> {
+        let width = match site.accumulate {
+            Accumulate::Exact => site.width,
+            Accumulate::F32 => 0,
+        };
+        let mut own = vec![0; 4 + 2 * width];
+        if let Some(gram) = site.own {
+            let exponent = i64::from(gram.exponent());
+            own[..4].copy_from_slice(&[1, exponent, exponent * exponent, gram.mass_units()]);
+            let diagonal = gram.diagonal_units().unwrap_or_default();
+            for (j, value) in diagonal.into_iter().enumerate() {
+                own[4 + j] = value & ((1 << LIMB) - 1);
+                own[4 + width + j] = value >> LIMB;
+            }
+        }
+        let mut sum = vec![0; own.len()];
+        group.all_reduce(Values::I64(&own), Buffer::I64(&mut sum))?;
+        let [ranks, exponents, squares, mass] = [sum[0], sum[1], sum[2], sum[3]];
+        // By Cauchy and Schwarz the two agree only where all exponents are the same.
+        if ranks.saturating_mul(squares) != exponents.saturating_mul(exponents) {
+            let problem = format!("ranks bring Grams of site {} with different exponents", site.id);
+            return Err(CollectiveError::Transport(problem).into());
+        }
+        Ok(Self {
+            exponent: i32::try_from(exponents / ranks.max(1)).unwrap_or(0),
+            mass,
+            low: sum[4..4 + width].to_vec(),
+            high: sum[4 + width..].to_vec(),
+        })
+    }
+
+    /// Whether an entry of the diagonal passes its limit: no other entry is larger.
+    fn overflows(&self) -> bool {
+        let whole = |(low, high): (&i64, &i64)| (i128::from(*high) << LIMB) + i128::from(*low);
+        self.low.iter().zip(&self.high).map(whole).any(|sum| sum as f64 >= SUM_LIMIT)
+    }
+}
+
+/// Numbers that a collective adds.
+trait Number: Copy + Default + Sized {
+    fn values(values: &[Self]) -> Values<'_>;
+    fn buffer(values: &mut [Self]) -> Buffer<'_>;
+}
+
+impl Number for i64 {
+    fn values(values: &[Self]) -> Values<'_> {
+        Values::I64(values)
+    }
+    fn buffer(values: &mut [Self]) -> Buffer<'_> {
+        Buffer::I64(values)
+    }
+}
+
+impl Number for f32 {
+    fn values(values: &[Self]) -> Values<'_> {
+        Values::F32(values)
+    }
+    fn buffer(values: &mut [Self]) -> Buffer<'_> {
+        Buffer::F32(values)
+    }
+}
+
+/// Sends `entries` numbers in chunks; a rank without numbers of its own sends zeros.
+fn send<T: Number>(
+    own: Option<&[T]>,
+    mut into: Option<&mut [T]>,
+    entries: usize,
+    roots: &[usize],
+    group: &mut dyn Collective,
+) -> GroupResult<()> {
+    let zeros = vec![T::default(); if own.is_none() { CHUNK.min(entries) } else { 0 }];
+    let unwanted = roots.len() > 1 && into.is_none();
+    let mut scratch = vec![T::default(); if unwanted { CHUNK.min(entries) } else { 0 }];
+    for start in (0..entries).step_by(CHUNK) {
+        let end = entries.min(start + CHUNK);
+        let send = T::values(match own {
+            Some(own) => &own[start..end],
+            None => &zeros[..end - start],
+        });
+        let receive = into.as_mut().map(|into| T::buffer(&mut into[start..end]));
+        match (roots, receive) {
+            ([root], receive) => group.reduce(*root, send, receive)?,
+            (_, Some(receive)) => group.all_reduce(send, receive)?,
+            (_, None) => group.all_reduce(send, T::buffer(&mut scratch[..end - start]))?,
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,118 @@
+//! Where pruned weights lie between the worker that solved them and those who apply them.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+use obsdiff_proto::PackageId;
+use obsdiff_proto::message::{PartId, Receipt};
+use thiserror::Error;
+use tokio::runtime::Handle;
+
+use crate::lock::lock;
+use crate::store::{JobStore, PartReceipt, StoreError};
+
+/// Objects that hold the weights of parts, and the manifests that make them count. Calls block.
+pub trait Shelf: Send + Sync {
+    /// Puts a part's object, and gives what its manifest is to say of it.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    fn put(&self, package: PackageId, part: PartId, object: Vec<u8>) -> Result<Receipt, ShelfError>;
+
+    /// The parts of a committed package.
+    ///
+    /// # Errors
+    /// When the manifest is missing, damaged or cannot be read.
+    fn manifest(&self, package: PackageId) -> Result<BTreeMap<PartId, Receipt>, ShelfError>;
+
+    /// A part's object, as it was put.
+    ///
+    /// # Errors
+    /// When it is missing, damaged or cannot be read.
+    fn get(&self, receipt: &Receipt) -> Result<Bytes, ShelfError>;
+}
+
+/// Why an object could not be put or read.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum ShelfError {
+    /// It may go well another time.
+    #[error("{0}")]
+    Failed(String),
+    /// What is stored cannot be used, however often it is read.
+    #[error("{0}")]
+    Damaged(String),
+}
+
+impl From<StoreError> for ShelfError {
+    fn from(error: StoreError) -> Self {
+        match error {
+            // Also where a request is refused: whoever runs the store may set that right while the job waits.
+            StoreError::Failed { .. } => Self::Failed(error.to_string()),
+            _ => Self::Damaged(error.to_string()),
+        }
+    }
+}
+
+/// A job's store. Its calls wait on a runtime, so they must not come from one of its own threads.
+#[derive(Clone)]
+pub struct StoreShelf {
+    store: JobStore,
+    runtime: Handle,
+}
+
+impl StoreShelf {
+    /// The shelf of a store.
+    pub fn new(store: JobStore, runtime: Handle) -> Self {
+        Self { store, runtime }
+    }
+}
+
+impl Shelf for StoreShelf {
+    fn put(&self, _: PackageId, _: PartId, object: Vec<u8>) -> Result<Receipt, ShelfError> {
+        Ok((&self.runtime.block_on(self.store.put_part(object))?).into())
+    }
+
+    fn manifest(&self, package: PackageId) -> Result<BTreeMap<PartId, Receipt>, ShelfError> {
+        Ok(self.runtime.block_on(self.store.manifest(package))?.parts)
+    }
+
+    fn get(&self, receipt: &Receipt) -> Result<Bytes, ShelfError> {
+        Ok(self.runtime.block_on(self.store.part(&PartReceipt::try_from(receipt)?))?)
+    }
+}
+
+/// A shelf in memory, for workers of one process. Clones share it.
+#[derive(Clone, Default)]
+pub struct MemoryShelf(Arc<Mutex<Content>>);
+
+#[derive(Default)]
+struct Content {
+    objects: BTreeMap<String, Bytes>,
+    manifests: BTreeMap<PackageId, BTreeMap<PartId, Receipt>>,
+}
+
+impl MemoryShelf {
+    /// Puts a package's manifest.
+    pub fn commit(&self, package: PackageId, parts: BTreeMap<PartId, Receipt>) {
+        lock(&self.0).manifests.insert(package, parts);
+    }
+}
+
+impl Shelf for MemoryShelf {
+    fn put(&self, package: PackageId, part: PartId, object: Vec<u8>) -> Result<Receipt, ShelfError> {
+        let name = format!("package-{package}/part-{part}");
+        lock(&self.0).objects.insert(name.clone(), object.into());
+        Ok(Receipt(name.into()))
+    }
+
+    fn manifest(&self, package: PackageId) -> Result<BTreeMap<PartId, Receipt>, ShelfError> {
+        let missing = || ShelfError::Damaged(format!("package {package} has no manifest"));
+        lock(&self.0).manifests.get(&package).cloned().ok_or_else(missing)
+    }
+
+    fn get(&self, receipt: &Receipt) -> Result<Bytes, ShelfError> {
+        let missing = || ShelfError::Damaged(format!("{} is missing", receipt.0));
+        lock(&self.0).objects.get(&*receipt.0).cloned().ok_or_else(missing)
+    }
+}

@@ -1,0 +1,398 @@
+use std::collections::BTreeSet;
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use obsdiff_proto::message::{
+    Command, Fault, Group, Opening, Order, Part, PartId, Reduction, Slice, Stage, Status, Tally,
+};
+use obsdiff_proto::{
+    Epoch, LinearId, LinearTarget, Package, PackageId, Plan, Shard, ShardId, SiteId, Target, WorkerId,
+};
+
+use super::*;
+use crate::collective::Local;
+
+/// Longer than any of these tests should take.
+const LONG: Duration = Duration::from_secs(60);
+
+/// One package of two sites and so many shards.
+fn plan(shards: u32) -> Arc<Plan> {
+    let target = |l| LinearTarget { linear: LinearId(l), target: Target::NToM { n: 2, m: 4 } };
+    let package = Package {
+        id: PackageId(0),
+        units: 0..1,
+        sites: vec![SiteId(0), SiteId(1)],
+        linears: vec![target(0), target(1)],
+        survey: false,
+    };
+    let shards = (0..shards).map(|i| Shard { id: ShardId(i), prompts: i..i + 1 }).collect();
+    Arc::new(Plan { packages: vec![package], shards, budget: None })
+}
+
+fn part(site: u32) -> Arc<Part> {
+    let slices = vec![Slice { linear: LinearId(site), rows: 0..4 }];
+    let id = PartId { site: SiteId(site), index: 0 };
+    Arc::new(Part { id, sites: vec![SiteId(site)], slices, cost: 1 })
+}
+
+fn calibrate(tally: u64, shard: u32) -> Command {
+    let exponents = [(SiteId(0), 12), (SiteId(1), 13)].into();
+    let opening = Arc::new(Opening { package: PackageId(0), exponents });
+    Command::Calibrate { tally: Tally(tally), shard: ShardId(shard), opening }
+}
+
+/// Workers 1 and 2, each the root of one site.
+fn group(epoch: u64) -> Arc<Group> {
+    let root = |site| Reduction { site: SiteId(site), roots: vec![WorkerId(u64::from(site) + 1)] };
+    Arc::new(Group {
+        epoch: Epoch(epoch),
+        package: PackageId(0),
+        members: vec![WorkerId(1), WorkerId(2)],
+        reductions: vec![root(0), root(1)],
+        owners: (0..2).map(|site| (part(site).id, WorkerId(u64::from(site) + 1))).collect(),
+    })
+}
+
+fn form(epoch: u64, tally: u64, holds: &[u32]) -> Command {
+    let holds: BTreeSet<_> = holds.iter().map(|s| ShardId(*s)).collect();
+    Command::Form { tally: Tally(tally), holds: Arc::new(holds), group: group(epoch) }
+}
+
+/// What a gate of a worker lets pass, one moment at a time, where it is closed.
+struct Gatekeeper {
+    reached: Receiver<Moment>,
+    open: Sender<Result<(), WorkError>>,
+}
+
+impl Gatekeeper {
+    fn new() -> (Self, Gate) {
+        let (reaches, reached) = mpsc::channel();
+        let (open, opened) = mpsc::channel();
+        let opened = Mutex::new(opened);
+        let gate = move |moment| {
+            reaches.send(moment).unwrap();
+            opened.lock().unwrap().recv_timeout(LONG).unwrap()
+        };
+        (Self { reached, open }, Arc::new(gate))
+    }
+
+    /// Waits for the worker to come to a moment.
+    fn reached(&self) -> Moment {
+        self.reached.recv_timeout(LONG).unwrap()
+    }
+}
+
+/// Two workers with fake engines, by their names.
+struct Workers {
+    desks: Vec<Arc<Desk>>,
+    threads: Vec<thread::JoinHandle<()>>,
+    shelf: MemoryShelf,
+}
+
+impl Workers {
+    fn new(plan: &Arc<Plan>, gates: Vec<Gate>) -> Self {
+        let transport = Arc::new(Local::default());
+        let shelf = MemoryShelf::default();
+        let mut workers = Self { desks: Vec::new(), threads: Vec::new(), shelf: shelf.clone() };
+        for (name, gate) in (1u64..).zip(gates) {
+            let desk = Desk::new(u128::from(name), 1, transport.clone(), Patience::default());
+            desk.hello();
+            desk.named(WorkerId(name));
+            let result = Arc::new(Mutex::new(None));
+            let mut engine = FakeEngine::new(plan.clone(), Arc::new(shelf.clone()), result, gate);
+            let its = desk.clone();
+            workers.threads.push(thread::spawn(move || follow(&its, &mut engine)));
+            workers.desks.push(desk);
+        }
+        workers
+    }
+
+    fn open(plan: &Arc<Plan>, count: usize) -> Self {
+        let open = || -> Gate { Arc::new(|_| Ok(())) };
+        Self::new(plan, (0..count).map(|_| open()).collect())
+    }
+
+    /// Two workers that hold a shard each, the second one behind a gate.
+    fn with_a_shard_each() -> (Gatekeeper, Self) {
+        let (gatekeeper, gate) = Gatekeeper::new();
+        let open: Gate = Arc::new(|_| Ok(()));
+        let workers = Self::new(&plan(2), vec![open, gate]);
+        workers.take(1, calibrate(1, 0));
+        workers.take(2, calibrate(1, 1));
+        gatekeeper.reached();
+        gatekeeper.open.send(Ok(())).unwrap();
+        workers.idle(1);
+        workers.idle(2);
+        (gatekeeper, workers)
+    }
+
+    fn take(&self, worker: usize, command: Command) {
+        self.desks[worker - 1].take(command);
+    }
+
+    /// The status of a worker, once it is as wanted.
+    fn wait(&self, worker: usize, wanted: impl Fn(&Status) -> bool) -> Status {
+        let desk = &self.desks[worker - 1];
+        let end = Instant::now() + LONG;
+        loop {
+            let (status, version) = desk.status();
+            if wanted(&status) {
+                return status;
+            }
+            assert!(Instant::now() < end, "worker {worker} stays {status:?}");
+            desk.wait(version, Duration::from_secs(1));
+        }
+    }
+
+    fn idle(&self, worker: usize) -> Status {
+        self.wait(worker, |status| status.in_hand.is_empty())
+    }
+}
+
+impl Drop for Workers {
+    fn drop(&mut self) {
+        self.desks.iter().for_each(|desk| desk.close());
+        for thread in self.threads.drain(..) {
+            let ended = thread.join();
+            assert!(ended.is_ok() || thread::panicking());
+        }
+    }
+}
+
+fn stage(status: &Status) -> Option<&Stage> {
+    status.group.as_ref().map(|group| &group.stage)
+}
+
+#[test]
+fn two_workers_go_through_a_package() {
+    let workers = Workers::open(&plan(3), 2);
+    for (worker, shard) in [(1, 0), (1, 2), (2, 1)] {
+        workers.take(worker, calibrate(1, shard));
+    }
+    let held = workers.idle(1).sums.held;
+    assert_eq!(held, [ShardId(0), ShardId(2)].into());
+    assert!(workers.idle(2).pace.is_some());
+    workers.take(1, form(1, 1, &[0, 2]));
+    workers.take(2, form(1, 1, &[1]));
+    for worker in [1, 2] {
+        workers.wait(worker, |status| stage(status) == Some(&Stage::Formed));
+        workers.take(worker, Command::Reduce { epoch: Epoch(1) });
+        workers.take(worker, Command::Solve { epoch: Epoch(1), part: part(worker as u32 - 1) });
+    }
+    let mut parts = std::collections::BTreeMap::new();
+    for worker in [1usize, 2] {
+        let status = workers.idle(worker);
+        let site = SiteId(worker as u32 - 1);
+        assert_eq!(stage(&status), Some(&Stage::Reduced));
+        assert_eq!(status.group.as_ref().unwrap().received, [site].into());
+        let solved = &status.solved[&PartId { site, index: 0 }];
+        assert_eq!(solved.exponents, [(site, 11 + worker as i32)].into());
+        parts.insert(PartId { site, index: 0 }, solved.receipt.clone());
+        assert_eq!(status.trouble, None);
+    }
+    workers.shelf.commit(PackageId(0), parts);
+    workers.take(1, Command::Apply { packages: 1 });
+    let status = workers.idle(1);
+    assert_eq!((status.applied, status.solved.len(), status.sums.held.len()), (1, 0, 0));
+    workers.take(1, Command::Export);
+    assert!(workers.idle(1).exported);
+}
+
+#[test]
+fn a_command_that_comes_again_is_not_followed_again() {
+    let workers = Workers::open(&plan(2), 1);
+    workers.take(1, calibrate(1, 0));
+    let before = workers.idle(1);
+    for command in [calibrate(1, 0), calibrate(0, 1), Command::Apply { packages: 0 }] {
+        workers.take(1, command);
+        let after = workers.idle(1);
+        assert_eq!((after.progress, &after.sums), (before.progress, &before.sums));
+    }
+    workers.take(1, Command::Abort { epoch: Epoch(7) });
+    assert_eq!(stage(&workers.idle(1)), Some(&Stage::Aborted));
+    // Orders of a group that is closed mean nothing.
+    workers.take(1, Command::Reduce { epoch: Epoch(7) });
+    workers.take(1, Command::Solve { epoch: Epoch(6), part: part(0) });
+    assert_eq!(workers.idle(1).trouble, None);
+}
+
+#[test]
+fn a_newer_tally_stops_a_shard_and_starts_from_zero() {
+    let (gatekeeper, gate) = Gatekeeper::new();
+    let workers = Workers::new(&plan(2), vec![gate]);
+    workers.take(1, calibrate(1, 0));
+    workers.take(1, calibrate(1, 1));
+    assert_eq!(gatekeeper.reached(), Moment::Shard(ShardId(0)));
+    workers.take(1, Command::Discard { tally: Tally(2) });
+    assert!(workers.idle(1).sums.held.is_empty());
+    workers.take(1, calibrate(2, 1));
+    // The old shard ends, and with it nothing; the new one counts.
+    gatekeeper.open.send(Ok(())).unwrap();
+    assert_eq!(gatekeeper.reached(), Moment::Shard(ShardId(1)));
+    gatekeeper.open.send(Ok(())).unwrap();
+    let status = workers.idle(1);
+    assert_eq!((status.sums.tally, status.sums.held), (Tally(2), [ShardId(1)].into()));
+    assert_eq!(status.trouble, None);
+}
+
+#[test]
+fn a_shard_that_fails_spoils_the_sums_and_is_told() {
+    let (gatekeeper, gate) = Gatekeeper::new();
+    let workers = Workers::new(&plan(2), vec![gate]);
+    workers.take(1, calibrate(1, 0));
+    workers.take(1, calibrate(1, 1));
+    gatekeeper.reached();
+    let overflow = WorkError::Overflow { site: SiteId(1), exponent: 13 };
+    gatekeeper.open.send(Err(overflow)).unwrap();
+    // The other shard of spoiled sums is dropped.
+    let status = workers.idle(1);
+    assert!(status.sums.spoiled && status.sums.held.is_empty());
+    let trouble = status.trouble.unwrap();
+    assert_eq!(trouble.order, Order::Calibrate { tally: Tally(1), shard: ShardId(0) });
+    assert_eq!(trouble.fault, Fault::Overflow { site: SiteId(1), exponent: 13 });
+}
+
+#[test]
+fn a_new_session_forgets_what_was_not_begun_and_tells_what_was() {
+    let (gatekeeper, gate) = Gatekeeper::new();
+    let workers = Workers::new(&plan(2), vec![gate]);
+    workers.take(1, calibrate(1, 0));
+    workers.take(1, calibrate(1, 1));
+    gatekeeper.reached();
+    let hello = workers.desks[0].hello();
+    let begun = Order::Calibrate { tally: Tally(1), shard: ShardId(0) };
+    assert_eq!(hello.status.in_hand, [begun].into());
+    assert_eq!(hello.exponents[&SiteId(1)], 13);
+    gatekeeper.open.send(Ok(())).unwrap();
+    assert_eq!(workers.idle(1).sums.held, [ShardId(0)].into());
+}
+
+#[test]
+fn an_abort_frees_a_worker_that_waits_in_a_reduction_and_the_sums_stay() {
+    let (gatekeeper, workers) = Workers::with_a_shard_each();
+    let groups = |epoch| {
+        workers.take(1, form(epoch, 1, &[0]));
+        workers.take(2, form(epoch, 1, &[1]));
+        for worker in [1, 2] {
+            workers.wait(worker, |status| {
+                status.group.as_ref().is_some_and(|g| g.epoch == Epoch(epoch) && g.stage == Stage::Formed)
+            });
+            workers.take(worker, Command::Reduce { epoch: Epoch(epoch) });
+        }
+    };
+    groups(1);
+    // The second worker never gets to its reduction: the first one is blocked.
+    assert_eq!(gatekeeper.reached(), Moment::Reduce(SiteId(0)));
+    workers.take(1, Command::Abort { epoch: Epoch(1) });
+    assert_eq!(stage(&workers.idle(1)), Some(&Stage::Aborted));
+    // The second one finds its peer gone.
+    gatekeeper.open.send(Ok(())).unwrap();
+    let failed = workers.wait(2, |status| matches!(stage(status), Some(Stage::Failed(_))));
+    assert!(failed.in_hand.is_empty());
+    groups(2);
+    for site in 0..2 {
+        assert_eq!(gatekeeper.reached(), Moment::Reduce(SiteId(site)));
+        gatekeeper.open.send(Ok(())).unwrap();
+    }
+    let status = workers.idle(1);
+    assert_eq!(stage(&status), Some(&Stage::Reduced));
+    assert_eq!(status.sums.held, [ShardId(0)].into());
+}
+
+#[test]
+fn a_site_is_solved_while_the_gram_of_another_is_on_its_way() {
+    let (gatekeeper, closed) = Gatekeeper::new();
+    let open: Gate = Arc::new(|_| Ok(()));
+    let gate: Gate = Arc::new(move |moment| match moment {
+        Moment::Reduce(SiteId(1)) => closed(moment),
+        _ => Ok(()),
+    });
+    let workers = Workers::new(&plan(2), vec![gate, open]);
+    for worker in [1, 2] {
+        workers.take(worker, calibrate(1, worker as u32 - 1));
+        workers.idle(worker);
+        workers.take(worker, form(1, 1, &[worker as u32 - 1]));
+    }
+    for worker in [1, 2] {
+        workers.wait(worker, |status| stage(status) == Some(&Stage::Formed));
+        workers.take(worker, Command::Reduce { epoch: Epoch(1) });
+    }
+    assert_eq!(gatekeeper.reached(), Moment::Reduce(SiteId(1)));
+    workers.take(1, Command::Solve { epoch: Epoch(1), part: part(0) });
+    // What would add to the sums has to wait for them.
+    workers.take(1, calibrate(1, 1));
+    let status = workers.wait(1, |status| status.solved.contains_key(&part(0).id));
+    assert_eq!(stage(&status), Some(&Stage::Formed));
+    assert_eq!(status.sums.held, [ShardId(0)].into());
+    gatekeeper.open.send(Ok(())).unwrap();
+    let status = workers.idle(1);
+    assert_eq!(stage(&status), Some(&Stage::Reduced));
+    assert_eq!(status.sums.held, [ShardId(0), ShardId(1)].into());
+}
+
+#[test]
+fn a_group_of_other_sums_or_of_other_workers_is_refused() {
+    let workers = Workers::open(&plan(2), 1);
+    workers.take(1, calibrate(1, 0));
+    workers.idle(1);
+    workers.take(1, form(1, 1, &[0, 1]));
+    assert!(matches!(stage(&workers.idle(1)), Some(Stage::Failed(_))));
+    workers.desks[0].named(WorkerId(9));
+    workers.take(1, form(2, 1, &[0]));
+    let status = workers.idle(1);
+    assert!(matches!(stage(&status), Some(Stage::Failed(why)) if why.contains("no member")), "{status:?}");
+}
+
+#[test]
+fn a_part_that_cannot_be_stored_is_told_and_solved_again() {
+    let (gatekeeper, gate) = Gatekeeper::new();
+    let open: Gate = Arc::new(|_| Ok(()));
+    let workers = Workers::new(&plan(0), vec![gate, open]);
+    let mut magnitude = Group::clone(&group(1));
+    magnitude.reductions.clear();
+    for worker in [1, 2] {
+        let group = Arc::new(magnitude.clone());
+        workers.take(worker, Command::Form { tally: Tally(1), holds: Arc::default(), group });
+    }
+    for worker in [1, 2] {
+        workers.wait(worker, |status| stage(status) == Some(&Stage::Formed));
+        workers.take(worker, Command::Reduce { epoch: Epoch(1) });
+    }
+    // A plan without shards needs no Gram: its parts are solved once the group is through.
+    let solve = || Command::Solve { epoch: Epoch(1), part: part(0) };
+    workers.take(1, solve());
+    assert_eq!(gatekeeper.reached(), Moment::Solve(part(0).id));
+    gatekeeper.open.send(Err(ShelfError::Failed("no room".to_owned()).into())).unwrap();
+    let status = workers.idle(1);
+    assert_eq!(status.trouble.unwrap().fault, Fault::Transient("no room".to_owned()));
+    workers.take(1, solve());
+    gatekeeper.reached();
+    gatekeeper.open.send(Ok(())).unwrap();
+    assert_eq!(workers.idle(1).solved.len(), 1);
+}
+
+#[test]
+fn a_gram_that_arrived_before_its_group_failed_is_solved_whenever_that_is_asked_for() {
+    let (gatekeeper, workers) = Workers::with_a_shard_each();
+    workers.take(1, form(1, 1, &[0]));
+    workers.take(2, form(1, 1, &[1]));
+    for worker in [1, 2] {
+        workers.wait(worker, |status| stage(status) == Some(&Stage::Formed));
+        workers.take(worker, Command::Reduce { epoch: Epoch(1) });
+    }
+    // The first worker has its Gram when the second one leaves.
+    assert_eq!(gatekeeper.reached(), Moment::Reduce(SiteId(0)));
+    gatekeeper.open.send(Ok(())).unwrap();
+    assert_eq!(gatekeeper.reached(), Moment::Reduce(SiteId(1)));
+    workers.take(2, Command::Abort { epoch: Epoch(1) });
+    gatekeeper.open.send(Ok(())).unwrap();
+    let failed = workers.wait(1, |status| matches!(stage(status), Some(Stage::Failed(_))));
+    assert_eq!(failed.group.unwrap().received, [SiteId(0)].into());
+    workers.take(1, Command::Solve { epoch: Epoch(1), part: part(0) });
+    assert_eq!(workers.idle(1).solved.keys().collect::<Vec<_>>(), [&part(0).id]);
+    // What has not arrived never will.
+    workers.take(1, Command::Solve { epoch: Epoch(1), part: part(1) });
+    assert!(workers.idle(1).solved.len() == 1);
+}

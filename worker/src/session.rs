@@ -1,0 +1,220 @@
+//! A worker's session with a coordinator elsewhere: its status goes up, commands come down, and a connection that is lost is opened
+//! again.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::{BoxFuture, pending};
+use obsdiff_proto::session::{Briefing, CoordinatorEvent, Dismissed, Welcome, WorkerEvent};
+use obsdiff_proto::wire::v1::session_client::SessionClient;
+use obsdiff_proto::wire::{MESSAGE_LIMIT, REACH, REACH_NETWORK, WireError, v1};
+use thiserror::Error;
+use tokio::sync::mpsc::{self, Sender};
+use tokio::time::{Instant, sleep, timeout};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::metadata::MetadataValue;
+use tonic::service::interceptor::InterceptedService;
+use tonic::transport::{self, Channel, Endpoint};
+use tonic::{Code, Request, Status, Streaming};
+
+use crate::causes::causes;
+use crate::device::Desk;
+use crate::meeting::{Line, Meeting};
+use crate::security::TokenSender;
+
+/// The first wait before a lost connection is opened again; doubles each time.
+const FIRST_WAIT: Duration = Duration::from_millis(200);
+/// The longest such wait.
+const LONGEST_WAIT: Duration = Duration::from_secs(3);
+/// A coordinator that is away for so long does not come back.
+const AWAY: Duration = Duration::from_secs(30 * 60);
+/// A coordinator that says nothing for so many of its own heartbeats is gone.
+const HEARTBEATS: u32 = 4;
+/// How long it may take to be welcomed.
+const WELCOME: Duration = Duration::from_secs(10);
+
+/// Opens a connection to an endpoint.
+pub type Connect = dyn Fn(Endpoint) -> BoxFuture<'static, Result<Channel, transport::Error>> + Send + Sync;
+
+/// How the coordinator is reached.
+#[derive(Clone)]
+pub struct Dial {
+    /// Where, and by which certificates.
+    pub endpoint: Endpoint,
+    /// Over what.
+    pub connect: Arc<Connect>,
+    /// The job's token.
+    pub token: TokenSender,
+    /// Where the worker finds its peers; none for one that has no way to them, and works alone.
+    pub meeting: Option<Arc<Meeting>>,
+}
+
+/// Connections over TCP.
+pub fn tcp() -> Arc<Connect> {
+    Arc::new(|endpoint| Box::pin(async move { endpoint.connect().await }))
+}
+
+/// Why a worker gives up.
+#[derive(Debug, Error)]
+pub enum SessionError {
+    /// The coordinator does not serve this worker, however often it asks.
+    #[error("the coordinator refuses: {0}")]
+    Refused(String),
+    /// The coordinator cannot be reached.
+    #[error("the coordinator is away for {} min: {why}", AWAY.as_secs() / 60)]
+    Away {
+        /// What was seen of it last.
+        why: String,
+    },
+    /// The job is not one that this worker can do.
+    #[error("{0}")]
+    Briefing(String),
+}
+
+/// Takes the job of a session, and says whether the worker can do it. Called at each welcome.
+pub type Briefed<'a> = &'a mut (dyn FnMut(&Arc<Briefing>) -> Result<(), String> + Send);
+
+/// How a session ended.
+enum End {
+    Dismissed(Dismissed),
+    Lost(String),
+    Fatal(SessionError),
+}
+
+/// Keeps a desk's worker in a job until it is sent away for good or its desk is closed; closes it then. A coordinator that is away is
+/// dialled again and again: it may come back, and the worker keeps what it holds.
+///
+/// # Errors
+/// When the coordinator refuses the worker, or the worker the job.
+pub async fn attend(
+    desk: &Arc<Desk>,
+    dial: &Dial,
+    briefed: Briefed<'_>,
+) -> Result<Option<Dismissed>, SessionError> {
+    let mut wait = FIRST_WAIT;
+    let mut seen = Instant::now();
+    let end = loop {
+        let begun = Instant::now();
+        let lost = match session(desk, dial, briefed).await {
+            End::Dismissed(dismissed) if dismissed.reason.may_return() => dismissed.words,
+            End::Dismissed(dismissed) => break Ok(Some(dismissed)),
+            End::Fatal(error) => break Err(error),
+            End::Lost(why) => why,
+        };
+        // Who wants to leave need not come back to say so.
+        if !desk.is_open() || desk.is_draining() {
+            break Ok(None);
+        }
+        tracing::warn!(why = lost, "the coordinator is away: it is dialled again");
+        // A session that lasted shows that the way is open.
+        if begun.elapsed() > LONGEST_WAIT {
+            (wait, seen) = (FIRST_WAIT, Instant::now());
+        }
+        if seen.elapsed() > AWAY {
+            break Err(SessionError::Away { why: lost });
+        }
+        sleep(wait).await;
+        wait = (2 * wait).min(LONGEST_WAIT);
+    };
+    desk.close();
+    end
+}
+
+async fn session(desk: &Arc<Desk>, dial: &Dial, briefed: Briefed<'_>) -> End {
+    let channel = match (dial.connect)(dial.endpoint.clone()).await {
+        Ok(channel) => channel,
+        Err(error) => return End::Lost(causes(&error)),
+    };
+    let (events, outgoing) = mpsc::channel(16);
+    let hello = WorkerEvent::Hello(Box::new(desk.hello()));
+    if events.send((&hello).into()).await.is_err() {
+        return End::Lost("the connection was closed".to_owned());
+    }
+    let line: Line = InterceptedService::new(channel, dial.token.clone());
+    let mut client = SessionClient::new(line.clone())
+        .max_decoding_message_size(MESSAGE_LIMIT)
+        .max_encoding_message_size(MESSAGE_LIMIT);
+    let mut request = Request::new(ReceiverStream::new(outgoing));
+    if dial.meeting.is_some() {
+        request.metadata_mut().insert(REACH, MetadataValue::from_static(REACH_NETWORK));
+    }
+    let mut incoming = match timeout(WELCOME, client.open(request)).await {
+        Ok(Ok(response)) => response.into_inner(),
+        Ok(Err(status)) => return refused(&status),
+        Err(_) => return End::Lost("it does not answer".to_owned()),
+    };
+    let welcome = match timeout(WELCOME, next(&mut incoming)).await {
+        Ok(Ok(CoordinatorEvent::Welcome(welcome))) => welcome,
+        Ok(Ok(CoordinatorEvent::Dismissed(dismissed))) => return End::Dismissed(dismissed),
+        Ok(Ok(_)) => return End::Lost("it does not say welcome first".to_owned()),
+        Ok(Err(end)) => return end,
+        Err(_) => return End::Lost("it does not say welcome".to_owned()),
+    };
+    if let Some(meeting) = &dial.meeting {
+        meeting.open(welcome.worker, line);
+    }
+    desk.named(welcome.worker);
+    if let Err(problem) = briefed(&welcome.briefing) {
+        return End::Fatal(SessionError::Briefing(problem));
+    }
+    tracing::info!(worker = %welcome.worker, "taken into the job");
+    let end = tokio::select! {
+        biased;
+        end = follow(desk, &welcome, &mut incoming) => end,
+        () = report(desk, welcome.heartbeat, &events) => End::Lost("the worker ends".to_owned()),
+    };
+    if let Some(meeting) = &dial.meeting {
+        meeting.close();
+    }
+    end
+}
+
+/// Says the status after each change, and at each heartbeat, as long as the desk is open.
+async fn report(desk: &Desk, beat: Duration, events: &Sender<v1::WorkerEvent>) {
+    while desk.is_open() {
+        let (status, version) = desk.status();
+        if events.send((&WorkerEvent::Status(Box::new(status))).into()).await.is_err() {
+            // What comes in says why.
+            return pending().await;
+        }
+        // Without a change it is said again.
+        let _ = timeout(beat, desk.changed(version)).await;
+    }
+}
+
+/// Takes what the coordinator says until the session ends.
+async fn follow(desk: &Arc<Desk>, welcome: &Welcome, incoming: &mut Streaming<v1::CoordinatorEvent>) -> End {
+    let silence = welcome.heartbeat * HEARTBEATS;
+    loop {
+        match timeout(silence, next(incoming)).await {
+            Ok(Ok(CoordinatorEvent::Command(command))) => desk.take(command),
+            Ok(Ok(CoordinatorEvent::Dismissed(dismissed))) => return End::Dismissed(dismissed),
+            Ok(Ok(CoordinatorEvent::Heartbeat)) => {}
+            Ok(Ok(CoordinatorEvent::Welcome(_))) => return End::Lost("it says welcome twice".to_owned()),
+            Ok(Err(end)) => return end,
+            Err(_) => return End::Lost(format!("nothing heard of it for {} s", silence.as_secs_f64())),
+        }
+    }
+}
+
+async fn next(incoming: &mut Streaming<v1::CoordinatorEvent>) -> Result<CoordinatorEvent, End> {
+    match incoming.message().await {
+        Ok(Some(event)) => CoordinatorEvent::try_from(event).map_err(misunderstood),
+        Ok(None) => Err(End::Lost("it closed the connection".to_owned())),
+        Err(status) => Err(refused(&status)),
+    }
+}
+
+fn misunderstood(error: WireError) -> End {
+    End::Fatal(SessionError::Refused(error.to_string()))
+}
+
+/// Whether asking again may help.
+fn refused(status: &Status) -> End {
+    match status.code() {
+        Code::Unauthenticated | Code::PermissionDenied | Code::Unimplemented | Code::InvalidArgument => {
+            End::Fatal(SessionError::Refused(status.message().to_owned()))
+        }
+        _ => End::Lost(causes(status)),
+    }
+}

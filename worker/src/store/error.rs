@@ -1,0 +1,116 @@
+//! What can go wrong with a store.
+
+use thiserror::Error;
+
+use crate::causes::causes;
+
+/// What can go wrong with a store, with the object that it happened to.
+#[derive(Debug, Error)]
+pub enum StoreError {
+    /// The URL names no store.
+    #[error("{url}: {problem}")]
+    Url {
+        /// The URL.
+        url: String,
+        /// What is wrong, and what would be right.
+        problem: String,
+    },
+    /// An object is not there.
+    #[error("{store}: {object} is missing")]
+    Missing {
+        /// The store.
+        store: String,
+        /// The object.
+        object: String,
+    },
+    /// An object is shorter or longer than it was written.
+    #[error("{store}: {object} has {found} bytes instead of {wanted}: it was truncated or replaced")]
+    Size {
+        /// The store.
+        store: String,
+        /// The object.
+        object: String,
+        /// Its bytes.
+        found: u64,
+        /// Those that were written.
+        wanted: u64,
+    },
+    /// An object is not what was written.
+    #[error("{store}: {object} is damaged: {problem}")]
+    Damaged {
+        /// The store.
+        store: String,
+        /// The object.
+        object: String,
+        /// How that is known.
+        problem: String,
+    },
+    /// An object of another release.
+    #[error(
+        "{store}: {object} has format {found}, but this release reads format {wanted}: use the release that wrote it"
+    )]
+    Format {
+        /// The store.
+        store: String,
+        /// The object.
+        object: String,
+        /// Its format.
+        found: u32,
+        /// The one of this release.
+        wanted: u32,
+    },
+    /// The store holds another job.
+    #[error("{store} holds another job: {}. Undo that to resume, or start in another store", changes.join("; "))]
+    Changed {
+        /// The store.
+        store: String,
+        /// What differs, each with its key or file.
+        changes: Vec<String>,
+    },
+    /// Somebody else put another content in the same place.
+    #[error(
+        "{store}: {object} was put by another coordinator, with another content: let only one run the job"
+    )]
+    Conflict {
+        /// The store.
+        store: String,
+        /// The object.
+        object: String,
+    },
+    /// A receipt that no worker of this release writes.
+    #[error("the receipt of a part cannot be read: {problem}")]
+    Receipt {
+        /// What is wrong.
+        problem: String,
+    },
+    /// The store did not do what it was asked.
+    #[error("{store}: {object} could not be {what} in {tries} tries: {}", causes(source))]
+    Failed {
+        /// The store.
+        store: String,
+        /// The object.
+        object: String,
+        /// `read`, `written` or `listed`.
+        what: &'static str,
+        /// How often it was tried.
+        tries: u32,
+        /// The last error.
+        source: Box<object_store::Error>,
+    },
+}
+
+/// A result of the store.
+pub type Result<T, E = StoreError> = std::result::Result<T, E>;
+
+impl StoreError {
+    /// Whether the same may go well another time, without anybody changing anything.
+    pub fn is_transient(&self) -> bool {
+        matches!(self, Self::Failed { source, .. } if is_transient(source))
+    }
+}
+
+/// Whether a store's error says that it is the store's moment, not the request, that is wrong.
+pub(super) fn is_transient(error: &object_store::Error) -> bool {
+    use object_store::Error as E;
+    matches!(error, E::Generic { .. } | E::JoinError { .. })
+}

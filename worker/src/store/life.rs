@@ -1,0 +1,35 @@
+//! Lives: each coordinator that runs a job gets a number of its own, so that its worker ids and epochs never meet earlier ones.
+
+use object_store::{PutMode, PutPayload};
+
+use super::objects::Put;
+use super::{JobStore, Result};
+
+const FOLDER: &str = "lives";
+
+impl JobStore {
+    /// Takes the next life: 0 for the job's first coordinator. Of two that ask at once, each gets its own.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn raise_life(&self) -> Result<u32> {
+        let mut life = self.latest_life().await?.map_or(0, |latest| latest.saturating_add(1));
+        while self.put(&object(life), PutPayload::new(), PutMode::Create).await? == Put::Present {
+            life = life.saturating_add(1);
+        }
+        Ok(life)
+    }
+
+    /// The last life that was taken. A coordinator whose own is smaller has a successor, and no say any more.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn latest_life(&self) -> Result<Option<u32>> {
+        let names = self.list(FOLDER).await?;
+        Ok(names.iter().filter_map(|name| name.parse().ok()).max())
+    }
+}
+
+fn object(life: u32) -> String {
+    format!("{FOLDER}/{life:08}")
+}

@@ -1,0 +1,106 @@
+//! Where a job keeps what must outlive its processes: a directory, S3, Google Cloud Storage or Azure, through `object_store`.
+//!
+//! The objects of a job lie below one prefix:
+//!
+//! | object | content |
+//! |---|---|
+//! | `job.json` | what decides the result: specification, digests of files, prompts, inventory and plan. Written once |
+//! | `prompts.json` | the prompts themselves |
+//! | `lives/00000000` | one for each coordinator that ran the job |
+//! | `exponents.json` | the exponents as last known |
+//! | `parts/SHA256.safetensors` | pruned weights of a part, named by their content |
+//! | `packages/00000.json` | a package's manifest: the parts that count. Put last |
+//!
+//! Every object is put whole or not at all. JSON objects carry the digest of their content, manifests those of their parts, so that
+//! what is missing, truncated or damaged is found when it is read, and named.
+
+mod error;
+mod life;
+mod location;
+mod manifest;
+mod objects;
+mod part;
+mod record;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use object_store::ObjectStore;
+use object_store::memory::InMemory;
+use object_store::path::Path;
+
+pub use error::{Result, StoreError};
+pub use part::PartReceipt;
+pub use record::{JobRecord, Opened, Prompts};
+
+/// A job's objects. Clones are the same store.
+#[derive(Clone, Debug)]
+pub struct JobStore {
+    objects: Arc<dyn ObjectStore>,
+    prefix: Path,
+    name: Arc<str>,
+    retries: Retries,
+}
+
+/// How often a store that fails is asked again. Waits double from the first to the longest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Retries {
+    /// How often anything is tried; at least once.
+    pub tries: u32,
+    /// The first wait.
+    pub first: Duration,
+    /// The longest wait.
+    pub most: Duration,
+}
+
+impl Default for Retries {
+    fn default() -> Self {
+        Self { tries: 5, first: Duration::from_millis(200), most: Duration::from_secs(5) }
+    }
+}
+
+impl JobStore {
+    /// The store of a new or an earlier job, for its coordinator: a directory is made where there is none. `url` is a directory's
+    /// path, or `s3://`, `gs://` or `az://` with bucket and prefix; `options` are settings by the names of the usual environment
+    /// variables, such as `AWS_REGION` (others are passed over).
+    ///
+    /// # Errors
+    /// When the URL names no store, or the directory cannot be made.
+    pub fn create(url: &str, options: &[(String, String)]) -> Result<Self> {
+        let (objects, prefix) = location::locate(url, options, location::Access::Create)?;
+        Ok(Self::at(objects, prefix, url))
+    }
+
+    /// The store of a job that a coordinator runs, for a worker.
+    ///
+    /// # Errors
+    /// When the URL names no store, or a directory that this machine does not have.
+    pub fn open(url: &str, options: &[(String, String)]) -> Result<Self> {
+        let (objects, prefix) = location::locate(url, options, location::Access::Open)?;
+        Ok(Self::at(objects, prefix, url))
+    }
+
+    /// A store that ends with the process.
+    pub fn memory() -> Self {
+        Self::over(Arc::new(InMemory::new()), "memory")
+    }
+
+    /// A job's objects in any store; `name` is what messages call it.
+    pub fn over(objects: Arc<dyn ObjectStore>, name: &str) -> Self {
+        Self::at(objects, Path::default(), name)
+    }
+
+    /// The same store with other patience.
+    pub fn with_retries(self, retries: Retries) -> Self {
+        Self { retries, ..self }
+    }
+
+    /// What messages call it: its URL.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn at(objects: Arc<dyn ObjectStore>, prefix: Path, name: &str) -> Self {
+        Self { objects, prefix, name: name.into(), retries: Retries::default() }
+    }
+}

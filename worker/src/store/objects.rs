@@ -1,0 +1,175 @@
+//! Single objects: read and written whole, with retries, and JSON under a seal.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use backon::{ExponentialBuilder, Retryable};
+use bytes::Bytes;
+use futures_util::TryStreamExt;
+use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutPayload};
+use obsdiff_proto::Digest;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use super::error::is_transient;
+use super::{JobStore, Result, StoreError};
+
+/// The format of the JSON objects that this release writes and reads.
+const FORMAT: u32 = 1;
+
+/// A JSON object: its content, and the digest of the content as compact JSON.
+#[derive(Serialize, Deserialize)]
+struct Sealed<T> {
+    format: u32,
+    sha256: Digest,
+    content: T,
+}
+
+/// What is read before the rest of a [`Sealed`] is understood.
+#[derive(Deserialize)]
+struct Format {
+    format: u32,
+}
+
+/// Whether an object that must be new was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Put {
+    New,
+    /// An object stood there already; it stays as it was.
+    Present,
+}
+
+impl JobStore {
+    /// Puts a JSON object, in place of one that was there.
+    pub(super) async fn put_sealed(&self, object: &str, content: &impl Serialize) -> Result<()> {
+        let payload = self.seal(object, content)?;
+        self.put(object, payload.into(), PutMode::Overwrite).await.map(|_| ())
+    }
+
+    /// Puts a JSON object where none is.
+    pub(super) async fn put_sealed_new(&self, object: &str, content: &impl Serialize) -> Result<Put> {
+        let payload = self.seal(object, content)?;
+        self.put(object, payload.into(), PutMode::Create).await
+    }
+
+    /// Reads a JSON object.
+    pub(super) async fn sealed<T: Serialize + DeserializeOwned>(&self, object: &str) -> Result<T> {
+        let bytes = self.get(object).await?;
+        let unreadable = |e: serde_json::Error| self.damaged(object, &format!("it cannot be read: {e}"));
+        let Format { format } = serde_json::from_slice(&bytes).map_err(unreadable)?;
+        if format != FORMAT {
+            let (store, object) = (self.name().to_owned(), object.to_owned());
+            return Err(StoreError::Format { store, object, found: format, wanted: FORMAT });
+        }
+        let sealed: Sealed<T> = serde_json::from_slice(&bytes).map_err(unreadable)?;
+        let found = Digest::of(&serde_json::to_vec(&sealed.content).map_err(unreadable)?);
+        match found == sealed.sha256 {
+            true => Ok(sealed.content),
+            false => Err(self.misdigested(object, found, sealed.sha256)),
+        }
+    }
+
+    /// Reads a JSON object, if it is there.
+    pub(super) async fn sealed_if_any<T: Serialize + DeserializeOwned>(
+        &self,
+        object: &str,
+    ) -> Result<Option<T>> {
+        match self.sealed(object).await {
+            Err(StoreError::Missing { .. }) => Ok(None),
+            read => read.map(Some),
+        }
+    }
+
+    fn seal(&self, object: &str, content: &impl Serialize) -> Result<Vec<u8>> {
+        let unwritable = |e: serde_json::Error| self.damaged(object, &format!("it cannot be written: {e}"));
+        let sha256 = Digest::of(&serde_json::to_vec(content).map_err(unwritable)?);
+        serde_json::to_vec_pretty(&Sealed { format: FORMAT, sha256, content }).map_err(unwritable)
+    }
+
+    /// Puts an object. Where the store has put it and its answer was lost, a second try of a new one finds it present.
+    pub(super) async fn put(&self, object: &str, payload: PutPayload, mode: PutMode) -> Result<Put> {
+        let path = self.path(object);
+        let put = || async {
+            match self.objects.put_opts(&path, payload.clone(), mode.clone().into()).await {
+                Ok(_) => Ok(Put::New),
+                Err(object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. }) => {
+                    Ok(Put::Present)
+                }
+                Err(error) => Err(error),
+            }
+        };
+        self.retried("written", object, put).await
+    }
+
+    /// Reads an object.
+    pub(super) async fn get(&self, object: &str) -> Result<Bytes> {
+        let path = self.path(object);
+        self.retried("read", object, || async { self.objects.get(&path).await?.bytes().await }).await
+    }
+
+    /// The bytes of an object.
+    pub(super) async fn size(&self, object: &str) -> Result<u64> {
+        let path = self.path(object);
+        self.retried("read", object, || async { Ok(self.objects.head(&path).await?.size) }).await
+    }
+
+    /// The names of all objects below `folder`, in order.
+    pub(super) async fn list(&self, folder: &str) -> Result<Vec<String>> {
+        let path = self.path(folder);
+        let list = || async { self.objects.list(Some(&path)).try_collect::<Vec<_>>().await };
+        let found = self.retried("listed", folder, list).await?;
+        let mut names: Vec<String> =
+            found.iter().filter_map(|meta| Some(meta.location.filename()?.to_owned())).collect();
+        names.sort();
+        Ok(names)
+    }
+
+    async fn retried<T, F: Future<Output = object_store::Result<T>>>(
+        &self,
+        what: &'static str,
+        object: &str,
+        mut once: impl FnMut() -> F,
+    ) -> Result<T> {
+        let tries = AtomicU32::new(0);
+        let counted = || {
+            tries.fetch_add(1, Ordering::Relaxed);
+            once()
+        };
+        let waits = ExponentialBuilder::default()
+            .with_min_delay(self.retries.first)
+            .with_max_delay(self.retries.most)
+            .with_max_times(self.retries.tries.saturating_sub(1) as usize);
+        let result = counted
+            .retry(waits)
+            .when(is_transient)
+            .notify(|error, wait| {
+                tracing::warn!(store = %self.name, object, %error, ?wait, "the store failed; trying again");
+            })
+            .await;
+        result.map_err(|source| {
+            let (store, object) = (self.name().to_owned(), object.to_owned());
+            match source {
+                object_store::Error::NotFound { .. } => StoreError::Missing { store, object },
+                source => StoreError::Failed {
+                    store,
+                    object,
+                    what,
+                    tries: tries.into_inner(),
+                    source: Box::new(source),
+                },
+            }
+        })
+    }
+
+    pub(super) fn damaged(&self, object: &str, problem: &str) -> StoreError {
+        let (store, object) = (self.name().to_owned(), object.to_owned());
+        StoreError::Damaged { store, object, problem: problem.to_owned() }
+    }
+
+    pub(super) fn misdigested(&self, object: &str, found: Digest, said: Digest) -> StoreError {
+        self.damaged(object, &format!("its content has the digest {found} instead of {said}"))
+    }
+
+    fn path(&self, object: &str) -> object_store::path::Path {
+        object.split('/').fold(self.prefix.clone(), |path, name| path.join(name))
+    }
+}

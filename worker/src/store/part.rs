@@ -1,0 +1,101 @@
+//! Pruned weights of a part, and the receipt that finds them again.
+
+use bytes::Bytes;
+use futures_util::{StreamExt, TryStreamExt, stream};
+use object_store::PutMode;
+use obsdiff_proto::Digest;
+use obsdiff_proto::message::Receipt;
+use serde::{Deserialize, Serialize};
+
+use super::{JobStore, Result, StoreError};
+
+/// How many objects are looked up at a time.
+const LOOKUPS: usize = 16;
+
+/// Finds a part's weights again, and knows whether they are the right ones. As JSON it is a [`Receipt`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PartReceipt {
+    /// The object, named by its content.
+    pub object: String,
+    /// The digest of its content.
+    pub sha256: Digest,
+    /// Its bytes.
+    pub bytes: u64,
+}
+
+impl From<&PartReceipt> for Receipt {
+    fn from(receipt: &PartReceipt) -> Self {
+        let PartReceipt { object, sha256, bytes } = receipt;
+        Self(format!(r#"{{"object":"{object}","sha256":"{sha256}","bytes":{bytes}}}"#).into())
+    }
+}
+
+impl TryFrom<&Receipt> for PartReceipt {
+    type Error = StoreError;
+
+    fn try_from(receipt: &Receipt) -> Result<Self> {
+        let refused = |problem: String| StoreError::Receipt { problem };
+        let receipt: Self = serde_json::from_str(&receipt.0).map_err(|e| refused(e.to_string()))?;
+        match receipt.object == object(receipt.sha256) {
+            true => Ok(receipt),
+            false => Err(refused(format!("it names {} for the digest {}", receipt.object, receipt.sha256))),
+        }
+    }
+}
+
+fn object(sha256: Digest) -> String {
+    format!("parts/{sha256}.safetensors")
+}
+
+impl JobStore {
+    /// Puts a part's weights, a safetensors file. The same content has the same name, so that solving a part again does no harm.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn put_part(&self, content: Vec<u8>) -> Result<PartReceipt> {
+        let bytes = content.len() as u64;
+        let content = Bytes::from(content);
+        let sha256 = self.digest(&content).await?;
+        let object = object(sha256);
+        self.put(&object, content.into(), PutMode::Overwrite).await?;
+        Ok(PartReceipt { object, sha256, bytes })
+    }
+
+    /// Reads a part's weights, as they were put.
+    ///
+    /// # Errors
+    /// When the object is missing, truncated or damaged, or the store fails.
+    pub async fn part(&self, receipt: &PartReceipt) -> Result<Bytes> {
+        let content = self.get(&receipt.object).await?;
+        self.check_size(receipt, content.len() as u64)?;
+        let found = self.digest(&content).await?;
+        match found == receipt.sha256 {
+            true => Ok(content),
+            false => Err(self.misdigested(&receipt.object, found, receipt.sha256)),
+        }
+    }
+
+    /// Whether the objects of these receipts are there, with the sizes that they had.
+    pub(super) async fn check_parts(&self, receipts: Vec<PartReceipt>) -> Result<()> {
+        let check = |receipt: PartReceipt| async move {
+            self.check_size(&receipt, self.size(&receipt.object).await?)
+        };
+        stream::iter(receipts).map(check).buffered(LOOKUPS).try_collect().await
+    }
+
+    fn check_size(&self, receipt: &PartReceipt, found: u64) -> Result<()> {
+        if found == receipt.bytes {
+            return Ok(());
+        }
+        let (store, object) = (self.name().to_owned(), receipt.object.clone());
+        Err(StoreError::Size { store, object, found, wanted: receipt.bytes })
+    }
+
+    /// The digest of a large content, where it keeps nobody else waiting.
+    async fn digest(&self, content: &Bytes) -> Result<Digest> {
+        let content = content.clone();
+        let digest = tokio::task::spawn_blocking(move || Digest::of(&content));
+        digest.await.map_err(|e| self.damaged("parts", &format!("its digest was not computed: {e}")))
+    }
+}

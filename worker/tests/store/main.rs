@@ -1,0 +1,191 @@
+//! The store of a job: in memory, in a directory, and on a server of the S3 protocol.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+mod damage;
+mod failing;
+mod job;
+mod s3;
+
+use std::time::Duration;
+
+use job::{manifest, prompts, record, weights};
+use obsdiff_proto::PackageId;
+use obsdiff_proto::message::Receipt;
+use obsdiff_worker::store::{JobStore, Opened, PartReceipt, Retries, StoreError};
+
+/// The whole life of a job in one store.
+async fn lives(store: &JobStore) {
+    assert_eq!(store.begin(&record(), &prompts()).await.unwrap(), Opened::New);
+    assert_eq!(store.begin(&record(), &prompts()).await.unwrap(), Opened::Resumed);
+    assert_eq!(store.job().await.unwrap(), record());
+    assert_eq!(store.prompts(&record()).await.unwrap(), prompts());
+
+    assert_eq!(store.latest_life().await.unwrap(), None);
+    for life in 0..3 {
+        assert_eq!(store.raise_life().await.unwrap(), life);
+    }
+    assert_eq!(store.latest_life().await.unwrap(), Some(2));
+
+    assert_eq!(store.exponents().await.unwrap(), None);
+    for exponent in [12, -7] {
+        let exponents = manifest(0, [], exponent).exponents;
+        store.put_exponents(&exponents).await.unwrap();
+        assert_eq!(store.exponents().await.unwrap(), Some(exponents));
+    }
+
+    let receipt = store.put_part(weights(1)).await.unwrap();
+    assert_eq!(store.put_part(weights(1)).await.unwrap(), receipt, "named by content");
+    assert_ne!(store.put_part(weights(2)).await.unwrap(), receipt);
+    let said = Receipt::from(&receipt);
+    assert_eq!(PartReceipt::try_from(&said).unwrap(), receipt);
+    assert_eq!(store.part(&receipt).await.unwrap(), weights(1));
+
+    assert_eq!(store.committed().await.unwrap(), []);
+    let manifests = [manifest(0, [said.clone()], 12), manifest(1, [said], 12)];
+    for manifest in &manifests {
+        store.commit(manifest).await.unwrap();
+        store.commit(manifest).await.unwrap();
+    }
+    assert_eq!(store.committed().await.unwrap(), manifests);
+    assert_eq!(store.manifest(PackageId(1)).await.unwrap(), manifests[1]);
+    let other = manifest(1, [], 12);
+    assert!(matches!(store.commit(&other).await, Err(StoreError::Conflict { .. })));
+    assert_eq!(store.committed().await.unwrap(), manifests, "what is committed stays");
+}
+
+#[tokio::test]
+async fn a_job_lives_in_memory() {
+    lives(&JobStore::memory()).await;
+}
+
+#[tokio::test]
+async fn a_job_lives_in_a_directory() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("new/job");
+    lives(&JobStore::create(path.to_str().unwrap(), &[]).unwrap()).await;
+    let names = |of: &str| {
+        let mut names: Vec<_> = path
+            .join(of)
+            .read_dir()
+            .unwrap()
+            .map(|e| e.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        names
+    };
+    assert_eq!(names(""), ["exponents.json", "job.json", "lives", "packages", "parts", "prompts.json"]);
+    assert_eq!(names("packages"), ["00000.json", "00001.json"]);
+    assert_eq!(names("lives"), ["00000000", "00000001", "00000002"]);
+    // The same store under the other name of the directory.
+    let url = format!("file://{}", path.display());
+    assert_eq!(JobStore::open(&url, &[]).unwrap().committed().await.unwrap().len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_lives_on_an_s3_server() {
+    let root = tempfile::tempdir().unwrap();
+    std::fs::create_dir(root.path().join("bucket")).unwrap();
+    let server = s3::Server::start_at("127.0.0.1:0", root.path()).await;
+    let url = "s3://bucket/some/job";
+    lives(&JobStore::create(url, &server.options()).unwrap()).await;
+    assert!(root.path().join("bucket/some/job/job.json").is_file());
+    // Another process finds it; another prefix is another job.
+    assert_eq!(JobStore::open(url, &server.options()).unwrap().committed().await.unwrap().len(), 2);
+    let other = JobStore::open("s3://bucket/some", &server.options()).unwrap();
+    let missing = other.job().await.unwrap_err().to_string();
+    assert_eq!(missing, "s3://bucket/some: job.json is missing");
+    // Too much asked of it for the moment.
+    server.refuse(true);
+    let retries = Retries { tries: 2, first: Duration::from_millis(1), most: Duration::from_millis(1) };
+    let busy = other.with_retries(retries).job().await.unwrap_err();
+    assert!(busy.is_transient());
+    let words = "s3://bucket/some: job.json could not be read in 2 tries: ";
+    assert!(busy.to_string().starts_with(words), "{busy}");
+}
+
+#[tokio::test]
+async fn two_that_start_at_once_get_lives_of_their_own() {
+    let directory = tempfile::tempdir().unwrap();
+    for store in [JobStore::memory(), JobStore::create(directory.path().to_str().unwrap(), &[]).unwrap()] {
+        let starts = (0..16).map(|_| {
+            let store = store.clone();
+            tokio::spawn(async move { store.raise_life().await.unwrap() })
+        });
+        let mut taken = Vec::new();
+        for start in starts.collect::<Vec<_>>() {
+            taken.push(start.await.unwrap());
+        }
+        taken.sort_unstable();
+        assert_eq!(taken, (0..16).collect::<Vec<_>>());
+    }
+}
+
+#[test]
+fn a_url_that_is_no_store_is_refused_in_words() {
+    let refused = |url: &str| JobStore::create(url, &[]).unwrap_err().to_string();
+    for url in ["", "http://host/job", "ftp://host/job", "memory:///job"] {
+        assert!(
+            refused(url).contains("is no store: give a directory, or a URL such as s3://"),
+            "{}",
+            refused(url)
+        );
+    }
+    assert!(refused("s3://").contains("is no"), "{}", refused("s3://"));
+    let file = tempfile::NamedTempFile::new().unwrap();
+    assert!(refused(file.path().to_str().unwrap()).contains("cannot be made: "));
+    let gone = JobStore::open("no/such/directory", &[]).unwrap_err().to_string();
+    assert_eq!(
+        gone,
+        "no/such/directory: is no directory of this machine: all workers must reach the store at one place"
+    );
+}
+
+#[tokio::test]
+async fn another_job_is_refused_by_key_and_file() {
+    let store = JobStore::memory();
+    store.begin(&record(), &prompts()).await.unwrap();
+    let refused = async |change: fn(&mut obsdiff_worker::store::JobRecord)| {
+        let mut job = record();
+        change(&mut job);
+        match store.begin(&job, &prompts()).await {
+            Err(StoreError::Changed { changes, .. }) => changes,
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(
+        refused(|job| {
+            job.spec.sparsity.ratio = Some(0.6);
+            job.spec.calibration.height = Some(64);
+            job.plan = obsdiff_proto::Digest::of(b"follows from those");
+        })
+        .await,
+        ["calibration.height was absent and is 64", "sparsity.ratio was 0.5 and is 0.6"]
+    );
+    let split = refused(|job| job.spec.packages.split_above = 1).await;
+    assert_eq!(split, ["packages.split_above was 4398046511104 and is 1"]);
+    let rename = |job: &mut obsdiff_worker::store::JobRecord| {
+        job.inputs[0].sha256 = "0".repeat(64);
+        job.inputs[1].path = "others.txt".to_owned();
+    };
+    assert_eq!(
+        refused(rename).await,
+        ["the content of model.safetensors changed", "prompts.txt is gone", "others.txt is new"]
+    );
+    let release = |job: &mut obsdiff_worker::store::JobRecord| {
+        job.release = "9".to_owned();
+        job.plan = obsdiff_proto::Digest::of(b"another plan");
+    };
+    assert_eq!(
+        refused(release).await,
+        ["the job is planned otherwise (obsdiff 1 began the job, and this is 9)"]
+    );
+    let words = StoreError::Changed { store: "s".to_owned(), changes: vec!["a".to_owned(), "b".to_owned()] };
+    assert_eq!(
+        words.to_string(),
+        "s holds another job: a; b. Undo that to resume, or start in another store"
+    );
+    // A release by itself changes nothing.
+    let mut job = record();
+    job.release = "9".to_owned();
+    assert_eq!(store.begin(&job, &prompts()).await.unwrap(), Opened::Resumed);
+}
