@@ -10,7 +10,7 @@ use obsdiff_proto::Target;
 use rayon::prelude::*;
 
 use super::columns::{BlockFactor, Rule, prune};
-use super::select::{Scored, limit};
+use super::select::{Bounds, Scored, limit};
 use super::strips::{Column, LANES, load, store, values, values_mut};
 use super::{BLOCK, Factor, SolveError, check};
 
@@ -48,40 +48,68 @@ pub fn obs(weight: &mut [f32], factor: &Factor, target: &Target) -> Result<(), S
 
 /// Prunes floor(ratio * weights) of each block.
 ///
-/// All rows of a block wait for its limit. While one thread looks for it, the others bring the next block up to date with the errors of
-/// those before; only the errors of this one are left for afterwards.
+/// All rows of a block wait for its limit, which takes one thread a moment twice: for bounds from a sample of the block's keys, and for the
+/// limit from the keys within them. During the first the others bring the next block up to date with the errors of those before;
+/// only the errors of this one are left for afterwards.
 fn prune_share(strips: &mut [Strip<'_>], factor: &Factor, ratio: f64) {
     let n = factor.width();
     let rows: usize = strips.iter().map(Strip::height).sum();
+    let lanes = strips.len() * LANES;
     let columns = |start: usize| start.min(n)..n.min(start + BLOCK);
-    let heights: Vec<usize> = strips.iter().map(Strip::height).collect();
-    let [mut block, mut next] = [(); 2].map(|()| vec![Vec::new(); strips.len()]);
-    let fetch = |strips: &mut [Strip<'_>], next: &mut [Vec<Column>], columns: Range<usize>, end: usize| {
+    let [mut blocks, mut next] = [(); 2].map(|()| vec![Block::default(); strips.len()]);
+    let fetch = |strips: &mut [Strip<'_>], next: &mut [Block], columns: Range<usize>, end: usize| {
         let part = BlockFactor::of(factor, columns.clone());
-        // Backwards: who looks for the limit prunes from the first strip on, and finds what it fetched in its own cache.
+        // Backwards: who looks for the bounds prunes from the first strip on, and finds what it fetched in its own cache.
         let strips = strips.par_iter_mut().zip(next).rev();
-        strips.for_each(|(strip, next)| strip.fetch(next, columns.clone(), end, factor));
+        strips.for_each(|(strip, next)| strip.fetch(&mut next.weight, columns.clone(), end, factor));
         part
     };
-    let mut part = fetch(strips, &mut block, columns(0), 0);
+    let mut part = fetch(strips, &mut blocks, columns(0), 0);
+    let first = strips.par_iter().zip(&mut blocks);
+    first.for_each(|(strip, block)| block.sample(strip.height(), &part, lanes));
     for start in (0..n).step_by(BLOCK) {
         let (end, after) = (columns(start).end, columns(start + BLOCK));
-        let search = || {
-            let scored = block.iter().zip(&heights);
-            let scored = scored.map(|(weight, &rows)| Scored { weight, rows, reciprocal: &part.reciprocal });
-            limit(&scored.collect::<Vec<_>>(), share(ratio, rows * (end - start)))
+        let count = share(ratio, rows * (end - start));
+        let bounds = || {
+            let sample: Vec<&[u32]> = blocks.iter().map(|block| block.sample.as_slice()).collect();
+            Bounds::of(sample.concat(), count as f64 / (lanes * (end - start)) as f64)
         };
-        let (limit, following) = rayon::join(search, || fetch(strips, &mut next, after.clone(), start));
-        let all = strips.par_iter_mut().zip(&mut block).zip(&mut next).enumerate();
+        let (bounds, following) = rayon::join(bounds, || fetch(strips, &mut next, after.clone(), start));
+        let scored: Vec<_> = blocks.iter().zip(&*strips).map(|(b, s)| b.scored(s.height(), &part)).collect();
+        let near: Vec<_> = scored.par_iter().map(|scored| scored.near(bounds)).collect();
+        let limit = limit(&scored, &near, count);
+        let all = strips.par_iter_mut().zip(&mut blocks).zip(&mut next).enumerate();
         all.for_each_init(Vec::new, |keys, (s, ((strip, block), next))| {
-            keys.resize(block.len() * LANES, 0);
-            let scored = Scored { weight: block, rows: strip.height(), reciprocal: &part.reciprocal };
-            limit.keys(&scored, s * LANES, keys);
-            strip.prune(block, &part, keys, Rule::Below(limit.below()));
-            strip.update(next, after.clone(), start, factor);
+            keys.resize(block.weight.len() * LANES, 0);
+            limit.keys(&block.scored(strip.height(), &part), s * LANES, keys);
+            strip.prune(&mut block.weight, &part, keys, Rule::Below(limit.below()));
+            strip.update(&mut next.weight, after.clone(), start, factor);
+            next.sample(strip.height(), &following, lanes);
         });
-        mem::swap(&mut block, &mut next);
+        mem::swap(&mut blocks, &mut next);
         part = following;
+    }
+}
+
+/// A strip's block that waits for its limit.
+#[derive(Clone, Default)]
+struct Block {
+    weight: Vec<Column>,
+    /// Some of its keys.
+    sample: Vec<u32>,
+}
+
+impl Block {
+    fn scored<'a>(&'a self, rows: usize, part: &'a BlockFactor) -> Scored<'a> {
+        Scored { weight: &self.weight, rows, reciprocal: &part.reciprocal }
+    }
+
+    /// Takes its part of the sample of a block of so many lanes.
+    fn sample(&mut self, rows: usize, part: &BlockFactor, lanes: usize) {
+        let mut sample = mem::take(&mut self.sample);
+        sample.clear();
+        self.scored(rows, part).sample(lanes * self.weight.len(), &mut sample);
+        self.sample = sample;
     }
 }
 

@@ -20,6 +20,15 @@ fn scored<'a>(strips: &'a [Vec<Column>], rows: usize, reciprocal: &'a [f32]) -> 
     each.map(|(s, weight)| Scored { weight, rows: LANES.min(rows - s * LANES), reciprocal }).collect()
 }
 
+/// The keys within the bounds that a sample gives for the `count`-th.
+fn near(strips: &[Scored<'_>], count: usize) -> Vec<Near> {
+    let all = strips.iter().map(Scored::len).sum();
+    let mut sample = Vec::new();
+    strips.iter().for_each(|strip| strip.sample(all, &mut sample));
+    let bounds = Bounds::of(sample, count as f64 / all as f64);
+    strips.iter().map(|strip| strip.near(bounds)).collect()
+}
+
 #[test]
 fn a_sample_tells_where_the_kth_of_many_lies() {
     let (rows, columns) = (24 * LANES, 128);
@@ -27,8 +36,14 @@ fn a_sample_tells_where_the_kth_of_many_lies() {
     let (strips, ones) = (strips(rows, columns, key), vec![1.0; columns]);
     let strips = scored(&strips, rows, &ones);
     let all = rows * columns;
+    let mut sorted: Vec<u32> = (0..all).map(|at| key(at / columns, at % columns)).collect();
+    sorted.sort_unstable();
     for count in [1, all / 10, all / 2, all * 9 / 10, all - 1, all] {
-        assert_eq!(by_sample(&strips, count, SAMPLE), Some(kth_lowest(&strips, count)), "{count} of {all}");
+        let near = near(&strips, count);
+        let kept: usize = near.iter().map(|near| near.keys.len()).sum();
+        assert!(kept < all / 20, "{kept} of {all} are near the {count}-th");
+        let found = kth_lowest(&near, count).expect("the sample misleads");
+        assert_eq!(found, (sorted[count - 1], 1, 1), "{count} of {all}");
     }
 }
 
@@ -39,6 +54,8 @@ proptest! {
         columns in 1usize..9,
         spread in prop::sample::select(vec![1u32, 2, 50, 1 << 30]),
         share in 0.0f64..=1.0,
+        // That of another share misleads.
+        sampled in prop::option::of(0.0f64..=1.0),
         seed: u32,
     ) {
         let count = (share * (rows * columns) as f64) as usize;
@@ -52,11 +69,8 @@ proptest! {
         all.sort_unstable();
         let (strips, ones) = (strips(rows, columns, key), vec![1.0; columns]);
         let strips = scored(&strips, rows, &ones);
-        if count > 0 {
-            let sampled = by_sample(&strips, count, 32);
-            prop_assert!(sampled.is_none_or(|sampled| sampled == kth_lowest(&strips, count)));
-        }
-        let limit = limit(&strips, count);
+        let near = near(&strips, sampled.map_or(count, |share| (share * (rows * columns) as f64) as usize));
+        let limit = limit(&strips, &near, count);
         let keys: Vec<Vec<u32>> = strips.iter().enumerate().map(|(s, strip)| {
             let mut keys = vec![0; columns * LANES];
             limit.keys(strip, s * LANES, &mut keys);
