@@ -13,8 +13,8 @@ use wide::{ASSETS, wide_pipeline};
 
 /// How far a time may be from what was predicted.
 const OFF: f64 = 0.25;
-/// Whatever else the machine does counts too: it is measured again so often.
-const TRIES: usize = 4;
+/// Whatever else the machine does adds to a time, never takes from it: both are measured so often at most, and the shortest ones count.
+const TRIES: usize = 6;
 
 /// Seconds of a package until all shards are held, and from then on until all parts are solved.
 type Times = [f64; 2];
@@ -91,18 +91,27 @@ fn taken(folder: &Path, workers: usize) -> Vec<Times> {
         .collect()
 }
 
+/// Keeps the shorter ones.
+fn shorten(times: &mut Vec<Times>, again: Vec<Times>) {
+    assert_eq!(again.len(), 2, "packages");
+    times.resize(again.len(), [f64::INFINITY; 2]);
+    let pairs = times.iter_mut().flatten().zip(again.into_iter().flatten());
+    pairs.for_each(|(time, again)| *time = time.min(again));
+}
+
 #[test]
 fn a_plan_predicts_the_times_of_one_and_of_two_workers() {
     let folder = tempfile::tempdir().unwrap();
     job(folder.path());
     for workers in [1, 2] {
+        let (mut plan, mut job) = (Vec::new(), Vec::new());
         let near = (0..TRIES).any(|_| {
-            let (predicted, taken) = (predicted(folder.path(), workers), taken(folder.path(), workers));
-            println!("{workers} workers: {taken:.2?} s, predicted {predicted:.2?} s");
-            assert_eq!((predicted.len(), taken.len()), (2, 2));
-            let pairs = predicted.iter().flatten().zip(taken.iter().flatten());
-            pairs.into_iter().all(|(predicted, taken)| (predicted / taken - 1.0).abs() <= OFF)
+            shorten(&mut plan, predicted(folder.path(), workers));
+            shorten(&mut job, taken(folder.path(), workers));
+            println!("{workers} workers: {job:.2?} s, predicted {plan:.2?} s");
+            let mut pairs = plan.iter().flatten().zip(job.iter().flatten());
+            pairs.all(|(predicted, taken)| (predicted / taken - 1.0).abs() <= OFF)
         });
-        assert!(near, "{workers} workers take other times than predicted, {TRIES} times in a row");
+        assert!(near, "{workers} workers take {job:.2?} s, predicted {plan:.2?} s");
     }
 }
