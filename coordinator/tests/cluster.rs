@@ -14,11 +14,11 @@ fn single(folder: &Path, url: &str) -> Process {
     Process::start(folder, &["worker", "--coordinator", url, "--quiet", "--threads", "1"])
 }
 
-/// A job's coordinator, its URL and two workers.
-fn cluster(folder: &Path) -> (Process, String, [Process; 2]) {
-    let (coordinator, url) = coordinator(folder);
-    let workers = [single(folder, &url), single(folder, &url)];
-    (coordinator, url, workers)
+/// A job's coordinator and two workers.
+fn cluster(folder: &Path) -> (Coordinator, [Process; 2]) {
+    let coordinator = Coordinator::start(folder);
+    let workers = [single(folder, &coordinator.url), single(folder, &coordinator.url)];
+    (coordinator, workers)
 }
 
 /// All that are left end well, with the undisturbed result.
@@ -44,9 +44,9 @@ const EXPORTING: Moment = |line| line.contains("package 1 is committed");
 #[test]
 fn two_workers_do_what_one_process_does() {
     let folder = setting(16);
-    let (coordinator, url, workers) = cluster(folder.path());
-    until(folder.path(), &url, FORMING);
-    assert_done(folder.path(), coordinator, workers);
+    let (mut coordinator, workers) = cluster(folder.path());
+    coordinator.until(FORMING);
+    assert_done(folder.path(), coordinator.process, workers);
 }
 
 #[test]
@@ -54,18 +54,17 @@ fn a_worker_that_is_killed_at_any_moment_leaves_the_rest_to_the_other() {
     let mut missed = 0;
     for moment in [FIRST, FORMING, REDUCING, SOLVING, BETWEEN, SECOND, EXPORTING] {
         let folder = setting(16);
-        let (coordinator, url, [mut killed, other]) = cluster(folder.path());
-        let mut watch = Process::start(folder.path(), &["status", &url, "--watch"]);
-        assert!(watch.line(moment).is_some(), "the job ends before");
+        let (mut coordinator, [mut killed, other]) = cluster(folder.path());
+        coordinator.until(moment);
         killed.kill();
-        let line = watch.line(|line| line.contains(" left (") || line.starts_with("over: "));
+        let line = coordinator.watch.line(|line| line.contains(" left (") || line.starts_with("over: "));
         if let Some(line) = line.filter(|line| line.contains(" left (")) {
             let (quiet, lost) = told_of_leaving(&line);
             assert!(quiet < 2.0, "missed too late: {line}");
             assert!(lost <= 6, "more is lost than a package's shards: {line}");
             missed += 1;
         }
-        assert_done(folder.path(), coordinator, [other]);
+        assert_done(folder.path(), coordinator.process, [other]);
     }
     // The job may be over before the last one is.
     assert!(missed >= 6, "{missed} are missed");
@@ -75,11 +74,11 @@ fn a_worker_that_is_killed_at_any_moment_leaves_the_rest_to_the_other() {
 fn two_workers_that_are_killed_at_once_are_replaced() {
     for moment in [FIRST, FORMING, SOLVING] {
         let folder = setting(16);
-        let (coordinator, url, mut killed) = cluster(folder.path());
-        until(folder.path(), &url, moment);
+        let (mut coordinator, mut killed) = cluster(folder.path());
+        coordinator.until(moment);
         killed.iter_mut().for_each(Process::kill);
-        let replacements = [single(folder.path(), &url), single(folder.path(), &url)];
-        assert_done(folder.path(), coordinator, replacements);
+        let replacements = [(); 2].map(|()| single(folder.path(), &coordinator.url));
+        assert_done(folder.path(), coordinator.process, replacements);
     }
 }
 
@@ -87,37 +86,36 @@ fn two_workers_that_are_killed_at_once_are_replaced() {
 fn a_worker_that_is_stopped_past_its_lease_and_woken_takes_part_again() {
     for moment in [FIRST, FORMING] {
         let folder = setting(16);
-        let (coordinator, url, [stopped, other]) = cluster(folder.path());
-        let mut watch = Process::start(folder.path(), &["status", &url, "--watch"]);
-        assert!(watch.line(moment).is_some());
+        let (mut coordinator, [stopped, other]) = cluster(folder.path());
+        coordinator.until(moment);
         stopped.signal("STOP");
-        assert!(watch.line(|line| line.contains(" left (")).is_some(), "it is not missed");
+        coordinator.until(|line| line.contains(" left ("));
         stopped.signal("CONT");
-        assert_done(folder.path(), coordinator, [stopped, other]);
+        assert_done(folder.path(), coordinator.process, [stopped, other]);
     }
 }
 
 #[test]
 fn a_late_worker_shares_what_is_left() {
     let folder = setting(16);
-    let (coordinator, url) = coordinator(folder.path());
-    let first = single(folder.path(), &url);
-    until(folder.path(), &url, FIRST);
-    let second = single(folder.path(), &url);
-    until(folder.path(), &url, FORMING);
-    assert_done(folder.path(), coordinator, [first, second]);
+    let mut coordinator = Coordinator::start(folder.path());
+    let first = single(folder.path(), &coordinator.url);
+    coordinator.until(FIRST);
+    let second = single(folder.path(), &coordinator.url);
+    coordinator.until(FORMING);
+    assert_done(folder.path(), coordinator.process, [first, second]);
 }
 
 #[test]
 fn all_that_were_killed_at_once_go_on_where_they_were() {
     for moment in [FORMING, SECOND] {
         let folder = setting(16);
-        let (mut coordinator, url, mut workers) = cluster(folder.path());
-        until(folder.path(), &url, moment);
-        coordinator.kill();
+        let (mut coordinator, mut workers) = cluster(folder.path());
+        coordinator.until(moment);
+        coordinator.process.kill();
         workers.iter_mut().for_each(Process::kill);
-        let (coordinator, _, workers) = cluster(folder.path());
-        assert_done(folder.path(), coordinator, workers);
+        let (coordinator, workers) = cluster(folder.path());
+        assert_done(folder.path(), coordinator.process, workers);
     }
 }
 
@@ -125,12 +123,8 @@ fn all_that_were_killed_at_once_go_on_where_they_were() {
 fn a_coordinator_that_is_killed_finds_its_workers_again() {
     for moment in [FIRST, FORMING, REDUCING, SOLVING, BETWEEN, SECOND, EXPORTING] {
         let folder = setting(16);
-        let (mut first, url, workers) = cluster(folder.path());
-        until(folder.path(), &url, moment);
-        first.kill();
-        let address = url.strip_prefix("http://").unwrap();
-        let args = ["coordinator", "job.toml", "--quiet", "--listen", address];
-        let second = Process::start(folder.path(), &args);
-        assert_done(folder.path(), second, workers);
+        let (mut first, workers) = cluster(folder.path());
+        first.until(moment);
+        assert_done(folder.path(), first.replace(folder.path()), workers);
     }
 }

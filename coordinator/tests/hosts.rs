@@ -12,10 +12,10 @@ use process::*;
 #[test]
 fn a_coordinator_and_a_worker_do_what_one_process_does() {
     let folder = setting(16);
-    let (mut coordinator, url) = coordinator(folder.path());
-    let mut worker = worker(folder.path(), &url);
+    let mut coordinator = Coordinator::start(folder.path());
+    let mut worker = worker(folder.path(), &coordinator.url);
     assert!(worker.end().success());
-    assert!(coordinator.end().success());
+    assert!(coordinator.process.end().success());
     assert_undisturbed(folder.path());
 }
 
@@ -23,13 +23,13 @@ fn a_coordinator_and_a_worker_do_what_one_process_does() {
 fn a_worker_that_is_killed_is_replaced_by_another() {
     for moment in [FIRST, BETWEEN, SECOND] {
         let folder = setting(16);
-        let (mut coordinator, url) = coordinator(folder.path());
-        let mut first = worker(folder.path(), &url);
-        until(folder.path(), &url, moment);
+        let mut coordinator = Coordinator::start(folder.path());
+        let mut first = worker(folder.path(), &coordinator.url);
+        coordinator.until(moment);
         first.kill();
-        let mut second = worker(folder.path(), &url);
+        let mut second = worker(folder.path(), &coordinator.url);
         assert!(second.end().success());
-        assert!(coordinator.end().success());
+        assert!(coordinator.process.end().success());
         assert_undisturbed(folder.path());
     }
 }
@@ -37,14 +37,14 @@ fn a_worker_that_is_killed_is_replaced_by_another() {
 #[test]
 fn a_worker_that_stands_by_takes_the_place_of_one_that_is_killed() {
     let folder = setting(16);
-    let (mut coordinator, url) = coordinator(folder.path());
-    let mut first = worker(folder.path(), &url);
-    until(folder.path(), &url, FIRST);
-    let mut second = worker(folder.path(), &url);
-    until(folder.path(), &url, BETWEEN);
+    let mut coordinator = Coordinator::start(folder.path());
+    let mut first = worker(folder.path(), &coordinator.url);
+    coordinator.until(FIRST);
+    let mut second = worker(folder.path(), &coordinator.url);
+    coordinator.until(BETWEEN);
     first.kill();
     assert!(second.end().success());
-    assert!(coordinator.end().success());
+    assert!(coordinator.process.end().success());
     assert_undisturbed(folder.path());
 }
 
@@ -52,13 +52,10 @@ fn a_worker_that_stands_by_takes_the_place_of_one_that_is_killed() {
 fn a_coordinator_that_is_killed_goes_on_and_its_worker_comes_back() {
     for moment in [FIRST, BETWEEN, SECOND] {
         let folder = setting(16);
-        let (mut first, url) = coordinator(folder.path());
-        let mut worker = worker(folder.path(), &url);
-        until(folder.path(), &url, moment);
-        first.kill();
-        let address = url.strip_prefix("http://").unwrap();
-        let args = ["coordinator", "job.toml", "--quiet", "--listen", address];
-        let mut second = Process::start(folder.path(), &args);
+        let mut first = Coordinator::start(folder.path());
+        let mut worker = worker(folder.path(), &first.url);
+        first.until(moment);
+        let mut second = first.replace(folder.path());
         assert!(worker.end().success());
         assert!(second.end().success());
         assert_undisturbed(folder.path());
@@ -68,10 +65,10 @@ fn a_coordinator_that_is_killed_goes_on_and_its_worker_comes_back() {
 #[test]
 fn a_coordinator_that_is_killed_when_all_is_written_ends_well_when_it_is_started_again() {
     let folder = setting(16);
-    let (mut first, url) = coordinator(folder.path());
-    let mut worker = worker(folder.path(), &url);
-    until(folder.path(), &url, |line| line.starts_with("over: done"));
-    first.kill();
+    let mut first = Coordinator::start(folder.path());
+    let mut worker = worker(folder.path(), &first.url);
+    first.until(|line| line.starts_with("over: done"));
+    first.process.kill();
     assert!(worker.end().success());
     assert!(folder.path().join("out.state").exists(), "the state is removed before workers are told");
     let mut second = Process::start(folder.path(), &["coordinator", "job.toml", "--listen", "127.0.0.1:0"]);
@@ -83,18 +80,18 @@ fn a_coordinator_that_is_killed_when_all_is_written_ends_well_when_it_is_started
 #[test]
 fn a_worker_that_is_asked_to_stop_leaves_in_good_order_and_so_does_the_coordinator() {
     let folder = setting(16);
-    let (mut first, url) = coordinator(folder.path());
-    let mut drained = worker(folder.path(), &url);
-    until(folder.path(), &url, FIRST);
+    let mut first = Coordinator::start(folder.path());
+    let mut drained = worker(folder.path(), &first.url);
+    first.until(FIRST);
     let begun = Instant::now();
     drained.terminate();
     assert!(drained.end().success());
-    first.terminate();
-    assert!(first.end().success());
+    first.process.terminate();
+    assert!(first.process.end().success());
     assert!(begun.elapsed() < Duration::from_secs(10));
-    let (mut second, url) = coordinator(folder.path());
-    assert!(worker(folder.path(), &url).end().success());
-    assert!(second.end().success());
+    let mut second = Coordinator::start(folder.path());
+    assert!(worker(folder.path(), &second.url).end().success());
+    assert!(second.process.end().success());
     assert_undisturbed(folder.path());
 }
 
@@ -151,8 +148,8 @@ fn heads_and_neurons_by_a_budget_are_the_same_whoever_prunes_them_and_however_of
         assert!(done(folder.path()) == undisturbed, "killed after package {package}");
     }
     let folder = setting();
-    let (mut coordinator, url) = coordinator(folder.path());
-    let mut worker = worker(folder.path(), &url);
-    assert!(worker.end().success() && coordinator.end().success());
+    let mut coordinator = Coordinator::start(folder.path());
+    let mut worker = worker(folder.path(), &coordinator.url);
+    assert!(worker.end().success() && coordinator.process.end().success());
     assert!(result(folder.path()) == undisturbed, "by a coordinator and a worker");
 }

@@ -137,13 +137,35 @@ pub fn undisturbed(steps: u32) -> [Vec<u8>; 2] {
     RESULTS.lock().unwrap().entry(steps).or_insert_with(make).clone()
 }
 
-/// A coordinator and its URL.
-pub fn coordinator(folder: &Path) -> (Process, String) {
-    let mut process =
-        Process::start(folder, &["coordinator", "job.toml", "--quiet", "--listen", "127.0.0.1:0"]);
-    let line = process.line(|line| line.contains("listening on ")).expect("it does not listen");
-    let url = format!("http://{}", line.strip_prefix("listening on ").unwrap());
-    (process, url)
+/// A coordinator, and what it tells from its start on: of what happens before somebody watches, nobody hears.
+pub struct Coordinator {
+    pub process: Process,
+    pub url: String,
+    pub watch: Process,
+}
+
+impl Coordinator {
+    pub fn start(folder: &Path) -> Self {
+        let args = ["coordinator", "job.toml", "--quiet", "--listen", "127.0.0.1:0"];
+        let mut process = Process::start(folder, &args);
+        let line = process.line(|line| line.contains("listening on ")).expect("it does not listen");
+        let url = format!("http://{}", line.strip_prefix("listening on ").unwrap());
+        let mut watch = Process::start(folder, &["status", &url, "--watch"]);
+        assert!(watch.line(|_| true).is_some(), "nothing is told");
+        Self { process, url, watch }
+    }
+
+    /// Waits until the job has come to a moment.
+    pub fn until(&mut self, moment: Moment) {
+        assert!(self.watch.line(moment).is_some(), "the job ends before");
+    }
+
+    /// Kills it, and starts another one where it was.
+    pub fn replace(mut self, folder: &Path) -> Process {
+        self.process.kill();
+        let address = self.url.strip_prefix("http://").unwrap();
+        Process::start(folder, &["coordinator", "job.toml", "--quiet", "--listen", address])
+    }
 }
 
 pub fn worker(folder: &Path, url: &str) -> Process {
@@ -160,12 +182,6 @@ pub const BETWEEN: Moment = |line| line.contains("package 0 is committed");
 /// Some shards of the second package are held.
 pub const SECOND: Moment =
     |line| line.starts_with("calibrate: package 2 of 2, ") && !line.contains(" 0 of 6");
-
-/// Waits until the job has come to a moment.
-pub fn until(folder: &Path, url: &str, moment: Moment) {
-    let mut watch = Process::start(folder, &["status", url, "--watch"]);
-    assert!(watch.line(moment).is_some(), "the job ends before");
-}
 
 /// The result is that of one undisturbed process, of the usual steps.
 pub fn assert_undisturbed(folder: &Path) {
