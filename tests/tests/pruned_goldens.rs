@@ -163,5 +163,5 @@ fn two_of_four() {
     let job = OracleJob::new("pruned-2-4.safetensors", "sparsity.pattern=2:4");
     let agreement = job.pruned_from_dense(&["hessian.precision=f64", "calibration.shard_size=1"]);
     assert!(agreement.all >= 0.995);
-    assert!(job.pruned_from_the_oracles(&agreement.packages).iter().all(|share| *share >= 0.995));
+    assert!(job.pruned_from_the_oracles(&agreement.packages).iter().all(|share| *share >= 0.9995));
 }

@@ -4,7 +4,6 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use obsdiff_proto::Epoch;
 use obsdiff_worker::collective::{
     Abort, Buffer, Collective, CollectiveError, Result, Seat, Transport, Values,
 };
@@ -202,16 +201,8 @@ impl Rank {
 }
 
 impl Collective for Rank {
-    fn rank(&self) -> usize {
-        self.seat.rank
-    }
-
-    fn world(&self) -> usize {
-        self.seat.world
-    }
-
-    fn epoch(&self) -> Epoch {
-        self.seat.epoch
+    fn seat(&self) -> &Seat {
+        &self.seat
     }
 
     fn all_reduce(&mut self, send: Values<'_>, receive: Buffer<'_>) -> Result<()> {

@@ -215,16 +215,8 @@ impl Rank {
 }
 
 impl Collective for Rank {
-    fn rank(&self) -> usize {
-        self.seat.rank
-    }
-
-    fn world(&self) -> usize {
-        self.seat.world
-    }
-
-    fn epoch(&self) -> Epoch {
-        self.seat.epoch
+    fn seat(&self) -> &Seat {
+        &self.seat
     }
 
     fn all_reduce(&mut self, send: Values<'_>, receive: Buffer<'_>) -> Result<()> {

@@ -31,14 +31,23 @@ pub type Result<T, E = CollectiveError> = std::result::Result<T, E>;
 
 /// One rank's end of a group. Dropping it leaves the group: peers that still wait for this rank get an error.
 pub trait Collective: Send {
+    /// What this worker joined with.
+    fn seat(&self) -> &Seat;
+
     /// This worker's place in the group, from 0.
-    fn rank(&self) -> usize;
+    fn rank(&self) -> usize {
+        self.seat().rank
+    }
 
     /// Ranks of the group.
-    fn world(&self) -> usize;
+    fn world(&self) -> usize {
+        self.seat().world
+    }
 
     /// The group's epoch.
-    fn epoch(&self) -> Epoch;
+    fn epoch(&self) -> Epoch {
+        self.seat().epoch
+    }
 
     /// Every rank receives the sum over ranks of what each sends. Integers wrap; floats are added in a fixed order.
     ///

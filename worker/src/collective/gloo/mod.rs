@@ -110,7 +110,7 @@ impl Transport for Gloo {
 impl Gloo {
     /// Connects a rank to all others.
     fn meet(&self, rank: &mut Rank, mesh: &Mesh, begun: Instant, abort: &Abort) -> Result<()> {
-        let seat = rank.seat();
+        let seat = *rank.seat();
         self.publish(seat, mesh)?;
         // All are there: what is left takes milliseconds.
         for (peer, address) in self.addresses(seat, begun, abort)? {

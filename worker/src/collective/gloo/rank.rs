@@ -10,7 +10,6 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use bytemuck::{Pod, cast_slice, cast_slice_mut};
-use obsdiff_proto::Epoch;
 
 use super::mesh::Piece;
 use super::{Shared, check, millis, peers};
@@ -45,10 +44,6 @@ impl Rank {
     pub(super) fn new(seat: Seat, mesh: Arc<Shared>, watcher: JoinHandle<()>, abort: Abort) -> Self {
         let watcher = Some(watcher);
         Self { seat, mesh, watcher, abort, calls: 0, ended: None, stage: Vec::new(), sums: Vec::new() }
-    }
-
-    pub(super) fn seat(&self) -> Seat {
-        self.seat
     }
 
     /// Hears of every peer that it joined the same group.
@@ -244,16 +239,8 @@ fn piece<T>(rank: usize, range: &Range<usize>) -> Option<Piece> {
 }
 
 impl Collective for Rank {
-    fn rank(&self) -> usize {
-        self.seat.rank
-    }
-
-    fn world(&self) -> usize {
-        self.seat.world
-    }
-
-    fn epoch(&self) -> Epoch {
-        self.seat.epoch
+    fn seat(&self) -> &Seat {
+        &self.seat
     }
 
     fn all_reduce(&mut self, send: Values<'_>, receive: Buffer<'_>) -> Result<()> {
