@@ -81,7 +81,7 @@ pub struct PackageCost {
     pub forward_flops: f64,
     /// Operations of the Grams: n (n + 1) for each row, as only the upper triangle is formed.
     pub gram_flops: f64,
-    /// Operations of factorising, solving and refining: 2/3 n^3 for each site; rows * n^2 for each linear, and 2 rows * n^2 more for
+    /// Operations of factorising, solving and refining: 1/3 n^3 for each site; rows * n^2 for each linear, and 2 rows * n^2 more for
     /// each step of its refinement and for their first residual.
     pub solve_flops: f64,
     /// Weights pruned over; each worker takes as many when they are applied.
@@ -165,7 +165,7 @@ fn package(
         passes,
         forward_flops: passes as f64 * workload.forward_flops,
         gram_flops: total(sites().map(|s| gram_flops(s, workload))),
-        solve_flops: total(sites().map(|s| 2.0 / 3.0 * (s.width as f64).powi(3)))
+        solve_flops: total(sites().map(|s| (s.width as f64).powi(3) / 3.0))
             + total(solved().map(|(rows, n)| row_cost(refine) as f64 * rows as f64 * (n as f64).powi(2))),
         weights: package.linears.iter().map(weights).map(|(rows, n)| rows.saturating_mul(n)).sum(),
     }

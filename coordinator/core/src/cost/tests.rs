@@ -46,7 +46,7 @@ fn a_package_costs_what_its_formulas_say() {
     assert_eq!(package.gram_bytes, 8 * (10 + 3));
     assert_eq!(package.forward_flops, 1e8);
     assert_eq!(package.gram_flops, (100 * 64 * 4 * 5 + 100 * 20 * 2 * 3) as f64);
-    assert_eq!(package.solve_flops, 2.0 / 3.0 * (64.0 + 8.0) + (8 * 16 + 7 * 4) as f64);
+    assert_eq!(package.solve_flops, (64.0 + 8.0) / 3.0 + (8 * 16 + 7 * 4) as f64);
     assert_eq!(package.weights, 8 * 4 + 7 * 2);
     let half = PlanCost::new(&plan, &inventory, Accumulate::F32, 0, &WORKLOAD);
     assert_eq!(half.largest_grams(), 4 * (10 + 3));

@@ -1,24 +1,12 @@
 //! The columns of one block of one strip, left to right: the inner loop of OBS.
 
-use std::ops::Range;
-
 use pulp::{Arch, Simd, WithSimd};
 
-use super::Factor;
+use super::span::BlockFactor;
 use super::strips::LANES;
 
 /// Columns whose pending errors are gathered together: each error is loaded once for all of them.
 const GANG: usize = 4;
-
-/// The part of U that pruning one block needs.
-pub(super) struct BlockFactor {
-    /// Columns of the block: b.
-    pub(super) columns: usize,
-    /// U_ij of block columns i < j, at j * b + i.
-    u: Vec<f32>,
-    /// 1 / U_jj.
-    pub(super) reciprocal: Vec<f32>,
-}
 
 /// Which weights of a block go.
 #[derive(Clone, Copy)]
@@ -146,32 +134,12 @@ impl Prune<'_> {
                 *w = simd.select_f32s(goes, zero, *w);
             }
             for (l, later) in (j + 1..end).zip(later.chunks_exact_mut(LANES)) {
-                let u = simd.splat_f32s(-self.block.u[l * self.block.columns + j]);
+                let u = simd.splat_f32s(-self.block.row(l, j, j + 1)[0]);
                 for (w, e) in S::as_mut_simd_f32s(later).0.iter_mut().zip(errors.iter()) {
                     *w = simd.mul_add_f32s(u, *e, *w);
                 }
             }
         }
-    }
-}
-
-impl BlockFactor {
-    /// The part of U for block `columns`.
-    pub(super) fn of(factor: &Factor, columns: Range<usize>) -> Self {
-        let width = columns.len();
-        let mut u = vec![0.0; width * width];
-        for (i, from) in columns.clone().enumerate() {
-            for (j, to) in columns.clone().enumerate().skip(i + 1) {
-                u[j * width + i] = factor.u(from, to);
-            }
-        }
-        Self { columns: width, u, reciprocal: columns.map(|j| 1.0 / factor.u(j, j)).collect() }
-    }
-
-    /// U_ij of column j for rows `from..to`.
-    #[inline(always)]
-    fn row(&self, j: usize, from: usize, to: usize) -> &[f32] {
-        &self.u[j * self.columns + from..j * self.columns + to]
     }
 }
 

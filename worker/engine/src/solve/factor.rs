@@ -6,7 +6,7 @@ use faer::MatRef;
 use faer::traits::RealField;
 
 use super::SolveError;
-use super::inverse::inverse_factor;
+use super::cholesky::cholesky;
 use super::mirror::{isolate, mirror};
 
 /// The largest damping tried.
@@ -81,13 +81,14 @@ impl Float for f64 {
     }
 }
 
-/// A site's Gram S and the factor of its damped inverse, in one square: U with H^-1 = U^T U, H = S + damping * mean(diag S) I.
+/// A site's Gram S and a factor of it, damped, in one square: C, an upper triangle, with C C^T = H = S + damping * mean(diag S) I. Its
+/// inverse U is the factor of the inverse, H^-1 = U^T U, by which OBS is often told; C says the same with half the arithmetic.
 ///
 /// Shared by all linears of the site. 4 n^2 bytes; while an f32 factorisation is tried again in f64, 12 n^2.
 #[derive(Clone, Debug)]
 pub struct Factor {
     n: usize,
-    /// Strict upper triangle: S. Lower triangle: J U^T J, with J the reversal of rows and columns.
+    /// Strict upper triangle: S. Lower triangle: J C J, with J the reversal of rows and columns.
     square: Vec<f32>,
     /// S_jj.
     diagonal: Vec<f64>,
@@ -99,8 +100,8 @@ impl Factor {
     /// matrix whose rows start [`stride`]`(n)` apart; what lies below the diagonal is ignored. S may be divided by any number:
     /// nothing that is pruned depends on it.
     ///
-    /// Columns with S_jj = 0 are dead: they take no part in the mean of the diagonal. 2/3 n^3 operations: one Cholesky
-    /// factorisation of J H J = L L^T, one triangular inverse, U = J L^-1 J.
+    /// Columns with S_jj = 0 are dead: they take no part in the mean of the diagonal. 1/3 n^3 operations: one Cholesky
+    /// factorisation of J H J = L L^T, C = J L J.
     ///
     /// # Errors
     /// [`SolveError::GramNotFinite`]; [`SolveError::NotPositive`] when H has no factor in f64 and damping raised tenfold, again and
@@ -166,21 +167,21 @@ impl Factor {
         (self.square, self.diagonal)
     }
 
-    /// The square that holds S above its diagonal and J U^T J below and on it; rows start [`stride`] apart.
+    /// The square that holds S above its diagonal and J C J below and on it; rows start [`stride`] apart.
     pub(super) fn square(&self) -> &[f32] {
         &self.square
     }
 
-    /// U_ij for i in `rows` and j in `columns`, all of them above `rows`.
-    pub(super) fn block_of_u(&self, rows: Range<usize>, columns: Range<usize>) -> MatRef<'_, f32> {
+    /// C_ij for i in `rows` and j in `columns`; what lies below the diagonal means nothing.
+    pub(super) fn block_of_c(&self, rows: Range<usize>, columns: Range<usize>) -> MatRef<'_, f32> {
         let reversed = MatRef::from_row_major_slice_with_stride(&self.square, self.n, self.n, stride(self.n));
-        let u = reversed.reverse_rows_and_cols();
-        u.submatrix(rows.start, columns.start, rows.len(), columns.len())
+        let c = reversed.reverse_rows_and_cols();
+        c.submatrix(rows.start, columns.start, rows.len(), columns.len())
     }
 
-    /// U_ij, for i <= j.
+    /// C_ij, for i <= j.
     #[inline]
-    pub(super) fn u(&self, i: usize, j: usize) -> f32 {
+    pub(super) fn c(&self, i: usize, j: usize) -> f32 {
         self.square[(self.n - 1 - i) * stride(self.n) + self.n - 1 - j]
     }
 }
@@ -199,13 +200,19 @@ pub(super) fn raised(damping: f64) -> Option<f64> {
     (damping < MOST_DAMPING).then(|| (damping * 10.0).clamp(LEAST_DAMPING, MOST_DAMPING))
 }
 
-/// Puts J U^T J into the lower triangle of the square whose strict upper triangle is S's. False when a pivot fails.
-pub(super) fn factorise<T: Float>(
+/// Puts J C J into the lower triangle of the square whose strict upper triangle is S's. False when a pivot fails.
+fn factorise<T: Float>(square: &mut [T], n: usize, diagonal: &[f64], added: f64) -> Result<bool, SolveError> {
+    mirror_damped(square, n, diagonal, added)?;
+    Ok(cholesky(square, n, stride(n)))
+}
+
+/// Puts J H J into the lower triangle of the square whose strict upper triangle is S's.
+pub(super) fn mirror_damped<T: Float>(
     square: &mut [T],
     n: usize,
     diagonal: &[f64],
     added: f64,
-) -> Result<bool, SolveError> {
+) -> Result<(), SolveError> {
     let row = stride(n);
     if !mirror(square, n, row) || diagonal.iter().any(|d| !d.is_finite()) {
         return Err(SolveError::GramNotFinite);
@@ -219,7 +226,7 @@ pub(super) fn factorise<T: Float>(
         let dead_without_damping = d == 0.0 && added == 0.0;
         square[i * row + i] = T::from_f64(if dead_without_damping { 1.0 } else { d + added });
     }
-    Ok(inverse_factor(square, n, row))
+    Ok(())
 }
 
 /// The same in f64, for a square of which f32 failed.

@@ -1,7 +1,6 @@
 //! Optimal Brain Surgeon over the columns of a linear, blocked for the cache and threaded over rows.
 
 use std::mem;
-use std::ops::Range;
 
 use bytemuck::Zeroable;
 use faer::linalg::matmul::matmul;
@@ -9,10 +8,14 @@ use faer::{Accum, MatMut, MatRef, Par};
 use obsdiff_proto::Target;
 use rayon::prelude::*;
 
-use super::columns::{BlockFactor, Rule, prune};
+use super::columns::{Rule, prune};
 use super::select::{Bounds, Scored, limit};
-use super::strips::{Column, LANES, load, store, values, values_mut};
+use super::span::Span;
+use super::strips::{Column, LANES, exchange, load, values, values_mut};
 use super::{BLOCK, Factor, SolveError, check};
+
+/// Blocks that are brought up to date together.
+const SPAN: usize = 4;
 
 /// Prunes `weight` (rows x n, row-major) in place and moves the weights that stay so that the linear's outputs change least.
 ///
@@ -21,10 +24,14 @@ use super::{BLOCK, Factor, SolveError, check};
 /// prune exactly floor(ratio * weights) of each block over all rows, N:M exactly N of each group of a row; ties go by (column,
 /// row). Columns that are dead become 0. The method is that of arXiv 2510.06751, after SparseGPT (arXiv 2301.00774).
 ///
-/// A block is brought up to date when its turn comes, by one product of all errors to its left with its part of U: the weight is
-/// read and written once. The errors are kept, as many values as the weight has.
+/// A block B is brought up to date when its turn comes. With D the change of the columns A to its left, and H = C C^T, what costs
+/// least in all columns not yet pruned is dW_B = -D X_AB with X_AB = C_AB U_BB, where U_BB is the inverse of C_BB. The published code
+/// gets the same from the errors of pruned weights and the factor of the inverse of H, which is not formed here (for quantization,
+/// arXiv 2507.18553 shows why). Within a block, errors are spread by U_BB as published. The changes are kept, as many values as the
+/// weight has.
 ///
-/// rows * n^2 operations in products, rows * n * block in the column loop. Results do not depend on the number of threads.
+/// rows * n^2 operations in products, n^2 * block for X, rows * n * block in the column loop. Results do not depend on the number of
+/// threads.
 ///
 /// # Errors
 /// When the weight does not fit the factor or is not finite, or the target cannot be met.
@@ -49,87 +56,63 @@ pub fn obs(weight: &mut [f32], factor: &Factor, target: &Target) -> Result<(), S
 /// Prunes floor(ratio * weights) of each block.
 ///
 /// All rows of a block wait for its limit, which takes one thread a moment twice: for bounds from a sample of the block's keys, and for the
-/// limit from the keys within them. During the first the others bring the next block up to date with the errors of those before;
-/// only the errors of this one are left for afterwards.
+/// limit from the keys within them.
 fn prune_share(strips: &mut [Strip<'_>], factor: &Factor, ratio: f64) {
     let n = factor.width();
     let rows: usize = strips.iter().map(Strip::height).sum();
     let lanes = strips.len() * LANES;
-    let columns = |start: usize| start.min(n)..n.min(start + BLOCK);
-    let [mut blocks, mut next] = [(); 2].map(|()| vec![Block::default(); strips.len()]);
-    let fetch = |strips: &mut [Strip<'_>], next: &mut [Block], columns: Range<usize>, end: usize| {
-        let part = BlockFactor::of(factor, columns.clone());
-        // Backwards: who looks for the bounds prunes from the first strip on, and finds what it fetched in its own cache.
-        let strips = strips.par_iter_mut().zip(next).rev();
-        strips.for_each(|(strip, next)| strip.fetch(&mut next.weight, columns.clone(), end, factor));
-        part
-    };
-    let mut part = fetch(strips, &mut blocks, columns(0), 0);
-    let first = strips.par_iter().zip(&mut blocks);
-    first.for_each(|(strip, block)| block.sample(strip.height(), &part, lanes));
+    let [mut span, mut ahead] = [(); 2].map(|()| Span::new(n, BLOCK, SPAN));
+    span.move_to(factor, 0..n.min(SPAN * BLOCK));
+    strips.par_iter_mut().enumerate().for_each(|(s, strip)| {
+        strip.settle(&span, 0);
+        strip.take_sample(s, &span, 0, lanes);
+    });
     for start in (0..n).step_by(BLOCK) {
-        let (end, after) = (columns(start).end, columns(start + BLOCK));
-        let count = share(ratio, rows * (end - start));
-        let bounds = || {
-            let sample: Vec<&[u32]> = blocks.iter().map(|block| block.sample.as_slice()).collect();
-            Bounds::of(sample.concat(), count as f64 / (lanes * (end - start)) as f64)
-        };
-        let (bounds, following) = rayon::join(bounds, || fetch(strips, &mut next, after.clone(), start));
-        let scored: Vec<_> = blocks.iter().zip(&*strips).map(|(b, s)| b.scored(s.height(), &part)).collect();
-        let near: Vec<_> = scored.par_iter().map(|scored| scored.near(bounds)).collect();
-        let limit = limit(&scored, &near, count);
-        let all = strips.par_iter_mut().zip(&mut blocks).zip(&mut next).enumerate();
-        all.for_each_init(Vec::new, |keys, (s, ((strip, block), next))| {
-            keys.resize(block.weight.len() * LANES, 0);
-            limit.keys(&block.scored(strip.height(), &part), s * LANES, keys);
-            strip.prune(&mut block.weight, &part, keys, Rule::Below(limit.below()));
-            strip.update(&mut next.weight, after.clone(), start, factor);
-            next.sample(strip.height(), &following, lanes);
+        let (part, after) = (span.part(start), start + BLOCK);
+        let count = share(ratio, rows * part.columns);
+        let sample = strips.iter().map(|strip| strip.sample.as_slice()).collect::<Vec<_>>().concat();
+        let bounds = Bounds::of(sample, count as f64 / (lanes * part.columns) as f64);
+        let scored: Vec<_> = strips.iter().map(|strip| strip.scored(&span, start)).collect();
+        let near = || scored.par_iter().map(|scored| scored.near(bounds)).collect::<Vec<_>>();
+        let is_last = after == span.columns().end && after < n;
+        let (near, ()) = rayon::join(near, || {
+            if is_last {
+                ahead.move_to(factor, after..n.min(after + SPAN * BLOCK));
+            }
         });
-        mem::swap(&mut blocks, &mut next);
-        part = following;
+        let limit = limit(&scored, &near, count);
+        let next = if is_last { &ahead } else { &span };
+        strips.par_iter_mut().enumerate().for_each_init(Scratch::default, |scratch, (s, strip)| {
+            limit.keys(&strip.scored(&span, start), s * LANES, scratch.of(part.columns));
+            strip.prune(&span, start, scratch, Rule::Below(limit.below()));
+            if after < n {
+                strip.settle(next, after);
+                strip.take_sample(s, next, after, lanes);
+            }
+        });
+        if is_last {
+            mem::swap(&mut span, &mut ahead);
+        }
     }
 }
 
-/// A strip's block that waits for its limit.
-#[derive(Clone, Default)]
-struct Block {
-    weight: Vec<Column>,
-    /// Some of its keys.
-    sample: Vec<u32>,
-}
-
-impl Block {
-    fn scored<'a>(&'a self, rows: usize, part: &'a BlockFactor) -> Scored<'a> {
-        Scored { weight: &self.weight, rows, reciprocal: &part.reciprocal }
-    }
-
-    /// Takes its part of the sample of a block of so many lanes.
-    fn sample(&mut self, rows: usize, part: &BlockFactor, lanes: usize) {
-        let mut sample = mem::take(&mut self.sample);
-        sample.clear();
-        self.scored(rows, part).sample(lanes * self.weight.len(), &mut sample);
-        self.sample = sample;
-    }
-}
-
-/// Prunes `pruned` of each `m` consecutive columns of a row. Rows do not wait for each other, but they go through a block together,
-/// so that its part of U stays in a cache.
+/// Prunes `pruned` of each `m` consecutive columns of a row. Rows do not wait for each other, but they go through a span together,
+/// so that its part of X stays in a cache.
 fn prune_groups(strips: &mut [Strip<'_>], factor: &Factor, pruned: usize, m: usize) {
     let n = factor.width();
     // Groups never straddle two blocks.
     let columns = m.saturating_mul((BLOCK / m).max(1)).min(n);
-    for start in (0..n).step_by(columns) {
-        let columns = start..n.min(start + columns);
-        let part = BlockFactor::of(factor, columns.clone());
-        strips.par_iter_mut().for_each_init(
-            || (Vec::new(), Vec::new()),
-            |(block, ranks), strip| {
-                ranks.resize(columns.len() * LANES, 0);
-                strip.fetch(block, columns.clone(), start, factor);
-                strip.prune(block, &part, ranks, Rule::NToM { n: pruned, m });
-            },
-        );
+    let rule = Rule::NToM { n: pruned, m };
+    let mut span = Span::new(n, columns, SPAN);
+    for first in (0..n).step_by(columns * SPAN) {
+        span.move_to(factor, first..n.min(first + columns * SPAN));
+        strips.par_iter_mut().for_each_init(Scratch::default, |scratch, strip| {
+            for start in span.starts() {
+                strip.settle(&span, start);
+                scratch.of(span.part(start).columns);
+                strip.prune(&span, start, scratch, rule);
+            }
+        });
     }
 }
 
@@ -138,49 +121,90 @@ pub(super) fn share(ratio: f64, weights: usize) -> usize {
     ((ratio * weights as f64) as usize).min(weights)
 }
 
+/// What pruning a block of a strip writes to.
+#[derive(Default)]
+struct Scratch {
+    keys: Vec<u32>,
+    errors: Vec<Column>,
+}
+
+impl Scratch {
+    /// Makes room for a block of so many columns; its keys.
+    fn of(&mut self, columns: usize) -> &mut [u32] {
+        self.errors.resize(columns, Column::zeroed());
+        self.keys.resize(columns * LANES, 0);
+        &mut self.keys
+    }
+}
+
 /// A strip of rows on its way through the blocks.
 struct Strip<'a> {
     /// At most [`LANES`] rows of n values.
     rows: &'a mut [f32],
     n: usize,
-    /// Errors of the columns pruned so far.
-    errors: Vec<Column>,
+    /// dW of the columns pruned so far.
+    changes: Vec<Column>,
+    /// The weights of a span, up to date from its beginning to the block that is next.
+    weight: Vec<Column>,
+    /// Some of that block's keys.
+    sample: Vec<u32>,
 }
 
 impl<'a> Strip<'a> {
     fn new(rows: &'a mut [f32], n: usize) -> Self {
-        // Not filled with zeros: a block's errors come in as it is pruned.
-        Self { rows, n, errors: Vec::with_capacity(n) }
+        // Not filled with zeros: a block's changes come in as it is pruned.
+        let [changes, weight] = [n, n.min(SPAN * BLOCK)].map(Vec::with_capacity);
+        Self { rows, n, changes, weight, sample: Vec::new() }
     }
 
     fn height(&self) -> usize {
         self.rows.len() / self.n
     }
 
-    /// Reads `block` from `columns`, and takes the errors of the columns before `end` off its weights.
-    fn fetch(&self, block: &mut Vec<Column>, columns: Range<usize>, end: usize, factor: &Factor) {
-        block.resize(columns.len(), Column::zeroed());
-        load(self.rows, self.n, columns.start, block);
-        take_off(block, &self.errors[..end], factor.block_of_u(0..end, columns));
+    fn scored<'b>(&'b self, span: &'b Span, start: usize) -> Scored<'b> {
+        let weight = &self.weight[span.within(start)];
+        Scored { weight, rows: self.height(), reciprocal: &span.part(start).reciprocal }
     }
 
-    /// Takes the errors of the columns from `start` on off the weights of a block of `columns`.
-    fn update(&self, block: &mut [Column], columns: Range<usize>, start: usize, factor: &Factor) {
-        take_off(block, &self.errors[start..], factor.block_of_u(start..self.errors.len(), columns));
+    /// Takes its part, that of the `s`-th strip, of a sample of the keys of a block of so many lanes.
+    fn take_sample(&mut self, s: usize, span: &Span, start: usize, lanes: usize) {
+        let mut sample = mem::take(&mut self.sample);
+        sample.clear();
+        let scored = self.scored(span, start);
+        scored.sample(s, lanes * scored.weight.len(), &mut sample);
+        self.sample = sample;
     }
 
-    /// Prunes the next block, writes it back, and keeps its errors.
-    fn prune(&mut self, block: &mut [Column], part: &BlockFactor, keys: &mut [u32], rule: Rule) {
-        let start = self.errors.len();
-        self.errors.resize(start + block.len(), Column::zeroed());
-        prune(values_mut(block), values_mut(&mut self.errors[start..]), keys, part, rule);
-        store(block, self.rows, self.n, start);
+    /// Brings the next block, which starts at column `start`, up to date. The first block of a span reads all its columns, and brings
+    /// all of them up to date with the changes so far.
+    fn settle(&mut self, span: &Span, start: usize) {
+        let columns = span.columns();
+        if start == columns.start {
+            self.weight.resize(columns.len(), Column::zeroed());
+            for (block, weight) in (start..).step_by(BLOCK).zip(self.weight.chunks_mut(BLOCK)) {
+                load(self.rows, self.n, block, weight);
+            }
+            take_off(&mut self.weight, &self.changes, span.x(0..start, 0..columns.len()));
+        } else {
+            let within = span.within(start);
+            let x = span.x(columns.start..start, within.clone());
+            take_off(&mut self.weight[within], &self.changes[columns.start..], x);
+        }
+    }
+
+    /// Prunes that block, writes it back, and keeps its changes.
+    fn prune(&mut self, span: &Span, start: usize, scratch: &mut Scratch, rule: Rule) {
+        let Scratch { keys, errors } = scratch;
+        let weight = &mut self.weight[span.within(start)];
+        prune(values_mut(weight), values_mut(errors), keys, span.part(start), rule);
+        exchange(weight, self.rows, self.n, start, errors);
+        self.changes.extend_from_slice(errors);
     }
 }
 
-/// Takes `errors` (k columns) times `u` (k x block) off a block of weights.
-fn take_off(block: &mut [Column], errors: &[Column], u: MatRef<'_, f32>) {
-    let target = MatMut::from_row_major_slice_mut(values_mut(block), u.ncols(), LANES);
-    let errors = MatRef::from_row_major_slice(values(errors), u.nrows(), LANES);
-    matmul(target, Accum::Add, u.transpose(), errors, -1.0, Par::Seq);
+/// Takes `changes` (k columns) times `x` (k rows) off the columns of a weight.
+fn take_off(weight: &mut [Column], changes: &[Column], x: MatRef<'_, f32>) {
+    let weight = MatMut::from_row_major_slice_mut(values_mut(weight), x.ncols(), LANES);
+    let changes = MatRef::from_row_major_slice(values(changes), x.nrows(), LANES);
+    matmul(weight, Accum::Add, x.transpose(), changes, -1.0, Par::Seq);
 }

@@ -11,6 +11,12 @@ use rayon::prelude::*;
 
 use super::strips::{Column, LANES, values};
 
+/// Keys side by side that are sampled together.
+const LINE: usize = 16;
+
+/// Lines that the sample of a strip begins after that of the strip before.
+const SHIFT: usize = 7;
+
 /// Key of a lane without a row: it is never among the lowest.
 const NO_ROW: u32 = u32::MAX;
 
@@ -59,11 +65,21 @@ impl Scored<'_> {
         })
     }
 
-    /// Adds its part of a sample of a block of `all` keys to `sample`.
-    pub(super) fn sample(&self, all: usize, sample: &mut Vec<u32>) {
-        // Odd, so that all lanes have their turn.
+    /// Adds its part of a sample of a block of `all` keys to `sample`, as the `strip`-th.
+    pub(super) fn sample(&self, strip: usize, all: usize, sample: &mut Vec<u32>) {
+        // Keys of a column are alike, and so are those of a row: each strip begins elsewhere, and the step is odd, so that all have their
+        // turn.
         let step = (all / SAMPLE).max(SAMPLED) | 1;
-        sample.extend((0..self.len()).step_by(step).map(|at| self.key(at)));
+        for at in (strip * SHIFT % step * LINE..self.len()).step_by(LINE * step) {
+            match at % LANES + LINE <= self.rows {
+                true => {
+                    let reciprocal = self.reciprocal[at / LANES];
+                    let line = &values(self.weight)[at..at + LINE];
+                    sample.extend(line.iter().map(|w| (w * reciprocal).abs().to_bits()));
+                }
+                false => sample.extend((at..at + LINE).map(|at| self.key(at))),
+            }
+        }
     }
 
     /// What lies where.

@@ -6,7 +6,7 @@
 use bytemuck::{Pod, Zeroable};
 
 /// Rows of a strip.
-pub(super) const LANES: usize = 64;
+pub(super) const LANES: usize = 96;
 
 /// Rows and columns that are transposed in registers.
 const TILE: usize = 4;
@@ -51,26 +51,40 @@ pub(super) fn load(rows: &[f32], n: usize, start: usize, columns: &mut [Column])
     }
 }
 
-/// Copies `columns` back to where [`load`] took them from.
-pub(super) fn store(columns: &[Column], rows: &mut [f32], n: usize, start: usize) {
-    let (tiles, rest) = columns.as_chunks::<TILE>();
+/// Puts `columns` in the place where [`load`] took them from, and by how much each value changes into `changes`; lanes without a row
+/// do not change.
+pub(super) fn exchange(columns: &[Column], rows: &mut [f32], n: usize, start: usize, changes: &mut [Column]) {
+    let tiles = columns.as_chunks::<TILE>().0;
+    let height = rows.len() / n;
+    if height < LANES {
+        changes.iter_mut().for_each(|change| change.0[height..].fill(0.0));
+    }
     for (lane, rows) in (0..LANES).step_by(TILE).zip(rows.chunks_mut(TILE * n)) {
         let mut each = rows.chunks_exact_mut(n).map(|row| &mut row[start..]);
         let mut next = || each.next();
         let whole = match (next(), next(), next(), next()) {
             (Some(a), Some(b), Some(c), Some(d)) => {
                 let [a, b, c, d] = [a, b, c, d].map(|row| row.as_chunks_mut().0.iter_mut());
-                for (tile, (((a, b), c), d)) in tiles.iter().zip(a.zip(b).zip(c).zip(d)) {
-                    let [i, j, k, l] = tile.each_ref().map(|column| part(column, lane));
-                    [*a, *b, *c, *d] = transposed([i, j, k, l]);
+                let tiles = tiles.iter().zip(changes.as_chunks_mut::<TILE>().0);
+                for ((tile, changes), (((a, b), c), d)) in tiles.zip(a.zip(b).zip(c).zip(d)) {
+                    let after = tile.each_ref().map(|column| part(column, lane));
+                    let before = transposed([*a, *b, *c, *d]);
+                    for ((change, after), before) in changes.iter_mut().zip(after).zip(before) {
+                        let by = [0, 1, 2, 3].map(|l| after[l] - before[l]);
+                        change.0[lane..lane + TILE].copy_from_slice(&by);
+                    }
+                    [*a, *b, *c, *d] = transposed(after);
                 }
-                tiles.len()
+                columns.len() / TILE
             }
             _ => 0,
         };
-        let left = tiles[whole..].as_flattened().iter().chain(rest);
-        for (j, column) in (start + whole * TILE..).zip(left) {
-            rows.chunks_exact_mut(n).zip(&column.0[lane..]).for_each(|(row, w)| row[j] = *w);
+        let left = columns.iter().zip(&mut *changes).skip(whole * TILE);
+        for (j, (column, change)) in (start + whole * TILE..).zip(left) {
+            for (lane, row) in (lane..).zip(rows.chunks_exact_mut(n)) {
+                change.0[lane] = column.0[lane] - row[j];
+                row[j] = column.0[lane];
+            }
         }
     }
 }

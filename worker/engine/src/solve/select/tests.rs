@@ -24,7 +24,7 @@ fn scored<'a>(strips: &'a [Vec<Column>], rows: usize, reciprocal: &'a [f32]) -> 
 fn near(strips: &[Scored<'_>], count: usize) -> Vec<Near> {
     let all = strips.iter().map(Scored::len).sum();
     let mut sample = Vec::new();
-    strips.iter().for_each(|strip| strip.sample(all, &mut sample));
+    strips.iter().enumerate().for_each(|(s, strip)| strip.sample(s, all, &mut sample));
     let bounds = Bounds::of(sample, count as f64 / all as f64);
     strips.iter().map(|strip| strip.near(bounds)).collect()
 }

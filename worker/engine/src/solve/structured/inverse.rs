@@ -7,7 +7,7 @@ use faer::{Accum, MatMut, MatRef, Par};
 use rayon::prelude::*;
 
 use super::super::SolveError;
-use super::super::factor::{factorise, live_mean, raised, stride};
+use super::super::factor::{live_mean, mirror_damped, raised, stride};
 use super::super::inverse::inverse_factor as invert;
 
 /// Rows of one task. Every product is formed by one thread from operands fixed by n alone, so results do not depend on the number of
@@ -34,7 +34,8 @@ pub(super) fn inverse(gram: &[f64], n: usize, damping: f64) -> Result<(Vec<f64>,
     let diagonal: Vec<f64> = (0..n).map(|j| gram[j * n + j]).collect();
     let mut next = Some(damping);
     while let Some(used) = next {
-        if factorise(&mut square, n, &diagonal, used * live_mean(&diagonal))? {
+        mirror_damped(&mut square, n, &diagonal, used * live_mean(&diagonal))?;
+        if invert(&mut square, n, row) {
             return Ok((gathered(square, n), used));
         }
         next = raised(used);

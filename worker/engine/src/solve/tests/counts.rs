@@ -99,10 +99,10 @@ fn dead_columns_go_and_count_as_gone() {
     let narrow: Vec<f64> =
         live.iter().flat_map(|&i| live.iter().map(move |&j| (i, j))).map(|(i, j)| gram[i * n + j]).collect();
     let narrow = Factor::new(live.len(), upper::<f32>(&narrow, live.len()), 0.01).unwrap();
-    let (wide_u, narrow_u) = (dense_u(&factor), dense_u(&narrow));
+    let (wide_c, narrow_c) = (dense_c(&factor), dense_c(&narrow));
     for (a, &i) in live.iter().enumerate() {
         for (b, &j) in live.iter().enumerate() {
-            assert!((wide_u[i * n + j] - narrow_u[a * live.len() + b]).abs() < 1e-4);
+            assert!((wide_c[i * n + j] - narrow_c[a * live.len() + b]).abs() < 1e-4);
         }
     }
 }

@@ -108,8 +108,8 @@ const TARGETS: [Target; 6] = [
     Target::NToM { n: 90, m: 150 },
 ];
 
-/// U as a dense f64 matrix.
-fn dense_u(factor: &Factor) -> Vec<f64> {
+/// C as a dense f64 matrix.
+fn dense_c(factor: &Factor) -> Vec<f64> {
     let n = factor.width();
-    (0..n * n).map(|at| if at / n <= at % n { f64::from(factor.u(at / n, at % n)) } else { 0.0 }).collect()
+    (0..n * n).map(|at| if at / n <= at % n { f64::from(factor.c(at / n, at % n)) } else { 0.0 }).collect()
 }
