@@ -188,6 +188,9 @@ pub struct HessianSpec {
     pub high: f64,
     /// Share of the mean diagonal added to the diagonal.
     pub damping: f64,
+    /// The same where OBS chooses a mask that is refined afterwards. It is larger: a mask that trusts the calibration less than the
+    /// weights do serves inputs better that pruning itself has changed.
+    pub mask_damping: f64,
     /// How observations are summed.
     pub accumulate: Accumulate,
     /// The type of the factorisation.
@@ -201,6 +204,7 @@ impl Default for HessianSpec {
             low: 0.8,
             high: 1.2,
             damping: 0.01,
+            mask_damping: 0.1,
             accumulate: Accumulate::default(),
             precision: Precision::default(),
         }

@@ -42,11 +42,10 @@ impl JobSpec {
             let problem = format!("is {} with hessian.high {}, but 0 < low <= high must hold", h.low, h.high);
             return Err(JobError::new("hessian.low", problem));
         }
-        if !(h.damping > 0.0 && h.damping <= 1.0) {
-            return Err(JobError::new(
-                "hessian.damping",
-                format!("is {}, but must be above 0 and at most 1", h.damping),
-            ));
+        for (key, damping) in [("hessian.damping", h.damping), ("hessian.mask_damping", h.mask_damping)] {
+            if !(damping > 0.0 && damping <= 1.0) {
+                return Err(JobError::new(key, format!("is {damping}, but must be above 0 and at most 1")));
+            }
         }
         Ok(())
     }

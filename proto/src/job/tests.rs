@@ -47,6 +47,7 @@ fn a_value_out_of_range_is_refused_by_key() {
         ("calibration.steps", Box::new(|s| s.calibration.steps = 0)),
         ("calibration.guidance", Box::new(|s| s.calibration.guidance = f64::INFINITY)),
         ("hessian.damping", Box::new(|s| s.hessian.damping = 0.0)),
+        ("hessian.mask_damping", Box::new(|s| s.hessian.mask_damping = 1.5)),
         ("hessian.low", Box::new(|s| s.hessian.low = 2.0)),
         ("packages.count", Box::new(|s| s.packages.count = Some(0))),
     ];

@@ -246,7 +246,11 @@ fn spec() -> impl Strategy<Value = JobSpec> {
                 shard_size: 2,
             }
         });
-    let hessian = (1e-9f64..1.0).prop_map(|damping| HessianSpec { damping, ..HessianSpec::default() });
+    let hessian = (1e-9f64..1.0, 1e-9f64..1.0).prop_map(|(damping, mask_damping)| HessianSpec {
+        damping,
+        mask_damping,
+        ..HessianSpec::default()
+    });
     (words(), sparsity, calibration, hessian).prop_map(|(path, sparsity, calibration, hessian)| JobSpec {
         model: ModelSpec { path, dtype: Default::default() },
         sparsity,

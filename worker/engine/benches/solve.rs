@@ -42,7 +42,7 @@ fn solve(c: &mut Criterion) {
             (factor, weight)
         };
         let (factor, masked) = run(upper.clone(), weight.clone(), Target::Unstructured { ratio: 0.5 });
-        let hessian = ScaledHessian::new(factor.clone());
+        let hessian = ScaledHessian::new(factor.clone(), 0.01);
         let mut targets =
             [Target::Unstructured { ratio: 0.5 }, Target::NToM { n: 2, m: 4 }].map(|t| (t, Duration::MAX));
         let [mut factorised, mut compared, mut scaled, mut refined] = [Duration::MAX; 4];
@@ -50,7 +50,7 @@ fn solve(c: &mut Criterion) {
             product.run();
             rate::time(&mut factorised, upper.clone(), factorise);
             rate::time(&mut compared, (), |()| relative_error(&weight, &weight, &factor).unwrap());
-            rate::time(&mut scaled, factor.clone(), ScaledHessian::new);
+            rate::time(&mut scaled, factor.clone(), |factor| ScaledHessian::new(factor, 0.01));
             rate::time(&mut refined, masked.clone(), |mut masked| {
                 refine(&mut masked, &weight, &hessian, STEPS).unwrap()
             });

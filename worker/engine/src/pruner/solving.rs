@@ -77,8 +77,11 @@ impl Pruner {
         }
         if let Some(known) = second_order.filter(|_| !unrefined.is_empty()) {
             let _span = tracing::info_span!("refine").entered();
-            // The factor has served all slices: what refines them takes its place.
-            let hessian = ScaledHessian::new(known.factor);
+            // The factor has served all slices: what refines them takes its place. A Gram that took more damping than asked for needs it
+            // here, too.
+            let used = known.factor.damping_used();
+            let damping = if used > self.factor_damping() { used } else { self.hessian.damping };
+            let hessian = ScaledHessian::new(known.factor, damping);
             for solved in unrefined {
                 done(self.refine_slice(solved, &hessian)?)?;
             }
@@ -90,8 +93,16 @@ impl Pruner {
         Error::Site { name: self.model.inventory().site(site).name.clone(), problem: error.to_string() }
     }
 
+    /// The damping of what chooses a mask, or prunes and leaves it at that.
+    fn factor_damping(&self) -> f64 {
+        match (self.method, self.refine) {
+            (Method::Obs, 1..) => self.hessian.mask_damping,
+            _ => self.hessian.damping,
+        }
+    }
+
     fn factor(&self, gram: &Gram) -> Result<Factor, SolveError> {
-        let (n, damping) = (gram.width(), self.hessian.damping);
+        let (n, damping) = (gram.width(), self.factor_damping());
         match self.hessian.precision {
             Precision::F32 => Factor::new(n, gram.to_upper::<f32>(stride(n)), damping),
             Precision::F64 => Factor::new(n, gram.to_upper::<f64>(stride(n)), damping),

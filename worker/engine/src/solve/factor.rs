@@ -157,9 +157,9 @@ impl Factor {
         (0..self.n).filter(|&j| self.diagonal[j] == 0.0)
     }
 
-    /// What damping added to every S_jj.
-    pub(super) fn added(&self) -> f64 {
-        self.damping_used * live_mean(&self.diagonal)
+    /// What this damping adds to every S_jj.
+    pub(super) fn added_by(&self, damping: f64) -> f64 {
+        damping * live_mean(&self.diagonal)
     }
 
     /// The square and the diagonal, for what comes after pruning.

@@ -8,7 +8,7 @@ use super::factor::stride;
 /// Rows and columns of a tile that is transposed while it stays in the innermost cache.
 const TILE: usize = 64;
 
-/// A = H / (s s^T) with H the damped Gram of a [`Factor`] and s_j = sqrt(H_jj), whole and symmetric, in the square that the factor
+/// A = H / (s s^T) with H the Gram of a [`Factor`], damped anew, and s_j = sqrt(H_jj), whole and symmetric, in the square that the factor
 /// gives up: no second copy of H is ever made.
 #[derive(Clone, Debug)]
 pub struct ScaledHessian {
@@ -22,9 +22,9 @@ pub struct ScaledHessian {
 }
 
 impl ScaledHessian {
-    /// Scales the Gram of a factor that has served. Dead columns get a one on the diagonal and zeros beside it. n^2 multiplications.
-    pub fn new(factor: Factor) -> Self {
-        let (n, added) = (factor.width(), factor.added());
+    /// Damps and scales the Gram of a factor that has served. Dead columns get a one on the diagonal and zeros beside it. n^2 multiplications.
+    pub fn new(factor: Factor, damping: f64) -> Self {
+        let (n, added) = (factor.width(), factor.added_by(damping));
         let (mut square, diagonal) = factor.into_parts();
         let of_h: Vec<f64> = diagonal.iter().map(|d| d + added).collect();
         // A does not depend on the unit of H: one is taken in which every s is at most 1.

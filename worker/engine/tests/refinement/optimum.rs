@@ -48,7 +48,7 @@ impl Problem {
             Method::L1 => panic!("prunes structures, whose survivors are not refined"),
         }
         let mut refined = pruned.clone();
-        refine(&mut refined, dense, &ScaledHessian::new(factor), steps).unwrap();
+        refine(&mut refined, dense, &ScaledHessian::new(factor, DAMPING), steps).unwrap();
         assert!(pruned.iter().zip(&refined).all(|(p, r)| (*p == 0.0) == (*r == 0.0)), "the mask moved");
         let mut errors = Errors { pruned: 0.0, refined: 0.0, optimum: 0.0 };
         for ((dense, pruned), refined) in dense.chunks(n).zip(pruned.chunks(n)).zip(refined.chunks(n)) {

@@ -2,7 +2,7 @@ use super::answers::threads;
 use super::*;
 
 fn scaled(gram: &[f64], n: usize) -> ScaledHessian {
-    ScaledHessian::new(factor(gram, n, 0.01))
+    ScaledHessian::new(factor(gram, n, 0.1), 0.01)
 }
 
 /// tr((W - W0) H (W - W0)^T) of each row.
