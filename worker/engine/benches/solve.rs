@@ -13,6 +13,9 @@ mod rate;
 
 const ROWS: usize = 1536;
 
+/// The default of `hessian.damping`.
+const DAMPING: f64 = 0.01;
+
 /// The default of `sparsity.refine`.
 const STEPS: u32 = 5;
 
@@ -35,14 +38,14 @@ fn solve(c: &mut Criterion) {
         let mut product = rate::Gemm::new(ROWS, n, n);
         let upper: Vec<f32> = gram(n).to_upper(stride(n));
         let weight = rate::noise(ROWS * n);
-        let factorise = |upper| Factor::new(n, upper, 0.01).unwrap();
+        let factorise = |upper| Factor::new(n, upper, DAMPING).unwrap();
         let run = |upper: Vec<f32>, mut weight: Vec<f32>, target: Target| {
             let factor = factorise(upper);
             obs(&mut weight, &factor, &target).unwrap();
             (factor, weight)
         };
         let (factor, masked) = run(upper.clone(), weight.clone(), Target::Unstructured { ratio: 0.5 });
-        let hessian = ScaledHessian::new(factor.clone(), 0.01);
+        let hessian = ScaledHessian::new(factor.clone(), DAMPING);
         let mut targets =
             [Target::Unstructured { ratio: 0.5 }, Target::NToM { n: 2, m: 4 }].map(|t| (t, Duration::MAX));
         let [mut factorised, mut compared, mut scaled, mut refined] = [Duration::MAX; 4];
@@ -50,7 +53,7 @@ fn solve(c: &mut Criterion) {
             product.run();
             rate::time(&mut factorised, upper.clone(), factorise);
             rate::time(&mut compared, (), |()| relative_error(&weight, &weight, &factor).unwrap());
-            rate::time(&mut scaled, factor.clone(), |factor| ScaledHessian::new(factor, 0.01));
+            rate::time(&mut scaled, factor.clone(), |factor| ScaledHessian::new(factor, DAMPING));
             rate::time(&mut refined, masked.clone(), |mut masked| {
                 refine(&mut masked, &weight, &hessian, STEPS).unwrap()
             });

@@ -64,15 +64,15 @@ fn prune_share(strips: &mut [Strip<'_>], factor: &Factor, ratio: f64) {
     let [mut span, mut ahead] = [(); 2].map(|()| Span::new(n, BLOCK, SPAN));
     span.move_to(factor, 0..n.min(SPAN * BLOCK));
     strips.par_iter_mut().enumerate().for_each(|(s, strip)| {
-        strip.settle(&span, 0);
-        strip.take_sample(s, &span, 0, lanes);
+        strip.settle(&span);
+        strip.take_sample(s, &span, lanes);
     });
     for start in (0..n).step_by(BLOCK) {
         let (part, after) = (span.part(start), start + BLOCK);
         let count = share(ratio, rows * part.columns);
         let sample = strips.iter().map(|strip| strip.sample.as_slice()).collect::<Vec<_>>().concat();
         let bounds = Bounds::of(sample, count as f64 / (lanes * part.columns) as f64);
-        let scored: Vec<_> = strips.iter().map(|strip| strip.scored(&span, start)).collect();
+        let scored: Vec<_> = strips.iter().map(|strip| strip.scored(&span)).collect();
         let near = || scored.par_iter().map(|scored| scored.near(bounds)).collect::<Vec<_>>();
         let is_last = after == span.columns().end && after < n;
         let (near, ()) = rayon::join(near, || {
@@ -83,11 +83,11 @@ fn prune_share(strips: &mut [Strip<'_>], factor: &Factor, ratio: f64) {
         let limit = limit(&scored, &near, count);
         let next = if is_last { &ahead } else { &span };
         strips.par_iter_mut().enumerate().for_each_init(Scratch::default, |scratch, (s, strip)| {
-            limit.keys(&strip.scored(&span, start), s * LANES, scratch.of(part.columns));
-            strip.prune(&span, start, scratch, Rule::Below(limit.below()));
+            limit.keys(&strip.scored(&span), s * LANES, scratch.of(part.columns));
+            strip.prune(&span, scratch, Rule::Below(limit.below()));
             if after < n {
-                strip.settle(next, after);
-                strip.take_sample(s, next, after, lanes);
+                strip.settle(next);
+                strip.take_sample(s, next, lanes);
             }
         });
         if is_last {
@@ -108,9 +108,9 @@ fn prune_groups(strips: &mut [Strip<'_>], factor: &Factor, pruned: usize, m: usi
         span.move_to(factor, first..n.min(first + columns * SPAN));
         strips.par_iter_mut().for_each_init(Scratch::default, |scratch, strip| {
             for start in span.starts() {
-                strip.settle(&span, start);
+                strip.settle(&span);
                 scratch.of(span.part(start).columns);
-                strip.prune(&span, start, scratch, rule);
+                strip.prune(&span, scratch, rule);
             }
         });
     }
@@ -161,24 +161,30 @@ impl<'a> Strip<'a> {
         self.rows.len() / self.n
     }
 
-    fn scored<'b>(&'b self, span: &'b Span, start: usize) -> Scored<'b> {
+    /// The column where the next block starts.
+    fn next(&self) -> usize {
+        self.changes.len()
+    }
+
+    fn scored<'b>(&'b self, span: &'b Span) -> Scored<'b> {
+        let start = self.next();
         let weight = &self.weight[span.within(start)];
         Scored { weight, rows: self.height(), reciprocal: &span.part(start).reciprocal }
     }
 
-    /// Takes its part, that of the `s`-th strip, of a sample of the keys of a block of so many lanes.
-    fn take_sample(&mut self, s: usize, span: &Span, start: usize, lanes: usize) {
+    /// Takes its part, that of the `s`-th strip, of a sample of the next block's keys, which have so many lanes.
+    fn take_sample(&mut self, s: usize, span: &Span, lanes: usize) {
         let mut sample = mem::take(&mut self.sample);
         sample.clear();
-        let scored = self.scored(span, start);
+        let scored = self.scored(span);
         scored.sample(s, lanes * scored.weight.len(), &mut sample);
         self.sample = sample;
     }
 
-    /// Brings the next block, which starts at column `start`, up to date. The first block of a span reads all its columns, and brings
-    /// all of them up to date with the changes so far.
-    fn settle(&mut self, span: &Span, start: usize) {
-        let columns = span.columns();
+    /// Brings the next block up to date. The first block of a span reads all its columns, and brings all of them up to date with the
+    /// changes so far.
+    fn settle(&mut self, span: &Span) {
+        let (start, columns) = (self.next(), span.columns());
         if start == columns.start {
             self.weight.resize(columns.len(), Column::zeroed());
             for (block, weight) in (start..).step_by(BLOCK).zip(self.weight.chunks_mut(BLOCK)) {
@@ -193,7 +199,8 @@ impl<'a> Strip<'a> {
     }
 
     /// Prunes that block, writes it back, and keeps its changes.
-    fn prune(&mut self, span: &Span, start: usize, scratch: &mut Scratch, rule: Rule) {
+    fn prune(&mut self, span: &Span, scratch: &mut Scratch, rule: Rule) {
+        let start = self.next();
         let Scratch { keys, errors } = scratch;
         let weight = &mut self.weight[span.within(start)];
         prune(values_mut(weight), values_mut(errors), keys, span.part(start), rule);
