@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use obsdiff_engine::gram::Gram;
-use obsdiff_engine::solve::{Factor, ScaledHessian, obs, refine, relative_error, stride};
+use obsdiff_engine::solve::{Factor, Obs, ScaledHessian, refine, relative_error, stride};
 use obsdiff_proto::{Accumulate, Target};
 
 mod rate;
@@ -39,9 +39,10 @@ fn solve(c: &mut Criterion) {
         let upper: Vec<f32> = gram(n).to_upper(stride(n));
         let weight = rate::noise(ROWS * n);
         let factorise = |upper| Factor::new(n, upper, DAMPING).unwrap();
-        let run = |upper: Vec<f32>, mut weight: Vec<f32>, target: Target| {
+        let mut obs = Obs::default();
+        let mut run = |upper: Vec<f32>, mut weight: Vec<f32>, target: Target| {
             let factor = factorise(upper);
-            obs(&mut weight, &factor, &target).unwrap();
+            obs.prune(&mut weight, &factor, &target).unwrap();
             (factor, weight)
         };
         let (factor, masked) = run(upper.clone(), weight.clone(), Target::Unstructured { ratio: 0.5 });

@@ -217,7 +217,7 @@ impl<'a> PruningEngine<'a> {
     }
 
     /// Solves the slices of a part by their site's Gram.
-    fn solve_slices(&self, package: &Package, part: &Part) -> Result<Vec<u8>, WorkError> {
+    fn solve_slices(&mut self, package: &Package, part: &Part) -> Result<Vec<u8>, WorkError> {
         let mut object = object::Writer::default();
         let gram = self.gram(part.id.site);
         self.pruner.solve(package, &part.slices, gram.as_deref(), &mut |solved| {
@@ -304,10 +304,10 @@ impl Engine for PruningEngine<'_> {
     }
 
     fn solve(&mut self, package: PackageId, part: &Part) -> Result<Solved, WorkError> {
-        let planned = self.package(package)?;
+        let planned = self.package(package)?.clone();
         let object = match planned.is_structured() {
-            true => self.solve_structure(planned, part)?,
-            false => self.solve_slices(planned, part)?,
+            true => self.solve_structure(&planned, part)?,
+            false => self.solve_slices(&planned, part)?,
         };
         let exponent = |site: &SiteId| Some((*site, self.gram(*site)?.exponent()));
         let exponents = part.sites.iter().filter_map(exponent).collect();

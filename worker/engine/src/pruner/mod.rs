@@ -16,6 +16,7 @@ use obsdiff_proto::{
 use crate::calibrate::{Energy, EnergyTap, GramTap, Trajectories, alphas};
 use crate::gram::{Gram, exponent_for};
 use crate::model::DiffusionModel;
+use crate::solve::Obs;
 use crate::{Error, Result};
 
 pub use budget::{Course, OutOfReach, allocate, possible};
@@ -32,6 +33,7 @@ pub struct Pruner {
     method: Method,
     refine: u32,
     sparsity: SparsitySpec,
+    obs: Obs,
     /// The Grams of the open package.
     open: Option<BTreeMap<SiteId, Arc<Gram>>>,
 }
@@ -43,7 +45,8 @@ impl Pruner {
         let alphas = alphas(hessian.weighting, spec.calibration.steps, hessian.low, hessian.high);
         let (method, refine) = (spec.sparsity.method, spec.sparsity.refinement());
         let sparsity = spec.sparsity.clone();
-        Self { model, trajectories, alphas, hessian, method, refine, sparsity, open: None }
+        let obs = Obs::default();
+        Self { model, trajectories, alphas, hessian, method, refine, sparsity, obs, open: None }
     }
 
     /// Prompt steps of a shard: how often a calibration of it reports.
@@ -102,9 +105,10 @@ impl Pruner {
         Ok(())
     }
 
-    /// Drops the Grams of the open package.
+    /// Drops the Grams of the open package, and the memory that solving it took.
     pub fn close(&mut self) {
         self.open = None;
+        self.obs = Obs::default();
     }
 
     /// The Gram of a site of the open package.

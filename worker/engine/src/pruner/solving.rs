@@ -1,5 +1,7 @@
 //! Solving a part: its site's Gram factorised once, each of its linears, or some rows of one, pruned by it, then each refined.
 
+use std::mem;
+
 use candle_core::{DType, Device, Tensor};
 use obsdiff_proto::message::Slice;
 use obsdiff_proto::{LinearTarget, Method, Package, PackageId, Precision, SiteId};
@@ -8,7 +10,7 @@ use super::Pruner;
 use crate::export::PrunedLinear;
 use crate::gram::Gram;
 use crate::solve::{
-    Factor, OutputEnergy, ScaledHessian, SolveError, magnitude, obs, output_energy, refine, stride, wanda,
+    Factor, Obs, OutputEnergy, ScaledHessian, SolveError, magnitude, output_energy, refine, stride, wanda,
 };
 use crate::{Error, Result};
 
@@ -39,7 +41,7 @@ impl Pruner {
     /// When a slice is not of this package and site, the Gram is missing or cannot be factorised, a weight is not finite, or `done`
     /// fails.
     pub fn solve(
-        &self,
+        &mut self,
         package: &Package,
         slices: &[Slice],
         gram: Option<&Gram>,
@@ -63,18 +65,21 @@ impl Pruner {
                 });
             }
         };
+        // After an error the next call begins with new memory.
+        let mut obs = mem::take(&mut self.obs);
         let mut unrefined = Vec::new();
         for slice in slices {
             let target = package.linears.iter().find(|t| t.linear == slice.linear).ok_or_else(stranger)?;
             if inventory.linear(slice.linear).site != site {
                 return Err(stranger());
             }
-            let solved = self.solve_slice(package.id, *target, slice, second_order.as_ref())?;
+            let solved = self.solve_slice(&mut obs, package.id, *target, slice, second_order.as_ref())?;
             match self.refine {
                 0 => done(solved)?,
                 _ => unrefined.push(solved),
             }
         }
+        self.obs = obs;
         if let Some(known) = second_order.filter(|_| !unrefined.is_empty()) {
             let _span = tracing::info_span!("refine").entered();
             // The factor has served all slices: what refines them takes its place. A Gram that took more damping than asked for needs it
@@ -111,6 +116,7 @@ impl Pruner {
 
     fn solve_slice(
         &self,
+        obs: &mut Obs,
         package: PackageId,
         target: LinearTarget,
         slice: &Slice,
@@ -126,7 +132,7 @@ impl Pruner {
         let width = dense.len() / rows.max(1);
         let mut weight = dense.clone();
         match (self.method, factor) {
-            (Method::Obs, Some(factor)) => obs(&mut weight, factor, &target),
+            (Method::Obs, Some(factor)) => obs.prune(&mut weight, factor, &target),
             (Method::Wanda, Some(factor)) => wanda(&mut weight, factor.diagonal(), &target),
             _ => magnitude(&mut weight, width, &target),
         }

@@ -26,7 +26,7 @@ use rayon::prelude::*;
 use thiserror::Error;
 
 pub use factor::{Factor, Float, stride};
-pub use obs::obs;
+pub use obs::{Obs, obs};
 pub use quadratic::{OutputEnergy, output_energy, relative_error};
 pub use refine::{REFINED_TOGETHER, refine};
 pub use scaled::ScaledHessian;

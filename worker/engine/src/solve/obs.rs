@@ -17,62 +17,84 @@ use super::{BLOCK, Factor, SolveError, check};
 /// Blocks that are brought up to date together.
 const SPAN: usize = 4;
 
-/// Prunes `weight` (rows x n, row-major) in place and moves the weights that stay so that the linear's outputs change least.
-///
-/// Columns go left to right in blocks of [`BLOCK`], or of as many whole groups as fit it for N:M. A weight's score is (w / U_jj)^2
-/// with w as updated so far: at the start of its block for unstructured targets, of its group for N:M. Unstructured targets
-/// prune exactly floor(ratio * weights) of each block over all rows, N:M exactly N of each group of a row; ties go by (column,
-/// row). Columns that are dead become 0. The method is that of arXiv 2510.06751, after SparseGPT (arXiv 2301.00774).
-///
-/// A block B is brought up to date when its turn comes. With D the change of the columns A to its left, and H = C C^T, what costs
-/// least in all columns not yet pruned is dW_B = -D X_AB with X_AB = C_AB U_BB, where U_BB is the inverse of C_BB. The published code
-/// gets the same from the errors of pruned weights and the factor of the inverse of H, which is not formed here (for quantization,
-/// arXiv 2507.18553 shows why). Within a block, errors are spread by U_BB as published. The changes are kept, as many values as the
-/// weight has.
-///
-/// rows * n^2 operations in products, n^2 * block for X, rows * n * block in the column loop. Results do not depend on the number of
-/// threads.
+/// Optimal Brain Surgeon, and the memory it works in, which stays from one linear to the next: to touch new memory each time would
+/// take a tenth of the time and more. It has as many values as the largest weight so far, and some blocks of columns.
+#[derive(Debug, Default)]
+pub struct Obs {
+    memory: Vec<Memory>,
+    spans: [Span; 2],
+}
+
+/// [`Obs::prune`] in memory of its own.
 ///
 /// # Errors
-/// When the weight does not fit the factor or is not finite, or the target cannot be met.
+/// Those of [`Obs::prune`].
 pub fn obs(weight: &mut [f32], factor: &Factor, target: &Target) -> Result<(), SolveError> {
-    let n = factor.width();
-    check(weight, n, target)?;
-    for j in factor.dead() {
-        weight.chunks_exact_mut(n).for_each(|row| row[j] = 0.0);
+    Obs::default().prune(weight, factor, target)
+}
+
+impl Obs {
+    /// Prunes `weight` (rows x n, row-major) in place and moves the weights that stay so that the linear's outputs change least.
+    ///
+    /// Columns go left to right in blocks of [`BLOCK`], or of as many whole groups as fit it for N:M. A weight's score is (w / U_jj)^2
+    /// with w as updated so far: at the start of its block for unstructured targets, of its group for N:M. Unstructured targets
+    /// prune exactly floor(ratio * weights) of each block over all rows, N:M exactly N of each group of a row; ties go by (column,
+    /// row). Columns that are dead become 0. The method is that of arXiv 2510.06751, after SparseGPT (arXiv 2301.00774).
+    ///
+    /// A block B is brought up to date when its turn comes. With D the change of the columns A to its left, and H = C C^T, what costs
+    /// least in all columns not yet pruned is dW_B = -D X_AB with X_AB = C_AB U_BB, where U_BB is the inverse of C_BB. The published code
+    /// gets the same from the errors of pruned weights and the factor of the inverse of H, which is not formed here (for quantization,
+    /// arXiv 2507.18553 shows why). Within a block, errors are spread by U_BB as published. The changes are kept, as many values as the
+    /// weight has.
+    ///
+    /// rows * n^2 operations in products, n^2 * block for X, rows * n * block in the column loop. Results do not depend on the number of
+    /// threads.
+    ///
+    /// # Errors
+    /// When the weight does not fit the factor or is not finite, or the target cannot be met.
+    pub fn prune(&mut self, weight: &mut [f32], factor: &Factor, target: &Target) -> Result<(), SolveError> {
+        let n = factor.width();
+        check(weight, n, target)?;
+        for j in factor.dead() {
+            weight.chunks_exact_mut(n).for_each(|row| row[j] = 0.0);
+        }
+        let Self { memory, spans } = self;
+        let rows = weight.chunks_mut(LANES * n);
+        memory.resize_with(memory.len().max(rows.len()), Memory::default);
+        // What is large is allocated here: memory that a thread of the pool allocates stays with that thread.
+        let mut strips: Vec<_> = rows.zip(memory).map(|(rows, memory)| Strip::new(rows, n, memory)).collect();
+        // Within the pool from here on: entering it anew for each of a block's steps would take as long as the step.
+        rayon::scope(|_| match *target {
+            Target::Unstructured { ratio } if ratio > 0.0 => prune_share(&mut strips, spans, factor, ratio),
+            Target::NToM { n, m } => prune_groups(&mut strips, spans, factor, n, m),
+            // Nothing to prune; structured targets were refused by the check.
+            Target::Unstructured { .. } | Target::Structured { .. } => (),
+        });
+        Ok(())
     }
-    // What is large is allocated here: memory that a thread of the pool allocates stays with that thread.
-    let mut strips: Vec<_> = weight.chunks_mut(LANES * n).map(|rows| Strip::new(rows, n)).collect();
-    // Within the pool from here on: entering it anew for each of a block's steps would take as long as the step.
-    rayon::scope(|_| match *target {
-        Target::Unstructured { ratio } if ratio > 0.0 => prune_share(&mut strips, factor, ratio),
-        Target::NToM { n, m } => prune_groups(&mut strips, factor, n, m),
-        // Nothing to prune; structured targets were refused by the check.
-        Target::Unstructured { .. } | Target::Structured { .. } => (),
-    });
-    Ok(())
 }
 
 /// Prunes floor(ratio * weights) of each block.
 ///
 /// All rows of a block wait for its limit, which takes one thread a moment twice: for bounds from a sample of the block's keys, and for the
 /// limit from the keys within them.
-fn prune_share(strips: &mut [Strip<'_>], factor: &Factor, ratio: f64) {
+fn prune_share(strips: &mut [Strip<'_>], [span, ahead]: &mut [Span; 2], factor: &Factor, ratio: f64) {
     let n = factor.width();
     let rows: usize = strips.iter().map(Strip::height).sum();
     let lanes = strips.len() * LANES;
-    let [mut span, mut ahead] = [(); 2].map(|()| Span::new(n, BLOCK, SPAN));
+    span.begin(n, BLOCK, SPAN);
+    ahead.begin(n, BLOCK, SPAN);
     span.move_to(factor, 0..n.min(SPAN * BLOCK));
     strips.par_iter_mut().enumerate().for_each(|(s, strip)| {
-        strip.settle(&span);
-        strip.take_sample(s, &span, lanes);
+        strip.settle(span);
+        strip.take_sample(s, span, lanes);
     });
     for start in (0..n).step_by(BLOCK) {
         let (part, after) = (span.part(start), start + BLOCK);
         let count = share(ratio, rows * part.columns);
-        let sample = strips.iter().map(|strip| strip.sample.as_slice()).collect::<Vec<_>>().concat();
+        let sample = strips.iter().map(|strip| strip.memory.sample.as_slice()).collect::<Vec<_>>().concat();
         let bounds = Bounds::of(sample, count as f64 / (lanes * part.columns) as f64);
-        let scored: Vec<_> = strips.iter().map(|strip| strip.scored(&span)).collect();
+        let scored: Vec<_> = strips.iter().map(|strip| strip.scored(span)).collect();
         let near = || scored.par_iter().map(|scored| scored.near(bounds)).collect::<Vec<_>>();
         let is_last = after == span.columns().end && after < n;
         let (near, ()) = rayon::join(near, || {
@@ -81,36 +103,42 @@ fn prune_share(strips: &mut [Strip<'_>], factor: &Factor, ratio: f64) {
             }
         });
         let limit = limit(&scored, &near, count);
-        let next = if is_last { &ahead } else { &span };
+        let next = if is_last { &*ahead } else { &*span };
         strips.par_iter_mut().enumerate().for_each_init(Scratch::default, |scratch, (s, strip)| {
-            limit.keys(&strip.scored(&span), s * LANES, scratch.of(part.columns));
-            strip.prune(&span, scratch, Rule::Below(limit.below()));
+            limit.keys(&strip.scored(span), s * LANES, scratch.of(part.columns));
+            strip.prune(span, scratch, Rule::Below(limit.below()));
             if after < n {
                 strip.settle(next);
                 strip.take_sample(s, next, lanes);
             }
         });
         if is_last {
-            mem::swap(&mut span, &mut ahead);
+            mem::swap(span, ahead);
         }
     }
 }
 
 /// Prunes `pruned` of each `m` consecutive columns of a row. Rows do not wait for each other, but they go through a span together,
 /// so that its part of X stays in a cache.
-fn prune_groups(strips: &mut [Strip<'_>], factor: &Factor, pruned: usize, m: usize) {
+fn prune_groups(
+    strips: &mut [Strip<'_>],
+    [span, _]: &mut [Span; 2],
+    factor: &Factor,
+    pruned: usize,
+    m: usize,
+) {
     let n = factor.width();
     // Groups never straddle two blocks.
     let columns = m.saturating_mul((BLOCK / m).max(1)).min(n);
     let rule = Rule::NToM { n: pruned, m };
-    let mut span = Span::new(n, columns, SPAN);
+    span.begin(n, columns, SPAN);
     for first in (0..n).step_by(columns * SPAN) {
         span.move_to(factor, first..n.min(first + columns * SPAN));
         strips.par_iter_mut().for_each_init(Scratch::default, |scratch, strip| {
             for start in span.starts() {
-                strip.settle(&span);
+                strip.settle(span);
                 scratch.of(span.part(start).columns);
-                strip.prune(&span, scratch, rule);
+                strip.prune(span, scratch, rule);
             }
         });
     }
@@ -137,11 +165,9 @@ impl Scratch {
     }
 }
 
-/// A strip of rows on its way through the blocks.
-struct Strip<'a> {
-    /// At most [`LANES`] rows of n values.
-    rows: &'a mut [f32],
-    n: usize,
+/// What a strip keeps of its rows.
+#[derive(Debug, Default)]
+struct Memory {
     /// dW of the columns pruned so far.
     changes: Vec<Column>,
     /// The weights of a span, up to date from its beginning to the block that is next.
@@ -150,11 +176,22 @@ struct Strip<'a> {
     sample: Vec<u32>,
 }
 
+/// A strip of rows on its way through the blocks.
+struct Strip<'a> {
+    /// At most [`LANES`] rows of n values.
+    rows: &'a mut [f32],
+    n: usize,
+    memory: &'a mut Memory,
+}
+
 impl<'a> Strip<'a> {
-    fn new(rows: &'a mut [f32], n: usize) -> Self {
+    fn new(rows: &'a mut [f32], n: usize, memory: &'a mut Memory) -> Self {
         // Not filled with zeros: a block's changes come in as it is pruned.
-        let [changes, weight] = [n, n.min(SPAN * BLOCK)].map(Vec::with_capacity);
-        Self { rows, n, changes, weight, sample: Vec::new() }
+        for (columns, count) in [(&mut memory.changes, n), (&mut memory.weight, n.min(SPAN * BLOCK))] {
+            columns.clear();
+            columns.reserve(count);
+        }
+        Self { rows, n, memory }
     }
 
     fn height(&self) -> usize {
@@ -163,49 +200,51 @@ impl<'a> Strip<'a> {
 
     /// The column where the next block starts.
     fn next(&self) -> usize {
-        self.changes.len()
+        self.memory.changes.len()
     }
 
     fn scored<'b>(&'b self, span: &'b Span) -> Scored<'b> {
         let start = self.next();
-        let weight = &self.weight[span.within(start)];
+        let weight = &self.memory.weight[span.within(start)];
         Scored { weight, rows: self.height(), reciprocal: &span.part(start).reciprocal }
     }
 
     /// Takes its part, that of the `s`-th strip, of a sample of the next block's keys, which have so many lanes.
     fn take_sample(&mut self, s: usize, span: &Span, lanes: usize) {
-        let mut sample = mem::take(&mut self.sample);
+        let mut sample = mem::take(&mut self.memory.sample);
         sample.clear();
         let scored = self.scored(span);
         scored.sample(s, lanes * scored.weight.len(), &mut sample);
-        self.sample = sample;
+        self.memory.sample = sample;
     }
 
     /// Brings the next block up to date. The first block of a span reads all its columns, and brings all of them up to date with the
     /// changes so far.
     fn settle(&mut self, span: &Span) {
         let (start, columns) = (self.next(), span.columns());
+        let Memory { changes, weight, .. } = &mut *self.memory;
         if start == columns.start {
-            self.weight.resize(columns.len(), Column::zeroed());
-            for (block, weight) in (start..).step_by(BLOCK).zip(self.weight.chunks_mut(BLOCK)) {
+            weight.resize(columns.len(), Column::zeroed());
+            for (block, weight) in (start..).step_by(BLOCK).zip(weight.chunks_mut(BLOCK)) {
                 load(self.rows, self.n, block, weight);
             }
-            take_off(&mut self.weight, &self.changes, span.x(0..start, 0..columns.len()));
+            take_off(weight, changes, span.x(0..start, 0..columns.len()));
         } else {
             let within = span.within(start);
             let x = span.x(columns.start..start, within.clone());
-            take_off(&mut self.weight[within], &self.changes[columns.start..], x);
+            take_off(&mut weight[within], &changes[columns.start..], x);
         }
     }
 
     /// Prunes that block, writes it back, and keeps its changes.
     fn prune(&mut self, span: &Span, scratch: &mut Scratch, rule: Rule) {
         let start = self.next();
+        let Memory { changes, weight, .. } = &mut *self.memory;
         let Scratch { keys, errors } = scratch;
-        let weight = &mut self.weight[span.within(start)];
+        let weight = &mut weight[span.within(start)];
         prune(values_mut(weight), values_mut(errors), keys, span.part(start), rule);
         exchange(weight, self.rows, self.n, start, errors);
-        self.changes.extend_from_slice(errors);
+        changes.extend_from_slice(errors);
     }
 }
 

@@ -214,28 +214,38 @@ impl WithSimd for Within<'_> {
         let Self { strip, bounds: Bounds { lowest, highest } } = self;
         let range = highest - lowest;
         let [one, least, most] = [1, lowest, range].map(|x| simd.splat_u32s(x));
-        let (mut below, mut near) = (simd.splat_u32s(0), Vec::new());
-        let mut hits = [0; LANES + 1];
+        let (mut below, mut near) = (simd.splat_u32s(0), Vec::with_capacity(strip.len() / LINE));
         for keys in strip.columns() {
-            let mut count = 0;
-            for vector in S::as_simd_u32s(&keys).0 {
+            for (vector, keys) in S::as_simd_u32s(&keys).0.iter().zip(keys.chunks_exact(S::U32_LANES)) {
                 let is_below = simd.less_than_u32s(*vector, least);
                 below = simd.select_u32s(is_below, simd.add_u32s(below, one), below);
                 let is_within = simd.less_than_or_equal_u32s(simd.sub_u32s(*vector, least), most);
-                // Few vectors have one.
-                if simd.first_true_m32s(is_within) < S::U32_LANES {
-                    let keys = bytemuck::cast_slice::<_, u32>(slice::from_ref(vector));
-                    for &key in keys {
-                        // Kept, or overwritten by the next: no branch to mispredict.
-                        hits[count] = key;
-                        count += usize::from(key.wrapping_sub(lowest) <= range);
-                    }
-                }
+                each_true::<S>(is_within, |lane| near.push(keys[lane]));
             }
-            near.extend_from_slice(&hits[..count]);
         }
         let below: &[u32] = bytemuck::cast_slice(slice::from_ref(&below));
         Near { below: below.iter().map(|below| *below as usize).sum(), keys: near }
+    }
+}
+
+/// Calls `found` with each lane for which a mask is true, the first one first.
+#[inline(always)]
+fn each_true<S: Simd>(mask: S::m32s, mut found: impl FnMut(usize)) {
+    // The processor's masks have a bit for each lane, or as many as the lane has.
+    let mut bits = match size_of::<S::m32s>() {
+        1 => u32::from(bytemuck::cast::<_, u8>(mask)),
+        2 => u32::from(bytemuck::cast::<_, u16>(mask)),
+        _ => {
+            let lanes: &[u32] = bytemuck::cast_slice(slice::from_ref(&mask));
+            match lanes.iter().fold(0, |any, lane| any | lane) {
+                0 => 0,
+                _ => lanes.iter().rev().fold(0, |bits, lane| bits << 1 | lane & 1),
+            }
+        }
+    };
+    while bits != 0 {
+        found(bits.trailing_zeros() as usize);
+        bits &= bits - 1;
     }
 }
 

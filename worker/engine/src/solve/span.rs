@@ -14,6 +14,7 @@ use super::factor::stride;
 const ROWS: usize = 256;
 
 /// Consecutive blocks of columns, and what it takes to bring them up to date and to prune them.
+#[derive(Debug, Default)]
 pub(super) struct Span {
     columns: Range<usize>,
     /// Columns of a block; the last may have fewer.
@@ -27,10 +28,10 @@ pub(super) struct Span {
 }
 
 impl Span {
-    /// A span of no columns yet of n, which is to have at most `blocks` blocks of `width`.
-    pub(super) fn new(n: usize, width: usize, blocks: usize) -> Self {
-        let (stride, most) = (stride(n), n.min(width.saturating_mul(blocks)));
-        Self { columns: 0..0, width, x: Vec::with_capacity(most * stride), stride, parts: Vec::new() }
+    /// Begins with no columns of n. It is to have at most `blocks` blocks of `width`.
+    pub(super) fn begin(&mut self, n: usize, width: usize, blocks: usize) {
+        (self.columns, self.width, self.stride) = (0..0, width, stride(n));
+        self.x.resize(n.min(width.saturating_mul(blocks)) * self.stride, 0.0);
     }
 
     /// Moves to `columns`, which begin where a block does. 2 width operations for each value of X.
@@ -38,8 +39,8 @@ impl Span {
         let starts: Vec<usize> = columns.clone().step_by(self.width).collect();
         let block = |start: usize| start..columns.end.min(start + self.width);
         self.parts = starts.par_iter().map(|&start| BlockFactor::of(factor, block(start))).collect();
-        self.x.resize(columns.len() * self.stride, 0.0);
-        let x = MatMut::from_column_major_slice_mut(&mut self.x, self.stride, columns.len());
+        let x = &mut self.x[..columns.len() * self.stride];
+        let x = MatMut::from_column_major_slice_mut(x, self.stride, columns.len());
         let blocks = x.par_col_chunks_mut(self.width).zip(&self.parts).zip(&starts);
         blocks.for_each(|((x, part), &start)| {
             let rows = x.subrows_mut(0, start).par_row_chunks_mut(ROWS);
@@ -80,6 +81,7 @@ impl Span {
 }
 
 /// The part of U = C^-1 that pruning one block needs: the inverse of C's block on the diagonal.
+#[derive(Debug)]
 pub(super) struct BlockFactor {
     /// Columns of the block: b.
     pub(super) columns: usize,

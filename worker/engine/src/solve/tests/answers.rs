@@ -139,6 +139,20 @@ fn threads_do_not_change_a_bit() {
 }
 
 #[test]
+fn what_was_pruned_before_does_not_change_a_bit() {
+    let mut obs = Obs::default();
+    for (n, rows) in [(700, 200), (40, 300), (600, 9)] {
+        let factor = factor(&gram(n as u64, n, &[]), n, 0.01);
+        let weight = noise(3, rows * n);
+        for target in TARGETS {
+            let mut after = weight.clone();
+            obs.prune(&mut after, &factor, &target).unwrap();
+            assert!(after == pruned(&weight, &factor, target), "{rows} x {n}, {target:?}");
+        }
+    }
+}
+
+#[test]
 fn a_row_depends_on_no_other_row_of_its_group() {
     let n = 260;
     let gram = gram(4, n, &[]);
