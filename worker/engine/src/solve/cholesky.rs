@@ -33,6 +33,8 @@ pub(super) struct Cholesky<T> {
     stride: usize,
     /// The blocks on the diagonal, each [`SIDE`] x [`SIDE`] row-major: inverses of L's, zero above the diagonal, as far as it is done.
     blocks: Vec<T>,
+    /// As much again: what a step sums for each block row.
+    sums: Vec<T>,
 }
 
 impl<T: Float> Cholesky<T> {
@@ -43,7 +45,8 @@ impl<T: Float> Cholesky<T> {
         let side = SIDE.min(n);
         let first = rows_mut(square, side, stride).subcols_mut(0, side);
         invert_factor(&mut blocks[..AREA], first)?;
-        Some(Self { n, stride, blocks })
+        let sums = vec![T::ZERO; blocks.len()];
+        Some(Self { n, stride, blocks, sums })
     }
 
     /// Steps that it takes.
@@ -55,7 +58,7 @@ impl<T: Float> Cholesky<T> {
     pub(super) fn step(&mut self, k: usize) -> (&[T], Step<'_, T>) {
         let (n, stride) = (self.n, self.stride);
         let (done, blocks) = self.blocks.split_at_mut((k * AREA).min(n.div_ceil(SIDE) * AREA));
-        (done, Step { n, stride, start: k * SIDE, blocks })
+        (done, Step { n, stride, start: k * SIDE, blocks, sums: &mut self.sums })
     }
 }
 
@@ -66,6 +69,7 @@ pub(super) struct Step<'a, T> {
     start: usize,
     /// Blocks on the diagonal from this one on.
     blocks: &'a mut [T],
+    sums: &'a mut [T],
 }
 
 impl<T: Float> Step<'_, T> {
@@ -74,7 +78,7 @@ impl<T: Float> Step<'_, T> {
     ///
     /// All steps take 1/3 n^3 operations, all but n * SIDE^2 of them in products whose operands are contiguous along the sum.
     pub(super) fn take(self, rows: &mut [T]) -> bool {
-        let Self { n, stride, start, blocks } = self;
+        let Self { n, stride, start, blocks, sums } = self;
         if start >= n {
             return true;
         }
@@ -84,28 +88,26 @@ impl<T: Float> Step<'_, T> {
         let (panel, below) = rows.split_at_mut(side * stride);
         let panel = MatRef::from_row_major_slice_with_stride(panel, side, start, stride);
         let rows = below.par_chunks_mut(SIDE * stride).zip(later.par_chunks_mut(AREA));
-        let positive = rows.enumerate().with_max_len(1).map_init(
-            || vec![T::ZERO; AREA],
-            |scratch, (row, (rows, block))| {
-                let height = rows.len().div_ceil(stride);
-                let sum = &mut scratch[..height * side];
-                for (sum, row) in sum.chunks_exact_mut(side).zip(rows.chunks(stride)) {
-                    sum.copy_from_slice(&row[start..start + side]);
-                }
-                let mut sum = MatMut::from_row_major_slice_mut(sum, height, side);
-                let (left, right) = rows_mut(rows, height, stride).split_at_col_mut(start);
-                let left = left.into_const();
-                let (mut target, later) = right.split_at_col_mut(side);
-                // A_ik - sum_{t < k} L_it L_kt^T, then its product with L_kk^-T is L_ik.
-                matmul(sum.as_mut(), Accum::Add, left, panel.transpose(), -T::ONE, Par::Seq);
-                lower_times(target.as_mut().transpose_mut(), inverse, sum.as_ref().transpose(), T::ONE);
-                let done = target.into_const();
-                let on_diagonal = block_mut(block, height);
-                matmul(on_diagonal, Accum::Add, done, done.transpose(), -T::ONE, Par::Seq);
-                // The next block on the diagonal is complete: its factor need not wait for the rows below.
-                row > 0 || invert_factor(block, later.subcols_mut(0, height)).is_some()
-            },
-        );
+        let rows = rows.zip(sums.par_chunks_mut(AREA));
+        let positive = rows.enumerate().with_max_len(1).map(|(row, ((rows, block), sum))| {
+            let height = rows.len().div_ceil(stride);
+            let sum = &mut sum[..height * side];
+            for (sum, row) in sum.chunks_exact_mut(side).zip(rows.chunks(stride)) {
+                sum.copy_from_slice(&row[start..start + side]);
+            }
+            let mut sum = MatMut::from_row_major_slice_mut(sum, height, side);
+            let (left, right) = rows_mut(rows, height, stride).split_at_col_mut(start);
+            let left = left.into_const();
+            let (mut target, later) = right.split_at_col_mut(side);
+            // A_ik - sum_{t < k} L_it L_kt^T, then its product with L_kk^-T is L_ik.
+            matmul(sum.as_mut(), Accum::Add, left, panel.transpose(), -T::ONE, Par::Seq);
+            lower_times(target.as_mut().transpose_mut(), inverse, sum.as_ref().transpose(), T::ONE);
+            let done = target.into_const();
+            let on_diagonal = block_mut(block, height);
+            matmul(on_diagonal, Accum::Add, done, done.transpose(), -T::ONE, Par::Seq);
+            // The next block on the diagonal is complete: its factor need not wait for the rows below.
+            row > 0 || invert_factor(block, later.subcols_mut(0, height)).is_some()
+        });
         positive.reduce(|| true, |a, b| a && b)
     }
 }

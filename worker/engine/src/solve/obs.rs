@@ -1,5 +1,6 @@
 //! Optimal Brain Surgeon over the columns of a linear, blocked for the cache and threaded over rows.
 
+use std::cell::RefCell;
 use std::mem;
 
 use bytemuck::Zeroable;
@@ -104,9 +105,11 @@ fn prune_share(strips: &mut [Strip<'_>], [span, ahead]: &mut [Span; 2], factor: 
         });
         let limit = limit(&scored, &near, count);
         let next = if is_last { &*ahead } else { &*span };
-        strips.par_iter_mut().enumerate().for_each_init(Scratch::default, |scratch, (s, strip)| {
-            limit.keys(&strip.scored(span), s * LANES, scratch.of(part.columns));
-            strip.prune(span, scratch, Rule::Below(limit.below()));
+        strips.par_iter_mut().enumerate().for_each(|(s, strip)| {
+            Scratch::of(part.columns, |scratch| {
+                limit.keys(&strip.scored(span), s * LANES, &mut scratch.keys);
+                strip.prune(span, scratch, Rule::Below(limit.below()));
+            });
             if after < n {
                 strip.settle(next);
                 strip.take_sample(s, next, lanes);
@@ -134,11 +137,10 @@ fn prune_groups(
     span.begin(n, columns, SPAN);
     for first in (0..n).step_by(columns * SPAN) {
         span.move_to(factor, first..n.min(first + columns * SPAN));
-        strips.par_iter_mut().for_each_init(Scratch::default, |scratch, strip| {
+        strips.par_iter_mut().for_each(|strip| {
             for start in span.starts() {
                 strip.settle(span);
-                scratch.of(span.part(start).columns);
-                strip.prune(span, scratch, rule);
+                Scratch::of(span.part(start).columns, |scratch| strip.prune(span, scratch, rule));
             }
         });
     }
@@ -156,12 +158,20 @@ struct Scratch {
     errors: Vec<Column>,
 }
 
+thread_local! {
+    /// Each thread keeps its own: it stays in the thread's caches, and touching new memory for each block would take as long as the
+    /// block.
+    static SCRATCH: RefCell<Scratch> = RefCell::default();
+}
+
 impl Scratch {
-    /// Makes room for a block of so many columns; its keys.
-    fn of(&mut self, columns: usize) -> &mut [u32] {
-        self.errors.resize(columns, Column::zeroed());
-        self.keys.resize(columns * LANES, 0);
-        &mut self.keys
+    /// Works with room for a block of so many columns.
+    fn of(columns: usize, work: impl FnOnce(&mut Self)) {
+        SCRATCH.with_borrow_mut(|scratch| {
+            scratch.errors.resize(columns, Column::zeroed());
+            scratch.keys.resize(columns * LANES, 0);
+            work(scratch);
+        });
     }
 }
 
@@ -187,10 +197,9 @@ struct Strip<'a> {
 impl<'a> Strip<'a> {
     fn new(rows: &'a mut [f32], n: usize, memory: &'a mut Memory) -> Self {
         // Not filled with zeros: a block's changes come in as it is pruned.
-        for (columns, count) in [(&mut memory.changes, n), (&mut memory.weight, n.min(SPAN * BLOCK))] {
-            columns.clear();
-            columns.reserve(count);
-        }
+        memory.changes.clear();
+        memory.changes.reserve(n);
+        memory.weight.reserve(n.min(SPAN * BLOCK).saturating_sub(memory.weight.len()));
         Self { rows, n, memory }
     }
 
