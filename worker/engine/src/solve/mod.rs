@@ -11,6 +11,7 @@ mod factor;
 mod inverse;
 mod mirror;
 mod obs;
+mod phases;
 mod quadratic;
 mod refine;
 mod rows;

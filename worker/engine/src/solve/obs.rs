@@ -10,7 +10,8 @@ use obsdiff_proto::Target;
 use rayon::prelude::*;
 
 use super::columns::{Rule, prune};
-use super::select::{Bounds, Scored, limit};
+use super::phases::in_phases;
+use super::select::{Bounds, Limit, Near, Scored, limit};
 use super::span::Span;
 use super::strips::{Column, LANES, exchange, load, values, values_mut};
 use super::{BLOCK, Factor, SolveError, check};
@@ -23,7 +24,7 @@ const SPAN: usize = 4;
 #[derive(Debug, Default)]
 pub struct Obs {
     memory: Vec<Memory>,
-    spans: [Span; 2],
+    span: Span,
 }
 
 /// [`Obs::prune`] in memory of its own.
@@ -59,15 +60,15 @@ impl Obs {
         for j in factor.dead() {
             weight.chunks_exact_mut(n).for_each(|row| row[j] = 0.0);
         }
-        let Self { memory, spans } = self;
+        let Self { memory, span } = self;
         let rows = weight.chunks_mut(LANES * n);
         memory.resize_with(memory.len().max(rows.len()), Memory::default);
         // What is large is allocated here: memory that a thread of the pool allocates stays with that thread.
         let mut strips: Vec<_> = rows.zip(memory).map(|(rows, memory)| Strip::new(rows, n, memory)).collect();
         // Within the pool from here on: entering it anew for each of a block's steps would take as long as the step.
         rayon::scope(|_| match *target {
-            Target::Unstructured { ratio } if ratio > 0.0 => prune_share(&mut strips, spans, factor, ratio),
-            Target::NToM { n, m } => prune_groups(&mut strips, spans, factor, n, m),
+            Target::Unstructured { ratio } if ratio > 0.0 => prune_share(&mut strips, span, factor, ratio),
+            Target::NToM { n, m } => prune_groups(&mut strips, span, factor, n, m),
             // Nothing to prune; structured targets were refused by the check.
             Target::Unstructured { .. } | Target::Structured { .. } => (),
         });
@@ -76,60 +77,64 @@ impl Obs {
 }
 
 /// Prunes floor(ratio * weights) of each block.
-///
-/// All rows of a block wait for its limit, which takes one thread a moment twice: for bounds from a sample of the block's keys, and for the
-/// limit from the keys within them.
-fn prune_share(strips: &mut [Strip<'_>], [span, ahead]: &mut [Span; 2], factor: &Factor, ratio: f64) {
+fn prune_share(strips: &mut [Strip<'_>], span: &mut Span, factor: &Factor, ratio: f64) {
     let n = factor.width();
+    span.begin(n, BLOCK, SPAN);
+    for first in (0..n).step_by(SPAN * BLOCK) {
+        span.move_to(factor, first..n.min(first + SPAN * BLOCK));
+        prune_span(strips, span, ratio);
+    }
+}
+
+/// What strips are told of all of them.
+#[derive(Clone, Copy, Default)]
+struct Told {
+    bounds: Bounds,
+    limit: Limit,
+}
+
+/// The same in the blocks of one span, in two phases for each block: the rows bring it up to date, having pruned the block before it,
+/// and then look for keys near its limit. After either, one thread tells all of them what it makes of their samples, or of those
+/// keys.
+fn prune_span(strips: &mut [Strip<'_>], span: &Span, ratio: f64) {
     let rows: usize = strips.iter().map(Strip::height).sum();
     let lanes = strips.len() * LANES;
-    span.begin(n, BLOCK, SPAN);
-    ahead.begin(n, BLOCK, SPAN);
-    span.move_to(factor, 0..n.min(SPAN * BLOCK));
-    strips.par_iter_mut().enumerate().for_each(|(s, strip)| {
-        strip.settle(span);
-        strip.take_sample(s, span, lanes);
-    });
-    for start in (0..n).step_by(BLOCK) {
-        let (part, after) = (span.part(start), start + BLOCK);
-        let count = share(ratio, rows * part.columns);
-        let sample = strips.iter().map(|strip| strip.memory.sample.as_slice()).collect::<Vec<_>>().concat();
-        let bounds = Bounds::of(sample, count as f64 / (lanes * part.columns) as f64);
-        let scored: Vec<_> = strips.iter().map(|strip| strip.scored(span)).collect();
-        let near = || scored.par_iter().map(|scored| scored.near(bounds)).collect::<Vec<_>>();
-        let is_last = after == span.columns().end && after < n;
-        let (near, ()) = rayon::join(near, || {
-            if is_last {
-                ahead.move_to(factor, after..n.min(after + SPAN * BLOCK));
-            }
-        });
-        let limit = limit(&scored, &near, count);
-        let next = if is_last { &*ahead } else { &*span };
-        strips.par_iter_mut().enumerate().for_each(|(s, strip)| {
-            Scratch::of(part.columns, |scratch| {
+    let starts: Vec<usize> = span.starts().collect();
+    let work = |phase: usize, s: usize, strip: &mut Strip<'_>, Told { bounds, limit }: Told| {
+        if !phase.is_multiple_of(2) {
+            strip.look(span, bounds);
+            return;
+        }
+        if let Some(block) = phase.checked_sub(2) {
+            Scratch::of(span.part(starts[block / 2]).columns, |scratch| {
                 limit.keys(&strip.scored(span), s * LANES, &mut scratch.keys);
                 strip.prune(span, scratch, Rule::Below(limit.below()));
             });
-            if after < n {
-                strip.settle(next);
-                strip.take_sample(s, next, lanes);
-            }
-        });
-        if is_last {
-            mem::swap(span, ahead);
         }
-    }
+        if phase / 2 < starts.len() {
+            strip.settle(span);
+            strip.take_sample(s, span, lanes);
+        }
+    };
+    let between = |phase: usize, strips: &[&mut Strip<'_>]| {
+        let columns = span.part(starts[phase / 2]).columns;
+        let count = share(ratio, rows * columns);
+        if phase.is_multiple_of(2) {
+            let sample =
+                strips.iter().map(|strip| strip.memory.sample.as_slice()).collect::<Vec<_>>().concat();
+            let bounds = Bounds::of(sample, count as f64 / (lanes * columns) as f64);
+            return Told { bounds, ..Told::default() };
+        }
+        let scored: Vec<_> = strips.iter().map(|strip| strip.scored(span)).collect();
+        let near: Vec<_> = strips.iter().map(|strip| &strip.memory.near).collect();
+        Told { limit: limit(&scored, &near, count), ..Told::default() }
+    };
+    in_phases(strips, 2 * starts.len() + 1, Told::default(), work, between);
 }
 
 /// Prunes `pruned` of each `m` consecutive columns of a row. Rows do not wait for each other, but they go through a span together,
 /// so that its part of X stays in a cache.
-fn prune_groups(
-    strips: &mut [Strip<'_>],
-    [span, _]: &mut [Span; 2],
-    factor: &Factor,
-    pruned: usize,
-    m: usize,
-) {
+fn prune_groups(strips: &mut [Strip<'_>], span: &mut Span, factor: &Factor, pruned: usize, m: usize) {
     let n = factor.width();
     // Groups never straddle two blocks.
     let columns = m.saturating_mul((BLOCK / m).max(1)).min(n);
@@ -184,6 +189,8 @@ struct Memory {
     weight: Vec<Column>,
     /// Some of that block's keys.
     sample: Vec<u32>,
+    /// Those that are near its limit.
+    near: Near,
 }
 
 /// A strip of rows on its way through the blocks.
@@ -225,6 +232,11 @@ impl<'a> Strip<'a> {
         let scored = self.scored(span);
         scored.sample(s, lanes * scored.weight.len(), &mut sample);
         self.memory.sample = sample;
+    }
+
+    /// Finds its keys near the limit of the next block.
+    fn look(&mut self, span: &Span, bounds: Bounds) {
+        self.memory.near = self.scored(span).near(bounds);
     }
 
     /// Brings the next block up to date. The first block of a span reads all its columns, and brings all of them up to date with the

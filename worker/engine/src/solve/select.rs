@@ -7,7 +7,6 @@
 use std::slice;
 
 use pulp::{Arch, Simd, WithSimd};
-use rayon::prelude::*;
 
 use super::strips::{Column, LANES, values};
 
@@ -134,13 +133,13 @@ impl WithSimd for Keys<'_> {
 
 /// Tells the `count` lowest keys of a block from the others; of keys that tie, those first by (column, row) are lower. `near` says of each
 /// strip what lies where within the same bounds.
-pub(super) fn limit(strips: &[Scored<'_>], near: &[Near], count: usize) -> Limit {
+pub(super) fn limit(strips: &[Scored<'_>], near: &[&Near], count: usize) -> Limit {
     if count == 0 {
         return Limit::default();
     }
     let (key, quota, ties) = kth_lowest(near, count).unwrap_or_else(|| {
-        let all: Vec<Near> = strips.par_iter().map(|strip| strip.near(Bounds::ALL)).collect();
-        kth_lowest(&all, count).unwrap_or_default()
+        let all: Vec<Near> = strips.iter().map(|strip| strip.near(Bounds::ALL)).collect();
+        kth_lowest(&all.iter().collect::<Vec<_>>(), count).unwrap_or_default()
     });
     let columns = strips.first().map_or(0, |strip| strip.weight.len());
     let end = if quota < ties { tie(strips, key, quota) } else { None };
@@ -149,7 +148,7 @@ pub(super) fn limit(strips: &[Scored<'_>], near: &[Near], count: usize) -> Limit
 
 /// The `count`-th lowest key, how many of the lowest `count` are equal to it, and how many keys are; nothing where it is not near. Nothing
 /// here depends on the order of strips.
-fn kth_lowest(near: &[Near], count: usize) -> Option<(u32, usize, usize)> {
+fn kth_lowest(near: &[&Near], count: usize) -> Option<(u32, usize, usize)> {
     let below: usize = near.iter().map(|near| near.below).sum();
     let mut keys = near.iter().map(|near| near.keys.as_slice()).collect::<Vec<_>>().concat();
     let left = count.checked_sub(below).filter(|left| (1..=keys.len()).contains(left))?;
@@ -168,7 +167,7 @@ fn tie(strips: &[Scored<'_>], key: u32, quota: usize) -> Option<(usize, usize)> 
 }
 
 /// Keys that the one looked for lies between, both included.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Bounds {
     lowest: u32,
     highest: u32,
@@ -193,7 +192,7 @@ impl Bounds {
 }
 
 /// The keys of a strip, as bounds part them.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Near {
     /// Keys below the bounds.
     below: usize,

@@ -42,7 +42,7 @@ fn a_sample_tells_where_the_kth_of_many_lies() {
         let near = near(&strips, count);
         let kept: usize = near.iter().map(|near| near.keys.len()).sum();
         assert!(kept < all / 20, "{kept} of {all} are near the {count}-th");
-        let found = kth_lowest(&near, count).expect("the sample misleads");
+        let found = kth_lowest(&near.iter().collect::<Vec<_>>(), count).expect("the sample misleads");
         assert_eq!(found, (sorted[count - 1], 1, 1), "{count} of {all}");
     }
 }
@@ -94,7 +94,7 @@ proptest! {
         let (strips, ones) = (strips(rows, columns, key), vec![1.0; columns]);
         let strips = scored(&strips, rows, &ones);
         let near = near(&strips, sampled.map_or(count, |share| (share * (rows * columns) as f64) as usize));
-        let limit = limit(&strips, &near, count);
+        let limit = limit(&strips, &near.iter().collect::<Vec<_>>(), count);
         let keys: Vec<Vec<u32>> = strips.iter().enumerate().map(|(s, strip)| {
             let mut keys = vec![0; columns * LANES];
             limit.keys(strip, s * LANES, &mut keys);

@@ -1,0 +1,159 @@
+//! Tasks in phases, each of which needs all of the one before, by threads that stay awake in between.
+//!
+//! A parallel loop for each phase would let threads that have no task left fall asleep at its end. They take longer to wake up than a
+//! short phase lasts.
+
+use std::hint::spin_loop;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
+use std::thread;
+
+/// Looks at a counter before a waiting thread offers its processor to others.
+const LOOKS: u32 = 64;
+
+/// Calls `work` with each phase and each item, and between two phases `between` with the one that has ended and all items; what it
+/// returns is told to the tasks of the next phase, and `first` to those of the first one.
+///
+/// A thread takes the same items in each phase, as long as the others keep up. Neither function may enter the thread pool: a
+/// thread that waits there for others could begin to wait for itself.
+pub(super) fn in_phases<I: Send, T: Copy + Send + Sync>(
+    items: &mut [I],
+    phases: usize,
+    first: T,
+    work: impl Fn(usize, usize, &mut I, T) + Sync,
+    between: impl FnMut(usize, &[&mut I]) -> T + Send,
+) {
+    let threads = rayon::current_num_threads().min(items.len());
+    let items = items.iter_mut().map(|item| Item { phases: AtomicUsize::new(0), value: Mutex::new(item) });
+    let course = Course {
+        items: items.collect(),
+        phases,
+        ended: AtomicUsize::new(0),
+        open: AtomicUsize::new(0),
+        told: RwLock::new(first),
+        work,
+        between: Mutex::new(between),
+    };
+    let course = &course;
+    rayon::scope(|scope| {
+        (1..threads)
+            .for_each(|thread| scope.spawn(move |_| course.run(thread * course.items.len() / threads)));
+        if threads > 0 {
+            course.run(0);
+        }
+    });
+}
+
+struct Item<'a, I> {
+    /// Phases in which it was taken.
+    phases: AtomicUsize,
+    value: Mutex<&'a mut I>,
+}
+
+struct Course<'a, I, T, W, B> {
+    items: Vec<Item<'a, I>>,
+    phases: usize,
+    /// Tasks of all phases that have ended.
+    ended: AtomicUsize,
+    /// The phase whose tasks may be taken.
+    open: AtomicUsize,
+    told: RwLock<T>,
+    work: W,
+    between: Mutex<B>,
+}
+
+impl<I, T: Copy, W: Fn(usize, usize, &mut I, T), B: FnMut(usize, &[&mut I]) -> T> Course<'_, I, T, W, B> {
+    /// Takes part until all phases have ended; begins each with the item at `start`.
+    fn run(&self, start: usize) {
+        let _gives_up = GivesUp(&self.open);
+        let (count, mut phase) = (self.items.len(), self.open.load(Ordering::Acquire));
+        while phase < self.phases {
+            let told = *self.told.read().unwrap_or_else(PoisonError::into_inner);
+            for at in (start..count).chain(0..start) {
+                let Item { phases, value } = &self.items[at];
+                // Where the phase has ended meanwhile, no item is left in it.
+                if phases.compare_exchange(phase, phase + 1, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
+                    (self.work)(phase, at, &mut lock(value), told);
+                    if self.ended.fetch_add(1, Ordering::AcqRel) + 1 == (phase + 1) * count {
+                        self.open_after(phase);
+                    }
+                }
+            }
+            phase = self.wait_for_end_of(phase);
+        }
+    }
+
+    fn open_after(&self, phase: usize) {
+        if phase + 1 < self.phases {
+            let mut items: Vec<_> = self.items.iter().map(|item| lock(&item.value)).collect();
+            let items: Vec<&mut I> = items.iter_mut().map(|item| &mut ***item).collect();
+            let told = lock(&self.between)(phase, &items);
+            *self.told.write().unwrap_or_else(PoisonError::into_inner) = told;
+        }
+        self.open.store(phase + 1, Ordering::Release);
+    }
+
+    /// The phase that is open then.
+    fn wait_for_end_of(&self, phase: usize) -> usize {
+        for look in 0u32.. {
+            let open = self.open.load(Ordering::Acquire);
+            if open != phase {
+                return open;
+            }
+            if look < LOOKS { spin_loop() } else { thread::yield_now() }
+        }
+        phase
+    }
+}
+
+/// Ends all phases when a task panics, so that the other threads do not wait for it.
+struct GivesUp<'a>(&'a AtomicUsize);
+
+impl Drop for GivesUp<'_> {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            self.0.store(usize::MAX, Ordering::Release);
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Each item adds up what it is told, which is the sum of all items after the phase before.
+    fn sums(threads: usize, items: usize, phases: usize) -> Vec<u64> {
+        let mut items: Vec<u64> = (0..items as u64).collect();
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        pool.install(|| {
+            let work = |phase, at, item: &mut u64, told: u64| *item += told % 97 + (phase * at) as u64;
+            let between = |_, items: &[&mut u64]| items.iter().map(|item| **item).sum();
+            in_phases(&mut items, phases, 1, work, between);
+        });
+        items
+    }
+
+    #[test]
+    fn a_phase_sees_all_of_the_one_before() {
+        for (items, phases) in [(0, 3), (1, 1), (1, 50), (7, 0), (7, 200), (40, 30)] {
+            let alone = sums(1, items, phases);
+            for threads in [2, 3, 9] {
+                assert_eq!(sums(threads, items, phases), alone, "{threads} threads, {items} x {phases}");
+            }
+        }
+        assert_eq!(sums(1, 3, 2), [7, 9, 11]);
+    }
+
+    #[test]
+    fn a_panic_is_passed_on() {
+        let caught = std::panic::catch_unwind(|| {
+            let work = |phase, at, _: &mut u64, (): ()| assert!((phase, at) != (3, 2), "the task failed");
+            in_phases(&mut [0; 5], 9, (), work, |_, _| ());
+        });
+        assert!(caught.is_err());
+    }
+}
