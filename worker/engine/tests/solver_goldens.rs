@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 
 use obsdiff_engine::gram::Gram;
-use obsdiff_engine::solve::{Factor, obs, stride};
+use obsdiff_engine::solve::{Factor, Obs, stride};
 use obsdiff_proto::{Accumulate, Target};
 use safetensors::SafeTensors;
 
@@ -108,7 +108,7 @@ fn holds(name: &str, golden: &Golden, damping: f64, target: Target, zeros: f64, 
         let factor = factor.unwrap();
         assert_eq!(factor.damping_used(), damping);
         let mut weight = golden.weight.clone();
-        obs(&mut weight, &factor, &target).unwrap();
+        Obs::default().prune(&mut weight, &factor, &target).unwrap();
         let found = agreement(&weight, &golden.pruned, n);
         println!(
             "{name} by {from}: zeros {:.6}, rows {:.4}, distance {:.1e}",

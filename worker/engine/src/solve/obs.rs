@@ -27,14 +27,6 @@ pub struct Obs {
     span: Span,
 }
 
-/// [`Obs::prune`] in memory of its own.
-///
-/// # Errors
-/// Those of [`Obs::prune`].
-pub fn obs(weight: &mut [f32], factor: &Factor, target: &Target) -> Result<(), SolveError> {
-    Obs::default().prune(weight, factor, target)
-}
-
 impl Obs {
     /// Prunes `weight` (rows x n, row-major) in place and moves the weights that stay so that the linear's outputs change least.
     ///

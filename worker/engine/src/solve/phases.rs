@@ -95,14 +95,19 @@ impl<I, T: Copy, W: Fn(usize, usize, &mut I, T), B: FnMut(usize, &[&mut I]) -> T
 
     /// The phase that is open then.
     fn wait_for_end_of(&self, phase: usize) -> usize {
-        for look in 0u32.. {
+        let mut looks = 0;
+        loop {
             let open = self.open.load(Ordering::Acquire);
             if open != phase {
                 return open;
             }
-            if look < LOOKS { spin_loop() } else { thread::yield_now() }
+            if looks < LOOKS {
+                looks += 1;
+                spin_loop();
+            } else {
+                thread::yield_now();
+            }
         }
-        phase
     }
 }
 

@@ -8,7 +8,7 @@ use super::{BLOCK, SolveError, check};
 
 /// Prunes the weights of smallest absolute value of `weight` (rows x `n`, row-major) in place.
 ///
-/// Counts are those of [`super::obs()`]: unstructured targets take floor(ratio * weights) of each block of [`BLOCK`] columns over
+/// Counts are those of [`super::Obs`]: unstructured targets take floor(ratio * weights) of each block of [`BLOCK`] columns over
 /// all rows, N:M takes N of each group of a row; ties go by (column, row).
 ///
 /// # Errors

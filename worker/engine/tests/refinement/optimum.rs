@@ -2,7 +2,7 @@
 
 use faer::linalg::solvers::Solve;
 use faer::{Mat, Side};
-use obsdiff_engine::solve::{Factor, ScaledHessian, magnitude, obs, refine, stride, wanda};
+use obsdiff_engine::solve::{Factor, Obs, ScaledHessian, magnitude, refine, stride, wanda};
 use obsdiff_proto::{Method, Target};
 
 /// The damping of every test here, the default of a job.
@@ -42,7 +42,7 @@ impl Problem {
         assert_eq!(factor.damping_used(), DAMPING);
         let mut pruned = dense.to_vec();
         match method {
-            Method::Obs => obs(&mut pruned, &factor, &target).unwrap(),
+            Method::Obs => Obs::default().prune(&mut pruned, &factor, &target).unwrap(),
             Method::Wanda => wanda(&mut pruned, factor.diagonal(), &target).unwrap(),
             Method::Magnitude => magnitude(&mut pruned, n, &target).unwrap(),
             Method::L1 => panic!("prunes structures, whose survivors are not refined"),

@@ -84,9 +84,15 @@ fn what_does_not_fit_is_refused() {
     let n = 4;
     let factor = factor(&gram(1, n, &[]), n, 0.01);
     let half = Target::Unstructured { ratio: 0.5 };
-    assert_eq!(obs(&mut [1.0; 6], &factor, &half), Err(SolveError::Size { rows: 1, columns: 4, found: 6 }));
+    assert_eq!(
+        Obs::default().prune(&mut [1.0; 6], &factor, &half),
+        Err(SolveError::Size { rows: 1, columns: 4, found: 6 })
+    );
     let mut bad = [1.0, 1.0, 1.0, 1.0, 1.0, f32::NAN, 1.0, 1.0];
-    assert_eq!(obs(&mut bad, &factor, &half), Err(SolveError::WeightNotFinite { row: 1, column: 1 }));
+    assert_eq!(
+        Obs::default().prune(&mut bad, &factor, &half),
+        Err(SolveError::WeightNotFinite { row: 1, column: 1 })
+    );
     assert_eq!(wanda(&mut bad, &[1.0; 4], &half), Err(SolveError::WeightNotFinite { row: 1, column: 1 }));
     assert_eq!(wanda(&mut [1.0; 2], &[f64::NAN, f64::INFINITY], &half), Err(SolveError::GramNotFinite));
     for target in [
@@ -96,7 +102,7 @@ fn what_does_not_fit_is_refused() {
         Target::NToM { n: 0, m: 0 },
         Target::Structured { ratio: Some(0.5) },
     ] {
-        assert!(matches!(obs(&mut [1.0; 4], &factor, &target), Err(SolveError::Target(_))));
+        assert!(matches!(Obs::default().prune(&mut [1.0; 4], &factor, &target), Err(SolveError::Target(_))));
         assert!(matches!(magnitude(&mut [1.0; 4], 4, &target), Err(SolveError::Target(_))));
     }
     assert_eq!(

@@ -91,7 +91,7 @@ fn solved(mut a: Vec<f64>, mut b: Vec<f64>) -> Vec<f64> {
 
 fn pruned(weight: &[f32], factor: &Factor, target: Target) -> Vec<f32> {
     let mut weight = weight.to_vec();
-    obs(&mut weight, factor, &target).unwrap();
+    Obs::default().prune(&mut weight, factor, &target).unwrap();
     weight
 }
 
