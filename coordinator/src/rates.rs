@@ -89,7 +89,7 @@ fn solve(
             continue;
         }
         let start = clock();
-        engine.solve(package.id, &part).map_err(failed)?;
+        engine.solve(&part).map_err(failed)?;
         *cost += part.cost;
         *seconds += clock().saturating_sub(start).as_secs_f64();
     }

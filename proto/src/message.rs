@@ -31,9 +31,12 @@ pub type Exponents = BTreeMap<SiteId, i32>;
 pub struct Tally(pub u64);
 
 /// A piece of solving that one worker does: a whole site, some rows of a site that the plan splits, or a structure whose heads or
-/// neurons go.
+/// neurons go. Packages may share sites (a survey gathers those of the package that follows), so a part names its package too: what
+/// is solved for one package never counts for another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PartId {
+    /// The package that it is solved for.
+    pub package: PackageId,
     /// The site whose Gram it needs; of a structure's, the first.
     pub site: SiteId,
     /// Which of the site's parts, from 0.
@@ -42,7 +45,7 @@ pub struct PartId {
 
 impl fmt::Display for PartId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}.{}", self.site, self.index)
+        write!(f, "{}.{} of package {}", self.site, self.index, self.package)
     }
 }
 
@@ -258,7 +261,7 @@ pub struct Status {
     pub group: Option<GroupStatus>,
     /// The pilot's exponents, until a later order shows that they arrived.
     pub pilot: Option<Arc<Exponents>>,
-    /// Parts whose weights are in the store, of the package after `applied`.
+    /// Parts that this worker solved since it last applied a package; their weights are in the store.
     pub solved: BTreeMap<PartId, Solved>,
     /// The pruned pipeline is written.
     pub exported: bool,

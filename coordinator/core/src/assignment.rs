@@ -47,13 +47,13 @@ pub fn owners(parts: &[(PartId, u64)], workers: &[(WorkerId, u64)]) -> BTreeMap<
 
 #[cfg(test)]
 mod tests {
-    use obsdiff_proto::SiteId;
+    use obsdiff_proto::{PackageId, SiteId};
     use proptest::prelude::*;
 
     use super::*;
 
     fn parts(costs: &[u64]) -> Vec<(PartId, u64)> {
-        let id = |i: usize| PartId { site: SiteId(i as u32), index: 0 };
+        let id = |i: usize| PartId { package: PackageId(0), site: SiteId(i as u32), index: 0 };
         costs.iter().enumerate().map(|(i, &c)| (id(i), c)).collect()
     }
 

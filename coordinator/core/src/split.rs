@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use obsdiff_proto::{Inventory, LinearId, Package, SiteId};
+use obsdiff_proto::{Inventory, LinearId, Package, PackageId, SiteId};
 
 use crate::assignment::{row_cost, solve_cost};
 use crate::{Part, PartId, Slice};
@@ -23,12 +23,14 @@ pub fn parts(inventory: &Inventory, package: &Package, above: Option<u64>, refin
     for target in &package.linears {
         by_site.entry(inventory.linear(target.linear).site).or_default().push(target.linear);
     }
-    let of_site = |(site, linears): (_, Vec<_>)| site_parts(inventory, site, &linears, above, refine);
+    let of_site =
+        |(site, linears): (_, Vec<_>)| site_parts(inventory, package.id, site, &linears, above, refine);
     by_site.into_iter().flat_map(of_site).collect()
 }
 
 fn site_parts(
     inventory: &Inventory,
+    package: PackageId,
     site: SiteId,
     linears: &[LinearId],
     above: Option<u64>,
@@ -53,7 +55,7 @@ fn site_parts(
         }
     }
     let part = |(index, (rows, slices))| Part {
-        id: PartId { site, index },
+        id: PartId { package, site, index },
         sites: vec![site],
         slices,
         cost: solve_cost(width, rows, refine),
@@ -72,7 +74,7 @@ fn structures(inventory: &Inventory, package: &Package) -> Vec<Part> {
         };
         let sites: BTreeSet<_> = outputs.iter().map(|linear| inventory.linear(*linear).site).collect();
         Some(Part {
-            id: PartId { site: inventory.linear(*first).site, index: 0 },
+            id: PartId { package: package.id, site: inventory.linear(*first).site, index: 0 },
             sites: sites.into_iter().collect(),
             slices: outputs.iter().map(whole).collect(),
             cost: outputs.iter().map(cost).fold(0, u64::saturating_add),
@@ -97,7 +99,7 @@ fn even_chunks(rows: usize, most: usize) -> impl Iterator<Item = std::ops::Range
 
 #[cfg(test)]
 mod tests {
-    use obsdiff_proto::{Linear, LinearTarget, PackageId, Site, Stream, Target};
+    use obsdiff_proto::{Linear, LinearTarget, Site, Stream, Target};
     use proptest::prelude::*;
 
     use super::*;

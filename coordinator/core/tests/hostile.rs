@@ -28,7 +28,12 @@ fn small() -> impl Strategy<Value = u32> {
 }
 
 fn part() -> impl Strategy<Value = PartId> {
-    (small(), 0u32..2).prop_map(|(site, index)| PartId { site: SiteId(site), index })
+    let package = prop_oneof![2 => Just(0u32), 1 => small()].prop_map(PackageId);
+    (package, small(), 0u32..2).prop_map(|(package, site, index)| PartId {
+        package,
+        site: SiteId(site),
+        index,
+    })
 }
 
 fn order() -> impl Strategy<Value = Order> {

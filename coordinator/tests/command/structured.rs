@@ -156,6 +156,35 @@ fn a_budget_is_divided_over_the_blocks_and_kept() {
     );
 }
 
+/// What the shipped job writes with so many packages by so many workers, on few prompts: weights and record.
+fn shipped_job(packages: u32, workers: u32) -> [Vec<u8>; 2] {
+    let root = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("out");
+    let output = format!("output.path={}", out.display());
+    let packages = format!("packages.count={packages}");
+    let settings = ["calibration.count=8", "calibration.steps=3", "evaluation.count=0", &output, &packages];
+    let workers = workers.to_string();
+    let mut args = vec!["run", "deploy/jobs/shapes-sd3-structured.toml", "--quiet", "--workers", &workers];
+    args.extend(settings.iter().flat_map(|setting| ["--set", *setting]));
+    told(root, &args);
+    let mut record = json_of(&out.join("pruning.json"));
+    record["job"]["output"].take();
+    let weights = fs::read(out.join("transformer/diffusion_pytorch_model.safetensors")).unwrap();
+    [weights, record.to_string().into_bytes()]
+}
+
+#[test]
+fn a_budget_by_one_package_or_more_gives_the_same_bytes_by_one_worker_and_two() {
+    for packages in [1, 2, 4] {
+        let [one, two] = [1, 2].map(|workers| shipped_job(packages, workers));
+        assert!(one == two, "{packages} packages: two workers give another result than one");
+        let record: Value = serde_json::from_slice(&one[1]).unwrap();
+        let flops = |i: usize| record["sizes"]["forward_flops"][i].as_f64().unwrap();
+        assert!(flops(1) < 0.75 * flops(0), "{packages} packages: {} of {}", flops(1), flops(0));
+    }
+}
+
 #[test]
 fn the_plan_tells_of_structures() {
     let dir = tempfile::tempdir().unwrap();

@@ -9,8 +9,8 @@ use obsdiff_core::{Exponents, Job, Manifest, Options};
 use obsdiff_proto::message::PartId;
 use obsdiff_proto::session::Briefing;
 use obsdiff_proto::{
-    Inventory, JobSpec, Linear, LinearId, LinearTarget, Package, PackageId, Plan, Shard, ShardId, Site,
-    SiteId, Stream, Target,
+    Budget, Inventory, JobSpec, Linear, LinearId, LinearTarget, Package, PackageId, Plan, Shard, ShardId,
+    Site, SiteId, Stream, Structure, Target,
 };
 use obsdiff_worker::device::{MemoryShelf, Shelf};
 use tokio::time::sleep;
@@ -24,11 +24,14 @@ pub(crate) struct Shape {
     shards: u32,
     /// Sites are split by rows.
     split: bool,
+    /// The two sites of a package are one structure, and what goes of each is found out by a survey.
+    budget: bool,
 }
 
 impl Shape {
     pub(crate) fn draw(rng: &mut Prng) -> Self {
-        Self { packages: rng.within(1..4) as u32, shards: rng.within(3..8) as u32, split: rng.once_in(3) }
+        let (packages, shards) = (rng.within(1..4) as u32, rng.within(3..8) as u32);
+        Self { packages, shards, split: rng.once_in(3), budget: rng.once_in(3) }
     }
 
     /// Packages of two sites of two linears each.
@@ -40,17 +43,28 @@ impl Shape {
             linears: vec![LinearId(2 * i), LinearId(2 * i + 1)],
         };
         let linear = |i: u32| Linear { name: format!("l{i}"), rows: 8, site: SiteId(i / 2) };
+        let structure = |i: u32| Structure {
+            name: format!("s{i}"),
+            block: i,
+            size: 2,
+            count: 2,
+            outputs: (4 * i..4 * i + 4).map(LinearId).collect(),
+            inputs: Vec::new(),
+        };
+        let structures = if self.budget { self.packages } else { 0 };
         Inventory {
             parameters: 0,
             units: Vec::new(),
             sites: (0..2 * self.packages).map(site).collect(),
             linears: (0..4 * self.packages).map(linear).collect(),
-            structures: Vec::new(),
+            structures: (0..structures).map(structure).collect(),
         }
     }
 
     pub(crate) fn plan(&self) -> Plan {
-        let target = |i: u32| LinearTarget { linear: LinearId(i), target: Target::NToM { n: 2, m: 4 } };
+        let target =
+            if self.budget { Target::Structured { ratio: None } } else { Target::NToM { n: 2, m: 4 } };
+        let target = |i: u32| LinearTarget { linear: LinearId(i), target };
         let package = |i: u32| Package {
             id: PackageId(i),
             units: 0..0,
@@ -59,11 +73,13 @@ impl Shape {
             survey: false,
         };
         let shard = |i: u32| Shard { id: ShardId(i), prompts: 4 * i..4 * i + 4 };
-        Plan {
+        let plan = Plan {
             packages: (0..self.packages).map(package).collect(),
             shards: (0..self.shards).map(shard).collect(),
             budget: None,
-        }
+        };
+        let part_flops = vec![1.0; self.packages as usize];
+        if self.budget { plan.with_budget(Budget { saving: 1.0, part_flops }) } else { plan }
     }
 
     /// What workers are told.

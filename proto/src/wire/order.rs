@@ -3,11 +3,11 @@
 use super::field::{count, each, inner, required};
 use super::{MOST_SITES, Problem, Result, WireError, v1};
 use crate::message::{Order, Part, PartId, Slice, Tally};
-use crate::{Epoch, LinearId, ShardId, SiteId};
+use crate::{Epoch, LinearId, PackageId, ShardId, SiteId};
 
 impl From<PartId> for v1::PartId {
     fn from(part: PartId) -> Self {
-        Self { site: part.site.0, index: part.index }
+        Self { package: part.package.0, site: part.site.0, index: part.index }
     }
 }
 
@@ -15,7 +15,7 @@ impl TryFrom<v1::PartId> for PartId {
     type Error = WireError;
 
     fn try_from(part: v1::PartId) -> Result<Self> {
-        Ok(Self { site: SiteId(part.site), index: part.index })
+        Ok(Self { package: PackageId(part.package), site: SiteId(part.site), index: part.index })
     }
 }
 

@@ -1,7 +1,7 @@
 //! Messages that say what cannot be: each is refused by the field's name.
 
 use obsdiff_proto::message::{Command, Hello, Status};
-use obsdiff_proto::session::{Briefing, CoordinatorEvent, Welcome, WorkerEvent};
+use obsdiff_proto::session::{Briefing, CoordinatorEvent, PROTOCOL, Welcome, WorkerEvent};
 use obsdiff_proto::view::JobReport;
 use obsdiff_proto::wire::{LONGEST_RECEIPT, Put, WireError, v1};
 use proptest::strategy::{Strategy, ValueTree};
@@ -24,18 +24,18 @@ fn briefing(change: impl FnOnce(&mut v1::Briefing)) -> String {
 
 #[test]
 fn another_protocol_is_refused_in_words_whatever_else_is_said() {
-    let hello = v1::Hello { protocol: 2, ..v1::Hello::default() };
+    let hello = v1::Hello { protocol: PROTOCOL + 1, ..v1::Hello::default() };
     let event = v1::WorkerEvent { event: Some(v1::worker_event::Event::Hello(hello)) };
     let error = WorkerEvent::try_from(event).unwrap_err();
-    assert!(matches!(error, WireError::Protocol { theirs: 2, .. }));
+    assert!(matches!(error, WireError::Protocol { theirs: 3, .. }));
     assert_eq!(
         error.to_string(),
-        "this coordinator speaks protocol 1, the worker 2: use the same release on both"
+        "this coordinator speaks protocol 2, the worker 3: use the same release on both"
     );
-    let welcome = v1::Welcome { protocol: 3, ..v1::Welcome::default() };
+    let welcome = v1::Welcome { protocol: PROTOCOL - 1, ..v1::Welcome::default() };
     assert_eq!(
         Welcome::try_from(welcome).unwrap_err().to_string(),
-        "this worker speaks protocol 1, the coordinator 3: use the same release on both"
+        "this worker speaks protocol 2, the coordinator 1: use the same release on both"
     );
 }
 
@@ -43,7 +43,7 @@ fn another_protocol_is_refused_in_words_whatever_else_is_said() {
 fn what_is_missing_is_named() {
     let nothing = WorkerEvent::try_from(v1::WorkerEvent::default()).unwrap_err();
     assert_eq!(nothing.to_string(), "event: is missing");
-    let hello = v1::Hello { protocol: 1, ..v1::Hello::default() };
+    let hello = v1::Hello { protocol: PROTOCOL, ..v1::Hello::default() };
     assert_eq!(Hello::try_from(hello).unwrap_err().to_string(), "status: is missing");
     assert_eq!(status(|s| s.sums = None), "sums: is missing");
     assert_eq!(status(|s| s.in_hand.push(v1::Order::default())), "in_hand[0].order: is missing");

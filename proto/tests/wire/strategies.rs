@@ -63,7 +63,11 @@ fn worker() -> impl Strategy<Value = WorkerId> {
 }
 
 fn part_id() -> impl Strategy<Value = PartId> {
-    (small(), small()).prop_map(|(site, index)| PartId { site: SiteId(site), index })
+    (small(), small(), small()).prop_map(|(package, site, index)| PartId {
+        package: PackageId(package),
+        site: SiteId(site),
+        index,
+    })
 }
 
 pub(crate) fn order() -> impl Strategy<Value = Order> {

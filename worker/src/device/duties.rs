@@ -191,6 +191,9 @@ impl Duties {
     /// Whether a part can be solved: each Gram it needs was received, or the group that is through needs none of it.
     fn has_arrived(&self, epoch: Epoch, part: &Part) -> bool {
         let (Some(status), Some(group)) = (&self.status.group, &self.group) else { return false };
+        if !self.reduces(epoch, part) {
+            return false;
+        }
         let needless = |site| {
             status.stage == Stage::Reduced && !group.reductions.iter().any(|reduction| reduction.site == site)
         };
@@ -346,9 +349,9 @@ impl Duties {
         Some((group, !self.status.sums.held.is_empty(), self.status.sums.tally))
     }
 
-    /// The package that a group of this epoch reduces.
-    pub(super) fn package_of(&self, epoch: Epoch) -> Option<PackageId> {
-        self.group.as_ref().filter(|g| g.epoch == epoch).map(|g| g.package)
+    /// Whether the group of this epoch reduces the package that a part is solved for.
+    pub(super) fn reduces(&self, epoch: Epoch, part: &Part) -> bool {
+        self.group.as_ref().is_some_and(|g| g.epoch == epoch && g.package == part.id.package)
     }
 
     /// Steps of work that show that the worker is not stuck.

@@ -1,7 +1,7 @@
 //! What a device can do, one call at a time.
 
 use obsdiff_proto::message::{Exponents, Fault, Opening, Part, Solved};
-use obsdiff_proto::{PackageId, ShardId, SiteId};
+use obsdiff_proto::{ShardId, SiteId};
 use thiserror::Error;
 
 use crate::collective::{Collective, CollectiveError};
@@ -42,7 +42,7 @@ pub trait Engine {
     ///
     /// # Errors
     /// When the Gram cannot be factorised, a weight is not finite, or the store fails.
-    fn solve(&mut self, package: PackageId, part: &Part) -> Result<Solved, WorkError>;
+    fn solve(&mut self, part: &Part) -> Result<Solved, WorkError>;
 
     /// Loads committed weights until so many packages are applied, and drops sums and Grams.
     ///

@@ -64,6 +64,17 @@ impl FakeEngine {
         Self { plan, shelf, gate, sums: None, received, weights: Vec::new(), result }
     }
 
+    /// The exponent of a Gram that arrived, in which every shard counts once.
+    fn exponent(&self, site: SiteId) -> Result<i32, WorkError> {
+        let Some(sum) = lock(&self.received).get(&site).cloned() else {
+            Self::sound(self.plan.shards.is_empty(), "a part is solved without its Gram")?;
+            return Ok(0);
+        };
+        let (counts, rest) = sum.split_at(self.plan.shards.len());
+        Self::sound(counts.iter().all(|count| *count == 1), "a shard counts other than once")?;
+        Ok(i32::try_from(rest[1] / rest[0]).unwrap_or(0))
+    }
+
     /// Refuses what a sound coordinator never lets happen.
     fn sound(holds: bool, problem: &str) -> Result<(), WorkError> {
         if holds { Ok(()) } else { Err(Error::Argument(problem.to_owned()).into()) }
@@ -104,23 +115,14 @@ impl Engine for FakeEngine {
         lock(&self.received).clear();
     }
 
-    fn solve(&mut self, package: PackageId, part: &Part) -> Result<Solved, WorkError> {
+    fn solve(&mut self, part: &Part) -> Result<Solved, WorkError> {
         (self.gate)(Moment::Solve(part.id))?;
-        let received = lock(&self.received).get(&part.id.site).cloned();
-        let exponent = match received {
-            Some(sum) => {
-                let (counts, rest) = sum.split_at(self.plan.shards.len());
-                Self::sound(counts.iter().all(|count| *count == 1), "a shard counts other than once")?;
-                i32::try_from(rest[1] / rest[0]).unwrap_or(0)
-            }
-            None => {
-                Self::sound(self.plan.shards.is_empty(), "a part is solved without its Gram")?;
-                0
-            }
-        };
-        let object = format!("{package} {} {:?} {exponent} {:?};", part.id, part.slices, self.weights);
-        let exponents = part.sites.iter().map(|site| (*site, exponent)).collect();
-        Ok(Solved { exponents, receipt: self.shelf.put(package, part.id, object.into_bytes())? })
+        let applied = part.id.package.0 as usize == self.weights.len();
+        Self::sound(applied, "a part is solved on other weights than its package's")?;
+        let exponents = part.sites.iter().map(|site| Ok((*site, self.exponent(*site)?)));
+        let exponents = exponents.collect::<Result<Exponents, WorkError>>()?;
+        let object = format!("{} {:?} {exponents:?} {:?};", part.id, part.slices, self.weights);
+        Ok(Solved { exponents, receipt: self.shelf.put(part.id, object.into_bytes())? })
     }
 
     fn apply(&mut self, packages: u32, step: Step<'_>) -> Result<(), WorkError> {
@@ -130,8 +132,11 @@ impl Engine for FakeEngine {
             let package = PackageId(self.weights.len() as u32);
             (self.gate)(Moment::Apply(package))?;
             let mut weights = Vec::new();
-            for receipt in self.shelf.manifest(package)?.values() {
-                weights.extend(self.shelf.get(receipt)?);
+            for (part, receipt) in self.shelf.manifest(package)? {
+                let object = self.shelf.get(&receipt)?;
+                let its = part.package == package && object.starts_with(format!("{part} ").as_bytes());
+                Self::sound(its, "a manifest names what was solved for another package")?;
+                weights.extend(object);
             }
             self.weights.push(weights);
             step()?;

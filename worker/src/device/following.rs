@@ -112,8 +112,11 @@ impl Device<'_> {
     }
 
     fn solve(&mut self, epoch: Epoch, part: &Part) -> Result<(), WorkError> {
-        let Some(package) = self.desk.with(|duties| duties.package_of(epoch)) else { return Ok(()) };
-        let solved = self.engine.solve(package, part)?;
+        // The group was left meanwhile: its Grams go.
+        if !self.desk.with(|duties| duties.reduces(epoch, part)) {
+            return Ok(());
+        }
+        let solved = self.engine.solve(part)?;
         self.desk.with(|duties| duties.solved(epoch, part.id, solved));
         Ok(())
     }

@@ -8,7 +8,7 @@ use candle_core::{Device, Tensor};
 use obsdiff_engine::export::{PrunedLinear, PrunedStructure};
 use obsdiff_engine::pruner::{SolvedSlice, SolvedStructure};
 use obsdiff_engine::solve::OutputEnergy;
-use obsdiff_proto::{LinearId, StructureId};
+use obsdiff_proto::{LinearId, PackageId, StructureId};
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 use serde::{Deserialize, Serialize};
@@ -37,6 +37,14 @@ pub(super) struct StructureRecord {
 
 /// All that an object says.
 #[derive(Serialize, Deserialize)]
+struct Said {
+    /// The package that it is solved for.
+    package: PackageId,
+    records: Records,
+}
+
+/// What it says of its tensors.
+#[derive(Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Records {
     Slices(Vec<SliceRecord>),
@@ -57,13 +65,18 @@ pub(super) enum Content {
 }
 
 /// An object of slices being filled.
-#[derive(Default)]
 pub(super) struct Writer {
+    package: PackageId,
     records: Vec<SliceRecord>,
     tensors: Vec<(String, Tensor)>,
 }
 
 impl Writer {
+    /// An empty object of a package.
+    pub(super) fn new(package: PackageId) -> Self {
+        Self { package, records: Vec::new(), tensors: Vec::new() }
+    }
+
     /// Adds pruned rows.
     pub(super) fn push(&mut self, solved: SolvedSlice) {
         let SolvedSlice { slice, weight, report, energy } = solved;
@@ -73,28 +86,33 @@ impl Writer {
 
     pub(super) fn finish(self) -> Result<Vec<u8>, ShelfError> {
         let tensors = self.tensors.iter().map(|(name, tensor)| (name, tensor));
-        serialize(tensors, &Records::Slices(self.records))
+        serialize(tensors, self.package, Records::Slices(self.records))
     }
 }
 
 /// The object of a structure that lost parts.
-pub(super) fn structure(solved: SolvedStructure) -> Result<Vec<u8>, ShelfError> {
+pub(super) fn structure(package: PackageId, solved: SolvedStructure) -> Result<Vec<u8>, ShelfError> {
     let SolvedStructure { structure, tensors, report, linears } = solved;
-    serialize(&tensors, &Records::Structure(StructureRecord { structure, report, linears }))
+    serialize(&tensors, package, Records::Structure(StructureRecord { structure, report, linears }))
 }
 
 /// The object of a structure of which it is known what its parts would cost.
-pub(super) fn survey(structure: StructureId, errors: Vec<f64>) -> Result<Vec<u8>, ShelfError> {
-    serialize([], &Records::Survey(structure, errors))
+pub(super) fn survey(
+    package: PackageId,
+    structure: StructureId,
+    errors: Vec<f64>,
+) -> Result<Vec<u8>, ShelfError> {
+    serialize([], package, Records::Survey(structure, errors))
 }
 
 /// Tensors of f32, and what is to be said of them.
 fn serialize<'a>(
     tensors: impl IntoIterator<Item = (&'a String, &'a Tensor)>,
-    records: &Records,
+    package: PackageId,
+    records: Records,
 ) -> Result<Vec<u8>, ShelfError> {
-    let records = serde_json::to_string(records).map_err(|e| unwritten(&e))?;
-    let metadata = HashMap::from([(CONTENT.to_owned(), records)]);
+    let said = serde_json::to_string(&Said { package, records }).map_err(|e| unwritten(&e))?;
+    let metadata = HashMap::from([(CONTENT.to_owned(), said)]);
     safetensors::serialize(tensors, Some(metadata)).map_err(|e| unwritten(&e))
 }
 
@@ -106,8 +124,8 @@ fn broken(error: &dyn Display) -> ShelfError {
     ShelfError::Damaged(format!("a part cannot be read: {error}"))
 }
 
-/// Reads an object.
-pub(super) fn read(object: &[u8]) -> Result<Content, ShelfError> {
+/// Reads an object, and the package that it is solved for.
+pub(super) fn read(object: &[u8]) -> Result<(PackageId, Content), ShelfError> {
     let (_, header) = SafeTensors::read_metadata(object).map_err(|e| broken(&e))?;
     let text =
         header.metadata().as_ref().and_then(|m| m.get(CONTENT)).ok_or_else(|| broken(&"no content"))?;
@@ -120,17 +138,17 @@ pub(super) fn read(object: &[u8]) -> Result<Content, ShelfError> {
         let weight = tensor(&record.report.name, &view)?;
         Ok((record, weight))
     };
-    match serde_json::from_str(text).map_err(|e| broken(&e))? {
-        Records::Slices(slices) => {
-            Ok(Content::Slices(slices.into_iter().map(slice).collect::<Result<_, _>>()?))
-        }
+    let said: Said = serde_json::from_str(text).map_err(|e| broken(&e))?;
+    let content = match said.records {
+        Records::Slices(slices) => Content::Slices(slices.into_iter().map(slice).collect::<Result<_, _>>()?),
         Records::Structure(record) => {
             let named = |(name, view): (String, _)| Ok((name.clone(), tensor(&name, &view)?));
             let tensors = tensors.tensors().into_iter().map(named).collect::<Result<_, ShelfError>>()?;
-            Ok(Content::Structure(record, tensors))
+            Content::Structure(record, tensors)
         }
-        Records::Survey(structure, errors) => Ok(Content::Survey(structure, errors)),
-    }
+        Records::Survey(structure, errors) => Content::Survey(structure, errors),
+    };
+    Ok((said.package, content))
 }
 
 fn tensor(name: &str, view: &TensorView<'_>) -> Result<Tensor, ShelfError> {

@@ -117,7 +117,12 @@ impl<'a> PruningEngine<'a> {
         let mut split: BTreeMap<LinearId, Vec<(SliceRecord, Tensor)>> = BTreeMap::new();
         let mut records = Vec::new();
         for receipt in self.shelf.manifest(id)?.values() {
-            let slices = match object::read(&self.shelf.get(receipt)?)? {
+            let (of, content) = object::read(&self.shelf.get(receipt)?)?;
+            if of != id {
+                let problem = format!("the manifest of package {id} names an object of package {of}");
+                return Err(ShelfError::Damaged(problem).into());
+            }
+            let slices = match content {
                 Content::Slices(slices) => slices,
                 Content::Structure(record, tensors) => {
                     self.pruner.apply_tensors(&tensors)?;
@@ -194,6 +199,16 @@ impl<'a> PruningEngine<'a> {
         Ok(())
     }
 
+    /// How many parts a structure loses, where a budget decides.
+    fn share(&self, id: StructureId) -> Result<Option<usize>, Error> {
+        if self.plan.budget.is_none() {
+            return Ok(None);
+        }
+        let share = self.shares.get(&id).copied();
+        let unknown = || Error::Argument(format!("the budget is not divided yet for structure {}", id.0));
+        share.ok_or_else(unknown).map(Some)
+    }
+
     /// Solves the structure whose outputs a part consists of, or finds what its parts would cost.
     fn solve_structure(&self, package: &Package, part: &Part) -> Result<Vec<u8>, WorkError> {
         let inventory = self.pruner.model().inventory();
@@ -206,10 +221,10 @@ impl<'a> PruningEngine<'a> {
         let grams: BTreeMap<_, _> = sites.filter_map(|site| Some((site, self.gram(site)?))).collect();
         let grams: Grams<'_> = grams.iter().map(|(site, gram)| (*site, &**gram)).collect();
         let object = match package.survey {
-            true => object::survey(id, self.pruner.survey(id, &grams)?)?,
+            true => object::survey(package.id, id, self.pruner.survey(id, &grams)?)?,
             false => {
-                let count = self.plan.budget.as_ref().map(|_| self.shares.get(&id).copied().unwrap_or(0));
-                object::structure(self.pruner.solve_structure(package, id, &grams, count)?)?
+                let count = self.share(id)?;
+                object::structure(package.id, self.pruner.solve_structure(package, id, &grams, count)?)?
             }
         };
         self.watch.solved(1);
@@ -218,7 +233,7 @@ impl<'a> PruningEngine<'a> {
 
     /// Solves the slices of a part by their site's Gram.
     fn solve_slices(&mut self, package: &Package, part: &Part) -> Result<Vec<u8>, WorkError> {
-        let mut object = object::Writer::default();
+        let mut object = object::Writer::new(package.id);
         let gram = self.gram(part.id.site);
         self.pruner.solve(package, &part.slices, gram.as_deref(), &mut |solved| {
             self.watch.solved(1);
@@ -303,16 +318,16 @@ impl Engine for PruningEngine<'_> {
         lock(&self.received).clear();
     }
 
-    fn solve(&mut self, package: PackageId, part: &Part) -> Result<Solved, WorkError> {
-        let planned = self.package(package)?.clone();
-        let object = match planned.is_structured() {
-            true => self.solve_structure(&planned, part)?,
-            false => self.solve_slices(&planned, part)?,
+    fn solve(&mut self, part: &Part) -> Result<Solved, WorkError> {
+        let package = self.package(part.id.package)?.clone();
+        let object = match package.is_structured() {
+            true => self.solve_structure(&package, part)?,
+            false => self.solve_slices(&package, part)?,
         };
         let exponent = |site: &SiteId| Some((*site, self.gram(*site)?.exponent()));
         let exponents = part.sites.iter().filter_map(exponent).collect();
         let _span = tracing::info_span!("store").entered();
-        Ok(Solved { exponents, receipt: self.shelf.put(package, part.id, object)? })
+        Ok(Solved { exponents, receipt: self.shelf.put(part.id, object)? })
     }
 
     fn apply(&mut self, packages: u32, step: Step<'_>) -> Result<(), WorkError> {

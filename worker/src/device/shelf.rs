@@ -18,7 +18,7 @@ pub trait Shelf: Send + Sync {
     ///
     /// # Errors
     /// When it cannot be written.
-    fn put(&self, package: PackageId, part: PartId, object: Vec<u8>) -> Result<Receipt, ShelfError>;
+    fn put(&self, part: PartId, object: Vec<u8>) -> Result<Receipt, ShelfError>;
 
     /// The parts of a committed package.
     ///
@@ -69,7 +69,7 @@ impl StoreShelf {
 }
 
 impl Shelf for StoreShelf {
-    fn put(&self, _: PackageId, _: PartId, object: Vec<u8>) -> Result<Receipt, ShelfError> {
+    fn put(&self, _: PartId, object: Vec<u8>) -> Result<Receipt, ShelfError> {
         Ok((&self.runtime.block_on(self.store.put_part(object))?).into())
     }
 
@@ -100,8 +100,8 @@ impl MemoryShelf {
 }
 
 impl Shelf for MemoryShelf {
-    fn put(&self, package: PackageId, part: PartId, object: Vec<u8>) -> Result<Receipt, ShelfError> {
-        let name = format!("package-{package}/part-{part}");
+    fn put(&self, part: PartId, object: Vec<u8>) -> Result<Receipt, ShelfError> {
+        let name = format!("part {part}");
         lock(&self.0).objects.insert(name.clone(), object.into());
         Ok(Receipt(name.into()))
     }

@@ -33,7 +33,7 @@ fn plan(shards: u32) -> Arc<Plan> {
 
 fn part(site: u32) -> Arc<Part> {
     let slices = vec![Slice { linear: LinearId(site), rows: 0..4 }];
-    let id = PartId { site: SiteId(site), index: 0 };
+    let id = PartId { package: PackageId(0), site: SiteId(site), index: 0 };
     Arc::new(Part { id, sites: vec![SiteId(site)], slices, cost: 1 })
 }
 
@@ -187,9 +187,9 @@ fn two_workers_go_through_a_package() {
         let site = SiteId(worker as u32 - 1);
         assert_eq!(stage(&status), Some(&Stage::Reduced));
         assert_eq!(status.group.as_ref().unwrap().received, [site].into());
-        let solved = &status.solved[&PartId { site, index: 0 }];
+        let solved = &status.solved[&part(site.0).id];
         assert_eq!(solved.exponents, [(site, 11 + worker as i32)].into());
-        parts.insert(PartId { site, index: 0 }, solved.receipt.clone());
+        parts.insert(part(site.0).id, solved.receipt.clone());
         assert_eq!(status.trouble, None);
     }
     workers.shelf.commit(PackageId(0), parts);

@@ -1,5 +1,7 @@
 //! What can go wrong with a store.
 
+use obsdiff_proto::PackageId;
+use obsdiff_proto::message::PartId;
 use thiserror::Error;
 
 use crate::causes::causes;
@@ -82,6 +84,14 @@ pub enum StoreError {
     Receipt {
         /// What is wrong.
         problem: String,
+    },
+    /// A manifest names a part that was solved for another package.
+    #[error("the manifest of package {package} names part {part}")]
+    OtherPackage {
+        /// The part.
+        part: PartId,
+        /// The manifest's package.
+        package: PackageId,
     },
     /// The store did not do what it was asked.
     #[error("{store}: {object} could not be {what} in {tries} tries: {}", causes(source))]

@@ -25,6 +25,12 @@ struct PartRecord {
     receipt: PartReceipt,
 }
 
+impl PartRecord {
+    fn id(&self, package: PackageId) -> PartId {
+        PartId { package, site: self.site, index: self.index }
+    }
+}
+
 impl ManifestRecord {
     fn receipts(&self) -> Vec<PartReceipt> {
         self.parts.iter().map(|part| part.receipt.clone()).collect()
@@ -35,18 +41,21 @@ impl TryFrom<&Manifest> for ManifestRecord {
     type Error = StoreError;
 
     fn try_from(manifest: &Manifest) -> Result<Self> {
+        let package = manifest.package;
         let part = |(part, receipt): (&PartId, &Receipt)| {
+            if part.package != package {
+                return Err(StoreError::OtherPackage { part: *part, package });
+            }
             Ok(PartRecord { site: part.site, index: part.index, receipt: receipt.try_into()? })
         };
         let parts = manifest.parts.iter().map(part).collect::<Result<_>>()?;
-        Ok(Self { package: manifest.package, exponents: manifest.exponents.clone(), parts })
+        Ok(Self { package, exponents: manifest.exponents.clone(), parts })
     }
 }
 
 impl From<&ManifestRecord> for Manifest {
     fn from(record: &ManifestRecord) -> Self {
-        let part =
-            |part: &PartRecord| (PartId { site: part.site, index: part.index }, Receipt::from(&part.receipt));
+        let part = |part: &PartRecord| (part.id(record.package), Receipt::from(&part.receipt));
         Self {
             package: record.package,
             exponents: record.exponents.clone(),

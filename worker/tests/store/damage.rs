@@ -3,8 +3,8 @@
 use std::fs;
 use std::path::PathBuf;
 
-use obsdiff_proto::Digest;
-use obsdiff_proto::message::Receipt;
+use obsdiff_proto::message::{Manifest, Receipt};
+use obsdiff_proto::{Digest, PackageId};
 use obsdiff_worker::store::{JobStore, PartReceipt, StoreError};
 use serde_json::Value;
 
@@ -73,6 +73,15 @@ async fn a_package_is_not_committed_without_its_weights() {
     kept.remove(&part.object);
     let error = kept.store.commit(&manifest(1, [receipt], 12)).await.unwrap_err();
     assert!(matches!(error, StoreError::Missing { .. }), "{error}");
+    assert_eq!(kept.store.committed().await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn a_package_is_not_committed_by_what_was_solved_for_another() {
+    let kept = kept().await;
+    let survey = manifest(0, [Receipt::from(&kept.part)], 12);
+    let error = kept.store.commit(&Manifest { package: PackageId(1), ..survey }).await.unwrap_err();
+    assert_eq!(error.to_string(), "the manifest of package 1 names part 3.0 of package 0");
     assert_eq!(kept.store.committed().await.unwrap().len(), 1);
 }
 

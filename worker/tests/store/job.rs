@@ -36,7 +36,7 @@ pub(crate) fn weights(byte: u8) -> Vec<u8> {
 
 /// A manifest with a part for each receipt.
 pub(crate) fn manifest(package: u32, receipts: impl IntoIterator<Item = Receipt>, exponent: i32) -> Manifest {
-    let part = |(index, receipt)| (PartId { site: SiteId(3), index }, receipt);
+    let part = |(index, receipt)| (PartId { package: PackageId(package), site: SiteId(3), index }, receipt);
     Manifest {
         package: PackageId(package),
         exponents: [(SiteId(3), exponent), (SiteId(10), exponent)].into(),

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use obsdiff_core::{Command, Job, Order, Outcome, Receipt, Solved};
-use obsdiff_proto::{Budget, LinearId, LinearTarget, SiteId, Structure, Target, WorkerId};
+use obsdiff_proto::{Budget, LinearId, LinearTarget, PackageId, Plan, SiteId, Structure, Target, WorkerId};
 
 use crate::script::{Script, job};
 
@@ -71,18 +71,54 @@ fn what_was_solved_with_another_exponent_of_any_of_its_sites_does_not_count() {
     }
 }
 
-#[test]
-fn a_budget_is_surveyed_before_anything_is_pruned() {
+/// A job whose package is surveyed first.
+fn surveyed() -> Job {
     let mut job = structured();
     let plan = Arc::unwrap_or_clone(job.plan).with_budget(Budget { saving: 1.0, part_flops: vec![1.0] });
-    assert_eq!(plan.packages.iter().map(|p| p.survey).collect::<Vec<_>>(), [true, false]);
-    job.plan = Arc::new(plan.clone());
+    job.plan = Arc::new(plan);
+    job
+}
+
+#[test]
+fn what_was_solved_for_a_survey_does_not_count_for_the_package_that_follows() {
+    let mut script = Script::new(surveyed());
+    script.start(1);
+    script.start(2);
+    while script.core.view().committed == 0 {
+        for worker in [1, 2] {
+            script.obey(worker, |_| false);
+        }
+        script.store();
+    }
+    // Both lag: they say what they solved before, and have not applied the survey yet.
+    for worker in [1, 2] {
+        let status = &script.workers[&worker];
+        assert_eq!(status.applied, 0);
+        script.report(worker);
+    }
+    assert!(script.workers.values().any(|status| !status.solved.is_empty()));
+    assert_eq!((script.core.view().package, script.core.view().solved), (Some(PackageId(1)), 0));
+    assert!(!script.store(), "the package is committed by what was solved for its survey");
+    // One goes on lagging while the other does the whole package.
+    while script.core.view().committed == 1 {
+        script.obey(1, |_| false);
+        script.report(2);
+        script.store();
+    }
+    script.settle();
+    assert_eq!(script.outcome(), Some(Outcome::Done));
+}
+
+#[test]
+fn a_budget_is_surveyed_before_anything_is_pruned() {
+    let job = surveyed();
+    assert_eq!(job.plan.packages.iter().map(|p| p.survey).collect::<Vec<_>>(), [true, false]);
     let mut script = Script::new(job.clone());
     script.start(1);
     script.settle();
     assert_eq!(script.outcome(), Some(Outcome::Done));
 
-    let mut late = plan;
+    let mut late = Plan::clone(&job.plan);
     late.packages.swap(0, 1);
     (0..).zip(&mut late.packages).for_each(|(id, package)| package.id.0 = id);
     let refused = obsdiff_core::Core::new(Job { plan: Arc::new(late), ..job }, std::time::Duration::ZERO);

@@ -116,7 +116,7 @@ impl World {
             let overflows = exponent > self.task.limits[&site];
             let Some(life) = self.life_of(*root) else { continue };
             if overflows {
-                let part = PartId { site, index: 0 };
+                let part = PartId { package: group.package, site, index: 0 };
                 life.hit(Order::Solve { epoch, part }, Fault::Overflow { site, exponent });
             } else if let Some(status) = life.status.group.as_mut().filter(|g| g.epoch == epoch) {
                 status.received.insert(site);

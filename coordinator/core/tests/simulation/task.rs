@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use obsdiff_core::{Exponents, Job, Manifest, Options, PartId, Receipt, split};
+use obsdiff_core::{Exponents, Job, Manifest, Options, Part, PartId, Receipt, split};
 use obsdiff_proto::{
-    Inventory, Linear, LinearId, LinearTarget, Package, PackageId, Plan, Shard, ShardId, Site, SiteId,
-    Stream, Target,
+    Budget, Inventory, Linear, LinearId, LinearTarget, Package, PackageId, Plan, Shard, ShardId, Site,
+    SiteId, Stream, Structure, Target,
 };
 
 use crate::prng::{Prng, hash};
@@ -29,11 +29,15 @@ impl Task {
         let (packages, per_package) = (rng.within(1..4), rng.within(1..4));
         let sites = packages * per_package;
         let shards = rng.within(1..9);
-        let inventory = inventory(sites, rng);
+        let mut inventory = inventory(sites, rng);
+        let budget = rng.once_in(3);
+        if budget {
+            inventory.structures = structures(packages, per_package, rng);
+        }
+        let target = if budget { Target::Structured { ratio: None } } else { Target::NToM { n: 2, m: 4 } };
         let package = |p: u64| {
             let ids = p * per_package..(p + 1) * per_package;
-            let target =
-                |i: u64| LinearTarget { linear: LinearId(i as u32), target: Target::NToM { n: 2, m: 4 } };
+            let target = |i: u64| LinearTarget { linear: LinearId(i as u32), target };
             Package {
                 id: PackageId(p as u32),
                 units: 0..0,
@@ -44,6 +48,13 @@ impl Task {
         };
         let shard = |s: u64| Shard { id: ShardId(s as u32), prompts: s as u32 * 4..s as u32 * 4 + 4 };
         let pilot: Exponents = (0..sites).map(|s| (SiteId(s as u32), rng.within(10..20) as i32)).collect();
+        let plan = Plan {
+            packages: (0..packages).map(package).collect(),
+            shards: (0..shards).map(shard).collect(),
+            budget: None,
+        };
+        let part_flops = vec![1.0; inventory.structures.len()];
+        let plan = if budget { plan.with_budget(Budget { saving: 1.0, part_flops }) } else { plan };
         let limits = pilot
             .iter()
             .map(|(s, e)| (*s, if rng.once_in(12) { e - rng.within(1..7) as i32 } else { e + 9 }));
@@ -53,11 +64,7 @@ impl Task {
             singular: rng.once_in(60).then(|| SiteId(rng.within(0..sites) as u32)),
             options: options(rng.once_in(2).then_some(3 * 8 * 8 * 8)),
             inventory: Arc::new(inventory),
-            plan: Arc::new(Plan {
-                packages: (0..packages).map(package).collect(),
-                shards: (0..shards).map(shard).collect(),
-                budget: None,
-            }),
+            plan: Arc::new(plan),
         }
     }
 
@@ -81,10 +88,13 @@ impl Task {
         for package in &self.plan.packages {
             exponents.extend(package.sites.iter().map(|s| (*s, self.fitting(*s))));
             let parts = split::parts(&self.inventory, package, self.options.split_above, self.options.refine);
-            let receipt = |id: PartId| (id, receipt(weights, id, exponents[&id.site]));
+            let receipt = |part: Part| {
+                let exponents = part.sites.iter().map(|site| (*site, exponents[site])).collect();
+                (part.id, receipt(weights, part.id, &exponents))
+            };
             let manifest = Manifest {
                 package: package.id,
-                parts: parts.into_iter().map(|p| receipt(p.id)).collect(),
+                parts: parts.into_iter().map(receipt).collect(),
                 exponents: exponents.clone(),
             };
             weights = applied(&manifest);
@@ -112,9 +122,30 @@ pub(crate) fn applied(manifest: &Manifest) -> u64 {
     hash(&format!("{:?}", manifest.parts))
 }
 
-/// What solving a part gives: it depends on the weights calibrated on, the part and the exponent of the sums.
-pub(crate) fn receipt(weights: u64, part: PartId, exponent: i32) -> Receipt {
-    Receipt(format!("{part} of {weights:x} at {exponent}").into())
+/// What solving a part gives: it depends on the weights calibrated on, the part and the exponents of the sums.
+pub(crate) fn receipt(weights: u64, part: PartId, exponents: &Exponents) -> Receipt {
+    Receipt(format!("{part} of {weights:x} at {exponents:?}").into())
+}
+
+/// Structures of one or two linears each, within a package.
+fn structures(packages: u64, per_package: u64, rng: &mut Prng) -> Vec<Structure> {
+    let mut structures = Vec::new();
+    for package in 0..packages {
+        let mut next = package * per_package;
+        while next < (package + 1) * per_package {
+            let end = (next + rng.within(1..3)).min((package + 1) * per_package);
+            structures.push(Structure {
+                name: format!("structures.{}", structures.len()),
+                block: package as u32,
+                size: 2,
+                count: 4,
+                outputs: (next..end).map(|i| LinearId(i as u32)).collect(),
+                inputs: Vec::new(),
+            });
+            next = end;
+        }
+    }
+    structures
 }
 
 fn inventory(sites: u64, rng: &mut Prng) -> Inventory {

@@ -70,18 +70,16 @@ impl World {
                 life.status.sums.held.insert(shard);
                 life.status.pace = Some(pace);
             }
-            Command::Solve { ref part, .. } if Some(part.id.site) == singular => {
+            Command::Solve { ref part, .. } if singular.is_some_and(|site| part.sites.contains(&site)) => {
                 life.hit(order, Fault::Fatal("is singular".to_owned()));
             }
             Command::Solve { .. } | Command::Apply { .. } | Command::Export if down || mishap => {
                 life.hit(order, Fault::Transient("the store is down".to_owned()));
             }
             Command::Solve { part, .. } => {
-                let exponent = life.grams[&part.id.site];
-                let receipt = receipt(life.weights, part.id, exponent);
-                life.status
-                    .solved
-                    .insert(part.id, Solved { exponents: [(part.id.site, exponent)].into(), receipt });
+                let exponents = part.sites.iter().map(|site| (*site, life.grams[site])).collect();
+                let receipt = receipt(life.weights, part.id, &exponents);
+                life.status.solved.insert(part.id, Solved { exponents, receipt });
             }
             Command::Apply { packages } => {
                 life.weights = applied(&store[packages as usize - 1]);

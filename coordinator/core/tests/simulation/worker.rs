@@ -177,9 +177,9 @@ impl Life {
         let ready = |c: &&Command| match c {
             Command::Calibrate { opening, .. } => opening.package.0 == applied,
             Command::Reduce { epoch } => group.is_some_and(|g| g.epoch == *epoch && g.stage == Stage::Formed),
-            Command::Solve { epoch, part } => {
-                group.is_some_and(|g| g.epoch == *epoch && g.received.contains(&part.id.site))
-            }
+            Command::Solve { epoch, part } => group.is_some_and(|g| {
+                g.epoch == *epoch && part.sites.iter().all(|site| g.received.contains(site))
+            }),
             Command::Form { .. } => false,
             _ => true,
         };
