@@ -4,12 +4,11 @@ mod strict;
 
 use std::ffi::OsString;
 use std::fmt;
-use std::fs::File;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use config::{Config, Environment, FileFormat, Map, Value, ValueKind};
 use obsdiff_core::PlanError;
+use obsdiff_files::read_regular;
 use obsdiff_proto::{JobError, JobSpec};
 use serde::Deserialize;
 
@@ -128,12 +127,7 @@ impl Job {
 }
 
 fn read(path: &Path) -> Result<String> {
-    let file = File::open(path).map_err(|e| Error::file(path, e))?;
-    let mut bytes = Vec::new();
-    file.take(MAX_JOB_BYTES + 1).read_to_end(&mut bytes).map_err(|e| Error::file(path, e))?;
-    if bytes.len() as u64 > MAX_JOB_BYTES {
-        return Err(Error::content(path, "is larger than 1 MiB, too large for a job file"));
-    }
+    let bytes = read_regular(path, MAX_JOB_BYTES).map_err(|e| Error::file(path, e))?;
     let text =
         String::from_utf8(bytes).map_err(|_| Error::content(path, "is not UTF-8 text, so not a job file"))?;
     Ok(text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text))

@@ -192,7 +192,7 @@ fn a_file_that_is_no_text_is_refused() {
     fs::write(at("huge"), vec![b' '; (1 << 20) + 1]).unwrap();
     for (name, says) in [
         ("absent", "No such file"),
-        ("", "Is a directory"),
+        ("", "is a directory"),
         ("binary", "not UTF-8"),
         ("huge", "larger than 1 MiB"),
     ] {

@@ -7,6 +7,7 @@ use std::io::{self, BufRead, BufReader, Read};
 use std::path::Path;
 use std::rc::Rc;
 
+use obsdiff_files::open_regular;
 use sha2::{Digest, Sha256};
 
 use crate::Error;
@@ -47,7 +48,7 @@ pub(super) fn read(
     mut take: impl FnMut(String) -> bool,
 ) -> Result<String> {
     let format = Format::of(path, column)?;
-    let file = File::open(path).map_err(|e| Error::file(path, e))?;
+    let file = open_regular(path).map_err(|e| Error::file(path, e))?;
     let bytes = file.metadata().map_err(|e| Error::file(path, e))?.len();
     if bytes > MAX_FILE_BYTES {
         return Err(Error::content(path, format!("is larger than {} GiB", MAX_FILE_BYTES >> 30)).into());

@@ -123,6 +123,7 @@ fn passes(kind: std::io::ErrorKind) -> bool {
             | Kind::AlreadyExists
             | Kind::NotADirectory
             | Kind::IsADirectory
+            | Kind::InvalidInput
             | Kind::ReadOnlyFilesystem
             | Kind::FileTooLarge
             | Kind::StorageFull

@@ -1,8 +1,8 @@
 //! Certificates from PEM files, for both sides of a connection.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
+use obsdiff_files::read_regular;
 use rustls::RootCertStore;
 use rustls::crypto::ring::default_provider;
 use rustls::pki_types::pem::PemObject;
@@ -11,6 +11,9 @@ use rustls::sign::CertifiedKey;
 use tonic::transport::{Certificate, ClientTlsConfig, Identity, ServerTlsConfig};
 
 use super::{Result, SecurityError};
+
+/// The certificates of all public authorities together take 0.2 MB.
+const MAX_PEM_BYTES: u64 = 16 << 20;
 
 /// Where a process's certificates lie, as PEM.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,7 +67,7 @@ impl Tls {
 }
 
 fn file(path: &Path) -> Result<Vec<u8>> {
-    fs::read(path).map_err(|source| SecurityError::File { path: path.to_owned(), source })
+    read_regular(path, MAX_PEM_BYTES).map_err(|source| SecurityError::File { path: path.to_owned(), source })
 }
 
 /// The certificates of a PEM file, one at least.

@@ -1,9 +1,9 @@
 //! The job's token: a secret that coordinator and workers of one job share.
 
 use std::fmt;
-use std::fs;
 use std::path::Path;
 
+use obsdiff_files::read_regular;
 use obsdiff_proto::Digest;
 use subtle::ConstantTimeEq;
 use tonic::metadata::{Ascii, MetadataValue};
@@ -18,6 +18,8 @@ const SCHEME: &str = "Bearer ";
 /// Shorter ones are guessed.
 const SHORTEST: usize = 16;
 const LONGEST: usize = 4096;
+/// The longest token, and white space around it.
+const MAX_FILE_BYTES: u64 = 64 << 10;
 
 /// A job's token. Shows itself to nobody.
 #[derive(Clone)]
@@ -32,8 +34,11 @@ impl Token {
     /// # Errors
     /// When the file cannot be read, or as [`Self::new`].
     pub fn read(path: &Path) -> Result<Self> {
-        let failed = |source| SecurityError::File { path: path.to_owned(), source };
-        Self::new(&fs::read_to_string(path).map_err(failed)?, &path.display().to_string())
+        let content = read_regular(path, MAX_FILE_BYTES)
+            .map_err(|source| SecurityError::File { path: path.to_owned(), source })?;
+        let text = String::from_utf8(content)
+            .map_err(|_| SecurityError::content(path, "is not UTF-8 text, so it holds no token"))?;
+        Self::new(&text, &path.display().to_string())
     }
 
     /// A token as a user gave it at `origin`: a file, or an environment variable.

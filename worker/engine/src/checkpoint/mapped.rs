@@ -1,11 +1,11 @@
 //! The one place that maps a file into memory.
 #![allow(unsafe_code)]
 
-use std::fs::File;
 use std::ops::{Deref, Range};
 use std::path::{Path, PathBuf};
 
 use memmap2::{Mmap, UncheckedAdvice};
+use obsdiff_files::open_regular;
 
 use crate::{Error, Result};
 
@@ -20,13 +20,9 @@ impl MappedFile {
     /// Maps `path`.
     ///
     /// # Errors
-    /// When it cannot be opened or mapped, or is not a plain file.
+    /// When it cannot be opened or mapped, or is not a regular file.
     pub fn open(path: &Path) -> Result<Self> {
-        let file = File::open(path).map_err(|e| Error::file(path, e))?;
-        let metadata = file.metadata().map_err(|e| Error::file(path, e))?;
-        if !metadata.is_file() {
-            return Err(Error::content(path, "is not a plain file"));
-        }
+        let file = open_regular(path).map_err(|e| Error::file(path, e))?;
         // SAFETY: the mapping is private and read-only, and every value in it is a plain number for which any bit pattern is valid.
         // What remains undefined is that another process shortens the file meanwhile; like every reader that maps checkpoints,
         // we ask of our user not to change a model while it is being pruned.
