@@ -33,9 +33,11 @@ Environment:
                         or by module, such as obsdiff_engine=debug
 
 Exit codes:
-  0  done
-  2  the input has to be changed first; nothing was written
-  3  failed; the same command may be run again
+  0    done
+  2    the input has to be changed first; nothing was written
+  3    failed; the same command may be run again
+  130  stopped by SIGINT (Ctrl-C); the same command goes on
+  143  stopped by SIGTERM; the same command goes on
 
 Example:
   obsdiff inspect stable-diffusion-3.5-medium";

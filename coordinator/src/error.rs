@@ -8,6 +8,8 @@ use obsdiff_worker::security::SecurityError;
 use obsdiff_worker::store::StoreError;
 use thiserror::Error;
 
+use crate::signals::Signal;
+
 /// A result of the command.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -61,9 +63,17 @@ pub enum Error {
     /// The job failed in a way that may pass: running it again goes on from the last package that was finished.
     #[error("{0}")]
     Failed(Failure),
-    /// The job was stopped before it was done.
-    #[error("the job was stopped before it was done")]
-    Stopped,
+    /// Somebody cancelled the job.
+    #[error("the job was cancelled: what is finished is kept, and the same command goes on from there")]
+    Cancelled,
+    /// A signal stopped the process.
+    #[error("stopped by {signal}: {left}")]
+    Stopped {
+        /// The signal.
+        signal: Signal,
+        /// What is left, and how it goes on.
+        left: String,
+    },
     /// Standard output is closed or full.
     #[error("standard output: {0}")]
     Output(#[from] io::Error),
@@ -88,15 +98,16 @@ impl Error {
     }
 
     /// The process's exit code: 2 for input that has to be changed first, 3 for a failure after which the same command may be
-    /// run again.
+    /// run again, 130 or 143 for a process that a signal stopped.
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Engine(obsdiff_engine::Error::Tensor(_))
             | Self::Failed(_)
             | Self::Session(_)
             | Self::Store(StoreError::Failed { .. })
-            | Self::Stopped
+            | Self::Cancelled
             | Self::Output(_) => 3,
+            Self::Stopped { signal, .. } => signal.exit_code(),
             _ => 2,
         }
     }

@@ -16,6 +16,7 @@ pub mod run;
 pub mod sampling;
 pub mod service;
 pub mod session;
+pub mod signals;
 pub mod spans;
 pub mod status;
 pub mod text;

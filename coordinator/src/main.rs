@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use obsdiff::cli::Cli;
 use obsdiff::session::Session;
+use obsdiff::signals::Signals;
 use obsdiff::spans::Spans;
 use obsdiff::{Error, Result, clock, commands, machine};
 use tracing_subscriber::filter::{EnvFilter, filter_fn};
@@ -21,23 +22,33 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if error.reader_left() => ExitCode::SUCCESS,
         Err(error) => {
+            let kind = if matches!(error, Error::Stopped { .. }) { "" } else { "error: " };
             // Where standard error is gone, the exit code still tells.
-            let _ = writeln!(io::stderr(), "error: {}", error.line());
+            let _ = writeln!(io::stderr(), "{kind}{}", error.line());
             ExitCode::from(error.exit_code())
         }
     }
 }
 
 fn start(cli: &Cli) -> Result<()> {
+    let signals = Signals::listen().map_err(Error::system)?;
     let clock = clock::monotonic();
     let spans = Spans::new("run", clock.clone());
     listen(&spans)?;
     let mut out = BufWriter::new(io::stdout().lock());
     let environment = std::env::vars_os().collect();
     let memory = machine::available_memory();
-    let mut session = Session { environment, clock, memory, spans, out: &mut out };
+    let command = command_line();
+    let mut session = Session { environment, command, signals, clock, memory, spans, out: &mut out };
     commands::run(&cli.command, &mut session)?;
     Ok(out.flush()?)
+}
+
+/// The command line as a shell would read it.
+fn command_line() -> String {
+    let words: Vec<String> = std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect();
+    // A word that no shell can be given is shown as it is.
+    shlex::try_join(words.iter().map(String::as_str)).unwrap_or_else(|_| words.join(" "))
 }
 
 /// Logs to standard error what `OBSDIFF_LOG` asks for, and accounts for spans.

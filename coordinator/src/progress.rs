@@ -24,6 +24,20 @@ struct Inner {
     show: Show,
     clock: Clock,
     place: Mutex<Place>,
+    kept: Mutex<Kept>,
+}
+
+/// What a job has finished that outlives its process.
+#[derive(Default)]
+enum Kept {
+    #[default]
+    Nothing,
+    Packages {
+        done: usize,
+        of: usize,
+        store: String,
+    },
+    Output(String),
 }
 
 enum Show {
@@ -56,7 +70,7 @@ impl Progress {
     }
 
     fn new(show: Show, clock: Clock) -> Self {
-        Self(Arc::new(Inner { show, clock, place: Mutex::default() }))
+        Self(Arc::new(Inner { show, clock, place: Mutex::default(), kept: Mutex::default() }))
     }
 
     /// Opens package `package`, counted from 1, of `of`; `what` says in a few words what is in it.
@@ -77,6 +91,38 @@ impl Progress {
         }
         drop(place);
         self.line(|| format!("package {package}/{of}: {what}"));
+    }
+
+    /// So many packages of `of` are kept in a store.
+    pub fn keep(&self, done: usize, of: usize, store: &str) {
+        *self.kept() = Kept::Packages { done, of, store: store.to_owned() };
+    }
+
+    /// The first `done` packages are kept.
+    pub fn committed(&self, packages: usize) {
+        if let Kept::Packages { done, .. } = &mut *self.kept() {
+            *done = packages;
+        }
+    }
+
+    /// The output is there.
+    pub fn written(&self, output: &str) {
+        *self.kept() = Kept::Output(output.to_owned());
+    }
+
+    /// What is left of a job that is stopped now, and how it goes on by the same `command`.
+    pub fn left_by_stop(&self, command: &str) -> String {
+        match &*self.kept() {
+            Kept::Nothing => format!("nothing is kept yet; to start again: {command}"),
+            Kept::Packages { done, of, store } => {
+                format!("{done} of {of} packages are kept in {store}; to go on: {command}")
+            }
+            Kept::Output(output) => format!("the result is written to {output}"),
+        }
+    }
+
+    fn kept(&self) -> MutexGuard<'_, Kept> {
+        self.0.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Closes the last package: what follows is no part of one.

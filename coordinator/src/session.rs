@@ -9,6 +9,7 @@ use crate::cli::JobArgs;
 use crate::clock::Clock;
 use crate::job::Job;
 use crate::progress::Progress;
+use crate::signals::Signals;
 use crate::spans::Spans;
 use crate::{Error, Result};
 
@@ -16,6 +17,10 @@ use crate::{Error, Result};
 pub struct Session<'a> {
     /// Environment variables.
     pub environment: Vec<(OsString, OsString)>,
+    /// The command line that started the process.
+    pub command: String,
+    /// Signals that ask the process to stop.
+    pub signals: Signals,
     /// The machine's clock.
     pub clock: Clock,
     /// The memory that a worker on this machine may take, where it is known.

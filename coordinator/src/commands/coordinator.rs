@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use obsdiff_core::Outcome;
 use obsdiff_proto::session::Briefing;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::broadcast;
 
 use crate::cli::CoordinatorArgs;
 use crate::run::{Display, Gauge, Inputs, State};
 use crate::service::{Driver, Port, Watched};
 use crate::session::Session;
+use crate::signals::{Answer, Signal};
 use crate::{Error, Result};
 
 /// How long workers that stand by are told that the job is over: longer than they wait before they ask again.
@@ -31,6 +31,7 @@ pub(super) fn coordinate(args: &CoordinatorArgs, session: &mut Session<'_>) -> R
         progress.note(note);
     }
     let state = State::open(&job, &inputs)?;
+    progress.keep(state.job.committed as usize, inputs.plan.packages.len(), state.url());
     let briefing = Arc::new(Briefing {
         spec: job.spec.clone(),
         inventory: inputs.described.inventory.clone(),
@@ -57,17 +58,13 @@ pub(super) fn coordinate(args: &CoordinatorArgs, session: &mut Session<'_>) -> R
     };
     writeln!(session.out, "listening on {address}")?;
     session.out.flush()?;
-    {
-        let _inside = state.runtime().enter();
-        for kind in [SignalKind::terminate(), SignalKind::interrupt()] {
-            let (mut signals, handle) = (signal(kind).map_err(Error::system)?, handle.clone());
-            state.runtime().spawn(async move {
-                if signals.recv().await.is_some() {
-                    handle.stop();
-                }
-            });
+    session.signals.respond({
+        let handle = handle.clone();
+        move |_| {
+            handle.stop();
+            Answer::Finish
         }
-    }
+    });
     if inputs.written {
         handle.exported();
     }
@@ -81,14 +78,16 @@ pub(super) fn coordinate(args: &CoordinatorArgs, session: &mut Session<'_>) -> R
     drop(driver);
     match outcome {
         Some(Outcome::Done) => {
+            progress.written(&job.spec.output.path);
             state.remove();
             Ok(writeln!(session.out, "written to {}", job.spec.output.path)?)
         }
-        // Asked to stop: what is committed stays, and the same command goes on from there.
-        None => {
-            Ok(writeln!(session.out, "stopped: the same command goes on from the last finished package")?)
-        }
-        Some(Outcome::Cancelled) => Err(Error::Stopped),
+        Some(Outcome::Cancelled) => Err(Error::Cancelled),
+        // Nobody else stops it.
+        None => Err(Error::Stopped {
+            signal: session.signals.heard().unwrap_or(Signal::Terminate),
+            left: progress.left_by_stop(&session.command),
+        }),
         Some(Outcome::Failed(failure)) => Err(Error::Failed(failure)),
     }
 }

@@ -3,6 +3,7 @@
 use crate::Result;
 use crate::cli::RunArgs;
 use crate::session::Session;
+use crate::signals::Answer;
 
 /// Runs a job and tells what it did.
 ///
@@ -12,12 +13,12 @@ pub(super) fn run(args: &RunArgs, session: &mut Session<'_>) -> Result<()> {
     let job = session.job(&args.job)?;
     session.use_threads(args.process.threads)?;
     let workers = args.workers as usize;
-    let summary = crate::run::run(
-        &job,
-        workers,
-        session.memory,
-        &session.progress(args.process.quiet),
-        &session.spans,
-    )?;
+    let progress = session.progress(args.process.quiet);
+    // What is committed is whole on the disk at any moment, and nothing else is kept: there is nothing to wait for.
+    session.signals.respond({
+        let (progress, command) = (progress.clone(), session.command.clone());
+        move |signal| Answer::Exit(format!("stopped by {signal}: {}", progress.left_by_stop(&command)))
+    });
+    let summary = crate::run::run(&job, workers, session.memory, &progress, &session.spans)?;
     Ok(writeln!(session.out, "{summary}")?)
 }

@@ -1,12 +1,12 @@
 //! `obsdiff worker --coordinator URL`.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
-use std::sync::Arc;
-use std::sync::mpsc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
 
 use obsdiff_engine::export::sha256;
 use obsdiff_proto::InputDigest;
-use obsdiff_proto::session::{Briefing, Reason};
+use obsdiff_proto::session::{Briefing, Dismissed, Reason};
 use obsdiff_worker::collective::Transport;
 use obsdiff_worker::device::{Desk, Patience, StoreShelf, follow};
 use obsdiff_worker::meeting::Meeting;
@@ -14,7 +14,6 @@ use obsdiff_worker::security::TokenSender;
 use obsdiff_worker::session::{Dial, attend, tcp};
 use obsdiff_worker::store::JobStore;
 use tokio::runtime::Runtime;
-use tokio::signal::unix::{SignalKind, signal};
 use tonic::transport::Endpoint;
 
 use crate::cli::WorkerArgs;
@@ -25,7 +24,11 @@ use crate::machine::product_rate;
 use crate::prompts::JobPrompts;
 use crate::run::{Gauge, Inputs, Work, prepare};
 use crate::session::Session;
+use crate::signals::{Answer, Signals};
 use crate::{Error, Result};
+
+/// What a worker says that leaves.
+const LEFT: &str = "the job goes on with other workers, or when this command is run again";
 
 /// Works for a coordinator until the job is over or the process is asked to stop.
 ///
@@ -37,7 +40,8 @@ pub(super) fn work(args: &WorkerArgs, session: &mut Session<'_>) -> Result<()> {
     let (dial, transport) = dial(args, &runtime)?;
     let megaflops = (product_rate(&session.clock)? / 1e6) as u64;
     let desk = Desk::new(instance(), megaflops, transport, Patience::default());
-    drain_when_asked(&runtime, &desk)?;
+    let ready = Arc::new(AtomicBool::new(false));
+    drain_when_asked(&session.signals, &desk, &ready);
     let (briefs, briefings) = mpsc::channel();
     let attending = runtime.spawn({
         let desk = desk.clone();
@@ -57,7 +61,7 @@ pub(super) fn work(args: &WorkerArgs, session: &mut Session<'_>) -> Result<()> {
         }
     });
     let worked = match briefings.recv() {
-        Ok(briefing) => serve(&briefing, &runtime, &desk, session, args.process.quiet),
+        Ok(briefing) => serve(&briefing, &runtime, &desk, &ready, session, args.process.quiet),
         // The session ended before it began: what it says is told below.
         Err(_) => Ok(()),
     };
@@ -68,16 +72,14 @@ pub(super) fn work(args: &WorkerArgs, session: &mut Session<'_>) -> Result<()> {
     if !spans.whole.is_zero() {
         writeln!(session.out, "{spans}")?;
     }
-    match ended {
-        Ok(None) => Ok(()),
-        Ok(Some(dismissed)) => {
-            writeln!(session.out, "{dismissed}")?;
-            match dismissed.reason {
-                Reason::Done | Reason::Drained | Reason::Cancelled => Ok(()),
-                _ => Err(Error::Session(dismissed.words)),
-            }
-        }
-        Err(error) => Err(Error::Session(error.to_string())),
+    let dismissed = ended.map_err(|e| Error::Session(e.to_string()))?;
+    match (dismissed, session.signals.heard()) {
+        (Some(Dismissed { reason: Reason::Done, words }), _) => Ok(writeln!(session.out, "{words}")?),
+        // Its place is taken by whoever starts it again: 0 would say that its work is done.
+        (_, Some(signal)) => Err(Error::Stopped { signal, left: LEFT.to_owned() }),
+        (Some(Dismissed { reason: Reason::Cancelled, .. }), None) => Err(Error::Cancelled),
+        (Some(Dismissed { words, .. }), None) => Err(Error::Session(words)),
+        (None, None) => Err(Error::Session("the worker ended before the job was done".to_owned())),
     }
 }
 
@@ -116,6 +118,7 @@ fn serve(
     briefing: &Briefing,
     runtime: &Runtime,
     desk: &Arc<Desk>,
+    ready: &AtomicBool,
     session: &Session<'_>,
     quiet: bool,
 ) -> Result<()> {
@@ -132,6 +135,7 @@ fn serve(
     let work = Work { job: &job, inputs: &inputs, trajectories: &trajectories, dense: None };
     let shelf = StoreShelf::new(store, runtime.handle().clone());
     let mut engine = work.engine(model, Arc::new(shelf), Arc::new(Gauge::default()));
+    ready.store(true, Ordering::SeqCst);
     follow(desk, &mut engine);
     match desk.take_failure() {
         Some(obsdiff_worker::device::WorkError::Engine(error)) => Err(error.into()),
@@ -176,19 +180,17 @@ fn inputs(job: &Job, briefing: &Briefing, runtime: &Runtime, store: &JobStore) -
     })
 }
 
-/// SIGTERM and SIGINT let the worker hand back what it has not begun, and leave.
-fn drain_when_asked(runtime: &Runtime, desk: &Arc<Desk>) -> Result<()> {
-    let _inside = runtime.enter();
-    for kind in [SignalKind::terminate(), SignalKind::interrupt()] {
-        let mut signals = signal(kind).map_err(Error::system)?;
-        let desk = desk.clone();
-        runtime.spawn(async move {
-            while signals.recv().await.is_some() {
-                desk.drain();
-            }
-        });
-    }
-    Ok(())
+/// A signal lets a worker at work finish what it has begun, hand back the rest, and leave; one that is not `ready` yet has nothing to
+/// finish, and ends at once.
+fn drain_when_asked(signals: &Signals, desk: &Arc<Desk>, ready: &Arc<AtomicBool>) {
+    let (desk, ready) = (desk.clone(), ready.clone());
+    signals.respond(move |signal| match ready.load(Ordering::SeqCst) {
+        true => {
+            desk.drain();
+            Answer::Finish
+        }
+        false => Answer::Exit(format!("stopped by {signal}: {LEFT}")),
+    });
 }
 
 /// A number that no other process has.

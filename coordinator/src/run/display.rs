@@ -179,13 +179,14 @@ impl Audience for Display<'_> {
             Event::Left { .. } | Event::Discarded { .. } | Event::Broken { .. } | Event::Retried { .. } => {
                 self.progress.note(&event.to_string());
             }
+            Event::Committed { package } => {
+                self.progress.committed(package.0 as usize + 1);
+                tracing::info!("{event}");
+            }
             Event::Joined { .. }
             | Event::Grouped { .. }
             | Event::Formed { .. }
-            | Event::Arrived { .. }
-            | Event::Committed { .. } => {
-                tracing::info!("{event}");
-            }
+            | Event::Arrived { .. } => tracing::info!("{event}"),
         }
     }
 

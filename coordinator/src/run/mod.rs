@@ -61,11 +61,15 @@ pub fn run(
         let (done, all) = (state.job.committed, inputs.plan.packages.len());
         progress.note(&format!("{} is found: {done} of {all} packages are finished", state.url()));
     }
+    progress.keep(state.job.committed as usize, inputs.plan.packages.len(), state.url());
     drop(running);
     let pruned = prune(job, &inputs, &state, workers, progress, spans, &root);
     match &pruned {
         // Nothing is to be gone on with: all is done, or has to be done otherwise.
-        Ok(_) => state.remove(),
+        Ok(_) => {
+            progress.written(&job.spec.output.path);
+            state.remove();
+        }
         Err(error) if error.exit_code() == 2 && !state.resumed => state.remove(),
         Err(_) => {}
     }

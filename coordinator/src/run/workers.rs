@@ -65,7 +65,7 @@ impl<'a> Work<'a> {
             follow(desk, &mut engine);
             engine
         };
-        let Some((first, others)) = desks.split_first() else { return Err(Error::Stopped) };
+        let Some((first, others)) = desks.split_first() else { return Err(Error::Cancelled) };
         thread::scope(|scope| {
             let driving = scope.spawn(move || state.runtime().block_on(driver.run()));
             let sessions: Vec<_> = desks
@@ -102,9 +102,10 @@ impl<'a> Work<'a> {
             }
             match outcome {
                 Some(Outcome::Done) => {
-                    engines.into_iter().max_by_key(PruningEngine::applied).ok_or(Error::Stopped)
+                    engines.into_iter().max_by_key(PruningEngine::applied).ok_or(Error::Cancelled)
                 }
-                Some(Outcome::Cancelled) | None => Err(Error::Stopped),
+                Some(Outcome::Cancelled) => Err(Error::Cancelled),
+                None => Err(Error::Session("all workers ended before the job was done".to_owned())),
                 Some(Outcome::Failed(failure)) => match desks.iter().find_map(|desk| desk.take_failure()) {
                     Some(WorkError::Engine(error)) => Err(error.into()),
                     _ => Err(Error::Failed(failure)),

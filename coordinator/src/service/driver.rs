@@ -1,6 +1,7 @@
 //! The task that owns the core.
 
 use std::collections::BTreeMap;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,10 +29,15 @@ pub struct Driver<'a> {
     outcome: Option<Outcome>,
 }
 
+/// How long a driver that is stopped waits for what is being written.
+const FINISH: Duration = Duration::from_secs(5);
+
 /// What is to be made durable.
 enum Write {
     Commit(Arc<Manifest>),
     Save(Arc<Exponents>),
+    /// Nothing follows.
+    End,
 }
 
 impl<'a> Driver<'a> {
@@ -71,14 +77,21 @@ impl<'a> Driver<'a> {
         self.meeting.clone()
     }
 
-    /// Runs until the job is over, or the driver is stopped before.
+    /// Runs until the job is over, or the driver is stopped before. A manifest that is being written then is finished.
     pub async fn run(&mut self) -> Option<Outcome> {
-        let writer = self.writer.take();
-        tokio::select! {
+        let mut writing = pin!(self.writer.take()?.run());
+        let outcome = tokio::select! {
             biased;
             outcome = self.drive() => outcome,
-            never = Writer::run(writer) => never,
+            () = &mut writing => None,
+        };
+        if outcome.is_none() {
+            self.write(Write::End);
+            if timeout(FINISH, writing).await.is_err() {
+                tracing::warn!("the store is slow: what was being written may be lost");
+            }
         }
+        outcome
     }
 
     async fn drive(&mut self) -> Option<Outcome> {
@@ -176,14 +189,13 @@ struct Writer {
 }
 
 impl Writer {
-    /// Never ends.
-    async fn run<T>(writer: Option<Self>) -> T {
-        if let Some(mut writer) = writer {
-            while let Some(write) = writer.writes.recv().await {
-                writer.write(write).await;
+    async fn run(mut self) {
+        while let Some(write) = self.writes.recv().await {
+            if let Write::End = write {
+                return;
             }
+            self.write(write).await;
         }
-        std::future::pending().await
     }
 
     async fn write(&self, write: Write) {
@@ -202,6 +214,7 @@ impl Writer {
                     tracing::warn!(%error, "exponents were not saved");
                 }
             }
+            Write::End => {}
         }
     }
 }

@@ -64,6 +64,10 @@ impl Process {
         self.signal("TERM");
     }
 
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Sends a signal, by its name.
     pub fn signal(&self, name: &str) {
         let args = [format!("-{name}"), self.child.id().to_string()];
