@@ -1,6 +1,78 @@
 //! The one place that sets up the C library's allocator.
 #![allow(unsafe_code)]
 
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::fmt::Write;
+
+use obsdiff::error::RESUMABLE;
+
+#[global_allocator]
+static ALLOCATOR: Memory = Memory;
+
+/// The C library's allocator, but a process that gets no memory ends in words and by the exit code of a failure that may pass. By
+/// default it is aborted.
+struct Memory;
+
+// SAFETY: each call is passed on as it is, and what is returned is the system's own answer.
+unsafe impl GlobalAlloc for Memory {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        // SAFETY: the caller's promise is the one that is asked for here.
+        given(unsafe { System.alloc(layout) }, layout.size())
+    }
+
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        // SAFETY: as above.
+        given(unsafe { System.alloc_zeroed(layout) }, layout.size())
+    }
+
+    unsafe fn realloc(&self, place: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        // SAFETY: as above.
+        given(unsafe { System.realloc(place, layout, size) }, size)
+    }
+
+    unsafe fn dealloc(&self, place: *mut u8, layout: Layout) {
+        // SAFETY: as above.
+        unsafe { System.dealloc(place, layout) }
+    }
+}
+
+fn given(place: *mut u8, bytes: usize) -> *mut u8 {
+    if place.is_null() {
+        out_of_memory(bytes);
+    }
+    place
+}
+
+#[cold]
+fn out_of_memory(bytes: usize) -> ! {
+    // Nothing here may ask for memory.
+    let mut words = Line { bytes: [0; 256], length: 0 };
+    // What is too long for the line is cut.
+    let _ = writeln!(
+        words,
+        "error: the system gives this process no {bytes} bytes of memory: raise its limit (ulimit -v), or give the job more packages; \
+         what is finished is kept, and the same command may be run again"
+    );
+    // Where standard error is gone, the exit code still tells.
+    let _ = rustix::io::write(rustix::stdio::stderr(), &words.bytes[..words.length]);
+    signal_hook::low_level::exit(i32::from(RESUMABLE))
+}
+
+struct Line {
+    bytes: [u8; 256],
+    length: usize,
+}
+
+impl Write for Line {
+    fn write_str(&mut self, text: &str) -> std::fmt::Result {
+        let room = &mut self.bytes[self.length..];
+        let fits = text.len().min(room.len());
+        room[..fits].copy_from_slice(&text.as_bytes()[..fits]);
+        self.length += fits;
+        Ok(())
+    }
+}
+
 /// Has all threads take memory from one arena. By default each gets its own and keeps there what its large buffers leave behind, so
 /// that a run would hold as many times more than it needs as it has threads. To be called before there are other threads.
 pub(crate) fn share() {

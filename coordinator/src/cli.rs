@@ -36,6 +36,7 @@ Exit codes:
   0    done
   2    the input has to be changed first; nothing was written
   3    failed; the same command may be run again
+  4    a fault of obsdiff; please report it
   130  stopped by SIGINT (Ctrl-C); the same command goes on
   143  stopped by SIGTERM; the same command goes on
 

@@ -10,6 +10,17 @@ use thiserror::Error;
 
 use crate::signals::Signal;
 
+/// The exit code for input that has to be changed first.
+pub(crate) const BAD_INPUT: u8 = 2;
+/// The exit code of a failure after which the same command may be run again.
+pub const RESUMABLE: u8 = 3;
+/// The exit code of a fault of obsdiff.
+pub(crate) const FAULT: u8 = 4;
+
+/// What is said where the system gives no thread.
+pub(crate) const NO_THREADS: &str = "the system gives this process no more threads: raise its limit (ulimit -u, or pids.max of its \
+     control group), or ask for fewer by --threads and --workers; what is finished is kept, and the same command may be run again";
+
 /// A result of the command.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -97,6 +108,11 @@ impl Error {
         Self::Key { at: at.into(), problem: problem.into() }
     }
 
+    /// A thread that was not to be had.
+    pub(crate) fn thread(error: &dyn std::error::Error) -> Self {
+        Self::Session(format!("{NO_THREADS} ({})", causes(error)))
+    }
+
     /// The process's exit code: 2 for input that has to be changed first, 3 for a failure after which the same command may be
     /// run again, 130 or 143 for a process that a signal stopped.
     pub fn exit_code(&self) -> u8 {
@@ -106,9 +122,14 @@ impl Error {
             | Self::Session(_)
             | Self::Store(StoreError::Failed { .. })
             | Self::Cancelled
-            | Self::Output(_) => 3,
+            | Self::Output(_) => RESUMABLE,
+            Self::File { source, .. } | Self::Engine(obsdiff_engine::Error::File { source, .. })
+                if is_shortage(source) =>
+            {
+                RESUMABLE
+            }
             Self::Stopped { signal, .. } => signal.exit_code(),
-            _ => 2,
+            _ => BAD_INPUT,
         }
     }
 
@@ -121,6 +142,12 @@ impl Error {
     pub fn line(&self) -> String {
         causes(self)
     }
+}
+
+/// Whether it is the machine that lacks something, and not the file that is wrong: memory, or open files.
+fn is_shortage(error: &io::Error) -> bool {
+    let lacks = [libc::ENOMEM, libc::EMFILE, libc::ENFILE, libc::EAGAIN];
+    error.kind() == io::ErrorKind::OutOfMemory || error.raw_os_error().is_some_and(|e| lacks.contains(&e))
 }
 
 /// An error and its causes in one line.
@@ -146,6 +173,12 @@ mod tests {
         let inner = io::Error::other(Error::key("a.b", "is\n  bad"));
         let error = Error::file("x.toml", inner);
         assert_eq!(error.line(), "x.toml: a.b: is bad");
+    }
+
+    #[test]
+    fn what_the_machine_lacks_may_pass() {
+        let file = |error| Error::file("model.safetensors", io::Error::from_raw_os_error(error)).exit_code();
+        assert_eq!([libc::ENOMEM, libc::EMFILE, libc::ENOENT, libc::EACCES].map(file), [3, 3, 2, 2]);
     }
 
     #[test]

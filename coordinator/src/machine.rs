@@ -6,23 +6,35 @@ use std::time::Duration;
 
 use candle_core::{DType, Device, Tensor};
 use obsdiff_proto::ByteSize;
+use rustix::process::{Resource, getrlimit};
 
 use crate::clock::Clock;
 use crate::{Error, Result};
 
 /// The memory that this process can take without swapping: what the kernel counts as available, and no more than its control
-/// group may have. Unknown where there is no `/proc`.
+/// group and its own limits (`ulimit -v`, `ulimit -d`) allow. Unknown where there is no `/proc`.
 pub fn available_memory() -> Option<ByteSize> {
     let read = |path: &Path| fs::read_to_string(path).ok();
     let available = read(Path::new("/proc/meminfo")).as_deref().and_then(available)?;
     let groups = read(Path::new("/proc/self/cgroup")).unwrap_or_default();
-    let limit = limits(&groups, Path::new("/sys/fs/cgroup"), read).min();
+    let shared = limits(&groups, Path::new("/sys/fs/cgroup"), read);
+    let status = read(Path::new("/proc/self/status")).unwrap_or_default();
+    let own = [(Resource::As, "VmSize:"), (Resource::Data, "VmData:")].into_iter().filter_map(|(kind, taken)| {
+        let limit = getrlimit(kind).current?;
+        Some(limit.saturating_sub(kilobytes(&status, taken).unwrap_or(0)))
+    });
+    let limit = shared.chain(own).min();
     Some(ByteSize(limit.unwrap_or(u64::MAX).min(available)))
 }
 
 /// `MemAvailable` of `/proc/meminfo`, in bytes.
 fn available(meminfo: &str) -> Option<u64> {
-    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    kilobytes(meminfo, "MemAvailable:")
+}
+
+/// What a file of `/proc` says behind `name`, in bytes.
+fn kilobytes(file: &str, name: &str) -> Option<u64> {
+    let line = file.lines().find_map(|line| line.strip_prefix(name))?;
     let kilobytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     kilobytes.checked_mul(1024)
 }

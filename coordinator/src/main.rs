@@ -10,7 +10,7 @@ use obsdiff::cli::Cli;
 use obsdiff::session::Session;
 use obsdiff::signals::Signals;
 use obsdiff::spans::Spans;
-use obsdiff::{Error, Result, clock, commands, machine};
+use obsdiff::{Error, Result, clock, commands, machine, panics};
 use tracing_subscriber::filter::{EnvFilter, filter_fn};
 use tracing_subscriber::prelude::*;
 
@@ -18,6 +18,7 @@ const LOG_VARIABLE: &str = "OBSDIFF_LOG";
 
 fn main() -> ExitCode {
     arena::share();
+    panics::exit_at_first();
     match start(&Cli::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if error.reader_left() => ExitCode::SUCCESS,

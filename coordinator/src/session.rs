@@ -45,9 +45,10 @@ impl Session<'_> {
     /// # Errors
     /// When the machine cannot start as many.
     pub fn use_threads(&self, threads: Option<u32>) -> Result<()> {
-        let Some(threads) = threads else { return Ok(()) };
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads as usize).build_global();
-        pool.map_err(|e| Error::key("--threads", format!("is {threads}, but {e}")))
+        // Left to itself, the pool would be made at its first use, and panic where it cannot be. 0 stands for all cores.
+        let threads = threads.unwrap_or(0) as usize;
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global();
+        pool.map_err(|e| Error::thread(&e))
     }
 
     /// Progress on standard error.

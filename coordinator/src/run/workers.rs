@@ -2,6 +2,7 @@
 //! the coordinator, and collectives among their threads.
 
 use std::collections::HashMap;
+use std::io;
 use std::panic::AssertUnwindSafe;
 use std::path::Path;
 use std::sync::Arc;
@@ -67,21 +68,32 @@ impl<'a> Work<'a> {
         };
         let Some((first, others)) = desks.split_first() else { return Err(Error::Cancelled) };
         thread::scope(|scope| {
-            let driving = scope.spawn(move || state.runtime().block_on(driver.run()));
-            let sessions: Vec<_> = desks
-                .iter()
-                .map(|desk| {
+            let start = || {
+                let named = |name: &str| thread::Builder::new().name(name.to_owned());
+                let driving =
+                    named("coordinator").spawn_scoped(scope, move || state.runtime().block_on(driver.run()))?;
+                let session = |desk| {
                     let handle = handle.clone();
-                    scope.spawn(move || attend(desk, &handle))
-                })
-                .collect();
-            let devices: Vec<_> = others
-                .iter()
-                .map(|desk| {
+                    named("session").spawn_scoped(scope, move || attend(desk, &handle))
+                };
+                let sessions = desks.iter().map(session).collect::<io::Result<Vec<_>>>()?;
+                let device = |desk| {
                     let (device, model) = (&device, model.clone());
-                    scope.spawn(move || device(desk, model))
-                })
-                .collect();
+                    named("worker").spawn_scoped(scope, move || device(desk, model))
+                };
+                let devices = others.iter().map(device).collect::<io::Result<Vec<_>>>()?;
+                io::Result::Ok((driving, sessions, devices))
+            };
+            let (driving, sessions, devices) = match start() {
+                Ok(started) => started,
+                Err(error) => {
+                    // Those that were started end, and the scope with them.
+                    desks.iter().for_each(|desk| desk.close());
+                    handle.stop();
+                    gauge.give_up();
+                    return Err(Error::thread(&error));
+                }
+            };
             // The first one takes over this thread, and with it the memory that loading and encoding have left.
             let own = std::panic::catch_unwind(AssertUnwindSafe(|| device(first, model)));
             let ended = std::iter::once(own).chain(devices.into_iter().map(|device| device.join()));

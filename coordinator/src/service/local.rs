@@ -16,13 +16,22 @@ const BEAT: Duration = Duration::from_secs(1);
 
 /// Lets a desk's worker take part in a job until it is dismissed or its desk is closed; closes it then.
 pub fn attend(desk: &Arc<Desk>, coordinator: &Handle) -> Option<Dismissal> {
+    // However it ends, the device must not wait for what nobody brings any more.
+    let _closes = Closes(desk);
     let mut why = session(desk, coordinator);
     // It was only thought to be gone: a machine that slept, or a process that was stopped for a while.
     while matches!(why, Some(Dismissal::Silent { .. })) {
         why = session(desk, coordinator);
     }
-    desk.close();
     why
+}
+
+struct Closes<'a>(&'a Desk);
+
+impl Drop for Closes<'_> {
+    fn drop(&mut self) {
+        self.0.close();
+    }
 }
 
 /// One session; says why it was ended by the coordinator, or nothing where the desk was closed or the coordinator is gone.

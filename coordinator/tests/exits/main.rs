@@ -1,6 +1,8 @@
 //! How processes end that are stopped, starved or left alone: with the exit code that is documented, in words, and never not at all.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod limits;
+mod panics;
 #[path = "../process/mod.rs"]
 mod process;
 mod signals;

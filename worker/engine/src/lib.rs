@@ -5,6 +5,7 @@
 
 pub mod calibrate;
 pub mod checkpoint;
+mod contained;
 mod error;
 pub mod export;
 pub mod gram;
@@ -13,4 +14,5 @@ pub mod pipeline;
 pub mod pruner;
 pub mod solve;
 
+pub use contained::is_contained;
 pub use error::{Error, Result};

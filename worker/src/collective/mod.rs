@@ -83,7 +83,11 @@ pub trait Transport: Send + Sync {
     /// When no thread can be started.
     fn start(&self, joining: Box<dyn FnOnce() + Send>) -> Result<()> {
         let thread = std::thread::Builder::new().name("group".to_owned()).spawn(joining);
-        thread.map(drop).map_err(|e| CollectiveError::Transport(e.to_string()))
+        thread.map(drop).map_err(|e| {
+            CollectiveError::Transport(format!(
+                "the system gives no more threads: raise its limit (ulimit -u, or pids.max of its control group) ({e})"
+            ))
+        })
     }
 }
 

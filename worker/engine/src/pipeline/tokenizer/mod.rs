@@ -3,7 +3,6 @@
 mod clip;
 mod special;
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 use tokenizers::tokenizer::PostProcessor;
@@ -11,6 +10,7 @@ use tokenizers::{PaddingParams, PaddingStrategy, Tokenizer, TruncationParams};
 
 use self::special::SpecialTokens;
 use super::keys::Keys;
+use crate::contained::contained;
 use crate::checkpoint::read_json;
 use crate::{Error, Result};
 
@@ -121,16 +121,10 @@ impl PromptTokenizer {
     }
 }
 
-/// Reads a `tokenizer.json`.
+/// Reads a `tokenizer.json`. On some damaged ones, such as a SentencePiece normaliser that is cut short, the library panics.
 fn read_whole(path: &Path) -> Result<Tokenizer> {
     contained(|| read_json(path))
         .unwrap_or_else(|| Err(Error::content(path, "does not make a tokenizer: it is damaged")))
-}
-
-/// Runs a part of the tokenizers library on files that nobody has checked. On some damaged ones (such as a SentencePiece
-/// normaliser that is cut short) it panics: `None` then.
-fn contained<T>(part: impl FnOnce() -> T) -> Option<T> {
-    catch_unwind(AssertUnwindSafe(part)).ok()
 }
 
 /// Refuses a tokenizer that fills up or cuts a prompt at its start: no pipeline of this class has one.
