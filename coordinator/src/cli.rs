@@ -130,6 +130,9 @@ pub struct WorkerArgs {
     /// The coordinator's URL.
     #[arg(long, value_name = "URL")]
     pub coordinator: String,
+    /// How long the coordinator may be away before the worker gives up, such as 90s, 10min or 2h.
+    #[arg(long, value_name = "TIME", default_value = "10min", value_parser = humantime::parse_duration)]
+    pub patience: Duration,
     /// How the coordinator is reached.
     #[command(flatten)]
     pub security: SecurityArgs,

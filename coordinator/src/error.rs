@@ -71,6 +71,9 @@ pub enum Error {
     /// The other side of a connection does not do what it is asked.
     #[error("{0}")]
     Session(String),
+    /// The other side serves no such process as this one, however often it asks.
+    #[error("{0}")]
+    Refused(String),
     /// The job failed in a way that may pass: running it again goes on from the last package that was finished.
     #[error("{0}")]
     Failed(Failure),

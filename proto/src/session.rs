@@ -22,7 +22,9 @@ pub enum WorkerEvent {
 /// What the coordinator says.
 #[derive(Clone, Debug, PartialEq)]
 pub enum CoordinatorEvent {
-    /// First of all, and once: the worker is taken.
+    /// Before the welcome: the worker is not needed now, for this reason. It stays until it is, or the job is over.
+    StandBy(String),
+    /// First of all but [`Self::StandBy`], and once: the worker is taken.
     Welcome(Box<Welcome>),
     /// Something to do.
     Command(Command),

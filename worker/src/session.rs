@@ -1,6 +1,8 @@
 //! A worker's session with a coordinator elsewhere: its status goes up, commands come down, and a connection that is lost is opened
 //! again.
 
+use std::error::Error as _;
+use std::mem::{Discriminant, discriminant};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,8 +28,8 @@ use crate::security::TokenSender;
 const FIRST_WAIT: Duration = Duration::from_millis(200);
 /// The longest such wait.
 const LONGEST_WAIT: Duration = Duration::from_secs(3);
-/// A coordinator that is away for so long does not come back.
-const AWAY: Duration = Duration::from_secs(30 * 60);
+/// How often a worker says that it still waits.
+const TELL_EVERY: Duration = Duration::from_secs(60);
 /// A coordinator that says nothing for so many of its own heartbeats is gone.
 const HEARTBEATS: u32 = 4;
 /// How long it may take to be welcomed.
@@ -47,6 +49,40 @@ pub struct Dial {
     pub token: TokenSender,
     /// Where the worker finds its peers; none for one that has no way to them, and works alone.
     pub meeting: Option<Arc<Meeting>>,
+    /// How long the coordinator may be away.
+    pub patience: Duration,
+    /// Hears what the worker waits for.
+    pub tell: Arc<Tell>,
+}
+
+/// Hears what a worker waits for: at once, and then once a minute.
+pub type Tell = dyn Fn(&Waiting) + Send + Sync;
+
+/// What a worker waits for that has no work.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum Waiting {
+    /// The coordinator cannot be reached.
+    #[error("the coordinator is away ({why}): it is tried again for {} more", in_words(*left))]
+    Coordinator {
+        /// What was seen of it last.
+        why: String,
+        /// For how long.
+        left: Duration,
+    },
+    /// The coordinator does not need the worker now.
+    #[error("standing by: {why}")]
+    Turn {
+        /// Why.
+        why: String,
+    },
+}
+
+/// A time in minutes, or in seconds where it is short.
+fn in_words(time: Duration) -> String {
+    match time.as_secs() {
+        seconds if seconds < 60 => format!("{seconds} s"),
+        seconds => format!("{} min", seconds.div_ceil(60)),
+    }
 }
 
 /// Connections over TCP.
@@ -61,8 +97,10 @@ pub enum SessionError {
     #[error("the coordinator refuses: {0}")]
     Refused(String),
     /// The coordinator cannot be reached.
-    #[error("the coordinator is away for {} min: {why}", AWAY.as_secs() / 60)]
+    #[error("the coordinator could not be reached for {}: {why}", in_words(*patience))]
     Away {
+        /// How long it was waited for.
+        patience: Duration,
         /// What was seen of it last.
         why: String,
     },
@@ -81,21 +119,53 @@ enum End {
     Fatal(SessionError),
 }
 
+/// How long the coordinator has been away, and what is told of it.
+struct Absence<'a> {
+    dial: &'a Dial,
+    /// When it was heard of last.
+    heard: Instant,
+    told: Option<(Discriminant<Waiting>, Instant)>,
+}
+
+impl<'a> Absence<'a> {
+    fn new(dial: &'a Dial) -> Self {
+        Self { dial, heard: Instant::now(), told: None }
+    }
+
+    /// The coordinator is there.
+    fn end(&mut self) {
+        self.heard = Instant::now();
+    }
+
+    /// What is left of the worker's patience.
+    fn left(&self) -> Duration {
+        self.dial.patience.saturating_sub(self.heard.elapsed())
+    }
+
+    fn tell(&mut self, waiting: &Waiting) {
+        let kind = discriminant(waiting);
+        if self.told.is_none_or(|(told, when)| told != kind || when.elapsed() >= TELL_EVERY) {
+            self.told = Some((kind, Instant::now()));
+            (self.dial.tell)(waiting);
+        }
+    }
+}
+
 /// Keeps a desk's worker in a job until it is sent away for good or its desk is closed; closes it then. A coordinator that is away is
-/// dialled again and again: it may come back, and the worker keeps what it holds.
+/// dialled again and again, until the worker has no patience left: it may come back, and the worker keeps what it holds.
 ///
 /// # Errors
-/// When the coordinator refuses the worker, or the worker the job.
+/// When the coordinator refuses the worker or stays away, or the worker refuses the job.
 pub async fn attend(
     desk: &Arc<Desk>,
     dial: &Dial,
     briefed: Briefed<'_>,
 ) -> Result<Option<Dismissed>, SessionError> {
     let mut wait = FIRST_WAIT;
-    let mut seen = Instant::now();
+    let mut absence = Absence::new(dial);
     let end = loop {
         let begun = Instant::now();
-        let lost = match session(desk, dial, briefed).await {
+        let lost = match session(desk, dial, &mut absence, briefed).await {
             End::Dismissed(dismissed) if dismissed.reason.may_return() => dismissed.words,
             End::Dismissed(dismissed) => break Ok(Some(dismissed)),
             End::Fatal(error) => break Err(error),
@@ -105,22 +175,23 @@ pub async fn attend(
         if !desk.is_open() || desk.is_draining() {
             break Ok(None);
         }
-        tracing::warn!(why = lost, "the coordinator is away: it is dialled again");
+        let left = absence.left();
+        if left.is_zero() {
+            break Err(SessionError::Away { patience: dial.patience, why: lost });
+        }
+        absence.tell(&Waiting::Coordinator { why: lost, left });
         // A session that lasted shows that the way is open.
         if begun.elapsed() > LONGEST_WAIT {
-            (wait, seen) = (FIRST_WAIT, Instant::now());
+            wait = FIRST_WAIT;
         }
-        if seen.elapsed() > AWAY {
-            break Err(SessionError::Away { why: lost });
-        }
-        sleep(wait).await;
+        sleep(wait.min(left)).await;
         wait = (2 * wait).min(LONGEST_WAIT);
     };
     desk.close();
     end
 }
 
-async fn session(desk: &Arc<Desk>, dial: &Dial, briefed: Briefed<'_>) -> End {
+async fn session(desk: &Arc<Desk>, dial: &Dial, absence: &mut Absence<'_>, briefed: Briefed<'_>) -> End {
     let channel = match (dial.connect)(dial.endpoint.clone()).await {
         Ok(channel) => channel,
         Err(error) => return End::Lost(causes(&error)),
@@ -143,12 +214,9 @@ async fn session(desk: &Arc<Desk>, dial: &Dial, briefed: Briefed<'_>) -> End {
         Ok(Err(status)) => return refused(&status),
         Err(_) => return End::Lost("it does not answer".to_owned()),
     };
-    let welcome = match timeout(WELCOME, next(&mut incoming)).await {
-        Ok(Ok(CoordinatorEvent::Welcome(welcome))) => welcome,
-        Ok(Ok(CoordinatorEvent::Dismissed(dismissed))) => return End::Dismissed(dismissed),
-        Ok(Ok(_)) => return End::Lost("it does not say welcome first".to_owned()),
-        Ok(Err(end)) => return end,
-        Err(_) => return End::Lost("it does not say welcome".to_owned()),
+    let welcome = match welcomed(desk, &mut incoming, absence).await {
+        Ok(welcome) => welcome,
+        Err(end) => return end,
     };
     if let Some(meeting) = &dial.meeting {
         meeting.open(welcome.worker, line);
@@ -166,7 +234,34 @@ async fn session(desk: &Arc<Desk>, dial: &Dial, briefed: Briefed<'_>) -> End {
     if let Some(meeting) = &dial.meeting {
         meeting.close();
     }
+    absence.end();
     end
+}
+
+/// Waits for the welcome, for as long as the coordinator has the worker stand by.
+async fn welcomed(
+    desk: &Desk,
+    incoming: &mut Streaming<v1::CoordinatorEvent>,
+    absence: &mut Absence<'_>,
+) -> Result<Box<Welcome>, End> {
+    loop {
+        let silent = |_| End::Lost("it does not say welcome".to_owned());
+        let event = timeout(WELCOME, next(incoming)).await.map_err(silent)??;
+        absence.end();
+        match event {
+            CoordinatorEvent::Welcome(welcome) => return Ok(welcome),
+            CoordinatorEvent::Dismissed(dismissed) => return Err(End::Dismissed(dismissed)),
+            CoordinatorEvent::StandBy(why) => absence.tell(&Waiting::Turn { why }),
+            CoordinatorEvent::Heartbeat => {}
+            CoordinatorEvent::Command(_) => {
+                return Err(End::Lost("it does not say welcome first".to_owned()));
+            }
+        }
+        // Nobody waits for a worker that leaves.
+        if !desk.is_open() || desk.is_draining() {
+            return Err(End::Lost("the worker ends".to_owned()));
+        }
+    }
 }
 
 /// Says the status after each change, and at each heartbeat, as long as the desk is open.
@@ -190,7 +285,9 @@ async fn follow(desk: &Arc<Desk>, welcome: &Welcome, incoming: &mut Streaming<v1
             Ok(Ok(CoordinatorEvent::Command(command))) => desk.take(command),
             Ok(Ok(CoordinatorEvent::Dismissed(dismissed))) => return End::Dismissed(dismissed),
             Ok(Ok(CoordinatorEvent::Heartbeat)) => {}
-            Ok(Ok(CoordinatorEvent::Welcome(_))) => return End::Lost("it says welcome twice".to_owned()),
+            Ok(Ok(CoordinatorEvent::Welcome(_) | CoordinatorEvent::StandBy(_))) => {
+                return End::Lost("it says welcome twice".to_owned());
+            }
             Ok(Err(end)) => return end,
             Err(_) => return End::Lost(format!("nothing heard of it for {} s", silence.as_secs_f64())),
         }
@@ -215,6 +312,9 @@ fn refused(status: &Status) -> End {
         Code::Unauthenticated | Code::PermissionDenied | Code::Unimplemented | Code::InvalidArgument => {
             End::Fatal(SessionError::Refused(status.message().to_owned()))
         }
-        _ => End::Lost(causes(status)),
+        _ => End::Lost(match status.source() {
+            Some(source) => causes(source),
+            None => status.message().to_owned(),
+        }),
     }
 }

@@ -11,7 +11,7 @@ use obsdiff_worker::collective::Transport;
 use obsdiff_worker::device::{Desk, Patience, StoreShelf, follow};
 use obsdiff_worker::meeting::Meeting;
 use obsdiff_worker::security::TokenSender;
-use obsdiff_worker::session::{Dial, attend, tcp};
+use obsdiff_worker::session::{Dial, SessionError, attend, tcp};
 use obsdiff_worker::store::JobStore;
 use tokio::runtime::Runtime;
 use tonic::transport::Endpoint;
@@ -21,6 +21,7 @@ use crate::described::Described;
 use crate::fit;
 use crate::job::{Job, StoreSettings};
 use crate::machine::product_rate;
+use crate::progress::Progress;
 use crate::prompts::JobPrompts;
 use crate::run::{Gauge, Inputs, Work, prepare};
 use crate::session::Session;
@@ -37,7 +38,8 @@ const LEFT: &str = "the job goes on with other workers, or when this command is 
 pub(super) fn work(args: &WorkerArgs, session: &mut Session<'_>) -> Result<()> {
     session.use_threads(args.process.threads)?;
     let runtime = crate::service::runtime()?;
-    let (dial, transport) = dial(args, &runtime)?;
+    let progress = session.progress(args.process.quiet);
+    let (dial, transport) = dial(args, progress.clone(), &runtime)?;
     let megaflops = (product_rate(&session.clock)? / 1e6) as u64;
     let desk = Desk::new(instance(), megaflops, transport, Patience::default());
     let ready = Arc::new(AtomicBool::new(false));
@@ -61,7 +63,7 @@ pub(super) fn work(args: &WorkerArgs, session: &mut Session<'_>) -> Result<()> {
         }
     });
     let worked = match briefings.recv() {
-        Ok(briefing) => serve(&briefing, &runtime, &desk, &ready, session, args.process.quiet),
+        Ok(briefing) => serve(&briefing, &runtime, &desk, &ready, session, &progress),
         // The session ended before it began: what it says is told below.
         Err(_) => Ok(()),
     };
@@ -72,9 +74,13 @@ pub(super) fn work(args: &WorkerArgs, session: &mut Session<'_>) -> Result<()> {
     if !spans.whole.is_zero() {
         writeln!(session.out, "{spans}")?;
     }
-    let dismissed = ended.map_err(|e| Error::Session(e.to_string()))?;
+    let dismissed = ended.map_err(|e| match e {
+        SessionError::Refused(_) => Error::Refused(e.to_string()),
+        _ => Error::Session(e.to_string()),
+    })?;
     match (dismissed, session.signals.heard()) {
         (Some(Dismissed { reason: Reason::Done, words }), _) => Ok(writeln!(session.out, "{words}")?),
+        (Some(Dismissed { reason: Reason::Protocol, words }), _) => Err(Error::Refused(words)),
         // Its place is taken by whoever starts it again: 0 would say that its work is done.
         (_, Some(signal)) => Err(Error::Stopped { signal, left: LEFT.to_owned() }),
         (Some(Dismissed { reason: Reason::Cancelled, .. }), None) => Err(Error::Cancelled),
@@ -84,10 +90,18 @@ pub(super) fn work(args: &WorkerArgs, session: &mut Session<'_>) -> Result<()> {
 }
 
 /// How the coordinator and the other workers are reached.
-fn dial(args: &WorkerArgs, runtime: &Runtime) -> Result<(Dial, Arc<dyn Transport>)> {
+fn dial(args: &WorkerArgs, progress: Progress, runtime: &Runtime) -> Result<(Dial, Arc<dyn Transport>)> {
     let endpoint = args.security.endpoint(&args.coordinator)?;
     let (transport, meeting) = reach(&endpoint, args.security.insecure, runtime);
-    Ok((Dial { endpoint, connect: tcp(), token: TokenSender(args.security.token()?), meeting }, transport))
+    let dial = Dial {
+        endpoint,
+        connect: tcp(),
+        token: TokenSender(args.security.token()?),
+        meeting,
+        patience: args.patience,
+        tell: Arc::new(move |waiting| progress.note(&waiting.to_string())),
+    };
+    Ok((dial, transport))
 }
 
 /// The way to the other workers: by Gloo, and the coordinator tells where they are. Gloo's connections have no certificates: beyond
@@ -120,18 +134,17 @@ fn serve(
     desk: &Arc<Desk>,
     ready: &AtomicBool,
     session: &Session<'_>,
-    quiet: bool,
+    progress: &Progress,
 ) -> Result<()> {
     let root = tracing::info_span!(crate::run::RUN_SPAN);
     let _running = root.enter();
-    let progress = session.progress(quiet);
     let job = Job::received(briefing.spec.clone(), StoreSettings::of(&session.environment));
     let store = JobStore::open(&briefing.store, job.stores().pairs())?;
     let inputs = inputs(&job, briefing, runtime, &store)?;
     if let Some(memory) = session.memory {
         fit::check(&job, &inputs.described, &inputs.plan, 1, memory)?;
     }
-    let (model, trajectories) = prepare(&job, &inputs, &progress)?;
+    let (model, trajectories) = prepare(&job, &inputs, progress)?;
     let work = Work { job: &job, inputs: &inputs, trajectories: &trajectories, dense: None };
     let shelf = StoreShelf::new(store, runtime.handle().clone());
     let mut engine = work.engine(model, Arc::new(shelf), Arc::new(Gauge::default()));

@@ -40,6 +40,7 @@ impl Sessions {
 }
 
 /// Places for workers at work. One that has no way to others takes all of them.
+#[derive(Clone)]
 struct Places(Arc<Semaphore>);
 
 impl Default for Places {
@@ -50,17 +51,36 @@ impl Default for Places {
 
 impl Places {
     /// A place for a worker. One without a network collective sums its Grams by itself: it works where no other does.
-    fn take(&self, networked: bool) -> Result<OwnedSemaphorePermit, Status> {
+    fn take(&self, networked: bool) -> Result<OwnedSemaphorePermit, &'static str> {
         let places = if networked { 1 } else { MOST_WORKERS as u32 };
-        self.0.clone().try_acquire_many_owned(places).map_err(|_| {
-            Status::unavailable(match networked {
-                true => "a worker without a network collective is at work: this one stands by until it leaves",
-                false => {
-                    "others are at work, and this worker has no network collective: it stands by until they leave; \
-                     to work with them, build it with --features gloo, and beyond this machine give it --insecure"
-                }
-            })
+        self.0.clone().try_acquire_many_owned(places).map_err(|_| match networked {
+            true => "a worker without a network collective is at work: this one stands by until it leaves",
+            false => {
+                "others are at work, and this worker has no network collective: it stands by until they leave; \
+                 to work with them, build it with --features gloo, and beyond this machine give it --insecure"
+            }
         })
+    }
+
+    /// Has a worker stand by until there is a place; none where it leaves before. Who stands by is not in a queue: a worker that needs
+    /// all places would keep others from those that are free.
+    async fn wait(&self, networked: bool, out: &Sender<v1::CoordinatorEvent>) -> Option<OwnedSemaphorePermit> {
+        let mut told = None;
+        loop {
+            let why = match self.take(networked) {
+                Ok(place) => return Some(place),
+                Err(why) => why,
+            };
+            let event = match told.replace(why) == Some(why) {
+                true => CoordinatorEvent::Heartbeat,
+                false => CoordinatorEvent::StandBy(why.to_owned()),
+            };
+            // A full queue shows that the worker is there, if slow.
+            let _ = out.try_send((&event).into());
+            if timeout(HEARTBEAT, out.closed()).await.is_ok() {
+                return None;
+            }
+        }
     }
 }
 
@@ -87,19 +107,14 @@ impl v1::session_server::Session for Sessions {
             }
             Err(error) => return Err(Status::invalid_argument(error.to_string())),
         };
-        let place = self.places.take(networked)?;
-        let (named, name) = oneshot::channel();
-        let (open, closed) = oneshot::channel();
-        let link = Link {
-            out: out.clone(),
-            briefing: self.briefing.clone(),
-            named: Mutex::new(Some(named)),
-            _open: open,
-        };
-        self.handle.join(hello, Box::new(link));
-        let listening = listen(self.handle.clone(), incoming, out, name, closed);
+        let (handle, briefing, places) = (self.handle.clone(), self.briefing.clone(), self.places.clone());
         tokio::spawn(async move {
-            listening.await;
+            let Some(place) = places.wait(networked, &out).await else { return };
+            let (named, name) = oneshot::channel();
+            let (open, closed) = oneshot::channel();
+            let link = Link { out: out.clone(), briefing, named: Mutex::new(Some(named)), _open: open };
+            handle.join(hello, Box::new(link));
+            listen(handle, incoming, out, name, closed).await;
             drop(place);
         });
         Ok(Response::new(events))
@@ -189,7 +204,7 @@ mod tests {
     #[test]
     fn a_worker_without_a_way_to_others_works_where_no_other_does() {
         let places = Places::default();
-        let words = |taken: Result<OwnedSemaphorePermit, Status>| taken.unwrap_err().message().to_owned();
+        let words = |taken: Result<OwnedSemaphorePermit, &'static str>| taken.unwrap_err();
         let networked = [places.take(true).unwrap(), places.take(true).unwrap()];
         assert!(words(places.take(false)).contains("build it with --features gloo"));
         drop(networked);
@@ -198,5 +213,36 @@ mod tests {
         assert!(places.take(false).is_err());
         drop(alone);
         assert!(places.take(true).is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_stands_by_hears_why_once_and_stays_until_there_is_a_place() {
+        let places = Places::default();
+        let at_work = places.take(true).unwrap();
+        let (out, mut events) = mpsc::channel(WAITING);
+        let waiting = tokio::spawn({
+            let places = places.clone();
+            async move { places.wait(false, &out).await.is_some() }
+        });
+        let mut next = async || CoordinatorEvent::try_from(events.recv().await.unwrap()).unwrap();
+        let CoordinatorEvent::StandBy(why) = next().await else { panic!("it is not told why") };
+        assert!(why.contains("stands by"), "{why}");
+        for _ in 0..3600 {
+            assert_eq!(next().await, CoordinatorEvent::Heartbeat);
+        }
+        // Those that can work with others are not kept out meanwhile.
+        drop(places.take(true).unwrap());
+        drop(at_work);
+        assert!(waiting.await.unwrap());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_leaves_while_it_stands_by_is_forgotten() {
+        let places = Places::default();
+        let _at_work = places.take(true).unwrap();
+        let (out, events) = mpsc::channel(WAITING);
+        let waiting = tokio::spawn(async move { places.wait(false, &out).await.is_none() });
+        drop(events);
+        assert!(waiting.await.unwrap());
     }
 }

@@ -3,6 +3,7 @@
 
 mod limits;
 mod panics;
+mod patience;
 #[path = "../process/mod.rs"]
 mod process;
 mod signals;

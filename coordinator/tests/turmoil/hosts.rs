@@ -222,6 +222,8 @@ impl Worker {
             connect: self.wires.connect(&self.name(), &self.stage.trace),
             token: TokenSender(None),
             meeting: Some(meeting),
+            patience: Duration::from_secs(30 * 60),
+            tell: Arc::new(|_| ()),
         };
         let ended = attend(&desk, &dial, &mut |_| Ok(())).await;
         ended.map(|dismissed| dismissed.map(|dismissed| dismissed.reason)).map_err(|error| error.to_string())

@@ -44,6 +44,7 @@ impl From<&CoordinatorEvent> for v1::CoordinatorEvent {
                 CoordinatorEvent::Command(command) => E::Command(command.into()),
                 CoordinatorEvent::Dismissed(dismissed) => E::Dismissed(dismissed.into()),
                 CoordinatorEvent::Heartbeat => E::Heartbeat(v1::Heartbeat {}),
+                CoordinatorEvent::StandBy(why) => E::StandBy(v1::StandBy { words: clipped(why) }),
             }),
         }
     }
@@ -59,6 +60,7 @@ impl TryFrom<v1::CoordinatorEvent> for CoordinatorEvent {
             E::Command(c) => Self::Command(Command::try_from(c).map_err(|e| e.within("command"))?),
             E::Dismissed(d) => Self::Dismissed(Dismissed::try_from(d).map_err(|e| e.within("dismissed"))?),
             E::Heartbeat(_) => Self::Heartbeat,
+            E::StandBy(s) => Self::StandBy(words("stand_by.words", s.words)?),
         })
     }
 }

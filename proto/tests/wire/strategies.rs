@@ -325,6 +325,7 @@ pub(crate) fn coordinator_event() -> impl Strategy<Value = CoordinatorEvent> {
         3 => command().prop_map(CoordinatorEvent::Command),
         1 => dismissed().prop_map(CoordinatorEvent::Dismissed),
         1 => Just(CoordinatorEvent::Heartbeat),
+        1 => words().prop_map(CoordinatorEvent::StandBy),
     ]
 }
 

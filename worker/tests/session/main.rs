@@ -1,0 +1,122 @@
+//! A worker that has no work: its coordinator is away, or has it stand by. Time is paused: it goes on when nothing else does.
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::io;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use futures_util::stream::{self, Stream, StreamExt};
+use hyper_util::rt::TokioIo;
+use obsdiff_proto::session::{CoordinatorEvent, Dismissed, Reason};
+use obsdiff_proto::wire::v1;
+use obsdiff_proto::wire::v1::session_server::{Session, SessionServer};
+use obsdiff_worker::collective::Local;
+use obsdiff_worker::device::{Desk, Patience};
+use obsdiff_worker::security::TokenSender;
+use obsdiff_worker::session::{Connect, Dial, SessionError, Waiting, attend};
+use tokio::io::DuplexStream;
+use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+use tokio::time::sleep;
+use tokio_stream::wrappers::UnboundedReceiverStream;
+use tonic::transport::{Endpoint, Server, Uri};
+use tonic::{Request, Response, Status, Streaming};
+
+const PATIENCE: Duration = Duration::from_secs(10 * 60);
+
+/// What a worker was told that it waits for.
+type Told = Arc<Mutex<Vec<Waiting>>>;
+
+fn dial(connect: Arc<Connect>) -> (Dial, Told) {
+    let told = Told::default();
+    let hears = told.clone();
+    let tell = Arc::new(move |waiting: &Waiting| hears.lock().unwrap().push(waiting.clone()));
+    let endpoint = Endpoint::from_static("http://coordinator:7070");
+    (Dial { endpoint, connect, token: TokenSender(None), meeting: None, patience: PATIENCE, tell }, told)
+}
+
+fn desk() -> Arc<Desk> {
+    Desk::new(1, 1000, Arc::new(Local::default()), Patience::default())
+}
+
+/// A port at which nobody listens.
+fn refused() -> Arc<Connect> {
+    Arc::new(|endpoint| {
+        let dial = tower::service_fn(|_: Uri| async {
+            Err::<TokioIo<DuplexStream>, _>(io::Error::from(io::ErrorKind::ConnectionRefused))
+        });
+        Box::pin(async move { endpoint.connect_with_connector(dial).await })
+    })
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_whose_coordinator_stays_away_gives_up_and_says_so_once_a_minute_before() {
+    let (dial, told) = dial(refused());
+    let begun = tokio::time::Instant::now();
+    let ended = attend(&desk(), &dial, &mut |_| Ok(())).await;
+    let Err(error @ SessionError::Away { .. }) = ended else { panic!("{ended:?}") };
+    let said = error.to_string();
+    assert!(said.starts_with("the coordinator could not be reached for 10 min: "), "{said}");
+    assert!(begun.elapsed() >= PATIENCE && begun.elapsed() < PATIENCE + Duration::from_secs(10));
+    let told = told.lock().unwrap().iter().map(Waiting::to_string).collect::<Vec<_>>();
+    assert_eq!(told.len(), 10, "{told:?}");
+    for (words, minutes) in told.iter().zip((1..=10).rev()) {
+        assert!(words.starts_with("the coordinator is away (") && words.contains("refused"), "{words}");
+        assert!(words.ends_with(&format!("): it is tried again for {minutes} min more")), "{words}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_that_wants_to_leave_does_not_wait_for_its_coordinator() {
+    let (dial, _) = dial(refused());
+    let desk = desk();
+    desk.drain();
+    assert_eq!(attend(&desk, &dial, &mut |_| Ok(())).await.unwrap(), None);
+}
+
+type Events = Pin<Box<dyn Stream<Item = Result<v1::CoordinatorEvent, Status>> + Send>>;
+
+/// A coordinator that has a worker stand by for hours, and then says that the job is done.
+struct Busy;
+
+#[tonic::async_trait]
+impl Session for Busy {
+    type OpenStream = Events;
+
+    async fn open(&self, _: Request<Streaming<v1::WorkerEvent>>) -> Result<Response<Events>, Status> {
+        let first = CoordinatorEvent::StandBy("others are at work".to_owned());
+        let beats = stream::repeat_with(|| CoordinatorEvent::Heartbeat).take(2 * 3600);
+        let done = Dismissed { reason: Reason::Done, words: "the job is done".to_owned() };
+        let said = stream::once(async { first }).chain(beats);
+        let said = said.chain(stream::once(async { CoordinatorEvent::Dismissed(done) }));
+        let said = said.then(|event| async move {
+            sleep(Duration::from_secs(1)).await;
+            Ok((&event).into())
+        });
+        Ok(Response::new(Box::pin(said)))
+    }
+}
+
+fn in_memory(port: UnboundedSender<io::Result<DuplexStream>>) -> Arc<Connect> {
+    Arc::new(move |endpoint| {
+        let port = port.clone();
+        let dial = tower::service_fn(move |_: Uri| {
+            let (ours, its) = tokio::io::duplex(1 << 16);
+            let sent = port.send(Ok(its)).map_err(io::Error::other);
+            async move { sent.map(|()| TokioIo::new(ours)) }
+        });
+        Box::pin(async move { endpoint.connect_with_connector(dial).await })
+    })
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_that_stands_by_is_told_why_and_stays_for_as_long_as_the_coordinator_lives() {
+    let (port, incoming) = unbounded_channel();
+    let incoming = UnboundedReceiverStream::new(incoming);
+    tokio::spawn(Server::builder().add_service(SessionServer::new(Busy)).serve_with_incoming(incoming));
+    let (dial, told) = dial(in_memory(port));
+    let ended = attend(&desk(), &dial, &mut |_| Ok(())).await.unwrap().unwrap();
+    assert_eq!(ended.reason, Reason::Done);
+    let told = told.lock().unwrap().iter().map(Waiting::to_string).collect::<Vec<_>>();
+    assert_eq!(told, ["standing by: others are at work"]);
+}
