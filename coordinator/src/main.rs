@@ -32,7 +32,7 @@ fn main() -> ExitCode {
 }
 
 fn start(cli: &Cli) -> Result<()> {
-    let signals = Signals::listen().map_err(Error::system)?;
+    let signals = Signals::listen()?;
     let clock = clock::monotonic();
     let spans = Spans::new("run", clock.clone());
     listen(&spans)?;

@@ -77,7 +77,11 @@ impl Signals {
     ///
     /// # Errors
     /// When the system gives no handler or no thread.
-    pub fn listen() -> io::Result<Self> {
+    pub fn listen() -> crate::Result<Self> {
+        Self::start().map_err(|e| crate::Error::thread(&e))
+    }
+
+    fn start() -> io::Result<Self> {
         let asked = Arc::new(AtomicBool::new(false));
         // Handlers run in this order: only a second signal finds that one was there before.
         for signal in Signal::ALL {

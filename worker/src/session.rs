@@ -79,7 +79,7 @@ pub enum Waiting {
 
 /// A time in minutes, or in seconds where it is short.
 fn in_words(time: Duration) -> String {
-    match time.as_secs() {
+    match time.as_secs_f64().ceil() as u64 {
         seconds if seconds < 60 => format!("{seconds} s"),
         seconds => format!("{} min", seconds.div_ceil(60)),
     }

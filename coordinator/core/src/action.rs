@@ -283,6 +283,14 @@ pub enum Failure {
         /// The last exponent tried.
         exponent: i32,
     },
+    /// Another coordinator runs the job from the same store.
+    #[error(
+        "another coordinator has taken over the job and its store, as the one of life {life}: this one stops, so that only one decides"
+    )]
+    Superseded {
+        /// The other one's life.
+        life: u32,
+    },
     /// Nobody is left to work.
     #[error("no worker for {seconds} s{last}")]
     Alone {

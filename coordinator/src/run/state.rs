@@ -99,7 +99,7 @@ impl State {
 
     /// Where the coordinator writes what it decides.
     pub fn records(&self) -> StoreRecords {
-        StoreRecords(self.store.clone())
+        StoreRecords { store: self.store.clone(), life: self.job.life }
     }
 
     /// The runtime that the store's calls wait on.

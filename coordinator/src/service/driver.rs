@@ -5,10 +5,10 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use obsdiff_core::{Action, Core, Exponents, Input, Job, JobError, Manifest, Outcome, TICK};
+use obsdiff_core::{Action, Core, Exponents, Failure, Input, Job, JobError, Manifest, Outcome, TICK};
 use obsdiff_proto::WorkerId;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
-use tokio::time::timeout;
+use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use super::{Audience, Downlink, Handle, Meeting, Message, Records};
 use crate::clock::Clock;
@@ -31,6 +31,9 @@ pub struct Driver<'a> {
 
 /// How long a driver that is stopped waits for what is being written.
 const FINISH: Duration = Duration::from_secs(5);
+
+/// How often it is looked for another coordinator of the same job.
+const LOOK: Duration = Duration::from_secs(10);
 
 /// What is to be made durable.
 enum Write {
@@ -142,6 +145,9 @@ impl<'a> Driver<'a> {
             }
             // Who asked may have gone.
             Message::View(reply) => drop(reply.send(self.core.view())),
+            Message::Superseded(life) => {
+                self.outcome = Some(Outcome::Failed(Failure::Superseded { life }));
+            }
             Message::Stop => {}
         }
     }
@@ -189,12 +195,26 @@ struct Writer {
 }
 
 impl Writer {
+    /// Writes until it is told that nothing follows, or another coordinator has taken over: of two, the older one writes no more.
     async fn run(mut self) {
-        while let Some(write) = self.writes.recv().await {
-            if let Write::End = write {
-                return;
+        let mut looks = interval(LOOK);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let write = tokio::select! {
+                biased;
+                write = self.writes.recv() => match write {
+                    None | Some(Write::End) => return,
+                    write => write,
+                },
+                _ = looks.tick() => None,
+            };
+            if let Some(life) = self.records.successor().await {
+                self.answers.send(Message::Superseded(life));
+                return std::future::pending().await;
             }
-            self.write(write).await;
+            if let Some(write) = write {
+                self.write(write).await;
+            }
         }
     }
 

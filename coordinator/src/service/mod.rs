@@ -92,6 +92,8 @@ enum Message {
     Join(Box<Hello>, Box<dyn Downlink>),
     Input(Input),
     View(oneshot::Sender<View>),
+    /// The coordinator of this life runs the job now.
+    Superseded(u32),
     Stop,
 }
 

@@ -19,19 +19,38 @@ pub trait Records: Send + Sync {
     /// # Errors
     /// What the store said.
     async fn save(&self, exponents: &Exponents) -> Result<(), String>;
+
+    /// The life of a later coordinator of the same job, if there is one.
+    async fn successor(&self) -> Option<u32>;
 }
 
-/// A job's store.
-pub struct StoreRecords(pub JobStore);
+/// A job's store, as the coordinator of one life writes it.
+pub struct StoreRecords {
+    /// The store.
+    pub store: JobStore,
+    /// The coordinator's life.
+    pub life: u32,
+}
 
 #[tonic::async_trait]
 impl Records for StoreRecords {
     async fn commit(&self, manifest: &Manifest) -> Result<(), String> {
-        self.0.commit(manifest).await.map_err(|e| e.to_string())
+        self.store.commit(manifest).await.map_err(|e| e.to_string())
     }
 
     async fn save(&self, exponents: &Exponents) -> Result<(), String> {
-        self.0.put_exponents(exponents).await.map_err(|e| e.to_string())
+        self.store.put_exponents(exponents).await.map_err(|e| e.to_string())
+    }
+
+    async fn successor(&self) -> Option<u32> {
+        match self.store.latest_life().await {
+            Ok(latest) => latest.filter(|latest| *latest > self.life),
+            Err(error) => {
+                // A store that fails is told of where it holds the job up.
+                tracing::debug!(%error, "the lives of the job are not known");
+                None
+            }
+        }
     }
 }
 
@@ -47,5 +66,9 @@ impl Records for MemoryRecords {
 
     async fn save(&self, _: &Exponents) -> Result<(), String> {
         Ok(())
+    }
+
+    async fn successor(&self) -> Option<u32> {
+        None
     }
 }

@@ -2,7 +2,8 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
-use obsdiff_core::{Failure, Job, Options, Outcome};
+use obsdiff_core::{Exponents, Failure, Job, Options, Outcome};
+use obsdiff_proto::message::Manifest;
 use obsdiff_proto::{
     Inventory, Linear, LinearId, LinearTarget, Package, PackageId, Plan, Shard, ShardId, Site, SiteId,
     Stream, Target,
@@ -179,4 +180,30 @@ fn a_worker_that_dies_loses_its_shards_and_no_more() {
     let (outcome, written) = run(job(2, 6), vec![dies, open()]);
     assert_eq!(outcome, Some(Outcome::Done));
     assert!(written == expected);
+}
+
+/// What a coordinator writes whose job another one has taken over: nothing.
+struct Superseded;
+
+#[tonic::async_trait]
+impl Records for Superseded {
+    async fn commit(&self, _: &Manifest) -> Result<(), String> {
+        panic!("the older coordinator commits")
+    }
+
+    async fn save(&self, _: &Exponents) -> Result<(), String> {
+        panic!("the older coordinator saves exponents")
+    }
+
+    async fn successor(&self) -> Option<u32> {
+        Some(7)
+    }
+}
+
+#[test]
+fn of_two_coordinators_the_older_one_stops_and_writes_nothing_more() {
+    let (mut driver, _handle) =
+        Driver::new(job(1, 2), Box::new(Superseded), clock::monotonic(), Box::new(())).unwrap();
+    let outcome = runtime().unwrap().block_on(driver.run());
+    assert_eq!(outcome, Some(Outcome::Failed(Failure::Superseded { life: 7 })));
 }

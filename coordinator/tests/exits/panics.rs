@@ -18,7 +18,7 @@ fn child() {
             // It would wait for ever for its neighbour.
             let (_kept, never) = std::sync::mpsc::channel::<()>();
             scope.spawn(|| panic!("the test fails"));
-            drop(never.recv());
+            let _ = never.recv();
         }),
         "task" => obsdiff::service::runtime().unwrap().block_on(async {
             tokio::spawn(async { panic!("the test fails") });

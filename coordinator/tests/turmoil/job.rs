@@ -167,6 +167,10 @@ impl SlowRecords {
 
 #[tonic::async_trait]
 impl Records for SlowRecords {
+    async fn successor(&self) -> Option<u32> {
+        None
+    }
+
     async fn commit(&self, manifest: &Manifest) -> Result<(), String> {
         self.wait().await;
         let before = self.store.check();
