@@ -19,10 +19,11 @@ pub fn available_memory() -> Option<ByteSize> {
     let groups = read(Path::new("/proc/self/cgroup")).unwrap_or_default();
     let shared = limits(&groups, Path::new("/sys/fs/cgroup"), read);
     let status = read(Path::new("/proc/self/status")).unwrap_or_default();
-    let own = [(Resource::As, "VmSize:"), (Resource::Data, "VmData:")].into_iter().filter_map(|(kind, taken)| {
-        let limit = getrlimit(kind).current?;
-        Some(limit.saturating_sub(kilobytes(&status, taken).unwrap_or(0)))
-    });
+    let own =
+        [(Resource::As, "VmSize:"), (Resource::Data, "VmData:")].into_iter().filter_map(|(kind, taken)| {
+            let limit = getrlimit(kind).current?;
+            Some(limit.saturating_sub(kilobytes(&status, taken).unwrap_or(0)))
+        });
     let limit = shared.chain(own).min();
     Some(ByteSize(limit.unwrap_or(u64::MAX).min(available)))
 }

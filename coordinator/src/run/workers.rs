@@ -70,8 +70,8 @@ impl<'a> Work<'a> {
         thread::scope(|scope| {
             let start = || {
                 let named = |name: &str| thread::Builder::new().name(name.to_owned());
-                let driving =
-                    named("coordinator").spawn_scoped(scope, move || state.runtime().block_on(driver.run()))?;
+                let driving = named("coordinator")
+                    .spawn_scoped(scope, move || state.runtime().block_on(driver.run()))?;
                 let session = |desk| {
                     let handle = handle.clone();
                     named("session").spawn_scoped(scope, move || attend(desk, &handle))

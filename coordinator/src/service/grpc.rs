@@ -64,7 +64,11 @@ impl Places {
 
     /// Has a worker stand by until there is a place; none where it leaves before. Who stands by is not in a queue: a worker that needs
     /// all places would keep others from those that are free.
-    async fn wait(&self, networked: bool, out: &Sender<v1::CoordinatorEvent>) -> Option<OwnedSemaphorePermit> {
+    async fn wait(
+        &self,
+        networked: bool,
+        out: &Sender<v1::CoordinatorEvent>,
+    ) -> Option<OwnedSemaphorePermit> {
         let mut told = None;
         loop {
             let why = match self.take(networked) {

@@ -6,4 +6,5 @@ mod panics;
 mod patience;
 #[path = "../process/mod.rs"]
 mod process;
+mod refusals;
 mod signals;

@@ -50,5 +50,8 @@ fn a_panic_on_any_thread_ends_the_process_with_4_and_says_where_to_report_it() {
 fn a_library_that_gets_no_thread_fails_as_obsdiff_does_then() {
     let (code, said) = panic_in("limit");
     assert_eq!(code, Some(3), "{said}");
-    assert!(said.starts_with("error: the system gives this process no more threads: raise its limit"), "{said}");
+    assert!(
+        said.starts_with("error: the system gives this process no more threads: raise its limit"),
+        "{said}"
+    );
 }

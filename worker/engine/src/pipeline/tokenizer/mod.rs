@@ -10,8 +10,8 @@ use tokenizers::{PaddingParams, PaddingStrategy, Tokenizer, TruncationParams};
 
 use self::special::SpecialTokens;
 use super::keys::Keys;
-use crate::contained::contained;
 use crate::checkpoint::read_json;
+use crate::contained::contained;
 use crate::{Error, Result};
 
 /// Bounds the time that one prompt can take; encoders read a few hundred tokens of it.
