@@ -1,5 +1,15 @@
-//! Files that a user names: how they are opened.
+//! Files and folders: those that a user names, and those that obsdiff owns.
+//!
+//! What a user names is only read: [`open_regular`] opens it where it is a file. Nothing is changed or removed that obsdiff has not
+//! written. [`Disk`] makes every change of an export or of a job's state, one file operation after another, and syncs what has to
+//! outlive a power cut. [`Lock`] tells a process that still works from one that has ended. [`Place`] tells whether two paths overlap.
 
+mod disk;
+mod lock;
 mod open;
+mod place;
 
+pub use disk::{Disk, Operation, Steps};
+pub use lock::{Lock, LockError, Owner};
 pub use open::{open_regular, read_regular};
+pub use place::{Overlap, Place, starts_with_tilde};

@@ -1,0 +1,274 @@
+//! Changes of files and folders, each of which can be watched, made to fail or cut short.
+
+use std::fmt;
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+
+/// What is about to happen to a path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Operation {
+    /// A folder is made.
+    CreateFolder,
+    /// A file is made, empty.
+    CreateFile,
+    /// A file that was made is filled.
+    Write,
+    /// A second name is given to a file.
+    Link,
+    /// A file's content is brought to the disk.
+    SyncFile,
+    /// A folder's entries are brought to the disk.
+    SyncFolder,
+    /// A folder or a file gets this name.
+    Rename,
+    /// A file is removed.
+    RemoveFile,
+    /// An empty folder is removed.
+    RemoveFolder,
+}
+
+/// Watches file operations. A test ends the process, or fails an operation, at any of them.
+pub trait Steps: Send + Sync {
+    /// Called before each operation.
+    ///
+    /// # Errors
+    /// The operation then fails with this error, and nothing is done.
+    fn before(&self, operation: Operation, path: &Path) -> io::Result<()>;
+}
+
+/// Changes files and folders.
+#[derive(Clone, Default)]
+pub struct Disk {
+    steps: Option<Arc<dyn Steps>>,
+}
+
+impl fmt::Debug for Disk {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Disk").field("watched", &self.steps.is_some()).finish()
+    }
+}
+
+/// Every method's errors are those of the system, or of [`Steps::before`].
+#[allow(clippy::missing_errors_doc)]
+impl Disk {
+    /// A disk each of whose operations is told to `steps` first.
+    pub fn watched(steps: Arc<dyn Steps>) -> Self {
+        Self { steps: Some(steps) }
+    }
+
+    fn before(&self, operation: Operation, path: &Path) -> io::Result<()> {
+        self.steps.as_ref().map_or(Ok(()), |steps| steps.before(operation, path))
+    }
+
+    /// Makes a folder that does not exist yet.
+    pub fn create_folder(&self, path: &Path) -> io::Result<()> {
+        self.before(Operation::CreateFolder, path)?;
+        fs::create_dir(path)
+    }
+
+    /// Makes a folder with those above it, and gives those that were made, the outermost first. After an error none is left.
+    pub fn create_folders(&self, path: &Path) -> io::Result<Vec<PathBuf>> {
+        let exists = |path: &&Path| !path.as_os_str().is_empty() && !path.is_dir();
+        let mut missing: Vec<&Path> = path.ancestors().take_while(exists).collect();
+        missing.reverse();
+        let mut made = Vec::new();
+        for folder in missing {
+            let outcome = match self.create_folder(folder) {
+                // Another process made it in the meantime.
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists && folder.is_dir() => continue,
+                outcome => outcome,
+            };
+            if let Err(error) = outcome {
+                self.remove_folders(&made);
+                return Err(error);
+            }
+            made.push(folder.to_owned());
+        }
+        let synced = made.iter().try_for_each(|folder| self.sync_folder(parent_of(folder)));
+        match synced {
+            Ok(()) => Ok(made),
+            Err(error) => {
+                self.remove_folders(&made);
+                Err(error)
+            }
+        }
+    }
+
+    /// Removes folders that were made, the innermost first, as far as they are empty.
+    pub fn remove_folders(&self, made: &[PathBuf]) {
+        for folder in made.iter().rev() {
+            if self.remove_folder(folder).is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Makes a file that does not exist yet.
+    pub fn create_file(&self, path: &Path) -> io::Result<File> {
+        self.before(Operation::CreateFile, path)?;
+        let file = File::create_new(path)?;
+        self.before(Operation::Write, path)?;
+        Ok(file)
+    }
+
+    /// Makes a file of this content, and brings it to the disk.
+    pub fn write(&self, path: &Path, content: &[u8]) -> io::Result<()> {
+        let mut file = self.create_file(path)?;
+        file.write_all(content)?;
+        self.sync_file(&file, path)
+    }
+
+    /// Copies a file to a name that does not exist yet, with its permissions, and brings the copy to the disk.
+    pub fn copy(&self, mut source: &File, to: &Path) -> io::Result<()> {
+        let mut copy = self.create_file(to)?;
+        io::copy(&mut source, &mut copy)?;
+        copy.set_permissions(source.metadata()?.permissions())?;
+        self.sync_file(&copy, to)
+    }
+
+    /// Gives a file a second name, and brings its content to the disk.
+    pub fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.before(Operation::Link, to)?;
+        fs::hard_link(from, to)?;
+        self.sync_file(&File::open(to)?, to)
+    }
+
+    /// Brings a file's content to the disk.
+    pub fn sync_file(&self, file: &File, path: &Path) -> io::Result<()> {
+        self.before(Operation::SyncFile, path)?;
+        file.sync_all()
+    }
+
+    /// Brings a folder's entries to the disk.
+    pub fn sync_folder(&self, path: &Path) -> io::Result<()> {
+        self.before(Operation::SyncFolder, path)?;
+        File::open(path)?.sync_all()
+    }
+
+    /// Moves a file or a folder to a name that does not exist yet.
+    pub fn rename_new(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.before(Operation::Rename, to)?;
+        match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
+            // Some file systems, such as NFS, cannot refuse by themselves.
+            Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) => {
+                if to.symlink_metadata().is_ok() {
+                    return Err(io::ErrorKind::AlreadyExists.into());
+                }
+                fs::rename(from, to)
+            }
+            renamed => Ok(renamed?),
+        }
+    }
+
+    /// Removes a file.
+    pub fn remove_file(&self, path: &Path) -> io::Result<()> {
+        self.before(Operation::RemoveFile, path)?;
+        fs::remove_file(path)
+    }
+
+    /// Removes an empty folder.
+    pub fn remove_folder(&self, path: &Path) -> io::Result<()> {
+        self.before(Operation::RemoveFolder, path)?;
+        fs::remove_dir(path)
+    }
+
+    /// Removes a folder with all in it, one file after another; symbolic links are removed, not followed. Only for a folder that is
+    /// known to be obsdiff's, by its marker.
+    pub fn remove_tree(&self, path: &Path) -> io::Result<()> {
+        for entry in fs::read_dir(path)? {
+            let entry = entry?;
+            match entry.file_type()?.is_dir() {
+                true => self.remove_tree(&entry.path())?,
+                false => self.remove_file(&entry.path())?,
+            }
+        }
+        self.remove_folder(path)
+    }
+}
+
+/// The folder that a path lies in.
+fn parent_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::*;
+
+    #[derive(Default)]
+    struct Log(Mutex<Vec<Operation>>);
+
+    impl Steps for Log {
+        fn before(&self, operation: Operation, _: &Path) -> io::Result<()> {
+            self.0.lock().unwrap().push(operation);
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_rename_never_replaces_what_is_there() {
+        let folder = tempfile::tempdir().unwrap();
+        let [from, to] = ["from", "to"].map(|name| folder.path().join(name));
+        let disk = Disk::default();
+        disk.create_folder(&from).unwrap();
+        // The system's own rename would replace an empty folder.
+        fs::create_dir(&to).unwrap();
+        assert_eq!(disk.rename_new(&from, &to).unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+        fs::remove_dir(&to).unwrap();
+        disk.rename_new(&from, &to).unwrap();
+        assert!(to.is_dir() && !from.exists());
+    }
+
+    #[test]
+    fn copies_and_links_are_synced_and_keep_permissions() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        fs::write(path("a"), "content").unwrap();
+        fs::set_permissions(path("a"), fs::Permissions::from_mode(0o640)).unwrap();
+        let log = Arc::new(Log::default());
+        let disk = Disk::watched(log.clone());
+        let source = File::open(path("a")).unwrap();
+        disk.copy(&source, &path("b")).unwrap();
+        disk.link(&path("a"), &path("c")).unwrap();
+        use Operation::{CreateFile, Link, SyncFile, Write};
+        assert_eq!(*log.0.lock().unwrap(), [CreateFile, Write, SyncFile, Link, SyncFile]);
+        assert_eq!(fs::read_to_string(path("b")).unwrap(), "content");
+        assert_eq!(fs::metadata(path("b")).unwrap().permissions().mode() & 0o777, 0o640);
+        assert_eq!(disk.copy(&source, &path("b")).unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+    }
+
+    #[test]
+    fn folders_that_could_not_all_be_made_are_not_left() {
+        let folder = tempfile::tempdir().unwrap();
+        let deep = folder.path().join("a/b").join("n".repeat(300));
+        assert!(Disk::default().create_folders(&deep).is_err());
+        assert!(!folder.path().join("a").exists());
+        let made = Disk::default().create_folders(&folder.path().join("a/b")).unwrap();
+        assert_eq!(made, [folder.path().join("a"), folder.path().join("a/b")]);
+        fs::write(folder.path().join("a/kept"), "").unwrap();
+        Disk::default().remove_folders(&made);
+        assert!(folder.path().join("a/kept").exists() && !folder.path().join("a/b").exists());
+    }
+
+    #[test]
+    fn a_tree_is_removed_without_following_links() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        fs::create_dir_all(path("tree/deep")).unwrap();
+        fs::create_dir(path("others")).unwrap();
+        fs::write(path("others/file"), "").unwrap();
+        std::os::unix::fs::symlink(path("others"), path("tree/deep/link")).unwrap();
+        Disk::default().remove_tree(&path("tree")).unwrap();
+        assert!(path("others/file").exists() && !path("tree").exists());
+    }
+}

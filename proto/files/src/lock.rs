@@ -1,0 +1,183 @@
+//! Locks on files: the system releases them when a process ends, however it ends.
+
+use std::fmt;
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{self, Read, Seek, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use rustix::fs::OFlags;
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::Disk;
+
+/// More than a lock file ever holds.
+const MAX_BYTES: u64 = 4096;
+
+/// A lock on a file, held until it is dropped or the process ends.
+#[derive(Debug)]
+pub struct Lock {
+    /// Keeps the lock.
+    _file: File,
+    path: PathBuf,
+    exclusive: bool,
+}
+
+/// The process that holds a lock, as far as its file tells.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Owner {
+    process: Option<Process>,
+    since: Option<SystemTime>,
+}
+
+/// The content of a lock file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Process {
+    pid: u32,
+    host: String,
+}
+
+/// Why a lock was not taken.
+#[derive(Debug, Error)]
+pub enum LockError {
+    /// Another process holds it.
+    #[error("is in use by {0}")]
+    Held(Owner),
+    /// The file cannot be made or read.
+    #[error("cannot be locked: {0}")]
+    File(#[from] io::Error),
+}
+
+impl fmt::Display for Owner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.process {
+            Some(Process { pid, host }) => write!(f, "process {pid} on {host}")?,
+            None => f.write_str("another process")?,
+        }
+        match self.since {
+            Some(since) => write!(f, ", since {}", humantime::format_rfc3339_seconds(since)),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Lock {
+    /// Takes the lock of a file, which is made where there is none, and writes this process into it.
+    ///
+    /// # Errors
+    /// When another process holds it, naming that one; when the file cannot be made.
+    pub fn take(path: &Path) -> Result<Self, LockError> {
+        loop {
+            // A symbolic link would lead to a file that is not ours.
+            let options = OFlags::NOFOLLOW.bits().cast_signed();
+            let mut file = OpenOptions::new()
+                .read(true)
+                .write(true)
+                .create(true)
+                .truncate(false)
+                .custom_flags(options)
+                .open(path)?;
+            let exclusive = match file.try_lock() {
+                Ok(()) => true,
+                Err(TryLockError::WouldBlock) => return Err(LockError::Held(Owner::read(&mut file))),
+                Err(TryLockError::Error(error)) => {
+                    tracing::warn!(path = %path.display(), %error,
+                        "this file system has no locks: nothing keeps two processes from the same folder");
+                    false
+                }
+            };
+            // The one that held it before may have removed the file: then this lock keeps nobody away.
+            if !is_at(&file, path)? {
+                continue;
+            }
+            let process = Process { pid: std::process::id(), host: host() };
+            let words = serde_json::to_vec(&process).map_err(io::Error::from)?;
+            file.set_len(0)?;
+            file.write_all(&words)?;
+            return Ok(Self { _file: file, path: path.to_owned(), exclusive });
+        }
+    }
+
+    /// Whether the file system keeps others away.
+    pub fn is_exclusive(&self) -> bool {
+        self.exclusive
+    }
+
+    /// Removes the file. The lock itself is released when it is dropped.
+    ///
+    /// # Errors
+    /// When the file cannot be removed.
+    pub fn remove(&self, disk: &Disk) -> io::Result<()> {
+        disk.remove_file(&self.path)
+    }
+}
+
+impl Owner {
+    fn read(file: &mut File) -> Self {
+        let mut words = String::new();
+        let read = file.rewind().and_then(|()| file.take(MAX_BYTES).read_to_string(&mut words));
+        Self {
+            process: read.ok().and_then(|_| serde_json::from_str(&words).ok()),
+            since: file.metadata().and_then(|metadata| metadata.modified()).ok(),
+        }
+    }
+}
+
+/// Whether an open file is the one that its path leads to.
+fn is_at(file: &File, path: &Path) -> io::Result<bool> {
+    let own = file.metadata()?;
+    match path.symlink_metadata() {
+        Ok(there) => Ok((own.dev(), own.ino()) == (there.dev(), there.ino())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// This machine's name in its network.
+fn host() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    match name.trim() {
+        "" => "this host".to_owned(),
+        name => name.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_second_is_told_who_is_the_first() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("lock");
+        let first = Lock::take(&path).unwrap();
+        assert!(first.is_exclusive());
+        let refused = Lock::take(&path).unwrap_err().to_string();
+        let words = format!("is in use by process {} on {}, since 2", std::process::id(), host());
+        assert!(refused.starts_with(&words), "{refused}");
+        drop(first);
+        // What a process that ended has left in the file is no obstacle.
+        Lock::take(&path).unwrap();
+    }
+
+    #[test]
+    fn a_removed_lock_can_be_taken_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("lock");
+        Lock::take(&path).unwrap().remove(&Disk::default()).unwrap();
+        assert!(!path.exists());
+        Lock::take(&path).unwrap();
+    }
+
+    #[test]
+    fn a_link_is_not_followed() {
+        let folder = tempfile::tempdir().unwrap();
+        let [theirs, path] = ["theirs", "lock"].map(|name| folder.path().join(name));
+        std::fs::write(&theirs, "content").unwrap();
+        std::os::unix::fs::symlink(&theirs, &path).unwrap();
+        assert!(matches!(Lock::take(&path), Err(LockError::File(_))));
+        assert_eq!(std::fs::read_to_string(&theirs).unwrap(), "content");
+    }
+}
