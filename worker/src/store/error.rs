@@ -1,9 +1,11 @@
 //! What can go wrong with a store.
 
+use obsdiff_files::Owner;
 use obsdiff_proto::PackageId;
 use obsdiff_proto::message::PartId;
 use thiserror::Error;
 
+use super::layout::remedy;
 use crate::causes::causes;
 
 /// What can go wrong with a store, with the object that it happened to.
@@ -25,8 +27,39 @@ pub enum StoreError {
         /// The object.
         object: String,
     },
+    /// The store holds something that is not obsdiff's.
+    #[error(
+        "{store} holds {object}, which obsdiff did not write: set output.state to a folder of its own, or move that away"
+    )]
+    Foreign {
+        /// The store.
+        store: String,
+        /// What it holds.
+        object: String,
+    },
+    /// The store holds what could be a job's state, but nothing marks it as that.
+    #[error(
+        "{store} holds {object}, but no obsdiff.json that marks it as the state of an obsdiff job: set output.state to a folder of its own, or move that away"
+    )]
+    Unmarked {
+        /// The store.
+        store: String,
+        /// What it holds.
+        object: String,
+    },
+    /// Another process runs a job in this store.
+    #[error("{store} is in use by {owner}: wait until that ends, and the same command goes on from there")]
+    InUse {
+        /// The store.
+        store: String,
+        /// That process.
+        owner: Owner,
+    },
     /// An object is shorter or longer than it was written.
-    #[error("{store}: {object} has {found} bytes instead of {wanted}: it was truncated or replaced")]
+    #[error(
+        "{store}: {object} has {found} bytes instead of {wanted}: it was truncated or replaced; {}",
+        remedy(object)
+    )]
     Size {
         /// The store.
         store: String,
@@ -38,7 +71,7 @@ pub enum StoreError {
         wanted: u64,
     },
     /// An object is not what was written.
-    #[error("{store}: {object} is damaged: {problem}")]
+    #[error("{store}: {object} is damaged: {problem}; {}", remedy(object))]
     Damaged {
         /// The store.
         store: String,
@@ -62,7 +95,7 @@ pub enum StoreError {
         wanted: u32,
     },
     /// The store holds another job.
-    #[error("{store} holds another job: {}. Undo that to resume, or start in another store", changes.join("; "))]
+    #[error("{store} holds another job: {}. Undo that to resume, or set output.state to another place", changes.join("; "))]
     Changed {
         /// The store.
         store: String,
@@ -100,7 +133,7 @@ pub enum StoreError {
         store: String,
         /// The object.
         object: String,
-        /// `read`, `written` or `listed`.
+        /// `read`, `written`, `listed` or `removed`.
         what: &'static str,
         /// How often it was tried.
         tries: u32,

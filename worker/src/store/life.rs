@@ -2,10 +2,9 @@
 
 use object_store::{PutMode, PutPayload};
 
+use super::layout::LIVES;
 use super::objects::Put;
 use super::{JobStore, Result};
-
-const FOLDER: &str = "lives";
 
 impl JobStore {
     /// Takes the next life: 0 for the job's first coordinator. Of two that ask at once, each gets its own.
@@ -25,11 +24,11 @@ impl JobStore {
     /// # Errors
     /// When the store fails.
     pub async fn latest_life(&self) -> Result<Option<u32>> {
-        let names = self.list(FOLDER).await?;
+        let names = self.list(LIVES).await?;
         Ok(names.iter().filter_map(|name| name.parse().ok()).max())
     }
 }
 
 fn object(life: u32) -> String {
-    format!("{FOLDER}/{life:08}")
+    format!("{LIVES}/{life:08}")
 }

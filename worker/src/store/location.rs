@@ -1,6 +1,6 @@
 //! From a URL to a store.
 
-use std::path::Path as Directory;
+use std::path::{Path as FilePath, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,33 +12,50 @@ use object_store::path::Path;
 use object_store::{ClientOptions, ObjectStore, ObjectStoreScheme, RetryConfig};
 use url::Url;
 
+use super::directory::Directory;
 use super::{Result, StoreError};
 
-/// Whether a directory may be made.
+/// Who opens a store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Access {
-    /// Make what is not there.
-    Create,
-    /// It must be there.
-    Open,
+    /// The coordinator, which runs the job: a directory is made where there is none.
+    Run,
+    /// A worker: a directory must be there.
+    Use,
 }
 
-/// Opens what a URL names; also says the prefix below which the job's objects lie.
-pub(super) fn locate(
-    url: &str,
-    options: &[(String, String)],
-    access: Access,
-) -> Result<(Arc<dyn ObjectStore>, Path)> {
-    let refused = |problem: String| StoreError::Url { url: url.to_owned(), problem };
-    let parsed = match url.split_once("://") {
-        None => return directory(Directory::new(url), access).map_err(refused),
-        Some(_) => Url::parse(url).map_err(|e| refused(format!("is no URL: {e}")))?,
-    };
-    if parsed.scheme() == "file" {
-        let path = parsed.to_file_path().map_err(|()| refused("names no directory".to_owned()))?;
-        return directory(&path, access).map_err(refused);
+/// Where a job's objects are.
+pub(super) struct Located {
+    /// The store.
+    pub(super) objects: Arc<dyn ObjectStore>,
+    /// The prefix below which the job's objects lie.
+    pub(super) prefix: Path,
+    /// The directory, where it is one that this process runs a job in.
+    pub(super) directory: Option<Directory>,
+}
+
+/// The directory that a URL names, if it names one.
+pub(super) fn directory_of(url: &str) -> Result<Option<PathBuf>> {
+    let refused = |problem: &str| StoreError::Url { url: url.to_owned(), problem: problem.to_owned() };
+    match url.split_once("://") {
+        None if url.is_empty() => Err(refused(UNKNOWN)),
+        None => Ok(Some(PathBuf::from(url))),
+        Some(("file", _)) => {
+            let parsed = Url::parse(url).map_err(|e| refused(&format!("is no URL: {e}")))?;
+            parsed.to_file_path().map(Some).map_err(|()| refused("names no directory"))
+        }
+        Some(_) => Ok(None),
     }
-    let (scheme, prefix) = ObjectStoreScheme::parse(&parsed).map_err(|_| refused(unknown()))?;
+}
+
+/// Opens what a URL names.
+pub(super) fn locate(url: &str, options: &[(String, String)], access: Access) -> Result<Located> {
+    let refused = |problem: String| StoreError::Url { url: url.to_owned(), problem };
+    if let Some(path) = directory_of(url)? {
+        return open_directory(&path, url, access);
+    }
+    let parsed = Url::parse(url).map_err(|e| refused(format!("is no URL: {e}")))?;
+    let (scheme, prefix) = ObjectStoreScheme::parse(&parsed).map_err(|_| refused(UNKNOWN.to_owned()))?;
     // TLS of these stores takes its cryptography from the process; where somebody has chosen one already, that is as good.
     rustls::crypto::ring::default_provider().install_default().ok();
     let retry = RetryConfig { max_retries: 0, ..RetryConfig::default() };
@@ -61,30 +78,27 @@ pub(super) fn locate(
         ObjectStoreScheme::AmazonS3 => build!(AmazonS3Builder),
         ObjectStoreScheme::GoogleCloudStorage => build!(GoogleCloudStorageBuilder),
         ObjectStoreScheme::MicrosoftAzure => build!(MicrosoftAzureBuilder),
-        _ => return Err(refused(unknown())),
+        _ => return Err(refused(UNKNOWN.to_owned())),
     };
-    Ok((store, prefix))
+    Ok(Located { objects: store, prefix, directory: None })
 }
 
-fn unknown() -> String {
-    "is no store: give a directory, or a URL such as s3://bucket/job, gs://bucket/job or az://container/job"
-        .to_owned()
-}
+const UNKNOWN: &str =
+    "is no store: give a directory, or a URL such as s3://bucket/job, gs://bucket/job or az://container/job";
 
 /// A directory, whose files are on the disk when a write has returned.
-fn directory(path: &Directory, access: Access) -> Result<(Arc<dyn ObjectStore>, Path), String> {
-    if path.as_os_str().is_empty() {
-        return Err(unknown());
-    }
-    match access {
-        Access::Create => std::fs::create_dir_all(path).map_err(|e| format!("cannot be made: {e}"))?,
-        Access::Open if path.is_dir() => {}
-        Access::Open => {
-            return Err(
-                "is no directory of this machine: all workers must reach the store at one place".to_owned()
-            );
+fn open_directory(path: &FilePath, url: &str, access: Access) -> Result<Located> {
+    let refused = |problem: String| StoreError::Url { url: url.to_owned(), problem };
+    let directory = match access {
+        Access::Run => Some(Directory::claim(path, url)?),
+        Access::Use if path.is_dir() => None,
+        Access::Use => {
+            return Err(refused(
+                "is no directory of this machine: all workers must reach the store at one place".to_owned(),
+            ));
         }
-    }
-    let store = LocalFileSystem::new_with_prefix(path).map_err(|e| format!("cannot be opened: {e}"))?;
-    Ok((Arc::new(store.with_fsync(true)), Path::default()))
+    };
+    let store =
+        LocalFileSystem::new_with_prefix(path).map_err(|e| refused(format!("cannot be opened: {e}")))?;
+    Ok(Located { objects: Arc::new(store.with_fsync(true)), prefix: Path::default(), directory })
 }

@@ -4,11 +4,9 @@ use obsdiff_proto::message::{Exponents, Manifest, PartId, Receipt};
 use obsdiff_proto::{PackageId, SiteId};
 use serde::{Deserialize, Serialize};
 
+use super::layout::{EXPONENTS, PACKAGES};
 use super::objects::Put;
 use super::{JobStore, PartReceipt, Result, StoreError};
-
-const EXPONENTS: &str = "exponents.json";
-const FOLDER: &str = "packages";
 
 /// A [`Manifest`] as it is stored.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -95,15 +93,25 @@ impl JobStore {
     /// # Errors
     /// When a manifest before the last or a part is missing, something is damaged, or the store fails.
     pub async fn committed(&self) -> Result<Vec<Manifest>> {
-        let names = self.list(FOLDER).await?;
-        let last = names.iter().filter_map(|name| name.strip_suffix(".json")?.parse::<u32>().ok()).max();
         let mut manifests = Vec::new();
-        for package in 0..last.map_or(0, |last| last.saturating_add(1)) {
-            let record = self.record(PackageId(package)).await?;
-            self.check_parts(record.receipts()).await?;
-            manifests.push(Manifest::from(&record));
+        for package in self.packages().await? {
+            manifests.push(self.complete(package).await?);
         }
         Ok(manifests)
+    }
+
+    /// The packages up to the last one that has a manifest.
+    pub(super) async fn packages(&self) -> Result<impl Iterator<Item = PackageId> + use<>> {
+        let names = self.list(PACKAGES).await?;
+        let last = names.iter().filter_map(|name| name.strip_suffix(".json")?.parse::<u32>().ok()).max();
+        Ok((0..last.map_or(0, |last| last.saturating_add(1))).map(PackageId))
+    }
+
+    /// The manifest of a package, once its parts are known to be there.
+    pub(super) async fn complete(&self, package: PackageId) -> Result<Manifest> {
+        let record = self.record(package).await?;
+        self.check_parts(record.receipts()).await?;
+        Ok(Manifest::from(&record))
     }
 
     async fn record(&self, package: PackageId) -> Result<ManifestRecord> {
@@ -133,5 +141,5 @@ impl JobStore {
 }
 
 fn object(package: PackageId) -> String {
-    format!("{FOLDER}/{:05}.json", package.0)
+    format!("{PACKAGES}/{:05}.json", package.0)
 }

@@ -4,6 +4,8 @@
 //!
 //! | object | content |
 //! |---|---|
+//! | `obsdiff.json` | the marker: what lies here is the state of an obsdiff job. Put first, removed last |
+//! | `obsdiff.lock` | of a directory: the process that runs the job |
 //! | `job.json` | what decides the result: specification, digests of files, prompts, inventory and plan. Written once |
 //! | `prompts.json` | the prompts themselves |
 //! | `lives/00000000` | one for each coordinator that ran the job |
@@ -13,8 +15,13 @@
 //!
 //! Every object is put whole or not at all. JSON objects carry the digest of their content, manifests those of their parts, so that
 //! what is missing, truncated or damaged is found when it is read, and named.
+//!
+//! A store that holds anything else is refused, and only objects of these names are removed.
 
+mod claim;
+mod directory;
 mod error;
+mod layout;
 mod life;
 mod location;
 mod manifest;
@@ -22,12 +29,16 @@ mod objects;
 mod part;
 mod record;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use object_store::ObjectStore;
 use object_store::memory::InMemory;
 use object_store::path::Path;
+
+use directory::Directory;
+use location::Located;
 
 pub use error::{Result, StoreError};
 pub use part::PartReceipt;
@@ -40,6 +51,8 @@ pub struct JobStore {
     prefix: Path,
     name: Arc<str>,
     retries: Retries,
+    /// The directory that this process runs the job in.
+    directory: Option<Arc<Directory>>,
 }
 
 /// How often a store that fails is asked again. Waits double from the first to the longest.
@@ -60,15 +73,34 @@ impl Default for Retries {
 }
 
 impl JobStore {
-    /// The store of a new or an earlier job, for its coordinator: a directory is made where there is none. `url` is a directory's
+    /// The store of a new or an earlier job, for its coordinator: a directory is made where there is none, and locked. `url` is a directory's
     /// path, or `s3://`, `gs://` or `az://` with bucket and prefix; `options` are settings by the names of the usual environment
     /// variables, such as `AWS_REGION` (others are passed over).
     ///
     /// # Errors
-    /// When the URL names no store, or the directory cannot be made.
+    /// When the URL names no store; when the directory holds anything that is not obsdiff's, is in use, or cannot be made.
     pub fn create(url: &str, options: &[(String, String)]) -> Result<Self> {
-        let (objects, prefix) = location::locate(url, options, location::Access::Create)?;
-        Ok(Self::at(objects, prefix, url))
+        let Located { objects, prefix, directory } = location::locate(url, options, location::Access::Run)?;
+        Ok(Self { directory: directory.map(Arc::new), ..Self::at(objects, prefix, url) })
+    }
+
+    /// The directory that a URL names; none where it is a store elsewhere.
+    ///
+    /// # Errors
+    /// When the URL is empty or names no directory.
+    pub fn directory(url: &str) -> Result<Option<PathBuf>> {
+        location::directory_of(url)
+    }
+
+    /// Refuses a directory that holds anything that is not obsdiff's; nothing is made or changed.
+    ///
+    /// # Errors
+    /// As [`JobStore::create`] has.
+    pub fn check(url: &str) -> Result<()> {
+        match location::directory_of(url)? {
+            Some(path) if path.exists() => directory::check(&path, url),
+            _ => Ok(()),
+        }
     }
 
     /// The store of a job that a coordinator runs, for a worker.
@@ -76,7 +108,7 @@ impl JobStore {
     /// # Errors
     /// When the URL names no store, or a directory that this machine does not have.
     pub fn open(url: &str, options: &[(String, String)]) -> Result<Self> {
-        let (objects, prefix) = location::locate(url, options, location::Access::Open)?;
+        let Located { objects, prefix, .. } = location::locate(url, options, location::Access::Use)?;
         Ok(Self::at(objects, prefix, url))
     }
 
@@ -101,6 +133,6 @@ impl JobStore {
     }
 
     fn at(objects: Arc<dyn ObjectStore>, prefix: Path, name: &str) -> Self {
-        Self { objects, prefix, name: name.into(), retries: Retries::default() }
+        Self { objects, prefix, name: name.into(), retries: Retries::default(), directory: None }
     }
 }

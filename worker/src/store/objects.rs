@@ -123,7 +123,7 @@ impl JobStore {
         Ok(names)
     }
 
-    async fn retried<T, F: Future<Output = object_store::Result<T>>>(
+    pub(super) async fn retried<T, F: Future<Output = object_store::Result<T>>>(
         &self,
         what: &'static str,
         object: &str,
@@ -169,7 +169,7 @@ impl JobStore {
         self.damaged(object, &format!("its content has the digest {found} instead of {said}"))
     }
 
-    fn path(&self, object: &str) -> object_store::path::Path {
+    pub(super) fn path(&self, object: &str) -> object_store::path::Path {
         object.split('/').fold(self.prefix.clone(), |path, name| path.join(name))
     }
 }

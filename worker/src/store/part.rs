@@ -7,6 +7,7 @@ use obsdiff_proto::Digest;
 use obsdiff_proto::message::Receipt;
 use serde::{Deserialize, Serialize};
 
+use super::layout::PARTS;
 use super::{JobStore, Result, StoreError};
 
 /// How many objects are looked up at a time.
@@ -45,7 +46,7 @@ impl TryFrom<&Receipt> for PartReceipt {
 }
 
 fn object(sha256: Digest) -> String {
-    format!("parts/{sha256}.safetensors")
+    format!("{PARTS}/{sha256}.safetensors")
 }
 
 impl JobStore {
@@ -96,6 +97,6 @@ impl JobStore {
     async fn digest(&self, content: &Bytes) -> Result<Digest> {
         let content = content.clone();
         let digest = tokio::task::spawn_blocking(move || Digest::of(&content));
-        digest.await.map_err(|e| self.damaged("parts", &format!("its digest was not computed: {e}")))
+        digest.await.map_err(|e| self.damaged(PARTS, &format!("its digest was not computed: {e}")))
     }
 }

@@ -6,11 +6,9 @@ use obsdiff_proto::{Digest, InputDigest, JobSpec};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::layout::{JOB, PROMPTS};
 use super::objects::Put;
 use super::{JobStore, Result, StoreError};
-
-const JOB: &str = "job.json";
-const PROMPTS: &str = "prompts.json";
 
 /// Everything that decides a job's result.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -58,15 +56,21 @@ impl Prompts {
 }
 
 impl JobStore {
-    /// Begins a job, or resumes it: its prompts and then the job itself are put in an empty store, and compared with what another
-    /// holds.
+    /// Begins a job, or resumes it: the marker, its prompts and then the job itself are put in an empty store, and compared with what
+    /// another holds.
     ///
     /// # Errors
-    /// When the store holds another job, naming each key and file that differs; when it fails.
+    /// When the store holds another job, naming each key and file that differs, or anything that is not obsdiff's; when it fails.
     pub async fn begin(&self, job: &JobRecord, prompts: &Prompts) -> Result<Opened> {
+        self.claim(job).await?;
         if let Some(earlier) = self.sealed_if_any::<JobRecord>(JOB).await? {
-            return self.resume(&earlier, job);
+            let opened = self.resume(&earlier, job)?;
+            // Where somebody removed damaged prompts, these are the same.
+            self.put_sealed_new(PROMPTS, prompts).await?;
+            return Ok(opened);
         }
+        // Results without a job are left of a removal that was cut short, or of a job whose record was taken away.
+        self.discard_results().await?;
         self.put_sealed(PROMPTS, prompts).await?;
         match self.put_sealed_new(JOB, job).await? {
             Put::New => Ok(Opened::New),

@@ -119,9 +119,9 @@ async fn a_store_that_fails_for_good_is_given_up() {
 async fn what_was_written_though_its_answer_was_lost_counts() {
     let failing = Arc::new(Failing::default());
     let store = store(&failing);
-    let receipt = (&store.put_part(weights(1)).await.unwrap()).into();
     failing.after.store(1, Ordering::SeqCst);
     store.begin(&record(), &prompts()).await.unwrap();
+    let receipt = (&store.put_part(weights(1)).await.unwrap()).into();
     failing.after.store(1, Ordering::SeqCst);
     store.commit(&manifest(0, [receipt], 1)).await.unwrap();
     assert_eq!(store.committed().await.unwrap().len(), 1);

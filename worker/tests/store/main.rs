@@ -4,6 +4,7 @@
 mod damage;
 mod failing;
 mod job;
+mod ours;
 mod s3;
 
 use std::time::Duration;
@@ -73,7 +74,9 @@ async fn a_job_lives_in_a_directory() {
         names.sort();
         names
     };
-    assert_eq!(names(""), ["exponents.json", "job.json", "lives", "packages", "parts", "prompts.json"]);
+    let objects =
+        ["exponents.json", "job.json", "lives", "obsdiff.json", "obsdiff.lock", "packages", "parts"];
+    assert_eq!(names(""), [&objects[..], &["prompts.json"]].concat());
     assert_eq!(names("packages"), ["00000.json", "00001.json"]);
     assert_eq!(names("lives"), ["00000000", "00000001", "00000002"]);
     // The same store under the other name of the directory.
@@ -132,7 +135,7 @@ fn a_url_that_is_no_store_is_refused_in_words() {
     }
     assert!(refused("s3://").contains("is no"), "{}", refused("s3://"));
     let file = tempfile::NamedTempFile::new().unwrap();
-    assert!(refused(file.path().to_str().unwrap()).contains("cannot be made: "));
+    assert!(refused(file.path().to_str().unwrap()).contains("is no directory"));
     let gone = JobStore::open("no/such/directory", &[]).unwrap_err().to_string();
     assert_eq!(
         gone,
@@ -182,7 +185,7 @@ async fn another_job_is_refused_by_key_and_file() {
     let words = StoreError::Changed { store: "s".to_owned(), changes: vec!["a".to_owned(), "b".to_owned()] };
     assert_eq!(
         words.to_string(),
-        "s holds another job: a; b. Undo that to resume, or start in another store"
+        "s holds another job: a; b. Undo that to resume, or set output.state to another place"
     );
     // A release by itself changes nothing.
     let mut job = record();

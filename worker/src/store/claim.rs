@@ -1,0 +1,156 @@
+//! Whose a store is: the marker makes it a job's, and only what the job has put is removed.
+
+use futures_util::TryStreamExt;
+use futures_util::future::try_join_all;
+use object_store::ObjectStoreExt;
+use obsdiff_files::Disk;
+use obsdiff_proto::message::Manifest;
+use obsdiff_proto::{Digest, JobSpec, PackageId};
+use serde::{Deserialize, Serialize};
+
+use super::layout::{self, Kind, MARKER};
+use super::{JobRecord, JobStore, Result, StoreError};
+
+/// How many objects are removed at a time.
+const REMOVALS: usize = 16;
+
+/// The marker's content.
+#[derive(Debug, Serialize, Deserialize)]
+struct Marker {
+    /// For people who find it.
+    holds: String,
+    /// The digest of the job's specification.
+    job: Digest,
+    /// Folders that were made for it, itself included.
+    made: u32,
+}
+
+impl JobStore {
+    /// Marks an empty store as a job's, and refuses one that holds anything that is not.
+    pub(super) async fn claim(&self, job: &JobRecord) -> Result<()> {
+        let objects = self.known_objects().await?;
+        if objects.iter().any(|(kind, _)| *kind == Kind::Marker) {
+            return self.sealed::<Marker>(MARKER).await.map(|_| ());
+        }
+        if let Some((_, object)) = objects.into_iter().next() {
+            return Err(StoreError::Unmarked { store: self.name().to_owned(), object });
+        }
+        let marker = Marker {
+            holds: "the state of an obsdiff job, which obsdiff removes when the job is done".to_owned(),
+            job: self.digest_of(&job.spec)?,
+            made: self.directory.as_ref().map_or(0, |directory| directory.made()),
+        };
+        self.put_sealed_new(MARKER, &marker).await.map(|_| ())
+    }
+
+    /// Whether the store is marked as that of a job of this specification: it is until the last of its objects is removed.
+    ///
+    /// # Errors
+    /// When the marker is damaged, or the store fails.
+    pub async fn is_of(&self, spec: &JobSpec) -> Result<bool> {
+        let marker = self.sealed_if_any::<Marker>(MARKER).await?;
+        let job = self.digest_of(spec)?;
+        Ok(marker.is_some_and(|marker| marker.job == job))
+    }
+
+    fn digest_of(&self, spec: &JobSpec) -> Result<Digest> {
+        let json = serde_json::to_vec(spec).map_err(|e| self.damaged(MARKER, &e.to_string()))?;
+        Ok(Digest::of(&json))
+    }
+
+    /// Removes everything but the marker and the job: manifests, exponents and what they stand for.
+    pub(super) async fn discard_results(&self) -> Result<()> {
+        self.discard(|kind| kind <= Kind::Part).await
+    }
+
+    /// The manifests of all committed packages, as [`JobStore::committed`] gives them. Where a manifest or weights are missing, as they
+    /// are where somebody removed a damaged object, the job goes back to the package before: the manifests from there on are removed.
+    /// Gives the first package that is run again, if one is.
+    ///
+    /// # Errors
+    /// When something is damaged, or the store fails.
+    pub async fn recover(&self) -> Result<(Vec<Manifest>, Option<PackageId>)> {
+        let mut manifests = Vec::new();
+        for package in self.packages().await? {
+            match self.complete(package).await {
+                Ok(manifest) => manifests.push(manifest),
+                Err(StoreError::Missing { .. }) => {
+                    let again = |kind| matches!(kind, Kind::Manifest(number) if number.0 >= package.0);
+                    self.discard(again).await?;
+                    return Ok((manifests, Some(package)));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok((manifests, None))
+    }
+
+    /// Removes the job's state: every object that obsdiff put here, and no other.
+    ///
+    /// # Errors
+    /// When the store fails. What is left is the state of the same job, or of none.
+    pub async fn remove(&self, disk: &Disk) -> Result<()> {
+        let Some(directory) = &self.directory else { return self.discard(|_| true).await };
+        // Without a readable marker it is known only what this process made itself.
+        let made = match self.sealed_if_any::<Marker>(MARKER).await {
+            Ok(Some(marker)) => marker.made,
+            _ => directory.made(),
+        };
+        let failed = |e: std::io::Error| {
+            let problem = format!("cannot be removed: {e}");
+            StoreError::Url { url: self.name().to_owned(), problem }
+        };
+        directory.remove(made, disk).map_err(failed)
+    }
+
+    /// Removes the objects of some kinds, one kind after another.
+    async fn discard(&self, wanted: impl Fn(Kind) -> bool) -> Result<()> {
+        let mut objects: Vec<(Kind, String)> =
+            self.known_objects().await?.into_iter().filter(|(kind, _)| wanted(*kind)).collect();
+        objects.sort();
+        for kind in objects.chunk_by(|(a, _), (b, _)| a == b) {
+            for some in kind.chunks(REMOVALS) {
+                try_join_all(some.iter().map(|(_, object)| self.delete(object))).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// All objects of the job; the first one that is not obsdiff's is an error.
+    async fn known_objects(&self) -> Result<Vec<(Kind, String)>> {
+        let list = || async {
+            let mut names = Vec::new();
+            let prefix = Some(&self.prefix).filter(|prefix| !prefix.as_ref().is_empty());
+            let mut found = self.objects.list(prefix);
+            while let Some(meta) = found.try_next().await? {
+                let name = meta
+                    .location
+                    .prefix_match(&self.prefix)
+                    .map(|parts| parts.map(|part| part.as_ref().to_owned()).collect::<Vec<_>>().join("/"));
+                let name = name.unwrap_or_else(|| meta.location.to_string());
+                let kind = layout::kind(&name);
+                names.push((kind, name));
+                // A bucket may hold millions of others.
+                if kind.is_none() {
+                    break;
+                }
+            }
+            Ok(names)
+        };
+        let names = self.retried("listed", "", list).await?;
+        let known = |(kind, object): (Option<Kind>, String)| match kind {
+            Some(kind) => Ok((kind, object)),
+            None => Err(StoreError::Foreign { store: self.name().to_owned(), object }),
+        };
+        let objects: Vec<_> = names.into_iter().map(known).collect::<Result<_>>()?;
+        Ok(objects.into_iter().filter(|(kind, _)| *kind != Kind::Lock).collect())
+    }
+
+    async fn delete(&self, object: &str) -> Result<()> {
+        let path = self.path(object);
+        match self.retried("removed", object, || async { self.objects.delete(&path).await }).await {
+            Err(StoreError::Missing { .. }) => Ok(()),
+            deleted => deleted,
+        }
+    }
+}

@@ -1,0 +1,146 @@
+//! A job's objects as files of a directory.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use obsdiff_files::{Disk, Lock, LockError};
+
+use super::layout::{self, Kind};
+use super::{Result, StoreError};
+
+/// The directory of a job's state, run by this process.
+#[derive(Debug)]
+pub(super) struct Directory {
+    path: PathBuf,
+    /// Held as long as the coordinator runs.
+    lock: Lock,
+    /// Folders that were made for it, the outermost first.
+    made: Vec<PathBuf>,
+}
+
+impl Directory {
+    /// Makes a directory, or takes over one that holds nothing but the state of a job, and locks it.
+    ///
+    /// # Errors
+    /// When it holds something that is not obsdiff's, another process runs the job, or it cannot be made.
+    pub(super) fn claim(path: &Path, name: &str) -> Result<Self> {
+        let refused = |problem: String| StoreError::Url { url: name.to_owned(), problem };
+        if path.exists() && !path.is_dir() {
+            return Err(refused("is no directory".to_owned()));
+        }
+        if path.exists() {
+            check(path, name)?;
+        }
+        let made =
+            Disk::default().create_folders(path).map_err(|e| refused(format!("cannot be made: {e}")))?;
+        match Lock::take(&path.join(layout::LOCK)) {
+            Ok(lock) => Ok(Self { path: path.to_owned(), lock, made }),
+            Err(LockError::Held(owner)) => Err(StoreError::InUse { store: name.to_owned(), owner }),
+            Err(error) => {
+                Disk::default().remove_folders(&made);
+                Err(refused(error.to_string()))
+            }
+        }
+    }
+
+    /// How many folders were made for it by this process.
+    pub(super) fn made(&self) -> u32 {
+        self.made.len() as u32
+    }
+
+    /// Removes what is known of the state: its files in their order, then its folders, and of it and those above it the innermost
+    /// `made`. Files that are not obsdiff's stay, and so do the folders that hold them.
+    pub(super) fn remove(&self, made: u32, disk: &Disk) -> io::Result<()> {
+        let known = self.known()?;
+        let remove = |wanted: fn(Kind) -> bool| {
+            let mut files = known.iter().filter(|(kind, _)| wanted(*kind));
+            files.try_for_each(|(_, file)| disk.remove_file(&self.path.join(file)))
+        };
+        remove(|kind| kind < Kind::Marker)?;
+        for folder in layout::FOLDERS {
+            remove_if_empty(disk, &self.path.join(folder))?;
+        }
+        remove(|kind| kind == Kind::Marker)?;
+        self.lock.remove(disk)?;
+        for folder in self.path.ancestors().take(made as usize) {
+            if !remove_if_empty(disk, folder)? {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// The files that are obsdiff's, in the order in which they are removed.
+    fn known(&self) -> io::Result<Vec<(Kind, String)>> {
+        let mut files = Vec::new();
+        for (file, is_folder) in entries(&self.path)? {
+            if is_folder && layout::FOLDERS.contains(&file.as_str()) {
+                let inner = entries(&self.path.join(&file))?.into_iter().filter(|(_, is_folder)| !is_folder);
+                files.extend(inner.map(|(inner, _)| format!("{file}/{inner}")));
+            } else if !is_folder {
+                files.push(file);
+            }
+        }
+        let kind = |file: String| Some((layout::kind_of_file(&file)?, file));
+        let mut known: Vec<_> = files.into_iter().filter_map(kind).collect();
+        known.sort();
+        Ok(known)
+    }
+}
+
+/// Removes a folder, if it is there and empty; says whether it is gone.
+fn remove_if_empty(disk: &Disk, folder: &Path) -> io::Result<bool> {
+    match disk.remove_folder(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => Ok(false),
+        removed => removed.map(|()| true),
+    }
+}
+
+/// Refuses a directory that holds anything but the state of a job.
+pub(super) fn check(path: &Path, name: &str) -> Result<()> {
+    let files = files(path, name)?;
+    let is = |kind: Kind| move |file: &&String| layout::kind_of_file(file) == Some(kind);
+    if files.iter().any(|file| file == layout::MARKER) {
+        return Ok(());
+    }
+    // A process that was killed before it put the marker has left nothing else.
+    match files.iter().find(|file| !is(Kind::Marker)(file) && !is(Kind::Lock)(file)) {
+        None => Ok(()),
+        Some(object) => Err(StoreError::Unmarked { store: name.to_owned(), object: object.clone() }),
+    }
+}
+
+/// The files of a state's directory, those of its folders with the folder's name; the first one that is not obsdiff's is an error.
+pub(super) fn files(path: &Path, name: &str) -> Result<Vec<String>> {
+    let unreadable =
+        |e: io::Error| StoreError::Url { url: name.to_owned(), problem: format!("cannot be read: {e}") };
+    let mut files = Vec::new();
+    for (file, is_folder) in entries(path).map_err(unreadable)? {
+        if is_folder && layout::FOLDERS.contains(&file.as_str()) {
+            let inner = entries(&path.join(&file)).map_err(unreadable)?;
+            files.extend(inner.into_iter().map(|(inner, is_folder)| (format!("{file}/{inner}"), is_folder)));
+        } else {
+            files.push((file, is_folder));
+        }
+    }
+    let known = |(file, is_folder): &(String, bool)| !is_folder && layout::kind_of_file(file).is_some();
+    match files.iter().find(|file| !known(file)) {
+        Some((object, _)) => Err(StoreError::Foreign { store: name.to_owned(), object: object.clone() }),
+        None => Ok(files.into_iter().map(|(file, _)| file).collect()),
+    }
+}
+
+/// The names in a folder, and which of them are folders. A symbolic link is neither a folder nor a file of ours: its name says so.
+fn entries(path: &Path) -> io::Result<Vec<(String, bool)>> {
+    let mut entries = Vec::new();
+    for entry in fs::read_dir(path)? {
+        let entry = entry?;
+        let (name, kind) = (entry.file_name().to_string_lossy().into_owned(), entry.file_type()?);
+        let name = if kind.is_dir() || kind.is_file() { name } else { format!("{name} (no plain file)") };
+        entries.push((name, kind.is_dir()));
+    }
+    entries.sort();
+    Ok(entries)
+}

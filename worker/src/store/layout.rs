@@ -1,0 +1,127 @@
+//! The names of a job's objects. What has another name is not obsdiff's.
+
+use std::cmp::Reverse;
+
+/// Marks a store as the state of an obsdiff job: the first object put, the last removed.
+pub(super) const MARKER: &str = "obsdiff.json";
+/// Of a directory: the lock of the coordinator that runs the job.
+pub(super) const LOCK: &str = "obsdiff.lock";
+/// What decides the job's result.
+pub(super) const JOB: &str = "job.json";
+/// The job's prompts.
+pub(super) const PROMPTS: &str = "prompts.json";
+/// The exponents as last known.
+pub(super) const EXPONENTS: &str = "exponents.json";
+/// The folder of lives.
+pub(super) const LIVES: &str = "lives";
+/// The folder of pruned weights.
+pub(super) const PARTS: &str = "parts";
+/// The folder of manifests.
+pub(super) const PACKAGES: &str = "packages";
+/// All folders.
+pub(super) const FOLDERS: [&str; 3] = [PACKAGES, PARTS, LIVES];
+
+/// What an object is. Objects are removed in this order: whatever is left when that is cut short is the state of the same job, or
+/// of none. The last package's manifest goes first, since a manifest counts only together with all those before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Kind {
+    Manifest(Reverse<u32>),
+    Exponents,
+    Part,
+    Life,
+    Prompts,
+    Job,
+    Marker,
+    Lock,
+}
+
+/// What an object of this name is; none where obsdiff gives no such name.
+pub(super) fn kind(object: &str) -> Option<Kind> {
+    match object {
+        MARKER => return Some(Kind::Marker),
+        LOCK => return Some(Kind::Lock),
+        JOB => return Some(Kind::Job),
+        PROMPTS => return Some(Kind::Prompts),
+        EXPONENTS => return Some(Kind::Exponents),
+        _ => {}
+    }
+    let (folder, name) = object.split_once('/')?;
+    match folder {
+        LIVES => is_number(name, 8).then_some(Kind::Life),
+        PACKAGES => {
+            let number = name.strip_suffix(".json").filter(|number| is_number(number, 5))?;
+            Some(Kind::Manifest(Reverse(number.parse().ok()?)))
+        }
+        PARTS => {
+            let digest = name.strip_suffix(".safetensors")?;
+            let hexadecimal = |c: u8| c.is_ascii_digit() || (b'a'..=b'f').contains(&c);
+            (digest.len() == 64 && digest.bytes().all(hexadecimal)).then_some(Kind::Part)
+        }
+        _ => None,
+    }
+}
+
+/// The object that a file of a directory is, or was to become: files are written as `NAME#NUMBER` and renamed.
+pub(super) fn kind_of_file(file: &str) -> Option<Kind> {
+    match file.rsplit_once('#') {
+        Some((object, number)) if is_number(number, 1) => kind(object),
+        _ => kind(file),
+    }
+}
+
+/// What to do about an object that is damaged.
+pub(super) fn remedy(object: &str) -> &'static str {
+    match kind(object) {
+        Some(Kind::Manifest(_) | Kind::Part) => {
+            "remove it, and the same command runs its package and those after it again"
+        }
+        Some(Kind::Job) => "remove it, and the same command starts the job again",
+        Some(Kind::Marker) => "if nothing else than obsdiff's state is there, remove all of it",
+        _ => "remove it, and the same command goes on without it",
+    }
+}
+
+fn is_number(text: &str, least: usize) -> bool {
+    text.len() >= least && text.bytes().all(|c| c.is_ascii_digit())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_exact_names_are_known() {
+        let part = format!("parts/{}.safetensors", "0a".repeat(32));
+        for known in ["job.json", "obsdiff.json", "lives/00000012", "packages/00003.json", &part] {
+            assert!(kind(known).is_some(), "{known}");
+            assert_eq!(kind_of_file(&format!("{known}#3")), kind(known));
+        }
+        let foreign = [
+            "thesis.tex",
+            "job.json.bak",
+            "job.json#old",
+            "lives/notes",
+            "lives/0000001",
+            "packages/1.json",
+            "packages/00003.json/x",
+            "parts/mine.safetensors",
+            &part.replace('a', "A"),
+            "other/job.json",
+            "parts",
+        ];
+        for foreign in foreign {
+            assert_eq!(kind_of_file(foreign), None, "{foreign}");
+        }
+    }
+
+    #[test]
+    fn the_marker_goes_after_all_and_manifests_from_the_last_on() {
+        let mut names =
+            ["obsdiff.json", "job.json", "packages/00000.json", "lives/00000000", "packages/00010.json"];
+        names.sort_by_key(|name| kind(name));
+        assert_eq!(
+            names,
+            ["packages/00010.json", "packages/00000.json", "lives/00000000", "job.json", "obsdiff.json"]
+        );
+    }
+}
