@@ -9,8 +9,9 @@ use criterion::{Criterion, criterion_group, criterion_main};
 use obsdiff::clock::monotonic;
 use obsdiff::job::Job;
 use obsdiff::progress::Progress;
-use obsdiff::run::{RUN_SPAN, Summary, run};
+use obsdiff::run::{Process, RUN_SPAN, Summary, run};
 use obsdiff::spans::Spans;
+use obsdiff_files::Disk;
 use tracing_subscriber::prelude::*;
 
 const ASSETS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/assets");
@@ -28,7 +29,9 @@ fn prune(prompts: u32, steps: u32, spans: &Spans) -> Summary {
     ];
     let file = Path::new(ASSETS).join("../../deploy/jobs/shapes-sd3.toml");
     let job = Job::load(&file, [], &sets).unwrap();
-    run(&job, 1, None, &Progress::lines(io::sink(), monotonic()), spans).unwrap()
+    let progress = Progress::lines(io::sink(), monotonic());
+    let disk = Disk::default();
+    run(&job, &Process { workers: 1, memory: None, progress: &progress, spans, disk: &disk }).unwrap()
 }
 
 fn whole_run(c: &mut Criterion) {

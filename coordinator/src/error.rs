@@ -88,6 +88,17 @@ pub enum Error {
         /// What is left, and how it goes on.
         left: String,
     },
+    /// What the job's store holds is damaged, as a worker found.
+    #[error("{0}")]
+    Damaged(String),
+    /// A job that had begun did not end, for a reason that may pass or that its user can set right around it.
+    #[error("{source}; what is finished is kept in {state}, and the same command goes on from there")]
+    Kept {
+        /// Why.
+        source: Box<Error>,
+        /// Where its state is.
+        state: String,
+    },
     /// Standard output is closed or full.
     #[error("standard output: {0}")]
     Output(#[from] io::Error),
@@ -120,10 +131,12 @@ impl Error {
     /// run again, 130 or 143 for a process that a signal stopped.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Engine(obsdiff_engine::Error::Tensor(_))
+            Self::Failed(Failure::Fatal { .. }) => BAD_INPUT,
+            Self::Engine(obsdiff_engine::Error::Tensor(_) | obsdiff_engine::Error::Write { .. })
             | Self::Failed(_)
+            | Self::Kept { .. }
             | Self::Session(_)
-            | Self::Store(StoreError::Failed { .. })
+            | Self::Store(StoreError::Failed { .. } | StoreError::InUse { .. })
             | Self::Cancelled
             | Self::Output(_) => RESUMABLE,
             Self::File { source, .. } | Self::Engine(obsdiff_engine::Error::File { source, .. })
@@ -133,6 +146,22 @@ impl Error {
             }
             Self::Stopped { signal, .. } => signal.exit_code(),
             _ => BAD_INPUT,
+        }
+    }
+
+    /// The error of a job whose state is kept in `state`, after it began: all it needs was there and could be read when it was checked,
+    /// so that a file which fails later is its surroundings' fault.
+    pub(crate) fn after_begin(self, state: &str) -> Self {
+        let failed_file = matches!(
+            self,
+            Self::File { .. }
+                | Self::Engine(obsdiff_engine::Error::File { .. } | obsdiff_engine::Error::Write { .. })
+        );
+        // Those say so themselves, or another process goes on.
+        let told = matches!(self, Self::Cancelled | Self::Failed(Failure::Superseded { .. }));
+        match failed_file || (self.exit_code() == RESUMABLE && !told) {
+            true => Self::Kept { source: Box::new(self), state: state.to_owned() },
+            false => self,
         }
     }
 
@@ -147,10 +176,20 @@ impl Error {
     }
 }
 
-/// Whether it is the machine that lacks something, and not the file that is wrong: memory, or open files.
+/// Whether it is the machine that lacks something, and not the file that is wrong: memory, room, open files, a device that works.
 fn is_shortage(error: &io::Error) -> bool {
-    let lacks = [libc::ENOMEM, libc::EMFILE, libc::ENFILE, libc::EAGAIN];
-    error.kind() == io::ErrorKind::OutOfMemory || error.raw_os_error().is_some_and(|e| lacks.contains(&e))
+    use io::ErrorKind as Kind;
+    let lacks = [libc::ENOMEM, libc::EMFILE, libc::ENFILE, libc::EAGAIN, libc::EIO];
+    let kinds = [
+        Kind::OutOfMemory,
+        Kind::StorageFull,
+        Kind::QuotaExceeded,
+        Kind::ReadOnlyFilesystem,
+        Kind::TimedOut,
+        Kind::ResourceBusy,
+        Kind::StaleNetworkFileHandle,
+    ];
+    kinds.contains(&error.kind()) || error.raw_os_error().is_some_and(|e| lacks.contains(&e))
 }
 
 /// An error and its causes in one line.
@@ -189,6 +228,20 @@ mod tests {
         assert_eq!(Error::key("a", "b").exit_code(), 2);
         let failed = obsdiff_engine::Error::Tensor(candle_core_error());
         assert_eq!(Error::Engine(failed).exit_code(), 3);
+        let file = |kind: io::ErrorKind| Error::file("a", kind.into());
+        assert_eq!(file(io::ErrorKind::NotFound).exit_code(), 2);
+        assert_eq!(file(io::ErrorKind::StorageFull).exit_code(), 3);
+        assert_eq!(Error::file("a", io::Error::from_raw_os_error(5)).exit_code(), 3, "EIO");
+    }
+
+    #[test]
+    fn a_file_that_fails_after_the_job_began_keeps_what_is_finished() {
+        let gone = || Error::file("model", io::ErrorKind::NotFound.into());
+        let kept = gone().after_begin("out.state");
+        assert_eq!((gone().exit_code(), kept.exit_code()), (2, 3));
+        assert!(kept.line().ends_with("kept in out.state, and the same command goes on from there"));
+        assert_eq!(Error::key("a", "b").after_begin("out.state").exit_code(), 2);
+        assert_eq!(Error::Damaged("a".to_owned()).after_begin("out.state").exit_code(), 2);
     }
 
     fn candle_core_error() -> candle_core::Error {

@@ -11,6 +11,7 @@ use obsdiff::session::Session;
 use obsdiff::signals::Signals;
 use obsdiff::spans::Spans;
 use obsdiff::{Error, Result, clock, commands, machine, panics};
+use obsdiff_files::Disk;
 use tracing_subscriber::filter::{EnvFilter, filter_fn};
 use tracing_subscriber::prelude::*;
 
@@ -40,7 +41,8 @@ fn start(cli: &Cli) -> Result<()> {
     let environment = std::env::vars_os().collect();
     let memory = machine::available_memory();
     let command = command_line();
-    let mut session = Session { environment, command, signals, clock, memory, spans, out: &mut out };
+    let disk = Disk::default();
+    let mut session = Session { environment, command, signals, clock, memory, spans, disk, out: &mut out };
     commands::run(&cli.command, &mut session)?;
     Ok(out.flush()?)
 }

@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::io::Write;
 
+use obsdiff_files::Disk;
 use obsdiff_proto::ByteSize;
 
 use crate::cli::JobArgs;
@@ -27,6 +28,8 @@ pub struct Session<'a> {
     pub memory: Option<ByteSize>,
     /// The account of where the time goes.
     pub spans: Spans,
+    /// What files of jobs are written and removed by.
+    pub disk: Disk,
     /// Where results go.
     pub out: &'a mut dyn Write,
 }

@@ -1,7 +1,8 @@
 //! A job done by processes that come and go: whatever happens to them, the result is that of one undisturbed process.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use std::path::Path;
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -130,6 +131,59 @@ fn a_run_that_is_killed_goes_on_from_the_last_finished_package() {
         said.contains("1 of 2 packages are finished") && !said.contains("package 1/2: calibrate"),
         "{said}"
     );
+    assert_undisturbed(folder.path());
+}
+
+#[test]
+fn a_job_that_is_started_twice_is_refused_the_second_time() {
+    let folder = setting(16);
+    let mut first = Coordinator::start(folder.path());
+    for args in [&["run", "job.toml"][..], &["coordinator", "job.toml", "--listen", "127.0.0.1:0"]] {
+        let (code, said) = Process::start(folder.path(), args).verdict();
+        // Nothing about the job has to change: it goes on when the first one has ended.
+        assert_eq!(code, Some(3), "{said}");
+        let words = format!("out.state is in use by process {} on ", first.process.id());
+        assert!(said.contains(&words), "{said}");
+    }
+    let mut worker = worker(folder.path(), &first.url);
+    assert!(worker.end().success() && first.process.end().success());
+    assert_undisturbed(folder.path());
+}
+
+/// Changes a byte in the middle of each of a state's parts, and gives their paths.
+fn damage(folder: &Path) -> Vec<PathBuf> {
+    let parts = fs::read_dir(folder.join("out.state/parts")).unwrap();
+    let parts: Vec<_> = parts.map(|part| part.unwrap().path()).collect();
+    for part in &parts {
+        let mut content = fs::read(part).unwrap();
+        let middle = content.len() / 2;
+        content[middle] ^= 1;
+        fs::write(part, content).unwrap();
+    }
+    parts
+}
+
+#[test]
+fn a_damaged_object_is_named_with_its_remedy_and_its_package_is_run_again() {
+    let folder = setting(16);
+    kill_a_run_that_has_finished(folder.path(), 0);
+    let parts = damage(folder.path());
+    let assert_told = |(code, said): (Option<i32>, String)| {
+        assert_eq!(code, Some(2), "{said}");
+        let last = said.lines().last().unwrap();
+        let remedy = "remove it, and the same command runs its package and those after it again";
+        assert!(last.contains("out.state: parts/") && last.contains(" is damaged: "), "{said}");
+        assert!(last.contains(remedy) && !last.contains("kept in"), "{said}");
+    };
+    assert_told(Process::start(folder.path(), &["run", "job.toml", "--quiet"]).verdict());
+    let mut coordinator = Coordinator::start(folder.path());
+    let mut worker = worker(folder.path(), &coordinator.url);
+    assert_told(coordinator.process.verdict());
+    assert_told(worker.verdict());
+    parts.iter().for_each(|part| fs::remove_file(part).unwrap());
+    let (code, said) = Process::start(folder.path(), &["run", "job.toml"]).verdict();
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("out.state lacks objects of package 1: it is run again"), "{said}");
     assert_undisturbed(folder.path());
 }
 

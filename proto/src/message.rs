@@ -335,6 +335,8 @@ pub enum Fault {
     },
     /// It may go well another time.
     Transient(String),
+    /// It goes wrong until somebody sets something right where the worker runs: a permission, a limit, a file system.
+    Environment(String),
     /// It would go wrong every time.
     Fatal(String),
 }

@@ -247,6 +247,14 @@ pub enum Failure {
         /// The last error.
         error: String,
     },
+    /// Something that goes wrong until somebody sets it right where the worker runs.
+    #[error("{what}: {error}")]
+    Environment {
+        /// What.
+        what: String,
+        /// The error.
+        error: String,
+    },
     /// Something that goes wrong every time.
     #[error("{what}: {error}")]
     Fatal {

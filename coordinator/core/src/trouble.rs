@@ -26,6 +26,10 @@ impl Core {
                 let what = format!("{} at worker {worker}", trouble.order);
                 self.fail(Failure::Fatal { what, error: error.clone() });
             }
+            Fault::Environment(error) => {
+                let what = format!("{} at worker {worker}", trouble.order);
+                self.fail(Failure::Environment { what, error: error.clone() });
+            }
             Fault::Transient(error) => self.try_again(worker, trouble.order, error),
         }
     }

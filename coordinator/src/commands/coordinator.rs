@@ -1,5 +1,6 @@
 //! `obsdiff coordinator JOB`.
 
+use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,6 +9,8 @@ use obsdiff_proto::session::Briefing;
 use tokio::sync::broadcast;
 
 use crate::cli::CoordinatorArgs;
+use crate::job::Job;
+use crate::progress::Progress;
 use crate::run::{Display, Gauge, Inputs, State};
 use crate::service::{Driver, Port, Watched};
 use crate::session::Session;
@@ -24,14 +27,41 @@ const LINGER: Duration = Duration::from_secs(4);
 pub(super) fn coordinate(args: &CoordinatorArgs, session: &mut Session<'_>) -> Result<()> {
     let job = session.job(&args.job)?;
     let port = Port::check(args.listen, &args.security)?;
+    // Whether it is free is known before any work; nobody is to connect before the job is checked.
+    drop(port.bind()?);
     // The Grams are the workers': each checks for itself that they fit.
     let inputs = Inputs::open(&job, 0, None)?;
+    let listener = port.bind()?;
     let progress = session.progress(args.quiet);
     if let Some(note) = &inputs.prompts.note {
         progress.note(note);
     }
     let state = State::open(&job, &inputs)?;
+    state.note(&inputs, &progress);
     progress.keep(state.job.committed as usize, inputs.plan.packages.len(), state.url());
+    let done = match state.is_left_over(&inputs) {
+        true => Ok(()),
+        false => drive(&job, &inputs, &state, (port, listener), &progress, session),
+    };
+    match done {
+        Ok(()) => {
+            progress.written(&job.spec.output.path);
+            state.remove(&session.disk);
+            Ok(writeln!(session.out, "written to {}", job.spec.output.path)?)
+        }
+        Err(error) => Err(error.after_begin(state.url())),
+    }
+}
+
+/// Drives the job until it is done.
+fn drive(
+    job: &Job,
+    inputs: &Inputs,
+    state: &State,
+    (port, listener): (Port, TcpListener),
+    progress: &Progress,
+    session: &mut Session<'_>,
+) -> Result<()> {
     let briefing = Arc::new(Briefing {
         spec: job.spec.clone(),
         inventory: inputs.described.inventory.clone(),
@@ -41,7 +71,7 @@ pub(super) fn coordinate(args: &CoordinatorArgs, session: &mut Session<'_>) -> R
     });
     let (told, _) = broadcast::channel(256);
     let steps = u64::from(job.spec.calibration.steps);
-    let display = Display::new(&inputs, steps, &progress, Arc::new(Gauge::default())).telling(told.clone());
+    let display = Display::new(inputs, steps, progress, Arc::new(Gauge::default())).telling(told.clone());
     let records = Box::new(state.records());
     let (mut driver, handle) =
         Driver::new(state.job.clone(), records, session.clock.clone(), Box::new(display))
@@ -54,7 +84,8 @@ pub(super) fn coordinate(args: &CoordinatorArgs, session: &mut Session<'_>) -> R
             clock: session.clock.clone(),
             told,
         };
-        state.runtime().block_on(port.serve(handle.clone(), driver.meeting(), briefing, watched))?
+        let (handle, meeting) = (handle.clone(), driver.meeting());
+        state.runtime().block_on(port.serve(listener, handle, meeting, briefing, watched))?
     };
     writeln!(session.out, "listening on {address}")?;
     session.out.flush()?;
@@ -75,13 +106,8 @@ pub(super) fn coordinate(args: &CoordinatorArgs, session: &mut Session<'_>) -> R
         }
         outcome
     });
-    drop(driver);
     match outcome {
-        Some(Outcome::Done) => {
-            progress.written(&job.spec.output.path);
-            state.remove();
-            Ok(writeln!(session.out, "written to {}", job.spec.output.path)?)
-        }
+        Some(Outcome::Done) => Ok(()),
         Some(Outcome::Cancelled) => Err(Error::Cancelled),
         // Nobody else stops it.
         None => Err(Error::Stopped {

@@ -2,6 +2,7 @@
 
 use crate::Result;
 use crate::cli::RunArgs;
+use crate::run::Process;
 use crate::session::Session;
 use crate::signals::Answer;
 
@@ -12,13 +13,19 @@ use crate::signals::Answer;
 pub(super) fn run(args: &RunArgs, session: &mut Session<'_>) -> Result<()> {
     let job = session.job(&args.job)?;
     session.use_threads(args.process.threads)?;
-    let workers = args.workers as usize;
     let progress = session.progress(args.process.quiet);
     // What is committed is whole on the disk at any moment, and nothing else is kept: there is nothing to wait for.
     session.signals.respond({
         let (progress, command) = (progress.clone(), session.command.clone());
         move |signal| Answer::Exit(format!("stopped by {signal}: {}", progress.left_by_stop(&command)))
     });
-    let summary = crate::run::run(&job, workers, session.memory, &progress, &session.spans)?;
+    let process = Process {
+        workers: args.workers as usize,
+        memory: session.memory,
+        progress: &progress,
+        spans: &session.spans,
+        disk: &session.disk,
+    };
+    let summary = crate::run::run(&job, &process)?;
     Ok(writeln!(session.out, "{summary}")?)
 }

@@ -8,7 +8,7 @@ use obsdiff_engine::export::sha256;
 use obsdiff_proto::InputDigest;
 use obsdiff_proto::session::{Briefing, Dismissed, Reason};
 use obsdiff_worker::collective::Transport;
-use obsdiff_worker::device::{Desk, Patience, StoreShelf, follow};
+use obsdiff_worker::device::{Desk, Patience, ShelfError, StoreShelf, WorkError, follow};
 use obsdiff_worker::meeting::Meeting;
 use obsdiff_worker::security::TokenSender;
 use obsdiff_worker::session::{Dial, SessionError, attend, tcp};
@@ -145,13 +145,15 @@ fn serve(
         fit::check(&job, &inputs.described, &inputs.plan, 1, memory)?;
     }
     let (model, trajectories) = prepare(&job, &inputs, progress)?;
-    let work = Work { job: &job, inputs: &inputs, trajectories: &trajectories, dense: None };
+    let work =
+        Work { job: &job, inputs: &inputs, trajectories: &trajectories, dense: None, disk: &session.disk };
     let shelf = StoreShelf::new(store, runtime.handle().clone());
     let mut engine = work.engine(model, Arc::new(shelf), Arc::new(Gauge::default()));
     ready.store(true, Ordering::SeqCst);
     follow(desk, &mut engine);
     match desk.take_failure() {
-        Some(obsdiff_worker::device::WorkError::Engine(error)) => Err(error.into()),
+        Some(WorkError::Engine(error)) => Err(Error::from(error).after_begin(&briefing.store)),
+        Some(WorkError::Shelf(ShelfError::Damaged(problem))) => Err(Error::Damaged(problem)),
         _ => Ok(()),
     }
 }

@@ -3,10 +3,11 @@
 use std::path::{Path, PathBuf};
 
 use obsdiff_engine::checkpoint::Weights;
-use obsdiff_engine::export::{InputDigest, required_bytes, sha256};
+use obsdiff_engine::export::{InputDigest, longest_name, required_bytes, sha256};
 use obsdiff_proto::{ByteSize, JobError, Plan};
+use rustix::fs::Access;
 
-use super::State;
+use super::{State, places};
 use crate::described::Described;
 use crate::fit;
 use crate::job::Job;
@@ -41,8 +42,12 @@ impl Inputs {
         let _span = tracing::info_span!("check").entered();
         let prompts = JobPrompts::load(job)?;
         let described = Described::read(job)?;
+        places::check(job)?;
         let written = State::has_written(job)?;
         let folder = check_output(job, &described, written)?;
+        if workers > 0 {
+            check_writable(job, &folder)?;
+        }
         let plan = obsdiff_core::plan(&job.spec, &described.inventory, described.tokens)
             .map_err(|e| job.unplanned(e))?;
         if let Some(memory) = memory {
@@ -74,6 +79,9 @@ fn check_output(job: &Job, described: &Described, written: bool) -> Result<PathB
         return refuse(format!("is \"{path}\": give a directory on this machine"));
     }
     let path = Path::new(path);
+    let Some(name) = path.file_name() else {
+        return refuse(format!("is {}, which ends in no name: give the directory a name", path.display()));
+    };
     if path.symlink_metadata().is_ok() && !written {
         return refuse(format!(
             "is {}, which exists already: choose another, or move it away",
@@ -89,6 +97,15 @@ fn check_output(job: &Job, described: &Described, written: bool) -> Result<PathB
         return Ok(parent.to_owned());
     }
     let space = rustix::fs::statvfs(parent).map_err(|e| Error::file(parent, e.into()))?;
+    let longest = longest_name(space.f_namemax);
+    if name.len() as u64 > longest {
+        let problem = format!(
+            "is {}, whose name has {} bytes: at most {longest} can be used",
+            path.display(),
+            name.len()
+        );
+        return refuse(problem);
+    }
     let free = ByteSize(space.f_bavail.saturating_mul(space.f_frsize));
     let needed = ByteSize(required_bytes(described.pipeline.path())? + described.text_spooled(&job.spec));
     if free < needed {
@@ -98,6 +115,17 @@ fn check_output(job: &Job, described: &Described, written: bool) -> Result<PathB
         ));
     }
     Ok(parent.to_owned())
+}
+
+/// This process writes the output itself: it must be allowed to.
+fn check_writable(job: &Job, folder: &Path) -> Result<()> {
+    let access = rustix::fs::access(folder, Access::WRITE_OK | Access::EXEC_OK);
+    access.map_err(|error| {
+        let error = std::io::Error::from(error);
+        let path = &job.spec.output.path;
+        let problem = format!("is {path}, but nothing can be written to {}: {error}", folder.display());
+        job.refuse(JobError::new("output.path", problem))
+    })
 }
 
 fn digests(job: &Job, prompts: &JobPrompts, weights: &Weights) -> Result<Vec<InputDigest>> {

@@ -4,6 +4,7 @@ mod display;
 mod held_out;
 mod inputs;
 mod memory;
+mod places;
 mod state;
 mod structured;
 mod summary;
@@ -16,6 +17,7 @@ use obsdiff_engine::calibrate::Trajectories;
 use obsdiff_engine::export::PruningRecord;
 use obsdiff_engine::model::DiffusionModel;
 use obsdiff_engine::model::sd3::Sd3Transformer;
+use obsdiff_files::Disk;
 use obsdiff_proto::ByteSize;
 
 use crate::Result;
@@ -31,6 +33,7 @@ pub use inputs::Inputs;
 pub use memory::peak_resident;
 pub use state::State;
 pub(crate) use state::options;
+use state::written_record;
 pub(crate) use structured::with_budget;
 pub use summary::Summary;
 pub use workers::Work;
@@ -38,18 +41,27 @@ pub use workers::Work;
 /// The span in which all of a run's work happens, on each thread that does a part of it.
 pub const RUN_SPAN: &str = "run";
 
-/// Runs a job in this process with so many workers, whose `memory` together may be known: checks everything, then encodes,
-/// calibrates, prunes, exports and compares. The result does not depend on the number of workers.
+/// What a process gives to a run.
+pub struct Process<'a> {
+    /// Workers that share its threads.
+    pub workers: usize,
+    /// The memory they may take together, where it is known.
+    pub memory: Option<ByteSize>,
+    /// Where progress is shown.
+    pub progress: &'a Progress,
+    /// The account of where the time goes.
+    pub spans: &'a Spans,
+    /// What the output and the job's state are written and removed by.
+    pub disk: &'a Disk,
+}
+
+/// Runs a job in this process: checks everything, then encodes, calibrates, prunes, exports and compares. The result does not depend on
+/// the number of workers.
 ///
 /// # Errors
 /// Bad input, before any work; a failure of the engine later. Nothing half-written is left behind.
-pub fn run(
-    job: &Job,
-    workers: usize,
-    memory: Option<ByteSize>,
-    progress: &Progress,
-    spans: &Spans,
-) -> Result<Summary> {
+pub fn run(job: &Job, process: &Process<'_>) -> Result<Summary> {
+    let &Process { workers, memory, progress, spans, disk } = process;
     let root = tracing::info_span!(RUN_SPAN);
     let running = root.enter();
     let inputs = Inputs::open(job, workers, memory)?;
@@ -57,25 +69,28 @@ pub fn run(
         progress.note(note);
     }
     let state = State::open(job, &inputs)?;
-    if state.resumed {
-        let (done, all) = (state.job.committed, inputs.plan.packages.len());
-        progress.note(&format!("{} is found: {done} of {all} packages are finished", state.url()));
-    }
+    state.note(&inputs, progress);
     progress.keep(state.job.committed as usize, inputs.plan.packages.len(), state.url());
     drop(running);
-    let pruned = prune(job, &inputs, &state, workers, progress, spans, &root);
-    match &pruned {
-        // Nothing is to be gone on with: all is done, or has to be done otherwise.
-        Ok(_) => {
-            progress.written(&job.spec.output.path);
-            state.remove();
-        }
-        Err(error) if error.exit_code() == 2 && !state.resumed => state.remove(),
-        Err(_) => {}
+    let summary = |record, held_out| {
+        let predicted = inputs.predicted_peak(job, workers);
+        Summary { record, held_out, spans: spans.report(), predicted, peak_resident: peak_resident() }
+    };
+    if let Some(record) = written_record(job).filter(|_| state.is_left_over(&inputs)) {
+        progress.written(&job.spec.output.path);
+        state.remove(disk);
+        return Ok(summary(record, None));
     }
-    let (record, held_out) = pruned?;
-    let predicted = inputs.predicted_peak(job, workers);
-    Ok(Summary { record, held_out, spans: spans.report(), predicted, peak_resident: peak_resident() })
+    let pruned = prune(job, &inputs, &state, process, &root);
+    let (record, held_out) = match pruned {
+        Ok(pruned) => {
+            progress.written(&job.spec.output.path);
+            state.remove(disk);
+            pruned
+        }
+        Err(error) => return Err(state.after(error, disk)),
+    };
+    Ok(summary(record, held_out))
 }
 
 /// How far the pruned model's latents are from the dense one's, where those are known.
@@ -96,17 +111,16 @@ fn prune(
     job: &Job,
     inputs: &Inputs,
     state: &State,
-    workers: usize,
-    progress: &Progress,
-    spans: &Spans,
+    process: &Process<'_>,
     root: &tracing::Span,
 ) -> Result<(PruningRecord, Option<HeldOutError>)> {
+    let &Process { workers, progress, spans, disk, .. } = process;
     let running = root.enter();
     let (model, trajectories) = prepare(job, inputs, progress)?;
     let dense = held_out::latents(&model, &trajectories, inputs, "dense", progress)?;
     // The workers' threads account for their time themselves.
     drop(running);
-    let work = Work { job, inputs, trajectories: &trajectories, dense: dense.as_ref() };
+    let work = Work { job, inputs, trajectories: &trajectories, dense: dense.as_ref(), disk };
     let engine = work.run(state, model, workers, progress, spans.clock())?;
     let _running = root.enter();
     let held_out = compared(engine.pruner().model(), &trajectories, inputs, dense.as_ref(), progress)?;

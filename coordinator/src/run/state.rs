@@ -5,15 +5,17 @@ use std::sync::Arc;
 
 use obsdiff_core::{Job as CoreJob, Options};
 use obsdiff_engine::export::{PruningRecord, RECORD_FILE};
+use obsdiff_files::Disk;
 use obsdiff_proto::message::Exponents;
-use obsdiff_proto::{Accumulate, Digest, JobSpec};
+use obsdiff_proto::{Accumulate, Digest, JobSpec, PackageId};
 use obsdiff_worker::device::StoreShelf;
-use obsdiff_worker::store::{JobRecord, JobStore, Opened, Prompts, StoreError};
+use obsdiff_worker::store::{JobRecord, JobStore, Opened, Prompts};
 use serde::Serialize;
 use tokio::runtime::Runtime;
 
 use super::Inputs;
 use crate::job::Job;
+use crate::progress::Progress;
 use crate::service::StoreRecords;
 use crate::{Error, Result};
 
@@ -23,6 +25,8 @@ pub struct State {
     runtime: Runtime,
     /// The directory, where it is one.
     folder: Option<PathBuf>,
+    /// The first package that was finished and is run again, since something of it is missing.
+    pub went_back: Option<PackageId>,
     /// How far the job is.
     pub job: CoreJob,
     /// Whether an earlier coordinator began it.
@@ -33,7 +37,8 @@ impl State {
     /// Begins a job, or finds an earlier run of the same one. The store is at `output.state`, or beside the output.
     ///
     /// # Errors
-    /// When it holds another job, naming what differs, or cannot be read or written.
+    /// When it holds another job, naming what differs, or anything that is not obsdiff's; when another process runs the job, or it cannot
+    /// be read or written.
     pub fn open(job: &Job, inputs: &Inputs) -> Result<Self> {
         let _span = tracing::info_span!("store").entered();
         let runtime = crate::service::runtime()?;
@@ -54,7 +59,7 @@ impl State {
         };
         let opened = runtime.block_on(store.begin(&record, &prompts))?;
         let life = runtime.block_on(store.raise_life())?;
-        let committed = runtime.block_on(store.committed())?;
+        let (committed, went_back) = runtime.block_on(store.recover())?;
         let saved = runtime.block_on(store.exponents())?;
         let last = || committed.last().map(|manifest| manifest.exponents.clone());
         let exponents = match job.spec.hessian.accumulate {
@@ -70,25 +75,39 @@ impl State {
             options,
         };
         let folder = (!url.contains("://")).then(|| PathBuf::from(&url));
-        Ok(Self { store, runtime, folder, job, resumed: opened == Opened::Resumed })
+        Ok(Self { store, runtime, folder, went_back, job, resumed: opened == Opened::Resumed })
     }
 
-    /// Whether the output is there, written by an earlier process of the same job whose state is there too. Nothing is made where
-    /// none is.
+    /// Whether the output is there, written by an earlier process of the same job whose state is there too, if only in part. Nothing is
+    /// made where none is.
     ///
     /// # Errors
     /// When the store cannot be read.
     pub(super) fn has_written(job: &Job) -> Result<bool> {
-        let record = Path::new(&job.spec.output.path).join(RECORD_FILE);
-        let Ok(words) = std::fs::read(record) else { return Ok(false) };
-        if !serde_json::from_slice::<PruningRecord>(&words).is_ok_and(|record| record.job == job.spec) {
+        if !written_record(job).is_some_and(|record| record.job == job.spec) {
             return Ok(false);
         }
         let Ok(store) = JobStore::open(&location(job), job.stores().pairs()) else { return Ok(false) };
-        match crate::service::runtime()?.block_on(store.job()) {
-            Ok(record) => Ok(record.spec == job.spec),
-            Err(StoreError::Missing { .. }) => Ok(false),
-            Err(error) => Err(error.into()),
+        Ok(crate::service::runtime()?.block_on(store.is_of(&job.spec))?)
+    }
+
+    /// Whether the output is written, and an earlier process ended while it removed this state: nothing is to be done but that.
+    pub fn is_left_over(&self, inputs: &Inputs) -> bool {
+        inputs.written && (self.job.committed as usize) < inputs.plan.packages.len()
+    }
+
+    /// Says what an earlier process has finished.
+    pub fn note(&self, inputs: &Inputs, progress: &Progress) {
+        let (done, all) = (self.job.committed, inputs.plan.packages.len());
+        if self.resumed {
+            progress.note(&format!("{} is found: {done} of {all} packages are finished", self.url()));
+        }
+        if let Some(package) = self.went_back {
+            progress.note(&format!(
+                "{} lacks objects of package {}: it is run again, and so are those after it",
+                self.url(),
+                package.0 + 1
+            ));
         }
     }
 
@@ -123,14 +142,28 @@ impl State {
         }
     }
 
-    /// Removes the store's directory: the job is done, or cannot be done as it is. Objects elsewhere stay.
-    pub fn remove(self) {
-        if let Some(folder) = &self.folder
-            && let Err(error) = std::fs::remove_dir_all(folder)
-        {
-            tracing::warn!(folder = %folder.display(), %error, "the state of the job could not be removed");
+    /// What becomes of the state after a failure. It stays, so that the same command can go on; but where the input has to change
+    /// first, and this process began the job, it is removed: nothing is left that was not there before.
+    pub fn after(self, error: Error, disk: &Disk) -> Error {
+        let error = error.after_begin(self.url());
+        if error.exit_code() == 2 && !self.resumed && !matches!(error, Error::Damaged(_)) {
+            self.remove(disk);
+        }
+        error
+    }
+
+    /// Removes what the job has put in its store: it is done, or cannot be done as it is.
+    pub fn remove(self, disk: &Disk) {
+        if let Err(error) = self.runtime.block_on(self.store.remove(disk)) {
+            tracing::warn!(state = self.url(), %error, "the state of the job could not be removed");
         }
     }
+}
+
+/// What the output says of itself, where it is there.
+pub(super) fn written_record(job: &Job) -> Option<PruningRecord> {
+    let words = std::fs::read(Path::new(&job.spec.output.path).join(RECORD_FILE)).ok()?;
+    serde_json::from_slice(&words).ok()
 }
 
 /// What a job says of how it is coordinated.
@@ -139,8 +172,8 @@ pub(crate) fn options(spec: &JobSpec) -> Options {
     Options { refine: spec.sparsity.refinement(), split_above, ..Options::default() }
 }
 
-/// Where a job keeps its state.
-fn location(job: &Job) -> String {
+/// Where a job keeps its state: a directory or a URL.
+pub(super) fn location(job: &Job) -> String {
     match &job.spec.output.state {
         Some(state) => state.clone(),
         None => format!("{}.state", job.spec.output.path.trim_end_matches('/')),

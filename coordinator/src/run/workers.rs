@@ -14,9 +14,10 @@ use obsdiff_engine::calibrate::Trajectories;
 use obsdiff_engine::export::{Export, PruningRecord, Shrink};
 use obsdiff_engine::model::sd3::Sd3Transformer;
 use obsdiff_engine::pruner::Pruner;
+use obsdiff_files::Disk;
 use obsdiff_proto::{LinearId, Package};
 use obsdiff_worker::collective::Local;
-use obsdiff_worker::device::{Desk, Patience, Pruned, PruningEngine, Shelf, WorkError, follow};
+use obsdiff_worker::device::{Desk, Patience, Pruned, PruningEngine, Shelf, ShelfError, WorkError, follow};
 
 use super::{Display, Gauge, Inputs, RUN_SPAN, State, held_out, structured};
 use crate::clock::Clock;
@@ -35,6 +36,8 @@ pub struct Work<'a> {
     pub trajectories: &'a Arc<Trajectories>,
     /// Final latents of the dense model on the held-out prompts, where they are known.
     pub dense: Option<&'a Tensor>,
+    /// What the output is written by.
+    pub disk: &'a Disk,
 }
 
 impl<'a> Work<'a> {
@@ -120,6 +123,7 @@ impl<'a> Work<'a> {
                 None => Err(Error::Session("all workers ended before the job was done".to_owned())),
                 Some(Outcome::Failed(failure)) => match desks.iter().find_map(|desk| desk.take_failure()) {
                     Some(WorkError::Engine(error)) => Err(error.into()),
+                    Some(WorkError::Shelf(ShelfError::Damaged(problem))) => Err(Error::Damaged(problem)),
                     _ => Err(Error::Failed(failure)),
                 },
             }
@@ -186,7 +190,7 @@ impl<'a> Work<'a> {
             shrink: shrink.as_ref(),
         };
         let biases = packages.iter().any(Package::is_structured);
-        export.write(&|name| {
+        export.write(self.disk, &|name| {
             let Some((linear, what)) = name.rsplit_once('.') else { return Ok(None) };
             let Some(id) = changed.get(linear) else { return Ok(None) };
             match what {

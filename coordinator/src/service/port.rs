@@ -1,6 +1,6 @@
 //! The port that workers and those who watch a job connect to.
 
-use std::net::SocketAddr;
+use std::net::{self, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -43,18 +43,29 @@ impl Port {
         Ok(Self { address, tls, token: TokenCheck(security.token()?) })
     }
 
-    /// Binds the port and serves it until the runtime ends; gives the address that was bound.
+    /// Binds the port, before anything else is done: another process may have it.
     ///
     /// # Errors
     /// When the port cannot be bound.
+    pub fn bind(&self) -> Result<net::TcpListener> {
+        let listener = net::TcpListener::bind(self.address).map_err(|e| self.failed(&e))?;
+        listener.set_nonblocking(true).map_err(|e| self.failed(&e))?;
+        Ok(listener)
+    }
+
+    /// Serves the bound port until the runtime ends; gives its address.
+    ///
+    /// # Errors
+    /// When the certificates cannot be used.
     pub async fn serve(
         self,
+        listener: net::TcpListener,
         handle: Handle,
         meeting: Arc<Meeting>,
         briefing: Arc<Briefing>,
         job: Watched,
     ) -> Result<SocketAddr> {
-        let listener = TcpListener::bind(self.address).await.map_err(|e| self.failed(&e))?;
+        let listener = TcpListener::from_std(listener).map_err(|e| self.failed(&e))?;
         let bound = listener.local_addr().map_err(|e| self.failed(&e))?;
         let router = self.router(handle, meeting, briefing, job).await?;
         tokio::spawn(async move {

@@ -1,4 +1,4 @@
-//! A disk without room for the output: known before any work where it can be, and nothing is left behind where it cannot.
+//! A disk without room for the output: known before any work where it can be, and nothing that is solved is lost where it cannot.
 
 use std::fs::{self, File};
 use std::process::{Command, Output};
@@ -54,14 +54,29 @@ fn a_small_file_system_is_refused_before_any_work() {
     }
 }
 
-/// No file may grow past 1000 blocks of 512 bytes, as on a disk that others fill while a job runs.
+/// No file may grow past 1000 blocks of 512 bytes, as where a user's limit is too low for the output, though not for the parts.
 #[test]
-fn an_export_that_runs_out_of_room_leaves_nothing() {
+fn an_export_that_cannot_be_written_keeps_what_is_solved_and_the_same_command_goes_on() {
     let setting = Setting::new(RUN);
     let before = listing(setting.dir.path());
     let output = shell(&setting, "trap '' XFSZ; ulimit -f 1000; exec \"$0\" \"$@\"", &[]);
     let said = text(&output.stderr);
-    assert_eq!(output.status.code(), Some(2), "{said}");
-    assert!(said.contains("transformer/diffusion_pytorch_model.safetensors: File too large"), "{said}");
-    assert_eq!(listing(setting.dir.path()), before);
+    assert_eq!(output.status.code(), Some(3), "{said}");
+    for part in [
+        "transformer/diffusion_pytorch_model.safetensors: File too large",
+        "raise the limit on the size of files (ulimit -f)",
+        "what is finished is kept in out.state, and the same command goes on from there",
+    ] {
+        assert!(said.contains(part), "{part} is not in: {said}");
+    }
+    let new = listing(setting.dir.path()).into_iter().filter(|found| !before.contains(found));
+    let new: Vec<_> = new.map(|(path, _)| path).collect();
+    assert!(new.iter().all(|path| path.starts_with(setting.path("out.state"))), "{new:?}");
+    assert!(setting.path("out.state/packages/00001.json").is_file(), "{new:?}");
+
+    let again = shell(&setting, "exec \"$0\" $(echo \"$@\" | sed s/--quiet//)", &[]);
+    let said = text(&again.stderr);
+    assert!(again.status.success(), "{said}");
+    assert!(said.contains("2 of 2 packages are finished"), "{said}");
+    assert!(setting.path("out/pruning.json").is_file() && !setting.path("out.state").exists());
 }

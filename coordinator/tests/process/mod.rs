@@ -55,6 +55,10 @@ impl Process {
         }
     }
 
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     pub fn kill(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
@@ -62,10 +66,6 @@ impl Process {
 
     pub fn terminate(&mut self) {
         self.signal("TERM");
-    }
-
-    pub fn id(&self) -> u32 {
-        self.child.id()
     }
 
     /// Sends a signal, by its name.

@@ -143,6 +143,7 @@ impl From<&Trouble> for v1::Trouble {
         let fault = match &trouble.fault {
             Fault::Overflow { site, exponent } => F::Overflow(Overflow { site: site.0, exponent: *exponent }),
             Fault::Transient(error) => F::Transient(clipped(error)),
+            Fault::Environment(error) => F::Environment(clipped(error)),
             Fault::Fatal(error) => F::Fatal(clipped(error)),
         };
         Self { serial: trouble.serial, order: Some((&trouble.order).into()), fault: Some(fault) }
@@ -159,6 +160,7 @@ impl TryFrom<v1::Trouble> for Trouble {
                 Fault::Overflow { site: SiteId(o.site), exponent: exponent("overflow.exponent", o.exponent)? }
             }
             F::Transient(error) => Fault::Transient(words("transient", error)?),
+            F::Environment(error) => Fault::Environment(words("environment", error)?),
             F::Fatal(error) => Fault::Fatal(words("fatal", error)?),
         };
         Ok(Self { serial: trouble.serial, order: inner("order", trouble.order)?, fault })

@@ -154,6 +154,7 @@ fn trouble() -> impl Strategy<Value = Trouble> {
     let fault = prop_oneof![
         (small(), exponent()).prop_map(|(site, exponent)| Fault::Overflow { site: SiteId(site), exponent }),
         words().prop_map(Fault::Transient),
+        words().prop_map(Fault::Environment),
         words().prop_map(Fault::Fatal),
     ];
     (number(), order(), fault).prop_map(|(serial, order, fault)| Trouble { serial, order, fault })

@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 use obsdiff::clock::monotonic;
 use obsdiff::job::Job;
 use obsdiff::progress::Progress;
-use obsdiff::run::{RUN_SPAN, Summary, run};
+use obsdiff::run::{Process, RUN_SPAN, Summary, run};
 use obsdiff::spans::Spans;
+use obsdiff_files::Disk;
 
 /// The folder of shipped assets.
 pub(crate) fn assets() -> PathBuf {
@@ -45,7 +46,8 @@ pub(crate) fn run_job(file: &Path, sets: &[&str]) -> obsdiff::Result<Summary> {
     let sets: Vec<String> = sets.iter().map(|set| set.to_string()).collect();
     let job = Job::load(file, [], &sets)?;
     let progress = Progress::lines(std::io::sink(), monotonic());
-    run(&job, 1, None, &progress, &Spans::new(RUN_SPAN, monotonic()))
+    let (spans, disk) = (Spans::new(RUN_SPAN, monotonic()), Disk::default());
+    run(&job, &Process { workers: 1, memory: None, progress: &progress, spans: &spans, disk: &disk })
 }
 
 /// Copies a folder with all below it.

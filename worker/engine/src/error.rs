@@ -20,6 +20,14 @@ pub enum Error {
         /// What the system said.
         source: io::Error,
     },
+    /// A file of the output could not be written: its user has to make room, or to allow it.
+    #[error("{}: {source}{}", path.display(), remedy(source.kind()))]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
     /// A file was read, but its content cannot be used.
     #[error("{}: {problem}", path.display())]
     Content {
@@ -88,7 +96,23 @@ impl Error {
         Self::File { path: path.as_ref().to_owned(), source }
     }
 
+    pub(crate) fn write(path: impl AsRef<Path>, source: io::Error) -> Self {
+        Self::Write { path: path.as_ref().to_owned(), source }
+    }
+
     pub(crate) fn content(path: impl AsRef<Path>, problem: impl Into<String>) -> Self {
         Self::Content { path: path.as_ref().to_owned(), problem: problem.into() }
+    }
+}
+
+/// What lets a file be written that could not be.
+fn remedy(kind: io::ErrorKind) -> &'static str {
+    match kind {
+        io::ErrorKind::StorageFull => ": make room there",
+        io::ErrorKind::QuotaExceeded => ": make room there, or raise the quota",
+        io::ErrorKind::PermissionDenied => ": allow this user to write there",
+        io::ErrorKind::ReadOnlyFilesystem => ": mount it so that it can be written to",
+        io::ErrorKind::FileTooLarge => ": raise the limit on the size of files (ulimit -f)",
+        _ => "",
     }
 }

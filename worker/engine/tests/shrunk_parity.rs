@@ -120,7 +120,7 @@ fn shrinks_without_a_difference(name: &str) {
         record: &record,
         shrink: Some(&shrink),
     };
-    export.write(&tensor).unwrap();
+    export.write(&obsdiff_files::Disk::default(), &tensor).unwrap();
 
     let folder = destination.join("transformer");
     let read = Sd3Config::read(&folder).unwrap();

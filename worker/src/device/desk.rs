@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use obsdiff_proto::message::{Command, Group, Hello, Order, Status};
+use obsdiff_proto::message::{Command, Fault, Group, Hello, Order, Status};
 use obsdiff_proto::{Epoch, WorkerId};
 use tokio::sync::Notify;
 
@@ -238,7 +238,7 @@ impl Desk {
         self.change(|state| {
             if state.duties.is_running(order) {
                 state.duties.hit(order, fault.clone());
-                if matches!(fault, obsdiff_proto::message::Fault::Fatal(_)) {
+                if matches!(fault, Fault::Environment(_) | Fault::Fatal(_)) {
                     state.failure = Some(error);
                 }
             }

@@ -1,8 +1,8 @@
 //! What a device can do, one call at a time.
 
+use obsdiff_engine::Error;
 use obsdiff_proto::message::{Exponents, Fault, Opening, Part, Solved};
 use obsdiff_proto::{ShardId, SiteId};
-use thiserror::Error;
 
 use crate::collective::{Collective, CollectiveError};
 use crate::device::ShelfError;
@@ -73,7 +73,7 @@ pub trait Reducer: Send {
 }
 
 /// Why a piece of work failed.
-#[derive(Debug, Error)]
+#[derive(Debug, thiserror::Error)]
 pub enum WorkError {
     /// A Gram's diagonal left the range of its integers.
     #[error("the Gram of site {site} overflowed exponent {exponent}")]
@@ -94,7 +94,7 @@ pub enum WorkError {
     Shelf(#[from] ShelfError),
     /// The engine failed.
     #[error(transparent)]
-    Engine(#[from] obsdiff_engine::Error),
+    Engine(#[from] Error),
 }
 
 impl WorkError {
@@ -105,15 +105,20 @@ impl WorkError {
             Self::Stopped | Self::Group(_) | Self::Shelf(ShelfError::Failed(_)) => {
                 Fault::Transient(self.to_string())
             }
-            Self::Engine(obsdiff_engine::Error::File { source, .. }) if passes(source.kind()) => {
-                Fault::Transient(self.to_string())
+            Self::Engine(Error::File { source, .. } | Error::Write { source, .. }) => {
+                match passes(source.kind()) {
+                    true => Fault::Transient(self.to_string()),
+                    false => Fault::Environment(self.to_string()),
+                }
             }
+            Self::Engine(Error::Tensor(_)) => Fault::Environment(self.to_string()),
             Self::Shelf(_) | Self::Engine(_) => Fault::Fatal(self.to_string()),
         }
     }
 }
 
-/// Whether a file may be readable or writable another time with nobody doing anything about it.
+/// Whether a file may be readable or writable after a while: a disk or a network that is slow or away, a disk or a quota that others
+/// fill and empty. All else stays until somebody sets it right.
 fn passes(kind: std::io::ErrorKind) -> bool {
     use std::io::ErrorKind as Kind;
     !matches!(
@@ -126,7 +131,6 @@ fn passes(kind: std::io::ErrorKind) -> bool {
             | Kind::InvalidInput
             | Kind::ReadOnlyFilesystem
             | Kind::FileTooLarge
-            | Kind::StorageFull
-            | Kind::QuotaExceeded
+            | Kind::InvalidFilename
     )
 }

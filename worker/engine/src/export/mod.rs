@@ -6,21 +6,26 @@ mod digest;
 mod record;
 mod rewrite;
 mod shrink;
+mod source;
 mod staging;
 
 use std::fs;
+use std::io::ErrorKind;
 use std::path::Path;
 
 use candle_core::Tensor;
+use obsdiff_files::Disk;
 
 pub use digest::sha256;
 pub use obsdiff_proto::InputDigest;
 pub use record::{PrunedLinear, PrunedStructure, PruningRecord, RECORD_FILE, Sizes};
 pub use shrink::{Kept, Shrink};
-pub use staging::required_bytes;
+pub use source::required_bytes;
+pub use staging::longest_name;
 
-use crate::checkpoint::{Weights, read_json};
+use crate::checkpoint::Weights;
 use crate::{Error, Result};
+use source::{entries, is_weights, pipeline_parts};
 use staging::Staging;
 
 /// A pruned pipeline about to be written.
@@ -46,37 +51,44 @@ impl Export<'_> {
     ///
     /// # Errors
     /// When the destination exists otherwise, a file cannot be read or written, or a weight leaves the range of its stored type.
-    /// Nothing is left behind then.
-    pub fn write(&self, pruned: &dyn Fn(&str) -> Result<Option<Tensor>>) -> Result<()> {
+    /// Nothing is left behind then. A process that is killed leaves a directory beside the destination, which the next one removes.
+    pub fn write(&self, disk: &Disk, pruned: &dyn Fn(&str) -> Result<Option<Tensor>>) -> Result<()> {
         let record = serde_json::to_vec_pretty(self.record).map_err(|e| {
             Error::content(self.destination.join(RECORD_FILE), format!("cannot be written: {e}"))
         })?;
-        let is_written = || fs::read(self.destination.join(RECORD_FILE)).is_ok_and(|there| there == record);
-        if is_written() {
-            return Ok(());
+        if self.is_written(&record) {
+            return staging::settle(self.destination, disk);
         }
-        let staging = Staging::create(self.destination)?;
-        self.copy_components(&staging)?;
-        let transformer = staging.path().join("transformer");
+        let mut staging = Staging::create(self.destination, disk)?;
+        self.copy_components(&mut staging)?;
         for file in 0..self.weights.files().len() {
-            rewrite::rewrite(self.weights, file, &transformer, pruned, self.shrink)?;
+            rewrite::rewrite(self.weights, file, &staging, pruned, self.shrink)?;
         }
         for (name, content) in self.shrink.iter().flat_map(|shrink| &shrink.files) {
             staging.write(&format!("transformer/{name}"), content)?;
         }
         staging.write(RECORD_FILE, &record)?;
         match staging.commit(self.destination) {
-            Err(_) if is_written() => Ok(()),
+            Err(Error::Write { source, .. })
+                if source.kind() == ErrorKind::AlreadyExists && self.is_written(&record) =>
+            {
+                staging::settle(self.destination, disk)
+            }
             committed => committed,
         }
     }
 
-    fn copy_components(&self, staging: &Staging) -> Result<()> {
+    /// Whether the destination holds this very record: its pipeline is whole.
+    fn is_written(&self, record: &[u8]) -> bool {
+        fs::read(self.destination.join(RECORD_FILE)).is_ok_and(|there| there == record)
+    }
+
+    fn copy_components(&self, staging: &mut Staging<'_>) -> Result<()> {
         for name in pipeline_parts(self.source)? {
             let from = self.source.join(&name);
             if from.is_dir() {
                 let keep: &dyn Fn(&str) -> bool = match name.as_str() {
-                    "transformer" => &|file| !staging::is_weights(file) && !self.writes(file),
+                    "transformer" => &|file| !is_weights(file) && !self.writes(file),
                     _ => &|_| true,
                 };
                 staging.copy_folder(&from, &name, self.link, keep)?;
@@ -106,29 +118,11 @@ impl Export<'_> {
     }
 }
 
-/// What belongs to a pipeline at its top level: its index, the folders the index names, and plain files such as a licence; single-file
-/// checkpoints and hidden files are left out.
-fn pipeline_parts(source: &Path) -> Result<Vec<String>> {
-    let index: serde_json::Map<String, serde_json::Value> = read_json(&source.join("model_index.json"))?;
-    let mut parts = Vec::new();
-    for entry in fs::read_dir(source).map_err(|e| Error::file(source, e))? {
-        let entry = entry.map_err(|e| Error::file(source, e))?;
-        let Ok(name) = entry.file_name().into_string() else { continue };
-        let belongs = match entry.path().is_dir() {
-            true => index.contains_key(&name),
-            false => !name.starts_with('.') && !staging::is_weights(&name) && name != RECORD_FILE,
-        };
-        if belongs {
-            parts.push(name);
-        }
-    }
-    parts.sort();
-    Ok(parts)
-}
-
 fn file_name(path: &Path) -> String {
     path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default()
 }
 
+#[cfg(test)]
+mod crash_tests;
 #[cfg(test)]
 mod tests;

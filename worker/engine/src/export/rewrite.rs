@@ -1,6 +1,5 @@
 //! One safetensors file written again with some of its tensors replaced.
 
-use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::Path;
 
@@ -9,22 +8,23 @@ use safetensors::View;
 
 use super::file_name;
 use super::shrink::{Kept, Shrink};
+use super::staging::Staging;
 use crate::checkpoint::{Entry, Weights};
 use crate::{Error, Result};
 
-/// Writes file number `file` of `weights` into `folder` under its own name. Types stay as they are, and so do shapes and the header but
+/// Writes file number `file` of `weights` into the transformer's folder under its own name. Types stay as they are, and so do shapes and the header but
 /// for what `shrink` says; tensors for which `pruned` has a new value are converted to their stored type.
 pub(super) fn rewrite(
     weights: &Weights,
     file: usize,
-    folder: &Path,
+    staging: &Staging<'_>,
     pruned: &dyn Fn(&str) -> Result<Option<Tensor>>,
     shrink: Option<&Shrink>,
 ) -> Result<()> {
     let source = &weights.files()[file];
-    let path = folder.join(file_name(source.path()));
-    let failed = |e| Error::file(&path, e);
-    let mut out = BufWriter::with_capacity(1 << 20, File::create_new(&path).map_err(failed)?);
+    let path = staging.path(&format!("transformer/{}", file_name(source.path())));
+    let failed = |e| Error::write(&path, e);
+    let mut out = BufWriter::with_capacity(1 << 20, staging.create_file(&path)?);
     let entries = weights.entries_of(file);
     let header = entries.first().map_or(source.len(), |(_, entry)| entry.bytes().start);
     match shrink {
@@ -49,7 +49,7 @@ pub(super) fn rewrite(
         weights.release(entry);
     }
     let file = out.into_inner().map_err(|e| failed(e.into_error()))?;
-    file.sync_all().map_err(failed)
+    staging.sync(&file, &path)
 }
 
 /// A tensor's bytes in the type and shape of the one it replaces, which lies in the file `path`, and of these what is kept.

@@ -1,9 +1,15 @@
 //! A directory written beside its destination and moved into place when it is whole.
+//!
+//! For a destination `NAME` it is `.NAME.obsdiff-NUMBER`, which holds a lock, a marker that says what it is, and the directory
+//! `pipeline` that is written. Each writer has a number of its own: one that was cut off may still be writing while another one takes
+//! its place. The lock tells such a one from those that have ended, whose directories are removed.
 
-use std::fs;
-use std::io::{self, Write};
-use std::os::unix::fs::PermissionsExt;
+use std::fs::File;
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
+
+use obsdiff_files::{Disk, Lock};
+use serde::{Deserialize, Serialize};
 
 use super::file_name;
 use crate::{Error, Result};
@@ -11,57 +17,133 @@ use crate::{Error, Result};
 /// Deeper trees than this are not pipelines.
 const MAX_DEPTH: usize = 8;
 
-/// How the names of half-written directories end.
-const PARTIAL: &str = ".partial";
+/// What stands between the destination's name and the writer's number.
+const INFIX: &str = ".obsdiff-";
+/// Digits of a writer's number: more writers than that do not meet at one destination.
+const MAX_DIGITS: usize = 4;
 
-/// The directory being written; removed when dropped before [`Staging::commit`].
-pub(super) struct Staging {
-    path: PathBuf,
+const LOCK: &str = "obsdiff.lock";
+const MARKER: &str = "obsdiff.json";
+const PIPELINE: &str = "pipeline";
+
+/// The content of a marker.
+#[derive(Serialize, Deserialize)]
+struct Marker {
+    /// For people who find it.
+    holds: String,
+    /// The name of the destination.
+    destination: String,
 }
 
-impl Staging {
-    /// Creates `.NAME.SOMETHING.partial` beside the destination `NAME`. No other writer's is called so: one that was cut off may still
-    /// be writing while another one takes its place. What such ones have left is removed.
-    pub(super) fn create(destination: &Path) -> Result<Self> {
+/// The directory being written; removed when dropped before [`Staging::commit`].
+pub(super) struct Staging<'a> {
+    disk: &'a Disk,
+    /// What holds the lock, the marker and the pipeline.
+    folder: PathBuf,
+    lock: Lock,
+    /// Every folder of the pipeline, the outermost first.
+    folders: Vec<PathBuf>,
+    /// Folders that were made to hold the destination.
+    made: Vec<PathBuf>,
+}
+
+impl<'a> Staging<'a> {
+    /// Creates a directory beside the destination, and removes those that writers have left which have ended.
+    pub(super) fn create(destination: &Path, disk: &'a Disk) -> Result<Self> {
         refuse_existing(destination)?;
         let parent = parent_of(destination);
-        fs::create_dir_all(parent).map_err(|e| Error::file(parent, e))?;
-        let prefix = format!(".{}.", file_name(destination));
-        remove_left(parent, &prefix).map_err(|e| Error::file(parent, e))?;
-        let directory = tempfile::Builder::new()
-            .prefix(&prefix)
-            .suffix(PARTIAL)
-            .permissions(fs::Permissions::from_mode(0o777))
-            .tempdir_in(parent)
-            .map_err(|e| Error::file(parent, e))?;
-        Ok(Self { path: directory.keep() })
+        let made = disk.create_folders(parent).map_err(|e| Error::write(parent, e))?;
+        let staged = Self::numbered(destination, disk).and_then(|(folder, lock)| {
+            let staging = Self { disk, folder, lock, folders: Vec::new(), made: made.clone() };
+            staging.begin(destination)
+        });
+        if staged.is_err() {
+            disk.remove_folders(&made);
+        }
+        staged
     }
 
-    pub(super) fn path(&self) -> &Path {
-        &self.path
+    /// Makes the directory of the first number that no other writer has.
+    fn numbered(destination: &Path, disk: &Disk) -> Result<(PathBuf, Lock)> {
+        let parent = parent_of(destination);
+        remove_left(destination, disk).map_err(|e| Error::write(parent, e))?;
+        for number in 1..10_u32.pow(MAX_DIGITS as u32) {
+            let folder = parent.join(format!(".{}{INFIX}{number}", file_name(destination)));
+            match disk.create_folder(&folder) {
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => continue,
+                created => created.map_err(|e| Error::write(&folder, e))?,
+            }
+            match Lock::take(&folder.join(LOCK)) {
+                Ok(lock) => return Ok((folder, lock)),
+                // Another writer took it for one that was left, and removes it.
+                Err(_) if !folder.exists() => continue,
+                Err(error) => {
+                    // What is in the way is told; an empty folder may stay.
+                    let _ = disk.remove_folder(&folder);
+                    return Err(Error::write(&folder, io::Error::other(error.to_string())));
+                }
+            }
+        }
+        let problem = "more writers than can be counted are at work beside it";
+        Err(Error::write(destination, io::Error::other(problem)))
+    }
+
+    fn begin(mut self, destination: &Path) -> Result<Self> {
+        let marker = Marker {
+            holds: "a pipeline that obsdiff has not finished writing, and removes or moves into place"
+                .to_owned(),
+            destination: file_name(destination),
+        };
+        let path = self.folder.join(MARKER);
+        let words = serde_json::to_vec_pretty(&marker).map_err(|e| Error::write(&path, e.into()))?;
+        self.disk.write(&path, &words).map_err(|e| Error::write(&path, e))?;
+        self.create_folder("")?;
+        Ok(self)
+    }
+
+    /// The path of a file of the pipeline.
+    pub(super) fn path(&self, name: &str) -> PathBuf {
+        let pipeline = self.folder.join(PIPELINE);
+        if name.is_empty() { pipeline } else { pipeline.join(name) }
+    }
+
+    fn create_folder(&mut self, name: &str) -> Result<()> {
+        let path = self.path(name);
+        self.disk.create_folder(&path).map_err(|e| Error::write(&path, e))?;
+        self.folders.push(path);
+        Ok(())
+    }
+
+    /// Makes a file that is written by the caller, and finished by [`Staging::sync`].
+    pub(super) fn create_file(&self, path: &Path) -> Result<File> {
+        self.disk.create_file(path).map_err(|e| Error::write(path, e))
+    }
+
+    /// Brings a file's content to the disk.
+    pub(super) fn sync(&self, file: &File, path: &Path) -> Result<()> {
+        self.disk.sync_file(file, path).map_err(|e| Error::write(path, e))
     }
 
     /// Writes a small file.
     pub(super) fn write(&self, name: &str, content: &[u8]) -> Result<()> {
-        let path = self.path.join(name);
-        let mut file = fs::File::create_new(&path).map_err(|e| Error::file(&path, e))?;
-        file.write_all(content).and_then(|()| file.sync_all()).map_err(|e| Error::file(&path, e))
+        let path = self.path(name);
+        self.disk.write(&path, content).map_err(|e| Error::write(&path, e))
     }
 
     /// Copies a file, or hard-links it where asked and possible.
     pub(super) fn copy_file(&self, from: &Path, name: &str, link: bool) -> Result<()> {
-        let to = self.path.join(name);
+        let to = self.path(name);
         // A symbolic link into a download cache is read through: a hard link to it would be a link to a link.
-        if link && !from.is_symlink() && fs::hard_link(from, &to).is_ok() {
+        if link && !from.is_symlink() && self.disk.link(from, &to).is_ok() {
             return Ok(());
         }
-        fs::copy(from, &to).map_err(|e| Error::file(from, e))?;
-        Ok(())
+        let source = File::open(from).map_err(|e| Error::file(from, e))?;
+        self.disk.copy(&source, &to).map_err(|e| Error::write(&to, e))
     }
 
     /// Copies those files of a folder, and of the folders in it, whose names `keep` approves.
     pub(super) fn copy_folder(
-        &self,
+        &mut self,
         from: &Path,
         name: &str,
         link: bool,
@@ -70,10 +152,8 @@ impl Staging {
         if Path::new(name).components().count() > MAX_DEPTH {
             return Err(Error::content(from, format!("lies more than {MAX_DEPTH} folders deep")));
         }
-        let to = self.path.join(name);
-        fs::create_dir(&to).map_err(|e| Error::file(&to, e))?;
-        for entry in fs::read_dir(from).map_err(|e| Error::file(from, e))? {
-            let path = entry.map_err(|e| Error::file(from, e))?.path();
+        self.create_folder(name)?;
+        for path in super::entries(from)? {
             let file = file_name(&path);
             if path.is_dir() {
                 self.copy_folder(&path, &format!("{name}/{file}"), link, keep)?;
@@ -84,50 +164,121 @@ impl Staging {
         Ok(())
     }
 
-    /// Moves the directory to its destination.
+    /// Brings all of it to the disk and moves the directory to its destination.
     pub(super) fn commit(self, destination: &Path) -> Result<()> {
-        refuse_existing(destination)?;
-        fs::rename(&self.path, destination).map_err(|e| Error::file(destination, e))?;
-        let parent = parent_of(destination);
-        fs::File::open(parent).and_then(|folder| folder.sync_all()).map_err(|e| Error::file(parent, e))
-    }
-}
-
-impl Drop for Staging {
-    fn drop(&mut self) {
-        // After a commit there is nothing left to remove; after a failure that failure is what is reported.
-        if let Err(e) = fs::remove_dir_all(&self.path)
-            && e.kind() != std::io::ErrorKind::NotFound
-        {
-            tracing::warn!(path = %self.path.display(), error = %e, "a half-written directory could not be removed");
+        for folder in self.folders.iter().rev() {
+            self.disk.sync_folder(folder).map_err(|e| Error::write(folder, e))?;
         }
+        let (pipeline, parent) = (self.path(""), parent_of(destination));
+        self.disk.rename_new(&pipeline, destination).map_err(|error| match error.kind() {
+            ErrorKind::AlreadyExists => exists(destination),
+            _ => Error::write(destination, error),
+        })?;
+        self.disk.sync_folder(parent).map_err(|e| Error::write(parent, e))
     }
 }
 
-/// Removes the half-written directories of earlier writers.
-fn remove_left(parent: &Path, prefix: &str) -> io::Result<()> {
-    for entry in fs::read_dir(parent)? {
-        let path = entry?.path();
-        let name = file_name(&path);
-        if name.starts_with(prefix)
-            && name.ends_with(PARTIAL)
-            && path.is_dir()
-            && let Err(error) = fs::remove_dir_all(&path)
-        {
-            // Where somebody still writes, it is only in the way of others' room.
-            tracing::warn!(path = %path.display(), %error, "a half-written directory could not be removed");
+impl Drop for Staging<'_> {
+    fn drop(&mut self) {
+        // After a commit only the marker and the lock are left; after a failure that failure is what is reported.
+        if let Err(error) = remove(&self.folder, &self.lock, self.disk) {
+            tracing::warn!(path = %self.folder.display(), %error, "a half-written directory could not be removed");
+        }
+        // They hold the destination now, or were made in vain.
+        self.disk.remove_folders(&self.made);
+    }
+}
+
+/// Removes a writer's directory, whose lock is held: the marker last, so that what is left of it is known to be obsdiff's.
+fn remove(folder: &Path, lock: &Lock, disk: &Disk) -> io::Result<()> {
+    let (pipeline, marker) = (folder.join(PIPELINE), folder.join(MARKER));
+    if pipeline.symlink_metadata().is_ok() {
+        disk.remove_tree(&pipeline)?;
+    }
+    if marker.symlink_metadata().is_ok() {
+        disk.remove_file(&marker)?;
+    }
+    lock.remove(disk)?;
+    disk.remove_folder(folder)
+}
+
+/// Makes sure that a destination which another writer has moved into place outlives a power cut, and removes what writers that have
+/// ended have left beside it.
+pub(super) fn settle(destination: &Path, disk: &Disk) -> Result<()> {
+    let parent = parent_of(destination);
+    let settled = disk.sync_folder(parent).and_then(|()| remove_left(destination, disk));
+    settled.map_err(|e| Error::write(parent, e))
+}
+
+/// Removes the directories of writers of this destination that have ended.
+fn remove_left(destination: &Path, disk: &Disk) -> io::Result<()> {
+    let parent = parent_of(destination);
+    let name = file_name(destination);
+    for entry in std::fs::read_dir(parent)? {
+        let entry = entry?;
+        if !is_staging(&entry.file_name().to_string_lossy(), &name) || !entry.file_type()?.is_dir() {
+            continue;
+        }
+        let folder = entry.path();
+        if let Err(error) = remove_ended(&folder, &name, disk) {
+            tracing::warn!(path = %folder.display(), %error, "a half-written directory could not be removed");
         }
     }
     Ok(())
 }
 
+/// Whether a name is that of a directory in which a destination called `name` is written.
+fn is_staging(file: &str, name: &str) -> bool {
+    let number = file.strip_prefix('.').and_then(|file| file.strip_prefix(name)?.strip_prefix(INFIX));
+    number.is_some_and(|number| {
+        (1..=MAX_DIGITS).contains(&number.len()) && number.bytes().all(|c| c.is_ascii_digit())
+    })
+}
+
+/// Removes a directory that its writer has left, if it is a writer's and that one has ended.
+fn remove_ended(folder: &Path, name: &str, disk: &Disk) -> io::Result<()> {
+    let files = std::fs::read_dir(folder)?.map(|entry| Ok(entry?.file_name()));
+    let files = files.collect::<io::Result<Vec<_>>>()?;
+    if files.is_empty() {
+        return disk.remove_folder(folder);
+    }
+    let marker =
+        std::fs::read(folder.join(MARKER)).ok().map(|words| serde_json::from_slice::<Marker>(&words));
+    let ours = match marker {
+        Some(Ok(marker)) => marker.destination == name,
+        // Killed before the marker was whole: then nothing else was made.
+        Some(Err(_)) | None => files.iter().all(|file| file == LOCK || file == MARKER),
+    };
+    if !ours || !files.iter().all(|file| file == LOCK || file == MARKER || file == PIPELINE) {
+        return Err(io::Error::other("it holds files that obsdiff did not write"));
+    }
+    match Lock::take(&folder.join(LOCK)) {
+        // Its writer is at work.
+        Err(obsdiff_files::LockError::Held(_)) => Ok(()),
+        Err(obsdiff_files::LockError::File(error)) => Err(error),
+        Ok(lock) if !lock.is_exclusive() => {
+            Err(io::Error::other("nothing tells whether its writer has ended"))
+        }
+        Ok(lock) => remove(folder, &lock, disk),
+    }
+}
+
+/// The most bytes that the name of a destination may have where names may have `most`: the directory that it is written in has a
+/// longer one.
+pub fn longest_name(most: u64) -> u64 {
+    most.saturating_sub((1 + INFIX.len() + MAX_DIGITS) as u64)
+}
+
 fn refuse_existing(destination: &Path) -> Result<()> {
     match destination.symlink_metadata() {
-        Ok(_) => {
-            Err(Error::content(destination, "exists already: choose another output.path, or move it away"))
-        }
+        Ok(_) => Err(exists(destination)),
         Err(_) => Ok(()),
     }
+}
+
+fn exists(destination: &Path) -> Error {
+    let problem = "exists already, though the job has not written it: move it away";
+    Error::write(destination, io::Error::new(ErrorKind::AlreadyExists, problem))
 }
 
 fn parent_of(path: &Path) -> &Path {
@@ -137,31 +288,23 @@ fn parent_of(path: &Path) -> &Path {
     }
 }
 
-/// Whether a file holds weights, or names the shards that do.
-pub(super) fn is_weights(file: &str) -> bool {
-    [".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".msgpack", ".onnx"]
-        .iter()
-        .any(|end| file.ends_with(end))
-        || file.ends_with(".safetensors.index.json")
-        || file.ends_with(".bin.index.json")
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-/// Bytes that an export of the pipeline in `source` takes at most: everything in its folders.
-///
-/// # Errors
-/// When a folder cannot be read.
-pub fn required_bytes(source: &Path) -> Result<u64> {
-    let mut total = 0;
-    let parts = super::pipeline_parts(source)?;
-    let mut open: Vec<(PathBuf, usize)> = parts.iter().map(|part| (source.join(part), 0)).collect();
-    while let Some((path, depth)) = open.pop() {
-        if !path.is_dir() {
-            total += path.metadata().map_err(|e| Error::file(&path, e))?.len();
-        } else if depth <= MAX_DEPTH {
-            for entry in fs::read_dir(&path).map_err(|e| Error::file(&path, e))? {
-                open.push((entry.map_err(|e| Error::file(&path, e))?.path(), depth + 1));
-            }
+    #[test]
+    fn a_destination_knows_its_own_directories_only() {
+        assert!(is_staging(".sd3.obsdiff-1", "sd3") && is_staging(".sd3.5.obsdiff-12", "sd3.5"));
+        for (file, name) in [
+            (".sd3.5.obsdiff-1", "sd3"),
+            (".sd3.obsdiff-1", "sd3.5"),
+            (".sd3.obsdiff-", "sd3"),
+            (".sd3.obsdiff-1x", "sd3"),
+            (".sd3.obsdiff-12345", "sd3"),
+            ("sd3.obsdiff-1", "sd3"),
+            (".sd3.partial", "sd3"),
+        ] {
+            assert!(!is_staging(file, name), "{file} of {name}");
         }
     }
-    Ok(total)
 }

@@ -4,10 +4,11 @@ use std::path::PathBuf;
 use candle_core::{DType, Device};
 
 use super::*;
+use crate::checkpoint::read_json;
 
 const NAMES: [&str; 3] = ["a.weight", "b.weight", "c.bias"];
 
-fn pipeline(root: &Path, sharded: bool) -> PathBuf {
+pub(super) fn pipeline(root: &Path, sharded: bool) -> PathBuf {
     let source = root.join("dense");
     for folder in ["transformer", "vae/deep", "unlisted"] {
         fs::create_dir_all(source.join(folder)).unwrap();
@@ -64,15 +65,28 @@ fn record() -> PruningRecord {
 }
 
 fn export(source: &Path, destination: &Path, link: bool, scale: f64) -> Result<()> {
-    let weights = Weights::open(&source.join("transformer"), "diffusion_pytorch_model")?;
-    let record = record();
-    Export { source, destination, link, weights: &weights, record: &record, shrink: None }.write(&|name| {
-        let new = || Ok(Tensor::new(&[[0f32, 1., 0.], [2., 0., 3.]], &Device::Cpu)?.affine(scale, 0.)?);
-        if name == "b.weight" { new().map(Some) } else { Ok(None) }
-    })
+    export_by(&Disk::default(), source, destination, link, scale)
 }
 
-fn listing(root: &Path) -> Vec<String> {
+pub(super) fn export_by(
+    disk: &Disk,
+    source: &Path,
+    destination: &Path,
+    link: bool,
+    scale: f64,
+) -> Result<()> {
+    let weights = Weights::open(&source.join("transformer"), "diffusion_pytorch_model")?;
+    let record = record();
+    Export { source, destination, link, weights: &weights, record: &record, shrink: None }.write(
+        disk,
+        &|name| {
+            let new = || Ok(Tensor::new(&[[0f32, 1., 0.], [2., 0., 3.]], &Device::Cpu)?.affine(scale, 0.)?);
+            if name == "b.weight" { new().map(Some) } else { Ok(None) }
+        },
+    )
+}
+
+pub(super) fn listing(root: &Path) -> Vec<String> {
     let mut names: Vec<_> =
         fs::read_dir(root).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
     names.sort();
@@ -116,22 +130,59 @@ fn a_failed_export_leaves_nothing_behind() {
     assert_eq!(listing(root.path()), ["dense"]);
 }
 
+/// A directory as a writer of `out` leaves it that was killed.
+fn left(root: &Path, number: u32, destination: &str) -> PathBuf {
+    let folder = root.join(format!(".out.obsdiff-{number}"));
+    fs::create_dir_all(folder.join("pipeline/vae")).unwrap();
+    fs::write(folder.join("pipeline/vae/half"), "written").unwrap();
+    let marker = serde_json::json!({ "holds": "", "destination": destination });
+    fs::write(folder.join("obsdiff.json"), marker.to_string()).unwrap();
+    fs::write(folder.join("obsdiff.lock"), "").unwrap();
+    folder
+}
+
 #[test]
 fn an_existing_destination_is_refused_and_a_stale_one_replaced() {
     let root = tempfile::tempdir().unwrap();
     let source = pipeline(root.path(), false);
     let out = root.path().join("out");
-    fs::create_dir(root.path().join(".out.abc.partial")).unwrap();
-    fs::write(root.path().join(".out.abc.partial/half"), "written").unwrap();
+    left(root.path(), 1, "out");
+    // Killed before it could say whose it is, and before it had a lock.
+    fs::create_dir(root.path().join(".out.obsdiff-2")).unwrap();
+    fs::write(root.path().join(".out.obsdiff-2/obsdiff.lock"), "").unwrap();
+    fs::create_dir(root.path().join(".out.obsdiff-3")).unwrap();
     export(&source, &out, false, 1.0).unwrap();
-    assert!(!out.join("half").exists());
+    assert!(!out.join("vae/half").exists());
     assert_eq!(listing(root.path()), ["dense", "out"]);
-    // Written by another exporter of the same job, who could not say so.
+    // Written by another exporter of the same job, who could not say so and left something.
+    left(root.path(), 7, "out");
     export(&source, &out, false, 1.0).unwrap();
+    assert_eq!(listing(root.path()), ["dense", "out"]);
     fs::write(out.join(RECORD_FILE), "{}").unwrap();
     let error = export(&source, &out, false, 1.0).unwrap_err().to_string();
     assert!(error.contains("exists already"), "{error}");
     assert_eq!(listing(root.path()), ["dense", "out"]);
+}
+
+#[test]
+fn a_job_removes_no_directory_of_another_destination_of_a_live_writer_or_of_a_user() {
+    let root = tempfile::tempdir().unwrap();
+    let source = pipeline(root.path(), false);
+    for folder in [".out.5.obsdiff-1", ".out.abc.partial", ".out.obsdiff-12345", "out.5"] {
+        fs::create_dir(root.path().join(folder)).unwrap();
+        fs::write(root.path().join(folder).join("half"), "written").unwrap();
+    }
+    let alive = left(root.path(), 1, "out");
+    let lock = obsdiff_files::Lock::take(&alive.join("obsdiff.lock")).unwrap();
+    left(root.path(), 2, "another");
+    let more = left(root.path(), 3, "out");
+    fs::write(more.join("thesis.tex"), "mine").unwrap();
+    let before = listing(root.path());
+    export(&source, &root.path().join("out"), false, 1.0).unwrap();
+    let left: Vec<_> = listing(root.path()).into_iter().filter(|name| name != "out").collect();
+    assert_eq!(left, before);
+    assert!(alive.join("pipeline/vae/half").exists() && more.join("pipeline/vae/half").exists());
+    drop(lock);
 }
 
 #[test]
@@ -171,7 +222,7 @@ fn what_is_not_kept_leaves_the_tensors_and_the_header() {
             shrink: Some(&shrink),
         };
         let new = Tensor::new(&[[0f32, 1., 0.], [2., 0., 3.]], &Device::Cpu).unwrap();
-        export.write(&|name| Ok((name == "b.weight").then(|| new.clone()))).unwrap();
+        export.write(&Disk::default(), &|name| Ok((name == "b.weight").then(|| new.clone()))).unwrap();
         assert_eq!(fs::read_to_string(out.join("transformer/config.json")).unwrap(), "new");
         assert_eq!(fs::read_to_string(out.join("transformer/module.py")).unwrap(), "pass");
         let written = Weights::open(&out.join("transformer"), "diffusion_pytorch_model").unwrap();

@@ -1,0 +1,123 @@
+//! A run that is killed between two of the file operations by which it writes its output and removes its state: the same command ends
+//! it, with equal bytes.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+use obsdiff::clock::monotonic;
+use obsdiff::job::Job;
+use obsdiff::progress::Progress;
+use obsdiff::run::{Process, RUN_SPAN, run};
+use obsdiff::spans::Spans;
+use obsdiff_files::{Disk, Operation, Steps};
+
+mod process;
+
+/// What tells the process of a test at which operation it ends.
+const LAST: &str = "RUN_LAST";
+
+/// Counts operations, and may end the process at one: the first has the number 0.
+struct Until {
+    seen: AtomicUsize,
+    last: Option<usize>,
+    log: Mutex<Vec<Operation>>,
+}
+
+impl Steps for Until {
+    fn before(&self, operation: Operation, _: &Path) -> io::Result<()> {
+        let seen = self.seen.fetch_add(1, Ordering::SeqCst);
+        if self.last == Some(seen) {
+            std::process::abort();
+        }
+        self.log.lock().unwrap().push(operation);
+        Ok(())
+    }
+}
+
+/// Runs the job of the current folder, until it is killed at an operation.
+fn run_until(last: Option<usize>) -> Vec<Operation> {
+    let until = Arc::new(Until { seen: AtomicUsize::new(0), last, log: Mutex::default() });
+    let job = Job::load(Path::new("job.toml"), [], &[]).unwrap();
+    let progress = Progress::lines(io::sink(), monotonic());
+    let (spans, disk) = (Spans::new(RUN_SPAN, monotonic()), Disk::watched(until.clone()));
+    run(&job, &Process { workers: 1, memory: None, progress: &progress, spans: &spans, disk: &disk })
+        .unwrap();
+    std::mem::take(&mut *until.log.lock().unwrap())
+}
+
+/// The process that the test below kills; without a number it says its operations.
+#[test]
+#[ignore = "a process of the test below"]
+fn a_run_that_ends_at_an_operation() {
+    let last = std::env::var(LAST).ok().map(|last| last.parse().unwrap());
+    println!("operations: {:?}", run_until(last));
+}
+
+fn child(folder: &Path, last: Option<usize>) -> Command {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command
+        .args(["--ignored", "--exact", "--nocapture", "a_run_that_ends_at_an_operation"])
+        .current_dir(folder);
+    if let Some(last) = last {
+        command.env(LAST, last.to_string());
+    }
+    command
+}
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let to = to.join(entry.file_name());
+        match entry.file_type().unwrap().is_dir() {
+            true => copy(&entry.path(), &to),
+            false => drop(fs::copy(entry.path(), to).unwrap()),
+        }
+    }
+}
+
+#[test]
+fn a_run_that_is_killed_while_it_exports_or_removes_its_state_is_ended_by_the_same_command() {
+    let folder = process::setting(2);
+    let told = child(folder.path(), None).output().unwrap();
+    let told = String::from_utf8(told.stdout).unwrap();
+    let told = told.lines().find_map(|line| line.split_once("operations: ")).expect("no operations").1;
+    let operations: Vec<&str> = told.trim_matches(['[', ']']).split(", ").collect();
+    let expected = process::result(folder.path());
+    let renamed = operations.iter().position(|operation| *operation == "Rename").unwrap();
+    assert!(renamed > 20 && operations.len() > renamed + 10, "{told}");
+
+    // Everything is solved, and nothing is exported.
+    let solved = process::setting(2);
+    assert!(!child(solved.path(), Some(0)).output().unwrap().status.success());
+    assert!(solved.path().join("out.state/packages/00001.json").is_file());
+    // The engine's own tests end an export at each of its operations: here are some, and all of those that follow the rename.
+    let some = (0..renamed).step_by(renamed / 4).chain(renamed..operations.len());
+    for last in some {
+        let folder = tempfile::tempdir().unwrap();
+        copy(solved.path(), folder.path());
+        assert!(
+            !child(folder.path(), Some(last)).output().unwrap().status.success(),
+            "{last} is never reached"
+        );
+        let out: PathBuf = folder.path().join("out");
+        assert_eq!(out.exists(), last > renamed, "half a pipeline before {}", operations[last]);
+        let marked = folder.path().join("out.state/obsdiff.json").exists();
+        let (code, said) = process::Process::start(folder.path(), &["run", "job.toml", "--quiet"]).verdict();
+        if !marked {
+            // The job was done: nothing but an empty folder, or a lock that nobody holds, is left of its state.
+            assert_eq!(code, Some(2), "{said}");
+            assert!(said.contains("output.path: is out, which exists already"), "{said}");
+            continue;
+        }
+        assert_eq!(code, Some(0), "killed before {}: {said}", operations[last]);
+        assert!(process::result(folder.path()) == expected, "killed before {}", operations[last]);
+        let left: Vec<_> = fs::read_dir(folder.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+        assert_eq!(left.len(), 2, "something is left beside the job and its output: {left:?}");
+    }
+}
