@@ -4,7 +4,9 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::builder::{PathBufValueParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
+use obsdiff_files::starts_with_tilde;
 use obsdiff_proto::ByteSize;
 use obsdiff_worker::security::{Exposure, Tls, TlsFiles, Token, check_dial};
 use tonic::transport::Endpoint;
@@ -163,16 +165,16 @@ pub struct StatusArgs {
 #[derive(Debug, Args)]
 pub struct SecurityArgs {
     /// This process's certificate, PEM.
-    #[arg(long, value_name = "FILE", requires_all = ["tls_key", "tls_ca"])]
+    #[arg(long, value_name = "FILE", requires_all = ["tls_key", "tls_ca"], value_parser = path())]
     pub tls_cert: Option<PathBuf>,
     /// The certificate's private key, PEM.
-    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    #[arg(long, value_name = "FILE", requires = "tls_cert", value_parser = path())]
     pub tls_key: Option<PathBuf>,
     /// The authority that the other side's certificate must come from, PEM.
-    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    #[arg(long, value_name = "FILE", requires = "tls_cert", value_parser = path())]
     pub tls_ca: Option<PathBuf>,
     /// A file with the job's token, the same for the coordinator and all workers.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_parser = path())]
     pub token_file: Option<PathBuf>,
     /// Go beyond this machine without certificates. With them, let workers of several machines sum their Grams all the same, over
     /// connections that have none.
@@ -255,7 +257,7 @@ pub struct PlanArgs {
 #[command(after_long_help = "Example:\n  obsdiff inspect out\n  obsdiff inspect out --json > sparsity.json")]
 pub struct InspectArgs {
     /// A pipeline, or a folder or file of safetensors.
-    #[arg(value_name = "DIR")]
+    #[arg(value_name = "DIR", value_parser = path())]
     pub path: PathBuf,
     /// Print JSON instead of a table.
     #[arg(long)]
@@ -270,14 +272,14 @@ pub struct InspectArgs {
 )]
 pub struct SampleArgs {
     /// A pipeline.
-    #[arg(value_name = "DIR")]
+    #[arg(value_name = "DIR", value_parser = path())]
     pub pipeline: PathBuf,
     /// What the pictures show, and how they are made.
     #[command(flatten)]
     pub sampling: SamplingArgs,
-    /// A .png file, which holds all pictures in a grid, or a folder for one file a prompt, named 0000.png and on. What is there is
-    /// overwritten.
-    #[arg(long, value_name = "PATH", default_value = "sample.png")]
+    /// A .png file, which holds all pictures in a grid, or a folder for one file a prompt, named 0000.png and on. Earlier pictures of
+    /// obsdiff's are replaced, any other file is left alone.
+    #[arg(long, value_name = "PATH", default_value = "sample.png", value_parser = path())]
     pub out: PathBuf,
 }
 
@@ -288,16 +290,16 @@ pub struct SampleArgs {
 )]
 pub struct CompareArgs {
     /// The dense pipeline.
-    #[arg(value_name = "DENSE")]
+    #[arg(value_name = "DENSE", value_parser = path())]
     pub dense: PathBuf,
     /// The pruned pipeline.
-    #[arg(value_name = "PRUNED")]
+    #[arg(value_name = "PRUNED", value_parser = path())]
     pub pruned: PathBuf,
     /// What the pictures show, and how they are made.
     #[command(flatten)]
     pub sampling: SamplingArgs,
-    /// The .png file of the grid. What is there is overwritten.
-    #[arg(long, value_name = "FILE", default_value = "compare.png")]
+    /// The .png file of the grid. An earlier picture of obsdiff's is replaced, any other file is left alone.
+    #[arg(long, value_name = "FILE", default_value = "compare.png", value_parser = path())]
     pub out: PathBuf,
     /// Measure a forward call of each as well: its time, against its arithmetic.
     #[arg(long)]
@@ -311,7 +313,7 @@ pub struct SamplingArgs {
     #[arg(long = "prompt", value_name = "TEXT", required_unless_present = "file", conflicts_with = "file")]
     pub prompts: Vec<String>,
     /// A file of prompts: .txt with one a line, or .csv, .tsv or .jsonl with --column.
-    #[arg(long = "prompts", id = "file", value_name = "FILE")]
+    #[arg(long = "prompts", id = "file", value_name = "FILE", value_parser = path())]
     pub file: Option<PathBuf>,
     /// The column of the file that holds the prompt.
     #[arg(long, requires = "file")]
@@ -345,6 +347,18 @@ pub struct SamplingArgs {
     pub process: ProcessArgs,
 }
 
+/// Takes a path as it is; one that a shell was to expand, and did not, is refused.
+fn path() -> impl TypedValueParser<Value = PathBuf> {
+    PathBufValueParser::new().try_map(|path| match path.to_str().is_some_and(starts_with_tilde) {
+        true => Err(TILDE),
+        false => Ok(path),
+    })
+}
+
+/// What to do about a path that starts with `~`.
+pub(crate) const TILDE: &str =
+    "only a shell expands ~: write the whole path, or ./~... for a name that starts so";
+
 fn guidance(text: &str) -> std::result::Result<f64, String> {
     match text.parse::<f64>() {
         Ok(number) if number.is_finite() && number >= 0.0 => Ok(number),
@@ -367,7 +381,7 @@ pub struct ProcessArgs {
 #[derive(Debug, Args)]
 pub struct JobArgs {
     /// The job file, TOML. Paths in it are relative to the current directory.
-    #[arg(value_name = "JOB")]
+    #[arg(value_name = "JOB", value_parser = path())]
     pub job: PathBuf,
     /// Override a key of the job file, over OBSDIFF_... variables too; may be given again.
     #[arg(long = "set", value_name = "SECTION.KEY=VALUE")]

@@ -1,12 +1,16 @@
 //! Pictures as files: PNG, grids, and the noise between two pictures.
 
-use std::fs::File;
-use std::io::BufWriter;
+use std::fs::{File, Permissions};
+use std::io::{BufReader, BufWriter};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use obsdiff_engine::pipeline::Picture;
 
 use crate::{Error, Result};
+
+/// The text chunk by which a picture of obsdiff's is known, as the PNG standard names it.
+const SOFTWARE: (&str, &str) = ("Software", "obsdiff");
 
 /// A white picture.
 pub fn blank(width: u32, height: u32) -> Picture {
@@ -44,23 +48,62 @@ fn paste(onto: &mut Picture, picture: &Picture, left: u32, top: u32) {
     }
 }
 
-/// Writes a picture as a PNG file, over one that is there.
+/// Writes a picture as a PNG file that says it is obsdiff's. The file appears whole or not at all, and replaces a picture of obsdiff's.
 ///
 /// # Errors
-/// When the file cannot be written.
+/// When another file is there, or the file cannot be written.
 pub fn write_png(picture: &Picture, path: &Path) -> Result<()> {
-    let file = File::create(path).map_err(|e| Error::file(path, e))?;
-    let mut encoder = png::Encoder::new(BufWriter::new(file), picture.width, picture.height);
+    check_replaceable(path)?;
+    let failed = |e| Error::file(path, e);
+    // A link stays: what it leads to is replaced.
+    let target = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    let folder = target.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let mut file = tempfile::Builder::new()
+        .prefix(".obsdiff-")
+        .suffix(".png")
+        .permissions(Permissions::from_mode(0o666))
+        .tempfile_in(folder)
+        .map_err(failed)?;
+    let mut encoder = png::Encoder::new(BufWriter::new(file.as_file_mut()), picture.width, picture.height);
     encoder.set_color(png::ColorType::Rgb);
     encoder.set_depth(png::BitDepth::Eight);
-    let written = encoder.write_header().and_then(|mut writer| {
+    let written = encoder.add_text_chunk(SOFTWARE.0.to_owned(), SOFTWARE.1.to_owned());
+    let written = written.and_then(|()| encoder.write_header()).and_then(|mut writer| {
         writer.write_image_data(&picture.rgb)?;
         writer.finish()
     });
     written.map_err(|e| match e {
-        png::EncodingError::IoError(e) => Error::file(path, e),
+        png::EncodingError::IoError(e) => failed(e),
         other => Error::content(path, other.to_string()),
-    })
+    })?;
+    file.as_file().sync_all().map_err(failed)?;
+    file.persist(&target).map(|_| ()).map_err(|e| failed(e.error))
+}
+
+/// Refuses a path where something is that obsdiff did not write.
+///
+/// # Errors
+/// When something else than a picture of obsdiff's is there.
+pub fn check_replaceable(path: &Path) -> Result<()> {
+    let Ok(found) = path.symlink_metadata() else { return Ok(()) };
+    // Only a plain file is opened: anything else may wait for ever, or not be a file at all.
+    let is_file = found.is_file() || (found.is_symlink() && path.is_file());
+    match is_file && is_ours(path) {
+        true => Ok(()),
+        false => {
+            let problem =
+                "exists and is no picture that obsdiff wrote: choose another --out, or move it away";
+            Err(Error::content(path, problem))
+        }
+    }
+}
+
+/// Whether a file is a picture that says it is obsdiff's.
+fn is_ours(path: &Path) -> bool {
+    let Ok(file) = File::open(path) else { return false };
+    let Ok(reader) = png::Decoder::new(BufReader::new(file)).read_info() else { return false };
+    let texts = &reader.info().uncompressed_latin1_text;
+    texts.iter().any(|text| (text.keyword.as_str(), text.text.as_str()) == SOFTWARE)
 }
 
 /// Peak signal-to-noise ratio of two pictures of the same size, in decibels: 10 log10(255^2 / mean squared error); infinite where they
@@ -94,8 +137,32 @@ mod tests {
         let info = reader.next_frame(&mut rgb).unwrap();
         assert_eq!((info.width, info.height, info.color_type), (7, 5, png::ColorType::Rgb));
         assert_eq!(rgb, picture.rgb);
+        write_png(&blank(2, 2), &path).unwrap();
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "a temporary file is left");
         let error = write_png(&picture, &dir.path().join("absent/p.png")).unwrap_err().line();
         assert!(error.contains("absent/p.png: No such file"), "{error}");
+    }
+
+    #[test]
+    fn only_a_picture_of_obsdiffs_is_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        let refused = |name: &str| write_png(&blank(1, 1), &path(name)).unwrap_err().line();
+        std::fs::write(path("notes.png"), "mine").unwrap();
+        let theirs = png::Encoder::new(File::create(path("photo.png")).unwrap(), 1, 1);
+        theirs.write_header().unwrap().write_image_data(&[0]).unwrap();
+        std::fs::create_dir(path("folder.png")).unwrap();
+        std::os::unix::fs::symlink("notes.png", path("link.png")).unwrap();
+        std::os::unix::fs::symlink("/dev/zero", path("device.png")).unwrap();
+        for name in ["notes.png", "photo.png", "folder.png", "link.png", "device.png"] {
+            assert!(refused(name).contains(&format!("{name}: exists and is no picture that obsdiff wrote")));
+        }
+        assert_eq!(std::fs::read_to_string(path("notes.png")).unwrap(), "mine");
+        // A link to a picture of obsdiff's stays a link.
+        write_png(&blank(1, 1), &path("ours.png")).unwrap();
+        std::os::unix::fs::symlink("ours.png", path("to-ours.png")).unwrap();
+        write_png(&blank(2, 2), &path("to-ours.png")).unwrap();
+        assert!(path("to-ours.png").is_symlink() && is_ours(&path("ours.png")));
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! `obsdiff compare DENSE PRUNED`.
 
+use std::path::{Path, PathBuf};
+
 use obsdiff_engine::pipeline::{Picture, PipelineFolder};
 
 use super::pictures::{COLUMNS, argument_of_flag, check_out, decode, is_png, write_grid};
@@ -24,7 +26,9 @@ pub(super) fn compare(args: &CompareArgs, session: &mut Session<'_>) -> Result<(
     if !is_png(&args.out) {
         return Err(Error::content(&args.out, "is not a .png file: the grid is one picture"));
     }
-    let folder = check_out(&args.out)?;
+    let inputs = [Some(&args.dense), Some(&args.pruned), args.sampling.file.as_ref()];
+    let inputs: Vec<&Path> = inputs.into_iter().flatten().map(PathBuf::as_path).collect();
+    let folder = check_out(&args.out, std::slice::from_ref(&args.out), &inputs)?;
     let prompts = args.sampling.read_prompts()?;
     let (dense, pruned) = (PipelineFolder::open(&args.dense)?, PipelineFolder::open(&args.pruned)?);
     if !dense.transformer_config().same_but_for_blocks(pruned.transformer_config()) {

@@ -1,9 +1,10 @@
 //! What `sample` and `compare` share.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use candle_core::{Device, Tensor};
 use obsdiff_engine::pipeline::{Picture, PipelineFolder};
+use obsdiff_files::{Overlap, Place};
 
 use crate::cli::SamplingArgs;
 use crate::prompts::read_prompts;
@@ -49,17 +50,27 @@ pub(super) fn argument_of_flag(error: Error) -> Error {
     }
 }
 
-/// Refuses a place that could not be written to, before any work. Returns the folder that it is in.
-pub(super) fn check_out(path: &Path) -> Result<&Path> {
+/// Refuses a place that could not be written to, that lies in one of the `inputs`, or where one of the `files` that will be written is
+/// there and is not obsdiff's; all of this before any work. Returns the folder that the place is in.
+pub(super) fn check_out<'a>(path: &'a Path, files: &[PathBuf], inputs: &[&Path]) -> Result<&'a Path> {
     let folder = match path.parent() {
         Some(parent) if parent != Path::new("") => parent,
         _ => Path::new("."),
     };
     match folder.metadata() {
-        Ok(found) if found.is_dir() => Ok(folder),
-        Ok(_) => Err(Error::content(folder, "is not a folder, so nothing can be written there")),
-        Err(e) => Err(Error::file(folder, e)),
+        Ok(found) if found.is_dir() => {}
+        Ok(_) => return Err(Error::content(folder, "is not a folder, so nothing can be written there")),
+        Err(e) => return Err(Error::file(folder, e)),
     }
+    let place = |path: &Path| Place::of(path).map_err(|e| Error::file(path, e));
+    for input in inputs {
+        if matches!(place(path)?.overlap(&place(input)?), Some(Overlap::Same | Overlap::Inside)) {
+            let problem = format!("lies in {}, which is only read: choose another --out", input.display());
+            return Err(Error::content(path, problem));
+        }
+    }
+    files.iter().try_for_each(|file| picture::check_replaceable(file))?;
+    Ok(folder)
 }
 
 pub(super) fn is_png(path: &Path) -> bool {

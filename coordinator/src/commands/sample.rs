@@ -1,6 +1,7 @@
 //! `obsdiff sample DIR`.
 
 use std::fs;
+use std::path::{Path, PathBuf};
 
 use obsdiff_engine::pipeline::{Picture, PipelineFolder};
 
@@ -17,8 +18,10 @@ use crate::{Error, Result, picture};
 pub(super) fn sample(args: &SampleArgs, session: &mut Session<'_>) -> Result<()> {
     let process = &args.sampling.process;
     session.use_threads(process.threads)?;
-    let folder = check_out(&args.out)?;
     let prompts = args.sampling.read_prompts()?;
+    let inputs = [Some(&args.pipeline), args.sampling.file.as_ref()];
+    let inputs: Vec<&Path> = inputs.into_iter().flatten().map(PathBuf::as_path).collect();
+    let folder = check_out(&args.out, &files(&args.out, prompts.len())?, &inputs)?;
     let pipeline = PipelineFolder::open(&args.pipeline)?;
     let progress = session.progress(process.quiet);
     let sampling = Sampling::new(&pipeline, &prompts, args.sampling.settings(), folder, &progress)
@@ -40,10 +43,20 @@ fn write(
         return Ok(());
     }
     fs::create_dir_all(&args.out).map_err(|e| Error::file(&args.out, e))?;
-    for (i, (picture, prompt)) in pictures.iter().zip(prompts).enumerate() {
-        let path = args.out.join(format!("{i:04}.png"));
+    for ((picture, prompt), path) in pictures.iter().zip(prompts).zip(files(&args.out, prompts.len())?) {
         picture::write_png(picture, &path)?;
         writeln!(session.out, "{}  {prompt}", path.display())?;
     }
     Ok(())
+}
+
+/// The files that so many pictures go to: one grid, or each a file of its own in a folder.
+fn files(out: &Path, pictures: usize) -> Result<Vec<PathBuf>> {
+    if is_png(out) {
+        return Ok(vec![out.to_owned()]);
+    }
+    if out.exists() && !out.is_dir() {
+        return Err(Error::content(out, "is neither a folder nor a .png file: choose another --out"));
+    }
+    Ok((0..pictures).map(|i| out.join(format!("{i:04}.png"))).collect())
 }

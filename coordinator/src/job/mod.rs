@@ -8,10 +8,11 @@ use std::path::{Path, PathBuf};
 
 use config::{Config, Environment, FileFormat, Map, Value, ValueKind};
 use obsdiff_core::PlanError;
-use obsdiff_files::read_regular;
+use obsdiff_files::{read_regular, starts_with_tilde};
 use obsdiff_proto::{JobError, JobSpec};
 use serde::Deserialize;
 
+use crate::cli::TILDE;
 use crate::{Error, Result};
 
 /// Start of the environment variables that override keys: `OBSDIFF_SPARSITY__RATIO=0.6` sets `sparsity.ratio`.
@@ -93,7 +94,26 @@ impl Job {
             JobSpec::deserialize(root).map_err(|r| Error::key(blame(path, &merged, &r.key), r.problem))?;
         let job = job(spec);
         job.spec.validate().map_err(|e| job.refuse(e))?;
+        job.check_tildes()?;
         Ok(job)
+    }
+
+    /// Nobody expands a `~` in a job file: a folder of that name would be made.
+    fn check_tildes(&self) -> Result<()> {
+        let spec = &self.spec;
+        let paths = [
+            ("model.path", Some(&spec.model.path)),
+            ("calibration.prompts", Some(&spec.calibration.prompts)),
+            ("evaluation.prompts", spec.evaluation.prompts.as_ref()),
+            ("output.path", Some(&spec.output.path)),
+            ("output.state", spec.output.state.as_ref()),
+        ];
+        for (key, path) in paths {
+            if let Some(path) = path.filter(|path| starts_with_tilde(path)) {
+                return Err(self.refuse(JobError::new(key, format!("is {path}, but {TILDE}"))));
+            }
+        }
+        Ok(())
     }
 
     /// A job as a coordinator tells it, which has checked it.
