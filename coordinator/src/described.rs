@@ -1,6 +1,6 @@
 //! What a job's pipeline is, as far as its configuration and headers tell.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device};
 use obsdiff_core::{MemoryNeeds, PlanCost, Tokens, Workload};
@@ -26,6 +26,8 @@ pub struct Described {
     pub size: LatentSize,
     /// Tokens of one picture.
     pub tokens: Tokens,
+    /// Every file that decides what the pipeline computes.
+    pub files: Vec<PathBuf>,
 }
 
 impl Described {
@@ -45,7 +47,8 @@ impl Described {
         let encoders =
             pipeline.text_encoders(calibration.max_sequence_length as usize, &Device::Cpu).map_err(of_job)?;
         let tokens = Tokens { image: size.tokens as u64, text: encoders.tokens() as u64 };
-        Ok(Self { inventory: config.inventory(), pipeline, config, size, tokens })
+        let files = pipeline.files()?.into_iter().chain(encoders.files()).collect();
+        Ok(Self { inventory: config.inventory(), pipeline, config, size, tokens, files })
     }
 
     /// The forward calls of one package of the job.

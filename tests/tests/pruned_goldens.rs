@@ -8,7 +8,7 @@ use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
 use common::{assets, copy, job_file, run_job};
-use obsdiff_engine::checkpoint::Weights;
+use obsdiff_engine::checkpoint::{Library, Weights};
 use obsdiff_engine::export::PrunedLinear;
 use safetensors::SafeTensors;
 
@@ -61,7 +61,7 @@ impl OracleJob {
         fs::write(&file, fs::read_to_string(&file).unwrap() + rules).unwrap();
         let sets: Vec<&str> = JOB.iter().chain([&self.pattern]).chain(sets).copied().collect();
         let linears = run_job(&file, &sets).unwrap().record.linears;
-        let pruned = Weights::open(&folder.join("out/transformer"), "diffusion_pytorch_model").unwrap();
+        let pruned = Weights::open(&folder.join("out/transformer"), Library::Diffusers).unwrap();
         (pruned, linears)
     }
 

@@ -66,7 +66,7 @@ fn drive(
         spec: job.spec.clone(),
         inventory: inputs.described.inventory.clone(),
         plan: inputs.plan.clone(),
-        inputs: inputs.digests.clone(),
+        inputs: inputs.model_files.clone(),
         store: state.absolute_url()?,
     });
     let (told, _) = broadcast::channel(256);

@@ -1,11 +1,10 @@
 //! `obsdiff inspect DIR`.
 
 use std::collections::HashSet;
-use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use obsdiff_engine::checkpoint::{Entry, Weights};
+use obsdiff_engine::checkpoint::{Entry, Library, Weights};
 use obsdiff_engine::model::sd3::Sd3Config;
 use serde::Serialize;
 
@@ -15,8 +14,9 @@ use crate::text::{self, Table};
 use crate::zeros::{self, Zeros};
 use crate::{Error, Result};
 
-/// The stem of a transformer's weights as diffusers saves them.
-const DIFFUSERS_STEM: &str = "diffusion_pytorch_model";
+/// How the names of files with weights end, and of the indexes of several.
+const WHOLE: &str = ".safetensors";
+const INDEX: &str = ".safetensors.index.json";
 
 /// Shows the shape and sparsity of every linear of a transformer.
 ///
@@ -83,36 +83,39 @@ fn open(path: &Path) -> Result<(Weights, PathBuf)> {
         true => path.join("transformer"),
         false => path.to_owned(),
     };
-    let stem = stem(&folder)?;
-    Ok((Weights::open(&folder, &stem)?, folder))
+    Ok((open_folder(&folder)?, folder))
 }
 
-/// The stem of the weights in a folder: diffusers' own, or that of the one index or file there is.
-fn stem(folder: &Path) -> Result<String> {
-    let mut stems = Vec::new();
+/// The weights in a folder: what diffusers or transformers would read, or else what the one index or file there leads to.
+fn open_folder(folder: &Path) -> Result<Weights> {
+    let mut names = Vec::new();
     for entry in fs::read_dir(folder).map_err(|e| Error::file(folder, e))? {
         let name = entry.map_err(|e| Error::file(folder, e))?.file_name();
-        let whole = |name: &OsStr, end| name.to_str().and_then(|n| n.strip_suffix(end)).map(str::to_owned);
-        if let Some(stem) = whole(&name, ".safetensors.index.json").or_else(|| whole(&name, ".safetensors")) {
-            stems.push(stem);
+        names.extend(name.into_string().ok().filter(|n| n.ends_with(WHOLE) || n.ends_with(INDEX)));
+    }
+    names.sort();
+    for library in [Library::Diffusers, Library::Transformers] {
+        let reads = |name: &String| {
+            name.strip_prefix(library.stem()).is_some_and(|end| [WHOLE, INDEX].contains(&end))
+        };
+        // "model" may be anybody's name for a file.
+        let alone = || names.iter().all(|name| name.starts_with(library.stem()));
+        if names.iter().any(reads) && (library == Library::Diffusers || alone()) {
+            return Ok(Weights::open(folder, library)?);
         }
     }
-    let indexed = |stem: &&String| folder.join(format!("{stem}.safetensors.index.json")).is_file();
-    let stem = match stems.iter().find(|stem| *stem == DIFFUSERS_STEM).or_else(|| stems.iter().find(indexed))
-    {
-        Some(stem) => stem,
-        None if stems.len() > 1 => {
-            stems.sort();
+    if let Some(index) = names.iter().find(|name| name.ends_with(INDEX)) {
+        return Ok(Weights::open_index(&folder.join(index))?);
+    }
+    match &*names {
+        [] => Ok(Weights::open(folder, Library::Diffusers)?),
+        [one] => Ok(Weights::open_file(&folder.join(one))?),
+        several => {
             let problem =
-                format!("holds several models without an index ({}): name one file", stems.join(", "));
-            return Err(Error::content(folder, problem));
+                format!("holds several models without an index ({}): name one file", several.join(", "));
+            Err(Error::content(folder, problem))
         }
-        None => match stems.first() {
-            Some(stem) => stem,
-            None => DIFFUSERS_STEM,
-        },
-    };
-    Ok(stem.to_owned())
+    }
 }
 
 /// The names of the linears that obsdiff can prune, where the folder's configuration tells.

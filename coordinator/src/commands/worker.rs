@@ -1,10 +1,12 @@
 //! `obsdiff worker --coordinator URL`.
 
+use std::collections::BTreeMap;
 use std::hash::{BuildHasher, Hasher, RandomState};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 
-use obsdiff_engine::export::sha256;
+use obsdiff_engine::checkpoint::digests;
 use obsdiff_proto::InputDigest;
 use obsdiff_proto::session::{Briefing, Dismissed, Reason};
 use obsdiff_worker::collective::Transport;
@@ -161,15 +163,10 @@ fn serve(
 /// The job's model as it lies here, with the prompts of its store. Its files must be those that the coordinator has.
 fn inputs(job: &Job, briefing: &Briefing, runtime: &Runtime, store: &JobStore) -> Result<Inputs> {
     let described = Described::read(job)?;
-    let weights = described.pipeline.transformer_weights()?;
+    let weights = Arc::new(described.pipeline.transformer_weights()?);
     let root = described.pipeline.path();
-    for InputDigest { path, sha256: said } in &briefing.inputs {
-        let file = root.join(path);
-        // Prompts come from the store.
-        if file.starts_with(root.join("transformer")) && sha256(&file)? != *said {
-            return Err(Error::content(file, "differs from the coordinator's: give both the same model"));
-        }
-    }
+    let model_files = digests(root, &described.files)?;
+    check_same_files(root, &model_files, &briefing.inputs)?;
     if described.inventory != briefing.inventory {
         return Err(Error::content(
             root,
@@ -189,10 +186,33 @@ fn inputs(job: &Job, briefing: &Briefing, runtime: &Runtime, store: &JobStore) -
         plan: briefing.plan.clone(),
         folder: std::env::temp_dir(),
         written: false,
-        digests: briefing.inputs.clone(),
+        model_files,
+        prompt_files: record.prompt_files,
         weights,
         described,
     })
+}
+
+/// Every file that a model is read from must be the coordinator's, and none may be missing.
+fn check_same_files(root: &Path, here: &[InputDigest], theirs: &[InputDigest]) -> Result<()> {
+    let refuse = |path: &str, problem: &str| {
+        Err(Error::content(root.join(path), format!("{problem}: give both the same model")))
+    };
+    let by_path = |files: &[InputDigest]| -> BTreeMap<String, String> {
+        files.iter().map(|file| (file.path.clone(), file.sha256.clone())).collect()
+    };
+    let (here, theirs) = (by_path(here), by_path(theirs));
+    for (path, sha256) in &here {
+        match theirs.get(path) {
+            Some(said) if said == sha256 => {}
+            Some(_) => return refuse(path, "differs from the coordinator's"),
+            None => return refuse(path, "is read here, but not by the coordinator"),
+        }
+    }
+    match theirs.keys().find(|path| !here.contains_key(*path)) {
+        Some(path) => refuse(path, "is read by the coordinator, but not here"),
+        None => Ok(()),
+    }
 }
 
 /// A signal lets a worker at work finish what it has begun, hand back the rest, and leave; one that is not `ready` yet has nothing to

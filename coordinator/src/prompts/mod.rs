@@ -5,7 +5,7 @@ mod file;
 use std::collections::HashSet;
 use std::path::Path;
 
-use obsdiff_proto::JobSpec;
+use obsdiff_proto::{InputDigest, JobSpec};
 
 use crate::job::Job;
 use crate::{Error, Result};
@@ -67,6 +67,15 @@ impl JobPrompts {
         };
         let note = held_out.note(own.unwrap_or(&spec.calibration.prompts));
         Ok(Self { calibration, held_out: held_out.prompts, digest, held_out_digest, note })
+    }
+
+    /// The digests of the files, by the paths that the job gives.
+    pub fn files(&self, spec: &JobSpec) -> Vec<InputDigest> {
+        let digest =
+            |path: &String, sha256: &String| InputDigest { path: path.clone(), sha256: sha256.clone() };
+        let held_out = spec.evaluation.prompts.iter().zip(&self.held_out_digest);
+        let calibration = digest(&spec.calibration.prompts, &self.digest);
+        std::iter::once(calibration).chain(held_out.map(|(path, sha256)| digest(path, sha256))).collect()
     }
 }
 

@@ -1,10 +1,11 @@
 //! Everything a job reads, opened and checked before any work.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use obsdiff_engine::checkpoint::Weights;
-use obsdiff_engine::export::{InputDigest, longest_name, required_bytes, sha256};
-use obsdiff_proto::{ByteSize, JobError, Plan};
+use obsdiff_engine::checkpoint::{Weights, digests};
+use obsdiff_engine::export::{longest_name, required_bytes};
+use obsdiff_proto::{ByteSize, InputDigest, JobError, Plan};
 use rustix::fs::Access;
 
 use super::{State, places};
@@ -19,7 +20,7 @@ pub struct Inputs {
     /// The pipeline, its components checked.
     pub described: Described,
     /// The transformer's weights, not read yet.
-    pub weights: Weights,
+    pub weights: Arc<Weights>,
     /// Prompts to calibrate and to evaluate on.
     pub prompts: JobPrompts,
     /// The plan.
@@ -28,8 +29,10 @@ pub struct Inputs {
     pub folder: PathBuf,
     /// The output is there: an earlier process of the same job wrote it, and ended before it could remove the job's state.
     pub written: bool,
-    /// Digests of the files that decide the result.
-    pub digests: Vec<InputDigest>,
+    /// Digests of the model's files, by their paths in its folder: of all that decide the result.
+    pub model_files: Vec<InputDigest>,
+    /// Digests of the files of prompts, by the paths that the job gives.
+    pub prompt_files: Vec<InputDigest>,
 }
 
 impl Inputs {
@@ -54,13 +57,19 @@ impl Inputs {
             fit::check(job, &described, &plan, workers, memory)?;
         }
         let plan = super::with_budget(job, &described, plan)?;
-        let weights = described.pipeline.transformer_weights()?;
-        let digests = digests(job, &prompts, &weights)?;
-        Ok(Self { described, weights, prompts, plan, folder, written, digests })
+        let weights = Arc::new(described.pipeline.transformer_weights()?);
+        let model_files = digests(described.pipeline.path(), &described.files)?;
+        let prompt_files = prompts.files(&job.spec);
+        Ok(Self { described, weights, prompts, plan, folder, written, model_files, prompt_files })
     }
 }
 
 impl Inputs {
+    /// Digests of all files that decide the result.
+    pub fn digests(&self) -> Vec<InputDigest> {
+        self.model_files.iter().chain(&self.prompt_files).cloned().collect()
+    }
+
     /// The peak memory that the plan predicts for so many workers of one process.
     pub fn predicted_peak(&self, job: &Job, workers: usize) -> ByteSize {
         let (spec, described) = (&job.spec, &self.described);
@@ -126,17 +135,4 @@ fn check_writable(job: &Job, folder: &Path) -> Result<()> {
         let problem = format!("is {path}, but nothing can be written to {}: {error}", folder.display());
         job.refuse(JobError::new("output.path", problem))
     })
-}
-
-fn digests(job: &Job, prompts: &JobPrompts, weights: &Weights) -> Result<Vec<InputDigest>> {
-    let root = Path::new(&job.spec.model.path);
-    let config = root.join("transformer/config.json");
-    let files = weights.files().iter().map(|file| file.path()).chain([config.as_path()]);
-    let mut digests = Vec::new();
-    for file in files {
-        let name = file.strip_prefix(root).unwrap_or(file);
-        digests.push(InputDigest { path: name.display().to_string(), sha256: sha256(file)? });
-    }
-    digests.push(InputDigest { path: job.spec.calibration.prompts.clone(), sha256: prompts.digest.clone() });
-    Ok(digests)
 }

@@ -52,7 +52,8 @@ impl State {
         let record = JobRecord {
             release: env!("CARGO_PKG_VERSION").to_owned(),
             spec: job.spec.clone(),
-            inputs: inputs.digests.clone(),
+            model_files: inputs.model_files.clone(),
+            prompt_files: inputs.prompt_files.clone(),
             prompts: digest(&prompts)?,
             inventory: digest(&inputs.described.inventory)?,
             plan: digest(&inputs.plan)?,

@@ -159,7 +159,7 @@ impl<'a> Work<'a> {
         let record = PruningRecord {
             obsdiff: env!("CARGO_PKG_VERSION").to_owned(),
             job: self.job.spec.clone(),
-            inputs: self.inputs.digests.clone(),
+            inputs: self.inputs.digests(),
             linears: pruned.linears,
             structures: pruned.structures,
             sizes,

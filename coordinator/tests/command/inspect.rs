@@ -70,5 +70,8 @@ fn any_folder_of_safetensors_can_be_inspected() {
     assert_eq!(rows[1][0], "layer.10");
     fs::copy(dir.path().join("model.safetensors"), dir.path().join("other.safetensors")).unwrap();
     let output = crate::obsdiff(dir.path(), &["inspect", "."], &[]);
-    assert!(crate::text(&output.stderr).contains("holds several models without an index (model, other)"));
+    assert!(
+        crate::text(&output.stderr)
+            .contains("holds several models without an index (model.safetensors, other.safetensors)")
+    );
 }

@@ -5,6 +5,7 @@ mod checkpoint;
 mod disk_full;
 mod help;
 mod inspect;
+mod irregular;
 mod ownership;
 mod pictures;
 mod plan;

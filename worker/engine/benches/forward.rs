@@ -12,7 +12,7 @@ use candle_core::{DType, Device, Tensor};
 use criterion::Criterion;
 use faer::linalg::matmul::matmul;
 use faer::{Accum, MatMut, MatRef, Par};
-use obsdiff_engine::checkpoint::Weights;
+use obsdiff_engine::checkpoint::{Library, Weights};
 use obsdiff_engine::model::sd3::{BlockSizes, Sd3Config, Sd3Transformer};
 use obsdiff_engine::model::{Denoise, DiffusionModel, NoTap};
 use rayon::prelude::*;
@@ -200,7 +200,7 @@ fn ratio(case: &Case) {
 /// The trained pipeline's transformer, on a shard of 4 prompts with and without guidance.
 fn shapes() -> Case {
     let folder = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/assets/shapes-sd3/transformer"));
-    let weights = Weights::open(folder, "diffusion_pytorch_model").unwrap();
+    let weights = Weights::open(folder, Library::Diffusers).unwrap();
     let config = Sd3Config::read(folder).unwrap();
     let model = Sd3Transformer::load(config, &weights, DType::F32, &Device::Cpu).unwrap();
     Case::new("shapes-sd3", model, 8, 16, 48)

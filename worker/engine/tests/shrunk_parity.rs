@@ -7,7 +7,7 @@ use std::fs;
 use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
-use obsdiff_engine::checkpoint::Weights;
+use obsdiff_engine::checkpoint::{Library, Weights};
 use obsdiff_engine::export::{Export, PruningRecord, Shrink};
 use obsdiff_engine::model::sd3::{MODULE, MODULE_FILE, Sd3Config, Sd3Transformer};
 use obsdiff_engine::model::{Denoise, DiffusionModel, NoTap};
@@ -15,7 +15,6 @@ use obsdiff_engine::pruner::{kept_parts, selections};
 use obsdiff_proto::LinearId;
 
 const GOLDENS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/assets/goldens/transformers");
-const STEM: &str = "diffusion_pytorch_model";
 
 /// The golden forward call.
 fn predict(model: &Sd3Transformer, folder: &Path) -> Tensor {
@@ -76,7 +75,7 @@ fn shrinks_without_a_difference(name: &str) {
         fs::copy(golden.join(file), source.join("transformer").join(file)).unwrap();
     }
     let config = Sd3Config::read(&source.join("transformer")).unwrap();
-    let weights = Weights::open(&source.join("transformer"), STEM).unwrap();
+    let weights = Weights::open(&source.join("transformer"), Library::Diffusers).unwrap();
     let mut model = Sd3Transformer::load(config.clone(), &weights, DType::F32, &Device::Cpu).unwrap();
     let dense = predict(&model, &golden);
 
@@ -125,7 +124,7 @@ fn shrinks_without_a_difference(name: &str) {
     let folder = destination.join("transformer");
     let read = Sd3Config::read(&folder).unwrap();
     assert_eq!(read, small);
-    let written = Weights::open(&folder, STEM).unwrap();
+    let written = Weights::open(&folder, Library::Diffusers).unwrap();
     let total: u64 = small.inventory().parameters;
     assert!(total < inventory.parameters);
     let shrunk = Sd3Transformer::load(read, &written, DType::F32, &Device::Cpu).unwrap();

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
 use obsdiff_engine::Result;
-use obsdiff_engine::checkpoint::Weights;
+use obsdiff_engine::checkpoint::{Library, Weights};
 use obsdiff_engine::model::sd3::{Sd3Config, Sd3Transformer};
 use obsdiff_engine::model::{Denoise, DiffusionModel, NoTap, Tap};
 use obsdiff_proto::SiteId;
@@ -60,7 +60,7 @@ impl Golden {
 }
 
 fn open(folder: &Path, dtype: DType) -> Sd3Transformer {
-    let weights = Weights::open(folder, "diffusion_pytorch_model").unwrap();
+    let weights = Weights::open(folder, Library::Diffusers).unwrap();
     Sd3Transformer::load(Sd3Config::read(folder).unwrap(), &weights, dtype, &Device::Cpu).unwrap()
 }
 

@@ -80,7 +80,7 @@ impl JobStore {
     }
 
     fn seal(&self, object: &str, content: &impl Serialize) -> Result<Vec<u8>> {
-        let unwritable = |e: serde_json::Error| self.damaged(object, &format!("it cannot be written: {e}"));
+        let unwritable = |e: serde_json::Error| self.unwritable(object, &e);
         let sha256 = Digest::of(&serde_json::to_vec(content).map_err(unwritable)?);
         serde_json::to_vec_pretty(&Sealed { format: FORMAT, sha256, content }).map_err(unwritable)
     }
@@ -163,6 +163,10 @@ impl JobStore {
     pub(super) fn damaged(&self, object: &str, problem: &str) -> StoreError {
         let (store, object) = (self.name().to_owned(), object.to_owned());
         StoreError::Damaged { store, object, problem: problem.to_owned() }
+    }
+
+    pub(super) fn unwritable(&self, object: &str, error: &serde_json::Error) -> StoreError {
+        self.damaged(object, &format!("it cannot be written: {error}"))
     }
 
     pub(super) fn misdigested(&self, object: &str, found: Digest, said: Digest) -> StoreError {

@@ -17,8 +17,10 @@ pub struct JobRecord {
     pub release: String,
     /// The specification, with every default filled in.
     pub spec: JobSpec,
-    /// Files of the model and of prompts.
-    pub inputs: Vec<InputDigest>,
+    /// Files of the model, by their paths in its folder.
+    pub model_files: Vec<InputDigest>,
+    /// Files of prompts, by the paths that the job gives.
+    pub prompt_files: Vec<InputDigest>,
     /// Digest of the prompts, as [`Prompts::digest`] says it.
     pub prompts: Digest,
     /// Digest of the inventory as JSON.
@@ -100,7 +102,7 @@ impl JobStore {
     }
 
     fn resume(&self, earlier: &JobRecord, job: &JobRecord) -> Result<Opened> {
-        let changes = changes(earlier, job);
+        let changes = changes(earlier, job).map_err(|e| self.unwritable(JOB, &e))?;
         match changes.is_empty() {
             true => Ok(Opened::Resumed),
             false => Err(StoreError::Changed { store: self.name().to_owned(), changes }),
@@ -109,26 +111,14 @@ impl JobStore {
 }
 
 /// What differs between two jobs, in words: keys first, then files; what follows from those is told only where it is alone.
-fn changes(earlier: &JobRecord, job: &JobRecord) -> Vec<String> {
+fn changes(earlier: &JobRecord, job: &JobRecord) -> Result<Vec<String>, serde_json::Error> {
     let mut changes = Vec::new();
-    // A specification is a tree of JSON, whatever it says.
-    let json = |spec: &JobSpec| serde_json::to_value(spec).unwrap_or(Value::Null);
-    changed_keys("", &json(&earlier.spec), &json(&job.spec), &mut changes);
-    let by_path = |job: &JobRecord| -> BTreeMap<String, String> {
-        job.inputs.iter().map(|input| (input.path.clone(), input.sha256.clone())).collect()
-    };
-    let (before, now) = (by_path(earlier), by_path(job));
-    for (path, sha256) in &before {
-        match now.get(path) {
-            Some(found) if found == sha256 => {}
-            Some(_) => changes.push(format!("the content of {path} changed")),
-            None => changes.push(format!("{path} is gone")),
-        }
-    }
-    changes
-        .extend(now.keys().filter(|path| !before.contains_key(*path)).map(|path| format!("{path} is new")));
+    let json = |spec: &JobSpec| serde_json::to_value(spec);
+    changed_keys("", &json(&earlier.spec)?, &json(&job.spec)?, &mut changes);
+    changed_files(&earlier.model_files, &job.model_files, &mut changes);
+    changed_files(&earlier.prompt_files, &job.prompt_files, &mut changes);
     if !changes.is_empty() {
-        return changes;
+        return Ok(changes);
     }
     let releases = || format!("obsdiff {} began the job, and this is {}", earlier.release, job.release);
     if earlier.prompts != job.prompts {
@@ -140,7 +130,24 @@ fn changes(earlier: &JobRecord, job: &JobRecord) -> Vec<String> {
     if earlier.plan != job.plan {
         changes.push(format!("the job is planned otherwise ({})", releases()));
     }
+    Ok(changes)
+}
+
+/// Files that differ.
+fn changed_files(before: &[InputDigest], now: &[InputDigest], changes: &mut Vec<String>) {
+    let by_path = |files: &[InputDigest]| -> BTreeMap<String, String> {
+        files.iter().map(|file| (file.path.clone(), file.sha256.clone())).collect()
+    };
+    let (before, now) = (by_path(before), by_path(now));
+    for (path, sha256) in &before {
+        match now.get(path) {
+            Some(found) if found == sha256 => {}
+            Some(_) => changes.push(format!("the content of {path} changed")),
+            None => changes.push(format!("{path} is gone")),
+        }
+    }
     changes
+        .extend(now.keys().filter(|path| !before.contains_key(*path)).map(|path| format!("{path} is new")));
 }
 
 /// Keys whose values differ, with both values.

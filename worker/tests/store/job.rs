@@ -22,7 +22,8 @@ pub(crate) fn record() -> JobRecord {
     JobRecord {
         release: "1".to_owned(),
         spec: serde_json::from_value(spec).unwrap(),
-        inputs: vec![input("model.safetensors"), input("prompts.txt")],
+        model_files: vec![input("model.safetensors")],
+        prompt_files: vec![input("prompts.txt")],
         prompts: prompts().digest().unwrap(),
         inventory: Digest::of(b"inventory"),
         plan: Digest::of(b"plan"),

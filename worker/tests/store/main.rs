@@ -167,8 +167,8 @@ async fn another_job_is_refused_by_key_and_file() {
     let split = refused(|job| job.spec.packages.split_above = 1).await;
     assert_eq!(split, ["packages.split_above was 4398046511104 and is 1"]);
     let rename = |job: &mut obsdiff_worker::store::JobRecord| {
-        job.inputs[0].sha256 = "0".repeat(64);
-        job.inputs[1].path = "others.txt".to_owned();
+        job.model_files[0].sha256 = "0".repeat(64);
+        job.prompt_files[0].path = "others.txt".to_owned();
     };
     assert_eq!(
         refused(rename).await,

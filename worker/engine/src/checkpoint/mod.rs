@@ -1,10 +1,14 @@
 //! Reading diffusers and transformers checkpoints: configuration files, and weights memory-mapped from safetensors.
 
 mod config;
+mod digest;
+mod library;
 mod mapped;
 mod weights;
 
 pub use config::read_json;
+pub use digest::{digests, sha256};
+pub use library::Library;
 pub use mapped::MappedFile;
 pub use weights::{Entry, Weights};
 

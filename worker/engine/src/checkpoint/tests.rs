@@ -16,7 +16,7 @@ fn sample(folder: &std::path::Path, file: &str, names: &[&str]) {
 fn reads_a_single_file_and_checks_the_shape() {
     let dir = tempfile::tempdir().unwrap();
     sample(dir.path(), "model.safetensors", &["a", "b"]);
-    let weights = Weights::open(dir.path(), "model").unwrap();
+    let weights = Weights::open(dir.path(), Library::Transformers).unwrap();
     let a = weights.tensor("a", &[2, 3], DType::F64, &Device::Cpu).unwrap();
     assert_eq!(a.to_vec2::<f64>().unwrap(), [[0., 1., 2.], [3., 4., 5.]]);
     let error = weights.tensor("a", &[3, 2], DType::F32, &Device::Cpu).unwrap_err().to_string();
@@ -31,20 +31,21 @@ fn reads_shards_by_their_index_and_keeps_inside_the_folder() {
     sample(dir.path(), "m-1.safetensors", &["a"]);
     sample(dir.path(), "m-2.safetensors", &["b"]);
     let index = |map: &str| {
-        fs::write(dir.path().join("m.safetensors.index.json"), format!("{{\"weight_map\": {map}}}")).unwrap()
+        fs::write(dir.path().join("model.safetensors.index.json"), format!("{{\"weight_map\": {map}}}"))
+            .unwrap()
     };
     index(r#"{"a": "m-1.safetensors", "b": "m-2.safetensors"}"#);
-    let weights = Weights::open(dir.path(), "m").unwrap();
+    let weights = Weights::open(dir.path(), Library::Transformers).unwrap();
     assert_eq!((weights.entry("a").unwrap().file(), weights.entry("b").unwrap().file()), (0, 1));
     for (map, said) in [
         (r#"{"a": "../m-1.safetensors"}"#, "same folder"),
         (r#"{"a": "/etc/passwd"}"#, "same folder"),
         (r#"{"a": "m-2.safetensors"}"#, "`a` is missing"),
-        (r#"{"a": "m-3.safetensors"}"#, "No such file"),
+        (r#"{"a": "m-3.safetensors"}"#, "names `m-3.safetensors`, which is missing: complete the download"),
         (r#"{}"#, "names no tensor"),
     ] {
         index(map);
-        let error = Weights::open(dir.path(), "m").unwrap_err().to_string();
+        let error = Weights::open(dir.path(), Library::Transformers).unwrap_err().to_string();
         assert!(error.contains(said), "{map}: {error}");
     }
 }
@@ -60,13 +61,114 @@ fn refuses_damaged_and_hostile_files() {
     for (case, bytes) in
         [("empty", &[][..]), ("cut", &ok[..ok.len() - 1]), ("huge header", &huge), ("overflow", &overflow)]
     {
-        fs::write(dir.path().join("m.safetensors"), bytes).unwrap();
-        let error = Weights::open(dir.path(), "m").unwrap_err().to_string();
-        assert!(error.contains("m.safetensors"), "{case}: {error}");
+        fs::write(dir.path().join("model.safetensors"), bytes).unwrap();
+        let error = Weights::open(dir.path(), Library::Transformers).unwrap_err().to_string();
+        assert!(error.contains("model.safetensors"), "{case}: {error}");
     }
-    let error = Weights::open(dir.path(), "absent").unwrap_err().to_string();
-    assert!(error.contains("neither absent.safetensors nor"), "{error}");
-    fs::write(dir.path().join("absent.bin"), "pickle").unwrap();
-    let error = Weights::open(dir.path(), "absent").unwrap_err().to_string();
+    let error = Weights::open(dir.path(), Library::Diffusers).unwrap_err().to_string();
+    assert!(error.contains("neither diffusion_pytorch_model.safetensors nor"), "{error}");
+    fs::write(dir.path().join("diffusion_pytorch_model.bin"), "pickle").unwrap();
+    let error = Weights::open(dir.path(), Library::Diffusers).unwrap_err().to_string();
     assert!(error.contains("never reads"), "{error}");
+}
+
+/// Files that a folder of weights can hold. The first number of a tensor tells which of them was read.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Part {
+    Whole,
+    Shards,
+    IndexAlone,
+    Variant,
+    ShardsOfVariant,
+    Pickle,
+}
+
+fn lay(folder: &std::path::Path, stem: &str, part: Part) {
+    let marked = |file: String, names: &[&str]| {
+        let value = part as u8 as f32;
+        let tensors: std::collections::HashMap<_, _> =
+            names.iter().map(|n| (n.to_string(), Tensor::new(&[value], &Device::Cpu).unwrap())).collect();
+        candle_core::safetensors::save(&tensors, folder.join(file)).unwrap();
+    };
+    let shard = |variant: &str, number: u8| format!("{stem}{variant}-0000{number}-of-00002.safetensors");
+    let index = |name: String, variant: &str| {
+        let map = format!(r#""a": "{}", "b": "{}""#, shard(variant, 1), shard(variant, 2));
+        fs::write(folder.join(name), format!(r#"{{"weight_map": {{{map}}}}}"#)).unwrap();
+    };
+    match part {
+        Part::Whole => marked(format!("{stem}.safetensors"), &["a", "b"]),
+        Part::Shards | Part::IndexAlone => {
+            if part == Part::Shards {
+                marked(shard("", 1), &["a"]);
+                marked(shard("", 2), &["b"]);
+            }
+            index(format!("{stem}.safetensors.index.json"), "");
+        }
+        Part::Variant => marked(format!("{stem}.fp16.safetensors"), &["a", "b"]),
+        Part::ShardsOfVariant => {
+            marked(shard(".fp16", 1), &["a"]);
+            marked(shard(".fp16", 2), &["b"]);
+            index(format!("{stem}.safetensors.index.fp16.json"), ".fp16");
+        }
+        Part::Pickle => fs::write(folder.join(format!("{stem}.bin")), "pickle").unwrap(),
+    }
+}
+
+/// What is read where several files could be. The expectations are what diffusers 0.33.1 and transformers 4.51.3 load, which
+/// `tests/tests/python.rs` asks for the same folders; but neither pickles nor a part of the shards is ever read here.
+#[test]
+fn each_library_reads_the_file_that_it_would_read_in_python() {
+    use Part::*;
+    let refused = Err("");
+    let variant = Err("the variant \"fp16\" only");
+    let cases: &[(&[Part], [Result<Part, &str>; 2])] = &[
+        (&[Whole], [Ok(Whole), Ok(Whole)]),
+        (&[Shards], [Ok(Shards), Ok(Shards)]),
+        (&[Whole, Shards], [Ok(Shards), Ok(Whole)]),
+        (&[Whole, IndexAlone], [Err("remove the index if it is left over"), Ok(Whole)]),
+        (&[IndexAlone], [Err("which is missing"), Err("which is missing")]),
+        (&[Variant], [variant, variant]),
+        (&[ShardsOfVariant], [variant, variant]),
+        (&[Variant, Whole], [Ok(Whole), Ok(Whole)]),
+        (&[Variant, Shards], [Ok(Shards), Ok(Shards)]),
+        (&[ShardsOfVariant, Whole], [Ok(Whole), Ok(Whole)]),
+        (&[Pickle, Whole], [Ok(Whole), Ok(Whole)]),
+        (&[Pickle, Shards], [Ok(Shards), Ok(Shards)]),
+        (&[Pickle], [Err("pickled weights only"), Err("pickled weights only")]),
+        (&[], [refused, refused]),
+    ];
+    for (parts, expected) in cases {
+        for (library, expected) in [Library::Diffusers, Library::Transformers].into_iter().zip(expected) {
+            let dir = tempfile::tempdir().unwrap();
+            parts.iter().for_each(|part| lay(dir.path(), library.stem(), *part));
+            let read = Weights::open(dir.path(), library);
+            match expected {
+                Ok(part) => {
+                    let tensor = read.unwrap().tensor("b", &[1], DType::F32, &Device::Cpu).unwrap();
+                    let found = tensor.to_vec1::<f32>().unwrap()[0];
+                    assert_eq!(found, *part as u8 as f32, "{library:?}: {parts:?}");
+                }
+                Err(said) => {
+                    let error = read.unwrap_err().to_string();
+                    assert!(error.contains(said), "{library:?}: {parts:?}: {error}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn what_is_no_regular_file_is_refused_where_weights_and_configurations_are_read() {
+    let dir = tempfile::tempdir().unwrap();
+    for name in ["model.safetensors", "config.json"] {
+        let status = std::process::Command::new("mkfifo").arg(dir.path().join(name)).status().unwrap();
+        assert!(status.success());
+    }
+    let said = "is a FIFO: give a regular file";
+    let error = Weights::open(dir.path(), Library::Transformers).unwrap_err().to_string();
+    assert!(error.contains(said), "{error}");
+    let error = read_json::<serde_json::Value>(&dir.path().join("config.json")).unwrap_err().to_string();
+    assert!(error.contains(said), "{error}");
+    let error = sha256(&dir.path().join("config.json")).unwrap_err().to_string();
+    assert!(error.contains(said), "{error}");
 }

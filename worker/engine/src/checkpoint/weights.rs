@@ -8,13 +8,15 @@ use candle_core::{DType, Device, Tensor};
 use safetensors::SafeTensors;
 use serde::Deserialize;
 
-use super::{MappedFile, read_json};
+use super::library::Files;
+use super::{Library, MappedFile, read_json};
 use crate::{Error, Result};
 
 /// A component's tensors by name, memory-mapped and read when asked for.
 #[derive(Debug)]
 pub struct Weights {
     folder: PathBuf,
+    index: Option<PathBuf>,
     files: Vec<MappedFile>,
     entries: BTreeMap<String, Entry>,
 }
@@ -56,23 +58,16 @@ struct Index {
 }
 
 impl Weights {
-    /// Opens `folder/stem.safetensors`, or the shards that `folder/stem.safetensors.index.json` names. Only headers are read;
-    /// each is checked whole: offsets, sizes, types.
+    /// Opens the weights that `library` reads from `folder`: one safetensors file, or the shards that an index names. Only headers
+    /// are read; each is checked whole: offsets, sizes, types.
     ///
     /// # Errors
-    /// When there is neither, when a file is truncated or hostile, or when a shard lacks a tensor the index promises.
-    pub fn open(folder: &Path, stem: &str) -> Result<Self> {
-        let single = folder.join(format!("{stem}.safetensors"));
-        let index = folder.join(format!("{stem}.safetensors.index.json"));
-        let mut weights = Self { folder: folder.to_owned(), files: Vec::new(), entries: BTreeMap::new() };
-        if index.is_file() {
-            weights.add_shards(&index)?;
-        } else if single.is_file() {
-            weights.add_file(&single)?;
-        } else {
-            return Err(no_weights(folder, stem));
+    /// When there are none, when a file is truncated or hostile, or when a shard lacks a tensor the index promises.
+    pub fn open(folder: &Path, library: Library) -> Result<Self> {
+        match library.find(folder)? {
+            Files::Whole(file) => Self::open_file(&file),
+            Files::Index(index) => Self::open_index(&index),
         }
-        Ok(weights)
     }
 
     /// Opens one safetensors file.
@@ -80,10 +75,25 @@ impl Weights {
     /// # Errors
     /// When the file is missing, truncated or hostile.
     pub fn open_file(path: &Path) -> Result<Self> {
-        let folder = path.parent().unwrap_or(Path::new(".")).to_owned();
-        let mut weights = Self { folder, files: Vec::new(), entries: BTreeMap::new() };
+        let mut weights = Self::empty(path);
         weights.add_file(path)?;
         Ok(weights)
+    }
+
+    /// Opens the shards that an index names.
+    ///
+    /// # Errors
+    /// When the index or a shard is missing, truncated or hostile, or a shard lacks a tensor the index promises.
+    pub fn open_index(path: &Path) -> Result<Self> {
+        let mut weights = Self { index: Some(path.to_owned()), ..Self::empty(path) };
+        weights.add_shards(path)?;
+        Ok(weights)
+    }
+
+    /// No tensors yet, of the folder in which `path` lies.
+    fn empty(path: &Path) -> Self {
+        let folder = path.parent().unwrap_or(Path::new(".")).to_owned();
+        Self { folder, index: None, files: Vec::new(), entries: BTreeMap::new() }
     }
 
     fn add_shards(&mut self, index_path: &Path) -> Result<()> {
@@ -101,7 +111,14 @@ impl Weights {
                     format!("names `{shard}`: a shard must be a .safetensors file in the same folder");
                 return Err(Error::content(index_path, problem));
             }
-            self.add_file(&self.folder.join(shard))?;
+            let file = self.folder.join(shard);
+            if !file.exists() {
+                let problem = format!(
+                    "names `{shard}`, which is missing: complete the download, or remove the index if it is left over"
+                );
+                return Err(Error::content(index_path, problem));
+            }
+            self.add_file(&file)?;
         }
         for (name, shard) in &index.weight_map {
             let path = self.folder.join(shard);
@@ -156,7 +173,17 @@ impl Weights {
         &self.folder
     }
 
-    /// The files, in the order of their names.
+    /// The index that names the files, where one does.
+    pub fn index(&self) -> Option<&Path> {
+        self.index.as_deref()
+    }
+
+    /// The paths of all files that were opened, the index first.
+    pub fn paths(&self) -> impl Iterator<Item = &Path> {
+        self.index().into_iter().chain(self.files.iter().map(MappedFile::path))
+    }
+
+    /// The files of tensors, in the order of their names.
     pub fn files(&self) -> &[MappedFile] {
         &self.files
     }
@@ -196,33 +223,41 @@ impl Weights {
     /// When it is missing, has another shape, or cannot be converted.
     pub fn tensor(&self, name: &str, shape: &[usize], dtype: DType, device: &Device) -> Result<Tensor> {
         let entry = self.entry(name)?;
-        if entry.shape != shape {
-            return Err(Error::Shape {
-                path: self.files[entry.file].path().to_owned(),
-                name: name.to_owned(),
-                expected: shape.to_vec(),
-                found: entry.shape.clone(),
-            });
-        }
+        self.check_shape(name, entry, shape)?;
         let stored = Tensor::from_raw_buffer(self.bytes(name)?, entry.dtype, shape, &Device::Cpu)?;
         self.release(entry);
         Ok(stored.to_dtype(dtype)?.to_device(device)?)
+    }
+
+    /// Reads so many rows of a matrix of `shape`, row after row, as f32.
+    ///
+    /// # Errors
+    /// When it is missing, has another shape or fewer rows, or cannot be converted.
+    pub fn rows(&self, name: &str, shape: [usize; 2], rows: Range<usize>) -> Result<Vec<f32>> {
+        let entry = self.entry(name)?;
+        self.check_shape(name, entry, &shape)?;
+        let row = shape[1] * entry.dtype.size_in_bytes();
+        let bytes = self.bytes(name)?.get(rows.start * row..rows.end * row);
+        let bytes = bytes.ok_or_else(|| Error::Argument(format!("`{name}` has no rows {rows:?}")))?;
+        let stored = Tensor::from_raw_buffer(bytes, entry.dtype, &[rows.len() * shape[1]], &Device::Cpu)?;
+        self.release(entry);
+        Ok(stored.to_dtype(DType::F32)?.to_vec1()?)
+    }
+
+    fn check_shape(&self, name: &str, entry: &Entry, expected: &[usize]) -> Result<()> {
+        if entry.shape == expected {
+            return Ok(());
+        }
+        Err(Error::Shape {
+            path: self.files[entry.file].path().to_owned(),
+            name: name.to_owned(),
+            expected: expected.to_vec(),
+            found: entry.shape.clone(),
+        })
     }
 
     /// Gives the memory of a tensor that was read from the map back to the system.
     pub fn release(&self, entry: &Entry) {
         self.files[entry.file].release(entry.bytes.clone());
     }
-}
-
-fn no_weights(folder: &Path, stem: &str) -> Error {
-    let pickle = ["bin", "pt", "pth", "ckpt"].iter().any(|ext| folder.join(format!("{stem}.{ext}")).exists())
-        || folder.join("pytorch_model.bin").exists();
-    let problem = match pickle {
-        true => {
-            format!("holds pickled weights only, which obsdiff never reads: save it as {stem}.safetensors")
-        }
-        false => format!("has neither {stem}.safetensors nor {stem}.safetensors.index.json"),
-    };
-    Error::content(folder, problem)
 }

@@ -2,7 +2,6 @@
 //!
 //! Knows tensors and names only.
 
-mod digest;
 mod record;
 mod rewrite;
 mod shrink;
@@ -16,7 +15,6 @@ use std::path::Path;
 use candle_core::Tensor;
 use obsdiff_files::Disk;
 
-pub use digest::sha256;
 pub use obsdiff_proto::InputDigest;
 pub use record::{PrunedLinear, PrunedStructure, PruningRecord, RECORD_FILE, Sizes};
 pub use shrink::{Kept, Shrink};
@@ -96,11 +94,11 @@ impl Export<'_> {
                 staging.copy_file(&from, &name, self.link)?;
             }
         }
-        if let Some(index) = self.index_of_shards() {
-            let name = format!("transformer/{}", file_name(&index));
+        if let Some(index) = self.weights.index() {
+            let name = format!("transformer/{}", file_name(index));
             match self.shrink {
-                Some(shrink) => staging.write(&name, &shrink.index(self.weights, &index)?)?,
-                None => staging.copy_file(&index, &name, self.link)?,
+                Some(shrink) => staging.write(&name, &shrink.index(self.weights, index)?)?,
+                None => staging.copy_file(index, &name, self.link)?,
             }
         }
         Ok(())
@@ -109,12 +107,6 @@ impl Export<'_> {
     /// Whether a file of the transformer's folder is written anew.
     fn writes(&self, file: &str) -> bool {
         self.shrink.is_some_and(|shrink| shrink.files.iter().any(|(name, _)| name == file))
-    }
-
-    /// The index that names the shards, where the weights are sharded.
-    fn index_of_shards(&self) -> Option<std::path::PathBuf> {
-        let index = self.weights.folder().join("diffusion_pytorch_model.safetensors.index.json");
-        index.is_file().then_some(index)
     }
 }
 

@@ -3,6 +3,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use obsdiff_files::open_regular;
+
 use super::{RECORD_FILE, file_name};
 use crate::checkpoint::read_json;
 use crate::{Error, Result};
@@ -49,14 +51,15 @@ pub(super) fn is_weights(file: &str) -> bool {
 /// Bytes that an export of the pipeline in `source` takes at most: everything in its folders.
 ///
 /// # Errors
-/// When a folder cannot be read.
+/// When a folder cannot be read, or something in it is neither a folder nor a regular file, so that it cannot be copied.
 pub fn required_bytes(source: &Path) -> Result<u64> {
     let mut total = 0;
     let mut open: Vec<(PathBuf, usize)> =
         pipeline_parts(source)?.iter().map(|part| (source.join(part), 0)).collect();
     while let Some((path, depth)) = open.pop() {
         if !path.is_dir() {
-            total += path.metadata().map_err(|e| Error::file(&path, e))?.len();
+            let file = open_regular(&path).and_then(|file| file.metadata());
+            total += file.map_err(|e| Error::file(&path, e))?.len();
         } else if depth <= MAX_DEPTH {
             open.extend(entries(&path)?.into_iter().map(|path| (path, depth + 1)));
         }

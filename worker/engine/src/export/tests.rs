@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use candle_core::{DType, Device};
 
 use super::*;
-use crate::checkpoint::read_json;
+use crate::checkpoint::{Library, read_json};
 
 const NAMES: [&str; 3] = ["a.weight", "b.weight", "c.bias"];
 
@@ -75,7 +75,7 @@ pub(super) fn export_by(
     link: bool,
     scale: f64,
 ) -> Result<()> {
-    let weights = Weights::open(&source.join("transformer"), "diffusion_pytorch_model")?;
+    let weights = Weights::open(&source.join("transformer"), Library::Diffusers)?;
     let record = record();
     Export { source, destination, link, weights: &weights, record: &record, shrink: None }.write(
         disk,
@@ -108,7 +108,7 @@ fn a_pruned_pipeline_is_whole_and_differs_in_the_pruned_tensors_only() {
         );
         assert_eq!(out.join("transformer/diffusion_pytorch_model.safetensors.index.json").exists(), sharded);
         let (old, new) = [&source, &out]
-            .map(|p| Weights::open(&p.join("transformer"), "diffusion_pytorch_model").unwrap())
+            .map(|p| Weights::open(&p.join("transformer"), Library::Diffusers).unwrap())
             .into();
         for name in NAMES {
             assert_eq!(new.entry(name).unwrap().dtype(), DType::F16);
@@ -203,7 +203,7 @@ fn what_is_not_kept_leaves_the_tensors_and_the_header() {
         let source = pipeline(root.path(), sharded);
         fs::write(source.join("transformer/config.json"), "{}").unwrap();
         let out = root.path().join("out");
-        let weights = Weights::open(&source.join("transformer"), "diffusion_pytorch_model").unwrap();
+        let weights = Weights::open(&source.join("transformer"), Library::Diffusers).unwrap();
         let kept = [("a.weight", Kept::Rows(vec![1])), ("b.weight", Kept::Columns(vec![0, 2]))];
         let shrink = Shrink {
             kept: kept.map(|(name, kept)| (name.to_owned(), kept)).into(),
@@ -225,7 +225,7 @@ fn what_is_not_kept_leaves_the_tensors_and_the_header() {
         export.write(&Disk::default(), &|name| Ok((name == "b.weight").then(|| new.clone()))).unwrap();
         assert_eq!(fs::read_to_string(out.join("transformer/config.json")).unwrap(), "new");
         assert_eq!(fs::read_to_string(out.join("transformer/module.py")).unwrap(), "pass");
-        let written = Weights::open(&out.join("transformer"), "diffusion_pytorch_model").unwrap();
+        let written = Weights::open(&out.join("transformer"), Library::Diffusers).unwrap();
         let shapes: Vec<Vec<usize>> = written.entries().map(|(_, e)| e.shape().to_vec()).collect();
         let old = weights.entry("a.weight").unwrap().shape().to_vec();
         assert_eq!(shapes[..2], [vec![1, old[1]], vec![2, 2]]);

@@ -9,23 +9,19 @@ use serde_json::Value;
 use super::keys::Keys;
 use super::size::{Geometry, LatentSize};
 use super::{Scheduler, TextEncoders, Vae};
-use crate::checkpoint::Weights;
+use crate::checkpoint::{Library, Weights};
 use crate::model::sd3::Sd3Config;
 use crate::{Error, Result};
 
 const PIPELINE_CLASS: &str = "StableDiffusion3Pipeline";
-
-/// File name stem of the weights that diffusers saves, and of those that transformers saves.
-pub(super) const DIFFUSERS_STEM: &str = "diffusion_pytorch_model";
-pub(super) const TRANSFORMERS_STEM: &str = "model";
 
 /// A component, the classes it may be of, and the file that must be in its folder.
 struct Component {
     name: &'static str,
     classes: &'static [&'static str],
     config: &'static str,
-    /// File name stem of its weights, where it has any.
-    stem: Option<&'static str>,
+    /// The library that reads its weights, where it has any.
+    weights: Option<Library>,
 }
 
 const CLIP_TOKENIZER: &[&str] = &["CLIPTokenizer", "CLIPTokenizerFast"];
@@ -36,40 +32,50 @@ const COMPONENTS: [Component; 9] = [
         name: "transformer",
         classes: &["SD3Transformer2DModel", "PrunedSD3Transformer2DModel"],
         config: "config.json",
-        stem: Some(DIFFUSERS_STEM),
+        weights: Some(Library::Diffusers),
     },
     Component {
         name: "scheduler",
         classes: &["FlowMatchEulerDiscreteScheduler"],
         config: "scheduler_config.json",
-        stem: None,
+        weights: None,
     },
-    Component { name: "vae", classes: &["AutoencoderKL"], config: "config.json", stem: Some(DIFFUSERS_STEM) },
+    Component {
+        name: "vae",
+        classes: &["AutoencoderKL"],
+        config: "config.json",
+        weights: Some(Library::Diffusers),
+    },
     Component {
         name: "text_encoder",
         classes: CLIP_ENCODER,
         config: "config.json",
-        stem: Some(TRANSFORMERS_STEM),
+        weights: Some(Library::Transformers),
     },
     Component {
         name: "text_encoder_2",
         classes: CLIP_ENCODER,
         config: "config.json",
-        stem: Some(TRANSFORMERS_STEM),
+        weights: Some(Library::Transformers),
     },
     Component {
         name: "text_encoder_3",
         classes: &["T5EncoderModel"],
         config: "config.json",
-        stem: Some(TRANSFORMERS_STEM),
+        weights: Some(Library::Transformers),
     },
-    Component { name: "tokenizer", classes: CLIP_TOKENIZER, config: "tokenizer_config.json", stem: None },
-    Component { name: "tokenizer_2", classes: CLIP_TOKENIZER, config: "tokenizer_config.json", stem: None },
+    Component { name: "tokenizer", classes: CLIP_TOKENIZER, config: "tokenizer_config.json", weights: None },
+    Component {
+        name: "tokenizer_2",
+        classes: CLIP_TOKENIZER,
+        config: "tokenizer_config.json",
+        weights: None,
+    },
     Component {
         name: "tokenizer_3",
         classes: &["T5Tokenizer", "T5TokenizerFast"],
         config: "tokenizer_config.json",
-        stem: None,
+        weights: None,
     },
 ];
 
@@ -138,7 +144,24 @@ impl PipelineFolder {
     /// # Errors
     /// When they are missing, truncated or hostile.
     pub fn transformer_weights(&self) -> Result<Weights> {
-        Weights::open(&self.path.join("transformer"), DIFFUSERS_STEM)
+        Weights::open(&self.path.join("transformer"), Library::Diffusers)
+    }
+
+    /// The files that decide what the pipeline computes, without those of the text encoders and their tokenizers, which
+    /// [`TextEncoders::files`] gives.
+    ///
+    /// # Errors
+    /// When weights are missing, truncated or hostile.
+    pub fn files(&self) -> Result<Vec<PathBuf>> {
+        let mut files = vec![self.path.join("model_index.json")];
+        for component in COMPONENTS.iter().filter(|component| !component.is_of_text()) {
+            let folder = self.path.join(component.name);
+            files.push(folder.join(component.config));
+            if let Some(library) = component.weights {
+                files.extend(Weights::open(&folder, library)?.paths().map(Path::to_owned));
+            }
+        }
+        Ok(files)
     }
 
     /// Whether the pipeline has its third text encoder. diffusers puts zeros in the place of one that is missing.
@@ -185,6 +208,11 @@ impl PipelineFolder {
 }
 
 impl Component {
+    /// Whether it plays a part in encoding prompts.
+    fn is_of_text(&self) -> bool {
+        self.name.starts_with("text_encoder") || self.name.starts_with("tokenizer")
+    }
+
     /// The component's class, or `None` where the pipeline does without it.
     fn class(&self, index: &Keys) -> Result<Option<String>> {
         let supported = self.classes.join(" or ");
@@ -221,8 +249,8 @@ impl Component {
             return Err(config
                 .refuse("_class_name", &format!("obsdiff supports {} there", self.classes.join(" or "))));
         }
-        match self.stem {
-            Some(stem) => Weights::open(&folder, stem).map(drop),
+        match self.weights {
+            Some(library) => Weights::open(&folder, library).map(drop),
             None => Ok(()),
         }
     }

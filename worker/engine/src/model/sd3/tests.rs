@@ -6,7 +6,7 @@ use obsdiff_proto::{LinearId, Stream, UnitKind};
 use serde_json::{Value, json};
 
 use super::*;
-use crate::checkpoint::Weights;
+use crate::checkpoint::{Library, Weights};
 use crate::model::{Denoise, DiffusionModel, NoTap};
 
 fn keys() -> Value {
@@ -198,7 +198,7 @@ fn checkpoint(folder: &Path, change: impl Fn(&mut Vec<(String, Tensor)>)) -> Wei
     change(&mut tensors);
     let file = folder.join("diffusion_pytorch_model.safetensors");
     candle_core::safetensors::save(&tensors.into_iter().collect(), &file).unwrap();
-    Weights::open(folder, "diffusion_pytorch_model").unwrap()
+    Weights::open(folder, Library::Diffusers).unwrap()
 }
 
 fn load(weights: &Weights, dtype: DType) -> crate::Result<Sd3Transformer> {

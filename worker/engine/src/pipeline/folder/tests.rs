@@ -123,3 +123,74 @@ fn pipelines_that_cannot_be_read_are_refused() {
         assert!(error.contains(message), "{message}: {error}");
     }
 }
+
+/// Every file that a pipeline of the shipped kind reads to encode prompts, to denoise and to decode, by its path in the folder.
+fn files(pipeline: &Path) -> Vec<PathBuf> {
+    let opened = PipelineFolder::open(pipeline).unwrap();
+    let encoders = opened.text_encoders(24, &Device::Cpu).unwrap();
+    let all = opened.files().unwrap().into_iter().chain(encoders.files());
+    let mut names: Vec<PathBuf> = all.map(|file| file.strip_prefix(pipeline).unwrap().to_owned()).collect();
+    names.sort();
+    names
+}
+
+/// What the pipeline gives: token ids, conditioning, a schedule and a picture.
+fn given(pipeline: &Path) -> (Vec<Vec<u32>>, Vec<Vec<f32>>) {
+    let opened = PipelineFolder::open(pipeline).unwrap();
+    let encoders = opened.text_encoders(24, &Device::Cpu).unwrap();
+    let prompt = "A red circle, ein Kreis <|endoftext|> \u{e000}";
+    let encoded = encoders.encode(&[prompt], &mut |_, _| {}).unwrap().remove(0);
+    let latents = crate::pipeline::noise(1, &opened.latent_size(None, None).unwrap().shape(1)).unwrap();
+    let picture = opened.vae(&Device::Cpu).unwrap().decode(&latents).unwrap();
+    let schedule = opened.scheduler().unwrap().schedule(10, 64).unwrap();
+    let flat = |t: &candle_core::Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+    let numbers = vec![flat(&encoded.text), flat(&encoded.pooled), flat(&picture)];
+    let schedule = format!("{schedule:?}").bytes().map(f32::from).collect();
+    (encoders.token_ids(prompt).unwrap(), [numbers, vec![schedule]].concat())
+}
+
+#[test]
+fn a_pipeline_of_the_files_that_it_names_alone_is_the_same_pipeline() {
+    let layouts: [fn(&Path); 3] = [
+        |_| {},
+        // Special tokens that only the older file knows.
+        |p| {
+            for tokenizer in ["tokenizer", "tokenizer_2"] {
+                edit_json(&p.join(tokenizer).join("tokenizer_config.json"), |config| {
+                    config.as_object_mut().unwrap().remove("added_tokens_decoder");
+                });
+                fs::write(p.join(tokenizer).join("tokenizer.json"), "left over").unwrap();
+            }
+            fs::write(p.join("text_encoder/model.fp16.safetensors"), "a variant").unwrap();
+        },
+        // Shards, and a single file left over.
+        |p| {
+            let folder = p.join("vae");
+            let whole = fs::read(folder.join("diffusion_pytorch_model.safetensors")).unwrap();
+            fs::write(folder.join("shard.safetensors"), &whole).unwrap();
+            fs::write(folder.join("diffusion_pytorch_model.safetensors"), "left over").unwrap();
+            let weights = Weights::open_file(&folder.join("shard.safetensors")).unwrap();
+            let map: serde_json::Map<String, Value> =
+                weights.entries().map(|(name, _)| (name.to_owned(), json!("shard.safetensors"))).collect();
+            let index = json!({ "weight_map": map }).to_string();
+            fs::write(folder.join("diffusion_pytorch_model.safetensors.index.json"), index).unwrap();
+        },
+    ];
+    for (number, lay) in layouts.into_iter().enumerate() {
+        let whole = copy_folder("");
+        lay(whole.path());
+        let names = files(whole.path());
+        let alone = tempfile::tempdir().unwrap();
+        for name in &names {
+            fs::create_dir_all(alone.path().join(name).parent().unwrap()).unwrap();
+            fs::write(alone.path().join(name), fs::read(whole.path().join(name)).unwrap()).unwrap();
+        }
+        assert!(given(alone.path()) == given(whole.path()), "layout {number} lacks a file");
+        assert_eq!(files(alone.path()), names);
+        let has = |name: &str| names.contains(&PathBuf::from(name));
+        assert!(has("scheduler/scheduler_config.json") && has("text_encoder_3/model.safetensors"));
+        assert_eq!(has("tokenizer/special_tokens_map.json"), number == 1);
+        assert_eq!(has("vae/diffusion_pytorch_model.safetensors"), number != 2);
+        assert!(!has("tokenizer/tokenizer.json") && !has("text_encoder/model.fp16.safetensors"));
+    }
+}

@@ -1,15 +1,15 @@
 //! CLIP's text encoder with its projection (transformers' `CLIPTextModelWithProjection`).
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
 
+use super::CONFIG;
 use super::activation::Activation;
 use super::check_finite;
 use super::layer::{Linear, attention, rows};
 use crate::Result;
-use crate::checkpoint::Weights;
-use crate::pipeline::folder::TRANSFORMERS_STEM;
+use crate::checkpoint::{Library, Weights};
 use crate::pipeline::keys::Keys;
 
 /// Where the end of a prompt is found when the configuration still has the id that all of them had once.
@@ -42,9 +42,9 @@ pub(super) struct Encoded {
 impl ClipEncoder {
     /// Reads the configuration, and opens the weights, of an encoder that must take prompts of `length` tokens.
     pub(super) fn open(folder: &Path, length: usize) -> Result<Self> {
-        let keys = Keys::open(&folder.join("config.json"))?;
+        let keys = Keys::open(&folder.join(CONFIG))?;
         let encoder = Self {
-            weights: Weights::open(folder, TRANSFORMERS_STEM)?,
+            weights: Weights::open(folder, Library::Transformers)?,
             width: keys.size("hidden_size")?.unwrap_or(512),
             hidden: keys.size("intermediate_size")?.unwrap_or(2048),
             layers: keys.size("num_hidden_layers")?.unwrap_or(12),
@@ -70,6 +70,12 @@ impl ClipEncoder {
             return Err(keys.refuse("max_position_embeddings", &problem));
         }
         Ok(encoder)
+    }
+
+    /// The files it was opened from.
+    pub(super) fn files(&self) -> impl Iterator<Item = PathBuf> {
+        let config = self.weights.folder().join(CONFIG);
+        std::iter::once(config).chain(self.weights.paths().map(Path::to_owned))
     }
 
     pub(super) fn folder(&self) -> &Path {

@@ -6,6 +6,7 @@ mod layer;
 mod t5;
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use candle_core::{DType, Device, Tensor};
 
@@ -15,6 +16,9 @@ use super::PipelineFolder;
 use super::tokenizer::{PromptTokenizer, max_length};
 use crate::checkpoint::Weights;
 use crate::{Error, Result};
+
+/// An encoder's configuration.
+const CONFIG: &str = "config.json";
 
 /// diffusers refuses longer T5 prompts too.
 const MAX_T5_TOKENS: usize = 512;
@@ -118,6 +122,13 @@ impl TextEncoders {
         Err(Error::content(g.folder(), format!("does not fit beside `text_encoder`: their {problem}")))
     }
 
+    /// The files that the encoders and their tokenizers were opened from.
+    pub fn files(&self) -> Vec<PathBuf> {
+        let clip = self.clip.iter().flat_map(|(t, encoder)| t.files().iter().cloned().chain(encoder.files()));
+        let t5 = self.t5.iter().flat_map(|(t, encoder)| t.files().iter().cloned().chain(encoder.files()));
+        clip.chain(t5).collect()
+    }
+
     /// The number of text tokens of a [`Conditioning`].
     pub fn tokens(&self) -> usize {
         let clip = self.clip[0].0.length();
@@ -157,6 +168,10 @@ impl TextEncoders {
                 done += work;
                 progress(done, total);
             })?;
+            if encoded.len() != prompts.len() {
+                let problem = format!("{} of {} prompts were encoded", encoded.len(), prompts.len());
+                return Err(Error::Argument(problem));
+            }
             prompts.iter().zip(encoded).try_for_each(|(prompt, conditioning)| keep(prompt, conditioning))?;
         }
         Ok(())

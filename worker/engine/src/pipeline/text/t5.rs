@@ -1,15 +1,15 @@
 //! T5's encoder (transformers' `T5EncoderModel`, versions 1.0 and 1.1), in f32: in f16 its activations overflow.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
 
+use super::CONFIG;
 use super::activation::Activation;
 use super::check_finite;
 use super::layer::{Linear, attention, rows};
 use crate::Result;
-use crate::checkpoint::Weights;
-use crate::pipeline::folder::TRANSFORMERS_STEM;
+use crate::checkpoint::{Library, Weights};
 use crate::pipeline::keys::Keys;
 
 /// A T5 encoder whose weights stay mapped.
@@ -30,10 +30,10 @@ pub(super) struct T5Encoder {
 impl T5Encoder {
     /// Reads the configuration, and opens the weights, of an encoder that must make tokens of `joint_width`.
     pub(super) fn open(folder: &Path, joint_width: usize) -> Result<Self> {
-        let keys = Keys::open(&folder.join("config.json"))?;
+        let keys = Keys::open(&folder.join(CONFIG))?;
         let (activation, gated) = read_activation(&keys)?;
         let encoder = Self {
-            weights: Weights::open(folder, TRANSFORMERS_STEM)?,
+            weights: Weights::open(folder, Library::Transformers)?,
             width: keys.size("d_model")?.unwrap_or(512),
             hidden: keys.size("d_ff")?.unwrap_or(2048),
             layers: keys.size("num_layers")?.unwrap_or(6),
@@ -50,6 +50,12 @@ impl T5Encoder {
             return Err(keys.refuse("d_model", &problem));
         }
         Ok(encoder)
+    }
+
+    /// The files it was opened from.
+    pub(super) fn files(&self) -> impl Iterator<Item = PathBuf> {
+        let config = self.weights.folder().join(CONFIG);
+        std::iter::once(config).chain(self.weights.paths().map(Path::to_owned))
     }
 
     /// Multiply-adds to encode a prompt.

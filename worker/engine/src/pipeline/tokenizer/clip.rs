@@ -1,10 +1,9 @@
 //! CLIP's byte-level BPE, from the vocabulary and merges that OpenAI published.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::Read;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use obsdiff_files::read_regular;
 use tokenizers::models::bpe::{BPE, Merges, Vocab};
 use tokenizers::normalizers::replace::ReplacePattern;
 use tokenizers::normalizers::{BertNormalizer, Lowercase, NFC, Replace, Sequence};
@@ -34,13 +33,18 @@ const MAX_MERGES: usize = 49_152 - 256 - 2;
 /// A CLIP vocabulary's merges take 0.5 MB.
 const MAX_MERGES_BYTES: u64 = 16 << 20;
 
-/// Builds the tokenizer of `vocab.json` and `merges.txt`.
-pub(super) fn from_vocabulary(folder: &Path, slow: bool, special: &SpecialTokens) -> Result<Tokenizer> {
+/// Builds the tokenizer of the files `vocab` and `merges`, which lie in `folder`.
+pub(super) fn from_vocabulary(
+    folder: &Path,
+    [vocab, merges]: &[PathBuf; 2],
+    slow: bool,
+    special: &SpecialTokens,
+) -> Result<Tokenizer> {
     let unusable =
         |e: &dyn std::fmt::Display| Error::content(folder, format!("does not make a tokenizer: {e}"));
-    let vocab: BTreeMap<String, u32> = read_json(&folder.join("vocab.json"))?;
+    let vocab: BTreeMap<String, u32> = read_json(vocab)?;
     let bpe = BPE::builder()
-        .vocab_and_merges(vocab.into_iter().collect::<Vocab>(), read_merges(&folder.join("merges.txt"))?)
+        .vocab_and_merges(vocab.into_iter().collect::<Vocab>(), read_merges(merges)?)
         .unk_token(special.unk().to_owned())
         .end_of_word_suffix("</w>".to_owned())
         .build()
@@ -75,12 +79,8 @@ fn normalizer(slow: bool) -> tokenizers::Result<Sequence> {
 
 /// Reads pairs, one a line, after a first line that says the version.
 fn read_merges(path: &Path) -> Result<Merges> {
-    let file = File::open(path).map_err(|e| Error::file(path, e))?;
-    let mut text = String::new();
-    file.take(MAX_MERGES_BYTES + 1).read_to_string(&mut text).map_err(|e| Error::file(path, e))?;
-    if text.len() as u64 > MAX_MERGES_BYTES {
-        return Err(Error::content(path, format!("is larger than {} MiB", MAX_MERGES_BYTES >> 20)));
-    }
+    let text = read_regular(path, MAX_MERGES_BYTES).map_err(|e| Error::file(path, e))?;
+    let text = String::from_utf8(text).map_err(|_| Error::content(path, "is not UTF-8 text"))?;
     let lines = text.trim().lines().enumerate().skip(1).take(MAX_MERGES);
     lines.map(|(i, line)| read_merge(line).ok_or_else(|| not_a_pair(path, i + 1))).collect()
 }

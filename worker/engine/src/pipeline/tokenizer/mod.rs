@@ -14,6 +14,9 @@ use crate::checkpoint::read_json;
 use crate::contained::contained;
 use crate::{Error, Result};
 
+/// A tokenizer's configuration.
+const CONFIG: &str = "tokenizer_config.json";
+
 /// Bounds the time that one prompt can take; encoders read a few hundred tokens of it.
 const MAX_PROMPT_BYTES: usize = 64 << 10;
 
@@ -22,6 +25,7 @@ const MAX_PROMPT_BYTES: usize = 64 << 10;
 #[derive(Debug)]
 pub struct PromptTokenizer {
     folder: PathBuf,
+    files: Vec<PathBuf>,
     tokenizer: Tokenizer,
     length: usize,
 }
@@ -36,12 +40,13 @@ impl PromptTokenizer {
     pub fn clip(folder: &Path, slow: bool, length: usize) -> Result<Self> {
         let special = SpecialTokens::read(folder, &clip::DEFAULT_TOKENS)?;
         let whole = folder.join("tokenizer.json");
-        let parts = folder.join("vocab.json").is_file() && folder.join("merges.txt").is_file();
-        let tokenizer = match whole.is_file() && !(slow && parts) {
-            true => read_whole(&whole)?,
-            false => clip::from_vocabulary(folder, slow, &special)?,
-        };
-        Self::new(folder, tokenizer, &special, length)
+        let parts = ["vocab.json", "merges.txt"].map(|name| folder.join(name));
+        // Whatever stands at these paths: one that is not a file is refused when it is opened.
+        if whole.exists() && !(slow && parts.iter().all(|part| part.exists())) {
+            return Self::new(folder, read_whole(&whole)?, &special, length, [whole]);
+        }
+        let tokenizer = clip::from_vocabulary(folder, &parts, slow, &special)?;
+        Self::new(folder, tokenizer, &special, length, parts)
     }
 
     /// Loads a T5 tokenizer from `tokenizer.json`, for prompts of `length` tokens.
@@ -51,15 +56,22 @@ impl PromptTokenizer {
     pub fn t5(folder: &Path, length: usize) -> Result<Self> {
         let special = SpecialTokens::read(folder, &T5_TOKENS)?;
         let whole = folder.join("tokenizer.json");
-        if !whole.is_file() {
+        if !whole.exists() {
             let problem = "has no tokenizer.json (a SentencePiece model alone is not supported): save the tokenizer once with \
                            transformers' T5TokenizerFast";
             return Err(Error::content(folder, problem));
         }
-        Self::new(folder, read_whole(&whole)?, &special, length)
+        Self::new(folder, read_whole(&whole)?, &special, length, [whole])
     }
 
-    fn new(folder: &Path, mut tokenizer: Tokenizer, special: &SpecialTokens, length: usize) -> Result<Self> {
+    /// The tokenizer of a folder whose vocabulary was read from `files`.
+    fn new(
+        folder: &Path,
+        mut tokenizer: Tokenizer,
+        special: &SpecialTokens,
+        length: usize,
+        files: impl IntoIterator<Item = PathBuf>,
+    ) -> Result<Self> {
         let unusable =
             |e: &dyn std::fmt::Display| Error::content(folder, format!("does not make a tokenizer: {e}"));
         check_sides(folder)?;
@@ -78,10 +90,16 @@ impl PromptTokenizer {
             pad_token: special.pad().to_owned(),
             ..PaddingParams::default()
         }));
-        let loaded = Self { folder: folder.to_owned(), tokenizer, length };
+        let files = special.files().iter().cloned().chain(files).collect();
+        let loaded = Self { folder: folder.to_owned(), files, tokenizer, length };
         // A damaged file shows itself here rather than at the first prompt.
         loaded.encode("")?;
         Ok(loaded)
+    }
+
+    /// The files it was loaded from.
+    pub fn files(&self) -> &[PathBuf] {
+        &self.files
     }
 
     /// The number of ids of every prompt.
@@ -129,7 +147,7 @@ fn read_whole(path: &Path) -> Result<Tokenizer> {
 
 /// Refuses a tokenizer that fills up or cuts a prompt at its start: no pipeline of this class has one.
 fn check_sides(folder: &Path) -> Result<()> {
-    let keys = Keys::open(&folder.join("tokenizer_config.json"))?;
+    let keys = Keys::open(&folder.join(CONFIG))?;
     for key in ["padding_side", "truncation_side"] {
         if keys.text(key)?.is_some_and(|side| side != "right") {
             return Err(keys.refuse(key, "obsdiff supports \"right\""));
@@ -146,7 +164,7 @@ const T5_TOKENS: special::Defaults =
 /// # Errors
 /// When `tokenizer_config.json` does not say so.
 pub(super) fn max_length(folder: &Path) -> Result<usize> {
-    let keys = Keys::open(&folder.join("tokenizer_config.json"))?;
+    let keys = Keys::open(&folder.join(CONFIG))?;
     // transformers writes 1e30 where nobody set a length.
     let length = keys.size("model_max_length")?;
     keys.required("model_max_length", length)

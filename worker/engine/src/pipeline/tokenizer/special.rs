@@ -1,11 +1,12 @@
 //! A tokenizer's special tokens, as `tokenizer_config.json` and, in older folders, `special_tokens_map.json` give them.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 use tokenizers::{AddedToken, Tokenizer};
 
+use super::CONFIG;
 use crate::pipeline::keys::Keys;
 use crate::{Error, Result};
 
@@ -25,18 +26,23 @@ pub(super) struct SpecialTokens {
     pad: String,
     /// By id, where the file gives ids.
     added: BTreeMap<u32, AddedToken>,
+    files: Vec<PathBuf>,
 }
 
 impl SpecialTokens {
     /// Reads the files in `folder`. Where `tokenizer_config.json` lists `added_tokens_decoder`, transformers leaves
     /// `special_tokens_map.json` aside; elsewhere the map comes first.
     pub(super) fn read(folder: &Path, defaults: &Defaults) -> Result<Self> {
-        let config = Keys::open(&folder.join("tokenizer_config.json"))?;
+        let mut files = vec![folder.join(CONFIG)];
+        let config = Keys::open(&folder.join(CONFIG))?;
         let added = read_added(&config)?;
         let map_path = folder.join("special_tokens_map.json");
-        let map = match added.is_empty() && map_path.is_file() {
-            true => Some(Keys::open(&map_path)?),
-            false => None,
+        let map = if added.is_empty() && map_path.exists() {
+            let map = Keys::open(&map_path)?;
+            files.push(map_path);
+            Some(map)
+        } else {
+            None
         };
         let token = |key: &str, default: Option<&str>| -> Result<Option<String>> {
             let mapped = map.as_ref().map_or(Ok(None), |map| read_content(map, key))?;
@@ -49,7 +55,13 @@ impl SpecialTokens {
             unk: token("unk_token", defaults.unk)?,
             pad: token("pad_token", Some(defaults.pad))?.unwrap_or_else(|| defaults.pad.to_owned()),
             added,
+            files,
         })
+    }
+
+    /// The files that were read.
+    pub(super) fn files(&self) -> &[PathBuf] {
+        &self.files
     }
 
     pub(super) fn bos(&self) -> &str {

@@ -9,9 +9,8 @@ use candle_core::{Device, Tensor};
 
 use self::block::{Conv, GroupNorm, MidAttention, ResnetBlock, Source};
 pub use self::picture::Picture;
-use super::folder::DIFFUSERS_STEM;
 use super::keys::Keys;
-use crate::checkpoint::Weights;
+use crate::checkpoint::{Library, Weights};
 use crate::{Error, Result};
 
 /// The decoder of a pipeline's autoencoder, in f32.
@@ -68,7 +67,7 @@ impl Vae {
                 keys.refuse("norm_num_groups", &format!("it must divide {width} of `block_out_channels`"))
             );
         }
-        let weights = Weights::open(folder, DIFFUSERS_STEM)?;
+        let weights = Weights::open(folder, Library::Diffusers)?;
         let source = Source { weights: &weights, device, groups };
         let (largest, smallest) = (layout.channels[0], layout.channels[layout.channels.len() - 1]);
         let latent = layout.latent_channels;
