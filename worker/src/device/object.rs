@@ -36,7 +36,7 @@ pub(super) struct StructureRecord {
 }
 
 /// All that an object says.
-#[derive(Serialize, Deserialize)]
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
 struct Said {
     /// The package that it is solved for.
     package: PackageId,
@@ -44,7 +44,7 @@ struct Said {
 }
 
 /// What it says of its tensors.
-#[derive(Serialize, Deserialize)]
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Records {
     Slices(Vec<SliceRecord>),
@@ -111,8 +111,13 @@ fn serialize<'a>(
     package: PackageId,
     records: Records,
 ) -> Result<Vec<u8>, ShelfError> {
-    let said = serde_json::to_string(&Said { package, records }).map_err(|e| unwritten(&e))?;
-    let metadata = HashMap::from([(CONTENT.to_owned(), said)]);
+    let said = Said { package, records };
+    let text = serde_json::to_string(&said).map_err(|e| unwritten(&e))?;
+    // JSON has no NaN and no infinity: it says null in their place.
+    if serde_json::from_str::<Said>(&text).map_err(|e| unwritten(&e))? != said {
+        return Err(unwritten(&"a number in its report is not finite"));
+    }
+    let metadata = HashMap::from([(CONTENT.to_owned(), text)]);
     safetensors::serialize(tensors, Some(metadata)).map_err(|e| unwritten(&e))
 }
 

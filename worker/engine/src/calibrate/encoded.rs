@@ -60,7 +60,10 @@ impl Encoded {
         };
         encoders.encode_each(&texts, &mut keep, progress)?;
         spool.flush().map_err(|e| Error::file(folder, e))?;
-        let places = prompts.iter().filter_map(|prompt| kept.get(*prompt).copied()).collect();
+        // One that were left out would give every later prompt the noise of the one before it.
+        let missing = |prompt: &str| Error::Argument(format!("the prompt \"{prompt}\" was not encoded"));
+        let place = |prompt: &&str| kept.get(*prompt).copied().ok_or_else(|| missing(prompt));
+        let places = prompts.iter().map(place).collect::<Result<_>>()?;
         let negative = negative.ok_or_else(|| Error::Argument("no prompt was encoded".to_owned()))?;
         Ok(Self { spool: Mutex::new(spool), folder: folder.to_owned(), places, negative })
     }

@@ -109,7 +109,9 @@ impl Pruner {
     fn factor(&self, gram: &Gram) -> Result<Factor, SolveError> {
         let (n, damping) = (gram.width(), self.factor_damping());
         match self.hessian.precision {
-            Precision::F32 => Factor::new(n, gram.to_upper::<f32>(stride(n)), damping),
+            Precision::F32 => Factor::with_precise(n, gram.to_upper::<f32>(stride(n)), damping, &|| {
+                gram.to_upper::<f64>(stride(n))
+            }),
             Precision::F64 => Factor::new(n, gram.to_upper::<f64>(stride(n)), damping),
         }
     }

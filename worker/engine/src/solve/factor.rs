@@ -81,6 +81,9 @@ impl Float for f64 {
     }
 }
 
+/// Gives the numbers of a Gram again in f64, where it has more of them than f32 holds.
+type Precise<'a> = Option<&'a (dyn Fn() -> Vec<f64> + Sync)>;
+
 /// A site's Gram S and a factor of it, damped, in one square: C, an upper triangle, with C C^T = H = S + damping * mean(diag S) I. Its
 /// inverse U is the factor of the inverse, H^-1 = U^T U, by which OBS is often told; C says the same with half the arithmetic.
 ///
@@ -107,6 +110,29 @@ impl Factor {
     /// [`SolveError::GramNotFinite`]; [`SolveError::NotPositive`] when H has no factor in f64 and damping raised tenfold, again and
     /// again up to 1.0, does not help; [`SolveError::Damping`]; [`SolveError::Size`].
     pub fn new<T: Float>(n: usize, upper: Vec<T>, damping: f64) -> Result<Self, SolveError> {
+        Self::checked(n, upper, damping, None)
+    }
+
+    /// Factorises a Gram S in f32 as [`Self::new`] does. Where that fails, `precise` gives its upper triangle again, laid out alike: what
+    /// f32 has rounded away may be what makes it positive.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn with_precise(
+        n: usize,
+        upper: Vec<f32>,
+        damping: f64,
+        precise: &(dyn Fn() -> Vec<f64> + Sync),
+    ) -> Result<Self, SolveError> {
+        Self::checked(n, upper, damping, Some(precise))
+    }
+
+    fn checked<T: Float>(
+        n: usize,
+        upper: Vec<T>,
+        damping: f64,
+        precise: Precise<'_>,
+    ) -> Result<Self, SolveError> {
         let row = stride(n);
         if n == 0 || upper.len() != n * row {
             return Err(SolveError::Size { rows: n, columns: row, found: upper.len() });
@@ -115,10 +141,15 @@ impl Factor {
             return Err(SolveError::Damping { damping });
         }
         // Within the pool from here on: entering it anew for each block would take as long as the block.
-        rayon::scope(|_| Self::damped(n, upper, damping))
+        rayon::scope(|_| Self::damped(n, upper, damping, precise))
     }
 
-    fn damped<T: Float>(n: usize, mut upper: Vec<T>, damping: f64) -> Result<Self, SolveError> {
+    fn damped<T: Float>(
+        n: usize,
+        mut upper: Vec<T>,
+        damping: f64,
+        precise: Precise<'_>,
+    ) -> Result<Self, SolveError> {
         let row = stride(n);
         let diagonal: Vec<f64> = (0..n).map(|j| upper[j * row + j].to_f64()).collect();
         let mut next = Some(damping);
@@ -128,7 +159,7 @@ impl Factor {
                 let square = T::into_f32(upper);
                 return Ok(Self { n, square, diagonal, damping_used });
             }
-            if T::HAS_WIDER && factorise_wider(&mut upper, n, &diagonal, added)? {
+            if T::HAS_WIDER && factorise_wider(&mut upper, &diagonal, added, precise)? {
                 let square = T::into_f32(upper);
                 return Ok(Self { n, square, diagonal, damping_used });
             }
@@ -229,16 +260,28 @@ pub(super) fn mirror_damped<T: Float>(
     Ok(())
 }
 
-/// The same in f64, for a square of which f32 failed.
+/// The same in f64, for a square of which f32 failed: from the Gram's precise numbers where they are known.
 fn factorise_wider<T: Float>(
     square: &mut [T],
-    n: usize,
     diagonal: &[f64],
     added: f64,
+    precise: Precise<'_>,
 ) -> Result<bool, SolveError> {
-    let row = stride(n);
-    let mut wider: Vec<f64> = square.iter().map(|x| x.to_f64()).collect();
-    if !factorise(&mut wider, n, diagonal, added)? {
+    let (n, row) = (diagonal.len(), stride(diagonal.len()));
+    let (mut wider, diagonal) = match precise {
+        Some(precise) => {
+            let wider = precise();
+            if wider.len() != square.len() {
+                return Err(SolveError::Size { rows: n, columns: row, found: wider.len() });
+            }
+            // Columns that are dead in f32 stay so.
+            let of = |(j, d): (usize, &f64)| if *d == 0.0 { 0.0 } else { wider[j * row + j] };
+            let diagonal: Vec<f64> = diagonal.iter().enumerate().map(of).collect();
+            (wider, diagonal)
+        }
+        None => (square.iter().map(|x| x.to_f64()).collect(), diagonal.to_vec()),
+    };
+    if !factorise(&mut wider, n, &diagonal, added)? {
         return Ok(false);
     }
     for (i, (narrow, wide)) in square.chunks_exact_mut(row).zip(wider.chunks_exact(row)).enumerate() {

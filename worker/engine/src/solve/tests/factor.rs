@@ -51,6 +51,21 @@ fn a_pivot_that_fails_in_f32_is_tried_in_f64() {
 }
 
 #[test]
+fn what_f32_rounds_away_is_there_when_the_gram_is_tried_again_in_f64() {
+    // Two features equal but for 1e-5 of one: as f32 values the matrix is singular, in f64 it has an eigenvalue of 5e-11.
+    let e = 1e-5f64;
+    let gram = [1.0, 1.0, 1.0, 1.0 + e * e];
+    let narrow = || upper::<f32>(&gram, 2);
+    let factor = Factor::with_precise(2, narrow(), 0.0, &|| upper::<f64>(&gram, 2)).unwrap();
+    assert_eq!(factor.damping_used(), 0.0);
+    assert!((f64::from(factor.c(0, 0)) - e).abs() < 1e-3 * e, "{}", factor.c(0, 0));
+    // From the f32 numbers alone nothing but damping helps.
+    assert!(Factor::new(2, narrow(), 0.0).unwrap().damping_used() > 0.0);
+    let short = Factor::with_precise(2, narrow(), 0.0, &|| vec![1.0]);
+    assert_eq!(short.unwrap_err(), SolveError::Size { rows: 2, columns: 16, found: 1 });
+}
+
+#[test]
 fn damping_is_raised_tenfold_until_it_helps() {
     // No Gram has an eigenvalue of -0.02 or -0.1, but sums that were rounded can. The mean of the diagonal is 0.5.
     for (beside, damping, used) in
