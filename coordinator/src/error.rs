@@ -4,6 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use obsdiff_core::{Failure, PlanError};
+use obsdiff_worker::device::WorkError;
 use obsdiff_worker::security::SecurityError;
 use obsdiff_worker::store::StoreError;
 use thiserror::Error;
@@ -190,6 +191,15 @@ fn is_shortage(error: &io::Error) -> bool {
         Kind::StaleNetworkFileHandle,
     ];
     kinds.contains(&error.kind()) || error.raw_os_error().is_some_and(|e| lacks.contains(&e))
+}
+
+impl From<WorkError> for Error {
+    fn from(error: WorkError) -> Self {
+        match error {
+            WorkError::Engine(error) => error.into(),
+            other => Self::Session(other.to_string()),
+        }
+    }
 }
 
 /// An error and its causes in one line.

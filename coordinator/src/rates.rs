@@ -36,9 +36,9 @@ const STEPS: [usize; 2] = [3, 60];
 /// When the model that is measured does not fit in memory or in the folder of temporary files.
 pub(crate) fn measure(job: &Job, described: &Described, rate: f64, clock: &Clock) -> Result<Rates> {
     let sample = Sample::new(job, described, rate)?;
-    let (model, trajectories) = sample.load(described)?;
-    let pruner = Pruner::new(&sample.spec, Box::new(model), trajectories.clone());
-    let exporter = Box::new(|_: &Pruner, _| Ok(()));
+    let (model, weights, trajectories) = sample.load(described)?;
+    let pruner = Pruner::new(&sample.spec, Box::new(model), Arc::new(weights), trajectories.clone());
+    let exporter = Box::new(|_| Ok(()));
     let folder = tempfile::tempdir().map_err(Error::system)?;
     let runtime = crate::service::runtime()?;
     let store = JobStore::create(&folder.path().display().to_string(), &[])?;
@@ -48,10 +48,10 @@ pub(crate) fn measure(job: &Job, described: &Described, rate: f64, clock: &Clock
     let package = &sample.plan.packages[0];
     let (mut bare, mut gathering) = (0.0, 0.0);
     if let (Some(shard), false) = (sample.plan.shards.first(), package.sites.is_empty()) {
-        let exponents = engine.pilot(ShardId(0), &mut || Ok(())).map_err(failed)?;
-        engine.open(&Opening { package: package.id, exponents }).map_err(failed)?;
+        let exponents = engine.pilot(ShardId(0), &mut || Ok(()))?;
+        engine.open(&Opening { package: package.id, exponents })?;
         let mut steps = Steps::new(clock);
-        engine.calibrate(ShardId(0), &mut || steps.done()).map_err(failed)?;
+        engine.calibrate(ShardId(0), &mut || steps.done())?;
         gathering = steps.seconds();
         let mut steps = Steps::new(clock);
         let model = engine.pruner().model();
@@ -77,10 +77,10 @@ fn solve(
         silence: Duration::from_secs(1),
     };
     let alone = Alone::default().join(seat, &Abort::default());
-    let mut alone = alone.map_err(|e| failed(e.into()))?;
+    let mut alone = alone.map_err(WorkError::from)?;
     let mut reducer = engine.reducer(true);
     for site in &package.sites {
-        reducer.reduce(*site, &[0], &mut *alone).map_err(failed)?;
+        reducer.reduce(*site, &[0], &mut *alone)?;
     }
     let mut solved = BTreeMap::<usize, (u64, f64)>::new();
     for part in split::parts(&sample.inventory, package, None, sample.spec.sparsity.refinement()) {
@@ -89,7 +89,7 @@ fn solve(
             continue;
         }
         let start = clock();
-        engine.solve(&part).map_err(failed)?;
+        engine.solve(&part)?;
         *cost += part.cost;
         *seconds += clock().saturating_sub(start).as_secs_f64();
     }
@@ -170,7 +170,7 @@ impl Sample {
     }
 
     /// The model with random weights, and trajectories from noise under random conditioning.
-    fn load(&self, described: &Described) -> Result<(Sd3Transformer, Arc<Trajectories>)> {
+    fn load(&self, described: &Described) -> Result<(Sd3Transformer, Weights, Arc<Trajectories>)> {
         let dtype = compute_type(self.spec.model.dtype);
         let folder = std::env::temp_dir();
         let file = tempfile::NamedTempFile::new_in(&folder).map_err(|e| Error::file(&folder, e))?;
@@ -188,7 +188,7 @@ impl Sample {
         let schedule = schedule.schedule(calibration.steps as usize, described.size.tokens)?;
         let (guidance, seed) = (calibration.guidance, calibration.seed);
         let trajectories = Trajectories::new(schedule, guidance, seed, described.size, encoded);
-        Ok((model, Arc::new(trajectories)))
+        Ok((model, weights, Arc::new(trajectories)))
     }
 }
 
@@ -222,11 +222,4 @@ fn weights(config: &Sd3Config) -> Result<HashMap<String, Tensor>> {
         shapes.into_iter().map(tensor).collect()
     };
     made().map_err(|e| obsdiff_engine::Error::from(e).into())
-}
-
-fn failed(error: WorkError) -> Error {
-    match error {
-        WorkError::Engine(error) => error.into(),
-        other => Error::Session(other.to_string()),
-    }
 }

@@ -1,9 +1,12 @@
 //! A job gives the same bytes whenever it is run, on any number of threads and by any number of workers.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+use std::collections::HashMap;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
+
+use candle_core::{DType, Device, Tensor};
 
 const ASSETS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/assets");
 
@@ -78,4 +81,74 @@ fn sites_that_are_solved_in_parts() {
     }
     // Rows of N:M do not compete, whatever they are solved with.
     assert!(result("2:4", &split("2"))[0] == result("2:4", &[])[0], "rows of 2:4 differ");
+}
+
+/// A copy of the shipped pipeline, `f32`, whose transformer's weights are in f32.
+fn f32_checkpoint(folder: &Path) {
+    copy(&Path::new(ASSETS).join("shapes-sd3"), &folder.join("f32"));
+    let file = folder.join("f32/transformer/diffusion_pytorch_model.safetensors");
+    let tensors = candle_core::safetensors::load(&file, &Device::Cpu).unwrap();
+    // Numbers that no narrower type has.
+    let wide = |tensor: Tensor| (tensor.to_dtype(DType::F32).unwrap() * 1.000_1).unwrap();
+    let tensors: HashMap<String, Tensor> = tensors.into_iter().map(|(name, t)| (name, wide(t))).collect();
+    candle_core::safetensors::save(&tensors, &file).unwrap();
+}
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let to = to.join(entry.file_name());
+        match entry.metadata().unwrap().is_dir() {
+            true => copy(&entry.path(), &to),
+            // The bytes alone: assets may be read-only.
+            false => fs::write(to, fs::read(entry.path()).unwrap()).unwrap(),
+        }
+    }
+}
+
+/// The pruned weights of a copy of the pipeline in f32, with forward calls in `dtype`.
+fn computed_in(dtype: &str, pattern: &str, args: &[&str]) -> Vec<u8> {
+    let folder = tempfile::tempdir().unwrap();
+    f32_checkpoint(folder.path());
+    let dtype = format!("model.dtype={dtype}");
+    let sets = ["--set", "model.path=f32", "--set", &dtype];
+    run(folder.path(), pattern, &[&sets, args].concat());
+    fs::read(folder.path().join("out/transformer/diffusion_pytorch_model.safetensors")).unwrap()
+}
+
+/// The f32 numbers of a file of weights that are neither zero nor numbers of bf16, and all that are not zero.
+fn beyond_bf16(file: &[u8]) -> (usize, usize) {
+    let tensors = candle_core::safetensors::load_buffer(file, &Device::Cpu).unwrap();
+    let values = tensors.into_values().flat_map(|t| t.flatten_all().unwrap().to_vec1::<f32>().unwrap());
+    let (mut beyond, mut all) = (0, 0);
+    for value in values.filter(|value| *value != 0.0) {
+        beyond += usize::from(value.to_bits() & 0xffff != 0);
+        all += 1;
+    }
+    (beyond, all)
+}
+
+/// Masks that depend on weights alone: whatever the forward calls compute in, the bytes are the same.
+#[test]
+fn the_type_of_forward_calls_never_touches_what_is_written() {
+    let magnitude = ["--set", "sparsity.method=magnitude", "--set", "sparsity.refine=0"];
+    let l1 = ["--set", "sparsity.method=l1", "--set", "output.layout=masked"];
+    for (pattern, args) in [("2:4", magnitude), ("structured", l1)] {
+        let weights = computed_in("f32", pattern, &args);
+        for dtype in ["bf16", "f16"] {
+            assert!(computed_in(dtype, pattern, &args) == weights, "{pattern}: {dtype} rounds");
+        }
+    }
+}
+
+/// By OBS the masks may differ, as Grams do; but weights and biases are the solver's own, on any number of workers.
+#[test]
+fn weights_solved_beside_a_narrow_model_keep_their_precision() {
+    for pattern in ["unstructured", "structured"] {
+        let weights = computed_in("bf16", pattern, &[]);
+        let (beyond, all) = beyond_bf16(&weights);
+        assert!(beyond > all * 9 / 10, "{pattern}: {beyond} of {all} weights are no numbers of bf16");
+        assert!(computed_in("bf16", pattern, &["--workers", "2"]) == weights, "{pattern}: with two workers");
+    }
 }

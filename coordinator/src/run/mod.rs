@@ -124,7 +124,7 @@ fn prune(
     let engine = work.run(state, model, workers, progress, spans.clock())?;
     let _running = root.enter();
     let held_out = compared(engine.pruner().model(), &trajectories, inputs, dense.as_ref(), progress)?;
-    let (record, _) = work.record(engine.pruner(), engine.pruned())?;
+    let (record, _) = work.record(&engine.pruned())?;
     Ok((record, held_out))
 }
 

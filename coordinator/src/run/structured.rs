@@ -2,11 +2,14 @@
 
 use std::path::Path;
 
+use candle_core::Tensor;
 use obsdiff_engine::export::{Shrink, Sizes};
 use obsdiff_engine::model::sd3::{MODULE, MODULE_FILE};
-use obsdiff_engine::pruner::{Pruner, kept_parts, selections};
-use obsdiff_proto::{Budget, JobError, Layout, Plan, StructureId};
+use obsdiff_engine::pruner::{kept_parts, selections};
+use obsdiff_proto::{Budget, JobError, Layout, LinearId, Plan, StructureId};
+use obsdiff_worker::device::{PrunedTensors, WorkError};
 
+use super::Inputs;
 use crate::Result;
 use crate::described::Described;
 use crate::job::Job;
@@ -36,10 +39,23 @@ pub(crate) fn with_budget(job: &Job, described: &Described, plan: Plan) -> Resul
 /// What is left of the model: its sizes, and how its export gets smaller where it does.
 pub(super) fn shrunk(
     job: &Job,
-    described: &Described,
-    pruner: &Pruner,
-) -> obsdiff_engine::Result<(Option<Sizes>, Option<Shrink>)> {
-    let kept = kept_parts(pruner.model())?;
+    inputs: &Inputs,
+    pruned: &PrunedTensors,
+) -> Result<(Option<Sizes>, Option<Shrink>), WorkError> {
+    let described = &inputs.described;
+    let inventory = &described.inventory;
+    let kept = kept_parts(inventory, &mut |id: LinearId| {
+        let linear = inventory.linear(id);
+        let name = format!("{}.weight", linear.name);
+        let values = |tensor: &Tensor| tensor.flatten_all()?.to_vec1::<f32>();
+        match pruned.tensor(&name)? {
+            Some(tensor) => Ok(values(&tensor).map_err(obsdiff_engine::Error::from)?),
+            None => {
+                let shape = [linear.rows, inventory.site(linear.site).width];
+                Ok::<_, WorkError>(inputs.weights.rows(&name, shape, 0..linear.rows)?)
+            }
+        }
+    })?;
     let config = described.config.shrunk(&kept.iter().map(Vec::len).collect::<Vec<_>>());
     let sizes = Sizes {
         parameters: [described.inventory.parameters, config.inventory().parameters],

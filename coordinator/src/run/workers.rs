@@ -1,7 +1,7 @@
 //! The workers of a job in one process, over the same path as those of other hosts: a desk and a device's thread each, sessions with
 //! the coordinator, and collectives among their threads.
 
-use std::collections::HashMap;
+use std::cell::RefCell;
 use std::io;
 use std::panic::AssertUnwindSafe;
 use std::path::Path;
@@ -15,7 +15,7 @@ use obsdiff_engine::export::{Export, PruningRecord, Shrink};
 use obsdiff_engine::model::sd3::Sd3Transformer;
 use obsdiff_engine::pruner::Pruner;
 use obsdiff_files::Disk;
-use obsdiff_proto::{LinearId, Package};
+use obsdiff_proto::Package;
 use obsdiff_worker::collective::Local;
 use obsdiff_worker::device::{Desk, Patience, Pruned, PruningEngine, Shelf, ShelfError, WorkError, follow};
 
@@ -137,50 +137,39 @@ impl<'a> Work<'a> {
         shelf: Arc<dyn Shelf>,
         gauge: Arc<Gauge>,
     ) -> PruningEngine<'a> {
-        let pruner = Pruner::new(&self.job.spec, Box::new(model), self.trajectories.clone());
-        let exporter = Box::new(|pruner: &Pruner, pruned| self.export(pruner, pruned));
+        let weights = self.inputs.weights.clone();
+        let pruner = Pruner::new(&self.job.spec, Box::new(model), weights, self.trajectories.clone());
+        let exporter = Box::new(|pruned| self.export(&pruned));
         PruningEngine::new(pruner, Arc::new(self.inputs.plan.clone()), shelf, gauge, exporter)
     }
 
     /// The content of `pruning.json`, and how the transformer gets smaller where it does.
     ///
     /// # Errors
-    /// When the model's weights or configuration cannot be read.
-    pub(super) fn record(
-        &self,
-        pruner: &Pruner,
-        pruned: Pruned,
-    ) -> obsdiff_engine::Result<(PruningRecord, Option<Shrink>)> {
+    /// When weights or the configuration cannot be read.
+    pub(super) fn record(&self, pruned: &Pruned) -> Result<(PruningRecord, Option<Shrink>), WorkError> {
         let structured = self.inputs.plan.packages.iter().any(Package::is_structured);
         let (sizes, shrink) = match structured {
-            true => structured::shrunk(self.job, &self.inputs.described, pruner)?,
+            true => structured::shrunk(self.job, self.inputs, &pruned.tensors)?,
             false => (None, None),
         };
         let record = PruningRecord {
             obsdiff: env!("CARGO_PKG_VERSION").to_owned(),
             job: self.job.spec.clone(),
             inputs: self.inputs.digests(),
-            linears: pruned.linears,
-            structures: pruned.structures,
+            linears: pruned.linears.clone(),
+            structures: pruned.structures.clone(),
             sizes,
         };
         Ok((record, shrink))
     }
 
-    /// Writes the pruned pipeline.
-    fn export(&self, pruner: &Pruner, pruned: Pruned) -> obsdiff_engine::Result<()> {
+    /// Writes the pruned pipeline: what was pruned as it was solved, all else as it is in the checkpoint.
+    fn export(&self, pruned: &Pruned) -> Result<(), WorkError> {
         // Only here: calibration names the site at which a model overflows, but not every method calibrates.
         held_out::check_finite(self.dense, self.inputs)?;
         let _span = tracing::info_span!("export").entered();
-        let inventory = &self.inputs.described.inventory;
-        let packages = &self.inputs.plan.packages;
-        let linears = packages.iter().flat_map(|package| &package.linears).map(|target| target.linear);
-        let structures = packages.iter().flat_map(|package| inventory.structures_of(package));
-        // Where parts of a structure go, so do the rows that make them.
-        let inputs = structures.flat_map(|id| inventory.structure(id).inputs.iter().copied());
-        let changed: HashMap<&str, LinearId> =
-            linears.chain(inputs).map(|id| (inventory.linear(id).name.as_str(), id)).collect();
-        let (record, shrink) = self.record(pruner, pruned)?;
+        let (record, shrink) = self.record(pruned)?;
         let export = Export {
             source: self.inputs.described.pipeline.path(),
             destination: Path::new(&self.job.spec.output.path),
@@ -189,15 +178,13 @@ impl<'a> Work<'a> {
             record: &record,
             shrink: shrink.as_ref(),
         };
-        let biases = packages.iter().any(Package::is_structured);
-        export.write(self.disk, &|name| {
-            let Some((linear, what)) = name.rsplit_once('.') else { return Ok(None) };
-            let Some(id) = changed.get(linear) else { return Ok(None) };
-            match what {
-                "weight" => pruner.model().weight(*id).cloned().map(Some),
-                "bias" if biases => pruner.model().bias(*id).cloned().map(Some),
-                _ => Ok(None),
-            }
-        })
+        let failed = RefCell::new(None);
+        let written = export.write(self.disk, &|name| {
+            pruned.tensors.tensor(name).map_err(|error| {
+                failed.replace(Some(error));
+                obsdiff_engine::Error::Interrupted
+            })
+        });
+        written.map_err(|error| failed.take().unwrap_or(WorkError::Engine(error)))
     }
 }

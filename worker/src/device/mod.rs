@@ -14,6 +14,7 @@ mod object;
 mod pruning;
 mod reducing;
 mod shelf;
+mod tensors;
 
 pub use desk::{Desk, Patience};
 pub use engine::{Engine, Reducer, Step, WorkError};
@@ -22,6 +23,7 @@ pub use following::{follow, follow_waiting};
 pub use pruning::{Exporter, Pruned, PruningEngine, Watch};
 pub use reducing::CHUNK;
 pub use shelf::{MemoryShelf, Shelf, ShelfError, StoreShelf};
+pub use tensors::PrunedTensors;
 
 #[cfg(test)]
 mod tests;

@@ -156,6 +156,12 @@ pub(super) fn read(object: &[u8]) -> Result<(PackageId, Content), ShelfError> {
     Ok((said.package, content))
 }
 
+/// Reads one tensor of an object.
+pub(super) fn read_tensor(object: &[u8], named: &str) -> Result<Tensor, ShelfError> {
+    let tensors = SafeTensors::deserialize(object).map_err(|e| broken(&e))?;
+    tensor(named, &tensors.tensor(named).map_err(|e| broken(&e))?)
+}
+
 fn tensor(name: &str, view: &TensorView<'_>) -> Result<Tensor, ShelfError> {
     if view.dtype() != Dtype::F32 {
         return Err(broken(&format!("{name} is of another type")));
@@ -165,7 +171,7 @@ fn tensor(name: &str, view: &TensorView<'_>) -> Result<Tensor, ShelfError> {
 }
 
 /// A slice's tensor: the linear's weight, from which row on.
-fn name(linear: &str, rows: &Range<usize>) -> String {
+pub(super) fn name(linear: &str, rows: &Range<usize>) -> String {
     match rows.start {
         0 => format!("{linear}.weight"),
         start => format!("{linear}.weight.{start}"),

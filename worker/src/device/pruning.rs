@@ -15,19 +15,21 @@ use obsdiff_proto::{
 
 use super::object::{self, Content, SliceRecord, StructureRecord};
 use super::reducing::{GramReducer, Received};
-use super::{Engine, Reducer, Shelf, ShelfError, Step, WorkError};
+use super::{Engine, PrunedTensors, Reducer, Shelf, ShelfError, Step, WorkError};
 use crate::lock::lock;
 
-/// Writes the pruned pipeline: the model with every package applied, and what is to be said of it.
-pub type Exporter<'a> = Box<dyn FnMut(&Pruner, Pruned) -> Result<(), Error> + Send + 'a>;
+/// Writes the pruned pipeline.
+pub type Exporter<'a> = Box<dyn FnMut(Pruned) -> Result<(), WorkError> + Send + 'a>;
 
-/// What is to be said of what was pruned, in model order.
-#[derive(Clone, Debug, Default)]
+/// What was pruned, and what is to be said of it, in model order.
+#[derive(Clone, Debug)]
 pub struct Pruned {
     /// Each linear.
     pub linears: Vec<PrunedLinear>,
     /// Each structure that lost heads or neurons.
     pub structures: Vec<PrunedStructure>,
+    /// The new weights and biases.
+    pub tensors: PrunedTensors,
 }
 
 /// Is told how far the work is, for people who watch.
@@ -48,6 +50,8 @@ pub struct PruningEngine<'a> {
     received: Received,
     /// Packages applied.
     applied: u32,
+    /// Where the tensors applied lie.
+    tensors: PrunedTensors,
     /// What was said of the rows applied.
     records: Vec<SliceRecord>,
     /// What was said of the structures applied.
@@ -70,6 +74,7 @@ impl<'a> PruningEngine<'a> {
         Self {
             pruner,
             plan,
+            tensors: PrunedTensors::new(shelf.clone()),
             shelf,
             watch,
             exporter,
@@ -99,6 +104,7 @@ impl<'a> PruningEngine<'a> {
         Pruned {
             linears: linears.into_values().collect(),
             structures: self.structures.values().map(|record| record.report.clone()).collect(),
+            tensors: self.tensors.clone(),
         }
     }
 
@@ -125,6 +131,9 @@ impl<'a> PruningEngine<'a> {
             let slices = match content {
                 Content::Slices(slices) => slices,
                 Content::Structure(record, tensors) => {
+                    for name in tensors.keys() {
+                        self.tensors.add(name.clone(), 0, receipt, name.clone());
+                    }
                     self.pruner.apply_tensors(&tensors)?;
                     self.structures.insert(record.structure, record);
                     continue;
@@ -136,6 +145,9 @@ impl<'a> PruningEngine<'a> {
             };
             for (record, weight) in slices {
                 let rows = self.rows(record.linear)?;
+                let name = &record.report.name;
+                let in_object = object::name(name, &record.rows);
+                self.tensors.add(format!("{name}.weight"), record.rows.start, receipt, in_object);
                 records.push(record.clone());
                 if record.rows == (0..rows) {
                     self.pruner.apply(record.linear, weight)?;
@@ -349,7 +361,7 @@ impl Engine for PruningEngine<'_> {
     fn export(&mut self, step: Step<'_>) -> Result<(), WorkError> {
         step()?;
         let pruned = self.pruned();
-        Ok((self.exporter)(&self.pruner, pruned)?)
+        (self.exporter)(pruned)
     }
 }
 

@@ -6,14 +6,16 @@ mod solving;
 mod structured;
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Arc;
 
-use candle_core::Tensor;
+use candle_core::{DType, Device, Tensor};
 use obsdiff_proto::{
     Accumulate, HessianSpec, JobSpec, LinearId, Method, Package, Pattern, Shard, SiteId, SparsitySpec,
 };
 
 use crate::calibrate::{Energy, EnergyTap, GramTap, Trajectories, alphas};
+use crate::checkpoint::Weights;
 use crate::gram::{Gram, exponent_for};
 use crate::model::DiffusionModel;
 use crate::solve::Obs;
@@ -26,7 +28,10 @@ pub use structured::{Grams, SolvedStructure};
 
 /// A model, the trajectories it is calibrated on, and the Grams of the package that is open.
 pub struct Pruner {
+    /// What calibrates, in its compute type.
     model: Box<dyn DiffusionModel>,
+    /// What is solved from: the checkpoint's own numbers.
+    weights: Arc<Weights>,
     trajectories: Arc<Trajectories>,
     alphas: Vec<f64>,
     hessian: HessianSpec,
@@ -39,14 +44,19 @@ pub struct Pruner {
 }
 
 impl Pruner {
-    /// A pruner with no package open.
-    pub fn new(spec: &JobSpec, model: Box<dyn DiffusionModel>, trajectories: Arc<Trajectories>) -> Self {
+    /// A pruner of the model that `weights` describe, with no package open.
+    pub fn new(
+        spec: &JobSpec,
+        model: Box<dyn DiffusionModel>,
+        weights: Arc<Weights>,
+        trajectories: Arc<Trajectories>,
+    ) -> Self {
         let hessian = spec.hessian.clone();
         let alphas = alphas(hessian.weighting, spec.calibration.steps, hessian.low, hessian.high);
         let (method, refine) = (spec.sparsity.method, spec.sparsity.refinement());
         let sparsity = spec.sparsity.clone();
         let obs = Obs::default();
-        Self { model, trajectories, alphas, hessian, method, refine, sparsity, obs, open: None }
+        Self { model, weights, trajectories, alphas, hessian, method, refine, sparsity, obs, open: None }
     }
 
     /// Prompt steps of a shard: how often a calibration of it reports.
@@ -139,6 +149,27 @@ impl Pruner {
     pub fn apply(&mut self, linear: LinearId, weight: Tensor) -> Result<()> {
         let _span = tracing::info_span!("apply").entered();
         self.model.replace(linear, weight)
+    }
+
+    /// Rows of a linear's weight as the checkpoint has it, `rows x n`.
+    fn dense(&self, linear: LinearId, rows: Range<usize>) -> Result<Vec<f32>> {
+        let inventory = self.model.inventory();
+        let described = inventory.linear(linear);
+        let shape = [described.rows, inventory.site(described.site).width];
+        self.weights.rows(&format!("{}.weight", described.name), shape, rows)
+    }
+
+    /// All of a linear's weight as the checkpoint has it.
+    fn dense_whole(&self, linear: LinearId) -> Result<Vec<f32>> {
+        self.dense(linear, 0..self.model.inventory().linear(linear).rows)
+    }
+
+    /// A linear's bias as the checkpoint has it.
+    fn dense_bias(&self, linear: LinearId) -> Result<Vec<f32>> {
+        let described = self.model.inventory().linear(linear);
+        let name = format!("{}.bias", described.name);
+        let bias = self.weights.tensor(&name, &[described.rows], DType::F32, &Device::Cpu)?;
+        Ok(bias.to_vec1()?)
     }
 
     /// The model as it is.

@@ -2,23 +2,23 @@
 
 use std::collections::BTreeMap;
 
-use obsdiff_proto::Inventory;
+use obsdiff_proto::{Inventory, LinearId, Structure};
 
-use super::solving::values;
-use crate::Result;
 use crate::export::Kept;
-use crate::model::DiffusionModel;
 
 /// The parts that are left of each structure of a model, ascending: those of which some reader has a weight that is not zero. Where
-/// none is, the first part stays.
+/// none is, the first part stays. `weight` gives a linear's pruned weight, row after row.
 ///
 /// # Errors
-/// When a weight cannot be read.
-pub fn kept_parts(model: &dyn DiffusionModel) -> Result<Vec<Vec<usize>>> {
-    let of = |structure: &obsdiff_proto::Structure| {
+/// Those of `weight`.
+pub fn kept_parts<E>(
+    inventory: &Inventory,
+    weight: &mut dyn FnMut(LinearId) -> Result<Vec<f32>, E>,
+) -> Result<Vec<Vec<usize>>, E> {
+    let mut of = |structure: &Structure| {
         let mut read = vec![false; structure.count];
         for linear in &structure.outputs {
-            for row in values(model.weight(*linear)?)?.chunks_exact(structure.size * structure.count) {
+            for row in weight(*linear)?.chunks_exact(structure.size * structure.count) {
                 for (read, part) in read.iter_mut().zip(row.chunks_exact(structure.size)) {
                     *read |= part.iter().any(|w| *w != 0.0);
                 }
@@ -29,7 +29,7 @@ pub fn kept_parts(model: &dyn DiffusionModel) -> Result<Vec<Vec<usize>>> {
         }
         Ok((0..structure.count).filter(|part| read[*part]).collect())
     };
-    model.inventory().structures.iter().map(of).collect()
+    inventory.structures.iter().map(&mut of).collect()
 }
 
 /// What is left of each tensor, by its name in a checkpoint, when `kept` parts are left of each structure. Tensors that stay whole are

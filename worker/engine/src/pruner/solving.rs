@@ -2,7 +2,7 @@
 
 use std::mem;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{Device, Tensor};
 use obsdiff_proto::message::Slice;
 use obsdiff_proto::{LinearTarget, Method, Package, PackageId, Precision, SiteId};
 
@@ -130,7 +130,7 @@ impl Pruner {
         let failed =
             |error: SolveError| Error::Site { name: described.name.clone(), problem: error.to_string() };
         let rows = slice.rows.len();
-        let dense = values(&self.model.weight(linear)?.narrow(0, slice.rows.start, rows)?)?;
+        let dense = self.dense(linear, slice.rows.clone())?;
         let width = dense.len() / rows.max(1);
         let mut weight = dense.clone();
         match (self.method, factor) {
@@ -160,9 +160,8 @@ impl Pruner {
 
     fn refine_slice(&self, pruned: SolvedSlice, hessian: &ScaledHessian) -> Result<SolvedSlice> {
         let SolvedSlice { slice, weight, mut report, energy } = pruned;
-        let dense =
-            values(&self.model.weight(slice.linear)?.narrow(0, slice.rows.start, slice.rows.len())?)?;
-        let mut refined = values(&weight)?;
+        let dense = self.dense(slice.linear, slice.rows.clone())?;
+        let mut refined: Vec<f32> = weight.flatten_all()?.to_vec1()?;
         drop(weight);
         let left = refine(&mut refined, &dense, hessian, self.refine)
             .map_err(|error| Error::Site { name: report.name.clone(), problem: error.to_string() })?;
@@ -172,9 +171,4 @@ impl Pruner {
         let weight = Tensor::from_vec(refined, &report.shape, &Device::Cpu)?;
         Ok(SolvedSlice { slice, weight, report, energy })
     }
-}
-
-/// The numbers of a tensor, row after row.
-pub(super) fn values(weight: &Tensor) -> Result<Vec<f32>> {
-    Ok(weight.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?)
 }

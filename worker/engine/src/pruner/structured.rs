@@ -8,7 +8,6 @@ use std::collections::BTreeMap;
 use candle_core::{Device, Tensor};
 use obsdiff_proto::{HeadScore, LinearId, Method, Package, SiteId, Structure, StructureId, Target};
 
-use super::solving::values;
 use super::{Pruner, no_package};
 use crate::export::{PrunedLinear, PrunedStructure};
 use crate::gram::Gram;
@@ -150,7 +149,7 @@ impl Pruner {
         let gram_trace = gram.diagonal()[..n].iter().sum();
         let moments = Moments::new(&gram.to_upper::<f64>(n + 1), n);
         let centred = self.sparsity.fold_bias.then(|| moments.centred());
-        let before: Vec<f64> = values(self.model.weight(linear)?)?.into_iter().map(f64::from).collect();
+        let before: Vec<f64> = self.dense_whole(linear)?.into_iter().map(f64::from).collect();
         let reader = Reader { linear, before, moments, centred, gram_trace };
         let layer = Layer::new(n, reader.before.clone(), reader.gram(), self.hessian.damping);
         let layer = layer.map_err(|e| failed(&inventory.linear(linear).name, e))?;
@@ -174,14 +173,14 @@ impl Pruner {
         let (size, parts) = (structure.size, structure.count);
         let mut sums = vec![0.0; parts];
         for id in &structure.inputs {
-            let weight = values(self.model.weight(*id)?)?;
+            let weight = self.dense_whole(*id)?;
             let part = weight.len() / parts.max(1);
             for (sum, part) in sums.iter_mut().zip(weight.chunks_exact(part.max(1))) {
                 *sum += part.iter().map(|w| f64::from(w.abs())).sum::<f64>();
             }
         }
         for id in &structure.outputs {
-            for row in values(self.model.weight(*id)?)?.chunks_exact(size * parts) {
+            for row in self.dense_whole(*id)?.chunks_exact(size * parts) {
                 for (sum, part) in sums.iter_mut().zip(row.chunks_exact(size)) {
                     *sum += part.iter().map(|w| f64::from(w.abs())).sum::<f64>();
                 }
@@ -243,7 +242,7 @@ impl Pruner {
                     let bias = match self.sparsity.fold_bias {
                         true => {
                             let bias: Vec<f64> =
-                                values(self.model.bias(*linear)?)?.into_iter().map(f64::from).collect();
+                                self.dense_bias(*linear)?.into_iter().map(f64::from).collect();
                             let means = reader.moments.means();
                             Some(narrow(&folded(&bias, &reader.before, layer.weight(), means)))
                         }
@@ -252,7 +251,7 @@ impl Pruner {
                     change(*linear, narrow(layer.weight()), bias, Some((reader, layer)))?;
                 }
                 None => {
-                    let mut weight = values(self.model.weight(*linear)?)?;
+                    let mut weight = self.dense_whole(*linear)?;
                     for row in weight.chunks_exact_mut(structure.size * structure.count) {
                         row.iter_mut().enumerate().filter(|(j, _)| goes(*j)).for_each(|(_, w)| *w = 0.0);
                     }
@@ -261,8 +260,7 @@ impl Pruner {
             }
         }
         for linear in &structure.inputs {
-            let (mut weight, mut bias) =
-                (values(self.model.weight(*linear)?)?, values(self.model.bias(*linear)?)?);
+            let (mut weight, mut bias) = (self.dense_whole(*linear)?, self.dense_bias(*linear)?);
             let width = weight.len() / bias.len().max(1);
             for (row, w) in weight.chunks_exact_mut(width.max(1)).enumerate().filter(|(row, _)| goes(*row)) {
                 w.fill(0.0);

@@ -1,0 +1,85 @@
+//! Pruned tensors as they were solved: found in the store, and read back one at a time.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+use candle_core::Tensor;
+use obsdiff_engine::Error;
+use obsdiff_proto::message::Receipt;
+
+use super::object;
+use super::{Shelf, WorkError};
+use crate::lock::lock;
+
+/// The tensors of all packages applied, by their names in a checkpoint. They lie in the store, in f32, untouched by the type that the
+/// model computes in. Holds one object of the store at a time.
+pub struct PrunedTensors {
+    shelf: Arc<dyn Shelf>,
+    /// The rows of each tensor, by the first of them.
+    places: BTreeMap<String, BTreeMap<usize, Place>>,
+    /// The object last read: neighbours in a checkpoint often lie in one.
+    last: Mutex<Option<(Receipt, Bytes)>>,
+}
+
+/// Where some rows of a tensor lie.
+#[derive(Clone, Debug)]
+struct Place {
+    receipt: Receipt,
+    /// The name in the object.
+    name: String,
+}
+
+impl PrunedTensors {
+    /// No tensors yet.
+    pub(super) fn new(shelf: Arc<dyn Shelf>) -> Self {
+        Self { shelf, places: BTreeMap::new(), last: Mutex::new(None) }
+    }
+
+    /// The rows of `tensor` from `start` on are what an object calls `name`.
+    pub(super) fn add(&mut self, tensor: String, start: usize, receipt: &Receipt, name: String) {
+        let place = Place { receipt: receipt.clone(), name };
+        self.places.entry(tensor).or_default().insert(start, place);
+    }
+
+    /// A tensor, in f32 and of its shape in the dense model; none where it was not pruned.
+    ///
+    /// # Errors
+    /// When the store fails or an object is damaged.
+    pub fn tensor(&self, name: &str) -> Result<Option<Tensor>, WorkError> {
+        let Some(places) = self.places.get(name) else { return Ok(None) };
+        let rows = places.values().map(|place| self.rows(place)).collect::<Result<Vec<_>, _>>()?;
+        match &*rows {
+            [whole] => Ok(Some(whole.clone())),
+            rows => Ok(Some(Tensor::cat(rows, 0).map_err(Error::from)?)),
+        }
+    }
+
+    fn rows(&self, place: &Place) -> Result<Tensor, WorkError> {
+        let mut last = lock(&self.last);
+        let object = match &*last {
+            Some((receipt, object)) if *receipt == place.receipt => object.clone(),
+            _ => {
+                // Two are never held at once.
+                *last = None;
+                let object = self.shelf.get(&place.receipt)?;
+                *last = Some((place.receipt.clone(), object.clone()));
+                object
+            }
+        };
+        Ok(object::read_tensor(&object, &place.name)?)
+    }
+}
+
+impl Clone for PrunedTensors {
+    fn clone(&self) -> Self {
+        Self { shelf: self.shelf.clone(), places: self.places.clone(), last: Mutex::new(None) }
+    }
+}
+
+impl fmt::Debug for PrunedTensors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PrunedTensors").field("tensors", &self.places.len()).finish_non_exhaustive()
+    }
+}
