@@ -1,9 +1,11 @@
-//! A shrunk pipeline in diffusers: both ways to load it, and the same pictures as ours. Needs a Python with venv and a few gigabytes of
-//! packages, which it installs; so it runs where OBSDIFF_PY_TESTS=1 alone.
+//! Beside the real diffusers and transformers: a shrunk pipeline loads both ways and makes our pictures, and where a folder holds several
+//! files of weights we read the same. Needs a Python with venv and a few gigabytes of packages, which it installs; so it runs where
+//! OBSDIFF_PY_TESTS=1 alone.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod common;
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -12,10 +14,17 @@ use common::{assets, job_file, run_job};
 use obsdiff::clock::monotonic;
 use obsdiff::progress::Progress;
 use obsdiff::sampling::{Sampling, Settings, load_transformer};
+use obsdiff_engine::checkpoint::{Library, Weights};
 use obsdiff_engine::pipeline::PipelineFolder;
 
 const PACKAGES: [&str; 6] = ["torch", "diffusers", "transformers", "accelerate", "sentencepiece", "protobuf"];
 const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/python/shrunk_pipeline.py");
+const WHICH: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/python/which_weights.py");
+
+/// Whether tests with Python are asked for.
+fn asked() -> bool {
+    std::env::var_os("OBSDIFF_PY_TESTS").is_some_and(|asked| asked == "1")
+}
 
 fn succeed(command: &mut Command) {
     let status = command.status().unwrap();
@@ -66,7 +75,7 @@ fn sampled(pipeline: &Path, prompts: &[&str]) -> (Tensor, Tensor) {
 
 #[test]
 fn diffusers_loads_a_shrunk_pipeline_and_makes_our_pictures() {
-    if std::env::var_os("OBSDIFF_PY_TESTS").is_none_or(|asked| asked != "1") {
+    if !asked() {
         return;
     }
     let folder = tempfile::tempdir().unwrap();
@@ -88,4 +97,97 @@ fn diffusers_loads_a_shrunk_pipeline_and_makes_our_pictures() {
     println!("latents {by_latents:.1e}, pictures {by_pictures:.1e} apart");
     assert!(by_latents < 1e-3 && by_pictures < 5e-3);
     assert!(relative(&theirs["latents.by_function"], &latents) < 1e-6);
+}
+
+/// Files that a folder of weights can hold; a number of the tensor that marks them tells which was read.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Part {
+    Whole = 1,
+    Shards,
+    IndexAlone,
+    Variant,
+}
+
+/// Puts weights into `folder`: all that a component has, with every number of the tensor `marker` being that of `part`.
+fn lay(folder: &Path, library: Library, tensors: &HashMap<String, Tensor>, marker: &str, part: Part) {
+    let stem = library.stem();
+    let mut marked = tensors.clone();
+    let mark = (tensors[marker].ones_like().unwrap() * f64::from(part as u8)).unwrap();
+    marked.insert(marker.to_owned(), mark);
+    let save = |tensors: &HashMap<String, Tensor>, name: String| {
+        let tensors: Vec<_> = tensors.iter().map(|(name, tensor)| (name.clone(), tensor.clone())).collect();
+        // transformers asks for the framework.
+        let format = HashMap::from([("format".to_owned(), "pt".to_owned())]);
+        safetensors::serialize_to_file(tensors, Some(format), &folder.join(name)).unwrap();
+    };
+    match part {
+        Part::Whole => save(&marked, format!("{stem}.safetensors")),
+        Part::Variant => save(&marked, format!("{stem}.fp16.safetensors")),
+        Part::Shards | Part::IndexAlone => {
+            let shard = format!("{stem}-00001-of-00001.safetensors");
+            let names = marked.keys().map(|name| (name.clone(), shard.clone().into()));
+            let map: serde_json::Map<String, serde_json::Value> = names.collect();
+            let index = serde_json::json!({ "metadata": { "total_size": 1 }, "weight_map": map });
+            let name = format!("{stem}.safetensors.index.json");
+            std::fs::write(folder.join(name), index.to_string()).unwrap();
+            if part == Part::Shards {
+                save(&marked, shard);
+            }
+        }
+    }
+}
+
+#[test]
+fn where_a_folder_holds_several_weights_we_read_those_that_the_libraries_read() {
+    use Part::{IndexAlone, Shards, Variant, Whole};
+    if !asked() {
+        return;
+    }
+    let layouts: [&[Part]; 9] = [
+        &[Whole],
+        &[Shards],
+        &[Whole, Shards],
+        &[Whole, IndexAlone],
+        &[IndexAlone],
+        &[Variant],
+        &[Variant, Whole],
+        &[Variant, Shards],
+        &[],
+    ];
+    for (library, name, component, marker) in [
+        (Library::Diffusers, "diffusers", "transformer", "proj_out.bias"),
+        (Library::Transformers, "transformers", "text_encoder", "text_projection.weight"),
+    ] {
+        let source = assets().join("shapes-sd3").join(component);
+        let weights = source.join(format!("{}.safetensors", library.stem()));
+        let tensors = candle_core::safetensors::load(weights, &Device::Cpu).unwrap();
+        let root = tempfile::tempdir().unwrap();
+        let folders: Vec<PathBuf> = layouts
+            .iter()
+            .enumerate()
+            .map(|(number, parts)| {
+                let folder = root.path().join(number.to_string());
+                std::fs::create_dir(&folder).unwrap();
+                std::fs::copy(source.join("config.json"), folder.join("config.json")).unwrap();
+                parts.iter().for_each(|part| lay(&folder, library, &tensors, marker, *part));
+                folder
+            })
+            .collect();
+        let output = Command::new(python()).arg(WHICH).args([name, marker]).args(&folders).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let theirs = String::from_utf8(output.stdout).unwrap();
+        let ours = folders.iter().map(|folder| match Weights::open(folder, library) {
+            Ok(weights) => {
+                let shape = weights.entry(marker).unwrap().shape().to_vec();
+                let tensor = weights.tensor(marker, &shape, DType::F32, &Device::Cpu).unwrap();
+                format!("{:?}", tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap()[0])
+            }
+            Err(_) => "refused".to_owned(),
+        });
+        for ((parts, ours), theirs) in layouts.iter().zip(ours).zip(theirs.lines()) {
+            println!("{name}: {parts:?}: {theirs}");
+            assert_eq!(ours, theirs, "{name}: {parts:?}");
+        }
+        assert_eq!(theirs.lines().count(), layouts.len());
+    }
 }
