@@ -6,6 +6,7 @@ use std::path::Path;
 
 use obsdiff::job::Job;
 use obsdiff::run::{Inputs, State};
+use obsdiff_worker::store::JobStore;
 
 mod process;
 
@@ -135,6 +136,28 @@ fn an_index_that_takes_over_from_a_single_file_is_told() {
     ] {
         assert!(said.contains(part), "{part}: {said}");
     }
+}
+
+#[test]
+fn a_prompt_keeps_its_place_from_the_file_through_the_store() {
+    let folder = setting("prompts.txt");
+    // Blank lines are no prompts; one that repeats is a prompt of its own, with noise of its own.
+    fs::write(folder.path().join("prompts.txt"), "\n  a ring \n\na ring\n \na cube\n").unwrap();
+    fs::write(folder.path().join("held-out.txt"), "a ring\n\na disc\na disc\n\na cone\n").unwrap();
+    let sets = ["calibration.count=3".to_owned(), "calibration.shard_size=2".to_owned()];
+    let job = Job::load(&folder.path().join("job.toml"), [], &sets).unwrap();
+    let inputs = Inputs::open(&job, 1, None).unwrap();
+    let (calibration, held_out) = (["a ring", "a ring", "a cube"], ["a disc", "a cone"]);
+    assert_eq!(inputs.prompts.calibration, calibration);
+    assert_eq!(inputs.prompts.held_out, held_out);
+    let state = State::open(&job, &inputs).unwrap();
+    let store = JobStore::open(state.url(), &[]).unwrap();
+    let stored = state.runtime().block_on(async {
+        let record = store.job().await.unwrap();
+        store.prompts(&record).await.unwrap()
+    });
+    assert_eq!(stored.calibration, calibration);
+    assert_eq!(stored.held_out, held_out);
 }
 
 /// A coordinator of the job in `folder`, and its URL.

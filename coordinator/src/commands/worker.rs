@@ -175,6 +175,11 @@ fn inputs(job: &Job, briefing: &Briefing, runtime: &Runtime, store: &JobStore) -
     }
     let record = runtime.block_on(store.job())?;
     let prompts = runtime.block_on(store.prompts(&record))?;
+    // Prompt i has id i, and with it its noise: those that are held out follow exactly as many as calibrate.
+    let calibrating = briefing.spec.calibration.count as usize;
+    if record.spec != briefing.spec || prompts.calibration.len() != calibrating {
+        return Err(Error::content(&briefing.store, "holds the prompts of another job than the coordinator's"));
+    }
     Ok(Inputs {
         prompts: JobPrompts {
             calibration: prompts.calibration,
