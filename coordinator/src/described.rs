@@ -3,12 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device};
-use obsdiff_core::{MemoryNeeds, PlanCost, Tokens, Workload};
-use obsdiff_engine::calibrate::Encoded;
+use obsdiff_core::{PlanCost, Tokens, Workload};
 use obsdiff_engine::model::sd3::Sd3Config;
 use obsdiff_engine::pipeline::{LatentSize, PipelineFolder};
-use obsdiff_engine::solve::REFINED_TOGETHER;
-use obsdiff_proto::{ComputeType, Inventory, JobSpec, Package, Plan};
+use obsdiff_proto::{ComputeType, Inventory, JobSpec, Plan};
 
 use crate::job::Job;
 use crate::{Error, Result};
@@ -66,66 +64,6 @@ impl Described {
         let (accumulate, refine) = (spec.hessian.accumulate, spec.sparsity.refinement());
         PlanCost::new(plan, &self.inventory, accumulate, refine, &self.workload(spec))
     }
-
-    /// Bytes of all encoded prompts of a job, and of one.
-    fn text_bytes(&self, spec: &JobSpec) -> (u64, u64) {
-        let prompts = u64::from(spec.calibration.count) + u64::from(spec.evaluation.count) + 1;
-        let sizes = [
-            self.tokens.text,
-            self.config.joint_attention_dim as u64,
-            self.config.pooled_projection_dim as u64,
-        ];
-        let number = compute_type(spec.model.dtype).size_in_bytes() as u64;
-        (Encoded::bytes(prompts, sizes, number), Encoded::bytes(1, sizes, number))
-    }
-
-    /// Bytes of encoded prompts that a job keeps in a file, as memory is not to hold them.
-    pub fn text_spooled(&self, spec: &JobSpec) -> u64 {
-        Some(self.text_bytes(spec).0).filter(|bytes| *bytes > Encoded::IN_MEMORY as u64).unwrap_or(0)
-    }
-
-    /// What the job holds besides its Grams: the transformer in its compute type; the encoded prompts that are not in a file, and
-    /// those of one batch; the activations of one batch; of the site whose solving takes most, one square, three strips, and where
-    /// it is refined four bands of rows and what its other linears became.
-    pub fn memory(&self, spec: &JobSpec, plan: &Plan) -> MemoryNeeds {
-        let number = compute_type(spec.model.dtype).size_in_bytes() as u64;
-        let workload = self.workload(spec);
-        let (all, one) = self.text_bytes(spec);
-        let most = u64::from(spec.calibration.count.max(spec.evaluation.count));
-        let prompts = u64::from(spec.calibration.shard_size).min(most);
-        let batch = prompts * workload.branches;
-        let kept = if self.text_spooled(spec) > 0 { 0 } else { all };
-        let sites =
-            plan.packages.iter().flat_map(|package| &package.sites).map(|id| self.inventory.site(*id));
-        let solver = sites.map(|site| {
-            let n = site.width as u64;
-            let rows = || site.linears.iter().map(|l| self.inventory.linear(*l).rows as u64);
-            let most = rows().max().unwrap_or(0);
-            if plan.packages.first().is_some_and(Package::is_structured) {
-                // S, S about the means, H^-1, W^T W and one more while they are made, all in f64.
-                return 8 * (5 * n * n + 3 * most * n);
-            }
-            // Linears that are solved are kept until all of their site's are.
-            let solved = rows().sum::<u64>() - most;
-            let refined = match spec.sparsity.refinement() {
-                0 => 0,
-                _ => 4 * most.min(REFINED_TOGETHER as u64),
-            };
-            4 * n * (n + 3 * most + solved + refined)
-        });
-        MemoryNeeds {
-            model: self.inventory.parameters * number,
-            text: kept + (prompts + batch) * one,
-            activations: self.config.activation_bytes(
-                batch as usize,
-                self.tokens.image as usize,
-                self.tokens.text as usize,
-                compute_type(spec.model.dtype),
-            ),
-            solver: solver.max().unwrap_or(0),
-            base: BASE_BYTES,
-        }
-    }
 }
 
 /// The type of tensors that a job's forward calls compute in.
@@ -144,6 +82,3 @@ fn argument_of(job: &Job, error: obsdiff_engine::Error) -> Error {
         other => other.into(),
     }
 }
-
-/// The program itself with its tokenizers.
-const BASE_BYTES: u64 = 26 << 20;

@@ -8,6 +8,7 @@ pub mod error;
 pub mod fit;
 pub mod job;
 pub mod machine;
+mod needs;
 pub mod panics;
 pub mod picture;
 pub mod progress;

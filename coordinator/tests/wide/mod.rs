@@ -11,16 +11,21 @@ pub const ASSETS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/assets")
 
 /// The shipped pipeline with a wider transformer of random weights, in f16.
 pub fn wide_pipeline(folder: &Path) {
+    random_pipeline(folder, &[("num_layers", 2.into())], 12);
+}
+
+/// The shipped pipeline with a transformer of random weights in f16, of these `keys` and so many heads of 64 features.
+pub fn random_pipeline(folder: &Path, keys: &[(&str, serde_json::Value)], heads: u32) {
     copy(&Path::new(ASSETS).join("shapes-sd3"), folder);
     let config = folder.join("transformer/config.json");
     let mut values: serde_json::Value = serde_json::from_slice(&fs::read(&config).unwrap()).unwrap();
-    for (key, value) in [
-        ("num_layers", 2),
-        ("attention_head_dim", 64),
-        ("num_attention_heads", 12),
-        ("caption_projection_dim", 768),
-    ] {
+    for (key, value) in
+        [("attention_head_dim", 64), ("num_attention_heads", heads), ("caption_projection_dim", 64 * heads)]
+    {
         values[key] = value.into();
+    }
+    for (key, value) in keys {
+        values[*key] = value.clone();
     }
     fs::write(&config, values.to_string()).unwrap();
     let pipeline = PipelineFolder::open(folder).unwrap();

@@ -9,6 +9,9 @@ use obsdiff_files::open_regular;
 
 use crate::{Error, Result};
 
+/// Bytes around one that is read which Linux maps with it (`fault_around_bytes`).
+const MAPPED_AROUND: usize = 64 << 10;
+
 /// A read-only file mapped into memory.
 #[derive(Debug)]
 pub struct MappedFile {
@@ -33,6 +36,9 @@ impl MappedFile {
     /// Gives the memory of bytes that were read back to the system, so that reading a checkpoint once does not count it twice in the
     /// process's memory. They are read from the file again when looked at again.
     pub(super) fn release(&self, bytes: Range<usize>) {
+        // The kernel has mapped what lies around them, too.
+        let start = bytes.start.saturating_sub(MAPPED_AROUND);
+        let bytes = start..self.map.len().min(bytes.end.saturating_add(MAPPED_AROUND));
         // SAFETY: the pages of a read-only file mapping are clean; dropping them changes no byte that a borrow can see.
         let released =
             unsafe { self.map.unchecked_advise_range(UncheckedAdvice::DontNeed, bytes.start, bytes.len()) };

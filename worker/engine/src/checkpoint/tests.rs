@@ -114,6 +114,9 @@ fn lay(folder: &std::path::Path, stem: &str, part: Part) {
     }
 }
 
+/// The parts that lie in a folder, and what diffusers and transformers read of them.
+type Layout<'a> = (&'a [Part], [Result<Part, &'a str>; 2]);
+
 /// What is read where several files could be. The expectations are what diffusers 0.33.1 and transformers 4.51.3 load, which
 /// `tests/tests/python.rs` asks for the same folders; but neither pickles nor a part of the shards is ever read here.
 #[test]
@@ -121,7 +124,7 @@ fn each_library_reads_the_file_that_it_would_read_in_python() {
     use Part::*;
     let refused = Err("");
     let variant = Err("the variant \"fp16\" only");
-    let cases: &[(&[Part], [Result<Part, &str>; 2])] = &[
+    let cases: &[Layout] = &[
         (&[Whole], [Ok(Whole), Ok(Whole)]),
         (&[Shards], [Ok(Shards), Ok(Shards)]),
         (&[Whole, Shards], [Ok(Shards), Ok(Whole)]),

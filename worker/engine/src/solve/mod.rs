@@ -9,6 +9,7 @@ mod cholesky;
 mod columns;
 mod factor;
 mod inverse;
+pub mod memory;
 mod mirror;
 mod obs;
 mod phases;
@@ -29,7 +30,7 @@ use thiserror::Error;
 pub use factor::{Factor, Float, stride};
 pub use obs::Obs;
 pub use quadratic::{OutputEnergy, output_energy, relative_error};
-pub use refine::{REFINED_TOGETHER, refine};
+pub use refine::refine;
 pub use scaled::ScaledHessian;
 pub use scores::{magnitude, wanda};
 

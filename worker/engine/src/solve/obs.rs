@@ -17,7 +17,7 @@ use super::strips::{Column, LANES, exchange, load, values, values_mut};
 use super::{BLOCK, Factor, SolveError, check};
 
 /// Blocks that are brought up to date together.
-const SPAN: usize = 4;
+pub(super) const SPAN: usize = 4;
 
 /// Optimal Brain Surgeon, and the memory it works in, which stays from one linear to the next: to touch new memory each time would
 /// take a tenth of the time and more. It has as many values as the largest weight so far, and some blocks of columns.

@@ -9,7 +9,7 @@ use super::rows::{Advance, Energies, aim, energies, offset};
 use super::{ScaledHessian, SolveError, check_size};
 
 /// Rows that are refined together, at most: they share each pass over A, and four matrices of their size are held.
-pub const REFINED_TOGETHER: usize = 2048;
+pub(super) const REFINED_TOGETHER: usize = 2048;
 
 /// Rows and columns of a tile of a product. Set by the shape alone, so that results do not depend on the number of threads.
 const fn tile(n: usize) -> (usize, usize) {

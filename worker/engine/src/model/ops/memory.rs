@@ -17,6 +17,26 @@ pub(crate) struct Sizes {
     pub(crate) dual: bool,
 }
 
+/// Numbers in a buffer, how many of them there are around the attention, and how many around the feed-forward networks.
+type Buffers = (u64, u64, u64);
+
+/// The buffers of the kernels: those that are kept to be used again, and those that are not.
+fn buffers(sizes: Sizes) -> (Vec<Buffers>, Vec<Buffers>) {
+    let [image, text] = [sizes.image, sizes.text].map(|tokens| (sizes.batch * tokens * sizes.width) as u64);
+    let own = if sizes.dual { 4 } else { 0 };
+    let all = [(image, 5 + own, 2), (text, 5, 2), (4 * image, 0, 1), (4 * text, 0, 1)];
+    all.into_iter().partition(|(numbers, ..)| *numbers <= rows::KEPT_NUMBERS as u64)
+}
+
+/// Bytes that a call leaves behind, for another call of the same sizes alone.
+pub(crate) fn kept_bytes(sizes: Sizes, dtype: DType) -> u64 {
+    if dtype != DType::F32 {
+        return 0;
+    }
+    let kept: u64 = buffers(sizes).0.iter().map(|(numbers, a, b)| numbers * a.max(b)).sum();
+    4 * kept.min(rows::KEPT_IN_ALL as u64)
+}
+
 /// Peak bytes of the activations in a joint block.
 ///
 /// In f32 they are those of the kernels. Around the attention: the streams, its normed inputs, queries, keys and values; around the
@@ -26,10 +46,7 @@ pub(crate) fn peak_bytes(sizes: Sizes, dtype: DType) -> u64 {
     let [image, text] = [sizes.image, sizes.text].map(|tokens| (sizes.batch * tokens * sizes.width) as u64);
     let own = if sizes.dual { 4 } else { 0 };
     if dtype == DType::F32 {
-        // (numbers, how many around the attention, how many around the feed-forward networks)
-        let buffers = [(image, 5 + own, 2), (text, 5, 2), (4 * image, 0, 1), (4 * text, 0, 1)];
-        let (kept, passing): (Vec<_>, Vec<_>) =
-            buffers.into_iter().partition(|(numbers, ..)| *numbers <= rows::KEPT_NUMBERS as u64);
+        let (kept, passing) = buffers(sizes);
         let kept: u64 = kept.iter().map(|(numbers, a, b)| numbers * a.max(b)).sum();
         let attention: u64 = passing.iter().map(|(numbers, count, _)| numbers * count).sum();
         let feed_forward: u64 = passing.iter().map(|(numbers, _, count)| numbers * count).sum();

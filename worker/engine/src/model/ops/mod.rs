@@ -16,7 +16,7 @@ use candle_core::{Device, Tensor};
 
 use crate::Result;
 use linear::{Finish, Gates};
-pub(crate) use memory::{Sizes, peak_bytes};
+pub(crate) use memory::{Sizes, kept_bytes, peak_bytes};
 use norm::Affine;
 use rows::{Pool, View, fits, into_numbers};
 

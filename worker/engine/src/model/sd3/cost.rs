@@ -11,9 +11,18 @@ impl Sd3Config {
     /// Peak bytes of one forward call's activations, its inputs and what a tap keeps not counted: `image` and `text` tokens for
     /// each of `batch` items, computed in `dtype`.
     pub fn activation_bytes(&self, batch: usize, image: usize, text: usize, dtype: DType) -> u64 {
+        ops::peak_bytes(self.sizes(batch, image, text), dtype)
+    }
+
+    /// Bytes that a forward call leaves behind, for another call of as many pictures alone.
+    pub fn kept_bytes(&self, batch: usize, image: usize, text: usize, dtype: DType) -> u64 {
+        ops::kept_bytes(self.sizes(batch, image, text), dtype)
+    }
+
+    fn sizes(&self, batch: usize, image: usize, text: usize) -> ops::Sizes {
         let (width, heads) = (self.width(), self.num_attention_heads);
         let dual = !self.dual_attention_layers.is_empty();
-        ops::peak_bytes(ops::Sizes { batch, image, text, width, heads, dual }, dtype)
+        ops::Sizes { batch, image, text, width, heads, dual }
     }
 
     /// Floating-point operations of one forward call's matrix products, a multiplication and an addition counted as two.

@@ -13,6 +13,7 @@ mod neurons;
 pub use bias::{Moments, folded};
 pub use heads::heads;
 pub use layer::Layer;
+pub(super) use neurons::DELAY;
 pub use neurons::neurons;
 
 /// How parts are scored and how many go between two scorings.

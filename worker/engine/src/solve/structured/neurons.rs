@@ -8,7 +8,7 @@ use super::layer::Layer;
 use super::{Score, Step};
 
 /// Removals whose downdates are applied together, in one product.
-const DELAY: usize = 96;
+pub(in crate::solve) const DELAY: usize = 96;
 
 /// Removes `count` columns, the lowest-scoring first; column j scores sum_r w_rj^2 / [H^-1]_jj. Ties go to the lower index.
 ///

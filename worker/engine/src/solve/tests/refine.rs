@@ -1,5 +1,6 @@
 use super::answers::threads;
 use super::*;
+use crate::solve::refine::REFINED_TOGETHER;
 
 fn scaled(gram: &[f64], n: usize) -> ScaledHessian {
     ScaledHessian::new(factor(gram, n, 0.1), 0.01)

@@ -1,0 +1,123 @@
+//! The memory that a job takes, predicted from configurations alone: an upper bound, by which jobs are admitted.
+
+use std::collections::BTreeSet;
+
+use candle_core::DType;
+use obsdiff_core::MemoryNeeds;
+use obsdiff_engine::calibrate::Encoded;
+use obsdiff_engine::solve::memory;
+use obsdiff_proto::{Inventory, JobSpec, LinearId, Package, Plan, Site, Stream};
+
+use crate::described::{Described, compute_type};
+
+/// The program itself with its tokenizers, what its threads pack for products, and what they and the allocator keep.
+const BASE_BYTES: u64 = 28 << 20;
+
+/// Rows of an observation that are laid out for a product together.
+const ROWS_TOGETHER: u64 = 1024;
+
+impl Described {
+    /// Bytes of all encoded prompts of a job, and of one.
+    fn text_bytes(&self, spec: &JobSpec) -> (u64, u64) {
+        let prompts = u64::from(spec.calibration.count) + u64::from(spec.evaluation.count) + 1;
+        let sizes = [
+            self.tokens.text,
+            self.config.joint_attention_dim as u64,
+            self.config.pooled_projection_dim as u64,
+        ];
+        let number = compute_type(spec.model.dtype).size_in_bytes() as u64;
+        (Encoded::bytes(prompts, sizes, number), Encoded::bytes(1, sizes, number))
+    }
+
+    /// Bytes of encoded prompts that a job keeps in a file, as memory is not to hold them.
+    pub fn text_spooled(&self, spec: &JobSpec) -> u64 {
+        Some(self.text_bytes(spec).0).filter(|bytes| *bytes > Encoded::IN_MEMORY as u64).unwrap_or(0)
+    }
+
+    /// What the job holds besides its Grams: the transformer in its compute type; the encoded prompts that are not in a file, and
+    /// those of one batch; the activations of the largest batch, what smaller ones leave behind, and an observation on its way into
+    /// a Gram; and what solving takes.
+    pub fn memory(&self, spec: &JobSpec, plan: &Plan) -> MemoryNeeds {
+        let dtype = compute_type(spec.model.dtype);
+        let branches = self.workload(spec).branches;
+        let (all, one) = self.text_bytes(spec);
+        let batches = batches(spec);
+        let prompts = batches.last().copied().unwrap_or(0);
+        let kept = if self.text_spooled(spec) > 0 { 0 } else { all };
+        MemoryNeeds {
+            model: self.inventory.parameters * dtype.size_in_bytes() as u64,
+            text: kept + (prompts + prompts * branches) * one,
+            activations: self.activations(&batches, branches, dtype)
+                + self.observation(plan, prompts * branches, dtype),
+            solver: self.solver(spec, plan),
+            base: BASE_BYTES,
+        }
+    }
+
+    /// Activations of forward calls on batches of so many prompts.
+    fn activations(&self, batches: &BTreeSet<u64>, branches: u64, dtype: DType) -> u64 {
+        let (image, text) = (self.tokens.image as usize, self.tokens.text as usize);
+        let mut pictures = batches.iter().rev().map(|prompts| (prompts * branches) as usize);
+        let largest = pictures.next().unwrap_or(0);
+        let left = pictures.map(|batch| self.config.kept_bytes(batch, image, text, dtype));
+        self.config.activation_bytes(largest, image, text, dtype) + left.sum::<u64>().min(MOST_KEPT)
+    }
+
+    /// The largest observation of a batch of so many pictures on its way into a Gram: laid out for a product; as f32, where it is
+    /// none; with a feature of constant 1, where structures are pruned.
+    fn observation(&self, plan: &Plan, pictures: u64, dtype: DType) -> u64 {
+        let structured = plan.packages.iter().any(Package::is_structured);
+        let copies = u64::from(dtype != DType::F32) + u64::from(structured);
+        let bytes = |site: &Site| {
+            let tokens = if site.stream == Stream::Image { self.tokens.image } else { self.tokens.text };
+            let rows = pictures * tokens;
+            4 * (site.width as u64 + 1) * (rows.min(ROWS_TOGETHER) + copies * rows)
+        };
+        let sites = plan.packages.iter().flat_map(|package| &package.sites);
+        sites.map(|id| bytes(self.inventory.site(*id))).max().unwrap_or(0)
+    }
+
+    /// What solving the largest part of the plan takes.
+    fn solver(&self, spec: &JobSpec, plan: &Plan) -> u64 {
+        let inventory = &self.inventory;
+        let of_package = |package: &Package| {
+            if package.is_structured() {
+                let structures = inventory.structures_of(package).map(|id| inventory.structure(id));
+                let bytes = structures.map(|structure| {
+                    let outputs: Vec<_> = structure.outputs.iter().map(|id| shape(inventory, *id)).collect();
+                    let changed = structure.outputs.iter().chain(&structure.inputs);
+                    let numbers = changed.map(|id| shape(inventory, *id)).map(|(rows, n)| rows * (n + 1));
+                    memory::structure_bytes(&outputs, numbers.sum())
+                });
+                return bytes.max().unwrap_or(0);
+            }
+            let shapes: Vec<_> = package.linears.iter().map(|t| shape(inventory, t.linear)).collect();
+            let sites: BTreeSet<_> =
+                package.linears.iter().map(|t| inventory.linear(t.linear).site).collect();
+            let bytes = sites.into_iter().map(|id| {
+                let here = package.linears.iter().filter(|t| inventory.linear(t.linear).site == id);
+                let rows: Vec<_> = here.map(|t| inventory.linear(t.linear).rows).collect();
+                memory::site_bytes(inventory.site(id).width, &rows, spec.sparsity.refinement())
+            });
+            memory::kept_bytes(&shapes) + bytes.max().unwrap_or(0)
+        };
+        plan.packages.iter().map(of_package).max().unwrap_or(0)
+    }
+}
+
+/// Bytes of buffers that forward calls keep at most.
+const MOST_KEPT: u64 = 64 << 20;
+
+/// The numbers of prompts that run as one batch, in calibration and evaluation: whole shards, and what is left over.
+fn batches(spec: &JobSpec) -> BTreeSet<u64> {
+    let shard = u64::from(spec.calibration.shard_size).max(1);
+    let counts = [spec.calibration.count, spec.evaluation.count].map(u64::from);
+    let of = |count: u64| [shard.min(count), count % shard];
+    counts.into_iter().flat_map(of).filter(|prompts| *prompts > 0).collect()
+}
+
+/// Rows and columns of a linear.
+fn shape(inventory: &Inventory, linear: LinearId) -> (usize, usize) {
+    let linear = inventory.linear(linear);
+    (linear.rows, inventory.site(linear.site).width)
+}

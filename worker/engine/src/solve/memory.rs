@@ -1,0 +1,80 @@
+//! What solving holds at most, in bytes, from shapes alone: the names of [`Factor`](super::Factor), [`Obs`](super::Obs) and
+//! [`structured`](super::structured) say where each comes from.
+
+use super::factor::stride;
+use super::obs::SPAN;
+use super::refine::REFINED_TOGETHER;
+use super::strips::LANES;
+use super::structured::DELAY;
+use super::{BLOCK, cholesky};
+
+const F32: u64 = 4;
+const F64: u64 = 8;
+
+/// A site's linears, each with so many `rows` and n columns, solved by its Gram in f32: the square; what a span of blocks is multiplied
+/// by; every pruned linear until the last is stored; of the largest one its dense weight and a copy; and four bands where linears are
+/// refined. While a factorisation is tried again in f64 there is only that. A part is stored, and read back, as an object beside its
+/// tensors.
+pub fn site_bytes(n: usize, rows: &[usize], refine: u32) -> u64 {
+    let (n, row) = (n as u64, stride(n) as u64);
+    let all = rows.iter().sum::<usize>() as u64;
+    let most = rows.iter().copied().max().unwrap_or(0);
+    let bands = if refine > 0 { 4 * most.min(REFINED_TOGETHER) as u64 } else { 0 };
+    let spanned = (SPAN * BLOCK) as u64;
+    let factor = F32 * (n * row + 2 * (cholesky::SIDE as u64) * n.next_multiple_of(cholesky::SIDE as u64));
+    let span = F32 * (n.min(spanned) * row + spanned * BLOCK as u64);
+    let solving = factor + span + F32 * n * (all + 2 * most as u64 + bands);
+    solving.max((F32 + F64) * n * row).max(parts_bytes(n * all))
+}
+
+/// What is kept from one linear of a package to the next, for linears of these rows and columns: for each strip of rows the changes of
+/// all columns, and a span's weights.
+pub fn kept_bytes(linears: &[(usize, usize)]) -> u64 {
+    let strips = |rows: usize| rows.div_ceil(LANES);
+    let most = linears.iter().map(|(rows, _)| strips(*rows)).max().unwrap_or(0);
+    let columns = |strip: usize| {
+        let widths = linears.iter().filter(|(rows, _)| strips(*rows) > strip).map(|(_, n)| *n);
+        widths.max().map_or(0, |n| n + n.min(SPAN * BLOCK))
+    };
+    (0..most).map(|strip| F32 * (LANES * columns(strip)) as u64).sum()
+}
+
+/// A structure whose outputs have these rows and columns, and of which so many numbers change: of each output S, S about the means, H^-1
+/// and the weight before and now, in f64; while one is made, two squares more; while its parts go, W^T W and the removals that are
+/// applied together.
+pub fn structure_bytes(outputs: &[(usize, usize)], numbers: usize) -> u64 {
+    let sizes = || outputs.iter().map(|(rows, n)| (*rows as u64, *n as u64));
+    let held: u64 = sizes().map(|(rows, n)| F64 * (3 * n * n + 2 * rows * n)).sum();
+    let delay = DELAY as u64;
+    let passing = |(rows, n): (u64, u64)| F64 * (2 * n * n).max(n * n + delay * (7 * n + rows));
+    held + sizes().map(passing).max().unwrap_or(0).max(parts_bytes(numbers as u64))
+}
+
+/// Tensors of so many numbers, and the object that they are stored in or read from.
+const fn parts_bytes(numbers: u64) -> u64 {
+    2 * F32 * numbers
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn strips_keep_what_the_widest_linear_that_reached_them_took() {
+        let strip = |n: usize| (4 * LANES * (n + n.min(512))) as u64;
+        assert_eq!(kept_bytes(&[]), 0);
+        assert_eq!(kept_bytes(&[(96, 1000)]), strip(1000));
+        assert_eq!(kept_bytes(&[(97, 1000), (400, 128)]), 2 * strip(1000) + 3 * strip(128));
+    }
+
+    #[test]
+    fn a_site_takes_a_square_and_its_linears() {
+        let n = 4096;
+        let square = 4 * (n * stride(n)) as u64;
+        // The f64 square of a second try is the most where few rows are solved.
+        assert_eq!(site_bytes(n, &[1], 0), 3 * square);
+        let wide = site_bytes(n, &[n, n, n], 5);
+        assert!(wide > 8 * square && wide < 10 * square, "{}", wide as f64 / square as f64);
+        assert!(site_bytes(n, &[n, n, n], 0) < wide);
+    }
+}
