@@ -4,7 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use obsdiff_core::{Failure, PlanError};
-use obsdiff_worker::device::WorkError;
+use obsdiff_worker::device::{ShelfError, WorkError};
 use obsdiff_worker::security::SecurityError;
 use obsdiff_worker::store::StoreError;
 use thiserror::Error;
@@ -197,6 +197,7 @@ impl From<WorkError> for Error {
     fn from(error: WorkError) -> Self {
         match error {
             WorkError::Engine(error) => error.into(),
+            WorkError::Shelf(ShelfError::Damaged(problem)) => Self::Damaged(problem),
             other => Self::Session(other.to_string()),
         }
     }

@@ -11,7 +11,7 @@ use obsdiff_proto::{Inventory, JobSpec, LinearId, Package, Plan, Site, Stream};
 use crate::described::{Described, compute_type};
 
 /// The program itself with its tokenizers, what its threads pack for products, and what they and the allocator keep.
-const BASE_BYTES: u64 = 28 << 20;
+const BASE_BYTES: u64 = 29 << 20;
 
 /// Rows of an observation that are laid out for a product together.
 const ROWS_TOGETHER: u64 = 1024;
@@ -97,9 +97,14 @@ impl Described {
             let bytes = sites.into_iter().map(|id| {
                 let here = package.linears.iter().filter(|t| inventory.linear(t.linear).site == id);
                 let rows: Vec<_> = here.map(|t| inventory.linear(t.linear).rows).collect();
-                memory::site_bytes(inventory.site(id).width, &rows, spec.sparsity.refinement())
+                let n = inventory.site(id).width;
+                match package.sites.is_empty() {
+                    true => memory::scored_bytes(n, &rows),
+                    false => memory::site_bytes(n, &rows, spec.sparsity.refinement()),
+                }
             });
-            memory::kept_bytes(&shapes) + bytes.max().unwrap_or(0)
+            let kept = if package.sites.is_empty() { 0 } else { memory::kept_bytes(&shapes) };
+            kept + bytes.max().unwrap_or(0)
         };
         plan.packages.iter().map(of_package).max().unwrap_or(0)
     }
@@ -111,7 +116,8 @@ const MOST_KEPT: u64 = 64 << 20;
 /// The numbers of prompts that run as one batch, in calibration and evaluation: whole shards, and what is left over.
 fn batches(spec: &JobSpec) -> BTreeSet<u64> {
     let shard = u64::from(spec.calibration.shard_size).max(1);
-    let counts = [spec.calibration.count, spec.evaluation.count].map(u64::from);
+    let calibrating = if spec.sparsity.calibrates() { spec.calibration.count } else { 0 };
+    let counts = [calibrating, spec.evaluation.count].map(u64::from);
     let of = |count: u64| [shard.min(count), count % shard];
     counts.into_iter().flat_map(of).filter(|prompts| *prompts > 0).collect()
 }

@@ -69,6 +69,7 @@ fn drive(
         inputs: inputs.model_files.clone(),
         store: state.absolute_url()?,
     });
+    briefing.check().map_err(|e| Error::content(job.path(), format!("cannot be told to workers: {e}")))?;
     let (told, _) = broadcast::channel(256);
     let steps = u64::from(job.spec.calibration.steps);
     let display = Display::new(inputs, steps, progress, Arc::new(Gauge::default())).telling(told.clone());

@@ -178,7 +178,10 @@ fn inputs(job: &Job, briefing: &Briefing, runtime: &Runtime, store: &JobStore) -
     // Prompt i has id i, and with it its noise: those that are held out follow exactly as many as calibrate.
     let calibrating = briefing.spec.calibration.count as usize;
     if record.spec != briefing.spec || prompts.calibration.len() != calibrating {
-        return Err(Error::content(&briefing.store, "holds the prompts of another job than the coordinator's"));
+        return Err(Error::content(
+            &briefing.store,
+            "holds the prompts of another job than the coordinator's",
+        ));
     }
     Ok(Inputs {
         prompts: JobPrompts {

@@ -9,6 +9,20 @@ use super::{LONGEST_NAME, MOST_INPUTS, MOST_SHARDS, MOST_SITES, Problem, Result,
 use crate::session::Briefing;
 use crate::{Digest, InputDigest, Inventory, JobSpec, Plan, Structure};
 
+impl Briefing {
+    /// Whether a worker will read it as it is. JSON has no NaN and no infinity: it says null in their place, or nothing at all.
+    ///
+    /// # Errors
+    /// What of it does not come back as it was.
+    pub fn check(&self) -> Result<()> {
+        let problem = || Problem::Content("does not come back as it was written".to_owned());
+        match Self::try_from(v1::Briefing::from(self))? == *self {
+            true => Ok(()),
+            false => Err(WireError::new("briefing", problem())),
+        }
+    }
+}
+
 impl From<&Briefing> for v1::Briefing {
     fn from(briefing: &Briefing) -> Self {
         Self {
@@ -64,7 +78,7 @@ impl TryFrom<Bytes> for Digest {
     }
 }
 
-/// These words have no key that is not text and no number that is not finite, so that they can always be written.
+/// Words that cannot be written become none, which no reader takes; [`Briefing::check`] finds them out.
 fn document(words: &impl Serialize) -> v1::Document {
     let content = Bytes::from(serde_json::to_vec(words).unwrap_or_default());
     let sha256 = Bytes::copy_from_slice(&Digest::of(&content).0);

@@ -23,6 +23,17 @@ fn briefing(change: impl FnOnce(&mut v1::Briefing)) -> String {
 }
 
 #[test]
+fn a_briefing_that_would_not_come_back_as_it_is_is_an_error() {
+    let drawn = strategies::briefing().new_tree(&mut TestRunner::deterministic()).unwrap().current();
+    assert_eq!(drawn.check(), Ok(()));
+    for number in [f64::NAN, f64::INFINITY] {
+        let mut briefing = drawn.clone();
+        briefing.spec.calibration.guidance = number;
+        assert!(briefing.check().is_err(), "{number}");
+    }
+}
+
+#[test]
 fn another_protocol_is_refused_in_words_whatever_else_is_said() {
     let hello = v1::Hello { protocol: PROTOCOL + 1, ..v1::Hello::default() };
     let event = v1::WorkerEvent { event: Some(v1::worker_event::Event::Hello(hello)) };

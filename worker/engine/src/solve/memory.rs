@@ -27,6 +27,13 @@ pub fn site_bytes(n: usize, rows: &[usize], refine: u32) -> u64 {
     solving.max((F32 + F64) * n * row).max(parts_bytes(n * all))
 }
 
+/// The same for linears that are pruned by scores which need no Gram.
+pub fn scored_bytes(n: usize, rows: &[usize]) -> u64 {
+    let all = rows.iter().sum::<usize>() as u64;
+    let most = rows.iter().copied().max().unwrap_or(0) as u64;
+    (F32 * n as u64 * (all + 2 * most)).max(parts_bytes(n as u64 * all))
+}
+
 /// What is kept from one linear of a package to the next, for linears of these rows and columns: for each strip of rows the changes of
 /// all columns, and a span's weights.
 pub fn kept_bytes(linears: &[(usize, usize)]) -> u64 {
@@ -76,5 +83,6 @@ mod tests {
         let wide = site_bytes(n, &[n, n, n], 5);
         assert!(wide > 8 * square && wide < 10 * square, "{}", wide as f64 / square as f64);
         assert!(site_bytes(n, &[n, n, n], 0) < wide);
+        assert!(scored_bytes(n, &[n, n, n]) < site_bytes(n, &[n, n, n], 0));
     }
 }
