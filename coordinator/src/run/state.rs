@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use obsdiff_core::{Job as CoreJob, Options};
 use obsdiff_engine::export::{PruningRecord, RECORD_FILE};
-use obsdiff_files::Disk;
+use obsdiff_files::{Disk, read_regular};
 use obsdiff_proto::message::Exponents;
 use obsdiff_proto::{Accumulate, Digest, JobSpec, PackageId};
 use obsdiff_worker::device::StoreShelf;
@@ -161,9 +161,13 @@ impl State {
     }
 }
 
+/// Much more than a record of a million linears takes.
+const MAX_RECORD_BYTES: u64 = 1 << 30;
+
 /// What the output says of itself, where it is there.
 pub(super) fn written_record(job: &Job) -> Option<PruningRecord> {
-    let words = std::fs::read(Path::new(&job.spec.output.path).join(RECORD_FILE)).ok()?;
+    let record = Path::new(&job.spec.output.path).join(RECORD_FILE);
+    let words = read_regular(&record, MAX_RECORD_BYTES).ok()?;
     serde_json::from_slice(&words).ok()
 }
 

@@ -96,3 +96,11 @@ fn tokens_and_certificates_are_regular_files_too() {
     let tls = ["status", "https://127.0.0.1:1", "--tls-cert", "pem", "--tls-key", "pem", "--tls-ca", "pem"];
     assert_refused(&setting, &tls, &["pem: is a FIFO: give a regular file"]);
 }
+
+#[test]
+fn a_fifo_where_an_earlier_output_would_have_its_record_is_not_waited_for() {
+    let setting = Setting::new(RUN);
+    fs::create_dir(setting.path("out")).unwrap();
+    fifo(&setting, "out/pruning.json");
+    assert_refused(&setting, RUN, &["output.path: is out, which exists already"]);
+}

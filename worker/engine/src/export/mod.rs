@@ -8,12 +8,11 @@ mod shrink;
 mod source;
 mod staging;
 
-use std::fs;
 use std::io::ErrorKind;
 use std::path::Path;
 
 use candle_core::Tensor;
-use obsdiff_files::Disk;
+use obsdiff_files::{Disk, read_regular};
 
 pub use obsdiff_proto::InputDigest;
 pub use record::{PrunedLinear, PrunedStructure, PruningRecord, RECORD_FILE, Sizes};
@@ -78,7 +77,8 @@ impl Export<'_> {
 
     /// Whether the destination holds this very record: its pipeline is whole.
     fn is_written(&self, record: &[u8]) -> bool {
-        fs::read(self.destination.join(RECORD_FILE)).is_ok_and(|there| there == record)
+        let there = read_regular(&self.destination.join(RECORD_FILE), record.len() as u64);
+        there.is_ok_and(|there| there == record)
     }
 
     fn copy_components(&self, staging: &mut Staging<'_>) -> Result<()> {

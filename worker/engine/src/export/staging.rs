@@ -8,7 +8,7 @@ use std::fs::File;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
-use obsdiff_files::{Disk, Lock};
+use obsdiff_files::{Disk, Lock, open_regular, read_regular};
 use serde::{Deserialize, Serialize};
 
 use super::file_name;
@@ -24,6 +24,7 @@ const MAX_DIGITS: usize = 4;
 
 const LOCK: &str = "obsdiff.lock";
 const MARKER: &str = "obsdiff.json";
+const MAX_MARKER_BYTES: u64 = 64 << 10;
 const PIPELINE: &str = "pipeline";
 
 /// The content of a marker.
@@ -137,7 +138,7 @@ impl<'a> Staging<'a> {
         if link && !from.is_symlink() && self.disk.link(from, &to).is_ok() {
             return Ok(());
         }
-        let source = File::open(from).map_err(|e| Error::file(from, e))?;
+        let source = open_regular(from).map_err(|e| Error::file(from, e))?;
         self.disk.copy(&source, &to).map_err(|e| Error::write(&to, e))
     }
 
@@ -242,8 +243,8 @@ fn remove_ended(folder: &Path, name: &str, disk: &Disk) -> io::Result<()> {
     if files.is_empty() {
         return disk.remove_folder(folder);
     }
-    let marker =
-        std::fs::read(folder.join(MARKER)).ok().map(|words| serde_json::from_slice::<Marker>(&words));
+    let marker = read_regular(&folder.join(MARKER), MAX_MARKER_BYTES).ok();
+    let marker = marker.map(|words| serde_json::from_slice::<Marker>(&words));
     let ours = match marker {
         Some(Ok(marker)) => marker.destination == name,
         // Killed before the marker was whole: then nothing else was made.
