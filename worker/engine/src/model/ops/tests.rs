@@ -3,13 +3,23 @@ use proptest::prelude::*;
 
 use super::simd::{Kernel, exp, gelu, vectorized};
 use super::*;
+use crate::pipeline::noise;
 
-fn random(shape: &[usize]) -> Tensor {
-    Tensor::randn(0f32, 1., shape, &Device::Cpu).unwrap()
+/// Normal numbers, drawn from seeds that follow each other: each tensor of a test has its own.
+#[derive(Default)]
+struct Random {
+    seed: u64,
 }
 
-fn layer(n: usize, out: usize) -> Linear {
-    Linear { weight: (random(&[out, n]) * 0.1).unwrap(), bias: random(&[out]) }
+impl Random {
+    fn tensor(&mut self, shape: &[usize]) -> Tensor {
+        self.seed += 1;
+        noise(self.seed, shape).unwrap()
+    }
+
+    fn layer(&mut self, n: usize, out: usize) -> Linear {
+        Linear { weight: (self.tensor(&[out, n]) * 0.1).unwrap(), bias: self.tensor(&[out]) }
+    }
 }
 
 fn ops() -> Ops {
@@ -71,15 +81,16 @@ proptest! {
     /// Sizes on both sides of a tile's and a vector's.
     #[test]
     fn linears_equal_their_composition(rows in 1usize..300, heads in 1usize..9, n in 1usize..300, batch in 1usize..4) {
+        let mut random = Random::default();
         let (rows, head) = (rows * batch, 20);
-        let (x, layer, norm) = (random(&[rows, n]), layer(n, heads * head), random(&[head]));
+        let (x, layer, norm) = (random.tensor(&[rows, n]), random.layer(n, heads * head), random.tensor(&[head]));
         let plain = composed::linear(&x, &layer).unwrap();
         prop_assert!(deviation(&ops().linear(&x, &layer).unwrap(), &plain) < 1e-5);
         prop_assert!(deviation(&ops().linear_gelu(&x, &layer).unwrap(), &plain.gelu().unwrap()) < 1e-5);
         let normed = composed::head_norm(&plain, &norm).unwrap();
         prop_assert!(deviation(&ops().linear_head_norm(&x, &layer, Some(&norm)).unwrap(), &normed) < 1e-4);
-        let by = Modulation { values: random(&[batch, 3 * heads * head]), width: heads * head };
-        let residual = random(&[rows, heads * head]);
+        let by = Modulation { values: random.tensor(&[batch, 3 * heads * head]), width: heads * head };
+        let residual = random.tensor(&[rows, heads * head]);
         let expected = composed::add_gated(&residual, &plain, &by, 2).unwrap();
         let found = ops().add_gated_linear(residual, &x, &layer, &by, 2).unwrap();
         prop_assert!(deviation(&found, &expected) < 1e-5);
@@ -87,8 +98,9 @@ proptest! {
 
     #[test]
     fn norms_equal_their_composition(tokens in 1usize..200, batch in 1usize..4, width in 2usize..200) {
-        let x = ((random(&[batch * tokens, width]) * 3.0).unwrap() + 5.0).unwrap();
-        let by = Modulation { values: random(&[batch, 4 * width]), width };
+        let mut random = Random::default();
+        let x = ((random.tensor(&[batch * tokens, width]) * 3.0).unwrap() + 5.0).unwrap();
+        let by = Modulation { values: random.tensor(&[batch, 4 * width]), width };
         let expected = composed::norm_modulate(&x, &by, 1, 3).unwrap();
         prop_assert!(deviation(&ops().norm_modulate(&x, &by, 1, 3).unwrap(), &expected) < 1e-4);
     }
@@ -97,8 +109,9 @@ proptest! {
     fn attention_equals_its_composition(
         batch in 1usize..3, heads in 1usize..4, head in 1usize..70, image in 1usize..220, text in 1usize..40, last: bool,
     ) {
-        let [q, k, v] = [0, 1, 2].map(|_| random(&[batch * image, heads * head]));
-        let [tq, tk, tv] = [0, 1, 2].map(|_| random(&[batch * text, heads * head]));
+        let mut random = Random::default();
+        let [q, k, v] = [0, 1, 2].map(|_| random.tensor(&[batch * image, heads * head]));
+        let [tq, tk, tv] = [0, 1, 2].map(|_| random.tensor(&[batch * text, heads * head]));
         let of_image = Projected { queries: Some(&q), keys: &k, values: &v };
         let of_text = Projected { queries: (!last).then_some(&tq), keys: &tk, values: &tv };
         let found = ops().attention(&[of_image, of_text], batch, heads).unwrap();
@@ -113,8 +126,9 @@ proptest! {
 /// Products large enough for the larger tiles; a pool of one thread and one of three.
 #[test]
 fn results_do_not_depend_on_the_number_of_threads() {
-    let (x, layer) = (random(&[1100, 300]), layer(300, 640));
-    let [q, k, v] = [0, 1, 2].map(|_| random(&[2 * 333, 4 * 32]));
+    let mut random = Random::default();
+    let (x, layer) = (random.tensor(&[1100, 300]), random.layer(300, 640));
+    let [q, k, v] = [0, 1, 2].map(|_| random.tensor(&[2 * 333, 4 * 32]));
     let results = [1, 3].map(|threads| {
         rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap().install(|| {
             let hidden = ops().linear_gelu(&x, &layer).unwrap().to_vec2::<f32>().unwrap();
@@ -128,6 +142,7 @@ fn results_do_not_depend_on_the_number_of_threads() {
 
 #[test]
 fn a_nan_stays_in_sight() {
+    let mut random = Random::default();
     let spoilt = |rows: usize, n: usize| {
         let mut numbers = vec![0.5f32; rows * n];
         numbers[n + 1] = f32::NAN;
@@ -137,18 +152,19 @@ fn a_nan_stays_in_sight() {
         let rows = t.to_vec2::<f32>().unwrap();
         rows[1].iter().all(|x| x.is_nan()) && rows[0].iter().all(|x| !x.is_nan())
     };
-    let (x, layer) = (spoilt(3, 32), layer(32, 32));
+    let (x, layer) = (spoilt(3, 32), random.layer(32, 32));
     assert!(second_row_is_nan(ops().linear_gelu(&x, &layer).unwrap()));
-    let by = Modulation { values: random(&[1, 64]), width: 32 };
+    let by = Modulation { values: random.tensor(&[1, 64]), width: 32 };
     assert!(second_row_is_nan(ops().norm_modulate(&x, &by, 0, 1).unwrap()));
-    let (k, v) = (random(&[3, 32]), random(&[3, 32]));
+    let (k, v) = (random.tensor(&[3, 32]), random.tensor(&[3, 32]));
     let streams = [Projected { queries: Some(&x), keys: &k, values: &v }];
     assert!(second_row_is_nan(ops().attention(&streams, 1, 1).unwrap().remove(0)));
 }
 
 #[test]
 fn a_buffer_given_back_is_used_again() {
-    let (ops, x, layer) = (ops(), random(&[64, 32]), layer(32, 32));
+    let mut random = Random::default();
+    let (ops, x, layer) = (ops(), random.tensor(&[64, 32]), random.layer(32, 32));
     let first = ops.linear(&x, &layer).unwrap();
     let place = |t: &Tensor| View::of(t).numbers().unwrap().as_ptr() as usize;
     let (held, at) = (first.to_vec2::<f32>().unwrap(), place(&first));
@@ -160,7 +176,8 @@ fn a_buffer_given_back_is_used_again() {
 
 #[test]
 fn other_types_are_composed() {
-    let (x, layer) = (random(&[40, 64]), layer(64, 48));
+    let mut random = Random::default();
+    let (x, layer) = (random.tensor(&[40, 64]), random.layer(64, 48));
     let half = |t: &Tensor| t.to_dtype(DType::BF16).unwrap();
     let small = Linear { weight: half(&layer.weight), bias: half(&layer.bias) };
     let found = ops().linear_gelu(&half(&x), &small).unwrap();

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::checkpoint::{Library, Weights};
 use crate::model::{Denoise, DiffusionModel, NoTap};
+use crate::pipeline::noise;
 
 fn keys() -> Value {
     json!({
@@ -190,11 +191,10 @@ fn counts_the_published_models_parameters() {
 
 /// A checkpoint of small numbers, changed by `change`.
 fn checkpoint(folder: &Path, change: impl Fn(&mut Vec<(String, Tensor)>)) -> Weights {
-    let tensor = |(name, shape): (String, Vec<usize>)| {
-        let tensor = Tensor::randn(0f32, 0.1, shape, &Device::Cpu).unwrap();
-        (name, tensor)
+    let tensor = |(seed, (name, shape)): (u64, (String, Vec<usize>))| {
+        (name, (noise(seed, &shape).unwrap() * 0.1).unwrap())
     };
-    let mut tensors: Vec<_> = read(&keys()).unwrap().shapes().into_iter().map(tensor).collect();
+    let mut tensors: Vec<_> = (0..).zip(read(&keys()).unwrap().shapes()).map(tensor).collect();
     change(&mut tensors);
     let file = folder.join("diffusion_pytorch_model.safetensors");
     candle_core::safetensors::save(&tensors.into_iter().collect(), &file).unwrap();
@@ -279,8 +279,7 @@ fn refuses_calls_that_do_not_fit() {
 fn a_replaced_linear_changes_the_prediction() {
     let folder = tempfile::tempdir().unwrap();
     let mut model = load(&checkpoint(folder.path(), |_| {}), DType::F32).unwrap();
-    let [latents, text] =
-        [[1, 2, 4, 4].as_slice(), &[1, 3, 6]].map(|s| Tensor::randn(0f32, 1., s, &Device::Cpu).unwrap());
+    let [latents, text] = [[1, 2, 4, 4].as_slice(), &[1, 3, 6]].map(|shape| noise(1, shape).unwrap());
     let (timestep, pooled) = (
         Tensor::new(&[3f32], &Device::Cpu).unwrap(),
         Tensor::ones((1, 5), DType::F32, &Device::Cpu).unwrap(),
