@@ -3,7 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use obsdiff_core::{Failure, PlanError};
+use obsdiff_core::Failure;
 use obsdiff_worker::device::{ShelfError, WorkError};
 use obsdiff_worker::security::SecurityError;
 use obsdiff_worker::store::StoreError;
@@ -51,14 +51,6 @@ pub enum Error {
         at: String,
         /// What is wrong, and what would be right.
         problem: String,
-    },
-    /// A job that cannot be planned.
-    #[error("{}: {source}", job.display())]
-    Plan {
-        /// The job file.
-        job: PathBuf,
-        /// Why there is no plan.
-        source: PlanError,
     },
     /// The engine refused its input, or failed.
     #[error(transparent)]

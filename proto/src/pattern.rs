@@ -6,6 +6,9 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+/// The largest M: no linear of any transformer is as wide, and counts of pruned columns stay far from overflowing.
+const MOST_COLUMNS: usize = 1 << 20;
+
 /// A sparsity pattern as a job names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
@@ -37,6 +40,14 @@ pub enum PatternError {
         /// Columns in a group.
         m: usize,
     },
+    /// N:M with groups wider than any linear.
+    #[error("pattern \"{n}:{m}\" has groups of {m} columns: M is at most {MOST_COLUMNS}")]
+    TooWide {
+        /// Weights pruned in each group.
+        n: usize,
+        /// Columns in a group.
+        m: usize,
+    },
 }
 
 impl FromStr for Pattern {
@@ -51,6 +62,7 @@ impl FromStr for Pattern {
         let numbers = s.split_once(':').and_then(|(n, m)| Some((n.parse().ok()?, m.parse().ok()?)));
         match numbers {
             Some((n, m)) if n >= m => Err(PatternError::NotBelow { n, m }),
+            Some((n, m)) if m > MOST_COLUMNS => Err(PatternError::TooWide { n, m }),
             Some((n, m)) => Ok(Self::NToM { n, m }),
             None => Err(PatternError::Unknown(s.to_owned())),
         }

@@ -37,16 +37,21 @@ impl Targets {
 
     /// What a rule says of the linear of this name, `Some(None)` being that it stays dense; `None` where no rule matches.
     pub fn by_rule(&self, linear: &str) -> Option<Option<Target>> {
-        self.rules.iter().find(|(glob, _)| glob.is_match(linear)).map(|(_, target)| *target)
+        self.rules.get(self.rule_of(linear)?).map(|(_, target)| *target)
+    }
+
+    /// The rule that decides for the linear of this name, by its index: the first that matches.
+    pub fn rule_of(&self, linear: &str) -> Option<usize> {
+        (0..self.rules.len()).find(|rule| self.matches(*rule, linear))
+    }
+
+    /// Whether the glob of a rule matches this name.
+    pub fn matches(&self, rule: usize, linear: &str) -> bool {
+        self.rules.get(rule).is_some_and(|(glob, _)| glob.is_match(linear))
     }
 
     /// What a linear becomes that no rule matches.
     pub fn otherwise(&self) -> Target {
         self.otherwise
-    }
-
-    /// The first rule, by its index, whose glob matches none of these names.
-    pub fn idle_rule<'a>(&self, names: impl Iterator<Item = &'a str> + Clone) -> Option<usize> {
-        self.rules.iter().position(|(glob, _)| !names.clone().any(|name| glob.is_match(name)))
     }
 }

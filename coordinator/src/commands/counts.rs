@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use obsdiff_core::{PackageCost, Workload};
+use obsdiff_core::{PackageCost, PlanError, Workload};
 use obsdiff_proto::{ByteSize, JobSpec, PackagesSpec, Plan};
 
 use crate::Result;
@@ -29,17 +29,21 @@ pub(super) fn counts(job: &Job, described: &Described, plan: &Plan, rate: f64) -
     let workload = described.workload(spec);
     let powers = (0..).map(|power| 1 << power).take_while(|count| *count <= MOST);
     let asked: BTreeSet<u32> = powers.chain([of_job]).collect();
+    let with = |count| {
+        let packages = PackagesSpec { count: Some(count), memory: None, ..spec.packages };
+        let spec = JobSpec { packages, ..spec.clone() };
+        obsdiff_core::plan(&spec, &described.inventory, described.tokens)
+    };
     let mut table = Table::new(["packages", "Grams", "peak memory", "passes", "about"]);
     let mut planned = 0;
     for count in asked {
         let other = match count == of_job {
             true => plan.clone(),
-            false => {
-                let packages = PackagesSpec { count: Some(count), memory: None, ..spec.packages };
-                let spec = JobSpec { packages, ..spec.clone() };
-                obsdiff_core::plan(&spec, &described.inventory, described.tokens)
-                    .map_err(|e| job.unplanned(e))?
+            false => match with(count) {
+                Err(PlanError::TooManyPackages { most, .. }) => with(most),
+                planned => planned,
             }
+            .map_err(|e| job.unplanned(e))?,
         };
         let packages = other.packages.len();
         // There are no more packages than units to prune.

@@ -139,10 +139,7 @@ impl Job {
 
     /// The error of a job that cannot be planned.
     pub fn unplanned(&self, error: PlanError) -> Error {
-        match error {
-            PlanError::Job(error) => self.refuse(error),
-            source => Error::Plan { job: self.path.clone(), source },
-        }
+        self.refuse(error.into())
     }
 }
 

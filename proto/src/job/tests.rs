@@ -92,12 +92,12 @@ fn the_first_matching_rule_decides() {
 }
 
 #[test]
-fn a_rule_that_matches_no_linear_is_found() {
+fn the_rule_that_decides_is_told_from_one_that_matches() {
     let mut spec: JobSpec = toml::from_str(JOB).unwrap();
-    spec.sparsity.rules = vec![rule("*.to_q", true, None, None), rule("*.to_w", true, None, None)];
+    spec.sparsity.rules = vec![rule("*.to_q", true, None, None), rule("a.*", true, None, None)];
     let targets = Targets::new(&spec.sparsity).unwrap();
-    assert_eq!(targets.idle_rule(["a.to_q", "a.to_k"].into_iter()), Some(1));
-    assert_eq!(targets.idle_rule(["a.to_q", "a.to_w"].into_iter()), None);
+    assert_eq!(["a.to_q", "a.to_k", "b.to_k"].map(|name| targets.rule_of(name)), [Some(0), Some(1), None]);
+    assert!(targets.matches(1, "a.to_q") && !targets.matches(0, "a.to_k") && !targets.matches(2, "a.to_q"));
 }
 
 #[test]

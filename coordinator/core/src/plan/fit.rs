@@ -27,10 +27,11 @@ pub fn fewest_packages(
     };
     // A count is cut for even work without a look at memory, so it may take more than the fewest; a unit each always fits.
     for count in fewest.. {
-        let plan = with(Some(count), None)?;
-        let all = (plan.packages.len() as u32) < count;
-        if all || largest_grams(&plan, inventory, spec) <= limit.0 {
-            return Ok((!all).then_some(count));
+        match with(Some(count), None) {
+            Ok(plan) if largest_grams(&plan, inventory, spec) <= limit.0 => return Ok(Some(count)),
+            Ok(_) => {}
+            Err(PlanError::TooManyPackages { .. }) => return Ok(None),
+            Err(error) => return Err(error),
         }
     }
     Ok(None)

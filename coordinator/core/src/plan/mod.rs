@@ -1,66 +1,26 @@
 //! From a specification and an inventory to packages and shards: pure, and independent of the number of workers.
 
+mod error;
 mod fit;
 mod partition;
+mod rules;
 mod structured;
 
 use std::ops::Range;
 
 use obsdiff_proto::{
-    Balance, ByteSize, Inventory, JobError, JobSpec, LinearId, LinearTarget, Package, PackageId, Pattern,
-    Plan, Shard, ShardId, SiteId, Targets,
+    Balance, ByteSize, Inventory, JobSpec, LinearId, LinearTarget, Package, PackageId, Pattern, Plan, Shard,
+    ShardId, SiteId, Targets,
 };
-use thiserror::Error;
 
 use crate::assignment::solve_cost;
 use crate::cost::{Tokens, Workload, gram_bytes, gram_flops};
 
+pub use error::PlanError;
 pub use fit::fewest_packages;
 
 /// What refinement gains, several packages do not: they cost a calibration each.
 const DEFAULT_PACKAGES: u32 = 1;
-
-/// Why no plan can be made.
-#[derive(Clone, Debug, PartialEq, Error)]
-pub enum PlanError {
-    /// A value of the job file that cannot be used.
-    #[error(transparent)]
-    Job(#[from] JobError),
-    /// A rule that decides nothing is a mistyped one.
-    #[error(
-        "sparsity.rules[{rule}].match: \"{glob}\" matches no linear of this model, whose names are like `{example}`"
-    )]
-    IdleRule {
-        /// Index of the rule.
-        rule: usize,
-        /// Its glob.
-        glob: String,
-        /// The name of one of the model's linears.
-        example: String,
-    },
-    /// Every linear is skipped.
-    #[error("sparsity.rules: every linear of the model is skipped, so there is nothing to prune")]
-    NothingToPrune,
-    /// Structured pruning of a model of which only the first and the last block are there.
-    #[error(
-        "sparsity.pattern: \"structured\" keeps the first and the last block, and nothing else is left to prune: name a block by a rule with ratio or pattern = \"structured\""
-    )]
-    OnlyEnds,
-    /// One unit's Grams alone take more memory than packages may have.
-    #[error(
-        "packages.memory: is {limit}, but the Grams of `{site}` and its unit alone take {needed}: give at least \"{least}\""
-    )]
-    UnitTooLarge {
-        /// What the job allows.
-        limit: ByteSize,
-        /// The first site of the unit.
-        site: String,
-        /// What the unit takes.
-        needed: ByteSize,
-        /// The smallest memory that works, as a job file writes it.
-        least: String,
-    },
-}
 
 /// A unit with something to prune.
 struct Active {
@@ -76,19 +36,12 @@ struct Active {
 /// that needs no calibration opens no site and has no shard.
 ///
 /// # Errors
-/// When a rule matches no linear, nothing is left to prune, or a unit does not fit in `packages.memory`.
+/// When a rule decides for no linear, a linear to prune would keep all its weights, nothing is left to prune, there are more packages
+/// than units, or a unit does not fit in `packages.memory`.
 pub fn plan(spec: &JobSpec, inventory: &Inventory, tokens: Tokens) -> Result<Plan, PlanError> {
     let targets = Targets::new(&spec.sparsity)?;
     let structured = spec.sparsity.pattern == Pattern::Structured;
-    let names: Vec<&str> = match structured {
-        true => structured::leaders(inventory).map(|linear| linear.name.as_str()).collect(),
-        false => inventory.linears.iter().map(|linear| linear.name.as_str()).collect(),
-    };
-    if let Some(rule) = targets.idle_rule(names.iter().copied()) {
-        let glob = spec.sparsity.rules[rule].matches.clone();
-        let example = names.first().map(|name| (*name).to_owned()).unwrap_or_default();
-        return Err(PlanError::IdleRule { rule, glob, example });
-    }
+    rules::check_rules(&spec.sparsity, inventory, &targets)?;
     let active = active_units(spec, inventory, &targets, tokens);
     if active.is_empty() && structured && structured::keeps_ends(inventory, &targets) {
         return Err(PlanError::OnlyEnds);
@@ -96,6 +49,8 @@ pub fn plan(spec: &JobSpec, inventory: &Inventory, tokens: Tokens) -> Result<Pla
     if active.is_empty() {
         return Err(PlanError::NothingToPrune);
     }
+    let pruned: Vec<LinearTarget> = active.iter().flat_map(|unit| unit.linears.iter().copied()).collect();
+    rules::check_counts(spec, inventory, &targets, &pruned)?;
     let ends = split(spec, inventory, &active)?;
     Ok(Plan { packages: packages(&active, &ends, inventory.units.len()), shards: shards(spec), budget: None })
 }
@@ -152,13 +107,17 @@ fn split(spec: &JobSpec, inventory: &Inventory, active: &[Active]) -> Result<Vec
     if let Some(unit) = active.iter().filter(|a| a.gram_bytes > limit.0).max_by_key(|a| a.gram_bytes) {
         return Err(too_large(unit, limit, inventory));
     }
+    let (asked, most) = (spec.packages.count.unwrap_or(DEFAULT_PACKAGES), active.len() as u32);
+    if spec.packages.memory.is_none() && asked > most {
+        return Err(PlanError::TooManyPackages { count: asked, most });
+    }
     let sizes: Vec<u64> = active.iter().map(|a| a.gram_bytes).collect();
     let work: Vec<f64> = active.iter().map(|a| a.work).collect();
     let fits =
         |run: Range<usize>| sizes[run].iter().fold(0, |sum: u64, size| sum.saturating_add(*size)) <= limit.0;
     let first = match spec.packages.memory {
         Some(limit) => partition::fewest(&sizes, limit.0),
-        None => (spec.packages.count.unwrap_or(DEFAULT_PACKAGES) as usize).clamp(1, active.len()),
+        None => (asked as usize).max(1),
     };
     let ends = (first..=active.len()).find_map(|count| match spec.packages.balance {
         Balance::Work => partition::balanced(&work, count, fits),

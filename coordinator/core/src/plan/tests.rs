@@ -1,7 +1,9 @@
+mod rules;
+
 use obsdiff_proto::{
-    Accumulate, CalibrationSpec, EvaluationSpec, HeadScore, HessianSpec, Layout, Linear, LinearId, Method,
-    ModelSpec, OutputSpec, PackagesSpec, Pattern, Rule, Site, SparsitySpec, Stream, Structure, Target, Unit,
-    UnitKind,
+    Accumulate, CalibrationSpec, EvaluationSpec, HeadScore, HessianSpec, JobError, Layout, Linear, LinearId,
+    Method, ModelSpec, OutputSpec, PackagesSpec, Pattern, Rule, Site, SparsitySpec, Stream, Structure,
+    Target, Unit, UnitKind,
 };
 use proptest::prelude::*;
 
@@ -66,6 +68,11 @@ fn skip(glob: &str) -> Rule {
     Rule { matches: glob.into(), skip: true, pattern: None, ratio: None }
 }
 
+/// The key and the problem of a job that cannot be planned.
+fn refusal(spec: &JobSpec, inventory: &Inventory) -> String {
+    JobError::from(plan(spec, inventory, TOKENS).unwrap_err()).to_string()
+}
+
 fn units(plan: &Plan) -> Vec<Range<usize>> {
     plan.packages.iter().map(|p| p.units.clone()).collect()
 }
@@ -86,7 +93,7 @@ fn even_units_are_the_published_ones() {
         |count: usize, spec: &JobSpec| units(&plan(spec, &inventory(&vec![(8, 8); count]), TOKENS).unwrap());
     assert_eq!(cut(24, &spec), [0..6, 6..12, 12..18, 18..24]);
     assert_eq!(cut(10, &spec), [0..3, 3..6, 6..8, 8..10]);
-    assert_eq!(cut(2, &spec), [0..1, 1..2]);
+    assert_eq!(cut(4, &spec), [0..1, 1..2, 2..3, 3..4]);
 }
 
 #[test]
@@ -115,16 +122,24 @@ fn what_cannot_be_planned_is_refused_by_key() {
     let refuse = |change: fn(&mut JobSpec)| {
         let mut spec = spec();
         change(&mut spec);
-        plan(&spec, &inventory(&[(1024, 64), (2048, 64)]), TOKENS).unwrap_err().to_string()
+        refusal(&spec, &inventory(&[(1024, 64), (2048, 64)]))
     };
     let error = refuse(|s| s.sparsity.rules = vec![skip("*.linear"), skip("transformer_blocks.*")]);
-    assert!(error.contains("sparsity.rules[1].match: \"transformer_blocks.*\" matches no linear"), "{error}");
+    assert!(
+        error.contains(
+            "sparsity.rules[1].match: \"transformer_blocks.*\" matches no linear that can be pruned"
+        ),
+        "{error}"
+    );
     assert!(error.contains("`blocks.0.linear`"), "{error}");
     let error = refuse(|s| s.sparsity.rules = vec![skip("*")]);
     assert!(error.contains("nothing to prune"), "{error}");
     let error = refuse(|s| s.packages.memory = Some(ByteSize(5 << 20)));
     assert!(error.contains("packages.memory: is 5.0 MiB, but the Grams of `blocks.1.linear`"), "{error}");
     assert!(error.contains("at least \"17MiB\""), "{error}");
+    let error = refuse(|s| s.packages.count = Some(3));
+    assert!(error.contains("packages.count: is 3, but 2 units of the model are pruned"), "{error}");
+    assert!(error.contains("give 2 or fewer"), "{error}");
 }
 
 #[test]
@@ -225,6 +240,11 @@ proptest! {
         let largest = active.iter().map(|i| bytes(*i)).max();
         let plan = match plan(&spec, &inventory, TOKENS) {
             Ok(plan) => plan,
+            Err(PlanError::TooManyPackages { most, .. }) => {
+                prop_assert_eq!(most as usize, active.len());
+                prop_assert!(memory.is_none() && count as usize > active.len());
+                return Ok(());
+            }
             Err(PlanError::NothingToPrune) => { prop_assert!(active.is_empty()); return Ok(()); }
             Err(PlanError::UnitTooLarge { needed, .. }) => {
                 prop_assert_eq!(Some(needed.0), largest);
@@ -248,7 +268,7 @@ proptest! {
         let linears: Vec<u32> = plan.packages.iter().flat_map(|p| &p.linears).map(|l| l.linear.0).collect();
         prop_assert_eq!(&linears, &active);
         if memory.is_none() {
-            prop_assert_eq!(plan.packages.len(), active.len().min(count as usize));
+            prop_assert_eq!(plan.packages.len(), count as usize);
         }
     }
 
@@ -343,22 +363,6 @@ fn structured_takes_the_readers_of_all_but_the_ends() {
     let sites: Vec<u32> = plan.packages.iter().flat_map(|p| &p.sites).map(|s| s.0).collect();
     assert_eq!(sites, [5, 6, 7, 9, 10, 11]);
     assert_eq!(plan.packages[0].gram_width(inventory.site(SiteId(5))), 9);
-}
-
-#[test]
-fn a_rule_decides_for_a_structure_by_its_first_reader() {
-    let inventory = with_structures();
-    let rule = |glob: &str, ratio| Rule { matches: glob.into(), skip: false, pattern: None, ratio };
-    let mut spec = structured();
-    spec.sparsity.rules = vec![rule("blocks.0.out", Some(0.25)), skip("blocks.1.*")];
-    let plan = plan(&spec, &inventory, TOKENS).unwrap();
-    let of: Vec<_> = plan.packages.iter().flat_map(|p| &p.linears).map(|t| (t.linear.0, t.target)).collect();
-    let target = |ratio| Target::Structured { ratio: Some(ratio) };
-    assert_eq!(of[..2], [(3, target(0.25)), (4, target(0.25))]);
-    assert_eq!(of[2..].iter().map(|t| t.0).collect::<Vec<_>>(), [15, 16, 17]);
-    spec.sparsity.rules = vec![skip("blocks.*.q")];
-    let error = super::plan(&spec, &inventory, TOKENS).unwrap_err();
-    assert!(error.to_string().contains("whose names are like `blocks.0.out`"), "{error}");
 }
 
 #[test]
