@@ -30,7 +30,8 @@ pub struct Cli {
 
 const AFTER_HELP: &str = "\
 Environment:
-  OBSDIFF_SECTION__KEY  overrides a key of the job file: OBSDIFF_SPARSITY__RATIO=0.6
+  OBSDIFF_SECTION__KEY  overrides a key of the job file: OBSDIFF_SPARSITY__RATIO=0.6,
+                        OBSDIFF_SPARSITY__RULES__0__RATIO=0.3; an empty one unsets it
   OBSDIFF_LOG           what is logged to standard error: error, warn (default), info, debug,
                         or by module, such as obsdiff_engine=debug
 
@@ -318,9 +319,9 @@ pub struct SamplingArgs {
     /// The column of the file that holds the prompt.
     #[arg(long, requires = "file")]
     pub column: Option<String>,
-    /// Prompts used, from the start of the file.
-    #[arg(long, requires = "file", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..))]
-    pub count: u32,
+    /// Prompts used, from the start of the file [default: 8, or as many as there are].
+    #[arg(long, requires = "file", value_parser = clap::value_parser!(u32).range(1..))]
+    pub count: Option<u32>,
     /// Denoising steps.
     #[arg(long, default_value_t = 25, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub steps: u32,
@@ -383,7 +384,7 @@ pub struct JobArgs {
     /// The job file, TOML. Paths in it are relative to the current directory.
     #[arg(value_name = "JOB", value_parser = path())]
     pub job: PathBuf,
-    /// Override a key of the job file, over OBSDIFF_... variables too; may be given again.
+    /// Override a key of the job file, over OBSDIFF_... variables too; may be given again. SECTION.KEY= unsets it.
     #[arg(long = "set", value_name = "SECTION.KEY=VALUE")]
     pub sets: Vec<String>,
 }

@@ -3,13 +3,26 @@
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device};
-use obsdiff_core::{PlanCost, Tokens, Workload};
+use globset::Glob;
+use obsdiff_core::{PlanCost, PlanError, Tokens, Workload};
+use obsdiff_engine::checkpoint::Weights;
 use obsdiff_engine::model::sd3::Sd3Config;
 use obsdiff_engine::pipeline::{LatentSize, PipelineFolder};
-use obsdiff_proto::{ComputeType, Inventory, JobSpec, Plan};
+use obsdiff_proto::{ComputeType, Inventory, JobError, JobSpec, Plan};
 
 use crate::job::Job;
+use crate::pipeline_path::not_a_pipeline;
 use crate::{Error, Result};
+
+/// The first tensor that a glob on names of linears matches, as it is named or as the part of the model that it belongs to.
+fn met(weights: &Weights, glob: &str) -> Option<String> {
+    let glob = Glob::new(glob).ok()?.compile_matcher();
+    let mut names: Vec<&str> = weights.entries().map(|(name, _)| name).collect();
+    names.sort_unstable();
+    let part = |name: &&str| name.rsplit_once('.').is_some_and(|(part, _)| glob.is_match(part));
+    let met = names.iter().find(|name| glob.is_match(name) || part(name))?;
+    Some((*met).to_owned())
+}
 
 /// A pipeline that was opened and checked for a job, of which no weight was read.
 #[derive(Debug)]
@@ -36,7 +49,11 @@ impl Described {
     /// What of it cannot be used, by file and key.
     pub fn read(job: &Job) -> Result<Self> {
         let calibration = &job.spec.calibration;
-        let pipeline = PipelineFolder::open(Path::new(&job.spec.model.path))?;
+        let path = Path::new(&job.spec.model.path);
+        if let Some(problem) = not_a_pipeline(path) {
+            return Err(job.refuse(JobError::new("model.path", problem)));
+        }
+        let pipeline = PipelineFolder::open(path)?;
         let config = pipeline.transformer_config().clone();
         config.check(&pipeline.transformer_weights()?)?;
         let of_job = |e| argument_of(job, e);
@@ -47,6 +64,30 @@ impl Described {
         let tokens = Tokens { image: size.tokens as u64, text: encoders.tokens() as u64 };
         let files = pipeline.files()?.into_iter().chain(encoders.files()).collect();
         Ok(Self { inventory: config.inventory(), pipeline, config, size, tokens, files })
+    }
+
+    /// The plan of a job on this pipeline.
+    ///
+    /// # Errors
+    /// When the job cannot be planned, by the key that has to be changed.
+    pub fn plan(&self, job: &Job) -> Result<Plan> {
+        obsdiff_core::plan(&job.spec, &self.inventory, self.tokens).map_err(|error| {
+            let PlanError::IdleRule { rule, glob, example } = &error else { return job.unplanned(error) };
+            match self.pipeline.transformer_weights().map(|weights| met(&weights, glob)) {
+                Ok(Some(met)) => {
+                    let linear = met.strip_suffix(".weight").unwrap_or(&met);
+                    let why = match self.inventory.linears.iter().any(|other| other.name == linear) {
+                        true => "but rules go by names of linears, without `.weight`",
+                        false => "which is never pruned",
+                    };
+                    let problem =
+                        format!("\"{glob}\" matches `{met}`, {why}: linears that are pruned have names like `{example}`");
+                    job.refuse(JobError::new(format!("sparsity.rules[{rule}].match"), problem))
+                }
+                Ok(None) => job.unplanned(error),
+                Err(unread) => unread.into(),
+            }
+        })
     }
 
     /// The forward calls of one package of the job.

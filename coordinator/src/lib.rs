@@ -11,6 +11,7 @@ pub mod machine;
 mod needs;
 pub mod panics;
 pub mod picture;
+mod pipeline_path;
 pub mod progress;
 pub mod prompts;
 mod rates;

@@ -19,7 +19,7 @@ const ROWS_TOGETHER: u64 = 1024;
 impl Described {
     /// Bytes of all encoded prompts of a job, and of one.
     fn text_bytes(&self, spec: &JobSpec) -> (u64, u64) {
-        let prompts = u64::from(spec.calibration.count) + u64::from(spec.evaluation.count) + 1;
+        let prompts = u64::from(spec.calibration.prompt_count()) + u64::from(spec.evaluation.count) + 1;
         let sizes = [
             self.tokens.text,
             self.config.joint_attention_dim as u64,
@@ -116,7 +116,7 @@ const MOST_KEPT: u64 = 64 << 20;
 /// The numbers of prompts that run as one batch, in calibration and evaluation: whole shards, and what is left over.
 fn batches(spec: &JobSpec) -> BTreeSet<u64> {
     let shard = u64::from(spec.calibration.shard_size).max(1);
-    let calibrating = if spec.sparsity.calibrates() { spec.calibration.count } else { 0 };
+    let calibrating = if spec.sparsity.calibrates() { spec.calibration.prompt_count() } else { 0 };
     let counts = [calibrating, spec.evaluation.count].map(u64::from);
     let of = |count: u64| [shard.min(count), count % shard];
     counts.into_iter().flat_map(of).filter(|prompts| *prompts > 0).collect()

@@ -16,6 +16,7 @@ pub struct JobSpec {
     /// `[sparsity]`
     pub sparsity: SparsitySpec,
     /// `[calibration]`
+    #[serde(default)]
     pub calibration: CalibrationSpec,
     /// `[hessian]`
     #[serde(default)]
@@ -87,6 +88,10 @@ fn default_refine() -> u32 {
     5
 }
 
+fn default_fold_bias() -> bool {
+    true
+}
+
 /// How weights are chosen.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -127,53 +132,52 @@ pub struct Rule {
 
 /// `[calibration]`: the prompts and trajectories whose activations are gathered.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, default)]
 pub struct CalibrationSpec {
-    /// A `.txt` file with one prompt a line, or `.csv`, `.tsv` or `.jsonl` with a column.
-    pub prompts: String,
+    /// A `.txt` file with one prompt a line, or `.csv`, `.tsv` or `.jsonl` with a column. Absent only where nothing is calibrated.
+    pub prompts: Option<String>,
     /// The column that holds the prompt, for files that have columns.
     pub column: Option<String>,
     /// Prompts used, from the start of the file.
-    #[serde(default = "default_count")]
     pub count: u32,
     /// Denoising steps T of a trajectory.
-    #[serde(default = "default_steps")]
     pub steps: u32,
     /// Classifier-free guidance scale; at most 1 runs without the negative prompt.
-    #[serde(default = "default_guidance")]
     pub guidance: f64,
     /// Picture height in pixels; the model's own when absent.
     pub height: Option<u32>,
     /// Picture width in pixels; the model's own when absent.
     pub width: Option<u32>,
     /// Tokens of the T5 prompt.
-    #[serde(default = "default_max_sequence_length")]
     pub max_sequence_length: u32,
     /// Prompt i starts from the noise of seed + i.
-    #[serde(default)]
     pub seed: u64,
     /// Prompts in a shard, which run as one batch.
-    #[serde(default = "default_shard_size")]
     pub shard_size: u32,
 }
 
-fn default_fold_bias() -> bool {
-    true
+impl Default for CalibrationSpec {
+    fn default() -> Self {
+        Self {
+            prompts: None,
+            column: None,
+            count: 100,
+            steps: 25,
+            guidance: 7.0,
+            height: None,
+            width: None,
+            max_sequence_length: 256,
+            seed: 0,
+            shard_size: 4,
+        }
+    }
 }
-fn default_count() -> u32 {
-    100
-}
-fn default_steps() -> u32 {
-    25
-}
-fn default_guidance() -> f64 {
-    7.0
-}
-fn default_max_sequence_length() -> u32 {
-    256
-}
-fn default_shard_size() -> u32 {
-    4
+
+impl CalibrationSpec {
+    /// Prompts that are taken from the file: none where there is no file.
+    pub fn prompt_count(&self) -> u32 {
+        if self.prompts.is_some() { self.count } else { 0 }
+    }
 }
 
 /// `[hessian]`: how observations become the matrix that is factorised.

@@ -2,12 +2,13 @@
 
 use std::path::{Path, PathBuf};
 
-use obsdiff_engine::pipeline::{Picture, PipelineFolder};
+use obsdiff_engine::pipeline::Picture;
 
 use super::pictures::{COLUMNS, argument_of_flag, check_out, decode, is_png, write_grid};
 use super::speed;
 use crate::cli::CompareArgs;
 use crate::picture::psnr;
+use crate::pipeline_path::open_pipeline;
 use crate::sampling::{Sampling, load_transformer, relative_errors};
 use crate::session::Session;
 use crate::text::Table;
@@ -30,7 +31,7 @@ pub(super) fn compare(args: &CompareArgs, session: &mut Session<'_>) -> Result<(
     let inputs: Vec<&Path> = inputs.into_iter().flatten().map(PathBuf::as_path).collect();
     let folder = check_out(&args.out, std::slice::from_ref(&args.out), &inputs)?;
     let prompts = args.sampling.read_prompts()?;
-    let (dense, pruned) = (PipelineFolder::open(&args.dense)?, PipelineFolder::open(&args.pruned)?);
+    let (dense, pruned) = (open_pipeline(&args.dense)?, open_pipeline(&args.pruned)?);
     if !dense.transformer_config().same_but_for_blocks(pruned.transformer_config()) {
         let problem =
             format!("is not the configuration of {}: the two cannot be compared", args.dense.display());

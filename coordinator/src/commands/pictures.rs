@@ -13,15 +13,36 @@ use crate::{Error, Result, picture};
 
 /// White pixels between the pictures of a grid.
 const GAP: u32 = 4;
+/// Prompts of a file that are used where no count is given.
+const DEFAULT_COUNT: u32 = 8;
 /// Pictures in a row of a grid.
 pub(super) const COLUMNS: usize = 8;
 
 impl SamplingArgs {
     /// The prompts: those of the flags, or those of the file.
     pub(super) fn read_prompts(&self) -> Result<Vec<String>> {
-        match &self.file {
-            Some(file) => read_prompts(file, self.column.as_deref(), Some(self.count as usize)),
-            None => Ok(self.prompts.clone()),
+        let prompts = match &self.file {
+            Some(file) => {
+                let most = self.count.unwrap_or(DEFAULT_COUNT) as usize;
+                let prompts = read_prompts(file, self.column.as_deref(), Some(most))?;
+                if self.count.is_some() && prompts.len() < most {
+                    let problem =
+                        format!("is {most}, but {} holds {} prompts", file.display(), prompts.len());
+                    return Err(Error::key("--count", problem));
+                }
+                prompts
+            }
+            None => self.prompts.clone(),
+        };
+        match self.seed.checked_add(prompts.len() as u64) {
+            Some(_) => Ok(prompts),
+            None => Err(Error::key(
+                "--seed",
+                format!(
+                    "is {}, but prompt i starts from the noise of seed + i, which is at most 2^64 - 1",
+                    self.seed
+                ),
+            )),
         }
     }
 
@@ -71,6 +92,23 @@ pub(super) fn check_out<'a>(path: &'a Path, files: &[PathBuf], inputs: &[&Path])
     }
     files.iter().try_for_each(|file| picture::check_replaceable(file))?;
     Ok(folder)
+}
+
+/// Formats that other programs write pictures in, by the extensions of their files.
+const OTHER_FORMATS: [&str; 13] =
+    ["apng", "avif", "bmp", "gif", "heic", "jpeg", "jpg", "jxl", "ppm", "svg", "tif", "tiff", "webp"];
+
+/// Refuses a place for one picture or a folder of them that names a file which is not written.
+pub(super) fn check_format(path: &Path) -> Result<()> {
+    let extension = path.extension().map(|extension| extension.to_string_lossy().to_lowercase());
+    let other = extension.is_some_and(|extension| OTHER_FORMATS.contains(&extension.as_str()));
+    match other {
+        true => Err(Error::content(
+            path,
+            "is not a .png file: give one for a grid of all pictures, or a folder for a file a prompt",
+        )),
+        false => Ok(()),
+    }
 }
 
 pub(super) fn is_png(path: &Path) -> bool {

@@ -23,15 +23,14 @@ const BANDWIDTH: ByteSize = ByteSize(1_000_000_000);
 /// Shows what a job would do and cost, and whether it fits the worker's memory.
 ///
 /// # Errors
-/// Whatever `run` would refuse before its work, but for a job that does not fit: the plan tells what would.
+/// Whatever `run` would refuse before its work. A job that does not fit is refused behind its plan, which shows what would.
 pub(super) fn plan(args: &PlanArgs, session: &mut Session<'_>) -> Result<()> {
     session.use_threads(args.threads)?;
     let job = session.job(&args.job)?;
     let prompts = JobPrompts::load(&job)?;
     let described = Described::read(&job)?;
     let spec = &job.spec;
-    let bare =
-        obsdiff_core::plan(spec, &described.inventory, described.tokens).map_err(|e| job.unplanned(e))?;
+    let bare = described.plan(&job)?;
     let plan = with_budget(&job, &described, bare.clone())?;
     let cost = described.cost(spec, &plan);
     write!(session.out, "{}\n{}\n", summary(spec, &described), table(&plan, &cost))?;
@@ -54,15 +53,13 @@ pub(super) fn plan(args: &PlanArgs, session: &mut Session<'_>) -> Result<()> {
             times(&job, &described, &plan, (workers, bandwidth), rate, &session.clock)?
         )?;
     }
-    if let Some(memory) = args.memory.or(session.memory)
-        && let Some(misfit) = fit::misfit(&job, &described, &bare, 1, memory)?
-    {
-        writeln!(session.out, "Does not fit: {misfit}")?;
-    }
     if let Some(note) = prompts.note {
         writeln!(session.out, "Note: {note}")?;
     }
-    Ok(())
+    match args.memory.or(session.memory) {
+        Some(memory) => fit::check(&job, &described, &bare, 1, memory),
+        None => Ok(()),
+    }
 }
 
 /// How long each package takes so many workers of such a bandwidth, from what one is measured to reach here, where products go at

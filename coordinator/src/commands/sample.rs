@@ -3,10 +3,11 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use obsdiff_engine::pipeline::{Picture, PipelineFolder};
+use obsdiff_engine::pipeline::Picture;
 
-use super::pictures::{COLUMNS, argument_of_flag, check_out, decode, is_png, write_grid};
+use super::pictures::{COLUMNS, argument_of_flag, check_format, check_out, decode, is_png, write_grid};
 use crate::cli::SampleArgs;
+use crate::pipeline_path::open_pipeline;
 use crate::sampling::{Sampling, load_transformer};
 use crate::session::Session;
 use crate::{Error, Result, picture};
@@ -18,11 +19,12 @@ use crate::{Error, Result, picture};
 pub(super) fn sample(args: &SampleArgs, session: &mut Session<'_>) -> Result<()> {
     let process = &args.sampling.process;
     session.use_threads(process.threads)?;
+    check_format(&args.out)?;
     let prompts = args.sampling.read_prompts()?;
     let inputs = [Some(&args.pipeline), args.sampling.file.as_ref()];
     let inputs: Vec<&Path> = inputs.into_iter().flatten().map(PathBuf::as_path).collect();
     let folder = check_out(&args.out, &files(&args.out, prompts.len())?, &inputs)?;
-    let pipeline = PipelineFolder::open(&args.pipeline)?;
+    let pipeline = open_pipeline(&args.pipeline)?;
     let progress = session.progress(process.quiet);
     let sampling = Sampling::new(&pipeline, &prompts, args.sampling.settings(), folder, &progress)
         .map_err(argument_of_flag)?;

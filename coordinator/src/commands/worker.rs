@@ -176,7 +176,7 @@ fn inputs(job: &Job, briefing: &Briefing, runtime: &Runtime, store: &JobStore) -
     let record = runtime.block_on(store.job())?;
     let prompts = runtime.block_on(store.prompts(&record))?;
     // Prompt i has id i, and with it its noise: those that are held out follow exactly as many as calibrate.
-    let calibrating = briefing.spec.calibration.count as usize;
+    let calibrating = briefing.spec.calibration.prompt_count() as usize;
     if record.spec != briefing.spec || prompts.calibration.len() != calibrating {
         return Err(Error::content(
             &briefing.store,
@@ -187,7 +187,7 @@ fn inputs(job: &Job, briefing: &Briefing, runtime: &Runtime, store: &JobStore) -
         prompts: JobPrompts {
             calibration: prompts.calibration,
             held_out: prompts.held_out,
-            digest: record.prompts.to_string(),
+            digest: Some(record.prompts.to_string()),
             held_out_digest: None,
             note: None,
         },

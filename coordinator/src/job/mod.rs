@@ -1,12 +1,14 @@
 //! Loading a job: its TOML file, then the environment, then flags, each overriding the one before.
 
+mod overrides;
 mod strict;
+mod unused;
 
 use std::ffi::OsString;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use config::{Config, Environment, FileFormat, Map, Value, ValueKind};
+use config::{Config, FileFormat, Value, ValueKind};
 use obsdiff_core::PlanError;
 use obsdiff_files::{read_regular, starts_with_tilde};
 use obsdiff_proto::{JobError, JobSpec};
@@ -15,17 +17,14 @@ use serde::Deserialize;
 use crate::cli::TILDE;
 use crate::{Error, Result};
 
-/// Start of the environment variables that override keys: `OBSDIFF_SPARSITY__RATIO=0.6` sets `sparsity.ratio`.
-pub const ENV_PREFIX: &str = "OBSDIFF_";
+pub use overrides::ENV_PREFIX;
+use overrides::{FROM_ENV, variable_of};
 
 /// Environment variables of the program itself, which are no keys of a job.
 pub const PROGRAM_VARIABLES: [&str; 1] = ["OBSDIFF_LOG"];
 
 const MAX_JOB_BYTES: u64 = 1 << 20;
-/// More rules than anyone writes; an index past it is a slip that would fill memory with empty rules.
-const MAX_INDEX: usize = 1000;
-
-const FROM_ENV: &str = "environment";
+/// Origin of a value that a flag gave.
 const FROM_FLAG: &str = "flag";
 
 /// A job as its user gave it, checked as far as can be without reading the model or the prompts.
@@ -65,36 +64,24 @@ impl fmt::Debug for StoreSettings {
 }
 
 impl Job {
-    /// Loads the job file `path`, overridden by those variables of `environment` that start with `OBSDIFF_`, overridden by `sets`,
-    /// each `section.key=value`.
+    /// Loads the job file `path`, overridden by those variables of `environment` that name a key, overridden by `sets`, each
+    /// `section.key=value`. A value that is empty unsets its key.
     ///
     /// # Errors
-    /// When the file cannot be read or is not TOML, or a key is unknown, missing, of the wrong type or out of range; the error
-    /// names the file, variable or flag that the value came from.
+    /// When the file cannot be read or is not TOML, or a key is unknown, missing, of the wrong type, out of range or without effect in
+    /// a job of this kind; the error names the file, variable or flag that the value came from.
     pub fn load(
         path: &Path,
         environment: impl IntoIterator<Item = (OsString, OsString)>,
         sets: &[String],
     ) -> Result<Self> {
-        let text = read(path)?;
         let environment: Vec<_> = environment.into_iter().collect();
-        let stores = StoreSettings::of(&environment);
-        let mut builder = Config::builder()
-            .add_source(config::File::from_str(&text, FileFormat::Toml))
-            .add_source(variables(environment)?);
-        for set in sets {
-            let (key, value) = assignment(set)?;
-            let value = Value::new(Some(&FROM_FLAG.to_owned()), value.to_owned());
-            builder = builder.set_override(key, value).map_err(|_| not_a_key(set))?;
-        }
-        let merged = builder.build().map_err(|e| unreadable(path, &text, e))?.cache;
-        let root = strict::Node { value: &merged, key: String::new(), untyped };
-        let job = |spec| Self { spec, path: path.to_owned(), merged: merged.clone(), stores };
-        let spec =
-            JobSpec::deserialize(root).map_err(|r| Error::key(blame(path, &merged, &r.key), r.problem))?;
-        let job = job(spec);
+        let merged = merged(path, &environment, sets)?;
+        let spec = typed(&merged).map_err(|r| Error::key(blame(path, &merged, &r.key), r.problem))?;
+        let job = Self { spec, path: path.to_owned(), merged, stores: StoreSettings::of(&environment) };
         job.spec.validate().map_err(|e| job.refuse(e))?;
         job.check_tildes()?;
+        job.check_all_used()?;
         Ok(job)
     }
 
@@ -103,7 +90,7 @@ impl Job {
         let spec = &self.spec;
         let paths = [
             ("model.path", Some(&spec.model.path)),
-            ("calibration.prompts", Some(&spec.calibration.prompts)),
+            ("calibration.prompts", spec.calibration.prompts.as_ref()),
             ("evaluation.prompts", spec.evaluation.prompts.as_ref()),
             ("output.path", Some(&spec.output.path)),
             ("output.state", spec.output.state.as_ref()),
@@ -114,6 +101,21 @@ impl Job {
             }
         }
         Ok(())
+    }
+
+    /// Refuses a key that was given a value and has no effect in a job of this kind.
+    fn check_all_used(&self) -> Result<()> {
+        let given = |key: &str| find(&self.merged, key).is_some_and(|value| value.kind != ValueKind::Nil);
+        match unused::keys(&self.spec).into_iter().find(|unused| given(unused.key)) {
+            Some(unused) => {
+                let problem = format!(
+                    "has no effect: {}. Leave it out, or unset it by --set {}=",
+                    unused.because, unused.key
+                );
+                Err(self.refuse(JobError::new(unused.key, problem)))
+            }
+            None => Ok(()),
+        }
     }
 
     /// A job as a coordinator tells it, which has checked it.
@@ -143,51 +145,37 @@ impl Job {
     }
 }
 
+/// The values of the file with those of the environment and of the flags in their places.
+fn merged(path: &Path, environment: &[(OsString, OsString)], sets: &[String]) -> Result<Value> {
+    let text = read(path)?;
+    let file = config::File::from_str(&text, FileFormat::Toml);
+    let mut merged =
+        Config::builder().add_source(file).build().map_err(|e| unreadable(path, &text, e))?.cache;
+    for value in overrides::of_environment(environment)? {
+        value.apply(&mut merged)?;
+    }
+    for set in sets {
+        overrides::of_flag(set)?.apply(&mut merged)?;
+    }
+    Ok(merged)
+}
+
+fn typed(merged: &Value) -> std::result::Result<JobSpec, strict::Refusal> {
+    JobSpec::deserialize(strict::Node { value: merged, key: String::new(), untyped })
+}
+
 fn read(path: &Path) -> Result<String> {
     let bytes = read_regular(path, MAX_JOB_BYTES).map_err(|e| Error::file(path, e))?;
-    let text =
-        String::from_utf8(bytes).map_err(|_| Error::content(path, "is not UTF-8 text, so not a job file"))?;
-    Ok(text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text))
-}
-
-fn variables(environment: impl IntoIterator<Item = (OsString, OsString)>) -> Result<Environment> {
-    let mut found = Map::new();
-    for (name, value) in environment {
-        let Some(name) =
-            name.to_str().filter(|n| n.starts_with(ENV_PREFIX) && !PROGRAM_VARIABLES.contains(n))
-        else {
-            continue;
-        };
-        let key = name[ENV_PREFIX.len()..].split("__");
-        if !key
-            .clone()
-            .all(|part| !part.is_empty() && part.chars().all(|c| c.is_ascii_alphanumeric() || c == '_'))
-        {
-            return Err(Error::key(name, "names no key of a job, as OBSDIFF_SECTION__KEY does"));
-        }
-        let value = value.into_string().map_err(|_| Error::key(name, "is not UTF-8 text"))?;
-        found.insert(name.to_owned(), value);
+    let text = String::from_utf8(bytes).map_err(|e| {
+        let read = &e.as_bytes()[..e.utf8_error().valid_up_to()];
+        let line = read.iter().filter(|byte| **byte == b'\n').count() + 1;
+        Error::content(path, format!("line {line} is not UTF-8 text: save the job file as UTF-8"))
+    })?;
+    let text = text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text);
+    match text.trim().is_empty() {
+        true => Err(Error::content(path, "is empty: a job has [model], [sparsity] and [output] at least")),
+        false => Ok(text),
     }
-    Ok(Environment::with_prefix("OBSDIFF").prefix_separator("_").separator("__").source(Some(found)))
-}
-
-/// Splits `section.key=value`, and refuses an index that would make the configuration allocate.
-fn assignment(set: &str) -> Result<(&str, &str)> {
-    let (key, value) = set.split_once('=').ok_or_else(|| not_a_key(set))?;
-    for index in key.split('[').skip(1) {
-        let number = index.split(']').next().and_then(|n| n.trim().parse::<usize>().ok());
-        if number.is_none_or(|n| n >= MAX_INDEX) {
-            return Err(not_a_key(set));
-        }
-    }
-    Ok((key.trim(), value.trim()))
-}
-
-fn not_a_key(set: &str) -> Error {
-    Error::key(
-        format!("--set {set}"),
-        "is not section.key=value, such as sparsity.ratio=0.6 or sparsity.rules[0].ratio=0.3",
-    )
 }
 
 fn unreadable(path: &Path, text: &str, error: config::ConfigError) -> Error {
@@ -205,21 +193,33 @@ fn syntax(text: &str, error: &toml::de::Error) -> String {
     let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
     let line = before.matches('\n').count() + 1;
     let column = before.chars().rev().take_while(|c| *c != '\n').count() + 1;
-    format!("line {line}, column {column}: {}", error.message())
+    let problem = bare_word(text, line).unwrap_or_else(|| error.message().to_owned());
+    format!("line {line}, column {column}: {problem}")
+}
+
+/// What is wrong with a value that is a word without quotes, on this line.
+fn bare_word(text: &str, line: usize) -> Option<String> {
+    let (key, value) = text.lines().nth(line.checked_sub(1)?)?.split_once('=')?;
+    let (key, word) = (key.trim(), value.split('#').next()?.trim());
+    if ["null", "None", "nil", "~"].contains(&word) {
+        return Some(format!("TOML has no {word}: leave `{key}` out, or give it a value"));
+    }
+    let bare = !word.is_empty() && word.chars().all(|c| c.is_alphanumeric() || "_-.:/~ ".contains(c));
+    bare.then(|| format!("`{word}` is text, which stands in quotes: {key} = \"{word}\""))
 }
 
 /// Text of the environment or a flag has no type of its own.
 fn untyped(value: &Value) -> bool {
-    value.origin().is_some_and(|origin| origin == FROM_FLAG || origin.contains(FROM_ENV))
+    value.origin().is_some_and(|origin| [FROM_FLAG, FROM_ENV].contains(&origin))
 }
 
-/// The place where a user gave the value of `key`, with the key as it is written there.
+/// The place where a user gave the value of `key`, or what it would lie in, with the key as it is written there.
 fn blame(path: &Path, merged: &Value, key: &str) -> String {
-    match find(merged, key).and_then(Value::origin) {
+    let around = |key: &str| find(merged, key).and_then(Value::origin).map(str::to_owned);
+    let mut ends = key.match_indices(['.', '[']).map(|(end, _)| end).chain([key.len()]).rev();
+    match ends.find_map(|end| around(&key[..end])).as_deref() {
         Some(FROM_FLAG) => format!("--set {key}"),
-        Some(origin) if origin.contains(FROM_ENV) => {
-            format!("{ENV_PREFIX}{}", key.replace('.', "__").to_uppercase())
-        }
+        Some(FROM_ENV) => variable_of(key),
         _ => format!("{}: {key}", path.display()),
     }
 }
@@ -232,14 +232,16 @@ fn find<'a>(root: &'a Value, key: &str) -> Option<&'a Value> {
     })
 }
 
-/// "did you mean `ratio`? ..." where one of the known names is close, and the known names in any case.
-fn closest(name: &str, known: &[&str]) -> String {
+/// The known name that is close to this one.
+fn near<'k>(name: &str, known: &[&'k str]) -> Option<&'k str> {
     let near =
         known.iter().max_by(|a, b| strsim::jaro_winkler(name, a).total_cmp(&strsim::jaro_winkler(name, b)));
-    let hint = match near.filter(|near| strsim::damerau_levenshtein(name, near) <= 2.max(name.len() / 3)) {
-        Some(near) => format!("did you mean `{near}`? "),
-        None => String::new(),
-    };
+    near.copied().filter(|near| strsim::damerau_levenshtein(name, near) <= 2.max(name.len() / 3))
+}
+
+/// "did you mean `ratio`? ..." where one of the known names is close, and the known names in any case.
+fn closest(name: &str, known: &[&str]) -> String {
+    let hint = near(name, known).map(|near| format!("did you mean `{near}`? ")).unwrap_or_default();
     format!("{hint}(known here: {})", known.join(", "))
 }
 

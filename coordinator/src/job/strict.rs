@@ -115,11 +115,14 @@ impl<'a> Node<'a> {
     }
 }
 
-fn shown(kind: &ValueKind) -> String {
+/// A value as a message tells it.
+pub(super) fn shown(kind: &ValueKind) -> String {
     match kind {
         ValueKind::Table(_) => "a table".to_owned(),
         ValueKind::Array(_) => "a list".to_owned(),
         ValueKind::String(text) => format!("{text:?}"),
+        // With its point, where a whole number is expected.
+        ValueKind::Float(number) => format!("{number:?}"),
         other => other.to_string(),
     }
 }
@@ -193,7 +196,9 @@ impl<'de> de::Deserializer<'de> for Node<'_> {
             let problem = format!("is not a key; {}", closest(stranger, fields));
             return Err(Refusal::at(join(&self.key, stranger), problem));
         }
-        let entries = fields.iter().filter_map(|field| Some((*field, table.get(*field)?)));
+        // A key that was unset is as good as one that was never set.
+        let set = |field: &&'static str| table.get(*field).filter(|value| value.kind != ValueKind::Nil);
+        let entries = fields.iter().filter_map(|field| Some((*field, set(field)?)));
         let entries = Entries { node: &self, entries: entries.collect::<Vec<_>>().into_iter(), value: None };
         visitor.visit_map(entries).map_err(|refusal| refusal.root_at(&self.key))
     }

@@ -1,3 +1,6 @@
+mod overrides;
+mod values;
+
 use std::fs;
 
 use obsdiff_proto::{ByteSize, Pattern};
@@ -47,7 +50,7 @@ fn flags_override_the_environment_which_overrides_the_file() {
 fn every_kind_of_key_can_be_overridden() {
     let env = [
         ("OBSDIFF_CALIBRATION__SHARD_SIZE", "8"),
-        ("OBSDIFF_CALIBRATION__SEED", "18446744073709551615"),
+        ("OBSDIFF_CALIBRATION__SEED", "18446744073709551000"),
         ("OBSDIFF_HESSIAN__LOW", "1"),
         ("OBSDIFF_HESSIAN__WEIGHTING", "linear-increase"),
         ("OBSDIFF_OUTPUT__LINK", "true"),
@@ -58,7 +61,7 @@ fn every_kind_of_key_can_be_overridden() {
         ("HOME", "/root"),
     ];
     let spec = load(&JOB.replace("ratio = 0.5", ""), &env, &["sparsity.rules[1].ratio=0.25"]).unwrap();
-    assert_eq!((spec.calibration.shard_size, spec.calibration.seed), (8, u64::MAX));
+    assert_eq!((spec.calibration.shard_size, spec.calibration.seed), (8, 18446744073709551000));
     assert_eq!((spec.hessian.low, spec.output.link, spec.output.path.as_str()), (1.0, true, "007"));
     assert_eq!(spec.packages.memory, Some(ByteSize(16 << 30)));
     assert_eq!(spec.sparsity.pattern, Pattern::NToM { n: 2, m: 4 });
@@ -131,7 +134,7 @@ fn an_unknown_name_is_refused_with_the_nearest_known_one() {
 #[test]
 fn an_override_is_blamed_by_the_name_its_user_gave() {
     type Given<'a> = (&'a [(&'a str, &'a str)], &'a [&'a str], &'a str);
-    let cases: [Given<'_>; 9] = [
+    let cases: [Given<'_>; 7] = [
         (
             &[("OBSDIFF_SPARSITY__RATIO", "x")],
             &[],
@@ -147,8 +150,6 @@ fn an_override_is_blamed_by_the_name_its_user_gave() {
             &[],
             "OBSDIFF_SPARSITY__RATION: is not a key; did you mean `ratio`?",
         ),
-        (&[("OBSDIFF_RATIO", "1")], &[], "OBSDIFF_RATIO: is not a key"),
-        (&[("OBSDIFF_", "1")], &[], "OBSDIFF_: names no key"),
         (&[], &["sparsity.ratio=x"], "--set sparsity.ratio: is \"x\""),
         (&[], &["sparsity.ratio=1.5"], "--set sparsity.ratio: is 1.5"),
         (&[], &["sparsity.ration=0.5"], "--set sparsity.ration: is not a key"),
@@ -188,12 +189,14 @@ fn a_file_that_is_no_toml_is_refused_by_line() {
 fn a_file_that_is_no_text_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let at = |name: &str| dir.path().join(name);
-    fs::write(at("binary"), [0xff, 0xfe, 0]).unwrap();
+    fs::write(at("binary"), [b'#', b'\n', b'\n', 0xff, 0xfe, 0]).unwrap();
+    fs::write(at("empty"), " \n").unwrap();
     fs::write(at("huge"), vec![b' '; (1 << 20) + 1]).unwrap();
     for (name, says) in [
         ("absent", "No such file"),
         ("", "is a directory"),
-        ("binary", "not UTF-8"),
+        ("binary", "binary: line 3 is not UTF-8 text"),
+        ("empty", "empty: is empty: a job has [model], [sparsity] and [output]"),
         ("huge", "larger than 1 MiB"),
     ] {
         let error = Job::load(&at(name), [], &[]).unwrap_err().line();

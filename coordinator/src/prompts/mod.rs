@@ -5,7 +5,7 @@ mod file;
 use std::collections::HashSet;
 use std::path::Path;
 
-use obsdiff_proto::{InputDigest, JobSpec};
+use obsdiff_proto::{InputDigest, JobError, JobSpec};
 
 use crate::job::Job;
 use crate::{Error, Result};
@@ -17,8 +17,8 @@ pub struct JobPrompts {
     pub calibration: Vec<String>,
     /// Prompts that are not among those above; at most `evaluation.count`.
     pub held_out: Vec<String>,
-    /// SHA-256 of the calibration file, in hexadecimal.
-    pub digest: String,
+    /// SHA-256 of the calibration file, in hexadecimal, where there is one.
+    pub digest: Option<String>,
     /// The same of the file of held-out prompts, where it has one of its own.
     pub held_out_digest: Option<String>,
     /// Why there are fewer held-out prompts than asked for, in words for the user.
@@ -33,27 +33,29 @@ impl JobPrompts {
     /// `calibration.count`. The error names the key of the job, the file and the line.
     pub fn load(job: &Job) -> Result<Self> {
         let spec = &job.spec;
-        let wanted = spec.calibration.count as usize;
+        let wanted = spec.calibration.prompt_count() as usize;
         let mut calibration = Vec::new();
         let mut held_out = HeldOut::new(spec);
         let own = spec.evaluation.prompts.as_deref();
-        let digest =
-            file::read(Path::new(&spec.calibration.prompts), spec.calibration.column.as_deref(), |prompt| {
+        let mut digest = None;
+        if let Some(path) = &spec.calibration.prompts {
+            let take = |prompt| {
                 if calibration.len() < wanted {
                     calibration.push(prompt);
                 } else if own.is_none() {
                     held_out.take(&calibration, prompt);
                 }
                 calibration.len() < wanted || (own.is_none() && held_out.wants())
-            })
-            .map_err(|e| of_key("calibration", job, e))?;
-        if calibration.len() < wanted {
-            let problem = format!(
-                "is {wanted}, but {} holds {} prompts: lower the count or give more prompts",
-                spec.calibration.prompts,
-                calibration.len()
-            );
-            return Err(job.refuse(obsdiff_proto::JobError::new("calibration.count", problem)));
+            };
+            let read = file::read(Path::new(path), spec.calibration.column.as_deref(), take);
+            digest = Some(read.map_err(|e| of_key("calibration", job, e))?);
+            if calibration.len() < wanted {
+                let problem = format!(
+                    "is {wanted}, but {path} holds {} prompts: lower the count or give more prompts",
+                    calibration.len()
+                );
+                return Err(job.refuse(JobError::new("calibration.count", problem)));
+            }
         }
         let held_out_digest = match own.filter(|_| held_out.wants()) {
             Some(path) => Some(
@@ -65,7 +67,12 @@ impl JobPrompts {
             ),
             None => None,
         };
-        let note = held_out.note(own.unwrap_or(&spec.calibration.prompts));
+        let note = match own.or(spec.calibration.prompts.as_deref()) {
+            Some(path) => held_out.note(path),
+            None => held_out
+                .wants()
+                .then(|| "no prompts are given: the comparison with the dense model is left out".to_owned()),
+        };
         Ok(Self { calibration, held_out: held_out.prompts, digest, held_out_digest, note })
     }
 
@@ -73,9 +80,9 @@ impl JobPrompts {
     pub fn files(&self, spec: &JobSpec) -> Vec<InputDigest> {
         let digest =
             |path: &String, sha256: &String| InputDigest { path: path.clone(), sha256: sha256.clone() };
+        let calibration = spec.calibration.prompts.iter().zip(&self.digest);
         let held_out = spec.evaluation.prompts.iter().zip(&self.held_out_digest);
-        let calibration = digest(&spec.calibration.prompts, &self.digest);
-        std::iter::once(calibration).chain(held_out.map(|(path, sha256)| digest(path, sha256))).collect()
+        calibration.chain(held_out).map(|(path, sha256)| digest(path, sha256)).collect()
     }
 }
 
@@ -151,7 +158,7 @@ impl HeldOut {
 /// Names the key that names the file, or the column's where that is what is wrong.
 fn of_key(section: &str, job: &Job, error: file::PromptError) -> Error {
     let key = if error.column { "column" } else { "prompts" };
-    job.refuse(obsdiff_proto::JobError::new(format!("{section}.{key}"), error.error.line()))
+    job.refuse(JobError::new(format!("{section}.{key}"), error.error.line()))
 }
 
 #[cfg(test)]

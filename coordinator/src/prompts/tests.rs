@@ -172,7 +172,7 @@ fn errors_name_the_key_that_is_to_be_changed() {
         ("p.csv", &[], "job.toml: calibration.column: "),
         ("p.csv", &["calibration.column=caption"], "--set calibration.column: "),
         ("p.txt", &["evaluation.prompts=DIR/none.txt"], "--set evaluation.prompts: "),
-        ("p.txt", &["evaluation.prompts=DIR/p.csv"], "job.toml: evaluation.column: "),
+        ("p.txt", &["evaluation.prompts=DIR/p.csv"], "--set evaluation.column: "),
     ];
     for (name, sets, says) in cases {
         let error = JobPrompts::load(&dir.job(name, 1, sets)).unwrap_err().line();
@@ -184,7 +184,7 @@ fn errors_name_the_key_that_is_to_be_changed() {
 fn the_digest_is_of_the_whole_file() {
     let dir = Folder::new();
     dir.file("p.txt", "abc");
-    let digest = || JobPrompts::load(&dir.job("p.txt", 1, &["evaluation.count=0"])).unwrap().digest;
+    let digest = || JobPrompts::load(&dir.job("p.txt", 1, &["evaluation.count=0"])).unwrap().digest.unwrap();
     assert_eq!(digest(), "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
     dir.file("p.txt", format!("abc\n{}", "unread\n".repeat(100_000)));
     assert_ne!(digest(), "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");

@@ -51,8 +51,7 @@ impl Inputs {
         if workers > 0 {
             check_writable(job, &folder)?;
         }
-        let plan = obsdiff_core::plan(&job.spec, &described.inventory, described.tokens)
-            .map_err(|e| job.unplanned(e))?;
+        let plan = described.plan(job)?;
         if let Some(memory) = memory {
             fit::check(job, &described, &plan, workers, memory)?;
         }

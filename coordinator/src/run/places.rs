@@ -30,12 +30,15 @@ impl<'a> Named<'a> {
 pub(super) fn check(job: &Job) -> Result<()> {
     let spec = &job.spec;
     let output = Named::of(job, "output.path", &spec.output.path)?;
-    let mut inputs = vec![
-        Named::of(job, "model.path", &spec.model.path)?,
-        Named::of(job, "calibration.prompts", &spec.calibration.prompts)?,
+    let mut inputs = vec![Named::of(job, "model.path", &spec.model.path)?];
+    let prompts = [
+        ("calibration.prompts", &spec.calibration.prompts),
+        ("evaluation.prompts", &spec.evaluation.prompts),
     ];
-    if let Some(prompts) = &spec.evaluation.prompts {
-        inputs.push(Named::of(job, "evaluation.prompts", prompts)?);
+    for (key, path) in prompts {
+        if let Some(path) = path {
+            inputs.push(Named::of(job, key, path)?);
+        }
     }
     apart(job, &output, &inputs)?;
     let state = location(job);

@@ -6,6 +6,7 @@ mod disk_full;
 mod help;
 mod inspect;
 mod irregular;
+mod job_refusals;
 mod ownership;
 mod pictures;
 mod plan;

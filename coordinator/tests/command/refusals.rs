@@ -108,9 +108,9 @@ const CASES: &[Case] = &[
     job("no prompts used", |s| s.replace("job.toml", "count = 8", "count = 0"), &["calibration.count: is 0"]),
     job("no steps", |s| s.replace("job.toml", "steps = 4", "steps = 0"), &["calibration.steps: is 0"]),
     job(
-        "variable of no key",
-        |s| s.env("OBSDIFF_SPARSITY_RATIO", "0.5"),
-        &["OBSDIFF_SPARSITY_RATIO: is not a key"],
+        "variable of a mistyped key",
+        |s| s.env("OBSDIFF_SPARSITY__RATO", "0.5"),
+        &["OBSDIFF_SPARSITY__RATO: is not a key; did you mean `ratio`?"],
     ),
     job(
         "variable's value",
@@ -165,7 +165,10 @@ const CASES: &[Case] = &[
                 "[[sparsity.rules]]\nmatch = \"blocks.0.*\"\nskip = true\n[calibration]",
             )
         },
-        &["sparsity.rules[0].match: \"blocks.0.*\" matches no linear", "`transformer_blocks.0."],
+        &[
+            "sparsity.rules[0].match: \"blocks.0.*\" matches no linear that can be pruned",
+            "`transformer_blocks.0.",
+        ],
     ),
     job(
         "everything skipped",
@@ -191,7 +194,7 @@ const CASES: &[Case] = &[
     job(
         "no pipeline",
         |s| s.replace("job.toml", "\"pipeline\"", "\"absent\""),
-        &["absent/model_index.json: No such file"],
+        &["job.toml: model.path: is absent: No such file"],
     ),
     job(
         "another pipeline class",
@@ -221,6 +224,30 @@ const CASES: &[Case] = &[
     job("no text encoder", |s| s.remove("pipeline/text_encoder_2/model.safetensors"), &["text_encoder_2"]),
     job("no merges", |s| s.remove("pipeline/tokenizer/merges.txt"), &["tokenizer"]),
     sample("no prompt file", |s| s.remove("prompts.txt"), &["prompts.txt: No such file"]),
+    sample("picture that is no PNG", |s| s.add(&["--out", "p.jpg"]), &["p.jpg: is not a .png file"]),
+    sample(
+        "picture over a file of another kind",
+        |s| s.add(&["--out", "prompts.txt"]),
+        &["prompts.txt: is neither a folder nor a .png file"],
+    ),
+    Case {
+        name: "fewer prompts than asked for",
+        args: &["sample", "pipeline", "--prompts", "two.txt", "--count", "3"],
+        arrange: |s| s.write("two.txt", "a\rb\r"),
+        says: &["--count: is 3, but two.txt holds 2 prompts"],
+    },
+    Case {
+        name: "seed without room for the prompts",
+        args: &["sample", "pipeline", "--prompt", "a", "--seed", "18446744073709551615"],
+        arrange: |_| {},
+        says: &["--seed: is 18446744073709551615", "2^64 - 1"],
+    },
+    Case {
+        name: "Hub id to sample",
+        args: &["sample", "stabilityai/stable-diffusion-3.5-medium", "--prompt", "a"],
+        arrange: |_| {},
+        says: &["hf download stabilityai/stable-diffusion-3.5-medium --local-dir DIR"],
+    },
     sample("no folder to write to", |s| s.add(&["--out", "absent/p.png"]), &["absent: No such file"]),
     sample("height not divisible", |s| s.add(&["--height", "33"]), &["`--height` is 33", "multiples of 4"]),
     sample("weights cut off", |s| s.cut(WEIGHTS, 100_000), &["is not a whole safetensors file"]),

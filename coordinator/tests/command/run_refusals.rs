@@ -37,7 +37,7 @@ const JOBS: &[Case] = &[
         |s| s.add(&["--set", "output.path=s3://bucket/out"]),
         &["--set output.path: is \"s3://bucket/out\"", "directory on this machine"],
     ),
-    run("no output", |s| s.add(&["--set", "output.path="]), &["--set output.path: is \"\""]),
+    run("no output", |s| s.add(&["--set", "output.path="]), &["--set output.path: is missing"]),
     run(
         "another pipeline class",
         |s| s.replace("pipeline/model_index.json", "StableDiffusion3Pipeline", "FluxPipeline"),

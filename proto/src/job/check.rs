@@ -5,6 +5,9 @@ use globset::Glob;
 use super::{JobError, JobSpec, Rule, SparsitySpec};
 use crate::{Pattern, Target};
 
+/// Conjugate gradients end after as many steps as a linear has columns; a few find nearly all there is.
+const MOST_STEPS: u32 = 10_000;
+
 impl JobSpec {
     /// Checks every value that needs no file to be checked.
     ///
@@ -28,17 +31,31 @@ impl JobSpec {
                 return Err(JobError::new(key, "is 0, but must be at least 1"));
             }
         }
+        if c.prompts.is_none() && self.sparsity.calibrates() {
+            let problem = "is missing: a .txt, .csv, .tsv or .jsonl file of prompts to calibrate on is needed; only \
+                           sparsity.method = \"magnitude\" with sparsity.refine = 0, or \"l1\", does without";
+            return Err(JobError::new("calibration.prompts", problem));
+        }
+        if c.seed.checked_add(u64::from(c.prompt_count()) + u64::from(self.evaluation.count)).is_none() {
+            let problem = format!(
+                "is {}, but prompt i starts from the noise of seed + i, which is at most 2^64 - 1",
+                c.seed
+            );
+            return Err(JobError::new("calibration.seed", problem));
+        }
         if self.packages.count.is_some() && self.packages.memory.is_some() {
             return Err(JobError::new("packages.memory", "excludes packages.count: give one of the two"));
         }
-        if !(c.guidance.is_finite() && c.guidance >= 0.0) {
+        // It multiplies in f32.
+        if !((c.guidance as f32).is_finite() && c.guidance >= 0.0) {
             return Err(JobError::new(
                 "calibration.guidance",
                 format!("is {}, but must be 0 or more", c.guidance),
             ));
         }
         let h = &self.hessian;
-        if !(h.low.is_finite() && h.high.is_finite() && 0.0 < h.low && h.low <= h.high) {
+        // They weigh in f32.
+        if !((h.high as f32).is_finite() && 0.0 < h.low as f32 && h.low <= h.high) {
             let problem = format!("is {} with hessian.high {}, but 0 < low <= high must hold", h.low, h.high);
             return Err(JobError::new("hessian.low", problem));
         }
@@ -54,6 +71,13 @@ impl JobSpec {
 impl SparsitySpec {
     fn validate(&self) -> Result<(), JobError> {
         check_ratio("sparsity.ratio", self.ratio)?;
+        if self.refine > MOST_STEPS {
+            let problem = format!(
+                "is {}, but after {MOST_STEPS} steps nothing moves any more: give 5 or so",
+                self.refine
+            );
+            return Err(JobError::new("sparsity.refine", problem));
+        }
         self.target()?;
         for (i, rule) in self.rules.iter().enumerate() {
             let key = |name: &str| format!("sparsity.rules[{i}].{name}");

@@ -239,7 +239,7 @@ fn spec() -> impl Strategy<Value = JobSpec> {
     let calibration =
         (words(), 1u32..9, 0.0f64..100.0, any::<u64>()).prop_map(|(prompts, count, guidance, seed)| {
             CalibrationSpec {
-                prompts,
+                prompts: Some(prompts),
                 column: None,
                 count,
                 steps: 2,

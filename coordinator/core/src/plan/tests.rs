@@ -25,7 +25,7 @@ fn spec() -> JobSpec {
             rules: Vec::new(),
         },
         calibration: CalibrationSpec {
-            prompts: "p.txt".into(),
+            prompts: Some("p.txt".into()),
             column: None,
             count: 10,
             steps: 5,

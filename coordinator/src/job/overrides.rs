@@ -1,0 +1,223 @@
+//! Values that override those of a job file: from the environment, then from flags. They reach every key, and an empty one unsets it.
+
+use std::ffi::OsString;
+
+use config::{Config, FileFormat, Map, Value, ValueKind};
+
+use super::strict::shown;
+use super::{FROM_FLAG, PROGRAM_VARIABLES, near};
+use crate::{Error, Result};
+
+/// Start of the environment variables that override keys: `OBSDIFF_SPARSITY__RATIO=0.6` sets `sparsity.ratio`.
+pub const ENV_PREFIX: &str = "OBSDIFF_";
+
+/// Start of the origin of a value that the environment gave.
+pub(super) const FROM_ENV: &str = "environment";
+
+/// More rules than anyone writes; an index past it is a slip that would fill memory with empty rules.
+const MAX_INDEX: usize = 1000;
+
+/// The sections of a job. A variable of another name is not ours: Kubernetes sets `OBSDIFF_PORT` and the like in every pod beside a
+/// service called `obsdiff`.
+pub(super) const SECTIONS: [&str; 7] =
+    ["model", "sparsity", "calibration", "hessian", "packages", "evaluation", "output"];
+
+/// The list among the keys. Given whole, it or one of its items is written in TOML.
+const LIST: [&str; 2] = ["sparsity", "rules"];
+
+/// A value for a key, and who gave it.
+#[derive(Debug)]
+pub(super) struct Override {
+    /// As its user wrote it, for messages.
+    name: String,
+    path: Vec<Step>,
+    value: Value,
+}
+
+/// One step on the way to a value.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Step {
+    Key(String),
+    Index(usize),
+}
+
+impl Override {
+    fn new(name: String, path: Vec<Step>, text: &str, origin: &str) -> Result<Self> {
+        let text = text.trim();
+        let origin = origin.to_owned();
+        let kind = match text.is_empty() {
+            true => ValueKind::Nil,
+            false if is_list(&path) => toml(text).map_err(|problem| Error::key(&name, problem))?,
+            false => ValueKind::String(text.to_owned()),
+        };
+        if kind == ValueKind::Nil && matches!(path.last(), Some(Step::Index(_))) {
+            return Err(Error::key(name, "cannot be unset by itself: give the whole list anew"));
+        }
+        Ok(Self { name, path, value: given(Value::new(None, kind), &origin) })
+    }
+
+    /// Puts the value in its place.
+    ///
+    /// # Errors
+    /// When what it would lie in is no table or list.
+    pub(super) fn apply(self, root: &mut Value) -> Result<()> {
+        let origin = self.value.origin().map(str::to_owned);
+        let empty = |kind: ValueKind| Value::new(origin.as_ref(), kind);
+        let refuse = |found: &ValueKind, what: &str| {
+            let problem =
+                format!("lies in what the job file says is {}: {what} is expected there", shown(found));
+            Err(Error::key(&self.name, problem))
+        };
+        let mut at = root;
+        for step in &self.path {
+            match step {
+                Step::Key(name) => {
+                    if at.kind == ValueKind::Nil {
+                        *at = empty(ValueKind::Table(Map::new()));
+                    }
+                    let table = match &mut at.kind {
+                        ValueKind::Table(table) => table,
+                        found => return refuse(found, "a table"),
+                    };
+                    at = table.entry(name.clone()).or_insert_with(|| empty(ValueKind::Nil));
+                }
+                Step::Index(index) => {
+                    if at.kind == ValueKind::Nil {
+                        *at = empty(ValueKind::Array(Vec::new()));
+                    }
+                    let items = match &mut at.kind {
+                        ValueKind::Array(items) => items,
+                        found => return refuse(found, "a list"),
+                    };
+                    if items.len() <= *index {
+                        items.resize(index + 1, empty(ValueKind::Nil));
+                    }
+                    at = &mut items[*index];
+                }
+            }
+        }
+        *at = self.value;
+        Ok(())
+    }
+}
+
+fn is_list(path: &[Step]) -> bool {
+    let keys: Vec<&str> =
+        path.iter().filter_map(|s| if let Step::Key(k) = s { Some(k.as_str()) } else { None }).collect();
+    keys == LIST
+}
+
+/// A value in TOML, such as a list of rules.
+fn toml(text: &str) -> std::result::Result<ValueKind, String> {
+    let refused = |problem: String| {
+        format!("is {text}, which is not TOML such as [{{ match = \"*.to_q\", skip = true }}]{problem}")
+    };
+    let source = config::File::from_str(&format!("value = {text}"), FileFormat::Toml);
+    let parsed = Config::builder().add_source(source).build().map_err(|_| refused(String::new()))?.cache;
+    match parsed.kind {
+        ValueKind::Table(mut table) if table.len() == 1 => {
+            table.remove("value").map(|value| value.kind).ok_or_else(|| refused(String::new()))
+        }
+        _ => Err(refused(": one value is expected".to_owned())),
+    }
+}
+
+/// The value, all of which `origin` gave.
+fn given(value: Value, origin: &String) -> Value {
+    let kind = match value.kind {
+        ValueKind::Table(table) => {
+            ValueKind::Table(table.into_iter().map(|(key, value)| (key, given(value, origin))).collect())
+        }
+        ValueKind::Array(items) => {
+            ValueKind::Array(items.into_iter().map(|value| given(value, origin)).collect())
+        }
+        other => other,
+    };
+    Value::new(Some(origin), kind)
+}
+
+/// The overrides among the variables of an environment, those of a whole list before those of its items.
+///
+/// # Errors
+/// When a variable names no key of a section of the job.
+pub(super) fn of_environment(environment: &[(OsString, OsString)]) -> Result<Vec<Override>> {
+    let mut found = Vec::new();
+    for (name, value) in environment {
+        let Some((name, path)) = name.to_str().and_then(|name| Some((name, variable(name)?))) else {
+            continue;
+        };
+        let value = value.to_str().ok_or_else(|| Error::key(name, "is not UTF-8 text"))?;
+        found.push(Override::new(name.to_owned(), path?, value, FROM_ENV)?);
+    }
+    found.sort_by(|a, b| a.path.cmp(&b.path));
+    match found.windows(2).find(|two| two[0].path == two[1].path) {
+        Some(two) => Err(Error::key(&two[0].name, format!("is the key of {}, too: unset one", two[1].name))),
+        None => Ok(found),
+    }
+}
+
+/// The key that a variable of this name overrides; nothing where it is not for a job.
+fn variable(name: &str) -> Option<Result<Vec<Step>>> {
+    let key = name.strip_prefix(ENV_PREFIX).filter(|_| !PROGRAM_VARIABLES.contains(&name))?;
+    let parts: Vec<String> = key.split("__").map(str::to_lowercase).collect();
+    let section = parts.first().filter(|_| parts.len() > 1).map(String::as_str).unwrap_or_default();
+    if !SECTIONS.contains(&section) {
+        return match near(section, &SECTIONS) {
+            Some(near) => {
+                Some(Err(Error::key(name, format!("is not a key; did you mean the section `{near}`?"))))
+            }
+            None => {
+                tracing::debug!(
+                    "{name} is no key of a job, which has two underscores behind its section: ignored"
+                );
+                None
+            }
+        };
+    }
+    let step = |part: &String| match part.parse::<usize>() {
+        Ok(index) if index < MAX_INDEX => Some(Step::Index(index)),
+        Ok(_) => None,
+        Err(_) => word(part).then(|| Step::Key(part.clone())),
+    };
+    let path: Option<Vec<Step>> = parts.iter().map(step).collect();
+    Some(path.ok_or_else(|| Error::key(name, "names no key of a job, as OBSDIFF_SECTION__KEY does")))
+}
+
+fn word(text: &str) -> bool {
+    !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
+}
+
+/// The override that a flag gives as `section.key=value`.
+///
+/// # Errors
+/// When it is not of that form.
+pub(super) fn of_flag(set: &str) -> Result<Override> {
+    let not_a_key = || {
+        let problem = "is not section.key=value, such as sparsity.ratio=0.6 or sparsity.rules[0].ratio=0.3, or section.key= to unset it";
+        Error::key(format!("--set {set}"), problem)
+    };
+    let (key, value) = set.split_once('=').ok_or_else(not_a_key)?;
+    let path = path(key.trim()).ok_or_else(not_a_key)?;
+    Override::new(format!("--set {}", key.trim()), path, value, FROM_FLAG)
+}
+
+/// The steps of a key such as `sparsity.rules[0].ratio`.
+fn path(key: &str) -> Option<Vec<Step>> {
+    let mut steps = Vec::new();
+    for part in key.split('.') {
+        let mut pieces = part.split('[');
+        let name = pieces.next().filter(|name| word(name) || name.contains('-'))?;
+        steps.push(Step::Key(name.to_owned()));
+        for piece in pieces {
+            let index = piece.strip_suffix(']')?.trim().parse().ok().filter(|index| *index < MAX_INDEX)?;
+            steps.push(Step::Index(index));
+        }
+    }
+    Some(steps)
+}
+
+/// The name of the variable that overrides a key.
+pub(super) fn variable_of(key: &str) -> String {
+    let key = key.replace(']', "").replace(['.', '['], "__");
+    format!("{ENV_PREFIX}{}", key.to_uppercase())
+}

@@ -1,0 +1,90 @@
+//! Keys without effect in a job of one kind or another. One that its user wrote is refused: nothing that is asked for is ignored.
+
+use obsdiff_proto::{JobSpec, Method, Pattern, Weighting};
+
+/// A key that a job does not use.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Unused {
+    pub(super) key: &'static str,
+    /// Why not.
+    pub(super) because: &'static str,
+}
+
+/// Every key that has no effect in this job, whatever its value.
+pub(super) fn keys(spec: &JobSpec) -> Vec<Unused> {
+    let s = &spec.sparsity;
+    let structured = s.pattern == Pattern::Structured;
+    let calibrates = s.calibrates();
+    let refined = s.refinement() > 0;
+    let compares = spec.evaluation.count > 0;
+    let mut unused = Vec::new();
+    let mut add = |applies: bool, keys: &[&'static str], because| {
+        if !applies {
+            unused.extend(keys.iter().map(|key| Unused { key, because }));
+        }
+    };
+    add(
+        calibrates,
+        &[
+            "hessian.weighting",
+            "hessian.low",
+            "hessian.high",
+            "hessian.damping",
+            "hessian.mask_damping",
+            "hessian.accumulate",
+            "hessian.precision",
+            "packages.memory",
+            "calibration.shard_size",
+        ],
+        "a job whose method looks at weights alone, without refinement, gathers no Hessian",
+    );
+    add(
+        spec.calibration.prompts.is_some(),
+        &["calibration.column", "calibration.count"],
+        "there is no calibration.prompts",
+    );
+    add(
+        !structured,
+        &["sparsity.refine"],
+        "heads and neurons that stay are at the optimum already, so structured pruning refines nothing",
+    );
+    add(
+        structured,
+        &["sparsity.head_score", "sparsity.fold_bias", "output.layout"],
+        "it is for sparsity.pattern = \"structured\"",
+    );
+    add(
+        !structured || s.method == Method::Obs,
+        &["sparsity.head_score", "sparsity.fold_bias"],
+        "it is for sparsity.method = \"obs\"",
+    );
+    add(
+        !structured,
+        &["packages.split_above"],
+        "heads or neurons are scored together, so their sites are never split",
+    );
+    add(!structured, &["hessian.precision"], "structured pruning factorises in f64 throughout");
+    add(
+        s.method == Method::Obs && refined,
+        &["hessian.mask_damping"],
+        "it is for sparsity.method = \"obs\" with refinement; hessian.damping is the other",
+    );
+    add(
+        s.method == Method::Obs || refined,
+        &["hessian.damping", "hessian.precision"],
+        "the method reads the diagonal of the Gram alone, and nothing is refined",
+    );
+    add(
+        spec.hessian.weighting != Weighting::Uniform,
+        &["hessian.low", "hessian.high"],
+        "hessian.weighting = \"uniform\" weighs every step alike",
+    );
+    add(compares, &["evaluation.prompts", "evaluation.column"], "evaluation.count is 0");
+    add(spec.evaluation.prompts.is_some(), &["evaluation.column"], "there is no evaluation.prompts");
+    add(
+        spec.evaluation.prompts.is_some() || spec.calibration.prompts.is_some() || !compares,
+        &["evaluation.count"],
+        "there is neither evaluation.prompts nor calibration.prompts",
+    );
+    unused
+}

@@ -1,0 +1,49 @@
+//! Where a pipeline is said to lie: a folder on this machine.
+
+use std::path::Path;
+
+use obsdiff_engine::pipeline::PipelineFolder;
+
+use crate::{Error, Result};
+
+/// What is wrong with a path at which no pipeline can lie, and the remedy; nothing where one may.
+pub(crate) fn not_a_pipeline(path: &Path) -> Option<String> {
+    let name = path.display();
+    if name.to_string().contains("://") {
+        return Some(format!("is {name}: download the pipeline first, and give the folder that it is in"));
+    }
+    match path.metadata() {
+        Ok(found) if found.is_file() => Some(format!(
+            "is {name}, a file: give the folder of a diffusers pipeline, which `save_pretrained` of diffusers writes"
+        )),
+        Ok(found) if found.is_dir() && !path.join("model_index.json").exists() => Some(format!(
+            "is {name}, a folder without model_index.json: give the folder of a whole diffusers pipeline"
+        )),
+        Ok(_) => None,
+        Err(_) if is_hub_id(&name.to_string()) => Some(format!(
+            "is {name}, which is no folder here. Where it is an id of the Hugging Face Hub, download it first by \
+             `hf download {name} --local-dir DIR`, and give that folder"
+        )),
+        Err(error) => Some(format!("is {name}: {error}")),
+    }
+}
+
+/// Whether it looks like `organisation/model`.
+fn is_hub_id(name: &str) -> bool {
+    let part = |part: &str| {
+        part.starts_with(|c: char| c.is_ascii_alphanumeric())
+            && part.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
+    };
+    name.split_once('/').is_some_and(|(organisation, model)| part(organisation) && part(model))
+}
+
+/// Opens the pipeline that an argument names.
+///
+/// # Errors
+/// When there is none, or it cannot be used.
+pub(crate) fn open_pipeline(path: &Path) -> Result<PipelineFolder> {
+    match not_a_pipeline(path) {
+        Some(problem) => Err(Error::key("the pipeline", problem)),
+        None => Ok(PipelineFolder::open(path)?),
+    }
+}
