@@ -1,21 +1,23 @@
 //! Prompt files: `.txt` with a prompt a line, `.csv` and `.tsv` by a column of the header, `.jsonl` by a key. Read as a stream, so
 //! that a file of millions of captions costs no memory, and hashed to its end.
+//!
+//! The place of a prompt in its file decides its noise, so none is ever left out in silence: blank lines aside, every line, row or
+//! object gives exactly one prompt or an error.
 
-use std::cell::Cell;
+use std::fmt;
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, Read};
+use std::io::{self, Read};
 use std::path::Path;
-use std::rc::Rc;
 
 use obsdiff_files::open_regular;
+use serde::Deserialize;
+use serde::de::{MapAccess, Visitor};
 use sha2::{Digest, Sha256};
 
+use super::lines::{Line, Lines};
+use super::table::{Dialect, Table};
 use crate::Error;
 
-/// The longest line or record; encoders cut a prompt off after a few hundred tokens.
-const MAX_LINE_BYTES: u64 = 1 << 20;
-/// What may be read past one prompt before the next one has come: a record, and what readers buffer.
-const READ_AHEAD_BYTES: u64 = 2 * MAX_LINE_BYTES;
 const MAX_FILE_BYTES: u64 = 64 << 30;
 
 /// Why prompts could not be read.
@@ -40,8 +42,7 @@ impl From<PromptError> for Error {
 
 type Result<T> = std::result::Result<T, PromptError>;
 
-/// Gives each prompt of a file, trimmed, blank ones left out, to `take` until it wants no more, and returns the SHA-256 of the whole
-/// file.
+/// Gives each prompt of a file, trimmed, to `take` until it wants no more, and returns the SHA-256 of the whole file.
 pub(super) fn read(
     path: &Path,
     column: Option<&str>,
@@ -53,25 +54,18 @@ pub(super) fn read(
     if bytes > MAX_FILE_BYTES {
         return Err(Error::content(path, format!("is larger than {} GiB", MAX_FILE_BYTES >> 30)).into());
     }
-    let budget = Rc::new(Cell::new(READ_AHEAD_BYTES));
-    let mut source = Hashing { file, hash: Sha256::new(), budget: Rc::clone(&budget) };
+    let mut source = Hashing { file, hash: Sha256::new() };
     let mut any = false;
-    let mut some = |prompt: &str| {
-        let prompt = prompt.trim();
-        budget.set(READ_AHEAD_BYTES);
-        prompt.is_empty() || {
-            any = true;
-            take(prompt.to_owned())
-        }
+    let mut take = |prompt: &str| {
+        any = true;
+        take(prompt.trim().to_owned())
     };
+    let lines = Lines::new(path, &mut source);
     match format {
-        Format::Lines => lines(path, &mut source, &mut |_, line| Ok(some(line)))?,
-        Format::Json(key) => {
-            lines(path, &mut source, &mut |number, line| Ok(some(&json(path, number, line, key)?)))?
-        }
-        Format::Table { delimiter, column } => table(path, &mut source, delimiter, column, &mut some)?,
+        Format::Lines => text(lines, &mut take)?,
+        Format::Json(key) => objects(lines, key, &mut take)?,
+        Format::Table(dialect, column) => rows(path, Table::new(lines, dialect), column, &mut take)?,
     }
-    source.budget.set(u64::MAX);
     io::copy(&mut source, &mut io::sink()).map_err(|e| Error::file(path, e))?;
     match any {
         true => Ok(source.hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()),
@@ -82,7 +76,7 @@ pub(super) fn read(
 enum Format<'a> {
     Lines,
     Json(&'a str),
-    Table { delimiter: u8, column: &'a str },
+    Table(Dialect, &'a str),
 }
 
 impl<'a> Format<'a> {
@@ -100,81 +94,55 @@ impl<'a> Format<'a> {
                     Err(PromptError { error: Error::content(path, problem), column: true })
                 }
             },
-            "csv" => Ok(Self::Table { delimiter: b',', column: column("column of its header")? }),
-            "tsv" => Ok(Self::Table { delimiter: b'\t', column: column("column of its header")? }),
+            "csv" => Ok(Self::Table(Dialect::Csv, column("column of its header")?)),
+            "tsv" => Ok(Self::Table(Dialect::Tsv, column("column of its header")?)),
             "jsonl" => Ok(Self::Json(column("key")?)),
             _ => Err(Error::content(path, "is not a .txt, .csv, .tsv or .jsonl file").into()),
         }
     }
 }
 
-/// Gives each line, counted from 1 and without its end, to `take` until that says no.
-fn lines(path: &Path, source: impl Read, take: &mut dyn FnMut(u64, &str) -> Result<bool>) -> Result<()> {
-    let mut source = BufReader::new(source);
-    let mut line = Vec::new();
-    for number in 1.. {
-        line.clear();
-        let read = (&mut source)
-            .take(MAX_LINE_BYTES + 1)
-            .read_until(b'\n', &mut line)
-            .map_err(|e| unread(path, number, &e))?;
-        if read == 0 {
-            break;
-        }
-        if read as u64 > MAX_LINE_BYTES {
-            return Err(too_long(path, number).into());
-        }
-        let text = std::str::from_utf8(&line).map_err(|_| not_text(path, number))?;
-        let text = if number == 1 { text.strip_prefix('\u{feff}').unwrap_or(text) } else { text };
-        if !take(number, text)? {
+type Take<'a> = &'a mut dyn FnMut(&str) -> bool;
+
+/// A prompt a line; blank lines part them at will.
+fn text<R: Read>(mut lines: Lines<'_, R>, take: Take<'_>) -> Result<()> {
+    while let Some(line) = lines.next()? {
+        if !line.text.trim().is_empty() && !take(&line.text) {
             break;
         }
     }
     Ok(())
 }
 
-/// The prompt of a line of JSON; a blank line has none.
-fn json(path: &Path, number: u64, line: &str, key: &str) -> Result<String> {
-    let refuse = |problem: String| Error::content(path, format!("line {number} {problem}"));
-    if line.trim().is_empty() {
-        return Ok(String::new());
-    }
-    let object: serde_json::Map<String, serde_json::Value> =
-        serde_json::from_str(line).map_err(|e| refuse(format!("is not a JSON object: {e}")))?;
-    match object.get(key) {
-        Some(serde_json::Value::String(prompt)) => Ok(prompt.clone()),
-        Some(_) => Err(refuse(format!("has a `{key}` that is not a string")).into()),
-        None => {
-            let keys: Vec<&str> = object.keys().map(String::as_str).collect();
-            Err(PromptError {
-                error: refuse(format!("has no key `{key}`: it has {}", keys.join(", "))),
-                column: true,
-            })
+/// A JSON object a line, the prompt under `key`.
+fn objects<R: Read>(mut lines: Lines<'_, R>, key: &str, take: Take<'_>) -> Result<()> {
+    while let Some(Line { number, text, .. }) = lines.next()? {
+        if text.trim().is_empty() {
+            continue;
         }
-    }
-}
-
-fn table(
-    path: &Path,
-    source: impl Read,
-    delimiter: u8,
-    column: &str,
-    take: &mut dyn FnMut(&str) -> bool,
-) -> Result<()> {
-    let mut reader = csv::ReaderBuilder::new().delimiter(delimiter).flexible(true).from_reader(source);
-    let header = reader.headers().map_err(|e| unparsed(path, 1, e))?;
-    let names: Vec<&str> = header.iter().map(|name| name.trim_start_matches('\u{feff}').trim()).collect();
-    let Some(at) = names.iter().position(|name| *name == column) else {
-        let problem = format!("has no column `{column}`: its header has {}", names.join(", "));
-        return Err(PromptError { error: Error::content(path, problem), column: true });
-    };
-    let mut record = csv::StringRecord::new();
-    while reader.read_record(&mut record).map_err(|e| unparsed(path, 1, e))? {
-        let Some(prompt) = record.get(at) else {
-            let line = record.position().map_or(0, csv::Position::line);
-            let problem = format!("line {line} has {} columns, so none for `{column}`", record.len());
-            return Err(Error::content(path, problem).into());
+        let object: Object = serde_json::from_str(&text)
+            .map_err(|e| lines.refuse(number, &format!("is not a JSON object: {e}")))?;
+        let mut values = object.0.iter().filter(|(name, _)| name == key).map(|(_, value)| value);
+        let prompt = match (values.next(), values.next()) {
+            (Some(Text(Some(prompt))), None) => prompt,
+            (Some(Text(None)), None) => {
+                return Err(lines.refuse(number, &format!("has a `{key}` that is not a string")).into());
+            }
+            (Some(_), Some(_)) => {
+                return Err(lines.refuse(number, &format!("has `{key}` more than once")).into());
+            }
+            (None, _) => {
+                let keys: Vec<&str> = object.0.iter().map(|(name, _)| name.as_str()).collect();
+                let problem = format!("has no key `{key}`: it has {}", keys.join(", "));
+                return Err(PromptError { error: lines.refuse(number, &problem), column: true });
+            }
         };
+        if prompt.contains('\0') {
+            return Err(lines.refuse(number, &format!("has a NUL character in its `{key}`")).into());
+        }
+        if prompt.trim().is_empty() {
+            return Err(lines.refuse(number, &empty(key, "object")).into());
+        }
         if !take(prompt) {
             break;
         }
@@ -182,47 +150,83 @@ fn table(
     Ok(())
 }
 
-fn unparsed(path: &Path, line: u64, error: csv::Error) -> Error {
-    let line = error.position().map_or(line, csv::Position::line);
-    match error.kind() {
-        csv::ErrorKind::Utf8 { .. } => not_text(path, line),
-        csv::ErrorKind::Io(e) => unread(path, line, e),
-        _ => Error::content(path, format!("line {line}: {error}")),
+/// The prompt of each row in the column of this name.
+fn rows<R: Read>(path: &Path, mut table: Table<'_, R>, column: &str, take: Take<'_>) -> Result<()> {
+    let Some(header) = table.next()? else { return Ok(()) };
+    let names: Vec<&str> = header.fields.iter().map(|name| name.trim()).collect();
+    let mut places = (0..names.len()).filter(|i| names[*i] == column);
+    let at = match (places.next(), places.next()) {
+        (Some(at), None) => at,
+        (found, _) => {
+            let problem = match found {
+                Some(_) => format!("has more than one column `{column}`"),
+                None => format!("has no column `{column}`: its header has {}", names.join(", ")),
+            };
+            return Err(PromptError { error: Error::content(path, problem), column: true });
+        }
+    };
+    while let Some(row) = table.next()? {
+        let prompt = &row.fields[at];
+        if prompt.trim().is_empty() {
+            return Err(table.refuse(row.line, &empty(column, "row")).into());
+        }
+        if !take(prompt) {
+            break;
+        }
+    }
+    Ok(())
+}
+
+fn empty(column: &str, what: &str) -> String {
+    format!("has an empty `{column}`: give it a prompt, or remove the {what}")
+}
+
+/// A JSON object as it is written, with keys that repeat.
+struct Object(Vec<(String, Text)>);
+
+/// A JSON value as far as a prompt is concerned: a string, or something else.
+struct Text(Option<String>);
+
+impl<'de> Deserialize<'de> for Object {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        struct Pairs;
+        impl<'de> Visitor<'de> for Pairs {
+            type Value = Object;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<Object, A::Error> {
+                let mut pairs = Vec::new();
+                while let Some(pair) = map.next_entry()? {
+                    pairs.push(pair);
+                }
+                Ok(Object(pairs))
+            }
+        }
+        deserializer.deserialize_map(Pairs)
     }
 }
 
-fn unread(path: &Path, line: u64, error: &io::Error) -> Error {
-    match error.kind() {
-        io::ErrorKind::FileTooLarge => Error::content(
-            path,
-            format!("has a record of more than {} KiB: is a quote left open?", MAX_LINE_BYTES >> 10),
-        ),
-        kind => Error::content(path, format!("line {line}: {}", io::Error::from(kind))),
+impl<'de> Deserialize<'de> for Text {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        match serde_json::Value::deserialize(deserializer)? {
+            serde_json::Value::String(text) => Ok(Self(Some(text))),
+            _ => Ok(Self(None)),
+        }
     }
 }
 
-fn too_long(path: &Path, line: u64) -> Error {
-    Error::content(path, format!("line {line} is longer than {} KiB", MAX_LINE_BYTES >> 10))
-}
-
-fn not_text(path: &Path, line: u64) -> Error {
-    Error::content(path, format!("line {line} is not UTF-8 text"))
-}
-
-/// Hashes what is read, and stops where more bytes are read than the budget that each prompt renews.
+/// Hashes what is read.
 struct Hashing {
     file: File,
     hash: Sha256,
-    budget: Rc<Cell<u64>>,
 }
 
 impl Read for Hashing {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if self.budget.get() == 0 {
-            return Err(io::ErrorKind::FileTooLarge.into());
-        }
         let read = self.file.read(buffer)?;
-        self.budget.set(self.budget.get().saturating_sub(read as u64));
         self.hash.update(&buffer[..read]);
         Ok(read)
     }

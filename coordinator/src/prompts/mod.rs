@@ -1,6 +1,8 @@
 //! Prompts of a job: those that calibrate, and those held out to evaluate on.
 
 mod file;
+mod lines;
+mod table;
 
 use std::collections::HashSet;
 use std::path::Path;

@@ -1,3 +1,5 @@
+mod dialects;
+
 use std::fs;
 use std::path::PathBuf;
 
@@ -42,7 +44,7 @@ fn each_format_gives_the_same_prompts() {
     let expected = ["a red circle, on white", "a blue \"square\"", "größer"];
     let files = [
         dir.file("p.txt", "\u{feff}a red circle, on white\r\n\n  a blue \"square\"  \n\ngrößer"),
-        dir.file("p.csv", "\u{feff}id,caption\n1,\"a red circle, on white\"\n2,\"a blue \"\"square\"\"\"\n3,\n4,größer\n"),
+        dir.file("p.csv", "\u{feff}id,caption\n1,\"a red circle, on white\"\n2,\"a blue \"\"square\"\"\"\n\n4,größer\n"),
         dir.file("p.tsv", "caption\tid\na red circle, on white\t1\na blue \"square\"\t2\ngrößer\t3\n"),
         dir.file(
             "p.JSONL",
@@ -76,7 +78,7 @@ fn what_cannot_be_read_is_refused_by_file_and_line() {
         (
             dir.file("open.csv", open),
             Some("caption"),
-            "open.csv: has a record of more than 1024 KiB: is a quote left open?",
+            "open.csv: line 2 opens a quote that does not close within 1024 KiB",
         ),
         (
             dir.file("a.csv", "id,text\n1,x\n"),
@@ -87,7 +89,7 @@ fn what_cannot_be_read_is_refused_by_file_and_line() {
         (
             dir.file("short.csv", "id,text\n1,x\n2\n"),
             Some("text"),
-            "short.csv: line 3 has 1 columns, so none for `text`",
+            "short.csv: line 3 has 1 field, but the header has 2: leave a field empty rather than out",
         ),
         (
             dir.file("a.jsonl", "{\"a\": 1, \"b\": 2}"),
