@@ -5,7 +5,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::field::{each, inner, required, text};
-use super::{LONGEST_NAME, MOST_INPUTS, MOST_SHARDS, MOST_SITES, Problem, Result, WireError, v1};
+use super::runs::{shards, shards_out};
+use super::{LONGEST_NAME, MOST_INPUTS, MOST_SITES, Problem, Result, WireError, v1};
 use crate::session::Briefing;
 use crate::{Digest, InputDigest, Inventory, JobSpec, Plan, Structure};
 
@@ -28,7 +29,8 @@ impl From<&Briefing> for v1::Briefing {
         Self {
             spec: Some(document(&briefing.spec)),
             inventory: Some(document(&briefing.inventory)),
-            plan: Some(document(&briefing.plan)),
+            plan: Some(document(&Plan { shards: Vec::new(), ..briefing.plan.clone() })),
+            shards: shards_out(&briefing.plan.shards),
             inputs: briefing.inputs.iter().map(Into::into).collect(),
             store: briefing.store.clone(),
         }
@@ -44,6 +46,7 @@ impl TryFrom<v1::Briefing> for Briefing {
         let inventory: Inventory = content("inventory", briefing.inventory)?;
         check_inventory(&inventory).map_err(|e| WireError::new("inventory", Problem::Content(e)))?;
         let plan: Plan = content("plan", briefing.plan)?;
+        let plan = Plan { shards: shards("shards", &briefing.shards)?, ..plan };
         check_plan(&plan, &inventory).map_err(|e| WireError::new("plan", Problem::Content(e)))?;
         let inputs = each("inputs", briefing.inputs, MOST_INPUTS)?;
         let store = text("store", briefing.store, LONGEST_NAME)?;
@@ -121,8 +124,8 @@ fn check_inventory(inventory: &Inventory) -> std::result::Result<(), String> {
 
 /// Whether a plan is one for this inventory.
 fn check_plan(plan: &Plan, inventory: &Inventory) -> std::result::Result<(), String> {
-    if plan.packages.len() > MOST_SITES || plan.shards.len() > MOST_SHARDS {
-        return Err(format!("has more than {MOST_SITES} packages or {MOST_SHARDS} shards"));
+    if plan.packages.len() > MOST_SITES {
+        return Err(format!("has more than {MOST_SITES} packages"));
     }
     let (sites, linears, units) = (inventory.sites.len(), inventory.linears.len(), inventory.units.len());
     for (at, package) in plan.packages.iter().enumerate() {
@@ -143,11 +146,6 @@ fn check_plan(plan: &Plan, inventory: &Inventory) -> std::result::Result<(), Str
     let structures = inventory.structures.len();
     if let Some(budget) = plan.budget.as_ref().filter(|budget| budget.part_flops.len() != structures) {
         return Err(format!("has a budget for {} structures of {structures}", budget.part_flops.len()));
-    }
-    for (at, shard) in plan.shards.iter().enumerate() {
-        if shard.id.0 as usize != at || shard.prompts.is_empty() {
-            return Err(format!("shard {at} is numbered {}, with prompts {:?}", shard.id, shard.prompts));
-        }
     }
     Ok(())
 }

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use super::field::{ascending, count, each, exponents, exponents_out, inner, keyed, required};
-use super::{MOST_SHARDS, MOST_SITES, MOST_WORKERS, Result, WireError, v1};
+use super::runs::{runs, runs_out};
+use super::{MOST_SITES, MOST_WORKERS, Result, WireError, v1};
 use crate::message::{Command, Group, Opening, PartId, Reduction, Tally};
 use crate::{Epoch, PackageId, ShardId, SiteId, WorkerId};
 
@@ -23,7 +24,7 @@ impl From<&Command> for v1::Command {
                 }),
                 Command::Form { tally, holds, group } => C::Form(Form {
                     tally: tally.0,
-                    holds: holds.iter().map(|s| s.0).collect(),
+                    holds_runs: runs_out(holds),
                     group: Some(group.as_ref().into()),
                 }),
                 Command::Reduce { epoch } => C::ReduceEpoch(epoch.0),
@@ -53,7 +54,7 @@ impl TryFrom<v1::Command> for Command {
             },
             C::Form(f) => Self::Form {
                 tally: Tally(f.tally),
-                holds: Arc::new(ascending("form.holds", f.holds.into_iter().map(ShardId), MOST_SHARDS)?),
+                holds: Arc::new(runs("form.holds_runs", &f.holds_runs)?),
                 group: Arc::new(inner("form.group", f.group)?),
             },
             C::ReduceEpoch(epoch) => Self::Reduce { epoch: Epoch(epoch) },

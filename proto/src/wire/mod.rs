@@ -11,6 +11,7 @@ mod field;
 mod jobs;
 mod order;
 mod rendezvous;
+mod runs;
 mod session;
 mod status;
 

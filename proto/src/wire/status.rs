@@ -7,11 +7,12 @@ use super::field::{
     ascending, clipped, each, exponent, exponents, exponents_out, inner, keyed, nanos, optional, required,
     text, words,
 };
+use super::runs::{runs, runs_out};
 use super::{LONGEST_RECEIPT, MOST_SHARDS, MOST_SITES, Problem, Result, WireError, v1};
 use crate::message::{
     Fault, GroupStatus, Order, PartId, Receipt, Solved, Stage, Status, Sums, Tally, Trouble,
 };
-use crate::{Epoch, PackageId, ShardId, SiteId};
+use crate::{Epoch, PackageId, SiteId};
 
 impl From<&Status> for v1::Status {
     fn from(status: &Status) -> Self {
@@ -64,7 +65,7 @@ impl From<&Sums> for v1::Sums {
         Self {
             tally: sums.tally.0,
             package: sums.package.map(|p| p.0),
-            held: sums.held.iter().map(|s| s.0).collect(),
+            held_runs: runs_out(&sums.held),
             spoiled: sums.spoiled,
         }
     }
@@ -77,7 +78,7 @@ impl TryFrom<v1::Sums> for Sums {
         Ok(Self {
             tally: Tally(sums.tally),
             package: sums.package.map(PackageId),
-            held: ascending("held", sums.held.into_iter().map(ShardId), MOST_SHARDS)?,
+            held: runs("held_runs", &sums.held_runs)?,
             spoiled: sums.spoiled,
         })
     }

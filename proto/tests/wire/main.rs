@@ -6,14 +6,20 @@ mod mutate;
 mod refused;
 mod strategies;
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
-use obsdiff_proto::message::{Fault, Order, Status, Trouble};
-use obsdiff_proto::session::{CoordinatorEvent, WorkerEvent};
+use obsdiff_proto::message::{Command, Fault, Group, Order, Status, Tally, Trouble};
+use obsdiff_proto::session::{Briefing, CoordinatorEvent, Welcome, WorkerEvent};
 use obsdiff_proto::view::{JobReport, News};
-use obsdiff_proto::wire::{FILE_DESCRIPTOR_SET, LONGEST_VALUE, LONGEST_WORDS, Put, Wait, v1};
-use obsdiff_proto::{Epoch, WorkerId};
+use obsdiff_proto::wire::{
+    FILE_DESCRIPTOR_SET, LONGEST_VALUE, LONGEST_WORDS, MESSAGE_LIMIT, MOST_SHARDS, Put, Wait, v1,
+};
+use obsdiff_proto::{Epoch, PackageId, Plan, Shard, ShardId, WorkerId};
 use proptest::prelude::*;
+use proptest::strategy::ValueTree;
+use proptest::test_runner::TestRunner;
 use prost::Message;
 use prost::bytes::Bytes;
 
@@ -69,6 +75,37 @@ fn a_value_has_a_limit() {
     assert_eq!(response(LONGEST_VALUE).into_value().unwrap().len(), LONGEST_VALUE);
     let error = response(LONGEST_VALUE + 1).into_value().unwrap_err().to_string();
     assert_eq!(error, "value: has 1048577 bytes, but at most 1048576 are taken");
+}
+
+/// The longest lists that are taken: a job of 2^20 shards, of which a worker holds every other one.
+#[test]
+fn messages_of_a_million_shards_stay_below_the_limit() {
+    let drawn = strategies::briefing().new_tree(&mut TestRunner::deterministic()).unwrap().current();
+    let shard = |id: u32| Shard { id: ShardId(id), prompts: 4 * id..4 * id + 4 };
+    let shards = (0..MOST_SHARDS as u32).map(shard).collect();
+    let briefing = Arc::new(Briefing { plan: Plan { shards, ..drawn.plan.clone() }, ..drawn });
+    let welcome = Welcome { worker: WorkerId(1), heartbeat: Duration::from_secs(1), briefing };
+    let welcome = CoordinatorEvent::Welcome(Box::new(welcome));
+    let held: BTreeSet<ShardId> = (0..MOST_SHARDS as u32).step_by(2).map(ShardId).collect();
+    let group = Group {
+        epoch: Epoch(1),
+        package: PackageId(0),
+        members: Vec::new(),
+        reductions: Vec::new(),
+        owners: BTreeMap::new(),
+    };
+    let form = Command::Form { tally: Tally(1), holds: Arc::new(held.clone()), group: Arc::new(group) };
+    for event in [welcome, CoordinatorEvent::Command(form)] {
+        let message = v1::CoordinatorEvent::from(&event);
+        assert!(message.encoded_len() < MESSAGE_LIMIT, "{}", message.encoded_len());
+        assert!(CoordinatorEvent::try_from(sent(&message)) == Ok(event), "it does not come back");
+    }
+    let mut status = Status::default();
+    status.sums.held = held;
+    let event = WorkerEvent::Status(Box::new(status));
+    let message = v1::WorkerEvent::from(&event);
+    assert!(message.encoded_len() < MESSAGE_LIMIT, "{}", message.encoded_len());
+    assert!(WorkerEvent::try_from(sent(&message)) == Ok(event), "it does not come back");
 }
 
 #[test]

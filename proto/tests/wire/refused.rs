@@ -109,9 +109,9 @@ fn what_is_too_much_is_named() {
 
 #[test]
 fn what_repeats_or_is_out_of_order_is_named() {
-    for held in [vec![1, 1], vec![2, 1]] {
-        let sums = v1::Sums { held, ..v1::Sums::default() };
-        assert_eq!(status(|s| s.sums = Some(sums)), "sums.held: is not ascending");
+    for held_runs in [vec![0, 0], vec![2, 1, 0, 1]] {
+        let sums = v1::Sums { held_runs, ..v1::Sums::default() };
+        assert_eq!(status(|s| s.sums = Some(sums)), "sums.held_runs: is not ascending");
     }
     let solved = v1::Solved { part: Some(v1::PartId::default()), ..v1::Solved::default() };
     assert_eq!(status(|s| s.solved = vec![solved.clone(), solved]), "solved: is not ascending");
