@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use obsdiff_core::{Action, Core, Exponents, Failure, Input, Job, JobError, Manifest, Outcome, TICK};
 use obsdiff_proto::WorkerId;
-use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::mpsc::{Receiver, UnboundedReceiver, UnboundedSender, channel, unbounded_channel};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
-use super::{Audience, Downlink, Handle, Meeting, Message, Records};
+use super::{Audience, Downlink, Handle, INBOX, Meeting, Message, Records};
 use crate::clock::Clock;
 
 /// Feeds the core and carries out its actions.
@@ -18,7 +18,7 @@ pub struct Driver<'a> {
     core: Core,
     clock: Clock,
     audience: Box<dyn Audience + Send + 'a>,
-    inbox: UnboundedReceiver<Message>,
+    inbox: Receiver<Message>,
     sessions: BTreeMap<WorkerId, Box<dyn Downlink>>,
     /// The last name given to a worker.
     latest: WorkerId,
@@ -56,7 +56,7 @@ impl<'a> Driver<'a> {
     ) -> Result<(Self, Handle), JobError> {
         let latest = WorkerId(u64::from(job.life) << 32);
         let core = Core::new(job, clock())?;
-        let (sender, inbox) = unbounded_channel();
+        let (sender, inbox) = channel(INBOX);
         let handle = Handle(sender);
         let (writes, to_write) = unbounded_channel();
         let writer = Writer { records, writes: to_write, answers: handle.clone() };
@@ -209,7 +209,7 @@ impl Writer {
                 _ = looks.tick() => None,
             };
             if let Some(life) = self.records.successor().await {
-                self.answers.send(Message::Superseded(life));
+                self.answers.send(Message::Superseded(life)).await;
                 return std::future::pending().await;
             }
             if let Some(write) = write {
@@ -226,7 +226,7 @@ impl Writer {
                     Ok(()) => Input::Committed { package },
                     Err(error) => Input::CommitFailed { package, error },
                 };
-                self.answers.send(Message::Input(input));
+                self.answers.send(Message::Input(input)).await;
             }
             Write::Save(exponents) => {
                 if let Err(error) = self.records.save(&exponents).await {

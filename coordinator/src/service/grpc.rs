@@ -16,7 +16,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_stream::{Stream, StreamExt};
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{Downlink, Handle};
+use super::{Downlink, Handle, Message};
 
 /// How often each side wants to hear of the other.
 const HEARTBEAT: Duration = Duration::from_secs(1);
@@ -117,7 +117,7 @@ impl v1::session_server::Session for Sessions {
             let (named, name) = oneshot::channel();
             let (open, closed) = oneshot::channel();
             let link = Link { out: out.clone(), briefing, named: Mutex::new(Some(named)), _open: open };
-            handle.join(hello, Box::new(link));
+            handle.send(Message::join(hello, Box::new(link))).await;
             listen(handle, incoming, out, name, closed).await;
             drop(place);
         });
@@ -148,7 +148,7 @@ async fn listen(
             }
             message = incoming.message() => match message {
                 Ok(Some(event)) => match WorkerEvent::try_from(event) {
-                    Ok(WorkerEvent::Status(status)) => handle.report(worker, *status),
+                    Ok(WorkerEvent::Status(status)) => handle.send(Message::report(worker, *status)).await,
                     Ok(WorkerEvent::Hello(_)) => break refuse(&out, "it said hello twice".to_owned()),
                     Err(error) => break refuse(&out, error.to_string()),
                 },
@@ -158,7 +158,7 @@ async fn listen(
             },
         }
     };
-    handle.left(worker, why);
+    handle.send(Message::left(worker, why)).await;
 }
 
 fn refuse(out: &Sender<v1::CoordinatorEvent>, words: String) -> String {

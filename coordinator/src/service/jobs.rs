@@ -90,7 +90,7 @@ impl v1::jobs_server::Jobs for Watched {
     }
 
     async fn cancel(&self, _: Request<v1::CancelRequest>) -> Result<Response<v1::CancelResponse>, Status> {
-        self.handle.cancel();
+        self.handle.cancel().await;
         Ok(Response::new(v1::CancelResponse {}))
     }
 }

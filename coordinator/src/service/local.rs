@@ -9,7 +9,7 @@ use obsdiff_proto::WorkerId;
 use obsdiff_proto::message::Command;
 use obsdiff_worker::device::Desk;
 
-use super::{Downlink, Handle};
+use super::{Downlink, Handle, Message};
 
 /// How often a worker speaks that has nothing new to say.
 const BEAT: Duration = Duration::from_secs(1);
@@ -38,7 +38,7 @@ impl Drop for Closes<'_> {
 fn session(desk: &Arc<Desk>, coordinator: &Handle) -> Option<Dismissal> {
     let (named, name) = mpsc::channel();
     let (dismissed, dismissal) = mpsc::channel();
-    coordinator.join(desk.hello(), Box::new(Link { desk: desk.clone(), named, dismissed }));
+    coordinator.put(Message::join(desk.hello(), Box::new(Link { desk: desk.clone(), named, dismissed })));
     let worker = name.recv().ok()?;
     report(desk, coordinator, worker, &dismissal)
 }
@@ -51,14 +51,14 @@ fn report(
 ) -> Option<Dismissal> {
     loop {
         let (status, version) = desk.status();
-        coordinator.report(worker, status);
+        coordinator.put(Message::report(worker, status));
         let open = desk.wait(version, BEAT);
         match dismissal.try_recv() {
             Ok(why) => return Some(why),
             Err(TryRecvError::Disconnected) => return None,
             Err(TryRecvError::Empty) if open => {}
             Err(TryRecvError::Empty) => {
-                coordinator.left(worker, "the worker ended");
+                coordinator.put(Message::left(worker, "the worker ended"));
                 return None;
             }
         }

@@ -18,7 +18,7 @@ use obsdiff_core::{Core, Dismissal, Event, Input, View};
 use obsdiff_proto::WorkerId;
 use obsdiff_proto::message::{Command, Hello, Status};
 use tokio::runtime::{Builder, Runtime};
-use tokio::sync::mpsc::UnboundedSender;
+use tokio::sync::mpsc::Sender;
 use tokio::sync::oneshot;
 
 pub use driver::Driver;
@@ -97,51 +97,64 @@ enum Message {
     Stop,
 }
 
+impl Message {
+    /// A session opens. Its worker is named by [`Downlink::welcome`].
+    fn join(hello: Hello, downlink: Box<dyn Downlink>) -> Self {
+        Self::Join(Box::new(hello), downlink)
+    }
+
+    /// What a worker says of itself.
+    fn report(worker: WorkerId, status: Status) -> Self {
+        Self::Input(Input::Reported { worker, status: Box::new(status) })
+    }
+
+    /// A session ended.
+    fn left(worker: WorkerId, why: impl Into<String>) -> Self {
+        Self::Input(Input::Left { worker, why: why.into() })
+    }
+}
+
+/// Messages that wait for the driver. Whoever has one more waits for it: a coordinator that is slow slows its workers down, and its
+/// memory stays bounded.
+const INBOX: usize = 1024;
+
 /// How sessions and users reach a driver. What is sent after it ended is dropped.
 #[derive(Clone)]
-pub struct Handle(UnboundedSender<Message>);
+pub struct Handle(Sender<Message>);
 
 impl Handle {
-    /// Opens a session. Its worker is named by [`Downlink::welcome`].
-    pub fn join(&self, hello: Hello, downlink: Box<dyn Downlink>) {
-        self.send(Message::Join(Box::new(hello), downlink));
-    }
-
-    /// Passes on what a worker says of itself.
-    pub fn report(&self, worker: WorkerId, status: Status) {
-        self.send(Message::Input(Input::Reported { worker, status: Box::new(status) }));
-    }
-
-    /// Says that a session ended.
-    pub fn left(&self, worker: WorkerId, why: impl Into<String>) {
-        self.send(Message::Input(Input::Left { worker, why: why.into() }));
-    }
-
-    /// Says that the pruned pipeline is there.
+    /// Says that the pruned pipeline is there. To be called by a thread, not a task.
     pub fn exported(&self) {
-        self.send(Message::Input(Input::Exported));
+        self.put(Message::Input(Input::Exported));
     }
 
     /// Asks for the job to be stopped.
-    pub fn cancel(&self) {
-        self.send(Message::Input(Input::Cancel));
+    pub async fn cancel(&self) {
+        self.send(Message::Input(Input::Cancel)).await;
     }
 
     /// Where the job stands; none once the driver has ended.
     pub async fn view(&self) -> Option<View> {
         let (reply, view) = oneshot::channel();
-        self.send(Message::View(reply));
+        self.send(Message::View(reply)).await;
         view.await.ok()
     }
 
-    /// Ends the driver, with the job as it stands.
+    /// Ends the driver, with the job as it stands. To be called by a thread, not a task.
     pub fn stop(&self) {
-        self.send(Message::Stop);
+        self.put(Message::Stop);
     }
 
-    fn send(&self, message: Message) {
+    /// Sends a message from a task.
+    async fn send(&self, message: Message) {
         // A driver that ended has nothing more to decide.
-        let _ = self.0.send(message);
+        let _ = self.0.send(message).await;
+    }
+
+    /// Sends a message from a thread.
+    fn put(&self, message: Message) {
+        // As above.
+        let _ = self.0.blocking_send(message);
     }
 }
 

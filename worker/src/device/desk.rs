@@ -189,7 +189,17 @@ impl Desk {
             state.group.take()
         });
         if let Some(group) = group {
-            group.abort.raise();
+            self.abandon(group);
+        }
+    }
+
+    /// Frees who waits in a group that is left. Its connections may take a while to end, and the session's task has no time for that.
+    fn abandon(&self, group: Connection) {
+        group.abort.raise();
+        if let Some(collective) = group.collective
+            && let Err(error) = self.transport.start(Box::new(move || drop(collective)))
+        {
+            tracing::debug!(%error, "a group was left by the thread at hand");
         }
     }
 
@@ -263,7 +273,7 @@ impl Desk {
             state.group.take_if(|group| group.epoch <= epoch)
         });
         if let Some(group) = left {
-            group.abort.raise();
+            self.abandon(group);
         }
     }
 
