@@ -64,9 +64,8 @@ pub(super) fn shards_out(shards: &[Shard]) -> Vec<v1::ShardRun> {
 pub(super) fn shards(field: &str, runs: &[v1::ShardRun]) -> Result<Vec<Shard>> {
     let found = runs.iter().fold(0_usize, |sum, run| sum.saturating_add(run.count as usize));
     count(field, found, MOST_SHARDS)?;
-    let wrong = |at: usize, what: &str| {
-        WireError::new(&format!("{field}[{at}]"), Problem::Content(what.to_owned()))
-    };
+    let wrong =
+        |at: usize, what: &str| WireError::new(&format!("{field}[{at}]"), Problem::Content(what.to_owned()));
     let mut shards = Vec::with_capacity(found);
     for (at, run) in runs.iter().enumerate() {
         if run.prompts == 0 || run.count == 0 {
@@ -121,7 +120,10 @@ mod tests {
         let shard = |id: u32, start, end| Shard { id: ShardId(id), prompts: start..end };
         let all = [shard(0, 0, 4), shard(1, 4, 8), shard(2, 8, 9), shard(3, 20, 21)];
         let sent = shards_out(&all);
-        assert_eq!(sent.iter().map(|run| (run.first, run.count)).collect::<Vec<_>>(), [(0, 2), (8, 1), (20, 1)]);
+        assert_eq!(
+            sent.iter().map(|run| (run.first, run.count)).collect::<Vec<_>>(),
+            [(0, 2), (8, 1), (20, 1)]
+        );
         assert_eq!(shards("shards", &sent), Ok(all.to_vec()));
         let wrong = |run| shards("shards", &[run]).unwrap_err().to_string();
         assert_eq!(wrong(v1::ShardRun { first: 0, prompts: 0, count: 1 }), "shards[0]: has no prompts");

@@ -140,6 +140,12 @@ pub enum StoreError {
         /// The last error.
         source: Box<object_store::Error>,
     },
+    /// The store's bucket or container is not there.
+    #[error("{store}: there is no such bucket or container: make it, or name another in output.state")]
+    Bucket {
+        /// The store.
+        store: String,
+    },
 }
 
 /// A result of the store.
@@ -156,4 +162,12 @@ impl StoreError {
 pub(super) fn is_transient(error: &object_store::Error) -> bool {
     use object_store::Error as E;
     matches!(error, E::Generic { .. } | E::JoinError { .. })
+}
+
+/// Whether a store's error says that what is missing is all of it, and not one object.
+pub(super) fn lacks_bucket(error: &object_store::Error) -> bool {
+    // As S3, Azure and Google Cloud Storage say it.
+    const SAID: [&str; 3] = ["NoSuchBucket", "ContainerNotFound", "specified bucket does not exist"];
+    let words = causes(error);
+    SAID.iter().any(|said| words.contains(said))
 }

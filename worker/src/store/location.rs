@@ -13,7 +13,7 @@ use object_store::{ClientOptions, ObjectStore, ObjectStoreScheme, RetryConfig};
 use url::Url;
 
 use super::directory::Directory;
-use super::{Result, StoreError};
+use super::{Result, StoreError, plaintext};
 
 /// Who opens a store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,6 +73,9 @@ pub(super) fn locate(url: &str, options: &[(String, String)], access: Access) ->
             let builder = known.fold(builder, |builder, (key, value)| builder.with_config(key, value));
             Arc::new(builder.build().map_err(|e| refused(e.to_string()))?)
         }};
+    }
+    if let Some(problem) = plaintext::refusal(&scheme, options) {
+        return Err(refused(problem));
     }
     let store: Arc<dyn ObjectStore> = match scheme {
         ObjectStoreScheme::AmazonS3 => build!(AmazonS3Builder),

@@ -27,6 +27,7 @@ mod location;
 mod manifest;
 mod objects;
 mod part;
+mod plaintext;
 mod record;
 
 use std::path::PathBuf;

@@ -10,7 +10,7 @@ use obsdiff_proto::Digest;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::error::is_transient;
+use super::error::{is_transient, lacks_bucket};
 use super::{JobStore, Result, StoreError};
 
 /// The format of the JSON objects that this release writes and reads.
@@ -148,6 +148,7 @@ impl JobStore {
         result.map_err(|source| {
             let (store, object) = (self.name().to_owned(), object.to_owned());
             match source {
+                source if lacks_bucket(&source) => StoreError::Bucket { store },
                 object_store::Error::NotFound { .. } => StoreError::Missing { store, object },
                 source => StoreError::Failed {
                     store,

@@ -13,6 +13,7 @@ use job::{manifest, prompts, record, weights};
 use obsdiff_proto::PackageId;
 use obsdiff_proto::message::Receipt;
 use obsdiff_worker::store::{JobStore, Opened, PartReceipt, Retries, StoreError};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 /// The whole life of a job in one store.
 async fn lives(store: &JobStore) {
@@ -191,4 +192,72 @@ async fn another_job_is_refused_by_key_and_file() {
     let mut job = record();
     job.release = "9".to_owned();
     assert_eq!(store.begin(&job, &prompts()).await.unwrap(), Opened::Resumed);
+}
+
+/// A server that says of everything what S3 says of a bucket that is not there.
+async fn bucketless() -> std::net::SocketAddr {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let body = "<?xml version=\"1.0\" encoding=\"UTF-8\"?><Error><Code>NoSuchBucket</Code></Error>";
+    let answer = format!(
+        "HTTP/1.1 404 Not Found\r\nContent-Type: application/xml\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+        body.len()
+    );
+    tokio::spawn(async move {
+        while let Ok((mut socket, _)) = listener.accept().await {
+            let mut asked = Vec::new();
+            while !asked.ends_with(b"\r\n\r\n")
+                && socket.read_buf(&mut asked).await.is_ok_and(|read| read > 0)
+            {}
+            // A client that hangs up asks again.
+            socket.write_all(answer.as_bytes()).await.ok();
+        }
+    });
+    address
+}
+
+#[tokio::test]
+async fn a_missing_bucket_is_named_as_such() {
+    let options = [
+        ("AWS_ACCESS_KEY_ID", "a-key".to_owned()),
+        ("AWS_SECRET_ACCESS_KEY", "its-secret".to_owned()),
+        ("AWS_REGION", "us-east-1".to_owned()),
+        ("AWS_ENDPOINT", format!("http://{}", bucketless().await)),
+        ("AWS_ALLOW_HTTP", "true".to_owned()),
+    ];
+    let options = options.map(|(key, value)| (key.to_owned(), value));
+    let store = JobStore::open("s3://astray/job", &options).unwrap();
+    let error = store.job().await.unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "s3://astray/job: there is no such bucket or container: make it, or name another in output.state"
+    );
+}
+
+#[tokio::test]
+async fn plain_http_is_refused_by_the_setting_that_allows_it() {
+    let plain = |key: &str| [(key.to_owned(), "http://storage.local:9000".to_owned())];
+    for (url, key, allows) in [
+        ("s3://bucket/job", "AWS_ENDPOINT", "AWS_ALLOW_HTTP=true"),
+        ("s3://bucket/job", "AWS_ENDPOINT_URL", "AWS_ALLOW_HTTP=true"),
+        ("az://container/job", "AZURE_STORAGE_ENDPOINT", "AZURE_ALLOW_HTTP=true"),
+    ] {
+        let said = JobStore::create(url, &plain(key)).unwrap_err().to_string();
+        let expected = format!("{url}: {key} is http://storage.local:9000, which is not encrypted: ");
+        assert!(said.starts_with(&expected) && said.ends_with(allows), "{said}");
+    }
+}
+
+/// Nothing of what the environment says of object stores is used: neither an address nor a credential.
+#[tokio::test]
+async fn a_directory_is_used_whatever_the_environment_says_of_object_stores() {
+    let folder = tempfile::tempdir().unwrap();
+    let options = [
+        ("AWS_ENDPOINT", "http://192.0.2.1:9"),
+        ("AWS_METADATA_ENDPOINT", "http://192.0.2.1:9"),
+        ("AWS_REGION", ""),
+    ]
+    .map(|(key, value)| (key.to_owned(), value.to_owned()));
+    let path = folder.path().join("state");
+    lives(&JobStore::create(path.to_str().unwrap(), &options).unwrap()).await;
 }
