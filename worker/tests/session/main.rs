@@ -62,9 +62,7 @@ async fn a_worker_whose_coordinator_stays_away_gives_up_and_says_so_once_a_minut
     assert_eq!(told.len(), 10, "{told:?}");
     for (words, minutes) in told.iter().zip((1..=10).rev()) {
         assert!(words.starts_with("the coordinator is away (") && words.contains("refused"), "{words}");
-        // It is said at the first try after a minute.
-        let left = if minutes > 1 { format!("for {minutes} min more") } else { " s more".to_owned() };
-        assert!(words.ends_with(&left), "{words}");
+        assert!(words.ends_with(&format!("): it is tried again for {minutes} min more")), "{words}");
     }
 }
 
