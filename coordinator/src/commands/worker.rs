@@ -173,6 +173,7 @@ fn inputs(job: &Job, briefing: &Briefing, runtime: &Runtime, store: &JobStore) -
             "is described otherwise than by the coordinator: use the same release",
         ));
     }
+    let store = store.at_start();
     let record = runtime.block_on(store.job())?;
     let prompts = runtime.block_on(store.prompts(&record))?;
     // Prompt i has id i, and with it its noise: those that are held out follow exactly as many as calibrate.

@@ -58,10 +58,11 @@ impl State {
             inventory: digest(&inputs.described.inventory)?,
             plan: digest(&inputs.plan)?,
         };
-        let opened = runtime.block_on(store.begin(&record, &prompts))?;
-        let life = runtime.block_on(store.raise_life())?;
-        let (committed, went_back) = runtime.block_on(store.recover())?;
-        let saved = runtime.block_on(store.exponents())?;
+        let starting = store.at_start();
+        let opened = runtime.block_on(starting.begin(&record, &prompts))?;
+        let life = runtime.block_on(starting.raise_life())?;
+        let (committed, went_back) = runtime.block_on(starting.recover())?;
+        let saved = runtime.block_on(starting.exponents())?;
         let last = || committed.last().map(|manifest| manifest.exponents.clone());
         let exponents = match job.spec.hessian.accumulate {
             Accumulate::Exact => saved.or_else(last),
@@ -89,7 +90,7 @@ impl State {
             return Ok(false);
         }
         let Ok(store) = JobStore::open(&location(job), job.stores().pairs()) else { return Ok(false) };
-        Ok(crate::service::runtime()?.block_on(store.is_of(&job.spec))?)
+        Ok(crate::service::runtime()?.block_on(store.at_start().is_of(&job.spec))?)
     }
 
     /// Whether the output is written, and an earlier process ended while it removed this state: nothing is to be done but that.

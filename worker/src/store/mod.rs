@@ -67,6 +67,12 @@ pub struct Retries {
     pub most: Duration,
 }
 
+impl Retries {
+    /// At the start of a process: about two minutes of waits.
+    pub const START: Self =
+        Self { tries: 28, first: Duration::from_millis(200), most: Duration::from_secs(5) };
+}
+
 impl Default for Retries {
     fn default() -> Self {
         Self { tries: 5, first: Duration::from_millis(200), most: Duration::from_secs(5) }
@@ -121,6 +127,15 @@ impl JobStore {
     /// A job's objects in any store; `name` is what messages call it.
     pub fn over(objects: Arc<dyn ObjectStore>, name: &str) -> Self {
         Self::at(objects, Path::default(), name)
+    }
+
+    /// The same store for a process that starts: where it is reached over a network, it is waited for as patiently as by a job under
+    /// way. What a directory says at the start is a matter of this machine.
+    #[must_use]
+    pub fn at_start(&self) -> Self {
+        let network = self.name.contains("://") && !self.name.starts_with("file://");
+        let retries = if network { Retries::START } else { self.retries };
+        self.clone().with_retries(retries)
     }
 
     /// The same store with other patience.

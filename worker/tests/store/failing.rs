@@ -101,6 +101,20 @@ async fn a_store_that_fails_for_a_while_is_waited_for() {
     assert_eq!(store.job().await.unwrap(), record());
 }
 
+/// As a job under way waits, not for a few seconds.
+#[tokio::test(start_paused = true)]
+async fn a_process_that_starts_waits_for_a_store_of_the_network() {
+    let failing = Arc::new(Failing::default());
+    let start = tokio::time::Instant::now();
+    failing.before.store(20, Ordering::SeqCst);
+    let store = JobStore::over(failing.clone(), "s3://bucket/job").at_start();
+    store.begin(&record(), &prompts()).await.unwrap();
+    assert!(start.elapsed() > Duration::from_secs(60));
+    failing.before.store(20, Ordering::SeqCst);
+    let here = JobStore::over(failing, "out.state").at_start();
+    assert!(here.job().await.is_err());
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_store_that_fails_for_good_is_given_up() {
     let failing = Arc::new(Failing::default());
