@@ -84,12 +84,10 @@ fn a_worker_that_is_asked_to_stop_leaves_in_good_order_and_so_does_the_coordinat
     let mut first = Coordinator::start(folder.path());
     let mut drained = worker(folder.path(), &first.url);
     first.until(FIRST);
-    let begun = Instant::now();
     drained.terminate();
     assert_eq!(drained.end().code(), Some(143));
     first.process.terminate();
     assert_eq!(first.process.end().code(), Some(143));
-    assert!(begun.elapsed() < Duration::from_secs(10));
     let mut second = Coordinator::start(folder.path());
     assert!(worker(folder.path(), &second.url).end().success());
     assert!(second.process.end().success());

@@ -112,3 +112,23 @@ fn the_environment_overrides_the_file_and_flags_override_both() {
     assert!(summary(&["plan", job]).contains("25% unstructured by obs"));
     assert!(summary(&["plan", job, "--set", "sparsity.ratio=0.75"]).contains("75% unstructured by obs"));
 }
+
+/// The table of times has a row for each package and one for all; how near they come is told by `cargo bench --bench times`.
+#[test]
+fn a_plan_gives_the_times_of_each_package_by_so_many_workers() {
+    let dir = tempfile::tempdir().unwrap();
+    let job = job(dir.path());
+    let plan = |workers: &str| {
+        let args = ["plan", job.to_str().unwrap(), "--set", "packages.count=2", "--bandwidth", "1GB"];
+        told(&asset(""), &[&args[..], &["--workers", workers]].concat())
+    };
+    for (workers, who) in [("1", "Time of "), ("2", "2 workers like this machine, ")] {
+        let plan = plan(workers);
+        assert!(plan.contains(who), "{plan}");
+        let rows = plan.lines().skip_while(|line| !line.starts_with("Time of ")).skip(3);
+        let times =
+            |row: &str| row.split_whitespace().filter(|word| ["s", "ms", "min"].contains(word)).count();
+        let rows: Vec<usize> = rows.take_while(|row| !row.starts_with('-')).map(times).collect();
+        assert!(rows.len() == 2 && rows.iter().all(|times| *times >= 4), "{plan}");
+    }
+}

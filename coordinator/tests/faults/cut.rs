@@ -5,7 +5,9 @@ use std::path::Path;
 use crate::cluster::{COORDINATOR, Cluster, assert_no_failure};
 use crate::hosts::{Network, available};
 use crate::prng::Prng;
-use crate::process::{FIRST, Moment, Process, assert_same, result, setting, told_of_leaving, undisturbed};
+use crate::process::{
+    FIRST, MISSED, Moment, Process, assert_same, result, setting, told_of_leaving, undisturbed,
+};
 use crate::seeds::seeds;
 
 /// Enough for both workers to be there while the first package is calibrated.
@@ -33,7 +35,7 @@ fn cluster(folder: &Path) -> (Cluster<'_>, [Process; 2]) {
 fn assert_missed(line: &str) {
     println!("{line}");
     let (quiet, lost) = told_of_leaving(line);
-    assert!(quiet < 10.0, "missed too late: {line}");
+    assert!(quiet < MISSED, "missed too late: {line}");
     assert!(lost <= 6, "more is lost than a package's shards: {line}");
 }
 

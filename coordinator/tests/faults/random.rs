@@ -5,7 +5,7 @@ use std::path::Path;
 use crate::cluster::{Cluster, assert_no_failure};
 use crate::hosts::{Network, available};
 use crate::prng::Prng;
-use crate::process::{Process, assert_same, result, setting, told_of_leaving, undisturbed};
+use crate::process::{MISSED, Process, assert_same, result, setting, told_of_leaving, undisturbed};
 use crate::seeds::seeds;
 
 /// Faults of a run.
@@ -65,7 +65,7 @@ impl<'a> Run<'a> {
             if line.contains(" left (") {
                 let (quiet, lost) = told_of_leaving(&line);
                 assert!(
-                    quiet < 10.0 && lost <= 6,
+                    quiet < MISSED && lost <= 6,
                     "missed too late, or more is lost than its shards: {line}"
                 );
             }

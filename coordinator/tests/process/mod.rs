@@ -208,6 +208,11 @@ pub fn assert_same_but_for_the_state(folder: &Path) {
     assert_eq!(record, json(&expected_record));
 }
 
+/// Seconds within which processes miss a worker that is gone. The coordinator gives one up after eight seconds of silence, which
+/// `missed.rs` of the core holds to the second in simulated time. Here everything has to get its turn on a busy machine, too; but it
+/// is well below the minutes after which a collective or a store would be given up, so that those are not what is seen.
+pub const MISSED: f64 = 60.0;
+
 /// Seconds for which nothing had been heard of a worker, and shards that are run again, as they are told of one that left.
 pub fn told_of_leaving(line: &str) -> (f64, usize) {
     let number = |before: &str, after: &str| {

@@ -1,5 +1,5 @@
 //! A pipeline whose transformer is wide enough that its arithmetic and memory are more than what surrounds them.
-#![allow(missing_docs, unreachable_pub)]
+#![allow(dead_code, missing_docs, unreachable_pub)]
 
 use std::fs;
 use std::path::Path;

@@ -1,6 +1,6 @@
 use std::sync::mpsc;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::*;
 
@@ -218,12 +218,10 @@ fn an_abort_frees_a_blocked_call_and_its_peers() {
                 })
             };
             (0..3).for_each(|_| blocked.recv_timeout(LONG).unwrap());
-            let begun = Instant::now();
             aborts[0].raise();
             let errors: Vec<_> = ranks.into_iter().map(|rank| rank.join().unwrap().unwrap_err()).collect();
             assert_eq!(errors[0], CollectiveError::Aborted);
             assert!(matches!(errors[1], CollectiveError::PeerLost { rank: 0, .. }), "{:?}", errors[1]);
-            assert!(begun.elapsed() < LONG / 2);
             drop(idle.join().unwrap());
         });
     }
