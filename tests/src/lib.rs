@@ -1,1 +1,24 @@
-//! Whole-system tests of obsdiff live in `tests/`.
+//! What tests of all crates share. Whole-system tests of obsdiff live in `tests/`.
+#![allow(clippy::unwrap_used)]
+
+use std::fmt::Display;
+use std::fs::OpenOptions;
+use std::io::{Write, stderr};
+use std::panic::Location;
+
+/// Names the file that gets a line for each test that does not run. `tests/run` sets it, and shows the lines at its end.
+/// `OBSDIFF_...` would be keys of a job.
+pub const NOT_TESTED_LOG: &str = "NOT_TESTED_LOG";
+
+/// Says that a test cannot run on this machine, and why. A test that returns early calls this first, so that none is skipped in silence.
+///
+/// The test harness hides what a passing test prints. This goes to standard error past the harness.
+#[track_caller]
+pub fn not_tested(why: impl Display) {
+    let line = format!("NOT TESTED: {}: {why}\n", Location::caller());
+    stderr().write_all(line.as_bytes()).unwrap();
+    if let Some(log) = std::env::var_os(NOT_TESTED_LOG) {
+        // One write, so that lines of several processes stay whole.
+        OpenOptions::new().append(true).create(true).open(log).unwrap().write_all(line.as_bytes()).unwrap();
+    }
+}

@@ -16,14 +16,20 @@ use obsdiff::progress::Progress;
 use obsdiff::sampling::{Sampling, Settings, load_transformer};
 use obsdiff_engine::checkpoint::{Library, Weights};
 use obsdiff_engine::pipeline::PipelineFolder;
+use obsdiff_tests::not_tested;
 
 const PACKAGES: [&str; 6] = ["torch", "diffusers", "transformers", "accelerate", "sentencepiece", "protobuf"];
 const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/python/shrunk_pipeline.py");
 const WHICH: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/python/which_weights.py");
 
-/// Whether tests with Python are asked for.
+/// Whether tests with Python are asked for; says so where they are not.
+#[track_caller]
 fn asked() -> bool {
-    std::env::var_os("OBSDIFF_PY_TESTS").is_some_and(|asked| asked == "1")
+    let asked = std::env::var_os("OBSDIFF_PY_TESTS").is_some_and(|asked| asked == "1");
+    if !asked {
+        not_tested("OBSDIFF_PY_TESTS=1 lets this test install PyTorch and diffusers");
+    }
+    asked
 }
 
 fn succeed(command: &mut Command) {

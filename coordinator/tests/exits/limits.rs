@@ -5,6 +5,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 
+use obsdiff_tests::not_tested;
+
 use crate::process::{ASSETS, Process, setting};
 
 const OBSDIFF: &str = env!("CARGO_BIN_EXE_obsdiff");
@@ -35,8 +37,9 @@ fn a_limit_of_threads_is_an_error_in_words_wherever_it_is_met() {
     let reads = [wrapper, &["sh", "-c", "test -x \"$0\" && test -r \"$1\"", OBSDIFF, &model]].concat();
     let may = Command::new(reads[0]).args(&reads[1..]).status();
     if !may.as_ref().is_ok_and(|status| status.success()) {
-        println!("skipped: no other user can be, or it may not read {OBSDIFF} and {model}: {may:?}");
-        return;
+        return not_tested(format!(
+            "no other user can be, or it may not read {OBSDIFF} and {model}: {may:?}"
+        ));
     }
     let mut codes = Vec::new();
     // With the first there is none beside the main thread's, with the last there are enough.

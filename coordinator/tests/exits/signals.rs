@@ -5,6 +5,8 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Instant;
 
+use obsdiff_tests::not_tested;
+
 use crate::process::{
     BETWEEN, Coordinator, FIRST, LONG, Process, assert_undisturbed, setting, undisturbed, worker,
 };
@@ -62,8 +64,7 @@ fn child_of(parent: u32) -> Option<String> {
 fn a_process_1_obeys_sigterm_and_sigint() {
     let may = Command::new("unshare").args(["--pid", "--fork", "true"]).output();
     if !may.as_ref().is_ok_and(|output| output.status.success()) {
-        println!("skipped: this system lets nobody make a namespace of processes: {may:?}");
-        return;
+        return not_tested(format!("this system lets nobody make a namespace of processes: {may:?}"));
     }
     for (signal, code) in [("TERM", 143), ("INT", 130)] {
         let folder = setting(16);

@@ -7,16 +7,18 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use obsdiff_tests::not_tested;
 use tun_rs::{DeviceBuilder, InterruptEvent, Layer, SyncDevice};
 
 use crate::hosts::{Host, Network};
 use crate::prng::Prng;
 
 /// Whether this machine has cards whose frames a process carries; says so where it has none.
+#[track_caller]
 pub(crate) fn available() -> bool {
     let there = Path::new("/dev/net/tun").exists();
     if !there {
-        println!("NOT TESTED: this test needs /dev/net/tun");
+        not_tested("this test needs /dev/net/tun");
     }
     there
 }

@@ -8,9 +8,11 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::thread;
 
+use obsdiff_tests::not_tested;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 /// Whether this process may make hosts; says so where it may not.
+#[track_caller]
 pub(crate) fn available() -> bool {
     let tried = Command::new("unshare").args(["--net", "--mount", "ip", "link", "set", "lo", "up"]).output();
     let problem = match tried {
@@ -18,7 +20,7 @@ pub(crate) fn available() -> bool {
         Ok(output) => String::from_utf8_lossy(&output.stderr).trim().to_owned(),
         Err(error) => error.to_string(),
     };
-    println!("NOT TESTED: this test needs root, and ip of iproute2: {problem}");
+    not_tested(format!("this test needs root, and ip of iproute2: {problem}"));
     false
 }
 
