@@ -204,6 +204,10 @@ fn bare_word(text: &str, line: usize) -> Option<String> {
     if ["null", "None", "nil", "~"].contains(&word) {
         return Some(format!("TOML has no {word}: leave `{key}` out, or give it a value"));
     }
+    // A value that is right by itself, or a number too large, is not what is wrong here.
+    if word.parse::<f64>().is_ok() || format!("value = {word}").parse::<toml::Table>().is_ok() {
+        return None;
+    }
     let bare = !word.is_empty() && word.chars().all(|c| c.is_alphanumeric() || "_-.:/~ ".contains(c));
     bare.then(|| format!("`{word}` is text, which stands in quotes: {key} = \"{word}\""))
 }

@@ -180,9 +180,9 @@ fn a_file_that_is_no_toml_is_refused_by_line() {
     let error = refused(&JOB.replace("ratio = 0.5", "ratio 0.5"), &[], &[]);
     assert!(error.contains("job.toml: is not TOML: line 6, column 7: "), "{error}");
     let error = refused(&JOB.replace("ratio = 0.5", "ratio = 0.5\nratio = 0.6"), &[], &[]);
-    assert!(error.contains("line 7, column 1: "), "{error}");
+    assert!(error.contains("line 7, column 1: ") && !error.contains("in quotes"), "{error}");
     let error = refused(&format!("{JOB}\n[calibration2]\nseed = 99999999999999999999"), &[], &[]);
-    assert!(error.contains("is not TOML: "), "{error}");
+    assert!(error.contains("is not TOML: ") && !error.contains("in quotes"), "{error}");
 }
 
 #[test]
