@@ -4,7 +4,7 @@
 use std::fmt;
 use std::io::{self, IsTerminal, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressState, ProgressStyle};
@@ -20,11 +20,15 @@ const REDRAW: Duration = Duration::from_millis(200);
 #[derive(Clone)]
 pub struct Progress(Arc<Inner>);
 
+/// Is called at every step of a phase.
+pub type OnStep = Box<dyn Fn() + Send + Sync>;
+
 struct Inner {
     show: Show,
     clock: Clock,
     place: Mutex<Place>,
     kept: Mutex<Kept>,
+    on_step: OnceLock<OnStep>,
 }
 
 /// What a job has finished that outlives its process.
@@ -70,7 +74,20 @@ impl Progress {
     }
 
     fn new(show: Show, clock: Clock) -> Self {
-        Self(Arc::new(Inner { show, clock, place: Mutex::default(), kept: Mutex::default() }))
+        Self(Arc::new(Inner {
+            show,
+            clock,
+            place: Mutex::default(),
+            kept: Mutex::default(),
+            on_step: OnceLock::new(),
+        }))
+    }
+
+    /// Calls `on_step` at every step of every phase from now on, for those who have to know that the work goes on. Only the first
+    /// one that is given counts.
+    pub fn call_at_steps(&self, on_step: OnStep) {
+        // A second one would be a fault of the program, and do no harm.
+        let _ = self.0.on_step.set(on_step);
     }
 
     /// Opens package `package`, counted from 1, of `of`; `what` says in a few words what is in it.
@@ -209,6 +226,9 @@ pub struct Phase {
 impl Phase {
     /// `steps` more are done. May be called from any thread.
     pub fn advance(&self, steps: u64) {
+        if let Some(on_step) = self.progress.0.on_step.get() {
+            on_step();
+        }
         let done = self.done.fetch_add(steps, Ordering::Relaxed) + steps;
         if let Some(bar) = &self.bar {
             bar.set_position(done);

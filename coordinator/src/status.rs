@@ -65,6 +65,7 @@ pub fn progress(view: &View) -> String {
 fn remark(worker: &WorkerView, view: &View) -> &'static str {
     match () {
         () if worker.draining => "leaving",
+        () if worker.preparing => "preparing",
         () if worker.applied < view.committed => "catching up",
         () => "",
     }
@@ -81,7 +82,7 @@ mod tests {
 
     fn worker(id: u64, applied: u32, draining: bool) -> WorkerView {
         let pace = (id == 7).then_some(Duration::from_millis(2500));
-        WorkerView { worker: WorkerId(id), applied, leased: 2, held: 12, pace, draining }
+        WorkerView { worker: WorkerId(id), applied, leased: 2, held: 12, pace, draining, preparing: id == 10 }
     }
 
     fn report() -> JobReport {
@@ -95,7 +96,7 @@ mod tests {
             parts: 8,
             solved: 3,
             epoch: Some(Epoch(5)),
-            workers: vec![worker(7, 1, false), worker(8, 0, false), worker(9, 1, true)],
+            workers: vec![worker(7, 1, false), worker(8, 0, false), worker(9, 1, true), worker(10, 0, false)],
             ending: None,
         };
         let text = |text: &str| text.to_owned();
@@ -116,6 +117,7 @@ worker  applied  held  leased  a shard
 7             1    12       2    2.5 s
 8             0    12       2        -  catching up
 9             1    12       2        -      leaving
+10            0    12       2        -    preparing
 "
         );
         assert_eq!(render(&report()), page);

@@ -251,6 +251,8 @@ pub struct Hello {
 pub struct Status {
     /// Grows with each step of work: tells a busy worker from a stuck one.
     pub progress: u64,
+    /// It reads, hashes and encodes what the job needs before it can take orders. Once it is ready it stays so.
+    pub preparing: bool,
     /// Packages applied to its weights, counted from the first.
     pub applied: u32,
     /// Its sums.

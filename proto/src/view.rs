@@ -71,6 +71,8 @@ pub struct WorkerView {
     pub pace: Option<Duration>,
     /// It is about to leave.
     pub draining: bool,
+    /// It reads, hashes and encodes what the job needs, and takes no work yet.
+    pub preparing: bool,
 }
 
 /// What a job is busy with.

@@ -140,6 +140,18 @@ pub enum Event {
         /// Shards of the open package that it brought and that count.
         kept: usize,
     },
+    /// A worker joined that cannot take orders yet.
+    #[error("worker {worker} joined and prepares")]
+    Preparing {
+        /// Who.
+        worker: WorkerId,
+    },
+    /// A worker that prepared takes orders from now on.
+    #[error("worker {worker} is ready")]
+    Ready {
+        /// Who.
+        worker: WorkerId,
+    },
     /// A worker left.
     #[error("worker {worker} left ({why}), last heard of {:.1} s before; {} shards are run again", quiet.as_secs_f64(), lost.len())]
     Left {

@@ -57,6 +57,9 @@ pub enum Violation {
     /// Something is asked of a worker that left, or one is sent away that stays.
     #[error("an action for worker {0}, whose session says otherwise")]
     Stranger(WorkerId),
+    /// Something is asked of a worker that is not ready.
+    #[error("worker {0} is asked for something while it prepares")]
+    Preparing(WorkerId),
     /// A worker is asked to run a shard that it has no lease of.
     #[error("worker {worker} is sent shard {shard} without a lease of its present tally")]
     Lease {
@@ -92,6 +95,7 @@ impl Core {
             let problem = match self.members.get(&worker) {
                 None => "left",
                 Some(member) if member.applied != self.committed => "has other weights",
+                Some(member) if member.preparing => "is not ready",
                 Some(_) => continue,
             };
             return Err(Violation::Keeper { worker, problem });
@@ -154,6 +158,9 @@ impl Core {
         match action {
             Action::Send { worker, .. } if !self.is_here(*worker) => Err(Violation::Stranger(*worker)),
             Action::Dismiss { worker, .. } if self.is_here(*worker) => Err(Violation::Stranger(*worker)),
+            Action::Send { worker, .. } if self.members.get(worker).is_some_and(|m| m.preparing) => {
+                Err(Violation::Preparing(*worker))
+            }
             Action::Send { worker, command } => self.check_command(*worker, command),
             Action::Commit(manifest) => {
                 let of_package = self.open.as_ref().filter(|open| open.package == manifest.package);

@@ -83,7 +83,7 @@ impl Core {
             leased: open.ledger.leased(*worker).len(),
             ready: member.applied == self.committed,
         };
-        let soon = |m: &Member| m.applied + 1 >= self.committed && m.draining.is_none();
+        let soon = |m: &Member| !m.preparing && m.applied + 1 >= self.committed && m.draining.is_none();
         self.members.iter().filter(|(_, m)| soon(m)).map(runner).collect()
     }
 

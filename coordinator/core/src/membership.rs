@@ -28,9 +28,14 @@ impl Core {
         }
         self.members.insert(worker, Member::new(hello, self.now));
         self.lonely = None;
-        self.setbacks = Default::default();
         let kept = self.adopt(worker, hello);
-        self.tell(Event::Joined { worker, kept });
+        match hello.status.preparing {
+            true => self.tell(Event::Preparing { worker }),
+            false => {
+                self.setbacks = Default::default();
+                self.tell(Event::Joined { worker, kept });
+            }
+        }
         self.merge(worker, &hello.status);
         self.touch(worker);
     }
@@ -47,7 +52,8 @@ impl Core {
         let now = self.now;
         if let Some(member) = self.members.get_mut(&worker) {
             member.heard = now;
-            if status.progress > member.progress || status.in_hand.is_empty() {
+            let idle = status.in_hand.is_empty() && !status.preparing;
+            if status.progress > member.progress || idle {
                 member.moved = now;
                 member.progress = member.progress.max(status.progress);
             }
@@ -57,6 +63,7 @@ impl Core {
                 member.draining.get_or_insert(now);
             }
         }
+        self.merge_ready(worker, status.preparing);
         self.merge_applied(worker, status.applied);
         self.merge_pilot(status);
         self.merge_group(worker, status.group.as_ref());
@@ -65,6 +72,16 @@ impl Core {
         self.merge_sums(worker, &status.sums, &status.in_hand);
         self.merge_exported(worker, status.exported);
         self.touch(worker);
+    }
+
+    /// A worker that is ready stays so: a late report changes nothing.
+    fn merge_ready(&mut self, worker: WorkerId, preparing: bool) {
+        let Some(member) = self.members.get_mut(&worker).filter(|m| m.preparing && !preparing) else {
+            return;
+        };
+        member.preparing = false;
+        self.setbacks = Default::default();
+        self.tell(Event::Ready { worker });
     }
 
     /// Whether a status can be one of this job's.
@@ -93,6 +110,7 @@ impl Core {
         let same_sums = |open: &crate::state::Open| {
             sums.package == Some(open.package)
                 && !sums.spoiled
+                && !hello.status.preparing
                 && hello.status.applied == self.committed
                 && hello.exponents == open.opening.exponents
         };
@@ -204,6 +222,7 @@ impl Member {
             abort: Epoch(0),
             trouble: 0,
             draining: None,
+            preparing: hello.status.preparing,
             in_hand: BTreeSet::new(),
             due: Default::default(),
         }

@@ -10,6 +10,9 @@ impl Core {
     pub(crate) fn orders(&self, worker: WorkerId) -> Vec<Order> {
         let Some(member) = self.members.get(&worker) else { return Vec::new() };
         let mut orders = Vec::new();
+        if member.preparing {
+            return orders;
+        }
         if member.closed < member.abort {
             orders.push(Order::Abort { epoch: member.abort });
         }

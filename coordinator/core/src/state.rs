@@ -66,6 +66,8 @@ pub(crate) struct Member {
     /// The last trouble taken up.
     pub(crate) trouble: u64,
     pub(crate) draining: Option<Duration>,
+    /// It is not ready for orders yet: no shard, part or place in a group is for it.
+    pub(crate) preparing: bool,
     /// What it last showed in hand.
     pub(crate) in_hand: BTreeSet<Order>,
     /// When each order may be sent again.

@@ -16,6 +16,7 @@ impl Core {
             held: open.map_or(0, |open| open.ledger.held_by(*worker).len()),
             pace: member.pace,
             draining: member.draining.is_some(),
+            preparing: member.preparing,
         };
         View {
             phase: self.phase(),
@@ -68,7 +69,9 @@ impl Core {
             _ if open.commit.is_some() => Phase::Commit,
             Some(attempt) if attempt.all_received() => Phase::Solve,
             Some(_) => Phase::Reduce,
-            None if self.ready().next().is_none() && !self.members.is_empty() => Phase::Apply,
+            None if self.ready().next().is_none() && self.members.values().any(|m| !m.preparing) => {
+                Phase::Apply
+            }
             None => Phase::Calibrate,
         }
     }

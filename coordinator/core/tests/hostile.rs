@@ -92,7 +92,8 @@ fn status() -> impl Strategy<Value = Status> {
         (number(), order(), fault()).prop_map(|(serial, order, fault)| Trouble { serial, order, fault });
     let rest =
         (number(), prop_oneof![9 => Just(0u32), 3 => 0u32..3, 1 => small()], option::weighted(0.2, trouble));
-    let flags = (prop::bool::weighted(0.1), prop::bool::weighted(0.05), option::of(0u64..5000));
+    let rare = prop::bool::weighted;
+    let flags = (rare(0.1), rare(0.05), option::of(0u64..5000), rare(0.1));
     (work, rest, flags).prop_map(
         |((sums, group, pilot, solved, in_hand), (progress, applied, trouble), flags)| Status {
             progress,
@@ -106,6 +107,7 @@ fn status() -> impl Strategy<Value = Status> {
             trouble,
             in_hand,
             draining: flags.0,
+            preparing: flags.3,
         },
     )
 }

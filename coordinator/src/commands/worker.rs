@@ -146,6 +146,9 @@ fn serve(
     if let Some(memory) = session.memory {
         fit::check(&job, &inputs.described, &inputs.plan, 1, memory)?;
     }
+    // Whoever prepares for long is not taken for one that hangs.
+    let preparing = desk.clone();
+    progress.call_at_steps(Box::new(move || preparing.advance()));
     let (model, trajectories) = prepare(&job, &inputs, progress)?;
     let work =
         Work { job: &job, inputs: &inputs, trajectories: &trajectories, dense: None, disk: &session.disk };

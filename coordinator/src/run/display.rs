@@ -183,8 +183,13 @@ impl Audience for Display<'_> {
                 self.progress.committed(package.0 as usize + 1);
                 tracing::info!("{event}");
             }
-            Event::Joined { .. } | Event::Grouped { .. } | Event::Formed { .. } | Event::Arrived { .. } => {
-                tracing::info!("{event}")
+            Event::Joined { .. }
+            | Event::Preparing { .. }
+            | Event::Ready { .. }
+            | Event::Grouped { .. }
+            | Event::Formed { .. }
+            | Event::Arrived { .. } => {
+                tracing::info!("{event}");
             }
         }
     }

@@ -31,7 +31,12 @@ pub(crate) struct Shape {
 impl Shape {
     pub(crate) fn draw(rng: &mut Prng) -> Self {
         let (packages, shards) = (rng.within(1..4) as u32, rng.within(3..8) as u32);
-        Self { packages, shards, split: rng.once_in(3), budget: rng.once_in(3) }
+        Self { packages, shards, split: rng.once_in(3), budget: false }
+    }
+
+    /// The same job with a budget.
+    pub(crate) fn with_budget(self) -> Self {
+        Self { budget: true, ..self }
     }
 
     /// Packages of two sites of two linears each.

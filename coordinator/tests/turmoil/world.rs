@@ -51,6 +51,7 @@ impl Plot {
         let late = |rng: &mut Prng| if rng.once_in(4) { rng.within(100..12_000) } else { rng.within(0..100) };
         let workers: Vec<_> = (0..rng.within(2..5)).map(|_| Duration::from_millis(late(&mut rng))).collect();
         let faults = Fault::draw(&mut rng, workers.len());
+        let shape = if rng.once_in(3) { shape.with_budget() } else { shape };
         Self { seed, shape, workers, faults }
     }
 

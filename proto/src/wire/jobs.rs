@@ -120,6 +120,7 @@ impl From<&WorkerView> for v1::job::Worker {
             held: view.held as u64,
             pace_nanos: view.pace.map(nanos),
             draining: view.draining,
+            preparing: view.preparing,
         }
     }
 }
@@ -135,6 +136,7 @@ impl TryFrom<v1::job::Worker> for WorkerView {
             held: size("held", worker.held)?,
             pace: worker.pace_nanos.map(Duration::from_nanos),
             draining: worker.draining,
+            preparing: worker.preparing,
         })
     }
 }

@@ -33,6 +33,7 @@ impl From<&Status> for v1::Status {
             trouble: status.trouble.as_ref().map(Into::into),
             in_hand: status.in_hand.iter().map(Into::into).collect(),
             draining: status.draining,
+            preparing: status.preparing,
         }
     }
 }
@@ -56,6 +57,7 @@ impl TryFrom<v1::Status> for Status {
             trouble: optional("trouble", status.trouble)?,
             in_hand: ascending("in_hand", in_hand.into_iter(), MOST_SHARDS)?,
             draining: status.draining,
+            preparing: status.preparing,
         })
     }
 }

@@ -170,11 +170,11 @@ pub(crate) fn status() -> impl Strategy<Value = Status> {
     let pace = option::of(any::<u64>().prop_map(Duration::from_nanos));
     let work = (sums, pace, option::of(group_status()), option::of(exponents().prop_map(Arc::new)));
     let done = (btree_map(part_id(), solved(), 0..4), option::of(trouble()), btree_set(order(), 0..5));
-    (work, done, (number(), small(), any::<bool>(), any::<bool>())).prop_map(
+    (work, done, (number(), small(), any::<[bool; 3]>())).prop_map(
         |(
             (sums, pace, group, pilot),
             (solved, trouble, in_hand),
-            (progress, applied, exported, draining),
+            (progress, applied, [exported, draining, preparing]),
         )| {
             Status {
                 progress,
@@ -188,6 +188,7 @@ pub(crate) fn status() -> impl Strategy<Value = Status> {
                 trouble,
                 in_hand,
                 draining,
+                preparing,
             }
         },
     )
@@ -336,14 +337,15 @@ fn ending() -> impl Strategy<Value = Ending> {
 
 fn worker_view() -> impl Strategy<Value = WorkerView> {
     let pace = option::of(any::<u64>().prop_map(Duration::from_nanos));
-    (worker(), small(), any::<usize>(), any::<usize>(), pace, any::<bool>()).prop_map(
-        |(worker, applied, leased, held, pace, draining)| WorkerView {
+    (worker(), small(), any::<usize>(), any::<usize>(), pace, any::<[bool; 2]>()).prop_map(
+        |(worker, applied, leased, held, pace, [draining, preparing])| WorkerView {
             worker,
             applied,
             leased,
             held,
             pace,
             draining,
+            preparing,
         },
     )
 }

@@ -79,7 +79,7 @@ pub(super) enum Work {
 }
 
 impl Desk {
-    /// A desk for a process that has just started. `instance` is drawn at random; `speed` is in 10^6 operations per second.
+    /// A desk for a process that has just started, and prepares until a device follows it. `instance` is drawn at random; `speed` is in 10^6 operations per second.
     pub fn new(instance: u128, speed: u64, transport: Arc<dyn Transport>, patience: Patience) -> Arc<Self> {
         let state = State {
             duties: Duties::new(instance, speed),
@@ -236,8 +236,8 @@ impl Desk {
         self.change(|state| change(&mut state.duties))
     }
 
-    /// A step of work is done: nothing that is worth a report of its own.
-    pub(super) fn advance(&self) {
+    /// A step of work or of preparation is done: nothing that is worth a report of its own.
+    pub fn advance(&self) {
         lock(&self.state).duties.advance();
     }
 

@@ -55,7 +55,7 @@ impl Duties {
             instance,
             speed,
             worker: None,
-            status: Status::default(),
+            status: Status { preparing: true, ..Status::default() },
             exponents: Exponents::new(),
             queue: Vec::new(),
             running: None,
@@ -77,6 +77,11 @@ impl Duties {
             exponents: self.exponents.clone(),
             status: self.status.clone(),
         }
+    }
+
+    /// It takes orders from now on.
+    pub(super) fn ready(&mut self) {
+        self.status.preparing = false;
     }
 
     /// Learns its name in this session.

@@ -26,6 +26,7 @@ pub fn follow(desk: &Arc<Desk>, engine: &mut dyn Engine) {
 pub fn follow_waiting(desk: &Arc<Desk>, engine: &mut dyn Engine, wait: &mut dyn FnMut(u64)) {
     let _closes = Closes(desk);
     let mut device = Device { desk, engine, opened: None };
+    desk.with(|duties| duties.ready());
     while let Some(work) = tracing::info_span!("wait").in_scope(|| desk.next(wait)) {
         match work {
             Work::Release => device.engine.release(),

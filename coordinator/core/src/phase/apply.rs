@@ -15,9 +15,9 @@ impl Core {
         }
     }
 
-    /// Workers on the weights that the open package calibrates on, and who stay.
+    /// Workers that are prepared, on the weights that the open package calibrates on, and who stay.
     pub(crate) fn ready(&self) -> impl Iterator<Item = (WorkerId, &Member)> {
-        let ready = |m: &Member| m.applied == self.committed && m.draining.is_none();
+        let ready = |m: &Member| !m.preparing && m.applied == self.committed && m.draining.is_none();
         self.members.iter().filter(move |(_, m)| ready(m)).map(|(worker, m)| (*worker, m))
     }
 }

@@ -4,6 +4,7 @@
 
 mod ends;
 mod missed;
+mod preparing;
 mod script;
 mod structures;
 

@@ -42,7 +42,8 @@ impl World {
 
     /// Sends a process's status over its session.
     pub(crate) fn report(&mut self, process: usize) {
-        let Some(life) = &self.processes[process].life else { return };
+        let Some(life) = &mut self.processes[process].life else { return };
+        life.status.progress += u64::from(life.status.preparing && !life.stuck);
         let (Some(worker), status) = (life.session, life.status.clone()) else { return };
         for wait in self.travel(process) {
             self.after(wait, Event::Report { worker, status: Box::new(status.clone()) });
@@ -75,7 +76,17 @@ impl World {
         it.lives += 1;
         it.life = Some(Life::new(instance));
         let lives = it.lives;
+        // Now and then for longer than a worker may be without progress.
+        let prepares = if self.rng.once_in(40) { 90_000 } else { self.rng.within(0..4000) };
         self.after(0, Event::Dial { process, lives });
+        self.after(prepares, Event::Prepared { process, lives });
+    }
+
+    pub(crate) fn prepared(&mut self, process: usize, lives: u64) {
+        let it = &mut self.processes[process];
+        let Some(life) = it.life.as_mut().filter(|life| it.lives == lives && !life.stuck) else { return };
+        life.status.preparing = false;
+        self.report(process);
     }
 
     pub(crate) fn dial(&mut self, process: usize, lives: u64) {

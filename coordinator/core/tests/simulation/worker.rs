@@ -61,7 +61,7 @@ impl Life {
         Self {
             instance,
             session: None,
-            status: Status::default(),
+            status: Status { preparing: true, ..Status::default() },
             counts: BTreeMap::new(),
             exponents: Exponents::new(),
             weights: dense(),

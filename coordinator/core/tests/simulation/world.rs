@@ -46,6 +46,11 @@ pub(crate) enum Event {
     Start {
         process: usize,
     },
+    /// A process is ready for orders.
+    Prepared {
+        process: usize,
+        lives: u64,
+    },
     /// A process tries to open a session.
     Dial {
         process: usize,
@@ -211,6 +216,7 @@ impl World {
             Event::Command { worker, command } => self.command_arrives(worker, command),
             Event::Hangup { worker, leave } => self.hang_up(worker, leave),
             Event::Start { process } => self.start(process),
+            Event::Prepared { process, lives } => self.prepared(process, lives),
             Event::Dial { process, lives } => self.dial(process, lives),
             Event::Beat { process, worker } => {
                 if self.life_of(worker).is_some() {
@@ -239,9 +245,10 @@ impl World {
     fn asleep(&self, event: &Event) -> Option<u64> {
         let process = match event {
             Event::Command { worker, .. } | Event::Hangup { worker, .. } => self.sessions.get(worker)?.0,
-            Event::Dial { process, .. } | Event::Beat { process, .. } | Event::Work { process, .. } => {
-                *process
-            }
+            Event::Dial { process, .. }
+            | Event::Prepared { process, .. }
+            | Event::Beat { process, .. }
+            | Event::Work { process, .. } => *process,
             Event::Expire { process, .. } | Event::Broken { process, .. } => *process,
             _ => return None,
         };
@@ -377,6 +384,8 @@ fn kind(event: &Told) -> &'static str {
     match event {
         Told::Joined { kept: 0, .. } => "joined",
         Told::Joined { .. } => "joined with shards that count",
+        Told::Preparing { .. } => "joined to prepare",
+        Told::Ready { .. } => "ready",
         Told::Left { lost, .. } if lost.is_empty() => "left",
         Told::Left { .. } => "left and lost shards",
         Told::Discarded { .. } => "sums discarded",
