@@ -27,6 +27,9 @@ pub struct JobSpec {
     /// `[evaluation]`
     #[serde(default)]
     pub evaluation: EvaluationSpec,
+    /// `[workers]`
+    #[serde(default)]
+    pub workers: WorkersSpec,
     /// `[output]`
     pub output: OutputSpec,
 }
@@ -305,6 +308,14 @@ impl Default for EvaluationSpec {
     fn default() -> Self {
         Self { prompts: None, column: None, count: 8 }
     }
+}
+
+/// `[workers]`: who may work on the job.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct WorkersSpec {
+    /// Workers of different kinds of hardware may work side by side: the result then depends on who did what.
+    pub mixed_hardware: bool,
 }
 
 /// `[output]`: where the pruned pipeline goes.

@@ -24,7 +24,7 @@ pub use ids::{Epoch, LinearId, PackageId, ShardId, SiteId, StructureId, WorkerId
 pub use inventory::{Inventory, Linear, Site, Stream, Unit, UnitKind};
 pub use job::{
     Accumulate, Balance, CalibrationSpec, ComputeType, EvaluationSpec, HessianSpec, JobError, JobSpec,
-    Method, ModelSpec, OutputSpec, PackagesSpec, Precision, Rule, SparsitySpec, Weighting,
+    Method, ModelSpec, OutputSpec, PackagesSpec, Precision, Rule, SparsitySpec, Weighting, WorkersSpec,
 };
 pub use pattern::{Pattern, PatternError, Target};
 pub use plan::{Budget, LinearTarget, Package, Plan, Shard};

@@ -91,6 +91,8 @@ pub struct Manifest {
     pub package: PackageId,
     /// Exponents of all sites, those of later packages as far as they are known.
     pub exponents: Exponents,
+    /// The kind of hardware that solved it; none where kinds are mixed.
+    pub hardware: Option<String>,
     /// Where each part's weights are, by digest.
     pub parts: BTreeMap<PartId, Receipt>,
 }
@@ -240,6 +242,8 @@ pub struct Hello {
     pub instance: u128,
     /// Measured speed in 10^6 floating-point operations per second.
     pub speed: u64,
+    /// The kind of its hardware, in words: workers of one kind find the same bits.
+    pub hardware: String,
     /// Exponents that the sums in `status` were gathered with.
     pub exponents: Exponents,
     /// What it holds; `in_hand` names only what was begun, the rest was forgotten with the connection.

@@ -94,11 +94,13 @@ pub enum Reason {
     Protocol,
     /// The coordinator stops, and will be back.
     Restarting,
+    /// The job runs on another kind of hardware: the worker stands by.
+    OtherHardware,
 }
 
 impl Reason {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Silent,
         Self::Stalled,
         Self::Replaced,
@@ -110,11 +112,12 @@ impl Reason {
         Self::Failed,
         Self::Protocol,
         Self::Restarting,
+        Self::OtherHardware,
     ];
 
     /// Whether the same process should open another session.
     pub fn may_return(self) -> bool {
-        matches!(self, Self::Silent | Self::Stalled | Self::Restarting)
+        matches!(self, Self::Silent | Self::Stalled | Self::Restarting | Self::OtherHardware)
     }
 }
 

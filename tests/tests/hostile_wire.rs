@@ -37,6 +37,7 @@ fn said(script: &Script) -> Vec<Vec<u8>> {
         bytes(&WorkerEvent::Hello(Box::new(Hello {
             instance: u128::from(*worker),
             speed: 1000,
+            hardware: "a processor".to_owned(),
             exponents,
             status,
         })))

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::{BoxFuture, pending};
-use obsdiff_proto::session::{Briefing, CoordinatorEvent, Dismissed, Welcome, WorkerEvent};
+use obsdiff_proto::session::{Briefing, CoordinatorEvent, Dismissed, Reason, Welcome, WorkerEvent};
 use obsdiff_proto::wire::v1::session_client::SessionClient;
 use obsdiff_proto::wire::{MESSAGE_LIMIT, REACH, REACH_NETWORK, WireError, v1};
 use thiserror::Error;
@@ -165,7 +165,12 @@ pub async fn attend(
     let mut absence = Absence::new(dial);
     let end = loop {
         let begun = Instant::now();
+        let mut stands_by = false;
         let lost = match session(desk, dial, &mut absence, briefed).await {
+            End::Dismissed(Dismissed { reason: Reason::OtherHardware, words }) => {
+                stands_by = true;
+                words
+            }
             End::Dismissed(dismissed) if dismissed.reason.may_return() => dismissed.words,
             End::Dismissed(dismissed) => break Ok(Some(dismissed)),
             End::Fatal(error) => break Err(error),
@@ -179,7 +184,10 @@ pub async fn attend(
         if left.is_zero() {
             break Err(SessionError::Away { patience: dial.patience, why: lost });
         }
-        absence.tell(&Waiting::Coordinator { why: lost, left });
+        absence.tell(&match stands_by {
+            true => Waiting::Turn { why: lost },
+            false => Waiting::Coordinator { why: lost, left },
+        });
         // A session that lasted shows that the way is open.
         if begun.elapsed() > LONGEST_WAIT {
             wait = FIRST_WAIT;

@@ -86,6 +86,7 @@ fn job() -> Job {
         }),
         committed: 0,
         exponents: Some((0..sites).map(|s| (SiteId(s), 12)).collect()),
+        hardware: None,
         life: 0,
         options: Options::default(),
     }
@@ -122,6 +123,7 @@ impl Play {
             let hello = Hello {
                 instance: i.into(),
                 speed: 1000 + i,
+                hardware: "a processor".to_owned(),
                 exponents: Default::default(),
                 status: Status::default(),
             };

@@ -74,6 +74,8 @@ pub enum Action {
     /// Save the exponents for the next life, so that shards held for the first package outlive this one. No answer is waited for:
     /// manifests have them too, and the pilot would find them again.
     Save(Arc<Exponents>),
+    /// Save the kind of hardware of the job's workers for the next life. No answer is waited for: manifests have it too.
+    SaveHardware(String),
     /// Log it, show it.
     Tell(Event),
     /// The job is over: nothing more will come.
@@ -107,6 +109,17 @@ pub enum Dismissal {
     /// It fails again and again where others may not.
     #[error("failed too often, the last time at {0}")]
     Useless(String),
+    /// Its results could differ in bits from those of the job's other workers.
+    #[error(
+        "the job runs on {job} and this worker on {worker}, whose results may differ in bits \
+         (a new job with workers.mixed_hardware = true takes both)"
+    )]
+    OtherHardware {
+        /// The kind of the job's workers.
+        job: String,
+        /// The worker's own.
+        worker: String,
+    },
     /// The job is over.
     #[error("the job is over: {0}")]
     Over(Outcome),
@@ -121,6 +134,7 @@ impl From<&Dismissal> for Dismissed {
             Dismissal::Drained => Reason::Drained,
             Dismissal::Refused(_) => Reason::Refused,
             Dismissal::Useless(_) => Reason::Useless,
+            Dismissal::OtherHardware { .. } => Reason::OtherHardware,
             Dismissal::Over(Outcome::Done) => Reason::Done,
             Dismissal::Over(Outcome::Cancelled) => Reason::Cancelled,
             Dismissal::Over(Outcome::Failed(_)) => Reason::Failed,
@@ -151,6 +165,14 @@ pub enum Event {
     Ready {
         /// Who.
         worker: WorkerId,
+    },
+    /// Workers of another kind of hardware stand by; told once for each kind.
+    #[error("workers on {worker} stand by: the job runs on {job}, and workers.mixed_hardware is not set")]
+    StandingBy {
+        /// The kind of the job's workers.
+        job: String,
+        /// The kind of those that stand by.
+        worker: String,
     },
     /// A worker left.
     #[error("worker {worker} left ({why}), last heard of {:.1} s before; {} shards are run again", quiet.as_secs_f64(), lost.len())]

@@ -170,7 +170,11 @@ impl Core {
                 }
                 Err(Violation::Commit { package: manifest.package, committed: self.committed, missing })
             }
-            Action::Dismiss { .. } | Action::Save(_) | Action::Tell(_) | Action::Finish(_) => Ok(()),
+            Action::Dismiss { .. }
+            | Action::Save(_)
+            | Action::SaveHardware(_)
+            | Action::Tell(_)
+            | Action::Finish(_) => Ok(()),
         }
     }
 

@@ -21,6 +21,8 @@ pub struct Job {
     /// Exponents as an earlier life saved them, or as the last manifest has them; none makes a pilot find them. Empty for sums that
     /// need none (`accumulate = "f32"`).
     pub exponents: Option<Exponents>,
+    /// The kind of hardware of the job's workers, as an earlier life took it; none makes it that of the first who joins.
+    pub hardware: Option<String>,
     /// 0 for the job's first coordinator, larger for every later one: worker ids and epochs of different lives never meet.
     pub life: u32,
     /// How patient the coordinator is.
@@ -67,6 +69,8 @@ pub struct Options {
     pub lonely: Duration,
     /// A site whose solving costs more than this is split by rows. Part of the plan: it decides which weights compete.
     pub split_above: Option<u64>,
+    /// Workers of any kind of hardware may take part (`workers.mixed_hardware`).
+    pub mixed_hardware: bool,
     /// Steps of refinement (`sparsity.refine`): part of what solving costs, and so of who solves what.
     pub refine: u32,
 }
@@ -93,6 +97,7 @@ impl Default for Options {
             lowering: 4,
             lonely: seconds(60 * 60),
             split_above: None,
+            mixed_hardware: false,
             refine: 0,
         }
     }

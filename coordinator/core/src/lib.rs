@@ -11,6 +11,7 @@
 mod action;
 pub mod assignment;
 pub mod cost;
+mod hardware;
 mod invariants;
 mod job;
 mod leases;

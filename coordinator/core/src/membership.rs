@@ -26,6 +26,11 @@ impl Core {
             self.out.push(Action::Dismiss { worker, why: Dismissal::Refused(why) });
             return;
         }
+        if let Some(why) = self.other_hardware(&hello.hardware) {
+            self.stand_by(worker, why);
+            return;
+        }
+        self.take_hardware(&hello.hardware);
         self.members.insert(worker, Member::new(hello, self.now));
         self.lonely = None;
         let kept = self.adopt(worker, hello);
@@ -165,7 +170,11 @@ impl Core {
         if let Some(Lonely { since, last }) = &self.lonely
             && self.now.saturating_sub(*since) >= self.job.options.lonely
         {
-            let last = if last.is_empty() { String::new() } else { format!("; the last one left: {last}") };
+            let mut last =
+                if last.is_empty() { String::new() } else { format!("; the last one left: {last}") };
+            if let (Some(job), Some(other)) = (&self.hardware, self.standing_by.first()) {
+                last += &format!("; workers on {other} stand by, since the job runs on {job}");
+            }
             self.fail(Failure::Alone { seconds: (self.now - *since).as_secs(), last });
         }
     }

@@ -23,6 +23,10 @@ pub struct Core {
     /// The last worker that joined.
     pub(crate) latest: Option<WorkerId>,
     pub(crate) exponents: Option<Exponents>,
+    /// The kind of hardware of all members; none before the first one joins, and where kinds mix.
+    pub(crate) hardware: Option<String>,
+    /// Kinds that stand by, as far as they were told of.
+    pub(crate) standing_by: BTreeSet<String>,
     /// Packages committed, counted from the first.
     pub(crate) committed: u32,
     /// The package being pruned; none before the pilot and after the last.
@@ -167,6 +171,8 @@ impl Core {
             members: BTreeMap::new(),
             latest: None,
             exponents,
+            hardware: job.hardware.take().filter(|_| !job.options.mixed_hardware),
+            standing_by: BTreeSet::new(),
             committed: job.committed,
             open: None,
             pilot: None,

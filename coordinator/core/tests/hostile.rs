@@ -113,8 +113,12 @@ fn status() -> impl Strategy<Value = Status> {
 }
 
 fn hello() -> impl Strategy<Value = Hello> {
-    (0u128..4, number(), exponents(), prop_oneof![Just(Status::default()), status()])
-        .prop_map(|(instance, speed, exponents, status)| Hello { instance, speed, exponents, status })
+    (0u128..4, number(), exponents(), prop_oneof![Just(Status::default()), status()]).prop_map(
+        |(instance, speed, exponents, status)| {
+            let hardware = "a processor".to_owned();
+            Hello { instance, speed, hardware, exponents, status }
+        },
+    )
 }
 
 fn input() -> impl Strategy<Value = Input> {

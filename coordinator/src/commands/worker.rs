@@ -10,7 +10,7 @@ use obsdiff_engine::checkpoint::digests;
 use obsdiff_proto::InputDigest;
 use obsdiff_proto::session::{Briefing, Dismissed, Reason};
 use obsdiff_worker::collective::Transport;
-use obsdiff_worker::device::{Desk, Patience, ShelfError, StoreShelf, WorkError, follow};
+use obsdiff_worker::device::{Desk, Machine, Patience, ShelfError, StoreShelf, WorkError, follow};
 use obsdiff_worker::meeting::Meeting;
 use obsdiff_worker::security::TokenSender;
 use obsdiff_worker::session::{Dial, SessionError, attend, tcp};
@@ -43,7 +43,11 @@ pub(super) fn work(args: &WorkerArgs, session: &mut Session<'_>) -> Result<()> {
     let progress = session.progress(args.process.quiet);
     let (dial, transport) = dial(args, progress.clone(), &runtime)?;
     let megaflops = (product_rate(&session.clock)? / 1e6) as u64;
-    let desk = Desk::new(instance(), megaflops, transport, Patience::default());
+    let desk = Desk::new(
+        Machine { instance: instance(), speed: megaflops, hardware: obsdiff_engine::hardware() },
+        transport,
+        Patience::default(),
+    );
     let ready = Arc::new(AtomicBool::new(false));
     drain_when_asked(&session.signals, &desk, &ready);
     let (briefs, briefings) = mpsc::channel();

@@ -176,7 +176,11 @@ impl Audience for Display<'_> {
                     "the Gram of {site} overflowed: the package is run again at exponent {exponent}"
                 ));
             }
-            Event::Left { .. } | Event::Discarded { .. } | Event::Broken { .. } | Event::Retried { .. } => {
+            Event::StandingBy { .. }
+            | Event::Left { .. }
+            | Event::Discarded { .. }
+            | Event::Broken { .. }
+            | Event::Retried { .. } => {
                 self.progress.note(&event.to_string());
             }
             Event::Committed { package } => {

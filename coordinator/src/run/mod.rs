@@ -69,6 +69,7 @@ pub fn run(job: &Job, process: &Process<'_>) -> Result<Summary> {
         progress.note(note);
     }
     let state = State::open(job, &inputs)?;
+    state.check_hardware(job)?;
     state.note(&inputs, progress);
     progress.keep(state.job.committed as usize, inputs.plan.packages.len(), state.url());
     drop(running);

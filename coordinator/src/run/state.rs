@@ -7,7 +7,7 @@ use obsdiff_core::{Job as CoreJob, Options};
 use obsdiff_engine::export::{PruningRecord, RECORD_FILE};
 use obsdiff_files::{Disk, read_regular};
 use obsdiff_proto::message::Exponents;
-use obsdiff_proto::{Accumulate, Digest, JobSpec, PackageId};
+use obsdiff_proto::{Accumulate, Digest, JobError, JobSpec, PackageId};
 use obsdiff_worker::device::StoreShelf;
 use obsdiff_worker::store::{JobRecord, JobStore, Opened, Prompts};
 use serde::Serialize;
@@ -68,11 +68,14 @@ impl State {
             Accumulate::Exact => saved.or_else(last),
             Accumulate::F32 => Some(Exponents::new()),
         };
+        let kept = runtime.block_on(store.hardware())?;
+        let hardware = kept.or_else(|| committed.last().and_then(|manifest| manifest.hardware.clone()));
         let job = CoreJob {
             inventory: Arc::new(inputs.described.inventory.clone()),
             plan: Arc::new(inputs.plan.clone()),
             committed: committed.len() as u32,
             exponents,
+            hardware,
             life,
             options,
         };
@@ -110,6 +113,25 @@ impl State {
                 self.url(),
                 package.0 + 1
             ));
+        }
+    }
+
+    /// Whether this machine is of the kind that the job was begun on, where that matters.
+    ///
+    /// # Errors
+    /// When it is of another kind.
+    pub fn check_hardware(&self, job: &Job) -> Result<()> {
+        let (own, mixed) = (obsdiff_engine::hardware(), job.spec.workers.mixed_hardware);
+        match &self.job.hardware {
+            Some(begun) if !mixed && *begun != own => {
+                let problem = format!(
+                    "is not set, but {} was begun on {begun} and this machine is {own}, whose results may differ in bits: \
+                     go on there, or begin another job with mixed_hardware = true",
+                    self.url()
+                );
+                Err(job.refuse(JobError::new("workers.mixed_hardware", problem)))
+            }
+            _ => Ok(()),
         }
     }
 
@@ -175,7 +197,12 @@ pub(super) fn written_record(job: &Job) -> Option<PruningRecord> {
 /// What a job says of how it is coordinated.
 pub(crate) fn options(spec: &JobSpec) -> Options {
     let split_above = Some(spec.packages.split_above);
-    Options { refine: spec.sparsity.refinement(), split_above, ..Options::default() }
+    Options {
+        refine: spec.sparsity.refinement(),
+        split_above,
+        mixed_hardware: spec.workers.mixed_hardware,
+        ..Options::default()
+    }
 }
 
 /// Where a job keeps its state: a directory or a URL.

@@ -17,7 +17,9 @@ use obsdiff_engine::pruner::Pruner;
 use obsdiff_files::Disk;
 use obsdiff_proto::Package;
 use obsdiff_worker::collective::Local;
-use obsdiff_worker::device::{Desk, Patience, Pruned, PruningEngine, Shelf, ShelfError, WorkError, follow};
+use obsdiff_worker::device::{
+    Desk, Machine, Patience, Pruned, PruningEngine, Shelf, ShelfError, WorkError, follow,
+};
 
 use super::{Display, Gauge, Inputs, RUN_SPAN, State, held_out, structured};
 use crate::clock::Clock;
@@ -61,7 +63,10 @@ impl<'a> Work<'a> {
             .map_err(|e| Error::content(self.job.path(), e.to_string()))?;
         let transport = Arc::new(Local::default());
         let desks: Vec<_> = (1..=workers.max(1) as u128)
-            .map(|instance| Desk::new(instance, 1000, transport.clone(), Patience::default()))
+            .map(|instance| {
+                let machine = Machine { instance, speed: 1000, hardware: obsdiff_engine::hardware() };
+                Desk::new(machine, transport.clone(), Patience::default())
+            })
             .collect();
         let device = |desk: &Arc<Desk>, model| {
             let _run = tracing::info_span!(RUN_SPAN).entered();
@@ -156,6 +161,10 @@ impl<'a> Work<'a> {
         let record = PruningRecord {
             obsdiff: env!("CARGO_PKG_VERSION").to_owned(),
             job: self.job.spec.clone(),
+            hardware: match self.job.spec.workers.mixed_hardware {
+                true => "mixed".to_owned(),
+                false => obsdiff_engine::hardware(),
+            },
             inputs: self.inputs.digests(),
             linears: pruned.linears.clone(),
             structures: pruned.structures.clone(),

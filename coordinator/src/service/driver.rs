@@ -39,6 +39,7 @@ const LOOK: Duration = Duration::from_secs(10);
 enum Write {
     Commit(Arc<Manifest>),
     Save(Arc<Exponents>),
+    SaveHardware(String),
     /// Nothing follows.
     End,
 }
@@ -132,7 +133,10 @@ impl<'a> Driver<'a> {
             Message::Join(hello, downlink) => {
                 self.latest = WorkerId(self.latest.0 + 1);
                 let worker = self.latest;
-                downlink.welcome(worker);
+                // Whoever stands by is not welcomed: it would begin to prepare.
+                if self.core.other_hardware(&hello.hardware).is_none() {
+                    downlink.welcome(worker);
+                }
                 self.sessions.insert(worker, downlink);
                 self.step(Input::Joined { worker, hello });
             }
@@ -176,6 +180,7 @@ impl<'a> Driver<'a> {
             }
             Action::Commit(manifest) => self.write(Write::Commit(manifest)),
             Action::Save(exponents) => self.write(Write::Save(exponents)),
+            Action::SaveHardware(hardware) => self.write(Write::SaveHardware(hardware)),
             Action::Tell(event) => self.audience.event(&event),
             Action::Finish(outcome) => self.outcome = Some(outcome),
         }
@@ -227,6 +232,12 @@ impl Writer {
                     Err(error) => Input::CommitFailed { package, error },
                 };
                 self.answers.send(Message::Input(input)).await;
+            }
+            Write::SaveHardware(hardware) => {
+                if let Err(error) = self.records.save_hardware(&hardware).await {
+                    // Manifests have it too.
+                    tracing::warn!(%error, "the kind of hardware was not saved");
+                }
             }
             Write::Save(exponents) => {
                 if let Err(error) = self.records.save(&exponents).await {

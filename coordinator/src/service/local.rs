@@ -39,7 +39,8 @@ fn session(desk: &Arc<Desk>, coordinator: &Handle) -> Option<Dismissal> {
     let (named, name) = mpsc::channel();
     let (dismissed, dismissal) = mpsc::channel();
     coordinator.put(Message::join(desk.hello(), Box::new(Link { desk: desk.clone(), named, dismissed })));
-    let worker = name.recv().ok()?;
+    // Whoever stands by gets no name.
+    let Ok(worker) = name.recv() else { return dismissal.try_recv().ok() };
     report(desk, coordinator, worker, &dismissal)
 }
 

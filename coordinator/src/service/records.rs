@@ -22,6 +22,12 @@ pub trait Records: Send + Sync {
 
     /// The life of a later coordinator of the same job, if there is one.
     async fn successor(&self) -> Option<u32>;
+
+    /// Saves the kind of hardware of the job's workers.
+    ///
+    /// # Errors
+    /// What the store said.
+    async fn save_hardware(&self, hardware: &str) -> Result<(), String>;
 }
 
 /// A job's store, as the coordinator of one life writes it.
@@ -52,6 +58,10 @@ impl Records for StoreRecords {
             }
         }
     }
+
+    async fn save_hardware(&self, hardware: &str) -> Result<(), String> {
+        self.store.put_hardware(hardware).await.map_err(|e| e.to_string())
+    }
 }
 
 /// Records that end with the process, beside weights in memory.
@@ -70,5 +80,9 @@ impl Records for MemoryRecords {
 
     async fn successor(&self) -> Option<u32> {
         None
+    }
+
+    async fn save_hardware(&self, _: &str) -> Result<(), String> {
+        Ok(())
     }
 }

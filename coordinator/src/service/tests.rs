@@ -10,7 +10,7 @@ use obsdiff_proto::{
 };
 use obsdiff_worker::collective::Local;
 use obsdiff_worker::device::{
-    Desk, FakeEngine, Gate, MemoryShelf, Moment, Patience, ShelfError, WorkError, follow,
+    Desk, FakeEngine, Gate, Machine, MemoryShelf, Moment, Patience, ShelfError, WorkError, follow,
 };
 
 use super::*;
@@ -49,9 +49,14 @@ fn job(packages: u32, shards: u32) -> Job {
         }),
         committed: 0,
         exponents: None,
+        hardware: None,
         life: 0,
         options: Options { backoff: std::time::Duration::from_millis(1), ..Options::default() },
     }
+}
+
+fn machine(instance: u128) -> Machine {
+    Machine { instance, speed: 1000, hardware: "a processor".to_owned() }
 }
 
 /// Runs a job with a worker for each gate; says how it ended, and what was written.
@@ -64,7 +69,7 @@ fn run(job: Job, gates: Vec<Gate>) -> (Option<Outcome>, Option<Vec<u8>>) {
     let result = Arc::new(Mutex::new(None));
     let mut threads = Vec::new();
     for (instance, gate) in (1..).zip(gates) {
-        let desk = Desk::new(instance, 1000, transport.clone(), Patience::default());
+        let desk = Desk::new(machine(instance), transport.clone(), Patience::default());
         let mut engine = FakeEngine::new(plan.clone(), Arc::new(shelf.clone()), result.clone(), gate);
         let its = desk.clone();
         threads.push(thread::spawn(move || follow(&its, &mut engine)));
@@ -193,6 +198,10 @@ impl Records for Superseded {
 
     async fn save(&self, _: &Exponents) -> Result<(), String> {
         panic!("the older coordinator saves exponents")
+    }
+
+    async fn save_hardware(&self, _: &str) -> Result<(), String> {
+        panic!("the older coordinator saves the kind of hardware")
     }
 
     async fn successor(&self) -> Option<u32> {

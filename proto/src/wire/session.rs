@@ -72,6 +72,7 @@ impl From<&Hello> for v1::Hello {
             instance_high: (hello.instance >> 64) as u64,
             instance_low: hello.instance as u64,
             speed: hello.speed,
+            hardware: clipped(&hello.hardware),
             exponents: exponents_out(&hello.exponents),
             status: Some((&hello.status).into()),
         }
@@ -86,6 +87,7 @@ impl TryFrom<v1::Hello> for Hello {
         Ok(Self {
             instance: u128::from(hello.instance_high) << 64 | u128::from(hello.instance_low),
             speed: hello.speed,
+            hardware: words("hardware", hello.hardware)?,
             exponents: exponents("exponents", hello.exponents)?,
             status: inner("status", hello.status)?,
         })
@@ -135,6 +137,7 @@ impl From<&Dismissed> for v1::Dismissed {
             Reason::Failed => R::Failed,
             Reason::Protocol => R::Protocol,
             Reason::Restarting => R::Restarting,
+            Reason::OtherHardware => R::OtherHardware,
         };
         Self { reason: reason.into(), words: clipped(&dismissed.words) }
     }
@@ -158,6 +161,7 @@ impl TryFrom<v1::Dismissed> for Dismissed {
             R::Failed => Reason::Failed,
             R::Protocol => Reason::Protocol,
             R::Restarting => Reason::Restarting,
+            R::OtherHardware => Reason::OtherHardware,
         };
         Ok(Self { reason, words: words("words", dismissed.words)? })
     }

@@ -15,6 +15,7 @@ use obsdiff_proto::{
     CalibrationSpec, Digest, Epoch, EvaluationSpec, HeadScore, HessianSpec, InputDigest, Inventory, JobSpec,
     Layout, Linear, LinearId, LinearTarget, Method, ModelSpec, OutputSpec, Package, PackageId, PackagesSpec,
     Pattern, Plan, Shard, ShardId, Site, SiteId, SparsitySpec, Stream, Target, Unit, UnitKind, WorkerId,
+    WorkersSpec,
 };
 use proptest::collection::{btree_map, btree_set, vec};
 use proptest::option;
@@ -195,12 +196,15 @@ pub(crate) fn status() -> impl Strategy<Value = Status> {
 }
 
 pub(crate) fn hello() -> impl Strategy<Value = Hello> {
-    (any::<u128>(), number(), exponents(), status()).prop_map(|(instance, speed, exponents, status)| Hello {
-        instance,
-        speed,
-        exponents,
-        status,
-    })
+    (any::<u128>(), number(), words(), exponents(), status()).prop_map(
+        |(instance, speed, hardware, exponents, status)| Hello {
+            instance,
+            speed,
+            hardware,
+            exponents,
+            status,
+        },
+    )
 }
 
 pub(crate) fn worker_event() -> impl Strategy<Value = WorkerEvent> {
@@ -264,6 +268,7 @@ fn spec() -> impl Strategy<Value = JobSpec> {
         hessian,
         packages: PackagesSpec::default(),
         evaluation: EvaluationSpec::default(),
+        workers: WorkersSpec::default(),
         output: OutputSpec { path: "out".to_owned(), link: false, state: None, layout: Layout::Shrunk },
     })
 }

@@ -9,6 +9,7 @@ mod contained;
 mod error;
 pub mod export;
 pub mod gram;
+mod hardware;
 pub mod model;
 pub mod pipeline;
 pub mod pruner;
@@ -16,3 +17,4 @@ pub mod solve;
 
 pub use contained::is_contained;
 pub use error::{Error, Result};
+pub use hardware::hardware;

@@ -55,6 +55,7 @@ fn record() -> PruningRecord {
         "calibration": { "prompts": "p.txt" }, "output": { "path": "out" }
     });
     PruningRecord {
+        hardware: "a processor".to_owned(),
         obsdiff: "0".into(),
         job: serde_json::from_value(job).unwrap(),
         inputs: vec![],

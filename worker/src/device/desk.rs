@@ -9,7 +9,7 @@ use obsdiff_proto::{Epoch, WorkerId};
 use tokio::sync::Notify;
 
 use super::WorkError;
-use super::duties::{Duties, Effect};
+use super::duties::{Duties, Effect, Machine};
 use crate::collective::{Abort, Collective, CollectiveError, Seat, Transport};
 use crate::lock::lock;
 
@@ -79,10 +79,10 @@ pub(super) enum Work {
 }
 
 impl Desk {
-    /// A desk for a process that has just started, and prepares until a device follows it. `instance` is drawn at random; `speed` is in 10^6 operations per second.
-    pub fn new(instance: u128, speed: u64, transport: Arc<dyn Transport>, patience: Patience) -> Arc<Self> {
+    /// A desk for a process that has just started, and prepares until a device follows it.
+    pub fn new(machine: Machine, transport: Arc<dyn Transport>, patience: Patience) -> Arc<Self> {
         let state = State {
-            duties: Duties::new(instance, speed),
+            duties: Duties::new(machine),
             group: None,
             release: false,
             running: None,

@@ -14,8 +14,7 @@ use obsdiff_proto::{Epoch, PackageId, ShardId, SiteId, WorkerId};
 /// A worker's orders and its account of them.
 #[derive(Debug)]
 pub(super) struct Duties {
-    instance: u128,
-    speed: u64,
+    machine: Machine,
     /// The name that the coordinator has given to the open session.
     worker: Option<WorkerId>,
     pub(super) status: Status,
@@ -30,6 +29,17 @@ pub(super) struct Duties {
     /// The group whose reductions are under way, beside whatever the device does.
     reducing: Option<Epoch>,
     troubles: u64,
+}
+
+/// A worker's process and the machine that it runs on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Machine {
+    /// Drawn at random when the process started.
+    pub instance: u128,
+    /// Measured speed in 10^6 floating-point operations per second.
+    pub speed: u64,
+    /// The kind of its hardware: machines of one kind find the same bits.
+    pub hardware: String,
 }
 
 /// What taking a command asks of the world around.
@@ -50,10 +60,9 @@ const OTHER_SUMS: &str = "its sums are not those asked for";
 const NO_MEMBER: &str = "it is no member of this group";
 
 impl Duties {
-    pub(super) fn new(instance: u128, speed: u64) -> Self {
+    pub(super) fn new(machine: Machine) -> Self {
         Self {
-            instance,
-            speed,
+            machine,
             worker: None,
             status: Status { preparing: true, ..Status::default() },
             exponents: Exponents::new(),
@@ -72,8 +81,9 @@ impl Duties {
         self.queue.retain(|c| begun.contains(&Some(c.order())));
         self.show_in_hand();
         Hello {
-            instance: self.instance,
-            speed: self.speed,
+            instance: self.machine.instance,
+            speed: self.machine.speed,
+            hardware: self.machine.hardware.clone(),
             exponents: self.exponents.clone(),
             status: self.status.clone(),
         }

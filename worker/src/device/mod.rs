@@ -17,6 +17,7 @@ mod shelf;
 mod tensors;
 
 pub use desk::{Desk, Patience};
+pub use duties::Machine;
 pub use engine::{Engine, Reducer, Step, WorkError};
 pub use fake::{FakeEngine, Gate, Moment};
 pub use following::{follow, follow_waiting};

@@ -60,6 +60,10 @@ fn form(epoch: u64, tally: u64, holds: &[u32]) -> Command {
     Command::Form { tally: Tally(tally), holds: Arc::new(holds), group: group(epoch) }
 }
 
+fn machine(instance: u128) -> Machine {
+    Machine { instance, speed: 1, hardware: "a processor".to_owned() }
+}
+
 /// What a gate of a worker lets pass, one moment at a time, where it is closed.
 struct Gatekeeper {
     reached: Receiver<Moment>,
@@ -97,7 +101,7 @@ impl Workers {
         let shelf = MemoryShelf::default();
         let mut workers = Self { desks: Vec::new(), threads: Vec::new(), shelf: shelf.clone() };
         for (name, gate) in (1u64..).zip(gates) {
-            let desk = Desk::new(u128::from(name), 1, transport.clone(), Patience::default());
+            let desk = Desk::new(machine(u128::from(name)), transport.clone(), Patience::default());
             desk.hello();
             desk.named(WorkerId(name));
             let result = Arc::new(Mutex::new(None));

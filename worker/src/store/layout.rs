@@ -12,6 +12,8 @@ pub(super) const JOB: &str = "job.json";
 pub(super) const PROMPTS: &str = "prompts.json";
 /// The exponents as last known.
 pub(super) const EXPONENTS: &str = "exponents.json";
+/// The kind of hardware of the job's workers.
+pub(super) const HARDWARE: &str = "hardware.json";
 /// The folder of lives.
 pub(super) const LIVES: &str = "lives";
 /// The folder of pruned weights.
@@ -27,6 +29,7 @@ pub(super) const FOLDERS: [&str; 3] = [PACKAGES, PARTS, LIVES];
 pub(super) enum Kind {
     Manifest(Reverse<u32>),
     Exponents,
+    Hardware,
     Part,
     Life,
     Prompts,
@@ -43,6 +46,7 @@ pub(super) fn kind(object: &str) -> Option<Kind> {
         JOB => return Some(Kind::Job),
         PROMPTS => return Some(Kind::Prompts),
         EXPONENTS => return Some(Kind::Exponents),
+        HARDWARE => return Some(Kind::Hardware),
         _ => {}
     }
     let (folder, name) = object.split_once('/')?;
@@ -92,7 +96,9 @@ mod tests {
     #[test]
     fn only_exact_names_are_known() {
         let part = format!("parts/{}.safetensors", "0a".repeat(32));
-        for known in ["job.json", "obsdiff.json", "lives/00000012", "packages/00003.json", &part] {
+        for known in
+            ["job.json", "hardware.json", "obsdiff.json", "lives/00000012", "packages/00003.json", &part]
+        {
             assert!(kind(known).is_some(), "{known}");
             assert_eq!(kind_of_file(&format!("{known}#3")), kind(known));
         }

@@ -4,7 +4,7 @@ use obsdiff_proto::message::{Exponents, Manifest, PartId, Receipt};
 use obsdiff_proto::{PackageId, SiteId};
 use serde::{Deserialize, Serialize};
 
-use super::layout::{EXPONENTS, PACKAGES};
+use super::layout::{EXPONENTS, HARDWARE, PACKAGES};
 use super::objects::Put;
 use super::{JobStore, PartReceipt, Result, StoreError};
 
@@ -13,6 +13,8 @@ use super::{JobStore, PartReceipt, Result, StoreError};
 struct ManifestRecord {
     package: PackageId,
     exponents: Exponents,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    hardware: Option<String>,
     parts: Vec<PartRecord>,
 }
 
@@ -47,7 +49,8 @@ impl TryFrom<&Manifest> for ManifestRecord {
             Ok(PartRecord { site: part.site, index: part.index, receipt: receipt.try_into()? })
         };
         let parts = manifest.parts.iter().map(part).collect::<Result<_>>()?;
-        Ok(Self { package, exponents: manifest.exponents.clone(), parts })
+        let (exponents, hardware) = (manifest.exponents.clone(), manifest.hardware.clone());
+        Ok(Self { package, exponents, hardware, parts })
     }
 }
 
@@ -57,6 +60,7 @@ impl From<&ManifestRecord> for Manifest {
         Self {
             package: record.package,
             exponents: record.exponents.clone(),
+            hardware: record.hardware.clone(),
             parts: record.parts.iter().map(part).collect(),
         }
     }
@@ -129,6 +133,22 @@ impl JobStore {
     /// When the store fails.
     pub async fn put_exponents(&self, exponents: &Exponents) -> Result<()> {
         self.put_sealed(EXPONENTS, exponents).await
+    }
+
+    /// Keeps the kind of hardware of the job's workers for the next coordinator.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn put_hardware(&self, hardware: &str) -> Result<()> {
+        self.put_sealed(HARDWARE, &hardware).await
+    }
+
+    /// The kind of hardware that was kept.
+    ///
+    /// # Errors
+    /// When it is damaged, or the store fails.
+    pub async fn hardware(&self) -> Result<Option<String>> {
+        self.sealed_if_any(HARDWARE).await
     }
 
     /// The exponents last kept.

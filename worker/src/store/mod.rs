@@ -10,6 +10,7 @@
 //! | `prompts.json` | the prompts themselves |
 //! | `lives/00000000` | one for each coordinator that ran the job |
 //! | `exponents.json` | the exponents as last known |
+//! | `hardware.json` | the kind of hardware of the job's workers |
 //! | `parts/SHA256.safetensors` | pruned weights of a part, named by their content |
 //! | `packages/00000.json` | a package's manifest: the parts that count. Put last |
 //!

@@ -3,6 +3,7 @@
 
 use std::io;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use obsdiff_proto::session::{CoordinatorEvent, Dismissed, Reason};
 use obsdiff_proto::wire::v1;
 use obsdiff_proto::wire::v1::session_server::{Session, SessionServer};
 use obsdiff_worker::collective::Local;
-use obsdiff_worker::device::{Desk, Patience};
+use obsdiff_worker::device::{Desk, Machine, Patience};
 use obsdiff_worker::security::TokenSender;
 use obsdiff_worker::session::{Connect, Dial, SessionError, Waiting, attend};
 use tokio::io::DuplexStream;
@@ -36,7 +37,8 @@ fn dial(connect: Arc<Connect>) -> (Dial, Told) {
 }
 
 fn desk() -> Arc<Desk> {
-    Desk::new(1, 1000, Arc::new(Local::default()), Patience::default())
+    let machine = Machine { instance: 1, speed: 1000, hardware: "a processor".to_owned() };
+    Desk::new(machine, Arc::new(Local::default()), Patience::default())
 }
 
 /// A port at which nobody listens.
@@ -119,4 +121,38 @@ async fn a_worker_that_stands_by_is_told_why_and_stays_for_as_long_as_the_coordi
     assert_eq!(ended.reason, Reason::Done);
     let told = told.lock().unwrap().iter().map(Waiting::to_string).collect::<Vec<_>>();
     assert_eq!(told, ["standing by: others are at work"]);
+}
+
+/// A coordinator whose job runs on other hardware for as many sessions, and is done then.
+struct Elsewhere(AtomicU32);
+
+#[tonic::async_trait]
+impl Session for Elsewhere {
+    type OpenStream = Events;
+
+    async fn open(&self, _: Request<Streaming<v1::WorkerEvent>>) -> Result<Response<Events>, Status> {
+        let (reason, words) = match self.0.fetch_add(1, Ordering::Relaxed) {
+            0..400 => (Reason::OtherHardware, "the job runs on other hardware"),
+            _ => (Reason::Done, "the job is done"),
+        };
+        let event = CoordinatorEvent::Dismissed(Dismissed { reason, words: words.to_owned() });
+        Ok(Response::new(Box::pin(stream::once(async move { Ok((&event).into()) }))))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_on_other_hardware_stands_by_for_as_long_as_the_coordinator_lives() {
+    let (port, incoming) = unbounded_channel();
+    let incoming = UnboundedReceiverStream::new(incoming);
+    let coordinator = SessionServer::new(Elsewhere(AtomicU32::new(0)));
+    tokio::spawn(Server::builder().add_service(coordinator).serve_with_incoming(incoming));
+    let (dial, told) = dial(in_memory(port));
+    let begun = tokio::time::Instant::now();
+    let ended = attend(&desk(), &dial, &mut |_| panic!("it is welcomed")).await.unwrap().unwrap();
+    assert_eq!(ended.reason, Reason::Done);
+    assert!(begun.elapsed() > PATIENCE);
+    let told = told.lock().unwrap().iter().map(Waiting::to_string).collect::<Vec<_>>();
+    assert!(told.iter().all(|words| words == "standing by: the job runs on other hardware"), "{told:?}");
+    // At once, and then once a minute.
+    assert!((10..=30).contains(&told.len()), "{}", told.len());
 }

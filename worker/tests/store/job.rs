@@ -41,6 +41,7 @@ pub(crate) fn manifest(package: u32, receipts: impl IntoIterator<Item = Receipt>
     Manifest {
         package: PackageId(package),
         exponents: [(SiteId(3), exponent), (SiteId(10), exponent)].into(),
+        hardware: Some("a processor".to_owned()),
         parts: (0..).zip(receipts).map(part).collect(),
     }
 }

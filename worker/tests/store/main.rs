@@ -35,6 +35,10 @@ async fn lives(store: &JobStore) {
         assert_eq!(store.exponents().await.unwrap(), Some(exponents));
     }
 
+    assert_eq!(store.hardware().await.unwrap(), None);
+    store.put_hardware("a processor").await.unwrap();
+    assert_eq!(store.hardware().await.unwrap().as_deref(), Some("a processor"));
+
     let receipt = store.put_part(weights(1)).await.unwrap();
     assert_eq!(store.put_part(weights(1)).await.unwrap(), receipt, "named by content");
     assert_ne!(store.put_part(weights(2)).await.unwrap(), receipt);
@@ -75,9 +79,8 @@ async fn a_job_lives_in_a_directory() {
         names.sort();
         names
     };
-    let objects =
-        ["exponents.json", "job.json", "lives", "obsdiff.json", "obsdiff.lock", "packages", "parts"];
-    assert_eq!(names(""), [&objects[..], &["prompts.json"]].concat());
+    let objects = ["exponents.json", "hardware.json", "job.json", "lives", "obsdiff.json", "obsdiff.lock"];
+    assert_eq!(names(""), [&objects[..], &["packages", "parts", "prompts.json"]].concat());
     assert_eq!(names("packages"), ["00000.json", "00001.json"]);
     assert_eq!(names("lives"), ["00000000", "00000001", "00000002"]);
     // The same store under the other name of the directory.

@@ -20,6 +20,7 @@ impl Core {
         self.out.push(Action::Commit(Arc::new(Manifest {
             package: open.package,
             exponents: self.exponents.clone().unwrap_or_default(),
+            hardware: self.hardware.clone(),
             parts: open.solved.clone(),
         })));
     }

@@ -39,6 +39,7 @@ fn spec() -> JobSpec {
         hessian: HessianSpec::default(),
         packages: PackagesSpec::default(),
         evaluation: EvaluationSpec::default(),
+        workers: Default::default(),
         output: OutputSpec { path: "out".into(), link: false, state: None, layout: Layout::Shrunk },
     }
 }

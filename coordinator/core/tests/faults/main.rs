@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod ends;
+mod hardware;
 mod missed;
 mod preparing;
 mod script;
@@ -15,7 +16,7 @@ use obsdiff_core::{
     Trouble,
 };
 use obsdiff_proto::{Epoch, PackageId, ShardId, SiteId, WorkerId};
-use script::{Script, job};
+use script::{HARDWARE, Script, job};
 
 /// Nothing is left undone.
 fn none(_: &Order) -> bool {
@@ -157,7 +158,7 @@ fn sums_of_other_weights_or_exponents_do_not_count() {
     let claim = |status: Status, exponent: i32| {
         let mut script = Script::new(job());
         let exponents = [(SiteId(0), exponent)].into();
-        let hello = Hello { instance: 1, speed: 1, exponents, status };
+        let hello = Hello { instance: 1, speed: 1, hardware: HARDWARE.to_owned(), exponents, status };
         script.step(Input::Joined { worker: WorkerId(1), hello: Box::new(hello) });
         script.core.view().held
     };
@@ -176,7 +177,8 @@ fn a_process_that_opens_a_second_session_replaces_its_first_and_keeps_its_shards
     script.start(1);
     script.obey(1, none);
     let status = script.workers[&1].clone();
-    let hello = Hello { instance: 1, speed: 1000, exponents: [(SiteId(0), 12)].into(), status };
+    let exponents = [(SiteId(0), 12)].into();
+    let hello = Hello { instance: 1, speed: 1000, hardware: HARDWARE.to_owned(), exponents, status };
     script.step(Input::Joined { worker: WorkerId(2), hello: Box::new(hello) });
     assert_eq!(script.dismissal(1), Some(Dismissal::Replaced(WorkerId(2))));
     assert_eq!(script.core.view().held, 2);

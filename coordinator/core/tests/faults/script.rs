@@ -25,6 +25,9 @@ pub(crate) struct Script {
     group: Option<Arc<Group>>,
 }
 
+/// The kind of hardware of workers, where it does not matter.
+pub(crate) const HARDWARE: &str = "a processor";
+
 /// Two packages of one site each, four shards.
 pub(crate) fn job() -> Job {
     let site =
@@ -54,6 +57,7 @@ pub(crate) fn job() -> Job {
         }),
         committed: 0,
         exponents: Some([(SiteId(0), 12), (SiteId(1), 12)].into()),
+        hardware: None,
         life: 0,
         options: Options { most_leases: 2, ..Options::default() },
     }
@@ -81,9 +85,15 @@ impl Script {
     }
 
     pub(crate) fn join(&mut self, worker: u64, status: Status) {
+        self.join_on(HARDWARE, worker, status);
+    }
+
+    /// A worker on this kind of hardware joins.
+    pub(crate) fn join_on(&mut self, hardware: &str, worker: u64, status: Status) {
         let exponents = self.core.view().package.map(|p| [(SiteId(p.0), 12)].into()).unwrap_or_default();
         self.workers.insert(worker, status.clone());
-        let hello = Hello { instance: u128::from(worker), speed: 1000, exponents, status };
+        let (instance, hardware) = (u128::from(worker), hardware.to_owned());
+        let hello = Hello { instance, speed: 1000, hardware, exponents, status };
         self.step(Input::Joined { worker: WorkerId(worker), hello: Box::new(hello) });
     }
 

@@ -25,6 +25,7 @@ struct Sums {
     counts: BTreeMap<ShardId, u32>,
     exponents: Exponents,
     weights: u64,
+    bits: &'static str,
 }
 
 impl World {
@@ -76,8 +77,9 @@ impl World {
     /// A rank begins its reductions; the last one to begin lets the first of them run.
     pub(crate) fn bring(&mut self, process: usize, epoch: Epoch) {
         let Some(life) = &self.processes[process].life else { return };
-        let sums =
-            Sums { counts: life.counts.clone(), exponents: life.exponents.clone(), weights: life.weights };
+        let bits = self.task.bits(self.processes[process].hardware);
+        let (counts, exponents, weights) = (life.counts.clone(), life.exponents.clone(), life.weights);
+        let sums = Sums { counts, exponents, weights, bits };
         let Some(collective) = self.collectives.get_mut(&epoch).filter(|c| !c.broken) else { return };
         collective.brought.insert(process, sums);
         if collective.brought.len() == collective.group.members.len() {
@@ -143,12 +145,16 @@ impl World {
                 *counts.entry(*shard).or_insert(0) += count;
             }
             if !sums.counts.is_empty() {
-                origins.insert((sums.exponents[&site], sums.weights));
+                origins.insert((sums.exponents[&site], sums.weights, sums.bits));
             }
         }
         let once: BTreeMap<_, u32> = self.task.plan.shards.iter().map(|s| (s.id, 1)).collect();
         assert_eq!(counts, once, "epoch {epoch} sums shards of site {site} other than once each");
-        assert_eq!(origins.len(), 1, "epoch {epoch} mixes exponents or weights of site {site}: {origins:?}");
+        assert_eq!(
+            origins.len(),
+            1,
+            "epoch {epoch} mixes exponents, weights or hardware of site {site}: {origins:?}"
+        );
         origins.first().map_or(0, |o| o.0)
     }
 

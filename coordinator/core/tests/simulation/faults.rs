@@ -3,6 +3,7 @@
 use obsdiff_core::{Failure, Outcome};
 
 use crate::prng::Prng;
+use crate::worker::Process;
 use crate::world::{Event, World};
 
 /// Something that goes wrong at a point in time.
@@ -148,11 +149,18 @@ impl World {
         }
     }
 
+    /// Whether nobody is left who is of the job's kind.
+    fn all_stand_by(&self) -> bool {
+        let of_kind = |process: &Process| self.kind.as_deref() == Some(process.hardware);
+        !self.processes.iter().any(|process| process.life.is_some() && of_kind(process))
+    }
+
     /// Whether this end is one that what happened can justify.
     pub(crate) fn justified(&self, outcome: &Outcome) -> bool {
         match outcome {
-            Outcome::Done => self.store.len() == self.expected.len(),
+            Outcome::Done => self.store.len() == self.task.plan.packages.len(),
             Outcome::Failed(Failure::Fatal { .. }) => self.task.singular.is_some(),
+            Outcome::Failed(Failure::Alone { .. }) if self.all_stand_by() => true,
             Outcome::Failed(Failure::Store { .. } | Failure::TooOften { .. } | Failure::Alone { .. }) => {
                 self.store_down_until > self.now || self.knobs.store_lost
             }

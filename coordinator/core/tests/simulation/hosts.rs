@@ -29,7 +29,9 @@ impl World {
         // What was saved may have been lost: the last manifest has it too.
         let saved = self.saved.take().filter(|_| !self.rng.once_in(8));
         self.saved = saved.or_else(|| self.store.last().map(|m| m.exponents.clone()));
-        let job = self.task.job(self.store.len(), self.saved.clone(), self.life);
+        let kept = self.kept_hardware.take().filter(|_| !self.rng.once_in(8));
+        self.kept_hardware = kept.or_else(|| self.store.last().and_then(|m| m.hardware.clone()));
+        let job = self.task.job(self.store.len(), self.saved.clone(), self.kept_hardware.clone(), self.life);
         self.core = Some(Core::new(job, Duration::from_millis(self.now)).unwrap());
         self.after(0, Event::Tick { life: self.life });
     }
@@ -94,13 +96,13 @@ impl World {
         let Some(life) = it.life.as_mut().filter(|life| life.session.is_none() && it.lives == lives) else {
             return;
         };
-        if self.core.is_none() || it.cut_until > self.now {
+        if self.core.is_none() || it.cut_until > self.now || it.stands_by_until > self.now {
             let wait = self.rng.within(200..1500);
             return self.after(wait, Event::Dial { process, lives });
         }
         let worker = WorkerId((u64::from(self.life) << 32) + self.next_worker);
         self.next_worker += 1;
-        let hello = Box::new(life.hello(it.speed));
+        let hello = Box::new(life.hello(it.speed, it.hardware));
         life.session = Some(worker);
         self.sessions.insert(worker, (process, true));
         self.heard.insert(worker, self.now);

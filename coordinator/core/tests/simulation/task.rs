@@ -62,26 +62,39 @@ impl Task {
             limits: limits.collect(),
             pilot,
             singular: rng.once_in(60).then(|| SiteId(rng.within(0..sites) as u32)),
-            options: options(rng.once_in(2).then_some(3 * 8 * 8 * 8)),
+            options: options(rng.once_in(2).then_some(3 * 8 * 8 * 8), rng.once_in(8)),
             inventory: Arc::new(inventory),
             plan: Arc::new(plan),
         }
     }
 
     /// The job as a coordinator finds it.
-    pub(crate) fn job(&self, committed: usize, exponents: Option<Exponents>, life: u32) -> Job {
+    pub(crate) fn job(
+        &self,
+        committed: usize,
+        exponents: Option<Exponents>,
+        hardware: Option<String>,
+        life: u32,
+    ) -> Job {
         Job {
             inventory: self.inventory.clone(),
             plan: self.plan.clone(),
             committed: committed as u32,
             exponents,
+            hardware,
             life,
             options: self.options.clone(),
         }
     }
 
-    /// The manifests of an undisturbed run.
-    pub(crate) fn expected(&self) -> Vec<Manifest> {
+    /// What decides the bits that a worker of this kind finds.
+    pub(crate) fn bits(&self, hardware: &'static str) -> &'static str {
+        if self.options.mixed_hardware { "any" } else { hardware }
+    }
+
+    /// The manifests of an undisturbed run on this kind of hardware.
+    pub(crate) fn expected(&self, hardware: &'static str) -> Vec<Manifest> {
+        let named = (!self.options.mixed_hardware).then(|| hardware.to_owned());
         let mut weights = dense();
         let mut manifests = Vec::new();
         let mut exponents = self.pilot.clone();
@@ -90,12 +103,13 @@ impl Task {
             let parts = split::parts(&self.inventory, package, self.options.split_above, self.options.refine);
             let receipt = |part: Part| {
                 let exponents = part.sites.iter().map(|site| (*site, exponents[site])).collect();
-                (part.id, receipt(weights, part.id, &exponents))
+                (part.id, receipt(weights, part.id, &exponents, self.bits(hardware)))
             };
             let manifest = Manifest {
                 package: package.id,
                 parts: parts.into_iter().map(receipt).collect(),
                 exponents: exponents.clone(),
+                hardware: named.clone(),
             };
             weights = applied(&manifest);
             manifests.push(manifest);
@@ -112,6 +126,9 @@ impl Task {
     }
 }
 
+/// Kinds of hardware; most processes run on the first.
+pub(crate) const KINDS: [&str; 2] = ["a processor", "another processor"];
+
 /// Weights before anything was pruned.
 pub(crate) fn dense() -> u64 {
     hash("dense")
@@ -122,9 +139,9 @@ pub(crate) fn applied(manifest: &Manifest) -> u64 {
     hash(&format!("{:?}", manifest.parts))
 }
 
-/// What solving a part gives: it depends on the weights calibrated on, the part and the exponents of the sums.
-pub(crate) fn receipt(weights: u64, part: PartId, exponents: &Exponents) -> Receipt {
-    Receipt(format!("{part} of {weights:x} at {exponents:?}").into())
+/// What solving a part gives: it depends on the weights calibrated on, the part, the exponents of the sums and the hardware.
+pub(crate) fn receipt(weights: u64, part: PartId, exponents: &Exponents, bits: &str) -> Receipt {
+    Receipt(format!("{part} of {weights:x} at {exponents:?} on {bits}").into())
 }
 
 /// Structures of one or two linears each, within a package.
@@ -162,9 +179,10 @@ fn inventory(sites: u64, rng: &mut Prng) -> Inventory {
     }
 }
 
-fn options(split_above: Option<u64>) -> Options {
+fn options(split_above: Option<u64>, mixed_hardware: bool) -> Options {
     Options {
         split_above,
+        mixed_hardware,
         stall: Duration::from_secs(60),
         lonely: Duration::from_secs(600),
         ..Options::default()

@@ -18,6 +18,9 @@ pub(crate) struct Process {
     pub(crate) paused_until: u64,
     pub(crate) cut_until: u64,
     pub(crate) speed: u64,
+    pub(crate) hardware: &'static str,
+    /// It was told to stand by, and asks again then.
+    pub(crate) stands_by_until: u64,
     /// Milliseconds a shard takes.
     pub(crate) pace: u64,
 }
@@ -74,13 +77,14 @@ impl Life {
     }
 
     /// Forgets what was not begun, and says the rest.
-    pub(crate) fn hello(&mut self, speed: u64) -> Hello {
+    pub(crate) fn hello(&mut self, speed: u64, hardware: &str) -> Hello {
         let running = self.running.map(|(order, _)| order);
         self.queue.retain(|c| Some(c.order()) == running);
         self.show_in_hand();
         Hello {
             instance: self.instance,
             speed,
+            hardware: hardware.to_owned(),
             exponents: self.exponents.clone(),
             status: self.status.clone(),
         }
@@ -260,8 +264,9 @@ impl Life {
 }
 
 impl Process {
-    pub(crate) fn new(speed: u64, pace: u64) -> Self {
-        Self { life: None, lives: 0, paused_until: 0, cut_until: 0, speed, pace }
+    pub(crate) fn new(speed: u64, pace: u64, hardware: &'static str) -> Self {
+        let (paused_until, cut_until, stands_by_until) = (0, 0, 0);
+        Self { life: None, lives: 0, paused_until, cut_until, stands_by_until, speed, hardware, pace }
     }
 
     /// A shard's time, as the worker reports it.

@@ -13,7 +13,7 @@ use obsdiff_proto::{Epoch, WorkerId};
 use crate::collective::Collective;
 use crate::faults::{Fault, Knobs};
 use crate::prng::Prng;
-use crate::task::Task;
+use crate::task::{KINDS, Task};
 use crate::worker::{NOT_THE_SUMS, Process};
 
 /// What will happen.
@@ -123,7 +123,12 @@ pub(crate) struct World {
     pub(crate) store: Vec<Arc<Manifest>>,
     pub(crate) store_down_until: u64,
     pub(crate) saved: Option<Exponents>,
-    pub(crate) expected: Vec<Manifest>,
+    /// What was saved of the job's kind of hardware.
+    pub(crate) kept_hardware: Option<String>,
+    /// The kind that the job has.
+    pub(crate) kind: Option<String>,
+    /// The manifests of an undisturbed run on each kind of hardware.
+    pub(crate) expected: [Vec<Manifest>; 2],
     pub(crate) outcome: Option<Outcome>,
     pub(crate) steps: u64,
     /// How often the core told of each kind of event.
@@ -138,9 +143,13 @@ impl World {
         let task = Task::draw(&mut rng);
         let knobs = Knobs::draw(&mut rng);
         let count = rng.within(1..6);
-        let processes = (0..count).map(|_| Process::new(rng.within(1..200), rng.within(100..4000))).collect();
-        let core = Core::new(task.job(0, None, 0), Duration::ZERO).unwrap();
-        let expected = task.expected();
+        let mut process = |_| {
+            let (speed, pace) = (rng.within(1..200), rng.within(100..4000));
+            Process::new(speed, pace, KINDS[usize::from(rng.once_in(6))])
+        };
+        let processes = (0..count).map(&mut process).collect();
+        let core = Core::new(task.job(0, None, None, 0), Duration::ZERO).unwrap();
+        let expected = KINDS.map(|kind| task.expected(kind));
         let mut world = Self {
             task,
             rng,
@@ -158,6 +167,8 @@ impl World {
             store: Vec::new(),
             store_down_until: 0,
             saved: None,
+            kept_hardware: None,
+            kind: None,
             expected,
             outcome: None,
             steps: 0,
@@ -291,6 +302,11 @@ impl World {
                         | Dismissal::Useless(_)
                         | Dismissal::Stalled { .. }
                 );
+                if let (Dismissal::OtherHardware { .. }, Some((process, _))) =
+                    (&why, self.sessions.get(&worker))
+                {
+                    self.processes[*process].stands_by_until = self.now + 3000;
+                }
                 let wait = self.rng.within(1..200);
                 self.after(wait, Event::Hangup { worker, leave });
             }
@@ -299,6 +315,10 @@ impl World {
                 self.after(wait, Event::Put { life: self.life, manifest });
             }
             Action::Save(exponents) => self.saved = Some((*exponents).clone()),
+            Action::SaveHardware(kind) => {
+                self.kind = Some(kind.clone());
+                self.kept_hardware = Some(kind);
+            }
             Action::Tell(event) => *self.events.entry(kind(&event)).or_insert(0) += 1,
             Action::Finish(outcome) => self.outcome = Some(outcome),
         }
@@ -330,9 +350,12 @@ impl World {
                 }
                 None => {
                     assert_eq!(package.0 as usize, self.store.len(), "packages are committed out of order");
+                    let kinds = self.store.iter().map(|earlier| &earlier.hardware);
+                    assert!(kinds.eq(self.store.iter().map(|_| &manifest.hardware)), "kinds of hardware mix");
+                    let kind = usize::from(manifest.hardware.as_deref() == Some(KINDS[1]));
                     assert_eq!(
                         *manifest,
-                        self.expected[self.store.len()],
+                        self.expected[kind][self.store.len()],
                         "the result differs from an undisturbed run's"
                     );
                     self.store.push(manifest);
@@ -386,6 +409,7 @@ fn kind(event: &Told) -> &'static str {
         Told::Joined { .. } => "joined with shards that count",
         Told::Preparing { .. } => "joined to prepare",
         Told::Ready { .. } => "ready",
+        Told::StandingBy { .. } => "stands by",
         Told::Left { lost, .. } if lost.is_empty() => "left",
         Told::Left { .. } => "left and lost shards",
         Told::Discarded { .. } => "sums discarded",

@@ -3,6 +3,7 @@
 use obsdiff_proto::{
     Accumulate, Balance, ByteSize, CalibrationSpec, ComputeType, EvaluationSpec, HeadScore, HessianSpec,
     Layout, Method, ModelSpec, OutputSpec, PackagesSpec, Pattern, Precision, Rule, SparsitySpec, Weighting,
+    WorkersSpec,
 };
 use serde_json::Value as Json;
 
@@ -65,6 +66,7 @@ pub(super) fn whole() -> JobSpec {
             split_above: 1000,
         },
         evaluation: EvaluationSpec { prompts: Some(text("e.tsv")), column: Some(text("text")), count: 3 },
+        workers: WorkersSpec { mixed_hardware: true },
         output: OutputSpec {
             path: text("out"),
             link: true,

@@ -13,6 +13,9 @@ pub struct PruningRecord {
     pub obsdiff: String,
     /// The job with every default filled in.
     pub job: JobSpec,
+    /// The kind of hardware that computed it; "mixed" where workers of any kind could take part.
+    #[serde(default)]
+    pub hardware: String,
     /// Digests of the files that decided the result.
     pub inputs: Vec<InputDigest>,
     /// Every pruned linear, in model order.

@@ -56,6 +56,7 @@ fn record() -> PruningRecord {
         "model": { "path": "dense" }, "sparsity": { "pattern": "2:4" }, "calibration": { "prompts": "p.txt" }, "output": { "path": "out" }
     });
     PruningRecord {
+        hardware: "a processor".to_owned(),
         obsdiff: "0".into(),
         job: serde_json::from_value(job).unwrap(),
         inputs: vec![],
