@@ -6,14 +6,16 @@ use std::time::Duration;
 use obsdiff::cli::SecurityArgs;
 use obsdiff::clock::Clock;
 use obsdiff::service::{Audience, Driver, Port, Watched};
-use obsdiff_core::{Core, Event, Outcome, Phase};
+use obsdiff_core::{Core, Event, Job, Outcome, Phase};
 use obsdiff_proto::Plan;
 use obsdiff_proto::session::Reason;
 use obsdiff_proto::view::News;
 use obsdiff_proto::wire::v1::WatchRequest;
 use obsdiff_proto::wire::v1::jobs_client::JobsClient;
 use obsdiff_worker::collective::Transport;
-use obsdiff_worker::device::{Desk, FakeEngine, Gate, Moment, Patience, ShelfError, follow_waiting};
+use obsdiff_worker::device::{
+    Desk, Engine, FakeEngine, Gate, Machine, Moment, Patience, ShelfError, follow_waiting,
+};
 use obsdiff_worker::meeting::Meeting;
 use obsdiff_worker::security::TokenSender;
 use obsdiff_worker::session::{Dial, attend};
@@ -26,6 +28,7 @@ use turmoil::net::TcpListener;
 use crate::job::{Shape, SlowRecords, Store};
 use crate::mesh::Mesh;
 use crate::prng::Prng;
+use crate::pruning::Pruning;
 use crate::puppet;
 use crate::trace::Trace;
 use crate::wire::{Wire, Wires};
@@ -45,6 +48,8 @@ const PATIENCE: Patience = Patience { form: Duration::from_secs(20), silence: Du
 pub(crate) struct Stage {
     pub(crate) seed: u64,
     pub(crate) shape: Shape,
+    /// The job that is truly pruned, in place of one of that shape.
+    pub(crate) pruning: Option<Arc<Pruning>>,
     pub(crate) trace: Trace,
     pub(crate) store: Store,
     pub(crate) outcome: Arc<Mutex<Option<Outcome>>>,
@@ -53,15 +58,25 @@ pub(crate) struct Stage {
 }
 
 impl Stage {
-    pub(crate) fn new(seed: u64, shape: Shape) -> Self {
+    pub(crate) fn new(seed: u64, shape: Shape, pruning: Option<Arc<Pruning>>) -> Self {
         Self {
             seed,
             shape,
+            pruning,
             trace: Trace::default(),
             store: Store::default(),
             outcome: Arc::default(),
             written: Arc::default(),
         }
+    }
+
+    /// The job as far as it is, for its next coordinator.
+    fn begin(&self) -> Job {
+        let (inventory, plan, options) = match &self.pruning {
+            Some(job) => (job.inventory.clone(), job.plan.clone(), job.options()),
+            None => (Arc::new(self.shape.inventory()), Arc::new(self.shape.plan()), self.shape.options()),
+        };
+        self.store.begin(inventory, plan, options)
     }
 
     fn chance(&self, of: u64) -> Prng {
@@ -76,7 +91,7 @@ fn insecure() -> SecurityArgs {
 
 /// Runs the coordinator until the job is over.
 pub(crate) async fn coordinate(stage: Stage) -> turmoil::Result {
-    let job = stage.store.begin(&stage.shape);
+    let job = stage.begin();
     let mut rng = stage.chance(500 + u64::from(job.life));
     stage
         .trace
@@ -214,7 +229,8 @@ impl Worker {
         let meeting = Arc::new(Meeting::new(Handle::current(), endpoint.clone()));
         let mesh: Arc<dyn Transport> = Arc::new(Mesh { host: self.name(), meeting: meeting.clone() });
         let instance = u128::from(self.number) << 64 | u128::from(life);
-        let desk = Desk::new(instance, 1000, mesh, PATIENCE);
+        let machine = Machine { instance, speed: 1000, hardware: "a processor".to_owned() };
+        let desk = Desk::new(machine, mesh, PATIENCE);
         *self.desk.lock().unwrap() = Some(desk.clone());
         self.start_device(desk.clone(), rng);
         let dial = Dial {
@@ -231,10 +247,14 @@ impl Worker {
 
     fn start_device(&self, desk: Arc<Desk>, rng: Prng) {
         let shelf = Arc::new(self.stage.store.shelf.clone());
-        let mut engine =
-            FakeEngine::new(self.plan.clone(), shelf, self.stage.written.clone(), self.gate(rng));
+        let (plan, written, gate) = (self.plan.clone(), self.stage.written.clone(), self.gate(rng));
+        let pruning = self.stage.pruning.clone();
         puppet::start(move || {
-            follow_waiting(&desk, &mut engine, &mut |version| {
+            let mut engine: Box<dyn Engine> = match pruning {
+                Some(job) => job.engine(shelf, gate, written),
+                None => Box::new(FakeEngine::new(plan, shelf, written, gate)),
+            };
+            follow_waiting(&desk, &mut *engine, &mut |version| {
                 let desk = desk.clone();
                 puppet::wait(async move { desk.changed(version).await });
             });

@@ -40,7 +40,7 @@ impl Shape {
     }
 
     /// Packages of two sites of two linears each.
-    fn inventory(&self) -> Inventory {
+    pub(crate) fn inventory(&self) -> Inventory {
         let site = |i: u32| Site {
             name: format!("l{}", 2 * i),
             width: 4,
@@ -87,6 +87,11 @@ impl Shape {
         if self.budget { plan.with_budget(Budget { saving: 1.0, part_flops }) } else { plan }
     }
 
+    pub(crate) fn options(&self) -> Options {
+        // A part has 4 rows of the 16 of a site.
+        Options { split_above: self.split.then_some(4 * 4 * (4 + 4)), ..Options::default() }
+    }
+
     /// What workers are told.
     pub(crate) fn briefing(&self) -> Briefing {
         let spec = serde_json::json!({
@@ -116,24 +121,24 @@ struct Saved {
     lives: u32,
     committed: u32,
     exponents: Option<Exponents>,
+    hardware: Option<String>,
     down: bool,
 }
 
 impl Store {
     /// The job as far as it is, for its next coordinator.
-    pub(crate) fn begin(&self, shape: &Shape) -> Job {
+    pub(crate) fn begin(&self, inventory: Arc<Inventory>, plan: Arc<Plan>, options: Options) -> Job {
         let mut saved = self.saved.lock().unwrap();
         let life = saved.lives;
         saved.lives += 1;
-        // A part has 4 rows of the 16 of a site.
-        let split_above = shape.split.then_some(4 * 4 * (4 + 4));
         Job {
-            inventory: Arc::new(shape.inventory()),
-            plan: Arc::new(shape.plan()),
+            inventory,
+            plan,
             committed: saved.committed,
             exponents: saved.exponents.clone(),
+            hardware: saved.hardware.clone(),
             life,
-            options: Options { split_above, ..Options::default() },
+            options,
         }
     }
 
@@ -197,6 +202,13 @@ impl Records for SlowRecords {
         self.wait().await;
         self.store.check()?;
         self.store.saved.lock().unwrap().exponents = Some(exponents.clone());
+        Ok(())
+    }
+
+    async fn save_hardware(&self, hardware: &str) -> Result<(), String> {
+        self.wait().await;
+        self.store.check()?;
+        self.store.saved.lock().unwrap().hardware = Some(hardware.to_owned());
         Ok(())
     }
 }

@@ -12,6 +12,7 @@ mod mesh;
 #[allow(dead_code)]
 #[path = "../../core/tests/simulation/prng.rs"]
 mod prng;
+mod pruning;
 mod puppet;
 mod trace;
 mod wire;
@@ -19,13 +20,15 @@ mod world;
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
 use job::Shape;
 use obsdiff_core::Outcome;
+use pruning::Pruning;
+use serde_json::json;
 use world::{Ended, Plot, run};
 
 /// Runs of the test below; they start at seed 0, or at FROM.
@@ -100,6 +103,36 @@ fn hundreds_of_seeds_end_as_if_nothing_had_happened() {
     assert!(failed.is_empty(), "seeds {failed:?} failed; run one alone: SEED={}", failed[0]);
     // What never happens is not tested.
     assert!(faults.len() == 11, "{faults:?}");
+}
+
+/// Runs of each job below.
+const PRUNED: u64 = 6;
+
+/// Prunes a small model under seeds that have faults; compares what was solved and written with an undisturbed run.
+fn pruned_as_if_nothing_had_happened(job: &Arc<Pruning>) {
+    let shape = Plot::draw(0).shape;
+    let expected = run(&Plot::undisturbed(shape).pruning(job));
+    assert_eq!(expected.outcome, Some(Outcome::Done));
+    assert!(expected.written.is_some());
+    let mut faults = 0;
+    for seed in 0..PRUNED {
+        let ended = run(&Plot::draw(seed).pruning(job));
+        assert_eq!(ended.outcome, Some(Outcome::Done), "seed {seed}");
+        assert!(ended.weights == expected.weights, "seed {seed}: other weights are committed");
+        assert!(ended.written == expected.written, "seed {seed}: something else is written");
+        faults += ended.faults.len();
+    }
+    assert!(faults > 0, "nothing went wrong");
+}
+
+#[test]
+fn the_engine_proper_prunes_weights_as_if_nothing_had_happened() {
+    pruned_as_if_nothing_had_happened(&Pruning::new(json!({ "pattern": "unstructured", "ratio": 0.5 }), 2));
+}
+
+#[test]
+fn the_engine_proper_divides_a_budget_as_if_nothing_had_happened() {
+    pruned_as_if_nothing_had_happened(&Pruning::new(json!({ "pattern": "structured", "budget": 0.3 }), 1));
 }
 
 #[test]

@@ -11,6 +11,7 @@ use crate::faults::{Fault, name};
 use crate::hosts::{COORDINATOR, LINGER, Stage, WATCHER, Worker, coordinate, watch};
 use crate::job::{Shape, Weights};
 use crate::prng::Prng;
+use crate::pruning::Pruning;
 use crate::puppet;
 
 /// A step of the simulated network.
@@ -39,6 +40,8 @@ pub(crate) struct Ended {
 pub(crate) struct Plot {
     seed: u64,
     pub(crate) shape: Shape,
+    /// The job that is truly pruned, in place of one of that shape.
+    pruning: Option<Arc<Pruning>>,
     /// When each worker starts.
     workers: Vec<Duration>,
     faults: Vec<(u64, Fault)>,
@@ -52,12 +55,17 @@ impl Plot {
         let workers: Vec<_> = (0..rng.within(2..5)).map(|_| Duration::from_millis(late(&mut rng))).collect();
         let faults = Fault::draw(&mut rng, workers.len());
         let shape = if rng.once_in(3) { shape.with_budget() } else { shape };
-        Self { seed, shape, workers, faults }
+        Self { seed, shape, pruning: None, workers, faults }
     }
 
     /// The same job, with one worker and no fault.
     pub(crate) fn undisturbed(shape: Shape) -> Self {
-        Self { seed: 0, shape, workers: vec![Duration::ZERO], faults: Vec::new() }
+        Self { seed: 0, shape, pruning: None, workers: vec![Duration::ZERO], faults: Vec::new() }
+    }
+
+    /// The same hosts and faults on a job that is truly pruned.
+    pub(crate) fn pruning(self, job: &Arc<Pruning>) -> Self {
+        Self { pruning: Some(job.clone()), ..self }
     }
 }
 
@@ -106,7 +114,7 @@ impl World<'_> {
             .min_message_latency(Duration::from_millis(1))
             .max_message_latency(LATENCY)
             .build();
-        let stage = Stage::new(plot.seed, plot.shape);
+        let stage = Stage::new(plot.seed, plot.shape, plot.pruning.clone());
         let coordinator = stage.clone();
         sim.host(COORDINATOR, move || coordinate(coordinator.clone()));
         let watcher = stage.clone();
