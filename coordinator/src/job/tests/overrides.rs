@@ -132,7 +132,7 @@ fn the_environment_reaches_every_key() {
 fn without(key: &str) -> Option<JobSpec> {
     let mut job = serde_json::to_value(whole()).unwrap();
     let (around, name) = key.rsplit_once('.').unwrap();
-    let pointer = format!("/{}", around.replace('.', "/").replace('[', "/").replace(']', ""));
+    let pointer = format!("/{}", around.replace(['.', '['], "/").replace(']', ""));
     job.pointer_mut(&pointer).unwrap().as_object_mut().unwrap().remove(name).unwrap();
     serde_json::from_value(job).ok()
 }
