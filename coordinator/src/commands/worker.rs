@@ -157,7 +157,7 @@ fn serve(
     let work =
         Work { job: &job, inputs: &inputs, trajectories: &trajectories, dense: None, disk: &session.disk };
     let shelf = StoreShelf::new(store, runtime.handle().clone());
-    let mut engine = work.engine(model, Arc::new(shelf), Arc::new(Gauge::default()));
+    let mut engine = work.engine(model, Arc::new(shelf), Arc::new(Gauge::default()), desk);
     ready.store(true, Ordering::SeqCst);
     follow(desk, &mut engine);
     match desk.take_failure() {

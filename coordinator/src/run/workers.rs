@@ -14,7 +14,7 @@ use obsdiff_engine::calibrate::Trajectories;
 use obsdiff_engine::export::{Export, PruningRecord, Shrink};
 use obsdiff_engine::model::sd3::Sd3Transformer;
 use obsdiff_engine::pruner::Pruner;
-use obsdiff_files::Disk;
+use obsdiff_files::{Disk, OnProgress};
 use obsdiff_proto::Package;
 use obsdiff_worker::collective::Local;
 use obsdiff_worker::device::{
@@ -70,7 +70,7 @@ impl<'a> Work<'a> {
             .collect();
         let device = |desk: &Arc<Desk>, model| {
             let _run = tracing::info_span!(RUN_SPAN).entered();
-            let mut engine = self.engine(model, Arc::new(state.shelf()), gauge.clone());
+            let mut engine = self.engine(model, Arc::new(state.shelf()), gauge.clone(), desk);
             follow(desk, &mut engine);
             engine
         };
@@ -141,10 +141,14 @@ impl<'a> Work<'a> {
         model: Sd3Transformer,
         shelf: Arc<dyn Shelf>,
         gauge: Arc<Gauge>,
+        desk: &Arc<Desk>,
     ) -> PruningEngine<'a> {
         let weights = self.inputs.weights.clone();
         let pruner = Pruner::new(&self.job.spec, Box::new(model), weights, self.trajectories.clone());
-        let exporter = Box::new(|pruned| self.export(&pruned));
+        // An export on a slow disk is not taken for a worker that hangs.
+        let its = desk.clone();
+        let on_progress: Arc<OnProgress> = Arc::new(move || its.advance());
+        let exporter = Box::new(move |pruned| self.export(&pruned, &on_progress));
         PruningEngine::new(pruner, Arc::new(self.inputs.plan.clone()), shelf, gauge, exporter)
     }
 
@@ -174,7 +178,7 @@ impl<'a> Work<'a> {
     }
 
     /// Writes the pruned pipeline: what was pruned as it was solved, all else as it is in the checkpoint.
-    fn export(&self, pruned: &Pruned) -> Result<(), WorkError> {
+    fn export(&self, pruned: &Pruned, on_progress: &Arc<OnProgress>) -> Result<(), WorkError> {
         // Only here: calibration names the site at which a model overflows, but not every method calibrates.
         held_out::check_finite(self.dense, self.inputs)?;
         let _span = tracing::info_span!("export").entered();
@@ -188,7 +192,8 @@ impl<'a> Work<'a> {
             shrink: shrink.as_ref(),
         };
         let failed = RefCell::new(None);
-        let written = export.write(self.disk, &|name| {
+        let written = export.write(&self.disk.telling(on_progress.clone()), &|name| {
+            on_progress();
             pruned.tensors.tensor(name).map_err(|error| {
                 failed.replace(Some(error));
                 obsdiff_engine::Error::Interrupted

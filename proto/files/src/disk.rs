@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -44,7 +44,14 @@ pub trait Steps: Send + Sync {
 #[derive(Clone, Default)]
 pub struct Disk {
     steps: Option<Arc<dyn Steps>>,
+    on_progress: Option<Arc<OnProgress>>,
 }
+
+/// Is called before each operation, and after each chunk of a file that is copied.
+pub type OnProgress = dyn Fn() + Send + Sync;
+
+/// Bytes of a file that are copied and brought to the disk at a time: on a slow one it takes seconds, not minutes.
+const CHUNK: u64 = 64 << 20;
 
 impl fmt::Debug for Disk {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -57,10 +64,22 @@ impl fmt::Debug for Disk {
 impl Disk {
     /// A disk each of whose operations is told to `steps` first.
     pub fn watched(steps: Arc<dyn Steps>) -> Self {
-        Self { steps: Some(steps) }
+        Self { steps: Some(steps), on_progress: None }
+    }
+
+    /// The same disk for somebody who has to know that the work goes on.
+    pub fn telling(&self, on_progress: Arc<OnProgress>) -> Self {
+        Self { on_progress: Some(on_progress), ..self.clone() }
+    }
+
+    fn progress(&self) {
+        if let Some(on_progress) = &self.on_progress {
+            on_progress();
+        }
     }
 
     fn before(&self, operation: Operation, path: &Path) -> io::Result<()> {
+        self.progress();
         self.steps.as_ref().map_or(Ok(()), |steps| steps.before(operation, path))
     }
 
@@ -123,9 +142,12 @@ impl Disk {
     }
 
     /// Copies a file to a name that does not exist yet, with its permissions, and brings the copy to the disk.
-    pub fn copy(&self, mut source: &File, to: &Path) -> io::Result<()> {
+    pub fn copy(&self, source: &File, to: &Path) -> io::Result<()> {
         let mut copy = self.create_file(to)?;
-        io::copy(&mut source, &mut copy)?;
+        while io::copy(&mut source.take(CHUNK), &mut copy)? == CHUNK {
+            copy.sync_data()?;
+            self.progress();
+        }
         copy.set_permissions(source.metadata()?.permissions())?;
         self.sync_file(&copy, to)
     }

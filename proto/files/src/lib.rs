@@ -9,7 +9,7 @@ mod lock;
 mod open;
 mod place;
 
-pub use disk::{Disk, Operation, Steps};
+pub use disk::{Disk, OnProgress, Operation, Steps};
 pub use lock::{Lock, LockError, Owner};
 pub use open::{open_regular, read_regular};
 pub use place::{Overlap, Place, starts_with_tilde};
