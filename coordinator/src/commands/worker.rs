@@ -146,7 +146,7 @@ fn serve(
     let _running = root.enter();
     let job = Job::received(briefing.spec.clone(), StoreSettings::of(&session.environment));
     let store = JobStore::open(&briefing.store, job.stores().pairs())?;
-    let inputs = inputs(&job, briefing, runtime, &store)?;
+    let inputs = inputs(&job, briefing, runtime, &store, desk)?;
     if let Some(memory) = session.memory {
         fit::check(&job, &inputs.described, &inputs.plan, 1, memory)?;
     }
@@ -168,11 +168,17 @@ fn serve(
 }
 
 /// The job's model as it lies here, with the prompts of its store. Its files must be those that the coordinator has.
-fn inputs(job: &Job, briefing: &Briefing, runtime: &Runtime, store: &JobStore) -> Result<Inputs> {
+fn inputs(
+    job: &Job,
+    briefing: &Briefing,
+    runtime: &Runtime,
+    store: &JobStore,
+    desk: &Desk,
+) -> Result<Inputs> {
     let described = Described::read(job)?;
     let weights = Arc::new(described.pipeline.transformer_weights()?);
     let root = described.pipeline.path();
-    let model_files = digests(root, &described.files)?;
+    let model_files = digests(root, &described.files, &|| desk.advance())?;
     check_same_files(root, &model_files, &briefing.inputs)?;
     if described.inventory != briefing.inventory {
         return Err(Error::content(

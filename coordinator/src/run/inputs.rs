@@ -57,7 +57,7 @@ impl Inputs {
         }
         let plan = super::with_budget(job, &described, plan)?;
         let weights = Arc::new(described.pipeline.transformer_weights()?);
-        let model_files = digests(described.pipeline.path(), &described.files)?;
+        let model_files = digests(described.pipeline.path(), &described.files, &|| ())?;
         let prompt_files = prompts.files(&job.spec);
         Ok(Self { described, weights, prompts, plan, folder, written, model_files, prompt_files })
     }
