@@ -58,8 +58,8 @@ impl Prompts {
 }
 
 impl JobStore {
-    /// Begins a job, or resumes it: the marker, its prompts and then the job itself are put in an empty store, and compared with what
-    /// another holds.
+    /// Begins a job, or resumes it: the marker, the job itself and then its prompts are put in an empty store, and compared with what
+    /// another holds. Of two jobs that begin at once, the first that puts its record has the store.
     ///
     /// # Errors
     /// When the store holds another job, naming each key and file that differs, or anything that is not obsdiff's; when it fails.
@@ -67,17 +67,20 @@ impl JobStore {
         self.claim(job).await?;
         if let Some(earlier) = self.sealed_if_any::<JobRecord>(JOB).await? {
             let opened = self.resume(&earlier, job)?;
-            // Where somebody removed damaged prompts, these are the same.
+            // Where they are missing, since the job was cut short here or somebody removed damaged ones, these are the same.
             self.put_sealed_new(PROMPTS, prompts).await?;
             return Ok(opened);
         }
         // Results without a job are left of a removal that was cut short, or of a job whose record was taken away.
         self.discard_results().await?;
-        self.put_sealed(PROMPTS, prompts).await?;
-        match self.put_sealed_new(JOB, job).await? {
-            Put::New => Ok(Opened::New),
-            Put::Present => self.resume(&self.job().await?, job),
+        if self.put_sealed_new(JOB, job).await? == Put::Present {
+            let opened = self.resume(&self.job().await?, job)?;
+            self.put_sealed_new(PROMPTS, prompts).await?;
+            return Ok(opened);
         }
+        // In place of those of a record that was taken away.
+        self.put_sealed(PROMPTS, prompts).await?;
+        Ok(Opened::New)
     }
 
     /// The job whose results the store holds.

@@ -6,6 +6,7 @@ mod failing;
 mod job;
 mod ours;
 mod s3;
+mod together;
 
 use std::time::Duration;
 
