@@ -34,7 +34,6 @@ pub(super) fn keys(spec: &JobSpec) -> Vec<Unused> {
             "hessian.accumulate",
             "hessian.precision",
             "packages.memory",
-            "calibration.shard_size",
         ],
         "a job whose method looks at weights alone, without refinement, gathers no Hessian",
     );

@@ -66,7 +66,7 @@ const FILES: &[Case] = &[
     job(
         "section that is there twice",
         |s| s.replace("job.toml", "[output]", "[model]\n[output]"),
-        &["job.toml: is not TOML: line 12, column 1: "],
+        &["job.toml: is not TOML: line 12, column 2: duplicate key"],
     ),
 ];
 

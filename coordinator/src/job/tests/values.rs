@@ -121,7 +121,6 @@ fn a_key_without_effect_is_refused_where_it_is_written() {
         (magnitude, "hessian.weighting=uniform", "gathers no Hessian"),
         (magnitude, "hessian.damping=0.01", "gathers no Hessian"),
         (magnitude, "packages.memory=1GiB", "gathers no Hessian"),
-        (magnitude, "calibration.shard_size=4", "gathers no Hessian"),
         (&["hessian.weighting=uniform"], "hessian.low=0.8", "weighs every step alike"),
         (&["hessian.weighting=uniform"], "hessian.high=1.2", "weighs every step alike"),
         (&["evaluation.count=0"], "evaluation.prompts=p.txt", "evaluation.count is 0"),
