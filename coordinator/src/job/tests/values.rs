@@ -102,7 +102,7 @@ fn a_key_without_effect_is_refused_where_it_is_written() {
     let wanda: &[&str] = &["sparsity.method=wanda", "sparsity.refine=0"];
     let structured: &[&str] = &["sparsity.pattern=structured", "sparsity.rules="];
     let l1: &[&str] = &["sparsity.pattern=structured", "sparsity.rules=", "sparsity.method=l1"];
-    let cases: [(&[&str], &str, &str); 25] = [
+    let cases: [(&[&str], &str, &str); 24] = [
         (structured, "sparsity.refine=5", "structured pruning refines nothing"),
         (structured, "sparsity.refine=0", "structured pruning refines nothing"),
         (structured, "hessian.mask_damping=0.2", "with refinement"),
