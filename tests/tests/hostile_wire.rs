@@ -17,7 +17,7 @@ use obsdiff_proto::WorkerId;
 use obsdiff_proto::session::WorkerEvent;
 use obsdiff_proto::wire::v1;
 use prost::Message;
-use script::{Script, job};
+use script::{HARDWARE, Script, job};
 
 const RUNS: u64 = 300;
 const TURNS: usize = 120;
@@ -37,7 +37,7 @@ fn said(script: &Script) -> Vec<Vec<u8>> {
         bytes(&WorkerEvent::Hello(Box::new(Hello {
             instance: u128::from(*worker),
             speed: 1000,
-            hardware: "a processor".to_owned(),
+            hardware: HARDWARE.to_owned(),
             exponents,
             status,
         })))
@@ -80,7 +80,12 @@ fn run(seed: u64) -> (usize, Option<Outcome>) {
                 let Ok(event) = WorkerEvent::try_from(message) else { continue };
                 read += 1;
                 match event {
-                    WorkerEvent::Hello(hello) => {
+                    WorkerEvent::Hello(mut hello) => {
+                        // The first worker decides on the job's kind of hardware: honest ones would stand by for a kind that only a
+                        // liar has. Later ones may say what they like.
+                        if script.core.other_hardware("no such processor").is_none() {
+                            hello.hardware = HARDWARE.to_owned();
+                        }
                         // Ids only grow: the session of a liar that joins late takes the next one.
                         let worker = if honest == HONEST {
                             newcomer += 1;
