@@ -23,7 +23,7 @@ pub struct Inventory {
 /// Sites whose inputs do not depend on each other's weights within a block.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Unit {
-    /// Index of the transformer block.
+    /// Index of the transformer block, in execution order.
     pub block: u32,
     /// Which of a block's units this is.
     pub kind: UnitKind,
@@ -31,7 +31,8 @@ pub struct Unit {
     pub sites: Vec<SiteId>,
 }
 
-/// The four units of a transformer block.
+/// The four units of a transformer block, of which a single-stream block has the first two: its feed-forward network works beside its
+/// attention, on the same inputs, and both are read by one output projection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum UnitKind {
@@ -53,6 +54,8 @@ pub enum Stream {
     Image,
     /// Text tokens ("context" in diffusers).
     Text,
+    /// Text and image tokens as one sequence, in single-stream blocks.
+    Joint,
 }
 
 /// One activation that one or more linears read; it has exactly one Gram.

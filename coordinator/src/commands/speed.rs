@@ -39,7 +39,8 @@ pub(super) fn measure(
     let text = noise(settings.seed, &[1, tokens, config.joint_attention_dim])?;
     let pooled = noise(settings.seed, &[1, config.pooled_projection_dim])?;
     let timestep = Tensor::full(500f32, 1, &Device::Cpu).map_err(obsdiff_engine::Error::from)?;
-    let call = Denoise { latents: &latents, timestep: &timestep, text: &text, pooled: &pooled };
+    let call =
+        Denoise { latents: &latents, timestep: &timestep, text: &text, pooled: &pooled, guidance: None };
     let models = [load_transformer(dense)?, load_transformer(pruned)?];
     let time = |model: &Sd3Transformer| -> Result<Duration> {
         let start = (session.clock)();

@@ -44,7 +44,7 @@ impl Case {
 
     fn forward(&self) -> Tensor {
         let [latents, timestep, text, pooled] = &self.inputs;
-        self.model.forward(&Denoise { latents, timestep, text, pooled }, &mut NoTap).unwrap()
+        self.model.forward(&Denoise { latents, timestep, text, pooled, guidance: None }, &mut NoTap).unwrap()
     }
 
     /// The products of all blocks, equal ones counted: linears that a call reaches, and attention's two for each head.

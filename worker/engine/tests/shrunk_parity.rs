@@ -25,6 +25,7 @@ fn predict(model: &Sd3Transformer, folder: &Path) -> Tensor {
         timestep: &inputs["timestep"],
         text: &inputs["encoder_hidden_states"],
         pooled: &inputs["pooled_projections"],
+        guidance: None,
     };
     model.forward(&call, &mut NoTap).unwrap()
 }

@@ -70,7 +70,8 @@ fn measured(config: &Sd3Config, batch: usize, side: usize, text: usize) -> f64 {
     let zeros = |shape: &[usize]| Tensor::zeros(shape, DType::F32, &Device::Cpu).unwrap();
     let [latents, timestep] = [zeros(&[batch, 4, side, side]), zeros(&[batch])];
     let [text, pooled] = [zeros(&[batch, text, 32]), zeros(&[batch, 32])];
-    let call = Denoise { latents: &latents, timestep: &timestep, text: &text, pooled: &pooled };
+    let call =
+        Denoise { latents: &latents, timestep: &timestep, text: &text, pooled: &pooled, guidance: None };
     let before = IN_USE.load(Ordering::Relaxed);
     model.forward(&call, &mut NoTap).unwrap();
     PEAK.store(0, Ordering::Relaxed);

@@ -26,6 +26,7 @@ impl Tokens {
         match stream {
             Stream::Image => self.image,
             Stream::Text => self.text,
+            Stream::Joint => self.image + self.text,
         }
     }
 }

@@ -1,7 +1,14 @@
 //! Diffusion transformers on diffusers' names, with a tap at every site.
 
+mod conditioning;
+pub mod flux;
+mod joint;
+mod linears;
+mod loading;
 mod ops;
+mod parts;
 pub mod sd3;
+mod stream;
 
 use candle_core::Tensor;
 use obsdiff_proto::{Inventory, LinearId, SiteId};
@@ -46,6 +53,8 @@ pub struct Denoise<'a> {
     pub text: &'a Tensor,
     /// `batch x pooled width`.
     pub pooled: &'a Tensor,
+    /// `batch`: each item's guidance, of models that take it as an input.
+    pub guidance: Option<&'a Tensor>,
 }
 
 /// A transformer that predicts a flow's velocity.

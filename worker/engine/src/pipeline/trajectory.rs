@@ -102,7 +102,13 @@ impl Trajectory {
             None => latents,
         };
         let timestep = Tensor::full(timestep, latents.dim(0)?, latents.device())?;
-        let call = Denoise { latents: &latents, timestep: &timestep, text: &self.text, pooled: &self.pooled };
+        let call = Denoise {
+            latents: &latents,
+            timestep: &timestep,
+            text: &self.text,
+            pooled: &self.pooled,
+            guidance: None,
+        };
         let velocity = tracing::info_span!("forward").in_scope(|| model.forward(&call, tap))?;
         let velocity = self.guided(velocity.to_dtype(DType::F32)?)?;
         self.latents = self.schedule.step(self.next, &self.latents, &velocity)?;

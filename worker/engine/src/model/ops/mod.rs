@@ -9,15 +9,17 @@ mod linear;
 mod memory;
 mod norm;
 mod product;
+mod rotary;
 mod rows;
 mod simd;
 
 use candle_core::{Device, Tensor};
 
-use crate::Result;
+use crate::{Error, Result};
 use linear::{Finish, Gates};
 pub(crate) use memory::{Sizes, kept_bytes, peak_bytes};
 use norm::Affine;
+pub(crate) use rotary::Rotary;
 use rows::{Pool, View, fits, into_numbers};
 
 /// One `nn.Linear`.
@@ -178,6 +180,26 @@ impl Ops {
         };
         norm::norm_modulate(&mut out, View::of(x).numbers()?, width, affine);
         Ok(Tensor::from_vec(out, (rows, width), &Device::Cpu)?)
+    }
+
+    /// Turns every head of the last tokens of each batch item by the tokens' angles. The heads are nobody else's.
+    pub(crate) fn rotate(&self, x: Tensor, by: &Rotary, batch: usize) -> Result<Tensor> {
+        let (rows, width) = x.dims2()?;
+        let (turned, pairs) = by.cosines.dims2()?;
+        let tokens = rows / batch.max(1);
+        if turned > tokens || pairs == 0 || !width.is_multiple_of(2 * pairs) {
+            let problem =
+                format!("{turned} tokens of {pairs} pairs do not fit {tokens} tokens of {width} features");
+            return Err(Error::Argument(problem));
+        }
+        if !(fits(&x) && fits(&by.cosines) && fits(&by.sines)) {
+            return Ok(rotary::composed(&x, by, batch)?);
+        }
+        let mut numbers = into_numbers(x)?;
+        let (cosines, sines) = (View::of(&by.cosines), View::of(&by.sines));
+        let angles = rotary::Angles { cosines: cosines.numbers()?, sines: sines.numbers()?, pairs };
+        rotary::rotate(&mut numbers, width, tokens, angles);
+        Ok(Tensor::from_vec(numbers, (rows, width), &Device::Cpu)?)
     }
 
     /// Softmax attention of the streams' queries on the keys of all streams together, per batch item and head; one output

@@ -106,6 +106,24 @@ proptest! {
     }
 
     #[test]
+    fn rotations_equal_their_composition(
+        batch in 1usize..4, still in 0usize..40, turned in 1usize..200, heads in 1usize..4, pairs in 1usize..40,
+    ) {
+        let mut random = Random::default();
+        let x = random.tensor(&[batch * (still + turned), heads * 2 * pairs]);
+        let angles: Vec<f64> = (0..turned * pairs).map(|i| i as f64 * 0.37).collect();
+        let by = Rotary::new(&angles, pairs, &Device::Cpu).unwrap();
+        let expected = rotary::composed(&x, &by, batch).unwrap();
+        let found = ops().rotate(x.copy().unwrap(), &by, batch).unwrap();
+        prop_assert!(deviation(&found, &expected) < 1e-6);
+        // The first tokens of an item stay, and a rotation changes no length.
+        let rows = |t: &Tensor| t.narrow(0, 0, still).unwrap().to_vec2::<f32>().unwrap();
+        prop_assert_eq!(rows(&found), rows(&x));
+        let lengths = |t: &Tensor| t.sqr().unwrap().sum(1).unwrap();
+        prop_assert!(deviation(&lengths(&found), &lengths(&x)) < 1e-5);
+    }
+
+    #[test]
     fn attention_equals_its_composition(
         batch in 1usize..3, heads in 1usize..4, head in 1usize..70, image in 1usize..220, text in 1usize..40, last: bool,
     ) {

@@ -1,11 +1,10 @@
-//! What goes into the blocks: latents as patches, and the timestep with the pooled text as one vector.
+//! What goes into the blocks: latents as patches.
 
-use candle_core::{DType, Tensor};
+use candle_core::Tensor;
 
+use super::super::loading::Loader;
 use super::super::ops::{Linear, Ops};
 use super::Sd3Config;
-use super::inventory::TIMESTEP_WIDTH;
-use super::loading::Loader;
 use crate::Result;
 
 /// Latents to image tokens: a linear on every patch, plus the patch's place in the picture.
@@ -43,52 +42,4 @@ impl PatchEmbed {
         let placed = tokens.reshape((batch, rows * columns, ()))?.broadcast_add(&place)?;
         Ok(placed.flatten(0, 1)?)
     }
-}
-
-/// The timestep and the pooled text as one vector for each batch item.
-#[derive(Clone, Debug)]
-pub(super) struct TimeTextEmbed {
-    timestep: [Linear; 2],
-    text: [Linear; 2],
-}
-
-impl TimeTextEmbed {
-    pub(super) fn load(config: &Sd3Config, loader: &Loader<'_>) -> Result<Self> {
-        let width = config.width();
-        let pair = |name: &str, n: usize| -> Result<[Linear; 2]> {
-            let layer = |i: usize, n| loader.linear(&format!("time_text_embed.{name}.linear_{i}"), width, n);
-            Ok([layer(1, n)?, layer(2, width)?])
-        };
-        Ok(Self {
-            timestep: pair("timestep_embedder", TIMESTEP_WIDTH)?,
-            text: pair("text_embedder", config.pooled_projection_dim)?,
-        })
-    }
-
-    /// `batch` timesteps and `batch x pooled width` to `batch x width`.
-    pub(super) fn forward(&self, ops: &Ops, timestep: &Tensor, pooled: &Tensor) -> Result<Tensor> {
-        let wave = sinusoid(timestep)?.to_dtype(pooled.dtype())?;
-        let both = (perceptron(ops, &self.timestep, &wave)? + perceptron(ops, &self.text, pooled)?)?;
-        Ok(both)
-    }
-}
-
-fn perceptron(ops: &Ops, [first, second]: &[Linear; 2], x: &Tensor) -> Result<Tensor> {
-    ops.linear(&ops.linear(x, first)?.silu()?, second)
-}
-
-/// Of the 128 frequencies, those that PyTorch's vectorised expf rounds up where the nearest f32 lies below. A unit in their last place
-/// turns the angle of timestep 1000 by 3e-5: the largest difference to diffusers there would be in a forward call.
-const ROUNDED_UP: [usize; 3] = [13, 44, 119];
-
-/// Cosines, then sines, of t / 10000^(i / 128), in f32.
-fn sinusoid(timestep: &Tensor) -> Result<Tensor> {
-    let half = TIMESTEP_WIDTH / 2;
-    let frequency = |i: usize| {
-        let nearest = (-(10000f32.ln()) * i as f32 / half as f32).exp();
-        if ROUNDED_UP.contains(&i) { nearest.next_up() } else { nearest }
-    };
-    let frequencies = Tensor::from_vec((0..half).map(frequency).collect(), (1, half), timestep.device())?;
-    let angles = timestep.to_dtype(DType::F32)?.unsqueeze(1)?.broadcast_mul(&frequencies)?;
-    Ok(Tensor::cat(&[angles.cos()?, angles.sin()?], 1)?)
 }

@@ -2,19 +2,17 @@
 
 use std::collections::BTreeMap;
 
-use candle_core::DType;
 use obsdiff_proto::{Inventory, Linear, LinearId, Site, SiteId, Stream, Structure, Unit, UnitKind};
 
+use super::super::conditioning::TimeTextEmbed;
+use super::super::loading;
 use super::Sd3Config;
+use crate::Result;
 use crate::checkpoint::Weights;
-use crate::{Error, Result};
 
 const QKV: [&str; 3] = ["attn.to_q", "attn.to_k", "attn.to_v"];
 const ADDED_QKV: [&str; 3] = ["attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj"];
 const OWN_QKV: [&str; 3] = ["attn2.to_q", "attn2.to_k", "attn2.to_v"];
-
-/// Width of the sinusoid that a timestep becomes.
-pub(super) const TIMESTEP_WIDTH: usize = 256;
 
 impl Sd3Config {
     /// Units, sites and linears in the order in which a forward call reaches them, from the configuration alone.
@@ -134,14 +132,11 @@ impl Sd3Config {
             ("pos_embed.proj.weight".to_owned(), vec![w, self.in_channels, patch, patch]),
             ("pos_embed.proj.bias".to_owned(), vec![w]),
         ];
+        shapes.extend(TimeTextEmbed::shapes(w, self.pooled_projection_dim, false));
         let mut linear = |name: &str, rows: usize, n: usize| {
             shapes.push((format!("{name}.weight"), vec![rows, n]));
             shapes.push((format!("{name}.bias"), vec![rows]));
         };
-        linear("time_text_embed.timestep_embedder.linear_1", w, TIMESTEP_WIDTH);
-        linear("time_text_embed.timestep_embedder.linear_2", w, w);
-        linear("time_text_embed.text_embedder.linear_1", w, self.pooled_projection_dim);
-        linear("time_text_embed.text_embedder.linear_2", w, w);
         linear("context_embedder", w, self.joint_attention_dim);
         linear("norm_out.linear", 2 * w, w);
         linear("proj_out", patch * patch * self.output_channels(), w);
@@ -198,26 +193,7 @@ impl Sd3Config {
     /// # Errors
     /// When a tensor is missing, has another shape or a type that is no float, or is one that the configuration does not ask for.
     pub fn check(&self, weights: &Weights) -> Result<()> {
-        let shapes: BTreeMap<String, Vec<usize>> = self.shapes().into_iter().collect();
-        for (name, shape) in &shapes {
-            let entry = weights.entry(name)?;
-            let path = || weights.files()[entry.file()].path().to_owned();
-            if entry.shape() != shape {
-                let (expected, found) = (shape.clone(), entry.shape().to_vec());
-                return Err(Error::Shape { path: path(), name: name.clone(), expected, found });
-            }
-            if !matches!(entry.dtype(), DType::F32 | DType::F16 | DType::BF16) {
-                let problem = format!("tensor `{name}` is {:?}, but must be f32, f16 or bf16", entry.dtype());
-                return Err(Error::content(path(), problem));
-            }
-        }
-        match weights.entries().find(|(name, _)| !shapes.contains_key(*name)) {
-            None => Ok(()),
-            Some((name, entry)) => {
-                let problem = format!("holds tensor `{name}`, which the configuration does not ask for");
-                Err(Error::content(weights.files()[entry.file()].path(), problem))
-            }
-        }
+        loading::check(self.shapes(), weights)
     }
 }
 

@@ -6,9 +6,7 @@ mod config;
 mod cost;
 mod embedding;
 mod inventory;
-mod loading;
 mod shrunk;
-mod stream;
 mod transformer;
 
 pub use block_sizes::BlockSizes;

@@ -255,7 +255,8 @@ fn refuses_calls_that_do_not_fit() {
     let call = |latents: &[usize], timestep: &[usize], text: &[usize], pooled: &[usize]| {
         let [latents, timestep, text, pooled] = [latents, timestep, text, pooled]
             .map(|shape| Tensor::zeros(shape, DType::F32, &Device::Cpu).unwrap());
-        let call = Denoise { latents: &latents, timestep: &timestep, text: &text, pooled: &pooled };
+        let call =
+            Denoise { latents: &latents, timestep: &timestep, text: &text, pooled: &pooled, guidance: None };
         model.forward(&call, &mut NoTap).map(|out| out.dims().to_vec()).map_err(|e| e.to_string())
     };
     assert_eq!(call(&[3, 2, 12, 4], &[3], &[3, 1, 6], &[3, 5]).unwrap(), [3, 2, 12, 4]);
@@ -284,7 +285,8 @@ fn a_replaced_linear_changes_the_prediction() {
         Tensor::new(&[3f32], &Device::Cpu).unwrap(),
         Tensor::ones((1, 5), DType::F32, &Device::Cpu).unwrap(),
     );
-    let call = Denoise { latents: &latents, timestep: &timestep, text: &text, pooled: &pooled };
+    let call =
+        Denoise { latents: &latents, timestep: &timestep, text: &text, pooled: &pooled, guidance: None };
     let predict = |model: &Sd3Transformer| {
         model.forward(&call, &mut NoTap).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap()
     };

@@ -3,13 +3,15 @@
 use candle_core::{DType, Device, Tensor};
 use obsdiff_proto::{Inventory, LinearId};
 
+use super::super::conditioning::TimeTextEmbed;
+use super::super::joint::JointBlock;
+use super::super::linears::Linears;
+use super::super::loading::Loader;
 use super::super::ops::{Linear, Modulation, Ops};
+use super::super::stream::Shared;
 use super::super::{Denoise, DiffusionModel, Tap};
-use super::Sd3Config;
-use super::block::JointBlock;
-use super::embedding::{PatchEmbed, TimeTextEmbed};
-use super::loading::Loader;
-use super::stream::Shared;
+use super::embedding::PatchEmbed;
+use super::{Sd3Config, block};
 use crate::checkpoint::Weights;
 use crate::{Error, Result};
 
@@ -20,8 +22,7 @@ pub struct Sd3Transformer {
     inventory: Inventory,
     dtype: DType,
     device: Device,
-    /// By [`LinearId`].
-    linears: Vec<Linear>,
+    linears: Linears,
     patches: PatchEmbed,
     conditioning: TimeTextEmbed,
     text: Linear,
@@ -48,18 +49,15 @@ impl Sd3Transformer {
         let loader = Loader { weights, dtype, device };
         let inventory = config.inventory();
         let width = config.width();
-        let linear = |linear: &obsdiff_proto::Linear| {
-            loader.linear(&linear.name, linear.rows, inventory.site(linear.site).width)
-        };
-        let linears = inventory.linears.iter().map(linear).collect::<Result<_>>()?;
-        let block = |index| JointBlock::load(&config, &inventory, index, &loader);
+        let linears = Linears::load(&inventory, &loader)?;
+        let block = |index| block::load(&config, &inventory, index, &loader);
         let blocks = (0..config.num_layers).map(block).collect::<Result<_>>()?;
         let predicted = config.patch_size * config.patch_size * config.output_channels();
         Ok(Self {
             linears,
             blocks,
             patches: PatchEmbed::load(&config, &loader)?,
-            conditioning: TimeTextEmbed::load(&config, &loader)?,
+            conditioning: TimeTextEmbed::load(width, config.pooled_projection_dim, false, &loader)?,
             text: loader.linear("context_embedder", width, config.joint_attention_dim)?,
             last_modulation: loader.linear("norm_out.linear", 2 * width, width)?,
             prediction: loader.linear("proj_out", predicted, width)?,
@@ -117,22 +115,10 @@ impl Sd3Transformer {
         if call.pooled.dims() != [batch, pooled] {
             return refuse("pooled embeddings", call.pooled, format!("[{batch}, {pooled}]"));
         }
-        Ok((height / self.config.patch_size, width / self.config.patch_size))
-    }
-
-    fn linear(&self, id: LinearId) -> Result<&Linear> {
-        let found = self.linears.get(id.0 as usize);
-        found.ok_or_else(|| Error::Argument(format!("linear {id} is not of this model")))
-    }
-
-    /// `new` in this model's type and place, if it has the shape of the `old` tensor of a linear.
-    fn replacement(&self, linear: LinearId, old: &Tensor, new: &Tensor) -> Result<Tensor> {
-        if old.shape() != new.shape() {
-            let name = &self.inventory.linear(linear).name;
-            let (old, new) = (old.dims(), new.dims());
-            return Err(Error::Argument(format!("{name} has shape {old:?}, but its replacement {new:?}")));
+        if call.guidance.is_some() {
+            return Err(Error::Argument("the transformer takes no guidance as an input".to_owned()));
         }
-        self.import(new)
+        Ok((height / self.config.patch_size, width / self.config.patch_size))
     }
 
     fn import(&self, tensor: &Tensor) -> Result<Tensor> {
@@ -170,10 +156,11 @@ impl DiffusionModel for Sd3Transformer {
         let sides = self.check(call)?;
         let timestep = call.timestep.to_device(&self.device)?;
         let conditioning =
-            self.conditioning.forward(&self.ops, &timestep, &self.import(call.pooled)?)?.silu()?;
+            self.conditioning.forward(&self.ops, &timestep, None, &self.import(call.pooled)?)?.silu()?;
         let mut image = self.patches.forward(&self.ops, &self.import(call.latents)?)?;
         let mut text = Some(self.ops.linear(&self.import(call.text)?.flatten(0, 1)?, &self.text)?);
-        let shared = Shared { ops: &self.ops, linears: &self.linears, conditioning: &conditioning };
+        let shared =
+            Shared { ops: &self.ops, linears: &self.linears, conditioning: &conditioning, rotary: None };
         for block in &self.blocks {
             // Only the last block ends the text stream.
             let Some(tokens) = text else { break };
@@ -183,26 +170,18 @@ impl DiffusionModel for Sd3Transformer {
     }
 
     fn weight(&self, linear: LinearId) -> Result<&Tensor> {
-        Ok(&self.linear(linear)?.weight)
+        Ok(&self.linears.get(linear)?.weight)
     }
 
     fn replace(&mut self, linear: LinearId, weight: Tensor) -> Result<()> {
-        let weight = self.replacement(linear, &self.linear(linear)?.weight, &weight)?;
-        if let Some(found) = self.linears.get_mut(linear.0 as usize) {
-            found.weight = weight;
-        }
-        Ok(())
+        self.linears.replace(linear, &weight, &self.inventory)
     }
 
     fn bias(&self, linear: LinearId) -> Result<&Tensor> {
-        Ok(&self.linear(linear)?.bias)
+        Ok(&self.linears.get(linear)?.bias)
     }
 
     fn replace_bias(&mut self, linear: LinearId, bias: Tensor) -> Result<()> {
-        let bias = self.replacement(linear, &self.linear(linear)?.bias, &bias)?;
-        if let Some(found) = self.linears.get_mut(linear.0 as usize) {
-            found.bias = bias;
-        }
-        Ok(())
+        self.linears.replace_bias(linear, &bias, &self.inventory)
     }
 }

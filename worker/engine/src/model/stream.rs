@@ -3,9 +3,10 @@
 use candle_core::Tensor;
 use obsdiff_proto::{LinearId, SiteId};
 
-use super::super::Tap;
-use super::super::ops::{Linear, Modulation, Ops, Projected};
-use crate::{Error, Result};
+use super::Tap;
+use super::linears::Linears;
+use super::ops::{Linear, Modulation, Ops, Projected, Rotary};
+use crate::Result;
 
 /// One stream of a block.
 #[derive(Clone, Debug)]
@@ -56,29 +57,28 @@ mod part {
 #[derive(Clone, Copy)]
 pub(super) struct Shared<'a> {
     pub(super) ops: &'a Ops,
-    /// By id.
-    pub(super) linears: &'a [Linear],
+    pub(super) linears: &'a Linears,
     /// `batch x width`: SiLU of the conditioning vector.
     pub(super) conditioning: &'a Tensor,
+    /// By which queries and keys of image tokens are turned, where the architecture tells places so.
+    pub(super) rotary: Option<&'a Rotary>,
 }
 
 impl Shared<'_> {
-    fn linear(&self, id: LinearId) -> Result<&Linear> {
-        self.linears
-            .get(id.0 as usize)
-            .ok_or_else(|| Error::Argument(format!("linear {id} is not of this model")))
+    pub(super) fn linear(&self, id: LinearId) -> Result<&Linear> {
+        self.linears.get(id)
     }
 }
 
 /// What a site's linears read.
 pub(super) struct Activation {
     site: SiteId,
-    rows: Tensor,
+    pub(super) rows: Tensor,
     seen: bool,
 }
 
 impl Activation {
-    fn new(site: SiteId, rows: Tensor) -> Self {
+    pub(super) fn new(site: SiteId, rows: Tensor) -> Self {
         Self { site, rows, seen: false }
     }
 
@@ -88,7 +88,7 @@ impl Activation {
     }
 
     /// Lets go of it. A tap may still hold what it has seen, so only the others' buffers are used again.
-    fn give(self, ops: &Ops) -> Result<()> {
+    pub(super) fn give(self, ops: &Ops) -> Result<()> {
         if self.seen { Ok(()) } else { ops.give(self.rows) }
     }
 }
@@ -110,6 +110,14 @@ pub(super) struct Projections {
 impl Projections {
     pub(super) fn view(&self) -> Projected<'_> {
         Projected { queries: self.queries.as_ref(), keys: &self.keys, values: &self.values }
+    }
+
+    /// With the queries and keys of image tokens turned by their places.
+    pub(super) fn rotated(self, shared: Shared<'_>) -> Result<Self> {
+        let Some(rotary) = shared.rotary else { return Ok(self) };
+        let batch = shared.conditioning.dim(0)?;
+        let turn = |x: Tensor| shared.ops.rotate(x, rotary, batch);
+        Ok(Self { queries: self.queries.map(turn).transpose()?, keys: turn(self.keys)?, ..self })
     }
 
     pub(super) fn give(self, ops: &Ops) -> Result<()> {

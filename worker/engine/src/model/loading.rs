@@ -1,9 +1,11 @@
 //! Reads a model's tensors from its checkpoint.
 
+use std::collections::BTreeMap;
+
 use candle_core::{CpuStorage, DType, Device, Storage, Tensor};
 use rayon::prelude::*;
 
-use super::super::ops::Linear;
+use super::ops::Linear;
 use crate::checkpoint::Weights;
 use crate::{Error, Result};
 
@@ -36,6 +38,33 @@ impl Loader<'_> {
         let weight = self.tensor(&format!("{name}.weight"), &[rows, n])?;
         let bias = self.tensor(&format!("{name}.bias"), &[rows])?;
         Ok(Linear { weight, bias })
+    }
+}
+
+/// Holds a checkpoint's headers against the tensors that a configuration asks for; no weight is read.
+///
+/// # Errors
+/// When a tensor is missing, has another shape or a type that is no float, or is one that the configuration does not ask for.
+pub(super) fn check(shapes: Vec<(String, Vec<usize>)>, weights: &Weights) -> Result<()> {
+    let shapes: BTreeMap<String, Vec<usize>> = shapes.into_iter().collect();
+    for (name, shape) in &shapes {
+        let entry = weights.entry(name)?;
+        let path = || weights.files()[entry.file()].path().to_owned();
+        if entry.shape() != shape {
+            let (expected, found) = (shape.clone(), entry.shape().to_vec());
+            return Err(Error::Shape { path: path(), name: name.clone(), expected, found });
+        }
+        if !matches!(entry.dtype(), DType::F32 | DType::F16 | DType::BF16) {
+            let problem = format!("tensor `{name}` is {:?}, but must be f32, f16 or bf16", entry.dtype());
+            return Err(Error::content(path(), problem));
+        }
+    }
+    match weights.entries().find(|(name, _)| !shapes.contains_key(*name)) {
+        None => Ok(()),
+        Some((name, entry)) => {
+            let problem = format!("holds tensor `{name}`, which the configuration does not ask for");
+            Err(Error::content(weights.files()[entry.file()].path(), problem))
+        }
     }
 }
 

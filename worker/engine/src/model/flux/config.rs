@@ -1,0 +1,190 @@
+//! `transformer/config.json` of a diffusers pipeline.
+
+use std::path::Path;
+
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+use crate::checkpoint::read_json;
+use crate::{Error, Result};
+
+/// No known model comes near; larger sizes would only overflow.
+const MAX_SIZE: usize = 1 << 16;
+const CLASS: &str = "FluxTransformer2DModel";
+const KEYS: [&str; 11] = [
+    "patch_size",
+    "in_channels",
+    "out_channels",
+    "num_layers",
+    "num_single_layers",
+    "attention_head_dim",
+    "num_attention_heads",
+    "joint_attention_dim",
+    "pooled_projection_dim",
+    "guidance_embeds",
+    "axes_dims_rope",
+];
+/// Keys whose values are no single whole number.
+const OTHER_KEYS: [&str; 3] = ["out_channels", "guidance_embeds", "axes_dims_rope"];
+
+/// Latent pixels on a side of a token's square. The pipeline packs it, so that the transformer's own patch is one.
+pub(super) const PATCH: usize = 2;
+
+/// The sizes of a `FluxTransformer2DModel`, by diffusers' names.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct FluxConfig {
+    /// Tokens on a side of the transformer's patch: 1, since the pipeline has packed the latents already.
+    pub patch_size: usize,
+    /// Features of a packed image token: four times the latent channels.
+    pub in_channels: usize,
+    /// Predicted features of an image token; `null` means as many as `in_channels`.
+    #[serde(default)]
+    pub out_channels: Option<usize>,
+    /// Double-stream blocks, which come first.
+    pub num_layers: usize,
+    /// Single-stream blocks.
+    pub num_single_layers: usize,
+    /// Features of an attention head.
+    pub attention_head_dim: usize,
+    /// Attention heads.
+    pub num_attention_heads: usize,
+    /// Features of a text token as the encoder gives it.
+    pub joint_attention_dim: usize,
+    /// Features of the pooled text embedding.
+    pub pooled_projection_dim: usize,
+    /// Whether guidance is an input (dev) or not (schnell).
+    #[serde(default)]
+    pub guidance_embeds: bool,
+    /// Features of a head that are turned by each of a token's three places.
+    #[serde(default = "published_axes")]
+    pub axes_dims_rope: Vec<usize>,
+}
+
+/// Of FLUX.1, whose files do not say them.
+fn published_axes() -> Vec<usize> {
+    vec![16, 56, 56]
+}
+
+impl FluxConfig {
+    /// Reads `folder/config.json`.
+    ///
+    /// # Errors
+    /// When the file cannot be read, names another class, lacks a size, holds a key this version does not know (it might change
+    /// the arithmetic), or holds a value that no such model can have.
+    pub fn read(folder: &Path) -> Result<Self> {
+        let path = folder.join("config.json");
+        let keys: Map<String, Value> = read_json(&path)?;
+        Self::from_keys(keys).map_err(|problem| Error::content(&path, problem))
+    }
+
+    fn from_keys(keys: Map<String, Value>) -> Result<Self, String> {
+        match keys.get("_class_name").and_then(Value::as_str) {
+            Some(CLASS) => {}
+            Some(other) => {
+                return Err(format!("`_class_name` is \"{other}\", but only \"{CLASS}\" is supported here"));
+            }
+            None => return Err(format!("lacks `_class_name`, which should be \"{CLASS}\"")),
+        }
+        for (key, value) in keys.iter().filter(|(key, _)| !key.starts_with('_')) {
+            if !KEYS.contains(&key.as_str()) {
+                return Err(format!("key `{key}` = {value} is not known, and might change the arithmetic"));
+            }
+            if !OTHER_KEYS.contains(&key.as_str()) && !value.is_u64() {
+                return Err(format!("`{key}` is {value}, but must be a whole number"));
+            }
+        }
+        let config: Self =
+            serde_json::from_value(Value::Object(keys)).map_err(|e| format!("is not usable: {e}"))?;
+        config.problem().map_or(Ok(config), Err)
+    }
+
+    /// Checks that the sizes fit each other.
+    ///
+    /// # Errors
+    /// Naming the first key whose value cannot be used.
+    pub fn validate(&self) -> Result<()> {
+        self.problem()
+            .map_or(Ok(()), |problem| Err(Error::Argument(format!("transformer configuration: {problem}"))))
+    }
+
+    fn problem(&self) -> Option<String> {
+        let sizes = [
+            ("in_channels", self.in_channels),
+            ("out_channels", self.output_features()),
+            ("num_layers", self.num_layers),
+            ("num_single_layers", self.num_single_layers),
+            ("attention_head_dim", self.attention_head_dim),
+            ("num_attention_heads", self.num_attention_heads),
+            ("joint_attention_dim", self.joint_attention_dim),
+            ("pooled_projection_dim", self.pooled_projection_dim),
+        ];
+        if let Some((key, value)) = sizes.into_iter().find(|(_, value)| !(1..=MAX_SIZE).contains(value)) {
+            return Some(format!("`{key}` is {value}, but must lie within 1..={MAX_SIZE}"));
+        }
+        if self.patch_size != 1 {
+            return Some(format!("`patch_size` is {}, but only 1 is supported", self.patch_size));
+        }
+        if self.width() > MAX_SIZE {
+            return Some(format!(
+                "`num_attention_heads` {} times `attention_head_dim` {} is above {MAX_SIZE}",
+                self.num_attention_heads, self.attention_head_dim
+            ));
+        }
+        for (key, features) in [("in_channels", self.in_channels), ("out_channels", self.output_features())] {
+            if !features.is_multiple_of(PATCH * PATCH) {
+                return Some(format!("`{key}` is {features}, but must be a multiple of {}", PATCH * PATCH));
+            }
+        }
+        self.axes_problem()
+    }
+
+    fn axes_problem(&self) -> Option<String> {
+        let axes = &self.axes_dims_rope;
+        if axes.len() != 3 {
+            return Some(format!("`axes_dims_rope` has {} numbers, but a token has 3 places", axes.len()));
+        }
+        if let Some(odd) = axes.iter().find(|axis| !axis.is_multiple_of(2)) {
+            return Some(format!("`axes_dims_rope` holds {odd}, but features are turned in pairs"));
+        }
+        let sum = axes.iter().fold(0, |sum: usize, axis| sum.saturating_add(*axis));
+        (sum != self.attention_head_dim).then(|| {
+            format!(
+                "`axes_dims_rope` adds up to {sum}, but `attention_head_dim` is {}",
+                self.attention_head_dim
+            )
+        })
+    }
+
+    /// Features of a token inside the blocks.
+    pub fn width(&self) -> usize {
+        self.num_attention_heads * self.attention_head_dim
+    }
+
+    /// Features of a feed-forward network's hidden layer.
+    pub fn hidden_width(&self) -> usize {
+        4 * self.width()
+    }
+
+    /// Predicted features of an image token.
+    pub(super) fn output_features(&self) -> usize {
+        self.out_channels.unwrap_or(self.in_channels)
+    }
+
+    /// Latent channels.
+    pub fn channels(&self) -> usize {
+        self.in_channels / (PATCH * PATCH)
+    }
+
+    /// Image tokens of latents of `height x width` latent pixels.
+    ///
+    /// # Errors
+    /// When a side is odd or nothing.
+    pub fn image_tokens(&self, height: usize, width: usize) -> Result<usize> {
+        for (side, pixels) in [("height", height), ("width", width)] {
+            if pixels == 0 || !pixels.is_multiple_of(PATCH) {
+                return Err(Error::Argument(format!("latent {side} {pixels} is not a multiple of {PATCH}")));
+            }
+        }
+        Ok(height / PATCH * (width / PATCH))
+    }
+}

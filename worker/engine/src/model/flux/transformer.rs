@@ -1,0 +1,238 @@
+//! The whole transformer: embeddings, double-stream and single-stream blocks, the prediction.
+
+use candle_core::{DType, Device, Tensor};
+use obsdiff_proto::{Inventory, LinearId};
+
+use super::super::conditioning::TimeTextEmbed;
+use super::super::joint::JointBlock;
+use super::super::linears::Linears;
+use super::super::loading::Loader;
+use super::super::ops::{Linear, Modulation, Ops};
+use super::super::stream::Shared;
+use super::super::{Denoise, DiffusionModel, Tap};
+use super::FluxConfig;
+use super::config::PATCH;
+use super::loading::Blocks;
+use super::places;
+use super::single::SingleBlock;
+use crate::checkpoint::Weights;
+use crate::{Error, Result};
+
+/// The largest number that f16 holds. In f16 diffusers keeps tokens within it.
+const LARGEST_F16: f64 = 65504.0;
+
+/// A `FluxTransformer2DModel` with its weights. A clone shares them until either replaces one.
+///
+/// It takes latents as the autoencoder gives them, and packs 2 x 2 of their pixels into a token as diffusers' pipeline does.
+#[derive(Clone, Debug)]
+pub struct FluxTransformer {
+    config: FluxConfig,
+    inventory: Inventory,
+    dtype: DType,
+    device: Device,
+    linears: Linears,
+    image: Linear,
+    text: Linear,
+    conditioning: TimeTextEmbed,
+    double: Vec<JointBlock>,
+    single: Vec<SingleBlock>,
+    last_modulation: Linear,
+    prediction: Linear,
+    ops: Ops,
+}
+
+impl FluxTransformer {
+    /// Reads a transformer to compute in `dtype` (f32, bf16 or f16) on `device`.
+    ///
+    /// # Errors
+    /// When the checkpoint is not the one that `config` describes (see [`FluxConfig::check`]), or holds a value that is not
+    /// finite in `dtype`.
+    pub fn load(config: FluxConfig, weights: &Weights, dtype: DType, device: &Device) -> Result<Self> {
+        config.validate()?;
+        config.check(weights)?;
+        if !matches!(dtype, DType::F32 | DType::BF16 | DType::F16) {
+            return Err(Error::Argument(format!(
+                "a transformer computes in f32, bf16 or f16, not in {dtype:?}"
+            )));
+        }
+        let loader = Loader { weights, dtype, device };
+        let inventory = config.inventory();
+        let blocks = Blocks { config: &config, inventory: &inventory, loader: &loader };
+        let width = config.width();
+        let (pooled, guided) = (config.pooled_projection_dim, config.guidance_embeds);
+        Ok(Self {
+            linears: Linears::load(&inventory, &loader)?,
+            image: loader.linear("x_embedder", width, config.in_channels)?,
+            text: loader.linear("context_embedder", width, config.joint_attention_dim)?,
+            conditioning: TimeTextEmbed::load(width, pooled, guided, &loader)?,
+            double: (0..config.num_layers).map(|index| blocks.double(index)).collect::<Result<_>>()?,
+            single: (0..config.num_single_layers).map(|index| blocks.single(index)).collect::<Result<_>>()?,
+            last_modulation: loader.linear("norm_out.linear", 2 * width, width)?,
+            prediction: loader.linear("proj_out", config.output_features(), width)?,
+            ops: Ops::on(device),
+            dtype,
+            device: device.clone(),
+            config,
+            inventory,
+        })
+    }
+
+    /// The sizes it was read with.
+    pub fn config(&self) -> &FluxConfig {
+        &self.config
+    }
+
+    /// The type it computes in.
+    pub fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    /// Where it computes.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// Checks a call's shapes; gives image tokens on each side.
+    fn check(&self, call: &Denoise<'_>) -> Result<(usize, usize)> {
+        let refuse = |what: &str, tensor: &Tensor, expected: String| {
+            Err(Error::Argument(format!(
+                "{what} have shape {:?}, but the transformer takes {expected}",
+                tensor.dims()
+            )))
+        };
+        let channels = self.config.channels();
+        let (batch, height, width) = match call.latents.dims() {
+            &[batch, found, height, width] if batch > 0 && found == channels => (batch, height, width),
+            _ => {
+                let expected = format!("[batch, {channels}, height, width] with a batch of 1 or more");
+                return refuse("latents", call.latents, expected);
+            }
+        };
+        self.config.image_tokens(height, width)?;
+        if call.timestep.dims() != [batch] {
+            return refuse("timesteps", call.timestep, format!("[{batch}]"));
+        }
+        let joint = self.config.joint_attention_dim;
+        if !matches!(call.text.dims(), &[b, tokens, n] if b == batch && tokens > 0 && n == joint) {
+            return refuse("text tokens", call.text, format!("[{batch}, tokens, {joint}]"));
+        }
+        let pooled = self.config.pooled_projection_dim;
+        if call.pooled.dims() != [batch, pooled] {
+            return refuse("pooled embeddings", call.pooled, format!("[{batch}, {pooled}]"));
+        }
+        match (call.guidance, self.config.guidance_embeds) {
+            (Some(guidance), true) if guidance.dims() != [batch] => {
+                refuse("guidances", guidance, format!("[{batch}]"))
+            }
+            (None, true) => Err(Error::Argument("the transformer takes guidance as an input".to_owned())),
+            (Some(_), false) => {
+                Err(Error::Argument("the transformer takes no guidance as an input".to_owned()))
+            }
+            _ => Ok((height / PATCH, width / PATCH)),
+        }
+    }
+
+    fn import(&self, tensor: &Tensor) -> Result<Tensor> {
+        Ok(tensor.to_device(&self.device)?.to_dtype(self.dtype)?.contiguous()?)
+    }
+
+    /// `batch x channels x height x width` to image tokens: `(batch * tokens) x width`.
+    fn embed(&self, latents: &Tensor) -> Result<Tensor> {
+        let (batch, channels, height, width) = latents.dims4()?;
+        let (rows, columns) = (height / PATCH, width / PATCH);
+        let packed = latents
+            .reshape(&[batch, channels, rows, PATCH, columns, PATCH])?
+            .permute([0, 2, 4, 1, 3, 5])?
+            .reshape((batch * rows * columns, channels * PATCH * PATCH))?;
+        self.ops.linear(&packed, &self.image)
+    }
+
+    /// Image tokens to the predicted velocity: `batch x channels x height x width`.
+    fn predict(
+        &self,
+        image: &Tensor,
+        conditioning: &Tensor,
+        (rows, columns): (usize, usize),
+    ) -> Result<Tensor> {
+        let values = self.ops.linear(conditioning, &self.last_modulation)?;
+        let by = Modulation { values, width: self.config.width() };
+        let normed = self.ops.norm_modulate(image, &by, 1, 0)?;
+        let predicted = self.ops.linear(&normed, &self.prediction)?;
+        let (batch, channels) = (conditioning.dim(0)?, self.config.output_features() / (PATCH * PATCH));
+        let picture = predicted
+            .reshape(&[batch, rows, columns, channels, PATCH, PATCH])?
+            .permute([0, 3, 1, 4, 2, 5])?
+            .reshape((batch, channels, rows * PATCH, columns * PATCH))?;
+        Ok(picture)
+    }
+
+    /// Keeps tokens finite in f16, as diffusers does.
+    fn limited(&self, tokens: Tensor) -> Result<Tensor> {
+        match self.dtype {
+            DType::F16 => Ok(tokens.clamp(-LARGEST_F16, LARGEST_F16)?),
+            _ => Ok(tokens),
+        }
+    }
+}
+
+impl DiffusionModel for FluxTransformer {
+    fn inventory(&self) -> &Inventory {
+        &self.inventory
+    }
+
+    /// The inputs may be of any type; the prediction is of the model's.
+    fn forward(&self, call: &Denoise<'_>, tap: &mut dyn Tap) -> Result<Tensor> {
+        let (rows, columns) = self.check(call)?;
+        let batch = call.latents.dim(0)?;
+        let timestep = call.timestep.to_device(&self.device)?;
+        // As the timestep, it is embedded in thousandths.
+        let thousandfold = |guidance: &Tensor| -> Result<Tensor> {
+            Ok((guidance.to_device(&self.device)?.to_dtype(DType::F32)? * 1000.0)?)
+        };
+        let guidance = call.guidance.map(thousandfold).transpose()?;
+        let pooled = self.import(call.pooled)?;
+        let conditioning =
+            self.conditioning.forward(&self.ops, &timestep, guidance.as_ref(), &pooled)?.silu()?;
+        let rotary = places::rotary(&self.config, rows, columns, &self.device)?;
+        let shared = Shared {
+            ops: &self.ops,
+            linears: &self.linears,
+            conditioning: &conditioning,
+            rotary: Some(&rotary),
+        };
+        let mut image = self.embed(&self.import(call.latents)?)?;
+        let mut text = self.ops.linear(&self.import(call.text)?.flatten(0, 1)?, &self.text)?;
+        for block in &self.double {
+            let (next, Some(tokens)) = block.forward(image, text, shared, tap)? else {
+                return Err(Error::Argument("a double-stream block ends the text stream".to_owned()));
+            };
+            (image, text) = (next, self.limited(tokens)?);
+        }
+        // Each item's text tokens come first.
+        let items = |tokens: &Tensor| tokens.reshape((batch, tokens.dim(0)? / batch, ()));
+        let mut tokens = Tensor::cat(&[items(&text)?, items(&image)?], 1)?.flatten(0, 1)?;
+        for block in &self.single {
+            tokens = self.limited(block.forward(tokens, shared, tap)?)?;
+        }
+        let count = rows * columns;
+        let tokens = items(&tokens)?;
+        let image = tokens.narrow(1, tokens.dim(1)? - count, count)?.flatten(0, 1)?.contiguous()?;
+        self.predict(&image, &conditioning, (rows, columns))
+    }
+
+    fn weight(&self, linear: LinearId) -> Result<&Tensor> {
+        Ok(&self.linears.get(linear)?.weight)
+    }
+
+    fn replace(&mut self, linear: LinearId, weight: Tensor) -> Result<()> {
+        self.linears.replace(linear, &weight, &self.inventory)
+    }
+
+    fn bias(&self, linear: LinearId) -> Result<&Tensor> {
+        Ok(&self.linears.get(linear)?.bias)
+    }
+
+    fn replace_bias(&mut self, linear: LinearId, bias: Tensor) -> Result<()> {
+        self.linears.replace_bias(linear, &bias, &self.inventory)
+    }
+}
