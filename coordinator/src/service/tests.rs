@@ -216,3 +216,16 @@ fn of_two_coordinators_the_older_one_stops_and_writes_nothing_more() {
     let outcome = runtime().unwrap().block_on(driver.run());
     assert_eq!(outcome, Some(Outcome::Failed(Failure::Superseded { life: 7 })));
 }
+
+/// Workers and watchers that say more than the coordinator can take in wait for it.
+#[test]
+fn the_inbox_is_bounded_and_what_waited_is_taken_in_later() {
+    let records = Box::new(MemoryRecords(MemoryShelf::default()));
+    let (mut driver, handle) = Driver::new(job(1, 1), records, clock::monotonic(), Box::new(())).unwrap();
+    let left = || Message::left(WorkerId(7), "the connection was lost");
+    (0..INBOX).for_each(|_| handle.0.try_send(left()).unwrap());
+    assert!(handle.0.try_send(left()).is_err(), "more than {INBOX} messages wait");
+    let stopping = thread::spawn(move || handle.stop());
+    assert_eq!(runtime().unwrap().block_on(driver.run()), None);
+    stopping.join().unwrap();
+}

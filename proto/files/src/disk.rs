@@ -270,6 +270,23 @@ mod tests {
     }
 
     #[test]
+    fn a_copy_of_a_large_file_says_that_it_goes_on() {
+        use std::sync::atomic::{AtomicU64, Ordering};
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        // A hole: it is written as zeros.
+        File::create(path("a")).unwrap().set_len(2 * CHUNK + 1).unwrap();
+        let said = Arc::new(AtomicU64::new(0));
+        let counted = said.clone();
+        let on_progress: Arc<OnProgress> = Arc::new(move || drop(counted.fetch_add(1, Ordering::SeqCst)));
+        let disk = Disk::default().telling(on_progress);
+        disk.copy(&File::open(path("a")).unwrap(), &path("b")).unwrap();
+        assert_eq!(fs::metadata(path("b")).unwrap().len(), 2 * CHUNK + 1);
+        // Its creation, two chunks, and its way to the disk.
+        assert!(said.load(Ordering::SeqCst) >= 4, "{said:?}");
+    }
+
+    #[test]
     fn folders_that_could_not_all_be_made_are_not_left() {
         let folder = tempfile::tempdir().unwrap();
         let deep = folder.path().join("a/b").join("n".repeat(300));

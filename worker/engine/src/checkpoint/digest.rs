@@ -49,3 +49,24 @@ pub fn digests(root: &Path, files: &[PathBuf], on_read: &(dyn Fn() + Sync)) -> R
     // One by one: a large file does not wait for a thread that has others still to read.
     files.par_iter().with_max_len(1).map(named).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use super::*;
+
+    #[test]
+    fn a_digest_of_large_files_says_that_it_goes_on() {
+        let folder = tempfile::tempdir().unwrap();
+        let files = ["a", "b"].map(|name| folder.path().join(name));
+        files.iter().for_each(|file| fs::write(file, vec![7; 3 << 20]).unwrap());
+        let reads = AtomicU64::new(0);
+        let count = || drop(reads.fetch_add(1, Ordering::SeqCst));
+        let found = digests(folder.path(), &files, &count).unwrap();
+        assert!(reads.into_inner() >= 6);
+        let alone = files.each_ref().map(|file| sha256(file).unwrap());
+        assert_eq!(found.iter().map(|input| input.sha256.clone()).collect::<Vec<_>>(), alone);
+    }
+}
