@@ -1,33 +1,41 @@
-//! A disk that is full where the job keeps its state.
+//! A disk that is full where the job keeps its state, or where its output goes.
 
 use std::fs;
 use std::path::Path;
 
 use crate::hosts::{Host, available};
-use crate::process::{Process, assert_same_but_for_the_state, setting};
+use crate::process::{FIRST, Process, assert_same_but_for_the_state, result, setting, undisturbed};
 
 /// Room for the weights of one package of two.
 const SMALL: &str = "6m";
+/// Room for no pipeline.
+const TINY: &str = "1m";
 /// Room for all.
 const LARGE: &str = "64m";
 
 const FULL: &str = "No space left on device";
 
-/// A job whose state is on a small disk, which only its host has.
+/// A job whose state or output is on a disk that only its host has.
 struct Setting {
     host: Host,
     folder: tempfile::TempDir,
 }
 
 impl Setting {
+    /// One whose state is on a small disk.
     fn new() -> Self {
+        Self::with_output("path = \"out\"\nstate = \"disk/state\"", SMALL)
+    }
+
+    /// One with these keys of its output, and a disk of this size.
+    fn with_output(keys: &str, size: &str) -> Self {
         let (host, folder) = (Host::new(), setting(16));
         let job = folder.path().join("job.toml");
         let words = fs::read_to_string(&job).unwrap();
-        fs::write(job, format!("{words}state = \"disk/state\"\n")).unwrap();
+        fs::write(job, words.replace("path = \"out\"", keys)).unwrap();
         let disk = folder.path().join("disk");
         fs::create_dir(&disk).unwrap();
-        host.run(&format!("mount -t tmpfs -o size={SMALL} tmpfs {}", disk.display()));
+        host.run(&format!("mount -t tmpfs -o size={size} tmpfs {}", disk.display()));
         Self { host, folder }
     }
 
@@ -36,8 +44,12 @@ impl Setting {
     }
 
     fn make_room(&self) {
+        self.resize(LARGE);
+    }
+
+    fn resize(&self, size: &str) {
         let disk = self.folder().join("disk");
-        self.host.run(&format!("mount -o remount,size={LARGE} {}", disk.display()));
+        self.host.run(&format!("mount -o remount,size={size} {}", disk.display()));
     }
 
     fn start(&self, args: &[&str]) -> Process {
@@ -93,4 +105,29 @@ fn a_disk_that_stays_full_ends_the_job_which_goes_on_when_there_is_room() {
     assert_eq!(code, Some(0), "{said}");
     assert!(worker.end().success());
     assert_same_but_for_the_state(setting.folder());
+}
+
+/// The disk has room for the output when the job begins, and is full of others' files when it is written.
+#[test]
+fn an_export_waits_for_room_on_a_full_disk() {
+    if !available() {
+        return;
+    }
+    let setting = Setting::with_output("path = \"disk/out\"\nstate = \"out.state\"", LARGE);
+    let (mut coordinator, mut worker, mut watch) = setting.job();
+    assert!(watch.line(FIRST).is_some());
+    setting.resize(TINY);
+    let line = watch.line(|line| line.contains("export ") && line.contains(" failed 1 times: "));
+    let line = line.expect("there is room");
+    assert!(line.contains("disk/") && line.contains(FULL) && line.ends_with(": make room there"), "{line}");
+    setting.make_room();
+    let (code, said) = coordinator.verdict();
+    assert_eq!(code, Some(0), "{said}");
+    assert!(worker.end().success());
+    // Only the host sees its disk.
+    let folder = setting.folder().display();
+    setting.host.run(&format!("mv {folder}/disk/out {folder}/out"));
+    setting.host.run(&format!("find {folder}/disk -mindepth 1 -fprint {folder}/left"));
+    assert_eq!(fs::read_to_string(setting.folder().join("left")).unwrap(), "", "something is left");
+    assert!(result(setting.folder())[0] == undisturbed(16)[0], "the weights differ");
 }
