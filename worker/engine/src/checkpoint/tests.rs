@@ -1,9 +1,8 @@
 use std::fs;
 
-use candle_core::{DType, Device, Tensor};
-
 use super::*;
-
+use candle_core::{DType, Device, Tensor};
+use rustix::fs::{CWD, FileType, Mode, mknodat};
 fn sample(folder: &std::path::Path, file: &str, names: &[&str]) {
     let tensors: std::collections::HashMap<_, _> = names
         .iter()
@@ -164,8 +163,7 @@ fn each_library_reads_the_file_that_it_would_read_in_python() {
 fn what_is_no_regular_file_is_refused_where_weights_and_configurations_are_read() {
     let dir = tempfile::tempdir().unwrap();
     for name in ["model.safetensors", "config.json"] {
-        let status = std::process::Command::new("mkfifo").arg(dir.path().join(name)).status().unwrap();
-        assert!(status.success());
+        mknodat(CWD, dir.path().join(name), FileType::Fifo, Mode::RUSR, 0).unwrap();
     }
     let said = "is a FIFO: give a regular file";
     let error = Weights::open(dir.path(), Library::Transformers).unwrap_err().to_string();

@@ -6,11 +6,11 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use obsdiff_files::{Disk, Operation, Steps};
 
-use super::tests::{export_by, listing, pipeline};
+use super::tests::{FORKS, export_by, listing, pipeline};
 use crate::Error;
 
 /// What tells the process of a test where to export, whether by links, and at which operation to end.
@@ -108,6 +108,7 @@ fn an_export_that_is_killed_between_any_two_operations_is_done_by_the_next_one()
     for link in [false, true] {
         let (root, expected, operations) = undisturbed(link);
         for last in 0..=operations.len() {
+            let no_export = FORKS.write().unwrap_or_else(PoisonError::into_inner);
             let status = Command::new(std::env::current_exe().unwrap())
                 .args(["--ignored", "--exact", "export::crash_tests::an_export_that_ends_at_an_operation"])
                 .env(ROOT, root.path())
@@ -116,6 +117,7 @@ fn an_export_that_is_killed_between_any_two_operations_is_done_by_the_next_one()
                 .output()
                 .unwrap()
                 .status;
+            drop(no_export);
             assert_eq!(status.success(), last == operations.len(), "operation {last}");
             let at = format!("killed before {:?}, by links: {link}", operations.get(last));
             assert_whole_in_the_end(root.path(), link, &expected, &at);

@@ -1,6 +1,7 @@
 use std::collections::HashMap;
 use std::fs;
 use std::path::PathBuf;
+use std::sync::{PoisonError, RwLock};
 
 use candle_core::{DType, Device};
 
@@ -70,6 +71,10 @@ fn export(source: &Path, destination: &Path, link: bool, scale: f64) -> Result<(
     export_by(&Disk::default(), source, destination, link, scale)
 }
 
+/// Held by an export that runs, and wholly by who starts a process: until that is another program it holds all locks of this one, and
+/// a writer that is gone would seem to live.
+pub(super) static FORKS: RwLock<()> = RwLock::new(());
+
 pub(super) fn export_by(
     disk: &Disk,
     source: &Path,
@@ -77,6 +82,7 @@ pub(super) fn export_by(
     link: bool,
     scale: f64,
 ) -> Result<()> {
+    let _no_fork = FORKS.read().unwrap_or_else(PoisonError::into_inner);
     let weights = Weights::open(&source.join("transformer"), Library::Diffusers)?;
     let record = record();
     Export { source, destination, link, weights: &weights, record: &record, shrink: None }.write(
