@@ -1,8 +1,9 @@
-//! A store that fails: for a while, and for good.
+//! A store that fails, for a while and for good, and one that lets others go first.
 
+use std::collections::VecDeque;
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -19,14 +20,28 @@ use crate::job::{manifest, prompts, record, weights};
 
 /// Fails before, or after, so many writes and reads.
 #[derive(Debug, Default)]
-struct Failing {
+pub(crate) struct Failing {
     inner: InMemory,
+    /// How often others go first: before each object is written or read, as the next of these numbers says.
+    turns: Mutex<VecDeque<u8>>,
     before: AtomicU32,
     after: AtomicU32,
     asked: AtomicU32,
 }
 
 impl Failing {
+    /// One that never fails, and in which others go first so often.
+    pub(crate) fn taking_turns(turns: Vec<u8>) -> Self {
+        Self { turns: Mutex::new(turns.into()), ..Self::default() }
+    }
+
+    async fn let_others_go_first(&self) {
+        let turns = self.turns.lock().unwrap().pop_front().unwrap_or(0);
+        for _ in 0..turns {
+            tokio::task::yield_now().await;
+        }
+    }
+
     fn once(&self, left: &AtomicU32) -> Result<()> {
         let counted = left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
         match counted {
@@ -45,6 +60,7 @@ impl fmt::Display for Failing {
 #[async_trait]
 impl ObjectStore for Failing {
     async fn put_opts(&self, location: &Path, payload: PutPayload, opts: PutOptions) -> Result<PutResult> {
+        self.let_others_go_first().await;
         self.asked.fetch_add(1, Ordering::SeqCst);
         self.once(&self.before)?;
         let put = self.inner.put_opts(location, payload, opts).await?;
@@ -53,6 +69,7 @@ impl ObjectStore for Failing {
     }
 
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
+        self.let_others_go_first().await;
         self.once(&self.before)?;
         self.inner.get_opts(location, options).await
     }
