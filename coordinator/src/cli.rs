@@ -350,10 +350,8 @@ pub struct SamplingArgs {
 
 /// Takes a path as it is; one that a shell was to expand, and did not, is refused.
 fn path() -> impl TypedValueParser<Value = PathBuf> {
-    PathBufValueParser::new().try_map(|path| match path.to_str().is_some_and(starts_with_tilde) {
-        true => Err(TILDE),
-        false => Ok(path),
-    })
+    PathBufValueParser::new()
+        .try_map(|path| if path.to_str().is_some_and(starts_with_tilde) { Err(TILDE) } else { Ok(path) })
 }
 
 /// What to do about a path that starts with `~`.

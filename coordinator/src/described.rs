@@ -76,9 +76,10 @@ impl Described {
             match self.pipeline.transformer_weights().map(|weights| met(&weights, glob)) {
                 Ok(Some(met)) => {
                     let linear = met.strip_suffix(".weight").unwrap_or(&met);
-                    let why = match self.inventory.linears.iter().any(|other| other.name == linear) {
-                        true => "but rules go by names of linears, without `.weight`",
-                        false => "which is never pruned",
+                    let why = if self.inventory.linears.iter().any(|other| other.name == linear) {
+                        "but rules go by names of linears, without `.weight`"
+                    } else {
+                        "which is never pruned"
                     };
                     let problem =
                         format!("\"{glob}\" matches `{met}`, {why}: linears that are pruned have names like `{example}`");

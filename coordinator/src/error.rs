@@ -152,9 +152,10 @@ impl Error {
         );
         // Those say so themselves, or another process goes on.
         let told = matches!(self, Self::Cancelled | Self::Failed(Failure::Superseded { .. }));
-        match failed_file || (self.exit_code() == RESUMABLE && !told) {
-            true => Self::Kept { source: Box::new(self), state: state.to_owned() },
-            false => self,
+        if failed_file || (self.exit_code() == RESUMABLE && !told) {
+            Self::Kept { source: Box::new(self), state: state.to_owned() }
+        } else {
+            self
         }
     }
 

@@ -98,9 +98,10 @@ impl Described {
                 let here = package.linears.iter().filter(|t| inventory.linear(t.linear).site == id);
                 let rows: Vec<_> = here.map(|t| inventory.linear(t.linear).rows).collect();
                 let n = inventory.site(id).width;
-                match package.sites.is_empty() {
-                    true => memory::scored_bytes(n, &rows),
-                    false => memory::site_bytes(n, &rows, spec.sparsity.refinement()),
+                if package.sites.is_empty() {
+                    memory::scored_bytes(n, &rows)
+                } else {
+                    memory::site_bytes(n, &rows, spec.sparsity.refinement())
                 }
             });
             let kept = if package.sites.is_empty() { 0 } else { memory::kept_bytes(&shapes) };

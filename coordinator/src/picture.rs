@@ -88,13 +88,11 @@ pub fn check_replaceable(path: &Path) -> Result<()> {
     let Ok(found) = path.symlink_metadata() else { return Ok(()) };
     // Only a plain file is opened: anything else may wait for ever, or not be a file at all.
     let is_file = found.is_file() || (found.is_symlink() && path.is_file());
-    match is_file && is_ours(path) {
-        true => Ok(()),
-        false => {
-            let problem =
-                "exists and is no picture that obsdiff wrote: choose another --out, or move it away";
-            Err(Error::content(path, problem))
-        }
+    if is_file && is_ours(path) {
+        Ok(())
+    } else {
+        let problem = "exists and is no picture that obsdiff wrote: choose another --out, or move it away";
+        Err(Error::content(path, problem))
     }
 }
 

@@ -34,12 +34,11 @@ impl Core {
         self.members.insert(worker, Member::new(hello, self.now));
         self.lonely = None;
         let kept = self.adopt(worker, hello);
-        match hello.status.preparing {
-            true => self.tell(Event::Preparing { worker }),
-            false => {
-                self.setbacks = Default::default();
-                self.tell(Event::Joined { worker, kept });
-            }
+        if hello.status.preparing {
+            self.tell(Event::Preparing { worker })
+        } else {
+            self.setbacks = Default::default();
+            self.tell(Event::Joined { worker, kept });
         }
         self.merge(worker, &hello.status);
         self.touch(worker);

@@ -39,9 +39,10 @@ pub(super) fn coordinate(args: &CoordinatorArgs, session: &mut Session<'_>) -> R
     let state = State::open(&job, &inputs)?;
     state.note(&inputs, &progress);
     progress.keep(state.job.committed as usize, inputs.plan.packages.len(), state.url());
-    let done = match state.is_left_over(&inputs) {
-        true => Ok(()),
-        false => drive(&job, &inputs, &state, (port, listener), &progress, session),
+    let done = if state.is_left_over(&inputs) {
+        Ok(())
+    } else {
+        drive(&job, &inputs, &state, (port, listener), &progress, session)
     };
     match done {
         Ok(()) => {

@@ -172,9 +172,10 @@ fn read(path: &Path) -> Result<String> {
         Error::content(path, format!("line {line} is not UTF-8 text: save the job file as UTF-8"))
     })?;
     let text = text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text);
-    match text.trim().is_empty() {
-        true => Err(Error::content(path, "is empty: a job has [model], [sparsity] and [output] at least")),
-        false => Ok(text),
+    if text.trim().is_empty() {
+        Err(Error::content(path, "is empty: a job has [model], [sparsity] and [output] at least"))
+    } else {
+        Ok(text)
     }
 }
 

@@ -77,13 +77,12 @@ impl<'p, R: Read> Table<'p, R> {
             (true, Dialect::Tsv) => ": a field cannot hold a tab outside of quotes",
             (false, _) => ": leave a field empty rather than out",
         };
-        match found == width {
-            true => Ok(Some(row)),
-            false => {
-                let fields = if found == 1 { "field" } else { "fields" };
-                let problem = format!("has {found} {fields}, but the header has {width}{remedy}");
-                Err(self.refuse(row.line, &problem))
-            }
+        if found == width {
+            Ok(Some(row))
+        } else {
+            let fields = if found == 1 { "field" } else { "fields" };
+            let problem = format!("has {found} {fields}, but the header has {width}{remedy}");
+            Err(self.refuse(row.line, &problem))
         }
     }
 

@@ -75,9 +75,10 @@ impl Places {
                 Ok(place) => return Some(place),
                 Err(why) => why,
             };
-            let event = match told.replace(why) == Some(why) {
-                true => CoordinatorEvent::Heartbeat,
-                false => CoordinatorEvent::StandBy(why.to_owned()),
+            let event = if told.replace(why) == Some(why) {
+                CoordinatorEvent::Heartbeat
+            } else {
+                CoordinatorEvent::StandBy(why.to_owned())
             };
             // A full queue shows that the worker is there, if slow.
             let _ = out.try_send((&event).into());

@@ -203,9 +203,10 @@ impl Disk {
     pub fn remove_tree(&self, path: &Path) -> io::Result<()> {
         for entry in fs::read_dir(path)? {
             let entry = entry?;
-            match entry.file_type()?.is_dir() {
-                true => self.remove_tree(&entry.path())?,
-                false => self.remove_file(&entry.path())?,
+            if entry.file_type()?.is_dir() {
+                self.remove_tree(&entry.path())?
+            } else {
+                self.remove_file(&entry.path())?
             }
         }
         self.remove_folder(path)

@@ -17,9 +17,10 @@ impl Briefing {
     /// What of it does not come back as it was.
     pub fn check(&self) -> Result<()> {
         let problem = || Problem::Content("does not come back as it was written".to_owned());
-        match Self::try_from(v1::Briefing::from(self))? == *self {
-            true => Ok(()),
-            false => Err(WireError::new("briefing", problem())),
+        if Self::try_from(v1::Briefing::from(self))? == *self {
+            Ok(())
+        } else {
+            Err(WireError::new("briefing", problem()))
         }
     }
 }

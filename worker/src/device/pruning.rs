@@ -184,9 +184,8 @@ impl<'a> PruningEngine<'a> {
 
     /// Whether a package's objects said something of all its structures.
     fn check_structures(&self, package: &Package) -> Result<(), WorkError> {
-        let known = |id: &StructureId| match package.survey {
-            true => self.surveyed.contains_key(id),
-            false => self.structures.contains_key(id),
+        let known = |id: &StructureId| {
+            if package.survey { self.surveyed.contains_key(id) } else { self.structures.contains_key(id) }
         };
         match self.pruner.model().inventory().structures_of(package).find(|id| !known(id)) {
             None => Ok(()),
@@ -232,12 +231,11 @@ impl<'a> PruningEngine<'a> {
         let sites = inventory.structure(id).outputs.iter().map(|linear| inventory.linear(*linear).site);
         let grams: BTreeMap<_, _> = sites.filter_map(|site| Some((site, self.gram(site)?))).collect();
         let grams: Grams<'_> = grams.iter().map(|(site, gram)| (*site, &**gram)).collect();
-        let object = match package.survey {
-            true => object::survey(package.id, id, self.pruner.survey(id, &grams)?)?,
-            false => {
-                let count = self.share(id)?;
-                object::structure(package.id, self.pruner.solve_structure(package, id, &grams, count)?)?
-            }
+        let object = if package.survey {
+            object::survey(package.id, id, self.pruner.survey(id, &grams)?)?
+        } else {
+            let count = self.share(id)?;
+            object::structure(package.id, self.pruner.solve_structure(package, id, &grams, count)?)?
         };
         self.watch.solved(1);
         Ok(object)
@@ -332,9 +330,10 @@ impl Engine for PruningEngine<'_> {
 
     fn solve(&mut self, part: &Part) -> Result<Solved, WorkError> {
         let package = self.package(part.id.package)?.clone();
-        let object = match package.is_structured() {
-            true => self.solve_structure(&package, part)?,
-            false => self.solve_slices(&package, part)?,
+        let object = if package.is_structured() {
+            self.solve_structure(&package, part)?
+        } else {
+            self.solve_slices(&package, part)?
         };
         let exponent = |site: &SiteId| Some((*site, self.gram(*site)?.exponent()));
         let exponents = part.sites.iter().filter_map(exponent).collect();

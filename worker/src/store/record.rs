@@ -98,17 +98,15 @@ impl JobStore {
     pub async fn prompts(&self, job: &JobRecord) -> Result<Prompts> {
         let prompts: Prompts = self.sealed(PROMPTS).await?;
         let found = prompts.digest().map_err(|e| self.damaged(PROMPTS, &e.to_string()))?;
-        match found == job.prompts {
-            true => Ok(prompts),
-            false => Err(self.misdigested(PROMPTS, found, job.prompts)),
-        }
+        if found == job.prompts { Ok(prompts) } else { Err(self.misdigested(PROMPTS, found, job.prompts)) }
     }
 
     fn resume(&self, earlier: &JobRecord, job: &JobRecord) -> Result<Opened> {
         let changes = changes(earlier, job).map_err(|e| self.unwritable(JOB, &e))?;
-        match changes.is_empty() {
-            true => Ok(Opened::Resumed),
-            false => Err(StoreError::Changed { store: self.name().to_owned(), changes }),
+        if changes.is_empty() {
+            Ok(Opened::Resumed)
+        } else {
+            Err(StoreError::Changed { store: self.name().to_owned(), changes })
         }
     }
 }

@@ -19,9 +19,10 @@ pub(super) fn pipeline_parts(source: &Path) -> Result<Vec<String>> {
     let mut parts = Vec::new();
     for path in entries(source)? {
         let Some(name) = path.file_name().and_then(|name| name.to_str()) else { continue };
-        let belongs = match path.is_dir() {
-            true => index.contains_key(name),
-            false => !name.starts_with('.') && !is_weights(name) && name != RECORD_FILE,
+        let belongs = if path.is_dir() {
+            index.contains_key(name)
+        } else {
+            !name.starts_with('.') && !is_weights(name) && name != RECORD_FILE
         };
         if belongs {
             parts.push(file_name(&path));
