@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use candle_core::{DType, Device};
 use globset::Glob;
 use obsdiff_core::{PlanCost, PlanError, Tokens, Workload};
+use obsdiff_engine::architecture::sd3::Sd3Config;
 use obsdiff_engine::checkpoint::Weights;
-use obsdiff_engine::model::sd3::Sd3Config;
 use obsdiff_engine::pipeline::{LatentSize, PipelineFolder};
 use obsdiff_proto::{ComputeType, Inventory, JobError, JobSpec, Plan};
 

@@ -4,9 +4,9 @@ use std::ops::Range;
 use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
+use obsdiff_engine::architecture::sd3::Sd3Transformer;
 use obsdiff_engine::calibrate::{Encoded, Trajectories};
 use obsdiff_engine::model::DiffusionModel;
-use obsdiff_engine::model::sd3::Sd3Transformer;
 use obsdiff_engine::pipeline::PipelineFolder;
 use tracing::info_span;
 

@@ -4,8 +4,8 @@ use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use obsdiff_engine::architecture::sd3::Sd3Config;
 use obsdiff_engine::checkpoint::{Entry, Library, Weights};
-use obsdiff_engine::model::sd3::Sd3Config;
 use serde::Serialize;
 
 use crate::cli::InspectArgs;

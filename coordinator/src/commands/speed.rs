@@ -4,7 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use candle_core::{Device, Tensor};
-use obsdiff_engine::model::sd3::Sd3Transformer;
+use obsdiff_engine::architecture::sd3::Sd3Transformer;
 use obsdiff_engine::model::{Denoise, DiffusionModel, NoTap};
 use obsdiff_engine::pipeline::{PipelineFolder, noise};
 

@@ -13,10 +13,10 @@ mod workers;
 use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
+use obsdiff_engine::architecture::sd3::Sd3Transformer;
 use obsdiff_engine::calibrate::Trajectories;
 use obsdiff_engine::export::PruningRecord;
 use obsdiff_engine::model::DiffusionModel;
-use obsdiff_engine::model::sd3::Sd3Transformer;
 use obsdiff_files::Disk;
 use obsdiff_proto::ByteSize;
 

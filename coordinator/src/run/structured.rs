@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use candle_core::Tensor;
+use obsdiff_engine::architecture::sd3::{MODULE, MODULE_FILE};
 use obsdiff_engine::export::{Shrink, Sizes};
-use obsdiff_engine::model::sd3::{MODULE, MODULE_FILE};
 use obsdiff_engine::pruner::{kept_parts, selections};
 use obsdiff_proto::{Budget, JobError, Layout, LinearId, Plan, StructureId};
 use obsdiff_worker::device::{PrunedTensors, WorkError};

@@ -10,9 +10,9 @@ use std::thread;
 
 use candle_core::Tensor;
 use obsdiff_core::Outcome;
+use obsdiff_engine::architecture::sd3::Sd3Transformer;
 use obsdiff_engine::calibrate::Trajectories;
 use obsdiff_engine::export::{Export, PruningRecord, Shrink};
-use obsdiff_engine::model::sd3::Sd3Transformer;
 use obsdiff_engine::pruner::Pruner;
 use obsdiff_files::{Disk, OnProgress};
 use obsdiff_proto::Package;

@@ -3,7 +3,7 @@ use std::fs;
 use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
-use obsdiff_engine::model::sd3::Sd3Config;
+use obsdiff_engine::architecture::sd3::Sd3Config;
 use serde_json::{Value, json};
 
 use crate::{asset, copy, obsdiff, pipeline, text, told};

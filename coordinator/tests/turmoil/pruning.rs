@@ -6,9 +6,9 @@ use std::sync::{Arc, Mutex};
 
 use candle_core::{DType, Device, Tensor};
 use obsdiff_core::{Options, Tokens, plan};
+use obsdiff_engine::architecture::sd3::{Sd3Config, Sd3Transformer};
 use obsdiff_engine::calibrate::{Encoded, Trajectories};
 use obsdiff_engine::checkpoint::Weights;
-use obsdiff_engine::model::sd3::{Sd3Config, Sd3Transformer};
 use obsdiff_engine::pipeline::{Conditioning, LatentSize, PipelineFolder, noise};
 use obsdiff_engine::pruner::Pruner;
 use obsdiff_proto::message::{Exponents, Opening, Part, Solved};

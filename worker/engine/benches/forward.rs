@@ -12,8 +12,8 @@ use candle_core::{DType, Device, Tensor};
 use criterion::Criterion;
 use faer::linalg::matmul::matmul;
 use faer::{Accum, MatMut, MatRef, Par};
+use obsdiff_engine::architecture::sd3::{BlockSizes, Sd3Config, Sd3Transformer};
 use obsdiff_engine::checkpoint::{Library, Weights};
-use obsdiff_engine::model::sd3::{BlockSizes, Sd3Config, Sd3Transformer};
 use obsdiff_engine::model::{Denoise, DiffusionModel, NoTap};
 use rayon::prelude::*;
 

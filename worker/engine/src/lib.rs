@@ -1,8 +1,9 @@
 //! obsdiff's synchronous numerics: it reads a diffusers pipeline, runs it, gathers Grams along the denoising trajectory, prunes
 //! by them and writes the pipeline back.
 //!
-//! `model` knows [`model::Tap`] but no Gram; `solve` knows matrices only.
+//! `architecture` and `model` know [`model::Tap`] but no Gram; `solve` knows matrices only.
 
+pub mod architecture;
 pub mod calibrate;
 pub mod checkpoint;
 mod contained;

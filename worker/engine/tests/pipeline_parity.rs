@@ -4,9 +4,9 @@
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
+use obsdiff_engine::architecture::sd3::Sd3Transformer;
 use obsdiff_engine::checkpoint::Weights;
 use obsdiff_engine::model::NoTap;
-use obsdiff_engine::model::sd3::Sd3Transformer;
 use obsdiff_engine::pipeline::{Conditioning, PipelineFolder, TextEncoders, Trajectory, noise};
 
 fn assets(path: &str) -> PathBuf {

@@ -7,9 +7,9 @@ use std::fs;
 use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
+use obsdiff_engine::architecture::sd3::{MODULE, MODULE_FILE, Sd3Config, Sd3Transformer};
 use obsdiff_engine::checkpoint::{Library, Weights};
 use obsdiff_engine::export::{Export, PruningRecord, Shrink};
-use obsdiff_engine::model::sd3::{MODULE, MODULE_FILE, Sd3Config, Sd3Transformer};
 use obsdiff_engine::model::{Denoise, DiffusionModel, NoTap};
 use obsdiff_engine::pruner::{kept_parts, selections};
 use obsdiff_proto::LinearId;

@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
 use obsdiff_engine::Result;
+use obsdiff_engine::architecture::flux::{FluxConfig, FluxTransformer};
+use obsdiff_engine::architecture::sd3::{Sd3Config, Sd3Transformer};
 use obsdiff_engine::checkpoint::{Library, Weights};
-use obsdiff_engine::model::flux::{FluxConfig, FluxTransformer};
-use obsdiff_engine::model::sd3::{Sd3Config, Sd3Transformer};
 use obsdiff_engine::model::{Denoise, DiffusionModel, NoTap, Tap};
 use obsdiff_proto::SiteId;
 

@@ -5,8 +5,8 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use candle_core::{DType, Device, Tensor};
+use obsdiff_engine::architecture::sd3::{BlockSizes, Sd3Config, Sd3Transformer};
 use obsdiff_engine::checkpoint::Weights;
-use obsdiff_engine::model::sd3::{BlockSizes, Sd3Config, Sd3Transformer};
 use obsdiff_engine::model::{Denoise, DiffusionModel, NoTap};
 
 /// Counts bytes in use and their peak. Whole pages are left out: faer reserves twice the last cache for each thread, and touches

@@ -7,11 +7,11 @@ use super::ops::{Linear, Ops};
 use crate::Result;
 
 /// Width of the sinusoid that a timestep becomes.
-pub(super) const TIMESTEP_WIDTH: usize = 256;
+pub(crate) const TIMESTEP_WIDTH: usize = 256;
 
 /// The conditioning vector's embedders, two linears each.
 #[derive(Clone, Debug)]
-pub(super) struct TimeTextEmbed {
+pub(crate) struct TimeTextEmbed {
     timestep: [Linear; 2],
     /// Of models that were distilled from guided ones.
     guidance: Option<[Linear; 2]>,
@@ -19,7 +19,7 @@ pub(super) struct TimeTextEmbed {
 }
 
 impl TimeTextEmbed {
-    pub(super) fn load(width: usize, pooled: usize, guided: bool, loader: &Loader<'_>) -> Result<Self> {
+    pub(crate) fn load(width: usize, pooled: usize, guided: bool, loader: &Loader<'_>) -> Result<Self> {
         let pair = |name: &str, n: usize| -> Result<[Linear; 2]> {
             let layer = |i: usize, n| loader.linear(&format!("time_text_embed.{name}.linear_{i}"), width, n);
             Ok([layer(1, n)?, layer(2, width)?])
@@ -32,7 +32,7 @@ impl TimeTextEmbed {
     }
 
     /// Every tensor that a checkpoint holds for it, with its shape.
-    pub(super) fn shapes(width: usize, pooled: usize, guided: bool) -> Vec<(String, Vec<usize>)> {
+    pub(crate) fn shapes(width: usize, pooled: usize, guided: bool) -> Vec<(String, Vec<usize>)> {
         let guidance = guided.then_some(("guidance_embedder", TIMESTEP_WIDTH));
         let pairs = [Some(("timestep_embedder", TIMESTEP_WIDTH)), guidance, Some(("text_embedder", pooled))];
         let linears = pairs.into_iter().flatten().flat_map(|(name, n)| [(name, 1, n), (name, 2, width)]);
@@ -44,7 +44,7 @@ impl TimeTextEmbed {
     }
 
     /// `batch` timesteps (and as many thousandfold guidances, where the model takes them) and `batch x pooled width` to `batch x width`.
-    pub(super) fn forward(
+    pub(crate) fn forward(
         &self,
         ops: &Ops,
         timestep: &Tensor,

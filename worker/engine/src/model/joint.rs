@@ -8,17 +8,17 @@ use crate::Result;
 
 /// A block's part of the model. Linears that can be pruned live in the model's list; here are their ids.
 #[derive(Clone, Debug)]
-pub(super) struct JointBlock {
-    pub(super) image: StreamBlock,
-    pub(super) text: StreamBlock,
-    pub(super) heads: usize,
+pub(crate) struct JointBlock {
+    pub(crate) image: StreamBlock,
+    pub(crate) text: StreamBlock,
+    pub(crate) heads: usize,
     /// Heads of the image stream's attention on itself; 0 without one.
-    pub(super) own_heads: usize,
+    pub(crate) own_heads: usize,
 }
 
 impl JointBlock {
     /// The streams after this block; no text where its stream ends here. Both are `(batch * tokens) x width`.
-    pub(super) fn forward(
+    pub(crate) fn forward(
         &self,
         image: Tensor,
         text: Tensor,

@@ -9,27 +9,27 @@ use crate::{Error, Result};
 
 /// By [`LinearId`].
 #[derive(Clone, Debug)]
-pub(super) struct Linears(Vec<Linear>);
+pub(crate) struct Linears(Vec<Linear>);
 
 impl Linears {
-    pub(super) fn load(inventory: &Inventory, loader: &Loader<'_>) -> Result<Self> {
+    pub(crate) fn load(inventory: &Inventory, loader: &Loader<'_>) -> Result<Self> {
         let linear = |linear: &obsdiff_proto::Linear| {
             loader.linear(&linear.name, linear.rows, inventory.site(linear.site).width)
         };
         Ok(Self(inventory.linears.iter().map(linear).collect::<Result<_>>()?))
     }
 
-    pub(super) fn get(&self, id: LinearId) -> Result<&Linear> {
+    pub(crate) fn get(&self, id: LinearId) -> Result<&Linear> {
         self.0.get(id.0 as usize).ok_or_else(|| unknown(id))
     }
 
-    pub(super) fn replace(&mut self, id: LinearId, weight: &Tensor, inventory: &Inventory) -> Result<()> {
+    pub(crate) fn replace(&mut self, id: LinearId, weight: &Tensor, inventory: &Inventory) -> Result<()> {
         let linear = self.0.get_mut(id.0 as usize).ok_or_else(|| unknown(id))?;
         linear.weight = replacement(&linear.weight, weight, &inventory.linear(id).name)?;
         Ok(())
     }
 
-    pub(super) fn replace_bias(&mut self, id: LinearId, bias: &Tensor, inventory: &Inventory) -> Result<()> {
+    pub(crate) fn replace_bias(&mut self, id: LinearId, bias: &Tensor, inventory: &Inventory) -> Result<()> {
         let linear = self.0.get_mut(id.0 as usize).ok_or_else(|| unknown(id))?;
         linear.bias = replacement(&linear.bias, bias, &inventory.linear(id).name)?;
         Ok(())

@@ -13,10 +13,10 @@ use crate::{Error, Result};
 const CHUNK: usize = 1 << 18;
 
 /// Reads tensors for one model: their type and where they go.
-pub(super) struct Loader<'a> {
-    pub(super) weights: &'a Weights,
-    pub(super) dtype: DType,
-    pub(super) device: &'a Device,
+pub(crate) struct Loader<'a> {
+    pub(crate) weights: &'a Weights,
+    pub(crate) dtype: DType,
+    pub(crate) device: &'a Device,
 }
 
 impl Loader<'_> {
@@ -24,7 +24,7 @@ impl Loader<'_> {
     ///
     /// # Errors
     /// When it is missing, has another shape, or holds a value that is not finite in the model's type.
-    pub(super) fn tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor> {
+    pub(crate) fn tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor> {
         let tensor = self.weights.tensor(name, shape, self.dtype, &Device::Cpu)?;
         if !all_finite(&tensor) {
             let path = self.weights.files()[self.weights.entry(name)?.file()].path().to_owned();
@@ -34,7 +34,7 @@ impl Loader<'_> {
     }
 
     /// `name.weight` (`rows x n`) and `name.bias` (`rows`).
-    pub(super) fn linear(&self, name: &str, rows: usize, n: usize) -> Result<Linear> {
+    pub(crate) fn linear(&self, name: &str, rows: usize, n: usize) -> Result<Linear> {
         let weight = self.tensor(&format!("{name}.weight"), &[rows, n])?;
         let bias = self.tensor(&format!("{name}.bias"), &[rows])?;
         Ok(Linear { weight, bias })
@@ -45,7 +45,7 @@ impl Loader<'_> {
 ///
 /// # Errors
 /// When a tensor is missing, has another shape or a type that is no float, or is one that the configuration does not ask for.
-pub(super) fn check(shapes: Vec<(String, Vec<usize>)>, weights: &Weights) -> Result<()> {
+pub(crate) fn check(shapes: Vec<(String, Vec<usize>)>, weights: &Weights) -> Result<()> {
     let shapes: BTreeMap<String, Vec<usize>> = shapes.into_iter().collect();
     for (name, shape) in &shapes {
         let entry = weights.entry(name)?;

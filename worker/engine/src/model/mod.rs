@@ -1,14 +1,12 @@
-//! Diffusion transformers on diffusers' names, with a tap at every site.
+//! What transformers of all architectures have in common: the interface that others use, and the parts that blocks are made of.
 
-mod conditioning;
-pub mod flux;
-mod joint;
-mod linears;
-mod loading;
-mod ops;
-mod parts;
-pub mod sd3;
-mod stream;
+pub(crate) mod conditioning;
+pub(crate) mod joint;
+pub(crate) mod linears;
+pub(crate) mod loading;
+pub(crate) mod ops;
+pub(crate) mod parts;
+pub(crate) mod stream;
 
 use candle_core::Tensor;
 use obsdiff_proto::{Inventory, LinearId, SiteId};

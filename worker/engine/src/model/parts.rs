@@ -8,24 +8,24 @@ use super::stream::{Attention, Projection};
 use crate::{Error, Result};
 
 /// Names of an attention's parts: the first of its three projections, the norms of its queries and keys, its output.
-pub(super) type AttentionNames = [&'static str; 4];
+pub(crate) type AttentionNames = [&'static str; 4];
 
 /// Of the stream that the attention is named for.
-pub(super) const OWN: AttentionNames = ["to_q", "norm_q", "norm_k", "to_out.0"];
+pub(crate) const OWN: AttentionNames = ["to_q", "norm_q", "norm_k", "to_out.0"];
 
 /// Of the stream that is added to a joint attention.
-pub(super) const ADDED: AttentionNames = ["add_q_proj", "norm_added_q", "norm_added_k", "to_add_out"];
+pub(crate) const ADDED: AttentionNames = ["add_q_proj", "norm_added_q", "norm_added_k", "to_add_out"];
 
 /// One block.
-pub(super) struct Parts<'a> {
+pub(crate) struct Parts<'a> {
     /// The block's module path.
-    pub(super) prefix: String,
+    pub(crate) prefix: String,
     /// Features of a token and of the conditioning vector.
-    pub(super) width: usize,
+    pub(crate) width: usize,
     /// Features of a head, where queries and keys are normed.
-    pub(super) normed_head: Option<usize>,
-    pub(super) inventory: &'a Inventory,
-    pub(super) loader: &'a Loader<'a>,
+    pub(crate) normed_head: Option<usize>,
+    pub(crate) inventory: &'a Inventory,
+    pub(crate) loader: &'a Loader<'a>,
 }
 
 impl Parts<'_> {
@@ -34,25 +34,25 @@ impl Parts<'_> {
     }
 
     /// A linear that is never pruned and reads the conditioning vector.
-    pub(super) fn linear(&self, name: &str, rows: usize) -> Result<Linear> {
+    pub(crate) fn linear(&self, name: &str, rows: usize) -> Result<Linear> {
         self.loader.linear(&self.name(name), rows, self.width)
     }
 
     /// The site of this name with its linears, if the block has it.
-    pub(super) fn site(&self, name: &str) -> Option<(SiteId, &[LinearId])> {
+    pub(crate) fn site(&self, name: &str) -> Option<(SiteId, &[LinearId])> {
         let name = self.name(name);
         let id = self.inventory.site_ids().find(|id| self.inventory.site(*id).name == name)?;
         Some((id, &self.inventory.site(id).linears))
     }
 
     /// A linear that reads a site alone.
-    pub(super) fn projection(&self, name: &str) -> Option<Projection> {
+    pub(crate) fn projection(&self, name: &str) -> Option<Projection> {
         let (site, linears) = self.site(name)?;
         Some(Projection { site, linear: *linears.first()? })
     }
 
     /// An attention of one stream. Its site may be read by further linears after queries, keys and values.
-    pub(super) fn attention(&self, module: &str, names: AttentionNames) -> Result<Attention> {
+    pub(crate) fn attention(&self, module: &str, names: AttentionNames) -> Result<Attention> {
         let [first, norm_q, norm_k, output] = names;
         let first = format!("{module}.{first}");
         let Some((inputs, &[q, k, v, ..])) = self.site(&first) else {
@@ -71,7 +71,7 @@ impl Parts<'_> {
     }
 
     /// A feed-forward network's two linears.
-    pub(super) fn feed_forward(&self, module: &str) -> Option<[Projection; 2]> {
+    pub(crate) fn feed_forward(&self, module: &str) -> Option<[Projection; 2]> {
         let up = self.projection(&format!("{module}.net.0.proj"));
         let down = self.projection(&format!("{module}.net.2"));
         up.zip(down).map(|(up, down)| [up, down])

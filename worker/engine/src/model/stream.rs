@@ -10,124 +10,124 @@ use crate::Result;
 
 /// One stream of a block.
 #[derive(Clone, Debug)]
-pub(super) struct StreamBlock {
+pub(crate) struct StreamBlock {
     /// AdaLN: from the conditioning vector to the stream's shifts, scales and gates.
-    pub(super) modulation: Linear,
-    pub(super) attention: Attention,
+    pub(crate) modulation: Linear,
+    pub(crate) attention: Attention,
     /// The image stream's attention on itself alone, in dual blocks.
-    pub(super) own_attention: Option<Attention>,
+    pub(crate) own_attention: Option<Attention>,
     /// Feed-forward network; none where the stream ends at its attention.
-    pub(super) feed_forward: Option<[Projection; 2]>,
+    pub(crate) feed_forward: Option<[Projection; 2]>,
 }
 
 #[derive(Clone, Debug)]
-pub(super) struct Attention {
-    pub(super) inputs: SiteId,
-    pub(super) projections: [LinearId; 3],
+pub(crate) struct Attention {
+    pub(crate) inputs: SiteId,
+    pub(crate) projections: [LinearId; 3],
     /// RMS norms of queries and keys, a head wide each.
-    pub(super) norms: Option<[Tensor; 2]>,
+    pub(crate) norms: Option<[Tensor; 2]>,
     /// None where nobody reads what the stream attends to.
-    pub(super) output: Option<Projection>,
+    pub(crate) output: Option<Projection>,
 }
 
 /// A linear with the site it reads alone.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Projection {
-    pub(super) site: SiteId,
-    pub(super) linear: LinearId,
+pub(crate) struct Projection {
+    pub(crate) site: SiteId,
+    pub(crate) linear: LinearId,
 }
 
 /// Where a stream's shifts, scales and gates lie among its modulation's parts, as diffusers orders them.
 mod part {
-    pub(super) const SHIFT: usize = 0;
-    pub(super) const SCALE: usize = 1;
-    pub(super) const GATE: usize = 2;
-    pub(super) const FFN_SHIFT: usize = 3;
-    pub(super) const FFN_SCALE: usize = 4;
-    pub(super) const FFN_GATE: usize = 5;
-    pub(super) const OWN_SHIFT: usize = 6;
-    pub(super) const OWN_SCALE: usize = 7;
-    pub(super) const OWN_GATE: usize = 8;
+    pub(crate) const SHIFT: usize = 0;
+    pub(crate) const SCALE: usize = 1;
+    pub(crate) const GATE: usize = 2;
+    pub(crate) const FFN_SHIFT: usize = 3;
+    pub(crate) const FFN_SCALE: usize = 4;
+    pub(crate) const FFN_GATE: usize = 5;
+    pub(crate) const OWN_SHIFT: usize = 6;
+    pub(crate) const OWN_SCALE: usize = 7;
+    pub(crate) const OWN_GATE: usize = 8;
     /// A stream that ends here has a scale and a shift only, in this order.
-    pub(super) const LAST_SCALE: usize = 0;
-    pub(super) const LAST_SHIFT: usize = 1;
+    pub(crate) const LAST_SCALE: usize = 0;
+    pub(crate) const LAST_SHIFT: usize = 1;
 }
 
 /// What every block of a forward call reads.
 #[derive(Clone, Copy)]
-pub(super) struct Shared<'a> {
-    pub(super) ops: &'a Ops,
-    pub(super) linears: &'a Linears,
+pub(crate) struct Shared<'a> {
+    pub(crate) ops: &'a Ops,
+    pub(crate) linears: &'a Linears,
     /// `batch x width`: SiLU of the conditioning vector.
-    pub(super) conditioning: &'a Tensor,
+    pub(crate) conditioning: &'a Tensor,
     /// By which queries and keys of image tokens are turned, where the architecture tells places so.
-    pub(super) rotary: Option<&'a Rotary>,
+    pub(crate) rotary: Option<&'a Rotary>,
 }
 
 impl Shared<'_> {
-    pub(super) fn linear(&self, id: LinearId) -> Result<&Linear> {
+    pub(crate) fn linear(&self, id: LinearId) -> Result<&Linear> {
         self.linears.get(id)
     }
 }
 
 /// What a site's linears read.
-pub(super) struct Activation {
+pub(crate) struct Activation {
     site: SiteId,
-    pub(super) rows: Tensor,
+    pub(crate) rows: Tensor,
     seen: bool,
 }
 
 impl Activation {
-    pub(super) fn new(site: SiteId, rows: Tensor) -> Self {
+    pub(crate) fn new(site: SiteId, rows: Tensor) -> Self {
         Self { site, rows, seen: false }
     }
 
-    pub(super) fn show(&mut self, tap: &mut dyn Tap) -> Result<()> {
+    pub(crate) fn show(&mut self, tap: &mut dyn Tap) -> Result<()> {
         self.seen = tap.wants(self.site);
         if self.seen { tap.observe(self.site, &self.rows) } else { Ok(()) }
     }
 
     /// Lets go of it. A tap may still hold what it has seen, so only the others' buffers are used again.
-    pub(super) fn give(self, ops: &Ops) -> Result<()> {
+    pub(crate) fn give(self, ops: &Ops) -> Result<()> {
         if self.seen { Ok(()) } else { ops.give(self.rows) }
     }
 }
 
 /// A stream as it enters a block.
-pub(super) struct Entered {
-    pub(super) by: Modulation,
-    pub(super) inputs: Activation,
-    pub(super) own_inputs: Option<Activation>,
+pub(crate) struct Entered {
+    pub(crate) by: Modulation,
+    pub(crate) inputs: Activation,
+    pub(crate) own_inputs: Option<Activation>,
 }
 
 /// Queries, keys and values that an attention's inputs became.
-pub(super) struct Projections {
+pub(crate) struct Projections {
     queries: Option<Tensor>,
     keys: Tensor,
     values: Tensor,
 }
 
 impl Projections {
-    pub(super) fn view(&self) -> Projected<'_> {
+    pub(crate) fn view(&self) -> Projected<'_> {
         Projected { queries: self.queries.as_ref(), keys: &self.keys, values: &self.values }
     }
 
     /// With the queries and keys of image tokens turned by their places.
-    pub(super) fn rotated(self, shared: Shared<'_>) -> Result<Self> {
+    pub(crate) fn rotated(self, shared: Shared<'_>) -> Result<Self> {
         let Some(rotary) = shared.rotary else { return Ok(self) };
         let batch = shared.conditioning.dim(0)?;
         let turn = |x: Tensor| shared.ops.rotate(x, rotary, batch);
         Ok(Self { queries: self.queries.map(turn).transpose()?, keys: turn(self.keys)?, ..self })
     }
 
-    pub(super) fn give(self, ops: &Ops) -> Result<()> {
+    pub(crate) fn give(self, ops: &Ops) -> Result<()> {
         self.queries.into_iter().chain([self.keys, self.values]).try_for_each(|rows| ops.give(rows))
     }
 }
 
 impl StreamBlock {
     /// From the stream (`rows x width`) to the inputs of its attentions.
-    pub(super) fn enter(&self, x: &Tensor, shared: Shared<'_>) -> Result<Entered> {
+    pub(crate) fn enter(&self, x: &Tensor, shared: Shared<'_>) -> Result<Entered> {
         let values = shared.ops.linear(shared.conditioning, &self.modulation)?;
         let by = Modulation { values, width: x.dim(1)? };
         let normed = |attention: &Attention, shift, scale| -> Result<Activation> {
@@ -143,7 +143,7 @@ impl StreamBlock {
     }
 
     /// What each attention's inputs gave, added to the stream; and the inputs of the feed-forward network, if there is one.
-    pub(super) fn leave_attention(
+    pub(crate) fn leave_attention(
         &self,
         mut x: Tensor,
         attended: [Option<Activation>; 2],
@@ -161,7 +161,7 @@ impl StreamBlock {
     }
 
     /// The feed-forward network's hidden layer.
-    pub(super) fn up(&self, inputs: Option<Activation>, shared: Shared<'_>) -> Result<Option<Activation>> {
+    pub(crate) fn up(&self, inputs: Option<Activation>, shared: Shared<'_>) -> Result<Option<Activation>> {
         let (Some([up, down]), Some(inputs)) = (self.feed_forward, inputs) else { return Ok(None) };
         let hidden = shared.ops.linear_gelu(&inputs.rows, shared.linear(up.linear)?)?;
         inputs.give(shared.ops)?;
@@ -169,7 +169,7 @@ impl StreamBlock {
     }
 
     /// The stream after its feed-forward network.
-    pub(super) fn down(
+    pub(crate) fn down(
         &self,
         x: Tensor,
         hidden: Option<Activation>,
@@ -185,7 +185,7 @@ impl StreamBlock {
 }
 
 impl Attention {
-    pub(super) fn project(&self, inputs: Activation, shared: Shared<'_>) -> Result<Projections> {
+    pub(crate) fn project(&self, inputs: Activation, shared: Shared<'_>) -> Result<Projections> {
         let (ops, rows) = (shared.ops, &inputs.rows);
         let [q, k, v] = self.projections;
         let norm = |i: usize| self.norms.as_ref().map(|norms| &norms[i]);
@@ -201,7 +201,7 @@ impl Attention {
     }
 
     /// The site that what was attended to comes in at, if anybody reads it.
-    pub(super) fn attended(&self, rows: Option<Tensor>) -> Option<Activation> {
+    pub(crate) fn attended(&self, rows: Option<Tensor>) -> Option<Activation> {
         self.output.zip(rows).map(|(output, rows)| Activation::new(output.site, rows))
     }
 

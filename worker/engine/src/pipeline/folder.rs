@@ -9,8 +9,8 @@ use serde_json::Value;
 use super::keys::Keys;
 use super::size::{Geometry, LatentSize};
 use super::{Scheduler, TextEncoders, Vae};
+use crate::architecture::sd3::Sd3Config;
 use crate::checkpoint::{Library, Weights};
-use crate::model::sd3::Sd3Config;
 use crate::{Error, Result};
 
 const PIPELINE_CLASS: &str = "StableDiffusion3Pipeline";

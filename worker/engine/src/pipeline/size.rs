@@ -1,7 +1,7 @@
 //! The size of a picture, in pixels, in latent pixels and in image tokens.
 
 use super::keys::Keys;
-use crate::model::sd3::Sd3Config;
+use crate::architecture::sd3::Sd3Config;
 use crate::{Error, Result};
 
 /// The size of one picture's latents.

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use candle_core::{DType, Device};
+use obsdiff_engine::architecture::sd3::Sd3Transformer;
 use obsdiff_engine::calibrate::{Encoded, GramTap, Trajectories, alphas};
 use obsdiff_engine::gram::Gram;
 use obsdiff_engine::model::DiffusionModel;
-use obsdiff_engine::model::sd3::Sd3Transformer;
 use obsdiff_engine::pipeline::PipelineFolder;
 use obsdiff_engine::solve::stride;
 use obsdiff_proto::{Accumulate, Method, SiteId, Target, Weighting};

@@ -2,12 +2,12 @@
 
 use obsdiff_proto::Inventory;
 
-use super::super::joint::JointBlock;
-use super::super::loading::Loader;
-use super::super::parts::{ADDED, OWN, Parts};
-use super::super::stream::StreamBlock;
 use super::Sd3Config;
 use crate::Result;
+use crate::model::joint::JointBlock;
+use crate::model::loading::Loader;
+use crate::model::parts::{ADDED, OWN, Parts};
+use crate::model::stream::StreamBlock;
 
 /// Reads block `index`; its sites and linears are found in `inventory` by name.
 pub(super) fn load(

@@ -2,10 +2,10 @@
 
 use candle_core::Tensor;
 
-use super::super::loading::Loader;
-use super::super::ops::{Linear, Ops};
 use super::Sd3Config;
 use crate::Result;
+use crate::model::loading::Loader;
+use crate::model::ops::{Linear, Ops};
 
 /// Latents to image tokens: a linear on every patch, plus the patch's place in the picture.
 #[derive(Clone, Debug)]

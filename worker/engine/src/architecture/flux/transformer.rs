@@ -3,19 +3,19 @@
 use candle_core::{DType, Device, Tensor};
 use obsdiff_proto::{Inventory, LinearId};
 
-use super::super::conditioning::TimeTextEmbed;
-use super::super::joint::JointBlock;
-use super::super::linears::Linears;
-use super::super::loading::Loader;
-use super::super::ops::{Linear, Modulation, Ops};
-use super::super::stream::Shared;
-use super::super::{Denoise, DiffusionModel, Tap};
 use super::FluxConfig;
 use super::config::PATCH;
 use super::loading::Blocks;
 use super::places;
 use super::single::SingleBlock;
 use crate::checkpoint::Weights;
+use crate::model::conditioning::TimeTextEmbed;
+use crate::model::joint::JointBlock;
+use crate::model::linears::Linears;
+use crate::model::loading::Loader;
+use crate::model::ops::{Linear, Modulation, Ops};
+use crate::model::stream::Shared;
+use crate::model::{Denoise, DiffusionModel, Tap};
 use crate::{Error, Result};
 
 /// The largest number that f16 holds. In f16 diffusers keeps tokens within it.

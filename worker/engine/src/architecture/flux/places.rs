@@ -2,9 +2,9 @@
 
 use candle_core::Device;
 
-use super::super::ops::Rotary;
 use super::FluxConfig;
 use crate::Result;
+use crate::model::ops::Rotary;
 
 /// Base of the wavelengths.
 const THETA: f64 = 10_000.0;

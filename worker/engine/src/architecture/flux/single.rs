@@ -3,10 +3,10 @@
 use candle_core::Tensor;
 use obsdiff_proto::LinearId;
 
-use super::super::Tap;
-use super::super::ops::{Linear, Modulation};
-use super::super::stream::{Activation, Attention, Projection, Shared};
 use crate::Result;
+use crate::model::Tap;
+use crate::model::ops::{Linear, Modulation};
+use crate::model::stream::{Activation, Attention, Projection, Shared};
 
 /// Where the shifts, scales and gates lie among the modulation's parts.
 mod part {

@@ -3,16 +3,16 @@
 use candle_core::{DType, Device, Tensor};
 use obsdiff_proto::{Inventory, LinearId};
 
-use super::super::conditioning::TimeTextEmbed;
-use super::super::joint::JointBlock;
-use super::super::linears::Linears;
-use super::super::loading::Loader;
-use super::super::ops::{Linear, Modulation, Ops};
-use super::super::stream::Shared;
-use super::super::{Denoise, DiffusionModel, Tap};
 use super::embedding::PatchEmbed;
 use super::{Sd3Config, block};
 use crate::checkpoint::Weights;
+use crate::model::conditioning::TimeTextEmbed;
+use crate::model::joint::JointBlock;
+use crate::model::linears::Linears;
+use crate::model::loading::Loader;
+use crate::model::ops::{Linear, Modulation, Ops};
+use crate::model::stream::Shared;
+use crate::model::{Denoise, DiffusionModel, Tap};
 use crate::{Error, Result};
 
 /// An `SD3Transformer2DModel` with its weights. A clone shares them until either replaces one.

@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 
 use obsdiff_proto::{Inventory, Linear, LinearId, Site, SiteId, Stream, Structure, Unit, UnitKind};
 
-use super::super::conditioning::TimeTextEmbed;
-use super::super::loading;
 use super::Sd3Config;
 use crate::Result;
 use crate::checkpoint::Weights;
+use crate::model::conditioning::TimeTextEmbed;
+use crate::model::loading;
 
 const QKV: [&str; 3] = ["attn.to_q", "attn.to_k", "attn.to_v"];
 const ADDED_QKV: [&str; 3] = ["attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj"];

@@ -3,9 +3,9 @@
 use candle_core::DType;
 use obsdiff_proto::Stream;
 
-use super::super::conditioning::TIMESTEP_WIDTH;
-use super::super::ops;
 use super::Sd3Config;
+use crate::model::conditioning::TIMESTEP_WIDTH;
+use crate::model::ops;
 
 impl Sd3Config {
     /// Peak bytes of one forward call's activations, its inputs and what a tap keeps not counted: `image` and `text` tokens for
