@@ -11,7 +11,7 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-pub const ASSETS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/assets");
+pub const ASSETS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/assets");
 pub const LONG: Duration = Duration::from_secs(180);
 
 /// A process that does not outlive its test.

@@ -8,7 +8,7 @@ use std::process::Command;
 
 use candle_core::{DType, Device, Tensor};
 
-const ASSETS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/assets");
+const ASSETS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/assets");
 
 /// Runs the same small job in `folder`, into `out`.
 fn run(folder: &Path, pattern: &str, args: &[&str]) {

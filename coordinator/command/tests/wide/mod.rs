@@ -7,7 +7,7 @@ use std::path::Path;
 use candle_core::{DType, Device, Tensor};
 use obsdiff_engine::pipeline::PipelineFolder;
 
-pub const ASSETS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/assets");
+pub const ASSETS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/assets");
 
 /// The shipped pipeline with a wider transformer of random weights, in f16.
 pub fn wide_pipeline(folder: &Path) {

@@ -158,7 +158,7 @@ fn a_budget_is_divided_over_the_blocks_and_kept() {
 
 /// What the shipped job writes with so many packages by so many workers, on few prompts: weights and record.
 fn shipped_job(packages: u32, workers: u32) -> [Vec<u8>; 2] {
-    let root = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
+    let root = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."));
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("out");
     let output = format!("output.path={}", out.display());

@@ -14,7 +14,7 @@ use obsdiff::spans::Spans;
 use obsdiff_files::Disk;
 use tracing_subscriber::prelude::*;
 
-const ASSETS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/assets");
+const ASSETS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/assets");
 
 /// Runs the shipped pipeline's job with other numbers of prompts and steps, in four packages.
 fn prune(prompts: u32, steps: u32, spans: &Spans) -> Summary {

@@ -8,7 +8,7 @@ use obsdiff::job::Job;
 use obsdiff::run::Inputs;
 use obsdiff_proto::ByteSize;
 
-const ASSETS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/assets");
+const ASSETS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/assets");
 
 fn job(folder: &Path, sets: &[&str]) -> Job {
     let file = folder.join("job.toml");

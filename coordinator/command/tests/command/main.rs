@@ -25,7 +25,7 @@ pub(crate) fn pipeline() -> PathBuf {
 }
 
 pub(crate) fn asset(name: &str) -> PathBuf {
-    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/assets")).join(name)
+    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/assets")).join(name)
 }
 
 /// A job on the small pipeline, in the folder of the assets, whose output would go to `folder`.

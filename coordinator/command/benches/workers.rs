@@ -6,8 +6,8 @@ use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-const ASSETS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/assets");
-const JOB: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/jobs/shapes-sd3.toml");
+const ASSETS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/assets");
+const JOB: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../deploy/jobs/shapes-sd3.toml");
 /// Runs of each kind, one after the other in turn: the fastest counts.
 const RUNS: usize = 2;
 

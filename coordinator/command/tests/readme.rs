@@ -9,7 +9,7 @@ use std::process::Command;
 use clap::Parser;
 use obsdiff::cli::Cli;
 
-const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
 const FIRST: &str = "cargo run --release --bin obsdiff -- ";
 
 /// The README, with lines that go on made one.

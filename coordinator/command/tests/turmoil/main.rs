@@ -10,7 +10,7 @@ mod hosts;
 mod job;
 mod mesh;
 #[allow(dead_code)]
-#[path = "../../core/tests/simulation/prng.rs"]
+#[path = "../../../core/tests/simulation/prng.rs"]
 mod prng;
 mod pruning;
 mod puppet;

@@ -9,12 +9,12 @@ mod cut;
 mod disk;
 mod hosts;
 #[allow(dead_code)]
-#[path = "../../core/tests/simulation/prng.rs"]
+#[path = "../../../core/tests/simulation/prng.rs"]
 mod prng;
 #[path = "../process/mod.rs"]
 mod process;
 mod random;
-#[path = "../../../worker/tests/store/s3.rs"]
+#[path = "../../../../worker/tests/store/s3.rs"]
 mod s3;
 mod seeds;
 mod slow;

@@ -62,7 +62,7 @@ impl Pruning {
         let text = noise(1, &[TEXT, config.joint_attention_dim]).unwrap();
         let pooled = noise(2, &[config.pooled_projection_dim]).unwrap();
         let encoded = Encoded::alike(Conditioning { text, pooled }, spec.calibration.count).unwrap();
-        let asset = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/assets/shapes-sd3");
+        let asset = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/assets/shapes-sd3");
         let scheduler = PipelineFolder::open(&asset).unwrap().scheduler().unwrap();
         let schedule = scheduler.schedule(spec.calibration.steps as usize, SIZE.tokens).unwrap();
         let trajectories = Trajectories::new(schedule, spec.calibration.guidance, 0, SIZE, encoded);
