@@ -4,10 +4,12 @@
 //! A leaf: it knows no numerics, files, clocks or networks. With the feature `wire` it also has the gRPC messages and services
 //! (`wire`), and the way between them and these words.
 
+mod causes;
 mod digest;
 mod ids;
 mod inventory;
 mod job;
+mod lock;
 pub mod message;
 mod pattern;
 mod plan;
@@ -19,6 +21,7 @@ pub mod view;
 #[cfg(feature = "wire")]
 pub mod wire;
 
+pub use causes::causes;
 pub use digest::{Digest, DigestError, InputDigest};
 pub use ids::{Epoch, LinearId, PackageId, ShardId, SiteId, StructureId, WorkerId};
 pub use inventory::{Inventory, Linear, Site, Stream, Unit, UnitKind};
@@ -26,6 +29,7 @@ pub use job::{
     Accumulate, Balance, CalibrationSpec, ComputeType, EvaluationSpec, HessianSpec, JobError, JobSpec,
     Method, ModelSpec, OutputSpec, PackagesSpec, Precision, Rule, SparsitySpec, Weighting, WorkersSpec,
 };
+pub use lock::lock;
 pub use pattern::{Pattern, PatternError, Target};
 pub use plan::{Budget, LinearTarget, Package, Plan, Shard};
 pub use size::{ByteSize, ByteSizeError};

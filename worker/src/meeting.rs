@@ -15,8 +15,8 @@ use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint};
 
 use crate::collective::{Abort, CollectiveError, Rendezvous, Result};
-use crate::lock::lock;
-use crate::security::TokenSender;
+use obsdiff_proto::lock;
+use obsdiff_security::TokenSender;
 
 /// How much longer than the wait that is asked for the answer may take.
 const SLACK: Duration = Duration::from_secs(5);

@@ -19,10 +19,10 @@ use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{self, Channel, Endpoint};
 use tonic::{Code, Request, Status, Streaming};
 
-use crate::causes::causes;
 use crate::device::Desk;
 use crate::meeting::{Line, Meeting};
-use crate::security::TokenSender;
+use obsdiff_proto::causes;
+use obsdiff_security::TokenSender;
 
 /// The first wait before a lost connection is opened again; doubles each time.
 const FIRST_WAIT: Duration = Duration::from_millis(200);

@@ -8,7 +8,7 @@ use clap::builder::{PathBufValueParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
 use obsdiff_files::starts_with_tilde;
 use obsdiff_proto::ByteSize;
-use obsdiff_worker::security::{Exposure, Tls, TlsFiles, Token, check_dial};
+use obsdiff_security::{Exposure, Tls, TlsFiles, Token, check_dial};
 use tonic::transport::Endpoint;
 
 use crate::{Error, Result};

@@ -4,9 +4,10 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use obsdiff_core::Failure;
+use obsdiff_proto::causes;
+use obsdiff_security::SecurityError;
+use obsdiff_store::StoreError;
 use obsdiff_worker::device::{ShelfError, WorkError};
-use obsdiff_worker::security::SecurityError;
-use obsdiff_worker::store::StoreError;
 use thiserror::Error;
 
 use crate::signals::Signal;
@@ -194,20 +195,6 @@ impl From<WorkError> for Error {
             other => Self::Session(other.to_string()),
         }
     }
-}
-
-/// An error and its causes in one line.
-pub(crate) fn causes(error: &dyn std::error::Error) -> String {
-    let mut line = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let said = error.to_string();
-        if !line.contains(&said) {
-            line = format!("{line}: {said}");
-        }
-        cause = error.source();
-    }
-    line.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 #[cfg(test)]

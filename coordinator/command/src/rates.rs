@@ -13,9 +13,9 @@ use obsdiff_engine::checkpoint::Weights;
 use obsdiff_engine::pipeline::{Conditioning, noise};
 use obsdiff_engine::pruner::Pruner;
 use obsdiff_proto::{Epoch, Inventory, JobSpec, PackagesSpec, Pattern, Plan, Rule, ShardId};
+use obsdiff_store::JobStore;
 use obsdiff_worker::collective::{Abort, Alone, Seat, Transport};
 use obsdiff_worker::device::{Engine, PruningEngine, StoreShelf, WorkError};
-use obsdiff_worker::store::JobStore;
 
 use crate::clock::Clock;
 use crate::described::{Described, compute_type};

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use obsdiff::job::Job;
 use obsdiff::run::{Inputs, State};
-use obsdiff_worker::store::JobStore;
+use obsdiff_store::JobStore;
 
 mod process;
 

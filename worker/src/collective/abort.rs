@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
-use crate::lock::lock;
+use obsdiff_proto::lock;
 
 type Hook = Box<dyn FnOnce() + Send>;
 

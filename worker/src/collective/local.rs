@@ -12,7 +12,7 @@ use obsdiff_proto::Epoch;
 use super::buffer::{Buffer, Values};
 use super::call::{Call, What};
 use super::{Abort, Collective, CollectiveError, Result, Seat, Transport};
-use crate::lock::lock;
+use obsdiff_proto::lock;
 
 /// Joins threads of this process. Clones join the same groups.
 #[derive(Clone, Default)]

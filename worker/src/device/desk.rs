@@ -11,7 +11,7 @@ use tokio::sync::Notify;
 use super::WorkError;
 use super::duties::{Duties, Effect, Machine};
 use crate::collective::{Abort, Collective, CollectiveError, Seat, Transport};
-use crate::lock::lock;
+use obsdiff_proto::lock;
 
 /// A worker's desk: the session puts commands on it and reads the status, the device's thread takes orders and says what became of
 /// them.

@@ -9,7 +9,7 @@ use obsdiff_proto::{PackageId, Plan, ShardId, SiteId};
 
 use super::{Engine, Reducer, Shelf, Step, WorkError};
 use crate::collective::{Buffer, Collective, Values};
-use crate::lock::lock;
+use obsdiff_proto::lock;
 
 /// What a fake engine is about to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -16,7 +16,7 @@ use obsdiff_proto::{
 use super::object::{self, Content, SliceRecord, StructureRecord};
 use super::reducing::{GramReducer, Received};
 use super::{Engine, PrunedTensors, Reducer, Shelf, ShelfError, Step, WorkError};
-use crate::lock::lock;
+use obsdiff_proto::lock;
 
 /// Writes the pruned pipeline.
 pub type Exporter<'a> = Box<dyn FnMut(Pruned) -> Result<(), WorkError> + Send + 'a>;

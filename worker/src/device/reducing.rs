@@ -9,7 +9,7 @@ use obsdiff_proto::{Accumulate, SiteId};
 
 use super::{Reducer, WorkError};
 use crate::collective::{Buffer, Collective, CollectiveError, Result as GroupResult, Values};
-use crate::lock::lock;
+use obsdiff_proto::lock;
 
 /// Sums sent at once: 8 MiB of integers. It bounds what a rank holds besides its own Gram and the one it receives.
 pub const CHUNK: usize = 1 << 20;

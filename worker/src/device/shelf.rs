@@ -9,8 +9,8 @@ use obsdiff_proto::message::{PartId, Receipt};
 use thiserror::Error;
 use tokio::runtime::Handle;
 
-use crate::lock::lock;
-use crate::store::{JobStore, PartReceipt, StoreError};
+use obsdiff_proto::lock;
+use obsdiff_store::{JobStore, PartReceipt, StoreError};
 
 /// Objects that hold the weights of parts, and the manifests that make them count. Calls block.
 pub trait Shelf: Send + Sync {

@@ -3,7 +3,7 @@
 use obsdiff_proto::view::{JobReport, News};
 use obsdiff_proto::wire::v1;
 use obsdiff_proto::wire::v1::jobs_client::JobsClient;
-use obsdiff_worker::security::TokenSender;
+use obsdiff_security::TokenSender;
 use tonic::Status;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Channel;
@@ -23,7 +23,7 @@ pub(super) fn status(args: &StatusArgs, session: &mut Session<'_>) -> Result<()>
     let runtime = crate::service::runtime()?;
     runtime.block_on(async {
         let unreachable = |e: tonic::transport::Error| {
-            Error::Session(format!("{} cannot be reached: {}", args.coordinator, crate::error::causes(&e)))
+            Error::Session(format!("{} cannot be reached: {}", args.coordinator, obsdiff_proto::causes(&e)))
         };
         let channel = endpoint.connect().await.map_err(unreachable)?;
         let mut jobs: JobsClient<InterceptedService<Channel, TokenSender>> =

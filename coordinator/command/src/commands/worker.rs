@@ -9,12 +9,12 @@ use std::sync::{Arc, mpsc};
 use obsdiff_engine::checkpoint::digests;
 use obsdiff_proto::InputDigest;
 use obsdiff_proto::session::{Briefing, Dismissed, Reason};
+use obsdiff_security::TokenSender;
+use obsdiff_store::JobStore;
 use obsdiff_worker::collective::Transport;
 use obsdiff_worker::device::{Desk, Machine, Patience, ShelfError, StoreShelf, WorkError, follow};
 use obsdiff_worker::meeting::Meeting;
-use obsdiff_worker::security::TokenSender;
 use obsdiff_worker::session::{Dial, SessionError, attend, tcp};
-use obsdiff_worker::store::JobStore;
 use tokio::runtime::Runtime;
 use tonic::transport::Endpoint;
 

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use obsdiff_files::{Overlap, Place};
 use obsdiff_proto::JobError;
-use obsdiff_worker::store::JobStore;
+use obsdiff_store::JobStore;
 
 use super::state::location;
 use crate::Result;

@@ -8,8 +8,8 @@ use obsdiff_engine::export::{PruningRecord, RECORD_FILE};
 use obsdiff_files::{Disk, read_regular};
 use obsdiff_proto::message::Exponents;
 use obsdiff_proto::{Accumulate, Digest, JobError, JobSpec, PackageId};
+use obsdiff_store::{JobRecord, JobStore, Opened, Prompts};
 use obsdiff_worker::device::StoreShelf;
-use obsdiff_worker::store::{JobRecord, JobStore, Opened, Prompts};
 use serde::Serialize;
 use tokio::runtime::Runtime;
 

@@ -9,7 +9,7 @@ use obsdiff_proto::wire::v1::jobs_server::JobsServer;
 use obsdiff_proto::wire::v1::rendezvous_server::RendezvousServer;
 use obsdiff_proto::wire::v1::session_server::SessionServer;
 use obsdiff_proto::wire::{FILE_DESCRIPTOR_SET, MESSAGE_LIMIT};
-use obsdiff_worker::security::{Exposure, Tls, TokenCheck, check_bind};
+use obsdiff_security::{Exposure, Tls, TokenCheck, check_bind};
 use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::service::interceptor::InterceptedService;

@@ -2,8 +2,8 @@
 
 use obsdiff_core::Exponents;
 use obsdiff_proto::message::Manifest;
+use obsdiff_store::JobStore;
 use obsdiff_worker::device::MemoryShelf;
-use obsdiff_worker::store::JobStore;
 
 /// Where manifests and exponents are written.
 #[tonic::async_trait]

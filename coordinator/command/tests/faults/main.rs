@@ -14,7 +14,7 @@ mod prng;
 #[path = "../process/mod.rs"]
 mod process;
 mod random;
-#[path = "../../../../worker/tests/store/s3.rs"]
+#[path = "../../../../proto/store/tests/store/s3.rs"]
 mod s3;
 mod seeds;
 mod slow;

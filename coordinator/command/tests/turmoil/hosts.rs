@@ -12,12 +12,12 @@ use obsdiff_proto::session::Reason;
 use obsdiff_proto::view::News;
 use obsdiff_proto::wire::v1::WatchRequest;
 use obsdiff_proto::wire::v1::jobs_client::JobsClient;
+use obsdiff_security::TokenSender;
 use obsdiff_worker::collective::Transport;
 use obsdiff_worker::device::{
     Desk, Engine, FakeEngine, Gate, Machine, Moment, Patience, ShelfError, follow_waiting,
 };
 use obsdiff_worker::meeting::Meeting;
-use obsdiff_worker::security::TokenSender;
 use obsdiff_worker::session::{Dial, attend};
 use tokio::runtime::Handle;
 use tokio::sync::{broadcast, mpsc};

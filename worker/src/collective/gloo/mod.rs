@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 use obsdiff_proto::Epoch;
 
 use super::{Abort, Alone, Collective, CollectiveError, Rendezvous, Result, Seat, Transport};
-use crate::lock::lock;
 use mesh::{Ended, Mesh, Report, open_mesh};
+use obsdiff_proto::lock;
 use rank::Rank;
 
 /// Joins one worker of this process to groups with others, whose addresses it finds by a rendezvous.

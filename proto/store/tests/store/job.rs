@@ -2,7 +2,7 @@
 
 use obsdiff_proto::message::{Manifest, PartId, Receipt};
 use obsdiff_proto::{Digest, InputDigest, PackageId, SiteId};
-use obsdiff_worker::store::{JobRecord, Prompts};
+use obsdiff_store::{JobRecord, Prompts};
 use serde_json::json;
 
 pub(crate) fn prompts() -> Prompts {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use obsdiff_worker::store::{JobRecord, JobStore, Opened, Prompts, StoreError};
+use obsdiff_store::{JobRecord, JobStore, Opened, Prompts, StoreError};
 use proptest::collection::vec;
 use proptest::prelude::*;
 

@@ -14,7 +14,7 @@ use object_store::{
     CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
     PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
 };
-use obsdiff_worker::store::{JobStore, Retries, StoreError};
+use obsdiff_store::{JobStore, Retries, StoreError};
 
 use crate::job::{manifest, prompts, record, weights};
 

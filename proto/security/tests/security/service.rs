@@ -11,7 +11,7 @@ use obsdiff_proto::view::{JobReport, Phase, View};
 use obsdiff_proto::wire::v1;
 use obsdiff_proto::wire::v1::jobs_client::JobsClient;
 use obsdiff_proto::wire::v1::jobs_server::{Jobs, JobsServer};
-use obsdiff_worker::security::{Tls, Token, TokenCheck, TokenSender};
+use obsdiff_security::{Tls, Token, TokenCheck, TokenSender};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tonic::transport::server::TcpIncoming;

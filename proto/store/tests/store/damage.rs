@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use obsdiff_proto::message::{Manifest, Receipt};
 use obsdiff_proto::{Digest, PackageId};
-use obsdiff_worker::store::{JobStore, PartReceipt, StoreError};
+use obsdiff_store::{JobStore, PartReceipt, StoreError};
 use serde_json::Value;
 
 use crate::job::{manifest, prompts, record, weights};

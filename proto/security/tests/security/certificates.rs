@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use obsdiff_worker::security::{Tls, TlsFiles};
+use obsdiff_security::{Tls, TlsFiles};
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, KeyUsagePurpose,
     date_time_ymd,

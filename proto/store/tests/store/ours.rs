@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use obsdiff_files::{Disk, Operation, Steps};
 use obsdiff_proto::PackageId;
 use obsdiff_proto::message::Receipt;
-use obsdiff_worker::store::{JobStore, Opened, StoreError};
+use obsdiff_store::{JobStore, Opened, StoreError};
 
 use crate::job::{manifest, prompts, record, weights};
 use crate::s3::Server;

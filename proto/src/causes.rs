@@ -3,15 +3,15 @@
 use std::error::Error;
 
 /// An error and its causes in one line. A cause that an error has already told is not told again.
-pub(crate) fn causes(error: &dyn Error) -> String {
-    let mut words = error.to_string();
+pub fn causes(error: &dyn Error) -> String {
+    let mut line = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
         let said = error.to_string();
-        if !words.contains(&said) {
-            words = format!("{words}: {said}");
+        if !line.contains(&said) {
+            line = format!("{line}: {said}");
         }
         cause = error.source();
     }
-    words
+    line.split_whitespace().collect::<Vec<_>>().join(" ")
 }

@@ -6,7 +6,7 @@ use obsdiff_proto::message::PartId;
 use thiserror::Error;
 
 use super::layout::remedy;
-use crate::causes::causes;
+use obsdiff_proto::causes;
 
 /// What can go wrong with a store, with the object that it happened to.
 #[derive(Debug, Error)]

@@ -13,7 +13,7 @@ use std::time::Duration;
 use job::{manifest, prompts, record, weights};
 use obsdiff_proto::PackageId;
 use obsdiff_proto::message::Receipt;
-use obsdiff_worker::store::{JobStore, Opened, PartReceipt, Retries, StoreError};
+use obsdiff_store::{JobStore, Opened, PartReceipt, Retries, StoreError};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 /// The whole life of a job in one store.
@@ -152,7 +152,7 @@ fn a_url_that_is_no_store_is_refused_in_words() {
 async fn another_job_is_refused_by_key_and_file() {
     let store = JobStore::memory();
     store.begin(&record(), &prompts()).await.unwrap();
-    let refused = async |change: fn(&mut obsdiff_worker::store::JobRecord)| {
+    let refused = async |change: fn(&mut obsdiff_store::JobRecord)| {
         let mut job = record();
         change(&mut job);
         match store.begin(&job, &prompts()).await {
@@ -171,7 +171,7 @@ async fn another_job_is_refused_by_key_and_file() {
     );
     let split = refused(|job| job.spec.packages.split_above = 1).await;
     assert_eq!(split, ["packages.split_above was 4398046511104 and is 1"]);
-    let rename = |job: &mut obsdiff_worker::store::JobRecord| {
+    let rename = |job: &mut obsdiff_store::JobRecord| {
         job.model_files[0].sha256 = "0".repeat(64);
         job.prompt_files[0].path = "others.txt".to_owned();
     };
@@ -179,7 +179,7 @@ async fn another_job_is_refused_by_key_and_file() {
         refused(rename).await,
         ["the content of model.safetensors changed", "prompts.txt is gone", "others.txt is new"]
     );
-    let release = |job: &mut obsdiff_worker::store::JobRecord| {
+    let release = |job: &mut obsdiff_store::JobRecord| {
         job.release = "9".to_owned();
         job.plan = obsdiff_proto::Digest::of(b"another plan");
     };

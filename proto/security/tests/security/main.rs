@@ -8,7 +8,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use certificates::Authority;
-use obsdiff_worker::security::{Tls, TlsFiles, Token, TokenSender};
+use obsdiff_security::{Tls, TlsFiles, Token, TokenSender};
 use service::{Port, ask};
 use tonic::Code;
 
