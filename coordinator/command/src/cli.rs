@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::builder::{PathBufValueParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
+use obsdiff_coordinator::Port;
 use obsdiff_files::starts_with_tilde;
 use obsdiff_proto::ByteSize;
 use obsdiff_security::{Exposure, Tls, TlsFiles, Token, check_dial};
@@ -204,6 +205,14 @@ impl SecurityArgs {
     /// When it cannot be used.
     pub fn token(&self) -> Result<Option<Token>> {
         Ok(self.token_file.as_deref().map(Token::read).transpose()?)
+    }
+
+    /// The port of a coordinator at this address.
+    ///
+    /// # Errors
+    /// When certificates or token cannot be used, or the address is reached from other machines and nothing protects it.
+    pub fn port(&self, address: SocketAddr) -> Result<Port> {
+        Ok(Port::new(address, self.tls()?, self.token()?, self.insecure)?)
     }
 
     /// How a coordinator is dialled.

@@ -171,6 +171,16 @@ impl Error {
     }
 }
 
+impl From<obsdiff_coordinator::Error> for Error {
+    fn from(error: obsdiff_coordinator::Error) -> Self {
+        use obsdiff_coordinator::Error as E;
+        match error {
+            E::Port { address, problem } => Self::key("--listen", format!("is {address}: {problem}")),
+            E::Security(error) => error.into(),
+        }
+    }
+}
+
 /// Whether it is the machine that lacks something, and not the file that is wrong: memory, room, open files, a device that works.
 fn is_shortage(error: &io::Error) -> bool {
     use io::ErrorKind as Kind;

@@ -1,7 +1,6 @@
 //! The `obsdiff` command: jobs, prompts, plans, pictures and progress, around obsdiff's coordinator and workers.
 
 pub mod cli;
-pub mod clock;
 pub mod commands;
 pub mod described;
 pub mod error;
@@ -16,8 +15,8 @@ pub mod progress;
 pub mod prompts;
 mod rates;
 pub mod run;
+pub mod runtime;
 pub mod sampling;
-pub mod service;
 pub mod session;
 pub mod signals;
 pub mod spans;
@@ -26,3 +25,4 @@ pub mod text;
 pub mod zeros;
 
 pub use error::{Error, Result};
+pub use obsdiff_coordinator::clock;

@@ -40,7 +40,7 @@ pub(crate) fn measure(job: &Job, described: &Described, rate: f64, clock: &Clock
     let pruner = Pruner::new(&sample.spec, Box::new(model), Arc::new(weights), trajectories.clone());
     let exporter = Box::new(|_| Ok(()));
     let folder = tempfile::tempdir().map_err(Error::system)?;
-    let runtime = crate::service::runtime()?;
+    let runtime = crate::runtime::runtime()?;
     let store = JobStore::create(&folder.path().display().to_string(), &[])?;
     let shelf = Arc::new(StoreShelf::new(store, runtime.handle().clone()));
     let plan = Arc::new(sample.plan.clone());

@@ -4,6 +4,7 @@ use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::Duration;
 
+use obsdiff_coordinator::{Driver, Port, Watched};
 use obsdiff_core::Outcome;
 use obsdiff_proto::session::Briefing;
 use tokio::sync::broadcast;
@@ -12,7 +13,6 @@ use crate::cli::CoordinatorArgs;
 use crate::job::Job;
 use crate::progress::Progress;
 use crate::run::{Display, Gauge, Inputs, State};
-use crate::service::{Driver, Port, Watched};
 use crate::session::Session;
 use crate::signals::{Answer, Signal};
 use crate::{Error, Result};
@@ -26,7 +26,7 @@ const LINGER: Duration = Duration::from_secs(4);
 /// Bad input, before any work; a port that cannot be bound; why the job failed.
 pub(super) fn coordinate(args: &CoordinatorArgs, session: &mut Session<'_>) -> Result<()> {
     let job = session.job(&args.job)?;
-    let port = Port::check(args.listen, &args.security)?;
+    let port = args.security.port(args.listen)?;
     // Whether it is free is known before any work; nobody is to connect before the job is checked.
     drop(port.bind()?);
     // The Grams are the workers': each checks for itself that they fit.

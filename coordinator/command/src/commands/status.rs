@@ -20,7 +20,7 @@ use crate::{Error, Result};
 pub(super) fn status(args: &StatusArgs, session: &mut Session<'_>) -> Result<()> {
     let endpoint = args.security.endpoint(&args.coordinator)?;
     let token = TokenSender(args.security.token()?);
-    let runtime = crate::service::runtime()?;
+    let runtime = crate::runtime::runtime()?;
     runtime.block_on(async {
         let unreachable = |e: tonic::transport::Error| {
             Error::Session(format!("{} cannot be reached: {}", args.coordinator, obsdiff_proto::causes(&e)))

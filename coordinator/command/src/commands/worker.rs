@@ -39,7 +39,7 @@ const LEFT: &str = "the job goes on with other workers, or when this command is 
 /// When the coordinator cannot be dialled as asked, it refuses the worker, or the model here is not the job's.
 pub(super) fn work(args: &WorkerArgs, session: &mut Session<'_>) -> Result<()> {
     session.use_threads(args.process.threads)?;
-    let runtime = crate::service::runtime()?;
+    let runtime = crate::runtime::runtime()?;
     let progress = session.progress(args.process.quiet);
     let (dial, transport) = dial(args, progress.clone(), &runtime)?;
     let megaflops = (product_rate(&session.clock)? / 1e6) as u64;

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::sync::{Mutex, PoisonError};
 
+use obsdiff_coordinator::Audience;
 use obsdiff_core::{Core, Event, Phase};
 use obsdiff_proto::{Package, PackageId, Shard};
 use obsdiff_worker::device::Watch;
@@ -11,7 +12,6 @@ use tokio::sync::broadcast;
 
 use super::Inputs;
 use crate::progress::{self, Progress};
-use crate::service::Audience;
 
 /// The bar or line of the open phase, which workers move.
 #[derive(Default)]

@@ -3,6 +3,7 @@
 mod display;
 mod held_out;
 mod inputs;
+mod local;
 mod memory;
 mod places;
 mod state;

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use obsdiff_coordinator::StoreRecords;
 use obsdiff_core::{Job as CoreJob, Options};
 use obsdiff_engine::export::{PruningRecord, RECORD_FILE};
 use obsdiff_files::{Disk, read_regular};
@@ -16,7 +17,6 @@ use tokio::runtime::Runtime;
 use super::Inputs;
 use crate::job::Job;
 use crate::progress::Progress;
-use crate::service::StoreRecords;
 use crate::{Error, Result};
 
 /// The store of a job that this process coordinates.
@@ -41,7 +41,7 @@ impl State {
     /// be read or written.
     pub fn open(job: &Job, inputs: &Inputs) -> Result<Self> {
         let _span = tracing::info_span!("store").entered();
-        let runtime = crate::service::runtime()?;
+        let runtime = crate::runtime::runtime()?;
         let url = location(job);
         let store = JobStore::create(&url, job.stores().pairs())?;
         let options = options(&job.spec);
@@ -93,7 +93,7 @@ impl State {
             return Ok(false);
         }
         let Ok(store) = JobStore::open(&location(job), job.stores().pairs()) else { return Ok(false) };
-        Ok(crate::service::runtime()?.block_on(store.at_start().is_of(&job.spec))?)
+        Ok(crate::runtime::runtime()?.block_on(store.at_start().is_of(&job.spec))?)
     }
 
     /// Whether the output is written, and an earlier process ended while it removed this state: nothing is to be done but that.

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::thread;
 
 use candle_core::Tensor;
+use obsdiff_coordinator::Driver;
 use obsdiff_core::Outcome;
 use obsdiff_engine::architecture::sd3::Sd3Transformer;
 use obsdiff_engine::calibrate::Trajectories;
@@ -21,11 +22,11 @@ use obsdiff_worker::device::{
     Desk, Machine, Patience, Pruned, PruningEngine, Shelf, ShelfError, WorkError, follow,
 };
 
+use super::local::attend;
 use super::{Display, Gauge, Inputs, RUN_SPAN, State, held_out, structured};
 use crate::clock::Clock;
 use crate::job::Job;
 use crate::progress::Progress;
-use crate::service::{Driver, attend};
 use crate::{Error, Result};
 
 /// What the workers of a process share.

@@ -20,7 +20,7 @@ fn child() {
             scope.spawn(|| panic!("the test fails"));
             let _ = never.recv();
         }),
-        "task" => obsdiff::service::runtime().unwrap().block_on(async {
+        "task" => obsdiff::runtime::runtime().unwrap().block_on(async {
             tokio::spawn(async { panic!("the test fails") });
             std::future::pending::<()>().await;
         }),

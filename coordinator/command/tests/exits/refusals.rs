@@ -34,7 +34,7 @@ impl Session for Other {
 
 #[test]
 fn a_worker_of_another_protocol_is_told_so_and_exits_with_2() {
-    let runtime = obsdiff::service::runtime().unwrap();
+    let runtime = obsdiff::runtime::runtime().unwrap();
     let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     let server = Server::builder().add_service(SessionServer::new(Other));

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use obsdiff::cli::SecurityArgs;
 use obsdiff::clock::Clock;
-use obsdiff::service::{Audience, Driver, Port, Watched};
+use obsdiff_coordinator::{Audience, Driver, Watched};
 use obsdiff_core::{Core, Event, Job, Outcome, Phase};
 use obsdiff_proto::Plan;
 use obsdiff_proto::session::Reason;
@@ -110,7 +110,7 @@ pub(crate) async fn coordinate(stage: Stage) -> turmoil::Result {
         clock,
         told,
     };
-    let port = Port::check(([0, 0, 0, 0], PORT).into(), &insecure())?;
+    let port = insecure().port(([0, 0, 0, 0], PORT).into())?;
     let router = port.router(handle, driver.meeting(), Arc::new(stage.shape.briefing()), watched).await?;
     let listener = TcpListener::bind(("0.0.0.0", PORT)).await?;
     let (accepted, incoming) = mpsc::channel(16);

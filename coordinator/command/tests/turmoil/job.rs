@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use obsdiff::service::Records;
+use obsdiff_coordinator::Records;
 use obsdiff_core::{Exponents, Job, Manifest, Options};
 use obsdiff_proto::message::PartId;
 use obsdiff_proto::session::Briefing;

@@ -3,7 +3,6 @@
 use obsdiff_core::Exponents;
 use obsdiff_proto::message::Manifest;
 use obsdiff_store::JobStore;
-use obsdiff_worker::device::MemoryShelf;
 
 /// Where manifests and exponents are written.
 #[tonic::async_trait]
@@ -61,28 +60,5 @@ impl Records for StoreRecords {
 
     async fn save_hardware(&self, hardware: &str) -> Result<(), String> {
         self.store.put_hardware(hardware).await.map_err(|e| e.to_string())
-    }
-}
-
-/// Records that end with the process, beside weights in memory.
-pub struct MemoryRecords(pub MemoryShelf);
-
-#[tonic::async_trait]
-impl Records for MemoryRecords {
-    async fn commit(&self, manifest: &Manifest) -> Result<(), String> {
-        self.0.commit(manifest.package, manifest.parts.clone());
-        Ok(())
-    }
-
-    async fn save(&self, _: &Exponents) -> Result<(), String> {
-        Ok(())
-    }
-
-    async fn successor(&self) -> Option<u32> {
-        None
-    }
-
-    async fn save_hardware(&self, _: &str) -> Result<(), String> {
-        Ok(())
     }
 }

@@ -1,13 +1,13 @@
 //! Where the workers of a group find each other: small values by epoch and key, as long as the group lasts.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
 use bytes::Bytes;
 use obsdiff_core::Group;
 use obsdiff_proto::wire::{Put, Wait, WireError, v1};
-use obsdiff_proto::{Epoch, WorkerId};
+use obsdiff_proto::{Epoch, WorkerId, lock};
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 use tonic::{Request, Response, Status};
@@ -61,7 +61,7 @@ impl Meeting {
     }
 
     fn room(&self) -> MutexGuard<'_, Option<Room>> {
-        self.room.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.room)
     }
 
     fn put(&self, put: Put) -> Result<(), Status> {

@@ -4,18 +4,17 @@ use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, Sender, TryRecvError};
 use std::time::Duration;
 
+use obsdiff_coordinator::{Downlink, Handle};
 use obsdiff_core::Dismissal;
 use obsdiff_proto::WorkerId;
 use obsdiff_proto::message::Command;
 use obsdiff_worker::device::Desk;
 
-use super::{Downlink, Handle, Message};
-
 /// How often a worker speaks that has nothing new to say.
 const BEAT: Duration = Duration::from_secs(1);
 
 /// Lets a desk's worker take part in a job until it is dismissed or its desk is closed; closes it then.
-pub fn attend(desk: &Arc<Desk>, coordinator: &Handle) -> Option<Dismissal> {
+pub(super) fn attend(desk: &Arc<Desk>, coordinator: &Handle) -> Option<Dismissal> {
     // However it ends, the device must not wait for what nobody brings any more.
     let _closes = Closes(desk);
     let mut why = session(desk, coordinator);
@@ -38,7 +37,7 @@ impl Drop for Closes<'_> {
 fn session(desk: &Arc<Desk>, coordinator: &Handle) -> Option<Dismissal> {
     let (named, name) = mpsc::channel();
     let (dismissed, dismissal) = mpsc::channel();
-    coordinator.put(Message::join(desk.hello(), Box::new(Link { desk: desk.clone(), named, dismissed })));
+    coordinator.join(desk.hello(), Box::new(Link { desk: desk.clone(), named, dismissed }));
     // Whoever stands by gets no name.
     let Ok(worker) = name.recv() else { return dismissal.try_recv().ok() };
     report(desk, coordinator, worker, &dismissal)
@@ -52,14 +51,14 @@ fn report(
 ) -> Option<Dismissal> {
     loop {
         let (status, version) = desk.status();
-        coordinator.put(Message::report(worker, status));
+        coordinator.report(worker, status);
         let open = desk.wait(version, BEAT);
         match dismissal.try_recv() {
             Ok(why) => return Some(why),
             Err(TryRecvError::Disconnected) => return None,
             Err(TryRecvError::Empty) if open => {}
             Err(TryRecvError::Empty) => {
-                coordinator.put(Message::left(worker, "the worker ended"));
+                coordinator.left(worker, "the worker ended");
                 return None;
             }
         }
@@ -90,3 +89,6 @@ impl Downlink for Link {
         self.desk.wake();
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -10,8 +10,8 @@ use obsdiff_proto::WorkerId;
 use tokio::sync::mpsc::{Receiver, UnboundedReceiver, UnboundedSender, channel, unbounded_channel};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
-use super::{Audience, Downlink, Handle, INBOX, Meeting, Message, Records};
 use crate::clock::Clock;
+use crate::{Audience, Downlink, Handle, INBOX, Meeting, Message, Records};
 
 /// Feeds the core and carries out its actions.
 pub struct Driver<'a> {

@@ -1,67 +1,29 @@
 //! The coordinator of a job around its pure core: [`Driver`] feeds it what happens and carries out what it decides, in one task.
-//! Sessions reach it by a [`Handle`], whatever they come over.
+//! Sessions reach it by a [`Handle`], whatever they come over; [`Port`] serves those of other processes by gRPC.
+//!
+//! It knows what workers say, and neither a worker nor the model.
 
+pub mod clock;
 mod driver;
+mod error;
 mod grpc;
 mod jobs;
-mod local;
 mod meeting;
 mod port;
 mod records;
 
-use std::io;
-use std::sync::mpsc::channel;
-use std::sync::{Arc, Mutex};
-use std::thread;
-
 use obsdiff_core::{Core, Dismissal, Event, Input, View};
 use obsdiff_proto::WorkerId;
 use obsdiff_proto::message::{Command, Hello, Status};
-use tokio::runtime::{Builder, Runtime};
 use tokio::sync::mpsc::Sender;
 use tokio::sync::oneshot;
 
 pub use driver::Driver;
+pub use error::{Error, Result};
 pub use jobs::Watched;
-pub use local::attend;
 pub use meeting::Meeting;
 pub use port::Port;
-pub use records::{MemoryRecords, Records, StoreRecords};
-
-/// Threads of a runtime that drive its tasks.
-const WORKERS: usize = 2;
-/// Threads of a runtime that wait for files.
-const BLOCKING: usize = 8;
-
-/// A runtime for what waits on networks and stores.
-///
-/// # Errors
-/// When its threads cannot be started.
-pub fn runtime() -> crate::Result<Runtime> {
-    // The runtime panics where the system gives it no thread: whether it does is tried before.
-    try_threads(WORKERS + BLOCKING).map_err(|e| crate::Error::thread(&e))?;
-    Builder::new_multi_thread()
-        .worker_threads(WORKERS)
-        .max_blocking_threads(BLOCKING)
-        .enable_all()
-        .build()
-        .map_err(crate::Error::system)
-}
-
-/// Has so many threads at once, and ends them.
-fn try_threads(count: usize) -> io::Result<()> {
-    let (kept, waits) = channel::<()>();
-    let waits = Arc::new(Mutex::new(waits));
-    let start = |_| {
-        let waits = waits.clone();
-        // Each waits until the last one is there: until there is nobody who could send.
-        thread::Builder::new().spawn(move || drop(waits.lock().map(|waits| waits.recv())))
-    };
-    let started: io::Result<Vec<_>> = (0..count).map(start).collect();
-    drop(kept);
-    started?.into_iter().for_each(|thread| drop(thread.join()));
-    Ok(())
-}
+pub use records::{Records, StoreRecords};
 
 /// The coordinator's end of a session. Calls must not block.
 pub trait Downlink: Send {
@@ -126,6 +88,21 @@ impl Handle {
     /// Says that the pruned pipeline is there. To be called by a thread, not a task.
     pub fn exported(&self) {
         self.put(Message::Input(Input::Exported));
+    }
+
+    /// Opens a session. Its worker is named by [`Downlink::welcome`]. To be called by a thread, not a task.
+    pub fn join(&self, hello: Hello, downlink: Box<dyn Downlink>) {
+        self.put(Message::join(hello, downlink));
+    }
+
+    /// Passes on what a worker says of itself. To be called by a thread, not a task.
+    pub fn report(&self, worker: WorkerId, status: Status) {
+        self.put(Message::report(worker, status));
+    }
+
+    /// Says that a session ended, and why. To be called by a thread, not a task.
+    pub fn left(&self, worker: WorkerId, why: &str) {
+        self.put(Message::left(worker, why));
     }
 
     /// Asks for the job to be stopped.

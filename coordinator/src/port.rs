@@ -9,18 +9,16 @@ use obsdiff_proto::wire::v1::jobs_server::JobsServer;
 use obsdiff_proto::wire::v1::rendezvous_server::RendezvousServer;
 use obsdiff_proto::wire::v1::session_server::SessionServer;
 use obsdiff_proto::wire::{FILE_DESCRIPTOR_SET, MESSAGE_LIMIT};
-use obsdiff_security::{Exposure, Tls, TokenCheck, check_bind};
+use obsdiff_security::{Exposure, Tls, Token, TokenCheck, check_bind};
 use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Server;
 use tonic::transport::server::Router;
 
-use super::grpc::Sessions;
-use super::jobs::Watched;
-use super::{Handle, Meeting};
-use crate::cli::SecurityArgs;
-use crate::{Error, Result};
+use crate::grpc::Sessions;
+use crate::jobs::Watched;
+use crate::{Error, Handle, Meeting, Result};
 
 /// A connection that does not answer a ping for so long is lost.
 const PING: Duration = Duration::from_secs(2);
@@ -33,14 +31,13 @@ pub struct Port {
 }
 
 impl Port {
-    /// Reads certificates and token.
+    /// A port at this address, protected by certificates and a token where they are given. `insecure` lets it go without certificates.
     ///
     /// # Errors
-    /// When one cannot be used, or the address is reached from other machines and nothing protects it.
-    pub fn check(address: SocketAddr, security: &SecurityArgs) -> Result<Self> {
-        let tls = security.tls()?;
-        check_bind(address, Exposure::new(tls.is_some(), security.insecure))?;
-        Ok(Self { address, tls, token: TokenCheck(security.token()?) })
+    /// When the address is reached from other machines and nothing protects it.
+    pub fn new(address: SocketAddr, tls: Option<Tls>, token: Option<Token>, insecure: bool) -> Result<Self> {
+        check_bind(address, Exposure::new(tls.is_some(), insecure))?;
+        Ok(Self { address, tls, token: TokenCheck(token) })
     }
 
     /// Binds the port, before anything else is done: another process may have it.
@@ -116,6 +113,6 @@ impl Port {
     }
 
     fn failed(&self, e: &dyn std::fmt::Display) -> Error {
-        Error::key("--listen", format!("is {}: {e}", self.address))
+        Error::Port { address: self.address, problem: e.to_string() }
     }
 }

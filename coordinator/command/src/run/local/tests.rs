@@ -2,6 +2,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
+use obsdiff_coordinator::{Driver, Records};
 use obsdiff_core::{Exponents, Failure, Job, Options, Outcome};
 use obsdiff_proto::message::Manifest;
 use obsdiff_proto::{
@@ -15,6 +16,30 @@ use obsdiff_worker::device::{
 
 use super::*;
 use crate::clock;
+use crate::runtime::runtime;
+
+/// Records that end with the process, beside weights in memory.
+struct MemoryRecords(MemoryShelf);
+
+#[tonic::async_trait]
+impl Records for MemoryRecords {
+    async fn commit(&self, manifest: &Manifest) -> Result<(), String> {
+        self.0.commit(manifest.package, manifest.parts.clone());
+        Ok(())
+    }
+
+    async fn save(&self, _: &Exponents) -> Result<(), String> {
+        Ok(())
+    }
+
+    async fn successor(&self) -> Option<u32> {
+        None
+    }
+
+    async fn save_hardware(&self, _: &str) -> Result<(), String> {
+        Ok(())
+    }
+}
 
 /// Packages of two sites of two linears each, gathered over so many shards.
 fn job(packages: u32, shards: u32) -> Job {
@@ -185,47 +210,4 @@ fn a_worker_that_dies_loses_its_shards_and_no_more() {
     let (outcome, written) = run(job(2, 6), vec![dies, open()]);
     assert_eq!(outcome, Some(Outcome::Done));
     assert!(written == expected);
-}
-
-/// What a coordinator writes whose job another one has taken over: nothing.
-struct Superseded;
-
-#[tonic::async_trait]
-impl Records for Superseded {
-    async fn commit(&self, _: &Manifest) -> Result<(), String> {
-        panic!("the older coordinator commits")
-    }
-
-    async fn save(&self, _: &Exponents) -> Result<(), String> {
-        panic!("the older coordinator saves exponents")
-    }
-
-    async fn save_hardware(&self, _: &str) -> Result<(), String> {
-        panic!("the older coordinator saves the kind of hardware")
-    }
-
-    async fn successor(&self) -> Option<u32> {
-        Some(7)
-    }
-}
-
-#[test]
-fn of_two_coordinators_the_older_one_stops_and_writes_nothing_more() {
-    let (mut driver, _handle) =
-        Driver::new(job(1, 2), Box::new(Superseded), clock::monotonic(), Box::new(())).unwrap();
-    let outcome = runtime().unwrap().block_on(driver.run());
-    assert_eq!(outcome, Some(Outcome::Failed(Failure::Superseded { life: 7 })));
-}
-
-/// Workers and watchers that say more than the coordinator can take in wait for it.
-#[test]
-fn the_inbox_is_bounded_and_what_waited_is_taken_in_later() {
-    let records = Box::new(MemoryRecords(MemoryShelf::default()));
-    let (mut driver, handle) = Driver::new(job(1, 1), records, clock::monotonic(), Box::new(())).unwrap();
-    let left = || Message::left(WorkerId(7), "the connection was lost");
-    (0..INBOX).for_each(|_| handle.0.try_send(left()).unwrap());
-    assert!(handle.0.try_send(left()).is_err(), "more than {INBOX} messages wait");
-    let stopping = thread::spawn(move || handle.stop());
-    assert_eq!(runtime().unwrap().block_on(driver.run()), None);
-    stopping.join().unwrap();
 }

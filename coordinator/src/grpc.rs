@@ -1,14 +1,14 @@
 //! The coordinator's port: sessions with workers elsewhere, and the job for those who watch it.
 
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use obsdiff_core::Dismissal;
-use obsdiff_proto::WorkerId;
 use obsdiff_proto::message::Command;
 use obsdiff_proto::session::{Briefing, CoordinatorEvent, Dismissed, Reason, Welcome, WorkerEvent};
 use obsdiff_proto::wire::{MOST_WORKERS, REACH, REACH_NETWORK, WireError, v1};
+use obsdiff_proto::{WorkerId, lock};
 use tokio::sync::mpsc::{self, Sender};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::{MissedTickBehavior, interval, timeout};
@@ -16,7 +16,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_stream::{Stream, StreamExt};
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{Downlink, Handle, Message};
+use crate::{Downlink, Handle, Message};
 
 /// How often each side wants to hear of the other.
 const HEARTBEAT: Duration = Duration::from_secs(1);
@@ -185,7 +185,7 @@ impl Downlink for Link {
     fn welcome(&self, worker: WorkerId) {
         let welcome = Welcome { worker, heartbeat: HEARTBEAT, briefing: self.briefing.clone() };
         let _ = self.out.try_send((&CoordinatorEvent::Welcome(Box::new(welcome))).into());
-        if let Some(named) = self.named.lock().unwrap_or_else(PoisonError::into_inner).take() {
+        if let Some(named) = lock(&self.named).take() {
             // Its task is gone only where the connection is.
             let _ = named.send(worker);
         }

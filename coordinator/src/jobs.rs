@@ -11,7 +11,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_stream::{Stream, StreamExt};
 use tonic::{Request, Response, Status};
 
-use super::Handle;
+use crate::Handle;
 use crate::clock::Clock;
 
 /// How often a watcher hears of a job in which something moves.

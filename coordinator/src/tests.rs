@@ -1,0 +1,91 @@
+use std::sync::Arc;
+use std::thread;
+
+use obsdiff_core::{Exponents, Failure, Job, Options, Outcome};
+use obsdiff_proto::message::Manifest;
+use obsdiff_proto::{
+    Inventory, Linear, LinearId, LinearTarget, Package, PackageId, Plan, Shard, ShardId, Site, SiteId,
+    Stream, Target,
+};
+
+use super::*;
+
+/// A package of one site of one linear, gathered over one shard.
+fn job() -> Job {
+    let name = || "l".to_owned();
+    let linear = LinearId(0);
+    let site = Site { name: name(), width: 4, stream: Stream::Image, linears: vec![linear] };
+    let package = Package {
+        id: PackageId(0),
+        units: 0..0,
+        sites: vec![SiteId(0)],
+        linears: vec![LinearTarget { linear, target: Target::NToM { n: 2, m: 4 } }],
+        survey: false,
+    };
+    Job {
+        inventory: Arc::new(Inventory {
+            parameters: 0,
+            units: Vec::new(),
+            sites: vec![site],
+            linears: vec![Linear { name: name(), rows: 8, site: SiteId(0) }],
+            structures: Vec::new(),
+        }),
+        plan: Arc::new(Plan {
+            packages: vec![package],
+            shards: vec![Shard { id: ShardId(0), prompts: 0..4 }],
+            budget: None,
+        }),
+        committed: 0,
+        exponents: None,
+        hardware: None,
+        life: 0,
+        options: Options::default(),
+    }
+}
+
+/// Records to which nothing is to be written.
+struct NoRecords {
+    /// The life of a later coordinator, where there is one.
+    successor: Option<u32>,
+}
+
+#[tonic::async_trait]
+impl Records for NoRecords {
+    async fn commit(&self, _: &Manifest) -> Result<(), String> {
+        panic!("a package is committed")
+    }
+
+    async fn save(&self, _: &Exponents) -> Result<(), String> {
+        panic!("exponents are saved")
+    }
+
+    async fn save_hardware(&self, _: &str) -> Result<(), String> {
+        panic!("the kind of hardware is saved")
+    }
+
+    async fn successor(&self) -> Option<u32> {
+        self.successor
+    }
+}
+
+fn driver(successor: Option<u32>) -> (Driver<'static>, Handle) {
+    Driver::new(job(), Box::new(NoRecords { successor }), clock::monotonic(), Box::new(())).unwrap()
+}
+
+#[tokio::test]
+async fn of_two_coordinators_the_older_one_stops_and_writes_nothing_more() {
+    let (mut driver, _handle) = driver(Some(7));
+    assert_eq!(driver.run().await, Some(Outcome::Failed(Failure::Superseded { life: 7 })));
+}
+
+/// Workers and watchers that say more than the coordinator can take in wait for it.
+#[tokio::test]
+async fn the_inbox_is_bounded_and_what_waited_is_taken_in_later() {
+    let (mut driver, handle) = driver(None);
+    let left = || Message::left(WorkerId(7), "the connection was lost");
+    (0..INBOX).for_each(|_| handle.0.try_send(left()).unwrap());
+    assert!(handle.0.try_send(left()).is_err(), "more than {INBOX} messages wait");
+    let stopping = thread::spawn(move || handle.stop());
+    assert_eq!(driver.run().await, None);
+    stopping.join().unwrap();
+}
