@@ -74,7 +74,7 @@ fn sampled(pipeline: &Path, prompts: &[&str]) -> (Tensor, Tensor) {
     let prompts: Vec<String> = prompts.iter().map(|prompt| prompt.to_string()).collect();
     let progress = Progress::lines(std::io::sink(), monotonic());
     let sampling = Sampling::new(&folder, &prompts, settings, pipeline.parent().unwrap(), &progress).unwrap();
-    let latents = sampling.latents(&load_transformer(&folder).unwrap(), "sample", &progress).unwrap();
+    let latents = sampling.latents(&*load_transformer(&folder).unwrap(), "sample", &progress).unwrap();
     let pictures = folder.vae(&Device::Cpu).unwrap().decode(&latents).unwrap();
     (latents, pictures)
 }

@@ -80,6 +80,12 @@ pub enum Command {
     /// DIR is a pipeline, whose transformer is shown, or any folder of safetensors. Weights are memory-mapped and read once, so a
     /// model larger than the memory will do.
     Inspect(InspectArgs),
+    /// Show which models can be pruned.
+    ///
+    /// Lists the classes of the pipelines and transformers that obsdiff reads, by diffusers' names, and the text encoders that each
+    /// pipeline has.
+    #[command(after_long_help = "Example:\n  obsdiff models")]
+    Models,
     /// Make pictures from prompts.
     ///
     /// They are those that diffusers makes with the same seeds on a CPU, in f32.

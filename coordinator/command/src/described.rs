@@ -1,11 +1,12 @@
 //! What a job's pipeline is, as far as its configuration and headers tell.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use candle_core::{DType, Device};
 use globset::Glob;
 use obsdiff_core::{PlanCost, PlanError, Tokens, Workload};
-use obsdiff_engine::architecture::sd3::Sd3Config;
+use obsdiff_engine::architecture::{Guidance, TransformerConfig};
 use obsdiff_engine::checkpoint::Weights;
 use obsdiff_engine::pipeline::{LatentSize, PipelineFolder};
 use obsdiff_proto::{ComputeType, Inventory, JobError, JobSpec, Plan};
@@ -30,7 +31,7 @@ pub struct Described {
     /// Its folder.
     pub pipeline: PipelineFolder,
     /// Its transformer's sizes.
-    pub config: Sd3Config,
+    pub config: Arc<dyn TransformerConfig>,
     /// Its transformer's prunable parts.
     pub inventory: Inventory,
     /// The size of the latents that the job asks for.
@@ -58,10 +59,14 @@ impl Described {
         config.check(&pipeline.transformer_weights()?)?;
         let of_job = |e| argument_of(job, e);
         let size = pipeline.latent_size(calibration.height, calibration.width).map_err(of_job)?;
-        pipeline.scheduler()?.schedule(calibration.steps as usize, size.tokens).map_err(of_job)?;
+        pipeline.schedule(calibration.steps as usize, size.tokens).map_err(of_job)?;
         let encoders =
             pipeline.text_encoders(calibration.max_sequence_length as usize, &Device::Cpu).map_err(of_job)?;
-        let tokens = Tokens { image: size.tokens as u64, text: encoders.tokens() as u64 };
+        let tokens = Tokens {
+            image: size.tokens as u64,
+            text: encoders.tokens() as u64,
+            branches: config.guidance(calibration.guidance).branches() as u64,
+        };
         let files = pipeline.files()?.into_iter().chain(encoders.files()).collect();
         Ok(Self { inventory: config.inventory(), pipeline, config, size, tokens, files })
     }
@@ -93,11 +98,16 @@ impl Described {
 
     /// The forward calls of one package of the job.
     pub fn workload(&self, spec: &JobSpec) -> Workload {
-        Workload::new(spec, self.tokens, self.forward_flops(&self.config))
+        Workload::new(spec, self.tokens, self.forward_flops(&*self.config))
+    }
+
+    /// How the job's guidance acts.
+    pub fn guidance(&self, spec: &JobSpec) -> Guidance {
+        self.config.guidance(spec.calibration.guidance)
     }
 
     /// Operations of one forward call of a transformer of these sizes on one picture of the job.
-    pub fn forward_flops(&self, config: &Sd3Config) -> f64 {
+    pub fn forward_flops(&self, config: &dyn TransformerConfig) -> f64 {
         config.flops(1, self.tokens.image as usize, self.tokens.text as usize)
     }
 

@@ -6,7 +6,7 @@ use candle_core::DType;
 use obsdiff_core::MemoryNeeds;
 use obsdiff_engine::calibrate::Encoded;
 use obsdiff_engine::solve::memory;
-use obsdiff_proto::{Inventory, JobSpec, LinearId, Package, Plan, Site, Stream};
+use obsdiff_proto::{Inventory, JobSpec, LinearId, Package, Plan, Site};
 
 use crate::described::{Described, compute_type};
 
@@ -20,11 +20,8 @@ impl Described {
     /// Bytes of all encoded prompts of a job, and of one.
     fn text_bytes(&self, spec: &JobSpec) -> (u64, u64) {
         let prompts = u64::from(spec.calibration.prompt_count()) + u64::from(spec.evaluation.count) + 1;
-        let sizes = [
-            self.tokens.text,
-            self.config.joint_attention_dim as u64,
-            self.config.pooled_projection_dim as u64,
-        ];
+        let widths = self.config.conditioning();
+        let sizes = [self.tokens.text, widths.text as u64, widths.pooled as u64];
         let number = compute_type(spec.model.dtype).size_in_bytes() as u64;
         (Encoded::bytes(prompts, sizes, number), Encoded::bytes(1, sizes, number))
     }
@@ -39,7 +36,7 @@ impl Described {
     /// a Gram; and what solving takes.
     pub fn memory(&self, spec: &JobSpec, plan: &Plan) -> MemoryNeeds {
         let dtype = compute_type(spec.model.dtype);
-        let branches = self.workload(spec).branches;
+        let branches = self.tokens.branches;
         let (all, one) = self.text_bytes(spec);
         let batches = batches(spec);
         let prompts = batches.last().copied().unwrap_or(0);
@@ -69,8 +66,7 @@ impl Described {
         let structured = plan.packages.iter().any(Package::is_structured);
         let copies = u64::from(dtype != DType::F32) + u64::from(structured);
         let bytes = |site: &Site| {
-            let tokens = if site.stream == Stream::Image { self.tokens.image } else { self.tokens.text };
-            let rows = pictures * tokens;
+            let rows = pictures * self.tokens.of(site.stream);
             4 * (site.width as u64 + 1) * (rows.min(ROWS_TOGETHER) + copies * rows)
         };
         let sites = plan.packages.iter().flat_map(|package| &package.sites);

@@ -7,9 +7,10 @@ use std::time::Duration;
 use candle_core::{DType, Device, Tensor};
 use obsdiff_core::cost::{self, PackageCost, Rates};
 use obsdiff_core::{Opening, PlanCost, Workload, split};
-use obsdiff_engine::architecture::sd3::{BlockSizes, Sd3Config, Sd3Transformer};
+use obsdiff_engine::architecture::TransformerConfig;
 use obsdiff_engine::calibrate::{Encoded, Trajectories};
 use obsdiff_engine::checkpoint::Weights;
+use obsdiff_engine::model::DiffusionModel;
 use obsdiff_engine::pipeline::{Conditioning, noise};
 use obsdiff_engine::pruner::Pruner;
 use obsdiff_proto::{Epoch, Inventory, JobSpec, PackagesSpec, Pattern, Plan, Rule, ShardId};
@@ -37,7 +38,7 @@ const STEPS: [usize; 2] = [3, 60];
 pub(crate) fn measure(job: &Job, described: &Described, rate: f64, clock: &Clock) -> Result<Rates> {
     let sample = Sample::new(job, described, rate)?;
     let (model, weights, trajectories) = sample.load(described)?;
-    let pruner = Pruner::new(&sample.spec, Box::new(model), Arc::new(weights), trajectories.clone());
+    let pruner = Pruner::new(&sample.spec, model, Arc::new(weights), trajectories.clone());
     let exporter = Box::new(|_| Ok(()));
     let folder = tempfile::tempdir().map_err(Error::system)?;
     let runtime = crate::runtime::runtime()?;
@@ -124,7 +125,7 @@ impl<'a> Steps<'a> {
 
 /// The job that is measured.
 struct Sample {
-    config: Sd3Config,
+    config: Arc<dyn TransformerConfig>,
     inventory: Inventory,
     spec: JobSpec,
     plan: Plan,
@@ -134,11 +135,11 @@ struct Sample {
 impl Sample {
     /// A job like this one on a machine of this product rate.
     fn new(job: &Job, described: &Described, rate: f64) -> Result<Self> {
-        let config = sample_config(&described.config);
+        let config = described.config.with_fewer_blocks(PARAMETERS);
         let mut spec = job.spec.clone();
-        let flops = described.forward_flops(&config);
+        let flops = described.forward_flops(&*config);
         let mut workload = Workload { forward_flops: flops, ..described.workload(&spec) };
-        let step = |prompts: u32| f64::from(prompts) * workload.branches as f64 * flops / (rate / 2.0);
+        let step = |prompts: u32| f64::from(prompts) * workload.tokens.branches as f64 * flops / (rate / 2.0);
         let calibration = &mut spec.calibration;
         let mut prompts = calibration.shard_size.min(calibration.count).max(1);
         while prompts > 1 && step(prompts) > LONG {
@@ -170,46 +171,30 @@ impl Sample {
     }
 
     /// The model with random weights, and trajectories from noise under random conditioning.
-    fn load(&self, described: &Described) -> Result<(Sd3Transformer, Weights, Arc<Trajectories>)> {
+    fn load(&self, described: &Described) -> Result<(Box<dyn DiffusionModel>, Weights, Arc<Trajectories>)> {
         let dtype = compute_type(self.spec.model.dtype);
         let folder = std::env::temp_dir();
         let file = tempfile::NamedTempFile::new_in(&folder).map_err(|e| Error::file(&folder, e))?;
-        let tensors = weights(&self.config)?;
+        let tensors = weights(&*self.config)?;
         candle_core::safetensors::save(&tensors, file.path()).map_err(obsdiff_engine::Error::from)?;
         drop(tensors);
         let weights = Weights::open_file(file.path())?;
-        let model = Sd3Transformer::load(self.config.clone(), &weights, dtype, &Device::Cpu)?;
+        let model = self.config.load(&weights, dtype, &Device::Cpu)?;
         let calibration = &self.spec.calibration;
-        let text = noise(1, &[described.tokens.text as usize, self.config.joint_attention_dim])?;
-        let pooled = noise(2, &[self.config.pooled_projection_dim])?;
+        let widths = self.config.conditioning();
+        let text = noise(1, &[described.tokens.text as usize, widths.text])?;
+        let pooled = noise(2, &[widths.pooled])?;
         let conditioning = Conditioning { text, pooled }.to(dtype, &Device::Cpu)?;
         let encoded = Encoded::alike(conditioning, calibration.count)?;
-        let schedule = described.pipeline.scheduler()?;
-        let schedule = schedule.schedule(calibration.steps as usize, described.size.tokens)?;
-        let (guidance, seed) = (calibration.guidance, calibration.seed);
+        let schedule = described.pipeline.schedule(calibration.steps as usize, described.size.tokens)?;
+        let (guidance, seed) = (described.guidance(&self.spec), calibration.seed);
         let trajectories = Trajectories::new(schedule, guidance, seed, described.size, encoded);
         Ok((model, weights, Arc::new(trajectories)))
     }
 }
 
-/// The same sizes with fewer blocks: one of each kind at least.
-fn sample_config(config: &Sd3Config) -> Sd3Config {
-    let of = |layers: usize| {
-        let dual = config.dual_attention_layers.iter().copied().filter(|block| block + 1 < layers).collect();
-        Sd3Config {
-            num_layers: layers,
-            dual_attention_layers: dual,
-            blocks: BlockSizes::default(),
-            ..config.clone()
-        }
-    };
-    let fits = |layers: &usize| of(*layers).inventory().parameters <= PARAMETERS;
-    let least = config.num_layers.min(2);
-    of((least..=config.num_layers).rev().find(fits).unwrap_or(least))
-}
-
 /// Small random weights, all of them parts of one list of numbers.
-fn weights(config: &Sd3Config) -> Result<HashMap<String, Tensor>> {
+fn weights(config: &dyn TransformerConfig) -> Result<HashMap<String, Tensor>> {
     let shapes = config.shapes();
     let most = shapes.iter().map(|(_, shape)| shape.iter().product::<usize>()).max().unwrap_or(0);
     let noise = noise(0, &[most])?;

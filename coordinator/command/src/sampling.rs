@@ -4,7 +4,6 @@ use std::ops::Range;
 use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
-use obsdiff_engine::architecture::sd3::Sd3Transformer;
 use obsdiff_engine::calibrate::{Encoded, Trajectories};
 use obsdiff_engine::model::DiffusionModel;
 use obsdiff_engine::pipeline::PipelineFolder;
@@ -18,7 +17,7 @@ use crate::progress::Progress;
 pub struct Settings {
     /// Denoising steps.
     pub steps: usize,
-    /// Classifier-free guidance; at most 1 runs without the negative prompt.
+    /// Guidance, as the model takes it.
     pub guidance: f64,
     /// Prompt i starts from the noise of seed + i.
     pub seed: u64,
@@ -51,11 +50,12 @@ impl Sampling {
         progress: &Progress,
     ) -> Result<Self> {
         let size = pipeline.latent_size(settings.height, settings.width)?;
-        let schedule = pipeline.scheduler()?.schedule(settings.steps, size.tokens)?;
+        let schedule = pipeline.schedule(settings.steps, size.tokens)?;
         let texts: Vec<&str> = prompts.iter().map(String::as_str).collect();
         let tokens = settings.max_sequence_length;
         let encoded = encode(pipeline, &texts, tokens, DType::F32, folder, progress)?;
-        let trajectories = Trajectories::new(schedule, settings.guidance, settings.seed, size, encoded);
+        let guidance = pipeline.transformer_config().guidance(settings.guidance);
+        let trajectories = Trajectories::new(schedule, guidance, settings.seed, size, encoded);
         Ok(Self { trajectories, batch: settings.batch })
     }
 
@@ -131,10 +131,10 @@ pub fn final_latents(
 ///
 /// # Errors
 /// When its configuration or its weights cannot be used.
-pub fn load_transformer(pipeline: &PipelineFolder) -> Result<Sd3Transformer> {
+pub fn load_transformer(pipeline: &PipelineFolder) -> Result<Box<dyn DiffusionModel>> {
     let _span = info_span!("load").entered();
-    let config = pipeline.transformer_config().clone();
-    Ok(Sd3Transformer::load(config, &pipeline.transformer_weights()?, DType::F32, &Device::Cpu)?)
+    let weights = pipeline.transformer_weights()?;
+    Ok(pipeline.transformer_config().load(&weights, DType::F32, &Device::Cpu)?)
 }
 
 /// For each prompt, the L2 norm of the difference of two latents over that of the first: ||pruned - dense|| / ||dense||.

@@ -32,7 +32,7 @@ pub(super) fn compare(args: &CompareArgs, session: &mut Session<'_>) -> Result<(
     let folder = check_out(&args.out, std::slice::from_ref(&args.out), &inputs)?;
     let prompts = args.sampling.read_prompts()?;
     let (dense, pruned) = (open_pipeline(&args.dense)?, open_pipeline(&args.pruned)?);
-    if !dense.transformer_config().same_but_for_blocks(pruned.transformer_config()) {
+    if !dense.transformer_config().same_but_for_blocks(&**pruned.transformer_config()) {
         let problem =
             format!("is not the configuration of {}: the two cannot be compared", args.dense.display());
         return Err(Error::content(pruned.path().join("transformer/config.json"), problem));
@@ -41,8 +41,8 @@ pub(super) fn compare(args: &CompareArgs, session: &mut Session<'_>) -> Result<(
     let sampling = Sampling::new(&dense, &prompts, args.sampling.settings(), folder, &progress)
         .map_err(argument_of_flag)?;
     // One transformer after the other: two would take twice the memory.
-    let dense_latents = sampling.latents(&load_transformer(&dense)?, "dense", &progress)?;
-    let pruned_latents = sampling.latents(&load_transformer(&pruned)?, "pruned", &progress)?;
+    let dense_latents = sampling.latents(&*load_transformer(&dense)?, "dense", &progress)?;
+    let pruned_latents = sampling.latents(&*load_transformer(&pruned)?, "pruned", &progress)?;
     let errors = relative_errors(&dense_latents, &pruned_latents)?;
     let dense_pictures = decode(&dense, &dense_latents)?;
     let pruned_pictures = decode(&dense, &pruned_latents)?;

@@ -67,7 +67,7 @@ pub(super) fn counts(job: &Job, described: &Described, plan: &Plan, rate: f64) -
 
 /// About how long packages and the comparison on held-out prompts take, at `rate` operations a second.
 fn seconds(cost: &PackageCost, workload: &Workload, spec: &JobSpec, rate: f64) -> f64 {
-    let compared = 2 * u64::from(spec.evaluation.count) * workload.steps * workload.branches;
+    let compared = 2 * u64::from(spec.evaluation.count) * workload.steps * workload.tokens.branches;
     let pilot = match cost.passes {
         0 => 0,
         _ => workload.passes() / workload.prompts.div_ceil(u64::from(spec.calibration.shard_size)).max(1),
@@ -91,8 +91,7 @@ mod tests {
         let workload = Workload {
             prompts: 8,
             steps: 10,
-            branches: 2,
-            tokens: Tokens { image: 1, text: 1 },
+            tokens: Tokens { image: 1, text: 1, branches: 2 },
             forward_flops: 7.0,
         };
         let none = PackageCost::default();

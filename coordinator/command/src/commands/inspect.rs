@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use obsdiff_engine::architecture::sd3::Sd3Config;
+use obsdiff_engine::architecture;
 use obsdiff_engine::checkpoint::{Entry, Library, Weights};
 use serde::Serialize;
 
@@ -121,7 +121,7 @@ fn open_folder(folder: &Path) -> Result<Weights> {
 /// The names of the linears that obsdiff can prune, where the folder's configuration tells.
 fn prunable_names(folder: &Path) -> Option<HashSet<String>> {
     // A folder of another class, or without a configuration, can be inspected all the same.
-    let config = Sd3Config::read(folder).ok()?;
+    let config = architecture::read_config(folder).ok()?;
     Some(config.inventory().linears.into_iter().map(|linear| linear.name).collect())
 }
 

@@ -4,6 +4,7 @@ mod compare;
 mod coordinator;
 mod counts;
 mod inspect;
+mod models;
 mod pictures;
 mod plan;
 mod run;
@@ -28,6 +29,7 @@ pub fn run(command: &Command, session: &mut Session<'_>) -> Result<()> {
         Command::Status(args) => status::status(args, session),
         Command::Plan(args) => plan::plan(args, session),
         Command::Inspect(args) => inspect::inspect(args, session),
+        Command::Models => models::models(session),
         Command::Sample(args) => sample::sample(args, session),
         Command::Compare(args) => compare::compare(args, session),
     }

@@ -28,7 +28,7 @@ pub(super) fn sample(args: &SampleArgs, session: &mut Session<'_>) -> Result<()>
     let progress = session.progress(process.quiet);
     let sampling = Sampling::new(&pipeline, &prompts, args.sampling.settings(), folder, &progress)
         .map_err(argument_of_flag)?;
-    let latents = sampling.latents(&load_transformer(&pipeline)?, "sample", &progress)?;
+    let latents = sampling.latents(&*load_transformer(&pipeline)?, "sample", &progress)?;
     write(args, &prompts, &decode(&pipeline, &latents)?, session)
 }
 

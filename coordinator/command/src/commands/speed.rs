@@ -4,7 +4,6 @@ use std::fmt;
 use std::time::Duration;
 
 use candle_core::{Device, Tensor};
-use obsdiff_engine::architecture::sd3::Sd3Transformer;
 use obsdiff_engine::model::{Denoise, DiffusionModel, NoTap};
 use obsdiff_engine::pipeline::{PipelineFolder, noise};
 
@@ -35,14 +34,22 @@ pub(super) fn measure(
     let size = dense.latent_size(settings.height, settings.width)?;
     let tokens = dense.text_encoders(settings.max_sequence_length, &Device::Cpu)?.tokens();
     let config = dense.transformer_config();
+    let widths = config.conditioning();
     let latents = noise(settings.seed, &size.shape(1))?;
-    let text = noise(settings.seed, &[1, tokens, config.joint_attention_dim])?;
-    let pooled = noise(settings.seed, &[1, config.pooled_projection_dim])?;
-    let timestep = Tensor::full(500f32, 1, &Device::Cpu).map_err(obsdiff_engine::Error::from)?;
-    let call =
-        Denoise { latents: &latents, timestep: &timestep, text: &text, pooled: &pooled, guidance: None };
+    let text = noise(settings.seed, &[1, tokens, widths.text])?;
+    let pooled = noise(settings.seed, &[1, widths.pooled])?;
+    let number = |value: f32| Tensor::full(value, 1, &Device::Cpu).map_err(obsdiff_engine::Error::from);
+    let timestep = number(500.0)?;
+    let guidance = config.guidance(settings.guidance).input.map(|scale| number(scale as f32)).transpose()?;
+    let call = Denoise {
+        latents: &latents,
+        timestep: &timestep,
+        text: &text,
+        pooled: &pooled,
+        guidance: guidance.as_ref(),
+    };
     let models = [load_transformer(dense)?, load_transformer(pruned)?];
-    let time = |model: &Sd3Transformer| -> Result<Duration> {
+    let time = |model: &dyn DiffusionModel| -> Result<Duration> {
         let start = (session.clock)();
         model.forward(&call, &mut NoTap)?;
         Ok((session.clock)().saturating_sub(start))
@@ -54,7 +61,7 @@ pub(super) fn measure(
             break;
         }
         for (best, model) in times.iter_mut().zip(&models) {
-            *best = time(model)?.min(*best);
+            *best = time(&**model)?.min(*best);
         }
     }
     let flops = [dense, pruned].map(|p| p.transformer_config().flops(1, size.tokens, tokens));

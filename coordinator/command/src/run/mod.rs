@@ -14,7 +14,6 @@ mod workers;
 use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
-use obsdiff_engine::architecture::sd3::Sd3Transformer;
 use obsdiff_engine::calibrate::Trajectories;
 use obsdiff_engine::export::PruningRecord;
 use obsdiff_engine::model::DiffusionModel;
@@ -119,7 +118,7 @@ fn prune(
     let &Process { workers, progress, spans, disk, .. } = process;
     let running = root.enter();
     let (model, trajectories) = prepare(job, inputs, progress)?;
-    let dense = held_out::latents(&model, &trajectories, inputs, "dense", progress)?;
+    let dense = held_out::latents(&*model, &trajectories, inputs, "dense", progress)?;
     // The workers' threads account for their time themselves.
     drop(running);
     let work = Work { job, inputs, trajectories: &trajectories, dense: dense.as_ref(), disk };
@@ -138,7 +137,7 @@ pub(crate) fn prepare(
     job: &Job,
     inputs: &Inputs,
     progress: &Progress,
-) -> Result<(Sd3Transformer, Arc<Trajectories>)> {
+) -> Result<(Box<dyn DiffusionModel>, Arc<Trajectories>)> {
     let (pipeline, calibration) = (&inputs.described.pipeline, &job.spec.calibration);
     let dtype = compute_type(job.spec.model.dtype);
     // Those that calibrate have the ids from 0 on; those held out follow.
@@ -149,10 +148,10 @@ pub(crate) fn prepare(
     let encoded = encode(pipeline, &prompts, tokens, dtype, &inputs.folder, progress)?;
     let model = {
         let _span = tracing::info_span!("load weights").entered();
-        Sd3Transformer::load(inputs.described.config.clone(), &inputs.weights, dtype, &Device::Cpu)?
+        inputs.described.config.load(&inputs.weights, dtype, &Device::Cpu)?
     };
-    let size = inputs.described.size;
-    let schedule = pipeline.scheduler()?.schedule(calibration.steps as usize, size.tokens)?;
-    let trajectories = Trajectories::new(schedule, calibration.guidance, calibration.seed, size, encoded);
+    let (size, guidance) = (inputs.described.size, inputs.described.guidance(&job.spec));
+    let schedule = pipeline.schedule(calibration.steps as usize, size.tokens)?;
+    let trajectories = Trajectories::new(schedule, guidance, calibration.seed, size, encoded);
     Ok((model, Arc::new(trajectories)))
 }

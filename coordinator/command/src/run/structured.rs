@@ -3,7 +3,6 @@
 use std::path::Path;
 
 use candle_core::Tensor;
-use obsdiff_engine::architecture::sd3::{MODULE, MODULE_FILE};
 use obsdiff_engine::export::{Shrink, Sizes};
 use obsdiff_engine::pruner::{kept_parts, selections};
 use obsdiff_proto::{Budget, JobError, Layout, LinearId, Plan, StructureId};
@@ -24,7 +23,7 @@ pub(crate) fn with_budget(job: &Job, described: &Described, plan: Plan) -> Resul
         structure.count.saturating_sub(structure.least()) as f64 * part_flops[id.0 as usize]
     };
     let possible: f64 = plan.packages.iter().flat_map(|p| inventory.structures_of(p)).map(saves).sum();
-    let all = described.forward_flops(&described.config);
+    let all = described.forward_flops(&*described.config);
     let most = possible / all;
     if budget <= most {
         return Ok(plan.with_budget(Budget { saving: budget * all, part_flops }));
@@ -59,16 +58,13 @@ pub(super) fn shrunk(
     let config = described.config.shrunk(&kept.iter().map(Vec::len).collect::<Vec<_>>());
     let sizes = Sizes {
         parameters: [described.inventory.parameters, config.inventory().parameters],
-        forward_flops: [described.forward_flops(&described.config), described.forward_flops(&config)],
+        forward_flops: [described.forward_flops(&*described.config), described.forward_flops(&*config)],
     };
     if job.spec.output.layout == Layout::Masked {
         return Ok((Some(sizes), None));
     }
     let source = Path::new(&job.spec.model.path).join("transformer");
-    let files = vec![
-        ("config.json".to_owned(), config.pruned_json(&source)?),
-        (MODULE_FILE.to_owned(), MODULE.as_bytes().to_vec()),
-    ];
+    let files = config.shrunk_files(&source)?;
     Ok((Some(sizes), Some(Shrink { kept: selections(&described.inventory, &kept), files })))
 }
 
@@ -81,5 +77,5 @@ fn part_flops(described: &Described, id: StructureId) -> f64 {
         *count -= 1;
     }
     let without = described.config.shrunk(&kept);
-    described.forward_flops(&described.config) - described.forward_flops(&without)
+    described.forward_flops(&*described.config) - described.forward_flops(&*without)
 }

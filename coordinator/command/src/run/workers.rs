@@ -11,9 +11,9 @@ use std::thread;
 use candle_core::Tensor;
 use obsdiff_coordinator::Driver;
 use obsdiff_core::Outcome;
-use obsdiff_engine::architecture::sd3::Sd3Transformer;
 use obsdiff_engine::calibrate::Trajectories;
 use obsdiff_engine::export::{Export, PruningRecord, Shrink};
+use obsdiff_engine::model::DiffusionModel;
 use obsdiff_engine::pruner::Pruner;
 use obsdiff_files::{Disk, OnProgress};
 use obsdiff_proto::Package;
@@ -51,7 +51,7 @@ impl<'a> Work<'a> {
     pub(super) fn run(
         &'a self,
         state: &State,
-        model: Sd3Transformer,
+        model: Box<dyn DiffusionModel>,
         workers: usize,
         progress: &Progress,
         clock: &Clock,
@@ -87,7 +87,7 @@ impl<'a> Work<'a> {
                 };
                 let sessions = desks.iter().map(session).collect::<io::Result<Vec<_>>>()?;
                 let device = |desk| {
-                    let (device, model) = (&device, model.clone());
+                    let (device, model) = (&device, model.duplicate());
                     named("worker").spawn_scoped(scope, move || device(desk, model))
                 };
                 let devices = others.iter().map(device).collect::<io::Result<Vec<_>>>()?;
@@ -139,13 +139,13 @@ impl<'a> Work<'a> {
     /// The engine of one worker.
     pub fn engine(
         &'a self,
-        model: Sd3Transformer,
+        model: Box<dyn DiffusionModel>,
         shelf: Arc<dyn Shelf>,
         gauge: Arc<Gauge>,
         desk: &Arc<Desk>,
     ) -> PruningEngine<'a> {
         let weights = self.inputs.weights.clone();
-        let pruner = Pruner::new(&self.job.spec, Box::new(model), weights, self.trajectories.clone());
+        let pruner = Pruner::new(&self.job.spec, model, weights, self.trajectories.clone());
         // An export on a slow disk is not taken for a worker that hangs.
         let its = desk.clone();
         let on_progress: Arc<OnProgress> = Arc::new(move || its.advance());

@@ -2,8 +2,8 @@ use std::path::Path;
 
 use crate::{obsdiff, text, told};
 
-const COMMANDS: [&str; 8] =
-    ["run", "coordinator", "worker", "status", "plan", "inspect", "sample", "compare"];
+const COMMANDS: [&str; 9] =
+    ["run", "coordinator", "worker", "status", "plan", "inspect", "models", "sample", "compare"];
 
 #[test]
 fn every_command_is_listed_and_has_an_example() {
@@ -16,9 +16,20 @@ fn every_command_is_listed_and_has_an_example() {
     assert_eq!(listed, [&COMMANDS[..], &["help"]].concat());
     for command in COMMANDS {
         let help = told(Path::new("."), &[command, "--help"]);
-        assert!(help.contains(&format!("Example:\n  obsdiff {command} ")), "{help}");
+        assert!(help.contains(&format!("Example:\n  obsdiff {command}")), "{help}");
         assert!(help.lines().all(|line| line.chars().count() <= 100), "{help}");
     }
+}
+
+#[test]
+fn the_models_that_can_be_pruned_are_listed() {
+    let models = told(Path::new("."), &["models"]);
+    for class in
+        ["StableDiffusion3Pipeline", "SD3Transformer2DModel", "FluxPipeline", "FluxTransformer2DModel"]
+    {
+        assert!(models.contains(class), "{models}");
+    }
+    assert!(models.contains("CLIPTextModelWithProjection, T5EncoderModel (optional)"), "{models}");
 }
 
 #[test]

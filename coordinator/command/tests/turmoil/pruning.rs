@@ -51,7 +51,7 @@ impl Pruning {
         let folder = tempfile::tempdir().unwrap();
         let config = config(folder.path());
         let inventory = config.inventory();
-        let mut plan = plan(&spec, &inventory, Tokens { image: 4, text: TEXT as u64 }).unwrap();
+        let mut plan = plan(&spec, &inventory, Tokens { image: 4, text: TEXT as u64, branches: 2 }).unwrap();
         if spec.sparsity.budget.is_some() {
             let part_flops = vec![1.0; inventory.structures.len()];
             plan = plan.with_budget(Budget { saving: 9.0, part_flops });
@@ -63,9 +63,10 @@ impl Pruning {
         let pooled = noise(2, &[config.pooled_projection_dim]).unwrap();
         let encoded = Encoded::alike(Conditioning { text, pooled }, spec.calibration.count).unwrap();
         let asset = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/assets/shapes-sd3");
-        let scheduler = PipelineFolder::open(&asset).unwrap().scheduler().unwrap();
-        let schedule = scheduler.schedule(spec.calibration.steps as usize, SIZE.tokens).unwrap();
-        let trajectories = Trajectories::new(schedule, spec.calibration.guidance, 0, SIZE, encoded);
+        let pipeline = PipelineFolder::open(&asset).unwrap();
+        let schedule = pipeline.schedule(spec.calibration.steps as usize, SIZE.tokens).unwrap();
+        let guidance = pipeline.transformer_config().guidance(spec.calibration.guidance);
+        let trajectories = Trajectories::new(schedule, guidance, 0, SIZE, encoded);
         Arc::new(Self {
             model: Sd3Transformer::load(config, &weights, DType::F32, &Device::Cpu).unwrap(),
             weights: Arc::new(weights),

@@ -19,10 +19,13 @@ pub struct Tokens {
     pub image: u64,
     /// Text tokens, of all encoders.
     pub text: u64,
+    /// Pictures denoised per prompt: 2 under classifier-free guidance, else 1.
+    pub branches: u64,
 }
 
 impl Tokens {
-    fn of(self, stream: Stream) -> u64 {
+    /// Tokens of a picture in `stream`.
+    pub fn of(self, stream: Stream) -> u64 {
         match stream {
             Stream::Image => self.image,
             Stream::Text => self.text,
@@ -38,8 +41,6 @@ pub struct Workload {
     pub prompts: u64,
     /// Denoising steps of each.
     pub steps: u64,
-    /// Pictures denoised per prompt: 2 under classifier-free guidance, else 1.
-    pub branches: u64,
     /// Tokens of each picture.
     pub tokens: Tokens,
     /// Operations of one forward call on one picture.
@@ -52,13 +53,12 @@ impl Workload {
     pub fn new(spec: &JobSpec, tokens: Tokens, forward_flops: f64) -> Self {
         let c = &spec.calibration;
         let prompts = if spec.sparsity.calibrates() { u64::from(c.count) } else { 0 };
-        let branches = if c.guidance > 1.0 { 2 } else { 1 };
-        Self { prompts, steps: u64::from(c.steps), branches, tokens, forward_flops }
+        Self { prompts, steps: u64::from(c.steps), tokens, forward_flops }
     }
 
     /// Forward passes of one package, counted per picture.
     pub fn passes(&self) -> u64 {
-        self.prompts.saturating_mul(self.steps).saturating_mul(self.branches)
+        self.prompts.saturating_mul(self.steps).saturating_mul(self.tokens.branches)
     }
 
     /// Rows that one package's calibration brings to a site.

@@ -32,8 +32,7 @@ fn small() -> (Plan, Inventory) {
 const WORKLOAD: Workload = Workload {
     prompts: 10,
     steps: 5,
-    branches: 2,
-    tokens: Tokens { image: 64, text: 20 },
+    tokens: Tokens { image: 64, text: 20, branches: 2 },
     forward_flops: 1e6,
 };
 

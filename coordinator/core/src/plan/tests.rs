@@ -9,7 +9,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-const TOKENS: Tokens = Tokens { image: 64, text: 20 };
+const TOKENS: Tokens = Tokens { image: 64, text: 20, branches: 2 };
 
 fn spec() -> JobSpec {
     JobSpec {

@@ -6,6 +6,7 @@ use candle_core::Tensor;
 
 use super::{Encoded, WeightedTap};
 use crate::Result;
+use crate::architecture::Guidance;
 use crate::model::{DiffusionModel, NoTap};
 use crate::pipeline::{Conditioning, LatentSize, Schedule, Trajectory, noise};
 
@@ -13,16 +14,22 @@ use crate::pipeline::{Conditioning, LatentSize, Schedule, Trajectory, noise};
 #[derive(Debug)]
 pub struct Trajectories {
     schedule: Schedule,
-    guidance: f64,
+    guidance: Guidance,
     seed: u64,
     size: LatentSize,
     encoded: Encoded,
 }
 
 impl Trajectories {
-    /// Trajectories of encoded prompts: prompt i starts from the noise of `seed` + i, and a `guidance` of at most 1 runs without the
-    /// negative prompt.
-    pub fn new(schedule: Schedule, guidance: f64, seed: u64, size: LatentSize, encoded: Encoded) -> Self {
+    /// Trajectories of encoded prompts: prompt i starts from the noise of `seed` + i, and a classifier-free guidance of at most 1 runs
+    /// without the negative prompt.
+    pub fn new(
+        schedule: Schedule,
+        guidance: Guidance,
+        seed: u64,
+        size: LatentSize,
+        encoded: Encoded,
+    ) -> Self {
         Self { schedule, guidance, seed, size, encoded }
     }
 

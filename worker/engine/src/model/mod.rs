@@ -57,6 +57,9 @@ pub struct Denoise<'a> {
 
 /// A transformer that predicts a flow's velocity.
 pub trait DiffusionModel: Send {
+    /// The same model. The two share their weights until either replaces one.
+    fn duplicate(&self) -> Box<dyn DiffusionModel>;
+
     /// What of it can be pruned.
     fn inventory(&self) -> &Inventory;
 

@@ -2,95 +2,66 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use candle_core::Device;
 use serde_json::Value;
 
 use super::keys::Keys;
 use super::size::{Geometry, LatentSize};
-use super::{Scheduler, TextEncoders, Vae};
-use crate::architecture::sd3::Sd3Config;
+use super::{EncoderSlot, Schedule, Scheduler, TextEncoders, Vae};
+use crate::architecture::{self, Architecture, TransformerConfig};
 use crate::checkpoint::{Library, Weights};
 use crate::{Error, Result};
 
-const PIPELINE_CLASS: &str = "StableDiffusion3Pipeline";
-
 /// A component, the classes it may be of, and the file that must be in its folder.
+#[derive(Debug)]
 struct Component {
     name: &'static str,
-    classes: &'static [&'static str],
+    classes: Vec<&'static str>,
     config: &'static str,
     /// The library that reads its weights, where it has any.
     weights: Option<Library>,
+    optional: bool,
 }
 
-const CLIP_TOKENIZER: &[&str] = &["CLIPTokenizer", "CLIPTokenizerFast"];
-const CLIP_ENCODER: &[&str] = &["CLIPTextModelWithProjection"];
+/// The components of an architecture's pipeline.
+fn components(architecture: &Architecture) -> Vec<Component> {
+    let slots = || architecture.text_encoders.iter();
+    let needed = |name, classes: &[&'static str], config, weights| Component {
+        name,
+        classes: classes.to_vec(),
+        config,
+        weights,
+        optional: false,
+    };
+    let encoders = slots().map(|slot| Component {
+        optional: slot.optional,
+        ..needed(slot.encoder, slot.kind.classes(), "config.json", Some(Library::Transformers))
+    });
+    let tokenizers = slots().map(|slot| Component {
+        optional: slot.optional,
+        ..needed(slot.tokenizer, slot.kind.tokenizer_classes(), "tokenizer_config.json", None)
+    });
+    let transformer = architecture.transformer_classes();
+    let scheduler = ["FlowMatchEulerDiscreteScheduler"];
+    let own = [
+        needed("transformer", &transformer, "config.json", Some(Library::Diffusers)),
+        needed("scheduler", &scheduler, "scheduler_config.json", None),
+        needed("vae", &["AutoencoderKL"], "config.json", Some(Library::Diffusers)),
+    ];
+    own.into_iter().chain(encoders).chain(tokenizers).collect()
+}
 
-const COMPONENTS: [Component; 9] = [
-    Component {
-        name: "transformer",
-        classes: &["SD3Transformer2DModel", "PrunedSD3Transformer2DModel"],
-        config: "config.json",
-        weights: Some(Library::Diffusers),
-    },
-    Component {
-        name: "scheduler",
-        classes: &["FlowMatchEulerDiscreteScheduler"],
-        config: "scheduler_config.json",
-        weights: None,
-    },
-    Component {
-        name: "vae",
-        classes: &["AutoencoderKL"],
-        config: "config.json",
-        weights: Some(Library::Diffusers),
-    },
-    Component {
-        name: "text_encoder",
-        classes: CLIP_ENCODER,
-        config: "config.json",
-        weights: Some(Library::Transformers),
-    },
-    Component {
-        name: "text_encoder_2",
-        classes: CLIP_ENCODER,
-        config: "config.json",
-        weights: Some(Library::Transformers),
-    },
-    Component {
-        name: "text_encoder_3",
-        classes: &["T5EncoderModel"],
-        config: "config.json",
-        weights: Some(Library::Transformers),
-    },
-    Component { name: "tokenizer", classes: CLIP_TOKENIZER, config: "tokenizer_config.json", weights: None },
-    Component {
-        name: "tokenizer_2",
-        classes: CLIP_TOKENIZER,
-        config: "tokenizer_config.json",
-        weights: None,
-    },
-    Component {
-        name: "tokenizer_3",
-        classes: &["T5Tokenizer", "T5TokenizerFast"],
-        config: "tokenizer_config.json",
-        weights: None,
-    },
-];
-
-/// The two components that a pipeline can do without.
-const OPTIONAL: [&str; 2] = ["text_encoder_3", "tokenizer_3"];
-
-/// A Stable Diffusion 3 pipeline as diffusers saves it. It keeps paths only: every component is loaded when asked for, so that
-/// the text encoders can be gone before the transformer comes.
+/// A pipeline as diffusers saves it. It keeps paths only: every component is loaded when asked for, so that the text encoders can be
+/// gone before the transformer comes.
 #[derive(Clone, Debug)]
 pub struct PipelineFolder {
     path: PathBuf,
-    /// Whether the tokenizers of the two CLIP encoders are of the slow class, which reads some texts differently.
-    slow_tokenizers: [bool; 2],
-    has_t5: bool,
-    transformer: Sd3Config,
+    architecture: &'static Architecture,
+    /// The class of each component that is there.
+    classes: BTreeMap<&'static str, String>,
+    transformer: Arc<dyn TransformerConfig>,
     geometry: Geometry,
 }
 
@@ -101,30 +72,36 @@ impl PipelineFolder {
     /// # Errors
     /// When the pipeline or a component has a class that is not supported, or a folder or file is missing or damaged.
     pub fn open(path: &Path) -> Result<Self> {
+        Self::open_as(path, &architecture::SUPPORTED)
+    }
+
+    /// As [`Self::open`], for the architectures that are given.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_as(path: &Path, known: &[&'static Architecture]) -> Result<Self> {
         let index = Keys::open(&path.join("model_index.json"))?;
-        if index.text("_class_name")? != Some(PIPELINE_CLASS) {
-            let allowed = format!("obsdiff reads pipelines of class \"{PIPELINE_CLASS}\"");
-            return Err(index.refuse("_class_name", &allowed));
-        }
+        let architecture = architecture_of(&index, known)?;
         let mut classes = BTreeMap::new();
-        for component in &COMPONENTS {
+        for component in &components(architecture) {
             if let Some(class) = component.class(&index)? {
                 component.check(path)?;
                 classes.insert(component.name, class);
             }
         }
-        let has_t5 = classes.contains_key("text_encoder_3");
-        if has_t5 && !classes.contains_key("tokenizer_3") {
-            return Err(index.refuse("tokenizer_3", "`text_encoder_3` is there and needs its tokenizer"));
+        for slot in architecture.text_encoders {
+            if classes.contains_key(slot.encoder) && !classes.contains_key(slot.tokenizer) {
+                let allowed = format!("`{}` is there and needs its tokenizer", slot.encoder);
+                return Err(index.refuse(slot.tokenizer, &allowed));
+            }
         }
-        let slow = |name: &str| classes.get(name).is_some_and(|class| class == "CLIPTokenizer");
-        let transformer = Sd3Config::read(&path.join("transformer"))?;
+        let transformer = (architecture.read)(&path.join("transformer"))?;
         let vae = Keys::open(&path.join("vae").join("config.json"))?;
         Ok(Self {
             path: path.to_owned(),
-            slow_tokenizers: ["tokenizer", "tokenizer_2"].map(slow),
-            has_t5,
-            geometry: Geometry::new(&transformer, &vae)?,
+            architecture,
+            classes,
+            geometry: Geometry::new(transformer.latents(), &vae)?,
             transformer,
         })
     }
@@ -134,8 +111,13 @@ impl PipelineFolder {
         &self.path
     }
 
+    /// The family of its transformer.
+    pub fn architecture(&self) -> &'static Architecture {
+        self.architecture
+    }
+
     /// The transformer's configuration.
-    pub fn transformer_config(&self) -> &Sd3Config {
+    pub fn transformer_config(&self) -> &Arc<dyn TransformerConfig> {
         &self.transformer
     }
 
@@ -154,7 +136,9 @@ impl PipelineFolder {
     /// When weights are missing, truncated or hostile.
     pub fn files(&self) -> Result<Vec<PathBuf>> {
         let mut files = vec![self.path.join("model_index.json")];
-        for component in COMPONENTS.iter().filter(|component| !component.is_of_text()) {
+        let of_text = self.architecture.text_encoders;
+        let of_text = |name| of_text.iter().any(|slot| [slot.encoder, slot.tokenizer].contains(&name));
+        for component in components(self.architecture).iter().filter(|component| !of_text(component.name)) {
             let folder = self.path.join(component.name);
             files.push(folder.join(component.config));
             if let Some(library) = component.weights {
@@ -164,9 +148,9 @@ impl PipelineFolder {
         Ok(files)
     }
 
-    /// Whether the pipeline has its third text encoder. diffusers puts zeros in the place of one that is missing.
-    pub fn has_t5(&self) -> bool {
-        self.has_t5
+    /// Whether the pipeline has this component.
+    pub fn has(&self, component: &str) -> bool {
+        self.classes.contains_key(component)
     }
 
     /// The latents of a picture of `height x width` pixels; a side that is not given has the model's own size.
@@ -177,12 +161,13 @@ impl PipelineFolder {
         self.geometry.latents(height, width)
     }
 
-    /// Reads the scheduler's configuration.
+    /// The schedule of a trajectory of `steps` steps for a picture of `tokens` image tokens.
     ///
     /// # Errors
-    /// When a key has a value that is unknown or not supported.
-    pub fn scheduler(&self) -> Result<Scheduler> {
-        Scheduler::open(&self.path.join("scheduler").join("scheduler_config.json"))
+    /// When a key of the scheduler's configuration has a value that is unknown or not supported, or there can be no such schedule.
+    pub fn schedule(&self, steps: usize, tokens: usize) -> Result<Schedule> {
+        let scheduler = Scheduler::open(&self.path.join("scheduler").join("scheduler_config.json"))?;
+        scheduler.schedule(steps, tokens, self.architecture.levels)
     }
 
     /// Loads the tokenizers, and opens the text encoders, which compute on `device`. `max_sequence_length` is the number of T5
@@ -202,17 +187,38 @@ impl PipelineFolder {
         Vae::open(&self.path.join("vae"), device)
     }
 
-    pub(super) fn slow_tokenizers(&self) -> [bool; 2] {
-        self.slow_tokenizers
+    /// Whether an encoder's tokenizer is of the slow class, which reads some texts differently.
+    pub(super) fn has_slow_tokenizer(&self, slot: &EncoderSlot) -> bool {
+        let slow = slot.kind.tokenizer_classes().first();
+        self.classes.get(slot.tokenizer).map(String::as_str) == slow.copied()
     }
 }
 
-impl Component {
-    /// Whether it plays a part in encoding prompts.
-    fn is_of_text(&self) -> bool {
-        self.name.starts_with("text_encoder") || self.name.starts_with("tokenizer")
+/// The architecture of the transformer that `model_index.json` names.
+fn architecture_of(index: &Keys, known: &[&'static Architecture]) -> Result<&'static Architecture> {
+    let class = index.text("_class_name")?;
+    if !known.iter().any(|architecture| Some(architecture.pipeline_class) == class) {
+        let classes = architecture::list(known, |architecture| architecture.pipeline_class);
+        return Err(
+            index.refuse("_class_name", &format!("obsdiff does not support it (supported: {classes})"))
+        );
     }
+    let transformer = index.value("transformer").and_then(|pair| pair.get(1)).and_then(Value::as_str);
+    let found = transformer.and_then(|class| architecture::of_transformer(known, class));
+    let Some(found) = found else {
+        let classes = architecture::list(known, |architecture| architecture.transformer_class);
+        return Err(
+            index.refuse("transformer", &format!("obsdiff does not support it (supported: {classes})"))
+        );
+    };
+    if Some(found.pipeline_class) == class {
+        return Ok(found);
+    }
+    let (transformer, pipeline) = (found.transformer_class, found.pipeline_class);
+    Err(index.refuse("_class_name", &format!("obsdiff reads {transformer} in a {pipeline}")))
+}
 
+impl Component {
     /// The component's class, or `None` where the pipeline does without it.
     fn class(&self, index: &Keys) -> Result<Option<String>> {
         let supported = self.classes.join(" or ");
@@ -229,7 +235,7 @@ impl Component {
             }
         };
         match class {
-            None if !OPTIONAL.contains(&self.name) => {
+            None if !self.optional => {
                 Err(index.refuse(self.name, &format!("a pipeline needs this component ({supported})")))
             }
             class => Ok(class),

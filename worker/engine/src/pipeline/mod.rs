@@ -1,4 +1,4 @@
-//! A diffusers Stable Diffusion 3 pipeline but for its transformer: folder, tokenizers, text encoders, schedule, noise, autoencoder,
+//! A diffusers pipeline but for its transformer: folder, tokenizers, text encoders, schedule, noise, autoencoder,
 //! and the denoising loop. Every number is held to what diffusers 0.33 and PyTorch compute for the same files.
 
 mod folder;
@@ -16,9 +16,9 @@ mod testing;
 
 pub use folder::PipelineFolder;
 pub use noise::noise;
-pub use schedule::{Schedule, Scheduler};
+pub use schedule::{LevelSource, Schedule, Scheduler};
 pub use size::LatentSize;
-pub use text::{Conditioning, TextEncoders};
+pub use text::{Conditioning, EncodedText, EncoderKind, EncoderSlot, EncoderWidths, TextEncoders};
 pub use tokenizer::PromptTokenizer;
 pub use trajectory::Trajectory;
 pub use vae::{Picture, Vae};

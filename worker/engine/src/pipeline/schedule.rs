@@ -55,6 +55,15 @@ enum Spacing {
     Exponential,
 }
 
+/// Where a trajectory's noise levels come from, before they are shifted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LevelSource {
+    /// The scheduler: even timesteps between the ends of its training.
+    Scheduler,
+    /// The pipeline, which gives the scheduler T levels, evenly from 1 to 1 / T.
+    Pipeline,
+}
+
 impl Scheduler {
     /// Reads `scheduler_config.json`.
     ///
@@ -77,17 +86,18 @@ impl Scheduler {
 
     /// The schedule of a trajectory of `steps` steps for a picture of `tokens` image tokens (latent patches).
     ///
-    /// Levels are computed in f64 and rounded to f32 at the end, as NumPy and PyTorch do it for diffusers.
+    /// `source` is where its levels come from. They are computed in f64 and rounded to f32 at the end, as NumPy and PyTorch do
+    /// it for diffusers.
     ///
     /// # Errors
     /// When `steps` is 0 or above a million, or the configuration gives levels that are not finite.
-    pub fn schedule(&self, steps: usize, tokens: usize) -> Result<Schedule> {
+    pub fn schedule(&self, steps: usize, tokens: usize, source: LevelSource) -> Result<Schedule> {
         if !(1..=MAX_STEPS).contains(&steps) {
             let problem =
                 format!("a trajectory of {steps} steps: `calibration.steps` must be 1 to {MAX_STEPS}");
             return Err(Error::Argument(problem));
         }
-        let mut levels = self.shifted(steps, tokens);
+        let mut levels = self.shifted(steps, tokens, source);
         if let Some(terminal) = self.terminal {
             stretch(&mut levels, terminal);
         }
@@ -106,27 +116,36 @@ impl Scheduler {
         Ok(Schedule { sigmas, timesteps })
     }
 
-    /// Evenly spaced timesteps between the ends of training, as shifted noise levels. A fixed shift acts on the ends too: they
-    /// are shifted twice.
-    fn shifted(&self, steps: usize, tokens: usize) -> Vec<f64> {
+    /// The levels of the source, shifted. A fixed shift acts on the ends of training too: what lies evenly between them is shifted
+    /// twice.
+    fn shifted(&self, steps: usize, tokens: usize, source: LevelSource) -> Vec<f64> {
         let n = self.train_timesteps;
-        let even = |first: f64, last: f64| -> Vec<f64> {
-            linspace(first * n, last * n, steps).into_iter().map(|timestep| timestep / n).collect()
-        };
         let smallest = 1.0 / n as f32;
+        let even = |[first, last]: [f64; 2]| -> Vec<f64> {
+            match source {
+                LevelSource::Scheduler => {
+                    linspace(first * n, last * n, steps).into_iter().map(|timestep| timestep / n).collect()
+                }
+                // diffusers rounds these before it shifts them.
+                LevelSource::Pipeline => {
+                    let levels = linspace(1.0, 1.0 / steps as f64, steps).into_iter();
+                    levels.map(|level| f64::from(level as f32)).collect()
+                }
+            }
+        };
         match self.shift {
             Shift::Fixed(shift) => {
                 let end = |sigma: f32| -> f64 {
                     f64::from(shift as f32 * sigma / (1.0 + (shift - 1.0) as f32 * sigma))
                 };
-                let levels = even(end(1.0), end(smallest));
+                let levels = even([end(1.0), end(smallest)]);
                 levels.into_iter().map(|sigma| shift * sigma / (1.0 + (shift - 1.0) * sigma)).collect()
             }
             Shift::Dynamic { base, max, base_tokens, max_tokens, exponential } => {
                 let slope = (max - base) / (max_tokens - base_tokens);
                 let mu = tokens as f64 * slope + (base - slope * base_tokens);
                 let strength = if exponential { mu.exp() } else { mu };
-                let levels = even(1.0, f64::from(smallest));
+                let levels = even([1.0, f64::from(smallest)]);
                 levels.into_iter().map(|sigma| strength / (strength + (1.0 / sigma - 1.0))).collect()
             }
         }

@@ -1,7 +1,7 @@
 //! The size of a picture, in pixels, in latent pixels and in image tokens.
 
 use super::keys::Keys;
-use crate::architecture::sd3::Sd3Config;
+use crate::architecture::LatentLayout;
 use crate::{Error, Result};
 
 /// The size of one picture's latents.
@@ -27,30 +27,18 @@ impl LatentSize {
 /// What of a transformer's and an autoencoder's configuration decides about sizes.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Geometry {
-    /// Latent channels.
-    channels: usize,
-    patch: usize,
+    layout: LatentLayout,
     /// Pixels to a latent pixel, along one side.
     scale: usize,
-    /// Latent pixels of the picture that the model was trained on, along one side.
-    sample: usize,
-    /// The most patches along one side for which there are positional embeddings.
-    max_patches: usize,
 }
 
 impl Geometry {
     /// Takes what the transformer's configuration and `vae/config.json` say, and checks that they fit together.
-    pub(super) fn new(transformer: &Sd3Config, vae: &Keys) -> Result<Self> {
-        let geometry = Self {
-            channels: transformer.in_channels,
-            patch: transformer.patch_size,
-            scale: read_scale(vae)?,
-            sample: transformer.sample_size,
-            max_patches: transformer.pos_embed_max_size,
-        };
-        if vae.size("latent_channels")?.unwrap_or(4) != geometry.channels {
-            let problem =
-                format!("the transformer's `in_channels` is {}: they must agree", geometry.channels);
+    pub(super) fn new(layout: LatentLayout, vae: &Keys) -> Result<Self> {
+        let geometry = Self { layout, scale: read_scale(vae)? };
+        if vae.size("latent_channels")?.unwrap_or(4) != layout.channels {
+            let (key, value) = layout.channels_key;
+            let problem = format!("the transformer's `{key}` is {value}: they must agree");
             return Err(vae.refuse("latent_channels", &problem));
         }
         Ok(geometry)
@@ -60,14 +48,14 @@ impl Geometry {
     pub(super) fn latents(&self, height: Option<u32>, width: Option<u32>) -> Result<LatentSize> {
         let height = self.side("calibration.height", height)?;
         let width = self.side("calibration.width", width)?;
-        let tokens = (height / self.patch) * (width / self.patch);
-        Ok(LatentSize { channels: self.channels, height, width, tokens })
+        let LatentLayout { channels, patch, .. } = self.layout;
+        Ok(LatentSize { channels, height, width, tokens: (height / patch) * (width / patch) })
     }
 
     fn side(&self, key: &str, pixels: Option<u32>) -> Result<usize> {
-        let multiple = self.scale * self.patch;
-        let pixels = pixels.map_or(self.sample * self.scale, |pixels| pixels as usize);
-        let largest = self.max_patches * multiple;
+        let multiple = self.scale * self.layout.patch;
+        let pixels = pixels.map_or(self.layout.sample * self.scale, |pixels| pixels as usize);
+        let largest = self.layout.max_patches * multiple;
         if pixels == 0 || !pixels.is_multiple_of(multiple) || pixels > largest {
             let problem = format!(
                 "`{key}` is {pixels}: this model takes multiples of {multiple} up to {largest} pixels"

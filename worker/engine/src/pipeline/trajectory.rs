@@ -3,18 +3,18 @@
 use candle_core::{DType, Tensor};
 
 use super::{Conditioning, Schedule};
+use crate::architecture::Guidance;
 use crate::model::{Denoise, DiffusionModel, Tap};
 use crate::{Error, Result};
 
-/// A batch of prompts denoised step by step, with classifier-free guidance where the scale is above 1 (Ho and Salimans,
+/// A batch of prompts denoised step by step, with classifier-free guidance where its scale is above 1 (Ho and Salimans,
 /// arXiv 2207.12598).
 ///
 /// Latents are kept in f32, whatever type the transformer computes in: the type of the conditionings.
 #[derive(Debug)]
 pub struct Trajectory {
     schedule: Schedule,
-    /// Absent where the negative prompt takes no part.
-    guidance: Option<f64>,
+    guidance: Guidance,
     /// The transformer's inputs that stay the same. With guidance the negative comes first, once for each prompt.
     text: Tensor,
     pooled: Tensor,
@@ -24,13 +24,13 @@ pub struct Trajectory {
 
 impl Trajectory {
     /// Starts at `noise`, `prompts x channels x height x width`, for prompts that the `conditionings` stand for; all on one device
-    /// and of one type. At a `guidance` of at most 1 the `negative` takes no part, as in diffusers.
+    /// and of one type. At a classifier-free guidance of at most 1 the `negative` takes no part, as in diffusers.
     ///
     /// # Errors
     /// When there are no prompts, shapes do not agree, or the guidance is not finite.
     pub fn new(
         schedule: &Schedule,
-        guidance: f64,
+        guidance: Guidance,
         conditionings: &[&Conditioning],
         negative: &Conditioning,
         noise: Tensor,
@@ -40,10 +40,11 @@ impl Trajectory {
         if prompts == 0 || batch != prompts {
             return Err(Error::Argument(format!("{prompts} prompts for noise of shape {:?}", noise.dims())));
         }
-        if !guidance.is_finite() {
-            return Err(Error::Argument(format!(
-                "`calibration.guidance` is {guidance}: it must be a number"
-            )));
+        for scale in std::iter::once(guidance.classifier_free).chain(guidance.input) {
+            if !scale.is_finite() {
+                let problem = format!("`calibration.guidance` is {scale}: it must be a number");
+                return Err(Error::Argument(problem));
+            }
         }
         let alike = |tensor: &Tensor, other: &Tensor| {
             tensor.dims() == other.dims() && tensor.dtype() == other.dtype()
@@ -57,12 +58,11 @@ impl Trajectory {
                 format!("a prompt's conditioning, {found:?}, is not like that of the negative, {expected:?}");
             return Err(Error::Argument(problem));
         }
-        let guided = guidance > 1.0;
-        let negatives = std::iter::repeat_n(negative, if guided { prompts } else { 0 });
+        let negatives = std::iter::repeat_n(negative, (guidance.branches() - 1) * prompts);
         let all: Vec<&Conditioning> = negatives.chain(conditionings.iter().copied()).collect();
         Ok(Self {
             schedule: schedule.clone(),
-            guidance: guided.then_some(guidance),
+            guidance,
             text: Tensor::stack(&all.iter().map(|one| &one.text).collect::<Vec<_>>(), 0)?,
             pooled: Tensor::stack(&all.iter().map(|one| &one.pooled).collect::<Vec<_>>(), 0)?,
             latents: noise.to_dtype(DType::F32)?,
@@ -97,17 +97,17 @@ impl Trajectory {
             )));
         };
         let latents = self.latents.to_dtype(self.text.dtype())?;
-        let latents = match self.guidance {
-            Some(_) => Tensor::cat(&[&latents, &latents], 0)?,
-            None => latents,
-        };
-        let timestep = Tensor::full(timestep, latents.dim(0)?, latents.device())?;
+        let latents = Tensor::cat(&vec![&latents; self.guidance.branches()], 0)?;
+        let pictures = latents.dim(0)?;
+        let timestep = Tensor::full(timestep, pictures, latents.device())?;
+        let input = self.guidance.input.map(|scale| Tensor::full(scale as f32, pictures, latents.device()));
+        let input = input.transpose()?;
         let call = Denoise {
             latents: &latents,
             timestep: &timestep,
             text: &self.text,
             pooled: &self.pooled,
-            guidance: None,
+            guidance: input.as_ref(),
         };
         let velocity = tracing::info_span!("forward").in_scope(|| model.forward(&call, tap))?;
         let velocity = self.guided(velocity.to_dtype(DType::F32)?)?;
@@ -118,11 +118,13 @@ impl Trajectory {
 
     /// negative + guidance * (prompt - negative), of a batch that holds all negatives, then all prompts.
     fn guided(&self, velocity: Tensor) -> Result<Tensor> {
-        let Some(guidance) = self.guidance else { return Ok(velocity) };
+        if self.guidance.branches() == 1 {
+            return Ok(velocity);
+        }
         let prompts = self.latents.dim(0)?;
         let negative = velocity.narrow(0, 0, prompts)?;
         let prompt = velocity.narrow(0, prompts, prompts)?;
-        Ok((&negative + ((prompt - &negative)? * guidance)?)?)
+        Ok((&negative + ((prompt - &negative)? * self.guidance.classifier_free)?)?)
     }
 }
 

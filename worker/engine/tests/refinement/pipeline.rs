@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use candle_core::{DType, Device};
-use obsdiff_engine::architecture::sd3::Sd3Transformer;
 use obsdiff_engine::calibrate::{Encoded, GramTap, Trajectories, alphas};
 use obsdiff_engine::gram::Gram;
 use obsdiff_engine::model::DiffusionModel;
@@ -16,7 +15,7 @@ use super::assets;
 use super::optimum::Problem;
 
 /// The Grams of all sites over a few prompts.
-fn grams(model: &Sd3Transformer, pipeline: &PipelineFolder) -> BTreeMap<SiteId, Arc<Gram>> {
+fn grams(model: &dyn DiffusionModel, pipeline: &PipelineFolder) -> BTreeMap<SiteId, Arc<Gram>> {
     let inventory = model.inventory();
     let gram = |site| (site, Arc::new(Gram::new(inventory.site(site).width, Accumulate::F32, 0)));
     let mut grams: BTreeMap<SiteId, Arc<Gram>> = inventory.site_ids().map(gram).collect();
@@ -27,8 +26,9 @@ fn grams(model: &Sd3Transformer, pipeline: &PipelineFolder) -> BTreeMap<SiteId, 
     let encoded = Encoded::new(&encoders, &prompts, like, &folder, &mut |_, _| {}).unwrap();
     let size = pipeline.latent_size(Some(32), Some(32)).unwrap();
     let steps = 10;
-    let schedule = pipeline.scheduler().unwrap().schedule(steps, size.tokens).unwrap();
-    let trajectories = Trajectories::new(schedule, 4.0, 0, size, encoded);
+    let schedule = pipeline.schedule(steps, size.tokens).unwrap();
+    let trajectories =
+        Trajectories::new(schedule, pipeline.transformer_config().guidance(4.0), 0, size, encoded);
     let alphas = alphas(Weighting::LogDecrease, steps as u32, 0.8, 1.2);
     let mut tap = GramTap::new(inventory, &mut grams);
     for first in [0, 4] {
@@ -40,12 +40,11 @@ fn grams(model: &Sd3Transformer, pipeline: &PipelineFolder) -> BTreeMap<SiteId, 
 #[test]
 fn ten_steps_come_within_a_tenth_of_the_optimum() {
     let pipeline = PipelineFolder::open(&assets("shapes-sd3")).unwrap();
-    let config = pipeline.transformer_config().clone();
     let weights = pipeline.transformer_weights().unwrap();
-    let model = Sd3Transformer::load(config, &weights, DType::F32, &Device::Cpu).unwrap();
+    let model = pipeline.transformer_config().load(&weights, DType::F32, &Device::Cpu).unwrap();
     let inventory = model.inventory();
     let (mut all, mut count) = ([0.0; 2], 0.0);
-    for (site, gram) in grams(&model, &pipeline) {
+    for (site, gram) in grams(&*model, &pipeline) {
         let n = gram.width();
         let problem = Problem::new(n, gram.to_upper(stride(n)));
         for linear in &inventory.site(site).linears {

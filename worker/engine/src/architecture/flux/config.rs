@@ -10,7 +10,9 @@ use crate::{Error, Result};
 
 /// No known model comes near; larger sizes would only overflow.
 const MAX_SIZE: usize = 1 << 16;
-const CLASS: &str = "FluxTransformer2DModel";
+pub(super) const CLASS: &str = "FluxTransformer2DModel";
+/// The class of a model whose blocks differ, which a Python module beside its configuration holds.
+pub(super) const PRUNED_CLASS: &str = "PrunedFluxTransformer2DModel";
 const KEYS: [&str; 11] = [
     "patch_size",
     "in_channels",

@@ -176,6 +176,10 @@ impl FluxTransformer {
 }
 
 impl DiffusionModel for FluxTransformer {
+    fn duplicate(&self) -> Box<dyn DiffusionModel> {
+        Box::new(self.clone())
+    }
+
     fn inventory(&self) -> &Inventory {
         &self.inventory
     }

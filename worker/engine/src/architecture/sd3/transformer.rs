@@ -147,6 +147,10 @@ impl Sd3Transformer {
 }
 
 impl DiffusionModel for Sd3Transformer {
+    fn duplicate(&self) -> Box<dyn DiffusionModel> {
+        Box::new(self.clone())
+    }
+
     fn inventory(&self) -> &Inventory {
         &self.inventory
     }

@@ -15,10 +15,13 @@ fn index(pipeline: &Path, key: &str, value: Value) {
 #[test]
 fn the_shipped_pipeline_opens() {
     let pipeline = PipelineFolder::open(&asset("")).unwrap();
-    assert!(pipeline.has_t5() && pipeline.slow_tokenizers() == [true, true]);
-    assert_eq!(pipeline.transformer_config().num_layers, 6);
+    assert!(pipeline.has("text_encoder_3"));
+    let slow = |slot: &EncoderSlot| pipeline.has_slow_tokenizer(slot);
+    assert!(pipeline.architecture().text_encoders[..2].iter().all(slow));
+    assert_eq!(pipeline.architecture().pipeline_class, "StableDiffusion3Pipeline");
+    assert_eq!(pipeline.transformer_config().conditioning().pooled, 96);
     assert!(pipeline.transformer_weights().unwrap().contains("proj_out.weight"));
-    assert_eq!(pipeline.scheduler().unwrap().schedule(10, 64).unwrap().steps(), 10);
+    assert_eq!(pipeline.schedule(10, 64).unwrap().steps(), 10);
 }
 
 #[test]
@@ -53,7 +56,7 @@ fn a_pipeline_without_t5_opens() {
         let pipeline = copy_folder("");
         without(pipeline.path());
         fs::remove_dir_all(pipeline.path().join("text_encoder_3")).unwrap();
-        assert!(!PipelineFolder::open(pipeline.path()).unwrap().has_t5());
+        assert!(!PipelineFolder::open(pipeline.path()).unwrap().has("text_encoder_3"));
     }
 }
 
@@ -64,9 +67,21 @@ fn pipelines_that_cannot_be_read_are_refused() {
         (|p| fs::write(p.join("model_index.json"), "{").unwrap(), "model_index.json: is not the JSON"),
         (
             |p| index(p, "_class_name", json!("FluxPipeline")),
-            "`_class_name` is \"FluxPipeline\", but obsdiff reads pipelines of class \"StableDiffusion3Pipeline\"",
+            "`_class_name` is \"FluxPipeline\", but obsdiff reads SD3Transformer2DModel in a StableDiffusion3Pipeline",
         ),
         (|p| index(p, "_class_name", Value::Null), "`_class_name` is null"),
+        (
+            |p| index(p, "_class_name", json!("StableDiffusionPipeline")),
+            "obsdiff does not support it (supported: StableDiffusion3Pipeline, FluxPipeline)",
+        ),
+        (
+            |p| index(p, "transformer", json!(["diffusers", "PixArtTransformer2DModel"])),
+            "obsdiff does not support it (supported: SD3Transformer2DModel, FluxTransformer2DModel)",
+        ),
+        (
+            |p| index(p, "transformer", json!("SD3Transformer2DModel")),
+            "`transformer` is \"SD3Transformer2DModel\", but obsdiff does not support it",
+        ),
         (
             |p| index(p, "vae", json!(["diffusers", "AutoencoderTiny"])),
             "obsdiff supports AutoencoderKL there",
@@ -142,7 +157,7 @@ fn given(pipeline: &Path) -> (Vec<Vec<u32>>, Vec<Vec<f32>>) {
     let encoded = encoders.encode(&[prompt], &mut |_, _| {}).unwrap().remove(0);
     let latents = crate::pipeline::noise(1, &opened.latent_size(None, None).unwrap().shape(1)).unwrap();
     let picture = opened.vae(&Device::Cpu).unwrap().decode(&latents).unwrap();
-    let schedule = opened.scheduler().unwrap().schedule(10, 64).unwrap();
+    let schedule = opened.schedule(10, 64).unwrap();
     let flat = |t: &candle_core::Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
     let numbers = vec![flat(&encoded.text), flat(&encoded.pooled), flat(&picture)];
     let schedule = format!("{schedule:?}").bytes().map(f32::from).collect();

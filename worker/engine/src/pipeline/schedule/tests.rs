@@ -42,7 +42,7 @@ fn levels_are_those_of_diffusers() {
         ),
     ];
     for (config, expected) in cases {
-        let schedule = scheduler(&config).unwrap().schedule(4, 2000).unwrap();
+        let schedule = scheduler(&config).unwrap().schedule(4, 2000, LevelSource::Scheduler).unwrap();
         assert_close(schedule.sigmas(), &expected);
         let timesteps: Vec<f32> = expected[..4].iter().map(|sigma| sigma * 1000.0).collect();
         assert_close(schedule.timesteps(), &timesteps);
@@ -51,21 +51,23 @@ fn levels_are_those_of_diffusers() {
 
 #[test]
 fn training_timesteps_scale_the_timesteps() {
-    let schedule =
-        scheduler(r#"{"shift": 1.15, "num_train_timesteps": 500}"#).unwrap().schedule(4, 64).unwrap();
+    let schedule = scheduler(r#"{"shift": 1.15, "num_train_timesteps": 500}"#)
+        .unwrap()
+        .schedule(4, 64, LevelSource::Scheduler)
+        .unwrap();
     assert_close(schedule.sigmas(), &[1.0, 0.697_698_06, 0.366_677_94, 0.002_643_295, 0.0]);
     assert_close(schedule.timesteps(), &[500.0, 348.849_03, 183.338_97, 1.321_647_5]);
 }
 
 #[test]
 fn one_step_goes_from_noise_to_picture() {
-    let schedule = scheduler("{}").unwrap().schedule(1, 64).unwrap();
+    let schedule = scheduler("{}").unwrap().schedule(1, 64, LevelSource::Scheduler).unwrap();
     assert_eq!((schedule.sigmas(), schedule.timesteps()), (&[1.0, 0.0][..], &[1000.0][..]));
 }
 
 #[test]
 fn euler_steps_by_the_difference_of_levels() {
-    let schedule = scheduler(r#"{"shift": 3.0}"#).unwrap().schedule(4, 64).unwrap();
+    let schedule = scheduler(r#"{"shift": 3.0}"#).unwrap().schedule(4, 64, LevelSource::Scheduler).unwrap();
     let latents = Tensor::new(&[1.0_f32, -2.0], &Device::Cpu).unwrap();
     let velocity = Tensor::new(&[10.0_f32, 1.0], &Device::Cpu).unwrap();
     let next: Vec<f32> = schedule.step(0, &latents, &velocity).unwrap().to_vec1().unwrap();
@@ -100,10 +102,15 @@ fn bad_keys_are_named_with_their_values() {
 #[test]
 fn steps_that_make_no_trajectory_are_refused() {
     for steps in [0, 1_000_001] {
-        let error = scheduler("{}").unwrap().schedule(steps, 64).unwrap_err().to_string();
+        let error =
+            scheduler("{}").unwrap().schedule(steps, 64, LevelSource::Scheduler).unwrap_err().to_string();
         assert!(error.contains("`calibration.steps`") && error.contains(&steps.to_string()), "{error}");
     }
     // Stretching the one level of a single step divides zero by zero, in diffusers too.
-    let error = scheduler(r#"{"shift_terminal": 0.1}"#).unwrap().schedule(1, 64).unwrap_err().to_string();
+    let error = scheduler(r#"{"shift_terminal": 0.1}"#)
+        .unwrap()
+        .schedule(1, 64, LevelSource::Scheduler)
+        .unwrap_err()
+        .to_string();
     assert!(error.contains("not finite for 1 steps"), "{error}");
 }

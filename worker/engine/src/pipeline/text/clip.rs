@@ -1,13 +1,12 @@
-//! CLIP's text encoder with its projection (transformers' `CLIPTextModelWithProjection`).
+//! CLIP's text encoder (transformers' `CLIPTextModel` and `CLIPTextModelWithProjection`).
 
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
 
-use super::CONFIG;
 use super::activation::Activation;
-use super::check_finite;
 use super::layer::{Linear, attention, rows};
+use super::{CONFIG, EncodedText, check_finite};
 use crate::Result;
 use crate::checkpoint::{Library, Weights};
 use crate::pipeline::keys::Keys;
@@ -24,24 +23,16 @@ pub(super) struct ClipEncoder {
     layers: usize,
     heads: usize,
     positions: usize,
-    projection: usize,
+    /// Width of the projection of its pooled features, where it has one.
+    projection: Option<usize>,
     eos: u32,
     epsilon: f32,
     activation: Activation,
 }
 
-/// One encoded prompt.
-#[derive(Debug)]
-pub(super) struct Encoded {
-    /// `tokens x width`: the output of the last layer but one.
-    pub(super) hidden: Tensor,
-    /// `projection`: the normed output of the last layer at the prompt's end, projected.
-    pub(super) pooled: Tensor,
-}
-
 impl ClipEncoder {
     /// Reads the configuration, and opens the weights, of an encoder that must take prompts of `length` tokens.
-    pub(super) fn open(folder: &Path, length: usize) -> Result<Self> {
+    pub(super) fn open(folder: &Path, length: usize, projected: bool) -> Result<Self> {
         let keys = Keys::open(&folder.join(CONFIG))?;
         let encoder = Self {
             weights: Weights::open(folder, Library::Transformers)?,
@@ -50,7 +41,7 @@ impl ClipEncoder {
             layers: keys.size("num_hidden_layers")?.unwrap_or(12),
             heads: keys.size("num_attention_heads")?.unwrap_or(8),
             positions: keys.size("max_position_embeddings")?.unwrap_or(77),
-            projection: keys.size("projection_dim")?.unwrap_or(512),
+            projection: projected.then_some(keys.size("projection_dim")?.unwrap_or(512)),
             eos: keys.id("eos_token_id")?.unwrap_or(49_407),
             epsilon: keys.number("layer_norm_eps")?.unwrap_or(1e-5) as f32,
             activation: Activation::named(
@@ -89,7 +80,7 @@ impl ClipEncoder {
 
     /// Width of the pooled vector it makes.
     pub(super) fn pooled_width(&self) -> usize {
-        self.projection
+        self.projection.unwrap_or(self.width)
     }
 
     /// Multiply-adds to encode a prompt.
@@ -108,7 +99,7 @@ impl ClipEncoder {
         prompts: &[&[u32]],
         device: &Device,
         progress: &mut dyn FnMut(u64),
-    ) -> Result<Vec<Encoded>> {
+    ) -> Result<Vec<EncodedText>> {
         let mut states: Vec<Tensor> =
             prompts.iter().map(|ids| self.embed(ids, device)).collect::<Result<_>>()?;
         let tokens = prompts.first().map_or(0, |ids| ids.len());
@@ -126,12 +117,12 @@ impl ClipEncoder {
         }
         let pool = Pool::read(self, device)?;
         let pooled = prompts.iter().zip(&states).map(|(ids, state)| pool.forward(state, self.end(ids)));
-        let encoded =
-            hidden.into_iter().zip(pooled).map(|(hidden, pooled)| Ok(Encoded { hidden, pooled: pooled? }));
-        let encoded: Vec<Encoded> = encoded.collect::<Result<_>>()?;
-        for Encoded { hidden, pooled } in &encoded {
-            check_finite(hidden, &self.weights)?;
-            check_finite(pooled, &self.weights)?;
+        let mut encoded = Vec::with_capacity(hidden.len());
+        for (hidden, pooled) in hidden.into_iter().zip(pooled) {
+            let pooled = pooled?;
+            check_finite(&hidden, &self.weights)?;
+            check_finite(&pooled, &self.weights)?;
+            encoded.push(EncodedText { hidden, pooled: Some(pooled) });
         }
         Ok(encoded)
     }
@@ -227,24 +218,28 @@ impl Layer {
     }
 }
 
-/// The last norm and the projection.
+/// The last norm, and the projection where there is one.
 struct Pool {
     norm: Norm,
-    projection: Linear,
+    projection: Option<Linear>,
 }
 
 impl Pool {
     fn read(encoder: &ClipEncoder, device: &Device) -> Result<Self> {
-        let shape = (encoder.projection, encoder.width);
+        let read = |outputs| {
+            Linear::read(&encoder.weights, "text_projection", (outputs, encoder.width), false, device)
+        };
         Ok(Self {
             norm: encoder.norm("text_model.final_layer_norm", device)?,
-            projection: Linear::read(&encoder.weights, "text_projection", shape, false, device)?,
+            projection: encoder.projection.map(read).transpose()?,
         })
     }
 
     fn forward(&self, state: &Tensor, end: usize) -> Result<Tensor> {
         let end = self.norm.forward(&state.narrow(0, end, 1)?)?;
-        Ok(self.projection.forward(&end)?.squeeze(0)?)
+        let pooled =
+            self.projection.as_ref().map_or(Ok(end.clone()), |projection| projection.forward(&end))?;
+        Ok(pooled.squeeze(0)?)
     }
 }
 

@@ -1,4 +1,4 @@
-//! From prompts to what the transformer is conditioned on: two CLIP encoders side by side, followed by T5.
+//! From prompts to what the transformer is conditioned on, by the text encoders of its pipeline.
 
 mod activation;
 mod clip;
@@ -6,7 +6,8 @@ mod layer;
 mod t5;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
 
@@ -14,6 +15,7 @@ use self::clip::ClipEncoder;
 use self::t5::T5Encoder;
 use super::PipelineFolder;
 use super::tokenizer::{PromptTokenizer, max_length};
+use crate::architecture::TransformerConfig;
 use crate::checkpoint::Weights;
 use crate::{Error, Result};
 
@@ -29,10 +31,9 @@ const CHUNK_BYTES: usize = 256 << 20;
 /// What a trajectory is conditioned on: one prompt as the transformer reads it.
 #[derive(Clone, Debug)]
 pub struct Conditioning {
-    /// `text tokens x joint width`: the CLIP tokens, the features of both encoders side by side and zeros up to the joint width,
-    /// then the T5 tokens.
+    /// `text tokens x joint width`.
     pub text: Tensor,
-    /// `pooled width`: the pooled features of both CLIP encoders side by side.
+    /// `pooled width`.
     pub pooled: Tensor,
 }
 
@@ -47,20 +48,141 @@ impl Conditioning {
     }
 }
 
+/// A text encoder in an architecture's pipeline.
+#[derive(Clone, Copy, Debug)]
+pub struct EncoderSlot {
+    /// The encoder's component.
+    pub encoder: &'static str,
+    /// Its tokenizer's component.
+    pub tokenizer: &'static str,
+    /// What it is.
+    pub kind: EncoderKind,
+    /// Whether a pipeline can do without it.
+    pub optional: bool,
+}
+
+/// The kinds of text encoders.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EncoderKind {
+    /// CLIP, whose pooled features are those of a prompt's end token.
+    Clip,
+    /// CLIP with a projection of its pooled features.
+    ClipWithProjection,
+    /// T5's encoder, which gives no pooled features.
+    T5,
+}
+
+impl EncoderKind {
+    /// The encoder's class in transformers.
+    pub fn classes(self) -> &'static [&'static str] {
+        match self {
+            Self::Clip => &["CLIPTextModel"],
+            Self::ClipWithProjection => &["CLIPTextModelWithProjection"],
+            Self::T5 => &["T5EncoderModel"],
+        }
+    }
+
+    /// The classes of its tokenizer: the slow one first.
+    pub(super) fn tokenizer_classes(self) -> &'static [&'static str] {
+        match self {
+            Self::Clip | Self::ClipWithProjection => &["CLIPTokenizer", "CLIPTokenizerFast"],
+            Self::T5 => &["T5Tokenizer", "T5TokenizerFast"],
+        }
+    }
+}
+
+/// The widths of what an encoder makes of a prompt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EncoderWidths {
+    /// Features of a token.
+    pub hidden: usize,
+    /// Pooled features, where it gives them.
+    pub pooled: Option<usize>,
+}
+
+/// What one encoder makes of a prompt.
+#[derive(Clone, Debug)]
+pub struct EncodedText {
+    /// `tokens x width`: CLIP's output of the last layer but one, T5's of the last.
+    pub hidden: Tensor,
+    /// `width`: the normed output of CLIP's last layer at the prompt's end, projected where it has a projection.
+    pub pooled: Option<Tensor>,
+}
+
+impl EncodedText {
+    /// The pooled features.
+    ///
+    /// # Errors
+    /// When the encoder gives none.
+    pub fn pooled(&self) -> Result<&Tensor> {
+        let none = || Error::Argument("a text encoder gives no pooled features".to_owned());
+        self.pooled.as_ref().ok_or_else(none)
+    }
+}
+
+/// An encoder whose weights stay mapped.
+#[derive(Debug)]
+enum Encoder {
+    Clip(ClipEncoder),
+    T5(T5Encoder),
+}
+
+impl Encoder {
+    fn files(&self) -> Vec<PathBuf> {
+        match self {
+            Self::Clip(clip) => clip.files().collect(),
+            Self::T5(t5) => t5.files().collect(),
+        }
+    }
+
+    fn folder(&self) -> &Path {
+        match self {
+            Self::Clip(clip) => clip.folder(),
+            Self::T5(t5) => t5.folder(),
+        }
+    }
+
+    fn widths(&self) -> EncoderWidths {
+        match self {
+            Self::Clip(clip) => EncoderWidths { hidden: clip.width(), pooled: Some(clip.pooled_width()) },
+            Self::T5(t5) => EncoderWidths { hidden: t5.width(), pooled: None },
+        }
+    }
+
+    fn work(&self, tokens: usize) -> u64 {
+        match self {
+            Self::Clip(clip) => clip.work(tokens),
+            Self::T5(t5) => t5.work(tokens),
+        }
+    }
+
+    fn encode(
+        &self,
+        prompts: &[&[u32]],
+        device: &Device,
+        progress: &mut dyn FnMut(u64),
+    ) -> Result<Vec<EncodedText>> {
+        match self {
+            Self::Clip(clip) => clip.encode(prompts, device, progress),
+            Self::T5(t5) => {
+                let hidden = t5.encode(prompts, device, progress)?;
+                Ok(hidden.into_iter().map(|hidden| EncodedText { hidden, pooled: None }).collect())
+            }
+        }
+    }
+}
+
 /// The text encoders of a pipeline. Weights stay mapped; [`TextEncoders::encode`] has one layer in memory at a time, in f32.
 #[derive(Debug)]
 pub struct TextEncoders {
-    clip: [(PromptTokenizer, ClipEncoder); 2],
-    t5: Option<(PromptTokenizer, T5Encoder)>,
-    joint_width: usize,
+    /// In the architecture's order; none where the pipeline does without.
+    encoders: Vec<Option<(PromptTokenizer, Encoder)>>,
+    transformer: Arc<dyn TransformerConfig>,
     device: Device,
 }
 
 /// The token ids of one prompt, for each encoder.
-struct Tokens {
-    clip: [Vec<u32>; 2],
-    t5: Option<Vec<u32>>,
-}
+type Tokens = Vec<Option<Vec<u32>>>;
 
 impl TextEncoders {
     pub(super) fn open(
@@ -75,74 +197,66 @@ impl TextEncoders {
             )));
         }
         let path = pipeline.path();
-        let transformer = pipeline.transformer_config();
-        // Both CLIP encoders read as many tokens as the first one's tokenizer says.
-        let length = max_length(&path.join("tokenizer"))?;
-        let [slow_l, slow_g] = pipeline.slow_tokenizers();
-        let clip = |tokenizer: &str, encoder: &str, slow: bool| -> Result<(PromptTokenizer, ClipEncoder)> {
-            let encoder = ClipEncoder::open(&path.join(encoder), length)?;
-            Ok((PromptTokenizer::clip(&path.join(tokenizer), slow, length)?, encoder))
-        };
-        let clip =
-            [clip("tokenizer", "text_encoder", slow_l)?, clip("tokenizer_2", "text_encoder_2", slow_g)?];
-        let t5 = match pipeline.has_t5() {
-            true => {
-                let tokenizer = PromptTokenizer::t5(&path.join("tokenizer_3"), max_sequence_length)?;
-                Some((
-                    tokenizer,
-                    T5Encoder::open(&path.join("text_encoder_3"), transformer.joint_attention_dim)?,
-                ))
+        let transformer = pipeline.transformer_config().clone();
+        let mut clip_length = None;
+        let mut open = |slot: &EncoderSlot| -> Result<Option<(PromptTokenizer, Encoder)>> {
+            if !pipeline.has(slot.encoder) {
+                return Ok(None);
             }
-            false => None,
+            let (encoder, tokenizer) = (path.join(slot.encoder), path.join(slot.tokenizer));
+            if slot.kind == EncoderKind::T5 {
+                let width = transformer.conditioning().text;
+                let tokenizer = PromptTokenizer::t5(&tokenizer, max_sequence_length)?;
+                return Ok(Some((tokenizer, Encoder::T5(T5Encoder::open(&encoder, width)?))));
+            }
+            // All CLIP encoders read as many tokens as the first one's tokenizer says.
+            let length = match clip_length {
+                Some(length) => length,
+                None => *clip_length.insert(max_length(&tokenizer)?),
+            };
+            let projected = slot.kind == EncoderKind::ClipWithProjection;
+            let encoder = ClipEncoder::open(&encoder, length, projected)?;
+            let slow = pipeline.has_slow_tokenizer(slot);
+            Ok(Some((PromptTokenizer::clip(&tokenizer, slow, length)?, Encoder::Clip(encoder))))
         };
-        let encoders =
-            Self { clip, t5, joint_width: transformer.joint_attention_dim, device: device.clone() };
-        encoders.check_widths(transformer.pooled_projection_dim)?;
-        Ok(encoders)
+        let slots = pipeline.architecture().text_encoders;
+        let encoders: Vec<_> = slots.iter().map(&mut open).collect::<Result<_>>()?;
+        let opened = Self { encoders, transformer, device: device.clone() };
+        opened.check_widths()?;
+        Ok(opened)
     }
 
-    fn check_widths(&self, pooled_width: usize) -> Result<()> {
-        let [(_, l), (_, g)] = &self.clip;
-        let problem = if l.width() + g.width() > self.joint_width {
-            format!(
-                "widths {} and {} exceed the transformer's `joint_attention_dim`, {}",
-                l.width(),
-                g.width(),
-                self.joint_width
-            )
-        } else if l.pooled_width() + g.pooled_width() != pooled_width {
-            let widths = (l.pooled_width(), g.pooled_width());
-            format!(
-                "projections {} and {} are not the transformer's `pooled_projection_dim`, {pooled_width}",
-                widths.0, widths.1
-            )
-        } else {
-            return Ok(());
-        };
-        Err(Error::content(g.folder(), format!("does not fit beside `text_encoder`: their {problem}")))
+    fn check_widths(&self) -> Result<()> {
+        let widths: Vec<_> = self.each(|(_, encoder)| encoder.widths());
+        let Err((index, problem)) = self.transformer.check_encoders(&widths) else { return Ok(()) };
+        let encoder = self.encoders.get(index).and_then(Option::as_ref);
+        Err(Error::content(encoder.map_or(Path::new("text_encoder"), |(_, it)| it.folder()), problem))
+    }
+
+    /// What `of` gives for each encoder that is there.
+    fn each<'a, A>(&'a self, of: impl Fn(&'a (PromptTokenizer, Encoder)) -> A) -> Vec<Option<A>> {
+        self.encoders.iter().map(|encoder| encoder.as_ref().map(&of)).collect()
     }
 
     /// The files that the encoders and their tokenizers were opened from.
     pub fn files(&self) -> Vec<PathBuf> {
-        let clip = self.clip.iter().flat_map(|(t, encoder)| t.files().iter().cloned().chain(encoder.files()));
-        let t5 = self.t5.iter().flat_map(|(t, encoder)| t.files().iter().cloned().chain(encoder.files()));
-        clip.chain(t5).collect()
+        let files = |(tokenizer, encoder): &(PromptTokenizer, Encoder)| {
+            tokenizer.files().iter().cloned().chain(encoder.files()).collect::<Vec<_>>()
+        };
+        self.each(files).into_iter().flatten().flatten().collect()
     }
 
     /// The number of text tokens of a [`Conditioning`].
     pub fn tokens(&self) -> usize {
-        let clip = self.clip[0].0.length();
-        // As in diffusers, zeros in the place of a missing T5 are as many as CLIP's tokens.
-        clip + self.t5.as_ref().map_or(clip, |(tokenizer, _)| tokenizer.length())
+        self.transformer.text_tokens(&self.each(|(tokenizer, _)| tokenizer.length()))
     }
 
-    /// The token ids of a prompt: CLIP-L, CLIP-G, and T5 where the pipeline has it.
+    /// The token ids of a prompt, for each encoder that the pipeline has.
     ///
     /// # Errors
     /// When a tokenizer cannot read the prompt.
     pub fn token_ids(&self, prompt: &str) -> Result<Vec<Vec<u32>>> {
-        let Tokens { clip: [l, g], t5 } = self.tokenise(prompt)?;
-        Ok([Some(l), Some(g), t5].into_iter().flatten().collect())
+        Ok(self.tokenise(prompt)?.into_iter().flatten().collect())
     }
 
     /// Encodes prompts, in f32, and hands each distinct one to `keep` as soon as it is there. A prompt is encoded by itself, so that
@@ -162,7 +276,8 @@ impl TextEncoders {
         let tokens: Vec<Tokens> =
             distinct.iter().map(|prompt| self.tokenise(prompt)).collect::<Result<_>>()?;
         let (mut done, total) = (0, self.work_of_a_prompt().saturating_mul(tokens.len() as u64));
-        let chunk = (CHUNK_BYTES / (self.tokens() * self.joint_width * size_of::<f32>())).max(1);
+        let chunk =
+            (CHUNK_BYTES / (self.tokens() * self.transformer.conditioning().text * size_of::<f32>())).max(1);
         for (prompts, tokens) in distinct.chunks(chunk).zip(tokens.chunks(chunk)) {
             let encoded = self.encode_chunk(tokens, &mut |work| {
                 done += work;
@@ -193,44 +308,25 @@ impl TextEncoders {
     }
 
     fn tokenise(&self, prompt: &str) -> Result<Tokens> {
-        let [(l, _), (g, _)] = &self.clip;
-        let t5 = self.t5.as_ref().map(|(tokenizer, _)| tokenizer.encode(prompt)).transpose()?;
-        Ok(Tokens { clip: [l.encode(prompt)?, g.encode(prompt)?], t5 })
+        let ids = self.each(|(tokenizer, _)| tokenizer.encode(prompt));
+        ids.into_iter().map(Option::transpose).collect()
     }
 
     fn work_of_a_prompt(&self) -> u64 {
-        let clip: u64 = self.clip.iter().map(|(tokenizer, encoder)| encoder.work(tokenizer.length())).sum();
-        clip + self.t5.as_ref().map_or(0, |(tokenizer, encoder)| encoder.work(tokenizer.length()))
+        self.each(|(tokenizer, encoder)| encoder.work(tokenizer.length())).into_iter().flatten().sum()
     }
 
     fn encode_chunk(&self, prompts: &[Tokens], progress: &mut dyn FnMut(u64)) -> Result<Vec<Conditioning>> {
-        let [(_, l), (_, g)] = &self.clip;
-        let ids = |which: usize| -> Vec<&[u32]> {
-            prompts.iter().map(|tokens| tokens.clip[which].as_slice()).collect()
-        };
-        let clip_l = l.encode(&ids(0), &self.device, progress)?;
-        let clip_g = g.encode(&ids(1), &self.device, progress)?;
-        let t5 = match &self.t5 {
-            Some((_, encoder)) => {
-                let ids: Vec<&[u32]> = prompts.iter().filter_map(|tokens| tokens.t5.as_deref()).collect();
-                encoder.encode(&ids, &self.device, progress)?
+        let mut texts = vec![vec![None; self.encoders.len()]; prompts.len()];
+        for (index, encoder) in self.encoders.iter().enumerate() {
+            let Some((_, encoder)) = encoder else { continue };
+            let ids: Vec<&[u32]> = prompts.iter().filter_map(|tokens| tokens[index].as_deref()).collect();
+            let encoded = encoder.encode(&ids, &self.device, progress)?;
+            for (text, encoded) in texts.iter_mut().zip(encoded) {
+                text[index] = Some(encoded);
             }
-            None => {
-                let shape = (self.clip[0].0.length(), self.joint_width);
-                vec![Tensor::zeros(shape, DType::F32, &self.device)?; prompts.len()]
-            }
-        };
-        let parts = clip_l.into_iter().zip(clip_g).zip(t5);
-        parts.map(|((l, g), t5)| self.join(&l, &g, &t5)).collect()
-    }
-
-    fn join(&self, l: &clip::Encoded, g: &clip::Encoded, t5: &Tensor) -> Result<Conditioning> {
-        let clip = Tensor::cat(&[&l.hidden, &g.hidden], 1)?;
-        let clip = clip.pad_with_zeros(1, 0, self.joint_width - clip.dim(1)?)?;
-        Ok(Conditioning {
-            text: Tensor::cat(&[&clip, t5], 0)?,
-            pooled: Tensor::cat(&[&l.pooled, &g.pooled], 0)?,
-        })
+        }
+        texts.iter().map(|text| self.transformer.join_texts(text)).collect()
     }
 }
 

@@ -58,6 +58,15 @@ impl T5Encoder {
         std::iter::once(config).chain(self.weights.paths().map(Path::to_owned))
     }
 
+    pub(super) fn folder(&self) -> &Path {
+        self.weights.folder()
+    }
+
+    /// Width of the tokens it makes.
+    pub(super) fn width(&self) -> usize {
+        self.width
+    }
+
     /// Multiply-adds to encode a prompt.
     pub(super) fn work(&self, tokens: usize) -> u64 {
         self.layers as u64 * self.work_of_a_layer(tokens)

@@ -5,7 +5,7 @@ use obsdiff_proto::{Inventory, LinearId};
 
 use super::*;
 use crate::model::NoTap;
-use crate::pipeline::Scheduler;
+use crate::pipeline::{LevelSource, Scheduler};
 
 /// A model whose velocity is a linear function: latents / 2 + the item's first pooled number + timestep / 1000.
 struct LinearModel {
@@ -28,6 +28,10 @@ impl LinearModel {
 }
 
 impl DiffusionModel for LinearModel {
+    fn duplicate(&self) -> Box<dyn DiffusionModel> {
+        Box::new(Self::new())
+    }
+
     fn inventory(&self) -> &Inventory {
         &self.inventory
     }
@@ -58,6 +62,10 @@ impl DiffusionModel for LinearModel {
     }
 }
 
+fn free(classifier_free: f64) -> Guidance {
+    Guidance { classifier_free, input: None }
+}
+
 fn conditioning(pooled: f32) -> Conditioning {
     let text = Tensor::zeros((2, 3), DType::F32, &Device::Cpu).unwrap();
     Conditioning { text, pooled: Tensor::new(&[pooled, 9.0], &Device::Cpu).unwrap() }
@@ -68,7 +76,7 @@ fn schedule() -> Schedule {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("scheduler_config.json");
     std::fs::write(&path, "{}").unwrap();
-    Scheduler::open(&path).unwrap().schedule(2, 1).unwrap()
+    Scheduler::open(&path).unwrap().schedule(2, 1, LevelSource::Scheduler).unwrap()
 }
 
 fn noise(prompts: usize) -> Tensor {
@@ -78,7 +86,8 @@ fn noise(prompts: usize) -> Tensor {
 
 fn run(guidance: f64, model: &LinearModel, schedule: &Schedule) -> Vec<f32> {
     let (one, two, negative) = (conditioning(0.25), conditioning(-0.5), conditioning(0.125));
-    let mut trajectory = Trajectory::new(schedule, guidance, &[&one, &two], &negative, noise(2)).unwrap();
+    let mut trajectory =
+        Trajectory::new(schedule, free(guidance), &[&one, &two], &negative, noise(2)).unwrap();
     assert_eq!((trajectory.step_count(), trajectory.next_step()), (2, 0));
     trajectory.step(model, &mut NoTap).unwrap();
     assert_eq!(trajectory.next_step(), 1);
@@ -127,7 +136,7 @@ fn without_guidance_the_negative_takes_no_part() {
 fn latents_stay_in_f32_whatever_the_model_computes_in() {
     let half = conditioning(0.25).to(DType::BF16, &Device::Cpu).unwrap();
     let schedule = schedule();
-    let mut trajectory = Trajectory::new(&schedule, 2.0, &[&half], &half, noise(1)).unwrap();
+    let mut trajectory = Trajectory::new(&schedule, free(2.0), &[&half], &half, noise(1)).unwrap();
     trajectory.step(&LinearModel::new(), &mut NoTap).unwrap();
     assert_eq!(trajectory.latents().dtype(), DType::F32);
 }
@@ -136,7 +145,7 @@ fn latents_stay_in_f32_whatever_the_model_computes_in() {
 fn batches_that_do_not_fit_are_refused() {
     let (one, schedule) = (conditioning(0.0), schedule());
     let error = |guidance, prompts: &[&Conditioning], noise| {
-        Trajectory::new(&schedule, guidance, prompts, &one, noise).unwrap_err().to_string()
+        Trajectory::new(&schedule, free(guidance), prompts, &one, noise).unwrap_err().to_string()
     };
     assert!(error(4.0, &[], noise(1)).contains("0 prompts"));
     assert!(error(4.0, &[&one], noise(2)).contains("1 prompts for noise of shape [2, 1, 1, 1]"));

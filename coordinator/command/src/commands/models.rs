@@ -1,0 +1,25 @@
+//! `obsdiff models`.
+
+use obsdiff_engine::architecture::SUPPORTED;
+
+use crate::Result;
+use crate::session::Session;
+
+/// Shows which models can be pruned.
+///
+/// # Errors
+/// When standard output is closed.
+pub(super) fn models(session: &mut Session<'_>) -> Result<()> {
+    for architecture in SUPPORTED {
+        let encoders = architecture.text_encoders.iter().map(|slot| {
+            let class = slot.kind.classes().join(" or ");
+            if slot.optional { format!("{class} (optional)") } else { class }
+        });
+        let encoders = encoders.collect::<Vec<_>>().join(", ");
+        writeln!(session.out, "{}", architecture.name)?;
+        writeln!(session.out, "  pipeline       {}", architecture.pipeline_class)?;
+        writeln!(session.out, "  transformer    {}", architecture.transformer_class)?;
+        writeln!(session.out, "  text encoders  {encoders}")?;
+    }
+    Ok(())
+}

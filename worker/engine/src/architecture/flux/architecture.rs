@@ -1,0 +1,148 @@
+//! What others ask of this architecture.
+
+use std::any::Any;
+use std::path::Path;
+use std::sync::Arc;
+
+use candle_core::{DType, Device};
+use obsdiff_proto::Inventory;
+
+use super::config::{CLASS, PATCH, PRUNED_CLASS};
+use super::{FluxConfig, FluxTransformer};
+use crate::architecture::{Architecture, ConditioningWidths, Guidance, LatentLayout, TransformerConfig};
+use crate::checkpoint::Weights;
+use crate::model::DiffusionModel;
+use crate::pipeline::{Conditioning, EncodedText, EncoderKind, EncoderSlot, EncoderWidths, LevelSource};
+use crate::{Error, Result};
+
+/// FLUX.1 dev and schnell.
+pub const ARCHITECTURE: Architecture = Architecture {
+    name: "FLUX.1",
+    pipeline_class: "FluxPipeline",
+    transformer_class: CLASS,
+    shrunk_class: PRUNED_CLASS,
+    text_encoders: &TEXT_ENCODERS,
+    levels: LevelSource::Pipeline,
+    read: |folder| Ok(Arc::new(FluxConfig::read(folder)?)),
+};
+
+/// CLIP for the pooled text, T5 for the tokens.
+const TEXT_ENCODERS: [EncoderSlot; 2] = [
+    EncoderSlot { encoder: "text_encoder", tokenizer: "tokenizer", kind: EncoderKind::Clip, optional: false },
+    EncoderSlot {
+        encoder: "text_encoder_2",
+        tokenizer: "tokenizer_2",
+        kind: EncoderKind::T5,
+        optional: false,
+    },
+];
+
+/// Latent pixels on a side of the pictures that diffusers' pipeline makes where no size is asked for.
+const SAMPLE: usize = 128;
+
+/// Places are no table, so any picture has them. This many tokens on a side are more than any model makes sense of, and keep
+/// products of sizes from overflowing.
+const MAX_PATCHES: usize = 1024;
+
+impl TransformerConfig for FluxConfig {
+    fn inventory(&self) -> Inventory {
+        self.inventory()
+    }
+
+    fn shapes(&self) -> Vec<(String, Vec<usize>)> {
+        self.shapes()
+    }
+
+    fn check(&self, weights: &Weights) -> Result<()> {
+        self.check(weights)
+    }
+
+    fn load(&self, weights: &Weights, dtype: DType, device: &Device) -> Result<Box<dyn DiffusionModel>> {
+        Ok(Box::new(FluxTransformer::load(self.clone(), weights, dtype, device)?))
+    }
+
+    fn flops(&self, batch: usize, image: usize, text: usize) -> f64 {
+        self.flops(batch, image, text)
+    }
+
+    fn activation_bytes(&self, batch: usize, image: usize, text: usize, dtype: DType) -> u64 {
+        self.activation_bytes(batch, image, text, dtype)
+    }
+
+    fn kept_bytes(&self, batch: usize, image: usize, text: usize, dtype: DType) -> u64 {
+        self.kept_bytes(batch, image, text, dtype)
+    }
+
+    fn latents(&self) -> LatentLayout {
+        LatentLayout {
+            channels: self.channels(),
+            patch: PATCH,
+            sample: SAMPLE,
+            max_patches: MAX_PATCHES,
+            channels_key: ("in_channels", self.in_channels),
+        }
+    }
+
+    fn conditioning(&self) -> ConditioningWidths {
+        ConditioningWidths { text: self.joint_attention_dim, pooled: self.pooled_projection_dim }
+    }
+
+    /// An input of models distilled from guided ones (dev). Others were distilled to need none (schnell).
+    fn guidance(&self, scale: f64) -> Guidance {
+        Guidance { classifier_free: 1.0, input: self.guidance_embeds.then_some(scale) }
+    }
+
+    fn text_tokens(&self, encoders: &[Option<usize>]) -> usize {
+        encoders.get(1).copied().flatten().unwrap_or(0)
+    }
+
+    fn check_encoders(&self, encoders: &[Option<EncoderWidths>]) -> Result<(), (usize, String)> {
+        let pooled = self.pooled_projection_dim;
+        let found = encoders.first().copied().flatten().and_then(|clip| clip.pooled).unwrap_or(0);
+        if found == pooled {
+            return Ok(());
+        }
+        Err((
+            0,
+            format!(
+                "gives {found} pooled features, but the transformer's `pooled_projection_dim` is {pooled}"
+            ),
+        ))
+    }
+
+    /// T5's tokens and CLIP's pooled features.
+    fn join_texts(&self, texts: &[Option<EncodedText>]) -> Result<Conditioning> {
+        let [Some(clip), Some(t5)] = texts else {
+            return Err(Error::Argument("a CLIP encoder and T5 are expected".to_owned()));
+        };
+        Ok(Conditioning { text: t5.hidden.clone(), pooled: clip.pooled()?.clone() })
+    }
+
+    fn with_fewer_blocks(&self, parameters: u64) -> Arc<dyn TransformerConfig> {
+        let of = |double: usize, single: usize| Self {
+            num_layers: double,
+            num_single_layers: single,
+            ..self.clone()
+        };
+        // Blocks of both kinds in about the proportion in which the model has them.
+        let (double, single) = (self.num_layers, self.num_single_layers);
+        let scaled =
+            |single_blocks: usize| of((single_blocks * double / single).clamp(1, double), single_blocks);
+        let fits = |single_blocks: &usize| scaled(*single_blocks).inventory().parameters <= parameters;
+        Arc::new(scaled((1..=single).rev().find(fits).unwrap_or(1)))
+    }
+
+    /// Its inventory has no structures, so there is nothing that it could lose.
+    fn shrunk(&self, _: &[usize]) -> Arc<dyn TransformerConfig> {
+        Arc::new(self.clone())
+    }
+
+    fn shrunk_files(&self, source: &Path) -> Result<Vec<(String, Vec<u8>)>> {
+        Err(Error::content(source, "cannot be written with fewer heads or neurons"))
+    }
+
+    fn same_but_for_blocks(&self, other: &dyn TransformerConfig) -> bool {
+        let other: &dyn Any = other;
+        other.downcast_ref::<Self>().is_some_and(|other| self == other)
+    }
+}

@@ -1,0 +1,161 @@
+//! What others ask of an architecture, and of one transformer's configuration.
+
+use std::any::Any;
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+
+use candle_core::{DType, Device};
+use obsdiff_proto::Inventory;
+
+use crate::Result;
+use crate::checkpoint::Weights;
+use crate::model::DiffusionModel;
+use crate::pipeline::{Conditioning, EncodedText, EncoderSlot, EncoderWidths, LevelSource};
+
+/// One family of transformers, with the diffusers pipeline that they are a part of.
+#[derive(Clone, Copy)]
+pub struct Architecture {
+    /// What people call it.
+    pub name: &'static str,
+    /// The class of the pipeline, by diffusers' name.
+    pub pipeline_class: &'static str,
+    /// The class of the transformer, by diffusers' name.
+    pub transformer_class: &'static str,
+    /// The class of a transformer whose blocks have lost heads or neurons. A Python module beside its configuration defines it.
+    pub shrunk_class: &'static str,
+    /// The pipeline's text encoders.
+    pub text_encoders: &'static [EncoderSlot],
+    /// Where a trajectory's noise levels come from.
+    pub levels: LevelSource,
+    /// Reads `config.json` in a transformer's folder.
+    ///
+    /// # Errors
+    /// When the file cannot be read, names another class, or holds a key or a value that this architecture does not know.
+    pub read: fn(&Path) -> Result<Arc<dyn TransformerConfig>>,
+}
+
+impl Architecture {
+    /// The classes that its transformers may be of.
+    pub fn transformer_classes(&self) -> [&'static str; 2] {
+        [self.transformer_class, self.shrunk_class]
+    }
+}
+
+impl fmt::Debug for Architecture {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name)
+    }
+}
+
+/// The sizes of one transformer, as its `config.json` gives them, and all that follows from them.
+pub trait TransformerConfig: Any + fmt::Debug + Send + Sync {
+    /// Its prunable parts, in the order in which a forward call reaches them.
+    fn inventory(&self) -> Inventory;
+
+    /// Every tensor that its checkpoint holds, with its shape.
+    fn shapes(&self) -> Vec<(String, Vec<usize>)>;
+
+    /// Holds a checkpoint's headers against the configuration; no weight is read.
+    ///
+    /// # Errors
+    /// When a tensor is missing, has another shape or a type that is no float, or is one that the configuration does not ask for.
+    fn check(&self, weights: &Weights) -> Result<()>;
+
+    /// Reads the transformer, to compute in `dtype` (f32, bf16 or f16) on `device`.
+    ///
+    /// # Errors
+    /// When the checkpoint is not the one described, or holds a value that is not finite in `dtype`.
+    fn load(&self, weights: &Weights, dtype: DType, device: &Device) -> Result<Box<dyn DiffusionModel>>;
+
+    /// Floating-point operations of one forward call's matrix products, on `batch` pictures of so many image and text tokens.
+    fn flops(&self, batch: usize, image: usize, text: usize) -> f64;
+
+    /// Peak bytes of such a call's activations, computed in `dtype`; its inputs and what a tap keeps are not counted.
+    fn activation_bytes(&self, batch: usize, image: usize, text: usize, dtype: DType) -> u64;
+
+    /// Bytes that such a call leaves behind, for another call of as many pictures alone.
+    fn kept_bytes(&self, batch: usize, image: usize, text: usize, dtype: DType) -> u64;
+
+    /// The latents that it takes.
+    fn latents(&self) -> LatentLayout;
+
+    /// The widths of its conditioning.
+    fn conditioning(&self) -> ConditioningWidths;
+
+    /// How a guidance `scale`, as a job gives it, acts.
+    fn guidance(&self, scale: f64) -> Guidance;
+
+    /// How many text tokens it reads where the text encoders in [`Architecture::text_encoders`] give so many each; `None` is an
+    /// encoder that the pipeline does without.
+    fn text_tokens(&self, encoders: &[Option<usize>]) -> usize;
+
+    /// Checks that the outputs of its pipeline's text encoders, in that order, are as wide as it needs them.
+    ///
+    /// # Errors
+    /// The index of an encoder that does not fit, and why.
+    fn check_encoders(&self, encoders: &[Option<EncoderWidths>]) -> Result<(), (usize, String)>;
+
+    /// One prompt's conditioning, of what the text encoders made of it, in that order.
+    ///
+    /// # Errors
+    /// When the encoded texts are not those of its pipeline.
+    fn join_texts(&self, texts: &[Option<EncodedText>]) -> Result<Conditioning>;
+
+    /// A transformer of the same widths with as many blocks as come to `parameters`, but at least one block of each kind.
+    fn with_fewer_blocks(&self, parameters: u64) -> Arc<dyn TransformerConfig>;
+
+    /// The same transformer with `kept[i]` parts left of structure i of its inventory.
+    fn shrunk(&self, kept: &[usize]) -> Arc<dyn TransformerConfig>;
+
+    /// The files that a shrunk transformer has beside its weights, by name: `config.json`, made of the one in the `source` folder, and
+    /// the Python module by which diffusers loads it.
+    ///
+    /// # Errors
+    /// When the source's configuration cannot be read.
+    fn shrunk_files(&self, source: &Path) -> Result<Vec<(String, Vec<u8>)>>;
+
+    /// Whether two transformers are the same but for how many heads and neurons their blocks have kept.
+    fn same_but_for_blocks(&self, other: &dyn TransformerConfig) -> bool;
+}
+
+/// The latents that a transformer takes, and how it cuts them into tokens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LatentLayout {
+    /// Latent channels.
+    pub channels: usize,
+    /// Latent pixels on a side of the square that becomes a token.
+    pub patch: usize,
+    /// Latent pixels on a side of a picture whose size is not given.
+    pub sample: usize,
+    /// The most tokens on a side.
+    pub max_patches: usize,
+    /// The key of the configuration that the channels follow from, and its value.
+    pub channels_key: (&'static str, usize),
+}
+
+/// The widths of a transformer's conditioning.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ConditioningWidths {
+    /// Features of a text token.
+    pub text: usize,
+    /// Features of the pooled text.
+    pub pooled: usize,
+}
+
+/// How guidance acts in a trajectory.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Guidance {
+    /// Classifier-free guidance (Ho and Salimans, arXiv 2207.12598), which takes a second picture in every forward call; at most 1 is
+    /// none.
+    pub classifier_free: f64,
+    /// What the transformer takes as an input, where it was distilled from a guided one.
+    pub input: Option<f64>,
+}
+
+impl Guidance {
+    /// Pictures of a forward call for each prompt.
+    pub fn branches(&self) -> usize {
+        if self.classifier_free > 1.0 { 2 } else { 1 }
+    }
+}
