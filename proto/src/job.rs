@@ -145,7 +145,8 @@ pub struct CalibrationSpec {
     pub count: u32,
     /// Denoising steps T of a trajectory.
     pub steps: u32,
-    /// Classifier-free guidance scale; at most 1 runs without the negative prompt.
+    /// Guidance scale. Classifier-free guidance of at most 1 runs without the negative prompt; models distilled from guided ones
+    /// take it as an input.
     pub guidance: f64,
     /// Picture height in pixels; the model's own when absent.
     pub height: Option<u32>,

@@ -340,7 +340,7 @@ pub struct SamplingArgs {
     /// Denoising steps.
     #[arg(long, default_value_t = 25, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub steps: u32,
-    /// Classifier-free guidance; at most 1 runs without the negative prompt.
+    /// Guidance. Where it is classifier-free, at most 1 runs without the negative prompt.
     #[arg(long, default_value_t = 7.0, value_parser = guidance)]
     pub guidance: f64,
     /// Prompt i starts from the noise of seed + i.

@@ -17,7 +17,7 @@ use crate::progress::Progress;
 pub struct Settings {
     /// Denoising steps.
     pub steps: usize,
-    /// Guidance, as the model takes it.
+    /// Guidance. Where it is classifier-free, at most 1 runs without the negative prompt.
     pub guidance: f64,
     /// Prompt i starts from the noise of seed + i.
     pub seed: u64,

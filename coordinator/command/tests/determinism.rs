@@ -10,13 +10,13 @@ use candle_core::{DType, Device, Tensor};
 
 const ASSETS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/assets");
 
-/// Runs the same small job in `folder`, into `out`.
-fn run(folder: &Path, pattern: &str, args: &[&str]) {
+/// Runs the same small job in `folder`, into `out`, on a shipped pipeline.
+fn run_on(pipeline: &str, folder: &Path, pattern: &str, args: &[&str]) {
     let job = format!(
         "[model]\npath = {:?}\n[sparsity]\npattern = \"{pattern}\"\nratio = 0.5\n\
          [calibration]\nprompts = {:?}\ncount = 4\nsteps = 4\nguidance = 4.0\nmax_sequence_length = 24\nshard_size = 2\n\
          [packages]\ncount = 2\n[evaluation]\ncount = 2\n[output]\npath = \"out\"\n",
-        Path::new(ASSETS).join("shapes-sd3"),
+        Path::new(ASSETS).join(pipeline),
         Path::new(ASSETS).join("shapes-prompts.txt"),
     );
     fs::write(folder.join("job.toml"), job).unwrap();
@@ -29,10 +29,18 @@ fn run(folder: &Path, pattern: &str, args: &[&str]) {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
+fn run(folder: &Path, pattern: &str, args: &[&str]) {
+    run_on("shapes-sd3", folder, pattern, args);
+}
+
 /// What the job wrote of its own, and what it said of the held-out prompts.
 fn result(pattern: &str, args: &[&str]) -> [Vec<u8>; 2] {
+    result_on("shapes-sd3", pattern, args)
+}
+
+fn result_on(pipeline: &str, pattern: &str, args: &[&str]) -> [Vec<u8>; 2] {
     let folder = tempfile::tempdir().unwrap();
-    run(folder.path(), pattern, args);
+    run_on(pipeline, folder.path(), pattern, args);
     let files = ["transformer/diffusion_pytorch_model.safetensors", "pruning.json"];
     files.map(|file| fs::read(folder.path().join("out").join(file)).unwrap())
 }
@@ -67,6 +75,23 @@ fn half_of_the_heads_and_neurons() {
 #[test]
 fn two_of_four() {
     always_the_same("2:4");
+}
+
+/// FLUX.1's single-stream blocks have sites that join two activations.
+#[test]
+fn another_architecture() {
+    let small = ["--set", "calibration.height=32", "--set", "calibration.width=32"];
+    for pattern in ["unstructured", "2:4"] {
+        let result = |args: &[&str]| result_on("shapes-flux", pattern, &[&small[..], args].concat());
+        let [weights, record] = result(&["--threads", "1"]);
+        let dense = Path::new(ASSETS).join("shapes-flux/transformer/diffusion_pytorch_model.safetensors");
+        assert!(weights != fs::read(dense).unwrap(), "nothing was pruned");
+        for args in [["--threads", "2"], ["--workers", "2"]] {
+            let [other, other_record] = result(&args);
+            assert!(weights == other, "{pattern}: weights differ with {args:?}");
+            assert!(record == other_record, "{pattern}: records differ with {args:?}");
+        }
+    }
 }
 
 #[test]

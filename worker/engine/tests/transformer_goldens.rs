@@ -9,7 +9,7 @@ use obsdiff_engine::Result;
 use obsdiff_engine::architecture::flux::{FluxConfig, FluxTransformer};
 use obsdiff_engine::architecture::sd3::{Sd3Config, Sd3Transformer};
 use obsdiff_engine::checkpoint::{Library, Weights};
-use obsdiff_engine::model::{Denoise, DiffusionModel, NoTap, Tap};
+use obsdiff_engine::model::{Denoise, DiffusionModel, NoTap, State, Tap};
 use obsdiff_proto::SiteId;
 
 /// A golden transformer with the call it was recorded for.
@@ -45,15 +45,18 @@ impl Golden {
         self
     }
 
-    fn forward(&self, tap: &mut dyn Tap) -> Tensor {
-        let call = Denoise {
+    fn call(&self) -> Denoise<'_> {
+        Denoise {
             latents: &self.tensors["hidden_states"],
             timestep: &self.tensors["timestep"],
             text: &self.tensors["encoder_hidden_states"],
             pooled: &self.tensors["pooled_projections"],
             guidance: self.tensors.get("guidance"),
-        };
-        self.model.forward(&call, tap).unwrap()
+        }
+    }
+
+    fn forward(&self, tap: &mut dyn Tap) -> Tensor {
+        self.model.forward(&self.call(), tap).unwrap()
     }
 
     /// Deviations of the output and of the worst Gram.
@@ -184,4 +187,43 @@ fn an_observation_that_is_kept_stays() {
             assert_eq!(rows.flatten_all().unwrap().to_vec1::<f32>().unwrap(), then);
         }
     }
+}
+
+/// A call that is broken off between all blocks, and goes on from a file each time.
+#[test]
+fn a_saved_state_goes_on_to_the_same_prediction() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("state.safetensors");
+    for (name, dtype) in [("sd35-medium", DType::F32), ("flux-dev", DType::F32), ("flux-dev", DType::BF16)] {
+        let golden = Golden::open(name, dtype);
+        let flat =
+            |t: Tensor| t.to_dtype(DType::F32).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        let expected = flat(golden.forward(&mut NoTap));
+        let model = &golden.model;
+        let mut state = model.start(&golden.call()).unwrap();
+        for index in 0..model.block_count() {
+            state.save(&file).unwrap();
+            let loaded = State::load(&file, &Device::Cpu).unwrap();
+            assert!(loaded.tensors().map(|(name, _)| name).eq(state.tensors().map(|(name, _)| name)));
+            state = model.block(index, loaded, &mut NoTap).unwrap();
+        }
+        let block = model.block(model.block_count(), state.clone(), &mut NoTap).unwrap_err().to_string();
+        assert!(block.contains(&format!("no block {}", model.block_count())), "{block}");
+        assert!(flat(model.finish(state).unwrap()) == expected, "{name}");
+    }
+}
+
+#[test]
+fn a_state_that_does_not_fit_is_refused() {
+    let golden = Golden::open("flux-dev", DType::F32);
+    let state = golden.model.start(&golden.call()).unwrap();
+    // Single-stream blocks have not joined the streams yet.
+    let error = golden.model.finish(state.clone()).unwrap_err().to_string();
+    assert!(error.contains("lacks `tokens`"), "{error}");
+    let error = golden.model.block(0, State::default(), &mut NoTap).unwrap_err().to_string();
+    assert!(error.contains("lacks `conditioning`"), "{error}");
+    let folder = tempfile::tempdir().unwrap();
+    let missing = folder.path().join("state.safetensors");
+    let error = State::load(&missing, &Device::Cpu).unwrap_err().to_string();
+    assert!(error.contains("state.safetensors"), "{error}");
 }

@@ -3,6 +3,7 @@
 
 mod checkpoint;
 mod disk_full;
+mod flux;
 mod help;
 mod inspect;
 mod irregular;

@@ -130,8 +130,8 @@ pub struct LatentLayout {
     pub sample: usize,
     /// The most tokens on a side.
     pub max_patches: usize,
-    /// The key of the configuration that the channels follow from, and its value.
-    pub channels_key: (&'static str, usize),
+    /// What in the configuration the channels are.
+    pub channels_key: &'static str,
 }
 
 /// The widths of a transformer's conditioning.

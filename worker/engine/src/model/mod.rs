@@ -6,12 +6,15 @@ pub(crate) mod linears;
 pub(crate) mod loading;
 pub(crate) mod ops;
 pub(crate) mod parts;
+pub(crate) mod state;
 pub(crate) mod stream;
 
 use candle_core::Tensor;
 use obsdiff_proto::{Inventory, LinearId, SiteId};
 
 use crate::Result;
+
+pub use state::State;
 
 /// Where a forward call shows the activations of its sites.
 pub trait Tap {
@@ -63,11 +66,38 @@ pub trait DiffusionModel: Send {
     /// What of it can be pruned.
     fn inventory(&self) -> &Inventory;
 
+    /// How many blocks there are.
+    fn block_count(&self) -> usize;
+
+    /// Starts a forward call: the state before the first block. The inputs may be of any type.
+    ///
+    /// # Errors
+    /// When shapes do not fit the model.
+    fn start(&self, call: &Denoise<'_>) -> Result<State>;
+
+    /// Takes a forward call through block `index`, and shows every open site of it to `tap`.
+    ///
+    /// # Errors
+    /// When there is no such block, the state is not the one before it, or the tap fails.
+    fn block(&self, index: usize, state: State, tap: &mut dyn Tap) -> Result<State>;
+
+    /// Ends a forward call after its last block: the velocity, `batch x channels x height x width`, in the model's type.
+    ///
+    /// # Errors
+    /// When the state is not the one after the last block.
+    fn finish(&self, state: State) -> Result<Tensor>;
+
     /// Predicts the velocity, `batch x channels x height x width`, and shows every open site to `tap` on the way.
     ///
     /// # Errors
     /// When shapes do not fit the model, or the tap fails.
-    fn forward(&self, call: &Denoise<'_>, tap: &mut dyn Tap) -> Result<Tensor>;
+    fn forward(&self, call: &Denoise<'_>, tap: &mut dyn Tap) -> Result<Tensor> {
+        let mut state = self.start(call)?;
+        for index in 0..self.block_count() {
+            state = self.block(index, state, tap)?;
+        }
+        self.finish(state)
+    }
 
     /// A linear's weight, `rows x n`, in the model's compute type.
     ///

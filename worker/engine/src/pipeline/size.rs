@@ -37,8 +37,8 @@ impl Geometry {
     pub(super) fn new(layout: LatentLayout, vae: &Keys) -> Result<Self> {
         let geometry = Self { layout, scale: read_scale(vae)? };
         if vae.size("latent_channels")?.unwrap_or(4) != layout.channels {
-            let (key, value) = layout.channels_key;
-            let problem = format!("the transformer's `{key}` is {value}: they must agree");
+            let (key, channels) = (layout.channels_key, layout.channels);
+            let problem = format!("the transformer's {key} is {channels}: they must agree");
             return Err(vae.refuse("latent_channels", &problem));
         }
         Ok(geometry)

@@ -79,7 +79,7 @@ impl TransformerConfig for FluxConfig {
             patch: PATCH,
             sample: SAMPLE,
             max_patches: MAX_PATCHES,
-            channels_key: ("in_channels", self.in_channels),
+            channels_key: "`in_channels` / 4",
         }
     }
 

@@ -13,13 +13,20 @@ use crate::model::conditioning::TimeTextEmbed;
 use crate::model::joint::JointBlock;
 use crate::model::linears::Linears;
 use crate::model::loading::Loader;
-use crate::model::ops::{Linear, Modulation, Ops};
+use crate::model::ops::{Linear, Modulation, Ops, Rotary};
+use crate::model::state::{name, no_block};
 use crate::model::stream::Shared;
-use crate::model::{Denoise, DiffusionModel, Tap};
+use crate::model::{Denoise, DiffusionModel, State, Tap};
 use crate::{Error, Result};
 
 /// The largest number that f16 holds. In f16 diffusers keeps tokens within it.
 const LARGEST_F16: f64 = 65504.0;
+
+/// In a call's state: by what places turn queries and keys, `image tokens x head / 2`.
+const COSINES: &str = "rotary_cosines";
+const SINES: &str = "rotary_sines";
+/// In its place of both streams from the first single-stream block on: each item's text tokens, then its image tokens.
+const TOKENS: &str = "tokens";
 
 /// A `FluxTransformer2DModel` with its weights. A clone shares them until either replaces one.
 ///
@@ -166,6 +173,14 @@ impl FluxTransformer {
         Ok(picture)
     }
 
+    /// The two streams as one sequence, of which each item's text tokens come first: `(batch * tokens) x width`.
+    fn joined(&self, state: &mut State) -> Result<Tensor> {
+        let (image, text) = (state.take(name::IMAGE)?, state.take(name::TEXT)?);
+        let batch = state.get(name::CONDITIONING)?.dim(0)?;
+        let items = |tokens: &Tensor| tokens.reshape((batch, tokens.dim(0)? / batch, ()));
+        Ok(Tensor::cat(&[items(&text)?, items(&image)?], 1)?.flatten(0, 1)?)
+    }
+
     /// Keeps tokens finite in f16, as diffusers does.
     fn limited(&self, tokens: Tensor) -> Result<Tensor> {
         match self.dtype {
@@ -184,10 +199,12 @@ impl DiffusionModel for FluxTransformer {
         &self.inventory
     }
 
-    /// The inputs may be of any type; the prediction is of the model's.
-    fn forward(&self, call: &Denoise<'_>, tap: &mut dyn Tap) -> Result<Tensor> {
+    fn block_count(&self) -> usize {
+        self.double.len() + self.single.len()
+    }
+
+    fn start(&self, call: &Denoise<'_>) -> Result<State> {
         let (rows, columns) = self.check(call)?;
-        let batch = call.latents.dim(0)?;
         let timestep = call.timestep.to_device(&self.device)?;
         // As the timestep, it is embedded in thousandths.
         let thousandfold = |guidance: &Tensor| -> Result<Tensor> {
@@ -197,31 +214,45 @@ impl DiffusionModel for FluxTransformer {
         let pooled = self.import(call.pooled)?;
         let conditioning =
             self.conditioning.forward(&self.ops, &timestep, guidance.as_ref(), &pooled)?.silu()?;
-        let rotary = places::rotary(&self.config, rows, columns, &self.device)?;
+        let (cosines, sines) = places::rotary(&self.config, rows, columns, &self.device)?.into_tables();
+        let image = self.embed(&self.import(call.latents)?)?;
+        let text = self.ops.linear(&self.import(call.text)?.flatten(0, 1)?, &self.text)?;
+        let state = State::default().with(name::CONDITIONING, conditioning);
+        let state = state.with(COSINES, cosines).with(SINES, sines);
+        state.with(name::IMAGE, image).with(name::TEXT, text).with_sides((rows, columns), &Device::Cpu)
+    }
+
+    /// Double-stream blocks come first, then the single-stream blocks.
+    fn block(&self, index: usize, mut state: State, tap: &mut dyn Tap) -> Result<State> {
+        let conditioning = state.get(name::CONDITIONING)?.clone();
+        let rotary = Rotary::of_tables(state.get(COSINES)?.clone(), state.get(SINES)?.clone());
         let shared = Shared {
             ops: &self.ops,
             linears: &self.linears,
             conditioning: &conditioning,
             rotary: Some(&rotary),
         };
-        let mut image = self.embed(&self.import(call.latents)?)?;
-        let mut text = self.ops.linear(&self.import(call.text)?.flatten(0, 1)?, &self.text)?;
-        for block in &self.double {
-            let (next, Some(tokens)) = block.forward(image, text, shared, tap)? else {
+        if let Some(block) = self.double.get(index) {
+            let (image, text) = (state.take(name::IMAGE)?, state.take(name::TEXT)?);
+            let (image, Some(text)) = block.forward(image, text, shared, tap)? else {
                 return Err(Error::Argument("a double-stream block ends the text stream".to_owned()));
             };
-            (image, text) = (next, self.limited(tokens)?);
+            return Ok(state.with(name::IMAGE, image).with(name::TEXT, self.limited(text)?));
         }
-        // Each item's text tokens come first.
-        let items = |tokens: &Tensor| tokens.reshape((batch, tokens.dim(0)? / batch, ()));
-        let mut tokens = Tensor::cat(&[items(&text)?, items(&image)?], 1)?.flatten(0, 1)?;
-        for block in &self.single {
-            tokens = self.limited(block.forward(tokens, shared, tap)?)?;
-        }
-        let count = rows * columns;
-        let tokens = items(&tokens)?;
+        let single = self.single.get(index - self.double.len());
+        let block = single.ok_or_else(|| no_block(index, self.block_count()))?;
+        let tokens = if state.has(TOKENS) { state.take(TOKENS)? } else { self.joined(&mut state)? };
+        Ok(state.with(TOKENS, self.limited(block.forward(tokens, shared, tap)?)?))
+    }
+
+    fn finish(&self, mut state: State) -> Result<Tensor> {
+        let (rows, columns) = state.sides()?;
+        let tokens = state.take(TOKENS)?;
+        let conditioning = state.get(name::CONDITIONING)?;
+        let (batch, count) = (conditioning.dim(0)?, rows * columns);
+        let tokens = tokens.reshape((batch, tokens.dim(0)? / batch, ()))?;
         let image = tokens.narrow(1, tokens.dim(1)? - count, count)?.flatten(0, 1)?.contiguous()?;
-        self.predict(&image, &conditioning, (rows, columns))
+        self.predict(&image, conditioning, (rows, columns))
     }
 
     fn weight(&self, linear: LinearId) -> Result<&Tensor> {

@@ -83,7 +83,7 @@ impl TransformerConfig for Sd3Config {
             patch: self.patch_size,
             sample: self.sample_size,
             max_patches: self.pos_embed_max_size,
-            channels_key: ("in_channels", self.in_channels),
+            channels_key: "`in_channels`",
         }
     }
 

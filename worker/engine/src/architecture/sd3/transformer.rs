@@ -11,8 +11,9 @@ use crate::model::joint::JointBlock;
 use crate::model::linears::Linears;
 use crate::model::loading::Loader;
 use crate::model::ops::{Linear, Modulation, Ops};
+use crate::model::state::{name, no_block};
 use crate::model::stream::Shared;
-use crate::model::{Denoise, DiffusionModel, Tap};
+use crate::model::{Denoise, DiffusionModel, State, Tap};
 use crate::{Error, Result};
 
 /// An `SD3Transformer2DModel` with its weights. A clone shares them until either replaces one.
@@ -155,22 +156,37 @@ impl DiffusionModel for Sd3Transformer {
         &self.inventory
     }
 
-    /// The inputs may be of any type; the prediction is of the model's.
-    fn forward(&self, call: &Denoise<'_>, tap: &mut dyn Tap) -> Result<Tensor> {
+    fn block_count(&self) -> usize {
+        self.blocks.len()
+    }
+
+    fn start(&self, call: &Denoise<'_>) -> Result<State> {
         let sides = self.check(call)?;
         let timestep = call.timestep.to_device(&self.device)?;
         let conditioning =
             self.conditioning.forward(&self.ops, &timestep, None, &self.import(call.pooled)?)?.silu()?;
-        let mut image = self.patches.forward(&self.ops, &self.import(call.latents)?)?;
-        let mut text = Some(self.ops.linear(&self.import(call.text)?.flatten(0, 1)?, &self.text)?);
-        let shared =
-            Shared { ops: &self.ops, linears: &self.linears, conditioning: &conditioning, rotary: None };
-        for block in &self.blocks {
-            // Only the last block ends the text stream.
-            let Some(tokens) = text else { break };
-            (image, text) = block.forward(image, tokens, shared, tap)?;
-        }
-        self.predict(&image, &conditioning, sides)
+        let image = self.patches.forward(&self.ops, &self.import(call.latents)?)?;
+        let text = self.ops.linear(&self.import(call.text)?.flatten(0, 1)?, &self.text)?;
+        let state = State::default().with(name::CONDITIONING, conditioning);
+        state.with(name::IMAGE, image).with(name::TEXT, text).with_sides(sides, &Device::Cpu)
+    }
+
+    fn block(&self, index: usize, mut state: State, tap: &mut dyn Tap) -> Result<State> {
+        let block = self.blocks.get(index).ok_or_else(|| no_block(index, self.blocks.len()))?;
+        let (image, text) = (state.take(name::IMAGE)?, state.take(name::TEXT)?);
+        let conditioning = state.get(name::CONDITIONING)?;
+        let shared = Shared { ops: &self.ops, linears: &self.linears, conditioning, rotary: None };
+        let (image, text) = block.forward(image, text, shared, tap)?;
+        let state = state.with(name::IMAGE, image);
+        // The last block ends the text stream.
+        Ok(match text {
+            Some(text) => state.with(name::TEXT, text),
+            None => state,
+        })
+    }
+
+    fn finish(&self, mut state: State) -> Result<Tensor> {
+        self.predict(&state.take(name::IMAGE)?, state.get(name::CONDITIONING)?, state.sides()?)
     }
 
     fn weight(&self, linear: LinearId) -> Result<&Tensor> {

@@ -25,6 +25,16 @@ impl Rotary {
         };
         Ok(Self { cosines: table(f64::cos)?, sines: table(f64::sin)? })
     }
+
+    /// From the tables of [`Self::into_tables`].
+    pub(crate) fn of_tables(cosines: Tensor, sines: Tensor) -> Self {
+        Self { cosines, sines }
+    }
+
+    /// The cosines and the sines, `tokens x pairs` each.
+    pub(crate) fn into_tables(self) -> (Tensor, Tensor) {
+        (self.cosines, self.sines)
+    }
 }
 
 /// The angles as slices.

@@ -4,7 +4,7 @@ use candle_core::Device;
 use obsdiff_proto::{Inventory, LinearId};
 
 use super::*;
-use crate::model::NoTap;
+use crate::model::{NoTap, State};
 use crate::pipeline::{LevelSource, Scheduler};
 
 /// A model whose velocity is a linear function: latents / 2 + the item's first pooled number + timestep / 1000.
@@ -36,13 +36,26 @@ impl DiffusionModel for LinearModel {
         &self.inventory
     }
 
-    fn forward(&self, call: &Denoise<'_>, _: &mut dyn Tap) -> Result<Tensor> {
+    fn block_count(&self) -> usize {
+        0
+    }
+
+    fn start(&self, call: &Denoise<'_>) -> Result<State> {
         let (batch, ..) = call.latents.dims4()?;
         assert_eq!(call.text.dims(), [batch, 2, 3]);
         let column = |x: &Tensor| x.to_dtype(call.latents.dtype())?.reshape((batch, 1, 1, 1));
         let offset = (column(&call.pooled.narrow(1, 0, 1)?)? + column(&(call.timestep / 1000.0)?)?)?;
         self.calls.borrow_mut().push((call.latents.dims().to_vec(), call.timestep.to_vec1()?));
-        Ok((call.latents / 2.0)?.broadcast_add(&offset)?)
+        let velocity = (call.latents / 2.0)?.broadcast_add(&offset)?;
+        Ok(State::default().with("velocity", velocity))
+    }
+
+    fn block(&self, _: usize, state: State, _: &mut dyn Tap) -> Result<State> {
+        Ok(state)
+    }
+
+    fn finish(&self, mut state: State) -> Result<Tensor> {
+        state.take("velocity")
     }
 
     fn weight(&self, _: LinearId) -> Result<&Tensor> {

@@ -1,0 +1,152 @@
+//! FLUX.1 through every command.
+
+use std::fs;
+use std::path::Path;
+
+use obsdiff_engine::checkpoint::{Library, Weights};
+
+use crate::setting::{Case, RUN, Setting, refused};
+use crate::{asset, copy, told};
+
+const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
+const JOB: &str = "deploy/jobs/shapes-flux.toml";
+/// The job, so small that it takes no time.
+const SMALL: [&str; 6] =
+    ["--set", "calibration.count=4", "--set", "calibration.steps=3", "--set", "evaluation.count=2"];
+
+#[test]
+fn the_shipped_job_prunes_half_of_every_linear() {
+    let folder = tempfile::tempdir().unwrap();
+    let (out, pruned) = (folder.path().join("out"), folder.path().join("out/transformer"));
+    let path = format!("output.path={}", out.display());
+    let run = [&["run", JOB, "--quiet", "--workers", "2", "--set", &path][..], &SMALL].concat();
+    let said = told(Path::new(ROOT), &run);
+    assert!(said.contains("final latents on 2 held-out prompts differ"), "{said}");
+    let dense = asset("shapes-flux");
+    for file in ["model_index.json", "transformer/config.json", "text_encoder_2/model.safetensors"] {
+        assert!(fs::read(out.join(file)).unwrap() == fs::read(dense.join(file)).unwrap(), "{file}");
+    }
+    let [dense, pruned] =
+        [dense.join("transformer"), pruned].map(|folder| Weights::open(&folder, Library::Diffusers).unwrap());
+    let shapes = |weights: &Weights| {
+        let mut shapes: Vec<_> =
+            weights.entries().map(|(name, entry)| (name.to_owned(), entry.shape().to_vec())).collect();
+        shapes.sort();
+        shapes
+    };
+    assert_eq!(shapes(&dense), shapes(&pruned));
+
+    let found = told(Path::new(ROOT), &["inspect", out.to_str().unwrap(), "--json"]);
+    let found: serde_json::Value = serde_json::from_str(&found).unwrap();
+    let linears = found["linears"].as_array().unwrap();
+    let prunable: Vec<_> = linears.iter().filter(|linear| linear["prunable"] == true).collect();
+    // Twelve in each of 3 double-stream blocks, five in each of 5 single-stream blocks.
+    assert_eq!(prunable.len(), 3 * 12 + 5 * 5);
+    for linear in prunable {
+        let sparsity = linear["sparsity"].as_f64().unwrap();
+        assert!((sparsity - 0.5).abs() < 0.01, "{linear}");
+    }
+
+    let (dense, out) = (asset("shapes-flux"), out.display().to_string());
+    let compare = ["compare", dense.to_str().unwrap(), &out, "--prompt", "a red circle on white", "--speed"];
+    let size = [
+        "--steps",
+        "3",
+        "--guidance",
+        "3.5",
+        "--height",
+        "32",
+        "--width",
+        "32",
+        "--max-sequence-length",
+        "24",
+    ];
+    let table = told(folder.path(), &[&compare[..], &size].concat());
+    let mean = table
+        .lines()
+        .find_map(|line| line.strip_prefix("mean")?.split_whitespace().next()?.parse::<f64>().ok());
+    assert!(mean.is_some_and(|mean| mean > 1e-3 && mean < 1.0), "{table}");
+    assert!(table.contains("forward call with 64 image and 24 text tokens"), "{table}");
+}
+
+#[test]
+fn guidance_is_an_input_and_takes_one_picture() {
+    let folder = tempfile::tempdir().unwrap();
+    let sample = |guidance: &str| {
+        let pipeline = asset("shapes-flux");
+        let sample =
+            ["sample", pipeline.to_str().unwrap(), "--prompt", "a red circle", "--guidance", guidance];
+        let size = ["--steps", "2", "--height", "32", "--width", "32", "--max-sequence-length", "24"];
+        told(folder.path(), &[&sample[..], &size].concat());
+        fs::read(folder.path().join("sample.png")).unwrap()
+    };
+    let (low, high) = (sample("1"), sample("6"));
+    assert!(low != high, "guidance changes nothing");
+    // One forward pass for each of 4 prompts and 3 steps.
+    for guidance in ["calibration.guidance=1", "calibration.guidance=6"] {
+        let plan = told(Path::new(ROOT), &[&["plan", JOB, "--set", guidance][..], &SMALL].concat());
+        let all = plan.lines().find(|line| line.starts_with("all ")).unwrap_or_default();
+        assert!(all.split_whitespace().any(|cell| cell == "12"), "{plan}");
+    }
+}
+
+fn flux(setting: &mut Setting) {
+    fs::remove_dir_all(setting.path("pipeline")).unwrap();
+    copy(&asset("shapes-flux"), &setting.path("pipeline"));
+    setting.add(&["--set", "calibration.height=32", "--set", "calibration.width=32"]);
+}
+
+#[test]
+fn bad_input_is_refused_by_name_and_writes_nothing() {
+    let run = |name, arrange, says| Case { name, args: RUN, arrange, says };
+    refused(&[
+        run(
+            "a class that nobody knows",
+            |s| {
+                flux(s);
+                s.replace("pipeline/model_index.json", "FluxPipeline", "SanaPipeline");
+            },
+            &["model_index.json", "SanaPipeline", "supported: StableDiffusion3Pipeline, FluxPipeline"],
+        ),
+        run(
+            "another architecture's transformer",
+            |s| {
+                flux(s);
+                s.replace("pipeline/model_index.json", "FluxTransformer2DModel", "SD3Transformer2DModel");
+            },
+            &["model_index.json", "FluxPipeline", "SD3Transformer2DModel in a StableDiffusion3Pipeline"],
+        ),
+        run(
+            "a text encoder of another class",
+            |s| {
+                flux(s);
+                s.replace("pipeline/model_index.json", "CLIPTextModel", "CLIPTextModelWithProjection");
+            },
+            &["model_index.json", "text_encoder", "obsdiff supports CLIPTextModel there"],
+        ),
+        run(
+            "pooled features that do not fit",
+            |s| {
+                flux(s);
+                s.replace("pipeline/text_encoder/config.json", "\"hidden_size\": 48", "\"hidden_size\": 32");
+            },
+            &["text_encoder", "gives 32 pooled features", "`pooled_projection_dim` is 48"],
+        ),
+        run(
+            "a side that is no whole number of tokens",
+            |s| {
+                flux(s);
+                s.add(&["--set", "calibration.height=34"]);
+            },
+            &["`calibration.height` is 34", "multiples of 4"],
+        ),
+        run(
+            "channels of another autoencoder",
+            |s| {
+                flux(s);
+                s.replace("pipeline/vae/config.json", "\"latent_channels\": 4", "\"latent_channels\": 16");
+            },
+            &["vae/config.json", "`latent_channels` is 16", "`in_channels` / 4 is 4"],
+        ),
+    ]);
+}

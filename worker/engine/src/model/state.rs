@@ -1,0 +1,88 @@
+//! The state of a forward call between two blocks.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
+
+use candle_core::{Device, Tensor};
+
+use crate::{Error, Result};
+
+/// Names of tensors that the states of several architectures hold.
+pub(crate) mod name {
+    /// `(batch * tokens) x width`.
+    pub(crate) const IMAGE: &str = "image";
+    /// `(batch * tokens) x width`.
+    pub(crate) const TEXT: &str = "text";
+    /// `batch x width`: SiLU of the conditioning vector.
+    pub(crate) const CONDITIONING: &str = "conditioning";
+    /// Two whole numbers: image tokens from top to bottom and from left to right.
+    pub(crate) const SIDES: &str = "sides";
+}
+
+/// What a forward call takes from one block to the next, and all that blocks read besides their weights: tensors by name. A call can
+/// be broken off between two blocks, its state saved, and gone on with later.
+#[derive(Clone, Debug, Default)]
+pub struct State(BTreeMap<String, Tensor>);
+
+impl State {
+    /// The tensors with their names, in alphabetical order.
+    pub fn tensors(&self) -> impl Iterator<Item = (&str, &Tensor)> {
+        self.0.iter().map(|(name, tensor)| (name.as_str(), tensor))
+    }
+
+    /// Writes the tensors to a safetensors file.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn save(&self, path: &Path) -> Result<()> {
+        let tensors: HashMap<&str, Tensor> = self.tensors().map(|(name, t)| (name, t.clone())).collect();
+        candle_core::safetensors::save(&tensors, path).map_err(|e| Error::content(path, e.to_string()))
+    }
+
+    /// Reads what [`Self::save`] wrote, onto `device`.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn load(path: &Path, device: &Device) -> Result<Self> {
+        let tensors = candle_core::safetensors::load(path, device);
+        Ok(Self(tensors.map_err(|e| Error::content(path, e.to_string()))?.into_iter().collect()))
+    }
+
+    pub(crate) fn with(mut self, name: &str, tensor: Tensor) -> Self {
+        self.0.insert(name.to_owned(), tensor);
+        self
+    }
+
+    pub(crate) fn with_sides(self, (rows, columns): (usize, usize), device: &Device) -> Result<Self> {
+        Ok(self.with(name::SIDES, Tensor::new(&[rows as u32, columns as u32], device)?))
+    }
+
+    pub(crate) fn get(&self, name: &str) -> Result<&Tensor> {
+        self.0.get(name).ok_or_else(|| lacks(name))
+    }
+
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.0.contains_key(name)
+    }
+
+    /// Takes a tensor out, so that a block can use its memory again.
+    pub(crate) fn take(&mut self, name: &str) -> Result<Tensor> {
+        self.0.remove(name).ok_or_else(|| lacks(name))
+    }
+
+    pub(crate) fn sides(&self) -> Result<(usize, usize)> {
+        match self.get(name::SIDES)?.to_vec1::<u32>()?[..] {
+            [rows, columns] => Ok((rows as usize, columns as usize)),
+            _ => Err(Error::Argument("the state of a forward call has no two `sides`".to_owned())),
+        }
+    }
+}
+
+fn lacks(name: &str) -> Error {
+    Error::Argument(format!("the state of a forward call lacks `{name}` here"))
+}
+
+/// Error of a model of `count` blocks that is asked for another one.
+pub(crate) fn no_block(index: usize, count: usize) -> Error {
+    Error::Argument(format!("the transformer has {count} blocks, counted from 0, so no block {index}"))
+}
