@@ -83,7 +83,7 @@ impl Described {
                     let outputs: Vec<_> = structure.outputs.iter().map(|id| shape(inventory, *id)).collect();
                     let changed = structure.outputs.iter().chain(&structure.inputs);
                     let numbers = changed.map(|id| shape(inventory, *id)).map(|(rows, n)| rows * (n + 1));
-                    memory::structure_bytes(&outputs, numbers.sum())
+                    memory::structure_bytes(&outputs, numbers.sum(), rayon::current_num_threads())
                 });
                 return bytes.max().unwrap_or(0);
             }

@@ -12,6 +12,7 @@ mod neurons;
 
 pub use bias::{Moments, folded};
 pub use heads::heads;
+pub(super) use inverse::ROWS;
 pub use layer::Layer;
 pub(super) use neurons::DELAY;
 pub use neurons::neurons;
