@@ -26,19 +26,17 @@ fn error(method: &str, ratio: f64, further: &[&str]) -> f64 {
 }
 
 #[test]
-fn obs_beats_the_l1_norm_at_every_ratio_and_by_half_at_30_percent() {
-    for ratio in [0.15, 0.2, 0.25, 0.3] {
+fn obs_beats_the_l1_norm_and_by_half_at_30_percent_where_biases_that_take_over_the_means_help() {
+    // A block of this model has eight heads: of these two ratios, one takes one head of each, the other takes two.
+    for ratio in [0.15, 0.3] {
         let [obs, l1] = ["obs", "l1"].map(|method| error(method, ratio, &[]));
         println!("{}% of heads and neurons: obs {obs:.4}, l1 {l1:.4}, {:.2} times", ratio * 100.0, l1 / obs);
         assert!(0.0 < obs && obs < l1);
-        assert!(ratio < 0.3 || 2.0 * obs <= l1);
+        if ratio == 0.3 {
+            assert!(2.0 * obs <= l1);
+            let left = error("obs", ratio, &["sparsity.fold_bias=false"]);
+            println!("30% of heads and neurons: biases folded {obs:.4}, left {left:.4}");
+            assert!(obs < left);
+        }
     }
-}
-
-#[test]
-fn biases_that_take_over_the_means_lower_the_error() {
-    let [folded, left] =
-        ["true", "false"].map(|fold| error("obs", 0.3, &[&format!("sparsity.fold_bias={fold}")]));
-    println!("30% of heads and neurons: biases folded {folded:.4}, left {left:.4}");
-    assert!(folded < left);
 }

@@ -320,6 +320,11 @@ fn refused(status: &Status) -> End {
         Code::Unauthenticated | Code::PermissionDenied | Code::Unimplemented | Code::InvalidArgument => {
             End::Fatal(SessionError::Refused(status.message().to_owned()))
         }
+        // Whoever writes or reads a message that is longer than agreed finds it as long the next time.
+        Code::OutOfRange => {
+            let words = status.message();
+            End::Fatal(SessionError::Refused(format!("{words}: use the same release for both")))
+        }
         _ => End::Lost(match status.source() {
             Some(source) => causes(source),
             None => status.message().to_owned(),

@@ -10,8 +10,8 @@ use std::time::Duration;
 use futures_util::stream::{self, Stream, StreamExt};
 use hyper_util::rt::TokioIo;
 use obsdiff_proto::session::{CoordinatorEvent, Dismissed, Reason};
-use obsdiff_proto::wire::v1;
 use obsdiff_proto::wire::v1::session_server::{Session, SessionServer};
+use obsdiff_proto::wire::{MESSAGE_LIMIT, v1};
 use obsdiff_security::TokenSender;
 use obsdiff_worker::collective::Local;
 use obsdiff_worker::device::{Desk, Machine, Patience};
@@ -121,6 +121,35 @@ async fn a_worker_that_stands_by_is_told_why_and_stays_for_as_long_as_the_coordi
     assert_eq!(ended.reason, Reason::Done);
     let told = told.lock().unwrap().iter().map(Waiting::to_string).collect::<Vec<_>>();
     assert_eq!(told, ["standing by: others are at work"]);
+}
+
+/// A coordinator whose first message is longer than the wire takes.
+struct Endless;
+
+#[tonic::async_trait]
+impl Session for Endless {
+    type OpenStream = Events;
+
+    async fn open(&self, _: Request<Streaming<v1::WorkerEvent>>) -> Result<Response<Events>, Status> {
+        let words = "others are at work, ".repeat(MESSAGE_LIMIT / 16);
+        let event = v1::coordinator_event::Event::StandBy(v1::StandBy { words });
+        let said = Ok(v1::CoordinatorEvent { event: Some(event) });
+        Ok(Response::new(Box::pin(stream::once(async { said }))))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_message_that_is_too_long_ends_a_worker_at_once() {
+    let (port, incoming) = unbounded_channel();
+    let incoming = UnboundedReceiverStream::new(incoming);
+    tokio::spawn(Server::builder().add_service(SessionServer::new(Endless)).serve_with_incoming(incoming));
+    let (dial, told) = dial(in_memory(port));
+    let ended = attend(&desk(), &dial, &mut |_| panic!("it is welcomed")).await;
+    let Err(error @ SessionError::Refused(_)) = ended else { panic!("{ended:?}") };
+    let said = error.to_string();
+    assert!(said.starts_with("the coordinator refuses: ") && said.contains("too large"), "{said}");
+    assert!(said.ends_with("use the same release for both"), "{said}");
+    assert_eq!(*told.lock().unwrap(), []);
 }
 
 /// A coordinator whose job runs on other hardware for as many sessions, and is done then.

@@ -12,7 +12,7 @@ use super::super::inverse::inverse_factor as invert;
 
 /// Rows of one task. Every product is formed by one thread from operands fixed by n alone, so results do not depend on the number of
 /// threads.
-pub(super) const ROWS: usize = 128;
+pub(in crate::solve) const ROWS: usize = 128;
 
 /// H^-1 for H = S + damping * mean(diag S) I, of a symmetric S (n x n, row-major), and the damping with which S could be
 /// factorised. Columns with S_jj = 0 are dead and take no part in the mean.
