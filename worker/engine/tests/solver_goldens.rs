@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 
 use obsdiff_engine::gram::Gram;
-use obsdiff_engine::solve::{Factor, Obs, stride};
+use obsdiff_engine::solve::{Admm, Factor, Obs, ScaledHessian, Schedule, refine, stride};
 use obsdiff_proto::{Accumulate, Target};
 use safetensors::SafeTensors;
 
@@ -175,4 +175,69 @@ fn dead_columns_hold_with_the_published_mean_and_counts() {
     assert_eq!(dead, 5.0);
     let published = (live.iter().sum::<f64>() + dead) / golden.n as f64;
     holds(name, &golden, 0.01 * published / ours, Target::Unstructured { ratio: 0.7001 }, 0.9999, 1e-4);
+}
+
+/// tr(dW S dW^T) / tr(W S W^T) in f64, by the whole Hessian S.
+fn error(after: &[f32], golden: &Golden) -> f64 {
+    let n = golden.n;
+    let energy = |of: &dyn Fn(usize) -> f64| -> f64 {
+        let row = |r: usize| -> f64 {
+            let v: Vec<f64> = (0..n).map(|j| of(r * n + j)).collect();
+            (0..n * n).map(|at| v[at / n] * f64::from(golden.hessian[at]) * v[at % n]).sum()
+        };
+        (0..golden.weight.len() / n).map(row).sum()
+    };
+    let change = |at: usize| f64::from(after[at]) - f64::from(golden.weight[at]);
+    energy(&change) / energy(&|at| f64::from(golden.weight[at]))
+}
+
+#[test]
+fn alternating_directions_and_refinement_err_no_more_than_the_oracle() {
+    for name in [
+        "unstructured-50-96x128",
+        "unstructured-30-72x320",
+        "unstructured-70-64x200-dead5",
+        "nm-2-4-96x256",
+        "nm-4-8-64x192",
+    ] {
+        let golden = golden(name);
+        let n = golden.n;
+        let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/assets/goldens/solver");
+        let bytes = std::fs::read(PathBuf::from(root).join(format!("admm-{name}.safetensors"))).unwrap();
+        let oracle = SafeTensors::deserialize(&bytes).unwrap();
+        let loss = |key: &str| f64::from_le_bytes(oracle.tensor(key).unwrap().data().try_into().unwrap());
+        let wanted = oracle.tensor("pruned").unwrap();
+        let wanted: Vec<f32> =
+            wanted.data().chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect();
+        for (from, upper) in [
+            ("our exact Gram", gathered(&golden, Accumulate::Exact)),
+            ("our f32 Gram", gathered(&golden, Accumulate::F32)),
+            ("its Hessian", given::<f32>(&golden)),
+        ] {
+            for schedule in [Schedule::FAST, Schedule::THOROUGH] {
+                let hessian = ScaledHessian::of_gram(n, upper.clone(), 0.01).unwrap();
+                let mut admm = Admm::default();
+                admm.begin::<f32>(&hessian, schedule).unwrap();
+                let mut weight = golden.weight.clone();
+                admm.prune(&mut weight, &hessian, &golden.target).unwrap();
+                refine(&mut weight, &golden.weight, &hessian, 5).unwrap();
+                let found = error(&weight, &golden);
+                let agreement = agreement(&weight, &wanted, n);
+                let share = found / loss("loss");
+                println!(
+                    "{name} by {from}, {schedule:?}: error {found:.6}, {share:.4} of the oracle's, {:.3} of the published; zeros \
+                     agree {:.4}",
+                    found / loss("loss_published"),
+                    agreement.zeros
+                );
+                assert!(share <= 1.02, "{name} by {from}, {schedule:?}: {share}");
+                let zeros = weight.iter().filter(|w| **w == 0.0).count();
+                let ratio = match golden.target {
+                    Target::Unstructured { ratio } => ratio,
+                    _ => 0.5,
+                };
+                assert_eq!(zeros, (ratio * weight.len() as f64) as usize, "{name}");
+            }
+        }
+    }
 }

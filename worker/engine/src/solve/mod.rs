@@ -1,24 +1,28 @@
 //! Pruning one linear, W (rows x n), by its site's Gram, S (n x n). Knows matrices only.
 //!
 //! [`Factor`] turns S into C, with C C^T = H = S + damping * mean(diag S) I, once for all linears of a site. [`Obs`] prunes by it and
-//! spreads each pruned weight's error over the columns to its right. [`magnitude`] and [`wanda`] prune by simpler scores and change
+//! spreads each pruned weight's error over the columns to its right. [`Admm`] lets mask and weights take turns. [`magnitude`] and [`wanda`] prune by simpler scores and change
 //! nothing else. [`refine`] then moves the weights that stay to the best place for the mask that any of them chose, by the
 //! [`ScaledHessian`] that takes the factor's place. [`relative_error`] says what was done to the linear's outputs.
 
+mod admm;
 mod cholesky;
 mod columns;
 mod factor;
 mod inverse;
+mod largest;
 pub mod memory;
 mod mirror;
 mod obs;
 mod phases;
+mod product;
 mod quadratic;
 mod refine;
 mod rows;
 mod scaled;
 mod scores;
 mod select;
+mod shifted;
 mod span;
 mod strips;
 pub mod structured;
@@ -27,6 +31,7 @@ use obsdiff_proto::Target;
 use rayon::prelude::*;
 use thiserror::Error;
 
+pub use admm::{Admm, Schedule};
 pub use factor::{Factor, Float, stride};
 pub use obs::Obs;
 pub use quadratic::{OutputEnergy, output_energy, relative_error};

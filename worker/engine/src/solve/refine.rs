@@ -1,20 +1,14 @@
 //! Refinement: the weights that pruning left, moved towards the least-squares optimum under their own mask.
 
-use faer::linalg::matmul::matmul;
-use faer::{Accum, MatMut, MatRef, Par};
+use faer::Accum;
 use rayon::prelude::*;
 
-use super::factor::stride;
+use super::product::multiply;
 use super::rows::{Advance, Energies, aim, energies, offset};
 use super::{ScaledHessian, SolveError, check_size};
 
 /// Rows that are refined together, at most: they share each pass over A, and four matrices of their size are held.
 pub(super) const REFINED_TOGETHER: usize = 2048;
-
-/// Rows and columns of a tile of a product. Set by the shape alone, so that results do not depend on the number of threads.
-const fn tile(n: usize) -> (usize, usize) {
-    if n <= 1024 { (128, 128) } else { (512, 512) }
-}
 
 /// Moves the weights of `weight` (rows x n, row-major) that are not 0 towards the minimum of tr((W - W0) H (W - W0)^T), with W0 =
 /// `dense` and H the damped Gram, by `steps` steps of conjugate gradients on the masked normal equations, Jacobi-scaled. Zeros
@@ -93,7 +87,7 @@ impl Band {
         let rows = self.weight.par_chunks_mut(n).zip(self.direction.par_chunks_mut(n));
         rows.zip(weight.par_chunks(n).zip(dense.par_chunks(n)))
             .for_each(|((v, d), (weight, dense))| offset(v, d, weight, dense, scale));
-        multiply(&self.direction, hessian, &mut self.residual);
+        multiply(&mut self.residual, Accum::Replace, &self.direction, hessian.square(), n, 1.0);
         let before: Vec<Energies> = self
             .direction
             .par_chunks_mut(n)
@@ -107,7 +101,7 @@ impl Band {
             })
             .collect();
         for step in 1..=steps {
-            multiply(&self.direction, hessian, &mut self.product);
+            multiply(&mut self.product, Accum::Replace, &self.direction, hessian.square(), n, 1.0);
             self.advance(step < steps);
         }
         self.finish(weight, dense, hessian, &before)
@@ -160,20 +154,4 @@ impl Band {
             })
             .collect()
     }
-}
-
-/// Writes `rows` (rows x n) times A to `out`, tile by tile.
-fn multiply(rows: &[f32], hessian: &ScaledHessian, out: &mut [f32]) {
-    let n = hessian.width();
-    let (tile_rows, tile_columns) = tile(n);
-    let square = MatRef::from_row_major_slice_with_stride(hessian.square(), n, n, stride(n));
-    out.par_chunks_mut(tile_rows * n).zip(rows.par_chunks(tile_rows * n)).for_each(|(out, rows)| {
-        let height = rows.len() / n;
-        let rows = MatRef::from_row_major_slice(rows, height, n);
-        let tiles = MatMut::from_row_major_slice_mut(out, height, n).par_col_chunks_mut(tile_columns);
-        tiles.enumerate().for_each(|(tile, out)| {
-            let columns = square.subcols(tile * tile_columns, out.ncols());
-            matmul(out, Accum::Replace, rows, columns, 1.0, Par::Seq);
-        });
-    });
 }

@@ -1,9 +1,15 @@
 //! The damped Gram with a diagonal of ones: what refinement multiplies by.
 
+use faer::Accum;
 use rayon::prelude::*;
 
-use super::Factor;
-use super::factor::stride;
+use super::factor::{live_mean, stride};
+use super::product::multiply;
+use super::rows::energies;
+use super::{Factor, OutputEnergy, SolveError, check_size};
+
+/// Rows whose energies are formed together.
+const ROWS_TOGETHER: usize = 2048;
 
 /// Rows and columns of a tile that is transposed while it stays in the innermost cache.
 const TILE: usize = 64;
@@ -19,13 +25,46 @@ pub struct ScaledHessian {
     scale: Vec<f32>,
     /// The share of H_jj that is damping.
     damped: Vec<f32>,
+    /// The columns with S_jj = 0.
+    dead: Vec<usize>,
+    /// The largest H_jj.
+    unit: f64,
 }
 
 impl ScaledHessian {
     /// Damps and scales the Gram of a factor that has served. Dead columns get a one on the diagonal and zeros beside it. n^2 multiplications.
     pub fn new(factor: Factor, damping: f64) -> Self {
-        let (n, added) = (factor.width(), factor.added_by(damping));
-        let (mut square, diagonal) = factor.into_parts();
+        let added = factor.added_by(damping);
+        let (square, diagonal) = factor.into_parts();
+        Self::scaled(square, &diagonal, added)
+    }
+
+    /// The same of a Gram of which no factor is needed: `upper` holds its upper triangle, diagonal included, as [`Factor::new`] takes it.
+    ///
+    /// # Errors
+    /// [`SolveError::GramNotFinite`], [`SolveError::Damping`], [`SolveError::Size`].
+    pub fn of_gram(n: usize, upper: Vec<f32>, damping: f64) -> Result<Self, SolveError> {
+        let row = stride(n);
+        if n == 0 || upper.len() != n * row {
+            return Err(SolveError::Size { rows: n, columns: row, found: upper.len() });
+        }
+        if !(damping >= 0.0 && damping.is_finite()) {
+            return Err(SolveError::Damping { damping });
+        }
+        let finite = |(i, values): (usize, &[f32])| {
+            values[i..n].iter().fold(true, |all, x| all & (x.abs() < f32::INFINITY))
+        };
+        if !upper.par_chunks(row).enumerate().all(finite) {
+            return Err(SolveError::GramNotFinite);
+        }
+        let diagonal: Vec<f64> = (0..n).map(|j| f64::from(upper[j * row + j])).collect();
+        let added = damping * live_mean(&diagonal);
+        Ok(Self::scaled(upper, &diagonal, added))
+    }
+
+    /// From the strict upper triangle of S in a square, its diagonal, and what damping adds to that.
+    fn scaled(mut square: Vec<f32>, diagonal: &[f64], added: f64) -> Self {
+        let n = diagonal.len();
         let of_h: Vec<f64> = diagonal.iter().map(|d| d + added).collect();
         // A does not depend on the unit of H: one is taken in which every s is at most 1.
         let unit = of_h.iter().copied().fold(f64::MIN_POSITIVE, f64::max);
@@ -39,7 +78,43 @@ impl ScaledHessian {
             row[i + 1..n].iter_mut().zip(&reciprocals[i + 1..]).for_each(|(a, other)| *a = *a * r * other);
         });
         fold_down(&mut square, n);
-        Self { n, square, scale, damped }
+        let dead = (0..n).filter(|j| diagonal[*j] == 0.0).collect();
+        Self { n, square, scale, damped, dead, unit }
+    }
+
+    /// tr(dW S dW^T) and tr(W S W^T), with W = `before`, dW = `after` - W (rows x n each, row-major) and S the Gram without damping.
+    ///
+    /// 4 rows * n^2 operations: a product with A for each trace. Sums over rows are f64 in a fixed order.
+    ///
+    /// # Errors
+    /// When either weight does not fit.
+    pub fn output_energy(&self, before: &[f32], after: &[f32]) -> Result<OutputEnergy, SolveError> {
+        let n = self.n;
+        check_size(before.len(), n)?;
+        if after.len() != before.len() {
+            return Err(SolveError::Size { rows: before.len() / n, columns: n, found: after.len() });
+        }
+        let mut sums = [0.0; 2];
+        let together = before.len().min(ROWS_TOGETHER * n);
+        let (mut rows, mut product) = (vec![0.0; together], vec![0.0; together]);
+        for (before, after) in before.chunks(together).zip(after.chunks(together)) {
+            let (rows, product) = (&mut rows[..before.len()], &mut product[..before.len()]);
+            let mut energy = |of: &(dyn Fn(f32, f32) -> f32 + Sync)| {
+                let pairs = before.par_chunks(n).zip(after.par_chunks(n));
+                rows.par_chunks_mut(n).zip(pairs).for_each(|(row, (before, after))| {
+                    let pairs = before.iter().zip(after).zip(&self.scale);
+                    row.iter_mut().zip(pairs).for_each(|(v, ((b, a), s))| *v = of(*b, *a) * s);
+                });
+                multiply(product, Accum::Replace, rows, &self.square, n, 1.0);
+                let each = rows.par_chunks(n).zip(product.par_chunks(n));
+                let plain = each.map(|(row, product)| energies(row, product, &self.damped).plain);
+                plain.collect::<Vec<_>>().into_iter().sum::<f64>()
+            };
+            sums[0] += energy(&|before, after| after - before);
+            sums[1] += energy(&|before, _| before);
+        }
+        let [change, whole] = sums.map(|sum| sum.max(0.0) * self.unit);
+        Ok(OutputEnergy { change, unrefined: None, whole })
     }
 
     /// The same with every value of A changed.
@@ -64,6 +139,11 @@ impl ScaledHessian {
         &self.scale
     }
 
+    /// The columns that no observation ever touched: S_jj = 0.
+    pub(super) fn dead(&self) -> &[usize] {
+        &self.dead
+    }
+
     /// The share of H_jj that is damping, of every column.
     pub(super) fn damped(&self) -> &[f32] {
         &self.damped
@@ -71,7 +151,7 @@ impl ScaledHessian {
 }
 
 /// Copies the strict upper triangle to the lower one.
-fn fold_down(square: &mut [f32], n: usize) {
+pub(super) fn fold_down(square: &mut [f32], n: usize) {
     let row = stride(n);
     for first in (0..n).step_by(TILE) {
         let last = n.min(first + TILE);

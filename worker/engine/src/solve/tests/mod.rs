@@ -1,5 +1,6 @@
 //! What the tests of pruning share: weights, Grams and plain f64 algebra.
 
+mod admm;
 pub(in crate::solve) mod answers;
 mod counts;
 mod factor;
