@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use obsdiff_security::SecurityError;
+use obsdiff_store::StoreError;
 use thiserror::Error;
 
 /// What can go wrong with a coordinator, before it drives a job.
@@ -19,6 +20,12 @@ pub enum Error {
     /// Nothing protects the port.
     #[error(transparent)]
     Security(#[from] SecurityError),
+    /// The job's store holds another job, is damaged, or does not do what it is asked.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The job cannot be written as JSON.
+    #[error("the job cannot be recorded: {0}")]
+    Record(#[source] serde_json::Error),
 }
 
 /// A result of the coordinator.

@@ -11,6 +11,7 @@ mod jobs;
 mod meeting;
 mod port;
 mod records;
+mod state;
 
 use obsdiff_core::{Core, Dismissal, Event, Input, View};
 use obsdiff_proto::WorkerId;
@@ -24,6 +25,7 @@ pub use jobs::Watched;
 pub use meeting::Meeting;
 pub use port::Port;
 pub use records::{Records, StoreRecords};
+pub use state::{JobInputs, State};
 
 /// The coordinator's end of a session. Calls must not block.
 pub trait Downlink: Send {

@@ -177,6 +177,8 @@ impl From<obsdiff_coordinator::Error> for Error {
         match error {
             E::Port { address, problem } => Self::key("--listen", format!("is {address}: {problem}")),
             E::Security(error) => error.into(),
+            E::Store(error) => error.into(),
+            error @ E::Record(_) => Self::Session(error.to_string()),
         }
     }
 }

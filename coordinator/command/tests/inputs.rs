@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use obsdiff::job::Job;
-use obsdiff::run::{Inputs, State};
+use obsdiff::run::{Inputs, open_state};
 use obsdiff_store::JobStore;
 
 mod process;
@@ -66,7 +66,7 @@ fn files(folder: &Path, below: &str) -> Vec<String> {
 /// Begins or resumes the job; why not, where it is refused.
 fn begin(folder: &Path) -> Option<String> {
     let job = Job::load(&folder.join("job.toml"), [], &[]).unwrap();
-    let opened = Inputs::open(&job, 1, None).and_then(|inputs| State::open(&job, &inputs).map(drop));
+    let opened = Inputs::open(&job, 1, None).and_then(|inputs| open_state(&job, &inputs).map(drop));
     opened.err().map(|error| {
         assert_eq!(error.exit_code(), 2, "{}", error.line());
         error.line()
@@ -150,7 +150,7 @@ fn a_prompt_keeps_its_place_from_the_file_through_the_store() {
     let (calibration, held_out) = (["a ring", "a ring", "a cube"], ["a disc", "a cone"]);
     assert_eq!(inputs.prompts.calibration, calibration);
     assert_eq!(inputs.prompts.held_out, held_out);
-    let state = State::open(&job, &inputs).unwrap();
+    let state = open_state(&job, &inputs).unwrap();
     let store = JobStore::open(state.url(), &[]).unwrap();
     let stored = state.runtime().block_on(async {
         let record = store.job().await.unwrap();

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use obsdiff_proto::{Inventory, Plan};
+use obsdiff_proto::{Inventory, JobSpec, Plan};
 use thiserror::Error;
 
 use crate::Exponents;
@@ -104,6 +104,16 @@ impl Default for Options {
 }
 
 impl Options {
+    /// What a job's specification says of how it is coordinated; all else as by default.
+    pub fn of(spec: &JobSpec) -> Self {
+        Self {
+            refine: spec.sparsity.refinement(),
+            split_above: Some(spec.packages.split_above),
+            mixed_hardware: spec.workers.mixed_hardware,
+            ..Self::default()
+        }
+    }
+
     /// The wait after something failed for the `tries`-th time (from 1).
     pub(crate) fn wait_after(&self, tries: u32) -> Duration {
         let doubled = 1u32.checked_shl(tries.saturating_sub(1)).unwrap_or(u32::MAX);

@@ -4,7 +4,7 @@ use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::Duration;
 
-use obsdiff_coordinator::{Driver, Port, Watched};
+use obsdiff_coordinator::{Driver, Port, State, Watched};
 use obsdiff_core::Outcome;
 use obsdiff_proto::session::Briefing;
 use tokio::sync::broadcast;
@@ -12,7 +12,7 @@ use tokio::sync::broadcast;
 use crate::cli::CoordinatorArgs;
 use crate::job::Job;
 use crate::progress::Progress;
-use crate::run::{Display, Gauge, Inputs, State};
+use crate::run::{Display, Gauge, Inputs, is_left_over, note, open_state};
 use crate::session::Session;
 use crate::signals::{Answer, Signal};
 use crate::{Error, Result};
@@ -36,10 +36,10 @@ pub(super) fn coordinate(args: &CoordinatorArgs, session: &mut Session<'_>) -> R
     if let Some(note) = &inputs.prompts.note {
         progress.note(note);
     }
-    let state = State::open(&job, &inputs)?;
-    state.note(&inputs, &progress);
+    let state = open_state(&job, &inputs)?;
+    note(&state, &progress);
     progress.keep(state.job.committed as usize, inputs.plan.packages.len(), state.url());
-    let done = if state.is_left_over(&inputs) {
+    let done = if is_left_over(&state, &inputs) {
         Ok(())
     } else {
         drive(&job, &inputs, &state, (port, listener), &progress, session)
@@ -68,7 +68,7 @@ fn drive(
         inventory: inputs.described.inventory.clone(),
         plan: inputs.plan.clone(),
         inputs: inputs.model_files.clone(),
-        store: state.absolute_url()?,
+        store: state.absolute_url().map_err(Error::system)?,
     });
     briefing.check().map_err(|e| Error::content(job.path(), format!("cannot be told to workers: {e}")))?;
     let (told, _) = broadcast::channel(256);

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use obsdiff_core::cost::{self, Cluster, PackageTimes, Setting};
-use obsdiff_core::{MemoryNeeds, PackageCost, PlanCost};
+use obsdiff_core::{MemoryNeeds, Options, PackageCost, PlanCost};
 use obsdiff_proto::{ByteSize, JobSpec, Method, Pattern, Plan};
 
 use super::counts::counts;
@@ -12,7 +12,7 @@ use crate::clock::Clock;
 use crate::described::Described;
 use crate::job::Job;
 use crate::prompts::JobPrompts;
-use crate::run::{options, with_budget};
+use crate::run::with_budget;
 use crate::session::Session;
 use crate::text::{self, Table};
 use crate::{Result, fit, machine, rates};
@@ -76,7 +76,7 @@ fn times(
     let setting = Setting {
         inventory: &described.inventory,
         accumulate: job.spec.hessian.accumulate,
-        options: &options(&job.spec),
+        options: &Options::of(&job.spec),
         workload: &described.workload(&job.spec),
         rates: &rates,
     };

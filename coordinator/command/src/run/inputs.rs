@@ -8,7 +8,8 @@ use obsdiff_engine::export::{longest_name, required_bytes};
 use obsdiff_proto::{ByteSize, InputDigest, JobError, Plan};
 use rustix::fs::Access;
 
-use super::{State, places};
+use super::places;
+use super::state::has_written;
 use crate::described::Described;
 use crate::fit;
 use crate::job::Job;
@@ -46,7 +47,7 @@ impl Inputs {
         let prompts = JobPrompts::load(job)?;
         let described = Described::read(job)?;
         places::check(job)?;
-        let written = State::has_written(job)?;
+        let written = has_written(job)?;
         let folder = check_output(job, &described, written)?;
         if workers > 0 {
             check_writable(job, &folder)?;

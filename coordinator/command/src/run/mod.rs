@@ -14,6 +14,7 @@ mod workers;
 use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
+use obsdiff_coordinator::State;
 use obsdiff_engine::calibrate::Trajectories;
 use obsdiff_engine::export::PruningRecord;
 use obsdiff_engine::model::DiffusionModel;
@@ -31,9 +32,9 @@ pub use display::{Display, Gauge};
 pub use held_out::HeldOutError;
 pub use inputs::Inputs;
 pub use memory::peak_resident;
-pub use state::State;
-pub(crate) use state::options;
+pub use state::open_state;
 use state::written_record;
+pub(crate) use state::{is_left_over, note};
 pub(crate) use structured::with_budget;
 pub use summary::Summary;
 pub use workers::Work;
@@ -68,16 +69,16 @@ pub fn run(job: &Job, process: &Process<'_>) -> Result<Summary> {
     if let Some(note) = &inputs.prompts.note {
         progress.note(note);
     }
-    let state = State::open(job, &inputs)?;
-    state.check_hardware(job)?;
-    state.note(&inputs, progress);
+    let state = open_state(job, &inputs)?;
+    state::check_hardware(&state, job)?;
+    note(&state, progress);
     progress.keep(state.job.committed as usize, inputs.plan.packages.len(), state.url());
     drop(running);
     let summary = |record, held_out| {
         let predicted = inputs.predicted_peak(job, workers);
         Summary { record, held_out, spans: spans.report(), predicted, peak_resident: peak_resident() }
     };
-    if let Some(record) = written_record(job).filter(|_| state.is_left_over(&inputs)) {
+    if let Some(record) = written_record(job).filter(|_| is_left_over(&state, &inputs)) {
         progress.written(&job.spec.output.path);
         state.remove(disk);
         return Ok(summary(record, None));
@@ -89,7 +90,7 @@ pub fn run(job: &Job, process: &Process<'_>) -> Result<Summary> {
             state.remove(disk);
             pruned
         }
-        Err(error) => return Err(state.after(error, disk)),
+        Err(error) => return Err(state::after(state, error, disk)),
     };
     Ok(summary(record, held_out))
 }

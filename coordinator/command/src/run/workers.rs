@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::thread;
 
 use candle_core::Tensor;
-use obsdiff_coordinator::Driver;
+use obsdiff_coordinator::{Driver, State};
 use obsdiff_core::Outcome;
 use obsdiff_engine::calibrate::Trajectories;
 use obsdiff_engine::export::{Export, PruningRecord, Shrink};
@@ -19,11 +19,11 @@ use obsdiff_files::{Disk, OnProgress};
 use obsdiff_proto::Package;
 use obsdiff_worker::collective::Local;
 use obsdiff_worker::device::{
-    Desk, Machine, Patience, Pruned, PruningEngine, Shelf, ShelfError, WorkError, follow,
+    Desk, Machine, Patience, Pruned, PruningEngine, Shelf, ShelfError, StoreShelf, WorkError, follow,
 };
 
 use super::local::attend;
-use super::{Display, Gauge, Inputs, RUN_SPAN, State, held_out, structured};
+use super::{Display, Gauge, Inputs, RUN_SPAN, held_out, structured};
 use crate::clock::Clock;
 use crate::job::Job;
 use crate::progress::Progress;
@@ -71,7 +71,7 @@ impl<'a> Work<'a> {
             .collect();
         let device = |desk: &Arc<Desk>, model| {
             let _run = tracing::info_span!(RUN_SPAN).entered();
-            let mut engine = self.engine(model, Arc::new(state.shelf()), gauge.clone(), desk);
+            let mut engine = self.engine(model, Arc::new(shelf(state)), gauge.clone(), desk);
             follow(desk, &mut engine);
             engine
         };
@@ -202,4 +202,9 @@ impl<'a> Work<'a> {
         });
         written.map_err(|error| failed.take().unwrap_or(WorkError::Engine(error)))
     }
+}
+
+/// Where workers of this process put and find weights.
+fn shelf(state: &State) -> StoreShelf {
+    StoreShelf::new(state.store().clone(), state.runtime().handle().clone())
 }

@@ -1,0 +1,159 @@
+//! What a job has done so far: its store, begun or found again.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use obsdiff_core::{Job, Options};
+use obsdiff_files::Disk;
+use obsdiff_proto::message::Exponents;
+use obsdiff_proto::{Accumulate, Digest, InputDigest, Inventory, JobSpec, PackageId, Plan};
+use obsdiff_store::{JobRecord, JobStore, Opened, Prompts};
+use serde::Serialize;
+use tokio::runtime::Runtime;
+
+use crate::{Error, Result, StoreRecords};
+
+/// Everything that decides a job's result.
+#[derive(Clone, Debug)]
+pub struct JobInputs {
+    /// The specification.
+    pub spec: JobSpec,
+    /// The model's prunable parts.
+    pub inventory: Arc<Inventory>,
+    /// The plan.
+    pub plan: Arc<Plan>,
+    /// Prompts to calibrate and to evaluate on.
+    pub prompts: Prompts,
+    /// Digests of the model's files, by their paths in its folder.
+    pub model_files: Vec<InputDigest>,
+    /// Digests of the files of prompts, by the paths that the job gives.
+    pub prompt_files: Vec<InputDigest>,
+}
+
+/// The store of a job that this process coordinates.
+pub struct State {
+    store: JobStore,
+    runtime: Runtime,
+    /// The directory, where it is one.
+    folder: Option<PathBuf>,
+    /// The first package that was finished and is run again, since something of it is missing.
+    pub went_back: Option<PackageId>,
+    /// How far the job is.
+    pub job: Job,
+    /// Whether an earlier coordinator began it.
+    pub resumed: bool,
+}
+
+impl State {
+    /// Begins a job, or finds an earlier run of the same one, in the store at `url`: a directory, or a URL that is reached by `settings`
+    /// as [`JobStore::create`] takes them. The store's calls wait on `runtime`.
+    ///
+    /// # Errors
+    /// When the store holds another job, naming what differs, or anything that is not obsdiff's; when another process runs the job, or it
+    /// cannot be read or written.
+    pub fn open(
+        url: &str,
+        settings: &[(String, String)],
+        inputs: &JobInputs,
+        runtime: Runtime,
+    ) -> Result<Self> {
+        let _span = tracing::info_span!("store").entered();
+        let store = JobStore::create(url, settings)?;
+        let record = JobRecord {
+            release: env!("CARGO_PKG_VERSION").to_owned(),
+            spec: inputs.spec.clone(),
+            model_files: inputs.model_files.clone(),
+            prompt_files: inputs.prompt_files.clone(),
+            prompts: digest(&inputs.prompts)?,
+            inventory: digest(&*inputs.inventory)?,
+            plan: digest(&*inputs.plan)?,
+        };
+        let starting = store.at_start();
+        let opened = runtime.block_on(starting.begin(&record, &inputs.prompts))?;
+        let life = runtime.block_on(starting.raise_life())?;
+        let (committed, went_back) = runtime.block_on(starting.recover())?;
+        let saved = runtime.block_on(starting.exponents())?;
+        let last = || committed.last().map(|manifest| manifest.exponents.clone());
+        let exponents = match inputs.spec.hessian.accumulate {
+            Accumulate::Exact => saved.or_else(last),
+            Accumulate::F32 => Some(Exponents::new()),
+        };
+        let kept = runtime.block_on(store.hardware())?;
+        let hardware = kept.or_else(|| committed.last().and_then(|manifest| manifest.hardware.clone()));
+        let job = Job {
+            inventory: inputs.inventory.clone(),
+            plan: inputs.plan.clone(),
+            committed: committed.len() as u32,
+            exponents,
+            hardware,
+            life,
+            options: Options::of(&inputs.spec),
+        };
+        let folder = (!url.contains("://")).then(|| PathBuf::from(url));
+        Ok(Self { store, runtime, folder, went_back, job, resumed: opened == Opened::Resumed })
+    }
+
+    /// Whether the store at `url` holds the state of a job of this specification, if only a part of it. Nothing is made where none is.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub fn is_at(
+        url: &str,
+        settings: &[(String, String)],
+        spec: &JobSpec,
+        runtime: &Runtime,
+    ) -> Result<bool> {
+        let Ok(store) = JobStore::open(url, settings) else { return Ok(false) };
+        Ok(runtime.block_on(store.at_start().is_of(spec))?)
+    }
+
+    /// Whether every package is finished.
+    pub fn is_finished(&self) -> bool {
+        self.job.committed as usize >= self.job.plan.packages.len()
+    }
+
+    /// Where the coordinator writes what it decides.
+    pub fn records(&self) -> StoreRecords {
+        StoreRecords { store: self.store.clone(), life: self.job.life }
+    }
+
+    /// The job's objects, as workers of this process reach them.
+    pub fn store(&self) -> &JobStore {
+        &self.store
+    }
+
+    /// The runtime that the store's calls wait on.
+    pub fn runtime(&self) -> &Runtime {
+        &self.runtime
+    }
+
+    /// What its messages call it: where it is.
+    pub fn url(&self) -> &str {
+        self.store.name()
+    }
+
+    /// Where it is for processes in other folders.
+    ///
+    /// # Errors
+    /// When this process has no folder any more.
+    pub fn absolute_url(&self) -> io::Result<String> {
+        match &self.folder {
+            Some(folder) => Ok(std::path::absolute(folder)?.display().to_string()),
+            None => Ok(self.url().to_owned()),
+        }
+    }
+
+    /// Removes what the job has put in its store: it is done, or cannot be done as it is.
+    pub fn remove(self, disk: &Disk) {
+        if let Err(error) = self.runtime.block_on(self.store.remove(disk)) {
+            tracing::warn!(state = self.url(), %error, "the state of the job could not be removed");
+        }
+    }
+}
+
+/// The digest of words as JSON.
+fn digest(words: &impl Serialize) -> Result<Digest> {
+    let json = serde_json::to_vec(words).map_err(Error::Record)?;
+    Ok(Digest::of(&json))
+}
