@@ -4,10 +4,11 @@
 use std::fmt;
 use std::io::{self, IsTerminal, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::Duration;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressState, ProgressStyle};
+use obsdiff_proto::lock;
 
 use crate::clock::Clock;
 use crate::text;
@@ -139,7 +140,7 @@ impl Progress {
     }
 
     fn kept(&self) -> MutexGuard<'_, Kept> {
-        self.0.kept.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0.kept)
     }
 
     /// Closes the last package: what follows is no part of one.
@@ -174,7 +175,7 @@ impl Progress {
         // Where standard error is gone there is nobody left to tell.
         let _ = match &self.0.show {
             Show::Bars(bars) => bars.println(line),
-            Show::Lines(out) => writeln!(out.lock().unwrap_or_else(PoisonError::into_inner), "{line}"),
+            Show::Lines(out) => writeln!(lock(out), "{line}"),
             Show::Quiet => writeln!(io::stderr(), "{line}"),
         };
     }
@@ -182,7 +183,7 @@ impl Progress {
     fn line(&self, text: impl FnOnce() -> String) {
         if let Show::Lines(out) = &self.0.show {
             // As above.
-            let _ = writeln!(out.lock().unwrap_or_else(PoisonError::into_inner), "{}", text());
+            let _ = writeln!(lock(out), "{}", text());
         }
     }
 
@@ -195,7 +196,7 @@ impl Progress {
     }
 
     fn place(&self) -> MutexGuard<'_, Place> {
-        self.0.place.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0.place)
     }
 }
 

@@ -2,10 +2,11 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::{self, ThreadId};
 use std::time::Duration;
 
+use obsdiff_proto::lock;
 use tracing::{Subscriber, span};
 use tracing_subscriber::Layer;
 use tracing_subscriber::layer::Context;
@@ -89,7 +90,7 @@ impl Spans {
     }
 
     fn threads(&self) -> MutexGuard<'_, HashMap<ThreadId, Thread>> {
-        self.threads.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.threads)
     }
 
     fn here(&self, change: impl FnOnce(&mut Thread)) {

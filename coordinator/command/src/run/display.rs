@@ -2,11 +2,11 @@
 //! knows by shards and parts.
 
 use std::sync::Arc;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
 use obsdiff_coordinator::Audience;
 use obsdiff_core::{Core, Event, Phase};
-use obsdiff_proto::{Package, PackageId, Shard};
+use obsdiff_proto::{Package, PackageId, Shard, lock};
 use obsdiff_worker::device::Watch;
 use tokio::sync::broadcast;
 
@@ -30,14 +30,14 @@ enum Counts {
 
 impl Gauge {
     fn replace(&self, next: Option<Open>) {
-        let last = std::mem::replace(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner), next);
+        let last = std::mem::replace(&mut *lock(&self.0), next);
         if let Some(last) = last {
             last.phase.finish();
         }
     }
 
     fn advance(&self, counts: Counts, by: u64) {
-        let open = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let open = lock(&self.0);
         if let Some(open) = open.as_ref().filter(|open| open.counts == counts) {
             open.phase.advance(by);
         }
@@ -45,7 +45,7 @@ impl Gauge {
 
     /// So much of what the open phase counts is done.
     fn reach(&self, counts: Counts, share: f64) {
-        let open = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let open = lock(&self.0);
         if let Some(open) = open.as_ref().filter(|open| open.counts == counts) {
             open.phase.reach(share);
         }
@@ -53,7 +53,7 @@ impl Gauge {
 
     /// Drops the open phase: it failed.
     pub(super) fn give_up(&self) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        *lock(&self.0) = None;
     }
 }
 

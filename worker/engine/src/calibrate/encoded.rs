@@ -5,9 +5,10 @@ use std::fmt;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
 use candle_core::{DType, Device, Tensor};
+use obsdiff_proto::lock;
 use tempfile::{SpooledTempFile, spooled_tempfile_in};
 
 use crate::pipeline::{Conditioning, TextEncoders};
@@ -105,7 +106,7 @@ impl Encoded {
             Error::Argument(format!("prompts {prompts:?} are not among {}", self.places.len()))
         })?;
         let like = &self.negative;
-        let mut spool = self.spool.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut spool = lock(&self.spool);
         let mut read = |place: u64| {
             spool.seek(SeekFrom::Start(place)).map_err(|e| Error::file(&self.folder, e))?;
             let mut next = |like: &Tensor| {

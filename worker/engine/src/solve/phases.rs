@@ -5,8 +5,10 @@
 
 use std::hint::spin_loop;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Mutex, PoisonError, RwLock};
 use std::thread;
+
+use obsdiff_proto::lock;
 
 /// Looks at a counter before a waiting thread offers its processor to others.
 const LOOKS: u32 = 64;
@@ -120,10 +122,6 @@ impl Drop for GivesUp<'_> {
             self.0.store(usize::MAX, Ordering::Release);
         }
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

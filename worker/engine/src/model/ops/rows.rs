@@ -4,6 +4,7 @@ use std::mem;
 use std::sync::{Mutex, PoisonError};
 
 use candle_core::{CpuStorage, DType, Device, InplaceOp1, Layout, Storage, StorageRef, Tensor};
+use obsdiff_proto::lock;
 
 use crate::{Error, Result};
 
@@ -50,7 +51,7 @@ pub(super) struct Pool(Mutex<Vec<Vec<f32>>>);
 impl Pool {
     /// A buffer of `len` numbers, whatever they are.
     pub(super) fn take(&self, len: usize) -> Vec<f32> {
-        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kept = lock(&self.0);
         match kept.iter().rposition(|buffer| buffer.len() == len) {
             Some(found) => kept.swap_remove(found),
             None => vec![0.0; len],
@@ -59,7 +60,7 @@ impl Pool {
 
     /// Takes back a buffer, if it is one to keep.
     pub(super) fn give(&self, buffer: Vec<f32>) {
-        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kept = lock(&self.0);
         let in_all: usize = kept.iter().map(Vec::len).sum();
         if buffer.len() <= KEPT_NUMBERS && in_all + buffer.len() <= KEPT_IN_ALL {
             kept.push(buffer);
@@ -82,7 +83,7 @@ pub(super) fn into_numbers(tensor: Tensor) -> Result<Vec<f32>> {
                 true => mem::take(numbers),
                 false => candle_core::bail!("only a whole buffer is taken"),
             };
-            *self.0.lock().unwrap_or_else(PoisonError::into_inner) = taken;
+            *lock(&self.0) = taken;
             Ok(())
         }
     }
