@@ -5,13 +5,12 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use obsdiff_proto::message::{Command, Fault, Group, Hello, Order, Status};
-use obsdiff_proto::{Epoch, WorkerId};
+use obsdiff_proto::{Epoch, WorkerId, lock};
 use tokio::sync::Notify;
 
 use super::WorkError;
 use super::duties::{Duties, Effect, Machine};
 use crate::collective::{Abort, Collective, CollectiveError, Seat, Transport};
-use obsdiff_proto::lock;
 
 /// A worker's desk: the session puts commands on it and reads the status, the device's thread takes orders and says what became of
 /// them.

@@ -106,9 +106,10 @@ impl WorkError {
                 Fault::Transient(self.to_string())
             }
             Self::Engine(Error::File { source, .. } | Error::Write { source, .. }) => {
-                match passes(source.kind()) {
-                    true => Fault::Transient(self.to_string()),
-                    false => Fault::Environment(self.to_string()),
+                if passes(source.kind()) {
+                    Fault::Transient(self.to_string())
+                } else {
+                    Fault::Environment(self.to_string())
                 }
             }
             Self::Engine(Error::Tensor(_)) => Fault::Environment(self.to_string()),

@@ -5,11 +5,10 @@ use std::sync::{Arc, Mutex};
 
 use obsdiff_engine::Error;
 use obsdiff_proto::message::{Exponents, Opening, Part, PartId, Solved};
-use obsdiff_proto::{PackageId, Plan, ShardId, SiteId};
+use obsdiff_proto::{PackageId, Plan, ShardId, SiteId, lock};
 
 use super::{Engine, Reducer, Shelf, Step, WorkError};
 use crate::collective::{Buffer, Collective, Values};
-use obsdiff_proto::lock;
 
 /// What a fake engine is about to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

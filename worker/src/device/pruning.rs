@@ -5,32 +5,20 @@ use std::sync::Arc;
 
 use candle_core::Tensor;
 use obsdiff_engine::Error;
-use obsdiff_engine::export::{PrunedLinear, PrunedStructure};
 use obsdiff_engine::gram::Gram;
 use obsdiff_engine::pruner::{Course, Grams, Pruner, allocate, possible};
 use obsdiff_proto::message::{Exponents, Opening, Part, Solved};
 use obsdiff_proto::{
-    Accumulate, LinearId, Package, PackageId, Plan, Shard, ShardId, SiteId, Structure, StructureId,
+    Accumulate, LinearId, Package, PackageId, Plan, Shard, ShardId, SiteId, Structure, StructureId, lock,
 };
 
 use super::object::{self, Content, SliceRecord, StructureRecord};
+use super::pruned::{Pruned, linears};
 use super::reducing::{GramReducer, Received};
 use super::{Engine, PrunedTensors, Reducer, Shelf, ShelfError, Step, WorkError};
-use obsdiff_proto::lock;
 
 /// Writes the pruned pipeline.
 pub type Exporter<'a> = Box<dyn FnMut(Pruned) -> Result<(), WorkError> + Send + 'a>;
-
-/// What was pruned, and what is to be said of it, in model order.
-#[derive(Clone, Debug)]
-pub struct Pruned {
-    /// Each linear.
-    pub linears: Vec<PrunedLinear>,
-    /// Each structure that lost heads or neurons.
-    pub structures: Vec<PrunedStructure>,
-    /// The new weights and biases.
-    pub tensors: PrunedTensors,
-}
 
 /// Is told how far the work is, for people who watch.
 pub trait Watch: Send + Sync {
@@ -377,25 +365,4 @@ fn stoppable<T>(
         })
     });
     result.map_err(|error| said.unwrap_or(WorkError::Engine(error)))
-}
-
-/// Joins what is said of the rows of each linear.
-fn linears(records: &[SliceRecord]) -> BTreeMap<LinearId, PrunedLinear> {
-    let mut by_linear: BTreeMap<LinearId, (PrunedLinear, Option<obsdiff_engine::solve::OutputEnergy>)> =
-        BTreeMap::new();
-    for record in records {
-        match by_linear.get_mut(&record.linear) {
-            None => {
-                by_linear.insert(record.linear, (record.report.clone(), record.energy));
-            }
-            Some((whole, energy)) => {
-                whole.shape[0] += record.report.shape[0];
-                whole.zeros += record.report.zeros;
-                *energy = energy.zip(record.energy).map(|(a, b)| a + b);
-                whole.relative_error = energy.map(|energy| energy.relative());
-                whole.unrefined_error = energy.and_then(|energy| energy.unrefined());
-            }
-        }
-    }
-    by_linear.into_iter().map(|(linear, (report, _))| (linear, report)).collect()
 }

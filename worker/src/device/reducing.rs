@@ -5,11 +5,10 @@ use std::sync::{Arc, Mutex};
 
 use obsdiff_engine::Error;
 use obsdiff_engine::gram::{Gram, SUM_LIMIT, Sums, SumsMut};
-use obsdiff_proto::{Accumulate, SiteId};
+use obsdiff_proto::{Accumulate, SiteId, lock};
 
 use super::{Reducer, WorkError};
 use crate::collective::{Buffer, Collective, CollectiveError, Result as GroupResult, Values};
-use obsdiff_proto::lock;
 
 /// Sums sent at once: 8 MiB of integers. It bounds what a rank holds besides its own Gram and the one it receives.
 pub const CHUNK: usize = 1 << 20;

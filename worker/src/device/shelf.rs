@@ -4,13 +4,11 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
-use obsdiff_proto::PackageId;
 use obsdiff_proto::message::{PartId, Receipt};
+use obsdiff_proto::{PackageId, lock};
+use obsdiff_store::{JobStore, PartReceipt, StoreError};
 use thiserror::Error;
 use tokio::runtime::Handle;
-
-use obsdiff_proto::lock;
-use obsdiff_store::{JobStore, PartReceipt, StoreError};
 
 /// Objects that hold the weights of parts, and the manifests that make them count. Calls block.
 pub trait Shelf: Send + Sync {

@@ -7,11 +7,11 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 use candle_core::Tensor;
 use obsdiff_engine::Error;
+use obsdiff_proto::lock;
 use obsdiff_proto::message::Receipt;
 
 use super::object;
 use super::{Shelf, WorkError};
-use obsdiff_proto::lock;
 
 /// The tensors of all packages applied, by their names in a checkpoint. They lie in the store, in f32, untouched by the type that the
 /// model computes in. Holds one object of the store at a time.

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use obsdiff_core::{Exponents, Fault, Group, Order, PartId, Stage};
 use obsdiff_proto::{Epoch, ShardId, SiteId};
 
-use crate::world::{Event, World};
+use crate::event::Event;
+use crate::world::World;
 
 /// A group as its members see it.
 pub(crate) struct Collective {

@@ -2,9 +2,10 @@
 
 use obsdiff_core::{Failure, Outcome};
 
+use crate::event::Event;
 use crate::prng::Prng;
 use crate::worker::Process;
-use crate::world::{Event, World};
+use crate::world::World;
 
 /// Something that goes wrong at a point in time.
 #[derive(Clone, Copy, Debug)]

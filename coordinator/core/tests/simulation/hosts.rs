@@ -6,8 +6,9 @@ use std::time::Duration;
 use obsdiff_core::{Command, Core, Input};
 use obsdiff_proto::{Epoch, WorkerId};
 
+use crate::event::Event;
 use crate::worker::{Life, Taken};
-use crate::world::{Event, World};
+use crate::world::World;
 
 impl World {
     /// The coordinator dies: every session with it.

@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod collective;
+mod event;
 mod faults;
 mod hosts;
 mod prng;

@@ -2,8 +2,9 @@
 
 use obsdiff_core::{Command, Fault, Order, Solved};
 
+use crate::event::Event;
 use crate::task::{applied, receipt};
-use crate::world::{Event, World};
+use crate::world::World;
 
 impl World {
     /// Finishes what is due and begins what is next.

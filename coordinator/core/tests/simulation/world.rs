@@ -5,103 +5,15 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
-use obsdiff_core::{
-    Action, Command, Core, Dismissal, Event as Told, Exponents, Input, Manifest, Outcome, Stage, Status,
-};
+use obsdiff_core::{Action, Core, Dismissal, Exponents, Input, Manifest, Outcome, Stage, Status};
 use obsdiff_proto::{Epoch, WorkerId};
 
 use crate::collective::Collective;
+use crate::event::{Event, kind};
 use crate::faults::{Fault, Knobs};
 use crate::prng::Prng;
 use crate::task::{KINDS, Task};
 use crate::worker::{NOT_THE_SUMS, Process};
-
-/// What will happen.
-#[derive(Clone, Debug)]
-pub(crate) enum Event {
-    Fault(Fault),
-    Tick {
-        life: u32,
-    },
-    /// A message reaches the coordinator.
-    Report {
-        worker: WorkerId,
-        status: Box<Status>,
-    },
-    /// The coordinator's end of a session notices that it broke.
-    Lost {
-        worker: WorkerId,
-    },
-    /// A message reaches a worker.
-    Command {
-        worker: WorkerId,
-        command: Command,
-    },
-    /// The worker's end of a session notices that it broke; `leave` when it was told to go.
-    Hangup {
-        worker: WorkerId,
-        leave: bool,
-    },
-    /// A process starts.
-    Start {
-        process: usize,
-    },
-    /// A process is ready for orders.
-    Prepared {
-        process: usize,
-        lives: u64,
-    },
-    /// A process tries to open a session.
-    Dial {
-        process: usize,
-        lives: u64,
-    },
-    /// A process says what it knows.
-    Beat {
-        process: usize,
-        worker: WorkerId,
-    },
-    /// A process looks at its work.
-    Work {
-        process: usize,
-        lives: u64,
-    },
-    /// A draining process runs out of time.
-    Expire {
-        process: usize,
-        lives: u64,
-    },
-    /// Every member of a group is connected.
-    Formed {
-        epoch: Epoch,
-    },
-    /// A group's next reduction is complete.
-    Reduced {
-        epoch: Epoch,
-    },
-    /// A member notices that its group is broken.
-    Broken {
-        epoch: Epoch,
-        process: usize,
-        lives: u64,
-    },
-    /// A group had its time to form.
-    FormBy {
-        epoch: Epoch,
-    },
-    /// A put reaches the store.
-    Put {
-        life: u32,
-        manifest: Arc<Manifest>,
-    },
-    /// The store's answer reaches the coordinator.
-    Stored {
-        life: u32,
-        input: Input,
-    },
-    /// The coordinator starts again.
-    Revive,
-}
 
 /// A run.
 pub(crate) struct World {
@@ -332,9 +244,8 @@ impl World {
             return Vec::new();
         }
         let copies = 1 + usize::from(self.rng.percent(self.knobs.repeat_percent));
-        let late = |rng: &mut Prng, knobs: &Knobs| match rng.percent(knobs.late_percent) {
-            true => rng.within(1..4000),
-            false => rng.within(1..30),
+        let late = |rng: &mut Prng, knobs: &Knobs| {
+            if rng.percent(knobs.late_percent) { rng.within(1..4000) } else { rng.within(1..30) }
         };
         (0..copies).map(|_| late(&mut self.rng, &self.knobs)).collect()
     }
@@ -362,9 +273,10 @@ impl World {
                 }
             }
         }
-        let input = match down {
-            true => Input::CommitFailed { package, error: "the store is down".to_owned() },
-            false => Input::Committed { package },
+        let input = if down {
+            Input::CommitFailed { package, error: "the store is down".to_owned() }
+        } else {
+            Input::Committed { package }
         };
         let wait = self.rng.within(1..100);
         self.after(wait, Event::Stored { life, input });
@@ -399,26 +311,5 @@ impl World {
             session.1 = false;
             self.step(Input::Left { worker, why: "connection lost".to_owned() });
         }
-    }
-}
-
-/// A word for the statistics.
-fn kind(event: &Told) -> &'static str {
-    match event {
-        Told::Joined { kept: 0, .. } => "joined",
-        Told::Joined { .. } => "joined with shards that count",
-        Told::Preparing { .. } => "joined to prepare",
-        Told::Ready { .. } => "ready",
-        Told::StandingBy { .. } => "stands by",
-        Told::Left { lost, .. } if lost.is_empty() => "left",
-        Told::Left { .. } => "left and lost shards",
-        Told::Discarded { .. } => "sums discarded",
-        Told::Grouped { .. } => "group formed",
-        Told::Formed { .. } => "group reduces",
-        Told::Arrived { .. } => "Grams arrived",
-        Told::Broken { .. } => "group broken",
-        Told::Lowered { .. } => "exponent lowered",
-        Told::Retried { .. } => "tried again",
-        Told::Committed { .. } => "committed",
     }
 }

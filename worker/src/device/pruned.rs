@@ -1,0 +1,41 @@
+//! What was pruned, and what is said of it.
+
+use std::collections::BTreeMap;
+
+use obsdiff_engine::export::{PrunedLinear, PrunedStructure};
+use obsdiff_engine::solve::OutputEnergy;
+use obsdiff_proto::LinearId;
+
+use super::PrunedTensors;
+use super::object::SliceRecord;
+
+/// What was pruned, and what is to be said of it, in model order.
+#[derive(Clone, Debug)]
+pub struct Pruned {
+    /// Each linear.
+    pub linears: Vec<PrunedLinear>,
+    /// Each structure that lost heads or neurons.
+    pub structures: Vec<PrunedStructure>,
+    /// The new weights and biases.
+    pub tensors: PrunedTensors,
+}
+
+/// Joins what is said of the rows of each linear.
+pub(super) fn linears(records: &[SliceRecord]) -> BTreeMap<LinearId, PrunedLinear> {
+    let mut by_linear: BTreeMap<LinearId, (PrunedLinear, Option<OutputEnergy>)> = BTreeMap::new();
+    for record in records {
+        match by_linear.get_mut(&record.linear) {
+            None => {
+                by_linear.insert(record.linear, (record.report.clone(), record.energy));
+            }
+            Some((whole, energy)) => {
+                whole.shape[0] += record.report.shape[0];
+                whole.zeros += record.report.zeros;
+                *energy = energy.zip(record.energy).map(|(a, b)| a + b);
+                whole.relative_error = energy.map(|energy| energy.relative());
+                whole.unrefined_error = energy.and_then(|energy| energy.unrefined());
+            }
+        }
+    }
+    by_linear.into_iter().map(|(linear, (report, _))| (linear, report)).collect()
+}

@@ -1,0 +1,117 @@
+//! Workers with fake engines, and gates that a test opens.
+
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use obsdiff_proto::message::{Command, Status};
+use obsdiff_proto::{Plan, WorkerId};
+
+use super::super::{Desk, FakeEngine, Gate, MemoryShelf, Moment, Patience, WorkError, follow};
+use super::{calibrate, machine, plan};
+use crate::collective::Local;
+
+/// Longer than any of these tests should take.
+const LONG: Duration = Duration::from_secs(60);
+
+/// What a gate of a worker lets pass, one moment at a time, where it is closed.
+pub(super) struct Gatekeeper {
+    reached: Receiver<Moment>,
+    pub(super) open: Sender<Result<(), WorkError>>,
+}
+
+impl Gatekeeper {
+    pub(super) fn new() -> (Self, Gate) {
+        let (reaches, reached) = mpsc::channel();
+        let (open, opened) = mpsc::channel();
+        let opened = Mutex::new(opened);
+        let gate = move |moment| {
+            reaches.send(moment).unwrap();
+            opened.lock().unwrap().recv_timeout(LONG).unwrap()
+        };
+        (Self { reached, open }, Arc::new(gate))
+    }
+
+    /// Waits for the worker to come to a moment.
+    pub(super) fn reached(&self) -> Moment {
+        self.reached.recv_timeout(LONG).unwrap()
+    }
+}
+
+/// Two workers with fake engines, by their names.
+pub(super) struct Workers {
+    pub(super) desks: Vec<Arc<Desk>>,
+    threads: Vec<thread::JoinHandle<()>>,
+    pub(super) shelf: MemoryShelf,
+}
+
+impl Workers {
+    pub(super) fn new(plan: &Arc<Plan>, gates: Vec<Gate>) -> Self {
+        let transport = Arc::new(Local::default());
+        let shelf = MemoryShelf::default();
+        let mut workers = Self { desks: Vec::new(), threads: Vec::new(), shelf: shelf.clone() };
+        for (name, gate) in (1u64..).zip(gates) {
+            let desk = Desk::new(machine(u128::from(name)), transport.clone(), Patience::default());
+            desk.hello();
+            desk.named(WorkerId(name));
+            let result = Arc::new(Mutex::new(None));
+            let mut engine = FakeEngine::new(plan.clone(), Arc::new(shelf.clone()), result, gate);
+            let its = desk.clone();
+            workers.threads.push(thread::spawn(move || follow(&its, &mut engine)));
+            workers.desks.push(desk);
+        }
+        workers
+    }
+
+    pub(super) fn open(plan: &Arc<Plan>, count: usize) -> Self {
+        let open = || -> Gate { Arc::new(|_| Ok(())) };
+        Self::new(plan, (0..count).map(|_| open()).collect())
+    }
+
+    /// Two workers that hold a shard each, the second one behind a gate.
+    pub(super) fn with_a_shard_each() -> (Gatekeeper, Self) {
+        let (gatekeeper, gate) = Gatekeeper::new();
+        let open: Gate = Arc::new(|_| Ok(()));
+        let workers = Self::new(&plan(2), vec![open, gate]);
+        workers.take(1, calibrate(1, 0));
+        workers.take(2, calibrate(1, 1));
+        gatekeeper.reached();
+        gatekeeper.open.send(Ok(())).unwrap();
+        workers.idle(1);
+        workers.idle(2);
+        (gatekeeper, workers)
+    }
+
+    pub(super) fn take(&self, worker: usize, command: Command) {
+        self.desks[worker - 1].take(command);
+    }
+
+    /// The status of a worker, once it is as wanted.
+    pub(super) fn wait(&self, worker: usize, wanted: impl Fn(&Status) -> bool) -> Status {
+        let desk = &self.desks[worker - 1];
+        let end = Instant::now() + LONG;
+        loop {
+            let (status, version) = desk.status();
+            if wanted(&status) {
+                return status;
+            }
+            assert!(Instant::now() < end, "worker {worker} stays {status:?}");
+            desk.wait(version, Duration::from_secs(1));
+        }
+    }
+
+    pub(super) fn idle(&self, worker: usize) -> Status {
+        self.wait(worker, |status| status.in_hand.is_empty())
+    }
+}
+
+impl Drop for Workers {
+    fn drop(&mut self) {
+        self.desks.iter().for_each(|desk| desk.close());
+        for thread in self.threads.drain(..) {
+            let ended = thread.join();
+            assert!(ended.is_ok() || thread::panicking());
+        }
+    }
+}
