@@ -53,13 +53,10 @@ impl Places {
     /// A place for a worker. One without a network collective sums its Grams by itself: it works where no other does.
     fn take(&self, networked: bool) -> Result<OwnedSemaphorePermit, &'static str> {
         let places = if networked { 1 } else { MOST_WORKERS as u32 };
-        self.0.clone().try_acquire_many_owned(places).map_err(|_| match networked {
-            true => "a worker without a network collective is at work: this one stands by until it leaves",
-            false => {
+        self.0.clone().try_acquire_many_owned(places).map_err(|_| if networked { "a worker without a network collective is at work: this one stands by until it leaves" } else {
                 "others are at work, and this worker has no network collective: it stands by until they leave; \
                  to work with them, build it with --features gloo, and beyond this machine give it --insecure"
-            }
-        })
+            })
     }
 
     /// Has a worker stand by until there is a place; none where it leaves before. Who stands by is not in a queue: a worker that needs

@@ -104,11 +104,10 @@ impl Meeting {
 fn enter(room: &mut Option<Room>, epoch: Epoch, worker: WorkerId) -> Result<&mut Room, Status> {
     let over = || Status::failed_precondition(format!("the group of epoch {epoch} is over"));
     let room = room.as_mut().filter(|room| room.epoch == epoch).ok_or_else(over)?;
-    match room.members.contains(&worker) {
-        true => Ok(room),
-        false => {
-            Err(Status::permission_denied(format!("worker {worker} is not in the group of epoch {epoch}")))
-        }
+    if room.members.contains(&worker) {
+        Ok(room)
+    } else {
+        Err(Status::permission_denied(format!("worker {worker} is not in the group of epoch {epoch}")))
     }
 }
 

@@ -55,10 +55,7 @@ impl Structure {
 
     /// Parts that a budget leaves in any case: one head, or a twentieth of the neurons.
     pub fn least(&self) -> usize {
-        match self.is_attention() {
-            true => 1,
-            false => ((LEAST_NEURONS * self.count as f64).ceil() as usize).max(1),
-        }
+        if self.is_attention() { 1 } else { ((LEAST_NEURONS * self.count as f64).ceil() as usize).max(1) }
     }
 }
 
@@ -80,17 +77,20 @@ impl JobSpec {
         }
         if !structured {
             let only = "is for sparsity.pattern = \"structured\": leave it out".to_owned();
-            return match () {
-                () if s.method == Method::L1 => refuse(
-                    "sparsity.method",
-                    "is \"l1\", which removes heads and neurons: it needs sparsity.pattern = \"structured\""
-                        .to_owned(),
-                ),
-                () if s.budget.is_some() => refuse("sparsity.budget", only),
-                () if s.head_score != HeadScore::Exact => refuse("sparsity.head_score", only),
-                () if !s.fold_bias => refuse("sparsity.fold_bias", only),
-                () if self.output.layout != Layout::Shrunk => refuse("output.layout", only),
-                () => Ok(()),
+            if s.method == Method::L1 {
+                let problem =
+                    "is \"l1\", which removes heads and neurons: it needs sparsity.pattern = \"structured\"";
+                return refuse("sparsity.method", problem.to_owned());
+            }
+            let given = [
+                ("sparsity.budget", s.budget.is_some()),
+                ("sparsity.head_score", s.head_score != HeadScore::Exact),
+                ("sparsity.fold_bias", !s.fold_bias),
+                ("output.layout", self.output.layout != Layout::Shrunk),
+            ];
+            return match given.iter().find(|(_, given)| *given) {
+                Some((key, _)) => refuse(key, only),
+                None => Ok(()),
             };
         }
         if !matches!(s.method, Method::Obs | Method::L1) {

@@ -21,10 +21,8 @@ impl Targets {
             let key = format!("sparsity.rules[{i}]");
             let glob = Glob::new(&rule.matches)
                 .map_err(|e| JobError::new(format!("{key}.match"), format!("is not a glob: {e}")))?;
-            let target = match rule.skip {
-                true => None,
-                false => Some(spec.rule_target(rule, &format!("{key}.ratio"))?),
-            };
+            let target =
+                if rule.skip { None } else { Some(spec.rule_target(rule, &format!("{key}.ratio"))?) };
             Ok((glob.compile_matcher(), target))
         });
         Ok(Self { rules: rules.collect::<Result<_, JobError>>()?, otherwise: spec.target()? })

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use obsdiff_proto::wire::v1::rendezvous_client::RendezvousClient;
 use obsdiff_proto::wire::{Put, Wait, v1};
-use obsdiff_proto::{Epoch, WorkerId};
+use obsdiff_proto::{Epoch, WorkerId, lock};
+use obsdiff_security::TokenSender;
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tonic::Code;
@@ -15,8 +16,6 @@ use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint};
 
 use crate::collective::{Abort, CollectiveError, Rendezvous, Result};
-use obsdiff_proto::lock;
-use obsdiff_security::TokenSender;
 
 /// How much longer than the wait that is asked for the answer may take.
 const SLACK: Duration = Duration::from_secs(5);

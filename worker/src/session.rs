@@ -7,9 +7,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::{BoxFuture, pending};
+use obsdiff_proto::causes;
 use obsdiff_proto::session::{Briefing, CoordinatorEvent, Dismissed, Reason, Welcome, WorkerEvent};
 use obsdiff_proto::wire::v1::session_client::SessionClient;
 use obsdiff_proto::wire::{MESSAGE_LIMIT, REACH, REACH_NETWORK, WireError, v1};
+use obsdiff_security::TokenSender;
 use thiserror::Error;
 use tokio::sync::mpsc::{self, Sender};
 use tokio::time::{Instant, sleep, timeout};
@@ -21,8 +23,6 @@ use tonic::{Code, Request, Status, Streaming};
 
 use crate::device::Desk;
 use crate::meeting::{Line, Meeting};
-use obsdiff_proto::causes;
-use obsdiff_security::TokenSender;
 
 /// The first wait before a lost connection is opened again; doubles each time.
 const FIRST_WAIT: Duration = Duration::from_millis(200);
@@ -184,9 +184,10 @@ pub async fn attend(
         if left.is_zero() {
             break Err(SessionError::Away { patience: dial.patience, why: lost });
         }
-        absence.tell(&match stands_by {
-            true => Waiting::Turn { why: lost },
-            false => Waiting::Coordinator { why: lost, left },
+        absence.tell(&if stands_by {
+            Waiting::Turn { why: lost }
+        } else {
+            Waiting::Coordinator { why: lost, left }
         });
         // A session that lasted shows that the way is open.
         if begun.elapsed() > LONGEST_WAIT {

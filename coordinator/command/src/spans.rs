@@ -162,9 +162,12 @@ impl SpanReport {
 
 impl fmt::Display for SpanReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let share = |time: Duration| match self.whole.is_zero() {
-            true => "-".to_owned(),
-            false => format!("{:.1}%", 100.0 * time.as_secs_f64() / self.whole.as_secs_f64()),
+        let share = |time: Duration| {
+            if self.whole.is_zero() {
+                "-".to_owned()
+            } else {
+                format!("{:.1}%", 100.0 * time.as_secs_f64() / self.whole.as_secs_f64())
+            }
         };
         let mut table = Table::new(["where the time went", "calls", "time", "share"]);
         let mut row = |row: &SpanRow, time, beside| {

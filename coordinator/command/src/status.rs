@@ -63,11 +63,14 @@ pub fn progress(view: &View) -> String {
 }
 
 fn remark(worker: &WorkerView, view: &View) -> &'static str {
-    match () {
-        () if worker.draining => "leaving",
-        () if worker.preparing => "preparing",
-        () if worker.applied < view.committed => "catching up",
-        () => "",
+    if worker.draining {
+        "leaving"
+    } else if worker.preparing {
+        "preparing"
+    } else if worker.applied < view.committed {
+        "catching up"
+    } else {
+        ""
     }
 }
 

@@ -141,10 +141,14 @@ mod tests {
 
     /// 1 where `keep(row, column)`, else 0 or -0 by turns.
     fn f32s(rows: usize, columns: usize, keep: impl Fn(usize, usize) -> bool) -> Vec<u8> {
-        let number = |i: usize| match keep(i / columns, i % columns) {
-            true => 1.0f32,
-            false if i.is_multiple_of(2) => 0.0,
-            false => -0.0,
+        let number = |i: usize| {
+            if keep(i / columns, i % columns) {
+                1.0f32
+            } else if i.is_multiple_of(2) {
+                0.0
+            } else {
+                -0.0
+            }
         };
         (0..rows * columns).flat_map(|i| number(i).to_le_bytes()).collect()
     }

@@ -124,10 +124,11 @@ fn copy(from: &Path, to: &Path) {
     for entry in fs::read_dir(from).unwrap() {
         let entry = entry.unwrap();
         let to = to.join(entry.file_name());
-        match entry.metadata().unwrap().is_dir() {
-            true => copy(&entry.path(), &to),
+        if entry.metadata().unwrap().is_dir() {
+            copy(&entry.path(), &to)
+        } else {
             // The bytes alone: assets may be read-only.
-            false => fs::write(to, fs::read(entry.path()).unwrap()).unwrap(),
+            fs::write(to, fs::read(entry.path()).unwrap()).unwrap()
         }
     }
 }

@@ -40,10 +40,11 @@ fn copy(from: &Path, to: &Path) {
     for entry in fs::read_dir(from).unwrap() {
         let entry = entry.unwrap();
         let to = to.join(entry.file_name());
-        match entry.metadata().unwrap().is_dir() {
-            true => copy(&entry.path(), &to),
+        if entry.metadata().unwrap().is_dir() {
+            copy(&entry.path(), &to)
+        } else {
             // The bytes alone: assets may be read-only.
-            false => fs::write(to, fs::read(entry.path()).unwrap()).unwrap(),
+            fs::write(to, fs::read(entry.path()).unwrap()).unwrap()
         }
     }
 }
@@ -54,9 +55,10 @@ fn files(folder: &Path, below: &str) -> Vec<String> {
     for entry in fs::read_dir(folder.join(below)).unwrap() {
         let entry = entry.unwrap();
         let name = format!("{below}{}", entry.file_name().into_string().unwrap());
-        match entry.metadata().unwrap().is_dir() {
-            true => found.extend(files(folder, &format!("{name}/"))),
-            false => found.push(name),
+        if entry.metadata().unwrap().is_dir() {
+            found.extend(files(folder, &format!("{name}/")))
+        } else {
+            found.push(name)
         }
     }
     found.sort();
@@ -101,12 +103,11 @@ fn a_job_is_not_resumed_with_any_other_file_of_its_model_or_prompts() {
         let before = fs::read(&file).unwrap();
         change(&file);
         let said = begin(folder.path());
-        match unread.contains(&name) {
-            true => assert_eq!(said, None, "{name}"),
-            false => {
-                let said = said.unwrap_or_else(|| panic!("{name} may change"));
-                assert!(said.contains(&format!("the content of {name} changed")), "{name}: {said}");
-            }
+        if unread.contains(&name) {
+            assert_eq!(said, None, "{name}")
+        } else {
+            let said = said.unwrap_or_else(|| panic!("{name} may change"));
+            assert!(said.contains(&format!("the content of {name} changed")), "{name}: {said}");
         }
         fs::write(&file, before).unwrap();
     }

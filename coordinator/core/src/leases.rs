@@ -44,9 +44,10 @@ pub(crate) fn grants(pending: usize, runners: &[Runner], options: &Options) -> V
     let names: BTreeSet<_> = ready.iter().map(|r| r.worker).collect();
     let mut shared = shares(pending, runners, options);
     shared.retain(|worker| names.contains(worker));
-    match shared.is_empty() && ready.iter().all(|r| r.leased == 0) {
-        true => shares(pending, &ready, options),
-        false => shared,
+    if shared.is_empty() && ready.iter().all(|r| r.leased == 0) {
+        shares(pending, &ready, options)
+    } else {
+        shared
     }
 }
 

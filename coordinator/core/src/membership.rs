@@ -156,10 +156,12 @@ impl Core {
         let options = &self.job.options;
         let expired = |member: &Member| {
             let (quiet, still) = (self.now - member.heard, self.now - member.moved);
-            match () {
-                () if quiet >= options.silence => Some(Dismissal::Silent { seconds: quiet.as_secs() }),
-                () if still >= options.stall => Some(Dismissal::Stalled { seconds: still.as_secs() }),
-                () => None,
+            if quiet >= options.silence {
+                Some(Dismissal::Silent { seconds: quiet.as_secs() })
+            } else if still >= options.stall {
+                Some(Dismissal::Stalled { seconds: still.as_secs() })
+            } else {
+                None
             }
         };
         let gone: Vec<_> = self.members.iter().filter_map(|(w, m)| Some((*w, expired(m)?))).collect();

@@ -33,9 +33,10 @@ impl Exposure {
 /// # Errors
 /// When other machines reach it and nothing protects it.
 pub fn check_bind(address: SocketAddr, exposure: Exposure) -> Result<()> {
-    match exposure == Exposure::Loopback && !is_loopback(address.ip()) {
-        true => Err(SecurityError::OpenPort { address }),
-        false => Ok(()),
+    if exposure == Exposure::Loopback && !is_loopback(address.ip()) {
+        Err(SecurityError::OpenPort { address })
+    } else {
+        Ok(())
     }
 }
 

@@ -38,17 +38,11 @@ pub(super) fn required<T>(field: &str, value: Option<T>) -> Result<T> {
 }
 
 pub(super) fn count(field: &str, found: usize, most: usize) -> Result<()> {
-    match found > most {
-        true => Err(WireError::new(field, Problem::TooMany { found, most })),
-        false => Ok(()),
-    }
+    if found > most { Err(WireError::new(field, Problem::TooMany { found, most })) } else { Ok(()) }
 }
 
 pub(super) fn length(field: &str, found: usize, most: usize) -> Result<()> {
-    match found > most {
-        true => Err(WireError::new(field, Problem::TooLong { found, most })),
-        false => Ok(()),
-    }
+    if found > most { Err(WireError::new(field, Problem::TooLong { found, most })) } else { Ok(()) }
 }
 
 /// Text of at most `most` bytes.
@@ -74,17 +68,19 @@ pub(super) fn ascending<T: Ord>(
 ) -> Result<BTreeSet<T>> {
     count(field, entries.len(), most)?;
     let entries: Vec<T> = entries.collect();
-    match entries.is_sorted_by(|a, b| a < b) {
-        true => Ok(entries.into_iter().collect()),
-        false => Err(WireError::new(field, Problem::Unordered)),
+    if entries.is_sorted_by(|a, b| a < b) {
+        Ok(entries.into_iter().collect())
+    } else {
+        Err(WireError::new(field, Problem::Unordered))
     }
 }
 
 /// Keyed entries, by keys that each stand once, in order.
 pub(super) fn keyed<K: Ord, V>(field: &str, entries: Vec<(K, V)>) -> Result<BTreeMap<K, V>> {
-    match entries.is_sorted_by(|(a, _), (b, _)| a < b) {
-        true => Ok(entries.into_iter().collect()),
-        false => Err(WireError::new(field, Problem::Unordered)),
+    if entries.is_sorted_by(|(a, _), (b, _)| a < b) {
+        Ok(entries.into_iter().collect())
+    } else {
+        Err(WireError::new(field, Problem::Unordered))
     }
 }
 
@@ -122,8 +118,5 @@ pub(super) fn millis(duration: Duration) -> u64 {
 
 /// Refuses another protocol before anything else of a message is looked at.
 pub(super) fn protocol(them: Side, theirs: u32) -> Result<()> {
-    match theirs == PROTOCOL {
-        true => Ok(()),
-        false => Err(WireError::Protocol { them, theirs }),
-    }
+    if theirs == PROTOCOL { Ok(()) } else { Err(WireError::Protocol { them, theirs }) }
 }

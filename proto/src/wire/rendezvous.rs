@@ -88,10 +88,7 @@ impl v1::WaitResponse {
 }
 
 fn key(key: String) -> Result<String> {
-    match key.is_empty() {
-        true => Err(WireError::new("key", Problem::Missing)),
-        false => text("key", key, LONGEST_KEY),
-    }
+    if key.is_empty() { Err(WireError::new("key", Problem::Missing)) } else { text("key", key, LONGEST_KEY) }
 }
 
 fn value(value: Bytes) -> Result<Bytes> {

@@ -1,12 +1,11 @@
 //! What can go wrong with a store.
 
 use obsdiff_files::Owner;
-use obsdiff_proto::PackageId;
 use obsdiff_proto::message::PartId;
+use obsdiff_proto::{PackageId, causes};
 use thiserror::Error;
 
 use super::layout::remedy;
-use obsdiff_proto::causes;
 
 /// What can go wrong with a store, with the object that it happened to.
 #[derive(Debug, Error)]

@@ -121,9 +121,10 @@ impl JobStore {
     async fn record(&self, package: PackageId) -> Result<ManifestRecord> {
         let object = object(package);
         let record: ManifestRecord = self.sealed(&object).await?;
-        match record.package == package {
-            true => Ok(record),
-            false => Err(self.damaged(&object, &format!("it is the manifest of package {}", record.package))),
+        if record.package == package {
+            Ok(record)
+        } else {
+            Err(self.damaged(&object, &format!("it is the manifest of package {}", record.package)))
         }
     }
 

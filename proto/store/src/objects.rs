@@ -62,9 +62,10 @@ impl JobStore {
         }
         let sealed: Sealed<T> = serde_json::from_slice(&bytes).map_err(unreadable)?;
         let found = Digest::of(&serde_json::to_vec(&sealed.content).map_err(unreadable)?);
-        match found == sealed.sha256 {
-            true => Ok(sealed.content),
-            false => Err(self.misdigested(object, found, sealed.sha256)),
+        if found == sealed.sha256 {
+            Ok(sealed.content)
+        } else {
+            Err(self.misdigested(object, found, sealed.sha256))
         }
     }
 

@@ -38,9 +38,10 @@ impl TryFrom<&Receipt> for PartReceipt {
     fn try_from(receipt: &Receipt) -> Result<Self> {
         let refused = |problem: String| StoreError::Receipt { problem };
         let receipt: Self = serde_json::from_str(&receipt.0).map_err(|e| refused(e.to_string()))?;
-        match receipt.object == object(receipt.sha256) {
-            true => Ok(receipt),
-            false => Err(refused(format!("it names {} for the digest {}", receipt.object, receipt.sha256))),
+        if receipt.object == object(receipt.sha256) {
+            Ok(receipt)
+        } else {
+            Err(refused(format!("it names {} for the digest {}", receipt.object, receipt.sha256)))
         }
     }
 }
@@ -71,9 +72,10 @@ impl JobStore {
         let content = self.get(&receipt.object).await?;
         self.check_size(receipt, content.len() as u64)?;
         let found = self.digest(&content).await?;
-        match found == receipt.sha256 {
-            true => Ok(content),
-            false => Err(self.misdigested(&receipt.object, found, receipt.sha256)),
+        if found == receipt.sha256 {
+            Ok(content)
+        } else {
+            Err(self.misdigested(&receipt.object, found, receipt.sha256))
         }
     }
 

@@ -85,9 +85,12 @@ fn shrinks_without_a_difference(name: &str) {
     assert_eq!(inventory.structures.iter().any(|s| s.name.ends_with("attn2")), name == "sd35-medium");
     for (i, structure) in inventory.structures.iter().enumerate() {
         // Every third neuron; of heads the first or the last, block by block. Some structures stay whole.
-        let goes = |part: usize| match structure.is_attention() {
-            true => part == i % structure.count && structure.count > 1,
-            false => i % 4 != 3 && part % 3 == 1,
+        let goes = |part: usize| {
+            if structure.is_attention() {
+                part == i % structure.count && structure.count > 1
+            } else {
+                i % 4 != 3 && part % 3 == 1
+            }
         };
         let of_feature = |feature: usize| goes(feature / structure.size);
         structure.outputs.iter().for_each(|id| clear(&mut model, *id, false, &of_feature));

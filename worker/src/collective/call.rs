@@ -50,16 +50,14 @@ impl Call {
 }
 
 fn within(root: usize, world: usize) -> Result<()> {
-    match root < world {
-        true => Ok(()),
-        false => Err(CollectiveError::Seat { rank: root, world }),
-    }
+    if root < world { Ok(()) } else { Err(CollectiveError::Seat { rank: root, world }) }
 }
 
 fn same_shape(send: Values<'_>, receive: &Buffer<'_>) -> Result<Shape> {
-    match send.shape() == receive.shape() {
-        true => Ok(send.shape()),
-        false => Err(CollectiveError::Buffers("a buffer to receive is not of the shape that is sent")),
+    if send.shape() == receive.shape() {
+        Ok(send.shape())
+    } else {
+        Err(CollectiveError::Buffers("a buffer to receive is not of the shape that is sent"))
     }
 }
 

@@ -7,12 +7,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use obsdiff_proto::Epoch;
+use obsdiff_proto::{Epoch, lock};
 
 use super::buffer::{Buffer, Values};
 use super::call::{Call, What};
 use super::{Abort, Collective, CollectiveError, Result, Seat, Transport};
-use obsdiff_proto::lock;
 
 /// Joins threads of this process. Clones join the same groups.
 #[derive(Clone, Default)]
@@ -241,10 +240,7 @@ impl Collective for Rank {
 
 impl Drop for Rank {
     fn drop(&mut self) {
-        let why = match std::thread::panicking() {
-            true => "it panicked",
-            false => "it left the group",
-        };
+        let why = if std::thread::panicking() { "it panicked" } else { "it left the group" };
         self.group.end(self.seat.rank, CollectiveError::Transport(why.to_owned()));
     }
 }

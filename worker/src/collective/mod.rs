@@ -109,9 +109,10 @@ pub struct Seat {
 impl Seat {
     /// Refuses a place that the group does not have.
     fn check(&self) -> Result<()> {
-        match self.rank < self.world {
-            true => Ok(()),
-            false => Err(CollectiveError::Seat { rank: self.rank, world: self.world }),
+        if self.rank < self.world {
+            Ok(())
+        } else {
+            Err(CollectiveError::Seat { rank: self.rank, world: self.world })
         }
     }
 }

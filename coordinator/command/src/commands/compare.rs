@@ -80,10 +80,7 @@ fn cut(prompt: &str) -> String {
 }
 
 fn decibels(psnr: f64) -> String {
-    match psnr.is_finite() {
-        true => format!("{psnr:.2} dB"),
-        false => "equal".to_owned(),
-    }
+    if psnr.is_finite() { format!("{psnr:.2} dB") } else { "equal".to_owned() }
 }
 
 fn mean(numbers: &[f64]) -> f64 {

@@ -37,13 +37,14 @@ pub(super) fn counts(job: &Job, described: &Described, plan: &Plan, rate: f64) -
     let mut table = Table::new(["packages", "Grams", "peak memory", "passes", "about"]);
     let mut planned = 0;
     for count in asked {
-        let other = match count == of_job {
-            true => plan.clone(),
-            false => match with(count) {
+        let other = if count == of_job {
+            plan.clone()
+        } else {
+            match with(count) {
                 Err(PlanError::TooManyPackages { most, .. }) => with(most),
                 planned => planned,
             }
-            .map_err(|e| job.unplanned(e))?,
+            .map_err(|e| job.unplanned(e))?
         };
         let packages = other.packages.len();
         // There are no more packages than units to prune.

@@ -25,12 +25,11 @@ const INDEX: &str = ".safetensors.index.json";
 pub(super) fn inspect(args: &InspectArgs, session: &mut Session<'_>) -> Result<()> {
     let (weights, folder) = open(&args.path)?;
     let found = scan(&args.path, &weights, prunable_names(&folder).as_ref())?;
-    match args.json {
-        true => {
-            serde_json::to_writer_pretty(&mut session.out, &found).map_err(std::io::Error::from)?;
-            writeln!(session.out)?;
-        }
-        false => print(&found, session)?,
+    if args.json {
+        serde_json::to_writer_pretty(&mut session.out, &found).map_err(std::io::Error::from)?;
+        writeln!(session.out)?;
+    } else {
+        print(&found, session)?
     }
     Ok(())
 }
@@ -79,10 +78,8 @@ fn open(path: &Path) -> Result<(Weights, PathBuf)> {
         let folder = path.parent().unwrap_or(Path::new("")).to_owned();
         return Ok((Weights::open_file(path)?, folder));
     }
-    let folder = match path.join("model_index.json").is_file() {
-        true => path.join("transformer"),
-        false => path.to_owned(),
-    };
+    let folder =
+        if path.join("model_index.json").is_file() { path.join("transformer") } else { path.to_owned() };
     Ok((open_folder(&folder)?, folder))
 }
 

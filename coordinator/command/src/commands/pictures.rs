@@ -102,12 +102,13 @@ const OTHER_FORMATS: [&str; 13] =
 pub(super) fn check_format(path: &Path) -> Result<()> {
     let extension = path.extension().map(|extension| extension.to_string_lossy().to_lowercase());
     let other = extension.is_some_and(|extension| OTHER_FORMATS.contains(&extension.as_str()));
-    match other {
-        true => Err(Error::content(
+    if other {
+        Err(Error::content(
             path,
             "is not a .png file: give one for a grid of all pictures, or a folder for a file a prompt",
-        )),
-        false => Ok(()),
+        ))
+    } else {
+        Ok(())
     }
 }
 

@@ -86,10 +86,7 @@ impl fmt::Display for Speed {
             100.0 * less_time,
             100.0 * less_flops,
         )?;
-        match less_flops > 0.0 {
-            true => write!(f, ": {:.2} of it", less_time / less_flops),
-            false => Ok(()),
-        }
+        if less_flops > 0.0 { write!(f, ": {:.2} of it", less_time / less_flops) } else { Ok(()) }
     }
 }
 

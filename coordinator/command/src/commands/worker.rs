@@ -121,9 +121,10 @@ fn reach(
     use obsdiff_worker::collective::{Alone, Gloo, Rendezvous};
     let meeting = Arc::new(Meeting::new(runtime.handle().clone(), coordinator.clone()));
     let here = meeting.address().is_ok_and(|address| address.to_canonical().is_loopback());
-    match here || insecure {
-        true => (Arc::new(Gloo::new(meeting.clone())), Some(meeting)),
-        false => (Arc::new(Alone::default()), None),
+    if here || insecure {
+        (Arc::new(Gloo::new(meeting.clone())), Some(meeting))
+    } else {
+        (Arc::new(Alone::default()), None)
     }
 }
 
@@ -241,12 +242,13 @@ fn check_same_files(root: &Path, here: &[InputDigest], theirs: &[InputDigest]) -
 /// finish, and ends at once.
 fn drain_when_asked(signals: &Signals, desk: &Arc<Desk>, ready: &Arc<AtomicBool>) {
     let (desk, ready) = (desk.clone(), ready.clone());
-    signals.respond(move |signal| match ready.load(Ordering::SeqCst) {
-        true => {
+    signals.respond(move |signal| {
+        if ready.load(Ordering::SeqCst) {
             desk.drain();
             Answer::Finish
+        } else {
+            Answer::Exit(format!("stopped by {signal}: {LEFT}"))
         }
-        false => Answer::Exit(format!("stopped by {signal}: {LEFT}")),
     });
 }
 

@@ -45,10 +45,12 @@ impl Override {
     fn new(name: String, path: Vec<Step>, text: &str, origin: &str) -> Result<Self> {
         let text = text.trim();
         let origin = origin.to_owned();
-        let kind = match text.is_empty() {
-            true => ValueKind::Nil,
-            false if is_list(&path) => toml(text).map_err(|problem| Error::key(&name, problem))?,
-            false => ValueKind::String(text.to_owned()),
+        let kind = if text.is_empty() {
+            ValueKind::Nil
+        } else if is_list(&path) {
+            toml(text).map_err(|problem| Error::key(&name, problem))?
+        } else {
+            ValueKind::String(text.to_owned())
         };
         if kind == ValueKind::Nil && matches!(path.last(), Some(Step::Index(_))) {
             return Err(Error::key(name, "cannot be unset by itself: give the whole list anew"));

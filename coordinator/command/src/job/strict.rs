@@ -26,10 +26,7 @@ impl Refusal {
     }
 
     fn root_at(self, base: &str) -> Self {
-        match self.rooted {
-            true => self,
-            false => Self::at(join(base, &self.key), self.problem),
-        }
+        if self.rooted { self } else { Self::at(join(base, &self.key), self.problem) }
     }
 }
 

@@ -67,9 +67,10 @@ pub(super) fn read(
         Format::Table(dialect, column) => rows(path, Table::new(lines, dialect), column, &mut take)?,
     }
     io::copy(&mut source, &mut io::sink()).map_err(|e| Error::file(path, e))?;
-    match any {
-        true => Ok(source.hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()),
-        false => Err(Error::content(path, "holds no prompt").into()),
+    if any {
+        Ok(source.hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+    } else {
+        Err(Error::content(path, "holds no prompt").into())
     }
 }
 

@@ -133,10 +133,7 @@ impl HeldOut {
         if self.seen.is_empty() {
             self.seen.extend(calibration.iter().cloned());
         }
-        match self.seen.insert(prompt.clone()) {
-            true => self.prompts.push(prompt),
-            false => self.repeated += 1,
-        }
+        if self.seen.insert(prompt.clone()) { self.prompts.push(prompt) } else { self.repeated += 1 }
     }
 
     fn note(&self, path: &str) -> Option<String> {

@@ -159,16 +159,18 @@ impl<'a> Work<'a> {
     /// When weights or the configuration cannot be read.
     pub(super) fn record(&self, pruned: &Pruned) -> Result<(PruningRecord, Option<Shrink>), WorkError> {
         let structured = self.inputs.plan.packages.iter().any(Package::is_structured);
-        let (sizes, shrink) = match structured {
-            true => structured::shrunk(self.job, self.inputs, &pruned.tensors)?,
-            false => (None, None),
+        let (sizes, shrink) = if structured {
+            structured::shrunk(self.job, self.inputs, &pruned.tensors)?
+        } else {
+            (None, None)
         };
         let record = PruningRecord {
             obsdiff: env!("CARGO_PKG_VERSION").to_owned(),
             job: self.job.spec.clone(),
-            hardware: match self.job.spec.workers.mixed_hardware {
-                true => "mixed".to_owned(),
-                false => obsdiff_engine::hardware(),
+            hardware: if self.job.spec.workers.mixed_hardware {
+                "mixed".to_owned()
+            } else {
+                obsdiff_engine::hardware()
             },
             inputs: self.inputs.digests(),
             linears: pruned.linears.clone(),

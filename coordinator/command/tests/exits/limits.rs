@@ -29,9 +29,10 @@ fn assert_in_words(code: Option<i32>, said: &str, limit: &str) {
 /// Whoever the process runs as: root may start as many threads as it likes.
 #[test]
 fn a_limit_of_threads_is_an_error_in_words_wherever_it_is_met() {
-    let wrapper: &[&str] = match rustix::process::getuid().is_root() {
-        true => &["setpriv", "--reuid=65531", "--regid=65531", "--clear-groups"],
-        false => &[],
+    let wrapper: &[&str] = if rustix::process::getuid().is_root() {
+        &["setpriv", "--reuid=65531", "--regid=65531", "--clear-groups"]
+    } else {
+        &[]
     };
     let model = format!("{ASSETS}/shapes-sd3/model_index.json");
     let reads = [wrapper, &["sh", "-c", "test -x \"$0\" && test -r \"$1\"", OBSDIFF, &model]].concat();

@@ -148,9 +148,10 @@ struct Until {
 
 impl Steps for Until {
     fn before(&self, _: Operation, _: &Path) -> io::Result<()> {
-        match self.seen.fetch_add(1, Ordering::SeqCst) < self.last {
-            true => Ok(()),
-            false => Err(io::ErrorKind::ReadOnlyFilesystem.into()),
+        if self.seen.fetch_add(1, Ordering::SeqCst) < self.last {
+            Ok(())
+        } else {
+            Err(io::ErrorKind::ReadOnlyFilesystem.into())
         }
     }
 }

@@ -29,10 +29,7 @@ struct Busy(Arc<AtomicBool>);
 #[async_trait]
 impl S3Access for Busy {
     async fn check(&self, _: &mut S3AccessContext<'_>) -> S3Result<()> {
-        match self.0.load(Ordering::SeqCst) {
-            true => Err(s3_error!(ServiceUnavailable)),
-            false => Ok(()),
-        }
+        if self.0.load(Ordering::SeqCst) { Err(s3_error!(ServiceUnavailable)) } else { Ok(()) }
     }
 }
 

@@ -6,9 +6,10 @@ use crate::{Error, Result};
 
 /// Calls `take` with the rows of an observation (`tokens x n`) as 32-bit floats in row-major order.
 pub(super) fn with_rows<T>(rows: &Tensor, take: impl FnOnce(&[f32]) -> T) -> Result<T> {
-    let rows = match rows.dtype() == DType::F32 && rows.is_contiguous() && rows.device().is_cpu() {
-        true => rows.clone(),
-        false => rows.to_dtype(DType::F32)?.to_device(&candle_core::Device::Cpu)?.contiguous()?,
+    let rows = if rows.dtype() == DType::F32 && rows.is_contiguous() && rows.device().is_cpu() {
+        rows.clone()
+    } else {
+        rows.to_dtype(DType::F32)?.to_device(&candle_core::Device::Cpu)?.contiguous()?
     };
     let (storage, layout) = rows.storage_and_layout();
     match &*storage {

@@ -48,9 +48,12 @@ impl Tap for GramTap<'_> {
         let alpha = self.alpha;
         let name = || self.inventory.site(site).name.clone();
         let width = self.inventory.site(site).width;
-        with_rows(rows, |rows| match gram.width() > width {
-            true => gram.observe(&with_constant(rows, width), alpha),
-            false => gram.observe(rows, alpha),
+        with_rows(rows, |rows| {
+            if gram.width() > width {
+                gram.observe(&with_constant(rows, width), alpha)
+            } else {
+                gram.observe(rows, alpha)
+            }
         })?
         .map_err(|error| match error {
             GramError::Overflow { .. } => Error::Overflow { site, name: name() },

@@ -57,9 +57,10 @@ fn content(folder: &Path) -> Files {
     let mut files = BTreeMap::new();
     for name in listing(folder) {
         let path = folder.join(name);
-        match path.is_dir() {
-            true => files.extend(content(&path).into_iter().map(|(name, c)| (path.join(name), c))),
-            false => drop(files.insert(path.clone(), std::fs::read(path).unwrap())),
+        if path.is_dir() {
+            files.extend(content(&path).into_iter().map(|(name, c)| (path.join(name), c)))
+        } else {
+            drop(files.insert(path.clone(), std::fs::read(path).unwrap()))
         }
     }
     files.into_iter().map(|(path, c)| (path.strip_prefix(folder).unwrap().to_owned(), c)).collect()
@@ -96,10 +97,11 @@ fn assert_whole_in_the_end(root: &Path, link: bool, expected: &Files, at: &str) 
 fn an_export_that_ends_at_an_operation() {
     let variable = |name| std::env::var(name).unwrap();
     let (root, link) = (PathBuf::from(variable(ROOT)), variable(LINK) == "true");
-    let disk = until(variable(LAST).parse().unwrap(), |seen, last| match seen == last {
-        true => std::process::abort(),
-        false => Ok(()),
-    });
+    let disk =
+        until(
+            variable(LAST).parse().unwrap(),
+            |seen, last| if seen == last { std::process::abort() } else { Ok(()) },
+        );
     export_by(&disk, &root.join("dense"), &root.join("made/out"), link, 1.0).unwrap();
 }
 

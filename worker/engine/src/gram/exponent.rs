@@ -18,13 +18,9 @@ const RANGE: f64 = 900.0;
 /// largest that one observation brought. The largest e is chosen at which eight times either stays within its limit; an energy
 /// of 0 sets no bound.
 pub fn exponent_for(sum: f64, observation: f64) -> i32 {
-    let bits = |limit: f64, energy: f64| match energy > 0.0 {
-        true => (limit / HEADROOM).log2() - energy.log2(),
-        false => f64::INFINITY,
+    let bits = |limit: f64, energy: f64| {
+        if energy > 0.0 { (limit / HEADROOM).log2() - energy.log2() } else { f64::INFINITY }
     };
     let largest = bits(SUM_LIMIT, sum).min(bits(OBSERVATION_LIMIT, observation)).floor();
-    match largest.is_finite() {
-        true => largest.clamp(-RANGE, RANGE) as i32,
-        false => 0,
-    }
+    if largest.is_finite() { largest.clamp(-RANGE, RANGE) as i32 } else { 0 }
 }

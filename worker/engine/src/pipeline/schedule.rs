@@ -200,9 +200,10 @@ fn read_shift(keys: &Keys) -> Result<Shift> {
     };
     if !keys.flag("use_dynamic_shifting")?.unwrap_or(false) {
         let shift = keys.number("shift")?.unwrap_or(1.0);
-        return match shift > 0.0 {
-            true => Ok(Shift::Fixed(shift)),
-            false => Err(keys.refuse("shift", "it must be above 0")),
+        return if shift > 0.0 {
+            Ok(Shift::Fixed(shift))
+        } else {
+            Err(keys.refuse("shift", "it must be above 0"))
         };
     }
     let base_tokens = keys.size("base_image_seq_len")?.unwrap_or(256) as f64;

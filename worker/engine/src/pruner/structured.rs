@@ -239,14 +239,12 @@ impl Pruner {
             let known = readers.iter().find(|(reader, _)| reader.linear == *linear);
             match known {
                 Some((reader, layer)) => {
-                    let bias = match self.sparsity.fold_bias {
-                        true => {
-                            let bias: Vec<f64> =
-                                self.dense_bias(*linear)?.into_iter().map(f64::from).collect();
-                            let means = reader.moments.means();
-                            Some(narrow(&folded(&bias, &reader.before, layer.weight(), means)))
-                        }
-                        false => None,
+                    let bias = if self.sparsity.fold_bias {
+                        let bias: Vec<f64> = self.dense_bias(*linear)?.into_iter().map(f64::from).collect();
+                        let means = reader.moments.means();
+                        Some(narrow(&folded(&bias, &reader.before, layer.weight(), means)))
+                    } else {
+                        None
                     };
                     change(*linear, narrow(layer.weight()), bias, Some((reader, layer)))?;
                 }

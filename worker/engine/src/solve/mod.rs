@@ -106,9 +106,10 @@ fn check(weight: &[f32], n: usize, target: &Target) -> Result<(), SolveError> {
 
 /// Refuses a number of values that is not rows x n.
 fn check_size(values: usize, n: usize) -> Result<(), SolveError> {
-    match n > 0 && values.is_multiple_of(n) {
-        true => Ok(()),
-        false => Err(SolveError::Size { rows: values / n.max(1), columns: n, found: values }),
+    if n > 0 && values.is_multiple_of(n) {
+        Ok(())
+    } else {
+        Err(SolveError::Size { rows: values / n.max(1), columns: n, found: values })
     }
 }
 

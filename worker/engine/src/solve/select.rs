@@ -43,9 +43,10 @@ impl Scored<'_> {
 
     /// The key at place `at` of columns x [`LANES`].
     fn key(&self, at: usize) -> u32 {
-        match at % LANES < self.rows {
-            true => (values(self.weight)[at] * self.reciprocal[at / LANES]).abs().to_bits(),
-            false => NO_ROW,
+        if at % LANES < self.rows {
+            (values(self.weight)[at] * self.reciprocal[at / LANES]).abs().to_bits()
+        } else {
+            NO_ROW
         }
     }
 
@@ -70,13 +71,12 @@ impl Scored<'_> {
         // turn.
         let step = (all / SAMPLE).max(SAMPLED) | 1;
         for at in (strip * SHIFT % step * LINE..self.len()).step_by(LINE * step) {
-            match at % LANES + LINE <= self.rows {
-                true => {
-                    let reciprocal = self.reciprocal[at / LANES];
-                    let line = &values(self.weight)[at..at + LINE];
-                    sample.extend(line.iter().map(|w| (w * reciprocal).abs().to_bits()));
-                }
-                false => sample.extend((at..at + LINE).map(|at| self.key(at))),
+            if at % LANES + LINE <= self.rows {
+                let reciprocal = self.reciprocal[at / LANES];
+                let line = &values(self.weight)[at..at + LINE];
+                sample.extend(line.iter().map(|w| (w * reciprocal).abs().to_bits()));
+            } else {
+                sample.extend((at..at + LINE).map(|at| self.key(at)))
             }
         }
     }

@@ -10,11 +10,10 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use obsdiff_proto::Epoch;
+use obsdiff_proto::{Epoch, lock};
 
 use super::{Abort, Alone, Collective, CollectiveError, Rendezvous, Result, Seat, Transport};
 use mesh::{Ended, Mesh, Report, open_mesh};
-use obsdiff_proto::lock;
 use rank::Rank;
 
 /// Joins one worker of this process to groups with others, whose addresses it finds by a rendezvous.

@@ -35,9 +35,10 @@ impl Rendezvous for Arc<Board> {
         };
         let waited = self.changed.wait_timeout_while(values, most, missing);
         let (values, _) = waited.unwrap_or_else(PoisonError::into_inner);
-        match abort.is_raised() {
-            true => Err(CollectiveError::Aborted),
-            false => Ok(values.get(&(epoch, key.to_owned())).cloned()),
+        if abort.is_raised() {
+            Err(CollectiveError::Aborted)
+        } else {
+            Ok(values.get(&(epoch, key.to_owned())).cloned())
         }
     }
 }

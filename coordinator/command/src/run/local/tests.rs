@@ -117,10 +117,9 @@ fn open() -> Gate {
 /// A gate that fails at the first moment that `at` picks.
 fn fails_once(at: fn(Moment) -> bool, error: fn() -> WorkError) -> Gate {
     let failed = AtomicBool::new(false);
-    Arc::new(move |moment| match at(moment) && !failed.swap(true, Ordering::Relaxed) {
-        true => Err(error()),
-        false => Ok(()),
-    })
+    Arc::new(
+        move |moment| if at(moment) && !failed.swap(true, Ordering::Relaxed) { Err(error()) } else { Ok(()) },
+    )
 }
 
 fn store_fails() -> WorkError {

@@ -27,10 +27,7 @@ pub(super) fn load(
     let image = StreamBlock {
         modulation: parts.linear("norm1.linear", if dual { 9 * width } else { 6 * width })?,
         attention: parts.attention("attn", OWN)?,
-        own_attention: match dual {
-            true => Some(parts.attention("attn2", OWN)?),
-            false => None,
-        },
+        own_attention: if dual { Some(parts.attention("attn2", OWN)?) } else { None },
         feed_forward: parts.feed_forward("ff"),
     };
     let text = StreamBlock {

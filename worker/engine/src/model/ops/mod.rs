@@ -95,17 +95,15 @@ impl Ops {
 
     /// `x W^T + b`: `rows x n` to `rows x out`.
     pub(crate) fn linear(&self, x: &Tensor, layer: &Linear) -> Result<Tensor> {
-        match layer.fits(x) {
-            true => self.finished(x, layer, Finish::Plain),
-            false => Ok(composed::linear(x, layer)?),
-        }
+        if layer.fits(x) { self.finished(x, layer, Finish::Plain) } else { Ok(composed::linear(x, layer)?) }
     }
 
     /// [`Self::linear`], then GELU by its tanh approximation.
     pub(crate) fn linear_gelu(&self, x: &Tensor, layer: &Linear) -> Result<Tensor> {
-        match layer.fits(x) {
-            true => self.finished(x, layer, Finish::Gelu),
-            false => Ok(composed::linear(x, layer)?.gelu()?),
+        if layer.fits(x) {
+            self.finished(x, layer, Finish::Gelu)
+        } else {
+            Ok(composed::linear(x, layer)?.gelu()?)
         }
     }
 
@@ -117,9 +115,10 @@ impl Ops {
         norm: Option<&Tensor>,
     ) -> Result<Tensor> {
         let Some(norm) = norm else { return self.linear(x, layer) };
-        match layer.fits(x) && fits(norm) {
-            true => self.finished(x, layer, Finish::HeadNorm(View::of(norm).numbers()?)),
-            false => Ok(composed::head_norm(&composed::linear(x, layer)?, norm)?),
+        if layer.fits(x) && fits(norm) {
+            self.finished(x, layer, Finish::HeadNorm(View::of(norm).numbers()?))
+        } else {
+            Ok(composed::head_norm(&composed::linear(x, layer)?, norm)?)
         }
     }
 

@@ -79,10 +79,8 @@ pub(super) fn into_numbers(tensor: Tensor) -> Result<Vec<f32>> {
         fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> candle_core::Result<()> {
             let CpuStorage::F32(numbers) = storage else { candle_core::bail!("only f32 is taken") };
             let whole = layout.is_contiguous() && layout.shape().elem_count() == numbers.len();
-            let taken = match whole {
-                true => mem::take(numbers),
-                false => candle_core::bail!("only a whole buffer is taken"),
-            };
+            let taken =
+                if whole { mem::take(numbers) } else { candle_core::bail!("only a whole buffer is taken") };
             *lock(&self.0) = taken;
             Ok(())
         }

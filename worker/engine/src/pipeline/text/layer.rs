@@ -21,9 +21,10 @@ impl Linear {
         device: &Device,
     ) -> Result<Self> {
         let weight = weights.tensor(&format!("{name}.weight"), &[outputs, inputs], DType::F32, device)?;
-        let bias = match with_bias {
-            true => Some(weights.tensor(&format!("{name}.bias"), &[outputs], DType::F32, device)?),
-            false => None,
+        let bias = if with_bias {
+            Some(weights.tensor(&format!("{name}.bias"), &[outputs], DType::F32, device)?)
+        } else {
+            None
         };
         Ok(Self { weight, bias })
     }

@@ -337,12 +337,13 @@ fn missing(prompt: &str) -> Error {
 /// An error where an encoder's output cannot be computed with.
 fn check_finite(output: &Tensor, weights: &Weights) -> Result<()> {
     // A sum is finite only if every number in it is.
-    match output.abs()?.sum_all()?.to_scalar::<f32>()?.is_finite() {
-        true => Ok(()),
-        false => Err(Error::content(
+    if output.abs()?.sum_all()?.to_scalar::<f32>()?.is_finite() {
+        Ok(())
+    } else {
+        Err(Error::content(
             weights.folder(),
             "computes embeddings that are not finite: its weights are damaged",
-        )),
+        ))
     }
 }
 

@@ -104,10 +104,7 @@ impl T5Encoder {
     }
 
     fn embedding(&self) -> &'static str {
-        match self.weights.contains("shared.weight") {
-            true => "shared.weight",
-            false => "encoder.embed_tokens.weight",
-        }
+        if self.weights.contains("shared.weight") { "shared.weight" } else { "encoder.embed_tokens.weight" }
     }
 
     /// `heads x tokens x tokens`: what a head adds to a score for the distance of the two tokens, the same in all layers.
@@ -222,12 +219,13 @@ impl Layer {
                 device,
             )
         };
-        let (up, gated_up) = match encoder.gated {
-            true => (
+        let (up, gated_up) = if encoder.gated {
+            (
                 linear("1.DenseReluDense.wi_0", hidden, width)?,
                 Some(linear("1.DenseReluDense.wi_1", hidden, width)?),
-            ),
-            false => (linear("1.DenseReluDense.wi", hidden, width)?, None),
+            )
+        } else {
+            (linear("1.DenseReluDense.wi", hidden, width)?, None)
         };
         Ok(Self {
             norm1: encoder.norm(&format!("{prefix}.layer.0.layer_norm"), device)?,

@@ -113,10 +113,8 @@ impl SpecialTokens {
 }
 
 fn add(tokenizer: &mut Tokenizer, token: AddedToken, folder: &Path) -> Result<()> {
-    let added = match token.special {
-        true => tokenizer.add_special_tokens([token]),
-        false => tokenizer.add_tokens([token]),
-    };
+    let added =
+        if token.special { tokenizer.add_special_tokens([token]) } else { tokenizer.add_tokens([token]) };
     added
         .map(drop)
         .map_err(|e| Error::content(folder, format!("has a special token that cannot be added: {e}")))

@@ -81,9 +81,10 @@ impl ResnetBlock {
             conv1: source.conv(&format!("{name}.conv1"), inputs, outputs, 3)?,
             norm2: source.norm(&format!("{name}.norm2"), outputs)?,
             conv2: source.conv(&format!("{name}.conv2"), outputs, outputs, 3)?,
-            shortcut: match inputs == outputs {
-                true => None,
-                false => Some(source.conv(&format!("{name}.conv_shortcut"), inputs, outputs, 1)?),
+            shortcut: if inputs == outputs {
+                None
+            } else {
+                Some(source.conv(&format!("{name}.conv_shortcut"), inputs, outputs, 1)?)
             },
         })
     }

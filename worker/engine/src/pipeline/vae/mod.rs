@@ -76,9 +76,10 @@ impl Vae {
             shift: keys.number("shift_factor")?.unwrap_or(0.0),
             channels: latent,
             device: device.clone(),
-            post_quant: match layout.with_post_quant {
-                true => Some(source.conv("post_quant_conv", latent, latent, 1)?),
-                false => None,
+            post_quant: if layout.with_post_quant {
+                Some(source.conv("post_quant_conv", latent, latent, 1)?)
+            } else {
+                None
             },
             conv_in: source.conv("decoder.conv_in", latent, largest, 3)?,
             mid: Mid::read(&source, largest, layout.with_attention)?,
@@ -122,9 +123,10 @@ impl Vae {
 
 impl Mid {
     fn read(source: &Source<'_>, channels: usize, with_attention: bool) -> Result<Self> {
-        let attention = match with_attention {
-            true => Some(MidAttention::read(source, "decoder.mid_block.attentions.0", channels)?),
-            false => None,
+        let attention = if with_attention {
+            Some(MidAttention::read(source, "decoder.mid_block.attentions.0", channels)?)
+        } else {
+            None
         };
         Ok(Self {
             first: ResnetBlock::read(source, "decoder.mid_block.resnets.0", channels, channels)?,
@@ -197,9 +199,10 @@ impl Layout {
                 resnets.push(ResnetBlock::read(source, &format!("{prefix}.resnets.{j}"), inputs, outputs)?);
                 inputs = outputs;
             }
-            let upsampler = match i + 1 < self.channels.len() {
-                true => Some(source.conv(&format!("{prefix}.upsamplers.0.conv"), outputs, outputs, 3)?),
-                false => None,
+            let upsampler = if i + 1 < self.channels.len() {
+                Some(source.conv(&format!("{prefix}.upsamplers.0.conv"), outputs, outputs, 3)?)
+            } else {
+                None
             };
             ups.push(UpBlock { resnets, upsampler });
         }
