@@ -33,6 +33,22 @@ impl Digest {
     }
 }
 
+/// Finds the [`Digest`] of a content that comes in pieces.
+#[derive(Clone, Debug, Default)]
+pub struct Hasher(Sha256);
+
+impl Hasher {
+    /// The next piece of the content.
+    pub fn update(&mut self, piece: &[u8]) {
+        self.0.update(piece);
+    }
+
+    /// The digest of all pieces together.
+    pub fn finish(self) -> Digest {
+        Digest(self.0.finalize().into())
+    }
+}
+
 impl FromStr for Digest {
     type Err = DigestError;
 
@@ -84,6 +100,9 @@ mod tests {
         let empty = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
         assert_eq!(Digest::of(b"").to_string(), empty);
         assert_eq!(empty.parse(), Ok(Digest::of(b"")));
+        let mut hasher = Hasher::default();
+        [&b"a b"[..], b"", b"c"].iter().for_each(|piece| hasher.update(piece));
+        assert_eq!(hasher.finish(), Digest::of(b"a bc"));
         for wrong in ["", &empty[1..], &empty.replace('e', "g"), &"é".repeat(32)] {
             assert!(wrong.parse::<Digest>().is_err(), "{wrong}");
         }

@@ -22,7 +22,7 @@ pub mod view;
 pub mod wire;
 
 pub use causes::causes;
-pub use digest::{Digest, DigestError, InputDigest};
+pub use digest::{Digest, DigestError, Hasher, InputDigest};
 pub use ids::{Epoch, LinearId, PackageId, ShardId, SiteId, StructureId, WorkerId};
 pub use inventory::{Inventory, Linear, Site, Stream, Unit, UnitKind};
 pub use job::{

@@ -10,9 +10,9 @@ use std::io::{self, Read};
 use std::path::Path;
 
 use obsdiff_files::open_regular;
+use obsdiff_proto::Hasher;
 use serde::Deserialize;
 use serde::de::{MapAccess, Visitor};
-use sha2::{Digest, Sha256};
 
 use super::lines::{Line, Lines};
 use super::table::{Dialect, Table};
@@ -54,7 +54,7 @@ pub(super) fn read(
     if bytes > MAX_FILE_BYTES {
         return Err(Error::content(path, format!("is larger than {} GiB", MAX_FILE_BYTES >> 30)).into());
     }
-    let mut source = Hashing { file, hash: Sha256::new() };
+    let mut source = Hashing { file, hash: Hasher::default() };
     let mut any = false;
     let mut take = |prompt: &str| {
         any = true;
@@ -68,7 +68,7 @@ pub(super) fn read(
     }
     io::copy(&mut source, &mut io::sink()).map_err(|e| Error::file(path, e))?;
     if any {
-        Ok(source.hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+        Ok(source.hash.finish().to_string())
     } else {
         Err(Error::content(path, "holds no prompt").into())
     }
@@ -222,7 +222,7 @@ impl<'de> Deserialize<'de> for Text {
 /// Hashes what is read.
 struct Hashing {
     file: File,
-    hash: Sha256,
+    hash: Hasher,
 }
 
 impl Read for Hashing {

@@ -4,9 +4,8 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use obsdiff_files::open_regular;
-use obsdiff_proto::InputDigest;
+use obsdiff_proto::{Hasher, InputDigest};
 use rayon::prelude::*;
-use sha2::{Digest, Sha256};
 
 use crate::{Error, Result};
 
@@ -21,7 +20,7 @@ pub fn sha256(path: &Path) -> Result<String> {
 /// The same, and calls `on_read` after every MiB.
 fn digest(path: &Path, on_read: &(dyn Fn() + Sync)) -> Result<String> {
     let mut file = open_regular(path).map_err(|e| Error::file(path, e))?;
-    let mut hasher = Sha256::new();
+    let mut hasher = Hasher::default();
     let mut buffer = vec![0; 1 << 20];
     loop {
         match file.read(&mut buffer).map_err(|e| Error::file(path, e))? {
@@ -30,7 +29,7 @@ fn digest(path: &Path, on_read: &(dyn Fn() + Sync)) -> Result<String> {
         }
         on_read();
     }
-    Ok(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(hasher.finish().to_string())
 }
 
 /// The digests of files below `root`, by their paths from there on, in the order of these. Each is read once, several at a time;
