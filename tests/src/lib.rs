@@ -1,10 +1,14 @@
 //! What tests of all crates share. Whole-system tests of obsdiff live in `tests/`.
 #![allow(clippy::unwrap_used)]
 
+mod prng;
+
 use std::fmt::Display;
 use std::fs::OpenOptions;
 use std::io::{Write, stderr};
 use std::panic::Location;
+
+pub use prng::{Prng, hash, noise};
 
 /// Names the file that gets a line for each test that does not run. `tests/run` sets it, and shows the lines at its end.
 /// `OBSDIFF_...` would be keys of a job.

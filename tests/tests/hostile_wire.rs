@@ -11,11 +11,12 @@ mod script;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use mutate::Prng;
+use mutate::changed;
 use obsdiff_core::{Hello, Input, Outcome, Status};
 use obsdiff_proto::WorkerId;
 use obsdiff_proto::session::WorkerEvent;
 use obsdiff_proto::wire::v1;
+use obsdiff_tests::Prng;
 use prost::Message;
 use script::{HARDWARE, Script, job};
 
@@ -54,7 +55,7 @@ fn said(script: &Script) -> Vec<Vec<u8>> {
 
 /// One job among liars; says how many lies were read, and how the job ended.
 fn run(seed: u64) -> (usize, Option<Outcome>) {
-    let mut prng = Prng(seed);
+    let mut prng = Prng::new(seed);
     let mut script = Script::new(job());
     let mut liars = BTreeSet::new();
     let mut newcomer = 0;
@@ -75,7 +76,7 @@ fn run(seed: u64) -> (usize, Option<Outcome>) {
             }
             _ => {
                 let said = said(&script);
-                let lie = prng.changed(&said);
+                let lie = changed(&mut prng, &said);
                 let Ok(message) = v1::WorkerEvent::decode(lie.as_slice()) else { continue };
                 let Ok(event) = WorkerEvent::try_from(message) else { continue };
                 read += 1;

@@ -11,9 +11,10 @@ use std::path::{Path, PathBuf};
 use obsdiff_proto::session::{CoordinatorEvent, WorkerEvent};
 use obsdiff_proto::view::{JobReport, News};
 use obsdiff_proto::wire::{Put, Wait, WireError, v1};
+use obsdiff_tests::Prng;
 use prost::Message;
 
-use crate::mutate::Prng;
+use crate::mutate::changed;
 
 /// Changed messages for each kind of message.
 const ROUNDS: usize = 20_000;
@@ -90,12 +91,12 @@ fn the_corpus_is_heard() {
 fn changed_messages_and_noise_never_panic() {
     for (at, (name, hear)) in TARGETS.into_iter().enumerate() {
         let corpus: Vec<_> = corpus(name).into_iter().map(|(_, bytes)| bytes).collect();
-        let mut prng = Prng(at as u64);
+        let mut prng = Prng::new(at as u64);
         let mut counts = [0; 3];
         for round in 0..ROUNDS {
             let bytes = match round % 8 {
                 0 => (0..prng.below(200)).map(|_| prng.next() as u8).collect(),
-                _ => prng.changed(&corpus),
+                _ => changed(&mut prng, &corpus),
             };
             let heard = catch_unwind(|| hear(&bytes));
             let heard = heard.unwrap_or_else(|_| panic!("{name}: round {round}: {bytes:02x?}"));

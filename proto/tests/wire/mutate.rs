@@ -1,8 +1,7 @@
 //! Changes to messages, by a seed: to their bytes, and to their fields with the lengths around them kept right, so that the changes
 //! reach what reads them.
 
-/// A generator of pseudo-random numbers (splitmix64).
-pub(crate) struct Prng(pub(crate) u64);
+use obsdiff_tests::Prng;
 
 /// A field as it stands on the wire: its key, which says number and kind, and its value.
 #[derive(Clone)]
@@ -19,81 +18,67 @@ enum Value {
     Long(Vec<u8>),
 }
 
-impl Prng {
-    pub(crate) fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    /// A number below `end`, which is not 0.
-    pub(crate) fn below(&mut self, end: usize) -> usize {
-        (self.next() % end as u64) as usize
-    }
-
-    /// One of these messages with one to four changes.
-    pub(crate) fn changed(&mut self, messages: &[Vec<u8>]) -> Vec<u8> {
-        let mut bytes = messages[self.below(messages.len())].clone();
-        for _ in 0..=self.below(4) {
-            bytes = match self.below(8) {
-                0 => self.change_bytes(bytes),
-                _ => self.change_fields(bytes),
-            };
-        }
-        bytes
-    }
-
-    fn change_bytes(&mut self, mut bytes: Vec<u8>) -> Vec<u8> {
-        let at = self.below(bytes.len() + 1);
-        let end = (at + self.below(16)).min(bytes.len());
-        match self.below(5) {
-            0 => bytes.truncate(at),
-            1 => drop(bytes.drain(at..end)),
-            2 => drop(bytes.splice(at..at, bytes[at..end].to_vec())),
-            _ if at < bytes.len() => bytes[at] ^= 1 << self.below(8),
-            _ => bytes.push(self.next() as u8),
-        }
-        bytes
-    }
-
-    fn change_fields(&mut self, bytes: Vec<u8>) -> Vec<u8> {
-        let Some(mut fields) = parse(&bytes).filter(|fields| !fields.is_empty()) else {
-            return self.change_bytes(bytes);
+/// One of these messages with one to four changes.
+pub(crate) fn changed(prng: &mut Prng, messages: &[Vec<u8>]) -> Vec<u8> {
+    let mut bytes = messages[prng.below(messages.len())].clone();
+    for _ in 0..=prng.below(4) {
+        bytes = match prng.below(8) {
+            0 => change_bytes(prng, bytes),
+            _ => change_fields(prng, bytes),
         };
-        let at = self.below(fields.len());
-        match self.below(12) {
-            0 => drop(fields.remove(at)),
-            1 => {
-                let twin = fields[at].clone();
-                fields.insert(self.below(fields.len()), twin);
-            }
-            2 => {
-                let other = self.below(fields.len());
-                fields.swap(at, other);
-            }
-            // The number of another field, and now and then of another kind.
-            3 => fields[at].key ^= 8 << self.below(3),
-            _ => {
-                let value = std::mem::replace(&mut fields[at].value, Value::Varint(0));
-                fields[at].value = self.change_value(value);
-            }
-        }
-        write(&fields)
     }
+    bytes
+}
 
-    fn change_value(&mut self, value: Value) -> Value {
-        match value {
-            Value::Varint(number) => Value::Varint(match self.below(5) {
-                0 => number.wrapping_add(1),
-                1 => number.wrapping_sub(1),
-                2 => [0, 1, u32::MAX.into(), u64::MAX / 2, u64::MAX][self.below(5)],
-                3 => self.below(8) as u64,
-                _ => number ^ (1 << self.below(64)),
-            }),
-            Value::Fixed(bytes) => Value::Fixed(bytes.iter().map(|b| b ^ self.next() as u8).collect()),
-            Value::Long(bytes) => Value::Long(self.change_fields(bytes)),
+fn change_bytes(prng: &mut Prng, mut bytes: Vec<u8>) -> Vec<u8> {
+    let at = prng.below(bytes.len() + 1);
+    let end = (at + prng.below(16)).min(bytes.len());
+    match prng.below(5) {
+        0 => bytes.truncate(at),
+        1 => drop(bytes.drain(at..end)),
+        2 => drop(bytes.splice(at..at, bytes[at..end].to_vec())),
+        _ if at < bytes.len() => bytes[at] ^= 1 << prng.below(8),
+        _ => bytes.push(prng.next() as u8),
+    }
+    bytes
+}
+
+fn change_fields(prng: &mut Prng, bytes: Vec<u8>) -> Vec<u8> {
+    let Some(mut fields) = parse(&bytes).filter(|fields| !fields.is_empty()) else {
+        return change_bytes(prng, bytes);
+    };
+    let at = prng.below(fields.len());
+    match prng.below(12) {
+        0 => drop(fields.remove(at)),
+        1 => {
+            let twin = fields[at].clone();
+            fields.insert(prng.below(fields.len()), twin);
         }
+        2 => {
+            let other = prng.below(fields.len());
+            fields.swap(at, other);
+        }
+        // The number of another field, and now and then of another kind.
+        3 => fields[at].key ^= 8 << prng.below(3),
+        _ => {
+            let value = std::mem::replace(&mut fields[at].value, Value::Varint(0));
+            fields[at].value = change_value(prng, value);
+        }
+    }
+    write(&fields)
+}
+
+fn change_value(prng: &mut Prng, value: Value) -> Value {
+    match value {
+        Value::Varint(number) => Value::Varint(match prng.below(5) {
+            0 => number.wrapping_add(1),
+            1 => number.wrapping_sub(1),
+            2 => [0, 1, u32::MAX.into(), u64::MAX / 2, u64::MAX][prng.below(5)],
+            3 => prng.below(8) as u64,
+            _ => number ^ (1 << prng.below(64)),
+        }),
+        Value::Fixed(bytes) => Value::Fixed(bytes.iter().map(|b| b ^ prng.next() as u8).collect()),
+        Value::Long(bytes) => Value::Long(change_fields(prng, bytes)),
     }
 }
 

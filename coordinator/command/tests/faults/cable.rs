@@ -7,11 +7,10 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use obsdiff_tests::not_tested;
+use obsdiff_tests::{Prng, not_tested};
 use tun_rs::{DeviceBuilder, InterruptEvent, Layer, SyncDevice};
 
 use crate::hosts::{Host, Network};
-use crate::prng::Prng;
 
 /// Whether this machine has cards whose frames a process carries; says so where it has none.
 #[track_caller]

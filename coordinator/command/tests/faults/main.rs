@@ -8,9 +8,6 @@ mod cluster;
 mod cut;
 mod disk;
 mod hosts;
-#[allow(dead_code)]
-#[path = "../../../core/tests/simulation/prng.rs"]
-mod prng;
 #[path = "../process/mod.rs"]
 mod process;
 mod random;

@@ -2,9 +2,10 @@
 
 use std::path::Path;
 
+use obsdiff_tests::Prng;
+
 use crate::cluster::{Cluster, assert_no_failure};
 use crate::hosts::{Network, available};
-use crate::prng::Prng;
 use crate::process::{MISSED, Process, assert_same, result, setting, told_of_leaving, undisturbed};
 use crate::seeds::seeds;
 

@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
+use obsdiff_tests::Prng;
+
 use crate::hosts::COORDINATOR;
-use crate::prng::Prng;
 
 /// Something that goes wrong, and by when it is over.
 #[derive(Clone, Debug)]

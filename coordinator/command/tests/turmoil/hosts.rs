@@ -13,6 +13,7 @@ use obsdiff_proto::view::News;
 use obsdiff_proto::wire::v1::WatchRequest;
 use obsdiff_proto::wire::v1::jobs_client::JobsClient;
 use obsdiff_security::TokenSender;
+use obsdiff_tests::Prng;
 use obsdiff_worker::collective::Transport;
 use obsdiff_worker::device::{
     Desk, Engine, FakeEngine, Gate, Machine, Moment, Patience, ShelfError, follow_waiting,
@@ -27,7 +28,6 @@ use turmoil::net::TcpListener;
 
 use crate::job::{Shape, SlowRecords, Store};
 use crate::mesh::Mesh;
-use crate::prng::Prng;
 use crate::pruning::Pruning;
 use crate::puppet;
 use crate::trace::Trace;

@@ -12,10 +12,9 @@ use obsdiff_proto::{
     Budget, Inventory, JobSpec, Linear, LinearId, LinearTarget, Package, PackageId, Plan, Shard, ShardId,
     Site, SiteId, Stream, Structure, Target,
 };
+use obsdiff_tests::Prng;
 use obsdiff_worker::device::{MemoryShelf, Shelf};
 use tokio::time::sleep;
-
-use crate::prng::Prng;
 
 /// How large a job is; jobs of one shape have one result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -9,9 +9,6 @@ mod faults;
 mod hosts;
 mod job;
 mod mesh;
-#[allow(dead_code)]
-#[path = "../../../core/tests/simulation/prng.rs"]
-mod prng;
 mod pruning;
 mod puppet;
 mod trace;

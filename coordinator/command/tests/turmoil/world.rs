@@ -5,12 +5,12 @@ use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
 use obsdiff_core::Outcome;
+use obsdiff_tests::Prng;
 use turmoil::Sim;
 
 use crate::faults::{Fault, name};
 use crate::hosts::{COORDINATOR, LINGER, Stage, WATCHER, Worker, coordinate, watch};
 use crate::job::{Shape, Weights};
-use crate::prng::Prng;
 use crate::pruning::Pruning;
 use crate::puppet;
 

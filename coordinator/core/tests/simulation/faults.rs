@@ -2,8 +2,9 @@
 
 use obsdiff_core::{Failure, Outcome};
 
+use obsdiff_tests::Prng;
+
 use crate::event::Event;
-use crate::prng::Prng;
 use crate::worker::Process;
 use crate::world::World;
 

@@ -8,7 +8,6 @@ mod collective;
 mod event;
 mod faults;
 mod hosts;
-mod prng;
 mod task;
 mod work;
 mod worker;

@@ -8,8 +8,7 @@ use obsdiff_proto::{
     Budget, Inventory, Linear, LinearId, LinearTarget, Package, PackageId, Plan, Shard, ShardId, Site,
     SiteId, Stream, Structure, Target,
 };
-
-use crate::prng::{Prng, hash};
+use obsdiff_tests::{Prng, hash};
 
 /// A small job, drawn from a seed.
 pub(crate) struct Task {

@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use obsdiff_core::{Action, Core, Dismissal, Exponents, Input, Manifest, Outcome, Stage, Status};
 use obsdiff_proto::{Epoch, WorkerId};
+use obsdiff_tests::Prng;
 
 use crate::collective::Collective;
 use crate::event::{Event, kind};
 use crate::faults::{Fault, Knobs};
-use crate::prng::Prng;
 use crate::task::{KINDS, Task};
 use crate::worker::{NOT_THE_SUMS, Process};
 

@@ -17,12 +17,7 @@ pub(crate) fn time<I, R>(shortest: &mut Duration, input: I, work: impl FnOnce(I)
 
 /// Values in -1..1 that look random and are the same each time.
 pub(crate) fn noise(count: usize) -> Vec<f32> {
-    let value = |i: u64| {
-        let x = (i + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        let x = (x ^ (x >> 29)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        (x >> 40) as f32 / (1u64 << 23) as f32 - 1.0
-    };
-    (0..count as u64).map(value).collect()
+    obsdiff_tests::noise(1, count)
 }
 
 /// An m x k by k x n product on all cores, by faer's GEMM and by candle's. What it is compared with is run in turn with it, so that

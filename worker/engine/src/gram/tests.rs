@@ -1,20 +1,9 @@
 use obsdiff_proto::Accumulate;
+pub(crate) use obsdiff_tests::noise;
 use proptest::prelude::*;
 
 use super::packed::{entries, row_start};
 use super::*;
-
-/// Values in -1..1 that look random and are the same each time.
-pub(crate) fn noise(seed: u64, count: usize) -> Vec<f32> {
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    let mut next = || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        (state >> 40) as f32 / (1u64 << 23) as f32 - 1.0
-    };
-    (0..count).map(|_| next()).collect()
-}
 
 fn threads<R: Send>(count: usize, work: impl FnOnce() -> R + Send) -> R {
     rayon::ThreadPoolBuilder::new().num_threads(count).build().unwrap().install(work)

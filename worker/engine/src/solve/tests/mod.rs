@@ -7,20 +7,9 @@ mod factor;
 mod refine;
 
 use obsdiff_proto::Target;
+pub(in crate::solve) use obsdiff_tests::noise;
 
 use super::*;
-
-/// Values in -1..1 that look random and are the same each time.
-pub(in crate::solve) fn noise(seed: u64, count: usize) -> Vec<f32> {
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    let mut next = || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        (state >> 40) as f32 / (1u64 << 23) as f32 - 1.0
-    };
-    (0..count).map(|_| next()).collect()
-}
 
 /// The n x n Gram of random rows whose features are correlated and of different sizes; the columns in `dead` see only zeros.
 pub(in crate::solve) fn gram(seed: u64, n: usize, dead: &[usize]) -> Vec<f64> {
