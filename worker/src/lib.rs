@@ -7,4 +7,6 @@
 pub mod collective;
 pub mod device;
 pub mod meeting;
+pub mod preparation;
 pub mod session;
+pub mod work;

@@ -1,18 +1,14 @@
 //! What a job's pipeline is, as far as its configuration and headers tell.
 
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::ops::Deref;
 
-use candle_core::{DType, Device};
 use globset::Glob;
 use obsdiff_core::{PlanCost, PlanError, Tokens, Workload};
-use obsdiff_engine::architecture::{Guidance, TransformerConfig};
 use obsdiff_engine::checkpoint::Weights;
-use obsdiff_engine::pipeline::{LatentSize, PipelineFolder};
-use obsdiff_proto::{ComputeType, Inventory, JobError, JobSpec, Plan};
+use obsdiff_proto::{JobError, JobSpec, Plan};
+use obsdiff_worker::preparation::{JobModel, PreparationError};
 
 use crate::job::Job;
-use crate::pipeline_path::not_a_pipeline;
 use crate::{Error, Result};
 
 /// The first tensor that a glob on names of linears matches, as it is named or as the part of the model that it belongs to.
@@ -25,50 +21,44 @@ fn met(weights: &Weights, glob: &str) -> Option<String> {
     Some((*met).to_owned())
 }
 
-/// A pipeline that was opened and checked for a job, of which no weight was read.
+/// The model of a job, with what planning it takes.
 #[derive(Debug)]
 pub struct Described {
-    /// Its folder.
-    pub pipeline: PipelineFolder,
-    /// Its transformer's sizes.
-    pub config: Arc<dyn TransformerConfig>,
-    /// Its transformer's prunable parts.
-    pub inventory: Inventory,
-    /// The size of the latents that the job asks for.
-    pub size: LatentSize,
+    model: JobModel,
     /// Tokens of one picture.
     pub tokens: Tokens,
-    /// Every file that decides what the pipeline computes.
-    pub files: Vec<PathBuf>,
+}
+
+impl Deref for Described {
+    type Target = JobModel;
+
+    fn deref(&self) -> &JobModel {
+        &self.model
+    }
 }
 
 impl Described {
-    /// Opens the pipeline of a job, and checks the configuration of every component, the headers of the transformer's weights and
-    /// the size of the pictures.
+    /// Opens and checks the model of a job.
     ///
     /// # Errors
     /// What of it cannot be used, by file and key.
     pub fn read(job: &Job) -> Result<Self> {
-        let calibration = &job.spec.calibration;
-        let path = Path::new(&job.spec.model.path);
-        if let Some(problem) = not_a_pipeline(path) {
-            return Err(job.refuse(JobError::new("model.path", problem)));
-        }
-        let pipeline = PipelineFolder::open(path)?;
-        let config = pipeline.transformer_config().clone();
-        config.check(&pipeline.transformer_weights()?)?;
-        let of_job = |e| argument_of(job, e);
-        let size = pipeline.latent_size(calibration.height, calibration.width).map_err(of_job)?;
-        pipeline.schedule(calibration.steps as usize, size.tokens).map_err(of_job)?;
-        let encoders =
-            pipeline.text_encoders(calibration.max_sequence_length as usize, &Device::Cpu).map_err(of_job)?;
+        JobModel::open(&job.spec).map(Self::new).map_err(|e| unprepared(job, e))
+    }
+
+    /// What planning a model that is opened takes.
+    pub fn new(model: JobModel) -> Self {
         let tokens = Tokens {
-            image: size.tokens as u64,
-            text: encoders.tokens() as u64,
-            branches: config.guidance(calibration.guidance).branches() as u64,
+            image: model.size.tokens as u64,
+            text: model.text_tokens as u64,
+            branches: model.guidance.branches() as u64,
         };
-        let files = pipeline.files()?.into_iter().chain(encoders.files()).collect();
-        Ok(Self { inventory: config.inventory(), pipeline, config, size, tokens, files })
+        Self { model, tokens }
+    }
+
+    /// The model.
+    pub fn model(&self) -> &JobModel {
+        &self.model
     }
 
     /// The plan of a job on this pipeline.
@@ -101,16 +91,6 @@ impl Described {
         Workload::new(spec, self.tokens, self.forward_flops(&*self.config))
     }
 
-    /// How the job's guidance acts.
-    pub fn guidance(&self, spec: &JobSpec) -> Guidance {
-        self.config.guidance(spec.calibration.guidance)
-    }
-
-    /// Operations of one forward call of a transformer of these sizes on one picture of the job.
-    pub fn forward_flops(&self, config: &dyn TransformerConfig) -> f64 {
-        config.flops(1, self.tokens.image as usize, self.tokens.text as usize)
-    }
-
     /// What a plan of the job costs.
     pub fn cost(&self, spec: &JobSpec, plan: &Plan) -> PlanCost {
         let (accumulate, refine) = (spec.hessian.accumulate, spec.sparsity.refinement());
@@ -118,19 +98,13 @@ impl Described {
     }
 }
 
-/// The type of tensors that a job's forward calls compute in.
-pub fn compute_type(dtype: ComputeType) -> DType {
-    match dtype {
-        ComputeType::F32 => DType::F32,
-        ComputeType::Bf16 => DType::BF16,
-        ComputeType::F16 => DType::F16,
-    }
-}
-
-/// The engine names the key that an argument came from; this adds the job file.
-fn argument_of(job: &Job, error: obsdiff_engine::Error) -> Error {
+/// The error of a job that cannot be prepared, by where its key was given.
+pub(crate) fn unprepared(job: &Job, error: PreparationError) -> Error {
     match error {
-        obsdiff_engine::Error::Argument(problem) => Error::content(job.path(), problem),
-        other => other.into(),
+        PreparationError::Job(error) => job.refuse(error),
+        PreparationError::Argument(problem) => Error::content(job.path(), problem),
+        PreparationError::Content { path, problem } => Error::content(path, problem),
+        PreparationError::Engine(error) => error.into(),
+        PreparationError::Store(error) => error.into(),
     }
 }

@@ -1,5 +1,6 @@
 //! The `obsdiff` command: jobs, prompts, plans, pictures and progress, around obsdiff's coordinator and workers.
 
+mod budget;
 pub mod cli;
 pub mod commands;
 pub mod described;
@@ -10,7 +11,6 @@ pub mod machine;
 mod needs;
 pub mod panics;
 pub mod picture;
-mod pipeline_path;
 pub mod progress;
 pub mod prompts;
 mod rates;

@@ -7,8 +7,9 @@ use obsdiff_core::MemoryNeeds;
 use obsdiff_engine::calibrate::Encoded;
 use obsdiff_engine::solve::memory;
 use obsdiff_proto::{Inventory, JobSpec, LinearId, Package, Plan, Site};
+use obsdiff_worker::preparation::compute_type;
 
-use crate::described::{Described, compute_type};
+use crate::described::Described;
 
 /// The program itself with its tokenizers, what its threads pack for products, and what they and the allocator keep: 1 to 2 MiB more in
 /// some runs of a job than in others.

@@ -17,9 +17,10 @@ use obsdiff_proto::{Epoch, Inventory, JobSpec, PackagesSpec, Pattern, Plan, Rule
 use obsdiff_store::JobStore;
 use obsdiff_worker::collective::{Abort, Alone, Seat, Transport};
 use obsdiff_worker::device::{Engine, PruningEngine, StoreShelf, WorkError};
+use obsdiff_worker::preparation::compute_type;
 
 use crate::clock::Clock;
-use crate::described::{Described, compute_type};
+use crate::described::Described;
 use crate::job::Job;
 use crate::run::Gauge;
 use crate::{Error, Result};
@@ -187,7 +188,7 @@ impl Sample {
         let conditioning = Conditioning { text, pooled }.to(dtype, &Device::Cpu)?;
         let encoded = Encoded::alike(conditioning, calibration.count)?;
         let schedule = described.pipeline.schedule(calibration.steps as usize, described.size.tokens)?;
-        let (guidance, seed) = (described.guidance(&self.spec), calibration.seed);
+        let (guidance, seed) = (described.guidance, calibration.seed);
         let trajectories = Trajectories::new(schedule, guidance, seed, described.size, encoded);
         Ok((model, weights, Arc::new(trajectories)))
     }

@@ -7,10 +7,11 @@ use candle_core::{DType, Device, Tensor};
 use obsdiff_engine::calibrate::{Encoded, Trajectories};
 use obsdiff_engine::model::DiffusionModel;
 use obsdiff_engine::pipeline::PipelineFolder;
+use obsdiff_worker::preparation::not_a_pipeline;
 use tracing::info_span;
 
-use crate::Result;
 use crate::progress::Progress;
+use crate::{Error, Result};
 
 /// How trajectories run.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -53,7 +54,10 @@ impl Sampling {
         let schedule = pipeline.schedule(settings.steps, size.tokens)?;
         let texts: Vec<&str> = prompts.iter().map(String::as_str).collect();
         let tokens = settings.max_sequence_length;
-        let encoded = encode(pipeline, &texts, tokens, DType::F32, folder, progress)?;
+        let encoded = encoding(texts.len(), progress, |on_encoded| {
+            let encoders = pipeline.text_encoders(tokens, &Device::Cpu)?;
+            Encoded::new(&encoders, &texts, (DType::F32, &Device::Cpu), folder, on_encoded)
+        })?;
         let guidance = pipeline.transformer_config().guidance(settings.guidance);
         let trajectories = Trajectories::new(schedule, guidance, settings.seed, size, encoded);
         Ok(Self { trajectories, batch: settings.batch })
@@ -74,25 +78,21 @@ impl Sampling {
     }
 }
 
-/// Encodes prompts, and the empty one that guidance leads away from, for a transformer that computes in `dtype`. Those that memory
-/// is not to hold go to a file in `folder`.
+/// Encodes so many prompts, and the empty one that guidance leads away from, with progress. `encode` tells how much it has done, and
+/// of how much.
 ///
 /// # Errors
 /// When the encoders cannot be used.
-pub fn encode(
-    pipeline: &PipelineFolder,
-    prompts: &[&str],
-    max_sequence_length: usize,
-    dtype: DType,
-    folder: &Path,
+pub(crate) fn encoding(
+    prompts: usize,
     progress: &Progress,
+    encode: impl FnOnce(&mut dyn FnMut(u64, u64)) -> obsdiff_engine::Result<Encoded>,
 ) -> Result<Encoded> {
     let _span = info_span!("encode text").entered();
-    let encoders = pipeline.text_encoders(max_sequence_length, &Device::Cpu)?;
-    let count = prompts.len() as u64 + 1;
+    let count = prompts as u64 + 1;
     let phase = progress.phase("encode", "prompts", count);
     let mut told = 0;
-    let encoded = Encoded::new(&encoders, prompts, (dtype, &Device::Cpu), folder, &mut |done, all| {
+    let encoded = encode(&mut |done, all| {
         let reached = count.saturating_mul(done) / all.max(1);
         phase.advance(reached.saturating_sub(told));
         told = told.max(reached);
@@ -125,6 +125,17 @@ pub fn final_latents(
     }
     phase.finish();
     Ok(Tensor::cat(&finished, 0).map_err(obsdiff_engine::Error::from)?)
+}
+
+/// Opens the pipeline that an argument names.
+///
+/// # Errors
+/// When there is none, or it cannot be used.
+pub(crate) fn open_pipeline(path: &Path) -> Result<PipelineFolder> {
+    match not_a_pipeline(path) {
+        Some(problem) => Err(Error::key("the pipeline", problem)),
+        None => Ok(PipelineFolder::open(path)?),
+    }
 }
 
 /// Loads a pipeline's transformer to compute in f32 on the CPU.

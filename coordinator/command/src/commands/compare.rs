@@ -8,8 +8,7 @@ use super::pictures::{COLUMNS, argument_of_flag, check_out, decode, is_png, writ
 use super::speed;
 use crate::cli::CompareArgs;
 use crate::picture::psnr;
-use crate::pipeline_path::open_pipeline;
-use crate::sampling::{Sampling, load_transformer, relative_errors};
+use crate::sampling::{Sampling, load_transformer, open_pipeline, relative_errors};
 use crate::session::Session;
 use crate::text::Table;
 use crate::{Error, Result};

@@ -7,9 +7,9 @@ use obsdiff_core::{PackageCost, PlanError, Workload};
 use obsdiff_proto::{ByteSize, JobSpec, PackagesSpec, Plan};
 
 use crate::Result;
+use crate::budget::with_budget;
 use crate::described::Described;
 use crate::job::Job;
-use crate::run::with_budget;
 use crate::text::{self, Table};
 
 /// The largest number of packages shown by itself: past it, only the job's own.

@@ -7,12 +7,12 @@ use obsdiff_core::{MemoryNeeds, Options, PackageCost, PlanCost};
 use obsdiff_proto::{ByteSize, JobSpec, Method, Pattern, Plan};
 
 use super::counts::counts;
+use crate::budget::with_budget;
 use crate::cli::PlanArgs;
 use crate::clock::Clock;
 use crate::described::Described;
 use crate::job::Job;
 use crate::prompts::JobPrompts;
-use crate::run::with_budget;
 use crate::session::Session;
 use crate::text::{self, Table};
 use crate::{Result, fit, machine, rates};

@@ -7,8 +7,7 @@ use obsdiff_engine::pipeline::Picture;
 
 use super::pictures::{COLUMNS, argument_of_flag, check_format, check_out, decode, is_png, write_grid};
 use crate::cli::SampleArgs;
-use crate::pipeline_path::open_pipeline;
-use crate::sampling::{Sampling, load_transformer};
+use crate::sampling::{Sampling, load_transformer, open_pipeline};
 use crate::session::Session;
 use crate::{Error, Result, picture};
 

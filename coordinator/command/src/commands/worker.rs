@@ -1,31 +1,28 @@
 //! `obsdiff worker --coordinator URL`.
 
-use std::collections::BTreeMap;
 use std::hash::{BuildHasher, Hasher, RandomState};
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 
-use obsdiff_engine::checkpoint::digests;
-use obsdiff_proto::InputDigest;
 use obsdiff_proto::session::{Briefing, Dismissed, Reason};
 use obsdiff_security::TokenSender;
 use obsdiff_store::JobStore;
 use obsdiff_worker::collective::Transport;
 use obsdiff_worker::device::{Desk, Machine, Patience, ShelfError, StoreShelf, WorkError, follow};
 use obsdiff_worker::meeting::Meeting;
+use obsdiff_worker::preparation::Received;
 use obsdiff_worker::session::{Dial, SessionError, attend, tcp};
 use tokio::runtime::Runtime;
 use tonic::transport::Endpoint;
 
 use crate::cli::WorkerArgs;
-use crate::described::Described;
+use crate::described::{Described, unprepared};
 use crate::fit;
 use crate::job::{Job, StoreSettings};
 use crate::machine::product_rate;
 use crate::progress::Progress;
 use crate::prompts::JobPrompts;
-use crate::run::{Gauge, Inputs, Work, prepare};
+use crate::run::{Gauge, Inputs, prepare};
 use crate::session::Session;
 use crate::signals::{Answer, Signals};
 use crate::{Error, Result};
@@ -147,7 +144,8 @@ fn serve(
     let _running = root.enter();
     let job = Job::received(briefing.spec.clone(), StoreSettings::of(&session.environment));
     let store = JobStore::open(&briefing.store, job.stores().pairs())?;
-    let inputs = inputs(&job, briefing, runtime, &store, desk)?;
+    let received = Received::open(briefing, &store, runtime.handle(), &|| desk.advance());
+    let inputs = inputs(briefing, received.map_err(|e| unprepared(&job, e))?);
     if let Some(memory) = session.memory {
         fit::check(&job, &inputs.described, &inputs.plan, 1, memory)?;
     }
@@ -155,8 +153,7 @@ fn serve(
     let preparing = desk.clone();
     progress.call_at_steps(Box::new(move || preparing.advance()));
     let (model, trajectories) = prepare(&job, &inputs, progress)?;
-    let work =
-        Work { job: &job, inputs: &inputs, trajectories: &trajectories, dense: None, disk: &session.disk };
+    let work = crate::run::work(&job, &inputs, &trajectories, None, &session.disk);
     let shelf = StoreShelf::new(store, runtime.handle().clone());
     let mut engine = work.engine(model, Arc::new(shelf), Arc::new(Gauge::default()), desk);
     ready.store(true, Ordering::SeqCst);
@@ -168,37 +165,12 @@ fn serve(
     }
 }
 
-/// The job's model as it lies here, with the prompts of its store. Its files must be those that the coordinator has.
-fn inputs(
-    job: &Job,
-    briefing: &Briefing,
-    runtime: &Runtime,
-    store: &JobStore,
-    desk: &Desk,
-) -> Result<Inputs> {
-    let described = Described::read(job)?;
-    let weights = Arc::new(described.pipeline.transformer_weights()?);
-    let root = described.pipeline.path();
-    let model_files = digests(root, &described.files, &|| desk.advance())?;
-    check_same_files(root, &model_files, &briefing.inputs)?;
-    if described.inventory != briefing.inventory {
-        return Err(Error::content(
-            root,
-            "is described otherwise than by the coordinator: use the same release",
-        ));
-    }
-    let store = store.at_start();
-    let record = runtime.block_on(store.job())?;
-    let prompts = runtime.block_on(store.prompts(&record))?;
-    // Prompt i has id i, and with it its noise: those that are held out follow exactly as many as calibrate.
-    let calibrating = briefing.spec.calibration.prompt_count() as usize;
-    if record.spec != briefing.spec || prompts.calibration.len() != calibrating {
-        return Err(Error::content(
-            &briefing.store,
-            "holds the prompts of another job than the coordinator's",
-        ));
-    }
-    Ok(Inputs {
+/// What the job reads here: its model, and the prompts of its store.
+fn inputs(briefing: &Briefing, received: Received) -> Inputs {
+    let Received { model, weights, model_files, record, prompts } = received;
+    Inputs {
+        described: Described::new(model),
+        weights,
         prompts: JobPrompts {
             calibration: prompts.calibration,
             held_out: prompts.held_out,
@@ -211,30 +183,6 @@ fn inputs(
         written: false,
         model_files,
         prompt_files: record.prompt_files,
-        weights,
-        described,
-    })
-}
-
-/// Every file that a model is read from must be the coordinator's, and none may be missing.
-fn check_same_files(root: &Path, here: &[InputDigest], theirs: &[InputDigest]) -> Result<()> {
-    let refuse = |path: &str, problem: &str| {
-        Err(Error::content(root.join(path), format!("{problem}: give both the same model")))
-    };
-    let by_path = |files: &[InputDigest]| -> BTreeMap<String, String> {
-        files.iter().map(|file| (file.path.clone(), file.sha256.clone())).collect()
-    };
-    let (here, theirs) = (by_path(here), by_path(theirs));
-    for (path, sha256) in &here {
-        match theirs.get(path) {
-            Some(said) if said == sha256 => {}
-            Some(_) => return refuse(path, "differs from the coordinator's"),
-            None => return refuse(path, "is read here, but not by the coordinator"),
-        }
-    }
-    match theirs.keys().find(|path| !here.contains_key(*path)) {
-        Some(path) => refuse(path, "is read by the coordinator, but not here"),
-        None => Ok(()),
     }
 }
 

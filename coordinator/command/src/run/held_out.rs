@@ -1,6 +1,6 @@
 //! The pruned model against the dense one, on prompts that took no part in calibration.
 
-use candle_core::{DType, Tensor};
+use candle_core::Tensor;
 use obsdiff_engine::calibrate::Trajectories;
 use obsdiff_engine::model::DiffusionModel;
 use serde::Serialize;
@@ -51,19 +51,4 @@ pub(super) fn latents(
     }
     let batch = inputs.plan.shards.first().map_or(1, |shard| shard.prompts.len());
     final_latents(trajectories, model, prompts, batch, name, progress).map(Some)
-}
-
-/// Refuses a dense model whose latents on the held-out prompts are not finite: no pruned one can be compared with it.
-pub(super) fn check_finite(latents: Option<&Tensor>, inputs: &Inputs) -> obsdiff_engine::Result<()> {
-    let Some(latents) = latents else { return Ok(()) };
-    let numbers = latents.flatten_all().and_then(|l| l.to_dtype(DType::F32)?.to_vec1::<f32>())?;
-    if numbers.iter().all(|number| number.is_finite()) {
-        return Ok(());
-    }
-    let problem =
-        "computes final latents that are not finite: the model overflows or its weights are damaged";
-    Err(obsdiff_engine::Error::Content {
-        path: inputs.weights.folder().to_owned(),
-        problem: problem.to_owned(),
-    })
 }

@@ -10,6 +10,7 @@ use rustix::fs::Access;
 
 use super::places;
 use super::state::has_written;
+use crate::budget::with_budget;
 use crate::described::Described;
 use crate::fit;
 use crate::job::Job;
@@ -56,7 +57,7 @@ impl Inputs {
         if let Some(memory) = memory {
             fit::check(job, &described, &plan, workers, memory)?;
         }
-        let plan = super::with_budget(job, &described, plan)?;
+        let plan = with_budget(job, &described, plan)?;
         let weights = Arc::new(described.pipeline.transformer_weights()?);
         let model_files = digests(described.pipeline.path(), &described.files, &|| ())?;
         let prompt_files = prompts.files(&job.spec);

@@ -7,25 +7,25 @@ mod local;
 mod memory;
 mod places;
 mod state;
-mod structured;
 mod summary;
 mod workers;
 
 use std::sync::Arc;
 
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 use obsdiff_coordinator::State;
 use obsdiff_engine::calibrate::Trajectories;
 use obsdiff_engine::export::PruningRecord;
 use obsdiff_engine::model::DiffusionModel;
 use obsdiff_files::Disk;
 use obsdiff_proto::ByteSize;
+use obsdiff_worker::preparation;
+use obsdiff_worker::work::Work;
 
 use crate::Result;
-use crate::described::compute_type;
 use crate::job::Job;
 use crate::progress::Progress;
-use crate::sampling::encode;
+use crate::sampling::encoding;
 use crate::spans::Spans;
 
 pub use display::{Display, Gauge};
@@ -35,9 +35,8 @@ pub use memory::peak_resident;
 pub use state::open_state;
 use state::written_record;
 pub(crate) use state::{is_left_over, note};
-pub(crate) use structured::with_budget;
 pub use summary::Summary;
-pub use workers::Work;
+use workers::run_workers;
 
 /// The span in which all of a run's work happens, on each thread that does a part of it.
 pub const RUN_SPAN: &str = "run";
@@ -122,8 +121,8 @@ fn prune(
     let dense = held_out::latents(&*model, &trajectories, inputs, "dense", progress)?;
     // The workers' threads account for their time themselves.
     drop(running);
-    let work = Work { job, inputs, trajectories: &trajectories, dense: dense.as_ref(), disk };
-    let engine = work.run(state, model, workers, progress, spans.clock())?;
+    let work = work(job, inputs, &trajectories, dense.as_ref(), disk);
+    let engine = run_workers(&work, (job, inputs), state, model, workers, progress, spans.clock())?;
     let _running = root.enter();
     let held_out = compared(engine.pruner().model(), &trajectories, inputs, dense.as_ref(), progress)?;
     let (record, _) = work.record(&engine.pruned())?;
@@ -139,20 +138,33 @@ pub(crate) fn prepare(
     inputs: &Inputs,
     progress: &Progress,
 ) -> Result<(Box<dyn DiffusionModel>, Arc<Trajectories>)> {
-    let (pipeline, calibration) = (&inputs.described.pipeline, &job.spec.calibration);
-    let dtype = compute_type(job.spec.model.dtype);
     // Those that calibrate have the ids from 0 on; those held out follow.
     let prompts = &inputs.prompts;
     let prompts: Vec<&str> =
         prompts.calibration.iter().chain(&prompts.held_out).map(String::as_str).collect();
-    let tokens = calibration.max_sequence_length as usize;
-    let encoded = encode(pipeline, &prompts, tokens, dtype, &inputs.folder, progress)?;
-    let model = {
-        let _span = tracing::info_span!("load weights").entered();
-        inputs.described.config.load(&inputs.weights, dtype, &Device::Cpu)?
-    };
-    let (size, guidance) = (inputs.described.size, inputs.described.guidance(&job.spec));
-    let schedule = pipeline.schedule(calibration.steps as usize, size.tokens)?;
-    let trajectories = Trajectories::new(schedule, guidance, calibration.seed, size, encoded);
-    Ok((model, Arc::new(trajectories)))
+    let (spec, model) = (&job.spec, inputs.described.model());
+    let encoded = encoding(prompts.len(), progress, |on_encoded| {
+        preparation::encode(spec, model, &prompts, &inputs.folder, on_encoded)
+    })?;
+    Ok(preparation::load(spec, model, &inputs.weights, encoded)?)
+}
+
+/// What the workers of this process share. Final latents of the dense model are `dense`, where they are known.
+pub(crate) fn work<'a>(
+    job: &'a Job,
+    inputs: &'a Inputs,
+    trajectories: &'a Arc<Trajectories>,
+    dense: Option<&'a Tensor>,
+    disk: &'a Disk,
+) -> Work<'a> {
+    Work {
+        spec: &job.spec,
+        model: inputs.described.model(),
+        weights: &inputs.weights,
+        plan: &inputs.plan,
+        inputs: inputs.digests(),
+        trajectories,
+        dense,
+        disk,
+    }
 }

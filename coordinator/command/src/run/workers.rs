@@ -1,209 +1,118 @@
 //! The workers of a job in one process, over the same path as those of other hosts: a desk and a device's thread each, sessions with
 //! the coordinator, and collectives among their threads.
 
-use std::cell::RefCell;
 use std::io;
 use std::panic::AssertUnwindSafe;
-use std::path::Path;
 use std::sync::Arc;
 use std::thread;
 
-use candle_core::Tensor;
 use obsdiff_coordinator::{Driver, State};
 use obsdiff_core::Outcome;
-use obsdiff_engine::calibrate::Trajectories;
-use obsdiff_engine::export::{Export, PruningRecord, Shrink};
 use obsdiff_engine::model::DiffusionModel;
-use obsdiff_engine::pruner::Pruner;
-use obsdiff_files::{Disk, OnProgress};
-use obsdiff_proto::Package;
 use obsdiff_worker::collective::Local;
 use obsdiff_worker::device::{
-    Desk, Machine, Patience, Pruned, PruningEngine, Shelf, ShelfError, StoreShelf, WorkError, follow,
+    Desk, Machine, Patience, PruningEngine, ShelfError, StoreShelf, WorkError, follow,
 };
+use obsdiff_worker::work::Work;
 
 use super::local::attend;
-use super::{Display, Gauge, Inputs, RUN_SPAN, held_out, structured};
+use super::{Display, Gauge, Inputs, RUN_SPAN};
 use crate::clock::Clock;
 use crate::job::Job;
 use crate::progress::Progress;
 use crate::{Error, Result};
 
-/// What the workers of a process share.
-pub struct Work<'a> {
-    /// The job.
-    pub job: &'a Job,
-    /// What it reads.
-    pub inputs: &'a Inputs,
-    /// Its prompts' trajectories.
-    pub trajectories: &'a Arc<Trajectories>,
-    /// Final latents of the dense model on the held-out prompts, where they are known.
-    pub dense: Option<&'a Tensor>,
-    /// What the output is written by.
-    pub disk: &'a Disk,
-}
-
-impl<'a> Work<'a> {
-    /// Prunes with so many workers, each on a copy of `model`, until the pipeline is written; gives one that has applied everything.
-    ///
-    /// # Errors
-    /// What failed at a worker, or why the coordinator gave up.
-    pub(super) fn run(
-        &'a self,
-        state: &State,
-        model: Box<dyn DiffusionModel>,
-        workers: usize,
-        progress: &Progress,
-        clock: &Clock,
-    ) -> Result<PruningEngine<'a>> {
-        let gauge = Arc::new(Gauge::default());
-        let steps = self.trajectories.step_count() as u64;
-        let display = Display::new(self.inputs, steps, progress, gauge.clone());
-        let records = Box::new(state.records());
-        let (mut driver, handle) = Driver::new(state.job.clone(), records, clock.clone(), Box::new(display))
-            .map_err(|e| Error::content(self.job.path(), e.to_string()))?;
-        let transport = Arc::new(Local::default());
-        let desks: Vec<_> = (1..=workers.max(1) as u128)
-            .map(|instance| {
-                let machine = Machine { instance, speed: 1000, hardware: obsdiff_engine::hardware() };
-                Desk::new(machine, transport.clone(), Patience::default())
-            })
-            .collect();
-        let device = |desk: &Arc<Desk>, model| {
-            let _run = tracing::info_span!(RUN_SPAN).entered();
-            let mut engine = self.engine(model, Arc::new(shelf(state)), gauge.clone(), desk);
-            follow(desk, &mut engine);
-            engine
-        };
-        let Some((first, others)) = desks.split_first() else { return Err(Error::Cancelled) };
-        thread::scope(|scope| {
-            let start = || {
-                let named = |name: &str| thread::Builder::new().name(name.to_owned());
-                let driving = named("coordinator")
-                    .spawn_scoped(scope, move || state.runtime().block_on(driver.run()))?;
-                let session = |desk| {
-                    let handle = handle.clone();
-                    named("session").spawn_scoped(scope, move || attend(desk, &handle))
-                };
-                let sessions = desks.iter().map(session).collect::<io::Result<Vec<_>>>()?;
-                let device = |desk| {
-                    let (device, model) = (&device, model.duplicate());
-                    named("worker").spawn_scoped(scope, move || device(desk, model))
-                };
-                let devices = others.iter().map(device).collect::<io::Result<Vec<_>>>()?;
-                io::Result::Ok((driving, sessions, devices))
-            };
-            let (driving, sessions, devices) = match start() {
-                Ok(started) => started,
-                Err(error) => {
-                    // Those that were started end, and the scope with them.
-                    desks.iter().for_each(|desk| desk.close());
-                    handle.stop();
-                    gauge.give_up();
-                    return Err(Error::thread(&error));
-                }
-            };
-            // The first one takes over this thread, and with it the memory that loading and encoding have left.
-            let own = std::panic::catch_unwind(AssertUnwindSafe(|| device(first, model)));
-            let ended = std::iter::once(own).chain(devices.into_iter().map(|device| device.join()));
-            let (mut engines, mut panic) = (Vec::new(), None);
-            for end in ended {
-                match end {
-                    Ok(engine) => engines.push(engine),
-                    Err(payload) => panic = Some(payload),
-                }
-            }
-            // Where nobody is left who could go on, nor will anybody come, the driver has to be told.
-            sessions.into_iter().for_each(|session| drop(session.join()));
-            handle.stop();
-            let outcome = driving.join().unwrap_or_else(|payload| std::panic::resume_unwind(payload));
-            gauge.give_up();
-            if let (None, Some(payload)) = (&outcome, panic) {
-                std::panic::resume_unwind(payload);
-            }
-            match outcome {
-                Some(Outcome::Done) => {
-                    engines.into_iter().max_by_key(PruningEngine::applied).ok_or(Error::Cancelled)
-                }
-                Some(Outcome::Cancelled) => Err(Error::Cancelled),
-                None => Err(Error::Session("all workers ended before the job was done".to_owned())),
-                Some(Outcome::Failed(failure)) => match desks.iter().find_map(|desk| desk.take_failure()) {
-                    Some(WorkError::Engine(error)) => Err(error.into()),
-                    Some(WorkError::Shelf(ShelfError::Damaged(problem))) => Err(Error::Damaged(problem)),
-                    _ => Err(Error::Failed(failure)),
-                },
-            }
+/// Prunes with so many workers, each on a copy of `model`, until the pipeline is written; gives one that has applied everything.
+///
+/// # Errors
+/// What failed at a worker, or why the coordinator gave up.
+pub(super) fn run_workers<'a>(
+    work: &'a Work<'a>,
+    (job, inputs): (&Job, &Inputs),
+    state: &State,
+    model: Box<dyn DiffusionModel>,
+    workers: usize,
+    progress: &Progress,
+    clock: &Clock,
+) -> Result<PruningEngine<'a>> {
+    let gauge = Arc::new(Gauge::default());
+    let steps = work.trajectories.step_count() as u64;
+    let display = Display::new(inputs, steps, progress, gauge.clone());
+    let records = Box::new(state.records());
+    let (mut driver, handle) = Driver::new(state.job.clone(), records, clock.clone(), Box::new(display))
+        .map_err(|e| Error::content(job.path(), e.to_string()))?;
+    let transport = Arc::new(Local::default());
+    let desks: Vec<_> = (1..=workers.max(1) as u128)
+        .map(|instance| {
+            let machine = Machine { instance, speed: 1000, hardware: obsdiff_engine::hardware() };
+            Desk::new(machine, transport.clone(), Patience::default())
         })
-    }
-
-    /// The engine of one worker.
-    pub fn engine(
-        &'a self,
-        model: Box<dyn DiffusionModel>,
-        shelf: Arc<dyn Shelf>,
-        gauge: Arc<Gauge>,
-        desk: &Arc<Desk>,
-    ) -> PruningEngine<'a> {
-        let weights = self.inputs.weights.clone();
-        let pruner = Pruner::new(&self.job.spec, model, weights, self.trajectories.clone());
-        // An export on a slow disk is not taken for a worker that hangs.
-        let its = desk.clone();
-        let on_progress: Arc<OnProgress> = Arc::new(move || its.advance());
-        let exporter = Box::new(move |pruned| self.export(&pruned, &on_progress));
-        PruningEngine::new(pruner, Arc::new(self.inputs.plan.clone()), shelf, gauge, exporter)
-    }
-
-    /// The content of `pruning.json`, and how the transformer gets smaller where it does.
-    ///
-    /// # Errors
-    /// When weights or the configuration cannot be read.
-    pub(super) fn record(&self, pruned: &Pruned) -> Result<(PruningRecord, Option<Shrink>), WorkError> {
-        let structured = self.inputs.plan.packages.iter().any(Package::is_structured);
-        let (sizes, shrink) = if structured {
-            structured::shrunk(self.job, self.inputs, &pruned.tensors)?
-        } else {
-            (None, None)
+        .collect();
+    let device = |desk: &Arc<Desk>, model| {
+        let _run = tracing::info_span!(RUN_SPAN).entered();
+        let mut engine = work.engine(model, Arc::new(shelf(state)), gauge.clone(), desk);
+        follow(desk, &mut engine);
+        engine
+    };
+    let Some((first, others)) = desks.split_first() else { return Err(Error::Cancelled) };
+    thread::scope(|scope| {
+        let start = || {
+            let named = |name: &str| thread::Builder::new().name(name.to_owned());
+            let driving =
+                named("coordinator").spawn_scoped(scope, move || state.runtime().block_on(driver.run()))?;
+            let session = |desk| {
+                let handle = handle.clone();
+                named("session").spawn_scoped(scope, move || attend(desk, &handle))
+            };
+            let sessions = desks.iter().map(session).collect::<io::Result<Vec<_>>>()?;
+            let device = |desk| {
+                let (device, model) = (&device, model.duplicate());
+                named("worker").spawn_scoped(scope, move || device(desk, model))
+            };
+            let devices = others.iter().map(device).collect::<io::Result<Vec<_>>>()?;
+            io::Result::Ok((driving, sessions, devices))
         };
-        let record = PruningRecord {
-            obsdiff: env!("CARGO_PKG_VERSION").to_owned(),
-            job: self.job.spec.clone(),
-            hardware: if self.job.spec.workers.mixed_hardware {
-                "mixed".to_owned()
-            } else {
-                obsdiff_engine::hardware()
+        let (driving, sessions, devices) = match start() {
+            Ok(started) => started,
+            Err(error) => {
+                // Those that were started end, and the scope with them.
+                desks.iter().for_each(|desk| desk.close());
+                handle.stop();
+                gauge.give_up();
+                return Err(Error::thread(&error));
+            }
+        };
+        // The first one takes over this thread, and with it the memory that loading and encoding have left.
+        let own = std::panic::catch_unwind(AssertUnwindSafe(|| device(first, model)));
+        let ended = std::iter::once(own).chain(devices.into_iter().map(|device| device.join()));
+        let (mut engines, mut panic) = (Vec::new(), None);
+        for end in ended {
+            match end {
+                Ok(engine) => engines.push(engine),
+                Err(payload) => panic = Some(payload),
+            }
+        }
+        // Where nobody is left who could go on, nor will anybody come, the driver has to be told.
+        sessions.into_iter().for_each(|session| drop(session.join()));
+        handle.stop();
+        let outcome = driving.join().unwrap_or_else(|payload| std::panic::resume_unwind(payload));
+        gauge.give_up();
+        if let (None, Some(payload)) = (&outcome, panic) {
+            std::panic::resume_unwind(payload);
+        }
+        match outcome {
+            Some(Outcome::Done) => {
+                engines.into_iter().max_by_key(PruningEngine::applied).ok_or(Error::Cancelled)
+            }
+            Some(Outcome::Cancelled) => Err(Error::Cancelled),
+            None => Err(Error::Session("all workers ended before the job was done".to_owned())),
+            Some(Outcome::Failed(failure)) => match desks.iter().find_map(|desk| desk.take_failure()) {
+                Some(WorkError::Engine(error)) => Err(error.into()),
+                Some(WorkError::Shelf(ShelfError::Damaged(problem))) => Err(Error::Damaged(problem)),
+                _ => Err(Error::Failed(failure)),
             },
-            inputs: self.inputs.digests(),
-            linears: pruned.linears.clone(),
-            structures: pruned.structures.clone(),
-            sizes,
-        };
-        Ok((record, shrink))
-    }
-
-    /// Writes the pruned pipeline: what was pruned as it was solved, all else as it is in the checkpoint.
-    fn export(&self, pruned: &Pruned, on_progress: &Arc<OnProgress>) -> Result<(), WorkError> {
-        // Only here: calibration names the site at which a model overflows, but not every method calibrates.
-        held_out::check_finite(self.dense, self.inputs)?;
-        let _span = tracing::info_span!("export").entered();
-        let (record, shrink) = self.record(pruned)?;
-        let export = Export {
-            source: self.inputs.described.pipeline.path(),
-            destination: Path::new(&self.job.spec.output.path),
-            link: self.job.spec.output.link,
-            weights: &self.inputs.weights,
-            record: &record,
-            shrink: shrink.as_ref(),
-        };
-        let failed = RefCell::new(None);
-        let written = export.write(&self.disk.telling(on_progress.clone()), &|name| {
-            on_progress();
-            pruned.tensors.tensor(name).map_err(|error| {
-                failed.replace(Some(error));
-                obsdiff_engine::Error::Interrupted
-            })
-        });
-        written.map_err(|error| failed.take().unwrap_or(WorkError::Engine(error)))
-    }
+        }
+    })
 }
 
 /// Where workers of this process put and find weights.

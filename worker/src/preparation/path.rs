@@ -2,12 +2,8 @@
 
 use std::path::Path;
 
-use obsdiff_engine::pipeline::PipelineFolder;
-
-use crate::{Error, Result};
-
 /// What is wrong with a path at which no pipeline can lie, and the remedy; nothing where one may.
-pub(crate) fn not_a_pipeline(path: &Path) -> Option<String> {
+pub fn not_a_pipeline(path: &Path) -> Option<String> {
     let name = path.display();
     if name.to_string().contains("://") {
         return Some(format!("is {name}: download the pipeline first, and give the folder that it is in"));
@@ -35,15 +31,4 @@ fn is_hub_id(name: &str) -> bool {
             && part.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
     };
     name.split_once('/').is_some_and(|(organisation, model)| part(organisation) && part(model))
-}
-
-/// Opens the pipeline that an argument names.
-///
-/// # Errors
-/// When there is none, or it cannot be used.
-pub(crate) fn open_pipeline(path: &Path) -> Result<PipelineFolder> {
-    match not_a_pipeline(path) {
-        Some(problem) => Err(Error::key("the pipeline", problem)),
-        None => Ok(PipelineFolder::open(path)?),
-    }
 }

@@ -1,0 +1,41 @@
+//! A budget over the whole model, which structured pruning divides among heads and neurons.
+
+use obsdiff_proto::{Budget, JobError, Plan, StructureId};
+
+use crate::Result;
+use crate::described::Described;
+use crate::job::Job;
+
+/// The plan with the job's budget, if it has one. A budget that the structures of the plan cannot save is refused.
+pub(crate) fn with_budget(job: &Job, described: &Described, plan: Plan) -> Result<Plan> {
+    let Some(budget) = job.spec.sparsity.budget else { return Ok(plan) };
+    let inventory = &described.inventory;
+    let part_flops: Vec<f64> = inventory.structure_ids().map(|id| part_flops(described, id)).collect();
+    let saves = |id: StructureId| {
+        let structure = inventory.structure(id);
+        structure.count.saturating_sub(structure.least()) as f64 * part_flops[id.0 as usize]
+    };
+    let possible: f64 = plan.packages.iter().flat_map(|p| inventory.structures_of(p)).map(saves).sum();
+    let all = described.forward_flops(&*described.config);
+    let most = possible / all;
+    if budget <= most {
+        return Ok(plan.with_budget(Budget { saving: budget * all, part_flops }));
+    }
+    let problem = format!(
+        "is {budget}, but the blocks that are pruned can save {most:.3} of a forward call at most: lower it, or let the first and \
+         the last block take part by a rule with pattern = \"structured\""
+    );
+    Err(job.refuse(JobError::new("sparsity.budget", problem)))
+}
+
+/// Operations of one forward call on one picture of the job that one part of a structure takes.
+fn part_flops(described: &Described, id: StructureId) -> f64 {
+    // Linear in the number of parts: what one takes is what the model takes less without it.
+    let mut kept: Vec<usize> =
+        described.inventory.structures.iter().map(|structure| structure.count).collect();
+    if let Some(count) = kept.get_mut(id.0 as usize) {
+        *count -= 1;
+    }
+    let without = described.config.shrunk(&kept);
+    described.forward_flops(&*described.config) - described.forward_flops(&*without)
+}

@@ -1,0 +1,14 @@
+//! What a worker does before it takes orders: it opens the job's model, finds it to be the coordinator's, encodes the prompts and loads
+//! the weights.
+
+mod error;
+mod loading;
+mod model;
+mod path;
+mod received;
+
+pub use error::{PreparationError, Result};
+pub use loading::{encode, load};
+pub use model::{JobModel, compute_type};
+pub use path::not_a_pipeline;
+pub use received::Received;

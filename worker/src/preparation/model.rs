@@ -1,0 +1,77 @@
+//! What the model of a job is, as far as its configuration and headers tell.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use candle_core::{DType, Device};
+use obsdiff_engine::architecture::{Guidance, TransformerConfig};
+use obsdiff_engine::pipeline::{LatentSize, PipelineFolder};
+use obsdiff_proto::{ComputeType, Inventory, JobError, JobSpec};
+
+use super::path::not_a_pipeline;
+use super::{PreparationError, Result};
+
+/// A pipeline that was opened and checked for a job, of which no weight was read.
+#[derive(Debug)]
+pub struct JobModel {
+    /// Its folder.
+    pub pipeline: PipelineFolder,
+    /// Its transformer's sizes.
+    pub config: Arc<dyn TransformerConfig>,
+    /// Its transformer's prunable parts.
+    pub inventory: Inventory,
+    /// The size of the latents that the job asks for.
+    pub size: LatentSize,
+    /// Tokens of a prompt.
+    pub text_tokens: usize,
+    /// How the job's guidance acts.
+    pub guidance: Guidance,
+    /// Every file that decides what the pipeline computes.
+    pub files: Vec<PathBuf>,
+}
+
+impl JobModel {
+    /// Opens the pipeline of a job, and checks the configuration of every component, the headers of the transformer's weights and
+    /// the size of the pictures.
+    ///
+    /// # Errors
+    /// What of it cannot be used, by file and key.
+    pub fn open(spec: &JobSpec) -> Result<Self> {
+        let calibration = &spec.calibration;
+        let path = Path::new(&spec.model.path);
+        if let Some(problem) = not_a_pipeline(path) {
+            return Err(JobError::new("model.path", problem).into());
+        }
+        let pipeline = PipelineFolder::open(path)?;
+        let config = pipeline.transformer_config().clone();
+        config.check(&pipeline.transformer_weights()?)?;
+        let of_job = PreparationError::of_job;
+        let size = pipeline.latent_size(calibration.height, calibration.width).map_err(of_job)?;
+        pipeline.schedule(calibration.steps as usize, size.tokens).map_err(of_job)?;
+        let encoders =
+            pipeline.text_encoders(calibration.max_sequence_length as usize, &Device::Cpu).map_err(of_job)?;
+        Ok(Self {
+            text_tokens: encoders.tokens(),
+            files: pipeline.files()?.into_iter().chain(encoders.files()).collect(),
+            inventory: config.inventory(),
+            guidance: config.guidance(calibration.guidance),
+            pipeline,
+            config,
+            size,
+        })
+    }
+
+    /// Operations of one forward call of a transformer of these sizes on one picture of the job.
+    pub fn forward_flops(&self, config: &dyn TransformerConfig) -> f64 {
+        config.flops(1, self.size.tokens, self.text_tokens)
+    }
+}
+
+/// The type of tensors that a job's forward calls compute in.
+pub fn compute_type(dtype: ComputeType) -> DType {
+    match dtype {
+        ComputeType::F32 => DType::F32,
+        ComputeType::Bf16 => DType::BF16,
+        ComputeType::F16 => DType::F16,
+    }
+}

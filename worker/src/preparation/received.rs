@@ -1,0 +1,93 @@
+//! A job that a coordinator has told of: the model here must be the coordinator's, and the prompts are those of its store.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use obsdiff_engine::checkpoint::{Weights, digests};
+use obsdiff_proto::InputDigest;
+use obsdiff_proto::session::Briefing;
+use obsdiff_store::{JobRecord, JobStore, Prompts};
+use tokio::runtime::Handle;
+
+use super::{JobModel, PreparationError, Result};
+
+/// What a worker has of a job that a coordinator has told of.
+pub struct Received {
+    /// The model as it lies here.
+    pub model: JobModel,
+    /// Its transformer's weights, not read yet.
+    pub weights: Arc<Weights>,
+    /// Digests of its files, by their paths in its folder.
+    pub model_files: Vec<InputDigest>,
+    /// What the job's coordinator began.
+    pub record: JobRecord,
+    /// The job's prompts.
+    pub prompts: Prompts,
+}
+
+impl Received {
+    /// Opens the model, and reads the prompts of the job's store. `on_read` is called as the reading of files goes on.
+    ///
+    /// # Errors
+    /// When the model cannot be used or is not the coordinator's, naming what differs; when the store fails or is another job's.
+    pub fn open(
+        briefing: &Briefing,
+        store: &JobStore,
+        runtime: &Handle,
+        on_read: &(dyn Fn() + Sync),
+    ) -> Result<Self> {
+        let refused = |path: &Path, problem: &str| PreparationError::Content {
+            path: path.to_owned(),
+            problem: problem.to_owned(),
+        };
+        let model = JobModel::open(&briefing.spec)?;
+        let weights = Arc::new(model.pipeline.transformer_weights()?);
+        let root = model.pipeline.path();
+        let model_files = digests(root, &model.files, on_read)?;
+        check_same_files(root, &model_files, &briefing.inputs)?;
+        if model.inventory != briefing.inventory {
+            return Err(refused(
+                root,
+                "is described otherwise than by the coordinator: use the same release",
+            ));
+        }
+        let store = store.at_start();
+        let record = runtime.block_on(store.job())?;
+        let prompts = runtime.block_on(store.prompts(&record))?;
+        // Prompt i has id i, and with it its noise: those that are held out follow exactly as many as calibrate.
+        let calibrating = briefing.spec.calibration.prompt_count() as usize;
+        if record.spec != briefing.spec || prompts.calibration.len() != calibrating {
+            return Err(refused(
+                &PathBuf::from(&briefing.store),
+                "holds the prompts of another job than the coordinator's",
+            ));
+        }
+        Ok(Self { model, weights, model_files, record, prompts })
+    }
+}
+
+/// Every file that a model is read from must be the coordinator's, and none may be missing.
+fn check_same_files(root: &Path, here: &[InputDigest], theirs: &[InputDigest]) -> Result<()> {
+    let refuse = |path: &str, problem: &str| {
+        Err(PreparationError::Content {
+            path: root.join(path),
+            problem: format!("{problem}: give both the same model"),
+        })
+    };
+    let by_path = |files: &[InputDigest]| -> BTreeMap<String, String> {
+        files.iter().map(|file| (file.path.clone(), file.sha256.clone())).collect()
+    };
+    let (here, theirs) = (by_path(here), by_path(theirs));
+    for (path, sha256) in &here {
+        match theirs.get(path) {
+            Some(said) if said == sha256 => {}
+            Some(_) => return refuse(path, "differs from the coordinator's"),
+            None => return refuse(path, "is read here, but not by the coordinator"),
+        }
+    }
+    match theirs.keys().find(|path| !here.contains_key(*path)) {
+        Some(path) => refuse(path, "is read by the coordinator, but not here"),
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,43 @@
+//! What structured pruning leaves of a model.
+
+use std::path::Path;
+
+use candle_core::Tensor;
+use obsdiff_engine::export::{Shrink, Sizes};
+use obsdiff_engine::pruner::{kept_parts, selections};
+use obsdiff_proto::{Layout, LinearId};
+
+use super::Work;
+use crate::device::{PrunedTensors, WorkError};
+
+/// What is left of the model: its sizes, and how its export gets smaller where it does.
+pub(super) fn shrunk(
+    work: &Work<'_>,
+    pruned: &PrunedTensors,
+) -> Result<(Option<Sizes>, Option<Shrink>), WorkError> {
+    let model = work.model;
+    let inventory = &model.inventory;
+    let kept = kept_parts(inventory, &mut |id: LinearId| {
+        let linear = inventory.linear(id);
+        let name = format!("{}.weight", linear.name);
+        let values = |tensor: &Tensor| tensor.flatten_all()?.to_vec1::<f32>();
+        match pruned.tensor(&name)? {
+            Some(tensor) => Ok(values(&tensor).map_err(obsdiff_engine::Error::from)?),
+            None => {
+                let shape = [linear.rows, inventory.site(linear.site).width];
+                Ok::<_, WorkError>(work.weights.rows(&name, shape, 0..linear.rows)?)
+            }
+        }
+    })?;
+    let config = model.config.shrunk(&kept.iter().map(Vec::len).collect::<Vec<_>>());
+    let sizes = Sizes {
+        parameters: [inventory.parameters, config.inventory().parameters],
+        forward_flops: [model.forward_flops(&*model.config), model.forward_flops(&*config)],
+    };
+    if work.spec.output.layout == Layout::Masked {
+        return Ok((Some(sizes), None));
+    }
+    let source = Path::new(&work.spec.model.path).join("transformer");
+    let files = config.shrunk_files(&source)?;
+    Ok((Some(sizes), Some(Shrink { kept: selections(inventory, &kept), files })))
+}
