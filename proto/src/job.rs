@@ -148,6 +148,10 @@ pub struct CalibrationSpec {
     /// Guidance scale. Classifier-free guidance of at most 1 runs without the negative prompt; models distilled from guided ones
     /// take it as an input.
     pub guidance: f64,
+    /// Classifier-free guidance scale of models that take `guidance` as an input (diffusers' `true_cfg_scale`); at most 1 runs without
+    /// the negative prompt.
+    #[serde(skip_serializing_if = "is_one")]
+    pub true_guidance: f64,
     /// Picture height in pixels; the model's own when absent.
     pub height: Option<u32>,
     /// Picture width in pixels; the model's own when absent.
@@ -160,6 +164,11 @@ pub struct CalibrationSpec {
     pub shard_size: u32,
 }
 
+/// Records of jobs without it look as they did before there was this key.
+fn is_one(number: &f64) -> bool {
+    *number == 1.0
+}
+
 impl Default for CalibrationSpec {
     fn default() -> Self {
         Self {
@@ -168,6 +177,7 @@ impl Default for CalibrationSpec {
             count: 100,
             steps: 25,
             guidance: 7.0,
+            true_guidance: 1.0,
             height: None,
             width: None,
             max_sequence_length: 256,

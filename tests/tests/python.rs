@@ -64,6 +64,7 @@ fn sampled(pipeline: &Path, prompts: &[&str]) -> (Tensor, Tensor) {
     let settings = Settings {
         steps: 10,
         guidance: 4.0,
+        true_guidance: 1.0,
         seed: 11,
         height: Some(32),
         width: Some(32),

@@ -20,6 +20,8 @@ pub struct Settings {
     pub steps: usize,
     /// Guidance. Where it is classifier-free, at most 1 runs without the negative prompt.
     pub guidance: f64,
+    /// Classifier-free guidance of models that take `guidance` as an input.
+    pub true_guidance: f64,
     /// Prompt i starts from the noise of seed + i.
     pub seed: u64,
     /// Height in pixels; the model's own where absent.
@@ -52,13 +54,13 @@ impl Sampling {
     ) -> Result<Self> {
         let size = pipeline.latent_size(settings.height, settings.width)?;
         let schedule = pipeline.schedule(settings.steps, size.tokens)?;
+        let guidance = pipeline.guidance(settings.guidance, settings.true_guidance)?;
         let texts: Vec<&str> = prompts.iter().map(String::as_str).collect();
         let tokens = settings.max_sequence_length;
         let encoded = encoding(texts.len(), progress, |on_encoded| {
             let encoders = pipeline.text_encoders(tokens, &Device::Cpu)?;
             Encoded::new(&encoders, &texts, (DType::F32, &Device::Cpu), folder, on_encoded)
         })?;
-        let guidance = pipeline.transformer_config().guidance(settings.guidance);
         let trajectories = Trajectories::new(schedule, guidance, settings.seed, size, encoded);
         Ok(Self { trajectories, batch: settings.batch })
     }

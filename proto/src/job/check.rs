@@ -47,11 +47,11 @@ impl JobSpec {
             return Err(JobError::new("packages.memory", "excludes packages.count: give one of the two"));
         }
         // It multiplies in f32.
-        if !((c.guidance as f32).is_finite() && c.guidance >= 0.0) {
-            return Err(JobError::new(
-                "calibration.guidance",
-                format!("is {}, but must be 0 or more", c.guidance),
-            ));
+        for (key, scale) in [("guidance", c.guidance), ("true_guidance", c.true_guidance)] {
+            if !((scale as f32).is_finite() && scale >= 0.0) {
+                let problem = format!("is {scale}, but must be 0 or more");
+                return Err(JobError::new(format!("calibration.{key}"), problem));
+            }
         }
         let h = &self.hessian;
         // They weigh in f32.

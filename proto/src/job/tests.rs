@@ -46,6 +46,7 @@ fn a_value_out_of_range_is_refused_by_key() {
         ("calibration.count", Box::new(|s| s.calibration.count = 0)),
         ("calibration.steps", Box::new(|s| s.calibration.steps = 0)),
         ("calibration.guidance", Box::new(|s| s.calibration.guidance = f64::INFINITY)),
+        ("calibration.true_guidance", Box::new(|s| s.calibration.true_guidance = -1.0)),
         ("hessian.damping", Box::new(|s| s.hessian.damping = 0.0)),
         ("hessian.mask_damping", Box::new(|s| s.hessian.mask_damping = 1.5)),
         ("hessian.low", Box::new(|s| s.hessian.low = 2.0)),

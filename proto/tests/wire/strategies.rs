@@ -249,6 +249,7 @@ fn spec() -> impl Strategy<Value = JobSpec> {
                 count,
                 steps: 2,
                 guidance,
+                true_guidance: guidance / 2.0,
                 height: None,
                 width: Some(64),
                 max_sequence_length: 7,

@@ -50,11 +50,12 @@ impl JobModel {
         pipeline.schedule(calibration.steps as usize, size.tokens).map_err(of_job)?;
         let encoders =
             pipeline.text_encoders(calibration.max_sequence_length as usize, &Device::Cpu).map_err(of_job)?;
+        let guidance = pipeline.guidance(calibration.guidance, calibration.true_guidance).map_err(of_job)?;
         Ok(Self {
             text_tokens: encoders.tokens(),
             files: pipeline.files()?.into_iter().chain(encoders.files()).collect(),
             inventory: config.inventory(),
-            guidance: config.guidance(calibration.guidance),
+            guidance,
             pipeline,
             config,
             size,

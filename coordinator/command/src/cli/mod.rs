@@ -265,6 +265,9 @@ pub struct SamplingArgs {
     /// Guidance. Where it is classifier-free, at most 1 runs without the negative prompt.
     #[arg(long, default_value_t = 7.0, value_parser = guidance)]
     pub guidance: f64,
+    /// Classifier-free guidance of models that take guidance as an input; at most 1 runs without the negative prompt.
+    #[arg(long, default_value_t = 1.0, value_parser = guidance)]
+    pub true_guidance: f64,
     /// Prompt i starts from the noise of seed + i.
     #[arg(long, default_value_t = 0)]
     pub seed: u64,

@@ -50,6 +50,7 @@ impl SamplingArgs {
         Settings {
             steps: self.steps as usize,
             guidance: self.guidance,
+            true_guidance: self.true_guidance,
             seed: self.seed,
             height: self.height,
             width: self.width,
@@ -65,6 +66,7 @@ pub(super) fn argument_of_flag(error: Error) -> Error {
         Error::Engine(obsdiff_engine::Error::Argument(problem)) => {
             let problem =
                 problem.replace("`calibration.", "`--").replace("max_sequence_length", "max-sequence-length");
+            let problem = problem.replace("true_guidance", "true-guidance");
             obsdiff_engine::Error::Argument(problem).into()
         }
         other => other,

@@ -72,21 +72,26 @@ fn the_shipped_job_prunes_half_of_every_linear() {
 #[test]
 fn guidance_is_an_input_and_takes_one_picture() {
     let folder = tempfile::tempdir().unwrap();
-    let sample = |guidance: &str| {
+    let sample = |[flag, guidance]: [&str; 2]| {
         let pipeline = asset("shapes-flux");
-        let sample =
-            ["sample", pipeline.to_str().unwrap(), "--prompt", "a red circle", "--guidance", guidance];
+        let sample = ["sample", pipeline.to_str().unwrap(), "--prompt", "a red circle", flag, guidance];
         let size = ["--steps", "2", "--height", "32", "--width", "32", "--max-sequence-length", "24"];
         told(folder.path(), &[&sample[..], &size].concat());
         fs::read(folder.path().join("sample.png")).unwrap()
     };
-    let (low, high) = (sample("1"), sample("6"));
+    let (low, high) = (sample(["--guidance", "1"]), sample(["--guidance", "6"]));
     assert!(low != high, "guidance changes nothing");
-    // One forward pass for each of 4 prompts and 3 steps.
-    for guidance in ["calibration.guidance=1", "calibration.guidance=6"] {
+    let [none, free] = ["1", "4"].map(|scale| sample(["--true-guidance", scale]));
+    assert!(none != free, "classifier-free guidance changes nothing");
+    // One forward pass for each of 4 prompts and 3 steps; two where classifier-free guidance is asked for besides.
+    for (guidance, passes) in [
+        ("calibration.guidance=1", "12"),
+        ("calibration.guidance=6", "12"),
+        ("calibration.true_guidance=2", "24"),
+    ] {
         let plan = told(Path::new(ROOT), &[&["plan", JOB, "--set", guidance][..], &SMALL].concat());
         let all = plan.lines().find(|line| line.starts_with("all ")).unwrap_or_default();
-        assert!(all.split_whitespace().any(|cell| cell == "12"), "{plan}");
+        assert!(all.split_whitespace().any(|cell| cell == passes), "{plan}");
     }
 }
 

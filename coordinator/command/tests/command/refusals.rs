@@ -197,6 +197,11 @@ const CASES: &[Case] = &[
         &["job.toml: model.path: is absent: No such file"],
     ),
     job(
+        "guidance of another architecture",
+        |s| s.add(&["--set", "calibration.true_guidance=3"]),
+        &["job.toml", "`calibration.true_guidance` is 3", "leave it out"],
+    ),
+    job(
         "another pipeline class",
         |s| s.replace("pipeline/model_index.json", "StableDiffusion3Pipeline", "FluxPipeline"),
         &["model_index.json", "FluxPipeline", "StableDiffusion3Pipeline"],

@@ -30,6 +30,7 @@ fn spec() -> JobSpec {
             count: 10,
             steps: 5,
             guidance: 4.0,
+            true_guidance: 1.0,
             height: None,
             width: None,
             max_sequence_length: 16,

@@ -28,6 +28,8 @@ pub struct Architecture {
     pub text_encoders: &'static [EncoderSlot],
     /// Where a trajectory's noise levels come from.
     pub levels: LevelSource,
+    /// Whether classifier-free guidance has a scale of its own beside `guidance` (diffusers' `true_cfg_scale`).
+    pub true_guidance: bool,
     /// Reads `config.json` in a transformer's folder.
     ///
     /// # Errors
@@ -83,7 +85,7 @@ pub trait TransformerConfig: Any + fmt::Debug + Send + Sync {
     /// The widths of its conditioning.
     fn conditioning(&self) -> ConditioningWidths;
 
-    /// How a guidance `scale`, as a job gives it, acts.
+    /// How a guidance `scale`, diffusers' `guidance_scale`, acts by itself.
     fn guidance(&self, scale: f64) -> Guidance;
 
     /// How many text tokens it reads where the text encoders in [`Architecture::text_encoders`] give so many each; `None` is an

@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::keys::Keys;
 use super::size::{Geometry, LatentSize};
 use super::{EncoderSlot, Schedule, Scheduler, TextEncoders, Vae};
-use crate::architecture::{self, Architecture, TransformerConfig};
+use crate::architecture::{self, Architecture, Guidance, TransformerConfig};
 use crate::checkpoint::{Library, Weights};
 use crate::{Error, Result};
 
@@ -168,6 +168,25 @@ impl PipelineFolder {
     pub fn schedule(&self, steps: usize, tokens: usize) -> Result<Schedule> {
         let scheduler = Scheduler::open(&self.path.join("scheduler").join("scheduler_config.json"))?;
         scheduler.schedule(steps, tokens, self.architecture.levels)
+    }
+
+    /// How guidance acts: `scale` as the architecture takes it, and `true_scale` as classifier-free guidance where that has a scale of
+    /// its own.
+    ///
+    /// # Errors
+    /// When `true_scale` is above 1, and the architecture has no such scale.
+    pub fn guidance(&self, scale: f64, true_scale: f64) -> Result<Guidance> {
+        let guidance = self.transformer.guidance(scale);
+        if self.architecture.true_guidance {
+            return Ok(Guidance { classifier_free: true_scale, ..guidance });
+        }
+        if true_scale > 1.0 {
+            let model = self.architecture.name;
+            return Err(Error::Argument(format!(
+                "`calibration.true_guidance` is {true_scale}, but `calibration.guidance` is classifier-free in {model}: leave it out"
+            )));
+        }
+        Ok(guidance)
     }
 
     /// Loads the tokenizers, and opens the text encoders, which compute on `device`. `max_sequence_length` is the number of T5

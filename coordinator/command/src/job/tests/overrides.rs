@@ -44,6 +44,7 @@ pub(super) fn whole() -> JobSpec {
             count: 7,
             steps: 8,
             guidance: 1.5,
+            true_guidance: 2.5,
             height: Some(64),
             width: Some(32),
             max_sequence_length: 99,

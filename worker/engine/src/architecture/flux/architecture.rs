@@ -23,6 +23,7 @@ pub const ARCHITECTURE: Architecture = Architecture {
     shrunk_class: PRUNED_CLASS,
     text_encoders: &TEXT_ENCODERS,
     levels: LevelSource::Pipeline,
+    true_guidance: true,
     read: |folder| Ok(Arc::new(FluxConfig::read(folder)?)),
 };
 

@@ -23,6 +23,7 @@ pub const ARCHITECTURE: Architecture = Architecture {
     shrunk_class: PRUNED_CLASS,
     text_encoders: &TEXT_ENCODERS,
     levels: LevelSource::Scheduler,
+    true_guidance: false,
     read: |folder| Ok(Arc::new(Sd3Config::read(folder)?)),
 };
 

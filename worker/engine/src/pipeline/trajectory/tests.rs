@@ -12,6 +12,8 @@ struct LinearModel {
     inventory: Inventory,
     /// The shapes and the timesteps of its calls.
     calls: RefCell<Vec<(Vec<usize>, Vec<f32>)>>,
+    /// The guidance of its last call.
+    guidance: RefCell<Vec<f32>>,
 }
 
 impl LinearModel {
@@ -23,7 +25,7 @@ impl LinearModel {
             linears: Vec::new(),
             structures: Vec::new(),
         };
-        Self { inventory, calls: RefCell::default() }
+        Self { inventory, calls: RefCell::default(), guidance: RefCell::default() }
     }
 }
 
@@ -46,6 +48,9 @@ impl DiffusionModel for LinearModel {
         let column = |x: &Tensor| x.to_dtype(call.latents.dtype())?.reshape((batch, 1, 1, 1));
         let offset = (column(&call.pooled.narrow(1, 0, 1)?)? + column(&(call.timestep / 1000.0)?)?)?;
         self.calls.borrow_mut().push((call.latents.dims().to_vec(), call.timestep.to_vec1()?));
+        if let Some(guidance) = call.guidance {
+            *self.guidance.borrow_mut() = guidance.to_vec1()?;
+        }
         let velocity = (call.latents / 2.0)?.broadcast_add(&offset)?;
         Ok(State::default().with("velocity", velocity))
     }
@@ -143,6 +148,22 @@ fn without_guidance_the_negative_takes_no_part() {
         }
     }
     assert!(model.calls.borrow().iter().all(|(shape, _)| shape == &[2, 1, 1, 1]));
+}
+
+/// The model is told the scale that it takes as an input, for the negative and the prompt alike.
+#[test]
+fn guidance_that_is_an_input_goes_with_every_picture() {
+    let (one, negative) = (conditioning(0.25), conditioning(0.125));
+    for (classifier_free, pictures) in [(1.0, 1), (4.0, 2)] {
+        let (model, schedule) = (LinearModel::new(), schedule());
+        let guidance = Guidance { classifier_free, input: Some(3.5) };
+        let mut trajectory = Trajectory::new(&schedule, guidance, &[&one], &negative, noise(1)).unwrap();
+        trajectory.step(&model, &mut NoTap).unwrap();
+        assert_eq!(*model.guidance.borrow(), vec![3.5; pictures]);
+        let found: Vec<f32> = trajectory.latents().flatten_all().unwrap().to_vec1().unwrap();
+        let expected = by_hand(classifier_free as f32, &schedule)[0];
+        assert!((found[0] - expected).abs() <= 1e-4 * expected.abs(), "{found:?} for {expected}");
+    }
 }
 
 #[test]
