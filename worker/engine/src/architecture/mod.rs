@@ -4,6 +4,8 @@
 pub mod flux;
 mod interface;
 pub mod sd3;
+#[cfg(test)]
+mod tests;
 
 use std::path::Path;
 use std::sync::Arc;

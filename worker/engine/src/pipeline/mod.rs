@@ -12,7 +12,7 @@ mod trajectory;
 mod vae;
 
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 
 pub use folder::PipelineFolder;
 pub use noise::noise;

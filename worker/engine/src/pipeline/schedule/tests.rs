@@ -49,6 +49,26 @@ fn levels_are_those_of_diffusers() {
     }
 }
 
+/// Where the pipeline gives the levels, evenly down to 1 / T, each is shifted once. By hand: s l / (1 + (s - 1) l) of level l, with
+/// s = 1, s = 3, and s = e^1.15 for as many tokens as the scheduler's largest picture has.
+#[test]
+fn levels_of_the_pipeline_are_shifted_once() {
+    let cases = [
+        (r#"{"shift": 1.0}"#, [1.0, 0.75, 0.5, 0.25, 0.0]),
+        (r#"{"shift": 3.0}"#, [1.0, 0.9, 0.75, 0.5, 0.0]),
+        (
+            r#"{"shift": 3.0, "use_dynamic_shifting": true}"#,
+            [1.0, 0.904_530_8, 0.759_510_9, 0.512_844_1, 0.0],
+        ),
+    ];
+    for (config, expected) in cases {
+        let schedule = scheduler(config).unwrap().schedule(4, 4096, LevelSource::Pipeline).unwrap();
+        for (found, expected) in schedule.sigmas().iter().zip(expected) {
+            assert!((found - expected).abs() < 5e-6, "{config}: {found} for {expected}");
+        }
+    }
+}
+
 #[test]
 fn training_timesteps_scale_the_timesteps() {
     let schedule = scheduler(r#"{"shift": 1.15, "num_train_timesteps": 500}"#)
