@@ -12,6 +12,7 @@ mod meeting;
 mod port;
 mod records;
 mod state;
+mod store;
 
 use obsdiff_core::{Core, Dismissal, Event, Input, View};
 use obsdiff_proto::WorkerId;
@@ -26,6 +27,7 @@ pub use meeting::Meeting;
 pub use port::Port;
 pub use records::{Records, StoreRecords};
 pub use state::{JobInputs, State};
+pub use store::{CoordinatorStore, Opened};
 
 /// The coordinator's end of a session. Calls must not block.
 pub trait Downlink: Send {

@@ -2,7 +2,8 @@
 
 use obsdiff_core::Exponents;
 use obsdiff_proto::message::Manifest;
-use obsdiff_store::JobStore;
+
+use crate::CoordinatorStore;
 
 /// Where manifests and exponents are written.
 #[tonic::async_trait]
@@ -32,7 +33,7 @@ pub trait Records: Send + Sync {
 /// A job's store, as the coordinator of one life writes it.
 pub struct StoreRecords {
     /// The store.
-    pub store: JobStore,
+    pub store: CoordinatorStore,
     /// The coordinator's life.
     pub life: u32,
 }

@@ -8,11 +8,11 @@ use obsdiff_core::{Job, Options};
 use obsdiff_files::Disk;
 use obsdiff_proto::message::Exponents;
 use obsdiff_proto::{Accumulate, Digest, InputDigest, Inventory, JobSpec, PackageId, Plan};
-use obsdiff_store::{JobRecord, JobStore, Opened, Prompts};
+use obsdiff_store::{JobRecord, JobStore, Prompts};
 use serde::Serialize;
 use tokio::runtime::Runtime;
 
-use crate::{Error, Result, StoreRecords};
+use crate::{CoordinatorStore, Error, Opened, Result, StoreRecords};
 
 /// Everything that decides a job's result.
 #[derive(Clone, Debug)]
@@ -33,7 +33,7 @@ pub struct JobInputs {
 
 /// The store of a job that this process coordinates.
 pub struct State {
-    store: JobStore,
+    store: CoordinatorStore,
     runtime: Runtime,
     /// The directory, where it is one.
     folder: Option<PathBuf>,
@@ -59,7 +59,7 @@ impl State {
         runtime: Runtime,
     ) -> Result<Self> {
         let _span = tracing::info_span!("store").entered();
-        let store = JobStore::create(url, settings)?;
+        let store = CoordinatorStore::create(url, settings)?;
         let record = JobRecord {
             release: env!("CARGO_PKG_VERSION").to_owned(),
             spec: inputs.spec.clone(),

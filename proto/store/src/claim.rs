@@ -4,12 +4,11 @@ use futures_util::TryStreamExt;
 use futures_util::future::try_join_all;
 use object_store::ObjectStoreExt;
 use obsdiff_files::Disk;
-use obsdiff_proto::message::Manifest;
 use obsdiff_proto::{Digest, JobSpec, PackageId};
 use serde::{Deserialize, Serialize};
 
 use super::layout::{self, Kind, MARKER};
-use super::{JobRecord, JobStore, Result, StoreError};
+use super::{JobStore, Result, StoreError};
 
 /// How many objects are removed at a time.
 const REMOVALS: usize = 16;
@@ -26,8 +25,11 @@ struct Marker {
 }
 
 impl JobStore {
-    /// Marks an empty store as a job's, and refuses one that holds anything that is not.
-    pub(super) async fn claim(&self, job: &JobRecord) -> Result<()> {
+    /// Marks an empty store as that of a job of this specification, and refuses one that holds anything that is not a job's.
+    ///
+    /// # Errors
+    /// When it holds anything else, its marker is damaged, or the store fails.
+    pub async fn claim(&self, spec: &JobSpec) -> Result<()> {
         let objects = self.known_objects().await?;
         if objects.iter().any(|(kind, _)| *kind == Kind::Marker) {
             return self.sealed::<Marker>(MARKER).await.map(|_| ());
@@ -37,7 +39,7 @@ impl JobStore {
         }
         let marker = Marker {
             holds: "the state of an obsdiff job, which obsdiff removes when the job is done".to_owned(),
-            job: self.digest_of(&job.spec)?,
+            job: self.digest_of(spec)?,
             made: self.directory.as_ref().map_or(0, |directory| directory.made()),
         };
         self.put_sealed_new(MARKER, &marker).await.map(|_| ())
@@ -59,30 +61,19 @@ impl JobStore {
     }
 
     /// Removes everything but the marker and the job: manifests, exponents and what they stand for.
-    pub(super) async fn discard_results(&self) -> Result<()> {
+    ///
+    /// # Errors
+    /// When the store fails, or holds anything that is not obsdiff's.
+    pub async fn discard_results(&self) -> Result<()> {
         self.discard(|kind| kind <= Kind::Part).await
     }
 
-    /// The manifests of all committed packages, as [`JobStore::committed`] gives them. Where a manifest or weights are missing, as they
-    /// are where somebody removed a damaged object, the job goes back to the package before: the manifests from there on are removed.
-    /// Gives the first package that is run again, if one is.
+    /// Removes the manifests of a package and of those after it, the last one first.
     ///
     /// # Errors
-    /// When something is damaged, or the store fails.
-    pub async fn recover(&self) -> Result<(Vec<Manifest>, Option<PackageId>)> {
-        let mut manifests = Vec::new();
-        for package in self.packages().await? {
-            match self.complete(package).await {
-                Ok(manifest) => manifests.push(manifest),
-                Err(StoreError::Missing { .. }) => {
-                    let again = |kind| matches!(kind, Kind::Manifest(number) if number.0 >= package.0);
-                    self.discard(again).await?;
-                    return Ok((manifests, Some(package)));
-                }
-                Err(error) => return Err(error),
-            }
-        }
-        Ok((manifests, None))
+    /// As [`JobStore::discard_results`] has.
+    pub async fn discard_manifests_from(&self, package: PackageId) -> Result<()> {
+        self.discard(|kind| matches!(kind, Kind::Manifest(number) if number.0 >= package.0)).await
     }
 
     /// Removes the job's state: every object that obsdiff put here, and no other.

@@ -7,19 +7,19 @@ pub(super) const MARKER: &str = "obsdiff.json";
 /// Of a directory: the lock of the coordinator that runs the job.
 pub(super) const LOCK: &str = "obsdiff.lock";
 /// What decides the job's result.
-pub(super) const JOB: &str = "job.json";
+pub const JOB: &str = "job.json";
 /// The job's prompts.
-pub(super) const PROMPTS: &str = "prompts.json";
+pub const PROMPTS: &str = "prompts.json";
 /// The exponents as last known.
-pub(super) const EXPONENTS: &str = "exponents.json";
+pub const EXPONENTS: &str = "exponents.json";
 /// The kind of hardware of the job's workers.
-pub(super) const HARDWARE: &str = "hardware.json";
+pub const HARDWARE: &str = "hardware.json";
 /// The folder of lives.
-pub(super) const LIVES: &str = "lives";
+pub const LIVES: &str = "lives";
 /// The folder of pruned weights.
 pub(super) const PARTS: &str = "parts";
 /// The folder of manifests.
-pub(super) const PACKAGES: &str = "packages";
+pub const PACKAGES: &str = "packages";
 /// All folders.
 pub(super) const FOLDERS: [&str; 3] = [PACKAGES, PARTS, LIVES];
 

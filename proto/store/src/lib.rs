@@ -22,8 +22,7 @@
 mod claim;
 mod directory;
 mod error;
-mod layout;
-mod life;
+pub mod layout;
 mod location;
 mod manifest;
 mod objects;
@@ -43,8 +42,10 @@ use directory::Directory;
 use location::Located;
 
 pub use error::{Result, StoreError};
+pub use manifest::{ManifestRecord, manifest_object};
+pub use objects::Put;
 pub use part::PartReceipt;
-pub use record::{JobRecord, Opened, Prompts};
+pub use record::{JobRecord, Prompts};
 
 /// A job's objects. Clones are the same store.
 #[derive(Clone, Debug)]

@@ -32,7 +32,8 @@ struct Format {
 
 /// Whether an object that must be new was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Put {
+pub enum Put {
+    /// It was.
     New,
     /// An object stood there already; it stays as it was.
     Present,
@@ -40,19 +41,36 @@ pub(super) enum Put {
 
 impl JobStore {
     /// Puts a JSON object, in place of one that was there.
-    pub(super) async fn put_sealed(&self, object: &str, content: &impl Serialize) -> Result<()> {
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn put_sealed(&self, object: &str, content: &impl Serialize) -> Result<()> {
         let payload = self.seal(object, content)?;
         self.put(object, payload.into(), PutMode::Overwrite).await.map(|_| ())
     }
 
     /// Puts a JSON object where none is.
-    pub(super) async fn put_sealed_new(&self, object: &str, content: &impl Serialize) -> Result<Put> {
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn put_sealed_new(&self, object: &str, content: &impl Serialize) -> Result<Put> {
         let payload = self.seal(object, content)?;
         self.put(object, payload.into(), PutMode::Create).await
     }
 
+    /// Puts an empty object where none is.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn put_empty_new(&self, object: &str) -> Result<Put> {
+        self.put(object, PutPayload::new(), PutMode::Create).await
+    }
+
     /// Reads a JSON object.
-    pub(super) async fn sealed<T: Serialize + DeserializeOwned>(&self, object: &str) -> Result<T> {
+    ///
+    /// # Errors
+    /// When it is missing, damaged or of another release, or the store fails.
+    pub async fn sealed<T: Serialize + DeserializeOwned>(&self, object: &str) -> Result<T> {
         let bytes = self.get(object).await?;
         let unreadable = |e: serde_json::Error| self.damaged(object, &format!("it cannot be read: {e}"));
         let Format { format } = serde_json::from_slice(&bytes).map_err(unreadable)?;
@@ -70,10 +88,10 @@ impl JobStore {
     }
 
     /// Reads a JSON object, if it is there.
-    pub(super) async fn sealed_if_any<T: Serialize + DeserializeOwned>(
-        &self,
-        object: &str,
-    ) -> Result<Option<T>> {
+    ///
+    /// # Errors
+    /// When it is damaged or of another release, or the store fails.
+    pub async fn sealed_if_any<T: Serialize + DeserializeOwned>(&self, object: &str) -> Result<Option<T>> {
         match self.sealed(object).await {
             Err(StoreError::Missing { .. }) => Ok(None),
             read => read.map(Some),
@@ -114,7 +132,10 @@ impl JobStore {
     }
 
     /// The names of all objects below `folder`, in order.
-    pub(super) async fn list(&self, folder: &str) -> Result<Vec<String>> {
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn list(&self, folder: &str) -> Result<Vec<String>> {
         let path = self.path(folder);
         let list = || async { self.objects.list(Some(&path)).try_collect::<Vec<_>>().await };
         let found = self.retried("listed", folder, list).await?;
@@ -167,7 +188,8 @@ impl JobStore {
         StoreError::Damaged { store, object, problem: problem.to_owned() }
     }
 
-    pub(super) fn unwritable(&self, object: &str, error: &serde_json::Error) -> StoreError {
+    /// The error of a JSON object that cannot be written.
+    pub fn unwritable(&self, object: &str, error: &serde_json::Error) -> StoreError {
         self.damaged(object, &format!("it cannot be written: {error}"))
     }
 

@@ -80,7 +80,10 @@ impl JobStore {
     }
 
     /// Whether the objects of these receipts are there, with the sizes that they had.
-    pub(super) async fn check_parts(&self, receipts: Vec<PartReceipt>) -> Result<()> {
+    ///
+    /// # Errors
+    /// When one is not, or the store fails.
+    pub async fn check_parts(&self, receipts: Vec<PartReceipt>) -> Result<()> {
         let check = |receipt: PartReceipt| async move {
             self.check_size(&receipt, self.size(&receipt.object).await?)
         };

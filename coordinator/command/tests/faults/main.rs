@@ -11,7 +11,7 @@ mod hosts;
 #[path = "../process/mod.rs"]
 mod process;
 mod random;
-#[path = "../../../../proto/store/tests/store/s3.rs"]
+#[path = "../../../tests/store/s3.rs"]
 mod s3;
 mod seeds;
 mod slow;

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use obsdiff_store::{JobRecord, JobStore, Opened, Prompts, StoreError};
+use obsdiff_coordinator::{CoordinatorStore, Opened};
+use obsdiff_store::{JobRecord, JobStore, Prompts, StoreError};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
@@ -19,7 +20,7 @@ proptest! {
     #[test]
     fn of_two_jobs_that_begin_at_once_one_has_the_store_with_its_own_prompts(turns in vec(0u8..4, 24)) {
         let store = Arc::new(Failing::taking_turns(turns));
-        let store = JobStore::over(store, "taking turns");
+        let store = CoordinatorStore::from(JobStore::over(store, "taking turns"));
         let jobs = [(record(), prompts()), other()];
         let begin = |(record, prompts): (JobRecord, Prompts)| {
             let store = store.clone();

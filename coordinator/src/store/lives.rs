@@ -1,19 +1,18 @@
 //! Lives: each coordinator that runs a job gets a number of its own, so that its worker ids and epochs never meet earlier ones.
 
-use object_store::{PutMode, PutPayload};
+use obsdiff_store::layout::LIVES;
+use obsdiff_store::{Put, Result};
 
-use super::layout::LIVES;
-use super::objects::Put;
-use super::{JobStore, Result};
+use super::CoordinatorStore;
 
-impl JobStore {
+impl CoordinatorStore {
     /// Takes the next life: 0 for the job's first coordinator. Of two that ask at once, each gets its own.
     ///
     /// # Errors
     /// When the store fails.
     pub async fn raise_life(&self) -> Result<u32> {
         let mut life = self.latest_life().await?.map_or(0, |latest| latest.saturating_add(1));
-        while self.put(&object(life), PutPayload::new(), PutMode::Create).await? == Put::Present {
+        while self.put_empty_new(&object(life)).await? == Put::Present {
             life = life.saturating_add(1);
         }
         Ok(life)

@@ -14,6 +14,7 @@ use object_store::{
     CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
     PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
 };
+use obsdiff_coordinator::CoordinatorStore;
 use obsdiff_store::{JobStore, Retries, StoreError};
 
 use crate::job::{manifest, prompts, record, weights};
@@ -99,9 +100,9 @@ impl ObjectStore for Failing {
     }
 }
 
-fn store(failing: &Arc<Failing>) -> JobStore {
+fn store(failing: &Arc<Failing>) -> CoordinatorStore {
     let retries = Retries { tries: 4, first: Duration::from_millis(100), most: Duration::from_millis(300) };
-    JobStore::over(failing.clone(), "failing").with_retries(retries)
+    CoordinatorStore::from(JobStore::over(failing.clone(), "failing")).with_retries(retries)
 }
 
 #[tokio::test(start_paused = true)]
@@ -124,11 +125,11 @@ async fn a_process_that_starts_waits_for_a_store_of_the_network() {
     let failing = Arc::new(Failing::default());
     let start = tokio::time::Instant::now();
     failing.before.store(20, Ordering::SeqCst);
-    let store = JobStore::over(failing.clone(), "s3://bucket/job").at_start();
+    let store = CoordinatorStore::from(JobStore::over(failing.clone(), "s3://bucket/job")).at_start();
     store.begin(&record(), &prompts()).await.unwrap();
     assert!(start.elapsed() > Duration::from_secs(60));
     failing.before.store(20, Ordering::SeqCst);
-    let here = JobStore::over(failing, "out.state").at_start();
+    let here = CoordinatorStore::from(JobStore::over(failing, "out.state")).at_start();
     assert!(here.job().await.is_err());
 }
 

@@ -7,10 +7,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use obsdiff_coordinator::{CoordinatorStore, Opened};
 use obsdiff_files::{Disk, Operation, Steps};
 use obsdiff_proto::PackageId;
 use obsdiff_proto::message::Receipt;
-use obsdiff_store::{JobStore, Opened, StoreError};
+use obsdiff_store::{JobStore, StoreError};
 
 use crate::job::{manifest, prompts, record, weights};
 use crate::s3::Server;
@@ -29,12 +30,12 @@ fn listing(folder: &Path) -> Vec<PathBuf> {
     found
 }
 
-fn create(path: &Path) -> Result<JobStore, StoreError> {
-    JobStore::create(path.to_str().unwrap(), &[])
+fn create(path: &Path) -> Result<CoordinatorStore, StoreError> {
+    CoordinatorStore::create(path.to_str().unwrap(), &[])
 }
 
 /// A job with two packages committed.
-async fn fill(store: &JobStore) {
+async fn fill(store: &CoordinatorStore) {
     store.begin(&record(), &prompts()).await.unwrap();
     store.raise_life().await.unwrap();
     let receipt = Receipt::from(&store.put_part(weights(1)).await.unwrap());
@@ -241,7 +242,7 @@ async fn a_prefix_with_anything_else_in_it_is_refused_and_a_jobs_own_objects_are
     fs::create_dir_all(bucket.join("data/images")).unwrap();
     fs::write(bucket.join("data/images/1.png"), "mine").unwrap();
     let server = Server::start_at("127.0.0.1:0", root.path()).await;
-    let open = |url: &str| JobStore::create(url, &server.options()).unwrap();
+    let open = |url: &str| CoordinatorStore::create(url, &server.options()).unwrap();
     let refused = open("s3://bucket/data").begin(&record(), &prompts()).await.unwrap_err();
     assert!(
         refused.to_string().starts_with("s3://bucket/data holds images/1.png, which obsdiff did not write"),

@@ -11,13 +11,14 @@ mod together;
 use std::time::Duration;
 
 use job::{manifest, prompts, record, weights};
+use obsdiff_coordinator::{CoordinatorStore, Opened};
 use obsdiff_proto::PackageId;
 use obsdiff_proto::message::Receipt;
-use obsdiff_store::{JobStore, Opened, PartReceipt, Retries, StoreError};
+use obsdiff_store::{JobStore, PartReceipt, Retries, StoreError};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 /// The whole life of a job in one store.
-async fn lives(store: &JobStore) {
+async fn lives(store: &CoordinatorStore) {
     assert_eq!(store.begin(&record(), &prompts()).await.unwrap(), Opened::New);
     assert_eq!(store.begin(&record(), &prompts()).await.unwrap(), Opened::Resumed);
     assert_eq!(store.job().await.unwrap(), record());
@@ -62,14 +63,14 @@ async fn lives(store: &JobStore) {
 
 #[tokio::test]
 async fn a_job_lives_in_memory() {
-    lives(&JobStore::memory()).await;
+    lives(&CoordinatorStore::from(JobStore::memory())).await;
 }
 
 #[tokio::test]
 async fn a_job_lives_in_a_directory() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("new/job");
-    lives(&JobStore::create(path.to_str().unwrap(), &[]).unwrap()).await;
+    lives(&CoordinatorStore::create(path.to_str().unwrap(), &[]).unwrap()).await;
     let names = |of: &str| {
         let mut names: Vec<_> = path
             .join(of)
@@ -86,7 +87,10 @@ async fn a_job_lives_in_a_directory() {
     assert_eq!(names("lives"), ["00000000", "00000001", "00000002"]);
     // The same store under the other name of the directory.
     let url = format!("file://{}", path.display());
-    assert_eq!(JobStore::open(&url, &[]).unwrap().committed().await.unwrap().len(), 2);
+    assert_eq!(
+        CoordinatorStore::from(JobStore::open(&url, &[]).unwrap()).committed().await.unwrap().len(),
+        2
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -95,11 +99,18 @@ async fn a_job_lives_on_an_s3_server() {
     std::fs::create_dir(root.path().join("bucket")).unwrap();
     let server = s3::Server::start_at("127.0.0.1:0", root.path()).await;
     let url = "s3://bucket/some/job";
-    lives(&JobStore::create(url, &server.options()).unwrap()).await;
+    lives(&CoordinatorStore::create(url, &server.options()).unwrap()).await;
     assert!(root.path().join("bucket/some/job/job.json").is_file());
     // Another process finds it; another prefix is another job.
-    assert_eq!(JobStore::open(url, &server.options()).unwrap().committed().await.unwrap().len(), 2);
-    let other = JobStore::open("s3://bucket/some", &server.options()).unwrap();
+    assert_eq!(
+        CoordinatorStore::from(JobStore::open(url, &server.options()).unwrap())
+            .committed()
+            .await
+            .unwrap()
+            .len(),
+        2
+    );
+    let other = CoordinatorStore::from(JobStore::open("s3://bucket/some", &server.options()).unwrap());
     let missing = other.job().await.unwrap_err().to_string();
     assert_eq!(missing, "s3://bucket/some: job.json is missing");
     // Too much asked of it for the moment.
@@ -114,7 +125,10 @@ async fn a_job_lives_on_an_s3_server() {
 #[tokio::test]
 async fn two_that_start_at_once_get_lives_of_their_own() {
     let directory = tempfile::tempdir().unwrap();
-    for store in [JobStore::memory(), JobStore::create(directory.path().to_str().unwrap(), &[]).unwrap()] {
+    for store in [
+        CoordinatorStore::from(JobStore::memory()),
+        CoordinatorStore::create(directory.path().to_str().unwrap(), &[]).unwrap(),
+    ] {
         let starts = (0..16).map(|_| {
             let store = store.clone();
             tokio::spawn(async move { store.raise_life().await.unwrap() })
@@ -130,7 +144,7 @@ async fn two_that_start_at_once_get_lives_of_their_own() {
 
 #[test]
 fn a_url_that_is_no_store_is_refused_in_words() {
-    let refused = |url: &str| JobStore::create(url, &[]).unwrap_err().to_string();
+    let refused = |url: &str| CoordinatorStore::create(url, &[]).unwrap_err().to_string();
     for url in ["", "http://host/job", "ftp://host/job", "memory:///job"] {
         assert!(
             refused(url).contains("is no store: give a directory, or a URL such as s3://"),
@@ -150,7 +164,7 @@ fn a_url_that_is_no_store_is_refused_in_words() {
 
 #[tokio::test]
 async fn another_job_is_refused_by_key_and_file() {
-    let store = JobStore::memory();
+    let store = CoordinatorStore::from(JobStore::memory());
     store.begin(&record(), &prompts()).await.unwrap();
     let refused = async |change: fn(&mut obsdiff_store::JobRecord)| {
         let mut job = record();
@@ -230,7 +244,7 @@ async fn a_missing_bucket_is_named_as_such() {
         ("AWS_ALLOW_HTTP", "true".to_owned()),
     ];
     let options = options.map(|(key, value)| (key.to_owned(), value));
-    let store = JobStore::open("s3://astray/job", &options).unwrap();
+    let store = CoordinatorStore::from(JobStore::open("s3://astray/job", &options).unwrap());
     let error = store.job().await.unwrap_err();
     assert_eq!(
         error.to_string(),
@@ -246,7 +260,7 @@ async fn plain_http_is_refused_by_the_setting_that_allows_it() {
         ("s3://bucket/job", "AWS_ENDPOINT_URL", "AWS_ALLOW_HTTP=true"),
         ("az://container/job", "AZURE_STORAGE_ENDPOINT", "AZURE_ALLOW_HTTP=true"),
     ] {
-        let said = JobStore::create(url, &plain(key)).unwrap_err().to_string();
+        let said = CoordinatorStore::create(url, &plain(key)).unwrap_err().to_string();
         let expected = format!("{url}: {key} is http://storage.local:9000, which is not encrypted: ");
         assert!(said.starts_with(&expected) && said.ends_with(allows), "{said}");
     }
@@ -263,5 +277,5 @@ async fn a_directory_is_used_whatever_the_environment_says_of_object_stores() {
     ]
     .map(|(key, value)| (key.to_owned(), value.to_owned()));
     let path = folder.path().join("state");
-    lives(&JobStore::create(path.to_str().unwrap(), &options).unwrap()).await;
+    lives(&CoordinatorStore::create(path.to_str().unwrap(), &options).unwrap()).await;
 }

@@ -3,23 +3,24 @@
 use std::fs;
 use std::path::PathBuf;
 
+use obsdiff_coordinator::CoordinatorStore;
 use obsdiff_proto::message::{Manifest, Receipt};
 use obsdiff_proto::{Digest, PackageId};
-use obsdiff_store::{JobStore, PartReceipt, StoreError};
+use obsdiff_store::{PartReceipt, StoreError};
 use serde_json::Value;
 
 use crate::job::{manifest, prompts, record, weights};
 
 struct Kept {
     directory: tempfile::TempDir,
-    store: JobStore,
+    store: CoordinatorStore,
     part: PartReceipt,
 }
 
 /// A job with one package committed.
 async fn kept() -> Kept {
     let directory = tempfile::tempdir().unwrap();
-    let store = JobStore::create(directory.path().to_str().unwrap(), &[]).unwrap();
+    let store = CoordinatorStore::create(directory.path().to_str().unwrap(), &[]).unwrap();
     store.begin(&record(), &prompts()).await.unwrap();
     let part = store.put_part(weights(1)).await.unwrap();
     store.commit(&manifest(0, [Receipt::from(&part)], 12)).await.unwrap();
