@@ -26,8 +26,9 @@ pub use digest::{Digest, DigestError, Hasher, InputDigest};
 pub use ids::{Epoch, LinearId, PackageId, ShardId, SiteId, StructureId, WorkerId};
 pub use inventory::{Inventory, Linear, Site, Stream, Unit, UnitKind};
 pub use job::{
-    Accumulate, Balance, CalibrationSpec, ComputeType, EvaluationSpec, HessianSpec, JobError, JobSpec,
-    Method, ModelSpec, OutputSpec, PackagesSpec, Precision, Rule, SparsitySpec, Weighting, WorkersSpec,
+    Accumulate, Balance, CalibrationSpec, ComputeType, Effort, EvaluationSpec, HessianSpec, JobError,
+    JobSpec, Method, ModelSpec, OutputSpec, PackagesSpec, Precision, Rule, SparsitySpec, Weighting,
+    WorkersSpec,
 };
 pub use lock::lock;
 pub use pattern::{Pattern, PatternError, Target};

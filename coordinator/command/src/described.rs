@@ -3,6 +3,7 @@
 use std::ops::Deref;
 
 use globset::Glob;
+use obsdiff_core::assignment::SolveCost;
 use obsdiff_core::{PlanCost, PlanError, Tokens, Workload};
 use obsdiff_engine::checkpoint::Weights;
 use obsdiff_proto::{JobError, JobSpec, Plan};
@@ -93,8 +94,8 @@ impl Described {
 
     /// What a plan of the job costs.
     pub fn cost(&self, spec: &JobSpec, plan: &Plan) -> PlanCost {
-        let (accumulate, refine) = (spec.hessian.accumulate, spec.sparsity.refinement());
-        PlanCost::new(plan, &self.inventory, accumulate, refine, &self.workload(spec))
+        let (accumulate, solving) = (spec.hessian.accumulate, SolveCost::of(&spec.sparsity));
+        PlanCost::new(plan, &self.inventory, accumulate, solving, &self.workload(spec))
     }
 }
 

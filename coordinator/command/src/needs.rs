@@ -6,7 +6,7 @@ use candle_core::DType;
 use obsdiff_core::MemoryNeeds;
 use obsdiff_engine::calibrate::Encoded;
 use obsdiff_engine::solve::memory;
-use obsdiff_proto::{Inventory, JobSpec, LinearId, Package, Plan, Site};
+use obsdiff_proto::{Inventory, JobSpec, LinearId, Method, Package, Plan, Site};
 use obsdiff_worker::preparation::compute_type;
 
 use crate::described::Described;
@@ -78,6 +78,7 @@ impl Described {
     /// What solving the largest part of the plan takes.
     fn solver(&self, spec: &JobSpec, plan: &Plan) -> u64 {
         let inventory = &self.inventory;
+        let alternates = spec.sparsity.method == Method::Admm;
         let of_package = |package: &Package| {
             if package.is_structured() {
                 let structures = inventory.structures_of(package).map(|id| inventory.structure(id));
@@ -98,11 +99,19 @@ impl Described {
                 let n = inventory.site(id).width;
                 if package.sites.is_empty() {
                     memory::scored_bytes(n, &rows)
+                } else if alternates {
+                    memory::alternating_bytes(n, &rows, spec.sparsity.refinement())
                 } else {
                     memory::site_bytes(n, &rows, spec.sparsity.refinement())
                 }
             });
-            let kept = if package.sites.is_empty() { 0 } else { memory::kept_bytes(&shapes) };
+            let kept = if package.sites.is_empty() {
+                0
+            } else if alternates {
+                memory::alternating_kept_bytes(&shapes, spec.sparsity.effort.penalties().len())
+            } else {
+                memory::kept_bytes(&shapes)
+            };
             kept + bytes.max().unwrap_or(0)
         };
         plan.packages.iter().map(of_package).max().unwrap_or(0)

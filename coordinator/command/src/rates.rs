@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use candle_core::{DType, Device, Tensor};
+use obsdiff_core::assignment::SolveCost;
 use obsdiff_core::cost::{self, PackageCost, Rates};
 use obsdiff_core::{Opening, PlanCost, Workload, split};
 use obsdiff_engine::architecture::TransformerConfig;
@@ -85,7 +86,7 @@ fn solve(
         reducer.reduce(*site, &[0], &mut *alone)?;
     }
     let mut solved = BTreeMap::<usize, (u64, f64)>::new();
-    for part in split::parts(&sample.inventory, package, None, sample.spec.sparsity.refinement()) {
+    for part in split::parts(&sample.inventory, package, None, SolveCost::of(&sample.spec.sparsity)) {
         let (cost, seconds) = solved.entry(sample.inventory.site(part.id.site).width).or_default();
         if *seconds > LONG {
             continue;
@@ -167,8 +168,8 @@ impl Sample {
 
     /// What the steps that count and all parts cost.
     fn cost(&self) -> PackageCost {
-        let (accumulate, refine) = (self.spec.hessian.accumulate, self.spec.sparsity.refinement());
-        PlanCost::new(&self.plan, &self.inventory, accumulate, refine, &self.workload).total()
+        let (accumulate, solving) = (self.spec.hessian.accumulate, SolveCost::of(&self.spec.sparsity));
+        PlanCost::new(&self.plan, &self.inventory, accumulate, solving, &self.workload).total()
     }
 
     /// The model with random weights, and trajectories from noise under random conditioning.

@@ -77,6 +77,21 @@ fn two_of_four() {
     always_the_same("2:4");
 }
 
+/// Each linear's weights compete as a whole, or those of a part that is solved apart.
+#[test]
+fn masks_of_alternating_directions() {
+    let admm = ["--set", "sparsity.method=admm"];
+    for (pattern, sets) in [("unstructured", &["--set", "packages.split_above=60000000"][..]), ("2:4", &[])] {
+        let result = |args: &[&str]| result(pattern, &[&admm, sets, args].concat());
+        let [weights, record] = result(&["--threads", "1"]);
+        for args in [["--threads", "2"], ["--workers", "2"]] {
+            let [other, other_record] = result(&args);
+            assert!(weights == other, "{pattern}: weights differ with {args:?}");
+            assert!(record == other_record, "{pattern}: records differ with {args:?}");
+        }
+    }
+}
+
 /// FLUX.1's single-stream blocks have sites that join two activations.
 #[test]
 fn another_architecture() {

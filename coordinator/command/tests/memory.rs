@@ -84,6 +84,9 @@ fn the_predicted_peak_is_a_bound_for_every_kind_of_job() {
         folder
     };
     in_a_folder(&shipped, "four packages", &["sparsity.ratio=0.5", "packages.count=4"]);
+    let admm = "sparsity.method=admm";
+    in_a_folder(&shipped, "alternating directions", &["sparsity.ratio=0.5", admm]);
+    in_a_folder(&shipped, "the same, thorough", &["sparsity.ratio=0.5", admm, "sparsity.effort=thorough"]);
     let structured = "sparsity.pattern=structured";
     in_a_folder(&shipped, "a budget", &[structured, "sparsity.budget=0.25", "packages.count=4"]);
     let shrunk = in_a_folder(&shipped, "structured", &[structured, "sparsity.ratio=0.3"]);
@@ -95,6 +98,7 @@ fn the_predicted_peak_is_a_bound_for_every_kind_of_job() {
     let keys = [("num_layers", 4.into()), ("dual_attention_layers", vec![0, 1, 2].into())];
     random_pipeline(&dual, &keys, 4);
     in_a_folder(&dual, "dual attention, structured", &[structured, "sparsity.ratio=0.3"]);
+    in_a_folder(&dual, "dual attention, alternating directions", &["sparsity.ratio=0.5", admm]);
     in_a_folder(&dual, "dual attention, bf16", &["sparsity.ratio=0.5", "model.dtype=bf16"]);
     let magnitude = ["sparsity.ratio=0.5", "sparsity.method=magnitude", "sparsity.refine=0"];
     in_a_folder(&dual, "dual attention by magnitude", &magnitude);

@@ -2,22 +2,69 @@
 
 use std::collections::BTreeMap;
 
-use obsdiff_proto::WorkerId;
+use obsdiff_proto::{Method, SparsitySpec, WorkerId};
 
 use crate::PartId;
 
-/// Arithmetic of solving `rows` rows of a site of this `width` n: n^3 for its factorisation, and [`row_cost`] times n^2 for each row.
-pub fn solve_cost(width: usize, rows: usize, refine: u32) -> u64 {
-    let n = width as u64;
-    n.saturating_mul(n).saturating_mul(n.saturating_add((rows as u64).saturating_mul(row_cost(refine))))
+/// What solving a site of width n takes, as far as the method decides it: the assignment of parts and the plan's times go by it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SolveCost {
+    /// Operations for the site, in units of n^3 / 3: that of one factorisation.
+    factorisations: u64,
+    /// Operations for each row, in units of n^2.
+    row: u64,
 }
 
-/// Arithmetic of a row in units of n^2: 1 for the sweep, and where `refine` steps follow, 2 for each and 2 for their first residual.
-pub fn row_cost(refine: u32) -> u64 {
-    match u64::from(refine) {
-        0 => 1,
-        steps => 1 + 2 * (steps + 1),
+impl SolveCost {
+    /// That of one sweep over the columns by one factor, as by any method but `admm`, and of so many steps of refinement: 2 for each
+    /// and 2 for their first residual.
+    pub const fn sweep(refine: u32) -> Self {
+        Self { factorisations: 1, row: 1 + refined(refine) }
     }
+
+    /// That of the method, and of the refinement that follows it.
+    pub fn of(sparsity: &SparsitySpec) -> Self {
+        let (effort, refine) = (sparsity.effort, sparsity.refinement());
+        if !matches!(sparsity.method, Method::Admm) {
+            return Self::sweep(refine);
+        }
+        // An inverse takes three factorisations' operations. Two products tell what the mask changes.
+        let inverses = effort.penalties().len() as u64;
+        let products = effort.products() as u64 + 2;
+        Self { factorisations: 3 * inverses, row: 2 * products + refined(refine) }
+    }
+
+    /// The cost of `rows` rows of a site of this `width` n, by which parts are shared out: whole n^3 for the site.
+    pub fn of_rows(self, width: usize, rows: usize) -> u64 {
+        let n = width as u64;
+        let site = n.saturating_mul(self.factorisations.div_ceil(3));
+        n.saturating_mul(n).saturating_mul(site.saturating_add((rows as u64).saturating_mul(self.row)))
+    }
+
+    /// The rows that cost as much as the site itself.
+    pub(crate) fn rows_of_a_site(self, width: usize) -> u64 {
+        (width as u64).saturating_mul(self.factorisations.div_ceil(3)).div_ceil(self.row)
+    }
+
+    /// The cost of each row in units of n^2.
+    pub(crate) const fn row(self) -> u64 {
+        self.row
+    }
+
+    /// Floating-point operations for a site of this width n.
+    pub(crate) fn site_flops(self, width: usize) -> f64 {
+        self.factorisations as f64 * (width as f64).powi(3) / 3.0
+    }
+
+    /// Floating-point operations for so many rows of it.
+    pub(crate) fn row_flops(self, width: usize, rows: usize) -> f64 {
+        self.row as f64 * rows as f64 * (width as f64).powi(2)
+    }
+}
+
+/// A row's operations in so many steps of refinement, in units of n^2.
+const fn refined(steps: u32) -> u64 {
+    if steps == 0 { 0 } else { 2 * (steps as u64 + 1) }
 }
 
 /// Gives every part an owner by least finishing time, the costliest part first (Graham's LPT rule, 1969: on workers of equal speed

@@ -8,6 +8,7 @@ use obsdiff_proto::{Inventory, JobSpec, Plan};
 use thiserror::Error;
 
 use crate::Exponents;
+use crate::assignment::SolveCost;
 
 /// A job as far as it has come: what is asked, and what the store already holds.
 #[derive(Clone, Debug)]
@@ -71,8 +72,8 @@ pub struct Options {
     pub split_above: Option<u64>,
     /// Workers of any kind of hardware may take part (`workers.mixed_hardware`).
     pub mixed_hardware: bool,
-    /// Steps of refinement (`sparsity.refine`): part of what solving costs, and so of who solves what.
-    pub refine: u32,
+    /// What solving costs by the job's method, and so who solves what.
+    pub solving: SolveCost,
 }
 
 impl Default for Options {
@@ -98,7 +99,7 @@ impl Default for Options {
             lonely: seconds(60 * 60),
             split_above: None,
             mixed_hardware: false,
-            refine: 0,
+            solving: SolveCost::sweep(0),
         }
     }
 }
@@ -107,7 +108,7 @@ impl Options {
     /// What a job's specification says of how it is coordinated; all else as by default.
     pub fn of(spec: &JobSpec) -> Self {
         Self {
-            refine: spec.sparsity.refinement(),
+            solving: SolveCost::of(&spec.sparsity),
             split_above: Some(spec.packages.split_above),
             mixed_hardware: spec.workers.mixed_hardware,
             ..Self::default()

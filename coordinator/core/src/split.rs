@@ -5,17 +5,17 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use obsdiff_proto::{Inventory, LinearId, Package, PackageId, SiteId};
 
-use crate::assignment::{row_cost, solve_cost};
+use crate::assignment::SolveCost;
 use crate::{Part, PartId, Slice};
 
 /// The parts in which a package is solved, by site and row. A site whose solving costs at most `above` stays whole. A larger one is
 /// cut into even chunks of rows, so that a part costs at most `above`; but a part keeps so many rows that they cost no less than the
-/// factorisation, which every part repeats: n of them, or fewer where they are refined by `refine` steps.
+/// factorisation, which every part repeats: as many as cost that much.
 ///
 /// A structure whose heads or neurons go is a part, whatever it costs: its streams are scored together.
 ///
 /// Package and inventory must fit each other ([`crate::Job::validate`]).
-pub fn parts(inventory: &Inventory, package: &Package, above: Option<u64>, refine: u32) -> Vec<Part> {
+pub fn parts(inventory: &Inventory, package: &Package, above: Option<u64>, solving: SolveCost) -> Vec<Part> {
     if package.is_structured() {
         return structures(inventory, package);
     }
@@ -24,7 +24,7 @@ pub fn parts(inventory: &Inventory, package: &Package, above: Option<u64>, refin
         by_site.entry(inventory.linear(target.linear).site).or_default().push(target.linear);
     }
     let of_site =
-        |(site, linears): (_, Vec<_>)| site_parts(inventory, package.id, site, &linears, above, refine);
+        |(site, linears): (_, Vec<_>)| site_parts(inventory, package.id, site, &linears, above, solving);
     by_site.into_iter().flat_map(of_site).collect()
 }
 
@@ -34,12 +34,12 @@ fn site_parts(
     site: SiteId,
     linears: &[LinearId],
     above: Option<u64>,
-    refine: u32,
+    solving: SolveCost,
 ) -> Vec<Part> {
     let width = inventory.site(site).width;
     let total: usize = linears.iter().map(|&l| inventory.linear(l).rows).sum();
     let most = match above {
-        Some(above) if solve_cost(width, total, refine) > above => rows_within(width, above, refine),
+        Some(above) if solving.of_rows(width, total) > above => rows_within(width, above, solving),
         _ => total,
     };
     let mut parts: Vec<(usize, Vec<Slice>)> = Vec::new();
@@ -58,7 +58,7 @@ fn site_parts(
         id: PartId { package, site, index },
         sites: vec![site],
         slices,
-        cost: solve_cost(width, rows, refine),
+        cost: solving.of_rows(width, rows),
     };
     (0u32..).zip(parts).map(part).collect()
 }
@@ -70,7 +70,7 @@ fn structures(inventory: &Inventory, package: &Package) -> Vec<Part> {
         let whole = |linear: &LinearId| Slice { linear: *linear, rows: 0..inventory.linear(*linear).rows };
         let cost = |linear: &LinearId| {
             let linear = inventory.linear(*linear);
-            solve_cost(inventory.site(linear.site).width, linear.rows, 0)
+            SolveCost::sweep(0).of_rows(inventory.site(linear.site).width, linear.rows)
         };
         let sites: BTreeSet<_> = outputs.iter().map(|linear| inventory.linear(*linear).site).collect();
         Some(Part {
@@ -84,11 +84,11 @@ fn structures(inventory: &Inventory, package: &Package) -> Vec<Part> {
 }
 
 /// The most rows whose solving costs no more than `above`, but at least so many that they cost what the factorisation does.
-fn rows_within(width: usize, above: u64, refine: u32) -> usize {
+fn rows_within(width: usize, above: u64, solving: SolveCost) -> usize {
     let n = (width as u64).max(1);
-    let row = n.saturating_mul(n).saturating_mul(row_cost(refine));
-    let rows = above.saturating_sub(solve_cost(width, 0, refine)) / row;
-    usize::try_from(rows.max(n.div_ceil(row_cost(refine)))).unwrap_or(usize::MAX)
+    let row = n.saturating_mul(n).saturating_mul(solving.row());
+    let rows = above.saturating_sub(solving.of_rows(width, 0)) / row;
+    usize::try_from(rows.max(solving.rows_of_a_site(width))).unwrap_or(usize::MAX)
 }
 
 /// Cuts `0..rows` into the fewest chunks of at most `most` rows, even to within one row.
@@ -125,20 +125,22 @@ mod tests {
     fn a_site_within_the_limit_stays_whole() {
         let (inventory, package) = site_of(8, &[8, 8, 8]);
         for refine in [0, 5] {
-            let cost = solve_cost(8, 24, refine);
+            let solving = SolveCost::sweep(refine);
+            let cost = solving.of_rows(8, 24);
             for above in [None, Some(cost)] {
-                let parts = parts(&inventory, &package, above, refine);
+                let parts = parts(&inventory, &package, above, solving);
                 assert_eq!(parts.len(), 1);
                 assert_eq!((parts[0].slices.len(), parts[0].cost), (3, cost));
             }
-            assert!(parts(&inventory, &package, Some(cost - 1), refine).len() > 1);
+            assert!(parts(&inventory, &package, Some(cost - 1), solving).len() > 1);
         }
     }
 
     #[test]
     fn a_part_of_refined_rows_may_be_smaller() {
         let (inventory, package) = site_of(26, &[52]);
-        let rows = |refine| parts(&inventory, &package, Some(0), refine)[0].slices[0].rows.len();
+        let rows =
+            |refine| parts(&inventory, &package, Some(0), SolveCost::sweep(refine))[0].slices[0].rows.len();
         // 5 steps make a row cost 13 times as much.
         assert_eq!((rows(0), rows(5)), (26, 2));
     }
@@ -152,7 +154,8 @@ mod tests {
             refine in 0u32..8,
         ) {
             let (inventory, package) = site_of(width, &rows);
-            let parts = parts(&inventory, &package, Some(above), refine);
+            let solving = SolveCost::sweep(refine);
+            let parts = parts(&inventory, &package, Some(above), solving);
             for (i, &rows) in rows.iter().enumerate() {
                 let mut next = 0;
                 for slice in parts.iter().flat_map(|p| &p.slices).filter(|s| s.linear.0 as usize == i) {
@@ -162,8 +165,8 @@ mod tests {
                 }
                 prop_assert_eq!(next, rows);
             }
-            let least = width.div_ceil(row_cost(refine) as usize);
-            let ceiling = above.max(solve_cost(width, least, refine));
+            let least = width.div_ceil(solving.row() as usize);
+            let ceiling = above.max(solving.of_rows(width, least));
             prop_assert!(parts.len() == 1 || parts.iter().all(|p| p.cost <= ceiling));
             prop_assert!(parts.iter().enumerate().all(|(i, p)| p.id.index as usize == i));
         }

@@ -201,8 +201,12 @@ impl Core {
         };
         let of_site = |site: &SiteId| Some((*site, *exponents.get(site)?));
         let exponents = package.sites.iter().filter_map(of_site).collect();
-        let parts =
-            split::parts(&self.job.inventory, package, self.job.options.split_above, self.job.options.refine);
+        let parts = split::parts(
+            &self.job.inventory,
+            package,
+            self.job.options.split_above,
+            self.job.options.solving,
+        );
         self.open = Some(Open {
             package: package.id,
             opening: Arc::new(Opening { package: package.id, exponents }),

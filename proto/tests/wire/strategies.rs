@@ -12,10 +12,10 @@ use obsdiff_proto::message::{
 use obsdiff_proto::session::{Briefing, CoordinatorEvent, Dismissed, Reason, Welcome, WorkerEvent};
 use obsdiff_proto::view::{Ending, JobReport, News, Phase, View, WorkerView};
 use obsdiff_proto::{
-    CalibrationSpec, Digest, Epoch, EvaluationSpec, HeadScore, HessianSpec, InputDigest, Inventory, JobSpec,
-    Layout, Linear, LinearId, LinearTarget, Method, ModelSpec, OutputSpec, Package, PackageId, PackagesSpec,
-    Pattern, Plan, Shard, ShardId, Site, SiteId, SparsitySpec, Stream, Target, Unit, UnitKind, WorkerId,
-    WorkersSpec,
+    CalibrationSpec, Digest, Effort, Epoch, EvaluationSpec, HeadScore, HessianSpec, InputDigest, Inventory,
+    JobSpec, Layout, Linear, LinearId, LinearTarget, Method, ModelSpec, OutputSpec, Package, PackageId,
+    PackagesSpec, Pattern, Plan, Shard, ShardId, Site, SiteId, SparsitySpec, Stream, Target, Unit, UnitKind,
+    WorkerId, WorkersSpec,
 };
 use proptest::collection::{btree_map, btree_set, vec};
 use proptest::option;
@@ -220,12 +220,13 @@ fn share() -> impl Strategy<Value = f64> {
 
 fn spec() -> impl Strategy<Value = JobSpec> {
     let ratio = share();
-    let method = select(vec![Method::Obs, Method::Magnitude, Method::Wanda]);
+    let method = select(vec![Method::Obs, Method::Admm, Method::Magnitude, Method::Wanda]);
     let plain = |(method, ratio, refine)| SparsitySpec {
         method,
         pattern: Pattern::Unstructured,
         ratio: Some(ratio),
         refine,
+        effort: if refine > 4 { Effort::Thorough } else { Effort::Fast },
         budget: None,
         head_score: HeadScore::Exact,
         fold_bias: true,

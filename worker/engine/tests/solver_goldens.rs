@@ -4,8 +4,8 @@
 use std::path::PathBuf;
 
 use obsdiff_engine::gram::Gram;
-use obsdiff_engine::solve::{Admm, Factor, Obs, ScaledHessian, Schedule, refine, stride};
-use obsdiff_proto::{Accumulate, Target};
+use obsdiff_engine::solve::{Admm, Factor, Obs, ScaledHessian, refine, stride};
+use obsdiff_proto::{Accumulate, Effort, Target};
 use safetensors::SafeTensors;
 
 struct Golden {
@@ -214,10 +214,10 @@ fn alternating_directions_and_refinement_err_no_more_than_the_oracle() {
             ("our f32 Gram", gathered(&golden, Accumulate::F32)),
             ("its Hessian", given::<f32>(&golden)),
         ] {
-            for schedule in [Schedule::FAST, Schedule::THOROUGH] {
+            for effort in [Effort::Fast, Effort::Thorough] {
                 let hessian = ScaledHessian::of_gram(n, upper.clone(), 0.01).unwrap();
                 let mut admm = Admm::default();
-                admm.begin::<f32>(&hessian, schedule).unwrap();
+                admm.begin::<f32>(&hessian, effort).unwrap();
                 let mut weight = golden.weight.clone();
                 admm.prune(&mut weight, &hessian, &golden.target).unwrap();
                 refine(&mut weight, &golden.weight, &hessian, 5).unwrap();
@@ -225,12 +225,12 @@ fn alternating_directions_and_refinement_err_no_more_than_the_oracle() {
                 let agreement = agreement(&weight, &wanted, n);
                 let share = found / loss("loss");
                 println!(
-                    "{name} by {from}, {schedule:?}: error {found:.6}, {share:.4} of the oracle's, {:.3} of the published; zeros \
+                    "{name} by {from}, {effort:?}: error {found:.6}, {share:.4} of the oracle's, {:.3} of the published; zeros \
                      agree {:.4}",
                     found / loss("loss_published"),
                     agreement.zeros
                 );
-                assert!(share <= 1.02, "{name} by {from}, {schedule:?}: {share}");
+                assert!(share <= 1.02, "{name} by {from}, {effort:?}: {share}");
                 let zeros = weight.iter().filter(|w| **w == 0.0).count();
                 let ratio = match golden.target {
                     Target::Unstructured { ratio } => ratio,

@@ -111,6 +111,7 @@ fn summary(spec: &JobSpec, described: &Described) -> String {
     let c = &spec.calibration;
     let method = match spec.sparsity.method {
         Method::Obs => "obs",
+        Method::Admm => "admm",
         Method::Magnitude => "magnitude",
         Method::Wanda => "wanda",
         Method::L1 => "l1",

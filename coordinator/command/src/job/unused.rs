@@ -57,6 +57,7 @@ pub(super) fn keys(spec: &JobSpec) -> Vec<Unused> {
         &["sparsity.head_score", "sparsity.fold_bias"],
         "it is for sparsity.method = \"obs\"",
     );
+    add(s.method == Method::Admm, &["sparsity.effort"], "it is for sparsity.method = \"admm\"");
     add(
         !structured,
         &["packages.split_above"],
@@ -69,7 +70,7 @@ pub(super) fn keys(spec: &JobSpec) -> Vec<Unused> {
         "it is for sparsity.method = \"obs\" with refinement; hessian.damping is the other",
     );
     add(
-        s.method == Method::Obs || refined,
+        matches!(s.method, Method::Obs | Method::Admm) || refined,
         &["hessian.damping", "hessian.precision"],
         "the method reads the diagonal of the Gram alone, and nothing is refined",
     );

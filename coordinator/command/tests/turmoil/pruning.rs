@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use candle_core::{DType, Device, Tensor};
+use obsdiff_core::assignment::SolveCost;
 use obsdiff_core::{Options, Tokens, plan};
 use obsdiff_engine::architecture::sd3::{Sd3Config, Sd3Transformer};
 use obsdiff_engine::calibrate::{Encoded, Trajectories};
@@ -79,7 +80,7 @@ impl Pruning {
     }
 
     pub(crate) fn options(&self) -> Options {
-        Options { refine: self.spec.sparsity.refinement(), ..Options::default() }
+        Options { solving: SolveCost::of(&self.spec.sparsity), ..Options::default() }
     }
 
     /// An engine on the dense model, whose work takes as long as the gate says. What an export writes goes to `written`.

@@ -8,7 +8,7 @@ use std::ops::Add;
 
 use obsdiff_proto::{Accumulate, Inventory, JobSpec, Package, Plan, Site, Stream};
 
-use crate::assignment::row_cost;
+use crate::assignment::SolveCost;
 
 pub use times::{Cluster, PackageTimes, Rates, Setting, rates, times};
 
@@ -82,8 +82,7 @@ pub struct PackageCost {
     pub forward_flops: f64,
     /// Operations of the Grams: n (n + 1) for each row, as only the upper triangle is formed.
     pub gram_flops: f64,
-    /// Operations of factorising, solving and refining: 1/3 n^3 for each site; rows * n^2 for each linear, and 2 rows * n^2 more for
-    /// each step of its refinement and for their first residual.
+    /// Operations of factorising, solving and refining: see [`SolveCost`].
     pub solve_flops: f64,
     /// Weights pruned over; each worker takes as many when they are applied.
     pub weights: u64,
@@ -120,15 +119,15 @@ pub struct PlanCost {
 }
 
 impl PlanCost {
-    /// The cost of every package of `plan`, whose ids must be of `inventory`, where each linear is refined by `refine` steps.
+    /// The cost of every package of `plan`, whose ids must be of `inventory`, each of whose linears takes `solving`.
     pub fn new(
         plan: &Plan,
         inventory: &Inventory,
         accumulate: Accumulate,
-        refine: u32,
+        solving: SolveCost,
         workload: &Workload,
     ) -> Self {
-        let cost = |p| package(p, inventory, accumulate, refine, workload);
+        let cost = |p| package(p, inventory, accumulate, solving, workload);
         Self { packages: plan.packages.iter().map(cost).collect() }
     }
 
@@ -147,13 +146,13 @@ fn package(
     package: &Package,
     inventory: &Inventory,
     accumulate: Accumulate,
-    refine: u32,
+    solving: SolveCost,
     workload: &Workload,
 ) -> PackageCost {
     let sites = || package.sites.iter().map(|id| inventory.site(*id));
     let weights = |t: &obsdiff_proto::LinearTarget| {
         let linear = inventory.linear(t.linear);
-        (linear.rows as u64, inventory.site(linear.site).width as u64)
+        (linear.rows, inventory.site(linear.site).width)
     };
     let solved = || package.linears.iter().map(weights).filter(|_| !package.sites.is_empty());
     let passes = if package.sites.is_empty() { 0 } else { workload.passes() };
@@ -166,9 +165,14 @@ fn package(
         passes,
         forward_flops: passes as f64 * workload.forward_flops,
         gram_flops: total(sites().map(|s| gram_flops(s, workload))),
-        solve_flops: total(sites().map(|s| (s.width as f64).powi(3) / 3.0))
-            + total(solved().map(|(rows, n)| row_cost(refine) as f64 * rows as f64 * (n as f64).powi(2))),
-        weights: package.linears.iter().map(weights).map(|(rows, n)| rows.saturating_mul(n)).sum(),
+        solve_flops: total(sites().map(|s| solving.site_flops(s.width)))
+            + total(solved().map(|(rows, n)| solving.row_flops(n, rows))),
+        weights: package
+            .linears
+            .iter()
+            .map(weights)
+            .map(|(rows, n)| (rows as u64).saturating_mul(n as u64))
+            .sum(),
     }
 }
 

@@ -1,6 +1,7 @@
 use obsdiff_proto::{Linear, LinearId, LinearTarget, PackageId, SiteId, Target, Unit, UnitKind};
 
 use super::*;
+use crate::assignment::SolveCost;
 
 /// One image site of width 4 read by two linears of 3 and 5 rows, one text site of width 2 read by one of 7.
 fn small() -> (Plan, Inventory) {
@@ -39,7 +40,7 @@ const WORKLOAD: Workload = Workload {
 #[test]
 fn a_package_costs_what_its_formulas_say() {
     let (plan, inventory) = small();
-    let cost = PlanCost::new(&plan, &inventory, Accumulate::Exact, 0, &WORKLOAD);
+    let cost = PlanCost::new(&plan, &inventory, Accumulate::Exact, SolveCost::sweep(0), &WORKLOAD);
     let package = cost.packages[0];
     assert_eq!((package.linears, package.sites, package.passes), (3, 2, 100));
     assert_eq!(package.gram_bytes, 8 * (10 + 3));
@@ -47,7 +48,7 @@ fn a_package_costs_what_its_formulas_say() {
     assert_eq!(package.gram_flops, (100 * 64 * 4 * 5 + 100 * 20 * 2 * 3) as f64);
     assert_eq!(package.solve_flops, (64.0 + 8.0) / 3.0 + (8 * 16 + 7 * 4) as f64);
     assert_eq!(package.weights, 8 * 4 + 7 * 2);
-    let half = PlanCost::new(&plan, &inventory, Accumulate::F32, 0, &WORKLOAD);
+    let half = PlanCost::new(&plan, &inventory, Accumulate::F32, SolveCost::sweep(0), &WORKLOAD);
     assert_eq!(half.largest_grams(), 4 * (10 + 3));
 }
 
@@ -55,7 +56,8 @@ fn a_package_costs_what_its_formulas_say() {
 fn refinement_adds_a_product_a_step_and_one_for_the_first_residual() {
     let (plan, inventory) = small();
     let solving = |refine| {
-        PlanCost::new(&plan, &inventory, Accumulate::Exact, refine, &WORKLOAD).packages[0].solve_flops
+        PlanCost::new(&plan, &inventory, Accumulate::Exact, SolveCost::sweep(refine), &WORKLOAD).packages[0]
+            .solve_flops
     };
     let product = (2 * (8 * 16 + 7 * 4)) as f64;
     assert_eq!(solving(1) - solving(0), 2.0 * product);
@@ -69,7 +71,7 @@ fn totals_add_up_but_grams_are_held_one_package_at_a_time() {
     second.sites.pop();
     second.linears.pop();
     plan.packages.push(second);
-    let cost = PlanCost::new(&plan, &inventory, Accumulate::Exact, 0, &WORKLOAD);
+    let cost = PlanCost::new(&plan, &inventory, Accumulate::Exact, SolveCost::sweep(0), &WORKLOAD);
     assert_eq!(cost.total().passes, 200);
     assert_eq!(cost.total().gram_bytes, 8 * (13 + 10));
     assert_eq!(cost.largest_grams(), 8 * 13);
@@ -85,7 +87,8 @@ fn totals_add_up_but_grams_are_held_one_package_at_a_time() {
 fn a_package_without_sites_runs_and_solves_nothing() {
     let (mut plan, inventory) = small();
     plan.packages[0].sites.clear();
-    let package = PlanCost::new(&plan, &inventory, Accumulate::Exact, 0, &WORKLOAD).packages[0];
+    let package =
+        PlanCost::new(&plan, &inventory, Accumulate::Exact, SolveCost::sweep(0), &WORKLOAD).packages[0];
     assert_eq!((package.passes, package.gram_bytes), (0, 0));
     assert!(package.solve_flops.is_sign_positive() && package.solve_flops == 0.0);
     assert_eq!(package.weights, 46);
@@ -117,7 +120,8 @@ fn times_of(workers: u32, split_above: Option<u64>) -> PackageTimes {
 #[test]
 fn more_workers_share_shards_and_parts_and_send_their_grams_around() {
     let (plan, inventory) = sharded();
-    let cost = PlanCost::new(&plan, &inventory, Accumulate::Exact, 0, &WORKLOAD).packages[0];
+    let cost =
+        PlanCost::new(&plan, &inventory, Accumulate::Exact, SolveCost::sweep(0), &WORKLOAD).packages[0];
     let one = times_of(1, None);
     assert!((one.calibrate - (cost.forward_flops + cost.gram_flops)).abs() < 1.0);
     // 4 x 4 x (4 + 8) at 2 a second, and 2 x 2 x (2 + 7).

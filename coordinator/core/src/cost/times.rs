@@ -16,7 +16,7 @@ pub struct Rates {
     pub forward: f64,
     /// Operations of Grams in a second.
     pub gram: f64,
-    /// By a site's width, units of [`assignment::solve_cost`] in a second.
+    /// By a site's width, units of [`assignment::SolveCost`] in a second.
     pub solve: BTreeMap<usize, f64>,
 }
 
@@ -127,7 +127,7 @@ fn reduce(package: &Package, setting: Setting<'_>, cluster: Cluster) -> f64 {
 
 fn solve(package: &Package, setting: Setting<'_>, workers: u32) -> f64 {
     let Setting { inventory, options, rates, .. } = setting;
-    let parts = split::parts(inventory, package, options.split_above, options.refine);
+    let parts = split::parts(inventory, package, options.split_above, options.solving);
     let seconds = |part: &crate::Part| {
         let width = inventory.site(part.id.site).width;
         rates.solving(width).map_or(0.0, |rate| part.cost as f64 / rate)

@@ -13,7 +13,7 @@ use obsdiff_proto::{
     ShardId, SiteId, Targets,
 };
 
-use crate::assignment::solve_cost;
+use crate::assignment::SolveCost;
 use crate::cost::{Tokens, Workload, gram_bytes, gram_flops};
 
 pub use error::PlanError;
@@ -88,7 +88,7 @@ fn active_units(spec: &JobSpec, inventory: &Inventory, targets: &Targets, tokens
                     spec.hessian.accumulate,
                 ));
                 entry.work += gram_flops(site, &workload)
-                    + solve_cost(site.width, rows, spec.sparsity.refinement()) as f64;
+                    + SolveCost::of(&spec.sparsity).of_rows(site.width, rows) as f64;
             } else {
                 entry.work += rows as f64 * site.width as f64;
             }

@@ -1,9 +1,10 @@
 mod rules;
+mod solving;
 
 use obsdiff_proto::{
-    Accumulate, CalibrationSpec, EvaluationSpec, HeadScore, HessianSpec, JobError, Layout, Linear, LinearId,
-    Method, ModelSpec, OutputSpec, PackagesSpec, Pattern, Rule, Site, SparsitySpec, Stream, Structure,
-    Target, Unit, UnitKind,
+    Accumulate, CalibrationSpec, Effort, EvaluationSpec, HeadScore, HessianSpec, JobError, Layout, Linear,
+    LinearId, Method, ModelSpec, OutputSpec, PackagesSpec, Pattern, Rule, Site, SparsitySpec, Stream,
+    Structure, Target, Unit, UnitKind,
 };
 use proptest::prelude::*;
 
@@ -19,6 +20,7 @@ fn spec() -> JobSpec {
             pattern: Pattern::Unstructured,
             ratio: Some(0.5),
             refine: 0,
+            effort: Effort::Fast,
             budget: None,
             head_score: HeadScore::Exact,
             fold_bias: true,

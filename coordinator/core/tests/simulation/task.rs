@@ -99,7 +99,8 @@ impl Task {
         let mut exponents = self.pilot.clone();
         for package in &self.plan.packages {
             exponents.extend(package.sites.iter().map(|s| (*s, self.fitting(*s))));
-            let parts = split::parts(&self.inventory, package, self.options.split_above, self.options.refine);
+            let parts =
+                split::parts(&self.inventory, package, self.options.split_above, self.options.solving);
             let receipt = |part: Part| {
                 let exponents = part.sites.iter().map(|site| (*site, exponents[site])).collect();
                 (part.id, receipt(weights, part.id, &exponents, self.bits(hardware)))

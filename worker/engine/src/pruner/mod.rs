@@ -18,7 +18,7 @@ use crate::calibrate::{Energy, EnergyTap, GramTap, Trajectories, alphas};
 use crate::checkpoint::Weights;
 use crate::gram::{Gram, exponent_for};
 use crate::model::DiffusionModel;
-use crate::solve::Obs;
+use crate::solve::{Admm, Obs};
 use crate::{Error, Result};
 
 pub use budget::{Course, OutOfReach, allocate, possible};
@@ -39,6 +39,7 @@ pub struct Pruner {
     refine: u32,
     sparsity: SparsitySpec,
     obs: Obs,
+    admm: Admm,
     /// The Grams of the open package.
     open: Option<BTreeMap<SiteId, Arc<Gram>>>,
 }
@@ -55,8 +56,20 @@ impl Pruner {
         let alphas = alphas(hessian.weighting, spec.calibration.steps, hessian.low, hessian.high);
         let (method, refine) = (spec.sparsity.method, spec.sparsity.refinement());
         let sparsity = spec.sparsity.clone();
-        let obs = Obs::default();
-        Self { model, weights, trajectories, alphas, hessian, method, refine, sparsity, obs, open: None }
+        let (obs, admm) = Default::default();
+        Self {
+            model,
+            weights,
+            trajectories,
+            alphas,
+            hessian,
+            method,
+            refine,
+            sparsity,
+            obs,
+            admm,
+            open: None,
+        }
     }
 
     /// Prompt steps of a shard: how often a calibration of it reports.
@@ -118,7 +131,7 @@ impl Pruner {
     /// Drops the Grams of the open package, and the memory that solving it took.
     pub fn close(&mut self) {
         self.open = None;
-        self.obs = Obs::default();
+        (self.obs, self.admm) = Default::default();
     }
 
     /// The Gram of a site of the open package.

@@ -10,7 +10,8 @@ use super::Pruner;
 use crate::export::PrunedLinear;
 use crate::gram::Gram;
 use crate::solve::{
-    Factor, Obs, OutputEnergy, ScaledHessian, SolveError, magnitude, output_energy, refine, stride, wanda,
+    Admm, Factor, Obs, OutputEnergy, ScaledHessian, SolveError, magnitude, output_energy, refine, stride,
+    wanda,
 };
 use crate::{Error, Result};
 
@@ -33,6 +34,18 @@ struct SecondOrder {
     factor: Factor,
 }
 
+/// What solving a slice found besides its weight.
+struct Known {
+    /// What was added to the Gram's diagonal, over its mean; nothing where the method does without.
+    damping: Option<f64>,
+    gram_trace: Option<f64>,
+    energy: Option<OutputEnergy>,
+}
+
+fn stranger() -> Error {
+    Error::Argument("a part is not of this package, or not of one site".to_owned())
+}
+
 impl Pruner {
     /// Prunes rows of linears that all read one site, by its Gram; `None` where the method needs none. Each slice goes to `done` as soon
     /// as it is pruned and refined; rows pruned by different calls do not compete. The model stays as it is.
@@ -50,8 +63,14 @@ impl Pruner {
         let _span = tracing::info_span!("solve").entered();
         let Some(first) = slices.first() else { return Ok(()) };
         let inventory = self.model.inventory();
-        let stranger = || Error::Argument("a part is not of this package, or not of one site".to_owned());
         let site = inventory.linears.get(first.linear.0 as usize).ok_or_else(stranger)?.site;
+        if let (Method::Admm, Some(gram)) = (self.method, gram) {
+            // As for `obs` below.
+            let mut admm = mem::take(&mut self.admm);
+            self.alternate(&mut admm, package, slices, site, gram, done)?;
+            self.admm = admm;
+            return Ok(());
+        }
         let failed = |error: SolveError| self.failed(site, &error);
         let second_order = match (self.method, gram) {
             (Method::Magnitude | Method::L1, _) if self.refine == 0 => None,
@@ -69,11 +88,8 @@ impl Pruner {
         let mut obs = mem::take(&mut self.obs);
         let mut unrefined = Vec::new();
         for slice in slices {
-            let target = package.linears.iter().find(|t| t.linear == slice.linear).ok_or_else(stranger)?;
-            if inventory.linear(slice.linear).site != site {
-                return Err(stranger());
-            }
-            let solved = self.solve_slice(&mut obs, package.id, *target, slice, second_order.as_ref())?;
+            let target = self.target(package, slice, site)?;
+            let solved = self.solve_slice(&mut obs, package.id, target, slice, second_order.as_ref())?;
             match self.refine {
                 0 => done(solved)?,
                 _ => unrefined.push(solved),
@@ -88,6 +104,54 @@ impl Pruner {
             let damping = if used > self.factor_damping() { used } else { self.hessian.damping };
             let hessian = ScaledHessian::new(known.factor, damping);
             for solved in unrefined {
+                done(self.refine_slice(solved, &hessian)?)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What is to become of a slice's linear, which must be of the package and read the site.
+    fn target(&self, package: &Package, slice: &Slice, site: SiteId) -> Result<LinearTarget> {
+        let target = package.linears.iter().find(|target| target.linear == slice.linear);
+        let of_site = |target: &&LinearTarget| self.model.inventory().linear(target.linear).site == site;
+        target.filter(of_site).copied().ok_or_else(stranger)
+    }
+
+    /// Prunes slices of one site by alternating directions, and refines each at once: both go by the same matrix.
+    fn alternate(
+        &self,
+        admm: &mut Admm,
+        package: &Package,
+        slices: &[Slice],
+        site: SiteId,
+        gram: &Gram,
+        done: &mut dyn FnMut(SolvedSlice) -> Result<()>,
+    ) -> Result<()> {
+        let failed = |error: SolveError| self.failed(site, &error);
+        let (n, damping) = (gram.width(), self.hessian.damping);
+        let hessian = ScaledHessian::of_gram(n, gram.to_upper::<f32>(stride(n)), damping).map_err(failed)?;
+        match self.hessian.precision {
+            Precision::F32 => admm.begin::<f32>(&hessian, self.sparsity.effort),
+            Precision::F64 => admm.begin::<f64>(&hessian, self.sparsity.effort),
+        }
+        .map_err(failed)?;
+        for slice in slices {
+            let target = self.target(package, slice, site)?;
+            let dense = self.dense(slice.linear, slice.rows.clone())?;
+            let mut weight = dense.clone();
+            let described = self.model.inventory().linear(slice.linear);
+            let failed =
+                |error: SolveError| Error::Site { name: described.name.clone(), problem: error.to_string() };
+            admm.prune(&mut weight, &hessian, &target.target).map_err(failed)?;
+            let energy = hessian.output_energy(&dense, &weight).map_err(failed)?;
+            drop(dense);
+            let known =
+                Known { damping: Some(damping), gram_trace: Some(gram.trace()), energy: Some(energy) };
+            let solved = self.solved(package.id, target, slice, weight, known)?;
+            if self.refine == 0 {
+                done(solved)?;
+            } else {
+                let _span = tracing::info_span!("refine").entered();
                 done(self.refine_slice(solved, &hessian)?)?;
             }
         }
@@ -141,20 +205,37 @@ impl Pruner {
         .map_err(failed)?;
         let energy =
             factor.map(|factor| output_energy(&dense, &weight, factor)).transpose().map_err(failed)?;
+        let damping =
+            factor.filter(|_| self.method == Method::Obs || self.refine > 0).map(Factor::damping_used);
+        let gram_trace = second_order.map(|known| known.gram_trace);
+        let target = LinearTarget { linear, target };
+        self.solved(package, target, slice, weight, Known { damping, gram_trace, energy })
+    }
+
+    /// A slice with its new weight, `rows x n`, and what is to be said of it.
+    fn solved(
+        &self,
+        package: PackageId,
+        target: LinearTarget,
+        slice: &Slice,
+        weight: Vec<f32>,
+        known: Known,
+    ) -> Result<SolvedSlice> {
+        let rows = slice.rows.len();
+        let shape = [rows, weight.len() / rows.max(1)];
+        let Known { damping, gram_trace, energy } = known;
         let report = PrunedLinear {
-            name: described.name.clone(),
-            shape: [rows, width],
-            target,
+            name: self.model.inventory().linear(target.linear).name.clone(),
+            shape,
+            target: target.target,
             package: package.0,
             zeros: weight.iter().filter(|w| **w == 0.0).count() as u64,
-            damping: factor
-                .filter(|_| self.method == Method::Obs || self.refine > 0)
-                .map(Factor::damping_used),
-            gram_trace: second_order.map(|known| known.gram_trace),
+            damping,
+            gram_trace,
             unrefined_error: None,
             relative_error: energy.map(|energy| energy.relative()),
         };
-        let weight = Tensor::from_vec(weight, (rows, width), &Device::Cpu)?;
+        let weight = Tensor::from_vec(weight, &shape, &Device::Cpu)?;
         Ok(SolvedSlice { slice: slice.clone(), weight, report, energy })
     }
 

@@ -5,10 +5,10 @@
 //!
 //! X = (V0 A + rho (Z - U)) (A + rho I)^-1, Z = the largest of |X + U|, U += X - Z
 //!
-//! Source: ALPS, arXiv 2406.07831; the schedule of penalties is ours.
+//! Source: ALPS, arXiv 2406.07831; the schedule of penalties is ours ([`Effort`]).
 
 use faer::Accum;
-use obsdiff_proto::Target;
+use obsdiff_proto::{Effort, Target};
 use rayon::prelude::*;
 
 use super::largest::{Kept, drop_smallest, key, largest};
@@ -17,35 +17,11 @@ use super::product::multiply;
 use super::shifted::shifted_inverse;
 use super::{Float, ScaledHessian, SolveError, check};
 
-/// The penalties rho, in turn, and how many rounds each takes.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Schedule {
-    penalties: &'static [f64],
-    rounds: usize,
-}
-
-impl Schedule {
-    /// Three penalties of five rounds.
-    pub const FAST: Self = Self { penalties: &[0.1, 0.3, 1.0], rounds: 5 };
-    /// Six penalties of four rounds: about 5% less error for twice the time.
-    pub const THOROUGH: Self = Self { penalties: &[0.03, 0.06, 0.12, 0.25, 0.5, 1.0], rounds: 4 };
-
-    /// Inverses that a site needs.
-    pub const fn inverses(&self) -> usize {
-        self.penalties.len()
-    }
-
-    /// Products of rows x n x n that a linear needs: the first round needs none.
-    pub const fn products(&self) -> usize {
-        self.penalties.len() * self.rounds - 1
-    }
-}
-
 /// The inverses of one site, shared by all linears that read it, and the memory that linears are pruned in, which stays from one to the
 /// next.
 #[derive(Debug, Default)]
 pub struct Admm {
-    schedule: Option<Schedule>,
+    effort: Option<Effort>,
     n: usize,
     inverses: Vec<Vec<f32>>,
     /// W0, rows x n.
@@ -59,16 +35,16 @@ impl Admm {
     ///
     /// # Errors
     /// [`SolveError::NotPositive`] where A is none of a Gram.
-    pub fn begin<T: Float>(&mut self, hessian: &ScaledHessian, schedule: Schedule) -> Result<(), SolveError> {
-        self.schedule = None;
+    pub fn begin<T: Float>(&mut self, hessian: &ScaledHessian, effort: Effort) -> Result<(), SolveError> {
+        self.effort = None;
         self.n = hessian.width();
-        self.inverses.resize_with(schedule.penalties.len(), Vec::new);
+        self.inverses.resize_with(effort.penalties().len(), Vec::new);
         // Within the pool from here on: entering it anew for each block would take as long as the block.
         rayon::scope(|_| {
-            let inverses = self.inverses.iter_mut().zip(schedule.penalties);
+            let inverses = self.inverses.iter_mut().zip(effort.penalties());
             inverses.into_iter().try_for_each(|(inverse, rho)| shifted_inverse::<T>(hessian, *rho, inverse))
         })?;
-        self.schedule = Some(schedule);
+        self.effort = Some(effort);
         Ok(())
     }
 
@@ -89,7 +65,7 @@ impl Admm {
     ) -> Result<(), SolveError> {
         let n = hessian.width();
         check(weight, n, target)?;
-        let Some(schedule) = self.schedule.filter(|_| self.n == n) else {
+        let Some(effort) = self.effort.filter(|_| self.n == n) else {
             return Err(SolveError::Size { rows: n, columns: n, found: self.n });
         };
         for row in weight.chunks_exact_mut(n) {
@@ -107,7 +83,7 @@ impl Admm {
             }
             _ => {}
         }
-        rayon::scope(|_| self.alternate(weight, hessian.scale(), schedule, target, pruned));
+        rayon::scope(|_| self.alternate(weight, hessian.scale(), effort, target, pruned));
         Ok(())
     }
 
@@ -116,7 +92,7 @@ impl Admm {
         &mut self,
         weight: &mut [f32],
         scale: &[f32],
-        schedule: Schedule,
+        effort: Effort,
         target: &Target,
         pruned: usize,
     ) {
@@ -130,10 +106,10 @@ impl Admm {
             Target::NToM { n, m } => Mask::Groups { pruned: n, of: m },
             _ => Mask::Kept(largest(weight, n, pruned)),
         };
-        let mut before = schedule.penalties.first().copied().unwrap_or(1.0);
+        let mut before = effort.penalties().first().copied().unwrap_or(1.0);
         let mut first = true;
-        for (inverse, &rho) in inverses.iter().zip(schedule.penalties) {
-            for _ in 0..schedule.rounds {
+        for (inverse, &rho) in inverses.iter().zip(effort.penalties()) {
+            for _ in 0..effort.rounds() {
                 // At the start Z = V0 and U = 0, so that X = V0.
                 if !std::mem::take(&mut first) {
                     mask(weight).split(weight, change, dense, scale, (before / rho) as f32);

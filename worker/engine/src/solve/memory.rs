@@ -34,6 +34,26 @@ pub fn scored_bytes(n: usize, rows: &[usize]) -> u64 {
     (F32 * n as u64 * (all + 2 * most)).max(parts_bytes(n as u64 * all))
 }
 
+/// A site's linears, each with so many `rows` and n columns, pruned by alternating directions: A, a square while an inverse is formed, or
+/// the largest linear's dense weight, a copy, and what telling its error and refining it takes; and every pruned linear until the last
+/// is stored.
+pub fn alternating_bytes(n: usize, rows: &[usize], refine: u32) -> u64 {
+    let (n, square) = (n as u64, (n * stride(n)) as u64);
+    let all = rows.iter().sum::<usize>() as u64;
+    let most = rows.iter().copied().max().unwrap_or(0);
+    let bands = if refine > 0 { 4 } else { 2 } * most.min(REFINED_TOGETHER) as u64;
+    let working = square.max(n * (2 * most as u64 + bands));
+    (F32 * (square + working + n * all)).max(F32 * square + parts_bytes(n * all))
+}
+
+/// What alternating directions keep from one site of a package to the next, for linears of these rows and columns: so many inverses, a
+/// dense weight and its change.
+pub fn alternating_kept_bytes(linears: &[(usize, usize)], inverses: usize) -> u64 {
+    let squares = linears.iter().map(|(_, n)| (n * stride(*n)) as u64).max().unwrap_or(0);
+    let weights = linears.iter().map(|(rows, n)| (rows * n) as u64).max().unwrap_or(0);
+    F32 * (inverses as u64 * squares + 2 * weights)
+}
+
 /// What is kept from one linear of a package to the next, for linears of these rows and columns: for each strip of rows the changes of
 /// all columns, and a span's weights.
 pub fn kept_bytes(linears: &[(usize, usize)]) -> u64 {

@@ -31,7 +31,7 @@ use obsdiff_proto::Target;
 use rayon::prelude::*;
 use thiserror::Error;
 
-pub use admm::{Admm, Schedule};
+pub use admm::Admm;
 pub use factor::{Factor, Float, stride};
 pub use obs::Obs;
 pub use quadratic::{OutputEnergy, output_energy, relative_error};

@@ -45,7 +45,7 @@ impl Problem {
             Method::Obs => Obs::default().prune(&mut pruned, &factor, &target).unwrap(),
             Method::Wanda => wanda(&mut pruned, factor.diagonal(), &target).unwrap(),
             Method::Magnitude => magnitude(&mut pruned, n, &target).unwrap(),
-            Method::L1 => panic!("prunes structures, whose survivors are not refined"),
+            Method::Admm | Method::L1 => panic!("not a method of these problems"),
         }
         let mut refined = pruned.clone();
         refine(&mut refined, dense, &ScaledHessian::new(factor, DAMPING), steps).unwrap();

@@ -1,9 +1,9 @@
 //! Values from the environment and from flags.
 
 use obsdiff_proto::{
-    Accumulate, Balance, ByteSize, CalibrationSpec, ComputeType, EvaluationSpec, HeadScore, HessianSpec,
-    Layout, Method, ModelSpec, OutputSpec, PackagesSpec, Pattern, Precision, Rule, SparsitySpec, Weighting,
-    WorkersSpec,
+    Accumulate, Balance, ByteSize, CalibrationSpec, ComputeType, Effort, EvaluationSpec, HeadScore,
+    HessianSpec, Layout, Method, ModelSpec, OutputSpec, PackagesSpec, Pattern, Precision, Rule, SparsitySpec,
+    Weighting, WorkersSpec,
 };
 use serde_json::Value as Json;
 
@@ -20,6 +20,7 @@ pub(super) fn whole() -> JobSpec {
             pattern: Pattern::NToM { n: 2, m: 4 },
             ratio: Some(0.5),
             refine: 3,
+            effort: Effort::Fast,
             budget: Some(0.25),
             head_score: HeadScore::ObsDiff,
             fold_bias: false,

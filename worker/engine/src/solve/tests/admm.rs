@@ -1,3 +1,5 @@
+use obsdiff_proto::Effort;
+
 use super::answers::{inverse, threads};
 use super::*;
 use crate::solve::shifted::shifted_inverse;
@@ -6,9 +8,9 @@ fn scaled(gram: &[f64], n: usize) -> ScaledHessian {
     ScaledHessian::of_gram(n, upper::<f32>(gram, n), 0.01).unwrap()
 }
 
-fn alternated(weight: &[f32], hessian: &ScaledHessian, schedule: Schedule, target: Target) -> Vec<f32> {
+fn alternated(weight: &[f32], hessian: &ScaledHessian, effort: Effort, target: Target) -> Vec<f32> {
     let mut admm = Admm::default();
-    admm.begin::<f32>(hessian, schedule).unwrap();
+    admm.begin::<f32>(hessian, effort).unwrap();
     let mut weight = weight.to_vec();
     admm.prune(&mut weight, hessian, &target).unwrap();
     weight
@@ -112,11 +114,11 @@ fn it_does_what_the_definition_says() {
         let hessian = scaled(&gram, n);
         let weight = noise(n as u64 + 1, rows * n);
         for target in TARGETS {
-            for (schedule, penalties, rounds) in [
-                (Schedule::FAST, &[0.1, 0.3, 1.0][..], 5),
-                (Schedule::THOROUGH, &[0.03, 0.06, 0.12, 0.25, 0.5, 1.0], 4),
+            for (effort, penalties, rounds) in [
+                (Effort::Fast, &[0.1, 0.3, 1.0][..], 5),
+                (Effort::Thorough, &[0.03, 0.06, 0.12, 0.25, 0.5, 1.0], 4),
             ] {
-                let found = alternated(&weight, &hessian, schedule, target);
+                let found = alternated(&weight, &hessian, effort, target);
                 let wanted = plain(&weight, &gram, n, penalties, rounds, &target);
                 let same = found.iter().zip(&wanted).filter(|(f, w)| (**f == 0.0) == (**w == 0.0)).count();
                 assert!(same as f64 >= 0.99 * found.len() as f64, "{target:?}: {same} of {}", found.len());
@@ -137,7 +139,7 @@ fn exactly_so_many_go_and_dead_columns_among_them() {
     let gram = gram(5, n, &[0, 70]);
     let (hessian, weight) = (scaled(&gram, n), noise(6, rows * n));
     for target in TARGETS {
-        let found = alternated(&weight, &hessian, Schedule::FAST, target);
+        let found = alternated(&weight, &hessian, Effort::Fast, target);
         assert!(found.chunks(n).all(|row| row[0] == 0.0 && row[70] == 0.0), "{target:?}");
         match target {
             Target::Unstructured { ratio } => {
@@ -161,10 +163,10 @@ fn nothing_goes_at_0_and_everything_at_1() {
     let n = 24;
     let hessian = scaled(&gram(7, n, &[2]), n);
     let weight = noise(8, 5 * n);
-    let kept = alternated(&weight, &hessian, Schedule::FAST, Target::Unstructured { ratio: 0.0 });
+    let kept = alternated(&weight, &hessian, Effort::Fast, Target::Unstructured { ratio: 0.0 });
     let dead = |at: usize| at % n == 2;
     assert!(kept.iter().zip(&weight).enumerate().all(|(at, (k, w))| *k == if dead(at) { 0.0 } else { *w }));
-    let gone = alternated(&weight, &hessian, Schedule::FAST, Target::Unstructured { ratio: 1.0 });
+    let gone = alternated(&weight, &hessian, Effort::Fast, Target::Unstructured { ratio: 1.0 });
     assert_eq!(zeros(&gone), gone.len());
 }
 
@@ -175,7 +177,7 @@ fn the_number_of_threads_changes_no_bit() {
     let weight = noise(10, rows * n);
     for target in [Target::Unstructured { ratio: 0.6 }, Target::NToM { n: 2, m: 4 }] {
         let [one, two] = [1, 2]
-            .map(|count| threads(count, || alternated(&weight, &scaled(&gram, n), Schedule::FAST, target)));
+            .map(|count| threads(count, || alternated(&weight, &scaled(&gram, n), Effort::Fast, target)));
         assert!(one.iter().zip(&two).all(|(a, b)| a.to_bits() == b.to_bits()), "{target:?}");
     }
 }
@@ -187,7 +189,7 @@ fn what_a_site_does_not_fit_is_refused() {
     let mut admm = Admm::default();
     let half = Target::Unstructured { ratio: 0.5 };
     assert!(matches!(admm.prune(&mut [0.5; 32], &hessian, &half), Err(SolveError::Size { .. })));
-    admm.begin::<f32>(&hessian, Schedule::FAST).unwrap();
+    admm.begin::<f32>(&hessian, Effort::Fast).unwrap();
     assert!(matches!(admm.prune(&mut [0.5; 17], &hessian, &half), Err(SolveError::Size { .. })));
     let mut weight = [0.5; 32];
     weight[20] = f32::NAN;
