@@ -4,9 +4,10 @@
 mod prng;
 
 use std::fmt::Display;
-use std::fs::OpenOptions;
+use std::fs::{self, OpenOptions};
 use std::io::{Write, stderr};
 use std::panic::Location;
+use std::path::Path;
 
 pub use prng::{Prng, hash, noise};
 
@@ -24,5 +25,20 @@ pub fn not_tested(why: impl Display) {
     if let Some(log) = std::env::var_os(NOT_TESTED_LOG) {
         // One write, so that lines of several processes stay whole.
         OpenOptions::new().append(true).create(true).open(log).unwrap().write_all(line.as_bytes()).unwrap();
+    }
+}
+
+/// Copies what a folder holds, with all below it, into another one, which is made where it is not there.
+pub fn copy_folder(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let to = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy_folder(&entry.path(), &to);
+        } else {
+            // The bytes alone: assets may be read-only.
+            fs::write(to, fs::read(entry.path()).unwrap()).unwrap();
+        }
     }
 }

@@ -7,9 +7,10 @@ use std::fs;
 use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
-use common::{assets, copy, job_file, run_job};
+use common::{assets, job_file, run_job};
 use obsdiff_engine::checkpoint::{Library, Weights};
 use obsdiff_engine::export::PrunedLinear;
+use obsdiff_tests::copy_folder;
 use safetensors::SafeTensors;
 
 /// Metadata of a golden: the prompts that the oracle used.
@@ -136,7 +137,7 @@ impl OracleJob {
 
     /// The shipped pipeline with the oracle's weights of some linears.
     fn pruned_so_far<'a>(&self, to: &Path, linears: impl Iterator<Item = &'a (String, [usize; 2])>) {
-        copy(&assets().join("shapes-sd3"), to);
+        copy_folder(&assets().join("shapes-sd3"), to);
         let file = to.join("transformer/diffusion_pytorch_model.safetensors");
         let mut tensors = candle_core::safetensors::load(&file, &Device::Cpu).unwrap();
         tensors.values_mut().for_each(|tensor| *tensor = tensor.to_dtype(DType::F32).unwrap());

@@ -15,6 +15,7 @@ use obsdiff::progress::Progress;
 use obsdiff::run::{Process, RUN_SPAN, run};
 use obsdiff::spans::Spans;
 use obsdiff_files::{Disk, Operation, Steps};
+use obsdiff_tests::copy_folder;
 
 mod process;
 
@@ -69,19 +70,6 @@ fn child(folder: &Path, last: Option<usize>) -> Command {
     command
 }
 
-fn copy(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let to = to.join(entry.file_name());
-        if entry.file_type().unwrap().is_dir() {
-            copy(&entry.path(), &to);
-        } else {
-            fs::copy(entry.path(), to).unwrap();
-        }
-    }
-}
-
 #[test]
 fn a_run_that_is_killed_while_it_exports_or_removes_its_state_is_ended_by_the_same_command() {
     let folder = process::setting(2);
@@ -101,7 +89,7 @@ fn a_run_that_is_killed_while_it_exports_or_removes_its_state_is_ended_by_the_sa
     let some = (0..renamed).step_by(renamed / 4).chain(renamed..operations.len());
     for last in some {
         let folder = tempfile::tempdir().unwrap();
-        copy(solved.path(), folder.path());
+        copy_folder(solved.path(), folder.path());
         assert!(
             !child(folder.path(), Some(last)).output().unwrap().status.success(),
             "{last} is never reached"

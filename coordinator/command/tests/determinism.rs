@@ -7,6 +7,7 @@ use std::path::Path;
 use std::process::Command;
 
 use candle_core::{DType, Device, Tensor};
+use obsdiff_tests::copy_folder;
 
 const ASSETS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/assets");
 
@@ -125,27 +126,13 @@ fn sites_that_are_solved_in_parts() {
 
 /// A copy of the shipped pipeline, `f32`, whose transformer's weights are in f32.
 fn f32_checkpoint(folder: &Path) {
-    copy(&Path::new(ASSETS).join("shapes-sd3"), &folder.join("f32"));
+    copy_folder(&Path::new(ASSETS).join("shapes-sd3"), &folder.join("f32"));
     let file = folder.join("f32/transformer/diffusion_pytorch_model.safetensors");
     let tensors = candle_core::safetensors::load(&file, &Device::Cpu).unwrap();
     // Numbers that no narrower type has.
     let wide = |tensor: Tensor| (tensor.to_dtype(DType::F32).unwrap() * 1.000_1).unwrap();
     let tensors: HashMap<String, Tensor> = tensors.into_iter().map(|(name, t)| (name, wide(t))).collect();
     candle_core::safetensors::save(&tensors, &file).unwrap();
-}
-
-fn copy(from: &Path, to: &Path) {
-    fs::create_dir(to).unwrap();
-    for entry in fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let to = to.join(entry.file_name());
-        if entry.metadata().unwrap().is_dir() {
-            copy(&entry.path(), &to)
-        } else {
-            // The bytes alone: assets may be read-only.
-            fs::write(to, fs::read(entry.path()).unwrap()).unwrap()
-        }
-    }
 }
 
 /// The pruned weights of a copy of the pipeline in f32, with forward calls in `dtype`.

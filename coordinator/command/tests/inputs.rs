@@ -7,6 +7,7 @@ use std::path::Path;
 use obsdiff::job::Job;
 use obsdiff::run::{Inputs, open_state};
 use obsdiff_store::JobStore;
+use obsdiff_tests::copy_folder;
 
 mod process;
 
@@ -15,7 +16,7 @@ use process::{ASSETS, Process};
 /// A folder with a pipeline of its own, and a small job on it that calibrates on `prompts`.
 fn setting(prompts: &str) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
-    copy(&Path::new(ASSETS).join("shapes-sd3"), &folder.path().join("pipeline"));
+    copy_folder(&Path::new(ASSETS).join("shapes-sd3"), &folder.path().join("pipeline"));
     let texts = fs::read_to_string(Path::new(ASSETS).join("shapes-prompts.txt")).unwrap();
     let texts = texts.lines().take(12).collect::<Vec<_>>().join("\n");
     for name in [prompts, "held-out.txt"] {
@@ -33,20 +34,6 @@ fn setting(prompts: &str) -> tempfile::TempDir {
     );
     fs::write(path("job.toml"), job).unwrap();
     folder
-}
-
-fn copy(from: &Path, to: &Path) {
-    fs::create_dir(to).unwrap();
-    for entry in fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let to = to.join(entry.file_name());
-        if entry.metadata().unwrap().is_dir() {
-            copy(&entry.path(), &to)
-        } else {
-            // The bytes alone: assets may be read-only.
-            fs::write(to, fs::read(entry.path()).unwrap()).unwrap()
-        }
-    }
 }
 
 /// Every file below a folder, by its path from there.

@@ -49,17 +49,3 @@ pub(crate) fn run_job(file: &Path, sets: &[&str]) -> obsdiff::Result<Summary> {
     let (spans, disk) = (Spans::new(RUN_SPAN, monotonic()), Disk::default());
     run(&job, &Process { workers: 1, memory: None, progress: &progress, spans: &spans, disk: &disk })
 }
-
-/// Copies a folder with all below it.
-pub(crate) fn copy(from: &Path, to: &Path) {
-    std::fs::create_dir(to).unwrap();
-    for entry in std::fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let to = to.join(entry.file_name());
-        if entry.metadata().unwrap().is_dir() {
-            copy(&entry.path(), &to);
-        } else {
-            std::fs::copy(entry.path(), to).unwrap();
-        }
-    }
-}

@@ -4,9 +4,10 @@ use std::fs;
 use std::path::Path;
 
 use obsdiff_engine::checkpoint::{Library, Weights};
+use obsdiff_tests::copy_folder;
 
 use crate::setting::{Case, RUN, Setting, refused};
-use crate::{asset, copy, told};
+use crate::{asset, told};
 
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
 const JOB: &str = "deploy/jobs/shapes-flux.toml";
@@ -97,7 +98,7 @@ fn guidance_is_an_input_and_takes_one_picture() {
 
 fn flux(setting: &mut Setting) {
     fs::remove_dir_all(setting.path("pipeline")).unwrap();
-    copy(&asset("shapes-flux"), &setting.path("pipeline"));
+    copy_folder(&asset("shapes-flux"), &setting.path("pipeline"));
     setting.add(&["--set", "calibration.height=32", "--set", "calibration.width=32"]);
 }
 

@@ -52,20 +52,6 @@ pub(crate) fn obsdiff(folder: &Path, args: &[&str], environment: &[(&str, &str)]
     command.current_dir(folder).args(args).envs(environment.iter().copied()).output().unwrap()
 }
 
-/// Copies a folder with all below it.
-pub(crate) fn copy(from: &Path, to: &Path) {
-    fs::create_dir(to).unwrap();
-    for entry in fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let to = to.join(entry.file_name());
-        if entry.metadata().unwrap().is_dir() {
-            copy(&entry.path(), &to);
-        } else {
-            fs::copy(entry.path(), to).unwrap();
-        }
-    }
-}
-
 pub(crate) fn text(bytes: &[u8]) -> String {
     String::from_utf8(bytes.to_vec()).unwrap()
 }

@@ -4,8 +4,9 @@ use std::io::BufReader;
 use std::path::Path;
 
 use candle_core::{Device, Tensor};
+use obsdiff_tests::copy_folder;
 
-use crate::{copy, obsdiff, pipeline, text, told};
+use crate::{obsdiff, pipeline, text, told};
 
 /// Width, height and bytes of a PNG file.
 fn read(path: &Path) -> (u32, u32, Vec<u8>) {
@@ -36,8 +37,8 @@ fn samples_are_the_same_in_a_grid_and_in_a_folder() {
 #[test]
 fn a_comparison_tells_equal_models_from_different_ones() {
     let dir = tempfile::tempdir().unwrap();
-    copy(&pipeline(), &dir.path().join("dense"));
-    copy(&pipeline(), &dir.path().join("pruned"));
+    copy_folder(&pipeline(), &dir.path().join("dense"));
+    copy_folder(&pipeline(), &dir.path().join("pruned"));
     let weights = dir.path().join("pruned/transformer/diffusion_pytorch_model.safetensors");
     let compare = |says: &str| {
         let prompts = ["compare", "dense", "pruned", "--prompt", "a red circle"];

@@ -1,7 +1,9 @@
 //! Input that every command refuses before any work.
 
+use obsdiff_tests::copy_folder;
+
+use crate::pipeline;
 use crate::setting::{Case, Setting, WEIGHTS, refused};
-use crate::{copy, pipeline};
 
 const fn inspect(name: &'static str, arrange: fn(&mut Setting), says: &'static [&'static str]) -> Case {
     Case { name, args: &["inspect", "pipeline"], arrange, says }
@@ -260,7 +262,7 @@ const CASES: &[Case] = &[
         name: "compared with itself in another shape",
         args: &["compare", "pipeline", "other", "--prompt", "a"],
         arrange: |s| {
-            copy(&pipeline(), &s.path("other"));
+            copy_folder(&pipeline(), &s.path("other"));
             s.replace("other/transformer/config.json", "\"num_layers\": 6", "\"num_layers\": 5");
         },
         says: &["other/transformer/config.json", "cannot be compared"],

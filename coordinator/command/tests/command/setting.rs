@@ -3,8 +3,10 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use obsdiff_tests::copy_folder;
+
 use crate::checkpoint::Checkpoint;
-use crate::{asset, copy, obsdiff, pipeline, text};
+use crate::{asset, obsdiff, pipeline, text};
 
 /// A folder with a pipeline, prompts and a job that would work, and the command that works on it.
 pub(crate) struct Setting {
@@ -16,7 +18,7 @@ pub(crate) struct Setting {
 impl Setting {
     pub(crate) fn new(args: &[&str]) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        copy(&pipeline(), &dir.path().join("pipeline"));
+        copy_folder(&pipeline(), &dir.path().join("pipeline"));
         fs::copy(asset("shapes-prompts.txt"), dir.path().join("prompts.txt")).unwrap();
         fs::write(dir.path().join("job.toml"), JOB).unwrap();
         Self { dir, args: args.iter().map(|a| a.to_string()).collect(), environment: Vec::new() }

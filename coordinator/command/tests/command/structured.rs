@@ -4,9 +4,10 @@ use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
 use obsdiff_engine::architecture::sd3::Sd3Config;
+use obsdiff_tests::copy_folder;
 use serde_json::{Value, json};
 
-use crate::{asset, copy, obsdiff, pipeline, text, told};
+use crate::{asset, obsdiff, pipeline, text, told};
 
 /// A small structured job in `folder`, with some lines of its own in `[sparsity]` and `[output]`.
 fn job(folder: &Path, name: &str, model: &str, sparsity: &str, output: &str) -> String {
@@ -58,7 +59,7 @@ fn latent_error(folder: &Path, dense: &str, pruned: &str) -> f64 {
 fn heads_and_neurons_leave_the_tensors_and_what_is_left_is_a_model_like_any_other() {
     let dir = tempfile::tempdir().unwrap();
     let folder = dir.path();
-    copy(&pipeline(), &folder.join("dense"));
+    copy_folder(&pipeline(), &folder.join("dense"));
     let report = told(folder, &["run", &job(folder, "small", "dense", THIRD, ""), "--quiet"]);
     assert_eq!(kept(&report, "1.attn")[..4], ["5", "8", "heads", "37.50%"], "{report}");
     assert_eq!(kept(&report, "2.ff")[..4], ["320", "512", "neurons", "37.50%"], "{report}");
@@ -210,7 +211,7 @@ fn the_plan_tells_of_structures() {
 
 /// The shipped pipeline around a transformer of this configuration with random weights.
 fn random_pipeline(to: &Path, keys: &Value) {
-    copy(&pipeline(), to);
+    copy_folder(&pipeline(), to);
     let folder = to.join("transformer");
     fs::write(folder.join("config.json"), keys.to_string()).unwrap();
     let config = Sd3Config::read(&folder).unwrap();

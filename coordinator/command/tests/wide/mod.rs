@@ -6,6 +6,7 @@ use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
 use obsdiff_engine::pipeline::PipelineFolder;
+use obsdiff_tests::copy_folder;
 
 pub const ASSETS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/assets");
 
@@ -16,7 +17,7 @@ pub fn wide_pipeline(folder: &Path) {
 
 /// The shipped pipeline with a transformer of random weights in f16, of these `keys` and so many heads of 64 features.
 pub fn random_pipeline(folder: &Path, keys: &[(&str, serde_json::Value)], heads: u32) {
-    copy(&Path::new(ASSETS).join("shapes-sd3"), folder);
+    copy_folder(&Path::new(ASSETS).join("shapes-sd3"), folder);
     let config = folder.join("transformer/config.json");
     let mut values: serde_json::Value = serde_json::from_slice(&fs::read(&config).unwrap()).unwrap();
     for (key, value) in
@@ -38,17 +39,4 @@ pub fn random_pipeline(folder: &Path, keys: &[(&str, serde_json::Value)], heads:
     });
     let file = folder.join("transformer/diffusion_pytorch_model.safetensors");
     candle_core::safetensors::save(&tensors.collect(), file).unwrap();
-}
-
-fn copy(from: &Path, to: &Path) {
-    fs::create_dir(to).unwrap();
-    for entry in fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let to = to.join(entry.file_name());
-        if entry.metadata().unwrap().is_dir() {
-            copy(&entry.path(), &to);
-        } else {
-            fs::copy(entry.path(), to).unwrap();
-        }
-    }
 }

@@ -16,22 +16,8 @@ pub(crate) fn asset(component: &str) -> PathBuf {
 /// A copy of a component, or of the whole pipeline for "".
 pub(crate) fn copy_folder(component: &str) -> TempDir {
     let target = tempfile::tempdir().unwrap();
-    copy(&asset(component), target.path());
+    obsdiff_tests::copy_folder(&asset(component), target.path());
     target
-}
-
-fn copy(from: &Path, to: &Path) {
-    for entry in fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let target = to.join(entry.file_name());
-        if entry.path().is_dir() {
-            fs::create_dir(&target).unwrap();
-            copy(&entry.path(), &target);
-        } else {
-            // The bytes alone: assets may be read-only.
-            fs::write(&target, fs::read(entry.path()).unwrap()).unwrap();
-        }
-    }
 }
 
 /// Changes a JSON file.
