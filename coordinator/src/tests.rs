@@ -5,7 +5,7 @@ use obsdiff_core::{Exponents, Failure, Job, Options, Outcome};
 use obsdiff_proto::message::Manifest;
 use obsdiff_proto::{
     Inventory, Linear, LinearId, LinearTarget, Package, PackageId, Plan, Shard, ShardId, Site, SiteId,
-    Stream, Target,
+    StreamId, Target,
 };
 
 use super::*;
@@ -14,7 +14,8 @@ use super::*;
 fn job() -> Job {
     let name = || "l".to_owned();
     let linear = LinearId(0);
-    let site = Site { name: name(), width: 4, stream: Stream::Image, linears: vec![linear] };
+    let site =
+        Site { name: name(), width: 4, stream: StreamId(0), joined: Vec::new(), linears: vec![linear] };
     let package = Package {
         id: PackageId(0),
         units: 0..0,
@@ -24,11 +25,9 @@ fn job() -> Job {
     };
     Job {
         inventory: Arc::new(Inventory {
-            parameters: 0,
-            units: Vec::new(),
             sites: vec![site],
-            linears: vec![Linear { name: name(), rows: 8, site: SiteId(0) }],
-            structures: Vec::new(),
+            linears: vec![Linear { name: name(), rows: 8, bias: true, site: SiteId(0) }],
+            ..Inventory::default()
         }),
         plan: Arc::new(Plan {
             packages: vec![package],

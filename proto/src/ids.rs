@@ -27,6 +27,8 @@ id!(/// A site of a model: its index in [`crate::Inventory::sites`].
     SiteId(u32));
 id!(/// A linear of a model: its index in [`crate::Inventory::linears`].
     LinearId(u32));
+id!(/// A token stream of a model: its index in [`crate::Inventory::streams`].
+    StreamId(u32));
 id!(/// A structure of a model: its index in [`crate::Inventory::structures`].
     StructureId(u32));
 id!(/// A worker, numbered by the coordinator; never used twice in a job.

@@ -23,8 +23,8 @@ pub mod wire;
 
 pub use causes::causes;
 pub use digest::{Digest, DigestError, Hasher, InputDigest};
-pub use ids::{Epoch, LinearId, PackageId, ShardId, SiteId, StructureId, WorkerId};
-pub use inventory::{Inventory, Linear, Site, Stream, Unit, UnitKind};
+pub use ids::{Epoch, LinearId, PackageId, ShardId, SiteId, StreamId, StructureId, WorkerId};
+pub use inventory::{FixedLayer, Inventory, Joined, Linear, Site, Stream, Unit};
 pub use job::{
     Accumulate, Balance, CalibrationSpec, ComputeType, Effort, EvaluationSpec, HessianSpec, JobError,
     JobSpec, Method, ModelSpec, OutputSpec, PackagesSpec, Precision, Rule, SparsitySpec, Weighting,
@@ -34,5 +34,5 @@ pub use lock::lock;
 pub use pattern::{Pattern, PatternError, Target};
 pub use plan::{Budget, LinearTarget, Package, Plan, Shard};
 pub use size::{ByteSize, ByteSizeError};
-pub use structured::{HeadScore, Layout, Structure};
+pub use structured::{Features, HeadScore, Layout, PartKind, Structure};
 pub use targets::Targets;

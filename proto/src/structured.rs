@@ -1,5 +1,7 @@
 //! What only structured pruning has: its keys in the job file, and what of a model can go as a whole.
 
+use std::ops::Range;
+
 use serde::{Deserialize, Serialize};
 
 use crate::{JobError, JobSpec, LinearId, Method, Pattern};
@@ -30,32 +32,74 @@ pub enum Layout {
 /// Share of a feed-forward network's neurons that stays in any case.
 const LEAST_NEURONS: f64 = 0.05;
 
+/// What the parts of a structure are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PartKind {
+    /// Heads of an attention.
+    Heads,
+    /// Neurons of a feed-forward network.
+    Neurons,
+}
+
 /// Parts of a module that are alike and can go as a whole: the heads of an attention, or the neurons of a feed-forward network.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Structure {
     /// The diffusers module path, such as `transformer_blocks.3.attn` or `transformer_blocks.3.ff_context`.
     pub name: String,
-    /// Index of the transformer block.
+    /// Index of the block.
     pub block: u32,
-    /// Features of one part: those of a head, or 1 for a neuron.
-    pub size: usize,
+    /// What its parts are.
+    pub kind: PartKind,
     /// How many parts there are.
     pub count: usize,
-    /// The linears that read the parts, one for each stream: part i is columns i * size.. of each.
-    pub outputs: Vec<LinearId>,
-    /// The linears that make the parts: part i is rows i * size.. of each.
-    pub inputs: Vec<LinearId>,
+    /// The columns that read the parts, in the linears of one stream each.
+    pub outputs: Vec<Features>,
+    /// The rows that make the parts. A linear that makes them twice over is listed twice, as gate and value of a gated network are.
+    pub inputs: Vec<Features>,
+}
+
+/// Rows or columns of a linear that belong to the parts of a structure: part i has `offset + i * size ..`, `size` of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Features {
+    /// Which linear.
+    pub linear: LinearId,
+    /// Where the first part begins.
+    pub offset: usize,
+    /// Features of one part.
+    pub size: usize,
+}
+
+impl Features {
+    /// Parts of `size` features each, from the linear's first on.
+    pub const fn whole(linear: LinearId, size: usize) -> Self {
+        Self { linear, offset: 0, size }
+    }
+
+    /// The features of one part.
+    pub fn of(&self, part: usize) -> Range<usize> {
+        let start = self.offset + part * self.size;
+        start..start + self.size
+    }
+
+    /// The features of `count` parts.
+    pub fn all(&self, count: usize) -> Range<usize> {
+        self.offset..self.offset + count * self.size
+    }
 }
 
 impl Structure {
-    /// Whether its parts are attention heads.
-    pub fn is_attention(&self) -> bool {
-        self.size > 1 || self.inputs.len() > 1
-    }
-
     /// Parts that a budget leaves in any case: one head, or a twentieth of the neurons.
     pub fn least(&self) -> usize {
-        if self.is_attention() { 1 } else { ((LEAST_NEURONS * self.count as f64).ceil() as usize).max(1) }
+        match self.kind {
+            PartKind::Heads => 1,
+            PartKind::Neurons => ((LEAST_NEURONS * self.count as f64).ceil() as usize).max(1),
+        }
+    }
+
+    /// The linear by whose name rules decide: the first that reads the parts.
+    pub fn leader(&self) -> Option<LinearId> {
+        self.outputs.first().map(|output| output.linear)
     }
 }
 
@@ -178,17 +222,23 @@ mod tests {
 
     #[test]
     fn something_is_left_everywhere() {
-        let structure = |size, count, inputs: &[u32]| Structure {
+        let structure = |kind, count| Structure {
             name: String::new(),
             block: 0,
-            size,
+            kind,
             count,
-            outputs: vec![LinearId(9)],
-            inputs: inputs.iter().map(|id| LinearId(*id)).collect(),
+            outputs: vec![Features::whole(LinearId(9), 1)],
+            inputs: Vec::new(),
         };
-        assert_eq!(structure(64, 24, &[0, 1, 2]).least(), 1);
-        let neurons = |count| structure(1, count, &[0]).least();
+        assert_eq!(structure(PartKind::Heads, 24).least(), 1);
+        let neurons = |count| structure(PartKind::Neurons, count).least();
         assert_eq!([neurons(6144), neurons(512), neurons(20), neurons(3)], [308, 26, 1, 1]);
+    }
+
+    #[test]
+    fn parts_lie_one_after_another() {
+        let features = Features { linear: LinearId(0), offset: 30, size: 4 };
+        assert_eq!((features.of(0), features.of(2), features.all(3)), (30..34, 38..42, 30..42));
     }
 
     #[test]

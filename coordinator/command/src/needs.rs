@@ -68,7 +68,7 @@ impl Described {
         let structured = plan.packages.iter().any(Package::is_structured);
         let copies = u64::from(dtype != DType::F32) + u64::from(structured);
         let bytes = |site: &Site| {
-            let rows = pictures * self.tokens.of(site.stream);
+            let rows = pictures * self.tokens.at(site, &self.inventory);
             4 * (site.width as u64 + 1) * (rows.min(ROWS_TOGETHER) + copies * rows)
         };
         let sites = plan.packages.iter().flat_map(|package| &package.sites);
@@ -81,12 +81,16 @@ impl Described {
         let alternates = spec.sparsity.method == Method::Admm;
         let of_package = |package: &Package| {
             if package.is_structured() {
-                let structures = inventory.structures_of(package).map(|id| inventory.structure(id));
-                let bytes = structures.map(|structure| {
-                    let outputs: Vec<_> = structure.outputs.iter().map(|id| shape(inventory, *id)).collect();
-                    let changed = structure.outputs.iter().chain(&structure.inputs);
-                    let numbers = changed.map(|id| shape(inventory, *id)).map(|(rows, n)| rows * (n + 1));
-                    memory::structure_bytes(&outputs, numbers.sum(), rayon::current_num_threads())
+                let bytes = inventory.structure_groups(package).into_iter().map(|group| {
+                    let outputs = inventory.outputs_of(&group);
+                    let inputs = group.iter().flat_map(|id| &inventory.structure(*id).inputs);
+                    let changed: BTreeSet<_> =
+                        inputs.map(|input| input.linear).chain(outputs.iter().copied()).collect();
+                    let numbers = changed.into_iter().map(|id| shape(inventory, id));
+                    let numbers = numbers.map(|(rows, n)| rows * (n + 1)).sum();
+                    let outputs: Vec<_> = outputs.into_iter().map(|id| shape(inventory, id)).collect();
+                    let copied = package.survey && group.len() > 1;
+                    memory::structure_bytes(&outputs, numbers, copied, rayon::current_num_threads())
                 });
                 return bytes.max().unwrap_or(0);
             }

@@ -18,7 +18,7 @@ use obsdiff_core::{
 };
 use obsdiff_proto::{
     Inventory, Linear, LinearId, LinearTarget, Package, PackageId, Plan, Shard, ShardId, Site, SiteId,
-    Stream, Target, WorkerId,
+    StreamId, Target, WorkerId,
 };
 
 /// Counts the bytes that are allocated and not freed.
@@ -58,10 +58,11 @@ fn job() -> Job {
     let site = |i: u32| Site {
         name: format!("blocks.{i}"),
         width: 3072,
-        stream: Stream::Image,
+        stream: StreamId(0),
+        joined: Vec::new(),
         linears: vec![LinearId(i)],
     };
-    let linear = |i: u32| Linear { name: format!("blocks.{i}"), rows: 3072, site: SiteId(i) };
+    let linear = |i: u32| Linear { name: format!("blocks.{i}"), rows: 3072, bias: true, site: SiteId(i) };
     let target = |i: u32| LinearTarget { linear: LinearId(i), target: Target::NToM { n: 2, m: 4 } };
     let package = |p: u32| Package {
         id: PackageId(p),
@@ -73,11 +74,9 @@ fn job() -> Job {
     let shard = |i: u32| Shard { id: ShardId(i), prompts: 4 * i..4 * i + 4 };
     Job {
         inventory: Arc::new(Inventory {
-            parameters: 0,
-            units: Vec::new(),
             sites: (0..sites).map(site).collect(),
             linears: (0..sites).map(linear).collect(),
-            structures: Vec::new(),
+            ..Inventory::default()
         }),
         plan: Arc::new(Plan {
             packages: (0..PACKAGES).map(package).collect(),

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use obsdiff_proto::{Inventory, LinearId, Package, PackageId, SiteId};
+use obsdiff_proto::{Inventory, LinearId, Package, PackageId, SiteId, StructureId};
 
 use crate::assignment::SolveCost;
 use crate::{Part, PartId, Slice};
@@ -12,7 +12,8 @@ use crate::{Part, PartId, Slice};
 /// cut into even chunks of rows, so that a part costs at most `above`; but a part keeps so many rows that they cost no less than the
 /// factorisation, which every part repeats: as many as cost that much.
 ///
-/// A structure whose heads or neurons go is a part, whatever it costs: its streams are scored together.
+/// A structure whose heads or neurons go is a part, whatever it costs: its streams are scored together. Structures that read one site
+/// are a part together.
 ///
 /// Package and inventory must fit each other ([`crate::Job::validate`]).
 pub fn parts(inventory: &Inventory, package: &Package, above: Option<u64>, solving: SolveCost) -> Vec<Part> {
@@ -64,8 +65,8 @@ fn site_parts(
 }
 
 fn structures(inventory: &Inventory, package: &Package) -> Vec<Part> {
-    let part = |id| {
-        let outputs = &inventory.structure(id).outputs;
+    let part = |group: Vec<StructureId>| {
+        let outputs = inventory.outputs_of(&group);
         let first = outputs.first()?;
         let whole = |linear: &LinearId| Slice { linear: *linear, rows: 0..inventory.linear(*linear).rows };
         let cost = |linear: &LinearId| {
@@ -80,7 +81,7 @@ fn structures(inventory: &Inventory, package: &Package) -> Vec<Part> {
             cost: outputs.iter().map(cost).fold(0, u64::saturating_add),
         })
     };
-    inventory.structures_of(package).filter_map(part).collect()
+    inventory.structure_groups(package).into_iter().filter_map(part).collect()
 }
 
 /// The most rows whose solving costs no more than `above`, but at least so many that they cost what the factorisation does.
@@ -99,23 +100,24 @@ fn even_chunks(rows: usize, most: usize) -> impl Iterator<Item = std::ops::Range
 
 #[cfg(test)]
 mod tests {
-    use obsdiff_proto::{Linear, LinearTarget, Site, Stream, Target};
+    use obsdiff_proto::{Linear, LinearTarget, Site, StreamId, Target};
     use proptest::prelude::*;
 
     use super::*;
 
     fn site_of(width: usize, rows: &[usize]) -> (Inventory, Package) {
         let ids: Vec<_> = (0..rows.len() as u32).map(LinearId).collect();
-        let linear = |(i, &rows): (usize, &usize)| Linear { name: format!("l{i}"), rows, site: SiteId(0) };
-        let site = Site { name: "l0".to_owned(), width, stream: Stream::Image, linears: ids.clone() };
-        let linears = rows.iter().enumerate().map(linear).collect();
-        let inventory = Inventory {
-            parameters: 0,
-            units: Vec::new(),
-            sites: vec![site],
-            linears,
-            structures: Vec::new(),
+        let linear =
+            |(i, &rows): (usize, &usize)| Linear { name: format!("l{i}"), rows, bias: true, site: SiteId(0) };
+        let site = Site {
+            name: "l0".to_owned(),
+            width,
+            stream: StreamId(0),
+            joined: Vec::new(),
+            linears: ids.clone(),
         };
+        let linears = rows.iter().enumerate().map(linear).collect();
+        let inventory = Inventory { sites: vec![site], linears, ..Inventory::default() };
         let target = |linear| LinearTarget { linear, target: Target::NToM { n: 2, m: 4 } };
         let linears = ids.into_iter().map(target).collect();
         (inventory, Package { id: PackageId(0), units: 0..0, sites: vec![SiteId(0)], linears, survey: false })

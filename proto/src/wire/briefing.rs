@@ -8,7 +8,7 @@ use super::field::{each, inner, required, text};
 use super::runs::{shards, shards_out};
 use super::{LONGEST_NAME, MOST_INPUTS, MOST_SITES, Problem, Result, WireError, v1};
 use crate::session::Briefing;
-use crate::{Digest, InputDigest, Inventory, JobSpec, Plan, Structure};
+use crate::{Digest, InputDigest, Inventory, JobSpec, Plan};
 
 impl Briefing {
     /// Whether a worker will read it as it is. JSON has no NaN and no infinity: it says null in their place, or nothing at all.
@@ -100,27 +100,14 @@ fn content<T: DeserializeOwned>(field: &str, document: Option<v1::Document>) -> 
     serde_json::from_slice(&content).map_err(|e| wrong(format!("cannot be read: {e}")))
 }
 
-/// Whether every id that an inventory names is one of its own.
+/// Whether an inventory makes sense, and is not larger than any model's.
 fn check_inventory(inventory: &Inventory) -> std::result::Result<(), String> {
-    let (sites, linears) = (inventory.sites.len(), inventory.linears.len());
-    if sites.max(linears).max(inventory.units.len()) > MOST_SITES {
-        return Err(format!("has more than {MOST_SITES} sites, linears or units"));
+    let Inventory { streams, units, sites, linears, structures, .. } = inventory;
+    let lists = [streams.len(), units.len(), sites.len(), linears.len(), structures.len()];
+    if lists.into_iter().any(|count| count > MOST_SITES) {
+        return Err(format!("has more than {MOST_SITES} streams, units, sites, linears or structures"));
     }
-    let named = inventory.units.iter().flat_map(|unit| &unit.sites);
-    let read = inventory.linears.iter().map(|linear| &linear.site);
-    if let Some(site) = named.chain(read).find(|site| site.0 as usize >= sites) {
-        return Err(format!("names site {site} of {sites}"));
-    }
-    let readers = inventory.sites.iter().flat_map(|site| &site.linears);
-    let parts = inventory.structures.iter().flat_map(|s| s.outputs.iter().chain(&s.inputs));
-    if let Some(linear) = readers.chain(parts).find(|linear| linear.0 as usize >= linears) {
-        return Err(format!("names linear {linear} of {linears}"));
-    }
-    let empty = |s: &&Structure| s.count == 0 || s.size == 0 || s.outputs.is_empty();
-    match inventory.structures.iter().find(empty) {
-        Some(structure) => Err(format!("has nothing in structure {}", structure.name)),
-        None => Ok(()),
-    }
+    inventory.check()
 }
 
 /// Whether a plan is one for this inventory.

@@ -38,15 +38,15 @@ fn another_protocol_is_refused_in_words_whatever_else_is_said() {
     let hello = v1::Hello { protocol: PROTOCOL + 1, ..v1::Hello::default() };
     let event = v1::WorkerEvent { event: Some(v1::worker_event::Event::Hello(hello)) };
     let error = WorkerEvent::try_from(event).unwrap_err();
-    assert!(matches!(error, WireError::Protocol { theirs: 3, .. }));
+    assert!(matches!(error, WireError::Protocol { theirs: 4, .. }));
     assert_eq!(
         error.to_string(),
-        "this coordinator speaks protocol 2, the worker 3: use the same release on both"
+        "this coordinator speaks protocol 3, the worker 4: use the same release on both"
     );
     let welcome = v1::Welcome { protocol: PROTOCOL - 1, ..v1::Welcome::default() };
     assert_eq!(
         Welcome::try_from(welcome).unwrap_err().to_string(),
-        "this worker speaks protocol 2, the coordinator 1: use the same release on both"
+        "this worker speaks protocol 3, the coordinator 2: use the same release on both"
     );
 }
 
@@ -133,10 +133,12 @@ fn a_briefing_that_does_not_fit_itself_is_named() {
         let sha256 = prost::bytes::Bytes::copy_from_slice(&obsdiff_proto::Digest::of(&content).0);
         Some(v1::Document { content, sha256 })
     };
-    let empty = r#"{"parameters":0,"units":[],"sites":[],"linears":[]}"#;
+    let empty =
+        r#"{"parameters":0,"streams":[],"units":[],"sites":[],"linears":[],"structures":[],"fixed":[]}"#;
     assert!(briefing(|b| b.inventory = other(empty)).starts_with("plan: package 0 "));
-    let astray = r#"{"parameters":0,"units":[],"sites":[],"linears":[{"name":"a","rows":1,"site":3}]}"#;
-    assert_eq!(briefing(|b| b.inventory = other(astray)), "inventory: names site 3 of 0");
+    let linear = r#""linears":[{"name":"a","rows":1,"bias":false,"site":3}]"#;
+    let astray = empty.replace(r#""linears":[]"#, linear);
+    assert_eq!(briefing(|b| b.inventory = other(&astray)), "inventory: names site 3 of 0");
     assert!(briefing(|b| b.spec = other("{}")).starts_with("spec: cannot be read: missing field `model`"));
     let event = v1::CoordinatorEvent { event: None };
     assert_eq!(CoordinatorEvent::try_from(event).unwrap_err().to_string(), "event: is missing");

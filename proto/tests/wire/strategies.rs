@@ -14,7 +14,7 @@ use obsdiff_proto::view::{Ending, JobReport, News, Phase, View, WorkerView};
 use obsdiff_proto::{
     CalibrationSpec, Digest, Effort, Epoch, EvaluationSpec, HeadScore, HessianSpec, InputDigest, Inventory,
     JobSpec, Layout, Linear, LinearId, LinearTarget, Method, ModelSpec, OutputSpec, Package, PackageId,
-    PackagesSpec, Pattern, Plan, Shard, ShardId, Site, SiteId, SparsitySpec, Stream, Target, Unit, UnitKind,
+    PackagesSpec, Pattern, Plan, Shard, ShardId, Site, SiteId, SparsitySpec, Stream, StreamId, Target, Unit,
     WorkerId, WorkersSpec,
 };
 use proptest::collection::{btree_map, btree_set, vec};
@@ -278,25 +278,21 @@ fn spec() -> impl Strategy<Value = JobSpec> {
 /// A model of units with a site each, a linear each; its plan prunes each unit in a package of its own.
 fn model() -> impl Strategy<Value = (Inventory, Plan)> {
     vec((words(), 1usize..5000, 1usize..5000, share()), 1..5).prop_map(|units| {
-        let mut inventory = Inventory {
-            parameters: 7,
-            units: Vec::new(),
-            sites: Vec::new(),
-            linears: Vec::new(),
-            structures: Vec::new(),
-        };
+        let mut inventory =
+            Inventory { parameters: 7, streams: vec![Stream::new("text", 0, true)], ..Inventory::default() };
         let mut plan = Plan { packages: Vec::new(), shards: Vec::new(), budget: None };
         for (i, (name, width, rows, ratio)) in (0u32..).zip(units) {
             let at = i as usize;
             let (site, linear) = (SiteId(i), LinearId(i));
-            inventory.units.push(Unit { block: i, kind: UnitKind::FfnInputs, sites: vec![site] });
+            inventory.units.push(Unit { block: i, name: "ffn-inputs".to_owned(), sites: vec![site] });
             inventory.sites.push(Site {
                 name: name.clone(),
                 width,
-                stream: Stream::Text,
+                stream: StreamId(0),
+                joined: Vec::new(),
                 linears: vec![linear],
             });
-            inventory.linears.push(Linear { name, rows, site });
+            inventory.linears.push(Linear { name, rows, bias: true, site });
             let target = LinearTarget { linear, target: Target::Unstructured { ratio } };
             let units: Range<usize> = at..at + 1;
             plan.packages.push(Package {

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use obsdiff_engine::solve::structured::{Layer, Score, neurons};
+use obsdiff_engine::solve::structured::{Columns, Layer, Score, neurons};
 
 mod rate;
 
@@ -38,7 +38,7 @@ fn structured(c: &mut Criterion) {
             rate::time(&mut factorised, weight.clone(), |weight| Layer::new(n, weight, &gram, 0.01).unwrap());
             rate::time(&mut whole, weight.clone(), |weight| {
                 let mut layer = Layer::new(n, weight, &gram, 0.01).unwrap();
-                neurons(&mut layer, count, Score::Exact).unwrap();
+                neurons(&mut layer, Columns::all(n, 1), count, Score::Exact).unwrap();
                 layer
             });
         }
@@ -63,7 +63,8 @@ fn structured(c: &mut Criterion) {
     let gram = gram(n);
     c.bench_function("115 of 384 neurons", |b| {
         b.iter(|| {
-            neurons(&mut Layer::new(n, weight.clone(), &gram, 0.01).unwrap(), 115, Score::Exact).unwrap()
+            let mut layer = Layer::new(n, weight.clone(), &gram, 0.01).unwrap();
+            neurons(&mut layer, Columns::all(n, 1), 115, Score::Exact).unwrap()
         });
     });
 }

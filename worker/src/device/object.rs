@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use candle_core::{Device, Tensor};
 use obsdiff_engine::export::{PrunedLinear, PrunedStructure};
-use obsdiff_engine::pruner::{SolvedSlice, SolvedStructure};
+use obsdiff_engine::pruner::{SolvedSlice, SolvedStructures};
 use obsdiff_engine::solve::OutputEnergy;
 use obsdiff_proto::{LinearId, PackageId, StructureId};
 use safetensors::tensor::TensorView;
@@ -27,11 +27,10 @@ pub(super) struct SliceRecord {
     pub(super) energy: Option<OutputEnergy>,
 }
 
-/// What an object says of a structure that lost parts.
+/// What an object says of structures that lost parts together.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub(super) struct StructureRecord {
-    pub(super) structure: StructureId,
-    pub(super) report: PrunedStructure,
+pub(super) struct StructuresRecord {
+    pub(super) structures: Vec<(StructureId, PrunedStructure)>,
     pub(super) linears: Vec<(LinearId, PrunedLinear)>,
 }
 
@@ -48,9 +47,9 @@ struct Said {
 #[serde(rename_all = "snake_case")]
 enum Records {
     Slices(Vec<SliceRecord>),
-    Structure(StructureRecord),
-    /// The error that each further part of a structure would bring.
-    Survey(StructureId, Vec<f64>),
+    Structures(StructuresRecord),
+    /// The error that each further part of each structure would bring.
+    Survey(Vec<(StructureId, Vec<f64>)>),
 }
 
 /// What an object holds.
@@ -58,10 +57,10 @@ enum Records {
 pub(super) enum Content {
     /// Rows of linears, `rows x n` each.
     Slices(Vec<(SliceRecord, Tensor)>),
-    /// The tensors of a structure, by their names in a checkpoint.
-    Structure(StructureRecord, BTreeMap<String, Tensor>),
-    /// The error that each further part of a structure would bring.
-    Survey(StructureId, Vec<f64>),
+    /// The tensors of structures, by their names in a checkpoint.
+    Structures(StructuresRecord, BTreeMap<String, Tensor>),
+    /// The error that each further part of each structure would bring.
+    Survey(Vec<(StructureId, Vec<f64>)>),
 }
 
 /// An object of slices being filled.
@@ -90,19 +89,18 @@ impl Writer {
     }
 }
 
-/// The object of a structure that lost parts.
-pub(super) fn structure(package: PackageId, solved: SolvedStructure) -> Result<Vec<u8>, ShelfError> {
-    let SolvedStructure { structure, tensors, report, linears } = solved;
-    serialize(&tensors, package, Records::Structure(StructureRecord { structure, report, linears }))
+/// The object of structures that lost parts.
+pub(super) fn structures(package: PackageId, solved: SolvedStructures) -> Result<Vec<u8>, ShelfError> {
+    let SolvedStructures { structures, tensors, linears } = solved;
+    serialize(&tensors, package, Records::Structures(StructuresRecord { structures, linears }))
 }
 
-/// The object of a structure of which it is known what its parts would cost.
+/// The object of structures of which it is known what their parts would cost.
 pub(super) fn survey(
     package: PackageId,
-    structure: StructureId,
-    errors: Vec<f64>,
+    errors: Vec<(StructureId, Vec<f64>)>,
 ) -> Result<Vec<u8>, ShelfError> {
-    serialize([], package, Records::Survey(structure, errors))
+    serialize([], package, Records::Survey(errors))
 }
 
 /// Tensors of f32, and what is to be said of them.
@@ -146,12 +144,12 @@ pub(super) fn read(object: &[u8]) -> Result<(PackageId, Content), ShelfError> {
     let said: Said = serde_json::from_str(text).map_err(|e| broken(&e))?;
     let content = match said.records {
         Records::Slices(slices) => Content::Slices(slices.into_iter().map(slice).collect::<Result<_, _>>()?),
-        Records::Structure(record) => {
+        Records::Structures(record) => {
             let named = |(name, view): (String, _)| Ok((name.clone(), tensor(&name, &view)?));
             let tensors = tensors.tensors().into_iter().map(named).collect::<Result<_, ShelfError>>()?;
-            Content::Structure(record, tensors)
+            Content::Structures(record, tensors)
         }
-        Records::Survey(structure, errors) => Content::Survey(structure, errors),
+        Records::Survey(errors) => Content::Survey(errors),
     };
     Ok((said.package, content))
 }

@@ -5,14 +5,15 @@ use std::sync::Arc;
 
 use candle_core::Tensor;
 use obsdiff_engine::Error;
+use obsdiff_engine::export::{PrunedLinear, PrunedStructure};
 use obsdiff_engine::gram::Gram;
 use obsdiff_engine::pruner::{Course, Grams, Pruner, allocate, possible};
 use obsdiff_proto::message::{Exponents, Opening, Part, Solved};
 use obsdiff_proto::{
-    Accumulate, LinearId, Package, PackageId, Plan, Shard, ShardId, SiteId, Structure, StructureId, lock,
+    Accumulate, LinearId, Package, PackageId, Plan, Shard, ShardId, SiteId, StructureId, lock,
 };
 
-use super::object::{self, Content, SliceRecord, StructureRecord};
+use super::object::{self, Content, SliceRecord};
 use super::pruned::{Pruned, linears};
 use super::reducing::{GramReducer, Received};
 use super::{Engine, PrunedTensors, Reducer, Shelf, ShelfError, Step, WorkError};
@@ -42,8 +43,9 @@ pub struct PruningEngine<'a> {
     tensors: PrunedTensors,
     /// What was said of the rows applied.
     records: Vec<SliceRecord>,
-    /// What was said of the structures applied.
-    structures: BTreeMap<StructureId, StructureRecord>,
+    /// What was said of the structures applied, and of their linears.
+    structures: BTreeMap<StructureId, PrunedStructure>,
+    structured: BTreeMap<LinearId, PrunedLinear>,
     /// What further parts of each structure would cost, as far as they are surveyed.
     surveyed: BTreeMap<StructureId, Vec<f64>>,
     /// How many parts each structure loses, where a budget decides.
@@ -70,6 +72,7 @@ impl<'a> PruningEngine<'a> {
             applied: 0,
             records: Vec::new(),
             structures: BTreeMap::new(),
+            structured: BTreeMap::new(),
             surveyed: BTreeMap::new(),
             shares: BTreeMap::new(),
         }
@@ -87,11 +90,11 @@ impl<'a> PruningEngine<'a> {
 
     /// What is to be said of what is applied so far.
     pub fn pruned(&self) -> Pruned {
-        let of_structures = self.structures.values().flat_map(|record| record.linears.iter().cloned());
-        let linears: BTreeMap<_, _> = linears(&self.records).into_iter().chain(of_structures).collect();
+        let mut linears = linears(&self.records);
+        linears.extend(self.structured.clone());
         Pruned {
             linears: linears.into_values().collect(),
-            structures: self.structures.values().map(|record| record.report.clone()).collect(),
+            structures: self.structures.values().cloned().collect(),
             tensors: self.tensors.clone(),
         }
     }
@@ -118,16 +121,17 @@ impl<'a> PruningEngine<'a> {
             }
             let slices = match content {
                 Content::Slices(slices) => slices,
-                Content::Structure(record, tensors) => {
+                Content::Structures(record, tensors) => {
                     for name in tensors.keys() {
                         self.tensors.add(name.clone(), 0, receipt, name.clone());
                     }
                     self.pruner.apply_tensors(&tensors)?;
-                    self.structures.insert(record.structure, record);
+                    self.structures.extend(record.structures);
+                    self.structured.extend(record.linears);
                     continue;
                 }
-                Content::Survey(structure, errors) => {
-                    self.surveyed.insert(structure, errors);
+                Content::Survey(errors) => {
+                    self.surveyed.extend(errors);
                     continue;
                 }
             };
@@ -208,24 +212,26 @@ impl<'a> PruningEngine<'a> {
         share.ok_or_else(unknown).map(Some)
     }
 
-    /// Solves the structure whose outputs a part consists of, or finds what its parts would cost.
-    fn solve_structure(&self, package: &Package, part: &Part) -> Result<Vec<u8>, WorkError> {
+    /// Solves the structures whose outputs a part consists of, or finds what their parts would cost.
+    fn solve_structures(&self, package: &Package, part: &Part) -> Result<Vec<u8>, WorkError> {
         let inventory = self.pruner.model().inventory();
-        let reads = |structure: &Structure| {
-            structure.outputs.iter().eq(part.slices.iter().map(|slice| &slice.linear))
+        let reads = |group: &Vec<StructureId>| {
+            inventory.outputs_of(group).iter().eq(part.slices.iter().map(|slice| &slice.linear))
         };
-        let id = inventory.structure_ids().find(|id| reads(inventory.structure(*id)));
-        let id = id.ok_or_else(|| Error::Argument(format!("part {} is none of this plan", part.id)))?;
-        let sites = inventory.structure(id).outputs.iter().map(|linear| inventory.linear(*linear).site);
+        let group = inventory.structure_groups(package).into_iter().find(reads);
+        let group = group.ok_or_else(|| Error::Argument(format!("part {} is none of this plan", part.id)))?;
+        let sites = group.iter().flat_map(|id| inventory.sites_of(*id));
         let grams: BTreeMap<_, _> = sites.filter_map(|site| Some((site, self.gram(site)?))).collect();
         let grams: Grams<'_> = grams.iter().map(|(site, gram)| (*site, &**gram)).collect();
         let object = if package.survey {
-            object::survey(package.id, id, self.pruner.survey(id, &grams)?)?
+            let errors = self.pruner.survey(&group, &grams)?;
+            object::survey(package.id, group.iter().copied().zip(errors).collect())?
         } else {
-            let count = self.share(id)?;
-            object::structure(package.id, self.pruner.solve_structure(package, id, &grams, count)?)?
+            let counts = group.iter().map(|id| self.share(*id)).collect::<Result<Vec<_>, _>>()?;
+            let solved = self.pruner.solve_structures(package, &group, &grams, &counts)?;
+            object::structures(package.id, solved)?
         };
-        self.watch.solved(1);
+        self.watch.solved(group.len() as u64);
         Ok(object)
     }
 
@@ -319,7 +325,7 @@ impl Engine for PruningEngine<'_> {
     fn solve(&mut self, part: &Part) -> Result<Solved, WorkError> {
         let package = self.package(part.id.package)?.clone();
         let object = if package.is_structured() {
-            self.solve_structure(&package, part)?
+            self.solve_structures(&package, part)?
         } else {
             self.solve_slices(&package, part)?
         };

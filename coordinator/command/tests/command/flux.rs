@@ -7,6 +7,7 @@ use obsdiff_engine::checkpoint::{Library, Weights};
 use obsdiff_tests::copy_folder;
 
 use crate::setting::{Case, RUN, Setting, refused};
+use crate::structured::job;
 use crate::{asset, told};
 
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
@@ -63,11 +64,71 @@ fn the_shipped_job_prunes_half_of_every_linear() {
         "24",
     ];
     let table = told(folder.path(), &[&compare[..], &size].concat());
+    assert!(mean(&table) > 1e-3 && mean(&table) < 1.0, "{table}");
+    assert!(table.contains("forward call with 64 image and 24 text tokens"), "{table}");
+}
+
+/// The mean of a table that `compare` prints: the relative error of the final latents.
+fn mean(table: &str) -> f64 {
     let mean = table
         .lines()
         .find_map(|line| line.strip_prefix("mean")?.split_whitespace().next()?.parse::<f64>().ok());
-    assert!(mean.is_some_and(|mean| mean > 1e-3 && mean < 1.0), "{table}");
-    assert!(table.contains("forward call with 64 image and 24 text tokens"), "{table}");
+    mean.unwrap_or_else(|| panic!("no mean in {table}"))
+}
+
+#[test]
+fn heads_and_neurons_go_and_the_pipeline_gets_smaller() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = |name: &str| folder.path().join(name).display().to_string();
+    let run = |name: &str, sparsity: &str, output: &str| {
+        let model = asset("shapes-flux").display().to_string();
+        let sparsity = format!("pattern = \"structured\"\n{sparsity}");
+        let file = job(folder.path(), name, &model, &sparsity, output);
+        let size = ["--set", "calibration.height=32", "--set", "calibration.width=32"];
+        told(folder.path(), &[&["run", &file, "--quiet"][..], &size].concat());
+        let json = |file: &str| -> serde_json::Value {
+            serde_json::from_slice(&fs::read(folder.path().join(name).join(file)).unwrap()).unwrap()
+        };
+        (json("pruning.json"), json("transformer/config.json"))
+    };
+    let (record, config) = run("small", "ratio = 0.5", "");
+    assert_eq!(config["_class_name"], "PrunedFluxTransformer2DModel");
+    assert_eq!(config["auto_map"]["AutoModel"], "modeling_pruned_flux.PrunedFluxTransformer2DModel");
+    assert!(folder.path().join("small/transformer/modeling_pruned_flux.py").is_file());
+    let dense = serde_json::from_slice::<serde_json::Value>(
+        &fs::read(asset("shapes-flux").join("transformer/config.json")).unwrap(),
+    )
+    .unwrap();
+    let heads = dense["num_attention_heads"].as_u64().unwrap();
+    let neurons = 4 * heads * dense["attention_head_dim"].as_u64().unwrap();
+    // The first and the last block keep all.
+    let list = |key: &str| -> Vec<u64> {
+        config[key].as_array().unwrap().iter().map(|size| size.as_u64().unwrap()).collect()
+    };
+    let half = heads - heads / 2;
+    assert_eq!(list("attention_heads_per_block"), [heads, half, half]);
+    assert_eq!(list("ffn_context_width_per_block"), [neurons, neurons / 2, neurons / 2]);
+    assert_eq!(list("single_attention_heads_per_block"), [half, half, half, half, heads]);
+    let few = neurons / 2;
+    assert_eq!(list("single_mlp_width_per_block"), [few, few, few, few, neurons]);
+    let structures = record["structures"].as_array().unwrap();
+    assert_eq!(structures.len(), 2 * 3 + 4 * 2);
+    assert!(structures.iter().all(|structure| structure["error"].as_f64().unwrap() > 0.0));
+
+    run("masked", "ratio = 0.5", "layout = \"masked\"");
+    let size = ["--steps", "3", "--height", "32", "--width", "32", "--max-sequence-length", "24"];
+    let compare = |one: &str, other: &str| {
+        let pair = ["compare", one, other, "--prompt", "a red circle on white", "--guidance", "3.5"];
+        mean(&told(folder.path(), &[&pair[..], &size].concat()))
+    };
+    assert!(compare(&out("masked"), &out("small")) < 1e-5);
+    let error = compare(asset("shapes-flux").to_str().unwrap(), &out("small"));
+    assert!(error > 1e-3 && error < 1.0, "{error}");
+
+    let (record, _) = run("budget", "budget = 0.15", "");
+    let flops = record["sizes"]["forward_flops"].as_array().unwrap();
+    let [before, after] = [0, 1].map(|i: usize| flops[i].as_f64().unwrap());
+    assert!(after <= 0.85 * before && after > 0.8 * before, "{after} of {before}");
 }
 
 #[test]

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::{asset, obsdiff, pipeline, text, told};
 
 /// A small structured job in `folder`, with some lines of its own in `[sparsity]` and `[output]`.
-fn job(folder: &Path, name: &str, model: &str, sparsity: &str, output: &str) -> String {
+pub(crate) fn job(folder: &Path, name: &str, model: &str, sparsity: &str, output: &str) -> String {
     let file = format!("{name}.toml");
     let job = format!(
         "[model]\npath = {model:?}\n[sparsity]\n{sparsity}\n\

@@ -9,8 +9,8 @@ use obsdiff_core::{Exponents, Job, Manifest, Options};
 use obsdiff_proto::message::PartId;
 use obsdiff_proto::session::Briefing;
 use obsdiff_proto::{
-    Budget, Inventory, JobSpec, Linear, LinearId, LinearTarget, Package, PackageId, Plan, Shard, ShardId,
-    Site, SiteId, Stream, Structure, Target,
+    Budget, Features, Inventory, JobSpec, Linear, LinearId, LinearTarget, Package, PackageId, PartKind, Plan,
+    Shard, ShardId, Site, SiteId, StreamId, Structure, Target,
 };
 use obsdiff_tests::Prng;
 use obsdiff_worker::device::{MemoryShelf, Shelf};
@@ -43,25 +43,25 @@ impl Shape {
         let site = |i: u32| Site {
             name: format!("l{}", 2 * i),
             width: 4,
-            stream: Stream::Image,
+            stream: StreamId(0),
+            joined: Vec::new(),
             linears: vec![LinearId(2 * i), LinearId(2 * i + 1)],
         };
-        let linear = |i: u32| Linear { name: format!("l{i}"), rows: 8, site: SiteId(i / 2) };
+        let linear = |i: u32| Linear { name: format!("l{i}"), rows: 8, bias: true, site: SiteId(i / 2) };
         let structure = |i: u32| Structure {
             name: format!("s{i}"),
             block: i,
-            size: 2,
+            kind: PartKind::Heads,
             count: 2,
-            outputs: (4 * i..4 * i + 4).map(LinearId).collect(),
+            outputs: (4 * i..4 * i + 4).map(|id| Features::whole(LinearId(id), 2)).collect(),
             inputs: Vec::new(),
         };
         let structures = if self.budget { self.packages } else { 0 };
         Inventory {
-            parameters: 0,
-            units: Vec::new(),
             sites: (0..2 * self.packages).map(site).collect(),
             linears: (0..4 * self.packages).map(linear).collect(),
             structures: (0..structures).map(structure).collect(),
+            ..Inventory::default()
         }
     }
 

@@ -1,18 +1,20 @@
 //! What a plan costs: bytes held and sent, forward calls, and floating-point operations (a multiplication and its addition count
 //! two).
 
+mod grams;
 mod times;
 
 use std::iter::Sum;
 use std::ops::Add;
 
-use obsdiff_proto::{Accumulate, Inventory, JobSpec, Package, Plan, Site, Stream};
+use obsdiff_proto::{Accumulate, Inventory, JobSpec, Package, Plan, Site};
 
 use crate::assignment::SolveCost;
 
+pub use grams::GramTotals;
 pub use times::{Cluster, PackageTimes, Rates, Setting, rates, times};
 
-/// Tokens of each stream in one forward call on one picture.
+/// Tokens of one forward call on one picture; a [`obsdiff_proto::Stream`] says which of them are in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tokens {
     /// Latent patches.
@@ -24,13 +26,9 @@ pub struct Tokens {
 }
 
 impl Tokens {
-    /// Tokens of a picture in `stream`.
-    pub fn of(self, stream: Stream) -> u64 {
-        match stream {
-            Stream::Image => self.image,
-            Stream::Text => self.text,
-            Stream::Joint => self.image + self.text,
-        }
+    /// Those that one forward call on one picture brings to a site.
+    pub fn at(self, site: &Site, inventory: &Inventory) -> u64 {
+        inventory.stream(site.stream).tokens(self.image, self.text)
     }
 }
 
@@ -62,8 +60,8 @@ impl Workload {
     }
 
     /// Rows that one package's calibration brings to a site.
-    fn rows(&self, site: &Site) -> f64 {
-        self.passes() as f64 * self.tokens.of(site.stream) as f64
+    fn rows(&self, site: &Site, inventory: &Inventory) -> f64 {
+        self.passes() as f64 * self.tokens.at(site, inventory) as f64
     }
 }
 
@@ -164,7 +162,7 @@ fn package(
             .fold(0, u64::saturating_add),
         passes,
         forward_flops: passes as f64 * workload.forward_flops,
-        gram_flops: total(sites().map(|s| gram_flops(s, workload))),
+        gram_flops: total(sites().map(|s| gram_flops(s, inventory, workload))),
         solve_flops: total(sites().map(|s| solving.site_flops(s.width)))
             + total(solved().map(|(rows, n)| solving.row_flops(n, rows))),
         weights: package
@@ -192,9 +190,9 @@ pub fn gram_bytes(width: usize, accumulate: Accumulate) -> u64 {
 }
 
 /// Operations of gathering a site's Gram over one package's calibration: n (n + 1) for each row.
-pub(crate) fn gram_flops(site: &Site, workload: &Workload) -> f64 {
+pub(crate) fn gram_flops(site: &Site, inventory: &Inventory, workload: &Workload) -> f64 {
     let n = site.width as f64;
-    workload.rows(site) * n * (n + 1.0)
+    workload.rows(site, inventory) * n * (n + 1.0)
 }
 
 /// What a process holds besides the open Grams, in bytes.

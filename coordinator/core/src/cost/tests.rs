@@ -1,4 +1,4 @@
-use obsdiff_proto::{Linear, LinearId, LinearTarget, PackageId, SiteId, Target, Unit, UnitKind};
+use obsdiff_proto::{Linear, LinearId, LinearTarget, PackageId, SiteId, Stream, StreamId, Target, Unit};
 
 use super::*;
 use crate::assignment::SolveCost;
@@ -8,16 +8,17 @@ fn small() -> (Plan, Inventory) {
     let site = |name: &str, width, stream, linears: &[u32]| Site {
         name: name.into(),
         width,
-        stream,
+        stream: StreamId(stream),
+        joined: Vec::new(),
         linears: linears.iter().map(|l| LinearId(*l)).collect(),
     };
-    let linear = |rows, site| Linear { name: String::new(), rows, site: SiteId(site) };
+    let linear = |rows, site| Linear { name: String::new(), rows, bias: true, site: SiteId(site) };
     let inventory = Inventory {
-        parameters: 0,
-        units: vec![Unit { block: 0, kind: UnitKind::AttentionInputs, sites: vec![SiteId(0), SiteId(1)] }],
-        sites: vec![site("q", 4, Stream::Image, &[0, 1]), site("add_q", 2, Stream::Text, &[2])],
+        streams: vec![Stream::new("image", 1, false), Stream::new("text", 0, true)],
+        units: vec![Unit { block: 0, name: "inputs".to_owned(), sites: vec![SiteId(0), SiteId(1)] }],
+        sites: vec![site("q", 4, 0, &[0, 1]), site("add_q", 2, 1, &[2])],
         linears: vec![linear(3, 0), linear(5, 0), linear(7, 1)],
-        structures: Vec::new(),
+        ..Inventory::default()
     };
     let target = |l| LinearTarget { linear: LinearId(l), target: Target::Unstructured { ratio: 0.5 } };
     let package = Package {

@@ -104,7 +104,8 @@ fn calibrate(plan: &Plan, package: &Package, setting: Setting<'_>, workers: u32)
     if package.sites.is_empty() || workload.prompts == 0 {
         return 0.0;
     }
-    let grams = total(package.sites.iter().map(|site| gram_flops(inventory.site(*site), workload)));
+    let grams =
+        total(package.sites.iter().map(|site| gram_flops(inventory.site(*site), inventory, workload)));
     let forward = workload.passes() as f64 * workload.forward_flops;
     let of_prompt = (forward / rates.forward + grams / rates.gram) / workload.prompts as f64;
     let mut busy = vec![0.0; workers as usize];

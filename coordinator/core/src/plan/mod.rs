@@ -87,7 +87,7 @@ fn active_units(spec: &JobSpec, inventory: &Inventory, targets: &Targets, tokens
                     site.width + usize::from(whole.is_some()),
                     spec.hessian.accumulate,
                 ));
-                entry.work += gram_flops(site, &workload)
+                entry.work += gram_flops(site, inventory, &workload)
                     + SolveCost::of(&spec.sparsity).of_rows(site.width, rows) as f64;
             } else {
                 entry.work += rows as f64 * site.width as f64;

@@ -1,7 +1,7 @@
 //! Rules that decide nothing, and targets that leave a linear as it is: what a job asks for is done or refused.
 
 use obsdiff_proto::{
-    Inventory, JobError, JobSpec, LinearTarget, Method, Pattern, SparsitySpec, Target, Targets,
+    Inventory, JobError, JobSpec, LinearTarget, Method, PartKind, Pattern, SparsitySpec, Target, Targets,
 };
 
 use super::{PlanError, structured};
@@ -110,11 +110,16 @@ fn problem(method: Method, inventory: &Inventory, target: &LinearTarget) -> Opti
             })
         }
         Target::Structured { ratio } => {
-            let structure =
-                inventory.structures.iter().find(|s| s.outputs.first() == Some(&target.linear))?;
-            let (ratio, count) = (ratio.filter(|ratio| *ratio > 0.0)?, structure.count as f64);
+            let ratio = ratio.filter(|ratio| *ratio > 0.0)?;
+            let led = inventory.structures.iter().filter(|s| s.leader() == Some(target.linear));
+            // What is enough for the smallest structure is enough for all.
+            let structure = led.min_by_key(|structure| structure.count)?;
+            let count = structure.count as f64;
             ((ratio * count).round_ties_even() < 1.0).then(|| {
-                let parts = if structure.is_attention() { "heads" } else { "neurons" };
+                let parts = match structure.kind {
+                    PartKind::Heads => "heads",
+                    PartKind::Neurons => "neurons",
+                };
                 format!(
                     "round({ratio} * {count}) = 0 of its {count} {parts} would go. Give more than {}",
                     0.5 / count

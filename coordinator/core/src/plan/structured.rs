@@ -1,29 +1,27 @@
 //! What structured pruning takes from which structure: the rules' word on the linear that leads it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use obsdiff_proto::{Inventory, Linear, LinearId, Structure, Target, Targets};
 
 /// The linears by whose names rules decide: the first of those that read a structure.
 pub(super) fn leaders(inventory: &Inventory) -> impl Iterator<Item = &Linear> {
-    inventory.structures.iter().filter_map(|structure| leader(inventory, structure))
-}
-
-fn leader<'a>(inventory: &'a Inventory, structure: &Structure) -> Option<&'a Linear> {
-    structure.outputs.first().map(|id| inventory.linear(*id))
+    let mut seen = BTreeSet::new();
+    let leaders = inventory.structures.iter().filter_map(Structure::leader);
+    leaders.filter(move |id| seen.insert(*id)).map(|id| inventory.linear(id))
 }
 
 /// The target of every linear that loses columns. The first and the last block keep all, where no rule says otherwise.
 pub(super) fn targets(inventory: &Inventory, targets: &Targets) -> BTreeMap<LinearId, Target> {
     let last = inventory.structures.iter().map(|s| s.block).max().unwrap_or(0);
     let target = |structure: &Structure| {
-        let by_rule = targets.by_rule(&leader(inventory, structure)?.name);
+        let by_rule = targets.by_rule(&inventory.linear(structure.leader()?).name);
         let ends = structure.block == 0 || structure.block == last;
         by_rule.unwrap_or((!ends).then_some(targets.otherwise()))
     };
     let of = |structure: &Structure| {
         let target = target(structure);
-        structure.outputs.iter().filter_map(move |id| Some((*id, target?))).collect::<Vec<_>>()
+        structure.outputs.iter().filter_map(move |output| Some((output.linear, target?))).collect::<Vec<_>>()
     };
     inventory.structures.iter().flat_map(of).collect()
 }

@@ -2,9 +2,9 @@ mod rules;
 mod solving;
 
 use obsdiff_proto::{
-    Accumulate, CalibrationSpec, Effort, EvaluationSpec, HeadScore, HessianSpec, JobError, Layout, Linear,
-    LinearId, Method, ModelSpec, OutputSpec, PackagesSpec, Pattern, Rule, Site, SparsitySpec, Stream,
-    Structure, Target, Unit, UnitKind,
+    Accumulate, CalibrationSpec, Effort, EvaluationSpec, Features, HeadScore, HessianSpec, JobError, Layout,
+    Linear, LinearId, Method, ModelSpec, OutputSpec, PackagesSpec, PartKind, Pattern, Rule, Site,
+    SparsitySpec, Stream, StreamId, Structure, Target, Unit,
 };
 use proptest::prelude::*;
 
@@ -53,18 +53,23 @@ fn inventory(widths_and_rows: &[(usize, usize)]) -> Inventory {
     let name = |i: u32| format!("blocks.{i}.linear");
     let at = |i: u32| widths_and_rows[i as usize];
     Inventory {
-        parameters: 0,
-        units: ids().map(|i| Unit { block: i, kind: UnitKind::FfnInputs, sites: vec![SiteId(i)] }).collect(),
+        streams: vec![Stream::new("image", 1, false), Stream::new("text", 0, true)],
+        units: ids()
+            .map(|i| Unit { block: i, name: "ffn-inputs".to_owned(), sites: vec![SiteId(i)] })
+            .collect(),
         sites: ids()
             .map(|i| Site {
                 name: name(i),
                 width: at(i).0,
-                stream: Stream::Image,
+                stream: StreamId(0),
+                joined: Vec::new(),
                 linears: vec![LinearId(i)],
             })
             .collect(),
-        linears: ids().map(|i| Linear { name: name(i), rows: at(i).1, site: SiteId(i) }).collect(),
-        structures: Vec::new(),
+        linears: ids()
+            .map(|i| Linear { name: name(i), rows: at(i).1, bias: true, site: SiteId(i) })
+            .collect(),
+        ..Inventory::default()
     }
 }
 
@@ -319,34 +324,33 @@ fn with_structures() -> Inventory {
                     inventory.linears.push(Linear {
                         name: format!("blocks.{block}.{name}"),
                         rows: 8,
+                        bias: true,
                         site: id,
                     });
                     LinearId(inventory.linears.len() as u32 - 1)
                 })
                 .collect();
-            inventory.sites.push(Site { name: String::new(), width, stream, linears });
+            let stream = StreamId(stream);
+            inventory.sites.push(Site { name: String::new(), width, stream, joined: Vec::new(), linears });
             id
         };
-        let kinds = [
-            (UnitKind::AttentionInputs, vec![site(Stream::Image, 8, &["q", "k", "v"])]),
-            (
-                UnitKind::AttentionOutputs,
-                vec![site(Stream::Image, 8, &["out"]), site(Stream::Text, 8, &["add_out"])],
-            ),
-            (UnitKind::FfnHidden, vec![site(Stream::Image, 6, &["down"])]),
+        let units = [
+            ("attention-inputs", vec![site(0, 8, &["q", "k", "v"])]),
+            ("attention-outputs", vec![site(0, 8, &["out"]), site(1, 8, &["add_out"])]),
+            ("ffn-hidden", vec![site(0, 6, &["down"])]),
         ];
-        inventory.units.extend(kinds.map(|(kind, sites)| Unit { block, kind, sites }));
+        inventory.units.extend(units.map(|(name, sites)| Unit { block, name: name.to_owned(), sites }));
         let at = |i: u32| LinearId(block * 6 + i);
-        let structure = |size, count, outputs: &[u32], inputs: &[u32]| Structure {
+        let structure = |kind, size, count, outputs: &[u32], inputs: &[u32]| Structure {
             name: String::new(),
             block,
-            size,
+            kind,
             count,
-            outputs: outputs.iter().map(|i| at(*i)).collect(),
-            inputs: inputs.iter().map(|i| at(*i)).collect(),
+            outputs: outputs.iter().map(|i| Features::whole(at(*i), size)).collect(),
+            inputs: inputs.iter().map(|i| Features::whole(at(*i), size)).collect(),
         };
-        inventory.structures.push(structure(2, 4, &[3, 4], &[0, 1, 2]));
-        inventory.structures.push(structure(1, 6, &[5], &[]));
+        inventory.structures.push(structure(PartKind::Heads, 2, 4, &[3, 4], &[0, 1, 2]));
+        inventory.structures.push(structure(PartKind::Neurons, 1, 6, &[5], &[]));
     }
     inventory
 }

@@ -10,7 +10,7 @@ use obsdiff_core::{
 };
 use obsdiff_proto::{
     Inventory, Linear, LinearId, LinearTarget, Package, PackageId, Plan, Shard, ShardId, Site, SiteId,
-    Stream, Target, WorkerId,
+    StreamId, Target, WorkerId,
 };
 
 /// A core, its clock, and what its workers say of themselves.
@@ -30,9 +30,14 @@ pub(crate) const HARDWARE: &str = "a processor";
 
 /// Two packages of one site each, four shards.
 pub(crate) fn job() -> Job {
-    let site =
-        |i: u32| Site { name: format!("l{i}"), width: 4, stream: Stream::Image, linears: vec![LinearId(i)] };
-    let linear = |i: u32| Linear { name: format!("l{i}"), rows: 4, site: SiteId(i) };
+    let site = |i: u32| Site {
+        name: format!("l{i}"),
+        width: 4,
+        stream: StreamId(0),
+        joined: Vec::new(),
+        linears: vec![LinearId(i)],
+    };
+    let linear = |i: u32| Linear { name: format!("l{i}"), rows: 4, bias: true, site: SiteId(i) };
     let target = |i: u32| LinearTarget { linear: LinearId(i), target: Target::NToM { n: 2, m: 4 } };
     let package = |i: u32| Package {
         id: PackageId(i),
@@ -45,10 +50,9 @@ pub(crate) fn job() -> Job {
     Job {
         inventory: Arc::new(Inventory {
             parameters: 32,
-            units: Vec::new(),
             sites: (0..2).map(site).collect(),
             linears: (0..2).map(linear).collect(),
-            structures: Vec::new(),
+            ..Inventory::default()
         }),
         plan: Arc::new(Plan {
             packages: (0..2).map(package).collect(),

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use obsdiff_core::{Command, Job, Order, Outcome, Receipt, Solved};
-use obsdiff_proto::{Budget, LinearId, LinearTarget, PackageId, Plan, SiteId, Structure, Target, WorkerId};
+use obsdiff_proto::{
+    Budget, Features, LinearId, LinearTarget, PackageId, PartKind, Plan, SiteId, Structure, Target, WorkerId,
+};
 
 use crate::script::{Script, job};
 
@@ -13,9 +15,9 @@ fn structured() -> Job {
     let structure = Structure {
         name: "attn".to_owned(),
         block: 0,
-        size: 2,
+        kind: PartKind::Heads,
         count: 2,
-        outputs: vec![LinearId(0), LinearId(1)],
+        outputs: [0, 1].map(|id| Features::whole(LinearId(id), 2)).to_vec(),
         inputs: Vec::new(),
     };
     Arc::make_mut(&mut job.inventory).structures = vec![structure];

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use obsdiff_core::{Exponents, Job, Manifest, Options, Part, PartId, Receipt, split};
 use obsdiff_proto::{
-    Budget, Inventory, Linear, LinearId, LinearTarget, Package, PackageId, Plan, Shard, ShardId, Site,
-    SiteId, Stream, Structure, Target,
+    Budget, Features, Inventory, Linear, LinearId, LinearTarget, Package, PackageId, PartKind, Plan, Shard,
+    ShardId, Site, SiteId, StreamId, Structure, Target,
 };
 use obsdiff_tests::{Prng, hash};
 
@@ -154,9 +154,9 @@ fn structures(packages: u64, per_package: u64, rng: &mut Prng) -> Vec<Structure>
             structures.push(Structure {
                 name: format!("structures.{}", structures.len()),
                 block: package as u32,
-                size: 2,
+                kind: PartKind::Heads,
                 count: 4,
-                outputs: (next..end).map(|i| LinearId(i as u32)).collect(),
+                outputs: (next..end).map(|i| Features::whole(LinearId(i as u32), 2)).collect(),
                 inputs: Vec::new(),
             });
             next = end;
@@ -167,15 +167,23 @@ fn structures(packages: u64, per_package: u64, rng: &mut Prng) -> Vec<Structure>
 
 fn inventory(sites: u64, rng: &mut Prng) -> Inventory {
     let name = |i: u64| format!("blocks.{i}");
-    let site =
-        |i: u64| Site { name: name(i), width: 8, stream: Stream::Image, linears: vec![LinearId(i as u32)] };
-    let linear = |i: u64| Linear { name: name(i), rows: rng.within(4..40) as usize, site: SiteId(i as u32) };
+    let site = |i: u64| Site {
+        name: name(i),
+        width: 8,
+        stream: StreamId(0),
+        joined: Vec::new(),
+        linears: vec![LinearId(i as u32)],
+    };
+    let linear = |i: u64| Linear {
+        name: name(i),
+        rows: rng.within(4..40) as usize,
+        bias: true,
+        site: SiteId(i as u32),
+    };
     Inventory {
-        parameters: 0,
-        units: Vec::new(),
         sites: (0..sites).map(site).collect(),
         linears: (0..sites).map(linear).collect(),
-        structures: Vec::new(),
+        ..Inventory::default()
     }
 }
 

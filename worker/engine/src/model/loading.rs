@@ -33,6 +33,13 @@ impl Loader<'_> {
         Ok(tensor.to_device(self.device)?)
     }
 
+    /// `name.weight` (`rows x n`), with zeros for a bias.
+    pub(crate) fn linear_without_bias(&self, name: &str, rows: usize, n: usize) -> Result<Linear> {
+        let weight = self.tensor(&format!("{name}.weight"), &[rows, n])?;
+        let bias = Tensor::zeros(rows, self.dtype, self.device)?;
+        Ok(Linear { weight, bias })
+    }
+
     /// `name.weight` (`rows x n`) and `name.bias` (`rows`).
     pub(crate) fn linear(&self, name: &str, rows: usize, n: usize) -> Result<Linear> {
         let weight = self.tensor(&format!("{name}.weight"), &[rows, n])?;

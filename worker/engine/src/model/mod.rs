@@ -3,6 +3,7 @@
 pub(crate) mod conditioning;
 pub(crate) mod joint;
 pub(crate) mod linears;
+pub(crate) mod listing;
 pub(crate) mod loading;
 pub(crate) mod ops;
 pub(crate) mod parts;
@@ -111,15 +112,15 @@ pub trait DiffusionModel: Send {
     /// When the id is not of this model, or the shape differs.
     fn replace(&mut self, linear: LinearId, weight: Tensor) -> Result<()>;
 
-    /// A linear's bias, `rows`, in the model's compute type.
+    /// A linear's bias, `rows`, in the model's compute type; none where it adds none.
     ///
     /// # Errors
     /// When the id is not of this model.
-    fn bias(&self, linear: LinearId) -> Result<&Tensor>;
+    fn bias(&self, linear: LinearId) -> Result<Option<&Tensor>>;
 
     /// Replaces a linear's bias by one of the same shape.
     ///
     /// # Errors
-    /// When the id is not of this model, or the shape differs.
+    /// When the id is not of this model, the linear has no bias, or the shape differs.
     fn replace_bias(&mut self, linear: LinearId, bias: Tensor) -> Result<()>;
 }

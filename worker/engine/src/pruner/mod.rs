@@ -24,7 +24,7 @@ use crate::{Error, Result};
 pub use budget::{Course, OutOfReach, allocate, possible};
 pub use shrunk::{kept_parts, selections};
 pub use solving::SolvedSlice;
-pub use structured::{Grams, SolvedStructure};
+pub use structured::{Grams, SolvedStructures};
 
 /// A model, the trajectories it is calibrated on, and the Grams of the package that is open.
 pub struct Pruner {
@@ -177,12 +177,15 @@ impl Pruner {
         self.dense(linear, 0..self.model.inventory().linear(linear).rows)
     }
 
-    /// A linear's bias as the checkpoint has it.
-    fn dense_bias(&self, linear: LinearId) -> Result<Vec<f32>> {
+    /// A linear's bias as the checkpoint has it; none where it has none.
+    fn dense_bias(&self, linear: LinearId) -> Result<Option<Vec<f32>>> {
         let described = self.model.inventory().linear(linear);
+        if !described.bias {
+            return Ok(None);
+        }
         let name = format!("{}.bias", described.name);
         let bias = self.weights.tensor(&name, &[described.rows], DType::F32, &Device::Cpu)?;
-        Ok(bias.to_vec1()?)
+        Ok(Some(bias.to_vec1()?))
     }
 
     /// The model as it is.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use obsdiff_proto::{Inventory, LinearId, Structure};
+use obsdiff_proto::{Features, Inventory, LinearId, Structure};
 
 use crate::export::Kept;
 
@@ -17,9 +17,12 @@ pub fn kept_parts<E>(
 ) -> Result<Vec<Vec<usize>>, E> {
     let mut of = |structure: &Structure| {
         let mut read = vec![false; structure.count];
-        for linear in &structure.outputs {
-            for row in weight(*linear)?.chunks_exact(structure.size * structure.count) {
-                for (read, part) in read.iter_mut().zip(row.chunks_exact(structure.size)) {
+        for output in &structure.outputs {
+            let width = inventory.site(inventory.linear(output.linear).site).width;
+            for row in weight(output.linear)?.chunks_exact(width) {
+                for (read, part) in
+                    read.iter_mut().zip(row[output.all(structure.count)].chunks_exact(output.size))
+                {
                     *read |= part.iter().any(|w| *w != 0.0);
                 }
             }
@@ -35,19 +38,107 @@ pub fn kept_parts<E>(
 /// What is left of each tensor, by its name in a checkpoint, when `kept` parts are left of each structure. Tensors that stay whole are
 /// left out.
 pub fn selections(inventory: &Inventory, kept: &[Vec<usize>]) -> BTreeMap<String, Kept> {
-    let mut selections = BTreeMap::new();
+    // Several structures may take from one linear.
+    let (mut rows, mut columns) = (BTreeMap::<LinearId, Vec<usize>>::new(), BTreeMap::<_, Vec<_>>::new());
     for (structure, kept) in inventory.structures.iter().zip(kept).filter(|(s, kept)| kept.len() < s.count) {
-        let features: Vec<usize> =
-            kept.iter().flat_map(|part| part * structure.size..(part + 1) * structure.size).collect();
-        for linear in &structure.inputs {
-            let name = &inventory.linear(*linear).name;
-            selections.insert(format!("{name}.weight"), Kept::Rows(features.clone()));
-            selections.insert(format!("{name}.bias"), Kept::Rows(features.clone()));
+        let parts = (0..structure.count).filter(|part| kept.binary_search(part).is_err());
+        let gone = |features: &Features| parts.clone().flat_map(|part| features.of(part)).collect::<Vec<_>>();
+        for input in &structure.inputs {
+            rows.entry(input.linear).or_default().extend(gone(input));
         }
-        for linear in &structure.outputs {
-            let name = &inventory.linear(*linear).name;
-            selections.insert(format!("{name}.weight"), Kept::Columns(features.clone()));
+        for output in &structure.outputs {
+            columns.entry(output.linear).or_default().extend(gone(output));
         }
     }
+    let mut selections = BTreeMap::new();
+    for (linear, gone) in rows {
+        let linear = inventory.linear(linear);
+        let left = all_but(linear.rows, gone);
+        if linear.bias {
+            selections.insert(format!("{}.bias", linear.name), Kept::Rows(left.clone()));
+        }
+        selections.insert(format!("{}.weight", linear.name), Kept::Rows(left));
+    }
+    for (linear, gone) in columns {
+        let linear = inventory.linear(linear);
+        let left = all_but(inventory.site(linear.site).width, gone);
+        selections.insert(format!("{}.weight", linear.name), Kept::Columns(left));
+    }
     selections
+}
+
+/// What is left of 0..count without those that are gone, ascending.
+fn all_but(count: usize, mut gone: Vec<usize>) -> Vec<usize> {
+    gone.sort_unstable();
+    (0..count).filter(|feature| gone.binary_search(feature).is_err()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use obsdiff_proto::{Linear, PartKind, Site, SiteId, Stream, StreamId, Structure};
+
+    use super::*;
+
+    /// Two heads of two features and three gated neurons, read by one linear: `gates` makes each neuron twice, `heads` has no bias.
+    fn inventory() -> Inventory {
+        let site = |width, linears: &[u32]| Site {
+            name: String::new(),
+            width,
+            stream: StreamId(0),
+            joined: Vec::new(),
+            linears: linears.iter().map(|id| LinearId(*id)).collect(),
+        };
+        let linear =
+            |name: &str, rows, bias, site| Linear { name: name.to_owned(), rows, bias, site: SiteId(site) };
+        let features = |linear, offset, size| Features { linear: LinearId(linear), offset, size };
+        let structure = |kind, count, output, inputs: &[Features]| Structure {
+            name: String::new(),
+            block: 0,
+            kind,
+            count,
+            outputs: vec![output],
+            inputs: inputs.to_vec(),
+        };
+        Inventory {
+            streams: vec![Stream::new("joint", 1, true)],
+            sites: vec![site(2, &[0, 1]), site(7, &[2])],
+            linears: vec![
+                linear("heads", 4, false, 0),
+                linear("gates", 6, true, 0),
+                linear("out", 2, true, 1),
+            ],
+            structures: vec![
+                structure(PartKind::Heads, 2, features(2, 0, 2), &[features(0, 0, 2)]),
+                structure(PartKind::Neurons, 3, features(2, 4, 1), &[features(1, 0, 1), features(1, 3, 1)]),
+            ],
+            ..Inventory::default()
+        }
+    }
+
+    #[test]
+    fn structures_that_one_linear_reads_shrink_it_together() {
+        let inventory = inventory();
+        assert_eq!(inventory.check(), Ok(()));
+        let weight = |of: &[f32]| {
+            let weight = of.to_vec();
+            kept_parts(&inventory, &mut move |id| {
+                assert_eq!(id, LinearId(2));
+                Ok::<_, ()>(weight.clone())
+            })
+            .unwrap()
+        };
+        let kept = weight(&[0., 0., 0., 1., 0., 2., 0., 0., 0., 0., 0., 0., 0., 3.]);
+        assert_eq!(kept, [vec![1], vec![1, 2]]);
+        let selections = selections(&inventory, &kept);
+        let rows = |rows: &[usize]| Kept::Rows(rows.to_vec());
+        let expected = [
+            ("gates.bias", rows(&[1, 2, 4, 5])),
+            ("gates.weight", rows(&[1, 2, 4, 5])),
+            ("heads.weight", rows(&[2, 3])),
+            ("out.weight", Kept::Columns(vec![2, 3, 5, 6])),
+        ];
+        assert_eq!(selections, expected.map(|(name, kept)| (name.to_owned(), kept)).into());
+        // Of what nobody reads, the first part stays.
+        assert_eq!(weight(&[0.0; 14]), [[0], [0]]);
+    }
 }

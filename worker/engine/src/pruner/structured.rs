@@ -1,42 +1,47 @@
-//! Solving a structure: heads of an attention or neurons of a feed-forward network go, with all that makes and reads them.
+//! Solving structures: heads of an attention or neurons of a feed-forward network go, with all that makes and reads them.
 //!
 //! The model keeps its shapes: what goes becomes zero, in weights and biases, so that it adds nothing from here on. An export leaves the
 //! zeros out.
 
-use std::collections::BTreeMap;
+mod assembling;
 
-use candle_core::{Device, Tensor};
-use obsdiff_proto::{HeadScore, LinearId, Method, Package, SiteId, Structure, StructureId, Target};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use candle_core::Tensor;
+use obsdiff_proto::{
+    Features, HeadScore, LinearId, Method, Package, PartKind, SiteId, Structure, StructureId, Target,
+};
 
 use super::{Pruner, no_package};
 use crate::export::{PrunedLinear, PrunedStructure};
 use crate::gram::Gram;
 use crate::solve::SolveError;
-use crate::solve::structured::{Layer, Moments, Score, Step, folded, heads, neurons};
+use crate::solve::structured::{Columns, Layer, Moments, Score, Step, heads, neurons};
 use crate::{Error, Result};
 
-/// A structure that lost parts, not applied yet, and what is to be said of it.
+/// Structures that lost parts, solved together and not applied yet, and what is to be said of them.
 #[derive(Clone, Debug)]
-pub struct SolvedStructure {
-    /// Which structure.
-    pub structure: StructureId,
+pub struct SolvedStructures {
+    /// What went from each.
+    pub structures: Vec<(StructureId, PrunedStructure)>,
     /// Every tensor that changed, by its name in a checkpoint: f32, in its old shape. All that another worker needs to apply it.
     pub tensors: BTreeMap<String, Tensor>,
-    /// What went.
-    pub report: PrunedStructure,
-    /// How the structure's linears were pruned, and how well they kept their function.
+    /// How the structures' linears were pruned, and how well they kept their function.
     pub linears: Vec<(LinearId, PrunedLinear)>,
 }
 
 /// Grams by their sites.
 pub type Grams<'a> = BTreeMap<SiteId, &'a Gram>;
 
-/// What is to become of a structure.
-struct Change {
+/// What goes from a structure.
+struct Loss<'a> {
     id: StructureId,
-    package: u32,
-    structure: Structure,
-    target: Target,
+    structure: &'a Structure,
+    /// The parts that go, ascending.
+    removed: Vec<usize>,
+    /// The errors that they bring; absent without a Gram.
+    error: Option<f64>,
 }
 
 /// A linear that reads the parts, with what is known of its inputs.
@@ -65,47 +70,62 @@ impl Reader {
 }
 
 impl Pruner {
-    /// Takes parts from a structure of `package` by the Grams of the sites that its outputs read: `count` of them, or the share that its
-    /// target says; one part stays in any case. The model stays as it is.
+    /// Takes parts from structures of `package` that are solved together, one structure after the other, by the Grams of the sites that
+    /// their outputs read: as many as `counts` says of each, or the share that its target says; one part stays in any case. The model
+    /// stays as it is.
     ///
     /// # Errors
-    /// When the structure is not of the package, a Gram is missing or cannot be factorised, or a weight is not finite.
-    pub fn solve_structure(
+    /// When a structure is not of the package, a Gram is missing or cannot be factorised, or a weight is not finite.
+    pub fn solve_structures(
         &self,
         package: &Package,
-        id: StructureId,
+        group: &[StructureId],
         grams: &Grams<'_>,
-        count: Option<usize>,
-    ) -> Result<SolvedStructure> {
+        counts: &[Option<usize>],
+    ) -> Result<SolvedStructures> {
         let _span = tracing::info_span!("solve").entered();
-        let structure = self.model.inventory().structure(id).clone();
-        let target = package.linears.iter().find(|t| structure.outputs.contains(&t.linear));
-        let target = target.map(|t| t.target).ok_or_else(no_package)?;
-        let change = Change { id, package: package.id.0, structure, target };
-        let structure = &change.structure;
-        let count = count.unwrap_or_else(|| share(structure, &target)).min(structure.count - 1);
-        if self.method == Method::L1 {
-            let removed = self.lowest_l1(structure, count)?;
-            return self.assemble(&change, &removed, None, Vec::new());
+        let inventory = self.model.inventory();
+        let mut layers = if self.method == Method::L1 { Vec::new() } else { self.layers(group, grams)? };
+        let mut losses = Vec::with_capacity(group.len());
+        for (place, &id) in group.iter().enumerate() {
+            let structure = inventory.structure(id);
+            let target = target(package, structure)?;
+            let count = counts.get(place).copied().flatten().unwrap_or_else(|| share(structure, &target));
+            let count = count.min(structure.count - 1);
+            let (mut removed, error) = if self.method == Method::L1 {
+                (self.lowest_l1(structure, count)?, None)
+            } else {
+                let steps = self.take(structure, &mut layers, count)?;
+                let error = steps.iter().fold(0.0, |sum, step| sum + step.error);
+                (steps.iter().map(|step| step.part).collect(), Some(error))
+            };
+            removed.sort_unstable();
+            losses.push(Loss { id, structure, removed, error });
         }
-        let (readers, mut layers) = self.readers(structure, grams)?;
-        let steps = self.taken(structure, &mut layers, count)?;
-        let removed: Vec<usize> = steps.iter().map(|step| step.part).collect();
-        let error = Some(steps.iter().fold(0.0, |sum, step| sum + step.error));
-        let readers = readers.into_iter().zip(layers).collect();
-        self.assemble(&change, &removed, error, readers)
+        self.assemble(package, losses, layers)
     }
 
-    /// The error that each further part of a structure would bring, in the order in which parts would go; as many as a budget may take.
+    /// The error that each further part of each structure would bring if the others of its group stayed whole, in the order in which
+    /// parts would go; as many as a budget may take.
     ///
     /// # Errors
-    /// As [`Pruner::solve_structure`].
-    pub fn survey(&self, id: StructureId, grams: &Grams<'_>) -> Result<Vec<f64>> {
+    /// As [`Pruner::solve_structures`].
+    pub fn survey(&self, group: &[StructureId], grams: &Grams<'_>) -> Result<Vec<Vec<f64>>> {
         let _span = tracing::info_span!("solve").entered();
-        let structure = self.model.inventory().structure(id).clone();
-        let (_, mut layers) = self.readers(&structure, grams)?;
-        let steps = self.taken(&structure, &mut layers, structure.count.saturating_sub(structure.least()))?;
-        Ok(steps.into_iter().map(|step| step.error).collect())
+        let mut layers = self.layers(group, grams)?;
+        let mut errors = Vec::with_capacity(group.len());
+        for (place, &id) in group.iter().enumerate() {
+            let structure = self.model.inventory().structure(id);
+            let count = structure.count.saturating_sub(structure.least());
+            let last = place + 1 == group.len();
+            let steps = if last {
+                self.take(structure, &mut layers, count)?
+            } else {
+                self.take(structure, &mut layers.clone(), count)?
+            };
+            errors.push(steps.into_iter().map(|step| step.error).collect());
+        }
+        Ok(errors)
     }
 
     /// Replaces tensors by their names in a checkpoint, each by one of the same shape.
@@ -133,12 +153,13 @@ impl Pruner {
         Ok(())
     }
 
-    fn readers(&self, structure: &Structure, grams: &Grams<'_>) -> Result<(Vec<Reader>, Vec<Layer>)> {
-        let both = structure.outputs.iter().map(|id| self.reader(*id, grams)).collect::<Result<Vec<_>>>()?;
-        Ok(both.into_iter().unzip())
+    /// The linears that read a group of structures.
+    fn layers(&self, group: &[StructureId], grams: &Grams<'_>) -> Result<Vec<(Arc<Reader>, Layer)>> {
+        let outputs = self.model.inventory().outputs_of(group);
+        outputs.into_iter().map(|id| self.reader(id, grams)).collect()
     }
 
-    fn reader(&self, linear: LinearId, grams: &Grams<'_>) -> Result<(Reader, Layer)> {
+    fn reader(&self, linear: LinearId, grams: &Grams<'_>) -> Result<(Arc<Reader>, Layer)> {
         let inventory = self.model.inventory();
         let site = inventory.linear(linear).site;
         let gram = grams.get(&site).ok_or_else(|| Error::Site {
@@ -148,135 +169,85 @@ impl Pruner {
         let n = gram.width() - 1;
         let gram_trace = gram.diagonal()[..n].iter().sum();
         let moments = Moments::new(&gram.to_upper::<f64>(n + 1), n);
-        let centred = self.sparsity.fold_bias.then(|| moments.centred());
+        // Only a bias can take over a mean.
+        let folds = self.sparsity.fold_bias && inventory.linear(linear).bias;
+        let centred = folds.then(|| moments.centred());
         let before: Vec<f64> = self.dense_whole(linear)?.into_iter().map(f64::from).collect();
         let reader = Reader { linear, before, moments, centred, gram_trace };
         let layer = Layer::new(n, reader.before.clone(), reader.gram(), self.hessian.damping);
         let layer = layer.map_err(|e| failed(&inventory.linear(linear).name, e))?;
-        Ok((reader, layer))
+        Ok((Arc::new(reader), layer))
     }
 
-    fn taken(&self, structure: &Structure, layers: &mut [Layer], count: usize) -> Result<Vec<Step>> {
+    /// Removes parts of a structure from the linears that read it.
+    fn take(
+        &self,
+        structure: &Structure,
+        layers: &mut Vec<(Arc<Reader>, Layer)>,
+        count: usize,
+    ) -> Result<Vec<Step>> {
         let score = match self.sparsity.head_score {
             HeadScore::Exact => Score::Exact,
             HeadScore::ObsDiff => Score::Published,
         };
-        let steps = match layers {
-            [one] if !structure.is_attention() => neurons(one, count, score),
-            all => heads(all, structure.size, count, score),
+        let mut own = Vec::with_capacity(structure.outputs.len());
+        for output in &structure.outputs {
+            let place = layers.iter().position(|(reader, _)| reader.linear == output.linear);
+            own.push(layers.remove(place.ok_or_else(no_package)?));
+        }
+        let columns: Vec<Columns> =
+            structure.outputs.iter().map(|output| columns(structure, output)).collect();
+        let (readers, mut taken): (Vec<_>, Vec<_>) = own.into_iter().unzip();
+        let steps = match (&mut taken[..], &columns[..], structure.kind) {
+            ([one], [columns], PartKind::Neurons) if columns.size == 1 => {
+                neurons(one, *columns, count, score)
+            }
+            (all, columns, _) => heads(all, columns, count, score),
         };
+        layers.extend(readers.into_iter().zip(taken));
         steps.map_err(|e| failed(&structure.name, e))
     }
 
     /// The parts whose weights have the smallest sum of |w|, over all linears that make or read them.
     fn lowest_l1(&self, structure: &Structure, count: usize) -> Result<Vec<usize>> {
-        let (size, parts) = (structure.size, structure.count);
-        let mut sums = vec![0.0; parts];
-        for id in &structure.inputs {
-            let weight = self.dense_whole(*id)?;
-            let part = weight.len() / parts.max(1);
-            for (sum, part) in sums.iter_mut().zip(weight.chunks_exact(part.max(1))) {
-                *sum += part.iter().map(|w| f64::from(w.abs())).sum::<f64>();
+        let mut sums = vec![0.0; structure.count];
+        let mut add = |part: usize, weights: &[f32]| {
+            sums[part] += weights.iter().map(|w| f64::from(w.abs())).sum::<f64>();
+        };
+        for input in &structure.inputs {
+            let weight = self.dense_whole(input.linear)?;
+            let width = self.width(input.linear);
+            for part in 0..structure.count {
+                let rows = input.of(part);
+                add(part, &weight[rows.start * width..rows.end * width]);
             }
         }
-        for id in &structure.outputs {
-            for row in self.dense_whole(*id)?.chunks_exact(size * parts) {
-                for (sum, part) in sums.iter_mut().zip(row.chunks_exact(size)) {
-                    *sum += part.iter().map(|w| f64::from(w.abs())).sum::<f64>();
-                }
+        for output in &structure.outputs {
+            for row in self.dense_whole(output.linear)?.chunks_exact(self.width(output.linear)) {
+                (0..structure.count).for_each(|part| add(part, &row[output.of(part)]));
             }
         }
-        let mut order: Vec<usize> = (0..parts).collect();
+        let mut order: Vec<usize> = (0..structure.count).collect();
         order.sort_by(|a, b| sums[*a].total_cmp(&sums[*b]));
         order.truncate(count);
         Ok(order)
     }
 
-    /// The tensors of a structure without the `removed` parts. `readers` hold the new weights of its outputs where there are any; else
-    /// the removed columns become zero and no more.
-    fn assemble(
-        &self,
-        change: &Change,
-        removed: &[usize],
-        error: Option<f64>,
-        readers: Vec<(Reader, Layer)>,
-    ) -> Result<SolvedStructure> {
-        let mut removed = removed.to_vec();
-        removed.sort_unstable();
-        let mut linears = Vec::new();
-        let mut tensors = BTreeMap::new();
-        let Change { id, package, ref structure, target } = *change;
-        let goes = |feature: usize| removed.binary_search(&(feature / structure.size)).is_ok();
-        let mut change =
-            |linear: LinearId, weight: Vec<f32>, bias: Option<Vec<f32>>, known: Option<(&Reader, &Layer)>| {
-                let described = self.model.inventory().linear(linear);
-                let (name, rows) = (&described.name, described.rows);
-                let shape = [rows, weight.len() / rows.max(1)];
-                linears.push((
-                    linear,
-                    PrunedLinear {
-                        name: name.clone(),
-                        shape,
-                        target,
-                        package,
-                        zeros: weight.iter().filter(|w| **w == 0.0).count() as u64,
-                        damping: known.map(|(_, layer)| layer.damping_used()),
-                        gram_trace: known.map(|(reader, _)| reader.gram_trace),
-                        unrefined_error: None,
-                        relative_error: known.map(|(reader, layer)| reader.relative_error(layer.weight())),
-                    },
-                ));
-                tensors.insert(
-                    format!("{name}.weight"),
-                    Tensor::from_vec(weight, (shape[0], shape[1]), &Device::Cpu)?,
-                );
-                if let Some(bias) = bias {
-                    tensors.insert(format!("{name}.bias"), Tensor::from_vec(bias, rows, &Device::Cpu)?);
-                }
-                Ok::<_, Error>(())
-            };
-        for linear in &structure.outputs {
-            let known = readers.iter().find(|(reader, _)| reader.linear == *linear);
-            match known {
-                Some((reader, layer)) => {
-                    let bias = if self.sparsity.fold_bias {
-                        let bias: Vec<f64> = self.dense_bias(*linear)?.into_iter().map(f64::from).collect();
-                        let means = reader.moments.means();
-                        Some(narrow(&folded(&bias, &reader.before, layer.weight(), means)))
-                    } else {
-                        None
-                    };
-                    change(*linear, narrow(layer.weight()), bias, Some((reader, layer)))?;
-                }
-                None => {
-                    let mut weight = self.dense_whole(*linear)?;
-                    for row in weight.chunks_exact_mut(structure.size * structure.count) {
-                        row.iter_mut().enumerate().filter(|(j, _)| goes(*j)).for_each(|(_, w)| *w = 0.0);
-                    }
-                    change(*linear, weight, None, None)?;
-                }
-            }
-        }
-        for linear in &structure.inputs {
-            let (mut weight, mut bias) = (self.dense_whole(*linear)?, self.dense_bias(*linear)?);
-            let width = weight.len() / bias.len().max(1);
-            for (row, w) in weight.chunks_exact_mut(width.max(1)).enumerate().filter(|(row, _)| goes(*row)) {
-                w.fill(0.0);
-                bias[row] = 0.0;
-            }
-            change(*linear, weight, Some(bias), None)?;
-        }
-        let report = PrunedStructure {
-            name: structure.name.clone(),
-            package,
-            heads: structure.is_attention(),
-            of: structure.count,
-            kept: structure.count - removed.len(),
-            error,
-            removed: if structure.is_attention() { removed } else { Vec::new() },
-        };
-        Ok(SolvedStructure { structure: id, tensors, report, linears })
+    fn width(&self, linear: LinearId) -> usize {
+        let inventory = self.model.inventory();
+        inventory.site(inventory.linear(linear).site).width
     }
+}
+
+/// What is to become of a structure.
+fn target(package: &Package, structure: &Structure) -> Result<Target> {
+    let reads = |linear: LinearId| structure.outputs.iter().any(|output| output.linear == linear);
+    let target = package.linears.iter().find(|target| reads(target.linear));
+    target.map(|target| target.target).ok_or_else(no_package)
+}
+
+fn columns(structure: &Structure, output: &Features) -> Columns {
+    Columns { offset: output.offset, size: output.size, count: structure.count }
 }
 
 /// round(ratio * parts), halves to even, as the published code counts.
@@ -287,10 +258,6 @@ fn share(structure: &Structure, target: &Target) -> usize {
         }
         _ => 0,
     }
-}
-
-fn narrow(values: &[f64]) -> Vec<f32> {
-    values.iter().map(|x| *x as f32).collect()
 }
 
 fn failed(name: &str, error: SolveError) -> Error {

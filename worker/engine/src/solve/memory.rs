@@ -66,12 +66,14 @@ pub fn kept_bytes(linears: &[(usize, usize)]) -> u64 {
     (0..most).map(|strip| F32 * (LANES * columns(strip)) as u64).sum()
 }
 
-/// A structure whose outputs have these rows and columns, and of which so many numbers change: of each output S, S about the means, H^-1
-/// and the weight before and now, in f64; while one is made, two squares more, and of each of so many `threads` the rows of H^-1 that it
-/// forms; while its parts go, W^T W and the removals that are applied together.
-pub fn structure_bytes(outputs: &[(usize, usize)], numbers: usize, threads: usize) -> u64 {
+/// Structures that are solved together, whose outputs have these rows and columns, and of which so many numbers change: of each output S,
+/// S about the means, H^-1 and the weight before and now, in f64; H^-1 and the weight once more where they are `copied`, as each structure
+/// is surveyed on its own; while one is made, two squares more, and of each of so many `threads` the rows of H^-1 that it forms; while its
+/// parts go, W^T W and the removals that are applied together.
+pub fn structure_bytes(outputs: &[(usize, usize)], numbers: usize, copied: bool, threads: usize) -> u64 {
     let sizes = || outputs.iter().map(|(rows, n)| (*rows as u64, *n as u64));
-    let held: u64 = sizes().map(|(rows, n)| F64 * (3 * n * n + 2 * rows * n)).sum();
+    let copies = u64::from(copied);
+    let held: u64 = sizes().map(|(rows, n)| F64 * ((3 + copies) * n * n + (2 + copies) * rows * n)).sum();
     let (delay, formed) = (DELAY as u64, (threads * ROWS) as u64);
     let passing = |(rows, n): (u64, u64)| F64 * (2 * n * n + formed * n).max(n * n + delay * (7 * n + rows));
     held + sizes().map(passing).max().unwrap_or(0).max(parts_bytes(numbers as u64))

@@ -7,7 +7,7 @@ use obsdiff_core::{Exponents, Failure, Job, Options, Outcome};
 use obsdiff_proto::message::Manifest;
 use obsdiff_proto::{
     Inventory, Linear, LinearId, LinearTarget, Package, PackageId, Plan, Shard, ShardId, Site, SiteId,
-    Stream, Target,
+    StreamId, Target,
 };
 use obsdiff_worker::collective::Local;
 use obsdiff_worker::device::{
@@ -46,10 +46,11 @@ fn job(packages: u32, shards: u32) -> Job {
     let site = |i: u32| Site {
         name: format!("l{}", 2 * i),
         width: 4,
-        stream: Stream::Image,
+        stream: StreamId(0),
+        joined: Vec::new(),
         linears: vec![LinearId(2 * i), LinearId(2 * i + 1)],
     };
-    let linear = |i: u32| Linear { name: format!("l{i}"), rows: 8, site: SiteId(i / 2) };
+    let linear = |i: u32| Linear { name: format!("l{i}"), rows: 8, bias: true, site: SiteId(i / 2) };
     let target = |i: u32| LinearTarget { linear: LinearId(i), target: Target::NToM { n: 2, m: 4 } };
     let package = |i: u32| Package {
         id: PackageId(i),
@@ -61,11 +62,9 @@ fn job(packages: u32, shards: u32) -> Job {
     let shard = |i: u32| Shard { id: ShardId(i), prompts: 4 * i..4 * i + 4 };
     Job {
         inventory: Arc::new(Inventory {
-            parameters: 0,
-            units: Vec::new(),
             sites: (0..2 * packages).map(site).collect(),
             linears: (0..4 * packages).map(linear).collect(),
-            structures: Vec::new(),
+            ..Inventory::default()
         }),
         plan: Arc::new(Plan {
             packages: (0..packages).map(package).collect(),

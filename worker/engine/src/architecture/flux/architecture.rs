@@ -8,7 +8,7 @@ use candle_core::{DType, Device};
 use obsdiff_proto::Inventory;
 
 use super::config::{CLASS, PATCH, PRUNED_CLASS};
-use super::{FluxConfig, FluxTransformer};
+use super::{BlockSizes, FluxConfig, FluxTransformer, MODULE, MODULE_FILE};
 use crate::architecture::{Architecture, ConditioningWidths, Guidance, LatentLayout, TransformerConfig};
 use crate::checkpoint::Weights;
 use crate::model::DiffusionModel;
@@ -123,6 +123,7 @@ impl TransformerConfig for FluxConfig {
         let of = |double: usize, single: usize| Self {
             num_layers: double,
             num_single_layers: single,
+            blocks: BlockSizes::default(),
             ..self.clone()
         };
         // Blocks of both kinds in about the proportion in which the model has them.
@@ -133,17 +134,19 @@ impl TransformerConfig for FluxConfig {
         Arc::new(scaled((1..=single).rev().find(fits).unwrap_or(1)))
     }
 
-    /// Its inventory has no structures, so there is nothing that it could lose.
-    fn shrunk(&self, _: &[usize]) -> Arc<dyn TransformerConfig> {
-        Arc::new(self.clone())
+    fn shrunk(&self, kept: &[usize]) -> Arc<dyn TransformerConfig> {
+        Arc::new(self.shrunk(kept))
     }
 
     fn shrunk_files(&self, source: &Path) -> Result<Vec<(String, Vec<u8>)>> {
-        Err(Error::content(source, "cannot be written with fewer heads or neurons"))
+        Ok(vec![
+            ("config.json".to_owned(), self.pruned_json(source)?),
+            (MODULE_FILE.to_owned(), MODULE.as_bytes().to_vec()),
+        ])
     }
 
     fn same_but_for_blocks(&self, other: &dyn TransformerConfig) -> bool {
         let other: &dyn Any = other;
-        other.downcast_ref::<Self>().is_some_and(|other| self == other)
+        other.downcast_ref::<Self>().is_some_and(|other| self.same_but_for_blocks(other))
     }
 }

@@ -5,6 +5,7 @@ use std::path::Path;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
+use super::block_sizes::{self, BlockSizes};
 use crate::checkpoint::read_json;
 use crate::{Error, Result};
 
@@ -13,7 +14,7 @@ const MAX_SIZE: usize = 1 << 16;
 pub(super) const CLASS: &str = "FluxTransformer2DModel";
 /// The class of a model whose blocks differ, which a Python module beside its configuration holds.
 pub(super) const PRUNED_CLASS: &str = "PrunedFluxTransformer2DModel";
-const KEYS: [&str; 11] = [
+const KEYS: [&str; 12] = [
     "patch_size",
     "in_channels",
     "out_channels",
@@ -25,9 +26,10 @@ const KEYS: [&str; 11] = [
     "pooled_projection_dim",
     "guidance_embeds",
     "axes_dims_rope",
+    "auto_map",
 ];
 /// Keys whose values are no single whole number.
-const OTHER_KEYS: [&str; 3] = ["out_channels", "guidance_embeds", "axes_dims_rope"];
+const OTHER_KEYS: [&str; 4] = ["out_channels", "guidance_embeds", "axes_dims_rope", "auto_map"];
 
 /// Latent pixels on a side of a token's square. The pipeline packs it, so that the transformer's own patch is one.
 pub(super) const PATCH: usize = 2;
@@ -60,6 +62,9 @@ pub struct FluxConfig {
     /// Features of a head that are turned by each of a token's three places.
     #[serde(default = "published_axes")]
     pub axes_dims_rope: Vec<usize>,
+    /// What blocks have kept, where they differ.
+    #[serde(flatten)]
+    pub blocks: BlockSizes,
 }
 
 /// Of FLUX.1, whose files do not say them.
@@ -81,13 +86,16 @@ impl FluxConfig {
 
     fn from_keys(keys: Map<String, Value>) -> Result<Self, String> {
         match keys.get("_class_name").and_then(Value::as_str) {
-            Some(CLASS) => {}
+            Some(CLASS | PRUNED_CLASS) => {}
             Some(other) => {
                 return Err(format!("`_class_name` is \"{other}\", but only \"{CLASS}\" is supported here"));
             }
             None => return Err(format!("lacks `_class_name`, which should be \"{CLASS}\"")),
         }
         for (key, value) in keys.iter().filter(|(key, _)| !key.starts_with('_')) {
+            if block_sizes::KEYS.contains(&key.as_str()) {
+                continue;
+            }
             if !KEYS.contains(&key.as_str()) {
                 return Err(format!("key `{key}` = {value} is not known, and might change the arithmetic"));
             }
@@ -137,7 +145,7 @@ impl FluxConfig {
                 return Some(format!("`{key}` is {features}, but must be a multiple of {}", PATCH * PATCH));
             }
         }
-        self.axes_problem()
+        self.axes_problem().or_else(|| self.blocks_problem())
     }
 
     fn axes_problem(&self) -> Option<String> {

@@ -41,7 +41,7 @@ impl Blocks<'_> {
         Ok(JointBlock {
             image: stream("norm1.linear", OWN, "ff")?,
             text: stream("norm1_context.linear", ADDED, "ff_context")?,
-            heads: self.config.num_attention_heads,
+            heads: self.config.heads(index),
             own_heads: 0,
         })
     }
@@ -58,7 +58,7 @@ impl Blocks<'_> {
             attention,
             up: up.ok_or_else(|| lacks("proj_mlp"))?,
             output,
-            heads: self.config.num_attention_heads,
+            heads: self.config.single_heads(index),
         })
     }
 }

@@ -3,10 +3,10 @@
 use candle_core::Tensor;
 use obsdiff_proto::LinearId;
 
-use crate::Result;
 use crate::model::Tap;
 use crate::model::ops::{Linear, Modulation};
 use crate::model::stream::{Activation, Attention, Projection, Shared};
+use crate::{Error, Result};
 
 /// Where the shifts, scales and gates lie among the modulation's parts.
 mod part {
@@ -43,9 +43,11 @@ impl SingleBlock {
         let batch = shared.conditioning.dim(0)?;
         let attended = ops.attention(&[projections.view()], batch, self.heads)?;
         projections.give(ops)?;
-        let parts: Vec<Tensor> = attended.into_iter().chain([hidden]).collect();
-        let mut joined = Activation::new(self.output.site, Tensor::cat(&parts, 1)?);
-        parts.into_iter().try_for_each(|part| ops.give(part))?;
+        let [attended]: [Tensor; 1] =
+            attended.try_into().map_err(|_| Error::Argument("one stream attends to itself".to_owned()))?;
+        let mut joined = Activation::new(self.output.site, ops.joined(&attended, &hidden)?);
+        ops.give(attended)?;
+        ops.give(hidden)?;
         joined.show(tap)?;
 
         let x = ops.add_gated_linear(x, &joined.rows, shared.linear(self.output.linear)?, &by, part::GATE)?;

@@ -2,7 +2,7 @@ use std::fs;
 use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
-use obsdiff_proto::{LinearId, Stream, UnitKind};
+use obsdiff_proto::{Features, LinearId, PartKind};
 use serde_json::{Value, json};
 
 use super::*;
@@ -73,10 +73,10 @@ fn refuses_what_no_such_model_can_have() {
 #[test]
 fn lists_units_sites_and_linears_in_the_order_of_a_call() {
     let inventory = read(&keys()).unwrap().inventory();
-    let units: Vec<_> = inventory.units.iter().map(|unit| (unit.block, unit.kind)).collect();
-    let single = [UnitKind::AttentionInputs, UnitKind::AttentionOutputs];
-    let double = [&single[..], &[UnitKind::FfnInputs, UnitKind::FfnHidden]].concat();
-    let of = |block: u32, kinds: &[UnitKind]| kinds.iter().map(|kind| (block, *kind)).collect::<Vec<_>>();
+    let units: Vec<_> = inventory.units.iter().map(|unit| (unit.block, unit.name.as_str())).collect();
+    let single = ["block-inputs", "block-outputs"];
+    let double = ["attention-inputs", "attention-outputs", "ffn-inputs", "ffn-hidden"];
+    let of = |block: u32, names: &[&'static str]| names.iter().map(|name| (block, *name)).collect::<Vec<_>>();
     assert_eq!(units, [of(0, &double), of(1, &single), of(2, &single)].concat());
     let names = |unit: usize| -> Vec<_> {
         let sites = inventory.units[unit].sites.iter().map(|id| inventory.site(*id));
@@ -91,16 +91,45 @@ fn lists_units_sites_and_linears_in_the_order_of_a_call() {
     assert_eq!(names(7), ["single_transformer_blocks.1.proj_out"]);
     // The output projection reads attention and hidden layer, joined.
     let [inputs, joined] = [6, 7].map(|unit: usize| inventory.site(inventory.units[unit].sites[0]));
-    assert_eq!(
-        (inputs.width, inputs.stream, joined.width, joined.stream),
-        (16, Stream::Joint, 80, Stream::Joint)
-    );
+    assert_eq!((inputs.width, joined.width), (16, 80));
+    assert!([inputs, joined].iter().all(|site| inventory.stream(site.stream).tokens(1000, 10) == 1010));
+    let parts: Vec<_> = joined.joined.iter().map(|part| (part.name.as_str(), part.columns.clone())).collect();
+    assert_eq!(parts, [("attention", 0..16), ("hidden", 16..80)]);
+    assert!(inputs.joined.is_empty());
     let rows: Vec<_> = inputs.linears.iter().map(|id| inventory.linear(*id).rows).collect();
     assert_eq!(rows, [16, 16, 16, 64]);
+    assert_eq!(inventory.check(), Ok(()));
     for (i, site) in inventory.sites.iter().enumerate() {
         assert_eq!(site.name, inventory.linear(site.linears[0]).name);
         assert!(site.linears.iter().all(|id| inventory.linear(*id).site.0 as usize == i));
     }
+}
+
+#[test]
+fn heads_and_neurons_of_a_single_stream_block_are_columns_of_one_linear() {
+    let inventory = read(&keys()).unwrap().inventory();
+    let structure = |name: &str| inventory.structures.iter().find(|s| s.name == name).unwrap();
+    let of = |features: &[Features]| -> Vec<(String, usize, usize)> {
+        let name = |of: &Features| inventory.linear(of.linear).name.clone();
+        features.iter().map(|of| (name(of), of.offset, of.size)).collect()
+    };
+    let named = |prefix: &str, names: &[&str], offset: usize, size: usize| -> Vec<_> {
+        names.iter().map(|name| (format!("{prefix}.{name}"), offset, size)).collect()
+    };
+    let double = structure("transformer_blocks.0.attn");
+    let both = ["attn.to_out.0", "attn.to_add_out"];
+    assert_eq!(of(&double.outputs), named("transformer_blocks.0", &both, 0, 8));
+    assert_eq!((double.kind, double.count, double.inputs.len()), (PartKind::Heads, 2, 6));
+    let single = "single_transformer_blocks.1";
+    let heads = structure(&format!("{single}.attn"));
+    assert_eq!((heads.kind, heads.count, heads.block), (PartKind::Heads, 2, 2));
+    assert_eq!(of(&heads.outputs), named(single, &["proj_out"], 0, 8));
+    assert_eq!(of(&heads.inputs), named(single, &["attn.to_q", "attn.to_k", "attn.to_v"], 0, 8));
+    let neurons = structure(&format!("{single}.proj_mlp"));
+    assert_eq!((neurons.kind, neurons.count), (PartKind::Neurons, 64));
+    assert_eq!(of(&neurons.outputs), named(single, &["proj_out"], 16, 1));
+    assert_eq!(of(&neurons.inputs), named(single, &["proj_mlp"], 0, 1));
+    assert_eq!(inventory.structures.len(), 3 + 2 * 2);
 }
 
 /// FLUX.1-dev: 11.90 billion parameters, and 228 Grams that are 64.6 GB as whole squares of f32. Its file says no places.
@@ -123,6 +152,10 @@ fn counts_the_published_models_parameters_and_grams() {
         keys["guidance_embeds"] = json!(guided);
         let inventory = read(&keys).unwrap().inventory();
         assert_eq!(inventory.parameters, parameters);
+        let prunable: u64 = inventory.linears.iter().map(|linear| inventory.parameters_of(linear)).sum();
+        let fixed: u64 = inventory.fixed.iter().map(|layer| layer.parameters).sum();
+        assert_eq!(prunable + fixed, parameters);
+        assert!(inventory.fixed.iter().any(|layer| layer.name == "single_transformer_blocks.37.norm.linear"));
         let squares: u64 = inventory.sites.iter().map(|site| 4 * (site.width as u64).pow(2)).sum();
         assert_eq!((inventory.sites.len(), squares / 100_000_000), (228, 645));
     }
@@ -228,7 +261,7 @@ fn a_replaced_linear_changes_the_prediction() {
     assert!(predict(&model, 1.0) != dense, "guidance is not read");
     for id in model.inventory().linear_ids() {
         let name = model.inventory().linear(id).name.clone();
-        let [weight, bias] = [model.weight(id).unwrap().clone(), model.bias(id).unwrap().clone()];
+        let [weight, bias] = [model.weight(id).unwrap().clone(), model.bias(id).unwrap().unwrap().clone()];
         model.replace(id, weight.zeros_like().unwrap()).unwrap();
         assert!(predict(&model, 3.5) != dense, "{name}");
         model.replace(id, weight.clone()).unwrap();
@@ -241,4 +274,79 @@ fn a_replaced_linear_changes_the_prediction() {
     }
     let unknown = LinearId(model.inventory().linears.len() as u32);
     assert!(model.weight(unknown).unwrap_err().to_string().contains("is not of this model"));
+}
+
+/// Text and image tokens of different numbers, two items a batch, blocks that differ, with and without guidance.
+#[test]
+fn operations_of_a_forward_call_are_those_that_the_configuration_says() {
+    let folder = tempfile::tempdir().unwrap();
+    for (guided, sizes) in [(true, None), (false, Some([[1], [7], [9]]))] {
+        let mut keys = keys();
+        keys["guidance_embeds"] = json!(guided);
+        if let Some([heads, ffn, ffn_context]) = sizes {
+            keys["attention_heads_per_block"] = json!(heads);
+            keys["ffn_width_per_block"] = json!(ffn);
+            keys["ffn_context_width_per_block"] = json!(ffn_context);
+            keys["single_attention_heads_per_block"] = json!([2, 1]);
+            keys["single_mlp_width_per_block"] = json!([64, 3]);
+        }
+        let model = load(&checkpoint(folder.path(), &keys, |_| {}), &keys).unwrap();
+        let [latents, text, pooled] =
+            [[2, 2, 4, 6].as_slice(), &[2, 5, 6], &[2, 5]].map(|shape| noise(1, shape).unwrap());
+        let twos = Tensor::new(&[2f32, 300.0], &Device::Cpu).unwrap();
+        let call = Denoise {
+            latents: &latents,
+            timestep: &twos,
+            text: &text,
+            pooled: &pooled,
+            guidance: guided.then_some(&twos),
+        };
+        let expected = model.config().flops(2, 6, 5);
+        for calls in [1.0, 2.0] {
+            model.forward(&call, &mut NoTap).unwrap();
+            assert_eq!(model.operations() as f64, calls * expected);
+        }
+    }
+}
+
+#[test]
+fn blocks_may_differ_in_heads_and_neurons() {
+    let sized = |lists: [Value; 5]| {
+        let mut keys = keys();
+        for (key, list) in super::block_sizes::KEYS.into_iter().zip(lists) {
+            keys[key] = list;
+        }
+        keys
+    };
+    let fine = [json!([1]), json!([30]), json!([5]), json!([2, 1]), json!([64, 7])];
+    let config = read(&sized(fine.clone())).unwrap();
+    let shape = |name: &str| config.shapes().into_iter().find(|(n, _)| n == name).unwrap().1;
+    assert_eq!(shape("transformer_blocks.0.attn.add_k_proj.weight"), [8, 16]);
+    assert_eq!(shape("transformer_blocks.0.attn.to_add_out.weight"), [16, 8]);
+    assert_eq!(shape("transformer_blocks.0.ff_context.net.2.weight"), [16, 5]);
+    assert_eq!(shape("single_transformer_blocks.0.proj_out.weight"), [16, 80]);
+    assert_eq!(shape("single_transformer_blocks.1.proj_out.weight"), [16, 15]);
+    assert_eq!(shape("single_transformer_blocks.1.attn.to_v.bias"), [8]);
+    let inventory = config.inventory();
+    assert_eq!(inventory.check(), Ok(()));
+    let neurons = inventory.structures.last().unwrap();
+    assert_eq!((neurons.count, neurons.outputs[0].offset), (7, 8));
+    let dense = read(&keys()).unwrap();
+    assert!(dense.same_but_for_blocks(&config) && dense != config);
+    assert!(config.flops(1, 16, 3) < dense.flops(1, 16, 3));
+    assert_eq!(dense.shrunk(&[1, 30, 5, 2, 64, 1, 7]).block_sizes(), config.block_sizes());
+    for (at, list, said) in [
+        (0, json!([1, 1]), "`attention_heads_per_block` has 2 numbers, but `num_layers` is 1"),
+        (3, json!([1]), "`single_attention_heads_per_block` has 1 numbers, but `num_single_layers` is 2"),
+        (0, json!([3]), "`attention_heads_per_block` is 3 in block 0, but must lie within 1..=2"),
+        (4, json!([64, 0]), "`single_mlp_width_per_block` is 0 in block 1, but must lie within 1..=64"),
+        (1, json!([65]), "`ffn_width_per_block` is 65"),
+        (2, json!([]), "`ffn_context_width_per_block` has 0 numbers"),
+        (2, json!("few"), "is not usable"),
+    ] {
+        let mut lists = fine.clone();
+        lists[at] = list;
+        let error = read(&sized(lists)).unwrap_err();
+        assert!(error.contains(said), "{error}");
+    }
 }

@@ -94,6 +94,11 @@ impl FluxTransformer {
         self.dtype
     }
 
+    /// Floating-point operations of the matrix products of all its forward calls so far, a multiplication and an addition counted as two.
+    pub fn operations(&self) -> u64 {
+        self.ops.counted()
+    }
+
     /// Where it computes.
     pub fn device(&self) -> &Device {
         &self.device
@@ -263,8 +268,8 @@ impl DiffusionModel for FluxTransformer {
         self.linears.replace(linear, &weight, &self.inventory)
     }
 
-    fn bias(&self, linear: LinearId) -> Result<&Tensor> {
-        Ok(&self.linears.get(linear)?.bias)
+    fn bias(&self, linear: LinearId) -> Result<Option<&Tensor>> {
+        self.linears.bias(linear, &self.inventory)
     }
 
     fn replace_bias(&mut self, linear: LinearId, bias: Tensor) -> Result<()> {

@@ -1,7 +1,6 @@
 //! What a forward call costs, from the configuration alone.
 
 use candle_core::DType;
-use obsdiff_proto::Stream;
 
 use super::Sd3Config;
 use crate::model::conditioning::TIMESTEP_WIDTH;
@@ -22,7 +21,7 @@ impl Sd3Config {
     fn sizes(&self, batch: usize, image: usize, text: usize) -> ops::Sizes {
         let (width, heads) = (self.width(), self.num_attention_heads);
         let dual = !self.dual_attention_layers.is_empty();
-        ops::Sizes { batch, image, text, width, heads, dual }
+        ops::Sizes { batch, image, text, width, heads, dual, single: false }
     }
 
     /// Floating-point operations of one forward call's matrix products, a multiplication and an addition counted as two.
@@ -34,8 +33,8 @@ impl Sd3Config {
             format!("transformer_blocks.{}.attn.add_q_proj", self.num_layers.saturating_sub(1));
         let linears = inventory.linears.iter().filter(|linear| linear.name != last_queries).map(|linear| {
             let site = inventory.site(linear.site);
-            let tokens = if site.stream == Stream::Image { image } else { text };
-            product(batch * tokens, site.width, linear.rows)
+            let tokens = inventory.stream(site.stream).tokens(image as u64, text as u64);
+            product(batch * tokens as usize, site.width, linear.rows)
         });
         let blocks = (0..self.num_layers).map(|block| {
             let (dual, last) = (self.is_dual(block), self.is_last(block));

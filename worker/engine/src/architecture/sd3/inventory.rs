@@ -1,126 +1,109 @@
 //! What a model of this configuration holds: its prunable parts, and every tensor of its checkpoint.
 
-use std::collections::BTreeMap;
-
-use obsdiff_proto::{Inventory, Linear, LinearId, Site, SiteId, Stream, Structure, Unit, UnitKind};
+use obsdiff_proto::{Inventory, PartKind, Stream, StreamId};
 
 use super::Sd3Config;
 use crate::Result;
 use crate::checkpoint::Weights;
 use crate::model::conditioning::TimeTextEmbed;
+use crate::model::listing::{BlockListing, ListedSite, ListedStructure, Listing};
 use crate::model::loading;
 
 const QKV: [&str; 3] = ["attn.to_q", "attn.to_k", "attn.to_v"];
 const ADDED_QKV: [&str; 3] = ["attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj"];
 const OWN_QKV: [&str; 3] = ["attn2.to_q", "attn2.to_k", "attn2.to_v"];
 
+/// The streams' places among [`Inventory::streams`].
+const IMAGE: StreamId = StreamId(0);
+const TEXT: StreamId = StreamId(1);
+
 impl Sd3Config {
     /// Units, sites and linears in the order in which a forward call reaches them, from the configuration alone.
     pub fn inventory(&self) -> Inventory {
-        let parameters = self
-            .shapes()
-            .iter()
-            .filter(|(name, _)| name != "pos_embed.pos_embed")
-            .map(|(_, s)| volume(s))
-            .sum();
-        let mut inventory = Inventory {
-            parameters,
-            units: Vec::new(),
-            sites: Vec::new(),
-            linears: Vec::new(),
-            structures: Vec::new(),
-        };
+        // The table of positions is computed, not trained.
+        let trained = |(name, _): &(String, Vec<usize>)| name != "pos_embed.pos_embed";
+        let shapes: Vec<_> = self.shapes().into_iter().filter(trained).collect();
+        let streams = [Stream::new("image", 1, false), Stream::new("text", 0, true)];
+        let mut listing = Listing::new(&streams, &shapes);
         for block in 0..self.num_layers {
-            self.add_block(block, &mut inventory);
+            self.add_block(block, &mut listing.block(block, format!("transformer_blocks.{block}")));
         }
-        inventory
+        listing.finish()
     }
 
-    fn add_block(&self, block: usize, inventory: &mut Inventory) {
+    fn add_block(&self, block: usize, listing: &mut BlockListing<'_, '_>) {
         let w = self.width();
         let [attended, own] = [self.heads(block), self.own_heads(block)].map(|n| n * self.attention_head_dim);
         let (hidden, text_hidden) = (self.ffn_width(block), self.ffn_context_width(block));
         let (dual, last) = (self.is_dual(block), self.is_last(block));
-        let mut unit = |kind, sites: &[(bool, Stream, usize, usize, &[&str])]| {
-            let sites = sites.iter().filter(|site| site.0);
-            let sites = sites.map(|(_, stream, width, rows, names)| {
-                let site = SiteId(inventory.sites.len() as u32);
-                let linears = names.iter().map(|name| {
-                    let name = format!("transformer_blocks.{block}.{name}");
-                    inventory.linears.push(Linear { name, rows: *rows, site });
-                    LinearId(inventory.linears.len() as u32 - 1)
-                });
-                let linears: Vec<_> = linears.collect();
-                let name = format!("transformer_blocks.{block}.{}", names[0]);
-                inventory.sites.push(Site { name, width: *width, stream: *stream, linears });
-                site
-            });
-            let sites = sites.collect();
-            inventory.units.push(Unit { block: block as u32, kind, sites });
-        };
-        unit(
-            UnitKind::AttentionInputs,
-            &[
-                (true, Stream::Image, w, attended, &QKV),
-                (true, Stream::Text, w, attended, &ADDED_QKV),
-                (dual, Stream::Image, w, own, &OWN_QKV),
+        let site = ListedSite::new;
+        listing.unit(
+            "attention-inputs",
+            [
+                Some(site(IMAGE, w, &QKV, attended)),
+                Some(site(TEXT, w, &ADDED_QKV, attended)),
+                dual.then(|| site(IMAGE, w, &OWN_QKV, own)),
             ],
         );
-        unit(
-            UnitKind::AttentionOutputs,
-            &[
-                (true, Stream::Image, attended, w, &["attn.to_out.0"]),
-                (!last, Stream::Text, attended, w, &["attn.to_add_out"]),
-                (dual, Stream::Image, own, w, &["attn2.to_out.0"]),
+        listing.unit(
+            "attention-outputs",
+            [
+                Some(site(IMAGE, attended, &["attn.to_out.0"], w)),
+                (!last).then(|| site(TEXT, attended, &["attn.to_add_out"], w)),
+                dual.then(|| site(IMAGE, own, &["attn2.to_out.0"], w)),
             ],
         );
-        unit(
-            UnitKind::FfnInputs,
-            &[
-                (true, Stream::Image, w, hidden, &["ff.net.0.proj"]),
-                (!last, Stream::Text, w, text_hidden, &["ff_context.net.0.proj"]),
+        listing.unit(
+            "ffn-inputs",
+            [
+                Some(site(IMAGE, w, &["ff.net.0.proj"], hidden)),
+                (!last).then(|| site(TEXT, w, &["ff_context.net.0.proj"], text_hidden)),
             ],
         );
-        unit(
-            UnitKind::FfnHidden,
-            &[
-                (true, Stream::Image, hidden, w, &["ff.net.2"]),
-                (!last, Stream::Text, text_hidden, w, &["ff_context.net.2"]),
+        listing.unit(
+            "ffn-hidden",
+            [
+                Some(site(IMAGE, hidden, &["ff.net.2"], w)),
+                (!last).then(|| site(TEXT, text_hidden, &["ff_context.net.2"], w)),
             ],
         );
-        self.add_structures(block, inventory);
+        self.add_structures(block, listing);
     }
 
     /// The block's attentions and feed-forward networks. An attention's streams lose the same heads; each network is on its own.
-    fn add_structures(&self, block: usize, inventory: &mut Inventory) {
-        let name = |name: &str| format!("transformer_blocks.{block}.{name}");
-        let ids: BTreeMap<&str, LinearId> = inventory
-            .linears
-            .iter()
-            .zip(0..)
-            .map(|(linear, id)| (linear.name.as_str(), LinearId(id)))
-            .collect();
-        let find = |names: &[&str]| names.iter().filter_map(|n| ids.get(name(n).as_str()).copied()).collect();
-        let head = self.attention_head_dim;
+    fn add_structures(&self, block: usize, listing: &mut BlockListing<'_, '_>) {
+        let size = self.attention_head_dim;
         let joint_inputs: Vec<&str> = QKV.into_iter().chain(ADDED_QKV).collect();
-        let structure = |module: &str, size, count, outputs: &[&str], inputs: &[&str]| Structure {
-            name: name(module),
-            block: block as u32,
+        listing.structure(&ListedStructure {
+            module: "attn",
+            kind: PartKind::Heads,
             size,
-            count,
-            outputs: find(outputs),
-            inputs: find(inputs),
-        };
-        let (heads, own_heads) = (self.heads(block), self.own_heads(block));
-        let (hidden, text_hidden) = (self.ffn_width(block), self.ffn_context_width(block));
-        let structures = [
-            structure("attn", head, heads, &["attn.to_out.0", "attn.to_add_out"], &joint_inputs),
-            structure("attn2", head, own_heads, &["attn2.to_out.0"], &OWN_QKV),
-            structure("ff", 1, hidden, &["ff.net.2"], &["ff.net.0.proj"]),
-            structure("ff_context", 1, text_hidden, &["ff_context.net.2"], &["ff_context.net.0.proj"]),
+            count: self.heads(block),
+            outputs: &[("attn.to_out.0", 0), ("attn.to_add_out", 0)],
+            inputs: &joint_inputs,
+        });
+        listing.structure(&ListedStructure {
+            module: "attn2",
+            kind: PartKind::Heads,
+            size,
+            count: self.own_heads(block),
+            outputs: &[("attn2.to_out.0", 0)],
+            inputs: &OWN_QKV,
+        });
+        let networks = [
+            ("ff", self.ffn_width(block), "ff.net.2", "ff.net.0.proj"),
+            ("ff_context", self.ffn_context_width(block), "ff_context.net.2", "ff_context.net.0.proj"),
         ];
-        let structures = structures.into_iter().filter(|structure| structure.count > 0).collect::<Vec<_>>();
-        inventory.structures.extend(structures);
+        for (module, count, output, input) in networks {
+            listing.structure(&ListedStructure {
+                module,
+                kind: PartKind::Neurons,
+                size: 1,
+                count,
+                outputs: &[(output, 0)],
+                inputs: &[input],
+            });
+        }
     }
 
     /// Every tensor that a checkpoint of this configuration holds, with its shape.
@@ -195,8 +178,4 @@ impl Sd3Config {
     pub fn check(&self, weights: &Weights) -> Result<()> {
         loading::check(self.shapes(), weights)
     }
-}
-
-fn volume(shape: &[usize]) -> u64 {
-    shape.iter().map(|n| *n as u64).product()
 }

@@ -2,7 +2,7 @@ use std::fs;
 use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
-use obsdiff_proto::{LinearId, Stream, UnitKind};
+use obsdiff_proto::LinearId;
 use serde_json::{Value, json};
 
 use super::*;
@@ -85,8 +85,11 @@ fn blocks_may_differ_in_heads_and_neurons() {
     assert_eq!(shape("transformer_blocks.0.attn2.to_q.bias"), [8]);
     assert_eq!(shape("transformer_blocks.1.ff.net.2.weight"), [8, 7]);
     let inventory = config.inventory();
-    let structures: Vec<_> =
-        inventory.structures.iter().map(|s| (s.name.as_str(), s.size, s.count, s.outputs.len())).collect();
+    let structures: Vec<_> = inventory
+        .structures
+        .iter()
+        .map(|s| (s.name.as_str(), s.outputs[0].size, s.count, s.outputs.len()))
+        .collect();
     assert_eq!(
         structures,
         [
@@ -146,15 +149,19 @@ fn lists_units_sites_and_linears_in_the_order_of_a_call() {
     assert_eq!(names(4), prefixed(1, &first));
     assert_eq!(names(5), prefixed(1, &["attn.to_out.0"]));
     assert_eq!(names(7), prefixed(1, &["ff.net.2"]));
-    let kinds: Vec<_> = inventory.units.iter().map(|unit| unit.kind).collect();
-    let of_block =
-        [UnitKind::AttentionInputs, UnitKind::AttentionOutputs, UnitKind::FfnInputs, UnitKind::FfnHidden];
-    assert_eq!(kinds, [of_block, of_block].concat());
+    let units: Vec<_> = inventory.units.iter().map(|unit| unit.name.as_str()).collect();
+    let of_block = ["attention-inputs", "attention-outputs", "ffn-inputs", "ffn-hidden"];
+    assert_eq!(units, [of_block, of_block].concat());
     let hidden = inventory.site(inventory.units[3].sites[1]);
     assert_eq!(
-        (hidden.width, hidden.stream, inventory.linear(hidden.linears[0]).rows),
-        (32, Stream::Text, 8)
+        (
+            hidden.width,
+            inventory.stream(hidden.stream).name.as_str(),
+            inventory.linear(hidden.linears[0]).rows
+        ),
+        (32, "text", 8)
     );
+    assert_eq!(inventory.check(), Ok(()));
     for (i, site) in inventory.sites.iter().enumerate() {
         assert_eq!(site.name, inventory.linear(site.linears[0]).name);
         assert!(site.linears.iter().all(|id| inventory.linear(*id).site.0 as usize == i));
@@ -320,4 +327,20 @@ fn flops_are_those_of_the_products() {
     let quadratic = 2.0 * 2.0 * 8.0 * (2.0 * 100.0 * 100.0) * 3.0;
     let conditioning = of(1, 0, 0);
     assert_eq!(square - (linear - conditioning), quadratic);
+}
+
+#[test]
+fn operations_of_a_forward_call_are_those_that_the_configuration_says() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = load(&checkpoint(folder.path(), |_| {}), DType::F32).unwrap();
+    let [latents, text, pooled] =
+        [[2, 2, 4, 6].as_slice(), &[2, 3, 6], &[2, 5]].map(|shape| noise(1, shape).unwrap());
+    let timestep = Tensor::new(&[3f32, 700.0], &Device::Cpu).unwrap();
+    let call =
+        Denoise { latents: &latents, timestep: &timestep, text: &text, pooled: &pooled, guidance: None };
+    let expected = model.config().flops(2, model.config().image_tokens(4, 6).unwrap(), 3);
+    for calls in [1.0, 2.0] {
+        model.forward(&call, &mut NoTap).unwrap();
+        assert_eq!(model.operations() as f64, calls * expected);
+    }
 }

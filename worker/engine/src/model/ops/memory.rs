@@ -15,17 +15,34 @@ pub(crate) struct Sizes {
     pub(crate) heads: usize,
     /// Whether the image stream has a second attention of its own in some block.
     pub(crate) dual: bool,
+    /// Whether blocks follow that take both streams as one.
+    pub(crate) single: bool,
 }
 
-/// Numbers in a buffer, how many of them there are around the attention, and how many around the feed-forward networks.
-type Buffers = (u64, u64, u64);
+/// Numbers in a buffer, and how many such buffers there are in each phase: around the attention and around the feed-forward networks
+/// of a joint block; around the attention of a single-stream block, and where its attention and its hidden layer are joined.
+type Buffers = (u64, [u64; 4]);
 
 /// The buffers of the kernels: those that are kept to be used again, and those that are not.
 fn buffers(sizes: Sizes) -> (Vec<Buffers>, Vec<Buffers>) {
     let [image, text] = [sizes.image, sizes.text].map(|tokens| (sizes.batch * tokens * sizes.width) as u64);
     let own = if sizes.dual { 4 } else { 0 };
-    let all = [(image, 5 + own, 2), (text, 5, 2), (4 * image, 0, 1), (4 * text, 0, 1)];
+    let mut all = vec![
+        (image, [5 + own, 2, 0, 0]),
+        (text, [5, 2, 0, 0]),
+        (4 * image, [0, 1, 0, 0]),
+        (4 * text, [0, 1, 0, 0]),
+    ];
+    if sizes.single {
+        let both = image + text;
+        all.extend([(both, [0, 0, 5, 2]), (4 * both, [0, 0, 1, 1]), (5 * both, [0, 0, 0, 1])]);
+    }
     all.into_iter().partition(|(numbers, ..)| *numbers <= rows::KEPT_NUMBERS as u64)
+}
+
+/// Numbers in the buffers that are kept: as many of each as some phase takes.
+fn kept_numbers(kept: &[Buffers]) -> u64 {
+    kept.iter().map(|(numbers, counts)| numbers * counts.iter().max().unwrap_or(&0)).sum()
 }
 
 /// Bytes that a call leaves behind, for another call of the same sizes alone.
@@ -33,11 +50,14 @@ pub(crate) fn kept_bytes(sizes: Sizes, dtype: DType) -> u64 {
     if dtype != DType::F32 {
         return 0;
     }
-    let kept: u64 = buffers(sizes).0.iter().map(|(numbers, a, b)| numbers * a.max(b)).sum();
-    4 * kept.min(rows::KEPT_IN_ALL as u64)
+    4 * kept_numbers(&buffers(sizes).0).min(rows::KEPT_IN_ALL as u64)
 }
 
-/// Peak bytes of the activations in a joint block.
+/// Buffers of `tokens x width` that a single-stream block has at most where none is used again: the tokens, their normed form, queries,
+/// keys and values, what is attended to, the hidden layer (4), and the last two joined (5).
+const SINGLE_BUFFERS: u64 = 15;
+
+/// Peak bytes of the activations in a joint block, or in a single-stream block.
 ///
 /// In f32 they are those of the kernels. Around the attention: the streams, its normed inputs, queries, keys and values; around the
 /// feed-forward networks: the streams, their normed inputs, and the hidden layers. Buffers small enough to be used again stay
@@ -47,10 +67,9 @@ pub(crate) fn peak_bytes(sizes: Sizes, dtype: DType) -> u64 {
     let own = if sizes.dual { 4 } else { 0 };
     if dtype == DType::F32 {
         let (kept, passing) = buffers(sizes);
-        let kept: u64 = kept.iter().map(|(numbers, a, b)| numbers * a.max(b)).sum();
-        let attention: u64 = passing.iter().map(|(numbers, count, _)| numbers * count).sum();
-        let feed_forward: u64 = passing.iter().map(|(numbers, _, count)| numbers * count).sum();
-        return 4 * (kept + attention.max(feed_forward));
+        let phase = |phase: usize| passing.iter().map(|(numbers, counts)| numbers * counts[phase]).sum();
+        let most: u64 = (0..4).map(phase).max().unwrap_or(0);
+        return 4 * (kept_numbers(&kept) + most);
     }
     let bytes = dtype.size_in_bytes() as u64;
     let keys = (sizes.image + sizes.text) as u64;
@@ -59,5 +78,10 @@ pub(crate) fn peak_bytes(sizes: Sizes, dtype: DType) -> u64 {
     let attention = bytes * ((7 + own) * image + 7 * text) + scores;
     // Product, product with bias, and what GELU makes of it, all in the hidden width.
     let feed_forward = bytes * (1 + 2 + 4 + 4) * image.max(text) + bytes * (image + text);
-    attention.max(feed_forward)
+    // The buffers of a single-stream block, and a copy in f32 of what a product reads.
+    let both = image + text;
+    let queries = (sizes.image + sizes.text).min(composed::QUERIES);
+    let scores = (sizes.heads * queries) as u64 * keys * (8 + bytes);
+    let single = if sizes.single { 2 * bytes * SINGLE_BUFFERS * both + scores } else { 0 };
+    attention.max(feed_forward).max(single)
 }

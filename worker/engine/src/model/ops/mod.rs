@@ -13,7 +13,10 @@ mod rotary;
 mod rows;
 mod simd;
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use candle_core::{Device, Tensor};
+use rayon::prelude::*;
 
 use crate::{Error, Result};
 use linear::{Finish, Gates};
@@ -54,6 +57,8 @@ const EPSILON: f64 = 1e-6;
 #[derive(Debug)]
 pub(crate) struct Ops {
     pool: Pool,
+    /// Operations of all products so far.
+    counted: AtomicU64,
     /// Whether work is spread over threads here; another device has its own ways.
     threads: bool,
 }
@@ -61,13 +66,29 @@ pub(crate) struct Ops {
 impl Clone for Ops {
     /// The same operations with buffers of their own.
     fn clone(&self) -> Self {
-        Self { pool: Pool::default(), threads: self.threads }
+        Self { pool: Pool::default(), counted: AtomicU64::new(0), threads: self.threads }
     }
 }
 
 impl Ops {
     pub(crate) fn on(device: &Device) -> Self {
-        Self { pool: Pool::default(), threads: matches!(device, Device::Cpu) }
+        Self { pool: Pool::default(), counted: AtomicU64::new(0), threads: matches!(device, Device::Cpu) }
+    }
+
+    /// Floating-point operations of all matrix products so far, a multiplication and an addition counted as two.
+    pub(crate) fn counted(&self) -> u64 {
+        self.counted.load(Ordering::Relaxed)
+    }
+
+    /// Counts a product of `rows x n` by `n x out`.
+    fn count(&self, rows: usize, n: usize, out: usize) {
+        self.counted.fetch_add(2 * rows as u64 * n as u64 * out as u64, Ordering::Relaxed);
+    }
+
+    fn count_linear(&self, x: &Tensor, layer: &Linear) -> Result<()> {
+        let (out, n) = layer.weight.dims2()?;
+        self.count(x.dim(0)?, n, out);
+        Ok(())
     }
 
     /// Does several operations without leaving the threads that do them in between.
@@ -95,11 +116,13 @@ impl Ops {
 
     /// `x W^T + b`: `rows x n` to `rows x out`.
     pub(crate) fn linear(&self, x: &Tensor, layer: &Linear) -> Result<Tensor> {
+        self.count_linear(x, layer)?;
         if layer.fits(x) { self.finished(x, layer, Finish::Plain) } else { Ok(composed::linear(x, layer)?) }
     }
 
     /// [`Self::linear`], then GELU by its tanh approximation.
     pub(crate) fn linear_gelu(&self, x: &Tensor, layer: &Linear) -> Result<Tensor> {
+        self.count_linear(x, layer)?;
         if layer.fits(x) {
             self.finished(x, layer, Finish::Gelu)
         } else {
@@ -115,6 +138,7 @@ impl Ops {
         norm: Option<&Tensor>,
     ) -> Result<Tensor> {
         let Some(norm) = norm else { return self.linear(x, layer) };
+        self.count_linear(x, layer)?;
         if layer.fits(x) && fits(norm) {
             self.finished(x, layer, Finish::HeadNorm(View::of(norm).numbers()?))
         } else {
@@ -138,6 +162,7 @@ impl Ops {
         by: &Modulation,
         gate: usize,
     ) -> Result<Tensor> {
+        self.count_linear(x, layer)?;
         if !(layer.fits(x) && fits(&residual) && fits(&by.values)) {
             return Ok(composed::add_gated(&residual, &composed::linear(x, layer)?, by, gate)?);
         }
@@ -181,6 +206,26 @@ impl Ops {
         Ok(Tensor::from_vec(out, (rows, width), &Device::Cpu)?)
     }
 
+    /// The features of two matrices side by side: `rows x a` and `rows x b` to `rows x (a + b)`.
+    pub(crate) fn joined(&self, left: &Tensor, right: &Tensor) -> Result<Tensor> {
+        if !(fits(left) && fits(right)) {
+            return Ok(Tensor::cat(&[left, right], 1)?);
+        }
+        let ((rows, a), b) = (left.dims2()?, right.dim(1)?);
+        let (left, right) = (View::of(left), View::of(right));
+        let (left, right) = (left.numbers()?, right.numbers()?);
+        if right.len() != rows * b {
+            return Err(Error::Argument(format!("{rows} rows are not joined to {} numbers", right.len())));
+        }
+        let mut out = self.pool.take(rows * (a + b));
+        let pairs = left.par_chunks_exact(a.max(1)).zip(right.par_chunks_exact(b.max(1)));
+        out.par_chunks_exact_mut((a + b).max(1)).zip(pairs).for_each(|(out, (left, right))| {
+            out[..a].copy_from_slice(left);
+            out[a..].copy_from_slice(right);
+        });
+        Ok(Tensor::from_vec(out, (rows, a + b), &Device::Cpu)?)
+    }
+
     /// Turns every head of the last tokens of each batch item by the tokens' angles. The heads are nobody else's.
     pub(crate) fn rotate(&self, x: Tensor, by: &Rotary, batch: usize) -> Result<Tensor> {
         let (rows, width) = x.dims2()?;
@@ -201,6 +246,19 @@ impl Ops {
         Ok(Tensor::from_vec(numbers, (rows, width), &Device::Cpu)?)
     }
 
+    /// Counts the products of all queries by the keys of their batch item, and of what these weigh by the values.
+    fn count_attention(&self, streams: &[Projected<'_>], batch: usize) -> Result<()> {
+        let mut keys = 0;
+        for stream in streams {
+            keys += stream.keys.dim(0)?;
+        }
+        for queries in streams.iter().filter_map(|stream| stream.queries) {
+            let (rows, width) = queries.dims2()?;
+            self.count(2 * rows, width, keys / batch.max(1));
+        }
+        Ok(())
+    }
+
     /// Softmax attention of the streams' queries on the keys of all streams together, per batch item and head; one output
     /// (`rows x width`) for each stream with queries.
     pub(crate) fn attention(
@@ -209,6 +267,7 @@ impl Ops {
         batch: usize,
         heads: usize,
     ) -> Result<Vec<Tensor>> {
+        self.count_attention(streams, batch)?;
         let kernel = |s: &Projected<'_>| fits(s.keys) && fits(s.values) && s.queries.is_none_or(fits);
         if !streams.iter().all(kernel) {
             return Ok(composed::attention(streams, batch, heads)?);

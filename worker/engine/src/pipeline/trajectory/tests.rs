@@ -18,13 +18,7 @@ struct LinearModel {
 
 impl LinearModel {
     fn new() -> Self {
-        let inventory = Inventory {
-            parameters: 0,
-            units: Vec::new(),
-            sites: Vec::new(),
-            linears: Vec::new(),
-            structures: Vec::new(),
-        };
+        let inventory = Inventory::default();
         Self { inventory, calls: RefCell::default(), guidance: RefCell::default() }
     }
 }
@@ -71,7 +65,7 @@ impl DiffusionModel for LinearModel {
         Err(Error::Argument("it has no linears".to_owned()))
     }
 
-    fn bias(&self, _: LinearId) -> Result<&Tensor> {
+    fn bias(&self, _: LinearId) -> Result<Option<&Tensor>> {
         Err(Error::Argument("it has no linears".to_owned()))
     }
 

@@ -4,13 +4,13 @@ use rayon::prelude::*;
 
 use super::super::SolveError;
 use super::layer::Layer;
-use super::{Score, Step};
+use super::{Columns, Score, Step};
 
 /// k of reciprocal rank fusion, as the published code has it.
 const FUSION: f64 = 60.0;
 
-/// Removes `count` heads of `size` columns each, one at a time, from all `streams`: the lowest-scoring one goes, the others are scored
-/// anew. Ties go to the lower index.
+/// Removes `count` of the heads that lie at `columns` of each of the `streams`, one at a time from all of them: the lowest-scoring one
+/// goes, the others are scored anew. Ties go to the lower index.
 ///
 /// A head scores the sum over streams of tr(W_D [H^-1_DD]^-1 W_D^T), each divided by its stream's output energy.
 ///
@@ -18,27 +18,30 @@ const FUSION: f64 = 60.0;
 /// When widths do not fit the heads, or a part of H^-1 is not positive definite.
 pub fn heads(
     streams: &mut [Layer],
-    size: usize,
+    columns: &[Columns],
     count: usize,
     score: Score,
 ) -> Result<Vec<Step>, SolveError> {
-    let Some(width) = streams.first().map(Layer::width) else { return Ok(Vec::new()) };
-    if let Some(odd) = streams.iter().find(|s| s.width() != width || size == 0 || s.width() % size != 0) {
-        return Err(SolveError::Size { rows: width / size.max(1), columns: size, found: odd.width() });
+    let Some(heads) = columns.first().map(|columns| columns.count) else { return Ok(Vec::new()) };
+    if let Some(odd) = columns.iter().find(|c| c.count != heads) {
+        return Err(SolveError::Size { rows: heads, columns: odd.size, found: odd.count });
     }
-    let mut left: Vec<usize> = (0..width / size).collect();
+    if streams.len() != columns.len() {
+        return Err(SolveError::Size { rows: streams.len(), columns: heads, found: columns.len() });
+    }
+    streams.iter().zip(columns).try_for_each(|(stream, columns)| columns.check(stream))?;
+    let mut left: Vec<usize> = (0..heads).collect();
     let mut steps = Vec::new();
     for _ in 0..count.min(left.len()) {
         let scores = match score {
-            Score::Exact => exact(streams, &left, size)?,
-            Score::Published => published(streams, &left, size)?,
+            Score::Exact => exact(streams, columns, &left)?,
+            Score::Published => published(streams, columns, &left)?,
         };
         let Some(at) = (0..left.len()).min_by(|a, b| scores[*a].total_cmp(&scores[*b])) else { break };
         let part = left.remove(at);
-        let columns = columns(part, size);
         let mut error = 0.0;
-        for stream in streams.iter_mut() {
-            let brought = stream.remove(&columns)?;
+        for (stream, columns) in streams.iter_mut().zip(columns) {
+            let brought = stream.remove(&columns.of(part))?;
             error += stream.relative(brought);
         }
         steps.push(Step { part, error });
@@ -46,28 +49,28 @@ pub fn heads(
     Ok(steps)
 }
 
-fn columns(head: usize, size: usize) -> Vec<usize> {
-    (head * size..(head + 1) * size).collect()
-}
-
-fn exact(streams: &[Layer], left: &[usize], size: usize) -> Result<Vec<f64>, SolveError> {
+fn exact(streams: &[Layer], columns: &[Columns], left: &[usize]) -> Result<Vec<f64>, SolveError> {
     let of = |head: &usize| {
-        let columns = columns(*head, size);
-        streams.iter().map(|stream| Ok(stream.relative(stream.cut(&columns)?.error()))).sum()
+        let both = streams.iter().zip(columns);
+        both.map(|(stream, columns)| Ok(stream.relative(stream.cut(&columns.of(*head))?.error()))).sum()
     };
     left.par_iter().map(of).collect()
 }
 
 /// Lower is fused rank: the negative of the sum over streams of 1 / (k + rank), rank 1 being the lowest score of the stream. Of equal
 /// ones the first in the first stream's order goes, which is a little added to it.
-fn published(streams: &[Layer], left: &[usize], size: usize) -> Result<Vec<f64>, SolveError> {
+fn published(streams: &[Layer], columns: &[Columns], left: &[usize]) -> Result<Vec<f64>, SolveError> {
     let mut fused = vec![0.0; left.len()];
-    for (s, stream) in streams.iter().enumerate() {
+    for (s, (stream, parts)) in streams.iter().zip(columns).enumerate() {
         let energies = stream.column_energies();
         let of = |head: &usize| {
-            let columns = columns(*head, size);
+            let columns = parts.of(*head);
             let factor = stream.cut(&columns)?.factor;
-            Ok(columns.iter().enumerate().map(|(i, j)| energies[*j] * factor[i * size + i].powi(2)).sum())
+            Ok(columns
+                .iter()
+                .enumerate()
+                .map(|(i, j)| energies[*j] * factor[i * parts.size + i].powi(2))
+                .sum())
         };
         let scores: Vec<f64> = left.par_iter().map(of).collect::<Result<_, SolveError>>()?;
         let mut order: Vec<usize> = (0..left.len()).collect();

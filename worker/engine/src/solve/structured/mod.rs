@@ -10,6 +10,8 @@ mod inverse;
 mod layer;
 mod neurons;
 
+use super::SolveError;
+
 pub use bias::{Moments, folded};
 pub use heads::heads;
 pub(super) use inverse::ROWS;
@@ -24,6 +26,39 @@ pub enum Score {
     Exact,
     /// As the published code does: heads by the diagonal of a Cholesky factor, streams by reciprocal rank fusion; neurons in chunks.
     Published,
+}
+
+/// Where the parts of a structure lie among a linear's columns: part i is the `size` columns from `offset + i * size` on. Other columns
+/// are never removed, but take their share of every update.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Columns {
+    /// The first column of the first part.
+    pub offset: usize,
+    /// Columns of one part.
+    pub size: usize,
+    /// How many parts there are.
+    pub count: usize,
+}
+
+impl Columns {
+    /// Parts of `size` columns each that are all of `width` columns; a rest belongs to none.
+    pub fn all(width: usize, size: usize) -> Self {
+        Self { offset: 0, size, count: width.checked_div(size).unwrap_or(0) }
+    }
+
+    fn of(self, part: usize) -> Vec<usize> {
+        let start = self.offset + part * self.size;
+        (start..start + self.size).collect()
+    }
+
+    /// Checks that the parts lie within a linear.
+    fn check(self, layer: &Layer) -> Result<(), SolveError> {
+        let end = self.size.checked_mul(self.count).and_then(|columns| columns.checked_add(self.offset));
+        if self.size == 0 || end.is_none_or(|end| end > layer.width()) {
+            return Err(SolveError::Size { rows: self.count, columns: self.size, found: layer.width() });
+        }
+        Ok(())
+    }
 }
 
 /// One removal.

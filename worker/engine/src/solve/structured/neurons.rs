@@ -5,35 +5,47 @@ use faer::MatRef;
 use super::super::SolveError;
 use super::inverse::{downdate, symmetric_row};
 use super::layer::Layer;
-use super::{Score, Step};
+use super::{Columns, Score, Step};
 
 /// Removals whose downdates are applied together, in one product.
 pub(in crate::solve) const DELAY: usize = 96;
 
-/// Removes `count` columns, the lowest-scoring first; column j scores sum_r w_rj^2 / [H^-1]_jj. Ties go to the lower index.
+/// Removes `count` of the neurons that lie at the `columns` of a linear, the lowest-scoring first; column j scores
+/// sum_r w_rj^2 / [H^-1]_jj. Ties go to the lower index. A step's part is counted from the first of the columns.
 ///
 /// # Errors
-/// When H^-1 is not positive definite.
-pub fn neurons(layer: &mut Layer, count: usize, score: Score) -> Result<Vec<Step>, SolveError> {
-    let count = count.min(layer.width());
-    match score {
-        Score::Exact => one_at_a_time(layer, count),
-        Score::Published => in_chunks(layer, count),
+/// When neurons are not of one column each, the linear lacks them, or H^-1 is not positive definite.
+pub fn neurons(
+    layer: &mut Layer,
+    columns: Columns,
+    count: usize,
+    score: Score,
+) -> Result<Vec<Step>, SolveError> {
+    columns.check(layer)?;
+    if columns.size != 1 {
+        return Err(SolveError::Size { rows: columns.count, columns: columns.size, found: layer.width() });
     }
+    let count = count.min(columns.count);
+    let left = (columns.offset..columns.offset + columns.count).collect();
+    let mut steps = match score {
+        Score::Exact => one_at_a_time(layer, left, count),
+        Score::Published => in_chunks(layer, left, count),
+    }?;
+    steps.iter_mut().for_each(|step| step.part -= columns.offset);
+    Ok(steps)
 }
 
-/// Removes one column at a time, each by the scores that the last one left.
+/// Removes one column at a time of those that are `left`, each by the scores that the last one left. Steps name columns.
 ///
 /// Scores need the diagonals of H^-1 and C = W^T W alone, which are kept up to date. A removal of column p takes h h^T / h_p off
 /// H^-1 and s b^T + b s^T off C, with h and c the columns p of either, s = h / h_p and b = c - c_p s / 2. A column is only looked
 /// at when it goes, so these are applied [`DELAY`] at a time: for `count` removals, rows n^2 operations for C, 3 count n^2 for
 /// downdates and 2 count rows n for the weight, in products, and 3 count DELAY n beside them.
-fn one_at_a_time(layer: &mut Layer, count: usize) -> Result<Vec<Step>, SolveError> {
+fn one_at_a_time(layer: &mut Layer, mut left: Vec<usize>, count: usize) -> Result<Vec<Step>, SolveError> {
     let n = layer.width();
     let mut alike = alike(layer);
     let mut pivots: Vec<f64> = (0..n).map(|j| layer.inverse[j * n + j]).collect();
     let mut energies: Vec<f64> = (0..n).map(|j| alike[j * n + j]).collect();
-    let mut left: Vec<usize> = (0..n).collect();
     let mut delayed = Delayed::new(n);
     let mut steps = Vec::with_capacity(count);
     for _ in 0..count {
@@ -41,17 +53,17 @@ fn one_at_a_time(layer: &mut Layer, count: usize) -> Result<Vec<Step>, SolveErro
         let Some(at) = (0..left.len()).min_by(|a, b| score(left[*a]).total_cmp(&score(left[*b]))) else {
             break;
         };
-        let part = left.remove(at);
-        if pivots[part].partial_cmp(&0.0) != Some(std::cmp::Ordering::Greater) {
+        let column = left.remove(at);
+        if pivots[column].partial_cmp(&0.0) != Some(std::cmp::Ordering::Greater) {
             return Err(SolveError::NotPositive { damping: 0.0 });
         }
-        steps.push(Step { part, error: layer.relative(score(part)) });
-        let (root, share, other) = delayed.remove(part, &layer.inverse, &alike);
+        steps.push(Step { part: column, error: layer.relative(score(column)) });
+        let (root, share, other) = delayed.remove(column, &layer.inverse, &alike);
         for j in 0..n {
             pivots[j] -= root[j] * root[j];
             energies[j] -= 2.0 * share[j] * other[j];
         }
-        if delayed.parts.len() == DELAY {
+        if delayed.columns.len() == DELAY {
             delayed.apply(layer, &mut alike);
         }
     }
@@ -71,7 +83,7 @@ fn alike(layer: &Layer) -> Vec<f64> {
 /// Removals that have not been applied yet, each a row of n values in three matrices.
 struct Delayed {
     n: usize,
-    parts: Vec<usize>,
+    columns: Vec<usize>,
     /// h / sqrt(h_p).
     roots: Vec<f64>,
     /// s = h / h_p.
@@ -83,37 +95,37 @@ struct Delayed {
 impl Delayed {
     fn new(n: usize) -> Self {
         let empty = || Vec::with_capacity(DELAY * n);
-        Self { n, parts: Vec::with_capacity(DELAY), roots: empty(), shares: empty(), others: empty() }
+        Self { n, columns: Vec::with_capacity(DELAY), roots: empty(), shares: empty(), others: empty() }
     }
 
-    /// Notes the removal of column `part`; gives its root, share and other.
-    fn remove(&mut self, part: usize, inverse: &[f64], alike: &[f64]) -> (&[f64], &[f64], &[f64]) {
+    /// Notes the removal of a column; gives its root, share and other.
+    fn remove(&mut self, column: usize, inverse: &[f64], alike: &[f64]) -> (&[f64], &[f64], &[f64]) {
         let n = self.n;
         let (mut h, mut c) = (vec![0.0; n], vec![0.0; n]);
-        symmetric_row(inverse, n, part, &mut h);
-        symmetric_row(alike, n, part, &mut c);
+        symmetric_row(inverse, n, column, &mut h);
+        symmetric_row(alike, n, column, &mut c);
         let rows =
             self.roots.chunks_exact(n).zip(self.shares.chunks_exact(n)).zip(self.others.chunks_exact(n));
         for ((root, share), other) in rows {
-            let (r, s, o) = (root[part], share[part], other[part]);
+            let (r, s, o) = (root[column], share[column], other[column]);
             h.iter_mut().zip(root).for_each(|(h, root)| *h -= r * root);
             c.iter_mut()
                 .zip(share.iter().zip(other))
                 .for_each(|(c, (share, other))| *c -= s * other + o * share);
         }
-        let (pivot, half) = (h[part], c[part] / 2.0);
+        let (pivot, half) = (h[column], c[column] / 2.0);
         let root = pivot.sqrt();
         let start = self.roots.len();
         self.roots.extend(h.iter().map(|h| h / root));
         self.shares.extend(h.iter().map(|h| h / pivot));
         self.others.extend(c.iter().zip(&h).map(|(c, h)| c - half * (h / pivot)));
-        self.parts.push(part);
+        self.columns.push(column);
         (&self.roots[start..], &self.shares[start..], &self.others[start..])
     }
 
     /// Applies what has been noted.
     fn apply(&mut self, layer: &mut Layer, alike: &mut [f64]) {
-        let (n, k, rows) = (self.n, self.parts.len(), layer.rows());
+        let (n, k, rows) = (self.n, self.columns.len(), layer.rows());
         if k == 0 {
             return;
         }
@@ -121,29 +133,29 @@ impl Delayed {
         let both = |a: &[f64], b: &[f64]| [a, b].concat();
         downdate(alike, n, &both(&self.shares, &self.others), &both(&self.others, &self.shares));
         // Each removed column as it was when it went: what is left of it after the removals before.
-        let mut columns = vec![0.0; k * rows];
+        let mut removed = vec![0.0; k * rows];
         for i in 0..k {
-            let (before, here) = columns.split_at_mut(i * rows);
+            let (before, here) = removed.split_at_mut(i * rows);
             let here = &mut here[..rows];
             here.iter_mut()
-                .zip(layer.weight.iter().skip(self.parts[i]).step_by(n))
+                .zip(layer.weight.iter().skip(self.columns[i]).step_by(n))
                 .for_each(|(to, w)| *to = *w);
             for (l, before) in before.chunks_exact(rows).enumerate() {
-                let share = self.shares[l * n + self.parts[i]];
+                let share = self.shares[l * n + self.columns[i]];
                 here.iter_mut().zip(before).for_each(|(w, before)| *w -= share * before);
             }
         }
-        let left = MatRef::from_row_major_slice(&columns, k, rows).transpose();
+        let left = MatRef::from_row_major_slice(&removed, k, rows).transpose();
         layer.take_off(left, &self.shares);
-        layer.clear(&self.parts);
+        layer.clear(&self.columns);
         *self = Self::new(n);
     }
 }
 
-/// Removes columns in the chunks of the published code, each by the scores that the last one left.
-fn in_chunks(layer: &mut Layer, count: usize) -> Result<Vec<Step>, SolveError> {
+/// Removes columns of those that are `left` in the chunks of the published code, each by the scores that the last one left. Steps name
+/// columns.
+fn in_chunks(layer: &mut Layer, mut left: Vec<usize>, count: usize) -> Result<Vec<Step>, SolveError> {
     let n = layer.width();
-    let mut left: Vec<usize> = (0..n).collect();
     let mut steps = Vec::with_capacity(count);
     for size in chunks(count) {
         let energies = layer.column_energies();
@@ -153,7 +165,7 @@ fn in_chunks(layer: &mut Layer, count: usize) -> Result<Vec<Step>, SolveError> {
         left.sort_unstable();
         let error = layer.remove(&left)?;
         let share = layer.relative(error) / size as f64;
-        steps.extend(left.iter().map(|part| Step { part: *part, error: share }));
+        steps.extend(left.iter().map(|column| Step { part: *column, error: share }));
         left = rest;
     }
     Ok(steps)

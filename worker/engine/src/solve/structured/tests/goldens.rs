@@ -43,8 +43,11 @@ impl Golden {
         let mut layers: Vec<Layer> = self.cases.iter().map(Case::layer).collect();
         let count = self.removed.len() / self.size;
         let steps = match self.size {
-            1 => neurons(&mut layers[0], count, score).unwrap(),
-            size => heads(&mut layers, size, count, score).unwrap(),
+            1 => neurons(&mut layers[0], Columns::all(self.cases[0].n, 1), count, score).unwrap(),
+            size => {
+                let columns = vec![Columns::all(self.cases[0].n, size); layers.len()];
+                heads(&mut layers, &columns, count, score).unwrap()
+            }
         };
         (steps, layers.iter().map(|layer| layer.weight().to_vec()).collect())
     }

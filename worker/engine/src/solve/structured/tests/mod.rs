@@ -48,72 +48,107 @@ fn apart(a: &[f64], b: &[f64]) -> f64 {
 /// The method by its definition: before each removal the matrix of the columns left is inverted anew, and every part's error is
 /// formed in full. Returns the parts in the order in which they went, their errors, and the weights.
 fn plain(cases: &[Case], size: usize, count: usize) -> (Vec<usize>, Vec<f64>, Vec<Vec<f64>>) {
-    let n = cases[0].n;
-    let h: Vec<Vec<f64>> = cases.iter().map(|c| damped(&c.gram, n, 0.01)).collect();
-    let energies: Vec<f64> = cases.iter().map(|c| layer::energy(&c.weight, &c.gram, n)).collect();
-    let mut weights: Vec<Vec<f64>> = cases.iter().map(|c| c.weight.clone()).collect();
-    for (case, weight) in cases.iter().zip(&mut weights) {
-        for j in (0..n).filter(|j| case.gram[j * n + j] == 0.0) {
-            weight.chunks_mut(n).for_each(|row| row[j] = 0.0);
-        }
-    }
-    let mut left: Vec<usize> = (0..n / size).collect();
-    let (mut order, mut errors) = (Vec::new(), Vec::new());
-    for _ in 0..count {
-        let live: Vec<usize> = left.iter().flat_map(|p| p * size..(p + 1) * size).collect();
-        let inverses: Vec<Vec<f64>> = h
-            .iter()
-            .map(|h| {
-                let h: Vec<f64> = live.iter().flat_map(|i| live.iter().map(move |j| h[i * n + j])).collect();
-                plain_inverse(&h, live.len())
-            })
-            .collect();
-        // [H^-1_DD]^-1 for the part at `place` among those left.
-        let block = |s: usize, place: usize| -> Vec<f64> {
-            let at = place * size..(place + 1) * size;
-            let m = live.len();
-            let block: Vec<f64> = at
-                .clone()
-                .flat_map(|i| at.clone().map(move |j| (i, j)))
-                .map(|(i, j)| inverses[s][i * m + j])
-                .collect();
-            plain_inverse(&block, size)
-        };
-        let error = |place: usize| -> f64 {
-            (0..cases.len())
-                .map(|s| {
-                    let block = block(s, place);
-                    let d = &live[place * size..(place + 1) * size];
-                    let of_row = |row: &[f64]| -> f64 {
-                        (0..size)
-                            .map(|a| {
-                                (0..size).map(|b| row[d[a]] * block[a * size + b] * row[d[b]]).sum::<f64>()
-                            })
-                            .sum()
-                    };
-                    weights[s].chunks(n).map(of_row).sum::<f64>() / energies[s]
-                })
-                .sum()
-        };
-        let scores: Vec<f64> = (0..left.len()).map(error).collect();
-        let place = (0..left.len()).min_by(|a, b| scores[*a].total_cmp(&scores[*b])).unwrap();
-        for s in 0..cases.len() {
-            let (block, m) = (block(s, place), live.len());
-            let d: Vec<usize> = live[place * size..(place + 1) * size].to_vec();
-            for row in weights[s].chunks_mut(n) {
-                let gone: Vec<f64> = d.iter().map(|j| row[*j]).collect();
-                let by_block: Vec<f64> =
-                    (0..size).map(|b| (0..size).map(|a| gone[a] * block[a * size + b]).sum()).collect();
-                for (k, j) in live.iter().enumerate() {
-                    let step: f64 =
-                        (0..size).map(|b| by_block[b] * inverses[s][(place * size + b) * m + k]).sum();
-                    row[*j] -= step;
-                }
-                d.iter().for_each(|j| row[*j] = 0.0);
+    let mut plain = Plain::new(cases);
+    let (order, errors) = plain.remove(Columns::all(cases[0].n, size), count);
+    (order, errors, plain.weights)
+}
+
+/// Linears of n columns each on their way, by the definition.
+struct Plain {
+    n: usize,
+    /// S + damping * mean(diag S) I of each.
+    h: Vec<Vec<f64>>,
+    energies: Vec<f64>,
+    weights: Vec<Vec<f64>>,
+    /// The columns that are left.
+    live: Vec<usize>,
+}
+
+impl Plain {
+    fn new(cases: &[Case]) -> Self {
+        let n = cases[0].n;
+        let mut weights: Vec<Vec<f64>> = cases.iter().map(|c| c.weight.clone()).collect();
+        for (case, weight) in cases.iter().zip(&mut weights) {
+            for j in (0..n).filter(|j| case.gram[j * n + j] == 0.0) {
+                weight.chunks_mut(n).for_each(|row| row[j] = 0.0);
             }
         }
-        errors.push(scores[place]);
-        order.push(left.remove(place));
+        Self {
+            n,
+            h: cases.iter().map(|c| damped(&c.gram, n, 0.01)).collect(),
+            energies: cases.iter().map(|c| layer::energy(&c.weight, &c.gram, n)).collect(),
+            weights,
+            live: (0..n).collect(),
+        }
     }
-    (order, errors, weights)
+
+    /// Removes `count` of the parts that lie at `columns`; gives their order and errors.
+    fn remove(&mut self, columns: Columns, count: usize) -> (Vec<usize>, Vec<f64>) {
+        let mut left: Vec<usize> = (0..columns.count).collect();
+        let (mut order, mut errors) = (Vec::new(), Vec::new());
+        for _ in 0..count {
+            let inverses: Vec<Vec<f64>> = self.h.iter().map(|h| self.inverse(h)).collect();
+            let parts: Vec<Cut> = left.iter().map(|part| self.cut(&columns.of(*part), &inverses)).collect();
+            let lowest = |a: &usize, b: &usize| parts[*a].error.total_cmp(&parts[*b].error);
+            let place = (0..left.len()).min_by(lowest).unwrap();
+            self.apply(&parts[place], &inverses);
+            errors.push(parts[place].error);
+            order.push(left.remove(place));
+        }
+        (order, errors)
+    }
+
+    /// The inverse of the part of `h` whose rows and columns are left.
+    fn inverse(&self, h: &[f64]) -> Vec<f64> {
+        let live = &self.live;
+        let left: Vec<f64> = live.iter().flat_map(|i| live.iter().map(move |j| h[i * self.n + j])).collect();
+        plain_inverse(&left, live.len())
+    }
+
+    fn cut(&self, columns: &[usize], inverses: &[Vec<f64>]) -> Cut {
+        let (m, size) = (self.live.len(), columns.len());
+        let places: Vec<usize> =
+            columns.iter().map(|j| self.live.iter().position(|live| live == j).unwrap()).collect();
+        let block = |inverse: &Vec<f64>| -> Vec<f64> {
+            let block: Vec<f64> =
+                places.iter().flat_map(|i| places.iter().map(move |j| inverse[i * m + j])).collect();
+            plain_inverse(&block, size)
+        };
+        let blocks: Vec<Vec<f64>> = inverses.iter().map(block).collect();
+        let of_row = |row: &[f64], block: &[f64]| -> f64 {
+            let pairs = (0..size).flat_map(|a| (0..size).map(move |b| (a, b)));
+            pairs.map(|(a, b)| row[columns[a]] * block[a * size + b] * row[columns[b]]).sum()
+        };
+        let errors = self.weights.iter().zip(&blocks).zip(&self.energies).map(|((weight, block), energy)| {
+            weight.chunks(self.n).map(|row| of_row(row, block)).sum::<f64>() / energy
+        });
+        Cut { error: errors.sum(), columns: columns.to_vec(), places, blocks }
+    }
+
+    fn apply(&mut self, cut: &Cut, inverses: &[Vec<f64>]) {
+        let (m, size) = (self.live.len(), cut.columns.len());
+        for ((weight, block), inverse) in self.weights.iter_mut().zip(&cut.blocks).zip(inverses) {
+            for row in weight.chunks_mut(self.n) {
+                let gone: Vec<f64> = cut.columns.iter().map(|j| row[*j]).collect();
+                let by_block: Vec<f64> =
+                    (0..size).map(|b| (0..size).map(|a| gone[a] * block[a * size + b]).sum()).collect();
+                for (k, j) in self.live.iter().enumerate() {
+                    let step: f64 = (0..size).map(|b| by_block[b] * inverse[cut.places[b] * m + k]).sum();
+                    row[*j] -= step;
+                }
+                cut.columns.iter().for_each(|j| row[*j] = 0.0);
+            }
+        }
+        self.live.retain(|j| !cut.columns.contains(j));
+    }
+}
+
+/// What removing some columns takes by the definition.
+struct Cut {
+    error: f64,
+    columns: Vec<usize>,
+    /// Where the columns stand among those that are left.
+    places: Vec<usize>,
+    /// [H^-1_DD]^-1 of each linear.
+    blocks: Vec<Vec<f64>>,
 }

@@ -1,0 +1,102 @@
+"""A FLUX.1 transformer whose blocks have kept different numbers of heads and neurons. Written by obsdiff.
+
+    from diffusers import AutoModel, FluxPipeline
+
+    transformer = AutoModel.from_pretrained("PIPELINE/transformer", trust_remote_code=True)
+    pipeline = FluxPipeline.from_pretrained("PIPELINE", transformer=transformer)
+
+`load_pruned_transformer("PIPELINE/transformer")` of this file does the same as the first line, without remote code.
+"""
+
+import os
+
+from diffusers import FluxTransformer2DModel
+from diffusers.configuration_utils import register_to_config
+from torch import nn
+
+
+class PrunedFluxTransformer2DModel(FluxTransformer2DModel):
+    """diffusers' transformer with smaller linears: the lists hold a number for every block of their kind."""
+
+    @register_to_config
+    def __init__(
+        self,
+        patch_size=1,
+        in_channels=64,
+        out_channels=None,
+        num_layers=19,
+        num_single_layers=38,
+        attention_head_dim=128,
+        num_attention_heads=24,
+        joint_attention_dim=4096,
+        pooled_projection_dim=768,
+        guidance_embeds=False,
+        axes_dims_rope=(16, 56, 56),
+        attention_heads_per_block=None,
+        ffn_width_per_block=None,
+        ffn_context_width_per_block=None,
+        single_attention_heads_per_block=None,
+        single_mlp_width_per_block=None,
+    ):
+        super().__init__(
+            patch_size=patch_size,
+            in_channels=in_channels,
+            out_channels=out_channels,
+            num_layers=num_layers,
+            num_single_layers=num_single_layers,
+            attention_head_dim=attention_head_dim,
+            num_attention_heads=num_attention_heads,
+            joint_attention_dim=joint_attention_dim,
+            pooled_projection_dim=pooled_projection_dim,
+            guidance_embeds=guidance_embeds,
+            axes_dims_rope=axes_dims_rope,
+        )
+        for index, block in enumerate(self.transformer_blocks):
+            if attention_heads_per_block is not None:
+                _keep_heads(block.attn, attention_heads_per_block[index], attention_head_dim)
+            for network, widths in (
+                (block.ff, ffn_width_per_block),
+                (block.ff_context, ffn_context_width_per_block),
+            ):
+                if widths is not None:
+                    up, down = network.net[0], network.net[2]
+                    up.proj = _linear(up.proj, up.proj.in_features, widths[index])
+                    network.net[2] = _linear(down, widths[index], down.out_features)
+        for index, block in enumerate(self.single_transformer_blocks):
+            attended, hidden = block.attn.heads * attention_head_dim, block.proj_mlp.out_features
+            if single_attention_heads_per_block is not None:
+                attended = single_attention_heads_per_block[index] * attention_head_dim
+                _keep_heads(block.attn, single_attention_heads_per_block[index], attention_head_dim)
+            if single_mlp_width_per_block is not None:
+                hidden = block.mlp_hidden_dim = single_mlp_width_per_block[index]
+                block.proj_mlp = _linear(block.proj_mlp, block.proj_mlp.in_features, hidden)
+            # It reads what was attended to and the hidden layer, joined.
+            block.proj_out = _linear(block.proj_out, attended + hidden, block.proj_out.out_features)
+
+
+def _keep_heads(attention, heads, head_dim):
+    inner = heads * head_dim
+    for name in ("to_q", "to_k", "to_v", "add_q_proj", "add_k_proj", "add_v_proj"):
+        linear = getattr(attention, name, None)
+        if linear is not None:
+            setattr(attention, name, _linear(linear, linear.in_features, inner))
+    # A single-stream block's attention has no output projection of its own.
+    if getattr(attention, "to_out", None) is not None:
+        attention.to_out[0] = _linear(attention.to_out[0], inner, attention.to_out[0].out_features)
+    if getattr(attention, "to_add_out", None) is not None:
+        attention.to_add_out = _linear(attention.to_add_out, inner, attention.to_add_out.out_features)
+    attention.heads = heads
+    attention.inner_dim = attention.inner_kv_dim = inner
+
+
+def _linear(like, in_features, out_features):
+    return nn.Linear(
+        in_features, out_features, bias=like.bias is not None, device=like.weight.device, dtype=like.weight.dtype
+    )
+
+
+def load_pruned_transformer(directory=None, **kwargs):
+    """The transformer in `directory`, by default the one that this file lies in; `kwargs` are those of `from_pretrained`."""
+    if directory is None:
+        directory = os.path.dirname(os.path.abspath(__file__))
+    return PrunedFluxTransformer2DModel.from_pretrained(directory, **kwargs)

@@ -1,0 +1,143 @@
+//! The tensors of structures without the parts that go.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use candle_core::{Device, Tensor};
+use obsdiff_proto::{LinearId, Package, PartKind, StructureId, Target};
+
+use super::{Loss, Reader, SolvedStructures, target};
+use crate::Result;
+use crate::export::{PrunedLinear, PrunedStructure};
+use crate::pruner::Pruner;
+use crate::solve::structured::{Layer, folded};
+
+impl Pruner {
+    /// The tensors of structures without the parts that go. `layers` hold the new weights of their outputs where there are any; else
+    /// the removed columns become zero and no more.
+    pub(super) fn assemble(
+        &self,
+        package: &Package,
+        losses: Vec<Loss<'_>>,
+        layers: Vec<(Arc<Reader>, Layer)>,
+    ) -> Result<SolvedStructures> {
+        let mut solved =
+            SolvedStructures { structures: Vec::new(), tensors: BTreeMap::new(), linears: Vec::new() };
+        // By linear, in the order in which structures name them: the columns and rows that go.
+        let mut columns: Vec<(LinearId, Target, Vec<usize>)> = Vec::new();
+        let mut rows = columns.clone();
+        for loss in &losses {
+            let target = target(package, loss.structure)?;
+            for (features, lost) in
+                [(&loss.structure.outputs, &mut columns), (&loss.structure.inputs, &mut rows)]
+            {
+                for features in features {
+                    let gone = loss.removed.iter().flat_map(|part| features.of(*part));
+                    match lost.iter_mut().find(|(linear, ..)| *linear == features.linear) {
+                        Some((.., all)) => all.extend(gone),
+                        None => lost.push((features.linear, target, gone.collect())),
+                    }
+                }
+            }
+        }
+        for (linear, target, columns) in columns {
+            let changed = match layers.iter().find(|(reader, _)| reader.linear == linear) {
+                Some((reader, layer)) => self.changed_reader(reader, layer)?,
+                None => {
+                    let mut weight = self.dense_whole(linear)?;
+                    for row in weight.chunks_exact_mut(self.width(linear)) {
+                        columns.iter().for_each(|j| row[*j] = 0.0);
+                    }
+                    Changed { linear, weight, bias: None, known: None }
+                }
+            };
+            self.add(&mut solved, package, target, changed)?;
+        }
+        for (linear, target, rows) in rows {
+            let (mut weight, mut bias) = (self.dense_whole(linear)?, self.dense_bias(linear)?);
+            let width = self.width(linear);
+            for row in rows {
+                weight[row * width..(row + 1) * width].fill(0.0);
+                if let Some(bias) = &mut bias {
+                    bias[row] = 0.0;
+                }
+            }
+            self.add(&mut solved, package, target, Changed { linear, weight, bias, known: None })?;
+        }
+        solved.structures = losses.into_iter().map(|loss| loss.report(package)).collect();
+        Ok(solved)
+    }
+
+    /// A linear that reads parts, as it was solved.
+    fn changed_reader<'a>(&self, reader: &'a Reader, layer: &'a Layer) -> Result<Changed<'a>> {
+        let bias = match (self.sparsity.fold_bias, self.dense_bias(reader.linear)?) {
+            (true, Some(bias)) => {
+                let bias: Vec<f64> = bias.into_iter().map(f64::from).collect();
+                Some(narrow(&folded(&bias, &reader.before, layer.weight(), reader.moments.means())))
+            }
+            _ => None,
+        };
+        let weight = narrow(layer.weight());
+        Ok(Changed { linear: reader.linear, weight, bias, known: Some((reader, layer)) })
+    }
+
+    /// Adds a changed linear to what was solved.
+    fn add(
+        &self,
+        solved: &mut SolvedStructures,
+        package: &Package,
+        target: Target,
+        changed: Changed<'_>,
+    ) -> Result<()> {
+        let Changed { linear, weight, bias, known } = changed;
+        let described = self.model.inventory().linear(linear);
+        let (name, rows) = (&described.name, described.rows);
+        let shape = [rows, weight.len() / rows.max(1)];
+        let report = PrunedLinear {
+            name: name.clone(),
+            shape,
+            target,
+            package: package.id.0,
+            zeros: weight.iter().filter(|w| **w == 0.0).count() as u64,
+            damping: known.map(|(_, layer)| layer.damping_used()),
+            gram_trace: known.map(|(reader, _)| reader.gram_trace),
+            unrefined_error: None,
+            relative_error: known.map(|(reader, layer)| reader.relative_error(layer.weight())),
+        };
+        solved.linears.push((linear, report));
+        let weight = Tensor::from_vec(weight, (shape[0], shape[1]), &Device::Cpu)?;
+        solved.tensors.insert(format!("{name}.weight"), weight);
+        if let Some(bias) = bias {
+            solved.tensors.insert(format!("{name}.bias"), Tensor::from_vec(bias, rows, &Device::Cpu)?);
+        }
+        Ok(())
+    }
+}
+
+/// A linear's new numbers, and what it was solved from, where it was.
+struct Changed<'a> {
+    linear: LinearId,
+    weight: Vec<f32>,
+    bias: Option<Vec<f32>>,
+    known: Option<(&'a Reader, &'a Layer)>,
+}
+
+impl Loss<'_> {
+    fn report(self, package: &Package) -> (StructureId, PrunedStructure) {
+        let heads = self.structure.kind == PartKind::Heads;
+        let report = PrunedStructure {
+            name: self.structure.name.clone(),
+            package: package.id.0,
+            heads,
+            of: self.structure.count,
+            kept: self.structure.count - self.removed.len(),
+            error: self.error,
+            removed: if heads { self.removed } else { Vec::new() },
+        };
+        (self.id, report)
+    }
+}
+
+fn narrow(values: &[f64]) -> Vec<f32> {
+    values.iter().map(|x| *x as f32).collect()
+}
