@@ -1,11 +1,14 @@
 //! The job file: one TOML document, checked before any work.
 
 mod check;
+mod sparsity;
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::{ByteSize, HeadScore, Layout, Pattern};
+use crate::{ByteSize, Layout};
+
+pub use sparsity::{Effort, Method, Rule, SparsitySpec};
 
 /// A pruning job as its user wrote it, with defaults filled in.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -56,120 +59,6 @@ pub enum ComputeType {
     Bf16,
     /// 16-bit floats.
     F16,
-}
-
-/// `[sparsity]`: how much goes, and by which rule it is chosen.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct SparsitySpec {
-    /// How weights are chosen, and whether the survivors are updated.
-    #[serde(default)]
-    pub method: Method,
-    /// Which weights may go together.
-    pub pattern: Pattern,
-    /// Share of the weights that goes, 0..=1. Needed by `unstructured`; an N:M pattern says it by itself. Of `structured`, the
-    /// share of each block's heads and neurons.
-    pub ratio: Option<f64>,
-    /// Steps by which the weights that stay are moved to the least-squares optimum of their mask; 0 leaves them where the method
-    /// put them, as published.
-    #[serde(default = "default_refine")]
-    pub refine: u32,
-    /// `admm` only: how long mask and weights take turns.
-    #[serde(default)]
-    pub effort: Effort,
-    /// `structured` only, in place of a ratio: share of a forward call's arithmetic that is to be saved, wherever it costs least.
-    pub budget: Option<f64>,
-    /// `structured` only: how heads and neurons are scored.
-    #[serde(default)]
-    pub head_score: HeadScore,
-    /// `structured` only: whether biases take over the mean of what goes.
-    #[serde(default = "default_fold_bias")]
-    pub fold_bias: bool,
-    /// Exceptions for linears by name; the first match wins.
-    #[serde(default)]
-    pub rules: Vec<Rule>,
-}
-
-fn default_refine() -> u32 {
-    5
-}
-
-fn default_fold_bias() -> bool {
-    true
-}
-
-/// How weights are chosen.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Method {
-    /// Optimal Brain Surgeon: scores and updates by the inverse Hessian.
-    #[default]
-    Obs,
-    /// Alternating directions: weights and mask take turns until they agree (arXiv 2406.07831).
-    Admm,
-    /// Smallest absolute value; no calibration, unless what stays is refined.
-    Magnitude,
-    /// Smallest |w| times the norm of its input column; no update.
-    Wanda,
-    /// `structured` only: heads and neurons of the smallest sum of |w|; no calibration, no update.
-    L1,
-}
-
-impl Method {
-    /// Whether it needs activations.
-    pub fn calibrates(self) -> bool {
-        matches!(self, Self::Obs | Self::Admm | Self::Wanda)
-    }
-}
-
-/// How long `admm` has mask and weights take turns: so many rounds for each penalty rho on their disagreement. The schedules are ours.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Effort {
-    /// Three penalties of five rounds.
-    #[default]
-    Fast,
-    /// Six penalties of four rounds: about 5% less error for about twice the time of solving.
-    Thorough,
-}
-
-impl Effort {
-    /// The penalties, in turn. A site needs an inverse for each.
-    pub const fn penalties(self) -> &'static [f64] {
-        match self {
-            Self::Fast => &[0.1, 0.3, 1.0],
-            Self::Thorough => &[0.03, 0.06, 0.12, 0.25, 0.5, 1.0],
-        }
-    }
-
-    /// The rounds of each penalty. A linear needs a product of rows x n x n for each but the very first.
-    pub const fn rounds(self) -> usize {
-        match self {
-            Self::Fast => 5,
-            Self::Thorough => 4,
-        }
-    }
-
-    /// Products of rows x n x n for a linear.
-    pub const fn products(self) -> usize {
-        self.penalties().len() * self.rounds() - 1
-    }
-}
-
-/// An exception for the linears whose names a glob matches.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Rule {
-    /// Glob on linear names, such as `transformer_blocks.0.*`.
-    #[serde(rename = "match")]
-    pub matches: String,
-    /// Leave these linears dense.
-    #[serde(default)]
-    pub skip: bool,
-    /// A pattern of their own.
-    pub pattern: Option<Pattern>,
-    /// A ratio of their own.
-    pub ratio: Option<f64>,
 }
 
 /// `[calibration]`: the prompts and trajectories whose activations are gathered.

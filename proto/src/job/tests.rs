@@ -1,5 +1,5 @@
 use super::*;
-use crate::{Target, Targets};
+use crate::{Pattern, Target, Targets};
 
 const JOB: &str = r#"
     [model]
