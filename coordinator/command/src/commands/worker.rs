@@ -150,8 +150,9 @@ fn serve(
         fit::check(&job, &inputs.described, &inputs.plan, 1, memory)?;
     }
     // Whoever prepares for long is not taken for one that hangs.
-    let preparing = desk.clone();
-    progress.call_at_steps(Box::new(move || preparing.advance()));
+    let (encoding, loading) = (desk.clone(), desk.clone());
+    progress.call_at_steps(Box::new(move || encoding.advance()));
+    inputs.weights.tell(Arc::new(move || loading.advance()));
     let (model, trajectories) = prepare(&job, &inputs, progress)?;
     let work = crate::run::work(&job, &inputs, &trajectories, None, &session.disk);
     let shelf = StoreShelf::new(store, runtime.handle().clone());

@@ -1,4 +1,6 @@
 use std::fs;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::*;
 use candle_core::{DType, Device, Tensor};
@@ -172,4 +174,19 @@ fn what_is_no_regular_file_is_refused_where_weights_and_configurations_are_read(
     assert!(error.contains(said), "{error}");
     let error = sha256(&dir.path().join("config.json")).unwrap_err().to_string();
     assert!(error.contains(said), "{error}");
+}
+
+#[test]
+fn whoever_has_to_know_is_told_of_each_tensor_that_is_read() {
+    let dir = tempfile::tempdir().unwrap();
+    sample(dir.path(), "model.safetensors", &["a", "b"]);
+    let weights = Weights::open(dir.path(), Library::Transformers).unwrap();
+    let told = Arc::new(AtomicU32::new(0));
+    let counted = told.clone();
+    weights.tell(Arc::new(move || {
+        counted.fetch_add(1, Ordering::SeqCst);
+    }));
+    weights.tensor("a", &[2, 3], DType::F32, &Device::Cpu).unwrap();
+    weights.rows("b", [2, 3], 1..2).unwrap();
+    assert_eq!(told.load(Ordering::SeqCst), 2);
 }

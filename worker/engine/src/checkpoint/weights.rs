@@ -1,10 +1,13 @@
 //! Weights of one component of a pipeline: a single safetensors file, or shards named by an index.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
 
 use candle_core::{DType, Device, Tensor};
+use obsdiff_files::OnProgress;
 use safetensors::SafeTensors;
 use serde::Deserialize;
 
@@ -13,12 +16,18 @@ use super::{Library, MappedFile, read_json};
 use crate::{Error, Result};
 
 /// A component's tensors by name, memory-mapped and read when asked for.
-#[derive(Debug)]
 pub struct Weights {
     folder: PathBuf,
     index: Option<PathBuf>,
     files: Vec<MappedFile>,
     entries: BTreeMap<String, Entry>,
+    on_read: OnceLock<Arc<OnProgress>>,
+}
+
+impl fmt::Debug for Weights {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Weights").field("files", &self.files).field("tensors", &self.entries.len()).finish()
+    }
 }
 
 /// Where a tensor lies, and what it is.
@@ -93,7 +102,14 @@ impl Weights {
     /// No tensors yet, of the folder in which `path` lies.
     fn empty(path: &Path) -> Self {
         let folder = path.parent().unwrap_or(Path::new(".")).to_owned();
-        Self { folder, index: None, files: Vec::new(), entries: BTreeMap::new() }
+        Self { folder, index: None, files: Vec::new(), entries: BTreeMap::new(), on_read: OnceLock::new() }
+    }
+
+    /// Calls `on_read` after each tensor that is read from now on, for somebody who has to know that the work goes on: from a slow disk a
+    /// large model takes long. Only the first one that is given counts.
+    pub fn tell(&self, on_read: Arc<OnProgress>) {
+        // A second one would be a fault of the program, and do no harm.
+        let _ = self.on_read.set(on_read);
     }
 
     fn add_shards(&mut self, index_path: &Path) -> Result<()> {
@@ -259,5 +275,8 @@ impl Weights {
     /// Gives the memory of a tensor that was read from the map back to the system.
     pub fn release(&self, entry: &Entry) {
         self.files[entry.file].release(entry.bytes.clone());
+        if let Some(on_read) = self.on_read.get() {
+            on_read();
+        }
     }
 }
