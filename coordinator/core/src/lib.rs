@@ -38,7 +38,7 @@ pub use obsdiff_proto::message::{
 };
 pub use obsdiff_proto::session::{Dismissed, Reason};
 pub use obsdiff_proto::view::{Ending, Phase, View, WorkerView};
-pub use plan::{PlanError, fewest_packages, plan};
+pub use plan::{PlanError, fewest_packages, packages_within, plan};
 pub use state::Core;
 
 /// How often [`Input::Tick`] is wanted: waiting times are kept to within it.

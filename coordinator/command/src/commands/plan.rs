@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use obsdiff_core::cost::{self, Cluster, PackageTimes, Setting};
-use obsdiff_core::{MemoryNeeds, Options, PackageCost, PlanCost};
+use obsdiff_core::cost::{self, Cluster, GramTotals, PackageTimes, Setting};
+use obsdiff_core::{MemoryNeeds, Options, PackageCost, PlanCost, packages_within};
 use obsdiff_proto::{ByteSize, JobSpec, Method, Pattern, Plan};
 
 use super::counts::counts;
@@ -42,6 +42,9 @@ pub(super) fn plan(args: &PlanArgs, session: &mut Session<'_>) -> Result<()> {
         ByteSize(total.gram_bytes),
         ByteSize(total.weights * 4)
     )?;
+    if spec.sparsity.calibrates() {
+        write!(session.out, "{}", whole_model(&job, &described)?)?;
+    }
     let rate = machine::product_rate(&session.clock)?;
     writeln!(session.out, "\nOther numbers of packages, with the time on this machine:")?;
     write!(session.out, "{}", counts(&job, &described, &bare, rate)?)?;
@@ -60,6 +63,36 @@ pub(super) fn plan(args: &PlanArgs, session: &mut Session<'_>) -> Result<()> {
         Some(memory) => fit::check(&job, &described, &bare, 1, memory),
         None => Ok(()),
     }
+}
+
+/// Memories of common GPUs.
+const MEMORIES: [(&str, u64); 3] =
+    [("24 GB", 24_000_000_000), ("48 GB", 48_000_000_000), ("80 GB", 80_000_000_000)];
+
+/// What the Grams of all the model's sites come to, whatever the job leaves dense, and how many packages they take at least.
+fn whole_model(job: &Job, described: &Described) -> Result<String> {
+    let (spec, inventory, tokens) = (&job.spec, &described.inventory, described.tokens);
+    let totals = GramTotals::new(inventory, spec.hessian.accumulate, tokens);
+    let branches = tokens.branches as f64;
+    let mut fewest = Vec::new();
+    for (memory, bytes) in MEMORIES {
+        let count =
+            packages_within(spec, inventory, tokens, ByteSize(bytes)).map_err(|e| job.unplanned(e))?;
+        fewest.push(
+            count.map_or_else(|| format!("none for {memory}"), |count| format!("{count} for {memory}")),
+        );
+    }
+    Ok(format!(
+        "Grams of all sites: {}, {} as they are kept, {} as squares of f32\n\
+         A step of a prompt: {} of forward calls, {} of Grams\n\
+         Fewest packages by the memory of their Grams: {}\n",
+        totals.count,
+        ByteSize(totals.packed_bytes),
+        ByteSize(totals.square_bytes),
+        text::flops(branches * described.forward_flops(&*described.config)),
+        text::flops(branches * totals.flops),
+        fewest.join(", "),
+    ))
 }
 
 /// How long each package takes so many workers of such a bandwidth, from what one is measured to reach here, where products go at
@@ -143,10 +176,12 @@ fn summary(spec: &JobSpec, described: &Described) -> String {
         0 => String::new(),
         steps => format!(", refined by {steps} steps"),
     };
+    let prunable: u64 = inventory.linears.iter().map(|linear| inventory.parameters_of(linear)).sum();
     format!(
-        "model        {} ({} parameters, {} units, {} linears)\nsparsity     {share} by {method}{refined}\ncalibration  {calibration}\n",
+        "model        {} ({} parameters, {} of them in what can be pruned: {} units, {} linears)\nsparsity     {share} by {method}{refined}\ncalibration  {calibration}\n",
         spec.model.path,
         text::count(inventory.parameters),
+        text::percent(prunable, inventory.parameters),
         inventory.units.len(),
         inventory.linears.len(),
     )

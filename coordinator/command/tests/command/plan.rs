@@ -35,6 +35,17 @@ fn a_plan_shows_packages_totals_and_memory() {
 }
 
 #[test]
+fn a_plan_shows_what_all_grams_come_to() {
+    let plan = plan(&[]);
+    let line = |start: &str| plan.lines().find(|line| line.starts_with(start)).unwrap_or_default();
+    assert!(line("Grams of all sites: 45, ").ends_with(" as squares of f32"), "{plan}");
+    assert!(line("A step of a prompt: ").contains("FLOP of forward calls, "), "{plan}");
+    let fewest = "Fewest packages by the memory of their Grams: 1 for 24 GB, 1 for 48 GB, 1 for 80 GB";
+    assert_eq!(line("Fewest packages"), fewest, "{plan}");
+    assert!(line("model ").contains("% of them in what can be pruned: 24 units, 69 linears"), "{plan}");
+}
+
+#[test]
 fn memory_and_rules_shape_the_plan() {
     // The text stream of the last block ends at its attention, so its hidden features take half of another block's.
     assert_eq!(units(&plan(&["packages.memory=3MiB", "packages.balance=units"])).len(), 6);

@@ -17,7 +17,7 @@ use crate::assignment::SolveCost;
 use crate::cost::{Tokens, Workload, gram_bytes, gram_flops};
 
 pub use error::PlanError;
-pub use fit::fewest_packages;
+pub use fit::{fewest_packages, packages_within};
 
 /// What refinement gains, several packages do not: they cost a calibration each.
 const DEFAULT_PACKAGES: u32 = 1;
