@@ -11,7 +11,7 @@ use tokio::sync::mpsc::{Receiver, UnboundedReceiver, UnboundedSender, channel, u
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use crate::clock::Clock;
-use crate::{Audience, Downlink, Handle, INBOX, Meeting, Message, Records};
+use crate::{Audience, Downlink, Handle, INBOX, Message, Records, RendezvousService};
 
 /// Feeds the core and carries out its actions.
 pub struct Driver<'a> {
@@ -25,7 +25,7 @@ pub struct Driver<'a> {
     writes: UnboundedSender<Write>,
     /// Until the driver runs.
     writer: Option<Writer>,
-    meeting: Arc<Meeting>,
+    rendezvous: Arc<RendezvousService>,
     outcome: Option<Outcome>,
 }
 
@@ -70,15 +70,15 @@ impl<'a> Driver<'a> {
             latest,
             writes,
             writer: Some(writer),
-            meeting: Arc::default(),
+            rendezvous: Arc::default(),
             outcome: None,
         };
         Ok((driver, handle))
     }
 
     /// Where the members of the open group find each other.
-    pub fn meeting(&self) -> Arc<Meeting> {
-        self.meeting.clone()
+    pub fn rendezvous(&self) -> Arc<RendezvousService> {
+        self.rendezvous.clone()
     }
 
     /// Runs until the job is over, or the driver is stopped before. A manifest that is being written then is finished.
@@ -143,7 +143,7 @@ impl<'a> Driver<'a> {
             Message::Input(input) => {
                 if let Input::Left { worker, .. } = &input {
                     self.sessions.remove(worker);
-                    self.meeting.leave(*worker);
+                    self.rendezvous.leave(*worker);
                 }
                 self.step(input);
             }
@@ -159,7 +159,7 @@ impl<'a> Driver<'a> {
     fn step(&mut self, input: Input) {
         let actions = self.core.step((self.clock)(), input);
         self.audience.step(&self.core);
-        self.meeting.hold(self.core.group());
+        self.rendezvous.hold(self.core.group());
         for action in actions {
             self.act(action);
         }
@@ -173,7 +173,7 @@ impl<'a> Driver<'a> {
                 }
             }
             Action::Dismiss { worker, why } => {
-                self.meeting.leave(worker);
+                self.rendezvous.leave(worker);
                 if let Some(session) = self.sessions.remove(&worker) {
                     session.dismiss(why);
                 }

@@ -8,9 +8,9 @@ mod driver;
 mod error;
 mod grpc;
 mod jobs;
-mod meeting;
 mod port;
 mod records;
+mod rendezvous;
 mod state;
 mod store;
 
@@ -23,9 +23,9 @@ use tokio::sync::oneshot;
 pub use driver::Driver;
 pub use error::{Error, Result};
 pub use jobs::Watched;
-pub use meeting::Meeting;
 pub use port::Port;
 pub use records::{Records, StoreRecords};
+pub use rendezvous::RendezvousService;
 pub use state::{JobInputs, State};
 pub use store::{CoordinatorStore, Opened};
 

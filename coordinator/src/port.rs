@@ -18,7 +18,7 @@ use tonic::transport::server::Router;
 
 use crate::grpc::Sessions;
 use crate::jobs::Watched;
-use crate::{Error, Handle, Meeting, Result};
+use crate::{Error, Handle, RendezvousService, Result};
 
 /// A connection that does not answer a ping for so long is lost.
 const PING: Duration = Duration::from_secs(2);
@@ -58,13 +58,13 @@ impl Port {
         self,
         listener: net::TcpListener,
         handle: Handle,
-        meeting: Arc<Meeting>,
+        rendezvous: Arc<RendezvousService>,
         briefing: Arc<Briefing>,
         job: Watched,
     ) -> Result<SocketAddr> {
         let listener = TcpListener::from_std(listener).map_err(|e| self.failed(&e))?;
         let bound = listener.local_addr().map_err(|e| self.failed(&e))?;
-        let router = self.router(handle, meeting, briefing, job).await?;
+        let router = self.router(handle, rendezvous, briefing, job).await?;
         tokio::spawn(async move {
             if let Err(error) = router.serve_with_incoming(TcpListenerStream::new(listener)).await {
                 tracing::error!(%error, "the port is closed");
@@ -80,13 +80,13 @@ impl Port {
     pub async fn router(
         self,
         handle: Handle,
-        meeting: Arc<Meeting>,
+        rendezvous: Arc<RendezvousService>,
         briefing: Arc<Briefing>,
         job: Watched,
     ) -> Result<Router> {
         let (health, health_service) = tonic_health::server::health_reporter();
         health.set_serving::<SessionServer<Sessions>>().await;
-        health.set_serving::<RendezvousServer<Meeting>>().await;
+        health.set_serving::<RendezvousServer<RendezvousService>>().await;
         health.set_serving::<JobsServer<Watched>>().await;
         let reflection = tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
@@ -95,7 +95,7 @@ impl Port {
         let sessions = SessionServer::new(Sessions::new(handle, briefing))
             .max_decoding_message_size(MESSAGE_LIMIT)
             .max_encoding_message_size(MESSAGE_LIMIT);
-        let rendezvous = RendezvousServer::from_arc(meeting).max_decoding_message_size(MESSAGE_LIMIT);
+        let rendezvous = RendezvousServer::from_arc(rendezvous).max_decoding_message_size(MESSAGE_LIMIT);
         let mut server = Server::builder()
             .http2_keepalive_interval(Some(PING))
             .http2_keepalive_timeout(Some(PING))

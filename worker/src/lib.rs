@@ -2,12 +2,12 @@
 //! Grams.
 //!
 //! [`preparation`] opens a job's model, encodes its prompts and loads its weights; [`work`] gives each worker its engine, and exports
-//! what was pruned. [`collective`] knows flat buffers only. [`device`] follows the coordinator's commands by an [`device::Engine`], and says how far
-//! it is.
+//! what was pruned. [`collective`] knows flat buffers only. [`device`] follows the coordinator's commands by an [`device::Engine`], and
+//! says how far it is.
 
 pub mod collective;
 pub mod device;
-pub mod meeting;
 pub mod preparation;
+pub mod rendezvous;
 pub mod session;
 pub mod work;

@@ -21,8 +21,8 @@ use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{self, Channel, Endpoint};
 use tonic::{Code, Request, Status, Streaming};
 
-use crate::device::Desk;
-use crate::meeting::{Line, Meeting};
+use crate::device::WorkerState;
+use crate::rendezvous::{Line, PeerRendezvous};
 
 /// The first wait before a lost connection is opened again; doubles each time.
 const FIRST_WAIT: Duration = Duration::from_millis(200);
@@ -48,7 +48,7 @@ pub struct Dial {
     /// The job's token.
     pub token: TokenSender,
     /// Where the worker finds its peers; none for one that has no way to them, and works alone.
-    pub meeting: Option<Arc<Meeting>>,
+    pub rendezvous: Option<Arc<PeerRendezvous>>,
     /// How long the coordinator may be away.
     pub patience: Duration,
     /// Hears what the worker waits for.
@@ -151,13 +151,13 @@ impl<'a> Absence<'a> {
     }
 }
 
-/// Keeps a desk's worker in a job until it is sent away for good or its desk is closed; closes it then. A coordinator that is away is
+/// Keeps a worker in a job until it is sent away for good or its state is closed; closes it then. A coordinator that is away is
 /// dialled again and again, until the worker has no patience left: it may come back, and the worker keeps what it holds.
 ///
 /// # Errors
 /// When the coordinator refuses the worker or stays away, or the worker refuses the job.
 pub async fn attend(
-    desk: &Arc<Desk>,
+    worker_state: &Arc<WorkerState>,
     dial: &Dial,
     briefed: Briefed<'_>,
 ) -> Result<Option<Dismissed>, SessionError> {
@@ -166,7 +166,7 @@ pub async fn attend(
     let end = loop {
         let begun = Instant::now();
         let mut stands_by = false;
-        let lost = match session(desk, dial, &mut absence, briefed).await {
+        let lost = match session(worker_state, dial, &mut absence, briefed).await {
             End::Dismissed(Dismissed { reason: Reason::OtherHardware, words }) => {
                 stands_by = true;
                 words
@@ -177,7 +177,7 @@ pub async fn attend(
             End::Lost(why) => why,
         };
         // Who wants to leave need not come back to say so.
-        if !desk.is_open() || desk.is_draining() {
+        if !worker_state.is_open() || worker_state.is_draining() {
             break Ok(None);
         }
         let left = absence.left();
@@ -196,17 +196,22 @@ pub async fn attend(
         sleep(wait.min(left)).await;
         wait = (2 * wait).min(LONGEST_WAIT);
     };
-    desk.close();
+    worker_state.close();
     end
 }
 
-async fn session(desk: &Arc<Desk>, dial: &Dial, absence: &mut Absence<'_>, briefed: Briefed<'_>) -> End {
+async fn session(
+    worker_state: &Arc<WorkerState>,
+    dial: &Dial,
+    absence: &mut Absence<'_>,
+    briefed: Briefed<'_>,
+) -> End {
     let channel = match (dial.connect)(dial.endpoint.clone()).await {
         Ok(channel) => channel,
         Err(error) => return End::Lost(causes(&error)),
     };
     let (events, outgoing) = mpsc::channel(16);
-    let hello = WorkerEvent::Hello(Box::new(desk.hello()));
+    let hello = WorkerEvent::Hello(Box::new(worker_state.hello()));
     if events.send((&hello).into()).await.is_err() {
         return End::Lost("the connection was closed".to_owned());
     }
@@ -215,7 +220,7 @@ async fn session(desk: &Arc<Desk>, dial: &Dial, absence: &mut Absence<'_>, brief
         .max_decoding_message_size(MESSAGE_LIMIT)
         .max_encoding_message_size(MESSAGE_LIMIT);
     let mut request = Request::new(ReceiverStream::new(outgoing));
-    if dial.meeting.is_some() {
+    if dial.rendezvous.is_some() {
         request.metadata_mut().insert(REACH, MetadataValue::from_static(REACH_NETWORK));
     }
     let mut incoming = match timeout(WELCOME, client.open(request)).await {
@@ -223,25 +228,25 @@ async fn session(desk: &Arc<Desk>, dial: &Dial, absence: &mut Absence<'_>, brief
         Ok(Err(status)) => return refused(&status),
         Err(_) => return End::Lost("it does not answer".to_owned()),
     };
-    let welcome = match welcomed(desk, &mut incoming, absence).await {
+    let welcome = match welcomed(worker_state, &mut incoming, absence).await {
         Ok(welcome) => welcome,
         Err(end) => return end,
     };
-    if let Some(meeting) = &dial.meeting {
-        meeting.open(welcome.worker, line);
+    if let Some(rendezvous) = &dial.rendezvous {
+        rendezvous.open(welcome.worker, line);
     }
-    desk.named(welcome.worker);
+    worker_state.named(welcome.worker);
     if let Err(problem) = briefed(&welcome.briefing) {
         return End::Fatal(SessionError::Briefing(problem));
     }
     tracing::info!(worker = %welcome.worker, "taken into the job");
     let end = tokio::select! {
         biased;
-        end = follow(desk, &welcome, &mut incoming) => end,
-        () = report(desk, welcome.heartbeat, &events) => End::Lost("the worker ends".to_owned()),
+        end = follow(worker_state, &welcome, &mut incoming) => end,
+        () = report(worker_state, welcome.heartbeat, &events) => End::Lost("the worker ends".to_owned()),
     };
-    if let Some(meeting) = &dial.meeting {
-        meeting.close();
+    if let Some(rendezvous) = &dial.rendezvous {
+        rendezvous.close();
     }
     absence.end();
     end
@@ -249,7 +254,7 @@ async fn session(desk: &Arc<Desk>, dial: &Dial, absence: &mut Absence<'_>, brief
 
 /// Waits for the welcome, for as long as the coordinator has the worker stand by.
 async fn welcomed(
-    desk: &Desk,
+    worker_state: &WorkerState,
     incoming: &mut Streaming<v1::CoordinatorEvent>,
     absence: &mut Absence<'_>,
 ) -> Result<Box<Welcome>, End> {
@@ -267,31 +272,35 @@ async fn welcomed(
             }
         }
         // Nobody waits for a worker that leaves.
-        if !desk.is_open() || desk.is_draining() {
+        if !worker_state.is_open() || worker_state.is_draining() {
             return Err(End::Lost("the worker ends".to_owned()));
         }
     }
 }
 
-/// Says the status after each change, and at each heartbeat, as long as the desk is open.
-async fn report(desk: &Desk, beat: Duration, events: &Sender<v1::WorkerEvent>) {
-    while desk.is_open() {
-        let (status, version) = desk.status();
+/// Says the status after each change, and at each heartbeat, as long as the worker state is open.
+async fn report(worker_state: &WorkerState, beat: Duration, events: &Sender<v1::WorkerEvent>) {
+    while worker_state.is_open() {
+        let (status, version) = worker_state.status();
         if events.send((&WorkerEvent::Status(Box::new(status))).into()).await.is_err() {
             // What comes in says why.
             return pending().await;
         }
         // Without a change it is said again.
-        let _ = timeout(beat, desk.changed(version)).await;
+        let _ = timeout(beat, worker_state.changed(version)).await;
     }
 }
 
 /// Takes what the coordinator says until the session ends.
-async fn follow(desk: &Arc<Desk>, welcome: &Welcome, incoming: &mut Streaming<v1::CoordinatorEvent>) -> End {
+async fn follow(
+    worker_state: &Arc<WorkerState>,
+    welcome: &Welcome,
+    incoming: &mut Streaming<v1::CoordinatorEvent>,
+) -> End {
     let silence = welcome.heartbeat * HEARTBEATS;
     loop {
         match timeout(silence, next(incoming)).await {
-            Ok(Ok(CoordinatorEvent::Command(command))) => desk.take(command),
+            Ok(Ok(CoordinatorEvent::Command(command))) => worker_state.take(command),
             Ok(Ok(CoordinatorEvent::Dismissed(dismissed))) => return End::Dismissed(dismissed),
             Ok(Ok(CoordinatorEvent::Heartbeat)) => {}
             Ok(Ok(CoordinatorEvent::Welcome(_) | CoordinatorEvent::StandBy(_))) => {

@@ -7,7 +7,7 @@ use obsdiff_core::Failure;
 use obsdiff_proto::causes;
 use obsdiff_security::SecurityError;
 use obsdiff_store::StoreError;
-use obsdiff_worker::device::{ShelfError, WorkError};
+use obsdiff_worker::device::{PartStoreError, WorkError};
 use thiserror::Error;
 
 use crate::signals::Signal;
@@ -203,7 +203,7 @@ impl From<WorkError> for Error {
     fn from(error: WorkError) -> Self {
         match error {
             WorkError::Engine(error) => error.into(),
-            WorkError::Shelf(ShelfError::Damaged(problem)) => Self::Damaged(problem),
+            WorkError::PartStore(PartStoreError::Damaged(problem)) => Self::Damaged(problem),
             other => Self::Session(other.to_string()),
         }
     }

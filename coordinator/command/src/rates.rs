@@ -16,8 +16,8 @@ use obsdiff_engine::pipeline::{Conditioning, noise};
 use obsdiff_engine::pruner::Pruner;
 use obsdiff_proto::{Epoch, Inventory, JobSpec, PackagesSpec, Pattern, Plan, Rule, ShardId};
 use obsdiff_store::JobStore;
-use obsdiff_worker::collective::{Abort, Alone, Seat, Transport};
-use obsdiff_worker::device::{Engine, PruningEngine, StoreShelf, WorkError};
+use obsdiff_worker::collective::{Abort, Alone, Member, Transport};
+use obsdiff_worker::device::{Engine, JobPartStore, PruningEngine, WorkError};
 use obsdiff_worker::preparation::compute_type;
 
 use crate::clock::Clock;
@@ -45,9 +45,9 @@ pub(crate) fn measure(job: &Job, described: &Described, rate: f64, clock: &Clock
     let folder = tempfile::tempdir().map_err(Error::system)?;
     let runtime = crate::runtime::runtime()?;
     let store = JobStore::create(&folder.path().display().to_string(), &[])?;
-    let shelf = Arc::new(StoreShelf::new(store, runtime.handle().clone()));
+    let part_store = Arc::new(JobPartStore::new(store, runtime.handle().clone()));
     let plan = Arc::new(sample.plan.clone());
-    let mut engine = PruningEngine::new(pruner, plan, shelf, Arc::new(Gauge::default()), exporter);
+    let mut engine = PruningEngine::new(pruner, plan, part_store, Arc::new(Gauge::default()), exporter);
     let package = &sample.plan.packages[0];
     let (mut bare, mut gathering) = (0.0, 0.0);
     if let (Some(shard), false) = (sample.plan.shards.first(), package.sites.is_empty()) {
@@ -72,14 +72,14 @@ fn solve(
     clock: &Clock,
 ) -> Result<BTreeMap<usize, (u64, f64)>> {
     let package = &sample.plan.packages[0];
-    let seat = Seat {
+    let member = Member {
         epoch: Epoch(1),
         rank: 0,
         world: 1,
         form: Duration::from_secs(1),
         silence: Duration::from_secs(1),
     };
-    let alone = Alone::default().join(seat, &Abort::default());
+    let alone = Alone::default().join(member, &Abort::default());
     let mut alone = alone.map_err(WorkError::from)?;
     let mut reducer = engine.reducer(true);
     for site in &package.sites {
@@ -187,7 +187,7 @@ impl Sample {
         let text = noise(1, &[described.tokens.text as usize, widths.text])?;
         let pooled = noise(2, &[widths.pooled])?;
         let conditioning = Conditioning { text, pooled }.to(dtype, &Device::Cpu)?;
-        let encoded = Encoded::alike(conditioning, calibration.count)?;
+        let encoded = Encoded::repeated(conditioning, calibration.count)?;
         let schedule = described.pipeline.schedule(calibration.steps as usize, described.size.tokens)?;
         let (guidance, seed) = (described.guidance, calibration.seed);
         let trajectories = Trajectories::new(schedule, guidance, seed, described.size, encoded);

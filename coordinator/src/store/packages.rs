@@ -51,9 +51,9 @@ impl CoordinatorStore {
         Ok(Manifest::from(&record))
     }
 
-    /// The manifests of all committed packages, as [`CoordinatorStore::committed`] gives them. Where a manifest or weights are missing, as they
-    /// are where somebody removed a damaged object, the job goes back to the package before: the manifests from there on are removed.
-    /// Gives the first package that is run again, if one is.
+    /// The manifests of all committed packages, as [`CoordinatorStore::committed`] gives them. Where a manifest or weights are missing,
+    /// as they are where somebody removed a damaged object, the job goes back to the package before: the manifests from there on are
+    /// removed. Gives the first package that is run again, if one is.
     ///
     /// # Errors
     /// When something is damaged, or the store fails.

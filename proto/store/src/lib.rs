@@ -82,9 +82,9 @@ impl Default for Retries {
 }
 
 impl JobStore {
-    /// The store of a new or an earlier job, for its coordinator: a directory is made where there is none, and locked. `url` is a directory's
-    /// path, or `s3://`, `gs://` or `az://` with bucket and prefix; `options` are settings by the names of the usual environment
-    /// variables, such as `AWS_REGION` (others are passed over).
+    /// The store of a new or an earlier job, for its coordinator: a directory is made where there is none, and locked. `url` is a
+    /// directory's path, or `s3://`, `gs://` or `az://` with bucket and prefix; `options` are settings by the names of the usual
+    /// environment variables, such as `AWS_REGION` (others are passed over).
     ///
     /// # Errors
     /// When the URL names no store; when the directory holds anything that is not obsdiff's, is in use, or cannot be made.

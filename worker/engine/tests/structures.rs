@@ -88,7 +88,7 @@ fn pruner(inventory: &Inventory, weights: &Arc<Weights>, further: &Value) -> Pru
     let size = pipeline.latent_size(Some(32), Some(32)).unwrap();
     let schedule = pipeline.schedule(2, size.tokens).unwrap();
     let ones = |shape: &[usize]| Tensor::ones(shape, DType::F32, &Device::Cpu).unwrap();
-    let encoded = Encoded::alike(Conditioning { text: ones(&[1, 1]), pooled: ones(&[1]) }, 1).unwrap();
+    let encoded = Encoded::repeated(Conditioning { text: ones(&[1, 1]), pooled: ones(&[1]) }, 1).unwrap();
     let guidance = Guidance { classifier_free: 1.0, input: None };
     let trajectories = Arc::new(Trajectories::new(schedule, guidance, 0, size, encoded));
     Pruner::new(&spec, Box::new(Listed(inventory.clone())), weights.clone(), trajectories)

@@ -50,7 +50,7 @@ impl Call {
 }
 
 fn within(root: usize, world: usize) -> Result<()> {
-    if root < world { Ok(()) } else { Err(CollectiveError::Seat { rank: root, world }) }
+    if root < world { Ok(()) } else { Err(CollectiveError::Member { rank: root, world }) }
 }
 
 fn same_shape(send: Values<'_>, receive: &Buffer<'_>) -> Result<Shape> {

@@ -42,7 +42,7 @@ pub enum CollectiveError {
     EpochUsed(Epoch),
     /// The group does not have such a place.
     #[error("there is no rank {rank} among {world}")]
-    Seat {
+    Member {
         /// The place.
         rank: usize,
         /// Places of the group.

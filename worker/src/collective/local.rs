@@ -11,7 +11,7 @@ use obsdiff_proto::{Epoch, lock};
 
 use super::buffer::{Buffer, Values};
 use super::call::{Call, What};
-use super::{Abort, Collective, CollectiveError, Result, Seat, Transport};
+use super::{Abort, Collective, CollectiveError, Member, Result, Transport};
 
 /// Joins threads of this process. Clones join the same groups.
 #[derive(Clone, Default)]
@@ -49,54 +49,54 @@ enum Numbers {
 
 /// A rank's end.
 struct Rank {
-    seat: Seat,
+    member: Member,
     group: Arc<Group>,
     /// Calls made.
     calls: u64,
 }
 
 impl Transport for Local {
-    fn join(&self, seat: Seat, abort: &Abort) -> Result<Box<dyn Collective>> {
-        seat.check()?;
-        let group = self.group(&seat)?;
+    fn join(&self, member: Member, abort: &Abort) -> Result<Box<dyn Collective>> {
+        member.check()?;
+        let group = self.group(&member)?;
         {
             let mut state = lock(&group.state);
-            if !state.joined.insert(seat.rank) {
-                return Err(CollectiveError::EpochUsed(seat.epoch));
+            if !state.joined.insert(member.rank) {
+                return Err(CollectiveError::EpochUsed(member.epoch));
             }
             group.changed.notify_all();
         }
-        let rank = Rank { seat, group: group.clone(), calls: 0 };
+        let rank = Rank { member, group: group.clone(), calls: 0 };
         let weak = Arc::downgrade(&group);
         abort.when_raised(move || {
             if let Some(group) = weak.upgrade() {
-                group.end(seat.rank, CollectiveError::Aborted);
+                group.end(member.rank, CollectiveError::Aborted);
             }
         });
         let missing = |state: &mut State| {
-            let missing: Vec<_> = (0..seat.world).filter(|rank| !state.joined.contains(rank)).collect();
+            let missing: Vec<_> = (0..member.world).filter(|rank| !state.joined.contains(rank)).collect();
             // A group that was given up forms no more.
             if missing.is_empty() && state.ended.is_none() { Ok(()) } else { Err(missing) }
         };
-        group.wait(seat.rank, seat.form, missing)?;
+        group.wait(member.rank, member.form, missing)?;
         Ok(Box::new(rank))
     }
 }
 
 impl Local {
     /// The group of an epoch, which must not be older than another's.
-    fn group(&self, seat: &Seat) -> Result<Arc<Group>> {
+    fn group(&self, member: &Member) -> Result<Arc<Group>> {
         let mut groups = lock(&self.0);
-        let used = Err(CollectiveError::EpochUsed(seat.epoch));
-        if groups.last_key_value().is_some_and(|(newest, _)| *newest > seat.epoch) {
+        let used = Err(CollectiveError::EpochUsed(member.epoch));
+        if groups.last_key_value().is_some_and(|(newest, _)| *newest > member.epoch) {
             return used;
         }
         // The newest stays, so that its epoch is known to be used.
-        groups.retain(|epoch, _| *epoch == seat.epoch);
-        let fresh = || Group { world: seat.world, state: Mutex::default(), changed: Condvar::new() };
-        let group = groups.entry(seat.epoch).or_insert_with(|| Arc::new(fresh())).clone();
-        if group.world != seat.world {
-            return Err(CollectiveError::Seat { rank: seat.rank, world: group.world });
+        groups.retain(|epoch, _| *epoch == member.epoch);
+        let fresh = || Group { world: member.world, state: Mutex::default(), changed: Condvar::new() };
+        let group = groups.entry(member.epoch).or_insert_with(|| Arc::new(fresh())).clone();
+        if group.world != member.world {
+            return Err(CollectiveError::Member { rank: member.rank, world: group.world });
         }
         Ok(group)
     }
@@ -183,7 +183,7 @@ impl State {
 impl Rank {
     /// Takes part in a round.
     fn round(&mut self, call: Call, brings: Numbers) -> Result<Arc<Numbers>> {
-        let (rank, world, round) = (self.seat.rank, self.seat.world, self.calls);
+        let (rank, world, round) = (self.member.rank, self.member.world, self.calls);
         self.calls += 1;
         {
             let mut state = lock(&self.group.state);
@@ -205,7 +205,7 @@ impl Rank {
                 self.group.changed.notify_all();
             }
         }
-        self.group.wait(rank, self.seat.silence, |state| {
+        self.group.wait(rank, self.member.silence, |state| {
             state
                 .result(round)
                 .ok_or_else(|| (0..world).filter(|rank| !state.brought.contains_key(rank)).collect())
@@ -214,8 +214,8 @@ impl Rank {
 }
 
 impl Collective for Rank {
-    fn seat(&self) -> &Seat {
-        &self.seat
+    fn member(&self) -> &Member {
+        &self.member
     }
 
     fn all_reduce(&mut self, send: Values<'_>, receive: Buffer<'_>) -> Result<()> {
@@ -224,14 +224,14 @@ impl Collective for Rank {
     }
 
     fn reduce(&mut self, root: usize, send: Values<'_>, receive: Option<Buffer<'_>>) -> Result<()> {
-        let call = Call::reduce(root, send, receive.as_ref(), self.seat.rank, self.seat.world)?;
+        let call = Call::reduce(root, send, receive.as_ref(), self.member.rank, self.member.world)?;
         let sum = self.round(call, send.into())?;
         receive.map_or(Ok(()), |receive| sum.put(receive))
     }
 
     fn broadcast(&mut self, root: usize, buffer: Buffer<'_>) -> Result<()> {
-        let call = Call::broadcast(root, &buffer, self.seat.world)?;
-        if root == self.seat.rank {
+        let call = Call::broadcast(root, &buffer, self.member.world)?;
+        if root == self.member.rank {
             return self.round(call, buffer.values().into()).map(drop);
         }
         self.round(call, Numbers::Nothing)?.put(buffer)
@@ -241,7 +241,7 @@ impl Collective for Rank {
 impl Drop for Rank {
     fn drop(&mut self) {
         let why = if std::thread::panicking() { "it panicked" } else { "it left the group" };
-        self.group.end(self.seat.rank, CollectiveError::Transport(why.to_owned()));
+        self.group.end(self.member.rank, CollectiveError::Transport(why.to_owned()));
     }
 }
 

@@ -32,21 +32,21 @@ pub type Result<T, E = CollectiveError> = std::result::Result<T, E>;
 /// One rank's end of a group. Dropping it leaves the group: peers that still wait for this rank get an error.
 pub trait Collective: Send {
     /// What this worker joined with.
-    fn seat(&self) -> &Seat;
+    fn member(&self) -> &Member;
 
     /// This worker's place in the group, from 0.
     fn rank(&self) -> usize {
-        self.seat().rank
+        self.member().rank
     }
 
     /// Ranks of the group.
     fn world(&self) -> usize {
-        self.seat().world
+        self.member().world
     }
 
     /// The group's epoch.
     fn epoch(&self) -> Epoch {
-        self.seat().epoch
+        self.member().epoch
     }
 
     /// Every rank receives the sum over ranks of what each sends. Integers wrap; floats are added in a fixed order.
@@ -75,7 +75,7 @@ pub trait Transport: Send + Sync {
     ///
     /// # Errors
     /// When a peer does not come in time or leaves, the epoch was used before, or `abort` is raised. The peers get an error too.
-    fn join(&self, seat: Seat, abort: &Abort) -> Result<Box<dyn Collective>>;
+    fn join(&self, member: Member, abort: &Abort) -> Result<Box<dyn Collective>>;
 
     /// Starts what joins a group, or calls a collective of one, and may block in it: on a thread of its own.
     ///
@@ -91,9 +91,9 @@ pub trait Transport: Send + Sync {
     }
 }
 
-/// A place in a group to be joined.
+/// A member of a group that is to be joined, and how long it waits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Seat {
+pub struct Member {
     /// The group's epoch, never used for another group.
     pub epoch: Epoch,
     /// The place, from 0.
@@ -106,13 +106,13 @@ pub struct Seat {
     pub silence: Duration,
 }
 
-impl Seat {
+impl Member {
     /// Refuses a place that the group does not have.
     fn check(&self) -> Result<()> {
         if self.rank < self.world {
             Ok(())
         } else {
-            Err(CollectiveError::Seat { rank: self.rank, world: self.world })
+            Err(CollectiveError::Member { rank: self.rank, world: self.world })
         }
     }
 }

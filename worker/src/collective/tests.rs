@@ -7,8 +7,8 @@ use super::*;
 /// Longer than any of these tests should take.
 const LONG: Duration = Duration::from_secs(60);
 
-fn seat(epoch: u64, rank: usize, world: usize) -> Seat {
-    Seat { epoch: Epoch(epoch), rank, world, form: LONG, silence: LONG }
+fn member(epoch: u64, rank: usize, world: usize) -> Member {
+    Member { epoch: Epoch(epoch), rank, world, form: LONG, silence: LONG }
 }
 
 /// How the ranks of a test reach each other.
@@ -49,7 +49,7 @@ impl Kind {
             let each = &each;
             let ranks: Vec<_> = (transports.iter().enumerate())
                 .map(|(rank, transport)| {
-                    let join = move || transport.join(seat(1, rank, world), &Abort::default()).unwrap();
+                    let join = move || transport.join(member(1, rank, world), &Abort::default()).unwrap();
                     scope.spawn(move || each(join()))
                 })
                 .collect();
@@ -145,7 +145,7 @@ fn buffers_that_do_not_fit_are_refused_here() {
             errors[0][..3],
             [CollectiveError::Buffers(_), CollectiveError::Buffers(_), CollectiveError::Buffers(_)]
         ));
-        assert_eq!(errors[0][3], CollectiveError::Seat { rank: 1, world: 1 });
+        assert_eq!(errors[0][3], CollectiveError::Member { rank: 1, world: 1 });
     }
 }
 
@@ -175,9 +175,9 @@ fn silence_is_bounded_and_says_who_is_missing() {
         let silence = Duration::from_millis(50);
         thread::scope(|scope| {
             let join = |rank| {
-                let seat = Seat { silence, ..seat(1, rank, 2) };
+                let member = Member { silence, ..member(1, rank, 2) };
                 let transport = &transports[rank];
-                scope.spawn(move || transport.join(seat, &Abort::default()).unwrap())
+                scope.spawn(move || transport.join(member, &Abort::default()).unwrap())
             };
             let (first, second) = (join(0), join(1));
             let (mut first, second) = (first.join().unwrap(), second.join().unwrap());
@@ -203,7 +203,7 @@ fn an_abort_frees_a_blocked_call_and_its_peers() {
             let run = |rank: usize| {
                 let ready = ready.clone();
                 scope.spawn(move || {
-                    let mut group = transports[rank].join(seat(4, rank, 3), &aborts[rank]).unwrap();
+                    let mut group = transports[rank].join(member(4, rank, 3), &aborts[rank]).unwrap();
                     ready.send(()).unwrap();
                     group.all_reduce(Values::I64(&[1]), Buffer::I64(&mut [0]))
                 })
@@ -212,7 +212,7 @@ fn an_abort_frees_a_blocked_call_and_its_peers() {
             let idle = {
                 let ready = ready.clone();
                 scope.spawn(move || {
-                    let group = transports[2].join(seat(4, 2, 3), &aborts[2]).unwrap();
+                    let group = transports[2].join(member(4, 2, 3), &aborts[2]).unwrap();
                     ready.send(()).unwrap();
                     group
                 })
@@ -230,31 +230,31 @@ fn an_abort_frees_a_blocked_call_and_its_peers() {
 #[test]
 fn joining_ends_by_its_timeout_by_an_abort_and_by_a_peer_that_gives_up() {
     let local = Local::default();
-    let alone = Seat { form: Duration::from_millis(20), ..seat(1, 0, 2) };
+    let alone = Member { form: Duration::from_millis(20), ..member(1, 0, 2) };
     let error = local.join(alone, &Abort::default()).err().unwrap();
     assert!(matches!(error, CollectiveError::Timeout { ref ranks, .. } if ranks == &[1]), "{error}");
     // Who comes later finds the group given up.
-    let late = local.join(seat(1, 1, 2), &Abort::default()).err().unwrap();
+    let late = local.join(member(1, 1, 2), &Abort::default()).err().unwrap();
     assert!(matches!(late, CollectiveError::PeerLost { rank: 0, .. }), "{late}");
 
     let abort = Abort::default();
     thread::scope(|scope| {
-        let waiting = scope.spawn(|| local.join(seat(2, 0, 2), &abort).err().unwrap());
+        let waiting = scope.spawn(|| local.join(member(2, 0, 2), &abort).err().unwrap());
         abort.raise();
         assert_eq!(waiting.join().unwrap(), CollectiveError::Aborted);
     });
-    assert_eq!(local.join(seat(3, 0, 2), &abort).err(), Some(CollectiveError::Aborted));
+    assert_eq!(local.join(member(3, 0, 2), &abort).err(), Some(CollectiveError::Aborted));
 }
 
 #[test]
 fn an_epoch_is_never_used_again() {
     let local = Local::default();
-    let join = |epoch, world| local.join(seat(epoch, 0, world), &Abort::default()).map(drop);
+    let join = |epoch, world| local.join(member(epoch, 0, world), &Abort::default()).map(drop);
     assert_eq!(join(5, 1), Ok(()));
     assert_eq!(join(5, 1), Err(CollectiveError::EpochUsed(Epoch(5))));
     assert_eq!(join(4, 1), Err(CollectiveError::EpochUsed(Epoch(4))));
     assert_eq!(join(6, 1), Ok(()));
     assert_eq!(join(5, 1), Err(CollectiveError::EpochUsed(Epoch(5))));
-    let outside = local.join(Seat { rank: 2, ..seat(7, 0, 2) }, &Abort::default()).err();
-    assert_eq!(outside, Some(CollectiveError::Seat { rank: 2, world: 2 }));
+    let outside = local.join(Member { rank: 2, ..member(7, 0, 2) }, &Abort::default()).err();
+    assert_eq!(outside, Some(CollectiveError::Member { rank: 2, world: 2 }));
 }

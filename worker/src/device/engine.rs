@@ -5,7 +5,7 @@ use obsdiff_proto::message::{Exponents, Fault, Opening, Part, Solved};
 use obsdiff_proto::{ShardId, SiteId};
 
 use crate::collective::{Collective, CollectiveError};
-use crate::device::ShelfError;
+use crate::device::PartStoreError;
 
 /// Called after every step of a long piece of work. Its error stops the work and is passed on.
 pub type Step<'a> = &'a mut dyn FnMut() -> Result<(), WorkError>;
@@ -91,7 +91,7 @@ pub enum WorkError {
     Group(#[from] CollectiveError),
     /// The store failed.
     #[error(transparent)]
-    Shelf(#[from] ShelfError),
+    PartStore(#[from] PartStoreError),
     /// The engine failed.
     #[error(transparent)]
     Engine(#[from] Error),
@@ -102,7 +102,7 @@ impl WorkError {
     pub(super) fn fault(&self) -> Fault {
         match self {
             Self::Overflow { site, exponent } => Fault::Overflow { site: *site, exponent: *exponent },
-            Self::Stopped | Self::Group(_) | Self::Shelf(ShelfError::Failed(_)) => {
+            Self::Stopped | Self::Group(_) | Self::PartStore(PartStoreError::Failed(_)) => {
                 Fault::Transient(self.to_string())
             }
             Self::Engine(Error::File { source, .. } | Error::Write { source, .. }) => {
@@ -113,7 +113,7 @@ impl WorkError {
                 }
             }
             Self::Engine(Error::Tensor(_)) => Fault::Environment(self.to_string()),
-            Self::Shelf(_) | Self::Engine(_) => Fault::Fatal(self.to_string()),
+            Self::PartStore(_) | Self::Engine(_) => Fault::Fatal(self.to_string()),
         }
     }
 }

@@ -7,7 +7,7 @@ use obsdiff_engine::Error;
 use obsdiff_proto::message::{Exponents, Opening, Part, PartId, Solved};
 use obsdiff_proto::{PackageId, Plan, ShardId, SiteId, lock};
 
-use super::{Engine, Reducer, Shelf, Step, WorkError};
+use super::{Engine, PartStore, Reducer, Step, WorkError};
 use crate::collective::{Buffer, Collective, Values};
 
 /// What a fake engine is about to do.
@@ -31,7 +31,7 @@ pub type Gate = Arc<dyn Fn(Moment) -> Result<(), WorkError> + Send + Sync>;
 /// Its sums say how often each shard was added, its weights which sums they were solved by.
 pub struct FakeEngine {
     plan: Arc<Plan>,
-    shelf: Arc<dyn Shelf>,
+    part_store: Arc<dyn PartStore>,
     gate: Gate,
     sums: Option<(Exponents, Vec<i64>)>,
     received: Received,
@@ -55,12 +55,12 @@ impl FakeEngine {
     /// An engine on dense weights. What an export writes goes to `result`.
     pub fn new(
         plan: Arc<Plan>,
-        shelf: Arc<dyn Shelf>,
+        part_store: Arc<dyn PartStore>,
         result: Arc<Mutex<Option<Vec<u8>>>>,
         gate: Gate,
     ) -> Self {
         let received = Received::default();
-        Self { plan, shelf, gate, sums: None, received, weights: Vec::new(), result }
+        Self { plan, part_store, gate, sums: None, received, weights: Vec::new(), result }
     }
 
     /// The exponent of a Gram that arrived, in which every shard counts once.
@@ -121,7 +121,7 @@ impl Engine for FakeEngine {
         let exponents = part.sites.iter().map(|site| Ok((*site, self.exponent(*site)?)));
         let exponents = exponents.collect::<Result<Exponents, WorkError>>()?;
         let object = format!("{} {:?} {exponents:?} {:?};", part.id, part.slices, self.weights);
-        Ok(Solved { exponents, receipt: self.shelf.put(part.id, object.into_bytes())? })
+        Ok(Solved { exponents, receipt: self.part_store.put(part.id, object.into_bytes())? })
     }
 
     fn apply(&mut self, packages: u32, step: Step<'_>) -> Result<(), WorkError> {
@@ -131,8 +131,8 @@ impl Engine for FakeEngine {
             let package = PackageId(self.weights.len() as u32);
             (self.gate)(Moment::Apply(package))?;
             let mut weights = Vec::new();
-            for (part, receipt) in self.shelf.manifest(package)? {
-                let object = self.shelf.get(&receipt)?;
+            for (part, receipt) in self.part_store.manifest(package)? {
+                let object = self.part_store.get(&receipt)?;
                 let its = part.package == package && object.starts_with(format!("{part} ").as_bytes());
                 Self::sound(its, "a manifest names what was solved for another package")?;
                 weights.extend(object);

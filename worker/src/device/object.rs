@@ -13,7 +13,7 @@ use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 use serde::{Deserialize, Serialize};
 
-use super::ShelfError;
+use super::PartStoreError;
 
 /// The metadata's only key.
 const CONTENT: &str = "content";
@@ -83,14 +83,14 @@ impl Writer {
         self.records.push(SliceRecord { linear: slice.linear, rows: slice.rows, report, energy });
     }
 
-    pub(super) fn finish(self) -> Result<Vec<u8>, ShelfError> {
+    pub(super) fn finish(self) -> Result<Vec<u8>, PartStoreError> {
         let tensors = self.tensors.iter().map(|(name, tensor)| (name, tensor));
         serialize(tensors, self.package, Records::Slices(self.records))
     }
 }
 
 /// The object of structures that lost parts.
-pub(super) fn structures(package: PackageId, solved: SolvedStructures) -> Result<Vec<u8>, ShelfError> {
+pub(super) fn structures(package: PackageId, solved: SolvedStructures) -> Result<Vec<u8>, PartStoreError> {
     let SolvedStructures { structures, tensors, linears } = solved;
     serialize(&tensors, package, Records::Structures(StructuresRecord { structures, linears }))
 }
@@ -99,7 +99,7 @@ pub(super) fn structures(package: PackageId, solved: SolvedStructures) -> Result
 pub(super) fn survey(
     package: PackageId,
     errors: Vec<(StructureId, Vec<f64>)>,
-) -> Result<Vec<u8>, ShelfError> {
+) -> Result<Vec<u8>, PartStoreError> {
     serialize([], package, Records::Survey(errors))
 }
 
@@ -108,7 +108,7 @@ fn serialize<'a>(
     tensors: impl IntoIterator<Item = (&'a String, &'a Tensor)>,
     package: PackageId,
     records: Records,
-) -> Result<Vec<u8>, ShelfError> {
+) -> Result<Vec<u8>, PartStoreError> {
     let said = Said { package, records };
     let text = serde_json::to_string(&said).map_err(|e| unwritten(&e))?;
     // JSON has no NaN and no infinity: it says null in their place.
@@ -119,16 +119,16 @@ fn serialize<'a>(
     safetensors::serialize(tensors, Some(metadata)).map_err(|e| unwritten(&e))
 }
 
-fn unwritten(error: &dyn Display) -> ShelfError {
-    ShelfError::Damaged(format!("a part cannot be written: {error}"))
+fn unwritten(error: &dyn Display) -> PartStoreError {
+    PartStoreError::Damaged(format!("a part cannot be written: {error}"))
 }
 
-fn broken(error: &dyn Display) -> ShelfError {
-    ShelfError::Damaged(format!("a part cannot be read: {error}"))
+fn broken(error: &dyn Display) -> PartStoreError {
+    PartStoreError::Damaged(format!("a part cannot be read: {error}"))
 }
 
 /// Reads an object, and the package that it is solved for.
-pub(super) fn read(object: &[u8]) -> Result<(PackageId, Content), ShelfError> {
+pub(super) fn read(object: &[u8]) -> Result<(PackageId, Content), PartStoreError> {
     let (_, header) = SafeTensors::read_metadata(object).map_err(|e| broken(&e))?;
     let text =
         header.metadata().as_ref().and_then(|m| m.get(CONTENT)).ok_or_else(|| broken(&"no content"))?;
@@ -146,7 +146,7 @@ pub(super) fn read(object: &[u8]) -> Result<(PackageId, Content), ShelfError> {
         Records::Slices(slices) => Content::Slices(slices.into_iter().map(slice).collect::<Result<_, _>>()?),
         Records::Structures(record) => {
             let named = |(name, view): (String, _)| Ok((name.clone(), tensor(&name, &view)?));
-            let tensors = tensors.tensors().into_iter().map(named).collect::<Result<_, ShelfError>>()?;
+            let tensors = tensors.tensors().into_iter().map(named).collect::<Result<_, PartStoreError>>()?;
             Content::Structures(record, tensors)
         }
         Records::Survey(errors) => Content::Survey(errors),
@@ -155,12 +155,12 @@ pub(super) fn read(object: &[u8]) -> Result<(PackageId, Content), ShelfError> {
 }
 
 /// Reads one tensor of an object.
-pub(super) fn read_tensor(object: &[u8], named: &str) -> Result<Tensor, ShelfError> {
+pub(super) fn read_tensor(object: &[u8], named: &str) -> Result<Tensor, PartStoreError> {
     let tensors = SafeTensors::deserialize(object).map_err(|e| broken(&e))?;
     tensor(named, &tensors.tensor(named).map_err(|e| broken(&e))?)
 }
 
-fn tensor(name: &str, view: &TensorView<'_>) -> Result<Tensor, ShelfError> {
+fn tensor(name: &str, view: &TensorView<'_>) -> Result<Tensor, PartStoreError> {
     if view.dtype() != Dtype::F32 {
         return Err(broken(&format!("{name} is of another type")));
     }

@@ -16,7 +16,7 @@ use obsdiff_proto::{
 use super::object::{self, Content, SliceRecord};
 use super::pruned::{Pruned, linears};
 use super::reducing::{GramReducer, Received};
-use super::{Engine, PrunedTensors, Reducer, Shelf, ShelfError, Step, WorkError};
+use super::{Engine, PartStore, PartStoreError, PrunedTensors, Reducer, Step, WorkError};
 
 /// Writes the pruned pipeline.
 pub type Exporter<'a> = Box<dyn FnMut(Pruned) -> Result<(), WorkError> + Send + 'a>;
@@ -29,11 +29,11 @@ pub trait Watch: Send + Sync {
     fn solved(&self, count: u64);
 }
 
-/// A [`Pruner`] that follows a plan, with its weights on a shelf.
+/// A [`Pruner`] that follows a plan, with a store of solved parts.
 pub struct PruningEngine<'a> {
     pruner: Pruner,
     plan: Arc<Plan>,
-    shelf: Arc<dyn Shelf>,
+    part_store: Arc<dyn PartStore>,
     watch: Arc<dyn Watch>,
     exporter: Exporter<'a>,
     received: Received,
@@ -57,15 +57,15 @@ impl<'a> PruningEngine<'a> {
     pub fn new(
         pruner: Pruner,
         plan: Arc<Plan>,
-        shelf: Arc<dyn Shelf>,
+        part_store: Arc<dyn PartStore>,
         watch: Arc<dyn Watch>,
         exporter: Exporter<'a>,
     ) -> Self {
         Self {
             pruner,
             plan,
-            tensors: PrunedTensors::new(shelf.clone()),
-            shelf,
+            tensors: PrunedTensors::new(part_store.clone()),
+            part_store,
             watch,
             exporter,
             received: Received::default(),
@@ -113,11 +113,11 @@ impl<'a> PruningEngine<'a> {
     fn apply_package(&mut self, id: PackageId, step: Step<'_>) -> Result<(), WorkError> {
         let mut split: BTreeMap<LinearId, Vec<(SliceRecord, Tensor)>> = BTreeMap::new();
         let mut records = Vec::new();
-        for receipt in self.shelf.manifest(id)?.values() {
-            let (of, content) = object::read(&self.shelf.get(receipt)?)?;
+        for receipt in self.part_store.manifest(id)?.values() {
+            let (of, content) = object::read(&self.part_store.get(receipt)?)?;
             if of != id {
                 let problem = format!("the manifest of package {id} names an object of package {of}");
-                return Err(ShelfError::Damaged(problem).into());
+                return Err(PartStoreError::Damaged(problem).into());
             }
             let slices = match content {
                 Content::Slices(slices) => slices,
@@ -168,7 +168,7 @@ impl<'a> PruningEngine<'a> {
         {
             let name = &self.pruner.model().inventory().linear(linear).name;
             let problem = format!("the manifest of package {id} lacks rows of {name}");
-            return Err(ShelfError::Damaged(problem).into());
+            return Err(PartStoreError::Damaged(problem).into());
         }
         self.records.extend(records);
         Ok(())
@@ -184,7 +184,7 @@ impl<'a> PruningEngine<'a> {
             Some(id) => {
                 let name = &self.pruner.model().inventory().structure(id).name;
                 let problem = format!("the manifest of package {} lacks {name}", package.id);
-                Err(ShelfError::Damaged(problem).into())
+                Err(PartStoreError::Damaged(problem).into())
             }
         }
     }
@@ -252,11 +252,11 @@ impl<'a> PruningEngine<'a> {
         lock(&self.received).get(&site).cloned()
     }
 
-    fn rows(&self, linear: LinearId) -> Result<usize, ShelfError> {
+    fn rows(&self, linear: LinearId) -> Result<usize, PartStoreError> {
         let inventory = self.pruner.model().inventory();
         let known = inventory.linears.get(linear.0 as usize);
         known.map(|linear| linear.rows).ok_or_else(|| {
-            ShelfError::Damaged(format!("a part names linear {linear}, which is not of this model"))
+            PartStoreError::Damaged(format!("a part names linear {linear}, which is not of this model"))
         })
     }
 }
@@ -332,7 +332,7 @@ impl Engine for PruningEngine<'_> {
         let exponent = |site: &SiteId| Some((*site, self.gram(*site)?.exponent()));
         let exponents = part.sites.iter().filter_map(exponent).collect();
         let _span = tracing::info_span!("store").entered();
-        Ok(Solved { exponents, receipt: self.shelf.put(part.id, object)? })
+        Ok(Solved { exponents, receipt: self.part_store.put(part.id, object)? })
     }
 
     fn apply(&mut self, packages: u32, step: Step<'_>) -> Result<(), WorkError> {

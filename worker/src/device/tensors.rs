@@ -11,12 +11,12 @@ use obsdiff_proto::lock;
 use obsdiff_proto::message::Receipt;
 
 use super::object;
-use super::{Shelf, WorkError};
+use super::{PartStore, WorkError};
 
 /// The tensors of all packages applied, by their names in a checkpoint. They lie in the store, in f32, untouched by the type that the
 /// model computes in. Holds one object of the store at a time.
 pub struct PrunedTensors {
-    shelf: Arc<dyn Shelf>,
+    part_store: Arc<dyn PartStore>,
     /// The rows of each tensor, by the first of them.
     places: BTreeMap<String, BTreeMap<usize, Place>>,
     /// The object last read: neighbours in a checkpoint often lie in one.
@@ -33,8 +33,8 @@ struct Place {
 
 impl PrunedTensors {
     /// No tensors yet.
-    pub(super) fn new(shelf: Arc<dyn Shelf>) -> Self {
-        Self { shelf, places: BTreeMap::new(), last: Mutex::new(None) }
+    pub(super) fn new(part_store: Arc<dyn PartStore>) -> Self {
+        Self { part_store, places: BTreeMap::new(), last: Mutex::new(None) }
     }
 
     /// The rows of `tensor` from `start` on are what an object calls `name`.
@@ -63,7 +63,7 @@ impl PrunedTensors {
             _ => {
                 // Two are never held at once.
                 *last = None;
-                let object = self.shelf.get(&place.receipt)?;
+                let object = self.part_store.get(&place.receipt)?;
                 *last = Some((place.receipt.clone(), object.clone()));
                 object
             }
@@ -74,7 +74,7 @@ impl PrunedTensors {
 
 impl Clone for PrunedTensors {
     fn clone(&self) -> Self {
-        Self { shelf: self.shelf.clone(), places: self.places.clone(), last: Mutex::new(None) }
+        Self { part_store: self.part_store.clone(), places: self.places.clone(), last: Mutex::new(None) }
     }
 }
 

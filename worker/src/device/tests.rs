@@ -91,7 +91,7 @@ fn two_workers_go_through_a_package() {
         parts.insert(part(site.0).id, solved.receipt.clone());
         assert_eq!(status.trouble, None);
     }
-    workers.shelf.commit(PackageId(0), parts);
+    workers.part_store.commit(PackageId(0), parts);
     workers.take(1, Command::Apply { packages: 1 });
     let status = workers.idle(1);
     assert_eq!((status.applied, status.solved.len(), status.sums.held.len()), (1, 0, 0));
@@ -160,7 +160,7 @@ fn a_new_session_forgets_what_was_not_begun_and_tells_what_was() {
     workers.take(1, calibrate(1, 0));
     workers.take(1, calibrate(1, 1));
     gatekeeper.reached();
-    let hello = workers.desks[0].hello();
+    let hello = workers.worker_states[0].hello();
     let begun = Order::Calibrate { tally: Tally(1), shard: ShardId(0) };
     assert_eq!(hello.status.in_hand, [begun].into());
     assert_eq!(hello.exponents[&SiteId(1)], 13);
@@ -238,7 +238,7 @@ fn a_group_of_other_sums_or_of_other_workers_is_refused() {
     workers.idle(1);
     workers.take(1, form(1, 1, &[0, 1]));
     assert!(matches!(stage(&workers.idle(1)), Some(Stage::Failed(_))));
-    workers.desks[0].named(WorkerId(9));
+    workers.worker_states[0].named(WorkerId(9));
     workers.take(1, form(2, 1, &[0]));
     let status = workers.idle(1);
     assert!(matches!(stage(&status), Some(Stage::Failed(why)) if why.contains("no member")), "{status:?}");
@@ -263,7 +263,7 @@ fn a_part_that_cannot_be_stored_is_told_and_solved_again() {
     let solve = || Command::Solve { epoch: Epoch(1), part: part(0) };
     workers.take(1, solve());
     assert_eq!(gatekeeper.reached(), Moment::Solve(part(0).id));
-    gatekeeper.open.send(Err(ShelfError::Failed("no room".to_owned()).into())).unwrap();
+    gatekeeper.open.send(Err(PartStoreError::Failed("no room".to_owned()).into())).unwrap();
     let status = workers.idle(1);
     assert_eq!(status.trouble.unwrap().fault, Fault::Transient("no room".to_owned()));
     workers.take(1, solve());

@@ -15,7 +15,7 @@ use obsdiff_engine::pruner::Pruner;
 use obsdiff_files::{Disk, OnProgress};
 use obsdiff_proto::{InputDigest, JobSpec, Package, Plan};
 
-use crate::device::{Desk, Pruned, PruningEngine, Shelf, Watch, WorkError};
+use crate::device::{PartStore, Pruned, PruningEngine, Watch, WorkError, WorkerState};
 use crate::preparation::JobModel;
 use shrunk::shrunk;
 
@@ -44,17 +44,17 @@ impl<'a> Work<'a> {
     pub fn engine(
         &'a self,
         model: Box<dyn DiffusionModel>,
-        shelf: Arc<dyn Shelf>,
+        part_store: Arc<dyn PartStore>,
         watch: Arc<dyn Watch>,
-        desk: &Arc<Desk>,
+        worker_state: &Arc<WorkerState>,
     ) -> PruningEngine<'a> {
         let weights = self.weights.clone();
         let pruner = Pruner::new(self.spec, model, weights, self.trajectories.clone());
         // An export on a slow disk is not taken for a worker that hangs.
-        let its = desk.clone();
+        let its = worker_state.clone();
         let on_progress: Arc<OnProgress> = Arc::new(move || its.advance());
         let exporter = Box::new(move |pruned| self.export(&pruned, &on_progress));
-        PruningEngine::new(pruner, Arc::new(self.plan.clone()), shelf, watch, exporter)
+        PruningEngine::new(pruner, Arc::new(self.plan.clone()), part_store, watch, exporter)
     }
 
     /// The content of `pruning.json`, and how the transformer gets smaller where it does.

@@ -14,7 +14,7 @@ use obsdiff_proto::wire::v1::session_server::{Session, SessionServer};
 use obsdiff_proto::wire::{MESSAGE_LIMIT, v1};
 use obsdiff_security::TokenSender;
 use obsdiff_worker::collective::Local;
-use obsdiff_worker::device::{Desk, Machine, Patience};
+use obsdiff_worker::device::{Machine, Patience, WorkerState};
 use obsdiff_worker::session::{Connect, Dial, SessionError, Waiting, attend};
 use tokio::io::DuplexStream;
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
@@ -33,12 +33,12 @@ fn dial(connect: Arc<Connect>) -> (Dial, Told) {
     let hears = told.clone();
     let tell = Arc::new(move |waiting: &Waiting| hears.lock().unwrap().push(waiting.clone()));
     let endpoint = Endpoint::from_static("http://coordinator:7070");
-    (Dial { endpoint, connect, token: TokenSender(None), meeting: None, patience: PATIENCE, tell }, told)
+    (Dial { endpoint, connect, token: TokenSender(None), rendezvous: None, patience: PATIENCE, tell }, told)
 }
 
-fn desk() -> Arc<Desk> {
+fn worker_state() -> Arc<WorkerState> {
     let machine = Machine { instance: 1, speed: 1000, hardware: "a processor".to_owned() };
-    Desk::new(machine, Arc::new(Local::default()), Patience::default())
+    WorkerState::new(machine, Arc::new(Local::default()), Patience::default())
 }
 
 /// A port at which nobody listens.
@@ -55,7 +55,7 @@ fn refused() -> Arc<Connect> {
 async fn a_worker_whose_coordinator_stays_away_gives_up_and_says_so_once_a_minute_before() {
     let (dial, told) = dial(refused());
     let begun = tokio::time::Instant::now();
-    let ended = attend(&desk(), &dial, &mut |_| Ok(())).await;
+    let ended = attend(&worker_state(), &dial, &mut |_| Ok(())).await;
     let Err(error @ SessionError::Away { .. }) = ended else { panic!("{ended:?}") };
     let said = error.to_string();
     assert!(said.starts_with("the coordinator could not be reached for 10 min: "), "{said}");
@@ -71,9 +71,9 @@ async fn a_worker_whose_coordinator_stays_away_gives_up_and_says_so_once_a_minut
 #[tokio::test(start_paused = true)]
 async fn a_worker_that_wants_to_leave_does_not_wait_for_its_coordinator() {
     let (dial, _) = dial(refused());
-    let desk = desk();
-    desk.drain();
-    assert_eq!(attend(&desk, &dial, &mut |_| Ok(())).await.unwrap(), None);
+    let worker_state = worker_state();
+    worker_state.drain();
+    assert_eq!(attend(&worker_state, &dial, &mut |_| Ok(())).await.unwrap(), None);
 }
 
 type Events = Pin<Box<dyn Stream<Item = Result<v1::CoordinatorEvent, Status>> + Send>>;
@@ -117,7 +117,7 @@ async fn a_worker_that_stands_by_is_told_why_and_stays_for_as_long_as_the_coordi
     let incoming = UnboundedReceiverStream::new(incoming);
     tokio::spawn(Server::builder().add_service(SessionServer::new(Busy)).serve_with_incoming(incoming));
     let (dial, told) = dial(in_memory(port));
-    let ended = attend(&desk(), &dial, &mut |_| Ok(())).await.unwrap().unwrap();
+    let ended = attend(&worker_state(), &dial, &mut |_| Ok(())).await.unwrap().unwrap();
     assert_eq!(ended.reason, Reason::Done);
     let told = told.lock().unwrap().iter().map(Waiting::to_string).collect::<Vec<_>>();
     assert_eq!(told, ["standing by: others are at work"]);
@@ -144,7 +144,7 @@ async fn a_message_that_is_too_long_ends_a_worker_at_once() {
     let incoming = UnboundedReceiverStream::new(incoming);
     tokio::spawn(Server::builder().add_service(SessionServer::new(Endless)).serve_with_incoming(incoming));
     let (dial, told) = dial(in_memory(port));
-    let ended = attend(&desk(), &dial, &mut |_| panic!("it is welcomed")).await;
+    let ended = attend(&worker_state(), &dial, &mut |_| panic!("it is welcomed")).await;
     let Err(error @ SessionError::Refused(_)) = ended else { panic!("{ended:?}") };
     let said = error.to_string();
     assert!(said.starts_with("the coordinator refuses: ") && said.contains("too large"), "{said}");
@@ -177,7 +177,7 @@ async fn a_worker_on_other_hardware_stands_by_for_as_long_as_the_coordinator_liv
     tokio::spawn(Server::builder().add_service(coordinator).serve_with_incoming(incoming));
     let (dial, told) = dial(in_memory(port));
     let begun = tokio::time::Instant::now();
-    let ended = attend(&desk(), &dial, &mut |_| panic!("it is welcomed")).await.unwrap().unwrap();
+    let ended = attend(&worker_state(), &dial, &mut |_| panic!("it is welcomed")).await.unwrap().unwrap();
     assert_eq!(ended.reason, Reason::Done);
     assert!(begun.elapsed() > PATIENCE);
     let told = told.lock().unwrap().iter().map(Waiting::to_string).collect::<Vec<_>>();

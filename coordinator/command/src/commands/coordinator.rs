@@ -86,8 +86,8 @@ fn drive(
             clock: session.clock.clone(),
             told,
         };
-        let (handle, meeting) = (handle.clone(), driver.meeting());
-        state.runtime().block_on(port.serve(listener, handle, meeting, briefing, watched))?
+        let (handle, rendezvous) = (handle.clone(), driver.rendezvous());
+        state.runtime().block_on(port.serve(listener, handle, rendezvous, briefing, watched))?
     };
     writeln!(session.out, "listening on {address}")?;
     session.out.flush()?;

@@ -8,9 +8,11 @@ use obsdiff_proto::session::{Briefing, Dismissed, Reason};
 use obsdiff_security::TokenSender;
 use obsdiff_store::JobStore;
 use obsdiff_worker::collective::Transport;
-use obsdiff_worker::device::{Desk, Machine, Patience, ShelfError, StoreShelf, WorkError, follow};
-use obsdiff_worker::meeting::Meeting;
+use obsdiff_worker::device::{
+    JobPartStore, Machine, PartStoreError, Patience, WorkError, WorkerState, follow,
+};
 use obsdiff_worker::preparation::Received;
+use obsdiff_worker::rendezvous::PeerRendezvous;
 use obsdiff_worker::session::{Dial, SessionError, attend, tcp};
 use tokio::runtime::Runtime;
 use tonic::transport::Endpoint;
@@ -40,16 +42,16 @@ pub(super) fn work(args: &WorkerArgs, session: &mut Session<'_>) -> Result<()> {
     let progress = session.progress(args.process.quiet);
     let (dial, transport) = dial(args, progress.clone(), &runtime)?;
     let megaflops = (product_rate(&session.clock)? / 1e6) as u64;
-    let desk = Desk::new(
+    let worker_state = WorkerState::new(
         Machine { instance: instance(), speed: megaflops, hardware: obsdiff_engine::hardware() },
         transport,
         Patience::default(),
     );
     let ready = Arc::new(AtomicBool::new(false));
-    drain_when_asked(&session.signals, &desk, &ready);
+    drain_when_asked(&session.signals, &worker_state, &ready);
     let (briefs, briefings) = mpsc::channel();
     let attending = runtime.spawn({
-        let desk = desk.clone();
+        let worker_state = worker_state.clone();
         let mut first: Option<Arc<Briefing>> = None;
         async move {
             let mut briefed = |briefing: &Arc<Briefing>| match &first {
@@ -62,15 +64,15 @@ pub(super) fn work(args: &WorkerArgs, session: &mut Session<'_>) -> Result<()> {
                     Err("the coordinator runs another job than before: start the worker again".to_owned())
                 }
             };
-            attend(&desk, &dial, &mut briefed).await
+            attend(&worker_state, &dial, &mut briefed).await
         }
     });
     let worked = match briefings.recv() {
-        Ok(briefing) => serve(&briefing, &runtime, &desk, &ready, session, &progress),
+        Ok(briefing) => serve(&briefing, &runtime, &worker_state, &ready, session, &progress),
         // The session ended before it began: what it says is told below.
         Err(_) => Ok(()),
     };
-    desk.close();
+    worker_state.close();
     let ended = runtime.block_on(attending).map_err(|e| Error::Session(e.to_string()))?;
     worked?;
     let spans = session.spans.report();
@@ -95,12 +97,12 @@ pub(super) fn work(args: &WorkerArgs, session: &mut Session<'_>) -> Result<()> {
 /// How the coordinator and the other workers are reached.
 fn dial(args: &WorkerArgs, progress: Progress, runtime: &Runtime) -> Result<(Dial, Arc<dyn Transport>)> {
     let endpoint = args.security.endpoint(&args.coordinator)?;
-    let (transport, meeting) = reach(&endpoint, args.security.insecure, runtime);
+    let (transport, rendezvous) = reach(&endpoint, args.security.insecure, runtime);
     let dial = Dial {
         endpoint,
         connect: tcp(),
         token: TokenSender(args.security.token()?),
-        meeting,
+        rendezvous,
         patience: args.patience,
         tell: Arc::new(move |waiting| progress.note(&waiting.to_string())),
     };
@@ -114,12 +116,12 @@ fn reach(
     coordinator: &Endpoint,
     insecure: bool,
     runtime: &Runtime,
-) -> (Arc<dyn Transport>, Option<Arc<Meeting>>) {
+) -> (Arc<dyn Transport>, Option<Arc<PeerRendezvous>>) {
     use obsdiff_worker::collective::{Alone, Gloo, Rendezvous};
-    let meeting = Arc::new(Meeting::new(runtime.handle().clone(), coordinator.clone()));
-    let here = meeting.address().is_ok_and(|address| address.to_canonical().is_loopback());
+    let rendezvous = Arc::new(PeerRendezvous::new(runtime.handle().clone(), coordinator.clone()));
+    let here = rendezvous.address().is_ok_and(|address| address.to_canonical().is_loopback());
     if here || insecure {
-        (Arc::new(Gloo::new(meeting.clone())), Some(meeting))
+        (Arc::new(Gloo::new(rendezvous.clone())), Some(rendezvous))
     } else {
         (Arc::new(Alone::default()), None)
     }
@@ -127,7 +129,7 @@ fn reach(
 
 /// The way to the other workers: none in this build.
 #[cfg(not(feature = "gloo"))]
-fn reach(_: &Endpoint, _: bool, _: &Runtime) -> (Arc<dyn Transport>, Option<Arc<Meeting>>) {
+fn reach(_: &Endpoint, _: bool, _: &Runtime) -> (Arc<dyn Transport>, Option<Arc<PeerRendezvous>>) {
     (Arc::new(obsdiff_worker::collective::Alone::default()), None)
 }
 
@@ -135,7 +137,7 @@ fn reach(_: &Endpoint, _: bool, _: &Runtime) -> (Arc<dyn Transport>, Option<Arc<
 fn serve(
     briefing: &Briefing,
     runtime: &Runtime,
-    desk: &Arc<Desk>,
+    worker_state: &Arc<WorkerState>,
     ready: &AtomicBool,
     session: &Session<'_>,
     progress: &Progress,
@@ -144,24 +146,24 @@ fn serve(
     let _running = root.enter();
     let job = Job::received(briefing.spec.clone(), StoreSettings::of(&session.environment));
     let store = JobStore::open(&briefing.store, job.stores().pairs())?;
-    let received = Received::open(briefing, &store, runtime.handle(), &|| desk.advance());
+    let received = Received::open(briefing, &store, runtime.handle(), &|| worker_state.advance());
     let inputs = inputs(briefing, received.map_err(|e| unprepared(&job, e))?);
     if let Some(memory) = session.memory {
         fit::check(&job, &inputs.described, &inputs.plan, 1, memory)?;
     }
     // Whoever prepares for long is not taken for one that hangs.
-    let (encoding, loading) = (desk.clone(), desk.clone());
+    let (encoding, loading) = (worker_state.clone(), worker_state.clone());
     progress.call_at_steps(Box::new(move || encoding.advance()));
     inputs.weights.tell(Arc::new(move || loading.advance()));
     let (model, trajectories) = prepare(&job, &inputs, progress)?;
     let work = crate::run::work(&job, &inputs, &trajectories, None, &session.disk);
-    let shelf = StoreShelf::new(store, runtime.handle().clone());
-    let mut engine = work.engine(model, Arc::new(shelf), Arc::new(Gauge::default()), desk);
+    let part_store = JobPartStore::new(store, runtime.handle().clone());
+    let mut engine = work.engine(model, Arc::new(part_store), Arc::new(Gauge::default()), worker_state);
     ready.store(true, Ordering::SeqCst);
-    follow(desk, &mut engine);
-    match desk.take_failure() {
+    follow(worker_state, &mut engine);
+    match worker_state.take_failure() {
         Some(WorkError::Engine(error)) => Err(Error::from(error).after_begin(&briefing.store)),
-        Some(WorkError::Shelf(ShelfError::Damaged(problem))) => Err(Error::Damaged(problem)),
+        Some(WorkError::PartStore(PartStoreError::Damaged(problem))) => Err(Error::Damaged(problem)),
         _ => Ok(()),
     }
 }
@@ -189,11 +191,11 @@ fn inputs(briefing: &Briefing, received: Received) -> Inputs {
 
 /// A signal lets a worker at work finish what it has begun, hand back the rest, and leave; one that is not `ready` yet has nothing to
 /// finish, and ends at once.
-fn drain_when_asked(signals: &Signals, desk: &Arc<Desk>, ready: &Arc<AtomicBool>) {
-    let (desk, ready) = (desk.clone(), ready.clone());
+fn drain_when_asked(signals: &Signals, worker_state: &Arc<WorkerState>, ready: &Arc<AtomicBool>) {
+    let (worker_state, ready) = (worker_state.clone(), ready.clone());
     signals.respond(move |signal| {
         if ready.load(Ordering::SeqCst) {
-            desk.drain();
+            worker_state.drain();
             Answer::Finish
         } else {
             Answer::Exit(format!("stopped by {signal}: {LEFT}"))

@@ -1,5 +1,5 @@
-//! The workers of a job in one process, over the same path as those of other hosts: a desk and a device's thread each, sessions with
-//! the coordinator, and collectives among their threads.
+//! The workers of a job in one process, over the same path as those of other hosts: a worker state and a device's thread each, sessions
+//! with the coordinator, and collectives among their threads.
 
 use std::io;
 use std::panic::AssertUnwindSafe;
@@ -11,7 +11,7 @@ use obsdiff_core::Outcome;
 use obsdiff_engine::model::DiffusionModel;
 use obsdiff_worker::collective::Local;
 use obsdiff_worker::device::{
-    Desk, Machine, Patience, PruningEngine, ShelfError, StoreShelf, WorkError, follow,
+    JobPartStore, Machine, PartStoreError, Patience, PruningEngine, WorkError, WorkerState, follow,
 };
 use obsdiff_worker::work::Work;
 
@@ -42,32 +42,32 @@ pub(super) fn run_workers<'a>(
     let (mut driver, handle) = Driver::new(state.job.clone(), records, clock.clone(), Box::new(display))
         .map_err(|e| Error::content(job.path(), e.to_string()))?;
     let transport = Arc::new(Local::default());
-    let desks: Vec<_> = (1..=workers.max(1) as u128)
+    let worker_states: Vec<_> = (1..=workers.max(1) as u128)
         .map(|instance| {
             let machine = Machine { instance, speed: 1000, hardware: obsdiff_engine::hardware() };
-            Desk::new(machine, transport.clone(), Patience::default())
+            WorkerState::new(machine, transport.clone(), Patience::default())
         })
         .collect();
-    let device = |desk: &Arc<Desk>, model| {
+    let device = |worker_state: &Arc<WorkerState>, model| {
         let _run = tracing::info_span!(RUN_SPAN).entered();
-        let mut engine = work.engine(model, Arc::new(shelf(state)), gauge.clone(), desk);
-        follow(desk, &mut engine);
+        let mut engine = work.engine(model, Arc::new(part_store(state)), gauge.clone(), worker_state);
+        follow(worker_state, &mut engine);
         engine
     };
-    let Some((first, others)) = desks.split_first() else { return Err(Error::Cancelled) };
+    let Some((first, others)) = worker_states.split_first() else { return Err(Error::Cancelled) };
     thread::scope(|scope| {
         let start = || {
             let named = |name: &str| thread::Builder::new().name(name.to_owned());
             let driving =
                 named("coordinator").spawn_scoped(scope, move || state.runtime().block_on(driver.run()))?;
-            let session = |desk| {
+            let session = |worker_state| {
                 let handle = handle.clone();
-                named("session").spawn_scoped(scope, move || attend(desk, &handle))
+                named("session").spawn_scoped(scope, move || attend(worker_state, &handle))
             };
-            let sessions = desks.iter().map(session).collect::<io::Result<Vec<_>>>()?;
-            let device = |desk| {
+            let sessions = worker_states.iter().map(session).collect::<io::Result<Vec<_>>>()?;
+            let device = |worker_state| {
                 let (device, model) = (&device, model.duplicate());
-                named("worker").spawn_scoped(scope, move || device(desk, model))
+                named("worker").spawn_scoped(scope, move || device(worker_state, model))
             };
             let devices = others.iter().map(device).collect::<io::Result<Vec<_>>>()?;
             io::Result::Ok((driving, sessions, devices))
@@ -76,7 +76,7 @@ pub(super) fn run_workers<'a>(
             Ok(started) => started,
             Err(error) => {
                 // Those that were started end, and the scope with them.
-                desks.iter().for_each(|desk| desk.close());
+                worker_states.iter().for_each(|worker_state| worker_state.close());
                 handle.stop();
                 gauge.give_up();
                 return Err(Error::thread(&error));
@@ -106,9 +106,12 @@ pub(super) fn run_workers<'a>(
             }
             Some(Outcome::Cancelled) => Err(Error::Cancelled),
             None => Err(Error::Session("all workers ended before the job was done".to_owned())),
-            Some(Outcome::Failed(failure)) => match desks.iter().find_map(|desk| desk.take_failure()) {
+            Some(Outcome::Failed(failure)) => match worker_states
+                .iter()
+                .find_map(|worker_state| worker_state.take_failure())
+            {
                 Some(WorkError::Engine(error)) => Err(error.into()),
-                Some(WorkError::Shelf(ShelfError::Damaged(problem))) => Err(Error::Damaged(problem)),
+                Some(WorkError::PartStore(PartStoreError::Damaged(problem))) => Err(Error::Damaged(problem)),
                 _ => Err(Error::Failed(failure)),
             },
         }
@@ -116,6 +119,6 @@ pub(super) fn run_workers<'a>(
 }
 
 /// Where workers of this process put and find weights.
-fn shelf(state: &State) -> StoreShelf {
-    StoreShelf::new(state.store().clone(), state.runtime().handle().clone())
+fn part_store(state: &State) -> JobPartStore {
+    JobPartStore::new(state.store().clone(), state.runtime().handle().clone())
 }

@@ -16,9 +16,9 @@ use obsdiff_security::TokenSender;
 use obsdiff_tests::Prng;
 use obsdiff_worker::collective::Transport;
 use obsdiff_worker::device::{
-    Desk, Engine, FakeEngine, Gate, Machine, Moment, Patience, ShelfError, follow_waiting,
+    Engine, FakeEngine, Gate, Machine, Moment, PartStoreError, Patience, WorkerState, follow_waiting,
 };
-use obsdiff_worker::meeting::Meeting;
+use obsdiff_worker::rendezvous::PeerRendezvous;
 use obsdiff_worker::session::{Dial, attend};
 use tokio::runtime::Handle;
 use tokio::sync::{broadcast, mpsc};
@@ -111,7 +111,7 @@ pub(crate) async fn coordinate(stage: Stage) -> turmoil::Result {
         told,
     };
     let port = insecure().port(([0, 0, 0, 0], PORT).into())?;
-    let router = port.router(handle, driver.meeting(), Arc::new(stage.shape.briefing()), watched).await?;
+    let router = port.router(handle, driver.rendezvous(), Arc::new(stage.shape.briefing()), watched).await?;
     let listener = TcpListener::bind(("0.0.0.0", PORT)).await?;
     let (accepted, incoming) = mpsc::channel(16);
     tokio::spawn(router.serve_with_incoming(ReceiverStream::new(incoming)));
@@ -192,7 +192,7 @@ pub(crate) struct Worker {
     /// Processes so far.
     pub(crate) lives: Arc<Mutex<u64>>,
     /// The desk of the present one.
-    pub(crate) desk: Arc<Mutex<Option<Arc<Desk>>>>,
+    pub(crate) worker_state: Arc<Mutex<Option<Arc<WorkerState>>>>,
 }
 
 impl Worker {
@@ -226,37 +226,37 @@ impl Worker {
 
     async fn process(&self, life: u64, rng: Prng) -> Result<Option<Reason>, String> {
         let endpoint = insecure().endpoint(&format!("http://{COORDINATOR}:{PORT}")).unwrap();
-        let meeting = Arc::new(Meeting::new(Handle::current(), endpoint.clone()));
-        let mesh: Arc<dyn Transport> = Arc::new(Mesh { host: self.name(), meeting: meeting.clone() });
+        let rendezvous = Arc::new(PeerRendezvous::new(Handle::current(), endpoint.clone()));
+        let mesh: Arc<dyn Transport> = Arc::new(Mesh { host: self.name(), rendezvous: rendezvous.clone() });
         let instance = u128::from(self.number) << 64 | u128::from(life);
         let machine = Machine { instance, speed: 1000, hardware: "a processor".to_owned() };
-        let desk = Desk::new(machine, mesh, PATIENCE);
-        *self.desk.lock().unwrap() = Some(desk.clone());
-        self.start_device(desk.clone(), rng);
+        let worker_state = WorkerState::new(machine, mesh, PATIENCE);
+        *self.worker_state.lock().unwrap() = Some(worker_state.clone());
+        self.start_device(worker_state.clone(), rng);
         let dial = Dial {
             endpoint,
             connect: self.wires.connect(&self.name(), &self.stage.trace),
             token: TokenSender(None),
-            meeting: Some(meeting),
+            rendezvous: Some(rendezvous),
             patience: Duration::from_secs(30 * 60),
             tell: Arc::new(|_| ()),
         };
-        let ended = attend(&desk, &dial, &mut |_| Ok(())).await;
+        let ended = attend(&worker_state, &dial, &mut |_| Ok(())).await;
         ended.map(|dismissed| dismissed.map(|dismissed| dismissed.reason)).map_err(|error| error.to_string())
     }
 
-    fn start_device(&self, desk: Arc<Desk>, rng: Prng) {
-        let shelf = Arc::new(self.stage.store.shelf.clone());
+    fn start_device(&self, worker_state: Arc<WorkerState>, rng: Prng) {
+        let part_store = Arc::new(self.stage.store.part_store.clone());
         let (plan, written, gate) = (self.plan.clone(), self.stage.written.clone(), self.gate(rng));
         let pruning = self.stage.pruning.clone();
         puppet::start(move || {
             let mut engine: Box<dyn Engine> = match pruning {
-                Some(job) => job.engine(shelf, gate, written),
-                None => Box::new(FakeEngine::new(plan, shelf, written, gate)),
+                Some(job) => job.engine(part_store, gate, written),
+                None => Box::new(FakeEngine::new(plan, part_store, written, gate)),
             };
-            follow_waiting(&desk, &mut *engine, &mut |version| {
-                let desk = desk.clone();
-                puppet::wait(async move { desk.changed(version).await });
+            follow_waiting(&worker_state, &mut *engine, &mut |version| {
+                let worker_state = worker_state.clone();
+                puppet::wait(async move { worker_state.changed(version).await });
             });
         });
     }
@@ -280,7 +280,7 @@ impl Worker {
                 trace.here(&name, format_args!("{moment:?}"));
             });
             match store.check() {
-                Err(error) if stores => Err(ShelfError::Failed(error).into()),
+                Err(error) if stores => Err(PartStoreError::Failed(error).into()),
                 _ => Ok(()),
             }
         })

@@ -13,7 +13,7 @@ use obsdiff_proto::{
     Shard, ShardId, Site, SiteId, StreamId, Structure, Target,
 };
 use obsdiff_tests::Prng;
-use obsdiff_worker::device::{MemoryShelf, Shelf};
+use obsdiff_worker::device::{MemoryPartStore, PartStore};
 use tokio::time::sleep;
 
 /// How large a job is; jobs of one shape have one result.
@@ -111,7 +111,7 @@ pub(crate) type Weights = BTreeMap<PartId, Vec<u8>>;
 /// A job's store. Clones are the same one.
 #[derive(Clone, Default)]
 pub(crate) struct Store {
-    pub(crate) shelf: MemoryShelf,
+    pub(crate) part_store: MemoryPartStore,
     saved: Arc<Mutex<Saved>>,
 }
 
@@ -154,8 +154,11 @@ impl Store {
     pub(crate) fn committed(&self) -> Vec<Weights> {
         let packages = self.saved.lock().unwrap().committed;
         let weights = |package| {
-            let parts = self.shelf.manifest(PackageId(package)).unwrap();
-            parts.iter().map(|(part, receipt)| (*part, self.shelf.get(receipt).unwrap().to_vec())).collect()
+            let parts = self.part_store.manifest(PackageId(package)).unwrap();
+            parts
+                .iter()
+                .map(|(part, receipt)| (*part, self.part_store.get(receipt).unwrap().to_vec()))
+                .collect()
         };
         (0..packages).map(weights).collect()
     }
@@ -186,7 +189,7 @@ impl Records for SlowRecords {
         if before.is_err() && self.rng.lock().unwrap().once_in(2) {
             return before;
         }
-        self.store.shelf.commit(manifest.package, manifest.parts.clone());
+        self.store.part_store.commit(manifest.package, manifest.parts.clone());
         {
             let mut saved = self.store.saved.lock().unwrap();
             saved.committed = saved.committed.max(manifest.package.0 + 1);

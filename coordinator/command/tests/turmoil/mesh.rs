@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use obsdiff_worker::collective::{
-    Abort, Buffer, Collective, CollectiveError, Result, Seat, Transport, Values,
+    Abort, Buffer, Collective, CollectiveError, Member, Result, Transport, Values,
 };
-use obsdiff_worker::meeting::Meeting;
+use obsdiff_worker::rendezvous::PeerRendezvous;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::timeout;
@@ -18,12 +18,12 @@ use crate::puppet;
 /// Joins groups from a host.
 pub(crate) struct Mesh {
     pub(crate) host: String,
-    pub(crate) meeting: Arc<Meeting>,
+    pub(crate) rendezvous: Arc<PeerRendezvous>,
 }
 
 /// A rank's end: its connections are its host's, and do what it calls.
 struct Rank {
-    seat: Seat,
+    member: Member,
     calls: mpsc::UnboundedSender<(Call, oneshot::Sender<Result<Vec<i64>>>)>,
 }
 
@@ -37,27 +37,27 @@ struct Call {
 
 /// A rank's connections: rank 0 has one to each other rank, in order, and each of those the one to rank 0.
 struct Peers {
-    seat: Seat,
+    member: Member,
     streams: Vec<TcpStream>,
 }
 
 impl Transport for Mesh {
-    fn join(&self, seat: Seat, abort: &Abort) -> Result<Box<dyn Collective>> {
-        let (host, meeting, abort) = (self.host.clone(), self.meeting.clone(), abort.clone());
+    fn join(&self, member: Member, abort: &Abort) -> Result<Box<dyn Collective>> {
+        let (host, rendezvous, abort) = (self.host.clone(), self.rendezvous.clone(), abort.clone());
         let calls = puppet::wait(async move {
             let raised = raised(&abort);
             let peers = tokio::select! {
                 biased;
                 () = raised.notified() => return Err(CollectiveError::Aborted),
-                peers = timeout(seat.form, Peers::meet(&host, &meeting, seat, &abort)) => {
-                    peers.unwrap_or(Err(late(&seat, seat.form)))?
+                peers = timeout(member.form, Peers::meet(&host, &rendezvous, member, &abort)) => {
+                    peers.unwrap_or(Err(late(&member, member.form)))?
                 }
             };
             let (calls, to_do) = mpsc::unbounded_channel();
             tokio::spawn(peers.serve(to_do, raised));
             Ok(calls)
         })?;
-        Ok(Box::new(Rank { seat, calls }))
+        Ok(Box::new(Rank { member, calls }))
     }
 
     fn start(&self, joining: Box<dyn FnOnce() + Send>) -> Result<()> {
@@ -74,8 +74,8 @@ fn raised(abort: &Abort) -> Arc<Notify> {
     raised
 }
 
-fn late(seat: &Seat, waited: Duration) -> CollectiveError {
-    let ranks = (0..seat.world).filter(|rank| *rank != seat.rank).collect();
+fn late(member: &Member, waited: Duration) -> CollectiveError {
+    let ranks = (0..member.world).filter(|rank| *rank != member.rank).collect();
     CollectiveError::Timeout { ranks, waited }
 }
 
@@ -84,20 +84,20 @@ fn lost(rank: usize) -> impl Fn(io::Error) -> CollectiveError {
 }
 
 impl Peers {
-    async fn meet(host: &str, meeting: &Meeting, seat: Seat, abort: &Abort) -> Result<Self> {
-        let mut peers = Self { seat, streams: Vec::new() };
-        match seat.rank {
-            0 => peers.accept(host, meeting).await?,
-            _ => peers.dial(meeting, abort).await?,
+    async fn meet(host: &str, rendezvous: &PeerRendezvous, member: Member, abort: &Abort) -> Result<Self> {
+        let mut peers = Self { member, streams: Vec::new() };
+        match member.rank {
+            0 => peers.accept(host, rendezvous).await?,
+            _ => peers.dial(rendezvous, abort).await?,
         }
         Ok(peers)
     }
 
-    async fn accept(&mut self, host: &str, meeting: &Meeting) -> Result<()> {
+    async fn accept(&mut self, host: &str, rendezvous: &PeerRendezvous) -> Result<()> {
         let listener = TcpListener::bind("0.0.0.0:0").await.map_err(lost(0))?;
         let port = listener.local_addr().map_err(lost(0))?.port();
-        meeting.tell(self.seat.epoch, "root", format!("{host}:{port}").into_bytes()).await?;
-        let mut came: Vec<Option<TcpStream>> = (1..self.seat.world).map(|_| None).collect();
+        rendezvous.tell(self.member.epoch, "root", format!("{host}:{port}").into_bytes()).await?;
+        let mut came: Vec<Option<TcpStream>> = (1..self.member.world).map(|_| None).collect();
         while came.iter().any(Option::is_none) {
             let (mut stream, _) = listener.accept().await.map_err(lost(0))?;
             // A peer that goes before it says who it is comes no more: the group is late.
@@ -112,9 +112,10 @@ impl Peers {
         Ok(())
     }
 
-    async fn dial(&mut self, meeting: &Meeting, abort: &Abort) -> Result<()> {
-        let Seat { epoch, rank, form, .. } = self.seat;
-        let root = meeting.hear(epoch, "root", form, abort).await?.ok_or_else(|| late(&self.seat, form))?;
+    async fn dial(&mut self, rendezvous: &PeerRendezvous, abort: &Abort) -> Result<()> {
+        let Member { epoch, rank, form, .. } = self.member;
+        let root =
+            rendezvous.hear(epoch, "root", form, abort).await?.ok_or_else(|| late(&self.member, form))?;
         let mut stream =
             TcpStream::connect(String::from_utf8_lossy(&root).as_ref()).await.map_err(lost(0))?;
         stream.write_u64(rank as u64).await.map_err(lost(0))?;
@@ -130,11 +131,11 @@ impl Peers {
         raised: Arc<Notify>,
     ) {
         while let Some((call, reply)) = calls.recv().await {
-            let silence = self.seat.silence;
+            let silence = self.member.silence;
             let answer = tokio::select! {
                 biased;
                 () = raised.notified() => Err(CollectiveError::Aborted),
-                answer = timeout(silence, self.call(call)) => answer.unwrap_or(Err(late(&self.seat, silence))),
+                answer = timeout(silence, self.call(call)) => answer.unwrap_or(Err(late(&self.member, silence))),
             };
             let failed = answer.is_err();
             if reply.send(answer).is_err() || failed {
@@ -144,11 +145,11 @@ impl Peers {
     }
 
     async fn call(&mut self, mut call: Call) -> Result<Vec<i64>> {
-        if self.seat.rank > 0 {
+        if self.member.rank > 0 {
             let stream = &mut self.streams[0];
             call.write(stream).await.map_err(lost(0))?;
             return match call.root {
-                Some(root) if root != self.seat.rank => Ok(Vec::new()),
+                Some(root) if root != self.member.rank => Ok(Vec::new()),
                 _ => Ok(Call::read(stream).await.map_err(lost(0))?.send),
             };
         }
@@ -201,8 +202,8 @@ impl Rank {
 }
 
 impl Collective for Rank {
-    fn seat(&self) -> &Seat {
-        &self.seat
+    fn member(&self) -> &Member {
+        &self.member
     }
 
     fn all_reduce(&mut self, send: Values<'_>, receive: Buffer<'_>) -> Result<()> {

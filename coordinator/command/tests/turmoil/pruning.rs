@@ -16,7 +16,7 @@ use obsdiff_proto::message::{Exponents, Opening, Part, Solved};
 use obsdiff_proto::{Budget, Inventory, JobSpec, PackageId, Plan, ShardId, SiteId};
 use obsdiff_worker::collective::Collective;
 use obsdiff_worker::device::{
-    Engine, Gate, Moment, Pruned, PruningEngine, Reducer, Shelf, Step, Watch, WorkError,
+    Engine, Gate, Moment, PartStore, Pruned, PruningEngine, Reducer, Step, Watch, WorkError,
 };
 use serde_json::{Value, json};
 
@@ -62,7 +62,7 @@ impl Pruning {
         let weights = Weights::open_file(&file).unwrap();
         let text = noise(1, &[TEXT, config.joint_attention_dim]).unwrap();
         let pooled = noise(2, &[config.pooled_projection_dim]).unwrap();
-        let encoded = Encoded::alike(Conditioning { text, pooled }, spec.calibration.count).unwrap();
+        let encoded = Encoded::repeated(Conditioning { text, pooled }, spec.calibration.count).unwrap();
         let asset = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/assets/shapes-sd3");
         let pipeline = PipelineFolder::open(&asset).unwrap();
         let schedule = pipeline.schedule(spec.calibration.steps as usize, SIZE.tokens).unwrap();
@@ -86,7 +86,7 @@ impl Pruning {
     /// An engine on the dense model, whose work takes as long as the gate says. What an export writes goes to `written`.
     pub(crate) fn engine(
         &self,
-        shelf: Arc<dyn Shelf>,
+        part_store: Arc<dyn PartStore>,
         gate: Gate,
         written: Arc<Mutex<Option<Vec<u8>>>>,
     ) -> Box<dyn Engine> {
@@ -104,7 +104,7 @@ impl Pruning {
             *written.lock().unwrap() = Some(bytes);
             Ok(())
         });
-        let engine = PruningEngine::new(pruner, plan, shelf, Arc::new(Nobody), exporter);
+        let engine = PruningEngine::new(pruner, plan, part_store, Arc::new(Nobody), exporter);
         Box::new(Gated { engine, gate })
     }
 }

@@ -127,7 +127,7 @@ impl World<'_> {
             late: *late,
             wires: Default::default(),
             lives: Default::default(),
-            desk: Default::default(),
+            worker_state: Default::default(),
         };
         let workers: Vec<_> = (1..).zip(&plot.workers).map(worker).collect();
         for worker in &workers {
@@ -171,8 +171,8 @@ impl World<'_> {
             Fault::Slow { a, b, .. } | Fault::Loss { a, b, .. } => self.tune(a, b, Some(fault)),
             Fault::Disconnect { worker } => self.workers[*worker].wires.cut(),
             Fault::Drain { worker } => {
-                let desk = self.workers[*worker].desk.lock().unwrap().clone();
-                desk.iter().for_each(|desk| desk.drain());
+                let worker_state = self.workers[*worker].worker_state.lock().unwrap().clone();
+                worker_state.iter().for_each(|worker_state| worker_state.drain());
             }
             Fault::StoreDown { .. } => self.stage.store.fail(true),
         }

@@ -120,7 +120,7 @@ impl World {
             let Some(life) = self.life_of(*root) else { continue };
             if overflows {
                 let part = PartId { package: group.package, site, index: 0 };
-                life.hit(Order::Solve { epoch, part }, Fault::Overflow { site, exponent });
+                life.mark_failed(Order::Solve { epoch, part }, Fault::Overflow { site, exponent });
             } else if let Some(status) = life.status.group.as_mut().filter(|g| g.epoch == epoch) {
                 status.received.insert(site);
                 life.grams.insert(site, exponent);

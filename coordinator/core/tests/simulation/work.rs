@@ -62,11 +62,11 @@ impl World {
             Command::Pilot { .. } => life.status.pilot = Some(sites.into()),
             Command::Calibrate { .. } if overflowing.is_some() => {
                 life.status.sums.spoiled = true;
-                life.hit(order, overflowing.unwrap_or(Fault::Transient(String::new())));
+                life.mark_failed(order, overflowing.unwrap_or(Fault::Transient(String::new())));
             }
             Command::Calibrate { .. } if mishap => {
                 life.status.sums.spoiled = spoils;
-                life.hit(order, Fault::Transient("out of memory".to_owned()));
+                life.mark_failed(order, Fault::Transient("out of memory".to_owned()));
             }
             Command::Calibrate { shard, .. } => {
                 *life.counts.entry(shard).or_insert(0) += 1;
@@ -74,10 +74,10 @@ impl World {
                 life.status.pace = Some(pace);
             }
             Command::Solve { ref part, .. } if singular.is_some_and(|site| part.sites.contains(&site)) => {
-                life.hit(order, Fault::Fatal("is singular".to_owned()));
+                life.mark_failed(order, Fault::Fatal("is singular".to_owned()));
             }
             Command::Solve { .. } | Command::Apply { .. } | Command::Export if down || mishap => {
-                life.hit(order, Fault::Transient("the store is down".to_owned()));
+                life.mark_failed(order, Fault::Transient("the store is down".to_owned()));
             }
             Command::Solve { part, .. } => {
                 let exponents = part.sites.iter().map(|site| (*site, life.grams[site])).collect();

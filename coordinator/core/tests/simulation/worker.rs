@@ -197,7 +197,7 @@ impl Life {
         self.show_in_hand();
     }
 
-    pub(crate) fn hit(&mut self, order: Order, fault: Fault) {
+    pub(crate) fn mark_failed(&mut self, order: Order, fault: Fault) {
         self.troubles += 1;
         self.status.trouble = Some(Trouble { serial: self.troubles, order, fault });
         self.finish(order);

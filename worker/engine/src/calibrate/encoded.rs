@@ -73,7 +73,7 @@ impl Encoded {
     ///
     /// # Errors
     /// When it cannot be kept.
-    pub fn alike(conditioning: Conditioning, prompts: u32) -> Result<Self> {
+    pub fn repeated(conditioning: Conditioning, prompts: u32) -> Result<Self> {
         let folder = std::env::temp_dir();
         let mut spool = spooled_tempfile_in(Self::IN_MEMORY, &folder);
         let written = [&conditioning.text, &conditioning.pooled].map(|tensor| tensor.write_bytes(&mut spool));

@@ -70,7 +70,8 @@ pub struct PrunedLinear {
     pub package: u32,
     /// Weights that are zero.
     pub zeros: u64,
-    /// The damping its site's Hessian needed to choose the mask, or to refine that of another method; absent where neither the method nor refinement uses it.
+    /// The damping its site's Hessian needed to choose the mask, or to refine that of another method; absent where neither the method nor
+    /// refinement uses it.
     pub damping: Option<f64>,
     /// tr(S) of its site's Gram S, the weighted energy of its inputs; absent without a Gram.
     pub gram_trace: Option<f64>,

@@ -1,9 +1,10 @@
 //! Pruning one linear, W (rows x n), by its site's Gram, S (n x n). Knows matrices only.
 //!
 //! [`Factor`] turns S into C, with C C^T = H = S + damping * mean(diag S) I, once for all linears of a site. [`Obs`] prunes by it and
-//! spreads each pruned weight's error over the columns to its right. [`Admm`] lets mask and weights take turns. [`magnitude`] and [`wanda`] prune by simpler scores and change
-//! nothing else. [`refine`] then moves the weights that stay to the best place for the mask that any of them chose, by the
-//! [`ScaledHessian`] that takes the factor's place. [`relative_error`] says what was done to the linear's outputs.
+//! spreads each pruned weight's error over the columns to its right. [`Admm`] lets mask and weights take turns. [`magnitude`] and
+//! [`wanda`] prune by simpler scores and change nothing else. [`refine`] then moves the weights that stay to the best place for the mask
+//! that any of them chose, by the [`ScaledHessian`] that takes the factor's place. [`relative_error`] says what was done to the linear's
+//! outputs.
 
 mod admm;
 mod cholesky;

@@ -27,7 +27,7 @@ pub(super) fn in_phases<I: Send, T: Copy + Send + Sync>(
 ) {
     let threads = rayon::current_num_threads().min(items.len());
     let items = items.iter_mut().map(|item| Item { phases: AtomicUsize::new(0), value: Mutex::new(item) });
-    let course = Course {
+    let run = PhasedRun {
         items: items.collect(),
         phases,
         ended: AtomicUsize::new(0),
@@ -36,12 +36,11 @@ pub(super) fn in_phases<I: Send, T: Copy + Send + Sync>(
         work,
         between: Mutex::new(between),
     };
-    let course = &course;
+    let run = &run;
     rayon::scope(|scope| {
-        (1..threads)
-            .for_each(|thread| scope.spawn(move |_| course.run(thread * course.items.len() / threads)));
+        (1..threads).for_each(|thread| scope.spawn(move |_| run.run(thread * run.items.len() / threads)));
         if threads > 0 {
-            course.run(0);
+            run.run(0);
         }
     });
 }
@@ -52,7 +51,7 @@ struct Item<'a, I> {
     value: Mutex<&'a mut I>,
 }
 
-struct Course<'a, I, T, W, B> {
+struct PhasedRun<'a, I, T, W, B> {
     items: Vec<Item<'a, I>>,
     phases: usize,
     /// Tasks of all phases that have ended.
@@ -64,7 +63,7 @@ struct Course<'a, I, T, W, B> {
     between: Mutex<B>,
 }
 
-impl<I, T: Copy, W: Fn(usize, usize, &mut I, T), B: FnMut(usize, &[&mut I]) -> T> Course<'_, I, T, W, B> {
+impl<I, T: Copy, W: Fn(usize, usize, &mut I, T), B: FnMut(usize, &[&mut I]) -> T> PhasedRun<'_, I, T, W, B> {
     /// Takes part until all phases have ended; begins each with the item at `start`.
     fn run(&self, start: usize) {
         let _gives_up = GivesUp(&self.open);

@@ -32,7 +32,8 @@ pub struct ScaledHessian {
 }
 
 impl ScaledHessian {
-    /// Damps and scales the Gram of a factor that has served. Dead columns get a one on the diagonal and zeros beside it. n^2 multiplications.
+    /// Damps and scales the Gram of a factor that has served. Dead columns get a one on the diagonal and zeros beside it. n^2
+    /// multiplications.
     pub fn new(factor: Factor, damping: f64) -> Self {
         let added = factor.added_by(damping);
         let (square, diagonal) = factor.into_parts();

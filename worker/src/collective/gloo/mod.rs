@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use obsdiff_proto::{Epoch, lock};
 
-use super::{Abort, Alone, Collective, CollectiveError, Rendezvous, Result, Seat, Transport};
+use super::{Abort, Alone, Collective, CollectiveError, Member, Rendezvous, Result, Transport};
 use mesh::{Ended, Mesh, Report, open_mesh};
 use rank::Rank;
 
@@ -42,25 +42,25 @@ impl Gloo {
     }
 
     /// Leaves this rank's addresses for its peers, one for each.
-    fn publish(&self, seat: Seat, mesh: &Mesh) -> Result<()> {
+    fn publish(&self, member: Member, mesh: &Mesh) -> Result<()> {
         let mut addresses = Vec::new();
-        for peer in peers(seat) {
+        for peer in peers(member) {
             addresses.extend(mesh.address(peer).map_err(broken)?);
         }
-        self.rendezvous.put(seat.epoch, &key(seat.rank), addresses)
+        self.rendezvous.put(member.epoch, &key(member.rank), addresses)
     }
 
     /// Waits until every peer has left its addresses; gives the one of each that is meant for this rank.
-    fn addresses(&self, seat: Seat, begun: Instant, abort: &Abort) -> Result<Vec<(usize, Vec<u8>)>> {
+    fn addresses(&self, member: Member, begun: Instant, abort: &Abort) -> Result<Vec<(usize, Vec<u8>)>> {
         let mut addresses = Vec::new();
-        for peer in peers(seat) {
-            let left = seat.form.saturating_sub(begun.elapsed());
-            let Some(all) = self.rendezvous.wait(seat.epoch, &key(peer), left, abort)? else {
+        for peer in peers(member) {
+            let left = member.form.saturating_sub(begun.elapsed());
+            let Some(all) = self.rendezvous.wait(member.epoch, &key(peer), left, abort)? else {
                 return Err(CollectiveError::Timeout { ranks: vec![peer], waited: begun.elapsed() });
             };
             // The peer's own place has no address.
-            let index = if seat.rank < peer { seat.rank } else { seat.rank - 1 };
-            let length = all.len() / (seat.world - 1);
+            let index = if member.rank < peer { member.rank } else { member.rank - 1 };
+            let length = all.len() / (member.world - 1);
             let own = all.get(index * length..(index + 1) * length).unwrap_or_default();
             addresses.push((peer, own.to_vec()));
         }
@@ -69,19 +69,19 @@ impl Gloo {
 }
 
 impl Transport for Gloo {
-    fn join(&self, seat: Seat, abort: &Abort) -> Result<Box<dyn Collective>> {
-        seat.check()?;
-        self.take(seat.epoch)?;
-        if seat.world == 1 {
-            return self.alone.join(seat, abort);
+    fn join(&self, member: Member, abort: &Abort) -> Result<Box<dyn Collective>> {
+        member.check()?;
+        self.take(member.epoch)?;
+        if member.world == 1 {
+            return self.alone.join(member, abort);
         }
         let begun = Instant::now();
         let host = self.rendezvous.address()?.to_string();
-        let mesh = open_mesh(&host, seat.rank, seat.world, millis(seat.form)).map_err(broken)?;
+        let mesh = open_mesh(&host, member.rank, member.world, millis(member.form)).map_err(broken)?;
         let mesh = Arc::new(Shared(mesh));
         let watcher = {
             let mesh = mesh.clone();
-            let name = format!("peers of {}", seat.epoch);
+            let name = format!("peers of {}", member.epoch);
             let watch = move || {
                 if let Err(error) = mesh.watch() {
                     tracing::warn!(%error, "the peers of a group are not watched any more");
@@ -89,7 +89,7 @@ impl Transport for Gloo {
             };
             thread::Builder::new().name(name).spawn(watch).map_err(broken)?
         };
-        let mut rank = Rank::new(seat, mesh.clone(), watcher, abort.clone());
+        let mut rank = Rank::new(member, mesh.clone(), watcher, abort.clone());
         let weak = Arc::downgrade(&mesh);
         abort.when_raised(move || {
             if let Some(mesh) = weak.upgrade() {
@@ -109,15 +109,15 @@ impl Transport for Gloo {
 impl Gloo {
     /// Connects a rank to all others.
     fn meet(&self, rank: &mut Rank, mesh: &Mesh, begun: Instant, abort: &Abort) -> Result<()> {
-        let seat = *rank.seat();
-        self.publish(seat, mesh)?;
+        let member = *rank.member();
+        self.publish(member, mesh)?;
         // All are there: what is left takes milliseconds.
-        for (peer, address) in self.addresses(seat, begun, abort)? {
+        for (peer, address) in self.addresses(member, begun, abort)? {
             let report = mesh.connect(peer, &address).map_err(broken)?;
             check(&report, begun, abort)?;
         }
         mesh.connected().map_err(broken)?;
-        rank.greet(seat.form.saturating_sub(begun.elapsed()))
+        rank.greet(member.form.saturating_sub(begun.elapsed()))
     }
 }
 
@@ -164,8 +164,8 @@ fn broken(error: impl std::fmt::Display) -> CollectiveError {
     CollectiveError::Transport(words(&error.to_string()))
 }
 
-fn peers(seat: Seat) -> impl Iterator<Item = usize> {
-    (0..seat.world).filter(move |peer| *peer != seat.rank)
+fn peers(member: Member) -> impl Iterator<Item = usize> {
+    (0..member.world).filter(move |peer| *peer != member.rank)
 }
 
 fn key(rank: usize) -> String {

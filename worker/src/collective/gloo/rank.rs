@@ -14,7 +14,7 @@ use bytemuck::{Pod, cast_slice, cast_slice_mut};
 use super::mesh::Piece;
 use super::{Shared, check, millis, peers};
 use crate::collective::call::{Call, What};
-use crate::collective::{Abort, Buffer, Collective, CollectiveError, Result, Seat, Shape, Values};
+use crate::collective::{Abort, Buffer, Collective, CollectiveError, Member, Result, Shape, Values};
 
 /// The longest message: what is in flight from one rank to another.
 const MESSAGE: usize = 1 << 20;
@@ -23,7 +23,7 @@ const STAGE: usize = 16 << 20;
 
 /// A rank of a group.
 pub(super) struct Rank {
-    seat: Seat,
+    member: Member,
     mesh: Arc<Shared>,
     watcher: Option<JoinHandle<()>>,
     abort: Abort,
@@ -41,14 +41,14 @@ pub(super) struct Rank {
 type Greeting = [u64; 5];
 
 impl Rank {
-    pub(super) fn new(seat: Seat, mesh: Arc<Shared>, watcher: JoinHandle<()>, abort: Abort) -> Self {
+    pub(super) fn new(member: Member, mesh: Arc<Shared>, watcher: JoinHandle<()>, abort: Abort) -> Self {
         let watcher = Some(watcher);
-        Self { seat, mesh, watcher, abort, calls: 0, ended: None, stage: Vec::new(), sums: Vec::new() }
+        Self { member, mesh, watcher, abort, calls: 0, ended: None, stage: Vec::new(), sums: Vec::new() }
     }
 
     /// Hears of every peer that it joined the same group.
     pub(super) fn greet(&mut self, silence: Duration) -> Result<()> {
-        let own: Greeting = [self.seat.epoch.0, self.seat.world as u64, 0, 0, 0];
+        let own: Greeting = [self.member.epoch.0, self.member.world as u64, 0, 0, 0];
         for (peer, said) in self.greetings(own, silence)? {
             if said != own {
                 let said = format!("it is in the group of epoch {}", said[0]);
@@ -61,12 +61,12 @@ impl Rank {
     /// Tells all peers, and hears what they say.
     fn greetings(&mut self, own: Greeting, silence: Duration) -> Result<Vec<(usize, Greeting)>> {
         const LENGTH: usize = size_of::<Greeting>();
-        let mut said = vec![Greeting::default(); self.seat.world];
-        let outgoing = peers(self.seat).map(|rank| Piece { rank, offset: 0, length: LENGTH });
-        let incoming = peers(self.seat).map(|rank| Piece { rank, offset: rank * LENGTH, length: LENGTH });
+        let mut said = vec![Greeting::default(); self.member.world];
+        let outgoing = peers(self.member).map(|rank| Piece { rank, offset: 0, length: LENGTH });
+        let incoming = peers(self.member).map(|rank| Piece { rank, offset: rank * LENGTH, length: LENGTH });
         let (outgoing, incoming): (Vec<_>, Vec<_>) = (outgoing.collect(), incoming.collect());
         self.exchange(cast_slice(&own), &outgoing, cast_slice_mut(&mut said), &incoming, silence)?;
-        Ok(peers(self.seat).map(|peer| (peer, said[peer])).collect())
+        Ok(peers(self.member).map(|peer| (peer, said[peer])).collect())
     }
 
     fn exchange(
@@ -99,7 +99,7 @@ impl Rank {
     fn agree(&mut self, call: Call) -> Result<()> {
         self.calls += 1;
         let own = encode(self.calls, call);
-        for (peer, said) in self.greetings(own, self.seat.silence)? {
+        for (peer, said) in self.greetings(own, self.member.silence)? {
             if said != own {
                 let called = decode(&said).map_or_else(|| "something else".to_owned(), |c| c.to_string());
                 return Err(CollectiveError::Mismatch { rank: peer, called, expected: call.to_string() });
@@ -115,7 +115,7 @@ impl Rank {
         mut receive: Option<&mut [T]>,
         receives: impl Fn(usize) -> bool,
     ) -> Result<()> {
-        let own = self.segment(send.len(), self.seat.rank);
+        let own = self.segment(send.len(), self.member.rank);
         let mut sums = std::mem::take(&mut self.sums);
         sums.resize((own.len() * size_of::<T>()).div_ceil(size_of::<i64>()), 0);
         let summed = {
@@ -133,23 +133,23 @@ impl Rank {
 
     /// Adds up the own segment of all ranks, in their order.
     fn add_up<T: Number>(&mut self, send: &[T], sums: &mut [T]) -> Result<()> {
-        let others = self.seat.world - 1;
+        let others = self.member.world - 1;
         let step = (MESSAGE.min(STAGE / others) / size_of::<T>()).max(1);
         let mut stage = std::mem::take(&mut self.stage);
         stage.resize((others * step.min(sums.len()) * size_of::<T>()).div_ceil(size_of::<i64>()), 0);
-        let own = self.segment(send.len(), self.seat.rank);
+        let own = self.segment(send.len(), self.member.rank);
         let mut added = Ok(());
         for start in self.rounds(send.len(), step) {
             let part = round(&own, start, step);
-            let outgoing: Vec<_> = peers(self.seat)
+            let outgoing: Vec<_> = peers(self.member)
                 .map(|rank| (rank, round(&self.segment(send.len(), rank), start, step)))
                 .filter_map(|(rank, range)| piece::<T>(rank, &range))
                 .collect();
-            let place = |rank: usize| if rank < self.seat.rank { rank } else { rank - 1 };
+            let place = |rank: usize| if rank < self.member.rank { rank } else { rank - 1 };
             let staged = |rank| place(rank) * part.len()..(place(rank) + 1) * part.len();
             let incoming: Vec<_> =
-                peers(self.seat).filter_map(|rank| piece::<T>(rank, &staged(rank))).collect();
-            let silence = self.seat.silence;
+                peers(self.member).filter_map(|rank| piece::<T>(rank, &staged(rank))).collect();
+            let silence = self.member.silence;
             added =
                 self.exchange(cast_slice(send), &outgoing, cast_slice_mut(&mut stage), &incoming, silence);
             if added.is_err() {
@@ -157,8 +157,8 @@ impl Rank {
             }
             let stage: &[T] = cast_slice(&stage);
             let into = &mut sums[part.start - own.start..part.end - own.start];
-            for rank in 0..self.seat.world {
-                let adds = if rank == self.seat.rank { &send[part.clone()] } else { &stage[staged(rank)] };
+            for rank in 0..self.member.world {
+                let adds = if rank == self.member.rank { &send[part.clone()] } else { &stage[staged(rank)] };
                 match rank {
                     0 => into.copy_from_slice(adds),
                     _ => into.iter_mut().zip(adds).for_each(|(sum, add)| *sum = sum.plus(*add)),
@@ -178,21 +178,21 @@ impl Rank {
         receives: impl Fn(usize) -> bool,
     ) -> Result<()> {
         let step = MESSAGE / size_of::<T>();
-        let own = self.segment(length, self.seat.rank);
+        let own = self.segment(length, self.member.rank);
         let wants = receive.is_some();
         let receive = receive.unwrap_or_default();
         for start in self.rounds(length, step) {
             let part = round(&own, start, step);
             let part = part.start - own.start..part.end - own.start;
-            let outgoing: Vec<_> = peers(self.seat)
+            let outgoing: Vec<_> = peers(self.member)
                 .filter(|rank| receives(*rank))
                 .filter_map(|rank| piece::<T>(rank, &part))
                 .collect();
-            let incoming: Vec<_> = peers(self.seat)
+            let incoming: Vec<_> = peers(self.member)
                 .filter(|_| wants)
                 .filter_map(|rank| piece::<T>(rank, &round(&self.segment(length, rank), start, step)))
                 .collect();
-            let (send, silence) = (cast_slice(sums), self.seat.silence);
+            let (send, silence) = (cast_slice(sums), self.member.silence);
             self.exchange(send, &outgoing, cast_slice_mut(receive), &incoming, silence)?;
         }
         Ok(())
@@ -200,11 +200,12 @@ impl Rank {
 
     /// Sends the root's buffer to all.
     fn spread<T: Number>(&mut self, root: usize, buffer: &mut [T]) -> Result<()> {
-        let (step, silence) = (MESSAGE / size_of::<T>(), self.seat.silence);
+        let (step, silence) = (MESSAGE / size_of::<T>(), self.member.silence);
         for start in (0..buffer.len()).step_by(step) {
             let range = start..buffer.len().min(start + step);
-            if root == self.seat.rank {
-                let outgoing: Vec<_> = peers(self.seat).filter_map(|rank| piece::<T>(rank, &range)).collect();
+            if root == self.member.rank {
+                let outgoing: Vec<_> =
+                    peers(self.member).filter_map(|rank| piece::<T>(rank, &range)).collect();
                 self.exchange(cast_slice(buffer), &outgoing, &mut [], &[], silence)?;
             } else {
                 let incoming: Vec<_> = piece::<T>(root, &range).into_iter().collect();
@@ -216,13 +217,13 @@ impl Rank {
 
     /// The numbers that a rank adds up.
     fn segment(&self, length: usize, rank: usize) -> Range<usize> {
-        let world = self.seat.world;
+        let world = self.member.world;
         length * rank / world..length * (rank + 1) / world
     }
 
     /// Where the rounds begin in which segments go: as many for all ranks.
     fn rounds(&self, length: usize, step: usize) -> impl Iterator<Item = usize> + use<> {
-        (0..length.div_ceil(self.seat.world)).step_by(step)
+        (0..length.div_ceil(self.member.world)).step_by(step)
     }
 }
 
@@ -239,8 +240,8 @@ fn piece<T>(rank: usize, range: &Range<usize>) -> Option<Piece> {
 }
 
 impl Collective for Rank {
-    fn seat(&self) -> &Seat {
-        &self.seat
+    fn member(&self) -> &Member {
+        &self.member
     }
 
     fn all_reduce(&mut self, send: Values<'_>, receive: Buffer<'_>) -> Result<()> {
@@ -253,7 +254,7 @@ impl Collective for Rank {
     }
 
     fn reduce(&mut self, root: usize, send: Values<'_>, receive: Option<Buffer<'_>>) -> Result<()> {
-        let call = Call::reduce(root, send, receive.as_ref(), self.seat.rank, self.seat.world)?;
+        let call = Call::reduce(root, send, receive.as_ref(), self.member.rank, self.member.world)?;
         let at_root = |rank| rank == root;
         self.call(call, |rank| match (send, receive) {
             (Values::I64(send), Some(Buffer::I64(receive))) => rank.sum(send, Some(receive), at_root),
@@ -264,7 +265,7 @@ impl Collective for Rank {
     }
 
     fn broadcast(&mut self, root: usize, buffer: Buffer<'_>) -> Result<()> {
-        let call = Call::broadcast(root, &buffer, self.seat.world)?;
+        let call = Call::broadcast(root, &buffer, self.member.world)?;
         self.call(call, |rank| match buffer {
             Buffer::I64(buffer) => rank.spread(root, buffer),
             Buffer::F32(buffer) => rank.spread(root, buffer),

@@ -51,8 +51,8 @@ pub(in crate::collective) fn transports(world: usize) -> Vec<Box<dyn Transport>>
 
 const LONG: Duration = Duration::from_secs(60);
 
-fn seat(epoch: u64, rank: usize, world: usize) -> Seat {
-    Seat { epoch: Epoch(epoch), rank, world, form: LONG, silence: LONG }
+fn member(epoch: u64, rank: usize, world: usize) -> Member {
+    Member { epoch: Epoch(epoch), rank, world, form: LONG, silence: LONG }
 }
 
 /// What each rank of a group returns; `abort` is that of rank 0.
@@ -62,7 +62,7 @@ fn group<T: Send>(world: usize, abort: &Abort, each: impl Fn(Box<dyn Collective>
         let each = &each;
         let run = |rank: usize, transport: &dyn Transport| {
             let abort = if rank == 0 { abort.clone() } else { Abort::default() };
-            each(transport.join(seat(1, rank, world), &abort).unwrap())
+            each(transport.join(member(1, rank, world), &abort).unwrap())
         };
         let ranks = transports.iter().map(|transport| &**transport).enumerate();
         let ranks: Vec<_> =
@@ -167,21 +167,21 @@ fn an_abort_amid_large_messages_frees_everybody_at_once() {
 #[test]
 fn joining_ends_by_its_timeout_and_by_an_abort_and_a_group_that_was_given_up_forms_no_more() {
     let transports = transports(2);
-    let hasty = |epoch, rank| Seat { form: Duration::from_millis(200), ..seat(epoch, rank, 2) };
+    let hasty = |epoch, rank| Member { form: Duration::from_millis(200), ..member(epoch, rank, 2) };
     let error = transports[0].join(hasty(1, 0), &Abort::default()).err().unwrap();
     assert!(matches!(error, CollectiveError::Timeout { ref ranks, .. } if ranks == &[1]), "{error}");
     assert!(transports[1].join(hasty(1, 1), &Abort::default()).is_err());
 
     let abort = Abort::default();
     thread::scope(|scope| {
-        let waiting = scope.spawn(|| transports[0].join(seat(2, 0, 2), &abort).err().unwrap());
+        let waiting = scope.spawn(|| transports[0].join(member(2, 0, 2), &abort).err().unwrap());
         abort.raise();
         assert_eq!(waiting.join().unwrap(), CollectiveError::Aborted);
     });
-    assert_eq!(transports[0].join(seat(3, 0, 2), &abort).err(), Some(CollectiveError::Aborted));
+    assert_eq!(transports[0].join(member(3, 0, 2), &abort).err(), Some(CollectiveError::Aborted));
     // None of these epochs is free again.
     for epoch in 1..=3 {
-        let error = transports[0].join(seat(epoch, 0, 2), &Abort::default()).err();
+        let error = transports[0].join(member(epoch, 0, 2), &Abort::default()).err();
         assert_eq!(error, Some(CollectiveError::EpochUsed(Epoch(epoch))));
     }
 }
@@ -190,15 +190,15 @@ fn joining_ends_by_its_timeout_and_by_an_abort_and_a_group_that_was_given_up_for
 fn join_by_hand(form: Duration, peer: impl FnOnce(SocketAddr) -> u16) -> Result<Box<dyn Collective>> {
     let board = Arc::new(Board::default());
     let gloo = Gloo::new(Arc::new(board.clone()));
-    let seat = Seat { form, ..seat(1, 0, 2) };
+    let member = Member { form, ..member(1, 0, 2) };
     thread::scope(|scope| {
-        let joining = scope.spawn(|| gloo.join(seat, &Abort::default()));
-        let mut address = board.wait(seat.epoch, &key(0), LONG, &Abort::default()).unwrap().unwrap();
+        let joining = scope.spawn(|| gloo.join(member, &Abort::default()));
+        let mut address = board.wait(member.epoch, &key(0), LONG, &Abort::default()).unwrap().unwrap();
         // It begins with a `sockaddr_in`.
         let port = u16::from_be_bytes([address[2], address[3]]);
         let port = peer((Ipv4Addr::LOCALHOST, port).into());
         address[2..4].copy_from_slice(&port.to_be_bytes());
-        board.put(seat.epoch, &key(1), address).unwrap();
+        board.put(member.epoch, &key(1), address).unwrap();
         joining.join().unwrap()
     })
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use obsdiff_proto::message::{Command, Status};
 use obsdiff_proto::{Plan, WorkerId};
 
-use super::super::{Desk, FakeEngine, Gate, MemoryShelf, Moment, Patience, WorkError, follow};
+use super::super::{FakeEngine, Gate, MemoryPartStore, Moment, Patience, WorkError, WorkerState, follow};
 use super::{calibrate, machine, plan};
 use crate::collective::Local;
 
@@ -41,25 +41,27 @@ impl Gatekeeper {
 
 /// Two workers with fake engines, by their names.
 pub(super) struct Workers {
-    pub(super) desks: Vec<Arc<Desk>>,
+    pub(super) worker_states: Vec<Arc<WorkerState>>,
     threads: Vec<thread::JoinHandle<()>>,
-    pub(super) shelf: MemoryShelf,
+    pub(super) part_store: MemoryPartStore,
 }
 
 impl Workers {
     pub(super) fn new(plan: &Arc<Plan>, gates: Vec<Gate>) -> Self {
         let transport = Arc::new(Local::default());
-        let shelf = MemoryShelf::default();
-        let mut workers = Self { desks: Vec::new(), threads: Vec::new(), shelf: shelf.clone() };
+        let part_store = MemoryPartStore::default();
+        let mut workers =
+            Self { worker_states: Vec::new(), threads: Vec::new(), part_store: part_store.clone() };
         for (name, gate) in (1u64..).zip(gates) {
-            let desk = Desk::new(machine(u128::from(name)), transport.clone(), Patience::default());
-            desk.hello();
-            desk.named(WorkerId(name));
+            let worker_state =
+                WorkerState::new(machine(u128::from(name)), transport.clone(), Patience::default());
+            worker_state.hello();
+            worker_state.named(WorkerId(name));
             let result = Arc::new(Mutex::new(None));
-            let mut engine = FakeEngine::new(plan.clone(), Arc::new(shelf.clone()), result, gate);
-            let its = desk.clone();
+            let mut engine = FakeEngine::new(plan.clone(), Arc::new(part_store.clone()), result, gate);
+            let its = worker_state.clone();
             workers.threads.push(thread::spawn(move || follow(&its, &mut engine)));
-            workers.desks.push(desk);
+            workers.worker_states.push(worker_state);
         }
         workers
     }
@@ -84,20 +86,20 @@ impl Workers {
     }
 
     pub(super) fn take(&self, worker: usize, command: Command) {
-        self.desks[worker - 1].take(command);
+        self.worker_states[worker - 1].take(command);
     }
 
     /// The status of a worker, once it is as wanted.
     pub(super) fn wait(&self, worker: usize, wanted: impl Fn(&Status) -> bool) -> Status {
-        let desk = &self.desks[worker - 1];
+        let worker_state = &self.worker_states[worker - 1];
         let end = Instant::now() + LONG;
         loop {
-            let (status, version) = desk.status();
+            let (status, version) = worker_state.status();
             if wanted(&status) {
                 return status;
             }
             assert!(Instant::now() < end, "worker {worker} stays {status:?}");
-            desk.wait(version, Duration::from_secs(1));
+            worker_state.wait(version, Duration::from_secs(1));
         }
     }
 
@@ -108,7 +110,7 @@ impl Workers {
 
 impl Drop for Workers {
     fn drop(&mut self) {
-        self.desks.iter().for_each(|desk| desk.close());
+        self.worker_states.iter().for_each(|worker_state| worker_state.close());
         for thread in self.threads.drain(..) {
             let ended = thread.join();
             assert!(ended.is_ok() || thread::panicking());

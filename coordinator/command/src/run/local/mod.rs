@@ -1,4 +1,4 @@
-//! A session with a worker of the same process: commands go straight to its desk.
+//! A session with a worker of the same process: commands go straight to its state.
 
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, Sender, TryRecvError};
@@ -8,24 +8,24 @@ use obsdiff_coordinator::{Downlink, Handle};
 use obsdiff_core::Dismissal;
 use obsdiff_proto::WorkerId;
 use obsdiff_proto::message::Command;
-use obsdiff_worker::device::Desk;
+use obsdiff_worker::device::WorkerState;
 
 /// How often a worker speaks that has nothing new to say.
 const BEAT: Duration = Duration::from_secs(1);
 
-/// Lets a desk's worker take part in a job until it is dismissed or its desk is closed; closes it then.
-pub(super) fn attend(desk: &Arc<Desk>, coordinator: &Handle) -> Option<Dismissal> {
+/// Lets a worker take part in a job until it is dismissed or its state is closed; closes it then.
+pub(super) fn attend(worker_state: &Arc<WorkerState>, coordinator: &Handle) -> Option<Dismissal> {
     // However it ends, the device must not wait for what nobody brings any more.
-    let _closes = Closes(desk);
-    let mut why = session(desk, coordinator);
+    let _closes = Closes(worker_state);
+    let mut why = session(worker_state, coordinator);
     // It was only thought to be gone: a machine that slept, or a process that was stopped for a while.
     while matches!(why, Some(Dismissal::Silent { .. })) {
-        why = session(desk, coordinator);
+        why = session(worker_state, coordinator);
     }
     why
 }
 
-struct Closes<'a>(&'a Desk);
+struct Closes<'a>(&'a WorkerState);
 
 impl Drop for Closes<'_> {
     fn drop(&mut self) {
@@ -33,26 +33,27 @@ impl Drop for Closes<'_> {
     }
 }
 
-/// One session; says why it was ended by the coordinator, or nothing where the desk was closed or the coordinator is gone.
-fn session(desk: &Arc<Desk>, coordinator: &Handle) -> Option<Dismissal> {
+/// One session; says why it was ended by the coordinator, or nothing where the worker state was closed or the coordinator is gone.
+fn session(worker_state: &Arc<WorkerState>, coordinator: &Handle) -> Option<Dismissal> {
     let (named, name) = mpsc::channel();
     let (dismissed, dismissal) = mpsc::channel();
-    coordinator.join(desk.hello(), Box::new(Link { desk: desk.clone(), named, dismissed }));
+    coordinator
+        .join(worker_state.hello(), Box::new(Link { worker_state: worker_state.clone(), named, dismissed }));
     // Whoever stands by gets no name.
     let Ok(worker) = name.recv() else { return dismissal.try_recv().ok() };
-    report(desk, coordinator, worker, &dismissal)
+    report(worker_state, coordinator, worker, &dismissal)
 }
 
 fn report(
-    desk: &Desk,
+    worker_state: &WorkerState,
     coordinator: &Handle,
     worker: WorkerId,
     dismissal: &Receiver<Dismissal>,
 ) -> Option<Dismissal> {
     loop {
-        let (status, version) = desk.status();
+        let (status, version) = worker_state.status();
         coordinator.report(worker, status);
-        let open = desk.wait(version, BEAT);
+        let open = worker_state.wait(version, BEAT);
         match dismissal.try_recv() {
             Ok(why) => return Some(why),
             Err(TryRecvError::Disconnected) => return None,
@@ -67,26 +68,26 @@ fn report(
 
 /// The coordinator's end.
 struct Link {
-    desk: Arc<Desk>,
+    worker_state: Arc<WorkerState>,
     named: Sender<WorkerId>,
     dismissed: Sender<Dismissal>,
 }
 
 impl Downlink for Link {
     fn welcome(&self, worker: WorkerId) {
-        self.desk.named(worker);
+        self.worker_state.named(worker);
         // The session waits for it, unless its thread is gone.
         let _ = self.named.send(worker);
     }
 
     fn command(&self, command: Command) {
-        self.desk.take(command);
+        self.worker_state.take(command);
     }
 
     fn dismiss(&self, why: Dismissal) {
         // As above.
         let _ = self.dismissed.send(why);
-        self.desk.wake();
+        self.worker_state.wake();
     }
 }
 

@@ -11,7 +11,8 @@ use obsdiff_proto::{
 };
 use obsdiff_worker::collective::Local;
 use obsdiff_worker::device::{
-    Desk, FakeEngine, Gate, Machine, MemoryShelf, Moment, Patience, ShelfError, WorkError, follow,
+    FakeEngine, Gate, Machine, MemoryPartStore, Moment, PartStoreError, Patience, WorkError, WorkerState,
+    follow,
 };
 
 use super::*;
@@ -19,7 +20,7 @@ use crate::clock;
 use crate::runtime::runtime;
 
 /// Records that end with the process, beside weights in memory.
-struct MemoryRecords(MemoryShelf);
+struct MemoryRecords(MemoryPartStore);
 
 #[tonic::async_trait]
 impl Records for MemoryRecords {
@@ -86,19 +87,19 @@ fn machine(instance: u128) -> Machine {
 /// Runs a job with a worker for each gate; says how it ended, and what was written.
 fn run(job: Job, gates: Vec<Gate>) -> (Option<Outcome>, Option<Vec<u8>>) {
     let plan = job.plan.clone();
-    let shelf = MemoryShelf::default();
-    let records = Box::new(MemoryRecords(shelf.clone()));
+    let part_store = MemoryPartStore::default();
+    let records = Box::new(MemoryRecords(part_store.clone()));
     let (mut driver, handle) = Driver::new(job, records, clock::monotonic(), Box::new(())).unwrap();
     let transport = Arc::new(Local::default());
     let result = Arc::new(Mutex::new(None));
     let mut threads = Vec::new();
     for (instance, gate) in (1..).zip(gates) {
-        let desk = Desk::new(machine(instance), transport.clone(), Patience::default());
-        let mut engine = FakeEngine::new(plan.clone(), Arc::new(shelf.clone()), result.clone(), gate);
-        let its = desk.clone();
+        let worker_state = WorkerState::new(machine(instance), transport.clone(), Patience::default());
+        let mut engine = FakeEngine::new(plan.clone(), Arc::new(part_store.clone()), result.clone(), gate);
+        let its = worker_state.clone();
         threads.push(thread::spawn(move || follow(&its, &mut engine)));
         let handle = handle.clone();
-        threads.push(thread::spawn(move || drop(attend(&desk, &handle))));
+        threads.push(thread::spawn(move || drop(attend(&worker_state, &handle))));
     }
     let outcome = runtime().unwrap().block_on(driver.run());
     // Whoever asks to join too late hears nothing more.
@@ -122,7 +123,7 @@ fn fails_once(at: fn(Moment) -> bool, error: fn() -> WorkError) -> Gate {
 }
 
 fn store_fails() -> WorkError {
-    ShelfError::Failed("the store is away".to_owned()).into()
+    PartStoreError::Failed("the store is away".to_owned()).into()
 }
 
 #[test]
@@ -189,7 +190,7 @@ fn an_overflow_lowers_the_exponent_and_runs_the_package_again() {
 
 #[test]
 fn what_goes_wrong_every_time_ends_the_job_with_its_reason() {
-    let fatal: fn() -> WorkError = || ShelfError::Damaged("site l0 is singular".to_owned()).into();
+    let fatal: fn() -> WorkError = || PartStoreError::Damaged("site l0 is singular".to_owned()).into();
     let (outcome, written) = run(job(1, 2), vec![fails_once(|m| matches!(m, Moment::Solve(_)), fatal)]);
     let Some(Outcome::Failed(Failure::Fatal { error, .. })) = outcome else { panic!("{outcome:?}") };
     assert_eq!((error.as_str(), written), ("site l0 is singular", None));

@@ -24,13 +24,13 @@ const SLACK: Duration = Duration::from_secs(5);
 pub(crate) type Line = InterceptedService<Channel, TokenSender>;
 
 /// The coordinator's rendezvous, for as long as a session is open.
-pub struct Meeting {
+pub struct PeerRendezvous {
     runtime: Handle,
     coordinator: Endpoint,
     way: Mutex<Option<(WorkerId, Line)>>,
 }
 
-impl Meeting {
+impl PeerRendezvous {
     /// The rendezvous of this coordinator; calls run on this runtime.
     pub fn new(runtime: Handle, coordinator: Endpoint) -> Self {
         Self { runtime, coordinator, way: Mutex::default() }
@@ -100,13 +100,13 @@ impl Meeting {
     }
 }
 
-impl fmt::Debug for Meeting {
+impl fmt::Debug for PeerRendezvous {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Meeting").finish_non_exhaustive()
+        f.debug_struct("PeerRendezvous").finish_non_exhaustive()
     }
 }
 
-impl Rendezvous for Meeting {
+impl Rendezvous for PeerRendezvous {
     fn address(&self) -> Result<IpAddr> {
         own_address(&self.coordinator)
             .map_err(|e| CollectiveError::Transport(format!("no way leads to the coordinator: {e}")))

@@ -21,7 +21,7 @@ const LONGEST_WAIT: Duration = Duration::from_secs(120);
 
 /// The rendezvous of a job's open group.
 #[derive(Default)]
-pub struct Meeting {
+pub struct RendezvousService {
     room: Mutex<Option<Room>>,
     changed: Notify,
 }
@@ -35,8 +35,8 @@ struct Room {
     bytes: usize,
 }
 
-impl Meeting {
-    /// Holds the meeting of a group, and ends that of any other.
+impl RendezvousService {
+    /// Holds the rendezvous of a group, and ends that of any other.
     pub(super) fn hold(&self, group: Option<&Group>) {
         let mut room = self.room();
         if room.as_ref().map(|room| room.epoch) == group.map(|group| group.epoch) {
@@ -112,15 +112,15 @@ fn enter(room: &mut Option<Room>, epoch: Epoch, worker: WorkerId) -> Result<&mut
 }
 
 #[tonic::async_trait]
-impl v1::rendezvous_server::Rendezvous for Meeting {
+impl v1::rendezvous_server::Rendezvous for RendezvousService {
     async fn put(&self, request: Request<v1::PutRequest>) -> Result<Response<v1::PutResponse>, Status> {
-        Meeting::put(self, request.into_inner().try_into().map_err(misunderstood)?)?;
+        RendezvousService::put(self, request.into_inner().try_into().map_err(misunderstood)?)?;
         Ok(Response::new(v1::PutResponse {}))
     }
 
     async fn wait(&self, request: Request<v1::WaitRequest>) -> Result<Response<v1::WaitResponse>, Status> {
         let wait = request.into_inner().try_into().map_err(misunderstood)?;
-        let value = Meeting::wait(self, &wait).await?;
+        let value = RendezvousService::wait(self, &wait).await?;
         Ok(Response::new(v1::WaitResponse { value }))
     }
 }
@@ -143,55 +143,67 @@ mod tests {
         }
     }
 
-    fn put(meeting: &Meeting, worker: u64, epoch: u64, key: &str, value: &[u8]) -> Result<(), tonic::Code> {
+    fn put(
+        rendezvous: &RendezvousService,
+        worker: u64,
+        epoch: u64,
+        key: &str,
+        value: &[u8],
+    ) -> Result<(), tonic::Code> {
         let value = Bytes::copy_from_slice(value);
         let put = Put { worker: WorkerId(worker), epoch: Epoch(epoch), key: key.to_owned(), value };
-        meeting.put(put).map_err(|status| status.code())
+        rendezvous.put(put).map_err(|status| status.code())
     }
 
-    async fn wait(meeting: &Meeting, worker: u64, epoch: u64, key: &str) -> Result<Bytes, tonic::Code> {
+    async fn wait(
+        rendezvous: &RendezvousService,
+        worker: u64,
+        epoch: u64,
+        key: &str,
+    ) -> Result<Bytes, tonic::Code> {
         let timeout = Duration::from_secs(30);
         let wait = Wait { worker: WorkerId(worker), epoch: Epoch(epoch), key: key.to_owned(), timeout };
-        meeting.wait(&wait).await.map_err(|status| status.code())
+        rendezvous.wait(&wait).await.map_err(|status| status.code())
     }
 
     #[tokio::test(start_paused = true)]
     async fn values_reach_the_members_of_their_epoch_alone_and_end_with_it() {
         use tonic::Code;
-        let meeting = Meeting::default();
-        assert_eq!(put(&meeting, 1, 7, "a", b"x"), Err(Code::FailedPrecondition));
-        meeting.hold(Some(&group(7, &[1, 2])));
-        let (value, told) = tokio::join!(wait(&meeting, 2, 7, "a"), async { put(&meeting, 1, 7, "a", b"x") });
+        let rendezvous = RendezvousService::default();
+        assert_eq!(put(&rendezvous, 1, 7, "a", b"x"), Err(Code::FailedPrecondition));
+        rendezvous.hold(Some(&group(7, &[1, 2])));
+        let (value, told) =
+            tokio::join!(wait(&rendezvous, 2, 7, "a"), async { put(&rendezvous, 1, 7, "a", b"x") });
         assert_eq!((value, told), (Ok(Bytes::from_static(b"x")), Ok(())));
         // The same again does no harm, another value does.
-        assert_eq!(put(&meeting, 2, 7, "a", b"x"), Ok(()));
-        assert_eq!(put(&meeting, 2, 7, "a", b"y"), Err(Code::AlreadyExists));
-        assert_eq!(put(&meeting, 3, 7, "b", b"x"), Err(Code::PermissionDenied));
-        assert_eq!(wait(&meeting, 2, 7, "b").await, Err(Code::DeadlineExceeded));
+        assert_eq!(put(&rendezvous, 2, 7, "a", b"x"), Ok(()));
+        assert_eq!(put(&rendezvous, 2, 7, "a", b"y"), Err(Code::AlreadyExists));
+        assert_eq!(put(&rendezvous, 3, 7, "b", b"x"), Err(Code::PermissionDenied));
+        assert_eq!(wait(&rendezvous, 2, 7, "b").await, Err(Code::DeadlineExceeded));
         // The group is still the same one.
-        meeting.hold(Some(&group(7, &[1, 2])));
-        assert_eq!(wait(&meeting, 1, 7, "a").await, Ok(Bytes::from_static(b"x")));
-        meeting.leave(WorkerId(1));
-        assert_eq!(wait(&meeting, 1, 7, "a").await, Err(Code::PermissionDenied));
-        let (waited, ()) = tokio::join!(wait(&meeting, 2, 7, "b"), async { meeting.hold(None) });
+        rendezvous.hold(Some(&group(7, &[1, 2])));
+        assert_eq!(wait(&rendezvous, 1, 7, "a").await, Ok(Bytes::from_static(b"x")));
+        rendezvous.leave(WorkerId(1));
+        assert_eq!(wait(&rendezvous, 1, 7, "a").await, Err(Code::PermissionDenied));
+        let (waited, ()) = tokio::join!(wait(&rendezvous, 2, 7, "b"), async { rendezvous.hold(None) });
         assert_eq!(waited, Err(Code::FailedPrecondition));
-        meeting.hold(Some(&group(8, &[1, 2])));
-        assert_eq!(wait(&meeting, 2, 7, "a").await, Err(Code::FailedPrecondition));
-        assert_eq!(wait(&meeting, 2, 8, "a").await, Err(Code::DeadlineExceeded));
+        rendezvous.hold(Some(&group(8, &[1, 2])));
+        assert_eq!(wait(&rendezvous, 2, 7, "a").await, Err(Code::FailedPrecondition));
+        assert_eq!(wait(&rendezvous, 2, 8, "a").await, Err(Code::DeadlineExceeded));
     }
 
     #[test]
     fn a_member_puts_so_much_and_no_more() {
-        let meeting = Meeting::default();
-        meeting.hold(Some(&group(1, &[1, 2])));
+        let rendezvous = RendezvousService::default();
+        rendezvous.hold(Some(&group(1, &[1, 2])));
         for key in 0..VALUES {
-            assert_eq!(put(&meeting, 1, 1, &key.to_string(), b"x"), Ok(()));
+            assert_eq!(put(&rendezvous, 1, 1, &key.to_string(), b"x"), Ok(()));
         }
-        assert_eq!(put(&meeting, 1, 1, "more", b"x"), Err(tonic::Code::ResourceExhausted));
-        assert_eq!(put(&meeting, 2, 1, "more", b"x"), Ok(()));
-        let mut room = meeting.room();
+        assert_eq!(put(&rendezvous, 1, 1, "more", b"x"), Err(tonic::Code::ResourceExhausted));
+        assert_eq!(put(&rendezvous, 2, 1, "more", b"x"), Ok(()));
+        let mut room = rendezvous.room();
         room.as_mut().unwrap().bytes = BYTES;
         drop(room);
-        assert_eq!(put(&meeting, 2, 1, "much", b"x"), Err(tonic::Code::ResourceExhausted));
+        assert_eq!(put(&rendezvous, 2, 1, "much", b"x"), Err(tonic::Code::ResourceExhausted));
     }
 }

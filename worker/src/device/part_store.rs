@@ -11,29 +11,29 @@ use thiserror::Error;
 use tokio::runtime::Handle;
 
 /// Objects that hold the weights of parts, and the manifests that make them count. Calls block.
-pub trait Shelf: Send + Sync {
+pub trait PartStore: Send + Sync {
     /// Puts a part's object, and gives what its manifest is to say of it.
     ///
     /// # Errors
     /// When it cannot be written.
-    fn put(&self, part: PartId, object: Vec<u8>) -> Result<Receipt, ShelfError>;
+    fn put(&self, part: PartId, object: Vec<u8>) -> Result<Receipt, PartStoreError>;
 
     /// The parts of a committed package.
     ///
     /// # Errors
     /// When the manifest is missing, damaged or cannot be read.
-    fn manifest(&self, package: PackageId) -> Result<BTreeMap<PartId, Receipt>, ShelfError>;
+    fn manifest(&self, package: PackageId) -> Result<BTreeMap<PartId, Receipt>, PartStoreError>;
 
     /// A part's object, as it was put.
     ///
     /// # Errors
     /// When it is missing, damaged or cannot be read.
-    fn get(&self, receipt: &Receipt) -> Result<Bytes, ShelfError>;
+    fn get(&self, receipt: &Receipt) -> Result<Bytes, PartStoreError>;
 }
 
 /// Why an object could not be put or read.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
-pub enum ShelfError {
+pub enum PartStoreError {
     /// It may go well another time.
     #[error("{0}")]
     Failed(String),
@@ -42,7 +42,7 @@ pub enum ShelfError {
     Damaged(String),
 }
 
-impl From<StoreError> for ShelfError {
+impl From<StoreError> for PartStoreError {
     fn from(error: StoreError) -> Self {
         match error {
             // Also where a request is refused: whoever runs the store may set that right while the job waits.
@@ -54,35 +54,35 @@ impl From<StoreError> for ShelfError {
 
 /// A job's store. Its calls wait on a runtime, so they must not come from one of its own threads.
 #[derive(Clone)]
-pub struct StoreShelf {
+pub struct JobPartStore {
     store: JobStore,
     runtime: Handle,
 }
 
-impl StoreShelf {
-    /// The shelf of a store.
+impl JobPartStore {
+    /// The parts of a job's store.
     pub fn new(store: JobStore, runtime: Handle) -> Self {
         Self { store, runtime }
     }
 }
 
-impl Shelf for StoreShelf {
-    fn put(&self, _: PartId, object: Vec<u8>) -> Result<Receipt, ShelfError> {
+impl PartStore for JobPartStore {
+    fn put(&self, _: PartId, object: Vec<u8>) -> Result<Receipt, PartStoreError> {
         Ok((&self.runtime.block_on(self.store.put_part(object))?).into())
     }
 
-    fn manifest(&self, package: PackageId) -> Result<BTreeMap<PartId, Receipt>, ShelfError> {
+    fn manifest(&self, package: PackageId) -> Result<BTreeMap<PartId, Receipt>, PartStoreError> {
         Ok(self.runtime.block_on(self.store.manifest(package))?.parts)
     }
 
-    fn get(&self, receipt: &Receipt) -> Result<Bytes, ShelfError> {
+    fn get(&self, receipt: &Receipt) -> Result<Bytes, PartStoreError> {
         Ok(self.runtime.block_on(self.store.part(&PartReceipt::try_from(receipt)?))?)
     }
 }
 
-/// A shelf in memory, for workers of one process. Clones share it.
+/// Parts in memory, for workers of one process. Clones share it.
 #[derive(Clone, Default)]
-pub struct MemoryShelf(Arc<Mutex<Content>>);
+pub struct MemoryPartStore(Arc<Mutex<Content>>);
 
 #[derive(Default)]
 struct Content {
@@ -90,27 +90,27 @@ struct Content {
     manifests: BTreeMap<PackageId, BTreeMap<PartId, Receipt>>,
 }
 
-impl MemoryShelf {
+impl MemoryPartStore {
     /// Puts a package's manifest.
     pub fn commit(&self, package: PackageId, parts: BTreeMap<PartId, Receipt>) {
         lock(&self.0).manifests.insert(package, parts);
     }
 }
 
-impl Shelf for MemoryShelf {
-    fn put(&self, part: PartId, object: Vec<u8>) -> Result<Receipt, ShelfError> {
+impl PartStore for MemoryPartStore {
+    fn put(&self, part: PartId, object: Vec<u8>) -> Result<Receipt, PartStoreError> {
         let name = format!("part {part}");
         lock(&self.0).objects.insert(name.clone(), object.into());
         Ok(Receipt(name.into()))
     }
 
-    fn manifest(&self, package: PackageId) -> Result<BTreeMap<PartId, Receipt>, ShelfError> {
-        let missing = || ShelfError::Damaged(format!("package {package} has no manifest"));
+    fn manifest(&self, package: PackageId) -> Result<BTreeMap<PartId, Receipt>, PartStoreError> {
+        let missing = || PartStoreError::Damaged(format!("package {package} has no manifest"));
         lock(&self.0).manifests.get(&package).cloned().ok_or_else(missing)
     }
 
-    fn get(&self, receipt: &Receipt) -> Result<Bytes, ShelfError> {
-        let missing = || ShelfError::Damaged(format!("{} is missing", receipt.0));
+    fn get(&self, receipt: &Receipt) -> Result<Bytes, PartStoreError> {
+        let missing = || PartStoreError::Damaged(format!("{} is missing", receipt.0));
         lock(&self.0).objects.get(&*receipt.0).cloned().ok_or_else(missing)
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use obsdiff_proto::message::{Command, Exponents, Group, GroupStatus, Order, Part, Stage, Tally};
 use obsdiff_proto::{Epoch, ShardId, SiteId};
 
-use super::{Duties, Effect};
+use super::{Effect, Orders};
 
 /// Why a group is refused whose sums are others than the worker's.
 const OTHER_SUMS: &str = "its sums are not those asked for";
@@ -14,7 +14,7 @@ const OTHER_SUMS: &str = "its sums are not those asked for";
 /// Why a group is refused that the worker is no member of.
 const NO_MEMBER: &str = "it is no member of this group";
 
-impl Duties {
+impl Orders {
     pub(super) fn form(&mut self, tally: Tally, holds: &BTreeSet<ShardId>, group: Arc<Group>) -> Effect {
         let epoch = group.epoch;
         if self.status.group.as_ref().is_some_and(|g| g.epoch >= epoch) {

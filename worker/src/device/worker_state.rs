@@ -1,4 +1,4 @@
-//! Where a session and the device's thread meet.
+//! What a session and the device's thread share.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -9,12 +9,12 @@ use obsdiff_proto::{Epoch, WorkerId, lock};
 use tokio::sync::Notify;
 
 use super::WorkError;
-use super::duties::{Duties, Effect, Machine};
-use crate::collective::{Abort, Collective, CollectiveError, Seat, Transport};
+use super::orders::{Effect, Machine, Orders};
+use crate::collective::{Abort, Collective, CollectiveError, Member, Transport};
 
-/// A worker's desk: the session puts commands on it and reads the status, the device's thread takes orders and says what became of
-/// them.
-pub struct Desk {
+/// The state of a worker, which its session and its device's thread share: the session brings commands and reads the status, the device's
+/// thread takes orders and says what became of them.
+pub struct WorkerState {
     state: Mutex<State>,
     /// Wakes threads.
     changed: Condvar,
@@ -40,7 +40,7 @@ impl Default for Patience {
 }
 
 struct State {
-    duties: Duties,
+    orders: Orders,
     /// The group being joined or in use, and how to free who waits in it.
     group: Option<Connection>,
     /// Grams received are to be dropped by the device.
@@ -77,11 +77,11 @@ pub(super) enum Work {
     Release,
 }
 
-impl Desk {
-    /// A desk for a process that has just started, and prepares until a device follows it.
+impl WorkerState {
+    /// The state of a process that has just started, and prepares until a device follows it.
     pub fn new(machine: Machine, transport: Arc<dyn Transport>, patience: Patience) -> Arc<Self> {
         let state = State {
-            duties: Duties::new(machine),
+            orders: Orders::new(machine),
             group: None,
             release: false,
             running: None,
@@ -100,18 +100,18 @@ impl Desk {
 
     /// Begins a session: forgets the orders that were not begun, and says what the worker holds.
     pub fn hello(&self) -> Hello {
-        self.change(|state| state.duties.hello())
+        self.change(|state| state.orders.hello())
     }
 
     /// Tells the worker its name in this session, before any command of it.
     pub fn named(&self, worker: WorkerId) {
-        self.change(|state| state.duties.named(worker));
+        self.change(|state| state.orders.named(worker));
     }
 
     /// Takes a command of the open session.
     pub fn take(self: &Arc<Self>, command: Command) {
         let effect = self.change(|state| {
-            let effect = state.duties.take(command);
+            let effect = state.orders.take(command);
             state.stop_if_dropped();
             effect
         });
@@ -128,10 +128,10 @@ impl Desk {
     /// All that the worker knows of its own work, and the number of this version.
     pub fn status(&self) -> (Status, u64) {
         let state = lock(&self.state);
-        (state.duties.status.clone(), state.version)
+        (state.orders.status.clone(), state.version)
     }
 
-    /// Waits until the status is a newer one than `version`, or for so long. Says whether the desk is open.
+    /// Waits until the status is a newer one than `version`, or for so long. Says whether the worker state is open.
     pub fn wait(&self, version: u64, most: Duration) -> bool {
         let end = Instant::now() + most;
         let mut state = lock(&self.state);
@@ -145,7 +145,7 @@ impl Desk {
         !state.closed
     }
 
-    /// The same for a task: waits until the status is a newer one than `version`, or the desk is closed.
+    /// The same for a task: waits until the status is a newer one than `version`, or the worker state is closed.
     pub async fn changed(&self, version: u64) {
         loop {
             // Hears of every change from here on.
@@ -162,7 +162,7 @@ impl Desk {
 
     /// Whether the worker wants to leave.
     pub fn is_draining(&self) -> bool {
-        lock(&self.state).duties.status.draining
+        lock(&self.state).orders.status.draining
     }
 
     /// Whether the worker goes on.
@@ -177,7 +177,7 @@ impl Desk {
 
     /// Says that the worker wants to leave (SIGTERM).
     pub fn drain(&self) {
-        self.change(|state| state.duties.status.draining = true);
+        self.change(|state| state.orders.status.draining = true);
     }
 
     /// Ends the worker: the device stops at its next step, and groups are left.
@@ -207,18 +207,18 @@ impl Desk {
         lock(&self.state).failure.take()
     }
 
-    /// The next piece of work, as soon as there is one; none when the desk is closed. `wait` waits for a newer version than the one it
-    /// is given, and may return before.
+    /// The next piece of work, as soon as there is one; none when the worker state is closed. `wait` waits for a newer version than the
+    /// one it is given, and may return before.
     pub(super) fn next(&self, wait: &mut dyn FnMut(u64)) -> Option<Work> {
         loop {
             let mut state = lock(&self.state);
             if state.closed {
                 return None;
             }
-            if !state.duties.is_reducing() && std::mem::take(&mut state.release) {
+            if !state.orders.is_reducing() && std::mem::take(&mut state.release) {
                 return Some(Work::Release);
             }
-            if let Some(command) = state.duties.next() {
+            if let Some(command) = state.orders.next() {
                 let stop = Stop::default();
                 state.running = Some((command.order(), stop.clone()));
                 self.tell(&mut state);
@@ -231,13 +231,13 @@ impl Desk {
     }
 
     /// Changes the facts, and lets everybody know.
-    pub(super) fn with<T>(&self, change: impl FnOnce(&mut Duties) -> T) -> T {
-        self.change(|state| change(&mut state.duties))
+    pub(super) fn with<T>(&self, change: impl FnOnce(&mut Orders) -> T) -> T {
+        self.change(|state| change(&mut state.orders))
     }
 
     /// A step of work or of preparation is done: nothing that is worth a report of its own.
     pub fn advance(&self) {
-        lock(&self.state).duties.advance();
+        lock(&self.state).orders.advance();
     }
 
     /// Says that an order failed.
@@ -245,8 +245,8 @@ impl Desk {
         let fault = error.fault();
         tracing::debug!(%order, %error, "an order failed");
         self.change(|state| {
-            if state.duties.is_running(order) {
-                state.duties.hit(order, fault.clone());
+            if state.orders.is_running(order) {
+                state.orders.mark_failed(order, fault.clone());
                 if matches!(fault, Fault::Environment(_) | Fault::Fatal(_)) {
                     state.failure = Some(error);
                 }
@@ -279,7 +279,7 @@ impl Desk {
     /// Joins a group, on a thread of its own or however the transport wants it.
     fn join(self: &Arc<Self>, group: Arc<Group>, rank: usize) {
         let abort = Abort::default();
-        let seat = Seat {
+        let member = Member {
             epoch: group.epoch,
             rank,
             world: group.members.len(),
@@ -289,13 +289,13 @@ impl Desk {
         self.change(|state| {
             state.group = Some(Connection { epoch: group.epoch, abort: abort.clone(), collective: None });
         });
-        let desk = Arc::clone(self);
+        let worker_state = Arc::clone(self);
         let joining = move || {
-            let joined = desk.transport.join(seat, &abort);
-            desk.joined(seat.epoch, joined);
+            let joined = worker_state.transport.join(member, &abort);
+            worker_state.joined(member.epoch, joined);
         };
         if let Err(error) = self.transport.start(Box::new(joining)) {
-            self.joined(seat.epoch, Err(error));
+            self.joined(member.epoch, Err(error));
         }
     }
 
@@ -303,14 +303,14 @@ impl Desk {
         // A collective that nobody wants any more is dropped outside the lock.
         let _unwanted = self.change(|state| match joined {
             Ok(collective) => match state.group.as_mut().filter(|group| group.epoch == epoch) {
-                Some(group) if state.duties.formed(epoch) => {
+                Some(group) if state.orders.formed(epoch) => {
                     group.collective = Some(collective);
                     None
                 }
                 _ => Some(collective),
             },
             Err(error) => {
-                state.duties.fail_group(epoch, error.to_string());
+                state.orders.fail_group(epoch, error.to_string());
                 None
             }
         });
@@ -334,7 +334,7 @@ impl State {
     /// Stops the device where its order was dropped.
     fn stop_if_dropped(&mut self) {
         if let Some((order, stop)) = &self.running
-            && (self.closed || !self.duties.is_running(*order))
+            && (self.closed || !self.orders.is_running(*order))
         {
             stop.0.store(true, Ordering::Relaxed);
         }

@@ -16,7 +16,7 @@ use group::group_epoch;
 
 /// A worker's orders and its account of them.
 #[derive(Debug)]
-pub(super) struct Duties {
+pub(super) struct Orders {
     machine: Machine,
     /// The name that the coordinator has given to the open session.
     worker: Option<WorkerId>,
@@ -56,7 +56,7 @@ pub(super) enum Effect {
     Join(Arc<Group>, usize),
 }
 
-impl Duties {
+impl Orders {
     pub(super) fn new(machine: Machine) -> Self {
         Self {
             machine,
@@ -146,7 +146,7 @@ impl Duties {
 
     /// The next order that can be followed now, which then counts as running. Peers wait for a reduction: it goes first.
     pub(super) fn next(&mut self) -> Option<Command> {
-        self.drop_what_never_can_be();
+        self.discard_unreachable();
         let reduces = |c: &&Command| matches!(c, Command::Reduce { .. });
         let mut ready = self.queue.iter().filter(|c| self.is_ready(c));
         let next = ready.clone().find(reduces).or_else(|| ready.next()).cloned()?;
@@ -168,7 +168,7 @@ impl Duties {
         }
     }
 
-    fn drop_what_never_can_be(&mut self) {
+    fn discard_unreachable(&mut self) {
         let (applied, tally, spoiled) = {
             let Status { applied, sums, .. } = &self.status;
             (*applied, sums.tally, sums.spoiled)
@@ -201,7 +201,7 @@ impl Duties {
     }
 
     /// Something went wrong with an order.
-    pub(super) fn hit(&mut self, order: Order, fault: Fault) {
+    pub(super) fn mark_failed(&mut self, order: Order, fault: Fault) {
         if matches!(order, Order::Calibrate { .. }) && self.is_running(order) {
             self.status.sums.spoiled = true;
         }
