@@ -60,10 +60,10 @@ fn relative(a: &Tensor, b: &Tensor) -> f64 {
 }
 
 /// Our final latents and decoded pictures, with the settings of the script.
-fn sampled(pipeline: &Path, prompts: &[&str]) -> (Tensor, Tensor) {
+fn sampled(pipeline: &Path, guidance: f64, prompts: &[&str]) -> (Tensor, Tensor) {
     let settings = Settings {
         steps: 10,
-        guidance: 4.0,
+        guidance,
         true_guidance: 1.0,
         seed: 11,
         height: Some(32),
@@ -85,25 +85,36 @@ fn diffusers_loads_a_shrunk_pipeline_and_makes_our_pictures() {
     if !asked() {
         return;
     }
-    let folder = tempfile::tempdir().unwrap();
-    let out = |name: &str| folder.path().join(name);
-    let file = job_file(folder.path(), &assets().join("shapes-prompts.txt"), "out");
-    let sets =
-        ["sparsity.pattern=structured", "sparsity.ratio=0.3", "calibration.count=8", "calibration.steps=5"];
-    run_job(&file, &sets).unwrap();
+    let python = python();
     let prompts =
         ["a red circle on white", "a yellow ring at the top and a purple cross at the bottom on grey"];
+    for (model, guidance) in [("shapes-sd3", "4.0"), ("shapes-flux", "3.5")] {
+        let folder = tempfile::tempdir().unwrap();
+        let out = |name: &str| folder.path().join(name);
+        let file = job_file(folder.path(), &assets().join("shapes-prompts.txt"), "out");
+        let path = format!("model.path={}", assets().join(model).display());
+        let guided = format!("calibration.guidance={guidance}");
+        let sets = [
+            &path,
+            &guided,
+            "sparsity.pattern=structured",
+            "sparsity.ratio=0.3",
+            "calibration.count=8",
+            "calibration.steps=5",
+        ];
+        run_job(&file, &sets).unwrap();
 
-    let python = python();
-    succeed(Command::new(&python).arg(SCRIPT).arg(out("out")).arg(out("theirs.safetensors")).args(prompts));
-    let theirs = candle_core::safetensors::load(out("theirs.safetensors"), &Device::Cpu).unwrap();
+        let theirs = out("theirs.safetensors");
+        succeed(Command::new(&python).arg(SCRIPT).arg(out("out")).arg(guidance).arg(&theirs).args(prompts));
+        let theirs = candle_core::safetensors::load(theirs, &Device::Cpu).unwrap();
 
-    let ours = sampled(&out("out"), &prompts);
-    let [latents, pictures] = ["latents", "pictures"].map(|name| theirs[name].clone());
-    let (by_latents, by_pictures) = (relative(&ours.0, &latents), relative(&ours.1, &pictures));
-    println!("latents {by_latents:.1e}, pictures {by_pictures:.1e} apart");
-    assert!(by_latents < 1e-3 && by_pictures < 5e-3);
-    assert!(relative(&theirs["latents.by_function"], &latents) < 1e-6);
+        let ours = sampled(&out("out"), guidance.parse().unwrap(), &prompts);
+        let [latents, pictures] = ["latents", "pictures"].map(|name| theirs[name].clone());
+        let (by_latents, by_pictures) = (relative(&ours.0, &latents), relative(&ours.1, &pictures));
+        println!("{model}: latents {by_latents:.1e}, pictures {by_pictures:.1e} apart");
+        assert!(by_latents < 1e-3 && by_pictures < 5e-3, "{model}");
+        assert!(relative(&theirs["latents.by_function"], &latents) < 1e-6, "{model}");
+    }
 }
 
 /// Files that a folder of weights can hold; a number of the tensor that marks them tells which was read.

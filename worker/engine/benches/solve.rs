@@ -1,13 +1,13 @@
-//! Pruning a linear by OBS, factorisation included, and refining it, against their arithmetic at the rate of the machine's fastest
-//! f32 GEMM.
+//! Pruning a linear by OBS and by alternating directions, factorisations included, and refining it, against their arithmetic at the rate
+//! of the machine's fastest f32 GEMM.
 #![allow(missing_docs, clippy::unwrap_used)]
 
 use std::time::Duration;
 
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use obsdiff_engine::gram::Gram;
-use obsdiff_engine::solve::{Factor, Obs, ScaledHessian, refine, relative_error, stride};
-use obsdiff_proto::{Accumulate, Target};
+use obsdiff_engine::solve::{Admm, Factor, Obs, ScaledHessian, refine, relative_error, stride};
+use obsdiff_proto::{Accumulate, Effort, Target};
 
 mod rate;
 
@@ -45,10 +45,19 @@ fn solve(c: &mut Criterion) {
             obs.prune(&mut weight, &factor, &target).unwrap();
             (factor, weight)
         };
+        let mut admm = Admm::default();
+        let mut alternate = |upper: Vec<f32>, mut pruned: Vec<f32>, target: Target| {
+            let hessian = ScaledHessian::of_gram(n, upper, DAMPING).unwrap();
+            admm.begin::<f32>(&hessian, Effort::Fast).unwrap();
+            admm.prune(&mut pruned, &hessian, &target).unwrap();
+            refine(&mut pruned, &weight, &hessian, STEPS).unwrap();
+            pruned
+        };
         let (factor, masked) = run(upper.clone(), weight.clone(), Target::Unstructured { ratio: 0.5 });
         let hessian = ScaledHessian::new(factor.clone(), DAMPING);
         let mut targets =
             [Target::Unstructured { ratio: 0.5 }, Target::NToM { n: 2, m: 4 }].map(|t| (t, Duration::MAX));
+        let mut alternated = targets;
         let [mut factorised, mut compared, mut scaled, mut refined] = [Duration::MAX; 4];
         for _ in 0..if n > ROWS { 6 } else { 25 } {
             product.run();
@@ -58,6 +67,11 @@ fn solve(c: &mut Criterion) {
             rate::time(&mut refined, masked.clone(), |mut masked| {
                 refine(&mut masked, &weight, &hessian, STEPS).unwrap()
             });
+            for (target, shortest) in &mut alternated {
+                rate::time(shortest, (upper.clone(), weight.clone()), |(upper, weight)| {
+                    alternate(upper, weight, *target)
+                });
+            }
             for (target, shortest) in &mut targets {
                 rate::time(shortest, (upper.clone(), weight.clone()), |(upper, weight)| {
                     run(upper, weight, *target)
@@ -82,6 +96,10 @@ fn solve(c: &mut Criterion) {
         let products = 2.0 * f64::from(STEPS + 1) * rows;
         print(&format!("refine {ROWS} x {n}, {STEPS} steps"), refined, products, " (at most 1.4)");
         print("  to the products of the steps alone", refined, 2.0 * f64::from(STEPS) * rows, "");
+        for (target, time) in alternated {
+            let what = format!("alternate and refine {ROWS} x {n}, {target:?}");
+            print(&what, time, 3.0 * cube + 40.0 * rows, " (at most 1.4)");
+        }
         for (target, time) in targets {
             let what = format!("solve {ROWS} x {n}, {target:?}");
             // What the published way takes, which also inverts the factor.
