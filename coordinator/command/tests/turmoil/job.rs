@@ -10,7 +10,7 @@ use obsdiff_proto::message::PartId;
 use obsdiff_proto::session::Briefing;
 use obsdiff_proto::{
     Budget, Features, Inventory, JobSpec, Linear, LinearId, LinearTarget, Package, PackageId, PartKind, Plan,
-    Shard, ShardId, Site, SiteId, StreamId, Structure, Target,
+    Shard, ShardId, Site, SiteId, Stream, StreamId, Structure, Target,
 };
 use obsdiff_tests::Prng;
 use obsdiff_worker::device::{MemoryPartStore, PartStore};
@@ -58,6 +58,7 @@ impl Shape {
         };
         let structures = if self.budget { self.packages } else { 0 };
         Inventory {
+            streams: vec![Stream::new("image", 1, false)],
             sites: (0..2 * self.packages).map(site).collect(),
             linears: (0..4 * self.packages).map(linear).collect(),
             structures: (0..structures).map(structure).collect(),
