@@ -146,6 +146,21 @@ mod tests {
     }
 
     #[test]
+    fn encoding_tells_after_each_prompt_how_much_is_done() {
+        let asset = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/assets/shapes-sd3");
+        let encoders = PipelineFolder::open(&asset).unwrap().text_encoders(24, &Device::Cpu).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let mut told = Vec::new();
+        let mut tell = |done, all| told.push((done, all));
+        let prompts = ["a red circle", "on grey", "a ring"];
+        Encoded::new(&encoders, &prompts, (DType::F32, &Device::Cpu), folder.path(), &mut tell).unwrap();
+        let (last, all) = *told.last().unwrap();
+        assert!(last == all && told.iter().all(|(_, of)| *of == all), "{told:?}");
+        // The empty prompt is one more.
+        assert!(told.len() > prompts.len() && told.is_sorted_by(|a, b| a.0 < b.0), "{told:?}");
+    }
+
+    #[test]
     fn every_prompt_comes_back_as_it_was_encoded_from_memory_and_from_a_file() {
         let prompts = ["a red circle", "on grey", "a red circle", ""];
         for dtype in [DType::F32, DType::BF16] {
