@@ -217,7 +217,7 @@ impl Default for PackagesSpec {
     }
 }
 
-/// Half a minute of a processor of 300 GFLOP/s: none of SD3's or SD3.5's sites takes as much.
+/// Half a minute of a processor of 300 GFLOP/s: no site of a model of two billion parameters takes as much.
 const SPLIT_ABOVE: u64 = 1 << 42;
 
 /// How units are spread over packages.

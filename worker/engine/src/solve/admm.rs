@@ -71,17 +71,12 @@ impl Admm {
         for row in weight.chunks_exact_mut(n) {
             hessian.dead().iter().for_each(|j| row[*j] = 0.0);
         }
-        let pruned = match *target {
-            Target::Unstructured { ratio } => share(ratio, weight.len()),
-            Target::NToM { .. } | Target::Structured { .. } => 0,
-        };
-        match *target {
-            Target::Unstructured { .. } if pruned == 0 => return Ok(()),
-            Target::Unstructured { .. } if pruned == weight.len() => {
-                weight.fill(0.0);
+        let mut pruned = 0;
+        if let Target::Unstructured { ratio } = *target {
+            pruned = share(ratio, weight.len());
+            if pruned == 0 {
                 return Ok(());
             }
-            _ => {}
         }
         rayon::scope(|_| self.alternate(weight, hessian.scale(), effort, target, pruned));
         Ok(())
@@ -141,11 +136,11 @@ struct Scratch {
 
 impl Mask {
     /// Calls `row` with each row's number, its weights and what it stays by: its keys, of which those below the number given go.
-    fn by_rows<'a, R: Send>(
+    fn by_rows<R: Send>(
         &self,
         rows: impl IndexedParallelIterator<Item = R>,
         values: impl Fn(&R) -> &[f32] + Sync,
-        act: impl Fn(R, &[u32], u32) + Sync + 'a,
+        act: impl Fn(R, &[u32], u32) + Sync,
     ) {
         rows.enumerate().for_each_init(Scratch::default, |Scratch { keys, order }, (r, row)| {
             let (n, least) = {

@@ -29,10 +29,9 @@ pub(super) fn largest(matrix: &[f32], n: usize, pruned: usize) -> Kept {
     if pruned == 0 {
         return Kept::default();
     }
-    let Some(rank) = matrix.len().checked_sub(1).filter(|_| pruned < matrix.len()) else {
+    if pruned >= matrix.len() {
         return Kept { least: u32::MAX, tied: Vec::new() };
-    };
-    debug_assert!(pruned <= rank);
+    }
     let (high, below) = ranked(&counts(matrix, HIGH, |x| Some(key(x) >> LOW)), pruned);
     let of_high = |x: f32| (key(x) >> LOW == high).then_some(key(x) & ((1 << LOW) - 1));
     let low = counts(matrix, LOW, of_high);
