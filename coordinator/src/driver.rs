@@ -5,26 +5,26 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use obsdiff_core::{Action, Core, Exponents, Failure, Input, Job, JobError, Manifest, Outcome, TICK};
+use obsdiff_core::{Action, Core, Exponents, Failure, Input, InvalidJob, Job, Manifest, Outcome, TICK};
 use obsdiff_proto::WorkerId;
 use tokio::sync::mpsc::{Receiver, UnboundedReceiver, UnboundedSender, channel, unbounded_channel};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use crate::clock::Clock;
-use crate::{Audience, Downlink, Handle, INBOX, Message, Records, RendezvousService};
+use crate::{Downlink, Handle, INBOX, Message, Observer, Records, RendezvousService};
 
 /// Feeds the core and carries out its actions.
 pub struct Driver<'a> {
     core: Core,
     clock: Clock,
-    audience: Box<dyn Audience + Send + 'a>,
+    observer: Box<dyn Observer + Send + 'a>,
     inbox: Receiver<Message>,
     sessions: BTreeMap<WorkerId, Box<dyn Downlink>>,
     /// The last name given to a worker.
     latest: WorkerId,
     writes: UnboundedSender<Write>,
     /// Until the driver runs.
-    writer: Option<Writer>,
+    writer: Option<RecordWriter>,
     rendezvous: Arc<RendezvousService>,
     outcome: Option<Outcome>,
 }
@@ -53,18 +53,18 @@ impl<'a> Driver<'a> {
         job: Job,
         records: Box<dyn Records>,
         clock: Clock,
-        audience: Box<dyn Audience + Send + 'a>,
-    ) -> Result<(Self, Handle), JobError> {
+        observer: Box<dyn Observer + Send + 'a>,
+    ) -> Result<(Self, Handle), InvalidJob> {
         let latest = WorkerId(u64::from(job.life) << 32);
         let core = Core::new(job, clock())?;
         let (sender, inbox) = channel(INBOX);
         let handle = Handle(sender);
         let (writes, to_write) = unbounded_channel();
-        let writer = Writer { records, writes: to_write, answers: handle.clone() };
+        let writer = RecordWriter { records, writes: to_write, answers: handle.clone() };
         let driver = Self {
             core,
             clock,
-            audience,
+            observer,
             inbox,
             sessions: BTreeMap::new(),
             latest,
@@ -100,7 +100,7 @@ impl<'a> Driver<'a> {
 
     async fn drive(&mut self) -> Option<Outcome> {
         let mut tick = (self.clock)();
-        self.audience.step(&self.core);
+        self.observer.step(&self.core);
         while self.outcome.is_none() {
             let now = (self.clock)();
             if now >= tick {
@@ -158,7 +158,7 @@ impl<'a> Driver<'a> {
 
     fn step(&mut self, input: Input) {
         let actions = self.core.step((self.clock)(), input);
-        self.audience.step(&self.core);
+        self.observer.step(&self.core);
         self.rendezvous.hold(self.core.group());
         for action in actions {
             self.act(action);
@@ -181,7 +181,7 @@ impl<'a> Driver<'a> {
             Action::Commit(manifest) => self.write(Write::Commit(manifest)),
             Action::Save(exponents) => self.write(Write::Save(exponents)),
             Action::SaveHardware(hardware) => self.write(Write::SaveHardware(hardware)),
-            Action::Tell(event) => self.audience.event(&event),
+            Action::Tell(event) => self.observer.event(&event),
             Action::Finish(outcome) => self.outcome = Some(outcome),
         }
     }
@@ -193,13 +193,13 @@ impl<'a> Driver<'a> {
 }
 
 /// Writes one thing after another, beside the core: a slow store never holds it up.
-struct Writer {
+struct RecordWriter {
     records: Box<dyn Records>,
     writes: UnboundedReceiver<Write>,
     answers: Handle,
 }
 
-impl Writer {
+impl RecordWriter {
     /// Writes until it is told that nothing follows, or another coordinator has taken over: of two, the older one writes no more.
     async fn run(mut self) {
         let mut looks = interval(LOOK);

@@ -114,7 +114,8 @@ impl v1::session_server::Session for Sessions {
             let Some(place) = places.wait(networked, &out).await else { return };
             let (named, name) = oneshot::channel();
             let (open, closed) = oneshot::channel();
-            let link = Link { out: out.clone(), briefing, named: Mutex::new(Some(named)), _open: open };
+            let link =
+                SessionLink { out: out.clone(), briefing, named: Mutex::new(Some(named)), _open: open };
             handle.send(Message::join(hello, Box::new(link))).await;
             listen(handle, incoming, out, name, closed).await;
             drop(place);
@@ -170,7 +171,7 @@ fn dismiss(out: &Sender<v1::CoordinatorEvent>, dismissed: Dismissed) {
 }
 
 /// The coordinator's end of a session.
-struct Link {
+struct SessionLink {
     out: Sender<v1::CoordinatorEvent>,
     briefing: Arc<Briefing>,
     named: Mutex<Option<oneshot::Sender<WorkerId>>>,
@@ -178,7 +179,7 @@ struct Link {
     _open: oneshot::Sender<()>,
 }
 
-impl Downlink for Link {
+impl Downlink for SessionLink {
     fn welcome(&self, worker: WorkerId) {
         let welcome = Welcome { worker, heartbeat: HEARTBEAT, briefing: self.briefing.clone() };
         let _ = self.out.try_send((&CoordinatorEvent::Welcome(Box::new(welcome))).into());

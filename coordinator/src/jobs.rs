@@ -19,7 +19,7 @@ const LOOK: Duration = Duration::from_millis(100);
 
 /// A job as its coordinator shows it.
 #[derive(Clone)]
-pub struct Watched {
+pub struct ServedJob {
     /// How its driver is reached.
     pub handle: Handle,
     /// The pipeline that is pruned.
@@ -32,7 +32,7 @@ pub struct Watched {
     pub told: broadcast::Sender<String>,
 }
 
-impl Watched {
+impl ServedJob {
     async fn report(&self) -> Result<JobReport, Status> {
         let view = self.handle.view().await;
         let view = view.ok_or_else(|| Status::unavailable("the coordinator is about to stop"))?;
@@ -76,7 +76,7 @@ impl Watched {
 }
 
 #[tonic::async_trait]
-impl v1::jobs_server::Jobs for Watched {
+impl v1::jobs_server::Jobs for ServedJob {
     type WatchStream = Pin<Box<dyn Stream<Item = Result<v1::WatchResponse, Status>> + Send>>;
 
     async fn get(&self, _: Request<v1::GetRequest>) -> Result<Response<v1::Job>, Status> {

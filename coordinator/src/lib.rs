@@ -7,11 +7,11 @@ pub mod clock;
 mod driver;
 mod error;
 mod grpc;
+mod job_state;
 mod jobs;
 mod port;
 mod records;
 mod rendezvous;
-mod state;
 mod store;
 
 use obsdiff_core::{Core, Dismissal, Event, Input, View};
@@ -22,11 +22,11 @@ use tokio::sync::oneshot;
 
 pub use driver::Driver;
 pub use error::{Error, Result};
-pub use jobs::Watched;
+pub use job_state::{JobInputs, JobState};
+pub use jobs::ServedJob;
 pub use port::Port;
 pub use records::{Records, StoreRecords};
 pub use rendezvous::RendezvousService;
-pub use state::{JobInputs, State};
 pub use store::{CoordinatorStore, Opened};
 
 /// The coordinator's end of a session. Calls must not block.
@@ -40,7 +40,7 @@ pub trait Downlink: Send {
 }
 
 /// Who is told how the job goes.
-pub trait Audience {
+pub trait Observer {
     /// Something worth telling a user.
     fn event(&mut self, event: &Event);
     /// A step was taken; `core` is as it left it. Called before its commands are sent.
@@ -48,7 +48,7 @@ pub trait Audience {
 }
 
 /// Nobody.
-impl Audience for () {
+impl Observer for () {
     fn event(&mut self, _: &Event) {}
     fn step(&mut self, _: &Core) {}
 }

@@ -17,7 +17,7 @@ use tonic::transport::Server;
 use tonic::transport::server::Router;
 
 use crate::grpc::Sessions;
-use crate::jobs::Watched;
+use crate::jobs::ServedJob;
 use crate::{Error, Handle, RendezvousService, Result};
 
 /// A connection that does not answer a ping for so long is lost.
@@ -60,7 +60,7 @@ impl Port {
         handle: Handle,
         rendezvous: Arc<RendezvousService>,
         briefing: Arc<Briefing>,
-        job: Watched,
+        job: ServedJob,
     ) -> Result<SocketAddr> {
         let listener = TcpListener::from_std(listener).map_err(|e| self.failed(&e))?;
         let bound = listener.local_addr().map_err(|e| self.failed(&e))?;
@@ -82,12 +82,12 @@ impl Port {
         handle: Handle,
         rendezvous: Arc<RendezvousService>,
         briefing: Arc<Briefing>,
-        job: Watched,
+        job: ServedJob,
     ) -> Result<Router> {
         let (health, health_service) = tonic_health::server::health_reporter();
         health.set_serving::<SessionServer<Sessions>>().await;
         health.set_serving::<RendezvousServer<RendezvousService>>().await;
-        health.set_serving::<JobsServer<Watched>>().await;
+        health.set_serving::<JobsServer<ServedJob>>().await;
         let reflection = tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
             .build_v1()

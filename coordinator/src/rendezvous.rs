@@ -22,12 +22,12 @@ const LONGEST_WAIT: Duration = Duration::from_secs(120);
 /// The rendezvous of a job's open group.
 #[derive(Default)]
 pub struct RendezvousService {
-    room: Mutex<Option<Room>>,
+    room: Mutex<Option<GroupValues>>,
     changed: Notify,
 }
 
 /// What the members of a group have put.
-struct Room {
+struct GroupValues {
     epoch: Epoch,
     /// Those who are still here.
     members: BTreeSet<WorkerId>,
@@ -42,7 +42,7 @@ impl RendezvousService {
         if room.as_ref().map(|room| room.epoch) == group.map(|group| group.epoch) {
             return;
         }
-        *room = group.map(|group| Room {
+        *room = group.map(|group| GroupValues {
             epoch: group.epoch,
             members: group.members.iter().copied().collect(),
             values: BTreeMap::new(),
@@ -60,7 +60,7 @@ impl RendezvousService {
         self.changed.notify_waiters();
     }
 
-    fn room(&self) -> MutexGuard<'_, Option<Room>> {
+    fn room(&self) -> MutexGuard<'_, Option<GroupValues>> {
         lock(&self.room)
     }
 
@@ -101,7 +101,7 @@ impl RendezvousService {
 }
 
 /// The room of an epoch, for its members only.
-fn enter(room: &mut Option<Room>, epoch: Epoch, worker: WorkerId) -> Result<&mut Room, Status> {
+fn enter(room: &mut Option<GroupValues>, epoch: Epoch, worker: WorkerId) -> Result<&mut GroupValues, Status> {
     let over = || Status::failed_precondition(format!("the group of epoch {epoch} is over"));
     let room = room.as_mut().filter(|room| room.epoch == epoch).ok_or_else(over)?;
     if room.members.contains(&worker) {

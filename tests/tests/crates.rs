@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::Command;
 
 /// A crate of the workspace, and what it is built from.
-struct Promise {
+struct CrateRules {
     name: &'static str,
     /// The other crates of the workspace that it is built from, directly or not; `obsdiff-` is left out.
     knows: &'static [&'static str],
@@ -14,19 +14,23 @@ struct Promise {
     never: &'static [&'static str],
 }
 
-const PROMISES: [Promise; 8] = [
-    Promise { name: "proto", knows: &[], never: &["tokio", "tonic", "candle-core", "object_store"] },
-    Promise { name: "files", knows: &[], never: &["tokio", "tonic", "candle-core", "object_store"] },
-    Promise { name: "security", knows: &["files", "proto"], never: &["candle-core", "object_store"] },
-    Promise { name: "store", knows: &["files", "proto"], never: &["tonic", "candle-core"] },
-    Promise { name: "core", knows: &["proto"], never: &["tokio", "tonic", "candle-core", "object_store"] },
-    Promise {
+const PROMISES: [CrateRules; 8] = [
+    CrateRules { name: "proto", knows: &[], never: &["tokio", "tonic", "candle-core", "object_store"] },
+    CrateRules { name: "files", knows: &[], never: &["tokio", "tonic", "candle-core", "object_store"] },
+    CrateRules { name: "security", knows: &["files", "proto"], never: &["candle-core", "object_store"] },
+    CrateRules { name: "store", knows: &["files", "proto"], never: &["tonic", "candle-core"] },
+    CrateRules { name: "core", knows: &["proto"], never: &["tokio", "tonic", "candle-core", "object_store"] },
+    CrateRules {
         name: "coordinator",
         knows: &["core", "files", "proto", "security", "store"],
         never: &["candle-core", "candle-nn", "faer", "safetensors", "tokenizers"],
     },
-    Promise { name: "engine", knows: &["files", "proto"], never: &["tokio", "tonic", "object_store"] },
-    Promise { name: "worker", knows: &["engine", "files", "proto", "security", "store"], never: &["clap"] },
+    CrateRules { name: "engine", knows: &["files", "proto"], never: &["tokio", "tonic", "object_store"] },
+    CrateRules {
+        name: "worker",
+        knows: &["engine", "files", "proto", "security", "store"],
+        never: &["clap"],
+    },
 ];
 
 /// The names of all crates that one of the workspace is built from, itself aside.
@@ -43,7 +47,7 @@ fn built_from(name: &str) -> BTreeSet<String> {
 
 #[test]
 fn every_crate_knows_those_that_it_may_and_no_others() {
-    for Promise { name, knows, never } in PROMISES {
+    for CrateRules { name, knows, never } in PROMISES {
         let built_from = built_from(&format!("obsdiff-{name}"));
         let known: Vec<&str> = built_from.iter().filter_map(|name| name.strip_prefix("obsdiff-")).collect();
         assert_eq!(known, knows, "obsdiff-{name} knows other crates than it may");

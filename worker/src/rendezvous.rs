@@ -21,13 +21,13 @@ use crate::collective::{Abort, CollectiveError, Rendezvous, Result};
 const SLACK: Duration = Duration::from_secs(5);
 
 /// A session's connection.
-pub(crate) type Line = InterceptedService<Channel, TokenSender>;
+pub(crate) type AuthorizedChannel = InterceptedService<Channel, TokenSender>;
 
 /// The coordinator's rendezvous, for as long as a session is open.
 pub struct PeerRendezvous {
     runtime: Handle,
     coordinator: Endpoint,
-    way: Mutex<Option<(WorkerId, Line)>>,
+    way: Mutex<Option<(WorkerId, AuthorizedChannel)>>,
 }
 
 impl PeerRendezvous {
@@ -37,7 +37,7 @@ impl PeerRendezvous {
     }
 
     /// A session is open, in which this worker is called so.
-    pub(crate) fn open(&self, worker: WorkerId, line: Line) {
+    pub(crate) fn open(&self, worker: WorkerId, line: AuthorizedChannel) {
         *lock(&self.way) = Some((worker, line));
     }
 
@@ -92,7 +92,7 @@ impl PeerRendezvous {
         }
     }
 
-    fn way(&self) -> Result<(WorkerId, RendezvousClient<Line>)> {
+    fn way(&self) -> Result<(WorkerId, RendezvousClient<AuthorizedChannel>)> {
         let way = lock(&self.way).clone();
         let (worker, line) =
             way.ok_or_else(|| CollectiveError::Transport("the coordinator is away".to_owned()))?;

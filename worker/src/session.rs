@@ -22,7 +22,7 @@ use tonic::transport::{self, Channel, Endpoint};
 use tonic::{Code, Request, Status, Streaming};
 
 use crate::device::WorkerState;
-use crate::rendezvous::{Line, PeerRendezvous};
+use crate::rendezvous::{AuthorizedChannel, PeerRendezvous};
 
 /// The first wait before a lost connection is opened again; doubles each time.
 const FIRST_WAIT: Duration = Duration::from_millis(200);
@@ -40,7 +40,7 @@ pub type Connect = dyn Fn(Endpoint) -> BoxFuture<'static, Result<Channel, transp
 
 /// How the coordinator is reached.
 #[derive(Clone)]
-pub struct Dial {
+pub struct SessionSettings {
     /// Where, and by which certificates.
     pub endpoint: Endpoint,
     /// Over what.
@@ -52,11 +52,11 @@ pub struct Dial {
     /// How long the coordinator may be away.
     pub patience: Duration,
     /// Hears what the worker waits for.
-    pub tell: Arc<Tell>,
+    pub on_waiting: Arc<OnWaiting>,
 }
 
 /// Hears what a worker waits for: at once, and then once a minute.
-pub type Tell = dyn Fn(&Waiting) + Send + Sync;
+pub type OnWaiting = dyn Fn(&Waiting) + Send + Sync;
 
 /// What a worker waits for that has no work.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -110,10 +110,10 @@ pub enum SessionError {
 }
 
 /// Takes the job of a session, and says whether the worker can do it. Called at each welcome.
-pub type Briefed<'a> = &'a mut (dyn FnMut(&Arc<Briefing>) -> Result<(), String> + Send);
+pub type OnBriefing<'a> = &'a mut (dyn FnMut(&Arc<Briefing>) -> Result<(), String> + Send);
 
 /// How a session ended.
-enum End {
+enum SessionEnd {
     Dismissed(Dismissed),
     Lost(String),
     Fatal(SessionError),
@@ -121,15 +121,15 @@ enum End {
 
 /// How long the coordinator has been away, and what is told of it.
 struct Absence<'a> {
-    dial: &'a Dial,
+    settings: &'a SessionSettings,
     /// When it was heard of last.
     heard: Instant,
     told: Option<(Discriminant<Waiting>, Instant)>,
 }
 
 impl<'a> Absence<'a> {
-    fn new(dial: &'a Dial) -> Self {
-        Self { dial, heard: Instant::now(), told: None }
+    fn new(settings: &'a SessionSettings) -> Self {
+        Self { settings, heard: Instant::now(), told: None }
     }
 
     /// The coordinator is there.
@@ -139,14 +139,14 @@ impl<'a> Absence<'a> {
 
     /// What is left of the worker's patience.
     fn left(&self) -> Duration {
-        self.dial.patience.saturating_sub(self.heard.elapsed())
+        self.settings.patience.saturating_sub(self.heard.elapsed())
     }
 
     fn tell(&mut self, waiting: &Waiting) {
         let kind = discriminant(waiting);
         if self.told.is_none_or(|(told, when)| told != kind || when.elapsed() >= TELL_EVERY) {
             self.told = Some((kind, Instant::now()));
-            (self.dial.tell)(waiting);
+            (self.settings.on_waiting)(waiting);
         }
     }
 }
@@ -158,23 +158,23 @@ impl<'a> Absence<'a> {
 /// When the coordinator refuses the worker or stays away, or the worker refuses the job.
 pub async fn attend(
     worker_state: &Arc<WorkerState>,
-    dial: &Dial,
-    briefed: Briefed<'_>,
+    settings: &SessionSettings,
+    briefed: OnBriefing<'_>,
 ) -> Result<Option<Dismissed>, SessionError> {
     let mut wait = FIRST_WAIT;
-    let mut absence = Absence::new(dial);
+    let mut absence = Absence::new(settings);
     let end = loop {
         let begun = Instant::now();
         let mut stands_by = false;
-        let lost = match session(worker_state, dial, &mut absence, briefed).await {
-            End::Dismissed(Dismissed { reason: Reason::OtherHardware, words }) => {
+        let lost = match session(worker_state, settings, &mut absence, briefed).await {
+            SessionEnd::Dismissed(Dismissed { reason: Reason::OtherHardware, words }) => {
                 stands_by = true;
                 words
             }
-            End::Dismissed(dismissed) if dismissed.reason.may_return() => dismissed.words,
-            End::Dismissed(dismissed) => break Ok(Some(dismissed)),
-            End::Fatal(error) => break Err(error),
-            End::Lost(why) => why,
+            SessionEnd::Dismissed(dismissed) if dismissed.reason.may_return() => dismissed.words,
+            SessionEnd::Dismissed(dismissed) => break Ok(Some(dismissed)),
+            SessionEnd::Fatal(error) => break Err(error),
+            SessionEnd::Lost(why) => why,
         };
         // Who wants to leave need not come back to say so.
         if !worker_state.is_open() || worker_state.is_draining() {
@@ -182,7 +182,7 @@ pub async fn attend(
         }
         let left = absence.left();
         if left.is_zero() {
-            break Err(SessionError::Away { patience: dial.patience, why: lost });
+            break Err(SessionError::Away { patience: settings.patience, why: lost });
         }
         absence.tell(&if stands_by {
             Waiting::Turn { why: lost }
@@ -202,50 +202,50 @@ pub async fn attend(
 
 async fn session(
     worker_state: &Arc<WorkerState>,
-    dial: &Dial,
+    settings: &SessionSettings,
     absence: &mut Absence<'_>,
-    briefed: Briefed<'_>,
-) -> End {
-    let channel = match (dial.connect)(dial.endpoint.clone()).await {
+    briefed: OnBriefing<'_>,
+) -> SessionEnd {
+    let channel = match (settings.connect)(settings.endpoint.clone()).await {
         Ok(channel) => channel,
-        Err(error) => return End::Lost(causes(&error)),
+        Err(error) => return SessionEnd::Lost(causes(&error)),
     };
     let (events, outgoing) = mpsc::channel(16);
     let hello = WorkerEvent::Hello(Box::new(worker_state.hello()));
     if events.send((&hello).into()).await.is_err() {
-        return End::Lost("the connection was closed".to_owned());
+        return SessionEnd::Lost("the connection was closed".to_owned());
     }
-    let line: Line = InterceptedService::new(channel, dial.token.clone());
+    let line: AuthorizedChannel = InterceptedService::new(channel, settings.token.clone());
     let mut client = SessionClient::new(line.clone())
         .max_decoding_message_size(MESSAGE_LIMIT)
         .max_encoding_message_size(MESSAGE_LIMIT);
     let mut request = Request::new(ReceiverStream::new(outgoing));
-    if dial.rendezvous.is_some() {
+    if settings.rendezvous.is_some() {
         request.metadata_mut().insert(REACH, MetadataValue::from_static(REACH_NETWORK));
     }
     let mut incoming = match timeout(WELCOME, client.open(request)).await {
         Ok(Ok(response)) => response.into_inner(),
         Ok(Err(status)) => return refused(&status),
-        Err(_) => return End::Lost("it does not answer".to_owned()),
+        Err(_) => return SessionEnd::Lost("it does not answer".to_owned()),
     };
     let welcome = match welcomed(worker_state, &mut incoming, absence).await {
         Ok(welcome) => welcome,
         Err(end) => return end,
     };
-    if let Some(rendezvous) = &dial.rendezvous {
+    if let Some(rendezvous) = &settings.rendezvous {
         rendezvous.open(welcome.worker, line);
     }
     worker_state.named(welcome.worker);
     if let Err(problem) = briefed(&welcome.briefing) {
-        return End::Fatal(SessionError::Briefing(problem));
+        return SessionEnd::Fatal(SessionError::Briefing(problem));
     }
     tracing::info!(worker = %welcome.worker, "taken into the job");
     let end = tokio::select! {
         biased;
         end = follow(worker_state, &welcome, &mut incoming) => end,
-        () = report(worker_state, welcome.heartbeat, &events) => End::Lost("the worker ends".to_owned()),
+        () = report(worker_state, welcome.heartbeat, &events) => SessionEnd::Lost("the worker ends".to_owned()),
     };
-    if let Some(rendezvous) = &dial.rendezvous {
+    if let Some(rendezvous) = &settings.rendezvous {
         rendezvous.close();
     }
     absence.end();
@@ -257,23 +257,23 @@ async fn welcomed(
     worker_state: &WorkerState,
     incoming: &mut Streaming<v1::CoordinatorEvent>,
     absence: &mut Absence<'_>,
-) -> Result<Box<Welcome>, End> {
+) -> Result<Box<Welcome>, SessionEnd> {
     loop {
-        let silent = |_| End::Lost("it does not say welcome".to_owned());
+        let silent = |_| SessionEnd::Lost("it does not say welcome".to_owned());
         let event = timeout(WELCOME, next(incoming)).await.map_err(silent)??;
         absence.end();
         match event {
             CoordinatorEvent::Welcome(welcome) => return Ok(welcome),
-            CoordinatorEvent::Dismissed(dismissed) => return Err(End::Dismissed(dismissed)),
+            CoordinatorEvent::Dismissed(dismissed) => return Err(SessionEnd::Dismissed(dismissed)),
             CoordinatorEvent::StandBy(why) => absence.tell(&Waiting::Turn { why }),
             CoordinatorEvent::Heartbeat => {}
             CoordinatorEvent::Command(_) => {
-                return Err(End::Lost("it does not say welcome first".to_owned()));
+                return Err(SessionEnd::Lost("it does not say welcome first".to_owned()));
             }
         }
         // Nobody waits for a worker that leaves.
         if !worker_state.is_open() || worker_state.is_draining() {
-            return Err(End::Lost("the worker ends".to_owned()));
+            return Err(SessionEnd::Lost("the worker ends".to_owned()));
         }
     }
 }
@@ -296,46 +296,48 @@ async fn follow(
     worker_state: &Arc<WorkerState>,
     welcome: &Welcome,
     incoming: &mut Streaming<v1::CoordinatorEvent>,
-) -> End {
+) -> SessionEnd {
     let silence = welcome.heartbeat * HEARTBEATS;
     loop {
         match timeout(silence, next(incoming)).await {
             Ok(Ok(CoordinatorEvent::Command(command))) => worker_state.take(command),
-            Ok(Ok(CoordinatorEvent::Dismissed(dismissed))) => return End::Dismissed(dismissed),
+            Ok(Ok(CoordinatorEvent::Dismissed(dismissed))) => return SessionEnd::Dismissed(dismissed),
             Ok(Ok(CoordinatorEvent::Heartbeat)) => {}
             Ok(Ok(CoordinatorEvent::Welcome(_) | CoordinatorEvent::StandBy(_))) => {
-                return End::Lost("it says welcome twice".to_owned());
+                return SessionEnd::Lost("it says welcome twice".to_owned());
             }
             Ok(Err(end)) => return end,
-            Err(_) => return End::Lost(format!("nothing heard of it for {} s", silence.as_secs_f64())),
+            Err(_) => {
+                return SessionEnd::Lost(format!("nothing heard of it for {} s", silence.as_secs_f64()));
+            }
         }
     }
 }
 
-async fn next(incoming: &mut Streaming<v1::CoordinatorEvent>) -> Result<CoordinatorEvent, End> {
+async fn next(incoming: &mut Streaming<v1::CoordinatorEvent>) -> Result<CoordinatorEvent, SessionEnd> {
     match incoming.message().await {
         Ok(Some(event)) => CoordinatorEvent::try_from(event).map_err(misunderstood),
-        Ok(None) => Err(End::Lost("it closed the connection".to_owned())),
+        Ok(None) => Err(SessionEnd::Lost("it closed the connection".to_owned())),
         Err(status) => Err(refused(&status)),
     }
 }
 
-fn misunderstood(error: WireError) -> End {
-    End::Fatal(SessionError::Refused(error.to_string()))
+fn misunderstood(error: WireError) -> SessionEnd {
+    SessionEnd::Fatal(SessionError::Refused(error.to_string()))
 }
 
 /// Whether asking again may help.
-fn refused(status: &Status) -> End {
+fn refused(status: &Status) -> SessionEnd {
     match status.code() {
         Code::Unauthenticated | Code::PermissionDenied | Code::Unimplemented | Code::InvalidArgument => {
-            End::Fatal(SessionError::Refused(status.message().to_owned()))
+            SessionEnd::Fatal(SessionError::Refused(status.message().to_owned()))
         }
         // Whoever writes or reads a message that is longer than agreed finds it as long the next time.
         Code::OutOfRange => {
             let words = status.message();
-            End::Fatal(SessionError::Refused(format!("{words}: use the same release for both")))
+            SessionEnd::Fatal(SessionError::Refused(format!("{words}: use the same release for both")))
         }
-        _ => End::Lost(match status.source() {
+        _ => SessionEnd::Lost(match status.source() {
             Some(source) => causes(source),
             None => status.message().to_owned(),
         }),

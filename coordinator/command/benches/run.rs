@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use obsdiff::clock::monotonic;
-use obsdiff::job::Job;
+use obsdiff::job::JobFile;
 use obsdiff::progress::Progress;
-use obsdiff::run::{Process, RUN_SPAN, Summary, run};
+use obsdiff::run::{RUN_SPAN, RunContext, Summary, run};
 use obsdiff::spans::Spans;
 use obsdiff_files::Disk;
 use tracing_subscriber::prelude::*;
@@ -28,10 +28,10 @@ fn prune(prompts: u32, steps: u32, spans: &Spans) -> Summary {
         format!("output.path={}", folder.path().join("out").display()),
     ];
     let file = Path::new(ASSETS).join("../../deploy/jobs/shapes-sd3.toml");
-    let job = Job::load(&file, [], &sets).unwrap();
+    let job = JobFile::load(&file, [], &sets).unwrap();
     let progress = Progress::lines(io::sink(), monotonic());
     let disk = Disk::default();
-    run(&job, &Process { workers: 1, memory: None, progress: &progress, spans, disk: &disk }).unwrap()
+    run(&job, &RunContext { workers: 1, memory: None, progress: &progress, spans, disk: &disk }).unwrap()
 }
 
 fn whole_run(c: &mut Criterion) {

@@ -7,14 +7,14 @@ use std::fmt::Write;
 use obsdiff::error::RESUMABLE;
 
 #[global_allocator]
-static ALLOCATOR: Memory = Memory;
+static ALLOCATOR: ExitingAllocator = ExitingAllocator;
 
 /// The C library's allocator, but a process that gets no memory ends in words and by the exit code of a failure that may pass. By
 /// default it is aborted.
-struct Memory;
+struct ExitingAllocator;
 
 // SAFETY: each call is passed on as it is, and what is returned is the system's own answer.
-unsafe impl GlobalAlloc for Memory {
+unsafe impl GlobalAlloc for ExitingAllocator {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         // SAFETY: the caller's promise is the one that is asked for here.
         given(unsafe { System.alloc(layout) }, layout.size())
@@ -46,7 +46,7 @@ fn given(place: *mut u8, bytes: usize) -> *mut u8 {
 #[cold]
 fn out_of_memory(bytes: usize) -> ! {
     // Nothing here may ask for memory.
-    let mut words = Line { bytes: [0; 256], length: 0 };
+    let mut words = MessageBuffer { bytes: [0; 256], length: 0 };
     // What is too long for the line is cut.
     let _ = writeln!(
         words,
@@ -58,12 +58,12 @@ fn out_of_memory(bytes: usize) -> ! {
     signal_hook::low_level::exit(i32::from(RESUMABLE))
 }
 
-struct Line {
+struct MessageBuffer {
     bytes: [u8; 256],
     length: usize,
 }
 
-impl Write for Line {
+impl Write for MessageBuffer {
     fn write_str(&mut self, text: &str) -> std::fmt::Result {
         let room = &mut self.bytes[self.length..];
         let fits = text.len().min(room.len());

@@ -4,10 +4,10 @@ use obsdiff_proto::{Budget, JobError, Plan, StructureId};
 
 use crate::Result;
 use crate::described::Described;
-use crate::job::Job;
+use crate::job::JobFile;
 
 /// The plan with the job's budget, if it has one. A budget that the structures of the plan cannot save is refused.
-pub(crate) fn with_budget(job: &Job, described: &Described, plan: Plan) -> Result<Plan> {
+pub(crate) fn with_budget(job: &JobFile, described: &Described, plan: Plan) -> Result<Plan> {
     let Some(budget) = job.spec.sparsity.budget else { return Ok(plan) };
     let inventory = &described.inventory;
     let part_flops: Vec<f64> = inventory.structure_ids().map(|id| part_flops(described, id)).collect();

@@ -9,7 +9,7 @@ use obsdiff_engine::checkpoint::Weights;
 use obsdiff_proto::{JobError, JobSpec, Plan};
 use obsdiff_worker::preparation::{JobModel, PreparationError};
 
-use crate::job::Job;
+use crate::job::JobFile;
 use crate::{Error, Result};
 
 /// The first tensor that a glob on names of linears matches, as it is named or as the part of the model that it belongs to.
@@ -43,7 +43,7 @@ impl Described {
     ///
     /// # Errors
     /// What of it cannot be used, by file and key.
-    pub fn read(job: &Job) -> Result<Self> {
+    pub fn read(job: &JobFile) -> Result<Self> {
         JobModel::open(&job.spec).map(Self::new).map_err(|e| unprepared(job, e))
     }
 
@@ -66,7 +66,7 @@ impl Described {
     ///
     /// # Errors
     /// When the job cannot be planned, by the key that has to be changed.
-    pub fn plan(&self, job: &Job) -> Result<Plan> {
+    pub fn plan(&self, job: &JobFile) -> Result<Plan> {
         obsdiff_core::plan(&job.spec, &self.inventory, self.tokens).map_err(|error| {
             let PlanError::IdleRule { rule, glob, example } = &error else { return job.unplanned(error) };
             match self.pipeline.transformer_weights().map(|weights| met(&weights, glob)) {
@@ -100,7 +100,7 @@ impl Described {
 }
 
 /// The error of a job that cannot be prepared, by where its key was given.
-pub(crate) fn unprepared(job: &Job, error: PreparationError) -> Error {
+pub(crate) fn unprepared(job: &JobFile, error: PreparationError) -> Error {
     match error {
         PreparationError::Job(error) => job.refuse(error),
         PreparationError::Argument(problem) => Error::content(job.path(), problem),

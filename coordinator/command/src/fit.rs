@@ -5,7 +5,7 @@ use obsdiff_proto::{ByteSize, JobError, Plan};
 
 use crate::Result;
 use crate::described::Described;
-use crate::job::Job;
+use crate::job::JobFile;
 
 /// Refuses a plan whose Grams do not fit the memory of so many workers of one process beside all else that they hold, naming the
 /// smallest number of packages that does: what a job costs and gives depends on it, so it is never changed silently. A plan without
@@ -13,7 +13,13 @@ use crate::job::Job;
 ///
 /// # Errors
 /// As said, and when the job cannot be planned with another number of packages.
-pub fn check(job: &Job, described: &Described, plan: &Plan, workers: usize, memory: ByteSize) -> Result<()> {
+pub fn check(
+    job: &JobFile,
+    described: &Described,
+    plan: &Plan,
+    workers: usize,
+    memory: ByteSize,
+) -> Result<()> {
     match misfit(job, described, plan, workers, memory)? {
         Some(error) => Err(job.refuse(error)),
         None => Ok(()),
@@ -25,7 +31,7 @@ pub fn check(job: &Job, described: &Described, plan: &Plan, workers: usize, memo
 /// # Errors
 /// When the job cannot be planned with another number of packages.
 pub fn misfit(
-    job: &Job,
+    job: &JobFile,
     described: &Described,
     plan: &Plan,
     workers: usize,

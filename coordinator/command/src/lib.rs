@@ -3,6 +3,7 @@
 mod budget;
 pub mod cli;
 pub mod commands;
+pub mod context;
 pub mod described;
 pub mod error;
 pub mod fit;
@@ -17,7 +18,6 @@ mod rates;
 pub mod run;
 pub mod runtime;
 pub mod sampling;
-pub mod session;
 pub mod signals;
 pub mod spans;
 pub mod status;

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use obsdiff::cli::Cli;
-use obsdiff::session::Session;
+use obsdiff::context::CommandContext;
 use obsdiff::signals::Signals;
 use obsdiff::spans::Spans;
 use obsdiff::{Error, Result, clock, commands, machine, panics};
@@ -42,7 +42,8 @@ fn start(cli: &Cli) -> Result<()> {
     let memory = machine::available_memory();
     let command = command_line();
     let disk = Disk::default();
-    let mut session = Session { environment, command, signals, clock, memory, spans, disk, out: &mut out };
+    let mut session =
+        CommandContext { environment, command, signals, clock, memory, spans, disk, out: &mut out };
     commands::run(&cli.command, &mut session)?;
     Ok(out.flush()?)
 }

@@ -25,16 +25,16 @@ pub struct Progress(Arc<Inner>);
 pub type OnStep = Box<dyn Fn() + Send + Sync>;
 
 struct Inner {
-    show: Show,
+    show: Destination,
     clock: Clock,
-    place: Mutex<Place>,
-    kept: Mutex<Kept>,
+    place: Mutex<PackageProgress>,
+    kept: Mutex<Finished>,
     on_step: OnceLock<OnStep>,
 }
 
 /// What a job has finished that outlives its process.
 #[derive(Default)]
-enum Kept {
+enum Finished {
     #[default]
     Nothing,
     Packages {
@@ -45,7 +45,7 @@ enum Kept {
     Output(String),
 }
 
-enum Show {
+enum Destination {
     Bars(MultiProgress),
     Lines(Mutex<Box<dyn Write + Send>>),
     Quiet,
@@ -53,7 +53,7 @@ enum Show {
 
 /// The package that is open, counted from 1, of how many; and its bar.
 #[derive(Default)]
-struct Place {
+struct PackageProgress {
     package: usize,
     of: usize,
     bar: Option<ProgressBar>,
@@ -63,18 +63,18 @@ impl Progress {
     /// On standard error: bars where it is a terminal, else lines; nothing but notes where `quiet`.
     pub fn on_stderr(quiet: bool, clock: Clock) -> Self {
         match (quiet, io::stderr().is_terminal()) {
-            (true, _) => Self::new(Show::Quiet, clock),
-            (false, true) => Self::new(Show::Bars(MultiProgress::new()), clock),
+            (true, _) => Self::new(Destination::Quiet, clock),
+            (false, true) => Self::new(Destination::Bars(MultiProgress::new()), clock),
             (false, false) => Self::lines(io::stderr(), clock),
         }
     }
 
     /// As lines on `out`.
     pub fn lines(out: impl Write + Send + 'static, clock: Clock) -> Self {
-        Self::new(Show::Lines(Mutex::new(Box::new(out))), clock)
+        Self::new(Destination::Lines(Mutex::new(Box::new(out))), clock)
     }
 
-    fn new(show: Show, clock: Clock) -> Self {
+    fn new(show: Destination, clock: Clock) -> Self {
         Self(Arc::new(Inner {
             show,
             clock,
@@ -96,7 +96,7 @@ impl Progress {
         let mut place = self.place();
         place.package = package;
         place.of = of;
-        if let Show::Bars(bars) = &self.0.show {
+        if let Destination::Bars(bars) = &self.0.show {
             let bar = place.bar.get_or_insert_with(|| {
                 let bar =
                     ProgressBar::new(of as u64).with_style(style("{prefix:>12} {bar:32} {pos}/{len}  {msg}"));
@@ -113,33 +113,33 @@ impl Progress {
 
     /// So many packages of `of` are kept in a store.
     pub fn keep(&self, done: usize, of: usize, store: &str) {
-        *self.kept() = Kept::Packages { done, of, store: store.to_owned() };
+        *self.kept() = Finished::Packages { done, of, store: store.to_owned() };
     }
 
     /// The first `done` packages are kept.
     pub fn committed(&self, packages: usize) {
-        if let Kept::Packages { done, .. } = &mut *self.kept() {
+        if let Finished::Packages { done, .. } = &mut *self.kept() {
             *done = packages;
         }
     }
 
     /// The output is there.
     pub fn written(&self, output: &str) {
-        *self.kept() = Kept::Output(output.to_owned());
+        *self.kept() = Finished::Output(output.to_owned());
     }
 
     /// What is left of a job that is stopped now, and how it goes on by the same `command`.
     pub fn left_by_stop(&self, command: &str) -> String {
         match &*self.kept() {
-            Kept::Nothing => format!("nothing is kept yet; to start again: {command}"),
-            Kept::Packages { done, of, store } => {
+            Finished::Nothing => format!("nothing is kept yet; to start again: {command}"),
+            Finished::Packages { done, of, store } => {
                 format!("{done} of {of} packages are kept in {store}; to go on: {command}")
             }
-            Kept::Output(output) => format!("the result is written to {output}"),
+            Finished::Output(output) => format!("the result is written to {output}"),
         }
     }
 
-    fn kept(&self) -> MutexGuard<'_, Kept> {
+    fn kept(&self) -> MutexGuard<'_, Finished> {
         lock(&self.0.kept)
     }
 
@@ -154,7 +154,7 @@ impl Progress {
     /// Opens a phase of `total` steps, each a `unit` (a plural, such as `prompt steps`).
     pub fn phase(&self, name: &'static str, unit: &'static str, total: u64) -> Phase {
         let bar = match &self.0.show {
-            Show::Bars(bars) => {
+            Destination::Bars(bars) => {
                 let template = "{prefix:>12} {bar:32} {pos}/{len} {msg}  {rate}  {eta} left";
                 let bar = bars.add(ProgressBar::new(total).with_style(style(template)));
                 bar.set_prefix(name);
@@ -162,7 +162,7 @@ impl Progress {
                 bar.enable_steady_tick(REDRAW);
                 Some(bar)
             }
-            Show::Lines(_) | Show::Quiet => None,
+            Destination::Lines(_) | Destination::Quiet => None,
         };
         let start = (self.0.clock)();
         let told = AtomicU64::new(start.as_secs());
@@ -174,14 +174,14 @@ impl Progress {
         let line = format!("note: {text}");
         // Where standard error is gone there is nobody left to tell.
         let _ = match &self.0.show {
-            Show::Bars(bars) => bars.println(line),
-            Show::Lines(out) => writeln!(lock(out), "{line}"),
-            Show::Quiet => writeln!(io::stderr(), "{line}"),
+            Destination::Bars(bars) => bars.println(line),
+            Destination::Lines(out) => writeln!(lock(out), "{line}"),
+            Destination::Quiet => writeln!(io::stderr(), "{line}"),
         };
     }
 
     fn line(&self, text: impl FnOnce() -> String) {
-        if let Show::Lines(out) = &self.0.show {
+        if let Destination::Lines(out) = &self.0.show {
             // As above.
             let _ = writeln!(lock(out), "{}", text());
         }
@@ -190,12 +190,12 @@ impl Progress {
     /// The open package, to start a line with.
     fn prefix(&self) -> String {
         match &*self.place() {
-            Place { package: 0, .. } => String::new(),
-            Place { package, of, .. } => format!("package {package}/{of}: "),
+            PackageProgress { package: 0, .. } => String::new(),
+            PackageProgress { package, of, .. } => format!("package {package}/{of}: "),
         }
     }
 
-    fn place(&self) -> MutexGuard<'_, Place> {
+    fn place(&self) -> MutexGuard<'_, PackageProgress> {
         lock(&self.0.place)
     }
 }
@@ -233,7 +233,7 @@ impl Phase {
         let done = self.done.fetch_add(steps, Ordering::Relaxed) + steps;
         if let Some(bar) = &self.bar {
             bar.set_position(done);
-        } else if matches!(self.progress.0.show, Show::Lines(_)) {
+        } else if matches!(self.progress.0.show, Destination::Lines(_)) {
             self.tell_now_and_then(done);
         }
     }
@@ -290,9 +290,9 @@ mod tests {
     use super::*;
 
     #[derive(Clone, Default)]
-    struct Told(Arc<Mutex<Vec<u8>>>);
+    struct Captured(Arc<Mutex<Vec<u8>>>);
 
-    impl Write for Told {
+    impl Write for Captured {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
             self.0.lock().unwrap().extend(bytes);
             Ok(bytes.len())
@@ -305,7 +305,7 @@ mod tests {
 
     /// What is told, with a clock that goes on by `tick(seconds)` alone.
     fn told(run: impl FnOnce(&Progress, &dyn Fn(u64))) -> String {
-        let (told, seconds) = (Told::default(), Arc::new(AtomicU64::new(7)));
+        let (told, seconds) = (Captured::default(), Arc::new(AtomicU64::new(7)));
         let read = Arc::clone(&seconds);
         let clock: Clock = Arc::new(move || Duration::from_secs(read.load(Ordering::Relaxed)));
         run(&Progress::lines(told.clone(), clock), &|s| _ = seconds.fetch_add(s, Ordering::Relaxed));

@@ -22,8 +22,8 @@ use obsdiff_worker::preparation::compute_type;
 
 use crate::clock::Clock;
 use crate::described::Described;
-use crate::job::Job;
-use crate::run::Gauge;
+use crate::job::JobFile;
+use crate::run::PhaseDisplay;
 use crate::{Error, Result};
 
 /// Parameters of the model that is measured, where the job's blocks are so small.
@@ -37,7 +37,7 @@ const STEPS: [usize; 2] = [3, 60];
 ///
 /// # Errors
 /// When the model that is measured does not fit in memory or in the folder of temporary files.
-pub(crate) fn measure(job: &Job, described: &Described, rate: f64, clock: &Clock) -> Result<Rates> {
+pub(crate) fn measure(job: &JobFile, described: &Described, rate: f64, clock: &Clock) -> Result<Rates> {
     let sample = Sample::new(job, described, rate)?;
     let (model, weights, trajectories) = sample.load(described)?;
     let pruner = Pruner::new(&sample.spec, model, Arc::new(weights), trajectories.clone());
@@ -47,7 +47,8 @@ pub(crate) fn measure(job: &Job, described: &Described, rate: f64, clock: &Clock
     let store = JobStore::create(&folder.path().display().to_string(), &[])?;
     let part_store = Arc::new(JobPartStore::new(store, runtime.handle().clone()));
     let plan = Arc::new(sample.plan.clone());
-    let mut engine = PruningEngine::new(pruner, plan, part_store, Arc::new(Gauge::default()), exporter);
+    let mut engine =
+        PruningEngine::new(pruner, plan, part_store, Arc::new(PhaseDisplay::default()), exporter);
     let package = &sample.plan.packages[0];
     let (mut bare, mut gathering) = (0.0, 0.0);
     if let (Some(shard), false) = (sample.plan.shards.first(), package.sites.is_empty()) {
@@ -136,7 +137,7 @@ struct Sample {
 
 impl Sample {
     /// A job like this one on a machine of this product rate.
-    fn new(job: &Job, described: &Described, rate: f64) -> Result<Self> {
+    fn new(job: &JobFile, described: &Described, rate: f64) -> Result<Self> {
         let config = described.config.with_fewer_blocks(PARAMETERS);
         let mut spec = job.spec.clone();
         let flops = described.forward_flops(&*config);

@@ -65,10 +65,10 @@ type Respond = Box<dyn FnMut(Signal) -> Answer + Send>;
 
 /// The signals that this process gets. Clones hear the same ones; the default hears none.
 #[derive(Clone, Default)]
-pub struct Signals(Arc<Mutex<State>>);
+pub struct Signals(Arc<Mutex<SignalState>>);
 
 #[derive(Default)]
-struct State {
+struct SignalState {
     heard: Option<Signal>,
     respond: Option<Respond>,
 }
@@ -127,7 +127,7 @@ impl Signals {
         }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, SignalState> {
         lock(&self.0)
     }
 }

@@ -33,13 +33,13 @@ fn assert_done<const N: usize>(folder: &Path, mut coordinator: Process, mut work
 }
 
 /// The group of the first package is told to form: its members connect, reduce and solve within the next tenths of a second.
-const FORMING: Moment = |line| line.contains("2 workers form the group");
+const FORMING: LineFilter = |line| line.contains("2 workers form the group");
 /// The first package's group is connected, and reduces.
-const REDUCING: Moment = |line| line.contains("is formed and reduces");
+const REDUCING: LineFilter = |line| line.contains("is formed and reduces");
 /// The first package's Grams are where they are solved.
-const SOLVING: Moment = |line| line.contains("have arrived");
+const SOLVING: LineFilter = |line| line.contains("have arrived");
 /// The last package is finished.
-const EXPORTING: Moment = |line| line.contains("package 1 is committed");
+const EXPORTING: LineFilter = |line| line.contains("package 1 is committed");
 
 #[test]
 fn two_workers_do_what_one_process_does() {

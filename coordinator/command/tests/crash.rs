@@ -10,9 +10,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use obsdiff::clock::monotonic;
-use obsdiff::job::Job;
+use obsdiff::job::JobFile;
 use obsdiff::progress::Progress;
-use obsdiff::run::{Process, RUN_SPAN, run};
+use obsdiff::run::{RUN_SPAN, RunContext, run};
 use obsdiff::spans::Spans;
 use obsdiff_files::{Disk, Operation, Steps};
 use obsdiff_tests::copy_folder;
@@ -43,10 +43,10 @@ impl Steps for Until {
 /// Runs the job of the current folder, until it is killed at an operation.
 fn run_until(last: Option<usize>) -> Vec<Operation> {
     let until = Arc::new(Until { seen: AtomicUsize::new(0), last, log: Mutex::default() });
-    let job = Job::load(Path::new("job.toml"), [], &[]).unwrap();
+    let job = JobFile::load(Path::new("job.toml"), [], &[]).unwrap();
     let progress = Progress::lines(io::sink(), monotonic());
     let (spans, disk) = (Spans::new(RUN_SPAN, monotonic()), Disk::watched(until.clone()));
-    run(&job, &Process { workers: 1, memory: None, progress: &progress, spans: &spans, disk: &disk })
+    run(&job, &RunContext { workers: 1, memory: None, progress: &progress, spans: &spans, disk: &disk })
         .unwrap();
     std::mem::take(&mut *until.log.lock().unwrap())
 }

@@ -4,13 +4,13 @@
 use std::fs;
 use std::path::Path;
 
-use obsdiff::job::Job;
+use obsdiff::job::JobFile;
 use obsdiff::run::Inputs;
 use obsdiff_proto::ByteSize;
 
 const ASSETS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/assets");
 
-fn job(folder: &Path, sets: &[&str]) -> Job {
+fn job(folder: &Path, sets: &[&str]) -> JobFile {
     let file = folder.join("job.toml");
     let text = format!(
         "[model]\npath = {:?}\n[sparsity]\npattern = \"2:4\"\n[calibration]\nprompts = {:?}\ncount = 4\nsteps = 2\n\
@@ -20,7 +20,7 @@ fn job(folder: &Path, sets: &[&str]) -> Job {
         folder.join("out"),
     );
     fs::write(&file, text).unwrap();
-    Job::load(&file, [], &sets.iter().map(|set| set.to_string()).collect::<Vec<_>>()).unwrap()
+    JobFile::load(&file, [], &sets.iter().map(|set| set.to_string()).collect::<Vec<_>>()).unwrap()
 }
 
 /// What a job is refused with on a worker with so much memory.

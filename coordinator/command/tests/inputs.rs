@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::Path;
 
-use obsdiff::job::Job;
+use obsdiff::job::JobFile;
 use obsdiff::run::{Inputs, open_state};
 use obsdiff_store::JobStore;
 use obsdiff_tests::copy_folder;
@@ -54,7 +54,7 @@ fn files(folder: &Path, below: &str) -> Vec<String> {
 
 /// Begins or resumes the job; why not, where it is refused.
 fn begin(folder: &Path) -> Option<String> {
-    let job = Job::load(&folder.join("job.toml"), [], &[]).unwrap();
+    let job = JobFile::load(&folder.join("job.toml"), [], &[]).unwrap();
     let opened = Inputs::open(&job, 1, None).and_then(|inputs| open_state(&job, &inputs).map(drop));
     opened.err().map(|error| {
         assert_eq!(error.exit_code(), 2, "{}", error.line());
@@ -133,7 +133,7 @@ fn a_prompt_keeps_its_place_from_the_file_through_the_store() {
     fs::write(folder.path().join("prompts.txt"), "\n  a ring \n\na ring\n \na cube\n").unwrap();
     fs::write(folder.path().join("held-out.txt"), "a ring\n\na disc\na disc\n\na cone\n").unwrap();
     let sets = ["calibration.count=3".to_owned(), "calibration.shard_size=2".to_owned()];
-    let job = Job::load(&folder.path().join("job.toml"), [], &sets).unwrap();
+    let job = JobFile::load(&folder.path().join("job.toml"), [], &sets).unwrap();
     let inputs = Inputs::open(&job, 1, None).unwrap();
     let (calibration, held_out) = (["a ring", "a ring", "a cube"], ["a disc", "a cone"]);
     assert_eq!(inputs.prompts.calibration, calibration);

@@ -92,7 +92,7 @@ fn job() -> Job {
 }
 
 /// A core with its workers, and how long its steps took.
-struct Play {
+struct TimedCore {
     core: Core,
     now: Duration,
     workers: Vec<Status>,
@@ -105,7 +105,7 @@ struct Play {
     outcome: Option<Outcome>,
 }
 
-impl Play {
+impl TimedCore {
     /// Every worker has joined.
     fn new(nanos: Vec<u32>) -> Self {
         let mut play = Self {
@@ -215,7 +215,7 @@ fn whole_job() {
     for _ in 0..3 {
         let before = TAKEN.load(Ordering::Relaxed);
         PEAK.store(before, Ordering::Relaxed);
-        let mut play = Play::new(nanos);
+        let mut play = TimedCore::new(nanos);
         while play.follow_one() {}
         assert_eq!(play.outcome, Some(Outcome::Done));
         memory = PEAK.load(Ordering::Relaxed) - before;
@@ -241,7 +241,7 @@ fn whole_job() {
 
 fn events(c: &mut Criterion) {
     whole_job();
-    let mut play = Play::new(Vec::new());
+    let mut play = TimedCore::new(Vec::new());
     for _ in 0..1000 {
         play.follow_one();
     }

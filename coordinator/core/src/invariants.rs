@@ -3,20 +3,20 @@
 use obsdiff_proto::{Epoch, PackageId, ShardId, WorkerId};
 use thiserror::Error;
 
-use crate::ledger::Keeper;
-use crate::state::{Attempt, Open};
+use crate::ledger::ShardHolder;
+use crate::state::{OpenPackage, ReductionAttempt};
 use crate::{Action, Command, Core};
 
 /// An invariant that does not hold: a fault of the coordinator, never of its user.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum Violation {
-    /// A shard has two keepers, or none while it is not pending: it could count twice, or not at all.
+    /// A shard has two holders, or none while it is not pending: it could count twice, or not at all.
     #[error("shards do not add up: {0}")]
     Shards(String),
-    /// A shard is kept by a worker that left, or whose weights are not those of the open package.
-    #[error("worker {worker} keeps shards, but {problem}")]
-    Keeper {
-        /// The keeper.
+    /// A shard is held by a worker that left, or whose weights are not those of the open package.
+    #[error("worker {worker} holds shards, but {problem}")]
+    Holder {
+        /// Who holds them.
         worker: WorkerId,
         /// What is wrong with it.
         problem: &'static str,
@@ -88,23 +88,23 @@ impl Core {
         actions.iter().try_for_each(|action| self.check_action(action))
     }
 
-    /// A shard counts exactly once: it has one keeper at most, who is here and on the right weights.
-    fn check_shards(&self, open: &Open) -> Result<(), Violation> {
+    /// A shard counts exactly once: it has one holder at most, who is here and on the right weights.
+    fn check_shards(&self, open: &OpenPackage) -> Result<(), Violation> {
         open.ledger.check().map_err(Violation::Shards)?;
-        for worker in open.ledger.keepers() {
+        for worker in open.ledger.holders() {
             let problem = match self.members.get(&worker) {
                 None => "left",
                 Some(member) if member.applied != self.committed => "has other weights",
                 Some(member) if member.preparing => "is not ready",
                 Some(_) => continue,
             };
-            return Err(Violation::Keeper { worker, problem });
+            return Err(Violation::Holder { worker, problem });
         }
         Ok(())
     }
 
     /// Packages are opened in order, and what is solved belongs to them.
-    fn check_package(&self, open: &Open) -> Result<(), Violation> {
+    fn check_package(&self, open: &OpenPackage) -> Result<(), Violation> {
         let missing = open.parts.keys().filter(|part| !open.solved.contains_key(part)).count();
         let strange = open.solved.keys().any(|part| !open.parts.contains_key(part));
         if open.package.0 != self.committed || strange || (open.commit.is_some() && missing > 0) {
@@ -114,7 +114,7 @@ impl Core {
     }
 
     /// A Gram is reduced only when every shard is held by a live worker of the epoch.
-    fn check_attempt(&self, attempt: &Attempt, open: &Open) -> Result<(), Violation> {
+    fn check_attempt(&self, attempt: &ReductionAttempt, open: &OpenPackage) -> Result<(), Violation> {
         let group = &attempt.group;
         let epoch = group.epoch;
         if epoch.0 != (u64::from(self.job.life) << 32) + u64::from(self.epochs) {
@@ -138,7 +138,7 @@ impl Core {
         }
         match open
             .ledger
-            .keepers()
+            .holders()
             .find(|w| !within(w))
             .or_else(|| group.members.iter().copied().find(|w| !self.is_here(*w)))
         {
@@ -187,7 +187,7 @@ impl Core {
                     .is_some_and(|m| m.tally == *tally && m.applied == self.committed);
                 let open = self.open.as_ref().filter(|open| open.opening == *opening);
                 let leased =
-                    open.is_some_and(|open| open.ledger.keeper(*shard) == Some(Keeper::Leased(worker)));
+                    open.is_some_and(|open| open.ledger.holder(*shard) == Some(ShardHolder::Leased(worker)));
                 if current && leased { Ok(()) } else { Err(Violation::Lease { worker, shard: *shard }) }
             }
             Command::Form { group, holds, .. } => {

@@ -67,7 +67,7 @@ pub struct Options {
     /// Binary digits by which an exponent is lowered when its Gram overflowed.
     pub lowering: i32,
     /// The job fails after so long without a worker.
-    pub lonely: Duration,
+    pub no_workers: Duration,
     /// A site whose solving costs more than this is split by rows. Part of the plan: it decides which weights compete.
     pub split_above: Option<u64>,
     /// Workers of any kind of hardware may take part (`workers.mixed_hardware`).
@@ -96,7 +96,7 @@ impl Default for Options {
             store_tries: 8,
             store_patience: seconds(60),
             lowering: 4,
-            lonely: seconds(60 * 60),
+            no_workers: seconds(60 * 60),
             split_above: None,
             mixed_hardware: false,
             solving: SolveCost::sweep(0),
@@ -124,7 +124,7 @@ impl Options {
 
 /// A job that makes no sense.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
-pub enum JobError {
+pub enum InvalidJob {
     /// The plan has no packages.
     #[error("the plan has no packages")]
     NoPackages,
@@ -175,28 +175,28 @@ impl Job {
     ///
     /// # Errors
     /// The first thing that does not fit.
-    pub fn validate(&self) -> Result<(), JobError> {
+    pub fn validate(&self) -> Result<(), InvalidJob> {
         let plan = &self.plan;
         if plan.packages.is_empty() {
-            return Err(JobError::NoPackages);
+            return Err(InvalidJob::NoPackages);
         }
         let shards = plan.shards.iter().map(|s| ("shard", s.id.0)).enumerate();
         let packages = plan.packages.iter().map(|p| ("package", p.id.0)).enumerate();
         for (place, (what, found)) in packages.chain(shards) {
             if found as usize != place {
-                return Err(JobError::Misnumbered { what, found, place });
+                return Err(InvalidJob::Misnumbered { what, found, place });
             }
         }
         self.validate_packages()?;
         if self.committed as usize > plan.packages.len() {
-            return Err(JobError::TooManyCommitted {
+            return Err(InvalidJob::TooManyCommitted {
                 committed: self.committed,
                 planned: plan.packages.len(),
             });
         }
         match &self.exponents {
             None if self.committed > 0 && self.needs_exponents() => {
-                Err(JobError::NoExponents { committed: self.committed })
+                Err(InvalidJob::NoExponents { committed: self.committed })
             }
             Some(exponents) if !exponents.is_empty() => self.validate_exponents(exponents),
             _ => Ok(()),
@@ -209,19 +209,19 @@ impl Job {
     }
 
     /// Whether `exponents` say something of every planned site.
-    pub(crate) fn validate_exponents(&self, exponents: &Exponents) -> Result<(), JobError> {
+    pub(crate) fn validate_exponents(&self, exponents: &Exponents) -> Result<(), InvalidJob> {
         let mut planned = self.plan.packages.iter().flat_map(|p| &p.sites);
         match planned.find(|site| !exponents.contains_key(site)) {
-            Some(site) => Err(JobError::ExponentMissing { site: site.0 }),
+            Some(site) => Err(InvalidJob::ExponentMissing { site: site.0 }),
             None => Ok(()),
         }
     }
 
-    fn validate_packages(&self) -> Result<(), JobError> {
+    fn validate_packages(&self) -> Result<(), InvalidJob> {
         let mut seen = BTreeSet::new();
         let mut pruning = false;
         for package in &self.plan.packages {
-            let wrong = |problem: String| Err(JobError::Package { package: package.id.0, problem });
+            let wrong = |problem: String| Err(InvalidJob::Package { package: package.id.0, problem });
             if package.linears.is_empty() {
                 return wrong("has nothing to prune".to_owned());
             }

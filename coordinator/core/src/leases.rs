@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use obsdiff_proto::WorkerId;
 
-use crate::state::Member;
+use crate::state::ConnectedWorker;
 use crate::{Core, Options};
 
 /// A worker that may take shards, now or soon.
@@ -77,14 +77,15 @@ impl Core {
     pub(crate) fn runners(&self) -> Vec<Runner> {
         let Some(open) = &self.open else { return Vec::new() };
         let unit = self.shard_unit();
-        let runner = |(worker, member): (&WorkerId, &Member)| Runner {
+        let runner = |(worker, member): (&WorkerId, &ConnectedWorker)| Runner {
             worker: *worker,
             pace: member.pace.map_or(unit / member.speed.max(1), millis).max(1),
             measured: member.pace.is_some(),
             leased: open.ledger.leased(*worker).len(),
             ready: member.applied == self.committed,
         };
-        let soon = |m: &Member| !m.preparing && m.applied + 1 >= self.committed && m.draining.is_none();
+        let soon =
+            |m: &ConnectedWorker| !m.preparing && m.applied + 1 >= self.committed && m.draining.is_none();
         self.members.iter().filter(|(_, m)| soon(m)).map(runner).collect()
     }
 

@@ -1,4 +1,4 @@
-//! Who keeps which shard of the open package. A shard has one keeper at most: that is why it counts only once.
+//! Who holds which shard of the open package. A shard has one holder at most: that is why it counts only once.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -8,9 +8,9 @@ use obsdiff_proto::{ShardId, WorkerId};
 /// The shards of a package: pending, leased to a worker, or held in a worker's sums.
 #[derive(Clone, Debug)]
 pub(crate) struct Ledger {
-    keepers: BTreeMap<ShardId, Keeper>,
+    holders: BTreeMap<ShardId, ShardHolder>,
     shares: BTreeMap<WorkerId, Share>,
-    /// Shards without keeper; those that were lost more often come later, so that a worker that returns soon finds its own free.
+    /// Shards without a holder; those that were lost more often come later, so that a worker that returns soon finds its own free.
     pending: BTreeSet<(u32, ShardId)>,
     losses: BTreeMap<ShardId, u32>,
     held: usize,
@@ -19,7 +19,7 @@ pub(crate) struct Ledger {
 
 /// Who has a shard, and how far it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Keeper {
+pub(crate) enum ShardHolder {
     /// To be run, or running.
     Leased(WorkerId),
     /// In the worker's sums.
@@ -38,7 +38,7 @@ impl Ledger {
     /// `total` shards, all pending.
     pub(crate) fn new(total: usize) -> Self {
         Self {
-            keepers: BTreeMap::new(),
+            holders: BTreeMap::new(),
             shares: BTreeMap::new(),
             pending: (0..total as u32).map(|s| (0, ShardId(s))).collect(),
             losses: BTreeMap::new(),
@@ -47,8 +47,8 @@ impl Ledger {
         }
     }
 
-    pub(crate) fn keeper(&self, shard: ShardId) -> Option<Keeper> {
-        self.keepers.get(&shard).copied()
+    pub(crate) fn holder(&self, shard: ShardId) -> Option<ShardHolder> {
+        self.holders.get(&shard).copied()
     }
 
     /// Shards that a worker has to run.
@@ -62,7 +62,7 @@ impl Ledger {
     }
 
     /// Workers that keep shards.
-    pub(crate) fn keepers(&self) -> impl Iterator<Item = WorkerId> {
+    pub(crate) fn holders(&self) -> impl Iterator<Item = WorkerId> {
         self.shares.keys().copied()
     }
 
@@ -85,17 +85,17 @@ impl Ledger {
     /// Leases the next pending shard.
     pub(crate) fn lease(&mut self, worker: WorkerId) -> Option<ShardId> {
         let (_, shard) = self.pending.pop_first()?;
-        self.keepers.insert(shard, Keeper::Leased(worker));
+        self.holders.insert(shard, ShardHolder::Leased(worker));
         self.shares.entry(worker).or_default().leased.insert(shard);
         Some(shard)
     }
 
     /// Moves a worker's own lease into its sums; `false` where it was none.
     pub(crate) fn hold(&mut self, worker: WorkerId, shard: ShardId) -> bool {
-        if self.keeper(shard) != Some(Keeper::Leased(worker)) {
+        if self.holder(shard) != Some(ShardHolder::Leased(worker)) {
             return false;
         }
-        self.keepers.insert(shard, Keeper::Held(worker));
+        self.holders.insert(shard, ShardHolder::Held(worker));
         let share = self.shares.entry(worker).or_default();
         share.leased.remove(&shard);
         Arc::make_mut(&mut share.held).insert(shard);
@@ -110,13 +110,13 @@ impl Ledger {
         held: &BTreeSet<ShardId>,
         begun: &BTreeSet<ShardId>,
     ) -> bool {
-        let free = |s: &ShardId| (s.0 as usize) < self.total && !self.keepers.contains_key(s);
+        let free = |s: &ShardId| (s.0 as usize) < self.total && !self.holders.contains_key(s);
         if !held.iter().chain(begun).all(free) {
             return false;
         }
         for &shard in held.union(begun) {
             self.pending.remove(&(self.losses_of(shard), shard));
-            self.keepers.insert(shard, Keeper::Leased(worker));
+            self.holders.insert(shard, ShardHolder::Leased(worker));
             self.shares.entry(worker).or_default().leased.insert(shard);
         }
         for &shard in held {
@@ -131,7 +131,7 @@ impl Ledger {
         self.held -= share.held.len();
         let lost: Vec<_> = share.held.union(&share.leased).copied().collect();
         for &shard in &lost {
-            self.keepers.remove(&shard);
+            self.holders.remove(&shard);
             let losses = self.losses.entry(shard).or_default();
             *losses += 1;
             self.pending.insert((*losses, shard));
@@ -143,31 +143,31 @@ impl Ledger {
         self.losses.get(&shard).copied().unwrap_or(0)
     }
 
-    /// Whether keepers, shares and pending shards tell the same story; the first that does not, in words.
+    /// Whether holders, shares and pending shards tell the same story; the first that does not, in words.
     pub(crate) fn check(&self) -> Result<(), String> {
         let mut seen = 0;
         let mut held = 0;
         for (&worker, share) in &self.shares {
-            let leased = share.leased.iter().map(|s| (*s, Keeper::Leased(worker)));
-            for (shard, keeper) in leased.chain(share.held.iter().map(|s| (*s, Keeper::Held(worker)))) {
-                if self.keeper(shard) != Some(keeper) {
+            let leased = share.leased.iter().map(|s| (*s, ShardHolder::Leased(worker)));
+            for (shard, holder) in leased.chain(share.held.iter().map(|s| (*s, ShardHolder::Held(worker)))) {
+                if self.holder(shard) != Some(holder) {
                     return Err(format!(
-                        "shard {shard} is {keeper:?} by its share, but {:?} by its keeper",
-                        self.keeper(shard)
+                        "shard {shard} is {holder:?} by its share, but {:?} by its holder",
+                        self.holder(shard)
                     ));
                 }
                 seen += 1;
             }
             held += share.held.len();
         }
-        if seen != self.keepers.len() || held != self.held {
+        if seen != self.holders.len() || held != self.held {
             return Err(format!(
-                "{} keepers and {} held shards, but shares of {seen} and {held}",
-                self.keepers.len(),
+                "{} holders and {} held shards, but shares of {seen} and {held}",
+                self.holders.len(),
                 self.held
             ));
         }
-        if self.pending.iter().any(|(_, s)| self.keepers.contains_key(s))
+        if self.pending.iter().any(|(_, s)| self.holders.contains_key(s))
             || self.pending.len() + seen != self.total
         {
             return Err(format!("{} pending and {seen} kept shards of {}", self.pending.len(), self.total));

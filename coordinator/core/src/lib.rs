@@ -5,7 +5,7 @@
 //! when the worker does not show it; a worker always says all it knows; so whatever is lost, late, repeated or out of order on the
 //! way heals by the next report.
 //!
-//! A shard counts exactly once because (1) the ledger gives it one keeper at most, (2) a worker forms a group only if its
+//! A shard counts exactly once because (1) the ledger gives it one holder at most, (2) a worker forms a group only if its
 //! sums are exactly the shards that the ledger says, and (3) a group reduces only while every shard is held by one of its members.
 
 mod action;
@@ -31,7 +31,7 @@ use std::time::Duration;
 pub use action::{Action, Dismissal, Event, Failure, Input, Outcome};
 pub use cost::{MemoryNeeds, PackageCost, PlanCost, Tokens, Workload};
 pub use invariants::Violation;
-pub use job::{Job, JobError, Options};
+pub use job::{InvalidJob, Job, Options};
 pub use obsdiff_proto::message::{
     Command, Exponents, Fault, Group, GroupStatus, Hello, Manifest, Opening, Order, Part, PartId, Receipt,
     Reduction, Slice, Solved, Stage, Status, Sums, Tally, Trouble,

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use obsdiff_proto::{Epoch, ShardId, WorkerId};
 
-use crate::state::{Lonely, Member};
+use crate::state::{ConnectedWorker, NoWorkers};
 use crate::{Action, Core, Dismissal, Event, Failure, Hello, Order, Status, Tally};
 
 /// Tallies beyond this are not ours: ours count from 1, and must have room to grow.
@@ -31,13 +31,13 @@ impl Core {
             return;
         }
         self.take_hardware(&hello.hardware);
-        self.members.insert(worker, Member::new(hello, self.now));
-        self.lonely = None;
+        self.members.insert(worker, ConnectedWorker::new(hello, self.now));
+        self.no_workers = None;
         let kept = self.adopt(worker, hello);
         if hello.status.preparing {
             self.tell(Event::Preparing { worker })
         } else {
-            self.setbacks = Default::default();
+            self.group_failures = Default::default();
             self.tell(Event::Joined { worker, kept });
         }
         self.merge(worker, &hello.status);
@@ -84,7 +84,7 @@ impl Core {
             return;
         };
         member.preparing = false;
-        self.setbacks = Default::default();
+        self.group_failures = Default::default();
         self.tell(Event::Ready { worker });
     }
 
@@ -111,7 +111,7 @@ impl Core {
     fn adopt(&mut self, worker: WorkerId, hello: &Hello) -> usize {
         let sums = &hello.status.sums;
         let begun = begun(&hello.status.in_hand, sums.tally);
-        let same_sums = |open: &crate::state::Open| {
+        let same_sums = |open: &crate::state::OpenPackage| {
             sums.package == Some(open.package)
                 && !sums.spoiled
                 && !hello.status.preparing
@@ -138,9 +138,9 @@ impl Core {
         }
         self.pilot = self.pilot.filter(|w| *w != worker);
         self.exporter = self.exporter.filter(|w| *w != worker);
-        self.setbacks = Default::default();
+        self.group_failures = Default::default();
         if self.members.is_empty() {
-            self.lonely = Some(Lonely { since: self.now, last: why.clone() });
+            self.no_workers = Some(NoWorkers { since: self.now, last: why.clone() });
         }
         self.tell(Event::Left { worker, why, quiet, lost });
     }
@@ -154,7 +154,7 @@ impl Core {
     /// What happens by the passing of time alone.
     pub(crate) fn expire(&mut self) {
         let options = &self.job.options;
-        let expired = |member: &Member| {
+        let expired = |member: &ConnectedWorker| {
             let (quiet, still) = (self.now - member.heard, self.now - member.moved);
             if quiet >= options.silence {
                 Some(Dismissal::Silent { seconds: quiet.as_secs() })
@@ -168,8 +168,8 @@ impl Core {
         for (worker, why) in gone {
             self.dismiss(worker, why);
         }
-        if let Some(Lonely { since, last }) = &self.lonely
-            && self.now.saturating_sub(*since) >= self.job.options.lonely
+        if let Some(NoWorkers { since, last }) = &self.no_workers
+            && self.now.saturating_sub(*since) >= self.job.options.no_workers
         {
             let mut last =
                 if last.is_empty() { String::new() } else { format!("; the last one left: {last}") };
@@ -182,7 +182,7 @@ impl Core {
 
     /// Lets those go who drain and on whom no group waits, or who had their time.
     pub(crate) fn decide_leaving(&mut self) {
-        let leaves = |(worker, member): (&WorkerId, &Member)| {
+        let leaves = |(worker, member): (&WorkerId, &ConnectedWorker)| {
             let since = member.draining?;
             (!self.group_needs(*worker) || self.now - since >= self.job.options.grace).then_some(*worker)
         };
@@ -216,7 +216,7 @@ pub(crate) fn begun(in_hand: &BTreeSet<Order>, tally: Tally) -> BTreeSet<ShardId
     in_hand.iter().filter_map(shard).collect()
 }
 
-impl Member {
+impl ConnectedWorker {
     fn new(hello: &Hello, now: Duration) -> Self {
         Self {
             instance: hello.instance,

@@ -2,7 +2,7 @@
 
 use obsdiff_proto::WorkerId;
 
-use crate::state::Member;
+use crate::state::ConnectedWorker;
 use crate::{Core, Order};
 
 impl Core {
@@ -34,7 +34,7 @@ impl Core {
         orders
     }
 
-    fn shard_orders(&self, worker: WorkerId, member: &Member, orders: &mut Vec<Order>) {
+    fn shard_orders(&self, worker: WorkerId, member: &ConnectedWorker, orders: &mut Vec<Order>) {
         let Some(open) = &self.open else { return };
         let leased = open.ledger.leased(worker);
         orders.extend(leased.map(|shard| Order::Calibrate { tally: member.tally, shard }));

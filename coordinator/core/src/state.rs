@@ -8,7 +8,7 @@ use obsdiff_proto::{Epoch, PackageId, SiteId, WorkerId};
 
 use crate::ledger::Ledger;
 use crate::{
-    Action, Exponents, Group, Job, JobError, Opening, Order, Outcome, Part, PartId, Receipt, Tally, split,
+    Action, Exponents, Group, InvalidJob, Job, Opening, Order, Outcome, Part, PartId, Receipt, Tally, split,
 };
 
 /// The coordinator of one job, as a function from what happens to what is to be done.
@@ -19,7 +19,7 @@ pub struct Core {
     pub(crate) now: Duration,
     pub(crate) started: Duration,
     /// Workers whose session is open. All that leaves is forgotten.
-    pub(crate) members: BTreeMap<WorkerId, Member>,
+    pub(crate) members: BTreeMap<WorkerId, ConnectedWorker>,
     /// The last worker that joined.
     pub(crate) latest: Option<WorkerId>,
     pub(crate) exponents: Option<Exponents>,
@@ -30,25 +30,25 @@ pub struct Core {
     /// Packages committed, counted from the first.
     pub(crate) committed: u32,
     /// The package being pruned; none before the pilot and after the last.
-    pub(crate) open: Option<Open>,
+    pub(crate) open: Option<OpenPackage>,
     pub(crate) pilot: Option<WorkerId>,
     pub(crate) exporter: Option<WorkerId>,
     /// Epochs used in this life.
     pub(crate) epochs: u32,
-    pub(crate) attempt: Option<Attempt>,
-    pub(crate) setbacks: Setbacks,
+    pub(crate) attempt: Option<ReductionAttempt>,
+    pub(crate) group_failures: GroupFailures,
     /// How often a shard, part, pilot, export or a worker's applying failed.
     pub(crate) failures: BTreeMap<Subject, u32>,
-    pub(crate) lonely: Option<Lonely>,
+    pub(crate) no_workers: Option<NoWorkers>,
     pub(crate) outcome: Option<Outcome>,
     /// Actions of the step so far.
     pub(crate) out: Vec<Action>,
-    pub(crate) touched: Touched,
+    pub(crate) changed_workers: ChangedWorkers,
 }
 
 /// A worker whose session is open.
 #[derive(Clone, Debug)]
-pub(crate) struct Member {
+pub(crate) struct ConnectedWorker {
     pub(crate) instance: u128,
     pub(crate) speed: u64,
     pub(crate) pace: Option<Duration>,
@@ -80,7 +80,7 @@ pub(crate) struct Member {
 
 /// The package being pruned.
 #[derive(Clone, Debug)]
-pub(crate) struct Open {
+pub(crate) struct OpenPackage {
     pub(crate) package: PackageId,
     pub(crate) opening: Arc<Opening>,
     pub(crate) parts: BTreeMap<PartId, Arc<Part>>,
@@ -104,7 +104,7 @@ pub(crate) struct Commit {
 
 /// A group's try at reducing the open package.
 #[derive(Clone, Debug)]
-pub(crate) struct Attempt {
+pub(crate) struct ReductionAttempt {
     pub(crate) group: Arc<Group>,
     pub(crate) begun: Duration,
     pub(crate) formed: BTreeSet<WorkerId>,
@@ -122,7 +122,7 @@ pub(crate) struct Attempt {
 
 /// Groups that failed in a row.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Setbacks {
+pub(crate) struct GroupFailures {
     pub(crate) count: u32,
     /// When the next group may form.
     pub(crate) again: Duration,
@@ -130,7 +130,7 @@ pub(crate) struct Setbacks {
 
 /// Since when nobody is there, and why the last one left.
 #[derive(Clone, Debug)]
-pub(crate) struct Lonely {
+pub(crate) struct NoWorkers {
     pub(crate) since: Duration,
     pub(crate) last: String,
 }
@@ -149,7 +149,7 @@ pub(crate) enum Subject {
 
 /// Workers whose orders may have changed in this step.
 #[derive(Clone, Debug)]
-pub(crate) enum Touched {
+pub(crate) enum ChangedWorkers {
     Some(BTreeSet<WorkerId>),
     All,
 }
@@ -159,7 +159,7 @@ impl Core {
     ///
     /// # Errors
     /// When the job makes no sense.
-    pub fn new(mut job: Job, now: Duration) -> Result<Self, JobError> {
+    pub fn new(mut job: Job, now: Duration) -> Result<Self, InvalidJob> {
         job.validate()?;
         let exponents = match job.exponents.take() {
             None if !job.needs_exponents() => Some(Exponents::new()),
@@ -179,12 +179,12 @@ impl Core {
             exporter: None,
             epochs: 0,
             attempt: None,
-            setbacks: Setbacks::default(),
+            group_failures: GroupFailures::default(),
             failures: BTreeMap::new(),
-            lonely: Some(Lonely { since: now, last: String::new() }),
+            no_workers: Some(NoWorkers { since: now, last: String::new() }),
             outcome: None,
             out: Vec::new(),
-            touched: Touched::Some(BTreeSet::new()),
+            changed_workers: ChangedWorkers::Some(BTreeSet::new()),
             job,
         };
         core.open_package();
@@ -207,7 +207,7 @@ impl Core {
             self.job.options.split_above,
             self.job.options.solving,
         );
-        self.open = Some(Open {
+        self.open = Some(OpenPackage {
             package: package.id,
             opening: Arc::new(Opening { package: package.id, exponents }),
             parts: parts.into_iter().map(|p| (p.id, Arc::new(p))).collect(),
@@ -225,17 +225,17 @@ impl Core {
     }
 
     pub(crate) fn touch(&mut self, worker: WorkerId) {
-        if let Touched::Some(workers) = &mut self.touched {
+        if let ChangedWorkers::Some(workers) = &mut self.changed_workers {
             workers.insert(worker);
         }
     }
 
     pub(crate) fn touch_all(&mut self) {
-        self.touched = Touched::All;
+        self.changed_workers = ChangedWorkers::All;
     }
 }
 
-impl Open {
+impl OpenPackage {
     /// Parts whose weights are not in the store yet.
     pub(crate) fn unsolved(&self) -> impl Iterator<Item = &Arc<Part>> {
         self.parts.values().filter(|p| !self.solved.contains_key(&p.id))
@@ -246,7 +246,7 @@ impl Open {
     }
 }
 
-impl Attempt {
+impl ReductionAttempt {
     /// Whether every Gram is where it is solved. From then on the sums of those who leave are not needed here.
     pub(crate) fn all_received(&self) -> bool {
         self.reducing && self.received.len() == self.expected

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use obsdiff_proto::WorkerId;
 
-use crate::state::Touched;
+use crate::state::ChangedWorkers;
 use crate::{Action, Command, Core, Dismissal, Event, Failure, Input, Order, Outcome};
 
 impl Core {
@@ -63,10 +63,11 @@ impl Core {
 
     /// Sends the orders that follow from the facts and are not in their worker's hands.
     fn dispatch(&mut self) {
-        let workers: Vec<_> = match mem::replace(&mut self.touched, Touched::Some(Default::default())) {
-            Touched::All => self.members.keys().copied().collect(),
-            Touched::Some(workers) => workers.into_iter().collect(),
-        };
+        let workers: Vec<_> =
+            match mem::replace(&mut self.changed_workers, ChangedWorkers::Some(Default::default())) {
+                ChangedWorkers::All => self.members.keys().copied().collect(),
+                ChangedWorkers::Some(workers) => workers.into_iter().collect(),
+            };
         for worker in workers {
             let wanted = self.orders(worker);
             let Some(member) = self.members.get_mut(&worker) else { continue };

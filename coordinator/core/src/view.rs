@@ -9,7 +9,7 @@ impl Core {
     /// Where the job stands.
     pub fn view(&self) -> View {
         let open = self.open.as_ref();
-        let worker = |(worker, member): (&WorkerId, &crate::state::Member)| WorkerView {
+        let worker = |(worker, member): (&WorkerId, &crate::state::ConnectedWorker)| WorkerView {
             worker: *worker,
             applied: member.applied,
             leased: open.map_or(0, |open| open.ledger.leased(*worker).len()),
@@ -41,7 +41,7 @@ impl Core {
     /// The share of the open package's shards that are in some worker's sums, and the share of its parts that are solved.
     pub fn progress(&self) -> (f64, f64) {
         let share = |done: usize, all: usize| if all == 0 { 1.0 } else { done as f64 / all as f64 };
-        let shares = |open: &crate::state::Open| {
+        let shares = |open: &crate::state::OpenPackage| {
             (share(open.ledger.held(), open.ledger.total()), share(open.solved.len(), open.parts.len()))
         };
         self.open.as_ref().map_or((0.0, 0.0), shares)

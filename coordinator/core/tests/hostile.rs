@@ -138,19 +138,19 @@ fn input() -> impl Strategy<Value = Input> {
 
 /// What happens next: something hostile, or a step of an honest worker, which leads to the states worth attacking.
 #[derive(Clone, Debug)]
-enum Turn {
+enum NextInput {
     Hostile(Input),
     Starts,
     Obeys(u64),
     Stores,
 }
 
-fn turn() -> impl Strategy<Value = Turn> {
+fn turn() -> impl Strategy<Value = NextInput> {
     prop_oneof![
-        4 => input().prop_map(Turn::Hostile),
-        1 => Just(Turn::Starts),
-        8 => any::<u64>().prop_map(Turn::Obeys),
-        1 => Just(Turn::Stores),
+        4 => input().prop_map(NextInput::Hostile),
+        1 => Just(NextInput::Starts),
+        8 => any::<u64>().prop_map(NextInput::Obeys),
+        1 => Just(NextInput::Stores),
     ]
 }
 
@@ -166,13 +166,13 @@ proptest! {
             let workers: Vec<_> = script.workers.keys().copied().collect();
             // Every step checks the invariants.
             match turn {
-                Turn::Hostile(input) => script.step(input),
-                Turn::Starts => script.start(workers.last().map_or(20, |last| last + 1)),
-                Turn::Obeys(which) if !workers.is_empty() => {
+                NextInput::Hostile(input) => script.step(input),
+                NextInput::Starts => script.start(workers.last().map_or(20, |last| last + 1)),
+                NextInput::Obeys(which) if !workers.is_empty() => {
                     script.obey(workers[which as usize % workers.len()], |_| false);
                 }
-                Turn::Obeys(_) => {}
-                Turn::Stores => {
+                NextInput::Obeys(_) => {}
+                NextInput::Stores => {
                     script.store();
                 }
             }

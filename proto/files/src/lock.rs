@@ -28,13 +28,13 @@ pub struct Lock {
 /// The process that holds a lock, as far as its file tells.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Owner {
-    process: Option<Process>,
+    process: Option<LockHolder>,
     since: Option<SystemTime>,
 }
 
 /// The content of a lock file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Process {
+struct LockHolder {
     pid: u32,
     host: String,
 }
@@ -53,7 +53,7 @@ pub enum LockError {
 impl fmt::Display for Owner {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.process {
-            Some(Process { pid, host }) => write!(f, "process {pid} on {host}")?,
+            Some(LockHolder { pid, host }) => write!(f, "process {pid} on {host}")?,
             None => f.write_str("another process")?,
         }
         match self.since {
@@ -92,7 +92,7 @@ impl Lock {
             if !is_at(&file, path)? {
                 continue;
             }
-            let process = Process { pid: std::process::id(), host: host() };
+            let process = LockHolder { pid: std::process::id(), host: host() };
             let words = serde_json::to_vec(&process).map_err(io::Error::from)?;
             file.set_len(0)?;
             file.write_all(&words)?;

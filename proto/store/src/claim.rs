@@ -15,7 +15,7 @@ const REMOVALS: usize = 16;
 
 /// The marker's content.
 #[derive(Debug, Serialize, Deserialize)]
-struct Marker {
+struct ClaimMarker {
     /// For people who find it.
     holds: String,
     /// The digest of the job's specification.
@@ -32,12 +32,12 @@ impl JobStore {
     pub async fn claim(&self, spec: &JobSpec) -> Result<()> {
         let objects = self.known_objects().await?;
         if objects.iter().any(|(kind, _)| *kind == Kind::Marker) {
-            return self.sealed::<Marker>(MARKER).await.map(|_| ());
+            return self.sealed::<ClaimMarker>(MARKER).await.map(|_| ());
         }
         if let Some((_, object)) = objects.into_iter().next() {
             return Err(StoreError::Unmarked { store: self.name().to_owned(), object });
         }
-        let marker = Marker {
+        let marker = ClaimMarker {
             holds: "the state of an obsdiff job, which obsdiff removes when the job is done".to_owned(),
             job: self.digest_of(spec)?,
             made: self.directory.as_ref().map_or(0, |directory| directory.made()),
@@ -50,7 +50,7 @@ impl JobStore {
     /// # Errors
     /// When the marker is damaged, or the store fails.
     pub async fn is_of(&self, spec: &JobSpec) -> Result<bool> {
-        let marker = self.sealed_if_any::<Marker>(MARKER).await?;
+        let marker = self.sealed_if_any::<ClaimMarker>(MARKER).await?;
         let job = self.digest_of(spec)?;
         Ok(marker.is_some_and(|marker| marker.job == job))
     }
@@ -83,7 +83,7 @@ impl JobStore {
     pub async fn remove(&self, disk: &Disk) -> Result<()> {
         let Some(directory) = &self.directory else { return self.discard(|_| true).await };
         // Without a readable marker it is known only what this process made itself.
-        let made = match self.sealed_if_any::<Marker>(MARKER).await {
+        let made = match self.sealed_if_any::<ClaimMarker>(MARKER).await {
             Ok(Some(marker)) => marker.made,
             _ => directory.made(),
         };

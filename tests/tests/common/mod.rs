@@ -4,9 +4,9 @@
 use std::path::{Path, PathBuf};
 
 use obsdiff::clock::monotonic;
-use obsdiff::job::Job;
+use obsdiff::job::JobFile;
 use obsdiff::progress::Progress;
-use obsdiff::run::{Process, RUN_SPAN, Summary, run};
+use obsdiff::run::{RUN_SPAN, RunContext, Summary, run};
 use obsdiff::spans::Spans;
 use obsdiff_files::Disk;
 
@@ -44,8 +44,8 @@ pub(crate) fn job_file(folder: &Path, prompts: &Path, output: &str) -> PathBuf {
 /// Runs a job file with some keys set.
 pub(crate) fn run_job(file: &Path, sets: &[&str]) -> obsdiff::Result<Summary> {
     let sets: Vec<String> = sets.iter().map(|set| set.to_string()).collect();
-    let job = Job::load(file, [], &sets)?;
+    let job = JobFile::load(file, [], &sets)?;
     let progress = Progress::lines(std::io::sink(), monotonic());
     let (spans, disk) = (Spans::new(RUN_SPAN, monotonic()), Disk::default());
-    run(&job, &Process { workers: 1, memory: None, progress: &progress, spans: &spans, disk: &disk })
+    run(&job, &RunContext { workers: 1, memory: None, progress: &progress, spans: &spans, disk: &disk })
 }

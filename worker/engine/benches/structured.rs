@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use obsdiff_engine::solve::structured::{Columns, Layer, Score, neurons};
+use obsdiff_engine::solve::structured::{Columns, Score, StructuredLinear, neurons};
 
 mod rate;
 
@@ -35,9 +35,11 @@ fn structured(c: &mut Criterion) {
         let mut product = rate::Gemm::new(rows, n, n);
         for _ in 0..if n > 2000 { 1 } else { 5 } {
             product.run();
-            rate::time(&mut factorised, weight.clone(), |weight| Layer::new(n, weight, &gram, 0.01).unwrap());
+            rate::time(&mut factorised, weight.clone(), |weight| {
+                StructuredLinear::new(n, weight, &gram, 0.01).unwrap()
+            });
             rate::time(&mut whole, weight.clone(), |weight| {
-                let mut layer = Layer::new(n, weight, &gram, 0.01).unwrap();
+                let mut layer = StructuredLinear::new(n, weight, &gram, 0.01).unwrap();
                 neurons(&mut layer, Columns::all(n, 1), count, Score::Exact).unwrap();
                 layer
             });
@@ -63,7 +65,7 @@ fn structured(c: &mut Criterion) {
     let gram = gram(n);
     c.bench_function("115 of 384 neurons", |b| {
         b.iter(|| {
-            let mut layer = Layer::new(n, weight.clone(), &gram, 0.01).unwrap();
+            let mut layer = StructuredLinear::new(n, weight.clone(), &gram, 0.01).unwrap();
             neurons(&mut layer, Columns::all(n, 1), 115, Score::Exact).unwrap()
         });
     });

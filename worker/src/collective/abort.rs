@@ -10,10 +10,10 @@ type Hook = Box<dyn FnOnce() + Send>;
 
 /// Raised once, it stays raised. A transport hangs on to it what frees its blocked calls.
 #[derive(Clone, Default)]
-pub struct Abort(Arc<Inner>);
+pub struct Abort(Arc<AbortState>);
 
 #[derive(Default)]
-struct Inner {
+struct AbortState {
     raised: AtomicBool,
     hooks: Mutex<Vec<Hook>>,
 }

@@ -8,12 +8,12 @@ use super::{CollectiveError, Result};
 /// A call, as far as all ranks must agree on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Call {
-    pub(super) what: What,
+    pub(super) what: CallKind,
     pub(super) shape: Shape,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum What {
+pub(super) enum CallKind {
     AllReduce,
     Reduce { root: usize },
     Broadcast { root: usize },
@@ -22,7 +22,7 @@ pub(super) enum What {
 impl Call {
     /// An all-reduce of buffers that fit each other.
     pub(super) fn all_reduce(send: Values<'_>, receive: &Buffer<'_>) -> Result<Self> {
-        Ok(Self { what: What::AllReduce, shape: same_shape(send, receive)? })
+        Ok(Self { what: CallKind::AllReduce, shape: same_shape(send, receive)? })
     }
 
     /// A reduction at one of `world` ranks: the root receives, and nobody else.
@@ -39,13 +39,13 @@ impl Call {
             None if root != rank => send.shape(),
             _ => return Err(CollectiveError::Buffers("the root of a reduction receives, and nobody else")),
         };
-        Ok(Self { what: What::Reduce { root }, shape: send.shape() })
+        Ok(Self { what: CallKind::Reduce { root }, shape: send.shape() })
     }
 
     /// A broadcast from one of `world` ranks.
     pub(super) fn broadcast(root: usize, buffer: &Buffer<'_>, world: usize) -> Result<Self> {
         within(root, world)?;
-        Ok(Self { what: What::Broadcast { root }, shape: buffer.shape() })
+        Ok(Self { what: CallKind::Broadcast { root }, shape: buffer.shape() })
     }
 }
 
@@ -64,9 +64,9 @@ fn same_shape(send: Values<'_>, receive: &Buffer<'_>) -> Result<Shape> {
 impl fmt::Display for Call {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.what {
-            What::AllReduce => write!(f, "all_reduce of {}", self.shape),
-            What::Reduce { root } => write!(f, "reduce of {} to rank {root}", self.shape),
-            What::Broadcast { root } => write!(f, "broadcast of {} from rank {root}", self.shape),
+            CallKind::AllReduce => write!(f, "all_reduce of {}", self.shape),
+            CallKind::Reduce { root } => write!(f, "reduce of {} to rank {root}", self.shape),
+            CallKind::Broadcast { root } => write!(f, "broadcast of {} from rank {root}", self.shape),
         }
     }
 }

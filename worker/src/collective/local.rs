@@ -10,22 +10,22 @@ use std::time::{Duration, Instant};
 use obsdiff_proto::{Epoch, lock};
 
 use super::buffer::{Buffer, Values};
-use super::call::{Call, What};
+use super::call::{Call, CallKind};
 use super::{Abort, Collective, CollectiveError, Member, Result, Transport};
 
 /// Joins threads of this process. Clones join the same groups.
 #[derive(Clone, Default)]
-pub struct Local(Arc<Mutex<BTreeMap<Epoch, Arc<Group>>>>);
+pub struct Local(Arc<Mutex<BTreeMap<Epoch, Arc<LocalGroup>>>>);
 
 /// A group as its ranks share it.
-struct Group {
+struct LocalGroup {
     world: usize,
-    state: Mutex<State>,
+    state: Mutex<GroupState>,
     changed: Condvar,
 }
 
 #[derive(Default)]
-struct State {
+struct GroupState {
     joined: BTreeSet<usize>,
     /// Who ended the group, and why.
     ended: Option<(usize, CollectiveError)>,
@@ -48,9 +48,9 @@ enum Numbers {
 }
 
 /// A rank's end.
-struct Rank {
+struct LocalRank {
     member: Member,
-    group: Arc<Group>,
+    group: Arc<LocalGroup>,
     /// Calls made.
     calls: u64,
 }
@@ -66,14 +66,14 @@ impl Transport for Local {
             }
             group.changed.notify_all();
         }
-        let rank = Rank { member, group: group.clone(), calls: 0 };
+        let rank = LocalRank { member, group: group.clone(), calls: 0 };
         let weak = Arc::downgrade(&group);
         abort.when_raised(move || {
             if let Some(group) = weak.upgrade() {
                 group.end(member.rank, CollectiveError::Aborted);
             }
         });
-        let missing = |state: &mut State| {
+        let missing = |state: &mut GroupState| {
             let missing: Vec<_> = (0..member.world).filter(|rank| !state.joined.contains(rank)).collect();
             // A group that was given up forms no more.
             if missing.is_empty() && state.ended.is_none() { Ok(()) } else { Err(missing) }
@@ -85,7 +85,7 @@ impl Transport for Local {
 
 impl Local {
     /// The group of an epoch, which must not be older than another's.
-    fn group(&self, member: &Member) -> Result<Arc<Group>> {
+    fn group(&self, member: &Member) -> Result<Arc<LocalGroup>> {
         let mut groups = lock(&self.0);
         let used = Err(CollectiveError::EpochUsed(member.epoch));
         if groups.last_key_value().is_some_and(|(newest, _)| *newest > member.epoch) {
@@ -93,7 +93,7 @@ impl Local {
         }
         // The newest stays, so that its epoch is known to be used.
         groups.retain(|epoch, _| *epoch == member.epoch);
-        let fresh = || Group { world: member.world, state: Mutex::default(), changed: Condvar::new() };
+        let fresh = || LocalGroup { world: member.world, state: Mutex::default(), changed: Condvar::new() };
         let group = groups.entry(member.epoch).or_insert_with(|| Arc::new(fresh())).clone();
         if group.world != member.world {
             return Err(CollectiveError::Member { rank: member.rank, world: group.world });
@@ -102,7 +102,7 @@ impl Local {
     }
 }
 
-impl Group {
+impl LocalGroup {
     /// Ends the group; the first reason stays.
     fn end(&self, rank: usize, why: CollectiveError) {
         let mut state = lock(&self.state);
@@ -118,7 +118,7 @@ impl Group {
         &self,
         rank: usize,
         patience: Duration,
-        mut ready: impl FnMut(&mut State) -> Result<T, Vec<usize>>,
+        mut ready: impl FnMut(&mut GroupState) -> Result<T, Vec<usize>>,
     ) -> Result<T> {
         let begun = Instant::now();
         let mut state = lock(&self.state);
@@ -139,12 +139,16 @@ impl Group {
         }
     }
 
-    fn wait_change<'a>(&self, state: MutexGuard<'a, State>, left: Duration) -> MutexGuard<'a, State> {
+    fn wait_change<'a>(
+        &self,
+        state: MutexGuard<'a, GroupState>,
+        left: Duration,
+    ) -> MutexGuard<'a, GroupState> {
         self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0
     }
 }
 
-impl State {
+impl GroupState {
     /// The error that a rank gets from a group that ended.
     fn check(&self, rank: usize) -> Result<()> {
         match &self.ended {
@@ -158,8 +162,8 @@ impl State {
     fn close_round(&mut self, world: usize, call: Call) {
         let brought = std::mem::take(&mut self.brought);
         let result = match call.what {
-            What::AllReduce | What::Reduce { .. } => sum(brought.into_values()),
-            What::Broadcast { root } => {
+            CallKind::AllReduce | CallKind::Reduce { .. } => sum(brought.into_values()),
+            CallKind::Broadcast { root } => {
                 brought.into_iter().find(|(rank, _)| *rank == root).map_or(Numbers::Nothing, |(_, n)| n)
             }
         };
@@ -180,7 +184,7 @@ impl State {
     }
 }
 
-impl Rank {
+impl LocalRank {
     /// Takes part in a round.
     fn round(&mut self, call: Call, brings: Numbers) -> Result<Arc<Numbers>> {
         let (rank, world, round) = (self.member.rank, self.member.world, self.calls);
@@ -213,7 +217,7 @@ impl Rank {
     }
 }
 
-impl Collective for Rank {
+impl Collective for LocalRank {
     fn member(&self) -> &Member {
         &self.member
     }
@@ -238,7 +242,7 @@ impl Collective for Rank {
     }
 }
 
-impl Drop for Rank {
+impl Drop for LocalRank {
     fn drop(&mut self) {
         let why = if std::thread::panicking() { "it panicked" } else { "it left the group" };
         self.group.end(self.member.rank, CollectiveError::Transport(why.to_owned()));

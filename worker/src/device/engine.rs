@@ -8,7 +8,7 @@ use crate::collective::{Collective, CollectiveError};
 use crate::device::PartStoreError;
 
 /// Called after every step of a long piece of work. Its error stops the work and is passed on.
-pub type Step<'a> = &'a mut dyn FnMut() -> Result<(), WorkError>;
+pub type AfterStep<'a> = &'a mut dyn FnMut() -> Result<(), WorkError>;
 
 /// A model being pruned on a device. Calls are synchronous and come from one thread.
 pub trait Engine {
@@ -16,7 +16,7 @@ pub trait Engine {
     ///
     /// # Errors
     /// When the model fails.
-    fn pilot(&mut self, shard: ShardId, step: Step<'_>) -> Result<Exponents, WorkError>;
+    fn pilot(&mut self, shard: ShardId, step: AfterStep<'_>) -> Result<Exponents, WorkError>;
 
     /// Starts sums from zero, dropping those before.
     ///
@@ -28,7 +28,7 @@ pub trait Engine {
     ///
     /// # Errors
     /// [`WorkError::Overflow`] when a sum leaves its range; when the model fails, or `step` does.
-    fn calibrate(&mut self, shard: ShardId, step: Step<'_>) -> Result<(), WorkError>;
+    fn calibrate(&mut self, shard: ShardId, step: AfterStep<'_>) -> Result<(), WorkError>;
 
     /// What sums the open package's Grams over the ranks of a group. `adds` tells whether the own sums count. While it works nothing is
     /// asked of the engine but to solve what was received.
@@ -48,13 +48,13 @@ pub trait Engine {
     ///
     /// # Errors
     /// When the store fails. What was applied before stays applied, and is so again by the next call.
-    fn apply(&mut self, packages: u32, step: Step<'_>) -> Result<(), WorkError>;
+    fn apply(&mut self, packages: u32, step: AfterStep<'_>) -> Result<(), WorkError>;
 
     /// Writes the pruned pipeline.
     ///
     /// # Errors
     /// When it cannot be written.
-    fn export(&mut self, step: Step<'_>) -> Result<(), WorkError>;
+    fn export(&mut self, step: AfterStep<'_>) -> Result<(), WorkError>;
 }
 
 /// Sums Grams over the ranks of a group, on a thread beside the engine's.

@@ -7,12 +7,12 @@ use obsdiff_engine::Error;
 use obsdiff_proto::message::{Exponents, Opening, Part, PartId, Solved};
 use obsdiff_proto::{PackageId, Plan, ShardId, SiteId, lock};
 
-use super::{Engine, PartStore, Reducer, Step, WorkError};
+use super::{AfterStep, Engine, PartStore, Reducer, WorkError};
 use crate::collective::{Buffer, Collective, Values};
 
 /// What a fake engine is about to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Moment {
+pub enum EngineCall {
     /// Add a shard.
     Shard(ShardId),
     /// Take part in a site's reduction.
@@ -25,14 +25,14 @@ pub enum Moment {
     Export,
 }
 
-/// Decides over each moment: it may wait, or let it fail.
-pub type Gate = Arc<dyn Fn(Moment) -> Result<(), WorkError> + Send + Sync>;
+/// Called before each engine call. It may wait, and its error makes the call fail.
+pub type CallHook = Arc<dyn Fn(EngineCall) -> Result<(), WorkError> + Send + Sync>;
 
 /// Its sums say how often each shard was added, its weights which sums they were solved by.
 pub struct FakeEngine {
     plan: Arc<Plan>,
     part_store: Arc<dyn PartStore>,
-    gate: Gate,
+    hook: CallHook,
     sums: Option<(Exponents, Vec<i64>)>,
     received: Received,
     weights: Vec<Vec<u8>>,
@@ -44,7 +44,7 @@ type Received = Arc<Mutex<BTreeMap<SiteId, Vec<i64>>>>;
 
 /// Sums what a fake engine has counted.
 struct FakeReducer {
-    gate: Gate,
+    hook: CallHook,
     /// The own sums, where they count.
     own: Option<(Exponents, Vec<i64>)>,
     shards: usize,
@@ -57,10 +57,10 @@ impl FakeEngine {
         plan: Arc<Plan>,
         part_store: Arc<dyn PartStore>,
         result: Arc<Mutex<Option<Vec<u8>>>>,
-        gate: Gate,
+        hook: CallHook,
     ) -> Self {
         let received = Received::default();
-        Self { plan, part_store, gate, sums: None, received, weights: Vec::new(), result }
+        Self { plan, part_store, hook, sums: None, received, weights: Vec::new(), result }
     }
 
     /// The exponent of a Gram that arrived, in which every shard counts once.
@@ -81,7 +81,7 @@ impl FakeEngine {
 }
 
 impl Engine for FakeEngine {
-    fn pilot(&mut self, _: ShardId, step: Step<'_>) -> Result<Exponents, WorkError> {
+    fn pilot(&mut self, _: ShardId, step: AfterStep<'_>) -> Result<Exponents, WorkError> {
         Self::sound(self.weights.is_empty(), "a pilot runs on dense weights")?;
         step()?;
         let sites = self.plan.packages.iter().flat_map(|package| &package.sites);
@@ -94,8 +94,8 @@ impl Engine for FakeEngine {
         Ok(())
     }
 
-    fn calibrate(&mut self, shard: ShardId, step: Step<'_>) -> Result<(), WorkError> {
-        (self.gate)(Moment::Shard(shard))?;
+    fn calibrate(&mut self, shard: ShardId, step: AfterStep<'_>) -> Result<(), WorkError> {
+        (self.hook)(EngineCall::Shard(shard))?;
         let Some((_, counts)) = &mut self.sums else { return Self::sound(false, "no sums are open") };
         counts[shard.0 as usize] += 1;
         step()
@@ -103,7 +103,7 @@ impl Engine for FakeEngine {
 
     fn reducer(&mut self, adds: bool) -> Box<dyn Reducer> {
         Box::new(FakeReducer {
-            gate: self.gate.clone(),
+            hook: self.hook.clone(),
             own: self.sums.clone().filter(|_| adds),
             shards: self.plan.shards.len(),
             received: self.received.clone(),
@@ -115,7 +115,7 @@ impl Engine for FakeEngine {
     }
 
     fn solve(&mut self, part: &Part) -> Result<Solved, WorkError> {
-        (self.gate)(Moment::Solve(part.id))?;
+        (self.hook)(EngineCall::Solve(part.id))?;
         let applied = part.id.package.0 as usize == self.weights.len();
         Self::sound(applied, "a part is solved on other weights than its package's")?;
         let exponents = part.sites.iter().map(|site| Ok((*site, self.exponent(*site)?)));
@@ -124,12 +124,12 @@ impl Engine for FakeEngine {
         Ok(Solved { exponents, receipt: self.part_store.put(part.id, object.into_bytes())? })
     }
 
-    fn apply(&mut self, packages: u32, step: Step<'_>) -> Result<(), WorkError> {
+    fn apply(&mut self, packages: u32, step: AfterStep<'_>) -> Result<(), WorkError> {
         self.sums = None;
         lock(&self.received).clear();
         while self.weights.len() < packages as usize {
             let package = PackageId(self.weights.len() as u32);
-            (self.gate)(Moment::Apply(package))?;
+            (self.hook)(EngineCall::Apply(package))?;
             let mut weights = Vec::new();
             for (part, receipt) in self.part_store.manifest(package)? {
                 let object = self.part_store.get(&receipt)?;
@@ -143,8 +143,8 @@ impl Engine for FakeEngine {
         Ok(())
     }
 
-    fn export(&mut self, step: Step<'_>) -> Result<(), WorkError> {
-        (self.gate)(Moment::Export)?;
+    fn export(&mut self, step: AfterStep<'_>) -> Result<(), WorkError> {
+        (self.hook)(EngineCall::Export)?;
         Self::sound(self.weights.len() == self.plan.packages.len(), "an export before all is applied")?;
         step()?;
         *lock(&self.result) = Some(self.weights.concat());
@@ -159,7 +159,7 @@ impl Reducer for FakeReducer {
         roots: &[usize],
         group: &mut dyn Collective,
     ) -> Result<bool, WorkError> {
-        (self.gate)(Moment::Reduce(site))?;
+        (self.hook)(EngineCall::Reduce(site))?;
         let mut own = vec![0; self.shards + 2];
         if let Some((exponents, counts)) = &self.own {
             own[..counts.len()].copy_from_slice(counts);

@@ -17,8 +17,8 @@ mod reducing;
 mod tensors;
 mod worker_state;
 
-pub use engine::{Engine, Reducer, Step, WorkError};
-pub use fake::{FakeEngine, Gate, Moment};
+pub use engine::{AfterStep, Engine, Reducer, WorkError};
+pub use fake::{CallHook, EngineCall, FakeEngine};
 pub use following::{follow, follow_waiting};
 pub use orders::Machine;
 pub use part_store::{JobPartStore, MemoryPartStore, PartStore, PartStoreError};
@@ -26,7 +26,7 @@ pub use pruned::Pruned;
 pub use pruning::{Exporter, PruningEngine, Watch};
 pub use reducing::CHUNK;
 pub use tensors::PrunedTensors;
-pub use worker_state::{Patience, WorkerState};
+pub use worker_state::{GroupTimeouts, WorkerState};
 
 #[cfg(test)]
 mod tests;

@@ -36,16 +36,16 @@ pub(super) struct StructuresRecord {
 
 /// All that an object says.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
-struct Said {
+struct ObjectHeader {
     /// The package that it is solved for.
     package: PackageId,
-    records: Records,
+    records: ObjectRecords,
 }
 
 /// What it says of its tensors.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-enum Records {
+enum ObjectRecords {
     Slices(Vec<SliceRecord>),
     Structures(StructuresRecord),
     /// The error that each further part of each structure would bring.
@@ -64,13 +64,13 @@ pub(super) enum Content {
 }
 
 /// An object of slices being filled.
-pub(super) struct Writer {
+pub(super) struct SliceWriter {
     package: PackageId,
     records: Vec<SliceRecord>,
     tensors: Vec<(String, Tensor)>,
 }
 
-impl Writer {
+impl SliceWriter {
     /// An empty object of a package.
     pub(super) fn new(package: PackageId) -> Self {
         Self { package, records: Vec::new(), tensors: Vec::new() }
@@ -85,14 +85,14 @@ impl Writer {
 
     pub(super) fn finish(self) -> Result<Vec<u8>, PartStoreError> {
         let tensors = self.tensors.iter().map(|(name, tensor)| (name, tensor));
-        serialize(tensors, self.package, Records::Slices(self.records))
+        serialize(tensors, self.package, ObjectRecords::Slices(self.records))
     }
 }
 
 /// The object of structures that lost parts.
 pub(super) fn structures(package: PackageId, solved: SolvedStructures) -> Result<Vec<u8>, PartStoreError> {
     let SolvedStructures { structures, tensors, linears } = solved;
-    serialize(&tensors, package, Records::Structures(StructuresRecord { structures, linears }))
+    serialize(&tensors, package, ObjectRecords::Structures(StructuresRecord { structures, linears }))
 }
 
 /// The object of structures of which it is known what their parts would cost.
@@ -100,19 +100,19 @@ pub(super) fn survey(
     package: PackageId,
     errors: Vec<(StructureId, Vec<f64>)>,
 ) -> Result<Vec<u8>, PartStoreError> {
-    serialize([], package, Records::Survey(errors))
+    serialize([], package, ObjectRecords::Survey(errors))
 }
 
 /// Tensors of f32, and what is to be said of them.
 fn serialize<'a>(
     tensors: impl IntoIterator<Item = (&'a String, &'a Tensor)>,
     package: PackageId,
-    records: Records,
+    records: ObjectRecords,
 ) -> Result<Vec<u8>, PartStoreError> {
-    let said = Said { package, records };
+    let said = ObjectHeader { package, records };
     let text = serde_json::to_string(&said).map_err(|e| unwritten(&e))?;
     // JSON has no NaN and no infinity: it says null in their place.
-    if serde_json::from_str::<Said>(&text).map_err(|e| unwritten(&e))? != said {
+    if serde_json::from_str::<ObjectHeader>(&text).map_err(|e| unwritten(&e))? != said {
         return Err(unwritten(&"a number in its report is not finite"));
     }
     let metadata = HashMap::from([(CONTENT.to_owned(), text)]);
@@ -141,15 +141,17 @@ pub(super) fn read(object: &[u8]) -> Result<(PackageId, Content), PartStoreError
         let weight = tensor(&record.report.name, &view)?;
         Ok((record, weight))
     };
-    let said: Said = serde_json::from_str(text).map_err(|e| broken(&e))?;
+    let said: ObjectHeader = serde_json::from_str(text).map_err(|e| broken(&e))?;
     let content = match said.records {
-        Records::Slices(slices) => Content::Slices(slices.into_iter().map(slice).collect::<Result<_, _>>()?),
-        Records::Structures(record) => {
+        ObjectRecords::Slices(slices) => {
+            Content::Slices(slices.into_iter().map(slice).collect::<Result<_, _>>()?)
+        }
+        ObjectRecords::Structures(record) => {
             let named = |(name, view): (String, _)| Ok((name.clone(), tensor(&name, &view)?));
             let tensors = tensors.tensors().into_iter().map(named).collect::<Result<_, PartStoreError>>()?;
             Content::Structures(record, tensors)
         }
-        Records::Survey(errors) => Content::Survey(errors),
+        ObjectRecords::Survey(errors) => Content::Survey(errors),
     };
     Ok((said.package, content))
 }

@@ -7,7 +7,7 @@ use candle_core::Tensor;
 use obsdiff_engine::Error;
 use obsdiff_engine::export::{PrunedLinear, PrunedStructure};
 use obsdiff_engine::gram::Gram;
-use obsdiff_engine::pruner::{Course, Grams, Pruner, allocate, possible};
+use obsdiff_engine::pruner::{Grams, Pruner, RemovalCurve, allocate, possible};
 use obsdiff_proto::message::{Exponents, Opening, Part, Solved};
 use obsdiff_proto::{
     Accumulate, LinearId, Package, PackageId, Plan, Shard, ShardId, SiteId, StructureId, lock,
@@ -16,7 +16,7 @@ use obsdiff_proto::{
 use super::object::{self, Content, SliceRecord};
 use super::pruned::{Pruned, linears};
 use super::reducing::{GramReducer, Received};
-use super::{Engine, PartStore, PartStoreError, PrunedTensors, Reducer, Step, WorkError};
+use super::{AfterStep, Engine, PartStore, PartStoreError, PrunedTensors, Reducer, WorkError};
 
 /// Writes the pruned pipeline.
 pub type Exporter<'a> = Box<dyn FnMut(Pruned) -> Result<(), WorkError> + Send + 'a>;
@@ -110,7 +110,7 @@ impl<'a> PruningEngine<'a> {
     }
 
     /// Loads the weights of one package.
-    fn apply_package(&mut self, id: PackageId, step: Step<'_>) -> Result<(), WorkError> {
+    fn apply_package(&mut self, id: PackageId, step: AfterStep<'_>) -> Result<(), WorkError> {
         let mut split: BTreeMap<LinearId, Vec<(SliceRecord, Tensor)>> = BTreeMap::new();
         let mut records = Vec::new();
         for receipt in self.part_store.manifest(id)?.values() {
@@ -194,9 +194,9 @@ impl<'a> PruningEngine<'a> {
         let Some(budget) = &self.plan.budget else { return Ok(()) };
         let (ids, errors): (Vec<_>, Vec<_>) = std::mem::take(&mut self.surveyed).into_iter().unzip();
         let flops = |id: &StructureId| budget.part_flops.get(id.0 as usize).copied().unwrap_or(0.0);
-        let course = |(id, errors)| Course { errors, flops: flops(id) };
-        let courses: Vec<_> = ids.iter().zip(errors).map(course).collect();
-        let counts = allocate(&courses, budget.saving.min(possible(&courses)))
+        let curve = |(id, errors)| RemovalCurve { errors, flops: flops(id) };
+        let curves: Vec<_> = ids.iter().zip(errors).map(curve).collect();
+        let counts = allocate(&curves, budget.saving.min(possible(&curves)))
             .map_err(|e| Error::Argument(format!("sparsity.budget: {e}")))?;
         self.shares = ids.into_iter().zip(counts).collect();
         Ok(())
@@ -237,7 +237,7 @@ impl<'a> PruningEngine<'a> {
 
     /// Solves the slices of a part by their site's Gram.
     fn solve_slices(&mut self, package: &Package, part: &Part) -> Result<Vec<u8>, WorkError> {
-        let mut object = object::Writer::new(package.id);
+        let mut object = object::SliceWriter::new(package.id);
         let gram = self.gram(part.id.site);
         self.pruner.solve(package, &part.slices, gram.as_deref(), &mut |solved| {
             self.watch.solved(1);
@@ -262,7 +262,7 @@ impl<'a> PruningEngine<'a> {
 }
 
 impl Engine for PruningEngine<'_> {
-    fn pilot(&mut self, shard: ShardId, step: Step<'_>) -> Result<Exponents, WorkError> {
+    fn pilot(&mut self, shard: ShardId, step: AfterStep<'_>) -> Result<Exponents, WorkError> {
         let _span = tracing::info_span!("pilot").entered();
         let shard = self.shard(shard)?;
         let sites: Vec<SiteId> = self.plan.packages.iter().flat_map(|p| p.sites.iter().copied()).collect();
@@ -285,7 +285,7 @@ impl Engine for PruningEngine<'_> {
         Ok(self.pruner.open(&package, &exponents)?)
     }
 
-    fn calibrate(&mut self, shard: ShardId, step: Step<'_>) -> Result<(), WorkError> {
+    fn calibrate(&mut self, shard: ShardId, step: AfterStep<'_>) -> Result<(), WorkError> {
         let _span = tracing::info_span!("calibrate").entered();
         let shard = self.shard(shard)?;
         let (pruner, watch, prompts) = (&mut self.pruner, &self.watch, shard.prompts.len() as u64);
@@ -335,7 +335,7 @@ impl Engine for PruningEngine<'_> {
         Ok(Solved { exponents, receipt: self.part_store.put(part.id, object)? })
     }
 
-    fn apply(&mut self, packages: u32, step: Step<'_>) -> Result<(), WorkError> {
+    fn apply(&mut self, packages: u32, step: AfterStep<'_>) -> Result<(), WorkError> {
         let _span = tracing::info_span!("apply").entered();
         self.release();
         self.pruner.close();
@@ -351,7 +351,7 @@ impl Engine for PruningEngine<'_> {
         Ok(())
     }
 
-    fn export(&mut self, step: Step<'_>) -> Result<(), WorkError> {
+    fn export(&mut self, step: AfterStep<'_>) -> Result<(), WorkError> {
         step()?;
         let pruned = self.pruned();
         (self.exporter)(pruned)
@@ -360,7 +360,7 @@ impl Engine for PruningEngine<'_> {
 
 /// Runs a call of the engine whose steps report by its own kind of error, and passes on what a step said.
 fn stoppable<T>(
-    step: Step<'_>,
+    step: AfterStep<'_>,
     run: impl FnOnce(&mut dyn FnMut() -> Result<(), Error>) -> Result<T, Error>,
 ) -> Result<T, WorkError> {
     let mut said = None;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use obsdiff_engine::Error;
-use obsdiff_engine::gram::{Gram, SUM_LIMIT, Sums, SumsMut};
+use obsdiff_engine::gram::{Gram, GramSums, GramSumsMut, SUM_LIMIT};
 use obsdiff_proto::{Accumulate, SiteId, lock};
 
 use super::{Reducer, WorkError};
@@ -46,14 +46,14 @@ impl Reducer for GramReducer {
         let width =
             *width.ok_or_else(|| Error::Argument(format!("site {site} is not gathered by this plan")))?;
         let own = own.map(|gram| &**gram);
-        let sum = reduce(Site { id: site, width, accumulate: self.accumulate, own }, roots, group)?;
+        let sum = reduce(GroupSite { id: site, width, accumulate: self.accumulate, own }, roots, group)?;
         Ok(sum.map(|sum| lock(&self.received).insert(site, Arc::new(sum))).is_some())
     }
 }
 
 /// A site of a group, as a rank sees it.
 #[derive(Clone, Copy, Debug)]
-struct Site<'a> {
+struct GroupSite<'a> {
     id: SiteId,
     width: usize,
     accumulate: Accumulate,
@@ -66,7 +66,11 @@ struct Site<'a> {
 ///
 /// # Errors
 /// [`WorkError::Overflow`] at every rank alike when the diagonal leaves its range; [`WorkError::Group`].
-fn reduce(site: Site<'_>, roots: &[usize], group: &mut dyn Collective) -> Result<Option<Gram>, WorkError> {
+fn reduce(
+    site: GroupSite<'_>,
+    roots: &[usize],
+    group: &mut dyn Collective,
+) -> Result<Option<Gram>, WorkError> {
     let header = Header::exchange(&site, group)?;
     if header.overflows() {
         return Err(WorkError::Overflow { site: site.id, exponent: header.exponent });
@@ -82,23 +86,23 @@ fn reduce(site: Site<'_>, roots: &[usize], group: &mut dyn Collective) -> Result
     match (site.accumulate, sums) {
         (Accumulate::Exact, sums) => {
             let own = site.own.map(Gram::sums).and_then(|sums| match sums {
-                Sums::Exact(sums) => Some(sums.as_slice()),
-                Sums::F32(_) => None,
+                GramSums::Exact(sums) => Some(sums.as_slice()),
+                GramSums::F32(_) => None,
             });
             let into = sums.and_then(|sums| match sums {
-                SumsMut::Exact(sums) => Some(sums),
-                SumsMut::F32(_) => None,
+                GramSumsMut::Exact(sums) => Some(sums),
+                GramSumsMut::F32(_) => None,
             });
             send::<i64>(own, into, entries, roots, group)?;
         }
         (Accumulate::F32, sums) => {
             let own = site.own.map(Gram::sums).and_then(|sums| match sums {
-                Sums::F32(sums) => Some(sums.as_slice()),
-                Sums::Exact(_) => None,
+                GramSums::F32(sums) => Some(sums.as_slice()),
+                GramSums::Exact(_) => None,
             });
             let into = sums.and_then(|sums| match sums {
-                SumsMut::F32(sums) => Some(sums),
-                SumsMut::Exact(_) => None,
+                GramSumsMut::F32(sums) => Some(sums),
+                GramSumsMut::Exact(_) => None,
             });
             send::<f32>(own, into, entries, roots, group)?;
         }
@@ -117,7 +121,7 @@ struct Header {
 
 impl Header {
     /// Sums what each rank knows. Ranks whose Grams have different exponents get an error, all of them.
-    fn exchange(site: &Site<'_>, group: &mut dyn Collective) -> Result<Self, WorkError> {
+    fn exchange(site: &GroupSite<'_>, group: &mut dyn Collective) -> Result<Self, WorkError> {
         let width = match site.accumulate {
             Accumulate::Exact => site.width,
             Accumulate::F32 => 0,
@@ -156,12 +160,12 @@ impl Header {
 }
 
 /// Numbers that a collective adds.
-trait Number: Copy + Default + Sized {
+trait CollectiveNumber: Copy + Default + Sized {
     fn values(values: &[Self]) -> Values<'_>;
     fn buffer(values: &mut [Self]) -> Buffer<'_>;
 }
 
-impl Number for i64 {
+impl CollectiveNumber for i64 {
     fn values(values: &[Self]) -> Values<'_> {
         Values::I64(values)
     }
@@ -170,7 +174,7 @@ impl Number for i64 {
     }
 }
 
-impl Number for f32 {
+impl CollectiveNumber for f32 {
     fn values(values: &[Self]) -> Values<'_> {
         Values::F32(values)
     }
@@ -180,7 +184,7 @@ impl Number for f32 {
 }
 
 /// Sends `entries` numbers in chunks; a rank without numbers of its own sends zeros.
-fn send<T: Number>(
+fn send<T: CollectiveNumber>(
     own: Option<&[T]>,
     mut into: Option<&mut [T]>,
     entries: usize,

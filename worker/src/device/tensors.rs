@@ -18,14 +18,14 @@ use super::{PartStore, WorkError};
 pub struct PrunedTensors {
     part_store: Arc<dyn PartStore>,
     /// The rows of each tensor, by the first of them.
-    places: BTreeMap<String, BTreeMap<usize, Place>>,
+    places: BTreeMap<String, BTreeMap<usize, TensorLocation>>,
     /// The object last read: neighbours in a checkpoint often lie in one.
     last: Mutex<Option<(Receipt, Bytes)>>,
 }
 
 /// Where some rows of a tensor lie.
 #[derive(Clone, Debug)]
-struct Place {
+struct TensorLocation {
     receipt: Receipt,
     /// The name in the object.
     name: String,
@@ -39,7 +39,7 @@ impl PrunedTensors {
 
     /// The rows of `tensor` from `start` on are what an object calls `name`.
     pub(super) fn add(&mut self, tensor: String, start: usize, receipt: &Receipt, name: String) {
-        let place = Place { receipt: receipt.clone(), name };
+        let place = TensorLocation { receipt: receipt.clone(), name };
         self.places.entry(tensor).or_default().insert(start, place);
     }
 
@@ -56,7 +56,7 @@ impl PrunedTensors {
         }
     }
 
-    fn rows(&self, place: &Place) -> Result<Tensor, WorkError> {
+    fn rows(&self, place: &TensorLocation) -> Result<Tensor, WorkError> {
         let mut last = lock(&self.last);
         let object = match &*last {
             Some((receipt, object)) if *receipt == place.receipt => object.clone(),

@@ -11,7 +11,7 @@ use obsdiff_proto::{
 };
 
 use super::*;
-use workers::{Gatekeeper, Workers};
+use workers::{CallControl, Workers};
 
 /// One package of two sites and so many shards.
 fn plan(shards: u32) -> Arc<Plan> {
@@ -119,18 +119,18 @@ fn a_command_that_comes_again_is_not_followed_again() {
 
 #[test]
 fn a_newer_tally_stops_a_shard_and_starts_from_zero() {
-    let (gatekeeper, gate) = Gatekeeper::new();
-    let workers = Workers::new(&plan(2), vec![gate]);
+    let (control, hook) = CallControl::new();
+    let workers = Workers::new(&plan(2), vec![hook]);
     workers.take(1, calibrate(1, 0));
     workers.take(1, calibrate(1, 1));
-    assert_eq!(gatekeeper.reached(), Moment::Shard(ShardId(0)));
+    assert_eq!(control.reached(), EngineCall::Shard(ShardId(0)));
     workers.take(1, Command::Discard { tally: Tally(2) });
     assert!(workers.idle(1).sums.held.is_empty());
     workers.take(1, calibrate(2, 1));
     // The old shard ends, and with it nothing; the new one counts.
-    gatekeeper.open.send(Ok(())).unwrap();
-    assert_eq!(gatekeeper.reached(), Moment::Shard(ShardId(1)));
-    gatekeeper.open.send(Ok(())).unwrap();
+    control.open.send(Ok(())).unwrap();
+    assert_eq!(control.reached(), EngineCall::Shard(ShardId(1)));
+    control.open.send(Ok(())).unwrap();
     let status = workers.idle(1);
     assert_eq!((status.sums.tally, status.sums.held), (Tally(2), [ShardId(1)].into()));
     assert_eq!(status.trouble, None);
@@ -138,13 +138,13 @@ fn a_newer_tally_stops_a_shard_and_starts_from_zero() {
 
 #[test]
 fn a_shard_that_fails_spoils_the_sums_and_is_told() {
-    let (gatekeeper, gate) = Gatekeeper::new();
-    let workers = Workers::new(&plan(2), vec![gate]);
+    let (control, hook) = CallControl::new();
+    let workers = Workers::new(&plan(2), vec![hook]);
     workers.take(1, calibrate(1, 0));
     workers.take(1, calibrate(1, 1));
-    gatekeeper.reached();
+    control.reached();
     let overflow = WorkError::Overflow { site: SiteId(1), exponent: 13 };
-    gatekeeper.open.send(Err(overflow)).unwrap();
+    control.open.send(Err(overflow)).unwrap();
     // The other shard of spoiled sums is dropped.
     let status = workers.idle(1);
     assert!(status.sums.spoiled && status.sums.held.is_empty());
@@ -155,22 +155,22 @@ fn a_shard_that_fails_spoils_the_sums_and_is_told() {
 
 #[test]
 fn a_new_session_forgets_what_was_not_begun_and_tells_what_was() {
-    let (gatekeeper, gate) = Gatekeeper::new();
-    let workers = Workers::new(&plan(2), vec![gate]);
+    let (control, hook) = CallControl::new();
+    let workers = Workers::new(&plan(2), vec![hook]);
     workers.take(1, calibrate(1, 0));
     workers.take(1, calibrate(1, 1));
-    gatekeeper.reached();
+    control.reached();
     let hello = workers.worker_states[0].hello();
     let begun = Order::Calibrate { tally: Tally(1), shard: ShardId(0) };
     assert_eq!(hello.status.in_hand, [begun].into());
     assert_eq!(hello.exponents[&SiteId(1)], 13);
-    gatekeeper.open.send(Ok(())).unwrap();
+    control.open.send(Ok(())).unwrap();
     assert_eq!(workers.idle(1).sums.held, [ShardId(0)].into());
 }
 
 #[test]
 fn an_abort_frees_a_worker_that_waits_in_a_reduction_and_the_sums_stay() {
-    let (gatekeeper, workers) = Workers::with_a_shard_each();
+    let (control, workers) = Workers::with_a_shard_each();
     let groups = |epoch| {
         workers.take(1, form(epoch, 1, &[0]));
         workers.take(2, form(epoch, 1, &[1]));
@@ -183,17 +183,17 @@ fn an_abort_frees_a_worker_that_waits_in_a_reduction_and_the_sums_stay() {
     };
     groups(1);
     // The second worker never gets to its reduction: the first one is blocked.
-    assert_eq!(gatekeeper.reached(), Moment::Reduce(SiteId(0)));
+    assert_eq!(control.reached(), EngineCall::Reduce(SiteId(0)));
     workers.take(1, Command::Abort { epoch: Epoch(1) });
     assert_eq!(stage(&workers.idle(1)), Some(&Stage::Aborted));
     // The second one finds its peer gone.
-    gatekeeper.open.send(Ok(())).unwrap();
+    control.open.send(Ok(())).unwrap();
     let failed = workers.wait(2, |status| matches!(stage(status), Some(Stage::Failed(_))));
     assert!(failed.in_hand.is_empty());
     groups(2);
     for site in 0..2 {
-        assert_eq!(gatekeeper.reached(), Moment::Reduce(SiteId(site)));
-        gatekeeper.open.send(Ok(())).unwrap();
+        assert_eq!(control.reached(), EngineCall::Reduce(SiteId(site)));
+        control.open.send(Ok(())).unwrap();
     }
     let status = workers.idle(1);
     assert_eq!(stage(&status), Some(&Stage::Reduced));
@@ -202,13 +202,13 @@ fn an_abort_frees_a_worker_that_waits_in_a_reduction_and_the_sums_stay() {
 
 #[test]
 fn a_site_is_solved_while_the_gram_of_another_is_on_its_way() {
-    let (gatekeeper, closed) = Gatekeeper::new();
-    let open: Gate = Arc::new(|_| Ok(()));
-    let gate: Gate = Arc::new(move |moment| match moment {
-        Moment::Reduce(SiteId(1)) => closed(moment),
+    let (control, closed) = CallControl::new();
+    let open: CallHook = Arc::new(|_| Ok(()));
+    let hook: CallHook = Arc::new(move |call| match call {
+        EngineCall::Reduce(SiteId(1)) => closed(call),
         _ => Ok(()),
     });
-    let workers = Workers::new(&plan(2), vec![gate, open]);
+    let workers = Workers::new(&plan(2), vec![hook, open]);
     for worker in [1, 2] {
         workers.take(worker, calibrate(1, worker as u32 - 1));
         workers.idle(worker);
@@ -218,14 +218,14 @@ fn a_site_is_solved_while_the_gram_of_another_is_on_its_way() {
         workers.wait(worker, |status| stage(status) == Some(&Stage::Formed));
         workers.take(worker, Command::Reduce { epoch: Epoch(1) });
     }
-    assert_eq!(gatekeeper.reached(), Moment::Reduce(SiteId(1)));
+    assert_eq!(control.reached(), EngineCall::Reduce(SiteId(1)));
     workers.take(1, Command::Solve { epoch: Epoch(1), part: part(0) });
     // What would add to the sums has to wait for them.
     workers.take(1, calibrate(1, 1));
     let status = workers.wait(1, |status| status.solved.contains_key(&part(0).id));
     assert_eq!(stage(&status), Some(&Stage::Formed));
     assert_eq!(status.sums.held, [ShardId(0)].into());
-    gatekeeper.open.send(Ok(())).unwrap();
+    control.open.send(Ok(())).unwrap();
     let status = workers.idle(1);
     assert_eq!(stage(&status), Some(&Stage::Reduced));
     assert_eq!(status.sums.held, [ShardId(0), ShardId(1)].into());
@@ -246,9 +246,9 @@ fn a_group_of_other_sums_or_of_other_workers_is_refused() {
 
 #[test]
 fn a_part_that_cannot_be_stored_is_told_and_solved_again() {
-    let (gatekeeper, gate) = Gatekeeper::new();
-    let open: Gate = Arc::new(|_| Ok(()));
-    let workers = Workers::new(&plan(0), vec![gate, open]);
+    let (control, hook) = CallControl::new();
+    let open: CallHook = Arc::new(|_| Ok(()));
+    let workers = Workers::new(&plan(0), vec![hook, open]);
     let mut magnitude = Group::clone(&group(1));
     magnitude.reductions.clear();
     for worker in [1, 2] {
@@ -262,19 +262,19 @@ fn a_part_that_cannot_be_stored_is_told_and_solved_again() {
     // A plan without shards needs no Gram: its parts are solved once the group is through.
     let solve = || Command::Solve { epoch: Epoch(1), part: part(0) };
     workers.take(1, solve());
-    assert_eq!(gatekeeper.reached(), Moment::Solve(part(0).id));
-    gatekeeper.open.send(Err(PartStoreError::Failed("no room".to_owned()).into())).unwrap();
+    assert_eq!(control.reached(), EngineCall::Solve(part(0).id));
+    control.open.send(Err(PartStoreError::Failed("no room".to_owned()).into())).unwrap();
     let status = workers.idle(1);
     assert_eq!(status.trouble.unwrap().fault, Fault::Transient("no room".to_owned()));
     workers.take(1, solve());
-    gatekeeper.reached();
-    gatekeeper.open.send(Ok(())).unwrap();
+    control.reached();
+    control.open.send(Ok(())).unwrap();
     assert_eq!(workers.idle(1).solved.len(), 1);
 }
 
 #[test]
 fn a_gram_that_arrived_before_its_group_failed_is_solved_whenever_that_is_asked_for() {
-    let (gatekeeper, workers) = Workers::with_a_shard_each();
+    let (control, workers) = Workers::with_a_shard_each();
     workers.take(1, form(1, 1, &[0]));
     workers.take(2, form(1, 1, &[1]));
     for worker in [1, 2] {
@@ -282,11 +282,11 @@ fn a_gram_that_arrived_before_its_group_failed_is_solved_whenever_that_is_asked_
         workers.take(worker, Command::Reduce { epoch: Epoch(1) });
     }
     // The first worker has its Gram when the second one leaves.
-    assert_eq!(gatekeeper.reached(), Moment::Reduce(SiteId(0)));
-    gatekeeper.open.send(Ok(())).unwrap();
-    assert_eq!(gatekeeper.reached(), Moment::Reduce(SiteId(1)));
+    assert_eq!(control.reached(), EngineCall::Reduce(SiteId(0)));
+    control.open.send(Ok(())).unwrap();
+    assert_eq!(control.reached(), EngineCall::Reduce(SiteId(1)));
     workers.take(2, Command::Abort { epoch: Epoch(1) });
-    gatekeeper.open.send(Ok(())).unwrap();
+    control.open.send(Ok(())).unwrap();
     let failed = workers.wait(1, |status| matches!(stage(status), Some(Stage::Failed(_))));
     assert_eq!(failed.group.unwrap().received, [SiteId(0)].into());
     workers.take(1, Command::Solve { epoch: Epoch(1), part: part(0) });

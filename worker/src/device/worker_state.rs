@@ -15,31 +15,31 @@ use crate::collective::{Abort, Collective, CollectiveError, Member, Transport};
 /// The state of a worker, which its session and its device's thread share: the session brings commands and reads the status, the device's
 /// thread takes orders and says what became of them.
 pub struct WorkerState {
-    state: Mutex<State>,
+    state: Mutex<SharedState>,
     /// Wakes threads.
     changed: Condvar,
     /// Wakes tasks.
     told: Notify,
     transport: Arc<dyn Transport>,
-    patience: Patience,
+    timeouts: GroupTimeouts,
 }
 
 /// How long a worker waits for its peers.
 #[derive(Clone, Copy, Debug)]
-pub struct Patience {
+pub struct GroupTimeouts {
     /// For a group to form.
     pub form: Duration,
     /// For anything to arrive within a collective.
     pub silence: Duration,
 }
 
-impl Default for Patience {
+impl Default for GroupTimeouts {
     fn default() -> Self {
         Self { form: Duration::from_secs(50), silence: Duration::from_secs(300) }
     }
 }
 
-struct State {
+struct SharedState {
     orders: Orders,
     /// The group being joined or in use, and how to free who waits in it.
     group: Option<Connection>,
@@ -79,8 +79,8 @@ pub(super) enum Work {
 
 impl WorkerState {
     /// The state of a process that has just started, and prepares until a device follows it.
-    pub fn new(machine: Machine, transport: Arc<dyn Transport>, patience: Patience) -> Arc<Self> {
-        let state = State {
+    pub fn new(machine: Machine, transport: Arc<dyn Transport>, timeouts: GroupTimeouts) -> Arc<Self> {
+        let state = SharedState {
             orders: Orders::new(machine),
             group: None,
             release: false,
@@ -94,7 +94,7 @@ impl WorkerState {
             changed: Condvar::new(),
             told: Notify::new(),
             transport,
-            patience,
+            timeouts,
         })
     }
 
@@ -283,8 +283,8 @@ impl WorkerState {
             epoch: group.epoch,
             rank,
             world: group.members.len(),
-            form: self.patience.form,
-            silence: self.patience.silence,
+            form: self.timeouts.form,
+            silence: self.timeouts.silence,
         };
         self.change(|state| {
             state.group = Some(Connection { epoch: group.epoch, abort: abort.clone(), collective: None });
@@ -316,21 +316,21 @@ impl WorkerState {
         });
     }
 
-    fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
+    fn change<T>(&self, change: impl FnOnce(&mut SharedState) -> T) -> T {
         let mut state = lock(&self.state);
         let result = change(&mut state);
         self.tell(&mut state);
         result
     }
 
-    fn tell(&self, state: &mut MutexGuard<'_, State>) {
+    fn tell(&self, state: &mut MutexGuard<'_, SharedState>) {
         state.version += 1;
         self.changed.notify_all();
         self.told.notify_waiters();
     }
 }
 
-impl State {
+impl SharedState {
     /// Stops the device where its order was dropped.
     fn stop_if_dropped(&mut self) {
         if let Some((order, stop)) = &self.running

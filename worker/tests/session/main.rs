@@ -14,8 +14,8 @@ use obsdiff_proto::wire::v1::session_server::{Session, SessionServer};
 use obsdiff_proto::wire::{MESSAGE_LIMIT, v1};
 use obsdiff_security::TokenSender;
 use obsdiff_worker::collective::Local;
-use obsdiff_worker::device::{Machine, Patience, WorkerState};
-use obsdiff_worker::session::{Connect, Dial, SessionError, Waiting, attend};
+use obsdiff_worker::device::{GroupTimeouts, Machine, WorkerState};
+use obsdiff_worker::session::{Connect, SessionError, SessionSettings, Waiting, attend};
 use tokio::io::DuplexStream;
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::time::sleep;
@@ -26,19 +26,29 @@ use tonic::{Request, Response, Status, Streaming};
 const PATIENCE: Duration = Duration::from_secs(10 * 60);
 
 /// What a worker was told that it waits for.
-type Told = Arc<Mutex<Vec<Waiting>>>;
+type WaitLog = Arc<Mutex<Vec<Waiting>>>;
 
-fn dial(connect: Arc<Connect>) -> (Dial, Told) {
-    let told = Told::default();
+fn dial(connect: Arc<Connect>) -> (SessionSettings, WaitLog) {
+    let told = WaitLog::default();
     let hears = told.clone();
-    let tell = Arc::new(move |waiting: &Waiting| hears.lock().unwrap().push(waiting.clone()));
+    let on_waiting = Arc::new(move |waiting: &Waiting| hears.lock().unwrap().push(waiting.clone()));
     let endpoint = Endpoint::from_static("http://coordinator:7070");
-    (Dial { endpoint, connect, token: TokenSender(None), rendezvous: None, patience: PATIENCE, tell }, told)
+    (
+        SessionSettings {
+            endpoint,
+            connect,
+            token: TokenSender(None),
+            rendezvous: None,
+            patience: PATIENCE,
+            on_waiting,
+        },
+        told,
+    )
 }
 
 fn worker_state() -> Arc<WorkerState> {
     let machine = Machine { instance: 1, speed: 1000, hardware: "a processor".to_owned() };
-    WorkerState::new(machine, Arc::new(Local::default()), Patience::default())
+    WorkerState::new(machine, Arc::new(Local::default()), GroupTimeouts::default())
 }
 
 /// A port at which nobody listens.
@@ -79,10 +89,10 @@ async fn a_worker_that_wants_to_leave_does_not_wait_for_its_coordinator() {
 type Events = Pin<Box<dyn Stream<Item = Result<v1::CoordinatorEvent, Status>> + Send>>;
 
 /// A coordinator that has a worker stand by for hours, and then says that the job is done.
-struct Busy;
+struct BusyCoordinator;
 
 #[tonic::async_trait]
-impl Session for Busy {
+impl Session for BusyCoordinator {
     type OpenStream = Events;
 
     async fn open(&self, _: Request<Streaming<v1::WorkerEvent>>) -> Result<Response<Events>, Status> {
@@ -115,7 +125,9 @@ fn in_memory(port: UnboundedSender<io::Result<DuplexStream>>) -> Arc<Connect> {
 async fn a_worker_that_stands_by_is_told_why_and_stays_for_as_long_as_the_coordinator_lives() {
     let (port, incoming) = unbounded_channel();
     let incoming = UnboundedReceiverStream::new(incoming);
-    tokio::spawn(Server::builder().add_service(SessionServer::new(Busy)).serve_with_incoming(incoming));
+    tokio::spawn(
+        Server::builder().add_service(SessionServer::new(BusyCoordinator)).serve_with_incoming(incoming),
+    );
     let (dial, told) = dial(in_memory(port));
     let ended = attend(&worker_state(), &dial, &mut |_| Ok(())).await.unwrap().unwrap();
     assert_eq!(ended.reason, Reason::Done);
@@ -124,10 +136,10 @@ async fn a_worker_that_stands_by_is_told_why_and_stays_for_as_long_as_the_coordi
 }
 
 /// A coordinator whose first message is longer than the wire takes.
-struct Endless;
+struct OversizedCoordinator;
 
 #[tonic::async_trait]
-impl Session for Endless {
+impl Session for OversizedCoordinator {
     type OpenStream = Events;
 
     async fn open(&self, _: Request<Streaming<v1::WorkerEvent>>) -> Result<Response<Events>, Status> {
@@ -142,7 +154,9 @@ impl Session for Endless {
 async fn a_message_that_is_too_long_ends_a_worker_at_once() {
     let (port, incoming) = unbounded_channel();
     let incoming = UnboundedReceiverStream::new(incoming);
-    tokio::spawn(Server::builder().add_service(SessionServer::new(Endless)).serve_with_incoming(incoming));
+    tokio::spawn(
+        Server::builder().add_service(SessionServer::new(OversizedCoordinator)).serve_with_incoming(incoming),
+    );
     let (dial, told) = dial(in_memory(port));
     let ended = attend(&worker_state(), &dial, &mut |_| panic!("it is welcomed")).await;
     let Err(error @ SessionError::Refused(_)) = ended else { panic!("{ended:?}") };
@@ -153,10 +167,10 @@ async fn a_message_that_is_too_long_ends_a_worker_at_once() {
 }
 
 /// A coordinator whose job runs on other hardware for as many sessions, and is done then.
-struct Elsewhere(AtomicU32);
+struct OtherHardwareCoordinator(AtomicU32);
 
 #[tonic::async_trait]
-impl Session for Elsewhere {
+impl Session for OtherHardwareCoordinator {
     type OpenStream = Events;
 
     async fn open(&self, _: Request<Streaming<v1::WorkerEvent>>) -> Result<Response<Events>, Status> {
@@ -173,7 +187,7 @@ impl Session for Elsewhere {
 async fn a_worker_on_other_hardware_stands_by_for_as_long_as_the_coordinator_lives() {
     let (port, incoming) = unbounded_channel();
     let incoming = UnboundedReceiverStream::new(incoming);
-    let coordinator = SessionServer::new(Elsewhere(AtomicU32::new(0)));
+    let coordinator = SessionServer::new(OtherHardwareCoordinator(AtomicU32::new(0)));
     tokio::spawn(Server::builder().add_service(coordinator).serve_with_incoming(incoming));
     let (dial, told) = dial(in_memory(port));
     let begun = tokio::time::Instant::now();

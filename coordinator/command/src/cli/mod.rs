@@ -22,7 +22,7 @@ pub use security::SecurityArgs;
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]
-    pub command: Command,
+    pub command: CliCommand,
 }
 
 const AFTER_HELP: &str = "\
@@ -45,7 +45,7 @@ Example:
 
 /// The commands.
 #[derive(Debug, Subcommand)]
-pub enum Command {
+pub enum CliCommand {
     /// Prune a pipeline on this machine.
     ///
     /// Reads the job's pipeline, calibrates on its prompts, prunes package by package and writes a pipeline that diffusers loads. All

@@ -7,9 +7,9 @@ use obsdiff_engine::pipeline::Picture;
 use super::pictures::{COLUMNS, argument_of_flag, check_out, decode, is_png, write_grid};
 use super::speed;
 use crate::cli::CompareArgs;
+use crate::context::CommandContext;
 use crate::picture::psnr;
 use crate::sampling::{Sampling, load_transformer, open_pipeline, relative_errors};
-use crate::session::Session;
 use crate::text::Table;
 use crate::{Error, Result};
 
@@ -20,7 +20,7 @@ const PROMPT_CHARACTERS: usize = 60;
 ///
 /// # Errors
 /// When the prompts, a pipeline or the place to write to cannot be used, or the two transformers differ in shape.
-pub(super) fn compare(args: &CompareArgs, session: &mut Session<'_>) -> Result<()> {
+pub(super) fn compare(args: &CompareArgs, session: &mut CommandContext<'_>) -> Result<()> {
     let process = &args.sampling.process;
     session.use_threads(process.threads)?;
     if !is_png(&args.out) {

@@ -4,16 +4,16 @@ use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::Duration;
 
-use obsdiff_coordinator::{Driver, Port, State, Watched};
+use obsdiff_coordinator::{Driver, JobState, Port, ServedJob};
 use obsdiff_core::Outcome;
 use obsdiff_proto::session::Briefing;
 use tokio::sync::broadcast;
 
 use crate::cli::CoordinatorArgs;
-use crate::job::Job;
+use crate::context::CommandContext;
+use crate::job::JobFile;
 use crate::progress::Progress;
-use crate::run::{Display, Gauge, Inputs, is_left_over, note, open_state};
-use crate::session::Session;
+use crate::run::{Display, Inputs, PhaseDisplay, is_left_over, note, open_state};
 use crate::signals::{Answer, Signal};
 use crate::{Error, Result};
 
@@ -24,7 +24,7 @@ const LINGER: Duration = Duration::from_secs(4);
 ///
 /// # Errors
 /// Bad input, before any work; a port that cannot be bound; why the job failed.
-pub(super) fn coordinate(args: &CoordinatorArgs, session: &mut Session<'_>) -> Result<()> {
+pub(super) fn coordinate(args: &CoordinatorArgs, session: &mut CommandContext<'_>) -> Result<()> {
     let job = session.job(&args.job)?;
     let port = args.security.port(args.listen)?;
     // Whether it is free is known before any work; nobody is to connect before the job is checked.
@@ -56,12 +56,12 @@ pub(super) fn coordinate(args: &CoordinatorArgs, session: &mut Session<'_>) -> R
 
 /// Drives the job until it is done.
 fn drive(
-    job: &Job,
+    job: &JobFile,
     inputs: &Inputs,
-    state: &State,
+    state: &JobState,
     (port, listener): (Port, TcpListener),
     progress: &Progress,
-    session: &mut Session<'_>,
+    session: &mut CommandContext<'_>,
 ) -> Result<()> {
     let briefing = Arc::new(Briefing {
         spec: job.spec.clone(),
@@ -73,13 +73,14 @@ fn drive(
     briefing.check().map_err(|e| Error::content(job.path(), format!("cannot be told to workers: {e}")))?;
     let (told, _) = broadcast::channel(256);
     let steps = u64::from(job.spec.calibration.steps);
-    let display = Display::new(inputs, steps, progress, Arc::new(Gauge::default())).telling(told.clone());
+    let display =
+        Display::new(inputs, steps, progress, Arc::new(PhaseDisplay::default())).telling(told.clone());
     let records = Box::new(state.records());
     let (mut driver, handle) =
         Driver::new(state.job.clone(), records, session.clock.clone(), Box::new(display))
             .map_err(|e| Error::content(job.path(), e.to_string()))?;
     let address = {
-        let watched = Watched {
+        let served = ServedJob {
             handle: handle.clone(),
             model: job.spec.model.path.clone(),
             output: job.spec.output.path.clone(),
@@ -87,7 +88,7 @@ fn drive(
             told,
         };
         let (handle, rendezvous) = (handle.clone(), driver.rendezvous());
-        state.runtime().block_on(port.serve(listener, handle, rendezvous, briefing, watched))?
+        state.runtime().block_on(port.serve(listener, handle, rendezvous, briefing, served))?
     };
     writeln!(session.out, "listening on {address}")?;
     session.out.flush()?;

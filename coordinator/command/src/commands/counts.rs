@@ -9,7 +9,7 @@ use obsdiff_proto::{ByteSize, JobSpec, PackagesSpec, Plan};
 use crate::Result;
 use crate::budget::with_budget;
 use crate::described::Described;
-use crate::job::Job;
+use crate::job::JobFile;
 use crate::text::{self, Table};
 
 /// The largest number of packages shown by itself: past it, only the job's own.
@@ -23,7 +23,7 @@ const SOLVER: f64 = 0.9;
 
 /// Bytes, forward passes and the time on this machine for 1, 2, 4, ... packages and for as many as `plan` has. `rate` is that of
 /// the machine's products.
-pub(super) fn counts(job: &Job, described: &Described, plan: &Plan, rate: f64) -> Result<Table> {
+pub(super) fn counts(job: &JobFile, described: &Described, plan: &Plan, rate: f64) -> Result<Table> {
     let of_job = plan.packages.len() as u32;
     let spec = &job.spec;
     let workload = described.workload(spec);

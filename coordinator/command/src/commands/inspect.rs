@@ -9,7 +9,7 @@ use obsdiff_engine::checkpoint::{Entry, Library, Weights};
 use serde::Serialize;
 
 use crate::cli::InspectArgs;
-use crate::session::Session;
+use crate::context::CommandContext;
 use crate::text::{self, Table};
 use crate::zeros::{self, Zeros};
 use crate::{Error, Result};
@@ -22,7 +22,7 @@ const INDEX: &str = ".safetensors.index.json";
 ///
 /// # Errors
 /// When there are no weights, a file is damaged, or standard output is closed.
-pub(super) fn inspect(args: &InspectArgs, session: &mut Session<'_>) -> Result<()> {
+pub(super) fn inspect(args: &InspectArgs, session: &mut CommandContext<'_>) -> Result<()> {
     let (weights, folder) = open(&args.path)?;
     let found = scan(&args.path, &weights, prunable_names(&folder).as_ref())?;
     if args.json {
@@ -161,7 +161,7 @@ fn natural(name: &str) -> Vec<(Option<u64>, String)> {
     name.split('.').map(|part| (part.parse().ok(), part.to_owned())).collect()
 }
 
-fn print(found: &Found, session: &mut Session<'_>) -> Result<()> {
+fn print(found: &Found, session: &mut CommandContext<'_>) -> Result<()> {
     let mut table = Table::new(["linear", "shape", "type", "zeros", "sparsity", "pattern"]);
     for l in &found.linears {
         let sparsity = text::percent(l.zeros, l.rows as u64 * l.columns as u64);

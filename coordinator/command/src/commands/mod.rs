@@ -14,23 +14,23 @@ mod status;
 mod worker;
 
 use crate::Result;
-use crate::cli::Command;
-use crate::session::Session;
+use crate::cli::CliCommand;
+use crate::context::CommandContext;
 
 /// Runs a command.
 ///
 /// # Errors
 /// What the command cannot use, or what failed.
-pub fn run(command: &Command, session: &mut Session<'_>) -> Result<()> {
+pub fn run(command: &CliCommand, session: &mut CommandContext<'_>) -> Result<()> {
     match command {
-        Command::Run(args) => run::run(args, session),
-        Command::Coordinator(args) => coordinator::coordinate(args, session),
-        Command::Worker(args) => worker::work(args, session),
-        Command::Status(args) => status::status(args, session),
-        Command::Plan(args) => plan::plan(args, session),
-        Command::Inspect(args) => inspect::inspect(args, session),
-        Command::Models => models::models(session),
-        Command::Sample(args) => sample::sample(args, session),
-        Command::Compare(args) => compare::compare(args, session),
+        CliCommand::Run(args) => run::run(args, session),
+        CliCommand::Coordinator(args) => coordinator::coordinate(args, session),
+        CliCommand::Worker(args) => worker::work(args, session),
+        CliCommand::Status(args) => status::status(args, session),
+        CliCommand::Plan(args) => plan::plan(args, session),
+        CliCommand::Inspect(args) => inspect::inspect(args, session),
+        CliCommand::Models => models::models(session),
+        CliCommand::Sample(args) => sample::sample(args, session),
+        CliCommand::Compare(args) => compare::compare(args, session),
     }
 }

@@ -3,13 +3,13 @@
 use obsdiff_engine::architecture::SUPPORTED;
 
 use crate::Result;
-use crate::session::Session;
+use crate::context::CommandContext;
 
 /// Shows which models can be pruned.
 ///
 /// # Errors
 /// When standard output is closed.
-pub(super) fn models(session: &mut Session<'_>) -> Result<()> {
+pub(super) fn models(session: &mut CommandContext<'_>) -> Result<()> {
     for architecture in SUPPORTED {
         let encoders = architecture.text_encoders.iter().map(|slot| {
             let class = slot.kind.classes().join(" or ");

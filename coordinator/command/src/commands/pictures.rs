@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use candle_core::{Device, Tensor};
 use obsdiff_engine::pipeline::{Picture, PipelineFolder};
-use obsdiff_files::{Overlap, Place};
+use obsdiff_files::{Overlap, ResolvedPath};
 
 use crate::cli::SamplingArgs;
 use crate::prompts::read_prompts;
@@ -85,7 +85,7 @@ pub(super) fn check_out<'a>(path: &'a Path, files: &[PathBuf], inputs: &[&Path])
         Ok(_) => return Err(Error::content(folder, "is not a folder, so nothing can be written there")),
         Err(e) => return Err(Error::file(folder, e)),
     }
-    let place = |path: &Path| Place::of(path).map_err(|e| Error::file(path, e));
+    let place = |path: &Path| ResolvedPath::of(path).map_err(|e| Error::file(path, e));
     for input in inputs {
         if matches!(place(path)?.overlap(&place(input)?), Some(Overlap::Same | Overlap::Inside)) {
             let problem = format!("lies in {}, which is only read: choose another --out", input.display());

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use obsdiff_core::cost::{self, Cluster, GramTotals, PackageTimes, Setting};
+use obsdiff_core::cost::{self, Cluster, GramTotals, PackageTimes, PredictionInputs};
 use obsdiff_core::{MemoryNeeds, Options, PackageCost, PlanCost, packages_within};
 use obsdiff_proto::{ByteSize, JobSpec, Method, Pattern, Plan};
 
@@ -10,10 +10,10 @@ use super::counts::counts;
 use crate::budget::with_budget;
 use crate::cli::PlanArgs;
 use crate::clock::Clock;
+use crate::context::CommandContext;
 use crate::described::Described;
-use crate::job::Job;
+use crate::job::JobFile;
 use crate::prompts::JobPrompts;
-use crate::session::Session;
 use crate::text::{self, Table};
 use crate::{Result, fit, machine, rates};
 
@@ -24,7 +24,7 @@ const BANDWIDTH: ByteSize = ByteSize(1_000_000_000);
 ///
 /// # Errors
 /// Whatever `run` would refuse before its work. A job that does not fit is refused behind its plan, which shows what would.
-pub(super) fn plan(args: &PlanArgs, session: &mut Session<'_>) -> Result<()> {
+pub(super) fn plan(args: &PlanArgs, session: &mut CommandContext<'_>) -> Result<()> {
     session.use_threads(args.threads)?;
     let job = session.job(&args.job)?;
     let prompts = JobPrompts::load(&job)?;
@@ -70,7 +70,7 @@ const MEMORIES: [(&str, u64); 3] =
     [("24 GB", 24_000_000_000), ("48 GB", 48_000_000_000), ("80 GB", 80_000_000_000)];
 
 /// What the Grams of all the model's sites come to, whatever the job leaves dense, and how many packages they take at least.
-fn whole_model(job: &Job, described: &Described) -> Result<String> {
+fn whole_model(job: &JobFile, described: &Described) -> Result<String> {
     let (spec, inventory, tokens) = (&job.spec, &described.inventory, described.tokens);
     let totals = GramTotals::new(inventory, spec.hessian.accumulate, tokens);
     let branches = tokens.branches as f64;
@@ -98,7 +98,7 @@ fn whole_model(job: &Job, described: &Described) -> Result<String> {
 /// How long each package takes so many workers of such a bandwidth, from what one is measured to reach here, where products go at
 /// `rate` operations a second.
 fn times(
-    job: &Job,
+    job: &JobFile,
     described: &Described,
     plan: &Plan,
     (workers, bandwidth): (u32, ByteSize),
@@ -106,7 +106,7 @@ fn times(
     clock: &Clock,
 ) -> Result<String> {
     let rates = rates::measure(job, described, rate, clock)?;
-    let setting = Setting {
+    let setting = PredictionInputs {
         inventory: &described.inventory,
         accumulate: job.spec.hessian.accumulate,
         options: &Options::of(&job.spec),

@@ -2,15 +2,15 @@
 
 use crate::Result;
 use crate::cli::RunArgs;
-use crate::run::Process;
-use crate::session::Session;
+use crate::context::CommandContext;
+use crate::run::RunContext;
 use crate::signals::Answer;
 
 /// Runs a job and tells what it did.
 ///
 /// # Errors
 /// Bad input, before any work; a failure of the engine later.
-pub(super) fn run(args: &RunArgs, session: &mut Session<'_>) -> Result<()> {
+pub(super) fn run(args: &RunArgs, session: &mut CommandContext<'_>) -> Result<()> {
     let job = session.job(&args.job)?;
     session.use_threads(args.process.threads)?;
     let progress = session.progress(args.process.quiet);
@@ -19,7 +19,7 @@ pub(super) fn run(args: &RunArgs, session: &mut Session<'_>) -> Result<()> {
         let (progress, command) = (progress.clone(), session.command.clone());
         move |signal| Answer::Exit(format!("stopped by {signal}: {}", progress.left_by_stop(&command)))
     });
-    let process = Process {
+    let process = RunContext {
         workers: args.workers as usize,
         memory: session.memory,
         progress: &progress,

@@ -7,15 +7,15 @@ use obsdiff_engine::pipeline::Picture;
 
 use super::pictures::{COLUMNS, argument_of_flag, check_format, check_out, decode, is_png, write_grid};
 use crate::cli::SampleArgs;
+use crate::context::CommandContext;
 use crate::sampling::{Sampling, load_transformer, open_pipeline};
-use crate::session::Session;
 use crate::{Error, Result, picture};
 
 /// Makes pictures from prompts.
 ///
 /// # Errors
 /// When the prompts, the pipeline or the place to write to cannot be used.
-pub(super) fn sample(args: &SampleArgs, session: &mut Session<'_>) -> Result<()> {
+pub(super) fn sample(args: &SampleArgs, session: &mut CommandContext<'_>) -> Result<()> {
     let process = &args.sampling.process;
     session.use_threads(process.threads)?;
     check_format(&args.out)?;
@@ -35,7 +35,7 @@ fn write(
     args: &SampleArgs,
     prompts: &[String],
     pictures: &[Picture],
-    session: &mut Session<'_>,
+    session: &mut CommandContext<'_>,
 ) -> Result<()> {
     if is_png(&args.out) {
         let rows: Vec<_> = pictures.chunks(COLUMNS).map(<[Picture]>::to_vec).collect();

@@ -8,8 +8,8 @@ use obsdiff_engine::model::{Denoise, DiffusionModel, NoTap};
 use obsdiff_engine::pipeline::{PipelineFolder, noise};
 
 use crate::Result;
+use crate::context::CommandContext;
 use crate::sampling::{Settings, load_transformer};
-use crate::session::Session;
 use crate::text;
 
 /// Calls of each transformer: at least and at most so many, and for about so long.
@@ -29,7 +29,7 @@ pub(super) fn measure(
     dense: &PipelineFolder,
     pruned: &PipelineFolder,
     settings: Settings,
-    session: &Session<'_>,
+    session: &CommandContext<'_>,
 ) -> Result<Speed> {
     let size = dense.latent_size(settings.height, settings.width)?;
     let tokens = dense.text_encoders(settings.max_sequence_length, &Device::Cpu)?.tokens();

@@ -9,7 +9,7 @@ use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Channel;
 
 use crate::cli::StatusArgs;
-use crate::session::Session;
+use crate::context::CommandContext;
 use crate::status::{render, render_news};
 use crate::{Error, Result};
 
@@ -17,7 +17,7 @@ use crate::{Error, Result};
 ///
 /// # Errors
 /// When the coordinator cannot be reached, or refuses.
-pub(super) fn status(args: &StatusArgs, session: &mut Session<'_>) -> Result<()> {
+pub(super) fn status(args: &StatusArgs, session: &mut CommandContext<'_>) -> Result<()> {
     let endpoint = args.security.endpoint(&args.coordinator)?;
     let token = TokenSender(args.security.token()?);
     let runtime = crate::runtime::runtime()?;

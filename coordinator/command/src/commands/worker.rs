@@ -9,23 +9,23 @@ use obsdiff_security::TokenSender;
 use obsdiff_store::JobStore;
 use obsdiff_worker::collective::Transport;
 use obsdiff_worker::device::{
-    JobPartStore, Machine, PartStoreError, Patience, WorkError, WorkerState, follow,
+    GroupTimeouts, JobPartStore, Machine, PartStoreError, WorkError, WorkerState, follow,
 };
 use obsdiff_worker::preparation::Received;
 use obsdiff_worker::rendezvous::PeerRendezvous;
-use obsdiff_worker::session::{Dial, SessionError, attend, tcp};
+use obsdiff_worker::session::{SessionError, SessionSettings, attend, tcp};
 use tokio::runtime::Runtime;
 use tonic::transport::Endpoint;
 
 use crate::cli::WorkerArgs;
+use crate::context::CommandContext;
 use crate::described::{Described, unprepared};
 use crate::fit;
-use crate::job::{Job, StoreSettings};
+use crate::job::{JobFile, StoreSettings};
 use crate::machine::product_rate;
 use crate::progress::Progress;
 use crate::prompts::JobPrompts;
-use crate::run::{Gauge, Inputs, prepare};
-use crate::session::Session;
+use crate::run::{Inputs, PhaseDisplay, prepare};
 use crate::signals::{Answer, Signals};
 use crate::{Error, Result};
 
@@ -36,16 +36,16 @@ const LEFT: &str = "the job goes on with other workers, or when this command is 
 ///
 /// # Errors
 /// When the coordinator cannot be dialled as asked, it refuses the worker, or the model here is not the job's.
-pub(super) fn work(args: &WorkerArgs, session: &mut Session<'_>) -> Result<()> {
+pub(super) fn work(args: &WorkerArgs, session: &mut CommandContext<'_>) -> Result<()> {
     session.use_threads(args.process.threads)?;
     let runtime = crate::runtime::runtime()?;
     let progress = session.progress(args.process.quiet);
-    let (dial, transport) = dial(args, progress.clone(), &runtime)?;
+    let (settings, transport) = settings(args, progress.clone(), &runtime)?;
     let megaflops = (product_rate(&session.clock)? / 1e6) as u64;
     let worker_state = WorkerState::new(
         Machine { instance: instance(), speed: megaflops, hardware: obsdiff_engine::hardware() },
         transport,
-        Patience::default(),
+        GroupTimeouts::default(),
     );
     let ready = Arc::new(AtomicBool::new(false));
     drain_when_asked(&session.signals, &worker_state, &ready);
@@ -64,7 +64,7 @@ pub(super) fn work(args: &WorkerArgs, session: &mut Session<'_>) -> Result<()> {
                     Err("the coordinator runs another job than before: start the worker again".to_owned())
                 }
             };
-            attend(&worker_state, &dial, &mut briefed).await
+            attend(&worker_state, &settings, &mut briefed).await
         }
     });
     let worked = match briefings.recv() {
@@ -95,18 +95,22 @@ pub(super) fn work(args: &WorkerArgs, session: &mut Session<'_>) -> Result<()> {
 }
 
 /// How the coordinator and the other workers are reached.
-fn dial(args: &WorkerArgs, progress: Progress, runtime: &Runtime) -> Result<(Dial, Arc<dyn Transport>)> {
+fn settings(
+    args: &WorkerArgs,
+    progress: Progress,
+    runtime: &Runtime,
+) -> Result<(SessionSettings, Arc<dyn Transport>)> {
     let endpoint = args.security.endpoint(&args.coordinator)?;
     let (transport, rendezvous) = reach(&endpoint, args.security.insecure, runtime);
-    let dial = Dial {
+    let settings = SessionSettings {
         endpoint,
         connect: tcp(),
         token: TokenSender(args.security.token()?),
         rendezvous,
         patience: args.patience,
-        tell: Arc::new(move |waiting| progress.note(&waiting.to_string())),
+        on_waiting: Arc::new(move |waiting| progress.note(&waiting.to_string())),
     };
-    Ok((dial, transport))
+    Ok((settings, transport))
 }
 
 /// The way to the other workers: by Gloo, and the coordinator tells where they are. Gloo's connections have no certificates: beyond
@@ -139,12 +143,12 @@ fn serve(
     runtime: &Runtime,
     worker_state: &Arc<WorkerState>,
     ready: &AtomicBool,
-    session: &Session<'_>,
+    session: &CommandContext<'_>,
     progress: &Progress,
 ) -> Result<()> {
     let root = tracing::info_span!(crate::run::RUN_SPAN);
     let _running = root.enter();
-    let job = Job::received(briefing.spec.clone(), StoreSettings::of(&session.environment));
+    let job = JobFile::received(briefing.spec.clone(), StoreSettings::of(&session.environment));
     let store = JobStore::open(&briefing.store, job.stores().pairs())?;
     let received = Received::open(briefing, &store, runtime.handle(), &|| worker_state.advance());
     let inputs = inputs(briefing, received.map_err(|e| unprepared(&job, e))?);
@@ -158,7 +162,8 @@ fn serve(
     let (model, trajectories) = prepare(&job, &inputs, progress)?;
     let work = crate::run::work(&job, &inputs, &trajectories, None, &session.disk);
     let part_store = JobPartStore::new(store, runtime.handle().clone());
-    let mut engine = work.engine(model, Arc::new(part_store), Arc::new(Gauge::default()), worker_state);
+    let mut engine =
+        work.engine(model, Arc::new(part_store), Arc::new(PhaseDisplay::default()), worker_state);
     ready.store(true, Ordering::SeqCst);
     follow(worker_state, &mut engine);
     match worker_state.take_failure() {

@@ -29,7 +29,7 @@ const FROM_FLAG: &str = "flag";
 
 /// A job as its user gave it, checked as far as can be without reading the model or the prompts.
 #[derive(Debug)]
-pub struct Job {
+pub struct JobFile {
     /// What is asked for, with defaults filled in.
     pub spec: JobSpec,
     path: PathBuf,
@@ -63,7 +63,7 @@ impl fmt::Debug for StoreSettings {
     }
 }
 
-impl Job {
+impl JobFile {
     /// Loads the job file `path`, overridden by those variables of `environment` that name a key, overridden by `sets`, each
     /// `section.key=value`. A value that is empty unsets its key.
     ///

@@ -30,19 +30,19 @@ const LIST: [&str; 2] = ["sparsity", "rules"];
 pub(super) struct Override {
     /// As its user wrote it, for messages.
     name: String,
-    path: Vec<Step>,
+    path: Vec<PathStep>,
     value: Value,
 }
 
 /// One step on the way to a value.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Step {
+enum PathStep {
     Key(String),
     Index(usize),
 }
 
 impl Override {
-    fn new(name: String, path: Vec<Step>, text: &str, origin: &str) -> Result<Self> {
+    fn new(name: String, path: Vec<PathStep>, text: &str, origin: &str) -> Result<Self> {
         let text = text.trim();
         let origin = origin.to_owned();
         let kind = if text.is_empty() {
@@ -52,7 +52,7 @@ impl Override {
         } else {
             ValueKind::String(text.to_owned())
         };
-        if kind == ValueKind::Nil && matches!(path.last(), Some(Step::Index(_))) {
+        if kind == ValueKind::Nil && matches!(path.last(), Some(PathStep::Index(_))) {
             return Err(Error::key(name, "cannot be unset by itself: give the whole list anew"));
         }
         Ok(Self { name, path, value: given(Value::new(None, kind), &origin) })
@@ -73,7 +73,7 @@ impl Override {
         let mut at = root;
         for step in &self.path {
             match step {
-                Step::Key(name) => {
+                PathStep::Key(name) => {
                     if at.kind == ValueKind::Nil {
                         *at = empty(ValueKind::Table(Map::new()));
                     }
@@ -83,7 +83,7 @@ impl Override {
                     };
                     at = table.entry(name.clone()).or_insert_with(|| empty(ValueKind::Nil));
                 }
-                Step::Index(index) => {
+                PathStep::Index(index) => {
                     if at.kind == ValueKind::Nil {
                         *at = empty(ValueKind::Array(Vec::new()));
                     }
@@ -103,9 +103,9 @@ impl Override {
     }
 }
 
-fn is_list(path: &[Step]) -> bool {
+fn is_list(path: &[PathStep]) -> bool {
     let keys: Vec<&str> =
-        path.iter().filter_map(|s| if let Step::Key(k) = s { Some(k.as_str()) } else { None }).collect();
+        path.iter().filter_map(|s| if let PathStep::Key(k) = s { Some(k.as_str()) } else { None }).collect();
     keys == LIST
 }
 
@@ -159,7 +159,7 @@ pub(super) fn of_environment(environment: &[(OsString, OsString)]) -> Result<Vec
 }
 
 /// The key that a variable of this name overrides; nothing where it is not for a job.
-fn variable(name: &str) -> Option<Result<Vec<Step>>> {
+fn variable(name: &str) -> Option<Result<Vec<PathStep>>> {
     let key = name.strip_prefix(ENV_PREFIX).filter(|_| !PROGRAM_VARIABLES.contains(&name))?;
     let parts: Vec<String> = key.split("__").map(str::to_lowercase).collect();
     let section = parts.first().filter(|_| parts.len() > 1).map(String::as_str).unwrap_or_default();
@@ -177,11 +177,11 @@ fn variable(name: &str) -> Option<Result<Vec<Step>>> {
         };
     }
     let step = |part: &String| match part.parse::<usize>() {
-        Ok(index) if index < MAX_INDEX => Some(Step::Index(index)),
+        Ok(index) if index < MAX_INDEX => Some(PathStep::Index(index)),
         Ok(_) => None,
-        Err(_) => word(part).then(|| Step::Key(part.clone())),
+        Err(_) => word(part).then(|| PathStep::Key(part.clone())),
     };
-    let path: Option<Vec<Step>> = parts.iter().map(step).collect();
+    let path: Option<Vec<PathStep>> = parts.iter().map(step).collect();
     Some(path.ok_or_else(|| Error::key(name, "names no key of a job, as OBSDIFF_SECTION__KEY does")))
 }
 
@@ -204,15 +204,15 @@ pub(super) fn of_flag(set: &str) -> Result<Override> {
 }
 
 /// The steps of a key such as `sparsity.rules[0].ratio`.
-fn path(key: &str) -> Option<Vec<Step>> {
+fn path(key: &str) -> Option<Vec<PathStep>> {
     let mut steps = Vec::new();
     for part in key.split('.') {
         let mut pieces = part.split('[');
         let name = pieces.next().filter(|name| word(name) || name.contains('-'))?;
-        steps.push(Step::Key(name.to_owned()));
+        steps.push(PathStep::Key(name.to_owned()));
         for piece in pieces {
             let index = piece.strip_suffix(']')?.trim().parse().ok().filter(|index| *index < MAX_INDEX)?;
-            steps.push(Step::Index(index));
+            steps.push(PathStep::Index(index));
         }
     }
     Some(steps)

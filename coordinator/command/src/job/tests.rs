@@ -31,7 +31,7 @@ fn load(text: &str, env: &[(&str, &str)], sets: &[&str]) -> Result<JobSpec> {
     fs::write(&path, text).unwrap();
     let env = env.iter().map(|(k, v)| (OsString::from(k), OsString::from(v)));
     let sets: Vec<String> = sets.iter().map(|s| s.to_string()).collect();
-    Job::load(&path, env, &sets).map(|job| job.spec)
+    JobFile::load(&path, env, &sets).map(|job| job.spec)
 }
 
 fn refused(text: &str, env: &[(&str, &str)], sets: &[&str]) -> String {
@@ -199,7 +199,7 @@ fn a_file_that_is_no_text_is_refused() {
         ("empty", "empty: is empty: a job has [model], [sparsity] and [output]"),
         ("huge", "larger than 1 MiB"),
     ] {
-        let error = Job::load(&at(name), [], &[]).unwrap_err().line();
+        let error = JobFile::load(&at(name), [], &[]).unwrap_err().line();
         assert!(error.contains(says), "{name}: {error}");
     }
 }

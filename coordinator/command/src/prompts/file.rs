@@ -15,7 +15,7 @@ use serde::Deserialize;
 use serde::de::{MapAccess, Visitor};
 
 use super::lines::{Line, Lines};
-use super::table::{Dialect, Table};
+use super::table::{Dialect, TableReader};
 use crate::Error;
 
 const MAX_FILE_BYTES: u64 = 64 << 30;
@@ -64,7 +64,7 @@ pub(super) fn read(
     match format {
         Format::Lines => text(lines, &mut take)?,
         Format::Json(key) => objects(lines, key, &mut take)?,
-        Format::Table(dialect, column) => rows(path, Table::new(lines, dialect), column, &mut take)?,
+        Format::Table(dialect, column) => rows(path, TableReader::new(lines, dialect), column, &mut take)?,
     }
     io::copy(&mut source, &mut io::sink()).map_err(|e| Error::file(path, e))?;
     if any {
@@ -103,10 +103,10 @@ impl<'a> Format<'a> {
     }
 }
 
-type Take<'a> = &'a mut dyn FnMut(&str) -> bool;
+type TakePrompt<'a> = &'a mut dyn FnMut(&str) -> bool;
 
 /// A prompt a line; blank lines part them at will.
-fn text<R: Read>(mut lines: Lines<'_, R>, take: Take<'_>) -> Result<()> {
+fn text<R: Read>(mut lines: Lines<'_, R>, take: TakePrompt<'_>) -> Result<()> {
     while let Some(line) = lines.next()? {
         if !line.text.trim().is_empty() && !take(&line.text) {
             break;
@@ -116,7 +116,7 @@ fn text<R: Read>(mut lines: Lines<'_, R>, take: Take<'_>) -> Result<()> {
 }
 
 /// A JSON object a line, the prompt under `key`.
-fn objects<R: Read>(mut lines: Lines<'_, R>, key: &str, take: Take<'_>) -> Result<()> {
+fn objects<R: Read>(mut lines: Lines<'_, R>, key: &str, take: TakePrompt<'_>) -> Result<()> {
     while let Some(Line { number, text, .. }) = lines.next()? {
         if text.trim().is_empty() {
             continue;
@@ -152,7 +152,12 @@ fn objects<R: Read>(mut lines: Lines<'_, R>, key: &str, take: Take<'_>) -> Resul
 }
 
 /// The prompt of each row in the column of this name.
-fn rows<R: Read>(path: &Path, mut table: Table<'_, R>, column: &str, take: Take<'_>) -> Result<()> {
+fn rows<R: Read>(
+    path: &Path,
+    mut table: TableReader<'_, R>,
+    column: &str,
+    take: TakePrompt<'_>,
+) -> Result<()> {
     let Some(header) = table.next()? else { return Ok(()) };
     let names: Vec<&str> = header.fields.iter().map(|name| name.trim()).collect();
     let mut places = (0..names.len()).filter(|i| names[*i] == column);

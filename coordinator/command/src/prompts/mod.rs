@@ -9,7 +9,7 @@ use std::path::Path;
 
 use obsdiff_proto::{InputDigest, JobError, JobSpec};
 
-use crate::job::Job;
+use crate::job::JobFile;
 use crate::{Error, Result};
 
 /// The prompts of a job, read once before any work.
@@ -33,7 +33,7 @@ impl JobPrompts {
     /// # Errors
     /// When a file is missing, is not what its extension says, has no such column, or holds no prompt or fewer than
     /// `calibration.count`. The error names the key of the job, the file and the line.
-    pub fn load(job: &Job) -> Result<Self> {
+    pub fn load(job: &JobFile) -> Result<Self> {
         let spec = &job.spec;
         let wanted = spec.calibration.prompt_count() as usize;
         let mut calibration = Vec::new();
@@ -155,7 +155,7 @@ impl HeldOut {
 }
 
 /// Names the key that names the file, or the column's where that is what is wrong.
-fn of_key(section: &str, job: &Job, error: file::PromptError) -> Error {
+fn of_key(section: &str, job: &JobFile, error: file::PromptError) -> Error {
     let key = if error.column { "column" } else { "prompts" };
     job.refuse(JobError::new(format!("{section}.{key}"), error.error.line()))
 }

@@ -37,7 +37,7 @@ pub(super) struct Row {
 }
 
 /// Reads a table row by row, its header first.
-pub(super) struct Table<'p, R> {
+pub(super) struct TableReader<'p, R> {
     lines: Lines<'p, R>,
     dialect: Dialect,
     /// Fields of the header, once it is read.
@@ -46,7 +46,7 @@ pub(super) struct Table<'p, R> {
 
 /// Where in a field its reader is.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Place {
+enum FieldState {
     Start,
     Plain,
     Quoted,
@@ -58,12 +58,12 @@ enum Place {
 struct Reading {
     fields: Vec<String>,
     field: String,
-    place: Place,
+    place: FieldState,
     /// The line of the last quote that opened a field.
     opened: u64,
 }
 
-impl<'p, R: Read> Table<'p, R> {
+impl<'p, R: Read> TableReader<'p, R> {
     pub(super) fn new(lines: Lines<'p, R>, dialect: Dialect) -> Self {
         Self { lines, dialect, width: None }
     }
@@ -100,7 +100,7 @@ impl<'p, R: Read> Table<'p, R> {
         };
         let first = line.number;
         let mut reading =
-            Reading { fields: Vec::new(), field: String::new(), place: Place::Start, opened: first };
+            Reading { fields: Vec::new(), field: String::new(), place: FieldState::Start, opened: first };
         let mut bytes = 0;
         loop {
             bytes += line.text.len() + line.end.len();
@@ -109,7 +109,7 @@ impl<'p, R: Read> Table<'p, R> {
                     .take(character, line.number, self.dialect)
                     .map_err(|p| self.refuse(line.number, &p))?;
             }
-            if reading.place != Place::Quoted {
+            if reading.place != FieldState::Quoted {
                 reading.fields.push(reading.field);
                 return Ok(Some(Row { line: first, fields: reading.fields }));
             }
@@ -135,34 +135,34 @@ impl Reading {
     fn take(&mut self, character: char, line: u64, dialect: Dialect) -> std::result::Result<(), String> {
         let delimiter = dialect.delimiter();
         match (self.place, character) {
-            (Place::Start, '"') => {
-                self.place = Place::Quoted;
+            (FieldState::Start, '"') => {
+                self.place = FieldState::Quoted;
                 self.opened = line;
             }
-            (Place::Quoted, '"') => self.place = Place::Closed,
-            (Place::Quoted, _) => self.field.push(character),
-            (Place::Closed, '"') => {
-                self.place = Place::Quoted;
+            (FieldState::Quoted, '"') => self.place = FieldState::Closed,
+            (FieldState::Quoted, _) => self.field.push(character),
+            (FieldState::Closed, '"') => {
+                self.place = FieldState::Quoted;
                 self.field.push('"');
             }
             (_, _) if character == delimiter => {
                 self.fields.push(std::mem::take(&mut self.field));
-                self.place = Place::Start;
+                self.place = FieldState::Start;
             }
-            (Place::Closed, _) => {
+            (FieldState::Closed, _) => {
                 return Err(format!(
                     "goes on behind the quote that closes a field, which was opened on line {}: double a quote inside of a field",
                     self.opened
                 ));
             }
-            (Place::Plain, '"') if dialect == Dialect::Csv => {
+            (FieldState::Plain, '"') if dialect == Dialect::Csv => {
                 return Err(
                     "has a quote inside of a field that is not quoted: double it and quote the field"
                         .to_owned(),
                 );
             }
-            (Place::Start | Place::Plain, _) => {
-                self.place = Place::Plain;
+            (FieldState::Start | FieldState::Plain, _) => {
+                self.place = FieldState::Plain;
                 self.field.push(character);
             }
         }

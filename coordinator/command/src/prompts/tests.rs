@@ -19,7 +19,7 @@ impl Folder {
     }
 
     /// A job of `count` calibration prompts of the file `name`, with further assignments.
-    fn job(&self, name: &str, count: usize, sets: &[&str]) -> Job {
+    fn job(&self, name: &str, count: usize, sets: &[&str]) -> JobFile {
         let prompts = self.0.path().join(name);
         let job = self.file(
             "job.toml",
@@ -30,7 +30,7 @@ impl Folder {
         );
         let sets: Vec<String> =
             sets.iter().map(|s| s.replace("DIR", &self.0.path().display().to_string())).collect();
-        Job::load(&job, [], &sets).unwrap()
+        JobFile::load(&job, [], &sets).unwrap()
     }
 }
 

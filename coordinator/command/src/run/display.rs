@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::sync::Mutex;
 
-use obsdiff_coordinator::Audience;
+use obsdiff_coordinator::Observer;
 use obsdiff_core::{Core, Event, Phase};
 use obsdiff_proto::{Package, PackageId, Shard, lock};
 use obsdiff_worker::device::Watch;
@@ -15,9 +15,9 @@ use crate::progress::{self, Progress};
 
 /// The bar or line of the open phase, which workers move.
 #[derive(Default)]
-pub struct Gauge(Mutex<Option<Open>>);
+pub struct PhaseDisplay(Mutex<Option<OpenPhase>>);
 
-struct Open {
+struct OpenPhase {
     counts: Counts,
     phase: progress::Phase,
 }
@@ -28,8 +28,8 @@ enum Counts {
     Solved,
 }
 
-impl Gauge {
-    fn replace(&self, next: Option<Open>) {
+impl PhaseDisplay {
+    fn replace(&self, next: Option<OpenPhase>) {
         let last = std::mem::replace(&mut *lock(&self.0), next);
         if let Some(last) = last {
             last.phase.finish();
@@ -57,7 +57,7 @@ impl Gauge {
     }
 }
 
-impl Watch for Gauge {
+impl Watch for PhaseDisplay {
     fn steps(&self, prompts: u64) {
         self.advance(Counts::Steps, prompts);
     }
@@ -73,7 +73,7 @@ pub struct Display<'a> {
     /// Denoising steps of a prompt.
     steps: u64,
     progress: &'a Progress,
-    gauge: Arc<Gauge>,
+    phase_display: Arc<PhaseDisplay>,
     package: Option<PackageId>,
     phase: Option<Phase>,
     /// Those who watch from elsewhere, where the workers are elsewhere too.
@@ -81,9 +81,14 @@ pub struct Display<'a> {
 }
 
 impl<'a> Display<'a> {
-    /// A display of a job of `steps` denoising steps on `progress`, whose bars `gauge` moves.
-    pub fn new(inputs: &'a Inputs, steps: u64, progress: &'a Progress, gauge: Arc<Gauge>) -> Self {
-        Self { inputs, steps, progress, gauge, package: None, phase: None, told: None }
+    /// A display of a job of `steps` denoising steps on `progress`, whose bars `phase_display` moves.
+    pub fn new(
+        inputs: &'a Inputs,
+        steps: u64,
+        progress: &'a Progress,
+        phase_display: Arc<PhaseDisplay>,
+    ) -> Self {
+        Self { inputs, steps, progress, phase_display, package: None, phase: None, told: None }
     }
 
     /// The same for workers elsewhere: it passes on what happens to those who watch from there.
@@ -97,8 +102,8 @@ impl<'a> Display<'a> {
             Counts::Solved if self.package().is_some_and(Package::is_structured) => "structures",
             Counts::Solved => "linears",
         };
-        let open = (total > 0).then(|| Open { counts, phase: self.progress.phase(name, unit, total) });
-        self.gauge.replace(open);
+        let open = (total > 0).then(|| OpenPhase { counts, phase: self.progress.phase(name, unit, total) });
+        self.phase_display.replace(open);
     }
 
     fn steps_of<'s>(&self, shards: impl IntoIterator<Item = &'s Shard>) -> u64 {
@@ -119,8 +124,8 @@ impl<'a> Display<'a> {
             let (held, solved) = core.progress();
             let piloted = if core.package().is_some() { 1.0 } else { 0.0 };
             let steps = if self.phase == Some(Phase::Pilot) { piloted } else { held };
-            self.gauge.reach(Counts::Steps, steps);
-            self.gauge.reach(Counts::Solved, solved);
+            self.phase_display.reach(Counts::Steps, steps);
+            self.phase_display.reach(Counts::Solved, solved);
         }
     }
 
@@ -129,7 +134,7 @@ impl<'a> Display<'a> {
     }
 
     fn show_package(&mut self, open: PackageId) {
-        self.gauge.replace(None);
+        self.phase_display.replace(None);
         self.package = Some(open);
         let packages = self.inputs.plan.packages.len();
         if let Some(package) = self.package() {
@@ -155,15 +160,15 @@ impl<'a> Display<'a> {
                 self.open(name, Counts::Solved, self.package().map_or(0, |package| self.solved(package)));
             }
             Phase::Export => {
-                self.gauge.replace(None);
+                self.phase_display.replace(None);
                 self.progress.packages_done();
             }
-            Phase::Commit | Phase::Apply | Phase::Over => self.gauge.replace(None),
+            Phase::Commit | Phase::Apply | Phase::Over => self.phase_display.replace(None),
         }
     }
 }
 
-impl Audience for Display<'_> {
+impl Observer for Display<'_> {
     fn event(&mut self, event: &Event) {
         if let Some(told) = &self.told {
             // Where nobody watches, nobody hears.

@@ -13,7 +13,7 @@ use super::state::has_written;
 use crate::budget::with_budget;
 use crate::described::Described;
 use crate::fit;
-use crate::job::Job;
+use crate::job::JobFile;
 use crate::prompts::JobPrompts;
 use crate::{Error, Result};
 
@@ -43,7 +43,7 @@ impl Inputs {
     ///
     /// # Errors
     /// The first thing that cannot be used, naming the key, the file or the layer.
-    pub fn open(job: &Job, workers: usize, memory: Option<ByteSize>) -> Result<Self> {
+    pub fn open(job: &JobFile, workers: usize, memory: Option<ByteSize>) -> Result<Self> {
         let _span = tracing::info_span!("check").entered();
         let prompts = JobPrompts::load(job)?;
         let described = Described::read(job)?;
@@ -72,7 +72,7 @@ impl Inputs {
     }
 
     /// The peak memory that the plan predicts for so many workers of one process.
-    pub fn predicted_peak(&self, job: &Job, workers: usize) -> ByteSize {
+    pub fn predicted_peak(&self, job: &JobFile, workers: usize) -> ByteSize {
         let (spec, described) = (&job.spec, &self.described);
         ByteSize(
             described.memory(spec, &self.plan).peak_of(&described.cost(spec, &self.plan), workers as u64),
@@ -82,7 +82,7 @@ impl Inputs {
 
 /// The output must be a new directory, or what the job itself has `written`, on a file system with room for it, and for the encoded
 /// prompts that memory is not to hold.
-fn check_output(job: &Job, described: &Described, written: bool) -> Result<PathBuf> {
+fn check_output(job: &JobFile, described: &Described, written: bool) -> Result<PathBuf> {
     let refuse = |problem: String| Err(job.refuse(JobError::new("output.path", problem)));
     let path = &job.spec.output.path;
     if path.is_empty() || path.contains("://") {
@@ -128,7 +128,7 @@ fn check_output(job: &Job, described: &Described, written: bool) -> Result<PathB
 }
 
 /// This process writes the output itself: it must be allowed to.
-fn check_writable(job: &Job, folder: &Path) -> Result<()> {
+fn check_writable(job: &JobFile, folder: &Path) -> Result<()> {
     let access = rustix::fs::access(folder, Access::WRITE_OK | Access::EXEC_OK);
     access.map_err(|error| {
         let error = std::io::Error::from(error);

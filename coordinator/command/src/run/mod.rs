@@ -13,7 +13,7 @@ mod workers;
 use std::sync::Arc;
 
 use candle_core::Tensor;
-use obsdiff_coordinator::State;
+use obsdiff_coordinator::JobState;
 use obsdiff_engine::calibrate::Trajectories;
 use obsdiff_engine::export::PruningRecord;
 use obsdiff_engine::model::DiffusionModel;
@@ -23,12 +23,12 @@ use obsdiff_worker::preparation;
 use obsdiff_worker::work::Work;
 
 use crate::Result;
-use crate::job::Job;
+use crate::job::JobFile;
 use crate::progress::Progress;
 use crate::sampling::encoding;
 use crate::spans::Spans;
 
-pub use display::{Display, Gauge};
+pub use display::{Display, PhaseDisplay};
 pub use held_out::HeldOutError;
 pub use inputs::Inputs;
 pub use memory::peak_resident;
@@ -42,7 +42,7 @@ use workers::run_workers;
 pub const RUN_SPAN: &str = "run";
 
 /// What a process gives to a run.
-pub struct Process<'a> {
+pub struct RunContext<'a> {
     /// Workers that share its threads.
     pub workers: usize,
     /// The memory they may take together, where it is known.
@@ -60,8 +60,8 @@ pub struct Process<'a> {
 ///
 /// # Errors
 /// Bad input, before any work; a failure of the engine later. Nothing half-written is left behind.
-pub fn run(job: &Job, process: &Process<'_>) -> Result<Summary> {
-    let &Process { workers, memory, progress, spans, disk } = process;
+pub fn run(job: &JobFile, process: &RunContext<'_>) -> Result<Summary> {
+    let &RunContext { workers, memory, progress, spans, disk } = process;
     let root = tracing::info_span!(RUN_SPAN);
     let running = root.enter();
     let inputs = Inputs::open(job, workers, memory)?;
@@ -109,13 +109,13 @@ fn compared(
 
 /// Prunes and compares.
 fn prune(
-    job: &Job,
+    job: &JobFile,
     inputs: &Inputs,
-    state: &State,
-    process: &Process<'_>,
+    state: &JobState,
+    process: &RunContext<'_>,
     root: &tracing::Span,
 ) -> Result<(PruningRecord, Option<HeldOutError>)> {
-    let &Process { workers, progress, spans, disk, .. } = process;
+    let &RunContext { workers, progress, spans, disk, .. } = process;
     let running = root.enter();
     let (model, trajectories) = prepare(job, inputs, progress)?;
     let dense = held_out::latents(&*model, &trajectories, inputs, "dense", progress)?;
@@ -134,7 +134,7 @@ fn prune(
 /// # Errors
 /// When a component cannot be used.
 pub(crate) fn prepare(
-    job: &Job,
+    job: &JobFile,
     inputs: &Inputs,
     progress: &Progress,
 ) -> Result<(Box<dyn DiffusionModel>, Arc<Trajectories>)> {
@@ -151,7 +151,7 @@ pub(crate) fn prepare(
 
 /// What the workers of this process share. Final latents of the dense model are `dense`, where they are known.
 pub(crate) fn work<'a>(
-    job: &'a Job,
+    job: &'a JobFile,
     inputs: &'a Inputs,
     trajectories: &'a Arc<Trajectories>,
     dense: Option<&'a Tensor>,

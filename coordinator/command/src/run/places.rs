@@ -2,24 +2,24 @@
 
 use std::path::Path;
 
-use obsdiff_files::{Overlap, Place};
+use obsdiff_files::{Overlap, ResolvedPath};
 use obsdiff_proto::JobError;
 use obsdiff_store::JobStore;
 
 use super::state::location;
 use crate::Result;
-use crate::job::Job;
+use crate::job::JobFile;
 
 /// A path of a job, with its key.
 struct Named<'a> {
     key: &'static str,
     path: &'a str,
-    place: Place,
+    place: ResolvedPath,
 }
 
 impl<'a> Named<'a> {
-    fn of(job: &Job, key: &'static str, path: &'a str) -> Result<Self> {
-        let place = Place::of(Path::new(path));
+    fn of(job: &JobFile, key: &'static str, path: &'a str) -> Result<Self> {
+        let place = ResolvedPath::of(Path::new(path));
         let place = place.map_err(|e| job.refuse(JobError::new(key, format!("is \"{path}\": {e}"))))?;
         Ok(Self { key, path, place })
     }
@@ -27,7 +27,7 @@ impl<'a> Named<'a> {
 
 /// Refuses a job whose output or state would overlap with each other or with what it reads, symbolic links followed, and a state's
 /// folder that holds anything that is not obsdiff's.
-pub(super) fn check(job: &Job) -> Result<()> {
+pub(super) fn check(job: &JobFile) -> Result<()> {
     let spec = &job.spec;
     let output = Named::of(job, "output.path", &spec.output.path)?;
     let mut inputs = vec![Named::of(job, "model.path", &spec.model.path)?];
@@ -52,7 +52,7 @@ pub(super) fn check(job: &Job) -> Result<()> {
 }
 
 /// Refuses what is written, where it overlaps with one of the others.
-fn apart(job: &Job, written: &Named<'_>, others: &[Named<'_>]) -> Result<()> {
+fn apart(job: &JobFile, written: &Named<'_>, others: &[Named<'_>]) -> Result<()> {
     for other in others {
         let lies = match written.place.overlap(&other.place) {
             None => continue,

@@ -3,14 +3,14 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use obsdiff_coordinator::{JobInputs, State};
+use obsdiff_coordinator::{JobInputs, JobState};
 use obsdiff_engine::export::{PruningRecord, RECORD_FILE};
 use obsdiff_files::{Disk, read_regular};
 use obsdiff_proto::JobError;
 use obsdiff_store::Prompts;
 
 use super::Inputs;
-use crate::job::Job;
+use crate::job::JobFile;
 use crate::progress::Progress;
 use crate::runtime::runtime;
 use crate::{Error, Result};
@@ -18,8 +18,8 @@ use crate::{Error, Result};
 /// Begins a job, or finds an earlier run of the same one. The store is at `output.state`, or beside the output.
 ///
 /// # Errors
-/// As [`State::open`] has.
-pub fn open_state(job: &Job, inputs: &Inputs) -> Result<State> {
+/// As [`JobState::open`] has.
+pub fn open_state(job: &JobFile, inputs: &Inputs) -> Result<JobState> {
     let prompts = Prompts {
         calibration: inputs.prompts.calibration.clone(),
         held_out: inputs.prompts.held_out.clone(),
@@ -32,7 +32,7 @@ pub fn open_state(job: &Job, inputs: &Inputs) -> Result<State> {
         model_files: inputs.model_files.clone(),
         prompt_files: inputs.prompt_files.clone(),
     };
-    Ok(State::open(&location(job), job.stores().pairs(), &inputs, runtime()?)?)
+    Ok(JobState::open(&location(job), job.stores().pairs(), &inputs, runtime()?)?)
 }
 
 /// Whether the output is there, written by an earlier process of the same job whose state is there too, if only in part. Nothing is
@@ -40,20 +40,20 @@ pub fn open_state(job: &Job, inputs: &Inputs) -> Result<State> {
 ///
 /// # Errors
 /// When the store cannot be read.
-pub(super) fn has_written(job: &Job) -> Result<bool> {
+pub(super) fn has_written(job: &JobFile) -> Result<bool> {
     if !written_record(job).is_some_and(|record| record.job == job.spec) {
         return Ok(false);
     }
-    Ok(State::is_at(&location(job), job.stores().pairs(), &job.spec, &runtime()?)?)
+    Ok(JobState::is_at(&location(job), job.stores().pairs(), &job.spec, &runtime()?)?)
 }
 
 /// Whether the output is written, and an earlier process ended while it removed this state: nothing is to be done but that.
-pub(crate) fn is_left_over(state: &State, inputs: &Inputs) -> bool {
+pub(crate) fn is_left_over(state: &JobState, inputs: &Inputs) -> bool {
     inputs.written && !state.is_finished()
 }
 
 /// Says what an earlier process has finished.
-pub(crate) fn note(state: &State, progress: &Progress) {
+pub(crate) fn note(state: &JobState, progress: &Progress) {
     let (done, all) = (state.job.committed, state.job.plan.packages.len());
     if state.resumed {
         progress.note(&format!("{} is found: {done} of {all} packages are finished", state.url()));
@@ -71,7 +71,7 @@ pub(crate) fn note(state: &State, progress: &Progress) {
 ///
 /// # Errors
 /// When it is of another kind.
-pub(super) fn check_hardware(state: &State, job: &Job) -> Result<()> {
+pub(super) fn check_hardware(state: &JobState, job: &JobFile) -> Result<()> {
     let (own, mixed) = (obsdiff_engine::hardware(), job.spec.workers.mixed_hardware);
     match &state.job.hardware {
         Some(begun) if !mixed && *begun != own => {
@@ -88,7 +88,7 @@ pub(super) fn check_hardware(state: &State, job: &Job) -> Result<()> {
 
 /// What becomes of the state after a failure. It stays, so that the same command can go on; but where the input has to change
 /// first, and this process began the job, it is removed: nothing is left that was not there before.
-pub(super) fn after(state: State, error: Error, disk: &Disk) -> Error {
+pub(super) fn after(state: JobState, error: Error, disk: &Disk) -> Error {
     let error = error.after_begin(state.url());
     if error.exit_code() == 2 && !state.resumed && !matches!(error, Error::Damaged(_)) {
         state.remove(disk);
@@ -100,14 +100,14 @@ pub(super) fn after(state: State, error: Error, disk: &Disk) -> Error {
 const MAX_RECORD_BYTES: u64 = 1 << 30;
 
 /// What the output says of itself, where it is there.
-pub(super) fn written_record(job: &Job) -> Option<PruningRecord> {
+pub(super) fn written_record(job: &JobFile) -> Option<PruningRecord> {
     let record = Path::new(&job.spec.output.path).join(RECORD_FILE);
     let words = read_regular(&record, MAX_RECORD_BYTES).ok()?;
     serde_json::from_slice(&words).ok()
 }
 
 /// Where a job keeps its state: a directory or a URL.
-pub(super) fn location(job: &Job) -> String {
+pub(super) fn location(job: &JobFile) -> String {
     match &job.spec.output.state {
         Some(state) => state.clone(),
         None => format!("{}.state", job.spec.output.path.trim_end_matches('/')),

@@ -6,19 +6,19 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::thread;
 
-use obsdiff_coordinator::{Driver, State};
+use obsdiff_coordinator::{Driver, JobState};
 use obsdiff_core::Outcome;
 use obsdiff_engine::model::DiffusionModel;
 use obsdiff_worker::collective::Local;
 use obsdiff_worker::device::{
-    JobPartStore, Machine, PartStoreError, Patience, PruningEngine, WorkError, WorkerState, follow,
+    GroupTimeouts, JobPartStore, Machine, PartStoreError, PruningEngine, WorkError, WorkerState, follow,
 };
 use obsdiff_worker::work::Work;
 
 use super::local::attend;
-use super::{Display, Gauge, Inputs, RUN_SPAN};
+use super::{Display, Inputs, PhaseDisplay, RUN_SPAN};
 use crate::clock::Clock;
-use crate::job::Job;
+use crate::job::JobFile;
 use crate::progress::Progress;
 use crate::{Error, Result};
 
@@ -28,16 +28,16 @@ use crate::{Error, Result};
 /// What failed at a worker, or why the coordinator gave up.
 pub(super) fn run_workers<'a>(
     work: &'a Work<'a>,
-    (job, inputs): (&Job, &Inputs),
-    state: &State,
+    (job, inputs): (&JobFile, &Inputs),
+    state: &JobState,
     model: Box<dyn DiffusionModel>,
     workers: usize,
     progress: &Progress,
     clock: &Clock,
 ) -> Result<PruningEngine<'a>> {
-    let gauge = Arc::new(Gauge::default());
+    let phase_display = Arc::new(PhaseDisplay::default());
     let steps = work.trajectories.step_count() as u64;
-    let display = Display::new(inputs, steps, progress, gauge.clone());
+    let display = Display::new(inputs, steps, progress, phase_display.clone());
     let records = Box::new(state.records());
     let (mut driver, handle) = Driver::new(state.job.clone(), records, clock.clone(), Box::new(display))
         .map_err(|e| Error::content(job.path(), e.to_string()))?;
@@ -45,12 +45,12 @@ pub(super) fn run_workers<'a>(
     let worker_states: Vec<_> = (1..=workers.max(1) as u128)
         .map(|instance| {
             let machine = Machine { instance, speed: 1000, hardware: obsdiff_engine::hardware() };
-            WorkerState::new(machine, transport.clone(), Patience::default())
+            WorkerState::new(machine, transport.clone(), GroupTimeouts::default())
         })
         .collect();
     let device = |worker_state: &Arc<WorkerState>, model| {
         let _run = tracing::info_span!(RUN_SPAN).entered();
-        let mut engine = work.engine(model, Arc::new(part_store(state)), gauge.clone(), worker_state);
+        let mut engine = work.engine(model, Arc::new(part_store(state)), phase_display.clone(), worker_state);
         follow(worker_state, &mut engine);
         engine
     };
@@ -78,7 +78,7 @@ pub(super) fn run_workers<'a>(
                 // Those that were started end, and the scope with them.
                 worker_states.iter().for_each(|worker_state| worker_state.close());
                 handle.stop();
-                gauge.give_up();
+                phase_display.give_up();
                 return Err(Error::thread(&error));
             }
         };
@@ -96,7 +96,7 @@ pub(super) fn run_workers<'a>(
         sessions.into_iter().for_each(|session| drop(session.join()));
         handle.stop();
         let outcome = driving.join().unwrap_or_else(|payload| std::panic::resume_unwind(payload));
-        gauge.give_up();
+        phase_display.give_up();
         if let (None, Some(payload)) = (&outcome, panic) {
             std::panic::resume_unwind(payload);
         }
@@ -119,6 +119,6 @@ pub(super) fn run_workers<'a>(
 }
 
 /// Where workers of this process put and find weights.
-fn part_store(state: &State) -> JobPartStore {
+fn part_store(state: &JobState) -> JobPartStore {
     JobPartStore::new(state.store().clone(), state.runtime().handle().clone())
 }

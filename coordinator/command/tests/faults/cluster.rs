@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use crate::hosts::Network;
-use crate::process::{Moment, Process};
+use crate::process::{LineFilter, Process};
 
 /// Where the coordinator is.
 pub(crate) const COORDINATOR: usize = 0;
@@ -11,7 +11,7 @@ pub(crate) const COORDINATOR: usize = 0;
 const OBSDIFF: &str = env!("CARGO_BIN_EXE_obsdiff");
 
 /// A job on a network.
-pub(crate) struct Cluster<'a> {
+pub(crate) struct TestCluster<'a> {
     folder: &'a Path,
     pub(crate) network: Network,
     pub(crate) coordinator: Process,
@@ -20,7 +20,7 @@ pub(crate) struct Cluster<'a> {
     pub(crate) watch: Process,
 }
 
-impl<'a> Cluster<'a> {
+impl<'a> TestCluster<'a> {
     /// The coordinator of a folder's job on the first host of a network.
     pub(crate) fn new(folder: &'a Path, network: Network) -> Self {
         let (coordinator, url) = coordinate(folder, &network, 0);
@@ -42,7 +42,7 @@ impl<'a> Cluster<'a> {
     }
 
     /// Waits until the job has come to a moment, and gives the line that says so.
-    pub(crate) fn until(&mut self, moment: Moment) -> String {
+    pub(crate) fn until(&mut self, moment: LineFilter) -> String {
         self.watch.line(moment).expect("the job ends before")
     }
 

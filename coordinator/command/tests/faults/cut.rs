@@ -4,10 +4,10 @@ use std::path::Path;
 
 use obsdiff_tests::Prng;
 
-use crate::cluster::{COORDINATOR, Cluster, assert_no_failure};
+use crate::cluster::{COORDINATOR, TestCluster, assert_no_failure};
 use crate::hosts::{Network, available};
 use crate::process::{
-    FIRST, MISSED, Moment, Process, assert_same, result, setting, told_of_leaving, undisturbed,
+    FIRST, LineFilter, MISSED, Process, assert_same, result, setting, told_of_leaving, undisturbed,
 };
 use crate::seeds::seeds;
 
@@ -16,17 +16,17 @@ const STEPS: u32 = 48;
 /// Enough for a host that was away to be back in time, too.
 const MANY_STEPS: u32 = 96;
 
-const JOINED: Moment = |line| line.contains(" joined ");
+const JOINED: LineFilter = |line| line.contains(" joined ");
 /// Both workers are about to reduce.
-const BOTH: Moment = |line| line.contains("2 workers form the group");
+const BOTH: LineFilter = |line| line.contains("2 workers form the group");
 
 /// A coordinator and two workers, each on a host of its own.
-fn cluster(folder: &Path) -> (Cluster<'_>, [Process; 2]) {
+fn cluster(folder: &Path) -> (TestCluster<'_>, [Process; 2]) {
     let mut network = Network::new();
     for _ in 0..3 {
         network.add();
     }
-    let mut cluster = Cluster::new(folder, network);
+    let mut cluster = TestCluster::new(folder, network);
     let workers = [1, 2].map(|host| cluster.worker(host));
     workers.iter().for_each(|_| drop(cluster.until(JOINED)));
     (cluster, workers)

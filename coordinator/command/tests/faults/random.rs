@@ -4,7 +4,7 @@ use std::path::Path;
 
 use obsdiff_tests::Prng;
 
-use crate::cluster::{Cluster, assert_no_failure};
+use crate::cluster::{TestCluster, assert_no_failure};
 use crate::hosts::{Network, available};
 use crate::process::{MISSED, Process, assert_same, result, setting, told_of_leaving, undisturbed};
 use crate::seeds::seeds;
@@ -15,7 +15,7 @@ const BUDGET: usize = 4;
 const WORKERS: usize = 2;
 
 #[derive(Clone, Copy, Debug)]
-enum Fault {
+enum InjectedFault {
     /// A worker is killed, and another one starts on its host.
     Kill,
     /// The coordinator is killed and started again.
@@ -30,12 +30,18 @@ enum Fault {
     Join,
 }
 
-const FAULTS: [Fault; 6] =
-    [Fault::Kill, Fault::KillCoordinator, Fault::Stop, Fault::Pause, Fault::Cut, Fault::Join];
+const FAULTS: [InjectedFault; 6] = [
+    InjectedFault::Kill,
+    InjectedFault::KillCoordinator,
+    InjectedFault::Stop,
+    InjectedFault::Pause,
+    InjectedFault::Cut,
+    InjectedFault::Join,
+];
 
 /// A job and what its seed does to it.
 struct Run<'a> {
-    cluster: Cluster<'a>,
+    cluster: TestCluster<'a>,
     prng: Prng,
     /// Workers that should be at work, with their hosts.
     workers: Vec<(usize, Process)>,
@@ -47,7 +53,7 @@ impl<'a> Run<'a> {
         for _ in 0..1 + WORKERS {
             network.add();
         }
-        let cluster = Cluster::new(folder, network);
+        let cluster = TestCluster::new(folder, network);
         let workers = (1..=WORKERS).map(|host| (host, cluster.worker(host))).collect();
         Self { cluster, prng: Prng::new(seed), workers }
     }
@@ -73,35 +79,35 @@ impl<'a> Run<'a> {
         }
     }
 
-    fn inflict(&mut self, fault: Fault) {
+    fn inflict(&mut self, fault: InjectedFault) {
         let victim = self.prng.within(0..self.workers.len() as u64) as usize;
         let host = self.workers[victim].0;
         match fault {
-            Fault::Kill => {
+            InjectedFault::Kill => {
                 self.workers[victim].1.kill();
                 self.workers[victim].1 = self.cluster.worker(host);
             }
-            Fault::KillCoordinator => {
+            InjectedFault::KillCoordinator => {
                 self.cluster.coordinator.kill();
                 self.cluster.coordinate_again();
             }
-            Fault::Stop => {
+            InjectedFault::Stop => {
                 self.workers[victim].1.signal("STOP");
                 self.missed();
                 self.workers[victim].1.signal("CONT");
             }
-            Fault::Pause => {
+            InjectedFault::Pause => {
                 self.workers[victim].1.signal("STOP");
                 let lines = self.prng.within(0..6);
                 self.pass(lines);
                 self.workers[victim].1.signal("CONT");
             }
-            Fault::Cut => {
+            InjectedFault::Cut => {
                 self.cluster.network.cut(host);
                 self.missed();
                 self.cluster.network.heal(host);
             }
-            Fault::Join => self.workers.push((host, self.cluster.worker(host))),
+            InjectedFault::Join => self.workers.push((host, self.cluster.worker(host))),
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::cable::{self, Cable, Quality};
-use crate::cluster::Cluster;
+use crate::cluster::TestCluster;
 use crate::hosts::{Network, available};
 use crate::process::{Process, assert_same, result, setting_of};
 use crate::seeds::seeds;
@@ -31,7 +31,7 @@ fn a_job_over_a_slow_and_lossy_network_is_done_the_same() {
         network.add();
         let quality = Quality { delay: Duration::from_millis(100), loss: 5 };
         let _cables = [seed, seed + 1].map(|seed| Cable::add(&mut network, quality, seed));
-        let mut cluster = Cluster::new(folder.path(), network);
+        let mut cluster = TestCluster::new(folder.path(), network);
         let mut workers = [1, 2].map(|host| cluster.worker(host));
         cluster.until(|line| line.contains("2 workers form the group"));
         cluster.assert_done();

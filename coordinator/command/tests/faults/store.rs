@@ -12,20 +12,20 @@ use crate::s3::Server;
 const STORE: &str = "s3://bucket/some/job";
 
 /// A server that comes and goes.
-struct Shop {
+struct StoreServer {
     folder: tempfile::TempDir,
     server: Option<(Server, Runtime)>,
     options: Vec<(String, String)>,
 }
 
-impl Shop {
+impl StoreServer {
     fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         fs::create_dir(folder.path().join("bucket")).unwrap();
-        let mut shop = Self { folder, server: None, options: Vec::new() };
-        shop.open("127.0.0.1:0");
-        shop.options = shop.server().options();
-        shop
+        let mut server = Self { folder, server: None, options: Vec::new() };
+        server.open("127.0.0.1:0");
+        server.options = server.server().options();
+        server
     }
 
     fn server(&self) -> &Server {
@@ -80,13 +80,13 @@ fn job() -> tempfile::TempDir {
 
 #[test]
 fn a_store_that_is_away_for_a_while_is_waited_for() {
-    let (folder, mut shop) = (job(), Shop::new());
-    let (mut coordinator, mut worker, mut watch) = shop.job(folder.path());
+    let (folder, mut server) = (job(), StoreServer::new());
+    let (mut coordinator, mut worker, mut watch) = server.job(folder.path());
     assert!(watch.line(FIRST).is_some());
-    shop.close();
+    server.close();
     let line = watch.line(|line| line.contains(" failed 1 times: ")).expect("nobody misses it");
     assert!(line.contains(STORE), "the store is not named: {line}");
-    shop.open_again();
+    server.open_again();
     let (code, said) = coordinator.verdict();
     assert_eq!(code, Some(0), "{said}");
     assert!(worker.end().success());
@@ -95,13 +95,13 @@ fn a_store_that_is_away_for_a_while_is_waited_for() {
 
 #[test]
 fn a_store_that_is_too_busy_for_a_while_is_waited_for() {
-    let (folder, shop) = (job(), Shop::new());
-    let (mut coordinator, mut worker, mut watch) = shop.job(folder.path());
+    let (folder, server) = (job(), StoreServer::new());
+    let (mut coordinator, mut worker, mut watch) = server.job(folder.path());
     assert!(watch.line(FIRST).is_some());
-    shop.server().refuse(true);
+    server.server().refuse(true);
     let line = watch.line(|line| line.contains(" failed 1 times: ")).expect("nobody misses it");
     assert!(line.contains(STORE) && line.contains("503"), "not what the store said: {line}");
-    shop.server().refuse(false);
+    server.server().refuse(false);
     let (code, said) = coordinator.verdict();
     assert_eq!(code, Some(0), "{said}");
     assert!(worker.end().success());
@@ -110,10 +110,10 @@ fn a_store_that_is_too_busy_for_a_while_is_waited_for() {
 
 #[test]
 fn a_store_that_is_away_for_good_ends_the_job_which_goes_on_when_it_is_back() {
-    let (folder, mut shop) = (job(), Shop::new());
-    let (mut coordinator, mut worker, mut watch) = shop.job(folder.path());
+    let (folder, mut server) = (job(), StoreServer::new());
+    let (mut coordinator, mut worker, mut watch) = server.job(folder.path());
     assert!(watch.line(SECOND).is_some());
-    shop.close();
+    server.close();
     let (code, said) = coordinator.verdict();
     assert_eq!(code, Some(3), "{said}");
     let last = said.lines().last().unwrap();
@@ -123,21 +123,21 @@ fn a_store_that_is_away_for_good_ends_the_job_which_goes_on_when_it_is_back() {
         "{said}"
     );
     assert_eq!(worker.end().code(), Some(3));
-    assert!(shop.folder.path().join("bucket/some/job/packages/00000.json").is_file());
+    assert!(server.folder.path().join("bucket/some/job/packages/00000.json").is_file());
 
     // While it is away, the command says so, and is to be run again.
-    let mut early = shop.start(folder.path(), &["coordinator", "job.toml", "--listen", "127.0.0.1:0"]);
+    let mut early = server.start(folder.path(), &["coordinator", "job.toml", "--listen", "127.0.0.1:0"]);
     let (code, said) = early.verdict();
     assert_eq!(code, Some(3), "{said}");
     assert!(said.contains(STORE), "{said}");
 
-    shop.open_again();
-    let (mut coordinator, mut worker, mut watch) = shop.job(folder.path());
+    server.open_again();
+    let (mut coordinator, mut worker, mut watch) = server.job(folder.path());
     let line = watch.line(|line| line.contains(" of 2")).unwrap();
     assert!(line.contains("package 2 of 2"), "what was committed is lost: {line}");
     let (code, said) = coordinator.verdict();
     assert_eq!(code, Some(0), "{said}");
     assert!(worker.end().success());
-    assert!(!shop.folder.path().join("bucket/some/job/job.json").exists(), "the state is left behind");
+    assert!(!server.folder.path().join("bucket/some/job/job.json").exists(), "the state is left behind");
     assert_same_but_for_the_state(folder.path());
 }

@@ -160,7 +160,7 @@ impl Coordinator {
     }
 
     /// Waits until the job has come to a moment.
-    pub fn until(&mut self, moment: Moment) {
+    pub fn until(&mut self, moment: LineFilter) {
         assert!(self.watch.line(moment).is_some(), "the job ends before");
     }
 
@@ -176,15 +176,16 @@ pub fn worker(folder: &Path, url: &str) -> Process {
     Process::start(folder, &["worker", "--coordinator", url, "--quiet"])
 }
 
-/// A moment of a job, by what is told of it.
-pub type Moment = fn(&str) -> bool;
+/// Whether a line of a coordinator's log is the one to wait for.
+pub type LineFilter = fn(&str) -> bool;
 
 /// Some shards of the first package are held.
-pub const FIRST: Moment = |line| line.starts_with("calibrate: package 1 of 2, ") && !line.contains(" 0 of 6");
+pub const FIRST: LineFilter =
+    |line| line.starts_with("calibrate: package 1 of 2, ") && !line.contains(" 0 of 6");
 /// The first package is finished.
-pub const BETWEEN: Moment = |line| line.contains("package 0 is committed");
+pub const BETWEEN: LineFilter = |line| line.contains("package 0 is committed");
 /// Some shards of the second package are held.
-pub const SECOND: Moment =
+pub const SECOND: LineFilter =
     |line| line.starts_with("calibrate: package 2 of 2, ") && !line.contains(" 0 of 6");
 
 /// The result is that of one undisturbed process, of the usual steps.

@@ -8,7 +8,7 @@ use crate::hosts::COORDINATOR;
 
 /// Something that goes wrong, and by when it is over.
 #[derive(Clone, Debug)]
-pub(crate) enum Fault {
+pub(crate) enum InjectedFault {
     /// The host's process is killed; another starts after a while.
     Crash { host: String, again: u64 },
     /// Nothing gets through between two hosts, and nobody is told.
@@ -34,7 +34,7 @@ pub(crate) enum Fault {
 /// Kinds of faults.
 const KINDS: u64 = 14;
 
-impl Fault {
+impl InjectedFault {
     /// The faults of a run and when they strike, in milliseconds.
     pub(crate) fn draw(rng: &mut Prng, workers: usize) -> Vec<(u64, Self)> {
         let count = if rng.once_in(12) { 0 } else { rng.within(1..8) };

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use obsdiff::cli::SecurityArgs;
 use obsdiff::clock::Clock;
-use obsdiff_coordinator::{Audience, Driver, Watched};
+use obsdiff_coordinator::{Driver, Observer, ServedJob};
 use obsdiff_core::{Core, Event, Job, Outcome, Phase};
 use obsdiff_proto::Plan;
 use obsdiff_proto::session::Reason;
@@ -16,10 +16,11 @@ use obsdiff_security::TokenSender;
 use obsdiff_tests::Prng;
 use obsdiff_worker::collective::Transport;
 use obsdiff_worker::device::{
-    Engine, FakeEngine, Gate, Machine, Moment, PartStoreError, Patience, WorkerState, follow_waiting,
+    CallHook, Engine, EngineCall, FakeEngine, GroupTimeouts, Machine, PartStoreError, WorkerState,
+    follow_waiting,
 };
 use obsdiff_worker::rendezvous::PeerRendezvous;
-use obsdiff_worker::session::{Dial, attend};
+use obsdiff_worker::session::{SessionSettings, attend};
 use tokio::runtime::Handle;
 use tokio::sync::{broadcast, mpsc};
 use tokio::time::{Instant, sleep};
@@ -41,7 +42,8 @@ const PORT: u16 = 7070;
 pub(crate) const LINGER: Duration = Duration::from_secs(4);
 
 /// How patient workers are with each other: less than users', to the benefit of the simulation's length.
-const PATIENCE: Patience = Patience { form: Duration::from_secs(20), silence: Duration::from_secs(15) };
+const PATIENCE: GroupTimeouts =
+    GroupTimeouts { form: Duration::from_secs(20), silence: Duration::from_secs(15) };
 
 /// What the hosts of a run share, and faults reach.
 #[derive(Clone)]
@@ -103,7 +105,7 @@ pub(crate) async fn coordinate(stage: Stage) -> turmoil::Result {
     let (told, _) = broadcast::channel(16);
     let shown = Box::new(Shown { trace: stage.trace.clone(), phase: None, told: told.clone() });
     let (mut driver, handle) = Driver::new(job, records, clock.clone(), shown)?;
-    let watched = Watched {
+    let served = ServedJob {
         handle: handle.clone(),
         model: "pipeline".to_owned(),
         output: "out".to_owned(),
@@ -111,7 +113,7 @@ pub(crate) async fn coordinate(stage: Stage) -> turmoil::Result {
         told,
     };
     let port = insecure().port(([0, 0, 0, 0], PORT).into())?;
-    let router = port.router(handle, driver.rendezvous(), Arc::new(stage.shape.briefing()), watched).await?;
+    let router = port.router(handle, driver.rendezvous(), Arc::new(stage.shape.briefing()), served).await?;
     let listener = TcpListener::bind(("0.0.0.0", PORT)).await?;
     let (accepted, incoming) = mpsc::channel(16);
     tokio::spawn(router.serve_with_incoming(ReceiverStream::new(incoming)));
@@ -138,7 +140,7 @@ struct Shown {
     told: broadcast::Sender<String>,
 }
 
-impl Audience for Shown {
+impl Observer for Shown {
     fn event(&mut self, event: &Event) {
         self.trace.here(COORDINATOR, event);
         // Nobody may be watching.
@@ -233,26 +235,26 @@ impl Worker {
         let worker_state = WorkerState::new(machine, mesh, PATIENCE);
         *self.worker_state.lock().unwrap() = Some(worker_state.clone());
         self.start_device(worker_state.clone(), rng);
-        let dial = Dial {
+        let settings = SessionSettings {
             endpoint,
             connect: self.wires.connect(&self.name(), &self.stage.trace),
             token: TokenSender(None),
             rendezvous: Some(rendezvous),
             patience: Duration::from_secs(30 * 60),
-            tell: Arc::new(|_| ()),
+            on_waiting: Arc::new(|_| ()),
         };
-        let ended = attend(&worker_state, &dial, &mut |_| Ok(())).await;
+        let ended = attend(&worker_state, &settings, &mut |_| Ok(())).await;
         ended.map(|dismissed| dismissed.map(|dismissed| dismissed.reason)).map_err(|error| error.to_string())
     }
 
     fn start_device(&self, worker_state: Arc<WorkerState>, rng: Prng) {
         let part_store = Arc::new(self.stage.store.part_store.clone());
-        let (plan, written, gate) = (self.plan.clone(), self.stage.written.clone(), self.gate(rng));
+        let (plan, written, hook) = (self.plan.clone(), self.stage.written.clone(), self.hook(rng));
         let pruning = self.stage.pruning.clone();
         puppet::start(move || {
             let mut engine: Box<dyn Engine> = match pruning {
-                Some(job) => job.engine(part_store, gate, written),
-                None => Box::new(FakeEngine::new(plan, part_store, written, gate)),
+                Some(job) => job.engine(part_store, hook, written),
+                None => Box::new(FakeEngine::new(plan, part_store, written, hook)),
             };
             follow_waiting(&worker_state, &mut *engine, &mut |version| {
                 let worker_state = worker_state.clone();
@@ -262,22 +264,22 @@ impl Worker {
     }
 
     /// Lets work take its time, and fail while the store does.
-    fn gate(&self, rng: Prng) -> Gate {
+    fn hook(&self, rng: Prng) -> CallHook {
         let rng = Mutex::new(rng);
         let (name, trace, store) = (self.name(), self.stage.trace.clone(), self.stage.store.clone());
-        Arc::new(move |moment| {
+        Arc::new(move |call| {
             let within = |range| rng.lock().unwrap().within(range);
-            let (wait, stores) = match moment {
-                Moment::Shard(_) => (within(100..1200), false),
-                Moment::Reduce(_) => (within(1..100), false),
-                Moment::Solve(_) => (within(10..300), true),
-                Moment::Apply(_) => (within(10..100), true),
-                Moment::Export => (within(10..200), true),
+            let (wait, stores) = match call {
+                EngineCall::Shard(_) => (within(100..1200), false),
+                EngineCall::Reduce(_) => (within(1..100), false),
+                EngineCall::Solve(_) => (within(10..300), true),
+                EngineCall::Apply(_) => (within(10..100), true),
+                EngineCall::Export => (within(10..200), true),
             };
             let (name, trace) = (name.clone(), trace.clone());
             puppet::wait(async move {
                 sleep(Duration::from_millis(wait)).await;
-                trace.here(&name, format_args!("{moment:?}"));
+                trace.here(&name, format_args!("{call:?}"));
             });
             match store.check() {
                 Err(error) if stores => Err(PartStoreError::Failed(error).into()),

@@ -16,7 +16,7 @@ use obsdiff_proto::message::{Exponents, Opening, Part, Solved};
 use obsdiff_proto::{Budget, Inventory, JobSpec, PackageId, Plan, ShardId, SiteId};
 use obsdiff_worker::collective::Collective;
 use obsdiff_worker::device::{
-    Engine, Gate, Moment, PartStore, Pruned, PruningEngine, Reducer, Step, Watch, WorkError,
+    AfterStep, CallHook, Engine, EngineCall, PartStore, Pruned, PruningEngine, Reducer, Watch, WorkError,
 };
 use serde_json::{Value, json};
 
@@ -83,11 +83,11 @@ impl Pruning {
         Options { solving: SolveCost::of(&self.spec.sparsity), ..Options::default() }
     }
 
-    /// An engine on the dense model, whose work takes as long as the gate says. What an export writes goes to `written`.
+    /// An engine on the dense model; `hook` decides how long its work takes. What an export writes goes to `written`.
     pub(crate) fn engine(
         &self,
         part_store: Arc<dyn PartStore>,
-        gate: Gate,
+        hook: CallHook,
         written: Arc<Mutex<Option<Vec<u8>>>>,
     ) -> Box<dyn Engine> {
         let (model, weights) = (Box::new(self.model.clone()), self.weights.clone());
@@ -104,8 +104,8 @@ impl Pruning {
             *written.lock().unwrap() = Some(bytes);
             Ok(())
         });
-        let engine = PruningEngine::new(pruner, plan, part_store, Arc::new(Nobody), exporter);
-        Box::new(Gated { engine, gate })
+        let engine = PruningEngine::new(pruner, plan, part_store, Arc::new(NoWatch), exporter);
+        Box::new(TimedEngine { engine, hook })
     }
 }
 
@@ -130,28 +130,28 @@ fn weights(config: &Sd3Config) -> HashMap<String, Tensor> {
 }
 
 /// Nobody watches.
-struct Nobody;
+struct NoWatch;
 
-impl Watch for Nobody {
+impl Watch for NoWatch {
     fn steps(&self, _: u64) {}
     fn solved(&self, _: u64) {}
 }
 
 /// An engine whose work takes simulated time.
-struct Gated {
+struct TimedEngine {
     engine: PruningEngine<'static>,
-    gate: Gate,
+    hook: CallHook,
 }
 
 /// The same of what sums its Grams.
-struct GatedReducer {
+struct TimedReducer {
     reducer: Box<dyn Reducer>,
-    gate: Gate,
+    hook: CallHook,
 }
 
-impl Engine for Gated {
-    fn pilot(&mut self, shard: ShardId, step: Step<'_>) -> Result<Exponents, WorkError> {
-        (self.gate)(Moment::Shard(shard))?;
+impl Engine for TimedEngine {
+    fn pilot(&mut self, shard: ShardId, step: AfterStep<'_>) -> Result<Exponents, WorkError> {
+        (self.hook)(EngineCall::Shard(shard))?;
         self.engine.pilot(shard, step)
     }
 
@@ -159,13 +159,13 @@ impl Engine for Gated {
         self.engine.open(opening)
     }
 
-    fn calibrate(&mut self, shard: ShardId, step: Step<'_>) -> Result<(), WorkError> {
-        (self.gate)(Moment::Shard(shard))?;
+    fn calibrate(&mut self, shard: ShardId, step: AfterStep<'_>) -> Result<(), WorkError> {
+        (self.hook)(EngineCall::Shard(shard))?;
         self.engine.calibrate(shard, step)
     }
 
     fn reducer(&mut self, adds: bool) -> Box<dyn Reducer> {
-        Box::new(GatedReducer { reducer: self.engine.reducer(adds), gate: self.gate.clone() })
+        Box::new(TimedReducer { reducer: self.engine.reducer(adds), hook: self.hook.clone() })
     }
 
     fn release(&mut self) {
@@ -173,29 +173,29 @@ impl Engine for Gated {
     }
 
     fn solve(&mut self, part: &Part) -> Result<Solved, WorkError> {
-        (self.gate)(Moment::Solve(part.id))?;
+        (self.hook)(EngineCall::Solve(part.id))?;
         self.engine.solve(part)
     }
 
-    fn apply(&mut self, packages: u32, step: Step<'_>) -> Result<(), WorkError> {
-        (self.gate)(Moment::Apply(PackageId(packages.saturating_sub(1))))?;
+    fn apply(&mut self, packages: u32, step: AfterStep<'_>) -> Result<(), WorkError> {
+        (self.hook)(EngineCall::Apply(PackageId(packages.saturating_sub(1))))?;
         self.engine.apply(packages, step)
     }
 
-    fn export(&mut self, step: Step<'_>) -> Result<(), WorkError> {
-        (self.gate)(Moment::Export)?;
+    fn export(&mut self, step: AfterStep<'_>) -> Result<(), WorkError> {
+        (self.hook)(EngineCall::Export)?;
         self.engine.export(step)
     }
 }
 
-impl Reducer for GatedReducer {
+impl Reducer for TimedReducer {
     fn reduce(
         &mut self,
         site: SiteId,
         roots: &[usize],
         group: &mut dyn Collective,
     ) -> Result<bool, WorkError> {
-        (self.gate)(Moment::Reduce(site))?;
+        (self.hook)(EngineCall::Reduce(site))?;
         self.reducer.reduce(site, roots, group)
     }
 }

@@ -8,7 +8,7 @@ use obsdiff_core::Outcome;
 use obsdiff_tests::Prng;
 use turmoil::Sim;
 
-use crate::faults::{Fault, name};
+use crate::faults::{InjectedFault, name};
 use crate::hosts::{COORDINATOR, LINGER, Stage, WATCHER, Worker, coordinate, watch};
 use crate::job::{Shape, Weights};
 use crate::pruning::Pruning;
@@ -44,7 +44,7 @@ pub(crate) struct Plot {
     pruning: Option<Arc<Pruning>>,
     /// When each worker starts.
     workers: Vec<Duration>,
-    faults: Vec<(u64, Fault)>,
+    faults: Vec<(u64, InjectedFault)>,
 }
 
 impl Plot {
@@ -53,7 +53,7 @@ impl Plot {
         let shape = Shape::draw(&mut rng);
         let late = |rng: &mut Prng| if rng.once_in(4) { rng.within(100..12_000) } else { rng.within(0..100) };
         let workers: Vec<_> = (0..rng.within(2..5)).map(|_| Duration::from_millis(late(&mut rng))).collect();
-        let faults = Fault::draw(&mut rng, workers.len());
+        let faults = InjectedFault::draw(&mut rng, workers.len());
         let shape = if rng.once_in(3) { shape.with_budget() } else { shape };
         Self { seed, shape, pruning: None, workers, faults }
     }
@@ -75,9 +75,9 @@ struct World<'a> {
     stage: Stage,
     workers: Vec<Worker>,
     /// Faults that have not struck.
-    faults: VecDeque<(Duration, Fault)>,
+    faults: VecDeque<(Duration, InjectedFault)>,
     /// Faults that are not over.
-    open: BTreeMap<(Duration, usize), Fault>,
+    open: BTreeMap<(Duration, usize), InjectedFault>,
     struck: Vec<&'static str>,
 }
 
@@ -159,53 +159,55 @@ impl World<'_> {
         stepped.unwrap();
     }
 
-    fn strike(&mut self, fault: &Fault) {
+    fn strike(&mut self, fault: &InjectedFault) {
         match fault {
-            Fault::Crash { host, .. } => self.calmly(host, |sim| sim.crash(host.as_str())),
-            Fault::Partition { a, b, .. } => self.sim.partition(a.as_str(), b.as_str()),
-            Fault::OneWay { from, to, .. } => self.sim.partition_oneway(from.as_str(), to.as_str()),
-            Fault::Isolate { host, .. } => {
+            InjectedFault::Crash { host, .. } => self.calmly(host, |sim| sim.crash(host.as_str())),
+            InjectedFault::Partition { a, b, .. } => self.sim.partition(a.as_str(), b.as_str()),
+            InjectedFault::OneWay { from, to, .. } => self.sim.partition_oneway(from.as_str(), to.as_str()),
+            InjectedFault::Isolate { host, .. } => {
                 self.others(host).iter().for_each(|other| self.sim.partition(host.as_str(), other.as_str()));
             }
-            Fault::Hold { a, b, .. } => self.sim.hold(a.as_str(), b.as_str()),
-            Fault::Slow { a, b, .. } | Fault::Loss { a, b, .. } => self.tune(a, b, Some(fault)),
-            Fault::Disconnect { worker } => self.workers[*worker].wires.cut(),
-            Fault::Drain { worker } => {
+            InjectedFault::Hold { a, b, .. } => self.sim.hold(a.as_str(), b.as_str()),
+            InjectedFault::Slow { a, b, .. } | InjectedFault::Loss { a, b, .. } => {
+                self.tune(a, b, Some(fault))
+            }
+            InjectedFault::Disconnect { worker } => self.workers[*worker].wires.cut(),
+            InjectedFault::Drain { worker } => {
                 let worker_state = self.workers[*worker].worker_state.lock().unwrap().clone();
                 worker_state.iter().for_each(|worker_state| worker_state.drain());
             }
-            Fault::StoreDown { .. } => self.stage.store.fail(true),
+            InjectedFault::StoreDown { .. } => self.stage.store.fail(true),
         }
     }
 
-    fn heal(&mut self, fault: &Fault) {
+    fn heal(&mut self, fault: &InjectedFault) {
         match fault {
-            Fault::Crash { host, .. } => self.calmly(host, |sim| sim.bounce(host.as_str())),
-            Fault::Isolate { host, .. } => {
+            InjectedFault::Crash { host, .. } => self.calmly(host, |sim| sim.bounce(host.as_str())),
+            InjectedFault::Isolate { host, .. } => {
                 self.others(host).iter().for_each(|other| self.repair(host, other))
             }
-            Fault::Partition { a, b, .. }
-            | Fault::OneWay { from: a, to: b, .. }
-            | Fault::Hold { a, b, .. } => {
+            InjectedFault::Partition { a, b, .. }
+            | InjectedFault::OneWay { from: a, to: b, .. }
+            | InjectedFault::Hold { a, b, .. } => {
                 self.repair(a, b);
             }
-            Fault::Slow { a, b, .. } | Fault::Loss { a, b, .. } => self.tune(a, b, None),
-            Fault::Disconnect { .. } | Fault::Drain { .. } => {}
-            Fault::StoreDown { .. } => self.stage.store.fail(false),
+            InjectedFault::Slow { a, b, .. } | InjectedFault::Loss { a, b, .. } => self.tune(a, b, None),
+            InjectedFault::Disconnect { .. } | InjectedFault::Drain { .. } => {}
+            InjectedFault::StoreDown { .. } => self.stage.store.fail(false),
         }
     }
 
     /// Makes a link as slow and lossy as its open faults say, and a new one.
-    fn tune(&mut self, a: &str, b: &str, new: Option<&Fault>) {
+    fn tune(&mut self, a: &str, b: &str, new: Option<&InjectedFault>) {
         self.sim.set_link_latency(a, b, Duration::from_millis(1));
         self.sim.set_link_max_message_latency(a, b, LATENCY);
         self.sim.set_link_fail_rate(a, b, 0.0);
         for fault in self.open.values().chain(new) {
             match fault {
-                Fault::Slow { a: c, b: d, latency, .. } if is_link((a, b), (c, d)) => {
+                InjectedFault::Slow { a: c, b: d, latency, .. } if is_link((a, b), (c, d)) => {
                     self.sim.set_link_latency(a, b, Duration::from_millis(*latency));
                 }
-                Fault::Loss { a: c, b: d, .. } if is_link((a, b), (c, d)) => {
+                InjectedFault::Loss { a: c, b: d, .. } if is_link((a, b), (c, d)) => {
                     self.sim.set_link_fail_rate(a, b, LOSS);
                 }
                 _ => {}

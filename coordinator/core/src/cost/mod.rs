@@ -12,7 +12,7 @@ use obsdiff_proto::{Accumulate, Inventory, JobSpec, Package, Plan, Site};
 use crate::assignment::SolveCost;
 
 pub use grams::GramTotals;
-pub use times::{Cluster, PackageTimes, Rates, Setting, rates, times};
+pub use times::{Cluster, PackageTimes, PredictionInputs, Rates, rates, times};
 
 /// Tokens of one forward call on one picture; a [`obsdiff_proto::Stream`] says which of them are in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -108,7 +108,7 @@ fn times_of(workers: u32, split_above: Option<u64>) -> PackageTimes {
     let (plan, inventory) = sharded();
     let options = crate::Options { split_above, ..crate::Options::default() };
     let rates = Rates { forward: 1.0, gram: 1.0, solve: [(2, 1.0), (4, 2.0)].into() };
-    let setting = Setting {
+    let setting = PredictionInputs {
         inventory: &inventory,
         accumulate: Accumulate::Exact,
         options: &options,

@@ -74,7 +74,7 @@ impl Sum for PackageTimes {
 
 /// What times are predicted from, besides the plan.
 #[derive(Clone, Copy, Debug)]
-pub struct Setting<'a> {
+pub struct PredictionInputs<'a> {
     /// What the plan's ids mean.
     pub inventory: &'a Inventory,
     /// How sums are kept.
@@ -89,7 +89,7 @@ pub struct Setting<'a> {
 
 /// How long each package of `plan` takes `cluster`: shards go to whoever is free first, each Gram goes around a ring of all workers to
 /// the owner, and parts are solved by their owners. Groups are taken to form at once, and packages to be applied so.
-pub fn times(plan: &Plan, setting: Setting<'_>, cluster: Cluster) -> Vec<PackageTimes> {
+pub fn times(plan: &Plan, setting: PredictionInputs<'_>, cluster: Cluster) -> Vec<PackageTimes> {
     let workers = cluster.workers.max(1);
     let times = |package: &Package| PackageTimes {
         calibrate: calibrate(plan, package, setting, workers),
@@ -99,8 +99,8 @@ pub fn times(plan: &Plan, setting: Setting<'_>, cluster: Cluster) -> Vec<Package
     plan.packages.iter().map(times).collect()
 }
 
-fn calibrate(plan: &Plan, package: &Package, setting: Setting<'_>, workers: u32) -> f64 {
-    let Setting { inventory, workload, rates, .. } = setting;
+fn calibrate(plan: &Plan, package: &Package, setting: PredictionInputs<'_>, workers: u32) -> f64 {
+    let PredictionInputs { inventory, workload, rates, .. } = setting;
     if package.sites.is_empty() || workload.prompts == 0 {
         return 0.0;
     }
@@ -118,7 +118,7 @@ fn calibrate(plan: &Plan, package: &Package, setting: Setting<'_>, workers: u32)
 }
 
 /// A ring of W workers reduces by sending each W-th part W - 1 times; bringing the sum together takes as long again.
-fn reduce(package: &Package, setting: Setting<'_>, cluster: Cluster) -> f64 {
+fn reduce(package: &Package, setting: PredictionInputs<'_>, cluster: Cluster) -> f64 {
     let workers = f64::from(cluster.workers.max(1));
     let width = |site| package.gram_width(setting.inventory.site(site));
     let bytes: f64 =
@@ -126,8 +126,8 @@ fn reduce(package: &Package, setting: Setting<'_>, cluster: Cluster) -> f64 {
     2.0 * (workers - 1.0) / workers * bytes / cluster.bandwidth
 }
 
-fn solve(package: &Package, setting: Setting<'_>, workers: u32) -> f64 {
-    let Setting { inventory, options, rates, .. } = setting;
+fn solve(package: &Package, setting: PredictionInputs<'_>, workers: u32) -> f64 {
+    let PredictionInputs { inventory, options, rates, .. } = setting;
     let parts = split::parts(inventory, package, options.split_above, options.solving);
     let seconds = |part: &crate::Part| {
         let width = inventory.site(part.id.site).width;

@@ -4,7 +4,7 @@
 use obsdiff_proto::WorkerId;
 
 use crate::Core;
-use crate::state::Member;
+use crate::state::ConnectedWorker;
 
 impl Core {
     /// Takes in how many packages a worker has applied.
@@ -16,8 +16,8 @@ impl Core {
     }
 
     /// Workers that are prepared, on the weights that the open package calibrates on, and who stay.
-    pub(crate) fn ready(&self) -> impl Iterator<Item = (WorkerId, &Member)> {
-        let ready = |m: &Member| !m.preparing && m.applied == self.committed && m.draining.is_none();
+    pub(crate) fn ready(&self) -> impl Iterator<Item = (WorkerId, &ConnectedWorker)> {
+        let ready = |m: &ConnectedWorker| !m.preparing && m.applied == self.committed && m.draining.is_none();
         self.members.iter().filter(move |(_, m)| ready(m)).map(|(worker, m)| (*worker, m))
     }
 }

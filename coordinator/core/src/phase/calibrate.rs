@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use obsdiff_proto::{ShardId, SiteId, WorkerId};
 
-use crate::ledger::{Keeper, Ledger};
+use crate::ledger::{Ledger, ShardHolder};
 use crate::membership::begun;
 use crate::{Action, Core, Event, Failure, Order, Sums, Tally, leases};
 
@@ -26,9 +26,9 @@ impl Core {
         member.stale_sums = false;
         let expected = sums.tally == member.tally && (sums.package == Some(open.package) || empty);
         let ledger = &mut open.ledger;
-        let leased = |ledger: &Ledger, s: &ShardId| ledger.keeper(*s) == Some(Keeper::Leased(worker));
+        let leased = |ledger: &Ledger, s: &ShardId| ledger.holder(*s) == Some(ShardHolder::Leased(worker));
         let mine = |ledger: &Ledger, s: &ShardId| {
-            leased(ledger, s) || ledger.keeper(*s) == Some(Keeper::Held(worker))
+            leased(ledger, s) || ledger.holder(*s) == Some(ShardHolder::Held(worker))
         };
         if expected && sums.spoiled {
             return self.discard(worker, "they are spoiled".to_owned());

@@ -32,7 +32,7 @@ impl Core {
         }
         self.committed += 1;
         self.attempt = None;
-        self.setbacks = Default::default();
+        self.group_failures = Default::default();
         self.failures.clear();
         self.open_package();
         self.new_tallies();

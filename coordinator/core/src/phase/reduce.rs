@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use obsdiff_proto::{Epoch, WorkerId};
 
-use crate::state::{Attempt, Open};
+use crate::state::{OpenPackage, ReductionAttempt};
 use crate::{Core, Event, Failure, Group, GroupStatus, PartId, Reduction, Stage, assignment};
 
 impl Core {
@@ -24,7 +24,7 @@ impl Core {
             }
             return;
         }
-        let within = |a: &&mut Attempt| a.group.members.binary_search(&worker).is_ok();
+        let within = |a: &&mut ReductionAttempt| a.group.members.binary_search(&worker).is_ok();
         let Some(attempt) = self.attempt.as_mut().filter(within) else { return };
         match &status.stage {
             Stage::Forming => {}
@@ -93,9 +93,9 @@ impl Core {
     }
 
     fn form_group(&mut self) {
-        let complete = |open: &&Open| open.ledger.all_held() && !open.all_solved();
+        let complete = |open: &&OpenPackage| open.ledger.all_held() && !open.all_solved();
         let Some(open) = self.open.as_ref().filter(complete) else { return };
-        if self.attempt.is_some() || !self.settled() || self.now < self.setbacks.again {
+        if self.attempt.is_some() || !self.settled() || self.now < self.group_failures.again {
             return;
         }
         let solvers: Vec<_> = self.ready().map(|(worker, m)| (worker, m.speed)).collect();
@@ -104,11 +104,11 @@ impl Core {
         }
         let costs: Vec<_> = open.unsolved().map(|part| (part.id, part.cost)).collect();
         let owners = assignment::owners(&costs, &solvers);
-        let members: BTreeSet<_> = open.ledger.keepers().chain(owners.values().copied()).collect();
+        let members: BTreeSet<_> = open.ledger.holders().chain(owners.values().copied()).collect();
         let reductions = if open.ledger.total() == 0 { Vec::new() } else { self.reductions(open, &owners) };
         let epoch = Epoch((u64::from(self.job.life) << 32) + u64::from(self.epochs) + 1);
         let size = members.len();
-        self.attempt = Some(Attempt {
+        self.attempt = Some(ReductionAttempt {
             begun: self.now,
             formed: BTreeSet::new(),
             reducing: false,
@@ -130,7 +130,7 @@ impl Core {
     }
 
     /// Every site's way to the owners of the parts that need it, by site.
-    fn reductions(&self, open: &Open, owners: &BTreeMap<PartId, WorkerId>) -> Vec<Reduction> {
+    fn reductions(&self, open: &OpenPackage, owners: &BTreeMap<PartId, WorkerId>) -> Vec<Reduction> {
         let mut roots: BTreeMap<_, BTreeSet<WorkerId>> = BTreeMap::new();
         for (part, owner) in owners {
             for site in open.parts.get(part).into_iter().flat_map(|part| &part.sites) {
@@ -144,12 +144,12 @@ impl Core {
 
     /// Gives up the group because it failed by itself, not by losing a worker: not too often in a row, and not at once again.
     fn set_back(&mut self, error: String) {
-        self.setbacks.count += 1;
-        let tries = self.setbacks.count;
+        self.group_failures.count += 1;
+        let tries = self.group_failures.count;
         if tries >= self.job.options.groups {
             return self.fail(Failure::Groups { tries, error });
         }
-        self.setbacks.again = self.now + self.job.options.wait_after(tries);
+        self.group_failures.again = self.now + self.job.options.wait_after(tries);
         self.break_group(error);
     }
 

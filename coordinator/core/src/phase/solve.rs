@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use obsdiff_proto::SiteId;
 
-use crate::state::{Attempt, Open};
+use crate::state::{OpenPackage, ReductionAttempt};
 use crate::{Core, Exponents, PartId, Solved};
 
 impl Core {
@@ -35,13 +35,13 @@ impl Core {
     }
 
     /// Whether somebody who is here still solves a part of the attempt.
-    fn being_solved(&self, attempt: &Attempt, open: &Open) -> bool {
+    fn being_solved(&self, attempt: &ReductionAttempt, open: &OpenPackage) -> bool {
         let mut parts = attempt.group.owners.iter();
         parts.any(|(part, owner)| !open.solved.contains_key(part) && self.members.contains_key(owner))
     }
 
     /// Whether pending shards stand in anybody's way: some part is unsolved, and nobody here has its Gram.
-    pub(crate) fn sums_needed(&self, open: &Open) -> bool {
+    pub(crate) fn sums_needed(&self, open: &OpenPackage) -> bool {
         let owner = |part| self.attempt.as_ref().and_then(|a| a.group.owners.get(part));
         open.unsolved().any(|part| owner(&part.id).is_none_or(|worker| !self.members.contains_key(worker)))
     }

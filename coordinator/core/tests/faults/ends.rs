@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use obsdiff_core::{Action, Dismissal, Failure, Fault, Input, JobError, Order, Outcome, Trouble};
+use obsdiff_core::{Action, Dismissal, Failure, Fault, Input, InvalidJob, Order, Outcome, Trouble};
 use obsdiff_proto::{PackageId, SiteId};
 
 use crate::none;
@@ -133,7 +133,7 @@ fn a_job_without_workers_ends_and_a_cancelled_one_too() {
     let mut script = Script::new(job());
     script.start(1);
     script.leave(1);
-    script.now += job().options.lonely;
+    script.now += job().options.no_workers;
     script.step(Input::Tick);
     let Some(Outcome::Failed(failure)) = script.outcome() else { panic!("waits for ever") };
     assert_eq!(failure.to_string(), "no worker for 3600 s; the last one left: connection lost");
@@ -180,8 +180,8 @@ fn jobs_that_make_no_sense_are_refused() {
         change(std::sync::Arc::make_mut(&mut job.plan));
         job
     };
-    assert_eq!(refused(with(|plan| plan.packages.clear())), JobError::NoPackages);
-    let misnumbered = JobError::Misnumbered { what: "shard", found: 1, place: 0 };
+    assert_eq!(refused(with(|plan| plan.packages.clear())), InvalidJob::NoPackages);
+    let misnumbered = InvalidJob::Misnumbered { what: "shard", found: 1, place: 0 };
     assert_eq!(refused(with(|plan| plan.shards.rotate_left(1))), misnumbered);
     let problem = |change| refused(with(change)).to_string();
     assert_eq!(problem(|plan| plan.packages[1].linears.clear()), "package 1: has nothing to prune");
@@ -192,9 +192,9 @@ fn jobs_that_make_no_sense_are_refused() {
     let strange = problem(|plan| plan.packages[0].linears[0].linear.0 = 7);
     assert_eq!(strange, "package 0: linear 7 is not in the inventory");
     let ahead = refused(obsdiff_core::Job { committed: 3, ..job() });
-    assert_eq!(ahead, JobError::TooManyCommitted { committed: 3, planned: 2 });
+    assert_eq!(ahead, InvalidJob::TooManyCommitted { committed: 3, planned: 2 });
     let unknown = refused(obsdiff_core::Job { committed: 1, exponents: None, ..job() });
-    assert_eq!(unknown, JobError::NoExponents { committed: 1 });
+    assert_eq!(unknown, InvalidJob::NoExponents { committed: 1 });
     let partly = refused(obsdiff_core::Job { exponents: Some([(SiteId(0), 3)].into()), ..job() });
-    assert_eq!(partly, JobError::ExponentMissing { site: 1 });
+    assert_eq!(partly, InvalidJob::ExponentMissing { site: 1 });
 }

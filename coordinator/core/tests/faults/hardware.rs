@@ -72,7 +72,7 @@ fn a_job_that_ends_without_workers_says_who_stood_by() {
     script.start(1);
     script.leave(1);
     script.join_on(OTHER, 2, Status::default());
-    script.pass(job().options.lonely.as_secs(), &[]);
+    script.pass(job().options.no_workers.as_secs(), &[]);
     let Some(Outcome::Failed(failure @ Failure::Alone { .. })) = script.outcome() else { panic!("goes on") };
     let words = "workers on another processor stand by, since the job runs on a processor";
     assert!(failure.to_string().contains(words), "{failure}");

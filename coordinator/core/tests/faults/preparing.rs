@@ -77,7 +77,7 @@ fn nobody_waits_for_a_worker_that_prepares() {
 
 #[test]
 fn a_job_whose_workers_prepare_is_not_without_workers() {
-    let options = Options { lonely: Duration::from_secs(20), ..job().options };
+    let options = Options { no_workers: Duration::from_secs(20), ..job().options };
     let mut script = Script::new(Job { options, ..job() });
     script.join(1, preparing());
     prepare(&mut script, 1, 60);

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use obsdiff_core::{Exponents, Fault, Group, Order, PartId, Stage};
 use obsdiff_proto::{Epoch, ShardId, SiteId};
 
-use crate::event::Event;
+use crate::event::SimulatedEvent;
 use crate::world::World;
 
 /// A group as its members see it.
@@ -42,14 +42,14 @@ impl World {
         collective.entered.insert(process);
         let (broken, full) = (collective.broken, collective.entered.len() == size);
         if fresh {
-            self.after(20_000, Event::FormBy { epoch });
+            self.after(20_000, SimulatedEvent::FormBy { epoch });
         }
         let wait = self.rng.within(1..60);
         if broken {
             let lives = self.processes[process].lives;
-            self.after(wait, Event::Broken { epoch, process, lives });
+            self.after(wait, SimulatedEvent::Broken { epoch, process, lives });
         } else if full {
-            self.after(wait, Event::Formed { epoch });
+            self.after(wait, SimulatedEvent::Formed { epoch });
         }
     }
 
@@ -64,7 +64,7 @@ impl World {
                 life.finish(Order::Form { epoch });
                 let lives = self.processes[process].lives;
                 self.report(process);
-                self.after(0, Event::Work { process, lives });
+                self.after(0, SimulatedEvent::Work { process, lives });
             }
         }
     }
@@ -85,7 +85,7 @@ impl World {
         collective.brought.insert(process, sums);
         if collective.brought.len() == collective.group.members.len() {
             let wait = self.rng.within(1..300);
-            self.after(wait, Event::Reduced { epoch });
+            self.after(wait, SimulatedEvent::Reduced { epoch });
         }
     }
 
@@ -108,7 +108,7 @@ impl World {
                 }
                 let lives = self.processes[process].lives;
                 self.report(process);
-                self.after(0, Event::Work { process, lives });
+                self.after(0, SimulatedEvent::Work { process, lives });
             }
             return;
         };
@@ -127,13 +127,13 @@ impl World {
             }
             self.report(process);
             let lives = self.processes[process].lives;
-            self.after(0, Event::Work { process, lives });
+            self.after(0, SimulatedEvent::Work { process, lives });
         }
         if let Some(collective) = self.collectives.get_mut(&epoch) {
             collective.next += 1;
         }
         let wait = self.rng.within(1..300);
-        self.after(wait, Event::Reduced { epoch });
+        self.after(wait, SimulatedEvent::Reduced { epoch });
     }
 
     /// Sums a site over the ranks, and counts: every shard once, all with the same exponent and weights. Says the exponent.
@@ -182,7 +182,7 @@ impl World {
             let lives = self.processes[process].lives;
             let wait = if slowly { self.rng.within(1000..6000) } else { self.rng.within(5..100) };
             if Some(process) != by {
-                self.after(wait, Event::Broken { epoch, process, lives });
+                self.after(wait, SimulatedEvent::Broken { epoch, process, lives });
             }
         }
     }
@@ -206,7 +206,7 @@ impl World {
         if life.status.group.as_ref().is_some_and(|g| g.epoch == epoch && !g.stage.is_closed()) {
             life.fail_group(epoch, "a peer is gone");
             self.report(process);
-            self.after(0, Event::Work { process, lives });
+            self.after(0, SimulatedEvent::Work { process, lives });
         }
     }
 }

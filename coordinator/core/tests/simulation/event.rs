@@ -2,14 +2,14 @@
 
 use std::sync::Arc;
 
-use obsdiff_core::{Command, Event as Told, Input, Manifest, Status};
+use obsdiff_core::{Command, Event, Input, Manifest, Status};
 use obsdiff_proto::{Epoch, WorkerId};
 
 use crate::faults::Fault;
 
 /// What will happen.
 #[derive(Clone, Debug)]
-pub(crate) enum Event {
+pub(crate) enum SimulatedEvent {
     Fault(Fault),
     Tick {
         life: u32,
@@ -95,22 +95,22 @@ pub(crate) enum Event {
 }
 
 /// A word for the statistics.
-pub(crate) fn kind(event: &Told) -> &'static str {
+pub(crate) fn kind(event: &Event) -> &'static str {
     match event {
-        Told::Joined { kept: 0, .. } => "joined",
-        Told::Joined { .. } => "joined with shards that count",
-        Told::Preparing { .. } => "joined to prepare",
-        Told::Ready { .. } => "ready",
-        Told::StandingBy { .. } => "stands by",
-        Told::Left { lost, .. } if lost.is_empty() => "left",
-        Told::Left { .. } => "left and lost shards",
-        Told::Discarded { .. } => "sums discarded",
-        Told::Grouped { .. } => "group formed",
-        Told::Formed { .. } => "group reduces",
-        Told::Arrived { .. } => "Grams arrived",
-        Told::Broken { .. } => "group broken",
-        Told::Lowered { .. } => "exponent lowered",
-        Told::Retried { .. } => "tried again",
-        Told::Committed { .. } => "committed",
+        Event::Joined { kept: 0, .. } => "joined",
+        Event::Joined { .. } => "joined with shards that count",
+        Event::Preparing { .. } => "joined to prepare",
+        Event::Ready { .. } => "ready",
+        Event::StandingBy { .. } => "stands by",
+        Event::Left { lost, .. } if lost.is_empty() => "left",
+        Event::Left { .. } => "left and lost shards",
+        Event::Discarded { .. } => "sums discarded",
+        Event::Grouped { .. } => "group formed",
+        Event::Formed { .. } => "group reduces",
+        Event::Arrived { .. } => "Grams arrived",
+        Event::Broken { .. } => "group broken",
+        Event::Lowered { .. } => "exponent lowered",
+        Event::Retried { .. } => "tried again",
+        Event::Committed { .. } => "committed",
     }
 }

@@ -4,7 +4,7 @@ use obsdiff_core::{Failure, Outcome};
 
 use obsdiff_tests::Prng;
 
-use crate::event::Event;
+use crate::event::SimulatedEvent;
 use crate::worker::Process;
 use crate::world::World;
 
@@ -32,7 +32,7 @@ pub(crate) enum Fault {
 }
 
 /// How unreliable messages are.
-pub(crate) struct Knobs {
+pub(crate) struct Unreliability {
     pub(crate) drop_percent: u64,
     /// Messages that may still be dropped.
     pub(crate) drops: u32,
@@ -45,7 +45,7 @@ pub(crate) struct Knobs {
     faults: u64,
 }
 
-impl Knobs {
+impl Unreliability {
     pub(crate) fn draw(rng: &mut Prng) -> Self {
         let of = |rng: &mut Prng, most: u64| if rng.once_in(2) { 0 } else { rng.within(0..most) };
         Self {
@@ -105,7 +105,7 @@ impl World {
             }
             Fault::KillCoordinator { again } => {
                 self.kill_coordinator();
-                self.after(again, Event::Revive);
+                self.after(again, SimulatedEvent::Revive);
             }
             Fault::Pause { process, length } => {
                 if self.processes[process].life.is_some() {
@@ -118,8 +118,8 @@ impl World {
                 if let Some(worker) = session {
                     // Either end may be the first to notice.
                     let (one, other) = (self.rng.within(1..1800), self.rng.within(1..1800));
-                    self.after(one, Event::Lost { worker });
-                    self.after(other, Event::Hangup { worker, leave: false });
+                    self.after(one, SimulatedEvent::Lost { worker });
+                    self.after(other, SimulatedEvent::Hangup { worker, leave: false });
                 }
             }
             Fault::Drain { process, again } => {
@@ -127,8 +127,8 @@ impl World {
                 if let Some(life) = &mut self.processes[process].life {
                     life.status.draining = true;
                     self.report(process);
-                    self.after(10_000, Event::Expire { process, lives });
-                    self.after(10_000 + again, Event::Start { process });
+                    self.after(10_000, SimulatedEvent::Expire { process, lives });
+                    self.after(10_000 + again, SimulatedEvent::Start { process });
                 }
             }
             Fault::Hang { process } => {
@@ -147,7 +147,7 @@ impl World {
         self.processes[process].cut_until = self.now + length;
         let session = self.processes[process].life.as_ref().and_then(|life| life.session);
         if let Some(worker) = session.filter(|_| length > 8000) {
-            self.after(8000, Event::Hangup { worker, leave: false });
+            self.after(8000, SimulatedEvent::Hangup { worker, leave: false });
         }
     }
 

@@ -6,8 +6,8 @@ use std::time::Duration;
 use obsdiff_core::{Command, Core, Input};
 use obsdiff_proto::{Epoch, WorkerId};
 
-use crate::event::Event;
-use crate::worker::{Life, Taken};
+use crate::event::SimulatedEvent;
+use crate::worker::{RunningProcess, Taken};
 use crate::world::World;
 
 impl World {
@@ -18,7 +18,7 @@ impl World {
         self.sessions.values_mut().for_each(|session| session.1 = false);
         for worker in workers {
             let wait = self.rng.within(1..1500);
-            self.after(wait, Event::Hangup { worker, leave: false });
+            self.after(wait, SimulatedEvent::Hangup { worker, leave: false });
         }
     }
 
@@ -34,11 +34,11 @@ impl World {
         self.kept_hardware = kept.or_else(|| self.store.last().and_then(|m| m.hardware.clone()));
         let job = self.task.job(self.store.len(), self.saved.clone(), self.kept_hardware.clone(), self.life);
         self.core = Some(Core::new(job, Duration::from_millis(self.now)).unwrap());
-        self.after(0, Event::Tick { life: self.life });
+        self.after(0, SimulatedEvent::Tick { life: self.life });
     }
 
     /// The life behind a session, as long as it has no other.
-    pub(crate) fn life_of(&mut self, worker: WorkerId) -> Option<&mut Life> {
+    pub(crate) fn life_of(&mut self, worker: WorkerId) -> Option<&mut RunningProcess> {
         let process = self.sessions.get(&worker)?.0;
         self.processes[process].life.as_mut().filter(|life| life.session == Some(worker))
     }
@@ -49,7 +49,7 @@ impl World {
         life.status.progress += u64::from(life.status.preparing && !life.stuck);
         let (Some(worker), status) = (life.session, life.status.clone()) else { return };
         for wait in self.travel(process) {
-            self.after(wait, Event::Report { worker, status: Box::new(status.clone()) });
+            self.after(wait, SimulatedEvent::Report { worker, status: Box::new(status.clone()) });
         }
     }
 
@@ -67,7 +67,7 @@ impl World {
             self.report(process);
         }
         let lives = self.processes[process].lives;
-        self.after(0, Event::Work { process, lives });
+        self.after(0, SimulatedEvent::Work { process, lives });
     }
 
     pub(crate) fn start(&mut self, process: usize) {
@@ -77,12 +77,12 @@ impl World {
         let instance = (process as u128) << 64 | u128::from(self.rng.next());
         let it = &mut self.processes[process];
         it.lives += 1;
-        it.life = Some(Life::new(instance));
+        it.life = Some(RunningProcess::new(instance));
         let lives = it.lives;
         // Now and then for longer than a worker may be without progress.
         let prepares = if self.rng.once_in(40) { 90_000 } else { self.rng.within(0..4000) };
-        self.after(0, Event::Dial { process, lives });
-        self.after(prepares, Event::Prepared { process, lives });
+        self.after(0, SimulatedEvent::Dial { process, lives });
+        self.after(prepares, SimulatedEvent::Prepared { process, lives });
     }
 
     pub(crate) fn prepared(&mut self, process: usize, lives: u64) {
@@ -99,7 +99,7 @@ impl World {
         };
         if self.core.is_none() || it.cut_until > self.now || it.stands_by_until > self.now {
             let wait = self.rng.within(200..1500);
-            return self.after(wait, Event::Dial { process, lives });
+            return self.after(wait, SimulatedEvent::Dial { process, lives });
         }
         let worker = WorkerId((u64::from(self.life) << 32) + self.next_worker);
         self.next_worker += 1;
@@ -108,7 +108,7 @@ impl World {
         self.sessions.insert(worker, (process, true));
         self.heard.insert(worker, self.now);
         self.step(Input::Joined { worker, hello });
-        self.after(2000, Event::Beat { process, worker });
+        self.after(2000, SimulatedEvent::Beat { process, worker });
     }
 
     pub(crate) fn hang_up(&mut self, worker: WorkerId, leave: bool) {
@@ -121,7 +121,7 @@ impl World {
             let again = self.rng.within(500..5000);
             return self.kill(process, Some(again));
         }
-        self.after(1, Event::Dial { process, lives });
+        self.after(1, SimulatedEvent::Dial { process, lives });
     }
 
     /// A process dies with all it holds, and starts again after a while.
@@ -131,11 +131,11 @@ impl World {
         self.processes[process].paused_until = 0;
         if let Some(worker) = life.session {
             let wait = self.rng.within(1..1800);
-            self.after(wait, Event::Lost { worker });
+            self.after(wait, SimulatedEvent::Lost { worker });
         }
         let again = again.or(self.survivors().is_empty().then_some(3000));
         if let Some(wait) = again {
-            self.after(wait, Event::Start { process });
+            self.after(wait, SimulatedEvent::Start { process });
         }
     }
 

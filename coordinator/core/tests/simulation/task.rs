@@ -192,7 +192,7 @@ fn options(split_above: Option<u64>, mixed_hardware: bool) -> Options {
         split_above,
         mixed_hardware,
         stall: Duration::from_secs(60),
-        lonely: Duration::from_secs(600),
+        no_workers: Duration::from_secs(600),
         ..Options::default()
     }
 }

@@ -2,7 +2,7 @@
 
 use obsdiff_core::{Command, Fault, Order, Solved};
 
-use crate::event::Event;
+use crate::event::SimulatedEvent;
 use crate::task::{applied, receipt};
 use crate::world::World;
 
@@ -37,9 +37,9 @@ impl World {
             Command::Reduce { epoch } => self.bring(process, epoch),
             Command::Apply { .. } => {
                 self.quit_group(process);
-                self.after(wait, Event::Work { process, lives });
+                self.after(wait, SimulatedEvent::Work { process, lives });
             }
-            _ => self.after(wait, Event::Work { process, lives }),
+            _ => self.after(wait, SimulatedEvent::Work { process, lives }),
         }
     }
 

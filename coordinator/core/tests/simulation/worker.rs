@@ -12,7 +12,7 @@ use crate::task::dense;
 
 /// One process. What a process that dies takes with it lies in `life`.
 pub(crate) struct Process {
-    pub(crate) life: Option<Life>,
+    pub(crate) life: Option<RunningProcess>,
     /// Counts its lives.
     pub(crate) lives: u64,
     pub(crate) paused_until: u64,
@@ -26,7 +26,7 @@ pub(crate) struct Process {
 }
 
 /// A running process.
-pub(crate) struct Life {
+pub(crate) struct RunningProcess {
     pub(crate) instance: u128,
     pub(crate) session: Option<WorkerId>,
     pub(crate) status: Status,
@@ -59,7 +59,7 @@ pub(crate) enum Taken {
     Leave(Epoch),
 }
 
-impl Life {
+impl RunningProcess {
     pub(crate) fn new(instance: u128) -> Self {
         Self {
             instance,

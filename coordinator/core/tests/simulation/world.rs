@@ -10,8 +10,8 @@ use obsdiff_proto::{Epoch, WorkerId};
 use obsdiff_tests::Prng;
 
 use crate::collective::Collective;
-use crate::event::{Event, kind};
-use crate::faults::{Fault, Knobs};
+use crate::event::{SimulatedEvent, kind};
+use crate::faults::{Fault, Unreliability};
 use crate::task::{KINDS, Task};
 use crate::worker::{NOT_THE_SUMS, Process};
 
@@ -19,9 +19,9 @@ use crate::worker::{NOT_THE_SUMS, Process};
 pub(crate) struct World {
     pub(crate) task: Task,
     pub(crate) rng: Prng,
-    pub(crate) knobs: Knobs,
+    pub(crate) knobs: Unreliability,
     pub(crate) now: u64,
-    queue: BTreeMap<(u64, u64), Event>,
+    queue: BTreeMap<(u64, u64), SimulatedEvent>,
     sequence: u64,
     pub(crate) core: Option<Core>,
     pub(crate) life: u32,
@@ -53,7 +53,7 @@ impl World {
     pub(crate) fn new(seed: u64, keep_log: bool) -> Self {
         let mut rng = Prng::new(seed);
         let task = Task::draw(&mut rng);
-        let knobs = Knobs::draw(&mut rng);
+        let knobs = Unreliability::draw(&mut rng);
         let count = rng.within(1..6);
         let mut process = |_| {
             let (speed, pace) = (rng.within(1..200), rng.within(100..4000));
@@ -87,14 +87,14 @@ impl World {
             events: BTreeMap::new(),
             log: keep_log.then(String::new),
         };
-        world.after(0, Event::Tick { life: 0 });
+        world.after(0, SimulatedEvent::Tick { life: 0 });
         for process in 0..world.processes.len() {
             let late =
                 if world.rng.once_in(4) { world.rng.within(0..20_000) } else { world.rng.within(0..300) };
-            world.after(late, Event::Start { process });
+            world.after(late, SimulatedEvent::Start { process });
         }
         for (at, fault) in Fault::draw(&mut world) {
-            world.after(at, Event::Fault(fault));
+            world.after(at, SimulatedEvent::Fault(fault));
         }
         world
     }
@@ -117,62 +117,64 @@ impl World {
         }
     }
 
-    pub(crate) fn after(&mut self, wait: u64, event: Event) {
+    pub(crate) fn after(&mut self, wait: u64, event: SimulatedEvent) {
         self.sequence += 1;
         self.queue.insert((self.now + wait, self.sequence), event);
     }
 
-    fn happen(&mut self, event: Event) {
+    fn happen(&mut self, event: SimulatedEvent) {
         if let Some(until) = self.asleep(&event) {
             return self.after(until - self.now, event);
         }
         match event {
-            Event::Fault(fault) => self.strike(fault),
-            Event::Tick { life } if life == self.life && self.core.is_some() => {
+            SimulatedEvent::Fault(fault) => self.strike(fault),
+            SimulatedEvent::Tick { life } if life == self.life && self.core.is_some() => {
                 self.step(Input::Tick);
                 self.check_silence();
-                self.after(500, Event::Tick { life });
+                self.after(500, SimulatedEvent::Tick { life });
             }
-            Event::Tick { .. } => {}
-            Event::Report { worker, status } => self.report_arrives(worker, status),
-            Event::Lost { worker } => self.session_lost(worker),
-            Event::Command { worker, command } => self.command_arrives(worker, command),
-            Event::Hangup { worker, leave } => self.hang_up(worker, leave),
-            Event::Start { process } => self.start(process),
-            Event::Prepared { process, lives } => self.prepared(process, lives),
-            Event::Dial { process, lives } => self.dial(process, lives),
-            Event::Beat { process, worker } => {
+            SimulatedEvent::Tick { .. } => {}
+            SimulatedEvent::Report { worker, status } => self.report_arrives(worker, status),
+            SimulatedEvent::Lost { worker } => self.session_lost(worker),
+            SimulatedEvent::Command { worker, command } => self.command_arrives(worker, command),
+            SimulatedEvent::Hangup { worker, leave } => self.hang_up(worker, leave),
+            SimulatedEvent::Start { process } => self.start(process),
+            SimulatedEvent::Prepared { process, lives } => self.prepared(process, lives),
+            SimulatedEvent::Dial { process, lives } => self.dial(process, lives),
+            SimulatedEvent::Beat { process, worker } => {
                 if self.life_of(worker).is_some() {
                     self.report(process);
-                    self.after(2000, Event::Beat { process, worker });
+                    self.after(2000, SimulatedEvent::Beat { process, worker });
                 }
             }
-            Event::Work { process, lives } => self.work(process, lives),
-            Event::Expire { process, lives } => {
+            SimulatedEvent::Work { process, lives } => self.work(process, lives),
+            SimulatedEvent::Expire { process, lives } => {
                 if self.processes[process].lives == lives {
                     self.kill(process, None);
                 }
             }
-            Event::Formed { epoch } => self.formed(epoch),
-            Event::Reduced { epoch } => self.reduced(epoch),
-            Event::Broken { epoch, process, lives } => self.broken(epoch, process, lives),
-            Event::FormBy { epoch } => self.form_by(epoch),
-            Event::Put { life, manifest } => self.put(life, manifest),
-            Event::Stored { life, input } if life == self.life => self.step(input),
-            Event::Stored { .. } => {}
-            Event::Revive => self.revive(),
+            SimulatedEvent::Formed { epoch } => self.formed(epoch),
+            SimulatedEvent::Reduced { epoch } => self.reduced(epoch),
+            SimulatedEvent::Broken { epoch, process, lives } => self.broken(epoch, process, lives),
+            SimulatedEvent::FormBy { epoch } => self.form_by(epoch),
+            SimulatedEvent::Put { life, manifest } => self.put(life, manifest),
+            SimulatedEvent::Stored { life, input } if life == self.life => self.step(input),
+            SimulatedEvent::Stored { .. } => {}
+            SimulatedEvent::Revive => self.revive(),
         }
     }
 
     /// Until when the process sleeps that an event is about.
-    fn asleep(&self, event: &Event) -> Option<u64> {
+    fn asleep(&self, event: &SimulatedEvent) -> Option<u64> {
         let process = match event {
-            Event::Command { worker, .. } | Event::Hangup { worker, .. } => self.sessions.get(worker)?.0,
-            Event::Dial { process, .. }
-            | Event::Prepared { process, .. }
-            | Event::Beat { process, .. }
-            | Event::Work { process, .. } => *process,
-            Event::Expire { process, .. } | Event::Broken { process, .. } => *process,
+            SimulatedEvent::Command { worker, .. } | SimulatedEvent::Hangup { worker, .. } => {
+                self.sessions.get(worker)?.0
+            }
+            SimulatedEvent::Dial { process, .. }
+            | SimulatedEvent::Prepared { process, .. }
+            | SimulatedEvent::Beat { process, .. }
+            | SimulatedEvent::Work { process, .. } => *process,
+            SimulatedEvent::Expire { process, .. } | SimulatedEvent::Broken { process, .. } => *process,
             _ => return None,
         };
         Some(self.processes[process].paused_until).filter(|until| *until > self.now)
@@ -200,7 +202,7 @@ impl World {
                 let session = self.sessions.get(&worker).copied();
                 let Some((process, true)) = session else { panic!("{command:?} for {worker}, which left") };
                 for wait in self.travel(process) {
-                    self.after(wait, Event::Command { worker, command: command.clone() });
+                    self.after(wait, SimulatedEvent::Command { worker, command: command.clone() });
                 }
             }
             Action::Dismiss { worker, why } => {
@@ -220,11 +222,11 @@ impl World {
                     self.processes[*process].stands_by_until = self.now + 3000;
                 }
                 let wait = self.rng.within(1..200);
-                self.after(wait, Event::Hangup { worker, leave });
+                self.after(wait, SimulatedEvent::Hangup { worker, leave });
             }
             Action::Commit(manifest) => {
                 let wait = self.rng.within(1..100);
-                self.after(wait, Event::Put { life: self.life, manifest });
+                self.after(wait, SimulatedEvent::Put { life: self.life, manifest });
             }
             Action::Save(exponents) => self.saved = Some((*exponents).clone()),
             Action::SaveHardware(kind) => {
@@ -244,7 +246,7 @@ impl World {
             return Vec::new();
         }
         let copies = 1 + usize::from(self.rng.percent(self.knobs.repeat_percent));
-        let late = |rng: &mut Prng, knobs: &Knobs| {
+        let late = |rng: &mut Prng, knobs: &Unreliability| {
             if rng.percent(knobs.late_percent) { rng.within(1..4000) } else { rng.within(1..30) }
         };
         (0..copies).map(|_| late(&mut self.rng, &self.knobs)).collect()
@@ -279,7 +281,7 @@ impl World {
             Input::Committed { package }
         };
         let wait = self.rng.within(1..100);
-        self.after(wait, Event::Stored { life, input });
+        self.after(wait, SimulatedEvent::Stored { life, input });
     }
 
     fn report_arrives(&mut self, worker: WorkerId, status: Box<Status>) {

@@ -29,7 +29,7 @@ const PIPELINE: &str = "pipeline";
 
 /// The content of a marker.
 #[derive(Serialize, Deserialize)]
-struct Marker {
+struct StagingMarker {
     /// For people who find it.
     holds: String,
     /// The name of the destination.
@@ -90,7 +90,7 @@ impl<'a> Staging<'a> {
     }
 
     fn begin(mut self, destination: &Path) -> Result<Self> {
-        let marker = Marker {
+        let marker = StagingMarker {
             holds: "a pipeline that obsdiff has not finished writing, and removes or moves into place"
                 .to_owned(),
             destination: file_name(destination),
@@ -244,7 +244,7 @@ fn remove_ended(folder: &Path, name: &str, disk: &Disk) -> io::Result<()> {
         return disk.remove_folder(folder);
     }
     let marker = read_regular(&folder.join(MARKER), MAX_MARKER_BYTES).ok();
-    let marker = marker.map(|words| serde_json::from_slice::<Marker>(&words));
+    let marker = marker.map(|words| serde_json::from_slice::<StagingMarker>(&words));
     let ours = match marker {
         Some(Ok(marker)) => marker.destination == name,
         // Killed before the marker was whole: then nothing else was made.

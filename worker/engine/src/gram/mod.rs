@@ -15,7 +15,7 @@ use thiserror::Error;
 pub use energy::column_energy;
 pub use exponent::{OBSERVATION_LIMIT, SUM_LIMIT, exponent_for};
 pub use square::Real;
-pub use sums::{Gram, Sums, SumsMut};
+pub use sums::{Gram, GramSums, GramSumsMut};
 
 /// Why a Gram did not take an observation or another Gram. It is as it was before the call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]

@@ -4,7 +4,7 @@ use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::packed::row_start;
-use super::{Gram, Sums};
+use super::{Gram, GramSums};
 
 /// A floating-point type that a Gram can be written in.
 pub trait Real: Copy + Default + Send + Sync {
@@ -38,8 +38,8 @@ impl Gram {
         let mut square = vec![T::default(); n * stride];
         let scale = self.value_of_entry();
         match self.sums() {
-            Sums::Exact(sums) => convert(&mut square, sums, n, stride, |s| s as f64 * scale),
-            Sums::F32(sums) => convert(&mut square, sums, n, stride, |s| f64::from(s) * scale),
+            GramSums::Exact(sums) => convert(&mut square, sums, n, stride, |s| s as f64 * scale),
+            GramSums::F32(sums) => convert(&mut square, sums, n, stride, |s| f64::from(s) * scale),
         }
         square
     }

@@ -23,7 +23,7 @@ const MASS_UNIT: f64 = 1.0 / (1u64 << 24) as f64;
 
 /// The upper triangle of an n x n matrix, row after row, row i holding columns i..n.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Sums {
+pub enum GramSums {
     /// Integers in units of 2^-e.
     Exact(Vec<i64>),
     /// 32-bit floats.
@@ -32,7 +32,7 @@ pub enum Sums {
 
 /// A Gram's flat buffer, for a collective to reduce in place.
 #[derive(Debug)]
-pub enum SumsMut<'a> {
+pub enum GramSumsMut<'a> {
     /// Integers in units of 2^-e.
     Exact(&'a mut [i64]),
     /// 32-bit floats.
@@ -44,7 +44,7 @@ pub enum SumsMut<'a> {
 pub struct Gram {
     width: usize,
     exponent: i32,
-    sums: Sums,
+    sums: GramSums,
     mass: i64,
 }
 
@@ -53,8 +53,8 @@ impl Gram {
     /// none and keep 0.
     pub fn new(width: usize, accumulate: Accumulate, exponent: i32) -> Self {
         let (sums, exponent) = match accumulate {
-            Accumulate::Exact => (Sums::Exact(vec![0; entries(width)]), exponent),
-            Accumulate::F32 => (Sums::F32(vec![0.0; entries(width)]), 0),
+            Accumulate::Exact => (GramSums::Exact(vec![0; entries(width)]), exponent),
+            Accumulate::F32 => (GramSums::F32(vec![0.0; entries(width)]), 0),
         };
         Self { width, exponent, sums, mass: 0 }
     }
@@ -90,28 +90,28 @@ impl Gram {
 
     /// S_jj for every column j, in the units of exact sums; none for `f32` sums.
     pub fn diagonal_units(&self) -> Option<Vec<i64>> {
-        let Sums::Exact(sums) = &self.sums else { return None };
+        let GramSums::Exact(sums) = &self.sums else { return None };
         Some((0..self.width).map(|j| sums[row_start(self.width, j)]).collect())
     }
 
     /// The flat buffer of the upper triangle.
-    pub const fn sums(&self) -> &Sums {
+    pub const fn sums(&self) -> &GramSums {
         &self.sums
     }
 
     /// How the observations are summed.
     pub const fn accumulates(&self) -> Accumulate {
         match self.sums {
-            Sums::Exact(_) => Accumulate::Exact,
-            Sums::F32(_) => Accumulate::F32,
+            GramSums::Exact(_) => Accumulate::Exact,
+            GramSums::F32(_) => Accumulate::F32,
         }
     }
 
     /// The flat buffer of the upper triangle and the mass in its own integer units, for a collective to add other workers' to.
-    pub fn parts_mut(&mut self) -> (SumsMut<'_>, &mut i64) {
+    pub fn parts_mut(&mut self) -> (GramSumsMut<'_>, &mut i64) {
         let sums = match &mut self.sums {
-            Sums::Exact(sums) => SumsMut::Exact(sums),
-            Sums::F32(sums) => SumsMut::F32(sums),
+            GramSums::Exact(sums) => GramSumsMut::Exact(sums),
+            GramSums::F32(sums) => GramSumsMut::F32(sums),
         };
         (sums, &mut self.mass)
     }
@@ -121,8 +121,8 @@ impl Gram {
         let unit = self.value_of_unit();
         let at = |j| row_start(self.width, j);
         match &self.sums {
-            Sums::Exact(sums) => (0..self.width).map(|j| sums[at(j)] as f64 * unit).collect(),
-            Sums::F32(sums) => (0..self.width).map(|j| f64::from(sums[at(j)])).collect(),
+            GramSums::Exact(sums) => (0..self.width).map(|j| sums[at(j)] as f64 * unit).collect(),
+            GramSums::F32(sums) => (0..self.width).map(|j| f64::from(sums[at(j)])).collect(),
         }
     }
 
@@ -165,7 +165,7 @@ impl Gram {
         let exponent = self.exponent;
         let n = self.width;
         match (&mut self.sums, &other.sums) {
-            (Sums::Exact(sums), Sums::Exact(others)) => {
+            (GramSums::Exact(sums), GramSums::Exact(others)) => {
                 let over = |&j: &usize| {
                     let at = row_start(n, j);
                     sums[at] as f64 + others[at] as f64 >= SUM_LIMIT
@@ -175,7 +175,7 @@ impl Gram {
                 }
                 sums.par_iter_mut().zip(others).for_each(|(a, b)| *a = a.wrapping_add(*b));
             }
-            (Sums::F32(sums), Sums::F32(others)) => {
+            (GramSums::F32(sums), GramSums::F32(others)) => {
                 sums.par_iter_mut().zip(others).for_each(|(a, b)| *a += b);
             }
             _ => return Err(GramError::Mismatch),
@@ -200,8 +200,8 @@ impl Gram {
         }
         let unit = self.value_of_unit();
         let (observation, sum) = match self.sums {
-            Sums::Exact(_) => (OBSERVATION_LIMIT * unit, SUM_LIMIT * unit),
-            Sums::F32(_) => (f64::MAX, f64::from(f32::MAX) / 2.0),
+            GramSums::Exact(_) => (OBSERVATION_LIMIT * unit, SUM_LIMIT * unit),
+            GramSums::F32(_) => (f64::MAX, f64::from(f32::MAX) / 2.0),
         };
         let over = |(energy, diagonal): (&f64, &f64)| {
             let energy = alpha * energy;
@@ -218,8 +218,10 @@ impl Gram {
         let panels = Panels::new(rows, self.width);
         let scale = alpha / self.value_of_unit();
         match &mut self.sums {
-            Sums::Exact(sums) => panels.add(sums, |sums, tile, width| add_rounded(sums, tile, width, scale)),
-            Sums::F32(sums) => {
+            GramSums::Exact(sums) => {
+                panels.add(sums, |sums, tile, width| add_rounded(sums, tile, width, scale))
+            }
+            GramSums::F32(sums) => {
                 panels.add(sums, |sums, tile, width| add_scaled(sums, tile, width, alpha as f32))
             }
         }

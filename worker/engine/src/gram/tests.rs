@@ -210,7 +210,7 @@ fn bytes_are_what_the_sums_take() {
     for n in [1, 3, 128, 1536] {
         assert_eq!(Gram::bytes(n, Accumulate::Exact), 8 * entries(n) as u64);
         let gram = Gram::new(n, Accumulate::F32, 0);
-        let Sums::F32(sums) = gram.sums() else { panic!("asked for f32") };
+        let GramSums::F32(sums) = gram.sums() else { panic!("asked for f32") };
         assert_eq!(Gram::bytes(n, Accumulate::F32), 4 * sums.len() as u64);
         assert_eq!(row_start(n, n), entries(n));
     }

@@ -3,7 +3,7 @@
 use candle_core::{DType, Tensor};
 
 use super::loading::Loader;
-use super::ops::{Linear, Ops};
+use super::ops::{LinearTensors, Ops};
 use crate::Result;
 
 /// Width of the sinusoid that a timestep becomes.
@@ -12,15 +12,15 @@ pub(crate) const TIMESTEP_WIDTH: usize = 256;
 /// The conditioning vector's embedders, two linears each.
 #[derive(Clone, Debug)]
 pub(crate) struct TimeTextEmbed {
-    timestep: [Linear; 2],
+    timestep: [LinearTensors; 2],
     /// Of models that were distilled from guided ones.
-    guidance: Option<[Linear; 2]>,
-    text: [Linear; 2],
+    guidance: Option<[LinearTensors; 2]>,
+    text: [LinearTensors; 2],
 }
 
 impl TimeTextEmbed {
     pub(crate) fn load(width: usize, pooled: usize, guided: bool, loader: &Loader<'_>) -> Result<Self> {
-        let pair = |name: &str, n: usize| -> Result<[Linear; 2]> {
+        let pair = |name: &str, n: usize| -> Result<[LinearTensors; 2]> {
             let layer = |i: usize, n| loader.linear(&format!("time_text_embed.{name}.linear_{i}"), width, n);
             Ok([layer(1, n)?, layer(2, width)?])
         };
@@ -60,7 +60,7 @@ impl TimeTextEmbed {
     }
 }
 
-fn perceptron(ops: &Ops, [first, second]: &[Linear; 2], x: &Tensor) -> Result<Tensor> {
+fn perceptron(ops: &Ops, [first, second]: &[LinearTensors; 2], x: &Tensor) -> Result<Tensor> {
     ops.linear(&ops.linear(x, first)?.silu()?, second)
 }
 

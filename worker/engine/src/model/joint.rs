@@ -3,7 +3,7 @@
 use candle_core::Tensor;
 
 use super::Tap;
-use super::stream::{Activation, Entered, Shared, StreamBlock};
+use super::stream::{Activation, BlockContext, BlockInput, StreamBlock};
 use crate::Result;
 
 /// A block's part of the model. Linears that can be pruned live in the model's list; here are their ids.
@@ -22,7 +22,7 @@ impl JointBlock {
         &self,
         image: Tensor,
         text: Tensor,
-        shared: Shared<'_>,
+        shared: BlockContext<'_>,
         tap: &mut dyn Tap,
     ) -> Result<(Tensor, Option<Tensor>)> {
         let ops = shared.ops;
@@ -53,7 +53,12 @@ impl JointBlock {
     }
 
     /// What the image tokens, the text tokens, and the image tokens on their own attend to, as far as it is read.
-    fn attend(&self, image: Entered, text: Entered, shared: Shared<'_>) -> Result<[Option<Activation>; 3]> {
+    fn attend(
+        &self,
+        image: BlockInput,
+        text: BlockInput,
+        shared: BlockContext<'_>,
+    ) -> Result<[Option<Activation>; 3]> {
         let ops = shared.ops;
         let batch = shared.conditioning.dim(0)?;
         let own = || match self.image.own_attention.as_ref().zip(image.own_inputs) {

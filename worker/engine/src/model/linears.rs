@@ -4,12 +4,12 @@ use candle_core::Tensor;
 use obsdiff_proto::{Inventory, LinearId};
 
 use super::loading::Loader;
-use super::ops::Linear;
+use super::ops::LinearTensors;
 use crate::{Error, Result};
 
 /// By [`LinearId`].
 #[derive(Clone, Debug)]
-pub(crate) struct Linears(Vec<Linear>);
+pub(crate) struct Linears(Vec<LinearTensors>);
 
 impl Linears {
     pub(crate) fn load(inventory: &Inventory, loader: &Loader<'_>) -> Result<Self> {
@@ -24,7 +24,7 @@ impl Linears {
         Ok(Self(inventory.linears.iter().map(linear).collect::<Result<_>>()?))
     }
 
-    pub(crate) fn get(&self, id: LinearId) -> Result<&Linear> {
+    pub(crate) fn get(&self, id: LinearId) -> Result<&LinearTensors> {
         self.0.get(id.0 as usize).ok_or_else(|| unknown(id))
     }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use candle_core::{CpuStorage, DType, Device, Storage, Tensor};
 use rayon::prelude::*;
 
-use super::ops::Linear;
+use super::ops::LinearTensors;
 use crate::checkpoint::Weights;
 use crate::{Error, Result};
 
@@ -34,17 +34,17 @@ impl Loader<'_> {
     }
 
     /// `name.weight` (`rows x n`), with zeros for a bias.
-    pub(crate) fn linear_without_bias(&self, name: &str, rows: usize, n: usize) -> Result<Linear> {
+    pub(crate) fn linear_without_bias(&self, name: &str, rows: usize, n: usize) -> Result<LinearTensors> {
         let weight = self.tensor(&format!("{name}.weight"), &[rows, n])?;
         let bias = Tensor::zeros(rows, self.dtype, self.device)?;
-        Ok(Linear { weight, bias })
+        Ok(LinearTensors { weight, bias })
     }
 
     /// `name.weight` (`rows x n`) and `name.bias` (`rows`).
-    pub(crate) fn linear(&self, name: &str, rows: usize, n: usize) -> Result<Linear> {
+    pub(crate) fn linear(&self, name: &str, rows: usize, n: usize) -> Result<LinearTensors> {
         let weight = self.tensor(&format!("{name}.weight"), &[rows, n])?;
         let bias = self.tensor(&format!("{name}.bias"), &[rows])?;
-        Ok(Linear { weight, bias })
+        Ok(LinearTensors { weight, bias })
     }
 }
 

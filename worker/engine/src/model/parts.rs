@@ -3,7 +3,7 @@
 use obsdiff_proto::{Inventory, LinearId, SiteId};
 
 use super::loading::Loader;
-use super::ops::Linear;
+use super::ops::LinearTensors;
 use super::stream::{Attention, Projection};
 use crate::{Error, Result};
 
@@ -34,7 +34,7 @@ impl Parts<'_> {
     }
 
     /// A linear that is never pruned and reads the conditioning vector.
-    pub(crate) fn linear(&self, name: &str, rows: usize) -> Result<Linear> {
+    pub(crate) fn linear(&self, name: &str, rows: usize) -> Result<LinearTensors> {
         self.loader.linear(&self.name(name), rows, self.width)
     }
 

@@ -5,14 +5,14 @@ use obsdiff_proto::{LinearId, SiteId};
 
 use super::Tap;
 use super::linears::Linears;
-use super::ops::{Linear, Modulation, Ops, Projected, Rotary};
+use super::ops::{LinearTensors, Modulation, Ops, Projected, Rotary};
 use crate::Result;
 
 /// One stream of a block.
 #[derive(Clone, Debug)]
 pub(crate) struct StreamBlock {
     /// AdaLN: from the conditioning vector to the stream's shifts, scales and gates.
-    pub(crate) modulation: Linear,
+    pub(crate) modulation: LinearTensors,
     pub(crate) attention: Attention,
     /// The image stream's attention on itself alone, in dual blocks.
     pub(crate) own_attention: Option<Attention>,
@@ -55,7 +55,7 @@ mod part {
 
 /// What every block of a forward call reads.
 #[derive(Clone, Copy)]
-pub(crate) struct Shared<'a> {
+pub(crate) struct BlockContext<'a> {
     pub(crate) ops: &'a Ops,
     pub(crate) linears: &'a Linears,
     /// `batch x width`: SiLU of the conditioning vector.
@@ -64,8 +64,8 @@ pub(crate) struct Shared<'a> {
     pub(crate) rotary: Option<&'a Rotary>,
 }
 
-impl Shared<'_> {
-    pub(crate) fn linear(&self, id: LinearId) -> Result<&Linear> {
+impl BlockContext<'_> {
+    pub(crate) fn linear(&self, id: LinearId) -> Result<&LinearTensors> {
         self.linears.get(id)
     }
 }
@@ -94,7 +94,7 @@ impl Activation {
 }
 
 /// A stream as it enters a block.
-pub(crate) struct Entered {
+pub(crate) struct BlockInput {
     pub(crate) by: Modulation,
     pub(crate) inputs: Activation,
     pub(crate) own_inputs: Option<Activation>,
@@ -113,7 +113,7 @@ impl Projections {
     }
 
     /// With the queries and keys of image tokens turned by their places.
-    pub(crate) fn rotated(self, shared: Shared<'_>) -> Result<Self> {
+    pub(crate) fn rotated(self, shared: BlockContext<'_>) -> Result<Self> {
         let Some(rotary) = shared.rotary else { return Ok(self) };
         let batch = shared.conditioning.dim(0)?;
         let turn = |x: Tensor| shared.ops.rotate(x, rotary, batch);
@@ -127,7 +127,7 @@ impl Projections {
 
 impl StreamBlock {
     /// From the stream (`rows x width`) to the inputs of its attentions.
-    pub(crate) fn enter(&self, x: &Tensor, shared: Shared<'_>) -> Result<Entered> {
+    pub(crate) fn enter(&self, x: &Tensor, shared: BlockContext<'_>) -> Result<BlockInput> {
         let values = shared.ops.linear(shared.conditioning, &self.modulation)?;
         let by = Modulation { values, width: x.dim(1)? };
         let normed = |attention: &Attention, shift, scale| -> Result<Activation> {
@@ -139,7 +139,7 @@ impl StreamBlock {
         };
         let own = self.own_attention.as_ref();
         let own_inputs = own.map(|own| normed(own, part::OWN_SHIFT, part::OWN_SCALE)).transpose()?;
-        Ok(Entered { by, inputs, own_inputs })
+        Ok(BlockInput { by, inputs, own_inputs })
     }
 
     /// What each attention's inputs gave, added to the stream; and the inputs of the feed-forward network, if there is one.
@@ -148,7 +148,7 @@ impl StreamBlock {
         mut x: Tensor,
         attended: [Option<Activation>; 2],
         by: &Modulation,
-        shared: Shared<'_>,
+        shared: BlockContext<'_>,
     ) -> Result<(Tensor, Option<Activation>)> {
         let [joint, own] = attended;
         x = self.attention.add_output(x, joint, by, part::GATE, shared)?;
@@ -161,7 +161,11 @@ impl StreamBlock {
     }
 
     /// The feed-forward network's hidden layer.
-    pub(crate) fn up(&self, inputs: Option<Activation>, shared: Shared<'_>) -> Result<Option<Activation>> {
+    pub(crate) fn up(
+        &self,
+        inputs: Option<Activation>,
+        shared: BlockContext<'_>,
+    ) -> Result<Option<Activation>> {
         let (Some([up, down]), Some(inputs)) = (self.feed_forward, inputs) else { return Ok(None) };
         let hidden = shared.ops.linear_gelu(&inputs.rows, shared.linear(up.linear)?)?;
         inputs.give(shared.ops)?;
@@ -174,7 +178,7 @@ impl StreamBlock {
         x: Tensor,
         hidden: Option<Activation>,
         by: &Modulation,
-        shared: Shared<'_>,
+        shared: BlockContext<'_>,
     ) -> Result<Tensor> {
         let (Some([_, down]), Some(hidden)) = (self.feed_forward, hidden) else { return Ok(x) };
         let x =
@@ -185,7 +189,7 @@ impl StreamBlock {
 }
 
 impl Attention {
-    pub(crate) fn project(&self, inputs: Activation, shared: Shared<'_>) -> Result<Projections> {
+    pub(crate) fn project(&self, inputs: Activation, shared: BlockContext<'_>) -> Result<Projections> {
         let (ops, rows) = (shared.ops, &inputs.rows);
         let [q, k, v] = self.projections;
         let norm = |i: usize| self.norms.as_ref().map(|norms| &norms[i]);
@@ -211,7 +215,7 @@ impl Attention {
         attended: Option<Activation>,
         by: &Modulation,
         gate: usize,
-        shared: Shared<'_>,
+        shared: BlockContext<'_>,
     ) -> Result<Tensor> {
         let (Some(output), Some(attended)) = (self.output, attended) else { return Ok(residual) };
         let x =

@@ -8,7 +8,7 @@ use thiserror::Error;
 
 /// What a structure would lose, part by part, in the order in which its parts go.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Course {
+pub struct RemovalCurve {
     /// The error that each further part brings; as many as may go.
     pub errors: Vec<f64>,
     /// Operations that each part saves.
@@ -30,31 +30,31 @@ pub struct OutOfReach {
 ///
 /// # Errors
 /// [`OutOfReach`] where all that may go does not save as much.
-pub fn allocate(courses: &[Course], saving: f64) -> Result<Vec<usize>, OutOfReach> {
-    let possible = possible(courses);
+pub fn allocate(curves: &[RemovalCurve], saving: f64) -> Result<Vec<usize>, OutOfReach> {
+    let possible = possible(curves);
     if saving > possible {
         return Err(OutOfReach { asked: saving, possible });
     }
-    let mut counts = vec![0; courses.len()];
+    let mut counts = vec![0; curves.len()];
     let next = |structure: usize, count: usize| {
-        let course = courses.get(structure)?;
-        let price = course.errors.get(count)? / course.flops;
+        let curve = curves.get(structure)?;
+        let price = curve.errors.get(count)? / curve.flops;
         Some(Reverse(Next { price, structure }))
     };
-    let mut open: BinaryHeap<_> = (0..courses.len()).filter_map(|structure| next(structure, 0)).collect();
+    let mut open: BinaryHeap<_> = (0..curves.len()).filter_map(|structure| next(structure, 0)).collect();
     let mut saved = 0.0;
     while saved < saving {
         let Some(Reverse(Next { structure, .. })) = open.pop() else { break };
         counts[structure] += 1;
-        saved += courses[structure].flops;
+        saved += curves[structure].flops;
         open.extend(next(structure, counts[structure]));
     }
     Ok(counts)
 }
 
 /// Operations that are saved when all goes that may.
-pub fn possible(courses: &[Course]) -> f64 {
-    courses.iter().map(|course| course.errors.len() as f64 * course.flops).sum()
+pub fn possible(curves: &[RemovalCurve]) -> f64 {
+    curves.iter().map(|curve| curve.errors.len() as f64 * curve.flops).sum()
 }
 
 /// The next part of a structure.
@@ -90,38 +90,38 @@ mod tests {
 
     use super::*;
 
-    fn course(errors: &[f64], flops: f64) -> Course {
-        Course { errors: errors.to_vec(), flops }
+    fn curve(errors: &[f64], flops: f64) -> RemovalCurve {
+        RemovalCurve { errors: errors.to_vec(), flops }
     }
 
     #[test]
     fn what_costs_least_for_what_it_saves_goes_first() {
-        let courses = [course(&[1.0, 5.0, 9.0], 1.0), course(&[4.0, 6.0], 2.0), course(&[100.0], 10.0)];
-        let counts = |saving| allocate(&courses, saving).unwrap();
+        let curves = [curve(&[1.0, 5.0, 9.0], 1.0), curve(&[4.0, 6.0], 2.0), curve(&[100.0], 10.0)];
+        let counts = |saving| allocate(&curves, saving).unwrap();
         assert_eq!(counts(0.0), [0, 0, 0]);
         // 1 for 1, then 4 for 2, 6 for 2, 5 for 1, 9 for 1, 100 for 10.
         assert_eq!(counts(1.0), [1, 0, 0]);
         assert_eq!(counts(1.5), [1, 1, 0]);
         assert_eq!(counts(5.5), [2, 2, 0]);
         assert_eq!(counts(17.0), [3, 2, 1]);
-        assert_eq!(allocate(&courses, 17.5), Err(OutOfReach { asked: 17.5, possible: 17.0 }));
-        let equal = [course(&[1.0], 1.0), course(&[1.0], 1.0)];
+        assert_eq!(allocate(&curves, 17.5), Err(OutOfReach { asked: 17.5, possible: 17.0 }));
+        let equal = [curve(&[1.0], 1.0), curve(&[1.0], 1.0)];
         assert_eq!(allocate(&equal, 1.0), Ok(vec![1, 0]));
     }
 
     proptest! {
         #[test]
         fn no_more_goes_than_is_needed(
-            courses in prop::collection::vec((prop::collection::vec(0.0f64..9.0, 0..20), 0.1f64..3.0), 1..12),
+            curves in prop::collection::vec((prop::collection::vec(0.0f64..9.0, 0..20), 0.1f64..3.0), 1..12),
             share in 0.0f64..=1.0,
         ) {
-            let courses: Vec<_> = courses.into_iter().map(|(errors, flops)| Course { errors, flops }).collect();
-            let saving = share * possible(&courses);
-            let counts = allocate(&courses, saving * (1.0 - 1e-12)).unwrap();
-            let saved: f64 = counts.iter().zip(&courses).map(|(n, c)| *n as f64 * c.flops).sum();
-            let largest = courses.iter().map(|c| c.flops).fold(0.0, f64::max);
+            let curves: Vec<_> = curves.into_iter().map(|(errors, flops)| RemovalCurve { errors, flops }).collect();
+            let saving = share * possible(&curves);
+            let counts = allocate(&curves, saving * (1.0 - 1e-12)).unwrap();
+            let saved: f64 = counts.iter().zip(&curves).map(|(n, c)| *n as f64 * c.flops).sum();
+            let largest = curves.iter().map(|c| c.flops).fold(0.0, f64::max);
             prop_assert!(saved >= saving * (1.0 - 1e-9) && saved <= saving + largest);
-            prop_assert!(counts.iter().zip(&courses).all(|(n, c)| *n <= c.errors.len()));
+            prop_assert!(counts.iter().zip(&curves).all(|(n, c)| *n <= c.errors.len()));
         }
     }
 }

@@ -21,7 +21,7 @@ use crate::model::DiffusionModel;
 use crate::solve::{Admm, Obs};
 use crate::{Error, Result};
 
-pub use budget::{Course, OutOfReach, allocate, possible};
+pub use budget::{OutOfReach, RemovalCurve, allocate, possible};
 pub use shrunk::{kept_parts, selections};
 pub use solving::SolvedSlice;
 pub use structured::{Grams, SolvedStructures};

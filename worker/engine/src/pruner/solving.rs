@@ -35,7 +35,7 @@ struct SecondOrder {
 }
 
 /// What solving a slice found besides its weight.
-struct Known {
+struct SliceFacts {
     /// What was added to the Gram's diagonal, over its mean; nothing where the method does without.
     damping: Option<f64>,
     gram_trace: Option<f64>,
@@ -146,7 +146,7 @@ impl Pruner {
             let energy = hessian.output_energy(&dense, &weight).map_err(failed)?;
             drop(dense);
             let known =
-                Known { damping: Some(damping), gram_trace: Some(gram.trace()), energy: Some(energy) };
+                SliceFacts { damping: Some(damping), gram_trace: Some(gram.trace()), energy: Some(energy) };
             let solved = self.solved(package.id, target, slice, weight, known)?;
             if self.refine == 0 {
                 done(solved)?;
@@ -209,7 +209,7 @@ impl Pruner {
             factor.filter(|_| self.method == Method::Obs || self.refine > 0).map(Factor::damping_used);
         let gram_trace = second_order.map(|known| known.gram_trace);
         let target = LinearTarget { linear, target };
-        self.solved(package, target, slice, weight, Known { damping, gram_trace, energy })
+        self.solved(package, target, slice, weight, SliceFacts { damping, gram_trace, energy })
     }
 
     /// A slice with its new weight, `rows x n`, and what is to be said of it.
@@ -219,11 +219,11 @@ impl Pruner {
         target: LinearTarget,
         slice: &Slice,
         weight: Vec<f32>,
-        known: Known,
+        known: SliceFacts,
     ) -> Result<SolvedSlice> {
         let rows = slice.rows.len();
         let shape = [rows, weight.len() / rows.max(1)];
-        let Known { damping, gram_trace, energy } = known;
+        let SliceFacts { damping, gram_trace, energy } = known;
         let report = PrunedLinear {
             name: self.model.inventory().linear(target.linear).name.clone(),
             shape,

@@ -17,7 +17,7 @@ use super::{Pruner, no_package};
 use crate::export::{PrunedLinear, PrunedStructure};
 use crate::gram::Gram;
 use crate::solve::SolveError;
-use crate::solve::structured::{Columns, Layer, Moments, Score, Step, heads, neurons};
+use crate::solve::structured::{Columns, Moments, Removal, Score, StructuredLinear, heads, neurons};
 use crate::{Error, Result};
 
 /// Structures that lost parts, solved together and not applied yet, and what is to be said of them.
@@ -154,12 +154,16 @@ impl Pruner {
     }
 
     /// The linears that read a group of structures.
-    fn layers(&self, group: &[StructureId], grams: &Grams<'_>) -> Result<Vec<(Arc<Reader>, Layer)>> {
+    fn layers(
+        &self,
+        group: &[StructureId],
+        grams: &Grams<'_>,
+    ) -> Result<Vec<(Arc<Reader>, StructuredLinear)>> {
         let outputs = self.model.inventory().outputs_of(group);
         outputs.into_iter().map(|id| self.reader(id, grams)).collect()
     }
 
-    fn reader(&self, linear: LinearId, grams: &Grams<'_>) -> Result<(Arc<Reader>, Layer)> {
+    fn reader(&self, linear: LinearId, grams: &Grams<'_>) -> Result<(Arc<Reader>, StructuredLinear)> {
         let inventory = self.model.inventory();
         let site = inventory.linear(linear).site;
         let gram = grams.get(&site).ok_or_else(|| Error::Site {
@@ -174,7 +178,7 @@ impl Pruner {
         let centred = folds.then(|| moments.centred());
         let before: Vec<f64> = self.dense_whole(linear)?.into_iter().map(f64::from).collect();
         let reader = Reader { linear, before, moments, centred, gram_trace };
-        let layer = Layer::new(n, reader.before.clone(), reader.gram(), self.hessian.damping);
+        let layer = StructuredLinear::new(n, reader.before.clone(), reader.gram(), self.hessian.damping);
         let layer = layer.map_err(|e| failed(&inventory.linear(linear).name, e))?;
         Ok((Arc::new(reader), layer))
     }
@@ -183,9 +187,9 @@ impl Pruner {
     fn take(
         &self,
         structure: &Structure,
-        layers: &mut Vec<(Arc<Reader>, Layer)>,
+        layers: &mut Vec<(Arc<Reader>, StructuredLinear)>,
         count: usize,
-    ) -> Result<Vec<Step>> {
+    ) -> Result<Vec<Removal>> {
         let score = match self.sparsity.head_score {
             HeadScore::Exact => Score::Exact,
             HeadScore::ObsDiff => Score::Published,

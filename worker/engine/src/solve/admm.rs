@@ -11,7 +11,7 @@ use faer::Accum;
 use obsdiff_proto::{Effort, Target};
 use rayon::prelude::*;
 
-use super::largest::{Kept, drop_smallest, key, largest};
+use super::largest::{Threshold, drop_smallest, key, largest};
 use super::obs::share;
 use super::product::multiply;
 use super::shifted::shifted_inverse;
@@ -119,7 +119,7 @@ impl Admm {
 
 /// Which weights stay.
 enum Mask {
-    Kept(Kept),
+    Kept(Threshold),
     /// All but the `pruned` smallest of every `of` consecutive columns of a row; floor(pruned * tail / of) of a shorter tail.
     Groups {
         pruned: usize,
@@ -129,7 +129,7 @@ enum Mask {
 
 /// What tells of each weight of a row whether it stays.
 #[derive(Default)]
-struct Scratch {
+struct MaskScratch {
     keys: Vec<u32>,
     order: Vec<u32>,
 }
@@ -142,7 +142,7 @@ impl Mask {
         values: impl Fn(&R) -> &[f32] + Sync,
         act: impl Fn(R, &[u32], u32) + Sync,
     ) {
-        rows.enumerate().for_each_init(Scratch::default, |Scratch { keys, order }, (r, row)| {
+        rows.enumerate().for_each_init(MaskScratch::default, |MaskScratch { keys, order }, (r, row)| {
             let (n, least) = {
                 let values = values(&row);
                 keys.clear();

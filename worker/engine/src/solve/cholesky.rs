@@ -55,15 +55,15 @@ impl<T: Float> Cholesky<T> {
     }
 
     /// The next step, the `k`-th, beside which it can be worked with the inverses of L's blocks on the diagonal before the k-th.
-    pub(super) fn step(&mut self, k: usize) -> (&[T], Step<'_, T>) {
+    pub(super) fn step(&mut self, k: usize) -> (&[T], BlockColumn<'_, T>) {
         let (n, stride) = (self.n, self.stride);
         let (done, blocks) = self.blocks.split_at_mut((k * AREA).min(n.div_ceil(SIDE) * AREA));
-        (done, Step { n, stride, start: k * SIDE, blocks, sums: &mut self.sums })
+        (done, BlockColumn { n, stride, start: k * SIDE, blocks, sums: &mut self.sums })
     }
 }
 
 /// One step: a block column.
-pub(super) struct Step<'a, T> {
+pub(super) struct BlockColumn<'a, T> {
     n: usize,
     stride: usize,
     start: usize,
@@ -72,7 +72,7 @@ pub(super) struct Step<'a, T> {
     sums: &'a mut [T],
 }
 
-impl<T: Float> Step<'_, T> {
+impl<T: Float> BlockColumn<'_, T> {
     /// Forms block column k of L in place, in `rows`, those of the square from its own block row on. What is above the diagonal is not
     /// touched. False when a pivot is not positive.
     ///

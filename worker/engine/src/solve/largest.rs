@@ -17,7 +17,7 @@ pub(super) fn key(x: f32) -> u32 {
 
 /// Which values of a matrix stay: those whose key is at least `least`, but for some that lie in `tied`.
 #[derive(Debug, Default)]
-pub(super) struct Kept {
+pub(super) struct Threshold {
     pub(super) least: u32,
     /// Values that go though their key is `least`, by their places in the matrix, ascending.
     pub(super) tied: Vec<usize>,
@@ -25,12 +25,12 @@ pub(super) struct Kept {
 
 /// Has all values of `matrix` (rows x n) stay but the `pruned` smallest; of equal ones those go first that come first by (column, row).
 /// A value of 0 counts as gone whether it is among them or not.
-pub(super) fn largest(matrix: &[f32], n: usize, pruned: usize) -> Kept {
+pub(super) fn largest(matrix: &[f32], n: usize, pruned: usize) -> Threshold {
     if pruned == 0 {
-        return Kept::default();
+        return Threshold::default();
     }
     if pruned >= matrix.len() {
-        return Kept { least: u32::MAX, tied: Vec::new() };
+        return Threshold { least: u32::MAX, tied: Vec::new() };
     }
     let (high, below) = ranked(&counts(matrix, HIGH, |x| Some(key(x) >> LOW)), pruned);
     let of_high = |x: f32| (key(x) >> LOW == high).then_some(key(x) & ((1 << LOW) - 1));
@@ -39,7 +39,7 @@ pub(super) fn largest(matrix: &[f32], n: usize, pruned: usize) -> Kept {
     let limit = high << LOW | last;
     let (going, equal) = (pruned - below - below_last, low[last as usize]);
     if limit == 0 || going == equal {
-        return Kept { least: limit + 1, tied: Vec::new() };
+        return Threshold { least: limit + 1, tied: Vec::new() };
     }
     let chunks = matrix.par_chunks(CHUNK).enumerate();
     let places = chunks.flat_map_iter(|(chunk, values)| {
@@ -50,7 +50,7 @@ pub(super) fn largest(matrix: &[f32], n: usize, pruned: usize) -> Kept {
     tied.sort_unstable_by_key(|at| (at % n, at / n));
     tied.truncate(going);
     tied.sort_unstable();
-    Kept { least: limit, tied }
+    Threshold { least: limit, tied }
 }
 
 /// How many values fall to each of 2^`bits` numbers; those for which there is none are left out.
@@ -115,7 +115,7 @@ mod tests {
         places
     }
 
-    fn gone(matrix: &[f32], kept: &Kept) -> Vec<usize> {
+    fn gone(matrix: &[f32], kept: &Threshold) -> Vec<usize> {
         let goes = |at: &usize| key(matrix[*at]) < kept.least || kept.tied.binary_search(at).is_ok();
         (0..matrix.len()).filter(goes).collect()
     }

@@ -11,7 +11,7 @@ use rayon::prelude::*;
 
 use super::columns::{Rule, prune};
 use super::phases::in_phases;
-use super::select::{Bounds, Limit, Near, Scored, limit};
+use super::select::{Bounds, Limit, NearKeys, Scored, limit};
 use super::span::Span;
 use super::strips::{Column, LANES, exchange, load, values, values_mut};
 use super::{BLOCK, Factor, SolveError, check};
@@ -23,7 +23,7 @@ pub(super) const SPAN: usize = 4;
 /// take a tenth of the time and more. It has as many values as the largest weight so far, and some blocks of columns.
 #[derive(Debug, Default)]
 pub struct Obs {
-    memory: Vec<Memory>,
+    memory: Vec<StripState>,
     span: Span,
 }
 
@@ -54,7 +54,7 @@ impl Obs {
         }
         let Self { memory, span } = self;
         let rows = weight.chunks_mut(LANES * n);
-        memory.resize_with(memory.len().max(rows.len()), Memory::default);
+        memory.resize_with(memory.len().max(rows.len()), StripState::default);
         // What is large is allocated here: memory that a thread of the pool allocates stays with that thread.
         let mut strips: Vec<_> = rows.zip(memory).map(|(rows, memory)| Strip::new(rows, n, memory)).collect();
         // Within the pool from here on: entering it anew for each of a block's steps would take as long as the step.
@@ -80,7 +80,7 @@ fn prune_share(strips: &mut [Strip<'_>], span: &mut Span, factor: &Factor, ratio
 
 /// What strips are told of all of them.
 #[derive(Clone, Copy, Default)]
-struct Told {
+struct SharedBounds {
     bounds: Bounds,
     limit: Limit,
 }
@@ -92,22 +92,23 @@ fn prune_span(strips: &mut [Strip<'_>], span: &Span, ratio: f64) {
     let rows: usize = strips.iter().map(Strip::height).sum();
     let lanes = strips.len() * LANES;
     let starts: Vec<usize> = span.starts().collect();
-    let work = |phase: usize, s: usize, strip: &mut Strip<'_>, Told { bounds, limit }: Told| {
-        if !phase.is_multiple_of(2) {
-            strip.look(span, bounds);
-            return;
-        }
-        if let Some(block) = phase.checked_sub(2) {
-            Scratch::of(span.part(starts[block / 2]).columns, |scratch| {
-                limit.keys(&strip.scored(span), s * LANES, &mut scratch.keys);
-                strip.prune(span, scratch, Rule::Below(limit.below()));
-            });
-        }
-        if phase / 2 < starts.len() {
-            strip.settle(span);
-            strip.take_sample(s, span, lanes);
-        }
-    };
+    let work =
+        |phase: usize, s: usize, strip: &mut Strip<'_>, SharedBounds { bounds, limit }: SharedBounds| {
+            if !phase.is_multiple_of(2) {
+                strip.look(span, bounds);
+                return;
+            }
+            if let Some(block) = phase.checked_sub(2) {
+                StripScratch::of(span.part(starts[block / 2]).columns, |scratch| {
+                    limit.keys(&strip.scored(span), s * LANES, &mut scratch.keys);
+                    strip.prune(span, scratch, Rule::Below(limit.below()));
+                });
+            }
+            if phase / 2 < starts.len() {
+                strip.settle(span);
+                strip.take_sample(s, span, lanes);
+            }
+        };
     let between = |phase: usize, strips: &[&mut Strip<'_>]| {
         let columns = span.part(starts[phase / 2]).columns;
         let count = share(ratio, rows * columns);
@@ -115,13 +116,13 @@ fn prune_span(strips: &mut [Strip<'_>], span: &Span, ratio: f64) {
             let sample =
                 strips.iter().map(|strip| strip.memory.sample.as_slice()).collect::<Vec<_>>().concat();
             let bounds = Bounds::of(sample, count as f64 / (lanes * columns) as f64);
-            return Told { bounds, ..Told::default() };
+            return SharedBounds { bounds, ..SharedBounds::default() };
         }
         let scored: Vec<_> = strips.iter().map(|strip| strip.scored(span)).collect();
         let near: Vec<_> = strips.iter().map(|strip| &strip.memory.near).collect();
-        Told { limit: limit(&scored, &near, count), ..Told::default() }
+        SharedBounds { limit: limit(&scored, &near, count), ..SharedBounds::default() }
     };
-    in_phases(strips, 2 * starts.len() + 1, Told::default(), work, between);
+    in_phases(strips, 2 * starts.len() + 1, SharedBounds::default(), work, between);
 }
 
 /// Prunes `pruned` of each `m` consecutive columns of a row. Rows do not wait for each other, but they go through a span together,
@@ -137,7 +138,7 @@ fn prune_groups(strips: &mut [Strip<'_>], span: &mut Span, factor: &Factor, prun
         strips.par_iter_mut().for_each(|strip| {
             for start in span.starts() {
                 strip.settle(span);
-                Scratch::of(span.part(start).columns, |scratch| strip.prune(span, scratch, rule));
+                StripScratch::of(span.part(start).columns, |scratch| strip.prune(span, scratch, rule));
             }
         });
     }
@@ -150,7 +151,7 @@ pub(super) fn share(ratio: f64, weights: usize) -> usize {
 
 /// What pruning a block of a strip writes to.
 #[derive(Default)]
-struct Scratch {
+struct StripScratch {
     keys: Vec<u32>,
     errors: Vec<Column>,
 }
@@ -158,10 +159,10 @@ struct Scratch {
 thread_local! {
     /// Each thread keeps its own: it stays in the thread's caches, and touching new memory for each block would take as long as the
     /// block.
-    static SCRATCH: RefCell<Scratch> = RefCell::default();
+    static SCRATCH: RefCell<StripScratch> = RefCell::default();
 }
 
-impl Scratch {
+impl StripScratch {
     /// Works with room for a block of so many columns.
     fn of(columns: usize, work: impl FnOnce(&mut Self)) {
         SCRATCH.with_borrow_mut(|scratch| {
@@ -174,7 +175,7 @@ impl Scratch {
 
 /// What a strip keeps of its rows.
 #[derive(Debug, Default)]
-struct Memory {
+struct StripState {
     /// dW of the columns pruned so far.
     changes: Vec<Column>,
     /// The weights of a span, up to date from its beginning to the block that is next.
@@ -182,7 +183,7 @@ struct Memory {
     /// Some of that block's keys.
     sample: Vec<u32>,
     /// Those that are near its limit.
-    near: Near,
+    near: NearKeys,
 }
 
 /// A strip of rows on its way through the blocks.
@@ -190,11 +191,11 @@ struct Strip<'a> {
     /// At most [`LANES`] rows of n values.
     rows: &'a mut [f32],
     n: usize,
-    memory: &'a mut Memory,
+    memory: &'a mut StripState,
 }
 
 impl<'a> Strip<'a> {
-    fn new(rows: &'a mut [f32], n: usize, memory: &'a mut Memory) -> Self {
+    fn new(rows: &'a mut [f32], n: usize, memory: &'a mut StripState) -> Self {
         // Not filled with zeros: a block's changes come in as it is pruned.
         memory.changes.clear();
         memory.changes.reserve(n);
@@ -235,7 +236,7 @@ impl<'a> Strip<'a> {
     /// changes so far.
     fn settle(&mut self, span: &Span) {
         let (start, columns) = (self.next(), span.columns());
-        let Memory { changes, weight, .. } = &mut *self.memory;
+        let StripState { changes, weight, .. } = &mut *self.memory;
         if start == columns.start {
             weight.resize(columns.len(), Column::zeroed());
             for (block, weight) in (start..).step_by(BLOCK).zip(weight.chunks_mut(BLOCK)) {
@@ -250,10 +251,10 @@ impl<'a> Strip<'a> {
     }
 
     /// Prunes that block, writes it back, and keeps its changes.
-    fn prune(&mut self, span: &Span, scratch: &mut Scratch, rule: Rule) {
+    fn prune(&mut self, span: &Span, scratch: &mut StripScratch, rule: Rule) {
         let start = self.next();
-        let Memory { changes, weight, .. } = &mut *self.memory;
-        let Scratch { keys, errors } = scratch;
+        let StripState { changes, weight, .. } = &mut *self.memory;
+        let StripScratch { keys, errors } = scratch;
         let weight = &mut weight[span.within(start)];
         prune(values_mut(weight), values_mut(errors), keys, span.part(start), rule);
         exchange(weight, self.rows, self.n, start, errors);

@@ -66,7 +66,7 @@ struct PhasedRun<'a, I, T, W, B> {
 impl<I, T: Copy, W: Fn(usize, usize, &mut I, T), B: FnMut(usize, &[&mut I]) -> T> PhasedRun<'_, I, T, W, B> {
     /// Takes part until all phases have ended; begins each with the item at `start`.
     fn run(&self, start: usize) {
-        let _gives_up = GivesUp(&self.open);
+        let _gives_up = EndOnPanic(&self.open);
         let (count, mut phase) = (self.items.len(), self.open.load(Ordering::Acquire));
         while phase < self.phases {
             let told = *self.told.read().unwrap_or_else(PoisonError::into_inner);
@@ -113,9 +113,9 @@ impl<I, T: Copy, W: Fn(usize, usize, &mut I, T), B: FnMut(usize, &[&mut I]) -> T
 }
 
 /// Ends all phases when a task panics, so that the other threads do not wait for it.
-struct GivesUp<'a>(&'a AtomicUsize);
+struct EndOnPanic<'a>(&'a AtomicUsize);
 
-impl Drop for GivesUp<'_> {
+impl Drop for EndOnPanic<'_> {
     fn drop(&mut self) {
         if thread::panicking() {
             self.0.store(usize::MAX, Ordering::Release);

@@ -82,8 +82,8 @@ impl Scored<'_> {
     }
 
     /// What lies where.
-    pub(super) fn near(&self, bounds: Bounds) -> Near {
-        Arch::new().dispatch(Within { strip: self, bounds })
+    pub(super) fn near(&self, bounds: Bounds) -> NearKeys {
+        Arch::new().dispatch(KeysWithin { strip: self, bounds })
     }
 }
 
@@ -99,7 +99,7 @@ pub(super) struct Limit {
 impl Limit {
     /// Writes what [`Self::below`] tells apart to `keys`: the keys of the strip whose first row is `first`.
     pub(super) fn keys(&self, strip: &Scored<'_>, first: usize, keys: &mut [u32]) {
-        Arch::new().dispatch(Keys { strip, keys });
+        Arch::new().dispatch(ScoreKeys { strip, keys });
         let (columns, _) = keys.as_chunks_mut::<LANES>();
         for (c, column) in columns.iter_mut().enumerate().skip(self.end.0) {
             for (lane, key) in column.iter_mut().enumerate() {
@@ -116,12 +116,12 @@ impl Limit {
     }
 }
 
-struct Keys<'a> {
+struct ScoreKeys<'a> {
     strip: &'a Scored<'a>,
     keys: &'a mut [u32],
 }
 
-impl WithSimd for Keys<'_> {
+impl WithSimd for ScoreKeys<'_> {
     type Output = ();
 
     #[inline(always)]
@@ -133,12 +133,12 @@ impl WithSimd for Keys<'_> {
 
 /// Tells the `count` lowest keys of a block from the others; of keys that tie, those first by (column, row) are lower. `near` says of each
 /// strip what lies where within the same bounds.
-pub(super) fn limit(strips: &[Scored<'_>], near: &[&Near], count: usize) -> Limit {
+pub(super) fn limit(strips: &[Scored<'_>], near: &[&NearKeys], count: usize) -> Limit {
     if count == 0 {
         return Limit::default();
     }
     let (key, quota, ties) = kth_lowest(near, count).unwrap_or_else(|| {
-        let all: Vec<Near> = strips.iter().map(|strip| strip.near(Bounds::ALL)).collect();
+        let all: Vec<NearKeys> = strips.iter().map(|strip| strip.near(Bounds::ALL)).collect();
         kth_lowest(&all.iter().collect::<Vec<_>>(), count).unwrap_or_default()
     });
     let columns = strips.first().map_or(0, |strip| strip.weight.len());
@@ -148,7 +148,7 @@ pub(super) fn limit(strips: &[Scored<'_>], near: &[&Near], count: usize) -> Limi
 
 /// The `count`-th lowest key, how many of the lowest `count` are equal to it, and how many keys are; nothing where it is not near. Nothing
 /// here depends on the order of strips.
-fn kth_lowest(near: &[&Near], count: usize) -> Option<(u32, usize, usize)> {
+fn kth_lowest(near: &[&NearKeys], count: usize) -> Option<(u32, usize, usize)> {
     let below: usize = near.iter().map(|near| near.below).sum();
     let mut keys = near.iter().map(|near| near.keys.as_slice()).collect::<Vec<_>>().concat();
     let left = count.checked_sub(below).filter(|left| (1..=keys.len()).contains(left))?;
@@ -193,20 +193,20 @@ impl Bounds {
 
 /// The keys of a strip, as bounds part them.
 #[derive(Debug, Default)]
-pub(super) struct Near {
+pub(super) struct NearKeys {
     /// Keys below the bounds.
     below: usize,
     /// Those within.
     keys: Vec<u32>,
 }
 
-struct Within<'a> {
+struct KeysWithin<'a> {
     strip: &'a Scored<'a>,
     bounds: Bounds,
 }
 
-impl WithSimd for Within<'_> {
-    type Output = Near;
+impl WithSimd for KeysWithin<'_> {
+    type Output = NearKeys;
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) -> Self::Output {
@@ -223,7 +223,7 @@ impl WithSimd for Within<'_> {
             }
         }
         let below: &[u32] = bytemuck::cast_slice(slice::from_ref(&below));
-        Near { below: below.iter().map(|below| *below as usize).sum(), keys: near }
+        NearKeys { below: below.iter().map(|below| *below as usize).sum(), keys: near }
     }
 }
 

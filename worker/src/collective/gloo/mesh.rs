@@ -75,5 +75,5 @@ pub(super) use bridge::{Ended, Mesh, Piece, Report, open_mesh};
 // SAFETY: the class has no thread of its own to which its state is bound, and is destroyed like any other object.
 unsafe impl Send for Mesh {}
 // SAFETY: every state that changes is behind the class's mutex or Gloo's own; exchanges are made by one thread at a time, as their
-// caller `Rank` needs `&mut self`.
+// caller `GlooRank` needs `&mut self`.
 unsafe impl Sync for Mesh {}

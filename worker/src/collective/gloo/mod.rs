@@ -14,7 +14,7 @@ use obsdiff_proto::{Epoch, lock};
 
 use super::{Abort, Alone, Collective, CollectiveError, Member, Rendezvous, Result, Transport};
 use mesh::{Ended, Mesh, Report, open_mesh};
-use rank::Rank;
+use rank::GlooRank;
 
 /// Joins one worker of this process to groups with others, whose addresses it finds by a rendezvous.
 pub struct Gloo {
@@ -78,7 +78,7 @@ impl Transport for Gloo {
         let begun = Instant::now();
         let host = self.rendezvous.address()?.to_string();
         let mesh = open_mesh(&host, member.rank, member.world, millis(member.form)).map_err(broken)?;
-        let mesh = Arc::new(Shared(mesh));
+        let mesh = Arc::new(SharedMesh(mesh));
         let watcher = {
             let mesh = mesh.clone();
             let name = format!("peers of {}", member.epoch);
@@ -89,7 +89,7 @@ impl Transport for Gloo {
             };
             thread::Builder::new().name(name).spawn(watch).map_err(broken)?
         };
-        let mut rank = Rank::new(member, mesh.clone(), watcher, abort.clone());
+        let mut rank = GlooRank::new(member, mesh.clone(), watcher, abort.clone());
         let weak = Arc::downgrade(&mesh);
         abort.when_raised(move || {
             if let Some(mesh) = weak.upgrade() {
@@ -108,7 +108,7 @@ impl Transport for Gloo {
 
 impl Gloo {
     /// Connects a rank to all others.
-    fn meet(&self, rank: &mut Rank, mesh: &Mesh, begun: Instant, abort: &Abort) -> Result<()> {
+    fn meet(&self, rank: &mut GlooRank, mesh: &Mesh, begun: Instant, abort: &Abort) -> Result<()> {
         let member = *rank.member();
         self.publish(member, mesh)?;
         // All are there: what is left takes milliseconds.
@@ -122,9 +122,9 @@ impl Gloo {
 }
 
 /// A mesh as the threads of a rank share it.
-struct Shared(cxx::UniquePtr<Mesh>);
+struct SharedMesh(cxx::UniquePtr<Mesh>);
 
-impl std::ops::Deref for Shared {
+impl std::ops::Deref for SharedMesh {
     type Target = Mesh;
 
     fn deref(&self) -> &Mesh {
@@ -133,7 +133,7 @@ impl std::ops::Deref for Shared {
     }
 }
 
-impl Shared {
+impl SharedMesh {
     fn end_hard(&self) {
         if let Err(error) = self.end(true) {
             tracing::warn!(%error, "a group was not left in good order");

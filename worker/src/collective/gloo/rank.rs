@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 use bytemuck::{Pod, cast_slice, cast_slice_mut};
 
 use super::mesh::Piece;
-use super::{Shared, check, millis, peers};
-use crate::collective::call::{Call, What};
+use super::{SharedMesh, check, millis, peers};
+use crate::collective::call::{Call, CallKind};
 use crate::collective::{Abort, Buffer, Collective, CollectiveError, Member, Result, Shape, Values};
 
 /// The longest message: what is in flight from one rank to another.
@@ -22,9 +22,9 @@ const MESSAGE: usize = 1 << 20;
 const STAGE: usize = 16 << 20;
 
 /// A rank of a group.
-pub(super) struct Rank {
+pub(super) struct GlooRank {
     member: Member,
-    mesh: Arc<Shared>,
+    mesh: Arc<SharedMesh>,
     watcher: Option<JoinHandle<()>>,
     abort: Abort,
     /// Calls made.
@@ -38,17 +38,17 @@ pub(super) struct Rank {
 }
 
 /// What a rank says before each call: all others must say the same.
-type Greeting = [u64; 5];
+type CallHeader = [u64; 5];
 
-impl Rank {
-    pub(super) fn new(member: Member, mesh: Arc<Shared>, watcher: JoinHandle<()>, abort: Abort) -> Self {
+impl GlooRank {
+    pub(super) fn new(member: Member, mesh: Arc<SharedMesh>, watcher: JoinHandle<()>, abort: Abort) -> Self {
         let watcher = Some(watcher);
         Self { member, mesh, watcher, abort, calls: 0, ended: None, stage: Vec::new(), sums: Vec::new() }
     }
 
     /// Hears of every peer that it joined the same group.
     pub(super) fn greet(&mut self, silence: Duration) -> Result<()> {
-        let own: Greeting = [self.member.epoch.0, self.member.world as u64, 0, 0, 0];
+        let own: CallHeader = [self.member.epoch.0, self.member.world as u64, 0, 0, 0];
         for (peer, said) in self.greetings(own, silence)? {
             if said != own {
                 let said = format!("it is in the group of epoch {}", said[0]);
@@ -59,9 +59,9 @@ impl Rank {
     }
 
     /// Tells all peers, and hears what they say.
-    fn greetings(&mut self, own: Greeting, silence: Duration) -> Result<Vec<(usize, Greeting)>> {
-        const LENGTH: usize = size_of::<Greeting>();
-        let mut said = vec![Greeting::default(); self.member.world];
+    fn greetings(&mut self, own: CallHeader, silence: Duration) -> Result<Vec<(usize, CallHeader)>> {
+        const LENGTH: usize = size_of::<CallHeader>();
+        let mut said = vec![CallHeader::default(); self.member.world];
         let outgoing = peers(self.member).map(|rank| Piece { rank, offset: 0, length: LENGTH });
         let incoming = peers(self.member).map(|rank| Piece { rank, offset: rank * LENGTH, length: LENGTH });
         let (outgoing, incoming): (Vec<_>, Vec<_>) = (outgoing.collect(), incoming.collect());
@@ -109,7 +109,7 @@ impl Rank {
     }
 
     /// Sums what all ranks send; those for whom `receives` holds get it.
-    fn sum<T: Number>(
+    fn sum<T: Summand>(
         &mut self,
         send: &[T],
         mut receive: Option<&mut [T]>,
@@ -132,7 +132,7 @@ impl Rank {
     }
 
     /// Adds up the own segment of all ranks, in their order.
-    fn add_up<T: Number>(&mut self, send: &[T], sums: &mut [T]) -> Result<()> {
+    fn add_up<T: Summand>(&mut self, send: &[T], sums: &mut [T]) -> Result<()> {
         let others = self.member.world - 1;
         let step = (MESSAGE.min(STAGE / others) / size_of::<T>()).max(1);
         let mut stage = std::mem::take(&mut self.stage);
@@ -170,7 +170,7 @@ impl Rank {
     }
 
     /// Sends the sums of the own segment to those who receive, and receives the others' where this rank does.
-    fn gather<T: Number>(
+    fn gather<T: Summand>(
         &mut self,
         length: usize,
         sums: &[T],
@@ -199,7 +199,7 @@ impl Rank {
     }
 
     /// Sends the root's buffer to all.
-    fn spread<T: Number>(&mut self, root: usize, buffer: &mut [T]) -> Result<()> {
+    fn spread<T: Summand>(&mut self, root: usize, buffer: &mut [T]) -> Result<()> {
         let (step, silence) = (MESSAGE / size_of::<T>(), self.member.silence);
         for start in (0..buffer.len()).step_by(step) {
             let range = start..buffer.len().min(start + step);
@@ -239,7 +239,7 @@ fn piece<T>(rank: usize, range: &Range<usize>) -> Option<Piece> {
     (!range.is_empty()).then(|| Piece { rank, offset: range.start * size, length: range.len() * size })
 }
 
-impl Collective for Rank {
+impl Collective for GlooRank {
     fn member(&self) -> &Member {
         &self.member
     }
@@ -273,7 +273,7 @@ impl Collective for Rank {
     }
 }
 
-impl Drop for Rank {
+impl Drop for GlooRank {
     fn drop(&mut self) {
         // After an error the peers are to notice at once; else what was sent is to arrive.
         if let Err(error) = self.mesh.end(self.ended.is_some() || std::thread::panicking()) {
@@ -287,28 +287,28 @@ impl Drop for Rank {
 }
 
 /// Numbers that are added.
-trait Number: Pod {
+trait Summand: Pod {
     fn plus(self, other: Self) -> Self;
 }
 
-impl Number for i64 {
+impl Summand for i64 {
     fn plus(self, other: Self) -> Self {
         self.wrapping_add(other)
     }
 }
 
-impl Number for f32 {
+impl Summand for f32 {
     fn plus(self, other: Self) -> Self {
         self + other
     }
 }
 
 /// A rank's `number`-th call.
-fn encode(number: u64, call: Call) -> Greeting {
+fn encode(number: u64, call: Call) -> CallHeader {
     let (what, root) = match call.what {
-        What::AllReduce => (1, 0),
-        What::Reduce { root } => (2, root),
-        What::Broadcast { root } => (3, root),
+        CallKind::AllReduce => (1, 0),
+        CallKind::Reduce { root } => (2, root),
+        CallKind::Broadcast { root } => (3, root),
     };
     let (kind, count) = match call.shape {
         Shape::I64(count) => (1, count),
@@ -318,12 +318,12 @@ fn encode(number: u64, call: Call) -> Greeting {
 }
 
 /// The call that a rank says it makes.
-fn decode(said: &Greeting) -> Option<Call> {
+fn decode(said: &CallHeader) -> Option<Call> {
     let [_, what, root, kind, count] = said.map(|number| number as usize);
     let what = match what {
-        1 => What::AllReduce,
-        2 => What::Reduce { root },
-        3 => What::Broadcast { root },
+        1 => CallKind::AllReduce,
+        2 => CallKind::Reduce { root },
+        3 => CallKind::Broadcast { root },
         _ => return None,
     };
     let shape = match kind {

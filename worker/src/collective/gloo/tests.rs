@@ -7,12 +7,12 @@ use crate::collective::{Buffer, Values};
 
 /// A rendezvous among threads.
 #[derive(Default)]
-struct Board {
+struct ThreadRendezvous {
     values: Mutex<BTreeMap<(Epoch, String), Vec<u8>>>,
     changed: Condvar,
 }
 
-impl Rendezvous for Arc<Board> {
+impl Rendezvous for Arc<ThreadRendezvous> {
     fn address(&self) -> Result<IpAddr> {
         Ok(Ipv4Addr::LOCALHOST.into())
     }
@@ -45,7 +45,7 @@ impl Rendezvous for Arc<Board> {
 
 /// A transport for each rank of a group.
 pub(in crate::collective) fn transports(world: usize) -> Vec<Box<dyn Transport>> {
-    let board = Arc::new(Board::default());
+    let board = Arc::new(ThreadRendezvous::default());
     (0..world).map(|_| Box::new(Gloo::new(Arc::new(board.clone()))) as Box<dyn Transport>).collect()
 }
 
@@ -188,7 +188,7 @@ fn joining_ends_by_its_timeout_and_by_an_abort_and_a_group_that_was_given_up_for
 
 /// Joins a group of two as rank 0, whose peer is played by hand: it hears where rank 0 listens, and says where it is itself.
 fn join_by_hand(form: Duration, peer: impl FnOnce(SocketAddr) -> u16) -> Result<Box<dyn Collective>> {
-    let board = Arc::new(Board::default());
+    let board = Arc::new(ThreadRendezvous::default());
     let gloo = Gloo::new(Arc::new(board.clone()));
     let member = Member { form, ..member(1, 0, 2) };
     thread::scope(|scope| {

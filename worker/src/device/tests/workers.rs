@@ -1,4 +1,4 @@
-//! Workers with fake engines, and gates that a test opens.
+//! Workers with fake engines, and hooks that a test opens.
 
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Mutex};
@@ -8,33 +8,35 @@ use std::time::{Duration, Instant};
 use obsdiff_proto::message::{Command, Status};
 use obsdiff_proto::{Plan, WorkerId};
 
-use super::super::{FakeEngine, Gate, MemoryPartStore, Moment, Patience, WorkError, WorkerState, follow};
+use super::super::{
+    CallHook, EngineCall, FakeEngine, GroupTimeouts, MemoryPartStore, WorkError, WorkerState, follow,
+};
 use super::{calibrate, machine, plan};
 use crate::collective::Local;
 
 /// Longer than any of these tests should take.
 const LONG: Duration = Duration::from_secs(60);
 
-/// What a gate of a worker lets pass, one moment at a time, where it is closed.
-pub(super) struct Gatekeeper {
-    reached: Receiver<Moment>,
+/// Holds each call of a worker's engine until a test lets it pass.
+pub(super) struct CallControl {
+    reached: Receiver<EngineCall>,
     pub(super) open: Sender<Result<(), WorkError>>,
 }
 
-impl Gatekeeper {
-    pub(super) fn new() -> (Self, Gate) {
+impl CallControl {
+    pub(super) fn new() -> (Self, CallHook) {
         let (reaches, reached) = mpsc::channel();
         let (open, opened) = mpsc::channel();
         let opened = Mutex::new(opened);
-        let gate = move |moment| {
-            reaches.send(moment).unwrap();
+        let hook = move |call| {
+            reaches.send(call).unwrap();
             opened.lock().unwrap().recv_timeout(LONG).unwrap()
         };
-        (Self { reached, open }, Arc::new(gate))
+        (Self { reached, open }, Arc::new(hook))
     }
 
-    /// Waits for the worker to come to a moment.
-    pub(super) fn reached(&self) -> Moment {
+    /// Waits until the worker makes a call.
+    pub(super) fn reached(&self) -> EngineCall {
         self.reached.recv_timeout(LONG).unwrap()
     }
 }
@@ -47,18 +49,18 @@ pub(super) struct Workers {
 }
 
 impl Workers {
-    pub(super) fn new(plan: &Arc<Plan>, gates: Vec<Gate>) -> Self {
+    pub(super) fn new(plan: &Arc<Plan>, hooks: Vec<CallHook>) -> Self {
         let transport = Arc::new(Local::default());
         let part_store = MemoryPartStore::default();
         let mut workers =
             Self { worker_states: Vec::new(), threads: Vec::new(), part_store: part_store.clone() };
-        for (name, gate) in (1u64..).zip(gates) {
+        for (name, hook) in (1u64..).zip(hooks) {
             let worker_state =
-                WorkerState::new(machine(u128::from(name)), transport.clone(), Patience::default());
+                WorkerState::new(machine(u128::from(name)), transport.clone(), GroupTimeouts::default());
             worker_state.hello();
             worker_state.named(WorkerId(name));
             let result = Arc::new(Mutex::new(None));
-            let mut engine = FakeEngine::new(plan.clone(), Arc::new(part_store.clone()), result, gate);
+            let mut engine = FakeEngine::new(plan.clone(), Arc::new(part_store.clone()), result, hook);
             let its = worker_state.clone();
             workers.threads.push(thread::spawn(move || follow(&its, &mut engine)));
             workers.worker_states.push(worker_state);
@@ -67,22 +69,22 @@ impl Workers {
     }
 
     pub(super) fn open(plan: &Arc<Plan>, count: usize) -> Self {
-        let open = || -> Gate { Arc::new(|_| Ok(())) };
+        let open = || -> CallHook { Arc::new(|_| Ok(())) };
         Self::new(plan, (0..count).map(|_| open()).collect())
     }
 
-    /// Two workers that hold a shard each, the second one behind a gate.
-    pub(super) fn with_a_shard_each() -> (Gatekeeper, Self) {
-        let (gatekeeper, gate) = Gatekeeper::new();
-        let open: Gate = Arc::new(|_| Ok(()));
-        let workers = Self::new(&plan(2), vec![open, gate]);
+    /// Two workers that hold a shard each, the calls of the second one held back.
+    pub(super) fn with_a_shard_each() -> (CallControl, Self) {
+        let (control, hook) = CallControl::new();
+        let open: CallHook = Arc::new(|_| Ok(()));
+        let workers = Self::new(&plan(2), vec![open, hook]);
         workers.take(1, calibrate(1, 0));
         workers.take(2, calibrate(1, 1));
-        gatekeeper.reached();
-        gatekeeper.open.send(Ok(())).unwrap();
+        control.reached();
+        control.open.send(Ok(())).unwrap();
         workers.idle(1);
         workers.idle(2);
-        (gatekeeper, workers)
+        (control, workers)
     }
 
     pub(super) fn take(&self, worker: usize, command: Command) {

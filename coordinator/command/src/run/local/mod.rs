@@ -37,8 +37,10 @@ impl Drop for Closes<'_> {
 fn session(worker_state: &Arc<WorkerState>, coordinator: &Handle) -> Option<Dismissal> {
     let (named, name) = mpsc::channel();
     let (dismissed, dismissal) = mpsc::channel();
-    coordinator
-        .join(worker_state.hello(), Box::new(Link { worker_state: worker_state.clone(), named, dismissed }));
+    coordinator.join(
+        worker_state.hello(),
+        Box::new(LocalLink { worker_state: worker_state.clone(), named, dismissed }),
+    );
     // Whoever stands by gets no name.
     let Ok(worker) = name.recv() else { return dismissal.try_recv().ok() };
     report(worker_state, coordinator, worker, &dismissal)
@@ -67,13 +69,13 @@ fn report(
 }
 
 /// The coordinator's end.
-struct Link {
+struct LocalLink {
     worker_state: Arc<WorkerState>,
     named: Sender<WorkerId>,
     dismissed: Sender<Dismissal>,
 }
 
-impl Downlink for Link {
+impl Downlink for LocalLink {
     fn welcome(&self, worker: WorkerId) {
         self.worker_state.named(worker);
         // The session waits for it, unless its thread is gone.

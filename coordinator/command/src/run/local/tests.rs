@@ -11,8 +11,8 @@ use obsdiff_proto::{
 };
 use obsdiff_worker::collective::Local;
 use obsdiff_worker::device::{
-    FakeEngine, Gate, Machine, MemoryPartStore, Moment, PartStoreError, Patience, WorkError, WorkerState,
-    follow,
+    CallHook, EngineCall, FakeEngine, GroupTimeouts, Machine, MemoryPartStore, PartStoreError, WorkError,
+    WorkerState, follow,
 };
 
 use super::*;
@@ -84,8 +84,8 @@ fn machine(instance: u128) -> Machine {
     Machine { instance, speed: 1000, hardware: "a processor".to_owned() }
 }
 
-/// Runs a job with a worker for each gate; says how it ended, and what was written.
-fn run(job: Job, gates: Vec<Gate>) -> (Option<Outcome>, Option<Vec<u8>>) {
+/// Runs a job with a worker for each hook; says how it ended, and what was written.
+fn run(job: Job, hooks: Vec<CallHook>) -> (Option<Outcome>, Option<Vec<u8>>) {
     let plan = job.plan.clone();
     let part_store = MemoryPartStore::default();
     let records = Box::new(MemoryRecords(part_store.clone()));
@@ -93,9 +93,9 @@ fn run(job: Job, gates: Vec<Gate>) -> (Option<Outcome>, Option<Vec<u8>>) {
     let transport = Arc::new(Local::default());
     let result = Arc::new(Mutex::new(None));
     let mut threads = Vec::new();
-    for (instance, gate) in (1..).zip(gates) {
-        let worker_state = WorkerState::new(machine(instance), transport.clone(), Patience::default());
-        let mut engine = FakeEngine::new(plan.clone(), Arc::new(part_store.clone()), result.clone(), gate);
+    for (instance, hook) in (1..).zip(hooks) {
+        let worker_state = WorkerState::new(machine(instance), transport.clone(), GroupTimeouts::default());
+        let mut engine = FakeEngine::new(plan.clone(), Arc::new(part_store.clone()), result.clone(), hook);
         let its = worker_state.clone();
         threads.push(thread::spawn(move || follow(&its, &mut engine)));
         let handle = handle.clone();
@@ -110,15 +110,15 @@ fn run(job: Job, gates: Vec<Gate>) -> (Option<Outcome>, Option<Vec<u8>>) {
     (outcome, written)
 }
 
-fn open() -> Gate {
+fn open() -> CallHook {
     Arc::new(|_| Ok(()))
 }
 
-/// A gate that fails at the first moment that `at` picks.
-fn fails_once(at: fn(Moment) -> bool, error: fn() -> WorkError) -> Gate {
+/// A hook that fails at the first call that `at` picks.
+fn fails_once(at: fn(EngineCall) -> bool, error: fn() -> WorkError) -> CallHook {
     let failed = AtomicBool::new(false);
     Arc::new(
-        move |moment| if at(moment) && !failed.swap(true, Ordering::Relaxed) { Err(error()) } else { Ok(()) },
+        move |call| if at(call) && !failed.swap(true, Ordering::Relaxed) { Err(error()) } else { Ok(()) },
     )
 }
 
@@ -161,16 +161,16 @@ fn parts_of_a_site_are_solved_apart_and_give_the_same_with_any_number_of_workers
 #[test]
 fn what_fails_once_is_tried_again_and_changes_nothing() {
     let (_, expected) = run(job(2, 5), vec![open(), open()]);
-    let moments: [fn(Moment) -> bool; 5] = [
-        |m| matches!(m, Moment::Shard(_)),
-        |m| matches!(m, Moment::Reduce(_)),
-        |m| matches!(m, Moment::Solve(_)),
-        |m| matches!(m, Moment::Apply(_)),
-        |m| m == Moment::Export,
+    let calls: [fn(EngineCall) -> bool; 5] = [
+        |m| matches!(m, EngineCall::Shard(_)),
+        |m| matches!(m, EngineCall::Reduce(_)),
+        |m| matches!(m, EngineCall::Solve(_)),
+        |m| matches!(m, EngineCall::Apply(_)),
+        |m| m == EngineCall::Export,
     ];
-    for moment in moments {
-        let gates = vec![fails_once(moment, store_fails), fails_once(moment, store_fails)];
-        let (outcome, written) = run(job(2, 5), gates);
+    for call in calls {
+        let hooks = vec![fails_once(call, store_fails), fails_once(call, store_fails)];
+        let (outcome, written) = run(job(2, 5), hooks);
         assert_eq!(outcome, Some(Outcome::Done));
         assert!(written == expected);
     }
@@ -180,9 +180,9 @@ fn what_fails_once_is_tried_again_and_changes_nothing() {
 fn an_overflow_lowers_the_exponent_and_runs_the_package_again() {
     let overflow: fn() -> WorkError = || WorkError::Overflow { site: SiteId(0), exponent: 20 };
     let once = |at| fails_once(at, overflow);
-    let (outcome, in_a_shard) = run(job(1, 4), vec![once(|m| m == Moment::Shard(ShardId(2)))]);
+    let (outcome, in_a_shard) = run(job(1, 4), vec![once(|m| m == EngineCall::Shard(ShardId(2)))]);
     assert_eq!(outcome, Some(Outcome::Done));
-    let (outcome, in_a_sum) = run(job(1, 4), vec![once(|m| m == Moment::Reduce(SiteId(0)))]);
+    let (outcome, in_a_sum) = run(job(1, 4), vec![once(|m| m == EngineCall::Reduce(SiteId(0)))]);
     assert_eq!(outcome, Some(Outcome::Done));
     assert_eq!(in_a_shard, in_a_sum);
     assert!(in_a_shard != run(job(1, 4), vec![open()]).1);
@@ -191,7 +191,7 @@ fn an_overflow_lowers_the_exponent_and_runs_the_package_again() {
 #[test]
 fn what_goes_wrong_every_time_ends_the_job_with_its_reason() {
     let fatal: fn() -> WorkError = || PartStoreError::Damaged("site l0 is singular".to_owned()).into();
-    let (outcome, written) = run(job(1, 2), vec![fails_once(|m| matches!(m, Moment::Solve(_)), fatal)]);
+    let (outcome, written) = run(job(1, 2), vec![fails_once(|m| matches!(m, EngineCall::Solve(_)), fatal)]);
     let Some(Outcome::Failed(Failure::Fatal { error, .. })) = outcome else { panic!("{outcome:?}") };
     assert_eq!((error.as_str(), written), ("site l0 is singular", None));
 }
@@ -201,8 +201,8 @@ fn a_worker_that_dies_loses_its_shards_and_no_more() {
     let (_, expected) = run(job(2, 6), vec![open()]);
     // It panics at its second shard: the thread is gone, and its end of every group with it.
     let shards = AtomicU32::new(0);
-    let dies: Gate = Arc::new(move |moment| {
-        let shard = matches!(moment, Moment::Shard(_));
+    let dies: CallHook = Arc::new(move |call| {
+        let shard = matches!(call, EngineCall::Shard(_));
         assert!(!shard || shards.fetch_add(1, Ordering::Relaxed) == 0, "killed by the test");
         Ok(())
     });

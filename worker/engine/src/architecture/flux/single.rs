@@ -4,8 +4,8 @@ use candle_core::Tensor;
 use obsdiff_proto::LinearId;
 
 use crate::model::Tap;
-use crate::model::ops::{Linear, Modulation};
-use crate::model::stream::{Activation, Attention, Projection, Shared};
+use crate::model::ops::{LinearTensors, Modulation};
+use crate::model::stream::{Activation, Attention, BlockContext, Projection};
 use crate::{Error, Result};
 
 /// Where the shifts, scales and gates lie among the modulation's parts.
@@ -19,7 +19,7 @@ mod part {
 #[derive(Clone, Debug)]
 pub(super) struct SingleBlock {
     /// AdaLN: from the conditioning vector to shifts, scales and gates.
-    pub(super) modulation: Linear,
+    pub(super) modulation: LinearTensors,
     pub(super) attention: Attention,
     /// The feed-forward network's first linear, `proj_mlp`, which reads what the attention reads.
     pub(super) up: LinearId,
@@ -30,7 +30,7 @@ pub(super) struct SingleBlock {
 
 impl SingleBlock {
     /// The tokens after this block, `(batch * tokens) x width`.
-    pub(super) fn forward(&self, x: Tensor, shared: Shared<'_>, tap: &mut dyn Tap) -> Result<Tensor> {
+    pub(super) fn forward(&self, x: Tensor, shared: BlockContext<'_>, tap: &mut dyn Tap) -> Result<Tensor> {
         let ops = shared.ops;
         let values = ops.linear(shared.conditioning, &self.modulation)?;
         let by = Modulation { values, width: x.dim(1)? };

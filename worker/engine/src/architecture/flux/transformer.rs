@@ -13,9 +13,9 @@ use crate::model::conditioning::TimeTextEmbed;
 use crate::model::joint::JointBlock;
 use crate::model::linears::Linears;
 use crate::model::loading::Loader;
-use crate::model::ops::{Linear, Modulation, Ops, Rotary};
+use crate::model::ops::{LinearTensors, Modulation, Ops, Rotary};
 use crate::model::state::{name, no_block};
-use crate::model::stream::Shared;
+use crate::model::stream::BlockContext;
 use crate::model::{Denoise, DiffusionModel, State, Tap};
 use crate::{Error, Result};
 
@@ -38,13 +38,13 @@ pub struct FluxTransformer {
     dtype: DType,
     device: Device,
     linears: Linears,
-    image: Linear,
-    text: Linear,
+    image: LinearTensors,
+    text: LinearTensors,
     conditioning: TimeTextEmbed,
     double: Vec<JointBlock>,
     single: Vec<SingleBlock>,
-    last_modulation: Linear,
-    prediction: Linear,
+    last_modulation: LinearTensors,
+    prediction: LinearTensors,
     ops: Ops,
 }
 
@@ -231,7 +231,7 @@ impl DiffusionModel for FluxTransformer {
     fn block(&self, index: usize, mut state: State, tap: &mut dyn Tap) -> Result<State> {
         let conditioning = state.get(name::CONDITIONING)?.clone();
         let rotary = Rotary::of_tables(state.get(COSINES)?.clone(), state.get(SINES)?.clone());
-        let shared = Shared {
+        let shared = BlockContext {
             ops: &self.ops,
             linears: &self.linears,
             conditioning: &conditioning,

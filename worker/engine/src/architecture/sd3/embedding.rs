@@ -5,12 +5,12 @@ use candle_core::Tensor;
 use super::Sd3Config;
 use crate::Result;
 use crate::model::loading::Loader;
-use crate::model::ops::{Linear, Ops};
+use crate::model::ops::{LinearTensors, Ops};
 
 /// Latents to image tokens: a linear on every patch, plus the patch's place in the picture.
 #[derive(Clone, Debug)]
 pub(super) struct PatchEmbed {
-    projection: Linear,
+    projection: LinearTensors,
     /// `side x side x width`: the sine-cosine table for the largest picture.
     table: Tensor,
     patch: usize,
@@ -23,7 +23,11 @@ impl PatchEmbed {
         let weight = weight.reshape((width, config.in_channels * patch * patch))?;
         let bias = loader.tensor("pos_embed.proj.bias", &[width])?;
         let table = loader.tensor("pos_embed.pos_embed", &[1, side * side, width])?;
-        Ok(Self { projection: Linear { weight, bias }, table: table.reshape((side, side, width))?, patch })
+        Ok(Self {
+            projection: LinearTensors { weight, bias },
+            table: table.reshape((side, side, width))?,
+            patch,
+        })
     }
 
     /// `batch x channels x height x width` to `(batch * tokens) x width`. A picture smaller than the table takes its middle.

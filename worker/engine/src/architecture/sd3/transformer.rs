@@ -10,9 +10,9 @@ use crate::model::conditioning::TimeTextEmbed;
 use crate::model::joint::JointBlock;
 use crate::model::linears::Linears;
 use crate::model::loading::Loader;
-use crate::model::ops::{Linear, Modulation, Ops};
+use crate::model::ops::{LinearTensors, Modulation, Ops};
 use crate::model::state::{name, no_block};
-use crate::model::stream::Shared;
+use crate::model::stream::BlockContext;
 use crate::model::{Denoise, DiffusionModel, State, Tap};
 use crate::{Error, Result};
 
@@ -26,10 +26,10 @@ pub struct Sd3Transformer {
     linears: Linears,
     patches: PatchEmbed,
     conditioning: TimeTextEmbed,
-    text: Linear,
+    text: LinearTensors,
     blocks: Vec<JointBlock>,
-    last_modulation: Linear,
-    prediction: Linear,
+    last_modulation: LinearTensors,
+    prediction: LinearTensors,
     ops: Ops,
 }
 
@@ -180,7 +180,7 @@ impl DiffusionModel for Sd3Transformer {
         let block = self.blocks.get(index).ok_or_else(|| no_block(index, self.blocks.len()))?;
         let (image, text) = (state.take(name::IMAGE)?, state.take(name::TEXT)?);
         let conditioning = state.get(name::CONDITIONING)?;
-        let shared = Shared { ops: &self.ops, linears: &self.linears, conditioning, rotary: None };
+        let shared = BlockContext { ops: &self.ops, linears: &self.linears, conditioning, rotary: None };
         let (image, text) = block.forward(image, text, shared, tap)?;
         let state = state.with(name::IMAGE, image);
         // The last block ends the text stream.

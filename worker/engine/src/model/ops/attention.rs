@@ -12,7 +12,7 @@ const QUERIES: usize = 96;
 
 /// One stream's queries, keys and values, each `(batch * tokens) x width` with the heads side by side.
 #[derive(Clone, Copy)]
-pub(super) struct Stream<'a> {
+pub(super) struct AttentionStream<'a> {
     pub(super) queries: Option<&'a [f32]>,
     pub(super) keys: &'a [f32],
     pub(super) values: &'a [f32],
@@ -22,7 +22,7 @@ pub(super) struct Stream<'a> {
 
 /// Sizes that the streams share.
 #[derive(Clone, Copy)]
-pub(super) struct Sizes {
+pub(super) struct AttentionSizes {
     pub(super) batch: usize,
     pub(super) heads: usize,
     /// Features of a head.
@@ -31,7 +31,7 @@ pub(super) struct Sizes {
 
 /// Buffers of one thread.
 #[derive(Default)]
-struct Scratch {
+struct AttentionScratch {
     /// `head x tokens`, the tokens padded.
     keys: Vec<f32>,
     /// `tokens x head`, the features padded.
@@ -47,7 +47,7 @@ struct Scratch {
 /// Attends each stream's queries to all streams' keys and writes to `outputs`, one for each stream with queries and of their
 /// shape. 4 batch queries keys width flops; beside the outputs it needs, in each thread, the keys and values of one head and
 /// [`QUERIES`] rows of scores.
-pub(super) fn attention(outputs: Vec<&mut [f32]>, streams: &[Stream<'_>], sizes: Sizes) {
+pub(super) fn attention(outputs: Vec<&mut [f32]>, streams: &[AttentionStream<'_>], sizes: AttentionSizes) {
     let asking: Vec<_> =
         streams.iter().filter_map(|s| s.queries.map(|queries| (queries, s.tokens))).collect();
     let mut work: Vec<Vec<MatMut<'_, f32>>> = Vec::new();
@@ -55,7 +55,7 @@ pub(super) fn attention(outputs: Vec<&mut [f32]>, streams: &[Stream<'_>], sizes:
     for (output, (_, tokens)) in outputs.into_iter().zip(&asking) {
         work.iter_mut().zip(split(output, *tokens, sizes)).for_each(|(work, part)| work.push(part));
     }
-    work.into_par_iter().enumerate().for_each_init(Scratch::default, |scratch, (index, outputs)| {
+    work.into_par_iter().enumerate().for_each_init(AttentionScratch::default, |scratch, (index, outputs)| {
         let head = Head { item: index / sizes.heads, head: index % sizes.heads, sizes };
         let keys: usize = streams.iter().map(|stream| stream.tokens).sum();
         vectorized(Gather { head, streams, keys, scratch });
@@ -66,7 +66,7 @@ pub(super) fn attention(outputs: Vec<&mut [f32]>, streams: &[Stream<'_>], sizes:
 }
 
 /// An output as one matrix for each batch item and head.
-fn split(out: &mut [f32], tokens: usize, sizes: Sizes) -> Vec<MatMut<'_, f32>> {
+fn split(out: &mut [f32], tokens: usize, sizes: AttentionSizes) -> Vec<MatMut<'_, f32>> {
     let width = sizes.heads * sizes.head;
     let mut parts = Vec::with_capacity(sizes.batch * sizes.heads);
     for item in out.chunks_exact_mut(tokens * width) {
@@ -85,7 +85,7 @@ fn split(out: &mut [f32], tokens: usize, sizes: Sizes) -> Vec<MatMut<'_, f32>> {
 struct Head {
     item: usize,
     head: usize,
-    sizes: Sizes,
+    sizes: AttentionSizes,
 }
 
 impl Head {
@@ -106,11 +106,11 @@ impl Head {
         queries: &[f32],
         tokens: usize,
         keys: usize,
-        scratch: &mut Scratch,
+        scratch: &mut AttentionScratch,
     ) {
         let head = self.sizes.head;
         let (columns, features) = (keys.next_multiple_of(COLUMNS), head.next_multiple_of(COLUMNS));
-        let Scratch { keys: by_key, values, scores, attended, factors } = scratch;
+        let AttentionScratch { keys: by_key, values, scores, attended, factors } = scratch;
         let scale = 1.0 / (head as f32).sqrt();
         for first in (0..tokens).step_by(QUERIES) {
             let rows = QUERIES.min(tokens - first);
@@ -132,9 +132,9 @@ impl Head {
 /// Brings one head's keys and values of all streams together: keys as columns, values as rows, padded with zeros.
 struct Gather<'a> {
     head: Head,
-    streams: &'a [Stream<'a>],
+    streams: &'a [AttentionStream<'a>],
     keys: usize,
-    scratch: &'a mut Scratch,
+    scratch: &'a mut AttentionScratch,
 }
 
 impl Kernel for Gather<'_> {

@@ -2,7 +2,7 @@
 
 use candle_core::{D, DType, Result, Tensor};
 
-use super::{EPSILON, Linear, Modulation, Projected};
+use super::{EPSILON, LinearTensors, Modulation, Projected};
 
 impl Modulation {
     /// One part, shaped to be broadcast over the tokens of its item: `batch x 1 x width`.
@@ -18,7 +18,7 @@ impl Modulation {
     }
 }
 
-pub(super) fn linear(x: &Tensor, layer: &Linear) -> Result<Tensor> {
+pub(super) fn linear(x: &Tensor, layer: &LinearTensors) -> Result<Tensor> {
     x.matmul(&layer.weight.t()?)?.broadcast_add(&layer.bias)
 }
 

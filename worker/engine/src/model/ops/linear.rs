@@ -15,7 +15,7 @@ fn tile(rows: usize, n: usize) -> (usize, usize) {
 
 /// A linear's weight (`out x n`) and bias (`out`).
 #[derive(Clone, Copy)]
-pub(super) struct Weights<'a> {
+pub(super) struct LinearSlices<'a> {
     pub(super) weight: &'a [f32],
     pub(super) bias: &'a [f32],
 }
@@ -45,7 +45,7 @@ pub(super) struct Gates<'a> {
 }
 
 /// Writes `finish(x W^T + b)` to `out` (`rows x out`), with x `rows x n`: 2 rows n out flops, and one pass over `out`.
-pub(super) fn linear(out: &mut [f32], x: &[f32], layer: Weights<'_>, finish: Finish<'_>) {
+pub(super) fn linear(out: &mut [f32], x: &[f32], layer: LinearSlices<'_>, finish: Finish<'_>) {
     let width = layer.bias.len();
     let Some(n) = layer.weight.len().checked_div(width).filter(|n| *n > 0) else { return };
     let (tile_rows, mut tile_columns) = tile(x.len() / n, n);
@@ -64,7 +64,7 @@ pub(super) fn linear(out: &mut [f32], x: &[f32], layer: Weights<'_>, finish: Fin
             let columns = out.ncols();
             let weight = weight.subrows(column, columns).transpose();
             let place =
-                Place { row: stripe * tile_rows, column, bias: &layer.bias[column..column + columns] };
+                TilePlace { row: stripe * tile_rows, column, bias: &layer.bias[column..column + columns] };
             if let Finish::AddGated(gates) = finish {
                 scratch.resize(rows * columns, 0.0);
                 let product = MatMut::from_row_major_slice_mut(scratch, rows, columns);
@@ -79,7 +79,7 @@ pub(super) fn linear(out: &mut [f32], x: &[f32], layer: Weights<'_>, finish: Fin
 }
 
 /// Where in the product a tile lies.
-struct Place<'a> {
+struct TilePlace<'a> {
     row: usize,
     column: usize,
     bias: &'a [f32],
@@ -89,7 +89,7 @@ struct Place<'a> {
 struct FinishRows<'a> {
     tile: MatMut<'a, f32>,
     finish: Finish<'a>,
-    place: Place<'a>,
+    place: TilePlace<'a>,
 }
 
 impl Kernel for FinishRows<'_> {
@@ -131,13 +131,13 @@ struct AddGated<'a> {
     residual: MatMut<'a, f32>,
     product: &'a [f32],
     gates: Gates<'a>,
-    place: Place<'a>,
+    place: TilePlace<'a>,
 }
 
 impl Kernel for AddGated<'_> {
     #[inline(always)]
     fn run(mut self) {
-        let Place { row: first, column, bias } = self.place;
+        let TilePlace { row: first, column, bias } = self.place;
         for (row, product) in self.product.chunks_exact(bias.len()).enumerate() {
             let start = (first + row) / self.gates.tokens * self.gates.stride + self.gates.start + column;
             let gate = &self.gates.values[start..start + bias.len()];

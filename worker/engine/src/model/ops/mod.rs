@@ -23,11 +23,11 @@ use linear::{Finish, Gates};
 pub(crate) use memory::{Sizes, kept_bytes, peak_bytes};
 use norm::Affine;
 pub(crate) use rotary::Rotary;
-use rows::{Pool, View, fits, into_numbers};
+use rows::{BufferPool, TensorSlice, fits, into_numbers};
 
 /// One `nn.Linear`.
 #[derive(Clone, Debug)]
-pub(crate) struct Linear {
+pub(crate) struct LinearTensors {
     /// `out x n`.
     pub(crate) weight: Tensor,
     /// `out`.
@@ -56,7 +56,7 @@ const EPSILON: f64 = 1e-6;
 /// The operations, with the buffers they use again.
 #[derive(Debug)]
 pub(crate) struct Ops {
-    pool: Pool,
+    pool: BufferPool,
     /// Operations of all products so far.
     counted: AtomicU64,
     /// Whether work is spread over threads here; another device has its own ways.
@@ -66,13 +66,17 @@ pub(crate) struct Ops {
 impl Clone for Ops {
     /// The same operations with buffers of their own.
     fn clone(&self) -> Self {
-        Self { pool: Pool::default(), counted: AtomicU64::new(0), threads: self.threads }
+        Self { pool: BufferPool::default(), counted: AtomicU64::new(0), threads: self.threads }
     }
 }
 
 impl Ops {
     pub(crate) fn on(device: &Device) -> Self {
-        Self { pool: Pool::default(), counted: AtomicU64::new(0), threads: matches!(device, Device::Cpu) }
+        Self {
+            pool: BufferPool::default(),
+            counted: AtomicU64::new(0),
+            threads: matches!(device, Device::Cpu),
+        }
     }
 
     /// Floating-point operations of all matrix products so far, a multiplication and an addition counted as two.
@@ -85,7 +89,7 @@ impl Ops {
         self.counted.fetch_add(2 * rows as u64 * n as u64 * out as u64, Ordering::Relaxed);
     }
 
-    fn count_linear(&self, x: &Tensor, layer: &Linear) -> Result<()> {
+    fn count_linear(&self, x: &Tensor, layer: &LinearTensors) -> Result<()> {
         let (out, n) = layer.weight.dims2()?;
         self.count(x.dim(0)?, n, out);
         Ok(())
@@ -115,13 +119,13 @@ impl Ops {
     }
 
     /// `x W^T + b`: `rows x n` to `rows x out`.
-    pub(crate) fn linear(&self, x: &Tensor, layer: &Linear) -> Result<Tensor> {
+    pub(crate) fn linear(&self, x: &Tensor, layer: &LinearTensors) -> Result<Tensor> {
         self.count_linear(x, layer)?;
         if layer.fits(x) { self.finished(x, layer, Finish::Plain) } else { Ok(composed::linear(x, layer)?) }
     }
 
     /// [`Self::linear`], then GELU by its tanh approximation.
-    pub(crate) fn linear_gelu(&self, x: &Tensor, layer: &Linear) -> Result<Tensor> {
+    pub(crate) fn linear_gelu(&self, x: &Tensor, layer: &LinearTensors) -> Result<Tensor> {
         self.count_linear(x, layer)?;
         if layer.fits(x) {
             self.finished(x, layer, Finish::Gelu)
@@ -134,19 +138,19 @@ impl Ops {
     pub(crate) fn linear_head_norm(
         &self,
         x: &Tensor,
-        layer: &Linear,
+        layer: &LinearTensors,
         norm: Option<&Tensor>,
     ) -> Result<Tensor> {
         let Some(norm) = norm else { return self.linear(x, layer) };
         self.count_linear(x, layer)?;
         if layer.fits(x) && fits(norm) {
-            self.finished(x, layer, Finish::HeadNorm(View::of(norm).numbers()?))
+            self.finished(x, layer, Finish::HeadNorm(TensorSlice::of(norm).numbers()?))
         } else {
             Ok(composed::head_norm(&composed::linear(x, layer)?, norm)?)
         }
     }
 
-    fn finished(&self, x: &Tensor, layer: &Linear, finish: Finish<'_>) -> Result<Tensor> {
+    fn finished(&self, x: &Tensor, layer: &LinearTensors, finish: Finish<'_>) -> Result<Tensor> {
         let shape = (x.dim(0)?, layer.bias.dim(0)?);
         let mut out = self.pool.take(shape.0 * shape.1);
         layer.run(&mut out, x, finish)?;
@@ -158,7 +162,7 @@ impl Ops {
         &self,
         residual: Tensor,
         x: &Tensor,
-        layer: &Linear,
+        layer: &LinearTensors,
         by: &Modulation,
         gate: usize,
     ) -> Result<Tensor> {
@@ -169,7 +173,7 @@ impl Ops {
         let (batch, stride) = by.values.dims2()?;
         let shape = residual.dims2()?;
         let mut numbers = into_numbers(residual)?;
-        let values = View::of(&by.values);
+        let values = TensorSlice::of(&by.values);
         let gates = Gates {
             values: values.numbers()?,
             stride,
@@ -194,7 +198,7 @@ impl Ops {
         let (batch, stride) = by.values.dims2()?;
         let (rows, width) = x.dims2()?;
         let mut out = self.pool.take(rows * width);
-        let values = View::of(&by.values);
+        let values = TensorSlice::of(&by.values);
         let affine = Affine {
             values: values.numbers()?,
             stride,
@@ -202,7 +206,7 @@ impl Ops {
             shift: shift * width,
             tokens: rows / batch.max(1),
         };
-        norm::norm_modulate(&mut out, View::of(x).numbers()?, width, affine);
+        norm::norm_modulate(&mut out, TensorSlice::of(x).numbers()?, width, affine);
         Ok(Tensor::from_vec(out, (rows, width), &Device::Cpu)?)
     }
 
@@ -212,7 +216,7 @@ impl Ops {
             return Ok(Tensor::cat(&[left, right], 1)?);
         }
         let ((rows, a), b) = (left.dims2()?, right.dim(1)?);
-        let (left, right) = (View::of(left), View::of(right));
+        let (left, right) = (TensorSlice::of(left), TensorSlice::of(right));
         let (left, right) = (left.numbers()?, right.numbers()?);
         if right.len() != rows * b {
             return Err(Error::Argument(format!("{rows} rows are not joined to {} numbers", right.len())));
@@ -240,7 +244,7 @@ impl Ops {
             return Ok(rotary::composed(&x, by, batch)?);
         }
         let mut numbers = into_numbers(x)?;
-        let (cosines, sines) = (View::of(&by.cosines), View::of(&by.sines));
+        let (cosines, sines) = (TensorSlice::of(&by.cosines), TensorSlice::of(&by.sines));
         let angles = rotary::Angles { cosines: cosines.numbers()?, sines: sines.numbers()?, pairs };
         rotary::rotate(&mut numbers, width, tokens, angles);
         Ok(Tensor::from_vec(numbers, (rows, width), &Device::Cpu)?)
@@ -272,29 +276,31 @@ impl Ops {
         if !streams.iter().all(kernel) {
             return Ok(composed::attention(streams, batch, heads)?);
         }
-        let views: Vec<_> =
-            streams.iter().map(|s| (s.queries.map(View::of), View::of(s.keys), View::of(s.values))).collect();
+        let views: Vec<_> = streams
+            .iter()
+            .map(|s| (s.queries.map(TensorSlice::of), TensorSlice::of(s.keys), TensorSlice::of(s.values)))
+            .collect();
         let mut slices = Vec::with_capacity(streams.len());
         let mut outputs = Vec::with_capacity(streams.len());
         let mut width = 0;
         for (stream, (queries, keys, values)) in streams.iter().zip(&views) {
             let (rows, features) = stream.keys.dims2()?;
             width = features;
-            let queries = queries.as_ref().map(View::numbers).transpose()?;
+            let queries = queries.as_ref().map(TensorSlice::numbers).transpose()?;
             let (keys, values) = (keys.numbers()?, values.numbers()?);
-            slices.push(attention::Stream { queries, keys, values, tokens: rows / batch.max(1) });
+            slices.push(attention::AttentionStream { queries, keys, values, tokens: rows / batch.max(1) });
             if queries.is_some() {
                 outputs.push((self.pool.take(rows * width), rows));
             }
         }
-        let sizes = attention::Sizes { batch, heads, head: width / heads.max(1) };
+        let sizes = attention::AttentionSizes { batch, heads, head: width / heads.max(1) };
         attention::attention(outputs.iter_mut().map(|(out, _)| out.as_mut_slice()).collect(), &slices, sizes);
         let tensor = |(out, rows)| Ok(Tensor::from_vec(out, (rows, width), &Device::Cpu)?);
         outputs.into_iter().map(tensor).collect()
     }
 }
 
-impl Linear {
+impl LinearTensors {
     /// Whether a kernel can take this linear of `x`.
     fn fits(&self, x: &Tensor) -> bool {
         let shapes = matches!((x.dims(), self.weight.dims()), (&[_, n], &[_, m]) if n == m);
@@ -302,9 +308,9 @@ impl Linear {
     }
 
     fn run(&self, out: &mut [f32], x: &Tensor, finish: Finish<'_>) -> Result<()> {
-        let (weight, bias) = (View::of(&self.weight), View::of(&self.bias));
-        let weights = linear::Weights { weight: weight.numbers()?, bias: bias.numbers()? };
-        linear::linear(out, View::of(x).numbers()?, weights, finish);
+        let (weight, bias) = (TensorSlice::of(&self.weight), TensorSlice::of(&self.bias));
+        let weights = linear::LinearSlices { weight: weight.numbers()?, bias: bias.numbers()? };
+        linear::linear(out, TensorSlice::of(x).numbers()?, weights, finish);
         Ok(())
     }
 }

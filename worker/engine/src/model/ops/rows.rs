@@ -19,13 +19,13 @@ pub(super) fn fits(tensor: &Tensor) -> bool {
 }
 
 /// A tensor that [`fits`], read as a slice.
-pub(super) struct View<'a> {
+pub(super) struct TensorSlice<'a> {
     storage: StorageRef<'a>,
     start: usize,
     len: usize,
 }
 
-impl<'a> View<'a> {
+impl<'a> TensorSlice<'a> {
     pub(super) fn of(tensor: &'a Tensor) -> Self {
         let (storage, layout) = tensor.storage_and_layout();
         Self { storage, start: layout.start_offset(), len: layout.shape().elem_count() }
@@ -46,9 +46,9 @@ impl<'a> View<'a> {
 
 /// Buffers to be used again.
 #[derive(Debug, Default)]
-pub(super) struct Pool(Mutex<Vec<Vec<f32>>>);
+pub(super) struct BufferPool(Mutex<Vec<Vec<f32>>>);
 
-impl Pool {
+impl BufferPool {
     /// A buffer of `len` numbers, whatever they are.
     pub(super) fn take(&self, len: usize) -> Vec<f32> {
         let mut kept = lock(&self.0);

@@ -17,8 +17,8 @@ impl Random {
         noise(self.seed, shape).unwrap()
     }
 
-    fn layer(&mut self, n: usize, out: usize) -> Linear {
-        Linear { weight: (self.tensor(&[out, n]) * 0.1).unwrap(), bias: self.tensor(&[out]) }
+    fn layer(&mut self, n: usize, out: usize) -> LinearTensors {
+        LinearTensors { weight: (self.tensor(&[out, n]) * 0.1).unwrap(), bias: self.tensor(&[out]) }
     }
 }
 
@@ -184,7 +184,7 @@ fn a_buffer_given_back_is_used_again() {
     let mut random = Random::default();
     let (ops, x, layer) = (ops(), random.tensor(&[64, 32]), random.layer(32, 32));
     let first = ops.linear(&x, &layer).unwrap();
-    let place = |t: &Tensor| View::of(t).numbers().unwrap().as_ptr() as usize;
+    let place = |t: &Tensor| TensorSlice::of(t).numbers().unwrap().as_ptr() as usize;
     let (held, at) = (first.to_vec2::<f32>().unwrap(), place(&first));
     ops.give(first).unwrap();
     let second = ops.linear(&x, &layer).unwrap();
@@ -197,7 +197,7 @@ fn other_types_are_composed() {
     let mut random = Random::default();
     let (x, layer) = (random.tensor(&[40, 64]), random.layer(64, 48));
     let half = |t: &Tensor| t.to_dtype(DType::BF16).unwrap();
-    let small = Linear { weight: half(&layer.weight), bias: half(&layer.bias) };
+    let small = LinearTensors { weight: half(&layer.weight), bias: half(&layer.bias) };
     let found = ops().linear_gelu(&half(&x), &small).unwrap();
     assert_eq!(found.dtype(), DType::BF16);
     let expected = ops().linear_gelu(&x, &layer).unwrap();

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use candle_core::{DType, Device, Tensor};
 
 use super::activation::Activation;
-use super::layer::{Linear, attention, rows};
+use super::layer::{TextLinear, attention, rows};
 use super::{CONFIG, EncodedText, check_finite};
 use crate::Result;
 use crate::checkpoint::{Library, Weights};
@@ -109,13 +109,13 @@ impl ClipEncoder {
             if index + 1 == self.layers {
                 hidden = states.clone();
             }
-            let layer = Layer::read(self, index, device)?;
+            let layer = ClipLayer::read(self, index, device)?;
             for state in &mut states {
                 *state = layer.forward(state, &mask)?;
                 progress(self.work_of_a_layer(tokens));
             }
         }
-        let pool = Pool::read(self, device)?;
+        let pool = ClipPooling::read(self, device)?;
         let pooled = prompts.iter().zip(&states).map(|(ids, state)| pool.forward(state, self.end(ids)));
         let mut encoded = Vec::with_capacity(hidden.len());
         for (hidden, pooled) in hidden.into_iter().zip(pooled) {
@@ -145,10 +145,10 @@ impl ClipEncoder {
         ids.iter().position(|&id| id == end).unwrap_or(0)
     }
 
-    fn norm(&self, name: &str, device: &Device) -> Result<Norm> {
+    fn norm(&self, name: &str, device: &Device) -> Result<ClipNorm> {
         let read =
             |part: &str| self.weights.tensor(&format!("{name}.{part}"), &[self.width], DType::F32, device);
-        Ok(Norm { weight: read("weight")?, bias: read("bias")?, epsilon: self.epsilon })
+        Ok(ClipNorm { weight: read("weight")?, bias: read("bias")?, epsilon: self.epsilon })
     }
 }
 
@@ -159,39 +159,39 @@ fn causal_mask(tokens: usize, device: &Device) -> Result<Tensor> {
     Ok(Tensor::from_vec(mask, (1, tokens, tokens), device)?)
 }
 
-struct Norm {
+struct ClipNorm {
     weight: Tensor,
     bias: Tensor,
     epsilon: f32,
 }
 
-impl Norm {
+impl ClipNorm {
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
         Ok(candle_nn::ops::layer_norm(&x.contiguous()?, &self.weight, &self.bias, self.epsilon)?)
     }
 }
 
 /// One layer: attention to earlier tokens, then a feed-forward network, each on normed inputs and added to them.
-struct Layer {
-    norm1: Norm,
-    q: Linear,
-    k: Linear,
-    v: Linear,
-    out: Linear,
-    norm2: Norm,
-    fc1: Linear,
-    fc2: Linear,
+struct ClipLayer {
+    norm1: ClipNorm,
+    q: TextLinear,
+    k: TextLinear,
+    v: TextLinear,
+    out: TextLinear,
+    norm2: ClipNorm,
+    fc1: TextLinear,
+    fc2: TextLinear,
     activation: Activation,
     heads: usize,
     scale: f64,
 }
 
-impl Layer {
+impl ClipLayer {
     fn read(encoder: &ClipEncoder, index: usize, device: &Device) -> Result<Self> {
         let prefix = format!("text_model.encoder.layers.{index}");
         let (width, hidden) = (encoder.width, encoder.hidden);
         let linear = |name: &str, outputs, inputs| {
-            Linear::read(&encoder.weights, &format!("{prefix}.{name}"), (outputs, inputs), true, device)
+            TextLinear::read(&encoder.weights, &format!("{prefix}.{name}"), (outputs, inputs), true, device)
         };
         Ok(Self {
             norm1: encoder.norm(&format!("{prefix}.layer_norm1"), device)?,
@@ -219,15 +219,15 @@ impl Layer {
 }
 
 /// The last norm, and the projection where there is one.
-struct Pool {
-    norm: Norm,
-    projection: Option<Linear>,
+struct ClipPooling {
+    norm: ClipNorm,
+    projection: Option<TextLinear>,
 }
 
-impl Pool {
+impl ClipPooling {
     fn read(encoder: &ClipEncoder, device: &Device) -> Result<Self> {
         let read = |outputs| {
-            Linear::read(&encoder.weights, "text_projection", (outputs, encoder.width), false, device)
+            TextLinear::read(&encoder.weights, "text_projection", (outputs, encoder.width), false, device)
         };
         Ok(Self {
             norm: encoder.norm("text_model.final_layer_norm", device)?,

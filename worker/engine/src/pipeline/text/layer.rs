@@ -6,12 +6,12 @@ use crate::checkpoint::Weights;
 use crate::{Error, Result};
 
 /// `y = x W^T + b`, for x of `tokens x inputs`.
-pub(super) struct Linear {
+pub(super) struct TextLinear {
     weight: Tensor,
     bias: Option<Tensor>,
 }
 
-impl Linear {
+impl TextLinear {
     /// Reads `name.weight`, `outputs x inputs`, and, `with_bias`, `name.bias`.
     pub(super) fn read(
         weights: &Weights,

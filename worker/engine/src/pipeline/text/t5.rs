@@ -7,7 +7,7 @@ use candle_core::{DType, Device, Tensor};
 use super::CONFIG;
 use super::activation::Activation;
 use super::check_finite;
-use super::layer::{Linear, attention, rows};
+use super::layer::{TextLinear, attention, rows};
 use crate::Result;
 use crate::checkpoint::{Library, Weights};
 use crate::pipeline::keys::Keys;
@@ -91,7 +91,7 @@ impl T5Encoder {
         let tokens = prompts.first().map_or(0, |ids| ids.len());
         let bias = self.position_bias(tokens, device)?;
         for index in 0..self.layers {
-            let layer = Layer::read(self, index, device)?;
+            let layer = T5Layer::read(self, index, device)?;
             for state in &mut states {
                 *state = layer.forward(state, &bias)?;
                 progress(self.work_of_a_layer(tokens));
@@ -118,9 +118,9 @@ impl T5Encoder {
         Ok(bias.t()?.reshape((self.heads, tokens, tokens))?.contiguous()?)
     }
 
-    fn norm(&self, name: &str, device: &Device) -> Result<Norm> {
+    fn norm(&self, name: &str, device: &Device) -> Result<T5Norm> {
         let weight = self.weights.tensor(&format!("{name}.weight"), &[self.width], DType::F32, device)?;
-        Ok(Norm { weight, epsilon: self.epsilon })
+        Ok(T5Norm { weight, epsilon: self.epsilon })
     }
 }
 
@@ -179,39 +179,39 @@ impl Buckets {
 }
 
 /// Scales a row to a root mean square of 1, then by a weight.
-struct Norm {
+struct T5Norm {
     weight: Tensor,
     epsilon: f32,
 }
 
-impl Norm {
+impl T5Norm {
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
         Ok(candle_nn::ops::rms_norm(&x.contiguous()?, &self.weight, self.epsilon)?)
     }
 }
 
 /// One layer: attention without scaling, then a feed-forward network, each on normed inputs and added to them.
-struct Layer {
-    norm1: Norm,
-    q: Linear,
-    k: Linear,
-    v: Linear,
-    out: Linear,
-    norm2: Norm,
-    up: Linear,
+struct T5Layer {
+    norm1: T5Norm,
+    q: TextLinear,
+    k: TextLinear,
+    v: TextLinear,
+    out: TextLinear,
+    norm2: T5Norm,
+    up: TextLinear,
     /// The second half of a gated network: its output is multiplied by the activated first.
-    gated_up: Option<Linear>,
-    down: Linear,
+    gated_up: Option<TextLinear>,
+    down: TextLinear,
     activation: Activation,
     heads: usize,
 }
 
-impl Layer {
+impl T5Layer {
     fn read(encoder: &T5Encoder, index: usize, device: &Device) -> Result<Self> {
         let prefix = format!("encoder.block.{index}");
         let (width, hidden, inner) = (encoder.width, encoder.hidden, encoder.heads * encoder.head_width);
         let linear = |name: &str, outputs, inputs| {
-            Linear::read(
+            TextLinear::read(
                 &encoder.weights,
                 &format!("{prefix}.layer.{name}"),
                 (outputs, inputs),

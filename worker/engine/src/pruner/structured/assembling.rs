@@ -10,7 +10,7 @@ use super::{Loss, Reader, SolvedStructures, target};
 use crate::Result;
 use crate::export::{PrunedLinear, PrunedStructure};
 use crate::pruner::Pruner;
-use crate::solve::structured::{Layer, folded};
+use crate::solve::structured::{StructuredLinear, folded};
 
 impl Pruner {
     /// The tensors of structures without the parts that go. `layers` hold the new weights of their outputs where there are any; else
@@ -19,7 +19,7 @@ impl Pruner {
         &self,
         package: &Package,
         losses: Vec<Loss<'_>>,
-        layers: Vec<(Arc<Reader>, Layer)>,
+        layers: Vec<(Arc<Reader>, StructuredLinear)>,
     ) -> Result<SolvedStructures> {
         let mut solved =
             SolvedStructures { structures: Vec::new(), tensors: BTreeMap::new(), linears: Vec::new() };
@@ -69,7 +69,7 @@ impl Pruner {
     }
 
     /// A linear that reads parts, as it was solved.
-    fn changed_reader<'a>(&self, reader: &'a Reader, layer: &'a Layer) -> Result<Changed<'a>> {
+    fn changed_reader<'a>(&self, reader: &'a Reader, layer: &'a StructuredLinear) -> Result<Changed<'a>> {
         let bias = match (self.sparsity.fold_bias, self.dense_bias(reader.linear)?) {
             (true, Some(bias)) => {
                 let bias: Vec<f64> = bias.into_iter().map(f64::from).collect();
@@ -119,7 +119,7 @@ struct Changed<'a> {
     linear: LinearId,
     weight: Vec<f32>,
     bias: Option<Vec<f32>>,
-    known: Option<(&'a Reader, &'a Layer)>,
+    known: Option<(&'a Reader, &'a StructuredLinear)>,
 }
 
 impl Loss<'_> {

@@ -21,7 +21,7 @@ fn scored<'a>(strips: &'a [Vec<Column>], rows: usize, reciprocal: &'a [f32]) -> 
 }
 
 /// The keys within the bounds that a sample gives for the `count`-th.
-fn near(strips: &[Scored<'_>], count: usize) -> Vec<Near> {
+fn near(strips: &[Scored<'_>], count: usize) -> Vec<NearKeys> {
     let all = strips.iter().map(Scored::len).sum();
     let mut sample = Vec::new();
     strips.iter().enumerate().for_each(|(s, strip)| strip.sample(s, all, &mut sample));
@@ -56,17 +56,17 @@ fn the_same_keys_are_near_by_any_instructions() {
     let (strips, ones) = (strips(rows, columns, key), vec![1.0; columns]);
     let bounds = Bounds { lowest: 1 << 27, highest: 1 << 28 };
     for strip in &scored(&strips, rows, &ones) {
-        let near = |near: Near| (near.below, near.keys);
-        let plain = near(Simd::vectorize(pulp::Scalar::new(), Within { strip, bounds }));
+        let near = |near: NearKeys| (near.below, near.keys);
+        let plain = near(Simd::vectorize(pulp::Scalar::new(), KeysWithin { strip, bounds }));
         let keys: Vec<u32> = (0..strip.len()).map(|at| strip.key(at)).collect();
         let within = keys.iter().copied().filter(|key| (bounds.lowest..=bounds.highest).contains(key));
         assert_eq!(plain.0, keys.iter().filter(|key| **key < bounds.lowest).count());
         assert_eq!(plain.1, within.collect::<Vec<_>>());
         if let Some(v3) = pulp::x86::V3::try_new() {
-            assert_eq!(near(Simd::vectorize(v3, Within { strip, bounds })), plain);
+            assert_eq!(near(Simd::vectorize(v3, KeysWithin { strip, bounds })), plain);
         }
         if let Some(v4) = pulp::x86::V4::try_new() {
-            assert_eq!(near(Simd::vectorize(v4, Within { strip, bounds })), plain);
+            assert_eq!(near(Simd::vectorize(v4, KeysWithin { strip, bounds })), plain);
         }
     }
 }

@@ -3,8 +3,8 @@
 use rayon::prelude::*;
 
 use super::super::SolveError;
-use super::layer::Layer;
-use super::{Columns, Score, Step};
+use super::layer::StructuredLinear;
+use super::{Columns, Removal, Score};
 
 /// k of reciprocal rank fusion, as the published code has it.
 const FUSION: f64 = 60.0;
@@ -17,11 +17,11 @@ const FUSION: f64 = 60.0;
 /// # Errors
 /// When widths do not fit the heads, or a part of H^-1 is not positive definite.
 pub fn heads(
-    streams: &mut [Layer],
+    streams: &mut [StructuredLinear],
     columns: &[Columns],
     count: usize,
     score: Score,
-) -> Result<Vec<Step>, SolveError> {
+) -> Result<Vec<Removal>, SolveError> {
     let Some(heads) = columns.first().map(|columns| columns.count) else { return Ok(Vec::new()) };
     if let Some(odd) = columns.iter().find(|c| c.count != heads) {
         return Err(SolveError::Size { rows: heads, columns: odd.size, found: odd.count });
@@ -44,12 +44,12 @@ pub fn heads(
             let brought = stream.remove(&columns.of(part))?;
             error += stream.relative(brought);
         }
-        steps.push(Step { part, error });
+        steps.push(Removal { part, error });
     }
     Ok(steps)
 }
 
-fn exact(streams: &[Layer], columns: &[Columns], left: &[usize]) -> Result<Vec<f64>, SolveError> {
+fn exact(streams: &[StructuredLinear], columns: &[Columns], left: &[usize]) -> Result<Vec<f64>, SolveError> {
     let of = |head: &usize| {
         let both = streams.iter().zip(columns);
         both.map(|(stream, columns)| Ok(stream.relative(stream.cut(&columns.of(*head))?.error()))).sum()
@@ -59,7 +59,11 @@ fn exact(streams: &[Layer], columns: &[Columns], left: &[usize]) -> Result<Vec<f
 
 /// Lower is fused rank: the negative of the sum over streams of 1 / (k + rank), rank 1 being the lowest score of the stream. Of equal
 /// ones the first in the first stream's order goes, which is a little added to it.
-fn published(streams: &[Layer], columns: &[Columns], left: &[usize]) -> Result<Vec<f64>, SolveError> {
+fn published(
+    streams: &[StructuredLinear],
+    columns: &[Columns],
+    left: &[usize],
+) -> Result<Vec<f64>, SolveError> {
     let mut fused = vec![0.0; left.len()];
     for (s, (stream, parts)) in streams.iter().zip(columns).enumerate() {
         let energies = stream.column_energies();

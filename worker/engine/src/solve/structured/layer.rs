@@ -9,7 +9,7 @@ use super::inverse::{ROWS, downdate, inverse, inverse_factor, product, symmetric
 
 /// A linear of which whole columns go.
 #[derive(Clone, Debug)]
-pub struct Layer {
+pub struct StructuredLinear {
     n: usize,
     /// rows x n.
     pub(super) weight: Vec<f64>,
@@ -22,21 +22,21 @@ pub struct Layer {
 }
 
 /// What removing some columns D takes, with L L^T = [H^-1_DD].
-pub(super) struct Cut {
+pub(super) struct ColumnRemoval {
     /// L^-1, k x k.
     pub(super) factor: Vec<f64>,
     /// L^-1 W_D^T, k x rows.
     spread: Vec<f64>,
 }
 
-impl Cut {
+impl ColumnRemoval {
     /// tr(W_D [H^-1_DD]^-1 W_D^T).
     pub(super) fn error(&self) -> f64 {
         self.spread.iter().map(|x| x * x).sum()
     }
 }
 
-impl Layer {
+impl StructuredLinear {
     /// A linear with its weight (rows x n, row-major) and the symmetric Gram S (n x n) of what it reads. The weights of dead columns,
     /// those with S_jj = 0, become 0. n^3 + 2 rows n^2 operations.
     ///
@@ -94,7 +94,7 @@ impl Layer {
     }
 
     /// What removing `columns`, ascending, would take.
-    pub(super) fn cut(&self, columns: &[usize]) -> Result<Cut, SolveError> {
+    pub(super) fn cut(&self, columns: &[usize]) -> Result<ColumnRemoval, SolveError> {
         let k = columns.len();
         let mut block = vec![0.0; k * k];
         for (a, &i) in columns.iter().enumerate() {
@@ -106,7 +106,7 @@ impl Layer {
         let gone = self.gathered(columns);
         let left = MatRef::from_row_major_slice(&factor, k, k);
         let spread = product(left, MatRef::from_row_major_slice(&gone, k, self.rows()));
-        Ok(Cut { factor, spread })
+        Ok(ColumnRemoval { factor, spread })
     }
 
     /// Removes `columns`, ascending: the columns that stay take the update, H^-1 loses them. k n^2 + 2 k rows n operations.

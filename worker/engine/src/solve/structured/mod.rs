@@ -15,7 +15,7 @@ use super::SolveError;
 pub use bias::{Moments, folded};
 pub use heads::heads;
 pub(super) use inverse::ROWS;
-pub use layer::Layer;
+pub use layer::StructuredLinear;
 pub(super) use neurons::DELAY;
 pub use neurons::neurons;
 
@@ -52,7 +52,7 @@ impl Columns {
     }
 
     /// Checks that the parts lie within a linear.
-    fn check(self, layer: &Layer) -> Result<(), SolveError> {
+    fn check(self, layer: &StructuredLinear) -> Result<(), SolveError> {
         let end = self.size.checked_mul(self.count).and_then(|columns| columns.checked_add(self.offset));
         if self.size == 0 || end.is_none_or(|end| end > layer.width()) {
             return Err(SolveError::Size { rows: self.count, columns: self.size, found: layer.width() });
@@ -63,7 +63,7 @@ impl Columns {
 
 /// One removal.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Step {
+pub struct Removal {
     /// The head or neuron that went.
     pub part: usize,
     /// The error it brought, over the energy tr(W S W^T) of its linear's outputs; summed over streams.

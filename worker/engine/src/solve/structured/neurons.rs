@@ -4,8 +4,8 @@ use faer::MatRef;
 
 use super::super::SolveError;
 use super::inverse::{downdate, symmetric_row};
-use super::layer::Layer;
-use super::{Columns, Score, Step};
+use super::layer::StructuredLinear;
+use super::{Columns, Removal, Score};
 
 /// Removals whose downdates are applied together, in one product.
 pub(in crate::solve) const DELAY: usize = 96;
@@ -16,11 +16,11 @@ pub(in crate::solve) const DELAY: usize = 96;
 /// # Errors
 /// When neurons are not of one column each, the linear lacks them, or H^-1 is not positive definite.
 pub fn neurons(
-    layer: &mut Layer,
+    layer: &mut StructuredLinear,
     columns: Columns,
     count: usize,
     score: Score,
-) -> Result<Vec<Step>, SolveError> {
+) -> Result<Vec<Removal>, SolveError> {
     columns.check(layer)?;
     if columns.size != 1 {
         return Err(SolveError::Size { rows: columns.count, columns: columns.size, found: layer.width() });
@@ -41,7 +41,11 @@ pub fn neurons(
 /// H^-1 and s b^T + b s^T off C, with h and c the columns p of either, s = h / h_p and b = c - c_p s / 2. A column is only looked
 /// at when it goes, so these are applied [`DELAY`] at a time: for `count` removals, rows n^2 operations for C, 3 count n^2 for
 /// downdates and 2 count rows n for the weight, in products, and 3 count DELAY n beside them.
-fn one_at_a_time(layer: &mut Layer, mut left: Vec<usize>, count: usize) -> Result<Vec<Step>, SolveError> {
+fn one_at_a_time(
+    layer: &mut StructuredLinear,
+    mut left: Vec<usize>,
+    count: usize,
+) -> Result<Vec<Removal>, SolveError> {
     let n = layer.width();
     let mut alike = alike(layer);
     let mut pivots: Vec<f64> = (0..n).map(|j| layer.inverse[j * n + j]).collect();
@@ -57,7 +61,7 @@ fn one_at_a_time(layer: &mut Layer, mut left: Vec<usize>, count: usize) -> Resul
         if pivots[column].partial_cmp(&0.0) != Some(std::cmp::Ordering::Greater) {
             return Err(SolveError::NotPositive { damping: 0.0 });
         }
-        steps.push(Step { part: column, error: layer.relative(score(column)) });
+        steps.push(Removal { part: column, error: layer.relative(score(column)) });
         let (root, share, other) = delayed.remove(column, &layer.inverse, &alike);
         for j in 0..n {
             pivots[j] -= root[j] * root[j];
@@ -72,7 +76,7 @@ fn one_at_a_time(layer: &mut Layer, mut left: Vec<usize>, count: usize) -> Resul
 }
 
 /// W^T W, its upper triangle.
-fn alike(layer: &Layer) -> Vec<f64> {
+fn alike(layer: &StructuredLinear) -> Vec<f64> {
     let n = layer.width();
     let mut alike = vec![0.0; n * n];
     downdate(&mut alike, n, &layer.weight, &layer.weight);
@@ -124,7 +128,7 @@ impl Delayed {
     }
 
     /// Applies what has been noted.
-    fn apply(&mut self, layer: &mut Layer, alike: &mut [f64]) {
+    fn apply(&mut self, layer: &mut StructuredLinear, alike: &mut [f64]) {
         let (n, k, rows) = (self.n, self.columns.len(), layer.rows());
         if k == 0 {
             return;
@@ -154,7 +158,11 @@ impl Delayed {
 
 /// Removes columns of those that are `left` in the chunks of the published code, each by the scores that the last one left. Steps name
 /// columns.
-fn in_chunks(layer: &mut Layer, mut left: Vec<usize>, count: usize) -> Result<Vec<Step>, SolveError> {
+fn in_chunks(
+    layer: &mut StructuredLinear,
+    mut left: Vec<usize>,
+    count: usize,
+) -> Result<Vec<Removal>, SolveError> {
     let n = layer.width();
     let mut steps = Vec::with_capacity(count);
     for size in chunks(count) {
@@ -165,7 +173,7 @@ fn in_chunks(layer: &mut Layer, mut left: Vec<usize>, count: usize) -> Result<Ve
         left.sort_unstable();
         let error = layer.remove(&left)?;
         let share = layer.relative(error) / size as f64;
-        steps.extend(left.iter().map(|column| Step { part: *column, error: share }));
+        steps.extend(left.iter().map(|column| Removal { part: *column, error: share }));
         left = rest;
     }
     Ok(steps)

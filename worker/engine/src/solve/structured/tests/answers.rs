@@ -3,7 +3,7 @@ use super::*;
 /// Holds an answer to the definition's.
 pub(super) fn same(
     name: &str,
-    steps: &[Step],
+    steps: &[Removal],
     weights: &[Vec<f64>],
     (order, errors, expected): (Vec<usize>, Vec<f64>, Vec<Vec<f64>>),
 ) {
@@ -73,7 +73,7 @@ fn neurons_that_lie_behind_others_go_in_the_published_chunks_too() {
     parts.sort_unstable();
     expected.remove(&parts).unwrap();
     assert_eq!(layer.weight(), expected.weight());
-    let scores = |layer: &Layer, j: usize| layer.column_energies()[j] / layer.inverse[j * 90 + j];
+    let scores = |layer: &StructuredLinear, j: usize| layer.column_energies()[j] / layer.inverse[j * 90 + j];
     let dense = case.layer();
     let highest = parts.iter().map(|j| scores(&dense, *j)).fold(0.0, f64::max);
     assert!((30..90).filter(|j| !parts.contains(j)).all(|j| scores(&dense, j) >= highest));
@@ -114,7 +114,7 @@ fn threads_do_not_change_a_bit() {
         let mut steps = neurons(&mut one, Columns::all(300, 1), 130, Score::Exact).unwrap();
         let mut two = [case.layer(), case.layer()];
         steps.extend(heads(&mut two, &[Columns::all(300, 20); 2], 4, Score::Exact).unwrap());
-        let bits = |layer: &Layer| layer.weight().iter().map(|w| w.to_bits()).collect::<Vec<_>>();
+        let bits = |layer: &StructuredLinear| layer.weight().iter().map(|w| w.to_bits()).collect::<Vec<_>>();
         (steps.iter().map(|s| (s.part, s.error.to_bits())).collect::<Vec<_>>(), bits(&one), bits(&two[1]))
     };
     let on = |threads| rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap().install(work);
@@ -138,7 +138,7 @@ fn all_but_nothing_can_go() {
 fn what_does_not_fit_is_refused() {
     use super::super::super::SolveError;
     let case = Case::random(19, 5, 12, &[]);
-    let refused = |weight: Vec<f64>, gram: &[f64]| Layer::new(12, weight, gram, 0.01).unwrap_err();
+    let refused = |weight: Vec<f64>, gram: &[f64]| StructuredLinear::new(12, weight, gram, 0.01).unwrap_err();
     let mut bad = case.weight.clone();
     bad[13] = f64::NAN;
     assert_eq!(refused(bad, &case.gram), SolveError::WeightNotFinite { row: 1, column: 1 });
@@ -183,7 +183,7 @@ fn a_folded_bias_is_that_of_the_constant_features_own_column() {
     let moments = Moments::new(&upper, n);
     let weight: Vec<f64> = noise(29, rows * n).into_iter().map(f64::from).collect();
     let bias = [0.5, -1.0, 0.0, 2.0];
-    let mut layer = Layer::new(n, weight.clone(), &moments.centred(), 0.01).unwrap();
+    let mut layer = StructuredLinear::new(n, weight.clone(), &moments.centred(), 0.01).unwrap();
     let steps = neurons(&mut layer, Columns::all(n, 1), 3, Score::Exact).unwrap();
     let found = folded(&bias, &weight, layer.weight(), moments.means());
 
@@ -229,10 +229,10 @@ fn a_feature_that_never_changes_is_dead_about_its_mean() {
     let moments = Moments::new(&upper, 2);
     assert_eq!(moments.means(), [3.0, 2.0]);
     assert_eq!(moments.centred(), [0.0, 0.0, 0.0, 8.0]);
-    let mut layer = Layer::new(2, vec![2.0, 1.0], &moments.centred(), 0.01).unwrap();
+    let mut layer = StructuredLinear::new(2, vec![2.0, 1.0], &moments.centred(), 0.01).unwrap();
     assert_eq!(
         neurons(&mut layer, Columns::all(2, 1), 1, Score::Exact).unwrap(),
-        [Step { part: 0, error: 0.0 }]
+        [Removal { part: 0, error: 0.0 }]
     );
     assert_eq!(folded(&[1.0], &[2.0, 1.0], layer.weight(), moments.means()), [7.0]);
 }

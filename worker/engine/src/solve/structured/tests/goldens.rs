@@ -39,8 +39,8 @@ impl Golden {
     }
 
     /// Prunes as many parts as the golden; gives the steps and the weights.
-    fn solve(&self, score: Score) -> (Vec<Step>, Vec<Vec<f64>>) {
-        let mut layers: Vec<Layer> = self.cases.iter().map(Case::layer).collect();
+    fn solve(&self, score: Score) -> (Vec<Removal>, Vec<Vec<f64>>) {
+        let mut layers: Vec<StructuredLinear> = self.cases.iter().map(Case::layer).collect();
         let count = self.removed.len() / self.size;
         let steps = match self.size {
             1 => neurons(&mut layers[0], Columns::all(self.cases[0].n, 1), count, score).unwrap(),

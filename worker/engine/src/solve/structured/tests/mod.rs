@@ -21,8 +21,8 @@ impl Case {
         Self { n, weight, gram: gram(seed + 1, n, dead) }
     }
 
-    fn layer(&self) -> Layer {
-        Layer::new(self.n, self.weight.clone(), &self.gram, 0.01).unwrap()
+    fn layer(&self) -> StructuredLinear {
+        StructuredLinear::new(self.n, self.weight.clone(), &self.gram, 0.01).unwrap()
     }
 
     /// tr(dW S dW^T) over tr(W S W^T).
@@ -33,7 +33,7 @@ impl Case {
 }
 
 /// The columns of the parts that went, ascending.
-fn columns(steps: &[Step], size: usize) -> Vec<usize> {
+fn columns(steps: &[Removal], size: usize) -> Vec<usize> {
     let mut columns: Vec<usize> = steps.iter().flat_map(|s| s.part * size..(s.part + 1) * size).collect();
     columns.sort_unstable();
     columns

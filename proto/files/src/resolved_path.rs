@@ -5,7 +5,7 @@ use std::path::{Component, Path, PathBuf};
 
 /// A path as the system finds it, whether or not something is there.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Place(PathBuf);
+pub struct ResolvedPath(PathBuf);
 
 /// How a place lies to another one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,7 +18,7 @@ pub enum Overlap {
     Around,
 }
 
-impl Place {
+impl ResolvedPath {
     /// Follows the symbolic links of whatever exists on the way; the rest is taken as it is written.
     ///
     /// # Errors
@@ -70,7 +70,9 @@ mod tests {
         let path = |name: &str| folder.path().join(name);
         std::fs::create_dir_all(path("model/vae")).unwrap();
         symlink(path("model"), path("link")).unwrap();
-        let overlap = |a: &str, b: &str| Place::of(&path(a)).unwrap().overlap(&Place::of(&path(b)).unwrap());
+        let overlap = |a: &str, b: &str| {
+            ResolvedPath::of(&path(a)).unwrap().overlap(&ResolvedPath::of(&path(b)).unwrap())
+        };
         assert_eq!(overlap("model", "link"), Some(Overlap::Same));
         assert_eq!(overlap("link/new/out", "model"), Some(Overlap::Inside));
         assert_eq!(overlap("model/vae/../new", "link"), Some(Overlap::Inside));
@@ -78,6 +80,6 @@ mod tests {
         assert_eq!(overlap("new", "new/deep"), Some(Overlap::Around));
         assert_eq!(overlap("new/../model/x", "model"), Some(Overlap::Inside));
         assert_eq!(overlap("model.state", "model"), None, "a name that only begins alike");
-        assert!(Place::of(Path::new("")).is_err());
+        assert!(ResolvedPath::of(Path::new("")).is_err());
     }
 }

@@ -8,14 +8,14 @@ use obsdiff_proto::ByteSize;
 
 use crate::cli::JobArgs;
 use crate::clock::Clock;
-use crate::job::Job;
+use crate::job::JobFile;
 use crate::progress::Progress;
 use crate::signals::Signals;
 use crate::spans::Spans;
 use crate::{Error, Result};
 
 /// The surroundings of one command.
-pub struct Session<'a> {
+pub struct CommandContext<'a> {
     /// Environment variables.
     pub environment: Vec<(OsString, OsString)>,
     /// The command line that started the process.
@@ -34,13 +34,13 @@ pub struct Session<'a> {
     pub out: &'a mut dyn Write,
 }
 
-impl Session<'_> {
+impl CommandContext<'_> {
     /// Loads the job that a command was given.
     ///
     /// # Errors
-    /// As [`Job::load`].
-    pub fn job(&self, args: &JobArgs) -> Result<Job> {
-        Job::load(&args.job, self.environment.iter().cloned(), &args.sets)
+    /// As [`JobFile::load`].
+    pub fn job(&self, args: &JobArgs) -> Result<JobFile> {
+        JobFile::load(&args.job, self.environment.iter().cloned(), &args.sets)
     }
 
     /// Bounds the threads that computations run on; all cores where `threads` is absent. Only the first call of a process counts.

@@ -32,7 +32,7 @@ pub struct JobInputs {
 }
 
 /// The store of a job that this process coordinates.
-pub struct State {
+pub struct JobState {
     store: CoordinatorStore,
     runtime: Runtime,
     /// The directory, where it is one.
@@ -45,7 +45,7 @@ pub struct State {
     pub resumed: bool,
 }
 
-impl State {
+impl JobState {
     /// Begins a job, or finds an earlier run of the same one, in the store at `url`: a directory, or a URL that is reached by `settings`
     /// as [`JobStore::create`] takes them. The store's calls wait on `runtime`.
     ///
