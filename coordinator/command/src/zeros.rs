@@ -65,16 +65,32 @@ pub fn scan(bytes: &[u8], dtype: DType, columns: usize) -> Option<Zeros> {
     }
 }
 
+/// What [`scan`] finds in so many bytes of zeros, without a look at them.
+pub fn all_zero(bytes: usize, dtype: DType, columns: usize) -> Option<Zeros> {
+    let size = match dtype {
+        DType::F64 | DType::F32 | DType::F16 | DType::BF16 | DType::F8E4M3 => dtype.size_in_bytes(),
+        _ => return None,
+    };
+    let numbers = bytes / size;
+    if !bytes.is_multiple_of(size) || !are_rows(numbers, columns) {
+        return None;
+    }
+    let pattern = if numbers == 0 { Found::Dense } else { Found::Empty };
+    Some(Zeros { zeros: numbers as u64, weights: numbers as u64, pattern })
+}
+
+/// Whether so many numbers make whole rows.
+fn are_rows(numbers: usize, columns: usize) -> bool {
+    numbers.is_multiple_of(columns.max(1)) && (columns > 0 || numbers == 0)
+}
+
 fn scan_chunks<const BYTES: usize>(
     bytes: &[u8],
     columns: usize,
     zero: impl Fn(&[u8; BYTES]) -> bool,
 ) -> Option<Zeros> {
     let (numbers, rest) = bytes.as_chunks::<BYTES>();
-    if !rest.is_empty()
-        || (columns == 0 && !numbers.is_empty())
-        || !numbers.len().is_multiple_of(columns.max(1))
-    {
+    if !rest.is_empty() || !are_rows(numbers.len(), columns) {
         return None;
     }
     let weights = numbers.len() as u64;
@@ -197,5 +213,18 @@ mod tests {
             (zeros(DType::U8), scan(&two_of_four, DType::F32, 4), scan(&[0; 3], DType::F16, 1)),
             (None, None, None)
         );
+    }
+    #[test]
+    fn zeros_that_are_not_read_are_found_alike() {
+        for dtype in [DType::F64, DType::F32, DType::F16, DType::BF16, DType::F8E4M3, DType::U8, DType::I64] {
+            for (bytes, columns) in [(96, 4), (96, 3), (96, 5), (97, 1), (96, 0), (0, 0), (0, 4)] {
+                let read = scan(&vec![0; bytes], dtype, columns);
+                assert_eq!(
+                    all_zero(bytes, dtype, columns),
+                    read,
+                    "{bytes} bytes of {dtype:?}, {columns} columns"
+                );
+            }
+        }
     }
 }

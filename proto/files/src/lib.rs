@@ -1,15 +1,18 @@
 //! Files and folders: those that a user names, and those that obsdiff owns.
 //!
 //! What a user names is only read: [`open_regular`] opens it where it is a file. Nothing is changed or removed that obsdiff has not
-//! written. [`Disk`] makes every change of an export or of a job's state, one file operation after another, and syncs what has to
-//! outlive a power cut. [`Lock`] tells a process that still works from one that has ended. [`ResolvedPath`] tells whether two paths overlap.
+//! written. [`in_hole`] tells what of a file was never written. [`Disk`] makes every change of an export or of a job's state, one file
+//! operation after another, and syncs what has to outlive a power cut. [`Lock`] tells a process that still works from one that has ended.
+//! [`ResolvedPath`] tells whether two paths overlap.
 
 mod disk;
+mod hole;
 mod lock;
 mod open;
 mod resolved_path;
 
 pub use disk::{Disk, OnProgress, Operation, Steps};
+pub use hole::in_hole;
 pub use lock::{Lock, LockError, Owner};
 pub use open::{open_regular, read_regular};
 pub use resolved_path::{Overlap, ResolvedPath, starts_with_tilde};

@@ -133,7 +133,14 @@ fn scan(path: &Path, weights: &Weights, prunable: Option<&HashSet<String>>) -> R
     entries.sort_by_key(|(name, _)| natural(name));
     for (name, entry) in entries {
         let columns = entry.shape().last().copied().unwrap_or(1);
-        let Some(zeros) = zeros::scan(weights.bytes(name)?, entry.dtype(), columns) else { continue };
+        let zeros = if weights.in_hole(entry)? {
+            zeros::all_zero(entry.bytes().len(), entry.dtype(), columns)
+        } else {
+            let zeros = zeros::scan(weights.bytes(name)?, entry.dtype(), columns);
+            weights.release(entry);
+            zeros
+        };
+        let Some(zeros) = zeros else { continue };
         found.whole.add(&zeros);
         let (Some(linear), &[rows, columns]) = (name.strip_suffix(".weight"), entry.shape()) else {
             continue;

@@ -1,11 +1,12 @@
 //! The one place that maps a file into memory.
 #![allow(unsafe_code)]
 
+use std::fs::File;
 use std::ops::{Deref, Range};
 use std::path::{Path, PathBuf};
 
 use memmap2::{Mmap, UncheckedAdvice};
-use obsdiff_files::open_regular;
+use obsdiff_files::{in_hole, open_regular};
 
 use crate::{Error, Result};
 
@@ -16,6 +17,7 @@ const MAPPED_AROUND: usize = 64 << 10;
 #[derive(Debug)]
 pub struct MappedFile {
     path: PathBuf,
+    file: File,
     map: Mmap,
 }
 
@@ -30,7 +32,7 @@ impl MappedFile {
         // What remains undefined is that another process shortens the file meanwhile; like every reader that maps checkpoints,
         // we ask of our user not to change a model while it is being pruned.
         let map = unsafe { Mmap::map(&file) }.map_err(|e| Error::file(path, e))?;
-        Ok(Self { path: path.to_owned(), map })
+        Ok(Self { path: path.to_owned(), file, map })
     }
 
     /// Gives the memory of bytes that were read back to the system, so that reading a checkpoint once does not count it twice in the
@@ -45,6 +47,14 @@ impl MappedFile {
         if let Err(error) = released {
             tracing::debug!(path = %self.path.display(), %error, "the system kept the pages of a mapped file");
         }
+    }
+
+    /// Whether these bytes lie in a hole of the file, and are therefore zeros that need not be read.
+    ///
+    /// # Errors
+    /// When the file system does not answer.
+    pub(super) fn in_hole(&self, bytes: &Range<usize>) -> Result<bool> {
+        in_hole(&self.file, bytes.start as u64..bytes.end as u64).map_err(|e| Error::file(&self.path, e))
     }
 
     /// The file that is mapped.

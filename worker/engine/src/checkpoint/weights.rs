@@ -233,6 +233,14 @@ impl Weights {
         Ok(&self.files[entry.file][entry.bytes.clone()])
     }
 
+    /// Whether a tensor lies in a hole of its file: its bytes are zeros, which need not be read.
+    ///
+    /// # Errors
+    /// When the file system does not answer.
+    pub fn in_hole(&self, entry: &Entry) -> Result<bool> {
+        self.files[entry.file].in_hole(&entry.bytes)
+    }
+
     /// Reads a tensor of the shape that the configuration asks for, converted to `dtype`.
     ///
     /// # Errors
