@@ -73,13 +73,28 @@ impl Write for MessageBuffer {
     }
 }
 
-/// Has all threads take memory from one arena. By default each gets its own and keeps there what its large buffers leave behind, so
-/// that a run would hold as many times more than it needs as it has threads. To be called before there are other threads.
+/// Larger buffers come from the system alone, and go back to it at once (32 MiB: the most that glibc allows).
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+const MAPPED_FROM: libc::c_int = 32 << 20;
+
+/// What is free at the end of the arena stays there up to this size: more than the buffers of a block that are freed together while they
+/// are smaller than [`MAPPED_FROM`] each, and little beside a model for which they are not.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+const KEPT_FREE: libc::c_int = 64 << 20;
+
+/// Has all threads take memory from one arena that keeps what is freed. By default each gets an arena of its own and keeps there what its
+/// large buffers leave behind, so that a run would hold as many times more than it needs as it has threads; and the buffers of each
+/// forward call would go back to the system, which clears and maps every page anew for the next one. To be called before there are other
+/// threads.
 pub(crate) fn share() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
-    // SAFETY: `mallopt` sets a number that later calls of the allocator read; nothing else runs yet. It may refuse, and then memory
-    // is kept as by default.
-    unsafe {
-        libc::mallopt(libc::M_ARENA_MAX, 1);
+    for (parameter, value) in
+        [(libc::M_ARENA_MAX, 1), (libc::M_MMAP_THRESHOLD, MAPPED_FROM), (libc::M_TRIM_THRESHOLD, KEPT_FREE)]
+    {
+        // SAFETY: `mallopt` sets a number that later calls of the allocator read; nothing else runs yet. It may refuse, and then memory
+        // is kept as by default.
+        unsafe {
+            libc::mallopt(parameter, value);
+        }
     }
 }

@@ -13,7 +13,7 @@ use crate::described::Described;
 
 /// The program itself with its tokenizers, what its threads pack for products, and what they and the allocator keep: 1 to 2 MiB more in
 /// some runs of a job than in others.
-const BASE_BYTES: u64 = 31 << 20;
+const BASE_BYTES: u64 = 32 << 20;
 
 /// Rows of an observation that are laid out for a product together.
 const ROWS_TOGETHER: u64 = 1024;

@@ -1,6 +1,7 @@
 //! What the `obsdiff` command takes of the machine: memory, pages and processor time, measured by the kernel.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod buffers;
 mod sparse;
 mod usage;
 

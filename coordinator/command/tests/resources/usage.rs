@@ -13,6 +13,11 @@ use std::time::{Duration, Instant};
 pub(crate) struct Usage {
     /// The most memory that was resident at once.
     pub(crate) peak_bytes: u64,
+    /// Pages of memory that the kernel mapped without reading a disk.
+    pub(crate) minor_faults: u64,
+    /// Processor time outside the kernel, and in it.
+    pub(crate) user: Duration,
+    pub(crate) system: Duration,
     /// By the clock.
     pub(crate) elapsed: Duration,
 }
@@ -34,7 +39,15 @@ pub(crate) fn run(command: &mut Command) -> (String, Usage) {
         text
     };
     assert!(status.success(), "{command:?}: {}", read(&mut stderr));
-    (read(&mut stdout), Usage { peak_bytes: 1024 * usage.ru_maxrss as u64, elapsed })
+    let time = |time: libc::timeval| Duration::new(time.tv_sec as u64, 1000 * time.tv_usec as u32);
+    let usage = Usage {
+        peak_bytes: 1024 * usage.ru_maxrss as u64,
+        minor_faults: usage.ru_minflt as u64,
+        user: time(usage.ru_utime),
+        system: time(usage.ru_stime),
+        elapsed,
+    };
+    (read(&mut stdout), usage)
 }
 
 /// Waits for the end of a child that nobody else waits for.

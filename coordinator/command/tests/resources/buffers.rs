@@ -1,0 +1,44 @@
+//! Buffers of a run are used again, and not taken from the system anew in every forward call.
+
+use std::process::Command;
+
+use crate::asset;
+use crate::usage::{self, Usage};
+
+/// Pages that a run may fault in for each denoising step of a batch, each site's observation and Gram in it. Where every buffer of a
+/// step came from the system they would be thousands.
+const FAULTS_A_STEP: u64 = 50;
+/// The share of the processor's time that steps may spend in the kernel: a few per cent, where it was a quarter.
+const KERNEL_SHARE: f64 = 0.1;
+
+fn taken(steps: u32) -> Usage {
+    let folder = tempfile::tempdir().unwrap();
+    let set = |key: &str, value: &str| ["--set".to_owned(), format!("{key}={value}")];
+    let sets = [
+        set("output.path", &folder.path().join("out").display().to_string()),
+        set("calibration.count", "4"),
+        set("calibration.steps", &steps.to_string()),
+        set("evaluation.count", "0"),
+    ];
+    let job = asset("../../deploy/jobs/shapes-sd3.toml");
+    let (_, usage) = usage::run(
+        Command::new(env!("CARGO_BIN_EXE_obsdiff"))
+            .args(["run", "--quiet"])
+            .arg(job)
+            .args(sets.as_flattened())
+            .current_dir(asset("../..")),
+    );
+    println!("{steps} steps: {usage:?}");
+    usage
+}
+
+#[test]
+fn a_denoising_step_takes_hardly_any_new_pages() {
+    let (few, many) = (taken(10), taken(110));
+    let faults = many.minor_faults.saturating_sub(few.minor_faults);
+    assert!(faults < 100 * FAULTS_A_STEP, "{faults} pages in 100 steps more");
+    let [kernel, program] = [|usage: &Usage| usage.system, |usage: &Usage| usage.user]
+        .map(|time| time(&many).saturating_sub(time(&few)).as_secs_f64());
+    let share = kernel / (kernel + program);
+    assert!(share < KERNEL_SHARE, "{kernel:.2} s in the kernel, {program:.2} s outside");
+}
