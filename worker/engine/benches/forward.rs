@@ -1,7 +1,7 @@
-//! How much of the machine's matrix product rate a bare forward call reaches: the time of its blocks' own products, done alone
-//! by the fastest GEMM at each shape, over the time of the whole call.
+//! How much of the machine's matrix product rate a bare forward call reaches, or one of its blocks: the time of the blocks' own products,
+//! done alone by the fastest GEMM at each shape, over the time of the whole call.
 //!
-//! `cargo bench -p obsdiff-engine --bench forward` (or, with `-- shapes` or `-- medium` after it, one of the two models)
+//! `cargo bench -p obsdiff-engine --bench forward` (or, with `-- shapes`, `-- medium`, `-- double` or `-- single` after it, one of them)
 #![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
@@ -12,69 +12,100 @@ use candle_core::{DType, Device, Tensor};
 use criterion::Criterion;
 use faer::linalg::matmul::matmul;
 use faer::{Accum, MatMut, MatRef, Par};
-use obsdiff_engine::architecture::sd3::{BlockSizes, Sd3Config, Sd3Transformer};
+use obsdiff_engine::architecture::flux::{self, FluxConfig, FluxTransformer};
+use obsdiff_engine::architecture::sd3::{self, Sd3Config, Sd3Transformer};
 use obsdiff_engine::checkpoint::{Library, Weights};
-use obsdiff_engine::model::{Denoise, DiffusionModel, NoTap};
+use obsdiff_engine::model::{Denoise, DiffusionModel, NoTap, State};
 use rayon::prelude::*;
 
 /// What a measurement repeats at most, and for how long.
 const ROUNDS: usize = 100;
 const BUDGET: Duration = Duration::from_secs(3);
 
-/// One model with the inputs of a call.
+/// A piece of work, and the products that are in it.
 struct Case {
     name: &'static str,
-    model: Sd3Transformer,
-    inputs: [Tensor; 4],
+    work: Box<dyn FnMut()>,
+    products: Products,
 }
 
-impl Case {
-    fn new(name: &'static str, model: Sd3Transformer, batch: usize, side: usize, text: usize) -> Self {
-        let config = model.config();
-        let tensor =
-            |shape: &[usize]| Tensor::from_vec(random(shape.iter().product()), shape, &Device::Cpu).unwrap();
-        let inputs = [
-            tensor(&[batch, config.in_channels, side, side]),
-            Tensor::full(500f32, batch, &Device::Cpu).unwrap(),
-            tensor(&[batch, text, config.joint_attention_dim]),
-            tensor(&[batch, config.pooled_projection_dim]),
-        ];
-        Self { name, model, inputs }
+/// Equal products are counted.
+#[derive(Default)]
+struct Products(BTreeMap<Product, usize>);
+
+impl Products {
+    fn add(&mut self, product: Product) {
+        *self.0.entry(product).or_insert(0) += 1;
     }
 
-    fn forward(&self) -> Tensor {
-        let [latents, timestep, text, pooled] = &self.inputs;
-        self.model.forward(&Denoise { latents, timestep, text, pooled, guidance: None }, &mut NoTap).unwrap()
+    /// A linear from n to `out` features.
+    fn linear(&mut self, rows: usize, n: usize, out: usize) {
+        self.add(Product { count: 1, rows, n, out });
     }
 
-    /// The products of all blocks, equal ones counted: linears that a call reaches, and attention's two for each head.
-    fn products(&self) -> Vec<(Product, usize)> {
-        let config = self.model.config();
-        let (batch, side) = (self.inputs[0].dim(0).unwrap(), self.inputs[0].dim(2).unwrap());
-        let (image, text) = (config.image_tokens(side, side).unwrap(), self.inputs[2].dim(1).unwrap());
-        let mut counts = BTreeMap::new();
-        let mut add = |product| *counts.entry(product).or_insert(0) += 1;
-        for (name, shape) in config.shapes() {
-            let last = name.starts_with(&format!("transformer_blocks.{}.", config.num_layers - 1));
-            let unread = last && name.contains("add_q_proj");
-            let &[out, n] = shape.as_slice() else { continue };
-            if !name.starts_with("transformer_blocks") || unread {
-                continue;
-            }
-            let of_text = name.contains("add_") || name.contains("_context");
-            let tokens = if of_text { text } else { image };
-            let rows = if name.contains("norm1") { batch } else { batch * tokens };
-            add(Product { count: 1, rows, n, out });
-        }
-        let (heads, head) = (config.num_attention_heads, config.attention_head_dim);
-        for block in 0..config.num_layers {
-            let queries = if block + 1 == config.num_layers { image } else { image + text };
-            let keys = image + text;
-            add(Product { count: batch * heads, rows: queries, n: head, out: keys });
-            add(Product { count: batch * heads, rows: queries, n: keys, out: head });
-        }
-        counts.into_iter().collect()
+    /// Attention's two for each head: `queries` by `keys`, and what they weigh by the values.
+    fn attention(&mut self, heads: usize, head: usize, queries: usize, keys: usize) {
+        self.add(Product { count: heads, rows: queries, n: head, out: keys });
+        self.add(Product { count: heads, rows: queries, n: keys, out: head });
     }
+}
+
+/// The inputs of one forward call.
+struct Inputs {
+    latents: Tensor,
+    timestep: Tensor,
+    text: Tensor,
+    pooled: Tensor,
+    guidance: Option<Tensor>,
+}
+
+impl Inputs {
+    fn call(&self) -> Denoise<'_> {
+        let Self { latents, timestep, text, pooled, guidance } = self;
+        Denoise { latents, timestep, text, pooled, guidance: guidance.as_ref() }
+    }
+}
+
+fn tensor(shape: &[usize]) -> Tensor {
+    Tensor::from_vec(random(shape.iter().product()), shape, &Device::Cpu).unwrap()
+}
+
+/// A whole forward call of a model with so many items, latents on a side and text tokens.
+fn sd3_call(name: &'static str, model: Sd3Transformer, batch: usize, side: usize, text: usize) -> Case {
+    let config = model.config();
+    let products = sd3_products(config, batch, side, text);
+    let inputs = Inputs {
+        latents: tensor(&[batch, config.in_channels, side, side]),
+        timestep: Tensor::full(500f32, batch, &Device::Cpu).unwrap(),
+        text: tensor(&[batch, text, config.joint_attention_dim]),
+        pooled: tensor(&[batch, config.pooled_projection_dim]),
+        guidance: None,
+    };
+    let work = move || drop(model.forward(&inputs.call(), &mut NoTap).unwrap());
+    Case { name, work: Box::new(work), products }
+}
+
+/// The products of all blocks: linears that a call reaches, and attention's.
+fn sd3_products(config: &Sd3Config, batch: usize, side: usize, text: usize) -> Products {
+    let image = config.image_tokens(side, side).unwrap();
+    let mut products = Products::default();
+    for (name, shape) in config.shapes() {
+        let last = name.starts_with(&format!("transformer_blocks.{}.", config.num_layers - 1));
+        let unread = last && name.contains("add_q_proj");
+        let &[out, n] = shape.as_slice() else { continue };
+        if !name.starts_with("transformer_blocks") || unread {
+            continue;
+        }
+        let of_text = name.contains("add_") || name.contains("_context");
+        let tokens = if of_text { text } else { image };
+        products.linear(if name.contains("norm1") { batch } else { batch * tokens }, n, out);
+    }
+    let (heads, head) = (config.num_attention_heads, config.attention_head_dim);
+    for block in 0..config.num_layers {
+        let queries = if block + 1 == config.num_layers { image } else { image + text };
+        products.attention(batch * heads, head, queries, image + text);
+    }
+    products
 }
 
 /// `count` products of `rows x n` by `n x out`.
@@ -170,9 +201,9 @@ fn time(work: &mut dyn FnMut()) -> Duration {
 }
 
 /// Finds the fastest GEMM for each product, then times all of a call's products by these, one after another, against the call.
-fn ratio(case: &Case) {
+fn ratio(case: &mut Case) {
     let mut products = Vec::new();
-    for (product, times) in case.products() {
+    for (&product, &times) in &case.products.0 {
         let mut operands = [0, 1, 2].map(|_| product.operands());
         let [a, b, c] = &mut operands;
         let best = fastest([&mut || product.run(0, a), &mut || product.run(1, b), &mut || product.run(2, c)]);
@@ -185,8 +216,8 @@ fn ratio(case: &Case) {
             (0..*times).for_each(|_| product.run(*gemm, operands));
         }
     };
-    let [alone, forward] = fastest([&mut alone, &mut || drop(case.forward())]).map(|time| time.as_secs_f64());
-    let flops: f64 = case.products().iter().map(|(product, times)| product.flops() * *times as f64).sum();
+    let [alone, forward] = fastest([&mut alone, &mut case.work]).map(|time| time.as_secs_f64());
+    let flops: f64 = case.products.0.iter().map(|(product, times)| product.flops() * *times as f64).sum();
     println!(
         "{}: products alone {:.2} ms ({:.0} GFLOP/s), forward {:.2} ms: ratio {:.2}",
         case.name,
@@ -203,7 +234,20 @@ fn shapes() -> Case {
     let weights = Weights::open(folder, Library::Diffusers).unwrap();
     let config = Sd3Config::read(folder).unwrap();
     let model = Sd3Transformer::load(config, &weights, DType::F32, &Device::Cpu).unwrap();
-    Case::new("shapes-sd3", model, 8, 16, 48)
+    sd3_call("shapes-sd3", model, 8, 16, 48)
+}
+
+/// A checkpoint of random weights in bf16.
+fn random_weights(shapes: Vec<(String, Vec<usize>)>) -> Weights {
+    let weight = |(name, shape): (String, Vec<usize>)| {
+        (name, (tensor(&shape) * 0.03).unwrap().to_dtype(DType::BF16).unwrap())
+    };
+    let tensors = shapes.into_iter().map(weight).collect();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("model.safetensors");
+    candle_core::safetensors::save(&tensors, &file).unwrap();
+    // What is mapped stays when the file's name is gone.
+    Weights::open_file(&file).unwrap()
 }
 
 /// Two blocks of SD3-medium, one whole and the last one, with random weights; 512 x 512 pixels, one prompt with guidance.
@@ -222,32 +266,95 @@ fn medium() -> Case {
         pos_embed_max_size: 32,
         dual_attention_layers: Vec::new(),
         qk_norm: None,
-        blocks: BlockSizes::default(),
+        blocks: sd3::BlockSizes::default(),
     };
-    let tensor = |(name, shape): (String, Vec<usize>)| {
-        let tensor = Tensor::from_vec(random(shape.iter().product()), shape, &Device::Cpu).unwrap();
-        let tensor = (tensor * 0.03).unwrap().to_dtype(DType::BF16).unwrap();
-        (name, tensor)
-    };
-    let tensors = config.shapes().into_iter().map(tensor).collect();
-    let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("model.safetensors");
-    candle_core::safetensors::save(&tensors, &file).unwrap();
-    let weights = Weights::open_file(&file).unwrap();
+    let weights = random_weights(config.shapes());
     let model = Sd3Transformer::load(config, &weights, DType::F32, &Device::Cpu).unwrap();
-    Case::new("SD3-medium blocks", model, 2, 64, 154)
+    sd3_call("SD3-medium blocks", model, 2, 64, 154)
+}
+
+/// Latents on a side of a picture of 512 x 512 pixels, which is 1024 image tokens of FLUX.1, and its text tokens.
+const FLUX_SIDE: usize = 64;
+const FLUX_TEXT: usize = 512;
+
+/// One block of FLUX.1-dev, with random weights: of 1024 image and 512 text tokens.
+fn flux_block(name: &'static str, index: usize, products: fn(&FluxConfig, &mut Products)) -> Case {
+    let config = FluxConfig {
+        patch_size: 1,
+        in_channels: 64,
+        out_channels: None,
+        num_layers: 1,
+        num_single_layers: 1,
+        attention_head_dim: 128,
+        num_attention_heads: 24,
+        joint_attention_dim: 4096,
+        pooled_projection_dim: 768,
+        guidance_embeds: true,
+        axes_dims_rope: vec![16, 56, 56],
+        blocks: flux::BlockSizes::default(),
+    };
+    let mut expected = Products::default();
+    products(&config, &mut expected);
+    let weights = random_weights(config.shapes());
+    let inputs = Inputs {
+        latents: tensor(&[1, config.in_channels / 4, FLUX_SIDE, FLUX_SIDE]),
+        timestep: Tensor::full(500f32, 1, &Device::Cpu).unwrap(),
+        text: tensor(&[1, FLUX_TEXT, config.joint_attention_dim]),
+        pooled: tensor(&[1, config.pooled_projection_dim]),
+        guidance: Some(Tensor::full(3.5f32, 1, &Device::Cpu).unwrap()),
+    };
+    let model = FluxTransformer::load(config, &weights, DType::F32, &Device::Cpu).unwrap();
+    let mut state = model.start(&inputs.call()).unwrap();
+    for before in 0..index {
+        state = model.block(before, state, &mut NoTap).unwrap();
+    }
+    // A block's result has the shapes of its input: it is the next round's.
+    let mut state: Option<State> = Some(state);
+    let work = move || state = state.take().map(|state| model.block(index, state, &mut NoTap).unwrap());
+    Case { name, work: Box::new(work), products: expected }
+}
+
+fn flux_double() -> Case {
+    flux_block("FLUX.1 double-stream block", 0, |config, products| {
+        let (image, width, hidden) = (FLUX_SIDE * FLUX_SIDE / 4, config.width(), config.hidden_width());
+        for tokens in [image, FLUX_TEXT] {
+            products.linear(1, width, 6 * width);
+            (0..4).for_each(|_| products.linear(tokens, width, width));
+            products.linear(tokens, width, hidden);
+            products.linear(tokens, hidden, width);
+        }
+        let both = image + FLUX_TEXT;
+        products.attention(config.num_attention_heads, config.attention_head_dim, both, both);
+    })
+}
+
+fn flux_single() -> Case {
+    flux_block("FLUX.1 single-stream block", 1, |config, products| {
+        let (width, hidden) = (config.width(), config.hidden_width());
+        let tokens = FLUX_SIDE * FLUX_SIDE / 4 + FLUX_TEXT;
+        products.linear(1, width, 3 * width);
+        (0..3).for_each(|_| products.linear(tokens, width, width));
+        products.linear(tokens, width, hidden);
+        products.linear(tokens, width + hidden, width);
+        products.attention(config.num_attention_heads, config.attention_head_dim, tokens, tokens);
+    })
 }
 
 fn main() {
     let mut criterion = Criterion::default().sample_size(10).configure_from_args();
-    let cases = [("shapes", shapes as fn() -> Case), ("medium", medium)];
+    let cases = [
+        ("shapes", shapes as fn() -> Case),
+        ("medium", medium),
+        ("double", flux_double),
+        ("single", flux_single),
+    ];
     let asked: Vec<String> =
         std::env::args().filter(|word| cases.iter().any(|(name, _)| name == word)).collect();
     for (name, case) in cases {
         if asked.is_empty() || asked.iter().any(|word| word == name) {
-            let case = case();
-            criterion.bench_function(&format!("{name}/forward"), |bench| bench.iter(|| case.forward()));
-            ratio(&case);
+            let mut case = case();
+            criterion.bench_function(&format!("{name}/forward"), |bench| bench.iter(|| (case.work)()));
+            ratio(&mut case);
         }
     }
     criterion.final_summary();
