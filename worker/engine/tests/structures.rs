@@ -36,6 +36,10 @@ impl DiffusionModel for Listed {
         Box::new(Self(self.0.clone()))
     }
 
+    fn operations(&self) -> u64 {
+        0
+    }
+
     fn block_count(&self) -> usize {
         0
     }

@@ -78,7 +78,8 @@ pub struct PackageCost {
     pub passes: u64,
     /// Operations of the forward passes.
     pub forward_flops: f64,
-    /// Operations of the Grams: n (n + 1) for each row, as only the upper triangle is formed.
+    /// Operations of the Grams: n (n + 1) for each row, as only the upper triangle is formed. For heads and neurons n is one more than
+    /// the site's width: a Gram then holds a constant feature, too ([`Package::gram_width`]).
     pub gram_flops: f64,
     /// Operations of factorising, solving and refining: see [`SolveCost`].
     pub solve_flops: f64,
@@ -162,7 +163,7 @@ fn package(
             .fold(0, u64::saturating_add),
         passes,
         forward_flops: passes as f64 * workload.forward_flops,
-        gram_flops: total(sites().map(|s| gram_flops(s, inventory, workload))),
+        gram_flops: package_gram_flops(package, inventory, workload),
         solve_flops: total(sites().map(|s| solving.site_flops(s.width)))
             + total(solved().map(|(rows, n)| solving.row_flops(n, rows))),
         weights: package
@@ -189,10 +190,16 @@ pub fn gram_bytes(width: usize, accumulate: Accumulate) -> u64 {
     })
 }
 
-/// Operations of gathering a site's Gram over one package's calibration: n (n + 1) for each row.
-pub(crate) fn gram_flops(site: &Site, inventory: &Inventory, workload: &Workload) -> f64 {
-    let n = site.width as f64;
+/// Operations of gathering a site's Gram, `width` features wide, over one package's calibration: n (n + 1) for each row.
+pub(crate) fn gram_flops(site: &Site, width: usize, inventory: &Inventory, workload: &Workload) -> f64 {
+    let n = width as f64;
     workload.rows(site, inventory) * n * (n + 1.0)
+}
+
+/// Operations of gathering all Grams of a package over its calibration.
+pub(crate) fn package_gram_flops(package: &Package, inventory: &Inventory, workload: &Workload) -> f64 {
+    let sites = package.sites.iter().map(|id| inventory.site(*id));
+    total(sites.map(|site| gram_flops(site, package.gram_width(site), inventory, workload)))
 }
 
 /// What a process holds besides the open Grams, in bytes.

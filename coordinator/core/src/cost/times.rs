@@ -6,7 +6,7 @@ use std::ops::Add;
 
 use obsdiff_proto::{Accumulate, Inventory, Package, Plan, WorkerId};
 
-use super::{PackageCost, Workload, gram_bytes, gram_flops, total};
+use super::{PackageCost, Workload, gram_bytes, package_gram_flops};
 use crate::{Options, assignment, split};
 
 /// What one worker reaches.
@@ -104,8 +104,7 @@ fn calibrate(plan: &Plan, package: &Package, setting: PredictionInputs<'_>, work
     if package.sites.is_empty() || workload.prompts == 0 {
         return 0.0;
     }
-    let grams =
-        total(package.sites.iter().map(|site| gram_flops(inventory.site(*site), inventory, workload)));
+    let grams = package_gram_flops(package, inventory, workload);
     let forward = workload.passes() as f64 * workload.forward_flops;
     let of_prompt = (forward / rates.forward + grams / rates.gram) / workload.prompts as f64;
     let mut busy = vec![0.0; workers as usize];

@@ -83,11 +83,10 @@ fn active_units(spec: &JobSpec, inventory: &Inventory, targets: &Targets, tokens
             entry.linears.extend(pruned);
             if calibrates {
                 entry.sites.push(*id);
-                entry.gram_bytes = entry.gram_bytes.saturating_add(gram_bytes(
-                    site.width + usize::from(whole.is_some()),
-                    spec.hessian.accumulate,
-                ));
-                entry.work += gram_flops(site, inventory, &workload)
+                let width = site.width + usize::from(whole.is_some());
+                let bytes = gram_bytes(width, spec.hessian.accumulate);
+                entry.gram_bytes = entry.gram_bytes.saturating_add(bytes);
+                entry.work += gram_flops(site, width, inventory, &workload)
                     + SolveCost::of(&spec.sparsity).of_rows(site.width, rows) as f64;
             } else {
                 entry.work += rows as f64 * site.width as f64;

@@ -22,12 +22,19 @@ pub struct GramTap<'a> {
     inventory: &'a Inventory,
     grams: &'a mut BTreeMap<SiteId, Arc<Gram>>,
     alpha: f64,
+    operations: u64,
 }
 
 impl<'a> GramTap<'a> {
     /// A tap whose open sites are those of `grams`.
     pub fn new(inventory: &'a Inventory, grams: &'a mut BTreeMap<SiteId, Arc<Gram>>) -> Self {
-        Self { inventory, grams, alpha: 1.0 }
+        Self { inventory, grams, alpha: 1.0, operations: 0 }
+    }
+
+    /// Floating-point operations of all Grams so far: n (n + 1) for each row that a Gram of width n was given, since only its upper
+    /// triangle is formed.
+    pub fn operations(&self) -> u64 {
+        self.operations
     }
 }
 
@@ -48,6 +55,8 @@ impl Tap for GramTap<'_> {
         let alpha = self.alpha;
         let name = || self.inventory.site(site).name.clone();
         let width = self.inventory.site(site).width;
+        let entries = gram.width() as u64 * (gram.width() as u64 + 1);
+        self.operations += rows.dim(0)? as u64 * entries;
         with_rows(rows, |rows| {
             if gram.width() > width {
                 gram.observe(&with_constant(rows, width), alpha)

@@ -67,6 +67,10 @@ pub trait DiffusionModel: Send {
     /// What of it can be pruned.
     fn inventory(&self) -> &Inventory;
 
+    /// Floating-point operations of the matrix products of all forward calls so far, a multiplication and an addition counted as
+    /// two. A duplicate counts its own.
+    fn operations(&self) -> u64;
+
     /// How many blocks there are.
     fn block_count(&self) -> usize;
 

@@ -42,6 +42,7 @@ pub struct Pruner {
     admm: Admm,
     /// The Grams of the open package.
     open: Option<BTreeMap<SiteId, Arc<Gram>>>,
+    gram_operations: u64,
 }
 
 impl Pruner {
@@ -69,6 +70,7 @@ impl Pruner {
             obs,
             admm,
             open: None,
+            gram_operations: 0,
         }
     }
 
@@ -152,7 +154,13 @@ impl Pruner {
         let grams = self.open.as_mut().ok_or_else(no_package)?;
         let mut tap = GramTap::new(self.model.inventory(), grams);
         self.trajectories.denoise(&*self.model, shard.prompts.clone(), &self.alphas, &mut tap, on_step)?;
+        self.gram_operations += tap.operations();
         Ok(())
+    }
+
+    /// Floating-point operations of the Grams of all shards calibrated so far, n (n + 1) for each row of a Gram of width n.
+    pub fn gram_operations(&self) -> u64 {
+        self.gram_operations
     }
 
     /// Replaces a linear's weight (`rows x n`) by a pruned one.

@@ -94,11 +94,6 @@ impl FluxTransformer {
         self.dtype
     }
 
-    /// Floating-point operations of the matrix products of all its forward calls so far, a multiplication and an addition counted as two.
-    pub fn operations(&self) -> u64 {
-        self.ops.counted()
-    }
-
     /// Where it computes.
     pub fn device(&self) -> &Device {
         &self.device
@@ -202,6 +197,10 @@ impl DiffusionModel for FluxTransformer {
 
     fn inventory(&self) -> &Inventory {
         &self.inventory
+    }
+
+    fn operations(&self) -> u64 {
+        self.ops.counted()
     }
 
     fn block_count(&self) -> usize {

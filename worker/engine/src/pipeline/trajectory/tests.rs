@@ -32,6 +32,10 @@ impl DiffusionModel for LinearModel {
         &self.inventory
     }
 
+    fn operations(&self) -> u64 {
+        0
+    }
+
     fn block_count(&self) -> usize {
         0
     }
