@@ -43,6 +43,14 @@ impl CommandContext<'_> {
         JobFile::load(&args.job, self.environment.iter().cloned(), &args.sets)
     }
 
+    /// A job on the transformer of a configuration file, to be planned only.
+    ///
+    /// # Errors
+    /// As [`JobFile::of_config`].
+    pub fn job_of_config(&self, args: &JobArgs) -> Result<JobFile> {
+        JobFile::of_config(&args.job, self.environment.iter().cloned(), &args.sets)
+    }
+
     /// Bounds the threads that computations run on; all cores where `threads` is absent. Only the first call of a process counts.
     ///
     /// # Errors

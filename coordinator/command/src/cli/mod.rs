@@ -70,6 +70,9 @@ pub enum CliCommand {
     /// Shows a job's packages with their bytes and arithmetic, the memory it would take, and what other numbers of packages would
     /// take: bytes, forward passes and about how long on this machine. Everything is checked that can be without reading a weight:
     /// the job, its prompts, and the configuration and headers of the pipeline.
+    ///
+    /// JOB may also be the config.json of a transformer, with nothing else beside it. Then packages, bytes and arithmetic are shown of
+    /// half of its weights, on pictures of 1024 x 1024 pixels, unless --set says otherwise.
     Plan(PlanArgs),
     /// Show each linear's shape, zeros and sparsity pattern.
     ///
@@ -169,7 +172,8 @@ pub struct StatusArgs {
 #[derive(Debug, Args)]
 #[command(
     after_long_help = "Example:\n  obsdiff plan job.toml --set packages.memory=16GiB\n  obsdiff plan job.toml --memory 80GiB\n  \
-        obsdiff plan job.toml --workers 16 --bandwidth 10GB"
+        obsdiff plan job.toml --workers 16 --bandwidth 10GB\n  \
+        obsdiff plan config.json --set sparsity.pattern=2:4"
 )]
 pub struct PlanArgs {
     /// The job.
@@ -262,9 +266,10 @@ pub struct SamplingArgs {
     /// Denoising steps.
     #[arg(long, default_value_t = 25, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub steps: u32,
-    /// Guidance. Where it is classifier-free, at most 1 runs without the negative prompt.
-    #[arg(long, default_value_t = 7.0, value_parser = guidance)]
-    pub guidance: f64,
+    /// Guidance [default: that of diffusers' pipeline for the model]. Where it is classifier-free, at most 1 runs without the negative
+    /// prompt.
+    #[arg(long, value_parser = guidance)]
+    pub guidance: Option<f64>,
     /// Classifier-free guidance of models that take guidance as an input; at most 1 runs without the negative prompt.
     #[arg(long, default_value_t = 1.0, value_parser = guidance)]
     pub true_guidance: f64,
@@ -277,9 +282,9 @@ pub struct SamplingArgs {
     /// Width in pixels [default: the model's own].
     #[arg(long)]
     pub width: Option<u32>,
-    /// Tokens of the T5 prompt.
-    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..=512))]
-    pub max_sequence_length: u32,
+    /// Tokens of the T5 prompt [default: those of diffusers' pipeline for the model].
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=512))]
+    pub max_sequence_length: Option<u32>,
     /// Prompts that run as one batch.
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..))]
     pub batch: u32,

@@ -37,7 +37,7 @@ pub(super) fn compare(args: &CompareArgs, session: &mut CommandContext<'_>) -> R
         return Err(Error::content(pruned.path().join("transformer/config.json"), problem));
     }
     let progress = session.progress(process.quiet);
-    let sampling = Sampling::new(&dense, &prompts, args.sampling.settings(), folder, &progress)
+    let sampling = Sampling::new(&dense, &prompts, args.sampling.settings(&dense), folder, &progress)
         .map_err(argument_of_flag)?;
     // One transformer after the other: two would take twice the memory.
     let dense_latents = sampling.latents(&*load_transformer(&dense)?, "dense", &progress)?;
@@ -50,7 +50,7 @@ pub(super) fn compare(args: &CompareArgs, session: &mut CommandContext<'_>) -> R
     write!(session.out, "{table}")?;
     writeln!(session.out, "\n{}: rows by turns dense and pruned", args.out.display())?;
     if args.speed {
-        let speed = speed::measure(&dense, &pruned, args.sampling.settings(), session)?;
+        let speed = speed::measure(&dense, &pruned, args.sampling.settings(&dense), session)?;
         writeln!(session.out, "{speed}")?;
     }
     Ok(())

@@ -7,6 +7,7 @@ mod inspect;
 mod models;
 mod pictures;
 mod plan;
+mod plan_sizes;
 mod run;
 mod sample;
 mod speed;

@@ -46,15 +46,17 @@ impl SamplingArgs {
         }
     }
 
-    pub(super) fn settings(&self) -> Settings {
+    /// How the pictures are made; what was not given is as diffusers' pipeline for the model has it.
+    pub(super) fn settings(&self, pipeline: &PipelineFolder) -> Settings {
+        let defaults = pipeline.transformer_config().defaults();
         Settings {
             steps: self.steps as usize,
-            guidance: self.guidance,
+            guidance: self.guidance.unwrap_or(defaults.guidance),
             true_guidance: self.true_guidance,
             seed: self.seed,
             height: self.height,
             width: self.width,
-            max_sequence_length: self.max_sequence_length as usize,
+            max_sequence_length: self.max_sequence_length.unwrap_or(defaults.max_sequence_length) as usize,
             batch: self.batch as usize,
         }
     }

@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use obsdiff_core::cost::{self, Cluster, GramTotals, PackageTimes, PredictionInputs};
-use obsdiff_core::{MemoryNeeds, Options, PackageCost, PlanCost, packages_within};
-use obsdiff_proto::{ByteSize, JobSpec, Method, Pattern, Plan};
+use obsdiff_core::{MemoryNeeds, Options, PackageCost, PlanCost, Tokens, packages_within};
+use obsdiff_proto::{ByteSize, Inventory, JobSpec, Method, Pattern, Plan};
 
 use super::counts::counts;
+use super::plan_sizes;
 use crate::budget::with_budget;
 use crate::cli::PlanArgs;
 use crate::clock::Clock;
@@ -25,6 +26,9 @@ const BANDWIDTH: ByteSize = ByteSize(1_000_000_000);
 /// # Errors
 /// Whatever `run` would refuse before its work. A job that does not fit is refused behind its plan, which shows what would.
 pub(super) fn plan(args: &PlanArgs, session: &mut CommandContext<'_>) -> Result<()> {
+    if plan_sizes::is_config(&args.job.job) {
+        return plan_sizes::plan(args, session);
+    }
     session.use_threads(args.threads)?;
     let job = session.job(&args.job)?;
     let prompts = JobPrompts::load(&job)?;
@@ -33,17 +37,17 @@ pub(super) fn plan(args: &PlanArgs, session: &mut CommandContext<'_>) -> Result<
     let bare = described.plan(&job)?;
     let plan = with_budget(&job, &described, bare.clone())?;
     let cost = described.cost(spec, &plan);
-    write!(session.out, "{}\n{}\n", summary(spec, &described), table(&plan, &cost))?;
-    write!(session.out, "{}", memory(&described.memory(spec, &plan), &cost))?;
-    let total = cost.total();
-    writeln!(
+    write!(
         session.out,
-        "Traffic of each worker past the first: {} of Grams sent, {} of weights taken",
-        ByteSize(total.gram_bytes),
-        ByteSize(total.weights * 4)
+        "{}\n{}\n",
+        summary(spec, &described.inventory, described.tokens),
+        table(&plan, &cost)
     )?;
+    write!(session.out, "{}", memory(&described.memory(spec, &plan), &cost))?;
+    write!(session.out, "{}", traffic(&cost))?;
     if spec.sparsity.calibrates() {
-        write!(session.out, "{}", whole_model(&job, &described)?)?;
+        let flops = described.forward_flops(&*described.config);
+        write!(session.out, "{}", whole_model(&job, &described.inventory, described.tokens, flops)?)?;
     }
     let rate = machine::product_rate(&session.clock)?;
     writeln!(session.out, "\nOther numbers of packages, with the time on this machine:")?;
@@ -65,13 +69,28 @@ pub(super) fn plan(args: &PlanArgs, session: &mut CommandContext<'_>) -> Result<
     }
 }
 
+/// What each worker past the first sends and takes.
+pub(super) fn traffic(cost: &PlanCost) -> String {
+    let total = cost.total();
+    format!(
+        "Traffic of each worker past the first: {} of Grams sent, {} of weights taken\n",
+        ByteSize(total.gram_bytes),
+        ByteSize(total.weights * 4)
+    )
+}
+
 /// Memories of common GPUs.
 const MEMORIES: [(&str, u64); 3] =
     [("24 GB", 24_000_000_000), ("48 GB", 48_000_000_000), ("80 GB", 80_000_000_000)];
 
 /// What the Grams of all the model's sites come to, whatever the job leaves dense, and how many packages they take at least.
-fn whole_model(job: &JobFile, described: &Described) -> Result<String> {
-    let (spec, inventory, tokens) = (&job.spec, &described.inventory, described.tokens);
+pub(super) fn whole_model(
+    job: &JobFile,
+    inventory: &Inventory,
+    tokens: Tokens,
+    forward_flops: f64,
+) -> Result<String> {
+    let spec = &job.spec;
     let totals = GramTotals::new(inventory, spec.hessian.accumulate, tokens);
     let branches = tokens.branches as f64;
     let mut fewest = Vec::new();
@@ -83,13 +102,14 @@ fn whole_model(job: &JobFile, described: &Described) -> Result<String> {
         );
     }
     Ok(format!(
-        "Grams of all sites: {}, {} as they are kept, {} as squares of f32\n\
+        "Grams of all sites: {}, {} as they are kept, {} ({:.2} GB) as squares of f32\n\
          A step of a prompt: {} of forward calls, {} of Grams\n\
          Fewest packages by the memory of their Grams: {}\n",
         totals.count,
         ByteSize(totals.packed_bytes),
         ByteSize(totals.square_bytes),
-        text::flops(branches * described.forward_flops(&*described.config)),
+        totals.square_bytes as f64 / 1e9,
+        text::flops(branches * forward_flops),
         text::flops(branches * totals.flops),
         fewest.join(", "),
     ))
@@ -140,7 +160,7 @@ fn times(
     Ok(format!("\nTime of {who}:\n{table}"))
 }
 
-fn summary(spec: &JobSpec, described: &Described) -> String {
+pub(super) fn summary(spec: &JobSpec, inventory: &Inventory, tokens: Tokens) -> String {
     let c = &spec.calibration;
     let method = match spec.sparsity.method {
         Method::Obs => "obs",
@@ -160,8 +180,6 @@ fn summary(spec: &JobSpec, described: &Described) -> String {
         }
         (pattern, _) => pattern.to_string(),
     };
-    let inventory = &described.inventory;
-    let tokens = described.tokens;
     let calibration = match spec.sparsity.calibrates() {
         false if spec.sparsity.method == Method::Magnitude => {
             "none, magnitude without refinement needs no activations".to_owned()
@@ -187,7 +205,7 @@ fn summary(spec: &JobSpec, described: &Described) -> String {
     )
 }
 
-fn table(plan: &Plan, cost: &PlanCost) -> Table {
+pub(super) fn table(plan: &Plan, cost: &PlanCost) -> Table {
     let header = [
         "package",
         "units",

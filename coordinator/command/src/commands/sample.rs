@@ -25,7 +25,7 @@ pub(super) fn sample(args: &SampleArgs, session: &mut CommandContext<'_>) -> Res
     let folder = check_out(&args.out, &files(&args.out, prompts.len())?, &inputs)?;
     let pipeline = open_pipeline(&args.pipeline)?;
     let progress = session.progress(process.quiet);
-    let sampling = Sampling::new(&pipeline, &prompts, args.sampling.settings(), folder, &progress)
+    let sampling = Sampling::new(&pipeline, &prompts, args.sampling.settings(&pipeline), folder, &progress)
         .map_err(argument_of_flag)?;
     let latents = sampling.latents(&*load_transformer(&pipeline)?, "sample", &progress)?;
     write(args, &prompts, &decode(&pipeline, &latents)?, session)

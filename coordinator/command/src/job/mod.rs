@@ -1,6 +1,8 @@
 //! Loading a job: its TOML file, then the environment, then flags, each overriding the one before.
 
+mod defaults;
 mod overrides;
+mod sizes;
 mod strict;
 mod unused;
 
@@ -78,7 +80,13 @@ impl JobFile {
         let environment: Vec<_> = environment.into_iter().collect();
         let merged = merged(path, &environment, sets)?;
         let spec = typed(&merged).map_err(|r| Error::key(blame(path, &merged, &r.key), r.problem))?;
-        let job = Self { spec, path: path.to_owned(), merged, stores: StoreSettings::of(&environment) };
+        Self { spec, path: path.to_owned(), merged, stores: StoreSettings::of(&environment) }.checked()
+    }
+
+    /// The same job with the model's defaults for what was not given.
+    fn checked(self) -> Result<Self> {
+        let mut job = self;
+        defaults::fill(&mut job.spec, &job.merged);
         job.spec.validate().map_err(|e| job.refuse(e))?;
         job.check_tildes()?;
         job.check_all_used()?;
@@ -105,8 +113,7 @@ impl JobFile {
 
     /// Refuses a key that was given a value and has no effect in a job of this kind.
     fn check_all_used(&self) -> Result<()> {
-        let given = |key: &str| find(&self.merged, key).is_some_and(|value| value.kind != ValueKind::Nil);
-        match unused::keys(&self.spec).into_iter().find(|unused| given(unused.key)) {
+        match unused::keys(&self.spec).into_iter().find(|unused| is_given(&self.merged, unused.key)) {
             Some(unused) => {
                 let problem = format!(
                     "has no effect: {}. Leave it out, or unset it by --set {}=",
@@ -227,6 +234,10 @@ fn blame(path: &Path, merged: &Value, key: &str) -> String {
         Some(FROM_ENV) => variable_of(key),
         _ => format!("{}: {key}", path.display()),
     }
+}
+
+fn is_given(root: &Value, key: &str) -> bool {
+    find(root, key).is_some_and(|value| value.kind != ValueKind::Nil)
 }
 
 fn find<'a>(root: &'a Value, key: &str) -> Option<&'a Value> {

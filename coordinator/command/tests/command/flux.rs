@@ -16,6 +16,22 @@ const JOB: &str = "deploy/jobs/shapes-flux.toml";
 const SMALL: [&str; 6] =
     ["--set", "calibration.count=4", "--set", "calibration.steps=3", "--set", "evaluation.count=2"];
 
+/// Those of diffusers' pipeline. A key that the job gives is the stronger one.
+#[test]
+fn guidance_and_text_length_have_the_models_own_defaults() {
+    let calibration = |sets: &[&str]| {
+        let sets = sets.iter().flat_map(|set| ["--set", set]);
+        let plan = told(Path::new(ROOT), &["plan", JOB].into_iter().chain(sets).collect::<Vec<_>>());
+        plan.lines().find(|line| line.starts_with("calibration ")).unwrap_or_default().to_owned()
+    };
+    let unset = ["calibration.guidance=", "calibration.max_sequence_length="];
+    let told = calibration(&unset);
+    assert!(told.contains(" at guidance 3.5, ") && told.ends_with(" and 512 text tokens"), "{told}");
+    let given = ["calibration.guidance=2", "calibration.max_sequence_length=48"];
+    let told = calibration(&given);
+    assert!(told.contains(" at guidance 2, ") && told.ends_with(" and 48 text tokens"), "{told}");
+}
+
 #[test]
 fn the_shipped_job_prunes_half_of_every_linear() {
     let folder = tempfile::tempdir().unwrap();

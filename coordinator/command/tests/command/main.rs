@@ -11,6 +11,7 @@ mod job_refusals;
 mod ownership;
 mod pictures;
 mod plan;
+mod plan_sizes;
 mod refusals;
 mod run_refusals;
 mod setting;

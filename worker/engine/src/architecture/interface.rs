@@ -8,10 +8,10 @@ use std::sync::Arc;
 use candle_core::{DType, Device};
 use obsdiff_proto::Inventory;
 
-use crate::Result;
 use crate::checkpoint::Weights;
 use crate::model::DiffusionModel;
 use crate::pipeline::{Conditioning, EncodedText, EncoderSlot, EncoderWidths, LevelSource};
+use crate::{Error, Result};
 
 /// One family of transformers, with the diffusers pipeline that they are a part of.
 #[derive(Clone, Copy)]
@@ -42,6 +42,30 @@ impl Architecture {
     pub fn transformer_classes(&self) -> [&'static str; 2] {
         [self.transformer_class, self.shrunk_class]
     }
+
+    /// How guidance acts in one of its transformers: `scale` as that takes it, and `true_scale` as classifier-free guidance where this
+    /// has a scale of its own.
+    ///
+    /// # Errors
+    /// When `true_scale` is above 1, and there is no such scale.
+    pub fn guidance(
+        &self,
+        transformer: &dyn TransformerConfig,
+        scale: f64,
+        true_scale: f64,
+    ) -> Result<Guidance> {
+        let guidance = transformer.guidance(scale);
+        if self.true_guidance {
+            return Ok(Guidance { classifier_free: true_scale, ..guidance });
+        }
+        if true_scale > 1.0 {
+            return Err(Error::Argument(format!(
+                "`calibration.true_guidance` is {true_scale}, but `calibration.guidance` is classifier-free in {}: leave it out",
+                self.name
+            )));
+        }
+        Ok(guidance)
+    }
 }
 
 impl fmt::Debug for Architecture {
@@ -52,6 +76,12 @@ impl fmt::Debug for Architecture {
 
 /// The sizes of one transformer, as its `config.json` gives them, and all that follows from them.
 pub trait TransformerConfig: Any + fmt::Debug + Send + Sync {
+    /// The architecture that it is of.
+    fn architecture(&self) -> &'static Architecture;
+
+    /// What diffusers' pipeline takes where its caller says nothing.
+    fn defaults(&self) -> PipelineDefaults;
+
     /// Its prunable parts, in the order in which a forward call reaches them.
     fn inventory(&self) -> Inventory;
 
@@ -143,6 +173,15 @@ pub struct ConditioningWidths {
     pub text: usize,
     /// Features of the pooled text.
     pub pooled: usize,
+}
+
+/// What diffusers' pipeline takes where its caller says nothing.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct PipelineDefaults {
+    /// The guidance scale.
+    pub guidance: f64,
+    /// T5 tokens of a prompt.
+    pub max_sequence_length: u32,
 }
 
 /// How guidance acts in a trajectory.

@@ -15,7 +15,9 @@ use serde_json::{Map, Value};
 use crate::checkpoint::read_json;
 use crate::{Error, Result};
 
-pub use interface::{Architecture, ConditioningWidths, Guidance, LatentLayout, TransformerConfig};
+pub use interface::{
+    Architecture, ConditioningWidths, Guidance, LatentLayout, PipelineDefaults, TransformerConfig,
+};
 
 /// Every architecture.
 pub static SUPPORTED: [&Architecture; 2] = [&sd3::ARCHITECTURE, &flux::ARCHITECTURE];

@@ -176,17 +176,7 @@ impl PipelineFolder {
     /// # Errors
     /// When `true_scale` is above 1, and the architecture has no such scale.
     pub fn guidance(&self, scale: f64, true_scale: f64) -> Result<Guidance> {
-        let guidance = self.transformer.guidance(scale);
-        if self.architecture.true_guidance {
-            return Ok(Guidance { classifier_free: true_scale, ..guidance });
-        }
-        if true_scale > 1.0 {
-            let model = self.architecture.name;
-            return Err(Error::Argument(format!(
-                "`calibration.true_guidance` is {true_scale}, but `calibration.guidance` is classifier-free in {model}: leave it out"
-            )));
-        }
-        Ok(guidance)
+        self.architecture.guidance(&*self.transformer, scale, true_scale)
     }
 
     /// Loads the tokenizers, and opens the text encoders, which compute on `device`. `max_sequence_length` is the number of T5

@@ -9,14 +9,16 @@ use obsdiff_proto::Inventory;
 
 use super::config::{CLASS, PATCH, PRUNED_CLASS};
 use super::{BlockSizes, FluxConfig, FluxTransformer, MODULE, MODULE_FILE};
-use crate::architecture::{Architecture, ConditioningWidths, Guidance, LatentLayout, TransformerConfig};
+use crate::architecture::{
+    Architecture, ConditioningWidths, Guidance, LatentLayout, PipelineDefaults, TransformerConfig,
+};
 use crate::checkpoint::Weights;
 use crate::model::DiffusionModel;
 use crate::pipeline::{Conditioning, EncodedText, EncoderKind, EncoderSlot, EncoderWidths, LevelSource};
 use crate::{Error, Result};
 
 /// FLUX.1 dev and schnell.
-pub const ARCHITECTURE: Architecture = Architecture {
+pub static ARCHITECTURE: Architecture = Architecture {
     name: "FLUX.1",
     pipeline_class: "FluxPipeline",
     transformer_class: CLASS,
@@ -46,6 +48,19 @@ const SAMPLE: usize = 128;
 const MAX_PATCHES: usize = 1024;
 
 impl TransformerConfig for FluxConfig {
+    fn architecture(&self) -> &'static Architecture {
+        &ARCHITECTURE
+    }
+
+    /// Those of the pipeline. A model that takes no guidance (schnell) is called with 0 and 256 tokens in diffusers' documentation.
+    fn defaults(&self) -> PipelineDefaults {
+        if self.guidance_embeds {
+            PipelineDefaults { guidance: 3.5, max_sequence_length: 512 }
+        } else {
+            PipelineDefaults { guidance: 0.0, max_sequence_length: 256 }
+        }
+    }
+
     fn inventory(&self) -> Inventory {
         self.inventory()
     }

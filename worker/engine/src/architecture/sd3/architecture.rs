@@ -9,14 +9,16 @@ use obsdiff_proto::Inventory;
 
 use super::config::{CLASS, PRUNED_CLASS};
 use super::{BlockSizes, MODULE, MODULE_FILE, Sd3Config, Sd3Transformer};
-use crate::architecture::{Architecture, ConditioningWidths, Guidance, LatentLayout, TransformerConfig};
+use crate::architecture::{
+    Architecture, ConditioningWidths, Guidance, LatentLayout, PipelineDefaults, TransformerConfig,
+};
 use crate::checkpoint::Weights;
 use crate::model::DiffusionModel;
 use crate::pipeline::{Conditioning, EncodedText, EncoderKind, EncoderSlot, EncoderWidths, LevelSource};
 use crate::{Error, Result};
 
 /// Stable Diffusion 3 and 3.5.
-pub const ARCHITECTURE: Architecture = Architecture {
+pub static ARCHITECTURE: Architecture = Architecture {
     name: "Stable Diffusion 3 and 3.5",
     pipeline_class: "StableDiffusion3Pipeline",
     transformer_class: CLASS,
@@ -50,6 +52,14 @@ const TEXT_ENCODERS: [EncoderSlot; 3] = [
 ];
 
 impl TransformerConfig for Sd3Config {
+    fn architecture(&self) -> &'static Architecture {
+        &ARCHITECTURE
+    }
+
+    fn defaults(&self) -> PipelineDefaults {
+        PipelineDefaults { guidance: 7.0, max_sequence_length: 256 }
+    }
+
     fn inventory(&self) -> Inventory {
         self.inventory()
     }

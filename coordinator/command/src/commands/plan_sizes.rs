@@ -1,0 +1,85 @@
+//! `obsdiff plan CONFIG`: what a model of published sizes would take, from its transformer's `config.json` alone.
+
+use std::path::Path;
+
+use obsdiff_core::assignment::SolveCost;
+use obsdiff_core::{PlanCost, Tokens, Workload};
+use obsdiff_engine::architecture::{TransformerConfig, read_config};
+use obsdiff_engine::pipeline::EncoderKind;
+use obsdiff_proto::JobError;
+
+use super::plan::{summary, table, traffic, whole_model};
+use crate::cli::PlanArgs;
+use crate::context::CommandContext;
+use crate::job::JobFile;
+use crate::{Error, Result};
+
+/// Pixels on a side of a latent pixel, of the autoencoders of all published models.
+const LATENT_PIXEL: usize = 8;
+
+/// Tokens that the CLIP encoders of all published models give.
+const CLIP_TOKENS: usize = 77;
+
+/// Whether a path names a configuration, not a job.
+pub(super) fn is_config(path: &Path) -> bool {
+    path.file_name().is_some_and(|name| name == "config.json")
+}
+
+/// Shows packages, bytes and arithmetic. Nothing is measured, and no weight has to be there.
+///
+/// # Errors
+/// When the configuration or a key cannot be used, or a flag needs a model that can be run.
+pub(super) fn plan(args: &PlanArgs, session: &mut CommandContext<'_>) -> Result<()> {
+    let flags = [
+        ("--workers", args.workers.is_some()),
+        ("--bandwidth", args.bandwidth.is_some()),
+        ("--memory", args.memory.is_some()),
+    ];
+    if let Some((flag, _)) = flags.into_iter().find(|(_, given)| *given) {
+        let problem = "needs a job on a whole pipeline: a configuration alone is not timed";
+        return Err(Error::key(flag, problem));
+    }
+    let job = session.job_of_config(&args.job)?;
+    let spec = &job.spec;
+    let config = read_config(Path::new(&spec.model.path))?;
+    let inventory = config.inventory();
+    let tokens = tokens(&job, &*config)?;
+    let plan = obsdiff_core::plan(spec, &inventory, tokens).map_err(|e| job.unplanned(e))?;
+    let flops = config.flops(1, tokens.image as usize, tokens.text as usize);
+    let workload = Workload::new(spec, tokens, flops);
+    let solving = SolveCost::of(&spec.sparsity);
+    let cost = PlanCost::new(&plan, &inventory, spec.hessian.accumulate, solving, &workload);
+    write!(session.out, "{}\n{}\n", summary(spec, &inventory, tokens), table(&plan, &cost))?;
+    write!(session.out, "{}", traffic(&cost))?;
+    if spec.sparsity.calibrates() {
+        write!(session.out, "{}", whole_model(&job, &inventory, tokens, flops)?)?;
+    }
+    Ok(())
+}
+
+/// Tokens of a picture of the job's size, with as many text tokens as the published encoders give.
+fn tokens(job: &JobFile, config: &dyn TransformerConfig) -> Result<Tokens> {
+    let calibration = &job.spec.calibration;
+    let latents = config.latents();
+    let token = LATENT_PIXEL * latents.patch;
+    let side = |key: &str, pixels: Option<u32>| {
+        let pixels = pixels.map_or(LATENT_PIXEL * latents.sample, |pixels| pixels as usize);
+        let tokens = pixels / token;
+        if pixels.is_multiple_of(token) && (1..=latents.max_patches).contains(&tokens) {
+            return Ok(tokens as u64);
+        }
+        let most = token * latents.max_patches;
+        let problem = format!("is {pixels}, but must be a multiple of {token} of at most {most}");
+        Err(job.refuse(JobError::new(format!("calibration.{key}"), problem)))
+    };
+    let image = side("height", calibration.height)? * side("width", calibration.width)?;
+    let architecture = config.architecture();
+    let encoders = architecture.text_encoders.iter().map(|slot| match slot.kind {
+        EncoderKind::T5 => Some(calibration.max_sequence_length as usize),
+        EncoderKind::Clip | EncoderKind::ClipWithProjection => Some(CLIP_TOKENS),
+    });
+    let text = config.text_tokens(&encoders.collect::<Vec<_>>()) as u64;
+    let guidance = architecture.guidance(config, calibration.guidance, calibration.true_guidance);
+    let branches = guidance.map_err(|e| Error::content(job.path(), e.to_string()))?.branches() as u64;
+    Ok(Tokens { image, text, branches })
+}
