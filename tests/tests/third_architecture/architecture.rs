@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use candle_core::{DType, Device};
 use obsdiff_engine::architecture::{
-    Architecture, ConditioningWidths, Guidance, LatentLayout, TransformerConfig,
+    Architecture, ConditioningWidths, Guidance, LatentLayout, PipelineDefaults, TransformerConfig,
 };
 use obsdiff_engine::checkpoint::{Weights, read_json};
 use obsdiff_engine::model::DiffusionModel;
@@ -66,6 +66,14 @@ impl TwoBranchConfig {
 }
 
 impl TransformerConfig for TwoBranchConfig {
+    fn architecture(&self) -> &'static Architecture {
+        &ARCHITECTURE
+    }
+
+    fn defaults(&self) -> PipelineDefaults {
+        PipelineDefaults { guidance: 2.0, max_sequence_length: 64 }
+    }
+
     fn inventory(&self) -> Inventory {
         let mut inventory = Inventory {
             streams: vec![Stream::new("image", 1, false)],

@@ -48,7 +48,9 @@ impl State {
         Ok(Self(tensors.map_err(|e| Error::content(path, e.to_string()))?.into_iter().collect()))
     }
 
-    pub(crate) fn with(mut self, name: &str, tensor: Tensor) -> Self {
+    /// The same state with one more tensor, or another one of this name.
+    #[must_use]
+    pub fn with(mut self, name: &str, tensor: Tensor) -> Self {
         self.0.insert(name.to_owned(), tensor);
         self
     }
@@ -57,7 +59,11 @@ impl State {
         Ok(self.with(name::SIDES, Tensor::new(&[rows as u32, columns as u32], device)?))
     }
 
-    pub(crate) fn get(&self, name: &str) -> Result<&Tensor> {
+    /// A tensor by its name.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn get(&self, name: &str) -> Result<&Tensor> {
         self.0.get(name).ok_or_else(|| lacks(name))
     }
 
@@ -66,7 +72,10 @@ impl State {
     }
 
     /// Takes a tensor out, so that a block can use its memory again.
-    pub(crate) fn take(&mut self, name: &str) -> Result<Tensor> {
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn take(&mut self, name: &str) -> Result<Tensor> {
         self.0.remove(name).ok_or_else(|| lacks(name))
     }
 
