@@ -100,6 +100,8 @@ pub struct Manifest {
 /// Names one thing a worker is asked to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Order {
+    /// See that the conditioning of every prompt is in the store, and encode the prompts whose is not. Comes while the worker prepares.
+    Encode,
     /// Close the group of this epoch and of every earlier one; drop the Grams reduced and not yet solved there.
     Abort {
         /// The last epoch to close.
@@ -148,6 +150,8 @@ pub enum Order {
 /// An [`Order`] with what is needed to follow it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Command {
+    /// [`Order::Encode`]
+    Encode,
     /// [`Order::Abort`]
     Abort {
         /// The last epoch to close.
@@ -255,8 +259,11 @@ pub struct Hello {
 pub struct Status {
     /// Grows with each step of work: tells a busy worker from a stuck one.
     pub progress: u64,
-    /// It reads, hashes and encodes what the job needs before it can take orders. Once it is ready it stays so.
+    /// It reads, hashes and loads what the job needs before it can take other orders than [`Order::Encode`]. Once it is ready it stays
+    /// so.
     pub preparing: bool,
+    /// How far it is with the conditioning of the job's prompts; only grows.
+    pub encoding: Encoding,
     /// Packages applied to its weights, counted from the first.
     pub applied: u32,
     /// Its sums.
@@ -277,6 +284,18 @@ pub struct Status {
     pub in_hand: BTreeSet<Order>,
     /// It was asked to stop (SIGTERM) and wants to leave.
     pub draining: bool,
+}
+
+/// How far a worker is with the conditioning of the job's prompts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Encoding {
+    /// It cannot be asked to encode yet.
+    #[default]
+    Unready,
+    /// It can be asked to encode, and waits until it is.
+    Ready,
+    /// It has found the conditioning of every prompt in the store.
+    Done,
 }
 
 /// The shards that a worker's Grams consist of.
@@ -351,6 +370,7 @@ impl Command {
     /// The command's name.
     pub fn order(&self) -> Order {
         match self {
+            Self::Encode => Order::Encode,
             Self::Abort { epoch } => Order::Abort { epoch: *epoch },
             Self::Apply { packages } => Order::Apply { packages: *packages },
             Self::Discard { tally } => Order::Discard { tally: *tally },
@@ -374,6 +394,7 @@ impl Stage {
 impl fmt::Display for Order {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Encode => f.write_str("encoding"),
             Self::Abort { epoch } => write!(f, "abort of epoch {epoch}"),
             Self::Apply { packages } => write!(f, "applying {packages} packages"),
             Self::Discard { tally } => write!(f, "start of tally {}", tally.0),

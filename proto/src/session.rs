@@ -8,7 +8,7 @@ use crate::message::{Command, Hello, Status};
 use crate::{InputDigest, Inventory, JobSpec, Plan, WorkerId};
 
 /// What this release speaks. It grows with every change that an older release would misunderstand.
-pub const PROTOCOL: u32 = 3;
+pub const PROTOCOL: u32 = 4;
 
 /// What a worker says.
 #[derive(Clone, Debug, PartialEq, Eq)]

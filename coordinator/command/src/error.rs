@@ -55,7 +55,7 @@ pub enum Error {
     },
     /// The engine refused its input, or failed.
     #[error(transparent)]
-    Engine(#[from] obsdiff_engine::Error),
+    Engine(obsdiff_engine::Error),
     /// The job's store holds another job, is damaged, or does not do what it is asked.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -199,10 +199,17 @@ fn is_shortage(error: &io::Error) -> bool {
     kinds.contains(&error.kind()) || error.raw_os_error().is_some_and(|e| lacks.contains(&e))
 }
 
+impl From<obsdiff_engine::Error> for Error {
+    fn from(error: obsdiff_engine::Error) -> Self {
+        // What the job's store is at fault for is told as the store's.
+        WorkError::from(error).into()
+    }
+}
+
 impl From<WorkError> for Error {
     fn from(error: WorkError) -> Self {
         match error {
-            WorkError::Engine(error) => error.into(),
+            WorkError::Engine(error) => Self::Engine(error),
             WorkError::PartStore(PartStoreError::Damaged(problem)) => Self::Damaged(problem),
             other => Self::Session(other.to_string()),
         }

@@ -19,8 +19,8 @@ const BASE_BYTES: u64 = 32 << 20;
 const ROWS_TOGETHER: u64 = 1024;
 
 impl Described {
-    /// Bytes of all encoded prompts of a job, and of one.
-    fn text_bytes(&self, spec: &JobSpec) -> (u64, u64) {
+    /// Bytes of the conditioning of all prompts of a job, which lies in its store, and of one.
+    pub fn conditioning_bytes(&self, spec: &JobSpec) -> (u64, u64) {
         let prompts = u64::from(spec.calibration.prompt_count()) + u64::from(spec.evaluation.count) + 1;
         let widths = self.config.conditioning();
         let sizes = [self.tokens.text, widths.text as u64, widths.pooled as u64];
@@ -28,24 +28,19 @@ impl Described {
         (Encoded::bytes(prompts, sizes, number), Encoded::bytes(1, sizes, number))
     }
 
-    /// Bytes of encoded prompts that a job keeps in a file, as memory is not to hold them.
-    pub fn text_spooled(&self, spec: &JobSpec) -> u64 {
-        Some(self.text_bytes(spec).0).filter(|bytes| *bytes > Encoded::IN_MEMORY as u64).unwrap_or(0)
-    }
-
-    /// What the job holds besides its Grams: the transformer in its compute type; the encoded prompts that are not in a file, and
-    /// those of one batch; the activations of the largest batch, what smaller ones leave behind, and an observation on its way into
+    /// What the job holds besides its Grams: the transformer in its compute type; the conditionings that memory holds, and those of
+    /// one batch, as they are read, as they lie by themselves and put together; the activations of the largest batch, what smaller ones leave behind, and an observation on its way into
     /// a Gram; and what solving takes.
     pub fn memory(&self, spec: &JobSpec, plan: &Plan) -> MemoryNeeds {
         let dtype = compute_type(spec.model.dtype);
         let branches = self.tokens.branches;
-        let (all, one) = self.text_bytes(spec);
+        let (all, one) = self.conditioning_bytes(spec);
         let batches = batches(spec);
         let prompts = batches.last().copied().unwrap_or(0);
-        let kept = if self.text_spooled(spec) > 0 { 0 } else { all };
+        let kept = if all <= Encoded::IN_MEMORY as u64 { all } else { one };
         MemoryNeeds {
             model: self.inventory.parameters * dtype.size_in_bytes() as u64,
-            text: kept + (prompts + prompts * branches) * one,
+            text: kept + (3 * prompts + prompts * branches) * one,
             activations: self.activations(&batches, branches, dtype)
                 + self.observation(plan, prompts * branches, dtype),
             solver: self.solver(spec, plan),

@@ -59,7 +59,7 @@ impl Sampling {
         let tokens = settings.max_sequence_length;
         let encoded = encoding(texts.len(), progress, |on_encoded| {
             let encoders = pipeline.text_encoders(tokens, &Device::Cpu)?;
-            Encoded::new(&encoders, &texts, (DType::F32, &Device::Cpu), folder, on_encoded)
+            Ok(Encoded::new(&encoders, &texts, (DType::F32, &Device::Cpu), folder, on_encoded)?)
         })?;
         let trajectories = Trajectories::new(schedule, guidance, settings.seed, size, encoded);
         Ok(Self { trajectories, batch: settings.batch })
@@ -85,11 +85,11 @@ impl Sampling {
 ///
 /// # Errors
 /// When the encoders cannot be used.
-pub(crate) fn encoding(
+pub(crate) fn encoding<T>(
     prompts: usize,
     progress: &Progress,
-    encode: impl FnOnce(&mut dyn FnMut(u64, u64)) -> obsdiff_engine::Result<Encoded>,
-) -> Result<Encoded> {
+    encode: impl FnOnce(&mut dyn FnMut(u64, u64)) -> Result<T>,
+) -> Result<T> {
     let _span = info_span!("encode text").entered();
     let count = prompts as u64 + 1;
     let phase = progress.phase("encode", "prompts", count);

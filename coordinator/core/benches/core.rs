@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use obsdiff_core::{
-    Action, Command, Core, GroupStatus, Hello, Input, Job, Options, Outcome, Receipt, Solved, Stage, Status,
-    Sums,
+    Action, Command, Core, Encoding, GroupStatus, Hello, Input, Job, Options, Outcome, Receipt, Solved,
+    Stage, Status, Sums,
 };
 use obsdiff_proto::{
     Inventory, Linear, LinearId, LinearTarget, Package, PackageId, Plan, Shard, ShardId, Site, SiteId,
@@ -192,6 +192,7 @@ impl TimedCore {
                 status.sums.held.clear();
             }
             Command::Export => status.exported = true,
+            Command::Encode => status.encoding = Encoding::Done,
             Command::Abort { .. } | Command::Discard { .. } | Command::Pilot { .. } => {}
         }
         self.report(worker);

@@ -160,6 +160,12 @@ pub enum Event {
         /// Who.
         worker: WorkerId,
     },
+    /// A worker sees to the conditioning of the prompts, while others wait for it.
+    #[error("worker {worker} encodes the prompts")]
+    Encodes {
+        /// Who.
+        worker: WorkerId,
+    },
     /// A worker that prepared takes orders from now on.
     #[error("worker {worker} is ready")]
     Ready {

@@ -60,6 +60,9 @@ pub enum Violation {
     /// Something is asked of a worker that is not ready.
     #[error("worker {0} is asked for something while it prepares")]
     Preparing(WorkerId),
+    /// Two workers encode the same prompts, or one that cannot.
+    #[error("worker {0} is asked to encode out of turn")]
+    Encoding(WorkerId),
     /// A worker is asked to run a shard that it has no lease of.
     #[error("worker {worker} is sent shard {shard} without a lease of its present tally")]
     Lease {
@@ -158,6 +161,10 @@ impl Core {
         match action {
             Action::Send { worker, .. } if !self.is_here(*worker) => Err(Violation::Stranger(*worker)),
             Action::Dismiss { worker, .. } if self.is_here(*worker) => Err(Violation::Stranger(*worker)),
+            Action::Send { worker, command: Command::Encode } => match self.members.get(worker) {
+                Some(member) if member.preparing && self.encodes(*worker, member) => Ok(()),
+                _ => Err(Violation::Encoding(*worker)),
+            },
             Action::Send { worker, .. } if self.members.get(worker).is_some_and(|m| m.preparing) => {
                 Err(Violation::Preparing(*worker))
             }

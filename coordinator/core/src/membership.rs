@@ -6,7 +6,7 @@ use std::time::Duration;
 use obsdiff_proto::{Epoch, ShardId, WorkerId};
 
 use crate::state::{ConnectedWorker, NoWorkers};
-use crate::{Action, Core, Dismissal, Event, Failure, Hello, Order, Status, Tally};
+use crate::{Action, Core, Dismissal, Encoding, Event, Failure, Hello, Order, Status, Tally};
 
 /// Tallies beyond this are not ours: ours count from 1, and must have room to grow.
 const MOST_TALLY: u64 = u64::MAX / 2;
@@ -56,7 +56,8 @@ impl Core {
         let now = self.now;
         if let Some(member) = self.members.get_mut(&worker) {
             member.heard = now;
-            let idle = status.in_hand.is_empty() && !status.preparing;
+            let waits = !status.preparing || status.encoding == Encoding::Ready;
+            let idle = status.in_hand.is_empty() && waits;
             if status.progress > member.progress || idle {
                 member.moved = now;
                 member.progress = member.progress.max(status.progress);
@@ -67,6 +68,7 @@ impl Core {
                 member.draining.get_or_insert(now);
             }
         }
+        self.merge_encoding(worker, status.encoding);
         self.merge_ready(worker, status.preparing);
         self.merge_applied(worker, status.applied);
         self.merge_pilot(status);
@@ -136,6 +138,7 @@ impl Core {
         {
             attempt.lost.get_or_insert(worker);
         }
+        self.encoder = self.encoder.filter(|w| *w != worker);
         self.pilot = self.pilot.filter(|w| *w != worker);
         self.exporter = self.exporter.filter(|w| *w != worker);
         self.group_failures = Default::default();
@@ -233,6 +236,7 @@ impl ConnectedWorker {
             trouble: 0,
             draining: None,
             preparing: hello.status.preparing,
+            encoding: Encoding::Unready,
             in_hand: BTreeSet::new(),
             due: Default::default(),
         }

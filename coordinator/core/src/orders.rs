@@ -11,6 +11,9 @@ impl Core {
         let Some(member) = self.members.get(&worker) else { return Vec::new() };
         let mut orders = Vec::new();
         if member.preparing {
+            if self.encodes(worker, member) {
+                orders.push(Order::Encode);
+            }
             return orders;
         }
         if member.closed < member.abort {

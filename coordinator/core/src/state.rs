@@ -8,7 +8,8 @@ use obsdiff_proto::{Epoch, PackageId, SiteId, WorkerId};
 
 use crate::ledger::Ledger;
 use crate::{
-    Action, Exponents, Group, InvalidJob, Job, Opening, Order, Outcome, Part, PartId, Receipt, Tally, split,
+    Action, Encoding, Exponents, Group, InvalidJob, Job, Opening, Order, Outcome, Part, PartId, Receipt,
+    Tally, split,
 };
 
 /// The coordinator of one job, as a function from what happens to what is to be done.
@@ -31,6 +32,10 @@ pub struct Core {
     pub(crate) committed: u32,
     /// The package being pruned; none before the pilot and after the last.
     pub(crate) open: Option<OpenPackage>,
+    /// Whether a worker has found the conditioning of every prompt in the store.
+    pub(crate) encoded: bool,
+    /// Who sees to that.
+    pub(crate) encoder: Option<WorkerId>,
     pub(crate) pilot: Option<WorkerId>,
     pub(crate) exporter: Option<WorkerId>,
     /// Epochs used in this life.
@@ -72,6 +77,8 @@ pub(crate) struct ConnectedWorker {
     pub(crate) draining: Option<Duration>,
     /// It is not ready for orders yet: no shard, part or place in a group is for it.
     pub(crate) preparing: bool,
+    /// How far it is with the conditioning of the prompts.
+    pub(crate) encoding: Encoding,
     /// What it last showed in hand.
     pub(crate) in_hand: BTreeSet<Order>,
     /// When each order may be sent again.
@@ -175,6 +182,8 @@ impl Core {
             standing_by: BTreeSet::new(),
             committed: job.committed,
             open: None,
+            encoded: false,
+            encoder: None,
             pilot: None,
             exporter: None,
             epochs: 0,

@@ -49,6 +49,7 @@ impl Core {
         let decisions = [
             Self::decide_group,
             Self::decide_leaving,
+            Self::decide_encoder,
             Self::decide_pilot,
             Self::decide_commit,
             Self::decide_leases,
@@ -92,6 +93,7 @@ impl Core {
     /// An order with what is needed to follow it.
     fn command(&self, worker: WorkerId, order: Order) -> Option<Command> {
         Some(match order {
+            Order::Encode => Command::Encode,
             Order::Abort { epoch } => Command::Abort { epoch },
             Order::Apply { packages } => Command::Apply { packages },
             Order::Discard { tally } => Command::Discard { tally },

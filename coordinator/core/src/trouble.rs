@@ -42,8 +42,12 @@ impl Core {
             Order::Solve { part, .. } => Subject::Part(part),
             Order::Apply { .. } => Subject::Apply(worker),
             Order::Export => Subject::Export,
-            // A group says by its stage that it failed; dropping sums cannot fail.
-            Order::Form { .. } | Order::Reduce { .. } | Order::Abort { .. } | Order::Discard { .. } => return,
+            // A group says by its stage that it failed; dropping sums cannot fail; who cannot encode leaves.
+            Order::Encode
+            | Order::Form { .. }
+            | Order::Reduce { .. }
+            | Order::Abort { .. }
+            | Order::Discard { .. } => return,
         };
         let tries = self.count(subject);
         let options = &self.job.options;

@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use obsdiff_core::{
-    Exponents, Fault, GroupStatus, Hello, Input, Job, Order, PartId, Receipt, Solved, Stage, Status, Sums,
-    Tally, Trouble,
+    Encoding, Exponents, Fault, GroupStatus, Hello, Input, Job, Order, PartId, Receipt, Solved, Stage,
+    Status, Sums, Tally, Trouble,
 };
 use obsdiff_proto::{Epoch, PackageId, ShardId, SiteId, WorkerId};
 use proptest::collection::{btree_map, btree_set, vec};
@@ -47,6 +47,7 @@ fn order() -> impl Strategy<Value = Order> {
         number().prop_map(|e| Order::Reduce { epoch: Epoch(e) }),
         (number(), part()).prop_map(|(e, part)| Order::Solve { epoch: Epoch(e), part }),
         Just(Order::Export),
+        Just(Order::Encode),
     ]
 }
 
@@ -93,7 +94,8 @@ fn status() -> impl Strategy<Value = Status> {
     let rest =
         (number(), prop_oneof![9 => Just(0u32), 3 => 0u32..3, 1 => small()], option::weighted(0.2, trouble));
     let rare = prop::bool::weighted;
-    let flags = (rare(0.1), rare(0.05), option::of(0u64..5000), rare(0.1));
+    let encoding = prop_oneof![Just(Encoding::Unready), Just(Encoding::Ready), Just(Encoding::Done)];
+    let flags = (rare(0.1), rare(0.05), option::of(0u64..5000), rare(0.1), encoding);
     (work, rest, flags).prop_map(
         |((sums, group, pilot, solved, in_hand), (progress, applied, trouble), flags)| Status {
             progress,
@@ -108,6 +110,7 @@ fn status() -> impl Strategy<Value = Status> {
             in_hand,
             draining: flags.0,
             preparing: flags.3,
+            encoding: flags.4,
         },
     )
 }

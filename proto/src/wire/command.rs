@@ -10,7 +10,7 @@ use crate::{Epoch, PackageId, ShardId, SiteId, WorkerId};
 
 impl From<&Command> for v1::Command {
     fn from(command: &Command) -> Self {
-        use v1::command::{Calibrate, Command as C, Export, Form, Solve};
+        use v1::command::{Calibrate, Command as C, Encode, Export, Form, Solve};
         Self {
             command: Some(match command {
                 Command::Abort { epoch } => C::AbortEpoch(epoch.0),
@@ -32,6 +32,7 @@ impl From<&Command> for v1::Command {
                     C::Solve(Solve { epoch: epoch.0, part: Some(part.as_ref().into()) })
                 }
                 Command::Export => C::Export(Export {}),
+                Command::Encode => C::Encode(Encode {}),
             }),
         }
     }
@@ -62,6 +63,7 @@ impl TryFrom<v1::Command> for Command {
                 Self::Solve { epoch: Epoch(s.epoch), part: Arc::new(inner("solve.part", s.part)?) }
             }
             C::Export(_) => Self::Export,
+            C::Encode(_) => Self::Encode,
         })
     }
 }

@@ -65,6 +65,7 @@ impl From<&Order> for v1::Order {
         use v1::order::{Calibrate, Nothing, Order as O, Solve};
         Self {
             order: Some(match *order {
+                Order::Encode => O::Encode(Nothing {}),
                 Order::Abort { epoch } => O::AbortEpoch(epoch.0),
                 Order::Apply { packages } => O::ApplyPackages(packages),
                 Order::Discard { tally } => O::DiscardTally(tally.0),
@@ -87,6 +88,7 @@ impl TryFrom<v1::Order> for Order {
     fn try_from(order: v1::Order) -> Result<Self> {
         use v1::order::Order as O;
         Ok(match required("order", order.order)? {
+            O::Encode(_) => Self::Encode,
             O::AbortEpoch(epoch) => Self::Abort { epoch: Epoch(epoch) },
             O::ApplyPackages(packages) => Self::Apply { packages },
             O::DiscardTally(tally) => Self::Discard { tally: Tally(tally) },

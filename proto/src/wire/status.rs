@@ -10,7 +10,7 @@ use super::field::{
 use super::runs::{runs, runs_out};
 use super::{LONGEST_RECEIPT, MOST_SHARDS, MOST_SITES, Problem, Result, WireError, v1};
 use crate::message::{
-    Fault, GroupStatus, Order, PartId, Receipt, Solved, Stage, Status, Sums, Tally, Trouble,
+    Encoding, Fault, GroupStatus, Order, PartId, Receipt, Solved, Stage, Status, Sums, Tally, Trouble,
 };
 use crate::{Epoch, PackageId, SiteId};
 
@@ -34,6 +34,7 @@ impl From<&Status> for v1::Status {
             in_hand: status.in_hand.iter().map(Into::into).collect(),
             draining: status.draining,
             preparing: status.preparing,
+            encoding: v1::status::Encoding::from(status.encoding).into(),
         }
     }
 }
@@ -42,6 +43,7 @@ impl TryFrom<v1::Status> for Status {
     type Error = WireError;
 
     fn try_from(status: v1::Status) -> Result<Self> {
+        let encoding = status.encoding().into();
         let pilot = status.pilot.map(|pilot| exponents("pilot", pilot.exponents).map(Arc::new));
         let solved = each::<_, SolvedEntry>("solved", status.solved, MOST_SITES)?;
         let in_hand = each::<_, Order>("in_hand", status.in_hand, MOST_SHARDS)?;
@@ -58,7 +60,28 @@ impl TryFrom<v1::Status> for Status {
             in_hand: ascending("in_hand", in_hand.into_iter(), MOST_SHARDS)?,
             draining: status.draining,
             preparing: status.preparing,
+            encoding,
         })
+    }
+}
+
+impl From<Encoding> for v1::status::Encoding {
+    fn from(encoding: Encoding) -> Self {
+        match encoding {
+            Encoding::Unready => Self::Unspecified,
+            Encoding::Ready => Self::Ready,
+            Encoding::Done => Self::Done,
+        }
+    }
+}
+
+impl From<v1::status::Encoding> for Encoding {
+    fn from(encoding: v1::status::Encoding) -> Self {
+        match encoding {
+            v1::status::Encoding::Unspecified => Self::Unready,
+            v1::status::Encoding::Ready => Self::Ready,
+            v1::status::Encoding::Done => Self::Done,
+        }
     }
 }
 

@@ -18,10 +18,12 @@ pub const HARDWARE: &str = "hardware.json";
 pub const LIVES: &str = "lives";
 /// The folder of pruned weights.
 pub(super) const PARTS: &str = "parts";
+/// The folder of the conditioning of prompts.
+pub(super) const CONDITIONING: &str = "conditioning";
 /// The folder of manifests.
 pub const PACKAGES: &str = "packages";
 /// All folders.
-pub(super) const FOLDERS: [&str; 3] = [PACKAGES, PARTS, LIVES];
+pub(super) const FOLDERS: [&str; 4] = [PACKAGES, PARTS, CONDITIONING, LIVES];
 
 /// What an object is. Objects are removed in this order: whatever is left when that is cut short is the state of the same job, or
 /// of none. The last package's manifest goes first, since a manifest counts only together with all those before it.
@@ -31,6 +33,7 @@ pub(super) enum Kind {
     Exponents,
     Hardware,
     Part,
+    Conditioning,
     Life,
     Prompts,
     Job,
@@ -56,11 +59,8 @@ pub(super) fn kind(object: &str) -> Option<Kind> {
             let number = name.strip_suffix(".json").filter(|number| is_number(number, 5))?;
             Some(Kind::Manifest(Reverse(number.parse().ok()?)))
         }
-        PARTS => {
-            let digest = name.strip_suffix(".safetensors")?;
-            let hexadecimal = |c: u8| c.is_ascii_digit() || (b'a'..=b'f').contains(&c);
-            (digest.len() == 64 && digest.bytes().all(hexadecimal)).then_some(Kind::Part)
-        }
+        PARTS => is_digest(name.strip_suffix(".safetensors")?).then_some(Kind::Part),
+        CONDITIONING => is_digest(name.strip_suffix(".safetensors")?).then_some(Kind::Conditioning),
         _ => None,
     }
 }
@@ -79,10 +79,16 @@ pub(super) fn remedy(object: &str) -> &'static str {
         Some(Kind::Manifest(_) | Kind::Part) => {
             "remove it, and the same command runs its package and those after it again"
         }
+        Some(Kind::Conditioning) => "the same command makes it again",
         Some(Kind::Job) => "remove it, and the same command starts the job again",
         Some(Kind::Marker) => "if nothing else than obsdiff's state is there, remove all of it",
         _ => "remove it, and the same command goes on without it",
     }
+}
+
+fn is_digest(text: &str) -> bool {
+    let hexadecimal = |c: u8| c.is_ascii_digit() || (b'a'..=b'f').contains(&c);
+    text.len() == 64 && text.bytes().all(hexadecimal)
 }
 
 fn is_number(text: &str, least: usize) -> bool {
@@ -96,9 +102,16 @@ mod tests {
     #[test]
     fn only_exact_names_are_known() {
         let part = format!("parts/{}.safetensors", "0a".repeat(32));
-        for known in
-            ["job.json", "hardware.json", "obsdiff.json", "lives/00000012", "packages/00003.json", &part]
-        {
+        let conditioning = part.replace("parts", "conditioning");
+        for known in [
+            "job.json",
+            "hardware.json",
+            "obsdiff.json",
+            "lives/00000012",
+            "packages/00003.json",
+            &part,
+            &conditioning,
+        ] {
             assert!(kind(known).is_some(), "{known}");
             assert_eq!(kind_of_file(&format!("{known}#3")), kind(known));
         }
@@ -111,6 +124,7 @@ mod tests {
             "packages/1.json",
             "packages/00003.json/x",
             "parts/mine.safetensors",
+            "conditioning/mine.safetensors",
             &part.replace('a', "A"),
             "other/job.json",
             "parts",

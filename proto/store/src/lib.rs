@@ -9,17 +9,20 @@
 //! | `job.json` | what decides the result: specification, digests of files, prompts, inventory and plan. Written once |
 //! | `prompts.json` | the prompts themselves |
 //! | `lives/00000000` | one for each coordinator that ran the job |
+//! | `conditioning/SHA256.safetensors` | what some prompts condition the model on, named by all that decides it |
 //! | `exponents.json` | the exponents as last known |
 //! | `hardware.json` | the kind of hardware of the job's workers |
 //! | `parts/SHA256.safetensors` | pruned weights of a part, named by their content |
 //! | `packages/00000.json` | a package's manifest: the parts that count. Put last |
 //!
-//! Every object is put whole or not at all. JSON objects carry the digest of their content, manifests those of their parts, so that
+//! Every object is put whole or not at all. JSON objects and conditionings carry the digest of their content, manifests those of their
+//! parts, so that
 //! what is missing, truncated or damaged is found when it is read, and named.
 //!
 //! A store that holds anything else is refused, and only objects of these names are removed.
 
 mod claim;
+mod conditioning;
 mod directory;
 mod error;
 pub mod layout;
@@ -41,6 +44,7 @@ use object_store::path::Path;
 use directory::Directory;
 use location::Located;
 
+pub use conditioning::conditioning_object;
 pub use error::{Result, StoreError};
 pub use manifest::{ManifestRecord, manifest_object};
 pub use objects::Put;

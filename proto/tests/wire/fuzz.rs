@@ -1,7 +1,7 @@
 //! Bytes that nobody meant: messages of the corpus with a few of their bytes changed, and noise. Reading them ends in a word or in
 //! an error, never in a panic; and a word that was read is one that can be said.
 //!
-//! The corpus are messages of protocol 3 as this release first wrote them: they must be read as long as it is spoken.
+//! The corpus are messages of protocol 4 as this release first wrote them: they must be read as long as it is spoken.
 
 use std::fmt::Debug;
 use std::fs;

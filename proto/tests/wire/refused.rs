@@ -38,15 +38,15 @@ fn another_protocol_is_refused_in_words_whatever_else_is_said() {
     let hello = v1::Hello { protocol: PROTOCOL + 1, ..v1::Hello::default() };
     let event = v1::WorkerEvent { event: Some(v1::worker_event::Event::Hello(hello)) };
     let error = WorkerEvent::try_from(event).unwrap_err();
-    assert!(matches!(error, WireError::Protocol { theirs: 4, .. }));
+    assert!(matches!(error, WireError::Protocol { theirs: 5, .. }));
     assert_eq!(
         error.to_string(),
-        "this coordinator speaks protocol 3, the worker 4: use the same release on both"
+        "this coordinator speaks protocol 4, the worker 5: use the same release on both"
     );
     let welcome = v1::Welcome { protocol: PROTOCOL - 1, ..v1::Welcome::default() };
     assert_eq!(
         Welcome::try_from(welcome).unwrap_err().to_string(),
-        "this worker speaks protocol 3, the coordinator 2: use the same release on both"
+        "this worker speaks protocol 4, the coordinator 3: use the same release on both"
     );
 }
 

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use obsdiff_proto::message::{
-    Command, Exponents, Fault, Group, GroupStatus, Hello, Opening, Order, Part, PartId, Receipt, Reduction,
-    Slice, Solved, Stage, Status, Sums, Tally, Trouble,
+    Command, Encoding, Exponents, Fault, Group, GroupStatus, Hello, Opening, Order, Part, PartId, Receipt,
+    Reduction, Slice, Solved, Stage, Status, Sums, Tally, Trouble,
 };
 use obsdiff_proto::session::{Briefing, CoordinatorEvent, Dismissed, Reason, Welcome, WorkerEvent};
 use obsdiff_proto::view::{Ending, JobReport, News, Phase, View, WorkerView};
@@ -82,6 +82,7 @@ pub(crate) fn order() -> impl Strategy<Value = Order> {
         epoch().prop_map(|epoch| Order::Reduce { epoch }),
         (epoch(), part_id()).prop_map(|(epoch, part)| Order::Solve { epoch, part }),
         Just(Order::Export),
+        Just(Order::Encode),
     ]
 }
 
@@ -136,6 +137,7 @@ pub(crate) fn command() -> impl Strategy<Value = Command> {
         epoch().prop_map(|epoch| Command::Reduce { epoch }),
         (epoch(), part()).prop_map(|(epoch, part)| Command::Solve { epoch, part: Arc::new(part) }),
         Just(Command::Export),
+        Just(Command::Encode),
     ]
 }
 
@@ -170,11 +172,13 @@ pub(crate) fn status() -> impl Strategy<Value = Status> {
         .prop_map(|(tally, package, held, spoiled)| Sums { tally, package, held, spoiled });
     let pace = option::of(any::<u64>().prop_map(Duration::from_nanos));
     let work = (sums, pace, option::of(group_status()), option::of(exponents().prop_map(Arc::new)));
-    let done = (btree_map(part_id(), solved(), 0..4), option::of(trouble()), btree_set(order(), 0..5));
+    let encoding = select(vec![Encoding::Unready, Encoding::Ready, Encoding::Done]);
+    let done =
+        (btree_map(part_id(), solved(), 0..4), option::of(trouble()), btree_set(order(), 0..5), encoding);
     (work, done, (number(), small(), any::<[bool; 3]>())).prop_map(
         |(
             (sums, pace, group, pilot),
-            (solved, trouble, in_hand),
+            (solved, trouble, in_hand, encoding),
             (progress, applied, [exported, draining, preparing]),
         )| {
             Status {
@@ -190,6 +194,7 @@ pub(crate) fn status() -> impl Strategy<Value = Status> {
                 in_hand,
                 draining,
                 preparing,
+                encoding,
             }
         },
     )

@@ -86,6 +86,9 @@ pub enum Error {
     /// An argument that a call cannot work with.
     #[error("{0}")]
     Argument(String),
+    /// The conditioning of prompts could not be read from where it is kept.
+    #[error(transparent)]
+    Conditioning(Box<dyn std::error::Error + Send + Sync>),
     /// A tensor operation failed.
     #[error("tensor operation: {0}")]
     Tensor(#[from] candle_core::Error),

@@ -94,7 +94,19 @@ pub enum WorkError {
     PartStore(#[from] PartStoreError),
     /// The engine failed.
     #[error(transparent)]
-    Engine(#[from] Error),
+    Engine(Error),
+}
+
+impl From<Error> for WorkError {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::Conditioning(source) => match source.downcast::<PartStoreError>() {
+                Ok(of_store) => Self::PartStore(*of_store),
+                Err(source) => Self::Engine(Error::Conditioning(source)),
+            },
+            error => Self::Engine(error),
+        }
+    }
 }
 
 impl WorkError {

@@ -2,18 +2,14 @@
 
 use std::sync::Arc;
 use std::thread;
-use std::time::Duration;
 
 use obsdiff_proto::Epoch;
 use obsdiff_proto::message::{Command, Group, Opening, Order, Part, Tally};
 use tokio::time::Instant;
 
-use super::worker_state::{Stop, Work};
+use super::worker_state::{SLEEP, Stop, Work};
 use super::{Engine, Reducer, WorkError, WorkerState};
 use crate::collective::{Buffer, Collective, Values};
-
-/// How long a device's thread sleeps at a time; any change of its state wakes it.
-const SLEEP: Duration = Duration::from_secs(60);
 
 /// Follows the orders of a worker state by an engine until the worker state is closed; closes it when it ends in any other way.
 pub fn follow(worker_state: &Arc<WorkerState>, engine: &mut dyn Engine) {
@@ -61,8 +57,10 @@ impl Device<'_> {
             Command::Solve { epoch, part } => self.solve(epoch, &part),
             Command::Apply { packages } => self.apply(packages, stop),
             Command::Export => self.export(stop),
-            // Done by the worker state as they come.
-            Command::Abort { .. } | Command::Discard { .. } | Command::Form { .. } => Ok(()),
+            // Done before the device follows, and by the worker state as they come.
+            Command::Encode | Command::Abort { .. } | Command::Discard { .. } | Command::Form { .. } => {
+                Ok(())
+            }
         };
         if let Err(error) = outcome {
             self.worker_state.failed(order, error);

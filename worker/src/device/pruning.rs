@@ -370,5 +370,5 @@ fn stoppable<T>(
             Error::Interrupted
         })
     });
-    result.map_err(|error| said.unwrap_or(WorkError::Engine(error)))
+    result.map_err(|error| said.unwrap_or_else(|| error.into()))
 }

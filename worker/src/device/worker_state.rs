@@ -24,6 +24,9 @@ pub struct WorkerState {
     timeouts: GroupTimeouts,
 }
 
+/// How long a thread sleeps at a time; any change of the state wakes it.
+pub(super) const SLEEP: Duration = Duration::from_secs(60);
+
 /// How long a worker waits for its peers.
 #[derive(Clone, Copy, Debug)]
 pub struct GroupTimeouts {
@@ -200,6 +203,29 @@ impl WorkerState {
         {
             tracing::debug!(%error, "a group was left by the thread at hand");
         }
+    }
+
+    /// Says that the worker can encode prompts, and waits until it is asked to see that all are; `false` where the worker is closed
+    /// before.
+    pub fn wait_to_encode(&self) -> bool {
+        self.change(|state| state.orders.can_encode());
+        loop {
+            let (asked, version) = {
+                let mut state = lock(&self.state);
+                (state.orders.begin_encoding(), state.version)
+            };
+            if asked {
+                return true;
+            }
+            if !self.wait(version, SLEEP) {
+                return false;
+            }
+        }
+    }
+
+    /// Says that the conditioning of every prompt is in the store.
+    pub fn encoded(&self) {
+        self.change(|state| state.orders.encoded());
     }
 
     /// The last failure that would happen every time, as the engine said it.

@@ -1,5 +1,4 @@
-//! What a worker does before it takes orders: it opens the job's model, finds it to be the coordinator's, encodes the prompts and loads
-//! the weights.
+//! What a worker does before it takes orders: it opens the job's model, finds it to be the coordinator's, and loads the weights.
 
 mod error;
 mod loading;
@@ -8,7 +7,7 @@ mod path;
 mod received;
 
 pub use error::{PreparationError, Result};
-pub use loading::{encode, load};
+pub use loading::load;
 pub use model::{JobModel, compute_type};
 pub use path::not_a_pipeline;
 pub use received::Received;

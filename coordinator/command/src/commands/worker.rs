@@ -11,7 +11,7 @@ use obsdiff_worker::collective::Transport;
 use obsdiff_worker::device::{
     GroupTimeouts, JobPartStore, Machine, PartStoreError, WorkError, WorkerState, follow,
 };
-use obsdiff_worker::preparation::Received;
+use obsdiff_worker::preparation::{self, Received};
 use obsdiff_worker::rendezvous::PeerRendezvous;
 use obsdiff_worker::session::{SessionError, SessionSettings, attend, tcp};
 use tokio::runtime::Runtime;
@@ -25,7 +25,7 @@ use crate::job::{JobFile, StoreSettings};
 use crate::machine::product_rate;
 use crate::progress::Progress;
 use crate::prompts::JobPrompts;
-use crate::run::{Inputs, PhaseDisplay, prepare};
+use crate::run::{Inputs, PhaseDisplay, encode};
 use crate::signals::{Answer, Signals};
 use crate::{Error, Result};
 
@@ -159,7 +159,14 @@ fn serve(
     let (encoding, loading) = (worker_state.clone(), worker_state.clone());
     progress.call_at_steps(Box::new(move || encoding.advance()));
     inputs.weights.tell(Arc::new(move || loading.advance()));
-    let (model, trajectories) = prepare(&job, &inputs, progress)?;
+    // One worker encodes while the others wait; what the session says of its end is told where it is waited for.
+    if !worker_state.wait_to_encode() {
+        return Ok(());
+    }
+    let conditionings = encode(&job, &inputs, (&store, runtime.handle()), progress)?;
+    worker_state.encoded();
+    let (model, trajectories) =
+        preparation::load(&job.spec, inputs.described.model(), &inputs.weights, conditionings)?;
     let work = crate::run::work(&job, &inputs, &trajectories, None, &session.disk);
     let part_store = JobPartStore::new(store, runtime.handle().clone());
     let mut engine =

@@ -194,6 +194,7 @@ impl Observer for Display<'_> {
             }
             Event::Joined { .. }
             | Event::Preparing { .. }
+            | Event::Encodes { .. }
             | Event::Ready { .. }
             | Event::Grouped { .. }
             | Event::Formed { .. }

@@ -117,7 +117,10 @@ fn check_output(job: &JobFile, described: &Described, written: bool) -> Result<P
         return refuse(problem);
     }
     let free = ByteSize(space.f_bavail.saturating_mul(space.f_frsize));
-    let needed = ByteSize(required_bytes(described.pipeline.path())? + described.text_spooled(&job.spec));
+    // The state lies beside the output, unless the job says otherwise.
+    let conditioning = described.conditioning_bytes(&job.spec).0;
+    let beside = if job.spec.output.state.is_none() { conditioning } else { 0 };
+    let needed = ByteSize(required_bytes(described.pipeline.path())? + beside);
     if free < needed {
         return refuse(format!(
             "needs {needed}, but {} has {free} free: make room or choose another",

@@ -19,14 +19,18 @@ use obsdiff_engine::export::PruningRecord;
 use obsdiff_engine::model::DiffusionModel;
 use obsdiff_files::Disk;
 use obsdiff_proto::ByteSize;
+use obsdiff_store::JobStore;
+use obsdiff_worker::conditioning::{ConditioningObjects, StoredConditionings, encode_missing};
 use obsdiff_worker::preparation;
 use obsdiff_worker::work::Work;
+use tokio::runtime::Handle;
 
-use crate::Result;
+use crate::described::unprepared;
 use crate::job::JobFile;
 use crate::progress::Progress;
 use crate::sampling::encoding;
 use crate::spans::Spans;
+use crate::{Error, Result};
 
 pub use display::{Display, PhaseDisplay};
 pub use held_out::HeldOutError;
@@ -117,7 +121,9 @@ fn prune(
 ) -> Result<(PruningRecord, Option<HeldOutError>)> {
     let &RunContext { workers, progress, spans, disk, .. } = process;
     let running = root.enter();
-    let (model, trajectories) = prepare(job, inputs, progress)?;
+    let conditionings = encode(job, inputs, (state.store(), state.runtime().handle()), progress)?;
+    let (model, trajectories) =
+        preparation::load(&job.spec, inputs.described.model(), &inputs.weights, conditionings)?;
     let dense = held_out::latents(&*model, &trajectories, inputs, "dense", progress)?;
     // The workers' threads account for their time themselves.
     drop(running);
@@ -129,24 +135,27 @@ fn prune(
     Ok((record, held_out))
 }
 
-/// Loads the model and encodes its prompts.
+/// Sees that the conditioning of every prompt is in the job's store, and opens it there.
 ///
 /// # Errors
-/// When a component cannot be used.
-pub(crate) fn prepare(
+/// When a text encoder cannot be used, or the store fails.
+pub(crate) fn encode(
     job: &JobFile,
     inputs: &Inputs,
+    (store, runtime): (&JobStore, &Handle),
     progress: &Progress,
-) -> Result<(Box<dyn DiffusionModel>, Arc<Trajectories>)> {
+) -> Result<StoredConditionings> {
+    let (spec, model, prompts) = (&job.spec, inputs.described.model(), &inputs.prompts);
     // Those that calibrate have the ids from 0 on; those held out follow.
-    let prompts = &inputs.prompts;
-    let prompts: Vec<&str> =
-        prompts.calibration.iter().chain(&prompts.held_out).map(String::as_str).collect();
-    let (spec, model) = (&job.spec, inputs.described.model());
-    let encoded = encoding(prompts.len(), progress, |on_encoded| {
-        preparation::encode(spec, model, &prompts, &inputs.folder, on_encoded)
+    let texts: Vec<&str> = prompts.calibration.iter().chain(&prompts.held_out).map(String::as_str).collect();
+    let objects =
+        ConditioningObjects::new(spec, &inputs.model_files, &prompts.calibration, &prompts.held_out)
+            .map_err(|e| Error::content(job.path(), format!("has prompts that cannot be named: {e}")))?;
+    encoding(texts.len(), progress, |on_encoded| {
+        encode_missing(spec, model, &objects, &texts, (store, runtime), on_encoded)
+            .map_err(|e| unprepared(job, e))
     })?;
-    Ok(preparation::load(spec, model, &inputs.weights, encoded)?)
+    Ok(StoredConditionings::open(spec, model, objects, store, runtime.clone())?)
 }
 
 /// What the workers of this process share. Final latents of the dense model are `dense`, where they are known.

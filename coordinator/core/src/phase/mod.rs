@@ -3,6 +3,7 @@
 mod apply;
 mod calibrate;
 mod commit;
+mod encode;
 mod export;
 mod pilot;
 mod reduce;

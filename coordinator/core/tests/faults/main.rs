@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod encoding;
 mod ends;
 mod hardware;
 mod missed;

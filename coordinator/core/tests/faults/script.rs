@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use obsdiff_core::{
-    Action, Command, Core, Dismissal, Event, Group, GroupStatus, Hello, Input, Job, Options, Order, Outcome,
-    Receipt, Solved, Stage, Status, Sums,
+    Action, Command, Core, Dismissal, Encoding, Event, Group, GroupStatus, Hello, Input, Job, Options, Order,
+    Outcome, Receipt, Solved, Stage, Status, Sums,
 };
 use obsdiff_proto::{
     Inventory, Linear, LinearId, LinearTarget, Package, PackageId, Plan, Shard, ShardId, Site, SiteId,
@@ -211,6 +211,7 @@ impl Script {
                 status.pilot = Some(Arc::new([(SiteId(0), 12), (SiteId(1), 12)].into()));
             }
             Command::Export => status.exported = true,
+            Command::Encode => status.encoding = Encoding::Done,
         }
     }
 

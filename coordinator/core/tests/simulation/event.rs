@@ -100,6 +100,7 @@ pub(crate) fn kind(event: &Event) -> &'static str {
         Event::Joined { kept: 0, .. } => "joined",
         Event::Joined { .. } => "joined with shards that count",
         Event::Preparing { .. } => "joined to prepare",
+        Event::Encodes { .. } => "encodes",
         Event::Ready { .. } => "ready",
         Event::StandingBy { .. } => "stands by",
         Event::Left { lost, .. } if lost.is_empty() => "left",

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use obsdiff_core::{Command, Core, Input};
+use obsdiff_core::{Command, Core, Encoding, Input};
 use obsdiff_proto::{Epoch, WorkerId};
 
 use crate::event::SimulatedEvent;
@@ -88,7 +88,14 @@ impl World {
     pub(crate) fn prepared(&mut self, process: usize, lives: u64) {
         let it = &mut self.processes[process];
         let Some(life) = it.life.as_mut().filter(|life| it.lives == lives && !life.stuck) else { return };
-        life.status.preparing = false;
+        match life.status.encoding {
+            // It waits until it is asked to encode.
+            Encoding::Unready | Encoding::Ready => life.status.encoding = Encoding::Ready,
+            Encoding::Done => {
+                assert!(self.encoded, "ready before the prompts were encoded");
+                life.status.preparing = false;
+            }
+        }
         self.report(process);
     }
 

@@ -84,7 +84,7 @@ fn ten_thousand_seeds_end_well() {
     println!("{endings:?}\n{events:?}");
     assert!(endings["done"] > SEEDS * 9 / 10);
     // What never happens is not tested.
-    assert!(events.len() == 15 && events.values().all(|count| *count > SEEDS / 100), "{events:?}");
+    assert!(events.len() == 16 && events.values().all(|count| *count > SEEDS / 100), "{events:?}");
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! How a process follows its orders: one at a time, each for a while.
 
-use obsdiff_core::{Command, Fault, Order, Solved};
+use obsdiff_core::{Command, Encoding, Fault, Order, Solved};
 
 use crate::event::SimulatedEvent;
 use crate::task::{applied, receipt};
@@ -57,6 +57,14 @@ impl World {
         let overflowing = self.overflows_early(process, order);
         let Some(life) = &mut self.processes[process].life else { return };
         life.running = None;
+        if order == Order::Encode {
+            life.status.encoding = Encoding::Done;
+            self.encoded = true;
+            let wait = self.rng.within(0..2000);
+            let lives = self.processes[process].lives;
+            self.after(wait, SimulatedEvent::Prepared { process, lives });
+        }
+        let Some(life) = &mut self.processes[process].life else { return };
         let Some(command) = life.queue.iter().find(|c| c.order() == order).cloned() else { return };
         match command {
             Command::Pilot { .. } => life.status.pilot = Some(sites.into()),
@@ -96,7 +104,8 @@ impl World {
                 assert_eq!(life.status.applied as usize, packages, "exported before everything was applied");
                 life.status.exported = true;
             }
-            Command::Abort { .. }
+            Command::Encode
+            | Command::Abort { .. }
             | Command::Discard { .. }
             | Command::Form { .. }
             | Command::Reduce { .. } => {}

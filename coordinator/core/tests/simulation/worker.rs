@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use obsdiff_core::{
-    Command, Exponents, Fault, GroupStatus, Hello, Order, Stage, Status, Sums, Tally, Trouble,
+    Command, Encoding, Exponents, Fault, GroupStatus, Hello, Order, Stage, Status, Sums, Tally, Trouble,
 };
 use obsdiff_proto::{Epoch, PackageId, ShardId, SiteId, WorkerId};
 
@@ -158,6 +158,7 @@ impl RunningProcess {
                 return Taken::Answered;
             }
             Command::Export if self.status.exported => return Taken::Answered,
+            Command::Encode if self.status.encoding == Encoding::Done => return Taken::Answered,
             _ => {}
         }
         self.queue.push(command);

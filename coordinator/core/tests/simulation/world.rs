@@ -34,6 +34,8 @@ pub(crate) struct World {
     pub(crate) collectives: BTreeMap<Epoch, Collective>,
     pub(crate) store: Vec<Arc<Manifest>>,
     pub(crate) store_down_until: u64,
+    /// A process has seen to the conditioning of the prompts.
+    pub(crate) encoded: bool,
     pub(crate) saved: Option<Exponents>,
     /// What was saved of the job's kind of hardware.
     pub(crate) kept_hardware: Option<String>,
@@ -78,6 +80,7 @@ impl World {
             collectives: BTreeMap::new(),
             store: Vec::new(),
             store_down_until: 0,
+            encoded: false,
             saved: None,
             kept_hardware: None,
             kind: None,

@@ -14,7 +14,22 @@ use tempfile::{SpooledTempFile, spooled_tempfile_in};
 use crate::pipeline::{Conditioning, TextEncoders};
 use crate::{Error, Result};
 
-/// Encoded prompts, each text kept once.
+/// Where the conditionings of a list of prompts are read from, a batch at a time.
+pub trait Conditionings: fmt::Debug + Send + Sync {
+    /// How many prompts there are; their ids count from 0.
+    fn prompts(&self) -> u32;
+
+    /// The empty prompt's conditioning.
+    fn negative(&self) -> &Conditioning;
+
+    /// The conditionings of the prompts with these ids.
+    ///
+    /// # Errors
+    /// When there is no prompt with such an id, or they cannot be read.
+    fn read(&self, prompts: Range<u32>) -> Result<Vec<Conditioning>>;
+}
+
+/// Encoded prompts of this process, each text kept once.
 ///
 /// Up to [`Encoded::IN_MEMORY`] bytes of them are kept in memory. When there are more, all move to a file without a name, which is
 /// gone with the process: thousands of prompts then take no memory but that of the batch being read.
@@ -86,22 +101,18 @@ impl Encoded {
     pub const fn bytes(prompts: u64, [tokens, width, pooled]: [u64; 3], number: u64) -> u64 {
         prompts.saturating_mul((tokens.saturating_mul(width)).saturating_add(pooled)).saturating_mul(number)
     }
+}
 
-    /// How many prompts there are; their ids count from 0.
-    pub fn prompts(&self) -> u32 {
+impl Conditionings for Encoded {
+    fn prompts(&self) -> u32 {
         self.places.len() as u32
     }
 
-    /// The empty prompt's conditioning.
-    pub fn negative(&self) -> &Conditioning {
+    fn negative(&self) -> &Conditioning {
         &self.negative
     }
 
-    /// The conditionings of the prompts with these ids.
-    ///
-    /// # Errors
-    /// When there is no prompt with such an id, or the file cannot be read.
-    pub fn conditionings(&self, prompts: Range<u32>) -> Result<Vec<Conditioning>> {
+    fn read(&self, prompts: Range<u32>) -> Result<Vec<Conditioning>> {
         let places = self.places.get(prompts.start as usize..prompts.end as usize).ok_or_else(|| {
             Error::Argument(format!("prompts {prompts:?} are not among {}", self.places.len()))
         })?;
@@ -172,7 +183,7 @@ mod tests {
                     kept.spool.lock().unwrap().roll().unwrap();
                 }
                 for id in [2, 0, 1, 3] {
-                    let found = kept.conditionings(id..id + 1).unwrap().remove(0);
+                    let found = kept.read(id..id + 1).unwrap().remove(0);
                     let expected = expected[id as usize].to(dtype, &Device::Cpu).unwrap();
                     assert_eq!(found.text.dtype(), dtype);
                     assert_eq!(numbers(&found), numbers(&expected));
@@ -180,7 +191,7 @@ mod tests {
             }
             assert_eq!(numbers(kept.negative()), numbers(&expected[3].to(dtype, &Device::Cpu).unwrap()));
             assert_eq!(kept.places[0], kept.places[2], "a text is kept once");
-            assert!(kept.conditionings(3..5).is_err());
+            assert!(kept.read(3..5).is_err());
         }
     }
 }

@@ -6,7 +6,7 @@ mod taps;
 mod trajectories;
 mod weighting;
 
-pub use encoded::Encoded;
+pub use encoded::{Conditionings, Encoded};
 pub use taps::{Energy, EnergyTap, GramTap, WeightedTap};
 pub use trajectories::Trajectories;
 pub use weighting::alphas;

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use candle_core::Tensor;
 
-use super::{Encoded, WeightedTap};
+use super::{Conditionings, WeightedTap};
 use crate::Result;
 use crate::architecture::Guidance;
 use crate::model::{DiffusionModel, NoTap};
@@ -17,20 +17,20 @@ pub struct Trajectories {
     guidance: Guidance,
     seed: u64,
     size: LatentSize,
-    encoded: Encoded,
+    conditionings: Box<dyn Conditionings>,
 }
 
 impl Trajectories {
-    /// Trajectories of encoded prompts: prompt i starts from the noise of `seed` + i, and a classifier-free guidance of at most 1 runs
+    /// Trajectories of the prompts that `conditionings` stand for: prompt i starts from the noise of `seed` + i, and a classifier-free guidance of at most 1 runs
     /// without the negative prompt.
     pub fn new(
         schedule: Schedule,
         guidance: Guidance,
         seed: u64,
         size: LatentSize,
-        encoded: Encoded,
+        conditionings: impl Conditionings + 'static,
     ) -> Self {
-        Self { schedule, guidance, seed, size, encoded }
+        Self { schedule, guidance, seed, size, conditionings: Box::new(conditionings) }
     }
 
     /// Steps T of a trajectory.
@@ -40,7 +40,7 @@ impl Trajectories {
 
     /// How many prompts there are; their ids count from 0.
     pub fn prompts(&self) -> u32 {
-        self.encoded.prompts()
+        self.conditionings.prompts()
     }
 
     /// Denoises one batch of prompts, `alphas[k]` being told to the tap before step k; `on_step` follows every step and may stop the
@@ -84,11 +84,11 @@ impl Trajectories {
     }
 
     fn start(&self, prompts: Range<u32>) -> Result<Trajectory> {
-        let encoded = self.encoded.conditionings(prompts.clone())?;
+        let encoded = self.conditionings.read(prompts.clone())?;
         let batch: Vec<&Conditioning> = encoded.iter().collect();
         let seeds = prompts.map(|id| self.seed.wrapping_add(u64::from(id)));
         let noise: Vec<Tensor> = seeds.map(|seed| noise(seed, &self.size.shape(1))).collect::<Result<_>>()?;
-        let noise = Tensor::cat(&noise, 0)?.to_device(self.encoded.negative().text.device())?;
-        Trajectory::new(&self.schedule, self.guidance, &batch, self.encoded.negative(), noise)
+        let noise = Tensor::cat(&noise, 0)?.to_device(self.conditionings.negative().text.device())?;
+        Trajectory::new(&self.schedule, self.guidance, &batch, self.conditionings.negative(), noise)
     }
 }

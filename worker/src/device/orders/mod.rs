@@ -8,7 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use obsdiff_proto::message::{
-    Command, Exponents, Fault, Group, Hello, Order, PartId, Solved, Stage, Status, Sums, Tally, Trouble,
+    Command, Encoding, Exponents, Fault, Group, Hello, Order, PartId, Solved, Stage, Status, Sums, Tally,
+    Trouble,
 };
 use obsdiff_proto::{Epoch, PackageId, ShardId, WorkerId};
 
@@ -86,9 +87,31 @@ impl Orders {
         }
     }
 
-    /// It takes orders from now on.
+    /// It takes orders from now on. Whoever does has found the conditioning of every prompt.
     pub(super) fn ready(&mut self) {
         self.status.preparing = false;
+        self.status.encoding = Encoding::Done;
+    }
+
+    /// It can be asked to encode from now on.
+    pub(super) fn can_encode(&mut self) {
+        self.status.encoding = self.status.encoding.max(Encoding::Ready);
+    }
+
+    /// Begins to encode, if it was asked to.
+    pub(super) fn begin_encoding(&mut self) -> bool {
+        let asked = self.queue.iter().any(|command| command.order() == Order::Encode);
+        if asked {
+            self.running = Some(Order::Encode);
+            self.status.progress += 1;
+        }
+        asked
+    }
+
+    /// The conditioning of every prompt is in the store.
+    pub(super) fn encoded(&mut self) {
+        self.status.encoding = Encoding::Done;
+        self.finish(Order::Encode);
     }
 
     /// Learns its name in this session.
@@ -137,6 +160,7 @@ impl Orders {
                 return Effect::None;
             }
             Command::Export if self.status.exported => return Effect::None,
+            Command::Encode if self.status.encoding == Encoding::Done => return Effect::None,
             _ => {}
         }
         self.queue.push(command);

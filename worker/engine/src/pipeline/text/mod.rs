@@ -259,6 +259,11 @@ impl TextEncoders {
         Ok(self.tokenise(prompt)?.into_iter().flatten().collect())
     }
 
+    /// How many prompts pass through a layer while it is in memory.
+    pub fn prompts_together(&self) -> usize {
+        (CHUNK_BYTES / (self.tokens() * self.transformer.conditioning().text * size_of::<f32>())).max(1)
+    }
+
     /// Encodes prompts, in f32, and hands each distinct one to `keep` as soon as it is there. A prompt is encoded by itself, so that
     /// its conditioning does not depend on the others. `progress` is told the arithmetic done and that to do, in multiply-adds.
     ///
@@ -276,8 +281,7 @@ impl TextEncoders {
         let tokens: Vec<Tokens> =
             distinct.iter().map(|prompt| self.tokenise(prompt)).collect::<Result<_>>()?;
         let (mut done, total) = (0, self.work_of_a_prompt().saturating_mul(tokens.len() as u64));
-        let chunk =
-            (CHUNK_BYTES / (self.tokens() * self.transformer.conditioning().text * size_of::<f32>())).max(1);
+        let chunk = self.prompts_together();
         for (prompts, tokens) in distinct.chunks(chunk).zip(tokens.chunks(chunk)) {
             let encoded = self.encode_chunk(tokens, &mut |work| {
                 done += work;

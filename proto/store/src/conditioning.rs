@@ -1,0 +1,49 @@
+//! The conditioning of a job's prompts: made once, and read by every worker.
+//!
+//! An object is named by the digest of all that decides its content, so that one that is there is the right one, whoever made it and when.
+
+use std::collections::BTreeSet;
+
+use bytes::Bytes;
+use object_store::PutMode;
+use obsdiff_proto::Digest;
+
+use super::layout::CONDITIONING;
+use super::{JobStore, Result, StoreError};
+
+/// The object with the conditioning of some prompts; `key` is the digest of all that decides it.
+pub fn conditioning_object(key: Digest) -> String {
+    format!("{CONDITIONING}/{key}.safetensors")
+}
+
+impl JobStore {
+    /// The conditioning objects that are there, by name.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn conditionings(&self) -> Result<BTreeSet<String>> {
+        let names = self.list(CONDITIONING).await?;
+        Ok(names.into_iter().map(|name| format!("{CONDITIONING}/{name}")).collect())
+    }
+
+    /// Puts a conditioning object. Whoever makes it makes the same, so that to put it again does no harm, and mends one that is damaged.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn put_conditioning(&self, key: Digest, content: Vec<u8>) -> Result<()> {
+        self.put(&conditioning_object(key), Bytes::from(content).into(), PutMode::Overwrite).await.map(drop)
+    }
+
+    /// Reads a conditioning object. Whoever reads it checks the digest that it carries.
+    ///
+    /// # Errors
+    /// When it is missing, or the store fails.
+    pub async fn conditioning(&self, key: Digest) -> Result<Bytes> {
+        self.get(&conditioning_object(key)).await
+    }
+
+    /// The error of a conditioning object that is not what was put.
+    pub fn damaged_conditioning(&self, key: Digest, problem: &str) -> StoreError {
+        self.damaged(&conditioning_object(key), problem)
+    }
+}

@@ -1,0 +1,105 @@
+//! The content of a conditioning object: a safetensors file with the tensors `text`, `prompts x tokens x width`, and `pooled`,
+//! `prompts x pooled width`. Its metadata says which object it is, and the digest of both tensors' bytes.
+
+use std::collections::HashMap;
+
+use candle_core::{DType, Device, Tensor};
+use obsdiff_engine::pipeline::Conditioning;
+use obsdiff_proto::{Digest, JobSpec};
+use safetensors::SafeTensors;
+use safetensors::tensor::TensorView;
+use serde::{Deserialize, Serialize};
+
+use crate::preparation::{JobModel, compute_type};
+
+/// The metadata's only key.
+const CONTENT: &str = "content";
+
+/// What an object says of itself.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+struct Said {
+    /// The digest of all that decides it.
+    key: Digest,
+    /// The digest of the bytes of `text`, then `pooled`.
+    sha256: Digest,
+}
+
+/// What the conditionings of an object must be like.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Expected {
+    pub(super) prompts: usize,
+    /// Text tokens, features of each, and pooled features.
+    pub(super) sizes: [usize; 3],
+    pub(super) dtype: DType,
+}
+
+impl Expected {
+    /// Of so many prompts of a job.
+    pub(super) fn of(spec: &JobSpec, model: &JobModel, prompts: usize) -> Self {
+        let widths = model.config.conditioning();
+        let sizes = [model.text_tokens, widths.text, widths.pooled];
+        Self { prompts, sizes, dtype: compute_type(spec.model.dtype) }
+    }
+}
+
+/// An object of some prompts.
+pub(super) fn write(key: Digest, conditionings: &[&Conditioning]) -> Result<Vec<u8>, String> {
+    let stacked = |of: fn(&Conditioning) -> &Tensor| {
+        Tensor::stack(&conditionings.iter().map(|one| of(one)).collect::<Vec<_>>(), 0)
+    };
+    let made = || -> candle_core::Result<_> {
+        let (text, pooled) = (stacked(|one| &one.text)?, stacked(|one| &one.pooled)?);
+        let mut bytes = Vec::new();
+        text.write_bytes(&mut bytes)?;
+        let middle = bytes.len();
+        pooled.write_bytes(&mut bytes)?;
+        Ok((text, pooled, bytes, middle))
+    };
+    let (text, pooled, bytes, middle) = made().map_err(|e| e.to_string())?;
+    let said = Said { key, sha256: Digest::of(&bytes) };
+    let said = serde_json::to_string(&said).map_err(|e| e.to_string())?;
+    let view = |tensor: &Tensor, bytes| {
+        TensorView::new(tensor.dtype().into(), tensor.dims().to_vec(), bytes).map_err(|e| e.to_string())
+    };
+    let tensors = [("text", view(&text, &bytes[..middle])?), ("pooled", view(&pooled, &bytes[middle..])?)];
+    safetensors::serialize(tensors, Some(HashMap::from([(CONTENT.to_owned(), said)])))
+        .map_err(|e| e.to_string())
+}
+
+/// Reads an object; the error says what is wrong with it.
+pub(super) fn read(key: Digest, object: &[u8], expected: Expected) -> Result<Vec<Conditioning>, String> {
+    let (_, header) = SafeTensors::read_metadata(object).map_err(|e| format!("it cannot be read: {e}"))?;
+    let tensors = SafeTensors::deserialize(object).map_err(|e| format!("it cannot be read: {e}"))?;
+    let said = header.metadata().as_ref().and_then(|metadata| metadata.get(CONTENT));
+    let said: Said = said
+        .and_then(|said| serde_json::from_str(said).ok())
+        .ok_or("its metadata does not say which prompts it is of")?;
+    if said.key != key {
+        return Err(format!("it is the conditioning of other prompts or by other encoders, {}", said.key));
+    }
+    let Expected { prompts, sizes: [tokens, width, pooled], dtype } = expected;
+    let view = |name: &str, shape: &[usize]| {
+        let view = tensors.tensor(name).map_err(|_| format!("`{name}` is missing"))?;
+        if view.shape() != shape || view.dtype() != dtype.into() {
+            return Err(format!(
+                "`{name}` is {:?} {:?} instead of {dtype:?} {shape:?}",
+                view.dtype(),
+                view.shape()
+            ));
+        }
+        Ok(view)
+    };
+    let shapes = [vec![prompts, tokens, width], vec![prompts, pooled]];
+    let (text, pooled) = (view("text", &shapes[0])?, view("pooled", &shapes[1])?);
+    let found = Digest::of(&[text.data(), pooled.data()].concat());
+    if found != said.sha256 {
+        return Err(format!("its tensors have the digest {found} instead of {}", said.sha256));
+    }
+    let tensor =
+        |view: &TensorView<'_>| Tensor::from_raw_buffer(view.data(), dtype, view.shape(), &Device::Cpu);
+    let split = || -> candle_core::Result<_> {
+        let (text, pooled) = (tensor(&text)?, tensor(&pooled)?);
+        (0..prompts).map(|i| Ok(Conditioning { text: text.get(i)?, pooled: pooled.get(i)? })).collect()
+    };
+    split().map_err(|e| e.to_string())
+}
