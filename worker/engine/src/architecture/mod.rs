@@ -4,6 +4,7 @@
 pub mod flux;
 mod interface;
 pub mod sd3;
+mod shared;
 #[cfg(test)]
 mod tests;
 

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::FluxConfig;
+use crate::architecture::shared::block_sizes::{List, problem};
 
 /// The sizes of every block by itself, where structured pruning took heads and neurons. The lists are empty where all blocks are alike;
 /// otherwise each holds a number for every block of its kind.
@@ -31,7 +32,7 @@ pub(super) const KEYS: [&str; 5] = [
 ];
 
 impl BlockSizes {
-    fn lists(&self) -> [(&'static str, &Vec<usize>); 5] {
+    fn lists(&self) -> [List<'_>; 5] {
         let [heads, ffn, ffn_context, single_heads, single_mlp] = KEYS;
         [
             (heads, &self.attention_heads_per_block),
@@ -86,22 +87,8 @@ impl FluxConfig {
 
     /// What is wrong with the sizes of blocks.
     pub(super) fn blocks_problem(&self) -> Option<String> {
-        let lists = self.blocks.lists();
-        if lists.iter().all(|(_, list)| list.is_empty()) {
-            return None;
-        }
         let dense = Self { blocks: BlockSizes::default(), ..self.clone() }.block_sizes();
-        let mut of_keys = lists.into_iter().zip(dense.lists());
-        of_keys.find_map(|((key, list), (_, most))| {
-            if list.len() != most.len() {
-                let layers = if key.starts_with("single") { "num_single_layers" } else { "num_layers" };
-                return Some(format!("`{key}` has {} numbers, but `{layers}` is {}", list.len(), most.len()));
-            }
-            let mut sizes = list.iter().zip(most).enumerate();
-            sizes.find_map(|(block, (found, most))| {
-                (!(1..=*most).contains(found))
-                    .then(|| format!("`{key}` is {found} in block {block}, but must lie within 1..={most}"))
-            })
-        })
+        let layers = |key: &str| if key.starts_with("single") { "num_single_layers" } else { "num_layers" };
+        problem(self.blocks.lists(), dense.lists(), layers)
     }
 }

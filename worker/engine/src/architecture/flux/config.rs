@@ -6,30 +6,30 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::block_sizes::{self, BlockSizes};
+use crate::architecture::shared::config::{Format, sizes_problem};
 use crate::checkpoint::read_json;
 use crate::{Error, Result};
 
-/// No known model comes near; larger sizes would only overflow.
-const MAX_SIZE: usize = 1 << 16;
 pub(super) const CLASS: &str = "FluxTransformer2DModel";
 /// The class of a model whose blocks differ, which a Python module beside its configuration holds.
 pub(super) const PRUNED_CLASS: &str = "PrunedFluxTransformer2DModel";
-const KEYS: [&str; 12] = [
-    "patch_size",
-    "in_channels",
-    "out_channels",
-    "num_layers",
-    "num_single_layers",
-    "attention_head_dim",
-    "num_attention_heads",
-    "joint_attention_dim",
-    "pooled_projection_dim",
-    "guidance_embeds",
-    "axes_dims_rope",
-    "auto_map",
-];
-/// Keys whose values are no single whole number.
-const OTHER_KEYS: [&str; 4] = ["out_channels", "guidance_embeds", "axes_dims_rope", "auto_map"];
+
+const FORMAT: Format = Format {
+    class: CLASS,
+    pruned_class: PRUNED_CLASS,
+    sizes: &[
+        "patch_size",
+        "in_channels",
+        "num_layers",
+        "num_single_layers",
+        "attention_head_dim",
+        "num_attention_heads",
+        "joint_attention_dim",
+        "pooled_projection_dim",
+    ],
+    others: &["out_channels", "guidance_embeds", "axes_dims_rope", "auto_map"],
+    block_sizes: &block_sizes::KEYS,
+};
 
 /// Latent pixels on a side of a token's square. The pipeline packs it, so that the transformer's own patch is one.
 pub(super) const PATCH: usize = 2;
@@ -85,26 +85,7 @@ impl FluxConfig {
     }
 
     fn from_keys(keys: Map<String, Value>) -> Result<Self, String> {
-        match keys.get("_class_name").and_then(Value::as_str) {
-            Some(CLASS | PRUNED_CLASS) => {}
-            Some(other) => {
-                return Err(format!("`_class_name` is \"{other}\", but only \"{CLASS}\" is supported here"));
-            }
-            None => return Err(format!("lacks `_class_name`, which should be \"{CLASS}\"")),
-        }
-        for (key, value) in keys.iter().filter(|(key, _)| !key.starts_with('_')) {
-            if block_sizes::KEYS.contains(&key.as_str()) {
-                continue;
-            }
-            if !KEYS.contains(&key.as_str()) {
-                return Err(format!("key `{key}` = {value} is not known, and might change the arithmetic"));
-            }
-            if !OTHER_KEYS.contains(&key.as_str()) && !value.is_u64() {
-                return Err(format!("`{key}` is {value}, but must be a whole number"));
-            }
-        }
-        let config: Self =
-            serde_json::from_value(Value::Object(keys)).map_err(|e| format!("is not usable: {e}"))?;
+        let config: Self = FORMAT.read(keys)?;
         config.problem().map_or(Ok(config), Err)
     }
 
@@ -128,17 +109,12 @@ impl FluxConfig {
             ("joint_attention_dim", self.joint_attention_dim),
             ("pooled_projection_dim", self.pooled_projection_dim),
         ];
-        if let Some((key, value)) = sizes.into_iter().find(|(_, value)| !(1..=MAX_SIZE).contains(value)) {
-            return Some(format!("`{key}` is {value}, but must lie within 1..={MAX_SIZE}"));
+        let problem = sizes_problem(&sizes, self.num_attention_heads, self.attention_head_dim);
+        if problem.is_some() {
+            return problem;
         }
         if self.patch_size != 1 {
             return Some(format!("`patch_size` is {}, but only 1 is supported", self.patch_size));
-        }
-        if self.width() > MAX_SIZE {
-            return Some(format!(
-                "`num_attention_heads` {} times `attention_head_dim` {} is above {MAX_SIZE}",
-                self.num_attention_heads, self.attention_head_dim
-            ));
         }
         for (key, features) in [("in_channels", self.in_channels), ("out_channels", self.output_features())] {
             if !features.is_multiple_of(PATCH * PATCH) {

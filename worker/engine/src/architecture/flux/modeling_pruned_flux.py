@@ -59,9 +59,7 @@ class PrunedFluxTransformer2DModel(FluxTransformer2DModel):
                 (block.ff_context, ffn_context_width_per_block),
             ):
                 if widths is not None:
-                    up, down = network.net[0], network.net[2]
-                    up.proj = _linear(up.proj, up.proj.in_features, widths[index])
-                    network.net[2] = _linear(down, widths[index], down.out_features)
+                    _keep_neurons(network, widths[index])
         for index, block in enumerate(self.single_transformer_blocks):
             attended, hidden = block.attn.heads * attention_head_dim, block.proj_mlp.out_features
             if single_attention_heads_per_block is not None:
@@ -74,29 +72,6 @@ class PrunedFluxTransformer2DModel(FluxTransformer2DModel):
             block.proj_out = _linear(block.proj_out, attended + hidden, block.proj_out.out_features)
 
 
-def _keep_heads(attention, heads, head_dim):
-    inner = heads * head_dim
-    for name in ("to_q", "to_k", "to_v", "add_q_proj", "add_k_proj", "add_v_proj"):
-        linear = getattr(attention, name, None)
-        if linear is not None:
-            setattr(attention, name, _linear(linear, linear.in_features, inner))
-    # A single-stream block's attention has no output projection of its own.
-    if getattr(attention, "to_out", None) is not None:
-        attention.to_out[0] = _linear(attention.to_out[0], inner, attention.to_out[0].out_features)
-    if getattr(attention, "to_add_out", None) is not None:
-        attention.to_add_out = _linear(attention.to_add_out, inner, attention.to_add_out.out_features)
-    attention.heads = heads
-    attention.inner_dim = attention.inner_kv_dim = inner
-
-
-def _linear(like, in_features, out_features):
-    return nn.Linear(
-        in_features, out_features, bias=like.bias is not None, device=like.weight.device, dtype=like.weight.dtype
-    )
-
-
 def load_pruned_transformer(directory=None, **kwargs):
     """The transformer in `directory`, by default the one that this file lies in; `kwargs` are those of `from_pretrained`."""
-    if directory is None:
-        directory = os.path.dirname(os.path.abspath(__file__))
-    return PrunedFluxTransformer2DModel.from_pretrained(directory, **kwargs)
+    return _load(PrunedFluxTransformer2DModel, directory, kwargs)

@@ -2,18 +2,16 @@
 
 use std::path::Path;
 
-use serde_json::{Map, Value, json};
-
+use super::FluxConfig;
 use super::config::PRUNED_CLASS;
-use super::{BlockSizes, FluxConfig};
-use crate::checkpoint::read_json;
-use crate::{Error, Result};
+use crate::Result;
+use crate::architecture::shared::{block_sizes, module};
 
 /// The Python module that lies beside the configuration.
 pub const MODULE_FILE: &str = "modeling_pruned_flux.py";
 
 /// Its text: diffusers' class with the sizes of each block, and a function that loads it.
-pub const MODULE: &str = include_str!("modeling_pruned_flux.py");
+pub const MODULE: &str = module!("modeling_pruned_flux.py");
 
 impl FluxConfig {
     /// The same model with `kept[i]` parts left of structure i of its inventory.
@@ -42,17 +40,6 @@ impl FluxConfig {
     /// # Errors
     /// When the source's cannot be read.
     pub fn pruned_json(&self, source: &Path) -> Result<Vec<u8>> {
-        let path = source.join("config.json");
-        let mut keys: Map<String, Value> = read_json(&path)?;
-        let unwritable =
-            |e: serde_json::Error| Error::content(&path, format!("cannot be written again: {e}"));
-        let sizes: BlockSizes = self.block_sizes();
-        if let Value::Object(sizes) = serde_json::to_value(sizes).map_err(unwritable)? {
-            keys.extend(sizes);
-        }
-        let module = MODULE_FILE.trim_end_matches(".py");
-        keys.insert("_class_name".to_owned(), json!(PRUNED_CLASS));
-        keys.insert("auto_map".to_owned(), json!({ "AutoModel": format!("{module}.{PRUNED_CLASS}") }));
-        serde_json::to_vec_pretty(&keys).map_err(unwritable)
+        block_sizes::pruned_json(source, &self.block_sizes(), PRUNED_CLASS, MODULE_FILE)
     }
 }

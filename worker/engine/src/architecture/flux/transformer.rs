@@ -8,6 +8,8 @@ use super::config::PATCH;
 use super::loading::Blocks;
 use super::places;
 use super::single::SingleBlock;
+use crate::architecture::shared::call::CallShapes;
+use crate::architecture::shared::check_dtype;
 use crate::checkpoint::Weights;
 use crate::model::conditioning::TimeTextEmbed;
 use crate::model::joint::JointBlock;
@@ -57,11 +59,7 @@ impl FluxTransformer {
     pub fn load(config: FluxConfig, weights: &Weights, dtype: DType, device: &Device) -> Result<Self> {
         config.validate()?;
         config.check(weights)?;
-        if !matches!(dtype, DType::F32 | DType::BF16 | DType::F16) {
-            return Err(Error::Argument(format!(
-                "a transformer computes in f32, bf16 or f16, not in {dtype:?}"
-            )));
-        }
+        check_dtype(dtype)?;
         let loader = Loader { weights, dtype, device };
         let inventory = config.inventory();
         let blocks = Blocks { config: &config, inventory: &inventory, loader: &loader };
@@ -101,42 +99,15 @@ impl FluxTransformer {
 
     /// Checks a call's shapes; gives image tokens on each side.
     fn check(&self, call: &Denoise<'_>) -> Result<(usize, usize)> {
-        let refuse = |what: &str, tensor: &Tensor, expected: String| {
-            Err(Error::Argument(format!(
-                "{what} have shape {:?}, but the transformer takes {expected}",
-                tensor.dims()
-            )))
+        let shapes = CallShapes {
+            channels: self.config.channels(),
+            joint: self.config.joint_attention_dim,
+            pooled: self.config.pooled_projection_dim,
+            guided: self.config.guidance_embeds,
         };
-        let channels = self.config.channels();
-        let (batch, height, width) = match call.latents.dims() {
-            &[batch, found, height, width] if batch > 0 && found == channels => (batch, height, width),
-            _ => {
-                let expected = format!("[batch, {channels}, height, width] with a batch of 1 or more");
-                return refuse("latents", call.latents, expected);
-            }
-        };
+        let (height, width) = shapes.check(call)?;
         self.config.image_tokens(height, width)?;
-        if call.timestep.dims() != [batch] {
-            return refuse("timesteps", call.timestep, format!("[{batch}]"));
-        }
-        let joint = self.config.joint_attention_dim;
-        if !matches!(call.text.dims(), &[b, tokens, n] if b == batch && tokens > 0 && n == joint) {
-            return refuse("text tokens", call.text, format!("[{batch}, tokens, {joint}]"));
-        }
-        let pooled = self.config.pooled_projection_dim;
-        if call.pooled.dims() != [batch, pooled] {
-            return refuse("pooled embeddings", call.pooled, format!("[{batch}, {pooled}]"));
-        }
-        match (call.guidance, self.config.guidance_embeds) {
-            (Some(guidance), true) if guidance.dims() != [batch] => {
-                refuse("guidances", guidance, format!("[{batch}]"))
-            }
-            (None, true) => Err(Error::Argument("the transformer takes guidance as an input".to_owned())),
-            (Some(_), false) => {
-                Err(Error::Argument("the transformer takes no guidance as an input".to_owned()))
-            }
-            _ => Ok((height / PATCH, width / PATCH)),
-        }
+        Ok((height / PATCH, width / PATCH))
     }
 
     fn import(&self, tensor: &Tensor) -> Result<Tensor> {

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::Sd3Config;
+use crate::architecture::shared::block_sizes::{List, problem};
 
 /// The sizes of every block by itself, where structured pruning took heads and neurons. The lists are empty where all blocks are alike;
 /// otherwise each holds a number for every block, 0 where the block has no such module.
@@ -28,7 +29,7 @@ pub(super) const KEYS: [&str; 4] = [
 ];
 
 impl BlockSizes {
-    fn lists(&self) -> [(&'static str, &Vec<usize>); 4] {
+    fn lists(&self) -> [List<'_>; 4] {
         let [heads, heads_2, ffn, ffn_context] = KEYS;
         [
             (heads, &self.attention_heads_per_block),
@@ -81,28 +82,7 @@ impl Sd3Config {
 
     /// What is wrong with the sizes of blocks.
     pub(super) fn blocks_problem(&self) -> Option<String> {
-        let lists = self.blocks.lists();
-        if lists.iter().all(|(_, list)| list.is_empty()) {
-            return None;
-        }
-        if let Some((key, list)) = lists.iter().find(|(_, list)| list.len() != self.num_layers) {
-            return Some(format!(
-                "`{key}` has {} numbers, but `num_layers` is {}",
-                list.len(),
-                self.num_layers
-            ));
-        }
         let dense = Self { blocks: BlockSizes::default(), ..self.clone() }.block_sizes();
-        for ((key, list), (_, most)) in lists.into_iter().zip(dense.lists()) {
-            for (block, (found, most)) in list.iter().zip(most).enumerate() {
-                if found > most || (*found == 0 && *most > 0) {
-                    let least = usize::from(*most > 0);
-                    return Some(format!(
-                        "`{key}` is {found} in block {block}, but must lie within {least}..={most}"
-                    ));
-                }
-            }
-        }
-        None
+        problem(self.blocks.lists(), dense.lists(), |_| "num_layers")
     }
 }

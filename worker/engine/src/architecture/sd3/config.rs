@@ -6,30 +6,32 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::block_sizes::{self, BlockSizes};
+use crate::architecture::shared::config::{Format, sizes_problem};
 use crate::checkpoint::read_json;
 use crate::{Error, Result};
 
-/// No known model comes near; larger sizes would only overflow.
-const MAX_SIZE: usize = 1 << 16;
 pub(super) const CLASS: &str = "SD3Transformer2DModel";
 /// The class of a model whose blocks differ, which a Python module beside its configuration holds.
 pub(super) const PRUNED_CLASS: &str = "PrunedSD3Transformer2DModel";
-const KEYS: [&str; 14] = [
-    "sample_size",
-    "patch_size",
-    "in_channels",
-    "num_layers",
-    "attention_head_dim",
-    "num_attention_heads",
-    "joint_attention_dim",
-    "caption_projection_dim",
-    "pooled_projection_dim",
-    "out_channels",
-    "pos_embed_max_size",
-    "dual_attention_layers",
-    "qk_norm",
-    "auto_map",
-];
+
+const FORMAT: Format = Format {
+    class: CLASS,
+    pruned_class: PRUNED_CLASS,
+    sizes: &[
+        "sample_size",
+        "patch_size",
+        "in_channels",
+        "num_layers",
+        "attention_head_dim",
+        "num_attention_heads",
+        "joint_attention_dim",
+        "caption_projection_dim",
+        "pooled_projection_dim",
+        "pos_embed_max_size",
+    ],
+    others: &["out_channels", "dual_attention_layers", "qk_norm", "auto_map"],
+    block_sizes: &block_sizes::KEYS,
+};
 
 /// The sizes of an `SD3Transformer2DModel`, by diffusers' names.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -81,35 +83,7 @@ impl Sd3Config {
     }
 
     fn from_keys(keys: Map<String, Value>) -> Result<Self, String> {
-        match keys.get("_class_name").and_then(Value::as_str) {
-            Some(CLASS | PRUNED_CLASS) => {}
-            Some(other) => {
-                return Err(format!("`_class_name` is \"{other}\", but only \"{CLASS}\" is supported here"));
-            }
-            None => return Err(format!("lacks `_class_name`, which should be \"{CLASS}\"")),
-        }
-        let unknown = |key: &&String| {
-            let key = key.as_str();
-            !key.starts_with('_') && !KEYS.contains(&key) && !block_sizes::KEYS.contains(&key)
-        };
-        if let Some(key) = keys.keys().find(unknown) {
-            return Err(format!("key `{key}` = {} is not known, and might change the arithmetic", keys[key]));
-        }
-        for (key, value) in &keys {
-            let size = !key.starts_with('_')
-                && !["out_channels", "dual_attention_layers", "qk_norm", "auto_map"].contains(&key.as_str())
-                && !block_sizes::KEYS.contains(&key.as_str());
-            if size && !value.is_u64() {
-                return Err(format!("`{key}` is {value}, but must be a whole number"));
-            }
-        }
-        if let Some(value) =
-            keys.get("qk_norm").filter(|value| !value.is_null() && value.as_str() != Some("rms_norm"))
-        {
-            return Err(format!("`qk_norm` is {value}, but only null and \"rms_norm\" are supported"));
-        }
-        let config: Self =
-            serde_json::from_value(Value::Object(keys)).map_err(|e| format!("is not usable: {e}"))?;
+        let config: Self = FORMAT.read(keys)?;
         config.problem().map_or(Ok(config), Err)
     }
 
@@ -136,14 +110,9 @@ impl Sd3Config {
             ("out_channels", self.output_channels()),
             ("pos_embed_max_size", self.pos_embed_max_size),
         ];
-        if let Some((key, value)) = sizes.into_iter().find(|(_, value)| !(1..=MAX_SIZE).contains(value)) {
-            return Some(format!("`{key}` is {value}, but must lie within 1..={MAX_SIZE}"));
-        }
-        if self.width() > MAX_SIZE {
-            return Some(format!(
-                "`num_attention_heads` {} times `attention_head_dim` {} is above {MAX_SIZE}",
-                self.num_attention_heads, self.attention_head_dim
-            ));
+        let problem = sizes_problem(&sizes, self.num_attention_heads, self.attention_head_dim);
+        if problem.is_some() {
+            return problem;
         }
         if self.caption_projection_dim != self.width() {
             return Some(format!(

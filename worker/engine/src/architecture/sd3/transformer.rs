@@ -5,6 +5,9 @@ use obsdiff_proto::{Inventory, LinearId};
 
 use super::embedding::PatchEmbed;
 use super::{Sd3Config, block};
+use crate::Result;
+use crate::architecture::shared::call::CallShapes;
+use crate::architecture::shared::check_dtype;
 use crate::checkpoint::Weights;
 use crate::model::conditioning::TimeTextEmbed;
 use crate::model::joint::JointBlock;
@@ -14,7 +17,6 @@ use crate::model::ops::{LinearTensors, Modulation, Ops};
 use crate::model::state::{name, no_block};
 use crate::model::stream::BlockContext;
 use crate::model::{Denoise, DiffusionModel, State, Tap};
-use crate::{Error, Result};
 
 /// An `SD3Transformer2DModel` with its weights. A clone shares them until either replaces one.
 #[derive(Clone, Debug)]
@@ -42,11 +44,7 @@ impl Sd3Transformer {
     pub fn load(config: Sd3Config, weights: &Weights, dtype: DType, device: &Device) -> Result<Self> {
         config.validate()?;
         config.check(weights)?;
-        if !matches!(dtype, DType::F32 | DType::BF16 | DType::F16) {
-            return Err(Error::Argument(format!(
-                "a transformer computes in f32, bf16 or f16, not in {dtype:?}"
-            )));
-        }
+        check_dtype(dtype)?;
         let loader = Loader { weights, dtype, device };
         let inventory = config.inventory();
         let width = config.width();
@@ -87,38 +85,14 @@ impl Sd3Transformer {
 
     /// Checks a call's shapes; gives image tokens on each side.
     fn check(&self, call: &Denoise<'_>) -> Result<(usize, usize)> {
-        let refuse = |what: &str, tensor: &Tensor, expected: String| {
-            Err(Error::Argument(format!(
-                "{what} have shape {:?}, but the transformer takes {expected}",
-                tensor.dims()
-            )))
+        let shapes = CallShapes {
+            channels: self.config.in_channels,
+            joint: self.config.joint_attention_dim,
+            pooled: self.config.pooled_projection_dim,
+            guided: false,
         };
-        let channels = self.config.in_channels;
-        let &[batch, found, height, width] = call.latents.dims() else {
-            return refuse("latents", call.latents, format!("[batch, {channels}, height, width]"));
-        };
-        if batch == 0 || found != channels {
-            return refuse(
-                "latents",
-                call.latents,
-                format!("[batch, {channels}, height, width] with a batch of 1 or more"),
-            );
-        }
+        let (height, width) = shapes.check(call)?;
         self.config.image_tokens(height, width)?;
-        if call.timestep.dims() != [batch] {
-            return refuse("timesteps", call.timestep, format!("[{batch}]"));
-        }
-        let joint = self.config.joint_attention_dim;
-        if !matches!(call.text.dims(), &[b, tokens, n] if b == batch && tokens > 0 && n == joint) {
-            return refuse("text tokens", call.text, format!("[{batch}, tokens, {joint}]"));
-        }
-        let pooled = self.config.pooled_projection_dim;
-        if call.pooled.dims() != [batch, pooled] {
-            return refuse("pooled embeddings", call.pooled, format!("[{batch}, {pooled}]"));
-        }
-        if call.guidance.is_some() {
-            return Err(Error::Argument("the transformer takes no guidance as an input".to_owned()));
-        }
         Ok((height / self.config.patch_size, width / self.config.patch_size))
     }
 
