@@ -1,9 +1,9 @@
-//! Time as an argument, so that what depends on it can be tested without waiting.
+//! The clock is an argument, so that code that depends on time can be tested without waiting.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Time since some fixed moment; never goes back.
+/// The time since some fixed moment. It never goes back.
 pub type Clock = Arc<dyn Fn() -> Duration + Send + Sync>;
 
 /// The machine's clock, counted from now.

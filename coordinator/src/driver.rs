@@ -23,19 +23,19 @@ pub struct Driver<'a> {
     /// The last name given to a worker.
     latest: WorkerId,
     writes: UnboundedSender<Write>,
-    /// Until the driver runs.
+    /// Present until the driver runs.
     writer: Option<RecordWriter>,
     rendezvous: Arc<RendezvousService>,
     outcome: Option<Outcome>,
 }
 
-/// How long a driver that is stopped waits for what is being written.
+/// How long a stopped driver waits for a write that is in progress.
 const FINISH: Duration = Duration::from_secs(5);
 
-/// How often it is looked for another coordinator of the same job.
+/// How often the driver checks whether another coordinator has taken over the job.
 const LOOK: Duration = Duration::from_secs(10);
 
-/// What is to be made durable.
+/// A record to write to the job's store.
 enum Write {
     Commit(Arc<Manifest>),
     Save(Arc<Exponents>),
@@ -81,7 +81,7 @@ impl<'a> Driver<'a> {
         self.rendezvous.clone()
     }
 
-    /// Runs until the job is over, or the driver is stopped before. A manifest that is being written then is finished.
+    /// Runs until the job is over or the driver is stopped. It first finishes a manifest that it is writing.
     pub async fn run(&mut self) -> Option<Outcome> {
         let mut writing = pin!(self.writer.take()?.run());
         let outcome = tokio::select! {
@@ -117,7 +117,7 @@ impl<'a> Driver<'a> {
         self.outcome.clone()
     }
 
-    /// Goes on telling newcomers that the job is over, for so long or until it is stopped.
+    /// For this time, or until it is stopped, tells each worker that still connects that the job is over.
     pub async fn linger(&mut self, most: Duration) {
         let end = (self.clock)() + most;
         while let Some(left) = end.checked_sub((self.clock)()) {
@@ -133,7 +133,7 @@ impl<'a> Driver<'a> {
             Message::Join(hello, downlink) => {
                 self.latest = WorkerId(self.latest.0 + 1);
                 let worker = self.latest;
-                // Whoever stands by is not welcomed: it would begin to prepare.
+                // A worker that stands by gets no welcome, because it would begin to prepare.
                 if self.core.other_hardware(&hello.hardware).is_none() {
                     downlink.welcome(worker);
                 }
@@ -147,7 +147,7 @@ impl<'a> Driver<'a> {
                 }
                 self.step(input);
             }
-            // Who asked may have gone.
+            // The caller may have stopped waiting.
             Message::View(reply) => drop(reply.send(self.core.view())),
             Message::Superseded(life) => {
                 self.outcome = Some(Outcome::Failed(Failure::Superseded { life }));
@@ -187,12 +187,12 @@ impl<'a> Driver<'a> {
     }
 
     fn write(&self, write: Write) {
-        // The writer ends with the driver, never before.
+        // The writer never ends before the driver.
         let _ = self.writes.send(write);
     }
 }
 
-/// Writes one thing after another, beside the core: a slow store never holds it up.
+/// Writes records one after another in a task of its own, so that a slow store does not hold up the core.
 struct RecordWriter {
     records: Box<dyn Records>,
     writes: UnboundedReceiver<Write>,
@@ -200,7 +200,7 @@ struct RecordWriter {
 }
 
 impl RecordWriter {
-    /// Writes until it is told that nothing follows, or another coordinator has taken over: of two, the older one writes no more.
+    /// Writes until it receives the end mark or another coordinator has taken over the job. The older of two coordinators stops writing.
     async fn run(mut self) {
         let mut looks = interval(LOOK);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -235,13 +235,13 @@ impl RecordWriter {
             }
             Write::SaveHardware(hardware) => {
                 if let Err(error) = self.records.save_hardware(&hardware).await {
-                    // Manifests have it too.
+                    // Manifests hold it as well.
                     tracing::warn!(%error, "the kind of hardware was not saved");
                 }
             }
             Write::Save(exponents) => {
                 if let Err(error) = self.records.save(&exponents).await {
-                    // Manifests have them too, and the pilot would find them again.
+                    // Manifests hold them as well, and a pilot run would find them again.
                     tracing::warn!(%error, "exponents were not saved");
                 }
             }

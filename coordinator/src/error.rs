@@ -1,4 +1,4 @@
-//! What can go wrong with a coordinator.
+//! Errors of a coordinator.
 
 use std::net::SocketAddr;
 
@@ -6,21 +6,21 @@ use obsdiff_security::SecurityError;
 use obsdiff_store::StoreError;
 use thiserror::Error;
 
-/// What can go wrong with a coordinator, before it drives a job.
+/// Errors of a coordinator before it drives a job.
 #[derive(Debug, Error)]
 pub enum Error {
     /// The port cannot be bound or served.
     #[error("{address}: {problem}")]
     Port {
-        /// Where it was to listen.
+        /// The address to listen on.
         address: SocketAddr,
-        /// What the system said.
+        /// The system's error.
         problem: String,
     },
     /// Nothing protects the port.
     #[error(transparent)]
     Security(#[from] SecurityError),
-    /// The job's store holds another job, is damaged, or does not do what it is asked.
+    /// The job's store holds another job, is damaged, or fails.
     #[error(transparent)]
     Store(#[from] StoreError),
     /// The job cannot be written as JSON.

@@ -1,4 +1,4 @@
-//! The coordinator's port: sessions with workers elsewhere, and the job for those who watch it.
+//! The gRPC service for the sessions of workers in other processes.
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
@@ -18,11 +18,11 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::{Downlink, Handle, Message};
 
-/// How often each side wants to hear of the other.
+/// How often each side expects a message from the other.
 const HEARTBEAT: Duration = Duration::from_secs(1);
 /// How long a worker may take to say hello.
 const HELLO: Duration = Duration::from_secs(10);
-/// Commands that wait for a slow connection; what comes on top is dropped, and sent again later.
+/// Commands that may wait for a slow connection. Further ones are dropped, and sent again later.
 const WAITING: usize = 1024;
 
 /// Serves sessions of one job.
@@ -33,13 +33,13 @@ pub(super) struct Sessions {
 }
 
 impl Sessions {
-    /// Sessions whose workers are told this of the job.
+    /// Sessions whose workers receive this briefing.
     pub(super) fn new(handle: Handle, briefing: Arc<Briefing>) -> Self {
         Self { handle, briefing, places: Places::default() }
     }
 }
 
-/// Places for workers at work. One that has no way to others takes all of them.
+/// The number of workers that may work at a time. A worker that cannot reach others takes all places.
 #[derive(Clone)]
 struct Places(Arc<Semaphore>);
 
@@ -50,7 +50,7 @@ impl Default for Places {
 }
 
 impl Places {
-    /// A place for a worker. One without a network collective sums its Grams by itself: it works where no other does.
+    /// A place for a worker. A worker without a network collective works alone, so it waits until no other one works.
     fn take(&self, networked: bool) -> Result<OwnedSemaphorePermit, &'static str> {
         let places = if networked { 1 } else { MOST_WORKERS as u32 };
         self.0.clone().try_acquire_many_owned(places).map_err(|_| if networked { "a worker without a network collective is at work: this one stands by until it leaves" } else {
@@ -59,8 +59,8 @@ impl Places {
             })
     }
 
-    /// Has a worker stand by until there is a place; none where it leaves before. Who stands by is not in a queue: a worker that needs
-    /// all places would keep others from those that are free.
+    /// Lets a worker stand by until there is a place. Returns nothing if the worker leaves first. There is no queue, because a worker
+    /// that needs all places would keep others from the free ones.
     async fn wait(
         &self,
         networked: bool,
@@ -77,7 +77,7 @@ impl Places {
             } else {
                 CoordinatorEvent::StandBy(why.to_owned())
             };
-            // A full queue shows that the worker is there, if slow.
+            // A full queue means that the worker is slow, not lost.
             let _ = out.try_send((&event).into());
             if timeout(HEARTBEAT, out.closed()).await.is_ok() {
                 return None;
@@ -124,7 +124,7 @@ impl v1::session_server::Session for Sessions {
     }
 }
 
-/// Passes on what a worker says, until either side ends the session.
+/// Passes on a worker's messages until either side ends the session.
 async fn listen(
     handle: Handle,
     mut incoming: Streaming<v1::WorkerEvent>,
@@ -132,7 +132,7 @@ async fn listen(
     name: oneshot::Receiver<WorkerId>,
     mut closed: oneshot::Receiver<()>,
 ) {
-    // Without an answer the coordinator is gone, and the stream ends.
+    // No answer means that the driver has ended: the stream ends too.
     let Ok(worker) = name.await else { return };
     let mut beat = interval(HEARTBEAT);
     beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -142,7 +142,7 @@ async fn listen(
             _ = &mut closed => return,
             () = out.closed() => break "the connection was lost".to_owned(),
             _ = beat.tick() => {
-                // A full queue shows that the worker is there, if slow.
+                // A full queue means that the worker is slow, not lost.
                 let _ = out.try_send((&CoordinatorEvent::Heartbeat).into());
             }
             message = incoming.message() => match message {
@@ -151,7 +151,7 @@ async fn listen(
                     Ok(WorkerEvent::Hello(_)) => break refuse(&out, "it said hello twice".to_owned()),
                     Err(error) => break refuse(&out, error.to_string()),
                 },
-                // Closed by the worker, or by this side for want of an answer.
+                // The worker closed the stream, or it did not answer in time.
                 Ok(None) => break "the connection ended".to_owned(),
                 Err(status) => break format!("the connection was lost: {}", status.message()),
             },
@@ -165,7 +165,7 @@ fn refuse(out: &Sender<v1::CoordinatorEvent>, words: String) -> String {
     words
 }
 
-/// Where the queue is full, the end of the stream says as much.
+/// Tells a worker why its session ends. If the queue is full, the worker only sees the stream end.
 fn dismiss(out: &Sender<v1::CoordinatorEvent>, dismissed: Dismissed) {
     let _ = out.try_send((&CoordinatorEvent::Dismissed(dismissed)).into());
 }
@@ -184,7 +184,7 @@ impl Downlink for SessionLink {
         let welcome = Welcome { worker, heartbeat: HEARTBEAT, briefing: self.briefing.clone() };
         let _ = self.out.try_send((&CoordinatorEvent::Welcome(Box::new(welcome))).into());
         if let Some(named) = lock(&self.named).take() {
-            // Its task is gone only where the connection is.
+            // The task ends only with its connection.
             let _ = named.send(worker);
         }
     }
@@ -233,7 +233,7 @@ mod tests {
         for _ in 0..3600 {
             assert_eq!(next().await, CoordinatorEvent::Heartbeat);
         }
-        // Those that can work with others are not kept out meanwhile.
+        // Meanwhile workers that can work with others may join.
         drop(places.take(true).unwrap());
         drop(at_work);
         assert!(waiting.await.unwrap());

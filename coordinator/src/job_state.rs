@@ -1,4 +1,4 @@
-//! What a job has done so far: its store, begun or found again.
+//! The job state: how far a job is, and the store that holds it.
 
 use std::io;
 use std::path::PathBuf;
@@ -37,7 +37,7 @@ pub struct JobState {
     runtime: Runtime,
     /// The directory, where it is one.
     folder: Option<PathBuf>,
-    /// The first package that was finished and is run again, since something of it is missing.
+    /// The first finished package that runs again because a part of it is missing.
     pub went_back: Option<PackageId>,
     /// How far the job is.
     pub job: Job,
@@ -94,7 +94,7 @@ impl JobState {
         Ok(Self { store, runtime, folder, went_back, job, resumed: opened == Opened::Resumed })
     }
 
-    /// Whether the store at `url` holds the state of a job of this specification, if only a part of it. Nothing is made where none is.
+    /// Whether the store at `url` holds a job state of this specification, or a part of it. This creates nothing.
     ///
     /// # Errors
     /// When the store cannot be read.
@@ -128,15 +128,15 @@ impl JobState {
         &self.runtime
     }
 
-    /// What its messages call it: where it is.
+    /// Its location, as messages name it.
     pub fn url(&self) -> &str {
         self.store.name()
     }
 
-    /// Where it is for processes in other folders.
+    /// Its location, for processes that run in other folders.
     ///
     /// # Errors
-    /// When this process has no folder any more.
+    /// When the current folder of this process does not exist any more.
     pub fn absolute_url(&self) -> io::Result<String> {
         match &self.folder {
             Some(folder) => Ok(std::path::absolute(folder)?.display().to_string()),
@@ -144,7 +144,7 @@ impl JobState {
         }
     }
 
-    /// Removes what the job has put in its store: it is done, or cannot be done as it is.
+    /// Removes all that the job has put in its store: the job is finished, or its input has to change.
     pub fn remove(self, disk: &Disk) {
         if let Err(error) = self.runtime.block_on(self.store.remove(disk)) {
             tracing::warn!(state = self.url(), %error, "the state of the job could not be removed");

@@ -1,4 +1,4 @@
-//! The job for those who watch it.
+//! The gRPC service that shows a job and its events.
 
 use std::pin::Pin;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use tonic::{Request, Response, Status};
 use crate::Handle;
 use crate::clock::Clock;
 
-/// How often a watcher hears of a job in which something moves.
+/// How often a watcher gets a report while the job makes progress.
 const LOOK: Duration = Duration::from_millis(100);
 
 /// A job as its coordinator shows it.
@@ -24,7 +24,7 @@ pub struct ServedJob {
     pub handle: Handle,
     /// The pipeline that is pruned.
     pub model: String,
-    /// Where the pruned one goes.
+    /// The location of the pruned pipeline.
     pub output: String,
     /// Time since the coordinator started.
     pub clock: Clock,
@@ -45,7 +45,7 @@ impl ServedJob {
         })
     }
 
-    /// Sends news until the job is over or nobody listens.
+    /// Sends news until the job is over or the watcher has left.
     async fn send(self, out: mpsc::Sender<News>, mut told: broadcast::Receiver<String>) {
         let mut last = None;
         let mut looks = tokio::time::interval(LOOK);
@@ -63,7 +63,7 @@ impl ServedJob {
                     let over = report.view.ending.is_some();
                     if last.as_ref() != Some(&report.view) {
                         last = Some(report.view.clone());
-                        // Where nobody listens, the loop ends at its next turn.
+                        // If the watcher has left, the loop ends at its next turn.
                         let _ = out.send(News::Report(Box::new(report))).await;
                     }
                     if over {

@@ -1,7 +1,7 @@
 //! The coordinator of a job around its pure core: [`Driver`] feeds it what happens and carries out what it decides, in one task.
-//! Sessions reach it by a [`Handle`], whatever they come over; [`Port`] serves those of other processes by gRPC.
+//! Sessions reach it by a [`Handle`], over any connection. [`Port`] serves the sessions of other processes by gRPC.
 //!
-//! It knows what workers say, and neither a worker nor the model.
+//! It knows the messages of workers, but neither a worker's code nor the model.
 
 pub mod clock;
 mod driver;
@@ -31,34 +31,34 @@ pub use store::{CoordinatorStore, Opened};
 
 /// The coordinator's end of a session. Calls must not block.
 pub trait Downlink: Send {
-    /// The worker's name in this session; said before anything else.
+    /// Sends the worker's name in this session. Called before anything else.
     fn welcome(&self, worker: WorkerId);
     /// Sends a command. One that cannot be sent may be dropped.
     fn command(&self, command: Command);
-    /// Says why the session ends, and ends it.
+    /// Sends the reason why the session ends, and ends it.
     fn dismiss(&self, why: Dismissal);
 }
 
-/// Who is told how the job goes.
+/// Receives the events of a job.
 pub trait Observer {
     /// Something worth telling a user.
     fn event(&mut self, event: &Event);
-    /// A step was taken; `core` is as it left it. Called before its commands are sent.
+    /// Called after each step of `core`, before the step's commands are sent.
     fn step(&mut self, core: &Core);
 }
 
-/// Nobody.
+/// Ignores all events.
 impl Observer for () {
     fn event(&mut self, _: &Event) {}
     fn step(&mut self, _: &Core) {}
 }
 
-/// What reaches the driver.
+/// A message to the driver.
 enum Message {
     Join(Box<Hello>, Box<dyn Downlink>),
     Input(Input),
     View(oneshot::Sender<View>),
-    /// The coordinator of this life runs the job now.
+    /// The coordinator with this life runs the job now.
     Superseded(u32),
     Stop,
 }
@@ -69,7 +69,7 @@ impl Message {
         Self::Join(Box::new(hello), downlink)
     }
 
-    /// What a worker says of itself.
+    /// A worker's report of its status.
     fn report(worker: WorkerId, status: Status) -> Self {
         Self::Input(Input::Reported { worker, status: Box::new(status) })
     }
@@ -80,11 +80,10 @@ impl Message {
     }
 }
 
-/// Messages that wait for the driver. Whoever has one more waits for it: a coordinator that is slow slows its workers down, and its
-/// memory stays bounded.
+/// Messages that may wait for the driver. Further senders wait, so that the memory of a slow coordinator stays bounded.
 const INBOX: usize = 1024;
 
-/// How sessions and users reach a driver. What is sent after it ended is dropped.
+/// Sends messages to a driver. Messages that are sent after it has ended are dropped.
 #[derive(Clone)]
 pub struct Handle(Sender<Message>);
 
@@ -99,7 +98,7 @@ impl Handle {
         self.put(Message::join(hello, downlink));
     }
 
-    /// Passes on what a worker says of itself. To be called by a thread, not a task.
+    /// Passes on a worker's status. To be called by a thread, not a task.
     pub fn report(&self, worker: WorkerId, status: Status) {
         self.put(Message::report(worker, status));
     }
@@ -114,14 +113,14 @@ impl Handle {
         self.send(Message::Input(Input::Cancel)).await;
     }
 
-    /// Where the job stands; none once the driver has ended.
+    /// The state of the job; none once the driver has ended.
     pub async fn view(&self) -> Option<View> {
         let (reply, view) = oneshot::channel();
         self.send(Message::View(reply)).await;
         view.await.ok()
     }
 
-    /// Ends the driver, with the job as it stands. To be called by a thread, not a task.
+    /// Ends the driver and leaves the job as it is. To be called by a thread, not a task.
     pub fn stop(&self) {
         self.put(Message::Stop);
     }

@@ -1,4 +1,4 @@
-//! The port that workers and those who watch a job connect to.
+//! The port to which workers and watchers of a job connect.
 
 use std::net::{self, SocketAddr};
 use std::sync::Arc;
@@ -23,7 +23,7 @@ use crate::{Error, Handle, RendezvousService, Result};
 /// A connection that does not answer a ping for so long is lost.
 const PING: Duration = Duration::from_secs(2);
 
-/// A port that may be bound as it is protected.
+/// A port with its protection, not yet bound.
 pub struct Port {
     address: SocketAddr,
     tls: Option<Tls>,
@@ -31,7 +31,7 @@ pub struct Port {
 }
 
 impl Port {
-    /// A port at this address, protected by certificates and a token where they are given. `insecure` lets it go without certificates.
+    /// A port at this address, protected by certificates and a token where they are given. `insecure` allows it to go without certificates.
     ///
     /// # Errors
     /// When the address is reached from other machines and nothing protects it.
@@ -40,7 +40,7 @@ impl Port {
         Ok(Self { address, tls, token: TokenCheck(token) })
     }
 
-    /// Binds the port, before anything else is done: another process may have it.
+    /// Binds the port. This comes before any work, because another process may use the port.
     ///
     /// # Errors
     /// When the port cannot be bound.
@@ -73,7 +73,7 @@ impl Port {
         Ok(bound)
     }
 
-    /// All that the port serves, to be served over any connections.
+    /// All services of the port, for any kind of connection.
     ///
     /// # Errors
     /// When the certificates cannot be used.
@@ -103,7 +103,7 @@ impl Port {
         if let Some(tls) = &self.tls {
             server = server.tls_config(tls.server()).map_err(|e| self.failed(&e))?;
         }
-        // Whether it lives may be asked by anybody who gets this far.
+        // The health check needs no token.
         Ok(server
             .add_service(health_service)
             .add_service(InterceptedService::new(reflection, self.token.clone()))

@@ -1,23 +1,23 @@
-//! What of a job must outlive its coordinator.
+//! The records of a job that outlive its coordinator.
 
 use obsdiff_core::Exponents;
 use obsdiff_proto::message::Manifest;
 
 use crate::CoordinatorStore;
 
-/// Where manifests and exponents are written.
+/// Writes manifests and exponents.
 #[tonic::async_trait]
 pub trait Records: Send + Sync {
-    /// Puts a package's manifest, atomically. Putting the same one again does no harm.
+    /// Writes a package's manifest atomically. The same manifest may be written again.
     ///
     /// # Errors
-    /// What the store said.
+    /// The store's error, in words.
     async fn commit(&self, manifest: &Manifest) -> Result<(), String>;
 
     /// Saves the exponents of all sites.
     ///
     /// # Errors
-    /// What the store said.
+    /// The store's error, in words.
     async fn save(&self, exponents: &Exponents) -> Result<(), String>;
 
     /// The life of a later coordinator of the same job, if there is one.
@@ -26,11 +26,11 @@ pub trait Records: Send + Sync {
     /// Saves the kind of hardware of the job's workers.
     ///
     /// # Errors
-    /// What the store said.
+    /// The store's error, in words.
     async fn save_hardware(&self, hardware: &str) -> Result<(), String>;
 }
 
-/// A job's store, as the coordinator of one life writes it.
+/// A job's store, written by the coordinator with one life.
 pub struct StoreRecords {
     /// The store.
     pub store: CoordinatorStore,
@@ -52,7 +52,7 @@ impl Records for StoreRecords {
         match self.store.latest_life().await {
             Ok(latest) => latest.filter(|latest| *latest > self.life),
             Err(error) => {
-                // A store that fails is told of where it holds the job up.
+                // The core reports a store that fails when it holds up the job.
                 tracing::debug!(%error, "the lives of the job are not known");
                 None
             }

@@ -1,4 +1,4 @@
-//! Where the workers of a group find each other: small values by epoch and key, as long as the group lasts.
+//! The rendezvous by which the workers of a group find each other: small values by epoch and key, kept as long as the group lasts.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard};
@@ -16,13 +16,13 @@ use tonic::{Request, Response, Status};
 const VALUES: usize = 8;
 /// Bytes that all members together may put.
 const BYTES: usize = 64 << 20;
-/// The longest wait; a group is given up before.
+/// The longest wait. The coordinator gives up a group before that.
 const LONGEST_WAIT: Duration = Duration::from_secs(120);
 
 /// The rendezvous of a job's open group.
 #[derive(Default)]
 pub struct RendezvousService {
-    room: Mutex<Option<GroupValues>>,
+    group_values: Mutex<Option<GroupValues>>,
     changed: Notify,
 }
 
@@ -36,48 +36,48 @@ struct GroupValues {
 }
 
 impl RendezvousService {
-    /// Holds the rendezvous of a group, and ends that of any other.
+    /// Opens the rendezvous of a group, and ends that of any other group.
     pub(super) fn hold(&self, group: Option<&Group>) {
-        let mut room = self.room();
-        if room.as_ref().map(|room| room.epoch) == group.map(|group| group.epoch) {
+        let mut group_values = self.group_values();
+        if group_values.as_ref().map(|group_values| group_values.epoch) == group.map(|group| group.epoch) {
             return;
         }
-        *room = group.map(|group| GroupValues {
+        *group_values = group.map(|group| GroupValues {
             epoch: group.epoch,
             members: group.members.iter().copied().collect(),
             values: BTreeMap::new(),
             bytes: 0,
         });
-        drop(room);
+        drop(group_values);
         self.changed.notify_waiters();
     }
 
     /// A worker's session is over.
     pub(super) fn leave(&self, worker: WorkerId) {
-        if let Some(room) = self.room().as_mut() {
-            room.members.remove(&worker);
+        if let Some(group_values) = self.group_values().as_mut() {
+            group_values.members.remove(&worker);
         }
         self.changed.notify_waiters();
     }
 
-    fn room(&self) -> MutexGuard<'_, Option<GroupValues>> {
-        lock(&self.room)
+    fn group_values(&self) -> MutexGuard<'_, Option<GroupValues>> {
+        lock(&self.group_values)
     }
 
     fn put(&self, put: Put) -> Result<(), Status> {
-        let mut room = self.room();
-        let room = enter(&mut room, put.epoch, put.worker)?;
-        match room.values.get(&put.key) {
+        let mut group_values = self.group_values();
+        let group_values = enter(&mut group_values, put.epoch, put.worker)?;
+        match group_values.values.get(&put.key) {
             Some((_, value)) if *value == put.value => return Ok(()),
             Some(_) => return Err(Status::already_exists(format!("{} was put before", put.key))),
             None => {}
         }
-        let own = room.values.values().filter(|(worker, _)| *worker == put.worker).count();
-        if own == VALUES || room.bytes + put.value.len() > BYTES {
+        let own = group_values.values.values().filter(|(worker, _)| *worker == put.worker).count();
+        if own == VALUES || group_values.bytes + put.value.len() > BYTES {
             return Err(Status::resource_exhausted("the members of the group put too much"));
         }
-        room.bytes += put.value.len();
-        room.values.insert(put.key, (put.worker, put.value));
+        group_values.bytes += put.value.len();
+        group_values.values.insert(put.key, (put.worker, put.value));
         self.changed.notify_waiters();
         Ok(())
     }
@@ -85,12 +85,12 @@ impl RendezvousService {
     async fn wait(&self, wait: &Wait) -> Result<Bytes, Status> {
         let end = Instant::now() + wait.timeout.min(LONGEST_WAIT);
         loop {
-            // Hears of every change from here on.
+            // Every change from here on wakes this task.
             let changed = self.changed.notified();
             {
-                let mut room = self.room();
-                let room = enter(&mut room, wait.epoch, wait.worker)?;
-                if let Some((_, value)) = room.values.get(&wait.key) {
+                let mut group_values = self.group_values();
+                let group_values = enter(&mut group_values, wait.epoch, wait.worker)?;
+                if let Some((_, value)) = group_values.values.get(&wait.key) {
                     return Ok(value.clone());
                 }
             }
@@ -100,12 +100,17 @@ impl RendezvousService {
     }
 }
 
-/// The room of an epoch, for its members only.
-fn enter(room: &mut Option<GroupValues>, epoch: Epoch, worker: WorkerId) -> Result<&mut GroupValues, Status> {
+/// The values of an epoch's group, for its members only.
+fn enter(
+    group_values: &mut Option<GroupValues>,
+    epoch: Epoch,
+    worker: WorkerId,
+) -> Result<&mut GroupValues, Status> {
     let over = || Status::failed_precondition(format!("the group of epoch {epoch} is over"));
-    let room = room.as_mut().filter(|room| room.epoch == epoch).ok_or_else(over)?;
-    if room.members.contains(&worker) {
-        Ok(room)
+    let group_values =
+        group_values.as_mut().filter(|group_values| group_values.epoch == epoch).ok_or_else(over)?;
+    if group_values.members.contains(&worker) {
+        Ok(group_values)
     } else {
         Err(Status::permission_denied(format!("worker {worker} is not in the group of epoch {epoch}")))
     }
@@ -175,7 +180,7 @@ mod tests {
         let (value, told) =
             tokio::join!(wait(&rendezvous, 2, 7, "a"), async { put(&rendezvous, 1, 7, "a", b"x") });
         assert_eq!((value, told), (Ok(Bytes::from_static(b"x")), Ok(())));
-        // The same again does no harm, another value does.
+        // A member may put the same value again, but no other one.
         assert_eq!(put(&rendezvous, 2, 7, "a", b"x"), Ok(()));
         assert_eq!(put(&rendezvous, 2, 7, "a", b"y"), Err(Code::AlreadyExists));
         assert_eq!(put(&rendezvous, 3, 7, "b", b"x"), Err(Code::PermissionDenied));
@@ -201,9 +206,9 @@ mod tests {
         }
         assert_eq!(put(&rendezvous, 1, 1, "more", b"x"), Err(tonic::Code::ResourceExhausted));
         assert_eq!(put(&rendezvous, 2, 1, "more", b"x"), Ok(()));
-        let mut room = rendezvous.room();
-        room.as_mut().unwrap().bytes = BYTES;
-        drop(room);
+        let mut group_values = rendezvous.group_values();
+        group_values.as_mut().unwrap().bytes = BYTES;
+        drop(group_values);
         assert_eq!(put(&rendezvous, 2, 1, "much", b"x"), Err(tonic::Code::ResourceExhausted));
     }
 }

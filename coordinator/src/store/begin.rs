@@ -1,4 +1,4 @@
-//! A job is begun in an empty store, or resumed as it was.
+//! Beginning a job in an empty store, or resuming it.
 
 use std::collections::BTreeMap;
 
@@ -28,18 +28,18 @@ impl CoordinatorStore {
         self.claim(&job.spec).await?;
         if let Some(earlier) = self.sealed_if_any::<JobRecord>(JOB).await? {
             let opened = self.resume(&earlier, job)?;
-            // Where they are missing, since the job was cut short here or somebody removed damaged ones, these are the same.
+            // They may be missing because the job was cut short here or damaged ones were removed. These are the same ones.
             self.put_sealed_new(PROMPTS, prompts).await?;
             return Ok(opened);
         }
-        // Results without a job are left of a removal that was cut short, or of a job whose record was taken away.
+        // Results without a job are what an interrupted removal, or the removal of the job's record, has left.
         self.discard_results().await?;
         if self.put_sealed_new(JOB, job).await? == Put::Present {
             let opened = self.resume(&self.job().await?, job)?;
             self.put_sealed_new(PROMPTS, prompts).await?;
             return Ok(opened);
         }
-        // In place of those of a record that was taken away.
+        // They replace those of the removed record.
         self.put_sealed(PROMPTS, prompts).await?;
         Ok(Opened::New)
     }
@@ -54,7 +54,7 @@ impl CoordinatorStore {
     }
 }
 
-/// What differs between two jobs, in words: keys first, then files; what follows from those is told only where it is alone.
+/// What differs between two jobs, in words: keys first, then files. What follows from these is named only if nothing else differs.
 fn changes(earlier: &JobRecord, job: &JobRecord) -> Result<Vec<String>, serde_json::Error> {
     let mut changes = Vec::new();
     let json = |spec: &JobSpec| serde_json::to_value(spec);

@@ -6,7 +6,7 @@ use obsdiff_store::{Put, Result};
 use super::CoordinatorStore;
 
 impl CoordinatorStore {
-    /// Takes the next life: 0 for the job's first coordinator. Of two that ask at once, each gets its own.
+    /// Takes the next life: 0 for the job's first coordinator. Two coordinators never get the same one.
     ///
     /// # Errors
     /// When the store fails.
@@ -18,7 +18,7 @@ impl CoordinatorStore {
         Ok(life)
     }
 
-    /// The last life that was taken. A coordinator whose own is smaller has a successor, and no say any more.
+    /// The last life that was taken. A coordinator with a smaller one has a successor and must stop.
     ///
     /// # Errors
     /// When the store fails.

@@ -1,4 +1,4 @@
-//! Packages are committed in their order, and found again by the next coordinator.
+//! Committing packages in order, and reading them back in the next coordinator.
 
 use obsdiff_proto::PackageId;
 use obsdiff_proto::message::{Exponents, Manifest};
