@@ -9,14 +9,14 @@ use obsdiff::error::RESUMABLE;
 #[global_allocator]
 static ALLOCATOR: ExitingAllocator = ExitingAllocator;
 
-/// The C library's allocator, but a process that gets no memory ends in words and by the exit code of a failure that may pass. By
-/// default it is aborted.
+/// The C library's allocator. A process that gets no memory prints a message and ends with the exit code of a failure that can be
+/// resumed; by default it would be aborted.
 struct ExitingAllocator;
 
-// SAFETY: each call is passed on as it is, and what is returned is the system's own answer.
+// SAFETY: each call and its result are passed on unchanged.
 unsafe impl GlobalAlloc for ExitingAllocator {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        // SAFETY: the caller's promise is the one that is asked for here.
+        // SAFETY: the caller guarantees what this call needs.
         given(unsafe { System.alloc(layout) }, layout.size())
     }
 
@@ -45,15 +45,15 @@ fn given(place: *mut u8, bytes: usize) -> *mut u8 {
 
 #[cold]
 fn out_of_memory(bytes: usize) -> ! {
-    // Nothing here may ask for memory.
+    // Nothing here may allocate.
     let mut words = MessageBuffer { bytes: [0; 256], length: 0 };
-    // What is too long for the line is cut.
+    // A text that is too long is cut.
     let _ = writeln!(
         words,
         "error: the system gives this process no {bytes} bytes of memory: raise its limit (ulimit -v), or give the job more packages; \
          what is finished is kept, and the same command may be run again"
     );
-    // Where standard error is gone, the exit code still tells.
+    // If standard error is closed, the exit code still says what happened.
     let _ = rustix::io::write(rustix::stdio::stderr(), &words.bytes[..words.length]);
     signal_hook::low_level::exit(i32::from(RESUMABLE))
 }

@@ -30,7 +30,7 @@ pub(crate) fn with_budget(job: &JobFile, described: &Described, plan: Plan) -> R
 
 /// Operations of one forward call on one picture of the job that one part of a structure takes.
 fn part_flops(described: &Described, id: StructureId) -> f64 {
-    // Linear in the number of parts: what one takes is what the model takes less without it.
+    // Arithmetic is linear in the number of parts, so the difference that one part makes is its own arithmetic.
     let mut kept: Vec<usize> =
         described.inventory.structures.iter().map(|structure| structure.count).collect();
     if let Some(count) = kept.get_mut(id.0 as usize) {

@@ -1,4 +1,4 @@
-//! What the process gives to a command: nothing below reads the environment, the clock or standard output by itself.
+//! What a command gets from its process: the environment, the clock, standard output. No other code reads these.
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -14,7 +14,7 @@ use crate::signals::Signals;
 use crate::spans::Spans;
 use crate::{Error, Result};
 
-/// The surroundings of one command.
+/// What one command gets from its process.
 pub struct CommandContext<'a> {
     /// Environment variables.
     pub environment: Vec<(OsString, OsString)>,
@@ -43,7 +43,7 @@ impl CommandContext<'_> {
         JobFile::load(&args.job, self.environment.iter().cloned(), &args.sets)
     }
 
-    /// A job on the transformer of a configuration file, to be planned only.
+    /// A job that can only be planned, on the transformer of a configuration file.
     ///
     /// # Errors
     /// As [`JobFile::of_config`].
@@ -56,7 +56,7 @@ impl CommandContext<'_> {
     /// # Errors
     /// When the machine cannot start as many.
     pub fn use_threads(&self, threads: Option<u32>) -> Result<()> {
-        // Left to itself, the pool would be made at its first use, and panic where it cannot be. 0 stands for all cores.
+        // Otherwise the pool would be made at its first use, and would panic if it cannot start. 0 stands for all cores.
         let threads = threads.unwrap_or(0) as usize;
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global();
         pool.map_err(|e| Error::thread(&e))

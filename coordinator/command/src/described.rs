@@ -1,4 +1,4 @@
-//! What a job's pipeline is, as far as its configuration and headers tell.
+//! The model of a job, from its configuration and headers alone.
 
 use std::ops::Deref;
 
@@ -22,7 +22,7 @@ fn met(weights: &Weights, glob: &str) -> Option<String> {
     Some((*met).to_owned())
 }
 
-/// The model of a job, with what planning it takes.
+/// The model of a job, with the tokens that planning needs.
 #[derive(Debug)]
 pub struct Described {
     model: JobModel,
@@ -42,12 +42,12 @@ impl Described {
     /// Opens and checks the model of a job.
     ///
     /// # Errors
-    /// What of it cannot be used, by file and key.
+    /// The first part that cannot be used, by file and key.
     pub fn read(job: &JobFile) -> Result<Self> {
         JobModel::open(&job.spec).map(Self::new).map_err(|e| unprepared(job, e))
     }
 
-    /// What planning a model that is opened takes.
+    /// Describes an opened model.
     pub fn new(model: JobModel) -> Self {
         let tokens = Tokens {
             image: model.size.tokens as u64,

@@ -26,7 +26,7 @@ pub(crate) const NO_THREADS: &str = "the system gives this process no more threa
 /// A result of the command.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// What can go wrong in the command, with the values that tell its user where.
+/// Errors of the command, with the values that show the user where they occurred.
 #[derive(Debug, Error)]
 pub enum Error {
     /// A file could not be opened, read or written.
@@ -56,7 +56,7 @@ pub enum Error {
     /// The engine refused its input, or failed.
     #[error(transparent)]
     Engine(obsdiff_engine::Error),
-    /// The job's store holds another job, is damaged, or does not do what it is asked.
+    /// The job's store holds another job, is damaged, or fails.
     #[error(transparent)]
     Store(#[from] StoreError),
     /// Certificates, addresses or tokens that cannot be used.
@@ -65,10 +65,10 @@ pub enum Error {
     /// The other side of a connection does not do what it is asked.
     #[error("{0}")]
     Session(String),
-    /// The other side serves no such process as this one, however often it asks.
+    /// The other side does not serve this kind of process, so there is no use in trying again.
     #[error("{0}")]
     Refused(String),
-    /// The job failed in a way that may pass: running it again goes on from the last package that was finished.
+    /// The job failed for a reason that may pass. The same command goes on from the last finished package.
     #[error("{0}")]
     Failed(Failure),
     /// Somebody cancelled the job.
@@ -79,13 +79,13 @@ pub enum Error {
     Stopped {
         /// The signal.
         signal: Signal,
-        /// What is left, and how it goes on.
+        /// What is kept, and how to go on.
         left: String,
     },
-    /// What the job's store holds is damaged, as a worker found.
+    /// A worker found damaged objects in the job's store.
     #[error("{0}")]
     Damaged(String),
-    /// A job that had begun did not end, for a reason that may pass or that its user can set right around it.
+    /// A job that had begun was interrupted by a problem of its surroundings that may pass or that its user can solve.
     #[error("{source}; what is finished is kept in {state}, and the same command goes on from there")]
     Kept {
         /// Why.
@@ -107,7 +107,7 @@ impl Error {
         Self::Content { path: path.as_ref().to_owned(), problem: problem.into() }
     }
 
-    /// What the system does not give: threads, signals, a folder.
+    /// The system refuses something: threads, signals, a folder.
     pub(crate) fn system(error: io::Error) -> Self {
         Self::Session(error.to_string())
     }
@@ -143,15 +143,15 @@ impl Error {
         }
     }
 
-    /// The error of a job whose state is kept in `state`, after it began: all it needs was there and could be read when it was checked,
-    /// so that a file which fails later is its surroundings' fault.
+    /// The error of a job that had begun and whose state is kept in `state`. All its files could be read when the job was checked, so a
+    /// file that fails later is a problem of the surroundings.
     pub(crate) fn after_begin(self, state: &str) -> Self {
         let failed_file = matches!(
             self,
             Self::File { .. }
                 | Self::Engine(obsdiff_engine::Error::File { .. } | obsdiff_engine::Error::Write { .. })
         );
-        // Those say so themselves, or another process goes on.
+        // These errors say how to go on, or another process goes on.
         let told = matches!(self, Self::Cancelled | Self::Failed(Failure::Superseded { .. }));
         if failed_file || (self.exit_code() == RESUMABLE && !told) {
             Self::Kept { source: Box::new(self), state: state.to_owned() }
@@ -160,12 +160,12 @@ impl Error {
         }
     }
 
-    /// Whether the reader of standard output went away, as `head` does: nothing that its user needs to be told.
+    /// Whether the reader of standard output has closed it, as `head` does. The user then needs no message.
     pub fn reader_left(&self) -> bool {
         matches!(self, Self::Output(e) if e.kind() == io::ErrorKind::BrokenPipe)
     }
 
-    /// The error and its causes in one line. A cause that an error has already told is not told again.
+    /// The error and its causes in one line. A cause that is already part of an error's message is not repeated.
     pub fn line(&self) -> String {
         causes(self)
     }
@@ -183,7 +183,7 @@ impl From<obsdiff_coordinator::Error> for Error {
     }
 }
 
-/// Whether it is the machine that lacks something, and not the file that is wrong: memory, room, open files, a device that works.
+/// Whether the machine lacks something (memory, disk space, open files, a working device), so that the file is not to blame.
 fn is_shortage(error: &io::Error) -> bool {
     use io::ErrorKind as Kind;
     let lacks = [libc::ENOMEM, libc::EMFILE, libc::ENFILE, libc::EAGAIN, libc::EIO];

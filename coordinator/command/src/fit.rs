@@ -7,12 +7,12 @@ use crate::Result;
 use crate::described::Described;
 use crate::job::JobFile;
 
-/// Refuses a plan whose Grams do not fit the memory of so many workers of one process beside all else that they hold, naming the
-/// smallest number of packages that does: what a job costs and gives depends on it, so it is never changed silently. A plan without
-/// Grams always fits.
+/// Refuses a plan whose Grams do not fit the memory of this number of workers of one process, beside all else that they hold. The
+/// error names the smallest number of packages that fits. It is never chosen silently, because a job's cost and result depend on it.
+/// A plan without Grams always fits.
 ///
 /// # Errors
-/// As said, and when the job cannot be planned with another number of packages.
+/// When the plan does not fit, or the job cannot be planned with another number of packages.
 pub fn check(
     job: &JobFile,
     described: &Described,
@@ -26,7 +26,7 @@ pub fn check(
     }
 }
 
-/// Why a plan does not fit; nothing where it does.
+/// Why a plan does not fit; none if it does.
 ///
 /// # Errors
 /// When the job cannot be planned with another number of packages.

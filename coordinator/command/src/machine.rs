@@ -1,4 +1,4 @@
-//! What this machine has: the memory that a worker on it may take, and how fast it multiplies.
+//! Measures this machine: the memory that a worker may take, and the rate of matrix products.
 
 use std::fs;
 use std::path::Path;
@@ -111,7 +111,7 @@ mod tests {
     #[test]
     fn the_rate_is_that_of_the_fastest_product() {
         let ticks = std::sync::Mutex::new(0..);
-        // Every look at the clock takes a tenth of a second.
+        // Each reading of the clock advances it by a tenth of a second.
         let clock: Clock =
             std::sync::Arc::new(move || Duration::from_millis(100 * ticks.lock().unwrap().next().unwrap()));
         assert_eq!(product_rate(&clock).unwrap().round(), (2.0 * 1024f64.powi(3) / 0.1).round());

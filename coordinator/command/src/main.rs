@@ -25,7 +25,7 @@ fn main() -> ExitCode {
         Err(error) if error.reader_left() => ExitCode::SUCCESS,
         Err(error) => {
             let kind = if matches!(error, Error::Stopped { .. }) { "" } else { "error: " };
-            // Where standard error is gone, the exit code still tells.
+            // If standard error is closed, the exit code still says what happened.
             let _ = writeln!(io::stderr(), "{kind}{}", error.line());
             ExitCode::from(error.exit_code())
         }
@@ -51,7 +51,7 @@ fn start(cli: &Cli) -> Result<()> {
 /// The command line as a shell would read it.
 fn command_line() -> String {
     let words: Vec<String> = std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect();
-    // A word that no shell can be given is shown as it is.
+    // A word that cannot be quoted for a shell is shown as it is.
     shlex::try_join(words.iter().map(String::as_str)).unwrap_or_else(|_| words.join(" "))
 }
 

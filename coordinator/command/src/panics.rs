@@ -1,4 +1,4 @@
-//! Panics: faults of obsdiff, and threads that the system does not give. Their users get an exit code and a line of words.
+//! Panics come from faults of obsdiff and from threads that the system does not give. The user gets an exit code and a one-line message.
 
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::fmt::Write as _;
@@ -9,17 +9,17 @@ use signal_hook::low_level;
 
 use crate::error::{FAULT, NO_THREADS, RESUMABLE};
 
-/// Ends the process at the first panic of any thread: with exit code 4 and a line that says where to report it. A thread that is
-/// gone can leave others waiting for it for ever; what is committed is whole at any moment.
+/// Ends the process at the first panic of any thread, with exit code 4 and a line that says where to report it. Otherwise other
+/// threads could wait for the lost one for ever. Committed packages are always whole.
 pub fn exit_at_first() {
     std::panic::set_hook(Box::new(|panic| {
         if obsdiff_engine::is_contained() {
             return;
         }
         let (code, words) = verdict(panic);
-        // Held until the end: of two threads that panic at once, one speaks.
+        // Held until the end, so that only one of two threads that panic at once prints.
         let mut err = io::stderr().lock();
-        // Where standard error is gone, the exit code still tells.
+        // If standard error is closed, the exit code still says what happened.
         let _ = writeln!(err, "error: {words}");
         low_level::exit(i32::from(code));
     }));

@@ -19,7 +19,7 @@ const BLOCKING: usize = 8;
 /// # Errors
 /// When its threads cannot be started.
 pub fn runtime() -> Result<Runtime> {
-    // The runtime panics where the system gives it no thread: whether it does is tried before.
+    // The runtime panics if the system gives it no thread, so this is tried before.
     try_threads(WORKERS + BLOCKING).map_err(|e| Error::thread(&e))?;
     Builder::new_multi_thread()
         .worker_threads(WORKERS)
@@ -29,7 +29,7 @@ pub fn runtime() -> Result<Runtime> {
         .map_err(Error::system)
 }
 
-/// Has so many threads at once, and ends them.
+/// Starts this number of threads at once, and ends them.
 fn try_threads(count: usize) -> io::Result<()> {
     let (kept, waits) = channel::<()>();
     let waits = Arc::new(Mutex::new(waits));

@@ -34,7 +34,7 @@ pub struct Settings {
     pub batch: usize,
 }
 
-/// Prompts on their way to pictures: encoded once, run through as many transformers as are to be compared.
+/// Prompts that are encoded once and run through each transformer to compare.
 pub struct Sampling {
     trajectories: Trajectories,
     batch: usize,
@@ -80,8 +80,7 @@ impl Sampling {
     }
 }
 
-/// Encodes so many prompts, and the empty one that guidance leads away from, with progress. `encode` tells how much it has done, and
-/// of how much.
+/// Encodes prompts, and the empty one for guidance, with progress. `encode` reports how much it has done, and of how much.
 ///
 /// # Errors
 /// When the encoders cannot be used.

@@ -1,6 +1,6 @@
 //! Signals that ask a process to stop: SIGINT, which Ctrl-C sends, and SIGTERM, which Kubernetes sends.
 //!
-//! They are handled from the start of the process on, whatever it does. The kernel ignores them for a process 1 without handlers, as
+//! They are handled from the start of the process on. The kernel ignores them for a process 1 without handlers, as
 //! the command of a container is.
 
 use std::fmt;
@@ -98,9 +98,9 @@ impl Signals {
                 if let Some(signal) = Signal::ALL.into_iter().find(|signal| signal.number() == number)
                     && let Answer::Exit(words) = answering.answer(signal)
                 {
-                    // Where standard error is gone, the exit code still tells.
+                    // If standard error is closed, the exit code still says what happened.
                     let _ = writeln!(io::stderr(), "{words}");
-                    // Other threads go on until the end: nothing of what they use may be torn down.
+                    // Other threads keep running until the process ends, so nothing that they use may be destroyed.
                     low_level::exit(i32::from(signal.exit_code()));
                 }
             }
@@ -108,7 +108,7 @@ impl Signals {
         Ok(signals)
     }
 
-    /// Has this decide what the next signal does.
+    /// Sets what the next signal does.
     pub fn respond(&self, respond: impl FnMut(Signal) -> Answer + Send + 'static) {
         self.state().respond = Some(Box::new(respond));
     }

@@ -33,7 +33,7 @@ pub fn render(report: &JobReport) -> String {
     text
 }
 
-/// What those hear who watch a job, a line or more each.
+/// A message to the watchers of a job, as one or more lines.
 pub fn render_news(news: &News) -> String {
     match news {
         News::Report(report) => render(report),

@@ -4,7 +4,7 @@ use std::fmt;
 
 use candle_core::DType;
 
-/// The largest M of an N:M pattern that is looked for.
+/// The largest M of the N:M patterns that are searched.
 const MAX_M: usize = 32;
 
 /// The zeros of one weight.
@@ -32,11 +32,11 @@ pub enum Found {
         /// Columns in a group.
         m: usize,
     },
-    /// All zeros lie in rows of nothing else: outputs that went.
+    /// All zeros lie in rows that hold nothing else: removed outputs.
     Rows,
-    /// All zeros lie in columns of nothing else: inputs that went.
+    /// All zeros lie in columns that hold nothing else: removed inputs.
     Columns,
-    /// Nothing else than zeros.
+    /// Only zeros.
     Empty,
 }
 

@@ -52,32 +52,32 @@ pub enum CliCommand {
     /// input is checked before any work, and the output appears whole or not at all. Ends with a table of the pruned linears, where the
     /// time went, and how far the final latents of held-out prompts are from the dense model's.
     Run(RunArgs),
-    /// Coordinate a job that workers on other hosts do.
+    /// Coordinate a job for workers on other hosts.
     ///
     /// Checks the job as `run` does, then listens for workers, hands out shards and solving, and ends when a worker has written the
     /// pipeline. The same command goes on from the last finished package. Without certificates it listens on loopback only.
     Coordinator(CoordinatorArgs),
     /// Work for a coordinator.
     ///
-    /// The job comes from the coordinator; the model must lie where the job says, here too. Any number of workers share the job, and
-    /// each may come and go at any time: they sum their Grams by Gloo (built with --features gloo; without it one works at a time),
-    /// at the address from which they reach the coordinator. SIGTERM lets a worker leave in good order.
+    /// The worker gets the job from the coordinator. The model must lie at the job's path on this host, too. Any number of workers
+    /// share a job, and each may join or leave at any time. They sum their Grams by Gloo, on the address from which they reach the
+    /// coordinator; a build without --features gloo lets one worker work at a time. On SIGTERM a worker hands back its work and leaves.
     Worker(WorkerArgs),
-    /// Show where a coordinator's job stands.
+    /// Show the progress of a coordinator's job.
     Status(StatusArgs),
     /// Show what a job would do and cost, without reading a weight.
     ///
     /// Shows a job's packages with their bytes and arithmetic, the memory it would take, and what other numbers of packages would
-    /// take: bytes, forward passes and about how long on this machine. Everything is checked that can be without reading a weight:
-    /// the job, its prompts, and the configuration and headers of the pipeline.
+    /// take: bytes, forward passes and the approximate time on this machine. It checks all that can be checked without reading a
+    /// weight: the job, its prompts, and the configuration and headers of the pipeline.
     ///
-    /// JOB may also be the config.json of a transformer, with nothing else beside it. Then packages, bytes and arithmetic are shown of
-    /// half of its weights, on pictures of 1024 x 1024 pixels, unless --set says otherwise.
+    /// JOB may also be the config.json of a transformer; no other file is needed. The plan then prunes half of its weights, on
+    /// pictures of the model's own size, unless --set says otherwise.
     Plan(PlanArgs),
     /// Show each linear's shape, zeros and sparsity pattern.
     ///
-    /// DIR is a pipeline, whose transformer is shown, or any folder of safetensors. Weights are memory-mapped and read once, so a
-    /// model larger than the memory will do.
+    /// DIR is a pipeline, of which the transformer is shown, or any folder of safetensors. Weights are memory-mapped and read once, so
+    /// a model may be larger than the memory.
     Inspect(InspectArgs),
     /// Show which models can be pruned.
     ///
@@ -87,7 +87,7 @@ pub enum CliCommand {
     Models,
     /// Make pictures from prompts.
     ///
-    /// They are those that diffusers makes with the same seeds on a CPU, in f32.
+    /// With the same seeds diffusers makes the same pictures, on a CPU in f32.
     Sample(SampleArgs),
     /// Compare a pruned pipeline with the dense one on the same prompts and seeds.
     ///
@@ -139,7 +139,7 @@ pub struct WorkerArgs {
     /// The coordinator's URL.
     #[arg(long, value_name = "URL")]
     pub coordinator: String,
-    /// How long the coordinator may be away before the worker gives up, such as 90s, 10min or 2h.
+    /// How long the coordinator may be unreachable before the worker gives up, such as 90s, 10min or 2h.
     #[arg(long, value_name = "TIME", default_value = "10min", value_parser = humantime::parse_duration)]
     pub patience: Duration,
     /// How the coordinator is reached.
@@ -157,10 +157,10 @@ pub struct StatusArgs {
     /// The coordinator's URL.
     #[arg(value_name = "URL")]
     pub coordinator: String,
-    /// Go on until the job is over.
+    /// Keep printing until the job is over.
     #[arg(long)]
     pub watch: bool,
-    /// Stop the job first. What is finished stays.
+    /// Stop the job first. Finished packages are kept.
     #[arg(long)]
     pub cancel: bool,
     /// How the coordinator is reached.
@@ -179,14 +179,14 @@ pub struct PlanArgs {
     /// The job.
     #[command(flatten)]
     pub job: JobArgs,
-    /// The memory of a worker that the job is to fit [default: what is free on this machine].
+    /// The memory of a worker that the job must fit in [default: what is free on this machine].
     #[arg(long, value_name = "SIZE")]
     pub memory: Option<ByteSize>,
-    /// Predict how long each package takes so many workers like this machine. What one of them reaches is measured first, on a model
-    /// of the same sizes with random weights.
+    /// Predict how long each package takes with this number of workers like this machine. The speed of one is measured first, on a
+    /// model of the same sizes with random weights.
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=256))]
     pub workers: Option<u32>,
-    /// What each worker can send in a second, with --workers [default: 1GB].
+    /// Bytes that each worker can send in a second, with --workers [default: 1GB].
     #[arg(long, value_name = "SIZE", requires = "workers")]
     pub bandwidth: Option<ByteSize>,
     /// Threads of a worker, with --workers [default: one a core].
@@ -219,8 +219,8 @@ pub struct SampleArgs {
     /// What the pictures show, and how they are made.
     #[command(flatten)]
     pub sampling: SamplingArgs,
-    /// A .png file, which holds all pictures in a grid, or a folder for one file a prompt, named 0000.png and on. Earlier pictures of
-    /// obsdiff's are replaced, any other file is left alone.
+    /// A .png file for a grid of all pictures, or a folder for one file a prompt, named 0000.png, 0001.png and so on. Pictures that
+    /// obsdiff wrote before are replaced. Any other file is left alone.
     #[arg(long, value_name = "PATH", default_value = "sample.png", value_parser = path())]
     pub out: PathBuf,
 }
@@ -240,10 +240,10 @@ pub struct CompareArgs {
     /// What the pictures show, and how they are made.
     #[command(flatten)]
     pub sampling: SamplingArgs,
-    /// The .png file of the grid. An earlier picture of obsdiff's is replaced, any other file is left alone.
+    /// The .png file of the grid. A picture that obsdiff wrote before is replaced. Any other file is left alone.
     #[arg(long, value_name = "FILE", default_value = "compare.png", value_parser = path())]
     pub out: PathBuf,
-    /// Measure a forward call of each as well: its time, against its arithmetic.
+    /// Also measure the time of a forward call of each, and compare it with its arithmetic.
     #[arg(long)]
     pub speed: bool,
 }
@@ -251,7 +251,7 @@ pub struct CompareArgs {
 /// What pictures show, and how they are made.
 #[derive(Debug, Args)]
 pub struct SamplingArgs {
-    /// A prompt; may be given again.
+    /// A prompt. May be given several times.
     #[arg(long = "prompt", value_name = "TEXT", required_unless_present = "file", conflicts_with = "file")]
     pub prompts: Vec<String>,
     /// A file of prompts: .txt with one a line, or .csv, .tsv or .jsonl with --column.
@@ -293,7 +293,7 @@ pub struct SamplingArgs {
     pub process: ProcessArgs,
 }
 
-/// Takes a path as it is; one that a shell was to expand, and did not, is refused.
+/// Takes a path as it is. A path that starts with `~`, which only a shell expands, is refused.
 fn path() -> impl TypedValueParser<Value = PathBuf> {
     PathBufValueParser::new()
         .try_map(|path| if path.to_str().is_some_and(starts_with_tilde) { Err(TILDE) } else { Ok(path) })
@@ -327,7 +327,7 @@ pub struct JobArgs {
     /// The job file, TOML. Paths in it are relative to the current directory.
     #[arg(value_name = "JOB", value_parser = path())]
     pub job: PathBuf,
-    /// Override a key of the job file, over OBSDIFF_... variables too; may be given again. SECTION.KEY= unsets it.
+    /// Override a key of the job file, and its OBSDIFF_... variable. May be given several times. SECTION.KEY= unsets the key.
     #[arg(long = "set", value_name = "SECTION.KEY=VALUE")]
     pub sets: Vec<String>,
 }

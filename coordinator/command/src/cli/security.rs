@@ -15,7 +15,7 @@ use crate::{Error, Result};
 /// How often the other side is pinged, and how long it may take to answer.
 const PING: Duration = Duration::from_secs(2);
 
-/// Who may speak to whom.
+/// How connections are protected.
 #[derive(Debug, Args)]
 pub struct SecurityArgs {
     /// This process's certificate, PEM.
@@ -30,8 +30,8 @@ pub struct SecurityArgs {
     /// A file with the job's token, the same for the coordinator and all workers.
     #[arg(long, value_name = "FILE", value_parser = path())]
     pub token_file: Option<PathBuf>,
-    /// Go beyond this machine without certificates. With them, let workers of several machines sum their Grams all the same, over
-    /// connections that have none.
+    /// Allow connections to other machines without certificates. With certificates: allow workers of several machines to sum their
+    /// Grams by Gloo, whose connections are not encrypted.
     #[arg(long)]
     pub insecure: bool,
 }
@@ -70,7 +70,7 @@ impl SecurityArgs {
     /// How a coordinator is dialled.
     ///
     /// # Errors
-    /// When the URL cannot be used, or leads to another machine and nothing protects the way.
+    /// When the URL cannot be used, or leads to another machine over an unprotected connection.
     pub fn endpoint(&self, url: &str) -> Result<Endpoint> {
         let tls = self.tls()?;
         check_dial(url, Exposure::new(tls.is_some(), self.insecure))?;

@@ -39,7 +39,7 @@ pub(super) fn compare(args: &CompareArgs, session: &mut CommandContext<'_>) -> R
     let progress = session.progress(process.quiet);
     let sampling = Sampling::new(&dense, &prompts, args.sampling.settings(&dense), folder, &progress)
         .map_err(argument_of_flag)?;
-    // One transformer after the other: two would take twice the memory.
+    // The transformers are loaded one after the other, since both together would take twice the memory.
     let dense_latents = sampling.latents(&*load_transformer(&dense)?, "dense", &progress)?;
     let pruned_latents = sampling.latents(&*load_transformer(&pruned)?, "pruned", &progress)?;
     let errors = relative_errors(&dense_latents, &pruned_latents)?;

@@ -17,7 +17,7 @@ use crate::run::{Display, Inputs, PhaseDisplay, is_left_over, note, open_state};
 use crate::signals::{Answer, Signal};
 use crate::{Error, Result};
 
-/// How long workers that stand by are told that the job is over: longer than they wait before they ask again.
+/// How long workers that stand by can still learn that the job is over. It is longer than the time after which they ask again.
 const LINGER: Duration = Duration::from_secs(4);
 
 /// Coordinates a job until it is done, or the process is asked to stop.
@@ -27,9 +27,9 @@ const LINGER: Duration = Duration::from_secs(4);
 pub(super) fn coordinate(args: &CoordinatorArgs, session: &mut CommandContext<'_>) -> Result<()> {
     let job = session.job(&args.job)?;
     let port = args.security.port(args.listen)?;
-    // Whether it is free is known before any work; nobody is to connect before the job is checked.
+    // The port is bound before any work, but accepts connections only once the job is checked.
     drop(port.bind()?);
-    // The Grams are the workers': each checks for itself that they fit.
+    // Workers hold the Grams, so each of them checks whether these fit its memory.
     let inputs = Inputs::open(&job, 0, None)?;
     let listener = port.bind()?;
     let progress = session.progress(args.quiet);
@@ -112,7 +112,7 @@ fn drive(
     match outcome {
         Some(Outcome::Done) => Ok(()),
         Some(Outcome::Cancelled) => Err(Error::Cancelled),
-        // Nobody else stops it.
+        // Nothing else stops it.
         None => Err(Error::Stopped {
             signal: session.signals.heard().unwrap_or(Signal::Terminate),
             left: progress.left_by_stop(&session.command),

@@ -95,7 +95,7 @@ fn open_folder(folder: &Path) -> Result<Weights> {
         let reads = |name: &String| {
             name.strip_prefix(library.stem()).is_some_and(|end| [WHOLE, INDEX].contains(&end))
         };
-        // "model" may be anybody's name for a file.
+        // Other programs may also call a file "model".
         let alone = || names.iter().all(|name| name.starts_with(library.stem()));
         if names.iter().any(reads) && (library == Library::Diffusers || alone()) {
             return Ok(Weights::open(folder, library)?);

@@ -24,7 +24,7 @@ const BANDWIDTH: ByteSize = ByteSize(1_000_000_000);
 /// Shows what a job would do and cost, and whether it fits the worker's memory.
 ///
 /// # Errors
-/// Whatever `run` would refuse before its work. A job that does not fit is refused behind its plan, which shows what would.
+/// All that `run` would refuse before its work. A job that does not fit is refused after its plan is shown, which says what would fit.
 pub(super) fn plan(args: &PlanArgs, session: &mut CommandContext<'_>) -> Result<()> {
     if plan_sizes::is_config(&args.job.job) {
         return plan_sizes::plan(args, session);
@@ -83,7 +83,8 @@ pub(super) fn traffic(cost: &PlanCost) -> String {
 const MEMORIES: [(&str, u64); 3] =
     [("24 GB", 24_000_000_000), ("48 GB", 48_000_000_000), ("80 GB", 80_000_000_000)];
 
-/// What the Grams of all the model's sites come to, whatever the job leaves dense, and how many packages they take at least.
+/// The total size and arithmetic of the Grams of all sites, including those that the job leaves dense, and the fewest packages they
+/// need.
 pub(super) fn whole_model(
     job: &JobFile,
     inventory: &Inventory,
@@ -115,8 +116,8 @@ pub(super) fn whole_model(
     ))
 }
 
-/// How long each package takes so many workers of such a bandwidth, from what one is measured to reach here, where products go at
-/// `rate` operations a second.
+/// The predicted time of each package for this number of workers with this bandwidth. The speed of one worker is measured here;
+/// products run at `rate` operations a second.
 fn times(
     job: &JobFile,
     described: &Described,

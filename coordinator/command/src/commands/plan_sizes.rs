@@ -1,4 +1,4 @@
-//! `obsdiff plan CONFIG`: what a model of published sizes would take, from its transformer's `config.json` alone.
+//! `obsdiff plan CONFIG`: the cost of pruning a model, from its transformer's `config.json` alone.
 
 use std::path::Path;
 

@@ -14,7 +14,7 @@ pub(super) fn run(args: &RunArgs, session: &mut CommandContext<'_>) -> Result<()
     let job = session.job(&args.job)?;
     session.use_threads(args.process.threads)?;
     let progress = session.progress(args.process.quiet);
-    // What is committed is whole on the disk at any moment, and nothing else is kept: there is nothing to wait for.
+    // Committed packages are always whole on the disk, and nothing else is kept. So a signal may end the process at once.
     session.signals.respond({
         let (progress, command) = (progress.clone(), session.command.clone());
         move |signal| Answer::Exit(format!("stopped by {signal}: {}", progress.left_by_stop(&command)))

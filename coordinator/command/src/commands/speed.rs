@@ -1,4 +1,4 @@
-//! How much faster a pruned transformer is than the dense one, against how much less it computes.
+//! Compares how much faster a pruned transformer is with how much less it computes.
 
 use std::fmt;
 use std::time::Duration;
@@ -12,8 +12,9 @@ use crate::context::CommandContext;
 use crate::sampling::{Settings, load_transformer};
 use crate::text;
 
-/// Calls of each transformer: at least and at most so many, and for about so long.
+/// The least and the most calls of each transformer.
 const ROUNDS: [usize; 2] = [5, 200];
+/// The time after which no further round begins, once the least number is done.
 const LONG: Duration = Duration::from_secs(10);
 
 /// The time and the arithmetic of a forward call on one picture, of the dense transformer and of the pruned one.
@@ -24,7 +25,7 @@ pub(super) struct Speed {
     flops: [f64; 2],
 }
 
-/// The fastest call of each transformer, on noise. They run by turns, so that whatever else the machine does meets both.
+/// The fastest call of each transformer, on noise. The two take turns, so that other load on the machine affects both.
 pub(super) fn measure(
     dense: &PipelineFolder,
     pruned: &PipelineFolder,

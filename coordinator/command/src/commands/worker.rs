@@ -35,7 +35,7 @@ const LEFT: &str = "the job goes on with other workers, or when this command is 
 /// Works for a coordinator until the job is over or the process is asked to stop.
 ///
 /// # Errors
-/// When the coordinator cannot be dialled as asked, it refuses the worker, or the model here is not the job's.
+/// When the coordinator cannot be reached as asked, or refuses the worker, or when the model on this host is not the job's.
 pub(super) fn work(args: &WorkerArgs, session: &mut CommandContext<'_>) -> Result<()> {
     session.use_threads(args.process.threads)?;
     let runtime = crate::runtime::runtime()?;
@@ -69,7 +69,7 @@ pub(super) fn work(args: &WorkerArgs, session: &mut CommandContext<'_>) -> Resul
     });
     let worked = match briefings.recv() {
         Ok(briefing) => serve(&briefing, &runtime, &worker_state, &ready, session, &progress),
-        // The session ended before it began: what it says is told below.
+        // The session ended before it began. The error below says why.
         Err(_) => Ok(()),
     };
     worker_state.close();
@@ -86,7 +86,7 @@ pub(super) fn work(args: &WorkerArgs, session: &mut CommandContext<'_>) -> Resul
     match (dismissed, session.signals.heard()) {
         (Some(Dismissed { reason: Reason::Done, words }), _) => Ok(writeln!(session.out, "{words}")?),
         (Some(Dismissed { reason: Reason::Protocol, words }), _) => Err(Error::Refused(words)),
-        // Its place is taken by whoever starts it again: 0 would say that its work is done.
+        // The worker may be started again. Exit code 0 would mean that its work is done.
         (_, Some(signal)) => Err(Error::Stopped { signal, left: LEFT.to_owned() }),
         (Some(Dismissed { reason: Reason::Cancelled, .. }), None) => Err(Error::Cancelled),
         (Some(Dismissed { words, .. }), None) => Err(Error::Session(words)),
@@ -113,8 +113,8 @@ fn settings(
     Ok((settings, transport))
 }
 
-/// The way to the other workers: by Gloo, and the coordinator tells where they are. Gloo's connections have no certificates: beyond
-/// this machine the worker has no way to others, unless `insecure` says that it may.
+/// Connects to the other workers by Gloo, whose addresses the coordinator provides. Gloo's connections are not encrypted, so a worker
+/// joins others on another machine only with `insecure`.
 #[cfg(feature = "gloo")]
 fn reach(
     coordinator: &Endpoint,
@@ -131,7 +131,7 @@ fn reach(
     }
 }
 
-/// The way to the other workers: none in this build.
+/// Does not connect to other workers: this build has no network collective.
 #[cfg(not(feature = "gloo"))]
 fn reach(_: &Endpoint, _: bool, _: &Runtime) -> (Arc<dyn Transport>, Option<Arc<PeerRendezvous>>) {
     (Arc::new(obsdiff_worker::collective::Alone::default()), None)
@@ -155,7 +155,7 @@ fn serve(
     if let Some(memory) = session.memory {
         fit::check(&job, &inputs.described, &inputs.plan, 1, memory)?;
     }
-    // Whoever prepares for long is not taken for one that hangs.
+    // Reading weights counts as progress, so that a worker that takes long to prepare is not taken for one that hangs.
     let (encoding, loading) = (worker_state.clone(), worker_state.clone());
     progress.call_at_steps(Box::new(move || encoding.advance()));
     inputs.weights.tell(Arc::new(move || loading.advance()));
@@ -180,7 +180,7 @@ fn serve(
     }
 }
 
-/// What the job reads here: its model, and the prompts of its store.
+/// The job's inputs on this host: its model, and the prompts from its store.
 fn inputs(briefing: &Briefing, received: Received) -> Inputs {
     let Received { model, weights, model_files, record, prompts } = received;
     Inputs {
@@ -201,8 +201,8 @@ fn inputs(briefing: &Briefing, received: Received) -> Inputs {
     }
 }
 
-/// A signal lets a worker at work finish what it has begun, hand back the rest, and leave; one that is not `ready` yet has nothing to
-/// finish, and ends at once.
+/// On a signal, a worker that works finishes what it has begun, hands back the rest and leaves. One that is not `ready` yet ends at
+/// once.
 fn drain_when_asked(signals: &Signals, worker_state: &Arc<WorkerState>, ready: &Arc<AtomicBool>) {
     let (worker_state, ready) = (worker_state.clone(), ready.clone());
     signals.respond(move |signal| {

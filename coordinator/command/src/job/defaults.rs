@@ -8,8 +8,8 @@ use obsdiff_proto::JobSpec;
 
 use super::is_given;
 
-/// Sets the keys that were not given to what diffusers' pipeline for the job's model takes. A model that cannot be read keeps the general
-/// defaults: it is refused where it is opened.
+/// Sets keys that were not given to the defaults of diffusers' pipeline for the job's model. If the model cannot be read, the general
+/// defaults stay; opening the model then gives the error.
 pub(super) fn fill(spec: &mut JobSpec, merged: &Value) {
     let model = Path::new(&spec.model.path);
     let Ok(config) = read_config(&model.join("transformer")).or_else(|_| read_config(model)) else { return };

@@ -29,7 +29,7 @@ const MAX_JOB_BYTES: u64 = 1 << 20;
 /// Origin of a value that a flag gave.
 const FROM_FLAG: &str = "flag";
 
-/// A job as its user gave it, checked as far as can be without reading the model or the prompts.
+/// A job as its user gave it, with all checks that do not need the prompts or the model's weights.
 #[derive(Debug)]
 pub struct JobFile {
     /// What is asked for, with defaults filled in.
@@ -39,7 +39,7 @@ pub struct JobFile {
     stores: StoreSettings,
 }
 
-/// What the environment says of object stores: the usual variables of S3, Google Cloud Storage and Azure. Shows itself to nobody.
+/// The environment's settings of object stores: the usual variables of S3, Google Cloud Storage and Azure. `Debug` does not show them.
 #[derive(Clone, Default)]
 pub struct StoreSettings(Vec<(String, String)>);
 
@@ -93,7 +93,7 @@ impl JobFile {
         Ok(job)
     }
 
-    /// Nobody expands a `~` in a job file: a folder of that name would be made.
+    /// Refuses a path that starts with `~`. Nothing expands it in a job file, so a folder of that name would be made.
     fn check_tildes(&self) -> Result<()> {
         let spec = &self.spec;
         let paths = [
@@ -125,13 +125,13 @@ impl JobFile {
         }
     }
 
-    /// A job as a coordinator tells it, which has checked it.
+    /// A job that a coordinator has checked and sent.
     pub fn received(spec: JobSpec, stores: StoreSettings) -> Self {
         let path = PathBuf::from("the coordinator's job");
         Self { spec, path, merged: Value::new(None, ValueKind::Nil), stores }
     }
 
-    /// How its store is reached, as far as the environment says.
+    /// The environment's settings of the job's store.
     pub fn stores(&self) -> &StoreSettings {
         &self.stores
     }
@@ -212,7 +212,7 @@ fn bare_word(text: &str, line: usize) -> Option<String> {
     if ["null", "None", "nil", "~"].contains(&word) {
         return Some(format!("TOML has no {word}: leave `{key}` out, or give it a value"));
     }
-    // A value that is right by itself, or a number too large, is not what is wrong here.
+    // A valid value, or a number that is too large, is not the problem here.
     if word.parse::<f64>().is_ok() || format!("value = {word}").parse::<toml::Table>().is_ok() {
         return None;
     }
@@ -220,12 +220,12 @@ fn bare_word(text: &str, line: usize) -> Option<String> {
     bare.then(|| format!("`{word}` is text, which stands in quotes: {key} = \"{word}\""))
 }
 
-/// Text of the environment or a flag has no type of its own.
+/// Whether a value is text from the environment or a flag, which has no type of its own.
 fn untyped(value: &Value) -> bool {
     value.origin().is_some_and(|origin| [FROM_FLAG, FROM_ENV].contains(&origin))
 }
 
-/// The place where a user gave the value of `key`, or what it would lie in, with the key as it is written there.
+/// Where the user gave the value of `key`, or of the table that would hold it, with the key as it is written there.
 fn blame(path: &Path, merged: &Value, key: &str) -> String {
     let around = |key: &str| find(merged, key).and_then(Value::origin).map(str::to_owned);
     let mut ends = key.match_indices(['.', '[']).map(|(end, _)| end).chain([key.len()]).rev();

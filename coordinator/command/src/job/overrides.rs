@@ -14,7 +14,7 @@ pub const ENV_PREFIX: &str = "OBSDIFF_";
 /// Start of the origin of a value that the environment gave.
 pub(super) const FROM_ENV: &str = "environment";
 
-/// More rules than anyone writes; an index past it is a slip that would fill memory with empty rules.
+/// More rules than any job has. A larger index is a mistake, and would fill memory with empty rules.
 const MAX_INDEX: usize = 1000;
 
 /// The sections of a job. A variable of another name is not ours: Kubernetes sets `OBSDIFF_PORT` and the like in every pod beside a
@@ -22,7 +22,7 @@ const MAX_INDEX: usize = 1000;
 pub(super) const SECTIONS: [&str; 8] =
     ["model", "sparsity", "calibration", "hessian", "packages", "evaluation", "workers", "output"];
 
-/// The list among the keys. Given whole, it or one of its items is written in TOML.
+/// The only key that is a list. The whole list, or one of its items, is written in TOML.
 const LIST: [&str; 2] = ["sparsity", "rules"];
 
 /// A value for a key, and who gave it.
@@ -124,7 +124,7 @@ fn toml(text: &str) -> std::result::Result<ValueKind, String> {
     }
 }
 
-/// The value, all of which `origin` gave.
+/// The value, with `origin` as the origin of all its parts.
 fn given(value: Value, origin: &String) -> Value {
     let kind = match value.kind {
         ValueKind::Table(table) => {
@@ -158,7 +158,7 @@ pub(super) fn of_environment(environment: &[(OsString, OsString)]) -> Result<Vec
     }
 }
 
-/// The key that a variable of this name overrides; nothing where it is not for a job.
+/// The key that a variable of this name overrides; none if the variable is not a key of a job.
 fn variable(name: &str) -> Option<Result<Vec<PathStep>>> {
     let key = name.strip_prefix(ENV_PREFIX).filter(|_| !PROGRAM_VARIABLES.contains(&name))?;
     let parts: Vec<String> = key.split("__").map(str::to_lowercase).collect();

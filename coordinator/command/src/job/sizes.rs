@@ -1,4 +1,4 @@
-//! Jobs on a transformer of which nothing is there but its configuration: they can be planned, not run.
+//! Jobs on a transformer of which only the configuration is present. They can be planned, but not run.
 
 use std::ffi::OsString;
 use std::path::Path;

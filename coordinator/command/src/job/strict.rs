@@ -193,7 +193,7 @@ impl<'de> de::Deserializer<'de> for Node<'_> {
             let problem = format!("is not a key; {}", closest(stranger, fields));
             return Err(Refusal::at(join(&self.key, stranger), problem));
         }
-        // A key that was unset is as good as one that was never set.
+        // A key that was unset counts as absent.
         let set = |field: &&'static str| table.get(*field).filter(|value| value.kind != ValueKind::Nil);
         let entries = fields.iter().filter_map(|field| Some((*field, set(field)?)));
         let entries = Entries { node: &self, entries: entries.collect::<Vec<_>>().into_iter(), value: None };

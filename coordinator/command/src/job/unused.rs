@@ -1,4 +1,4 @@
-//! Keys without effect in a job of one kind or another. One that its user wrote is refused: nothing that is asked for is ignored.
+//! Keys that have no effect in some kind of job. A job that gives one is refused, so that no key is ignored silently.
 
 use obsdiff_proto::{JobSpec, Method, Pattern, Weighting};
 

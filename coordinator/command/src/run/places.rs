@@ -1,4 +1,4 @@
-//! Where a job reads and writes: what it writes must lie apart from what it reads.
+//! Checks the paths of a job: what it writes must lie apart from what it reads.
 
 use std::path::Path;
 

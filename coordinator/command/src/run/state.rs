@@ -1,4 +1,4 @@
-//! The state of a job that this process coordinates: where it is, and what is said of it.
+//! The state of a job that this process coordinates: its location, and the messages about it.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -47,7 +47,7 @@ pub(super) fn has_written(job: &JobFile) -> Result<bool> {
     Ok(JobState::is_at(&location(job), job.stores().pairs(), &job.spec, &runtime()?)?)
 }
 
-/// Whether the output is written, and an earlier process ended while it removed this state: nothing is to be done but that.
+/// Whether the output is written and an earlier process ended while it removed this state. Then only the removal is left to do.
 pub(crate) fn is_left_over(state: &JobState, inputs: &Inputs) -> bool {
     inputs.written && !state.is_finished()
 }
@@ -86,8 +86,8 @@ pub(super) fn check_hardware(state: &JobState, job: &JobFile) -> Result<()> {
     }
 }
 
-/// What becomes of the state after a failure. It stays, so that the same command can go on; but where the input has to change
-/// first, and this process began the job, it is removed: nothing is left that was not there before.
+/// Decides about the state after a failure. It normally stays, so that the same command can go on. It is removed if this process began
+/// the job and the input has to change first, so that nothing new is left behind.
 pub(super) fn after(state: JobState, error: Error, disk: &Disk) -> Error {
     let error = error.after_begin(state.url());
     if error.exit_code() == 2 && !state.resumed && !matches!(error, Error::Damaged(_)) {
@@ -99,7 +99,7 @@ pub(super) fn after(state: JobState, error: Error, disk: &Disk) -> Error {
 /// Much more than a record of a million linears takes.
 const MAX_RECORD_BYTES: u64 = 1 << 30;
 
-/// What the output says of itself, where it is there.
+/// The output's record, if the output exists.
 pub(super) fn written_record(job: &JobFile) -> Option<PruningRecord> {
     let record = Path::new(&job.spec.output.path).join(RECORD_FILE);
     let words = read_regular(&record, MAX_RECORD_BYTES).ok()?;

@@ -92,7 +92,7 @@ pub(super) fn run_workers<'a>(
                 Err(payload) => panic = Some(payload),
             }
         }
-        // Where nobody is left who could go on, nor will anybody come, the driver has to be told.
+        // No worker is left and none will come, so the driver has to stop.
         sessions.into_iter().for_each(|session| drop(session.join()));
         handle.stop();
         let outcome = driving.join().unwrap_or_else(|payload| std::panic::resume_unwind(payload));
