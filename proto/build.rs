@@ -10,7 +10,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut compiler = protox::Compiler::new(["proto"])?;
     compiler.include_source_info(true).include_imports(true);
     compiler.open_files(files.map(|name| format!("obsdiff/v1/{name}.proto")))?;
-    // What a server shows to those who ask what it serves.
+    // Descriptors for gRPC server reflection.
     let descriptors = std::path::PathBuf::from(std::env::var("OUT_DIR")?).join("obsdiff_v1.bin");
     std::fs::write(descriptors, compiler.encode_file_descriptor_set())?;
     // The services run over any transport; who opens one, chooses.

@@ -2,7 +2,7 @@
 
 use std::error::Error;
 
-/// An error and its causes in one line. A cause that an error has already told is not told again.
+/// An error and its causes in one line. A cause that is already part of an error's message is not repeated.
 pub fn causes(error: &dyn Error) -> String {
     let mut line = error.to_string();
     let mut cause = error.source();

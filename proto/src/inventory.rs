@@ -1,4 +1,4 @@
-//! What a model can have pruned, as it describes itself from its configuration alone.
+//! The inventory: a model's description of what can be pruned in it, made from its configuration alone.
 
 mod check;
 
@@ -104,7 +104,7 @@ impl Stream {
         Self { name: name.to_owned(), image_tokens, text }
     }
 
-    /// Its tokens in one forward call on one picture of so many `image` and `text` tokens.
+    /// Its tokens in one forward call on one picture with these numbers of `image` and `text` tokens.
     pub fn tokens(&self, image: u64, text: u64) -> u64 {
         let image = image.checked_div(u64::from(self.image_tokens)).unwrap_or(0);
         image.saturating_add(if self.text { text } else { 0 })

@@ -58,12 +58,12 @@ pub struct Slice {
     pub rows: Range<usize>,
 }
 
-/// What a part consists of.
+/// A part: the smallest piece of solving that one worker does.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Part {
     /// Its name.
     pub id: PartId,
-    /// The sites that its slices read, whose Grams are needed: one, but for structures.
+    /// The sites that its slices read, whose Grams are needed. Only structures have more than one.
     pub sites: Vec<SiteId>,
     /// Rows to prune, in inventory order.
     pub slices: Vec<Slice>,
@@ -107,7 +107,7 @@ pub enum Order {
         /// The last epoch to close.
         epoch: Epoch,
     },
-    /// Load the pruned weights of committed packages until so many are applied. Ends sums and groups of earlier packages.
+    /// Load the pruned weights of committed packages until this number is applied. Ends sums and groups of earlier packages.
     Apply {
         /// Packages applied when done, counted from the first.
         packages: u32,
@@ -206,10 +206,10 @@ pub enum Command {
     Export,
 }
 
-/// What is gathered for a package.
+/// The sums to gather for a package.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Opening {
-    /// The package; as many packages are applied to the weights as its number says.
+    /// The package. All packages before it are applied to the weights.
     pub package: PackageId,
     /// Exponents of the package's sites.
     pub exponents: Exponents,
@@ -239,10 +239,10 @@ pub struct Reduction {
     pub roots: Vec<WorkerId>,
 }
 
-/// What a worker says first.
+/// The first message of a worker.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hello {
-    /// Drawn at random when the process started: tells a worker that comes back from a new one.
+    /// Drawn at random when the process started. It shows whether a worker is new or has reconnected.
     pub instance: u128,
     /// Measured speed in 10^6 floating-point operations per second.
     pub speed: u64,
@@ -250,14 +250,14 @@ pub struct Hello {
     pub hardware: String,
     /// Exponents that the sums in `status` were gathered with.
     pub exponents: Exponents,
-    /// What it holds; `in_hand` names only what was begun, the rest was forgotten with the connection.
+    /// Its status. `in_hand` names only orders that it has begun; the others were lost with the connection.
     pub status: Status,
 }
 
 /// All that a worker knows of its own work. `Default` is a worker that has just started.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Status {
-    /// Grows with each step of work: tells a busy worker from a stuck one.
+    /// Grows with each step of work, so that a busy worker is not taken for a stuck one.
     pub progress: u64,
     /// It reads, hashes and loads what the job needs before it can take other orders than [`Order::Encode`]. Once it is ready it stays
     /// so.
@@ -360,7 +360,7 @@ pub enum Fault {
     },
     /// It may go well another time.
     Transient(String),
-    /// It goes wrong until somebody sets something right where the worker runs: a permission, a limit, a file system.
+    /// It fails until a problem of the worker's host is solved: a permission, a limit, a file system.
     Environment(String),
     /// It would go wrong every time.
     Fatal(String),

@@ -93,7 +93,7 @@ impl fmt::Display for Pattern {
     }
 }
 
-/// What one linear is to become: a pattern with its numbers.
+/// The target of one linear: a pattern with its numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Target {

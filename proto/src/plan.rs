@@ -75,7 +75,7 @@ impl Package {
 pub struct LinearTarget {
     /// Which linear.
     pub linear: LinearId,
-    /// What it becomes.
+    /// Its target.
     pub target: Target,
 }
 

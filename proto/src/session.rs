@@ -10,7 +10,7 @@ use crate::{InputDigest, Inventory, JobSpec, Plan, WorkerId};
 /// What this release speaks. It grows with every change that an older release would misunderstand.
 pub const PROTOCOL: u32 = 4;
 
-/// What a worker says.
+/// A message of a worker.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum WorkerEvent {
     /// First of all, and once.
@@ -45,7 +45,7 @@ pub struct Welcome {
     pub briefing: Arc<Briefing>,
 }
 
-/// The job, as every worker needs it: nothing else has to be given to a worker that finds the model where the coordinator does.
+/// All that a worker needs to know of the job. The model must lie at the same path as for the coordinator.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Briefing {
     /// What is asked.
@@ -54,7 +54,7 @@ pub struct Briefing {
     pub inventory: Inventory,
     /// What is pruned.
     pub plan: Plan,
-    /// The model's files: a worker whose own differ takes no part.
+    /// The model's files. A worker with other files is refused.
     pub inputs: Vec<InputDigest>,
     /// URL of the store that holds prompts and pruned weights.
     pub store: String,
@@ -69,7 +69,7 @@ pub struct Dismissed {
     pub words: String,
 }
 
-/// What a worker makes of the end of its session.
+/// What a worker does after the end of its session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Reason {
     /// Not heard of for too long.

@@ -33,7 +33,7 @@ impl Targets {
         self.by_rule(linear).unwrap_or(Some(self.otherwise))
     }
 
-    /// What a rule says of the linear of this name, `Some(None)` being that it stays dense; `None` where no rule matches.
+    /// The decision of the first rule that matches this linear: `Some(None)` keeps it dense; `None` if no rule matches.
     pub fn by_rule(&self, linear: &str) -> Option<Option<Target>> {
         self.rules.get(self.rule_of(linear)?).map(|(_, target)| *target)
     }
@@ -48,7 +48,7 @@ impl Targets {
         self.rules.get(rule).is_some_and(|(glob, _)| glob.is_match(linear))
     }
 
-    /// What a linear becomes that no rule matches.
+    /// The target of a linear that no rule matches.
     pub fn otherwise(&self) -> Target {
         self.otherwise
     }

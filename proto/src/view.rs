@@ -1,11 +1,11 @@
-//! What a user sees of a job.
+//! Reports of a job for its users.
 
 use std::fmt;
 use std::time::Duration;
 
 use crate::{Epoch, PackageId, WorkerId};
 
-/// What a coordinator says of itself and its job.
+/// A coordinator's report of itself and its job.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct JobReport {
     /// The coordinator's release.
@@ -20,19 +20,19 @@ pub struct JobReport {
     pub view: View,
 }
 
-/// What those who watch a job hear of.
+/// A message to the watchers of a job.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum News {
-    /// Where it stands.
+    /// The job's state.
     Report(Box<JobReport>),
     /// Something that happened, in words.
     Told(String),
 }
 
-/// Where a job stands.
+/// The state of a job.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct View {
-    /// What is being done.
+    /// The current phase.
     pub phase: Phase,
     /// Packages planned.
     pub packages: usize,
@@ -56,7 +56,7 @@ pub struct View {
     pub ending: Option<Ending>,
 }
 
-/// Where a worker stands.
+/// The state of a worker.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WorkerView {
     /// The worker.
@@ -75,7 +75,7 @@ pub struct WorkerView {
     pub preparing: bool,
 }
 
-/// What a job is busy with.
+/// The phases of a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
     /// Finding exponents.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 
-/// What is about to happen to a path.
+/// An operation on a path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Operation {
     /// A folder is made.
@@ -62,12 +62,12 @@ impl fmt::Debug for Disk {
 /// Every method's errors are those of the system, or of [`Steps::before`].
 #[allow(clippy::missing_errors_doc)]
 impl Disk {
-    /// A disk each of whose operations is told to `steps` first.
+    /// A disk that reports each operation to `steps` before it.
     pub fn watched(steps: Arc<dyn Steps>) -> Self {
         Self { steps: Some(steps), on_progress: None }
     }
 
-    /// The same disk for somebody who has to know that the work goes on.
+    /// The same disk, which calls `on_progress` while it works.
     pub fn telling(&self, on_progress: Arc<OnProgress>) -> Self {
         Self { on_progress: Some(on_progress), ..self.clone() }
     }

@@ -1,8 +1,8 @@
 //! Files and folders: those that a user names, and those that obsdiff owns.
 //!
-//! What a user names is only read: [`open_regular`] opens it where it is a file. Nothing is changed or removed that obsdiff has not
-//! written. [`in_hole`] tells what of a file was never written. [`Disk`] makes every change of an export or of a job's state, one file
-//! operation after another, and syncs what has to outlive a power cut. [`Lock`] tells a process that still works from one that has ended.
+//! Files that a user names are only read: [`open_regular`] opens regular files and nothing else. obsdiff changes and removes only what
+//! it has written. [`in_hole`] tells which part of a file was never written. [`Disk`] makes every change of an export or of a job's state, one file
+//! operation after another, and syncs what has to outlive a power cut. [`Lock`] shows whether the process that holds it is still running.
 //! [`ResolvedPath`] tells whether two paths overlap.
 
 mod disk;

@@ -1,4 +1,4 @@
-//! Locks on files: the system releases them when a process ends, however it ends.
+//! Locks on files. The system releases them when a process ends, even if it is killed.
 
 use std::fmt;
 use std::fs::{File, OpenOptions, TryLockError};
@@ -25,7 +25,7 @@ pub struct Lock {
     exclusive: bool,
 }
 
-/// The process that holds a lock, as far as its file tells.
+/// The process that holds a lock, according to the lock's file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Owner {
     process: Option<LockHolder>,
@@ -88,7 +88,7 @@ impl Lock {
                     false
                 }
             };
-            // The one that held it before may have removed the file: then this lock keeps nobody away.
+            // The previous holder may have removed the file. Then this lock would not keep other processes out.
             if !is_at(&file, path)? {
                 continue;
             }
@@ -158,7 +158,7 @@ mod tests {
         let words = format!("is in use by process {} on {}, since 2", std::process::id(), host());
         assert!(refused.starts_with(&words), "{refused}");
         drop(first);
-        // What a process that ended has left in the file is no obstacle.
+        // The file of a process that has ended is overwritten.
         Lock::take(&path).unwrap();
     }
 

@@ -7,22 +7,22 @@ use std::path::{Component, Path, PathBuf};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ResolvedPath(PathBuf);
 
-/// How a place lies to another one.
+/// How two paths lie to each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Overlap {
     /// Both are the same.
     Same,
-    /// It lies in the other one.
+    /// The first lies in the other one.
     Inside,
     /// The other one lies in it.
     Around,
 }
 
 impl ResolvedPath {
-    /// Follows the symbolic links of whatever exists on the way; the rest is taken as it is written.
+    /// Follows symbolic links as far as the path exists; the rest is taken as it is written.
     ///
     /// # Errors
-    /// When the path is empty, or this process's own folder is gone.
+    /// When the path is empty, or the current folder of this process does not exist any more.
     pub fn of(path: &Path) -> io::Result<Self> {
         let absolute = std::path::absolute(path)?;
         let found = absolute.ancestors().find_map(|start| Some((start, start.canonicalize().ok()?)));
@@ -53,7 +53,7 @@ impl ResolvedPath {
     }
 }
 
-/// Whether a shell would have replaced the start of a path by a home folder, which nobody else does.
+/// Whether a path starts with `~`, which a shell alone replaces by a home folder.
 pub fn starts_with_tilde(path: &str) -> bool {
     path.starts_with('~')
 }

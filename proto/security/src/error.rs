@@ -1,4 +1,4 @@
-//! What is wrong with certificates, addresses and tokens.
+//! Errors of certificates, addresses and tokens.
 
 use std::io;
 use std::net::SocketAddr;
@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
-/// What is wrong with what a user gave for security.
+/// An error in what a user gave for security.
 #[derive(Debug, Error)]
 pub enum SecurityError {
     /// A file cannot be read.

@@ -15,7 +15,7 @@ use super::{Result, SecurityError};
 /// The certificates of all public authorities together take 0.2 MB.
 const MAX_PEM_BYTES: u64 = 16 << 20;
 
-/// Where a process's certificates lie, as PEM.
+/// The files of a process's certificates, as PEM.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TlsFiles {
     /// Its own certificate, followed by those between it and the authority (`--tls-cert`).
@@ -50,7 +50,7 @@ impl Tls {
         })
     }
 
-    /// For a port: whoever connects has to show a certificate of the authority.
+    /// For a port: clients must present a certificate of the authority.
     pub fn server(&self) -> ServerTlsConfig {
         ServerTlsConfig::new().identity(self.identity.clone()).client_ca_root(self.authority.clone())
     }

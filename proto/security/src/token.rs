@@ -21,7 +21,7 @@ const LONGEST: usize = 4096;
 /// The longest token, and white space around it.
 const MAX_FILE_BYTES: u64 = 64 << 10;
 
-/// A job's token. Shows itself to nobody.
+/// A job's token. `Debug` does not show it.
 #[derive(Clone)]
 pub struct Token {
     header: MetadataValue<Ascii>,

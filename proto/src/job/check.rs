@@ -5,7 +5,7 @@ use globset::Glob;
 use super::{JobError, JobSpec, Rule, SparsitySpec};
 use crate::{Pattern, Target};
 
-/// Conjugate gradients end after as many steps as a linear has columns; a few find nearly all there is.
+/// Conjugate gradients end after as many steps as a linear has columns; a few steps gain nearly everything.
 const MOST_STEPS: u32 = 10_000;
 
 impl JobSpec {
@@ -111,12 +111,12 @@ impl SparsitySpec {
         if self.pattern == Pattern::Structured { 0 } else { self.refine }
     }
 
-    /// What a linear becomes that no rule matches.
+    /// The target of a linear that no rule matches.
     pub(crate) fn target(&self) -> Result<Target, JobError> {
         target("sparsity.ratio", self.pattern, self.ratio)
     }
 
-    /// What a linear becomes that `rule` decides; errors name `key`.
+    /// The target of a linear that `rule` matches; errors name `key`.
     pub(crate) fn rule_target(&self, rule: &Rule, key: &str) -> Result<Target, JobError> {
         let pattern = rule.pattern.unwrap_or(match rule.ratio {
             // A ratio of its own in a job of N:M can only mean unstructured.

@@ -23,12 +23,12 @@ pub struct SparsitySpec {
     /// `admm` only: how long mask and weights take turns.
     #[serde(default)]
     pub effort: Effort,
-    /// `structured` only, in place of a ratio: share of a forward call's arithmetic that is to be saved, wherever it costs least.
+    /// `structured` only, in place of a ratio: the share of a forward call's arithmetic to save, taken where it costs least.
     pub budget: Option<f64>,
     /// `structured` only: how heads and neurons are scored.
     #[serde(default)]
     pub head_score: HeadScore,
-    /// `structured` only: whether biases take over the mean of what goes.
+    /// `structured` only: whether biases take over the mean of what is removed.
     #[serde(default = "default_fold_bias")]
     pub fold_bias: bool,
     /// Exceptions for linears by name; the first match wins.

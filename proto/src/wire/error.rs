@@ -1,4 +1,4 @@
-//! What is wrong with a message.
+//! Errors of messages.
 
 use std::fmt;
 
@@ -14,7 +14,7 @@ pub enum WireError {
     Protocol {
         /// Whose message it was.
         them: Side,
-        /// What it speaks.
+        /// Its version.
         theirs: u32,
     },
     /// A field does not say what it must.
@@ -36,7 +36,7 @@ pub enum Side {
     Worker,
 }
 
-/// What is wrong with a field.
+/// An error of a field.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum Problem {
     /// Not there, or of a kind that this release does not know.

@@ -107,7 +107,7 @@ pub(super) fn exponents_out(exponents: &Exponents) -> BTreeMap<u32, i32> {
     exponents.iter().map(|(site, e)| (site.0, *e)).collect()
 }
 
-/// What a duration longer than 584 years becomes is the longest that can be said.
+/// A duration of more than 584 years becomes the longest that can be represented.
 pub(super) fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }

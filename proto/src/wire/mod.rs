@@ -24,7 +24,7 @@ pub mod v1 {
 pub use error::{Problem, Side, WireError};
 pub use rendezvous::{Put, Wait};
 
-/// What a server shows to those who ask what it serves.
+/// Descriptors for gRPC server reflection.
 pub const FILE_DESCRIPTOR_SET: &[u8] = tonic::include_file_descriptor_set!("obsdiff_v1");
 
 /// The largest message that either side takes. Weights travel elsewhere.

@@ -6,7 +6,7 @@ use super::field::count;
 use super::{MOST_SHARDS, Problem, Result, WireError, v1};
 use crate::{Shard, ShardId};
 
-/// A set of shards as runs: by turns how many ids are left out, and how many follow each other.
+/// A set of shards as runs: alternately the number of ids left out, and the number of consecutive ids.
 pub(super) fn runs_out(shards: &BTreeSet<ShardId>) -> Vec<u32> {
     let mut runs = Vec::new();
     // What the next id would be in the run that is open.
