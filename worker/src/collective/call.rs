@@ -1,4 +1,4 @@
-//! What a rank calls: the same for all ranks of a group.
+//! A collective call, which must be the same at all ranks of a group.
 
 use std::fmt;
 
@@ -25,7 +25,7 @@ impl Call {
         Ok(Self { what: CallKind::AllReduce, shape: same_shape(send, receive)? })
     }
 
-    /// A reduction at one of `world` ranks: the root receives, and nobody else.
+    /// A reduction at one of `world` ranks. Only the root receives the sum.
     pub(super) fn reduce(
         root: usize,
         send: Values<'_>,

@@ -91,7 +91,7 @@ pub trait Transport: Send + Sync {
     }
 }
 
-/// A member of a group that is to be joined, and how long it waits.
+/// A member of a group to join, and how long it waits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Member {
     /// The group's epoch, never used for another group.

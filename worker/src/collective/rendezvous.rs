@@ -18,12 +18,12 @@ pub trait Rendezvous: Send + Sync {
     /// Puts a value. The first one stays: putting the same again changes nothing.
     ///
     /// # Errors
-    /// When the group is over, another value was put, or nobody is reached.
+    /// When the group is over, another value was put, or the coordinator cannot be reached.
     fn put(&self, epoch: Epoch, key: &str, value: Vec<u8>) -> Result<()>;
 
     /// Waits for a value, at most so long; none after it.
     ///
     /// # Errors
-    /// When the group is over, nobody is reached, or `abort` is raised.
+    /// When the group is over, the coordinator cannot be reached, or `abort` is raised.
     fn wait(&self, epoch: Epoch, key: &str, most: Duration, abort: &Abort) -> Result<Option<Vec<u8>>>;
 }

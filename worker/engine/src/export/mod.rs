@@ -29,7 +29,7 @@ use staging::Staging;
 pub struct Export<'a> {
     /// The pipeline directory that was pruned.
     pub source: &'a Path,
-    /// Where the new one goes: must not exist yet, or be written by the same job.
+    /// The directory of the new one. It must not exist yet, unless the same job has written it.
     pub destination: &'a Path,
     /// Hard-link unchanged files instead of copying them, where the file system allows it.
     pub link: bool,

@@ -64,7 +64,7 @@ pub struct PrunedLinear {
     pub name: String,
     /// Rows (output features) and columns (input features) of its weight.
     pub shape: [usize; 2],
-    /// What it was to become.
+    /// Its target.
     pub target: Target,
     /// The package it was pruned in.
     pub package: u32,

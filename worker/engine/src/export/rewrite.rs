@@ -13,7 +13,7 @@ use crate::checkpoint::{Entry, Weights};
 use crate::{Error, Result};
 
 /// Writes file number `file` of `weights` into the transformer's folder under its own name. Types stay as they are, and so do shapes and
-/// the header but for what `shrink` says; tensors for which `pruned` has a new value are converted to their stored type.
+/// the header, except for what `shrink` changes; tensors for which `pruned` has a new value are converted to their stored type.
 pub(super) fn rewrite(
     weights: &Weights,
     file: usize,

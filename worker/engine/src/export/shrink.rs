@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 use crate::checkpoint::{Entry, Weights, read_json};
 use crate::{Error, Result};
 
-/// What is left of a tensor, by index, ascending.
+/// The rows or columns of a tensor that are kept, by index, ascending.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Kept {
     /// These rows, or of a bias these numbers.

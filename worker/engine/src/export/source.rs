@@ -1,4 +1,4 @@
-//! What of a source's directory belongs to its pipeline.
+//! The parts of a source's directory that belong to its pipeline.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -31,7 +31,7 @@ pub(super) fn pipeline_parts(source: &Path) -> Result<Vec<String>> {
     Ok(parts)
 }
 
-/// What is in a folder, in order.
+/// The entries of a folder, in order.
 pub(super) fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
     let entries = fs::read_dir(folder).map_err(|e| Error::file(folder, e))?;
     let paths = entries.map(|entry| Ok(entry.map_err(|e| Error::file(folder, e))?.path()));

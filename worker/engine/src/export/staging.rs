@@ -2,7 +2,7 @@
 //!
 //! For a destination `NAME` it is `.NAME.obsdiff-NUMBER`, which holds a lock, a marker that says what it is, and the directory
 //! `pipeline` that is written. Each writer has a number of its own: one that was cut off may still be writing while another one takes
-//! its place. The lock tells such a one from those that have ended, whose directories are removed.
+//! its place. The lock distinguishes it from those that have ended, whose directories are removed.
 
 use std::fs::File;
 use std::io::{self, ErrorKind};
@@ -79,7 +79,7 @@ impl<'a> Staging<'a> {
                 // Another writer took it for one that was left, and removes it.
                 Err(_) if !folder.exists() => continue,
                 Err(error) => {
-                    // What is in the way is told; an empty folder may stay.
+                    // The error names the obstacle; an empty folder may stay.
                     let _ = disk.remove_folder(&folder);
                     return Err(Error::write(&folder, io::Error::other(error.to_string())));
                 }
@@ -247,7 +247,7 @@ fn remove_ended(folder: &Path, name: &str, disk: &Disk) -> io::Result<()> {
     let marker = marker.map(|words| serde_json::from_slice::<StagingMarker>(&words));
     let ours = match marker {
         Some(Ok(marker)) => marker.destination == name,
-        // Killed before the marker was whole: then nothing else was made.
+        // A process that was killed before the marker was whole has made nothing else.
         Some(Err(_)) | None => files.iter().all(|file| file == LOCK || file == MARKER),
     };
     if !ours || !files.iter().all(|file| file == LOCK || file == MARKER || file == PIPELINE) {

@@ -9,7 +9,7 @@ pub const SUM_LIMIT: f64 = (1u64 << 62) as f64;
 /// How much larger than the pilot saw it an energy may turn out without overflow.
 const HEADROOM: f64 = 8.0;
 
-/// Largest |e|: 2^e and its reciprocal stay normal f64 numbers, whatever the pilot saw.
+/// Largest |e|: 2^e and its reciprocal stay normal f64 numbers for any result of the pilot.
 const RANGE: f64 = 900.0;
 
 /// The exponent for a site of which a pilot has seen a part.

@@ -20,7 +20,7 @@ pub(crate) mod name {
 }
 
 /// What a forward call takes from one block to the next, and all that blocks read besides their weights: tensors by name. A call can
-/// be broken off between two blocks, its state saved, and gone on with later.
+/// stop between two blocks, save its state, and go on later.
 #[derive(Clone, Debug, Default)]
 pub struct State(BTreeMap<String, Tensor>);
 

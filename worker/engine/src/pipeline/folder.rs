@@ -54,7 +54,7 @@ fn components(architecture: &Architecture) -> Vec<Component> {
 }
 
 /// A pipeline as diffusers saves it. It keeps paths only: every component is loaded when asked for, so that the text encoders can be
-/// gone before the transformer comes.
+/// dropped before the transformer is loaded.
 #[derive(Clone, Debug)]
 pub struct PipelineFolder {
     path: PathBuf,

@@ -1,4 +1,4 @@
-//! A diffusers pipeline but for its transformer: folder, tokenizers, text encoders, schedule, noise, autoencoder,
+//! A diffusers pipeline except for its transformer: folder, tokenizers, text encoders, schedule, noise, autoencoder,
 //! and the denoising loop. Every number is held to what diffusers 0.33 and PyTorch compute for the same files.
 
 mod folder;

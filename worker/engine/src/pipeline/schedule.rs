@@ -41,7 +41,7 @@ pub struct Scheduler {
 /// How noise levels are moved towards the noisy end.
 #[derive(Clone, Copy, Debug)]
 enum Shift {
-    /// By the same factor whatever the picture's size.
+    /// By the same factor for all sizes of pictures.
     Fixed(f64),
     /// The more the larger the picture. The strength runs linearly from `base` at `base_tokens` to `max` at `max_tokens`.
     Dynamic { base: f64, max: f64, base_tokens: f64, max_tokens: f64, exponential: bool },
@@ -55,7 +55,7 @@ enum Spacing {
     Exponential,
 }
 
-/// Where a trajectory's noise levels come from, before they are shifted.
+/// The source of a trajectory's noise levels, before they are shifted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LevelSource {
     /// The scheduler: even timesteps between the ends of its training.

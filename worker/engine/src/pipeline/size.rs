@@ -24,7 +24,7 @@ impl LatentSize {
     }
 }
 
-/// What of a transformer's and an autoencoder's configuration decides about sizes.
+/// The parts of a transformer's and an autoencoder's configuration that decide about sizes.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Geometry {
     layout: LatentLayout,

@@ -10,7 +10,7 @@ use crate::{Error, Result};
 /// A batch of prompts denoised step by step, with classifier-free guidance where its scale is above 1 (Ho and Salimans,
 /// arXiv 2207.12598).
 ///
-/// Latents are kept in f32, whatever type the transformer computes in: the type of the conditionings.
+/// Latents are kept in f32. The transformer may compute in another type, that of the conditionings.
 #[derive(Debug)]
 pub struct Trajectory {
     schedule: Schedule,
@@ -24,7 +24,7 @@ pub struct Trajectory {
 
 impl Trajectory {
     /// Starts at `noise`, `prompts x channels x height x width`, for prompts that the `conditionings` stand for; all on one device
-    /// and of one type. At a classifier-free guidance of at most 1 the `negative` takes no part, as in diffusers.
+    /// and of one type. At a classifier-free guidance of at most 1 the `negative` is not used, as in diffusers.
     ///
     /// # Errors
     /// When there are no prompts, shapes do not agree, or the guidance is not finite.

@@ -21,7 +21,7 @@ mod bridge {
         Well,
         /// The mesh was ended here.
         Here,
-        /// A peer is gone.
+        /// A peer has left or its connection is lost.
         Lost,
         /// Nothing came from a peer for too long.
         Silent,

@@ -1,8 +1,8 @@
 //! A rank's end: who adds what, and who sends it where.
 //!
 //! A sum goes in two halves. Each rank owns a segment of the buffer: it receives that segment of all others and adds them up in the
-//! order of ranks; then the sums go to those who want them. So every rank sends and receives each number about twice, however many
-//! ranks there are, and nobody is a bottleneck but the root of a reduction.
+//! order of ranks; then the sums go to the ranks that need them. So every rank sends and receives each number about twice, for any number of
+//! ranks, and only the root of a reduction is a bottleneck.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -37,7 +37,7 @@ pub(super) struct GlooRank {
     sums: Vec<i64>,
 }
 
-/// What a rank says before each call: all others must say the same.
+/// The header that a rank sends before each call. All ranks must send the same.
 type CallHeader = [u64; 5];
 
 impl GlooRank {

@@ -41,7 +41,7 @@ impl PromptTokenizer {
         let special = SpecialTokens::read(folder, &clip::DEFAULT_TOKENS)?;
         let whole = folder.join("tokenizer.json");
         let parts = ["vocab.json", "merges.txt"].map(|name| folder.join(name));
-        // Whatever stands at these paths: one that is not a file is refused when it is opened.
+        // These paths may be anything. A path that is not a file is refused when it is opened.
         if whole.exists() && !(slow && parts.iter().all(|part| part.exists())) {
             return Self::new(folder, read_whole(&whole)?, &special, length, [whole]);
         }
@@ -165,7 +165,7 @@ const T5_TOKENS: special::Defaults =
 /// When `tokenizer_config.json` does not say so.
 pub(super) fn max_length(folder: &Path) -> Result<usize> {
     let keys = Keys::open(&folder.join(CONFIG))?;
-    // transformers writes 1e30 where nobody set a length.
+    // transformers writes 1e30 if no length was set.
     let length = keys.size("model_max_length")?;
     keys.required("model_max_length", length)
 }

@@ -10,7 +10,7 @@ use super::CONFIG;
 use crate::pipeline::keys::Keys;
 use crate::{Error, Result};
 
-/// What a tokenizer's class takes for a token that no file names.
+/// The tokens that a tokenizer's class uses when no file names them.
 pub(super) struct Defaults {
     pub(super) bos: Option<&'static str>,
     pub(super) eos: Option<&'static str>,
