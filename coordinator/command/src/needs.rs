@@ -38,8 +38,11 @@ impl Described {
         let batches = batches(spec);
         let prompts = batches.last().copied().unwrap_or(0);
         let kept = if all <= Encoded::IN_MEMORY as u64 { all } else { one };
+        // More than the parameters: a table of positions is in the checkpoint, but not trained.
+        let numbers: usize =
+            self.config.shapes().iter().map(|(_, shape)| shape.iter().product::<usize>()).sum();
         MemoryNeeds {
-            model: self.inventory.parameters * dtype.size_in_bytes() as u64,
+            model: numbers as u64 * dtype.size_in_bytes() as u64,
             text: kept + (3 * prompts + prompts * branches) * one,
             activations: self.activations(&batches, branches, dtype)
                 + self.observation(plan, prompts * branches, dtype),
