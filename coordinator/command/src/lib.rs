@@ -16,6 +16,7 @@ pub mod progress;
 pub mod prompts;
 mod rates;
 pub mod run;
+mod run_time;
 pub mod runtime;
 pub mod sampling;
 pub mod signals;

@@ -1,11 +1,13 @@
-//! Measures this machine: the memory that a worker may take, and the rate of matrix products.
+//! Measures this machine: the memory that a worker may take, and the rates of matrix products, memory and files.
 
 use std::fs;
+use std::io::{self, Read, Seek, Write};
 use std::path::Path;
 use std::time::Duration;
 
 use candle_core::{DType, Device, Tensor};
-use obsdiff_proto::ByteSize;
+use obsdiff_proto::{ByteSize, Hasher};
+use rayon::prelude::*;
 use rustix::process::{Resource, getrlimit};
 
 use crate::clock::Clock;
@@ -80,6 +82,75 @@ pub fn product_rate(clock: &Clock) -> Result<f64> {
     Ok(2.0 * (SIDE as f64).powi(3) / fastest.as_secs_f64().max(1e-9))
 }
 
+/// What this machine reaches, as the process's threads are set.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct MachineRates {
+    /// Operations of f32 products in a second.
+    pub products: f64,
+    /// Bytes of memory that loops over large matrices read and write in a second.
+    pub memory: f64,
+    /// Bytes of a file that are read and digested in a second.
+    pub read: f64,
+    /// Bytes that are digested, written to a file and synced in a second.
+    pub written: f64,
+}
+
+impl MachineRates {
+    /// Measures them in about half a second. The file is one without a name in the folder of temporary files.
+    ///
+    /// # Errors
+    /// When a product does not fit in memory, or the file cannot be written.
+    pub fn measure(clock: &Clock) -> Result<Self> {
+        let products = product_rate(clock)?;
+        let memory = memory_rate(clock);
+        let [read, written] = file_rates(clock).map_err(Error::system)?;
+        Ok(Self { products, memory, read, written })
+    }
+}
+
+/// Bytes a second of a loop over matrices that are larger than caches: each number is read twice and written once.
+fn memory_rate(clock: &Clock) -> f64 {
+    const NUMBERS: usize = 6 << 20;
+    const ROUNDS: usize = 4;
+    /// Numbers of one task.
+    const TASK: usize = 1 << 16;
+    let (mut sums, numbers) = (vec![0f32; NUMBERS], vec![1f32; NUMBERS]);
+    let mut fastest = Duration::MAX;
+    for _ in 0..ROUNDS {
+        let before = clock();
+        sums.par_chunks_mut(TASK).zip(numbers.par_chunks(TASK)).for_each(|(sums, numbers)| {
+            sums.iter_mut().zip(numbers).for_each(|(sum, number)| *sum += number);
+        });
+        fastest = fastest.min(clock().saturating_sub(before));
+    }
+    (3 * size_of::<f32>() * NUMBERS) as f64 / fastest.as_secs_f64().max(1e-9)
+}
+
+/// Bytes a second of reading a file and digesting it, and of digesting them, writing them to a file and syncing it.
+fn file_rates(clock: &Clock) -> io::Result<[f64; 2]> {
+    const PIECE: usize = 1 << 20;
+    const PIECES: usize = 64;
+    let mut piece: Vec<u8> = (0..PIECE).map(|i| i as u8).collect();
+    let mut file = tempfile::tempfile()?;
+    let start = clock();
+    let mut hasher = Hasher::default();
+    for _ in 0..PIECES {
+        hasher.update(&piece);
+        file.write_all(&piece)?;
+    }
+    file.sync_all()?;
+    let written = clock();
+    file.rewind()?;
+    for _ in 0..PIECES {
+        file.read_exact(&mut piece)?;
+        hasher.update(&piece);
+    }
+    hasher.finish();
+    let read = clock();
+    let rate = |time: Duration| (PIECE * PIECES) as f64 / time.as_secs_f64().max(1e-9);
+    Ok([rate(read.saturating_sub(written)), rate(written.saturating_sub(start))])
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -108,12 +179,22 @@ mod tests {
         assert!(limits("").is_empty());
     }
 
+    /// Each reading of the clock advances it by a tenth of a second.
+    fn slow_clock() -> Clock {
+        let ticks = std::sync::Mutex::new(0..);
+        std::sync::Arc::new(move || Duration::from_millis(100 * ticks.lock().unwrap().next().unwrap()))
+    }
+
     #[test]
     fn the_rate_is_that_of_the_fastest_product() {
-        let ticks = std::sync::Mutex::new(0..);
-        // Each reading of the clock advances it by a tenth of a second.
-        let clock: Clock =
-            std::sync::Arc::new(move || Duration::from_millis(100 * ticks.lock().unwrap().next().unwrap()));
-        assert_eq!(product_rate(&clock).unwrap().round(), (2.0 * 1024f64.powi(3) / 0.1).round());
+        assert_eq!(product_rate(&slow_clock()).unwrap().round(), (2.0 * 1024f64.powi(3) / 0.1).round());
+    }
+
+    #[test]
+    fn byte_rates_are_bytes_over_the_time_between_two_readings() {
+        // Two matrices of 24 MiB, one of which is written, too; and a file of 64 MiB.
+        assert_eq!(memory_rate(&slow_clock()).round(), f64::from(3 * (24 << 20)) / 0.1);
+        let file = f64::from(64 << 20) / 0.1;
+        assert_eq!(file_rates(&slow_clock()).unwrap().map(f64::round), [file, file].map(f64::round));
     }
 }

@@ -11,15 +11,29 @@ use crate::PartId;
 pub struct SolveCost {
     /// Operations for the site, in units of n^3 / 3: that of one factorisation.
     factorisations: u64,
-    /// Operations for each row, in units of n^2.
+    /// Operations for each row, in units of n^2, by which packages and parts are cut.
     row: u64,
+    /// Operations for each row, in the same units, that are no part of `row`.
+    uncut: u64,
+    /// Of all these, the operations of a sweep over the columns. The others are products of matrices.
+    swept: u64,
+    /// Bytes that are read and written for each weight beside the products.
+    bytes: u64,
 }
+
+/// Bytes that a step of refinement reads and writes for each weight beside its product: seven numbers.
+const REFINED_BYTES: u64 = 28;
+
+/// Bytes that a round of alternating directions reads and writes for each weight beside its product: the weight twice, its change twice,
+/// the dense one, and its key, which is written, read to find the least that stays, and read again; and the residual.
+const ROUND_BYTES: u64 = 36;
 
 impl SolveCost {
     /// That of one sweep over the columns by one factor, as by any method but `admm`, and of so many steps of refinement: 2 for each
-    /// and 2 for their first residual.
+    /// and 2 for their first residual. Besides, two products with a triangle tell what the mask changes.
     pub const fn sweep(refine: u32) -> Self {
-        Self { factorisations: 1, row: 1 + refined(refine) }
+        let bytes = REFINED_BYTES * refined(refine) / 2;
+        Self { factorisations: 1, row: 1 + refined(refine), uncut: 2, swept: 1, bytes }
     }
 
     /// That of the method, and of the refinement that follows it.
@@ -31,7 +45,8 @@ impl SolveCost {
         // An inverse takes three factorisations' operations. Two products tell what the mask changes.
         let inverses = effort.penalties().len() as u64;
         let products = effort.products() as u64 + 2;
-        Self { factorisations: 3 * inverses, row: 2 * products + refined(refine) }
+        let bytes = ROUND_BYTES * products + REFINED_BYTES * refined(refine) / 2;
+        Self { factorisations: 3 * inverses, row: 2 * products + refined(refine), uncut: 0, swept: 0, bytes }
     }
 
     /// The cost of `rows` rows of a site of this `width` n, by which parts are shared out: whole n^3 for the site.
@@ -56,9 +71,15 @@ impl SolveCost {
         self.factorisations as f64 * (width as f64).powi(3) / 3.0
     }
 
-    /// Floating-point operations for so many rows of it.
-    pub(crate) fn row_flops(self, width: usize, rows: usize) -> f64 {
-        self.row as f64 * rows as f64 * (width as f64).powi(2)
+    /// Floating-point operations for so many rows of it: of sweeps, and of products.
+    pub(crate) fn row_flops(self, width: usize, rows: usize) -> [f64; 2] {
+        let each = rows as f64 * (width as f64).powi(2);
+        [self.swept, self.row + self.uncut - self.swept].map(|units| units as f64 * each)
+    }
+
+    /// Bytes that are read and written for so many rows of it beside the products.
+    pub(crate) fn row_bytes(self, width: usize, rows: usize) -> f64 {
+        self.bytes as f64 * rows as f64 * width as f64
     }
 }
 

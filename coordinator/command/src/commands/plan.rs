@@ -14,9 +14,10 @@ use crate::clock::Clock;
 use crate::context::CommandContext;
 use crate::described::Described;
 use crate::job::JobFile;
+use crate::machine::MachineRates;
 use crate::prompts::JobPrompts;
 use crate::text::{self, Table};
-use crate::{Result, fit, machine, rates};
+use crate::{Result, fit, rates};
 
 /// Of a network of 10 Gbit a second.
 const BANDWIDTH: ByteSize = ByteSize(1_000_000_000);
@@ -49,15 +50,15 @@ pub(super) fn plan(args: &PlanArgs, session: &mut CommandContext<'_>) -> Result<
         let flops = described.forward_flops(&*described.config);
         write!(session.out, "{}", whole_model(&job, &described.inventory, described.tokens, flops)?)?;
     }
-    let rate = machine::product_rate(&session.clock)?;
+    let machine_rates = MachineRates::measure(&session.clock)?;
     writeln!(session.out, "\nOther numbers of packages, with the time on this machine:")?;
-    write!(session.out, "{}", counts(&job, &described, &bare, rate)?)?;
+    write!(session.out, "{}", counts(&job, &described, &bare, &machine_rates)?)?;
     if let Some(workers) = args.workers {
         let bandwidth = args.bandwidth.unwrap_or(BANDWIDTH);
         write!(
             session.out,
             "{}",
-            times(&job, &described, &plan, (workers, bandwidth), rate, &session.clock)?
+            times(&job, &described, &plan, (workers, bandwidth), machine_rates.products, &session.clock)?
         )?;
     }
     if let Some(note) = prompts.note {

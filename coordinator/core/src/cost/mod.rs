@@ -83,6 +83,10 @@ pub struct PackageCost {
     pub gram_flops: f64,
     /// Operations of factorising, solving and refining: see [`SolveCost`].
     pub solve_flops: f64,
+    /// Those of them that are products of matrices: refinement, rounds of alternating directions, and telling what pruning changed.
+    pub product_flops: f64,
+    /// Bytes that solving and refining read and write beside these products.
+    pub solve_bytes: f64,
     /// Weights pruned over; each worker takes as many when they are applied.
     pub weights: u64,
 }
@@ -99,6 +103,8 @@ impl Add for PackageCost {
             forward_flops: self.forward_flops + other.forward_flops,
             gram_flops: self.gram_flops + other.gram_flops,
             solve_flops: self.solve_flops + other.solve_flops,
+            product_flops: self.product_flops + other.product_flops,
+            solve_bytes: self.solve_bytes + other.solve_bytes,
             weights: self.weights.saturating_add(other.weights),
         }
     }
@@ -155,6 +161,8 @@ fn package(
     };
     let solved = || package.linears.iter().map(weights).filter(|_| !package.sites.is_empty());
     let passes = if package.sites.is_empty() { 0 } else { workload.passes() };
+    let [swept, products] =
+        [0, 1].map(|kind: usize| total(solved().map(|(rows, n)| solving.row_flops(n, rows)[kind])));
     PackageCost {
         linears: package.linears.len(),
         sites: package.sites.len(),
@@ -164,8 +172,9 @@ fn package(
         passes,
         forward_flops: passes as f64 * workload.forward_flops,
         gram_flops: package_gram_flops(package, inventory, workload),
-        solve_flops: total(sites().map(|s| solving.site_flops(s.width)))
-            + total(solved().map(|(rows, n)| solving.row_flops(n, rows))),
+        solve_flops: total(sites().map(|s| solving.site_flops(s.width))) + swept + products,
+        product_flops: products,
+        solve_bytes: total(solved().map(|(rows, n)| solving.row_bytes(n, rows))),
         weights: package
             .linears
             .iter()

@@ -47,7 +47,10 @@ fn a_package_costs_what_its_formulas_say() {
     assert_eq!(package.gram_bytes, 8 * (10 + 3));
     assert_eq!(package.forward_flops, 1e8);
     assert_eq!(package.gram_flops, (100 * 64 * 4 * 5 + 100 * 20 * 2 * 3) as f64);
-    assert_eq!(package.solve_flops, (64.0 + 8.0) / 3.0 + (8 * 16 + 7 * 4) as f64);
+    // A sweep, and two products with a triangle that tell what it changed.
+    let rows = (8 * 16 + 7 * 4) as f64;
+    assert_eq!(package.solve_flops, (64.0 + 8.0) / 3.0 + 3.0 * rows);
+    assert_eq!((package.product_flops, package.solve_bytes), (2.0 * rows, 0.0));
     assert_eq!(package.weights, 8 * 4 + 7 * 2);
     let half = PlanCost::new(&plan, &inventory, Accumulate::F32, SolveCost::sweep(0), &WORKLOAD);
     assert_eq!(half.largest_grams(), 4 * (10 + 3));
@@ -58,11 +61,12 @@ fn refinement_adds_a_product_a_step_and_one_for_the_first_residual() {
     let (plan, inventory) = small();
     let solving = |refine| {
         PlanCost::new(&plan, &inventory, Accumulate::Exact, SolveCost::sweep(refine), &WORKLOAD).packages[0]
-            .solve_flops
     };
     let product = (2 * (8 * 16 + 7 * 4)) as f64;
-    assert_eq!(solving(1) - solving(0), 2.0 * product);
-    assert_eq!(solving(5) - solving(1), 4.0 * product);
+    assert_eq!(solving(1).solve_flops - solving(0).solve_flops, 2.0 * product);
+    assert_eq!(solving(5).solve_flops - solving(1).solve_flops, 4.0 * product);
+    assert_eq!(solving(5).product_flops - solving(1).product_flops, 4.0 * product);
+    assert_eq!(solving(5).solve_bytes, (28 * 6 * (8 * 4 + 7 * 2)) as f64);
 }
 
 #[test]

@@ -1,0 +1,114 @@
+//! About how long a job takes on one machine: its arithmetic and its bytes at the machine's own rates.
+
+use std::fs;
+
+use obsdiff_core::{PackageCost, Workload};
+use obsdiff_proto::JobSpec;
+
+use crate::described::Described;
+use crate::machine::MachineRates;
+use crate::{Error, Result};
+
+/// The share of the machine's product rate that forward calls reach, as `cargo bench -p obsdiff-engine --bench forward` shows.
+const FORWARD: f64 = 0.7;
+
+/// The share that Grams reach, as the bench `gram` shows.
+const GRAM: f64 = 0.7;
+
+/// The share that factorising and sweeping over columns reach, as the bench `solve` shows.
+const SWEEP: f64 = 0.6;
+
+/// The share that the products of refinement, and of masks by alternating directions, reach apart from what they read and write besides,
+/// as the bench `solve` shows for wide sites.
+const PRODUCTS: f64 = 0.95;
+
+/// Bytes of a solved weight in the job's state: f32.
+const SOLVED: u64 = 4;
+
+/// Bytes that a job reads from files and writes to files, but for what it solves.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct FileBytes {
+    /// Digested, and of the transformer read for its weights.
+    read: u64,
+    /// Of the output.
+    written: u64,
+}
+
+impl FileBytes {
+    /// Those of a job on a pipeline: all its files are digested, the transformer is loaded, and the output has all of it, or the
+    /// transformer alone where the rest is linked.
+    pub(crate) fn of(described: &Described, spec: &JobSpec) -> Result<Self> {
+        let transformer = described.pipeline.path().join("transformer");
+        let [mut all, mut of_transformer] = [0u64; 2];
+        for file in &described.files {
+            let bytes = fs::metadata(file).map_err(|e| Error::file(file, e))?.len();
+            all = all.saturating_add(bytes);
+            if file.starts_with(&transformer) {
+                of_transformer = of_transformer.saturating_add(bytes);
+            }
+        }
+        let written = if spec.output.link { of_transformer } else { all };
+        Ok(Self { read: all.saturating_add(of_transformer), written })
+    }
+}
+
+/// About how long packages and the comparison on held-out prompts take, in seconds. Solved weights are written once, and read to be applied
+/// and to be exported.
+pub(crate) fn seconds(
+    cost: &PackageCost,
+    workload: &Workload,
+    spec: &JobSpec,
+    files: FileBytes,
+    rates: &MachineRates,
+) -> f64 {
+    let compared = 2 * u64::from(spec.evaluation.count) * workload.steps * workload.tokens.branches;
+    let pilot = match cost.passes {
+        0 => 0,
+        _ => workload.passes() / workload.prompts.div_ceil(u64::from(spec.calibration.shard_size)).max(1),
+    };
+    let forward = cost.forward_flops + (compared + pilot) as f64 * workload.forward_flops;
+    let swept = cost.solve_flops - cost.product_flops;
+    let shares =
+        [(forward, FORWARD), (cost.gram_flops, GRAM), (swept, SWEEP), (cost.product_flops, PRODUCTS)];
+    let arithmetic: f64 = shares.into_iter().map(|(flops, share)| flops / (share * rates.products)).sum();
+    let solved = cost.weights.saturating_mul(SOLVED) as f64;
+    let read = (files.read as f64 + 2.0 * solved) / rates.read;
+    let written = (files.written as f64 + solved) / rates.written;
+    let seconds = arithmetic + cost.solve_bytes / rates.memory + read + written;
+    if seconds.is_finite() { seconds.min(1e12) } else { 0.0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use obsdiff_core::Tokens;
+
+    use super::*;
+
+    #[test]
+    fn the_time_is_the_arithmetic_and_the_bytes_at_what_the_machine_and_the_benches_reach() {
+        let spec = r#"{"model": {"path": "m"}, "sparsity": {"pattern": "2:4"}, "calibration": {"prompts": "p", "count": 8},
+            "evaluation": {"count": 3}, "output": {"path": "o"}}"#;
+        let spec: JobSpec = serde_json::from_str(spec).unwrap();
+        let workload = Workload {
+            prompts: 8,
+            steps: 10,
+            tokens: Tokens { image: 1, text: 1, branches: 2 },
+            forward_flops: 7.0,
+        };
+        let rates = MachineRates { products: 10.0, memory: 20.0, read: 30.0, written: 40.0 };
+        let time = |cost: &PackageCost, files| seconds(cost, &workload, &spec, files, &rates);
+        let (nothing, none) = (PackageCost::default(), FileBytes::default());
+        // Three prompts, dense and pruned, and no pilot where nothing is calibrated.
+        assert_eq!(time(&nothing, none), 120.0);
+        // The pilot is one shard of two.
+        let forward = PackageCost { passes: 160, forward_flops: 1120.0, ..nothing };
+        assert_eq!(time(&forward, none), 120.0 + 80.0 + 160.0);
+        let close = |found: f64, expected: f64| assert!((found - expected).abs() < 1e-9, "{found}");
+        let solving = PackageCost { solve_flops: 31.0, product_flops: 19.0, solve_bytes: 60.0, ..nothing };
+        close(time(&solving, none), 120.0 + 2.0 + 2.0 + 3.0);
+        close(time(&PackageCost { gram_flops: 21.0, ..nothing }, none), 120.0 + 3.0);
+        // Solved weights of 60 bytes are read twice and written once.
+        let weights = PackageCost { weights: 15, ..nothing };
+        close(time(&weights, FileBytes { read: 30, written: 20 }), 120.0 + 5.0 + 2.0);
+    }
+}
