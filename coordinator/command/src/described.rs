@@ -3,8 +3,7 @@
 use std::ops::Deref;
 
 use globset::Glob;
-use obsdiff_core::assignment::SolveCost;
-use obsdiff_core::{PlanCost, PlanError, Tokens, Workload};
+use obsdiff_core::{Options, PlanCost, PlanError, Tokens, Workload};
 use obsdiff_engine::checkpoint::Weights;
 use obsdiff_proto::{JobError, JobSpec, Plan};
 use obsdiff_worker::preparation::{JobModel, PreparationError};
@@ -94,8 +93,10 @@ impl Described {
 
     /// What a plan of the job costs.
     pub fn cost(&self, spec: &JobSpec, plan: &Plan) -> PlanCost {
-        let (accumulate, solving) = (spec.hessian.accumulate, SolveCost::of(&spec.sparsity));
-        PlanCost::new(plan, &self.inventory, accumulate, solving, &self.workload(spec))
+        let Options { split_above, solving, .. } = Options::of(spec);
+        let cost =
+            PlanCost::new(plan, &self.inventory, spec.hessian.accumulate, solving, &self.workload(spec));
+        cost.in_parts(plan, &self.inventory, split_above, solving)
     }
 }
 

@@ -10,6 +10,7 @@ use std::ops::Add;
 use obsdiff_proto::{Accumulate, Inventory, JobSpec, Package, Plan, Site};
 
 use crate::assignment::SolveCost;
+use crate::split;
 
 pub use grams::GramTotals;
 pub use times::{Cluster, PackageTimes, PredictionInputs, Rates, rates, times};
@@ -134,6 +135,26 @@ impl PlanCost {
     ) -> Self {
         let cost = |p| package(p, inventory, accumulate, solving, workload);
         Self { packages: plan.packages.iter().map(cost).collect() }
+    }
+
+    /// The same where a site whose solving costs more than `above` is solved in parts, each of which factorises its Gram anew.
+    pub fn in_parts(
+        mut self,
+        plan: &Plan,
+        inventory: &Inventory,
+        above: Option<u64>,
+        solving: SolveCost,
+    ) -> Self {
+        for (cost, package) in self.packages.iter_mut().zip(&plan.packages) {
+            if package.is_structured() || package.sites.is_empty() {
+                continue;
+            }
+            let parts = split::parts(inventory, package, above, solving);
+            // The first part of each site is counted already.
+            let further = parts.iter().map(|part| part.id).filter(|id| id.index > 0);
+            cost.solve_flops += total(further.map(|id| solving.site_flops(inventory.site(id.site).width)));
+        }
+        self
     }
 
     /// The sum over packages.

@@ -70,6 +70,17 @@ fn refinement_adds_a_product_a_step_and_one_for_the_first_residual() {
 }
 
 #[test]
+fn each_part_of_a_site_factorises_its_gram() {
+    let (plan, inventory) = small();
+    let solving = SolveCost::sweep(0);
+    let whole = PlanCost::new(&plan, &inventory, Accumulate::Exact, solving, &WORKLOAD);
+    let flops = |above| whole.clone().in_parts(&plan, &inventory, above, solving).packages[0].solve_flops;
+    assert_eq!(flops(None), whole.packages[0].solve_flops);
+    // The site of 4 features in two parts, a linear in each; that of 2 in one.
+    assert_eq!((flops(Some(150)) - flops(None)).round(), (64.0f64 / 3.0).round());
+}
+
+#[test]
 fn totals_add_up_but_grams_are_held_one_package_at_a_time() {
     let (mut plan, inventory) = small();
     let mut second = plan.packages[0].clone();
