@@ -54,7 +54,7 @@ impl ServedJob {
                 biased;
                 () = out.closed() => return,
                 words = told.recv() => match words {
-                    Ok(words) => drop(out.send(News::Told(words)).await),
+                    Ok(words) => drop(out.send(News::Event(words)).await),
                     Err(RecvError::Lagged(_)) => {}
                     Err(RecvError::Closed) => return,
                 },

@@ -26,7 +26,7 @@ pub enum News {
     /// The job's state.
     Report(Box<JobReport>),
     /// Something that happened, in words.
-    Told(String),
+    Event(String),
 }
 
 /// The state of a job.

@@ -42,9 +42,9 @@ fn start(cli: &Cli) -> Result<()> {
     let memory = machine::available_memory();
     let command = command_line();
     let disk = Disk::default();
-    let mut session =
+    let mut context =
         CommandContext { environment, command, signals, clock, memory, spans, disk, out: &mut out };
-    commands::run(&cli.command, &mut session)?;
+    commands::run(&cli.command, &mut context)?;
     Ok(out.flush()?)
 }
 

@@ -37,7 +37,7 @@ pub fn render(report: &JobReport) -> String {
 pub fn render_news(news: &News) -> String {
     match news {
         News::Report(report) => render(report),
-        News::Told(told) => format!("{told}\n"),
+        News::Event(told) => format!("{told}\n"),
     }
 }
 
@@ -144,6 +144,9 @@ worker  applied  held  leased  a shard
         report.view.ending = Some(Ending::Failed("no worker for 60 s".to_owned()));
         let text = render_news(&News::Report(Box::new(report)));
         assert!(text.ends_with("\nover: no worker for 60 s; 1 of 4 packages committed\n"), "{text}");
-        assert_eq!(render_news(&News::Told("package 1 is committed".to_owned())), "package 1 is committed\n");
+        assert_eq!(
+            render_news(&News::Event("package 1 is committed".to_owned())),
+            "package 1 is committed\n"
+        );
     }
 }

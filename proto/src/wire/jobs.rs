@@ -13,7 +13,7 @@ impl From<&News> for v1::WatchResponse {
         Self {
             news: Some(match news {
                 News::Report(report) => N::Job(report.as_ref().into()),
-                News::Told(told) => N::Told(clipped(told)),
+                News::Event(told) => N::Event(clipped(told)),
             }),
         }
     }
@@ -26,7 +26,7 @@ impl TryFrom<v1::WatchResponse> for News {
         use v1::watch_response::News as N;
         Ok(match required("news", response.news)? {
             N::Job(job) => Self::Report(Box::new(inner("job", Some(job))?)),
-            N::Told(told) => Self::Told(words("told", told)?),
+            N::Event(told) => Self::Event(words("event", told)?),
         })
     }
 }

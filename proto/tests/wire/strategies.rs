@@ -389,5 +389,5 @@ pub(crate) fn report() -> impl Strategy<Value = JobReport> {
 }
 
 pub(crate) fn news() -> impl Strategy<Value = News> {
-    prop_oneof![report().prop_map(|r| News::Report(Box::new(r))), words().prop_map(News::Told)]
+    prop_oneof![report().prop_map(|r| News::Report(Box::new(r))), words().prop_map(News::Event)]
 }

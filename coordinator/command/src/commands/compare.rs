@@ -20,9 +20,9 @@ const PROMPT_CHARACTERS: usize = 60;
 ///
 /// # Errors
 /// When the prompts, a pipeline or the place to write to cannot be used, or the two transformers differ in shape.
-pub(super) fn compare(args: &CompareArgs, session: &mut CommandContext<'_>) -> Result<()> {
+pub(super) fn compare(args: &CompareArgs, context: &mut CommandContext<'_>) -> Result<()> {
     let process = &args.sampling.process;
-    session.use_threads(process.threads)?;
+    context.use_threads(process.threads)?;
     if !is_png(&args.out) {
         return Err(Error::content(&args.out, "is not a .png file: the grid is one picture"));
     }
@@ -36,7 +36,7 @@ pub(super) fn compare(args: &CompareArgs, session: &mut CommandContext<'_>) -> R
             format!("is not the configuration of {}: the two cannot be compared", args.dense.display());
         return Err(Error::content(pruned.path().join("transformer/config.json"), problem));
     }
-    let progress = session.progress(process.quiet);
+    let progress = context.progress(process.quiet);
     let sampling = Sampling::new(&dense, &prompts, args.sampling.settings(&dense), folder, &progress)
         .map_err(argument_of_flag)?;
     // The transformers are loaded one after the other, since both together would take twice the memory.
@@ -47,11 +47,11 @@ pub(super) fn compare(args: &CompareArgs, session: &mut CommandContext<'_>) -> R
     let pruned_pictures = decode(&dense, &pruned_latents)?;
     let table = table(&prompts, &errors, &dense_pictures, &pruned_pictures);
     write_grid(&pairs(&dense_pictures, &pruned_pictures), &args.out)?;
-    write!(session.out, "{table}")?;
-    writeln!(session.out, "\n{}: rows by turns dense and pruned", args.out.display())?;
+    write!(context.out, "{table}")?;
+    writeln!(context.out, "\n{}: rows by turns dense and pruned", args.out.display())?;
     if args.speed {
-        let speed = speed::measure(&dense, &pruned, args.sampling.settings(&dense), session)?;
-        writeln!(session.out, "{speed}")?;
+        let speed = speed::measure(&dense, &pruned, args.sampling.settings(&dense), context)?;
+        writeln!(context.out, "{speed}")?;
     }
     Ok(())
 }

@@ -24,15 +24,15 @@ const LINGER: Duration = Duration::from_secs(4);
 ///
 /// # Errors
 /// Bad input, before any work; a port that cannot be bound; why the job failed.
-pub(super) fn coordinate(args: &CoordinatorArgs, session: &mut CommandContext<'_>) -> Result<()> {
-    let job = session.job(&args.job)?;
+pub(super) fn coordinate(args: &CoordinatorArgs, context: &mut CommandContext<'_>) -> Result<()> {
+    let job = context.job(&args.job)?;
     let port = args.security.port(args.listen)?;
     // The port is bound before any work, but accepts connections only once the job is checked.
     drop(port.bind()?);
     // Workers hold the Grams, so each of them checks whether these fit its memory.
     let inputs = Inputs::open(&job, 0, None)?;
     let listener = port.bind()?;
-    let progress = session.progress(args.quiet);
+    let progress = context.progress(args.quiet);
     if let Some(note) = &inputs.prompts.note {
         progress.note(note);
     }
@@ -42,13 +42,13 @@ pub(super) fn coordinate(args: &CoordinatorArgs, session: &mut CommandContext<'_
     let done = if is_left_over(&state, &inputs) {
         Ok(())
     } else {
-        drive(&job, &inputs, &state, (port, listener), &progress, session)
+        drive(&job, &inputs, &state, (port, listener), &progress, context)
     };
     match done {
         Ok(()) => {
             progress.written(&job.spec.output.path);
-            state.remove(&session.disk);
-            Ok(writeln!(session.out, "written to {}", job.spec.output.path)?)
+            state.remove(&context.disk);
+            Ok(writeln!(context.out, "written to {}", job.spec.output.path)?)
         }
         Err(error) => Err(error.after_begin(state.url())),
     }
@@ -61,7 +61,7 @@ fn drive(
     state: &JobState,
     (port, listener): (Port, TcpListener),
     progress: &Progress,
-    session: &mut CommandContext<'_>,
+    context: &mut CommandContext<'_>,
 ) -> Result<()> {
     let briefing = Arc::new(Briefing {
         spec: job.spec.clone(),
@@ -77,22 +77,22 @@ fn drive(
         Display::new(inputs, steps, progress, Arc::new(PhaseDisplay::default())).telling(told.clone());
     let records = Box::new(state.records());
     let (mut driver, handle) =
-        Driver::new(state.job.clone(), records, session.clock.clone(), Box::new(display))
+        Driver::new(state.job.clone(), records, context.clock.clone(), Box::new(display))
             .map_err(|e| Error::content(job.path(), e.to_string()))?;
     let address = {
         let served = ServedJob {
             handle: handle.clone(),
             model: job.spec.model.path.clone(),
             output: job.spec.output.path.clone(),
-            clock: session.clock.clone(),
+            clock: context.clock.clone(),
             told,
         };
         let (handle, rendezvous) = (handle.clone(), driver.rendezvous());
         state.runtime().block_on(port.serve(listener, handle, rendezvous, briefing, served))?
     };
-    writeln!(session.out, "listening on {address}")?;
-    session.out.flush()?;
-    session.signals.respond({
+    writeln!(context.out, "listening on {address}")?;
+    context.out.flush()?;
+    context.signals.respond({
         let handle = handle.clone();
         move |_| {
             handle.stop();
@@ -114,8 +114,8 @@ fn drive(
         Some(Outcome::Cancelled) => Err(Error::Cancelled),
         // Nothing else stops it.
         None => Err(Error::Stopped {
-            signal: session.signals.heard().unwrap_or(Signal::Terminate),
-            left: progress.left_by_stop(&session.command),
+            signal: context.signals.heard().unwrap_or(Signal::Terminate),
+            left: progress.left_by_stop(&context.command),
         }),
         Some(Outcome::Failed(failure)) => Err(Error::Failed(failure)),
     }

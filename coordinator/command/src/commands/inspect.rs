@@ -22,14 +22,14 @@ const INDEX: &str = ".safetensors.index.json";
 ///
 /// # Errors
 /// When there are no weights, a file is damaged, or standard output is closed.
-pub(super) fn inspect(args: &InspectArgs, session: &mut CommandContext<'_>) -> Result<()> {
+pub(super) fn inspect(args: &InspectArgs, context: &mut CommandContext<'_>) -> Result<()> {
     let (weights, folder) = open(&args.path)?;
     let found = scan(&args.path, &weights, prunable_names(&folder).as_ref())?;
     if args.json {
-        serde_json::to_writer_pretty(&mut session.out, &found).map_err(std::io::Error::from)?;
-        writeln!(session.out)?;
+        serde_json::to_writer_pretty(&mut context.out, &found).map_err(std::io::Error::from)?;
+        writeln!(context.out)?;
     } else {
-        print(&found, session)?
+        print(&found, context)?
     }
     Ok(())
 }
@@ -168,7 +168,7 @@ fn natural(name: &str) -> Vec<(Option<u64>, String)> {
     name.split('.').map(|part| (part.parse().ok(), part.to_owned())).collect()
 }
 
-fn print(found: &Found, session: &mut CommandContext<'_>) -> Result<()> {
+fn print(found: &Found, context: &mut CommandContext<'_>) -> Result<()> {
     let mut table = Table::new(["linear", "shape", "type", "zeros", "sparsity", "pattern"]);
     for l in &found.linears {
         let sparsity = text::percent(l.zeros, l.rows as u64 * l.columns as u64);
@@ -189,10 +189,10 @@ fn print(found: &Found, session: &mut CommandContext<'_>) -> Result<()> {
             String::new(),
         ]);
     }
-    write!(session.out, "{table}")?;
+    write!(context.out, "{table}")?;
     if found.linears.iter().any(|linear| !linear.prunable) {
         writeln!(
-            session.out,
+            context.out,
             "\nobsdiff never prunes what is in brackets: modulation, embedders and the final projection."
         )?;
     }

@@ -22,16 +22,16 @@ use crate::context::CommandContext;
 ///
 /// # Errors
 /// What the command cannot use, or what failed.
-pub fn run(command: &CliCommand, session: &mut CommandContext<'_>) -> Result<()> {
+pub fn run(command: &CliCommand, context: &mut CommandContext<'_>) -> Result<()> {
     match command {
-        CliCommand::Run(args) => run::run(args, session),
-        CliCommand::Coordinator(args) => coordinator::coordinate(args, session),
-        CliCommand::Worker(args) => worker::work(args, session),
-        CliCommand::Status(args) => status::status(args, session),
-        CliCommand::Plan(args) => plan::plan(args, session),
-        CliCommand::Inspect(args) => inspect::inspect(args, session),
-        CliCommand::Models => models::models(session),
-        CliCommand::Sample(args) => sample::sample(args, session),
-        CliCommand::Compare(args) => compare::compare(args, session),
+        CliCommand::Run(args) => run::run(args, context),
+        CliCommand::Coordinator(args) => coordinator::coordinate(args, context),
+        CliCommand::Worker(args) => worker::work(args, context),
+        CliCommand::Status(args) => status::status(args, context),
+        CliCommand::Plan(args) => plan::plan(args, context),
+        CliCommand::Inspect(args) => inspect::inspect(args, context),
+        CliCommand::Models => models::models(context),
+        CliCommand::Sample(args) => sample::sample(args, context),
+        CliCommand::Compare(args) => compare::compare(args, context),
     }
 }

@@ -9,17 +9,17 @@ use crate::context::CommandContext;
 ///
 /// # Errors
 /// When standard output is closed.
-pub(super) fn models(session: &mut CommandContext<'_>) -> Result<()> {
+pub(super) fn models(context: &mut CommandContext<'_>) -> Result<()> {
     for architecture in SUPPORTED {
         let encoders = architecture.text_encoders.iter().map(|slot| {
             let class = slot.kind.classes().join(" or ");
             if slot.optional { format!("{class} (optional)") } else { class }
         });
         let encoders = encoders.collect::<Vec<_>>().join(", ");
-        writeln!(session.out, "{}", architecture.name)?;
-        writeln!(session.out, "  pipeline       {}", architecture.pipeline_class)?;
-        writeln!(session.out, "  transformer    {}", architecture.transformer_class)?;
-        writeln!(session.out, "  text encoders  {encoders}")?;
+        writeln!(context.out, "{}", architecture.name)?;
+        writeln!(context.out, "  pipeline       {}", architecture.pipeline_class)?;
+        writeln!(context.out, "  transformer    {}", architecture.transformer_class)?;
+        writeln!(context.out, "  text encoders  {encoders}")?;
     }
     Ok(())
 }

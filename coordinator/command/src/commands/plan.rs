@@ -26,12 +26,12 @@ const BANDWIDTH: ByteSize = ByteSize(1_000_000_000);
 ///
 /// # Errors
 /// All that `run` would refuse before its work. A job that does not fit is refused after its plan is shown, which says what would fit.
-pub(super) fn plan(args: &PlanArgs, session: &mut CommandContext<'_>) -> Result<()> {
+pub(super) fn plan(args: &PlanArgs, context: &mut CommandContext<'_>) -> Result<()> {
     if plan_sizes::is_config(&args.job.job) {
-        return plan_sizes::plan(args, session);
+        return plan_sizes::plan(args, context);
     }
-    session.use_threads(args.threads)?;
-    let job = session.job(&args.job)?;
+    context.use_threads(args.threads)?;
+    let job = context.job(&args.job)?;
     let prompts = JobPrompts::load(&job)?;
     let described = Described::read(&job)?;
     let spec = &job.spec;
@@ -39,32 +39,32 @@ pub(super) fn plan(args: &PlanArgs, session: &mut CommandContext<'_>) -> Result<
     let plan = with_budget(&job, &described, bare.clone())?;
     let cost = described.cost(spec, &plan);
     write!(
-        session.out,
+        context.out,
         "{}\n{}\n",
         summary(spec, &described.inventory, described.tokens),
         table(&plan, &cost)
     )?;
-    write!(session.out, "{}", memory(&described.memory(spec, &plan), &cost))?;
-    write!(session.out, "{}", traffic(&cost))?;
+    write!(context.out, "{}", memory(&described.memory(spec, &plan), &cost))?;
+    write!(context.out, "{}", traffic(&cost))?;
     if spec.sparsity.calibrates() {
         let flops = described.forward_flops(&*described.config);
-        write!(session.out, "{}", whole_model(&job, &described.inventory, described.tokens, flops)?)?;
+        write!(context.out, "{}", whole_model(&job, &described.inventory, described.tokens, flops)?)?;
     }
-    let machine_rates = MachineRates::measure(&session.clock)?;
-    writeln!(session.out, "\nOther numbers of packages, with the time on this machine:")?;
-    write!(session.out, "{}", counts(&job, &described, &bare, &machine_rates)?)?;
+    let machine_rates = MachineRates::measure(&context.clock)?;
+    writeln!(context.out, "\nOther numbers of packages, with the time on this machine:")?;
+    write!(context.out, "{}", counts(&job, &described, &bare, &machine_rates)?)?;
     if let Some(workers) = args.workers {
         let bandwidth = args.bandwidth.unwrap_or(BANDWIDTH);
         write!(
-            session.out,
+            context.out,
             "{}",
-            times(&job, &described, &plan, (workers, bandwidth), machine_rates.products, &session.clock)?
+            times(&job, &described, &plan, (workers, bandwidth), machine_rates.products, &context.clock)?
         )?;
     }
     if let Some(note) = prompts.note {
-        writeln!(session.out, "Note: {note}")?;
+        writeln!(context.out, "Note: {note}")?;
     }
-    match args.memory.or(session.memory) {
+    match args.memory.or(context.memory) {
         Some(memory) => fit::check(&job, &described, &bare, 1, memory),
         None => Ok(()),
     }

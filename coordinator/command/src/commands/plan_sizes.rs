@@ -29,7 +29,7 @@ pub(super) fn is_config(path: &Path) -> bool {
 ///
 /// # Errors
 /// When the configuration or a key cannot be used, or a flag needs a model that can be run.
-pub(super) fn plan(args: &PlanArgs, session: &mut CommandContext<'_>) -> Result<()> {
+pub(super) fn plan(args: &PlanArgs, context: &mut CommandContext<'_>) -> Result<()> {
     let flags = [
         ("--workers", args.workers.is_some()),
         ("--bandwidth", args.bandwidth.is_some()),
@@ -39,7 +39,7 @@ pub(super) fn plan(args: &PlanArgs, session: &mut CommandContext<'_>) -> Result<
         let problem = "needs a job on a whole pipeline: a configuration alone is not timed";
         return Err(Error::key(flag, problem));
     }
-    let job = session.job_of_config(&args.job)?;
+    let job = context.job_of_config(&args.job)?;
     let spec = &job.spec;
     let config = read_config(Path::new(&spec.model.path))?;
     let inventory = config.inventory();
@@ -49,10 +49,10 @@ pub(super) fn plan(args: &PlanArgs, session: &mut CommandContext<'_>) -> Result<
     let workload = Workload::new(spec, tokens, flops);
     let solving = SolveCost::of(&spec.sparsity);
     let cost = PlanCost::new(&plan, &inventory, spec.hessian.accumulate, solving, &workload);
-    write!(session.out, "{}\n{}\n", summary(spec, &inventory, tokens), table(&plan, &cost))?;
-    write!(session.out, "{}", traffic(&cost))?;
+    write!(context.out, "{}\n{}\n", summary(spec, &inventory, tokens), table(&plan, &cost))?;
+    write!(context.out, "{}", traffic(&cost))?;
     if spec.sparsity.calibrates() {
-        write!(session.out, "{}", whole_model(&job, &inventory, tokens, flops)?)?;
+        write!(context.out, "{}", whole_model(&job, &inventory, tokens, flops)?)?;
     }
     Ok(())
 }

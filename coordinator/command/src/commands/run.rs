@@ -10,22 +10,22 @@ use crate::signals::Answer;
 ///
 /// # Errors
 /// Bad input, before any work; a failure of the engine later.
-pub(super) fn run(args: &RunArgs, session: &mut CommandContext<'_>) -> Result<()> {
-    let job = session.job(&args.job)?;
-    session.use_threads(args.process.threads)?;
-    let progress = session.progress(args.process.quiet);
+pub(super) fn run(args: &RunArgs, context: &mut CommandContext<'_>) -> Result<()> {
+    let job = context.job(&args.job)?;
+    context.use_threads(args.process.threads)?;
+    let progress = context.progress(args.process.quiet);
     // Committed packages are always whole on the disk, and nothing else is kept. So a signal may end the process at once.
-    session.signals.respond({
-        let (progress, command) = (progress.clone(), session.command.clone());
+    context.signals.respond({
+        let (progress, command) = (progress.clone(), context.command.clone());
         move |signal| Answer::Exit(format!("stopped by {signal}: {}", progress.left_by_stop(&command)))
     });
     let process = RunContext {
         workers: args.workers as usize,
-        memory: session.memory,
+        memory: context.memory,
         progress: &progress,
-        spans: &session.spans,
-        disk: &session.disk,
+        spans: &context.spans,
+        disk: &context.disk,
     };
     let summary = crate::run::run(&job, &process)?;
-    Ok(writeln!(session.out, "{summary}")?)
+    Ok(writeln!(context.out, "{summary}")?)
 }

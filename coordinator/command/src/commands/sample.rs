@@ -15,38 +15,38 @@ use crate::{Error, Result, picture};
 ///
 /// # Errors
 /// When the prompts, the pipeline or the place to write to cannot be used.
-pub(super) fn sample(args: &SampleArgs, session: &mut CommandContext<'_>) -> Result<()> {
+pub(super) fn sample(args: &SampleArgs, context: &mut CommandContext<'_>) -> Result<()> {
     let process = &args.sampling.process;
-    session.use_threads(process.threads)?;
+    context.use_threads(process.threads)?;
     check_format(&args.out)?;
     let prompts = args.sampling.read_prompts()?;
     let inputs = [Some(&args.pipeline), args.sampling.file.as_ref()];
     let inputs: Vec<&Path> = inputs.into_iter().flatten().map(PathBuf::as_path).collect();
     let folder = check_out(&args.out, &files(&args.out, prompts.len())?, &inputs)?;
     let pipeline = open_pipeline(&args.pipeline)?;
-    let progress = session.progress(process.quiet);
+    let progress = context.progress(process.quiet);
     let sampling = Sampling::new(&pipeline, &prompts, args.sampling.settings(&pipeline), folder, &progress)
         .map_err(argument_of_flag)?;
     let latents = sampling.latents(&*load_transformer(&pipeline)?, "sample", &progress)?;
-    write(args, &prompts, &decode(&pipeline, &latents)?, session)
+    write(args, &prompts, &decode(&pipeline, &latents)?, context)
 }
 
 fn write(
     args: &SampleArgs,
     prompts: &[String],
     pictures: &[Picture],
-    session: &mut CommandContext<'_>,
+    context: &mut CommandContext<'_>,
 ) -> Result<()> {
     if is_png(&args.out) {
         let rows: Vec<_> = pictures.chunks(COLUMNS).map(<[Picture]>::to_vec).collect();
         write_grid(&rows, &args.out)?;
-        writeln!(session.out, "{}", args.out.display())?;
+        writeln!(context.out, "{}", args.out.display())?;
         return Ok(());
     }
     fs::create_dir_all(&args.out).map_err(|e| Error::file(&args.out, e))?;
     for ((picture, prompt), path) in pictures.iter().zip(prompts).zip(files(&args.out, prompts.len())?) {
         picture::write_png(picture, &path)?;
-        writeln!(session.out, "{}  {prompt}", path.display())?;
+        writeln!(context.out, "{}  {prompt}", path.display())?;
     }
     Ok(())
 }

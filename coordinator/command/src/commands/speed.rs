@@ -30,7 +30,7 @@ pub(super) fn measure(
     dense: &PipelineFolder,
     pruned: &PipelineFolder,
     settings: Settings,
-    session: &CommandContext<'_>,
+    context: &CommandContext<'_>,
 ) -> Result<Speed> {
     let size = dense.latent_size(settings.height, settings.width)?;
     let tokens = dense.text_encoders(settings.max_sequence_length, &Device::Cpu)?.tokens();
@@ -51,14 +51,14 @@ pub(super) fn measure(
     };
     let models = [load_transformer(dense)?, load_transformer(pruned)?];
     let time = |model: &dyn DiffusionModel| -> Result<Duration> {
-        let start = (session.clock)();
+        let start = (context.clock)();
         model.forward(&call, &mut NoTap)?;
-        Ok((session.clock)().saturating_sub(start))
+        Ok((context.clock)().saturating_sub(start))
     };
-    let start = (session.clock)();
+    let start = (context.clock)();
     let mut times = [Duration::MAX; 2];
     for round in 0..ROUNDS[1] {
-        if round >= ROUNDS[0] && (session.clock)().saturating_sub(start) >= LONG {
+        if round >= ROUNDS[0] && (context.clock)().saturating_sub(start) >= LONG {
             break;
         }
         for (best, model) in times.iter_mut().zip(&models) {

@@ -17,7 +17,7 @@ use crate::{Error, Result};
 ///
 /// # Errors
 /// When the coordinator cannot be reached, or refuses.
-pub(super) fn status(args: &StatusArgs, session: &mut CommandContext<'_>) -> Result<()> {
+pub(super) fn status(args: &StatusArgs, context: &mut CommandContext<'_>) -> Result<()> {
     let endpoint = args.security.endpoint(&args.coordinator)?;
     let token = TokenSender(args.security.token()?);
     let runtime = crate::runtime::runtime()?;
@@ -33,13 +33,13 @@ pub(super) fn status(args: &StatusArgs, session: &mut CommandContext<'_>) -> Res
         }
         if !args.watch {
             let job = jobs.get(v1::GetRequest {}).await.map_err(refused)?.into_inner();
-            return Ok(write!(session.out, "{}", render(&report(job)?))?);
+            return Ok(write!(context.out, "{}", render(&report(job)?))?);
         }
         let mut news = jobs.watch(v1::WatchRequest {}).await.map_err(refused)?.into_inner();
         while let Some(response) = news.message().await.map_err(refused)? {
             let news = News::try_from(response).map_err(|e| Error::Session(e.to_string()))?;
-            write!(session.out, "{}", render_news(&news))?;
-            session.out.flush()?;
+            write!(context.out, "{}", render_news(&news))?;
+            context.out.flush()?;
         }
         Ok(())
     })

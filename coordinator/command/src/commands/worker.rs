@@ -36,19 +36,19 @@ const LEFT: &str = "the job goes on with other workers, or when this command is 
 ///
 /// # Errors
 /// When the coordinator cannot be reached as asked, or refuses the worker, or when the model on this host is not the job's.
-pub(super) fn work(args: &WorkerArgs, session: &mut CommandContext<'_>) -> Result<()> {
-    session.use_threads(args.process.threads)?;
+pub(super) fn work(args: &WorkerArgs, context: &mut CommandContext<'_>) -> Result<()> {
+    context.use_threads(args.process.threads)?;
     let runtime = crate::runtime::runtime()?;
-    let progress = session.progress(args.process.quiet);
+    let progress = context.progress(args.process.quiet);
     let (settings, transport) = settings(args, progress.clone(), &runtime)?;
-    let megaflops = (product_rate(&session.clock)? / 1e6) as u64;
+    let megaflops = (product_rate(&context.clock)? / 1e6) as u64;
     let worker_state = WorkerState::new(
         Machine { instance: instance(), speed: megaflops, hardware: obsdiff_engine::hardware() },
         transport,
         GroupTimeouts::default(),
     );
     let ready = Arc::new(AtomicBool::new(false));
-    drain_when_asked(&session.signals, &worker_state, &ready);
+    drain_when_asked(&context.signals, &worker_state, &ready);
     let (briefs, briefings) = mpsc::channel();
     let attending = runtime.spawn({
         let worker_state = worker_state.clone();
@@ -68,23 +68,23 @@ pub(super) fn work(args: &WorkerArgs, session: &mut CommandContext<'_>) -> Resul
         }
     });
     let worked = match briefings.recv() {
-        Ok(briefing) => serve(&briefing, &runtime, &worker_state, &ready, session, &progress),
+        Ok(briefing) => serve(&briefing, &runtime, &worker_state, &ready, context, &progress),
         // The session ended before it began. The error below says why.
         Err(_) => Ok(()),
     };
     worker_state.close();
     let ended = runtime.block_on(attending).map_err(|e| Error::Session(e.to_string()))?;
     worked?;
-    let spans = session.spans.report();
+    let spans = context.spans.report();
     if !spans.whole.is_zero() {
-        writeln!(session.out, "{spans}")?;
+        writeln!(context.out, "{spans}")?;
     }
     let dismissed = ended.map_err(|e| match e {
         SessionError::Refused(_) => Error::Refused(e.to_string()),
         _ => Error::Session(e.to_string()),
     })?;
-    match (dismissed, session.signals.heard()) {
-        (Some(Dismissed { reason: Reason::Done, words }), _) => Ok(writeln!(session.out, "{words}")?),
+    match (dismissed, context.signals.heard()) {
+        (Some(Dismissed { reason: Reason::Done, words }), _) => Ok(writeln!(context.out, "{words}")?),
         (Some(Dismissed { reason: Reason::Protocol, words }), _) => Err(Error::Refused(words)),
         // The worker may be started again. Exit code 0 would mean that its work is done.
         (_, Some(signal)) => Err(Error::Stopped { signal, left: LEFT.to_owned() }),
@@ -143,16 +143,16 @@ fn serve(
     runtime: &Runtime,
     worker_state: &Arc<WorkerState>,
     ready: &AtomicBool,
-    session: &CommandContext<'_>,
+    context: &CommandContext<'_>,
     progress: &Progress,
 ) -> Result<()> {
     let root = tracing::info_span!(crate::run::RUN_SPAN);
     let _running = root.enter();
-    let job = JobFile::received(briefing.spec.clone(), StoreSettings::of(&session.environment));
+    let job = JobFile::received(briefing.spec.clone(), StoreSettings::of(&context.environment));
     let store = JobStore::open(&briefing.store, job.stores().pairs())?;
     let received = Received::open(briefing, &store, runtime.handle(), &|| worker_state.advance());
     let inputs = inputs(briefing, received.map_err(|e| unprepared(&job, e))?);
-    if let Some(memory) = session.memory {
+    if let Some(memory) = context.memory {
         fit::check(&job, &inputs.described, &inputs.plan, 1, memory)?;
     }
     // Reading weights counts as progress, so that a worker that takes long to prepare is not taken for one that hangs.
@@ -167,7 +167,7 @@ fn serve(
     worker_state.encoded();
     let (model, trajectories) =
         preparation::load(&job.spec, inputs.described.model(), &inputs.weights, conditionings)?;
-    let work = crate::run::work(&job, &inputs, &trajectories, None, &session.disk);
+    let work = crate::run::work(&job, &inputs, &trajectories, None, &context.disk);
     let part_store = JobPartStore::new(store, runtime.handle().clone());
     let mut engine =
         work.engine(model, Arc::new(part_store), Arc::new(PhaseDisplay::default()), worker_state);

@@ -9,7 +9,7 @@ use candle_core::{DType, Device};
 use obsdiff_proto::Inventory;
 
 use crate::checkpoint::Weights;
-use crate::model::DiffusionModel;
+use crate::model::{DiffusionModel, loading};
 use crate::pipeline::{Conditioning, EncodedText, EncoderSlot, EncoderWidths, LevelSource};
 use crate::{Error, Result};
 
@@ -92,7 +92,9 @@ pub trait TransformerConfig: Any + fmt::Debug + Send + Sync {
     ///
     /// # Errors
     /// When a tensor is missing, has another shape or a type that is no float, or is one that the configuration does not ask for.
-    fn check(&self, weights: &Weights) -> Result<()>;
+    fn check(&self, weights: &Weights) -> Result<()> {
+        loading::check(self.shapes(), weights)
+    }
 
     /// Reads the transformer, to compute in `dtype` (f32, bf16 or f16) on `device`.
     ///

@@ -69,10 +69,6 @@ impl TransformerConfig for FluxConfig {
         self.shapes()
     }
 
-    fn check(&self, weights: &Weights) -> Result<()> {
-        self.check(weights)
-    }
-
     fn load(&self, weights: &Weights, dtype: DType, device: &Device) -> Result<Box<dyn DiffusionModel>> {
         Ok(Box::new(FluxTransformer::load(self.clone(), weights, dtype, device)?))
     }

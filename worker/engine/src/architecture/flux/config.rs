@@ -3,33 +3,14 @@
 use std::path::Path;
 
 use serde::Deserialize;
-use serde_json::{Map, Value};
 
 use super::block_sizes::{self, BlockSizes};
-use crate::architecture::shared::config::{Format, sizes_problem};
-use crate::checkpoint::read_json;
+use crate::architecture::shared::config::{Configuration, Format, read, sizes_problem, validate};
 use crate::{Error, Result};
 
 pub(super) const CLASS: &str = "FluxTransformer2DModel";
 /// The class of a model whose blocks differ, which a Python module beside its configuration holds.
 pub(super) const PRUNED_CLASS: &str = "PrunedFluxTransformer2DModel";
-
-const FORMAT: Format = Format {
-    class: CLASS,
-    pruned_class: PRUNED_CLASS,
-    sizes: &[
-        "patch_size",
-        "in_channels",
-        "num_layers",
-        "num_single_layers",
-        "attention_head_dim",
-        "num_attention_heads",
-        "joint_attention_dim",
-        "pooled_projection_dim",
-    ],
-    others: &["out_channels", "guidance_embeds", "axes_dims_rope", "auto_map"],
-    block_sizes: &block_sizes::KEYS,
-};
 
 /// Latent pixels on a side of a token's square. The pipeline packs it, so that the transformer's own patch is one.
 pub(super) const PATCH: usize = 2;
@@ -79,14 +60,7 @@ impl FluxConfig {
     /// When the file cannot be read, names another class, lacks a size, holds a key this version does not know (it might change
     /// the arithmetic), or holds a value that no such model can have.
     pub fn read(folder: &Path) -> Result<Self> {
-        let path = folder.join("config.json");
-        let keys: Map<String, Value> = read_json(&path)?;
-        Self::from_keys(keys).map_err(|problem| Error::content(&path, problem))
-    }
-
-    fn from_keys(keys: Map<String, Value>) -> Result<Self, String> {
-        let config: Self = FORMAT.read(keys)?;
-        config.problem().map_or(Ok(config), Err)
+        read(folder)
     }
 
     /// Checks that the sizes fit each other.
@@ -94,34 +68,7 @@ impl FluxConfig {
     /// # Errors
     /// Naming the first key whose value cannot be used.
     pub fn validate(&self) -> Result<()> {
-        self.problem()
-            .map_or(Ok(()), |problem| Err(Error::Argument(format!("transformer configuration: {problem}"))))
-    }
-
-    fn problem(&self) -> Option<String> {
-        let sizes = [
-            ("in_channels", self.in_channels),
-            ("out_channels", self.output_features()),
-            ("num_layers", self.num_layers),
-            ("num_single_layers", self.num_single_layers),
-            ("attention_head_dim", self.attention_head_dim),
-            ("num_attention_heads", self.num_attention_heads),
-            ("joint_attention_dim", self.joint_attention_dim),
-            ("pooled_projection_dim", self.pooled_projection_dim),
-        ];
-        let problem = sizes_problem(&sizes, self.num_attention_heads, self.attention_head_dim);
-        if problem.is_some() {
-            return problem;
-        }
-        if self.patch_size != 1 {
-            return Some(format!("`patch_size` is {}, but only 1 is supported", self.patch_size));
-        }
-        for (key, features) in [("in_channels", self.in_channels), ("out_channels", self.output_features())] {
-            if !features.is_multiple_of(PATCH * PATCH) {
-                return Some(format!("`{key}` is {features}, but must be a multiple of {}", PATCH * PATCH));
-            }
-        }
-        self.axes_problem().or_else(|| self.blocks_problem())
+        validate(self)
     }
 
     fn axes_problem(&self) -> Option<String> {
@@ -172,5 +119,50 @@ impl FluxConfig {
             }
         }
         Ok(height / PATCH * (width / PATCH))
+    }
+}
+
+impl Configuration for FluxConfig {
+    const FORMAT: Format = Format {
+        class: CLASS,
+        pruned_class: PRUNED_CLASS,
+        sizes: &[
+            "patch_size",
+            "in_channels",
+            "num_layers",
+            "num_single_layers",
+            "attention_head_dim",
+            "num_attention_heads",
+            "joint_attention_dim",
+            "pooled_projection_dim",
+        ],
+        others: &["out_channels", "guidance_embeds", "axes_dims_rope", "auto_map"],
+        block_sizes: &block_sizes::KEYS,
+    };
+
+    fn problem(&self) -> Option<String> {
+        let sizes = [
+            ("in_channels", self.in_channels),
+            ("out_channels", self.output_features()),
+            ("num_layers", self.num_layers),
+            ("num_single_layers", self.num_single_layers),
+            ("attention_head_dim", self.attention_head_dim),
+            ("num_attention_heads", self.num_attention_heads),
+            ("joint_attention_dim", self.joint_attention_dim),
+            ("pooled_projection_dim", self.pooled_projection_dim),
+        ];
+        let problem = sizes_problem(&sizes, self.num_attention_heads, self.attention_head_dim);
+        if problem.is_some() {
+            return problem;
+        }
+        if self.patch_size != 1 {
+            return Some(format!("`patch_size` is {}, but only 1 is supported", self.patch_size));
+        }
+        for (key, features) in [("in_channels", self.in_channels), ("out_channels", self.output_features())] {
+            if !features.is_multiple_of(PATCH * PATCH) {
+                return Some(format!("`{key}` is {features}, but must be a multiple of {}", PATCH * PATCH));
+            }
+        }
+        self.axes_problem().or_else(|| self.blocks_problem())
     }
 }

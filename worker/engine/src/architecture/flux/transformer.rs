@@ -8,6 +8,7 @@ use super::config::PATCH;
 use super::loading::Blocks;
 use super::places;
 use super::single::SingleBlock;
+use crate::architecture::TransformerConfig;
 use crate::architecture::shared::call::CallShapes;
 use crate::architecture::shared::check_dtype;
 use crate::checkpoint::Weights;
@@ -54,7 +55,7 @@ impl FluxTransformer {
     /// Reads a transformer to compute in `dtype` (f32, bf16 or f16) on `device`.
     ///
     /// # Errors
-    /// When the checkpoint is not the one that `config` describes (see [`FluxConfig::check`]), or holds a value that is not
+    /// When the checkpoint is not the one that `config` describes (see [`TransformerConfig::check`]), or holds a value that is not
     /// finite in `dtype`.
     pub fn load(config: FluxConfig, weights: &Weights, dtype: DType, device: &Device) -> Result<Self> {
         config.validate()?;

@@ -68,10 +68,6 @@ impl TransformerConfig for Sd3Config {
         self.shapes()
     }
 
-    fn check(&self, weights: &Weights) -> Result<()> {
-        self.check(weights)
-    }
-
     fn load(&self, weights: &Weights, dtype: DType, device: &Device) -> Result<Box<dyn DiffusionModel>> {
         Ok(Box::new(Sd3Transformer::load(self.clone(), weights, dtype, device)?))
     }

@@ -3,35 +3,14 @@
 use std::path::Path;
 
 use serde::Deserialize;
-use serde_json::{Map, Value};
 
 use super::block_sizes::{self, BlockSizes};
-use crate::architecture::shared::config::{Format, sizes_problem};
-use crate::checkpoint::read_json;
+use crate::architecture::shared::config::{Configuration, Format, read, sizes_problem, validate};
 use crate::{Error, Result};
 
 pub(super) const CLASS: &str = "SD3Transformer2DModel";
 /// The class of a model whose blocks differ, which a Python module beside its configuration holds.
 pub(super) const PRUNED_CLASS: &str = "PrunedSD3Transformer2DModel";
-
-const FORMAT: Format = Format {
-    class: CLASS,
-    pruned_class: PRUNED_CLASS,
-    sizes: &[
-        "sample_size",
-        "patch_size",
-        "in_channels",
-        "num_layers",
-        "attention_head_dim",
-        "num_attention_heads",
-        "joint_attention_dim",
-        "caption_projection_dim",
-        "pooled_projection_dim",
-        "pos_embed_max_size",
-    ],
-    others: &["out_channels", "dual_attention_layers", "qk_norm", "auto_map"],
-    block_sizes: &block_sizes::KEYS,
-};
 
 /// The sizes of an `SD3Transformer2DModel`, by diffusers' names.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -77,14 +56,7 @@ impl Sd3Config {
     /// When the file cannot be read, names another class, lacks a size, holds a key this version does not know (it might change
     /// the arithmetic), or holds a value that no such model can have.
     pub fn read(folder: &Path) -> Result<Self> {
-        let path = folder.join("config.json");
-        let keys: Map<String, Value> = read_json(&path)?;
-        Self::from_keys(keys).map_err(|problem| Error::content(&path, problem))
-    }
-
-    fn from_keys(keys: Map<String, Value>) -> Result<Self, String> {
-        let config: Self = FORMAT.read(keys)?;
-        config.problem().map_or(Ok(config), Err)
+        read(folder)
     }
 
     /// Checks that the sizes fit each other.
@@ -92,9 +64,79 @@ impl Sd3Config {
     /// # Errors
     /// Naming the first key whose value cannot be used.
     pub fn validate(&self) -> Result<()> {
-        self.problem()
-            .map_or(Ok(()), |problem| Err(Error::Argument(format!("transformer configuration: {problem}"))))
+        validate(self)
     }
+
+    /// Features of a token inside the blocks.
+    pub fn width(&self) -> usize {
+        self.num_attention_heads * self.attention_head_dim
+    }
+
+    /// Features of a feed-forward network's hidden layer.
+    pub fn hidden_width(&self) -> usize {
+        4 * self.width()
+    }
+
+    /// Channels of the prediction.
+    pub fn output_channels(&self) -> usize {
+        self.out_channels.unwrap_or(self.in_channels)
+    }
+
+    /// Image tokens of latents of `height x width` latent pixels.
+    ///
+    /// # Errors
+    /// When a side is not a multiple of the patch, or longer than the positional table.
+    pub fn image_tokens(&self, height: usize, width: usize) -> Result<usize> {
+        for (side, pixels) in [("height", height), ("width", width)] {
+            if pixels == 0 || !pixels.is_multiple_of(self.patch_size) {
+                let problem =
+                    format!("latent {side} {pixels} is not a multiple of `patch_size` {}", self.patch_size);
+                return Err(Error::Argument(problem));
+            }
+            if pixels / self.patch_size > self.pos_embed_max_size {
+                return Err(Error::Argument(format!(
+                    "latent {side} {pixels} is {} patches, more than `pos_embed_max_size` {}",
+                    pixels / self.patch_size,
+                    self.pos_embed_max_size
+                )));
+            }
+        }
+        Ok(height / self.patch_size * (width / self.patch_size))
+    }
+
+    pub(super) fn norms_queries(&self) -> bool {
+        self.qk_norm.is_some()
+    }
+
+    pub(super) fn is_dual(&self, block: usize) -> bool {
+        self.dual_attention_layers.contains(&block)
+    }
+
+    /// Whether the block's text stream ends at its attention.
+    pub(super) fn is_last(&self, block: usize) -> bool {
+        block + 1 == self.num_layers
+    }
+}
+
+impl Configuration for Sd3Config {
+    const FORMAT: Format = Format {
+        class: CLASS,
+        pruned_class: PRUNED_CLASS,
+        sizes: &[
+            "sample_size",
+            "patch_size",
+            "in_channels",
+            "num_layers",
+            "attention_head_dim",
+            "num_attention_heads",
+            "joint_attention_dim",
+            "caption_projection_dim",
+            "pooled_projection_dim",
+            "pos_embed_max_size",
+        ],
+        others: &["out_channels", "dual_attention_layers", "qk_norm", "auto_map"],
+        block_sizes: &block_sizes::KEYS,
+    };
 
     fn problem(&self) -> Option<String> {
         let sizes = [
@@ -147,55 +189,5 @@ impl Sd3Config {
                 Some(format!("`qk_norm` is \"{other}\", but only null and \"rms_norm\" are supported"))
             }
         }
-    }
-
-    /// Features of a token inside the blocks.
-    pub fn width(&self) -> usize {
-        self.num_attention_heads * self.attention_head_dim
-    }
-
-    /// Features of a feed-forward network's hidden layer.
-    pub fn hidden_width(&self) -> usize {
-        4 * self.width()
-    }
-
-    /// Channels of the prediction.
-    pub fn output_channels(&self) -> usize {
-        self.out_channels.unwrap_or(self.in_channels)
-    }
-
-    /// Image tokens of latents of `height x width` latent pixels.
-    ///
-    /// # Errors
-    /// When a side is not a multiple of the patch, or longer than the positional table.
-    pub fn image_tokens(&self, height: usize, width: usize) -> Result<usize> {
-        for (side, pixels) in [("height", height), ("width", width)] {
-            if pixels == 0 || !pixels.is_multiple_of(self.patch_size) {
-                let problem =
-                    format!("latent {side} {pixels} is not a multiple of `patch_size` {}", self.patch_size);
-                return Err(Error::Argument(problem));
-            }
-            if pixels / self.patch_size > self.pos_embed_max_size {
-                return Err(Error::Argument(format!(
-                    "latent {side} {pixels} is {} patches, more than `pos_embed_max_size` {}",
-                    pixels / self.patch_size,
-                    self.pos_embed_max_size
-                )));
-            }
-        }
-        Ok(height / self.patch_size * (width / self.patch_size))
-    }
-
-    pub(super) fn norms_queries(&self) -> bool {
-        self.qk_norm.is_some()
-    }
-
-    pub(super) fn is_dual(&self, block: usize) -> bool {
-        self.dual_attention_layers.contains(&block)
-    }
-
-    /// Whether the block's text stream ends at its attention.
-    pub(super) fn is_last(&self, block: usize) -> bool {
-        block + 1 == self.num_layers
     }
 }

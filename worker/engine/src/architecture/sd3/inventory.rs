@@ -3,11 +3,8 @@
 use obsdiff_proto::{Inventory, PartKind, Stream, StreamId};
 
 use super::Sd3Config;
-use crate::Result;
-use crate::checkpoint::Weights;
 use crate::model::conditioning::TimeTextEmbed;
 use crate::model::listing::{BlockListing, ListedSite, ListedStructure, Listing};
-use crate::model::loading;
 
 const QKV: [&str; 3] = ["attn.to_q", "attn.to_k", "attn.to_v"];
 const ADDED_QKV: [&str; 3] = ["attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj"];
@@ -169,13 +166,5 @@ impl Sd3Config {
                 ));
             }
         }
-    }
-
-    /// Holds a checkpoint's headers against this configuration; no weight is read.
-    ///
-    /// # Errors
-    /// When a tensor is missing, has another shape or a type that is no float, or is one that the configuration does not ask for.
-    pub fn check(&self, weights: &Weights) -> Result<()> {
-        loading::check(self.shapes(), weights)
     }
 }

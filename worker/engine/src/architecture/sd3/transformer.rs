@@ -6,6 +6,7 @@ use obsdiff_proto::{Inventory, LinearId};
 use super::embedding::PatchEmbed;
 use super::{Sd3Config, block};
 use crate::Result;
+use crate::architecture::TransformerConfig;
 use crate::architecture::shared::call::CallShapes;
 use crate::architecture::shared::check_dtype;
 use crate::checkpoint::Weights;
@@ -39,7 +40,7 @@ impl Sd3Transformer {
     /// Reads a transformer to compute in `dtype` (f32, bf16 or f16) on `device`.
     ///
     /// # Errors
-    /// When the checkpoint is not the one that `config` describes (see [`Sd3Config::check`]), or holds a value that is not
+    /// When the checkpoint is not the one that `config` describes (see [`TransformerConfig::check`]), or holds a value that is not
     /// finite in `dtype`.
     pub fn load(config: Sd3Config, weights: &Weights, dtype: DType, device: &Device) -> Result<Self> {
         config.validate()?;

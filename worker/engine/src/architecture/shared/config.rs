@@ -1,10 +1,45 @@
 //! Reading `transformer/config.json`.
 
+use std::path::Path;
+
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
+use crate::checkpoint::read_json;
+use crate::{Error, Result};
+
 /// No known model comes near; larger sizes would only overflow.
 const MAX_SIZE: usize = 1 << 16;
+
+/// The sizes of one architecture's transformers.
+pub(in crate::architecture) trait Configuration: DeserializeOwned {
+    /// What its files may hold.
+    const FORMAT: Format;
+
+    /// What is wrong with the sizes, if anything is.
+    fn problem(&self) -> Option<String>;
+}
+
+/// Reads `folder/config.json`.
+///
+/// # Errors
+/// When the file cannot be read, names another class, lacks a size, holds an unknown key (it might change the arithmetic), or holds a
+/// value that no such model can have.
+pub(in crate::architecture) fn read<T: Configuration>(folder: &Path) -> Result<T> {
+    let path = folder.join("config.json");
+    let config: Result<T, String> = T::FORMAT.read(read_json(&path)?);
+    let checked = config.and_then(|config| config.problem().map_or(Ok(config), Err));
+    checked.map_err(|problem| Error::content(&path, problem))
+}
+
+/// Checks that the sizes fit each other.
+///
+/// # Errors
+/// Naming the first key whose value cannot be used.
+pub(in crate::architecture) fn validate(config: &impl Configuration) -> Result<()> {
+    let refuse = |problem| Err(Error::Argument(format!("transformer configuration: {problem}")));
+    config.problem().map_or(Ok(()), refuse)
+}
 
 /// What a configuration may hold.
 pub(in crate::architecture) struct Format {
@@ -22,10 +57,7 @@ pub(in crate::architecture) struct Format {
 
 impl Format {
     /// The configuration of these keys; what is wrong with them in words.
-    pub(in crate::architecture) fn read<T: DeserializeOwned>(
-        &self,
-        keys: Map<String, Value>,
-    ) -> Result<T, String> {
+    fn read<T: DeserializeOwned>(&self, keys: Map<String, Value>) -> Result<T, String> {
         let class = self.class;
         match keys.get("_class_name").and_then(Value::as_str) {
             Some(found) if found == class || found == self.pruned_class => {}
