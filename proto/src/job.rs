@@ -69,6 +69,9 @@ pub struct CalibrationSpec {
     pub prompts: Option<String>,
     /// The column that holds the prompt, for files that have columns.
     pub column: Option<String>,
+    /// The conditioning of the prompts, made elsewhere: a safetensors file, in place of the pipeline's text encoders.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub conditioning: Option<String>,
     /// Prompts used, from the start of the file.
     pub count: u32,
     /// Denoising steps T of a trajectory.
@@ -102,6 +105,7 @@ impl Default for CalibrationSpec {
         Self {
             prompts: None,
             column: None,
+            conditioning: None,
             count: 100,
             steps: 25,
             guidance: 7.0,
@@ -116,9 +120,9 @@ impl Default for CalibrationSpec {
 }
 
 impl CalibrationSpec {
-    /// Prompts that are taken from the file: none where there is no file.
+    /// Prompts that are taken from the file, of prompts or of their conditioning: none where there is no file.
     pub fn prompt_count(&self) -> u32 {
-        if self.prompts.is_some() { self.count } else { 0 }
+        if self.prompts.is_some() || self.conditioning.is_some() { self.count } else { 0 }
     }
 }
 

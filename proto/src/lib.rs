@@ -6,6 +6,7 @@
 
 mod causes;
 mod digest;
+mod encoding;
 mod ids;
 mod inventory;
 mod job;

@@ -21,6 +21,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use crate::encoding::Encoding;
 use crate::{Epoch, LinearId, PackageId, ShardId, SiteId, WorkerId};
 
 /// The power of two by which a site's observations are scaled before they are rounded to integers.
@@ -284,18 +285,6 @@ pub struct Status {
     pub in_hand: BTreeSet<Order>,
     /// It was asked to stop (SIGTERM) and wants to leave.
     pub draining: bool,
-}
-
-/// How far a worker is with the conditioning of the job's prompts.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Encoding {
-    /// It cannot be asked to encode yet.
-    #[default]
-    Unready,
-    /// It can be asked to encode, and waits until it is.
-    Ready,
-    /// It has found the conditioning of every prompt in the store.
-    Done,
 }
 
 /// The shards that a worker's Grams consist of.

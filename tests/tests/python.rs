@@ -17,6 +17,7 @@ use obsdiff::sampling::{Sampling, Settings, load_transformer};
 use obsdiff_engine::checkpoint::{Library, Weights};
 use obsdiff_engine::pipeline::PipelineFolder;
 use obsdiff_tests::not_tested;
+use obsdiff_worker::conditioning::ConditioningFile;
 
 const PACKAGES: [&str; 6] = ["torch", "diffusers", "transformers", "accelerate", "sentencepiece", "protobuf"];
 const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/python/shrunk_pipeline.py");
@@ -207,5 +208,59 @@ fn where_a_folder_holds_several_weights_we_read_those_that_the_libraries_read() 
             assert_eq!(ours, theirs, "{name}: {parts:?}");
         }
         assert_eq!(theirs.lines().count(), layouts.len());
+    }
+}
+
+/// The README's script that encodes prompts.
+fn encoding_script() -> String {
+    let readme = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../README.md")).unwrap();
+    let section = readme.split("### Prompts that come encoded").nth(1).expect("no such section");
+    section.split("```py\n").nth(1).and_then(|rest| rest.split("```").next()).expect("no script").to_owned()
+}
+
+#[test]
+fn diffusers_encodes_prompts_as_we_do_by_the_script_of_the_readme() {
+    if !asked() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let place = |name: &str| folder.path().join(name);
+    std::fs::write(place("encode.py"), encoding_script()).unwrap();
+    let prompts = ["a red circle on white", "a yellow ring at the top", "a purple cross on grey", "größer"];
+    std::fs::write(place("prompts.txt"), prompts.join("\n")).unwrap();
+    for (model, guidance) in [("shapes-sd3", "4.0"), ("shapes-flux", "3.5")] {
+        let theirs = place(&format!("{model}.safetensors"));
+        let pipeline = assets().join(model);
+        let args = [place("encode.py"), pipeline.clone(), place("prompts.txt"), "24".into(), theirs.clone()];
+        succeed(Command::new(python()).args(args));
+        let file = ConditioningFile::open(&theirs).unwrap();
+        assert_eq!((file.prompts(), file.texts().unwrap()), (4, &prompts.map(str::to_owned)[..]));
+
+        let encoders = PipelineFolder::open(&pipeline).unwrap().text_encoders(24, &Device::Cpu).unwrap();
+        let texts: Vec<&str> = prompts.iter().copied().chain([""]).collect();
+        let ours = encoders.encode(&texts, &mut |_, _| {}).unwrap();
+        for (id, ours) in ours.iter().enumerate() {
+            let theirs = match id {
+                4 => file.negative(DType::F32).unwrap(),
+                _ => file.prompt(id as u32, DType::F32).unwrap(),
+            };
+            let apart =
+                [(&ours.text, &theirs.text), (&ours.pooled, &theirs.pooled)].map(|(a, b)| relative(a, b));
+            println!("{model}: prompt {id}: {apart:?} apart");
+            assert!(apart.iter().all(|apart| *apart < 1e-5), "{model}: prompt {id}: {apart:?}");
+        }
+
+        // A job takes it, and prunes as one that encodes by itself does but for the last digits.
+        let job = job_file(folder.path(), &place("prompts.txt"), model);
+        let (path, guided) =
+            (format!("model.path={}", pipeline.display()), format!("calibration.guidance={guidance}"));
+        let taken = format!("calibration.conditioning={}", theirs.display());
+        let sets = [&path, &guided, "calibration.count=3", "calibration.steps=3", "evaluation.count=1"];
+        let error = |sets: &[&str]| run_job(&job, sets).unwrap().held_out.unwrap().relative;
+        let encoded = error(&[&sets[..], &[&format!("output.path={}", place("by-us").display())]].concat());
+        let given = error(&[&sets[..], &[&taken, "calibration.prompts="]].concat());
+        println!("{model}: {encoded} and {given} from the dense latents");
+        assert!((encoded - given).abs() < 1e-2 * encoded, "{model}");
+        std::fs::remove_dir_all(place("by-us")).unwrap();
     }
 }

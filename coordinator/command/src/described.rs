@@ -38,12 +38,13 @@ impl Deref for Described {
 }
 
 impl Described {
-    /// Opens and checks the model of a job.
+    /// Opens and checks the model of a job. Its text encoders are not looked at where its prompts come encoded, with so many
+    /// `text_tokens` each.
     ///
     /// # Errors
     /// The first part that cannot be used, by file and key.
-    pub fn read(job: &JobFile) -> Result<Self> {
-        JobModel::open(&job.spec).map(Self::new).map_err(|e| unprepared(job, e))
+    pub fn read(job: &JobFile, text_tokens: Option<usize>) -> Result<Self> {
+        JobModel::open(&job.spec, text_tokens).map(Self::new).map_err(|e| unprepared(job, e))
     }
 
     /// Describes an opened model.

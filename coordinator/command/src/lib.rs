@@ -3,6 +3,7 @@
 mod budget;
 pub mod cli;
 pub mod commands;
+pub mod conditioning;
 pub mod context;
 pub mod described;
 pub mod error;

@@ -28,6 +28,11 @@ impl Described {
         (Encoded::bytes(prompts, sizes, number), Encoded::bytes(1, sizes, number))
     }
 
+    /// Whether each worker keeps the conditioning of all prompts in memory.
+    pub fn is_kept(&self, spec: &JobSpec) -> bool {
+        self.conditioning_bytes(spec).0 <= Encoded::IN_MEMORY as u64
+    }
+
     /// What the job holds besides its Grams: the transformer in its compute type; the conditionings that memory holds, and those of
     /// one batch, as they are read, as they lie by themselves and put together; the activations of the largest batch, what smaller ones leave behind, and an observation on its way into
     /// a Gram; and what solving takes.
@@ -37,7 +42,7 @@ impl Described {
         let (all, one) = self.conditioning_bytes(spec);
         let batches = batches(spec);
         let prompts = batches.last().copied().unwrap_or(0);
-        let kept = if all <= Encoded::IN_MEMORY as u64 { all } else { one };
+        let kept = if self.is_kept(spec) { all } else { one };
         // More than the parameters: a table of positions is in the checkpoint, but not trained.
         let numbers: usize =
             self.config.shapes().iter().map(|(_, shape)| shape.iter().product::<usize>()).sum();

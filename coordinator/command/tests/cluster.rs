@@ -3,7 +3,8 @@
 #![cfg(feature = "gloo")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use std::path::Path;
+use std::fs;
+use std::path::{Path, PathBuf};
 
 mod process;
 
@@ -129,4 +130,63 @@ fn a_coordinator_that_is_killed_finds_its_workers_again() {
         first.until(moment);
         assert_done(folder.path(), first.replace(folder.path()), workers);
     }
+}
+
+/// A worker begins to encode the prompts.
+const ENCODING: LineFilter = |line| line.contains(" encodes the prompts");
+
+/// The objects that hold the conditioning of prompts.
+fn conditionings(folder: &Path) -> Vec<PathBuf> {
+    let Ok(entries) = fs::read_dir(folder.join("out.state/conditioning")) else { return Vec::new() };
+    let mut files: Vec<_> = entries.map(|entry| entry.unwrap().path()).collect();
+    files.retain(|file| file.extension().is_some_and(|extension| extension == "safetensors"));
+    files.sort();
+    files
+}
+
+/// Held-out prompts are encoded, too, though only `run` compares by them: enough of them that encoding takes a while.
+#[test]
+fn another_worker_encodes_where_the_first_is_killed_at_it() {
+    let folder = setting(16);
+    let job = folder.path().join("job.toml");
+    let words =
+        fs::read_to_string(&job).unwrap().replace("[evaluation]\ncount = 0", "[evaluation]\ncount = 900");
+    fs::write(&job, words).unwrap();
+    let mut coordinator = Coordinator::start(folder.path());
+    let mut killed = single(folder.path(), &coordinator.url);
+    coordinator.until(ENCODING);
+    killed.kill();
+    let found = conditionings(folder.path()).len();
+    assert!(found < 6 + 900 + 1, "it has encoded all of them already");
+    let workers = [single(folder.path(), &coordinator.url), single(folder.path(), &coordinator.url)];
+    coordinator.until(ENCODING);
+    coordinator.until(FORMING);
+    assert_eq!(conditionings(folder.path()).len(), 6 + 900 + 1);
+    for mut worker in workers {
+        assert!(worker.end().success());
+    }
+    assert!(coordinator.process.end().success());
+    assert!(result(folder.path())[0] == undisturbed(16)[0], "the weights differ");
+}
+
+#[test]
+fn conditioning_that_is_damaged_or_lost_is_made_again_by_the_same_command() {
+    let folder = setting(16);
+    let (mut coordinator, mut workers) = cluster(folder.path());
+    coordinator.until(FIRST);
+    coordinator.process.kill();
+    workers.iter_mut().for_each(Process::kill);
+    let objects = conditionings(folder.path());
+    let whole: Vec<_> = objects.iter().map(|object| fs::read(object).unwrap()).collect();
+    assert_eq!(objects.len(), 6 + 1);
+    let mut flipped = whole[0].clone();
+    *flipped.last_mut().unwrap() ^= 1;
+    fs::write(&objects[0], flipped).unwrap();
+    fs::remove_file(&objects[1]).unwrap();
+    fs::write(&objects[2], &whole[3]).unwrap();
+    fs::write(&objects[4], &whole[4][..100]).unwrap();
+    let (mut coordinator, workers) = cluster(folder.path());
+    coordinator.until(FORMING);
+    assert!(objects.iter().map(|object| fs::read(object).unwrap()).eq(whole), "they are not made again");
+    assert_done(folder.path(), coordinator.process, workers);
 }

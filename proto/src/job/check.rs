@@ -31,7 +31,7 @@ impl JobSpec {
                 return Err(JobError::new(key, "is 0, but must be at least 1"));
             }
         }
-        if c.prompts.is_none() && self.sparsity.calibrates() {
+        if c.prompts.is_none() && c.conditioning.is_none() && self.sparsity.calibrates() {
             let problem = "is missing: a .txt, .csv, .tsv or .jsonl file of prompts to calibrate on is needed; only \
                            sparsity.method = \"magnitude\" with sparsity.refine = 0, or \"l1\", does without";
             return Err(JobError::new("calibration.prompts", problem));

@@ -252,6 +252,7 @@ fn spec() -> impl Strategy<Value = JobSpec> {
             CalibrationSpec {
                 prompts: Some(prompts),
                 column: None,
+                conditioning: None,
                 count,
                 steps: 2,
                 guidance,

@@ -1,23 +1,25 @@
 //! Encoding: the prompts whose conditioning is not in the store are encoded, and put there.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use candle_core::Device;
 use obsdiff_engine::pipeline::{Conditioning, TextEncoders};
-use obsdiff_proto::{Digest, JobSpec};
+use obsdiff_proto::{Digest, JobError, JobSpec};
 use obsdiff_store::{JobStore, conditioning_object};
 use tokio::runtime::Handle;
 
 use super::object::Expected;
-use super::{ConditioningObjects, object};
+use super::{ConditioningFile, ConditioningObjects, object};
 use crate::preparation::{JobModel, PreparationError, Result, compute_type};
 
 /// Parts into which the progress of a prompt is divided.
 const PARTS: u64 = 1000;
 
-/// An object to make: its key, and its texts.
+/// An object to make: its key, the ids of its prompts, none of the empty one, and its texts.
 struct Missing<'a> {
     key: Digest,
+    ids: Option<Range<u32>>,
     texts: Vec<&'a str>,
 }
 
@@ -38,6 +40,13 @@ pub fn encode_missing(
     if missing.is_empty() {
         return Ok(());
     }
+    if let Some(file) = &spec.calibration.conditioning {
+        let problem = format!(
+            "is {file}, but the job's store lacks {} prompts of it: start the coordinator again, which puts them there",
+            prompts_of(&missing)
+        );
+        return Err(JobError::new("calibration.conditioning", problem).into());
+    }
     let encoders =
         model.pipeline.text_encoders(spec.calibration.max_sequence_length as usize, &Device::Cpu)?;
     let mut progress = Progress { done: 0, all: prompts_of(&missing), tell: on_encoded };
@@ -46,6 +55,36 @@ pub fn encode_missing(
         for (key, content) in made {
             runtime.block_on(store.at_start().put_conditioning(key, content))?;
         }
+    }
+    Ok(())
+}
+
+/// Puts into the store of a job what it lacks of a file of conditionings, or has damaged. `on_put` is told after each object how many
+/// prompts are done, and of how many.
+///
+/// # Errors
+/// When the file cannot be read, or the store fails.
+pub fn put_missing(
+    spec: &JobSpec,
+    model: &JobModel,
+    (objects, prompts): (&ConditioningObjects, &[&str]),
+    file: &ConditioningFile,
+    (store, runtime): (&JobStore, &Handle),
+    on_put: &mut dyn FnMut(u64, u64),
+) -> Result<()> {
+    let missing = missing(spec, model, objects, prompts, (store, runtime), &mut || on_put(0, 1))?;
+    let (mut done, all) = (0, prompts_of(&missing));
+    let dtype = compute_type(spec.model.dtype);
+    for Missing { key, ids, texts } in missing {
+        let conditionings = match ids {
+            Some(ids) => ids.map(|id| file.prompt(id, dtype)).collect::<obsdiff_engine::Result<Vec<_>>>()?,
+            None => vec![file.negative(dtype)?],
+        };
+        let conditionings: Vec<&Conditioning> = conditionings.iter().collect();
+        let content = object::write(key, &conditionings).map_err(PreparationError::Argument)?;
+        runtime.block_on(store.at_start().put_conditioning(key, content))?;
+        done += texts.len() as u64;
+        on_put(done, all);
     }
     Ok(())
 }
@@ -61,11 +100,11 @@ fn missing<'a>(
 ) -> Result<Vec<Missing<'a>>> {
     let store = store.at_start();
     let present = runtime.block_on(store.conditionings())?;
-    let of_shard = |(ids, key): &(std::ops::Range<u32>, Digest)| {
+    let of_shard = |(ids, key): &(Range<u32>, Digest)| {
         let texts = prompts.get(ids.start as usize..ids.end as usize).unwrap_or_default();
-        Missing { key: *key, texts: texts.to_vec() }
+        Missing { key: *key, ids: Some(ids.clone()), texts: texts.to_vec() }
     };
-    let negative = Missing { key: objects.negative, texts: vec![""] };
+    let negative = Missing { key: objects.negative, ids: None, texts: vec![""] };
     let all = std::iter::once(negative).chain(objects.shards.iter().map(of_shard));
     let mut missing = Vec::new();
     for object in all {
@@ -124,7 +163,7 @@ fn encode(
     progress.done += prompts;
     let unmade =
         |problem: String| PreparationError::Argument(format!("the prompts were not encoded: {problem}"));
-    let content = |Missing { key, texts }: &Missing<'_>| {
+    let content = |Missing { key, texts, .. }: &Missing<'_>| {
         let of = |text: &&str| encoded.get(*text).ok_or_else(|| unmade(format!("\"{text}\" is missing")));
         let conditionings: Vec<&Conditioning> = texts.iter().map(of).collect::<Result<_>>()?;
         Ok((*key, object::write(*key, &conditionings).map_err(unmade)?))

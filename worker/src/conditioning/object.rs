@@ -66,6 +66,15 @@ pub(super) fn write(key: Digest, conditionings: &[&Conditioning]) -> Result<Vec<
         .map_err(|e| e.to_string())
 }
 
+/// The text tokens of a prompt in an object.
+pub(super) fn text_tokens(object: &[u8]) -> Result<usize, String> {
+    let tensors = SafeTensors::deserialize(object).map_err(|e| format!("it cannot be read: {e}"))?;
+    match tensors.tensor("text").map(|text| text.shape().to_vec()).as_deref() {
+        Ok([_, tokens, _]) => Ok(*tokens),
+        _ => Err("`text` is missing, or no matrix for each prompt".to_owned()),
+    }
+}
+
 /// Reads an object; the error says what is wrong with it.
 pub(super) fn read(key: Digest, object: &[u8], expected: Expected) -> Result<Vec<Conditioning>, String> {
     let (_, header) = SafeTensors::read_metadata(object).map_err(|e| format!("it cannot be read: {e}"))?;

@@ -3,7 +3,11 @@
 use std::ops::Range;
 
 use obsdiff_proto::{ComputeType, Digest, InputDigest, JobSpec};
+use obsdiff_store::{JobRecord, JobStore, Prompts, StoreError};
 use serde::Serialize;
+use tokio::runtime::Handle;
+
+use super::object;
 
 /// The objects that hold the conditioning of a job's prompts: one for each shard, by which it is read, and one for the empty prompt that
 /// guidance leads away from.
@@ -23,6 +27,16 @@ struct Decides<'a> {
     /// The id of the first prompt; none of the empty one.
     first: Option<u32>,
     texts: &'a [&'a str],
+}
+
+/// The files that the conditioning of a job's prompts is made from: those of the model with its text encoders, or the job's own, among
+/// which is the one that holds it ready made.
+pub fn made_by<'a>(
+    spec: &JobSpec,
+    model_files: &'a [InputDigest],
+    prompt_files: &'a [InputDigest],
+) -> &'a [InputDigest] {
+    if spec.calibration.conditioning.is_some() { prompt_files } else { model_files }
 }
 
 impl ConditioningObjects {
@@ -52,6 +66,24 @@ impl ConditioningObjects {
             }
         }
         Ok(Self { negative: key(None, &[""])?, shards })
+    }
+
+    /// Those of the job that a store holds.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn of_job(job: &JobRecord, prompts: &Prompts) -> Result<Self, serde_json::Error> {
+        let made_by = made_by(&job.spec, &job.model_files, &job.prompt_files);
+        Self::new(&job.spec, made_by, &prompts.calibration, &prompts.held_out)
+    }
+
+    /// The text tokens of a prompt, as the empty one's object says.
+    ///
+    /// # Errors
+    /// When it is missing or damaged, or the store fails.
+    pub fn text_tokens(&self, store: &JobStore, runtime: &Handle) -> Result<usize, StoreError> {
+        let object = runtime.block_on(store.conditioning(self.negative))?;
+        object::text_tokens(&object).map_err(|problem| store.damaged_conditioning(self.negative, &problem))
     }
 
     /// How many prompts there are, without the empty one.

@@ -34,26 +34,37 @@ impl JobModel {
     /// Opens the pipeline of a job, and checks the configuration of every component, the headers of the transformer's weights and
     /// the size of the pictures.
     ///
+    /// Where the conditioning of the job's prompts is given, with so many `text_tokens` a prompt, the text encoders are not looked at.
+    ///
     /// # Errors
     /// What of it cannot be used, by file and key.
-    pub fn open(spec: &JobSpec) -> Result<Self> {
+    pub fn open(spec: &JobSpec, text_tokens: Option<usize>) -> Result<Self> {
         let calibration = &spec.calibration;
         let path = Path::new(&spec.model.path);
         if let Some(problem) = not_a_pipeline(path) {
             return Err(JobError::new("model.path", problem).into());
         }
-        let pipeline = PipelineFolder::open(path)?;
+        let pipeline = match text_tokens {
+            Some(_) => PipelineFolder::open_without_text(path)?,
+            None => PipelineFolder::open(path)?,
+        };
         let config = pipeline.transformer_config().clone();
         config.check(&pipeline.transformer_weights()?)?;
         let of_job = PreparationError::of_job;
         let size = pipeline.latent_size(calibration.height, calibration.width).map_err(of_job)?;
         pipeline.schedule(calibration.steps as usize, size.tokens).map_err(of_job)?;
-        let encoders =
-            pipeline.text_encoders(calibration.max_sequence_length as usize, &Device::Cpu).map_err(of_job)?;
+        let (text_tokens, of_text) = match text_tokens {
+            Some(tokens) => (tokens, Vec::new()),
+            None => {
+                let tokens = calibration.max_sequence_length as usize;
+                let encoders = pipeline.text_encoders(tokens, &Device::Cpu).map_err(of_job)?;
+                (encoders.tokens(), encoders.files())
+            }
+        };
         let guidance = pipeline.guidance(calibration.guidance, calibration.true_guidance).map_err(of_job)?;
         Ok(Self {
-            text_tokens: encoders.tokens(),
-            files: pipeline.files()?.into_iter().chain(encoders.files()).collect(),
+            text_tokens,
+            files: pipeline.files()?.into_iter().chain(of_text).collect(),
             inventory: config.inventory(),
             guidance,
             pipeline,

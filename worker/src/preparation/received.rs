@@ -11,6 +11,7 @@ use obsdiff_store::{JobRecord, JobStore, Prompts};
 use tokio::runtime::Handle;
 
 use super::{JobModel, PreparationError, Result};
+use crate::conditioning::ConditioningObjects;
 
 /// What a worker has of a job that a coordinator has told of.
 pub struct Received {
@@ -41,7 +42,19 @@ impl Received {
             path: path.to_owned(),
             problem: problem.to_owned(),
         };
-        let model = JobModel::open(&briefing.spec)?;
+        let store = store.at_start();
+        let record = runtime.block_on(store.job())?;
+        let prompts = runtime.block_on(store.prompts(&record))?;
+        let spec = &briefing.spec;
+        // The coordinator has put what was made elsewhere into the store.
+        let text_tokens = match &spec.calibration.conditioning {
+            Some(_) => {
+                let objects = ConditioningObjects::of_job(&record, &prompts).map_err(unwritten)?;
+                Some(objects.text_tokens(&store, runtime)?)
+            }
+            None => None,
+        };
+        let model = JobModel::open(spec, text_tokens)?;
         let weights = Arc::new(model.pipeline.transformer_weights()?);
         let root = model.pipeline.path();
         let model_files = digests(root, &model.files, on_read)?;
@@ -52,9 +65,6 @@ impl Received {
                 "is described otherwise than by the coordinator: use the same release",
             ));
         }
-        let store = store.at_start();
-        let record = runtime.block_on(store.job())?;
-        let prompts = runtime.block_on(store.prompts(&record))?;
         // Prompt i has id i, and with it its noise: those that are held out follow exactly as many as calibrate.
         let calibrating = briefing.spec.calibration.prompt_count() as usize;
         if record.spec != briefing.spec || prompts.calibration.len() != calibrating {
@@ -65,6 +75,11 @@ impl Received {
         }
         Ok(Self { model, weights, model_files, record, prompts })
     }
+}
+
+/// Texts can always be named.
+fn unwritten(error: serde_json::Error) -> PreparationError {
+    PreparationError::Argument(error.to_string())
 }
 
 /// Every file that a model is read from must be the coordinator's, and none may be missing.

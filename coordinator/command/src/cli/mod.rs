@@ -74,6 +74,11 @@ pub enum CliCommand {
     /// JOB may also be the config.json of a transformer; no other file is needed. The plan then prunes half of its weights, on
     /// pictures of the model's own size, unless --set says otherwise.
     Plan(PlanArgs),
+    /// Encode a job's prompts into a file.
+    ///
+    /// Writes what the pipeline's text encoders make of the job's prompts, and of the empty one, to a safetensors file. A job whose
+    /// `calibration.conditioning` names it reads no text encoder; so it takes prompts that another program has encoded, too.
+    Encode(EncodeArgs),
     /// Show each linear's shape, zeros and sparsity pattern.
     ///
     /// DIR is a pipeline, of which the transformer is shown, or any folder of safetensors. Weights are memory-mapped and read once, so
@@ -192,6 +197,22 @@ pub struct PlanArgs {
     /// Threads of a worker, with --workers [default: one a core].
     #[arg(long, requires = "workers", value_parser = clap::value_parser!(u32).range(1..=4096))]
     pub threads: Option<u32>,
+}
+
+/// `encode JOB`
+#[derive(Debug, Args)]
+#[command(after_long_help = "Example:\n  obsdiff encode job.toml --out prompts.safetensors\n  \
+    obsdiff run job.toml --set calibration.conditioning=prompts.safetensors")]
+pub struct EncodeArgs {
+    /// The job.
+    #[command(flatten)]
+    pub job: JobArgs,
+    /// The safetensors file. An earlier one of obsdiff's is replaced, any other file is left alone.
+    #[arg(long, value_name = "FILE", value_parser = path())]
+    pub out: PathBuf,
+    /// How the process runs.
+    #[command(flatten)]
+    pub process: ProcessArgs,
 }
 
 /// `inspect DIR`

@@ -13,7 +13,7 @@ use crate::cli::CoordinatorArgs;
 use crate::context::CommandContext;
 use crate::job::JobFile;
 use crate::progress::Progress;
-use crate::run::{Display, Inputs, PhaseDisplay, is_left_over, note, open_state};
+use crate::run::{Display, Inputs, PhaseDisplay, encode, is_left_over, note, open_state};
 use crate::signals::{Answer, Signal};
 use crate::{Error, Result};
 
@@ -39,6 +39,11 @@ pub(super) fn coordinate(args: &CoordinatorArgs, context: &mut CommandContext<'_
     let state = open_state(&job, &inputs)?;
     note(&state, &progress);
     progress.keep(state.job.committed as usize, inputs.plan.packages.len(), state.url());
+    if inputs.conditioning.is_some() {
+        // Workers find it in the store: they need not have the file.
+        let put = encode(&job, &inputs, (state.store(), state.runtime().handle()), &progress);
+        put.map_err(|error| error.after_begin(state.url()))?;
+    }
     let done = if is_left_over(&state, &inputs) {
         Ok(())
     } else {

@@ -3,6 +3,7 @@
 mod compare;
 mod coordinator;
 mod counts;
+mod encode;
 mod inspect;
 mod models;
 mod pictures;
@@ -29,6 +30,7 @@ pub fn run(command: &CliCommand, context: &mut CommandContext<'_>) -> Result<()>
         CliCommand::Worker(args) => worker::work(args, context),
         CliCommand::Status(args) => status::status(args, context),
         CliCommand::Plan(args) => plan::plan(args, context),
+        CliCommand::Encode(args) => encode::encode(args, context),
         CliCommand::Inspect(args) => inspect::inspect(args, context),
         CliCommand::Models => models::models(context),
         CliCommand::Sample(args) => sample::sample(args, context),

@@ -6,6 +6,8 @@ use obsdiff_core::cost::{self, Cluster, GramTotals, PackageTimes, PredictionInpu
 use obsdiff_core::{MemoryNeeds, Options, PackageCost, PlanCost, Tokens, packages_within};
 use obsdiff_proto::{ByteSize, Inventory, JobSpec, Method, Pattern, Plan};
 
+use obsdiff_worker::conditioning::ConditioningFile;
+
 use super::counts::counts;
 use super::plan_sizes;
 use crate::budget::with_budget;
@@ -16,8 +18,9 @@ use crate::described::Described;
 use crate::job::JobFile;
 use crate::machine::MachineRates;
 use crate::prompts::JobPrompts;
+use crate::run::location;
 use crate::text::{self, Table};
-use crate::{Result, fit, rates};
+use crate::{Result, conditioning, fit, rates};
 
 /// Of a network of 10 Gbit a second.
 const BANDWIDTH: ByteSize = ByteSize(1_000_000_000);
@@ -32,8 +35,10 @@ pub(super) fn plan(args: &PlanArgs, context: &mut CommandContext<'_>) -> Result<
     }
     context.use_threads(args.threads)?;
     let job = context.job(&args.job)?;
-    let prompts = JobPrompts::load(&job)?;
-    let described = Described::read(&job)?;
+    let conditioning = conditioning::open(&job)?;
+    let prompts = JobPrompts::load(&job, conditioning.as_ref())?;
+    let described = Described::read(&job, conditioning.as_ref().map(ConditioningFile::text_tokens))?;
+    conditioning::check(&job, conditioning.as_ref(), &described, &prompts)?;
     let spec = &job.spec;
     let bare = described.plan(&job)?;
     let plan = with_budget(&job, &described, bare.clone())?;
@@ -45,6 +50,7 @@ pub(super) fn plan(args: &PlanArgs, context: &mut CommandContext<'_>) -> Result<
         table(&plan, &cost)
     )?;
     write!(context.out, "{}", memory(&described.memory(spec, &plan), &cost))?;
+    writeln!(context.out, "{}", of_conditioning(&job, &described, &prompts))?;
     write!(context.out, "{}", traffic(&cost))?;
     if spec.sparsity.calibrates() {
         let flops = described.forward_flops(&*described.config);
@@ -68,6 +74,27 @@ pub(super) fn plan(args: &PlanArgs, context: &mut CommandContext<'_>) -> Result<
         Some(memory) => fit::check(&job, &described, &bare, 1, memory),
         None => Ok(()),
     }
+}
+
+/// What the conditioning of all prompts takes, and where it lies.
+fn of_conditioning(job: &JobFile, described: &Described, prompts: &JobPrompts) -> String {
+    let (all, one) = described.conditioning_bytes(&job.spec);
+    let count = prompts.calibration.len() + prompts.held_out.len();
+    let shard = u64::from(job.spec.calibration.shard_size).saturating_mul(one);
+    let read = if described.is_kept(&job.spec) {
+        "kept in memory by each worker".to_owned()
+    } else {
+        format!("of which each worker reads {} at a time", ByteSize(shard))
+    };
+    let made = match &job.spec.calibration.conditioning {
+        Some(file) => format!("taken from {file}"),
+        None => "encoded once".to_owned(),
+    };
+    format!(
+        "Conditioning of {count} prompts and the empty one: {} in {}, {made}, {read}",
+        ByteSize(all),
+        location(job)
+    )
 }
 
 /// What each worker past the first sends and takes.

@@ -193,6 +193,7 @@ fn inputs(briefing: &Briefing, received: Received) -> Inputs {
             held_out_digest: None,
             note: None,
         },
+        conditioning: None,
         plan: briefing.plan.clone(),
         folder: std::env::temp_dir(),
         written: false,

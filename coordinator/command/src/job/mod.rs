@@ -99,6 +99,7 @@ impl JobFile {
         let paths = [
             ("model.path", Some(&spec.model.path)),
             ("calibration.prompts", spec.calibration.prompts.as_ref()),
+            ("calibration.conditioning", spec.calibration.conditioning.as_ref()),
             ("evaluation.prompts", spec.evaluation.prompts.as_ref()),
             ("output.path", Some(&spec.output.path)),
             ("output.state", spec.output.state.as_ref()),

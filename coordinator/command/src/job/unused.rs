@@ -37,10 +37,18 @@ pub(super) fn keys(spec: &JobSpec) -> Vec<Unused> {
         ],
         "a job whose method looks at weights alone, without refinement, gathers no Hessian",
     );
+    let (prompts, conditioning) =
+        (spec.calibration.prompts.is_some(), spec.calibration.conditioning.is_some());
+    add(prompts, &["calibration.column"], "there is no calibration.prompts");
     add(
-        spec.calibration.prompts.is_some(),
-        &["calibration.column", "calibration.count"],
-        "there is no calibration.prompts",
+        prompts || conditioning,
+        &["calibration.count"],
+        "there is neither calibration.prompts nor calibration.conditioning",
+    );
+    add(
+        !conditioning || prompts,
+        &["evaluation.prompts"],
+        "calibration.conditioning holds the held-out prompts behind the others, unless calibration.prompts says which they are",
     );
     add(
         !structured,
@@ -82,9 +90,9 @@ pub(super) fn keys(spec: &JobSpec) -> Vec<Unused> {
     add(compares, &["evaluation.prompts", "evaluation.column"], "evaluation.count is 0");
     add(spec.evaluation.prompts.is_some(), &["evaluation.column"], "there is no evaluation.prompts");
     add(
-        spec.evaluation.prompts.is_some() || spec.calibration.prompts.is_some() || !compares,
+        spec.evaluation.prompts.is_some() || prompts || conditioning || !compares,
         &["evaluation.count"],
-        "there is neither evaluation.prompts nor calibration.prompts",
+        "there is none of evaluation.prompts, calibration.prompts and calibration.conditioning",
     );
     unused
 }

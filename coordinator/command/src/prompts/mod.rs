@@ -8,6 +8,7 @@ use std::collections::HashSet;
 use std::path::Path;
 
 use obsdiff_proto::{InputDigest, JobError, JobSpec};
+use obsdiff_worker::conditioning::ConditioningFile;
 
 use crate::job::JobFile;
 use crate::{Error, Result};
@@ -28,12 +29,16 @@ pub struct JobPrompts {
 }
 
 impl JobPrompts {
-    /// Reads the prompt files of a job.
+    /// Reads the prompt files of a job. Where it has none, its prompts are those of its file of `conditioning`, which may not say their
+    /// texts.
     ///
     /// # Errors
     /// When a file is missing, is not what its extension says, has no such column, or holds no prompt or fewer than
     /// `calibration.count`. The error names the key of the job, the file and the line.
-    pub fn load(job: &JobFile) -> Result<Self> {
+    pub fn load(job: &JobFile, conditioning: Option<&ConditioningFile>) -> Result<Self> {
+        if let Some(file) = conditioning.filter(|_| job.spec.calibration.prompts.is_none()) {
+            return Self::of_conditioning(job, file);
+        }
         let spec = &job.spec;
         let wanted = spec.calibration.prompt_count() as usize;
         let mut calibration = Vec::new();
@@ -76,6 +81,37 @@ impl JobPrompts {
                 .then(|| "no prompts are given: the comparison with the dense model is left out".to_owned()),
         };
         Ok(Self { calibration, held_out: held_out.prompts, digest, held_out_digest, note })
+    }
+
+    /// The prompts that a file of conditioning holds: as many as calibrate, then those held out.
+    fn of_conditioning(job: &JobFile, file: &ConditioningFile) -> Result<Self> {
+        let (wanted, held_out) = (job.spec.calibration.count, job.spec.evaluation.count);
+        if file.prompts() < wanted {
+            let path = job.spec.calibration.conditioning.as_deref().unwrap_or_default();
+            let problem = format!(
+                "is {wanted}, but {path} holds {} prompts: lower the count or encode more prompts",
+                file.prompts()
+            );
+            return Err(job.refuse(JobError::new("calibration.count", problem)));
+        }
+        let text = |id: u32| match file.texts().and_then(|texts| texts.get(id as usize)) {
+            Some(text) => text.clone(),
+            None => format!("prompt {id}"),
+        };
+        let end = file.prompts().min(wanted.saturating_add(held_out));
+        let note = (end - wanted < held_out).then(|| {
+            format!(
+                "{} prompts of calibration.conditioning are held out, evaluation.count asks for {held_out}",
+                end - wanted
+            )
+        });
+        Ok(Self {
+            calibration: (0..wanted).map(text).collect(),
+            held_out: (wanted..end).map(text).collect(),
+            digest: None,
+            held_out_digest: None,
+            note,
+        })
     }
 
     /// The digests of the files, by the paths that the job gives.

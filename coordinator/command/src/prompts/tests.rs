@@ -116,7 +116,7 @@ fn what_cannot_be_read_is_refused_by_file_and_line() {
 fn prompts_that_follow_the_calibration_are_held_out_without_repeats() {
     let dir = Folder::new();
     dir.file("p.txt", "a\nb\nc\nb\nd\nd\ne\nf\n");
-    let prompts = JobPrompts::load(&dir.job("p.txt", 3, &["evaluation.count=3"])).unwrap();
+    let prompts = JobPrompts::load(&dir.job("p.txt", 3, &["evaluation.count=3"]), None).unwrap();
     assert_eq!(prompts.calibration, ["a", "b", "c"]);
     assert_eq!(prompts.held_out, ["d", "e", "f"]);
     assert_eq!((prompts.note, prompts.held_out_digest), (None, None));
@@ -126,7 +126,7 @@ fn prompts_that_follow_the_calibration_are_held_out_without_repeats() {
 fn a_calibration_may_repeat_prompts() {
     let dir = Folder::new();
     dir.file("p.txt", "a\na\nb\n");
-    let prompts = JobPrompts::load(&dir.job("p.txt", 2, &["evaluation.count=1"])).unwrap();
+    let prompts = JobPrompts::load(&dir.job("p.txt", 2, &["evaluation.count=1"]), None).unwrap();
     assert_eq!((prompts.calibration, prompts.held_out), (vec!["a".into(), "a".into()], vec!["b".into()]));
 }
 
@@ -136,7 +136,7 @@ fn held_out_prompts_may_have_a_file_of_their_own() {
     dir.file("p.txt", "a\nb\nc\n");
     dir.file("h.csv", "t\nb\nx\ny\n");
     let sets = ["evaluation.prompts=DIR/h.csv", "evaluation.column=t", "evaluation.count=2"];
-    let prompts = JobPrompts::load(&dir.job("p.txt", 2, &sets)).unwrap();
+    let prompts = JobPrompts::load(&dir.job("p.txt", 2, &sets), None).unwrap();
     assert_eq!(prompts.held_out, ["x", "y"]);
     assert!(prompts.held_out_digest.is_some());
 }
@@ -145,7 +145,7 @@ fn held_out_prompts_may_have_a_file_of_their_own() {
 fn too_few_held_out_prompts_are_noted_and_none_asked_for_are_not() {
     let dir = Folder::new();
     dir.file("p.txt", "a\nb\na\n");
-    let note = |sets: &[&str], count| JobPrompts::load(&dir.job("p.txt", count, sets)).unwrap().note;
+    let note = |sets: &[&str], count| JobPrompts::load(&dir.job("p.txt", count, sets), None).unwrap().note;
     assert!(note(&[], 2).unwrap().contains("is left out"));
     assert!(note(&[], 2).unwrap().contains("(1 repeat an earlier one)"));
     assert!(note(&["evaluation.count=5"], 1).unwrap().contains("1 prompts of"));
@@ -156,7 +156,7 @@ fn too_few_held_out_prompts_are_noted_and_none_asked_for_are_not() {
 fn too_few_prompts_are_refused_with_both_numbers() {
     let dir = Folder::new();
     dir.file("p.txt", "a\nb\n");
-    let error = JobPrompts::load(&dir.job("p.txt", 3, &[])).unwrap_err().line();
+    let error = JobPrompts::load(&dir.job("p.txt", 3, &[]), None).unwrap_err().line();
     assert!(
         error.contains("job.toml: calibration.count: is 3, but") && error.contains("holds 2 prompts"),
         "{error}"
@@ -177,7 +177,7 @@ fn errors_name_the_key_that_is_to_be_changed() {
         ("p.txt", &["evaluation.prompts=DIR/p.csv"], "--set evaluation.column: "),
     ];
     for (name, sets, says) in cases {
-        let error = JobPrompts::load(&dir.job(name, 1, sets)).unwrap_err().line();
+        let error = JobPrompts::load(&dir.job(name, 1, sets), None).unwrap_err().line();
         assert!(error.contains(says), "{says} / {error}");
     }
 }
@@ -186,7 +186,8 @@ fn errors_name_the_key_that_is_to_be_changed() {
 fn the_digest_is_of_the_whole_file() {
     let dir = Folder::new();
     dir.file("p.txt", "abc");
-    let digest = || JobPrompts::load(&dir.job("p.txt", 1, &["evaluation.count=0"])).unwrap().digest.unwrap();
+    let digest =
+        || JobPrompts::load(&dir.job("p.txt", 1, &["evaluation.count=0"]), None).unwrap().digest.unwrap();
     assert_eq!(digest(), "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
     dir.file("p.txt", format!("abc\n{}", "unread\n".repeat(100_000)));
     assert_ne!(digest(), "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");

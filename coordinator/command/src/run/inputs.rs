@@ -6,16 +6,17 @@ use std::sync::Arc;
 use obsdiff_engine::checkpoint::{Weights, digests};
 use obsdiff_engine::export::{longest_name, required_bytes};
 use obsdiff_proto::{ByteSize, InputDigest, JobError, Plan};
+use obsdiff_worker::conditioning::ConditioningFile;
 use rustix::fs::Access;
 
 use super::places;
 use super::state::has_written;
 use crate::budget::with_budget;
 use crate::described::Described;
-use crate::fit;
 use crate::job::JobFile;
 use crate::prompts::JobPrompts;
 use crate::{Error, Result};
+use crate::{conditioning, fit};
 
 /// A job's pipeline, prompts and plan.
 pub struct Inputs {
@@ -25,6 +26,8 @@ pub struct Inputs {
     pub weights: Arc<Weights>,
     /// Prompts to calibrate and to evaluate on.
     pub prompts: JobPrompts,
+    /// The conditioning of the prompts, where it was made elsewhere and this process has it.
+    pub conditioning: Option<ConditioningFile>,
     /// The plan.
     pub plan: Plan,
     /// The folder that exists already and will hold the output, in or below it.
@@ -45,8 +48,10 @@ impl Inputs {
     /// The first thing that cannot be used, naming the key, the file or the layer.
     pub fn open(job: &JobFile, workers: usize, memory: Option<ByteSize>) -> Result<Self> {
         let _span = tracing::info_span!("check").entered();
-        let prompts = JobPrompts::load(job)?;
-        let described = Described::read(job)?;
+        let conditioning = conditioning::open(job)?;
+        let prompts = JobPrompts::load(job, conditioning.as_ref())?;
+        let described = Described::read(job, conditioning.as_ref().map(ConditioningFile::text_tokens))?;
+        conditioning::check(job, conditioning.as_ref(), &described, &prompts)?;
         places::check(job)?;
         let written = has_written(job)?;
         let folder = check_output(job, &described, written)?;
@@ -60,8 +65,18 @@ impl Inputs {
         let plan = with_budget(job, &described, plan)?;
         let weights = Arc::new(described.pipeline.transformer_weights()?);
         let model_files = digests(described.pipeline.path(), &described.files, &|| ())?;
-        let prompt_files = prompts.files(&job.spec);
-        Ok(Self { described, weights, prompts, plan, folder, written, model_files, prompt_files })
+        let prompt_files = prompts.files(&job.spec).into_iter().chain(conditioning::digest(job)?).collect();
+        Ok(Self {
+            described,
+            weights,
+            prompts,
+            conditioning,
+            plan,
+            folder,
+            written,
+            model_files,
+            prompt_files,
+        })
     }
 }
 

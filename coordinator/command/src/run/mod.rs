@@ -20,7 +20,9 @@ use obsdiff_engine::model::DiffusionModel;
 use obsdiff_files::Disk;
 use obsdiff_proto::ByteSize;
 use obsdiff_store::JobStore;
-use obsdiff_worker::conditioning::{ConditioningObjects, StoredConditionings, encode_missing};
+use obsdiff_worker::conditioning::{
+    ConditioningObjects, StoredConditionings, encode_missing, made_by, put_missing,
+};
 use obsdiff_worker::preparation;
 use obsdiff_worker::work::Work;
 use tokio::runtime::Handle;
@@ -38,7 +40,7 @@ pub use inputs::Inputs;
 pub use memory::peak_resident;
 pub use state::open_state;
 use state::written_record;
-pub(crate) use state::{is_left_over, note};
+pub(crate) use state::{is_left_over, location, note};
 pub use summary::Summary;
 use workers::run_workers;
 
@@ -148,12 +150,16 @@ pub(crate) fn encode(
     let (spec, model, prompts) = (&job.spec, inputs.described.model(), &inputs.prompts);
     // Those that calibrate have the ids from 0 on; those held out follow.
     let texts: Vec<&str> = prompts.calibration.iter().chain(&prompts.held_out).map(String::as_str).collect();
-    let objects =
-        ConditioningObjects::new(spec, &inputs.model_files, &prompts.calibration, &prompts.held_out)
-            .map_err(|e| Error::content(job.path(), format!("has prompts that cannot be named: {e}")))?;
+    let made_by = made_by(spec, &inputs.model_files, &inputs.prompt_files);
+    let objects = ConditioningObjects::new(spec, made_by, &prompts.calibration, &prompts.held_out)
+        .map_err(|e| Error::content(job.path(), format!("has prompts that cannot be named: {e}")))?;
+    let place = (store, runtime);
     encoding(texts.len(), progress, |on_encoded| {
-        encode_missing(spec, model, &objects, &texts, (store, runtime), on_encoded)
-            .map_err(|e| unprepared(job, e))
+        let done = match &inputs.conditioning {
+            Some(file) => put_missing(spec, model, (&objects, &texts), file, place, on_encoded),
+            None => encode_missing(spec, model, &objects, &texts, place, on_encoded),
+        };
+        done.map_err(|e| unprepared(job, e))
     })?;
     Ok(StoredConditionings::open(spec, model, objects, store, runtime.clone())?)
 }

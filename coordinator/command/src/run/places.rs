@@ -33,6 +33,7 @@ pub(super) fn check(job: &JobFile) -> Result<()> {
     let mut inputs = vec![Named::of(job, "model.path", &spec.model.path)?];
     let prompts = [
         ("calibration.prompts", &spec.calibration.prompts),
+        ("calibration.conditioning", &spec.calibration.conditioning),
         ("evaluation.prompts", &spec.evaluation.prompts),
     ];
     for (key, path) in prompts {

@@ -107,7 +107,7 @@ pub(super) fn written_record(job: &JobFile) -> Option<PruningRecord> {
 }
 
 /// Where a job keeps its state: a directory or a URL.
-pub(super) fn location(job: &JobFile) -> String {
+pub(crate) fn location(job: &JobFile) -> String {
     match &job.spec.output.state {
         Some(state) => state.clone(),
         None => format!("{}.state", job.spec.output.path.trim_end_matches('/')),

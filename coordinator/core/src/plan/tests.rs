@@ -29,6 +29,7 @@ fn spec() -> JobSpec {
         calibration: CalibrationSpec {
             prompts: Some("p.txt".into()),
             column: None,
+            conditioning: None,
             count: 10,
             steps: 5,
             guidance: 4.0,

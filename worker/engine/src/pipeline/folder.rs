@@ -53,6 +53,11 @@ fn components(architecture: &Architecture) -> Vec<Component> {
     own.into_iter().chain(encoders).chain(tokenizers).collect()
 }
 
+/// Whether a component is a text encoder or a tokenizer.
+fn is_of_text(architecture: &Architecture, component: &str) -> bool {
+    architecture.text_encoders.iter().any(|slot| [slot.encoder, slot.tokenizer].contains(&component))
+}
+
 /// A pipeline as diffusers saves it. It keeps paths only: every component is loaded when asked for, so that the text encoders can be
 /// dropped before the transformer is loaded.
 #[derive(Clone, Debug)]
@@ -75,15 +80,29 @@ impl PipelineFolder {
         Self::open_as(path, &architecture::SUPPORTED)
     }
 
+    /// As [`Self::open`], but for the text encoders and their tokenizers: these are not looked at, whatever they are, and the pipeline
+    /// opens none.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_without_text(path: &Path) -> Result<Self> {
+        Self::open_parts(path, &architecture::SUPPORTED, false)
+    }
+
     /// As [`Self::open`], for the architectures that are given.
     ///
     /// # Errors
     /// As [`Self::open`].
     pub fn open_as(path: &Path, known: &[&'static Architecture]) -> Result<Self> {
+        Self::open_parts(path, known, true)
+    }
+
+    fn open_parts(path: &Path, known: &[&'static Architecture], with_text: bool) -> Result<Self> {
         let index = Keys::open(&path.join("model_index.json"))?;
         let architecture = architecture_of(&index, known)?;
         let mut classes = BTreeMap::new();
-        for component in &components(architecture) {
+        let wanted = |component: &&Component| with_text || !is_of_text(architecture, component.name);
+        for component in components(architecture).iter().filter(wanted) {
             if let Some(class) = component.class(&index)? {
                 component.check(path)?;
                 classes.insert(component.name, class);
@@ -136,9 +155,9 @@ impl PipelineFolder {
     /// When weights are missing, truncated or hostile.
     pub fn files(&self) -> Result<Vec<PathBuf>> {
         let mut files = vec![self.path.join("model_index.json")];
-        let of_text = self.architecture.text_encoders;
-        let of_text = |name| of_text.iter().any(|slot| [slot.encoder, slot.tokenizer].contains(&name));
-        for component in components(self.architecture).iter().filter(|component| !of_text(component.name)) {
+        let components = components(self.architecture);
+        for component in components.iter().filter(|component| !is_of_text(self.architecture, component.name))
+        {
             let folder = self.path.join(component.name);
             files.push(folder.join(component.config));
             if let Some(library) = component.weights {

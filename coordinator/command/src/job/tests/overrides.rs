@@ -42,6 +42,7 @@ pub(super) fn whole() -> JobSpec {
         calibration: CalibrationSpec {
             prompts: Some(text("p.csv")),
             column: Some(text("caption")),
+            conditioning: Some(text("c.safetensors")),
             count: 7,
             steps: 8,
             guidance: 1.5,
