@@ -8,7 +8,7 @@ use thiserror::Error;
 
 use crate::{ByteSize, Layout};
 
-pub use sparsity::{Effort, Method, Rule, SparsitySpec};
+pub use sparsity::{Allocation, Effort, Method, Rule, SparsitySpec};
 
 /// A pruning job as its user wrote it, with defaults filled in.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -24,6 +24,9 @@ pub struct JobSpec {
     /// `[hessian]`
     #[serde(default)]
     pub hessian: HessianSpec,
+    /// `[probe]`
+    #[serde(default, skip_serializing_if = "ProbeSpec::is_default")]
+    pub probe: ProbeSpec,
     /// `[packages]`
     #[serde(default)]
     pub packages: PackagesSpec,
@@ -158,6 +161,42 @@ impl Default for HessianSpec {
             accumulate: Accumulate::default(),
             precision: Precision::default(),
         }
+    }
+}
+
+/// `[probe]`: where it is measured how far pruning one linear alone moves the model's velocity.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ProbeSpec {
+    /// Calibration prompts, from the first one on, whose dense trajectories are probed.
+    pub prompts: u32,
+    /// Steps of each trajectory at which it is done.
+    pub points: u32,
+}
+
+impl Default for ProbeSpec {
+    fn default() -> Self {
+        Self { prompts: 1, points: 3 }
+    }
+}
+
+impl ProbeSpec {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// The steps of a trajectory of `steps` at which the velocity is compared, ascending: spread evenly from a twentieth of the
+    /// trajectory to three quarters, so 1, 8 and 15 of 20.
+    pub fn steps(&self, steps: u32) -> Vec<u32> {
+        let last = f64::from(self.points.max(2) - 1);
+        let step = |point: u32| {
+            let place = (0.05 + 0.7 * f64::from(point) / last) * f64::from(steps);
+            // A place that is a whole number must not fall below it by rounding.
+            ((place + 1e-9) as u32).min(steps.saturating_sub(1))
+        };
+        let mut steps: Vec<u32> = (0..self.points).map(step).collect();
+        steps.dedup();
+        steps
     }
 }
 

@@ -29,15 +29,37 @@ pub struct Budget {
 }
 
 impl Plan {
-    /// The same plan with a budget: before anything is pruned, each package is surveyed on the dense model.
+    /// The same plan with a budget, and a survey of each package.
     #[must_use]
     pub fn with_budget(self, budget: Budget) -> Self {
-        let surveys = self.packages.iter().map(|package| Package { survey: true, ..package.clone() });
+        Self { budget: Some(budget), ..self.with_surveys() }
+    }
+
+    /// The same plan with a survey of each package on the dense model, before anything is pruned. The first package is surveyed last:
+    /// its survey's sums are its own.
+    #[must_use]
+    pub fn with_surveys(self) -> Self {
+        let surveys = self.packages.iter().rev().map(|package| Package { survey: true, ..package.clone() });
         let mut packages: Vec<Package> = surveys.chain(self.packages.iter().cloned()).collect();
         for (id, package) in (0..).zip(&mut packages) {
             package.id = PackageId(id);
         }
-        Self { packages, budget: Some(budget), ..self }
+        Self { packages, ..self }
+    }
+
+    /// Whether sums that were gathered for the package `gathered` are those of `package`.
+    pub fn serves(&self, gathered: PackageId, package: PackageId) -> bool {
+        gathered == package || (gathered.0.checked_add(1) == Some(package.0) && self.keeps_sums(package))
+    }
+
+    /// Whether a package's sums are those of the one before it: that was a survey of the same sites, so the model is still the same.
+    pub fn keeps_sums(&self, package: PackageId) -> bool {
+        let before = package.0.checked_sub(1).and_then(|before| self.packages.get(before as usize));
+        let package = self.packages.get(package.0 as usize);
+        before.zip(package).is_some_and(|(before, package)| {
+            let same = before.sites == package.sites && before.is_structured() == package.is_structured();
+            before.survey && !package.survey && same && !package.sites.is_empty()
+        })
     }
 }
 
@@ -52,7 +74,7 @@ pub struct Package {
     pub sites: Vec<SiteId>,
     /// Linears to prune, in inventory order.
     pub linears: Vec<LinearTarget>,
-    /// Nothing is pruned yet: it is found out what each head and neuron would cost.
+    /// Nothing is pruned yet: it is found out what pruning each linear, or each head and neuron, would cost.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub survey: bool,
 }

@@ -6,9 +6,13 @@ use crate::Result;
 use crate::described::Described;
 use crate::job::JobFile;
 
-/// The plan with the job's budget, if it has one. A budget that the structures of the plan cannot save is refused.
+/// The plan with the surveys that the job's allocation takes, and with its budget, if it has one. A budget that the structures of the plan cannot save is refused.
 pub(crate) fn with_budget(job: &JobFile, described: &Described, plan: Plan) -> Result<Plan> {
-    let Some(budget) = job.spec.sparsity.budget else { return Ok(plan) };
+    let sparsity = &job.spec.sparsity;
+    if sparsity.surveys_linears() {
+        return Ok(plan.with_surveys());
+    }
+    let Some(budget) = sparsity.budget else { return Ok(plan) };
     let inventory = &described.inventory;
     let part_flops: Vec<f64> = inventory.structure_ids().map(|id| part_flops(described, id)).collect();
     let saves = |id: StructureId| {

@@ -50,6 +50,7 @@ impl Described {
             model: numbers as u64 * dtype.size_in_bytes() as u64,
             text: kept + (3 * prompts + prompts * branches) * one,
             activations: self.activations(&batches, branches, dtype)
+                + self.probe(spec, dtype)
                 + self.observation(plan, prompts * branches, dtype),
             solver: self.solver(spec, plan),
             base: BASE_BYTES,
@@ -63,6 +64,17 @@ impl Described {
         let largest = pictures.next().unwrap_or(0);
         let left = pictures.map(|batch| self.config.kept_bytes(batch, image, text, dtype));
         self.config.activation_bytes(largest, image, text, dtype) + left.sum::<u64>().min(MOST_KEPT)
+    }
+
+    /// What a survey holds of the points at which it probes: of each the state of a forward call, and of one a second.
+    fn probe(&self, spec: &JobSpec, dtype: DType) -> u64 {
+        let pictures = probed(spec) * self.tokens.branches;
+        if pictures == 0 {
+            return 0;
+        }
+        let points = spec.probe.steps(spec.calibration.steps).len() as u64;
+        let (image, text) = (self.tokens.image as usize, self.tokens.text as usize);
+        (points + 1) * self.config.state_bytes(pictures as usize, image, text, dtype)
     }
 
     /// The largest observation of a batch of so many pictures on its way into a Gram: laid out for a product; as f32, where it is
@@ -134,7 +146,13 @@ fn batches(spec: &JobSpec) -> BTreeSet<u64> {
     let calibrating = if spec.sparsity.calibrates() { spec.calibration.prompt_count() } else { 0 };
     let counts = [calibrating, spec.evaluation.count].map(u64::from);
     let of = |count: u64| [shard.min(count), count % shard];
-    counts.into_iter().flat_map(of).filter(|prompts| *prompts > 0).collect()
+    counts.into_iter().flat_map(of).chain([probed(spec)]).filter(|prompts| *prompts > 0).collect()
+}
+
+/// Prompts on whose trajectories linears are probed, as one batch.
+fn probed(spec: &JobSpec) -> u64 {
+    let prompts = spec.probe.prompts.min(spec.calibration.prompt_count());
+    if spec.sparsity.surveys_linears() { u64::from(prompts) } else { 0 }
 }
 
 /// Rows and columns of a linear.

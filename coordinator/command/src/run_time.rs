@@ -94,6 +94,7 @@ mod tests {
             steps: 10,
             tokens: Tokens { image: 1, text: 1, branches: 2 },
             forward_flops: 7.0,
+            survey: Default::default(),
         };
         let rates = MachineRates { products: 10.0, memory: 20.0, read: 30.0, written: 40.0 };
         let time = |cost: &PackageCost, files| seconds(cost, &workload, &spec, files, &rates);

@@ -93,6 +93,43 @@ fn masks_of_alternating_directions() {
     }
 }
 
+/// What is decided by a survey: ratios of linears, whole and in parts, and which linears 2:4 leaves dense.
+#[test]
+fn shares_where_they_cost_least() {
+    let global = ["--set", "sparsity.allocation=global"];
+    let parts = ["--set", "sparsity.allocation=global", "--set", "packages.split_above=60000000"];
+    let dense = ["--set", "sparsity.dense=0.3"];
+    for (pattern, sets) in [("unstructured", &global[..]), ("unstructured", &parts), ("2:4", &dense)] {
+        let admm = ["--set", "sparsity.method=admm"];
+        let result = |args: &[&str]| result(pattern, &[&admm[..], sets, args].concat());
+        let [weights, record] = result(&["--threads", "1"]);
+        for args in [["--threads", "2"], ["--workers", "2"], ["--workers", "4"]] {
+            let [other, other_record] = result(&args);
+            assert!(weights == other, "{sets:?}: weights differ with {args:?}");
+            assert!(record == other_record, "{sets:?}: records differ with {args:?}");
+        }
+        let record: serde_json::Value = serde_json::from_slice(&record).unwrap();
+        let linears = record["linears"].as_array().unwrap();
+        let zeros: u64 = linears.iter().map(|linear| linear["zeros"].as_u64().unwrap()).sum();
+        let weights = |linear: &serde_json::Value| {
+            linear["shape"].as_array().unwrap().iter().map(|side| side.as_u64().unwrap()).product::<u64>()
+        };
+        let share = zeros as f64 / linears.iter().map(weights).sum::<u64>() as f64;
+        if pattern == "2:4" {
+            assert!((0.35..0.37).contains(&share), "{share} of the weights are zero");
+            assert!(linears.iter().any(|linear| linear["zeros"] == 0), "no linear stays dense");
+        } else {
+            assert!((share - 0.5).abs() < 1e-3, "{share} of the weights are zero");
+        }
+        // Nobody reads what the text's queries give in the last block.
+        let free = linears.iter().filter(|linear| linear["cost"].as_f64().unwrap() == 0.0);
+        let free: Vec<_> = free.map(|linear| linear["name"].as_str().unwrap()).collect();
+        assert_eq!(free, ["transformer_blocks.5.attn.add_q_proj"]);
+        let ratios: Vec<_> = linears.iter().map(|linear| linear["target"].to_string()).collect();
+        assert!(ratios.iter().any(|ratio| *ratio != ratios[0]), "all are pruned alike");
+    }
+}
+
 /// FLUX.1's single-stream blocks have sites that join two activations.
 #[test]
 fn another_architecture() {

@@ -29,7 +29,7 @@ mod view;
 use std::time::Duration;
 
 pub use action::{Action, Dismissal, Event, Failure, Input, Outcome};
-pub use cost::{MemoryNeeds, PackageCost, PlanCost, Tokens, Workload};
+pub use cost::{MemoryNeeds, PackageCost, PlanCost, SurveyWork, Tokens, Workload};
 pub use invariants::Violation;
 pub use job::{InvalidJob, Job, Options};
 pub use obsdiff_proto::message::{

@@ -113,11 +113,12 @@ impl Core {
     fn adopt(&mut self, worker: WorkerId, hello: &Hello) -> usize {
         let sums = &hello.status.sums;
         let begun = begun(&hello.status.in_hand, sums.tally);
+        let (plan, committed, applied) = (&self.job.plan, self.committed, hello.status.applied);
         let same_sums = |open: &crate::state::OpenPackage| {
-            sums.package == Some(open.package)
+            sums.package.is_some_and(|package| plan.serves(package, open.package))
                 && !sums.spoiled
                 && !hello.status.preparing
-                && hello.status.applied == self.committed
+                && (applied == committed || (applied + 1 == committed && plan.keeps_sums(open.package)))
                 && hello.exponents == open.opening.exponents
         };
         let ledger = self.open.as_mut().filter(|open| same_sums(open)).map(|open| &mut open.ledger);

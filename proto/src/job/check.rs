@@ -2,11 +2,14 @@
 
 use globset::Glob;
 
-use super::{JobError, JobSpec, Rule, SparsitySpec};
+use super::{Allocation, JobError, JobSpec, Rule, SparsitySpec};
 use crate::{Pattern, Target};
 
 /// Conjugate gradients end after as many steps as a linear has columns; a few steps gain nearly everything.
 const MOST_STEPS: u32 = 10_000;
+
+/// Ratios at which a survey finds the error of a linear: 0.2, 0.3 .. 0.9 by default.
+const TRIED_RATIOS: usize = 8;
 
 impl JobSpec {
     /// Checks every value that needs no file to be checked.
@@ -25,6 +28,8 @@ impl JobSpec {
             ("calibration.height", c.height.unwrap_or(1)),
             ("calibration.width", c.width.unwrap_or(1)),
             ("packages.count", self.packages.count.unwrap_or(1)),
+            ("probe.prompts", self.probe.prompts),
+            ("probe.points", self.probe.points),
         ];
         for (key, value) in whole {
             if value == 0 {
@@ -79,6 +84,7 @@ impl SparsitySpec {
             return Err(JobError::new("sparsity.refine", problem));
         }
         self.target()?;
+        self.validate_allocation()?;
         for (i, rule) in self.rules.iter().enumerate() {
             let key = |name: &str| format!("sparsity.rules[{i}].{name}");
             if let Err(e) = Glob::new(&rule.matches) {
@@ -99,6 +105,74 @@ impl SparsitySpec {
             }
         }
         Ok(())
+    }
+
+    fn validate_allocation(&self) -> Result<(), JobError> {
+        let refuse = |key: &str, problem: String| Err(JobError::new(format!("sparsity.{key}"), problem));
+        let by_pattern = matches!(self.pattern, Pattern::NToM { .. });
+        if self.allocation == Some(Allocation::Global) {
+            if by_pattern {
+                let problem = "is \"global\", but N:M prunes the same share everywhere: set sparsity.dense to leave the linears \
+                               dense that lose most";
+                return refuse("allocation", problem.to_owned());
+            }
+            if self.pattern == Pattern::Structured {
+                let problem = "is \"global\", but heads and neurons are allocated by sparsity.budget: give that in place of a ratio";
+                return refuse("allocation", problem.to_owned());
+            }
+            if !self.calibrates() {
+                let problem =
+                    "is \"global\", which needs activations: set sparsity.refine above 0, or another method";
+                return refuse("allocation", problem.to_owned());
+            }
+        }
+        let (low, high) = (self.min_ratio, self.max_ratio);
+        if !(0.0 <= low && low <= high && high <= 1.0) {
+            let problem = format!(
+                "is {low} with sparsity.max_ratio {high}, but 0 <= min_ratio <= max_ratio <= 1 must hold"
+            );
+            return refuse("min_ratio", problem);
+        }
+        if !(0.0..1.0).contains(&self.dense) {
+            return refuse("dense", format!("is {}, but must be at least 0 and below 1", self.dense));
+        }
+        if self.dense > 0.0 && !by_pattern {
+            return refuse(
+                "dense",
+                "needs an N:M pattern: other patterns spare linears by their ratios".to_owned(),
+            );
+        }
+        if self.dense > 0.0 && !self.calibrates() {
+            let problem = "needs activations: set sparsity.refine above 0, or another method".to_owned();
+            return refuse("dense", problem);
+        }
+        Ok(())
+    }
+
+    /// Whether it is measured, before anything is pruned, what pruning each linear would cost.
+    pub fn surveys_linears(&self) -> bool {
+        match self.pattern {
+            Pattern::Unstructured => self.allocation == Some(Allocation::Global),
+            Pattern::NToM { .. } => self.dense > 0.0,
+            Pattern::Structured => false,
+        }
+    }
+
+    /// The ratios at which a survey finds the error of each linear whose ratio is to be decided: evenly from the least to the largest
+    /// that a linear may get, a range that is widened to hold the job's own.
+    pub fn tried_ratios(&self) -> Vec<f64> {
+        let own = self.ratio.unwrap_or(self.min_ratio);
+        let (low, high) = (self.min_ratio.min(own), self.max_ratio.max(own));
+        let step = (high - low) / (TRIED_RATIOS - 1) as f64;
+        (0..TRIED_RATIOS).map(|i| low + step * i as f64).collect()
+    }
+
+    /// To how many targets a survey prunes each linear.
+    pub fn trials(&self) -> usize {
+        match self.pattern {
+            Pattern::Unstructured => TRIED_RATIOS,
+            _ => 1,
+        }
     }
 
     /// Whether activations are gathered: a method that looks at weights alone needs none, but refining what it leaves does.

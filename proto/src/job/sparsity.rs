@@ -16,6 +16,18 @@ pub struct SparsitySpec {
     /// Share of the weights that goes, 0..=1. Needed by `unstructured`; an N:M pattern says it by itself. Of `structured`, the
     /// share of each block's heads and neurons.
     pub ratio: Option<f64>,
+    /// `unstructured` only: whether every linear loses the same share.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub allocation: Option<Allocation>,
+    /// `global` only: the least share that a linear loses.
+    #[serde(default = "default_min_ratio", skip_serializing_if = "is_default_min_ratio")]
+    pub min_ratio: f64,
+    /// `global` only: the largest share that a linear loses.
+    #[serde(default = "default_max_ratio", skip_serializing_if = "is_default_max_ratio")]
+    pub max_ratio: f64,
+    /// N:M only: the share of the weights that stay dense, in the linears that lose most by the pattern.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub dense: f64,
     /// Steps by which the weights that stay are moved to the least-squares optimum of their mask; 0 leaves them where the method
     /// put them, as published.
     #[serde(default = "default_refine")]
@@ -34,6 +46,38 @@ pub struct SparsitySpec {
     /// Exceptions for linears by name; the first match wins.
     #[serde(default)]
     pub rules: Vec<Rule>,
+}
+
+/// Which share of each linear's weights goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Allocation {
+    /// The job's ratio, for every linear.
+    Uniform,
+    /// Ratios by which the pruned model's velocity is expected to change least, at the job's share of zeros over all linears.
+    Global,
+}
+
+fn default_min_ratio() -> f64 {
+    0.2
+}
+
+fn default_max_ratio() -> f64 {
+    0.9
+}
+
+// Records of jobs without these keys look as they did before there were any.
+
+fn is_default_min_ratio(ratio: &f64) -> bool {
+    *ratio == default_min_ratio()
+}
+
+fn is_default_max_ratio(ratio: &f64) -> bool {
+    *ratio == default_max_ratio()
+}
+
+fn is_zero(share: &f64) -> bool {
+    *share == 0.0
 }
 
 fn default_refine() -> u32 {

@@ -12,10 +12,10 @@ use obsdiff_proto::message::{
 use obsdiff_proto::session::{Briefing, CoordinatorEvent, Dismissed, Reason, Welcome, WorkerEvent};
 use obsdiff_proto::view::{Ending, JobReport, News, Phase, View, WorkerView};
 use obsdiff_proto::{
-    CalibrationSpec, Digest, Effort, Epoch, EvaluationSpec, HeadScore, HessianSpec, InputDigest, Inventory,
-    JobSpec, Layout, Linear, LinearId, LinearTarget, Method, ModelSpec, OutputSpec, Package, PackageId,
-    PackagesSpec, Pattern, Plan, Shard, ShardId, Site, SiteId, SparsitySpec, Stream, StreamId, Target, Unit,
-    WorkerId, WorkersSpec,
+    Allocation, CalibrationSpec, Digest, Effort, Epoch, EvaluationSpec, HeadScore, HessianSpec, InputDigest,
+    Inventory, JobSpec, Layout, Linear, LinearId, LinearTarget, Method, ModelSpec, OutputSpec, Package,
+    PackageId, PackagesSpec, Pattern, Plan, ProbeSpec, Shard, ShardId, Site, SiteId, SparsitySpec, Stream,
+    StreamId, Target, Unit, WorkerId, WorkersSpec,
 };
 use proptest::collection::{btree_map, btree_set, vec};
 use proptest::option;
@@ -230,6 +230,10 @@ fn spec() -> impl Strategy<Value = JobSpec> {
         method,
         pattern: Pattern::Unstructured,
         ratio: Some(ratio),
+        allocation: if refine % 2 == 1 { Some(Allocation::Global) } else { None },
+        min_ratio: ratio / 2.0,
+        max_ratio: (1.0 + ratio) / 2.0,
+        dense: 0.0,
         refine,
         effort: if refine > 4 { Effort::Thorough } else { Effort::Fast },
         budget: None,
@@ -240,6 +244,7 @@ fn spec() -> impl Strategy<Value = JobSpec> {
     let structured = move |(sparsity, fold_bias)| SparsitySpec {
         method: Method::Obs,
         pattern: Pattern::Structured,
+        allocation: None,
         head_score: HeadScore::ObsDiff,
         fold_bias,
         ..plain(sparsity)
@@ -274,6 +279,7 @@ fn spec() -> impl Strategy<Value = JobSpec> {
         sparsity,
         calibration,
         hessian,
+        probe: ProbeSpec { prompts: 2, points: 3 },
         packages: PackagesSpec::default(),
         evaluation: EvaluationSpec::default(),
         workers: WorkersSpec::default(),

@@ -161,6 +161,10 @@ impl TransformerConfig for TwoBranchConfig {
         0
     }
 
+    fn state_bytes(&self, batch: usize, image: usize, text: usize, dtype: DType) -> u64 {
+        (batch * (image + text) * self.width * dtype.size_in_bytes()) as u64
+    }
+
     fn latents(&self) -> LatentLayout {
         LatentLayout {
             channels: self.channels,

@@ -41,10 +41,14 @@ pub trait Engine {
     /// stays as it is, and so does the Gram.
     ///
     /// # Errors
-    /// When the Gram cannot be factorised, a weight is not finite, or the store fails.
-    fn solve(&mut self, part: &Part) -> Result<Solved, WorkError>;
+    /// When the Gram cannot be factorised, a weight is not finite, the store fails, or `step` does.
+    fn solve(&mut self, part: &Part, step: AfterStep<'_>) -> Result<Solved, WorkError>;
 
-    /// Loads committed weights until so many packages are applied, and drops sums and Grams.
+    /// Whether [`Engine::apply`] of so many packages would leave the sums as they are, being those of the next package, too
+    /// ([`Plan::keeps_sums`](obsdiff_proto::Plan::keeps_sums)).
+    fn keeps_sums(&self, packages: u32) -> bool;
+
+    /// Loads committed weights until so many packages are applied. Drops Grams that were received, and sums that are not kept.
     ///
     /// # Errors
     /// When the store fails. What was applied before stays applied, and is so again by the next call.

@@ -54,7 +54,7 @@ impl Device<'_> {
             Command::Pilot { shard } => self.pilot(shard, stop),
             Command::Calibrate { tally, shard, opening } => self.calibrate(tally, shard, &opening, stop),
             Command::Reduce { epoch } => self.reduce(epoch),
-            Command::Solve { epoch, part } => self.solve(epoch, &part),
+            Command::Solve { epoch, part } => self.solve(epoch, &part, stop),
             Command::Apply { packages } => self.apply(packages, stop),
             Command::Export => self.export(stop),
             // Done before the device follows, and by the worker state as they come.
@@ -111,12 +111,12 @@ impl Device<'_> {
         Ok(())
     }
 
-    fn solve(&mut self, epoch: Epoch, part: &Part) -> Result<(), WorkError> {
+    fn solve(&mut self, epoch: Epoch, part: &Part, stop: &Stop) -> Result<(), WorkError> {
         // The group was left meanwhile: its Grams go.
         if !self.worker_state.with(|orders| orders.reduces(epoch, part)) {
             return Ok(());
         }
-        let solved = self.engine.solve(part)?;
+        let solved = self.engine.solve(part, &mut step(self.worker_state, stop))?;
         self.worker_state.with(|orders| orders.solved(epoch, part.id, solved));
         Ok(())
     }
@@ -125,9 +125,12 @@ impl Device<'_> {
         if let Some(epoch) = self.worker_state.with(|orders| orders.begin_apply()) {
             self.worker_state.leave(epoch);
         }
-        self.opened = None;
+        let kept = self.engine.keeps_sums(packages);
+        if !kept {
+            self.opened = None;
+        }
         self.engine.apply(packages, &mut step(self.worker_state, stop))?;
-        self.worker_state.with(|orders| orders.applied(packages));
+        self.worker_state.with(|orders| orders.applied(packages, kept));
         Ok(())
     }
 

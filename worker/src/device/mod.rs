@@ -14,6 +14,7 @@ mod part_store;
 mod pruned;
 mod pruning;
 mod reducing;
+mod surveys;
 mod tensors;
 mod worker_state;
 

@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use candle_core::{Device, Tensor};
 use obsdiff_engine::export::{PrunedLinear, PrunedStructure};
-use obsdiff_engine::pruner::{SolvedSlice, SolvedStructures};
+use obsdiff_engine::pruner::{SolvedSlice, SolvedStructures, SurveyedSlice};
 use obsdiff_engine::solve::OutputEnergy;
 use obsdiff_proto::{LinearId, PackageId, StructureId};
 use safetensors::tensor::TensorView;
@@ -50,6 +50,8 @@ enum ObjectRecords {
     Structures(StructuresRecord),
     /// The error that each further part of each structure would bring.
     Survey(Vec<(StructureId, Vec<f64>)>),
+    /// What pruning rows of linears alone would cost.
+    SurveyedSlices(Vec<SurveyedSlice>),
 }
 
 /// What an object holds.
@@ -61,6 +63,8 @@ pub(super) enum Content {
     Structures(StructuresRecord, BTreeMap<String, Tensor>),
     /// The error that each further part of each structure would bring.
     Survey(Vec<(StructureId, Vec<f64>)>),
+    /// What pruning rows of linears alone would cost.
+    SurveyedSlices(Vec<SurveyedSlice>),
 }
 
 /// An object of slices being filled.
@@ -101,6 +105,11 @@ pub(super) fn survey(
     errors: Vec<(StructureId, Vec<f64>)>,
 ) -> Result<Vec<u8>, PartStoreError> {
     serialize([], package, ObjectRecords::Survey(errors))
+}
+
+/// The object of rows of linears of which it is known what pruning them would cost.
+pub(super) fn surveyed(package: PackageId, slices: Vec<SurveyedSlice>) -> Result<Vec<u8>, PartStoreError> {
+    serialize([], package, ObjectRecords::SurveyedSlices(slices))
 }
 
 /// Tensors of f32, and what is to be said of them.
@@ -152,6 +161,7 @@ pub(super) fn read(object: &[u8]) -> Result<(PackageId, Content), PartStoreError
             Content::Structures(record, tensors)
         }
         ObjectRecords::Survey(errors) => Content::Survey(errors),
+        ObjectRecords::SurveyedSlices(slices) => Content::SurveyedSlices(slices),
     };
     Ok((said.package, content))
 }

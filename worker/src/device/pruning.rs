@@ -7,7 +7,7 @@ use candle_core::Tensor;
 use obsdiff_engine::Error;
 use obsdiff_engine::export::{PrunedLinear, PrunedStructure};
 use obsdiff_engine::gram::Gram;
-use obsdiff_engine::pruner::{Grams, Pruner, RemovalCurve, allocate, possible};
+use obsdiff_engine::pruner::{Allocated, Grams, Pruner, SurveyedSlice};
 use obsdiff_proto::message::{Exponents, Opening, Part, Solved};
 use obsdiff_proto::{
     Accumulate, LinearId, Package, PackageId, Plan, Shard, ShardId, SiteId, StructureId, lock,
@@ -31,10 +31,10 @@ pub trait Watch: Send + Sync {
 
 /// A [`Pruner`] that follows a plan, with a store of solved parts.
 pub struct PruningEngine<'a> {
-    pruner: Pruner,
-    plan: Arc<Plan>,
+    pub(super) pruner: Pruner,
+    pub(super) plan: Arc<Plan>,
     part_store: Arc<dyn PartStore>,
-    watch: Arc<dyn Watch>,
+    pub(super) watch: Arc<dyn Watch>,
     exporter: Exporter<'a>,
     received: Received,
     /// Packages applied.
@@ -47,9 +47,13 @@ pub struct PruningEngine<'a> {
     structures: BTreeMap<StructureId, PrunedStructure>,
     structured: BTreeMap<LinearId, PrunedLinear>,
     /// What further parts of each structure would cost, as far as they are surveyed.
-    surveyed: BTreeMap<StructureId, Vec<f64>>,
+    pub(super) surveyed: BTreeMap<StructureId, Vec<f64>>,
+    /// What pruning rows of linears alone would cost, as far as they are surveyed.
+    pub(super) slices: Vec<SurveyedSlice>,
+    /// What a survey decided.
+    pub(super) allocated: Allocated,
     /// How many parts each structure loses, where a budget decides.
-    shares: BTreeMap<StructureId, usize>,
+    pub(super) shares: BTreeMap<StructureId, usize>,
 }
 
 impl<'a> PruningEngine<'a> {
@@ -74,6 +78,8 @@ impl<'a> PruningEngine<'a> {
             structures: BTreeMap::new(),
             structured: BTreeMap::new(),
             surveyed: BTreeMap::new(),
+            slices: Vec::new(),
+            allocated: Allocated::default(),
             shares: BTreeMap::new(),
         }
     }
@@ -134,6 +140,10 @@ impl<'a> PruningEngine<'a> {
                     self.surveyed.extend(errors);
                     continue;
                 }
+                Content::SurveyedSlices(slices) => {
+                    self.slices.extend(slices);
+                    continue;
+                }
             };
             for (record, weight) in slices {
                 let rows = self.rows(record.linear)?;
@@ -160,6 +170,10 @@ impl<'a> PruningEngine<'a> {
         let package = self.package(id)?;
         if package.is_structured() {
             return self.check_structures(package);
+        }
+        if package.survey {
+            // Who allocates finds out whether all linears were surveyed.
+            return Ok(());
         }
         let targets = &package.linears;
         let lacks = |linear: &LinearId| !records.iter().any(|r: &SliceRecord| r.linear == *linear);
@@ -189,29 +203,6 @@ impl<'a> PruningEngine<'a> {
         }
     }
 
-    /// Divides the budget, once every structure is surveyed.
-    fn divide(&mut self) -> Result<(), Error> {
-        let Some(budget) = &self.plan.budget else { return Ok(()) };
-        let (ids, errors): (Vec<_>, Vec<_>) = std::mem::take(&mut self.surveyed).into_iter().unzip();
-        let flops = |id: &StructureId| budget.part_flops.get(id.0 as usize).copied().unwrap_or(0.0);
-        let curve = |(id, errors)| RemovalCurve { errors, flops: flops(id) };
-        let curves: Vec<_> = ids.iter().zip(errors).map(curve).collect();
-        let counts = allocate(&curves, budget.saving.min(possible(&curves)))
-            .map_err(|e| Error::Argument(format!("sparsity.budget: {e}")))?;
-        self.shares = ids.into_iter().zip(counts).collect();
-        Ok(())
-    }
-
-    /// How many parts a structure loses, where a budget decides.
-    fn share(&self, id: StructureId) -> Result<Option<usize>, Error> {
-        if self.plan.budget.is_none() {
-            return Ok(None);
-        }
-        let share = self.shares.get(&id).copied();
-        let unknown = || Error::Argument(format!("the budget is not divided yet for structure {}", id.0));
-        share.ok_or_else(unknown).map(Some)
-    }
-
     /// Solves the structures whose outputs a part consists of, or finds what their parts would cost.
     fn solve_structures(&self, package: &Package, part: &Part) -> Result<Vec<u8>, WorkError> {
         let inventory = self.pruner.model().inventory();
@@ -236,19 +227,31 @@ impl<'a> PruningEngine<'a> {
     }
 
     /// Solves the slices of a part by their site's Gram.
-    fn solve_slices(&mut self, package: &Package, part: &Part) -> Result<Vec<u8>, WorkError> {
+    fn solve_slices(
+        &mut self,
+        mut package: Package,
+        part: &Part,
+        step: AfterStep<'_>,
+    ) -> Result<Vec<u8>, WorkError> {
         let mut object = object::SliceWriter::new(package.id);
         let gram = self.gram(part.id.site);
-        self.pruner.solve(package, &part.slices, gram.as_deref(), &mut |solved| {
-            self.watch.solved(1);
-            object.push(solved);
-            Ok(())
+        for target in &mut package.linears {
+            target.target = self.allocated.targets.get(&target.linear).copied().unwrap_or(target.target);
+        }
+        let (pruner, watch, costs) = (&mut self.pruner, &self.watch, &self.allocated.costs);
+        stoppable(step, |on_step| {
+            pruner.solve(&package, &part.slices, gram.as_deref(), &mut |mut solved| {
+                watch.solved(1);
+                solved.report.cost = costs.get(&solved.slice.linear).copied();
+                object.push(solved);
+                on_step()
+            })
         })?;
         Ok(object.finish()?)
     }
 
     /// A Gram that arrived.
-    fn gram(&self, site: SiteId) -> Option<Arc<Gram>> {
+    pub(super) fn gram(&self, site: SiteId) -> Option<Arc<Gram>> {
         lock(&self.received).get(&site).cloned()
     }
 
@@ -322,12 +325,14 @@ impl Engine for PruningEngine<'_> {
         lock(&self.received).clear();
     }
 
-    fn solve(&mut self, part: &Part) -> Result<Solved, WorkError> {
+    fn solve(&mut self, part: &Part, step: AfterStep<'_>) -> Result<Solved, WorkError> {
         let package = self.package(part.id.package)?.clone();
         let object = if package.is_structured() {
             self.solve_structures(&package, part)?
+        } else if package.survey {
+            self.survey_slices(&package, part, step)?
         } else {
-            self.solve_slices(&package, part)?
+            self.solve_slices(package, part, step)?
         };
         let exponent = |site: &SiteId| Some((*site, self.gram(*site)?.exponent()));
         let exponents = part.sites.iter().filter_map(exponent).collect();
@@ -335,10 +340,18 @@ impl Engine for PruningEngine<'_> {
         Ok(Solved { exponents, receipt: self.part_store.put(part.id, object)? })
     }
 
+    fn keeps_sums(&self, packages: u32) -> bool {
+        packages == self.applied + 1 && self.plan.keeps_sums(PackageId(packages))
+    }
+
     fn apply(&mut self, packages: u32, step: AfterStep<'_>) -> Result<(), WorkError> {
         let _span = tracing::info_span!("apply").entered();
         self.release();
-        self.pruner.close();
+        if self.keeps_sums(packages) {
+            self.pruner.end_solving();
+        } else {
+            self.pruner.close();
+        }
         while self.applied < packages {
             let id = PackageId(self.applied);
             self.apply_package(id, step)?;
@@ -359,7 +372,7 @@ impl Engine for PruningEngine<'_> {
 }
 
 /// Runs a call of the engine whose steps report by its own kind of error, and passes on what a step said.
-fn stoppable<T>(
+pub(super) fn stoppable<T>(
     step: AfterStep<'_>,
     run: impl FnOnce(&mut dyn FnMut() -> Result<(), Error>) -> Result<T, Error>,
 ) -> Result<T, WorkError> {

@@ -199,7 +199,13 @@ pub(super) fn summary(spec: &JobSpec, inventory: &Inventory, tokens: Tokens) -> 
         Method::L1 => "l1",
     };
     let share = match (spec.sparsity.pattern, spec.sparsity.ratio) {
+        (Pattern::Unstructured, Some(ratio)) if spec.sparsity.surveys_linears() => {
+            format!("{}% unstructured, of each linear as much as costs least over the model,", ratio * 100.0)
+        }
         (Pattern::Unstructured, Some(ratio)) => format!("{}% unstructured", ratio * 100.0),
+        (Pattern::NToM { .. }, _) if spec.sparsity.dense > 0.0 => {
+            format!("{} but for {}% of the weights", spec.sparsity.pattern, spec.sparsity.dense * 100.0)
+        }
         (Pattern::Structured, Some(ratio)) => format!("{}% of each block's heads and neurons", ratio * 100.0),
         (Pattern::Structured, None) => {
             format!(

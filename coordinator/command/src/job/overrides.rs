@@ -19,8 +19,8 @@ const MAX_INDEX: usize = 1000;
 
 /// The sections of a job. A variable of another name is not ours: Kubernetes sets `OBSDIFF_PORT` and the like in every pod beside a
 /// service called `obsdiff`.
-pub(super) const SECTIONS: [&str; 8] =
-    ["model", "sparsity", "calibration", "hessian", "packages", "evaluation", "workers", "output"];
+pub(super) const SECTIONS: [&str; 9] =
+    ["model", "sparsity", "calibration", "hessian", "probe", "packages", "evaluation", "workers", "output"];
 
 /// The only key that is a list. The whole list, or one of its items, is written in TOML.
 const LIST: [&str; 2] = ["sparsity", "rules"];

@@ -1,6 +1,6 @@
 //! Keys that have no effect in some kind of job. A job that gives one is refused, so that no key is ignored silently.
 
-use obsdiff_proto::{JobSpec, Method, Pattern, Weighting};
+use obsdiff_proto::{Allocation, JobSpec, Method, Pattern, Weighting};
 
 /// A key that a job does not use.
 #[derive(Debug, PartialEq, Eq)]
@@ -64,6 +64,16 @@ pub(super) fn keys(spec: &JobSpec) -> Vec<Unused> {
         !structured || s.method == Method::Obs,
         &["sparsity.head_score", "sparsity.fold_bias"],
         "it is for sparsity.method = \"obs\"",
+    );
+    add(
+        s.allocation == Some(Allocation::Global),
+        &["sparsity.min_ratio", "sparsity.max_ratio"],
+        "it is for sparsity.allocation = \"global\"",
+    );
+    add(
+        s.surveys_linears(),
+        &["probe.prompts", "probe.points"],
+        "linears are probed for sparsity.allocation = \"global\", and for sparsity.dense above 0",
     );
     add(s.method == Method::Admm, &["sparsity.effort"], "it is for sparsity.method = \"admm\"");
     add(

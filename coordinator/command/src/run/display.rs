@@ -142,7 +142,10 @@ impl<'a> Display<'a> {
             let what = match (package.is_structured(), package.survey) {
                 (true, true) => format!("{solved} structures, on the dense model to divide the budget"),
                 (true, false) => format!("{solved} structures"),
-                (false, _) => format!("{} units, {solved} linears", package.units.len()),
+                (false, true) => {
+                    format!("{solved} linears, on the dense model to find what pruning each costs")
+                }
+                (false, false) => format!("{} units, {solved} linears", package.units.len()),
             };
             self.progress.package(open.0 as usize + 1, packages, &what);
         }

@@ -23,12 +23,39 @@ pub struct Summary {
     pub peak_resident: Option<ByteSize>,
 }
 
+/// Marks of a bar that stands for all weights.
+const BAR: u64 = 40;
+
+/// The block that a linear is in, by the name of its module: a list of blocks and a place in it.
+fn block_of(linear: &str) -> &str {
+    linear.match_indices('.').nth(1).map_or(linear, |(end, _)| &linear[..end])
+}
+
 impl Summary {
     /// Weights that are zero, and all weights, of the pruned linears.
     pub fn zeros(&self) -> (u64, u64) {
         let weights = |l: &PrunedLinear| l.shape[0] as u64 * l.shape[1] as u64;
         let linears = &self.record.linears;
         (linears.iter().map(|l| l.zeros).sum(), linears.iter().map(weights).sum())
+    }
+
+    /// The share of each block's weights that is zero, as bars.
+    fn blocks(&self) -> Table {
+        let mut blocks: Vec<(&str, u64, u64)> = Vec::new();
+        for linear in &self.record.linears {
+            let block = block_of(&linear.name);
+            let weights = linear.shape[0] as u64 * linear.shape[1] as u64;
+            match blocks.iter_mut().find(|(name, ..)| *name == block) {
+                Some((_, zeros, all)) => (*zeros, *all) = (*zeros + linear.zeros, *all + weights),
+                None => blocks.push((block, linear.zeros, weights)),
+            }
+        }
+        let mut table = Table::new(["block", "zeros", "0 to 100%"]);
+        for (block, zeros, all) in blocks {
+            let marks = (zeros * BAR).checked_div(all).unwrap_or(0) as usize;
+            table.row([block.to_owned(), percent(zeros, all), "#".repeat(marks)]);
+        }
+        table
     }
 
     /// What each attention and feed-forward network kept, and what the whole transformer has left.
@@ -59,20 +86,28 @@ impl Summary {
 
 impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut table =
-            Table::new(["linear", "shape", "zeros", "damping", "unrefined error", "relative output error"]);
+        let probed = self.record.linears.iter().any(|linear| linear.cost.is_some());
+        let mut header =
+            vec!["linear", "shape", "zeros", "damping", "unrefined error", "relative output error"];
+        header.extend(probed.then_some("cost"));
+        let mut table = Table::new(header);
         for linear in &self.record.linears {
             let [rows, width] = linear.shape;
-            table.row([
+            let mut row = vec![
                 linear.name.clone(),
                 format!("{rows} x {width}"),
                 percent(linear.zeros, rows as u64 * width as u64),
                 linear.damping.map_or("-".to_owned(), |d| d.to_string()),
                 linear.unrefined_error.map_or("-".to_owned(), |e| format!("{e:.5}")),
                 linear.relative_error.map_or("-".to_owned(), |e| format!("{e:.5}")),
-            ]);
+            ];
+            row.extend(probed.then(|| linear.cost.map_or("-".to_owned(), |cost| format!("{cost:.4}"))));
+            table.row(row);
         }
         writeln!(f, "{table}")?;
+        if probed {
+            writeln!(f, "{}", self.blocks())?;
+        }
         self.structures(f)?;
         writeln!(f, "{}", self.spans)?;
         let (zeros, weights) = self.zeros();

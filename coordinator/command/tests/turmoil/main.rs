@@ -133,6 +133,13 @@ fn the_engine_proper_divides_a_budget_as_if_nothing_had_happened() {
 }
 
 #[test]
+fn the_engine_proper_finds_ratios_as_if_nothing_had_happened() {
+    let sparsity =
+        json!({ "pattern": "unstructured", "ratio": 0.5, "method": "admm", "allocation": "global" });
+    pruned_as_if_nothing_had_happened(&Pruning::new(sparsity, 2));
+}
+
+#[test]
 fn one_seed() {
     let seed = std::env::var("SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(0);
     let ended = run(&Plot::draw(seed));

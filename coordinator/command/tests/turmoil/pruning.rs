@@ -57,6 +57,9 @@ impl Pruning {
             let part_flops = vec![1.0; inventory.structures.len()];
             plan = plan.with_budget(Budget { saving: 9.0, part_flops });
         }
+        if spec.sparsity.surveys_linears() {
+            plan = plan.with_surveys();
+        }
         let file = folder.path().join("weights.safetensors");
         candle_core::safetensors::save(&weights(&config), &file).unwrap();
         let weights = Weights::open_file(&file).unwrap();
@@ -172,9 +175,13 @@ impl Engine for TimedEngine {
         self.engine.release();
     }
 
-    fn solve(&mut self, part: &Part) -> Result<Solved, WorkError> {
+    fn solve(&mut self, part: &Part, step: AfterStep<'_>) -> Result<Solved, WorkError> {
         (self.hook)(EngineCall::Solve(part.id))?;
-        self.engine.solve(part)
+        self.engine.solve(part, step)
+    }
+
+    fn keeps_sums(&self, packages: u32) -> bool {
+        self.engine.keeps_sums(packages)
     }
 
     fn apply(&mut self, packages: u32, step: AfterStep<'_>) -> Result<(), WorkError> {

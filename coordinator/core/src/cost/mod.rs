@@ -44,6 +44,29 @@ pub struct Workload {
     pub tokens: Tokens,
     /// Operations of one forward call on one picture.
     pub forward_flops: f64,
+    /// What a survey does with each linear.
+    pub survey: SurveyWork,
+}
+
+/// What a survey does with each linear, where it decides over linears.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct SurveyWork {
+    /// Targets to which it is pruned.
+    pub trials: u64,
+    /// Forward passes, counted per picture, by which it is probed: half of the points, since the blocks before the linear are kept.
+    pub passes: f64,
+}
+
+impl SurveyWork {
+    fn new(spec: &JobSpec, tokens: Tokens) -> Self {
+        if !spec.sparsity.surveys_linears() {
+            return Self::default();
+        }
+        let points = spec.probe.steps(spec.calibration.steps).len() as f64;
+        let prompts = f64::from(spec.probe.prompts.min(spec.calibration.count));
+        let passes = points * prompts * tokens.branches as f64 / 2.0;
+        Self { trials: spec.sparsity.trials() as u64, passes }
+    }
 }
 
 impl Workload {
@@ -52,7 +75,13 @@ impl Workload {
     pub fn new(spec: &JobSpec, tokens: Tokens, forward_flops: f64) -> Self {
         let c = &spec.calibration;
         let prompts = if spec.sparsity.calibrates() { u64::from(c.count) } else { 0 };
-        Self { prompts, steps: u64::from(c.steps), tokens, forward_flops }
+        Self {
+            prompts,
+            steps: u64::from(c.steps),
+            tokens,
+            forward_flops,
+            survey: SurveyWork::new(spec, tokens),
+        }
     }
 
     /// Forward passes of one package, counted per picture.
@@ -90,6 +119,13 @@ pub struct PackageCost {
     pub solve_bytes: f64,
     /// Weights pruned over; each worker takes as many when they are applied.
     pub weights: u64,
+}
+
+impl PackageCost {
+    /// The same for a package whose sums are those of the survey before it.
+    fn on_kept_sums(self) -> Self {
+        Self { passes: 0, forward_flops: 0.0, gram_flops: 0.0, ..self }
+    }
 }
 
 impl Add for PackageCost {
@@ -133,7 +169,10 @@ impl PlanCost {
         solving: SolveCost,
         workload: &Workload,
     ) -> Self {
-        let cost = |p| package(p, inventory, accumulate, solving, workload);
+        let cost = |p: &Package| {
+            let cost = package(p, inventory, accumulate, solving, workload);
+            if plan.keeps_sums(p.id) { cost.on_kept_sums() } else { cost }
+        };
         Self { packages: plan.packages.iter().map(cost).collect() }
     }
 
@@ -181,9 +220,12 @@ fn package(
         (linear.rows, inventory.site(linear.site).width)
     };
     let solved = || package.linears.iter().map(weights).filter(|_| !package.sites.is_empty());
-    let passes = if package.sites.is_empty() { 0 } else { workload.passes() };
+    let surveys = package.survey && !package.is_structured();
+    let probed = if surveys { package.linears.len() as f64 * workload.survey.passes } else { 0.0 };
+    let trials = if surveys { workload.survey.trials as f64 } else { 1.0 };
+    let passes = if package.sites.is_empty() { 0 } else { workload.passes() + probed.ceil() as u64 };
     let [swept, products] =
-        [0, 1].map(|kind: usize| total(solved().map(|(rows, n)| solving.row_flops(n, rows)[kind])));
+        [0, 1].map(|kind: usize| trials * total(solved().map(|(rows, n)| solving.row_flops(n, rows)[kind])));
     PackageCost {
         linears: package.linears.len(),
         sites: package.sites.len(),
@@ -195,7 +237,7 @@ fn package(
         gram_flops: package_gram_flops(package, inventory, workload),
         solve_flops: total(sites().map(|s| solving.site_flops(s.width))) + swept + products,
         product_flops: products,
-        solve_bytes: total(solved().map(|(rows, n)| solving.row_bytes(n, rows))),
+        solve_bytes: trials * total(solved().map(|(rows, n)| solving.row_bytes(n, rows))),
         weights: package
             .linears
             .iter()

@@ -36,7 +36,25 @@ const WORKLOAD: Workload = Workload {
     steps: 5,
     tokens: Tokens { image: 64, text: 20, branches: 2 },
     forward_flops: 1e6,
+    survey: SurveyWork { trials: 8, passes: 3.0 },
 };
+
+#[test]
+fn a_survey_probes_and_the_package_after_it_calibrates_no_more() {
+    let (plan, inventory) = small();
+    let cost =
+        |plan: &Plan| PlanCost::new(plan, &inventory, Accumulate::Exact, SolveCost::sweep(0), &WORKLOAD);
+    let bare = cost(&plan).packages[0];
+    let surveyed = cost(&plan.with_surveys());
+    let [survey, package] = surveyed.packages[..] else { panic!("{surveyed:?}") };
+    // Three linears, each pruned to 8 targets and probed by 3 passes.
+    assert_eq!(survey.passes, bare.passes + 9);
+    assert_eq!(survey.forward_flops, bare.forward_flops + 9e6);
+    assert_eq!(survey.gram_flops, bare.gram_flops);
+    assert!(survey.solve_flops > bare.solve_flops);
+    let kept = PackageCost { passes: 0, forward_flops: 0.0, gram_flops: 0.0, ..bare };
+    assert_eq!(package, kept);
+}
 
 #[test]
 fn a_package_costs_what_its_formulas_say() {

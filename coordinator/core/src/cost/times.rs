@@ -101,7 +101,7 @@ pub fn times(plan: &Plan, setting: PredictionInputs<'_>, cluster: Cluster) -> Ve
 
 fn calibrate(plan: &Plan, package: &Package, setting: PredictionInputs<'_>, workers: u32) -> f64 {
     let PredictionInputs { inventory, workload, rates, .. } = setting;
-    if package.sites.is_empty() || workload.prompts == 0 {
+    if package.sites.is_empty() || workload.prompts == 0 || plan.keeps_sums(package.id) {
         return 0.0;
     }
     let grams = package_gram_flops(package, inventory, workload);
@@ -126,11 +126,14 @@ fn reduce(package: &Package, setting: PredictionInputs<'_>, cluster: Cluster) ->
 }
 
 fn solve(package: &Package, setting: PredictionInputs<'_>, workers: u32) -> f64 {
-    let PredictionInputs { inventory, options, rates, .. } = setting;
+    let PredictionInputs { inventory, options, rates, workload, .. } = setting;
+    let surveys = package.survey && !package.is_structured();
+    let probe = workload.survey.passes * workload.forward_flops / rates.forward;
     let parts = split::parts(inventory, package, options.split_above, options.solving);
     let seconds = |part: &crate::Part| {
         let width = inventory.site(part.id.site).width;
-        rates.solving(width).map_or(0.0, |rate| part.cost as f64 / rate)
+        let once = rates.solving(width).map_or(0.0, |rate| part.cost as f64 / rate);
+        if surveys { workload.survey.trials as f64 * once + part.slices.len() as f64 * probe } else { once }
     };
     let costs: Vec<_> = parts.iter().map(|part| (part.id, part.cost)).collect();
     let equal: Vec<_> = (0..u64::from(workers)).map(|worker| (WorkerId(worker), 1)).collect();

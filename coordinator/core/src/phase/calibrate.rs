@@ -19,12 +19,13 @@ impl Core {
         let (Some(open), Some(member)) = (&mut self.open, self.members.get_mut(&worker)) else { return };
         let begun = begun(in_hand, sums.tally);
         let empty = sums.held.is_empty() && begun.is_empty();
+        let of_open = sums.package.is_some_and(|package| self.job.plan.serves(package, open.package));
         if sums.tally < member.tally {
-            member.stale_sums = !empty && sums.package == Some(open.package);
+            member.stale_sums = !empty && of_open;
             return;
         }
         member.stale_sums = false;
-        let expected = sums.tally == member.tally && (sums.package == Some(open.package) || empty);
+        let expected = sums.tally == member.tally && (of_open || empty);
         let ledger = &mut open.ledger;
         let leased = |ledger: &Ledger, s: &ShardId| ledger.holder(*s) == Some(ShardHolder::Leased(worker));
         let mine = |ledger: &Ledger, s: &ShardId| {

@@ -34,8 +34,16 @@ impl Core {
         self.attempt = None;
         self.group_failures = Default::default();
         self.failures.clear();
+        let before = self.open.take();
         self.open_package();
-        self.new_tallies();
+        match (before, &mut self.open) {
+            // The same sums serve on: whoever holds shards goes on holding them.
+            (Some(before), Some(open)) if self.job.plan.keeps_sums(open.package) => {
+                open.ledger = before.ledger;
+                self.touch_all();
+            }
+            _ => self.new_tallies(),
+        }
         self.tell(Event::Committed { package });
     }
 

@@ -98,6 +98,11 @@ impl Core {
         if self.attempt.is_some() || !self.settled() || self.now < self.group_failures.again {
             return;
         }
+        let up_to_date =
+            |worker| self.members.get(&worker).is_none_or(|member| member.applied == self.committed);
+        if !open.ledger.holders().all(up_to_date) {
+            return;
+        }
         let solvers: Vec<_> = self.ready().map(|(worker, m)| (worker, m.speed)).collect();
         if solvers.is_empty() {
             return;

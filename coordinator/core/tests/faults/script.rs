@@ -21,6 +21,7 @@ pub(crate) struct Script {
     /// Actions since the last look.
     pub(crate) actions: Vec<Action>,
     inventory: Arc<Inventory>,
+    plan: Arc<Plan>,
     /// The last group that anybody was asked to join.
     group: Option<Arc<Group>>,
 }
@@ -69,7 +70,7 @@ pub(crate) fn job() -> Job {
 
 impl Script {
     pub(crate) fn new(job: Job) -> Self {
-        let inventory = job.inventory.clone();
+        let (inventory, plan) = (job.inventory.clone(), job.plan.clone());
         let core = Core::new(job, Duration::ZERO).unwrap();
         Self {
             core,
@@ -77,6 +78,7 @@ impl Script {
             workers: BTreeMap::new(),
             actions: Vec::new(),
             inventory,
+            plan,
             group: None,
         }
     }
@@ -203,9 +205,14 @@ impl Script {
                 status.solved.insert(part.id, Solved { exponents, receipt: Receipt("stored".into()) });
             }
             Command::Apply { packages } => {
+                let kept = *packages == status.applied + 1 && self.plan.keeps_sums(PackageId(*packages));
                 status.applied = *packages;
                 status.solved.clear();
-                status.sums.held.clear();
+                if kept {
+                    status.sums.package = status.sums.package.map(|_| PackageId(*packages));
+                } else {
+                    status.sums.held.clear();
+                }
             }
             Command::Pilot { .. } => {
                 status.pilot = Some(Arc::new([(SiteId(0), 12), (SiteId(1), 12)].into()));

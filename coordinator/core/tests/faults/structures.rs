@@ -101,12 +101,16 @@ fn what_was_solved_for_a_survey_does_not_count_for_the_package_that_follows() {
     assert!(script.workers.values().any(|status| !status.solved.is_empty()));
     assert_eq!((script.core.view().package, script.core.view().solved), (Some(PackageId(1)), 0));
     assert!(!script.store(), "the package is committed by what was solved for its survey");
-    // One goes on lagging while the other does the whole package.
-    while script.core.view().committed == 1 {
-        script.obey(1, |_| false);
-        script.report(2);
-        script.store();
-    }
+    // The sums that they gathered for the survey are the package's, too: no shard is run again.
+    let view = script.core.view();
+    assert!(view.workers.iter().all(|worker| worker.leased == 0), "{view:?}");
+    assert_eq!(view.workers.iter().map(|worker| worker.held).sum::<usize>(), view.shards);
+    // No group forms before both have applied the survey.
+    script.obey(1, |_| false);
+    assert_eq!(script.core.view().epoch, None);
+    script.obey(2, |_| false);
+    assert!(script.core.view().epoch.is_some());
+    assert_eq!(script.core.view().held, script.core.view().shards);
     script.settle();
     assert_eq!(script.outcome(), Some(Outcome::Done));
 }

@@ -1,6 +1,7 @@
 //! How a process follows its orders: one at a time, each for a while.
 
 use obsdiff_core::{Command, Encoding, Fault, Order, Solved};
+use obsdiff_proto::PackageId;
 
 use crate::event::SimulatedEvent;
 use crate::task::{applied, receipt};
@@ -51,7 +52,8 @@ impl World {
         let sites = self.task.pilot.clone();
         let singular = self.task.singular;
         let bits = self.task.bits(self.processes[process].hardware);
-        let packages = self.task.plan.packages.len();
+        let plan = self.task.plan.clone();
+        let packages = plan.packages.len();
         let store = self.store.clone();
         let spoils = self.rng.once_in(2);
         let overflowing = self.overflows_early(process, order);
@@ -94,11 +96,17 @@ impl World {
             }
             Command::Apply { packages } => {
                 life.weights = applied(&store[packages as usize - 1]);
+                let kept = packages == life.status.applied + 1 && plan.keeps_sums(PackageId(packages));
                 life.status.applied = packages;
                 life.status.solved.clear();
-                life.status.sums.held.clear();
-                life.status.sums.spoiled = true;
-                life.counts.clear();
+                if kept {
+                    let sums = &mut life.status.sums;
+                    sums.package = sums.package.map(|_| PackageId(packages));
+                } else {
+                    life.status.sums.held.clear();
+                    life.status.sums.spoiled = true;
+                    life.counts.clear();
+                }
             }
             Command::Export => {
                 assert_eq!(life.status.applied as usize, packages, "exported before everything was applied");

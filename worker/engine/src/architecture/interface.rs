@@ -111,6 +111,9 @@ pub trait TransformerConfig: Any + fmt::Debug + Send + Sync {
     /// Bytes that such a call leaves behind, for another call of as many pictures alone.
     fn kept_bytes(&self, batch: usize, image: usize, text: usize, dtype: DType) -> u64;
 
+    /// Bytes of the state of such a call between two blocks.
+    fn state_bytes(&self, batch: usize, image: usize, text: usize, dtype: DType) -> u64;
+
     /// The latents that it takes.
     fn latents(&self) -> LatentLayout;
 

@@ -83,7 +83,8 @@ impl Trajectories {
         Ok(trajectory.latents().clone())
     }
 
-    fn start(&self, prompts: Range<u32>) -> Result<Trajectory> {
+    /// The trajectory of a batch of prompts, before its first step.
+    pub(crate) fn start(&self, prompts: Range<u32>) -> Result<Trajectory> {
         let encoded = self.conditionings.read(prompts.clone())?;
         let batch: Vec<&Conditioning> = encoded.iter().collect();
         let seeds = prompts.map(|id| self.seed.wrapping_add(u64::from(id)));

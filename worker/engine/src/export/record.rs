@@ -79,4 +79,8 @@ pub struct PrunedLinear {
     pub unrefined_error: Option<f64>,
     /// tr(dW S dW^T) / tr(W S W^T) with the Gram S, W before and W + dW after pruning and refining; absent without a Gram.
     pub relative_error: Option<f64>,
+    /// How much an error of this linear moves the model's velocity, as probed: the mean squared relative change of the velocity over
+    /// the relative error; absent where nothing was probed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cost: Option<f64>,
 }

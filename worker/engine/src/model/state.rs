@@ -21,13 +21,22 @@ pub(crate) mod name {
 
 /// What a forward call takes from one block to the next, and all that blocks read besides their weights: tensors by name. A call can
 /// stop between two blocks, save its state, and go on later.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub struct State(BTreeMap<String, Tensor>);
 
 impl State {
     /// The tensors with their names, in alphabetical order.
     pub fn tensors(&self) -> impl Iterator<Item = (&str, &Tensor)> {
         self.0.iter().map(|(name, tensor)| (name.as_str(), tensor))
+    }
+
+    /// The same state in memory of its own: a block uses the memory of the state that it is given again.
+    ///
+    /// # Errors
+    /// When there is no memory.
+    pub fn copy(&self) -> Result<Self> {
+        let copy = |(name, tensor): (&String, &Tensor)| Ok((name.clone(), tensor.copy()?));
+        Ok(Self(self.0.iter().map(copy).collect::<Result<_>>()?))
     }
 
     /// Writes the tensors to a safetensors file.

@@ -11,7 +11,7 @@ use crate::{Error, Result};
 /// arXiv 2207.12598).
 ///
 /// Latents are kept in f32. The transformer may compute in another type, that of the conditionings.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Trajectory {
     schedule: Schedule,
     guidance: Guidance,
@@ -20,6 +20,28 @@ pub struct Trajectory {
     pooled: Tensor,
     latents: Tensor,
     next: usize,
+}
+
+/// The inputs of a forward call, as [`Denoise`] borrows them.
+#[derive(Clone, Debug)]
+pub(crate) struct Inputs {
+    latents: Tensor,
+    timestep: Tensor,
+    text: Tensor,
+    pooled: Tensor,
+    guidance: Option<Tensor>,
+}
+
+impl Inputs {
+    pub(crate) fn call(&self) -> Denoise<'_> {
+        Denoise {
+            latents: &self.latents,
+            timestep: &self.timestep,
+            text: &self.text,
+            pooled: &self.pooled,
+            guidance: self.guidance.as_ref(),
+        }
+    }
 }
 
 impl Trajectory {
@@ -90,6 +112,17 @@ impl Trajectory {
     /// # Errors
     /// When the trajectory is at its end, or the model or the tap fails.
     pub fn step(&mut self, model: &dyn DiffusionModel, tap: &mut dyn Tap) -> Result<()> {
+        let inputs = self.inputs()?;
+        let velocity = tracing::info_span!("forward").in_scope(|| model.forward(&inputs.call(), tap))?;
+        let velocity = self.guided(velocity)?;
+        self.advance(&velocity)
+    }
+
+    /// The inputs of the next step's forward call.
+    ///
+    /// # Errors
+    /// When the trajectory is at its end.
+    pub(crate) fn inputs(&self) -> Result<Inputs> {
         let Some(&timestep) = self.schedule.timesteps().get(self.next) else {
             return Err(Error::Argument(format!(
                 "a trajectory of {} steps is at its end",
@@ -101,23 +134,20 @@ impl Trajectory {
         let pictures = latents.dim(0)?;
         let timestep = Tensor::full(timestep, pictures, latents.device())?;
         let input = self.guidance.input.map(|scale| Tensor::full(scale as f32, pictures, latents.device()));
-        let input = input.transpose()?;
-        let call = Denoise {
-            latents: &latents,
-            timestep: &timestep,
-            text: &self.text,
-            pooled: &self.pooled,
-            guidance: input.as_ref(),
-        };
-        let velocity = tracing::info_span!("forward").in_scope(|| model.forward(&call, tap))?;
-        let velocity = self.guided(velocity.to_dtype(DType::F32)?)?;
-        self.latents = self.schedule.step(self.next, &self.latents, &velocity)?;
+        let guidance = input.transpose()?;
+        Ok(Inputs { latents, timestep, text: self.text.clone(), pooled: self.pooled.clone(), guidance })
+    }
+
+    /// Takes Euler's step along a guided velocity.
+    pub(crate) fn advance(&mut self, velocity: &Tensor) -> Result<()> {
+        self.latents = self.schedule.step(self.next, &self.latents, velocity)?;
         self.next += 1;
         Ok(())
     }
 
-    /// negative + guidance * (prompt - negative), of a batch that holds all negatives, then all prompts.
-    fn guided(&self, velocity: Tensor) -> Result<Tensor> {
+    /// negative + guidance * (prompt - negative) in f32, of a forward call's `velocity`: that of all negatives, then of all prompts.
+    pub(crate) fn guided(&self, velocity: Tensor) -> Result<Tensor> {
+        let velocity = velocity.to_dtype(DType::F32)?;
         if self.guidance.branches() == 1 {
             return Ok(velocity);
         }

@@ -1,9 +1,12 @@
 //! A model being pruned: pilot, calibration, solving and replacing of linears, one package at a time.
 
+mod allocation;
 mod budget;
+mod probe;
 mod shrunk;
 mod solving;
 mod structured;
+mod survey;
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -11,7 +14,8 @@ use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
 use obsdiff_proto::{
-    Accumulate, HessianSpec, JobSpec, LinearId, Method, Package, Pattern, Shard, SiteId, SparsitySpec,
+    Accumulate, HessianSpec, JobSpec, LinearId, Method, Package, Pattern, ProbeSpec, Shard, SiteId,
+    SparsitySpec,
 };
 
 use crate::calibrate::{Energy, EnergyTap, GramTap, Trajectories, alphas};
@@ -20,11 +24,14 @@ use crate::gram::{Gram, exponent_for};
 use crate::model::DiffusionModel;
 use crate::solve::{Admm, Obs};
 use crate::{Error, Result};
+use probe::Probe;
 
+pub use allocation::Allocated;
 pub use budget::{OutOfReach, RemovalCurve, allocate, possible};
 pub use shrunk::{kept_parts, selections};
 pub use solving::SolvedSlice;
 pub use structured::{Grams, SolvedStructures};
+pub use survey::SurveyedSlice;
 
 /// A model, the trajectories it is calibrated on, and the Grams of the package that is open.
 pub struct Pruner {
@@ -40,6 +47,9 @@ pub struct Pruner {
     sparsity: SparsitySpec,
     obs: Obs,
     admm: Admm,
+    probing: ProbeSpec,
+    /// What linears are probed with, while a survey is made.
+    probe: Option<Probe>,
     /// The Grams of the open package.
     open: Option<BTreeMap<SiteId, Arc<Gram>>>,
     gram_operations: u64,
@@ -69,6 +79,8 @@ impl Pruner {
             sparsity,
             obs,
             admm,
+            probing: spec.probe.clone(),
+            probe: None,
             open: None,
             gram_operations: 0,
         }
@@ -133,7 +145,13 @@ impl Pruner {
     /// Drops the Grams of the open package, and the memory that solving it took.
     pub fn close(&mut self) {
         self.open = None;
+        self.end_solving();
+    }
+
+    /// Drops the memory that solving the open package took, but not its Grams.
+    pub fn end_solving(&mut self) {
         (self.obs, self.admm) = Default::default();
+        self.probe = None;
     }
 
     /// The Gram of a site of the open package.

@@ -4,7 +4,7 @@ use std::mem;
 
 use candle_core::{Device, Tensor};
 use obsdiff_proto::message::Slice;
-use obsdiff_proto::{LinearTarget, Method, Package, PackageId, Precision, SiteId};
+use obsdiff_proto::{LinearTarget, Method, Package, PackageId, Precision, SiteId, Target};
 
 use super::Pruner;
 use crate::export::PrunedLinear;
@@ -60,14 +60,30 @@ impl Pruner {
         gram: Option<&Gram>,
         done: &mut dyn FnMut(SolvedSlice) -> Result<()>,
     ) -> Result<()> {
+        let target = |slice: &Slice| {
+            let of_package = package.linears.iter().find(|target| target.linear == slice.linear);
+            Ok((slice.clone(), of_package.ok_or_else(stranger)?.target))
+        };
+        let wanted = slices.iter().map(target).collect::<Result<Vec<_>>>()?;
+        self.solve_to(package.id, &wanted, gram, done)
+    }
+
+    /// As [`Self::solve`], each slice to the target beside it; a slice may come several times.
+    pub(super) fn solve_to(
+        &mut self,
+        package: PackageId,
+        wanted: &[(Slice, Target)],
+        gram: Option<&Gram>,
+        done: &mut dyn FnMut(SolvedSlice) -> Result<()>,
+    ) -> Result<()> {
         let _span = tracing::info_span!("solve").entered();
-        let Some(first) = slices.first() else { return Ok(()) };
+        let Some((first, _)) = wanted.first() else { return Ok(()) };
         let inventory = self.model.inventory();
         let site = inventory.linears.get(first.linear.0 as usize).ok_or_else(stranger)?.site;
         if let (Method::Admm, Some(gram)) = (self.method, gram) {
             // As for `obs` below.
             let mut admm = mem::take(&mut self.admm);
-            self.alternate(&mut admm, package, slices, site, gram, done)?;
+            self.alternate(&mut admm, package, wanted, site, gram, done)?;
             self.admm = admm;
             return Ok(());
         }
@@ -87,9 +103,9 @@ impl Pruner {
         // After an error the next call begins with new memory.
         let mut obs = mem::take(&mut self.obs);
         let mut unrefined = Vec::new();
-        for slice in slices {
-            let target = self.target(package, slice, site)?;
-            let solved = self.solve_slice(&mut obs, package.id, target, slice, second_order.as_ref())?;
+        for (slice, target) in wanted {
+            let target = self.target(slice, *target, site)?;
+            let solved = self.solve_slice(&mut obs, package, target, slice, second_order.as_ref())?;
             match self.refine {
                 0 => done(solved)?,
                 _ => unrefined.push(solved),
@@ -110,19 +126,19 @@ impl Pruner {
         Ok(())
     }
 
-    /// What is to become of a slice's linear, which must be of the package and read the site.
-    fn target(&self, package: &Package, slice: &Slice, site: SiteId) -> Result<LinearTarget> {
-        let target = package.linears.iter().find(|target| target.linear == slice.linear);
-        let of_site = |target: &&LinearTarget| self.model.inventory().linear(target.linear).site == site;
-        target.filter(of_site).copied().ok_or_else(stranger)
+    /// What is to become of a slice's linear, which must read the site.
+    fn target(&self, slice: &Slice, target: Target, site: SiteId) -> Result<LinearTarget> {
+        let described = self.model.inventory().linears.get(slice.linear.0 as usize);
+        let of_site = described.is_some_and(|linear| linear.site == site);
+        of_site.then_some(LinearTarget { linear: slice.linear, target }).ok_or_else(stranger)
     }
 
     /// Prunes slices of one site by alternating directions, and refines each at once: both go by the same matrix.
     fn alternate(
         &self,
         admm: &mut Admm,
-        package: &Package,
-        slices: &[Slice],
+        package: PackageId,
+        wanted: &[(Slice, Target)],
         site: SiteId,
         gram: &Gram,
         done: &mut dyn FnMut(SolvedSlice) -> Result<()>,
@@ -135,8 +151,8 @@ impl Pruner {
             Precision::F64 => admm.begin::<f64>(&hessian, self.sparsity.effort),
         }
         .map_err(failed)?;
-        for slice in slices {
-            let target = self.target(package, slice, site)?;
+        for (slice, target) in wanted {
+            let target = self.target(slice, *target, site)?;
             let dense = self.dense(slice.linear, slice.rows.clone())?;
             let mut weight = dense.clone();
             let described = self.model.inventory().linear(slice.linear);
@@ -147,7 +163,7 @@ impl Pruner {
             drop(dense);
             let known =
                 SliceFacts { damping: Some(damping), gram_trace: Some(gram.trace()), energy: Some(energy) };
-            let solved = self.solved(package.id, target, slice, weight, known)?;
+            let solved = self.solved(package, target, slice, weight, known)?;
             if self.refine == 0 {
                 done(solved)?;
             } else {
@@ -234,6 +250,7 @@ impl Pruner {
             gram_trace,
             unrefined_error: None,
             relative_error: energy.map(|energy| energy.relative()),
+            cost: None,
         };
         let weight = Tensor::from_vec(weight, &shape, &Device::Cpu)?;
         Ok(SolvedSlice { slice: slice.clone(), weight, report, energy })

@@ -264,11 +264,17 @@ impl Orders {
         Some(epoch)
     }
 
-    pub(super) fn applied(&mut self, packages: u32) {
+    /// `kept` tells that the sums are those of the next package, too.
+    pub(super) fn applied(&mut self, packages: u32, kept: bool) {
         self.status.applied = packages;
         self.status.solved.clear();
-        self.status.sums.held.clear();
-        self.status.sums.spoiled = true;
+        let sums = &mut self.status.sums;
+        if kept {
+            sums.package = sums.package.map(|_| PackageId(packages));
+        } else {
+            sums.held.clear();
+            sums.spoiled = true;
+        }
         self.finish(Order::Apply { packages });
     }
 

@@ -1,9 +1,9 @@
 //! Values from the environment and from flags.
 
 use obsdiff_proto::{
-    Accumulate, Balance, ByteSize, CalibrationSpec, ComputeType, Effort, EvaluationSpec, HeadScore,
-    HessianSpec, Layout, Method, ModelSpec, OutputSpec, PackagesSpec, Pattern, Precision, Rule, SparsitySpec,
-    Weighting, WorkersSpec,
+    Accumulate, Allocation, Balance, ByteSize, CalibrationSpec, ComputeType, Effort, EvaluationSpec,
+    HeadScore, HessianSpec, Layout, Method, ModelSpec, OutputSpec, PackagesSpec, Pattern, Precision,
+    ProbeSpec, Rule, SparsitySpec, Weighting, WorkersSpec,
 };
 use serde_json::Value as Json;
 
@@ -19,6 +19,10 @@ pub(super) fn whole() -> JobSpec {
             method: Method::Wanda,
             pattern: Pattern::NToM { n: 2, m: 4 },
             ratio: Some(0.5),
+            allocation: Some(Allocation::Global),
+            min_ratio: 0.1,
+            max_ratio: 0.8,
+            dense: 0.3,
             refine: 3,
             effort: Effort::Fast,
             budget: Some(0.25),
@@ -53,6 +57,7 @@ pub(super) fn whole() -> JobSpec {
             seed: 12,
             shard_size: 2,
         },
+        probe: ProbeSpec { prompts: 2, points: 4 },
         hessian: HessianSpec {
             weighting: Weighting::LinearIncrease,
             low: 0.5,

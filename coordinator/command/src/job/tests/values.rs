@@ -88,6 +88,14 @@ fn a_value_out_of_range_is_refused_with_the_range() {
         ("packages.memory", "4096", "is 4096, but text in quotes is expected"),
         ("sparsity.pattern", "\"1:99999999\"", "has groups of 99999999 columns: M is at most 1048576"),
         ("sparsity.pattern", "\"-1:4\"", "is not \"unstructured\""),
+        (
+            "sparsity.min_ratio",
+            "0.95",
+            "is 0.95 with sparsity.max_ratio 0.9, but 0 <= min_ratio <= max_ratio",
+        ),
+        ("sparsity.dense", "1.0", "is 1, but must be at least 0 and below 1"),
+        ("sparsity.dense", "0.2", "needs an N:M pattern"),
+        ("probe.points", "0", "is 0, but must be at least 1"),
     ] {
         let error = refused(&with(JOB, key, value), &[], &[]);
         assert!(error.contains(says), "{key} = {value}: {error}");
@@ -102,7 +110,7 @@ fn a_key_without_effect_is_refused_where_it_is_written() {
     let wanda: &[&str] = &["sparsity.method=wanda", "sparsity.refine=0"];
     let structured: &[&str] = &["sparsity.pattern=structured", "sparsity.rules="];
     let l1: &[&str] = &["sparsity.pattern=structured", "sparsity.rules=", "sparsity.method=l1"];
-    let cases: [(&[&str], &str, &str); 24] = [
+    let cases: [(&[&str], &str, &str); 26] = [
         (structured, "sparsity.refine=5", "structured pruning refines nothing"),
         (structured, "sparsity.refine=0", "structured pruning refines nothing"),
         (structured, "hessian.mask_damping=0.2", "with refinement"),
@@ -112,6 +120,8 @@ fn a_key_without_effect_is_refused_where_it_is_written() {
         (l1, "sparsity.fold_bias=true", "sparsity.method = \"obs\""),
         (l1, "hessian.accumulate=exact", "gathers no Hessian"),
         (&[], "sparsity.head_score=exact", "sparsity.pattern = \"structured\""),
+        (&[], "sparsity.max_ratio=0.8", "sparsity.allocation = \"global\""),
+        (&[], "probe.points=4", "linears are probed for"),
         (&[], "sparsity.fold_bias=true", "sparsity.pattern = \"structured\""),
         (&[], "output.layout=shrunk", "sparsity.pattern = \"structured\""),
         (&["sparsity.refine=0"], "hessian.mask_damping=0.1", "with refinement"),
@@ -150,9 +160,17 @@ fn a_key_without_effect_is_refused_where_it_is_written() {
 
 #[test]
 fn a_default_without_effect_is_no_fault_and_what_has_one_is_used() {
-    let cases: [&[&str]; 8] = [
+    let cases: [&[&str]; 10] = [
         &["sparsity.pattern=structured", "sparsity.rules=", "hessian.damping=0.02", "output.layout=masked"],
         &["sparsity.refine=0", "hessian.damping=0.02", "hessian.precision=f64"],
+        &["sparsity.allocation=global", "sparsity.max_ratio=0.8", "probe.points=4"],
+        &[
+            "sparsity.pattern=2:4",
+            "sparsity.ratio=",
+            "sparsity.rules=",
+            "sparsity.dense=0.2",
+            "probe.prompts=2",
+        ],
         &["sparsity.method=wanda", "sparsity.refine=0", "hessian.low=0.5"],
         &["sparsity.method=wanda", "hessian.damping=0.02"],
         &["hessian.mask_damping=0.2", "hessian.damping=0.02"],

@@ -84,6 +84,10 @@ impl TransformerConfig for Sd3Config {
         self.kept_bytes(batch, image, text, dtype)
     }
 
+    fn state_bytes(&self, batch: usize, image: usize, text: usize, dtype: DType) -> u64 {
+        self.state_bytes(batch, image, text, dtype)
+    }
+
     fn latents(&self) -> LatentLayout {
         LatentLayout {
             channels: self.in_channels,

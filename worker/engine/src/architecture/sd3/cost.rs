@@ -18,6 +18,11 @@ impl Sd3Config {
         ops::kept_bytes(self.sizes(batch, image, text), dtype)
     }
 
+    /// Bytes of the state of such a call between two blocks.
+    pub fn state_bytes(&self, batch: usize, image: usize, text: usize, dtype: DType) -> u64 {
+        ops::state_bytes(self.sizes(batch, image, text), dtype)
+    }
+
     fn sizes(&self, batch: usize, image: usize, text: usize) -> ops::Sizes {
         let (width, heads) = (self.width(), self.num_attention_heads);
         let dual = !self.dual_attention_layers.is_empty();

@@ -19,6 +19,14 @@ pub(crate) struct Sizes {
     pub(crate) single: bool,
 }
 
+/// Bytes of a state between two blocks: both streams, the conditioning, and rotary tables, which take less than the streams.
+pub(crate) fn state_bytes(sizes: Sizes, dtype: DType) -> u64 {
+    let tokens = sizes.image + sizes.text;
+    let streams = (sizes.batch * (tokens + 1) * sizes.width * dtype.size_in_bytes()) as u64;
+    let tables = (2 * tokens * sizes.width / sizes.heads.max(1) * DType::F32.size_in_bytes()) as u64;
+    streams + tables
+}
+
 /// Numbers in a buffer, and how many such buffers there are in each phase: around the attention and around the feed-forward networks
 /// of a joint block; around the attention of a single-stream block, and where its attention and its hidden layer are joined.
 type Buffers = (u64, [u64; 4]);

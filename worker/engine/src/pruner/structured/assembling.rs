@@ -94,6 +94,7 @@ impl Pruner {
         let (name, rows) = (&described.name, described.rows);
         let shape = [rows, weight.len() / rows.max(1)];
         let report = PrunedLinear {
+            cost: None,
             name: name.clone(),
             shape,
             target,

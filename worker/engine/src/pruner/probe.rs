@@ -1,0 +1,224 @@
+//! How far pruning one linear alone moves the model's velocity, at a few points of dense trajectories.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use candle_core::{DType, Tensor};
+use obsdiff_proto::{LinearId, SiteId};
+
+use crate::calibrate::Trajectories;
+use crate::model::{DiffusionModel, NoTap, State, Tap};
+use crate::pipeline::Trajectory;
+use crate::{Error, Result};
+
+/// Points of dense trajectories, with the dense model's velocity at each. The forward calls up to the block of the linear being probed are
+/// kept, so that linears probed in the order of the model take half the arithmetic.
+pub(super) struct Probe {
+    points: Vec<Point>,
+    /// The block in which each site lies.
+    blocks: BTreeMap<SiteId, usize>,
+    /// Blocks that the points' states are through.
+    through: usize,
+}
+
+struct Point {
+    /// Where the batch of prompts is.
+    trajectory: Trajectory,
+    /// The dense model's guided velocity there.
+    velocity: Vec<f32>,
+    state: State,
+}
+
+impl Probe {
+    /// Takes the dense trajectories of a batch of prompts to the last of the steps, which ascend.
+    ///
+    /// # Errors
+    /// When there is no such prompt or step, or the model or `on_step` fails.
+    pub(super) fn new(
+        model: &dyn DiffusionModel,
+        trajectories: &Trajectories,
+        prompts: Range<u32>,
+        steps: &[u32],
+        on_step: &mut dyn FnMut() -> Result<()>,
+    ) -> Result<Self> {
+        let mut trajectory = trajectories.start(prompts)?;
+        let (mut points, mut sites) = (Vec::with_capacity(steps.len()), Sites::default());
+        for step in 0..=steps.last().copied().unwrap_or(0) {
+            let inputs = trajectory.inputs()?;
+            let velocity = if steps.contains(&step) {
+                let first = model.start(&inputs.call())?;
+                let mut state = first.copy()?;
+                for block in 0..model.block_count() {
+                    sites.block = block;
+                    state = model.block(block, state, &mut sites)?;
+                }
+                let velocity = trajectory.guided(model.finish(state)?)?;
+                points.push(Point {
+                    velocity: numbers(&velocity)?,
+                    state: first,
+                    trajectory: trajectory.clone(),
+                });
+                velocity
+            } else {
+                trajectory.guided(model.forward(&inputs.call(), &mut NoTap)?)?
+            };
+            trajectory.advance(&velocity)?;
+            on_step()?;
+        }
+        Ok(Self { points, blocks: sites.found.into_inner(), through: 0 })
+    }
+
+    /// The mean squared relative change of the velocity, over the points, with this weight in the place of a linear's. `model` is the
+    /// dense one, and is so again afterwards.
+    ///
+    /// # Errors
+    /// When the weight is not of the linear's shape, or the model or `on_step` fails.
+    pub(super) fn shift(
+        &mut self,
+        model: &mut dyn DiffusionModel,
+        linear: LinearId,
+        weight: Tensor,
+        on_step: &mut dyn FnMut() -> Result<()>,
+    ) -> Result<f64> {
+        let site = model.inventory().linear(linear).site;
+        let block = self.blocks.get(&site).copied().ok_or_else(|| Error::Site {
+            name: model.inventory().site(site).name.clone(),
+            problem: "is not reached by a forward call".to_owned(),
+        })?;
+        self.go_to(model, block)?;
+        let dense = model.weight(linear)?.clone();
+        model.replace(linear, weight)?;
+        let shift = self.change(model, on_step);
+        model.replace(linear, dense)?;
+        shift
+    }
+
+    /// Takes the states of all points to the one before a block.
+    fn go_to(&mut self, model: &dyn DiffusionModel, block: usize) -> Result<()> {
+        for point in &mut self.points {
+            let mut state = if block < self.through {
+                model.start(&point.trajectory.inputs()?.call())?
+            } else {
+                std::mem::take(&mut point.state)
+            };
+            let from = if block < self.through { 0 } else { self.through };
+            for before in from..block {
+                state = model.block(before, state, &mut NoTap)?;
+            }
+            point.state = state;
+        }
+        self.through = block;
+        Ok(())
+    }
+
+    fn change(&self, model: &dyn DiffusionModel, on_step: &mut dyn FnMut() -> Result<()>) -> Result<f64> {
+        let mut sum = 0.0;
+        for point in &self.points {
+            let mut state = point.state.copy()?;
+            for block in self.through..model.block_count() {
+                state = model.block(block, state, &mut NoTap)?;
+            }
+            let moved = numbers(&point.trajectory.guided(model.finish(state)?)?)?;
+            sum += relative_change(&point.velocity, &moved);
+            on_step()?;
+        }
+        Ok(sum / self.points.len().max(1) as f64)
+    }
+}
+
+/// |after - before|^2 / |before|^2; 0 where all was 0 before.
+fn relative_change(before: &[f32], after: &[f32]) -> f64 {
+    let (mut change, mut whole) = (0.0, 0.0);
+    for (before, after) in before.iter().zip(after) {
+        let (before, after) = (f64::from(*before), f64::from(*after));
+        change += (after - before).powi(2);
+        whole += before.powi(2);
+    }
+    if whole > 0.0 { change / whole } else { 0.0 }
+}
+
+fn numbers(tensor: &Tensor) -> Result<Vec<f32>> {
+    Ok(tensor.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?)
+}
+
+/// Finds out in which block each site lies.
+#[derive(Default)]
+struct Sites {
+    block: usize,
+    found: RefCell<BTreeMap<SiteId, usize>>,
+}
+
+impl Tap for Sites {
+    fn wants(&self, site: SiteId) -> bool {
+        self.found.borrow_mut().insert(site, self.block);
+        false
+    }
+
+    fn observe(&mut self, _: SiteId, _: &Tensor) -> Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use candle_core::Device;
+
+    use super::*;
+    use crate::calibrate::Encoded;
+    use crate::pipeline::PipelineFolder;
+
+    /// The velocity at step 3 of a trajectory that the dense model took there, by a model.
+    fn velocity(trajectory: &Trajectory, model: &dyn DiffusionModel) -> Vec<f32> {
+        let velocity = model.forward(&trajectory.inputs().unwrap().call(), &mut NoTap).unwrap();
+        numbers(&trajectory.guided(velocity).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn a_shift_is_that_of_whole_forward_calls_in_whatever_order_linears_come() {
+        for pipeline in ["shapes-sd3", "shapes-flux"] {
+            let assets = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/assets");
+            let folder = PipelineFolder::open(&assets.join(pipeline)).unwrap();
+            let (config, size) =
+                (folder.transformer_config(), folder.latent_size(Some(32), Some(32)).unwrap());
+            let mut model =
+                config.load(&folder.transformer_weights().unwrap(), DType::F32, &Device::Cpu).unwrap();
+            let encoders = folder.text_encoders(24, &Device::Cpu).unwrap();
+            let (like, spool) = ((DType::F32, &Device::Cpu), std::env::temp_dir());
+            let encoded = Encoded::new(&encoders, &["a red circle"], like, &spool, &mut |_, _| {}).unwrap();
+            let schedule = folder.schedule(4, size.tokens).unwrap();
+            let trajectories = Trajectories::new(schedule, config.guidance(4.0), 0, size, encoded);
+            let mut steps = 0;
+            let mut step = || {
+                steps += 1;
+                Ok(())
+            };
+            let mut probe = Probe::new(&*model, &trajectories, 0..1, &[1, 3], &mut step).unwrap();
+            let mut points = Vec::new();
+            let mut trajectory = trajectories.start(0..1).unwrap();
+            for k in 0..4 {
+                if [1, 3].contains(&k) {
+                    points.push((trajectory.clone(), velocity(&trajectory, &*model)));
+                }
+                trajectory.step(&*model, &mut NoTap).unwrap();
+            }
+            let count = model.inventory().linears.len() as u32;
+            for linear in [count - 1, 0, count / 2, 1].map(LinearId) {
+                let dense = model.weight(linear).unwrap().clone();
+                let half = (&dense * 0.5).unwrap();
+                let shift = probe.shift(&mut *model, linear, half.clone(), &mut step).unwrap();
+                assert_eq!(numbers(model.weight(linear).unwrap()).unwrap(), numbers(&dense).unwrap());
+                model.replace(linear, half).unwrap();
+                let changes =
+                    points.iter().map(|(at, before)| relative_change(before, &velocity(at, &*model)));
+                let expected = changes.sum::<f64>() / 2.0;
+                model.replace(linear, dense).unwrap();
+                assert!(shift > 0.0 && shift == expected, "{pipeline}, {linear}: {shift}, not {expected}");
+            }
+            // The trajectory to the last point, then each point of each linear.
+            assert_eq!(steps, 4 + 4 * 2);
+        }
+    }
+}

@@ -1,0 +1,55 @@
+//! What surveys find out on the dense model, and what follows from it.
+
+use obsdiff_engine::Error;
+use obsdiff_engine::pruner::{RemovalCurve, allocate, possible};
+use obsdiff_proto::message::Part;
+use obsdiff_proto::{Package, StructureId};
+
+use super::pruning::{PruningEngine, stoppable};
+use super::{AfterStep, WorkError, object};
+
+impl PruningEngine<'_> {
+    /// Divides the budget, or decides what becomes of each linear, once everything is surveyed.
+    pub(super) fn divide(&mut self) -> Result<(), Error> {
+        let Some(budget) = &self.plan.budget else {
+            let pruning = self.plan.packages.iter().filter(|package| !package.survey);
+            let linears: Vec<_> = pruning.flat_map(|package| package.linears.iter().copied()).collect();
+            self.allocated = self.pruner.allocate(&linears, &std::mem::take(&mut self.slices))?;
+            tracing::info!(expected = self.allocated.expected, "the survey decided over every linear");
+            return Ok(());
+        };
+        let (ids, errors): (Vec<_>, Vec<_>) = std::mem::take(&mut self.surveyed).into_iter().unzip();
+        let flops = |id: &StructureId| budget.part_flops.get(id.0 as usize).copied().unwrap_or(0.0);
+        let curve = |(id, errors)| RemovalCurve { errors, flops: flops(id) };
+        let curves: Vec<_> = ids.iter().zip(errors).map(curve).collect();
+        let counts = allocate(&curves, budget.saving.min(possible(&curves)))
+            .map_err(|e| Error::Argument(format!("sparsity.budget: {e}")))?;
+        self.shares = ids.into_iter().zip(counts).collect();
+        Ok(())
+    }
+
+    /// How many parts a structure loses, where a budget decides.
+    pub(super) fn share(&self, id: StructureId) -> Result<Option<usize>, Error> {
+        if self.plan.budget.is_none() {
+            return Ok(None);
+        }
+        let share = self.shares.get(&id).copied();
+        let unknown = || Error::Argument(format!("the budget is not divided yet for structure {}", id.0));
+        share.ok_or_else(unknown).map(Some)
+    }
+
+    /// Finds out what pruning the slices of a part would cost.
+    pub(super) fn survey_slices(
+        &mut self,
+        package: &Package,
+        part: &Part,
+        step: AfterStep<'_>,
+    ) -> Result<Vec<u8>, WorkError> {
+        let gram = self.gram(part.id.site);
+        let surveyed = stoppable(step, |on_step| {
+            self.pruner.survey_slices(package, &part.slices, gram.as_deref(), on_step)
+        })?;
+        self.watch.solved(surveyed.len() as u64);
+        Ok(object::surveyed(package.id, surveyed)?)
+    }
+}
