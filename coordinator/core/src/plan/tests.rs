@@ -394,11 +394,3 @@ fn ends_alone_leave_nothing_to_prune() {
     }];
     assert!(plan(&spec, &inventory, TOKENS).is_ok());
 }
-
-#[test]
-fn what_needs_no_activations_opens_no_site() {
-    let mut spec = structured();
-    spec.sparsity.method = Method::L1;
-    let plan = plan(&spec, &with_structures(), TOKENS).unwrap();
-    assert!(plan.shards.is_empty() && plan.packages.iter().all(|p| p.sites.is_empty()));
-}

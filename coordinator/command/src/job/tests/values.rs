@@ -138,12 +138,12 @@ fn a_key_without_effect_is_refused_where_it_is_written() {
         (
             &[magnitude[0], magnitude[1], "calibration.prompts="],
             "calibration.count=3",
-            "no calibration.prompts",
+            "neither calibration.prompts nor",
         ),
         (
             &[magnitude[0], magnitude[1], "calibration.prompts="],
             "evaluation.count=3",
-            "neither evaluation.prompts nor",
+            "none of evaluation.prompts, calibration.prompts",
         ),
     ];
     for (sets, key, says) in cases {

@@ -114,3 +114,11 @@ fn a_rule_decides_for_a_structure_by_its_first_reader() {
     assert!(error.contains("such as `blocks.0.q`, but heads and neurons go by the first linear"), "{error}");
     assert!(error.contains("such as `blocks.0.out`"), "{error}");
 }
+
+#[test]
+fn what_needs_no_activations_opens_no_site() {
+    let mut spec = structured();
+    spec.sparsity.method = Method::L1;
+    let plan = plan(&spec, &with_structures(), TOKENS).unwrap();
+    assert!(plan.shards.is_empty() && plan.packages.iter().all(|p| p.sites.is_empty()));
+}
