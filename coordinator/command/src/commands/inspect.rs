@@ -1,11 +1,12 @@
 //! `obsdiff inspect DIR`.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use obsdiff_engine::architecture;
 use obsdiff_engine::checkpoint::{Entry, Library, Weights};
+use obsdiff_engine::export::{PrunedLinear, PruningRecord};
 use serde::Serialize;
 
 use crate::cli::InspectArgs;
@@ -24,7 +25,13 @@ const INDEX: &str = ".safetensors.index.json";
 /// When there are no weights, a file is damaged, or standard output is closed.
 pub(super) fn inspect(args: &InspectArgs, context: &mut CommandContext<'_>) -> Result<()> {
     let (weights, folder) = open(&args.path)?;
-    let found = scan(&args.path, &weights, prunable_names(&folder).as_ref())?;
+    let mut found = scan(&args.path, &weights, prunable_names(&folder).as_ref())?;
+    let recorded = recorded(&folder);
+    for linear in &mut found.linears {
+        let known = recorded.get(&linear.name);
+        linear.relative_error = known.and_then(|known| known.relative_error);
+        linear.cost = known.and_then(|known| known.cost);
+    }
     if args.json {
         serde_json::to_writer_pretty(&mut context.out, &found).map_err(std::io::Error::from)?;
         writeln!(context.out)?;
@@ -54,6 +61,11 @@ struct LinearFound {
     sparsity: f64,
     pattern: String,
     prunable: bool,
+    /// As `pruning.json` beside the transformer has it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    relative_error: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cost: Option<f64>,
 }
 
 #[derive(Default, Serialize)]
@@ -158,9 +170,20 @@ fn scan(path: &Path, weights: &Weights, prunable: Option<&HashSet<String>>) -> R
             sparsity: zeros.zeros as f64 / zeros.weights.max(1) as f64,
             pattern: zeros.pattern.to_string(),
             prunable: can_be_pruned,
+            relative_error: None,
+            cost: None,
         });
     }
     Ok(found)
+}
+
+/// What obsdiff said of each linear when it pruned the pipeline whose transformer lies in `folder`; nothing of other pipelines.
+fn recorded(folder: &Path) -> HashMap<String, PrunedLinear> {
+    let text = folder.parent().and_then(|pipeline| fs::read(pipeline.join("pruning.json")).ok());
+    // A file of this name that others wrote says nothing here.
+    let record = text.and_then(|text| serde_json::from_slice::<PruningRecord>(&text).ok());
+    let linears = record.into_iter().flat_map(|record| record.linears);
+    linears.map(|linear| (linear.name.clone(), linear)).collect()
 }
 
 /// A name cut at its dots, with numbers as numbers: block 2 comes before block 10.
@@ -169,25 +192,36 @@ fn natural(name: &str) -> Vec<(Option<u64>, String)> {
 }
 
 fn print(found: &Found, context: &mut CommandContext<'_>) -> Result<()> {
-    let mut table = Table::new(["linear", "shape", "type", "zeros", "sparsity", "pattern"]);
+    let columns = [
+        found.linears.iter().any(|linear| linear.relative_error.is_some()).then_some("relative output error"),
+        found.linears.iter().any(|linear| linear.cost.is_some()).then_some("cost"),
+    ];
+    let header = ["linear", "shape", "type", "zeros", "sparsity", "pattern"];
+    let mut table = Table::new(header.into_iter().chain(columns.into_iter().flatten()));
     for l in &found.linears {
         let sparsity = text::percent(l.zeros, l.rows as u64 * l.columns as u64);
         let shape = format!("{} x {}", l.rows, l.columns);
         let pattern = if l.prunable { l.pattern.clone() } else { format!("({})", l.pattern) };
-        table.row([l.name.clone(), shape, l.dtype.to_owned(), l.zeros.to_string(), sparsity, pattern]);
+        let number = |number: Option<f64>| number.map_or("-".to_owned(), |number| format!("{number:.5}"));
+        let recorded = columns.iter().zip([l.relative_error, l.cost]).filter(|(column, _)| column.is_some());
+        let row = [l.name.clone(), shape, l.dtype.to_owned(), l.zeros.to_string(), sparsity, pattern];
+        table.row(row.into_iter().chain(recorded.map(|(_, known)| number(known))));
     }
     table.rule();
     for (what, total) in [("linears to prune", &found.prunable), ("all tensors", &found.whole)] {
         let name = format!("{what} ({})", total.tensors);
         let sparsity = text::percent(total.zeros, total.weights);
-        table.row([
+        let row = [
             name,
             text::count(total.weights),
             String::new(),
             total.zeros.to_string(),
             sparsity,
             String::new(),
-        ]);
+        ]
+        .into_iter()
+        .chain(columns.into_iter().flatten().map(|_| String::new()));
+        table.row(row);
     }
     write!(context.out, "{table}")?;
     if found.linears.iter().any(|linear| !linear.prunable) {

@@ -1,6 +1,7 @@
 //! The `obsdiff` binary as its user sees it: help, results, refusals and exit codes.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod allocation;
 mod checkpoint;
 mod conditioning;
 mod disk_full;

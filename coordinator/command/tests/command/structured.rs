@@ -97,7 +97,7 @@ fn heads_and_neurons_leave_the_tensors_and_what_is_left_is_a_model_like_any_othe
     );
     let masked = told(folder, &["inspect", "masked"]);
     let row = masked.lines().find(|l| l.starts_with("transformer_blocks.1.attn.to_q ")).unwrap();
-    assert!(row.contains(" 37.50% ") && row.ends_with(" whole rows"), "{row}");
+    assert!(row.contains(" 37.50% ") && row.contains(" whole rows "), "{row}");
     told(
         folder,
         &["sample", "small", "--prompt", "a red circle", "--steps", "2", "--max-sequence-length", "24"],
@@ -117,7 +117,7 @@ fn heads_and_neurons_leave_the_tensors_and_what_is_left_is_a_model_like_any_othe
     told(folder, &["run", &job(folder, "sparse", "small", "pattern = \"2:4\"", ""), "--quiet"]);
     let sparse = told(folder, &["inspect", "sparse"]);
     let row = sparse.lines().find(|l| l.starts_with("transformer_blocks.1.ff.net.2 ")).unwrap();
-    assert!(row.contains("128 x 320") && row.ends_with("2:4"), "{row}");
+    assert!(row.contains("128 x 320") && row.contains(" 2:4 "), "{row}");
     // What a masked pipeline no longer uses leaves it when it is pruned to shrink.
     let none = "pattern = \"structured\"\nratio = 0.0";
     told(folder, &["run", &job(folder, "unmasked", "masked", none, ""), "--quiet"]);
@@ -200,7 +200,7 @@ fn the_plan_tells_of_structures() {
     let budget = "pattern = \"structured\"\nbudget = 0.2";
     let plan = told(dir.path(), &["plan", &job(dir.path(), "out", &model, budget, "")]);
     assert!(plan.contains("heads and neurons worth 20% of a forward call by obs"), "{plan}");
-    // What each would cost is found out first: by as many calibrations again.
+    // What each would cost is found out first, on the dense model. The first package to prune goes by the sums of its own survey.
     let rows: Vec<&str> = plan.lines().filter(|line| line.contains(" (survey) ")).collect();
     assert!(rows.len() == 2 && plan.lines().any(|line| line.starts_with("4 ")), "{plan}");
     let too_much = job(dir.path(), "out", &model, "pattern = \"structured\"\nbudget = 0.9", "");

@@ -1,0 +1,99 @@
+//! Ratios where they cost least: what plan, run and inspect show of them.
+
+use serde_json::Value;
+
+use crate::{asset, job, obsdiff, pipeline, text, told};
+
+/// A small job by which linears are surveyed.
+const GLOBAL: [&str; 12] = [
+    "--set",
+    "sparsity.allocation=global",
+    "--set",
+    "sparsity.method=admm",
+    "--set",
+    "calibration.count=2",
+    "--set",
+    "calibration.steps=2",
+    "--set",
+    "calibration.height=32",
+    "--set",
+    "calibration.width=32",
+];
+
+#[test]
+fn the_plan_calibrates_once_for_a_survey_and_the_package_after_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = job(dir.path());
+    let plan = told(&asset("."), &[&["plan", file.to_str().unwrap()], &GLOBAL[..]].concat());
+    assert!(
+        plan.contains("50% unstructured, of each linear as much as costs least over the model"),
+        "{plan}"
+    );
+    let row = |start: &str| -> Vec<&str> {
+        let row = plan.lines().find(|line| line.starts_with(start)).unwrap_or_else(|| panic!("{plan}"));
+        row.split_whitespace().collect()
+    };
+    // Passes stand before three sums of operations with their units.
+    let (survey, pruning) = (row("1 (survey)"), row("2 "));
+    assert_eq!(survey[4], "69");
+    assert_eq!(pruning[3], "69");
+    // 2 prompts of 2 steps with guidance, and half of 2 points with guidance for each linear; then none.
+    let passes = |row: &[&str]| row[row.len() - 7].to_owned();
+    assert_eq!([passes(&survey), passes(&pruning)], ["146", "0"], "{plan}");
+}
+
+#[test]
+fn what_each_linear_costs_is_told_by_the_summary_and_by_inspect() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = job(dir.path());
+    let arguments = [&["run", file.to_str().unwrap(), "--set", "evaluation.count=0"], &GLOBAL[..]].concat();
+    let output = obsdiff(&asset("."), &arguments, &[]);
+    let (summary, progress) = (text(&output.stdout), text(&output.stderr));
+    assert!(output.status.success(), "{progress}");
+    assert!(
+        progress.contains("package 1/2: 69 linears, on the dense model to find what pruning each costs"),
+        "{progress}"
+    );
+    assert!(!progress.contains("package 2/2: calibrate"), "the second package calibrates again: {progress}");
+    let header = summary.lines().next().unwrap();
+    assert!(header.ends_with("cost"), "{header}");
+    let bars = summary.lines().filter(|line| line.starts_with("transformer_blocks.") && line.ends_with('#'));
+    assert_eq!(bars.count(), 6, "{summary}");
+    let json = |path: &std::path::Path| -> Value {
+        serde_json::from_str(&told(dir.path(), &["inspect", path.to_str().unwrap(), "--json"])).unwrap()
+    };
+    let pruned = json(&dir.path().join("out"));
+    let linears = pruned["linears"].as_array().unwrap();
+    let prunable: Vec<_> = linears.iter().filter(|linear| linear["prunable"] == true).collect();
+    assert!(prunable.iter().all(|l| l["cost"].is_number() && l["relative_error"].is_number()));
+    assert!(linears.iter().any(|linear| linear.get("cost").is_none()), "modulation has no cost");
+    let table = told(dir.path(), &["inspect", "out"]);
+    assert!(table.lines().next().unwrap().ends_with("cost"), "{table}");
+    // Of a pipeline that obsdiff never pruned nothing is recorded.
+    assert!(
+        json(&pipeline())["linears"].as_array().unwrap().iter().all(|linear| linear.get("cost").is_none())
+    );
+}
+
+#[test]
+fn a_pattern_that_cannot_be_allocated_is_refused_with_the_key_that_does_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = job(dir.path());
+    for (sets, says) in [
+        (
+            &["sparsity.pattern=2:4", "sparsity.allocation=global"][..],
+            "set sparsity.dense to leave the linears",
+        ),
+        (&["sparsity.pattern=structured", "sparsity.allocation=global"], "allocated by sparsity.budget"),
+        (
+            &["sparsity.allocation=global", "sparsity.method=magnitude", "sparsity.refine=0"],
+            "needs activations",
+        ),
+    ] {
+        let mut arguments = vec!["plan", file.to_str().unwrap()];
+        arguments.extend(sets.iter().flat_map(|set| ["--set", *set]));
+        let output = obsdiff(&asset("."), &arguments, &[]);
+        let said = text(&output.stderr);
+        assert!(output.status.code() == Some(2) && said.contains(says), "{sets:?}: {said}");
+    }
+}
