@@ -1,5 +1,7 @@
 //! Survey: what pruning each linear alone would cost, found on the dense model before anything is pruned.
 
+use std::collections::BTreeMap;
+
 use candle_core::{DType, Tensor};
 use obsdiff_proto::message::Slice;
 use obsdiff_proto::{LinearId, LinearTarget, Method, Package, Target, Targets};
@@ -64,23 +66,16 @@ impl Pruner {
     ) -> Result<Vec<SurveyedSlice>> {
         let trials = slices.iter().map(|slice| self.trial(package, slice)).collect::<Result<Vec<_>>>()?;
         let mut found: Vec<_> = slices.iter().map(|slice| (surveyed(slice), None::<Tensor>)).collect();
-        let rounds: Vec<_> = match self.method {
-            // Its inverses serve all targets of a site.
-            Method::Admm => vec![trials.iter().map(|trial| 0..trial.targets.len()).collect::<Vec<_>>()],
-            _ => {
-                let most = trials.iter().map(|trial| trial.targets.len()).max().unwrap_or(0);
-                (0..most)
-                    .map(|i| {
-                        trials.iter().map(|t| i.min(t.targets.len())..t.targets.len().min(i + 1)).collect()
-                    })
-                    .collect()
+        // The inverses of `admm` serve all targets of a site; what else prunes takes one target of every slice at a time, as refinement
+        // takes the place of the factor that it goes by.
+        let mut rounds: BTreeMap<usize, Vec<(usize, usize)>> = BTreeMap::new();
+        for (place, trial) in trials.iter().enumerate() {
+            for tried in 0..trial.targets.len() {
+                let round = if self.method == Method::Admm { 0 } else { tried };
+                rounds.entry(round).or_default().push((place, tried));
             }
-        };
-        for round in rounds {
-            let mut order = Vec::new();
-            for (place, tried) in round.iter().enumerate() {
-                order.extend(tried.clone().map(|target| (place, target)));
-            }
+        }
+        for order in rounds.into_values() {
             let wanted: Vec<_> =
                 order.iter().map(|(place, i)| (slices[*place].clone(), trials[*place].targets[*i])).collect();
             let mut next = order.into_iter();
