@@ -1,4 +1,4 @@
-//! A budget over the whole model, which structured pruning divides among heads and neurons.
+//! What is found out before anything is pruned: surveys of linears, and the budget that structured pruning divides among heads and neurons.
 
 use obsdiff_proto::{Budget, JobError, Plan, StructureId};
 
@@ -6,8 +6,9 @@ use crate::Result;
 use crate::described::Described;
 use crate::job::JobFile;
 
-/// The plan with the surveys that the job's allocation takes, and with its budget, if it has one. A budget that the structures of the plan cannot save is refused.
-pub(crate) fn with_budget(job: &JobFile, described: &Described, plan: Plan) -> Result<Plan> {
+/// The plan with the surveys that the job's allocation takes, and with its budget, if it has one. A budget that the structures of the
+/// plan cannot save is refused.
+pub(crate) fn with_surveys(job: &JobFile, described: &Described, plan: Plan) -> Result<Plan> {
     let sparsity = &job.spec.sparsity;
     if sparsity.surveys_linears() {
         return Ok(plan.with_surveys());

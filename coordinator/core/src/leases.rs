@@ -1,5 +1,5 @@
-//! How many shards each worker should have: paces -> quotas. A worker gets no shard that another would finish earlier, be it one that
-//! is still loading the last package's weights.
+//! How many shards each worker should have: paces -> quotas. A worker gets no shard that another would finish earlier,
+//! including workers that are still loading the previous package's weights.
 
 use std::collections::BTreeSet;
 use std::time::Duration;

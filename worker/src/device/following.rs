@@ -184,7 +184,7 @@ impl Reductions {
 }
 
 impl Drop for Reductions {
-    /// However they end, and where they never began: the sums are the engine's again.
+    /// Whether the reductions finished, failed or never started, the engine owns its sums again.
     fn drop(&mut self) {
         let epoch = self.group.epoch;
         self.worker_state.with(|orders| {

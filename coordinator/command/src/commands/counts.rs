@@ -7,7 +7,7 @@ use obsdiff_core::PlanError;
 use obsdiff_proto::{ByteSize, JobSpec, PackagesSpec, Plan};
 
 use crate::Result;
-use crate::budget::with_budget;
+use crate::budget::with_surveys;
 use crate::described::Described;
 use crate::job::JobFile;
 use crate::machine::MachineRates;
@@ -53,7 +53,7 @@ pub(super) fn counts(
             continue;
         }
         planned = packages;
-        let other = with_budget(job, described, other)?;
+        let other = with_surveys(job, described, other)?;
         let cost = described.cost(spec, &other);
         let mark = if packages == plan.packages.len() { " (this job)" } else { "" };
         table.row([

@@ -10,7 +10,7 @@ use obsdiff_worker::conditioning::ConditioningFile;
 
 use super::counts::counts;
 use super::plan_sizes;
-use crate::budget::with_budget;
+use crate::budget::with_surveys;
 use crate::cli::PlanArgs;
 use crate::clock::Clock;
 use crate::context::CommandContext;
@@ -41,7 +41,7 @@ pub(super) fn plan(args: &PlanArgs, context: &mut CommandContext<'_>) -> Result<
     conditioning::check(&job, conditioning.as_ref(), &described, &prompts)?;
     let spec = &job.spec;
     let bare = described.plan(&job)?;
-    let plan = with_budget(&job, &described, bare.clone())?;
+    let plan = with_surveys(&job, &described, bare.clone())?;
     let cost = described.cost(spec, &plan);
     write!(
         context.out,

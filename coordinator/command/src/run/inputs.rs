@@ -11,7 +11,7 @@ use rustix::fs::Access;
 
 use super::places;
 use super::state::has_written;
-use crate::budget::with_budget;
+use crate::budget::with_surveys;
 use crate::described::Described;
 use crate::job::JobFile;
 use crate::prompts::JobPrompts;
@@ -62,7 +62,7 @@ impl Inputs {
         if let Some(memory) = memory {
             fit::check(job, &described, &plan, workers, memory)?;
         }
-        let plan = with_budget(job, &described, plan)?;
+        let plan = with_surveys(job, &described, plan)?;
         let weights = Arc::new(described.pipeline.transformer_weights()?);
         let model_files = digests(described.pipeline.path(), &described.files, &|| ())?;
         let prompt_files = prompts.files(&job.spec).into_iter().chain(conditioning::digest(job)?).collect();

@@ -98,6 +98,7 @@ impl Core {
         if self.attempt.is_some() || !self.settled() || self.now < self.group_failures.again {
             return;
         }
+        // Who holds a survey's sums joins no group before it has applied what the survey found.
         let up_to_date =
             |worker| self.members.get(&worker).is_none_or(|member| member.applied == self.committed);
         if !open.ledger.holders().all(up_to_date) {

@@ -37,13 +37,18 @@ pub(super) struct Curve {
 }
 
 impl Curve {
-    /// The logarithm of the error is interpolated between the ratios tried, which ascend.
+    /// The logarithm of the error is interpolated between the ratios tried, which ascend; from a ratio without error on, the error itself.
     fn error(&self, tried: &[f64], ratio: f64) -> f64 {
-        let log = |i: usize| self.errors.get(i).copied().unwrap_or(0.0).max(f64::MIN_POSITIVE).ln();
+        let found = |i: usize| self.errors.get(i).copied().unwrap_or(0.0);
         let above = tried.partition_point(|r| *r < ratio).clamp(1, tried.len().max(2) - 1);
-        let (Some(low), Some(high)) = (tried.get(above - 1), tried.get(above)) else { return log(0).exp() };
+        let (Some(low), Some(high)) = (tried.get(above - 1), tried.get(above)) else { return found(0) };
         let share = if high > low { ((ratio - low) / (high - low)).clamp(0.0, 1.0) } else { 0.0 };
-        (log(above - 1) * (1.0 - share) + log(above) * share).exp()
+        let (before, after) = (found(above - 1), found(above));
+        if before > 0.0 && after > 0.0 {
+            (before.ln() * (1.0 - share) + after.ln() * share).exp()
+        } else {
+            before * (1.0 - share) + after * share
+        }
     }
 }
 
@@ -219,6 +224,14 @@ mod tests {
         for (ratio, error) in [(0.2, 0.01), (0.25, 0.02), (0.3, 0.04), (0.35, 0.08), (0.9, 163.84)] {
             assert!((curve.error(&TRIED, ratio) / error - 1.0).abs() < 1e-9, "at {ratio}");
         }
+    }
+
+    #[test]
+    fn an_error_of_nothing_does_not_make_small_ratios_free() {
+        let curve = Curve { size: 1.0, cost: 1.0, errors: vec![0.0, 0.02] };
+        assert_eq!([0.0, 0.05, 0.1].map(|ratio| curve.error(&[0.0, 0.1], ratio)), [0.0, 0.01, 0.02]);
+        let dead = Curve { errors: vec![0.0, 0.0], ..curve };
+        assert_eq!(dead.error(&[0.0, 0.1], 0.05), 0.0);
     }
 
     #[test]
