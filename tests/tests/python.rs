@@ -71,12 +71,14 @@ fn sampled(pipeline: &Path, guidance: f64, prompts: &[&str]) -> (Tensor, Tensor)
         width: Some(32),
         max_sequence_length: 24,
         batch: 1,
+        dtype: obsdiff_proto::ComputeType::F32,
     };
     let folder = PipelineFolder::open(pipeline).unwrap();
     let prompts: Vec<String> = prompts.iter().map(|prompt| prompt.to_string()).collect();
     let progress = Progress::lines(std::io::sink(), monotonic());
     let sampling = Sampling::new(&folder, &prompts, settings, pipeline.parent().unwrap(), &progress).unwrap();
-    let latents = sampling.latents(&*load_transformer(&folder).unwrap(), "sample", &progress).unwrap();
+    let latents =
+        sampling.latents(&*load_transformer(&folder, DType::F32).unwrap(), "sample", &progress).unwrap();
     let pictures = folder.vae(&Device::Cpu).unwrap().decode(&latents).unwrap();
     (latents, pictures)
 }

@@ -48,7 +48,7 @@ fn pruned(method: &str, pattern: &[&str], refine: &str) -> Summary {
 /// Holds masks of alternating directions, with shares where they cost least, to what they reached in plain f64.
 fn surveyed_error_is_at_most(model: &[&str], pattern: &[&str], share: f64, most: f64, oracle: f64) {
     let summary = pruned("admm", &[model, pattern].concat(), "sparsity.refine=5");
-    let (zeros, weights) = summary.zeros();
+    let (zeros, weights) = (summary.zeros, summary.weights);
     let error = summary.held_out.unwrap().relative;
     println!("{}: latents {error:.4} (at most {most}; the oracle's {oracle})", pattern.join(", "));
     assert!(error <= most);

@@ -1,10 +1,12 @@
 //! What a command gets from its process: the environment, the clock, standard output. No other code reads these.
 
 use std::ffi::OsString;
+use std::fmt;
 use std::io::Write;
 
 use obsdiff_files::Disk;
 use obsdiff_proto::ByteSize;
+use serde::Serialize;
 
 use crate::cli::JobArgs;
 use crate::clock::Clock;
@@ -60,6 +62,19 @@ impl CommandContext<'_> {
         let threads = threads.unwrap_or(0) as usize;
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global();
         pool.map_err(|e| Error::thread(&e))
+    }
+
+    /// Prints a command's result, as text or as one JSON object.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn print<T: fmt::Display + Serialize>(&mut self, result: &T, json: bool) -> Result<()> {
+        if json {
+            serde_json::to_writer_pretty(&mut *self.out, result).map_err(std::io::Error::from)?;
+            Ok(writeln!(self.out)?)
+        } else {
+            Ok(writeln!(self.out, "{result}")?)
+        }
     }
 
     /// Progress on standard error.

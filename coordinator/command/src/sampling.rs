@@ -7,14 +7,16 @@ use candle_core::{DType, Device, Tensor};
 use obsdiff_engine::calibrate::{Encoded, Trajectories};
 use obsdiff_engine::model::DiffusionModel;
 use obsdiff_engine::pipeline::PipelineFolder;
-use obsdiff_worker::preparation::not_a_pipeline;
+use obsdiff_proto::ComputeType;
+use obsdiff_worker::preparation::{compute_type, not_a_pipeline};
+use serde::Serialize;
 use tracing::info_span;
 
 use crate::progress::Progress;
 use crate::{Error, Result};
 
 /// How trajectories run.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Settings {
     /// Denoising steps.
     pub steps: usize,
@@ -32,6 +34,8 @@ pub struct Settings {
     pub max_sequence_length: usize,
     /// Prompts that run as one batch.
     pub batch: usize,
+    /// The type forward calls compute in.
+    pub dtype: ComputeType,
 }
 
 /// Prompts that are encoded once and run through each transformer to compare.
@@ -59,7 +63,8 @@ impl Sampling {
         let tokens = settings.max_sequence_length;
         let encoded = encoding(texts.len(), progress, |on_encoded| {
             let encoders = pipeline.text_encoders(tokens, &Device::Cpu)?;
-            Ok(Encoded::new(&encoders, &texts, (DType::F32, &Device::Cpu), folder, on_encoded)?)
+            let dtype = compute_type(settings.dtype);
+            Ok(Encoded::new(&encoders, &texts, (dtype, &Device::Cpu), folder, on_encoded)?)
         })?;
         let trajectories = Trajectories::new(schedule, guidance, settings.seed, size, encoded);
         Ok(Self { trajectories, batch: settings.batch })
@@ -139,14 +144,14 @@ pub(crate) fn open_pipeline(path: &Path) -> Result<PipelineFolder> {
     }
 }
 
-/// Loads a pipeline's transformer to compute in f32 on the CPU.
+/// Loads a pipeline's transformer to compute in `dtype` on the CPU.
 ///
 /// # Errors
 /// When its configuration or its weights cannot be used.
-pub fn load_transformer(pipeline: &PipelineFolder) -> Result<Box<dyn DiffusionModel>> {
+pub fn load_transformer(pipeline: &PipelineFolder, dtype: DType) -> Result<Box<dyn DiffusionModel>> {
     let _span = info_span!("load").entered();
     let weights = pipeline.transformer_weights()?;
-    Ok(pipeline.transformer_config().load(&weights, DType::F32, &Device::Cpu)?)
+    Ok(pipeline.transformer_config().load(&weights, dtype, &Device::Cpu)?)
 }
 
 /// For each prompt, the L2 norm of the difference of two latents over that of the first: ||pruned - dense|| / ||dense||.

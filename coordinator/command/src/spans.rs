@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::{self, ThreadId};
 use std::time::Duration;
 
+use obsdiff_engine::export::MeasuredPhase;
 use obsdiff_proto::lock;
 use tracing::{Subscriber, span};
 use tracing_subscriber::Layer;
@@ -157,6 +158,17 @@ impl SpanReport {
     /// The self time of the spans of this name within the root span; zero where none was entered.
     pub fn time(&self, name: &str) -> Duration {
         self.rows.iter().find(|row| row.name == name).map_or(Duration::ZERO, |row| row.time)
+    }
+
+    /// The rows as a record keeps them.
+    pub fn phases(&self) -> Vec<MeasuredPhase> {
+        let phase = |row: &SpanRow| MeasuredPhase {
+            phase: row.name.to_owned(),
+            calls: row.entered,
+            seconds: row.time.as_secs_f64(),
+            beside_seconds: row.elsewhere.as_secs_f64(),
+        };
+        self.rows.iter().map(phase).collect()
     }
 }
 

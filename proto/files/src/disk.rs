@@ -186,6 +186,12 @@ impl Disk {
         }
     }
 
+    /// Moves a file to the name of another one, which it replaces.
+    pub fn replace(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.before(Operation::Rename, to)?;
+        fs::rename(from, to)
+    }
+
     /// Removes a file.
     pub fn remove_file(&self, path: &Path) -> io::Result<()> {
         self.before(Operation::RemoveFile, path)?;

@@ -225,9 +225,11 @@ fn holds(further: &Value, share: f64) {
         job: spec,
         hardware: String::new(),
         inputs: Vec::new(),
+        held_out: Vec::new(),
         linears: Vec::new(),
         structures: Vec::new(),
         sizes: None,
+        measured: None,
     };
     let export = Export {
         source: &path,

@@ -67,9 +67,11 @@ fn record() -> PruningRecord {
         obsdiff: "0".into(),
         job: serde_json::from_value(job).unwrap(),
         inputs: vec![],
+        held_out: vec![],
         linears: vec![],
         structures: vec![],
         sizes: None,
+        measured: None,
     }
 }
 

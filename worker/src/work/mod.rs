@@ -33,6 +33,8 @@ pub struct Work<'a> {
     pub inputs: Vec<InputDigest>,
     /// The trajectories of its prompts.
     pub trajectories: &'a Arc<Trajectories>,
+    /// The texts of the held-out prompts, where they are known.
+    pub held_out: &'a [String],
     /// Final latents of the dense model on the held-out prompts, where they are known.
     pub dense: Option<&'a Tensor>,
     /// What the output is written by.
@@ -73,9 +75,11 @@ impl<'a> Work<'a> {
                 obsdiff_engine::hardware()
             },
             inputs: self.inputs.clone(),
+            held_out: self.held_out.to_vec(),
             linears: pruned.linears.clone(),
             structures: pruned.structures.clone(),
             sizes,
+            measured: None,
         };
         Ok((record, shrink))
     }

@@ -93,12 +93,16 @@ pub enum CliCommand {
     /// Make pictures from prompts.
     ///
     /// With the same seeds diffusers makes the same pictures, on a CPU in f32.
+    ///
+    /// Of a pipeline that obsdiff pruned, `pruning.json` names the job: its steps, guidance, size and type of forward calls are taken,
+    /// and its held-out prompts, unless options say otherwise.
     Sample(SampleArgs),
     /// Compare a pruned pipeline with the dense one on the same prompts and seeds.
     ///
     /// For each prompt it prints the error of the final latents, ||pruned - dense|| / ||dense||, and the peak signal-to-noise ratio
     /// (PSNR) of the pictures. It writes a grid of pictures: a row of dense ones, below it the same prompts from the pruned pipeline,
-    /// and so on.
+    /// and so on. Prompts and settings are those of the job that pruned, by PRUNED's `pruning.json`, unless options say otherwise: so
+    /// the error is the one that `run` told.
     Compare(CompareArgs),
 }
 
@@ -114,6 +118,9 @@ pub struct RunArgs {
     /// Workers in this process, which share its threads. Each has Grams of its own; the result does not depend on their number.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub workers: u32,
+    /// Print one JSON object with the same figures instead of text. Numbers with a unit have it in their names.
+    #[arg(long)]
+    pub json: bool,
     /// How the process runs.
     #[command(flatten)]
     pub process: ProcessArgs,
@@ -248,9 +255,8 @@ pub struct SampleArgs {
 
 /// `compare DENSE PRUNED`
 #[derive(Debug, Args)]
-#[command(
-    after_long_help = "Example:\n  obsdiff compare stable-diffusion-3.5-medium out --prompts heldout.txt --count 8"
-)]
+#[command(after_long_help = "Example:\n  obsdiff compare stable-diffusion-3.5-medium out\n  \
+        obsdiff compare stable-diffusion-3.5-medium out --prompts others.txt --count 8")]
 pub struct CompareArgs {
     /// The dense pipeline.
     #[arg(value_name = "DENSE", value_parser = path())]
@@ -267,13 +273,17 @@ pub struct CompareArgs {
     /// Also measure the time of a forward call of each, and compare it with its arithmetic.
     #[arg(long)]
     pub speed: bool,
+    /// Print one JSON object with the same figures instead of text. Numbers with a unit have it in their names.
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// What pictures show, and how they are made.
 #[derive(Debug, Args)]
 pub struct SamplingArgs {
-    /// A prompt. May be given several times.
-    #[arg(long = "prompt", value_name = "TEXT", required_unless_present = "file", conflicts_with = "file")]
+    /// A prompt. May be given several times. Without any, and without a file, a pruned pipeline's prompts are those that its job held
+    /// out.
+    #[arg(long = "prompt", value_name = "TEXT", conflicts_with_all = ["file", "count"])]
     pub prompts: Vec<String>,
     /// A file of prompts: .txt with one a line, or .csv, .tsv or .jsonl with --column.
     #[arg(long = "prompts", id = "file", value_name = "FILE", value_parser = path())]
@@ -281,34 +291,36 @@ pub struct SamplingArgs {
     /// The column of the file that holds the prompt.
     #[arg(long, requires = "file")]
     pub column: Option<String>,
-    /// Prompts used, from the start of the file [default: 8, or as many as there are].
-    #[arg(long, requires = "file", value_parser = clap::value_parser!(u32).range(1..))]
+    /// Prompts used, from the first one on [default: 8 of a file, all of those held out].
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
     pub count: Option<u32>,
-    /// Denoising steps.
-    #[arg(long, default_value_t = 25, value_parser = clap::value_parser!(u32).range(1..=100_000))]
-    pub steps: u32,
-    /// Guidance [default: that of diffusers' pipeline for the model]. Where it is classifier-free, at most 1 runs without the negative
-    /// prompt.
+    /// Denoising steps [default: the job's, else 25].
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub steps: Option<u32>,
+    /// Guidance [default: the job's, else that of diffusers' pipeline for the model]. Where it is classifier-free, at most 1 runs
+    /// without the negative prompt.
     #[arg(long, value_parser = guidance)]
     pub guidance: Option<f64>,
-    /// Classifier-free guidance of models that take guidance as an input; at most 1 runs without the negative prompt.
-    #[arg(long, default_value_t = 1.0, value_parser = guidance)]
-    pub true_guidance: f64,
-    /// Prompt i starts from the noise of seed + i.
-    #[arg(long, default_value_t = 0)]
-    pub seed: u64,
-    /// Height in pixels [default: the model's own].
+    /// Classifier-free guidance of models that take guidance as an input; at most 1 runs without the negative prompt [default: the
+    /// job's, else 1].
+    #[arg(long, value_parser = guidance)]
+    pub true_guidance: Option<f64>,
+    /// Prompt i starts from the noise of seed + i [default: the job's, with the places of held-out prompts counted on from those that
+    /// calibrate; else 0].
+    #[arg(long)]
+    pub seed: Option<u64>,
+    /// Height in pixels [default: the job's, else the model's own].
     #[arg(long)]
     pub height: Option<u32>,
-    /// Width in pixels [default: the model's own].
+    /// Width in pixels [default: the job's, else the model's own].
     #[arg(long)]
     pub width: Option<u32>,
-    /// Tokens of the T5 prompt [default: those of diffusers' pipeline for the model].
+    /// Tokens of the T5 prompt [default: the job's, else those of diffusers' pipeline for the model].
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=512))]
     pub max_sequence_length: Option<u32>,
-    /// Prompts that run as one batch.
-    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..))]
-    pub batch: u32,
+    /// Prompts that run as one batch [default: a shard of the job, else 4].
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+    pub batch: Option<u32>,
     /// How the process runs.
     #[command(flatten)]
     pub process: ProcessArgs,

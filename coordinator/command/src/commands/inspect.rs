@@ -179,9 +179,8 @@ fn scan(path: &Path, weights: &Weights, prunable: Option<&HashSet<String>>) -> R
 
 /// What obsdiff said of each linear when it pruned the pipeline whose transformer lies in `folder`; nothing of other pipelines.
 fn recorded(folder: &Path) -> HashMap<String, PrunedLinear> {
-    let text = folder.parent().and_then(|pipeline| fs::read(pipeline.join("pruning.json")).ok());
-    // A file of this name that others wrote says nothing here.
-    let record = text.and_then(|text| serde_json::from_slice::<PruningRecord>(&text).ok());
+    // A record that cannot be read says nothing here.
+    let record = folder.parent().and_then(|pipeline| PruningRecord::read(pipeline).ok().flatten());
     let linears = record.into_iter().flat_map(|record| record.linears);
     linears.map(|linear| (linear.name.clone(), linear)).collect()
 }

@@ -1,6 +1,7 @@
 //! What each command does.
 
 mod compare;
+mod comparison;
 mod coordinator;
 mod counts;
 mod encode;
@@ -9,6 +10,7 @@ mod models;
 mod pictures;
 mod plan;
 mod plan_sizes;
+mod request;
 mod run;
 mod sample;
 mod speed;

@@ -6,61 +6,12 @@ use candle_core::{Device, Tensor};
 use obsdiff_engine::pipeline::{Picture, PipelineFolder};
 use obsdiff_files::{Overlap, ResolvedPath};
 
-use crate::cli::SamplingArgs;
-use crate::prompts::read_prompts;
-use crate::sampling::Settings;
 use crate::{Error, Result, picture};
 
 /// White pixels between the pictures of a grid.
 const GAP: u32 = 4;
-/// Prompts of a file that are used where no count is given.
-const DEFAULT_COUNT: u32 = 8;
 /// Pictures in a row of a grid.
 pub(super) const COLUMNS: usize = 8;
-
-impl SamplingArgs {
-    /// The prompts: those of the flags, or those of the file.
-    pub(super) fn read_prompts(&self) -> Result<Vec<String>> {
-        let prompts = match &self.file {
-            Some(file) => {
-                let most = self.count.unwrap_or(DEFAULT_COUNT) as usize;
-                let prompts = read_prompts(file, self.column.as_deref(), Some(most))?;
-                if self.count.is_some() && prompts.len() < most {
-                    let problem =
-                        format!("is {most}, but {} holds {} prompts", file.display(), prompts.len());
-                    return Err(Error::key("--count", problem));
-                }
-                prompts
-            }
-            None => self.prompts.clone(),
-        };
-        match self.seed.checked_add(prompts.len() as u64) {
-            Some(_) => Ok(prompts),
-            None => Err(Error::key(
-                "--seed",
-                format!(
-                    "is {}, but prompt i starts from the noise of seed + i, which is at most 2^64 - 1",
-                    self.seed
-                ),
-            )),
-        }
-    }
-
-    /// How the pictures are made; what was not given is as diffusers' pipeline for the model has it.
-    pub(super) fn settings(&self, pipeline: &PipelineFolder) -> Settings {
-        let defaults = pipeline.transformer_config().defaults();
-        Settings {
-            steps: self.steps as usize,
-            guidance: self.guidance.unwrap_or(defaults.guidance),
-            true_guidance: self.true_guidance,
-            seed: self.seed,
-            height: self.height,
-            width: self.width,
-            max_sequence_length: self.max_sequence_length.unwrap_or(defaults.max_sequence_length) as usize,
-            batch: self.batch as usize,
-        }
-    }
-}
 
 /// The engine names the key of a job that an argument comes from; here it came from a flag.
 pub(super) fn argument_of_flag(error: Error) -> Error {

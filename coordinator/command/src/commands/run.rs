@@ -27,5 +27,5 @@ pub(super) fn run(args: &RunArgs, context: &mut CommandContext<'_>) -> Result<()
         disk: &context.disk,
     };
     let summary = crate::run::run(&job, &process)?;
-    Ok(writeln!(context.out, "{summary}")?)
+    context.print(&summary, args.json)
 }

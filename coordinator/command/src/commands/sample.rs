@@ -4,8 +4,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use obsdiff_engine::pipeline::Picture;
+use obsdiff_worker::preparation::compute_type;
 
 use super::pictures::{COLUMNS, argument_of_flag, check_format, check_out, decode, is_png, write_grid};
+use super::request::Request;
 use crate::cli::SampleArgs;
 use crate::context::CommandContext;
 use crate::sampling::{Sampling, load_transformer, open_pipeline};
@@ -19,16 +21,19 @@ pub(super) fn sample(args: &SampleArgs, context: &mut CommandContext<'_>) -> Res
     let process = &args.sampling.process;
     context.use_threads(process.threads)?;
     check_format(&args.out)?;
-    let prompts = args.sampling.read_prompts()?;
+    let request = Request::read(&args.sampling, &args.pipeline)?;
+    let prompts = &request.prompts;
     let inputs = [Some(&args.pipeline), args.sampling.file.as_ref()];
     let inputs: Vec<&Path> = inputs.into_iter().flatten().map(PathBuf::as_path).collect();
     let folder = check_out(&args.out, &files(&args.out, prompts.len())?, &inputs)?;
     let pipeline = open_pipeline(&args.pipeline)?;
     let progress = context.progress(process.quiet);
-    let sampling = Sampling::new(&pipeline, &prompts, args.sampling.settings(&pipeline), folder, &progress)
-        .map_err(argument_of_flag)?;
-    let latents = sampling.latents(&*load_transformer(&pipeline)?, "sample", &progress)?;
-    write(args, &prompts, &decode(&pipeline, &latents)?, context)
+    let settings = request.settings(&pipeline);
+    let sampling =
+        Sampling::new(&pipeline, prompts, settings, folder, &progress).map_err(argument_of_flag)?;
+    let transformer = load_transformer(&pipeline, compute_type(settings.dtype))?;
+    let latents = sampling.latents(&*transformer, "sample", &progress)?;
+    write(args, prompts, &decode(&pipeline, &latents)?, context)
 }
 
 fn write(

@@ -3,9 +3,10 @@
 use std::fmt;
 use std::time::Duration;
 
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use obsdiff_engine::model::{Denoise, DiffusionModel, NoTap};
 use obsdiff_engine::pipeline::{PipelineFolder, noise};
+use serde::Serialize;
 
 use crate::Result;
 use crate::context::CommandContext;
@@ -18,11 +19,19 @@ const ROUNDS: [usize; 2] = [5, 200];
 const LONG: Duration = Duration::from_secs(10);
 
 /// The time and the arithmetic of a forward call on one picture, of the dense transformer and of the pruned one.
+#[derive(Serialize)]
 pub(super) struct Speed {
-    image: usize,
-    text: usize,
-    times: [Duration; 2],
-    flops: [f64; 2],
+    image_tokens: usize,
+    text_tokens: usize,
+    dense: ForwardCall,
+    pruned: ForwardCall,
+}
+
+/// A forward call of one transformer.
+#[derive(Serialize)]
+struct ForwardCall {
+    seconds: f64,
+    flops: f64,
 }
 
 /// The fastest call of each transformer, on noise. The two take turns, so that other load on the machine affects both.
@@ -49,7 +58,7 @@ pub(super) fn measure(
         pooled: &pooled,
         guidance: guidance.as_ref(),
     };
-    let models = [load_transformer(dense)?, load_transformer(pruned)?];
+    let models = [load_transformer(dense, DType::F32)?, load_transformer(pruned, DType::F32)?];
     let time = |model: &dyn DiffusionModel| -> Result<Duration> {
         let start = (context.clock)();
         model.forward(&call, &mut NoTap)?;
@@ -65,25 +74,32 @@ pub(super) fn measure(
             *best = time(&**model)?.min(*best);
         }
     }
-    let flops = [dense, pruned].map(|p| p.transformer_config().flops(1, size.tokens, tokens));
-    Ok(Speed { image: size.tokens, text: tokens, times, flops })
+    let call = |pipeline: &PipelineFolder, time: Duration| ForwardCall {
+        seconds: time.as_secs_f64(),
+        flops: pipeline.transformer_config().flops(1, size.tokens, tokens),
+    };
+    Ok(Speed {
+        image_tokens: size.tokens,
+        text_tokens: tokens,
+        dense: call(dense, times[0]),
+        pruned: call(pruned, times[1]),
+    })
 }
 
 impl fmt::Display for Speed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let [dense, pruned] = self.times;
-        let [all, left] = self.flops;
-        let less_time = 1.0 - pruned.as_secs_f64() / dense.as_secs_f64();
-        let less_flops = 1.0 - left / all;
+        let Self { dense, pruned, .. } = self;
+        let less_time = 1.0 - pruned.seconds / dense.seconds;
+        let less_flops = 1.0 - pruned.flops / dense.flops;
         write!(
             f,
             "forward call with {} image and {} text tokens: dense {} ({}), pruned {} ({})\n{:.1}% less time for {:.1}% less arithmetic",
-            self.image,
-            self.text,
-            milliseconds(dense),
-            text::flops(all),
-            milliseconds(pruned),
-            text::flops(left),
+            self.image_tokens,
+            self.text_tokens,
+            milliseconds(dense.seconds),
+            text::flops(dense.flops),
+            milliseconds(pruned.seconds),
+            text::flops(pruned.flops),
             100.0 * less_time,
             100.0 * less_flops,
         )?;
@@ -91,6 +107,6 @@ impl fmt::Display for Speed {
     }
 }
 
-fn milliseconds(time: Duration) -> String {
-    format!("{:.2} ms", time.as_secs_f64() * 1e3)
+fn milliseconds(seconds: f64) -> String {
+    format!("{:.2} ms", seconds * 1e3)
 }

@@ -2,37 +2,26 @@
 
 use candle_core::Tensor;
 use obsdiff_engine::calibrate::Trajectories;
+use obsdiff_engine::export::HeldOutError;
 use obsdiff_engine::model::DiffusionModel;
-use serde::Serialize;
 
 use super::Inputs;
 use crate::Result;
 use crate::progress::Progress;
 use crate::sampling::{final_latents, relative_errors};
 
-/// The error of final latents on held-out prompts.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct HeldOutError {
-    /// ||pruned - dense|| / ||dense||, L2 over all prompts together: same prompts, same noise.
-    pub relative: f64,
-    /// The same of each prompt by itself.
-    pub per_prompt: Vec<f64>,
-}
-
-impl HeldOutError {
-    /// The error of `pruned` against `dense`, both `prompts x channels x height x width`.
-    ///
-    /// # Errors
-    /// When their shapes differ.
-    pub fn between(dense: &Tensor, pruned: &Tensor) -> Result<Self> {
-        let together = |latents: &Tensor| latents.flatten_all()?.unsqueeze(0);
-        let whole = || Ok::<_, candle_core::Error>((together(dense)?, together(pruned)?));
-        let (dense_whole, pruned_whole) = whole().map_err(obsdiff_engine::Error::from)?;
-        Ok(Self {
-            relative: relative_errors(&dense_whole, &pruned_whole)?.into_iter().sum(),
-            per_prompt: relative_errors(dense, pruned)?,
-        })
-    }
+/// The error of `pruned` against `dense`, both `prompts x channels x height x width`.
+///
+/// # Errors
+/// When their shapes differ.
+pub(crate) fn error(dense: &Tensor, pruned: &Tensor) -> Result<HeldOutError> {
+    let together = |latents: &Tensor| latents.flatten_all()?.unsqueeze(0);
+    let whole = || Ok::<_, candle_core::Error>((together(dense)?, together(pruned)?));
+    let (dense_whole, pruned_whole) = whole().map_err(obsdiff_engine::Error::from)?;
+    Ok(HeldOutError {
+        relative: relative_errors(&dense_whole, &pruned_whole)?.into_iter().sum(),
+        per_prompt: relative_errors(dense, pruned)?,
+    })
 }
 
 /// Final latents of the held-out prompts, in batches of a shard's size; nothing where there are none.

@@ -1,7 +1,7 @@
 //! The main job: a pipeline and prompts in, a pruned pipeline out.
 
 mod display;
-mod held_out;
+pub(crate) mod held_out;
 mod inputs;
 mod local;
 mod memory;
@@ -10,32 +10,32 @@ mod state;
 mod summary;
 mod workers;
 
+use std::path::Path;
 use std::sync::Arc;
 
 use candle_core::Tensor;
 use obsdiff_coordinator::JobState;
 use obsdiff_engine::calibrate::Trajectories;
-use obsdiff_engine::export::PruningRecord;
-use obsdiff_engine::model::DiffusionModel;
+use obsdiff_engine::export::{HeldOutError, Measured, PruningRecord};
+use obsdiff_engine::pipeline::PipelineFolder;
 use obsdiff_files::Disk;
 use obsdiff_proto::ByteSize;
 use obsdiff_store::JobStore;
 use obsdiff_worker::conditioning::{
     ConditioningObjects, StoredConditionings, encode_missing, made_by, put_missing,
 };
-use obsdiff_worker::preparation;
+use obsdiff_worker::preparation::{self, compute_type};
 use obsdiff_worker::work::Work;
 use tokio::runtime::Handle;
 
 use crate::described::unprepared;
 use crate::job::JobFile;
 use crate::progress::Progress;
-use crate::sampling::encoding;
-use crate::spans::Spans;
+use crate::sampling::{encoding, load_transformer};
+use crate::spans::{SpanReport, Spans};
 use crate::{Error, Result};
 
 pub use display::{Display, PhaseDisplay};
-pub use held_out::HeldOutError;
 pub use inputs::Inputs;
 pub use memory::peak_resident;
 pub use state::open_state;
@@ -79,48 +79,43 @@ pub fn run(job: &JobFile, process: &RunContext<'_>) -> Result<Summary> {
     note(&state, progress);
     progress.keep(state.job.committed as usize, inputs.plan.packages.len(), state.url());
     drop(running);
-    let summary = |record, held_out| {
-        let predicted = inputs.predicted_peak(job, workers);
-        Summary { record, held_out, spans: spans.report(), predicted, peak_resident: peak_resident() }
+    let finished = match written_record(job).filter(|_| is_left_over(&state, &inputs)) {
+        Some(record) => Ok((record, spans.report())),
+        None => prune(job, &inputs, &state, process, &root),
     };
-    if let Some(record) = written_record(job).filter(|_| is_left_over(&state, &inputs)) {
-        progress.written(&job.spec.output.path);
-        state.remove(disk);
-        return Ok(summary(record, None));
-    }
-    let pruned = prune(job, &inputs, &state, process, &root);
-    let (record, held_out) = match pruned {
-        Ok(pruned) => {
+    match finished {
+        Ok((record, spans)) => {
             progress.written(&job.spec.output.path);
             state.remove(disk);
-            pruned
+            Ok(Summary::new(record, spans, inputs.predicted_peak(job, workers)))
         }
-        Err(error) => return Err(state::after(state, error, disk)),
-    };
-    Ok(summary(record, held_out))
+        Err(error) => Err(state::after(state, error, disk)),
+    }
 }
 
-/// How far the pruned model's latents are from the dense one's, where those are known.
+/// How far the latents of the pruned model, as it was written, are from the dense one's, where those are known.
 fn compared(
-    pruned: &dyn DiffusionModel,
+    job: &JobFile,
     trajectories: &Arc<Trajectories>,
     inputs: &Inputs,
     dense: Option<&Tensor>,
     progress: &Progress,
 ) -> Result<Option<HeldOutError>> {
     let Some(dense) = dense else { return Ok(None) };
-    let latents = held_out::latents(pruned, trajectories, inputs, "pruned", progress)?;
-    latents.map(|latents| HeldOutError::between(dense, &latents)).transpose()
+    let written = PipelineFolder::open_without_text(Path::new(&job.spec.output.path))?;
+    let pruned = load_transformer(&written, compute_type(job.spec.model.dtype))?;
+    let latents = held_out::latents(&*pruned, trajectories, inputs, "pruned", progress)?;
+    latents.map(|latents| held_out::error(dense, &latents)).transpose()
 }
 
-/// Prunes and compares.
+/// Prunes, compares, and adds to the record what was measured. The time is that until then.
 fn prune(
     job: &JobFile,
     inputs: &Inputs,
     state: &JobState,
     process: &RunContext<'_>,
     root: &tracing::Span,
-) -> Result<(PruningRecord, Option<HeldOutError>)> {
+) -> Result<(PruningRecord, SpanReport)> {
     let &RunContext { workers, progress, spans, disk, .. } = process;
     let running = root.enter();
     let conditionings = encode(job, inputs, (state.store(), state.runtime().handle()), progress)?;
@@ -132,9 +127,20 @@ fn prune(
     let work = work(job, inputs, &trajectories, dense.as_ref(), disk);
     let engine = run_workers(&work, (job, inputs), state, model, workers, progress, spans.clock())?;
     let _running = root.enter();
-    let held_out = compared(engine.pruner().model(), &trajectories, inputs, dense.as_ref(), progress)?;
-    let (record, _) = work.record(&engine.pruned())?;
-    Ok((record, held_out))
+    let (mut record, _) = work.record(&engine.pruned())?;
+    // Its model makes room for the one that was written.
+    drop(engine);
+    let held_out = compared(job, &trajectories, inputs, dense.as_ref(), progress)?;
+    let report = spans.report();
+    record.measured = Some(Measured {
+        held_out,
+        seconds: report.whole.as_secs_f64(),
+        other_seconds: report.other.as_secs_f64(),
+        phases: report.phases(),
+        peak_memory_bytes: peak_resident().map(|peak| peak.0),
+    });
+    record.replace(Path::new(&job.spec.output.path), disk)?;
+    Ok((record, report))
 }
 
 /// Sees that the conditioning of every prompt is in the job's store, and opens it there.
@@ -172,8 +178,12 @@ pub(crate) fn work<'a>(
     dense: Option<&'a Tensor>,
     disk: &'a Disk,
 ) -> Work<'a> {
+    let calibration = &job.spec.calibration;
+    // A file of conditioning need not tell the texts, and other encoders may have made it.
+    let texts_known = calibration.prompts.is_some() || calibration.conditioning.is_none();
     Work {
         spec: &job.spec,
+        held_out: if texts_known { &inputs.prompts.held_out } else { &[] },
         model: inputs.described.model(),
         weights: &inputs.weights,
         plan: &inputs.plan,

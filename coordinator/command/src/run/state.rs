@@ -4,8 +4,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use obsdiff_coordinator::{JobInputs, JobState};
-use obsdiff_engine::export::{PruningRecord, RECORD_FILE};
-use obsdiff_files::{Disk, read_regular};
+use obsdiff_engine::export::PruningRecord;
+use obsdiff_files::Disk;
 use obsdiff_proto::JobError;
 use obsdiff_store::Prompts;
 
@@ -96,14 +96,9 @@ pub(super) fn after(state: JobState, error: Error, disk: &Disk) -> Error {
     error
 }
 
-/// Much more than a record of a million linears takes.
-const MAX_RECORD_BYTES: u64 = 1 << 30;
-
 /// The output's record, if the output exists.
 pub(super) fn written_record(job: &JobFile) -> Option<PruningRecord> {
-    let record = Path::new(&job.spec.output.path).join(RECORD_FILE);
-    let words = read_regular(&record, MAX_RECORD_BYTES).ok()?;
-    serde_json::from_slice(&words).ok()
+    PruningRecord::read(Path::new(&job.spec.output.path)).ok().flatten()
 }
 
 /// Where a job keeps its state: a directory or a URL.

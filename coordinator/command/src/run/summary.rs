@@ -5,22 +5,29 @@ use std::fmt;
 use obsdiff_engine::export::{PrunedLinear, PruningRecord};
 use obsdiff_proto::ByteSize;
 
-use super::HeldOutError;
+use obsdiff_engine::export::HeldOutError;
+use serde::Serialize;
+
 use crate::spans::SpanReport;
 use crate::text::{self, Table, percent};
 
-/// What a run did.
+/// What a run did; `--json` prints it as it is here.
+#[derive(Serialize)]
 pub struct Summary {
-    /// The content of `pruning.json`.
-    pub record: PruningRecord,
+    /// Weights of the pruned linears.
+    pub weights: u64,
+    /// Those of them that are zero.
+    pub zeros: u64,
+    /// The largest resident set that the plan predicts.
+    pub predicted_peak_memory_bytes: u64,
     /// The pruned model against the dense one; absent where no prompt was held out.
+    #[serde(skip)]
     pub held_out: Option<HeldOutError>,
     /// Where the time went.
+    #[serde(skip)]
     pub spans: SpanReport,
-    /// The largest resident set that the plan predicts.
-    pub predicted: ByteSize,
-    /// The largest resident set of the process.
-    pub peak_resident: Option<ByteSize>,
+    /// The content of `pruning.json`.
+    pub record: PruningRecord,
 }
 
 /// Marks of a bar that stands for all weights.
@@ -32,11 +39,17 @@ fn block_of(linear: &str) -> &str {
 }
 
 impl Summary {
-    /// Weights that are zero, and all weights, of the pruned linears.
-    pub fn zeros(&self) -> (u64, u64) {
+    /// What a run did whose output has this record.
+    pub(super) fn new(record: PruningRecord, spans: SpanReport, predicted: ByteSize) -> Self {
         let weights = |l: &PrunedLinear| l.shape[0] as u64 * l.shape[1] as u64;
-        let linears = &self.record.linears;
-        (linears.iter().map(|l| l.zeros).sum(), linears.iter().map(weights).sum())
+        Self {
+            weights: record.linears.iter().map(weights).sum(),
+            zeros: record.linears.iter().map(|l| l.zeros).sum(),
+            predicted_peak_memory_bytes: predicted.0,
+            held_out: record.measured.as_ref().and_then(|measured| measured.held_out.clone()),
+            spans,
+            record,
+        }
     }
 
     /// The share of each block's weights that is zero, as bars.
@@ -110,15 +123,15 @@ impl fmt::Display for Summary {
         }
         self.structures(f)?;
         writeln!(f, "{}", self.spans)?;
-        let (zeros, weights) = self.zeros();
         writeln!(
             f,
             "{} linears, {} of their weights are zero",
             self.record.linears.len(),
-            percent(zeros, weights)
+            percent(self.zeros, self.weights)
         )?;
-        if let Some(peak) = self.peak_resident {
-            writeln!(f, "peak memory {peak} ({} predicted)", self.predicted)?;
+        if let Some(peak) = self.record.measured.as_ref().and_then(|m| m.peak_memory_bytes) {
+            let predicted = ByteSize(self.predicted_peak_memory_bytes);
+            writeln!(f, "peak memory {} ({predicted} predicted)", ByteSize(peak))?;
         }
         if let Some(error) = &self.held_out {
             let prompts = error.per_prompt.len();

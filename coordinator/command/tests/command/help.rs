@@ -52,7 +52,7 @@ fn a_command_line_that_cannot_be_read_exits_with_2() {
         &["inspect", "--jsno", "."],
         &["run"],
         &["plan"],
-        &["sample", "."],
+        &["sample"],
         &["compare", "."],
     ] {
         let output = obsdiff(Path::new("."), args, &[]);

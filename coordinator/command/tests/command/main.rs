@@ -15,6 +15,7 @@ mod pictures;
 mod plan;
 mod plan_sizes;
 mod refusals;
+mod reproduced;
 mod run_refusals;
 mod setting;
 mod structured;

@@ -238,6 +238,12 @@ const CASES: &[Case] = &[
         &["prompts.txt: is neither a folder nor a .png file"],
     ),
     Case {
+        name: "nothing to sample",
+        args: &["sample", "pipeline"],
+        arrange: |_| {},
+        says: &["--prompt: is missing, and pipeline names no held-out prompts", "--prompts"],
+    },
+    Case {
         name: "fewer prompts than asked for",
         args: &["sample", "pipeline", "--prompts", "two.txt", "--count", "3"],
         arrange: |s| s.write("two.txt", "a\rb\r"),

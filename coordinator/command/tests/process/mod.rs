@@ -127,7 +127,15 @@ pub fn setting_of(sparsity: &str, steps: u32) -> tempfile::TempDir {
 pub fn result(folder: &Path) -> [Vec<u8>; 2] {
     let files = ["transformer/diffusion_pytorch_model.safetensors", "pruning.json"];
     assert!(!folder.join("out.state").exists(), "the state is left behind");
-    files.map(|file| fs::read(folder.join("out").join(file)).unwrap())
+    let [weights, record] = files.map(|file| fs::read(folder.join("out").join(file)).unwrap());
+    [weights, of_every_run(&record)]
+}
+
+/// A record without what differs from run to run.
+pub fn of_every_run(record: &[u8]) -> Vec<u8> {
+    let mut record: serde_json::Value = serde_json::from_slice(record).unwrap();
+    record.as_object_mut().unwrap().remove("measured");
+    serde_json::to_vec_pretty(&record).unwrap()
 }
 
 /// The result of one undisturbed process, of a job of so many steps.

@@ -2,6 +2,7 @@
 //!
 //! Knows tensors and names only.
 
+mod measured;
 mod record;
 mod rewrite;
 mod shrink;
@@ -12,8 +13,9 @@ use std::io::ErrorKind;
 use std::path::Path;
 
 use candle_core::Tensor;
-use obsdiff_files::{Disk, read_regular};
+use obsdiff_files::Disk;
 
+pub use measured::{HeldOutError, Measured, MeasuredPhase};
 pub use obsdiff_proto::InputDigest;
 pub use record::{PrunedLinear, PrunedStructure, PruningRecord, RECORD_FILE, Sizes};
 pub use shrink::{Kept, Shrink};
@@ -43,17 +45,15 @@ pub struct Export<'a> {
 
 impl Export<'_> {
     /// Writes the pipeline beside its destination and moves it into place. `pruned` gives the new tensor for the names whose
-    /// weights changed; one tensor at a time is converted to its stored type and written. A destination that holds this very record is
-    /// what another writer of the same job moved into place, before it was cut off: it stays.
+    /// weights changed; one tensor at a time is converted to its stored type and written. A destination that holds this very record,
+    /// whatever was measured since, is what another writer of the same job moved into place, before it was cut off: it stays.
     ///
     /// # Errors
     /// When the destination exists otherwise, a file cannot be read or written, or a weight leaves the range of its stored type.
     /// Nothing is left behind then. A process that is killed leaves a directory beside the destination, which the next one removes.
     pub fn write(&self, disk: &Disk, pruned: &dyn Fn(&str) -> Result<Option<Tensor>>) -> Result<()> {
-        let record = serde_json::to_vec_pretty(self.record).map_err(|e| {
-            Error::content(self.destination.join(RECORD_FILE), format!("cannot be written: {e}"))
-        })?;
-        if self.is_written(&record) {
+        let record = self.record.text(self.destination)?;
+        if self.record.is_in(self.destination) {
             return staging::settle(self.destination, disk);
         }
         let mut staging = Staging::create(self.destination, disk)?;
@@ -67,18 +67,12 @@ impl Export<'_> {
         staging.write(RECORD_FILE, &record)?;
         match staging.commit(self.destination) {
             Err(Error::Write { source, .. })
-                if source.kind() == ErrorKind::AlreadyExists && self.is_written(&record) =>
+                if source.kind() == ErrorKind::AlreadyExists && self.record.is_in(self.destination) =>
             {
                 staging::settle(self.destination, disk)
             }
             committed => committed,
         }
-    }
-
-    /// Whether the destination holds this very record: its pipeline is whole.
-    fn is_written(&self, record: &[u8]) -> bool {
-        let there = read_regular(&self.destination.join(RECORD_FILE), record.len() as u64);
-        there.is_ok_and(|there| there == record)
     }
 
     fn copy_components(&self, staging: &mut Staging<'_>) -> Result<()> {

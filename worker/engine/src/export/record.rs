@@ -1,12 +1,24 @@
 //! `pruning.json`: what was done to a pipeline, for people and for programs.
 
+use std::path::Path;
+
+use obsdiff_files::{Disk, read_regular};
 use obsdiff_proto::{InputDigest, JobSpec, Target};
 use serde::{Deserialize, Serialize};
+
+use super::measured::Measured;
+use crate::{Error, Result};
 
 /// The file in a pruned pipeline that says how it was pruned.
 pub const RECORD_FILE: &str = "pruning.json";
 
-/// The content of `pruning.json`. It holds nothing that differs between two runs of the same job.
+/// A new record is written to this file beside it, and then takes its name.
+const NEW_RECORD_FILE: &str = ".pruning.json.obsdiff";
+
+/// Much more than a record of a million linears takes.
+const MAX_RECORD_BYTES: u64 = 1 << 30;
+
+/// The content of `pruning.json`. All but [`Self::measured`] is the same in every run of the same job.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct PruningRecord {
     /// The version of obsdiff that wrote it.
@@ -18,6 +30,9 @@ pub struct PruningRecord {
     pub hardware: String,
     /// Digests of the files that decided the result.
     pub inputs: Vec<InputDigest>,
+    /// The prompts that were held out from calibration, in the order of their ids; none where their texts are not known.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub held_out: Vec<String>,
     /// Every pruned linear, in model order.
     pub linears: Vec<PrunedLinear>,
     /// Every structure that lost heads or neurons, in model order.
@@ -26,6 +41,73 @@ pub struct PruningRecord {
     /// What structured pruning made of the whole transformer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sizes: Option<Sizes>,
+    /// What the command that pruned on one machine measured, once the pipeline was written; absent where workers of other processes
+    /// pruned it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub measured: Option<Measured>,
+}
+
+impl PruningRecord {
+    /// The record of a pipeline that obsdiff has written; nothing where the folder has none, or a file of this name that is not
+    /// obsdiff's.
+    ///
+    /// # Errors
+    /// When the file cannot be read, or is a record that this release does not know.
+    pub fn read(pipeline: &Path) -> Result<Option<Self>> {
+        let path = pipeline.join(RECORD_FILE);
+        if path.symlink_metadata().is_err() {
+            return Ok(None);
+        }
+        let text = read_regular(&path, MAX_RECORD_BYTES).map_err(|e| Error::file(&path, e))?;
+        let Ok(value) = serde_json::from_slice::<serde_json::Value>(&text) else { return Ok(None) };
+        if value.get("obsdiff").is_none() {
+            return Ok(None);
+        }
+        let read = serde_json::from_value(value).map(Some);
+        read.map_err(|e| {
+            let problem = format!(
+                "is no record that this release of obsdiff can read: {e}; move it away to go on without it"
+            );
+            Error::content(path, problem)
+        })
+    }
+
+    /// The file's content.
+    pub(super) fn text(&self, pipeline: &Path) -> Result<Vec<u8>> {
+        let failed = |e| Error::content(pipeline.join(RECORD_FILE), format!("cannot be written: {e}"));
+        serde_json::to_vec_pretty(self).map_err(failed)
+    }
+
+    /// Whether a pipeline was written by the job of this record, with the same result.
+    pub(super) fn is_in(&self, pipeline: &Path) -> bool {
+        let text = |record: Self| Self { measured: None, ..record }.text(pipeline).ok();
+        let there = Self::read(pipeline).ok().flatten();
+        there.is_some_and(|there| text(there) == text(self.clone()))
+    }
+
+    /// Writes this record in place of the one that an export of the same job wrote. Whenever it is interrupted, one of the two is
+    /// there, whole.
+    ///
+    /// # Errors
+    /// When the pipeline has another job's record, or it cannot be written.
+    pub fn replace(&self, pipeline: &Path, disk: &Disk) -> Result<()> {
+        let path = pipeline.join(RECORD_FILE);
+        if !self.is_in(pipeline) {
+            let problem = "is not what the job has written: move the pipeline away and run the job again";
+            return Err(Error::content(path, problem));
+        }
+        let (new, text) = (pipeline.join(NEW_RECORD_FILE), self.text(pipeline)?);
+        let replaced = || {
+            if new.symlink_metadata().is_ok() {
+                // An earlier process ended while it wrote the file.
+                disk.remove_file(&new)?;
+            }
+            disk.write(&new, &text)?;
+            disk.replace(&new, &path)?;
+            disk.sync_folder(pipeline)
+        };
+        replaced().map_err(|e| Error::write(&path, e))
+    }
 }
 
 /// An attention or a feed-forward network that lost parts.

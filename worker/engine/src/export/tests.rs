@@ -61,9 +61,11 @@ fn record() -> PruningRecord {
         obsdiff: "0".into(),
         job: serde_json::from_value(job).unwrap(),
         inputs: vec![],
+        held_out: vec![],
         linears: vec![],
         structures: vec![],
         sizes: None,
+        measured: None,
     }
 }
 
@@ -251,4 +253,41 @@ fn what_is_not_kept_leaves_the_tensors_and_the_header() {
             assert_eq!(index["metadata"]["total_size"], total);
         }
     }
+}
+
+/// What a run measured in so many seconds.
+fn measured(seconds: f64) -> PruningRecord {
+    let held_out = HeldOutError { relative: 0.25, per_prompt: vec![0.25] };
+    let phases = vec![MeasuredPhase { phase: "solve".into(), calls: 2, seconds, beside_seconds: 0.1 }];
+    let measured = Measured {
+        held_out: Some(held_out),
+        seconds,
+        other_seconds: 0.0,
+        phases,
+        peak_memory_bytes: Some(1 << 30),
+    };
+    PruningRecord { measured: Some(measured), ..record() }
+}
+
+#[test]
+fn what_was_measured_joins_the_record_and_the_pipeline_stays_the_jobs() {
+    let root = tempfile::tempdir().unwrap();
+    let source = pipeline(root.path(), false);
+    let out = root.path().join("out");
+    export(&source, &out, false, 1.0).unwrap();
+    let files = listing(&out);
+    // An earlier process ended while it wrote the new record.
+    fs::write(out.join(".pruning.json.obsdiff"), "{\"obs").unwrap();
+    for seconds in [2.5, 3.5] {
+        measured(seconds).replace(&out, &Disk::default()).unwrap();
+        assert_eq!(PruningRecord::read(&out).unwrap().unwrap(), measured(seconds));
+        assert_eq!(listing(&out), files);
+    }
+    export(&source, &out, false, 1.0).unwrap();
+    assert_eq!(PruningRecord::read(&out).unwrap().unwrap(), measured(3.5), "an export of the same job");
+
+    let other = PruningRecord { hardware: "another".to_owned(), ..measured(1.0) };
+    let error = other.replace(&out, &Disk::default()).unwrap_err().to_string();
+    assert!(error.contains("pruning.json: is not what the job has written"), "{error}");
+    assert_eq!(PruningRecord::read(&out).unwrap().unwrap(), measured(3.5));
 }

@@ -1,0 +1,114 @@
+//! What `obsdiff compare` found, as text or JSON.
+
+use std::fmt;
+use std::path::Path;
+
+use obsdiff_engine::export::HeldOutError;
+use obsdiff_engine::pipeline::Picture;
+use serde::Serialize;
+
+use super::speed::Speed;
+use crate::picture::psnr;
+use crate::sampling::Settings;
+use crate::text::Table;
+
+/// Longer prompts are cut off in the table.
+const PROMPT_CHARACTERS: usize = 60;
+
+/// A pruned pipeline beside the dense one; `--json` prints it as it is here.
+#[derive(Serialize)]
+pub(super) struct Comparison {
+    /// ||pruned - dense|| / ||dense|| of the final latents, L2 over all prompts together: the figure that `run` tells.
+    relative_error: f64,
+    /// The mean of the prompts' own errors.
+    mean_relative_error: f64,
+    /// The mean PSNR of the pictures that differ: an equal pair's is infinite. None where all are equal.
+    mean_psnr_decibels: Option<f64>,
+    prompts: Vec<PromptError>,
+    settings: Settings,
+    /// The file with the grid of pictures.
+    grid: String,
+    /// The time of forward calls, where it was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) speed: Option<Speed>,
+}
+
+/// The difference that pruning makes to one prompt.
+#[derive(Serialize)]
+struct PromptError {
+    prompt: String,
+    /// ||pruned - dense|| / ||dense|| of its final latents.
+    relative_error: f64,
+    /// Peak signal-to-noise ratio of its pictures; none where they are equal.
+    psnr_decibels: Option<f64>,
+}
+
+impl Comparison {
+    /// What the latents' `error` and the pictures, dense and pruned ones, tell of each prompt.
+    pub(super) fn new(
+        prompts: &[String],
+        error: &HeldOutError,
+        [dense, pruned]: &[Vec<Picture>; 2],
+        settings: Settings,
+        grid: &Path,
+    ) -> Self {
+        let noise = dense.iter().zip(pruned).map(|(dense, pruned)| psnr(dense, pruned));
+        let noise = noise.map(|noise| noise.filter(|decibels| decibels.is_finite()));
+        let prompts: Vec<PromptError> = prompts
+            .iter()
+            .zip(&error.per_prompt)
+            .zip(noise)
+            .map(|((prompt, error), psnr_decibels)| PromptError {
+                prompt: prompt.clone(),
+                relative_error: *error,
+                psnr_decibels,
+            })
+            .collect();
+        let noise: Vec<f64> = prompts.iter().filter_map(|prompt| prompt.psnr_decibels).collect();
+        Self {
+            relative_error: error.relative,
+            mean_relative_error: mean(&error.per_prompt),
+            mean_psnr_decibels: (!noise.is_empty()).then(|| mean(&noise)),
+            prompts,
+            settings,
+            grid: grid.display().to_string(),
+            speed: None,
+        }
+    }
+}
+
+impl fmt::Display for Comparison {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut table = Table::new(["prompt", "latent error", "PSNR"]);
+        let row = |name: String, error: f64, psnr| [name, format!("{error:.4}"), decibels(psnr)];
+        for prompt in &self.prompts {
+            table.row(row(cut(&prompt.prompt), prompt.relative_error, prompt.psnr_decibels));
+        }
+        table.rule();
+        table.row(row("mean".to_owned(), self.mean_relative_error, self.mean_psnr_decibels));
+        writeln!(f, "{table}")?;
+        let prompts = self.prompts.len();
+        writeln!(
+            f,
+            "final latents on {prompts} prompts differ from the dense model's by {:.4}",
+            self.relative_error
+        )?;
+        write!(f, "{}: rows by turns dense and pruned", self.grid)?;
+        self.speed.as_ref().map_or(Ok(()), |speed| write!(f, "\n{speed}"))
+    }
+}
+
+fn cut(prompt: &str) -> String {
+    match prompt.chars().count() {
+        0..=PROMPT_CHARACTERS => prompt.to_owned(),
+        _ => prompt.chars().take(PROMPT_CHARACTERS - 3).chain("...".chars()).collect(),
+    }
+}
+
+fn decibels(psnr: Option<f64>) -> String {
+    psnr.map_or("equal".to_owned(), |psnr| format!("{psnr:.2} dB"))
+}
+
+fn mean(numbers: &[f64]) -> f64 {
+    numbers.iter().sum::<f64>() / numbers.len() as f64
+}

@@ -1,0 +1,170 @@
+//! `compare` and `sample` go by the job that pruned, and JSON tells what the text tells.
+
+use std::fs;
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::setting::{RUN, Setting, listing};
+use crate::{obsdiff, told};
+
+/// The line that tells the error of final latents, from its second word on.
+fn error_line(text: &str) -> &str {
+    let line = text.lines().find(|line| line.starts_with("final latents on ")).expect("no error is told");
+    line.split_once("differ from ").unwrap().1
+}
+
+fn json(folder: &Path, args: &[&str]) -> Value {
+    let printed = told(folder, args);
+    serde_json::from_str(&printed).unwrap_or_else(|e| panic!("{e}: {printed}"))
+}
+
+/// A setting whose job is run, with further arguments, and what it printed.
+fn pruned(sets: &[&str]) -> (Setting, String) {
+    let setting = Setting::new(&[]);
+    let text = told(setting.dir.path(), &[RUN, sets].concat());
+    (setting, text)
+}
+
+#[test]
+fn a_comparison_by_the_output_alone_finds_the_error_that_the_run_told() {
+    let cases: [&[&str]; 3] = [
+        &["--set", "calibration.guidance=3.5", "--set", "calibration.seed=5"],
+        &["--set", "model.dtype=bf16", "--set", "sparsity.ratio=0.6", "--set", "calibration.shard_size=1"],
+        &["--set", "sparsity.pattern=structured", "--set", "sparsity.ratio=0.3"],
+    ];
+    for sets in cases {
+        let (setting, ran) = pruned(sets);
+        let folder = setting.dir.path();
+        // Neither the job nor its prompts are needed.
+        fs::remove_file(folder.join("job.toml")).unwrap();
+        fs::remove_file(folder.join("prompts.txt")).unwrap();
+        let compared = told(folder, &["compare", "pipeline", "out", "--quiet"]);
+        assert_eq!(error_line(&compared), error_line(&ran), "{sets:?}: {compared}{ran}");
+    }
+}
+
+#[test]
+fn options_are_stronger_than_the_job_that_pruned() {
+    let (setting, ran) = pruned(&[]);
+    let folder = setting.dir.path();
+    let compare =
+        |args: &[&str]| json(folder, &[&["compare", "pipeline", "out", "--quiet", "--json"], args].concat());
+    let own = compare(&[]);
+    let settings = &own["settings"];
+    assert_eq!(
+        (&settings["steps"], &settings["seed"]),
+        (&2.into(), &2.into()),
+        "of its two held-out prompts"
+    );
+    assert_eq!(
+        error_line(&ran),
+        format!("the dense model's by {:.4}", own["relative_error"].as_f64().unwrap())
+    );
+    let other =
+        compare(&["--steps", "3", "--seed", "7", "--guidance", "1.5", "--batch", "1", "--count", "1"]);
+    let settings = &other["settings"];
+    assert_eq!((&settings["steps"], &settings["seed"]), (&3.into(), &7.into()));
+    assert_eq!((&settings["guidance"], &settings["batch"]), (&1.5.into(), &1.into()));
+    assert_eq!(other["prompts"].as_array().unwrap().len(), 1);
+    // Prompts of one's own start from the job's seed.
+    let given = compare(&["--prompt", "a red circle"]);
+    assert_eq!(given["settings"]["seed"], 0);
+    assert_eq!(given["prompts"][0]["prompt"], "a red circle");
+}
+
+#[test]
+fn the_held_out_prompts_are_sampled_where_none_is_given() {
+    let (setting, _) = pruned(&[]);
+    let folder = setting.dir.path();
+    let listed = told(folder, &["sample", "out", "--out", "pictures", "--quiet"]);
+    let record: Value = serde_json::from_slice(&fs::read(setting.path("out/pruning.json")).unwrap()).unwrap();
+    let held_out: Vec<&str> =
+        record["held_out"].as_array().unwrap().iter().map(|prompt| prompt.as_str().unwrap()).collect();
+    let prompts: Vec<&str> = listed.lines().map(|line| line.split_once("  ").unwrap().1).collect();
+    assert_eq!((prompts.len(), &prompts), (2, &held_out));
+}
+
+#[test]
+fn a_record_of_another_release_is_refused_and_a_file_of_others_is_passed_over() {
+    let (mut setting, _) = pruned(&[]);
+    setting.write("out/pruning.json", r#"{"obsdiff": "9.0", "job": {}}"#);
+    let before = listing(setting.dir.path());
+    let output = obsdiff(setting.dir.path(), &["compare", "pipeline", "out"], &[]);
+    let said = crate::text(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(said.contains("out/pruning.json: is no record that this release of obsdiff can read"), "{said}");
+    assert_eq!(listing(setting.dir.path()), before);
+    setting.write("out/pruning.json", r#"{"amount": 0.3}"#);
+    let compared = json(
+        setting.dir.path(),
+        &["compare", "pipeline", "out", "--quiet", "--json", "--prompt", "a", "--steps", "2"],
+    );
+    assert_eq!(compared["settings"]["guidance"], 7.0, "as diffusers has it");
+}
+
+#[test]
+fn what_a_run_prints_as_json_is_its_record_and_what_its_text_tells() {
+    let (setting, _) = pruned(&["--set", "output.path=text"]);
+    let folder = setting.dir.path();
+    let run = json(folder, &[RUN, &["--json"]].concat());
+    let record: Value = serde_json::from_slice(&fs::read(setting.path("out/pruning.json")).unwrap()).unwrap();
+    assert_eq!(run["record"], record, "all of it is in the output");
+    let linears = record["linears"].as_array().unwrap();
+    let zeros: u64 = linears.iter().map(|linear| linear["zeros"].as_u64().unwrap()).sum();
+    assert_eq!(run["zeros"], zeros);
+    let measured = &record["measured"];
+    assert!(measured["peak_memory_bytes"].as_u64().unwrap() > 10 << 20, "{measured}");
+    let number = |value: &Value| value.as_f64().unwrap();
+    let phases = measured["phases"].as_array().unwrap();
+    let sum: f64 = phases.iter().map(|phase| number(&phase["seconds"])).sum();
+    assert!((sum + number(&measured["other_seconds"]) - number(&measured["seconds"])).abs() < 1e-6);
+    for phase in ["encode text", "held-out prompts"] {
+        assert!(
+            phases.iter().any(|p| p["phase"] == phase && number(&p["seconds"]) > 0.0),
+            "{phase}: {measured}"
+        );
+    }
+    let errors = &measured["held_out"];
+    assert_eq!(errors["prompt_relative_errors"].as_array().unwrap().len(), 2);
+    assert!(number(&errors["relative_error"]) > 0.0);
+}
+
+/// What differs between two runs of a job is in `measured` alone.
+#[test]
+fn the_same_figures_are_told_as_text_and_as_json() {
+    let (setting, text) = pruned(&[]);
+    let folder = setting.dir.path();
+    let run = json(folder, &[RUN, &["--json", "--set", "output.path=out2"]].concat());
+    let lines = |start: &str| text.lines().find(|line| line.starts_with(start)).unwrap().to_owned();
+    let share = 100.0 * run["zeros"].as_f64().unwrap() / run["weights"].as_f64().unwrap();
+    let linears = run["record"]["linears"].as_array().unwrap();
+    assert_eq!(
+        lines(&format!("{} linears, ", linears.len())),
+        format!("{} linears, {share:.2}% of their weights are zero", linears.len())
+    );
+    let error = run["record"]["measured"]["held_out"]["relative_error"].as_f64().unwrap();
+    assert!(lines("final latents on 2 held-out prompts").ends_with(&format!("by {error:.4}")));
+    for linear in linears {
+        let row = lines(linear["name"].as_str().unwrap());
+        let error = format!("{:.5}", linear["relative_error"].as_f64().unwrap());
+        assert!(row.split_whitespace().any(|cell| cell == error), "{row}");
+    }
+    let compared = json(folder, &["compare", "pipeline", "out", "--quiet", "--json"]);
+    let table = told(folder, &["compare", "pipeline", "out", "--quiet"]);
+    let psnr = |value: &Value| value.as_f64().map_or("equal".to_owned(), |psnr| format!("{psnr:.2} dB"));
+    // Long ones are cut off in the table.
+    let cut = |prompt: &Value| prompt.as_str().unwrap().chars().take(50).collect::<String>();
+    for prompt in compared["prompts"].as_array().unwrap() {
+        let end =
+            format!("{:.4}  {}", prompt["relative_error"].as_f64().unwrap(), psnr(&prompt["psnr_decibels"]));
+        let row = table.lines().find(|line| line.starts_with(&cut(&prompt["prompt"]))).unwrap();
+        assert!(row.ends_with(&end), "{row} has not {end}");
+    }
+    let mean = format!(
+        "{:.4}  {}",
+        compared["mean_relative_error"].as_f64().unwrap(),
+        psnr(&compared["mean_psnr_decibels"])
+    );
+    assert!(table.lines().any(|line| line.starts_with("mean ") && line.ends_with(&mean)), "{table}");
+}

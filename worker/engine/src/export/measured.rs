@@ -1,0 +1,42 @@
+//! What a run measured: the pruned model's error, its own time and memory.
+
+use serde::{Deserialize, Serialize};
+
+/// What a run measured. Unlike the rest of a record it differs between two runs of the same job.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Measured {
+    /// The pruned model against the dense one; absent where no prompt was held out.
+    pub held_out: Option<HeldOutError>,
+    /// Seconds that the run took; after an interruption, those of the process that ended it.
+    pub seconds: f64,
+    /// What of them no phase accounts for.
+    pub other_seconds: f64,
+    /// Where they went, the longest phase first.
+    pub phases: Vec<MeasuredPhase>,
+    /// The largest resident set of the process; unknown where the system does not tell it.
+    pub peak_memory_bytes: Option<u64>,
+}
+
+/// The error of final latents on held-out prompts.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct HeldOutError {
+    /// ||pruned - dense|| / ||dense||, L2 over all prompts together: same prompts, same noise.
+    #[serde(rename = "relative_error")]
+    pub relative: f64,
+    /// The same of each prompt by itself.
+    #[serde(rename = "prompt_relative_errors")]
+    pub per_prompt: Vec<f64>,
+}
+
+/// The time that one kind of work took.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct MeasuredPhase {
+    /// Its name.
+    pub phase: String,
+    /// How often it was begun.
+    pub calls: u64,
+    /// Seconds of the run's own thread.
+    pub seconds: f64,
+    /// Seconds of other threads, which ran beside.
+    pub beside_seconds: f64,
+}
