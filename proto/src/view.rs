@@ -3,10 +3,12 @@
 use std::fmt;
 use std::time::Duration;
 
+use serde::{Serialize, Serializer};
+
 use crate::{Epoch, PackageId, WorkerId};
 
 /// A coordinator's report of itself and its job.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct JobReport {
     /// The coordinator's release.
     pub release: String,
@@ -15,8 +17,10 @@ pub struct JobReport {
     /// Where the pruned one goes.
     pub output: String,
     /// Since this coordinator started; whole milliseconds.
+    #[serde(rename = "elapsed_seconds", serialize_with = "seconds")]
     pub elapsed: Duration,
     /// Where the job stands.
+    #[serde(flatten)]
     pub view: View,
 }
 
@@ -30,23 +34,26 @@ pub enum News {
 }
 
 /// The state of a job.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct View {
     /// The current phase.
     pub phase: Phase,
     /// Packages planned.
     pub packages: usize,
     /// Packages committed.
+    #[serde(rename = "packages_committed")]
     pub committed: u32,
     /// The package being pruned.
     pub package: Option<PackageId>,
     /// Shards of a package.
     pub shards: usize,
     /// Shards in some worker's sums.
+    #[serde(rename = "shards_held")]
     pub held: usize,
     /// Parts of the open package.
     pub parts: usize,
     /// Parts whose weights are in the store.
+    #[serde(rename = "parts_solved")]
     pub solved: usize,
     /// The epoch of the open group.
     pub epoch: Option<Epoch>,
@@ -57,17 +64,21 @@ pub struct View {
 }
 
 /// The state of a worker.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct WorkerView {
     /// The worker.
     pub worker: WorkerId,
     /// Packages applied.
+    #[serde(rename = "packages_applied")]
     pub applied: u32,
     /// Shards leased to it.
+    #[serde(rename = "shards_leased")]
     pub leased: usize,
     /// Shards in its sums.
+    #[serde(rename = "shards_held")]
     pub held: usize,
     /// How long a shard takes it.
+    #[serde(rename = "shard_seconds", serialize_with = "seconds_where_known")]
     pub pace: Option<Duration>,
     /// It is about to leave.
     pub draining: bool,
@@ -76,7 +87,8 @@ pub struct WorkerView {
 }
 
 /// The phases of a job.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Phase {
     /// Finding exponents.
     Pilot,
@@ -97,7 +109,8 @@ pub enum Phase {
 }
 
 /// How a job ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(tag = "outcome", content = "reason", rename_all = "snake_case")]
 pub enum Ending {
     /// The pruned pipeline is written.
     Done,
@@ -105,6 +118,14 @@ pub enum Ending {
     Cancelled,
     /// It could not go on, for this reason; it can be resumed.
     Failed(String),
+}
+
+fn seconds<S: Serializer>(time: &Duration, to: S) -> Result<S::Ok, S::Error> {
+    to.serialize_f64(time.as_secs_f64())
+}
+
+fn seconds_where_known<S: Serializer>(time: &Option<Duration>, to: S) -> Result<S::Ok, S::Error> {
+    time.map(|time| time.as_secs_f64()).serialize(to)
 }
 
 impl fmt::Display for Phase {

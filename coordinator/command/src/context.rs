@@ -69,12 +69,16 @@ impl CommandContext<'_> {
     /// # Errors
     /// When it cannot be written.
     pub fn print<T: fmt::Display + Serialize>(&mut self, result: &T, json: bool) -> Result<()> {
-        if json {
-            serde_json::to_writer_pretty(&mut *self.out, result).map_err(std::io::Error::from)?;
-            Ok(writeln!(self.out)?)
-        } else {
-            Ok(writeln!(self.out, "{result}")?)
-        }
+        if json { self.print_json(result) } else { Ok(writeln!(self.out, "{result}")?) }
+    }
+
+    /// Prints a command's result as one JSON object.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn print_json(&mut self, result: &impl Serialize) -> Result<()> {
+        serde_json::to_writer_pretty(&mut *self.out, result).map_err(std::io::Error::from)?;
+        Ok(writeln!(self.out)?)
     }
 
     /// Progress on standard error.

@@ -127,6 +127,28 @@ worker  applied  held  leased  a shard
     }
 
     #[test]
+    fn a_report_as_json_has_the_same_figures() {
+        let json = serde_json::to_value(report()).unwrap();
+        let workers = json["workers"].as_array().unwrap();
+        assert_eq!((&json["model"], &json["output"]), (&"shapes-sd3".into(), &"out".into()));
+        assert_eq!((&json["elapsed_seconds"], &json["phase"]), (&65.0.into(), &"calibrate".into()));
+        // Text counts packages from 1.
+        assert_eq!((&json["package"], &json["packages"]), (&1.into(), &4.into()));
+        assert_eq!((&json["shards_held"], &json["shards"]), (&12.into(), &25.into()));
+        assert_eq!((&json["parts_solved"], &json["epoch"]), (&3.into(), &5.into()));
+        assert_eq!((&json["packages_committed"], &json["ending"]), (&1.into(), &serde_json::Value::Null));
+        let first = serde_json::json!({
+            "worker": 7, "packages_applied": 1, "shards_leased": 2, "shards_held": 12, "shard_seconds": 2.5,
+            "draining": false, "preparing": false
+        });
+        assert_eq!((workers.len(), &workers[0]), (4, &first));
+        assert_eq!(workers[1]["shard_seconds"], serde_json::Value::Null);
+        let failed = serde_json::to_value(Ending::Failed("no worker".to_owned())).unwrap();
+        assert_eq!(failed, serde_json::json!({ "outcome": "failed", "reason": "no worker" }));
+        assert_eq!(serde_json::to_value(Ending::Done).unwrap(), serde_json::json!({ "outcome": "done" }));
+    }
+
+    #[test]
     fn each_phase_counts_what_it_does() {
         let line = |phase| progress(&View { phase, ..report().view });
         assert_eq!(line(Phase::Reduce), "reduce: package 2 of 4, group of epoch 5");

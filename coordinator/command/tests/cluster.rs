@@ -5,6 +5,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 mod process;
 
@@ -41,6 +42,22 @@ const REDUCING: LineFilter = |line| line.contains("is formed and reduces");
 const SOLVING: LineFilter = |line| line.contains("have arrived");
 /// The last package is finished.
 const EXPORTING: LineFilter = |line| line.contains("package 1 is committed");
+
+#[test]
+fn a_coordinators_report_is_one_json_object() {
+    let folder = setting(16);
+    let mut coordinator = Coordinator::start(folder.path());
+    let output = Command::new(env!("CARGO_BIN_EXE_obsdiff"))
+        .args(["status", &coordinator.url, "--json"])
+        .output()
+        .unwrap();
+    coordinator.process.kill();
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((&report["packages"], &report["packages_committed"]), (&2.into(), &0.into()), "{report}");
+    assert_eq!((&report["shards"], &report["phase"]), (&6.into(), &"pilot".into()), "{report}");
+    assert_eq!(report["workers"], serde_json::json!([]));
+    assert!(report["elapsed_seconds"].as_f64().unwrap() >= 0.0);
+}
 
 #[test]
 fn two_workers_do_what_one_process_does() {

@@ -175,6 +175,9 @@ pub struct StatusArgs {
     /// Stop the job first. Finished packages are kept.
     #[arg(long)]
     pub cancel: bool,
+    /// Print one JSON object with the same figures instead of text. Numbers with a unit have it in their names.
+    #[arg(long, conflicts_with = "watch")]
+    pub json: bool,
     /// How the coordinator is reached.
     #[command(flatten)]
     pub security: SecurityArgs,
@@ -204,6 +207,9 @@ pub struct PlanArgs {
     /// Threads of a worker, with --workers [default: one a core].
     #[arg(long, requires = "workers", value_parser = clap::value_parser!(u32).range(1..=4096))]
     pub threads: Option<u32>,
+    /// Print one JSON object with the same figures instead of text. Numbers with a unit have it in their names.
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// `encode JOB`

@@ -32,13 +32,7 @@ pub(super) fn inspect(args: &InspectArgs, context: &mut CommandContext<'_>) -> R
         linear.relative_error = known.and_then(|known| known.relative_error);
         linear.cost = known.and_then(|known| known.cost);
     }
-    if args.json {
-        serde_json::to_writer_pretty(&mut context.out, &found).map_err(std::io::Error::from)?;
-        writeln!(context.out)?;
-    } else {
-        print(&found, context)?
-    }
-    Ok(())
+    if args.json { context.print_json(&found) } else { print(&found, context) }
 }
 
 #[derive(Serialize)]

@@ -9,12 +9,15 @@ mod inspect;
 mod models;
 mod pictures;
 mod plan;
+mod plan_report;
 mod plan_sizes;
+mod plan_times;
 mod request;
 mod run;
 mod sample;
 mod speed;
 mod status;
+mod whole_model;
 mod worker;
 
 use crate::Result;

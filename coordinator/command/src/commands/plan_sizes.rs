@@ -8,7 +8,9 @@ use obsdiff_engine::architecture::{TransformerConfig, read_config};
 use obsdiff_engine::pipeline::EncoderKind;
 use obsdiff_proto::JobError;
 
-use super::plan::{summary, table, traffic, whole_model};
+use super::plan::traffic;
+use super::plan_report::{CostReport, ModelSize, PlanReport, packages};
+use super::whole_model::WholeModel;
 use crate::cli::PlanArgs;
 use crate::context::CommandContext;
 use crate::job::JobFile;
@@ -49,12 +51,21 @@ pub(super) fn plan(args: &PlanArgs, context: &mut CommandContext<'_>) -> Result<
     let workload = Workload::new(spec, tokens, flops);
     let solving = SolveCost::of(&spec.sparsity);
     let cost = PlanCost::new(&plan, &inventory, spec.hessian.accumulate, solving, &workload);
-    write!(context.out, "{}\n{}\n", summary(spec, &inventory, tokens), table(&plan, &cost))?;
-    write!(context.out, "{}", traffic(&cost))?;
-    if spec.sparsity.calibrates() {
-        write!(context.out, "{}", whole_model(&job, &inventory, tokens, flops)?)?;
-    }
-    Ok(())
+    let whole_model = || WholeModel::new(&job, &inventory, tokens, flops);
+    let report = PlanReport {
+        job: spec.clone(),
+        model: ModelSize::new(&inventory, tokens),
+        packages: packages(&plan, &cost.packages),
+        total: CostReport::new(&cost.total(), cost.largest_grams()),
+        memory: None,
+        conditioning: None,
+        traffic: traffic(&cost),
+        whole_model: spec.sparsity.calibrates().then(whole_model).transpose()?,
+        other_package_counts: Vec::new(),
+        times: None,
+        note: None,
+    };
+    context.print(&report, args.json)
 }
 
 /// Tokens of a picture of the job's size, with as many text tokens as the published encoders give.

@@ -33,7 +33,12 @@ pub(super) fn status(args: &StatusArgs, context: &mut CommandContext<'_>) -> Res
         }
         if !args.watch {
             let job = jobs.get(v1::GetRequest {}).await.map_err(refused)?.into_inner();
-            return Ok(write!(context.out, "{}", render(&report(job)?))?);
+            let report = report(job)?;
+            return if args.json {
+                context.print_json(&report)
+            } else {
+                Ok(write!(context.out, "{}", render(&report))?)
+            };
         }
         let mut news = jobs.watch(v1::WatchRequest {}).await.map_err(refused)?.into_inner();
         while let Some(response) = news.message().await.map_err(refused)? {

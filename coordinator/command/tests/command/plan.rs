@@ -1,3 +1,6 @@
+use obsdiff_proto::ByteSize;
+use serde_json::Value;
+
 use crate::{asset, job, obsdiff, text, told};
 
 /// What `plan` tells of the small pipeline with these overrides.
@@ -142,4 +145,78 @@ fn a_plan_gives_the_times_of_each_package_by_so_many_workers() {
         let rows: Vec<usize> = rows.take_while(|row| !row.starts_with('-')).map(times).collect();
         assert!(rows.len() == 2 && rows.iter().all(|times| *times >= 4), "{plan}");
     }
+}
+
+/// Text and JSON come from two runs of the command, so figures that it measures are compared by their places alone.
+#[test]
+fn the_plan_as_json_has_the_figures_of_the_text() {
+    let dir = tempfile::tempdir().unwrap();
+    let job = job(dir.path());
+    let args =
+        ["plan", job.to_str().unwrap(), "--set", "packages.count=3", "--memory", "8GiB", "--workers", "2"];
+    let text = told(&asset(""), &args);
+    let plan = told(&asset(""), &[&args[..], &["--json"]].concat());
+    let plan: Value = serde_json::from_str(&plan).unwrap_or_else(|e| panic!("{e}: {plan}"));
+    let size = |bytes: &Value| ByteSize(bytes.as_u64().unwrap()).to_string();
+    let has = |line: String| assert!(text.lines().any(|other| other == line), "no \"{line}\" in {text}");
+
+    assert_eq!(plan["job"]["packages"]["count"], 3);
+    let model = &plan["model"];
+    assert_eq!((&model["units"], &model["linears"]), (&24.into(), &69.into()));
+    let first_cells = |start: &str| -> Vec<String> {
+        let row = text.lines().find(|line| line.starts_with(start)).unwrap();
+        row.split_whitespace().take(4).map(str::to_owned).collect()
+    };
+    let packages = plan["packages"].as_array().unwrap();
+    assert_eq!(packages.len(), 3);
+    for (place, package) in packages.iter().enumerate() {
+        assert_eq!(package["package"], place);
+        let unit = |key: &str| package[key].as_u64().unwrap() + 1;
+        let row = [
+            (place + 1).to_string(),
+            format!("{}-{}", unit("first_unit"), unit("last_unit")),
+            package["sites"].to_string(),
+            package["linears"].to_string(),
+        ];
+        assert_eq!(first_cells(&format!("{} ", place + 1)), row);
+    }
+    assert_eq!(plan["total"]["passes"], 15_000);
+    let memory = &plan["memory"];
+    has(format!("Peak memory, predicted: {}", size(&memory["peak_bytes"])));
+    let parts = ["transformer", "prompts", "grams", "activations", "solver", "program"];
+    let parts: u64 = parts.iter().map(|part| memory[format!("{part}_bytes")].as_u64().unwrap()).sum();
+    assert_eq!(memory["peak_bytes"], parts);
+    let traffic = &plan["traffic"];
+    has(format!(
+        "Traffic of each worker past the first: {} of Grams sent, {} of weights taken",
+        size(&traffic["sent_gram_bytes"]),
+        size(&traffic["taken_weight_bytes"])
+    ));
+    assert_eq!(plan["whole_model"]["grams"], 45);
+    assert_eq!(plan["whole_model"]["fewest_packages"][0]["memory_bytes"], 24_000_000_000_u64);
+    let conditioning = &plan["conditioning"];
+    let words = format!(
+        "Conditioning of {} prompts and the empty one: {} in ",
+        conditioning["prompts"],
+        size(&conditioning["bytes"])
+    );
+    assert!(text.contains(&words), "no \"{words}\" in {text}");
+
+    let others = plan["other_package_counts"].as_array().unwrap();
+    let rows = counts(&text);
+    assert_eq!(others.len(), rows.len());
+    for (other, row) in others.iter().zip(rows) {
+        assert_eq!(other["of_job"], row.contains(" (this job)"));
+        for cell in
+            [other["packages"].to_string(), size(&other["gram_bytes"]), size(&other["peak_memory_bytes"])]
+        {
+            assert!(row.contains(&cell), "{row} has no {cell}");
+        }
+        assert!(other["seconds"].as_f64().unwrap() > 0.0);
+    }
+    let times = &plan["times"];
+    assert_eq!((&times["workers"], &times["bandwidth_bytes_per_second"]), (&2.into(), &1_000_000_000.into()));
+    let seconds = |times: &Value| times["seconds"].as_f64().unwrap();
+    let sum: f64 = times["packages"].as_array().unwrap().iter().map(seconds).sum();
+    assert!((sum - seconds(&times["total"])).abs() < 1e-6 * sum, "{times}");
 }

@@ -101,3 +101,13 @@ fn what_a_configuration_cannot_tell_is_refused() {
     let said = refused(&["plan", other.to_str().unwrap()]);
     assert!(said.contains("\"UNet2DModel\", which is not supported"), "{said}");
 }
+
+#[test]
+fn what_a_configuration_does_not_tell_is_null_in_json() {
+    let plan = told(Path::new("."), &["plan", &config("flux.1-dev"), "--json"]);
+    let plan: serde_json::Value = serde_json::from_str(&plan).unwrap();
+    assert_eq!(plan["whole_model"]["grams"], 228);
+    assert_eq!(plan["whole_model"]["fewest_packages"][2]["packages"], 1);
+    assert!(plan["memory"].is_null() && plan["times"].is_null() && plan["conditioning"].is_null());
+    assert_eq!(plan["other_package_counts"], serde_json::json!([]));
+}
