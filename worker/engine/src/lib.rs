@@ -7,6 +7,8 @@ pub mod architecture;
 pub mod calibrate;
 pub mod checkpoint;
 mod contained;
+#[cfg(test)]
+mod cuda;
 mod error;
 pub mod export;
 pub mod gram;

@@ -1,3 +1,5 @@
+mod kernels;
+
 use obsdiff_proto::Accumulate;
 pub(crate) use obsdiff_tests::noise;
 use proptest::prelude::*;

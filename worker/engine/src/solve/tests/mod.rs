@@ -4,6 +4,7 @@ mod admm;
 pub(in crate::solve) mod answers;
 mod counts;
 mod factor;
+mod kernels;
 mod refine;
 
 use obsdiff_proto::Target;

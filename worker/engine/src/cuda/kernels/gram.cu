@@ -1,0 +1,121 @@
+// Adding an observation X (tokens x n) to a Gram: see `gram/sums.rs`, whose numbers these are.
+//
+// A Gram is the upper triangle of n x n sums, row after row, row i holding columns i..n, in units of 2^-e (exact) or in f32.
+#include "kernels.cuh"
+
+// Tokens that one thread squares. Fixed, so that energies do not depend on the launch.
+#define TOKENS_OF_PART 256u
+
+// 1.5 * 2^52: adding it leaves a number below 2^51, rounded to the nearest integer, in the low bits of the sum. See `gram/round.rs`.
+#define ROUND 6755399441055744.0
+
+// Largest entry of one observation and of a sum, in units of 2^-e. See `gram/exponent.rs`.
+#define OBSERVATION_LIMIT 1125899906842624.0
+#define SUM_LIMIT 4611686018427387904.0
+
+#define LARGEST_F32 3.4028234663852886e38
+
+__device__ inline size_t start_of_row(size_t n, size_t i) { return i == 0 ? 0 : i * n - i * (i - 1) / 2; }
+
+// Writes the sum of squares of each column over each part of the tokens to `parts` (parts x width).
+template <class T>
+__device__ void column_squares(const T* rows, unsigned tokens, unsigned width, double* parts) {
+    unsigned column = blockIdx.x * blockDim.x + threadIdx.x;
+    unsigned first = blockIdx.y * TOKENS_OF_PART;
+    if (column >= width || first >= tokens) return;
+    unsigned end = tokens - first < TOKENS_OF_PART ? tokens : first + TOKENS_OF_PART;
+    double sum = 0.0;
+    for (unsigned token = first; token < end; token++) {
+        double x = to_f32(rows[static_cast<size_t>(token) * width + column]);
+        sum += x * x;
+    }
+    parts[static_cast<size_t>(blockIdx.y) * width + column] = sum;
+}
+
+extern "C" __global__ void column_squares_f32(const float* rows, unsigned tokens, unsigned width, double* parts) {
+    column_squares(rows, tokens, width, parts);
+}
+
+extern "C" __global__ void column_squares_bf16(const bf16* rows, unsigned tokens, unsigned width, double* parts) {
+    column_squares(rows, tokens, width, parts);
+}
+
+// Adds `alpha` times the sum over `parts` (count x width) to the energy of each column.
+extern "C" __global__ void add_column_squares(const double* parts, unsigned count, unsigned width, double alpha, double* energy) {
+    unsigned column = blockIdx.x * blockDim.x + threadIdx.x;
+    if (column >= width) return;
+    double sum = 0.0;
+    for (unsigned part = 0; part < count; part++) sum += parts[static_cast<size_t>(part) * width + column];
+    energy[column] += alpha * sum;
+}
+
+// Lowers verdict[0] to the first column whose energy (without alpha) is not finite or too large for f32, verdict[1] to the first one that
+// passes a limit. Both are NO_PLACE before; an observation is refused unless both stay so.
+__device__ inline void judge(double energy, double sum, double alpha, double observation_limit, double sum_limit, unsigned column,
+                             unsigned* verdict) {
+    // Half of f32's range, because the product rounds where the energy does not. A NaN fails the comparison too.
+    if (!(energy < LARGEST_F32 / 2.0)) atomicMin(&verdict[0], column);
+    double weighted = alpha * energy;
+    if (weighted >= observation_limit || weighted + sum >= sum_limit) atomicMin(&verdict[1], column);
+}
+
+// For exact sums; `unit` is 2^-e.
+extern "C" __global__ void admit_observation_exact(const double* energy, const long long* sums, unsigned n, double alpha, double unit,
+                                                   unsigned* verdict) {
+    unsigned column = blockIdx.x * blockDim.x + threadIdx.x;
+    if (column >= n) return;
+    double sum = static_cast<double>(sums[start_of_row(n, column)]) * unit;
+    judge(energy[column], sum, alpha, OBSERVATION_LIMIT * unit, SUM_LIMIT * unit, column, verdict);
+}
+
+// For f32 sums.
+extern "C" __global__ void admit_observation_f32(const double* energy, const float* sums, unsigned n, double alpha, unsigned* verdict) {
+    unsigned column = blockIdx.x * blockDim.x + threadIdx.x;
+    if (column >= n) return;
+    judge(energy[column], sums[start_of_row(n, column)], alpha, 1.7976931348623157e308, LARGEST_F32 / 2.0, column, verdict);
+}
+
+// Where the value of this thread belongs in the packed triangle, or nowhere: a tile of rows x columns at (row0, column0).
+__device__ inline bool place_in_tile(unsigned rows, unsigned columns, unsigned row0, unsigned column0, unsigned n, unsigned stride,
+                                     size_t* in_tile, size_t* in_sums) {
+    unsigned i = blockIdx.y * blockDim.y + threadIdx.y, j = blockIdx.x * blockDim.x + threadIdx.x;
+    unsigned row = row0 + i, column = column0 + j;
+    if (i >= rows || j >= columns || column >= n || row > column) return false;
+    *in_tile = static_cast<size_t>(i) * stride + j;
+    *in_sums = start_of_row(n, row) + (column - row);
+    return true;
+}
+
+// Adds round(`scale` * tile) to the sums, with `scale` = alpha * 2^e, and nothing where an observation was refused. The tile holds
+// rows x columns values of X^T X, its rows `stride` apart; its first one is the Gram's (row0, column0). What lies below the diagonal is left
+// out. A value that rounding would spoil, because it is not finite or 2^51 or more, is not added but counted in `spoilt`: an observation that
+// was admitted has none.
+extern "C" __global__ void add_tile_exact(const float* tile, unsigned rows, unsigned columns, unsigned stride, unsigned row0,
+                                          unsigned column0, unsigned n, double scale, const unsigned* verdict, long long* sums,
+                                          unsigned* spoilt) {
+    size_t from, to;
+    if (verdict[0] != NO_PLACE || verdict[1] != NO_PLACE) return;
+    if (!place_in_tile(rows, columns, row0, column0, n, stride, &from, &to)) return;
+    double scaled = static_cast<double>(tile[from]) * scale;
+    if (!(fabs(scaled) < 2251799813685248.0)) {
+        atomicAdd(spoilt, 1u);
+        return;
+    }
+    unsigned long long rounded = __double_as_longlong(scaled + ROUND) - __double_as_longlong(ROUND);
+    // Each sum is one thread's alone. Unsigned, because a sum beyond i64 would wrap.
+    sums[to] = static_cast<long long>(static_cast<unsigned long long>(sums[to]) + rounded);
+}
+
+// The same for f32 sums: adds alpha * tile.
+extern "C" __global__ void add_tile_f32(const float* tile, unsigned rows, unsigned columns, unsigned stride, unsigned row0,
+                                        unsigned column0, unsigned n, float alpha, const unsigned* verdict, float* sums) {
+    size_t from, to;
+    if (verdict[0] != NO_PLACE || verdict[1] != NO_PLACE) return;
+    if (place_in_tile(rows, columns, row0, column0, n, stride, &from, &to)) sums[to] += alpha * tile[from];
+}
+
+// Raises `largest` to the largest sum on the diagonal. It is 0 or an earlier result before.
+extern "C" __global__ void largest_of_diagonal(const long long* sums, unsigned n, long long* largest) {
+    unsigned column = blockIdx.x * blockDim.x + threadIdx.x;
+    if (column < n) atomicMax(largest, sums[start_of_row(n, column)]);
+}

@@ -1,0 +1,63 @@
+// What all kernels share.
+//
+// Who launches what (threads of a block; grid), for a matrix of `rows x n` in row-major order:
+//
+// gram.cu    an observation is admitted, then added to a Gram panel by panel
+//   column_squares_*      256; (n / 256, tokens / TOKENS_OF_PART)    squares of an observation, or of the pilot's, part by part
+//   add_column_squares    256; n / 256                               the parts, in order
+//   admit_observation_*   256; n / 256                               refuses what would not be finite or would overflow
+//   add_tile_*            (32, 8); (columns / 32, rows / 8)          each tile of products that cublasGemmEx leaves
+//   largest_of_diagonal   256; n / 256                               for the exponent
+//
+// largest.cu  the lowest values of a matrix, exactly so many; rows and columns are those of the matrix, or of a block of columns
+//   begin_selection       256; 8
+//   count_keys            256; (columns / 256, 256)                  before each choose_digit: bits 20 to 30, 10 to 19, 0 to 9
+//   choose_digit          256; 1
+//   count_ties            256; (columns / 256, 256)
+//   end_selection         256; 1
+//   zero_lowest           256; (columns / 256, 256)                  where nothing else is done by the mask
+//   first_not_finite      256; 1024                                  before any of these: a NaN has no rank
+//
+// n_to_m.cu   N of every M consecutive weights
+//   mask_n_to_m           256; (n / 256, 256)
+//   zero_unmasked         256; 1024                                  where nothing else is done by the mask
+//
+// Rules of all kernels:
+// - Compiled with --fmad=false: products and sums are rounded one by one, as the processor does. Where it fuses them, kernels call fmaf.
+// - No result depends on the order of threads or blocks: sums have a fixed order or are integers.
+// - Launches check sizes; a kernel takes any size that its comment allows, also those that do not fill a block.
+// - An index that may pass 2^32 is a size_t.
+#pragma once
+
+#ifdef __CUDACC__
+// The shared memory whose size a launch sets.
+#define DYNAMIC_SHARED(type, name)                                  \
+    extern __shared__ __align__(16) unsigned char dynamic_shared[]; \
+    type* name = reinterpret_cast<type*>(dynamic_shared)
+#else
+#include "../shim/shim.h"
+#endif
+
+#define ALL_LANES 0xffffffffu
+
+// A number that no column, row or place has.
+#define NO_PLACE 0xffffffffu
+
+// bf16 as its bits: the upper half of an f32.
+struct bf16 {
+    unsigned short bits;
+};
+
+__device__ inline float to_f32(float x) { return x; }
+
+__device__ inline float to_f32(bf16 x) { return __uint_as_float(static_cast<unsigned>(x.bits) << 16); }
+
+__device__ inline void from_f32(float x, float* to) { *to = x; }
+
+// Rounds to the nearest, ties to even. A NaN keeps its upper bits and becomes quiet.
+__device__ inline void from_f32(float x, bf16* to) {
+    unsigned bits = __float_as_uint(x);
+    bool is_nan = (bits & 0x7fffffffu) > 0x7f800000u;
+    unsigned upper = is_nan ? (bits >> 16) | 0x40u : (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+    to->bits = static_cast<unsigned short>(upper);
+}
