@@ -95,6 +95,11 @@ impl Shape {
     pub(crate) fn plane(blocks: [usize; 2], threads: [u32; 2]) -> Self {
         Self { grid: [blocks[0] as u32, blocks[1] as u32, 1], block: [threads[0], threads[1], 1], shared: 0 }
     }
+
+    /// The same with so many bytes of shared memory.
+    pub(crate) fn with_shared(self, bytes: usize) -> Self {
+        Self { shared: bytes as u32, ..self }
+    }
 }
 
 /// Buffers and launches, to be run by a program of g++'s.

@@ -22,6 +22,28 @@
 //   mask_n_to_m           256; (n / 256, 256)
 //   zero_unmasked         256; 1024                                  where nothing else is done by the mask
 //
+// admm.cu     between two products of alternating directions
+//   scale_weight          256; (n / 256, 256)                        at the start
+//   split_*               256; (n / 256, 256)                        once the mask is known: _lowest by a selection, _masked of N:M
+//   finish_*              256; (n / 256, 256)                        in place of the last split_*
+//
+// refine.cu   between two products of refinement
+//   offset_rows           256; rows                                  then the product that gives the first residual
+//   first_direction       256; rows                                  then a product before each step
+//   advance_rows          256; rows
+//   finish_rows           256; rows
+//
+// obs.cu      one block of columns by OBS, once it is brought up to date by a product
+//   prune_block_lowest    128; rows / 4                              once its values times 1 / U_jj are selected
+//   prune_block_n_to_m    128; rows / 4
+//
+// norm.cu     what surrounds the products of a transformer's block, in f32 and bf16
+//   norm_modulate_*       256; rows / 16
+//   head_norm_*           256; rows * heads / 16                     of a product, with its bias
+//   rotate_*              256; 1024
+//   gelu_*                256; 1024                                  of a product, with its bias
+//   add_gated_*           256; 1024                                  of a product, with its bias
+//
 // Rules of all kernels:
 // - Compiled with --fmad=false: products and sums are rounded one by one, as the processor does. Where it fuses them, kernels call fmaf.
 // - No result depends on the order of threads or blocks: sums have a fixed order or are integers.

@@ -9,9 +9,13 @@
 #include <string>
 #include <tuple>
 
+#include "../kernels/admm.cu"
 #include "../kernels/gram.cu"
 #include "../kernels/largest.cu"
 #include "../kernels/n_to_m.cu"
+#include "../kernels/norm.cu"
+#include "../kernels/obs.cu"
+#include "../kernels/refine.cu"
 #include "faulty.cu"
 
 enum Kind : uint8_t { BUFFER, U32, I64, F32, F64, NONE };
@@ -99,6 +103,11 @@ static const std::map<std::string, Bound> KERNELS = {
     KERNEL(begin_selection), KERNEL(count_keys), KERNEL(choose_digit), KERNEL(count_ties), KERNEL(end_selection),
     KERNEL(zero_lowest), KERNEL(first_not_finite),
     KERNEL(mask_n_to_m), KERNEL(zero_unmasked),
+    KERNEL(scale_weight), KERNEL(split_lowest), KERNEL(split_masked), KERNEL(finish_lowest), KERNEL(finish_masked),
+    KERNEL(offset_rows), KERNEL(first_direction), KERNEL(advance_rows), KERNEL(finish_rows),
+    KERNEL(prune_block_lowest), KERNEL(prune_block_n_to_m),
+    KERNEL(norm_modulate_f32), KERNEL(norm_modulate_bf16), KERNEL(head_norm_f32), KERNEL(head_norm_bf16), KERNEL(rotate_f32),
+    KERNEL(rotate_bf16), KERNEL(gelu_f32), KERNEL(gelu_bf16), KERNEL(add_gated_f32), KERNEL(add_gated_bf16),
     KERNEL(needs_a_barrier), KERNEL(waits_in_one_branch), KERNEL(ends_before_a_barrier), KERNEL(counts_its_threads),
     KERNEL(writes_past_its_buffer),
 };

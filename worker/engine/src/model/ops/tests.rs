@@ -1,3 +1,5 @@
+mod kernels;
+
 use candle_core::DType;
 use proptest::prelude::*;
 

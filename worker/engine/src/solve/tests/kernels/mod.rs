@@ -1,10 +1,13 @@
 //! The CUDA kernels of the solvers hold to the processor's numbers.
 
+mod admm;
 mod largest;
 mod n_to_m;
+mod obs;
+mod refine;
 
 use super::noise;
-use crate::cuda::{Argument, Buffer, Device, Shape, arguments};
+use crate::cuda::{Argument, Buffer, Device, SEEDS, Shape, arguments};
 
 /// Bins of a histogram of digits.
 const BINS: usize = 2048;

@@ -1,0 +1,166 @@
+// What surrounds the products of a block: see `model/ops/norm.rs`, `rotary.rs`, `linear.rs` and `simd.rs`, whose bits these are. Each kernel
+// comes for f32 and for bf16; of bf16 values are widened, the arithmetic is f32, and the result is rounded once.
+//
+// Matrices are row-major, the tokens of every batch item after one another. 16 threads take a row or a head.
+#include "kernels.cuh"
+
+// Threads of a row, and lanes of its sums.
+#define SUM_LANES 16u
+
+// Added to variances and mean squares before their root is taken.
+#define EPSILON 1e-6f
+
+// The sum of term(j) for j < n: by lanes, folded by halves, and then the rest. All threads of a warp take part, 16 of them in one sum.
+template <class Term>
+__device__ float sum_of_lanes(Term term, unsigned n) {
+    unsigned lane = threadIdx.x % SUM_LANES, whole = n / SUM_LANES * SUM_LANES;
+    float sum = 0.0f, rest = 0.0f;
+    for (unsigned j = lane; j < whole; j += SUM_LANES) sum += term(j);
+    for (unsigned by = SUM_LANES / 2; by > 0; by /= 2) sum += __shfl_xor_sync(ALL_LANES, sum, by);
+    for (unsigned j = whole; j < n; j++) rest += term(j);
+    return sum + rest;
+}
+
+// The row or head of this thread. A thread without one has the last one, because its warp needs it for the sums; a warp without any has none.
+struct Place {
+    size_t row;
+    bool warp_has_one, has_one;
+};
+
+__device__ inline Place place_of_thread(size_t rows) {
+    size_t thread = static_cast<size_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+    size_t row = thread / SUM_LANES, first_of_warp = thread / 32 * 32 / SUM_LANES;
+    return Place{row < rows ? row : rows - 1, first_of_warp < rows, row < rows};
+}
+
+// Layer norm without affine parameters, times 1 + scale, plus shift. A batch item of `tokens` rows has its scales and shifts, `width` each, in
+// a row of `values` of `stride` numbers, from `scale` and `shift` on.
+template <class T>
+__device__ void norm_modulate(const T* x, const T* values, unsigned rows, unsigned width, unsigned tokens, unsigned stride, unsigned scale,
+                              unsigned shift, T* out) {
+    Place place = place_of_thread(rows);
+    if (!place.warp_has_one) return;
+    size_t row = place.row;
+    const T *from = x + row * width, *item = values + row / tokens * stride;
+    float count = static_cast<float>(width);
+    float mean = sum_of_lanes([=](unsigned j) { return to_f32(from[j]); }, width) / count;
+    float variance = sum_of_lanes([=](unsigned j) { float d = to_f32(from[j]) - mean; return d * d; }, width) / count;
+    float factor = 1.0f / sqrtf(variance + EPSILON);
+    if (!place.has_one) return;
+    for (unsigned j = threadIdx.x % SUM_LANES; j < width; j += SUM_LANES)
+        from_f32(fmaf((to_f32(from[j]) - mean) * factor, 1.0f + to_f32(item[scale + j]), to_f32(item[shift + j])), &out[row * width + j]);
+}
+
+// In place: adds the bias and divides every head by its root mean square, times `weight` (`head` numbers). The bias has a number for each
+// feature of a row of `heads` heads.
+template <class T>
+__device__ void head_norm(T* x, const T* bias, const T* weight, unsigned rows, unsigned heads, unsigned head) {
+    Place place = place_of_thread(static_cast<size_t>(rows) * heads);
+    if (!place.warp_has_one) return;
+    size_t at = place.row;
+    T* values = x + at * head;
+    const T* of = bias + at % heads * head;
+    float squares = sum_of_lanes([=](unsigned j) { float y = to_f32(values[j]) + to_f32(of[j]); return y * y; }, head);
+    float factor = 1.0f / sqrtf(squares / static_cast<float>(head) + EPSILON);
+    __syncwarp();
+    if (!place.has_one) return;
+    for (unsigned j = threadIdx.x % SUM_LANES; j < head; j += SUM_LANES)
+        from_f32((to_f32(values[j]) + to_f32(of[j])) * factor * to_f32(weight[j]), &values[j]);
+}
+
+// In place: turns the pairs of neighbouring features of every head in the last `turned` tokens of each item of `tokens` rows. `cosines` and
+// `sines` are turned x pairs, a head has 2 * pairs features. One thread a pair.
+template <class T>
+__device__ void rotate(T* x, const float* cosines, const float* sines, unsigned items, unsigned tokens, unsigned turned, unsigned width,
+                       unsigned pairs) {
+    size_t pairs_of_row = width / 2, count = static_cast<size_t>(items) * turned * pairs_of_row;
+    size_t step = static_cast<size_t>(gridDim.x) * blockDim.x;
+    for (size_t i = static_cast<size_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < count; i += step) {
+        size_t row = i / pairs_of_row, pair = i % pairs_of_row, token = row % turned;
+        T* at = x + (row / turned * tokens + (tokens - turned) + token) * width + 2 * pair;
+        float cosine = cosines[token * pairs + pair % pairs], sine = sines[token * pairs + pair % pairs];
+        float a = to_f32(at[0]), b = to_f32(at[1]);
+        from_f32(a * cosine - b * sine, &at[0]);
+        from_f32(b * cosine + a * sine, &at[1]);
+    }
+}
+
+// e^x as `simd.rs` has it: 2^n e^r, and e^r by its Taylor series.
+__device__ inline float exponential(float x) {
+    const float round = 12582912.0f;
+    x = x < -87.0f ? -87.0f : x;
+    x = x > 88.0f ? 88.0f : x;
+    float rounded = fmaf(x, 1.44269504088896340736f, round);
+    float n = rounded - round;
+    float r = fmaf(n, -static_cast<float>(0.693147180559945309417 - 355.0 / 512.0), fmaf(n, -(355.0f / 512.0f), x));
+    float series = 1.0f / 5040.0f;
+    series = fmaf(r, series, 1.0f / 720.0f);
+    series = fmaf(r, series, 1.0f / 120.0f);
+    series = fmaf(r, series, 1.0f / 24.0f);
+    series = fmaf(r, series, 1.0f / 6.0f);
+    series = fmaf(r, series, 0.5f);
+    series = fmaf(r, series, 1.0f);
+    series = fmaf(r, series, 1.0f);
+    return series * __uint_as_float((__float_as_uint(rounded) << 23) + 0x3f800000u);
+}
+
+// 1 / x as `simd.rs` has it, for 1 <= x <= e^80: three Newton steps from a guess made of x's bits.
+__device__ inline float reciprocal(float x) {
+    float guess = __uint_as_float(0x7ef311c3u - __float_as_uint(x));
+    for (int i = 0; i < 3; i++) guess = fmaf(fmaf(-x, guess, 1.0f), guess, guess);
+    return guess;
+}
+
+__device__ inline float gelu(float x) {
+    float exponent = -2.0f * 0.7978846f * x * fmaf(0.044715f * x, x, 1.0f);
+    exponent = exponent > 80.0f ? 80.0f : exponent;
+    return x * reciprocal(1.0f + exponential(exponent));
+}
+
+// In place: adds the bias (`width` numbers) and takes GELU by its tanh approximation.
+template <class T>
+__device__ void gelu_of_biased(T* x, const T* bias, unsigned rows, unsigned width) {
+    size_t count = static_cast<size_t>(rows) * width, step = static_cast<size_t>(gridDim.x) * blockDim.x;
+    for (size_t i = static_cast<size_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < count; i += step)
+        from_f32(gelu(to_f32(x[i]) + to_f32(bias[i % width])), &x[i]);
+}
+
+// Adds gate * (product + bias) to the residual. An item of `tokens` rows has its `width` gates in a row of `values` of `stride` numbers, from
+// `gate` on.
+template <class T>
+__device__ void add_gated(T* residual, const T* product, const T* bias, const T* values, unsigned rows, unsigned width, unsigned tokens,
+                          unsigned stride, unsigned gate) {
+    size_t count = static_cast<size_t>(rows) * width, step = static_cast<size_t>(gridDim.x) * blockDim.x;
+    for (size_t i = static_cast<size_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < count; i += step) {
+        size_t column = i % width;
+        float by = to_f32(values[i / width / tokens * stride + gate + column]);
+        from_f32(fmaf(by, to_f32(product[i]) + to_f32(bias[column]), to_f32(residual[i])), &residual[i]);
+    }
+}
+
+#define FOR_TYPE(T)                                                                                                                          \
+    extern "C" __global__ void norm_modulate_##T(const VALUE(T) * x, const VALUE(T) * values, unsigned rows, unsigned width, unsigned tokens, \
+                                                 unsigned stride, unsigned scale, unsigned shift, VALUE(T) * out) {                          \
+        norm_modulate(x, values, rows, width, tokens, stride, scale, shift, out);                                                            \
+    }                                                                                                                                        \
+    extern "C" __global__ void head_norm_##T(VALUE(T) * x, const VALUE(T) * bias, const VALUE(T) * weight, unsigned rows, unsigned heads,     \
+                                             unsigned head) {                                                                                \
+        head_norm(x, bias, weight, rows, heads, head);                                                                                       \
+    }                                                                                                                                        \
+    extern "C" __global__ void rotate_##T(VALUE(T) * x, const float* cosines, const float* sines, unsigned items, unsigned tokens,           \
+                                          unsigned turned, unsigned width, unsigned pairs) {                                                 \
+        rotate(x, cosines, sines, items, tokens, turned, width, pairs);                                                                      \
+    }                                                                                                                                        \
+    extern "C" __global__ void gelu_##T(VALUE(T) * x, const VALUE(T) * bias, unsigned rows, unsigned width) {                                \
+        gelu_of_biased(x, bias, rows, width);                                                                                                \
+    }                                                                                                                                        \
+    extern "C" __global__ void add_gated_##T(VALUE(T) * residual, const VALUE(T) * product, const VALUE(T) * bias, const VALUE(T) * values,   \
+                                             unsigned rows, unsigned width, unsigned tokens, unsigned stride, unsigned gate) {               \
+        add_gated(residual, product, bias, values, rows, width, tokens, stride, gate);                                                       \
+    }
+
+#define VALUE(T) VALUE_##T
+#define VALUE_f32 float
+#define VALUE_bf16 bf16
+FOR_TYPE(f32)
+FOR_TYPE(bf16)

@@ -1,0 +1,198 @@
+//! The CUDA kernels of a block hold to the operations on the processor, to the bit.
+
+use half::bf16;
+
+use super::*;
+use crate::cuda::{Buffer, Device as CudaDevice, Shape, arguments};
+
+/// Threads of a row or head.
+const SUM_LANES: usize = 16;
+
+/// The types of activations: kernels' names end with them.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Type {
+    F32,
+    Bf16,
+}
+
+impl Type {
+    const ALL: [Self; 2] = [Self::F32, Self::Bf16];
+
+    fn kernel(self, name: &str) -> String {
+        match self {
+            Self::F32 => format!("{name}_f32"),
+            Self::Bf16 => format!("{name}_bf16"),
+        }
+    }
+
+    /// A tensor as this type has it, in f32.
+    fn rounded(self, tensor: &Tensor) -> Tensor {
+        match self {
+            Self::F32 => tensor.clone(),
+            Self::Bf16 => tensor.to_dtype(DType::BF16).unwrap().to_dtype(DType::F32).unwrap(),
+        }
+    }
+
+    /// A buffer of a tensor that this type has rounded.
+    fn buffer(self, device: &mut CudaDevice, tensor: &Tensor) -> Buffer {
+        let values = values(tensor);
+        match self {
+            Self::F32 => device.buffer(&values),
+            Self::Bf16 => device.buffer(&values.iter().map(|x| bf16::from_f32(*x)).collect::<Vec<_>>()),
+        }
+    }
+
+    /// Runs the launches; a buffer must hold what the processor made, rounded to this type.
+    fn hold(self, device: &CudaDevice, buffer: Buffer, wanted: &Tensor, what: &str) {
+        let memory = device.run_in_any_order();
+        let wanted = values(wanted);
+        match self {
+            Self::F32 => assert_eq!(memory.values::<f32>(buffer), wanted, "{what}"),
+            Self::Bf16 => {
+                let wanted: Vec<bf16> = wanted.iter().map(|x| bf16::from_f32(*x)).collect();
+                assert_eq!(memory.values::<bf16>(buffer), wanted, "{what}");
+            }
+        }
+    }
+}
+
+fn values(tensor: &Tensor) -> Vec<f32> {
+    tensor.flatten_all().unwrap().to_vec1().unwrap()
+}
+
+/// A linear that gives x + bias.
+fn only_bias(bias: &Tensor) -> LinearTensors {
+    LinearTensors {
+        weight: Tensor::eye(bias.dim(0).unwrap(), DType::F32, &Device::Cpu).unwrap(),
+        bias: bias.clone(),
+    }
+}
+
+/// Blocks of three warps for so many rows or heads.
+fn by_rows(rows: usize) -> Shape {
+    Shape::line(rows.div_ceil(96 / SUM_LANES), 96)
+}
+
+/// Batch items, their tokens, and features.
+const SIZES: [[usize; 3]; 5] = [[1, 1, 1], [1, 3, 5], [2, 7, 16], [3, 2, 49], [2, 5, 200]];
+
+#[test]
+fn norms_with_scale_and_shift_are_the_processors_bits() {
+    for (seed, [batch, tokens, width]) in SIZES.into_iter().enumerate() {
+        for of in Type::ALL {
+            let mut random = Random { seed: 10 * seed as u64 };
+            let x = of.rounded(&random.tensor(&[batch * tokens, width]));
+            let modulation = of.rounded(&random.tensor(&[batch, 3 * width]));
+            let mut device = CudaDevice::default();
+            let [from, values] = [&x, &modulation].map(|tensor| of.buffer(&mut device, tensor));
+            let out = of.buffer(&mut device, &x);
+            let (rows, stride, scale, shift) = (batch * tokens, 3 * width, width, 2 * width);
+            let arguments = arguments![from, values, rows, width, tokens, stride, scale, shift, out];
+            device.launch(&of.kernel("norm_modulate"), by_rows(rows), arguments);
+            let by = Modulation { values: modulation, width };
+            let wanted = ops().norm_modulate(&x, &by, 2, 1).unwrap();
+            of.hold(&device, out, &wanted, &format!("{batch} x {tokens} x {width}, {of:?}"));
+        }
+    }
+}
+
+#[test]
+fn norms_of_heads_are_the_processors_bits() {
+    for (rows, heads, head) in [(1, 1, 1), (3, 2, 8), (2, 3, 17), (5, 1, 64), (4, 3, 48)] {
+        for of in Type::ALL {
+            let mut random = Random { seed: head as u64 };
+            let [x, bias, norm] = [&[rows, heads * head][..], &[heads * head], &[head]]
+                .map(|shape| of.rounded(&random.tensor(shape)));
+            let mut device = CudaDevice::default();
+            let [out, of_bias, weight] = [&x, &bias, &norm].map(|tensor| of.buffer(&mut device, tensor));
+            let arguments = arguments![out, of_bias, weight, rows, heads, head];
+            device.launch(&of.kernel("head_norm"), by_rows(rows * heads), arguments);
+            let wanted = ops().linear_head_norm(&x, &only_bias(&bias), Some(&norm)).unwrap();
+            of.hold(&device, out, &wanted, &format!("{rows} x {heads} x {head}, {of:?}"));
+        }
+    }
+}
+
+#[test]
+fn the_last_tokens_are_turned_to_the_processors_bits() {
+    for (batch, tokens, turned, heads, pairs) in
+        [(1, 1, 1, 1, 1), (2, 5, 3, 2, 4), (1, 4, 0, 1, 2), (3, 7, 7, 3, 9)]
+    {
+        for of in Type::ALL {
+            let mut random = Random { seed: tokens as u64 };
+            let width = 2 * heads * pairs;
+            let x = of.rounded(&random.tensor(&[batch * tokens, width]));
+            let angles: Vec<f64> = (0..turned * pairs).map(|i| (i * i) as f64 * 0.37).collect();
+            let rotary = Rotary::new(&angles, pairs, &Device::Cpu).unwrap();
+            let mut device = CudaDevice::default();
+            let out = of.buffer(&mut device, &x);
+            let [cosines, sines] =
+                [&rotary.cosines, &rotary.sines].map(|table| device.buffer(&values(table)));
+            let arguments = arguments![out, cosines, sines, batch, tokens, turned, width, pairs];
+            device.launch(&of.kernel("rotate"), Shape::line(2, 32), arguments);
+            let wanted = ops().rotate(x.copy().unwrap(), &rotary, batch).unwrap();
+            of.hold(&device, out, &wanted, &format!("{turned} of {tokens} tokens, {of:?}"));
+        }
+    }
+}
+
+#[test]
+fn gelu_of_a_biased_product_is_the_processors_bits() {
+    for (rows, width) in [(1, 1), (3, 7), (20, 33)] {
+        for of in Type::ALL {
+            let mut random = Random { seed: width as u64 };
+            // Large ones, too: there the exponential is cut off.
+            let x = of.rounded(&(random.tensor(&[rows, width]) * 6.0).unwrap());
+            let bias = of.rounded(&random.tensor(&[width]));
+            let mut device = CudaDevice::default();
+            let [out, of_bias] = [&x, &bias].map(|tensor| of.buffer(&mut device, tensor));
+            device.launch(&of.kernel("gelu"), Shape::line(2, 64), arguments![out, of_bias, rows, width]);
+            let wanted = ops().linear_gelu(&x, &only_bias(&bias)).unwrap();
+            of.hold(&device, out, &wanted, &format!("{rows} x {width}, {of:?}"));
+        }
+    }
+}
+
+#[test]
+fn gated_residuals_are_the_processors_bits() {
+    for (seed, [batch, tokens, width]) in SIZES.into_iter().enumerate() {
+        for of in Type::ALL {
+            let mut random = Random { seed: 10 * seed as u64 };
+            let rows = batch * tokens;
+            let [residual, x, bias, modulation] =
+                [&[rows, width][..], &[rows, width], &[width], &[batch, 2 * width]]
+                    .map(|shape| of.rounded(&random.tensor(shape)));
+            let mut device = CudaDevice::default();
+            let [out, product, of_bias, values] =
+                [&residual, &x, &bias, &modulation].map(|tensor| of.buffer(&mut device, tensor));
+            let (stride, gate) = (2 * width, width);
+            let arguments = arguments![out, product, of_bias, values, rows, width, tokens, stride, gate];
+            device.launch(&of.kernel("add_gated"), Shape::line(2, 64), arguments);
+            let by = Modulation { values: modulation, width };
+            let wanted =
+                ops().add_gated_linear(residual.copy().unwrap(), &x, &only_bias(&bias), &by, 1).unwrap();
+            of.hold(&device, out, &wanted, &format!("{batch} x {tokens} x {width}, {of:?}"));
+        }
+    }
+}
+
+#[test]
+fn no_two_threads_race() {
+    let mut random = Random::default();
+    let mut device = CudaDevice::default();
+    let [x, bias, modulation, table] = [&[6, 40][..], &[40], &[2, 120], &[3, 10]]
+        .map(|shape| Type::F32.buffer(&mut device, &random.tensor(shape)));
+    let out = device.buffer(&[0.0f32; 240]);
+    let arguments = arguments![x, modulation, 6u32, 40u32, 3u32, 120u32, 40u32, 80u32, out];
+    device.launch("norm_modulate_f32", by_rows(6), arguments);
+    device.launch("head_norm_f32", by_rows(12), arguments![out, bias, bias, 6u32, 2u32, 20u32]);
+    device.launch(
+        "rotate_f32",
+        Shape::line(2, 32),
+        arguments![out, table, table, 2u32, 3u32, 3u32, 40u32, 10u32],
+    );
+    device.launch("gelu_f32", Shape::line(2, 32), arguments![out, bias, 6u32, 40u32]);
+    let arguments = arguments![x, out, bias, modulation, 6u32, 40u32, 3u32, 120u32, 0u32];
+    device.launch("add_gated_f32", Shape::line(2, 32), arguments);
+    assert_eq!(device.run_sanitized().values::<f32>(x), device.run(0).values::<f32>(x));
+}
