@@ -75,6 +75,9 @@ pub struct CalibrationSpec {
     /// The conditioning of the prompts, made elsewhere: a safetensors file, in place of the pipeline's text encoders.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub conditioning: Option<String>,
+    /// Grams that an earlier job kept, a directory or `s3://...`: this job solves by them, and calibrates nothing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub grams: Option<String>,
     /// Prompts used, from the start of the file.
     pub count: u32,
     /// Denoising steps T of a trajectory.
@@ -109,6 +112,7 @@ impl Default for CalibrationSpec {
             prompts: None,
             column: None,
             conditioning: None,
+            grams: None,
             count: 100,
             steps: 25,
             guidance: 7.0,
@@ -312,6 +316,9 @@ pub struct OutputSpec {
     /// Where the job keeps what it has done so far, a directory or `s3://...`; beside the output when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub state: Option<String>,
+    /// Where the job keeps its Grams and what it surveyed, a directory or `s3://...`; kept nowhere when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub grams: Option<String>,
     /// `structured` only: whether what goes leaves the tensors, or zeros in them.
     #[serde(default)]
     pub layout: Layout,

@@ -8,6 +8,7 @@
 pub mod collective;
 pub mod conditioning;
 pub mod device;
+pub mod grams;
 pub mod preparation;
 pub mod rendezvous;
 pub mod session;

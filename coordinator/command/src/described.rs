@@ -67,7 +67,17 @@ impl Described {
     /// # Errors
     /// When the job cannot be planned, by the key that has to be changed.
     pub fn plan(&self, job: &JobFile) -> Result<Plan> {
-        obsdiff_core::plan(&job.spec, &self.inventory, self.tokens).map_err(|error| {
+        let plan = obsdiff_core::plan(&job.spec, &self.inventory, self.tokens);
+        if let (Ok(plan), Some(kept)) = (&plan, job.kept())
+            && let Some(site) = kept.lacks(&plan.packages, &self.inventory)
+        {
+            let problem = format!(
+                "holds no Gram of {site}, which linears read that are to be pruned: the job that kept the Grams left them \
+                 dense. Skip them by a rule, or keep the Grams of a job that prunes them"
+            );
+            return Err(job.refuse(JobError::new("calibration.grams", problem)));
+        }
+        plan.map_err(|error| {
             let PlanError::IdleRule { rule, glob, example } = &error else { return job.unplanned(error) };
             match self.pipeline.transformer_weights().map(|weights| met(&weights, glob)) {
                 Ok(Some(met)) => {

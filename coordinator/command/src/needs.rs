@@ -5,8 +5,9 @@ use std::collections::BTreeSet;
 use candle_core::DType;
 use obsdiff_core::MemoryNeeds;
 use obsdiff_engine::calibrate::Encoded;
+use obsdiff_engine::gram::Gram;
 use obsdiff_engine::solve::memory;
-use obsdiff_proto::{Inventory, JobSpec, LinearId, Method, Package, Plan, Site};
+use obsdiff_proto::{Inventory, JobSpec, LinearId, Method, Package, Plan, Site, SiteId};
 use obsdiff_worker::preparation::compute_type;
 
 use crate::described::Described;
@@ -52,7 +53,7 @@ impl Described {
             activations: self.activations(&batches, branches, dtype)
                 + self.probe(spec, dtype)
                 + self.observation(plan, prompts * branches, dtype),
-            solver: self.solver(spec, plan),
+            solver: self.solver(spec, plan) + self.kept_gram(spec, plan),
             base: BASE_BYTES,
         }
     }
@@ -88,6 +89,23 @@ impl Described {
         };
         let sites = plan.packages.iter().flat_map(|package| &package.sites);
         sites.map(|id| bytes(self.inventory.site(*id))).max().unwrap_or(0)
+    }
+
+    /// The largest Gram as it is written where Grams are kept, or read where the job goes by kept ones.
+    fn kept_gram(&self, spec: &JobSpec, plan: &Plan) -> u64 {
+        if spec.output.grams.is_none() && spec.calibration.grams.is_none() {
+            return 0;
+        }
+        let of_package = |package: &Package| {
+            let width = |id: &SiteId| package.gram_width(self.inventory.site(*id));
+            package
+                .sites
+                .iter()
+                .map(width)
+                .max()
+                .map_or(0, |width| Gram::bytes(width, spec.hessian.accumulate))
+        };
+        plan.packages.iter().map(of_package).max().unwrap_or(0)
     }
 
     /// What solving the largest part of the plan takes.
@@ -143,7 +161,8 @@ const MOST_KEPT: u64 = 64 << 20;
 /// The numbers of prompts that run as one batch, in calibration and evaluation: whole shards, and what is left over.
 fn batches(spec: &JobSpec) -> BTreeSet<u64> {
     let shard = u64::from(spec.calibration.shard_size).max(1);
-    let calibrating = if spec.sparsity.calibrates() { spec.calibration.prompt_count() } else { 0 };
+    let gathers = spec.sparsity.calibrates() && spec.calibration.grams.is_none();
+    let calibrating = if gathers { spec.calibration.prompt_count() } else { 0 };
     let counts = [calibrating, spec.evaluation.count].map(u64::from);
     let of = |count: u64| [shard.min(count), count % shard];
     counts.into_iter().flat_map(of).chain([probed(spec)]).filter(|prompts| *prompts > 0).collect()

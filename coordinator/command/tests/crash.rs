@@ -110,3 +110,29 @@ fn a_run_that_is_killed_while_it_exports_or_removes_its_state_is_ended_by_the_sa
         assert_eq!(left.len(), 2, "something is left beside the job and its output: {left:?}");
     }
 }
+
+/// Which Gram each site was solved by, as the index of kept Grams says.
+fn kept(folder: &Path) -> serde_json::Value {
+    let index = fs::read(folder.join("grams/grams.json")).unwrap();
+    serde_json::from_slice::<serde_json::Value>(&index).unwrap()["content"]["sites"].clone()
+}
+
+#[test]
+fn a_run_that_is_killed_before_it_writes_down_its_grams_keeps_the_same() {
+    let folder = process::setting(2);
+    let job = folder.path().join("job.toml");
+    let text = fs::read_to_string(&job).unwrap();
+    let (before, after) = text.split_once("[output]\n").expect("no [output]");
+    fs::write(&job, format!("{before}[output]\ngrams = \"grams\"\n{after}")).unwrap();
+    assert!(!child(folder.path(), Some(0)).output().unwrap().status.success());
+    let sites = kept(folder.path());
+    assert!(sites.as_array().unwrap().len() > 10, "{sites}");
+    fs::remove_file(folder.path().join("grams/grams.json")).unwrap();
+    // Left by a part that was solved again after a fault.
+    let orphan = folder.path().join("grams/grams").join(format!("{}.safetensors", "0a".repeat(32)));
+    fs::write(&orphan, "orphan").unwrap();
+    let (code, said) = process::Process::start(folder.path(), &["run", "job.toml", "--quiet"]).verdict();
+    assert_eq!(code, Some(0), "{said}");
+    assert_eq!(kept(folder.path()), sites);
+    assert!(!orphan.exists());
+}

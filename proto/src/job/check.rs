@@ -20,6 +20,11 @@ impl JobSpec {
         self.sparsity.validate()?;
         self.validate_structured()?;
         let c = &self.calibration;
+        if c.grams.is_some() && self.output.grams.is_some() {
+            let problem =
+                "has no use beside calibration.grams, where the job's Grams are kept already: leave it out";
+            return Err(JobError::new("output.grams", problem));
+        }
         let whole = [
             ("calibration.count", c.count),
             ("calibration.steps", c.steps),

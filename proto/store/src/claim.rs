@@ -137,7 +137,7 @@ impl JobStore {
         Ok(objects.into_iter().filter(|(kind, _)| *kind != Kind::Lock).collect())
     }
 
-    async fn delete(&self, object: &str) -> Result<()> {
+    pub(super) async fn delete(&self, object: &str) -> Result<()> {
         let path = self.path(object);
         match self.retried("removed", object, || async { self.objects.delete(&path).await }).await {
             Err(StoreError::Missing { .. }) => Ok(()),

@@ -22,7 +22,13 @@ pub(super) const PARTS: &str = "parts";
 pub(super) const CONDITIONING: &str = "conditioning";
 /// The folder of manifests.
 pub const PACKAGES: &str = "packages";
-/// All folders.
+/// Marks a store as the Grams that a job keeps: the first object put, the last removed.
+pub(super) const GRAMS_MARKER: &str = "obsdiff-grams.json";
+/// What the kept Grams are of: put once all of them are there.
+pub(super) const GRAMS_INDEX: &str = "grams.json";
+/// The folder of kept Grams.
+pub(super) const GRAMS: &str = "grams";
+/// All folders of a job's state.
 pub(super) const FOLDERS: [&str; 4] = [PACKAGES, PARTS, CONDITIONING, LIVES];
 
 /// What an object is. Objects are removed in this order: whatever is left when that is cut short is the state of the same job, or
@@ -65,6 +71,22 @@ pub(super) fn kind(object: &str) -> Option<Kind> {
     }
 }
 
+/// Whether an object of this name is one of those that kept Grams consist of.
+pub(super) fn is_of_grams(object: &str) -> bool {
+    match object.split_once('/') {
+        None => [GRAMS_MARKER, GRAMS_INDEX].contains(&object),
+        Some((folder, name)) => folder == GRAMS && name.strip_suffix(".safetensors").is_some_and(is_digest),
+    }
+}
+
+/// Whether a file is, or was to become, one of those that kept Grams consist of.
+pub(super) fn is_file_of_grams(file: &str) -> bool {
+    match file.rsplit_once('#') {
+        Some((object, number)) if is_number(number, 1) => is_of_grams(object),
+        _ => is_of_grams(file),
+    }
+}
+
 /// The object that a file of a directory is, or was to become: files are written as `NAME#NUMBER` and renamed.
 pub(super) fn kind_of_file(file: &str) -> Option<Kind> {
     match file.rsplit_once('#') {
@@ -75,6 +97,9 @@ pub(super) fn kind_of_file(file: &str) -> Option<Kind> {
 
 /// What to do about an object that is damaged.
 pub(super) fn remedy(object: &str) -> &'static str {
+    if is_of_grams(object) {
+        return "run the job that kept these Grams again, with output.grams at another place";
+    }
     match kind(object) {
         Some(Kind::Manifest(_) | Kind::Part) => {
             "remove it, and the same command runs its package and those after it again"
@@ -131,6 +156,18 @@ mod tests {
         ];
         for foreign in foreign {
             assert_eq!(kind_of_file(foreign), None, "{foreign}");
+        }
+    }
+
+    #[test]
+    fn what_is_of_kept_grams_is_no_job_state() {
+        let gram = format!("grams/{}.safetensors", "0a".repeat(32));
+        for known in ["obsdiff-grams.json", "grams.json", &gram] {
+            assert!(is_of_grams(known) && is_file_of_grams(&format!("{known}#1")), "{known}");
+            assert_eq!(kind(known), None, "{known}");
+        }
+        for foreign in ["obsdiff.json", "grams", "grams/mine.safetensors", "grams.json.bak", "job.json"] {
+            assert!(!is_file_of_grams(foreign), "{foreign}");
         }
     }
 

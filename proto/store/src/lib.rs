@@ -25,6 +25,7 @@ mod claim;
 mod conditioning;
 mod directory;
 mod error;
+mod grams;
 pub mod layout;
 mod location;
 mod manifest;
@@ -46,6 +47,7 @@ use location::Located;
 
 pub use conditioning::conditioning_object;
 pub use error::{Result, StoreError};
+pub use grams::{GramReceipt, GramStore};
 pub use manifest::{ManifestRecord, manifest_object};
 pub use objects::Put;
 pub use part::PartReceipt;

@@ -10,6 +10,7 @@ use object_store::gcp::GoogleCloudStorageBuilder;
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use object_store::{ClientOptions, ObjectStore, ObjectStoreScheme, RetryConfig};
+use obsdiff_files::Disk;
 use url::Url;
 
 use super::directory::Directory;
@@ -22,6 +23,8 @@ pub(super) enum Access {
     Run,
     /// A worker: a directory must be there.
     Use,
+    /// Whoever keeps Grams: a directory is made where there is none, and takes no lock.
+    Keep,
 }
 
 /// Where a job's objects are.
@@ -95,6 +98,10 @@ fn open_directory(path: &FilePath, url: &str, access: Access) -> Result<Located>
     let directory = match access {
         Access::Run => Some(Directory::claim(path, url)?),
         Access::Use if path.is_dir() => None,
+        Access::Keep => {
+            Disk::default().create_folders(path).map_err(|e| refused(format!("cannot be made: {e}")))?;
+            None
+        }
         Access::Use => {
             return Err(refused(
                 "is no directory of this machine: all workers must reach the store at one place".to_owned(),

@@ -99,7 +99,7 @@ impl JobStore {
     }
 
     /// The digest of a large content, where it keeps nobody else waiting.
-    async fn digest(&self, content: &Bytes) -> Result<Digest> {
+    pub(super) async fn digest(&self, content: &Bytes) -> Result<Digest> {
         let content = content.clone();
         let digest = tokio::task::spawn_blocking(move || Digest::of(&content));
         digest.await.map_err(|e| self.damaged(PARTS, &format!("its digest was not computed: {e}")))

@@ -258,6 +258,7 @@ fn spec() -> impl Strategy<Value = JobSpec> {
                 prompts: Some(prompts),
                 column: None,
                 conditioning: None,
+                grams: None,
                 count,
                 steps: 2,
                 guidance,
@@ -283,7 +284,13 @@ fn spec() -> impl Strategy<Value = JobSpec> {
         packages: PackagesSpec::default(),
         evaluation: EvaluationSpec::default(),
         workers: WorkersSpec::default(),
-        output: OutputSpec { path: "out".to_owned(), link: false, state: None, layout: Layout::Shrunk },
+        output: OutputSpec {
+            path: "out".to_owned(),
+            link: false,
+            state: None,
+            grams: None,
+            layout: Layout::Shrunk,
+        },
     })
 }
 

@@ -16,6 +16,8 @@ pub struct ConditioningObjects {
     pub(super) negative: Digest,
     /// The prompts of each other object, in order of their ids.
     pub(super) shards: Vec<(Range<u32>, Digest)>,
+    /// How many prompts the job has.
+    pub(super) prompts: u32,
 }
 
 /// All that decides what an object holds: its digest names the object.
@@ -65,7 +67,15 @@ impl ConditioningObjects {
                 shards.push((ids.clone(), key(Some(ids.start), &texts)?));
             }
         }
-        Ok(Self { negative: key(None, &[""])?, shards })
+        Ok(Self { negative: key(None, &[""])?, shards, prompts: first })
+    }
+
+    /// Those of them that hold any prompt of some ranges: no other prompt is encoded, or can be read.
+    #[must_use]
+    pub fn only(mut self, wanted: &[Range<u32>]) -> Self {
+        let meet = |a: &Range<u32>, b: &Range<u32>| a.start.max(b.start) < a.end.min(b.end);
+        self.shards.retain(|(ids, _)| wanted.iter().any(|wanted| meet(ids, wanted)));
+        self
     }
 
     /// Those of the job that a store holds.
@@ -88,6 +98,6 @@ impl ConditioningObjects {
 
     /// How many prompts there are, without the empty one.
     pub fn prompts(&self) -> u32 {
-        self.shards.last().map_or(0, |(ids, _)| ids.end)
+        self.prompts
     }
 }

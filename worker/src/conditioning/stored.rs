@@ -1,5 +1,6 @@
 //! Conditionings as the engine reads them from the job's store.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
 
@@ -27,7 +28,7 @@ pub struct StoredConditionings {
     expected: Expected,
     negative: Conditioning,
     /// All of them, where memory is to hold them.
-    pub(super) kept: Option<Vec<Conditioning>>,
+    pub(super) kept: Option<BTreeMap<u32, Conditioning>>,
 }
 
 impl StoredConditionings {
@@ -54,7 +55,9 @@ impl StoredConditionings {
         );
         let mut opened = Self { store, runtime, objects, expected, negative, kept: None };
         if bytes <= Encoded::IN_MEMORY as u64 {
-            opened.kept = Some(opened.batch(0..opened.objects.prompts())?);
+            let ids: Vec<u32> = opened.objects.shards.iter().flat_map(|(ids, _)| ids.clone()).collect();
+            let all = opened.batch(0..opened.objects.prompts())?;
+            opened.kept = Some(ids.into_iter().zip(all).collect());
         }
         Ok(opened)
     }
@@ -100,10 +103,18 @@ impl Conditionings for StoredConditionings {
             return Err(Error::Argument(format!("prompts {prompts:?} are not among {}", self.prompts())));
         }
         if let Some(kept) = &self.kept {
-            return Ok(kept[prompts.start as usize..prompts.end as usize].to_vec());
+            let found: Option<Vec<_>> = prompts.clone().map(|id| kept.get(&id).cloned()).collect();
+            return found.ok_or_else(|| unencoded(prompts));
+        }
+        if !prompts.clone().all(|id| self.objects.shards.iter().any(|(ids, _)| ids.contains(&id))) {
+            return Err(unencoded(prompts));
         }
         self.batch(prompts).map_err(|error| Error::Conditioning(Box::new(PartStoreError::from(error))))
     }
+}
+
+fn unencoded(prompts: Range<u32>) -> Error {
+    Error::Argument(format!("prompts {prompts:?} were not encoded: the job has no use for them"))
 }
 
 impl fmt::Debug for StoredConditionings {

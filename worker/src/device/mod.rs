@@ -8,12 +8,14 @@
 mod engine;
 mod fake;
 mod following;
+mod keeping;
 mod object;
 mod orders;
 mod part_store;
 mod pruned;
 mod pruning;
 mod reducing;
+mod structures;
 mod surveys;
 mod tensors;
 mod worker_state;

@@ -14,6 +14,7 @@ use safetensors::{Dtype, SafeTensors};
 use serde::{Deserialize, Serialize};
 
 use super::PartStoreError;
+use crate::grams::SolvedBy;
 
 /// The metadata's only key.
 const CONTENT: &str = "content";
@@ -34,11 +35,21 @@ pub(super) struct StructuresRecord {
     pub(super) linears: Vec<(LinearId, PrunedLinear)>,
 }
 
+/// What an object is solved for, and by.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct PartOrigin {
+    /// The package that it is solved for.
+    pub(super) package: PackageId,
+    /// The Grams that it was solved by, where they are kept.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) solved_by: Vec<SolvedBy>,
+}
+
 /// All that an object says.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 struct ObjectHeader {
-    /// The package that it is solved for.
-    package: PackageId,
+    #[serde(flatten)]
+    origin: PartOrigin,
     records: ObjectRecords,
 }
 
@@ -69,15 +80,15 @@ pub(super) enum Content {
 
 /// An object of slices being filled.
 pub(super) struct SliceWriter {
-    package: PackageId,
+    origin: PartOrigin,
     records: Vec<SliceRecord>,
     tensors: Vec<(String, Tensor)>,
 }
 
 impl SliceWriter {
-    /// An empty object of a package.
-    pub(super) fn new(package: PackageId) -> Self {
-        Self { package, records: Vec::new(), tensors: Vec::new() }
+    /// An empty object.
+    pub(super) fn new(origin: PartOrigin) -> Self {
+        Self { origin, records: Vec::new(), tensors: Vec::new() }
     }
 
     /// Adds pruned rows.
@@ -89,36 +100,36 @@ impl SliceWriter {
 
     pub(super) fn finish(self) -> Result<Vec<u8>, PartStoreError> {
         let tensors = self.tensors.iter().map(|(name, tensor)| (name, tensor));
-        serialize(tensors, self.package, ObjectRecords::Slices(self.records))
+        serialize(tensors, self.origin, ObjectRecords::Slices(self.records))
     }
 }
 
 /// The object of structures that lost parts.
-pub(super) fn structures(package: PackageId, solved: SolvedStructures) -> Result<Vec<u8>, PartStoreError> {
+pub(super) fn structures(origin: PartOrigin, solved: SolvedStructures) -> Result<Vec<u8>, PartStoreError> {
     let SolvedStructures { structures, tensors, linears } = solved;
-    serialize(&tensors, package, ObjectRecords::Structures(StructuresRecord { structures, linears }))
+    serialize(&tensors, origin, ObjectRecords::Structures(StructuresRecord { structures, linears }))
 }
 
 /// The object of structures of which it is known what their parts would cost.
 pub(super) fn survey(
-    package: PackageId,
+    origin: PartOrigin,
     errors: Vec<(StructureId, Vec<f64>)>,
 ) -> Result<Vec<u8>, PartStoreError> {
-    serialize([], package, ObjectRecords::Survey(errors))
+    serialize([], origin, ObjectRecords::Survey(errors))
 }
 
 /// The object of rows of linears of which it is known what pruning them would cost.
-pub(super) fn surveyed(package: PackageId, slices: Vec<SurveyedSlice>) -> Result<Vec<u8>, PartStoreError> {
-    serialize([], package, ObjectRecords::SurveyedSlices(slices))
+pub(super) fn surveyed(origin: PartOrigin, slices: Vec<SurveyedSlice>) -> Result<Vec<u8>, PartStoreError> {
+    serialize([], origin, ObjectRecords::SurveyedSlices(slices))
 }
 
 /// Tensors of f32, and what is to be said of them.
 fn serialize<'a>(
     tensors: impl IntoIterator<Item = (&'a String, &'a Tensor)>,
-    package: PackageId,
+    origin: PartOrigin,
     records: ObjectRecords,
 ) -> Result<Vec<u8>, PartStoreError> {
-    let said = ObjectHeader { package, records };
+    let said = ObjectHeader { origin, records };
     let text = serde_json::to_string(&said).map_err(|e| unwritten(&e))?;
     // JSON has no NaN and no infinity: it says null in their place.
     if serde_json::from_str::<ObjectHeader>(&text).map_err(|e| unwritten(&e))? != said {
@@ -136,8 +147,8 @@ fn broken(error: &dyn Display) -> PartStoreError {
     PartStoreError::Damaged(format!("a part cannot be read: {error}"))
 }
 
-/// Reads an object, and the package that it is solved for.
-pub(super) fn read(object: &[u8]) -> Result<(PackageId, Content), PartStoreError> {
+/// Reads an object, and what it is solved for and by.
+pub(super) fn read(object: &[u8]) -> Result<(PartOrigin, Content), PartStoreError> {
     let (_, header) = SafeTensors::read_metadata(object).map_err(|e| broken(&e))?;
     let text =
         header.metadata().as_ref().and_then(|m| m.get(CONTENT)).ok_or_else(|| broken(&"no content"))?;
@@ -163,7 +174,7 @@ pub(super) fn read(object: &[u8]) -> Result<(PackageId, Content), PartStoreError
         ObjectRecords::Survey(errors) => Content::Survey(errors),
         ObjectRecords::SurveyedSlices(slices) => Content::SurveyedSlices(slices),
     };
-    Ok((said.package, content))
+    Ok((said.origin, content))
 }
 
 /// Reads one tensor of an object.

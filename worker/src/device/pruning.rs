@@ -7,16 +7,18 @@ use candle_core::Tensor;
 use obsdiff_engine::Error;
 use obsdiff_engine::export::{PrunedLinear, PrunedStructure};
 use obsdiff_engine::gram::Gram;
-use obsdiff_engine::pruner::{Allocated, Grams, Pruner, SurveyedSlice};
+use obsdiff_engine::pruner::{Allocated, Pruner, SurveyedSlice};
 use obsdiff_proto::message::{Exponents, Opening, Part, Solved};
 use obsdiff_proto::{
     Accumulate, LinearId, Package, PackageId, Plan, Shard, ShardId, SiteId, StructureId, lock,
 };
 
-use super::object::{self, Content, SliceRecord};
+use super::keeping::Kept;
+use super::object::{self, Content, PartOrigin, SliceRecord};
 use super::pruned::{Pruned, linears};
 use super::reducing::{GramReducer, Received};
 use super::{AfterStep, Engine, PartStore, PartStoreError, PrunedTensors, Reducer, WorkError};
+use crate::grams::{GramKeeper, KeptGrams};
 
 /// Writes the pruned pipeline.
 pub type Exporter<'a> = Box<dyn FnMut(Pruned) -> Result<(), WorkError> + Send + 'a>;
@@ -27,6 +29,8 @@ pub trait Watch: Send + Sync {
     fn steps(&self, prompts: u64);
     /// So many linears are solved, or parts of them; or structures.
     fn solved(&self, count: u64);
+    /// A survey expects the pruned model's velocity to be so far from the dense one's, relatively.
+    fn expects(&self, velocity_error: f64);
 }
 
 /// A [`Pruner`] that follows a plan, with a store of solved parts.
@@ -44,7 +48,7 @@ pub struct PruningEngine<'a> {
     /// What was said of the rows applied.
     records: Vec<SliceRecord>,
     /// What was said of the structures applied, and of their linears.
-    structures: BTreeMap<StructureId, PrunedStructure>,
+    pub(super) structures: BTreeMap<StructureId, PrunedStructure>,
     structured: BTreeMap<LinearId, PrunedLinear>,
     /// What further parts of each structure would cost, as far as they are surveyed.
     pub(super) surveyed: BTreeMap<StructureId, Vec<f64>>,
@@ -54,6 +58,8 @@ pub struct PruningEngine<'a> {
     pub(super) allocated: Allocated,
     /// How many parts each structure loses, where a budget decides.
     pub(super) shares: BTreeMap<StructureId, usize>,
+    /// The Grams that outlive the job, and those that it goes by.
+    pub(super) kept: Kept,
 }
 
 impl<'a> PruningEngine<'a> {
@@ -81,7 +87,21 @@ impl<'a> PruningEngine<'a> {
             slices: Vec::new(),
             allocated: Allocated::default(),
             shares: BTreeMap::new(),
+            kept: Kept::default(),
         }
+    }
+
+    /// The same engine, which keeps the Grams that it solves by, or goes by kept ones in place of calibration.
+    #[must_use]
+    pub fn with_grams(mut self, keeper: Option<GramKeeper>, grams: Option<KeptGrams>) -> Self {
+        self.kept = Kept::new(keeper, grams);
+        self
+    }
+
+    /// How far a survey expects the pruned model's velocity to be from the dense one's: the root of its mean squared relative change.
+    /// None where linears are not surveyed.
+    pub fn expected_velocity_error(&self) -> Option<f64> {
+        (!self.allocated.costs.is_empty()).then_some(self.allocated.expected.sqrt())
     }
 
     /// The model as it is.
@@ -120,11 +140,13 @@ impl<'a> PruningEngine<'a> {
         let mut split: BTreeMap<LinearId, Vec<(SliceRecord, Tensor)>> = BTreeMap::new();
         let mut records = Vec::new();
         for receipt in self.part_store.manifest(id)?.values() {
-            let (of, content) = object::read(&self.part_store.get(receipt)?)?;
-            if of != id {
-                let problem = format!("the manifest of package {id} names an object of package {of}");
+            let (origin, content) = object::read(&self.part_store.get(receipt)?)?;
+            if origin.package != id {
+                let problem =
+                    format!("the manifest of package {id} names an object of package {}", origin.package);
                 return Err(PartStoreError::Damaged(problem).into());
             }
+            self.remember_grams(origin);
             let slices = match content {
                 Content::Slices(slices) => slices,
                 Content::Structures(record, tensors) => {
@@ -188,52 +210,15 @@ impl<'a> PruningEngine<'a> {
         Ok(())
     }
 
-    /// Whether a package's objects said something of all its structures.
-    fn check_structures(&self, package: &Package) -> Result<(), WorkError> {
-        let known = |id: &StructureId| {
-            if package.survey { self.surveyed.contains_key(id) } else { self.structures.contains_key(id) }
-        };
-        match self.pruner.model().inventory().structures_of(package).find(|id| !known(id)) {
-            None => Ok(()),
-            Some(id) => {
-                let name = &self.pruner.model().inventory().structure(id).name;
-                let problem = format!("the manifest of package {} lacks {name}", package.id);
-                Err(PartStoreError::Damaged(problem).into())
-            }
-        }
-    }
-
-    /// Solves the structures whose outputs a part consists of, or finds what their parts would cost.
-    fn solve_structures(&self, package: &Package, part: &Part) -> Result<Vec<u8>, WorkError> {
-        let inventory = self.pruner.model().inventory();
-        let reads = |group: &Vec<StructureId>| {
-            inventory.outputs_of(group).iter().eq(part.slices.iter().map(|slice| &slice.linear))
-        };
-        let group = inventory.structure_groups(package).into_iter().find(reads);
-        let group = group.ok_or_else(|| Error::Argument(format!("part {} is none of this plan", part.id)))?;
-        let sites = group.iter().flat_map(|id| inventory.sites_of(*id));
-        let grams: BTreeMap<_, _> = sites.filter_map(|site| Some((site, self.gram(site)?))).collect();
-        let grams: Grams<'_> = grams.iter().map(|(site, gram)| (*site, &**gram)).collect();
-        let object = if package.survey {
-            let errors = self.pruner.survey(&group, &grams)?;
-            object::survey(package.id, group.iter().copied().zip(errors).collect())?
-        } else {
-            let counts = group.iter().map(|id| self.share(*id)).collect::<Result<Vec<_>, _>>()?;
-            let solved = self.pruner.solve_structures(package, &group, &grams, &counts)?;
-            object::structures(package.id, solved)?
-        };
-        self.watch.solved(group.len() as u64);
-        Ok(object)
-    }
-
     /// Solves the slices of a part by their site's Gram.
     fn solve_slices(
         &mut self,
         mut package: Package,
         part: &Part,
+        origin: PartOrigin,
         step: AfterStep<'_>,
     ) -> Result<Vec<u8>, WorkError> {
-        let mut object = object::SliceWriter::new(package.id);
+        let mut object = object::SliceWriter::new(origin);
         let gram = self.gram(part.id.site);
         for target in &mut package.linears {
             target.target = self.allocated.targets.get(&target.linear).copied().unwrap_or(target.target);
@@ -267,6 +252,9 @@ impl<'a> PruningEngine<'a> {
 impl Engine for PruningEngine<'_> {
     fn pilot(&mut self, shard: ShardId, step: AfterStep<'_>) -> Result<Exponents, WorkError> {
         let _span = tracing::info_span!("pilot").entered();
+        if let Some(exponents) = self.kept_exponents() {
+            return Ok(exponents);
+        }
         let shard = self.shard(shard)?;
         let sites: Vec<SiteId> = self.plan.packages.iter().flat_map(|p| p.sites.iter().copied()).collect();
         let (pruner, watch, prompts) = (&self.pruner, &self.watch, shard.prompts.len() as u64);
@@ -289,6 +277,9 @@ impl Engine for PruningEngine<'_> {
     }
 
     fn calibrate(&mut self, shard: ShardId, step: AfterStep<'_>) -> Result<(), WorkError> {
+        if self.kept.replaces_calibration() {
+            return self.read_grams(step);
+        }
         let _span = tracing::info_span!("calibrate").entered();
         let shard = self.shard(shard)?;
         let (pruner, watch, prompts) = (&mut self.pruner, &self.watch, shard.prompts.len() as u64);
@@ -322,17 +313,19 @@ impl Engine for PruningEngine<'_> {
     }
 
     fn release(&mut self) {
+        self.kept.release();
         lock(&self.received).clear();
     }
 
     fn solve(&mut self, part: &Part, step: AfterStep<'_>) -> Result<Solved, WorkError> {
         let package = self.package(part.id.package)?.clone();
+        let origin = PartOrigin { package: package.id, solved_by: self.keep_grams(&package, part)? };
         let object = if package.is_structured() {
-            self.solve_structures(&package, part)?
+            self.solve_structures(&package, part, origin)?
         } else if package.survey {
-            self.survey_slices(&package, part, step)?
+            self.survey_slices(&package, part, origin, step)?
         } else {
-            self.solve_slices(package, part, step)?
+            self.solve_slices(package, part, origin, step)?
         };
         let exponent = |site: &SiteId| Some((*site, self.gram(*site)?.exponent()));
         let exponents = part.sites.iter().filter_map(exponent).collect();
@@ -366,6 +359,7 @@ impl Engine for PruningEngine<'_> {
 
     fn export(&mut self, step: AfterStep<'_>) -> Result<(), WorkError> {
         step()?;
+        self.finish_keeping()?;
         let pruned = self.pruned();
         (self.exporter)(pruned)
     }

@@ -5,6 +5,7 @@ use obsdiff_engine::pruner::{RemovalCurve, allocate, possible};
 use obsdiff_proto::message::Part;
 use obsdiff_proto::{Package, StructureId};
 
+use super::object::PartOrigin;
 use super::pruning::{PruningEngine, stoppable};
 use super::{AfterStep, WorkError, object};
 
@@ -14,8 +15,13 @@ impl PruningEngine<'_> {
         let Some(budget) = &self.plan.budget else {
             let pruning = self.plan.packages.iter().filter(|package| !package.survey);
             let linears: Vec<_> = pruning.flat_map(|package| package.linears.iter().copied()).collect();
-            self.allocated = self.pruner.allocate(&linears, &std::mem::take(&mut self.slices))?;
+            let slices = std::mem::take(&mut self.slices);
+            self.allocated = self.pruner.allocate(&linears, &slices)?;
+            self.kept.remember_survey(slices);
             tracing::info!(expected = self.allocated.expected, "the survey decided over every linear");
+            if let Some(error) = self.expected_velocity_error() {
+                self.watch.expects(error);
+            }
             return Ok(());
         };
         let (ids, errors): (Vec<_>, Vec<_>) = std::mem::take(&mut self.surveyed).into_iter().unzip();
@@ -43,13 +49,26 @@ impl PruningEngine<'_> {
         &mut self,
         package: &Package,
         part: &Part,
+        origin: PartOrigin,
         step: AfterStep<'_>,
     ) -> Result<Vec<u8>, WorkError> {
-        let gram = self.gram(part.id.site);
-        let surveyed = stoppable(step, |on_step| {
-            self.pruner.survey_slices(package, &part.slices, gram.as_deref(), on_step)
-        })?;
+        let mut surveyed = Vec::with_capacity(part.slices.len());
+        let mut unknown = Vec::new();
+        for slice in &part.slices {
+            let targets = self.pruner.trial_targets(package, slice)?;
+            match self.kept.surveyed(slice, &targets) {
+                Some(known) => surveyed.push(known),
+                None => unknown.push(slice.clone()),
+            }
+        }
+        if !unknown.is_empty() {
+            let gram = self.gram(part.id.site);
+            surveyed.extend(stoppable(step, |on_step| {
+                self.pruner.survey_slices(package, &unknown, gram.as_deref(), on_step)
+            })?);
+            surveyed.sort_by_key(|slice| (slice.linear, slice.start));
+        }
         self.watch.solved(surveyed.len() as u64);
-        Ok(object::surveyed(package.id, surveyed)?)
+        Ok(object::surveyed(origin, surveyed)?)
     }
 }

@@ -16,6 +16,7 @@ use obsdiff_files::{Disk, OnProgress};
 use obsdiff_proto::{InputDigest, JobSpec, Package, Plan};
 
 use crate::device::{PartStore, Pruned, PruningEngine, Watch, WorkError, WorkerState};
+use crate::grams::{GramKeeper, KeptGrams};
 use crate::preparation::JobModel;
 use shrunk::shrunk;
 
@@ -37,6 +38,10 @@ pub struct Work<'a> {
     pub held_out: &'a [String],
     /// Final latents of the dense model on the held-out prompts, where they are known.
     pub dense: Option<&'a Tensor>,
+    /// Keeps the job's Grams, where they outlive it.
+    pub keeper: Option<GramKeeper>,
+    /// The Grams that the job goes by, where it does not calibrate.
+    pub grams: Option<KeptGrams>,
     /// What the output is written by.
     pub disk: &'a Disk,
 }
@@ -57,6 +62,7 @@ impl<'a> Work<'a> {
         let on_progress: Arc<OnProgress> = Arc::new(move || its.advance());
         let exporter = Box::new(move |pruned| self.export(&pruned, &on_progress));
         PruningEngine::new(pruner, Arc::new(self.plan.clone()), part_store, watch, exporter)
+            .with_grams(self.keeper.clone(), self.grams.clone())
     }
 
     /// The content of `pruning.json`, and how the transformer gets smaller where it does.

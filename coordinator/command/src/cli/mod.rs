@@ -52,6 +52,12 @@ pub enum CliCommand {
     /// input is checked before any work, and the output appears whole or not at all. Ends with a table of the pruned linears, where the
     /// time went, and how far the final latents of held-out prompts are from the dense model's.
     Run(RunArgs),
+    /// Prune anew by the Grams that an earlier job kept, without calibrating.
+    ///
+    /// GRAMS is what that job had as output.grams. Its settings are those of this job, but for what --set says: output.path has to be
+    /// given, and ratios, patterns, methods, rules and damping may be others. The pruned weights are those that the whole job would
+    /// give. Where the earlier job had several packages and surveyed nothing, they are near them.
+    Solve(SolveArgs),
     /// Coordinate a job for workers on other hosts.
     ///
     /// Checks the job as `run` does, then listens for workers, hands out shards and solving, and ends when a worker has written the
@@ -116,6 +122,28 @@ pub struct RunArgs {
     #[command(flatten)]
     pub job: JobArgs,
     /// Workers in this process, which share its threads. Each has Grams of its own; the result does not depend on their number.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub workers: u32,
+    /// Print one JSON object with the same figures instead of text. Numbers with a unit have it in their names.
+    #[arg(long)]
+    pub json: bool,
+    /// How the process runs.
+    #[command(flatten)]
+    pub process: ProcessArgs,
+}
+
+/// `solve GRAMS`
+#[derive(Debug, Args)]
+#[command(after_long_help = "Example:\n  obsdiff run job.toml --set output.grams=grams\n  \
+        obsdiff solve grams --set sparsity.ratio=0.6 --set output.path=out-60")]
+pub struct SolveArgs {
+    /// The kept Grams: a directory or s3://...
+    #[arg(value_name = "GRAMS")]
+    pub grams: String,
+    /// Override a key of the job that kept the Grams. May be given several times. SECTION.KEY= unsets the key.
+    #[arg(long = "set", value_name = "SECTION.KEY=VALUE")]
+    pub sets: Vec<String>,
+    /// Workers in this process, which share its threads. The result does not depend on their number.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub workers: u32,
     /// Print one JSON object with the same figures instead of text. Numbers with a unit have it in their names.

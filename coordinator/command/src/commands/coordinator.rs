@@ -13,7 +13,7 @@ use crate::cli::CoordinatorArgs;
 use crate::context::CommandContext;
 use crate::job::JobFile;
 use crate::progress::Progress;
-use crate::run::{Display, Inputs, PhaseDisplay, encode, is_left_over, note, open_state};
+use crate::run::{Display, Inputs, PhaseDisplay, claim_grams, encode, is_left_over, note, open_state};
 use crate::signals::{Answer, Signal};
 use crate::{Error, Result};
 
@@ -47,6 +47,7 @@ pub(super) fn coordinate(args: &CoordinatorArgs, context: &mut CommandContext<'_
     let done = if is_left_over(&state, &inputs) {
         Ok(())
     } else {
+        claim_grams(&job, &state).map_err(|error| error.after_begin(state.url()))?;
         drive(&job, &inputs, &state, (port, listener), &progress, context)
     };
     match done {

@@ -31,6 +31,7 @@ use crate::context::CommandContext;
 pub fn run(command: &CliCommand, context: &mut CommandContext<'_>) -> Result<()> {
     match command {
         CliCommand::Run(args) => run::run(args, context),
+        CliCommand::Solve(args) => run::solve(args, context),
         CliCommand::Coordinator(args) => coordinator::coordinate(args, context),
         CliCommand::Worker(args) => worker::work(args, context),
         CliCommand::Status(args) => status::status(args, context),

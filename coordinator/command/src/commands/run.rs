@@ -1,10 +1,13 @@
-//! `obsdiff run JOB`.
+//! `obsdiff run JOB` and `obsdiff solve GRAMS`.
 
-use crate::Result;
-use crate::cli::RunArgs;
+use obsdiff_files::starts_with_tilde;
+
+use crate::cli::{ProcessArgs, RunArgs, SolveArgs, TILDE};
 use crate::context::CommandContext;
+use crate::job::JobFile;
 use crate::run::RunContext;
 use crate::signals::Answer;
+use crate::{Error, Result};
 
 /// Runs a job and tells what it did.
 ///
@@ -12,20 +15,42 @@ use crate::signals::Answer;
 /// Bad input, before any work; a failure of the engine later.
 pub(super) fn run(args: &RunArgs, context: &mut CommandContext<'_>) -> Result<()> {
     let job = context.job(&args.job)?;
-    context.use_threads(args.process.threads)?;
-    let progress = context.progress(args.process.quiet);
+    prune(&job, (args.workers, args.json), &args.process, context)
+}
+
+/// Prunes by kept Grams and tells what it did.
+///
+/// # Errors
+/// Grams that cannot be used, or else as [`run`].
+pub(super) fn solve(args: &SolveArgs, context: &mut CommandContext<'_>) -> Result<()> {
+    if starts_with_tilde(&args.grams) {
+        return Err(Error::key("GRAMS", format!("is {}, but {TILDE}", args.grams)));
+    }
+    let job = JobFile::of_grams(&args.grams, context.environment.iter().cloned(), &args.sets)?;
+    prune(&job, (args.workers, args.json), &args.process, context)
+}
+
+/// Runs a job in this process and tells what it did.
+fn prune(
+    job: &JobFile,
+    (workers, json): (u32, bool),
+    process: &ProcessArgs,
+    context: &mut CommandContext<'_>,
+) -> Result<()> {
+    context.use_threads(process.threads)?;
+    let progress = context.progress(process.quiet);
     // Committed packages are always whole on the disk, and nothing else is kept. So a signal may end the process at once.
     context.signals.respond({
         let (progress, command) = (progress.clone(), context.command.clone());
         move |signal| Answer::Exit(format!("stopped by {signal}: {}", progress.left_by_stop(&command)))
     });
     let process = RunContext {
-        workers: args.workers as usize,
+        workers: workers as usize,
         memory: context.memory,
         progress: &progress,
         spans: &context.spans,
         disk: &context.disk,
     };
-    let summary = crate::run::run(&job, &process)?;
-    context.print(&summary, args.json)
+    let summary = crate::run::run(job, &process)?;
+    context.print(&summary, json)
 }

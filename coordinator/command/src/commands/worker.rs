@@ -11,6 +11,7 @@ use obsdiff_worker::collective::Transport;
 use obsdiff_worker::device::{
     GroupTimeouts, JobPartStore, Machine, PartStoreError, WorkError, WorkerState, follow,
 };
+use obsdiff_worker::grams::GramIndex;
 use obsdiff_worker::preparation::{self, Received};
 use obsdiff_worker::rendezvous::PeerRendezvous;
 use obsdiff_worker::session::{SessionError, SessionSettings, attend, tcp};
@@ -25,7 +26,7 @@ use crate::job::{JobFile, StoreSettings};
 use crate::machine::product_rate;
 use crate::progress::Progress;
 use crate::prompts::JobPrompts;
-use crate::run::{Inputs, PhaseDisplay, encode};
+use crate::run::{Inputs, JobGrams, PhaseDisplay, encode};
 use crate::signals::{Answer, Signals};
 use crate::{Error, Result};
 
@@ -151,7 +152,8 @@ fn serve(
     let job = JobFile::received(briefing.spec.clone(), StoreSettings::of(&context.environment));
     let store = JobStore::open(&briefing.store, job.stores().pairs())?;
     let received = Received::open(briefing, &store, runtime.handle(), &|| worker_state.advance());
-    let inputs = inputs(briefing, received.map_err(|e| unprepared(&job, e))?);
+    let received = received.map_err(|e| unprepared(&job, e))?;
+    let inputs = inputs(briefing, received, JobGrams::index(&job, runtime.handle())?);
     if let Some(memory) = context.memory {
         fit::check(&job, &inputs.described, &inputs.plan, 1, memory)?;
     }
@@ -167,7 +169,8 @@ fn serve(
     worker_state.encoded();
     let (model, trajectories) =
         preparation::load(&job.spec, inputs.described.model(), &inputs.weights, conditionings)?;
-    let work = crate::run::work(&job, &inputs, &trajectories, None, &context.disk);
+    let grams = JobGrams::open(&job, &inputs, runtime.handle())?;
+    let work = crate::run::work(&job, &inputs, &trajectories, None, (grams, &context.disk));
     let part_store = JobPartStore::new(store, runtime.handle().clone());
     let mut engine =
         work.engine(model, Arc::new(part_store), Arc::new(PhaseDisplay::default()), worker_state);
@@ -181,7 +184,7 @@ fn serve(
 }
 
 /// The job's inputs on this host: its model, and the prompts from its store.
-fn inputs(briefing: &Briefing, received: Received) -> Inputs {
+fn inputs(briefing: &Briefing, received: Received, kept: Option<Arc<GramIndex>>) -> Inputs {
     let Received { model, weights, model_files, record, prompts } = received;
     Inputs {
         described: Described::new(model),
@@ -199,6 +202,7 @@ fn inputs(briefing: &Briefing, received: Received) -> Inputs {
         written: false,
         model_files,
         prompt_files: record.prompt_files,
+        kept,
     }
 }
 

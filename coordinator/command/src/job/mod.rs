@@ -1,6 +1,7 @@
 //! Loading a job: its TOML file, then the environment, then flags, each overriding the one before.
 
 mod defaults;
+mod kept;
 mod overrides;
 mod sizes;
 mod strict;
@@ -9,11 +10,13 @@ mod unused;
 use std::ffi::OsString;
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use config::{Config, FileFormat, Value, ValueKind};
 use obsdiff_core::PlanError;
 use obsdiff_files::{read_regular, starts_with_tilde};
 use obsdiff_proto::{JobError, JobSpec};
+use obsdiff_worker::grams::GramIndex;
 use serde::Deserialize;
 
 use crate::cli::TILDE;
@@ -37,6 +40,8 @@ pub struct JobFile {
     path: PathBuf,
     merged: Value,
     stores: StoreSettings,
+    /// What the Grams are of that `calibration.grams` names.
+    kept: Option<Arc<GramIndex>>,
 }
 
 /// The environment's settings of object stores: the usual variables of S3, Google Cloud Storage and Azure. `Debug` does not show them.
@@ -80,15 +85,17 @@ impl JobFile {
         let environment: Vec<_> = environment.into_iter().collect();
         let merged = merged(path, &environment, sets)?;
         let spec = typed(&merged).map_err(|r| Error::key(blame(path, &merged, &r.key), r.problem))?;
-        Self { spec, path: path.to_owned(), merged, stores: StoreSettings::of(&environment) }.checked()
+        Self { spec, path: path.to_owned(), merged, stores: StoreSettings::of(&environment), kept: None }
+            .checked()
     }
 
     /// The same job with the model's defaults for what was not given.
     fn checked(self) -> Result<Self> {
         let mut job = self;
         defaults::fill(&mut job.spec, &job.merged);
-        job.spec.validate().map_err(|e| job.refuse(e))?;
         job.check_tildes()?;
+        job.fill_kept()?;
+        job.spec.validate().map_err(|e| job.refuse(e))?;
         job.check_all_used()?;
         Ok(job)
     }
@@ -100,9 +107,11 @@ impl JobFile {
             ("model.path", Some(&spec.model.path)),
             ("calibration.prompts", spec.calibration.prompts.as_ref()),
             ("calibration.conditioning", spec.calibration.conditioning.as_ref()),
+            ("calibration.grams", spec.calibration.grams.as_ref()),
             ("evaluation.prompts", spec.evaluation.prompts.as_ref()),
             ("output.path", Some(&spec.output.path)),
             ("output.state", spec.output.state.as_ref()),
+            ("output.grams", spec.output.grams.as_ref()),
         ];
         for (key, path) in paths {
             if let Some(path) = path.filter(|path| starts_with_tilde(path)) {
@@ -129,12 +138,17 @@ impl JobFile {
     /// A job that a coordinator has checked and sent.
     pub fn received(spec: JobSpec, stores: StoreSettings) -> Self {
         let path = PathBuf::from("the coordinator's job");
-        Self { spec, path, merged: Value::new(None, ValueKind::Nil), stores }
+        Self { spec, path, merged: Value::new(None, ValueKind::Nil), stores, kept: None }
     }
 
     /// The environment's settings of the job's store.
     pub fn stores(&self) -> &StoreSettings {
         &self.stores
+    }
+
+    /// What the Grams are of that the job goes by, where it does not calibrate.
+    pub fn kept(&self) -> Option<&Arc<GramIndex>> {
+        self.kept.as_ref()
     }
 
     /// The job file.

@@ -47,6 +47,7 @@ impl JobFile {
         if spec.sparsity.calibrates() {
             spec.calibration.prompts.get_or_insert_with(|| NO_FILE.to_owned());
         }
-        Self { spec, path: path.to_owned(), merged, stores: StoreSettings::of(&environment) }.checked()
+        Self { spec, path: path.to_owned(), merged, stores: StoreSettings::of(&environment), kept: None }
+            .checked()
     }
 }

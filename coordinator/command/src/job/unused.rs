@@ -34,6 +34,8 @@ pub(super) fn keys(spec: &JobSpec) -> Vec<Unused> {
             "hessian.accumulate",
             "hessian.precision",
             "packages.memory",
+            "output.grams",
+            "calibration.grams",
         ],
         "a job whose method looks at weights alone, without refinement, gathers no Hessian",
     );

@@ -8,7 +8,9 @@ use std::collections::HashSet;
 use std::path::Path;
 
 use obsdiff_proto::{InputDigest, JobError, JobSpec};
+use obsdiff_store::Prompts;
 use obsdiff_worker::conditioning::ConditioningFile;
+use obsdiff_worker::grams::GramIndex;
 
 use crate::job::JobFile;
 use crate::{Error, Result};
@@ -36,6 +38,9 @@ impl JobPrompts {
     /// When a file is missing, is not what its extension says, has no such column, or holds no prompt or fewer than
     /// `calibration.count`. The error names the key of the job, the file and the line.
     pub fn load(job: &JobFile, conditioning: Option<&ConditioningFile>) -> Result<Self> {
+        if let Some(kept) = job.kept() {
+            return Ok(Self::of_grams(job, kept));
+        }
         if let Some(file) = conditioning.filter(|_| job.spec.calibration.prompts.is_none()) {
             return Self::of_conditioning(job, file);
         }
@@ -112,6 +117,20 @@ impl JobPrompts {
             held_out_digest: None,
             note,
         })
+    }
+
+    /// The prompts of the job that kept Grams: those that it calibrated on, and as many of those it held out as are asked for.
+    fn of_grams(job: &JobFile, kept: &GramIndex) -> Self {
+        let Prompts { calibration, mut held_out } = kept.prompts.clone();
+        let wanted = job.spec.evaluation.count as usize;
+        let note = (held_out.len() < wanted).then(|| {
+            format!(
+                "{} held-out prompts are kept with the Grams, evaluation.count asks for {wanted}",
+                held_out.len()
+            )
+        });
+        held_out.truncate(wanted);
+        Self { calibration, held_out, digest: None, held_out_digest: None, note }
     }
 
     /// The digests of the files, by the paths that the job gives.

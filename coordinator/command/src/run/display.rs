@@ -15,7 +15,11 @@ use crate::progress::{self, Progress};
 
 /// The bar or line of the open phase, which workers move.
 #[derive(Default)]
-pub struct PhaseDisplay(Mutex<Option<OpenPhase>>);
+pub struct PhaseDisplay {
+    open: Mutex<Option<OpenPhase>>,
+    /// What a survey expects, which every worker finds alike.
+    expected: Mutex<Option<f64>>,
+}
 
 struct OpenPhase {
     counts: Counts,
@@ -30,14 +34,14 @@ enum Counts {
 
 impl PhaseDisplay {
     fn replace(&self, next: Option<OpenPhase>) {
-        let last = std::mem::replace(&mut *lock(&self.0), next);
+        let last = std::mem::replace(&mut *lock(&self.open), next);
         if let Some(last) = last {
             last.phase.finish();
         }
     }
 
     fn advance(&self, counts: Counts, by: u64) {
-        let open = lock(&self.0);
+        let open = lock(&self.open);
         if let Some(open) = open.as_ref().filter(|open| open.counts == counts) {
             open.phase.advance(by);
         }
@@ -45,7 +49,7 @@ impl PhaseDisplay {
 
     /// So much of what the open phase counts is done.
     fn reach(&self, counts: Counts, share: f64) {
-        let open = lock(&self.0);
+        let open = lock(&self.open);
         if let Some(open) = open.as_ref().filter(|open| open.counts == counts) {
             open.phase.reach(share);
         }
@@ -53,7 +57,7 @@ impl PhaseDisplay {
 
     /// Drops the open phase: it failed.
     pub(super) fn give_up(&self) {
-        *lock(&self.0) = None;
+        *lock(&self.open) = None;
     }
 }
 
@@ -64,6 +68,10 @@ impl Watch for PhaseDisplay {
 
     fn solved(&self, count: u64) {
         self.advance(Counts::Solved, count);
+    }
+
+    fn expects(&self, velocity_error: f64) {
+        *lock(&self.expected) = Some(velocity_error);
     }
 }
 
@@ -76,6 +84,8 @@ pub struct Display<'a> {
     phase_display: Arc<PhaseDisplay>,
     package: Option<PackageId>,
     phase: Option<Phase>,
+    /// Whether it is said what a survey expects.
+    expectation_said: bool,
     /// Those who watch from elsewhere, where the workers are elsewhere too.
     told: Option<broadcast::Sender<String>>,
 }
@@ -88,7 +98,16 @@ impl<'a> Display<'a> {
         progress: &'a Progress,
         phase_display: Arc<PhaseDisplay>,
     ) -> Self {
-        Self { inputs, steps, progress, phase_display, package: None, phase: None, told: None }
+        Self {
+            inputs,
+            steps,
+            progress,
+            phase_display,
+            package: None,
+            phase: None,
+            expectation_said: false,
+            told: None,
+        }
     }
 
     /// The same for workers elsewhere: it passes on what happens to those who watch from there.
@@ -98,6 +117,7 @@ impl<'a> Display<'a> {
 
     fn open(&self, name: &'static str, counts: Counts, total: u64) {
         let unit = match counts {
+            Counts::Steps if self.inputs.kept.is_some() => "Grams",
             Counts::Steps => "prompt steps",
             Counts::Solved if self.package().is_some_and(Package::is_structured) => "structures",
             Counts::Solved => "linears",
@@ -154,6 +174,11 @@ impl<'a> Display<'a> {
     fn show_phase(&self, phase: Phase) {
         let shards = &self.inputs.plan.shards;
         match phase {
+            // Kept Grams say by which exponents they were gathered, and are read in place of calibration.
+            Phase::Pilot if self.inputs.kept.is_some() => self.phase_display.replace(None),
+            Phase::Calibrate if self.inputs.kept.is_some() => {
+                self.open("read Grams", Counts::Steps, self.package().map_or(0, |p| p.sites.len() as u64));
+            }
             Phase::Pilot => self.open("pilot", Counts::Steps, self.steps_of(shards.first())),
             Phase::Calibrate => self.open("calibrate", Counts::Steps, self.steps_of(shards)),
             // A part is solved as soon as its Gram has arrived, while others are still on their way.
@@ -208,6 +233,12 @@ impl Observer for Display<'_> {
     }
 
     fn step(&mut self, core: &Core) {
+        let expected = *lock(&self.phase_display.expected);
+        if let Some(error) = expected.filter(|_| !self.expectation_said) {
+            self.progress
+                .note(&format!("the velocity is expected to differ from the dense model's by {error:.4}"));
+            self.expectation_said = true;
+        }
         // What ends a phase is a part of it.
         self.reach(core);
         let package = core.package();

@@ -24,11 +24,12 @@ pub(crate) fn error(dense: &Tensor, pruned: &Tensor) -> Result<HeldOutError> {
     })
 }
 
-/// Final latents of the held-out prompts, in batches of a shard's size; nothing where there are none.
+/// Final latents of the held-out prompts, in batches of the first shard's size, of `most` prompts or all that calibrate; nothing where
+/// there are none.
 pub(super) fn latents(
     model: &dyn DiffusionModel,
     trajectories: &Trajectories,
-    inputs: &Inputs,
+    (inputs, most): (&Inputs, u32),
     name: &'static str,
     progress: &Progress,
 ) -> Result<Option<Tensor>> {
@@ -38,6 +39,6 @@ pub(super) fn latents(
     if prompts.is_empty() {
         return Ok(None);
     }
-    let batch = inputs.plan.shards.first().map_or(1, |shard| shard.prompts.len());
+    let batch = if inputs.plan.shards.is_empty() { 1 } else { first.clamp(1, most.max(1)) as usize };
     final_latents(trajectories, model, prompts, batch, name, progress).map(Some)
 }

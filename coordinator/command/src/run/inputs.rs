@@ -7,10 +7,11 @@ use obsdiff_engine::checkpoint::{Weights, digests};
 use obsdiff_engine::export::{longest_name, required_bytes};
 use obsdiff_proto::{ByteSize, InputDigest, JobError, Plan};
 use obsdiff_worker::conditioning::ConditioningFile;
+use obsdiff_worker::grams::GramIndex;
 use rustix::fs::Access;
 
-use super::places;
 use super::state::has_written;
+use super::{grams, places};
 use crate::budget::with_surveys;
 use crate::described::Described;
 use crate::job::JobFile;
@@ -36,8 +37,10 @@ pub struct Inputs {
     pub written: bool,
     /// Digests of the model's files, by their paths in its folder: of all that decide the result.
     pub model_files: Vec<InputDigest>,
-    /// Digests of the files of prompts, by the paths that the job gives.
+    /// Digests of the files of prompts, by the paths that the job gives; of a job that goes by kept Grams, those of these, and theirs.
     pub prompt_files: Vec<InputDigest>,
+    /// What the Grams are of that the job goes by, where it does not calibrate.
+    pub kept: Option<Arc<GramIndex>>,
 }
 
 impl Inputs {
@@ -65,7 +68,10 @@ impl Inputs {
         let plan = with_surveys(job, &described, plan)?;
         let weights = Arc::new(described.pipeline.transformer_weights()?);
         let model_files = digests(described.pipeline.path(), &described.files, &|| ())?;
-        let prompt_files = prompts.files(&job.spec).into_iter().chain(conditioning::digest(job)?).collect();
+        let prompt_files = match job.kept() {
+            Some(kept) => grams::files(job, kept, &model_files)?,
+            None => prompts.files(&job.spec).into_iter().chain(conditioning::digest(job)?).collect(),
+        };
         Ok(Self {
             described,
             weights,
@@ -76,6 +82,7 @@ impl Inputs {
             written,
             model_files,
             prompt_files,
+            kept: job.kept().cloned(),
         })
     }
 }

@@ -1,6 +1,7 @@
 //! The main job: a pipeline and prompts in, a pruned pipeline out.
 
 mod display;
+mod grams;
 pub(crate) mod held_out;
 mod inputs;
 mod local;
@@ -36,6 +37,8 @@ use crate::spans::{SpanReport, Spans};
 use crate::{Error, Result};
 
 pub use display::{Display, PhaseDisplay};
+pub(crate) use grams::JobGrams;
+pub(crate) use grams::claim as claim_grams;
 pub use inputs::Inputs;
 pub use memory::peak_resident;
 pub use state::open_state;
@@ -74,6 +77,9 @@ pub fn run(job: &JobFile, process: &RunContext<'_>) -> Result<Summary> {
     if let Some(note) = &inputs.prompts.note {
         progress.note(note);
     }
+    if let Some(note) = grams::note(&inputs) {
+        progress.note(&note);
+    }
     let state = open_state(job, &inputs)?;
     state::check_hardware(&state, job)?;
     note(&state, progress);
@@ -81,7 +87,7 @@ pub fn run(job: &JobFile, process: &RunContext<'_>) -> Result<Summary> {
     drop(running);
     let finished = match written_record(job).filter(|_| is_left_over(&state, &inputs)) {
         Some(record) => Ok((record, spans.report())),
-        None => prune(job, &inputs, &state, process, &root),
+        None => grams::claim(job, &state).and_then(|()| prune(job, &inputs, &state, process, &root)),
     };
     match finished {
         Ok((record, spans)) => {
@@ -89,7 +95,7 @@ pub fn run(job: &JobFile, process: &RunContext<'_>) -> Result<Summary> {
             state.remove(disk);
             Ok(Summary::new(record, spans, inputs.predicted_peak(job, workers)))
         }
-        Err(error) => Err(state::after(state, error, disk)),
+        Err(error) => Err(state::after(job, state, error, disk)),
     }
 }
 
@@ -104,7 +110,13 @@ fn compared(
     let Some(dense) = dense else { return Ok(None) };
     let written = PipelineFolder::open_without_text(Path::new(&job.spec.output.path))?;
     let pruned = load_transformer(&written, compute_type(job.spec.model.dtype))?;
-    let latents = held_out::latents(&*pruned, trajectories, inputs, "pruned", progress)?;
+    let latents = held_out::latents(
+        &*pruned,
+        trajectories,
+        (inputs, job.spec.calibration.shard_size),
+        "pruned",
+        progress,
+    )?;
     latents.map(|latents| held_out::error(dense, &latents)).transpose()
 }
 
@@ -121,19 +133,23 @@ fn prune(
     let conditionings = encode(job, inputs, (state.store(), state.runtime().handle()), progress)?;
     let (model, trajectories) =
         preparation::load(&job.spec, inputs.described.model(), &inputs.weights, conditionings)?;
-    let dense = held_out::latents(&*model, &trajectories, inputs, "dense", progress)?;
+    let batched = (inputs, job.spec.calibration.shard_size);
+    let dense = held_out::latents(&*model, &trajectories, batched, "dense", progress)?;
     // The workers' threads account for their time themselves.
     drop(running);
-    let work = work(job, inputs, &trajectories, dense.as_ref(), disk);
+    let grams = JobGrams::open(job, inputs, state.runtime().handle())?;
+    let work = work(job, inputs, &trajectories, dense.as_ref(), (grams, disk));
     let engine = run_workers(&work, (job, inputs), state, model, workers, progress, spans.clock())?;
     let _running = root.enter();
     let (mut record, _) = work.record(&engine.pruned())?;
+    let expected_velocity_error = engine.expected_velocity_error();
     // Its model makes room for the one that was written.
     drop(engine);
     let held_out = compared(job, &trajectories, inputs, dense.as_ref(), progress)?;
     let report = spans.report();
     record.measured = Some(Measured {
         held_out,
+        expected_velocity_error,
         seconds: report.whole.as_secs_f64(),
         other_seconds: report.other.as_secs_f64(),
         phases: report.phases(),
@@ -159,6 +175,10 @@ pub(crate) fn encode(
     let made_by = made_by(spec, &inputs.model_files, &inputs.prompt_files);
     let objects = ConditioningObjects::new(spec, made_by, &prompts.calibration, &prompts.held_out)
         .map_err(|e| Error::content(job.path(), format!("has prompts that cannot be named: {e}")))?;
+    let objects = match &inputs.kept {
+        Some(kept) => objects.only(&grams::read_prompts(spec, kept, prompts)),
+        None => objects,
+    };
     let place = (store, runtime);
     encoding(texts.len(), progress, |on_encoded| {
         let done = match &inputs.conditioning {
@@ -176,7 +196,7 @@ pub(crate) fn work<'a>(
     inputs: &'a Inputs,
     trajectories: &'a Arc<Trajectories>,
     dense: Option<&'a Tensor>,
-    disk: &'a Disk,
+    (grams, disk): (JobGrams, &'a Disk),
 ) -> Work<'a> {
     let calibration = &job.spec.calibration;
     // A file of conditioning need not tell the texts, and other encoders may have made it.
@@ -190,6 +210,8 @@ pub(crate) fn work<'a>(
         inputs: inputs.digests(),
         trajectories,
         dense,
+        keeper: grams.keeper,
+        grams: grams.kept,
         disk,
     }
 }

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use obsdiff_files::{Overlap, ResolvedPath};
 use obsdiff_proto::JobError;
-use obsdiff_store::JobStore;
+use obsdiff_store::{GramStore, JobStore};
 
 use super::state::location;
 use crate::Result;
@@ -36,20 +36,55 @@ pub(super) fn check(job: &JobFile) -> Result<()> {
         ("calibration.conditioning", &spec.calibration.conditioning),
         ("evaluation.prompts", &spec.evaluation.prompts),
     ];
-    for (key, path) in prompts {
+    // What the prompts of kept Grams came from is not read again.
+    let read =
+        prompts.into_iter().filter(|(key, _)| job.kept().is_none() || *key == "calibration.conditioning");
+    for (key, path) in read {
         if let Some(path) = path {
             inputs.push(Named::of(job, key, path)?);
         }
     }
+    let grams = spec.calibration.grams.as_deref().map(JobStore::directory).transpose()?.flatten();
+    let grams = grams.map(|path| path.to_string_lossy().into_owned());
+    if let Some(path) = &grams {
+        inputs.push(Named::of(job, "calibration.grams", path)?);
+    }
     apart(job, &output, &inputs)?;
     let state = location(job);
-    if let Some(state) = JobStore::directory(&state)? {
-        let state = state.to_string_lossy();
-        let state = Named::of(job, "output.state", &state)?;
-        inputs.push(output);
+    inputs.push(output);
+    let state_folder = JobStore::directory(&state)?.map(|path| path.to_string_lossy().into_owned());
+    if let Some(state) = &state_folder {
+        let state = Named::of(job, "output.state", state)?;
         apart(job, &state, &inputs)?;
+        inputs.push(state);
     }
-    Ok(JobStore::check(&state)?)
+    JobStore::check(&state)?;
+    check_grams(job, &inputs, &state)
+}
+
+/// Refuses a place for Grams that would overlap with the state or another path of the job, or holds anything but kept Grams.
+fn check_grams(job: &JobFile, others: &[Named<'_>], state: &str) -> Result<()> {
+    let Some(grams) = &job.spec.output.grams else { return Ok(()) };
+    if let Some(folder) = JobStore::directory(grams)? {
+        apart(job, &Named::of(job, "output.grams", &folder.to_string_lossy())?, others)?;
+    } else if let Some(lies) = nested(grams, state) {
+        let problem = format!("is {grams}, which {lies} output.state, {state}: choose a place of its own");
+        return Err(job.refuse(JobError::new("output.grams", problem)));
+    }
+    Ok(GramStore::check(grams)?)
+}
+
+/// How one prefix of an object store lies to another, where they overlap.
+fn nested(own: &str, other: &str) -> Option<&'static str> {
+    let whole = |url: &str| format!("{}/", url.trim_end_matches('/'));
+    let (own, other) = (whole(own), whole(other));
+    if own == other {
+        Some("is the same as")
+    } else if own.starts_with(&other) {
+        Some("lies in")
+    } else {
+        other.starts_with(&own).then_some("holds")
+    }
 }
 
 /// Refuses what is written, where it overlaps with one of the others.

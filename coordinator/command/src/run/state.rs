@@ -88,9 +88,10 @@ pub(super) fn check_hardware(state: &JobState, job: &JobFile) -> Result<()> {
 
 /// Decides about the state after a failure. It normally stays, so that the same command can go on. It is removed if this process began
 /// the job and the input has to change first, so that nothing new is left behind.
-pub(super) fn after(state: JobState, error: Error, disk: &Disk) -> Error {
+pub(super) fn after(job: &JobFile, state: JobState, error: Error, disk: &Disk) -> Error {
     let error = error.after_begin(state.url());
     if error.exit_code() == 2 && !state.resumed && !matches!(error, Error::Damaged(_)) {
+        super::grams::give_up(job, &state, disk);
         state.remove(disk);
     }
     error

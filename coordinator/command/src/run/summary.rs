@@ -133,6 +133,9 @@ impl fmt::Display for Summary {
             let predicted = ByteSize(self.predicted_peak_memory_bytes);
             writeln!(f, "peak memory {} ({predicted} predicted)", ByteSize(peak))?;
         }
+        if let Some(error) = self.record.measured.as_ref().and_then(|m| m.expected_velocity_error) {
+            writeln!(f, "velocity expected to differ from the dense model's by {error:.4}")?;
+        }
         if let Some(error) = &self.held_out {
             let prompts = error.per_prompt.len();
             writeln!(

@@ -55,6 +55,13 @@ fn what_each_linear_costs_is_told_by_the_summary_and_by_inspect() {
         "{progress}"
     );
     assert!(!progress.contains("package 2/2: calibrate"), "the second package calibrates again: {progress}");
+    let expected = |text: &str, start: &str| {
+        let line = text.lines().find_map(|line| line.split_once(start)).unwrap_or_else(|| panic!("{text}"));
+        line.1.split_whitespace().next().unwrap().parse::<f64>().unwrap()
+    };
+    let of_progress = expected(&progress, "the velocity is expected to differ from the dense model's by ");
+    assert_eq!(of_progress, expected(&summary, "velocity expected to differ from the dense model's by "));
+    assert!(of_progress > 0.0 && of_progress < 1.0, "{of_progress}");
     let header = summary.lines().next().unwrap();
     assert!(header.ends_with("cost"), "{header}");
     let bars = summary.lines().filter(|line| line.starts_with("transformer_blocks.") && line.ends_with('#'));

@@ -2,8 +2,19 @@ use std::path::Path;
 
 use crate::{obsdiff, text, told};
 
-const COMMANDS: [&str; 10] =
-    ["run", "coordinator", "worker", "status", "plan", "encode", "inspect", "models", "sample", "compare"];
+const COMMANDS: [&str; 11] = [
+    "run",
+    "solve",
+    "coordinator",
+    "worker",
+    "status",
+    "plan",
+    "encode",
+    "inspect",
+    "models",
+    "sample",
+    "compare",
+];
 
 #[test]
 fn every_command_is_listed_and_has_an_example() {

@@ -70,11 +70,12 @@ impl SurveyWork {
 }
 
 impl Workload {
-    /// The workload that a specification asks for; none where the method needs no calibration. `forward_flops` is what one
+    /// The workload that a specification asks for; no calibration where the method needs none, or goes by kept Grams. `forward_flops` is what one
     /// forward call on one picture takes.
     pub fn new(spec: &JobSpec, tokens: Tokens, forward_flops: f64) -> Self {
         let c = &spec.calibration;
-        let prompts = if spec.sparsity.calibrates() { u64::from(c.count) } else { 0 };
+        let gathers = spec.sparsity.calibrates() && c.grams.is_none();
+        let prompts = if gathers { u64::from(c.count) } else { 0 };
         Self {
             prompts,
             steps: u64::from(c.steps),

@@ -167,6 +167,10 @@ fn packages(active: &[Active], ends: &[usize], units: usize) -> Vec<Package> {
 
 fn shards(spec: &JobSpec) -> Vec<Shard> {
     let c = &spec.calibration;
+    if c.grams.is_some() && spec.sparsity.calibrates() {
+        // Kept Grams are the sums over all prompts, and are read by one worker.
+        return vec![Shard { id: ShardId(0), prompts: 0..c.count }];
+    }
     let size = c.shard_size.max(1);
     let count = if spec.sparsity.calibrates() { c.count.div_ceil(size) } else { 0 };
     let prompts = |i: u32| i * size..c.count.min((i * size).saturating_add(size));

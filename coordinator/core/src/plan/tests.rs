@@ -34,6 +34,7 @@ fn spec() -> JobSpec {
             prompts: Some("p.txt".into()),
             column: None,
             conditioning: None,
+            grams: None,
             count: 10,
             steps: 5,
             guidance: 4.0,
@@ -49,7 +50,13 @@ fn spec() -> JobSpec {
         packages: PackagesSpec::default(),
         evaluation: EvaluationSpec::default(),
         workers: Default::default(),
-        output: OutputSpec { path: "out".into(), link: false, state: None, layout: Layout::Shrunk },
+        output: OutputSpec {
+            path: "out".into(),
+            link: false,
+            state: None,
+            grams: None,
+            layout: Layout::Shrunk,
+        },
     }
 }
 

@@ -7,6 +7,10 @@ use serde::{Deserialize, Serialize};
 pub struct Measured {
     /// The pruned model against the dense one; absent where no prompt was held out.
     pub held_out: Option<HeldOutError>,
+    /// How far the velocity was expected to be from the dense model's, before anything was pruned: the root of its mean squared
+    /// relative change. Absent where linears were not surveyed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expected_velocity_error: Option<f64>,
     /// Seconds that the run took; after an interruption, those of the process that ended it.
     pub seconds: f64,
     /// What of them no phase accounts for.

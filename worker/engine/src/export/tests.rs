@@ -260,6 +260,7 @@ fn measured(seconds: f64) -> PruningRecord {
     let held_out = HeldOutError { relative: 0.25, per_prompt: vec![0.25] };
     let phases = vec![MeasuredPhase { phase: "solve".into(), calls: 2, seconds, beside_seconds: 0.1 }];
     let measured = Measured {
+        expected_velocity_error: Some(0.25),
         held_out: Some(held_out),
         seconds,
         other_seconds: 0.0,

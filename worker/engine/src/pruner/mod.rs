@@ -164,6 +164,11 @@ impl Pruner {
         self.open.as_ref()
     }
 
+    /// The Grams of the open package, to be filled by what was gathered elsewhere; none while no package is open.
+    pub fn grams_mut(&mut self) -> impl Iterator<Item = (SiteId, &mut Gram)> {
+        self.open.iter_mut().flatten().map(|(site, gram)| (*site, Arc::make_mut(gram)))
+    }
+
     /// Adds a shard's observations to the open package's Grams. After an error they hold a part of it: open the package again.
     ///
     /// # Errors

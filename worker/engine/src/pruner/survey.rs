@@ -22,6 +22,10 @@ pub struct SurveyedSlice {
     pub linear: LinearId,
     /// The first of the rows.
     pub start: usize,
+    /// The first row behind them.
+    pub end: usize,
+    /// The targets tried.
+    pub targets: Vec<Target>,
     /// tr(dW S dW^T) of these rows, for each of the targets tried.
     pub changes: Vec<f64>,
     /// tr(W S W^T) of these rows.
@@ -65,7 +69,11 @@ impl Pruner {
         on_step: &mut dyn FnMut() -> Result<()>,
     ) -> Result<Vec<SurveyedSlice>> {
         let trials = slices.iter().map(|slice| self.trial(package, slice)).collect::<Result<Vec<_>>>()?;
-        let mut found: Vec<_> = slices.iter().map(|slice| (surveyed(slice), None::<Tensor>)).collect();
+        let mut found: Vec<_> = slices
+            .iter()
+            .zip(&trials)
+            .map(|(slice, trial)| (surveyed(slice, trial), None::<Tensor>))
+            .collect();
         // The inverses of `admm` serve all targets of a site; what else prunes takes one target of every slice at a time, as refinement
         // takes the place of the factor that it goes by.
         let mut rounds: BTreeMap<usize, Vec<(usize, usize)>> = BTreeMap::new();
@@ -111,6 +119,14 @@ impl Pruner {
         Allocated::new(&self.sparsity, self.model.inventory(), linears, slices)
     }
 
+    /// The targets to which a survey prunes a slice's linear.
+    ///
+    /// # Errors
+    /// When the slice is not of this package.
+    pub fn trial_targets(&self, package: &Package, slice: &Slice) -> Result<Vec<Target>> {
+        Ok(self.trial(package, slice)?.targets)
+    }
+
     /// What is tried on a slice's linear.
     fn trial(&self, package: &Package, slice: &Slice) -> Result<Trial> {
         let target = package.linears.iter().find(|target| target.linear == slice.linear);
@@ -149,7 +165,14 @@ impl Pruner {
     }
 }
 
-fn surveyed(slice: &Slice) -> SurveyedSlice {
-    let (changes, whole, shift) = (Vec::new(), 0.0, 0.0);
-    SurveyedSlice { linear: slice.linear, start: slice.rows.start, changes, whole, shift }
+fn surveyed(slice: &Slice, trial: &Trial) -> SurveyedSlice {
+    SurveyedSlice {
+        linear: slice.linear,
+        start: slice.rows.start,
+        end: slice.rows.end,
+        targets: trial.targets.clone(),
+        changes: Vec::new(),
+        whole: 0.0,
+        shift: 0.0,
+    }
 }

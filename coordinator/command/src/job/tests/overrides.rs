@@ -47,6 +47,7 @@ pub(super) fn whole() -> JobSpec {
             prompts: Some(text("p.csv")),
             column: Some(text("caption")),
             conditioning: Some(text("c.safetensors")),
+            grams: Some(text("/grams")),
             count: 7,
             steps: 8,
             guidance: 1.5,
@@ -79,6 +80,7 @@ pub(super) fn whole() -> JobSpec {
             path: text("out"),
             link: true,
             state: Some(text("state")),
+            grams: Some(text("/kept")),
             layout: Layout::Masked,
         },
     }

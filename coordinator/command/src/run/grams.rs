@@ -1,0 +1,144 @@
+//! Grams that outlive a job: those that it keeps, and those that it goes by.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use obsdiff_coordinator::JobState;
+use obsdiff_files::Disk;
+use obsdiff_proto::{Digest, InputDigest, JobError, JobSpec};
+use obsdiff_store::{GramStore, Prompts};
+use obsdiff_worker::grams::{GramIndex, GramKeeper, GramOrigin, KeptGrams};
+use tokio::runtime::Handle;
+
+use super::Inputs;
+use crate::job::JobFile;
+use crate::prompts::JobPrompts;
+use crate::{Error, Result, conditioning};
+
+/// The Grams that a job keeps, and those that it goes by.
+pub(crate) struct JobGrams {
+    pub(super) keeper: Option<GramKeeper>,
+    pub(super) kept: Option<KeptGrams>,
+}
+
+impl JobGrams {
+    /// Opens the places of a job's Grams; that of those it keeps is claimed for it.
+    ///
+    /// # Errors
+    /// When a place cannot be opened or read.
+    pub(crate) fn open(job: &JobFile, inputs: &Inputs, runtime: &Handle) -> Result<Self> {
+        let settings = job.stores().pairs();
+        let keeper = |url: &String| {
+            let origin = GramOrigin {
+                spec: job.spec.clone(),
+                model_files: inputs.model_files.clone(),
+                prompt_files: inputs.prompt_files.clone(),
+                prompts: Prompts {
+                    calibration: inputs.prompts.calibration.clone(),
+                    held_out: inputs.prompts.held_out.clone(),
+                },
+            };
+            Ok::<_, Error>(GramKeeper::new(GramStore::open(url, settings)?, runtime.clone(), origin))
+        };
+        let kept = |(url, index): (&String, &Arc<GramIndex>)| {
+            let store = GramStore::open(url, settings)?;
+            Ok::<_, Error>(KeptGrams::new(store, runtime.clone(), index.clone(), &job.spec))
+        };
+        Ok(Self {
+            keeper: job.spec.output.grams.as_ref().map(keeper).transpose()?,
+            kept: job.spec.calibration.grams.as_ref().zip(inputs.kept.as_ref()).map(kept).transpose()?,
+        })
+    }
+
+    /// What the Grams are of that a job goes by.
+    ///
+    /// # Errors
+    /// When their place cannot be opened or read.
+    pub(crate) fn index(job: &JobFile, runtime: &Handle) -> Result<Option<Arc<GramIndex>>> {
+        let Some(url) = &job.spec.calibration.grams else { return Ok(None) };
+        let store = GramStore::open(url, job.stores().pairs())?;
+        Ok(Some(Arc::new(runtime.block_on(store.index())?)))
+    }
+}
+
+/// Marks the place of the Grams that a job keeps as its own.
+///
+/// # Errors
+/// When it holds anything else, or the store fails.
+pub(crate) fn claim(job: &JobFile, state: &JobState) -> Result<()> {
+    let Some(url) = &job.spec.output.grams else { return Ok(()) };
+    let store = GramStore::create(url, job.stores().pairs())?;
+    Ok(state.runtime().block_on(store.claim(&job.spec, state.resumed))?)
+}
+
+/// What its user should know of a job that goes by kept Grams: where its weights may differ from those of a whole run.
+pub(super) fn note(inputs: &Inputs) -> Option<String> {
+    let kept = inputs.kept.as_ref()?;
+    if !kept.is_dense() {
+        let words = "these Grams were gathered package by package, each on the model as the first job had pruned it before: where settings \
+                     differ from that job's, the result is near a whole run's, not equal to it";
+        return Some(words.to_owned());
+    }
+    let (own, theirs) = (obsdiff_engine::hardware(), kept.hardware.as_ref()?);
+    (own != *theirs).then(|| {
+        format!("these Grams were gathered on {theirs}, and this machine is {own}: bits may differ from a whole run's here")
+    })
+}
+
+/// Removes what a job that could not begin has left at the place of its Grams.
+pub(super) fn give_up(job: &JobFile, state: &JobState, disk: &Disk) {
+    let Some(url) = &job.spec.output.grams else { return };
+    let removed = GramStore::open(url, job.stores().pairs()).and_then(|store| {
+        // Only what is this job's: another's is refused.
+        state.runtime().block_on(async {
+            store.claim(&job.spec, false).await?;
+            store.remove(disk).await
+        })
+    });
+    if let Err(error) = removed {
+        tracing::debug!(grams = url, %error, "Grams of a job that did not begin stay");
+    }
+}
+
+/// The files that decide the result of a job that goes by kept Grams, besides those of its model, which must be the ones that the Grams
+/// were gathered on.
+///
+/// # Errors
+/// When a file of the model, or that of the conditioning, is another than it was then.
+pub(super) fn files(
+    job: &JobFile,
+    kept: &GramIndex,
+    model_files: &[InputDigest],
+) -> Result<Vec<InputDigest>> {
+    let url = job.spec.calibration.grams.clone().unwrap_or_default();
+    let refuse = |key: &str, problem: String| Err(job.refuse(JobError::new(key, problem)));
+    let differs = |file: &&InputDigest| !model_files.contains(file);
+    let gone = kept.model_files.iter().find(differs);
+    if let Some(file) = gone.or_else(|| model_files.iter().find(|file| !kept.model_files.contains(file))) {
+        let problem = format!(
+            "is {}, whose {} is not the file that the Grams of {url} were gathered on: give the model of that job",
+            job.spec.model.path, file.path
+        );
+        return refuse("model.path", problem);
+    }
+    let conditioning = conditioning::digest(job)?;
+    let known = |file: &InputDigest| kept.prompt_files.iter().any(|other| other.sha256 == file.sha256);
+    if let Some(file) = conditioning.filter(|file| !known(file)) {
+        let problem =
+            format!("is {}, which is not the file that the Grams of {url} were gathered by", file.path);
+        return refuse("calibration.conditioning", problem);
+    }
+    let json = serde_json::to_vec(kept).map_err(|e| Error::content(&url, e.to_string()))?;
+    let index = InputDigest { path: format!("{url}/grams.json"), sha256: Digest::of(&json).to_string() };
+    Ok(kept.prompt_files.iter().cloned().chain([index]).collect())
+}
+
+/// The ids of the prompts that a job reads which goes by kept Grams: those held out, and those on whose trajectories linears are probed,
+/// unless all of that is known.
+pub(super) fn read_prompts(spec: &JobSpec, kept: &GramIndex, prompts: &JobPrompts) -> Vec<Range<u32>> {
+    let count = prompts.calibration.len() as u32;
+    let held_out = count..count + prompts.held_out.len() as u32;
+    let probes = spec.sparsity.surveys_linears() && !kept.answers_survey(spec);
+    let probed = if probes { 0..spec.probe.prompts.min(count) } else { 0..0 };
+    vec![probed, held_out]
+}

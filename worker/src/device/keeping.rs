@@ -1,0 +1,109 @@
+//! Grams that outlive the job: kept as parts are solved by them, or read in place of calibration.
+
+use std::collections::BTreeMap;
+
+use obsdiff_engine::pruner::SurveyedSlice;
+use obsdiff_proto::message::{Exponents, Part, Slice};
+use obsdiff_proto::{Package, PackageId, SiteId, Target};
+
+use super::object::PartOrigin;
+use super::pruning::PruningEngine;
+use super::{AfterStep, WorkError};
+use crate::grams::{GramKeeper, KeptGrams, SolvedBy};
+
+/// The Grams that outlive a job, and those that it goes by.
+#[derive(Default)]
+pub(super) struct Kept {
+    keeper: Option<GramKeeper>,
+    grams: Option<KeptGrams>,
+    /// Grams received and not released that are kept already.
+    received: BTreeMap<SiteId, SolvedBy>,
+    /// Those that the committed parts were solved by, with their packages.
+    committed: BTreeMap<SiteId, (PackageId, SolvedBy)>,
+    /// What was surveyed of linears.
+    survey: Vec<SurveyedSlice>,
+}
+
+impl Kept {
+    pub(super) fn new(keeper: Option<GramKeeper>, grams: Option<KeptGrams>) -> Self {
+        Self { keeper, grams, ..Self::default() }
+    }
+
+    /// Whether Grams are read in place of calibration.
+    pub(super) fn replaces_calibration(&self) -> bool {
+        self.grams.is_some()
+    }
+
+    /// Other Grams are received from now on.
+    pub(super) fn release(&mut self) {
+        self.received.clear();
+    }
+
+    /// What was surveyed, where it is to be kept.
+    pub(super) fn remember_survey(&mut self, slices: Vec<SurveyedSlice>) {
+        if self.keeper.is_some() {
+            self.survey = slices;
+        }
+    }
+
+    /// What is known of pruning a slice alone to these targets.
+    pub(super) fn surveyed(&self, slice: &Slice, targets: &[Target]) -> Option<SurveyedSlice> {
+        self.grams.as_ref()?.surveyed(slice.linear, &slice.rows, targets)
+    }
+}
+
+impl PruningEngine<'_> {
+    /// Keeps the Grams that a part is about to be solved by. Where the plan surveys, those of the dense model are kept and no others.
+    pub(super) fn keep_grams(&mut self, package: &Package, part: &Part) -> Result<Vec<SolvedBy>, WorkError> {
+        let Some(keeper) = self.kept.keeper.clone() else { return Ok(Vec::new()) };
+        if !package.survey && self.plan.packages.iter().any(|package| package.survey) {
+            return Ok(Vec::new());
+        }
+        let mut solved_by = Vec::with_capacity(part.sites.len());
+        for site in &part.sites {
+            let known = self.kept.received.get(site).cloned();
+            let kept = match (known, self.gram(*site)) {
+                (Some(known), _) => known,
+                (None, Some(gram)) => keeper.keep(*site, &gram)?,
+                (None, None) => continue,
+            };
+            self.kept.received.insert(*site, kept.clone());
+            solved_by.push(kept);
+        }
+        Ok(solved_by)
+    }
+
+    /// Takes in which Grams a committed part was solved by.
+    pub(super) fn remember_grams(&mut self, origin: PartOrigin) {
+        let surveyed = self.plan.packages.first().is_some_and(|package| package.survey);
+        // All surveys see the dense model.
+        let package = if surveyed { PackageId(0) } else { origin.package };
+        for solved_by in origin.solved_by {
+            self.kept.committed.entry(solved_by.site).or_insert((package, solved_by));
+        }
+    }
+
+    /// Writes down what is kept, once everything is committed.
+    pub(super) fn finish_keeping(&self) -> Result<(), WorkError> {
+        let Some(keeper) = &self.kept.keeper else { return Ok(()) };
+        let inventory = self.pruner.model().inventory();
+        Ok(keeper.finish(inventory, &self.kept.committed, &self.kept.survey)?)
+    }
+
+    /// The exponents of the Grams that the job goes by.
+    pub(super) fn kept_exponents(&self) -> Option<Exponents> {
+        self.kept.grams.as_ref().map(KeptGrams::exponents)
+    }
+
+    /// Reads the kept Grams of the open package's sites.
+    pub(super) fn read_grams(&mut self, step: AfterStep<'_>) -> Result<(), WorkError> {
+        let _span = tracing::info_span!("read Grams").entered();
+        let Some(grams) = &self.kept.grams else { return Ok(()) };
+        for (site, gram) in self.pruner.grams_mut() {
+            grams.read(site, gram)?;
+            self.watch.steps(1);
+            step()?;
+        }
+        Ok(())
+    }
+}

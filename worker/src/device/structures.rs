@@ -1,0 +1,57 @@
+//! Heads and neurons: which of a part's structures go, and whether a package's objects name all of them.
+
+use std::collections::BTreeMap;
+
+use obsdiff_engine::Error;
+use obsdiff_engine::pruner::Grams;
+use obsdiff_proto::message::Part;
+use obsdiff_proto::{Package, StructureId};
+
+use super::object::{self, PartOrigin};
+use super::pruning::PruningEngine;
+use super::{PartStoreError, WorkError};
+
+impl PruningEngine<'_> {
+    /// Whether a package's objects said something of all its structures.
+    pub(super) fn check_structures(&self, package: &Package) -> Result<(), WorkError> {
+        let known = |id: &StructureId| {
+            if package.survey { self.surveyed.contains_key(id) } else { self.structures.contains_key(id) }
+        };
+        match self.pruner.model().inventory().structures_of(package).find(|id| !known(id)) {
+            None => Ok(()),
+            Some(id) => {
+                let name = &self.pruner.model().inventory().structure(id).name;
+                let problem = format!("the manifest of package {} lacks {name}", package.id);
+                Err(PartStoreError::Damaged(problem).into())
+            }
+        }
+    }
+
+    /// Solves the structures whose outputs a part consists of, or finds what their parts would cost.
+    pub(super) fn solve_structures(
+        &self,
+        package: &Package,
+        part: &Part,
+        origin: PartOrigin,
+    ) -> Result<Vec<u8>, WorkError> {
+        let inventory = self.pruner.model().inventory();
+        let reads = |group: &Vec<StructureId>| {
+            inventory.outputs_of(group).iter().eq(part.slices.iter().map(|slice| &slice.linear))
+        };
+        let group = inventory.structure_groups(package).into_iter().find(reads);
+        let group = group.ok_or_else(|| Error::Argument(format!("part {} is none of this plan", part.id)))?;
+        let sites = group.iter().flat_map(|id| inventory.sites_of(*id));
+        let grams: BTreeMap<_, _> = sites.filter_map(|site| Some((site, self.gram(site)?))).collect();
+        let grams: Grams<'_> = grams.iter().map(|(site, gram)| (*site, &**gram)).collect();
+        let object = if package.survey {
+            let errors = self.pruner.survey(&group, &grams)?;
+            object::survey(origin, group.iter().copied().zip(errors).collect())?
+        } else {
+            let counts = group.iter().map(|id| self.share(*id)).collect::<Result<Vec<_>, _>>()?;
+            let solved = self.pruner.solve_structures(package, &group, &grams, &counts)?;
+            object::structures(origin, solved)?
+        };
+        self.watch.solved(group.len() as u64);
+        Ok(object)
+    }
+}

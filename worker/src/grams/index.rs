@@ -1,0 +1,93 @@
+//! What kept Grams are of.
+
+use obsdiff_engine::pruner::SurveyedSlice;
+use obsdiff_proto::message::Exponents;
+use obsdiff_proto::{InputDigest, Inventory, JobSpec, Package, PackageId, Pattern, SiteId};
+use obsdiff_store::{GramReceipt, Prompts};
+use serde::{Deserialize, Serialize};
+
+/// What kept Grams are of: all that decided them, and which Gram is which site's.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct GramIndex {
+    /// The release that kept them.
+    pub release: String,
+    /// The job that they were gathered for.
+    pub spec: JobSpec,
+    /// The kind of hardware that it ran on; none where kinds were mixed.
+    pub hardware: Option<String>,
+    /// Files of the model, by their paths in its folder.
+    pub model_files: Vec<InputDigest>,
+    /// Files of prompts, by the paths that the job gives.
+    pub prompt_files: Vec<InputDigest>,
+    /// The prompts that calibrated, and those held out.
+    pub prompts: Prompts,
+    /// The Gram of each site.
+    pub sites: Vec<KeptSite>,
+    /// What was surveyed of linears, on the dense model.
+    pub survey: Vec<SurveyedSlice>,
+}
+
+/// The Gram of a site.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct KeptSite {
+    /// The site.
+    pub site: SiteId,
+    /// Its name.
+    pub name: String,
+    /// The package for which it was gathered, counted from 0 without surveys: the model was pruned by those before it.
+    pub package: PackageId,
+    /// The width of the Gram.
+    pub width: usize,
+    /// The exponent of its sums.
+    pub exponent: i32,
+    /// Where it lies.
+    pub gram: GramReceipt,
+}
+
+impl GramIndex {
+    /// Whether all Grams are those of the dense model.
+    pub fn is_dense(&self) -> bool {
+        self.sites.iter().all(|site| site.package.0 == 0)
+    }
+
+    /// Whether they have a constant feature behind those of their sites, as pruning heads and neurons needs.
+    pub fn is_structured(&self) -> bool {
+        self.spec.sparsity.pattern == Pattern::Structured
+    }
+
+    /// The Gram of a site.
+    pub fn of(&self, site: SiteId) -> Option<&KeptSite> {
+        self.sites.iter().find(|kept| kept.site == site)
+    }
+
+    /// The exponents of all sites.
+    pub fn exponents(&self) -> Exponents {
+        self.sites.iter().map(|kept| (kept.site, kept.exponent)).collect()
+    }
+
+    /// The name of the first site of some packages whose Gram is not kept.
+    pub fn lacks<'i>(&self, packages: &[Package], inventory: &'i Inventory) -> Option<&'i str> {
+        let mut sites =
+            packages.iter().flat_map(|package| &package.sites).map(|site| (*site, inventory.site(*site)));
+        let kept = |(id, name): (SiteId, &str)| self.of(id).is_some_and(|kept| kept.name == name);
+        sites.find(|(id, site)| !kept((*id, &site.name))).map(|(_, site)| site.name.as_str())
+    }
+
+    /// Whether a job of this specification would survey a linear to the same targets with the same result.
+    pub fn surveys_like(&self, spec: &JobSpec) -> bool {
+        let settings = |spec: &JobSpec| {
+            let (s, h) = (&spec.sparsity, &spec.hessian);
+            (s.method, s.effort, s.refinement(), h.damping, h.mask_damping, h.precision, spec.probe.clone())
+        };
+        settings(&self.spec) == settings(spec)
+    }
+
+    /// Whether the survey of a job of this specification is known whole, so that nothing is probed.
+    pub fn answers_survey(&self, spec: &JobSpec) -> bool {
+        let whole = |spec: &JobSpec| {
+            let s = &spec.sparsity;
+            (s.pattern, s.rules.clone(), s.trials(), s.tried_ratios(), spec.packages.split_above)
+        };
+        self.surveys_like(spec) && !self.survey.is_empty() && whole(&self.spec) == whole(spec)
+    }
+}

@@ -1,0 +1,90 @@
+//! Keeping Grams: each as its site is solved, and the index once everything is.
+
+use std::collections::BTreeMap;
+
+use obsdiff_engine::gram::Gram;
+use obsdiff_engine::pruner::SurveyedSlice;
+use obsdiff_proto::{InputDigest, Inventory, JobSpec, PackageId, SiteId};
+use obsdiff_store::{GramReceipt, GramStore, Prompts};
+use serde::{Deserialize, Serialize};
+use tokio::runtime::Handle;
+
+use super::{GramIndex, KeptSite, object};
+use crate::device::PartStoreError;
+
+/// What a kept Gram is, as the object of the part that was solved by it says.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct SolvedBy {
+    pub(crate) site: SiteId,
+    pub(crate) width: usize,
+    pub(crate) exponent: i32,
+    pub(crate) gram: GramReceipt,
+}
+
+/// What a job's Grams come from.
+#[derive(Clone, Debug)]
+pub struct GramOrigin {
+    /// The specification.
+    pub spec: JobSpec,
+    /// Files of the model, by their paths in its folder.
+    pub model_files: Vec<InputDigest>,
+    /// Files of prompts, by the paths that the job gives.
+    pub prompt_files: Vec<InputDigest>,
+    /// The prompts that calibrate, and those held out.
+    pub prompts: Prompts,
+}
+
+/// Keeps the Grams of a job. Its calls wait on a runtime, so they must not come from one of its own threads.
+#[derive(Clone, Debug)]
+pub struct GramKeeper {
+    store: GramStore,
+    runtime: Handle,
+    origin: GramOrigin,
+}
+
+impl GramKeeper {
+    /// Keeps Grams that come from `origin` in a store that is claimed for them.
+    pub fn new(store: GramStore, runtime: Handle, origin: GramOrigin) -> Self {
+        Self { store, runtime, origin }
+    }
+
+    /// Keeps the Gram of a site, unless it is kept already.
+    pub(crate) fn keep(&self, site: SiteId, gram: &Gram) -> Result<SolvedBy, PartStoreError> {
+        let _span = tracing::info_span!("keep Gram").entered();
+        let content = object::write(gram)
+            .map_err(|e| PartStoreError::Damaged(format!("a Gram cannot be written: {e}")))?;
+        let receipt = self.runtime.block_on(self.store.put_gram(content))?;
+        Ok(SolvedBy { site, width: gram.width(), exponent: gram.exponent(), gram: receipt })
+    }
+
+    /// Writes the index: `grams` are those that the job's packages were solved by, with their packages; `survey` is what was found out
+    /// before.
+    pub(crate) fn finish(
+        &self,
+        inventory: &Inventory,
+        grams: &BTreeMap<SiteId, (PackageId, SolvedBy)>,
+        survey: &[SurveyedSlice],
+    ) -> Result<(), PartStoreError> {
+        let GramOrigin { spec, model_files, prompt_files, prompts } = self.origin.clone();
+        let site = |(site, (package, solved_by)): (&SiteId, &(PackageId, SolvedBy))| KeptSite {
+            site: *site,
+            name: inventory.site(*site).name.clone(),
+            package: *package,
+            width: solved_by.width,
+            exponent: solved_by.exponent,
+            gram: solved_by.gram.clone(),
+        };
+        let index = GramIndex {
+            release: env!("CARGO_PKG_VERSION").to_owned(),
+            hardware: (!spec.workers.mixed_hardware).then(obsdiff_engine::hardware),
+            spec,
+            model_files,
+            prompt_files,
+            prompts,
+            sites: grams.iter().map(site).collect(),
+            survey: survey.to_vec(),
+        };
+        let named: Vec<GramReceipt> = grams.values().map(|(_, solved_by)| solved_by.gram.clone()).collect();
+        Ok(self.runtime.block_on(self.store.put_index(&index, &named))?)
+    }
+}

@@ -1,0 +1,64 @@
+//! Kept Grams as an engine reads them.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use obsdiff_engine::gram::Gram;
+use obsdiff_engine::pruner::SurveyedSlice;
+use obsdiff_proto::message::Exponents;
+use obsdiff_proto::{JobSpec, LinearId, SiteId, Target};
+use obsdiff_store::GramStore;
+use tokio::runtime::Handle;
+
+use super::{GramIndex, object};
+use crate::device::PartStoreError;
+
+/// The Grams that a job goes by in place of calibration. Calls wait on a runtime, so they must not come from one of its own threads.
+#[derive(Clone, Debug)]
+pub struct KeptGrams {
+    store: GramStore,
+    runtime: Handle,
+    index: Arc<GramIndex>,
+    /// Whether what was surveyed holds for the job, too.
+    surveyed: bool,
+}
+
+impl KeptGrams {
+    /// The Grams in a store, whose index was read, for a job of this specification.
+    pub fn new(store: GramStore, runtime: Handle, index: Arc<GramIndex>, spec: &JobSpec) -> Self {
+        let surveyed = index.surveys_like(spec);
+        Self { store, runtime, index, surveyed }
+    }
+
+    /// The exponents of all sites.
+    pub(crate) fn exponents(&self) -> Exponents {
+        self.index.exponents()
+    }
+
+    /// Reads the Gram of a site into one of the same width, exponent and kind.
+    pub(crate) fn read(&self, site: SiteId, gram: &mut Gram) -> Result<(), PartStoreError> {
+        let store = self.store.name();
+        let kept = self.index.of(site).ok_or_else(|| {
+            PartStoreError::Damaged(format!(
+                "{store} holds no Gram of site {site}: keep the Grams of the job anew"
+            ))
+        })?;
+        let content = self.runtime.block_on(self.store.gram(&kept.gram))?;
+        object::read(&content, gram).map_err(|problem| {
+            PartStoreError::Damaged(format!("{store}: {} of {}: {problem}", kept.gram.object(), kept.name))
+        })
+    }
+
+    /// What is known of pruning these rows of a linear alone to these targets.
+    pub(crate) fn surveyed(
+        &self,
+        linear: LinearId,
+        rows: &Range<usize>,
+        targets: &[Target],
+    ) -> Option<SurveyedSlice> {
+        let same = |slice: &&SurveyedSlice| {
+            slice.linear == linear && (slice.start..slice.end) == *rows && slice.targets == targets
+        };
+        self.index.survey.iter().filter(|_| self.surveyed).find(same).cloned()
+    }
+}

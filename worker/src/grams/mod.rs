@@ -1,0 +1,11 @@
+//! Grams that outlive their job: kept while its sites are solved, and read by other jobs in place of calibration.
+
+mod index;
+mod keeper;
+mod kept;
+mod object;
+
+pub use index::{GramIndex, KeptSite};
+pub(crate) use keeper::SolvedBy;
+pub use keeper::{GramKeeper, GramOrigin};
+pub use kept::KeptGrams;
