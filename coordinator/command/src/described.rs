@@ -68,6 +68,14 @@ impl Described {
     /// When the job cannot be planned, by the key that has to be changed.
     pub fn plan(&self, job: &JobFile) -> Result<Plan> {
         let plan = obsdiff_core::plan(&job.spec, &self.inventory, self.tokens);
+        if let Some(kept) = job.kept().filter(|kept| !kept.is_of(&self.inventory)) {
+            let problem = format!(
+                "is {}, which is not the model that the Grams of {} were gathered on: give that",
+                job.spec.model.path,
+                kept.spec.output.grams.as_deref().unwrap_or_default()
+            );
+            return Err(job.refuse(JobError::new("model.path", problem)));
+        }
         if let (Ok(plan), Some(kept)) = (&plan, job.kept())
             && let Some(site) = kept.lacks(&plan.packages, &self.inventory)
         {

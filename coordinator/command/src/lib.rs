@@ -23,6 +23,7 @@ pub mod sampling;
 pub mod signals;
 pub mod spans;
 pub mod status;
+pub mod sweep;
 pub mod text;
 pub mod zeros;
 

@@ -207,3 +207,25 @@ fn conditioning_that_is_damaged_or_lost_is_made_again_by_the_same_command() {
     assert!(objects.iter().map(|object| fs::read(object).unwrap()).eq(whole), "they are not made again");
     assert_done(folder.path(), coordinator.process, workers);
 }
+
+#[test]
+fn workers_keep_grams_and_go_by_them_as_one_process_does() {
+    let kept = setting(4);
+    let job = kept.path().join("job.toml");
+    let text = fs::read_to_string(&job).unwrap();
+    fs::write(&job, text.replace("[output]\n", "[output]\ngrams = \"grams\"\n")).unwrap();
+    let by_grams = tempfile::tempdir().unwrap();
+    let place = format!("[calibration]\ngrams = {:?}\n", kept.path().join("grams"));
+    fs::write(by_grams.path().join("job.toml"), text.replace("[calibration]\n", &place)).unwrap();
+    for folder in [kept.path(), by_grams.path()] {
+        let coordinator = Coordinator::start(folder);
+        let mut workers = [single(folder, &coordinator.url), single(folder, &coordinator.url)];
+        for worker in &mut workers {
+            assert!(worker.end().success());
+        }
+        let mut coordinator = coordinator.process;
+        assert!(coordinator.end().success());
+        assert!(result(folder)[0] == undisturbed(4)[0], "the weights differ");
+    }
+    assert!(kept.path().join("grams/grams.json").is_file());
+}

@@ -65,6 +65,12 @@ impl GramIndex {
         self.sites.iter().map(|kept| (kept.site, kept.exponent)).collect()
     }
 
+    /// Whether the sites of a model have the names of those whose Grams are kept.
+    pub fn is_of(&self, inventory: &Inventory) -> bool {
+        let name = |site: SiteId| inventory.sites.get(site.0 as usize).map(|site| &site.name);
+        self.sites.iter().all(|kept| name(kept.site) == Some(&kept.name))
+    }
+
     /// The name of the first site of some packages whose Gram is not kept.
     pub fn lacks<'i>(&self, packages: &[Package], inventory: &'i Inventory) -> Option<&'i str> {
         let mut sites =

@@ -36,7 +36,10 @@ impl KeptGrams {
     }
 
     /// Reads the Gram of a site into one of the same width, exponent and kind.
-    pub(crate) fn read(&self, site: SiteId, gram: &mut Gram) -> Result<(), PartStoreError> {
+    ///
+    /// # Errors
+    /// When it is not kept, missing, damaged or of another kind, or the store fails.
+    pub fn read(&self, site: SiteId, gram: &mut Gram) -> Result<(), PartStoreError> {
         let store = self.store.name();
         let kept = self.index.of(site).ok_or_else(|| {
             PartStoreError::Damaged(format!(

@@ -1,5 +1,6 @@
 //! The command line: what each command takes, and what its help says.
 
+mod kept;
 mod security;
 
 use std::net::SocketAddr;
@@ -11,6 +12,7 @@ use clap::{Args, Parser, Subcommand};
 use obsdiff_files::starts_with_tilde;
 use obsdiff_proto::ByteSize;
 
+pub use kept::{SolveArgs, SweepArgs};
 pub use security::SecurityArgs;
 
 /// One-shot pruning of diffusion transformers.
@@ -58,6 +60,12 @@ pub enum CliCommand {
     /// given, and ratios, patterns, methods, rules and damping may be others. The pruned weights are those that the whole job would
     /// give. Where the earlier job had several packages and surveyed nothing, they are near them.
     Solve(SolveArgs),
+    /// Show errors against sparsity by the Grams that an earlier job kept.
+    ///
+    /// First it prints, before anything is solved, how far the velocity of each pruned model is expected to be from the dense one's:
+    /// where the earlier job surveyed unstructured ratios. Then it solves and measures each point on the held-out prompts, and writes
+    /// all figures as sweep.csv and sweep.json, with a chart, sweep.png.
+    Sweep(SweepArgs),
     /// Coordinate a job for workers on other hosts.
     ///
     /// Checks the job as `run` does, then listens for workers, hands out shards and solving, and ends when a worker has written the
@@ -122,28 +130,6 @@ pub struct RunArgs {
     #[command(flatten)]
     pub job: JobArgs,
     /// Workers in this process, which share its threads. Each has Grams of its own; the result does not depend on their number.
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024))]
-    pub workers: u32,
-    /// Print one JSON object with the same figures instead of text. Numbers with a unit have it in their names.
-    #[arg(long)]
-    pub json: bool,
-    /// How the process runs.
-    #[command(flatten)]
-    pub process: ProcessArgs,
-}
-
-/// `solve GRAMS`
-#[derive(Debug, Args)]
-#[command(after_long_help = "Example:\n  obsdiff run job.toml --set output.grams=grams\n  \
-        obsdiff solve grams --set sparsity.ratio=0.6 --set output.path=out-60")]
-pub struct SolveArgs {
-    /// The kept Grams: a directory or s3://...
-    #[arg(value_name = "GRAMS")]
-    pub grams: String,
-    /// Override a key of the job that kept the Grams. May be given several times. SECTION.KEY= unsets the key.
-    #[arg(long = "set", value_name = "SECTION.KEY=VALUE")]
-    pub sets: Vec<String>,
-    /// Workers in this process, which share its threads. The result does not depend on their number.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub workers: u32,
     /// Print one JSON object with the same figures instead of text. Numbers with a unit have it in their names.

@@ -17,6 +17,7 @@ mod run;
 mod sample;
 mod speed;
 mod status;
+mod sweep;
 mod whole_model;
 mod worker;
 
@@ -32,6 +33,7 @@ pub fn run(command: &CliCommand, context: &mut CommandContext<'_>) -> Result<()>
     match command {
         CliCommand::Run(args) => run::run(args, context),
         CliCommand::Solve(args) => run::solve(args, context),
+        CliCommand::Sweep(args) => sweep::sweep(args, context),
         CliCommand::Coordinator(args) => coordinator::coordinate(args, context),
         CliCommand::Worker(args) => worker::work(args, context),
         CliCommand::Status(args) => status::status(args, context),

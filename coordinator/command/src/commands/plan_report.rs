@@ -232,7 +232,9 @@ impl PlanReport {
         )?;
         writeln!(f, "sparsity     {} by {method}{refined}", share(spec))?;
         let c = &spec.calibration;
-        if spec.sparsity.calibrates() {
+        if let Some(grams) = &c.grams {
+            writeln!(f, "calibration  none, by the Grams kept in {grams}")
+        } else if spec.sparsity.calibrates() {
             writeln!(
                 f,
                 "calibration  {} prompts x {} steps at guidance {}, {} image and {} text tokens",

@@ -10,7 +10,7 @@ use obsdiff_store::GramStore;
 use obsdiff_worker::grams::GramIndex;
 use serde_json::Value as Json;
 
-use super::{JobFile, StoreSettings, blame, is_given, overrides, typed, untyped};
+use super::{JobFile, StoreSettings, blame, find, is_given, overrides, typed, untyped};
 use crate::runtime::runtime;
 use crate::{Error, Result};
 
@@ -75,7 +75,8 @@ impl JobFile {
             overrides::of_flag(set)?.apply(&mut merged)?;
         }
         let given = only_given(&merged);
-        if is_given(&given, "sparsity.pattern") {
+        let pattern = find(&given, "sparsity.pattern").map(|pattern| pattern.to_string());
+        if pattern.is_some_and(|pattern| pattern != base.sparsity.pattern.to_string()) {
             let kept: Vec<&str> =
                 OF_PATTERN.into_iter().filter(|key| !is_given(&given, &format!("sparsity.{key}"))).collect();
             remove(&mut merged, "sparsity", &kept);
@@ -128,7 +129,7 @@ impl JobFile {
             let (own, its) = (shown(at(&own)), shown(at(&its)));
             if own != its {
                 let problem = format!(
-                    "is {own}, but the Grams of {url} were gathered with {its}: leave it out, or run the whole job"
+                    "is {own}, but it was {its} for the Grams of {url}: leave it out, or run the whole job"
                 );
                 return Err(self.refuse(JobError::new(key, problem)));
             }

@@ -100,20 +100,14 @@ pub(super) fn give_up(job: &JobFile, state: &JobState, disk: &Disk) {
     }
 }
 
-/// The files that decide the result of a job that goes by kept Grams, besides those of its model, which must be the ones that the Grams
-/// were gathered on.
+/// Refuses a job whose model or conditioning is not what its kept Grams were gathered by.
 ///
 /// # Errors
 /// When a file of the model, or that of the conditioning, is another than it was then.
-pub(super) fn files(
-    job: &JobFile,
-    kept: &GramIndex,
-    model_files: &[InputDigest],
-) -> Result<Vec<InputDigest>> {
+pub(crate) fn check_kept(job: &JobFile, kept: &GramIndex, model_files: &[InputDigest]) -> Result<()> {
     let url = job.spec.calibration.grams.clone().unwrap_or_default();
     let refuse = |key: &str, problem: String| Err(job.refuse(JobError::new(key, problem)));
-    let differs = |file: &&InputDigest| !model_files.contains(file);
-    let gone = kept.model_files.iter().find(differs);
+    let gone = kept.model_files.iter().find(|file| !model_files.contains(file));
     if let Some(file) = gone.or_else(|| model_files.iter().find(|file| !kept.model_files.contains(file))) {
         let problem = format!(
             "is {}, whose {} is not the file that the Grams of {url} were gathered on: give the model of that job",
@@ -128,6 +122,20 @@ pub(super) fn files(
             format!("is {}, which is not the file that the Grams of {url} were gathered by", file.path);
         return refuse("calibration.conditioning", problem);
     }
+    Ok(())
+}
+
+/// The files that decide the result of a job that goes by kept Grams, besides those of its model: the index of the Grams among them.
+///
+/// # Errors
+/// As [`check_kept`].
+pub(super) fn files(
+    job: &JobFile,
+    kept: &GramIndex,
+    model_files: &[InputDigest],
+) -> Result<Vec<InputDigest>> {
+    check_kept(job, kept, model_files)?;
+    let url = job.spec.calibration.grams.clone().unwrap_or_default();
     let json = serde_json::to_vec(kept).map_err(|e| Error::content(&url, e.to_string()))?;
     let index = InputDigest { path: format!("{url}/grams.json"), sha256: Digest::of(&json).to_string() };
     Ok(kept.prompt_files.iter().cloned().chain([index]).collect())

@@ -38,7 +38,7 @@ use crate::{Error, Result};
 
 pub use display::{Display, PhaseDisplay};
 pub(crate) use grams::JobGrams;
-pub(crate) use grams::claim as claim_grams;
+pub(crate) use grams::{check_kept, claim as claim_grams};
 pub use inputs::Inputs;
 pub use memory::peak_resident;
 pub use state::open_state;

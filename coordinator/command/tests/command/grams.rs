@@ -113,26 +113,24 @@ fn grams_gathered_package_by_package_are_kept_and_say_so() {
 #[test]
 fn what_kept_grams_cannot_serve_is_refused_by_key() {
     let dir = tempfile::tempdir().unwrap();
-    keep(
-        dir.path(),
-        &[
-            "sparsity.rules=[{ match = \"*.blocks.0.*\", skip = true }, { match = \"*.0.attn.to_out.0\", skip = true }]",
-        ],
-    );
+    keep(dir.path(), &["sparsity.rules=[{ match = \"transformer_blocks.0.*\", skip = true }]"]);
     let grams = dir.path().join("grams");
     let output = format!("output.path={}", dir.path().join("again").display());
     let kept = grams.to_str().unwrap();
     let cases: [(&[&str], &str); 7] = [
-        (&["calibration.steps=3"], "--set calibration.steps: is 3, but the Grams of"),
-        (&["hessian.accumulate=f32"], "--set hessian.accumulate: is \"f32\", but the Grams of"),
-        (&["evaluation.prompts=other.txt"], "--set evaluation.prompts: is \"other.txt\", but the Grams of"),
+        (&["calibration.steps=3"], "--set calibration.steps: is 3, but it was 2 for the Grams of"),
+        (&["hessian.accumulate=f32"], "--set hessian.accumulate: is \"f32\", but it was \"exact\" for"),
+        (
+            &["evaluation.prompts=other.txt"],
+            "--set evaluation.prompts: is \"other.txt\", but it was absent for",
+        ),
         (
             &["sparsity.pattern=structured", "sparsity.ratio=0.2"],
             "--set sparsity.pattern: is \"structured\", but the Grams of",
         ),
         (&["sparsity.rules="], "holds no Gram of"),
         (&["output.grams=elsewhere"], "output.grams: has no use beside calibration.grams"),
-        (&["model.path=shapes-flux"], "is not the file that the Grams of"),
+        (&["model.path=shapes-flux"], "which is not the model that the Grams of"),
     ];
     for (sets, says) in cases {
         let arguments = with_sets(&with_sets(&["solve", kept], sets), &[&output]);
@@ -206,4 +204,87 @@ fn a_damaged_or_missing_gram_is_named() {
     assert!(solve().contains("grams.json is damaged"));
     fs::remove_file(grams.join("grams.json")).unwrap();
     assert!(solve().contains("holds no grams.json: give the output.grams of a job that is done"));
+}
+
+#[test]
+fn a_sweep_tells_what_is_expected_and_what_is_found() {
+    let dir = tempfile::tempdir().unwrap();
+    keep(dir.path(), &[]);
+    let (grams, out) = (dir.path().join("grams"), dir.path().join("sweep"));
+    let options = ["--ratios", "0.6,0.4", "--patterns", "unstructured,2:4", "--out", out.to_str().unwrap()];
+    let sweep = [&["sweep", grams.to_str().unwrap()], &options[..]].concat();
+    let predicted = told(&asset("."), &[&sweep[..], &["--predicted"]].concat());
+    let rows = |text: &str| -> Vec<Vec<String>> {
+        let rows = text.lines().filter(|line| line.starts_with("unstructured") || line.starts_with("2:4"));
+        rows.map(|row| row.split_whitespace().map(str::to_owned).collect()).collect()
+    };
+    let expected = rows(&predicted);
+    let names: Vec<String> = expected.iter().map(|row| row[..2].join(" ")).collect();
+    assert_eq!(names, ["unstructured 60.0%", "unstructured 40.0%", "2:4 50.0%"], "{predicted}");
+    let error = |row: &[String], column: usize| row[column].parse::<f64>().unwrap();
+    assert!(error(&expected[0], 2) > error(&expected[1], 2) && error(&expected[2], 2) > 0.0, "{predicted}");
+    let files = ["sweep.csv", "sweep.json", "sweep.png"];
+    assert!(files.iter().all(|file| out.join(file).is_file()));
+    assert!(refused(&asset("."), &sweep).contains("which exists already: choose another"));
+    fs::remove_dir_all(&out).unwrap();
+
+    let all = rows(&told(&asset("."), &sweep));
+    assert_eq!(all.len(), 6, "the prediction, then all figures");
+    assert_eq!(all[..3], expected[..]);
+    let csv = fs::read_to_string(out.join("sweep.csv")).unwrap();
+    let mut lines = csv.lines();
+    assert_eq!(lines.next(), Some("pattern,ratio,expected_velocity_error,found_latent_error,zeros"));
+    let fields: Vec<Vec<&str>> = lines.map(|line| line.split(',').collect()).collect();
+    for (fields, row) in fields.iter().zip(&all[3..]) {
+        let number = |i: usize| fields[i].parse::<f64>().unwrap();
+        assert_eq!(
+            [format!("{:.4}", number(2)), format!("{:.4}", number(3))],
+            [row[2].clone(), row[3].clone()]
+        );
+        assert!((number(4) - number(1)).abs() < 1e-3, "{csv}");
+    }
+    // Each is what solving says.
+    let output = format!("output.path={}", dir.path().join("again").display());
+    let solved =
+        told(&asset("."), &with_sets(&["solve", grams.to_str().unwrap()], &["sparsity.ratio=0.6", &output]));
+    assert!(found(&solved).ends_with(&all[3][3]), "{}: {}", found(&solved), all[3][3]);
+    let json: serde_json::Value = serde_json::from_slice(&fs::read(out.join("sweep.json")).unwrap()).unwrap();
+    assert_eq!(json["points"].as_array().unwrap().len(), 3);
+    let left: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert!(left.iter().all(|name| !name.to_string_lossy().starts_with(".obsdiff")), "{left:?}");
+}
+
+#[test]
+fn heads_and_neurons_go_by_kept_grams_as_in_the_whole_job() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = job(dir.path());
+    let structured =
+        ["sparsity.pattern=structured", "calibration.count=2", "calibration.steps=2", "evaluation.count=2"];
+    let run = |ratio: &str, out: &str, grams: &[&str]| {
+        let (ratio, out) =
+            (format!("sparsity.ratio={ratio}"), format!("output.path={}", dir.path().join(out).display()));
+        let arguments = with_sets(&["run", file.to_str().unwrap()], &structured);
+        told(&asset("."), &with_sets(&with_sets(&arguments, &[&ratio, &out]), grams))
+    };
+    let grams = dir.path().join("grams");
+    run("0.25", "first", &[&format!("output.grams={}", grams.display())]);
+    let whole = run("0.4", "whole", &[]);
+    let output = format!("output.path={}", dir.path().join("solved").display());
+    let sets = ["sparsity.ratio=0.4", &output];
+    let solved = told(&asset("."), &with_sets(&["solve", grams.to_str().unwrap()], &sets));
+    assert_eq!(found(&solved), found(&whole));
+    assert!(weights(&dir.path().join("solved")) == weights(&dir.path().join("whole")));
+    // A job file says the same, and its plan counts no calibration.
+    let by_file = format!("calibration.grams={}", grams.display());
+    let sets = [
+        "sparsity.pattern=structured",
+        "sparsity.ratio=0.4",
+        "calibration.prompts=",
+        "calibration.max_sequence_length=",
+        &by_file,
+    ];
+    let plan = told(&asset("."), &with_sets(&["plan", file.to_str().unwrap()], &sets));
+    assert!(plan.contains(&format!("calibration  none, by the Grams kept in {}", grams.display())), "{plan}");
+    let row = plan.lines().find(|line| line.starts_with("1 ")).unwrap();
+    assert!(row.contains("  0 FLOP  "), "{row}");
 }

@@ -2,9 +2,10 @@ use std::path::Path;
 
 use crate::{obsdiff, text, told};
 
-const COMMANDS: [&str; 11] = [
+const COMMANDS: [&str; 12] = [
     "run",
     "solve",
+    "sweep",
     "coordinator",
     "worker",
     "status",

@@ -119,6 +119,63 @@ struct Surveyed {
     probed: usize,
 }
 
+/// What a survey says of the linears of a plan.
+///
+/// # Errors
+/// When a linear was not surveyed.
+fn surveyed(
+    sparsity: &SparsitySpec,
+    inventory: &Inventory,
+    linears: &[LinearTarget],
+    slices: &[SurveyedSlice],
+) -> Result<Vec<Surveyed>> {
+    let targets = Targets::new(sparsity).map_err(|e| Error::Argument(e.to_string()))?;
+    let tried = sparsity.tried_ratios();
+    let mut surveyed = Vec::with_capacity(linears.len());
+    for target in linears {
+        let described = inventory.linear(target.linear);
+        let by_rule = targets.by_rule(&described.name).is_some();
+        let trial = Trial::of(target.target, (!by_rule).then_some(&tried));
+        let own: Vec<_> = slices.iter().filter(|slice| slice.linear == target.linear).collect();
+        let whole: f64 = own.iter().map(|slice| slice.whole).sum();
+        let error = |i: usize| {
+            let change: f64 = own.iter().filter_map(|slice| slice.changes.get(i)).sum();
+            if whole > 0.0 { (change / whole).max(0.0) } else { 0.0 }
+        };
+        let errors: Vec<f64> = (0..trial.targets.len()).map(error).collect();
+        if own.is_empty() {
+            return Err(Error::Argument(format!("{} was not surveyed", described.name)));
+        }
+        let shift: f64 = own.iter().map(|slice| slice.shift).sum();
+        let probed = errors.get(trial.probed).copied().unwrap_or(0.0);
+        let cost = if probed > 0.0 { shift / probed } else { 0.0 };
+        let size = (described.rows * inventory.site(described.site).width) as f64;
+        let curve = Curve { size, cost, errors };
+        surveyed.push(Surveyed { target: *target, by_rule, curve, probed: trial.probed });
+    }
+    Ok(surveyed)
+}
+
+/// The mean squared relative change of the velocity to expect where every linear that no rule decides for loses the share `ratio`, by a
+/// survey of a job of this `sparsity`.
+///
+/// # Errors
+/// When a linear was not surveyed.
+pub fn expected_at(
+    sparsity: &SparsitySpec,
+    inventory: &Inventory,
+    linears: &[LinearTarget],
+    slices: &[SurveyedSlice],
+    ratio: f64,
+) -> Result<f64> {
+    let tried = sparsity.tried_ratios();
+    let loss = |one: &Surveyed| {
+        let own = one.curve.errors.get(one.probed).copied().unwrap_or(0.0);
+        one.curve.cost * if one.by_rule { own } else { one.curve.error(&tried, ratio) }
+    };
+    Ok(surveyed(sparsity, inventory, linears, slices)?.iter().map(loss).sum())
+}
+
 impl Allocated {
     /// What becomes of the linears of a plan, by what was surveyed of all their rows. Linears that a rule decides for keep their
     /// targets.
@@ -131,30 +188,8 @@ impl Allocated {
         linears: &[LinearTarget],
         slices: &[SurveyedSlice],
     ) -> Result<Self> {
-        let targets = Targets::new(sparsity).map_err(|e| Error::Argument(e.to_string()))?;
         let tried = sparsity.tried_ratios();
-        let mut surveyed = Vec::with_capacity(linears.len());
-        for target in linears {
-            let described = inventory.linear(target.linear);
-            let by_rule = targets.by_rule(&described.name).is_some();
-            let trial = Trial::of(target.target, (!by_rule).then_some(&tried));
-            let own: Vec<_> = slices.iter().filter(|slice| slice.linear == target.linear).collect();
-            let whole: f64 = own.iter().map(|slice| slice.whole).sum();
-            let error = |i: usize| {
-                let change: f64 = own.iter().filter_map(|slice| slice.changes.get(i)).sum();
-                if whole > 0.0 { (change / whole).max(0.0) } else { 0.0 }
-            };
-            let errors: Vec<f64> = (0..trial.targets.len()).map(error).collect();
-            if own.is_empty() {
-                return Err(Error::Argument(format!("{} was not surveyed", described.name)));
-            }
-            let shift: f64 = own.iter().map(|slice| slice.shift).sum();
-            let probed = errors.get(trial.probed).copied().unwrap_or(0.0);
-            let cost = if probed > 0.0 { shift / probed } else { 0.0 };
-            let size = (described.rows * inventory.site(described.site).width) as f64;
-            let curve = Curve { size, cost, errors };
-            surveyed.push(Surveyed { target: *target, by_rule, curve, probed: trial.probed });
-        }
+        let surveyed = surveyed(sparsity, inventory, linears, slices)?;
         let mut allocated = Self::default();
         let free = |one: &&Surveyed| !one.by_rule;
         let curves: Vec<Curve> = surveyed.iter().filter(free).map(|one| one.curve.clone()).collect();

@@ -26,7 +26,7 @@ use crate::solve::{Admm, Obs};
 use crate::{Error, Result};
 use probe::Probe;
 
-pub use allocation::Allocated;
+pub use allocation::{Allocated, expected_at};
 pub use budget::{OutOfReach, RemovalCurve, allocate, possible};
 pub use shrunk::{kept_parts, selections};
 pub use solving::SolvedSlice;

@@ -1,0 +1,65 @@
+//! The commands that go by kept Grams.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use obsdiff_proto::Pattern;
+
+use super::{ProcessArgs, path};
+
+/// `solve GRAMS`
+#[derive(Debug, Args)]
+#[command(
+    after_long_help = "Example:\n  obsdiff solve grams --set sparsity.ratio=0.6 --set output.path=out-60\n\nGrams are kept by:\n  \
+        obsdiff run job.toml --set output.grams=grams"
+)]
+pub struct SolveArgs {
+    /// The kept Grams: a directory or s3://...
+    #[arg(value_name = "GRAMS")]
+    pub grams: String,
+    /// Override a key of the job that kept the Grams. May be given several times. SECTION.KEY= unsets the key.
+    #[arg(long = "set", value_name = "SECTION.KEY=VALUE")]
+    pub sets: Vec<String>,
+    /// Workers in this process, which share its threads. The result does not depend on their number.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub workers: u32,
+    /// Print one JSON object with the same figures instead of text. Numbers with a unit have it in their names.
+    #[arg(long)]
+    pub json: bool,
+    /// How the process runs.
+    #[command(flatten)]
+    pub process: ProcessArgs,
+}
+
+/// `sweep GRAMS`
+#[derive(Debug, Args)]
+#[command(
+    after_long_help = "Example:\n  obsdiff sweep grams --ratios 0.4,0.5,0.6,0.7 --patterns unstructured,2:4 --out sweep\n  \
+        obsdiff sweep grams --ratios 0.4,0.5,0.6,0.7 --predicted --out sweep"
+)]
+pub struct SweepArgs {
+    /// The kept Grams: a directory or s3://...
+    #[arg(value_name = "GRAMS")]
+    pub grams: String,
+    /// Shares of zeros, for each pattern but N:M, whose share is its own.
+    #[arg(long, value_name = "RATIO,...", value_delimiter = ',')]
+    pub ratios: Vec<f64>,
+    /// Patterns.
+    #[arg(long, value_name = "PATTERN,...", value_delimiter = ',', default_value = "unstructured")]
+    pub patterns: Vec<Pattern>,
+    /// The folder for sweep.csv, sweep.json and sweep.png, which must not exist yet.
+    #[arg(long, value_name = "DIR", value_parser = path())]
+    pub out: PathBuf,
+    /// Stop after the prediction.
+    #[arg(long)]
+    pub predicted: bool,
+    /// Override a key of the job that kept the Grams, for all points. May be given several times. SECTION.KEY= unsets the key.
+    #[arg(long = "set", value_name = "SECTION.KEY=VALUE")]
+    pub sets: Vec<String>,
+    /// Workers in this process, which share its threads. The result does not depend on their number.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub workers: u32,
+    /// How the process runs.
+    #[command(flatten)]
+    pub process: ProcessArgs,
+}

@@ -1,0 +1,82 @@
+//! `obsdiff sweep GRAMS`.
+
+use std::fs;
+
+use obsdiff_files::starts_with_tilde;
+use obsdiff_proto::Pattern;
+
+use crate::cli::{SweepArgs, TILDE};
+use crate::context::CommandContext;
+use crate::job::JobFile;
+use crate::run::RunContext;
+use crate::signals::Answer;
+use crate::sweep::{self, Place, Point};
+use crate::{Error, Result};
+
+/// Shows errors against sparsity: what a survey expects at once, then what is found.
+///
+/// # Errors
+/// Grams, ratios or patterns that cannot be used, before any work; a failure of the engine later.
+pub(super) fn sweep(args: &SweepArgs, context: &mut CommandContext<'_>) -> Result<()> {
+    if starts_with_tilde(&args.grams) {
+        return Err(Error::key("GRAMS", format!("is {}, but {TILDE}", args.grams)));
+    }
+    let place = Place::new(&args.out)?;
+    let mut points = points(args, &place, context)?;
+    context.use_threads(args.process.threads)?;
+    let progress = context.progress(args.process.quiet);
+    context.signals.respond({
+        let staging = place.staging().to_owned();
+        move |signal| {
+            // Its name is the sweep's own; what cannot be removed is left to its user.
+            drop(fs::remove_dir_all(&staging));
+            Answer::Exit(format!("stopped by {signal}: nothing is kept of the sweep"))
+        }
+    });
+    let expected = sweep::predict(&mut points, &progress)?;
+    writeln!(context.out, "{expected}")?;
+    context.out.flush()?;
+    if !args.predicted {
+        let process = RunContext {
+            workers: args.workers as usize,
+            memory: context.memory,
+            progress: &progress,
+            spans: &context.spans,
+            disk: &context.disk,
+        };
+        sweep::measure(&mut points, &process)?;
+    }
+    let report = sweep::write(&points, &place, &context.disk)?;
+    if !args.predicted {
+        writeln!(context.out, "{report}")?;
+    }
+    Ok(writeln!(context.out, "written to {}", args.out.display())?)
+}
+
+/// The jobs of all points: each pattern with each ratio, but for N:M, which has one of its own.
+fn points(args: &SweepArgs, place: &Place, context: &CommandContext<'_>) -> Result<Vec<Point>> {
+    let mut points = Vec::new();
+    for pattern in &args.patterns {
+        let by_ratio = !matches!(pattern, Pattern::NToM { .. });
+        let ratios: Vec<Option<f64>> =
+            if by_ratio { args.ratios.iter().copied().map(Some).collect() } else { vec![None] };
+        if ratios.is_empty() {
+            return Err(Error::key(
+                "--ratios",
+                format!("is missing, which \"{pattern}\" needs: give some, such as 0.4,0.6"),
+            ));
+        }
+        for ratio in ratios {
+            let mut sets = args.sets.clone();
+            sets.push(format!("sparsity.pattern={pattern}"));
+            sets.push(ratio.map_or("sparsity.ratio=".to_owned(), |ratio| format!("sparsity.ratio={ratio}")));
+            sets.push(format!("output.path={}", place.output(points.len()).display()));
+            points.push(Point::new(JobFile::of_grams(
+                &args.grams,
+                context.environment.iter().cloned(),
+                &sets,
+            )?));
+        }
+    }
+    Ok(points)
+}
