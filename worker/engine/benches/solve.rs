@@ -59,7 +59,7 @@ fn solve(c: &mut Criterion) {
             [Target::Unstructured { ratio: 0.5 }, Target::NToM { n: 2, m: 4 }].map(|t| (t, Duration::MAX));
         let mut alternated = targets;
         let [mut factorised, mut compared, mut scaled, mut refined] = [Duration::MAX; 4];
-        for _ in 0..if n > ROWS { 6 } else { 25 } {
+        for _ in 0..if n > ROWS { 3 } else { 12 } {
             product.run();
             rate::time(&mut factorised, upper.clone(), factorise);
             rate::time(&mut compared, (), |()| relative_error(&weight, &weight, &factor).unwrap());

@@ -9,9 +9,10 @@
 
 use faer::Accum;
 use obsdiff_proto::{Effort, Target};
+use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
-use super::largest::{Threshold, drop_smallest, key, largest};
+use super::largest::{Threshold, drop_of_groups, key, largest};
 use super::obs::share;
 use super::product::multiply;
 use super::shifted::shifted_inverse;
@@ -42,7 +43,10 @@ impl Admm {
         // Within the pool from here on: entering it anew for each block would take as long as the block.
         rayon::scope(|_| {
             let inverses = self.inverses.iter_mut().zip(effort.penalties());
-            inverses.into_iter().try_for_each(|(inverse, rho)| shifted_inverse::<T>(hessian, *rho, inverse))
+            let mut square = Vec::<T>::new();
+            inverses
+                .into_iter()
+                .try_for_each(|(inverse, rho)| shifted_inverse(hessian, *rho, &mut square, inverse))
         })?;
         self.effort = Some(effort);
         Ok(())
@@ -127,42 +131,11 @@ enum Mask {
     },
 }
 
-/// What tells of each weight of a row whether it stays.
-#[derive(Default)]
-struct MaskScratch {
-    keys: Vec<u32>,
-    order: Vec<u32>,
-}
-
 impl Mask {
-    /// Calls `row` with each row's number, its weights and what it stays by: its keys, of which those below the number given go.
-    fn by_rows<R: Send>(
-        &self,
-        rows: impl IndexedParallelIterator<Item = R>,
-        values: impl Fn(&R) -> &[f32] + Sync,
-        act: impl Fn(R, &[u32], u32) + Sync,
-    ) {
-        rows.enumerate().for_each_init(MaskScratch::default, |MaskScratch { keys, order }, (r, row)| {
-            let (n, least) = {
-                let values = values(&row);
-                keys.clear();
-                keys.extend(values.iter().map(|x| key(*x)));
-                (values.len(), self.least())
-            };
-            match self {
-                Self::Kept(kept) => {
-                    let first = kept.tied.partition_point(|at| *at < r * n);
-                    let tied = kept.tied[first..].iter().take_while(|at| **at < (r + 1) * n);
-                    tied.for_each(|at| keys[at - r * n] = 0);
-                }
-                Self::Groups { pruned, of } => {
-                    for group in keys.chunks_mut(*of) {
-                        let pruned = pruned * group.len() / of;
-                        drop_smallest(group, pruned, order);
-                    }
-                }
-            }
-            act(row, keys, least);
+    /// Updates every row by which of its weights stay.
+    fn update<R: RowUpdate>(&self, rows: impl IndexedParallelIterator<Item = R>) {
+        rows.enumerate().for_each_init(MaskScratch::default, |scratch, (r, row)| {
+            Arch::new().dispatch(MaskedRow { mask: self, scratch, r, row });
         });
     }
 
@@ -179,32 +152,103 @@ impl Mask {
     fn split(&self, weight: &mut [f32], change: &mut [f32], dense: &[f32], scale: &[f32], times: f32) {
         let n = scale.len();
         let rows = weight.par_chunks_mut(n).zip(change.par_chunks_mut(n)).zip(dense.par_chunks(n));
-        self.by_rows(
-            rows,
-            |((weight, _), _)| weight,
-            |((weight, change), dense), keys, least| {
-                for ((((y, d), w0), s), key) in weight.iter_mut().zip(change).zip(dense).zip(scale).zip(keys)
-                {
-                    let v0 = w0 * s;
-                    let stays = *key >= least;
-                    let (z, u) = (if stays { *y } else { 0.0 }, if stays { 0.0 } else { times * *y });
-                    *d = z - u - v0;
-                    *y = u + v0;
-                }
-            },
-        );
+        self.update(rows.map(|((weight, change), dense)| SplitRow { weight, change, dense, scale, times }));
     }
 
     /// Leaves W = Z / s in `weight`.
     fn finish(&self, weight: &mut [f32], scale: &[f32]) {
-        self.by_rows(
-            weight.par_chunks_mut(scale.len()),
-            |weight| weight,
-            |weight, keys, least| {
-                for ((y, s), key) in weight.iter_mut().zip(scale).zip(keys) {
-                    *y = if *key >= least { *y / s } else { 0.0 };
-                }
-            },
-        );
+        self.update(weight.par_chunks_mut(scale.len()).map(|weight| FinishedRow { weight, scale }));
+    }
+}
+
+/// Memory in which a thread decides which weights of a row stay.
+#[derive(Default)]
+struct MaskScratch {
+    keys: Vec<u32>,
+    order: Vec<u32>,
+}
+
+/// What becomes of a row once its mask is known.
+trait RowUpdate: Send {
+    /// X + U.
+    fn values(&self) -> &[f32];
+
+    /// Weights whose key is below `least` go.
+    fn apply(self, keys: &[u32], least: u32);
+}
+
+/// A row, the `r`-th, and what decides on it. A type and not a closure, so that all of it is compiled for the processor's vector
+/// instructions.
+struct MaskedRow<'a, R> {
+    mask: &'a Mask,
+    scratch: &'a mut MaskScratch,
+    r: usize,
+    row: R,
+}
+
+impl<R: RowUpdate> WithSimd for MaskedRow<'_, R> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) {
+        let Self { mask, scratch: MaskScratch { keys, order }, r, row } = self;
+        let n = row.values().len();
+        keys.resize(n, 0);
+        keys.iter_mut().zip(row.values()).for_each(|(to, x)| *to = key(*x));
+        match mask {
+            Mask::Kept(kept) => {
+                let first = kept.tied.partition_point(|at| *at < r * n);
+                let tied = kept.tied[first..].iter().take_while(|at| **at < (r + 1) * n);
+                tied.for_each(|at| keys[at - r * n] = 0);
+            }
+            Mask::Groups { pruned, of } => drop_of_groups(keys, *pruned, *of, order),
+        }
+        row.apply(keys, mask.least());
+    }
+}
+
+struct SplitRow<'a> {
+    weight: &'a mut [f32],
+    change: &'a mut [f32],
+    dense: &'a [f32],
+    scale: &'a [f32],
+    times: f32,
+}
+
+impl RowUpdate for SplitRow<'_> {
+    #[inline(always)]
+    fn values(&self) -> &[f32] {
+        self.weight
+    }
+
+    #[inline(always)]
+    fn apply(self, keys: &[u32], least: u32) {
+        let Self { weight, change, dense, scale, times } = self;
+        for ((((y, d), w0), s), key) in weight.iter_mut().zip(change).zip(dense).zip(scale).zip(keys) {
+            let v0 = w0 * s;
+            let stays = *key >= least;
+            let (z, u) = (if stays { *y } else { 0.0 }, if stays { 0.0 } else { times * *y });
+            *d = z - u - v0;
+            *y = u + v0;
+        }
+    }
+}
+
+struct FinishedRow<'a> {
+    weight: &'a mut [f32],
+    scale: &'a [f32],
+}
+
+impl RowUpdate for FinishedRow<'_> {
+    #[inline(always)]
+    fn values(&self) -> &[f32] {
+        self.weight
+    }
+
+    #[inline(always)]
+    fn apply(self, keys: &[u32], least: u32) {
+        for ((y, s), key) in self.weight.iter_mut().zip(self.scale).zip(keys) {
+            *y = if *key >= least { *y / s } else { 0.0 };
+        }
     }
 }

@@ -1,13 +1,18 @@
 //! The largest values of a matrix: which stay, exactly so many, ties by (column, row).
 
+use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
+
+use super::near::{Bounds, LINE, NearKeys, kth_lowest, sampled_of};
 
 /// Values that one task counts.
 const CHUNK: usize = 1 << 17;
 
-/// Bits of a key that are told apart first, and then the rest: a key is |x| as its bits, without the sign.
-const HIGH: u32 = 15;
+/// Bits of a key that are left out where keys are told apart by the others alone: a key is |x| as its bits, without the sign.
 const LOW: u32 = 16;
+
+/// Keys that are looked at together: whole vectors of every processor, and whole groups of as many columns as divide it.
+const BLOCK: usize = 16;
 
 /// |x| as a number that sorts as it does.
 #[inline(always)]
@@ -32,12 +37,14 @@ pub(super) fn largest(matrix: &[f32], n: usize, pruned: usize) -> Threshold {
     if pruned >= matrix.len() {
         return Threshold { least: u32::MAX, tied: Vec::new() };
     }
-    let (high, below) = ranked(&counts(matrix, HIGH, |x| Some(key(x) >> LOW)), pruned);
-    let of_high = |x: f32| (key(x) >> LOW == high).then_some(key(x) & ((1 << LOW) - 1));
-    let low = counts(matrix, LOW, of_high);
-    let (last, below_last) = ranked(&low, pruned - below);
-    let limit = high << LOW | last;
-    let (going, equal) = (pruned - below - below_last, low[last as usize]);
+    let share = pruned as f64 / matrix.len() as f64;
+    let kth = |bounds| {
+        let near: Vec<NearKeys> = matrix.par_chunks(CHUNK).map(|values| near(values, bounds)).collect();
+        kth_lowest(&near.iter().collect::<Vec<_>>(), pruned)
+    };
+    // Where the sample misleads, the high bits of all keys tell between which the least that stays lies.
+    let found = kth(Bounds::of(sample(matrix), share)).or_else(|| kth(by_high_bits(matrix, pruned)));
+    let (limit, going, equal) = found.unwrap_or_default();
     if limit == 0 || going == equal {
         return Threshold { least: limit + 1, tied: Vec::new() };
     }
@@ -53,34 +60,112 @@ pub(super) fn largest(matrix: &[f32], n: usize, pruned: usize) -> Threshold {
     Threshold { least: limit, tied }
 }
 
-/// How many values fall to each of 2^`bits` numbers; those for which there is none are left out.
-fn counts(matrix: &[f32], bits: u32, number: impl Fn(f32) -> Option<u32> + Sync) -> Vec<usize> {
-    let none = || vec![0usize; 1 << bits];
+/// Keys of a sample of a matrix.
+fn sample(matrix: &[f32]) -> Vec<u32> {
+    let stretch = LINE * sampled_of(matrix.len());
+    let lines = matrix.chunks(stretch).enumerate().flat_map(|(i, values)| {
+        // Keys of a column are alike: lines begin at places that follow no pattern (multiples of the golden ratio).
+        let at = (i as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
+        let at = at as usize % values.len().saturating_sub(LINE).max(1);
+        &values[at..values.len().min(at + LINE)]
+    });
+    lines.map(|x| key(*x)).collect()
+}
+
+/// The bounds of all keys that share their high bits with the `rank`-th smallest.
+fn by_high_bits(matrix: &[f32], rank: usize) -> Bounds {
+    let none = || vec![0usize; 1 << (31 - LOW)];
     let count = |mut counts: Vec<usize>, values: &[f32]| {
-        values.iter().filter_map(|x| number(*x)).for_each(|number| counts[number as usize] += 1);
+        values.iter().for_each(|x| counts[(key(*x) >> LOW) as usize] += 1);
         counts
     };
     let add = |mut a: Vec<usize>, b: Vec<usize>| {
         a.iter_mut().zip(b).for_each(|(a, b)| *a += b);
         a
     };
-    matrix.par_chunks(CHUNK).fold(none, count).reduce(none, add)
+    let counts = matrix.par_chunks(CHUNK).fold(none, count).reduce(none, add);
+    let mut counted = 0;
+    let high = counts.iter().position(|count| {
+        counted += count;
+        counted >= rank
+    });
+    let lowest = (high.unwrap_or(0) as u32) << LOW;
+    Bounds { lowest, highest: lowest | ((1 << LOW) - 1) }
 }
 
-/// The number of the `rank`-th smallest value, counted from 1, and how many values have a smaller one.
-fn ranked(counts: &[usize], rank: usize) -> (u32, usize) {
-    let mut below = 0;
-    for (number, count) in counts.iter().enumerate() {
-        if below + count >= rank {
-            return (number as u32, below);
-        }
-        below += count;
+/// The keys of `values`, as bounds part them.
+fn near(values: &[f32], bounds: Bounds) -> NearKeys {
+    Arch::new().dispatch(KeysWithin { values, bounds })
+}
+
+struct KeysWithin<'a> {
+    values: &'a [f32],
+    bounds: Bounds,
+}
+
+impl WithSimd for KeysWithin<'_> {
+    type Output = NearKeys;
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) -> NearKeys {
+        let Self { values, bounds } = self;
+        let (blocks, rest) = values.as_chunks::<BLOCK>();
+        let keys = blocks.iter().map(|block| {
+            // A loop, unlike a map over the array, becomes vector instructions.
+            let mut keys = [0; BLOCK];
+            keys.iter_mut().zip(block).for_each(|(to, x)| *to = key(*x));
+            keys
+        });
+        let mut near = NearKeys::of(simd, keys, bounds);
+        rest.iter().for_each(|x| near.add(key(*x)));
+        near
     }
-    (counts.len() as u32, below)
+}
+
+/// Sets those of `keys`, a row's, to 0 that go: of each group of `of` consecutive ones the `pruned` smallest, of equal ones the first;
+/// floor(pruned * tail / of) of a shorter tail. No key is larger than that of a number.
+#[inline(always)]
+pub(super) fn drop_of_groups(keys: &mut [u32], pruned: usize, of: usize, order: &mut Vec<u32>) {
+    let rest = match of {
+        2 => drop_of_blocks::<2>(keys, pruned),
+        4 => drop_of_blocks::<4>(keys, pruned),
+        8 => drop_of_blocks::<8>(keys, pruned),
+        16 => drop_of_blocks::<16>(keys, pruned),
+        _ => keys,
+    };
+    for group in rest.chunks_mut(of) {
+        let pruned = pruned * group.len() / of;
+        drop_smallest(group, pruned, order);
+    }
+}
+
+/// The same for groups of M, as far as they fill blocks. Returns the keys that are left.
+#[inline(always)]
+fn drop_of_blocks<const M: usize>(keys: &mut [u32], pruned: usize) -> &mut [u32] {
+    let (blocks, rest) = keys.as_chunks_mut::<BLOCK>();
+    for keys in blocks {
+        // How many keys of its group are smaller than each, by comparing all with those 1, 2, .. places on in their group.
+        let mut smaller = [0u32; BLOCK];
+        for by in 1..M {
+            let mut others = [0; BLOCK];
+            (0..BLOCK).for_each(|j| others[j] = keys[j / M * M + (j + by) % M]);
+            // Of equal keys the first is the smaller one.
+            (0..BLOCK).for_each(|j| {
+                let first = u32::from(j % M + by >= M);
+                smaller[j] += u32::from(others[j] < keys[j] + first);
+            });
+        }
+        keys.iter_mut().zip(smaller).for_each(|(key, smaller)| {
+            if (smaller as usize) < pruned {
+                *key = 0;
+            }
+        });
+    }
+    rest
 }
 
 /// Sets those of `keys`, a group of columns of a row, to 0 that go: the `pruned` smallest, of equal ones the first.
-pub(super) fn drop_smallest(keys: &mut [u32], pruned: usize, order: &mut Vec<u32>) {
+fn drop_smallest(keys: &mut [u32], pruned: usize, order: &mut Vec<u32>) {
     if pruned == 0 {
         return;
     }
@@ -148,6 +233,36 @@ mod tests {
             let mut found = keys;
             drop_smallest(&mut found, pruned, &mut Vec::new());
             prop_assert_eq!(found, wanted);
+        }
+
+        #[test]
+        fn groups_lose_their_smallest_whatever_their_size(
+            keys in prop::collection::vec(1u32..9, 1..100),
+            of in 2usize..18,
+            pruned in 0usize..18,
+        ) {
+            let pruned = pruned.min(of - 1);
+            let mut wanted = keys.clone();
+            for group in wanted.chunks_mut(of) {
+                let count = pruned * group.len() / of;
+                drop_smallest(group, count, &mut Vec::new());
+            }
+            let mut found = keys;
+            drop_of_groups(&mut found, pruned, of, &mut Vec::new());
+            prop_assert_eq!(found, wanted);
+        }
+    }
+
+    #[test]
+    fn high_bits_bound_the_key_looked_for_where_a_sample_misleads() {
+        let matrix: Vec<f32> = (0..3000u32).map(|i| (i * 7919 % 3001) as f32 - 1500.0).collect();
+        let mut keys: Vec<u32> = matrix.iter().map(|x| key(*x)).collect();
+        keys.sort_unstable();
+        for rank in [1, 2, 700, 2999, 3000] {
+            let misled = Bounds { lowest: u32::MAX - 1, highest: u32::MAX };
+            assert_eq!(kth_lowest(&[&near(&matrix, misled)], rank), None);
+            let (kth, ..) = kth_lowest(&[&near(&matrix, by_high_bits(&matrix, rank))], rank).unwrap();
+            assert_eq!(kth, keys[rank - 1], "{rank}");
         }
     }
 

@@ -14,6 +14,7 @@ mod inverse;
 mod largest;
 pub mod memory;
 mod mirror;
+mod near;
 mod obs;
 mod phases;
 mod product;

@@ -10,8 +10,9 @@ use obsdiff_proto::Target;
 use rayon::prelude::*;
 
 use super::columns::{Rule, prune};
+use super::near::{Bounds, NearKeys};
 use super::phases::in_phases;
-use super::select::{Bounds, Limit, NearKeys, Scored, limit};
+use super::select::{Limit, Scored, limit};
 use super::span::Span;
 use super::strips::{Column, LANES, exchange, load, values, values_mut};
 use super::{BLOCK, Factor, SolveError, check};

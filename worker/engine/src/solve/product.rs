@@ -6,9 +6,15 @@ use rayon::prelude::*;
 
 use super::factor::stride;
 
-/// Rows and columns of a tile of a product. Set by the shape alone, so that results do not depend on the number of threads.
+/// Rows and columns of a tile of a product. Set by the shape alone, so that results do not depend on the number of threads. Columns are
+/// whole registers of the GEMM's kernel (96 f32), and so few that a tile's share of the square is read again from a near cache; rows are
+/// as many as leave some tiles for each thread.
 const fn tile(n: usize) -> (usize, usize) {
-    if n <= 1024 { (128, 128) } else { (512, 512) }
+    match n {
+        0..=1024 => (192, 192),
+        1025..=3072 => (384, 384),
+        _ => (768, 288),
+    }
 }
 
 /// Writes `factor` * `rows` (rows x n) * `square` (n x n, its rows [`stride`] apart) to `out`, or adds it to what is there; tile by tile.

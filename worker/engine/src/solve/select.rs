@@ -1,29 +1,18 @@
-//! Exactly the k lowest keys of a block over all rows, ties by (column, row). A sample tells between which keys the k-th lies; a pass over
-//! all keys counts those before and keeps the few between, among which it is found. Where the sample misleads, all are between.
+//! Exactly the k lowest keys of a block over all rows, ties by (column, row). Where a sample misleads, all keys are kept as near the k-th.
 //!
 //! A key is the bits of |w| / U_jj: keys order as the scores do, which are the squares. They are formed anew wherever they are looked
 //! at: reading them would take as long. Strips are sampled and passed over one by one, each by the thread that has it in its cache.
 
-use std::slice;
-
 use pulp::{Arch, Simd, WithSimd};
 
+use super::near::{Bounds, LINE, NearKeys, kth_lowest, sampled_of};
 use super::strips::{Column, LANES, values};
-
-/// Keys side by side that are sampled together.
-const LINE: usize = 16;
 
 /// Lines that the sample of a strip begins after that of the strip before.
 const SHIFT: usize = 7;
 
 /// Key of a lane without a row: it is never among the lowest.
 const NO_ROW: u32 = u32::MAX;
-
-/// Keys of a sample, at most. Three hundredths of the others then lie between the bounds that it gives.
-const SAMPLE: usize = 1 << 13;
-
-/// Of so many keys at least, one is in the sample.
-const SAMPLED: usize = 24;
 
 /// A block of a strip whose weights are to be told apart by their keys.
 #[derive(Clone, Copy)]
@@ -52,7 +41,7 @@ impl Scored<'_> {
 
     /// The keys of each column.
     #[inline(always)]
-    fn columns(&self) -> impl Iterator<Item = [u32; LANES]> {
+    fn columns(&self) -> impl ExactSizeIterator<Item = [u32; LANES]> {
         let columns = values(self.weight).as_chunks::<LANES>().0.iter().zip(self.reciprocal);
         columns.map(|(column, reciprocal)| {
             // A loop, unlike a map over the array, becomes vector instructions.
@@ -69,7 +58,7 @@ impl Scored<'_> {
     pub(super) fn sample(&self, strip: usize, all: usize, sample: &mut Vec<u32>) {
         // Keys of a column are alike, and so are those of a row: each strip begins elsewhere, and the step is odd, so that all have their
         // turn.
-        let step = (all / SAMPLE).max(SAMPLED) | 1;
+        let step = sampled_of(all) | 1;
         for at in (strip * SHIFT % step * LINE..self.len()).step_by(LINE * step) {
             if at % LANES + LINE <= self.rows {
                 let reciprocal = self.reciprocal[at / LANES];
@@ -146,58 +135,12 @@ pub(super) fn limit(strips: &[Scored<'_>], near: &[&NearKeys], count: usize) -> 
     Limit { key, end: end.unwrap_or((columns, 0)) }
 }
 
-/// The `count`-th lowest key, how many of the lowest `count` are equal to it, and how many keys are; nothing where it is not near. Nothing
-/// here depends on the order of strips.
-fn kth_lowest(near: &[&NearKeys], count: usize) -> Option<(u32, usize, usize)> {
-    let below: usize = near.iter().map(|near| near.below).sum();
-    let mut keys = near.iter().map(|near| near.keys.as_slice()).collect::<Vec<_>>().concat();
-    let left = count.checked_sub(below).filter(|left| (1..=keys.len()).contains(left))?;
-    let kth = *keys.select_nth_unstable(left - 1).1;
-    let lower = keys.iter().filter(|key| **key < kth).count();
-    let ties = keys.iter().filter(|key| **key == kth).count();
-    Some((kth, left - lower, ties))
-}
-
 /// The (column, row) of the key equal to `key` that `quota` others come before.
 fn tie(strips: &[Scored<'_>], key: u32, quota: usize) -> Option<(usize, usize)> {
     let columns = strips.first().map_or(0, |strip| strip.weight.len());
     let rows = strips.len() * LANES;
     let places = (0..columns).flat_map(|c| (0..rows).map(move |row| (c, row)));
     places.filter(|(c, row)| strips[row / LANES].key(c * LANES + row % LANES) == key).nth(quota)
-}
-
-/// Keys that the one looked for lies between, both included.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Bounds {
-    lowest: u32,
-    highest: u32,
-}
-
-impl Bounds {
-    const ALL: Self = Self { lowest: 0, highest: NO_ROW };
-
-    /// Of the key with this share of all keys below it, by a sample.
-    pub(super) fn of(mut sample: Vec<u32>, share: f64) -> Self {
-        let size = sample.len() as f64;
-        let place = share * size;
-        // Three standard deviations of the place that the key has in a random sample. More would keep more keys, each time.
-        let margin = 3.0 * (place * (1.0 - share)).max(0.0).sqrt() + 2.0;
-        let (first, last) = (place - margin, place + margin);
-        let highest = if last < size { *sample.select_nth_unstable(last as usize).1 } else { NO_ROW };
-        // What lies before a place is sorted in.
-        let before = if last < size { &mut sample[..=last as usize] } else { &mut sample[..] };
-        let lowest = if first >= 0.0 { *before.select_nth_unstable(first as usize).1 } else { 0 };
-        Self { lowest, highest }
-    }
-}
-
-/// The keys of a strip, as bounds part them.
-#[derive(Debug, Default)]
-pub(super) struct NearKeys {
-    /// Keys below the bounds.
-    below: usize,
-    /// Those within.
-    keys: Vec<u32>,
 }
 
 struct KeysWithin<'a> {
@@ -210,41 +153,7 @@ impl WithSimd for KeysWithin<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) -> Self::Output {
-        let Self { strip, bounds: Bounds { lowest, highest } } = self;
-        let range = highest - lowest;
-        let [one, least, most] = [1, lowest, range].map(|x| simd.splat_u32s(x));
-        let (mut below, mut near) = (simd.splat_u32s(0), Vec::with_capacity(strip.len() / LINE));
-        for keys in strip.columns() {
-            for (vector, keys) in S::as_simd_u32s(&keys).0.iter().zip(keys.chunks_exact(S::U32_LANES)) {
-                let is_below = simd.less_than_u32s(*vector, least);
-                below = simd.select_u32s(is_below, simd.add_u32s(below, one), below);
-                let is_within = simd.less_than_or_equal_u32s(simd.sub_u32s(*vector, least), most);
-                each_true::<S>(is_within, |lane| near.push(keys[lane]));
-            }
-        }
-        let below: &[u32] = bytemuck::cast_slice(slice::from_ref(&below));
-        NearKeys { below: below.iter().map(|below| *below as usize).sum(), keys: near }
-    }
-}
-
-/// Calls `found` with each lane for which a mask is true, the first one first.
-#[inline(always)]
-fn each_true<S: Simd>(mask: S::m32s, mut found: impl FnMut(usize)) {
-    // The processor's masks have a bit for each lane, or as many as the lane has.
-    let mut bits = match size_of::<S::m32s>() {
-        1 => u32::from(bytemuck::cast::<_, u8>(mask)),
-        2 => u32::from(bytemuck::cast::<_, u16>(mask)),
-        _ => {
-            let lanes: &[u32] = bytemuck::cast_slice(slice::from_ref(&mask));
-            match lanes.iter().fold(0, |any, lane| any | lane) {
-                0 => 0,
-                _ => lanes.iter().rev().fold(0, |bits, lane| bits << 1 | lane & 1),
-            }
-        }
-    };
-    while bits != 0 {
-        found(bits.trailing_zeros() as usize);
-        bits &= bits - 1;
+        NearKeys::of(simd, self.strip.columns(), self.bounds)
     }
 }
 

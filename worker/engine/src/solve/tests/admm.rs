@@ -90,8 +90,8 @@ fn a_shifted_inverse_in_f32_is_as_good_as_one_in_f64() {
         let hessian = scaled(&gram, n);
         for rho in [0.03, 0.1, 1.0] {
             let (mut single, mut double) = (Vec::new(), Vec::new());
-            shifted_inverse::<f32>(&hessian, rho, &mut single).unwrap();
-            shifted_inverse::<f64>(&hessian, rho, &mut double).unwrap();
+            shifted_inverse::<f32>(&hessian, rho, &mut Vec::new(), &mut single).unwrap();
+            shifted_inverse::<f64>(&hessian, rho, &mut Vec::new(), &mut double).unwrap();
             let mut shifted: Vec<f64> =
                 (0..n * n).map(|at| f64::from(hessian.square()[at / n * stride(n) + at % n])).collect();
             (0..n).for_each(|j| shifted[j * n + j] += rho);

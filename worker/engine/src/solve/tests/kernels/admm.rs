@@ -91,7 +91,7 @@ fn alternated(dense: &[f32], hessian: &ScaledHessian, effort: Effort, target: Ta
     let mut before = effort.penalties()[0];
     for (number, rho) in effort.penalties().iter().enumerate() {
         let mut inverse = Vec::new();
-        shifted_inverse::<f32>(hessian, *rho, &mut inverse).unwrap();
+        shifted_inverse::<f32>(hessian, *rho, &mut Vec::new(), &mut inverse).unwrap();
         for round in 0..effort.rounds() {
             if (number, round) == (0, 0) {
                 continue;
