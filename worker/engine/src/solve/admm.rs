@@ -18,8 +18,8 @@ use super::product::multiply;
 use super::shifted::shifted_inverse;
 use super::{Float, ScaledHessian, SolveError, check};
 
-/// The inverses of one site, shared by all linears that read it, and the memory that linears are pruned in, which stays from one to the
-/// next.
+/// The inverses of one site, shared by all linears that read it, and the buffers that linears are pruned in, which are reused for the
+/// next one.
 #[derive(Debug, Default)]
 pub struct Admm {
     effort: Option<Effort>,
@@ -32,10 +32,10 @@ pub struct Admm {
 }
 
 impl Admm {
-    /// Turns to another site: forms (A + rho I)^-1 for each penalty, in the type T. n^3 operations each.
+    /// Prepares for a site: forms (A + rho I)^-1 for each penalty, in the type T. n^3 operations each.
     ///
     /// # Errors
-    /// [`SolveError::NotPositive`] where A is none of a Gram.
+    /// [`SolveError::NotPositive`] when A is not that of a Gram.
     pub fn begin<T: Float>(&mut self, hessian: &ScaledHessian, effort: Effort) -> Result<(), SolveError> {
         self.effort = None;
         self.n = hessian.width();
@@ -86,7 +86,7 @@ impl Admm {
         Ok(())
     }
 
-    /// `weight` holds X + U on the way.
+    /// Between rounds `weight` holds X + U.
     fn alternate(
         &mut self,
         weight: &mut [f32],

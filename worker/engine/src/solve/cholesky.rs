@@ -27,7 +27,7 @@ pub(super) fn cholesky<T: Float>(square: &mut [T], n: usize, stride: usize) -> b
     (0..cholesky.steps()).all(|k| cholesky.step(k).1.take(&mut square[k * SIDE * stride..]))
 }
 
-/// A factorisation under way. After step k the block columns up to k of L are done, and its block rows up to k are needed no more.
+/// A factorisation in progress. After step k the block columns up to k of L are done, and its block rows up to k are needed no more.
 pub(super) struct Cholesky<T> {
     n: usize,
     stride: usize,
@@ -38,7 +38,7 @@ pub(super) struct Cholesky<T> {
 }
 
 impl<T: Float> Cholesky<T> {
-    /// Begins to factorise the matrix A whose lower triangle lies in `square` (n x n, rows `stride` apart) into L L^T. Nothing when
+    /// Begins to factorise the matrix A whose lower triangle lies in `square` (n x n, rows `stride` apart) into L L^T. `None` when
     /// the first pivots are not positive.
     pub(super) fn begin(square: &mut [T], n: usize, stride: usize) -> Option<Self> {
         let mut blocks = diagonal_blocks(square, n, stride);
@@ -54,7 +54,7 @@ impl<T: Float> Cholesky<T> {
         self.n.div_ceil(SIDE)
     }
 
-    /// The next step, the `k`-th, beside which it can be worked with the inverses of L's blocks on the diagonal before the k-th.
+    /// The next step, the `k`-th; while it runs, others may read the inverses of L's blocks on the diagonal before the k-th.
     pub(super) fn step(&mut self, k: usize) -> (&[T], BlockColumn<'_, T>) {
         let (n, stride) = (self.n, self.stride);
         let (done, blocks) = self.blocks.split_at_mut((k * AREA).min(n.div_ceil(SIDE) * AREA));

@@ -81,11 +81,11 @@ impl Float for f64 {
     }
 }
 
-/// Gives the numbers of a Gram again in f64, where it has more of them than f32 holds.
+/// Gives the Gram again in f64, where it is known to more digits than f32 holds.
 type Precise<'a> = Option<&'a (dyn Fn() -> Vec<f64> + Sync)>;
 
 /// A site's Gram S and a factor of it, damped, in one square: C, an upper triangle, with C C^T = H = S + damping * mean(diag S) I. Its
-/// inverse U is the factor of the inverse, H^-1 = U^T U, by which OBS is often told; C says the same with half the arithmetic.
+/// inverse U is the factor of the inverse, H^-1 = U^T U, in which OBS is usually written; C replaces it at half the arithmetic.
 ///
 /// Shared by all linears of the site. 4 n^2 bytes; while an f32 factorisation is tried again in f64, 12 n^2.
 #[derive(Clone, Debug)]

@@ -20,16 +20,16 @@ pub(super) fn key(x: f32) -> u32 {
     x.to_bits() & 0x7fff_ffff
 }
 
-/// Which values of a matrix stay: those whose key is at least `least`, but for some that lie in `tied`.
+/// Which values of a matrix stay: those whose key is at least `least`, except those at the places in `tied`.
 #[derive(Debug, Default)]
 pub(super) struct Threshold {
     pub(super) least: u32,
-    /// Values that go though their key is `least`, by their places in the matrix, ascending.
+    /// Places of the values that are pruned although their key is `least`, ascending.
     pub(super) tied: Vec<usize>,
 }
 
-/// Has all values of `matrix` (rows x n) stay but the `pruned` smallest; of equal ones those go first that come first by (column, row).
-/// A value of 0 counts as gone whether it is among them or not.
+/// Finds which values of `matrix` (rows x n) stay: all but the `pruned` smallest. Of equal values, the first by (column, row) goes
+/// first. A value of 0 counts as pruned, whether it is among them or not.
 pub(super) fn largest(matrix: &[f32], n: usize, pruned: usize) -> Threshold {
     if pruned == 0 {
         return Threshold::default();

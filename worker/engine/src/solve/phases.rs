@@ -1,7 +1,7 @@
-//! Tasks in phases, each of which needs all of the one before, by threads that stay awake in between.
+//! Tasks in phases. A phase needs all results of the phase before it; threads stay awake in between.
 //!
-//! A parallel loop for each phase would let threads that have no task left fall asleep at its end. They take longer to wake up than a
-//! short phase lasts.
+//! With a parallel loop for each phase, threads without a task would fall asleep at its end. Waking them takes longer than a short phase
+//! lasts.
 
 use std::hint::spin_loop;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -10,11 +10,11 @@ use std::thread;
 
 use obsdiff_proto::lock;
 
-/// Looks at a counter before a waiting thread offers its processor to others.
-const LOOKS: u32 = 64;
+/// How often a waiting thread reads the counter before it yields its processor.
+const READS_BEFORE_YIELD: u32 = 64;
 
-/// Calls `work` with each phase and each item, and between two phases `between` with the one that has ended and all items; what it
-/// returns is told to the tasks of the next phase, and `first` to those of the first one.
+/// Calls `work` with each phase and each item. Between two phases it calls `between` with the phase that has ended and all items, and
+/// passes the result to the tasks of the next phase; tasks of the first phase get `first`.
 ///
 /// A thread takes the same items in each phase, as long as the others keep up. Neither function may enter the thread pool: a
 /// thread that waits there for others could begin to wait for itself.
@@ -32,7 +32,7 @@ pub(super) fn in_phases<I: Send, T: Copy + Send + Sync>(
         phases,
         ended: AtomicUsize::new(0),
         open: AtomicUsize::new(0),
-        told: RwLock::new(first),
+        passed: RwLock::new(first),
         work,
         between: Mutex::new(between),
     };
@@ -58,7 +58,8 @@ struct PhasedRun<'a, I, T, W, B> {
     ended: AtomicUsize,
     /// The phase whose tasks may be taken.
     open: AtomicUsize,
-    told: RwLock<T>,
+    /// What tasks of the open phase get from the phase before.
+    passed: RwLock<T>,
     work: W,
     between: Mutex<B>,
 }
@@ -66,15 +67,15 @@ struct PhasedRun<'a, I, T, W, B> {
 impl<I, T: Copy, W: Fn(usize, usize, &mut I, T), B: FnMut(usize, &[&mut I]) -> T> PhasedRun<'_, I, T, W, B> {
     /// Takes part until all phases have ended; begins each with the item at `start`.
     fn run(&self, start: usize) {
-        let _gives_up = EndOnPanic(&self.open);
+        let _end_on_panic = EndOnPanic(&self.open);
         let (count, mut phase) = (self.items.len(), self.open.load(Ordering::Acquire));
         while phase < self.phases {
-            let told = *self.told.read().unwrap_or_else(PoisonError::into_inner);
+            let passed = *self.passed.read().unwrap_or_else(PoisonError::into_inner);
             for at in (start..count).chain(0..start) {
                 let Item { phases, value } = &self.items[at];
                 // Where the phase has ended meanwhile, no item is left in it.
                 if phases.compare_exchange(phase, phase + 1, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
-                    (self.work)(phase, at, &mut lock(value), told);
+                    (self.work)(phase, at, &mut lock(value), passed);
                     if self.ended.fetch_add(1, Ordering::AcqRel) + 1 == (phase + 1) * count {
                         self.open_after(phase);
                     }
@@ -88,22 +89,22 @@ impl<I, T: Copy, W: Fn(usize, usize, &mut I, T), B: FnMut(usize, &[&mut I]) -> T
         if phase + 1 < self.phases {
             let mut items: Vec<_> = self.items.iter().map(|item| lock(&item.value)).collect();
             let items: Vec<&mut I> = items.iter_mut().map(|item| &mut ***item).collect();
-            let told = lock(&self.between)(phase, &items);
-            *self.told.write().unwrap_or_else(PoisonError::into_inner) = told;
+            let passed = lock(&self.between)(phase, &items);
+            *self.passed.write().unwrap_or_else(PoisonError::into_inner) = passed;
         }
         self.open.store(phase + 1, Ordering::Release);
     }
 
     /// The phase that is open then.
     fn wait_for_end_of(&self, phase: usize) -> usize {
-        let mut looks = 0;
+        let mut reads = 0;
         loop {
             let open = self.open.load(Ordering::Acquire);
             if open != phase {
                 return open;
             }
-            if looks < LOOKS {
-                looks += 1;
+            if reads < READS_BEFORE_YIELD {
+                reads += 1;
                 spin_loop();
             } else {
                 thread::yield_now();
@@ -127,12 +128,12 @@ impl Drop for EndOnPanic<'_> {
 mod tests {
     use super::*;
 
-    /// Each item adds up what it is told, which is the sum of all items after the phase before.
+    /// Each item adds what is passed to it: the sum of all items after the phase before.
     fn sums(threads: usize, items: usize, phases: usize) -> Vec<u64> {
         let mut items: Vec<u64> = (0..items as u64).collect();
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
         pool.install(|| {
-            let work = |phase, at, item: &mut u64, told: u64| *item += told % 97 + (phase * at) as u64;
+            let work = |phase, at, item: &mut u64, sum: u64| *item += sum % 97 + (phase * at) as u64;
             let between = |_, items: &[&mut u64]| items.iter().map(|item| **item).sum();
             in_phases(&mut items, phases, 1, work, between);
         });

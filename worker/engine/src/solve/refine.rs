@@ -12,7 +12,7 @@ pub(super) const REFINED_TOGETHER: usize = 2048;
 
 /// Moves the weights of `weight` (rows x n, row-major) that are not 0 towards the minimum of tr((W - W0) H (W - W0)^T), with W0 =
 /// `dense` and H the damped Gram, by `steps` steps of conjugate gradients on the masked normal equations, Jacobi-scaled. Zeros
-/// stay zeros. A row that would err more than before stays as it is. Returns the share of tr(dW S dW^T), with S the Gram without
+/// stay zeros. A row whose error would grow stays as it is. Returns the share of tr(dW S dW^T), with S the Gram without
 /// damping, that is left: 1 where there was none.
 ///
 /// All rows go together, each with step lengths of its own. 2 (steps + 1) rows * n^2 operations in products with A, one for the
@@ -43,7 +43,7 @@ pub fn refine(
     Ok(if before > 0.0 { (after / before).max(0.0) } else { 1.0 })
 }
 
-/// Rows on their way to the optimum, all in units of s.
+/// Rows while they are refined, all scaled by s.
 struct Band {
     n: usize,
     /// V = W s.
@@ -65,7 +65,7 @@ impl Band {
         Self { n, weight: matrix(), residual: matrix(), direction: matrix(), product: matrix(), squares }
     }
 
-    /// Holds as many values as a band has; only the last one has fewer.
+    /// Shortens the matrices to as many values as the next band has; only the last band has fewer.
     fn cut(&mut self, values: usize) {
         for matrix in [&mut self.weight, &mut self.residual, &mut self.direction, &mut self.product] {
             matrix.truncate(values);
@@ -83,7 +83,7 @@ impl Band {
     ) -> Vec<[f64; 2]> {
         let n = self.n;
         let scale = hessian.scale();
-        // The direction's place holds V0 - V until there is a direction.
+        // `direction` holds V0 - V until the first direction is known.
         let rows = self.weight.par_chunks_mut(n).zip(self.direction.par_chunks_mut(n));
         rows.zip(weight.par_chunks(n).zip(dense.par_chunks(n)))
             .for_each(|((v, d), (weight, dense))| offset(v, d, weight, dense, scale));
@@ -121,7 +121,7 @@ impl Band {
             });
     }
 
-    /// Takes over the rows whose error fell.
+    /// Writes the rows whose error fell back to `weight`.
     fn finish(
         &mut self,
         weight: &mut [f32],

@@ -54,7 +54,7 @@ pub(super) struct Advance<'a> {
 }
 
 impl Advance<'_> {
-    /// Goes the step; returns the square of the new residual at the weights that stay. A row whose residual is 0 stands still.
+    /// Takes the step and returns the square of the new residual at the weights that stay. A row whose residual is 0 does not change.
     pub(super) fn run(self) -> f64 {
         Arch::new().dispatch(self)
     }

@@ -14,8 +14,8 @@ const ROWS_TOGETHER: usize = 2048;
 /// Rows and columns of a tile that is transposed while it stays in the innermost cache.
 const TILE: usize = 64;
 
-/// A = H / (s s^T) with H the Gram of a [`Factor`], damped anew, and s_j = sqrt(H_jj), whole and symmetric, in the square that the factor
-/// gives up: no second copy of H is ever made.
+/// A = H / (s s^T) with H the Gram of a [`Factor`], damped anew, and s_j = sqrt(H_jj), whole and symmetric. It takes over the
+/// memory of the factor, so H is never copied.
 #[derive(Clone, Debug)]
 pub struct ScaledHessian {
     n: usize,
@@ -32,7 +32,7 @@ pub struct ScaledHessian {
 }
 
 impl ScaledHessian {
-    /// Damps and scales the Gram of a factor that has served. Dead columns get a one on the diagonal and zeros beside it. n^2
+    /// Damps and scales the Gram of a factor that is no longer needed. Dead columns get a one on the diagonal and zeros beside it. n^2
     /// multiplications.
     pub fn new(factor: Factor, damping: f64) -> Self {
         let added = factor.added_by(damping);
