@@ -81,6 +81,22 @@ impl CommandContext<'_> {
         Ok(writeln!(self.out)?)
     }
 
+    /// Has the calling thread do its share of its computations, on a pool of its own with as many threads as [`Self::use_threads`] set; to
+    /// be called where no other thread computes at the same time. Without this, every computation would be handed to another thread and
+    /// waited for: two changes of context each, thousands of times a second for a small model.
+    ///
+    /// # Errors
+    /// When the machine cannot start as many.
+    pub fn compute_here(&self) -> Result<()> {
+        if rayon::current_thread_index().is_some() {
+            return Ok(());
+        }
+        let threads = rayon::current_num_threads();
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).use_current_thread().build();
+        // Its threads end when it is dropped, but this thread stays its member as long as it lives.
+        pool.map(std::mem::forget).map_err(|e| Error::thread(&e))
+    }
+
     /// Progress on standard error.
     pub fn progress(&self, quiet: bool) -> Progress {
         Progress::on_stderr(quiet, self.clock.clone())

@@ -22,6 +22,7 @@ use crate::{Error, Result};
 pub(super) fn compare(args: &CompareArgs, context: &mut CommandContext<'_>) -> Result<()> {
     let process = &args.sampling.process;
     context.use_threads(process.threads)?;
+    context.compute_here()?;
     if !is_png(&args.out) {
         return Err(Error::content(&args.out, "is not a .png file: the grid is one picture"));
     }

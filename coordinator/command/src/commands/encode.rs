@@ -26,6 +26,7 @@ use crate::{Error, Result};
 /// When the job, its prompts, the text encoders or the place to write to cannot be used.
 pub(super) fn encode(args: &EncodeArgs, context: &mut CommandContext<'_>) -> Result<()> {
     context.use_threads(args.process.threads)?;
+    context.compute_here()?;
     let job = context.job(&args.job)?;
     let spec = &job.spec;
     if let Some(file) = &spec.calibration.conditioning {

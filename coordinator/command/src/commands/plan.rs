@@ -33,6 +33,7 @@ pub(super) fn plan(args: &PlanArgs, context: &mut CommandContext<'_>) -> Result<
         return plan_sizes::plan(args, context);
     }
     context.use_threads(args.threads)?;
+    context.compute_here()?;
     let job = context.job(&args.job)?;
     let conditioning = conditioning::open(&job)?;
     let prompts = JobPrompts::load(&job, conditioning.as_ref())?;

@@ -38,6 +38,9 @@ fn prune(
     context: &mut CommandContext<'_>,
 ) -> Result<()> {
     context.use_threads(process.threads)?;
+    if workers <= 1 {
+        context.compute_here()?;
+    }
     let progress = context.progress(process.quiet);
     // Committed packages are always whole on the disk, and nothing else is kept. So a signal may end the process at once.
     context.signals.respond({

@@ -20,6 +20,7 @@ use crate::{Error, Result, picture};
 pub(super) fn sample(args: &SampleArgs, context: &mut CommandContext<'_>) -> Result<()> {
     let process = &args.sampling.process;
     context.use_threads(process.threads)?;
+    context.compute_here()?;
     check_format(&args.out)?;
     let request = Request::read(&args.sampling, &args.pipeline)?;
     let prompts = &request.prompts;

@@ -24,6 +24,9 @@ pub(super) fn sweep(args: &SweepArgs, context: &mut CommandContext<'_>) -> Resul
     let place = Place::new(&args.out)?;
     let mut points = points(args, &place, context)?;
     context.use_threads(args.process.threads)?;
+    if args.workers <= 1 {
+        context.compute_here()?;
+    }
     let progress = context.progress(args.process.quiet);
     context.signals.respond({
         let staging = place.staging().to_owned();

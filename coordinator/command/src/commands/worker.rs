@@ -39,6 +39,7 @@ const LEFT: &str = "the job goes on with other workers, or when this command is 
 /// When the coordinator cannot be reached as asked, or refuses the worker, or when the model on this host is not the job's.
 pub(super) fn work(args: &WorkerArgs, context: &mut CommandContext<'_>) -> Result<()> {
     context.use_threads(args.process.threads)?;
+    context.compute_here()?;
     let runtime = crate::runtime::runtime()?;
     let progress = context.progress(args.process.quiet);
     let (settings, transport) = settings(args, progress.clone(), &runtime)?;
