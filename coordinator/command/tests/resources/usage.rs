@@ -15,6 +15,8 @@ pub(crate) struct Usage {
     pub(crate) peak_bytes: u64,
     /// Pages of memory that the kernel mapped without reading a disk.
     pub(crate) minor_faults: u64,
+    /// How often another thread took the processor although this process had work.
+    pub(crate) involuntary_switches: u64,
     /// Processor time outside the kernel, and in it.
     pub(crate) user: Duration,
     pub(crate) system: Duration,
@@ -43,6 +45,7 @@ pub(crate) fn run(command: &mut Command) -> (String, Usage) {
     let usage = Usage {
         peak_bytes: 1024 * usage.ru_maxrss as u64,
         minor_faults: usage.ru_minflt as u64,
+        involuntary_switches: usage.ru_nivcsw as u64,
         user: time(usage.ru_utime),
         system: time(usage.ru_stime),
         elapsed,
