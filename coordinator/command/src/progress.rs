@@ -3,12 +3,14 @@
 
 use std::fmt;
 use std::io::{self, IsTerminal, Write};
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::Duration;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressState, ProgressStyle};
 use obsdiff_proto::lock;
+use obsdiff_store::manifests_in;
 
 use crate::clock::Clock;
 use crate::text;
@@ -133,6 +135,7 @@ impl Progress {
         match &*self.kept() {
             Finished::Nothing => format!("nothing is kept yet; to start again: {command}"),
             Finished::Packages { done, of, store } => {
+                let done = manifests_in(Path::new(store)).max(*done);
                 format!("{done} of {of} packages are kept in {store}; to go on: {command}")
             }
             Finished::Output(output) => format!("the result is written to {output}"),

@@ -48,7 +48,7 @@ use location::Located;
 pub use conditioning::conditioning_object;
 pub use error::{Result, StoreError};
 pub use grams::{GramReceipt, GramStore};
-pub use manifest::{ManifestRecord, manifest_object};
+pub use manifest::{ManifestRecord, manifest_object, manifests_in};
 pub use objects::Put;
 pub use part::PartReceipt;
 pub use record::{JobRecord, Prompts};

@@ -1,5 +1,7 @@
 //! Manifests: what makes a package's pruned weights count.
 
+use std::path::Path;
+
 use obsdiff_proto::message::{Exponents, Manifest, PartId, Receipt};
 use obsdiff_proto::{PackageId, SiteId};
 use serde::{Deserialize, Serialize};
@@ -88,6 +90,12 @@ impl JobStore {
             Err(self.damaged(&object, &format!("it is the manifest of package {}", record.package)))
         }
     }
+}
+
+/// How many packages in a row have a manifest in the directory of a job's state; 0 where `folder` is no directory. Unlike a coordinator,
+/// which learns of a commit when the store has answered, this sees it from the moment at which it counts.
+pub fn manifests_in(folder: &Path) -> usize {
+    (0..).take_while(|id| folder.join(manifest_object(PackageId(*id))).is_file()).count()
 }
 
 /// The name of a package's manifest.
