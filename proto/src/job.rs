@@ -14,6 +14,9 @@ pub use sparsity::{Allocation, Effort, Method, Rule, SparsitySpec};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct JobSpec {
+    /// Whose values the keys have that the job does not give.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub preset: Option<Preset>,
     /// `[model]`
     pub model: ModelSpec,
     /// `[sparsity]`
@@ -38,6 +41,16 @@ pub struct JobSpec {
     pub workers: WorkersSpec,
     /// `[output]`
     pub output: OutputSpec,
+}
+
+/// Values for several keys at once. A key that the job gives itself keeps its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Preset {
+    /// The settings of the paper: OBS without refinement, the same ratio everywhere, four packages of as many units each.
+    ObsDiff,
+    /// Few prompts and few steps: a first look, with somewhat larger errors.
+    Fast,
 }
 
 /// `[model]`: what is pruned.

@@ -121,7 +121,7 @@ impl JobSpec {
         }
         if !structured {
             let only = "is for sparsity.pattern = \"structured\": leave it out".to_owned();
-            if s.method == Method::L1 {
+            if s.method() == Method::L1 {
                 let problem =
                     "is \"l1\", which removes heads and neurons: it needs sparsity.pattern = \"structured\"";
                 return refuse("sparsity.method", problem.to_owned());
@@ -137,7 +137,7 @@ impl JobSpec {
                 None => Ok(()),
             };
         }
-        if !matches!(s.method, Method::Obs | Method::L1) {
+        if !matches!(s.method(), Method::Obs | Method::L1) {
             let problem =
                 "knows no heads and neurons: with sparsity.pattern = \"structured\" it is \"obs\" or \"l1\"";
             return refuse("sparsity.method", problem.to_owned());
@@ -153,7 +153,7 @@ impl JobSpec {
             (_, Some(b)) if !(b > 0.0 && b < 1.0) => {
                 refuse("sparsity.budget", format!("is {b}, but a budget lies between 0 and 1"))
             }
-            (_, Some(_)) if s.method == Method::L1 => refuse(
+            (_, Some(_)) if s.method() == Method::L1 => refuse(
                 "sparsity.budget",
                 "ranks by errors, which only sparsity.method = \"obs\" knows".to_owned(),
             ),

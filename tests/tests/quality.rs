@@ -20,7 +20,7 @@ fn error(method: &str, pattern: &str, effort: Effort) -> f64 {
     let file = job_file(folder.path(), &assets().join("shapes-prompts.txt"), "out");
     let method = format!("sparsity.method={method}");
     let heldout = format!("evaluation.prompts={}", assets().join("shapes-heldout.txt").display());
-    let sets = [pattern, &method, &heldout, "evaluation.count=32"];
+    let sets = [pattern, &method, "sparsity.allocation=uniform", &heldout, "evaluation.count=32"];
     let held_out = run_job(&file, &[&sets[..], &effort].concat()).unwrap().held_out.unwrap();
     assert_eq!(held_out.per_prompt.len(), 32);
     held_out.relative

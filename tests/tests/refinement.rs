@@ -22,6 +22,7 @@ fn pruned(method: &str, pattern: &[&str], refine: &str) -> Summary {
     let method = format!("sparsity.method={method}");
     let common = [
         &method,
+        "sparsity.allocation=uniform",
         refine,
         &heldout,
         "evaluation.count=64",

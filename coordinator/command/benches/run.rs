@@ -24,6 +24,7 @@ fn prune(prompts: u32, steps: u32, spans: &Spans) -> Summary {
         format!("calibration.prompts={ASSETS}/shapes-prompts.txt"),
         format!("calibration.count={prompts}"),
         format!("calibration.steps={steps}"),
+        "sparsity.allocation=uniform".to_owned(),
         "packages.count=4".to_owned(),
         format!("output.path={}", folder.path().join("out").display()),
     ];

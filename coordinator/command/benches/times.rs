@@ -25,7 +25,7 @@ fn start(folder: &Path, args: &[&str]) -> Child {
 fn job(folder: &Path) {
     wide_pipeline(&folder.join("wide"));
     let job = format!(
-        "[model]\npath = \"wide\"\n[sparsity]\npattern = \"unstructured\"\nratio = 0.5\n\
+        "[model]\npath = \"wide\"\n[sparsity]\nmethod = \"obs\"\nallocation = \"uniform\"\npattern = \"unstructured\"\nratio = 0.5\n\
          [calibration]\nprompts = {:?}\ncount = 16\nsteps = 4\nguidance = 4.0\nmax_sequence_length = 24\n\
          [packages]\ncount = 2\n[evaluation]\ncount = 0\n[output]\npath = \"out\"\n",
         Path::new(ASSETS).join("shapes-prompts.txt"),

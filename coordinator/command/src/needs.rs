@@ -12,9 +12,9 @@ use obsdiff_worker::preparation::compute_type;
 
 use crate::described::Described;
 
-/// The program itself with its tokenizers, what its threads pack for products, and what they and the allocator keep: 1 to 2 MiB more in
-/// some runs of a job than in others.
-const BASE_BYTES: u64 = 32 << 20;
+/// The program itself with its tokenizers, what its threads pack for products, and what they and the allocator keep: 1 to 3 MiB more in
+/// some runs of a job than in others, and 3 MiB more once the pruned model is read back to be compared.
+const BASE_BYTES: u64 = 42 << 20;
 
 /// Rows of an observation that are laid out for a product together.
 const ROWS_TOGETHER: u64 = 1024;
@@ -67,7 +67,8 @@ impl Described {
         self.config.activation_bytes(largest, image, text, dtype) + left.sum::<u64>().min(MOST_KEPT)
     }
 
-    /// What a survey holds of the points at which it probes: of each the state of a forward call, and of one a second.
+    /// What a survey holds to probe: of each point the state of a forward call, and of one a second; of the largest linear the pruned
+    /// weight, as it was solved and as the model takes it.
     fn probe(&self, spec: &JobSpec, dtype: DType) -> u64 {
         let pictures = probed(spec) * self.tokens.branches;
         if pictures == 0 {
@@ -75,7 +76,12 @@ impl Described {
         }
         let points = spec.probe.steps(spec.calibration.steps).len() as u64;
         let (image, text) = (self.tokens.image as usize, self.tokens.text as usize);
-        (points + 1) * self.config.state_bytes(pictures as usize, image, text, dtype)
+        let states = (points + 1) * self.config.state_bytes(pictures as usize, image, text, dtype);
+        let weights = self.inventory.linear_ids().map(|id| {
+            let (rows, columns) = shape(&self.inventory, id);
+            rows * columns
+        });
+        states + weights.max().unwrap_or(0) as u64 * (4 + dtype.size_in_bytes() as u64)
     }
 
     /// The largest observation of a batch of so many pictures on its way into a Gram: laid out for a product; as f32, where it is
@@ -111,7 +117,7 @@ impl Described {
     /// What solving the largest part of the plan takes.
     fn solver(&self, spec: &JobSpec, plan: &Plan) -> u64 {
         let inventory = &self.inventory;
-        let alternates = spec.sparsity.method == Method::Admm;
+        let alternates = spec.sparsity.method() == Method::Admm;
         let of_package = |package: &Package| {
             if package.is_structured() {
                 let bytes = inventory.structure_groups(package).into_iter().map(|group| {

@@ -14,7 +14,7 @@ const ASSETS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/assets");
 /// Runs the same small job in `folder`, into `out`, on a shipped pipeline.
 fn run_on(pipeline: &str, folder: &Path, pattern: &str, args: &[&str]) {
     let job = format!(
-        "[model]\npath = {:?}\n[sparsity]\npattern = \"{pattern}\"\nratio = 0.5\n\
+        "[model]\npath = {:?}\n[sparsity]\nmethod = \"obs\"\nallocation = \"uniform\"\npattern = \"{pattern}\"\nratio = 0.5\n\
          [calibration]\nprompts = {:?}\ncount = 4\nsteps = 4\nguidance = 4.0\nmax_sequence_length = 24\nshard_size = 2\n\
          [packages]\ncount = 2\n[evaluation]\ncount = 2\n[output]\npath = \"out\"\n",
         Path::new(ASSETS).join(pipeline),

@@ -185,10 +185,9 @@ fn a_damaged_object_is_named_with_its_remedy_and_its_package_is_run_again() {
     assert_undisturbed(folder.path());
 }
 
-#[test]
-fn heads_and_neurons_by_a_budget_are_the_same_whoever_prunes_them_and_however_often_it_is_begun() {
-    // Two packages are surveyed before two are pruned.
-    let setting = || setting_of("pattern = \"structured\"\nbudget = 0.2", 8);
+/// A job of two packages, which are surveyed before they are pruned, gives the same whoever prunes and however often it is begun.
+fn surveyed_packages_are_pruned_the_same(sparsity: &str) {
+    let setting = || setting_of(sparsity, 8);
     let done = |folder: &Path| {
         assert!(Process::start(folder, &["run", "job.toml", "--quiet"]).end().success());
         result(folder)
@@ -204,4 +203,19 @@ fn heads_and_neurons_by_a_budget_are_the_same_whoever_prunes_them_and_however_of
     let mut worker = worker(folder.path(), &coordinator.url);
     assert!(worker.end().success() && coordinator.process.end().success());
     assert!(result(folder.path()) == undisturbed, "by a coordinator and a worker");
+}
+
+#[test]
+fn heads_and_neurons_by_a_budget_are_the_same_whoever_prunes_them_and_however_often_it_is_begun() {
+    surveyed_packages_are_pruned_the_same("pattern = \"structured\"\nbudget = 0.2");
+}
+
+#[test]
+fn ratios_where_they_cost_least_are_the_same_whoever_finds_them_and_however_often_it_is_begun() {
+    surveyed_packages_are_pruned_the_same("pattern = \"unstructured\"\nratio = 0.5");
+}
+
+#[test]
+fn linears_that_stay_dense_are_the_same_whoever_chooses_them_and_however_often_it_is_begun() {
+    surveyed_packages_are_pruned_the_same("pattern = \"2:4\"\ndense = 0.2");
 }

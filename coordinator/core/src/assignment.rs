@@ -39,7 +39,7 @@ impl SolveCost {
     /// That of the method, and of the refinement that follows it.
     pub fn of(sparsity: &SparsitySpec) -> Self {
         let (effort, refine) = (sparsity.effort, sparsity.refinement());
-        if !matches!(sparsity.method, Method::Admm) {
+        if !matches!(sparsity.method(), Method::Admm) {
             return Self::sweep(refine);
         }
         // An inverse takes three factorisations' operations. Two products tell what the mask changes.

@@ -115,7 +115,7 @@ impl SparsitySpec {
     fn validate_allocation(&self) -> Result<(), JobError> {
         let refuse = |key: &str, problem: String| Err(JobError::new(format!("sparsity.{key}"), problem));
         let by_pattern = matches!(self.pattern, Pattern::NToM { .. });
-        if self.allocation == Some(Allocation::Global) {
+        if self.allocation() == Allocation::Global {
             if by_pattern {
                 let problem = "is \"global\", but N:M prunes the same share everywhere: set sparsity.dense to leave the linears \
                                dense that lose most";
@@ -157,7 +157,7 @@ impl SparsitySpec {
     /// Whether it is measured, before anything is pruned, what pruning each linear would cost.
     pub fn surveys_linears(&self) -> bool {
         match self.pattern {
-            Pattern::Unstructured => self.allocation == Some(Allocation::Global),
+            Pattern::Unstructured => self.allocation() == Allocation::Global,
             Pattern::NToM { .. } => self.dense > 0.0,
             Pattern::Structured => false,
         }
@@ -182,7 +182,7 @@ impl SparsitySpec {
 
     /// Whether activations are gathered: a method that looks at weights alone needs none, but refining what it leaves does.
     pub fn calibrates(&self) -> bool {
-        self.method.calibrates() || self.refinement() > 0
+        self.method().calibrates() || self.refinement() > 0
     }
 
     /// Steps of refinement: none where heads and neurons go, whose survivors are at the optimum already.

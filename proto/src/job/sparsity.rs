@@ -8,15 +8,15 @@ use crate::{HeadScore, Pattern};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SparsitySpec {
-    /// How weights are chosen, and whether the survivors are updated.
+    /// How weights are chosen, and whether the survivors are updated; the pattern's default when absent ([`Self::method`]).
     #[serde(default)]
-    pub method: Method,
+    pub method: Option<Method>,
     /// Which weights may go together.
     pub pattern: Pattern,
     /// Share of the weights that goes, 0..=1. Needed by `unstructured`; an N:M pattern says it by itself. Of `structured`, the
     /// share of each block's heads and neurons.
     pub ratio: Option<f64>,
-    /// `unstructured` only: whether every linear loses the same share.
+    /// `unstructured` only: whether every linear loses the same share; the method's default when absent ([`Self::allocation`]).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub allocation: Option<Allocation>,
     /// `global` only: the least share that a linear loses.
@@ -46,6 +46,33 @@ pub struct SparsitySpec {
     /// Exceptions for linears by name; the first match wins.
     #[serde(default)]
     pub rules: Vec<Rule>,
+}
+
+impl SparsitySpec {
+    /// How weights are chosen: as the job says, else `obs` for heads and neurons and `admm` for weights.
+    pub fn method(&self) -> Method {
+        let default = if self.pattern == Pattern::Structured { Method::Obs } else { Method::Admm };
+        self.method.unwrap_or(default)
+    }
+
+    /// Which share of each linear goes: as the job says, else `global` where an unstructured job prunes by Hessians and `uniform`
+    /// elsewhere, since `wanda` and `magnitude` are there to compare with what is published of them.
+    pub fn allocation(&self) -> Allocation {
+        let by_hessians = matches!(self.method(), Method::Obs | Method::Admm);
+        let default = if by_hessians && self.pattern == Pattern::Unstructured {
+            Allocation::Global
+        } else {
+            Allocation::Uniform
+        };
+        self.allocation.unwrap_or(default)
+    }
+
+    /// The same, saying in as many words what would otherwise be a default of its pattern or method.
+    pub fn spelled_out(self) -> Self {
+        let (method, allocation) = (Some(self.method()), self.allocation());
+        let allocation = (self.pattern == Pattern::Unstructured).then_some(allocation).or(self.allocation);
+        Self { method, allocation, ..self }
+    }
 }
 
 /// Which share of each linear's weights goes.
@@ -89,11 +116,10 @@ fn default_fold_bias() -> bool {
 }
 
 /// How weights are chosen.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Method {
     /// Optimal Brain Surgeon: scores and updates by the inverse Hessian.
-    #[default]
     Obs,
     /// Alternating directions: weights and mask take turns until they agree (arXiv 2406.07831).
     Admm,

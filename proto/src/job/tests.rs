@@ -25,8 +25,28 @@ fn the_shortest_job_is_valid_and_has_the_documented_defaults() {
     assert_eq!(spec.validate(), Ok(()));
     assert_eq!(spec.hessian, HessianSpec::default());
     assert_eq!((spec.calibration.count, spec.calibration.steps, spec.calibration.shard_size), (100, 25, 4));
-    assert_eq!((spec.sparsity.method, spec.sparsity.refine), (Method::Obs, 5));
+    assert_eq!((spec.sparsity.method(), spec.sparsity.refine), (Method::Admm, 5));
+    assert_eq!(spec.sparsity.allocation(), Allocation::Global);
     assert_eq!(spec.hessian.weighting, Weighting::LogDecrease);
+}
+
+#[test]
+fn method_and_allocation_follow_what_is_pruned() {
+    let sparsity = toml::from_str::<JobSpec>(JOB).unwrap().sparsity;
+    let by = |pattern, method| {
+        let spec = SparsitySpec { pattern, method, ..sparsity.clone() };
+        let said = spec.clone().spelled_out();
+        assert_eq!((said.method(), said.allocation()), (spec.method(), spec.allocation()));
+        (said.method.unwrap(), said.allocation)
+    };
+    let (global, uniform) = (Some(Allocation::Global), Some(Allocation::Uniform));
+    let of_four = Pattern::NToM { n: 2, m: 4 };
+    assert_eq!(by(Pattern::Unstructured, None), (Method::Admm, global));
+    assert_eq!(by(Pattern::Unstructured, Some(Method::Obs)), (Method::Obs, global));
+    assert_eq!(by(Pattern::Unstructured, Some(Method::Wanda)), (Method::Wanda, uniform));
+    assert_eq!(by(Pattern::Unstructured, Some(Method::Magnitude)), (Method::Magnitude, uniform));
+    assert_eq!(by(of_four, None), (Method::Admm, None));
+    assert_eq!(by(Pattern::Structured, None), (Method::Obs, None));
 }
 
 #[test]
@@ -66,7 +86,7 @@ fn magnitude_calibrates_only_to_refine() {
         (Method::Magnitude, 0, false),
         (Method::Magnitude, 1, true),
     ] {
-        (sparsity.method, sparsity.refine) = (method, refine);
+        (sparsity.method, sparsity.refine) = (Some(method), refine);
         assert_eq!(sparsity.calibrates(), calibrates, "{method:?}, {refine} steps");
     }
 }

@@ -227,7 +227,7 @@ fn spec() -> impl Strategy<Value = JobSpec> {
     let ratio = share();
     let method = select(vec![Method::Obs, Method::Admm, Method::Magnitude, Method::Wanda]);
     let plain = |(method, ratio, refine)| SparsitySpec {
-        method,
+        method: Some(method),
         pattern: Pattern::Unstructured,
         ratio: Some(ratio),
         allocation: if refine % 2 == 1 { Some(Allocation::Global) } else { None },
@@ -242,7 +242,7 @@ fn spec() -> impl Strategy<Value = JobSpec> {
         rules: Vec::new(),
     };
     let structured = move |(sparsity, fold_bias)| SparsitySpec {
-        method: Method::Obs,
+        method: Some(Method::Obs),
         pattern: Pattern::Structured,
         allocation: None,
         head_score: HeadScore::ObsDiff,
@@ -276,6 +276,7 @@ fn spec() -> impl Strategy<Value = JobSpec> {
         ..HessianSpec::default()
     });
     (words(), sparsity, calibration, hessian).prop_map(|(path, sparsity, calibration, hessian)| JobSpec {
+        preset: None,
         model: ModelSpec { path, dtype: Default::default() },
         sparsity,
         calibration,

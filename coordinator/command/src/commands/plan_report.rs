@@ -240,7 +240,7 @@ impl PlanReport {
                 "calibration  {} prompts x {} steps at guidance {}, {} image and {} text tokens",
                 c.count, c.steps, c.guidance, model.image_tokens, model.text_tokens
             )
-        } else if spec.sparsity.method == Method::Magnitude {
+        } else if spec.sparsity.method() == Method::Magnitude {
             writeln!(f, "calibration  none, magnitude without refinement needs no activations")
         } else {
             writeln!(f, "calibration  none, {method} needs no activations")
@@ -249,7 +249,7 @@ impl PlanReport {
 }
 
 fn method(spec: &JobSpec) -> &'static str {
-    match spec.sparsity.method {
+    match spec.sparsity.method() {
         Method::Obs => "obs",
         Method::Admm => "admm",
         Method::Magnitude => "magnitude",

@@ -75,6 +75,10 @@ impl JobFile {
             overrides::of_flag(set)?.apply(&mut merged)?;
         }
         let given = only_given(&merged);
+        if is_given(&given, "preset") {
+            let problem = "says what a job leaves out, but the job that kept these Grams says everything: set the keys themselves";
+            return Err(Error::key(blame(&path, &merged, "preset"), problem));
+        }
         let pattern = find(&given, "sparsity.pattern").map(|pattern| pattern.to_string());
         if pattern.is_some_and(|pattern| pattern != base.sparsity.pattern.to_string()) {
             let kept: Vec<&str> =

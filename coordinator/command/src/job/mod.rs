@@ -3,6 +3,7 @@
 mod defaults;
 mod kept;
 mod overrides;
+mod presets;
 mod sizes;
 mod strict;
 mod unused;
@@ -31,6 +32,8 @@ pub const PROGRAM_VARIABLES: [&str; 1] = ["OBSDIFF_LOG"];
 const MAX_JOB_BYTES: u64 = 1 << 20;
 /// Origin of a value that a flag gave.
 const FROM_FLAG: &str = "flag";
+/// Origin of a value that the job's preset gave.
+const FROM_PRESET: &str = "preset";
 
 /// A job as its user gave it, with all checks that do not need the prompts or the model's weights.
 #[derive(Debug)]
@@ -93,6 +96,7 @@ impl JobFile {
     fn checked(self) -> Result<Self> {
         let mut job = self;
         defaults::fill(&mut job.spec, &job.merged);
+        job.spec.sparsity = job.spec.sparsity.spelled_out();
         job.check_tildes()?;
         job.fill_kept()?;
         job.spec.validate().map_err(|e| job.refuse(e))?;
@@ -179,6 +183,7 @@ fn merged(path: &Path, environment: &[(OsString, OsString)], sets: &[String]) ->
     for set in sets {
         overrides::of_flag(set)?.apply(&mut merged)?;
     }
+    presets::fill(&mut merged)?;
     Ok(merged)
 }
 
@@ -235,9 +240,9 @@ fn bare_word(text: &str, line: usize) -> Option<String> {
     bare.then(|| format!("`{word}` is text, which stands in quotes: {key} = \"{word}\""))
 }
 
-/// Whether a value is text from the environment or a flag, which has no type of its own.
+/// Whether a value is text from the environment, a flag or a preset, which has no type of its own.
 fn untyped(value: &Value) -> bool {
-    value.origin().is_some_and(|origin| [FROM_FLAG, FROM_ENV].contains(&origin))
+    value.origin().is_some_and(|origin| [FROM_FLAG, FROM_ENV, FROM_PRESET].contains(&origin))
 }
 
 /// Where the user gave the value of `key`, or of the table that would hold it, with the key as it is written there.
@@ -247,12 +252,15 @@ fn blame(path: &Path, merged: &Value, key: &str) -> String {
     match ends.find_map(|end| around(&key[..end])).as_deref() {
         Some(FROM_FLAG) => format!("--set {key}"),
         Some(FROM_ENV) => variable_of(key),
+        Some(FROM_PRESET) => format!("{}: {key} (of the preset)", path.display()),
         _ => format!("{}: {key}", path.display()),
     }
 }
 
+/// Whether the user gave this key a value.
 fn is_given(root: &Value, key: &str) -> bool {
-    find(root, key).is_some_and(|value| value.kind != ValueKind::Nil)
+    let given = |value: &Value| value.kind != ValueKind::Nil && value.origin() != Some(FROM_PRESET);
+    find(root, key).is_some_and(given)
 }
 
 fn find<'a>(root: &'a Value, key: &str) -> Option<&'a Value> {

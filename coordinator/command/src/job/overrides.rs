@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use config::{Config, FileFormat, Map, Value, ValueKind};
 
 use super::strict::shown;
-use super::{FROM_FLAG, PROGRAM_VARIABLES, near};
+use super::{FROM_FLAG, FROM_PRESET, PROGRAM_VARIABLES, near};
 use crate::{Error, Result};
 
 /// Start of the environment variables that override keys: `OBSDIFF_SPARSITY__RATIO=0.6` sets `sparsity.ratio`.
@@ -21,6 +21,9 @@ const MAX_INDEX: usize = 1000;
 /// service called `obsdiff`.
 pub(super) const SECTIONS: [&str; 9] =
     ["model", "sparsity", "calibration", "hessian", "probe", "packages", "evaluation", "workers", "output"];
+
+/// The only key outside of all sections.
+const PRESET: &str = "preset";
 
 /// The only key that is a list. The whole list, or one of its items, is written in TOML.
 const LIST: [&str; 2] = ["sparsity", "rules"];
@@ -162,6 +165,9 @@ pub(super) fn of_environment(environment: &[(OsString, OsString)]) -> Result<Vec
 fn variable(name: &str) -> Option<Result<Vec<PathStep>>> {
     let key = name.strip_prefix(ENV_PREFIX).filter(|_| !PROGRAM_VARIABLES.contains(&name))?;
     let parts: Vec<String> = key.split("__").map(str::to_lowercase).collect();
+    if parts == [PRESET] {
+        return Some(Ok(vec![PathStep::Key(PRESET.to_owned())]));
+    }
     let section = parts.first().filter(|_| parts.len() > 1).map(String::as_str).unwrap_or_default();
     if !SECTIONS.contains(&section) {
         return match near(section, &SECTIONS) {
@@ -201,6 +207,15 @@ pub(super) fn of_flag(set: &str) -> Result<Override> {
     let (key, value) = set.split_once('=').ok_or_else(not_a_key)?;
     let path = path(key.trim()).ok_or_else(not_a_key)?;
     Override::new(format!("--set {}", key.trim()), path, value, FROM_FLAG)
+}
+
+/// What a preset says of a key.
+///
+/// # Errors
+/// When it is no key.
+pub(super) fn of_preset(key: &str, value: &str) -> Result<Override> {
+    let path = path(key).ok_or_else(|| Error::key(key, "is no key of a job"))?;
+    Override::new(key.to_owned(), path, value, FROM_PRESET)
 }
 
 /// The steps of a key such as `sparsity.rules[0].ratio`.

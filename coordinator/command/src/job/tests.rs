@@ -1,4 +1,5 @@
 mod overrides;
+mod presets;
 mod values;
 
 use std::fs;

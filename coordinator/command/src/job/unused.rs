@@ -63,12 +63,12 @@ pub(super) fn keys(spec: &JobSpec) -> Vec<Unused> {
         "it is for sparsity.pattern = \"structured\"",
     );
     add(
-        !structured || s.method == Method::Obs,
+        !structured || s.method() == Method::Obs,
         &["sparsity.head_score", "sparsity.fold_bias"],
         "it is for sparsity.method = \"obs\"",
     );
     add(
-        s.allocation == Some(Allocation::Global),
+        s.allocation() == Allocation::Global,
         &["sparsity.min_ratio", "sparsity.max_ratio"],
         "it is for sparsity.allocation = \"global\"",
     );
@@ -77,7 +77,7 @@ pub(super) fn keys(spec: &JobSpec) -> Vec<Unused> {
         &["probe.prompts", "probe.points"],
         "linears are probed for sparsity.allocation = \"global\", and for sparsity.dense above 0",
     );
-    add(s.method == Method::Admm, &["sparsity.effort"], "it is for sparsity.method = \"admm\"");
+    add(s.method() == Method::Admm, &["sparsity.effort"], "it is for sparsity.method = \"admm\"");
     add(
         !structured,
         &["packages.split_above"],
@@ -85,12 +85,12 @@ pub(super) fn keys(spec: &JobSpec) -> Vec<Unused> {
     );
     add(!structured, &["hessian.precision"], "structured pruning factorises in f64 throughout");
     add(
-        s.method == Method::Obs && refined,
+        s.method() == Method::Obs && refined,
         &["hessian.mask_damping"],
         "it is for sparsity.method = \"obs\" with refinement; hessian.damping is the other",
     );
     add(
-        matches!(s.method, Method::Obs | Method::Admm) || refined,
+        matches!(s.method(), Method::Obs | Method::Admm) || refined,
         &["hessian.damping", "hessian.precision"],
         "the method reads the diagonal of the Gram alone, and nothing is refined",
     );

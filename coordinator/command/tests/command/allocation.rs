@@ -5,11 +5,7 @@ use serde_json::Value;
 use crate::{asset, job, obsdiff, pipeline, text, told};
 
 /// A small job by which linears are surveyed.
-const GLOBAL: [&str; 12] = [
-    "--set",
-    "sparsity.allocation=global",
-    "--set",
-    "sparsity.method=admm",
+const GLOBAL: [&str; 8] = [
     "--set",
     "calibration.count=2",
     "--set",

@@ -3,11 +3,14 @@ use serde_json::Value;
 
 use crate::{asset, job, obsdiff, text, told};
 
-/// What `plan` tells of the small pipeline with these overrides.
+/// By which linears are not surveyed.
+const UNIFORM: &str = "sparsity.allocation=uniform";
+
+/// What `plan` tells of the small pipeline, whose linears are not surveyed, with these overrides.
 fn plan(sets: &[&str]) -> String {
     let dir = tempfile::tempdir().unwrap();
     let job = job(dir.path());
-    let mut args = vec!["plan", job.to_str().unwrap()];
+    let mut args = vec!["plan", job.to_str().unwrap(), "--set", UNIFORM];
     sets.iter().for_each(|set| args.extend(["--set", set]));
     let told = told(&asset(""), &args);
     assert!(!dir.path().join("out").exists());
@@ -123,8 +126,10 @@ fn the_environment_overrides_the_file_and_flags_override_both() {
     let environment = [("OBSDIFF_SPARSITY__RATIO", "0.25")];
     let summary = |args: &[&str]| text(&obsdiff(&asset(""), args, &environment).stdout);
     let job = job.to_str().unwrap();
-    assert!(summary(&["plan", job]).contains("25% unstructured by obs"));
-    assert!(summary(&["plan", job, "--set", "sparsity.ratio=0.75"]).contains("75% unstructured by obs"));
+    assert!(summary(&["plan", job]).contains("25% unstructured, of each linear"));
+    assert!(
+        summary(&["plan", job, "--set", "sparsity.ratio=0.75"]).contains("75% unstructured, of each linear")
+    );
 }
 
 /// The table of times has a row for each package and one for all; how near they come is told by `cargo bench --bench times`.
@@ -133,8 +138,8 @@ fn a_plan_gives_the_times_of_each_package_by_so_many_workers() {
     let dir = tempfile::tempdir().unwrap();
     let job = job(dir.path());
     let plan = |workers: &str| {
-        let args = ["plan", job.to_str().unwrap(), "--set", "packages.count=2", "--bandwidth", "1GB"];
-        told(&asset(""), &[&args[..], &["--workers", workers]].concat())
+        let args = ["plan", job.to_str().unwrap(), "--set", "packages.count=2", "--set", UNIFORM];
+        told(&asset(""), &[&args[..], &["--bandwidth", "1GB", "--workers", workers]].concat())
     };
     for (workers, who) in [("1", "Time of "), ("2", "2 workers like this machine, ")] {
         let plan = plan(workers);
@@ -152,8 +157,18 @@ fn a_plan_gives_the_times_of_each_package_by_so_many_workers() {
 fn the_plan_as_json_has_the_figures_of_the_text() {
     let dir = tempfile::tempdir().unwrap();
     let job = job(dir.path());
-    let args =
-        ["plan", job.to_str().unwrap(), "--set", "packages.count=3", "--memory", "8GiB", "--workers", "2"];
+    let args = [
+        "plan",
+        job.to_str().unwrap(),
+        "--set",
+        UNIFORM,
+        "--set",
+        "packages.count=3",
+        "--memory",
+        "8GiB",
+        "--workers",
+        "2",
+    ];
     let text = told(&asset(""), &args);
     let plan = told(&asset(""), &[&args[..], &["--json"]].concat());
     let plan: Value = serde_json::from_str(&plan).unwrap_or_else(|e| panic!("{e}: {plan}"));

@@ -3,10 +3,13 @@
 use std::path::Path;
 
 use obsdiff_tests::Prng;
+use tempfile::TempDir;
 
 use crate::cluster::{TestCluster, assert_no_failure};
 use crate::hosts::{Network, available};
-use crate::process::{MISSED, Process, assert_same, result, setting, told_of_leaving, undisturbed};
+use crate::process::{
+    MISSED, Process, assert_same, result, setting, setting_of, told_of_leaving, undisturbed,
+};
 use crate::seeds::seeds;
 
 /// Faults of a run.
@@ -118,18 +121,37 @@ fn whatever_a_seed_does_to_a_job_its_result_is_that_of_an_undisturbed_one() {
         return;
     }
     for seed in seeds([1, 9, 14]) {
-        let folder = setting(16);
-        let mut run = Run::new(folder.path(), seed);
-        for _ in 0..BUDGET {
-            let (lines, choice) = (run.prng.within(1..40), run.prng.within(0..FAULTS.len() as u64));
-            if !run.pass(lines) {
-                break;
-            }
-            println!("seed {seed}: {:?} after {lines} lines", FAULTS[choice as usize]);
-            run.inflict(FAULTS[choice as usize]);
-        }
-        run.cluster.assert_done();
-        run.workers.iter_mut().for_each(|(_, worker)| assert_no_failure(worker));
-        assert_same(&result(folder.path()), &undisturbed(16));
+        as_if_nothing_had_happened(seed, || setting(16), &undisturbed(16));
     }
+}
+
+/// The same where ratios are found by a survey: its probes and curves are parts that are lost and found as those that prune.
+#[test]
+fn whatever_a_seed_does_to_a_survey_its_result_is_that_of_an_undisturbed_one() {
+    if !available() {
+        return;
+    }
+    let setting = || setting_of("pattern = \"unstructured\"\nratio = 0.5", 8);
+    let folder = setting();
+    assert!(Process::start(folder.path(), &["run", "job.toml", "--quiet"]).end().success());
+    let expected = result(folder.path());
+    for seed in seeds([3, 5]) {
+        as_if_nothing_had_happened(seed, setting, &expected);
+    }
+}
+
+fn as_if_nothing_had_happened(seed: u64, setting: impl Fn() -> TempDir, expected: &[Vec<u8>; 2]) {
+    let folder = setting();
+    let mut run = Run::new(folder.path(), seed);
+    for _ in 0..BUDGET {
+        let (lines, choice) = (run.prng.within(1..40), run.prng.within(0..FAULTS.len() as u64));
+        if !run.pass(lines) {
+            break;
+        }
+        println!("seed {seed}: {:?} after {lines} lines", FAULTS[choice as usize]);
+        run.inflict(FAULTS[choice as usize]);
+    }
+    run.cluster.assert_done();
+    run.workers.iter_mut().for_each(|(_, worker)| assert_no_failure(worker));
+    assert_same(&result(folder.path()), expected);
 }

@@ -9,7 +9,7 @@ use crate::process::{Process, assert_same, result, setting_of};
 use crate::seeds::seeds;
 
 /// Half of the attention of one block: at such a loss TCP carries some 20 KB a second.
-const SPARSITY: &str = "pattern = \"unstructured\"\nratio = 0.5\n\
+const SPARSITY: &str = "method = \"obs\"\nallocation = \"uniform\"\npattern = \"unstructured\"\nratio = 0.5\n\
     [[sparsity.rules]]\nmatch = \"transformer_blocks.[1-9].*\"\nskip = true\n\
     [[sparsity.rules]]\nmatch = \"*.ff*\"\nskip = true";
 

@@ -105,9 +105,9 @@ impl Drop for Process {
     }
 }
 
-/// A folder with a small job of two packages.
+/// A folder with a small job of two packages, without a survey.
 pub fn setting(steps: u32) -> tempfile::TempDir {
-    setting_of("pattern = \"unstructured\"\nratio = 0.5", steps)
+    setting_of("method = \"obs\"\nallocation = \"uniform\"\npattern = \"unstructured\"\nratio = 0.5", steps)
 }
 
 pub fn setting_of(sparsity: &str, steps: u32) -> tempfile::TempDir {

@@ -124,7 +124,9 @@ fn pruned_as_if_nothing_had_happened(job: &Arc<Pruning>) {
 
 #[test]
 fn the_engine_proper_prunes_weights_as_if_nothing_had_happened() {
-    pruned_as_if_nothing_had_happened(&Pruning::new(json!({ "pattern": "unstructured", "ratio": 0.5 }), 2));
+    let sparsity =
+        json!({ "pattern": "unstructured", "ratio": 0.5, "method": "obs", "allocation": "uniform" });
+    pruned_as_if_nothing_had_happened(&Pruning::new(sparsity, 2));
 }
 
 #[test]

@@ -58,12 +58,12 @@ pub(super) fn check_counts(
     targets: &Targets,
     pruned: &[LinearTarget],
 ) -> Result<(), JobError> {
-    let whole = |target: &&LinearTarget| problem(spec.sparsity.method, inventory, target).is_some();
+    let whole = |target: &&LinearTarget| problem(spec.sparsity.method(), inventory, target).is_some();
     let Some(first) = pruned.iter().find(whole) else { return Ok(()) };
     let name = &inventory.linear(first.linear).name;
     let others = pruned.iter().filter(whole).count() - 1;
     let same = if others == 0 { String::new() } else { format!(" (and {others} others like it)") };
-    let problem = problem(spec.sparsity.method, inventory, first).unwrap_or_default();
+    let problem = problem(spec.sparsity.method(), inventory, first).unwrap_or_default();
     let key = key(&spec.sparsity, targets, name, first.target);
     Err(JobError::new(
         key,

@@ -65,7 +65,7 @@ impl Pruner {
     ) -> Self {
         let hessian = spec.hessian.clone();
         let alphas = alphas(hessian.weighting, spec.calibration.steps, hessian.low, hessian.high);
-        let (method, refine) = (spec.sparsity.method, spec.sparsity.refinement());
+        let (method, refine) = (spec.sparsity.method(), spec.sparsity.refinement());
         let sparsity = spec.sparsity.clone();
         let (obs, admm) = Default::default();
         Self {

@@ -10,13 +10,15 @@ use serde_json::Value as Json;
 use super::super::overrides::SECTIONS;
 use super::*;
 
-/// A value for every key that there is, none of them the default. A key that is missing here does not compile.
+/// A value for every key of every section, none of them the default. A key that is missing here does not compile.
 pub(super) fn whole() -> JobSpec {
     let text = |text: &str| text.to_owned();
     JobSpec {
+        // It gives other keys values where they are unset, and has tests of its own.
+        preset: None,
         model: ModelSpec { path: text("model"), dtype: ComputeType::Bf16 },
         sparsity: SparsitySpec {
-            method: Method::Wanda,
+            method: Some(Method::Wanda),
             pattern: Pattern::NToM { n: 2, m: 4 },
             ratio: Some(0.5),
             allocation: Some(Allocation::Global),

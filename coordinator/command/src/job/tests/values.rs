@@ -108,9 +108,11 @@ fn a_value_out_of_range_is_refused_with_the_range() {
 fn a_key_without_effect_is_refused_where_it_is_written() {
     let magnitude: &[&str] = &["sparsity.method=magnitude", "sparsity.refine=0"];
     let wanda: &[&str] = &["sparsity.method=wanda", "sparsity.refine=0"];
+    let obs: &[&str] = &["sparsity.method=obs", "sparsity.refine=0"];
+    let uniform: &[&str] = &["sparsity.allocation=uniform"];
     let structured: &[&str] = &["sparsity.pattern=structured", "sparsity.rules="];
     let l1: &[&str] = &["sparsity.pattern=structured", "sparsity.rules=", "sparsity.method=l1"];
-    let cases: [(&[&str], &str, &str); 26] = [
+    let cases: [(&[&str], &str, &str); 28] = [
         (structured, "sparsity.refine=5", "structured pruning refines nothing"),
         (structured, "sparsity.refine=0", "structured pruning refines nothing"),
         (structured, "hessian.mask_damping=0.2", "with refinement"),
@@ -120,11 +122,13 @@ fn a_key_without_effect_is_refused_where_it_is_written() {
         (l1, "sparsity.fold_bias=true", "sparsity.method = \"obs\""),
         (l1, "hessian.accumulate=exact", "gathers no Hessian"),
         (&[], "sparsity.head_score=exact", "sparsity.pattern = \"structured\""),
-        (&[], "sparsity.max_ratio=0.8", "sparsity.allocation = \"global\""),
-        (&[], "probe.points=4", "linears are probed for"),
+        (uniform, "sparsity.max_ratio=0.8", "sparsity.allocation = \"global\""),
+        (uniform, "probe.points=4", "linears are probed for"),
+        (obs, "sparsity.effort=thorough", "sparsity.method = \"admm\""),
+        (&[], "hessian.mask_damping=0.1", "with refinement"),
         (&[], "sparsity.fold_bias=true", "sparsity.pattern = \"structured\""),
         (&[], "output.layout=shrunk", "sparsity.pattern = \"structured\""),
-        (&["sparsity.refine=0"], "hessian.mask_damping=0.1", "with refinement"),
+        (obs, "hessian.mask_damping=0.1", "with refinement"),
         (wanda, "hessian.damping=0.01", "diagonal of the Gram alone"),
         (wanda, "hessian.precision=f32", "diagonal of the Gram alone"),
         (wanda, "hessian.mask_damping=0.1", "with refinement"),
@@ -163,7 +167,7 @@ fn a_default_without_effect_is_no_fault_and_what_has_one_is_used() {
     let cases: [&[&str]; 10] = [
         &["sparsity.pattern=structured", "sparsity.rules=", "hessian.damping=0.02", "output.layout=masked"],
         &["sparsity.refine=0", "hessian.damping=0.02", "hessian.precision=f64"],
-        &["sparsity.allocation=global", "sparsity.max_ratio=0.8", "probe.points=4"],
+        &["sparsity.max_ratio=0.8", "probe.points=4"],
         &[
             "sparsity.pattern=2:4",
             "sparsity.ratio=",
@@ -173,7 +177,7 @@ fn a_default_without_effect_is_no_fault_and_what_has_one_is_used() {
         ],
         &["sparsity.method=wanda", "sparsity.refine=0", "hessian.low=0.5"],
         &["sparsity.method=wanda", "hessian.damping=0.02"],
-        &["hessian.mask_damping=0.2", "hessian.damping=0.02"],
+        &["sparsity.method=obs", "hessian.mask_damping=0.2", "hessian.damping=0.02"],
         &["sparsity.method=magnitude", "sparsity.refine=0", "calibration.steps=3", "packages.count=2"],
         &["hessian.weighting=uniform", "packages.split_above=1000"],
         // What calibrates another method is checked and recorded all the same.

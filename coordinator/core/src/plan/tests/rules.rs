@@ -61,7 +61,7 @@ fn a_target_that_would_leave_a_linear_dense_is_refused_by_name() {
     ];
     for (method, pattern, ratio, says) in cases {
         let mut spec = spec();
-        (spec.sparsity.method, spec.sparsity.pattern, spec.sparsity.ratio) = (method, pattern, ratio);
+        (spec.sparsity.method, spec.sparsity.pattern, spec.sparsity.ratio) = (Some(method), pattern, ratio);
         match says {
             Some(says) => {
                 assert!(refusal(&spec, &inventory).contains(says), "{}", refusal(&spec, &inventory))
@@ -118,7 +118,7 @@ fn a_rule_decides_for_a_structure_by_its_first_reader() {
 #[test]
 fn what_needs_no_activations_opens_no_site() {
     let mut spec = structured();
-    spec.sparsity.method = Method::L1;
+    spec.sparsity.method = Some(Method::L1);
     let plan = plan(&spec, &with_structures(), TOKENS).unwrap();
     assert!(plan.shards.is_empty() && plan.packages.iter().all(|p| p.sites.is_empty()));
 }

@@ -6,7 +6,7 @@ use super::*;
 fn alternating_directions_cost_their_inverses_and_products() {
     let mut sparsity = spec().sparsity;
     assert_eq!(SolveCost::of(&sparsity), SolveCost::sweep(0));
-    sparsity.method = Method::Admm;
+    sparsity.method = Some(Method::Admm);
     let cost = |sparsity: &SparsitySpec| SolveCost::of(sparsity).of_rows(8, 5);
     // Inverses of 8^3; two operations for each of 14 products, and of two that tell the error.
     assert_eq!(cost(&sparsity), 8 * 8 * (3 * 8 + 5 * 2 * 16));
