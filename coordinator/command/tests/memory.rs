@@ -60,16 +60,25 @@ fn taken(folder: &Path, name: &str, sets: &[&str]) -> [f64; 2] {
 
 #[test]
 fn a_run_takes_the_memory_that_the_plan_predicts() {
-    for packages in [1, 4] {
+    let (obs, uniform) = ("sparsity.method=obs", "sparsity.allocation=uniform");
+    let kinds: [(&str, &[&str]); 4] = [
+        ("a package", &[obs, uniform]),
+        ("4 packages", &[obs, uniform, "packages.count=4"]),
+        ("alternating directions", &[uniform]),
+        ("global ratios", &[]),
+    ];
+    for (name, sets) in kinds {
         let folder = tempfile::tempdir().unwrap();
         wide_pipeline(&folder.path().join("wide"));
         job(folder.path(), Path::new("wide"), [4, 2, 2]);
-        let count = format!("packages.count={packages}");
-        let sets = ["sparsity.ratio=0.5", &count];
+        let sets = [&["sparsity.ratio=0.5"], sets].concat();
         let plan = obsdiff(folder.path(), "plan", &sets);
-        let [peak, _] = taken(folder.path(), &format!("{packages} packages"), &sets);
-        let needed = bytes_of(&plan, " transformer,") + bytes_of(&plan, " Grams of the largest");
-        assert!(peak <= needed + ALLOWANCE, "{peak} bytes, where {needed} are model and Grams");
+        let [peak, _] = taken(folder.path(), name, &sets);
+        // Alternating directions keep three squares of the widest site besides.
+        if sets.contains(&obs) {
+            let needed = bytes_of(&plan, " transformer,") + bytes_of(&plan, " Grams of the largest");
+            assert!(peak <= needed + ALLOWANCE, "{peak} bytes, where {needed} are model and Grams");
+        }
     }
 }
 
@@ -83,23 +92,27 @@ fn the_predicted_peak_is_a_bound_for_every_kind_of_job() {
         taken(folder.path(), name, sets);
         folder
     };
-    in_a_folder(&shipped, "four packages", &["sparsity.ratio=0.5", "packages.count=4"]);
-    let admm = "sparsity.method=admm";
-    in_a_folder(&shipped, "alternating directions", &["sparsity.ratio=0.5", admm]);
-    in_a_folder(&shipped, "the same, thorough", &["sparsity.ratio=0.5", admm, "sparsity.effort=thorough"]);
+    let (half, uniform) = ("sparsity.ratio=0.5", "sparsity.allocation=uniform");
+    let obs = "sparsity.method=obs";
+    in_a_folder(&shipped, "four packages", &[half, uniform, obs, "packages.count=4"]);
+    in_a_folder(&shipped, "global ratios", &[half]);
+    in_a_folder(&shipped, "global ratios by OBS, in four packages", &[half, obs, "packages.count=4"]);
+    in_a_folder(&shipped, "alternating directions", &[half, uniform]);
+    in_a_folder(&shipped, "the same, thorough", &[half, uniform, "sparsity.effort=thorough"]);
+    in_a_folder(&shipped, "2:4 with dense linears", &["sparsity.pattern=2:4", "sparsity.dense=0.2"]);
     let structured = "sparsity.pattern=structured";
     in_a_folder(&shipped, "a budget", &[structured, "sparsity.budget=0.25", "packages.count=4"]);
     let shrunk = in_a_folder(&shipped, "structured", &[structured, "sparsity.ratio=0.3"]);
     let shrunk = shrunk.path().join("out");
-    in_a_folder(&shrunk, "a shrunk pipeline", &["sparsity.ratio=0.5"]);
+    in_a_folder(&shrunk, "a shrunk pipeline", &[half]);
     in_a_folder(&shrunk, "a shrunk pipeline, structured", &[structured, "sparsity.ratio=0.3"]);
     let dual = tempfile::tempdir().unwrap();
     let dual = dual.path().join("dual");
     let keys = [("num_layers", 4.into()), ("dual_attention_layers", vec![0, 1, 2].into())];
     random_pipeline(&dual, &keys, 4);
     in_a_folder(&dual, "dual attention, structured", &[structured, "sparsity.ratio=0.3"]);
-    in_a_folder(&dual, "dual attention, alternating directions", &["sparsity.ratio=0.5", admm]);
-    in_a_folder(&dual, "dual attention, bf16", &["sparsity.ratio=0.5", "model.dtype=bf16"]);
-    let magnitude = ["sparsity.ratio=0.5", "sparsity.method=magnitude", "sparsity.refine=0"];
+    in_a_folder(&dual, "dual attention, alternating directions", &[half, uniform]);
+    in_a_folder(&dual, "dual attention, bf16", &[half, "model.dtype=bf16"]);
+    let magnitude = [half, "sparsity.method=magnitude", "sparsity.refine=0"];
     in_a_folder(&dual, "dual attention by magnitude", &magnitude);
 }

@@ -52,6 +52,8 @@ pub struct Pruner {
     probe: Option<Probe>,
     /// The Grams of the open package.
     open: Option<BTreeMap<SiteId, Arc<Gram>>>,
+    /// The columns of the widest site of the package that was opened last, and the weights of its largest linear.
+    largest: (usize, usize),
     gram_operations: u64,
 }
 
@@ -82,6 +84,7 @@ impl Pruner {
             probing: spec.probe.clone(),
             probe: None,
             open: None,
+            largest: (0, 0),
             gram_operations: 0,
         }
     }
@@ -125,6 +128,13 @@ impl Pruner {
     /// When a site has no exponent.
     pub fn open(&mut self, package: &Package, exponents: &BTreeMap<SiteId, i32>) -> Result<()> {
         self.open = None;
+        let inventory = self.model.inventory();
+        let columns = |linear: LinearId| inventory.site(inventory.linear(linear).site).width;
+        let sizes = package.linears.iter().map(|target| {
+            let columns = columns(target.linear);
+            (columns, columns * inventory.linear(target.linear).rows)
+        });
+        self.largest = sizes.fold((0, 0), |most, size| (most.0.max(size.0), most.1.max(size.1)));
         let grams = package
             .sites
             .iter()

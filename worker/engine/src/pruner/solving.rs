@@ -146,6 +146,7 @@ impl Pruner {
         let failed = |error: SolveError| self.failed(site, &error);
         let (n, damping) = (gram.width(), self.hessian.damping);
         let hessian = ScaledHessian::of_gram(n, gram.to_upper::<f32>(stride(n)), damping).map_err(failed)?;
+        admm.reserve(self.sparsity.effort, self.largest.0, self.largest.1);
         match self.hessian.precision {
             Precision::F32 => admm.begin::<f32>(&hessian, self.sparsity.effort),
             Precision::F64 => admm.begin::<f64>(&hessian, self.sparsity.effort),

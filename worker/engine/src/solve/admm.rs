@@ -16,7 +16,7 @@ use super::largest::{Threshold, drop_of_groups, key, largest};
 use super::obs::share;
 use super::product::multiply;
 use super::shifted::shifted_inverse;
-use super::{Float, ScaledHessian, SolveError, check};
+use super::{Float, ScaledHessian, SolveError, check, stride};
 
 /// The inverses of one site, shared by all linears that read it, and the buffers that linears are pruned in, which are reused for the
 /// next one.
@@ -32,6 +32,17 @@ pub struct Admm {
 }
 
 impl Admm {
+    /// Reserves memory for the widest site, of so many columns, and for the largest linear, of so many weights, that will be pruned. The
+    /// memory of smaller ones would otherwise be left behind in pieces as it grows. Pages that are never written take none.
+    pub fn reserve(&mut self, effort: Effort, columns: usize, weights: usize) {
+        self.inverses.resize_with(effort.penalties().len(), Vec::new);
+        let square = columns * stride(columns);
+        let reserve = |of: &mut Vec<f32>, length: usize| of.reserve_exact(length.saturating_sub(of.len()));
+        self.inverses.iter_mut().for_each(|inverse| reserve(inverse, square));
+        reserve(&mut self.dense, weights);
+        reserve(&mut self.change, weights);
+    }
+
     /// Prepares for a site: forms (A + rho I)^-1 for each penalty, in the type T. n^3 operations each.
     ///
     /// # Errors

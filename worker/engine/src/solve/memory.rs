@@ -21,7 +21,7 @@ pub fn site_bytes(n: usize, rows: &[usize], refine: u32) -> u64 {
     let most = rows.iter().copied().max().unwrap_or(0);
     let bands = if refine > 0 { 4 * most.min(REFINED_TOGETHER) as u64 } else { 0 };
     let spanned = (SPAN * BLOCK) as u64;
-    let factor = F32 * (n * row + 2 * (cholesky::SIDE as u64) * n.next_multiple_of(cholesky::SIDE as u64));
+    let factor = F32 * (n * row + factor_blocks(n));
     let span = F32 * (n.min(spanned) * row + spanned * BLOCK as u64);
     let solving = factor + span + F32 * n * (all + 2 * most as u64 + bands);
     solving.max((F32 + F64) * n * row).max(parts_bytes(n * all))
@@ -34,6 +34,12 @@ pub fn scored_bytes(n: usize, rows: &[usize]) -> u64 {
     (F32 * n as u64 * (all + 2 * most)).max(parts_bytes(n as u64 * all))
 }
 
+/// Numbers of the blocks beside a square of width n while its Cholesky factor is formed and inverted: those on the diagonal, and a row of
+/// blocks.
+const fn factor_blocks(n: u64) -> u64 {
+    2 * (cholesky::SIDE as u64) * n.next_multiple_of(cholesky::SIDE as u64)
+}
+
 /// A site's linears, each with so many `rows` and n columns, pruned by alternating directions: A, a square while an inverse is formed, or
 /// the largest linear's dense weight, a copy, and what telling its error and refining it takes; and every pruned linear until the last
 /// is stored.
@@ -42,7 +48,7 @@ pub fn alternating_bytes(n: usize, rows: &[usize], refine: u32) -> u64 {
     let all = rows.iter().sum::<usize>() as u64;
     let most = rows.iter().copied().max().unwrap_or(0);
     let bands = if refine > 0 { 4 } else { 2 } * most.min(REFINED_TOGETHER) as u64;
-    let working = square.max(n * (2 * most as u64 + bands));
+    let working = (square + factor_blocks(n)).max(n * (2 * most as u64 + bands));
     (F32 * (square + working + n * all)).max(F32 * square + parts_bytes(n * all))
 }
 
