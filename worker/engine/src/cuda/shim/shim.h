@@ -9,6 +9,7 @@
 // nobody can go on. Shared memory holds a NaN pattern when a block begins, so that a kernel does not rely on zeros. It shows no races
 // between blocks other than by their order, and no limits of a device.
 #pragma once
+#include <setjmp.h>
 #include <sys/mman.h>
 #include <ucontext.h>
 
@@ -65,8 +66,9 @@ struct Thread {
     const Group* waits_for = nullptr;
     unsigned long long since = 0;
 #ifndef SHIM_REAL_THREADS
-    ucontext_t context;
-    bool ended = false;
+    ucontext_t first;
+    jmp_buf next;
+    bool begun = false, ended = false;
 #endif
 };
 
@@ -84,8 +86,9 @@ static std::mutex lock;
 static std::condition_variable released;
 #else
 static Thread* current = nullptr;
-static ucontext_t scheduler;
-static std::vector<char*> stacks;
+static ucontext_t unused;
+static jmp_buf scheduler;
+static char* stacks = nullptr;
 #endif
 
 }  // namespace shim
@@ -168,7 +171,19 @@ static void run_threads(unsigned count) {
 
 #else
 
-static void leave() { swapcontext(&current->context, &scheduler); }
+// Contexts switch to a fiber's stack once; from then on jumps do, which need no call of the system. Each is a function of its own, so that no
+// variable lives across a jump.
+__attribute__((noinline)) static void leave() {
+    if (_setjmp(current->next) == 0) _longjmp(scheduler, 1);
+}
+
+__attribute__((noinline)) static void enter(Thread& thread) {
+    current = &thread;
+    if (_setjmp(scheduler) != 0) return;
+    if (thread.begun) _longjmp(thread.next, 1);
+    thread.begun = true;
+    swapcontext(&unused, &thread.first);
+}
 
 static void wait(Group& group, int line) {
     arrive(group, line);
@@ -189,29 +204,25 @@ static void fiber() {
 }
 
 static void run_threads(unsigned count) {
-    while (stacks.size() < count) {
-        void* stack = mmap(nullptr, STACK, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-        if (stack == MAP_FAILED) fail("no memory for the threads' stacks", 0);
-        stacks.push_back(static_cast<char*>(stack));
+    if (stacks == nullptr) {
+        void* pages = mmap(nullptr, STACK * MOST_THREADS, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        if (pages == MAP_FAILED) fail("no memory for the threads' stacks", 0);
+        stacks = static_cast<char*>(pages);
     }
     std::vector<unsigned> order(count);
     for (unsigned i = 0; i < count; i++) {
         order[i] = seed == 1 ? count - 1 - i : i;
-        threads[i].ended = false;
-        getcontext(&threads[i].context);
-        threads[i].context.uc_stack.ss_sp = stacks[i];
-        threads[i].context.uc_stack.ss_size = STACK;
-        threads[i].context.uc_link = &scheduler;
-        makecontext(&threads[i].context, fiber, 0);
+        threads[i].begun = threads[i].ended = false;
+        getcontext(&threads[i].first);
+        threads[i].first.uc_stack.ss_sp = stacks + i * STACK;
+        threads[i].first.uc_stack.ss_size = STACK;
+        makecontext(&threads[i].first, fiber, 0);
     }
     while (living != 0) {
         if (seed > 1)
             for (unsigned i = count - 1; i > 0; i--) std::swap(order[i], order[random_number() % (i + 1)]);
-        for (unsigned i : order) {
-            if (threads[i].ended || !may_go_on(threads[i])) continue;
-            current = &threads[i];
-            swapcontext(&scheduler, &current->context);
-        }
+        for (unsigned i : order)
+            if (!threads[i].ended && may_go_on(threads[i])) enter(threads[i]);
     }
 }
 

@@ -58,3 +58,8 @@ fn select(device: &mut Device, matrix: Buffer, sizes: Sizes, factors: Argument, 
 fn with_ties(seed: u64, count: usize) -> Vec<f32> {
     noise(seed, count).iter().map(|x| (x * 6.0).round() * 0.25).collect()
 }
+
+/// Values as their bits: 0 and -0 are not the same.
+fn bits(values: &[f32]) -> Vec<u32> {
+    values.iter().map(|x| x.to_bits()).collect()
+}

@@ -115,6 +115,20 @@ fn a_block_is_pruned_to_the_processors_bits() {
 }
 
 #[test]
+fn weights_that_score_the_same_go_by_column_and_row() {
+    let (rows, n) = (9, 40);
+    // Features that have nothing to do with each other and are of the same size: a weight's score is its size, and no weight moves.
+    let gram: Vec<f64> = (0..n * n).map(|at| if at / n == at % n { 1.0 } else { 0.0 }).collect();
+    let factor = factor(&gram, n, 0.01);
+    let dense = with_ties(4, rows * n);
+    for target in TARGETS {
+        let mut wanted = dense.clone();
+        Obs::default().prune(&mut wanted, &factor, &target).unwrap();
+        assert_eq!(pruned(&dense, &factor, target), wanted, "{target:?}");
+    }
+}
+
+#[test]
 fn several_blocks_come_to_nearly_the_processors_weights() {
     let (rows, n) = (24, 2 * BLOCK + 44);
     let factor = factor(&gram(5, n, &[200]), n, 0.01);
