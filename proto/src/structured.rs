@@ -97,6 +97,33 @@ impl Structure {
         }
     }
 
+    /// How many parts go or stay together where neurons are kept in multiples of `align`: heads go one by one.
+    pub fn unit(&self, align: u32) -> usize {
+        match self.kind {
+            PartKind::Heads => 1,
+            PartKind::Neurons => align.max(1) as usize,
+        }
+    }
+
+    /// Parts that stay where a share `ratio` goes: count - round(ratio * count), halves to even, as the published code counts, taken to
+    /// the nearest multiple of [`Self::unit`], of two the larger one. One part, or unit, stays in any case.
+    pub fn kept_at(&self, ratio: f64, align: u32) -> usize {
+        let gone = ((ratio * self.count as f64).round_ties_even() as usize).min(self.count.saturating_sub(1));
+        if gone == 0 {
+            return self.count;
+        }
+        let (unit, kept) = (self.unit(align), self.count - gone);
+        let below = kept / unit * unit;
+        let above = below + unit;
+        let nearest = if above <= self.count && above - kept <= kept - below { above } else { below };
+        nearest.max(unit.min(self.count))
+    }
+
+    /// Parts that a budget may take: all but [`Self::least`], taken up to a multiple of [`Self::unit`].
+    pub fn removable(&self, align: u32) -> usize {
+        self.count.saturating_sub(self.least().next_multiple_of(self.unit(align)))
+    }
+
     /// The linear by whose name rules decide: the first that reads the parts.
     pub fn leader(&self) -> Option<LinearId> {
         self.outputs.first().map(|output| output.linear)
@@ -119,6 +146,9 @@ impl JobSpec {
                 return refuse(&key, "is decided by sparsity.budget: leave one of the two out".to_owned());
             }
         }
+        if s.align == 0 {
+            return refuse("sparsity.align", "is 0, but must be at least 1".to_owned());
+        }
         if !structured {
             let only = "is for sparsity.pattern = \"structured\": leave it out".to_owned();
             if s.method() == Method::L1 {
@@ -128,6 +158,7 @@ impl JobSpec {
             }
             let given = [
                 ("sparsity.budget", s.budget.is_some()),
+                ("sparsity.align", s.align != 1),
                 ("sparsity.head_score", s.head_score != HeadScore::Exact),
                 ("sparsity.fold_bias", !s.fold_bias),
                 ("output.layout", self.output.layout != Layout::Shrunk),
@@ -211,6 +242,8 @@ mod tests {
             ),
             ("pattern = \"2:4\"\nmethod = \"l1\"", "", "sparsity.method", "needs sparsity.pattern"),
             ("pattern = \"2:4\"\nbudget = 0.3", "", "sparsity.budget", "leave it out"),
+            ("pattern = \"2:4\"\nalign = 16", "", "sparsity.align", "leave it out"),
+            ("pattern = \"structured\"\nratio = 0.3\nalign = 0", "", "sparsity.align", "at least 1"),
             ("pattern = \"2:4\"\nhead_score = \"obs-diff\"", "", "sparsity.head_score", "leave it out"),
             ("pattern = \"2:4\"\nfold_bias = false", "", "sparsity.fold_bias", "leave it out"),
             ("pattern = \"2:4\"", "layout = \"masked\"", "output.layout", "leave it out"),
@@ -233,6 +266,32 @@ mod tests {
         assert_eq!(structure(PartKind::Heads, 24).least(), 1);
         let neurons = |count| structure(PartKind::Neurons, count).least();
         assert_eq!([neurons(6144), neurons(512), neurons(20), neurons(3)], [308, 26, 1, 1]);
+        let removable = |count, align| structure(PartKind::Neurons, count).removable(align);
+        assert_eq!(
+            [removable(512, 1), removable(512, 16), removable(100, 16), removable(16, 16)],
+            [486, 480, 84, 0]
+        );
+        assert_eq!(structure(PartKind::Heads, 24).removable(16), 23);
+    }
+
+    #[test]
+    fn neurons_stay_in_multiples_and_heads_do_not() {
+        let structure = |kind, count| Structure {
+            name: String::new(),
+            block: 0,
+            kind,
+            count,
+            outputs: vec![Features::whole(LinearId(9), 1)],
+            inputs: Vec::new(),
+        };
+        let kept = |count, ratio, align| structure(PartKind::Neurons, count).kept_at(ratio, align);
+        assert_eq!([0.0, 0.1, 0.3, 1.0].map(|ratio| kept(512, ratio, 1)), [512, 461, 358, 1]);
+        // 461 and 358 lie nearer to 464 and 352; halfway more stay.
+        assert_eq!([0.0, 0.1, 0.3, 1.0].map(|ratio| kept(512, ratio, 16)), [512, 464, 352, 16]);
+        assert_eq!([kept(512, 8.0 / 512.0, 16), kept(512, 9.0 / 512.0, 16)], [512, 496]);
+        // A width that is no multiple has none above.
+        assert_eq!([kept(100, 0.01, 16), kept(100, 0.0, 16), kept(20, 0.9, 16)], [96, 100, 16]);
+        assert_eq!(structure(PartKind::Heads, 8).kept_at(0.3, 16), 6);
     }
 
     #[test]

@@ -18,7 +18,7 @@ pub(crate) fn with_surveys(job: &JobFile, described: &Described, plan: Plan) -> 
     let part_flops: Vec<f64> = inventory.structure_ids().map(|id| part_flops(described, id)).collect();
     let saves = |id: StructureId| {
         let structure = inventory.structure(id);
-        structure.count.saturating_sub(structure.least()) as f64 * part_flops[id.0 as usize]
+        structure.removable(sparsity.align) as f64 * part_flops[id.0 as usize]
     };
     let possible: f64 = plan.packages.iter().flat_map(|p| inventory.structures_of(p)).map(saves).sum();
     let all = described.forward_flops(&*described.config);

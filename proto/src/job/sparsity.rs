@@ -37,6 +37,10 @@ pub struct SparsitySpec {
     pub effort: Effort,
     /// `structured` only, in place of a ratio: the share of a forward call's arithmetic to save, taken where it costs least.
     pub budget: Option<f64>,
+    /// `structured` only: the neurons that a feed-forward network keeps, where it loses any, are a multiple of this many. Odd widths are
+    /// slow on GPUs.
+    #[serde(default = "default_align", skip_serializing_if = "is_default_align")]
+    pub align: u32,
     /// `structured` only: how heads and neurons are scored.
     #[serde(default)]
     pub head_score: HeadScore,
@@ -105,6 +109,14 @@ fn is_default_max_ratio(ratio: &f64) -> bool {
 
 fn is_zero(share: &f64) -> bool {
     *share == 0.0
+}
+
+fn default_align() -> u32 {
+    1
+}
+
+fn is_default_align(align: &u32) -> bool {
+    *align == default_align()
 }
 
 fn default_refine() -> u32 {

@@ -237,6 +237,7 @@ fn spec() -> impl Strategy<Value = JobSpec> {
         refine,
         effort: if refine > 4 { Effort::Thorough } else { Effort::Fast },
         budget: None,
+        align: 1,
         head_score: HeadScore::Exact,
         fold_bias: true,
         rules: Vec::new(),
@@ -245,6 +246,7 @@ fn spec() -> impl Strategy<Value = JobSpec> {
         method: Some(Method::Obs),
         pattern: Pattern::Structured,
         allocation: None,
+        align: if fold_bias { 16 } else { 1 },
         head_score: HeadScore::ObsDiff,
         fold_bias,
         ..plain(sparsity)

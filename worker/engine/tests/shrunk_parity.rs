@@ -108,7 +108,7 @@ fn shrinks_without_a_difference(name: &str) {
     assert!(apart(&masked, &dense) > 1e-3, "{name}: nothing changed");
 
     let weight = &mut |id| model.weight(id).unwrap().flatten_all()?.to_vec1::<f32>();
-    let kept = kept_parts(&inventory, weight).unwrap();
+    let kept = kept_parts(&inventory, 1, weight).unwrap();
     let small = config.shrunk(&kept.iter().map(Vec::len).collect::<Vec<_>>());
     assert!(small.flops(1, 64, 20) < config.flops(1, 64, 20) && small.same_but_for_blocks(&*config));
     let files = small.shrunk_files(&source.join("transformer")).unwrap();

@@ -1,7 +1,7 @@
 //! What surveys find out on the dense model, and what follows from it.
 
 use obsdiff_engine::Error;
-use obsdiff_engine::pruner::{RemovalCurve, allocate, possible};
+use obsdiff_engine::pruner::{allocate, possible};
 use obsdiff_proto::message::Part;
 use obsdiff_proto::{Package, StructureId};
 
@@ -26,7 +26,7 @@ impl PruningEngine<'_> {
         };
         let (ids, errors): (Vec<_>, Vec<_>) = std::mem::take(&mut self.surveyed).into_iter().unzip();
         let flops = |id: &StructureId| budget.part_flops.get(id.0 as usize).copied().unwrap_or(0.0);
-        let curve = |(id, errors)| RemovalCurve { errors, flops: flops(id) };
+        let curve = |(id, errors): (&StructureId, _)| self.pruner.removal_curve(*id, errors, flops(id));
         let curves: Vec<_> = ids.iter().zip(errors).map(curve).collect();
         let counts = allocate(&curves, budget.saving.min(possible(&curves)))
             .map_err(|e| Error::Argument(format!("sparsity.budget: {e}")))?;

@@ -17,7 +17,7 @@ pub(super) fn shrunk(
 ) -> Result<(Option<Sizes>, Option<Shrink>), WorkError> {
     let model = work.model;
     let inventory = &model.inventory;
-    let kept = kept_parts(inventory, &mut |id: LinearId| {
+    let kept = kept_parts(inventory, work.spec.sparsity.align, &mut |id: LinearId| {
         let linear = inventory.linear(id);
         let name = format!("{}.weight", linear.name);
         let values = |tensor: &Tensor| tensor.flatten_all()?.to_vec1::<f32>();

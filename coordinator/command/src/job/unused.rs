@@ -59,7 +59,7 @@ pub(super) fn keys(spec: &JobSpec) -> Vec<Unused> {
     );
     add(
         structured,
-        &["sparsity.head_score", "sparsity.fold_bias", "output.layout"],
+        &["sparsity.align", "sparsity.head_score", "sparsity.fold_bias", "output.layout"],
         "it is for sparsity.pattern = \"structured\"",
     );
     add(

@@ -50,6 +50,9 @@ pub fn plan(spec: &JobSpec, inventory: &Inventory, tokens: Tokens) -> Result<Pla
         return Err(PlanError::NothingToPrune);
     }
     let pruned: Vec<LinearTarget> = active.iter().flat_map(|unit| unit.linears.iter().copied()).collect();
+    if structured {
+        rules::check_align(spec, inventory, &pruned)?;
+    }
     rules::check_counts(spec, inventory, &targets, &pruned)?;
     let ends = split(spec, inventory, &active)?;
     Ok(Plan { packages: packages(&active, &ends, inventory.units.len()), shards: shards(spec), budget: None })

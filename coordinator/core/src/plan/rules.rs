@@ -1,7 +1,8 @@
 //! Rules that decide nothing, and targets that leave a linear as it is: what a job asks for is done or refused.
 
 use obsdiff_proto::{
-    Inventory, JobError, JobSpec, LinearTarget, Method, PartKind, Pattern, SparsitySpec, Target, Targets,
+    Inventory, JobError, JobSpec, LinearTarget, Method, PartKind, Pattern, SparsitySpec, Structure, Target,
+    Targets,
 };
 
 use super::{PlanError, structured};
@@ -58,17 +59,37 @@ pub(super) fn check_counts(
     targets: &Targets,
     pruned: &[LinearTarget],
 ) -> Result<(), JobError> {
-    let whole = |target: &&LinearTarget| problem(spec.sparsity.method(), inventory, target).is_some();
+    let whole = |target: &&LinearTarget| problem(&spec.sparsity, inventory, target).is_some();
     let Some(first) = pruned.iter().find(whole) else { return Ok(()) };
     let name = &inventory.linear(first.linear).name;
     let others = pruned.iter().filter(whole).count() - 1;
     let same = if others == 0 { String::new() } else { format!(" (and {others} others like it)") };
-    let problem = problem(spec.sparsity.method(), inventory, first).unwrap_or_default();
+    let problem = problem(&spec.sparsity, inventory, first).unwrap_or_default();
     let key = key(&spec.sparsity, targets, name, first.target);
     Err(JobError::new(
         key,
         format!("leaves `{name}`{same} as it is: {problem}, or leave it dense by a rule with skip = true"),
     ))
+}
+
+/// Refuses to keep neurons in multiples of more than a feed-forward network has.
+pub(super) fn check_align(
+    spec: &JobSpec,
+    inventory: &Inventory,
+    pruned: &[LinearTarget],
+) -> Result<(), JobError> {
+    let align = spec.sparsity.align;
+    let is_pruned = |structure: &&Structure| pruned.iter().any(|t| Some(t.linear) == structure.leader());
+    let mut structures = inventory.structures.iter().filter(is_pruned);
+    let Some(narrow) = structures.find(|structure| structure.unit(align) > structure.count) else {
+        return Ok(());
+    };
+    let problem = format!(
+        "is {align}, but `{}` has {count} neurons: give at most {count}, or leave it whole by a rule with skip = true",
+        narrow.name,
+        count = narrow.count
+    );
+    Err(JobError::new("sparsity.align", problem))
 }
 
 /// The key that decides for the linear of this name.
@@ -83,7 +104,7 @@ fn key(spec: &SparsitySpec, targets: &Targets, name: &str, target: Target) -> St
 }
 
 /// Why a target prunes nothing although it asks for something, and what would.
-fn problem(method: Method, inventory: &Inventory, target: &LinearTarget) -> Option<String> {
+fn problem(sparsity: &SparsitySpec, inventory: &Inventory, target: &LinearTarget) -> Option<String> {
     let linear = inventory.linear(target.linear);
     let width = inventory.site(linear.site).width;
     match target.target {
@@ -98,7 +119,7 @@ fn problem(method: Method, inventory: &Inventory, target: &LinearTarget) -> Opti
             })
         }
         Target::Unstructured { ratio } => {
-            let (counted, what) = match method {
+            let (counted, what) = match sparsity.method() {
                 Method::Wanda => (width, "the weights of a row"),
                 _ => (linear.rows * width.min(BLOCK), "the weights of a block of columns"),
             };
@@ -112,19 +133,22 @@ fn problem(method: Method, inventory: &Inventory, target: &LinearTarget) -> Opti
         Target::Structured { ratio } => {
             let ratio = ratio.filter(|ratio| *ratio > 0.0)?;
             let led = inventory.structures.iter().filter(|s| s.leader() == Some(target.linear));
-            // What is enough for the smallest structure is enough for all.
-            let structure = led.min_by_key(|structure| structure.count)?;
-            let count = structure.count as f64;
-            ((ratio * count).round_ties_even() < 1.0).then(|| {
-                let parts = match structure.kind {
-                    PartKind::Heads => "heads",
-                    PartKind::Neurons => "neurons",
-                };
-                format!(
-                    "round({ratio} * {count}) = 0 of its {count} {parts} would go. Give more than {}",
-                    0.5 / count
-                )
-            })
+            let stays = |structure: &&Structure| structure.kept_at(ratio, sparsity.align) == structure.count;
+            let structure = led.filter(stays).min_by_key(|structure| structure.count)?;
+            let (count, unit) = (structure.count, structure.unit(sparsity.align));
+            let parts = match structure.kind {
+                PartKind::Heads => "heads",
+                PartKind::Neurons => "neurons",
+            };
+            let (least, counted) = if unit > 1 && count.is_multiple_of(unit) {
+                let counted =
+                    format!("{ratio} * {count} is less than half of sparsity.align = {unit}, so none");
+                ((unit / 2) as f64 + 0.5, counted)
+            } else {
+                (0.5, format!("round({ratio} * {count}) = 0"))
+            };
+            let enough = least / count as f64;
+            Some(format!("{counted} of its {count} {parts} would go. Give more than {enough}"))
         }
     }
 }

@@ -13,6 +13,19 @@ pub struct RemovalCurve {
     pub errors: Vec<f64>,
     /// Operations that each part saves.
     pub flops: f64,
+    /// Parts that go together at first.
+    pub first: usize,
+    /// Parts that go together afterwards.
+    pub unit: usize,
+}
+
+impl RemovalCurve {
+    /// How many parts go together once `count` are gone, and the mean error that one of them brings; nothing where no more may go.
+    fn next(&self, count: usize) -> Option<(usize, f64)> {
+        let parts = if count == 0 { self.first } else { self.unit };
+        let errors = self.errors.get(count..count + parts).filter(|errors| !errors.is_empty())?;
+        Some((parts, errors.iter().sum::<f64>() / parts as f64))
+    }
 }
 
 /// A budget that cannot be saved.
@@ -25,8 +38,8 @@ pub struct OutOfReach {
     pub possible: f64,
 }
 
-/// How many parts each structure loses until `saving` operations are saved: of the next part of every structure, the one that brings
-/// the least error for each operation goes. Ties go to the earlier structure.
+/// How many parts each structure loses until `saving` operations are saved: of the next parts of every structure, those that bring the
+/// least error for each operation go. Ties go to the earlier structure.
 ///
 /// # Errors
 /// [`OutOfReach`] where all that may go does not save as much.
@@ -38,15 +51,15 @@ pub fn allocate(curves: &[RemovalCurve], saving: f64) -> Result<Vec<usize>, OutO
     let mut counts = vec![0; curves.len()];
     let next = |structure: usize, count: usize| {
         let curve = curves.get(structure)?;
-        let price = curve.errors.get(count)? / curve.flops;
-        Some(Reverse(Next { price, structure }))
+        let (parts, error) = curve.next(count)?;
+        Some(Reverse(Next { price: error / curve.flops, structure, parts }))
     };
     let mut open: BinaryHeap<_> = (0..curves.len()).filter_map(|structure| next(structure, 0)).collect();
     let mut saved = 0.0;
     while saved < saving {
-        let Some(Reverse(Next { structure, .. })) = open.pop() else { break };
-        counts[structure] += 1;
-        saved += curves[structure].flops;
+        let Some(Reverse(Next { structure, parts, .. })) = open.pop() else { break };
+        counts[structure] += parts;
+        saved += parts as f64 * curves[structure].flops;
         open.extend(next(structure, counts[structure]));
     }
     Ok(counts)
@@ -57,11 +70,12 @@ pub fn possible(curves: &[RemovalCurve]) -> f64 {
     curves.iter().map(|curve| curve.errors.len() as f64 * curve.flops).sum()
 }
 
-/// The next part of a structure.
+/// The next parts of a structure.
 struct Next {
     /// Error for each operation saved.
     price: f64,
     structure: usize,
+    parts: usize,
 }
 
 impl Ord for Next {
@@ -91,7 +105,17 @@ mod tests {
     use super::*;
 
     fn curve(errors: &[f64], flops: f64) -> RemovalCurve {
-        RemovalCurve { errors: errors.to_vec(), flops }
+        RemovalCurve { errors: errors.to_vec(), flops, first: 1, unit: 1 }
+    }
+
+    #[test]
+    fn parts_that_go_together_are_priced_together() {
+        // 6 for 2 at first, then 3 for 4: whole units go, although single parts would be cheaper elsewhere.
+        let aligned = RemovalCurve { first: 2, unit: 4, ..curve(&[1.0, 5.0, 0.5, 0.5, 1.0, 1.0], 1.0) };
+        let curves = [aligned, curve(&[2.0, 4.0, 9.0], 1.0)];
+        let counts = |saving| allocate(&curves, saving).unwrap();
+        assert_eq!([1.0, 2.0, 3.0, 5.0].map(counts), [[0, 1], [2, 1], [2, 1], [6, 1]]);
+        assert_eq!(counts(9.0), [6, 3]);
     }
 
     #[test]
@@ -115,7 +139,7 @@ mod tests {
             curves in prop::collection::vec((prop::collection::vec(0.0f64..9.0, 0..20), 0.1f64..3.0), 1..12),
             share in 0.0f64..=1.0,
         ) {
-            let curves: Vec<_> = curves.into_iter().map(|(errors, flops)| RemovalCurve { errors, flops }).collect();
+            let curves: Vec<_> = curves.into_iter().map(|(errors, flops)| RemovalCurve { errors, flops, first: 1, unit: 1 }).collect();
             let saving = share * possible(&curves);
             let counts = allocate(&curves, saving * (1.0 - 1e-12)).unwrap();
             let saved: f64 = counts.iter().zip(&curves).map(|(n, c)| *n as f64 * c.flops).sum();

@@ -7,12 +7,14 @@ use obsdiff_proto::{Features, Inventory, LinearId, Structure};
 use crate::export::Kept;
 
 /// The parts that are left of each structure of a model, ascending: those of which some reader has a weight that is not zero. Where
-/// none is, the first part stays. `weight` gives a linear's pruned weight, row after row.
+/// none is, the first part stays. Where neurons are kept in multiples of `align`, the first ones that nobody reads fill up the last
+/// multiple. `weight` gives a linear's pruned weight, row after row.
 ///
 /// # Errors
 /// Those of `weight`.
 pub fn kept_parts<E>(
     inventory: &Inventory,
+    align: u32,
     weight: &mut dyn FnMut(LinearId) -> Result<Vec<f32>, E>,
 ) -> Result<Vec<Vec<usize>>, E> {
     let mut of = |structure: &Structure| {
@@ -27,9 +29,10 @@ pub fn kept_parts<E>(
                 }
             }
         }
-        if !read.contains(&true) {
-            read[..1].fill(true);
-        }
+        let kept = read.iter().filter(|read| **read).count().max(1);
+        let missing = kept.next_multiple_of(structure.unit(align)).min(structure.count) - kept;
+        let unread = usize::from(!read.contains(&true)) + missing;
+        read.iter_mut().filter(|read| !**read).take(unread).for_each(|read| *read = true);
         Ok((0..structure.count).filter(|part| read[*part]).collect())
     };
     inventory.structures.iter().map(&mut of).collect()
@@ -119,15 +122,15 @@ mod tests {
     fn structures_that_one_linear_reads_shrink_it_together() {
         let inventory = inventory();
         assert_eq!(inventory.check(), Ok(()));
-        let weight = |of: &[f32]| {
+        let weight = |of: &[f32], align: u32| {
             let weight = of.to_vec();
-            kept_parts(&inventory, &mut move |id| {
+            kept_parts(&inventory, align, &mut move |id| {
                 assert_eq!(id, LinearId(2));
                 Ok::<_, ()>(weight.clone())
             })
             .unwrap()
         };
-        let kept = weight(&[0., 0., 0., 1., 0., 2., 0., 0., 0., 0., 0., 0., 0., 3.]);
+        let kept = weight(&[0., 0., 0., 1., 0., 2., 0., 0., 0., 0., 0., 0., 0., 3.], 1);
         assert_eq!(kept, [vec![1], vec![1, 2]]);
         let selections = selections(&inventory, &kept);
         let rows = |rows: &[usize]| Kept::Rows(rows.to_vec());
@@ -139,6 +142,10 @@ mod tests {
         ];
         assert_eq!(selections, expected.map(|(name, kept)| (name.to_owned(), kept)).into());
         // Of what nobody reads, the first part stays.
-        assert_eq!(weight(&[0.0; 14]), [[0], [0]]);
+        assert_eq!(weight(&[0.0; 14], 1), [[0], [0]]);
+        // The second neuron is read: the first one fills up a pair, and all three are what is there.
+        let second = [0., 0., 0., 1., 0., 2., 0., 0., 0., 0., 0., 0., 0., 0.];
+        assert_eq!(weight(&second, 2), [vec![1], vec![0, 1]]);
+        assert_eq!(weight(&second, 8), [vec![1], vec![0, 1, 2]]);
     }
 }

@@ -13,6 +13,7 @@ use obsdiff_proto::{
     Features, HeadScore, LinearId, Method, Package, PartKind, SiteId, Structure, StructureId, Target,
 };
 
+use super::budget::RemovalCurve;
 use super::{Pruner, no_package};
 use crate::export::{PrunedLinear, PrunedStructure};
 use crate::gram::Gram;
@@ -90,7 +91,7 @@ impl Pruner {
         for (place, &id) in group.iter().enumerate() {
             let structure = inventory.structure(id);
             let target = target(package, structure)?;
-            let count = counts.get(place).copied().flatten().unwrap_or_else(|| share(structure, &target));
+            let count = counts.get(place).copied().flatten().unwrap_or_else(|| self.goes(structure, &target));
             let count = count.min(structure.count - 1);
             let (mut removed, error) = if self.method == Method::L1 {
                 (self.lowest_l1(structure, count)?, None)
@@ -116,7 +117,7 @@ impl Pruner {
         let mut errors = Vec::with_capacity(group.len());
         for (place, &id) in group.iter().enumerate() {
             let structure = self.model.inventory().structure(id);
-            let count = structure.count.saturating_sub(structure.least());
+            let count = structure.removable(self.sparsity.align);
             let last = place + 1 == group.len();
             let steps = if last {
                 self.take(structure, &mut layers, count)?
@@ -126,6 +127,24 @@ impl Pruner {
             errors.push(steps.into_iter().map(|step| step.error).collect());
         }
         Ok(errors)
+    }
+
+    /// What a structure would lose, of whose parts each further one brings such an error and saves so many operations.
+    pub fn removal_curve(&self, id: StructureId, errors: Vec<f64>, flops: f64) -> RemovalCurve {
+        let structure = self.model.inventory().structure(id);
+        let unit = structure.unit(self.sparsity.align);
+        let rest = structure.count % unit;
+        RemovalCurve { errors, flops, first: if rest == 0 { unit } else { rest }, unit }
+    }
+
+    /// The parts that go from a structure of this target.
+    fn goes(&self, structure: &Structure, target: &Target) -> usize {
+        match *target {
+            Target::Structured { ratio: Some(ratio) } => {
+                structure.count - structure.kept_at(ratio, self.sparsity.align)
+            }
+            _ => 0,
+        }
     }
 
     /// Replaces tensors by their names in a checkpoint, each by one of the same shape.
@@ -252,16 +271,6 @@ fn target(package: &Package, structure: &Structure) -> Result<Target> {
 
 fn columns(structure: &Structure, output: &Features) -> Columns {
     Columns { offset: output.offset, size: output.size, count: structure.count }
-}
-
-/// round(ratio * parts), halves to even, as the published code counts.
-fn share(structure: &Structure, target: &Target) -> usize {
-    match *target {
-        Target::Structured { ratio: Some(ratio) } => {
-            (ratio * structure.count as f64).round_ties_even() as usize
-        }
-        _ => 0,
-    }
 }
 
 fn failed(name: &str, error: SolveError) -> Error {

@@ -95,6 +95,26 @@ fn a_share_of_heads_that_is_none_is_refused() {
 }
 
 #[test]
+fn neurons_are_kept_in_multiples_of_what_a_network_has() {
+    let mut spec = structured();
+    (spec.sparsity.ratio, spec.sparsity.align) = (Some(0.5), 4);
+    assert!(plan(&spec, &with_structures(), TOKENS).is_ok());
+    spec.sparsity.align = 7;
+    let error = refusal(&spec, &with_structures());
+    assert!(
+        error.starts_with("sparsity.align: is 7, but `") && error.contains("has 6 neurons: give at most 6"),
+        "{error}"
+    );
+    // 0.3 takes one of four heads, but less than half of six neurons, all of which go together.
+    (spec.sparsity.ratio, spec.sparsity.align) = (Some(0.3), 6);
+    let error = refusal(&spec, &with_structures());
+    assert!(
+        error.contains("0.3 * 6 is less than half of sparsity.align = 6, so none of its 6 neurons would go"),
+        "{error}"
+    );
+}
+
+#[test]
 fn a_rule_decides_for_a_structure_by_its_first_reader() {
     let inventory = with_structures();
     let rule = |glob: &str, ratio| Rule { matches: glob.into(), skip: false, pattern: None, ratio };
