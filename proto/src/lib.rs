@@ -27,9 +27,9 @@ pub use digest::{Digest, DigestError, Hasher, InputDigest};
 pub use ids::{Epoch, LinearId, PackageId, ShardId, SiteId, StreamId, StructureId, WorkerId};
 pub use inventory::{FixedLayer, Inventory, Joined, Linear, Site, Stream, Unit};
 pub use job::{
-    Accumulate, Allocation, Balance, CalibrationSpec, ComputeType, Effort, EvaluationSpec, HessianSpec,
-    JobError, JobSpec, Method, ModelSpec, OutputSpec, PackagesSpec, Precision, Preset, ProbeSpec, Rule,
-    SparsitySpec, Weighting, WorkersSpec,
+    Accumulate, Allocation, Balance, BudgetBy, CalibrationSpec, ComputeType, Effort, EvaluationSpec,
+    HessianSpec, JobError, JobSpec, Method, ModelSpec, OutputSpec, PackagesSpec, Precision, Preset,
+    ProbeSpec, Rule, SparsitySpec, Weighting, WorkersSpec,
 };
 pub use lock::lock;
 pub use pattern::{Pattern, PatternError, Target};

@@ -5,6 +5,7 @@
 mod common;
 
 use common::{assets, job_file, run_job};
+use obsdiff_proto::BudgetBy;
 
 /// The error of the pipeline pruned by one method.
 fn error(method: &str, ratio: f64, further: &[&str]) -> f64 {
@@ -39,4 +40,34 @@ fn obs_beats_the_l1_norm_and_by_half_at_30_percent_where_biases_that_take_over_t
             assert!(obs < left);
         }
     }
+}
+
+/// The error of the pipeline without so much of a forward call's arithmetic, by a ranking of heads and neurons.
+fn budget_error(by: &str, budget: f64) -> f64 {
+    let folder = tempfile::tempdir().unwrap();
+    let file = job_file(folder.path(), &assets().join("shapes-prompts.txt"), "out");
+    let heldout = format!("evaluation.prompts={}", assets().join("shapes-heldout.txt").display());
+    let (by, budget) = (format!("sparsity.budget_by={by}"), format!("sparsity.budget={budget}"));
+    let sets = [
+        "sparsity.pattern=structured",
+        "sparsity.ratio=",
+        &by,
+        &budget,
+        &heldout,
+        "evaluation.count=32",
+        "calibration.count=32",
+        "calibration.steps=20",
+        "packages.count=4",
+    ];
+    run_job(&file, &sets).unwrap().held_out.unwrap().relative
+}
+
+#[test]
+fn the_better_ranking_of_heads_and_neurons_is_the_default() {
+    for budget in [0.15, 0.3] {
+        let [errors, velocity] = ["errors", "velocity"].map(|by| budget_error(by, budget));
+        println!("{}% of a forward call: by errors {errors:.4}, by velocity {velocity:.4}", budget * 100.0);
+        assert!(velocity < errors);
+    }
+    assert_eq!(BudgetBy::default(), BudgetBy::Velocity);
 }

@@ -128,7 +128,7 @@ impl Described {
                     let numbers = changed.into_iter().map(|id| shape(inventory, id));
                     let numbers = numbers.map(|(rows, n)| rows * (n + 1)).sum();
                     let outputs: Vec<_> = outputs.into_iter().map(|id| shape(inventory, id)).collect();
-                    let copied = package.survey && group.len() > 1;
+                    let copied = package.survey && (group.len() > 1 || spec.sparsity.probes());
                     memory::structure_bytes(&outputs, numbers, copied, rayon::current_num_threads())
                 });
                 return bytes.max().unwrap_or(0);
@@ -174,10 +174,10 @@ fn batches(spec: &JobSpec) -> BTreeSet<u64> {
     counts.into_iter().flat_map(of).chain([probed(spec)]).filter(|prompts| *prompts > 0).collect()
 }
 
-/// Prompts on whose trajectories linears are probed, as one batch.
+/// Prompts on whose trajectories parts of the model are probed, as one batch.
 fn probed(spec: &JobSpec) -> u64 {
     let prompts = spec.probe.prompts.min(spec.calibration.prompt_count());
-    if spec.sparsity.surveys_linears() { u64::from(prompts) } else { 0 }
+    if spec.sparsity.probes() { u64::from(prompts) } else { 0 }
 }
 
 /// Rows and columns of a linear.

@@ -2,7 +2,7 @@
 
 use globset::Glob;
 
-use super::{Allocation, JobError, JobSpec, Rule, SparsitySpec};
+use super::{Allocation, BudgetBy, JobError, JobSpec, Rule, SparsitySpec};
 use crate::{Pattern, Target};
 
 /// Conjugate gradients end after as many steps as a linear has columns; a few steps gain nearly everything.
@@ -161,6 +161,11 @@ impl SparsitySpec {
             Pattern::NToM { .. } => self.dense > 0.0,
             Pattern::Structured => false,
         }
+    }
+
+    /// Whether it is measured, before anything is pruned, how far pruning a part of the model alone moves its velocity.
+    pub fn probes(&self) -> bool {
+        self.surveys_linears() || (self.budget.is_some() && self.budget_by == BudgetBy::Velocity)
     }
 
     /// The ratios at which a survey finds the error of each linear whose ratio is to be decided: evenly from the least to the largest

@@ -37,6 +37,9 @@ pub struct SparsitySpec {
     pub effort: Effort,
     /// `structured` only, in place of a ratio: the share of a forward call's arithmetic to save, taken where it costs least.
     pub budget: Option<f64>,
+    /// `budget` only: what makes heads and neurons of different structures comparable.
+    #[serde(default, skip_serializing_if = "BudgetBy::is_default")]
+    pub budget_by: BudgetBy,
     /// `structured` only: the neurons that a feed-forward network keeps, where it loses any, are a multiple of this many. Odd widths are
     /// slow on GPUs.
     #[serde(default = "default_align", skip_serializing_if = "is_default_align")]
@@ -87,6 +90,23 @@ pub enum Allocation {
     Uniform,
     /// Ratios by which the pruned model's velocity is expected to change least, at the job's share of zeros over all linears.
     Global,
+}
+
+/// What a budget compares of the heads and neurons of different structures.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum BudgetBy {
+    /// The error that each brings to its own linear, relative to what that puts out.
+    Errors,
+    /// The same times what errors of the structure cost: how far pruning some of it alone moves the model's velocity.
+    #[default]
+    Velocity,
+}
+
+impl BudgetBy {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 fn default_min_ratio() -> f64 {

@@ -224,7 +224,6 @@ fn share() -> impl Strategy<Value = f64> {
 }
 
 fn spec() -> impl Strategy<Value = JobSpec> {
-    let ratio = share();
     let method = select(vec![Method::Obs, Method::Admm, Method::Magnitude, Method::Wanda]);
     let plain = |(method, ratio, refine)| SparsitySpec {
         method: Some(method),
@@ -237,6 +236,7 @@ fn spec() -> impl Strategy<Value = JobSpec> {
         refine,
         effort: if refine > 4 { Effort::Thorough } else { Effort::Fast },
         budget: None,
+        budget_by: Default::default(),
         align: 1,
         head_score: HeadScore::Exact,
         fold_bias: true,
@@ -251,25 +251,22 @@ fn spec() -> impl Strategy<Value = JobSpec> {
         fold_bias,
         ..plain(sparsity)
     };
-    let sparsity = (method, ratio, 0u32..9).boxed();
+    let sparsity = (method, share(), 0u32..9).boxed();
     let sparsity =
         prop_oneof![sparsity.clone().prop_map(plain), (sparsity, any::<bool>()).prop_map(structured)];
     let calibration =
         (words(), 1u32..9, 0.0f64..100.0, any::<u64>()).prop_map(|(prompts, count, guidance, seed)| {
             CalibrationSpec {
                 prompts: Some(prompts),
-                column: None,
-                conditioning: None,
-                grams: None,
                 count,
                 steps: 2,
                 guidance,
                 true_guidance: guidance / 2.0,
-                height: None,
                 width: Some(64),
                 max_sequence_length: 7,
                 seed,
                 shard_size: 2,
+                ..CalibrationSpec::default()
             }
         });
     let hessian = (1e-9f64..1.0, 1e-9f64..1.0).prop_map(|(damping, mask_damping)| HessianSpec {

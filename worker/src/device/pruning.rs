@@ -321,7 +321,7 @@ impl Engine for PruningEngine<'_> {
         let package = self.package(part.id.package)?.clone();
         let origin = PartOrigin { package: package.id, solved_by: self.keep_grams(&package, part)? };
         let object = if package.is_structured() {
-            self.solve_structures(&package, part, origin)?
+            self.solve_structures(&package, part, origin, step)?
         } else if package.survey {
             self.survey_slices(&package, part, origin, step)?
         } else {

@@ -8,8 +8,8 @@ use obsdiff_proto::message::Part;
 use obsdiff_proto::{Package, StructureId};
 
 use super::object::{self, PartOrigin};
-use super::pruning::PruningEngine;
-use super::{PartStoreError, WorkError};
+use super::pruning::{PruningEngine, stoppable};
+use super::{AfterStep, PartStoreError, WorkError};
 
 impl PruningEngine<'_> {
     /// Whether a package's objects said something of all its structures.
@@ -29,10 +29,11 @@ impl PruningEngine<'_> {
 
     /// Solves the structures whose outputs a part consists of, or finds what their parts would cost.
     pub(super) fn solve_structures(
-        &self,
+        &mut self,
         package: &Package,
         part: &Part,
         origin: PartOrigin,
+        step: AfterStep<'_>,
     ) -> Result<Vec<u8>, WorkError> {
         let inventory = self.pruner.model().inventory();
         let reads = |group: &Vec<StructureId>| {
@@ -44,7 +45,8 @@ impl PruningEngine<'_> {
         let grams: BTreeMap<_, _> = sites.filter_map(|site| Some((site, self.gram(site)?))).collect();
         let grams: Grams<'_> = grams.iter().map(|(site, gram)| (*site, &**gram)).collect();
         let object = if package.survey {
-            let errors = self.pruner.survey(&group, &grams)?;
+            let pruner = &mut self.pruner;
+            let errors = stoppable(step, |on_step| pruner.survey(&group, &grams, on_step))?;
             object::survey(origin, group.iter().copied().zip(errors).collect())?
         } else {
             let counts = group.iter().map(|id| self.share(*id)).collect::<Result<Vec<_>, _>>()?;

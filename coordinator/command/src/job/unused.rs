@@ -73,10 +73,11 @@ pub(super) fn keys(spec: &JobSpec) -> Vec<Unused> {
         "it is for sparsity.allocation = \"global\"",
     );
     add(
-        s.surveys_linears(),
+        s.probes(),
         &["probe.prompts", "probe.points"],
-        "linears are probed for sparsity.allocation = \"global\", and for sparsity.dense above 0",
+        "linears are probed for sparsity.allocation = \"global\", and for sparsity.dense above 0; heads and neurons for sparsity.budget",
     );
+    add(s.budget.is_some(), &["sparsity.budget_by"], "it is for sparsity.budget");
     add(s.method() == Method::Admm, &["sparsity.effort"], "it is for sparsity.method = \"admm\"");
     add(
         !structured,

@@ -146,7 +146,7 @@ pub(super) fn files(
 pub(super) fn read_prompts(spec: &JobSpec, kept: &GramIndex, prompts: &JobPrompts) -> Vec<Range<u32>> {
     let count = prompts.calibration.len() as u32;
     let held_out = count..count + prompts.held_out.len() as u32;
-    let probes = spec.sparsity.surveys_linears() && !kept.answers_survey(spec);
+    let probes = spec.sparsity.probes() && !kept.answers_survey(spec);
     let probed = if probes { 0..spec.probe.prompts.min(count) } else { 0..0 };
     vec![probed, held_out]
 }

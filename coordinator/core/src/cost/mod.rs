@@ -44,22 +44,22 @@ pub struct Workload {
     pub tokens: Tokens,
     /// Operations of one forward call on one picture.
     pub forward_flops: f64,
-    /// What a survey does with each linear.
+    /// What a survey does with each linear, or structure.
     pub survey: SurveyWork,
 }
 
-/// What a survey does with each linear, where it decides over linears.
+/// What a survey does with each linear, where it decides over linears; or with each structure, where a budget goes by the velocity.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct SurveyWork {
-    /// Targets to which it is pruned.
+    /// Targets to which a linear is pruned.
     pub trials: u64,
-    /// Forward passes, counted per picture, by which it is probed: half of the points, since the blocks before the linear are kept.
+    /// Forward passes, counted per picture, by which it is probed: half of the points, since the blocks before it are kept.
     pub passes: f64,
 }
 
 impl SurveyWork {
     fn new(spec: &JobSpec, tokens: Tokens) -> Self {
-        if !spec.sparsity.surveys_linears() {
+        if !spec.sparsity.probes() {
             return Self::default();
         }
         let points = spec.probe.steps(spec.calibration.steps).len() as f64;
@@ -222,7 +222,14 @@ fn package(
     };
     let solved = || package.linears.iter().map(weights).filter(|_| !package.sites.is_empty());
     let surveys = package.survey && !package.is_structured();
-    let probed = if surveys { package.linears.len() as f64 * workload.survey.passes } else { 0.0 };
+    let probed = if !package.survey {
+        0
+    } else if package.is_structured() {
+        inventory.structures_of(package).count()
+    } else {
+        package.linears.len()
+    };
+    let probed = probed as f64 * workload.survey.passes;
     let trials = if surveys { workload.survey.trials as f64 } else { 1.0 };
     let passes = if package.sites.is_empty() { 0 } else { workload.passes() + probed.ceil() as u64 };
     let [swept, products] =

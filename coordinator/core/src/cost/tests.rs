@@ -1,4 +1,7 @@
-use obsdiff_proto::{Linear, LinearId, LinearTarget, PackageId, SiteId, Stream, StreamId, Target, Unit};
+use obsdiff_proto::{
+    Features, Linear, LinearId, LinearTarget, PackageId, PartKind, SiteId, Stream, StreamId, Structure,
+    Target, Unit,
+};
 
 use super::*;
 use crate::assignment::SolveCost;
@@ -54,6 +57,28 @@ fn a_survey_probes_and_the_package_after_it_calibrates_no_more() {
     assert!(survey.solve_flops > bare.solve_flops);
     let kept = PackageCost { passes: 0, forward_flops: 0.0, gram_flops: 0.0, ..bare };
     assert_eq!(package, kept);
+}
+
+#[test]
+fn a_survey_probes_each_structure_once() {
+    let (mut plan, mut inventory) = small();
+    for target in &mut plan.packages[0].linears {
+        target.target = Target::Structured { ratio: None };
+    }
+    let structure = |outputs: &[u32]| Structure {
+        name: String::new(),
+        block: 0,
+        kind: PartKind::Heads,
+        count: 2,
+        outputs: outputs.iter().map(|linear| Features::whole(LinearId(*linear), 2)).collect(),
+        inputs: Vec::new(),
+    };
+    inventory.structures = vec![structure(&[0, 2]), structure(&[1])];
+    let cost =
+        |plan: &Plan| PlanCost::new(plan, &inventory, Accumulate::Exact, SolveCost::sweep(0), &WORKLOAD);
+    let bare = cost(&plan).packages[0];
+    let survey = cost(&plan.with_surveys()).packages[0];
+    assert_eq!((survey.passes, survey.solve_flops), (bare.passes + 6, bare.solve_flops));
 }
 
 #[test]

@@ -127,13 +127,21 @@ fn reduce(package: &Package, setting: PredictionInputs<'_>, cluster: Cluster) ->
 
 fn solve(package: &Package, setting: PredictionInputs<'_>, workers: u32) -> f64 {
     let PredictionInputs { inventory, options, rates, workload, .. } = setting;
-    let surveys = package.survey && !package.is_structured();
+    let structured = package.is_structured();
+    let leads = |part: &crate::Part, linear| part.slices.iter().any(|slice| Some(slice.linear) == linear);
     let probe = workload.survey.passes * workload.forward_flops / rates.forward;
     let parts = split::parts(inventory, package, options.split_above, options.solving);
     let seconds = |part: &crate::Part| {
         let width = inventory.site(part.id.site).width;
         let once = rates.solving(width).map_or(0.0, |rate| part.cost as f64 / rate);
-        if surveys { workload.survey.trials as f64 * once + part.slices.len() as f64 * probe } else { once }
+        if !package.survey {
+            once
+        } else if structured {
+            let structures = inventory.structures.iter().filter(|structure| leads(part, structure.leader()));
+            once + structures.count() as f64 * probe
+        } else {
+            workload.survey.trials as f64 * once + part.slices.len() as f64 * probe
+        }
     };
     let costs: Vec<_> = parts.iter().map(|part| (part.id, part.cost)).collect();
     let equal: Vec<_> = (0..u64::from(workers)).map(|worker| (WorkerId(worker), 1)).collect();

@@ -27,6 +27,7 @@ fn spec() -> JobSpec {
             refine: 0,
             effort: Effort::Fast,
             budget: None,
+            budget_by: Default::default(),
             align: 1,
             head_score: HeadScore::Exact,
             fold_bias: true,

@@ -22,6 +22,21 @@ pub(super) struct Probe {
     through: usize,
 }
 
+/// Numbers in the place of a linear's own.
+pub(super) struct Replaced {
+    pub(super) linear: LinearId,
+    pub(super) weight: Tensor,
+    /// Its bias, where that is replaced too.
+    pub(super) bias: Option<Tensor>,
+}
+
+impl Replaced {
+    fn put(self, model: &mut dyn DiffusionModel) -> Result<()> {
+        model.replace(self.linear, self.weight)?;
+        self.bias.map_or(Ok(()), |bias| model.replace_bias(self.linear, bias))
+    }
+}
+
 struct Point {
     /// Where the batch of prompts is.
     trajectory: Trajectory,
@@ -69,29 +84,38 @@ impl Probe {
         Ok(Self { points, blocks: sites.found.into_inner(), through: 0 })
     }
 
-    /// The mean squared relative change of the velocity, over the points, with this weight in the place of a linear's. `model` is the
-    /// dense one, and is so again afterwards.
+    /// The mean squared relative change of the velocity, over the points, with other numbers in the place of some linears' own. `model`
+    /// is the dense one, and is so again afterwards.
     ///
     /// # Errors
-    /// When the weight is not of the linear's shape, or the model or `on_step` fails.
+    /// When a tensor is not of the linear's shape, or the model or `on_step` fails.
     pub(super) fn shift(
         &mut self,
         model: &mut dyn DiffusionModel,
-        linear: LinearId,
-        weight: Tensor,
+        replaced: Vec<Replaced>,
         on_step: &mut dyn FnMut() -> Result<()>,
     ) -> Result<f64> {
+        let mut first = model.block_count();
+        let mut dense = Vec::with_capacity(replaced.len());
+        for Replaced { linear, bias, .. } in &replaced {
+            first = first.min(self.block_of(model, *linear)?);
+            let own_bias = if bias.is_some() { model.bias(*linear)?.cloned() } else { None };
+            dense.push(Replaced { linear: *linear, weight: model.weight(*linear)?.clone(), bias: own_bias });
+        }
+        self.go_to(model, first)?;
+        let put = replaced.into_iter().try_for_each(|replaced| replaced.put(model));
+        let shift = put.and_then(|()| self.change(model, on_step));
+        dense.into_iter().try_for_each(|dense| dense.put(model))?;
+        shift
+    }
+
+    /// The block that a linear is in.
+    fn block_of(&self, model: &dyn DiffusionModel, linear: LinearId) -> Result<usize> {
         let site = model.inventory().linear(linear).site;
-        let block = self.blocks.get(&site).copied().ok_or_else(|| Error::Site {
+        self.blocks.get(&site).copied().ok_or_else(|| Error::Site {
             name: model.inventory().site(site).name.clone(),
             problem: "is not reached by a forward call".to_owned(),
-        })?;
-        self.go_to(model, block)?;
-        let dense = model.weight(linear)?.clone();
-        model.replace(linear, weight)?;
-        let shift = self.change(model, on_step);
-        model.replace(linear, dense)?;
-        shift
+        })
     }
 
     /// Takes the states of all points to the one before a block.
@@ -208,7 +232,13 @@ mod tests {
             for linear in [count - 1, 0, count / 2, 1].map(LinearId) {
                 let dense = model.weight(linear).unwrap().clone();
                 let half = (&dense * 0.5).unwrap();
-                let shift = probe.shift(&mut *model, linear, half.clone(), &mut step).unwrap();
+                let shift = probe
+                    .shift(
+                        &mut *model,
+                        vec![Replaced { linear, weight: half.clone(), bias: None }],
+                        &mut step,
+                    )
+                    .unwrap();
                 assert_eq!(numbers(model.weight(linear).unwrap()).unwrap(), numbers(&dense).unwrap());
                 model.replace(linear, half).unwrap();
                 let changes =

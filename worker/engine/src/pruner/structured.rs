@@ -10,10 +10,12 @@ use std::sync::Arc;
 
 use candle_core::Tensor;
 use obsdiff_proto::{
-    Features, HeadScore, LinearId, Method, Package, PartKind, SiteId, Structure, StructureId, Target,
+    BudgetBy, Features, HeadScore, LinearId, Method, Package, PartKind, SiteId, Structure, StructureId,
+    Target,
 };
 
 use super::budget::RemovalCurve;
+use super::probe::Replaced;
 use super::{Pruner, no_package};
 use crate::export::{PrunedLinear, PrunedStructure};
 use crate::gram::Gram;
@@ -31,6 +33,9 @@ pub struct SolvedStructures {
     /// How the structures' linears were pruned, and how well they kept their function.
     pub linears: Vec<(LinearId, PrunedLinear)>,
 }
+
+/// The share of a structure's parts without which it is probed.
+const PROBED: f64 = 0.3;
 
 /// Grams by their sites.
 pub type Grams<'a> = BTreeMap<SiteId, &'a Gram>;
@@ -107,26 +112,62 @@ impl Pruner {
     }
 
     /// The error that each further part of each structure would bring if the others of its group stayed whole, in the order in which
-    /// parts would go; as many as a budget may take.
+    /// parts would go; as many as a budget may take. Where the budget goes by the velocity, errors are multiplied by what they cost.
     ///
     /// # Errors
-    /// As [`Pruner::solve_structures`].
-    pub fn survey(&self, group: &[StructureId], grams: &Grams<'_>) -> Result<Vec<Vec<f64>>> {
-        let _span = tracing::info_span!("solve").entered();
+    /// As [`Pruner::solve_structures`], and when a forward call or `on_step` fails.
+    pub fn survey(
+        &mut self,
+        group: &[StructureId],
+        grams: &Grams<'_>,
+        on_step: &mut dyn FnMut() -> Result<()>,
+    ) -> Result<Vec<Vec<f64>>> {
+        let solving = tracing::info_span!("solve").entered();
         let mut layers = self.layers(group, grams)?;
-        let mut errors = Vec::with_capacity(group.len());
+        let probes = self.sparsity.budget_by == BudgetBy::Velocity;
+        let (mut errors, mut trials) = (Vec::with_capacity(group.len()), Vec::new());
         for (place, &id) in group.iter().enumerate() {
             let structure = self.model.inventory().structure(id);
             let count = structure.removable(self.sparsity.align);
+            if probes {
+                trials.push(self.without_some(structure, layers.clone(), count)?);
+            }
             let last = place + 1 == group.len();
             let steps = if last {
                 self.take(structure, &mut layers, count)?
             } else {
                 self.take(structure, &mut layers.clone(), count)?
             };
-            errors.push(steps.into_iter().map(|step| step.error).collect());
+            errors.push(steps.into_iter().map(|step| step.error).collect::<Vec<_>>());
+        }
+        drop((solving, layers));
+        for (errors, (replaced, error)) in errors.iter_mut().zip(trials) {
+            let mut probe = match self.probe.take() {
+                Some(probe) => probe,
+                None => self.new_probe(on_step)?,
+            };
+            let shift = probe.shift(&mut *self.model, replaced, on_step)?;
+            self.probe = Some(probe);
+            let cost = if error > 0.0 { shift / error } else { 0.0 };
+            errors.iter_mut().for_each(|error| *error *= cost);
         }
         Ok(errors)
+    }
+
+    /// What a structure is probed with: the linears that read it once some of its parts are gone, of which at most so many may go, and
+    /// the error that this brings.
+    fn without_some(
+        &self,
+        structure: &Structure,
+        mut layers: Vec<(Arc<Reader>, StructuredLinear)>,
+        most: usize,
+    ) -> Result<(Vec<Replaced>, f64)> {
+        let count = ((PROBED * structure.count as f64).round() as usize).clamp(1, most.max(1));
+        let steps = self.take(structure, &mut layers, count)?;
+        let reads = |reader: &Reader| structure.outputs.iter().any(|output| output.linear == reader.linear);
+        let own = layers.iter().filter(|(reader, _)| reads(reader));
+        let replaced = own.map(|(reader, layer)| self.replaced(reader, layer)).collect::<Result<_>>()?;
+        Ok((replaced, steps.iter().map(|step| step.error).sum()))
     }
 
     /// What a structure would lose, of whose parts each further one brings such an error and saves so many operations.

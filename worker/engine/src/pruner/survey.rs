@@ -7,7 +7,7 @@ use obsdiff_proto::message::Slice;
 use obsdiff_proto::{LinearId, LinearTarget, Method, Package, Target, Targets};
 use serde::{Deserialize, Serialize};
 
-use super::probe::Probe;
+use super::probe::{Probe, Replaced};
 use super::{Allocated, Pruner, no_package};
 use crate::gram::Gram;
 use crate::{Error, Result};
@@ -105,7 +105,8 @@ impl Pruner {
         };
         for ((found, weight), slice) in found.iter_mut().zip(slices) {
             let whole = self.with_rows(slice, weight.take().ok_or_else(no_package)?)?;
-            found.shift = probe.shift(&mut *self.model, slice.linear, whole, on_step)?;
+            let replaced = vec![Replaced { linear: slice.linear, weight: whole, bias: None }];
+            found.shift = probe.shift(&mut *self.model, replaced, on_step)?;
         }
         self.probe = Some(probe);
         Ok(found.into_iter().map(|(found, _)| found).collect())
@@ -142,7 +143,7 @@ impl Pruner {
         Ok(targets.by_rule(&self.model.inventory().linear(linear).name).is_some())
     }
 
-    fn new_probe(&self, on_step: &mut dyn FnMut() -> Result<()>) -> Result<Probe> {
+    pub(super) fn new_probe(&self, on_step: &mut dyn FnMut() -> Result<()>) -> Result<Probe> {
         let _span = tracing::info_span!("probe").entered();
         let prompts = self.probing.prompts.min(self.trajectories.prompts());
         let steps = self.probing.steps(self.trajectories.step_count() as u32);

@@ -28,6 +28,7 @@ pub(super) fn whole() -> JobSpec {
             refine: 3,
             effort: Effort::Fast,
             budget: Some(0.25),
+            budget_by: Default::default(),
             align: 16,
             head_score: HeadScore::ObsDiff,
             fold_bias: false,

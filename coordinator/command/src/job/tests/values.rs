@@ -112,7 +112,7 @@ fn a_key_without_effect_is_refused_where_it_is_written() {
     let uniform: &[&str] = &["sparsity.allocation=uniform"];
     let structured: &[&str] = &["sparsity.pattern=structured", "sparsity.rules="];
     let l1: &[&str] = &["sparsity.pattern=structured", "sparsity.rules=", "sparsity.method=l1"];
-    let cases: [(&[&str], &str, &str); 29] = [
+    let cases: [(&[&str], &str, &str); 30] = [
         (structured, "sparsity.refine=5", "structured pruning refines nothing"),
         (structured, "sparsity.refine=0", "structured pruning refines nothing"),
         (structured, "hessian.mask_damping=0.2", "with refinement"),
@@ -122,6 +122,7 @@ fn a_key_without_effect_is_refused_where_it_is_written() {
         (l1, "sparsity.fold_bias=true", "sparsity.method = \"obs\""),
         (l1, "hessian.accumulate=exact", "gathers no Hessian"),
         (&[], "sparsity.head_score=exact", "sparsity.pattern = \"structured\""),
+        (structured, "sparsity.budget_by=errors", "it is for sparsity.budget"),
         (&[], "sparsity.align=1", "sparsity.pattern = \"structured\""),
         (uniform, "sparsity.max_ratio=0.8", "sparsity.allocation = \"global\""),
         (uniform, "probe.points=4", "linears are probed for"),

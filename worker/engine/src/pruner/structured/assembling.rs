@@ -10,6 +10,7 @@ use super::{Loss, Reader, SolvedStructures, target};
 use crate::Result;
 use crate::export::{PrunedLinear, PrunedStructure};
 use crate::pruner::Pruner;
+use crate::pruner::probe::Replaced;
 use crate::solve::structured::{StructuredLinear, folded};
 
 impl Pruner {
@@ -79,6 +80,15 @@ impl Pruner {
         };
         let weight = narrow(layer.weight());
         Ok(Changed { linear: reader.linear, weight, bias, known: Some((reader, layer)) })
+    }
+
+    /// The same as tensors.
+    pub(super) fn replaced(&self, reader: &Reader, layer: &StructuredLinear) -> Result<Replaced> {
+        let Changed { linear, weight, bias, .. } = self.changed_reader(reader, layer)?;
+        let rows = self.model.inventory().linear(linear).rows;
+        let width = self.width(linear);
+        let bias = bias.map(|bias| Tensor::from_vec(bias, rows, &Device::Cpu)).transpose()?;
+        Ok(Replaced { linear, weight: Tensor::from_vec(weight, (rows, width), &Device::Cpu)?, bias })
     }
 
     /// Adds a changed linear to what was solved.
