@@ -39,13 +39,8 @@ struct OracleJob {
     pattern: &'static str,
 }
 
-const JOB: [&str; 5] = [
-    "sparsity.refine=0",
-    "calibration.count=4",
-    "calibration.steps=10",
-    "calibration.seed=11",
-    "packages.balance=units",
-];
+const JOB: [&str; 4] =
+    ["preset=obs-diff", "calibration.count=4", "calibration.steps=10", "calibration.seed=11"];
 
 impl OracleJob {
     fn new(golden: &str, pattern: &'static str) -> Self {
