@@ -1,5 +1,7 @@
 //! Every word that can be said, drawn at random.
 
+mod job;
+
 use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::Arc;
@@ -223,77 +225,6 @@ fn share() -> impl Strategy<Value = f64> {
     prop_oneof![Just(0.5), 0.0f64..=1.0]
 }
 
-fn spec() -> impl Strategy<Value = JobSpec> {
-    let method = select(vec![Method::Obs, Method::Admm, Method::Magnitude, Method::Wanda]);
-    let plain = |(method, ratio, refine)| SparsitySpec {
-        method: Some(method),
-        pattern: Pattern::Unstructured,
-        ratio: Some(ratio),
-        allocation: if refine % 2 == 1 { Some(Allocation::Global) } else { None },
-        min_ratio: ratio / 2.0,
-        max_ratio: (1.0 + ratio) / 2.0,
-        dense: 0.0,
-        refine,
-        effort: if refine > 4 { Effort::Thorough } else { Effort::Fast },
-        budget: None,
-        budget_by: Default::default(),
-        align: 1,
-        head_score: HeadScore::Exact,
-        fold_bias: true,
-        rules: Vec::new(),
-    };
-    let structured = move |(sparsity, fold_bias)| SparsitySpec {
-        method: Some(Method::Obs),
-        pattern: Pattern::Structured,
-        allocation: None,
-        align: if fold_bias { 16 } else { 1 },
-        head_score: HeadScore::ObsDiff,
-        fold_bias,
-        ..plain(sparsity)
-    };
-    let sparsity = (method, share(), 0u32..9).boxed();
-    let sparsity =
-        prop_oneof![sparsity.clone().prop_map(plain), (sparsity, any::<bool>()).prop_map(structured)];
-    let calibration =
-        (words(), 1u32..9, 0.0f64..100.0, any::<u64>()).prop_map(|(prompts, count, guidance, seed)| {
-            CalibrationSpec {
-                prompts: Some(prompts),
-                count,
-                steps: 2,
-                guidance,
-                true_guidance: guidance / 2.0,
-                width: Some(64),
-                max_sequence_length: 7,
-                seed,
-                shard_size: 2,
-                ..CalibrationSpec::default()
-            }
-        });
-    let hessian = (1e-9f64..1.0, 1e-9f64..1.0).prop_map(|(damping, mask_damping)| HessianSpec {
-        damping,
-        mask_damping,
-        ..HessianSpec::default()
-    });
-    (words(), sparsity, calibration, hessian).prop_map(|(path, sparsity, calibration, hessian)| JobSpec {
-        preset: None,
-        model: ModelSpec { path, dtype: Default::default() },
-        sparsity,
-        calibration,
-        hessian,
-        probe: ProbeSpec { prompts: 2, points: 3 },
-        packages: PackagesSpec::default(),
-        evaluation: EvaluationSpec::default(),
-        workers: WorkersSpec::default(),
-        output: OutputSpec {
-            path: "out".to_owned(),
-            link: false,
-            state: None,
-            grams: None,
-            layout: Layout::Shrunk,
-        },
-    })
-}
-
 /// A model of units with a site each, a linear each; its plan prunes each unit in a package of its own.
 fn model() -> impl Strategy<Value = (Inventory, Plan)> {
     vec((words(), 1usize..5000, 1usize..5000, share()), 1..5).prop_map(|units| {
@@ -330,7 +261,7 @@ fn model() -> impl Strategy<Value = (Inventory, Plan)> {
 pub(crate) fn briefing() -> impl Strategy<Value = Briefing> {
     let input =
         words().prop_map(|path| InputDigest { sha256: Digest::of(path.as_bytes()).to_string(), path });
-    (spec(), model(), vec(input, 0..3), words()).prop_map(|(spec, (inventory, plan), inputs, store)| {
+    (job::spec(), model(), vec(input, 0..3), words()).prop_map(|(spec, (inventory, plan), inputs, store)| {
         Briefing { spec, inventory, plan, inputs, store }
     })
 }
