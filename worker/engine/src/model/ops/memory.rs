@@ -86,6 +86,10 @@ pub(crate) fn peak_bytes(sizes: Sizes, dtype: DType) -> u64 {
     let attention = bytes * ((7 + own) * image + 7 * text) + scores;
     // Product, product with bias, and what GELU makes of it, all in the hidden width.
     let feed_forward = bytes * (1 + 2 + 4 + 4) * image.max(text) + bytes * (image + text);
+    // Products of bf16 are formed in f32: of the hidden layer, the features out of it and the weight between them.
+    let width = sizes.width as u64;
+    let widened = if dtype == DType::BF16 { 4 * ((4 + 1) * image.max(text) + 4 * width * width) } else { 0 };
+    let feed_forward = feed_forward + widened;
     // The buffers of a single-stream block, and a copy in f32 of what a product reads.
     let both = image + text;
     let queries = (sizes.image + sizes.text).min(composed::QUERIES);
