@@ -7,7 +7,7 @@ use obsdiff_core::MemoryNeeds;
 use obsdiff_engine::calibrate::Encoded;
 use obsdiff_engine::gram::Gram;
 use obsdiff_engine::solve::memory;
-use obsdiff_proto::{Inventory, JobSpec, LinearId, Method, Package, Plan, Site, SiteId};
+use obsdiff_proto::{Inventory, JobSpec, LinearId, Method, Package, Pattern, Plan, Site, SiteId};
 use obsdiff_worker::preparation::compute_type;
 
 use crate::described::Described;
@@ -136,6 +136,9 @@ impl Described {
             let shapes: Vec<_> = package.linears.iter().map(|t| shape(inventory, t.linear)).collect();
             let sites: BTreeSet<_> =
                 package.linears.iter().map(|t| inventory.linear(t.linear).site).collect();
+            let refinement = spec.sparsity.refinement();
+            let several = package.survey && spec.sparsity.pattern == Pattern::Unstructured;
+            let targets = if several { spec.sparsity.tried_ratios().len() } else { 1 };
             let bytes = sites.into_iter().map(|id| {
                 let here = package.linears.iter().filter(|t| inventory.linear(t.linear).site == id);
                 let rows: Vec<_> = here.map(|t| inventory.linear(t.linear).rows).collect();
@@ -143,9 +146,9 @@ impl Described {
                 if package.sites.is_empty() {
                     memory::scored_bytes(n, &rows)
                 } else if alternates {
-                    memory::alternating_bytes(n, &rows, spec.sparsity.refinement())
+                    memory::alternating_bytes(n, &rows, refinement, targets, rayon::current_num_threads())
                 } else {
-                    memory::site_bytes(n, &rows, spec.sparsity.refinement())
+                    memory::site_bytes(n, &rows, refinement)
                 }
             });
             let kept = if package.sites.is_empty() {

@@ -17,9 +17,8 @@ pub(crate) struct Usage {
     pub(crate) minor_faults: u64,
     /// How often another thread took the processor although this process had work.
     pub(crate) involuntary_switches: u64,
-    /// Processor time outside the kernel, and in it.
-    pub(crate) user: Duration,
-    pub(crate) system: Duration,
+    /// How often it waited: for a disk, another process or another thread.
+    pub(crate) voluntary_switches: u64,
     /// By the clock.
     pub(crate) elapsed: Duration,
 }
@@ -41,13 +40,11 @@ pub(crate) fn run(command: &mut Command) -> (String, Usage) {
         text
     };
     assert!(status.success(), "{command:?}: {}", read(&mut stderr));
-    let time = |time: libc::timeval| Duration::new(time.tv_sec as u64, 1000 * time.tv_usec as u32);
     let usage = Usage {
         peak_bytes: 1024 * usage.ru_maxrss as u64,
         minor_faults: usage.ru_minflt as u64,
         involuntary_switches: usage.ru_nivcsw as u64,
-        user: time(usage.ru_utime),
-        system: time(usage.ru_stime),
+        voluntary_switches: usage.ru_nvcsw as u64,
         elapsed,
     };
     (read(&mut stdout), usage)

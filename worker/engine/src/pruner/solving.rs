@@ -5,13 +5,14 @@ use std::mem;
 use candle_core::{Device, Tensor};
 use obsdiff_proto::message::Slice;
 use obsdiff_proto::{LinearTarget, Method, Package, PackageId, Precision, SiteId, Target};
+use rayon::prelude::*;
 
 use super::Pruner;
 use crate::export::PrunedLinear;
 use crate::gram::Gram;
 use crate::solve::{
-    Admm, Factor, Obs, OutputEnergy, ScaledHessian, SolveError, magnitude, output_energy, refine, stride,
-    wanda,
+    Admm, AdmmBuffers, Factor, Obs, OutputEnergy, SIDE_BY_SIDE, SMALL_LINEAR, ScaledHessian, SolveError,
+    magnitude, output_energy, refine, stride, wanda,
 };
 use crate::{Error, Result};
 
@@ -40,6 +41,32 @@ struct SliceFacts {
     damping: Option<f64>,
     gram_trace: Option<f64>,
     energy: Option<OutputEnergy>,
+}
+
+/// A slice's weight, pruned by alternating directions and refined.
+struct Alternated {
+    weight: Vec<f32>,
+    energy: OutputEnergy,
+}
+
+impl Alternated {
+    fn new(
+        dense: &[f32],
+        target: &Target,
+        hessian: &ScaledHessian,
+        refinement: u32,
+        prune: impl FnOnce(&mut [f32], &Target) -> Result<(), SolveError>,
+    ) -> Result<Self, SolveError> {
+        let mut weight = dense.to_vec();
+        prune(&mut weight, target)?;
+        let energy = hessian.output_energy(dense, &weight)?;
+        if refinement == 0 {
+            return Ok(Self { weight, energy });
+        }
+        let _span = tracing::info_span!("refine").entered();
+        let left = refine(&mut weight, dense, hessian, refinement)?;
+        Ok(Self { weight, energy: energy.refined(left) })
+    }
 }
 
 fn stranger() -> Error {
@@ -133,7 +160,8 @@ impl Pruner {
         of_site.then_some(LinearTarget { linear: slice.linear, target }).ok_or_else(stranger)
     }
 
-    /// Prunes slices of one site by alternating directions, and refines each at once: both go by the same matrix.
+    /// Prunes slices of one site by alternating directions, and refines each at once: both go by the same matrix. Small ones are pruned
+    /// side by side, as there is too little in each for all threads.
     fn alternate(
         &self,
         admm: &mut Admm,
@@ -144,7 +172,7 @@ impl Pruner {
         done: &mut dyn FnMut(SolvedSlice) -> Result<()>,
     ) -> Result<()> {
         let failed = |error: SolveError| self.failed(site, &error);
-        let (n, damping) = (gram.width(), self.hessian.damping);
+        let (n, damping, refine) = (gram.width(), self.hessian.damping, self.refine);
         let hessian = ScaledHessian::of_gram(n, gram.to_upper::<f32>(stride(n)), damping).map_err(failed)?;
         admm.reserve(self.sparsity.effort, self.largest.0, self.largest.1);
         match self.hessian.precision {
@@ -152,24 +180,43 @@ impl Pruner {
             Precision::F64 => admm.begin::<f64>(&hessian, self.sparsity.effort),
         }
         .map_err(failed)?;
-        for (slice, target) in wanted {
-            let target = self.target(slice, *target, site)?;
-            let dense = self.dense(slice.linear, slice.rows.clone())?;
-            let mut weight = dense.clone();
-            let described = self.model.inventory().linear(slice.linear);
-            let failed =
-                |error: SolveError| Error::Site { name: described.name.clone(), problem: error.to_string() };
-            admm.prune(&mut weight, &hessian, &target.target).map_err(failed)?;
-            let energy = hessian.output_energy(&dense, &weight).map_err(failed)?;
+        let small = |(slice, _): &(Slice, Target)| slice.rows.len() * n <= SMALL_LINEAR;
+        for wanted in
+            wanted.chunk_by(|a, b| small(a) && small(b)).flat_map(|alike| alike.chunks(SIDE_BY_SIDE))
+        {
+            let targets = wanted.iter().map(|(slice, target)| self.target(slice, *target, site));
+            let targets = targets.collect::<Result<Vec<_>>>()?;
+            let dense = wanted.iter().map(|(slice, _)| self.dense(slice.linear, slice.rows.clone()));
+            let dense = dense.collect::<Result<Vec<_>>>()?;
+            let alternated: Vec<_> = match &dense[..] {
+                [dense] => {
+                    vec![Alternated::new(dense, &targets[0].target, &hessian, refine, |weight, target| {
+                        admm.prune(weight, &hessian, target)
+                    })]
+                }
+                _ => {
+                    let admm = &*admm;
+                    let each = dense.par_iter().zip(&targets).with_max_len(1);
+                    each.map_init(AdmmBuffers::default, |buffers, (dense, target)| {
+                        Alternated::new(dense, &target.target, &hessian, refine, |weight, target| {
+                            admm.prune_in(buffers, weight, &hessian, target)
+                        })
+                    })
+                    .collect()
+                }
+            };
             drop(dense);
-            let known =
-                SliceFacts { damping: Some(damping), gram_trace: Some(gram.trace()), energy: Some(energy) };
-            let solved = self.solved(package, target, slice, weight, known)?;
-            if self.refine == 0 {
-                done(solved)?;
-            } else {
-                let _span = tracing::info_span!("refine").entered();
-                done(self.refine_slice(solved, &hessian)?)?;
+            for (((slice, _), target), alternated) in wanted.iter().zip(targets).zip(alternated) {
+                let name = &self.model.inventory().linear(slice.linear).name;
+                let failed =
+                    |error: SolveError| Error::Site { name: name.clone(), problem: error.to_string() };
+                let Alternated { weight, energy } = alternated.map_err(failed)?;
+                let known = SliceFacts {
+                    damping: Some(damping),
+                    gram_trace: Some(gram.trace()),
+                    energy: Some(energy),
+                };
+                done(self.solved(package, target, slice, weight, known)?)?;
             }
         }
         Ok(())
@@ -249,7 +296,7 @@ impl Pruner {
             zeros: weight.iter().filter(|w| **w == 0.0).count() as u64,
             damping,
             gram_trace,
-            unrefined_error: None,
+            unrefined_error: energy.and_then(|energy| energy.unrefined()),
             relative_error: energy.map(|energy| energy.relative()),
             cost: None,
         };

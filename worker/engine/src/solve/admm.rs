@@ -16,7 +16,16 @@ use super::largest::{Threshold, drop_of_groups, key, largest};
 use super::obs::share;
 use super::product::multiply;
 use super::shifted::shifted_inverse;
-use super::{Float, ScaledHessian, SolveError, check, stride};
+use super::{Float, ScaledHessian, SolveError, check, stride, task_rows};
+
+/// Columns of a site, at most, whose inverses are formed side by side: there is too little in each for all threads.
+const SMALL_SITE: usize = 512;
+
+/// Weights, at most, of a linear that others are pruned beside, for the same reason.
+pub const SMALL_LINEAR: usize = 1 << 16;
+
+/// Linears that are pruned side by side, at most.
+pub const SIDE_BY_SIDE: usize = 8;
 
 /// The inverses of one site, shared by all linears that read it, and the buffers that linears are pruned in, which are reused for the
 /// next one.
@@ -25,6 +34,12 @@ pub struct Admm {
     effort: Option<Effort>,
     n: usize,
     inverses: Vec<Vec<f32>>,
+    buffers: AdmmBuffers,
+}
+
+/// What one linear is pruned in.
+#[derive(Debug, Default)]
+pub struct AdmmBuffers {
     /// W0, rows x n.
     dense: Vec<f32>,
     /// Z - U - V0, rows x n.
@@ -39,8 +54,8 @@ impl Admm {
         let square = columns * stride(columns);
         let reserve = |of: &mut Vec<f32>, length: usize| of.reserve_exact(length.saturating_sub(of.len()));
         self.inverses.iter_mut().for_each(|inverse| reserve(inverse, square));
-        reserve(&mut self.dense, weights);
-        reserve(&mut self.change, weights);
+        reserve(&mut self.buffers.dense, weights);
+        reserve(&mut self.buffers.change, weights);
     }
 
     /// Prepares for a site: forms (A + rho I)^-1 for each penalty, in the type T. n^3 operations each.
@@ -53,11 +68,15 @@ impl Admm {
         self.inverses.resize_with(effort.penalties().len(), Vec::new);
         // Within the pool from here on: entering it anew for each block would take as long as the block.
         rayon::scope(|_| {
-            let inverses = self.inverses.iter_mut().zip(effort.penalties());
-            let mut square = Vec::<T>::new();
-            inverses
-                .into_iter()
-                .try_for_each(|(inverse, rho)| shifted_inverse(hessian, *rho, &mut square, inverse))
+            let form = |square: &mut Vec<T>, (inverse, rho): (&mut Vec<f32>, &f64)| {
+                shifted_inverse(hessian, *rho, square, inverse)
+            };
+            if self.n <= SMALL_SITE {
+                let inverses = self.inverses.par_iter_mut().zip(effort.penalties());
+                return inverses.try_for_each_init(Vec::new, form);
+            }
+            let mut square = Vec::new();
+            self.inverses.iter_mut().zip(effort.penalties()).try_for_each(|pair| form(&mut square, pair))
         })?;
         self.effort = Some(effort);
         Ok(())
@@ -78,6 +97,23 @@ impl Admm {
         hessian: &ScaledHessian,
         target: &Target,
     ) -> Result<(), SolveError> {
+        let mut buffers = std::mem::take(&mut self.buffers);
+        let pruned = self.prune_in(&mut buffers, weight, hessian, target);
+        self.buffers = buffers;
+        pruned
+    }
+
+    /// As [`Self::prune`], in buffers that are the caller's: so linears of a site can be pruned side by side.
+    ///
+    /// # Errors
+    /// As [`Self::prune`].
+    pub fn prune_in(
+        &self,
+        buffers: &mut AdmmBuffers,
+        weight: &mut [f32],
+        hessian: &ScaledHessian,
+        target: &Target,
+    ) -> Result<(), SolveError> {
         let n = hessian.width();
         check(weight, n, target)?;
         let Some(effort) = self.effort.filter(|_| self.n == n) else {
@@ -93,32 +129,33 @@ impl Admm {
                 return Ok(());
             }
         }
-        rayon::scope(|_| self.alternate(weight, hessian.scale(), effort, target, pruned));
+        rayon::scope(|_| self.alternate(buffers, weight, hessian.scale(), effort, target, pruned));
         Ok(())
     }
 
     /// Between rounds `weight` holds X + U.
     fn alternate(
-        &mut self,
+        &self,
+        buffers: &mut AdmmBuffers,
         weight: &mut [f32],
         scale: &[f32],
         effort: Effort,
         target: &Target,
         pruned: usize,
     ) {
-        let Self { n, inverses, dense, change, .. } = self;
-        let n = *n;
+        let (n, AdmmBuffers { dense, change }) = (self.n, buffers);
         dense.clear();
         dense.extend_from_slice(weight);
         change.resize(weight.len(), 0.0);
-        weight.par_chunks_mut(n).for_each(|row| row.iter_mut().zip(scale).for_each(|(v, s)| *v *= s));
+        let rows = weight.par_chunks_mut(n).with_min_len(task_rows(n));
+        rows.for_each(|row| row.iter_mut().zip(scale).for_each(|(v, s)| *v *= s));
         let mask = |weight: &[f32]| match *target {
             Target::NToM { n, m } => Mask::Groups { pruned: n, of: m },
             _ => Mask::Kept(largest(weight, n, pruned)),
         };
         let mut before = effort.penalties().first().copied().unwrap_or(1.0);
         let mut first = true;
-        for (inverse, &rho) in inverses.iter().zip(effort.penalties()) {
+        for (inverse, &rho) in self.inverses.iter().zip(effort.penalties()) {
             for _ in 0..effort.rounds() {
                 // At the start Z = V0 and U = 0, so that X = V0.
                 if !std::mem::take(&mut first) {
@@ -143,11 +180,14 @@ enum Mask {
 }
 
 impl Mask {
-    /// Updates every row by which of its weights stay.
-    fn update<R: RowUpdate>(&self, rows: impl IndexedParallelIterator<Item = R>) {
-        rows.enumerate().for_each_init(MaskScratch::default, |scratch, (r, row)| {
-            Arch::new().dispatch(MaskedRow { mask: self, scratch, r, row });
-        });
+    /// Updates every row, of n weights, by which of its weights stay.
+    fn update<R: RowUpdate>(&self, n: usize, rows: impl IndexedParallelIterator<Item = R>) {
+        rows.with_min_len(task_rows(n)).enumerate().for_each_init(
+            MaskScratch::default,
+            |scratch, (r, row)| {
+                Arch::new().dispatch(MaskedRow { mask: self, scratch, r, row });
+            },
+        );
     }
 
     /// The least key that stays, once those that go for other reasons are 0.
@@ -163,12 +203,16 @@ impl Mask {
     fn split(&self, weight: &mut [f32], change: &mut [f32], dense: &[f32], scale: &[f32], times: f32) {
         let n = scale.len();
         let rows = weight.par_chunks_mut(n).zip(change.par_chunks_mut(n)).zip(dense.par_chunks(n));
-        self.update(rows.map(|((weight, change), dense)| SplitRow { weight, change, dense, scale, times }));
+        self.update(
+            n,
+            rows.map(|((weight, change), dense)| SplitRow { weight, change, dense, scale, times }),
+        );
     }
 
     /// Leaves W = Z / s in `weight`.
     fn finish(&self, weight: &mut [f32], scale: &[f32]) {
-        self.update(weight.par_chunks_mut(scale.len()).map(|weight| FinishedRow { weight, scale }));
+        let n = scale.len();
+        self.update(n, weight.par_chunks_mut(n).map(|weight| FinishedRow { weight, scale }));
     }
 }
 

@@ -6,6 +6,7 @@ use rayon::prelude::*;
 
 use super::cholesky::{AREA, Cholesky, SIDE, block_ref, lower_times, rows_mut};
 use super::factor::Float;
+use super::task_rows;
 
 /// Replaces A, whose lower triangle lies in `square` (n x n, rows `stride` apart), by Q = L^-1, with A = L L^T. False when a pivot is
 /// not positive.
@@ -41,7 +42,8 @@ fn invert_row<T: Float>(square: &mut [T], stride: usize, inverses: &[T], row: &m
     // L's block row is read by every task while each writes its block of Q's.
     let row = &mut row[..side * start];
     if start > 0 {
-        row.par_chunks_mut(start).zip(panel.par_chunks(stride)).for_each(|(to, from)| {
+        let rows = row.par_chunks_mut(start).with_min_len(task_rows(start));
+        rows.zip(panel.par_chunks(stride)).for_each(|(to, from)| {
             to.copy_from_slice(&from[..start]);
         });
     }

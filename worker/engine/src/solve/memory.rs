@@ -6,7 +6,7 @@ use super::obs::SPAN;
 use super::refine::REFINED_TOGETHER;
 use super::strips::LANES;
 use super::structured::{DELAY, ROWS};
-use super::{BLOCK, cholesky};
+use super::{BLOCK, SIDE_BY_SIDE, SMALL_LINEAR, cholesky};
 
 const F32: u64 = 4;
 const F64: u64 = 8;
@@ -41,14 +41,19 @@ const fn factor_blocks(n: u64) -> u64 {
 }
 
 /// A site's linears, each with so many `rows` and n columns, pruned by alternating directions: A, a square while an inverse is formed, or
-/// the largest linear's dense weight, a copy, and what telling its error and refining it takes; and every pruned linear until the last
-/// is stored.
-pub fn alternating_bytes(n: usize, rows: &[usize], refine: u32) -> u64 {
+/// the largest linear's dense weight, a copy, and what telling its error and refining it takes, or the same of small linears side by side,
+/// each pruned to so many `targets`, on so many `threads` in buffers of their own; and every pruned linear until the last is stored.
+pub fn alternating_bytes(n: usize, rows: &[usize], refine: u32, targets: usize, threads: usize) -> u64 {
     let (n, square) = (n as u64, (n * stride(n)) as u64);
     let all = rows.iter().sum::<usize>() as u64;
     let most = rows.iter().copied().max().unwrap_or(0);
-    let bands = if refine > 0 { 4 } else { 2 } * most.min(REFINED_TOGETHER) as u64;
-    let working = (square + factor_blocks(n)).max(n * (2 * most as u64 + bands));
+    let bands = if refine > 0 { 4 } else { 2 };
+    let small = || rows.iter().copied().filter(|rows| *rows as u64 * n <= SMALL_LINEAR as u64);
+    let together = SIDE_BY_SIDE.min(small().count() * targets);
+    let buffers = 2 * together as u64 + together.min(threads) as u64 * (2 + bands);
+    let side_by_side = small().max().unwrap_or(0) as u64 * buffers;
+    let one = 2 * most as u64 + bands * most.min(REFINED_TOGETHER) as u64;
+    let working = (square + factor_blocks(n)).max(n * one.max(side_by_side));
     (F32 * (square + working + n * all)).max(F32 * square + parts_bytes(n * all))
 }
 

@@ -33,7 +33,7 @@ use obsdiff_proto::Target;
 use rayon::prelude::*;
 use thiserror::Error;
 
-pub use admm::Admm;
+pub use admm::{Admm, AdmmBuffers, SIDE_BY_SIDE, SMALL_LINEAR};
 pub use factor::{Factor, Float, stride};
 pub use obs::Obs;
 pub use quadratic::{OutputEnergy, output_energy, relative_error};
@@ -43,6 +43,14 @@ pub use scores::{magnitude, wanda};
 
 /// Columns of a block: unstructured pruning takes its share of each, and errors are spread past a block in one product.
 pub const BLOCK: usize = 128;
+
+/// Numbers that a task passes over, at least: below it another thread takes longer to wake than to do its share.
+const TASK: usize = 1 << 15;
+
+/// Rows of n numbers that a task takes, at least.
+fn task_rows(n: usize) -> usize {
+    TASK.div_ceil(n.max(1))
+}
 
 /// Why a linear could not be pruned. Its caller knows the names of the site and the linear.
 #[derive(Clone, Copy, Debug, PartialEq, Error)]
@@ -99,7 +107,7 @@ fn check(weight: &[f32], n: usize, target: &Target) -> Result<(), SolveError> {
     check_size(weight.len(), n)?;
     // Whole rows first: a fold without an early way out is vectorised.
     let finite = |row: &[f32]| row.iter().fold(true, |all, w| all & (w.abs() < f32::INFINITY));
-    let row = weight.par_chunks_exact(n).position_first(|row| !finite(row));
+    let row = weight.par_chunks_exact(n).with_min_len(task_rows(n)).position_first(|row| !finite(row));
     match row.and_then(|row| Some((row, weight[row * n..].iter().position(|w| !w.is_finite())?))) {
         Some((row, column)) => Err(SolveError::WeightNotFinite { row, column }),
         None => Ok(()),

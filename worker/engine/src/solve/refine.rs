@@ -5,7 +5,7 @@ use rayon::prelude::*;
 
 use super::product::multiply;
 use super::rows::{Advance, Energies, aim, energies, offset};
-use super::{ScaledHessian, SolveError, check_size};
+use super::{ScaledHessian, SolveError, check_size, task_rows};
 
 /// Rows that are refined together, at most: they share each pass over A, and four matrices of their size are held.
 pub(super) const REFINED_TOGETHER: usize = 2048;
@@ -84,13 +84,15 @@ impl Band {
         let n = self.n;
         let scale = hessian.scale();
         // `direction` holds V0 - V until the first direction is known.
-        let rows = self.weight.par_chunks_mut(n).zip(self.direction.par_chunks_mut(n));
+        let rows =
+            self.weight.par_chunks_mut(n).with_min_len(task_rows(n)).zip(self.direction.par_chunks_mut(n));
         rows.zip(weight.par_chunks(n).zip(dense.par_chunks(n)))
             .for_each(|((v, d), (weight, dense))| offset(v, d, weight, dense, scale));
         multiply(&mut self.residual, Accum::Replace, &self.direction, hessian.square(), n, 1.0);
         let before: Vec<Energies> = self
             .direction
             .par_chunks_mut(n)
+            .with_min_len(task_rows(n))
             .zip(self.residual.par_chunks(n))
             .zip(self.weight.par_chunks(n))
             .zip(&mut self.squares)
@@ -111,6 +113,7 @@ impl Band {
         let n = self.n;
         self.weight
             .par_chunks_mut(n)
+            .with_min_len(task_rows(n))
             .zip(self.residual.par_chunks_mut(n))
             .zip(self.direction.par_chunks_mut(n))
             .zip(self.product.par_chunks(n))
@@ -133,6 +136,7 @@ impl Band {
         let scale = hessian.scale();
         weight
             .par_chunks_mut(n)
+            .with_min_len(task_rows(n))
             .zip(dense.par_chunks(n))
             .zip(self.weight.par_chunks(n))
             .zip(self.residual.par_chunks(n))

@@ -6,7 +6,7 @@ use rayon::prelude::*;
 use super::factor::{live_mean, stride};
 use super::product::multiply;
 use super::rows::energies;
-use super::{Factor, OutputEnergy, SolveError, check_size};
+use super::{Factor, OutputEnergy, SolveError, check_size, task_rows};
 
 /// Rows whose energies are formed together.
 const ROWS_TOGETHER: usize = 2048;
@@ -55,7 +55,7 @@ impl ScaledHessian {
         let finite = |(i, values): (usize, &[f32])| {
             values[i..n].iter().fold(true, |all, x| all & (x.abs() < f32::INFINITY))
         };
-        if !upper.par_chunks(row).enumerate().all(finite) {
+        if !upper.par_chunks(row).with_min_len(task_rows(row)).enumerate().all(finite) {
             return Err(SolveError::GramNotFinite);
         }
         let diagonal: Vec<f64> = (0..n).map(|j| f64::from(upper[j * row + j])).collect();
@@ -74,7 +74,8 @@ impl ScaledHessian {
         let damped = columns().map(|(d, h)| if *d == 0.0 { 1.0 } else { (added / h) as f32 }).collect();
         let reciprocal = |(d, h): (&f64, &f64)| if *d == 0.0 { 0.0 } else { (1.0 / h.sqrt()) as f32 };
         let reciprocals: Vec<f32> = columns().map(reciprocal).collect();
-        square.par_chunks_mut(stride(n)).zip(&reciprocals).enumerate().for_each(|(i, (row, r))| {
+        let rows = square.par_chunks_mut(stride(n)).with_min_len(task_rows(n));
+        rows.zip(&reciprocals).enumerate().for_each(|(i, (row, r))| {
             row[i] = 1.0;
             row[i + 1..n].iter_mut().zip(&reciprocals[i + 1..]).for_each(|(a, other)| *a = *a * r * other);
         });
@@ -102,12 +103,14 @@ impl ScaledHessian {
             let (rows, product) = (&mut rows[..before.len()], &mut product[..before.len()]);
             let mut energy = |of: &(dyn Fn(f32, f32) -> f32 + Sync)| {
                 let pairs = before.par_chunks(n).zip(after.par_chunks(n));
-                rows.par_chunks_mut(n).zip(pairs).for_each(|(row, (before, after))| {
-                    let pairs = before.iter().zip(after).zip(&self.scale);
-                    row.iter_mut().zip(pairs).for_each(|(v, ((b, a), s))| *v = of(*b, *a) * s);
-                });
+                rows.par_chunks_mut(n).with_min_len(task_rows(n)).zip(pairs).for_each(
+                    |(row, (before, after))| {
+                        let pairs = before.iter().zip(after).zip(&self.scale);
+                        row.iter_mut().zip(pairs).for_each(|(v, ((b, a), s))| *v = of(*b, *a) * s);
+                    },
+                );
                 multiply(product, Accum::Replace, rows, &self.square, n, 1.0);
-                let each = rows.par_chunks(n).zip(product.par_chunks(n));
+                let each = rows.par_chunks(n).with_min_len(task_rows(n)).zip(product.par_chunks(n));
                 let plain = each.map(|(row, product)| energies(row, product, &self.damped).plain);
                 plain.collect::<Vec<_>>().into_iter().sum::<f64>()
             };
@@ -164,10 +167,12 @@ pub(super) fn fold_down(square: &mut [f32], n: usize) {
             }
         }
         let above = &*above;
-        below.par_chunks_mut(TILE * row).enumerate().for_each(|(tile, rows)| {
-            for (j, to) in (last + tile * TILE..).zip(rows.chunks_mut(row)) {
-                to[first..last].iter_mut().zip(above.chunks(row)).for_each(|(to, from)| *to = from[j]);
-            }
-        });
+        below.par_chunks_mut(TILE * row).with_min_len(task_rows(TILE * TILE)).enumerate().for_each(
+            |(tile, rows)| {
+                for (j, to) in (last + tile * TILE..).zip(rows.chunks_mut(row)) {
+                    to[first..last].iter_mut().zip(above.chunks(row)).for_each(|(to, from)| *to = from[j]);
+                }
+            },
+        );
     }
 }

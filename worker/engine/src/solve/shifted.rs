@@ -9,7 +9,7 @@ use super::cholesky::rows_mut;
 use super::factor::{Float, stride};
 use super::inverse::inverse_factor;
 use super::scaled::fold_down;
-use super::{ScaledHessian, SolveError};
+use super::{ScaledHessian, SolveError, task_rows};
 
 /// Rows and columns of a tile of the inverse, of a width of n. Each is formed by one thread from operands fixed by n alone. Tiles on the
 /// diagonal are formed whole, and all sums begin where their columns' tile does: small ones waste less, large ones come nearer to the
@@ -35,14 +35,16 @@ pub(super) fn shifted_inverse<T: Float>(
     let (n, row) = (hessian.width(), stride(hessian.width()));
     // Every value that is read later is written first: what is there from the last time need not be cleared.
     square.resize(n * row, T::ZERO);
-    square.par_chunks_mut(row).zip(hessian.square().par_chunks(row)).for_each(|(to, from)| {
+    let rows = square.par_chunks_mut(row).with_min_len(task_rows(row));
+    rows.zip(hessian.square().par_chunks(row)).for_each(|(to, from)| {
         to.iter_mut().zip(from).for_each(|(to, a)| *to = T::from_f64(f64::from(*a)));
     });
     (0..n).for_each(|j| square[j * row + j] = T::from_f64(1.0 + rho));
     if !inverse_factor(square, n, row) {
         return Err(SolveError::NotPositive { damping: rho });
     }
-    square.par_chunks_mut(row).enumerate().for_each(|(i, row)| row[i + 1..].fill(T::ZERO));
+    let rows = square.par_chunks_mut(row).with_min_len(task_rows(row));
+    rows.enumerate().for_each(|(i, row)| row[i + 1..].fill(T::ZERO));
     let q = MatRef::from_row_major_slice_with_stride(square, n, n, row);
     out.resize(n * row, 0.0);
     let side = tile(n);
