@@ -1,6 +1,7 @@
 //! What tests of all crates share. Whole-system tests of obsdiff live in `tests/`.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::panic)]
 
+mod fake_cuda;
 mod prng;
 
 use std::fmt::Display;
@@ -9,6 +10,7 @@ use std::io::{Write, stderr};
 use std::panic::Location;
 use std::path::Path;
 
+pub use fake_cuda::fake_cuda;
 pub use prng::{Prng, hash, noise};
 
 /// Names the file that gets a line for each test that does not run. `tests/run` sets it, and shows the lines at its end.

@@ -7,8 +7,9 @@ pub mod architecture;
 pub mod calibrate;
 pub mod checkpoint;
 mod contained;
-#[cfg(test)]
-mod cuda;
+#[cfg(any(test, feature = "cuda"))]
+pub mod cuda;
+pub mod device;
 mod error;
 pub mod export;
 pub mod gram;

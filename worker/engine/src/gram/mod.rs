@@ -7,6 +7,7 @@ mod energy;
 mod exponent;
 mod packed;
 mod round;
+mod set;
 mod square;
 mod sums;
 
@@ -14,11 +15,12 @@ use thiserror::Error;
 
 pub use energy::column_energy;
 pub use exponent::{OBSERVATION_LIMIT, SUM_LIMIT, exponent_for};
+pub use set::GramSet;
 pub use square::Real;
 pub use sums::{Gram, GramSums, GramSumsMut};
 
 /// Why a Gram did not take an observation or another Gram. It is as it was before the call.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum GramError {
     /// An observation or a sum passes the limit of its integers: lower the exponent and gather the package again.
     #[error(
@@ -50,6 +52,9 @@ pub enum GramError {
     /// Two Grams of different width, exponent or kind cannot be added.
     #[error("Grams of different width, exponent or kind cannot be added")]
     Mismatch,
+    /// The device that sums the Gram could not do its work.
+    #[error("{0}")]
+    Device(String),
 }
 
 #[cfg(test)]

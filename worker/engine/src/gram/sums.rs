@@ -140,18 +140,42 @@ impl Gram {
     /// [`GramError::Overflow`] when the observation or the sum passes its limit, [`GramError::NotFinite`] for an activation that
     /// cannot be squared. Either leaves the Gram as it was.
     pub fn observe(&mut self, rows: &[f32], alpha: f64) -> Result<(), GramError> {
+        let tokens = self.tokens_of(rows, alpha)?;
+        self.admit(rows, alpha)?;
+        for rows in rows.chunks(TOKENS * self.width) {
+            self.add(rows, alpha);
+        }
+        self.add_mass(tokens, alpha);
+        Ok(())
+    }
+
+    /// How many rows an observation has.
+    ///
+    /// # Errors
+    /// When its values are not whole rows, or its weight is not one.
+    pub(crate) fn tokens_of(&self, rows: &[f32], alpha: f64) -> Result<usize, GramError> {
         if self.width == 0 || !rows.len().is_multiple_of(self.width) {
             return Err(GramError::Rows { values: rows.len(), width: self.width });
         }
         if !(alpha > 0.0 && alpha.is_finite()) {
             return Err(GramError::Alpha);
         }
-        self.admit(rows, alpha)?;
-        for rows in rows.chunks(TOKENS * self.width) {
-            self.add(rows, alpha);
-        }
-        self.mass += (alpha / MASS_UNIT).round() as i64 * (rows.len() / self.width) as i64;
-        Ok(())
+        Ok(rows.len() / self.width)
+    }
+
+    /// Adds the mass of an observation.
+    pub(crate) fn add_mass(&mut self, tokens: usize, alpha: f64) {
+        self.mass += (alpha / MASS_UNIT).round() as i64 * tokens as i64;
+    }
+
+    /// The same Gram without its sums: what a device needs to know besides.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn without_sums(&self) -> Self {
+        let sums = match self.sums {
+            GramSums::Exact(_) => GramSums::Exact(Vec::new()),
+            GramSums::F32(_) => GramSums::F32(Vec::new()),
+        };
+        Self { sums, ..*self }
     }
 
     /// Adds another Gram of the same site. Exact sums come out the same in any order.

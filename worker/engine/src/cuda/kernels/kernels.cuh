@@ -37,6 +37,14 @@
 //   prune_block_lowest    128; rows / 4                              once its values times 1 / U_jj are selected
 //   prune_block_n_to_m    128; rows / 4
 //
+// square.cu   squares of a site, before and after a factorisation
+//   set_diagonal_*        256; n / 256
+//   mirror_upper          (32, 8); (n / 32, n / 32)                  of an inverse in f32, in place
+//   narrow_upper          (32, 8); (n / 32, n / 32)                  of an inverse in f64
+//   widen_square          256; 1024
+//   reverse_factor        256; (n / 256, 256)
+//   copy_columns          256; (columns / 256, 256)
+//
 // norm.cu     what surrounds the products of a transformer's block, in f32 and bf16
 //   norm_modulate_*       256; rows / 16
 //   head_norm_*           256; rows * heads / 16                     of a product, with its bias

@@ -3,19 +3,11 @@
 // Input: the number of buffers (u32), each with its bytes (u64) and contents; the number of launches (u32), each with the kernel's name (its
 // length as u32, its bytes), grid and block (3 u32 each), bytes of dynamic shared memory (u32), and its arguments (their number as u32),
 // each a kind (u8) and a value (u64: a buffer's number, or the bits of a number). Output: the contents of all buffers, in order.
-#include "shim.h"
-
 #include <map>
 #include <string>
 #include <tuple>
 
-#include "../kernels/admm.cu"
-#include "../kernels/gram.cu"
-#include "../kernels/largest.cu"
-#include "../kernels/n_to_m.cu"
-#include "../kernels/norm.cu"
-#include "../kernels/obs.cu"
-#include "../kernels/refine.cu"
+#include "kernels.h"
 #include "faulty.cu"
 
 enum Kind : uint8_t { BUFFER, U32, I64, F32, F64, NONE };
@@ -96,20 +88,11 @@ Bound bound(const char* name, void (*kernel)(P...)) {
     return [name, kernel](const std::vector<Argument>& arguments) { return with(name, kernel, arguments, std::index_sequence_for<P...>()); };
 }
 
-#define KERNEL(name) {#name, bound(#name, name)}
+#define KERNEL(name) {#name, bound(#name, name)},
 static const std::map<std::string, Bound> KERNELS = {
-    KERNEL(column_squares_f32), KERNEL(column_squares_bf16), KERNEL(add_column_squares),
-    KERNEL(admit_observation_exact), KERNEL(admit_observation_f32), KERNEL(add_tile_exact), KERNEL(add_tile_f32), KERNEL(largest_of_diagonal),
-    KERNEL(begin_selection), KERNEL(count_keys), KERNEL(choose_digit), KERNEL(count_ties), KERNEL(end_selection),
-    KERNEL(zero_lowest), KERNEL(first_not_finite),
-    KERNEL(mask_n_to_m), KERNEL(zero_unmasked),
-    KERNEL(scale_weight), KERNEL(split_lowest), KERNEL(split_masked), KERNEL(finish_lowest), KERNEL(finish_masked),
-    KERNEL(offset_rows), KERNEL(first_direction), KERNEL(advance_rows), KERNEL(finish_rows),
-    KERNEL(prune_block_lowest), KERNEL(prune_block_n_to_m),
-    KERNEL(norm_modulate_f32), KERNEL(norm_modulate_bf16), KERNEL(head_norm_f32), KERNEL(head_norm_bf16), KERNEL(rotate_f32),
-    KERNEL(rotate_bf16), KERNEL(gelu_f32), KERNEL(gelu_bf16), KERNEL(add_gated_f32), KERNEL(add_gated_bf16),
-    KERNEL(needs_a_barrier), KERNEL(waits_in_one_branch), KERNEL(ends_before_a_barrier), KERNEL(counts_its_threads),
-    KERNEL(writes_past_its_buffer),
+    FOR_EACH_KERNEL(KERNEL)
+    KERNEL(needs_a_barrier) KERNEL(waits_in_one_branch) KERNEL(ends_before_a_barrier) KERNEL(counts_its_threads)
+    KERNEL(writes_past_its_buffer)
 };
 
 template <class T>

@@ -3,7 +3,7 @@
 use half::bf16;
 
 use super::*;
-use crate::cuda::{Argument, Buffer, Device, Memory, Shape, arguments};
+use crate::cuda::shim::{Argument, Buffer, Device, Memory, Shape, arguments};
 
 /// Tokens that one thread squares.
 const PART: usize = 256;

@@ -3,7 +3,7 @@
 use half::bf16;
 
 use super::*;
-use crate::cuda::{Buffer, Device as CudaDevice, Shape, arguments};
+use crate::cuda::shim::{Buffer, Device as CudaDevice, Shape, arguments};
 
 /// Threads of a row or head.
 const SUM_LANES: usize = 16;

@@ -26,7 +26,7 @@ impl Alternation<'_> {
     }
 
     /// Runs launches in another order each time.
-    fn run(&mut self, device: &Device) -> crate::cuda::Memory {
+    fn run(&mut self, device: &Device) -> crate::cuda::shim::Memory {
         self.runs += 1;
         device.run(SEEDS[self.runs % SEEDS.len()])
     }

@@ -7,7 +7,7 @@ mod obs;
 mod refine;
 
 use super::noise;
-use crate::cuda::{Argument, Buffer, Device, SEEDS, Shape, arguments};
+use crate::cuda::shim::{Argument, Buffer, Device, SEEDS, Shape, arguments};
 
 /// Bins of a histogram of digits.
 const BINS: usize = 2048;

@@ -1,7 +1,7 @@
 use faer::Accum;
 
 use super::*;
-use crate::cuda::Memory;
+use crate::cuda::shim::Memory;
 use crate::solve::product::multiply;
 use crate::solve::tests::{gram, upper};
 use crate::solve::{ScaledHessian, refine};

@@ -1,0 +1,86 @@
+//! A GPU that is ready to work.
+
+use super::CudaError;
+use super::driver::Driver;
+use super::libraries::Libraries;
+
+/// The CUDA version whose PTX the kernels are, as the driver says it.
+const CUDA_VERSION: i32 = 13000;
+
+/// A GPU with its driver, its libraries and obsdiff's kernels. All of its work runs in order, on one stream.
+#[derive(Debug)]
+pub struct CudaDevice {
+    ordinal: usize,
+    name: String,
+    capability: (i32, i32),
+    // Handles go before the driver they belong to.
+    libraries: Libraries,
+    driver: Driver,
+}
+
+impl CudaDevice {
+    /// Opens a GPU, counted from 0.
+    ///
+    /// # Errors
+    /// When the driver or a library is missing or too old, there is no such GPU, or it is too old; each with its remedy.
+    pub fn open(ordinal: usize) -> Result<Self, CudaError> {
+        let found = [
+            (
+                Driver::is_present(),
+                "the NVIDIA driver (libcuda.so.1)",
+                "install it, or run where there is a GPU (--device cpu needs none)",
+            ),
+            (
+                Libraries::has_blas(),
+                "cuBLAS (libcublas.so.13)",
+                "install CUDA 13, or `pip install nvidia-cublas`, and name its folder in LD_LIBRARY_PATH",
+            ),
+            (
+                Libraries::has_solver(),
+                "cuSOLVER (libcusolver.so.12)",
+                "install CUDA 13, or `pip install nvidia-cusolver`, and name its folder in LD_LIBRARY_PATH",
+            ),
+        ];
+        if let Some((_, library, remedy)) = found.into_iter().find(|(present, ..)| !present) {
+            return Err(CudaError::Missing { library, remedy });
+        }
+        let version = Driver::version()?;
+        if version < CUDA_VERSION {
+            return Err(CudaError::Driver { found: version });
+        }
+        let count = Driver::count()?;
+        if ordinal >= count {
+            return Err(CudaError::NoGpu { ordinal, count });
+        }
+        let (name, capability) = Driver::described(ordinal)?;
+        if capability.0 < 8 {
+            return Err(CudaError::Capability { ordinal, name, found: capability });
+        }
+        let driver = Driver::open(ordinal)?;
+        let libraries = Libraries::open(&driver)?;
+        Ok(Self { ordinal, name, capability, libraries, driver })
+    }
+
+    /// Its number, counted from 0.
+    pub const fn ordinal(&self) -> usize {
+        self.ordinal
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Its compute capability.
+    pub const fn capability(&self) -> (i32, i32) {
+        self.capability
+    }
+
+    pub(super) const fn driver(&self) -> &Driver {
+        &self.driver
+    }
+
+    pub(super) const fn libraries(&self) -> &Libraries {
+        &self.libraries
+    }
+}

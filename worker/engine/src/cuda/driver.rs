@@ -1,0 +1,296 @@
+//! The driver: what is on this machine, memory of a GPU, and launches of kernels. One of two files that call foreign code.
+#![allow(unsafe_code)]
+
+use std::collections::BTreeMap;
+use std::marker::PhantomData;
+use std::sync::Arc;
+
+use cudarc::driver::result::{DriverError, device, mem_get_info, memset_d8_async};
+use cudarc::driver::sys::{CUresult, cuDriverGetVersion, is_culib_present};
+use cudarc::driver::{
+    CudaContext, CudaFunction, CudaSlice, CudaStream, DevicePtr, DevicePtrMut, DeviceRepr, LaunchConfig,
+    PushKernelArg, ValidAsZeroBits,
+};
+use cudarc::nvrtc::Ptx;
+
+use super::CudaError;
+use super::kernels::{Launch, MODULES};
+
+/// What buffers hold: numbers of which any bits are valid.
+pub(super) trait Element: DeviceRepr + ValidAsZeroBits + Copy + Default {}
+impl<T: DeviceRepr + ValidAsZeroBits + Copy + Default> Element for T {}
+
+/// Memory of a GPU. It is given back when the buffer is dropped, once all work before that is done.
+#[derive(Debug)]
+pub(super) struct Buffer<T> {
+    slice: CudaSlice<T>,
+    start: u64,
+}
+
+impl<T> Buffer<T> {
+    /// Values.
+    pub(super) fn len(&self) -> usize {
+        self.slice.len()
+    }
+
+    /// To be read by a kernel, from its first value on.
+    pub(super) fn input(&self) -> In<'_, T> {
+        self.input_from(0)
+    }
+
+    /// The same from value `first` on.
+    pub(super) fn input_from(&self, first: usize) -> In<'_, T> {
+        In { pointer: self.at(first), of: PhantomData }
+    }
+
+    /// To be written by a kernel, from its first value on.
+    pub(super) fn output(&mut self) -> Out<'_, T> {
+        self.output_from(0)
+    }
+
+    /// The same from value `first` on.
+    pub(super) fn output_from(&mut self, first: usize) -> Out<'_, T> {
+        Out { pointer: self.at(first), of: PhantomData }
+    }
+
+    fn at(&self, first: usize) -> u64 {
+        debug_assert!(first <= self.len(), "a kernel would begin past its buffer");
+        self.start + (first.min(self.len()) * size_of::<T>()) as u64
+    }
+}
+
+/// What a kernel or a library reads.
+#[derive(Debug)]
+pub(super) struct In<'a, T> {
+    pub(super) pointer: u64,
+    of: PhantomData<&'a T>,
+}
+
+impl<T> Clone for In<'_, T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T> Copy for In<'_, T> {}
+
+impl<T> In<'_, T> {
+    /// A null pointer, where a kernel may have none.
+    pub(super) const fn none() -> Self {
+        In { pointer: 0, of: PhantomData }
+    }
+}
+
+/// What a kernel or a library writes, and may read.
+#[derive(Debug)]
+pub(super) struct Out<'a, T> {
+    pub(super) pointer: u64,
+    of: PhantomData<&'a mut T>,
+}
+
+/// An argument of a kernel.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Argument {
+    U64(u64),
+    U32(u32),
+    F32(f32),
+    F64(f64),
+}
+
+/// A GPU with one context and one stream, on which all of its work runs in order, and its kernels.
+#[derive(Debug)]
+pub(super) struct Driver {
+    context: Arc<CudaContext>,
+    stream: Arc<CudaStream>,
+    functions: BTreeMap<&'static str, CudaFunction>,
+}
+
+impl Driver {
+    /// Whether the driver's library is on this machine.
+    pub(super) fn is_present() -> bool {
+        // SAFETY: it loads a library by its usual name, whose initialisers are NVIDIA's.
+        unsafe { is_culib_present() }
+    }
+
+    /// The CUDA version that the driver supports: 13000 for 13.0. The library must be present.
+    pub(super) fn version() -> Result<i32, CudaError> {
+        let mut version = 0;
+        // SAFETY: the pointer is that of a number that lives longer than the call.
+        unsafe { cuDriverGetVersion(&raw mut version) }.result().map_err(failed("cuDriverGetVersion"))?;
+        Ok(version)
+    }
+
+    /// How many GPUs there are; none where the driver says that it finds none.
+    pub(super) fn count() -> Result<usize, CudaError> {
+        match CudaContext::device_count() {
+            Ok(count) => Ok(count.max(0) as usize),
+            Err(DriverError(CUresult::CUDA_ERROR_NO_DEVICE)) => Ok(0),
+            Err(error) => Err(failed("cuInit")(error)),
+        }
+    }
+
+    /// The name of a GPU and its compute capability.
+    pub(super) fn described(ordinal: usize) -> Result<(String, (i32, i32)), CudaError> {
+        use cudarc::driver::sys::CUdevice_attribute::{
+            CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR as MAJOR,
+            CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR as MINOR,
+        };
+        let gpu = device::get(ordinal as i32).map_err(failed("cuDeviceGet"))?;
+        let name = device::get_name(gpu).map_err(failed("cuDeviceGetName"))?;
+        // SAFETY: the device is one that cuDeviceGet has just given.
+        let attribute =
+            |of| unsafe { device::get_attribute(gpu, of) }.map_err(failed("cuDeviceGetAttribute"));
+        Ok((name, (attribute(MAJOR)?, attribute(MINOR)?)))
+    }
+
+    /// Opens a GPU and loads all kernels, which its driver compiles for it.
+    pub(super) fn open(ordinal: usize) -> Result<Self, CudaError> {
+        let context = CudaContext::new(ordinal).map_err(failed("cuDevicePrimaryCtxRetain"))?;
+        // SAFETY: buffers are used on the one stream of this context, so their order is the stream's.
+        unsafe { context.disable_event_tracking() };
+        let stream = context.new_stream().map_err(failed("cuStreamCreate"))?;
+        let mut functions = BTreeMap::new();
+        for (ptx, kernels) in MODULES {
+            let module = context.load_module(Ptx::from_src(*ptx)).map_err(failed("cuModuleLoadData"))?;
+            for (kernel, _) in *kernels {
+                functions
+                    .insert(*kernel, module.load_function(kernel).map_err(failed("cuModuleGetFunction"))?);
+            }
+        }
+        Ok(Self { context, stream, functions })
+    }
+
+    /// The stream, for the libraries.
+    pub(super) const fn stream(&self) -> &Arc<CudaStream> {
+        &self.stream
+    }
+
+    /// Makes the GPU that of the calling thread, as the libraries expect.
+    pub(super) fn bind(&self) -> Result<(), CudaError> {
+        self.context.bind_to_thread().map_err(failed("cuCtxSetCurrent"))
+    }
+
+    /// Memory whose contents nobody knows; room for one value at least.
+    pub(super) fn buffer<T: Element>(&self, length: usize) -> Result<Buffer<T>, CudaError> {
+        let length = length.max(1);
+        // SAFETY: any bits are a value of T, so nothing is read that is not one.
+        let slice =
+            unsafe { self.stream.alloc::<T>(length) }.map_err(|error| self.no_room::<T>(length, error))?;
+        let start = slice.device_ptr(&self.stream).0;
+        Ok(Buffer { slice, start })
+    }
+
+    /// Zeros.
+    pub(super) fn zeros<T: Element>(&self, length: usize) -> Result<Buffer<T>, CudaError> {
+        let mut buffer = self.buffer::<T>(length)?;
+        self.set_bytes(&mut buffer, 0)?;
+        Ok(buffer)
+    }
+
+    /// Sets every byte.
+    pub(super) fn set_bytes<T: Element>(&self, buffer: &mut Buffer<T>, byte: u8) -> Result<(), CudaError> {
+        self.bind()?;
+        let bytes = buffer.len() * size_of::<T>();
+        let start = buffer.slice.device_ptr_mut(&self.stream).0;
+        // SAFETY: the bytes are the buffer's, and any of them make values of T.
+        unsafe { memset_d8_async(start, byte, bytes, self.stream.cu_stream()) }
+            .map_err(failed("cuMemsetD8Async"))
+    }
+
+    /// Copies values to a new buffer.
+    pub(super) fn upload<T: Element>(&self, values: &[T]) -> Result<Buffer<T>, CudaError> {
+        let mut buffer = self.buffer(values.len())?;
+        self.write(values, &mut buffer)?;
+        Ok(buffer)
+    }
+
+    /// Copies values to the beginning of a buffer.
+    pub(super) fn write<T: Element>(&self, values: &[T], buffer: &mut Buffer<T>) -> Result<(), CudaError> {
+        if values.is_empty() {
+            return Ok(());
+        }
+        self.fits(values.len(), buffer.len())?;
+        self.stream.memcpy_htod(values, &mut buffer.slice).map_err(failed("cuMemcpyHtoDAsync"))
+    }
+
+    /// Copies the first values of a buffer to the host, once all work before is done.
+    pub(super) fn read<T: Element>(&self, buffer: &Buffer<T>, to: &mut [T]) -> Result<(), CudaError> {
+        if to.is_empty() {
+            return Ok(());
+        }
+        self.fits(to.len(), buffer.len())?;
+        let from = buffer.slice.slice(..to.len());
+        self.stream.memcpy_dtoh(&from, to).map_err(failed("cuMemcpyDtoHAsync"))?;
+        self.stream.synchronize().map_err(failed("cuStreamSynchronize"))
+    }
+
+    /// Copies the first `length` values of a buffer to another one.
+    pub(super) fn copy<T: Element>(
+        &self,
+        from: &Buffer<T>,
+        to: &mut Buffer<T>,
+        length: usize,
+    ) -> Result<(), CudaError> {
+        self.fits(length, from.len().min(to.len()))?;
+        let from = from.slice.slice(..length);
+        self.stream.memcpy_dtod(&from, &mut to.slice).map_err(failed("cuMemcpyDtoDAsync"))
+    }
+
+    /// Launches a kernel after the work before it. Its arguments have the types that [`super::kernels`] says, which are those of its PTX.
+    pub(super) fn launch(
+        &self,
+        kernel: &'static str,
+        launch: Launch,
+        arguments: &[Argument],
+    ) -> Result<(), CudaError> {
+        let Some(function) = self.functions.get(kernel) else {
+            return Err(CudaError::Call { call: kernel, problem: "there is no such kernel".to_owned() });
+        };
+        let mut builder = self.stream.launch_builder(function);
+        for argument in arguments {
+            match argument {
+                Argument::U64(x) => builder.arg(x),
+                Argument::U32(x) => builder.arg(x),
+                Argument::F32(x) => builder.arg(x),
+                Argument::F64(x) => builder.arg(x),
+            };
+        }
+        let Launch { grid, block, shared } = launch;
+        let config = LaunchConfig {
+            grid_dim: (grid[0], grid[1], grid[2]),
+            block_dim: (block[0], block[1], block[2]),
+            shared_mem_bytes: shared,
+        };
+        // SAFETY: the arguments are of the kernel's types, pointers are those of buffers that the caller holds, and the callers in this
+        // module check that matrices have the sizes that they tell the kernel.
+        unsafe { builder.launch(config) }.map_err(failed(kernel))?;
+        Ok(())
+    }
+
+    fn fits(&self, length: usize, room: usize) -> Result<(), CudaError> {
+        if length <= room {
+            Ok(())
+        } else {
+            let problem = format!("{length} values do not fit a buffer of {room}");
+            Err(CudaError::Call { call: "a copy", problem })
+        }
+    }
+
+    fn no_room<T>(&self, length: usize, error: DriverError) -> CudaError {
+        match (error, mem_get_info()) {
+            (DriverError(CUresult::CUDA_ERROR_OUT_OF_MEMORY), Ok((free, total))) => CudaError::Memory {
+                wanted: (length * size_of::<T>()) as u64,
+                free: free as u64,
+                total: total as u64,
+            },
+            _ => failed("cuMemAllocAsync")(error),
+        }
+    }
+}
+
+fn failed(call: &'static str) -> impl Fn(DriverError) -> CudaError {
+    move |error| {
+        let said = error.error_string().map(|text| text.to_string_lossy().into_owned());
+        CudaError::Call { call, problem: said.unwrap_or_else(|_| format!("{:?}", error.0)) }
+    }
+}

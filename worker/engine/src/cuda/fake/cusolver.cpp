@@ -1,0 +1,108 @@
+// cuSOLVER in host memory, for tests: libcusolver.so.12. Cholesky factors and the inverses from them, in f32 and f64.
+#include <cmath>
+#include <cstddef>
+#include <vector>
+
+#define EXPORT extern "C" __attribute__((visibility("default")))
+
+// As in cusolver_common.h and cublas_api.h.
+enum Status { SUCCESS = 0, INVALID_VALUE = 3 };
+enum Fill { LOWER = 0, UPPER = 1 };
+
+EXPORT int cusolverDnCreate(void** handle) {
+    *handle = new char;
+    return SUCCESS;
+}
+EXPORT int cusolverDnDestroy(void* handle) {
+    delete static_cast<char*>(handle);
+    return SUCCESS;
+}
+EXPORT int cusolverDnSetStream(void*, void*) { return SUCCESS; }
+EXPORT int cusolverDnSetDeterministicMode(void*, int) { return SUCCESS; }
+
+// One triangle of a symmetric matrix, as if it were the lower one.
+template <class T>
+struct Triangle {
+    T* values;
+    int fill;
+    size_t stride;
+
+    T& at(size_t i, size_t j) const { return fill == LOWER ? values[j * stride + i] : values[i * stride + j]; }
+};
+
+// L of L L^T takes the triangle's place. The first pivot that fails, counted from 1, or 0.
+template <class T>
+int factorised(const Triangle<T>& a, size_t n) {
+    std::vector<T> row(n);
+    for (size_t i = 0; i < n; i++) {
+        for (size_t j = 0; j < i; j++) {
+            T sum = a.at(i, j);
+            for (size_t k = 0; k < j; k++) sum -= row[k] * a.at(j, k);
+            row[j] = sum / a.at(j, j);
+        }
+        T pivot = a.at(i, i);
+        for (size_t k = 0; k < i; k++) pivot -= row[k] * row[k];
+        if (!(pivot > 0)) return static_cast<int>(i) + 1;
+        for (size_t j = 0; j < i; j++) a.at(i, j) = row[j];
+        a.at(i, i) = std::sqrt(pivot);
+    }
+    return 0;
+}
+
+// (L L^T)^-1 takes the place of L: Q = L^-1, then Q^T Q.
+template <class T>
+void inverted(const Triangle<T>& a, size_t n) {
+    std::vector<T> q(n * n);
+    for (size_t j = 0; j < n; j++) {
+        q[j * n + j] = 1 / a.at(j, j);
+        for (size_t i = j + 1; i < n; i++) {
+            T sum = 0;
+            for (size_t k = j; k < i; k++) sum -= a.at(i, k) * q[j * n + k];
+            q[j * n + i] = sum / a.at(i, i);
+        }
+    }
+    for (size_t i = 0; i < n; i++)
+        for (size_t j = 0; j <= i; j++) {
+            T sum = 0;
+            for (size_t k = i; k < n; k++) sum += q[i * n + k] * q[j * n + k];
+            a.at(i, j) = sum;
+        }
+}
+
+template <class T>
+int buffer_size(int n, int stride, int* length) {
+    if (n < 1 || stride < n) return INVALID_VALUE;
+    *length = n;
+    return SUCCESS;
+}
+
+template <class T>
+int potrf(int fill, int n, T* a, int stride, const T* work, int length, int* info) {
+    if (n < 1 || stride < n || work == nullptr || length < n) return INVALID_VALUE;
+    *info = factorised(Triangle<T>{a, fill, static_cast<size_t>(stride)}, n);
+    return SUCCESS;
+}
+
+template <class T>
+int potri(int fill, int n, T* a, int stride, const T* work, int length, int* info) {
+    if (n < 1 || stride < n || work == nullptr || length < n) return INVALID_VALUE;
+    inverted(Triangle<T>{a, fill, static_cast<size_t>(stride)}, n);
+    *info = 0;
+    return SUCCESS;
+}
+
+#define FOR_TYPE(letter, T)                                                                                                         \
+    EXPORT int cusolverDn##letter##potrf_bufferSize(void*, int, int n, T*, int stride, int* length) {                               \
+        return buffer_size<T>(n, stride, length);                                                                                   \
+    }                                                                                                                               \
+    EXPORT int cusolverDn##letter##potri_bufferSize(void*, int, int n, T*, int stride, int* length) {                               \
+        return buffer_size<T>(n, stride, length);                                                                                   \
+    }                                                                                                                               \
+    EXPORT int cusolverDn##letter##potrf(void*, int fill, int n, T* a, int stride, T* work, int length, int* info) {                \
+        return potrf(fill, n, a, stride, work, length, info);                                                                       \
+    }                                                                                                                               \
+    EXPORT int cusolverDn##letter##potri(void*, int fill, int n, T* a, int stride, T* work, int length, int* info) {                \
+        return potri(fill, n, a, stride, work, length, info);                                                                       \
+    }
+FOR_TYPE(S, float)
+FOR_TYPE(D, double)

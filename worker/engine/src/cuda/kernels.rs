@@ -1,0 +1,180 @@
+//! The kernels that a GPU runs, with the types of their arguments.
+
+use super::CudaError;
+use super::driver::{Argument, Driver, In, Out};
+
+/// Threads of a block, where a kernel does not need another number.
+const THREADS: u32 = 256;
+
+/// The most blocks of a grid that goes over rows: each takes several of them.
+const ROW_BLOCKS: usize = 256;
+
+/// Blocks of a launch, threads of a block, and the bytes of shared memory that a block gets besides what its kernel declares.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Launch {
+    pub(super) grid: [u32; 3],
+    pub(super) block: [u32; 3],
+    pub(super) shared: u32,
+}
+
+impl Launch {
+    /// A thread for each of `count` values.
+    pub(super) fn each(count: usize) -> Self {
+        Self::blocks(count.div_ceil(THREADS as usize))
+    }
+
+    /// So many blocks of 256 threads.
+    pub(super) fn blocks(count: usize) -> Self {
+        Self { grid: [count.max(1) as u32, 1, 1], block: [THREADS, 1, 1], shared: 0 }
+    }
+
+    /// A grid whose x goes over columns, 256 to a block, and whose y goes over rows, each block taking several where there are many.
+    pub(super) fn matrix(rows: usize, columns: usize) -> Self {
+        let across = columns.div_ceil(THREADS as usize).max(1) as u32;
+        Self { grid: [across, rows.clamp(1, ROW_BLOCKS) as u32, 1], block: [THREADS, 1, 1], shared: 0 }
+    }
+
+    /// The same with one row of blocks for each of `parts`.
+    pub(super) fn parts(columns: usize, parts: usize) -> Self {
+        let across = columns.div_ceil(THREADS as usize).max(1) as u32;
+        Self { grid: [across, parts.max(1) as u32, 1], block: [THREADS, 1, 1], shared: 0 }
+    }
+
+    /// Blocks of 32 x 8 threads, each with a tile of 32 columns and `height` rows.
+    pub(super) fn tiles(rows: usize, columns: usize, height: usize) -> Self {
+        let grid = [columns.div_ceil(32).max(1) as u32, rows.div_ceil(height).max(1) as u32, 1];
+        Self { grid, block: [32, 8, 1], shared: 0 }
+    }
+
+    /// The same with so many bytes of shared memory.
+    pub(super) fn with_shared(self, bytes: usize) -> Self {
+        Self { shared: bytes as u32, ..self }
+    }
+
+    /// The same with so many threads in a block.
+    pub(super) fn with_threads(self, threads: u32) -> Self {
+        Self { block: [threads, 1, 1], ..self }
+    }
+}
+
+/// An argument's type, and what PTX calls it.
+trait Parameter {
+    const PTX: &'static str;
+
+    fn argument(self) -> Argument;
+}
+
+impl<T> Parameter for In<'_, T> {
+    const PTX: &'static str = "u64";
+
+    fn argument(self) -> Argument {
+        Argument::U64(self.pointer)
+    }
+}
+
+impl<T> Parameter for Out<'_, T> {
+    const PTX: &'static str = "u64";
+
+    fn argument(self) -> Argument {
+        Argument::U64(self.pointer)
+    }
+}
+
+macro_rules! numbers {
+    ($($type:ty, $variant:ident, $ptx:literal;)*) => {
+        $(impl Parameter for $type {
+            const PTX: &'static str = $ptx;
+
+            fn argument(self) -> Argument {
+                Argument::$variant(self)
+            }
+        })*
+    };
+}
+numbers! {
+    u64, U64, "u64";
+    u32, U32, "u32";
+    f32, F32, "f32";
+    f64, F64, "f64";
+}
+
+/// A size or an index, as kernels take it. Larger ones were refused where the matrix came from.
+impl Parameter for usize {
+    const PTX: &'static str = "u32";
+
+    fn argument(self) -> Argument {
+        Argument::U32(u32::try_from(self).unwrap_or(u32::MAX))
+    }
+}
+
+/// What of a module is launched: its PTX, and its kernels with what PTX calls their arguments' types.
+type Module = (&'static str, &'static [(&'static str, &'static [&'static str])]);
+
+/// Declares kernels by module, each as a method of [`Driver`] that launches it.
+macro_rules! kernels {
+    ($($file:literal { $($name:ident($($argument:ident: $type:ty),* $(,)?);)* })*) => {
+        /// All modules.
+        pub(super) const MODULES: &[Module] = &[$(
+            (include_str!(concat!("ptx/", $file, ".ptx")), &[$((stringify!($name), &[$(<$type as Parameter>::PTX),*])),*]),
+        )*];
+
+        #[allow(clippy::too_many_arguments)]
+        impl Driver {$($(
+            #[doc = concat!("`", stringify!($name), "` of `kernels/", $file, ".cu`.")]
+            pub(super) fn $name(&self, launch: Launch, $($argument: $type),*) -> Result<(), CudaError> {
+                self.launch(stringify!($name), launch, &[$(Parameter::argument($argument)),*])
+            }
+        )*)*}
+    };
+}
+
+kernels! {
+    "gram" {
+        column_squares_f32(rows: In<'_, f32>, tokens: usize, width: usize, parts: Out<'_, f64>);
+        add_column_squares(parts: In<'_, f64>, count: usize, width: usize, alpha: f64, energy: Out<'_, f64>);
+        admit_observation_exact(
+            energy: In<'_, f64>, sums: In<'_, i64>, n: usize, alpha: f64, unit: f64, verdict: Out<'_, u32>,
+        );
+        admit_observation_f32(energy: In<'_, f64>, sums: In<'_, f32>, n: usize, alpha: f64, verdict: Out<'_, u32>);
+        add_tile_exact(
+            tile: In<'_, f32>, rows: usize, columns: usize, stride: usize, row0: usize, column0: usize, n: usize, scale: f64,
+            verdict: In<'_, u32>, sums: Out<'_, i64>, spoilt: Out<'_, u32>,
+        );
+        add_tile_f32(
+            tile: In<'_, f32>, rows: usize, columns: usize, stride: usize, row0: usize, column0: usize, n: usize, alpha: f32,
+            verdict: In<'_, u32>, sums: Out<'_, f32>,
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What the PTX calls the types of a kernel's arguments.
+    fn declared<'a>(ptx: &'a str, kernel: &str) -> Vec<&'a str> {
+        let (_, rest) = ptx.split_once(&format!(".entry {kernel}(")).unwrap();
+        let (arguments, _) = rest.split_once(')').unwrap();
+        let types = arguments.split_whitespace().filter_map(|word| word.strip_prefix('.'));
+        types.filter(|word| *word != "param" && *word != "ptr" && *word != "align").collect()
+    }
+
+    #[test]
+    fn every_kernel_takes_the_arguments_that_its_ptx_declares() {
+        for (ptx, kernels) in MODULES {
+            for (kernel, types) in *kernels {
+                assert_eq!(declared(ptx, kernel), *types, "{kernel}");
+            }
+        }
+    }
+
+    #[test]
+    fn sums_and_products_of_the_ptx_are_rounded_one_by_one() {
+        // Without a rounding mode the driver's compiler would fuse them.
+        for (ptx, _) in MODULES {
+            for word in ptx.split_whitespace() {
+                assert!(!["mul.f32", "add.f32", "sub.f32", "mul.f64", "add.f64", "sub.f64"].contains(&word));
+            }
+        }
+    }
+}

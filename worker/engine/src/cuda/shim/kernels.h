@@ -1,0 +1,24 @@
+// Every kernel, compiled for the processor.
+#pragma once
+#include "shim.h"
+
+#include "../kernels/admm.cu"
+#include "../kernels/gram.cu"
+#include "../kernels/largest.cu"
+#include "../kernels/n_to_m.cu"
+#include "../kernels/norm.cu"
+#include "../kernels/obs.cu"
+#include "../kernels/refine.cu"
+#include "../kernels/square.cu"
+
+#define FOR_EACH_KERNEL(DO)                                                                                                            \
+    DO(column_squares_f32) DO(column_squares_bf16) DO(add_column_squares)                                                              \
+    DO(admit_observation_exact) DO(admit_observation_f32) DO(add_tile_exact) DO(add_tile_f32) DO(largest_of_diagonal)                  \
+    DO(begin_selection) DO(count_keys) DO(choose_digit) DO(count_ties) DO(end_selection) DO(zero_lowest) DO(first_not_finite)          \
+    DO(mask_n_to_m) DO(zero_unmasked)                                                                                                  \
+    DO(scale_weight) DO(split_lowest) DO(split_masked) DO(finish_lowest) DO(finish_masked)                                             \
+    DO(offset_rows) DO(first_direction) DO(advance_rows) DO(finish_rows)                                                               \
+    DO(prune_block_lowest) DO(prune_block_n_to_m)                                                                                      \
+    DO(set_diagonal_f32) DO(set_diagonal_f64) DO(mirror_upper) DO(widen_square) DO(narrow_upper) DO(reverse_factor) DO(copy_columns)   \
+    DO(norm_modulate_f32) DO(norm_modulate_bf16) DO(head_norm_f32) DO(head_norm_bf16) DO(rotate_f32) DO(rotate_bf16)                   \
+    DO(gelu_f32) DO(gelu_bf16) DO(add_gated_f32) DO(add_gated_bf16)

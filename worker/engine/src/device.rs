@@ -1,0 +1,99 @@
+//! Where Grams are summed and linears are solved.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use thiserror::Error;
+
+#[cfg(feature = "cuda")]
+use crate::cuda::{CudaDevice, CudaError, CudaGrams};
+use crate::gram::{Gram, GramSet};
+
+/// The name of a device: `cpu`, `cuda` or `cuda:N`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DeviceName {
+    /// The processor.
+    #[default]
+    Cpu,
+    /// A GPU of NVIDIA's, counted from 0.
+    Cuda(usize),
+}
+
+/// Why a device cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum DeviceError {
+    /// No name of a device.
+    #[error("\"{0}\" is not a device: cpu, cuda or cuda:N")]
+    Name(String),
+    /// This build has no code for GPUs.
+    #[error(
+        "this build of obsdiff cannot use GPUs: build it with `--features cuda`, or run it with --device cpu"
+    )]
+    NotBuilt,
+    /// The GPU cannot be used.
+    #[cfg(feature = "cuda")]
+    #[error(transparent)]
+    Cuda(#[from] CudaError),
+}
+
+impl FromStr for DeviceName {
+    type Err = DeviceError;
+
+    fn from_str(name: &str) -> Result<Self, DeviceError> {
+        match name.split_once(':') {
+            None if name == "cpu" => Ok(Self::Cpu),
+            None if name == "cuda" => Ok(Self::Cuda(0)),
+            Some(("cuda", ordinal)) => {
+                ordinal.parse().map(Self::Cuda).map_err(|_| DeviceError::Name(name.to_owned()))
+            }
+            _ => Err(DeviceError::Name(name.to_owned())),
+        }
+    }
+}
+
+impl fmt::Display for DeviceName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Cpu => f.write_str("cpu"),
+            Self::Cuda(ordinal) => write!(f, "cuda:{ordinal}"),
+        }
+    }
+}
+
+/// A device that is ready to work.
+#[derive(Clone, Debug, Default)]
+pub enum ComputeDevice {
+    /// The processor.
+    #[default]
+    Cpu,
+    /// A GPU of NVIDIA's.
+    #[cfg(feature = "cuda")]
+    Cuda(Arc<CudaDevice>),
+}
+
+impl ComputeDevice {
+    /// Opens a device.
+    ///
+    /// # Errors
+    /// When this build or this machine cannot use it, with the remedy.
+    pub fn open(name: DeviceName) -> Result<Self, DeviceError> {
+        match name {
+            DeviceName::Cpu => Ok(Self::Cpu),
+            #[cfg(feature = "cuda")]
+            DeviceName::Cuda(ordinal) => Ok(Self::Cuda(Arc::new(CudaDevice::open(ordinal)?))),
+            #[cfg(not(feature = "cuda"))]
+            DeviceName::Cuda(_) => Err(DeviceError::NotBuilt),
+        }
+    }
+
+    /// An empty set of Grams that it sums.
+    pub fn grams(&self) -> Box<dyn GramSet> {
+        match self {
+            Self::Cpu => Box::new(BTreeMap::<_, Arc<Gram>>::new()),
+            #[cfg(feature = "cuda")]
+            Self::Cuda(device) => Box::new(CudaGrams::new(Arc::clone(device))),
+        }
+    }
+}

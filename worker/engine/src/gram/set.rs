@@ -1,0 +1,94 @@
+//! The Grams of several sites, wherever they are summed.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use obsdiff_proto::SiteId;
+
+use super::{Gram, GramError, column_energy};
+
+/// The open Grams of a package, on the device that sums them.
+pub trait GramSet {
+    /// Opens a site's Gram with the sums that it has so far.
+    ///
+    /// # Errors
+    /// [`GramError::Device`] where the device has no room for it.
+    fn open(&mut self, site: SiteId, gram: &Arc<Gram>) -> Result<(), GramError>;
+
+    /// Copies the sums and the mass of a site's Gram to one of the same shape. It stays open.
+    ///
+    /// # Errors
+    /// [`GramError::Mismatch`] for a Gram of another width, exponent or kind, or of a site that is not open; [`GramError::Device`].
+    fn read(&self, site: SiteId, gram: &mut Gram) -> Result<(), GramError>;
+
+    /// Features of a site's Gram; none where it is not open.
+    fn width(&self, site: SiteId) -> Option<usize>;
+
+    /// Adds alpha X^T X to a site's Gram for an observation `rows` = X (tokens x n, row-major), as [`Gram::observe`] does. Nothing happens
+    /// where it is not open.
+    ///
+    /// # Errors
+    /// As [`Gram::observe`], and [`GramError::Device`].
+    fn observe(&mut self, site: SiteId, rows: &[f32], alpha: f64) -> Result<(), GramError>;
+
+    /// S_jj for every column j of a site's Gram, not divided by the mass; none where it is not open.
+    ///
+    /// # Errors
+    /// [`GramError::Device`].
+    fn diagonal(&self, site: SiteId) -> Result<Option<Vec<f64>>, GramError>;
+
+    /// Adds alpha times the sum of squares of each column of `rows` (tokens x `width`, row-major) to `energy` (`width`), as
+    /// [`column_energy`] does.
+    ///
+    /// # Errors
+    /// [`GramError::Device`].
+    fn column_energy(
+        &mut self,
+        rows: &[f32],
+        width: usize,
+        alpha: f64,
+        energy: &mut [f64],
+    ) -> Result<(), GramError>;
+}
+
+/// On the processor. While a Gram is shared, observations are added to a copy.
+impl GramSet for BTreeMap<SiteId, Arc<Gram>> {
+    fn open(&mut self, site: SiteId, gram: &Arc<Gram>) -> Result<(), GramError> {
+        self.insert(site, Arc::clone(gram));
+        Ok(())
+    }
+
+    fn read(&self, site: SiteId, gram: &mut Gram) -> Result<(), GramError> {
+        let of = self.get(&site).ok_or(GramError::Mismatch)?;
+        if (of.width(), of.exponent(), of.accumulates())
+            != (gram.width(), gram.exponent(), gram.accumulates())
+        {
+            return Err(GramError::Mismatch);
+        }
+        gram.clone_from(of);
+        Ok(())
+    }
+
+    fn width(&self, site: SiteId) -> Option<usize> {
+        self.get(&site).map(|gram| gram.width())
+    }
+
+    fn observe(&mut self, site: SiteId, rows: &[f32], alpha: f64) -> Result<(), GramError> {
+        self.get_mut(&site).map_or(Ok(()), |gram| Arc::make_mut(gram).observe(rows, alpha))
+    }
+
+    fn diagonal(&self, site: SiteId) -> Result<Option<Vec<f64>>, GramError> {
+        Ok(self.get(&site).map(|gram| gram.diagonal()))
+    }
+
+    fn column_energy(
+        &mut self,
+        rows: &[f32],
+        width: usize,
+        alpha: f64,
+        energy: &mut [f64],
+    ) -> Result<(), GramError> {
+        column_energy(rows, width, alpha, energy);
+        Ok(())
+    }
+}

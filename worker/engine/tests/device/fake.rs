@@ -1,0 +1,110 @@
+//! The suite on a GPU in host memory, and what is said where something is missing.
+#![allow(unsafe_code)]
+
+use std::env;
+use std::process::{Command, Output};
+
+use cudarc::driver::sys::culib;
+use obsdiff_engine::device::ComputeDevice;
+use obsdiff_engine::gram::Gram;
+use obsdiff_proto::{Accumulate, SiteId};
+use obsdiff_tests::{fake_cuda, noise};
+
+use crate::device;
+
+/// What [`opening_a_gpu_says_what_is_wrong`] is to find.
+const EXPECTED: &str = "EXPECTED_PROBLEM";
+
+/// This program with other libraries.
+fn child(arguments: &[&str], settings: &[(&str, &str)]) -> Output {
+    let mut child = Command::new(env::current_exe().unwrap());
+    child.args(arguments).env("LD_LIBRARY_PATH", fake_cuda()).env("OBSDIFF_DEVICE", "cuda");
+    child.envs(settings.iter().copied()).output().unwrap()
+}
+
+/// A number that the fake driver counts; none under a real one.
+fn counted(name: &str) -> Option<u64> {
+    // SAFETY: the functions of this name take nothing and return a number.
+    unsafe { culib().get::<unsafe extern "C" fn() -> u64>(name.as_bytes()).ok().map(|count| count()) }
+}
+
+#[test]
+fn the_suite_passes_on_a_gpu_in_host_memory() {
+    if env::var_os("OBSDIFF_DEVICE").is_some() {
+        // This is the suite on some device.
+        return;
+    }
+    let output = child(&["--skip", "in_host_memory", "--test-threads", "2"], &[]);
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{said}\n{}", String::from_utf8_lossy(&output.stderr));
+    assert!(said.contains("grams_equal_the_processors_where_products_are_exact ... ok"), "{said}");
+}
+
+#[test]
+fn opening_a_gpu_says_what_is_wrong() {
+    match env::var(EXPECTED) {
+        Ok(expected) => {
+            let name = env::var("OBSDIFF_DEVICE").unwrap().parse().unwrap();
+            assert_eq!(ComputeDevice::open(name).unwrap_err().to_string(), expected);
+        }
+        Err(_) => drop(device()),
+    }
+}
+
+#[test]
+fn what_is_missing_in_host_memory_is_said_with_its_remedy() {
+    if env::var_os("OBSDIFF_DEVICE").is_some() {
+        return;
+    }
+    let cases: [(&[(&str, &str)], &str); 5] = [
+        (
+            &[("FAKE_CUDA_GPUS", "0")],
+            "there is no GPU 0: the driver sees 0; see `nvidia-smi -L`, and check CUDA_VISIBLE_DEVICES",
+        ),
+        (
+            &[("OBSDIFF_DEVICE", "cuda:2"), ("FAKE_CUDA_GPUS", "2")],
+            "there is no GPU 2: the driver sees 2; see `nvidia-smi -L`, and check CUDA_VISIBLE_DEVICES",
+        ),
+        (
+            &[("FAKE_CUDA_CAPABILITY", "75")],
+            "GPU 0 (Fake GPU) has compute capability 7.5, but obsdiff needs 8.0 (A100, RTX 30) or newer",
+        ),
+        (
+            &[("FAKE_CUDA_VERSION", "12040")],
+            "the NVIDIA driver supports CUDA 12.4 at most, but obsdiff needs 13.0: install driver 580 or newer",
+        ),
+        (
+            &[("FAKE_CUDA_MEMORY", "1048576")],
+            "the GPU has no room for another 32.0 MiB: 1.0 MiB of 1.0 MiB are free; set more packages.count, or packages.memory",
+        ),
+    ];
+    for (settings, expected) in cases {
+        let settings: Vec<_> = settings.iter().copied().chain([(EXPECTED, expected)]).collect();
+        let output = child(&["--exact", "fake::opening_a_gpu_says_what_is_wrong"], &settings);
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && said.contains("1 passed"), "{said}");
+    }
+}
+
+#[test]
+fn an_observation_crosses_to_the_gpu_once_and_only_a_verdict_comes_back() {
+    if !matches!(device(), ComputeDevice::Cuda(_)) || counted("fake_cuda_bytes_to_host").is_none() {
+        return;
+    }
+    let (width, tokens) = (64, 100);
+    let mut grams = device().grams();
+    grams.open(SiteId(0), &std::sync::Arc::new(Gram::new(width, Accumulate::Exact, 20))).unwrap();
+    let rows = noise(1, tokens * width);
+    grams.observe(SiteId(0), &rows, 1.0).unwrap();
+    // Other tests of the suite may copy at the same time: a child of its own counts.
+    if env::var_os("COUNTS").is_none() {
+        let test = "fake::an_observation_crosses_to_the_gpu_once_and_only_a_verdict_comes_back";
+        let output = child(&["--exact", test], &[("COUNTS", "yes")]);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+        return;
+    }
+    let before = ["fake_cuda_bytes_to_host", "fake_cuda_bytes_to_device"].map(|name| counted(name).unwrap());
+    grams.observe(SiteId(0), &rows, 1.0).unwrap();
+    let after = ["fake_cuda_bytes_to_host", "fake_cuda_bytes_to_device"].map(|name| counted(name).unwrap());
+    assert_eq!([after[0] - before[0], after[1] - before[1]], [12, 4 * (tokens * width) as u64]);
+}

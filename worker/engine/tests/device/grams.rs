@@ -1,0 +1,157 @@
+//! Grams.
+
+use std::sync::Arc;
+
+use obsdiff_engine::gram::{Gram, GramError, GramSet, column_energy};
+use obsdiff_proto::{Accumulate, SiteId};
+use obsdiff_tests::{Prng, noise};
+
+use crate::device;
+
+const SITE: SiteId = SiteId(3);
+
+/// Whole numbers from -8 to 8: all products and sums of a few thousand are exact in f32.
+fn whole_numbers(seed: u64, count: usize) -> Vec<f32> {
+    let mut prng = Prng::new(seed);
+    (0..count).map(|_| prng.below(17) as f32 - 8.0).collect()
+}
+
+/// A set of the device's with one empty Gram.
+fn opened(width: usize, accumulate: Accumulate, exponent: i32) -> Box<dyn GramSet> {
+    let mut grams = device().grams();
+    grams.open(SITE, &Arc::new(Gram::new(width, accumulate, exponent))).unwrap();
+    grams
+}
+
+/// The Gram as the host reads it.
+fn read(grams: &dyn GramSet, like: &Gram) -> Gram {
+    let mut read = Gram::new(like.width(), like.accumulates(), like.exponent());
+    grams.read(SITE, &mut read).unwrap();
+    read
+}
+
+#[test]
+fn grams_equal_the_processors_where_products_are_exact() {
+    for accumulate in [Accumulate::Exact, Accumulate::F32] {
+        for (width, tokens) in [(1, 1), (7, 3), (33, 300), (64, 64), (130, 257), (520, 11)] {
+            let mut wanted = Gram::new(width, accumulate, 20);
+            let mut grams = opened(width, accumulate, 20);
+            for (seed, alpha) in [(1, 1.0), (2, 0.875), (3, 1.25)] {
+                let rows = whole_numbers(seed, tokens * width);
+                wanted.observe(&rows, alpha).unwrap();
+                grams.observe(SITE, &rows, alpha).unwrap();
+            }
+            assert!(read(&*grams, &wanted) == wanted, "{accumulate:?}, {tokens} x {width}");
+            assert_eq!(grams.diagonal(SITE).unwrap().unwrap(), wanted.diagonal());
+        }
+    }
+}
+
+#[test]
+fn grams_are_close_to_the_processors_where_products_are_rounded() {
+    let (width, tokens) = (96, 200);
+    let mut wanted = Gram::new(width, Accumulate::Exact, 30);
+    let mut grams = opened(width, Accumulate::Exact, 30);
+    for seed in 0..3 {
+        let rows = noise(seed, tokens * width);
+        wanted.observe(&rows, 1.1).unwrap();
+        grams.observe(SITE, &rows, 1.1).unwrap();
+    }
+    let found = read(&*grams, &wanted);
+    assert_eq!(found.mass(), wanted.mass());
+    let [found, wanted] = [&found, &wanted].map(|gram| gram.to_upper::<f64>(width));
+    let largest = wanted.iter().fold(0.0, |most: f64, x| most.max(x.abs()));
+    let off = found.iter().zip(&wanted).fold(0.0, |most: f64, (a, b)| most.max((a - b).abs()));
+    assert!(off < 1e-6 * largest, "off by {off} of {largest}");
+}
+
+#[test]
+fn observations_in_another_order_give_the_same_bytes() {
+    let width = 40;
+    let observations: Vec<Vec<f32>> = (0..4).map(|seed| noise(seed, 50 * width)).collect();
+    let sum = |order: [usize; 4]| {
+        let mut grams = opened(width, Accumulate::Exact, 30);
+        order.iter().for_each(|i| grams.observe(SITE, &observations[*i], 0.9).unwrap());
+        read(&*grams, &Gram::new(width, Accumulate::Exact, 30))
+    };
+    assert!(sum([0, 1, 2, 3]) == sum([3, 1, 0, 2]));
+}
+
+#[test]
+fn a_gram_goes_on_from_the_sums_it_was_opened_with() {
+    let width = 12;
+    let rows = whole_numbers(5, 9 * width);
+    let mut before = Gram::new(width, Accumulate::Exact, 24);
+    before.observe(&rows, 1.0).unwrap();
+    let mut wanted = before.clone();
+    wanted.observe(&rows, 0.5).unwrap();
+    let mut grams = device().grams();
+    grams.open(SITE, &Arc::new(before)).unwrap();
+    grams.observe(SITE, &rows, 0.5).unwrap();
+    assert!(read(&*grams, &wanted) == wanted);
+    assert_eq!(grams.width(SITE), Some(width));
+}
+
+#[test]
+fn what_cannot_be_added_is_refused_as_by_the_processor_and_changes_nothing() {
+    let width = 6;
+    let good = whole_numbers(1, 4 * width);
+    for accumulate in [Accumulate::Exact, Accumulate::F32] {
+        let mut grams = opened(width, accumulate, 30);
+        let mut wanted = Gram::new(width, accumulate, 30);
+        grams.observe(SITE, &good, 1.0).unwrap();
+        wanted.observe(&good, 1.0).unwrap();
+        let mut refuse = |rows: &[f32], alpha: f64| {
+            let problem = grams.observe(SITE, rows, alpha).unwrap_err();
+            assert_eq!(problem, wanted.clone().observe(rows, alpha).unwrap_err());
+            assert!(read(&*grams, &wanted) == wanted, "{problem}");
+            problem
+        };
+        let with = |column: usize, value: f32| {
+            let mut rows = good.clone();
+            rows[2 * width + column] = value;
+            rows
+        };
+        assert_eq!(refuse(&with(4, f32::NAN), 1.0), GramError::NotFinite { column: 4 });
+        assert_eq!(refuse(&with(2, f32::INFINITY), 1.0), GramError::NotFinite { column: 2 });
+        assert_eq!(refuse(&with(0, 3e19), 1.0), GramError::NotFinite { column: 0 });
+        if accumulate == Accumulate::Exact {
+            assert_eq!(refuse(&with(5, 40_000.0), 1.0), GramError::Overflow { column: 5, exponent: 30 });
+        }
+        refuse(&good[1..], 1.0);
+        for alpha in [0.0, -1.0, f64::NAN, f64::INFINITY] {
+            assert_eq!(refuse(&good, alpha), GramError::Alpha);
+        }
+        grams.observe(SITE, &[], 1.0).unwrap();
+        grams.observe(SiteId(4), &good, 1.0).unwrap();
+        assert!(read(&*grams, &wanted) == wanted);
+    }
+}
+
+#[test]
+fn a_gram_of_another_shape_is_not_read() {
+    let grams = opened(6, Accumulate::Exact, 30);
+    let others = [
+        Gram::new(5, Accumulate::Exact, 30),
+        Gram::new(6, Accumulate::Exact, 29),
+        Gram::new(6, Accumulate::F32, 0),
+    ];
+    for mut other in others {
+        assert_eq!(grams.read(SITE, &mut other), Err(GramError::Mismatch));
+    }
+    let mut like = Gram::new(6, Accumulate::Exact, 30);
+    assert_eq!(grams.read(SiteId(4), &mut like), Err(GramError::Mismatch));
+    assert!(grams.diagonal(SiteId(4)).unwrap().is_none());
+}
+
+#[test]
+fn energies_equal_the_processors_where_squares_are_exact() {
+    let mut grams = device().grams();
+    for (width, tokens) in [(1, 1), (5, 600), (300, 7)] {
+        let rows = whole_numbers(7, tokens * width);
+        let (mut found, mut wanted) = (vec![1.0; width], vec![1.0; width]);
+        grams.column_energy(&rows, width, 0.75, &mut found).unwrap();
+        column_energy(&rows, width, 0.75, &mut wanted);
+        assert_eq!(found, wanted);
+    }
+}

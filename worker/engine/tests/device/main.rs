@@ -1,0 +1,18 @@
+//! What every device must do, in one suite: each test holds the device that `OBSDIFF_DEVICE` names to the numbers of the processor.
+//! Without that variable it is the processor itself. On machines without a GPU the suite runs once more with libraries that do a GPU's work
+//! in host memory.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+#[cfg(feature = "cuda")]
+mod fake;
+mod grams;
+
+use std::env;
+
+use obsdiff_engine::device::ComputeDevice;
+
+/// The device that the suite is run for.
+fn device() -> ComputeDevice {
+    let name = env::var("OBSDIFF_DEVICE").unwrap_or_else(|_| "cpu".to_owned());
+    ComputeDevice::open(name.parse().unwrap()).unwrap()
+}
