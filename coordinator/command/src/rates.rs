@@ -152,6 +152,7 @@ impl Sample {
         (calibration.count, calibration.shard_size, calibration.steps) = (prompts, prompts, steps as u32);
         if workload.prompts > 0 {
             (workload.prompts, workload.steps) = (u64::from(prompts), steps as u64 - 1);
+            workload.together = u64::from(prompts);
         }
         spec.packages = PackagesSpec { count: Some(1), memory: None, ..spec.packages };
         // Everything is pruned alike: exceptions are by names of blocks that may not be here.

@@ -74,7 +74,8 @@ pub(crate) fn seconds(
     let solved = cost.weights.saturating_mul(SOLVED) as f64;
     let read = (files.read as f64 + 2.0 * solved) / rates.read;
     let written = (files.written as f64 + solved) / rates.written;
-    let seconds = arithmetic + cost.solve_bytes / rates.memory + read + written;
+    let memory = (cost.gram_traffic + cost.solve_bytes) / rates.memory;
+    let seconds = arithmetic + memory + read + written;
     if seconds.is_finite() { seconds.min(1e12) } else { 0.0 }
 }
 
@@ -92,6 +93,7 @@ mod tests {
         let workload = Workload {
             prompts: 8,
             steps: 10,
+            together: 4,
             tokens: Tokens { image: 1, text: 1, branches: 2 },
             forward_flops: 7.0,
             survey: Default::default(),
@@ -107,7 +109,8 @@ mod tests {
         let close = |found: f64, expected: f64| assert!((found - expected).abs() < 1e-9, "{found}");
         let solving = PackageCost { solve_flops: 31.0, product_flops: 19.0, solve_bytes: 60.0, ..nothing };
         close(time(&solving, none), 120.0 + 2.0 + 2.0 + 3.0);
-        close(time(&PackageCost { gram_flops: 21.0, ..nothing }, none), 120.0 + 3.0);
+        let gathering = PackageCost { gram_flops: 21.0, gram_traffic: 100.0, ..nothing };
+        close(time(&gathering, none), 120.0 + 3.0 + 5.0);
         // Solved weights of 60 bytes are read twice and written once.
         let weights = PackageCost { weights: 15, ..nothing };
         close(time(&weights, FileBytes { read: 30, written: 20 }), 120.0 + 5.0 + 2.0);

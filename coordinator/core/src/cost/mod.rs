@@ -40,6 +40,8 @@ pub struct Workload {
     pub prompts: u64,
     /// Denoising steps of each.
     pub steps: u64,
+    /// Trajectories that share a forward call: those of a shard.
+    pub together: u64,
     /// Tokens of each picture.
     pub tokens: Tokens,
     /// Operations of one forward call on one picture.
@@ -79,6 +81,7 @@ impl Workload {
         Self {
             prompts,
             steps: u64::from(c.steps),
+            together: u64::from(c.shard_size),
             tokens,
             forward_flops,
             survey: SurveyWork::new(spec, tokens),
@@ -88,6 +91,11 @@ impl Workload {
     /// Forward passes of one package, counted per picture.
     pub fn passes(&self) -> u64 {
         self.prompts.saturating_mul(self.steps).saturating_mul(self.tokens.branches)
+    }
+
+    /// Forward calls of one package, each of which brings one observation to a site.
+    fn observations(&self) -> u64 {
+        self.prompts.div_ceil(self.together.max(1)).saturating_mul(self.steps)
     }
 
     /// Rows that one package's calibration brings to a site.
@@ -112,6 +120,8 @@ pub struct PackageCost {
     /// Operations of the Grams: n (n + 1) for each row, as only the upper triangle is formed. For heads and neurons n is one more than
     /// the site's width: a Gram then holds a constant feature, too ([`Package::gram_width`]).
     pub gram_flops: f64,
+    /// Bytes of sums that are read and written while Grams are gathered: all of them, once in each forward call.
+    pub gram_traffic: f64,
     /// Operations of factorising, solving and refining: see [`SolveCost`].
     pub solve_flops: f64,
     /// Those of them that are products of matrices: refinement, rounds of alternating directions, and telling what pruning changed.
@@ -125,7 +135,7 @@ pub struct PackageCost {
 impl PackageCost {
     /// The same for a package whose sums are those of the survey before it.
     fn on_kept_sums(self) -> Self {
-        Self { passes: 0, forward_flops: 0.0, gram_flops: 0.0, ..self }
+        Self { passes: 0, forward_flops: 0.0, gram_flops: 0.0, gram_traffic: 0.0, ..self }
     }
 }
 
@@ -140,6 +150,7 @@ impl Add for PackageCost {
             passes: self.passes.saturating_add(other.passes),
             forward_flops: self.forward_flops + other.forward_flops,
             gram_flops: self.gram_flops + other.gram_flops,
+            gram_traffic: self.gram_traffic + other.gram_traffic,
             solve_flops: self.solve_flops + other.solve_flops,
             product_flops: self.product_flops + other.product_flops,
             solve_bytes: self.solve_bytes + other.solve_bytes,
@@ -234,15 +245,16 @@ fn package(
     let passes = if package.sites.is_empty() { 0 } else { workload.passes() + probed.ceil() as u64 };
     let [swept, products] =
         [0, 1].map(|kind: usize| trials * total(solved().map(|(rows, n)| solving.row_flops(n, rows)[kind])));
+    let gram_bytes =
+        sites().map(|s| gram_bytes(package.gram_width(s), accumulate)).fold(0, u64::saturating_add);
     PackageCost {
         linears: package.linears.len(),
         sites: package.sites.len(),
-        gram_bytes: sites()
-            .map(|s| gram_bytes(package.gram_width(s), accumulate))
-            .fold(0, u64::saturating_add),
+        gram_bytes,
         passes,
         forward_flops: passes as f64 * workload.forward_flops,
         gram_flops: package_gram_flops(package, inventory, workload),
+        gram_traffic: 2.0 * gram_bytes as f64 * workload.observations() as f64,
         solve_flops: total(sites().map(|s| solving.site_flops(s.width))) + swept + products,
         product_flops: products,
         solve_bytes: trials * total(solved().map(|(rows, n)| solving.row_bytes(n, rows))),

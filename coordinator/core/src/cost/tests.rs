@@ -37,6 +37,7 @@ fn small() -> (Plan, Inventory) {
 const WORKLOAD: Workload = Workload {
     prompts: 10,
     steps: 5,
+    together: 4,
     tokens: Tokens { image: 64, text: 20, branches: 2 },
     forward_flops: 1e6,
     survey: SurveyWork { trials: 8, passes: 3.0 },
@@ -55,7 +56,7 @@ fn a_survey_probes_and_the_package_after_it_calibrates_no_more() {
     assert_eq!(survey.forward_flops, bare.forward_flops + 9e6);
     assert_eq!(survey.gram_flops, bare.gram_flops);
     assert!(survey.solve_flops > bare.solve_flops);
-    let kept = PackageCost { passes: 0, forward_flops: 0.0, gram_flops: 0.0, ..bare };
+    let kept = PackageCost { passes: 0, forward_flops: 0.0, gram_flops: 0.0, gram_traffic: 0.0, ..bare };
     assert_eq!(package, kept);
 }
 
@@ -90,6 +91,8 @@ fn a_package_costs_what_its_formulas_say() {
     assert_eq!(package.gram_bytes, 8 * (10 + 3));
     assert_eq!(package.forward_flops, 1e8);
     assert_eq!(package.gram_flops, (100 * 64 * 4 * 5 + 100 * 20 * 2 * 3) as f64);
+    // Three forward calls for each of 5 steps.
+    assert_eq!(package.gram_traffic, (15 * 2 * 8 * (10 + 3)) as f64);
     // A sweep, and two products with a triangle that tell what it changed.
     let rows = (8 * 16 + 7 * 4) as f64;
     assert_eq!(package.solve_flops, (64.0 + 8.0) / 3.0 + 3.0 * rows);
