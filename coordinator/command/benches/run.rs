@@ -32,7 +32,11 @@ fn prune(prompts: u32, steps: u32, spans: &Spans) -> Summary {
     let job = JobFile::load(&file, [], &sets).unwrap();
     let progress = Progress::lines(io::sink(), monotonic());
     let disk = Disk::default();
-    run(&job, &RunContext { workers: 1, memory: None, progress: &progress, spans, disk: &disk }).unwrap()
+    run(
+        &job,
+        &RunContext { workers: 1, memory: None, baseline: false, progress: &progress, spans, disk: &disk },
+    )
+    .unwrap()
 }
 
 fn whole_run(c: &mut Criterion) {

@@ -46,8 +46,18 @@ fn run_until(last: Option<usize>) -> Vec<Operation> {
     let job = JobFile::load(Path::new("job.toml"), [], &[]).unwrap();
     let progress = Progress::lines(io::sink(), monotonic());
     let (spans, disk) = (Spans::new(RUN_SPAN, monotonic()), Disk::watched(until.clone()));
-    run(&job, &RunContext { workers: 1, memory: None, progress: &progress, spans: &spans, disk: &disk })
-        .unwrap();
+    run(
+        &job,
+        &RunContext {
+            workers: 1,
+            memory: None,
+            baseline: false,
+            progress: &progress,
+            spans: &spans,
+            disk: &disk,
+        },
+    )
+    .unwrap();
     std::mem::take(&mut *until.log.lock().unwrap())
 }
 

@@ -47,5 +47,15 @@ pub(crate) fn run_job(file: &Path, sets: &[&str]) -> obsdiff::Result<Summary> {
     let job = JobFile::load(file, [], &sets)?;
     let progress = Progress::lines(std::io::sink(), monotonic());
     let (spans, disk) = (Spans::new(RUN_SPAN, monotonic()), Disk::default());
-    run(&job, &RunContext { workers: 1, memory: None, progress: &progress, spans: &spans, disk: &disk })
+    run(
+        &job,
+        &RunContext {
+            workers: 1,
+            memory: None,
+            baseline: false,
+            progress: &progress,
+            spans: &spans,
+            disk: &disk,
+        },
+    )
 }

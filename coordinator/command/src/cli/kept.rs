@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use obsdiff_proto::Pattern;
 
-use super::{ProcessArgs, path};
+use super::{ProcessArgs, PruningArgs, path};
 
 /// `solve GRAMS`
 #[derive(Debug, Args)]
@@ -20,15 +20,9 @@ pub struct SolveArgs {
     /// Override a key of the job that kept the Grams. May be given several times. SECTION.KEY= unsets the key.
     #[arg(long = "set", value_name = "SECTION.KEY=VALUE")]
     pub sets: Vec<String>,
-    /// Workers in this process, which share its threads. The result does not depend on their number.
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024))]
-    pub workers: u32,
-    /// Print one JSON object with the same figures instead of text. Numbers with a unit have it in their names.
-    #[arg(long)]
-    pub json: bool,
-    /// How the process runs.
+    /// How it prunes, and what it tells.
     #[command(flatten)]
-    pub process: ProcessArgs,
+    pub pruning: PruningArgs,
 }
 
 /// `sweep GRAMS`

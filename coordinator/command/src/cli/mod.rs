@@ -129,9 +129,21 @@ pub struct RunArgs {
     /// The job.
     #[command(flatten)]
     pub job: JobArgs,
+    /// How it prunes, and what it tells.
+    #[command(flatten)]
+    pub pruning: PruningArgs,
+}
+
+/// How a process prunes, and what it tells.
+#[derive(Debug, Args)]
+pub struct PruningArgs {
     /// Workers in this process, which share its threads. Each has Grams of its own; the result does not depend on their number.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub workers: u32,
+    /// Also prune the dense model by magnitude, uniformly and without an update, in memory only, and tell its error beside that of the
+    /// job: heads and neurons by the sums of their weights.
+    #[arg(long)]
+    pub baseline: bool,
     /// Print one JSON object with the same figures instead of text. Numbers with a unit have it in their names.
     #[arg(long)]
     pub json: bool,

@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use super::speed::Speed;
 use crate::picture::psnr;
+use crate::run::held_out::mean;
 use crate::sampling::Settings;
 use crate::text::Table;
 
@@ -64,11 +65,10 @@ impl Comparison {
                 psnr_decibels,
             })
             .collect();
-        let noise: Vec<f64> = prompts.iter().filter_map(|prompt| prompt.psnr_decibels).collect();
         Self {
             relative_error: error.relative,
-            mean_relative_error: mean(&error.per_prompt),
-            mean_psnr_decibels: (!noise.is_empty()).then(|| mean(&noise)),
+            mean_relative_error: mean(error.per_prompt.iter().copied()).unwrap_or(0.0),
+            mean_psnr_decibels: mean(prompts.iter().filter_map(|prompt| prompt.psnr_decibels)),
             prompts,
             settings,
             grid: grid.display().to_string(),
@@ -107,8 +107,4 @@ fn cut(prompt: &str) -> String {
 
 fn decibels(psnr: Option<f64>) -> String {
     psnr.map_or("equal".to_owned(), |psnr| format!("{psnr:.2} dB"))
-}
-
-fn mean(numbers: &[f64]) -> f64 {
-    numbers.iter().sum::<f64>() / numbers.len() as f64
 }

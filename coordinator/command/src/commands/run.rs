@@ -2,7 +2,7 @@
 
 use obsdiff_files::starts_with_tilde;
 
-use crate::cli::{ProcessArgs, RunArgs, SolveArgs, TILDE};
+use crate::cli::{PruningArgs, RunArgs, SolveArgs, TILDE};
 use crate::context::CommandContext;
 use crate::job::JobFile;
 use crate::run::RunContext;
@@ -15,7 +15,7 @@ use crate::{Error, Result};
 /// Bad input, before any work; a failure of the engine later.
 pub(super) fn run(args: &RunArgs, context: &mut CommandContext<'_>) -> Result<()> {
     let job = context.job(&args.job)?;
-    prune(&job, (args.workers, args.json), &args.process, context)
+    prune(&job, &args.pruning, context)
 }
 
 /// Prunes by kept Grams and tells what it did.
@@ -27,33 +27,29 @@ pub(super) fn solve(args: &SolveArgs, context: &mut CommandContext<'_>) -> Resul
         return Err(Error::key("GRAMS", format!("is {}, but {TILDE}", args.grams)));
     }
     let job = JobFile::of_grams(&args.grams, context.environment.iter().cloned(), &args.sets)?;
-    prune(&job, (args.workers, args.json), &args.process, context)
+    prune(&job, &args.pruning, context)
 }
 
 /// Runs a job in this process and tells what it did.
-fn prune(
-    job: &JobFile,
-    (workers, json): (u32, bool),
-    process: &ProcessArgs,
-    context: &mut CommandContext<'_>,
-) -> Result<()> {
-    context.use_threads(process.threads)?;
-    if workers <= 1 {
+fn prune(job: &JobFile, args: &PruningArgs, context: &mut CommandContext<'_>) -> Result<()> {
+    context.use_threads(args.process.threads)?;
+    if args.workers <= 1 {
         context.compute_here()?;
     }
-    let progress = context.progress(process.quiet);
+    let progress = context.progress(args.process.quiet);
     // Committed packages are always whole on the disk, and nothing else is kept. So a signal may end the process at once.
     context.signals.respond({
         let (progress, command) = (progress.clone(), context.command.clone());
         move |signal| Answer::Exit(format!("stopped by {signal}: {}", progress.left_by_stop(&command)))
     });
     let process = RunContext {
-        workers: workers as usize,
+        workers: args.workers as usize,
         memory: context.memory,
+        baseline: args.baseline,
         progress: &progress,
         spans: &context.spans,
         disk: &context.disk,
     };
     let summary = crate::run::run(job, &process)?;
-    context.print(&summary, json)
+    context.print(&summary, args.json)
 }

@@ -43,6 +43,7 @@ pub(super) fn sweep(args: &SweepArgs, context: &mut CommandContext<'_>) -> Resul
         let process = RunContext {
             workers: args.workers as usize,
             memory: context.memory,
+            baseline: false,
             progress: &progress,
             spans: &context.spans,
             disk: &context.disk,

@@ -1,14 +1,20 @@
 //! The pruned model against the dense one, on prompts that took no part in calibration.
 
-use candle_core::Tensor;
+use candle_core::{Device, Tensor};
 use obsdiff_engine::calibrate::Trajectories;
-use obsdiff_engine::export::HeldOutError;
+use obsdiff_engine::export::{HeldOutError, PictureError};
 use obsdiff_engine::model::DiffusionModel;
+use obsdiff_engine::pipeline::{Picture, PipelineFolder};
+use obsdiff_proto::ByteSize;
 
 use super::Inputs;
 use crate::Result;
+use crate::picture::psnr;
 use crate::progress::Progress;
 use crate::sampling::{final_latents, relative_errors};
+
+/// Pictures that are decoded at most: enough to tell how far they are, at a small part of what their latents cost.
+const MOST_PICTURES: usize = 4;
 
 /// The error of `pruned` against `dense`, both `prompts x channels x height x width`.
 ///
@@ -21,7 +27,49 @@ pub(crate) fn error(dense: &Tensor, pruned: &Tensor) -> Result<HeldOutError> {
     Ok(HeldOutError {
         relative: relative_errors(&dense_whole, &pruned_whole)?.into_iter().sum(),
         per_prompt: relative_errors(dense, pruned)?,
+        pictures: None,
     })
+}
+
+/// How far the pictures of the first held-out prompts are from the dense model's, for each of the other models' latents.
+///
+/// # Errors
+/// When the decoder cannot be used, or takes more memory than a run was predicted to.
+pub(super) fn picture_errors(
+    pipeline: &PipelineFolder,
+    dense: &Tensor,
+    others: &[&Tensor],
+    predicted_peak: ByteSize,
+) -> Result<Vec<PictureError>> {
+    let _span = tracing::info_span!("decode pictures").entered();
+    let vae = pipeline.vae(&Device::Cpu)?;
+    let (_, _, height, width) = dense.dims4().map_err(obsdiff_engine::Error::from)?;
+    let needed = ByteSize(vae.decoding_bytes(height, width));
+    if needed > predicted_peak {
+        let problem = format!("decoding one takes {needed}, more than all else that the job does");
+        return Err(obsdiff_engine::Error::Argument(problem).into());
+    }
+    let decode = |latents: &Tensor| Picture::of_batch(&vae.decode(&first(latents)?)?);
+    let dense = decode(dense)?;
+    let compare = |latents: &&Tensor| {
+        let pictures = decode(latents)?;
+        let noise = dense.iter().zip(&pictures).filter_map(|(dense, pruned)| psnr(dense, pruned));
+        let mean_psnr_decibels = mean(noise.filter(|decibels| decibels.is_finite()));
+        Ok(PictureError { count: pictures.len(), mean_psnr_decibels })
+    };
+    others.iter().map(compare).collect()
+}
+
+/// The latents of the first prompts.
+fn first(latents: &Tensor) -> candle_core::Result<Tensor> {
+    latents.narrow(0, 0, latents.dim(0)?.min(MOST_PICTURES))
+}
+
+/// The mean of some numbers; none where there are none.
+pub(crate) fn mean(numbers: impl IntoIterator<Item = f64>) -> Option<f64> {
+    let (count, sum) =
+        numbers.into_iter().fold((0u32, 0.0), |(count, sum), number| (count + 1, sum + number));
+    (count > 0).then(|| sum / f64::from(count))
 }
 
 /// Final latents of the held-out prompts, in batches of the first shard's size, of `most` prompts or all that calibrate; nothing where

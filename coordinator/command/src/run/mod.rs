@@ -1,5 +1,6 @@
 //! The main job: a pipeline and prompts in, a pruned pipeline out.
 
+mod baseline;
 mod display;
 mod grams;
 pub(crate) mod held_out;
@@ -17,7 +18,7 @@ use std::sync::Arc;
 use candle_core::Tensor;
 use obsdiff_coordinator::JobState;
 use obsdiff_engine::calibrate::Trajectories;
-use obsdiff_engine::export::{HeldOutError, Measured, PruningRecord};
+use obsdiff_engine::export::{Baseline, HeldOutError, Measured, PruningRecord};
 use obsdiff_engine::pipeline::PipelineFolder;
 use obsdiff_files::Disk;
 use obsdiff_proto::ByteSize;
@@ -56,6 +57,8 @@ pub struct RunContext<'a> {
     pub workers: usize,
     /// The memory they may take together, where it is known.
     pub memory: Option<ByteSize>,
+    /// Whether the dense model is pruned by magnitude, too, to compare with.
+    pub baseline: bool,
     /// Where progress is shown.
     pub progress: &'a Progress,
     /// The account of where the time goes.
@@ -70,10 +73,13 @@ pub struct RunContext<'a> {
 /// # Errors
 /// Bad input, before any work; a failure of the engine later. Nothing half-written is left behind.
 pub fn run(job: &JobFile, process: &RunContext<'_>) -> Result<Summary> {
-    let &RunContext { workers, memory, progress, spans, disk } = process;
+    let &RunContext { workers, memory, progress, spans, disk, .. } = process;
     let root = tracing::info_span!(RUN_SPAN);
     let running = root.enter();
     let inputs = Inputs::open(job, workers, memory)?;
+    if process.baseline {
+        baseline::check(job, &inputs)?;
+    }
     if let Some(note) = &inputs.prompts.note {
         progress.note(note);
     }
@@ -99,25 +105,41 @@ pub fn run(job: &JobFile, process: &RunContext<'_>) -> Result<Summary> {
     }
 }
 
-/// How far the latents of the pruned model, as it was written, are from the dense one's, where those are known.
+/// How far the latents and pictures of the pruned model, as it was written, are from the dense one's, where those are known, and what
+/// magnitude pruning makes of it, where that is asked for.
 fn compared(
     job: &JobFile,
     trajectories: &Arc<Trajectories>,
     inputs: &Inputs,
     dense: Option<&Tensor>,
-    progress: &Progress,
-) -> Result<Option<HeldOutError>> {
-    let Some(dense) = dense else { return Ok(None) };
-    let written = PipelineFolder::open_without_text(Path::new(&job.spec.output.path))?;
-    let pruned = load_transformer(&written, compute_type(job.spec.model.dtype))?;
-    let latents = held_out::latents(
-        &*pruned,
-        trajectories,
-        (inputs, job.spec.calibration.shard_size),
-        "pruned",
-        progress,
-    )?;
-    latents.map(|latents| held_out::error(dense, &latents)).transpose()
+    process: &RunContext<'_>,
+) -> Result<(Option<HeldOutError>, Option<Baseline>)> {
+    let Some(dense) = dense else { return Ok((None, None)) };
+    let progress = process.progress;
+    let latents = {
+        let written = PipelineFolder::open_without_text(Path::new(&job.spec.output.path))?;
+        let pruned = load_transformer(&written, compute_type(job.spec.model.dtype))?;
+        let batched = (inputs, job.spec.calibration.shard_size);
+        held_out::latents(&*pruned, trajectories, batched, "pruned", progress)?
+    };
+    let Some(latents) = latents else { return Ok((None, None)) };
+    let mut error = held_out::error(dense, &latents)?;
+    let mut baseline =
+        if process.baseline { baseline::prune(job, inputs, trajectories, dense, progress)? } else { None };
+    let peak = inputs.predicted_peak(job, process.workers);
+    let others: Vec<&Tensor> =
+        [Some(&latents), baseline.as_ref().map(|(_, latents)| latents)].into_iter().flatten().collect();
+    // The job is done by now, and does not fail for a picture.
+    match held_out::picture_errors(&inputs.described.pipeline, dense, &others, peak) {
+        Ok(pictures) => {
+            let errors = [Some(&mut error), baseline.as_mut().map(|(baseline, _)| &mut baseline.held_out)];
+            for (error, pictures) in errors.into_iter().flatten().zip(pictures) {
+                error.pictures = Some(pictures);
+            }
+        }
+        Err(error) => progress.note(&format!("pictures are not compared: {}", error.line())),
+    }
+    Ok((Some(error), baseline.map(|(baseline, _)| baseline)))
 }
 
 /// Prunes, compares, and adds to the record what was measured. The time is that until then.
@@ -145,10 +167,11 @@ fn prune(
     let expected_velocity_error = engine.expected_velocity_error();
     // Its model makes room for the one that was written.
     drop(engine);
-    let held_out = compared(job, &trajectories, inputs, dense.as_ref(), progress)?;
+    let (held_out, baseline) = compared(job, &trajectories, inputs, dense.as_ref(), process)?;
     let report = spans.report();
     record.measured = Some(Measured {
         held_out,
+        baseline,
         expected_velocity_error,
         seconds: report.whole.as_secs_f64(),
         other_seconds: report.other.as_secs_f64(),

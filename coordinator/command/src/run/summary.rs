@@ -3,7 +3,7 @@
 use std::fmt;
 
 use obsdiff_engine::export::{PrunedLinear, PruningRecord};
-use obsdiff_proto::ByteSize;
+use obsdiff_proto::{ByteSize, Method};
 
 use obsdiff_engine::export::HeldOutError;
 use serde::Serialize;
@@ -28,6 +28,12 @@ pub struct Summary {
     pub spans: SpanReport,
     /// The content of `pruning.json`.
     pub record: PruningRecord,
+}
+
+/// What a peak signal-to-noise ratio means: the root mean square of the differences of colours, of which there are 0 to 255.
+fn levels(psnr_decibels: f64) -> String {
+    let levels = 255.0 * 10f64.powf(-psnr_decibels / 20.0);
+    format!("colours differ by {levels:.1} of 255 levels (root mean square)")
 }
 
 /// Marks of a bar that stands for all weights.
@@ -69,6 +75,33 @@ impl Summary {
             table.row([block.to_owned(), percent(zeros, all), "#".repeat(marks)]);
         }
         table
+    }
+
+    /// What the error of final latents means: as a share, for pictures, and beside magnitude pruning.
+    fn meaning(&self, error: &HeldOutError, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(
+            f,
+            "that is {:.1}% of their length (L2 norm), from the same prompts and the same noise",
+            100.0 * error.relative
+        )?;
+        if let Some(pictures) = &error.pictures {
+            let what = pictures.mean_psnr_decibels.map_or("equal the dense model's".to_owned(), |psnr| {
+                format!("have a PSNR of {psnr:.2} dB to the dense model's: {}", levels(psnr))
+            });
+            writeln!(f, "pictures of {} of these prompts {what}", pictures.count)?;
+        }
+        let Some(baseline) = self.record.measured.as_ref().and_then(|m| m.baseline.as_ref()) else {
+            return Ok(());
+        };
+        let psnr = baseline.held_out.pictures.as_ref().and_then(|pictures| pictures.mean_psnr_decibels);
+        writeln!(
+            f,
+            "{} pruning instead ({} zeros): latents differ by {:.4}{}",
+            if baseline.method == Method::L1 { "l1" } else { "magnitude" },
+            percent(baseline.zeros, baseline.weights),
+            baseline.held_out.relative,
+            psnr.map_or(String::new(), |psnr| format!(", pictures have a PSNR of {psnr:.2} dB"))
+        )
     }
 
     /// What each attention and feed-forward network kept, and what the whole transformer has left.
@@ -143,6 +176,7 @@ impl fmt::Display for Summary {
                 "final latents on {prompts} held-out prompts differ from the dense model's by {:.4}",
                 error.relative
             )?;
+            self.meaning(error, f)?;
         }
         write!(f, "written to {}", self.record.job.output.path)
     }

@@ -168,3 +168,122 @@ fn the_same_figures_are_told_as_text_and_as_json() {
     );
     assert!(table.lines().any(|line| line.starts_with("mean ") && line.ends_with(&mean)), "{table}");
 }
+
+#[test]
+fn a_baseline_is_what_a_job_by_magnitude_finds_and_pictures_are_as_compared() {
+    let cases: [(&[&str], &str); 3] = [
+        (&[], "magnitude"),
+        (
+            &["--set", "sparsity.ratio=", "--set", "sparsity.pattern=2:4", "--set", "sparsity.allocation="],
+            "magnitude",
+        ),
+        (
+            &[
+                "--set",
+                "sparsity.pattern=structured",
+                "--set",
+                "sparsity.allocation=",
+                "--set",
+                "sparsity.ratio=0.3",
+            ],
+            "l1",
+        ),
+    ];
+    for (sets, method) in cases {
+        let setting = Setting::new(&[]);
+        let folder = setting.dir.path();
+        let own = json(folder, &[RUN, sets, &["--baseline", "--json"]].concat());
+        let by = format!("sparsity.method={method}");
+        // Heads and neurons are never refined.
+        let refine: &[&str] = if method == "l1" { &[] } else { &["--set", "sparsity.refine=0"] };
+        let simple = ["--json", "--set", &by, "--set", "output.path=simple", "--set", "packages.count=1"];
+        let simple = json(folder, &[RUN, sets, refine, &simple].concat());
+        let (measured, of_simple) = (&own["record"]["measured"], &simple["record"]["measured"]);
+        assert_eq!(measured["baseline"]["held_out"], of_simple["held_out"], "{sets:?}");
+        assert_eq!(measured["baseline"]["method"], method);
+        assert_eq!(
+            (&measured["baseline"]["zeros"], &measured["baseline"]["weights"]),
+            (&simple["zeros"], &simple["weights"])
+        );
+        assert!(of_simple.get("baseline").is_none(), "it was not asked for");
+        let pictures = &measured["held_out"]["pictures"];
+        let compared = json(folder, &["compare", "pipeline", "out", "--quiet", "--json"]);
+        assert_eq!(
+            (&pictures["count"], &pictures["mean_psnr_decibels"]),
+            (&2.into(), &compared["mean_psnr_decibels"])
+        );
+        assert!(pictures["mean_psnr_decibels"].as_f64().unwrap() > 5.0, "{pictures}");
+    }
+}
+
+#[test]
+fn the_summary_says_in_words_what_the_error_means() {
+    let (setting, text) = pruned(&["--baseline"]);
+    let record: Value = serde_json::from_slice(&fs::read(setting.path("out/pruning.json")).unwrap()).unwrap();
+    let measured = &record["measured"];
+    let number = |value: &Value| value.as_f64().unwrap();
+    let (own, baseline) = (&measured["held_out"], &measured["baseline"]);
+    let psnr = number(&own["pictures"]["mean_psnr_decibels"]);
+    let levels = 255.0 / 10f64.powf(psnr / 20.0);
+    let lines = [
+        format!(
+            "that is {:.1}% of their length (L2 norm), from the same prompts",
+            100.0 * number(&own["relative_error"])
+        ),
+        format!(
+            "pictures of 2 of these prompts have a PSNR of {psnr:.2} dB to the dense model's: colours differ by {levels:.1} of 255 levels"
+        ),
+        format!(
+            "magnitude pruning instead (50.00% zeros): latents differ by {:.4}, pictures have a PSNR of {:.2} dB",
+            number(&baseline["held_out"]["relative_error"]),
+            number(&baseline["held_out"]["pictures"]["mean_psnr_decibels"])
+        ),
+    ];
+    for line in lines {
+        assert!(text.lines().any(|found| found.starts_with(&line)), "\"{line}\" is not in {text}");
+    }
+}
+
+#[test]
+fn a_pipeline_whose_pictures_cannot_be_decoded_is_pruned_all_the_same() {
+    let mut setting = Setting::new(&[]);
+    setting.replace("pipeline/vae/config.json", "\"act_fn\": \"silu\"", "\"act_fn\": \"mish\"");
+    let loud: Vec<&str> = RUN.iter().copied().filter(|argument| *argument != "--quiet").collect();
+    let output = obsdiff(setting.dir.path(), &loud, &[]);
+    let (said, told) = (crate::text(&output.stderr), crate::text(&output.stdout));
+    assert!(output.status.success(), "{said}");
+    assert!(said.contains("pictures are not compared: pipeline/vae/config.json"), "{said}");
+    assert!(told.contains("final latents on 2 held-out prompts") && !told.contains("PSNR"), "{told}");
+}
+
+#[test]
+fn a_baseline_that_cannot_be_told_is_refused_before_any_work() {
+    let cases: [(&[&str], &str); 2] = [
+        (
+            &["--set", "evaluation.count=0"],
+            "error: --baseline: compares on held-out prompts, but the job holds out none",
+        ),
+        (
+            &[
+                "--set",
+                "sparsity.pattern=structured",
+                "--set",
+                "sparsity.ratio=",
+                "--set",
+                "sparsity.allocation=",
+                "--set",
+                "sparsity.budget=0.2",
+            ],
+            "error: --baseline: cannot be told for sparsity.budget",
+        ),
+    ];
+    for (sets, says) in cases {
+        let setting = Setting::new(&[]);
+        let before = listing(setting.dir.path());
+        let output = obsdiff(setting.dir.path(), &[RUN, sets, &["--baseline"]].concat(), &[]);
+        let said = crate::text(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{said}");
+        assert!(said.starts_with(says), "{said}");
+        assert_eq!(listing(setting.dir.path()), before);
+    }
+}

@@ -1,5 +1,6 @@
 //! What a run measured: the pruned model's error, its own time and memory.
 
+use obsdiff_proto::Method;
 use serde::{Deserialize, Serialize};
 
 /// What a run measured. Unlike the rest of a record it differs between two runs of the same job.
@@ -7,6 +8,9 @@ use serde::{Deserialize, Serialize};
 pub struct Measured {
     /// The pruned model against the dense one; absent where no prompt was held out.
     pub held_out: Option<HeldOutError>,
+    /// The same of the dense model pruned by magnitude, where it was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub baseline: Option<Baseline>,
     /// How far the velocity was expected to be from the dense model's, before anything was pruned: the root of its mean squared
     /// relative change. Absent where linears were not surveyed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -30,6 +34,31 @@ pub struct HeldOutError {
     /// The same of each prompt by itself.
     #[serde(rename = "prompt_relative_errors")]
     pub per_prompt: Vec<f64>,
+    /// How far the pictures of the first of these prompts are from the dense model's; absent where none was decoded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pictures: Option<PictureError>,
+}
+
+/// How far decoded pictures are from the dense model's.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PictureError {
+    /// Pictures that were decoded, of the first prompts.
+    pub count: usize,
+    /// The mean of their peak signal-to-noise ratios over those that differ; absent where all are equal.
+    pub mean_psnr_decibels: Option<f64>,
+}
+
+/// What the simplest method makes of the same model: the smallest weights go, none is updated.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Baseline {
+    /// How weights, or heads and neurons, were chosen: `magnitude` or `l1`.
+    pub method: Method,
+    /// Weights of the linears that were pruned.
+    pub weights: u64,
+    /// Those of them that are zero.
+    pub zeros: u64,
+    /// The model pruned so against the dense one.
+    pub held_out: HeldOutError,
 }
 
 /// The time that one kind of work took.

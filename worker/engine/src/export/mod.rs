@@ -15,7 +15,7 @@ use std::path::Path;
 use candle_core::Tensor;
 use obsdiff_files::Disk;
 
-pub use measured::{HeldOutError, Measured, MeasuredPhase};
+pub use measured::{Baseline, HeldOutError, Measured, MeasuredPhase, PictureError};
 pub use obsdiff_proto::InputDigest;
 pub use record::{PrunedLinear, PrunedStructure, PruningRecord, RECORD_FILE, Sizes};
 pub use shrink::{Kept, Shrink};

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::{PoisonError, RwLock};
 
 use candle_core::{DType, Device};
+use obsdiff_proto::Method;
 
 use super::*;
 use crate::checkpoint::{Library, read_json};
@@ -257,11 +258,14 @@ fn what_is_not_kept_leaves_the_tensors_and_the_header() {
 
 /// What a run measured in so many seconds.
 fn measured(seconds: f64) -> PruningRecord {
-    let held_out = HeldOutError { relative: 0.25, per_prompt: vec![0.25] };
+    let pictures = Some(PictureError { count: 1, mean_psnr_decibels: Some(31.5) });
+    let held_out = HeldOutError { relative: 0.25, per_prompt: vec![0.25], pictures };
+    let baseline = Baseline { method: Method::Magnitude, weights: 8, zeros: 4, held_out: held_out.clone() };
     let phases = vec![MeasuredPhase { phase: "solve".into(), calls: 2, seconds, beside_seconds: 0.1 }];
     let measured = Measured {
         expected_velocity_error: Some(0.25),
         held_out: Some(held_out),
+        baseline: Some(baseline),
         seconds,
         other_seconds: 0.0,
         phases,

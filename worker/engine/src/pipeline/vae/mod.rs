@@ -39,6 +39,8 @@ struct Mid {
 /// Residual blocks at one size, and the convolution after doubling it.
 #[derive(Debug)]
 struct UpBlock {
+    /// Channels of its widest tensor.
+    channels: usize,
     resnets: Vec<ResnetBlock>,
     upsampler: Option<Conv>,
 }
@@ -105,6 +107,20 @@ impl Vae {
         }
         let pictures = (0..batch).map(|i| self.decode_one(&latents.narrow(0, i, 1)?));
         Ok(Tensor::cat(&pictures.collect::<Result<Vec<_>>>()?, 0)?)
+    }
+
+    /// Bytes that decoding one picture of latents of this size takes besides the decoder: a convolution of three by three lays out nine
+    /// numbers for each of its input's, and a residual block keeps its input, what it has normed, and what it puts out.
+    pub fn decoding_bytes(&self, height: usize, width: usize) -> u64 {
+        let (mut pixels, mut most) = ((height * width) as u64, 0);
+        for up in &self.ups {
+            most = most.max(pixels * up.channels as u64);
+            if up.upsampler.is_some() {
+                pixels *= 4;
+                most = most.max(pixels * up.channels as u64);
+            }
+        }
+        most * (9 + 4) * size_of::<f32>() as u64
     }
 
     fn decode_one(&self, latents: &Tensor) -> Result<Tensor> {
@@ -194,6 +210,7 @@ impl Layout {
         let mut inputs = self.channels[0];
         for (i, &outputs) in self.channels.iter().enumerate() {
             let prefix = format!("decoder.up_blocks.{i}");
+            let widest = inputs.max(outputs);
             let mut resnets = Vec::new();
             for j in 0..self.resnets {
                 resnets.push(ResnetBlock::read(source, &format!("{prefix}.resnets.{j}"), inputs, outputs)?);
@@ -204,7 +221,7 @@ impl Layout {
             } else {
                 None
             };
-            ups.push(UpBlock { resnets, upsampler });
+            ups.push(UpBlock { channels: widest, resnets, upsampler });
         }
         Ok(ups)
     }
