@@ -74,6 +74,16 @@ impl SparsitySpec {
         self.allocation.unwrap_or(default)
     }
 
+    /// The reverse of [`Self::spelled_out`]: what is a default of its pattern or method is not said.
+    #[must_use]
+    pub fn without_defaults(self) -> Self {
+        let own = |method| Self { method, ..self.clone() };
+        let method = self.method.filter(|method| *method != own(None).method());
+        let default = Self { allocation: None, ..own(self.method) }.allocation();
+        let allocation = self.allocation.filter(|allocation| *allocation != default);
+        Self { method, allocation, ..self }
+    }
+
     /// The same, saying in as many words what would otherwise be a default of its pattern or method.
     pub fn spelled_out(self) -> Self {
         let (method, allocation) = (Some(self.method()), self.allocation());

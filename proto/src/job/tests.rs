@@ -129,3 +129,24 @@ fn a_rule_that_says_nothing_or_two_things_is_refused() {
     assert_eq!(key(rule("[", true, None, None)), "sparsity.rules[0].match");
     assert_eq!(key(rule("*", false, None, Some(-0.1))), "sparsity.rules[0].ratio");
 }
+
+#[test]
+fn defaults_of_a_pattern_or_method_are_left_out_and_come_back() {
+    let spec: JobSpec = toml::from_str(JOB).unwrap();
+    let own = spec.sparsity;
+    assert_eq!(own.clone().spelled_out().without_defaults(), own);
+    let said = |method, allocation| SparsitySpec { method, allocation, ..own.clone() };
+    let cases = [
+        (said(Some(Method::Obs), Some(Allocation::Global)), said(Some(Method::Obs), None)),
+        (said(None, Some(Allocation::Uniform)), said(None, Some(Allocation::Uniform))),
+        (said(Some(Method::Wanda), Some(Allocation::Uniform)), said(Some(Method::Wanda), None)),
+        (said(Some(Method::Admm), None), said(None, None)),
+    ];
+    for (spelled, left) in cases {
+        assert_eq!(spelled.without_defaults(), left);
+        assert_eq!(left.clone().spelled_out().without_defaults(), left);
+    }
+    let pattern = Pattern::Structured;
+    let structured = SparsitySpec { pattern, ..said(Some(Method::Obs), None) };
+    assert_eq!(structured.without_defaults().method, None, "obs is the default of heads and neurons");
+}

@@ -61,6 +61,8 @@ impl JobFile {
         let unwritten =
             |e: &dyn std::error::Error| Error::content(&path, format!("its job cannot be read: {e}"));
         let mut base = JobSpec { calibration: CalibrationSpec::default(), ..kept.spec };
+        // Where the pattern or the method is another, so are the defaults that go by it.
+        base.sparsity = base.sparsity.without_defaults();
         base.calibration.grams = Some(url.to_owned());
         (base.output.state, base.output.grams) = (None, None);
         let text = toml::to_string(&base).map_err(|e| unwritten(&e))?;
