@@ -1,7 +1,5 @@
 //! `obsdiff sweep GRAMS`.
 
-use std::fs;
-
 use obsdiff_files::starts_with_tilde;
 use obsdiff_proto::Pattern;
 
@@ -28,11 +26,14 @@ pub(super) fn sweep(args: &SweepArgs, context: &mut CommandContext<'_>) -> Resul
         context.compute_here()?;
     }
     let progress = context.progress(args.process.quiet);
+    for left in &place.removed {
+        progress.note(&format!("{} is removed, which a sweep that was killed had left", left.display()));
+    }
     context.signals.respond({
         let staging = place.staging().to_owned();
         move |signal| {
-            // Its name is the sweep's own; what cannot be removed is left to its user.
-            drop(fs::remove_dir_all(&staging));
+            // What cannot be removed is found by the next sweep.
+            drop(sweep::remove(&staging));
             Answer::Exit(format!("stopped by {signal}: nothing is kept of the sweep"))
         }
     });

@@ -4,6 +4,7 @@ mod chart;
 mod font;
 mod prediction;
 mod report;
+mod staging;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -19,6 +20,8 @@ use crate::run::RunContext;
 use crate::{Error, Result, conditioning};
 
 pub use report::SweepReport;
+pub use staging::remove;
+use staging::{POINT, RESULTS, Staging, remove_left};
 
 /// The command's option that names the folder of results.
 const OUT: &str = "--out";
@@ -68,7 +71,9 @@ fn share(spec: &JobSpec) -> f64 {
 /// The folder that a sweep writes, and one beside it for what it needs on the way, which is removed with this value.
 pub struct Place {
     out: PathBuf,
-    staging: tempfile::TempDir,
+    staging: Staging,
+    /// What killed sweeps had left beside it, and is gone now.
+    pub removed: Vec<PathBuf>,
 }
 
 impl Place {
@@ -85,8 +90,8 @@ impl Place {
             return refuse("which ends in no name: give the folder a name".to_owned());
         }
         let parent = out.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        match tempfile::Builder::new().prefix(".obsdiff-sweep-").tempdir_in(parent) {
-            Ok(staging) => Ok(Self { out: out.to_owned(), staging }),
+        match Staging::new(parent) {
+            Ok(staging) => Ok(Self { out: out.to_owned(), staging, removed: remove_left(parent) }),
             Err(error) => refuse(format!("but nothing can be written to {}: {error}", parent.display())),
         }
     }
@@ -98,7 +103,7 @@ impl Place {
 
     /// The place of a point's pruned pipeline.
     pub fn output(&self, point: usize) -> PathBuf {
-        self.staging().join(format!("point-{point}"))
+        self.staging().join(format!("{POINT}{point}"))
     }
 
     /// Writes the results, which appear whole or not at all.
@@ -106,7 +111,7 @@ impl Place {
     /// # Errors
     /// When they cannot be written, or something else is there by now.
     fn write(&self, report: &SweepReport, disk: &Disk) -> Result<()> {
-        let results = self.staging().join("results");
+        let results = self.staging().join(RESULTS);
         let failed = |e| Error::file(&results, e);
         disk.create_folder(&results).map_err(failed)?;
         disk.write(&results.join("sweep.csv"), report.csv().as_bytes()).map_err(failed)?;
