@@ -91,6 +91,9 @@ pub struct CalibrationSpec {
     /// Grams that an earlier job kept, a directory or `s3://...`: this job solves by them, and calibrates nothing.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub grams: Option<String>,
+    /// Of these Grams, those over the first so many prompts; over all of them when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gram_prompts: Option<u32>,
     /// Prompts used, from the start of the file.
     pub count: u32,
     /// Denoising steps T of a trajectory.
@@ -126,6 +129,7 @@ impl Default for CalibrationSpec {
             column: None,
             conditioning: None,
             grams: None,
+            gram_prompts: None,
             count: 100,
             steps: 25,
             guidance: 7.0,
@@ -332,6 +336,9 @@ pub struct OutputSpec {
     /// Where the job keeps its Grams and what it surveyed, a directory or `s3://...`; kept nowhere when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub grams: Option<String>,
+    /// Numbers of prompts, ascending: Grams over the first so many are kept, too, each in as much memory as those over all.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub gram_prompts: Vec<u32>,
     /// `structured` only: whether what goes leaves the tensors, or zeros in them.
     #[serde(default)]
     pub layout: Layout,

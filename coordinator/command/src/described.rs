@@ -115,7 +115,9 @@ impl Described {
         let Options { split_above, solving, .. } = Options::of(spec);
         let cost =
             PlanCost::new(plan, &self.inventory, spec.hessian.accumulate, solving, &self.workload(spec));
-        cost.in_parts(plan, &self.inventory, split_above, solving)
+        let (groups, all) = (&spec.output.gram_prompts, spec.calibration.count.max(1));
+        let share = f64::from(groups.last().copied().unwrap_or(0)) / f64::from(all);
+        cost.in_parts(plan, &self.inventory, split_above, solving).with_groups(groups.len(), share)
     }
 }
 

@@ -97,7 +97,8 @@ impl Described {
         sites.map(|id| bytes(self.inventory.site(*id))).max().unwrap_or(0)
     }
 
-    /// The largest Gram as it is written where Grams are kept, or read where the job goes by kept ones.
+    /// The largest Gram as it is written where Grams are kept, or read where the job goes by kept ones; where those over fewer prompts
+    /// are kept, too, the sum of the groups so far besides.
     fn kept_gram(&self, spec: &JobSpec, plan: &Plan) -> u64 {
         if spec.output.grams.is_none() && spec.calibration.grams.is_none() {
             return 0;
@@ -111,7 +112,8 @@ impl Described {
                 .max()
                 .map_or(0, |width| Gram::bytes(width, spec.hessian.accumulate))
         };
-        plan.packages.iter().map(of_package).max().unwrap_or(0)
+        let copies = if spec.output.gram_prompts.is_empty() { 1 } else { 2 };
+        copies * plan.packages.iter().map(of_package).max().unwrap_or(0)
     }
 
     /// What solving the largest part of the plan takes.

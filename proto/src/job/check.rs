@@ -2,7 +2,7 @@
 
 use globset::Glob;
 
-use super::{Allocation, BudgetBy, JobError, JobSpec, Rule, SparsitySpec};
+use super::{Accumulate, Allocation, BudgetBy, JobError, JobSpec, Rule, SparsitySpec};
 use crate::{Pattern, Target};
 
 /// Conjugate gradients end after as many steps as a linear has columns; a few steps gain nearly everything.
@@ -25,6 +25,7 @@ impl JobSpec {
                 "has no use beside calibration.grams, where the job's Grams are kept already: leave it out";
             return Err(JobError::new("output.grams", problem));
         }
+        self.validate_gram_prompts()?;
         let whole = [
             ("calibration.count", c.count),
             ("calibration.steps", c.steps),
@@ -73,6 +74,41 @@ impl JobSpec {
             if !(damping > 0.0 && damping <= 1.0) {
                 return Err(JobError::new(key, format!("is {damping}, but must be above 0 and at most 1")));
             }
+        }
+        Ok(())
+    }
+}
+
+impl JobSpec {
+    fn validate_gram_prompts(&self) -> Result<(), JobError> {
+        let (counts, c) = (&self.output.gram_prompts, &self.calibration);
+        let refuse = |problem: String| Err(JobError::new("output.gram_prompts", problem));
+        if counts.is_empty() {
+            return Ok(());
+        }
+        let size = c.shard_size.max(1);
+        let unfit = |count: &&u32| **count == 0 || **count >= c.count || !count.is_multiple_of(size);
+        if let Some(count) = counts.iter().find(unfit) {
+            return refuse(format!(
+                "holds {count}, but Grams can be kept of whole shards before the last: of a multiple of calibration.shard_size, \
+                 {size}, below calibration.count, {}",
+                c.count
+            ));
+        }
+        if counts.windows(2).any(|pair| pair[0] >= pair[1]) {
+            return refuse(format!("is {counts:?}, but numbers of prompts must ascend"));
+        }
+        if self.hessian.accumulate != Accumulate::Exact {
+            return refuse(
+                "needs hessian.accumulate = \"exact\": sums of floats depend on their order".to_owned(),
+            );
+        }
+        if self.packages.memory.is_some() || self.packages.count.is_some_and(|count| count > 1) {
+            return refuse(
+                "needs one package: later packages are gathered on what all prompts have pruned before; leave out \
+                 packages.count and packages.memory"
+                    .to_owned(),
+            );
         }
         Ok(())
     }

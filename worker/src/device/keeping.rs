@@ -1,10 +1,12 @@
 //! Grams that outlive the job: kept as parts are solved by them, or read in place of calibration.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
+use obsdiff_engine::gram::Gram;
 use obsdiff_engine::pruner::SurveyedSlice;
 use obsdiff_proto::message::{Exponents, Part, Slice};
-use obsdiff_proto::{Package, PackageId, SiteId, Target};
+use obsdiff_proto::{Package, PackageId, SiteId, Target, lock};
 
 use super::object::PartOrigin;
 use super::pruning::PruningEngine;
@@ -64,13 +66,18 @@ impl PruningEngine<'_> {
             let known = self.kept.received.get(site).cloned();
             let kept = match (known, self.gram(*site)) {
                 (Some(known), _) => known,
-                (None, Some(gram)) => keeper.keep(*site, &gram)?,
+                (None, Some(gram)) => keeper.keep(*site, &gram, &self.grams_of_groups(*site))?,
                 (None, None) => continue,
             };
             self.kept.received.insert(*site, kept.clone());
             solved_by.push(kept);
         }
         Ok(solved_by)
+    }
+
+    /// The Grams of groups of prompts that arrived of a site.
+    fn grams_of_groups(&self, site: SiteId) -> Vec<Arc<Gram>> {
+        lock(&self.received_groups).get(&site).cloned().unwrap_or_default()
     }
 
     /// Takes in which Grams a committed part was solved by.

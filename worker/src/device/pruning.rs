@@ -16,7 +16,7 @@ use obsdiff_proto::{
 use super::keeping::Kept;
 use super::object::{self, Content, PartOrigin, SliceRecord};
 use super::pruned::{Pruned, linears};
-use super::reducing::{GramReducer, Received};
+use super::reducing::{GramReducer, Received, ReceivedGroups};
 use super::{AfterStep, Engine, PartStore, PartStoreError, PrunedTensors, Reducer, WorkError};
 use crate::grams::{GramKeeper, KeptGrams};
 
@@ -41,6 +41,8 @@ pub struct PruningEngine<'a> {
     pub(super) watch: Arc<dyn Watch>,
     exporter: Exporter<'a>,
     received: Received,
+    /// The received Grams of groups of prompts.
+    pub(super) received_groups: ReceivedGroups,
     /// Packages applied.
     applied: u32,
     /// Where the tensors applied lie.
@@ -79,6 +81,7 @@ impl<'a> PruningEngine<'a> {
             watch,
             exporter,
             received: Received::default(),
+            received_groups: ReceivedGroups::default(),
             applied: 0,
             records: Vec::new(),
             structures: BTreeMap::new(),
@@ -304,7 +307,14 @@ impl Engine for PruningEngine<'_> {
             package.sites.iter().map(|site| (*site, package.gram_width(inventory.site(*site))))
         });
         let own = self.pruner.grams().filter(|_| adds).cloned();
+        let mut of_groups = self.pruner.grams_of_groups();
+        if !adds {
+            // The rank takes part, without sums of its own.
+            of_groups.iter_mut().for_each(BTreeMap::clear);
+        }
         Box::new(GramReducer {
+            of_groups,
+            received_groups: self.received_groups.clone(),
             own: own.unwrap_or_default(),
             widths: sites.collect(),
             accumulate: self.pruner.accumulates(),
@@ -315,6 +325,7 @@ impl Engine for PruningEngine<'_> {
     fn release(&mut self) {
         self.kept.release();
         lock(&self.received).clear();
+        lock(&self.received_groups).clear();
     }
 
     fn solve(&mut self, part: &Part, step: AfterStep<'_>) -> Result<Solved, WorkError> {

@@ -19,8 +19,14 @@ const LIMB: u32 = 31;
 /// Grams that arrived and are not released.
 pub(super) type Received = Arc<Mutex<BTreeMap<SiteId, Arc<Gram>>>>;
 
+/// Those of each group of prompts that are kept besides.
+pub(super) type ReceivedGroups = Arc<Mutex<BTreeMap<SiteId, Vec<Arc<Gram>>>>>;
+
 /// Sums the Grams of an open package.
 pub(super) struct GramReducer {
+    /// The own sums of each group of prompts, and what of them arrived.
+    pub(super) of_groups: Vec<BTreeMap<SiteId, Arc<Gram>>>,
+    pub(super) received_groups: ReceivedGroups,
     /// The own sums, where they count.
     pub(super) own: BTreeMap<SiteId, Arc<Gram>>,
     pub(super) widths: BTreeMap<SiteId, usize>,
@@ -36,18 +42,39 @@ impl Reducer for GramReducer {
         group: &mut dyn Collective,
     ) -> Result<bool, WorkError> {
         let _span = tracing::info_span!("reduce").entered();
-        let own = self.own.get(&site);
+        let sum = self.sum(site, self.own.get(&site), roots, group)?;
+        let mut of_groups = Vec::with_capacity(self.of_groups.len());
+        for grams in &self.of_groups {
+            of_groups.extend(self.sum(site, grams.get(&site), roots, group)?);
+        }
+        let Some(sum) = sum else { return Ok(false) };
+        lock(&self.received).insert(site, sum);
+        if !of_groups.is_empty() {
+            lock(&self.received_groups).insert(site, of_groups);
+        }
+        Ok(true)
+    }
+}
+
+impl GramReducer {
+    /// The sum of a site's Grams over the ranks, at those of `roots`.
+    fn sum(
+        &self,
+        site: SiteId,
+        own: Option<&Arc<Gram>>,
+        roots: &[usize],
+        group: &mut dyn Collective,
+    ) -> Result<Option<Arc<Gram>>, WorkError> {
         // In a group of one the own sum is the sum.
         if let (1, Some(own)) = (group.world(), own) {
-            lock(&self.received).insert(site, own.clone());
-            return Ok(true);
+            return Ok(Some(own.clone()));
         }
         let width = self.widths.get(&site);
         let width =
             *width.ok_or_else(|| Error::Argument(format!("site {site} is not gathered by this plan")))?;
         let own = own.map(|gram| &**gram);
         let sum = reduce(GroupSite { id: site, width, accumulate: self.accumulate, own }, roots, group)?;
-        Ok(sum.map(|sum| lock(&self.received).insert(site, Arc::new(sum))).is_some())
+        Ok(sum.map(Arc::new))
     }
 }
 

@@ -42,6 +42,32 @@ pub struct KeptSite {
     pub exponent: i32,
     /// Where it lies.
     pub gram: GramReceipt,
+    /// The same over the first prompts alone.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub of_fewer: Vec<GramOfFewer>,
+}
+
+/// The Gram of a site over the first of the prompts alone, of the same width and exponent.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct GramOfFewer {
+    /// So many prompts.
+    pub prompts: u32,
+    /// Where it lies.
+    pub gram: GramReceipt,
+}
+
+impl KeptSite {
+    /// Where the Gram over so many of the first prompts lies, or that over all of them.
+    pub fn receipt(&self, prompts: Option<u32>) -> Option<&GramReceipt> {
+        match prompts {
+            None => Some(&self.gram),
+            Some(prompts) => self
+                .of_fewer
+                .iter()
+                .find(|of_fewer| of_fewer.prompts == prompts)
+                .map(|of_fewer| &of_fewer.gram),
+        }
+    }
 }
 
 impl GramIndex {
@@ -85,7 +111,8 @@ impl GramIndex {
             let (s, h) = (&spec.sparsity, &spec.hessian);
             (s.method, s.effort, s.refinement(), h.damping, h.mask_damping, h.precision, spec.probe.clone())
         };
-        settings(&self.spec) == settings(spec)
+        // Errors of linears follow from the Grams.
+        spec.calibration.gram_prompts.is_none() && settings(&self.spec) == settings(spec)
     }
 
     /// Whether the survey of a job of this specification is known whole, so that nothing is probed.

@@ -1,6 +1,8 @@
 //! Keeping Grams: each as its site is solved, and the index once everything is.
 
 use std::collections::BTreeMap;
+use std::fmt::Display;
+use std::sync::Arc;
 
 use obsdiff_engine::gram::Gram;
 use obsdiff_engine::pruner::SurveyedSlice;
@@ -9,7 +11,7 @@ use obsdiff_store::{GramReceipt, GramStore, Prompts};
 use serde::{Deserialize, Serialize};
 use tokio::runtime::Handle;
 
-use super::{GramIndex, KeptSite, object};
+use super::{GramIndex, GramOfFewer, KeptSite, object};
 use crate::device::PartStoreError;
 
 /// What a kept Gram is, as the object of the part that was solved by it says.
@@ -19,6 +21,8 @@ pub(crate) struct SolvedBy {
     pub(crate) width: usize,
     pub(crate) exponent: i32,
     pub(crate) gram: GramReceipt,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) of_fewer: Vec<GramOfFewer>,
 }
 
 /// What a job's Grams come from.
@@ -48,13 +52,33 @@ impl GramKeeper {
         Self { store, runtime, origin }
     }
 
-    /// Keeps the Gram of a site, unless it is kept already.
-    pub(crate) fn keep(&self, site: SiteId, gram: &Gram) -> Result<SolvedBy, PartStoreError> {
+    /// Keeps the Gram of a site, unless it is kept already, and those over fewer prompts: `of_groups` are the Grams of groups of prompts,
+    /// one after the other.
+    pub(crate) fn keep(
+        &self,
+        site: SiteId,
+        gram: &Gram,
+        of_groups: &[Arc<Gram>],
+    ) -> Result<SolvedBy, PartStoreError> {
         let _span = tracing::info_span!("keep Gram").entered();
-        let content = object::write(gram)
-            .map_err(|e| PartStoreError::Damaged(format!("a Gram cannot be written: {e}")))?;
-        let receipt = self.runtime.block_on(self.store.put_gram(content))?;
-        Ok(SolvedBy { site, width: gram.width(), exponent: gram.exponent(), gram: receipt })
+        let unkept = |e: &dyn Display| PartStoreError::Damaged(format!("a Gram cannot be kept: {e}"));
+        let put = |gram: &Gram| {
+            let content = object::write(gram).map_err(|e| unkept(&e))?;
+            Ok::<_, PartStoreError>(self.runtime.block_on(self.store.put_gram(content))?)
+        };
+        let mut of_fewer = Vec::new();
+        let mut sum: Option<Gram> = None;
+        for (prompts, of_group) in self.origin.spec.output.gram_prompts.iter().zip(of_groups) {
+            let sum = match &mut sum {
+                Some(sum) => {
+                    sum.merge(of_group).map_err(|e| unkept(&e))?;
+                    sum
+                }
+                None => sum.insert(Gram::clone(of_group)),
+            };
+            of_fewer.push(GramOfFewer { prompts: *prompts, gram: put(sum)? });
+        }
+        Ok(SolvedBy { site, width: gram.width(), exponent: gram.exponent(), gram: put(gram)?, of_fewer })
     }
 
     /// Writes the index: `grams` are those that the job's packages were solved by, with their packages; `survey` is what was found out
@@ -73,6 +97,7 @@ impl GramKeeper {
             width: solved_by.width,
             exponent: solved_by.exponent,
             gram: solved_by.gram.clone(),
+            of_fewer: solved_by.of_fewer.clone(),
         };
         let index = GramIndex {
             release: env!("CARGO_PKG_VERSION").to_owned(),
@@ -84,7 +109,11 @@ impl GramKeeper {
             sites: grams.iter().map(site).collect(),
             survey: survey.to_vec(),
         };
-        let named: Vec<GramReceipt> = grams.values().map(|(_, solved_by)| solved_by.gram.clone()).collect();
+        let receipts = |solved_by: &SolvedBy| -> Vec<GramReceipt> {
+            let of_fewer = solved_by.of_fewer.iter().map(|of_fewer| &of_fewer.gram);
+            of_fewer.chain([&solved_by.gram]).cloned().collect()
+        };
+        let named: Vec<GramReceipt> = grams.values().flat_map(|(_, solved_by)| receipts(solved_by)).collect();
         Ok(self.runtime.block_on(self.store.put_index(&index, &named))?)
     }
 }

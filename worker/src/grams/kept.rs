@@ -19,6 +19,8 @@ pub struct KeptGrams {
     store: GramStore,
     runtime: Handle,
     index: Arc<GramIndex>,
+    /// The Grams are those over the first so many prompts; over all when absent.
+    prompts: Option<u32>,
     /// Whether what was surveyed holds for the job, too.
     surveyed: bool,
 }
@@ -27,7 +29,7 @@ impl KeptGrams {
     /// The Grams in a store, whose index was read, for a job of this specification.
     pub fn new(store: GramStore, runtime: Handle, index: Arc<GramIndex>, spec: &JobSpec) -> Self {
         let surveyed = index.surveys_like(spec);
-        Self { store, runtime, index, surveyed }
+        Self { store, runtime, index, prompts: spec.calibration.gram_prompts, surveyed }
     }
 
     /// The exponents of all sites.
@@ -46,9 +48,13 @@ impl KeptGrams {
                 "{store} holds no Gram of site {site}: keep the Grams of the job anew"
             ))
         })?;
-        let content = self.runtime.block_on(self.store.gram(&kept.gram))?;
+        let receipt = kept.receipt(self.prompts).ok_or_else(|| {
+            let name = &kept.name;
+            PartStoreError::Damaged(format!("{store} holds no Gram of {name} over so few prompts"))
+        })?;
+        let content = self.runtime.block_on(self.store.gram(receipt))?;
         object::read(&content, gram).map_err(|problem| {
-            PartStoreError::Damaged(format!("{store}: {} of {}: {problem}", kept.gram.object(), kept.name))
+            PartStoreError::Damaged(format!("{store}: {} of {}: {problem}", receipt.object(), kept.name))
         })
     }
 

@@ -5,7 +5,7 @@ mod keeper;
 mod kept;
 mod object;
 
-pub use index::{GramIndex, KeptSite};
+pub use index::{GramIndex, GramOfFewer, KeptSite};
 pub(crate) use keeper::SolvedBy;
 pub use keeper::{GramKeeper, GramOrigin};
 pub use kept::KeptGrams;

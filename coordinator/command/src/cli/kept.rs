@@ -29,7 +29,9 @@ pub struct SolveArgs {
 #[derive(Debug, Args)]
 #[command(
     after_long_help = "Example:\n  obsdiff sweep grams --ratios 0.4,0.5,0.6,0.7 --patterns unstructured,2:4 --out sweep\n  \
-        obsdiff sweep grams --ratios 0.4,0.5,0.6,0.7 --predicted --out sweep"
+        obsdiff sweep grams --ratios 0.4,0.5,0.6,0.7 --predicted --out sweep\n\nHow many prompts are enough:\n  \
+        obsdiff run job.toml --set output.grams=grams --set 'output.gram_prompts=[8, 16, 32]'\n  \
+        obsdiff sweep grams --ratios 0.5 --prompts 8,16,32,100 --out prompts"
 )]
 pub struct SweepArgs {
     /// The kept Grams: a directory or s3://...
@@ -41,6 +43,10 @@ pub struct SweepArgs {
     /// Patterns.
     #[arg(long, value_name = "PATTERN,...", value_delimiter = ',', default_value = "unstructured")]
     pub patterns: Vec<Pattern>,
+    /// Numbers of calibration prompts whose Grams are kept, by output.gram_prompts of the job that kept them, or all of them [default:
+    /// all]. With several, the chart shows errors against prompts.
+    #[arg(long, value_name = "COUNT,...", value_delimiter = ',')]
+    pub prompts: Vec<u32>,
     /// The folder for sweep.csv, sweep.json and sweep.png, which must not exist yet.
     #[arg(long, value_name = "DIR", value_parser = path())]
     pub out: PathBuf,

@@ -11,7 +11,7 @@ use crate::signals::Answer;
 use crate::sweep::{self, Place, Point};
 use crate::{Error, Result};
 
-/// Shows errors against sparsity: what a survey expects at once, then what is found.
+/// Shows errors against sparsity or prompts: what a survey expects at once, then what is found.
 ///
 /// # Errors
 /// Grams, ratios or patterns that cannot be used, before any work; a failure of the engine later.
@@ -58,7 +58,7 @@ pub(super) fn sweep(args: &SweepArgs, context: &mut CommandContext<'_>) -> Resul
     Ok(writeln!(context.out, "written to {}", args.out.display())?)
 }
 
-/// The jobs of all points: each pattern with each ratio, but for N:M, which has one of its own.
+/// The jobs of all points: each pattern with each ratio, but for N:M, which has one of its own, and with each number of prompts.
 fn points(args: &SweepArgs, place: &Place, context: &CommandContext<'_>) -> Result<Vec<Point>> {
     let mut points = Vec::new();
     for pattern in &args.patterns {
@@ -71,10 +71,18 @@ fn points(args: &SweepArgs, place: &Place, context: &CommandContext<'_>) -> Resu
                 format!("is missing, which \"{pattern}\" needs: give some, such as 0.4,0.6"),
             ));
         }
-        for ratio in ratios {
+        let prompts: Vec<Option<u32>> = if args.prompts.is_empty() {
+            vec![None]
+        } else {
+            args.prompts.iter().copied().map(Some).collect()
+        };
+        for (ratio, prompts) in
+            ratios.iter().flat_map(|ratio| prompts.iter().map(move |prompts| (ratio, prompts)))
+        {
             let mut sets = args.sets.clone();
             sets.push(format!("sparsity.pattern={pattern}"));
             sets.push(ratio.map_or("sparsity.ratio=".to_owned(), |ratio| format!("sparsity.ratio={ratio}")));
+            sets.extend(prompts.map(|prompts| format!("calibration.gram_prompts={prompts}")));
             sets.push(format!("output.path={}", place.output(points.len()).display()));
             points.push(Point::new(JobFile::of_grams(
                 &args.grams,

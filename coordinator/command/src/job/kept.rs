@@ -64,7 +64,7 @@ impl JobFile {
         // Where the pattern or the method is another, so are the defaults that go by it.
         base.sparsity = base.sparsity.without_defaults();
         base.calibration.grams = Some(url.to_owned());
-        (base.output.state, base.output.grams) = (None, None);
+        (base.output.state, base.output.grams, base.output.gram_prompts) = (None, None, Vec::new());
         let text = toml::to_string(&base).map_err(|e| unwritten(&e))?;
         let source = config::File::from_str(&text, FileFormat::Toml);
         let built = Config::builder().add_source(source).build().map_err(|e| unwritten(&e))?;
@@ -102,7 +102,9 @@ impl JobFile {
         self.check_decided(&kept, &url)?;
         let (own, its) = (&mut self.spec, kept.spec.clone());
         let conditioning = own.calibration.conditioning.take().or(its.calibration.conditioning.clone());
-        own.calibration = CalibrationSpec { grams: Some(url), conditioning, ..its.calibration };
+        // Of all prompts is what is meant where nothing is said.
+        let gram_prompts = own.calibration.gram_prompts.filter(|prompts| *prompts != its.calibration.count);
+        own.calibration = CalibrationSpec { grams: Some(url), gram_prompts, conditioning, ..its.calibration };
         own.model.dtype = its.model.dtype;
         own.hessian.weighting = its.hessian.weighting;
         (own.hessian.low, own.hessian.high) = (its.hessian.low, its.hessian.high);
@@ -139,6 +141,18 @@ impl JobFile {
                 );
                 return Err(self.refuse(JobError::new(key, problem)));
             }
+        }
+        let (counts, all) = (&kept.spec.output.gram_prompts, kept.spec.calibration.count);
+        if let Some(prompts) = self.spec.calibration.gram_prompts
+            && prompts != all
+            && !counts.contains(&prompts)
+        {
+            let known = counts.iter().chain([&all]).map(u32::to_string).collect::<Vec<_>>().join(", ");
+            let problem = format!(
+                "is {prompts}, but {url} holds Grams over {known} prompts: give one of these, or keep others by output.gram_prompts \
+                 of the whole job"
+            );
+            return Err(self.refuse(JobError::new("calibration.gram_prompts", problem)));
         }
         let structured = self.spec.sparsity.pattern == Pattern::Structured;
         if structured != kept.is_structured() {

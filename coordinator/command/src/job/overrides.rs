@@ -25,8 +25,8 @@ pub(super) const SECTIONS: [&str; 9] =
 /// The only key outside of all sections.
 const PRESET: &str = "preset";
 
-/// The only key that is a list. The whole list, or one of its items, is written in TOML.
-const LIST: [&str; 2] = ["sparsity", "rules"];
+/// The keys that are lists. The whole list, or one of its items, is written in TOML.
+const LISTS: [[&str; 2]; 2] = [["sparsity", "rules"], ["output", "gram_prompts"]];
 
 /// A value for a key, and who gave it.
 #[derive(Debug)]
@@ -109,7 +109,7 @@ impl Override {
 fn is_list(path: &[PathStep]) -> bool {
     let keys: Vec<&str> =
         path.iter().filter_map(|s| if let PathStep::Key(k) = s { Some(k.as_str()) } else { None }).collect();
-    keys == LIST
+    LISTS.iter().any(|list| keys == *list)
 }
 
 /// A value in TOML, such as a list of rules.

@@ -35,10 +35,14 @@ pub(super) fn keys(spec: &JobSpec) -> Vec<Unused> {
             "hessian.precision",
             "packages.memory",
             "output.grams",
+            "output.gram_prompts",
             "calibration.grams",
+            "calibration.gram_prompts",
         ],
         "a job whose method looks at weights alone, without refinement, gathers no Hessian",
     );
+    add(spec.output.grams.is_some(), &["output.gram_prompts"], "there is no output.grams");
+    add(spec.calibration.grams.is_some(), &["calibration.gram_prompts"], "there is no calibration.grams");
     let (prompts, conditioning) =
         (spec.calibration.prompts.is_some(), spec.calibration.conditioning.is_some());
     add(prompts, &["calibration.column"], "there is no calibration.prompts");

@@ -1,4 +1,4 @@
-//! A chart of errors against the share of zeros: lines of points on a grid, with a legend.
+//! A chart of errors against the share of zeros, or against prompts: lines of points on a grid, with a legend.
 
 use obsdiff_engine::pipeline::Picture;
 
@@ -28,18 +28,29 @@ pub(super) struct Series {
     pub(super) colour: usize,
     /// Whether the points are measured: these are filled, and joined by a whole line.
     pub(super) measured: bool,
-    /// Share of zeros, and error; ascending by the first.
+    /// Where it is from left to right, as ticks are, and error; ascending by the first.
     pub(super) points: Vec<(f64, f64)>,
 }
 
-/// Draws series. The axes hold all points, errors from 0 on.
-pub(super) fn chart(series: &[Series], across: &str, up: &str) -> Picture {
+/// Where the lines of the grid are that go up, and what they are called; ascending.
+pub(super) type Ticks = Vec<(f64, String)>;
+
+/// Whole tenths around all points, which are shares, even where there is one alone.
+pub(super) fn ticks_of_shares(series: &[Series]) -> Ticks {
     let points = || series.iter().flat_map(|one| one.points.iter().copied());
     let least = points().map(|(x, _)| x).fold(1.0, f64::min);
     let most = points().map(|(x, _)| x).fold(0.0, f64::max);
-    // A grid of whole steps around all points, even where there is one alone.
     let low = ((least * 10.0 - 0.5).floor() / 10.0).max(0.0);
     let high = ((most * 10.0 + 0.5).ceil() / 10.0).min(1.0).max(low + 0.1);
+    let columns = ((high - low) * 10.0).round().max(1.0) as usize;
+    let at = |i: usize| low + (high - low) * i as f64 / columns as f64;
+    (0..=columns).map(|i| (at(i), format!("{:.0}%", 100.0 * at(i)))).collect()
+}
+
+/// Draws series between the first tick and the last. Errors go from 0 on.
+pub(super) fn chart(series: &[Series], ticks: &Ticks, across: &str, up: &str) -> Picture {
+    let points = || series.iter().flat_map(|one| one.points.iter().copied());
+    let (low, high) = (ticks.first().map_or(0.0, |(x, _)| *x), ticks.last().map_or(1.0, |(x, _)| *x));
     let top = nice(points().map(|(_, y)| y).fold(0.0, f64::max));
     let mut canvas = Canvas(blank(SIZE[0], SIZE[1]));
     let [left, right, above, below] = MARGINS;
@@ -47,12 +58,9 @@ pub(super) fn chart(series: &[Series], across: &str, up: &str) -> Picture {
     let at = |x: f64, y: f64| {
         (left + (x - low) / (high - low) * width, above + (1.0 - (y / top).min(1.0)) * height)
     };
-    let columns = ((high - low) * 10.0).round().max(1.0) as usize;
-    for i in 0..=columns {
-        let x = low + (high - low) * i as f64 / columns as f64;
-        canvas.line(at(x, 0.0), at(x, top), GREY, false);
-        let label = format!("{:.0}%", 100.0 * x);
-        canvas.text(at(x, 0.0).0 as i64 - width_of(&label) / 2, SIZE[1] as i64 - 48, &label, BLACK);
+    for (x, label) in ticks {
+        canvas.line(at(*x, 0.0), at(*x, top), GREY, false);
+        canvas.text(at(*x, 0.0).0 as i64 - width_of(label) / 2, SIZE[1] as i64 - 48, label, BLACK);
     }
     for i in 0..=GRID {
         let y = top * i as f64 / GRID as f64;
@@ -171,14 +179,15 @@ mod tests {
         };
         let one = series(0, true, &[(0.4, 0.02), (0.8, 0.3)]);
         let two = series(1, false, &[(0.5, 0.1)]);
-        let picture = chart(&[one.clone(), two], "share of zeros", "error");
+        let draw = |series: &[Series]| chart(series, &ticks_of_shares(series), "share of zeros", "error");
+        let picture = draw(&[one.clone(), two]);
         assert_eq!([picture.width, picture.height], SIZE);
         assert!(count(&picture, COLOURS[0]) > 500 && count(&picture, COLOURS[1]) > 50);
         assert_eq!(count(&picture, COLOURS[2]), 0);
         // Points at the ends of the range, and none at all, are drawn too.
-        chart(&[series(0, true, &[(0.0, 0.0), (1.0, f64::INFINITY)])], "", "");
-        assert_eq!(count(&chart(&[], "", ""), COLOURS[0]), 0);
-        assert_ne!(chart(&[one], "", "").rgb, picture.rgb);
+        draw(&[series(0, true, &[(0.0, 0.0), (1.0, f64::INFINITY)])]);
+        assert_eq!(count(&draw(&[]), COLOURS[0]), 0);
+        assert_ne!(draw(&[one]).rgb, picture.rgb);
     }
 
     #[test]

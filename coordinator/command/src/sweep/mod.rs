@@ -1,4 +1,4 @@
-//! Error against sparsity: points that are solved by kept Grams, what a survey expects of each, and what is found.
+//! Error against sparsity, or against prompts: points that are solved by kept Grams, what a survey expects of each, and what is found.
 
 mod chart;
 mod font;
@@ -26,7 +26,7 @@ use staging::{POINT, RESULTS, Staging, remove_left};
 /// The command's option that names the folder of results.
 const OUT: &str = "--out";
 
-/// A pattern and a ratio, and the job that prunes to them by kept Grams.
+/// A pattern, a ratio and a number of prompts, and the job that prunes so by kept Grams.
 pub struct Point {
     /// Its job, whose output goes to a folder of the sweep's own.
     pub job: JobFile,
@@ -41,6 +41,8 @@ pub struct Figures {
     pub pattern: Pattern,
     /// The share of zeros that it asks for.
     pub ratio: f64,
+    /// The calibration prompts whose Grams it goes by.
+    pub prompts: u32,
     /// How far the velocity is expected to be from the dense model's: the root of its mean squared relative change. Absent where no
     /// survey was kept that tells.
     pub expected_velocity_error: Option<f64>,
@@ -55,8 +57,11 @@ impl Point {
     /// A point that nothing is known of.
     pub fn new(job: JobFile) -> Self {
         let (pattern, ratio) = (job.spec.sparsity.pattern, share(&job.spec));
+        let calibration = &job.spec.calibration;
+        let prompts = calibration.gram_prompts.unwrap_or(calibration.count);
         let (expected_velocity_error, found_latent_error, zeros) = (None, None, None);
-        Self { job, figures: Figures { pattern, ratio, expected_velocity_error, found_latent_error, zeros } }
+        let figures = Figures { pattern, ratio, prompts, expected_velocity_error, found_latent_error, zeros };
+        Self { job, figures }
     }
 }
 
@@ -143,8 +148,11 @@ pub fn predict(points: &mut [Point], progress: &Progress) -> Result<SweepReport>
 pub fn measure(points: &mut [Point], process: &RunContext<'_>) -> Result<()> {
     let count = points.len();
     for (i, point) in points.iter_mut().enumerate() {
-        let Figures { pattern, ratio, .. } = point.figures;
-        process.progress.note(&format!("point {} of {count}: {pattern} at {:.1}%", i + 1, 100.0 * ratio));
+        let Figures { pattern, ratio, prompts, .. } = point.figures;
+        let share = 100.0 * ratio;
+        process
+            .progress
+            .note(&format!("point {} of {count}: {pattern} at {share:.1}%, by {prompts} prompts", i + 1));
         let summary = crate::run::run(&point.job, process)?;
         point.figures.found_latent_error = summary.held_out.as_ref().map(|error| error.relative);
         point.figures.zeros = Some(summary.zeros as f64 / (summary.weights.max(1)) as f64);

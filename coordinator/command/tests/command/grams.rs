@@ -6,7 +6,7 @@ use std::path::Path;
 use crate::{asset, job, obsdiff, text, told};
 
 /// A small job whose Grams can be kept.
-const SMALL: [&str; 8] = [
+pub(crate) const SMALL: [&str; 8] = [
     "sparsity.method=admm",
     "sparsity.allocation=global",
     "calibration.count=3",
@@ -18,12 +18,12 @@ const SMALL: [&str; 8] = [
 ];
 
 /// A command line with `--set` before each of the sets.
-fn with_sets<'a>(command: &[&'a str], sets: &[&'a str]) -> Vec<&'a str> {
+pub(crate) fn with_sets<'a>(command: &[&'a str], sets: &[&'a str]) -> Vec<&'a str> {
     command.iter().copied().chain(sets.iter().flat_map(|set| ["--set", *set])).collect()
 }
 
 /// The weights of a pruned pipeline.
-fn weights(folder: &Path) -> Vec<u8> {
+pub(crate) fn weights(folder: &Path) -> Vec<u8> {
     fs::read(folder.join("transformer/diffusion_pytorch_model.safetensors")).unwrap()
 }
 
@@ -33,7 +33,7 @@ fn found(summary: &str) -> &str {
 }
 
 /// Runs a small job that keeps its Grams in `folder/grams`.
-fn keep(folder: &Path, sets: &[&str]) {
+pub(crate) fn keep(folder: &Path, sets: &[&str]) {
     let file = job(folder);
     let grams = format!("output.grams={}", folder.join("grams").display());
     let arguments = with_sets(&with_sets(&["run", file.to_str().unwrap()], &SMALL), sets);
@@ -90,7 +90,7 @@ fn grams_of_floats_are_kept_as_they_are() {
 }
 
 /// What a command that is refused before any work says.
-fn refused(folder: &Path, arguments: &[&str]) -> String {
+pub(crate) fn refused(folder: &Path, arguments: &[&str]) -> String {
     let output = obsdiff(folder, arguments, &[]);
     let said = text(&output.stderr);
     assert_eq!(output.status.code(), Some(2), "{arguments:?}: {said}");
@@ -233,15 +233,15 @@ fn a_sweep_tells_what_is_expected_and_what_is_found() {
     assert_eq!(all[..3], expected[..]);
     let csv = fs::read_to_string(out.join("sweep.csv")).unwrap();
     let mut lines = csv.lines();
-    assert_eq!(lines.next(), Some("pattern,ratio,expected_velocity_error,found_latent_error,zeros"));
+    assert_eq!(lines.next(), Some("pattern,ratio,prompts,expected_velocity_error,found_latent_error,zeros"));
     let fields: Vec<Vec<&str>> = lines.map(|line| line.split(',').collect()).collect();
     for (fields, row) in fields.iter().zip(&all[3..]) {
         let number = |i: usize| fields[i].parse::<f64>().unwrap();
         assert_eq!(
-            [format!("{:.4}", number(2)), format!("{:.4}", number(3))],
+            [format!("{:.4}", number(3)), format!("{:.4}", number(4))],
             [row[2].clone(), row[3].clone()]
         );
-        assert!((number(4) - number(1)).abs() < 1e-3, "{csv}");
+        assert!((number(5) - number(1)).abs() < 1e-3 && number(2) == 3.0, "{csv}");
     }
     // Each is what solving says.
     let output = format!("output.path={}", dir.path().join("again").display());

@@ -6,6 +6,7 @@ mod checkpoint;
 mod conditioning;
 mod disk_full;
 mod flux;
+mod gram_prompts;
 mod grams;
 mod help;
 mod inspect;

@@ -208,6 +208,16 @@ impl PlanCost {
         self
     }
 
+    /// The same where so many groups of prompts, this share of all, have Grams of their own besides.
+    #[must_use]
+    pub fn with_groups(mut self, groups: usize, share: f64) -> Self {
+        for package in &mut self.packages {
+            package.gram_bytes = package.gram_bytes.saturating_mul(1 + groups as u64);
+            package.gram_flops *= 1.0 + share;
+        }
+        self
+    }
+
     /// The sum over packages.
     pub fn total(&self) -> PackageCost {
         self.packages.iter().copied().sum()

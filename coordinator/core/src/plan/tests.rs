@@ -39,6 +39,7 @@ fn spec() -> JobSpec {
             column: None,
             conditioning: None,
             grams: None,
+            gram_prompts: None,
             count: 10,
             steps: 5,
             guidance: 4.0,
@@ -59,6 +60,7 @@ fn spec() -> JobSpec {
             link: false,
             state: None,
             grams: None,
+            gram_prompts: Vec::new(),
             layout: Layout::Shrunk,
         },
     }

@@ -68,6 +68,7 @@ pub(super) fn spec() -> impl Strategy<Value = JobSpec> {
             link: false,
             state: None,
             grams: None,
+            gram_prompts: vec![2, 4],
             layout: Layout::Shrunk,
         },
     })

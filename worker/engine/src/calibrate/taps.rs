@@ -21,6 +21,7 @@ pub trait WeightedTap: Tap {
 pub struct GramTap<'a> {
     inventory: &'a Inventory,
     grams: &'a mut BTreeMap<SiteId, Arc<Gram>>,
+    of_group: Option<&'a mut BTreeMap<SiteId, Arc<Gram>>>,
     alpha: f64,
     operations: u64,
 }
@@ -28,7 +29,12 @@ pub struct GramTap<'a> {
 impl<'a> GramTap<'a> {
     /// A tap whose open sites are those of `grams`.
     pub fn new(inventory: &'a Inventory, grams: &'a mut BTreeMap<SiteId, Arc<Gram>>) -> Self {
-        Self { inventory, grams, alpha: 1.0, operations: 0 }
+        Self { inventory, grams, of_group: None, alpha: 1.0, operations: 0 }
+    }
+
+    /// Adds every observation to other Grams of the same sites, too: those of some of the prompts.
+    pub fn with_group(self, of_group: Option<&'a mut BTreeMap<SiteId, Arc<Gram>>>) -> Self {
+        Self { of_group, ..self }
     }
 
     /// Floating-point operations of all Grams so far: n (n + 1) for each row that a Gram of width n was given, since only its upper
@@ -57,12 +63,12 @@ impl Tap for GramTap<'_> {
         let width = self.inventory.site(site).width;
         let entries = gram.width() as u64 * (gram.width() as u64 + 1);
         self.operations += rows.dim(0)? as u64 * entries;
+        let of_group = self.of_group.as_mut().and_then(|grams| grams.get_mut(&site)).map(Arc::make_mut);
         with_rows(rows, |rows| {
-            if gram.width() > width {
-                gram.observe(&with_constant(rows, width), alpha)
-            } else {
-                gram.observe(rows, alpha)
-            }
+            let widened = (gram.width() > width).then(|| with_constant(rows, width));
+            let rows = widened.as_deref().unwrap_or(rows);
+            gram.observe(rows, alpha)?;
+            of_group.map_or(Ok(()), |gram| gram.observe(rows, alpha))
         })?
         .map_err(|error| match error {
             GramError::Overflow { .. } => Error::Overflow { site, name: name() },

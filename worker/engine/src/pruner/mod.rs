@@ -52,6 +52,10 @@ pub struct Pruner {
     probe: Option<Probe>,
     /// The Grams of the open package.
     open: Option<BTreeMap<SiteId, Arc<Gram>>>,
+    /// Groups of prompts, one after the other, whose Grams are gathered by themselves besides.
+    groups: Vec<Range<u32>>,
+    /// The Grams of each group, while a package is open.
+    of_groups: Vec<BTreeMap<SiteId, Arc<Gram>>>,
     /// The columns of the widest site of the package that was opened last, and the weights of its largest linear.
     largest: (usize, usize),
     gram_operations: u64,
@@ -84,6 +88,8 @@ impl Pruner {
             probing: spec.probe.clone(),
             probe: None,
             open: None,
+            groups: groups(&spec.output.gram_prompts),
+            of_groups: Vec::new(),
             largest: (0, 0),
             gram_operations: 0,
         }
@@ -128,6 +134,7 @@ impl Pruner {
     /// When a site has no exponent.
     pub fn open(&mut self, package: &Package, exponents: &BTreeMap<SiteId, i32>) -> Result<()> {
         self.open = None;
+        self.of_groups.clear();
         let inventory = self.model.inventory();
         let columns = |linear: LinearId| inventory.site(inventory.linear(linear).site).width;
         let sizes = package.linears.iter().map(|target| {
@@ -147,7 +154,10 @@ impl Pruner {
                 let gram = Gram::new(package.gram_width(described), self.hessian.accumulate, *exponent);
                 Ok((site, Arc::new(gram)))
             })
-            .collect::<Result<_>>()?;
+            .collect::<Result<BTreeMap<_, _>>>()?;
+        // Nothing is added yet, so that each is a copy of its own.
+        let empty = || grams.iter().map(|(site, gram)| (*site, Arc::new(Gram::clone(gram)))).collect();
+        self.of_groups = self.groups.iter().map(|_| empty()).collect();
         self.open = Some(grams);
         Ok(())
     }
@@ -155,6 +165,7 @@ impl Pruner {
     /// Drops the Grams of the open package, and the memory that solving it took.
     pub fn close(&mut self) {
         self.open = None;
+        self.of_groups.clear();
         self.end_solving();
     }
 
@@ -174,6 +185,12 @@ impl Pruner {
         self.open.as_ref()
     }
 
+    /// The Grams of each group of prompts whose Grams are gathered besides, empty while no package is open.
+    pub fn grams_of_groups(&self) -> Vec<BTreeMap<SiteId, Arc<Gram>>> {
+        let of = |group: usize| self.of_groups.get(group).cloned().unwrap_or_default();
+        (0..self.groups.len()).map(of).collect()
+    }
+
     /// The Grams of the open package, to be filled by what was gathered elsewhere; none while no package is open.
     pub fn grams_mut(&mut self) -> impl Iterator<Item = (SiteId, &mut Gram)> {
         self.open.iter_mut().flatten().map(|(site, gram)| (*site, Arc::make_mut(gram)))
@@ -185,7 +202,10 @@ impl Pruner {
     /// When a forward call fails, an observation is not finite or overflows its exponent ([`Error::Overflow`]).
     pub fn calibrate(&mut self, shard: &Shard, on_step: &mut dyn FnMut() -> Result<()>) -> Result<()> {
         let grams = self.open.as_mut().ok_or_else(no_package)?;
-        let mut tap = GramTap::new(self.model.inventory(), grams);
+        let first = shard.prompts.start;
+        let group = self.groups.iter().position(|group| group.contains(&first));
+        let of_group = group.and_then(|group| self.of_groups.get_mut(group));
+        let mut tap = GramTap::new(self.model.inventory(), grams).with_group(of_group);
         self.trajectories.denoise(&*self.model, shard.prompts.clone(), &self.alphas, &mut tap, on_step)?;
         self.gram_operations += tap.operations();
         Ok(())
@@ -238,6 +258,11 @@ impl Pruner {
     pub fn trajectories(&self) -> &Trajectories {
         &self.trajectories
     }
+}
+
+/// The prompts that each of some ascending numbers of prompts adds to those before it.
+fn groups(counts: &[u32]) -> Vec<Range<u32>> {
+    std::iter::once(0).chain(counts.iter().copied()).zip(counts).map(|(start, end)| start..*end).collect()
 }
 
 fn no_package() -> Error {

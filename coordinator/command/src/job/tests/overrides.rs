@@ -52,6 +52,7 @@ pub(super) fn whole() -> JobSpec {
             column: Some(text("caption")),
             conditioning: Some(text("c.safetensors")),
             grams: Some(text("/grams")),
+            gram_prompts: Some(4),
             count: 7,
             steps: 8,
             guidance: 1.5,
@@ -85,6 +86,7 @@ pub(super) fn whole() -> JobSpec {
             link: true,
             state: Some(text("state")),
             grams: Some(text("/kept")),
+            gram_prompts: vec![2, 4],
             layout: Layout::Masked,
         },
     }
