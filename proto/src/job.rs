@@ -339,9 +339,29 @@ pub struct OutputSpec {
     /// Numbers of prompts, ascending: Grams over the first so many are kept, too, each in as much memory as those over all.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub gram_prompts: Vec<u32>,
+    /// How exactly kept Grams are written.
+    #[serde(default, skip_serializing_if = "GramPrecision::is_default")]
+    pub gram_precision: GramPrecision,
     /// `structured` only: whether what goes leaves the tensors, or zeros in them.
     #[serde(default)]
     pub layout: Layout,
+}
+
+/// How exactly kept Grams are written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum GramPrecision {
+    /// As they are summed: solving by them gives the bytes of the whole job.
+    #[default]
+    Exact,
+    /// As 32-bit floats, in half the bytes of exact sums: solving by them gives nearly the same masks and weights.
+    F32,
+}
+
+impl GramPrecision {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// A value of a job file that cannot be used: the key, and what to do.

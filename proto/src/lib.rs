@@ -28,8 +28,8 @@ pub use ids::{Epoch, LinearId, PackageId, ShardId, SiteId, StreamId, StructureId
 pub use inventory::{FixedLayer, Inventory, Joined, Linear, Site, Stream, Unit};
 pub use job::{
     Accumulate, Allocation, Balance, BudgetBy, CalibrationSpec, ComputeType, Effort, EvaluationSpec,
-    HessianSpec, JobError, JobSpec, Method, ModelSpec, OutputSpec, PackagesSpec, Precision, Preset,
-    ProbeSpec, Rule, SparsitySpec, Weighting, WorkersSpec,
+    GramPrecision, HessianSpec, JobError, JobSpec, Method, ModelSpec, OutputSpec, PackagesSpec, Precision,
+    Preset, ProbeSpec, Rule, SparsitySpec, Weighting, WorkersSpec,
 };
 pub use lock::lock;
 pub use pattern::{Pattern, PatternError, Target};

@@ -63,7 +63,8 @@ impl GramKeeper {
         let _span = tracing::info_span!("keep Gram").entered();
         let unkept = |e: &dyn Display| PartStoreError::Damaged(format!("a Gram cannot be kept: {e}"));
         let put = |gram: &Gram| {
-            let content = object::write(gram).map_err(|e| unkept(&e))?;
+            let content =
+                object::write(gram, self.origin.spec.output.gram_precision).map_err(|e| unkept(&e))?;
             Ok::<_, PartStoreError>(self.runtime.block_on(self.store.put_gram(content))?)
         };
         let mut of_fewer = Vec::new();

@@ -64,7 +64,8 @@ impl JobFile {
         // Where the pattern or the method is another, so are the defaults that go by it.
         base.sparsity = base.sparsity.without_defaults();
         base.calibration.grams = Some(url.to_owned());
-        (base.output.state, base.output.grams, base.output.gram_prompts) = (None, None, Vec::new());
+        (base.output.state, base.output.grams) = (None, None);
+        (base.output.gram_prompts, base.output.gram_precision) = (Vec::new(), Default::default());
         let text = toml::to_string(&base).map_err(|e| unwritten(&e))?;
         let source = config::File::from_str(&text, FileFormat::Toml);
         let built = Config::builder().add_source(source).build().map_err(|e| unwritten(&e))?;

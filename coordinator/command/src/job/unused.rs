@@ -1,6 +1,6 @@
 //! Keys that have no effect in some kind of job. A job that gives one is refused, so that no key is ignored silently.
 
-use obsdiff_proto::{Allocation, JobSpec, Method, Pattern, Weighting};
+use obsdiff_proto::{Accumulate, Allocation, JobSpec, Method, Pattern, Weighting};
 
 /// A key that a job does not use.
 #[derive(Debug, PartialEq, Eq)]
@@ -36,12 +36,22 @@ pub(super) fn keys(spec: &JobSpec) -> Vec<Unused> {
             "packages.memory",
             "output.grams",
             "output.gram_prompts",
+            "output.gram_precision",
             "calibration.grams",
             "calibration.gram_prompts",
         ],
         "a job whose method looks at weights alone, without refinement, gathers no Hessian",
     );
-    add(spec.output.grams.is_some(), &["output.gram_prompts"], "there is no output.grams");
+    add(
+        spec.output.grams.is_some(),
+        &["output.gram_prompts", "output.gram_precision"],
+        "there is no output.grams",
+    );
+    add(
+        spec.hessian.accumulate == Accumulate::Exact,
+        &["output.gram_precision"],
+        "hessian.accumulate = \"f32\" sums in f32 already",
+    );
     add(spec.calibration.grams.is_some(), &["calibration.gram_prompts"], "there is no calibration.grams");
     let (prompts, conditioning) =
         (spec.calibration.prompts.is_some(), spec.calibration.conditioning.is_some());

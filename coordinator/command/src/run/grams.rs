@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use obsdiff_coordinator::JobState;
 use obsdiff_files::Disk;
-use obsdiff_proto::{Digest, InputDigest, JobError, JobSpec};
+use obsdiff_proto::{Digest, GramPrecision, InputDigest, JobError, JobSpec};
 use obsdiff_store::{GramStore, Prompts};
 use obsdiff_worker::grams::{GramIndex, GramKeeper, GramOrigin, KeptGrams};
 use tokio::runtime::Handle;
@@ -77,6 +77,10 @@ pub(super) fn note(inputs: &Inputs) -> Option<String> {
     if !kept.is_dense() {
         let words = "these Grams were gathered package by package, each on the model as the first job had pruned it before: where settings \
                      differ from that job's, the result is near a whole run's, not equal to it";
+        return Some(words.to_owned());
+    }
+    if kept.spec.output.gram_precision == GramPrecision::F32 {
+        let words = "these Grams were kept as 32-bit floats: masks and weights are nearly those of a whole run, not equal to them";
         return Some(words.to_owned());
     }
     let (own, theirs) = (obsdiff_engine::hardware(), kept.hardware.as_ref()?);

@@ -1,4 +1,4 @@
-//! Grams over fewer prompts: kept beside those over all, and as a whole job of so few prompts gathers them.
+//! Grams over fewer prompts, kept beside those over all, and Grams that are kept as floats.
 
 use std::fs;
 use std::path::Path;
@@ -192,4 +192,33 @@ fn numbers_of_prompts_that_no_grams_can_be_kept_of_are_refused() {
             says: &["output.gram_prompts: has no effect: there is no output.grams"],
         },
     ]);
+}
+
+#[test]
+fn grams_kept_as_floats_take_half_the_bytes_and_prune_nearly_alike() {
+    let dir = tempfile::tempdir().unwrap();
+    let (exact, floats) = (dir.path().join("exact"), dir.path().join("floats"));
+    let mut bytes = Vec::new();
+    let mut solved = Vec::new();
+    for (folder, sets) in [(&exact, &[][..]), (&floats, &["output.gram_precision=f32"][..])] {
+        fs::create_dir(folder).unwrap();
+        keep(folder, sets);
+        let files = fs::read_dir(folder.join("grams/grams")).unwrap();
+        bytes.push(files.map(|file| file.unwrap().metadata().unwrap().len()).sum::<u64>());
+        let output = format!("output.path={}", folder.join("solved").display());
+        let kept = folder.join("grams");
+        let sets = ["sparsity.ratio=0.6", &output];
+        let run = crate::obsdiff(&asset("."), &with_sets(&["solve", kept.to_str().unwrap()], &sets), &[]);
+        let said = crate::text(&run.stderr);
+        assert!(run.status.success(), "{said}");
+        assert_eq!(said.contains("these Grams were kept as 32-bit floats"), folder == &floats, "{said}");
+        solved.push(weights(&folder.join("solved")));
+    }
+    assert!((0.45..0.6).contains(&(bytes[1] as f64 / bytes[0] as f64)), "{bytes:?}");
+    let zero =
+        |weights: &[u8]| -> Vec<bool> { weights.as_chunks::<2>().0.iter().map(|w| *w == [0, 0]).collect() };
+    let (before, after) = (zero(&solved[0]), zero(&solved[1]));
+    assert_eq!(before.len(), after.len());
+    let same = before.iter().zip(&after).filter(|(a, b)| a == b).count() as f64 / before.len() as f64;
+    assert!(same > 0.999, "{same} of the mask agrees");
 }

@@ -61,6 +61,7 @@ fn spec() -> JobSpec {
             state: None,
             grams: None,
             gram_prompts: Vec::new(),
+            gram_precision: Default::default(),
             layout: Layout::Shrunk,
         },
     }

@@ -69,6 +69,7 @@ pub(super) fn spec() -> impl Strategy<Value = JobSpec> {
             state: None,
             grams: None,
             gram_prompts: vec![2, 4],
+            gram_precision: Default::default(),
             layout: Layout::Shrunk,
         },
     })

@@ -2,8 +2,8 @@
 
 use obsdiff_proto::{
     Accumulate, Allocation, Balance, ByteSize, CalibrationSpec, ComputeType, Effort, EvaluationSpec,
-    HeadScore, HessianSpec, Layout, Method, ModelSpec, OutputSpec, PackagesSpec, Pattern, Precision,
-    ProbeSpec, Rule, SparsitySpec, Weighting, WorkersSpec,
+    GramPrecision, HeadScore, HessianSpec, Layout, Method, ModelSpec, OutputSpec, PackagesSpec, Pattern,
+    Precision, ProbeSpec, Rule, SparsitySpec, Weighting, WorkersSpec,
 };
 use serde_json::Value as Json;
 
@@ -87,6 +87,7 @@ pub(super) fn whole() -> JobSpec {
             state: Some(text("state")),
             grams: Some(text("/kept")),
             gram_prompts: vec![2, 4],
+            gram_precision: GramPrecision::F32,
             layout: Layout::Masked,
         },
     }
