@@ -153,36 +153,3 @@ pub fn load_transformer(pipeline: &PipelineFolder, dtype: DType) -> Result<Box<d
     let weights = pipeline.transformer_weights()?;
     Ok(pipeline.transformer_config().load(&weights, dtype, &Device::Cpu)?)
 }
-
-/// For each prompt, the L2 norm of the difference of two latents over that of the first: ||pruned - dense|| / ||dense||.
-///
-/// # Errors
-/// When their shapes differ.
-pub fn relative_errors(dense: &Tensor, pruned: &Tensor) -> Result<Vec<f64>> {
-    let errors = || {
-        let norms =
-            |t: &Tensor| t.to_dtype(DType::F64)?.flatten_from(1)?.sqr()?.sum(1)?.sqrt()?.to_vec1::<f64>();
-        let difference = norms(&(pruned - dense)?)?;
-        Ok(difference.into_iter().zip(norms(dense)?).map(|(error, norm)| error / norm).collect())
-    };
-    errors().map_err(|e: candle_core::Error| obsdiff_engine::Error::from(e).into())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn errors_are_relative_to_the_dense_latents_of_each_prompt() {
-        let tensor = |numbers: [f32; 4]| Tensor::from_slice(&numbers, (2, 1, 1, 2), &Device::Cpu).unwrap();
-        let errors = relative_errors(&tensor([3., 4., 0., 2.]), &tensor([3., 4., 1., 2.])).unwrap();
-        assert_eq!(errors, [0.0, 0.5]);
-        assert!(
-            relative_errors(
-                &tensor([0.; 4]),
-                &Tensor::zeros((1, 1, 1, 2), DType::F32, &Device::Cpu).unwrap()
-            )
-            .is_err()
-        );
-    }
-}

@@ -59,6 +59,40 @@ fn a_coordinators_report_is_one_json_object() {
     assert!(report["elapsed_seconds"].as_f64().unwrap() >= 0.0);
 }
 
+/// The error of the pruned model, its memory, the time and what was expected, wherever the workers are.
+#[test]
+fn a_coordinator_ends_with_what_a_run_ends_with() {
+    let jobs = [(); 2].map(|()| {
+        let folder = setting_of("pattern = \"unstructured\"\nratio = 0.5", 2);
+        let job = fs::read_to_string(folder.path().join("job.toml")).unwrap();
+        let job = job.replace("[evaluation]\ncount = 0", "[evaluation]\ncount = 2");
+        fs::write(folder.path().join("job.toml"), job).unwrap();
+        folder
+    });
+    let [alone, shared] = &jobs;
+    let mut run = Process::start(alone.path(), &["run", "job.toml", "--quiet"]);
+    let lines = ["velocity expected", "final latents on 2 held-out prompts"];
+    let told = lines.map(|start| run.line(|line| line.starts_with(start)).unwrap());
+    assert!(run.end().success());
+    let (mut coordinator, mut workers) = cluster(shared.path());
+    let peak = coordinator.process.line(|line| line.starts_with("peak memory ")).unwrap();
+    assert!(peak.ends_with(" predicted)"), "{peak}");
+    let shared_told = lines.map(|start| coordinator.process.line(|line| line.starts_with(start)).unwrap());
+    assert_eq!(told, shared_told);
+    assert!(coordinator.process.end().success());
+    workers.iter_mut().for_each(|worker| assert!(worker.end().success()));
+    assert_eq!(result(alone.path()), result(shared.path()));
+    let record = fs::read(shared.path().join("out/pruning.json")).unwrap();
+    let record: serde_json::Value = serde_json::from_slice(&record).unwrap();
+    let measured = &record["measured"];
+    assert!(
+        measured["seconds"].as_f64().unwrap() > 0.0
+            && measured["peak_memory_bytes"].as_u64().unwrap() > 10 << 20
+    );
+    let shown = format!("{:.4}", measured["held_out"]["relative_error"].as_f64().unwrap());
+    assert!(told[1].ends_with(&shown), "{} and {shown}", told[1]);
+}
+
 #[test]
 fn two_workers_do_what_one_process_does() {
     let folder = setting(16);

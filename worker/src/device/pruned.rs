@@ -18,6 +18,8 @@ pub struct Pruned {
     pub structures: Vec<PrunedStructure>,
     /// The new weights and biases.
     pub tensors: PrunedTensors,
+    /// How far the velocity was expected to be from the dense model's; absent where nothing was surveyed.
+    pub expected_velocity_error: Option<f64>,
 }
 
 /// Joins what is said of the rows of each linear.

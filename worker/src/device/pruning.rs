@@ -125,6 +125,7 @@ impl<'a> PruningEngine<'a> {
             linears: linears.into_values().collect(),
             structures: self.structures.values().cloned().collect(),
             tensors: self.tensors.clone(),
+            expected_velocity_error: self.expected_velocity_error(),
         }
     }
 

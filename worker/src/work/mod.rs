@@ -1,5 +1,7 @@
 //! A job at work: the engine of each worker, and the export of what they pruned.
 
+mod measuring;
+mod memory;
 mod shrunk;
 
 use std::cell::RefCell;
@@ -19,6 +21,9 @@ use crate::device::{PartStore, Pruned, PruningEngine, Watch, WorkError, WorkerSt
 use crate::grams::{GramKeeper, KeptGrams};
 use crate::preparation::JobModel;
 use shrunk::shrunk;
+
+pub use measuring::Measuring;
+pub use memory::peak_resident;
 
 /// What the workers of a process share.
 pub struct Work<'a> {
@@ -42,6 +47,8 @@ pub struct Work<'a> {
     pub keeper: Option<GramKeeper>,
     /// The Grams that the job goes by, where it does not calibrate.
     pub grams: Option<KeptGrams>,
+    /// What the worker needs that exports, where it is to measure what it wrote.
+    pub measuring: Option<Measuring<'a>>,
     /// What the output is written by.
     pub disk: &'a Disk,
 }
@@ -112,7 +119,15 @@ impl<'a> Work<'a> {
                 obsdiff_engine::Error::Interrupted
             })
         });
-        written.map_err(|error| failed.take().unwrap_or(WorkError::Engine(error)))
+        written.map_err(|error| failed.take().unwrap_or(WorkError::Engine(error)))?;
+        if let Some(measuring) = &self.measuring {
+            let measured = self.measure(measuring, record, pruned.expected_velocity_error, &**on_progress);
+            if let Err(error) = measured {
+                // The job has its result, and does not fail for what is said of it.
+                tracing::warn!(%error, "the written pipeline cannot be measured");
+            }
+        }
+        Ok(())
     }
 
     /// Refuses a dense model whose latents on the held-out prompts are not finite: no pruned one can be compared with it.

@@ -58,7 +58,7 @@ pub enum CliCommand {
     ///
     /// GRAMS is what that job had as output.grams. Its settings are those of this job, but for what --set says: output.path has to be
     /// given, and ratios, patterns, methods, rules and damping may be others. The pruned weights are those that the whole job would
-    /// give. Where the earlier job had several packages and surveyed nothing, they are near them.
+    /// give, or near them: where the earlier job had several packages and surveyed nothing, or kept Grams as floats.
     Solve(SolveArgs),
     /// Show errors against sparsity by the Grams that an earlier job kept.
     ///
@@ -69,7 +69,7 @@ pub enum CliCommand {
     /// Coordinate a job for workers on other hosts.
     ///
     /// Checks the job as `run` does, then listens for workers, hands out shards and solving, and ends when a worker has written the
-    /// pipeline. The same command goes on from the last finished package. Without certificates it listens on loopback only.
+    /// pipeline, as `run` does. The same command goes on from the last finished package. Without certificates it listens on loopback.
     Coordinator(CoordinatorArgs),
     /// Work for a coordinator.
     ///

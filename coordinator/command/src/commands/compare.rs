@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use obsdiff_engine::export::HeldOutError;
 use obsdiff_engine::pipeline::Picture;
 use obsdiff_worker::preparation::compute_type;
 
@@ -11,7 +12,6 @@ use super::request::Request;
 use super::speed;
 use crate::cli::CompareArgs;
 use crate::context::CommandContext;
-use crate::run::held_out;
 use crate::sampling::{Sampling, load_transformer, open_pipeline};
 use crate::{Error, Result};
 
@@ -46,7 +46,7 @@ pub(super) fn compare(args: &CompareArgs, context: &mut CommandContext<'_>) -> R
         sampling.latents(&*transformer, name, &progress)
     };
     let (dense_latents, pruned_latents) = (latents(&dense, "dense")?, latents(&pruned, "pruned")?);
-    let error = held_out::error(&dense_latents, &pruned_latents)?;
+    let error = HeldOutError::between(&dense_latents, &pruned_latents)?;
     let pictures = [decode(&dense, &dense_latents)?, decode(&dense, &pruned_latents)?];
     let mut comparison = Comparison::new(prompts, &error, &pictures, settings, &args.out);
     let [dense_pictures, pruned_pictures] = &pictures;

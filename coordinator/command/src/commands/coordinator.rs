@@ -1,6 +1,7 @@
 //! `obsdiff coordinator JOB`.
 
 use std::net::TcpListener;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,8 +14,12 @@ use crate::cli::CoordinatorArgs;
 use crate::context::CommandContext;
 use crate::job::JobFile;
 use crate::progress::Progress;
-use crate::run::{Display, Inputs, PhaseDisplay, claim_grams, encode, is_left_over, note, open_state};
+use crate::run::{
+    Display, Inputs, PhaseDisplay, Summary, claim_grams, encode, is_left_over, note, open_state,
+    written_record,
+};
 use crate::signals::{Answer, Signal};
+use crate::spans::SpanReport;
 use crate::{Error, Result};
 
 /// How long workers that stand by can still learn that the job is over. It is longer than the time after which they ask again.
@@ -45,19 +50,38 @@ pub(super) fn coordinate(args: &CoordinatorArgs, context: &mut CommandContext<'_
         put.map_err(|error| error.after_begin(state.url()))?;
     }
     let done = if is_left_over(&state, &inputs) {
-        Ok(())
+        Ok(false)
     } else {
         claim_grams(&job, &state).map_err(|error| error.after_begin(state.url()))?;
-        drive(&job, &inputs, &state, (port, listener), &progress, context)
+        drive(&job, &inputs, &state, (port, listener), &progress, context).map(|()| true)
     };
     match done {
-        Ok(()) => {
+        Ok(driven) => {
             progress.written(&job.spec.output.path);
             state.remove(&context.disk);
-            Ok(writeln!(context.out, "written to {}", job.spec.output.path)?)
+            tell(&job, &inputs, driven, context)
         }
         Err(error) => Err(error.after_begin(state.url())),
     }
+}
+
+/// Ends as a run on one machine does, where the output can be seen from here, and adds to its record how long the job took if it was
+/// `driven` by this process.
+fn tell(job: &JobFile, inputs: &Inputs, driven: bool, context: &mut CommandContext<'_>) -> Result<()> {
+    let Some(mut record) = written_record(job) else {
+        return Ok(writeln!(context.out, "written to {}", job.spec.output.path)?);
+    };
+    if driven {
+        if let Some(measured) = &mut record.measured {
+            measured.seconds = (context.clock)().as_secs_f64();
+        }
+        // The job has its result, and does not fail for what is said of it.
+        if let Err(error) = record.replace(Path::new(&job.spec.output.path), &context.disk) {
+            tracing::warn!(%error, "the time that the job took is not in the record");
+        }
+    }
+    let summary = Summary::new(record, SpanReport::default(), inputs.predicted_peak(job, 1));
+    Ok(writeln!(context.out, "{summary}")?)
 }
 
 /// Drives the job until it is done.

@@ -4,6 +4,7 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 
+use obsdiff_proto::ByteSize;
 use obsdiff_proto::session::{Briefing, Dismissed, Reason};
 use obsdiff_security::TokenSender;
 use obsdiff_store::JobStore;
@@ -15,6 +16,7 @@ use obsdiff_worker::grams::GramIndex;
 use obsdiff_worker::preparation::{self, Received};
 use obsdiff_worker::rendezvous::PeerRendezvous;
 use obsdiff_worker::session::{SessionError, SessionSettings, attend, tcp};
+use obsdiff_worker::work::Measuring;
 use tokio::runtime::Runtime;
 use tonic::transport::Endpoint;
 
@@ -171,7 +173,15 @@ fn serve(
     let (model, trajectories) =
         preparation::load(&job.spec, inputs.described.model(), &inputs.weights, conditionings)?;
     let grams = JobGrams::open(&job, &inputs, runtime.handle())?;
-    let work = crate::run::work(&job, &inputs, &trajectories, None, (grams, &context.disk));
+    let mut work = crate::run::work(&job, &inputs, &trajectories, None, (grams, &context.disk));
+    let first = inputs.prompts.calibration.len() as u32;
+    // To measure, the dense model is loaded once more beside the pruned one.
+    let needs = inputs.described.memory(&job.spec, &inputs.plan);
+    let cost = inputs.described.cost(&job.spec, &inputs.plan);
+    let fits = |memory: ByteSize| needs.peak(&cost).saturating_add(needs.model) <= memory.0;
+    if needs.model <= cost.largest_grams() || context.memory.is_some_and(fits) {
+        work.measuring = Some(Measuring { held_out: first..trajectories.prompts(), clock: &*context.clock });
+    }
     let part_store = JobPartStore::new(store, runtime.handle().clone());
     let mut engine =
         work.engine(model, Arc::new(part_store), Arc::new(PhaseDisplay::default()), worker_state);

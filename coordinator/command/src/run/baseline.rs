@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use candle_core::Tensor;
 use obsdiff_engine::calibrate::Trajectories;
-use obsdiff_engine::export::Baseline;
+use obsdiff_engine::export::{Baseline, HeldOutError};
 use obsdiff_engine::pruner::Pruner;
 use obsdiff_proto::message::Slice;
 use obsdiff_proto::{Allocation, JobSpec, Method, Package, Pattern};
@@ -84,7 +84,7 @@ pub(super) fn prune(
         method: spec.sparsity.method(),
         weights,
         zeros,
-        held_out: held_out::error(dense, &latents)?,
+        held_out: HeldOutError::between(dense, &latents)?,
     };
     Ok(Some((baseline, latents)))
 }

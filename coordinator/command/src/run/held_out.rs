@@ -2,7 +2,7 @@
 
 use candle_core::{Device, Tensor};
 use obsdiff_engine::calibrate::Trajectories;
-use obsdiff_engine::export::{HeldOutError, PictureError};
+use obsdiff_engine::export::PictureError;
 use obsdiff_engine::model::DiffusionModel;
 use obsdiff_engine::pipeline::{Picture, PipelineFolder};
 use obsdiff_proto::ByteSize;
@@ -11,25 +11,10 @@ use super::Inputs;
 use crate::Result;
 use crate::picture::psnr;
 use crate::progress::Progress;
-use crate::sampling::{final_latents, relative_errors};
+use crate::sampling::final_latents;
 
 /// Pictures that are decoded at most: enough to tell how far they are, at a small part of what their latents cost.
 const MOST_PICTURES: usize = 4;
-
-/// The error of `pruned` against `dense`, both `prompts x channels x height x width`.
-///
-/// # Errors
-/// When their shapes differ.
-pub(crate) fn error(dense: &Tensor, pruned: &Tensor) -> Result<HeldOutError> {
-    let together = |latents: &Tensor| latents.flatten_all()?.unsqueeze(0);
-    let whole = || Ok::<_, candle_core::Error>((together(dense)?, together(pruned)?));
-    let (dense_whole, pruned_whole) = whole().map_err(obsdiff_engine::Error::from)?;
-    Ok(HeldOutError {
-        relative: relative_errors(&dense_whole, &pruned_whole)?.into_iter().sum(),
-        per_prompt: relative_errors(dense, pruned)?,
-        pictures: None,
-    })
-}
 
 /// How far the pictures of the first held-out prompts are from the dense model's, for each of the other models' latents.
 ///

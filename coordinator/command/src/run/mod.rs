@@ -6,7 +6,6 @@ mod grams;
 pub(crate) mod held_out;
 mod inputs;
 mod local;
-mod memory;
 mod places;
 mod state;
 mod summary;
@@ -41,9 +40,9 @@ pub use display::{Display, PhaseDisplay};
 pub(crate) use grams::JobGrams;
 pub(crate) use grams::{check_kept, claim as claim_grams};
 pub use inputs::Inputs;
-pub use memory::peak_resident;
+pub use obsdiff_worker::work::peak_resident;
 pub use state::open_state;
-use state::written_record;
+pub(crate) use state::written_record;
 pub(crate) use state::{is_left_over, location, note};
 pub use summary::Summary;
 use workers::run_workers;
@@ -123,7 +122,7 @@ fn compared(
         held_out::latents(&*pruned, trajectories, batched, "pruned", progress)?
     };
     let Some(latents) = latents else { return Ok((None, None)) };
-    let mut error = held_out::error(dense, &latents)?;
+    let mut error = HeldOutError::between(dense, &latents)?;
     let mut baseline =
         if process.baseline { baseline::prune(job, inputs, trajectories, dense, progress)? } else { None };
     let peak = inputs.predicted_peak(job, process.workers);
@@ -235,6 +234,7 @@ pub(crate) fn work<'a>(
         dense,
         keeper: grams.keeper,
         grams: grams.kept,
+        measuring: None,
         disk,
     }
 }

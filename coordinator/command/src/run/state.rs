@@ -98,7 +98,7 @@ pub(super) fn after(job: &JobFile, state: JobState, error: Error, disk: &Disk) -
 }
 
 /// The output's record, if the output exists.
-pub(super) fn written_record(job: &JobFile) -> Option<PruningRecord> {
+pub(crate) fn written_record(job: &JobFile) -> Option<PruningRecord> {
     PruningRecord::read(Path::new(&job.spec.output.path)).ok().flatten()
 }
 

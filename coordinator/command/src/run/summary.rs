@@ -1,6 +1,7 @@
 //! What a run ends with: a table of its linears, where the time went, and how far the pruned model is from the dense one.
 
 use std::fmt;
+use std::time::Duration;
 
 use obsdiff_engine::export::{PrunedLinear, PruningRecord};
 use obsdiff_proto::{ByteSize, Method};
@@ -46,7 +47,7 @@ fn block_of(linear: &str) -> &str {
 
 impl Summary {
     /// What a run did whose output has this record.
-    pub(super) fn new(record: PruningRecord, spans: SpanReport, predicted: ByteSize) -> Self {
+    pub(crate) fn new(record: PruningRecord, spans: SpanReport, predicted: ByteSize) -> Self {
         let weights = |l: &PrunedLinear| l.shape[0] as u64 * l.shape[1] as u64;
         Self {
             weights: record.linears.iter().map(weights).sum(),
@@ -155,7 +156,14 @@ impl fmt::Display for Summary {
             writeln!(f, "{}", self.blocks())?;
         }
         self.structures(f)?;
-        writeln!(f, "{}", self.spans)?;
+        if self.spans.whole.is_zero() {
+            // Other processes did the work.
+            if let Some(measured) = &self.record.measured {
+                writeln!(f, "took {}", text::duration(Duration::from_secs_f64(measured.seconds.max(0.0))))?;
+            }
+        } else {
+            writeln!(f, "{}", self.spans)?;
+        }
         writeln!(
             f,
             "{} linears, {} of their weights are zero",

@@ -1,7 +1,10 @@
 //! What a run measured: the pruned model's error, its own time and memory.
 
+use candle_core::{DType, Tensor};
 use obsdiff_proto::Method;
 use serde::{Deserialize, Serialize};
+
+use crate::Result;
 
 /// What a run measured. Unlike the rest of a record it differs between two runs of the same job.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -15,13 +18,14 @@ pub struct Measured {
     /// relative change. Absent where linears were not surveyed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expected_velocity_error: Option<f64>,
-    /// Seconds that the run took; after an interruption, those of the process that ended it.
+    /// Seconds that the run took; after an interruption, those of the process that ended it. With workers of other processes, those of
+    /// the coordinator, or of the worker that wrote the pipeline where the coordinator does not see it.
     pub seconds: f64,
     /// What of them no phase accounts for.
     pub other_seconds: f64,
     /// Where they went, the longest phase first.
     pub phases: Vec<MeasuredPhase>,
-    /// The largest resident set of the process; unknown where the system does not tell it.
+    /// The largest resident set of the process, with workers of other processes of the one that wrote the pipeline; unknown where the system does not tell it.
     pub peak_memory_bytes: Option<u64>,
 }
 
@@ -37,6 +41,28 @@ pub struct HeldOutError {
     /// How far the pictures of the first of these prompts are from the dense model's; absent where none was decoded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pictures: Option<PictureError>,
+}
+
+impl HeldOutError {
+    /// The error of `pruned` against `dense`, final latents of the same prompts: `prompts x channels x height x width`.
+    ///
+    /// # Errors
+    /// When their shapes differ.
+    pub fn between(dense: &Tensor, pruned: &Tensor) -> Result<Self> {
+        let together = |latents: &Tensor| latents.flatten_all()?.unsqueeze(0);
+        Ok(Self {
+            relative: relative_errors(&together(dense)?, &together(pruned)?)?.into_iter().sum(),
+            per_prompt: relative_errors(dense, pruned)?,
+            pictures: None,
+        })
+    }
+}
+
+/// For each prompt, the L2 norm of the difference of two latents over that of the first: ||pruned - dense|| / ||dense||.
+fn relative_errors(dense: &Tensor, pruned: &Tensor) -> Result<Vec<f64>> {
+    let norms = |t: &Tensor| t.to_dtype(DType::F64)?.flatten_from(1)?.sqr()?.sum(1)?.sqrt()?.to_vec1::<f64>();
+    let difference = norms(&(pruned - dense)?)?;
+    Ok(difference.into_iter().zip(norms(dense)?).map(|(error, norm)| error / norm).collect())
 }
 
 /// How far decoded pictures are from the dense model's.
@@ -72,4 +98,21 @@ pub struct MeasuredPhase {
     pub seconds: f64,
     /// Seconds of other threads, which ran beside.
     pub beside_seconds: f64,
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Device;
+
+    use super::*;
+
+    #[test]
+    fn errors_are_relative_to_the_dense_latents() {
+        let tensor = |numbers: [f32; 4]| Tensor::from_slice(&numbers, (2, 1, 1, 2), &Device::Cpu).unwrap();
+        let error = HeldOutError::between(&tensor([3., 4., 0., 2.]), &tensor([3., 4., 1., 2.])).unwrap();
+        assert_eq!(error.per_prompt, [0.0, 0.5]);
+        assert!((error.relative - (1.0f64 / 29.0).sqrt()).abs() < 1e-12, "{}", error.relative);
+        let other = Tensor::zeros((1, 1, 1, 2), DType::F32, &Device::Cpu).unwrap();
+        assert!(HeldOutError::between(&tensor([0.; 4]), &other).is_err());
+    }
 }

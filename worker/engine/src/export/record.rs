@@ -41,8 +41,7 @@ pub struct PruningRecord {
     /// What structured pruning made of the whole transformer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sizes: Option<Sizes>,
-    /// What the command that pruned on one machine measured, once the pipeline was written; absent where workers of other processes
-    /// pruned it.
+    /// What was measured once the pipeline was written.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub measured: Option<Measured>,
 }
