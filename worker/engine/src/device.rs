@@ -8,8 +8,9 @@ use std::sync::Arc;
 use thiserror::Error;
 
 #[cfg(feature = "cuda")]
-use crate::cuda::{CudaDevice, CudaError, CudaGrams};
+use crate::cuda::{CudaDevice, CudaError, CudaGrams, CudaSolver};
 use crate::gram::{Gram, GramSet};
+use crate::solve::{CpuSolver, SiteSolver};
 
 /// The name of a device: `cpu`, `cuda` or `cuda:N`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -95,5 +96,19 @@ impl ComputeDevice {
             #[cfg(feature = "cuda")]
             Self::Cuda(device) => Box::new(CudaGrams::new(Arc::clone(device))),
         }
+    }
+
+    /// A solver that works on it.
+    pub fn solver(&self) -> Box<dyn SiteSolver> {
+        match self {
+            Self::Cpu => Box::<CpuSolver>::default(),
+            #[cfg(feature = "cuda")]
+            Self::Cuda(device) => Box::new(CudaSolver::new(Arc::clone(device))),
+        }
+    }
+
+    /// Whether it works in the host's memory, so that Grams of the host are its own.
+    pub const fn is_host(&self) -> bool {
+        matches!(self, Self::Cpu)
     }
 }

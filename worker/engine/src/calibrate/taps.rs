@@ -7,7 +7,7 @@ use candle_core::Tensor;
 use obsdiff_proto::{Inventory, SiteId};
 
 use super::observed::{with_constant, with_rows};
-use crate::gram::{Gram, GramError, column_energy};
+use crate::gram::{Gram, GramError, GramSet};
 use crate::model::Tap;
 use crate::{Error, Result};
 
@@ -20,7 +20,7 @@ pub trait WeightedTap: Tap {
 /// Adds every observation of an open site to its Gram. One that is a feature wider than its site is given a constant 1 there.
 pub struct GramTap<'a> {
     inventory: &'a Inventory,
-    grams: &'a mut BTreeMap<SiteId, Arc<Gram>>,
+    grams: &'a mut dyn GramSet,
     of_group: Option<&'a mut BTreeMap<SiteId, Arc<Gram>>>,
     alpha: f64,
     operations: u64,
@@ -28,11 +28,11 @@ pub struct GramTap<'a> {
 
 impl<'a> GramTap<'a> {
     /// A tap whose open sites are those of `grams`.
-    pub fn new(inventory: &'a Inventory, grams: &'a mut BTreeMap<SiteId, Arc<Gram>>) -> Self {
+    pub fn new(inventory: &'a Inventory, grams: &'a mut dyn GramSet) -> Self {
         Self { inventory, grams, of_group: None, alpha: 1.0, operations: 0 }
     }
 
-    /// Adds every observation to other Grams of the same sites, too: those of some of the prompts.
+    /// Adds every observation to other Grams of the same sites, too, on the processor: those of some of the prompts.
     pub fn with_group(self, of_group: Option<&'a mut BTreeMap<SiteId, Arc<Gram>>>) -> Self {
         Self { of_group, ..self }
     }
@@ -52,22 +52,22 @@ impl WeightedTap for GramTap<'_> {
 
 impl Tap for GramTap<'_> {
     fn wants(&self, site: SiteId) -> bool {
-        self.grams.contains_key(&site)
+        self.grams.width(site).is_some()
     }
 
     fn observe(&mut self, site: SiteId, rows: &Tensor) -> Result<()> {
-        let Some(gram) = self.grams.get_mut(&site).map(Arc::make_mut) else { return Ok(()) };
+        let Some(gram_width) = self.grams.width(site) else { return Ok(()) };
         let _span = tracing::info_span!("gram").entered();
         let alpha = self.alpha;
         let name = || self.inventory.site(site).name.clone();
         let width = self.inventory.site(site).width;
-        let entries = gram.width() as u64 * (gram.width() as u64 + 1);
+        let entries = gram_width as u64 * (gram_width as u64 + 1);
         self.operations += rows.dim(0)? as u64 * entries;
         let of_group = self.of_group.as_mut().and_then(|grams| grams.get_mut(&site)).map(Arc::make_mut);
         with_rows(rows, |rows| {
-            let widened = (gram.width() > width).then(|| with_constant(rows, width));
+            let widened = (gram_width > width).then(|| with_constant(rows, width));
             let rows = widened.as_deref().unwrap_or(rows);
-            gram.observe(rows, alpha)?;
+            self.grams.observe(site, rows, alpha)?;
             of_group.map_or(Ok(()), |gram| gram.observe(rows, alpha))
         })?
         .map_err(|error| match error {
@@ -81,6 +81,8 @@ impl Tap for GramTap<'_> {
 pub struct EnergyTap<'a> {
     inventory: &'a Inventory,
     energies: BTreeMap<SiteId, Energy>,
+    /// On whose device energies are measured.
+    device: Box<dyn GramSet>,
     alpha: f64,
 }
 
@@ -94,10 +96,14 @@ pub struct Energy {
 }
 
 impl<'a> EnergyTap<'a> {
-    /// A tap that wants `sites`.
-    pub fn new(inventory: &'a Inventory, sites: impl IntoIterator<Item = SiteId>) -> Self {
+    /// A tap that wants `sites`, and measures on the device of a set of Grams.
+    pub fn new(
+        inventory: &'a Inventory,
+        sites: impl IntoIterator<Item = SiteId>,
+        device: Box<dyn GramSet>,
+    ) -> Self {
         let energy = |site| (site, Energy { total: vec![0.0; inventory.site(site).width], largest: 0.0 });
-        Self { inventory, energies: sites.into_iter().map(energy).collect(), alpha: 1.0 }
+        Self { inventory, energies: sites.into_iter().map(energy).collect(), device, alpha: 1.0 }
     }
 
     /// With a feature of constant 1 behind those of each site.
@@ -128,17 +134,16 @@ impl Tap for EnergyTap<'_> {
         let _span = tracing::info_span!("gram").entered();
         let mut brought = vec![0.0; energy.total.len()];
         let features = self.inventory.site(site).width;
+        let name = || self.inventory.site(site).name.clone();
         with_rows(rows, |rows| {
-            column_energy(rows, features, self.alpha, &mut brought[..features]);
             brought[features..].fill(self.alpha * (rows.len() / features.max(1)) as f64);
-        })?;
+            self.device.column_energy(rows, features, self.alpha, &mut brought[..features])
+        })?
+        .map_err(|error| Error::Site { name: name(), problem: error.to_string() })?;
         for (total, brought) in energy.total.iter_mut().zip(brought) {
             if !brought.is_finite() {
                 let problem = "an activation is not finite: the model overflows or its weights are damaged";
-                return Err(Error::Site {
-                    name: self.inventory.site(site).name.clone(),
-                    problem: problem.to_owned(),
-                });
+                return Err(Error::Site { name: name(), problem: problem.to_owned() });
             }
             *total += brought;
             energy.largest = energy.largest.max(brought);

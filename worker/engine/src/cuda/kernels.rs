@@ -50,11 +50,6 @@ impl Launch {
     pub(super) fn with_shared(self, bytes: usize) -> Self {
         Self { shared: bytes as u32, ..self }
     }
-
-    /// The same with so many threads in a block.
-    pub(super) fn with_threads(self, threads: u32) -> Self {
-        Self { block: [threads, 1, 1], ..self }
-    }
 }
 
 /// An argument's type, and what PTX calls it.
@@ -144,6 +139,67 @@ kernels! {
             tile: In<'_, f32>, rows: usize, columns: usize, stride: usize, row0: usize, column0: usize, n: usize, alpha: f32,
             verdict: In<'_, u32>, sums: Out<'_, f32>,
         );
+    }
+    "largest" {
+        begin_selection(
+            selection: Out<'_, u32>, rank: usize, histogram: Out<'_, u32>, ties: Out<'_, u32>, columns: usize,
+        );
+        count_keys(
+            matrix: In<'_, f32>, rows: usize, columns: usize, stride: usize, factors: In<'_, f32>, selection: In<'_, u32>,
+            shift: u32, bits: u32, histogram: Out<'_, u32>,
+        );
+        choose_digit(selection: Out<'_, u32>, shift: u32, bits: u32, histogram: Out<'_, u32>);
+        count_ties(
+            matrix: In<'_, f32>, rows: usize, columns: usize, stride: usize, factors: In<'_, f32>, selection: In<'_, u32>,
+            ties: Out<'_, u32>,
+        );
+        end_selection(
+            matrix: In<'_, f32>, rows: usize, columns: usize, stride: usize, factors: In<'_, f32>, selection: Out<'_, u32>,
+            ties: In<'_, u32>,
+        );
+    }
+    "n_to_m" {
+        mask_n_to_m(matrix: In<'_, f32>, rows: usize, n: usize, pruned: usize, m: usize, mask: Out<'_, u8>);
+    }
+    "admm" {
+        scale_weight(
+            weight: Out<'_, f32>, rows: usize, n: usize, scale: In<'_, f32>, dead: In<'_, u8>, dense: Out<'_, f32>,
+        );
+        split_lowest(
+            weight: Out<'_, f32>, change: Out<'_, f32>, dense: In<'_, f32>, scale: In<'_, f32>, rows: usize, n: usize,
+            times: f32, selection: In<'_, u32>,
+        );
+        finish_lowest(weight: Out<'_, f32>, scale: In<'_, f32>, rows: usize, n: usize, selection: In<'_, u32>);
+        split_masked(
+            weight: Out<'_, f32>, change: Out<'_, f32>, dense: In<'_, f32>, scale: In<'_, f32>, rows: usize, n: usize,
+            times: f32, mask: In<'_, u8>,
+        );
+        finish_masked(weight: Out<'_, f32>, scale: In<'_, f32>, rows: usize, n: usize, mask: In<'_, u8>);
+    }
+    "refine" {
+        offset_rows(
+            v: Out<'_, f32>, d: Out<'_, f32>, weight: In<'_, f32>, dense: In<'_, f32>, scale: In<'_, f32>, n: usize,
+        );
+        first_direction(
+            direction: Out<'_, f32>, residual: In<'_, f32>, v: In<'_, f32>, damping: In<'_, f32>, n: usize,
+            errors: Out<'_, f64>, squares: Out<'_, f64>,
+        );
+        advance_rows(
+            v: Out<'_, f32>, residual: Out<'_, f32>, direction: Out<'_, f32>, product: In<'_, f32>, n: usize,
+            squares: Out<'_, f64>, more: u32,
+        );
+        finish_rows(
+            weight: Out<'_, f32>, dense: In<'_, f32>, v: In<'_, f32>, residual: In<'_, f32>, scale: In<'_, f32>,
+            damping: In<'_, f32>, n: usize, errors: Out<'_, f64>,
+        );
+    }
+    "square" {
+        set_diagonal_f32(square: Out<'_, f32>, n: usize, value: f32);
+        set_diagonal_f64(square: Out<'_, f64>, n: usize, value: f64);
+        mirror_upper(square: Out<'_, f32>, n: usize);
+        narrow_upper(upper: In<'_, f64>, out: Out<'_, f32>, n: usize);
+        widen_square(from: In<'_, f32>, to: Out<'_, f64>, count: u64);
+        copy_columns(from: In<'_, f32>, to: Out<'_, f32>, rows: usize, columns: usize, stride: usize);
     }
 }
 

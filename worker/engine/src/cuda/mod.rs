@@ -11,22 +11,22 @@
 mod compiled;
 #[cfg(feature = "cuda")]
 mod device;
-// What solving will need is here already.
 #[cfg(feature = "cuda")]
-#[allow(dead_code)]
 mod driver;
 #[cfg(feature = "cuda")]
 mod error;
 #[cfg(feature = "cuda")]
 mod gram;
 #[cfg(feature = "cuda")]
-#[allow(dead_code)]
 mod kernels;
 #[cfg(feature = "cuda")]
-#[allow(dead_code)]
 mod libraries;
+#[cfg(feature = "cuda")]
+mod selection;
 #[cfg(test)]
 pub(crate) mod shim;
+#[cfg(feature = "cuda")]
+mod solver;
 
 #[cfg(feature = "cuda")]
 pub use device::CudaDevice;
@@ -34,3 +34,5 @@ pub use device::CudaDevice;
 pub use error::CudaError;
 #[cfg(feature = "cuda")]
 pub use gram::CudaGrams;
+#[cfg(feature = "cuda")]
+pub use solver::CudaSolver;

@@ -8,7 +8,7 @@ use obsdiff_proto::SiteId;
 use super::{Gram, GramError, column_energy};
 
 /// The open Grams of a package, on the device that sums them.
-pub trait GramSet {
+pub trait GramSet: Send {
     /// Opens a site's Gram with the sums that it has so far.
     ///
     /// # Errors

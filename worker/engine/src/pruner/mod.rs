@@ -20,9 +20,10 @@ use obsdiff_proto::{
 
 use crate::calibrate::{Energy, EnergyTap, GramTap, Trajectories, alphas};
 use crate::checkpoint::Weights;
-use crate::gram::{Gram, exponent_for};
+use crate::device::ComputeDevice;
+use crate::gram::{Gram, GramError, GramSet, exponent_for};
 use crate::model::DiffusionModel;
-use crate::solve::{Admm, Obs};
+use crate::solve::{Obs, SiteSolver};
 use crate::{Error, Result};
 use probe::Probe;
 
@@ -46,7 +47,12 @@ pub struct Pruner {
     refine: u32,
     sparsity: SparsitySpec,
     obs: Obs,
-    admm: Admm,
+    /// Where Grams are summed and alternating directions are made.
+    device: ComputeDevice,
+    /// Its solver, while a package is solved.
+    solver: Option<Box<dyn SiteSolver>>,
+    /// Its own sums of the open package's Grams, while they equal those of the host.
+    on_device: Option<Box<dyn GramSet>>,
     probing: ProbeSpec,
     /// What linears are probed with, while a survey is made.
     probe: Option<Probe>,
@@ -73,7 +79,6 @@ impl Pruner {
         let alphas = alphas(hessian.weighting, spec.calibration.steps, hessian.low, hessian.high);
         let (method, refine) = (spec.sparsity.method(), spec.sparsity.refinement());
         let sparsity = spec.sparsity.clone();
-        let (obs, admm) = Default::default();
         Self {
             model,
             weights,
@@ -83,8 +88,10 @@ impl Pruner {
             method,
             refine,
             sparsity,
-            obs,
-            admm,
+            obs: Obs::default(),
+            device: ComputeDevice::Cpu,
+            solver: None,
+            on_device: None,
             probing: spec.probe.clone(),
             probe: None,
             open: None,
@@ -93,6 +100,12 @@ impl Pruner {
             largest: (0, 0),
             gram_operations: 0,
         }
+    }
+
+    /// The same on a device: it sums Grams and makes alternating directions. Forward calls and all other solvers stay on the processor.
+    pub fn on(mut self, device: ComputeDevice) -> Self {
+        self.device = device;
+        self
     }
 
     /// Prompt steps of a shard: how often a calibration of it reports.
@@ -116,7 +129,7 @@ impl Pruner {
         shards: usize,
         on_step: &mut dyn FnMut() -> Result<()>,
     ) -> Result<BTreeMap<SiteId, i32>> {
-        let mut tap = EnergyTap::new(self.model.inventory(), sites);
+        let mut tap = EnergyTap::new(self.model.inventory(), sites, self.device.grams());
         if self.sparsity.pattern == Pattern::Structured {
             tap = tap.with_constant();
         }
@@ -133,7 +146,7 @@ impl Pruner {
     /// # Errors
     /// When a site has no exponent.
     pub fn open(&mut self, package: &Package, exponents: &BTreeMap<SiteId, i32>) -> Result<()> {
-        self.open = None;
+        (self.open, self.on_device) = (None, None);
         self.of_groups.clear();
         let inventory = self.model.inventory();
         let columns = |linear: LinearId| inventory.site(inventory.linear(linear).site).width;
@@ -164,14 +177,15 @@ impl Pruner {
 
     /// Drops the Grams of the open package, and the memory that solving it took.
     pub fn close(&mut self) {
-        self.open = None;
+        (self.open, self.on_device) = (None, None);
         self.of_groups.clear();
         self.end_solving();
     }
 
     /// Drops the memory that solving the open package took, but not its Grams.
     pub fn end_solving(&mut self) {
-        (self.obs, self.admm) = Default::default();
+        self.obs = Obs::default();
+        self.solver = None;
         self.probe = None;
     }
 
@@ -193,6 +207,7 @@ impl Pruner {
 
     /// The Grams of the open package, to be filled by what was gathered elsewhere; none while no package is open.
     pub fn grams_mut(&mut self) -> impl Iterator<Item = (SiteId, &mut Gram)> {
+        self.on_device = None;
         self.open.iter_mut().flatten().map(|(site, gram)| (*site, Arc::make_mut(gram)))
     }
 
@@ -202,12 +217,34 @@ impl Pruner {
     /// When a forward call fails, an observation is not finite or overflows its exponent ([`Error::Overflow`]).
     pub fn calibrate(&mut self, shard: &Shard, on_step: &mut dyn FnMut() -> Result<()>) -> Result<()> {
         let grams = self.open.as_mut().ok_or_else(no_package)?;
+        let inventory = self.model.inventory();
+        let failed = |site: SiteId| {
+            let name = inventory.site(site).name.clone();
+            move |error: GramError| Error::Site { name, problem: error.to_string() }
+        };
+        let mut on_device = None;
+        if !self.device.is_host() {
+            let mut set = self.on_device.take().unwrap_or_else(|| self.device.grams());
+            for (site, gram) in
+                grams.iter().filter(|(site, _)| set.width(**site).is_none()).collect::<Vec<_>>()
+            {
+                set.open(*site, gram).map_err(failed(*site))?;
+            }
+            on_device = Some(set);
+        }
+        let set = on_device.as_deref_mut().unwrap_or(&mut *grams);
         let first = shard.prompts.start;
         let group = self.groups.iter().position(|group| group.contains(&first));
         let of_group = group.and_then(|group| self.of_groups.get_mut(group));
-        let mut tap = GramTap::new(self.model.inventory(), grams).with_group(of_group);
+        let mut tap = GramTap::new(inventory, set).with_group(of_group);
         self.trajectories.denoise(&*self.model, shard.prompts.clone(), &self.alphas, &mut tap, on_step)?;
         self.gram_operations += tap.operations();
+        if let Some(set) = on_device {
+            for (site, gram) in grams.iter_mut() {
+                set.read(*site, Arc::make_mut(gram)).map_err(failed(*site))?;
+            }
+            self.on_device = Some(set);
+        }
         Ok(())
     }
 

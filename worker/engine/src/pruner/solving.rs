@@ -5,14 +5,13 @@ use std::mem;
 use candle_core::{Device, Tensor};
 use obsdiff_proto::message::Slice;
 use obsdiff_proto::{LinearTarget, Method, Package, PackageId, Precision, SiteId, Target};
-use rayon::prelude::*;
 
 use super::Pruner;
 use crate::export::PrunedLinear;
 use crate::gram::Gram;
 use crate::solve::{
-    Admm, AdmmBuffers, Factor, Obs, OutputEnergy, SIDE_BY_SIDE, SMALL_LINEAR, ScaledHessian, SolveError,
-    magnitude, output_energy, refine, stride, wanda,
+    Factor, Obs, OutputEnergy, SIDE_BY_SIDE, SMALL_LINEAR, ScaledHessian, SiteSettings, SiteSolver,
+    SolveError, SolvedWeight, magnitude, output_energy, refine, stride, wanda,
 };
 use crate::{Error, Result};
 
@@ -41,32 +40,6 @@ struct SliceFacts {
     damping: Option<f64>,
     gram_trace: Option<f64>,
     energy: Option<OutputEnergy>,
-}
-
-/// A slice's weight, pruned by alternating directions and refined.
-struct Alternated {
-    weight: Vec<f32>,
-    energy: OutputEnergy,
-}
-
-impl Alternated {
-    fn new(
-        dense: &[f32],
-        target: &Target,
-        hessian: &ScaledHessian,
-        refinement: u32,
-        prune: impl FnOnce(&mut [f32], &Target) -> Result<(), SolveError>,
-    ) -> Result<Self, SolveError> {
-        let mut weight = dense.to_vec();
-        prune(&mut weight, target)?;
-        let energy = hessian.output_energy(dense, &weight)?;
-        if refinement == 0 {
-            return Ok(Self { weight, energy });
-        }
-        let _span = tracing::info_span!("refine").entered();
-        let left = refine(&mut weight, dense, hessian, refinement)?;
-        Ok(Self { weight, energy: energy.refined(left) })
-    }
 }
 
 fn stranger() -> Error {
@@ -109,9 +82,9 @@ impl Pruner {
         let site = inventory.linears.get(first.linear.0 as usize).ok_or_else(stranger)?.site;
         if let (Method::Admm, Some(gram)) = (self.method, gram) {
             // As for `obs` below.
-            let mut admm = mem::take(&mut self.admm);
-            self.alternate(&mut admm, package, wanted, site, gram, done)?;
-            self.admm = admm;
+            let mut solver = self.solver.take().unwrap_or_else(|| self.device.solver());
+            self.alternate(&mut *solver, package, wanted, site, gram, done)?;
+            self.solver = Some(solver);
             return Ok(());
         }
         let failed = |error: SolveError| self.failed(site, &error);
@@ -164,7 +137,7 @@ impl Pruner {
     /// side by side, as there is too little in each for all threads.
     fn alternate(
         &self,
-        admm: &mut Admm,
+        solver: &mut dyn SiteSolver,
         package: PackageId,
         wanted: &[(Slice, Target)],
         site: SiteId,
@@ -172,14 +145,12 @@ impl Pruner {
         done: &mut dyn FnMut(SolvedSlice) -> Result<()>,
     ) -> Result<()> {
         let failed = |error: SolveError| self.failed(site, &error);
-        let (n, damping, refine) = (gram.width(), self.hessian.damping, self.refine);
-        let hessian = ScaledHessian::of_gram(n, gram.to_upper::<f32>(stride(n)), damping).map_err(failed)?;
-        admm.reserve(self.sparsity.effort, self.largest.0, self.largest.1);
-        match self.hessian.precision {
-            Precision::F32 => admm.begin::<f32>(&hessian, self.sparsity.effort),
-            Precision::F64 => admm.begin::<f64>(&hessian, self.sparsity.effort),
-        }
-        .map_err(failed)?;
+        let (n, damping, effort) = (gram.width(), self.hessian.damping, self.sparsity.effort);
+        let upper = gram.to_upper::<f32>(stride(n));
+        solver.reserve(effort, self.largest.0, self.largest.1);
+        let precision = self.hessian.precision;
+        let settings = SiteSettings { damping, precision, effort, refinement: self.refine };
+        solver.begin(n, upper, settings).map_err(failed)?;
         let small = |(slice, _): &(Slice, Target)| slice.rows.len() * n <= SMALL_LINEAR;
         for wanted in
             wanted.chunk_by(|a, b| small(a) && small(b)).flat_map(|alike| alike.chunks(SIDE_BY_SIDE))
@@ -188,29 +159,16 @@ impl Pruner {
             let targets = targets.collect::<Result<Vec<_>>>()?;
             let dense = wanted.iter().map(|(slice, _)| self.dense(slice.linear, slice.rows.clone()));
             let dense = dense.collect::<Result<Vec<_>>>()?;
-            let alternated: Vec<_> = match &dense[..] {
-                [dense] => {
-                    vec![Alternated::new(dense, &targets[0].target, &hessian, refine, |weight, target| {
-                        admm.prune(weight, &hessian, target)
-                    })]
-                }
-                _ => {
-                    let admm = &*admm;
-                    let each = dense.par_iter().zip(&targets).with_max_len(1);
-                    each.map_init(AdmmBuffers::default, |buffers, (dense, target)| {
-                        Alternated::new(dense, &target.target, &hessian, refine, |weight, target| {
-                            admm.prune_in(buffers, weight, &hessian, target)
-                        })
-                    })
-                    .collect()
-                }
-            };
+            let weights: Vec<_> =
+                dense.iter().zip(&targets).map(|(dense, target)| (dense.as_slice(), target.target)).collect();
+            let alternated = solver.solve(&weights);
+            drop(weights);
             drop(dense);
             for (((slice, _), target), alternated) in wanted.iter().zip(targets).zip(alternated) {
                 let name = &self.model.inventory().linear(slice.linear).name;
                 let failed =
                     |error: SolveError| Error::Site { name: name.clone(), problem: error.to_string() };
-                let Alternated { weight, energy } = alternated.map_err(failed)?;
+                let SolvedWeight { weight, energy } = alternated.map_err(failed)?;
                 let known = SliceFacts {
                     damping: Some(damping),
                     gram_trace: Some(gram.trace()),
@@ -219,6 +177,7 @@ impl Pruner {
                 done(self.solved(package, target, slice, weight, known)?)?;
             }
         }
+        solver.end();
         Ok(())
     }
 

@@ -25,6 +25,7 @@ mod scaled;
 mod scores;
 mod select;
 mod shifted;
+mod site;
 mod span;
 mod strips;
 pub mod structured;
@@ -40,6 +41,10 @@ pub use quadratic::{OutputEnergy, output_energy, relative_error};
 pub use refine::refine;
 pub use scaled::ScaledHessian;
 pub use scores::{magnitude, wanda};
+pub use site::{CpuSolver, SiteSettings, SiteSolver, SolvedWeight};
+
+#[cfg(feature = "cuda")]
+pub(crate) use {obs::share, site::NO_SITE};
 
 /// Columns of a block: unstructured pruning takes its share of each, and errors are spread past a block in one product.
 pub const BLOCK: usize = 128;
@@ -53,7 +58,7 @@ fn task_rows(n: usize) -> usize {
 }
 
 /// Why a linear could not be pruned. Its caller knows the names of the site and the linear.
-#[derive(Clone, Copy, Debug, PartialEq, Error)]
+#[derive(Clone, Debug, PartialEq, Error)]
 pub enum SolveError {
     /// The Gram holds a NaN or an infinity.
     #[error("the Gram holds a value that is not finite")]
@@ -91,10 +96,13 @@ pub enum SolveError {
     /// A ratio outside 0..=1, or N:M with N not below M.
     #[error("the target {0:?} cannot be met: a ratio lies within 0..1, and N is smaller than M")]
     Target(Target),
+    /// The device that solves could not do its work.
+    #[error("{0}")]
+    Device(String),
 }
 
 /// Refuses what no solver can work with: a weight that is not rows x n or not finite, a target that says nothing.
-fn check(weight: &[f32], n: usize, target: &Target) -> Result<(), SolveError> {
+pub(crate) fn check(weight: &[f32], n: usize, target: &Target) -> Result<(), SolveError> {
     let valid = match *target {
         Target::Unstructured { ratio } => (0.0..=1.0).contains(&ratio),
         Target::NToM { n, m } => n < m,

@@ -146,7 +146,7 @@ fn prune_groups(strips: &mut [Strip<'_>], span: &mut Span, factor: &Factor, prun
 }
 
 /// floor(ratio * weights).
-pub(super) fn share(ratio: f64, weights: usize) -> usize {
+pub(crate) fn share(ratio: f64, weights: usize) -> usize {
     ((ratio * weights as f64) as usize).min(weights)
 }
 

@@ -134,22 +134,28 @@ impl ScaledHessian {
     }
 
     /// A, whose rows start [`stride`] apart.
-    pub(super) fn square(&self) -> &[f32] {
+    pub(crate) fn square(&self) -> &[f32] {
         &self.square
     }
 
     /// s_j of every column, the largest being 1.
-    pub(super) fn scale(&self) -> &[f32] {
+    pub(crate) fn scale(&self) -> &[f32] {
         &self.scale
     }
 
+    /// The largest H_jj.
+    #[cfg(feature = "cuda")]
+    pub(crate) const fn unit(&self) -> f64 {
+        self.unit
+    }
+
     /// The columns that no observation ever touched: S_jj = 0.
-    pub(super) fn dead(&self) -> &[usize] {
+    pub(crate) fn dead(&self) -> &[usize] {
         &self.dead
     }
 
     /// The share of H_jj that is damping, of every column.
-    pub(super) fn damped(&self) -> &[f32] {
+    pub(crate) fn damped(&self) -> &[f32] {
         &self.damped
     }
 }

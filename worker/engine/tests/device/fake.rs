@@ -7,10 +7,11 @@ use std::process::{Command, Output};
 use cudarc::driver::sys::culib;
 use obsdiff_engine::device::ComputeDevice;
 use obsdiff_engine::gram::Gram;
-use obsdiff_proto::{Accumulate, SiteId};
+use obsdiff_proto::{Accumulate, SiteId, Target};
 use obsdiff_tests::{fake_cuda, noise};
 
 use crate::device;
+use crate::solver::{FAST, upper};
 
 /// What [`opening_a_gpu_says_what_is_wrong`] is to find.
 const EXPECTED: &str = "EXPECTED_PROBLEM";
@@ -26,6 +27,21 @@ fn child(arguments: &[&str], settings: &[(&str, &str)]) -> Output {
 fn counted(name: &str) -> Option<u64> {
     // SAFETY: the functions of this name take nothing and return a number.
     unsafe { culib().get::<unsafe extern "C" fn() -> u64>(name.as_bytes()).ok().map(|count| count()) }
+}
+
+/// Bytes that have crossed to the host and to the GPU.
+fn crossed() -> [u64; 2] {
+    ["fake_cuda_bytes_to_host", "fake_cuda_bytes_to_device"].map(|name| counted(name).unwrap())
+}
+
+/// Whether this process runs one test alone. Otherwise it has a child do so, because other tests copy at the same time.
+fn counts_alone(test: &str) -> bool {
+    if env::var_os("COUNTS").is_some() {
+        return true;
+    }
+    let output = child(&["--exact", test], &[("COUNTS", "yes")]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+    false
 }
 
 #[test]
@@ -96,15 +112,40 @@ fn an_observation_crosses_to_the_gpu_once_and_only_a_verdict_comes_back() {
     grams.open(SiteId(0), &std::sync::Arc::new(Gram::new(width, Accumulate::Exact, 20))).unwrap();
     let rows = noise(1, tokens * width);
     grams.observe(SiteId(0), &rows, 1.0).unwrap();
-    // Other tests of the suite may copy at the same time: a child of its own counts.
-    if env::var_os("COUNTS").is_none() {
-        let test = "fake::an_observation_crosses_to_the_gpu_once_and_only_a_verdict_comes_back";
-        let output = child(&["--exact", test], &[("COUNTS", "yes")]);
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+    if !counts_alone("fake::an_observation_crosses_to_the_gpu_once_and_only_a_verdict_comes_back") {
         return;
     }
-    let before = ["fake_cuda_bytes_to_host", "fake_cuda_bytes_to_device"].map(|name| counted(name).unwrap());
+    let before = crossed();
     grams.observe(SiteId(0), &rows, 1.0).unwrap();
-    let after = ["fake_cuda_bytes_to_host", "fake_cuda_bytes_to_device"].map(|name| counted(name).unwrap());
+    let after = crossed();
     assert_eq!([after[0] - before[0], after[1] - before[1]], [12, 4 * (tokens * width) as u64]);
+}
+
+#[test]
+fn a_linear_crosses_to_the_gpu_once_and_back_once() {
+    if !matches!(device(), ComputeDevice::Cuda(_)) || counted("fake_cuda_bytes_to_host").is_none() {
+        return;
+    }
+    if !counts_alone("fake::a_linear_crosses_to_the_gpu_once_and_back_once") {
+        return;
+    }
+    let (rows, n) = (12, 24);
+    let weight = noise(2, rows * n);
+    let device = device();
+    let mut solver = device.solver();
+    solver.begin(n, upper(n, &[]), FAST).unwrap();
+    let before = crossed();
+    solver.solve(&[(&weight, Target::NToM { n: 2, m: 4 })]).remove(0).unwrap();
+    let after = crossed();
+    // Each row's errors of the dense weight, and of the pruned one.
+    let errors = 2 * 16 * rows;
+    let weight = 4 * (rows * n) as u64;
+    assert_eq!([after[0] - before[0], after[1] - before[1]], [weight + errors as u64, weight]);
+    // What the site and the linear took goes with the solver.
+    let held = counted("fake_cuda_allocations").unwrap();
+    drop(solver);
+    let left = counted("fake_cuda_allocations").unwrap();
+    assert!(left < held, "{left} of {held} allocations are left");
+    drop(device);
+    assert_eq!(counted("fake_cuda_allocations"), Some(0));
 }

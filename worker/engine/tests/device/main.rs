@@ -6,6 +6,7 @@
 #[cfg(feature = "cuda")]
 mod fake;
 mod grams;
+mod solver;
 
 use std::env;
 

@@ -42,7 +42,6 @@
 //   mirror_upper          (32, 8); (n / 32, n / 32)                  of an inverse in f32, in place
 //   narrow_upper          (32, 8); (n / 32, n / 32)                  of an inverse in f64
 //   widen_square          256; 1024
-//   reverse_factor        256; (n / 256, 256)
 //   copy_columns          256; (columns / 256, 256)
 //
 // norm.cu     what surrounds the products of a transformer's block, in f32 and bf16

@@ -1,5 +1,4 @@
-// Square matrices of a site (n x n, row-major, rows n apart), between a factorisation and the products that use it: see `solve/shifted.rs` and
-// `solve/factor.rs`.
+// Square matrices of a site (n x n, row-major, rows n apart), between a factorisation and the products that use it: see `solve/shifted.rs`.
 #include "kernels.cuh"
 
 // Rows and columns of a tile that a block transposes.
@@ -46,14 +45,6 @@ extern "C" __global__ void narrow_upper(const double* upper, float* out, unsigne
 extern "C" __global__ void widen_square(const float* from, double* to, unsigned long long count) {
     size_t step = static_cast<size_t>(gridDim.x) * blockDim.x;
     for (size_t i = static_cast<size_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < count; i += step) to[i] = from[i];
-}
-
-// `reversed` holds J C J below and on its diagonal, with J the reversal of rows and columns: writes C, an upper triangle with zeros below. The
-// grid's x goes over columns, its y over rows.
-extern "C" __global__ void reverse_factor(const float* reversed, float* c, unsigned n) {
-    for (size_t row = blockIdx.y; row < n; row += gridDim.y)
-        for (size_t column = blockIdx.x * blockDim.x + threadIdx.x; column < n; column += gridDim.x * blockDim.x)
-            c[row * n + column] = row <= column ? reversed[(n - 1 - row) * n + (n - 1 - column)] : 0.0f;
 }
 
 // Copies `columns` columns of a matrix whose rows are `stride` apart to one whose rows are `columns` apart. The grid's x goes over columns, its

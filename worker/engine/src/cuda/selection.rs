@@ -1,0 +1,135 @@
+//! Which weights of a linear stay.
+
+use obsdiff_proto::Target;
+
+use super::CudaError;
+use super::driver::{Buffer, Driver, In, Out};
+use super::kernels::Launch;
+
+/// Numbers of a selection, as `kernels/selection.cuh` has it.
+const SELECTION: usize = 5;
+
+/// Bins of a histogram of keys, as `kernels/largest.cu` has it.
+const BINS: usize = 2048;
+
+/// The digits of a key, highest first: where each begins, and its bits.
+const DIGITS: [(u32, u32); 3] = [(20, 11), (10, 10), (0, 10)];
+
+/// The mask of a linear (rows x n), found anew each time the weights have changed.
+#[derive(Debug)]
+pub(super) enum Mask {
+    /// All but the `pruned` lowest of all rows and columns.
+    Lowest { pruned: usize, selection: Buffer<u32>, histogram: Buffer<u32>, ties: Buffer<u32> },
+    /// All but the `pruned` lowest of every `of` consecutive columns of a row.
+    Groups { pruned: usize, of: usize, stays: Buffer<u8> },
+}
+
+impl Mask {
+    /// For a target that has been checked; `pruned` is how many weights an unstructured one takes.
+    pub(super) fn new(
+        driver: &Driver,
+        rows: usize,
+        n: usize,
+        target: &Target,
+        pruned: usize,
+    ) -> Result<Self, CudaError> {
+        Ok(match *target {
+            Target::NToM { n: pruned, m } => Self::Groups { pruned, of: m, stays: driver.buffer(rows * n)? },
+            _ => Self::Lowest {
+                pruned,
+                selection: driver.buffer(SELECTION)?,
+                histogram: driver.buffer(BINS)?,
+                ties: driver.buffer(n)?,
+            },
+        })
+    }
+
+    /// Finds the mask of these weights.
+    pub(super) fn find(
+        &mut self,
+        driver: &Driver,
+        weight: In<'_, f32>,
+        rows: usize,
+        n: usize,
+    ) -> Result<(), CudaError> {
+        let launch = Launch::matrix(rows, n);
+        match self {
+            Self::Groups { pruned, of, stays } => {
+                driver.mask_n_to_m(launch, weight, rows, n, *pruned, *of, stays.output())
+            }
+            Self::Lowest { pruned, selection, histogram, ties } => {
+                driver.begin_selection(
+                    Launch::blocks(8),
+                    selection.output(),
+                    *pruned,
+                    histogram.output(),
+                    ties.output(),
+                    n,
+                )?;
+                let none = In::none();
+                for (shift, bits) in DIGITS {
+                    let so_far = selection.input();
+                    driver.count_keys(
+                        launch,
+                        weight,
+                        rows,
+                        n,
+                        n,
+                        none,
+                        so_far,
+                        shift,
+                        bits,
+                        histogram.output(),
+                    )?;
+                    let (one, selection) = (Launch::blocks(1), selection.output());
+                    driver.choose_digit(one, selection, shift, bits, histogram.output())?;
+                }
+                driver.count_ties(launch, weight, rows, n, n, none, selection.input(), ties.output())?;
+                let one = Launch::blocks(1);
+                driver.end_selection(one, weight, rows, n, n, none, selection.output(), ties.input())
+            }
+        }
+    }
+
+    /// From X + U in `weight` and by the mask found last: leaves Z - U - V0 in `change` and V0 + U in `weight`, U taken `times`.
+    #[allow(clippy::too_many_arguments)]
+    pub(super) fn split(
+        &self,
+        driver: &Driver,
+        weight: Out<'_, f32>,
+        change: Out<'_, f32>,
+        dense: In<'_, f32>,
+        scale: In<'_, f32>,
+        rows: usize,
+        n: usize,
+        times: f32,
+    ) -> Result<(), CudaError> {
+        let launch = Launch::matrix(rows, n);
+        match self {
+            Self::Lowest { selection, .. } => {
+                driver.split_lowest(launch, weight, change, dense, scale, rows, n, times, selection.input())
+            }
+            Self::Groups { stays, .. } => {
+                driver.split_masked(launch, weight, change, dense, scale, rows, n, times, stays.input())
+            }
+        }
+    }
+
+    /// Leaves W = Z / s in `weight`, by the mask found last.
+    pub(super) fn finish(
+        &self,
+        driver: &Driver,
+        weight: Out<'_, f32>,
+        scale: In<'_, f32>,
+        rows: usize,
+        n: usize,
+    ) -> Result<(), CudaError> {
+        let launch = Launch::matrix(rows, n);
+        match self {
+            Self::Lowest { selection, .. } => {
+                driver.finish_lowest(launch, weight, scale, rows, n, selection.input())
+            }
+            Self::Groups { stays, .. } => driver.finish_masked(launch, weight, scale, rows, n, stays.input()),
+        }
+    }
+}

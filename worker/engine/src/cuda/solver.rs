@@ -1,0 +1,340 @@
+//! Alternating directions and refinement on a GPU: `solve/admm.rs` and `solve/refine.rs`, with products by cuBLAS and what lies between them by
+//! kernels.
+
+use std::sync::Arc;
+
+use obsdiff_proto::{Effort, Precision, Target};
+
+use super::driver::{Buffer, Driver, In};
+use super::kernels::Launch;
+use super::libraries::{Operand, Sizes};
+use super::selection::Mask;
+use super::{CudaDevice, CudaError};
+use crate::solve::{
+    NO_SITE, OutputEnergy, ScaledHessian, SiteSettings, SiteSolver, SolveError, SolvedWeight, check, share,
+    stride,
+};
+
+/// Rows that are refined together, at most: six matrices of their size are held. Fixed, so that bits repeat.
+const ROWS_TOGETHER: usize = 8192;
+
+/// Values whose sum kernels of refinement keep in shared memory as one f64.
+const RUN: usize = 1024;
+
+/// Solves linears on a GPU, one site after another.
+#[derive(Debug)]
+pub struct CudaSolver {
+    device: Arc<CudaDevice>,
+    site: Option<Site>,
+}
+
+/// What the linears of a site share: see [`ScaledHessian`].
+#[derive(Debug)]
+struct Site {
+    n: usize,
+    /// A, n x n.
+    square: Buffer<f32>,
+    /// (A + rho I)^-1 of each penalty, n x n.
+    inverses: Vec<Buffer<f32>>,
+    effort: Effort,
+    /// Steps of refinement.
+    refinement: u32,
+    scale: Buffer<f32>,
+    /// The share of H_jj that is damping.
+    damped: Buffer<f32>,
+    /// 1 for the columns with S_jj = 0.
+    dead: Buffer<u8>,
+    dead_columns: Vec<usize>,
+    /// The largest H_jj.
+    unit: f64,
+}
+
+/// Some rows of a linear on their way between products with A.
+#[derive(Debug)]
+struct Rows {
+    count: usize,
+    v: Buffer<f32>,
+    residual: Buffer<f32>,
+    direction: Buffer<f32>,
+    errors: Buffer<f64>,
+    squares: Buffer<f64>,
+}
+
+impl CudaSolver {
+    /// A solver with no site.
+    pub fn new(device: Arc<CudaDevice>) -> Self {
+        Self { device, site: None }
+    }
+}
+
+impl SiteSolver for CudaSolver {
+    /// Nothing: memory of a GPU does not break into pieces.
+    fn reserve(&mut self, _: Effort, _: usize, _: usize) {}
+
+    fn begin(&mut self, n: usize, upper: Vec<f32>, settings: SiteSettings) -> Result<(), SolveError> {
+        let SiteSettings { damping, precision, effort, .. } = settings;
+        // The last site's memory goes first.
+        self.site = None;
+        let hessian = ScaledHessian::of_gram(n, upper, damping)?;
+        let mut site = Site::new(self.device.driver(), &hessian, settings)?;
+        for rho in effort.penalties() {
+            let inverse = site.inverse(&self.device, *rho, precision)?;
+            site.inverses.push(inverse.ok_or(SolveError::NotPositive { damping: *rho })?);
+        }
+        self.site = Some(site);
+        Ok(())
+    }
+
+    fn solve(&mut self, weights: &[(&[f32], Target)]) -> Vec<Result<SolvedWeight, SolveError>> {
+        let Some(site) = &self.site else { return weights.iter().map(|_| Err(NO_SITE)).collect() };
+        weights.iter().map(|(dense, target)| site.solve(&self.device, dense, target)).collect()
+    }
+
+    fn end(&mut self) {
+        self.site = None;
+    }
+}
+
+impl Site {
+    fn new(driver: &Driver, hessian: &ScaledHessian, settings: SiteSettings) -> Result<Self, CudaError> {
+        let n = hessian.width();
+        let strided = driver.upload(hessian.square())?;
+        let mut square = driver.buffer(n * n)?;
+        driver.copy_columns(Launch::matrix(n, n), strided.input(), square.output(), n, n, stride(n))?;
+        let mut dead = vec![0; n];
+        hessian.dead().iter().for_each(|j| dead[*j] = 1);
+        Ok(Self {
+            n,
+            square,
+            inverses: Vec::new(),
+            effort: settings.effort,
+            refinement: settings.refinement,
+            scale: driver.upload(hessian.scale())?,
+            damped: driver.upload(hessian.damped())?,
+            dead: driver.upload(&dead)?,
+            dead_columns: hessian.dead().to_vec(),
+            unit: hessian.unit(),
+        })
+    }
+
+    /// (A + rho I)^-1, whole and symmetric: by a factorisation in f32 and, where that fails or is not asked for, in f64. Nothing when both
+    /// fail. 4/3 n^3 operations.
+    fn inverse(
+        &self,
+        device: &CudaDevice,
+        rho: f64,
+        precision: Precision,
+    ) -> Result<Option<Buffer<f32>>, CudaError> {
+        let (driver, libraries, n) = (device.driver(), device.libraries(), self.n);
+        let mut inverse = driver.buffer::<f32>(n * n)?;
+        if precision == Precision::F32 {
+            driver.copy(&self.square, &mut inverse, n * n)?;
+            driver.set_diagonal_f32(Launch::each(n), inverse.output(), n, (1.0 + rho) as f32)?;
+            if libraries.factorise(driver, &mut inverse, n)? && libraries.invert(driver, &mut inverse, n)? {
+                driver.mirror_upper(Launch::tiles(n, n, 32), inverse.output(), n)?;
+                return Ok(Some(inverse));
+            }
+        }
+        let mut wide = driver.buffer::<f64>(n * n)?;
+        driver.widen_square(Launch::blocks(1024), self.square.input(), wide.output(), (n * n) as u64)?;
+        driver.set_diagonal_f64(Launch::each(n), wide.output(), n, 1.0 + rho)?;
+        if !(libraries.factorise(driver, &mut wide, n)? && libraries.invert(driver, &mut wide, n)?) {
+            return Ok(None);
+        }
+        driver.narrow_upper(Launch::tiles(n, n, 32), wide.input(), inverse.output(), n)?;
+        Ok(Some(inverse))
+    }
+
+    /// out = factor * rows * square + keep * out, for `count` rows.
+    #[allow(clippy::too_many_arguments)]
+    fn multiply(
+        &self,
+        device: &CudaDevice,
+        count: usize,
+        factor: f32,
+        rows: &Buffer<f32>,
+        square: &Buffer<f32>,
+        keep: f32,
+        out: &mut Buffer<f32>,
+    ) -> Result<(), CudaError> {
+        let n = self.n;
+        let sizes = Sizes { rows: count, columns: n, inner: n, stride: n };
+        let [left, right] =
+            [rows, square].map(|of| Operand { values: of.input(), stride: n, transposed: false });
+        device.libraries().multiply(sizes, factor, left, right, keep, out.output())
+    }
+
+    /// Prunes and refines one linear. It crosses to the GPU once, and back once.
+    fn solve(&self, device: &CudaDevice, dense: &[f32], target: &Target) -> Result<SolvedWeight, SolveError> {
+        let (driver, n) = (device.driver(), self.n);
+        check(dense, n, target)?;
+        if u32::try_from(dense.len()).is_err() {
+            return Err(CudaError::Size { what: "a linear's weights", size: dense.len() }.into());
+        }
+        let pruned = match *target {
+            Target::Unstructured { ratio } => share(ratio, dense.len()),
+            _ => dense.len(),
+        };
+        let before = driver.upload(dense)?;
+        let mut weight = if pruned == 0 {
+            driver.upload(&self.without_dead(dense))?
+        } else {
+            self.alternate(device, &before, dense.len() / n, target, pruned)?
+        };
+        let energy = self.refine(device, &before, &mut weight, dense.len() / n)?;
+        let mut solved = vec![0.0; dense.len()];
+        driver.read(&weight, &mut solved)?;
+        Ok(SolvedWeight { weight: solved, energy })
+    }
+
+    /// A weight with its dead columns at 0.
+    fn without_dead(&self, weight: &[f32]) -> Vec<f32> {
+        let mut weight = weight.to_vec();
+        for row in weight.chunks_exact_mut(self.n) {
+            self.dead_columns.iter().for_each(|j| row[*j] = 0.0);
+        }
+        weight
+    }
+
+    /// As `solve/admm.rs` does: between rounds the weight holds X + U.
+    fn alternate(
+        &self,
+        device: &CudaDevice,
+        before: &Buffer<f32>,
+        rows: usize,
+        target: &Target,
+        pruned: usize,
+    ) -> Result<Buffer<f32>, CudaError> {
+        let (driver, n) = (device.driver(), self.n);
+        let matrix = || driver.buffer::<f32>(rows * n);
+        let (mut weight, mut dense, mut change) = (matrix()?, matrix()?, matrix()?);
+        driver.copy(before, &mut weight, rows * n)?;
+        let mut mask = Mask::new(driver, rows, n, target, pruned)?;
+        let (scale, dead) = (self.scale.input(), self.dead.input());
+        let launch = Launch::matrix(rows, n);
+        driver.scale_weight(launch, weight.output(), rows, n, scale, dead, dense.output())?;
+        let mut last = self.effort.penalties().first().copied().unwrap_or(1.0);
+        let mut first = true;
+        for (inverse, &rho) in self.inverses.iter().zip(self.effort.penalties()) {
+            for _ in 0..self.effort.rounds() {
+                // At the start Z = V0 and U = 0, so that X = V0.
+                if !std::mem::take(&mut first) {
+                    mask.find(driver, weight.input(), rows, n)?;
+                    let (v0, times) = (dense.input(), (last / rho) as f32);
+                    mask.split(driver, weight.output(), change.output(), v0, scale, rows, n, times)?;
+                    last = rho;
+                    self.multiply(device, rows, rho as f32, &change, inverse, 1.0, &mut weight)?;
+                }
+            }
+        }
+        mask.find(driver, weight.input(), rows, n)?;
+        mask.finish(driver, weight.output(), scale, rows, n)?;
+        Ok(weight)
+    }
+
+    /// Refines a weight in place, some rows at a time; what was done to the linear's outputs.
+    fn refine(
+        &self,
+        device: &CudaDevice,
+        before: &Buffer<f32>,
+        weight: &mut Buffer<f32>,
+        rows: usize,
+    ) -> Result<OutputEnergy, CudaError> {
+        let nothing = device.driver().zeros::<f32>(rows.min(ROWS_TOGETHER) * self.n)?;
+        let (mut whole, mut change, mut left) = (0.0, 0.0, 0.0);
+        for first in (0..rows).step_by(ROWS_TOGETHER) {
+            let (count, at) = (ROWS_TOGETHER.min(rows - first), first * self.n);
+            let all = self.offset(device, nothing.input(), before.input_from(at), count)?;
+            whole += all.errors(device.driver())?.iter().map(|[_, plain]| plain).sum::<f64>();
+            drop(all);
+            let mut band = self.offset(device, weight.input_from(at), before.input_from(at), count)?;
+            if self.refinement == 0 {
+                change += band.errors(device.driver())?.iter().map(|[_, plain]| plain).sum::<f64>();
+                continue;
+            }
+            let _span = tracing::info_span!("refine").entered();
+            self.advance(device, &mut band)?;
+            let (scale, damped) = (self.scale.input(), self.damped.input());
+            let (v, residual, errors) = (band.v.input(), band.residual.input(), band.errors.output());
+            let (w, w0, launch) = (weight.output_from(at), before.input_from(at), Launch::blocks(count));
+            device.driver().finish_rows(launch, w, w0, v, residual, scale, damped, self.n, errors)?;
+            for [before, after] in band.errors(device.driver())? {
+                change += before;
+                left += after;
+            }
+        }
+        let [change, whole, left] = [change, whole, left].map(|sum: f64| sum.max(0.0) * self.unit);
+        let energy = OutputEnergy { change, unrefined: None, whole };
+        Ok(match self.refinement {
+            0 => energy,
+            _ => energy.refined(if change > 0.0 { left / change } else { 1.0 }),
+        })
+    }
+
+    /// Leaves V = W s of some rows, V0 - V in `direction` and (V0 - V) A in `residual`, and the errors before anything is done; then the first
+    /// direction.
+    fn offset(
+        &self,
+        device: &CudaDevice,
+        weight: In<'_, f32>,
+        dense: In<'_, f32>,
+        count: usize,
+    ) -> Result<Rows, CudaError> {
+        let (driver, n) = (device.driver(), self.n);
+        let matrix = || driver.buffer::<f32>(count * n);
+        let (errors, squares) = (driver.buffer(2 * count)?, driver.buffer(count)?);
+        let mut rows =
+            Rows { count, v: matrix()?, residual: matrix()?, direction: matrix()?, errors, squares };
+        let Rows { v, residual, direction, errors, squares, .. } = &mut rows;
+        let scale = self.scale.input();
+        driver.offset_rows(Launch::blocks(count), v.output(), direction.output(), weight, dense, scale, n)?;
+        self.multiply(device, count, 1.0, direction, &self.square, 0.0, residual)?;
+        let (residual, v, damped) = (residual.input(), v.input(), self.damped.input());
+        let (direction, errors, squares) = (direction.output(), errors.output(), squares.output());
+        driver.first_direction(self.row_blocks(count), direction, residual, v, damped, n, errors, squares)?;
+        Ok(rows)
+    }
+
+    /// Makes the steps of refinement.
+    fn advance(&self, device: &CudaDevice, rows: &mut Rows) -> Result<(), CudaError> {
+        let (driver, n, count) = (device.driver(), self.n, rows.count);
+        let mut product = driver.buffer::<f32>(count * n)?;
+        for step in 1..=self.refinement {
+            self.multiply(device, count, 1.0, &rows.direction, &self.square, 0.0, &mut product)?;
+            let (launch, more) = (self.row_blocks(count), u32::from(step < self.refinement));
+            let Rows { v, residual, direction, squares, .. } = rows;
+            let (v, residual, direction) = (v.output(), residual.output(), direction.output());
+            driver.advance_rows(
+                launch,
+                v,
+                residual,
+                direction,
+                product.input(),
+                n,
+                squares.output(),
+                more,
+            )?;
+        }
+        Ok(())
+    }
+
+    /// A block of threads for each row, with room for the sum of each run.
+    fn row_blocks(&self, count: usize) -> Launch {
+        Launch::blocks(count).with_shared(8 * self.n.div_ceil(RUN))
+    }
+}
+
+impl Rows {
+    /// The errors of each row: with damping and without, or without before and after refinement.
+    fn errors(&self, driver: &Driver) -> Result<Vec<[f64; 2]>, CudaError> {
+        let mut errors = vec![0.0; 2 * self.count];
+        driver.read(&self.errors, &mut errors)?;
+        Ok(errors.as_chunks::<2>().0.to_vec())
+    }
+}
+
+impl From<CudaError> for SolveError {
+    fn from(error: CudaError) -> Self {
+        Self::Device(error.to_string())
+    }
+}
