@@ -11,6 +11,7 @@ use obsdiff::job::JobFile;
 use obsdiff::progress::Progress;
 use obsdiff::run::{RUN_SPAN, RunContext, Summary, run};
 use obsdiff::spans::Spans;
+use obsdiff_engine::device::ComputeDevice;
 use obsdiff_files::Disk;
 use tracing_subscriber::prelude::*;
 
@@ -34,7 +35,15 @@ fn prune(prompts: u32, steps: u32, spans: &Spans) -> Summary {
     let disk = Disk::default();
     run(
         &job,
-        &RunContext { workers: 1, memory: None, baseline: false, progress: &progress, spans, disk: &disk },
+        &RunContext {
+            device: &ComputeDevice::Cpu,
+            workers: 1,
+            memory: None,
+            baseline: false,
+            progress: &progress,
+            spans,
+            disk: &disk,
+        },
     )
     .unwrap()
 }

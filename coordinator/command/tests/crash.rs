@@ -14,6 +14,7 @@ use obsdiff::job::JobFile;
 use obsdiff::progress::Progress;
 use obsdiff::run::{RUN_SPAN, RunContext, run};
 use obsdiff::spans::Spans;
+use obsdiff_engine::device::ComputeDevice;
 use obsdiff_files::{Disk, Operation, Steps};
 use obsdiff_tests::copy_folder;
 
@@ -49,6 +50,7 @@ fn run_until(last: Option<usize>) -> Vec<Operation> {
     run(
         &job,
         &RunContext {
+            device: &ComputeDevice::Cpu,
             workers: 1,
             memory: None,
             baseline: false,

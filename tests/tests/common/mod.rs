@@ -8,6 +8,7 @@ use obsdiff::job::JobFile;
 use obsdiff::progress::Progress;
 use obsdiff::run::{RUN_SPAN, RunContext, Summary, run};
 use obsdiff::spans::Spans;
+use obsdiff_engine::device::ComputeDevice;
 use obsdiff_files::Disk;
 
 /// The folder of shipped assets.
@@ -50,6 +51,7 @@ pub(crate) fn run_job(file: &Path, sets: &[&str]) -> obsdiff::Result<Summary> {
     run(
         &job,
         &RunContext {
+            device: &ComputeDevice::Cpu,
             workers: 1,
             memory: None,
             baseline: false,

@@ -107,6 +107,15 @@ impl ComputeDevice {
         }
     }
 
+    /// The kind of hardware that results depend on: the machine's, and the GPU's with its libraries.
+    pub fn hardware(&self) -> String {
+        match self {
+            Self::Cpu => crate::hardware(),
+            #[cfg(feature = "cuda")]
+            Self::Cuda(device) => format!("{}, {}", crate::hardware(), device.kind()),
+        }
+    }
+
     /// Whether it works in the host's memory, so that Grams of the host are its own.
     pub const fn is_host(&self) -> bool {
         matches!(self, Self::Cpu)

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use candle_core::{DType, Tensor};
 use obsdiff_engine::calibrate::Trajectories;
 use obsdiff_engine::checkpoint::Weights;
+use obsdiff_engine::device::ComputeDevice;
 use obsdiff_engine::export::{Export, PruningRecord, Shrink};
 use obsdiff_engine::model::DiffusionModel;
 use obsdiff_engine::pruner::Pruner;
@@ -51,6 +52,8 @@ pub struct Work<'a> {
     pub measuring: Option<Measuring<'a>>,
     /// What the output is written by.
     pub disk: &'a Disk,
+    /// Where Grams are summed and alternating directions are made.
+    pub device: ComputeDevice,
 }
 
 impl<'a> Work<'a> {
@@ -63,7 +66,8 @@ impl<'a> Work<'a> {
         worker_state: &Arc<WorkerState>,
     ) -> PruningEngine<'a> {
         let weights = self.weights.clone();
-        let pruner = Pruner::new(self.spec, model, weights, self.trajectories.clone());
+        let pruner =
+            Pruner::new(self.spec, model, weights, self.trajectories.clone()).on(self.device.clone());
         // An export on a slow disk is not taken for a worker that hangs.
         let its = worker_state.clone();
         let on_progress: Arc<OnProgress> = Arc::new(move || its.advance());
@@ -85,7 +89,7 @@ impl<'a> Work<'a> {
             hardware: if self.spec.workers.mixed_hardware {
                 "mixed".to_owned()
             } else {
-                obsdiff_engine::hardware()
+                self.device.hardware()
             },
             inputs: self.inputs.clone(),
             held_out: self.held_out.to_vec(),

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use clap::builder::{PathBufValueParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
+use obsdiff_engine::device::DeviceName;
 use obsdiff_files::starts_with_tilde;
 use obsdiff_proto::ByteSize;
 
@@ -144,6 +145,10 @@ pub struct PruningArgs {
     /// job: heads and neurons by the sums of their weights.
     #[arg(long)]
     pub baseline: bool,
+    /// Where Grams are summed and linears pruned by `sparsity.method = "admm"`: cpu, cuda, or cuda:N for the N-th GPU, counted from 0.
+    /// Forward calls run on the processor for now.
+    #[arg(long, value_name = "DEVICE", default_value_t)]
+    pub device: DeviceName,
     /// Print one JSON object with the same figures instead of text. Numbers with a unit have it in their names.
     #[arg(long)]
     pub json: bool,
@@ -180,6 +185,10 @@ pub struct WorkerArgs {
     /// How long the coordinator may be unreachable before the worker gives up, such as 90s, 10min or 2h.
     #[arg(long, value_name = "TIME", default_value = "10min", value_parser = humantime::parse_duration)]
     pub patience: Duration,
+    /// Where Grams are summed and linears pruned by `sparsity.method = "admm"`: cpu, cuda, or cuda:N for the N-th GPU, counted from 0.
+    /// Forward calls run on the processor for now.
+    #[arg(long, value_name = "DEVICE", default_value_t)]
+    pub device: DeviceName,
     /// How the coordinator is reached.
     #[command(flatten)]
     pub security: SecurityArgs,

@@ -1,5 +1,6 @@
 //! `obsdiff run JOB` and `obsdiff solve GRAMS`.
 
+use obsdiff_engine::device::{ComputeDevice, DeviceName};
 use obsdiff_files::starts_with_tilde;
 
 use crate::cli::{PruningArgs, RunArgs, SolveArgs, TILDE};
@@ -30,8 +31,18 @@ pub(super) fn solve(args: &SolveArgs, context: &mut CommandContext<'_>) -> Resul
     prune(&job, &args.pruning, context)
 }
 
+/// Opens the device that was asked for.
+///
+/// # Errors
+/// When this build or this machine cannot use it.
+pub(super) fn open_device(name: DeviceName) -> Result<ComputeDevice> {
+    ComputeDevice::open(name)
+        .map_err(|problem| Error::key("--device", format!("cannot be {name}: {problem}")))
+}
+
 /// Runs a job in this process and tells what it did.
 fn prune(job: &JobFile, args: &PruningArgs, context: &mut CommandContext<'_>) -> Result<()> {
+    let device = open_device(args.device)?;
     context.use_threads(args.process.threads)?;
     if args.workers <= 1 {
         context.compute_here()?;
@@ -49,6 +60,7 @@ fn prune(job: &JobFile, args: &PruningArgs, context: &mut CommandContext<'_>) ->
         progress: &progress,
         spans: &context.spans,
         disk: &context.disk,
+        device: &device,
     };
     let summary = crate::run::run(job, &process)?;
     context.print(&summary, args.json)

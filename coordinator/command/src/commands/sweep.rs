@@ -1,5 +1,6 @@
 //! `obsdiff sweep GRAMS`.
 
+use obsdiff_engine::device::ComputeDevice;
 use obsdiff_files::starts_with_tilde;
 use obsdiff_proto::Pattern;
 
@@ -42,6 +43,7 @@ pub(super) fn sweep(args: &SweepArgs, context: &mut CommandContext<'_>) -> Resul
     context.out.flush()?;
     if !args.predicted {
         let process = RunContext {
+            device: &ComputeDevice::Cpu,
             workers: args.workers as usize,
             memory: context.memory,
             baseline: false,

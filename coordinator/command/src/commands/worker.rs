@@ -4,6 +4,7 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 
+use obsdiff_engine::device::ComputeDevice;
 use obsdiff_proto::ByteSize;
 use obsdiff_proto::session::{Briefing, Dismissed, Reason};
 use obsdiff_security::TokenSender;
@@ -42,12 +43,13 @@ const LEFT: &str = "the job goes on with other workers, or when this command is 
 pub(super) fn work(args: &WorkerArgs, context: &mut CommandContext<'_>) -> Result<()> {
     context.use_threads(args.process.threads)?;
     context.compute_here()?;
+    let device = super::run::open_device(args.device)?;
     let runtime = crate::runtime::runtime()?;
     let progress = context.progress(args.process.quiet);
     let (settings, transport) = settings(args, progress.clone(), &runtime)?;
     let megaflops = (product_rate(&context.clock)? / 1e6) as u64;
     let worker_state = WorkerState::new(
-        Machine { instance: instance(), speed: megaflops, hardware: obsdiff_engine::hardware() },
+        Machine { instance: instance(), speed: megaflops, hardware: device.hardware() },
         transport,
         GroupTimeouts::default(),
     );
@@ -72,7 +74,7 @@ pub(super) fn work(args: &WorkerArgs, context: &mut CommandContext<'_>) -> Resul
         }
     });
     let worked = match briefings.recv() {
-        Ok(briefing) => serve(&briefing, &runtime, &worker_state, &ready, context, &progress),
+        Ok(briefing) => serve(&briefing, &runtime, &worker_state, (&ready, &device), context, &progress),
         // The session ended before it began. The error below says why.
         Err(_) => Ok(()),
     };
@@ -146,7 +148,7 @@ fn serve(
     briefing: &Briefing,
     runtime: &Runtime,
     worker_state: &Arc<WorkerState>,
-    ready: &AtomicBool,
+    (ready, device): (&AtomicBool, &ComputeDevice),
     context: &CommandContext<'_>,
     progress: &Progress,
 ) -> Result<()> {
@@ -173,7 +175,7 @@ fn serve(
     let (model, trajectories) =
         preparation::load(&job.spec, inputs.described.model(), &inputs.weights, conditionings)?;
     let grams = JobGrams::open(&job, &inputs, runtime.handle())?;
-    let mut work = crate::run::work(&job, &inputs, &trajectories, None, (grams, &context.disk));
+    let mut work = crate::run::work(&job, &inputs, &trajectories, None, (grams, &context.disk), device);
     let first = inputs.prompts.calibration.len() as u32;
     // To measure, the dense model is loaded once more beside the pruned one.
     let needs = inputs.described.memory(&job.spec, &inputs.plan);

@@ -17,6 +17,7 @@ use std::sync::Arc;
 use candle_core::Tensor;
 use obsdiff_coordinator::JobState;
 use obsdiff_engine::calibrate::Trajectories;
+use obsdiff_engine::device::ComputeDevice;
 use obsdiff_engine::export::{Baseline, HeldOutError, Measured, PruningRecord};
 use obsdiff_engine::pipeline::PipelineFolder;
 use obsdiff_files::Disk;
@@ -64,6 +65,8 @@ pub struct RunContext<'a> {
     pub spans: &'a Spans,
     /// What the output and the job's state are written and removed by.
     pub disk: &'a Disk,
+    /// Where Grams are summed and alternating directions are made.
+    pub device: &'a ComputeDevice,
 }
 
 /// Runs a job in this process: checks everything, then encodes, calibrates, prunes, exports and compares. The result does not depend on
@@ -72,7 +75,7 @@ pub struct RunContext<'a> {
 /// # Errors
 /// Bad input, before any work; a failure of the engine later. Nothing half-written is left behind.
 pub fn run(job: &JobFile, process: &RunContext<'_>) -> Result<Summary> {
-    let &RunContext { workers, memory, progress, spans, disk, .. } = process;
+    let &RunContext { workers, memory, progress, spans, disk, device, .. } = process;
     let root = tracing::info_span!(RUN_SPAN);
     let running = root.enter();
     let inputs = Inputs::open(job, workers, memory)?;
@@ -86,7 +89,7 @@ pub fn run(job: &JobFile, process: &RunContext<'_>) -> Result<Summary> {
         progress.note(&note);
     }
     let state = open_state(job, &inputs)?;
-    state::check_hardware(&state, job)?;
+    state::check_hardware(&state, job, &device.hardware())?;
     note(&state, progress);
     progress.keep(state.job.committed as usize, inputs.plan.packages.len(), state.url());
     drop(running);
@@ -149,7 +152,7 @@ fn prune(
     process: &RunContext<'_>,
     root: &tracing::Span,
 ) -> Result<(PruningRecord, SpanReport)> {
-    let &RunContext { workers, progress, spans, disk, .. } = process;
+    let &RunContext { workers, progress, spans, disk, device, .. } = process;
     let running = root.enter();
     let conditionings = encode(job, inputs, (state.store(), state.runtime().handle()), progress)?;
     let (model, trajectories) =
@@ -159,7 +162,7 @@ fn prune(
     // The workers' threads account for their time themselves.
     drop(running);
     let grams = JobGrams::open(job, inputs, state.runtime().handle())?;
-    let work = work(job, inputs, &trajectories, dense.as_ref(), (grams, disk));
+    let work = work(job, inputs, &trajectories, dense.as_ref(), (grams, disk), device);
     let engine = run_workers(&work, (job, inputs), state, model, workers, progress, spans.clock())?;
     let _running = root.enter();
     let (mut record, _) = work.record(&engine.pruned())?;
@@ -219,6 +222,7 @@ pub(crate) fn work<'a>(
     trajectories: &'a Arc<Trajectories>,
     dense: Option<&'a Tensor>,
     (grams, disk): (JobGrams, &'a Disk),
+    device: &ComputeDevice,
 ) -> Work<'a> {
     let calibration = &job.spec.calibration;
     // A file of conditioning need not tell the texts, and other encoders may have made it.
@@ -236,5 +240,6 @@ pub(crate) fn work<'a>(
         grams: grams.kept,
         measuring: None,
         disk,
+        device: device.clone(),
     }
 }

@@ -67,14 +67,14 @@ pub(crate) fn note(state: &JobState, progress: &Progress) {
     }
 }
 
-/// Refuses this machine where the job was begun on another kind, and that matters.
+/// Refuses this machine, of the kind `own`, where the job was begun on another kind, and that matters.
 ///
 /// # Errors
 /// When it is of another kind.
-pub(super) fn check_hardware(state: &JobState, job: &JobFile) -> Result<()> {
-    let (own, mixed) = (obsdiff_engine::hardware(), job.spec.workers.mixed_hardware);
+pub(super) fn check_hardware(state: &JobState, job: &JobFile, own: &str) -> Result<()> {
+    let mixed = job.spec.workers.mixed_hardware;
     match &state.job.hardware {
-        Some(begun) if !mixed && *begun != own => {
+        Some(begun) if !mixed && begun != own => {
             let problem = format!(
                 "is not set, but {} was begun on {begun} and this machine is {own}, whose results may differ in bits: \
                  go on there, or begin another job with mixed_hardware = true",

@@ -44,7 +44,7 @@ pub(super) fn run_workers<'a>(
     let transport = Arc::new(Local::default());
     let worker_states: Vec<_> = (1..=workers.max(1) as u128)
         .map(|instance| {
-            let machine = Machine { instance, speed: 1000, hardware: obsdiff_engine::hardware() };
+            let machine = Machine { instance, speed: 1000, hardware: work.device.hardware() };
             WorkerState::new(machine, transport.clone(), GroupTimeouts::default())
         })
         .collect();

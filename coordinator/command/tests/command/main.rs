@@ -4,6 +4,7 @@
 mod allocation;
 mod checkpoint;
 mod conditioning;
+mod device;
 mod disk_full;
 mod flux;
 mod gram_prompts;

@@ -71,6 +71,11 @@ impl CudaDevice {
         &self.name
     }
 
+    /// Its kind: equal ones give equal bits.
+    pub fn kind(&self) -> String {
+        format!("{} with cuBLAS {}", self.name, self.libraries.version())
+    }
+
     /// Its compute capability.
     pub const fn capability(&self) -> (i32, i32) {
         self.capability

@@ -49,6 +49,8 @@ pub(super) struct Sizes {
 #[derive(Debug)]
 pub(super) struct Libraries {
     handles: Mutex<Handles>,
+    /// Of cuBLAS, as it says it: 130000 for 13.0.
+    version: i32,
     /// Of cuBLAS, which uses it as long as its handle lives.
     _workspace: Buffer<u8>,
 }
@@ -179,10 +181,12 @@ impl Libraries {
         let mut workspace = driver.buffer::<u8>(WORKSPACE)?;
         let stream = driver.stream().cu_stream();
         let mut handles = Handles { blas: null_mut(), solver: null_mut() };
+        let mut version = 0;
         // SAFETY: the handles are written before they are used; stream and workspace live as long as they do.
         unsafe {
             multiplied("cublasCreate", blas::cublasCreate_v2(&raw mut handles.blas))?;
             multiplied("cublasSetStream", blas::cublasSetStream_v2(handles.blas, stream.cast()))?;
+            multiplied("cublasGetVersion", blas::cublasGetVersion_v2(handles.blas, &raw mut version))?;
             let place = workspace.output().pointer as *mut _;
             multiplied("cublasSetWorkspace", blas::cublasSetWorkspace_v2(handles.blas, place, WORKSPACE))?;
             let exact = blas::cublasMath_t::CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION;
@@ -193,7 +197,12 @@ impl Libraries {
             let mode = solver::cusolverDnSetDeterministicMode(handles.solver, same_bits);
             solved("cusolverDnSetDeterministicMode", mode)?;
         }
-        Ok(Self { handles: Mutex::new(handles), _workspace: workspace })
+        Ok(Self { handles: Mutex::new(handles), version, _workspace: workspace })
+    }
+
+    /// The version of cuBLAS, as it says it: 130000 for 13.0.
+    pub(super) const fn version(&self) -> i32 {
+        self.version
     }
 
     /// out = factor * left * right + keep * out, summed in f32.

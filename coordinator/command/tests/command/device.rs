@@ -1,0 +1,104 @@
+//! `--device`.
+
+use std::fs;
+use std::path::Path;
+
+#[cfg(feature = "cuda")]
+use serde_json::Value;
+
+use super::{asset, obsdiff, text};
+
+/// A job that prunes the three linears of one site.
+fn small_job(folder: &Path, output: &str) -> std::path::PathBuf {
+    let path = folder.join(format!("{output}.toml"));
+    let skipped = ["transformer_blocks.[1-9].*", "*.ff*", "*add_*", "*.to_out.*"];
+    let rules: String = skipped
+        .iter()
+        .map(|linears| format!("[[sparsity.rules]]\nmatch = \"{linears}\"\nskip = true\n"))
+        .collect();
+    let job = format!(
+        "[model]\npath = \"{}\"\n[sparsity]\nmethod = \"admm\"\npattern = \"unstructured\"\nallocation = \"uniform\"\nratio = 0.5\nrefine = 3\n{rules}\
+         [calibration]\nprompts = \"{}\"\ncount = 2\nsteps = 2\nmax_sequence_length = 24\n[output]\npath = \"{output}\"\n",
+        asset("shapes-sd3").display(),
+        asset("shapes-prompts.txt").display(),
+    );
+    fs::write(&path, job).unwrap();
+    path
+}
+
+#[cfg(feature = "cuda")]
+fn pruned(folder: &Path, output: &str, device: &str) -> Value {
+    let job = small_job(folder, output);
+    let libraries = obsdiff_tests::fake_cuda().to_str().unwrap();
+    let arguments = ["run", "--quiet", "--device", device, job.to_str().unwrap()];
+    let ran = obsdiff(folder, &arguments, &[("LD_LIBRARY_PATH", libraries)]);
+    assert!(ran.status.success(), "{}", text(&ran.stderr));
+    serde_json::from_str(&fs::read_to_string(folder.join(output).join("pruning.json")).unwrap()).unwrap()
+}
+
+/// The bytes of the pruned transformer.
+#[cfg(feature = "cuda")]
+fn weights(folder: &Path, output: &str) -> Vec<u8> {
+    let folder = folder.join(output).join("transformer");
+    let mut files: Vec<_> = fs::read_dir(folder).unwrap().map(|file| file.unwrap().path()).collect();
+    files.retain(|file| file.extension().is_some_and(|of| of == "safetensors"));
+    files.sort();
+    files.iter().flat_map(|file| fs::read(file).unwrap()).collect()
+}
+
+#[cfg(feature = "cuda")]
+#[test]
+fn a_job_on_a_gpu_prunes_as_one_on_the_processor_and_twice_the_same() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let [gpu, processor] =
+        [("gpu", "cuda"), ("processor", "cpu")].map(|(to, device)| pruned(folder, to, device));
+    let hardware = |record: &Value| record["hardware"].as_str().unwrap().to_owned();
+    assert_eq!(hardware(&gpu), format!("{}, Fake GPU with cuBLAS 130000", hardware(&processor)));
+    let linears = |record: &Value| record["linears"].as_array().unwrap().clone();
+    assert_eq!(linears(&gpu).len(), 3);
+    for (gpu, processor) in linears(&gpu).iter().zip(&linears(&processor)) {
+        assert_eq!((&gpu["name"], &gpu["zeros"]), (&processor["name"], &processor["zeros"]));
+        let [a, b] = [gpu, processor].map(|linear| linear["relative_error"].as_f64().unwrap());
+        assert!((a / b - 1.0).abs() < 0.01, "{a} on the GPU, {b} on the processor");
+    }
+    pruned(folder, "again", "cuda:0");
+    assert!(weights(folder, "gpu") == weights(folder, "again"));
+}
+
+#[cfg(feature = "cuda")]
+#[test]
+fn a_gpu_that_is_not_there_is_bad_input() {
+    let folder = tempfile::tempdir().unwrap();
+    let job = small_job(folder.path(), "out");
+    let libraries = obsdiff_tests::fake_cuda().to_str().unwrap();
+    let arguments = ["run", "--device", "cuda:1", job.to_str().unwrap()];
+    let ran = obsdiff(folder.path(), &arguments, &[("LD_LIBRARY_PATH", libraries)]);
+    assert_eq!(ran.status.code(), Some(2));
+    let said = text(&ran.stderr);
+    assert!(said.contains("--device: cannot be cuda:1: there is no GPU 1: the driver sees 1"), "{said}");
+    assert!(!folder.path().join("out").exists());
+}
+
+#[cfg(not(feature = "cuda"))]
+#[test]
+fn a_build_without_gpus_says_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let job = small_job(folder.path(), "out");
+    let ran = obsdiff(folder.path(), &["run", "--device", "cuda", job.to_str().unwrap()], &[]);
+    assert_eq!(ran.status.code(), Some(2));
+    let said = text(&ran.stderr);
+    assert!(said.contains("--device: cannot be cuda:0: this build of obsdiff cannot use GPUs"), "{said}");
+}
+
+#[test]
+fn a_device_has_one_of_three_names() {
+    let folder = tempfile::tempdir().unwrap();
+    let job = small_job(folder.path(), "out");
+    for name in ["gpu", "cuda:", "cuda:x", "cpu:0"] {
+        let ran = obsdiff(folder.path(), &["run", "--device", name, job.to_str().unwrap()], &[]);
+        assert_eq!(ran.status.code(), Some(2));
+        let said = text(&ran.stderr);
+        assert!(said.contains(&format!("\"{name}\" is not a device: cpu, cuda or cuda:N")), "{said}");
+    }
+}
