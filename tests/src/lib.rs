@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod fake_cuda;
+mod fake_nccl;
 mod prng;
 
 use std::fmt::Display;
@@ -11,6 +12,7 @@ use std::panic::Location;
 use std::path::Path;
 
 pub use fake_cuda::fake_cuda;
+pub use fake_nccl::{FakeNccl, fake_nccl};
 pub use prng::{Prng, hash, noise};
 
 /// Names the file that gets a line for each test that does not run. `tests/run` sets it, and shows the lines at its end.

@@ -19,6 +19,10 @@ pub(super) enum CallKind {
     Broadcast { root: usize },
 }
 
+/// What a rank says of each call to the others before it. All ranks must say the same.
+#[cfg(any(feature = "gloo", feature = "cuda"))]
+pub(super) type CallHeader = [u64; 5];
+
 impl Call {
     /// An all-reduce of buffers that fit each other.
     pub(super) fn all_reduce(send: Values<'_>, receive: &Buffer<'_>) -> Result<Self> {
@@ -58,6 +62,40 @@ fn same_shape(send: Values<'_>, receive: &Buffer<'_>) -> Result<Shape> {
         Ok(send.shape())
     } else {
         Err(CollectiveError::Buffers("a buffer to receive is not of the shape that is sent"))
+    }
+}
+
+#[cfg(any(feature = "gloo", feature = "cuda"))]
+impl Call {
+    /// The call as a rank says it, which is its `number`-th.
+    pub(super) fn encode(self, number: u64) -> CallHeader {
+        let (what, root) = match self.what {
+            CallKind::AllReduce => (1, 0),
+            CallKind::Reduce { root } => (2, root),
+            CallKind::Broadcast { root } => (3, root),
+        };
+        let (kind, count) = match self.shape {
+            Shape::I64(count) => (1, count),
+            Shape::F32(count) => (2, count),
+        };
+        [number, what, root as u64, kind, count as u64]
+    }
+
+    /// The call that a rank says it makes.
+    pub(super) fn decode(said: &CallHeader) -> Option<Self> {
+        let [_, what, root, kind, count] = said.map(|number| number as usize);
+        let what = match what {
+            1 => CallKind::AllReduce,
+            2 => CallKind::Reduce { root },
+            3 => CallKind::Broadcast { root },
+            _ => return None,
+        };
+        let shape = match kind {
+            1 => Shape::I64(count),
+            2 => Shape::F32(count),
+            _ => return None,
+        };
+        Some(Self { what, shape })
     }
 }
 

@@ -11,6 +11,8 @@ mod error;
 #[cfg(feature = "gloo")]
 mod gloo;
 mod local;
+#[cfg(feature = "cuda")]
+mod nccl;
 mod rendezvous;
 
 use std::time::Duration;
@@ -24,6 +26,8 @@ pub use error::CollectiveError;
 #[cfg(feature = "gloo")]
 pub use gloo::Gloo;
 pub use local::Local;
+#[cfg(feature = "cuda")]
+pub use nccl::{Nccl, NcclSettings, OnStuck};
 pub use rendezvous::Rendezvous;
 
 /// A result of a collective.
@@ -49,7 +53,8 @@ pub trait Collective: Send {
         self.member().epoch
     }
 
-    /// Every rank receives the sum over ranks of what each sends. Integers wrap; floats are added in a fixed order.
+    /// Every rank receives the sum over ranks of what each sends. Integers wrap. Floats are added in the order of ranks, but
+    /// by NCCL in an order of its own, which depends on the group's size and links.
     ///
     /// # Errors
     /// When a peer is lost or silent for too long, calls another collective, or the group was aborted.

@@ -13,8 +13,8 @@ use bytemuck::{Pod, cast_slice, cast_slice_mut};
 
 use super::mesh::Piece;
 use super::{SharedMesh, check, millis, peers};
-use crate::collective::call::{Call, CallKind};
-use crate::collective::{Abort, Buffer, Collective, CollectiveError, Member, Result, Shape, Values};
+use crate::collective::call::{Call, CallHeader};
+use crate::collective::{Abort, Buffer, Collective, CollectiveError, Member, Result, Values};
 
 /// The longest message: what is in flight from one rank to another.
 const MESSAGE: usize = 1 << 20;
@@ -36,9 +36,6 @@ pub(super) struct GlooRank {
     /// Sums of the own segment, where no buffer of the caller has room for them.
     sums: Vec<i64>,
 }
-
-/// The header that a rank sends before each call. All ranks must send the same.
-type CallHeader = [u64; 5];
 
 impl GlooRank {
     pub(super) fn new(member: Member, mesh: Arc<SharedMesh>, watcher: JoinHandle<()>, abort: Abort) -> Self {
@@ -98,10 +95,11 @@ impl GlooRank {
     /// Sees that all ranks make the same call. A message that does not fit its buffer would be Gloo's end, and the process's.
     fn agree(&mut self, call: Call) -> Result<()> {
         self.calls += 1;
-        let own = encode(self.calls, call);
+        let own = call.encode(self.calls);
         for (peer, said) in self.greetings(own, self.member.silence)? {
             if said != own {
-                let called = decode(&said).map_or_else(|| "something else".to_owned(), |c| c.to_string());
+                let called =
+                    Call::decode(&said).map_or_else(|| "something else".to_owned(), |c| c.to_string());
                 return Err(CollectiveError::Mismatch { rank: peer, called, expected: call.to_string() });
             }
         }
@@ -301,35 +299,4 @@ impl Summand for f32 {
     fn plus(self, other: Self) -> Self {
         self + other
     }
-}
-
-/// A rank's `number`-th call.
-fn encode(number: u64, call: Call) -> CallHeader {
-    let (what, root) = match call.what {
-        CallKind::AllReduce => (1, 0),
-        CallKind::Reduce { root } => (2, root),
-        CallKind::Broadcast { root } => (3, root),
-    };
-    let (kind, count) = match call.shape {
-        Shape::I64(count) => (1, count),
-        Shape::F32(count) => (2, count),
-    };
-    [number, what, root as u64, kind, count as u64]
-}
-
-/// The call that a rank says it makes.
-fn decode(said: &CallHeader) -> Option<Call> {
-    let [_, what, root, kind, count] = said.map(|number| number as usize);
-    let what = match what {
-        1 => CallKind::AllReduce,
-        2 => CallKind::Reduce { root },
-        3 => CallKind::Broadcast { root },
-        _ => return None,
-    };
-    let shape = match kind {
-        1 => Shape::I64(count),
-        2 => Shape::F32(count),
-        _ => return None,
-    };
-    Some(Call { what, shape })
 }

@@ -1,47 +1,8 @@
-use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
-use std::sync::{Condvar, PoisonError};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 
 use super::*;
+use crate::collective::tests::ThreadRendezvous;
 use crate::collective::{Buffer, Values};
-
-/// A rendezvous among threads.
-#[derive(Default)]
-struct ThreadRendezvous {
-    values: Mutex<BTreeMap<(Epoch, String), Vec<u8>>>,
-    changed: Condvar,
-}
-
-impl Rendezvous for Arc<ThreadRendezvous> {
-    fn address(&self) -> Result<IpAddr> {
-        Ok(Ipv4Addr::LOCALHOST.into())
-    }
-
-    fn put(&self, epoch: Epoch, key: &str, value: Vec<u8>) -> Result<()> {
-        lock(&self.values).insert((epoch, key.to_owned()), value);
-        self.changed.notify_all();
-        Ok(())
-    }
-
-    fn wait(&self, epoch: Epoch, key: &str, most: Duration, abort: &Abort) -> Result<Option<Vec<u8>>> {
-        let board = self.clone();
-        abort.when_raised(move || {
-            let _values = lock(&board.values);
-            board.changed.notify_all();
-        });
-        let values = lock(&self.values);
-        let missing = |values: &mut BTreeMap<_, _>| {
-            !abort.is_raised() && !values.contains_key(&(epoch, key.to_owned()))
-        };
-        let waited = self.changed.wait_timeout_while(values, most, missing);
-        let (values, _) = waited.unwrap_or_else(PoisonError::into_inner);
-        if abort.is_raised() {
-            Err(CollectiveError::Aborted)
-        } else {
-            Ok(values.get(&(epoch, key.to_owned())).cloned())
-        }
-    }
-}
 
 /// A transport for each rank of a group.
 pub(in crate::collective) fn transports(world: usize) -> Vec<Box<dyn Transport>> {

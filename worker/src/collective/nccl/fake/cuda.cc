@@ -1,0 +1,252 @@
+// A CUDA driver in host memory: contexts, streams, events, memory and copies, as far as groups need them.
+//
+// A stream is a thread that runs what it is given in order, so that calls return before their work is done, as on a GPU. Addresses of
+// device memory have a bit set that no host address has: a program that follows one itself crashes here, too.
+
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+
+#include <atomic>
+#include <condition_variable>
+#include <deque>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <thread>
+
+namespace {
+
+enum Result {
+    SUCCESS = 0,
+    INVALID_VALUE = 1,
+    OUT_OF_MEMORY = 2,
+    NOT_INITIALIZED = 3,
+    INVALID_DEVICE = 101,
+    INVALID_CONTEXT = 201,
+    NOT_READY = 600,
+};
+
+constexpr uint64_t DEVICE_BIT = uint64_t{1} << 62;
+constexpr int DEVICES = 8;
+
+std::atomic<bool> initialized{false};
+int contexts[DEVICES];
+thread_local void *current = nullptr;
+
+class Stream {
+public:
+    Stream() : thread_([this] { run(); }) {}
+
+    ~Stream() {
+        {
+            std::lock_guard<std::mutex> lock(mutex_);
+            closed_ = true;
+        }
+        changed_.notify_all();
+        thread_.join();
+    }
+
+    void add(std::function<void()> work) {
+        {
+            std::lock_guard<std::mutex> lock(mutex_);
+            work_.push_back(std::move(work));
+        }
+        changed_.notify_all();
+    }
+
+private:
+    // Runs all work, including what is left when the stream is closed.
+    void run() {
+        std::unique_lock<std::mutex> lock(mutex_);
+        for (;;) {
+            changed_.wait(lock, [this] { return closed_ || !work_.empty(); });
+            if (work_.empty()) {
+                return;
+            }
+            auto work = std::move(work_.front());
+            work_.pop_front();
+            lock.unlock();
+            work();
+            lock.lock();
+        }
+    }
+
+    std::mutex mutex_;
+    std::condition_variable changed_;
+    std::deque<std::function<void()>> work_;
+    bool closed_ = false;
+    // The last member: the thread uses all others.
+    std::thread thread_;
+};
+
+// Records that are not reached yet; shared with the stream, as an event may be destroyed before.
+struct Event {
+    std::shared_ptr<std::atomic<int>> pending = std::make_shared<std::atomic<int>>(0);
+};
+
+} // namespace
+
+extern "C" {
+
+// Where device memory lies in this process. Not part of the driver: for the fake NCCL.
+void *fake_cuda_host(uint64_t address) {
+    return reinterpret_cast<void *>(address & ~DEVICE_BIT);
+}
+
+int cuInit(unsigned) {
+    initialized = true;
+    return SUCCESS;
+}
+
+int cuDriverGetVersion(int *version) {
+    *version = 13000;
+    return SUCCESS;
+}
+
+int cuGetErrorName(int, const char **words) {
+    *words = "CUDA_ERROR_OF_THE_FAKE_DRIVER";
+    return SUCCESS;
+}
+
+int cuGetErrorString(int error, const char **words) {
+    *words = error == INVALID_CONTEXT ? "no context is current" : "an error of the fake driver";
+    return SUCCESS;
+}
+
+int cuDeviceGetCount(int *count) {
+    *count = DEVICES;
+    return initialized ? SUCCESS : NOT_INITIALIZED;
+}
+
+int cuDeviceGet(int *device, int ordinal) {
+    if (!initialized) {
+        return NOT_INITIALIZED;
+    }
+    if (ordinal < 0 || ordinal >= DEVICES) {
+        return INVALID_DEVICE;
+    }
+    *device = ordinal;
+    return SUCCESS;
+}
+
+int cuDevicePrimaryCtxRetain(void **context, int device) {
+    *context = &contexts[device];
+    return SUCCESS;
+}
+
+int cuDevicePrimaryCtxRelease_v2(int) {
+    return SUCCESS;
+}
+
+int cuCtxSetCurrent(void *context) {
+    current = context;
+    return SUCCESS;
+}
+
+int cuStreamCreate(void **stream, unsigned) {
+    if (current == nullptr) {
+        return INVALID_CONTEXT;
+    }
+    *stream = new Stream;
+    return SUCCESS;
+}
+
+int cuStreamDestroy_v2(void *stream) {
+    if (current == nullptr) {
+        return INVALID_CONTEXT;
+    }
+    delete static_cast<Stream *>(stream);
+    return SUCCESS;
+}
+
+int cuLaunchHostFunc(void *stream, void (*function)(void *), void *data) {
+    if (current == nullptr) {
+        return INVALID_CONTEXT;
+    }
+    static_cast<Stream *>(stream)->add([function, data] { function(data); });
+    return SUCCESS;
+}
+
+int cuEventCreate(void **event, unsigned) {
+    if (current == nullptr) {
+        return INVALID_CONTEXT;
+    }
+    *event = new Event;
+    return SUCCESS;
+}
+
+int cuEventDestroy_v2(void *event) {
+    delete static_cast<Event *>(event);
+    return SUCCESS;
+}
+
+int cuEventRecord(void *event, void *stream) {
+    if (current == nullptr) {
+        return INVALID_CONTEXT;
+    }
+    auto pending = static_cast<Event *>(event)->pending;
+    ++*pending;
+    static_cast<Stream *>(stream)->add([pending] { --*pending; });
+    return SUCCESS;
+}
+
+int cuEventQuery(void *event) {
+    return *static_cast<Event *>(event)->pending == 0 ? SUCCESS : NOT_READY;
+}
+
+int cuMemAlloc_v2(uint64_t *address, size_t bytes) {
+    if (current == nullptr) {
+        return INVALID_CONTEXT;
+    }
+    void *memory = bytes == 0 ? nullptr : std::malloc(bytes);
+    if (memory == nullptr) {
+        return bytes == 0 ? INVALID_VALUE : OUT_OF_MEMORY;
+    }
+    // What a program does not write itself is not zero by luck.
+    std::memset(memory, 0xA5, bytes);
+    *address = reinterpret_cast<uint64_t>(memory) | DEVICE_BIT;
+    return SUCCESS;
+}
+
+int cuMemFree_v2(uint64_t address) {
+    if (current == nullptr) {
+        return INVALID_CONTEXT;
+    }
+    std::free(fake_cuda_host(address));
+    return SUCCESS;
+}
+
+int cuMemHostAlloc(void **memory, size_t bytes, unsigned) {
+    if (current == nullptr) {
+        return INVALID_CONTEXT;
+    }
+    *memory = std::malloc(bytes);
+    return *memory == nullptr ? OUT_OF_MEMORY : SUCCESS;
+}
+
+int cuMemFreeHost(void *memory) {
+    if (current == nullptr) {
+        return INVALID_CONTEXT;
+    }
+    std::free(memory);
+    return SUCCESS;
+}
+
+int cuMemcpyHtoDAsync_v2(uint64_t to, const void *from, size_t bytes, void *stream) {
+    if (current == nullptr) {
+        return INVALID_CONTEXT;
+    }
+    static_cast<Stream *>(stream)->add([=] { std::memcpy(fake_cuda_host(to), from, bytes); });
+    return SUCCESS;
+}
+
+int cuMemcpyDtoHAsync_v2(void *to, uint64_t from, size_t bytes, void *stream) {
+    if (current == nullptr) {
+        return INVALID_CONTEXT;
+    }
+    static_cast<Stream *>(stream)->add([=] { std::memcpy(to, fake_cuda_host(from), bytes); });
+    return SUCCESS;
+}
+
+} // extern "C"
