@@ -59,6 +59,10 @@ struct Parameter<long long> {
     static long long of(const Argument& argument, const char* kernel) { return value_of<long long>(argument, I64, kernel); }
 };
 template <>
+struct Parameter<unsigned long long> {
+    static unsigned long long of(const Argument& argument, const char* kernel) { return value_of<unsigned long long>(argument, I64, kernel); }
+};
+template <>
 struct Parameter<float> {
     static float of(const Argument& argument, const char* kernel) { return value_of<float>(argument, F32, kernel); }
 };
