@@ -7,6 +7,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use obsdiff_tests::copy_folder;
+
 mod process;
 
 use process::*;
@@ -262,4 +264,76 @@ fn workers_keep_grams_and_go_by_them_as_one_process_does() {
         assert!(result(folder)[0] == undisturbed(4)[0], "the weights differ");
     }
     assert!(kept.path().join("grams/grams.json").is_file());
+}
+
+/// A folder with the usual job, a pipeline of its own, and the job's prompts encoded in `prompts.safetensors`, which the job takes.
+fn encoded_setting(steps: u32) -> tempfile::TempDir {
+    let folder = setting(steps);
+    let here = folder.path();
+    let pipeline = Path::new(ASSETS).join("shapes-sd3");
+    copy_folder(&pipeline, &here.join("pipeline"));
+    let job = fs::read_to_string(here.join("job.toml")).unwrap();
+    let job = job.replace(&format!("{pipeline:?}"), "\"pipeline\"");
+    fs::write(here.join("job.toml"), &job).unwrap();
+    let encode = ["encode", "job.toml", "--quiet", "--out", "prompts.safetensors"];
+    assert!(Process::start(here, &encode).end().success());
+    let prompts = format!("prompts = {:?}", Path::new(ASSETS).join("shapes-prompts.txt"));
+    let encoded = job.replace(&prompts, "conditioning = \"prompts.safetensors\"");
+    assert!(encoded != job);
+    fs::write(here.join("job.toml"), encoded).unwrap();
+    folder
+}
+
+/// The workers run in a folder that has neither the encoded prompts nor any part of a text encoder.
+#[test]
+fn workers_without_text_encoders_take_the_encoded_prompts_of_the_coordinator() {
+    let folder = encoded_setting(4);
+    let here = folder.path();
+    assert!(Process::start(here, &["run", "job.toml", "--quiet"]).end().success());
+    let expected = result(here);
+    assert!(expected[0] == undisturbed(4)[0], "the weights differ");
+    fs::remove_dir_all(here.join("out")).unwrap();
+
+    let host = tempfile::tempdir().unwrap();
+    copy_folder(&here.join("pipeline"), &host.path().join("pipeline"));
+    for part in ["text_encoder", "tokenizer"] {
+        for number in ["", "_2", "_3"] {
+            fs::remove_dir_all(host.path().join("pipeline").join(format!("{part}{number}"))).unwrap();
+        }
+    }
+    let mut coordinator = Coordinator::start(here);
+    let mut workers = [single(host.path(), &coordinator.url), single(host.path(), &coordinator.url)];
+    coordinator.until(FORMING);
+    for worker in &mut workers {
+        assert!(worker.end().success());
+    }
+    assert!(coordinator.process.end().success());
+    assert_same(&result(host.path()), &expected);
+    assert!(!here.join("out.state").exists());
+}
+
+#[test]
+fn a_job_is_not_resumed_with_other_encoded_prompts() {
+    let folder = encoded_setting(16);
+    let here = folder.path();
+    let (mut coordinator, mut workers) = cluster(here);
+    coordinator.until(FIRST);
+    coordinator.process.kill();
+    workers.iter_mut().for_each(Process::kill);
+
+    let file = here.join("prompts.safetensors");
+    let whole = fs::read(&file).unwrap();
+    let mut negated = whole.clone();
+    // The sign of the last number.
+    *negated.last_mut().unwrap() ^= 0x80;
+    fs::write(&file, negated).unwrap();
+    for command in [&["run", "job.toml"][..], &["coordinator", "job.toml", "--listen", "127.0.0.1:0"]] {
+        let (code, said) = Process::start(here, &[command, &["--quiet"]].concat()).verdict();
+        assert_eq!(code, Some(2), "{said}");
+        assert!(said.contains("the content of prompts.safetensors changed"), "{said}");
+        assert_eq!(said.trim_end().lines().count(), 1, "{said}");
+    }
+    fs::write(&file, whole).unwrap();
+    assert!(Process::start(here, &["run", "job.toml", "--quiet"]).end().success());
+    assert!(result(here)[0] == undisturbed(16)[0], "the weights differ");
 }
