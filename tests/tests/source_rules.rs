@@ -1,4 +1,4 @@
-//! An architecture is known by name in its own folder alone.
+//! Rules for the text of all sources: only an architecture's own folder names it, and no file is long.
 #![allow(clippy::unwrap_used)]
 
 use std::fs;
@@ -9,10 +9,36 @@ const NAMES: [&str; 3] = ["sd3", "flux", "stablediffusion3"];
 /// The crates whose sources are read, and the folder in them that may name architectures.
 const CRATES: [&str; 4] = ["proto", "coordinator", "worker", "tests/src"];
 const OWN: &str = "worker/engine/src/architecture";
+/// The most lines of a source file.
+const MOST_LINES: usize = 400;
+/// The folders with sources of any kind, and how the names of source files end.
+const FOLDERS: [&str; 5] = ["proto", "coordinator", "worker", "tests", "deploy"];
+const SOURCES: [&str; 9] = ["rs", "proto", "py", "cu", "cuh", "cc", "cpp", "h", "sh"];
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap()
+}
+
+#[test]
+fn no_source_file_is_long() {
+    let mut files = Vec::new();
+    for folder in FOLDERS {
+        walk(&root().join(folder), &mut |path| {
+            if path.extension().is_some_and(|end| SOURCES.iter().any(|source| end == *source)) {
+                files.push(path.to_owned());
+            }
+        });
+    }
+    assert!(files.len() > 400, "only {} sources are found", files.len());
+    let lines = |file: &PathBuf| fs::read_to_string(file).unwrap().lines().count();
+    let counted = files.iter().map(|file| (lines(file), file));
+    let long: Vec<_> = counted.filter(|(lines, _)| *lines > MOST_LINES).collect();
+    assert!(long.is_empty(), "these files have more than {MOST_LINES} lines: split them: {long:#?}");
+}
 
 #[test]
 fn no_code_outside_the_architectures_folder_names_one() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let root = root();
     let mut files = Vec::new();
     CRATES.iter().for_each(|name| collect(&root.join(name), &mut files));
     assert!(files.iter().filter(|file| file.starts_with(root.join(OWN))).count() > 10);
@@ -35,18 +61,29 @@ fn comments_and_tests_are_no_code() {
     );
 }
 
-/// Sources in and below a folder; no tests, no benches.
+/// Rust sources in and below a folder, without tests and benches.
 fn collect(folder: &Path, files: &mut Vec<PathBuf>) {
+    let is_code = |path: &Path| {
+        let stem = path.file_stem().unwrap().to_str().unwrap();
+        !stem.ends_with("tests") && stem != "testing"
+    };
+    let of_tests = |path: &Path| path.iter().any(|part| part == "tests" || part == "benches");
+    walk(folder, &mut |path| {
+        let inner = path.strip_prefix(folder).unwrap();
+        if path.extension().is_some_and(|end| end == "rs") && is_code(path) && !of_tests(inner) {
+            files.push(path.to_owned());
+        }
+    });
+}
+
+/// Gives every file in and below a folder to `found`, except build output.
+fn walk(folder: &Path, found: &mut dyn FnMut(&Path)) {
     for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
-        let name = path.file_stem().unwrap().to_str().unwrap();
-        if path.is_dir() && !["tests", "benches", "target"].contains(&name) {
-            collect(&path, files);
-        } else if path.extension().is_some_and(|end| end == "rs")
-            && !name.ends_with("tests")
-            && name != "testing"
-        {
-            files.push(path);
+        if !path.is_dir() {
+            found(&path);
+        } else if !path.ends_with("target") && !path.ends_with("assets") {
+            walk(&path, found);
         }
     }
 }
