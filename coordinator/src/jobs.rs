@@ -3,7 +3,7 @@
 use std::pin::Pin;
 use std::time::Duration;
 
-use obsdiff_proto::view::{JobReport, News};
+use obsdiff_proto::view::{JobReport, WatchMessage};
 use obsdiff_proto::wire::v1;
 use tokio::sync::broadcast::{self, error::RecvError};
 use tokio::sync::mpsc;
@@ -45,8 +45,8 @@ impl ServedJob {
         })
     }
 
-    /// Sends news until the job is over or the watcher has left.
-    async fn send(self, out: mpsc::Sender<News>, mut told: broadcast::Receiver<String>) {
+    /// Sends messages until the job is over or the watcher has left.
+    async fn send(self, out: mpsc::Sender<WatchMessage>, mut told: broadcast::Receiver<String>) {
         let mut last = None;
         let mut looks = tokio::time::interval(LOOK);
         loop {
@@ -54,7 +54,7 @@ impl ServedJob {
                 biased;
                 () = out.closed() => return,
                 words = told.recv() => match words {
-                    Ok(words) => drop(out.send(News::Event(words)).await),
+                    Ok(words) => drop(out.send(WatchMessage::Event(words)).await),
                     Err(RecvError::Lagged(_)) => {}
                     Err(RecvError::Closed) => return,
                 },
@@ -64,7 +64,7 @@ impl ServedJob {
                     if last.as_ref() != Some(&report.view) {
                         last = Some(report.view.clone());
                         // If the watcher has left, the loop ends at its next turn.
-                        let _ = out.send(News::Report(Box::new(report))).await;
+                        let _ = out.send(WatchMessage::Report(Box::new(report))).await;
                     }
                     if over {
                         return;

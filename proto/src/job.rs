@@ -295,7 +295,7 @@ pub enum Balance {
     Units,
 }
 
-/// `[evaluation]`: prompts held out from calibration, on which the pruned model is held against the dense one.
+/// `[evaluation]`: prompts held out from calibration, on which the pruned model is compared with the dense one.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct EvaluationSpec {

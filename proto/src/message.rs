@@ -72,7 +72,7 @@ pub struct Part {
     pub cost: u64,
 }
 
-/// What the manifest says of a part whose weights are in the store (object, digest, damping used). The core only passes it on.
+/// What the manifest records of a part whose weights are in the store: how to find and check them. The core only passes it on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Receipt(pub Arc<str>);
 
@@ -81,7 +81,7 @@ pub struct Receipt(pub Arc<str>);
 pub struct Solved {
     /// The exponents that its Grams were gathered with; 0 or nothing for sums that need none.
     pub exponents: Exponents,
-    /// What the manifest says of it.
+    /// What the manifest records of it.
     pub receipt: Receipt,
 }
 
@@ -101,7 +101,7 @@ pub struct Manifest {
 /// Names one thing a worker is asked to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Order {
-    /// See that the conditioning of every prompt is in the store, and encode the prompts whose is not. Comes while the worker prepares.
+    /// Encode the prompts whose conditioning is not in the store. This order comes while the worker prepares.
     Encode,
     /// Close the group of this epoch and of every earlier one; drop the Grams reduced and not yet solved there.
     Abort {
@@ -296,7 +296,7 @@ pub struct Sums {
     pub package: Option<PackageId>,
     /// Shards wholly added.
     pub held: BTreeSet<ShardId>,
-    /// A shard was added in part and given up, or a Gram overflowed: these sums are of no use.
+    /// A shard was added only in part, or a Gram overflowed: these sums cannot be used.
     pub spoiled: bool,
 }
 
@@ -318,7 +318,7 @@ pub enum Stage {
     Forming,
     /// Connected to all of them.
     Formed,
-    /// Through all reductions.
+    /// All reductions are done.
     Reduced,
     /// Given up: a peer died, was not reached in time, or the sums were not those asked for.
     Failed(String),

@@ -1,4 +1,4 @@
-//! One worker's session with the coordinator: what is said before, around and after commands and statuses.
+//! The messages of one worker's session with the coordinator.
 
 use std::fmt;
 use std::sync::Arc;
@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::message::{Command, Hello, Status};
 use crate::{InputDigest, Inventory, JobSpec, Plan, WorkerId};
 
-/// What this release speaks. It grows with every change that an older release would misunderstand.
+/// The version of the protocol. It grows with every change that an older release would misunderstand.
 pub const PROTOCOL: u32 = 4;
 
 /// A message of a worker.
@@ -19,7 +19,7 @@ pub enum WorkerEvent {
     Status(Box<Status>),
 }
 
-/// What the coordinator says.
+/// A message of the coordinator.
 #[derive(Clone, Debug, PartialEq)]
 pub enum CoordinatorEvent {
     /// Before the welcome: the worker is not needed now, for this reason. It stays until it is, or the job is over.
@@ -39,7 +39,7 @@ pub enum CoordinatorEvent {
 pub struct Welcome {
     /// The worker's number.
     pub worker: WorkerId,
-    /// How often each side wants to hear of the other; whole milliseconds.
+    /// How often each side expects a message from the other; whole milliseconds.
     pub heartbeat: Duration,
     /// The job.
     pub briefing: Arc<Briefing>,

@@ -6,7 +6,8 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-/// A number of bytes; reads `"16GiB"`, `"500 MB"` or `"4096"`.
+/// A number of bytes; reads `"16GiB"`, `"500 MB"` or `"4096"`. Written here, because these few lines save a dependency that nothing else
+/// would use, and refuse what is not a positive size with examples of what is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct ByteSize(pub u64);

@@ -253,16 +253,19 @@ mod tests {
         }
     }
 
-    #[test]
-    fn something_is_left_everywhere() {
-        let structure = |kind, count| Structure {
+    fn structure(kind: PartKind, count: usize) -> Structure {
+        Structure {
             name: String::new(),
             block: 0,
             kind,
             count,
             outputs: vec![Features::whole(LinearId(9), 1)],
             inputs: Vec::new(),
-        };
+        }
+    }
+
+    #[test]
+    fn something_is_left_everywhere() {
         assert_eq!(structure(PartKind::Heads, 24).least(), 1);
         let neurons = |count| structure(PartKind::Neurons, count).least();
         assert_eq!([neurons(6144), neurons(512), neurons(20), neurons(3)], [308, 26, 1, 1]);
@@ -276,14 +279,6 @@ mod tests {
 
     #[test]
     fn neurons_stay_in_multiples_and_heads_do_not() {
-        let structure = |kind, count| Structure {
-            name: String::new(),
-            block: 0,
-            kind,
-            count,
-            outputs: vec![Features::whole(LinearId(9), 1)],
-            inputs: Vec::new(),
-        };
         let kept = |count, ratio, align| structure(PartKind::Neurons, count).kept_at(ratio, align);
         assert_eq!([0.0, 0.1, 0.3, 1.0].map(|ratio| kept(512, ratio, 1)), [512, 461, 358, 1]);
         // 461 and 358 lie nearer to 464 and 352; halfway more stay.

@@ -26,7 +26,7 @@ pub struct JobReport {
 
 /// A message to the watchers of a job.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum News {
+pub enum WatchMessage {
     /// The job's state.
     Report(Box<JobReport>),
     /// Something that happened, in words.

@@ -1,5 +1,5 @@
-//! A worker's session with a coordinator elsewhere: its status goes up, commands come down, and a connection that is lost is opened
-//! again.
+//! A worker's session with a coordinator in another process. The worker sends its status, and receives commands. A lost connection is
+//! opened again.
 
 use std::error::Error as _;
 use std::mem::{Discriminant, discriminant};
@@ -28,9 +28,9 @@ use crate::rendezvous::{AuthorizedChannel, PeerRendezvous};
 const FIRST_WAIT: Duration = Duration::from_millis(200);
 /// The longest such wait.
 const LONGEST_WAIT: Duration = Duration::from_secs(3);
-/// How often a worker says that it still waits.
-const TELL_EVERY: Duration = Duration::from_secs(60);
-/// A coordinator that says nothing for so many of its own heartbeats is gone.
+/// How often a worker reports that it still waits.
+const REPORT_EVERY: Duration = Duration::from_secs(60);
+/// A coordinator that sends nothing for so many of its own heartbeat intervals is gone.
 const HEARTBEATS: u32 = 4;
 /// How long it may take to be welcomed.
 const WELCOME: Duration = Duration::from_secs(10);
@@ -51,11 +51,11 @@ pub struct SessionSettings {
     pub rendezvous: Option<Arc<PeerRendezvous>>,
     /// How long the coordinator may be away.
     pub patience: Duration,
-    /// Hears what the worker waits for.
+    /// Called with what the worker waits for.
     pub on_waiting: Arc<OnWaiting>,
 }
 
-/// Hears what a worker waits for: at once, and then once a minute.
+/// Called with what a worker waits for: at once, and then once a minute.
 pub type OnWaiting = dyn Fn(&Waiting) + Send + Sync;
 
 /// What a worker waits for that has no work.
@@ -119,17 +119,17 @@ enum SessionEnd {
     Fatal(SessionError),
 }
 
-/// How long the coordinator has been away, and what is told of it.
+/// How long the coordinator has been away, and what was last reported about it.
 struct Absence<'a> {
     settings: &'a SessionSettings,
-    /// When it was heard of last.
+    /// When the last message came from it.
     heard: Instant,
-    told: Option<(Discriminant<Waiting>, Instant)>,
+    reported: Option<(Discriminant<Waiting>, Instant)>,
 }
 
 impl<'a> Absence<'a> {
     fn new(settings: &'a SessionSettings) -> Self {
-        Self { settings, heard: Instant::now(), told: None }
+        Self { settings, heard: Instant::now(), reported: None }
     }
 
     /// The coordinator is there.
@@ -142,17 +142,17 @@ impl<'a> Absence<'a> {
         self.settings.patience.saturating_sub(self.heard.elapsed())
     }
 
-    fn tell(&mut self, waiting: &Waiting) {
+    fn report(&mut self, waiting: &Waiting) {
         let kind = discriminant(waiting);
-        if self.told.is_none_or(|(told, when)| told != kind || when.elapsed() >= TELL_EVERY) {
-            self.told = Some((kind, Instant::now()));
+        if self.reported.is_none_or(|(last, when)| last != kind || when.elapsed() >= REPORT_EVERY) {
+            self.reported = Some((kind, Instant::now()));
             (self.settings.on_waiting)(waiting);
         }
     }
 }
 
-/// Keeps a worker in a job until it is sent away for good or its state is closed; closes it then. A coordinator that is away is
-/// dialled again and again, until the worker has no patience left: it may come back, and the worker keeps what it holds.
+/// Keeps a worker in a job until the coordinator dismisses it for good or its state is closed, and closes the state then. While the
+/// coordinator is away, the worker keeps what it holds and tries to connect again, until its patience is over.
 ///
 /// # Errors
 /// When the coordinator refuses the worker or stays away, or the worker refuses the job.
@@ -176,7 +176,7 @@ pub async fn attend(
             SessionEnd::Fatal(error) => break Err(error),
             SessionEnd::Lost(why) => why,
         };
-        // Who wants to leave need not come back to say so.
+        // A worker that wants to leave does not connect again to say so.
         if !worker_state.is_open() || worker_state.is_draining() {
             break Ok(None);
         }
@@ -184,12 +184,12 @@ pub async fn attend(
         if left.is_zero() {
             break Err(SessionError::Away { patience: settings.patience, why: lost });
         }
-        absence.tell(&if stands_by {
+        absence.report(&if stands_by {
             Waiting::Turn { why: lost }
         } else {
             Waiting::Coordinator { why: lost, left }
         });
-        // A session that lasted shows that the way is open.
+        // A session that lasted shows that the network works.
         if begun.elapsed() > LONGEST_WAIT {
             wait = FIRST_WAIT;
         }
@@ -235,7 +235,7 @@ async fn session(
     if let Some(rendezvous) = &settings.rendezvous {
         rendezvous.open(welcome.worker, line);
     }
-    worker_state.named(welcome.worker);
+    worker_state.set_worker_id(welcome.worker);
     if let Err(problem) = briefed(&welcome.briefing) {
         return SessionEnd::Fatal(SessionError::Briefing(problem));
     }
@@ -265,33 +265,33 @@ async fn welcomed(
         match event {
             CoordinatorEvent::Welcome(welcome) => return Ok(welcome),
             CoordinatorEvent::Dismissed(dismissed) => return Err(SessionEnd::Dismissed(dismissed)),
-            CoordinatorEvent::StandBy(why) => absence.tell(&Waiting::Turn { why }),
+            CoordinatorEvent::StandBy(why) => absence.report(&Waiting::Turn { why }),
             CoordinatorEvent::Heartbeat => {}
             CoordinatorEvent::Command(_) => {
                 return Err(SessionEnd::Lost("it does not say welcome first".to_owned()));
             }
         }
-        // Nobody waits for a worker that leaves.
+        // The coordinator does not wait for a worker that leaves.
         if !worker_state.is_open() || worker_state.is_draining() {
             return Err(SessionEnd::Lost("the worker ends".to_owned()));
         }
     }
 }
 
-/// Says the status after each change, and at each heartbeat, as long as the worker state is open.
+/// Sends the status after each change, and at each heartbeat, as long as the worker state is open.
 async fn report(worker_state: &WorkerState, beat: Duration, events: &Sender<v1::WorkerEvent>) {
     while worker_state.is_open() {
         let (status, version) = worker_state.status();
         if events.send((&WorkerEvent::Status(Box::new(status))).into()).await.is_err() {
-            // What comes in says why.
+            // The incoming stream tells why.
             return pending().await;
         }
-        // Without a change it is said again.
+        // Without a change it is sent again.
         let _ = timeout(beat, worker_state.changed(version)).await;
     }
 }
 
-/// Takes what the coordinator says until the session ends.
+/// Takes the coordinator's messages until the session ends.
 async fn follow(
     worker_state: &Arc<WorkerState>,
     welcome: &Welcome,
@@ -332,7 +332,7 @@ fn refused(status: &Status) -> SessionEnd {
         Code::Unauthenticated | Code::PermissionDenied | Code::Unimplemented | Code::InvalidArgument => {
             SessionEnd::Fatal(SessionError::Refused(status.message().to_owned()))
         }
-        // Whoever writes or reads a message that is longer than agreed finds it as long the next time.
+        // A message that exceeds the agreed length would be as long the next time.
         Code::OutOfRange => {
             let words = status.message();
             SessionEnd::Fatal(SessionError::Refused(format!("{words}: use the same release for both")))

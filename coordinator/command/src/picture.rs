@@ -17,7 +17,8 @@ pub fn blank(width: u32, height: u32) -> Picture {
     Picture { width, height, rgb: vec![255; width as usize * height as usize * 3] }
 }
 
-/// Rows of pictures on white, `gap` pixels between them. A column is as wide as its widest picture, a row as high as its highest.
+/// Rows of pictures on white, `gap` pixels between them. A column is as wide as its widest picture, a row as high as its highest. Copying
+/// rows of pixels needs no crate for images beside `png`.
 pub fn grid(rows: &[Vec<Picture>], gap: u32) -> Picture {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let column_width =

@@ -1,5 +1,5 @@
-//! Progress on standard error: bars on a terminal, a line for each package and phase elsewhere. It knows no numerics: whoever works
-//! opens a [`Phase`] and says how far it is.
+//! Progress on standard error: bars on a terminal, a line for each package and phase elsewhere. Code that
+//! works opens a [`PhaseProgress`] and reports how far it is.
 
 use std::fmt;
 use std::io::{self, IsTerminal, Write};
@@ -15,15 +15,15 @@ use obsdiff_store::manifests_in;
 use crate::clock::Clock;
 use crate::text;
 
-/// How often a phase that takes long is told of where there are no bars.
+/// How often a long phase prints a line where there are no bars.
 const LINE_EVERY: Duration = Duration::from_secs(60);
 const REDRAW: Duration = Duration::from_millis(200);
 
-/// Where progress is told. Clones tell it to the same place.
+/// Shows progress. Clones show theirs in the same place.
 #[derive(Clone)]
 pub struct Progress(Arc<Inner>);
 
-/// Is called at every step of a phase.
+/// Called at every step of a phase.
 pub type OnStep = Box<dyn Fn() + Send + Sync>;
 
 struct Inner {
@@ -34,7 +34,7 @@ struct Inner {
     on_step: OnceLock<OnStep>,
 }
 
-/// What a job has finished that outlives its process.
+/// What a job has finished so far, and a next run would find.
 #[derive(Default)]
 enum Finished {
     #[default]
@@ -155,7 +155,7 @@ impl Progress {
     }
 
     /// Opens a phase of `total` steps, each a `unit` (a plural, such as `prompt steps`).
-    pub fn phase(&self, name: &'static str, unit: &'static str, total: u64) -> Phase {
+    pub fn phase(&self, name: &'static str, unit: &'static str, total: u64) -> PhaseProgress {
         let bar = match &self.0.show {
             Destination::Bars(bars) => {
                 let template = "{prefix:>12} {bar:32} {pos}/{len} {msg}  {rate}  {eta} left";
@@ -169,7 +169,7 @@ impl Progress {
         };
         let start = (self.0.clock)();
         let told = AtomicU64::new(start.as_secs());
-        Phase { progress: self.clone(), name, unit, total, done: AtomicU64::new(0), start, told, bar }
+        PhaseProgress { progress: self.clone(), name, unit, total, done: AtomicU64::new(0), start, told, bar }
     }
 
     /// Tells something that its user should know, `quiet` or not.
@@ -214,8 +214,8 @@ fn rate(state: &ProgressState, out: &mut dyn fmt::Write) {
     let _ = write!(out, "{:.1}/s", state.per_sec());
 }
 
-/// A part of the work that counts its steps. Dropped without [`Phase::finish`], it failed and says nothing more.
-pub struct Phase {
+/// A part of the work that counts its steps. Dropped without [`PhaseProgress::finish`], it failed and says nothing more.
+pub struct PhaseProgress {
     progress: Progress,
     name: &'static str,
     unit: &'static str,
@@ -227,7 +227,7 @@ pub struct Phase {
     bar: Option<ProgressBar>,
 }
 
-impl Phase {
+impl PhaseProgress {
     /// `steps` more are done. May be called from any thread.
     pub fn advance(&self, steps: u64) {
         if let Some(on_step) = self.progress.0.on_step.get() {
@@ -280,7 +280,7 @@ impl Phase {
     }
 }
 
-impl Drop for Phase {
+impl Drop for PhaseProgress {
     fn drop(&mut self) {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();

@@ -54,10 +54,10 @@ pub(crate) fn measure(job: &JobFile, described: &Described, rate: f64, clock: &C
     if let (Some(shard), false) = (sample.plan.shards.first(), package.sites.is_empty()) {
         let exponents = engine.pilot(ShardId(0), &mut || Ok(()))?;
         engine.open(&Opening { package: package.id, exponents })?;
-        let mut steps = Steps::new(clock);
+        let mut steps = StepTimes::new(clock);
         engine.calibrate(ShardId(0), &mut || steps.done())?;
         gathering = steps.seconds();
-        let mut steps = Steps::new(clock);
+        let mut steps = StepTimes::new(clock);
         let model = engine.pruner().model();
         trajectories.final_latents(model, shard.prompts.clone(), &mut || steps.done())?;
         bare = steps.seconds();
@@ -101,12 +101,12 @@ fn solve(
 }
 
 /// Denoising steps as they end.
-struct Steps<'a> {
+struct StepTimes<'a> {
     clock: &'a Clock,
     ends: Vec<Duration>,
 }
 
-impl<'a> Steps<'a> {
+impl<'a> StepTimes<'a> {
     fn new(clock: &'a Clock) -> Self {
         Self { clock, ends: Vec::new() }
     }

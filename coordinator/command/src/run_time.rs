@@ -25,7 +25,7 @@ const PRODUCTS: f64 = 0.95;
 /// Bytes of a solved weight in the job's state: f32.
 const SOLVED: u64 = 4;
 
-/// Bytes that a job reads from files and writes to files, but for what it solves.
+/// Bytes that a job reads from files and writes to files, without its solved weights.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct FileBytes {
     /// Digested, and of the transformer read for its weights.

@@ -63,7 +63,7 @@ pub enum Answer {
 
 type Respond = Box<dyn FnMut(Signal) -> Answer + Send>;
 
-/// The signals that this process gets. Clones hear the same ones; the default hears none.
+/// The signals that this process receives. Clones share them; the default receives none.
 #[derive(Clone, Default)]
 pub struct Signals(Arc<Mutex<SignalState>>);
 

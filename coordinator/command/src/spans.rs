@@ -17,7 +17,8 @@ use crate::clock::Clock;
 use crate::text::{self, Table};
 
 /// Sums, on each thread, the time spent in each span but in none of its children. Entering and leaving a span costs one lock of a
-/// small map, well below a microsecond.
+/// small map, well below a microsecond. Whole times of spans, which other layers report, would count a child's time in its parent as well:
+/// their sum would not be the whole.
 #[derive(Clone)]
 pub struct Spans {
     root: &'static str,
@@ -61,7 +62,7 @@ impl Spans {
         Self { root, clock, threads: Arc::default() }
     }
 
-    /// The clock it goes by.
+    /// The clock that it reads.
     pub fn clock(&self) -> &Clock {
         &self.clock
     }

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use obsdiff_proto::view::{JobReport, News, Phase, View, WorkerView};
+use obsdiff_proto::view::{JobReport, Phase, View, WatchMessage, WorkerView};
 
 use crate::text::{Table, duration};
 
@@ -34,10 +34,10 @@ pub fn render(report: &JobReport) -> String {
 }
 
 /// A message to the watchers of a job, as one or more lines.
-pub fn render_news(news: &News) -> String {
-    match news {
-        News::Report(report) => render(report),
-        News::Event(told) => format!("{told}\n"),
+pub fn render_message(message: &WatchMessage) -> String {
+    match message {
+        WatchMessage::Report(report) => render(report),
+        WatchMessage::Event(told) => format!("{told}\n"),
     }
 }
 
@@ -164,10 +164,10 @@ worker  applied  held  leased  a shard
         report.view.phase = Phase::Over;
         report.view.workers.clear();
         report.view.ending = Some(Ending::Failed("no worker for 60 s".to_owned()));
-        let text = render_news(&News::Report(Box::new(report)));
+        let text = render_message(&WatchMessage::Report(Box::new(report)));
         assert!(text.ends_with("\nover: no worker for 60 s; 1 of 4 packages committed\n"), "{text}");
         assert_eq!(
-            render_news(&News::Event("package 1 is committed".to_owned())),
+            render_message(&WatchMessage::Event("package 1 is committed".to_owned())),
             "package 1 is committed\n"
         );
     }

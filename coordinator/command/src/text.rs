@@ -4,6 +4,8 @@ use std::fmt;
 use std::time::Duration;
 
 /// A table whose first column is aligned to the left and whose other columns are to the right.
+///
+/// Written here, because these few lines save a dependency that nothing else would use.
 #[derive(Clone, Debug)]
 pub struct Table {
     rows: Vec<Vec<String>>,
@@ -70,7 +72,8 @@ fn scaled(value: f64, units: &[(&str, f64)], small: &str) -> String {
     }
 }
 
-/// A duration, such as `12.3 s`, `4 min 5 s` or `3 h 20 min`.
+/// A duration, such as `12.3 s`, `4 min 5 s` or `3 h 20 min`. (`humantime`, which reads durations, writes every unit down to the
+/// nanosecond.)
 pub fn duration(time: Duration) -> String {
     let seconds = time.as_secs_f64();
     let whole = seconds.round() as u64;

@@ -15,12 +15,12 @@ pub struct Zeros {
     /// All weights.
     pub weights: u64,
     /// How the zeros lie.
-    pub pattern: Found,
+    pub pattern: ZeroPattern,
 }
 
 /// How zeros lie in a weight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Found {
+pub enum ZeroPattern {
     /// Fewer than one weight in a thousand is zero, as in any trained model.
     Dense,
     /// Zeros without a pattern.
@@ -40,7 +40,7 @@ pub enum Found {
     Empty,
 }
 
-impl fmt::Display for Found {
+impl fmt::Display for ZeroPattern {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Dense => f.pad("dense"),
@@ -75,7 +75,7 @@ pub fn all_zero(bytes: usize, dtype: DType, columns: usize) -> Option<Zeros> {
     if !bytes.is_multiple_of(size) || !are_rows(numbers, columns) {
         return None;
     }
-    let pattern = if numbers == 0 { Found::Dense } else { Found::Empty };
+    let pattern = if numbers == 0 { ZeroPattern::Dense } else { ZeroPattern::Empty };
     Some(Zeros { zeros: numbers as u64, weights: numbers as u64, pattern })
 }
 
@@ -96,11 +96,11 @@ fn scan_chunks<const BYTES: usize>(
     let weights = numbers.len() as u64;
     let zeros = numbers.iter().filter(|x| zero(x)).count() as u64;
     let pattern = match zeros {
-        _ if zeros * 1000 < weights || zeros == 0 => Found::Dense,
-        _ if zeros == weights => Found::Empty,
+        _ if zeros * 1000 < weights || zeros == 0 => ZeroPattern::Dense,
+        _ if zeros == weights => ZeroPattern::Empty,
         _ => whole(numbers, columns, zeros, &zero)
             .or_else(|| groups(numbers, columns, zeros, zero))
-            .unwrap_or(Found::Unstructured),
+            .unwrap_or(ZeroPattern::Unstructured),
     };
     Some(Zeros { zeros, weights, pattern })
 }
@@ -111,7 +111,7 @@ fn whole<const BYTES: usize>(
     columns: usize,
     zeros: u64,
     zero: impl Fn(&[u8; BYTES]) -> bool,
-) -> Option<Found> {
+) -> Option<ZeroPattern> {
     let mut empty = vec![true; columns];
     let mut rows = 0;
     for row in numbers.chunks_exact(columns) {
@@ -125,8 +125,8 @@ fn whole<const BYTES: usize>(
     }
     let height = (numbers.len() / columns) as u64;
     match empty.iter().filter(|empty| **empty).count() as u64 {
-        count if count * height == zeros => Some(Found::Columns),
-        _ if rows * columns as u64 == zeros => Some(Found::Rows),
+        count if count * height == zeros => Some(ZeroPattern::Columns),
+        _ if rows * columns as u64 == zeros => Some(ZeroPattern::Rows),
         _ => None,
     }
 }
@@ -137,7 +137,7 @@ fn groups<const BYTES: usize>(
     columns: usize,
     zeros: u64,
     zero: impl Fn(&[u8; BYTES]) -> bool,
-) -> Option<Found> {
+) -> Option<ZeroPattern> {
     let rows = (numbers.len() / columns) as u64;
     // A tail shorter than M holds its share, rounded down.
     let promised = |n: usize, m: usize| rows * (n * (columns / m) + n * (columns % m) / m) as u64;
@@ -147,7 +147,7 @@ fn groups<const BYTES: usize>(
         let few_more = zeros - promised(n, m) <= promised(n, m) / 50;
         let holds = |group: &[[u8; BYTES]]| group.iter().filter(|x| zero(x)).count() >= n;
         let every = || numbers.chunks_exact(columns).all(|row| row.chunks_exact(m).all(holds));
-        (few_more && every()).then_some(Found::NToM { n, m })
+        (few_more && every()).then_some(ZeroPattern::NToM { n, m })
     })
 }
 
@@ -169,7 +169,7 @@ mod tests {
         (0..rows * columns).flat_map(|i| number(i).to_le_bytes()).collect()
     }
 
-    fn found(rows: usize, columns: usize, keep: impl Fn(usize, usize) -> bool) -> (u64, Found) {
+    fn found(rows: usize, columns: usize, keep: impl Fn(usize, usize) -> bool) -> (u64, ZeroPattern) {
         let zeros = scan(&f32s(rows, columns, keep), DType::F32, columns).unwrap();
         assert_eq!(zeros.weights, (rows * columns) as u64);
         (zeros.zeros, zeros.pattern)
@@ -179,27 +179,27 @@ mod tests {
     fn patterns_are_told_apart() {
         // Which columns of a group stay changes from group to group.
         let n_to_m = |n: usize, m: usize| move |r: usize, c: usize| (c % m + r + c / m) % m >= n;
-        assert_eq!(found(64, 64, |_, _| true), (0, Found::Dense));
-        assert_eq!(found(64, 64, |_, _| false), (4096, Found::Empty));
-        assert_eq!(found(64, 64, n_to_m(2, 4)), (2048, Found::NToM { n: 2, m: 4 }));
-        assert_eq!(found(64, 64, n_to_m(4, 8)), (2048, Found::NToM { n: 4, m: 8 }));
-        assert_eq!(found(64, 60, n_to_m(1, 3)), (1280, Found::NToM { n: 1, m: 3 }));
+        assert_eq!(found(64, 64, |_, _| true), (0, ZeroPattern::Dense));
+        assert_eq!(found(64, 64, |_, _| false), (4096, ZeroPattern::Empty));
+        assert_eq!(found(64, 64, n_to_m(2, 4)), (2048, ZeroPattern::NToM { n: 2, m: 4 }));
+        assert_eq!(found(64, 64, n_to_m(4, 8)), (2048, ZeroPattern::NToM { n: 4, m: 8 }));
+        assert_eq!(found(64, 60, n_to_m(1, 3)), (1280, ZeroPattern::NToM { n: 1, m: 3 }));
         let mixed = |r: usize, c: usize| ((r * 7919 + c * 104_729) % 65_537).is_multiple_of(2);
-        assert_eq!(found(64, 64, mixed).1, Found::Unstructured);
+        assert_eq!(found(64, 64, mixed).1, ZeroPattern::Unstructured);
         // Half the weights are gone, but no group has two of four.
-        assert_eq!(found(64, 64, |r, _| r % 2 == 0), (2048, Found::Rows));
-        assert_eq!(found(64, 64, |_, c| c % 7 > 1), (64 * 19, Found::Columns));
-        assert_eq!(found(64, 64, |r, c| r % 2 == 0 && c > 0), (64 * 32 + 32, Found::Unstructured));
+        assert_eq!(found(64, 64, |r, _| r % 2 == 0), (2048, ZeroPattern::Rows));
+        assert_eq!(found(64, 64, |_, c| c % 7 > 1), (64 * 19, ZeroPattern::Columns));
+        assert_eq!(found(64, 64, |r, c| r % 2 == 0 && c > 0), (64 * 32 + 32, ZeroPattern::Unstructured));
     }
 
     #[test]
     fn a_tail_and_a_few_further_zeros_do_not_hide_a_pattern() {
         let tail = |r: usize, c: usize| if c < 64 { (c + r) % 4 >= 2 } else { c != 64 };
-        assert_eq!(found(64, 66, tail), (64 * 33, Found::NToM { n: 2, m: 4 }));
+        assert_eq!(found(64, 66, tail), (64 * 33, ZeroPattern::NToM { n: 2, m: 4 }));
         let further = |r: usize, c: usize| (c + r) % 4 >= 2 && !(r == 3 && c == 3);
-        assert_eq!(found(64, 64, further), (2049, Found::NToM { n: 2, m: 4 }));
+        assert_eq!(found(64, 64, further), (2049, ZeroPattern::NToM { n: 2, m: 4 }));
         let fewer = |r: usize, c: usize| (c + r) % 4 >= 2 || (r == 3 && c == 1);
-        assert_eq!(found(64, 64, fewer).1, Found::Unstructured);
+        assert_eq!(found(64, 64, fewer).1, ZeroPattern::Unstructured);
     }
 
     #[test]
@@ -208,7 +208,7 @@ mod tests {
         let zeros = |dtype| scan(&two_of_four, dtype, 4).map(|z| z.zeros);
         assert_eq!((zeros(DType::F16), zeros(DType::BF16)), (Some(2), Some(2)));
         assert_eq!(scan(&two_of_four, DType::F32, 2).unwrap().zeros, 1);
-        assert_eq!(scan(&[0; 16], DType::F64, 2).unwrap().pattern, Found::Empty);
+        assert_eq!(scan(&[0; 16], DType::F64, 2).unwrap().pattern, ZeroPattern::Empty);
         assert_eq!(
             (zeros(DType::U8), scan(&two_of_four, DType::F32, 4), scan(&[0; 3], DType::F16, 1)),
             (None, None, None)

@@ -15,7 +15,7 @@ use obsdiff::progress::Progress;
 use obsdiff::run::{RUN_SPAN, RunContext, run};
 use obsdiff::spans::Spans;
 use obsdiff_engine::device::ComputeDevice;
-use obsdiff_files::{Disk, Operation, Steps};
+use obsdiff_files::{Disk, Operation, OperationHook};
 use obsdiff_tests::copy_folder;
 
 mod process;
@@ -30,7 +30,7 @@ struct Until {
     log: Mutex<Vec<Operation>>,
 }
 
-impl Steps for Until {
+impl OperationHook for Until {
     fn before(&self, operation: Operation, _: &Path) -> io::Result<()> {
         let seen = self.seen.fetch_add(1, Ordering::SeqCst);
         if self.last == Some(seen) {
@@ -46,7 +46,7 @@ fn run_until(last: Option<usize>) -> Vec<Operation> {
     let until = Arc::new(Until { seen: AtomicUsize::new(0), last, log: Mutex::default() });
     let job = JobFile::load(Path::new("job.toml"), [], &[]).unwrap();
     let progress = Progress::lines(io::sink(), monotonic());
-    let (spans, disk) = (Spans::new(RUN_SPAN, monotonic()), Disk::watched(until.clone()));
+    let (spans, disk) = (Spans::new(RUN_SPAN, monotonic()), Disk::with_hook(until.clone()));
     run(
         &job,
         &RunContext {

@@ -160,7 +160,7 @@ pub enum Event {
         /// Who.
         worker: WorkerId,
     },
-    /// A worker sees to the conditioning of the prompts, while others wait for it.
+    /// A worker encodes the prompts, while others wait for it.
     #[error("worker {worker} encodes the prompts")]
     Encodes {
         /// Who.

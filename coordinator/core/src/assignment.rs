@@ -1,4 +1,4 @@
-//! Who solves what: parts with costs, workers with speeds -> an owner for each part.
+//! Which worker solves which part: from the parts' costs and the workers' speeds to an owner for each part.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +6,7 @@ use obsdiff_proto::{Method, SparsitySpec, WorkerId};
 
 use crate::PartId;
 
-/// What solving a site of width n takes, as far as the method decides it: the assignment of parts and the plan's times go by it.
+/// What solving a site of width n costs with a method. The assignment of parts and the times of a plan follow from it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SolveCost {
     /// Operations for the site, in units of n^3 / 3: that of one factorisation.

@@ -105,7 +105,7 @@ impl Default for Options {
 }
 
 impl Options {
-    /// What a job's specification says of how it is coordinated; all else as by default.
+    /// The options that a job's specification sets. The others have their defaults.
     pub fn of(spec: &JobSpec) -> Self {
         Self {
             solving: SolveCost::of(&spec.sparsity),

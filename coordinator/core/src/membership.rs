@@ -1,4 +1,4 @@
-//! Who is there: joining, leaving, falling silent, draining.
+//! Workers that join, leave, fall silent or drain.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -8,7 +8,7 @@ use obsdiff_proto::{Epoch, ShardId, WorkerId};
 use crate::state::{ConnectedWorker, NoWorkers};
 use crate::{Action, Core, Dismissal, Encoding, Event, Failure, Hello, Order, Status, Tally};
 
-/// Tallies beyond this are not ours: ours count from 1, and must have room to grow.
+/// Tallies above this were never given out: they count from 1, and must have room to grow.
 const MOST_TALLY: u64 = u64::MAX / 2;
 
 impl Core {
@@ -44,7 +44,7 @@ impl Core {
         self.touch(worker);
     }
 
-    /// Takes in all that a worker says of itself.
+    /// Takes in a worker's status.
     pub(crate) fn merge(&mut self, worker: WorkerId, status: &Status) {
         if !self.members.contains_key(&worker) {
             return;
@@ -108,8 +108,8 @@ impl Core {
         }
     }
 
-    /// Keeps what a worker brings, if its sums are those of the open package and nobody else has a shard of them. Else they get a
-    /// new tally. Says how many finished shards count.
+    /// Keeps the shards that a worker brings, if its sums are those of the open package and no other worker has a shard of them.
+    /// Otherwise the worker gets a new tally. Returns how many finished shards count.
     fn adopt(&mut self, worker: WorkerId, hello: &Hello) -> usize {
         let sums = &hello.status.sums;
         let begun = begun(&hello.status.in_hand, sums.tally);

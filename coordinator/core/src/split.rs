@@ -1,5 +1,5 @@
-//! Which sites are solved in parts. A rule of the plan alone: rows that are solved together compete with each other, so the number
-//! of workers must have no say in it.
+//! Which sites are solved in parts. Only the plan decides that, never the number of workers, because rows that are solved together
+//! compete for zeros.
 
 use std::collections::{BTreeMap, BTreeSet};
 

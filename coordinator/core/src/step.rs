@@ -1,4 +1,4 @@
-//! One step: take in what happened, decide, say what is to be done.
+//! One step: takes in what happened, decides, and returns what to do.
 
 use std::mem;
 use std::time::Duration;
@@ -122,7 +122,7 @@ impl Core {
         self.finish(Outcome::Failed(failure));
     }
 
-    /// Ends the job and sends everybody home.
+    /// Ends the job and closes every session.
     pub(crate) fn finish(&mut self, outcome: Outcome) {
         if self.outcome.is_some() {
             return;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use obsdiff_proto::{InputDigest, JobSpec};
 use obsdiff_store::layout::{JOB, PROMPTS};
-use obsdiff_store::{JobRecord, Prompts, Put, Result, StoreError};
+use obsdiff_store::{JobRecord, Prompts, PutOutcome, Result, StoreError};
 use serde_json::Value;
 
 use super::CoordinatorStore;
@@ -34,7 +34,7 @@ impl CoordinatorStore {
         }
         // Results without a job are what an interrupted removal, or the removal of the job's record, has left.
         self.discard_results().await?;
-        if self.put_sealed_new(JOB, job).await? == Put::Present {
+        if self.put_sealed_new(JOB, job).await? == PutOutcome::Present {
             let opened = self.resume(&self.job().await?, job)?;
             self.put_sealed_new(PROMPTS, prompts).await?;
             return Ok(opened);

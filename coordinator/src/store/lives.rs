@@ -1,7 +1,7 @@
 //! Lives: each coordinator that runs a job gets a number of its own, so that its worker ids and epochs never meet earlier ones.
 
 use obsdiff_store::layout::LIVES;
-use obsdiff_store::{Put, Result};
+use obsdiff_store::{PutOutcome, Result};
 
 use super::CoordinatorStore;
 
@@ -12,7 +12,7 @@ impl CoordinatorStore {
     /// When the store fails.
     pub async fn raise_life(&self) -> Result<u32> {
         let mut life = self.latest_life().await?.map_or(0, |latest| latest.saturating_add(1));
-        while self.put_empty_new(&object(life)).await? == Put::Present {
+        while self.put_empty_new(&object(life)).await? == PutOutcome::Present {
             life = life.saturating_add(1);
         }
         Ok(life)

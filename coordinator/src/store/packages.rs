@@ -3,7 +3,7 @@
 use obsdiff_proto::PackageId;
 use obsdiff_proto::message::{Exponents, Manifest};
 use obsdiff_store::layout::{EXPONENTS, HARDWARE, PACKAGES};
-use obsdiff_store::{ManifestRecord, Put, Result, StoreError, manifest_object};
+use obsdiff_store::{ManifestRecord, PutOutcome, Result, StoreError, manifest_object};
 
 use super::CoordinatorStore;
 
@@ -16,7 +16,7 @@ impl CoordinatorStore {
         let record = ManifestRecord::try_from(manifest)?;
         self.check_parts(record.receipts()).await?;
         let object = manifest_object(manifest.package);
-        if self.put_sealed_new(&object, &record).await? == Put::Present {
+        if self.put_sealed_new(&object, &record).await? == PutOutcome::Present {
             let present: ManifestRecord = self.sealed(&object).await?;
             if present != record {
                 return Err(StoreError::Conflict { store: self.name().to_owned(), object });

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use obsdiff_coordinator::{CoordinatorStore, Opened};
-use obsdiff_files::{Disk, Operation, Steps};
+use obsdiff_files::{Disk, Operation, OperationHook};
 use obsdiff_proto::PackageId;
 use obsdiff_proto::message::Receipt;
 use obsdiff_store::{JobStore, StoreError};
@@ -147,7 +147,7 @@ struct Until {
     last: usize,
 }
 
-impl Steps for Until {
+impl OperationHook for Until {
     fn before(&self, _: Operation, _: &Path) -> io::Result<()> {
         if self.seen.fetch_add(1, Ordering::SeqCst) < self.last {
             Ok(())
@@ -169,7 +169,7 @@ async fn a_removal_that_is_cut_short_leaves_nobody_elses_results() {
         let store = create(&path).unwrap();
         fill(&store).await;
         let steps = Until { seen: AtomicUsize::new(0), last };
-        let removed = store.remove(&Disk::watched(Arc::new(steps))).await;
+        let removed = store.remove(&Disk::with_hook(Arc::new(steps))).await;
         drop(store);
         if removed.is_ok() {
             assert_eq!(listing(root.path()), Vec::<PathBuf>::new());

@@ -31,8 +31,8 @@ pub enum Operation {
     RemoveFolder,
 }
 
-/// Watches file operations. A test ends the process, or fails an operation, at any of them.
-pub trait Steps: Send + Sync {
+/// Called before each file operation. Tests use it to end the process, or to make an operation fail.
+pub trait OperationHook: Send + Sync {
     /// Called before each operation.
     ///
     /// # Errors
@@ -43,7 +43,7 @@ pub trait Steps: Send + Sync {
 /// Changes files and folders.
 #[derive(Clone, Default)]
 pub struct Disk {
-    steps: Option<Arc<dyn Steps>>,
+    hook: Option<Arc<dyn OperationHook>>,
     on_progress: Option<Arc<OnProgress>>,
 }
 
@@ -55,20 +55,20 @@ const CHUNK: u64 = 64 << 20;
 
 impl fmt::Debug for Disk {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Disk").field("watched", &self.steps.is_some()).finish()
+        f.debug_struct("Disk").field("hooked", &self.hook.is_some()).finish()
     }
 }
 
-/// Every method's errors are those of the system, or of [`Steps::before`].
+/// Every method's errors are those of the system, or of [`OperationHook::before`].
 #[allow(clippy::missing_errors_doc)]
 impl Disk {
-    /// A disk that reports each operation to `steps` before it.
-    pub fn watched(steps: Arc<dyn Steps>) -> Self {
-        Self { steps: Some(steps), on_progress: None }
+    /// A disk that reports each operation to `hook` before it.
+    pub fn with_hook(hook: Arc<dyn OperationHook>) -> Self {
+        Self { hook: Some(hook), on_progress: None }
     }
 
     /// The same disk, which calls `on_progress` while it works.
-    pub fn telling(&self, on_progress: Arc<OnProgress>) -> Self {
+    pub fn with_progress(&self, on_progress: Arc<OnProgress>) -> Self {
         Self { on_progress: Some(on_progress), ..self.clone() }
     }
 
@@ -80,7 +80,7 @@ impl Disk {
 
     fn before(&self, operation: Operation, path: &Path) -> io::Result<()> {
         self.progress();
-        self.steps.as_ref().map_or(Ok(()), |steps| steps.before(operation, path))
+        self.hook.as_ref().map_or(Ok(()), |hook| hook.before(operation, path))
     }
 
     /// Makes a folder that does not exist yet.
@@ -219,8 +219,8 @@ impl Disk {
     }
 }
 
-/// The folder that a path lies in.
-fn parent_of(path: &Path) -> &Path {
+/// The folder that a path lies in: `.` where the path is a mere name.
+pub fn parent_of(path: &Path) -> &Path {
     match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
@@ -236,7 +236,7 @@ mod tests {
     #[derive(Default)]
     struct Log(Mutex<Vec<Operation>>);
 
-    impl Steps for Log {
+    impl OperationHook for Log {
         fn before(&self, operation: Operation, _: &Path) -> io::Result<()> {
             self.0.lock().unwrap().push(operation);
             Ok(())
@@ -265,7 +265,7 @@ mod tests {
         fs::write(path("a"), "content").unwrap();
         fs::set_permissions(path("a"), fs::Permissions::from_mode(0o640)).unwrap();
         let log = Arc::new(Log::default());
-        let disk = Disk::watched(log.clone());
+        let disk = Disk::with_hook(log.clone());
         let source = File::open(path("a")).unwrap();
         disk.copy(&source, &path("b")).unwrap();
         disk.link(&path("a"), &path("c")).unwrap();
@@ -288,7 +288,7 @@ mod tests {
         let on_progress: Arc<OnProgress> = Arc::new(move || {
             counted.fetch_add(1, Ordering::SeqCst);
         });
-        let disk = Disk::default().telling(on_progress);
+        let disk = Disk::default().with_progress(on_progress);
         disk.copy(&File::open(path("a")).unwrap(), &path("b")).unwrap();
         assert_eq!(fs::metadata(path("b")).unwrap().len(), 2 * CHUNK + 1);
         // Its creation, two chunks, and its way to the disk.

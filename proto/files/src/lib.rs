@@ -11,7 +11,7 @@ mod lock;
 mod open;
 mod resolved_path;
 
-pub use disk::{Disk, OnProgress, Operation, Steps};
+pub use disk::{Disk, OnProgress, Operation, OperationHook, parent_of};
 pub use hole::in_hole;
 pub use lock::{Lock, LockError, Owner};
 pub use open::{open_regular, read_regular};

@@ -80,7 +80,7 @@ impl WireError {
         Self::Field { field: field.to_owned(), problem }
     }
 
-    /// The same error, told of the message that holds this one as `outer`.
+    /// The same error for the message that holds this one in its field `outer`.
     pub(super) fn within(self, outer: &str) -> Self {
         match self {
             Self::Protocol { .. } => self,

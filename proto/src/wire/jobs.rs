@@ -1,25 +1,25 @@
-//! What those hear who watch a job.
+//! The messages to the watchers of a job.
 
 use std::time::Duration;
 
 use super::field::{clipped, each, inner, millis, nanos, optional, required, size, text, words};
 use super::{LONGEST_NAME, MOST_WORKERS, Problem, Result, WireError, v1};
-use crate::view::{Ending, JobReport, News, Phase, View, WorkerView};
+use crate::view::{Ending, JobReport, Phase, View, WatchMessage, WorkerView};
 use crate::{Epoch, PackageId, WorkerId};
 
-impl From<&News> for v1::WatchResponse {
-    fn from(news: &News) -> Self {
+impl From<&WatchMessage> for v1::WatchResponse {
+    fn from(message: &WatchMessage) -> Self {
         use v1::watch_response::News as N;
         Self {
-            news: Some(match news {
-                News::Report(report) => N::Job(report.as_ref().into()),
-                News::Event(told) => N::Event(clipped(told)),
+            news: Some(match message {
+                WatchMessage::Report(report) => N::Job(report.as_ref().into()),
+                WatchMessage::Event(told) => N::Event(clipped(told)),
             }),
         }
     }
 }
 
-impl TryFrom<v1::WatchResponse> for News {
+impl TryFrom<v1::WatchResponse> for WatchMessage {
     type Error = WireError;
 
     fn try_from(response: v1::WatchResponse) -> Result<Self> {

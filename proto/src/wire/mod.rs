@@ -45,7 +45,7 @@ pub const MOST_WORKERS: usize = 1 << 14;
 pub const MOST_INPUTS: usize = 1 << 12;
 /// Bytes of words for people.
 pub const LONGEST_WORDS: usize = 4 << 10;
-/// Bytes of what a manifest says of a part.
+/// The most bytes of a part's receipt.
 pub const LONGEST_RECEIPT: usize = 64 << 10;
 /// Bytes of a path, a URL or a name.
 pub const LONGEST_NAME: usize = 4 << 10;

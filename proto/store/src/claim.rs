@@ -1,4 +1,4 @@
-//! Whose a store is: the marker makes it a job's, and only what the job has put is removed.
+//! Claiming a store for a job: its marker makes it the job's, and only objects that the job put there are removed.
 
 use futures_util::TryStreamExt;
 use futures_util::future::try_join_all;
@@ -7,7 +7,7 @@ use obsdiff_files::Disk;
 use obsdiff_proto::{Digest, JobSpec, PackageId};
 use serde::{Deserialize, Serialize};
 
-use super::layout::{self, Kind, MARKER};
+use super::layout::{self, MARKER, ObjectKind};
 use super::{JobStore, Result, StoreError};
 
 /// How many objects are removed at a time.
@@ -16,22 +16,22 @@ const REMOVALS: usize = 16;
 /// The marker's content.
 #[derive(Debug, Serialize, Deserialize)]
 struct ClaimMarker {
-    /// For people who find it.
+    /// An explanation for people who find it.
     holds: String,
     /// The digest of the job's specification.
     job: Digest,
-    /// Folders that were made for it, itself included.
+    /// How many folders were made for the store, its own included.
     made: u32,
 }
 
 impl JobStore {
-    /// Marks an empty store as that of a job of this specification, and refuses one that holds anything that is not a job's.
+    /// Marks an empty store as that of a job of this specification. A store that holds anything but a job's state is refused.
     ///
     /// # Errors
     /// When it holds anything else, its marker is damaged, or the store fails.
     pub async fn claim(&self, spec: &JobSpec) -> Result<()> {
         let objects = self.known_objects().await?;
-        if objects.iter().any(|(kind, _)| *kind == Kind::Marker) {
+        if objects.iter().any(|(kind, _)| *kind == ObjectKind::Marker) {
             return self.sealed::<ClaimMarker>(MARKER).await.map(|_| ());
         }
         if let Some((_, object)) = objects.into_iter().next() {
@@ -45,7 +45,7 @@ impl JobStore {
         self.put_sealed_new(MARKER, &marker).await.map(|_| ())
     }
 
-    /// Whether the store is marked as that of a job of this specification: it is until the last of its objects is removed.
+    /// Whether the store is marked as that of a job of this specification. The marker is the last object to be removed.
     ///
     /// # Errors
     /// When the marker is damaged, or the store fails.
@@ -60,12 +60,12 @@ impl JobStore {
         Ok(Digest::of(&json))
     }
 
-    /// Removes everything but the marker and the job: manifests, exponents and what they stand for.
+    /// Removes a job's results: manifests, exponents, the kind of hardware and parts. The marker and the job itself stay.
     ///
     /// # Errors
     /// When the store fails, or holds anything that is not obsdiff's.
     pub async fn discard_results(&self) -> Result<()> {
-        self.discard(|kind| kind <= Kind::Part).await
+        self.discard(|kind| kind <= ObjectKind::Part).await
     }
 
     /// Removes the manifests of a package and of those after it, the last one first.
@@ -73,16 +73,16 @@ impl JobStore {
     /// # Errors
     /// As [`JobStore::discard_results`] has.
     pub async fn discard_manifests_from(&self, package: PackageId) -> Result<()> {
-        self.discard(|kind| matches!(kind, Kind::Manifest(number) if number.0 >= package.0)).await
+        self.discard(|kind| matches!(kind, ObjectKind::Manifest(number) if number.0 >= package.0)).await
     }
 
     /// Removes the job's state: every object that obsdiff put here, and no other.
     ///
     /// # Errors
-    /// When the store fails. What is left is the state of the same job, or of none.
+    /// When the store fails. What is left then is a valid state of the same job, or of no job.
     pub async fn remove(&self, disk: &Disk) -> Result<()> {
         let Some(directory) = &self.directory else { return self.discard(|_| true).await };
-        // Without a readable marker it is known only what this process made itself.
+        // Without a readable marker only the folders are known that this process made itself.
         let made = match self.sealed_if_any::<ClaimMarker>(MARKER).await {
             Ok(Some(marker)) => marker.made,
             _ => directory.made(),
@@ -95,8 +95,8 @@ impl JobStore {
     }
 
     /// Removes the objects of some kinds, one kind after another.
-    async fn discard(&self, wanted: impl Fn(Kind) -> bool) -> Result<()> {
-        let mut objects: Vec<(Kind, String)> =
+    async fn discard(&self, wanted: impl Fn(ObjectKind) -> bool) -> Result<()> {
+        let mut objects: Vec<(ObjectKind, String)> =
             self.known_objects().await?.into_iter().filter(|(kind, _)| wanted(*kind)).collect();
         objects.sort();
         for kind in objects.chunk_by(|(a, _), (b, _)| a == b) {
@@ -108,7 +108,7 @@ impl JobStore {
     }
 
     /// All objects of the job; the first one that is not obsdiff's is an error.
-    async fn known_objects(&self) -> Result<Vec<(Kind, String)>> {
+    async fn known_objects(&self) -> Result<Vec<(ObjectKind, String)>> {
         let list = || async {
             let mut names = Vec::new();
             let prefix = Some(&self.prefix).filter(|prefix| !prefix.as_ref().is_empty());
@@ -121,7 +121,7 @@ impl JobStore {
                 let name = name.unwrap_or_else(|| meta.location.to_string());
                 let kind = layout::kind(&name);
                 names.push((kind, name));
-                // A bucket may hold millions of others.
+                // The first foreign object is enough: a bucket may hold millions of them.
                 if kind.is_none() {
                     break;
                 }
@@ -129,12 +129,12 @@ impl JobStore {
             Ok(names)
         };
         let names = self.retried("listed", "", list).await?;
-        let known = |(kind, object): (Option<Kind>, String)| match kind {
+        let known = |(kind, object): (Option<ObjectKind>, String)| match kind {
             Some(kind) => Ok((kind, object)),
             None => Err(StoreError::Foreign { store: self.name().to_owned(), object }),
         };
         let objects: Vec<_> = names.into_iter().map(known).collect::<Result<_>>()?;
-        Ok(objects.into_iter().filter(|(kind, _)| *kind != Kind::Lock).collect())
+        Ok(objects.into_iter().filter(|(kind, _)| *kind != ObjectKind::Lock).collect())
     }
 
     pub(super) async fn delete(&self, object: &str) -> Result<()> {

@@ -1,6 +1,7 @@
 //! The conditioning of a job's prompts: made once, and read by every worker.
 //!
-//! An object is named by the digest of all that decides its content, so that one that is there is the right one, whoever made it and when.
+//! An object is named by the digest of everything that decides its content. An object that exists under a name is therefore the right
+//! one, whoever made it and when.
 
 use std::collections::BTreeSet;
 
@@ -11,7 +12,7 @@ use obsdiff_proto::Digest;
 use super::layout::CONDITIONING;
 use super::{JobStore, Result, StoreError};
 
-/// The object with the conditioning of some prompts; `key` is the digest of all that decides it.
+/// The object with the conditioning of some prompts; `key` is the digest of everything that decides it.
 pub fn conditioning_object(key: Digest) -> String {
     format!("{CONDITIONING}/{key}.safetensors")
 }
@@ -26,7 +27,7 @@ impl JobStore {
         Ok(names.into_iter().map(|name| format!("{CONDITIONING}/{name}")).collect())
     }
 
-    /// Puts a conditioning object. Whoever makes it makes the same, so that to put it again does no harm, and mends one that is damaged.
+    /// Puts a conditioning object. Every worker makes the same one, so putting it again does no harm, and replaces one that is damaged.
     ///
     /// # Errors
     /// When the store fails.
@@ -34,7 +35,7 @@ impl JobStore {
         self.put(&conditioning_object(key), Bytes::from(content).into(), PutMode::Overwrite).await.map(drop)
     }
 
-    /// Reads a conditioning object. Whoever reads it checks the digest that it carries.
+    /// Reads a conditioning object. The caller checks the digest that it carries.
     ///
     /// # Errors
     /// When it is missing, or the store fails.

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use obsdiff_files::{Disk, Lock, LockError};
 
-use super::layout::{self, Kind};
+use super::layout::{self, ObjectKind};
 use super::{Result, StoreError};
 
 /// The directory of a job's state, run by this process.
@@ -15,7 +15,7 @@ pub(super) struct Directory {
     path: PathBuf,
     /// Held as long as the coordinator runs.
     lock: Lock,
-    /// Folders that were made for it, the outermost first.
+    /// The folders that this process made for it, the outermost first.
     made: Vec<PathBuf>,
 }
 
@@ -44,24 +44,24 @@ impl Directory {
         }
     }
 
-    /// How many folders were made for it by this process.
+    /// How many folders this process made for it.
     pub(super) fn made(&self) -> u32 {
         self.made.len() as u32
     }
 
-    /// Removes what is known of the state: its files in their order, then its folders, and of it and those above it the innermost
-    /// `made`. Files that are not obsdiff's stay, and so do the folders that hold them.
+    /// Removes the state: obsdiff's files in their order, then the state's own folders, then the directory and those above it, as many as
+    /// `made` says. Other files stay, and so do the folders that hold them.
     pub(super) fn remove(&self, made: u32, disk: &Disk) -> io::Result<()> {
         let known = self.known()?;
-        let remove = |wanted: fn(Kind) -> bool| {
+        let remove = |wanted: fn(ObjectKind) -> bool| {
             let mut files = known.iter().filter(|(kind, _)| wanted(*kind));
             files.try_for_each(|(_, file)| disk.remove_file(&self.path.join(file)))
         };
-        remove(|kind| kind < Kind::Marker)?;
+        remove(|kind| kind < ObjectKind::Marker)?;
         for folder in layout::FOLDERS {
             remove_if_empty(disk, &self.path.join(folder))?;
         }
-        remove(|kind| kind == Kind::Marker)?;
+        remove(|kind| kind == ObjectKind::Marker)?;
         self.lock.remove(disk)?;
         for folder in self.path.ancestors().take(made as usize) {
             if !remove_if_empty(disk, folder)? {
@@ -72,7 +72,7 @@ impl Directory {
     }
 
     /// The files that are obsdiff's, in the order in which they are removed.
-    fn known(&self) -> io::Result<Vec<(Kind, String)>> {
+    fn known(&self) -> io::Result<Vec<(ObjectKind, String)>> {
         let mut files = Vec::new();
         for (file, is_folder) in entries(&self.path)? {
             if is_folder && layout::FOLDERS.contains(&file.as_str()) {
@@ -89,7 +89,7 @@ impl Directory {
     }
 }
 
-/// Removes a folder, if it is there and empty; says whether it is gone.
+/// Removes a folder if it exists and is empty. Returns whether it is gone.
 fn remove_if_empty(disk: &Disk, folder: &Path) -> io::Result<bool> {
     match disk.remove_folder(folder) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(true),
@@ -101,18 +101,18 @@ fn remove_if_empty(disk: &Disk, folder: &Path) -> io::Result<bool> {
 /// Refuses a directory that holds anything but the state of a job.
 pub(super) fn check(path: &Path, name: &str) -> Result<()> {
     let files = files(path, name)?;
-    let is = |kind: Kind| move |file: &&String| layout::kind_of_file(file) == Some(kind);
+    let is = |kind: ObjectKind| move |file: &&String| layout::kind_of_file(file) == Some(kind);
     if files.iter().any(|file| file == layout::MARKER) {
         return Ok(());
     }
     // A process that was killed before it put the marker has left nothing else.
-    match files.iter().find(|file| !is(Kind::Marker)(file) && !is(Kind::Lock)(file)) {
+    match files.iter().find(|file| !is(ObjectKind::Marker)(file) && !is(ObjectKind::Lock)(file)) {
         None => Ok(()),
         Some(object) => Err(StoreError::Unmarked { store: name.to_owned(), object: object.clone() }),
     }
 }
 
-/// The files of a state's directory, those of its folders with the folder's name; the first one that is not obsdiff's is an error.
+/// The files of a state's directory and of its folders, by their paths. The first file that is not obsdiff's is an error.
 pub(super) fn files(path: &Path, name: &str) -> Result<Vec<String>> {
     let unreadable =
         |e: io::Error| StoreError::Url { url: name.to_owned(), problem: format!("cannot be read: {e}") };
@@ -132,7 +132,8 @@ pub(super) fn files(path: &Path, name: &str) -> Result<Vec<String>> {
     }
 }
 
-/// The names in a folder, and which of them are folders. A symbolic link is neither a folder nor a file of ours: its name says so.
+/// The names in a folder, and which of them are folders. A symbolic link or another special file gets a note behind its name, so that it
+/// is not taken for one of obsdiff's files.
 fn entries(path: &Path) -> io::Result<Vec<(String, bool)>> {
     let mut entries = Vec::new();
     for entry in fs::read_dir(path)? {

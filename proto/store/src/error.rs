@@ -76,7 +76,7 @@ pub enum StoreError {
         store: String,
         /// The object.
         object: String,
-        /// How that is known.
+        /// What is wrong with it.
         problem: String,
     },
     /// An object of another release.
@@ -101,9 +101,9 @@ pub enum StoreError {
         /// What differs, each with its key or file.
         changes: Vec<String>,
     },
-    /// Somebody else put another content in the same place.
+    /// Another coordinator put different content in the same place.
     #[error(
-        "{store}: {object} was put by another coordinator, with another content: let only one run the job"
+        "{store}: {object} was put by another coordinator, with different content: let only one run the job"
     )]
     Conflict {
         /// The store.
@@ -125,7 +125,7 @@ pub enum StoreError {
         /// The manifest's package.
         package: PackageId,
     },
-    /// The store did not do what it was asked.
+    /// The store failed repeatedly.
     #[error("{store}: {object} could not be {what} in {tries} tries: {}", causes(source))]
     Failed {
         /// The store.
@@ -151,22 +151,22 @@ pub enum StoreError {
 pub type Result<T, E = StoreError> = std::result::Result<T, E>;
 
 impl StoreError {
-    /// Whether the same may go well another time, without anybody changing anything.
+    /// Whether the same call may succeed another time although nothing else changes.
     pub fn is_transient(&self) -> bool {
         matches!(self, Self::Failed { source, .. } if is_transient(source))
     }
 }
 
-/// Whether a store's error says that it is the store's moment, not the request, that is wrong.
+/// Whether a store's error is temporary, so that the same request may succeed later.
 pub(super) fn is_transient(error: &object_store::Error) -> bool {
     use object_store::Error as E;
     matches!(error, E::Generic { .. } | E::JoinError { .. })
 }
 
-/// Whether a store's error says that what is missing is all of it, and not one object.
+/// Whether a store's error says that its bucket or container is missing, and not one object.
 pub(super) fn lacks_bucket(error: &object_store::Error) -> bool {
-    // As S3, Azure and Google Cloud Storage say it.
-    const SAID: [&str; 3] = ["NoSuchBucket", "ContainerNotFound", "specified bucket does not exist"];
+    // From the answers of S3, Azure and Google Cloud Storage.
+    const PHRASES: [&str; 3] = ["NoSuchBucket", "ContainerNotFound", "specified bucket does not exist"];
     let words = causes(error);
-    SAID.iter().any(|said| words.contains(said))
+    PHRASES.iter().any(|phrase| words.contains(phrase))
 }

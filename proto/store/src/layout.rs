@@ -24,17 +24,17 @@ pub(super) const CONDITIONING: &str = "conditioning";
 pub const PACKAGES: &str = "packages";
 /// Marks a store as the Grams that a job keeps: the first object put, the last removed.
 pub(super) const GRAMS_MARKER: &str = "obsdiff-grams.json";
-/// What the kept Grams are of: put once all of them are there.
+/// The index of the kept Grams: put after all of them.
 pub(super) const GRAMS_INDEX: &str = "grams.json";
 /// The folder of kept Grams.
 pub(super) const GRAMS: &str = "grams";
 /// All folders of a job's state.
 pub(super) const FOLDERS: [&str; 4] = [PACKAGES, PARTS, CONDITIONING, LIVES];
 
-/// What an object is. Objects are removed in this order: whatever is left when that is cut short is the state of the same job, or
-/// of none. The last package's manifest goes first, since a manifest counts only together with all those before it.
+/// The kind of an object. Objects are removed in this order, so that an interrupted removal leaves a valid state of the same job, or of
+/// no job. The last package's manifest goes first, because a manifest counts only together with all earlier ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Kind {
+pub(super) enum ObjectKind {
     Manifest(Reverse<u32>),
     Exponents,
     Hardware,
@@ -47,26 +47,26 @@ pub(super) enum Kind {
     Lock,
 }
 
-/// What an object of this name is; none where obsdiff gives no such name.
-pub(super) fn kind(object: &str) -> Option<Kind> {
+/// The kind of an object by its name; none where obsdiff gives no object such a name.
+pub(super) fn kind(object: &str) -> Option<ObjectKind> {
     match object {
-        MARKER => return Some(Kind::Marker),
-        LOCK => return Some(Kind::Lock),
-        JOB => return Some(Kind::Job),
-        PROMPTS => return Some(Kind::Prompts),
-        EXPONENTS => return Some(Kind::Exponents),
-        HARDWARE => return Some(Kind::Hardware),
+        MARKER => return Some(ObjectKind::Marker),
+        LOCK => return Some(ObjectKind::Lock),
+        JOB => return Some(ObjectKind::Job),
+        PROMPTS => return Some(ObjectKind::Prompts),
+        EXPONENTS => return Some(ObjectKind::Exponents),
+        HARDWARE => return Some(ObjectKind::Hardware),
         _ => {}
     }
     let (folder, name) = object.split_once('/')?;
     match folder {
-        LIVES => is_number(name, 8).then_some(Kind::Life),
+        LIVES => is_number(name, 8).then_some(ObjectKind::Life),
         PACKAGES => {
             let number = name.strip_suffix(".json").filter(|number| is_number(number, 5))?;
-            Some(Kind::Manifest(Reverse(number.parse().ok()?)))
+            Some(ObjectKind::Manifest(Reverse(number.parse().ok()?)))
         }
-        PARTS => is_digest(name.strip_suffix(".safetensors")?).then_some(Kind::Part),
-        CONDITIONING => is_digest(name.strip_suffix(".safetensors")?).then_some(Kind::Conditioning),
+        PARTS => is_digest(name.strip_suffix(".safetensors")?).then_some(ObjectKind::Part),
+        CONDITIONING => is_digest(name.strip_suffix(".safetensors")?).then_some(ObjectKind::Conditioning),
         _ => None,
     }
 }
@@ -88,7 +88,7 @@ pub(super) fn is_file_of_grams(file: &str) -> bool {
 }
 
 /// The object that a file of a directory is, or was to become: files are written as `NAME#NUMBER` and renamed.
-pub(super) fn kind_of_file(file: &str) -> Option<Kind> {
+pub(super) fn kind_of_file(file: &str) -> Option<ObjectKind> {
     match file.rsplit_once('#') {
         Some((object, number)) if is_number(number, 1) => kind(object),
         _ => kind(file),
@@ -101,12 +101,12 @@ pub(super) fn remedy(object: &str) -> &'static str {
         return "run the job that kept these Grams again, with output.grams at another place";
     }
     match kind(object) {
-        Some(Kind::Manifest(_) | Kind::Part) => {
+        Some(ObjectKind::Manifest(_) | ObjectKind::Part) => {
             "remove it, and the same command runs its package and those after it again"
         }
-        Some(Kind::Conditioning) => "the same command makes it again",
-        Some(Kind::Job) => "remove it, and the same command starts the job again",
-        Some(Kind::Marker) => "if nothing else than obsdiff's state is there, remove all of it",
+        Some(ObjectKind::Conditioning) => "the same command makes it again",
+        Some(ObjectKind::Job) => "remove it, and the same command starts the job again",
+        Some(ObjectKind::Marker) => "if nothing but obsdiff's state is there, remove all of it",
         _ => "remove it, and the same command goes on without it",
     }
 }

@@ -1,4 +1,4 @@
-//! Where a job keeps what must outlive its processes: a directory, S3, Google Cloud Storage or Azure, through `object_store`.
+//! The store of a job, for everything that must outlive its processes: a directory, S3, Google Cloud Storage or Azure, through `object_store`.
 //!
 //! The objects of a job lie below one prefix:
 //!
@@ -9,15 +9,14 @@
 //! | `job.json` | what decides the result: specification, digests of files, prompts, inventory and plan. Written once |
 //! | `prompts.json` | the prompts themselves |
 //! | `lives/00000000` | one for each coordinator that ran the job |
-//! | `conditioning/SHA256.safetensors` | what some prompts condition the model on, named by all that decides it |
+//! | `conditioning/SHA256.safetensors` | the conditioning of some prompts, named by the digest of everything that decides it |
 //! | `exponents.json` | the exponents as last known |
 //! | `hardware.json` | the kind of hardware of the job's workers |
 //! | `parts/SHA256.safetensors` | pruned weights of a part, named by their content |
 //! | `packages/00000.json` | a package's manifest: the parts that count. Put last |
 //!
-//! Every object is put whole or not at all. JSON objects and conditionings carry the digest of their content, manifests those of their
-//! parts, so that
-//! what is missing, truncated or damaged is found when it is read, and named.
+//! Every object is put whole or not at all. JSON objects and conditionings carry the digest of their content, and manifests carry those of
+//! their parts. A missing, truncated or damaged object is therefore noticed when it is read, and named.
 //!
 //! A store that holds anything else is refused, and only objects of these names are removed.
 
@@ -49,7 +48,7 @@ pub use conditioning::conditioning_object;
 pub use error::{Result, StoreError};
 pub use grams::{GramReceipt, GramStore};
 pub use manifest::{ManifestRecord, manifest_object, manifests_in};
-pub use objects::Put;
+pub use objects::PutOutcome;
 pub use part::PartReceipt;
 pub use record::{JobRecord, Prompts};
 
@@ -137,8 +136,8 @@ impl JobStore {
         Self::at(objects, Path::default(), name)
     }
 
-    /// The same store for a process that starts: where it is reached over a network, it is waited for as patiently as by a job under
-    /// way. What a directory says at the start is a matter of this machine.
+    /// The same store for a process that starts. A store that is reached over a network is tried for longer. A directory is not: its
+    /// errors come from this machine, and waiting does not help.
     #[must_use]
     pub fn at_start(&self) -> Self {
         let network = self.name.contains("://") && !self.name.starts_with("file://");

@@ -1,4 +1,4 @@
-//! From a URL to a store.
+//! Opening the store that a URL names.
 
 use std::path::{Path as FilePath, PathBuf};
 use std::sync::Arc;
@@ -23,7 +23,7 @@ pub(super) enum Access {
     Run,
     /// A worker: a directory must be there.
     Use,
-    /// Whoever keeps Grams: a directory is made where there is none, and takes no lock.
+    /// A job that keeps Grams: a directory is made where there is none, and is not locked.
     Keep,
 }
 
@@ -33,7 +33,7 @@ pub(super) struct Located {
     pub(super) objects: Arc<dyn ObjectStore>,
     /// The prefix below which the job's objects lie.
     pub(super) prefix: Path,
-    /// The directory, where it is one that this process runs a job in.
+    /// The directory, where the store is one and this process runs the job in it.
     pub(super) directory: Option<Directory>,
 }
 
@@ -59,7 +59,7 @@ pub(super) fn locate(url: &str, options: &[(String, String)], access: Access) ->
     }
     let parsed = Url::parse(url).map_err(|e| refused(format!("is no URL: {e}")))?;
     let (scheme, prefix) = ObjectStoreScheme::parse(&parsed).map_err(|_| refused(UNKNOWN.to_owned()))?;
-    // TLS of these stores takes its cryptography from the process; where somebody has chosen one already, that is as good.
+    // TLS of these stores takes its cryptography from the process. If one was installed already, that one is used.
     rustls::crypto::ring::default_provider().install_default().ok();
     let retry = RetryConfig { max_retries: 0, ..RetryConfig::default() };
     let client = ClientOptions::new()
@@ -69,7 +69,7 @@ pub(super) fn locate(url: &str, options: &[(String, String)], access: Access) ->
     macro_rules! build {
         ($builder:ty) => {{
             let builder = <$builder>::new().with_url(parsed).with_retry(retry).with_client_options(client);
-            // Variables that say nothing to this store are other programs'.
+            // Variables that this store does not know are passed over.
             let known = options
                 .iter()
                 .filter_map(|(key, value)| Some((key.to_ascii_lowercase().parse().ok()?, value)));
@@ -92,7 +92,7 @@ pub(super) fn locate(url: &str, options: &[(String, String)], access: Access) ->
 const UNKNOWN: &str =
     "is no store: give a directory, or a URL such as s3://bucket/job, gs://bucket/job or az://container/job";
 
-/// A directory, whose files are on the disk when a write has returned.
+/// Opens a directory. A write returns once its file is on the disk.
 fn open_directory(path: &FilePath, url: &str, access: Access) -> Result<Located> {
     let refused = |problem: String| StoreError::Url { url: url.to_owned(), problem };
     let directory = match access {

@@ -1,4 +1,4 @@
-//! Manifests: what makes a package's pruned weights count.
+//! Manifests: a package's pruned weights count once its manifest is there.
 
 use std::path::Path;
 

@@ -24,23 +24,23 @@ struct Sealed<T> {
     content: T,
 }
 
-/// What is read before the rest of a [`Sealed`] is understood.
+/// The format of a [`Sealed`], which is read before its content.
 #[derive(Deserialize)]
-struct Format {
+struct SealedFormat {
     format: u32,
 }
 
-/// Whether an object that must be new was.
+/// The outcome of putting an object that must be new.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Put {
-    /// It was.
+pub enum PutOutcome {
+    /// The object was put.
     New,
-    /// An object stood there already; it stays as it was.
+    /// There was such an object already, which is unchanged.
     Present,
 }
 
 impl JobStore {
-    /// Puts a JSON object, in place of one that was there.
+    /// Puts a JSON object, and replaces an earlier one.
     ///
     /// # Errors
     /// When the store fails.
@@ -49,20 +49,20 @@ impl JobStore {
         self.put(object, payload.into(), PutMode::Overwrite).await.map(|_| ())
     }
 
-    /// Puts a JSON object where none is.
+    /// Puts a JSON object, unless it exists.
     ///
     /// # Errors
     /// When the store fails.
-    pub async fn put_sealed_new(&self, object: &str, content: &impl Serialize) -> Result<Put> {
+    pub async fn put_sealed_new(&self, object: &str, content: &impl Serialize) -> Result<PutOutcome> {
         let payload = self.seal(object, content)?;
         self.put(object, payload.into(), PutMode::Create).await
     }
 
-    /// Puts an empty object where none is.
+    /// Puts an empty object, unless it exists.
     ///
     /// # Errors
     /// When the store fails.
-    pub async fn put_empty_new(&self, object: &str) -> Result<Put> {
+    pub async fn put_empty_new(&self, object: &str) -> Result<PutOutcome> {
         self.put(object, PutPayload::new(), PutMode::Create).await
     }
 
@@ -73,7 +73,7 @@ impl JobStore {
     pub async fn sealed<T: Serialize + DeserializeOwned>(&self, object: &str) -> Result<T> {
         let bytes = self.get(object).await?;
         let unreadable = |e: serde_json::Error| self.damaged(object, &format!("it cannot be read: {e}"));
-        let Format { format } = serde_json::from_slice(&bytes).map_err(unreadable)?;
+        let SealedFormat { format } = serde_json::from_slice(&bytes).map_err(unreadable)?;
         if format != FORMAT {
             let (store, object) = (self.name().to_owned(), object.to_owned());
             return Err(StoreError::Format { store, object, found: format, wanted: FORMAT });
@@ -87,7 +87,7 @@ impl JobStore {
         }
     }
 
-    /// Reads a JSON object, if it is there.
+    /// Reads a JSON object, if it exists.
     ///
     /// # Errors
     /// When it is damaged or of another release, or the store fails.
@@ -104,14 +104,14 @@ impl JobStore {
         serde_json::to_vec_pretty(&Sealed { format: FORMAT, sha256, content }).map_err(unwritable)
     }
 
-    /// Puts an object. Where the store has put it and its answer was lost, a second try of a new one finds it present.
-    pub(super) async fn put(&self, object: &str, payload: PutPayload, mode: PutMode) -> Result<Put> {
+    /// Puts an object. If the store put a new object but its answer was lost, the second attempt finds it present.
+    pub(super) async fn put(&self, object: &str, payload: PutPayload, mode: PutMode) -> Result<PutOutcome> {
         let path = self.path(object);
         let put = || async {
             match self.objects.put_opts(&path, payload.clone(), mode.clone().into()).await {
-                Ok(_) => Ok(Put::New),
+                Ok(_) => Ok(PutOutcome::New),
                 Err(object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. }) => {
-                    Ok(Put::Present)
+                    Ok(PutOutcome::Present)
                 }
                 Err(error) => Err(error),
             }
@@ -193,8 +193,8 @@ impl JobStore {
         self.damaged(object, &format!("it cannot be written: {error}"))
     }
 
-    pub(super) fn misdigested(&self, object: &str, found: Digest, said: Digest) -> StoreError {
-        self.damaged(object, &format!("its content has the digest {found} instead of {said}"))
+    pub(super) fn misdigested(&self, object: &str, found: Digest, wanted: Digest) -> StoreError {
+        self.damaged(object, &format!("its content has the digest {found} instead of {wanted}"))
     }
 
     pub(super) fn path(&self, object: &str) -> object_store::path::Path {

@@ -1,4 +1,4 @@
-//! Pruned weights of a part, and the receipt that finds them again.
+//! The pruned weights of a part, and the receipt by which they are found and checked.
 
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream};
@@ -13,7 +13,7 @@ use super::{JobStore, Result, StoreError};
 /// How many objects are looked up at a time.
 const LOOKUPS: usize = 16;
 
-/// Finds a part's weights again, and knows whether they are the right ones. As JSON it is a [`Receipt`].
+/// By this a part's weights are found and checked. As JSON it is a [`Receipt`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PartReceipt {
@@ -51,7 +51,7 @@ fn object(sha256: Digest) -> String {
 }
 
 impl JobStore {
-    /// Puts a part's weights, a safetensors file. The same content has the same name, so that solving a part again does no harm.
+    /// Puts a part's weights, a safetensors file. The same content gets the same name, so solving a part again does no harm.
     ///
     /// # Errors
     /// When the store fails.
@@ -79,7 +79,7 @@ impl JobStore {
         }
     }
 
-    /// Whether the objects of these receipts are there, with the sizes that they had.
+    /// Checks that the objects of these receipts exist and have the sizes that they were put with.
     ///
     /// # Errors
     /// When one is not, or the store fails.
@@ -98,7 +98,7 @@ impl JobStore {
         Err(StoreError::Size { store, object, found, wanted: receipt.bytes })
     }
 
-    /// The digest of a large content, where it keeps nobody else waiting.
+    /// The digest of a large content, computed on a thread that may block.
     pub(super) async fn digest(&self, content: &Bytes) -> Result<Digest> {
         let content = content.clone();
         let digest = tokio::task::spawn_blocking(move || Digest::of(&content));

@@ -1,4 +1,4 @@
-//! Object stores that are reached without encryption: only where somebody says so.
+//! Object stores that are reached without encryption, which only an explicit setting allows.
 
 use object_store::ObjectStoreScheme;
 
@@ -12,8 +12,8 @@ const ADDRESSES: [&str; 6] = [
     "GOOGLE_BASE_URL",
 ];
 
-/// Why a store is not to be used: its address is plain HTTP, and no setting allows that. The HTTP client would say no more than that
-/// it cannot build a request.
+/// Why a store must not be used: its address is plain HTTP, and no setting allows that. The HTTP client's own error would only say that it
+/// cannot build a request.
 pub(super) fn refusal(scheme: &ObjectStoreScheme, options: &[(String, String)]) -> Option<String> {
     let (start, allows) = match scheme {
         ObjectStoreScheme::AmazonS3 => ("AWS_", "AWS_ALLOW_HTTP"),

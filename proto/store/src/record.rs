@@ -1,4 +1,4 @@
-//! What a store holds the results of.
+//! The record of the job that a store belongs to.
 
 use obsdiff_proto::{Digest, InputDigest, JobSpec};
 use serde::{Deserialize, Serialize};
@@ -17,7 +17,7 @@ pub struct JobRecord {
     pub model_files: Vec<InputDigest>,
     /// Files of prompts, by the paths that the job gives.
     pub prompt_files: Vec<InputDigest>,
-    /// Digest of the prompts, as [`Prompts::digest`] says it.
+    /// Digest of the prompts, by [`Prompts::digest`].
     pub prompts: Digest,
     /// Digest of the inventory as JSON.
     pub inventory: Digest,
@@ -25,12 +25,12 @@ pub struct JobRecord {
     pub plan: Digest,
 }
 
-/// The prompts of a job: what its workers encode.
+/// The prompts of a job, which its workers encode.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Prompts {
-    /// Prompt i of the calibration has id i.
+    /// Those that calibrate. Prompt i has id i.
     pub calibration: Vec<String>,
-    /// Those that follow, on which the pruned model is held against the dense one.
+    /// Those held out, whose ids follow. On them the pruned model is compared with the dense one.
     pub held_out: Vec<String>,
 }
 

@@ -9,7 +9,7 @@ use std::panic::catch_unwind;
 use std::path::{Path, PathBuf};
 
 use obsdiff_proto::session::{CoordinatorEvent, WorkerEvent};
-use obsdiff_proto::view::{JobReport, News};
+use obsdiff_proto::view::{JobReport, WatchMessage};
 use obsdiff_proto::wire::{Put, Wait, WireError, v1};
 use obsdiff_tests::Prng;
 use prost::Message;
@@ -36,7 +36,7 @@ const TARGETS: [Target; 7] = [
     ("worker_event", hear::<v1::WorkerEvent, WorkerEvent>),
     ("coordinator_event", hear::<v1::CoordinatorEvent, CoordinatorEvent>),
     ("job", hear::<v1::Job, JobReport>),
-    ("news", hear::<v1::WatchResponse, News>),
+    ("news", hear::<v1::WatchResponse, WatchMessage>),
     ("put", hear::<v1::PutRequest, Put>),
     ("wait", hear::<v1::WaitRequest, Wait>),
     ("value", hear_value),

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use obsdiff_proto::message::{Command, Fault, Group, Order, Status, Tally, Trouble};
 use obsdiff_proto::session::{Briefing, CoordinatorEvent, Welcome, WorkerEvent};
-use obsdiff_proto::view::{JobReport, News};
+use obsdiff_proto::view::{JobReport, WatchMessage};
 use obsdiff_proto::wire::{
     FILE_DESCRIPTOR_SET, LONGEST_VALUE, LONGEST_WORDS, MESSAGE_LIMIT, MOST_SHARDS, Put, Wait, v1,
 };
@@ -52,7 +52,7 @@ proptest! {
     #[test]
     fn news_arrive(news in strategies::news()) {
         let message = sent(&v1::WatchResponse::from(&news));
-        prop_assert_eq!(News::try_from(message), Ok(news));
+        prop_assert_eq!(WatchMessage::try_from(message), Ok(news));
     }
 
     #[test]

@@ -12,7 +12,7 @@ use obsdiff_proto::message::{
     Reduction, Slice, Solved, Stage, Status, Sums, Tally, Trouble,
 };
 use obsdiff_proto::session::{Briefing, CoordinatorEvent, Dismissed, Reason, Welcome, WorkerEvent};
-use obsdiff_proto::view::{Ending, JobReport, News, Phase, View, WorkerView};
+use obsdiff_proto::view::{Ending, JobReport, Phase, View, WatchMessage, WorkerView};
 use obsdiff_proto::{
     Allocation, CalibrationSpec, Digest, Effort, Epoch, EvaluationSpec, HeadScore, HessianSpec, InputDigest,
     Inventory, JobSpec, Layout, Linear, LinearId, LinearTarget, Method, ModelSpec, OutputSpec, Package,
@@ -333,6 +333,9 @@ pub(crate) fn report() -> impl Strategy<Value = JobReport> {
     })
 }
 
-pub(crate) fn news() -> impl Strategy<Value = News> {
-    prop_oneof![report().prop_map(|r| News::Report(Box::new(r))), words().prop_map(News::Event)]
+pub(crate) fn news() -> impl Strategy<Value = WatchMessage> {
+    prop_oneof![
+        report().prop_map(|r| WatchMessage::Report(Box::new(r))),
+        words().prop_map(WatchMessage::Event)
+    ]
 }

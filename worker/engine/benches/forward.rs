@@ -51,7 +51,7 @@ impl Products {
 }
 
 /// The inputs of one forward call.
-struct Inputs {
+struct ForwardInputs {
     latents: Tensor,
     timestep: Tensor,
     text: Tensor,
@@ -59,7 +59,7 @@ struct Inputs {
     guidance: Option<Tensor>,
 }
 
-impl Inputs {
+impl ForwardInputs {
     fn call(&self) -> Denoise<'_> {
         let Self { latents, timestep, text, pooled, guidance } = self;
         Denoise { latents, timestep, text, pooled, guidance: guidance.as_ref() }
@@ -74,7 +74,7 @@ fn tensor(shape: &[usize]) -> Tensor {
 fn sd3_call(name: &'static str, model: Sd3Transformer, batch: usize, side: usize, text: usize) -> Case {
     let config = model.config();
     let products = sd3_products(config, batch, side, text);
-    let inputs = Inputs {
+    let inputs = ForwardInputs {
         latents: tensor(&[batch, config.in_channels, side, side]),
         timestep: Tensor::full(500f32, batch, &Device::Cpu).unwrap(),
         text: tensor(&[batch, text, config.joint_attention_dim]),
@@ -172,12 +172,7 @@ fn product(out: &mut [f32], a: &[f32], b: &[f32], n: usize, par: Par) {
 
 /// Numbers in -1..1 that look random.
 fn random(count: usize) -> Vec<f32> {
-    let mut state = 1u32;
-    let mut next = || {
-        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        (state >> 8) as f32 / (1 << 23) as f32 - 1.0
-    };
-    (0..count).map(|_| next()).collect()
+    obsdiff_tests::noise(1, count)
 }
 
 /// The fastest of several rounds of each piece of work, taken in turns so that all see the same machine.
@@ -296,7 +291,7 @@ fn flux_block(name: &'static str, index: usize, products: fn(&FluxConfig, &mut P
     let mut expected = Products::default();
     products(&config, &mut expected);
     let weights = random_weights(config.shapes());
-    let inputs = Inputs {
+    let inputs = ForwardInputs {
         latents: tensor(&[1, config.in_channels / 4, FLUX_SIDE, FLUX_SIDE]),
         timestep: Tensor::full(500f32, 1, &Device::Cpu).unwrap(),
         text: tensor(&[1, FLUX_TEXT, config.joint_attention_dim]),

@@ -318,11 +318,11 @@ fn a_survey_finds_each_structures_errors_with_the_others_whole() {
     let names = [format!("{single}.attn"), format!("{single}.proj_mlp")];
     let both = flux(&[&names[0], &names[1]]);
     let mut pruner = pruner(&both.inventory, &both.weights, &json!({ "budget_by": "errors" }));
-    let together = pruner.survey(&both.group, &both.grams(), &mut || Ok(())).unwrap();
+    let together = pruner.survey_structures(&both.group, &both.grams(), &mut || Ok(())).unwrap();
     assert_eq!([together[0].len(), together[1].len()], [3, 256 - 13]);
     for (id, errors) in both.group.iter().zip(&together) {
         assert_eq!(
-            pruner.survey(&[*id], &both.grams(), &mut || Ok(())).unwrap(),
+            pruner.survey_structures(&[*id], &both.grams(), &mut || Ok(())).unwrap(),
             std::slice::from_ref(errors)
         );
         assert!(errors.iter().all(|error| *error > 0.0));

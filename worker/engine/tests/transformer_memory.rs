@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use candle_core::{DType, Device, Tensor};
 use obsdiff_engine::Result;
+use obsdiff_engine::architecture::TransformerConfig;
 use obsdiff_engine::architecture::flux::{self, FluxConfig, FluxTransformer};
 use obsdiff_engine::architecture::sd3::{BlockSizes, Sd3Config, Sd3Transformer};
 use obsdiff_engine::checkpoint::Weights;

@@ -1,4 +1,4 @@
-//! Encoding: the prompts whose conditioning is not in the store are encoded, and put there.
+//! Encoding: prompts whose conditioning the store lacks are encoded, and the result is put into the store.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -16,15 +16,15 @@ use crate::preparation::{JobModel, PreparationError, Result, compute_type};
 /// Parts into which the progress of a prompt is divided.
 const PARTS: u64 = 1000;
 
-/// An object to make: its key, the ids of its prompts, none of the empty one, and its texts.
-struct Missing<'a> {
+/// An object that the store lacks: its key, the ids of its prompts (none for the empty prompt), and their texts.
+struct MissingObject<'a> {
     key: Digest,
     ids: Option<Range<u32>>,
     texts: Vec<&'a str>,
 }
 
-/// Encodes those of a job's prompts whose conditioning its store lacks or has damaged, and puts it there; `prompts` are all of them, by
-/// their ids. `on_encoded` is told how much is done, and of how much.
+/// Encodes those of a job's prompts whose conditioning is missing from its store or damaged there, and puts it into the store. `prompts`
+/// are all prompts, by their ids. `on_encoded` receives how much is done, and of how much.
 ///
 /// # Errors
 /// When the encoders cannot be used, or the store fails.
@@ -49,7 +49,7 @@ pub fn encode_missing(
     }
     let encoders =
         model.pipeline.text_encoders(spec.calibration.max_sequence_length as usize, &Device::Cpu)?;
-    let mut progress = Progress { done: 0, all: prompts_of(&missing), tell: on_encoded };
+    let mut progress = EncodingProgress { done: 0, all: prompts_of(&missing), on_progress: on_encoded };
     for group in groups(&missing, encoders.prompts_together()) {
         let made = encode(spec, &encoders, group, &mut progress)?;
         for (key, content) in made {
@@ -59,8 +59,8 @@ pub fn encode_missing(
     Ok(())
 }
 
-/// Puts into the store of a job what it lacks of a file of conditionings, or has damaged. `on_put` is told after each object how many
-/// prompts are done, and of how many.
+/// Puts into the store of a job the conditionings of a file that are missing there or damaged. After each object `on_put` receives how
+/// many prompts are done, and of how many.
 ///
 /// # Errors
 /// When the file cannot be read, or the store fails.
@@ -75,7 +75,7 @@ pub fn put_missing(
     let missing = missing(spec, model, objects, prompts, (store, runtime), &mut || on_put(0, 1))?;
     let (mut done, all) = (0, prompts_of(&missing));
     let dtype = compute_type(spec.model.dtype);
-    for Missing { key, ids, texts } in missing {
+    for MissingObject { key, ids, texts } in missing {
         let conditionings = match ids {
             Some(ids) => ids.map(|id| file.prompt(id, dtype)).collect::<obsdiff_engine::Result<Vec<_>>>()?,
             None => vec![file.negative(dtype)?],
@@ -89,7 +89,7 @@ pub fn put_missing(
     Ok(())
 }
 
-/// The objects that the store lacks, or that are not what was put; calls `on_read` after each that was read.
+/// The objects that are missing from the store or damaged there. Calls `on_read` after reading each object.
 fn missing<'a>(
     spec: &JobSpec,
     model: &JobModel,
@@ -97,14 +97,14 @@ fn missing<'a>(
     prompts: &[&'a str],
     (store, runtime): (&JobStore, &Handle),
     on_read: &mut dyn FnMut(),
-) -> Result<Vec<Missing<'a>>> {
+) -> Result<Vec<MissingObject<'a>>> {
     let store = store.at_start();
     let present = runtime.block_on(store.conditionings())?;
     let of_shard = |(ids, key): &(Range<u32>, Digest)| {
         let texts = prompts.get(ids.start as usize..ids.end as usize).unwrap_or_default();
-        Missing { key: *key, ids: Some(ids.clone()), texts: texts.to_vec() }
+        MissingObject { key: *key, ids: Some(ids.clone()), texts: texts.to_vec() }
     };
-    let negative = Missing { key: objects.negative, ids: None, texts: vec![""] };
+    let negative = MissingObject { key: objects.negative, ids: None, texts: vec![""] };
     let all = std::iter::once(negative).chain(objects.shards.iter().map(of_shard));
     let mut missing = Vec::new();
     for object in all {
@@ -124,16 +124,19 @@ fn missing<'a>(
     Ok(missing)
 }
 
-fn prompts_of(objects: &[Missing<'_>]) -> u64 {
+fn prompts_of(objects: &[MissingObject<'_>]) -> u64 {
     objects.iter().map(|object| object.texts.len() as u64).sum()
 }
 
-/// Objects that follow each other, as many as have `most` prompts together, but at least one.
-fn groups<'o, 'a>(objects: &'o [Missing<'a>], most: usize) -> impl Iterator<Item = &'o [Missing<'a>]> {
+/// Groups of consecutive objects with at most `most` prompts together, but at least one object.
+fn groups<'o, 'a>(
+    objects: &'o [MissingObject<'a>],
+    most: usize,
+) -> impl Iterator<Item = &'o [MissingObject<'a>]> {
     let mut left = objects;
     std::iter::from_fn(move || {
         let mut prompts = 0;
-        let fits = |object: &&Missing<'_>| {
+        let fits = |object: &&MissingObject<'_>| {
             prompts += object.texts.len();
             prompts <= most
         };
@@ -144,12 +147,12 @@ fn groups<'o, 'a>(objects: &'o [Missing<'a>], most: usize) -> impl Iterator<Item
     })
 }
 
-/// The contents of some objects, by key.
+/// Encodes the prompts of some objects, and returns the content of each by its key.
 fn encode(
     spec: &JobSpec,
     encoders: &TextEncoders,
-    objects: &[Missing<'_>],
-    progress: &mut Progress<'_>,
+    objects: &[MissingObject<'_>],
+    progress: &mut EncodingProgress<'_>,
 ) -> Result<Vec<(Digest, Vec<u8>)>> {
     let dtype = compute_type(spec.model.dtype);
     let mut encoded: BTreeMap<String, Conditioning> = BTreeMap::new();
@@ -159,11 +162,11 @@ fn encode(
     };
     let texts: Vec<&str> = objects.iter().flat_map(|object| object.texts.iter().copied()).collect();
     let prompts = texts.len() as u64;
-    encoders.encode_each(&texts, &mut keep, &mut |done, all| progress.tell(prompts, done, all))?;
+    encoders.encode_each(&texts, &mut keep, &mut |done, all| progress.report(prompts, done, all))?;
     progress.done += prompts;
     let unmade =
         |problem: String| PreparationError::Argument(format!("the prompts were not encoded: {problem}"));
-    let content = |Missing { key, texts, .. }: &Missing<'_>| {
+    let content = |MissingObject { key, texts, .. }: &MissingObject<'_>| {
         let of = |text: &&str| encoded.get(*text).ok_or_else(|| unmade(format!("\"{text}\" is missing")));
         let conditionings: Vec<&Conditioning> = texts.iter().map(of).collect::<Result<_>>()?;
         Ok((*key, object::write(*key, &conditionings).map_err(unmade)?))
@@ -171,17 +174,17 @@ fn encode(
     objects.iter().map(content).collect()
 }
 
-/// How far encoding is, in prompts.
-struct Progress<'a> {
+/// The progress of encoding, counted in prompts.
+struct EncodingProgress<'a> {
     done: u64,
     all: u64,
-    tell: &'a mut dyn FnMut(u64, u64),
+    on_progress: &'a mut dyn FnMut(u64, u64),
 }
 
-impl Progress<'_> {
-    /// `done` of the work of so many prompts is done.
-    fn tell(&mut self, prompts: u64, done: u64, of: u64) {
+impl EncodingProgress<'_> {
+    /// Reports that, of the work of a batch of so many prompts, the share `done / of` is done.
+    fn report(&mut self, prompts: u64, done: u64, of: u64) {
         let part = (u128::from(prompts * PARTS) * u128::from(done) / u128::from(of.max(1))) as u64;
-        (self.tell)(self.done * PARTS + part, self.all * PARTS);
+        (self.on_progress)(self.done * PARTS + part, self.all * PARTS);
     }
 }

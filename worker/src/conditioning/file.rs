@@ -1,6 +1,6 @@
-//! A file with the conditioning of prompts, made here or elsewhere: safetensors with `prompt.ID.text`, `tokens x width`, and
-//! `prompt.ID.pooled`, `pooled width`, for the prompts from ID 0 on, and `negative.text` and `negative.pooled`, those of the empty
-//! prompt, where classifier-free guidance leads away from it.
+//! A file with the conditioning of prompts, made by obsdiff or another program. It is a safetensors file with the tensors
+//! `prompt.ID.text`, `tokens x width`, and `prompt.ID.pooled`, `pooled width`, for the prompts from ID 0 on. `negative.text` and
+//! `negative.pooled`, of the empty prompt, are needed where guidance is classifier-free.
 //!
 //! Its metadata may say of which `architecture` it is (the transformer's class), with how many T5 tokens (`max_sequence_length`), and
 //! of which `prompts` (a JSON list of texts, in order of their ids).
@@ -24,12 +24,12 @@ use crate::preparation::JobModel;
 
 /// The tensors of the empty prompt.
 const NEGATIVE: &str = "negative";
-/// Who wrote a file.
+/// The metadata of a file that obsdiff wrote.
 const WRITTEN_BY: (&str, &str) = ("written_by", "obsdiff");
 
-/// What a file says of itself, as far as it does.
+/// The metadata of a file, as far as it has any.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct AboutConditionings {
+pub struct ConditioningMetadata {
     /// The class of the transformer that its text encoders belong to.
     pub architecture: Option<String>,
     /// T5 tokens of a prompt.
@@ -43,12 +43,12 @@ pub struct AboutConditionings {
 pub struct ConditioningFile {
     path: PathBuf,
     tensors: Weights,
-    about: AboutConditionings,
+    about: ConditioningMetadata,
     prompts: u32,
     tokens: usize,
 }
 
-/// The tensors of a prompt.
+/// The first part of the names of a prompt's tensors.
 fn prompt(id: u32) -> String {
     format!("prompt.{id}")
 }
@@ -99,12 +99,13 @@ impl ConditioningFile {
         self.tokens
     }
 
-    /// The texts of its prompts, where it says them.
+    /// The texts of its prompts, where its metadata has them.
     pub fn texts(&self) -> Option<&[String]> {
         self.about.prompts.as_deref()
     }
 
-    /// Checks that it is of the job's model and of its first `prompts` prompts: names, shapes and types of all tensors that the job reads.
+    /// Checks that the file fits the job's model and its first `prompts` prompts: the names, shapes and types of all tensors that the job
+    /// reads.
     ///
     /// # Errors
     /// The first thing that does not fit, and what would.
@@ -170,7 +171,7 @@ impl ConditioningFile {
         })
     }
 
-    /// That of the empty prompt, in `dtype`; zeros where the file has none, which nothing is led away from.
+    /// The conditioning of the empty prompt, in `dtype`. Zeros where the file has none: guidance then does not read it.
     ///
     /// # Errors
     /// As [`Self::prompt`].
@@ -198,7 +199,7 @@ impl ConditioningFile {
 }
 
 /// What a file's metadata says.
-fn about(path: &Path, tensors: &Weights) -> Result<AboutConditionings> {
+fn about(path: &Path, tensors: &Weights) -> Result<ConditioningMetadata> {
     let metadata = metadata(tensors);
     let refuse = |key: &str, problem: &str| content(path, format!("has the metadata `{key}`, but {problem}"));
     let max_sequence_length = match metadata.get("max_sequence_length").map(|length| length.parse()) {
@@ -209,7 +210,7 @@ fn about(path: &Path, tensors: &Weights) -> Result<AboutConditionings> {
         Some(Err(_)) => return Err(refuse("prompts", "it is no JSON list of texts")),
         prompts => prompts.and_then(std::result::Result::ok),
     };
-    Ok(AboutConditionings {
+    Ok(ConditioningMetadata {
         architecture: metadata.get("architecture").cloned(),
         max_sequence_length,
         prompts,
@@ -231,13 +232,13 @@ pub fn is_ours(path: &Path) -> bool {
     metadata(&tensors).get(WRITTEN_BY.0).is_some_and(|by| by == WRITTEN_BY.1)
 }
 
-/// Writes a file: what is said of it, and all of `conditionings`, in their type.
+/// Writes a file: its metadata, and all of `conditionings`, in their type.
 ///
 /// # Errors
 /// When the conditionings cannot be read, or `out` does not take them.
 pub fn write_file(
     out: &mut dyn Write,
-    about: &AboutConditionings,
+    about: &ConditioningMetadata,
     conditionings: &dyn Conditionings,
 ) -> Result<io::Result<()>> {
     let negative = conditionings.negative();

@@ -1,4 +1,5 @@
-//! The conditioning of a job's prompts: made once, into the job's store, and read from there a shard at a time by every worker.
+//! The conditioning of a job's prompts. It is made once and put into the job's store; every worker reads it from there, a shard at a
+//! time.
 
 mod encode;
 mod file;
@@ -7,7 +8,7 @@ mod objects;
 mod stored;
 
 pub use encode::{encode_missing, put_missing};
-pub use file::{AboutConditionings, ConditioningFile, is_ours, write_file};
+pub use file::{ConditioningFile, ConditioningMetadata, is_ours, write_file};
 pub use objects::{ConditioningObjects, made_by};
 pub use stored::StoredConditionings;
 

@@ -15,16 +15,16 @@ use crate::preparation::{JobModel, compute_type};
 /// The metadata's only key.
 const CONTENT: &str = "content";
 
-/// What an object says of itself.
+/// The metadata of an object.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
-struct Said {
-    /// The digest of all that decides it.
+struct ObjectMetadata {
+    /// The digest of everything that decides the object's content.
     key: Digest,
     /// The digest of the bytes of `text`, then `pooled`.
     sha256: Digest,
 }
 
-/// What the conditionings of an object must be like.
+/// The number, sizes and type that the conditionings of an object must have.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Expected {
     pub(super) prompts: usize,
@@ -34,7 +34,7 @@ pub(super) struct Expected {
 }
 
 impl Expected {
-    /// Of so many prompts of a job.
+    /// Those of so many prompts of a job.
     pub(super) fn of(spec: &JobSpec, model: &JobModel, prompts: usize) -> Self {
         let widths = model.config.conditioning();
         let sizes = [model.text_tokens, widths.text, widths.pooled];
@@ -42,7 +42,7 @@ impl Expected {
     }
 }
 
-/// An object of some prompts.
+/// The bytes of an object with these conditionings.
 pub(super) fn write(key: Digest, conditionings: &[&Conditioning]) -> Result<Vec<u8>, String> {
     let stacked = |of: fn(&Conditioning) -> &Tensor| {
         Tensor::stack(&conditionings.iter().map(|one| of(one)).collect::<Vec<_>>(), 0)
@@ -56,13 +56,13 @@ pub(super) fn write(key: Digest, conditionings: &[&Conditioning]) -> Result<Vec<
         Ok((text, pooled, bytes, middle))
     };
     let (text, pooled, bytes, middle) = made().map_err(|e| e.to_string())?;
-    let said = Said { key, sha256: Digest::of(&bytes) };
-    let said = serde_json::to_string(&said).map_err(|e| e.to_string())?;
+    let metadata = ObjectMetadata { key, sha256: Digest::of(&bytes) };
+    let metadata = serde_json::to_string(&metadata).map_err(|e| e.to_string())?;
     let view = |tensor: &Tensor, bytes| {
         TensorView::new(tensor.dtype().into(), tensor.dims().to_vec(), bytes).map_err(|e| e.to_string())
     };
     let tensors = [("text", view(&text, &bytes[..middle])?), ("pooled", view(&pooled, &bytes[middle..])?)];
-    safetensors::serialize(tensors, Some(HashMap::from([(CONTENT.to_owned(), said)])))
+    safetensors::serialize(tensors, Some(HashMap::from([(CONTENT.to_owned(), metadata)])))
         .map_err(|e| e.to_string())
 }
 
@@ -75,16 +75,19 @@ pub(super) fn text_tokens(object: &[u8]) -> Result<usize, String> {
     }
 }
 
-/// Reads an object; the error says what is wrong with it.
+/// Reads an object. The error tells in words what is wrong with it.
 pub(super) fn read(key: Digest, object: &[u8], expected: Expected) -> Result<Vec<Conditioning>, String> {
     let (_, header) = SafeTensors::read_metadata(object).map_err(|e| format!("it cannot be read: {e}"))?;
     let tensors = SafeTensors::deserialize(object).map_err(|e| format!("it cannot be read: {e}"))?;
-    let said = header.metadata().as_ref().and_then(|metadata| metadata.get(CONTENT));
-    let said: Said = said
-        .and_then(|said| serde_json::from_str(said).ok())
+    let metadata = header.metadata().as_ref().and_then(|metadata| metadata.get(CONTENT));
+    let metadata: ObjectMetadata = metadata
+        .and_then(|text| serde_json::from_str(text).ok())
         .ok_or("its metadata does not say which prompts it is of")?;
-    if said.key != key {
-        return Err(format!("it is the conditioning of other prompts or by other encoders, {}", said.key));
+    if metadata.key != key {
+        return Err(format!(
+            "it is the conditioning of other prompts or by other encoders, {}",
+            metadata.key
+        ));
     }
     let Expected { prompts, sizes: [tokens, width, pooled], dtype } = expected;
     let view = |name: &str, shape: &[usize]| {
@@ -101,8 +104,8 @@ pub(super) fn read(key: Digest, object: &[u8], expected: Expected) -> Result<Vec
     let shapes = [vec![prompts, tokens, width], vec![prompts, pooled]];
     let (text, pooled) = (view("text", &shapes[0])?, view("pooled", &shapes[1])?);
     let found = Digest::of(&[text.data(), pooled.data()].concat());
-    if found != said.sha256 {
-        return Err(format!("its tensors have the digest {found} instead of {}", said.sha256));
+    if found != metadata.sha256 {
+        return Err(format!("its tensors have the digest {found} instead of {}", metadata.sha256));
     }
     let tensor =
         |view: &TensorView<'_>| Tensor::from_raw_buffer(view.data(), dtype, view.shape(), &Device::Cpu);

@@ -1,4 +1,4 @@
-//! Which prompts' conditioning lies in which object of the store.
+//! Which object of the store holds the conditioning of which prompts.
 
 use std::ops::Range;
 
@@ -9,8 +9,8 @@ use tokio::runtime::Handle;
 
 use super::object;
 
-/// The objects that hold the conditioning of a job's prompts: one for each shard, by which it is read, and one for the empty prompt that
-/// guidance leads away from.
+/// The objects that hold the conditioning of a job's prompts: one for each shard, which is read as a whole, and one for the empty prompt,
+/// which classifier-free guidance needs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConditioningObjects {
     pub(super) negative: Digest,
@@ -20,19 +20,19 @@ pub struct ConditioningObjects {
     pub(super) prompts: u32,
 }
 
-/// All that decides what an object holds: its digest names the object.
+/// Everything that decides what an object holds. The digest of this names the object.
 #[derive(Serialize)]
-struct Decides<'a> {
+struct ObjectKey<'a> {
     made_by: &'a [InputDigest],
     max_sequence_length: u32,
     dtype: ComputeType,
-    /// The id of the first prompt; none of the empty one.
+    /// The id of the first prompt; none for the empty prompt.
     first: Option<u32>,
     texts: &'a [&'a str],
 }
 
-/// The files that the conditioning of a job's prompts is made from: those of the model with its text encoders, or the job's own, among
-/// which is the one that holds it ready made.
+/// The files that the conditioning of a job's prompts is made from: those of the model with its text encoders, or, where the job names a
+/// file of encoded prompts, the job's own files.
 pub fn made_by<'a>(
     spec: &JobSpec,
     model_files: &'a [InputDigest],
@@ -42,8 +42,8 @@ pub fn made_by<'a>(
 }
 
 impl ConditioningObjects {
-    /// The objects of a job whose text encoders lie in the files `made_by`, among others that decide no less. Prompts that calibrate
-    /// have the ids from 0 on; those held out follow.
+    /// The objects of a job whose conditioning is made from the files `made_by`. Prompts that calibrate have the ids from 0 on; those held
+    /// out follow.
     ///
     /// # Errors
     /// Never for texts; an error of the JSON writer otherwise.
@@ -55,8 +55,8 @@ impl ConditioningObjects {
     ) -> Result<Self, serde_json::Error> {
         let key = |first: Option<u32>, texts: &[&str]| {
             let (max_sequence_length, dtype) = (spec.calibration.max_sequence_length, spec.model.dtype);
-            let decides = Decides { made_by, max_sequence_length, dtype, first, texts };
-            serde_json::to_vec(&decides).map(|json| Digest::of(&json))
+            let key = ObjectKey { made_by, max_sequence_length, dtype, first, texts };
+            serde_json::to_vec(&key).map(|json| Digest::of(&json))
         };
         let (mut shards, mut first) = (Vec::new(), 0);
         for prompts in [calibration, held_out] {
@@ -70,7 +70,7 @@ impl ConditioningObjects {
         Ok(Self { negative: key(None, &[""])?, shards, prompts: first })
     }
 
-    /// Those of them that hold any prompt of some ranges: no other prompt is encoded, or can be read.
+    /// Only those objects that hold a prompt of these ranges. Other prompts are not encoded, and cannot be read.
     #[must_use]
     pub fn only(mut self, wanted: &[Range<u32>]) -> Self {
         let meet = |a: &Range<u32>, b: &Range<u32>| a.start.max(b.start) < a.end.min(b.end);
@@ -78,7 +78,7 @@ impl ConditioningObjects {
         self
     }
 
-    /// Those of the job that a store holds.
+    /// The objects of the job that a store holds.
     ///
     /// # Errors
     /// As [`Self::new`].

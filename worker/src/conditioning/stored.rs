@@ -16,18 +16,18 @@ use super::object::{self, Expected};
 use crate::device::PartStoreError;
 use crate::preparation::JobModel;
 
-/// The conditionings of a job's prompts, which lie in its store. Up to [`Encoded::IN_MEMORY`] bytes of them are read at once and kept in
-/// memory; when there are more, each batch is read when it is asked for. Calls wait on a runtime, so they must not come from one of its
+/// The conditionings of a job's prompts, read from its store. If they take at most [`Encoded::IN_MEMORY`] bytes, all are read at once and
+/// kept in memory; otherwise each batch is read when it is asked for. Calls wait on a runtime, so they must not come from one of its
 /// own threads.
 pub struct StoredConditionings {
-    /// A store that is waited for as long as at the start of a process.
+    /// The store, with the patience of a process that starts.
     store: JobStore,
     runtime: Handle,
     pub(super) objects: ConditioningObjects,
-    /// What one prompt's must be like.
+    /// What the conditioning of one prompt must be like.
     expected: Expected,
     negative: Conditioning,
-    /// All of them, where memory is to hold them.
+    /// All conditionings, where they are kept in memory.
     pub(super) kept: Option<BTreeMap<u32, Conditioning>>,
 }
 

@@ -1,4 +1,4 @@
-//! What a device can do, one call at a time.
+//! The calls by which a device works, one at a time.
 
 use obsdiff_engine::Error;
 use obsdiff_proto::message::{Exponents, Fault, Opening, Part, Solved};
@@ -18,40 +18,40 @@ pub trait Engine {
     /// When the model fails.
     fn pilot(&mut self, shard: ShardId, step: AfterStep<'_>) -> Result<Exponents, WorkError>;
 
-    /// Starts sums from zero, dropping those before.
+    /// Starts sums from zero, and drops the earlier ones.
     ///
     /// # Errors
-    /// When the package is none of the plan, or an exponent is missing.
+    /// When the package is not of the plan, or an exponent is missing.
     fn open(&mut self, opening: &Opening) -> Result<(), WorkError>;
 
-    /// Adds a shard to the sums. After an error they hold a part of it.
+    /// Adds a shard to the sums. After an error they hold only a part of it.
     ///
     /// # Errors
     /// [`WorkError::Overflow`] when a sum leaves its range; when the model fails, or `step` does.
     fn calibrate(&mut self, shard: ShardId, step: AfterStep<'_>) -> Result<(), WorkError>;
 
-    /// What sums the open package's Grams over the ranks of a group. `adds` tells whether the own sums count. While it works nothing is
-    /// asked of the engine but to solve what was received.
+    /// Makes the reducer that sums the open package's Grams over the ranks of a group. `adds` tells whether this rank's own sums count.
+    /// While the reducer works, the only call to the engine is [`Engine::solve`].
     fn reducer(&mut self, adds: bool) -> Box<dyn Reducer>;
 
     /// Drops the Grams received and not solved yet.
     fn release(&mut self);
 
-    /// Solves a part by its received Gram, or without one where the method needs none, and puts the weights in the store. The model
-    /// stays as it is, and so does the Gram.
+    /// Solves a part by its received Gram, or without one where the method needs none, and puts the weights in the store. Neither
+    /// the model nor the Gram changes.
     ///
     /// # Errors
     /// When the Gram cannot be factorised, a weight is not finite, the store fails, or `step` does.
     fn solve(&mut self, part: &Part, step: AfterStep<'_>) -> Result<Solved, WorkError>;
 
-    /// Whether [`Engine::apply`] of so many packages would leave the sums as they are, being those of the next package, too
+    /// Whether [`Engine::apply`] of so many packages would keep the sums, because they are also those of the next package
     /// ([`Plan::keeps_sums`](obsdiff_proto::Plan::keeps_sums)).
     fn keeps_sums(&self, packages: u32) -> bool;
 
     /// Loads committed weights until so many packages are applied. Drops Grams that were received, and sums that are not kept.
     ///
     /// # Errors
-    /// When the store fails. What was applied before stays applied, and is so again by the next call.
+    /// When the store fails. Packages that were applied before the error stay applied; the next call may apply the rest.
     fn apply(&mut self, packages: u32, step: AfterStep<'_>) -> Result<(), WorkError>;
 
     /// Writes the pruned pipeline.
@@ -63,8 +63,8 @@ pub trait Engine {
 
 /// Sums Grams over the ranks of a group, on a thread beside the engine's.
 pub trait Reducer: Send {
-    /// Sums a site's Gram: the ranks of `roots` receive it, into memory other than their own sums', and their engines find it from
-    /// then on. Says whether it was received here.
+    /// Sums a site's Gram. The ranks of `roots` receive the sum beside their own sums, and their engines find it there. Returns whether
+    /// this rank received it.
     ///
     /// # Errors
     /// [`WorkError::Overflow`] at every rank alike when the sum leaves its range; [`WorkError::Group`].
@@ -87,7 +87,7 @@ pub enum WorkError {
         /// The exponent it was gathered with.
         exponent: i32,
     },
-    /// It was asked to stop: what it would have given means nothing any more.
+    /// It was asked to stop, because its result is obsolete.
     #[error("stopped")]
     Stopped,
     /// The group failed.
@@ -114,7 +114,7 @@ impl From<Error> for WorkError {
 }
 
 impl WorkError {
-    /// What the coordinator is told.
+    /// The fault that is reported to the coordinator.
     pub(super) fn fault(&self) -> Fault {
         match self {
             Self::Overflow { site, exponent } => Fault::Overflow { site: *site, exponent: *exponent },
@@ -122,7 +122,7 @@ impl WorkError {
                 Fault::Transient(self.to_string())
             }
             Self::Engine(Error::File { source, .. } | Error::Write { source, .. }) => {
-                if passes(source.kind()) {
+                if may_pass(source.kind()) {
                     Fault::Transient(self.to_string())
                 } else {
                     Fault::Environment(self.to_string())
@@ -134,9 +134,9 @@ impl WorkError {
     }
 }
 
-/// Whether a file may be readable or writable after a while: a disk or a network that is slow or away, a disk or a quota that others
-/// fill and empty. All else stays until somebody sets it right.
-fn passes(kind: std::io::ErrorKind) -> bool {
+/// Whether an error of a file may pass by itself: of a disk or network that is slow or away, or of a disk or quota that others may free.
+/// Every other error stays until somebody removes its cause.
+fn may_pass(kind: std::io::ErrorKind) -> bool {
     use std::io::ErrorKind as Kind;
     !matches!(
         kind,

@@ -34,13 +34,13 @@ pub struct FakeEngine {
     part_store: Arc<dyn PartStore>,
     hook: CallHook,
     sums: Option<(Exponents, Vec<i64>)>,
-    received: Received,
+    received: ReceivedSums,
     weights: Vec<Vec<u8>>,
     result: Arc<Mutex<Option<Vec<u8>>>>,
 }
 
 /// Counts of shards and ranks, and the sum of the ranks' exponents.
-type Received = Arc<Mutex<BTreeMap<SiteId, Vec<i64>>>>;
+type ReceivedSums = Arc<Mutex<BTreeMap<SiteId, Vec<i64>>>>;
 
 /// Sums what a fake engine has counted.
 struct FakeReducer {
@@ -48,7 +48,7 @@ struct FakeReducer {
     /// The own sums, where they count.
     own: Option<(Exponents, Vec<i64>)>,
     shards: usize,
-    received: Received,
+    received: ReceivedSums,
 }
 
 impl FakeEngine {
@@ -59,7 +59,7 @@ impl FakeEngine {
         result: Arc<Mutex<Option<Vec<u8>>>>,
         hook: CallHook,
     ) -> Self {
-        let received = Received::default();
+        let received = ReceivedSums::default();
         Self { plan, part_store, hook, sums: None, received, weights: Vec::new(), result }
     }
 

@@ -7,7 +7,7 @@ use obsdiff_proto::Epoch;
 use obsdiff_proto::message::{Command, Group, Opening, Order, Part, Tally};
 use tokio::time::Instant;
 
-use super::worker_state::{SLEEP, Stop, Work};
+use super::worker_state::{DeviceTask, SLEEP, Stop};
 use super::{Engine, Reducer, WorkError, WorkerState};
 use crate::collective::{Buffer, Collective, Values};
 
@@ -18,35 +18,35 @@ pub fn follow(worker_state: &Arc<WorkerState>, engine: &mut dyn Engine) {
     });
 }
 
-/// As [`follow`], on a thread that has its own way to wait until the worker state's version is a newer one than it is given, or a while.
+/// As [`follow`], with another way to wait: `wait` returns once the worker state's version is newer than the one it is given, or earlier.
 pub fn follow_waiting(worker_state: &Arc<WorkerState>, engine: &mut dyn Engine, wait: &mut dyn FnMut(u64)) {
-    let _closes = Closes(worker_state);
-    let mut device = Device { worker_state, engine, opened: None };
+    let _closes = CloseOnDrop(worker_state);
+    let mut device = DeviceThread { worker_state, engine, opened: None };
     worker_state.with(|orders| orders.ready());
     while let Some(work) = tracing::info_span!("wait").in_scope(|| worker_state.next(wait)) {
         match work {
-            Work::Release => device.engine.release(),
-            Work::Follow(command, stop) => device.follow(command, &stop),
+            DeviceTask::Release => device.engine.release(),
+            DeviceTask::Follow(command, stop) => device.follow(command, &stop),
         }
     }
 }
 
-struct Closes<'a>(&'a WorkerState);
+struct CloseOnDrop<'a>(&'a WorkerState);
 
-impl Drop for Closes<'_> {
+impl Drop for CloseOnDrop<'_> {
     fn drop(&mut self) {
         self.0.close();
     }
 }
 
-struct Device<'a> {
+struct DeviceThread<'a> {
     worker_state: &'a Arc<WorkerState>,
     engine: &'a mut dyn Engine,
     /// The tally that the engine's sums are of.
     opened: Option<Tally>,
 }
 
-impl Device<'_> {
+impl DeviceThread<'_> {
     fn follow(&mut self, command: Command, stop: &Stop) {
         let order = command.order();
         tracing::debug!(%order, "begins");
@@ -57,7 +57,7 @@ impl Device<'_> {
             Command::Solve { epoch, part } => self.solve(epoch, &part, stop),
             Command::Apply { packages } => self.apply(packages, stop),
             Command::Export => self.export(stop),
-            // Done before the device follows, and by the worker state as they come.
+            // Encoding ends before the device follows; the worker state itself carries out the others.
             Command::Encode | Command::Abort { .. } | Command::Discard { .. } | Command::Form { .. } => {
                 Ok(())
             }
@@ -92,7 +92,7 @@ impl Device<'_> {
         Ok(())
     }
 
-    /// Sets a group's reductions going.
+    /// Starts a group's reductions.
     fn reduce(&mut self, epoch: Epoch) -> Result<(), WorkError> {
         let fail = |why: String| self.worker_state.with(|orders| orders.fail_group(epoch, why));
         let taken =
@@ -112,7 +112,7 @@ impl Device<'_> {
     }
 
     fn solve(&mut self, epoch: Epoch, part: &Part, stop: &Stop) -> Result<(), WorkError> {
-        // The group was left meanwhile: its Grams go.
+        // The group was left meanwhile, and its Grams are dropped.
         if !self.worker_state.with(|orders| orders.reduces(epoch, part)) {
             return Ok(());
         }
@@ -141,7 +141,7 @@ impl Device<'_> {
     }
 }
 
-/// A group's way through its reductions. What fails in it fails the group.
+/// The reductions of a group. An error in one of them fails the group.
 struct Reductions {
     worker_state: Arc<WorkerState>,
     group: Arc<Group>,
@@ -152,7 +152,7 @@ struct Reductions {
 impl Reductions {
     fn run(mut self) {
         let epoch = self.group.epoch;
-        let ended = self.all();
+        let ended = self.run_all();
         self.worker_state.with(|orders| match ended {
             Ok(None) => orders.reduced(epoch),
             Ok(Some(overflow)) => {
@@ -163,8 +163,8 @@ impl Reductions {
         });
     }
 
-    /// Says which Gram overflowed, if one did: every rank finds the same.
-    fn all(&mut self) -> Result<Option<WorkError>, WorkError> {
+    /// Runs all reductions. Returns the overflow of a Gram, if there was one: every rank finds the same.
+    fn run_all(&mut self) -> Result<Option<WorkError>, WorkError> {
         let Self { worker_state, group, collective, reducer } = self;
         let mut overflow = None;
         for reduction in &group.reductions {
@@ -177,7 +177,7 @@ impl Reductions {
                 Err(error) => return Err(error),
             }
         }
-        // Nobody leaves before everybody is through.
+        // No member leaves before all members have finished.
         collective.all_reduce(Values::I64(&[0]), Buffer::I64(&mut [0]))?;
         Ok(overflow)
     }
@@ -196,7 +196,7 @@ impl Drop for Reductions {
     }
 }
 
-/// Called after each step of work: it shows that the worker is not stuck, and stops what is of no use any more.
+/// What is called after each step of work: it shows that the worker is not stuck, and stops work that is obsolete.
 fn step<'a>(worker_state: &'a WorkerState, stop: &'a Stop) -> impl FnMut() -> Result<(), WorkError> + 'a {
     || {
         worker_state.advance();

@@ -1,4 +1,4 @@
-//! Grams that outlive the job: kept as parts are solved by them, or read in place of calibration.
+//! Grams that outlive a job: they are kept while parts are solved by them, or read in place of calibration.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -13,20 +13,20 @@ use super::pruning::PruningEngine;
 use super::{AfterStep, WorkError};
 use crate::grams::{GramKeeper, KeptGrams, SolvedBy};
 
-/// The Grams that outlive a job, and those that it goes by.
+/// The Grams that a job keeps for later jobs, and the kept Grams that it reads in place of calibration.
 #[derive(Default)]
-pub(super) struct Kept {
+pub(super) struct PersistentGrams {
     keeper: Option<GramKeeper>,
     grams: Option<KeptGrams>,
-    /// Grams received and not released that are kept already.
+    /// Those of the received Grams that are kept already.
     received: BTreeMap<SiteId, SolvedBy>,
-    /// Those that the committed parts were solved by, with their packages.
+    /// The kept Grams that committed parts were solved by, with their packages.
     committed: BTreeMap<SiteId, (PackageId, SolvedBy)>,
-    /// What was surveyed of linears.
+    /// The survey of the linears.
     survey: Vec<SurveyedSlice>,
 }
 
-impl Kept {
+impl PersistentGrams {
     pub(super) fn new(keeper: Option<GramKeeper>, grams: Option<KeptGrams>) -> Self {
         Self { keeper, grams, ..Self::default() }
     }
@@ -36,19 +36,19 @@ impl Kept {
         self.grams.is_some()
     }
 
-    /// Other Grams are received from now on.
+    /// Forgets the received Grams, which are dropped.
     pub(super) fn release(&mut self) {
         self.received.clear();
     }
 
-    /// What was surveyed, where it is to be kept.
+    /// Remembers the survey, if Grams are kept.
     pub(super) fn remember_survey(&mut self, slices: Vec<SurveyedSlice>) {
         if self.keeper.is_some() {
             self.survey = slices;
         }
     }
 
-    /// What is known of pruning a slice alone to these targets.
+    /// The kept survey of a slice with these targets, if there is one.
     pub(super) fn surveyed(&self, slice: &Slice, targets: &[Target]) -> Option<SurveyedSlice> {
         self.grams.as_ref()?.surveyed(slice.linear, &slice.rows, targets)
     }
@@ -80,7 +80,7 @@ impl PruningEngine<'_> {
         lock(&self.received_groups).get(&site).cloned().unwrap_or_default()
     }
 
-    /// Takes in which Grams a committed part was solved by.
+    /// Remembers by which Grams a committed part was solved.
     pub(super) fn remember_grams(&mut self, origin: PartOrigin) {
         let surveyed = self.plan.packages.first().is_some_and(|package| package.survey);
         // All surveys see the dense model.
@@ -90,14 +90,14 @@ impl PruningEngine<'_> {
         }
     }
 
-    /// Writes down what is kept, once everything is committed.
+    /// Writes the index of the kept Grams, once everything is committed.
     pub(super) fn finish_keeping(&self) -> Result<(), WorkError> {
         let Some(keeper) = &self.kept.keeper else { return Ok(()) };
         let inventory = self.pruner.model().inventory();
         Ok(keeper.finish(inventory, &self.kept.committed, &self.kept.survey)?)
     }
 
-    /// The exponents of the Grams that the job goes by.
+    /// The exponents of the Grams that are read in place of calibration.
     pub(super) fn kept_exponents(&self) -> Option<Exponents> {
         self.kept.grams.as_ref().map(KeptGrams::exponents)
     }

@@ -1,4 +1,4 @@
-//! A part's object: its pruned weights as safetensors, and in the metadata what is to be said of them.
+//! A part's object: its pruned weights as safetensors, with their reports in the metadata.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Display;
@@ -19,7 +19,7 @@ use crate::grams::SolvedBy;
 /// The metadata's only key.
 const CONTENT: &str = "content";
 
-/// What an object says of some rows of a linear.
+/// The record of some rows of a linear.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct SliceRecord {
     pub(super) linear: LinearId,
@@ -28,14 +28,14 @@ pub(super) struct SliceRecord {
     pub(super) energy: Option<OutputEnergy>,
 }
 
-/// What an object says of structures that lost parts together.
+/// The record of structures that were solved together.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct StructuresRecord {
     pub(super) structures: Vec<(StructureId, PrunedStructure)>,
     pub(super) linears: Vec<(LinearId, PrunedLinear)>,
 }
 
-/// What an object is solved for, and by.
+/// The package that an object is solved for, and the Grams that it was solved by.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct PartOrigin {
     /// The package that it is solved for.
@@ -45,7 +45,7 @@ pub(super) struct PartOrigin {
     pub(super) solved_by: Vec<SolvedBy>,
 }
 
-/// All that an object says.
+/// The metadata of an object.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 struct ObjectHeader {
     #[serde(flatten)]
@@ -53,7 +53,7 @@ struct ObjectHeader {
     records: ObjectRecords,
 }
 
-/// What it says of its tensors.
+/// The records of its tensors.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum ObjectRecords {
@@ -61,20 +61,20 @@ enum ObjectRecords {
     Structures(StructuresRecord),
     /// The error that each further part of each structure would bring.
     Survey(Vec<(StructureId, Vec<f64>)>),
-    /// What pruning rows of linears alone would cost.
+    /// Surveys of rows of linears.
     SurveyedSlices(Vec<SurveyedSlice>),
 }
 
-/// What an object holds.
+/// The records of an object with their tensors.
 #[derive(Debug)]
-pub(super) enum Content {
+pub(super) enum PartContent {
     /// Rows of linears, `rows x n` each.
     Slices(Vec<(SliceRecord, Tensor)>),
     /// The tensors of structures, by their names in a checkpoint.
     Structures(StructuresRecord, BTreeMap<String, Tensor>),
     /// The error that each further part of each structure would bring.
     Survey(Vec<(StructureId, Vec<f64>)>),
-    /// What pruning rows of linears alone would cost.
+    /// Surveys of rows of linears.
     SurveyedSlices(Vec<SurveyedSlice>),
 }
 
@@ -110,7 +110,7 @@ pub(super) fn structures(origin: PartOrigin, solved: SolvedStructures) -> Result
     serialize(&tensors, origin, ObjectRecords::Structures(StructuresRecord { structures, linears }))
 }
 
-/// The object of structures of which it is known what their parts would cost.
+/// The object of structures that were surveyed.
 pub(super) fn survey(
     origin: PartOrigin,
     errors: Vec<(StructureId, Vec<f64>)>,
@@ -118,21 +118,21 @@ pub(super) fn survey(
     serialize([], origin, ObjectRecords::Survey(errors))
 }
 
-/// The object of rows of linears of which it is known what pruning them would cost.
+/// The object of rows of linears that were surveyed.
 pub(super) fn surveyed(origin: PartOrigin, slices: Vec<SurveyedSlice>) -> Result<Vec<u8>, PartStoreError> {
     serialize([], origin, ObjectRecords::SurveyedSlices(slices))
 }
 
-/// Tensors of f32, and what is to be said of them.
+/// The bytes of an object with these f32 tensors and records.
 fn serialize<'a>(
     tensors: impl IntoIterator<Item = (&'a String, &'a Tensor)>,
     origin: PartOrigin,
     records: ObjectRecords,
 ) -> Result<Vec<u8>, PartStoreError> {
-    let said = ObjectHeader { origin, records };
-    let text = serde_json::to_string(&said).map_err(|e| unwritten(&e))?;
-    // JSON has no NaN and no infinity: it says null in their place.
-    if serde_json::from_str::<ObjectHeader>(&text).map_err(|e| unwritten(&e))? != said {
+    let written = ObjectHeader { origin, records };
+    let text = serde_json::to_string(&written).map_err(|e| unwritten(&e))?;
+    // JSON writes null in place of NaN and infinity.
+    if serde_json::from_str::<ObjectHeader>(&text).map_err(|e| unwritten(&e))? != written {
         return Err(unwritten(&"a number in its report is not finite"));
     }
     let metadata = HashMap::from([(CONTENT.to_owned(), text)]);
@@ -147,8 +147,8 @@ fn broken(error: &dyn Display) -> PartStoreError {
     PartStoreError::Damaged(format!("a part cannot be read: {error}"))
 }
 
-/// Reads an object, and what it is solved for and by.
-pub(super) fn read(object: &[u8]) -> Result<(PartOrigin, Content), PartStoreError> {
+/// Reads an object and its origin.
+pub(super) fn read(object: &[u8]) -> Result<(PartOrigin, PartContent), PartStoreError> {
     let (_, header) = SafeTensors::read_metadata(object).map_err(|e| broken(&e))?;
     let text =
         header.metadata().as_ref().and_then(|m| m.get(CONTENT)).ok_or_else(|| broken(&"no content"))?;
@@ -161,20 +161,20 @@ pub(super) fn read(object: &[u8]) -> Result<(PartOrigin, Content), PartStoreErro
         let weight = tensor(&record.report.name, &view)?;
         Ok((record, weight))
     };
-    let said: ObjectHeader = serde_json::from_str(text).map_err(|e| broken(&e))?;
-    let content = match said.records {
+    let header: ObjectHeader = serde_json::from_str(text).map_err(|e| broken(&e))?;
+    let content = match header.records {
         ObjectRecords::Slices(slices) => {
-            Content::Slices(slices.into_iter().map(slice).collect::<Result<_, _>>()?)
+            PartContent::Slices(slices.into_iter().map(slice).collect::<Result<_, _>>()?)
         }
         ObjectRecords::Structures(record) => {
             let named = |(name, view): (String, _)| Ok((name.clone(), tensor(&name, &view)?));
             let tensors = tensors.tensors().into_iter().map(named).collect::<Result<_, PartStoreError>>()?;
-            Content::Structures(record, tensors)
+            PartContent::Structures(record, tensors)
         }
-        ObjectRecords::Survey(errors) => Content::Survey(errors),
-        ObjectRecords::SurveyedSlices(slices) => Content::SurveyedSlices(slices),
+        ObjectRecords::Survey(errors) => PartContent::Survey(errors),
+        ObjectRecords::SurveyedSlices(slices) => PartContent::SurveyedSlices(slices),
     };
-    Ok((said.origin, content))
+    Ok((header.origin, content))
 }
 
 /// Reads one tensor of an object.
@@ -191,7 +191,7 @@ fn tensor(name: &str, view: &TensorView<'_>) -> Result<Tensor, PartStoreError> {
     Tensor::from_vec(values, view.shape(), &Device::Cpu).map_err(|e| broken(&e))
 }
 
-/// A slice's tensor: the linear's weight, from which row on.
+/// The name of a slice's tensor: that of the linear's weight, with the first row unless it is 0.
 pub(super) fn name(linear: &str, rows: &Range<usize>) -> String {
     match rows.start {
         0 => format!("{linear}.weight"),

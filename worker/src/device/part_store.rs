@@ -1,4 +1,4 @@
-//! Where pruned weights lie between the worker that solved them and those who apply them.
+//! Where pruned weights are stored between the worker that solves them and those that apply them.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -10,9 +10,9 @@ use obsdiff_store::{JobStore, PartReceipt, StoreError};
 use thiserror::Error;
 use tokio::runtime::Handle;
 
-/// Objects that hold the weights of parts, and the manifests that make them count. Calls block.
+/// Stores the weights of parts as objects, with the manifests that make them count. Calls block.
 pub trait PartStore: Send + Sync {
-    /// Puts a part's object, and gives what its manifest is to say of it.
+    /// Puts a part's object, and returns the receipt for its package's manifest.
     ///
     /// # Errors
     /// When it cannot be written.
@@ -34,10 +34,10 @@ pub trait PartStore: Send + Sync {
 /// Why an object could not be put or read.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum PartStoreError {
-    /// It may go well another time.
+    /// It may succeed another time.
     #[error("{0}")]
     Failed(String),
-    /// What is stored cannot be used, however often it is read.
+    /// What is stored cannot be used; reading it again does not help.
     #[error("{0}")]
     Damaged(String),
 }
@@ -45,7 +45,7 @@ pub enum PartStoreError {
 impl From<StoreError> for PartStoreError {
     fn from(error: StoreError) -> Self {
         match error {
-            // Also where a request is refused: whoever runs the store may set that right while the job waits.
+            // A request that is refused counts as well: the cause may be removed while the job waits.
             StoreError::Failed { .. } => Self::Failed(error.to_string()),
             _ => Self::Damaged(error.to_string()),
         }
@@ -82,10 +82,10 @@ impl PartStore for JobPartStore {
 
 /// Parts in memory, for workers of one process. Clones share it.
 #[derive(Clone, Default)]
-pub struct MemoryPartStore(Arc<Mutex<Content>>);
+pub struct MemoryPartStore(Arc<Mutex<MemoryObjects>>);
 
 #[derive(Default)]
-struct Content {
+struct MemoryObjects {
     objects: BTreeMap<String, Bytes>,
     manifests: BTreeMap<PackageId, BTreeMap<PartId, Receipt>>,
 }

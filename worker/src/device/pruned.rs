@@ -1,4 +1,4 @@
-//! What was pruned, and what is said of it.
+//! What was pruned, with its reports.
 
 use std::collections::BTreeMap;
 
@@ -9,12 +9,12 @@ use obsdiff_proto::LinearId;
 use super::PrunedTensors;
 use super::object::SliceRecord;
 
-/// What was pruned, and what is to be said of it, in model order.
+/// What was pruned, with its reports, in model order.
 #[derive(Clone, Debug)]
 pub struct Pruned {
-    /// Each linear.
+    /// The report of each linear.
     pub linears: Vec<PrunedLinear>,
-    /// Each structure that lost heads or neurons.
+    /// The report of each structure that lost heads or neurons.
     pub structures: Vec<PrunedStructure>,
     /// The new weights and biases.
     pub tensors: PrunedTensors,
@@ -22,7 +22,7 @@ pub struct Pruned {
     pub expected_velocity_error: Option<f64>,
 }
 
-/// Joins what is said of the rows of each linear.
+/// Joins the reports of the slices of each linear.
 pub(super) fn linears(records: &[SliceRecord]) -> BTreeMap<LinearId, PrunedLinear> {
     let mut by_linear: BTreeMap<LinearId, (PrunedLinear, Option<OutputEnergy>)> = BTreeMap::new();
     for record in records {

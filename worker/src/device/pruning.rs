@@ -1,4 +1,4 @@
-//! The engine proper: a model being pruned by the plan of a job.
+//! The engine of a worker: a model being pruned by the plan of a job.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -13,24 +13,24 @@ use obsdiff_proto::{
     Accumulate, LinearId, Package, PackageId, Plan, Shard, ShardId, SiteId, StructureId, lock,
 };
 
-use super::keeping::Kept;
-use super::object::{self, Content, PartOrigin, SliceRecord};
+use super::keeping::PersistentGrams;
+use super::object::{self, PartContent, PartOrigin, SliceRecord};
 use super::pruned::{Pruned, linears};
-use super::reducing::{GramReducer, Received, ReceivedGroups};
+use super::reducing::{GramReducer, ReceivedGrams, ReceivedGroups};
 use super::{AfterStep, Engine, PartStore, PartStoreError, PrunedTensors, Reducer, WorkError};
 use crate::grams::{GramKeeper, KeptGrams};
 
 /// Writes the pruned pipeline.
 pub type Exporter<'a> = Box<dyn FnMut(Pruned) -> Result<(), WorkError> + Send + 'a>;
 
-/// Is told how far the work is, for people who watch.
+/// Receives the progress of the work, to show it to people.
 pub trait Watch: Send + Sync {
     /// So many prompt steps of a pilot or of calibration are done.
     fn steps(&self, prompts: u64);
-    /// So many linears are solved, or parts of them; or structures.
+    /// So many slices of linears, or structures, are solved or surveyed.
     fn solved(&self, count: u64);
-    /// A survey expects the pruned model's velocity to be so far from the dense one's, relatively.
-    fn expects(&self, velocity_error: f64);
+    /// A survey expects this relative error of the pruned model's velocity.
+    fn expected(&self, velocity_error: f64);
 }
 
 /// A [`Pruner`] that follows a plan, with a store of solved parts.
@@ -40,28 +40,28 @@ pub struct PruningEngine<'a> {
     part_store: Arc<dyn PartStore>,
     pub(super) watch: Arc<dyn Watch>,
     exporter: Exporter<'a>,
-    received: Received,
+    received: ReceivedGrams,
     /// The received Grams of groups of prompts.
     pub(super) received_groups: ReceivedGroups,
     /// Packages applied.
     applied: u32,
-    /// Where the tensors applied lie.
+    /// Where the applied tensors are stored.
     tensors: PrunedTensors,
-    /// What was said of the rows applied.
+    /// The records of the applied slices.
     records: Vec<SliceRecord>,
-    /// What was said of the structures applied, and of their linears.
+    /// The reports of the applied structures, and below those of their linears.
     pub(super) structures: BTreeMap<StructureId, PrunedStructure>,
     structured: BTreeMap<LinearId, PrunedLinear>,
-    /// What further parts of each structure would cost, as far as they are surveyed.
+    /// The errors of further parts of each structure that is surveyed.
     pub(super) surveyed: BTreeMap<StructureId, Vec<f64>>,
-    /// What pruning rows of linears alone would cost, as far as they are surveyed.
+    /// The surveys of slices of linears, as far as there are any.
     pub(super) slices: Vec<SurveyedSlice>,
-    /// What a survey decided.
+    /// The targets that follow from the survey.
     pub(super) allocated: Allocated,
-    /// How many parts each structure loses, where a budget decides.
+    /// How many parts each structure loses, where there is a budget.
     pub(super) shares: BTreeMap<StructureId, usize>,
-    /// The Grams that outlive the job, and those that it goes by.
-    pub(super) kept: Kept,
+    /// The Grams that outlive the job, and those that are read in place of calibration.
+    pub(super) kept: PersistentGrams,
 }
 
 impl<'a> PruningEngine<'a> {
@@ -80,7 +80,7 @@ impl<'a> PruningEngine<'a> {
             part_store,
             watch,
             exporter,
-            received: Received::default(),
+            received: ReceivedGrams::default(),
             received_groups: ReceivedGroups::default(),
             applied: 0,
             records: Vec::new(),
@@ -90,34 +90,34 @@ impl<'a> PruningEngine<'a> {
             slices: Vec::new(),
             allocated: Allocated::default(),
             shares: BTreeMap::new(),
-            kept: Kept::default(),
+            kept: PersistentGrams::default(),
         }
     }
 
-    /// The same engine, which keeps the Grams that it solves by, or goes by kept ones in place of calibration.
+    /// The same engine, which keeps the Grams that it solves by, or reads kept ones in place of calibration.
     #[must_use]
     pub fn with_grams(mut self, keeper: Option<GramKeeper>, grams: Option<KeptGrams>) -> Self {
-        self.kept = Kept::new(keeper, grams);
+        self.kept = PersistentGrams::new(keeper, grams);
         self
     }
 
-    /// How far a survey expects the pruned model's velocity to be from the dense one's: the root of its mean squared relative change.
-    /// None where linears are not surveyed.
+    /// The relative error of the pruned model's velocity that the survey expects: the root of the mean squared relative change. None where
+    /// linears are not surveyed.
     pub fn expected_velocity_error(&self) -> Option<f64> {
         (!self.allocated.costs.is_empty()).then_some(self.allocated.expected.sqrt())
     }
 
-    /// The model as it is.
+    /// The model being pruned.
     pub fn pruner(&self) -> &Pruner {
         &self.pruner
     }
 
-    /// Packages applied to it.
+    /// How many packages are applied to it.
     pub fn applied(&self) -> u32 {
         self.applied
     }
 
-    /// What is to be said of what is applied so far.
+    /// What is pruned so far, with its reports.
     pub fn pruned(&self) -> Pruned {
         let mut linears = linears(&self.records);
         linears.extend(self.structured.clone());
@@ -152,8 +152,8 @@ impl<'a> PruningEngine<'a> {
             }
             self.remember_grams(origin);
             let slices = match content {
-                Content::Slices(slices) => slices,
-                Content::Structures(record, tensors) => {
+                PartContent::Slices(slices) => slices,
+                PartContent::Structures(record, tensors) => {
                     for name in tensors.keys() {
                         self.tensors.add(name.clone(), 0, receipt, name.clone());
                     }
@@ -162,11 +162,11 @@ impl<'a> PruningEngine<'a> {
                     self.structured.extend(record.linears);
                     continue;
                 }
-                Content::Survey(errors) => {
+                PartContent::Survey(errors) => {
                     self.surveyed.extend(errors);
                     continue;
                 }
-                Content::SurveyedSlices(slices) => {
+                PartContent::SurveyedSlices(slices) => {
                     self.slices.extend(slices);
                     continue;
                 }
@@ -198,7 +198,7 @@ impl<'a> PruningEngine<'a> {
             return self.check_structures(package);
         }
         if package.survey {
-            // Who allocates finds out whether all linears were surveyed.
+            // The allocation checks that all linears were surveyed.
             return Ok(());
         }
         let targets = &package.linears;
@@ -363,7 +363,7 @@ impl Engine for PruningEngine<'_> {
             self.applied += 1;
             let surveys = |id| self.package(id).is_ok_and(|package| package.survey);
             if surveys(id) && !surveys(PackageId(self.applied)) {
-                self.divide()?;
+                self.decide()?;
             }
         }
         Ok(())
@@ -377,17 +377,17 @@ impl Engine for PruningEngine<'_> {
     }
 }
 
-/// Runs a call of the engine whose steps report by its own kind of error, and passes on what a step said.
+/// Runs a call of the engine, whose steps can only return the engine's kind of error, and passes on the error of a step.
 pub(super) fn stoppable<T>(
     step: AfterStep<'_>,
     run: impl FnOnce(&mut dyn FnMut() -> Result<(), Error>) -> Result<T, Error>,
 ) -> Result<T, WorkError> {
-    let mut said = None;
+    let mut stopped = None;
     let result = run(&mut || {
         step().map_err(|error| {
-            said = Some(error);
+            stopped = Some(error);
             Error::Interrupted
         })
     });
-    result.map_err(|error| said.unwrap_or_else(|| error.into()))
+    result.map_err(|error| stopped.unwrap_or_else(|| error.into()))
 }

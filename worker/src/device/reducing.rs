@@ -1,4 +1,4 @@
-//! A site's Gram on its way through a group: packed, in chunks, the sums of the ranks left as they are.
+//! Sums a site's Gram over a group: packed and in chunks. The ranks' own sums do not change.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -16,8 +16,8 @@ pub const CHUNK: usize = 1 << 20;
 /// Binary digits of the lower limb of a diagonal's sum: over 2^31 ranks fit.
 const LIMB: u32 = 31;
 
-/// Grams that arrived and are not released.
-pub(super) type Received = Arc<Mutex<BTreeMap<SiteId, Arc<Gram>>>>;
+/// Grams that arrived and are not dropped yet.
+pub(super) type ReceivedGrams = Arc<Mutex<BTreeMap<SiteId, Arc<Gram>>>>;
 
 /// Those of each group of prompts that are kept besides.
 pub(super) type ReceivedGroups = Arc<Mutex<BTreeMap<SiteId, Vec<Arc<Gram>>>>>;
@@ -27,11 +27,11 @@ pub(super) struct GramReducer {
     /// The own sums of each group of prompts, and what of them arrived.
     pub(super) of_groups: Vec<BTreeMap<SiteId, Arc<Gram>>>,
     pub(super) received_groups: ReceivedGroups,
-    /// The own sums, where they count.
+    /// This rank's own sums; empty where they do not count.
     pub(super) own: BTreeMap<SiteId, Arc<Gram>>,
     pub(super) widths: BTreeMap<SiteId, usize>,
     pub(super) accumulate: Accumulate,
-    pub(super) received: Received,
+    pub(super) received: ReceivedGrams,
 }
 
 impl Reducer for GramReducer {
@@ -65,7 +65,7 @@ impl GramReducer {
         roots: &[usize],
         group: &mut dyn Collective,
     ) -> Result<Option<Arc<Gram>>, WorkError> {
-        // In a group of one the own sum is the sum.
+        // In a group of one its own sum is the sum.
         if let (1, Some(own)) = (group.world(), own) {
             return Ok(Some(own.clone()));
         }
@@ -78,7 +78,7 @@ impl GramReducer {
     }
 }
 
-/// A site of a group, as a rank sees it.
+/// A site whose Gram a group sums, as one rank sees it.
 #[derive(Clone, Copy, Debug)]
 struct GroupSite<'a> {
     id: SiteId,
@@ -110,34 +110,14 @@ fn reduce(
         sums
     });
     let entries = site.width * (site.width + 1) / 2;
-    match (site.accumulate, sums) {
-        (Accumulate::Exact, sums) => {
-            let own = site.own.map(Gram::sums).and_then(|sums| match sums {
-                GramSums::Exact(sums) => Some(sums.as_slice()),
-                GramSums::F32(_) => None,
-            });
-            let into = sums.and_then(|sums| match sums {
-                GramSumsMut::Exact(sums) => Some(sums),
-                GramSumsMut::F32(_) => None,
-            });
-            send::<i64>(own, into, entries, roots, group)?;
-        }
-        (Accumulate::F32, sums) => {
-            let own = site.own.map(Gram::sums).and_then(|sums| match sums {
-                GramSums::F32(sums) => Some(sums.as_slice()),
-                GramSums::Exact(_) => None,
-            });
-            let into = sums.and_then(|sums| match sums {
-                GramSumsMut::F32(sums) => Some(sums),
-                GramSumsMut::Exact(_) => None,
-            });
-            send::<f32>(own, into, entries, roots, group)?;
-        }
+    match site.accumulate {
+        Accumulate::Exact => send::<i64>(site.own, sums, entries, roots, group)?,
+        Accumulate::F32 => send::<f32>(site.own, sums, entries, roots, group)?,
     }
     Ok(received)
 }
 
-/// What all ranks know of a site's sum before it is sent.
+/// Sums over all ranks that are exchanged before a site's Gram is sent.
 struct Header {
     exponent: i32,
     mass: i64,
@@ -147,7 +127,7 @@ struct Header {
 }
 
 impl Header {
-    /// Sums what each rank knows. Ranks whose Grams have different exponents get an error, all of them.
+    /// Exchanges the headers of all ranks. Where their Grams have different exponents, every rank gets an error.
     fn exchange(site: &GroupSite<'_>, group: &mut dyn Collective) -> Result<Self, WorkError> {
         let width = match site.accumulate {
             Accumulate::Exact => site.width,
@@ -179,7 +159,7 @@ impl Header {
         })
     }
 
-    /// Whether an entry of the diagonal passes its limit: no other entry is larger.
+    /// Whether an entry of the diagonal exceeds the limit. No other entry is larger.
     fn overflows(&self) -> bool {
         let whole = |(low, high): (&i64, &i64)| (i128::from(*high) << LIMB) + i128::from(*low);
         self.low.iter().zip(&self.high).map(whole).any(|sum| sum as f64 >= SUM_LIMIT)
@@ -190,6 +170,10 @@ impl Header {
 trait CollectiveNumber: Copy + Default + Sized {
     fn values(values: &[Self]) -> Values<'_>;
     fn buffer(values: &mut [Self]) -> Buffer<'_>;
+    /// The sums of a Gram; none where they are numbers of the other kind.
+    fn sums(sums: &GramSums) -> Option<&[Self]>;
+    /// The same for sums that are written.
+    fn sums_mut(sums: GramSumsMut<'_>) -> Option<&mut [Self]>;
 }
 
 impl CollectiveNumber for i64 {
@@ -198,6 +182,12 @@ impl CollectiveNumber for i64 {
     }
     fn buffer(values: &mut [Self]) -> Buffer<'_> {
         Buffer::I64(values)
+    }
+    fn sums(sums: &GramSums) -> Option<&[Self]> {
+        if let GramSums::Exact(sums) = sums { Some(sums) } else { None }
+    }
+    fn sums_mut(sums: GramSumsMut<'_>) -> Option<&mut [Self]> {
+        if let GramSumsMut::Exact(sums) = sums { Some(sums) } else { None }
     }
 }
 
@@ -208,16 +198,25 @@ impl CollectiveNumber for f32 {
     fn buffer(values: &mut [Self]) -> Buffer<'_> {
         Buffer::F32(values)
     }
+    fn sums(sums: &GramSums) -> Option<&[Self]> {
+        if let GramSums::F32(sums) = sums { Some(sums) } else { None }
+    }
+    fn sums_mut(sums: GramSumsMut<'_>) -> Option<&mut [Self]> {
+        if let GramSumsMut::F32(sums) = sums { Some(sums) } else { None }
+    }
 }
 
-/// Sends `entries` numbers in chunks; a rank without numbers of its own sends zeros.
+/// Sums `entries` numbers over the ranks in chunks. A rank without a Gram of its own sends zeros; a rank of `roots` receives the sums in
+/// `into`.
 fn send<T: CollectiveNumber>(
-    own: Option<&[T]>,
-    mut into: Option<&mut [T]>,
+    own: Option<&Gram>,
+    into: Option<GramSumsMut<'_>>,
     entries: usize,
     roots: &[usize],
     group: &mut dyn Collective,
 ) -> GroupResult<()> {
+    let own = own.and_then(|gram| T::sums(gram.sums()));
+    let mut into = into.and_then(T::sums_mut);
     let zeros = vec![T::default(); if own.is_none() { CHUNK.min(entries) } else { 0 }];
     let unwanted = roots.len() > 1 && into.is_none();
     let mut scratch = vec![T::default(); if unwanted { CHUNK.min(entries) } else { 0 }];

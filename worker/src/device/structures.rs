@@ -1,4 +1,4 @@
-//! Heads and neurons: which of a part's structures go, and whether a package's objects name all of them.
+//! Heads and neurons: solving the structures of a part, and checking that the objects of a package name all of its structures.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +12,10 @@ use super::pruning::{PruningEngine, stoppable};
 use super::{AfterStep, PartStoreError, WorkError};
 
 impl PruningEngine<'_> {
-    /// Whether a package's objects said something of all its structures.
+    /// Checks that the objects of a package named each of its structures.
+    ///
+    /// # Errors
+    /// When one is missing, naming it.
     pub(super) fn check_structures(&self, package: &Package) -> Result<(), WorkError> {
         let known = |id: &StructureId| {
             if package.survey { self.surveyed.contains_key(id) } else { self.structures.contains_key(id) }
@@ -27,7 +30,7 @@ impl PruningEngine<'_> {
         }
     }
 
-    /// Solves the structures whose outputs a part consists of, or finds what their parts would cost.
+    /// Solves the structures whose outputs make up a part, or surveys them where the package is a survey.
     pub(super) fn solve_structures(
         &mut self,
         package: &Package,
@@ -40,13 +43,13 @@ impl PruningEngine<'_> {
             inventory.outputs_of(group).iter().eq(part.slices.iter().map(|slice| &slice.linear))
         };
         let group = inventory.structure_groups(package).into_iter().find(reads);
-        let group = group.ok_or_else(|| Error::Argument(format!("part {} is none of this plan", part.id)))?;
+        let group = group.ok_or_else(|| Error::Argument(format!("part {} is not of this plan", part.id)))?;
         let sites = group.iter().flat_map(|id| inventory.sites_of(*id));
         let grams: BTreeMap<_, _> = sites.filter_map(|site| Some((site, self.gram(site)?))).collect();
         let grams: Grams<'_> = grams.iter().map(|(site, gram)| (*site, &**gram)).collect();
         let object = if package.survey {
             let pruner = &mut self.pruner;
-            let errors = stoppable(step, |on_step| pruner.survey(&group, &grams, on_step))?;
+            let errors = stoppable(step, |on_step| pruner.survey_structures(&group, &grams, on_step))?;
             object::survey(origin, group.iter().copied().zip(errors).collect())?
         } else {
             let counts = group.iter().map(|id| self.share(*id)).collect::<Result<Vec<_>, _>>()?;

@@ -1,4 +1,4 @@
-//! What surveys find out on the dense model, and what follows from it.
+//! Surveys of the dense model, and the decisions that follow from them.
 
 use obsdiff_engine::Error;
 use obsdiff_engine::pruner::{allocate, possible};
@@ -10,8 +10,8 @@ use super::pruning::{PruningEngine, stoppable};
 use super::{AfterStep, WorkError, object};
 
 impl PruningEngine<'_> {
-    /// Divides the budget, or decides what becomes of each linear, once everything is surveyed.
-    pub(super) fn divide(&mut self) -> Result<(), Error> {
+    /// Divides the budget among the structures, or chooses the target of each linear, once everything is surveyed.
+    pub(super) fn decide(&mut self) -> Result<(), Error> {
         let Some(budget) = &self.plan.budget else {
             let pruning = self.plan.packages.iter().filter(|package| !package.survey);
             let linears: Vec<_> = pruning.flat_map(|package| package.linears.iter().copied()).collect();
@@ -20,7 +20,7 @@ impl PruningEngine<'_> {
             self.kept.remember_survey(slices);
             tracing::info!(expected = self.allocated.expected, "the survey decided over every linear");
             if let Some(error) = self.expected_velocity_error() {
-                self.watch.expects(error);
+                self.watch.expected(error);
             }
             return Ok(());
         };
@@ -34,7 +34,7 @@ impl PruningEngine<'_> {
         Ok(())
     }
 
-    /// How many parts a structure loses, where a budget decides.
+    /// How many parts a structure loses by the budget; none where there is no budget.
     pub(super) fn share(&self, id: StructureId) -> Result<Option<usize>, Error> {
         if self.plan.budget.is_none() {
             return Ok(None);
@@ -44,7 +44,7 @@ impl PruningEngine<'_> {
         share.ok_or_else(unknown).map(Some)
     }
 
-    /// Finds out what pruning the slices of a part would cost.
+    /// Surveys the slices of a part. What a kept survey knows already is taken from there.
     pub(super) fn survey_slices(
         &mut self,
         package: &Package,

@@ -1,4 +1,4 @@
-//! Pruned tensors as they were solved: found in the store, and read back one at a time.
+//! Pruned tensors as they were solved, read back from the store one at a time.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -13,17 +13,17 @@ use obsdiff_proto::message::Receipt;
 use super::object;
 use super::{PartStore, WorkError};
 
-/// The tensors of all packages applied, by their names in a checkpoint. They lie in the store, in f32, untouched by the type that the
-/// model computes in. Holds one object of the store at a time.
+/// The tensors of all applied packages, by their names in a checkpoint. They are stored in f32, whatever type the model computes in. One
+/// object of the store is in memory at a time.
 pub struct PrunedTensors {
     part_store: Arc<dyn PartStore>,
     /// The rows of each tensor, by the first of them.
     places: BTreeMap<String, BTreeMap<usize, TensorLocation>>,
-    /// The object last read: neighbours in a checkpoint often lie in one.
+    /// The object last read: neighbours in a checkpoint are often in the same one.
     last: Mutex<Option<(Receipt, Bytes)>>,
 }
 
-/// Where some rows of a tensor lie.
+/// Where some rows of a tensor are stored.
 #[derive(Clone, Debug)]
 struct TensorLocation {
     receipt: Receipt,
@@ -37,7 +37,7 @@ impl PrunedTensors {
         Self { part_store, places: BTreeMap::new(), last: Mutex::new(None) }
     }
 
-    /// The rows of `tensor` from `start` on are what an object calls `name`.
+    /// Adds rows of `tensor`, from row `start` on: they are the tensor `name` of an object.
     pub(super) fn add(&mut self, tensor: String, start: usize, receipt: &Receipt, name: String) {
         let place = TensorLocation { receipt: receipt.clone(), name };
         self.places.entry(tensor).or_default().insert(start, place);

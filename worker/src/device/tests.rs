@@ -238,7 +238,7 @@ fn a_group_of_other_sums_or_of_other_workers_is_refused() {
     workers.idle(1);
     workers.take(1, form(1, 1, &[0, 1]));
     assert!(matches!(stage(&workers.idle(1)), Some(Stage::Failed(_))));
-    workers.worker_states[0].named(WorkerId(9));
+    workers.worker_states[0].set_worker_id(WorkerId(9));
     workers.take(1, form(2, 1, &[0]));
     let status = workers.idle(1);
     assert!(matches!(stage(&status), Some(Stage::Failed(why)) if why.contains("no member")), "{status:?}");

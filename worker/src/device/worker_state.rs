@@ -13,13 +13,13 @@ use super::orders::{Effect, Machine, Orders};
 use crate::collective::{Abort, Collective, CollectiveError, Member, Transport};
 
 /// The state of a worker, which its session and its device's thread share: the session brings commands and reads the status, the device's
-/// thread takes orders and says what became of them.
+/// thread takes orders and reports their results.
 pub struct WorkerState {
     state: Mutex<SharedState>,
     /// Wakes threads.
     changed: Condvar,
     /// Wakes tasks.
-    told: Notify,
+    notify: Notify,
     transport: Arc<dyn Transport>,
     timeouts: GroupTimeouts,
 }
@@ -44,13 +44,13 @@ impl Default for GroupTimeouts {
 
 struct SharedState {
     orders: Orders,
-    /// The group being joined or in use, and how to free who waits in it.
+    /// The group being joined or in use.
     group: Option<Connection>,
-    /// Grams received are to be dropped by the device.
+    /// The device is to drop the Grams that it received.
     release: bool,
-    /// Raised when the order that the device follows means nothing any more.
+    /// The order that the device follows, with the flag that stops it when it is obsolete.
     running: Option<(Order, Stop)>,
-    /// Counts what is worth a report.
+    /// Grows with every change that is worth a report.
     version: u64,
     closed: bool,
     failure: Option<WorkError>,
@@ -63,7 +63,7 @@ struct Connection {
     collective: Option<Box<dyn Collective>>,
 }
 
-/// Tells the device that its work is of no use.
+/// Tells the device to stop, because nobody needs the result of its current order any more.
 #[derive(Clone, Default)]
 pub(super) struct Stop(Arc<AtomicBool>);
 
@@ -74,9 +74,9 @@ impl Stop {
 }
 
 /// What the device does next.
-pub(super) enum Work {
+pub(super) enum DeviceTask {
     Follow(Command, Stop),
-    /// Drop Grams that were received.
+    /// Drop the Grams that were received.
     Release,
 }
 
@@ -95,20 +95,20 @@ impl WorkerState {
         Arc::new(Self {
             state: Mutex::new(state),
             changed: Condvar::new(),
-            told: Notify::new(),
+            notify: Notify::new(),
             transport,
             timeouts,
         })
     }
 
-    /// Begins a session: forgets the orders that were not begun, and says what the worker holds.
+    /// Begins a session: drops the orders that are not started, and returns what the worker holds.
     pub fn hello(&self) -> Hello {
         self.change(|state| state.orders.hello())
     }
 
-    /// Tells the worker its name in this session, before any command of it.
-    pub fn named(&self, worker: WorkerId) {
-        self.change(|state| state.orders.named(worker));
+    /// Sets the worker's id in this session. To be called before any command of the session.
+    pub fn set_worker_id(&self, worker: WorkerId) {
+        self.change(|state| state.orders.set_worker_id(worker));
     }
 
     /// Takes a command of the open session.
@@ -134,7 +134,7 @@ impl WorkerState {
         (state.orders.status.clone(), state.version)
     }
 
-    /// Waits until the status is a newer one than `version`, or for so long. Says whether the worker state is open.
+    /// Waits until the status is newer than `version`, but no longer than `most`. Returns whether the worker state is open.
     pub fn wait(&self, version: u64, most: Duration) -> bool {
         let end = Instant::now() + most;
         let mut state = lock(&self.state);
@@ -148,18 +148,18 @@ impl WorkerState {
         !state.closed
     }
 
-    /// The same for a task: waits until the status is a newer one than `version`, or the worker state is closed.
+    /// The same for a task: waits until the status is newer than `version`, or the worker state is closed.
     pub async fn changed(&self, version: u64) {
         loop {
-            // Hears of every change from here on.
-            let told = self.told.notified();
+            // Before the check, so that no change between the two is missed.
+            let notified = self.notify.notified();
             {
                 let state = lock(&self.state);
                 if state.version != version || state.closed {
                     return;
                 }
             }
-            told.await;
+            notified.await;
         }
     }
 
@@ -173,7 +173,7 @@ impl WorkerState {
         !lock(&self.state).closed
     }
 
-    /// Lets those look again who wait for a change.
+    /// Wakes everybody who waits for a change.
     pub fn wake(&self) {
         self.change(|_| ());
     }
@@ -195,18 +195,19 @@ impl WorkerState {
         }
     }
 
-    /// Frees who waits in a group that is left. Its connections may take a while to end, and the session's task has no time for that.
+    /// Ends every wait in a group that is left. Its connections are dropped on another thread: that may take a while, and the caller may be
+    /// the session's task.
     fn abandon(&self, group: Connection) {
         group.abort.raise();
         if let Some(collective) = group.collective
             && let Err(error) = self.transport.start(Box::new(move || drop(collective)))
         {
-            tracing::debug!(%error, "a group was left by the thread at hand");
+            tracing::debug!(%error, "no thread could be started to leave a group: it was left on the current one");
         }
     }
 
-    /// Says that the worker can encode prompts, and waits until it is asked to see that all are; `false` where the worker is closed
-    /// before.
+    /// Reports that the worker can encode prompts, and waits until it is asked to. Returns `false` when the worker is closed before
+    /// that.
     pub fn wait_to_encode(&self) -> bool {
         self.change(|state| state.orders.can_encode());
         loop {
@@ -223,32 +224,32 @@ impl WorkerState {
         }
     }
 
-    /// Says that the conditioning of every prompt is in the store.
+    /// Reports that the conditioning of every prompt is in the store.
     pub fn encoded(&self) {
         self.change(|state| state.orders.encoded());
     }
 
-    /// The last failure that would happen every time, as the engine said it.
+    /// The engine's error behind the last failure that another attempt would not cure.
     pub fn take_failure(&self) -> Option<WorkError> {
         lock(&self.state).failure.take()
     }
 
-    /// The next piece of work, as soon as there is one; none when the worker state is closed. `wait` waits for a newer version than the
-    /// one it is given, and may return before.
-    pub(super) fn next(&self, wait: &mut dyn FnMut(u64)) -> Option<Work> {
+    /// The next task of the device, as soon as there is one; none when the worker state is closed. `wait` waits until the version is newer
+    /// than the one it is given, and may return earlier.
+    pub(super) fn next(&self, wait: &mut dyn FnMut(u64)) -> Option<DeviceTask> {
         loop {
             let mut state = lock(&self.state);
             if state.closed {
                 return None;
             }
             if !state.orders.is_reducing() && std::mem::take(&mut state.release) {
-                return Some(Work::Release);
+                return Some(DeviceTask::Release);
             }
             if let Some(command) = state.orders.next() {
                 let stop = Stop::default();
                 state.running = Some((command.order(), stop.clone()));
-                self.tell(&mut state);
-                return Some(Work::Follow(command, stop));
+                self.notify_all(&mut state);
+                return Some(DeviceTask::Follow(command, stop));
             }
             let version = state.version;
             drop(state);
@@ -256,17 +257,17 @@ impl WorkerState {
         }
     }
 
-    /// Changes the facts, and lets everybody know.
+    /// Changes the orders, and wakes everybody who waits for a change.
     pub(super) fn with<T>(&self, change: impl FnOnce(&mut Orders) -> T) -> T {
         self.change(|state| change(&mut state.orders))
     }
 
-    /// A step of work or of preparation is done: nothing that is worth a report of its own.
+    /// Counts a step of work or of preparation, which is not worth a report of its own.
     pub fn advance(&self) {
         lock(&self.state).orders.advance();
     }
 
-    /// Says that an order failed.
+    /// Reports that an order failed.
     pub(super) fn failed(&self, order: Order, error: WorkError) {
         let fault = error.fault();
         tracing::debug!(%order, %error, "an order failed");
@@ -280,18 +281,18 @@ impl WorkerState {
         });
     }
 
-    /// The device takes the connection of a group that is formed.
+    /// Takes the connection of a group that is formed, for the device.
     pub(super) fn take_group(&self, epoch: Epoch) -> Option<Box<dyn Collective>> {
         let mut state = lock(&self.state);
         state.group.as_mut().filter(|group| group.epoch == epoch)?.collective.take()
     }
 
-    /// Starts what goes through a group's reductions, on a thread as that which joined the group.
+    /// Runs a group's reductions on a thread of the transport, like the one that joined the group.
     pub(super) fn start(&self, reducing: Box<dyn FnOnce() + Send>) -> Result<(), CollectiveError> {
         self.transport.start(reducing)
     }
 
-    /// Leaves groups up to an epoch, and has the Grams dropped that they brought.
+    /// Leaves groups up to an epoch, and makes the device drop the Grams received from them.
     pub(super) fn leave(&self, epoch: Epoch) {
         let left = self.change(|state| {
             state.release = true;
@@ -302,7 +303,7 @@ impl WorkerState {
         }
     }
 
-    /// Joins a group, on a thread of its own or however the transport wants it.
+    /// Joins a group, on a thread that the transport starts.
     fn join(self: &Arc<Self>, group: Arc<Group>, rank: usize) {
         let abort = Abort::default();
         let member = Member {
@@ -326,7 +327,7 @@ impl WorkerState {
     }
 
     fn joined(&self, epoch: Epoch, joined: Result<Box<dyn Collective>, CollectiveError>) {
-        // A collective that nobody wants any more is dropped outside the lock.
+        // A collective of a group that was left meanwhile is dropped outside the lock.
         let _unwanted = self.change(|state| match joined {
             Ok(collective) => match state.group.as_mut().filter(|group| group.epoch == epoch) {
                 Some(group) if state.orders.formed(epoch) => {
@@ -345,14 +346,14 @@ impl WorkerState {
     fn change<T>(&self, change: impl FnOnce(&mut SharedState) -> T) -> T {
         let mut state = lock(&self.state);
         let result = change(&mut state);
-        self.tell(&mut state);
+        self.notify_all(&mut state);
         result
     }
 
-    fn tell(&self, state: &mut MutexGuard<'_, SharedState>) {
+    fn notify_all(&self, state: &mut MutexGuard<'_, SharedState>) {
         state.version += 1;
         self.changed.notify_all();
-        self.told.notify_waiters();
+        self.notify.notify_waiters();
     }
 }
 

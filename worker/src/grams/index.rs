@@ -105,7 +105,7 @@ impl GramIndex {
         sites.find(|(id, site)| !kept((*id, &site.name))).map(|(_, site)| site.name.as_str())
     }
 
-    /// Whether a job of this specification would survey a linear to the same targets with the same result.
+    /// Whether a job of this specification would get the same result from surveying a linear with the same targets.
     pub fn surveys_like(&self, spec: &JobSpec) -> bool {
         let settings = |spec: &JobSpec| {
             let (s, h) = (&spec.sparsity, &spec.hessian);
@@ -115,7 +115,7 @@ impl GramIndex {
         spec.calibration.gram_prompts.is_none() && settings(&self.spec) == settings(spec)
     }
 
-    /// Whether the survey of a job of this specification is known whole, so that nothing is probed.
+    /// Whether the kept survey is complete for a job of this specification, so that nothing has to be probed.
     pub fn answers_survey(&self, spec: &JobSpec) -> bool {
         let whole = |spec: &JobSpec| {
             let s = &spec.sparsity;

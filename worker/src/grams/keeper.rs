@@ -14,7 +14,7 @@ use tokio::runtime::Handle;
 use super::{GramIndex, GramOfFewer, KeptSite, object};
 use crate::device::PartStoreError;
 
-/// What a kept Gram is, as the object of the part that was solved by it says.
+/// A kept Gram, as recorded in the object of a part that was solved by it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct SolvedBy {
     pub(crate) site: SiteId,
@@ -25,7 +25,7 @@ pub(crate) struct SolvedBy {
     pub(crate) of_fewer: Vec<GramOfFewer>,
 }
 
-/// What a job's Grams come from.
+/// The job that Grams come from.
 #[derive(Clone, Debug)]
 pub struct GramOrigin {
     /// The specification.
@@ -82,8 +82,8 @@ impl GramKeeper {
         Ok(SolvedBy { site, width: gram.width(), exponent: gram.exponent(), gram: put(gram)?, of_fewer })
     }
 
-    /// Writes the index: `grams` are those that the job's packages were solved by, with their packages; `survey` is what was found out
-    /// before.
+    /// Writes the index. `grams` are those that the job's packages were solved by, with their packages; `survey` is the survey of its
+    /// linears.
     pub(crate) fn finish(
         &self,
         inventory: &Inventory,

@@ -13,7 +13,7 @@ use tokio::runtime::Handle;
 use super::{GramIndex, object};
 use crate::device::PartStoreError;
 
-/// The Grams that a job goes by in place of calibration. Calls wait on a runtime, so they must not come from one of its own threads.
+/// The kept Grams that a job reads in place of calibration. Calls wait on a runtime, so they must not come from one of its own threads.
 #[derive(Clone, Debug)]
 pub struct KeptGrams {
     store: GramStore,
@@ -21,7 +21,7 @@ pub struct KeptGrams {
     index: Arc<GramIndex>,
     /// The Grams are those over the first so many prompts; over all when absent.
     prompts: Option<u32>,
-    /// Whether what was surveyed holds for the job, too.
+    /// Whether the kept survey is valid for the job, too.
     surveyed: bool,
 }
 
@@ -58,7 +58,7 @@ impl KeptGrams {
         })
     }
 
-    /// What is known of pruning these rows of a linear alone to these targets.
+    /// The kept survey of these rows of a linear with these targets, if there is one.
     pub(crate) fn surveyed(
         &self,
         linear: LinearId,

@@ -1,4 +1,4 @@
-//! A Gram as a safetensors file: the upper triangle of its sums row after row, and what they are in its metadata.
+//! A Gram as a safetensors file: the upper triangle of its sums row after row, with its width, exponent and mass in the metadata.
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
@@ -54,7 +54,7 @@ pub(super) fn write(gram: &Gram, precision: GramPrecision) -> Result<Vec<u8>, se
 /// Reads a file into a Gram of the same width, exponent and kind; floats into exact sums, too.
 ///
 /// # Errors
-/// What of it does not fit, in words.
+/// What does not fit, in words.
 pub(super) fn read(file: &[u8], gram: &mut Gram) -> Result<(), String> {
     let said = |error: &dyn Display| error.to_string();
     let (_, header) = SafeTensors::read_metadata(file).map_err(|e| said(&e))?;

@@ -1,4 +1,4 @@
-//! Weights are loaded, once for each worker's process.
+//! Loading the weights, once in each worker's process.
 
 use std::sync::Arc;
 

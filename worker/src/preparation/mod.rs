@@ -1,4 +1,4 @@
-//! What a worker does before it takes orders: it opens the job's model, finds it to be the coordinator's, and loads the weights.
+//! What a worker does before it takes orders: it opens the job's model, checks that it is the coordinator's, and loads the weights.
 
 mod error;
 mod loading;
@@ -10,4 +10,4 @@ pub use error::{PreparationError, Result};
 pub use loading::load;
 pub use model::{JobModel, compute_type};
 pub use path::not_a_pipeline;
-pub use received::Received;
+pub use received::ReceivedJob;

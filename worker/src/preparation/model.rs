@@ -1,4 +1,4 @@
-//! What the model of a job is, as far as its configuration and headers tell.
+//! The model of a job, as its configuration and the headers of its files describe it.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use obsdiff_proto::{ComputeType, Inventory, JobError, JobSpec};
 use super::path::not_a_pipeline;
 use super::{PreparationError, Result};
 
-/// A pipeline that was opened and checked for a job, of which no weight was read.
+/// A pipeline that was opened and checked for a job. No weight is read yet.
 #[derive(Debug)]
 pub struct JobModel {
     /// Its folder.
@@ -34,10 +34,11 @@ impl JobModel {
     /// Opens the pipeline of a job, and checks the configuration of every component, the headers of the transformer's weights and
     /// the size of the pictures.
     ///
-    /// Where the conditioning of the job's prompts is given, with so many `text_tokens` a prompt, the text encoders are not looked at.
+    /// `text_tokens` is given where the job's prompts come encoded, with so many tokens a prompt. The text encoders are then not opened, and
+    /// may be missing.
     ///
     /// # Errors
-    /// What of it cannot be used, by file and key.
+    /// When anything cannot be used, naming the file and the key.
     pub fn open(spec: &JobSpec, text_tokens: Option<usize>) -> Result<Self> {
         let calibration = &spec.calibration;
         let path = Path::new(&spec.model.path);

@@ -1,8 +1,8 @@
-//! Where a pipeline is said to lie: a folder on this machine.
+//! The path of a pipeline, which must be a folder on this machine.
 
 use std::path::Path;
 
-/// What is wrong with a path at which no pipeline can lie, and the remedy; nothing where one may.
+/// Why there can be no pipeline at a path, with the remedy; none where there may be one.
 pub fn not_a_pipeline(path: &Path) -> Option<String> {
     let name = path.display();
     if name.to_string().contains("://") {

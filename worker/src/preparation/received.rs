@@ -1,4 +1,4 @@
-//! A job that a coordinator has told of: the model here must be the coordinator's, and the prompts are those of its store.
+//! A job received from a coordinator. The model on this machine must be the coordinator's; the prompts come from the job's store.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -13,22 +13,22 @@ use tokio::runtime::Handle;
 use super::{JobModel, PreparationError, Result};
 use crate::conditioning::ConditioningObjects;
 
-/// What a worker has of a job that a coordinator has told of.
-pub struct Received {
-    /// The model as it lies here.
+/// A job received from a coordinator, with its model on this machine.
+pub struct ReceivedJob {
+    /// The model on this machine.
     pub model: JobModel,
     /// Its transformer's weights, not read yet.
     pub weights: Arc<Weights>,
     /// Digests of its files, by their paths in its folder.
     pub model_files: Vec<InputDigest>,
-    /// What the job's coordinator began.
+    /// The record of the job in its store.
     pub record: JobRecord,
     /// The job's prompts.
     pub prompts: Prompts,
 }
 
-impl Received {
-    /// Opens the model, and reads the prompts of the job's store. `on_read` is called as the reading of files goes on.
+impl ReceivedJob {
+    /// Opens the model, and reads the prompts of the job's store. `on_read` is called repeatedly while files are read.
     ///
     /// # Errors
     /// When the model cannot be used or is not the coordinator's, naming what differs; when the store fails or is another job's.
@@ -46,10 +46,11 @@ impl Received {
         let record = runtime.block_on(store.job())?;
         let prompts = runtime.block_on(store.prompts(&record))?;
         let spec = &briefing.spec;
-        // The coordinator has put what was made elsewhere into the store.
+        // The coordinator has put the encoded prompts of the file into the store.
         let text_tokens = match &spec.calibration.conditioning {
             Some(_) => {
-                let objects = ConditioningObjects::of_job(&record, &prompts).map_err(unwritten)?;
+                let objects = ConditioningObjects::of_job(&record, &prompts)
+                    .map_err(|e| PreparationError::Argument(e.to_string()))?;
                 Some(objects.text_tokens(&store, runtime)?)
             }
             None => None,
@@ -62,10 +63,10 @@ impl Received {
         if model.inventory != briefing.inventory {
             return Err(refused(
                 root,
-                "is described otherwise than by the coordinator: use the same release",
+                "is described differently by the coordinator: use the same release of obsdiff",
             ));
         }
-        // Prompt i has id i, and with it its noise: those that are held out follow exactly as many as calibrate.
+        // Prompt i has id i, which decides its noise. Held-out prompts follow the calibration prompts, so their number must be exact.
         let calibrating = briefing.spec.calibration.prompt_count() as usize;
         if record.spec != briefing.spec || prompts.calibration.len() != calibrating {
             return Err(refused(
@@ -77,12 +78,7 @@ impl Received {
     }
 }
 
-/// Texts can always be named.
-fn unwritten(error: serde_json::Error) -> PreparationError {
-    PreparationError::Argument(error.to_string())
-}
-
-/// Every file that a model is read from must be the coordinator's, and none may be missing.
+/// Checks that the model here is read from exactly the same files as the coordinator's.
 fn check_same_files(root: &Path, here: &[InputDigest], theirs: &[InputDigest]) -> Result<()> {
     let refuse = |path: &str, problem: &str| {
         Err(PreparationError::Content {

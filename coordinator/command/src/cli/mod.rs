@@ -57,8 +57,8 @@ pub enum CliCommand {
     Run(RunArgs),
     /// Prune anew by the Grams that an earlier job kept, without calibrating.
     ///
-    /// GRAMS is what that job had as output.grams. Its settings are those of this job, but for what --set says: output.path has to be
-    /// given, and ratios, patterns, methods, rules and damping may be others. The pruned weights are those that the whole job would
+    /// GRAMS is what that job had as output.grams. Its settings are those of this job, except for what --set changes: output.path has
+    /// to be given, and ratios, patterns, methods, rules and damping may differ. The pruned weights are those that the whole job would
     /// give, or near them: where the earlier job had several packages and surveyed nothing, or kept Grams as floats.
     Solve(SolveArgs),
     /// Show errors against sparsity by the Grams that an earlier job kept.

@@ -25,7 +25,7 @@ pub(super) struct Comparison {
     mean_relative_error: f64,
     /// The mean PSNR of the pictures that differ: an equal pair's is infinite. None where all are equal.
     mean_psnr_decibels: Option<f64>,
-    prompts: Vec<PromptError>,
+    prompts: Vec<PromptDifference>,
     settings: Settings,
     /// The file with the grid of pictures.
     grid: String,
@@ -36,7 +36,7 @@ pub(super) struct Comparison {
 
 /// The difference that pruning makes to one prompt.
 #[derive(Serialize)]
-struct PromptError {
+struct PromptDifference {
     prompt: String,
     /// ||pruned - dense|| / ||dense|| of its final latents.
     relative_error: f64,
@@ -55,11 +55,11 @@ impl Comparison {
     ) -> Self {
         let noise = dense.iter().zip(pruned).map(|(dense, pruned)| psnr(dense, pruned));
         let noise = noise.map(|noise| noise.filter(|decibels| decibels.is_finite()));
-        let prompts: Vec<PromptError> = prompts
+        let prompts: Vec<PromptDifference> = prompts
             .iter()
             .zip(&error.per_prompt)
             .zip(noise)
-            .map(|((prompt, error), psnr_decibels)| PromptError {
+            .map(|((prompt, error), psnr_decibels)| PromptDifference {
                 prompt: prompt.clone(),
                 relative_error: *error,
                 psnr_decibels,

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use candle_core::Device;
 use obsdiff_engine::calibrate::Encoded;
 use obsdiff_proto::JobError;
-use obsdiff_worker::conditioning::{AboutConditionings, is_ours, write_file};
+use obsdiff_worker::conditioning::{ConditioningMetadata, is_ours, write_file};
 use obsdiff_worker::preparation::compute_type;
 
 use super::pictures::check_out;
@@ -52,7 +52,7 @@ pub(super) fn encode(args: &EncodeArgs, context: &mut CommandContext<'_>) -> Res
         Ok(Encoded::new(&encoders, &texts, like, folder, on_encoded)?)
     })?;
     let count = texts.len();
-    let about = AboutConditionings {
+    let about = ConditioningMetadata {
         architecture: Some(described.pipeline.architecture().transformer_class.to_owned()),
         max_sequence_length: Some(tokens),
         prompts: Some(texts),
@@ -81,7 +81,7 @@ fn check_place<'a>(job: &JobFile, path: &'a Path) -> Result<&'a Path> {
 }
 
 /// Writes beside the file, syncs, and moves into place.
-fn write(path: &PathBuf, folder: &Path, about: &AboutConditionings, encoded: &Encoded) -> Result<()> {
+fn write(path: &PathBuf, folder: &Path, about: &ConditioningMetadata, encoded: &Encoded) -> Result<()> {
     let failed = |e| Error::file(path, e);
     let mut file = tempfile::Builder::new()
         .prefix(".obsdiff-")

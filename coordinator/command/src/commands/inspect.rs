@@ -36,9 +36,9 @@ pub(super) fn inspect(args: &InspectArgs, context: &mut CommandContext<'_>) -> R
 }
 
 #[derive(Serialize)]
-struct Found {
+struct Inspection {
     path: PathBuf,
-    linears: Vec<LinearFound>,
+    linears: Vec<InspectedLinear>,
     /// The linears that obsdiff can prune, together.
     prunable: Total,
     /// Every tensor of the transformer.
@@ -46,7 +46,7 @@ struct Found {
 }
 
 #[derive(Serialize)]
-struct LinearFound {
+struct InspectedLinear {
     name: String,
     rows: usize,
     columns: usize,
@@ -128,8 +128,8 @@ fn prunable_names(folder: &Path) -> Option<HashSet<String>> {
     Some(config.inventory().linears.into_iter().map(|linear| linear.name).collect())
 }
 
-fn scan(path: &Path, weights: &Weights, prunable: Option<&HashSet<String>>) -> Result<Found> {
-    let mut found = Found {
+fn scan(path: &Path, weights: &Weights, prunable: Option<&HashSet<String>>) -> Result<Inspection> {
+    let mut found = Inspection {
         path: path.to_owned(),
         linears: Vec::new(),
         prunable: Total::default(),
@@ -155,7 +155,7 @@ fn scan(path: &Path, weights: &Weights, prunable: Option<&HashSet<String>>) -> R
         if can_be_pruned {
             found.prunable.add(&zeros);
         }
-        found.linears.push(LinearFound {
+        found.linears.push(InspectedLinear {
             name: linear.to_owned(),
             rows,
             columns,
@@ -184,7 +184,7 @@ fn natural(name: &str) -> Vec<(Option<u64>, String)> {
     name.split('.').map(|part| (part.parse().ok(), part.to_owned())).collect()
 }
 
-fn print(found: &Found, context: &mut CommandContext<'_>) -> Result<()> {
+fn print(found: &Inspection, context: &mut CommandContext<'_>) -> Result<()> {
     let columns = [
         found.linears.iter().any(|linear| linear.relative_error.is_some()).then_some("relative output error"),
         found.linears.iter().any(|linear| linear.cost.is_some()).then_some("cost"),

@@ -1,6 +1,6 @@
 //! `obsdiff status URL`.
 
-use obsdiff_proto::view::{JobReport, News};
+use obsdiff_proto::view::{JobReport, WatchMessage};
 use obsdiff_proto::wire::v1;
 use obsdiff_proto::wire::v1::jobs_client::JobsClient;
 use obsdiff_security::TokenSender;
@@ -10,7 +10,7 @@ use tonic::transport::Channel;
 
 use crate::cli::StatusArgs;
 use crate::context::CommandContext;
-use crate::status::{render, render_news};
+use crate::status::{render, render_message};
 use crate::{Error, Result};
 
 /// Shows where a job stands, or stops it.
@@ -40,10 +40,10 @@ pub(super) fn status(args: &StatusArgs, context: &mut CommandContext<'_>) -> Res
                 Ok(write!(context.out, "{}", render(&report))?)
             };
         }
-        let mut news = jobs.watch(v1::WatchRequest {}).await.map_err(refused)?.into_inner();
-        while let Some(response) = news.message().await.map_err(refused)? {
-            let news = News::try_from(response).map_err(|e| Error::Session(e.to_string()))?;
-            write!(context.out, "{}", render_news(&news))?;
+        let mut messages = jobs.watch(v1::WatchRequest {}).await.map_err(refused)?.into_inner();
+        while let Some(response) = messages.message().await.map_err(refused)? {
+            let message = WatchMessage::try_from(response).map_err(|e| Error::Session(e.to_string()))?;
+            write!(context.out, "{}", render_message(&message))?;
             context.out.flush()?;
         }
         Ok(())

@@ -1,4 +1,4 @@
-//! What the Grams of all sites of a model come to, including those that a job leaves dense.
+//! The number and size of the Grams of all sites of a model, including those that a job leaves dense.
 
 use std::fmt;
 

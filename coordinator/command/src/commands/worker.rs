@@ -14,10 +14,10 @@ use obsdiff_worker::device::{
     GroupTimeouts, JobPartStore, Machine, PartStoreError, WorkError, WorkerState, follow,
 };
 use obsdiff_worker::grams::GramIndex;
-use obsdiff_worker::preparation::{self, Received};
+use obsdiff_worker::preparation::{self, ReceivedJob};
+use obsdiff_worker::pruning_job::Measuring;
 use obsdiff_worker::rendezvous::PeerRendezvous;
 use obsdiff_worker::session::{SessionError, SessionSettings, attend, tcp};
-use obsdiff_worker::work::Measuring;
 use tokio::runtime::Runtime;
 use tonic::transport::Endpoint;
 
@@ -156,7 +156,7 @@ fn serve(
     let _running = root.enter();
     let job = JobFile::received(briefing.spec.clone(), StoreSettings::of(&context.environment));
     let store = JobStore::open(&briefing.store, job.stores().pairs())?;
-    let received = Received::open(briefing, &store, runtime.handle(), &|| worker_state.advance());
+    let received = ReceivedJob::open(briefing, &store, runtime.handle(), &|| worker_state.advance());
     let received = received.map_err(|e| unprepared(&job, e))?;
     let inputs = inputs(briefing, received, JobGrams::index(&job, runtime.handle())?);
     if let Some(memory) = context.memory {
@@ -166,7 +166,7 @@ fn serve(
     let (encoding, loading) = (worker_state.clone(), worker_state.clone());
     progress.call_at_steps(Box::new(move || encoding.advance()));
     inputs.weights.tell(Arc::new(move || loading.advance()));
-    // One worker encodes while the others wait; what the session says of its end is told where it is waited for.
+    // One worker encodes while the others wait. If the session ends meanwhile, the caller reports why.
     if !worker_state.wait_to_encode() {
         return Ok(());
     }
@@ -197,8 +197,8 @@ fn serve(
 }
 
 /// The job's inputs on this host: its model, and the prompts from its store.
-fn inputs(briefing: &Briefing, received: Received, kept: Option<Arc<GramIndex>>) -> Inputs {
-    let Received { model, weights, model_files, record, prompts } = received;
+fn inputs(briefing: &Briefing, received: ReceivedJob, kept: Option<Arc<GramIndex>>) -> Inputs {
+    let ReceivedJob { model, weights, model_files, record, prompts } = received;
     Inputs {
         described: Described::new(model),
         weights,

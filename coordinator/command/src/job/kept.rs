@@ -1,4 +1,4 @@
-//! Jobs that go by Grams which an earlier job kept: what these decide is not the job's to say.
+//! Jobs that read Grams which an earlier job kept, in place of calibration. What the Grams decide cannot be set by the job.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -92,7 +92,7 @@ impl JobFile {
         Self { spec, path, merged: given, stores, kept: None }.checked()
     }
 
-    /// Fills in what kept Grams decide, where the job goes by any, and makes their places absolute.
+    /// Fills in what kept Grams decide, if the job reads any, and makes their paths absolute.
     pub(super) fn fill_kept(&mut self) -> Result<()> {
         for place in [&mut self.spec.calibration.grams, &mut self.spec.output.grams].into_iter().flatten() {
             *place = absolute(place)?;

@@ -150,7 +150,7 @@ impl JobFile {
         &self.stores
     }
 
-    /// What the Grams are of that the job goes by, where it does not calibrate.
+    /// The index of the kept Grams that the job reads in place of calibration.
     pub fn kept(&self) -> Option<&Arc<GramIndex>> {
         self.kept.as_ref()
     }

@@ -209,7 +209,7 @@ pub(super) fn of_flag(set: &str) -> Result<Override> {
     Override::new(format!("--set {}", key.trim()), path, value, FROM_FLAG)
 }
 
-/// What a preset says of a key.
+/// The value that a preset gives a key.
 ///
 /// # Errors
 /// When it is no key.

@@ -48,7 +48,7 @@ pub(super) fn read(
     column: Option<&str>,
     mut take: impl FnMut(String) -> bool,
 ) -> Result<String> {
-    let format = Format::of(path, column)?;
+    let format = PromptFormat::of(path, column)?;
     let file = open_regular(path).map_err(|e| Error::file(path, e))?;
     let bytes = file.metadata().map_err(|e| Error::file(path, e))?.len();
     if bytes > MAX_FILE_BYTES {
@@ -62,9 +62,11 @@ pub(super) fn read(
     };
     let lines = Lines::new(path, &mut source);
     match format {
-        Format::Lines => text(lines, &mut take)?,
-        Format::Json(key) => objects(lines, key, &mut take)?,
-        Format::Table(dialect, column) => rows(path, TableReader::new(lines, dialect), column, &mut take)?,
+        PromptFormat::Lines => text(lines, &mut take)?,
+        PromptFormat::Json(key) => objects(lines, key, &mut take)?,
+        PromptFormat::Table(dialect, column) => {
+            rows(path, TableReader::new(lines, dialect), column, &mut take)?
+        }
     }
     io::copy(&mut source, &mut io::sink()).map_err(|e| Error::file(path, e))?;
     if any {
@@ -74,13 +76,13 @@ pub(super) fn read(
     }
 }
 
-enum Format<'a> {
+enum PromptFormat<'a> {
     Lines,
     Json(&'a str),
     Table(Dialect, &'a str),
 }
 
-impl<'a> Format<'a> {
+impl<'a> PromptFormat<'a> {
     fn of(path: &Path, column_given: Option<&'a str>) -> Result<Self> {
         let extension = path.extension().map(|e| e.to_string_lossy().to_lowercase()).unwrap_or_default();
         let column = |what: &str| {

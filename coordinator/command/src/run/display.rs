@@ -23,7 +23,7 @@ pub struct PhaseDisplay {
 
 struct OpenPhase {
     counts: Counts,
-    phase: progress::Phase,
+    phase: progress::PhaseProgress,
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -70,7 +70,7 @@ impl Watch for PhaseDisplay {
         self.advance(Counts::Solved, count);
     }
 
-    fn expects(&self, velocity_error: f64) {
+    fn expected(&self, velocity_error: f64) {
         *lock(&self.expected) = Some(velocity_error);
     }
 }

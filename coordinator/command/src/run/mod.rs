@@ -27,7 +27,7 @@ use obsdiff_worker::conditioning::{
     ConditioningObjects, StoredConditionings, encode_missing, made_by, put_missing,
 };
 use obsdiff_worker::preparation::{self, compute_type};
-use obsdiff_worker::work::Work;
+use obsdiff_worker::pruning_job::PruningJob;
 use tokio::runtime::Handle;
 
 use crate::described::unprepared;
@@ -41,7 +41,7 @@ pub use display::{Display, PhaseDisplay};
 pub(crate) use grams::JobGrams;
 pub(crate) use grams::{check_kept, claim as claim_grams};
 pub use inputs::Inputs;
-pub use obsdiff_worker::work::peak_resident;
+pub use obsdiff_worker::pruning_job::peak_resident;
 pub use state::open_state;
 pub(crate) use state::written_record;
 pub(crate) use state::{is_left_over, location, note};
@@ -223,11 +223,11 @@ pub(crate) fn work<'a>(
     dense: Option<&'a Tensor>,
     (grams, disk): (JobGrams, &'a Disk),
     device: &ComputeDevice,
-) -> Work<'a> {
+) -> PruningJob<'a> {
     let calibration = &job.spec.calibration;
     // A file of conditioning need not tell the texts, and other encoders may have made it.
     let texts_known = calibration.prompts.is_some() || calibration.conditioning.is_none();
-    Work {
+    PruningJob {
         spec: &job.spec,
         held_out: if texts_known { &inputs.prompts.held_out } else { &[] },
         model: inputs.described.model(),

@@ -13,7 +13,7 @@ use obsdiff_worker::collective::Local;
 use obsdiff_worker::device::{
     GroupTimeouts, JobPartStore, Machine, PartStoreError, PruningEngine, WorkError, WorkerState, follow,
 };
-use obsdiff_worker::work::Work;
+use obsdiff_worker::pruning_job::PruningJob;
 
 use super::local::attend;
 use super::{Display, Inputs, PhaseDisplay, RUN_SPAN};
@@ -27,7 +27,7 @@ use crate::{Error, Result};
 /// # Errors
 /// What failed at a worker, or why the coordinator gave up.
 pub(super) fn run_workers<'a>(
-    work: &'a Work<'a>,
+    work: &'a PruningJob<'a>,
     (job, inputs): (&JobFile, &Inputs),
     state: &JobState,
     model: Box<dyn DiffusionModel>,

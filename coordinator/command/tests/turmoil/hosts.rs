@@ -9,7 +9,7 @@ use obsdiff_coordinator::{Driver, Observer, ServedJob};
 use obsdiff_core::{Core, Event, Job, Outcome, Phase};
 use obsdiff_proto::Plan;
 use obsdiff_proto::session::Reason;
-use obsdiff_proto::view::News;
+use obsdiff_proto::view::WatchMessage;
 use obsdiff_proto::wire::v1::WatchRequest;
 use obsdiff_proto::wire::v1::jobs_client::JobsClient;
 use obsdiff_security::TokenSender;
@@ -168,7 +168,7 @@ pub(crate) async fn watch(stage: Stage) -> turmoil::Result {
         let Ok(news) = JobsClient::new(channel).watch(WatchRequest {}).await else { continue };
         let mut news = news.into_inner();
         while let Ok(Some(next)) = news.message().await {
-            let News::Report(report) = News::try_from(next)? else { continue };
+            let WatchMessage::Report(report) = WatchMessage::try_from(next)? else { continue };
             let view = report.view;
             if view.committed < committed {
                 return Err(format!("of {committed} committed packages {} are left", view.committed).into());

@@ -138,7 +138,7 @@ struct NoWatch;
 impl Watch for NoWatch {
     fn steps(&self, _: u64) {}
     fn solved(&self, _: u64) {}
-    fn expects(&self, _: f64) {}
+    fn expected(&self, _: f64) {}
 }
 
 /// An engine whose work takes simulated time.

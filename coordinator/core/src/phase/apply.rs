@@ -1,4 +1,4 @@
-//! Apply: every worker takes the weights that were committed. Nobody waits for the others: whoever is up to date gets shards of the
+//! Apply: every worker takes the weights that were committed. No worker waits for the others: one that is up to date gets shards of the
 //! next package, and a late joiner catches up by the same order.
 
 use obsdiff_proto::WorkerId;

@@ -55,7 +55,7 @@ impl Core {
     }
 
     /// Lowers the exponent of a Gram that overflowed, and starts the package's sums anew. A report about sums with another
-    /// exponent is late and means nothing.
+    /// exponent is late, and is ignored.
     pub(crate) fn lower(&mut self, site: SiteId, exponent: i32) {
         let (Some(open), Some(exponents)) = (&mut self.open, &mut self.exponents) else { return };
         if open.opening.exponents.get(&site) != Some(&exponent) {

@@ -37,7 +37,7 @@ impl Core {
         let before = self.open.take();
         self.open_package();
         match (before, &mut self.open) {
-            // The same sums serve on: whoever holds shards goes on holding them.
+            // The same sums serve the next package: workers keep the shards that they hold.
             (Some(before), Some(open)) if self.job.plan.keeps_sums(open.package) => {
                 open.ledger = before.ledger;
                 self.touch_all();

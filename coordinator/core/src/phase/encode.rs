@@ -1,5 +1,5 @@
-//! Encode: before any worker loads its weights, the conditioning of every prompt is in the store. One worker sees to that; when it has,
-//! the others find it there.
+//! Encode: before any worker loads its weights, the conditioning of every prompt is in the store. One worker encodes
+//! what the store lacks; the others find it there afterwards.
 
 use std::cmp::Reverse;
 
@@ -19,7 +19,7 @@ impl Core {
         }
     }
 
-    /// Asks the fastest of those who can to encode the prompts, until it has or is gone.
+    /// Asks the fastest worker that can encode to do so, until it has done it or is gone.
     pub(crate) fn decide_encoder(&mut self) {
         if self.encoded || self.encoder.is_some() {
             return;
@@ -34,7 +34,7 @@ impl Core {
         }
     }
 
-    /// Whether a worker that prepares is asked to see to the conditioning now.
+    /// Whether a worker that prepares should encode now.
     pub(crate) fn encodes(&self, worker: WorkerId, member: &ConnectedWorker) -> bool {
         member.encoding == Encoding::Ready && (self.encoded || self.encoder == Some(worker))
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::{Action, Core, Failure, Status};
 
 impl Core {
-    /// Takes the exponents, whoever found them: any worker finds the same.
+    /// Takes the exponents from any worker, because all find the same ones.
     pub(crate) fn merge_pilot(&mut self, status: &Status) {
         let (None, Some(found)) = (&self.exponents, &status.pilot) else { return };
         if let Err(error) = self.job.validate_exponents(found) {

@@ -19,7 +19,7 @@ use crate::cost::{Tokens, Workload, gram_bytes, gram_flops};
 pub use error::PlanError;
 pub use fit::{fewest_packages, packages_within};
 
-/// What refinement gains, several packages do not: they cost a calibration each.
+/// One by default, because refinement gains more than further packages do, and each of those costs a calibration.
 const DEFAULT_PACKAGES: u32 = 1;
 
 /// A unit with something to prune.

@@ -1,4 +1,4 @@
-//! Rules that decide nothing, and targets that leave a linear as it is: what a job asks for is done or refused.
+//! Refuses rules that decide nothing, and targets that would prune nothing.
 
 use obsdiff_proto::{
     Inventory, JobError, JobSpec, LinearTarget, Method, PartKind, Pattern, SparsitySpec, Structure, Target,

@@ -1,4 +1,4 @@
-//! What structured pruning takes from which structure: the rules' word on the linear that leads it.
+//! The targets of structured pruning: rules decide by the name of the first linear that reads a structure.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -1,4 +1,4 @@
-//! What others ask of an architecture, and of one transformer's configuration.
+//! What an architecture provides, and what the configuration of one of its transformers does.
 
 use std::any::Any;
 use std::fmt;
@@ -74,7 +74,7 @@ impl fmt::Debug for Architecture {
     }
 }
 
-/// The sizes of one transformer, as its `config.json` gives them, and all that follows from them.
+/// The sizes of one transformer, as its `config.json` gives them, and everything that follows from them.
 pub trait TransformerConfig: Any + fmt::Debug + Send + Sync {
     /// The architecture that it is of.
     fn architecture(&self) -> &'static Architecture;
@@ -88,7 +88,7 @@ pub trait TransformerConfig: Any + fmt::Debug + Send + Sync {
     /// Every tensor that its checkpoint holds, with its shape.
     fn shapes(&self) -> Vec<(String, Vec<usize>)>;
 
-    /// Holds a checkpoint's headers against the configuration; no weight is read.
+    /// Checks a checkpoint's headers against the configuration; no weight is read.
     ///
     /// # Errors
     /// When a tensor is missing, has another shape or a type that is no float, or is one that the configuration does not ask for.
@@ -108,7 +108,7 @@ pub trait TransformerConfig: Any + fmt::Debug + Send + Sync {
     /// Peak bytes of such a call's activations, computed in `dtype`; its inputs and what a tap keeps are not counted.
     fn activation_bytes(&self, batch: usize, image: usize, text: usize, dtype: DType) -> u64;
 
-    /// Bytes that such a call leaves behind, for another call of as many pictures alone.
+    /// Bytes that stay allocated after such a call, and are used again only by a call of as many pictures.
     fn kept_bytes(&self, batch: usize, image: usize, text: usize, dtype: DType) -> u64;
 
     /// Bytes of the state of such a call between two blocks.
@@ -139,7 +139,7 @@ pub trait TransformerConfig: Any + fmt::Debug + Send + Sync {
     /// When the encoded texts are not those of its pipeline.
     fn join_texts(&self, texts: &[Option<EncodedText>]) -> Result<Conditioning>;
 
-    /// A transformer of the same widths with as many blocks as come to `parameters`, but at least one block of each kind.
+    /// A transformer of the same widths with as many blocks as fit into `parameters`, but at least one block of each kind.
     fn with_fewer_blocks(&self, parameters: u64) -> Arc<dyn TransformerConfig>;
 
     /// The same transformer with `kept[i]` parts left of structure i of its inventory.
@@ -152,7 +152,7 @@ pub trait TransformerConfig: Any + fmt::Debug + Send + Sync {
     /// When the source's configuration cannot be read.
     fn shrunk_files(&self, source: &Path) -> Result<Vec<(String, Vec<u8>)>>;
 
-    /// Whether two transformers are the same but for how many heads and neurons their blocks have kept.
+    /// Whether two transformers differ in nothing except how many heads and neurons their blocks have kept.
     fn same_but_for_blocks(&self, other: &dyn TransformerConfig) -> bool;
 }
 
@@ -167,7 +167,7 @@ pub struct LatentLayout {
     pub sample: usize,
     /// The most tokens on a side.
     pub max_patches: usize,
-    /// What in the configuration the channels are.
+    /// The key of the configuration that gives the channels.
     pub channels_key: &'static str,
 }
 

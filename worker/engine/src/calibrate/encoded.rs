@@ -36,9 +36,9 @@ pub trait Conditionings: fmt::Debug + Send + Sync {
 pub struct Encoded {
     spool: Mutex<SpooledTempFile>,
     folder: PathBuf,
-    /// Of each prompt by id, where its conditioning starts.
+    /// Where the conditioning of each prompt starts, by the prompt's id.
     places: Vec<u64>,
-    /// Of the empty prompt that guidance leads away from.
+    /// The conditioning of the empty prompt, which classifier-free guidance needs.
     negative: Conditioning,
 }
 
@@ -84,7 +84,7 @@ impl Encoded {
         Ok(Self { spool: Mutex::new(spool), folder: folder.to_owned(), places, negative })
     }
 
-    /// So many prompts that all read as `conditioning` does, and so does the empty one: for those who measure.
+    /// So many prompts that all have the same `conditioning`, the empty prompt included: for measurements.
     ///
     /// # Errors
     /// When it cannot be kept.

@@ -8,7 +8,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use obsdiff_files::{Disk, Operation, Steps};
+use obsdiff_files::{Disk, Operation, OperationHook};
 
 use super::tests::{FORKS, export_by, listing, pipeline};
 use crate::Error;
@@ -31,21 +31,21 @@ struct Until {
     at_last: fn(usize, usize) -> io::Result<()>,
 }
 
-impl Steps for Until {
+impl OperationHook for Until {
     fn before(&self, _: Operation, _: &Path) -> io::Result<()> {
         (self.at_last)(self.seen.fetch_add(1, Ordering::SeqCst), self.last)
     }
 }
 
 fn until(last: usize, at_last: fn(usize, usize) -> io::Result<()>) -> Disk {
-    Disk::watched(Arc::new(Until { seen: AtomicUsize::new(0), last, at_last }))
+    Disk::with_hook(Arc::new(Until { seen: AtomicUsize::new(0), last, at_last }))
 }
 
 /// Every operation, with its path.
 #[derive(Default)]
 struct Log(Mutex<Operations>);
 
-impl Steps for Log {
+impl OperationHook for Log {
     fn before(&self, operation: Operation, path: &Path) -> io::Result<()> {
         self.0.lock().unwrap().push((operation, path.to_owned()));
         Ok(())
@@ -72,7 +72,7 @@ fn undisturbed(link: bool) -> (tempfile::TempDir, Files, Operations) {
     let source = pipeline(root.path(), true);
     let log = Arc::new(Log::default());
     let out = root.path().join("made/out");
-    export_by(&Disk::watched(log.clone()), &source, &out, link, 1.0).unwrap();
+    export_by(&Disk::with_hook(log.clone()), &source, &out, link, 1.0).unwrap();
     let (expected, operations) = (content(&out), std::mem::take(&mut *log.0.lock().unwrap()));
     std::fs::remove_dir_all(root.path().join("made")).unwrap();
     (root, expected, operations)

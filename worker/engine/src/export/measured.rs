@@ -9,7 +9,7 @@ use crate::Result;
 /// What a run measured. Unlike the rest of a record it differs between two runs of the same job.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Measured {
-    /// The pruned model against the dense one; absent where no prompt was held out.
+    /// The error of the pruned model; absent where no prompt was held out.
     pub held_out: Option<HeldOutError>,
     /// The same of the dense model pruned by magnitude, where it was asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -21,9 +21,9 @@ pub struct Measured {
     /// Seconds that the run took; after an interruption, those of the process that ended it. With workers of other processes, those of
     /// the coordinator, or of the worker that wrote the pipeline where the coordinator does not see it.
     pub seconds: f64,
-    /// What of them no phase accounts for.
+    /// The part of these seconds that belongs to no phase.
     pub other_seconds: f64,
-    /// Where they went, the longest phase first.
+    /// The phases that took them, the longest first.
     pub phases: Vec<MeasuredPhase>,
     /// The largest resident set of the process, with workers of other processes of the one that wrote the pipeline; unknown where the system does not tell it.
     pub peak_memory_bytes: Option<u64>,
@@ -96,7 +96,7 @@ pub struct MeasuredPhase {
     pub calls: u64,
     /// Seconds of the run's own thread.
     pub seconds: f64,
-    /// Seconds of other threads, which ran beside.
+    /// Seconds of other threads, which ran at the same time.
     pub beside_seconds: f64,
 }
 

@@ -17,8 +17,8 @@ use obsdiff_files::Disk;
 
 pub use measured::{Baseline, HeldOutError, Measured, MeasuredPhase, PictureError};
 pub use obsdiff_proto::InputDigest;
-pub use record::{PrunedLinear, PrunedStructure, PruningRecord, RECORD_FILE, Sizes};
-pub use shrink::{Kept, Shrink};
+pub use record::{ModelSizes, PrunedLinear, PrunedStructure, PruningRecord, RECORD_FILE};
+pub use shrink::{KeptIndices, Shrink};
 pub use source::required_bytes;
 pub use staging::longest_name;
 

@@ -40,7 +40,7 @@ pub struct PruningRecord {
     pub structures: Vec<PrunedStructure>,
     /// What structured pruning made of the whole transformer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub sizes: Option<Sizes>,
+    pub sizes: Option<ModelSizes>,
     /// What was measured once the pipeline was written.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub measured: Option<Measured>,
@@ -131,7 +131,7 @@ pub struct PrunedStructure {
 
 /// A transformer before and after.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Sizes {
+pub struct ModelSizes {
     /// Parameters.
     pub parameters: [u64; 2],
     /// Floating-point operations of a forward call on one picture of the job.

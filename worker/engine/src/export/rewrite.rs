@@ -7,7 +7,7 @@ use candle_core::{DType, Device, Tensor};
 use safetensors::View;
 
 use super::file_name;
-use super::shrink::{Kept, Shrink};
+use super::shrink::{KeptIndices, Shrink};
 use super::staging::Staging;
 use crate::checkpoint::{Entry, Weights};
 use crate::{Error, Result};
@@ -53,7 +53,13 @@ pub(super) fn rewrite(
 }
 
 /// A tensor's bytes in the type and shape of the one it replaces, which lies in the file `path`, and of these what is kept.
-fn stored(path: &Path, name: &str, entry: &Entry, tensor: &Tensor, kept: Option<&Kept>) -> Result<Vec<u8>> {
+fn stored(
+    path: &Path,
+    name: &str,
+    entry: &Entry,
+    tensor: &Tensor,
+    kept: Option<&KeptIndices>,
+) -> Result<Vec<u8>> {
     if tensor.dims() != entry.shape() {
         return Err(Error::Shape {
             path: path.to_owned(),

@@ -11,23 +11,23 @@ use crate::{Error, Result};
 
 /// The rows or columns of a tensor that are kept, by index, ascending.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Kept {
+pub enum KeptIndices {
     /// These rows, or of a bias these numbers.
     Rows(Vec<usize>),
     /// These columns.
     Columns(Vec<usize>),
 }
 
-/// How an export gets smaller than its source.
+/// How an export makes the transformer smaller than its source.
 #[derive(Clone, Debug, Default)]
 pub struct Shrink {
     /// By tensor name; tensors that are not here stay whole.
-    pub kept: BTreeMap<String, Kept>,
+    pub kept: BTreeMap<String, KeptIndices>,
     /// Files of the transformer's folder that are written anew, by name.
     pub files: Vec<(String, Vec<u8>)>,
 }
 
-impl Kept {
+impl KeptIndices {
     fn axis(&self) -> (usize, &[usize]) {
         match self {
             Self::Rows(rows) => (0, rows),
@@ -47,7 +47,7 @@ impl Shrink {
     /// The shape of a tensor of the source in the export.
     pub(super) fn shape(&self, name: &str, entry: &Entry) -> Vec<usize> {
         let mut shape = entry.shape().to_vec();
-        if let Some((axis, kept)) = self.kept.get(name).map(Kept::axis)
+        if let Some((axis, kept)) = self.kept.get(name).map(KeptIndices::axis)
             && let Some(size) = shape.get_mut(axis)
         {
             *size = kept.len();

@@ -1,4 +1,4 @@
-//! A directory written beside its destination and moved into place when it is whole.
+//! A directory that is written beside its destination, and moved into place when it is complete.
 //!
 //! For a destination `NAME` it is `.NAME.obsdiff-NUMBER`, which holds a lock, a marker that says what it is, and the directory
 //! `pipeline` that is written. Each writer has a number of its own: one that was cut off may still be writing while another one takes
@@ -8,7 +8,7 @@ use std::fs::File;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
-use obsdiff_files::{Disk, Lock, open_regular, read_regular};
+use obsdiff_files::{Disk, Lock, open_regular, parent_of, read_regular};
 use serde::{Deserialize, Serialize};
 
 use super::file_name;
@@ -30,7 +30,7 @@ const PIPELINE: &str = "pipeline";
 /// The content of a marker.
 #[derive(Serialize, Deserialize)]
 struct StagingMarker {
-    /// For people who find it.
+    /// An explanation for people who find it.
     holds: String,
     /// The name of the destination.
     destination: String,
@@ -280,13 +280,6 @@ fn refuse_existing(destination: &Path) -> Result<()> {
 fn exists(destination: &Path) -> Error {
     let problem = "exists already, though the job has not written it: move it away";
     Error::write(destination, io::Error::new(ErrorKind::AlreadyExists, problem))
-}
-
-fn parent_of(path: &Path) -> &Path {
-    match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    }
 }
 
 #[cfg(test)]

@@ -215,7 +215,7 @@ fn what_is_not_kept_leaves_the_tensors_and_the_header() {
         fs::write(source.join("transformer/config.json"), "{}").unwrap();
         let out = root.path().join("out");
         let weights = Weights::open(&source.join("transformer"), Library::Diffusers).unwrap();
-        let kept = [("a.weight", Kept::Rows(vec![1])), ("b.weight", Kept::Columns(vec![0, 2]))];
+        let kept = [("a.weight", KeptIndices::Rows(vec![1])), ("b.weight", KeptIndices::Columns(vec![0, 2]))];
         let shrink = Shrink {
             kept: kept.map(|(name, kept)| (name.to_owned(), kept)).into(),
             files: vec![

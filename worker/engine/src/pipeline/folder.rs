@@ -80,8 +80,7 @@ impl PipelineFolder {
         Self::open_as(path, &architecture::SUPPORTED)
     }
 
-    /// As [`Self::open`], but for the text encoders and their tokenizers: these are not looked at, whatever they are, and the pipeline
-    /// opens none.
+    /// As [`Self::open`], without the text encoders and their tokenizers: they are not opened, and may be missing or of any class.
     ///
     /// # Errors
     /// As [`Self::open`].

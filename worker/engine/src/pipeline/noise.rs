@@ -66,7 +66,8 @@ fn normalise(block: &mut [f32; 16]) {
 const WORDS: usize = 624;
 const MIDDLE: usize = 397;
 
-/// MT19937, the 32-bit Mersenne twister of Matsumoto and Nishimura (1998), seeded as in their 2002 code.
+/// MT19937, the 32-bit Mersenne twister of Matsumoto and Nishimura (1998), seeded as in their 2002 code. Written here, because the
+/// algorithm never changes, and the tests compare the normal numbers that it gives with PyTorch's.
 struct Twister {
     state: [u32; WORDS],
     next: usize,

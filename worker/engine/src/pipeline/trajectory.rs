@@ -24,7 +24,7 @@ pub struct Trajectory {
 
 /// The inputs of a forward call, as [`Denoise`] borrows them.
 #[derive(Clone, Debug)]
-pub(crate) struct Inputs {
+pub(crate) struct ForwardInputs {
     latents: Tensor,
     timestep: Tensor,
     text: Tensor,
@@ -32,7 +32,7 @@ pub(crate) struct Inputs {
     guidance: Option<Tensor>,
 }
 
-impl Inputs {
+impl ForwardInputs {
     pub(crate) fn call(&self) -> Denoise<'_> {
         Denoise {
             latents: &self.latents,
@@ -122,7 +122,7 @@ impl Trajectory {
     ///
     /// # Errors
     /// When the trajectory is at its end.
-    pub(crate) fn inputs(&self) -> Result<Inputs> {
+    pub(crate) fn inputs(&self) -> Result<ForwardInputs> {
         let Some(&timestep) = self.schedule.timesteps().get(self.next) else {
             return Err(Error::Argument(format!(
                 "a trajectory of {} steps is at its end",
@@ -135,7 +135,13 @@ impl Trajectory {
         let timestep = Tensor::full(timestep, pictures, latents.device())?;
         let input = self.guidance.input.map(|scale| Tensor::full(scale as f32, pictures, latents.device()));
         let guidance = input.transpose()?;
-        Ok(Inputs { latents, timestep, text: self.text.clone(), pooled: self.pooled.clone(), guidance })
+        Ok(ForwardInputs {
+            latents,
+            timestep,
+            text: self.text.clone(),
+            pooled: self.pooled.clone(),
+            guidance,
+        })
     }
 
     /// Takes Euler's step along a guided velocity.

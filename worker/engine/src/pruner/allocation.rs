@@ -1,4 +1,4 @@
-//! Allocation: which share of each linear goes, so that the pruned model's velocity is expected to change least.
+//! Allocation: the ratio of each linear, chosen so that the pruned model's velocity is expected to change least.
 
 use std::collections::BTreeMap;
 
@@ -8,36 +8,37 @@ use super::SurveyedSlice;
 use super::survey::Trial;
 use crate::{Error, Result};
 
-/// Ratios that a linear may get: so many steps from the least to the largest.
-const STEPS: usize = 140;
+/// Steps between the least and the largest ratio that a linear may get.
+const RATIO_STEPS: usize = 140;
 
-/// Halvings of the price of a zero, whose logarithm lies within +-60.
-const HALVINGS: usize = 120;
+/// Steps of the bisection for the price of a zero, whose logarithm lies between -60 and 60.
+const BISECTIONS: usize = 120;
 
-/// What each linear becomes, and what is known of it.
+/// The target and the cost of each linear.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Allocated {
-    /// Targets that the survey decided.
+    /// The targets that follow from the survey.
     pub targets: BTreeMap<LinearId, Target>,
-    /// How much an error of each linear surveyed moves the velocity: its mean squared relative change over the relative error.
+    /// The cost of each surveyed linear: the mean squared relative change of the velocity over the linear's relative error.
     pub costs: BTreeMap<LinearId, f64>,
-    /// The mean squared relative change of the velocity to expect: the sum of cost * error over all linears.
+    /// The expected mean squared relative change of the velocity: the sum of cost * error over all linears.
     pub expected: f64,
 }
 
-/// A linear whose ratio is to be found.
+/// The error of a linear by its ratio, and what the error costs.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Curve {
-    /// Weights.
+pub(super) struct ErrorCurve {
+    /// How many weights it has.
     pub(super) size: f64,
-    /// What its error costs.
+    /// Change of the velocity for each unit of its relative error.
     pub(super) cost: f64,
     /// Its relative error at each of the ratios tried.
     pub(super) errors: Vec<f64>,
 }
 
-impl Curve {
-    /// The logarithm of the error is interpolated between the ratios tried, which ascend; from a ratio without error on, the error itself.
+impl ErrorCurve {
+    /// The relative error at `ratio`, interpolated between its neighbours among the ratios `tried`, which ascend: by the logarithms of
+    /// the errors where both are positive, otherwise by the errors themselves.
     fn error(&self, tried: &[f64], ratio: f64) -> f64 {
         let found = |i: usize| self.errors.get(i).copied().unwrap_or(0.0);
         let above = tried.partition_point(|r| *r < ratio).clamp(1, tried.len().max(2) - 1);
@@ -52,20 +53,20 @@ impl Curve {
     }
 }
 
-/// The ratio of each linear, within the ratios `tried`, that minimises the sum of cost * error at the share `ratio` of zeros over all: by a
-/// price of a zero (a Lagrange multiplier), found by halving. What is left over at the price that two allocations share goes to the
-/// linears in their order, so that the share is met but for rounding.
-pub(super) fn allocate_ratios(curves: &[Curve], tried: &[f64], ratio: f64) -> Vec<f64> {
+/// The ratio of each linear, within the range of the ratios `tried`, that minimises the sum of cost * error while the share `ratio` of
+/// all weights becomes zero. Bisection finds the price of a zero (a Lagrange multiplier). Just below that price there are too few
+/// zeros, just above too many: the linears move from the first allocation to the second, in their order, until the share is met.
+pub(super) fn allocate_ratios(curves: &[ErrorCurve], tried: &[f64], ratio: f64) -> Vec<f64> {
     let (Some(&least), Some(&most)) = (tried.first(), tried.last()) else { return vec![ratio; curves.len()] };
-    // Without the last digits that only rounding brought.
-    let place = |i: usize| ((least + (most - least) * i as f64 / STEPS as f64) * 1e9).round() / 1e9;
-    let grid: Vec<f64> = (0..=STEPS).map(place).collect();
-    let losses = |curve: &Curve| grid.iter().map(|r| curve.cost * curve.error(tried, *r)).collect();
+    // Nine decimals: the digits after them come from the arithmetic alone.
+    let place = |i: usize| ((least + (most - least) * i as f64 / RATIO_STEPS as f64) * 1e9).round() / 1e9;
+    let grid: Vec<f64> = (0..=RATIO_STEPS).map(place).collect();
+    let losses = |curve: &ErrorCurve| grid.iter().map(|r| curve.cost * curve.error(tried, *r)).collect();
     let losses: Vec<Vec<f64>> = curves.iter().map(losses).collect();
     let wanted = ratio * curves.iter().map(|curve| curve.size).sum::<f64>();
     let zeros = |chosen: &[f64]| chosen.iter().zip(curves).map(|(r, curve)| r * curve.size).sum::<f64>();
     let at = |price: f64| -> Vec<f64> {
-        let best = |(curve, losses): (&Curve, &Vec<f64>)| {
+        let best = |(curve, losses): (&ErrorCurve, &Vec<f64>)| {
             let net = |i: &usize| losses[*i] - price * grid[*i] * curve.size;
             (0..grid.len()).min_by(|a, b| net(a).total_cmp(&net(b))).map_or(ratio, |i| grid[i])
         };
@@ -73,7 +74,7 @@ pub(super) fn allocate_ratios(curves: &[Curve], tried: &[f64], ratio: f64) -> Ve
     };
     let (mut few, mut many) = (vec![least; curves.len()], vec![most; curves.len()]);
     let (mut low, mut high) = (-60.0f64, 60.0f64);
-    for _ in 0..HALVINGS {
+    for _ in 0..BISECTIONS {
         let middle = (low + high) / 2.0;
         let chosen = at(middle.exp());
         if zeros(&chosen) < wanted {
@@ -93,42 +94,42 @@ pub(super) fn allocate_ratios(curves: &[Curve], tried: &[f64], ratio: f64) -> Ve
     few
 }
 
-/// Which linears stay as they are: those whose loss costs most for each weight, as long as their weights are at most `share` of all. One
-/// that has no room is passed over. `linears` are (weights, loss).
-pub(super) fn spare_costliest(linears: &[(f64, f64)], share: f64) -> Vec<bool> {
+/// Which linears stay dense. Those with the largest loss for each weight come first; one stays dense if its weights still fit into
+/// `share` of all weights. `linears` are (weights, loss).
+pub(super) fn choose_dense(linears: &[(f64, f64)], share: f64) -> Vec<bool> {
     let mut room = share * linears.iter().map(|(size, _)| size).sum::<f64>();
     let mut order: Vec<usize> = (0..linears.len()).collect();
     let price = |i: usize| linears[i].1 / linears[i].0.max(1.0);
     order.sort_by(|a, b| price(*b).total_cmp(&price(*a)).then(a.cmp(b)));
-    let mut spared = vec![false; linears.len()];
+    let mut dense = vec![false; linears.len()];
     for i in order {
         if linears[i].0 <= room {
-            spared[i] = true;
+            dense[i] = true;
             room -= linears[i].0;
         }
     }
-    spared
+    dense
 }
 
-/// What a survey says of one linear.
-struct Surveyed {
+/// The survey of one linear, all its rows together.
+struct SurveyedLinear {
     target: LinearTarget,
     by_rule: bool,
-    curve: Curve,
-    /// Which of the errors is that of its own target, where there is only one.
+    curve: ErrorCurve,
+    /// The index of the target, and of the error, at which it was probed.
     probed: usize,
 }
 
-/// What a survey says of the linears of a plan.
+/// Joins what was surveyed of the slices of each linear.
 ///
 /// # Errors
 /// When a linear was not surveyed.
-fn surveyed(
+fn join_slices(
     sparsity: &SparsitySpec,
     inventory: &Inventory,
     linears: &[LinearTarget],
     slices: &[SurveyedSlice],
-) -> Result<Vec<Surveyed>> {
+) -> Result<Vec<SurveyedLinear>> {
     let targets = Targets::new(sparsity).map_err(|e| Error::Argument(e.to_string()))?;
     let tried = sparsity.tried_ratios();
     let mut surveyed = Vec::with_capacity(linears.len());
@@ -150,14 +151,14 @@ fn surveyed(
         let probed = errors.get(trial.probed).copied().unwrap_or(0.0);
         let cost = if probed > 0.0 { shift / probed } else { 0.0 };
         let size = (described.rows * inventory.site(described.site).width) as f64;
-        let curve = Curve { size, cost, errors };
-        surveyed.push(Surveyed { target: *target, by_rule, curve, probed: trial.probed });
+        let curve = ErrorCurve { size, cost, errors };
+        surveyed.push(SurveyedLinear { target: *target, by_rule, curve, probed: trial.probed });
     }
     Ok(surveyed)
 }
 
-/// The mean squared relative change of the velocity to expect where every linear that no rule decides for loses the share `ratio`, by a
-/// survey of a job of this `sparsity`.
+/// The expected mean squared relative change of the velocity when every linear loses the share `ratio`, except those whose targets a rule
+/// sets. `slices` were surveyed for a job of this `sparsity`.
 ///
 /// # Errors
 /// When a linear was not surveyed.
@@ -169,16 +170,15 @@ pub fn expected_at(
     ratio: f64,
 ) -> Result<f64> {
     let tried = sparsity.tried_ratios();
-    let loss = |one: &Surveyed| {
+    let loss = |one: &SurveyedLinear| {
         let own = one.curve.errors.get(one.probed).copied().unwrap_or(0.0);
         one.curve.cost * if one.by_rule { own } else { one.curve.error(&tried, ratio) }
     };
-    Ok(surveyed(sparsity, inventory, linears, slices)?.iter().map(loss).sum())
+    Ok(join_slices(sparsity, inventory, linears, slices)?.iter().map(loss).sum())
 }
 
 impl Allocated {
-    /// What becomes of the linears of a plan, by what was surveyed of all their rows. Linears that a rule decides for keep their
-    /// targets.
+    /// The targets and costs of a plan's linears, from the survey of all their rows. Linears whose targets a rule sets keep them.
     ///
     /// # Errors
     /// When a linear was not surveyed.
@@ -189,10 +189,10 @@ impl Allocated {
         slices: &[SurveyedSlice],
     ) -> Result<Self> {
         let tried = sparsity.tried_ratios();
-        let surveyed = surveyed(sparsity, inventory, linears, slices)?;
+        let surveyed = join_slices(sparsity, inventory, linears, slices)?;
         let mut allocated = Self::default();
-        let free = |one: &&Surveyed| !one.by_rule;
-        let curves: Vec<Curve> = surveyed.iter().filter(free).map(|one| one.curve.clone()).collect();
+        let free = |one: &&SurveyedLinear| !one.by_rule;
+        let curves: Vec<ErrorCurve> = surveyed.iter().filter(free).map(|one| one.curve.clone()).collect();
         match sparsity.ratio {
             Some(ratio) if sparsity.dense == 0.0 => {
                 let ratios = allocate_ratios(&curves, &tried, ratio);
@@ -202,12 +202,13 @@ impl Allocated {
                 }
             }
             _ => {
-                let loss =
-                    |curve: &Curve| (curve.size, curve.cost * curve.errors.first().copied().unwrap_or(0.0));
+                let loss = |curve: &ErrorCurve| {
+                    (curve.size, curve.cost * curve.errors.first().copied().unwrap_or(0.0))
+                };
                 let losses: Vec<_> = curves.iter().map(loss).collect();
-                let spared = spare_costliest(&losses, sparsity.dense);
-                for ((one, spared), (_, loss)) in surveyed.iter().filter(free).zip(spared).zip(losses) {
-                    if spared {
+                let dense = choose_dense(&losses, sparsity.dense);
+                for ((one, dense), (_, loss)) in surveyed.iter().filter(free).zip(dense).zip(losses) {
+                    if dense {
                         allocated.targets.insert(one.target.linear, Target::Unstructured { ratio: 0.0 });
                     } else {
                         allocated.expected += loss;
@@ -235,21 +236,21 @@ mod tests {
     const TRIED: [f64; 8] = [0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9];
 
     /// Errors that grow by these factors from one ratio to the next.
-    fn curve(size: f64, cost: f64, first: f64, factors: &[f64]) -> Curve {
+    fn curve(size: f64, cost: f64, first: f64, factors: &[f64]) -> ErrorCurve {
         let grown = factors.iter().scan(first, |error, factor| {
             *error *= factor;
             Some(*error)
         });
-        Curve { size, cost, errors: std::iter::once(first).chain(grown).collect() }
+        ErrorCurve { size, cost, errors: std::iter::once(first).chain(grown).collect() }
     }
 
-    fn curves() -> impl Strategy<Value = Vec<Curve>> {
+    fn curves() -> impl Strategy<Value = Vec<ErrorCurve>> {
         let one = (1.0f64..1e6, 1e-6f64..10.0, 1e-6f64..1e-2, prop::collection::vec(1.05f64..4.0, 7));
         let curve = |(size, cost, first, factors): (_, _, _, Vec<f64>)| curve(size, cost, first, &factors);
         prop::collection::vec(one.prop_map(curve), 1..12)
     }
 
-    fn loss(curves: &[Curve], ratios: &[f64]) -> f64 {
+    fn loss(curves: &[ErrorCurve], ratios: &[f64]) -> f64 {
         curves.iter().zip(ratios).map(|(curve, ratio)| curve.cost * curve.error(&TRIED, *ratio)).sum()
     }
 
@@ -262,10 +263,10 @@ mod tests {
     }
 
     #[test]
-    fn an_error_of_nothing_does_not_make_small_ratios_free() {
-        let curve = Curve { size: 1.0, cost: 1.0, errors: vec![0.0, 0.02] };
+    fn an_error_of_zero_does_not_make_small_ratios_free() {
+        let curve = ErrorCurve { size: 1.0, cost: 1.0, errors: vec![0.0, 0.02] };
         assert_eq!([0.0, 0.05, 0.1].map(|ratio| curve.error(&[0.0, 0.1], ratio)), [0.0, 0.01, 0.02]);
-        let dead = Curve { errors: vec![0.0, 0.0], ..curve };
+        let dead = ErrorCurve { errors: vec![0.0, 0.0], ..curve };
         assert_eq!(dead.error(&[0.0, 0.1], 0.05), 0.0);
     }
 
@@ -275,7 +276,7 @@ mod tests {
         let ratios = allocate_ratios(&curves, &TRIED, 0.5);
         assert!(ratios[0] > 0.5 && ratios[1] < 0.5 && (ratios[0] - ratios[2]).abs() < 0.006, "{ratios:?}");
         // Nothing to choose between: what is left over goes to the first ones.
-        let free = allocate_ratios(&curves.map(|curve| Curve { cost: 0.0, ..curve }), &TRIED, 0.5);
+        let free = allocate_ratios(&curves.map(|curve| ErrorCurve { cost: 0.0, ..curve }), &TRIED, 0.5);
         assert!((free.iter().sum::<f64>() / 3.0 - 0.5).abs() < 1e-12, "{free:?}");
     }
 
@@ -293,14 +294,14 @@ mod tests {
     }
 
     #[test]
-    fn the_costliest_stay_as_far_as_there_is_room() {
+    fn the_costliest_stay_dense_while_they_fit() {
         // Losses for each weight: 1, 4, 0.1, 2.
         let linears = [(10.0, 10.0), (5.0, 20.0), (20.0, 2.0), (15.0, 30.0)];
-        assert_eq!(spare_costliest(&linears, 0.0), [false; 4]);
-        assert_eq!(spare_costliest(&linears, 0.1), [false, true, false, false]);
+        assert_eq!(choose_dense(&linears, 0.0), [false; 4]);
+        assert_eq!(choose_dense(&linears, 0.1), [false, true, false, false]);
         // The fourth has no room beside the second, the first has.
-        assert_eq!(spare_costliest(&linears, 0.3), [true, true, false, false]);
-        assert_eq!(spare_costliest(&linears, 0.4), [false, true, false, true]);
+        assert_eq!(choose_dense(&linears, 0.3), [true, true, false, false]);
+        assert_eq!(choose_dense(&linears, 0.4), [false, true, false, true]);
     }
 
     proptest! {

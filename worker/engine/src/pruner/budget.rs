@@ -1,26 +1,27 @@
-//! A budget over the whole model: how many heads and neurons each structure loses, so that a share of the arithmetic is saved where it
-//! costs least.
+//! A budget over the whole model: how many heads and neurons each structure loses, so that a share of the arithmetic is saved with the
+//! least error.
 
 use std::cmp::{Ordering, Reverse};
 use std::collections::BinaryHeap;
 
 use thiserror::Error;
 
-/// What a structure would lose, part by part, in the order in which its parts go.
+/// What removing a structure's parts one after another would bring, in the order in which they would go.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RemovalCurve {
-    /// The error that each further part brings; as many as may go.
+    /// The error that each further part adds; as many as may be removed.
     pub errors: Vec<f64>,
     /// Operations that each part saves.
     pub flops: f64,
-    /// Parts that go together at first.
+    /// How many parts go together in the first step.
     pub first: usize,
-    /// Parts that go together afterwards.
+    /// How many parts go together in each later step.
     pub unit: usize,
 }
 
 impl RemovalCurve {
-    /// How many parts go together once `count` are gone, and the mean error that one of them brings; nothing where no more may go.
+    /// The step after `count` parts are gone: how many parts go together, and the mean error that one of them adds. None when no more may
+    /// be removed.
     fn next(&self, count: usize) -> Option<(usize, f64)> {
         let parts = if count == 0 { self.first } else { self.unit };
         let errors = self.errors.get(count..count + parts).filter(|errors| !errors.is_empty())?;
@@ -28,21 +29,21 @@ impl RemovalCurve {
     }
 }
 
-/// A budget that cannot be saved.
+/// A budget that asks for more than can be saved.
 #[derive(Clone, Copy, Debug, PartialEq, Error)]
 #[error("{asked:.3e} operations are to be saved, but at most {possible:.3e} can be")]
 pub struct OutOfReach {
     /// Operations to save.
     pub asked: f64,
-    /// What goes when all goes that may.
+    /// Operations that are saved when every part goes that may.
     pub possible: f64,
 }
 
-/// How many parts each structure loses until `saving` operations are saved: of the next parts of every structure, those that bring the
-/// least error for each operation go. Ties go to the earlier structure.
+/// How many parts each structure loses so that `saving` operations are saved. Steps are taken one at a time, always the one that adds the
+/// least error for each operation saved; on a tie, that of the earlier structure.
 ///
 /// # Errors
-/// [`OutOfReach`] where all that may go does not save as much.
+/// [`OutOfReach`] when removing every part that may go does not save as much.
 pub fn allocate(curves: &[RemovalCurve], saving: f64) -> Result<Vec<usize>, OutOfReach> {
     let possible = possible(curves);
     if saving > possible {
@@ -52,12 +53,12 @@ pub fn allocate(curves: &[RemovalCurve], saving: f64) -> Result<Vec<usize>, OutO
     let next = |structure: usize, count: usize| {
         let curve = curves.get(structure)?;
         let (parts, error) = curve.next(count)?;
-        Some(Reverse(Next { price: error / curve.flops, structure, parts }))
+        Some(Reverse(NextParts { price: error / curve.flops, structure, parts }))
     };
     let mut open: BinaryHeap<_> = (0..curves.len()).filter_map(|structure| next(structure, 0)).collect();
     let mut saved = 0.0;
     while saved < saving {
-        let Some(Reverse(Next { structure, parts, .. })) = open.pop() else { break };
+        let Some(Reverse(NextParts { structure, parts, .. })) = open.pop() else { break };
         counts[structure] += parts;
         saved += parts as f64 * curves[structure].flops;
         open.extend(next(structure, counts[structure]));
@@ -65,38 +66,38 @@ pub fn allocate(curves: &[RemovalCurve], saving: f64) -> Result<Vec<usize>, OutO
     Ok(counts)
 }
 
-/// Operations that are saved when all goes that may.
+/// Operations that are saved when every part goes that may.
 pub fn possible(curves: &[RemovalCurve]) -> f64 {
     curves.iter().map(|curve| curve.errors.len() as f64 * curve.flops).sum()
 }
 
-/// The next parts of a structure.
-struct Next {
+/// The next step of a structure.
+struct NextParts {
     /// Error for each operation saved.
     price: f64,
     structure: usize,
     parts: usize,
 }
 
-impl Ord for Next {
+impl Ord for NextParts {
     fn cmp(&self, other: &Self) -> Ordering {
         self.price.total_cmp(&other.price).then(self.structure.cmp(&other.structure))
     }
 }
 
-impl PartialOrd for Next {
+impl PartialOrd for NextParts {
     fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
         Some(self.cmp(other))
     }
 }
 
-impl PartialEq for Next {
+impl PartialEq for NextParts {
     fn eq(&self, other: &Self) -> bool {
         self.cmp(other) == Ordering::Equal
     }
 }
 
-impl Eq for Next {}
+impl Eq for NextParts {}
 
 #[cfg(test)]
 mod tests {

@@ -36,9 +36,9 @@ pub use survey::SurveyedSlice;
 
 /// A model, the trajectories it is calibrated on, and the Grams of the package that is open.
 pub struct Pruner {
-    /// What calibrates, in its compute type.
+    /// The model whose forward calls calibrate, in the job's compute type.
     model: Box<dyn DiffusionModel>,
-    /// What is solved from: the checkpoint's own numbers.
+    /// The checkpoint's weights, in their own type: linears are solved from these.
     weights: Arc<Weights>,
     trajectories: Arc<Trajectories>,
     alphas: Vec<f64>,
@@ -53,8 +53,8 @@ pub struct Pruner {
     solver: Option<Box<dyn SiteSolver>>,
     /// Its own sums of the open package's Grams, while they equal those of the host.
     on_device: Option<Box<dyn GramSet>>,
-    probing: ProbeSpec,
-    /// What linears are probed with, while a survey is made.
+    probe_spec: ProbeSpec,
+    /// The points at which linears are probed; present while a survey runs.
     probe: Option<Probe>,
     /// The Grams of the open package.
     open: Option<BTreeMap<SiteId, Arc<Gram>>>,
@@ -92,7 +92,7 @@ impl Pruner {
             device: ComputeDevice::Cpu,
             solver: None,
             on_device: None,
-            probing: spec.probe.clone(),
+            probe_spec: spec.probe.clone(),
             probe: None,
             open: None,
             groups: groups(&spec.output.gram_prompts),
@@ -108,7 +108,7 @@ impl Pruner {
         self
     }
 
-    /// Prompt steps of a shard: how often a calibration of it reports.
+    /// Prompts times steps of a shard.
     pub fn steps(&self, shard: &Shard) -> u64 {
         shard.prompts.len() as u64 * self.trajectories.step_count() as u64
     }
@@ -118,7 +118,7 @@ impl Pruner {
         self.hessian.accumulate
     }
 
-    /// Measures a shard on the model as it is and fixes each site's exponent for `shards` of them.
+    /// Runs one shard on the current model, and chooses each site's exponent so that the sums of `shards` shards fit.
     ///
     /// # Errors
     /// When a forward call fails or an activation is not finite.
@@ -141,7 +141,7 @@ impl Pruner {
         Ok(tap.into_energies().into_iter().map(|(site, energy)| (site, exponent(energy))).collect())
     }
 
-    /// Opens a package with empty Grams of the given exponents; one that was open is dropped.
+    /// Opens a package with empty Grams of the given exponents. A package that was open before is dropped.
     ///
     /// # Errors
     /// When a site has no exponent.
@@ -175,14 +175,14 @@ impl Pruner {
         Ok(())
     }
 
-    /// Drops the Grams of the open package, and the memory that solving it took.
+    /// Drops the Grams of the open package, and frees the memory that solving it took.
     pub fn close(&mut self) {
         (self.open, self.on_device) = (None, None);
         self.of_groups.clear();
         self.end_solving();
     }
 
-    /// Drops the memory that solving the open package took, but not its Grams.
+    /// Frees the memory that solving the open package took, but keeps its Grams.
     pub fn end_solving(&mut self) {
         self.obs = Obs::default();
         self.solver = None;
@@ -194,7 +194,7 @@ impl Pruner {
         self.grams()?.get(&site).map(|gram| &**gram)
     }
 
-    /// The Grams of the open package. While they are shared, a calibration would add to copies.
+    /// The Grams of the open package. Drop every clone of one before the next calibration, which otherwise copies the Gram first.
     pub fn grams(&self) -> Option<&BTreeMap<SiteId, Arc<Gram>>> {
         self.open.as_ref()
     }
@@ -205,13 +205,13 @@ impl Pruner {
         (0..self.groups.len()).map(of).collect()
     }
 
-    /// The Grams of the open package, to be filled by what was gathered elsewhere; none while no package is open.
+    /// The Grams of the open package, to receive sums that were gathered elsewhere; empty while no package is open.
     pub fn grams_mut(&mut self) -> impl Iterator<Item = (SiteId, &mut Gram)> {
         self.on_device = None;
         self.open.iter_mut().flatten().map(|(site, gram)| (*site, Arc::make_mut(gram)))
     }
 
-    /// Adds a shard's observations to the open package's Grams. After an error they hold a part of it: open the package again.
+    /// Adds a shard's observations to the open package's Grams. After an error they hold only some of them: open the package again.
     ///
     /// # Errors
     /// When a forward call fails, an observation is not finite or overflows its exponent ([`Error::Overflow`]).
@@ -286,7 +286,7 @@ impl Pruner {
         Ok(Some(bias.to_vec1()?))
     }
 
-    /// The model as it is.
+    /// The model with every weight applied so far.
     pub fn model(&self) -> &dyn DiffusionModel {
         &*self.model
     }

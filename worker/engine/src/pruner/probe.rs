@@ -12,33 +12,33 @@ use crate::model::{DiffusionModel, NoTap, State, Tap};
 use crate::pipeline::Trajectory;
 use crate::{Error, Result};
 
-/// Points of dense trajectories, with the dense model's velocity at each. The forward calls up to the block of the linear being probed are
-/// kept, so that linears probed in the order of the model take half the arithmetic.
+/// Points of dense trajectories, with the dense model's velocity at each. Each point keeps the state in front of the block of the linear
+/// that was probed last. Linears that are probed in the model's order therefore take about half the arithmetic.
 pub(super) struct Probe {
-    points: Vec<Point>,
-    /// The block in which each site lies.
+    points: Vec<ProbePoint>,
+    /// The block of each site.
     blocks: BTreeMap<SiteId, usize>,
-    /// Blocks that the points' states are through.
-    through: usize,
+    /// How many blocks the points' states have passed.
+    passed: usize,
 }
 
-/// Numbers in the place of a linear's own.
-pub(super) struct Replaced {
+/// A weight, and perhaps a bias, to put in place of a linear's own.
+pub(super) struct Replacement {
     pub(super) linear: LinearId,
     pub(super) weight: Tensor,
-    /// Its bias, where that is replaced too.
+    /// The bias, where that is replaced too.
     pub(super) bias: Option<Tensor>,
 }
 
-impl Replaced {
-    fn put(self, model: &mut dyn DiffusionModel) -> Result<()> {
+impl Replacement {
+    fn apply(self, model: &mut dyn DiffusionModel) -> Result<()> {
         model.replace(self.linear, self.weight)?;
         self.bias.map_or(Ok(()), |bias| model.replace_bias(self.linear, bias))
     }
 }
 
-struct Point {
-    /// Where the batch of prompts is.
+struct ProbePoint {
+    /// The batch of prompts at this step.
     trajectory: Trajectory,
     /// The dense model's guided velocity there.
     velocity: Vec<f32>,
@@ -58,7 +58,7 @@ impl Probe {
         on_step: &mut dyn FnMut() -> Result<()>,
     ) -> Result<Self> {
         let mut trajectory = trajectories.start(prompts)?;
-        let (mut points, mut sites) = (Vec::with_capacity(steps.len()), Sites::default());
+        let (mut points, mut sites) = (Vec::with_capacity(steps.len()), SiteBlocks::default());
         for step in 0..=steps.last().copied().unwrap_or(0) {
             let inputs = trajectory.inputs()?;
             let velocity = if steps.contains(&step) {
@@ -69,8 +69,8 @@ impl Probe {
                     state = model.block(block, state, &mut sites)?;
                 }
                 let velocity = trajectory.guided(model.finish(state)?)?;
-                points.push(Point {
-                    velocity: numbers(&velocity)?,
+                points.push(ProbePoint {
+                    velocity: to_f32(&velocity)?,
                     state: first,
                     trajectory: trajectory.clone(),
                 });
@@ -81,31 +81,35 @@ impl Probe {
             trajectory.advance(&velocity)?;
             on_step()?;
         }
-        Ok(Self { points, blocks: sites.found.into_inner(), through: 0 })
+        Ok(Self { points, blocks: sites.found.into_inner(), passed: 0 })
     }
 
-    /// The mean squared relative change of the velocity, over the points, with other numbers in the place of some linears' own. `model`
-    /// is the dense one, and is so again afterwards.
+    /// The mean squared relative change of the velocity over the points when some linears are replaced. `model` is the dense model; its
+    /// own weights are put back afterwards.
     ///
     /// # Errors
     /// When a tensor is not of the linear's shape, or the model or `on_step` fails.
     pub(super) fn shift(
         &mut self,
         model: &mut dyn DiffusionModel,
-        replaced: Vec<Replaced>,
+        replaced: Vec<Replacement>,
         on_step: &mut dyn FnMut() -> Result<()>,
     ) -> Result<f64> {
         let mut first = model.block_count();
         let mut dense = Vec::with_capacity(replaced.len());
-        for Replaced { linear, bias, .. } in &replaced {
+        for Replacement { linear, bias, .. } in &replaced {
             first = first.min(self.block_of(model, *linear)?);
             let own_bias = if bias.is_some() { model.bias(*linear)?.cloned() } else { None };
-            dense.push(Replaced { linear: *linear, weight: model.weight(*linear)?.clone(), bias: own_bias });
+            dense.push(Replacement {
+                linear: *linear,
+                weight: model.weight(*linear)?.clone(),
+                bias: own_bias,
+            });
         }
-        self.go_to(model, first)?;
-        let put = replaced.into_iter().try_for_each(|replaced| replaced.put(model));
-        let shift = put.and_then(|()| self.change(model, on_step));
-        dense.into_iter().try_for_each(|dense| dense.put(model))?;
+        self.move_to(model, first)?;
+        let applied = replaced.into_iter().try_for_each(|replaced| replaced.apply(model));
+        let shift = applied.and_then(|()| self.mean_change(model, on_step));
+        dense.into_iter().try_for_each(|dense| dense.apply(model))?;
         shift
     }
 
@@ -118,32 +122,37 @@ impl Probe {
         })
     }
 
-    /// Takes the states of all points to the one before a block.
-    fn go_to(&mut self, model: &dyn DiffusionModel, block: usize) -> Result<()> {
+    /// Moves the states of all points to just in front of a block.
+    fn move_to(&mut self, model: &dyn DiffusionModel, block: usize) -> Result<()> {
         for point in &mut self.points {
-            let mut state = if block < self.through {
+            let mut state = if block < self.passed {
                 model.start(&point.trajectory.inputs()?.call())?
             } else {
                 std::mem::take(&mut point.state)
             };
-            let from = if block < self.through { 0 } else { self.through };
+            let from = if block < self.passed { 0 } else { self.passed };
             for before in from..block {
                 state = model.block(before, state, &mut NoTap)?;
             }
             point.state = state;
         }
-        self.through = block;
+        self.passed = block;
         Ok(())
     }
 
-    fn change(&self, model: &dyn DiffusionModel, on_step: &mut dyn FnMut() -> Result<()>) -> Result<f64> {
+    /// The mean squared relative change of the velocity over the points, with `model` as it is now from the points' block on.
+    fn mean_change(
+        &self,
+        model: &dyn DiffusionModel,
+        on_step: &mut dyn FnMut() -> Result<()>,
+    ) -> Result<f64> {
         let mut sum = 0.0;
         for point in &self.points {
             let mut state = point.state.copy()?;
-            for block in self.through..model.block_count() {
+            for block in self.passed..model.block_count() {
                 state = model.block(block, state, &mut NoTap)?;
             }
-            let moved = numbers(&point.trajectory.guided(model.finish(state)?)?)?;
+            let moved = to_f32(&point.trajectory.guided(model.finish(state)?)?)?;
             sum += relative_change(&point.velocity, &moved);
             on_step()?;
         }
@@ -151,7 +160,7 @@ impl Probe {
     }
 }
 
-/// |after - before|^2 / |before|^2; 0 where all was 0 before.
+/// |after - before|^2 / |before|^2; 0 where `before` is all zeros.
 fn relative_change(before: &[f32], after: &[f32]) -> f64 {
     let (mut change, mut whole) = (0.0, 0.0);
     for (before, after) in before.iter().zip(after) {
@@ -162,18 +171,18 @@ fn relative_change(before: &[f32], after: &[f32]) -> f64 {
     if whole > 0.0 { change / whole } else { 0.0 }
 }
 
-fn numbers(tensor: &Tensor) -> Result<Vec<f32>> {
+fn to_f32(tensor: &Tensor) -> Result<Vec<f32>> {
     Ok(tensor.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?)
 }
 
-/// Finds out in which block each site lies.
+/// A tap that records the block of each site, and observes nothing.
 #[derive(Default)]
-struct Sites {
+struct SiteBlocks {
     block: usize,
     found: RefCell<BTreeMap<SiteId, usize>>,
 }
 
-impl Tap for Sites {
+impl Tap for SiteBlocks {
     fn wants(&self, site: SiteId) -> bool {
         self.found.borrow_mut().insert(site, self.block);
         false
@@ -197,7 +206,7 @@ mod tests {
     /// The velocity at step 3 of a trajectory that the dense model took there, by a model.
     fn velocity(trajectory: &Trajectory, model: &dyn DiffusionModel) -> Vec<f32> {
         let velocity = model.forward(&trajectory.inputs().unwrap().call(), &mut NoTap).unwrap();
-        numbers(&trajectory.guided(velocity).unwrap()).unwrap()
+        to_f32(&trajectory.guided(velocity).unwrap()).unwrap()
     }
 
     #[test]
@@ -235,11 +244,11 @@ mod tests {
                 let shift = probe
                     .shift(
                         &mut *model,
-                        vec![Replaced { linear, weight: half.clone(), bias: None }],
+                        vec![Replacement { linear, weight: half.clone(), bias: None }],
                         &mut step,
                     )
                     .unwrap();
-                assert_eq!(numbers(model.weight(linear).unwrap()).unwrap(), numbers(&dense).unwrap());
+                assert_eq!(to_f32(model.weight(linear).unwrap()).unwrap(), to_f32(&dense).unwrap());
                 model.replace(linear, half).unwrap();
                 let changes =
                     points.iter().map(|(at, before)| relative_change(before, &velocity(at, &*model)));

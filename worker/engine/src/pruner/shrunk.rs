@@ -1,14 +1,14 @@
-//! What an export leaves out: heads and neurons that nobody reads.
+//! What an export leaves out: the heads and neurons that no linear reads.
 
 use std::collections::BTreeMap;
 
 use obsdiff_proto::{Features, Inventory, LinearId, Structure};
 
-use crate::export::Kept;
+use crate::export::KeptIndices;
 
-/// The parts that are left of each structure of a model, ascending: those of which some reader has a weight that is not zero. Where
-/// none is, the first part stays. Where neurons are kept in multiples of `align`, the first ones that nobody reads fill up the last
-/// multiple. `weight` gives a linear's pruned weight, row after row.
+/// The parts that stay of each structure, ascending: those that some linear reads with a weight that is not zero. At least one part, the
+/// first, stays. Where neurons are kept in multiples of `align`, the first unread neurons fill up the last multiple. `weight` gives a
+/// linear's pruned weight, row after row.
 ///
 /// # Errors
 /// Those of `weight`.
@@ -38,9 +38,9 @@ pub fn kept_parts<E>(
     inventory.structures.iter().map(&mut of).collect()
 }
 
-/// What is left of each tensor, by its name in a checkpoint, when `kept` parts are left of each structure. Tensors that stay whole are
-/// left out.
-pub fn selections(inventory: &Inventory, kept: &[Vec<usize>]) -> BTreeMap<String, Kept> {
+/// The rows or columns that stay of each tensor, by its name in a checkpoint, when the parts `kept` stay of each structure. Tensors that
+/// stay whole are not among them.
+pub fn selections(inventory: &Inventory, kept: &[Vec<usize>]) -> BTreeMap<String, KeptIndices> {
     // Several structures may take from one linear.
     let (mut rows, mut columns) = (BTreeMap::<LinearId, Vec<usize>>::new(), BTreeMap::<_, Vec<_>>::new());
     for (structure, kept) in inventory.structures.iter().zip(kept).filter(|(s, kept)| kept.len() < s.count) {
@@ -58,19 +58,19 @@ pub fn selections(inventory: &Inventory, kept: &[Vec<usize>]) -> BTreeMap<String
         let linear = inventory.linear(linear);
         let left = all_but(linear.rows, gone);
         if linear.bias {
-            selections.insert(format!("{}.bias", linear.name), Kept::Rows(left.clone()));
+            selections.insert(format!("{}.bias", linear.name), KeptIndices::Rows(left.clone()));
         }
-        selections.insert(format!("{}.weight", linear.name), Kept::Rows(left));
+        selections.insert(format!("{}.weight", linear.name), KeptIndices::Rows(left));
     }
     for (linear, gone) in columns {
         let linear = inventory.linear(linear);
         let left = all_but(inventory.site(linear.site).width, gone);
-        selections.insert(format!("{}.weight", linear.name), Kept::Columns(left));
+        selections.insert(format!("{}.weight", linear.name), KeptIndices::Columns(left));
     }
     selections
 }
 
-/// What is left of 0..count without those that are gone, ascending.
+/// The numbers below `count` that are not among `gone`, ascending.
 fn all_but(count: usize, mut gone: Vec<usize>) -> Vec<usize> {
     gone.sort_unstable();
     (0..count).filter(|feature| gone.binary_search(feature).is_err()).collect()
@@ -133,15 +133,15 @@ mod tests {
         let kept = weight(&[0., 0., 0., 1., 0., 2., 0., 0., 0., 0., 0., 0., 0., 3.], 1);
         assert_eq!(kept, [vec![1], vec![1, 2]]);
         let selections = selections(&inventory, &kept);
-        let rows = |rows: &[usize]| Kept::Rows(rows.to_vec());
+        let rows = |rows: &[usize]| KeptIndices::Rows(rows.to_vec());
         let expected = [
             ("gates.bias", rows(&[1, 2, 4, 5])),
             ("gates.weight", rows(&[1, 2, 4, 5])),
             ("heads.weight", rows(&[2, 3])),
-            ("out.weight", Kept::Columns(vec![2, 3, 5, 6])),
+            ("out.weight", KeptIndices::Columns(vec![2, 3, 5, 6])),
         ];
         assert_eq!(selections, expected.map(|(name, kept)| (name.to_owned(), kept)).into());
-        // Of what nobody reads, the first part stays.
+        // Nobody reads any part: the first one stays.
         assert_eq!(weight(&[0.0; 14], 1), [[0], [0]]);
         // The second neuron is read: the first one fills up a pair, and all three are what is there.
         let second = [0., 0., 0., 1., 0., 2., 0., 0., 0., 0., 0., 0., 0., 0.];

@@ -1,4 +1,4 @@
-//! Solving a part: its site's Gram factorised once, each of its linears, or some rows of one, pruned by it, then each refined.
+//! Solving a part: its site's Gram is factorised once; then each slice (a linear, or some rows of one) is pruned by it and refined.
 
 use std::mem;
 
@@ -15,7 +15,7 @@ use crate::solve::{
 };
 use crate::{Error, Result};
 
-/// Pruned rows of a linear that are not applied yet, and what is to be said of them.
+/// Pruned rows of a linear that are not applied yet, with their report.
 #[derive(Clone, Debug)]
 pub struct SolvedSlice {
     /// Which rows of which linear.
@@ -24,31 +24,31 @@ pub struct SolvedSlice {
     pub weight: Tensor,
     /// How they were pruned and how well they kept their function.
     pub report: PrunedLinear,
-    /// What the relative error in the report is made of, so that those of a linear's slices can be joined; absent without a Gram.
+    /// The energies that the report's relative error is the ratio of: those of a linear's slices add up. Absent without a Gram.
     pub energy: Option<OutputEnergy>,
 }
 
-/// What the linears of a site share.
+/// The factorised Gram that the linears of a site share.
 struct SecondOrder {
     gram_trace: f64,
     factor: Factor,
 }
 
-/// What solving a slice found besides its weight.
+/// What the report of a solved slice says besides its weight.
 struct SliceFacts {
-    /// What was added to the Gram's diagonal, over its mean; nothing where the method does without.
+    /// The damping added to the Gram's diagonal, over the diagonal's mean; none where the method uses no damping.
     damping: Option<f64>,
     gram_trace: Option<f64>,
     energy: Option<OutputEnergy>,
 }
 
-fn stranger() -> Error {
+fn foreign_part() -> Error {
     Error::Argument("a part is not of this package, or not of one site".to_owned())
 }
 
 impl Pruner {
-    /// Prunes rows of linears that all read one site, by its Gram; `None` where the method needs none. Each slice goes to `done` as soon
-    /// as it is pruned and refined; rows pruned by different calls do not compete. The model stays as it is.
+    /// Prunes rows of linears that all read one site, by the site's Gram (`None` where the method needs none). `done` receives each slice
+    /// as soon as it is pruned and refined. Rows of different calls do not compete for zeros. The model does not change.
     ///
     /// # Errors
     /// When a slice is not of this package and site, the Gram is missing or cannot be factorised, a weight is not finite, or `done`
@@ -62,13 +62,13 @@ impl Pruner {
     ) -> Result<()> {
         let target = |slice: &Slice| {
             let of_package = package.linears.iter().find(|target| target.linear == slice.linear);
-            Ok((slice.clone(), of_package.ok_or_else(stranger)?.target))
+            Ok((slice.clone(), of_package.ok_or_else(foreign_part)?.target))
         };
         let wanted = slices.iter().map(target).collect::<Result<Vec<_>>>()?;
         self.solve_to(package.id, &wanted, gram, done)
     }
 
-    /// As [`Self::solve`], each slice to the target beside it; a slice may come several times.
+    /// As [`Self::solve`], with a target of its own for each slice. A slice may come several times.
     pub(super) fn solve_to(
         &mut self,
         package: PackageId,
@@ -79,11 +79,11 @@ impl Pruner {
         let _span = tracing::info_span!("solve").entered();
         let Some((first, _)) = wanted.first() else { return Ok(()) };
         let inventory = self.model.inventory();
-        let site = inventory.linears.get(first.linear.0 as usize).ok_or_else(stranger)?.site;
+        let site = inventory.linears.get(first.linear.0 as usize).ok_or_else(foreign_part)?.site;
         if let (Method::Admm, Some(gram)) = (self.method, gram) {
-            // As for `obs` below.
+            // After an error the next call begins with new memory, here as with `obs` below.
             let mut solver = self.solver.take().unwrap_or_else(|| self.device.solver());
-            self.alternate(&mut *solver, package, wanted, site, gram, done)?;
+            self.solve_by_admm(&mut *solver, package, wanted, site, gram, done)?;
             self.solver = Some(solver);
             return Ok(());
         }
@@ -114,8 +114,8 @@ impl Pruner {
         self.obs = obs;
         if let Some(known) = second_order.filter(|_| !unrefined.is_empty()) {
             let _span = tracing::info_span!("refine").entered();
-            // The factor has served all slices: what refines them takes its place. A Gram that took more damping than asked for needs it
-            // here, too.
+            // All slices are pruned, so that the refinement's matrix may take the factor's memory. A Gram that could be factorised only
+            // with more damping than asked for needs it here, too.
             let used = known.factor.damping_used();
             let damping = if used > self.factor_damping() { used } else { self.hessian.damping };
             let hessian = ScaledHessian::new(known.factor, damping);
@@ -126,16 +126,16 @@ impl Pruner {
         Ok(())
     }
 
-    /// What is to become of a slice's linear, which must read the site.
+    /// The target of a slice's linear, which must read the site.
     fn target(&self, slice: &Slice, target: Target, site: SiteId) -> Result<LinearTarget> {
         let described = self.model.inventory().linears.get(slice.linear.0 as usize);
         let of_site = described.is_some_and(|linear| linear.site == site);
-        of_site.then_some(LinearTarget { linear: slice.linear, target }).ok_or_else(stranger)
+        of_site.then_some(LinearTarget { linear: slice.linear, target }).ok_or_else(foreign_part)
     }
 
-    /// Prunes slices of one site by alternating directions, and refines each at once: both go by the same matrix. Small ones are pruned
+    /// Prunes slices of one site by alternating directions, and refines each right away: both use the same matrix. Small ones are pruned
     /// side by side, as there is too little in each for all threads.
-    fn alternate(
+    fn solve_by_admm(
         &self,
         solver: &mut dyn SiteSolver,
         package: PackageId,
@@ -185,7 +185,7 @@ impl Pruner {
         Error::Site { name: self.model.inventory().site(site).name.clone(), problem: error.to_string() }
     }
 
-    /// The damping of what chooses a mask, or prunes and leaves it at that.
+    /// The damping of the step that chooses the mask, and without refinement the weights as well.
     fn factor_damping(&self) -> f64 {
         match (self.method, self.refine) {
             (Method::Obs, 1..) => self.hessian.mask_damping,
@@ -235,7 +235,7 @@ impl Pruner {
         self.solved(package, target, slice, weight, SliceFacts { damping, gram_trace, energy })
     }
 
-    /// A slice with its new weight, `rows x n`, and what is to be said of it.
+    /// A slice with its new weight, `rows x n`, and its report.
     fn solved(
         &self,
         package: PackageId,

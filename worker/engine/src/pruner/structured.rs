@@ -1,7 +1,7 @@
-//! Solving structures: heads of an attention or neurons of a feed-forward network go, with all that makes and reads them.
+//! Solving structures: heads of an attention or neurons of a feed-forward network are removed, with the rows that compute them and the
+//! columns that read them.
 //!
-//! The model keeps its shapes: what goes becomes zero, in weights and biases, so that it adds nothing from here on. An export leaves the
-//! zeros out.
+//! The model keeps its shapes: the weights and biases of a removed part become zero. An export leaves the zeros out.
 
 mod assembling;
 
@@ -15,7 +15,7 @@ use obsdiff_proto::{
 };
 
 use super::budget::RemovalCurve;
-use super::probe::Replaced;
+use super::probe::Replacement;
 use super::{Pruner, no_package};
 use crate::export::{PrunedLinear, PrunedStructure};
 use crate::gram::Gram;
@@ -23,30 +23,30 @@ use crate::solve::SolveError;
 use crate::solve::structured::{Columns, Moments, Removal, Score, StructuredLinear, heads, neurons};
 use crate::{Error, Result};
 
-/// Structures that lost parts, solved together and not applied yet, and what is to be said of them.
+/// Structures that were solved together and are not applied yet, with their reports.
 #[derive(Clone, Debug)]
 pub struct SolvedStructures {
-    /// What went from each.
+    /// The report of each.
     pub structures: Vec<(StructureId, PrunedStructure)>,
-    /// Every tensor that changed, by its name in a checkpoint: f32, in its old shape. All that another worker needs to apply it.
+    /// Every tensor that changed, by its name in a checkpoint: f32, in its old shape. Another worker needs no more to apply the result.
     pub tensors: BTreeMap<String, Tensor>,
     /// How the structures' linears were pruned, and how well they kept their function.
     pub linears: Vec<(LinearId, PrunedLinear)>,
 }
 
-/// The share of a structure's parts without which it is probed.
-const PROBED: f64 = 0.3;
+/// A structure is probed without this share of its parts.
+const PROBED_SHARE: f64 = 0.3;
 
 /// Grams by their sites.
 pub type Grams<'a> = BTreeMap<SiteId, &'a Gram>;
 
-/// What goes from a structure.
-struct Loss<'a> {
+/// The parts that a structure loses.
+struct StructureLoss<'a> {
     id: StructureId,
     structure: &'a Structure,
     /// The parts that go, ascending.
     removed: Vec<usize>,
-    /// The errors that they bring; absent without a Gram.
+    /// The sum of the errors that they add; absent without a Gram.
     error: Option<f64>,
 }
 
@@ -55,7 +55,7 @@ struct Reader {
     linear: LinearId,
     before: Vec<f64>,
     moments: Moments,
-    /// S about the means, where biases take these over.
+    /// S about the means of the inputs, where the bias takes the means over.
     centred: Option<Vec<f64>>,
     gram_trace: f64,
 }
@@ -66,7 +66,8 @@ impl Reader {
         self.centred.as_deref().unwrap_or(self.moments.gram())
     }
 
-    /// tr(dW S dW^T) / tr(W S W^T), biases counted: a mean that moved is no error where the bias takes it over.
+    /// tr(dW S dW^T) / tr(W S W^T). Where the bias takes the means over, a change that only moves the mean is no error: the S of dW is then
+    /// that about the means.
     fn relative_error(&self, after: &[f64]) -> f64 {
         let change: Vec<f64> = after.iter().zip(&self.before).map(|(a, b)| a - b).collect();
         let whole = self.moments.energy(&self.before, self.moments.gram());
@@ -76,9 +77,9 @@ impl Reader {
 }
 
 impl Pruner {
-    /// Takes parts from structures of `package` that are solved together, one structure after the other, by the Grams of the sites that
-    /// their outputs read: as many as `counts` says of each, or the share that its target says; one part stays in any case. The model
-    /// stays as it is.
+    /// Removes parts from structures of `package` that are solved together, one structure after the other, by the Grams of the sites that
+    /// their outputs read. `counts` says how many parts each structure loses; where it does not, the structure's target does. At least
+    /// one part stays. The model does not change.
     ///
     /// # Errors
     /// When a structure is not of the package, a Gram is missing or cannot be factorised, or a weight is not finite.
@@ -96,27 +97,32 @@ impl Pruner {
         for (place, &id) in group.iter().enumerate() {
             let structure = inventory.structure(id);
             let target = target(package, structure)?;
-            let count = counts.get(place).copied().flatten().unwrap_or_else(|| self.goes(structure, &target));
+            let count = counts
+                .get(place)
+                .copied()
+                .flatten()
+                .unwrap_or_else(|| self.removed_count(structure, &target));
             let count = count.min(structure.count - 1);
             let (mut removed, error) = if self.method == Method::L1 {
                 (self.lowest_l1(structure, count)?, None)
             } else {
-                let steps = self.take(structure, &mut layers, count)?;
+                let steps = self.remove_parts(structure, &mut layers, count)?;
                 let error = steps.iter().fold(0.0, |sum, step| sum + step.error);
                 (steps.iter().map(|step| step.part).collect(), Some(error))
             };
             removed.sort_unstable();
-            losses.push(Loss { id, structure, removed, error });
+            losses.push(StructureLoss { id, structure, removed, error });
         }
         self.assemble(package, losses, layers)
     }
 
-    /// The error that each further part of each structure would bring if the others of its group stayed whole, in the order in which
-    /// parts would go; as many as a budget may take. Where the budget goes by the velocity, errors are multiplied by what they cost.
+    /// For each structure of a group, the error that each further part would add if the other structures stayed whole: in the order in
+    /// which its parts would go, and as many as a budget may remove. With `sparsity.budget_by = "velocity"` errors are multiplied by
+    /// what they cost.
     ///
     /// # Errors
     /// As [`Pruner::solve_structures`], and when a forward call or `on_step` fails.
-    pub fn survey(
+    pub fn survey_structures(
         &mut self,
         group: &[StructureId],
         grams: &Grams<'_>,
@@ -134,9 +140,9 @@ impl Pruner {
             }
             let last = place + 1 == group.len();
             let steps = if last {
-                self.take(structure, &mut layers, count)?
+                self.remove_parts(structure, &mut layers, count)?
             } else {
-                self.take(structure, &mut layers.clone(), count)?
+                self.remove_parts(structure, &mut layers.clone(), count)?
             };
             errors.push(steps.into_iter().map(|step| step.error).collect::<Vec<_>>());
         }
@@ -154,23 +160,23 @@ impl Pruner {
         Ok(errors)
     }
 
-    /// What a structure is probed with: the linears that read it once some of its parts are gone, of which at most so many may go, and
-    /// the error that this brings.
+    /// What a structure is probed with: the linears that read it, after some of its parts were removed, at most `most` of them; and the
+    /// error that this adds.
     fn without_some(
         &self,
         structure: &Structure,
         mut layers: Vec<(Arc<Reader>, StructuredLinear)>,
         most: usize,
-    ) -> Result<(Vec<Replaced>, f64)> {
-        let count = ((PROBED * structure.count as f64).round() as usize).clamp(1, most.max(1));
-        let steps = self.take(structure, &mut layers, count)?;
+    ) -> Result<(Vec<Replacement>, f64)> {
+        let count = ((PROBED_SHARE * structure.count as f64).round() as usize).clamp(1, most.max(1));
+        let steps = self.remove_parts(structure, &mut layers, count)?;
         let reads = |reader: &Reader| structure.outputs.iter().any(|output| output.linear == reader.linear);
         let own = layers.iter().filter(|(reader, _)| reads(reader));
-        let replaced = own.map(|(reader, layer)| self.replaced(reader, layer)).collect::<Result<_>>()?;
+        let replaced = own.map(|(reader, layer)| self.replacement(reader, layer)).collect::<Result<_>>()?;
         Ok((replaced, steps.iter().map(|step| step.error).sum()))
     }
 
-    /// What a structure would lose, of whose parts each further one brings such an error and saves so many operations.
+    /// The removal curve of a structure whose parts add these errors, and each save so many operations.
     pub fn removal_curve(&self, id: StructureId, errors: Vec<f64>, flops: f64) -> RemovalCurve {
         let structure = self.model.inventory().structure(id);
         let unit = structure.unit(self.sparsity.align);
@@ -178,8 +184,8 @@ impl Pruner {
         RemovalCurve { errors, flops, first: if rest == 0 { unit } else { rest }, unit }
     }
 
-    /// The parts that go from a structure of this target.
-    fn goes(&self, structure: &Structure, target: &Target) -> usize {
+    /// How many parts a structure of this target loses.
+    fn removed_count(&self, structure: &Structure, target: &Target) -> usize {
         match *target {
             Target::Structured { ratio: Some(ratio) } => {
                 structure.count - structure.kept_at(ratio, self.sparsity.align)
@@ -244,7 +250,7 @@ impl Pruner {
     }
 
     /// Removes parts of a structure from the linears that read it.
-    fn take(
+    fn remove_parts(
         &self,
         structure: &Structure,
         layers: &mut Vec<(Arc<Reader>, StructuredLinear)>,
@@ -272,7 +278,7 @@ impl Pruner {
         steps.map_err(|e| failed(&structure.name, e))
     }
 
-    /// The parts whose weights have the smallest sum of |w|, over all linears that make or read them.
+    /// The parts whose weights have the smallest sum of |w|, over all linears that compute or read them.
     fn lowest_l1(&self, structure: &Structure, count: usize) -> Result<Vec<usize>> {
         let mut sums = vec![0.0; structure.count];
         let mut add = |part: usize, weights: &[f32]| {
@@ -303,7 +309,7 @@ impl Pruner {
     }
 }
 
-/// What is to become of a structure.
+/// The target of a structure.
 fn target(package: &Package, structure: &Structure) -> Result<Target> {
     let reads = |linear: LinearId| structure.outputs.iter().any(|output| output.linear == linear);
     let target = package.linears.iter().find(|target| reads(target.linear));

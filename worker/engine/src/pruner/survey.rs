@@ -7,22 +7,22 @@ use obsdiff_proto::message::Slice;
 use obsdiff_proto::{LinearId, LinearTarget, Method, Package, Target, Targets};
 use serde::{Deserialize, Serialize};
 
-use super::probe::{Probe, Replaced};
+use super::probe::{Probe, Replacement};
 use super::{Allocated, Pruner, no_package};
 use crate::gram::Gram;
 use crate::{Error, Result};
 
-/// The ratio nearest to which a linear is probed.
-const PROBED: f64 = 0.7;
+/// A linear is probed at the ratio tried that is nearest to this one.
+const PROBED_RATIO: f64 = 0.7;
 
-/// What pruning some rows of a linear alone does.
+/// The effect of pruning some rows of a linear alone.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SurveyedSlice {
     /// Which linear.
     pub linear: LinearId,
     /// The first of the rows.
     pub start: usize,
-    /// The first row behind them.
+    /// One past the last of the rows.
     pub end: usize,
     /// The targets tried.
     pub targets: Vec<Target>,
@@ -34,18 +34,19 @@ pub struct SurveyedSlice {
     pub shift: f64,
 }
 
-/// What is tried on a linear: targets, and which of them is probed.
+/// The targets that a survey tries on a linear.
 pub(super) struct Trial {
     pub(super) targets: Vec<Target>,
+    /// The index of the target that is probed.
     pub(super) probed: usize,
 }
 
 impl Trial {
-    /// What is tried on a linear of this target: several ratios where the allocation decides, else the target alone.
-    pub(super) fn of(target: Target, decided: Option<&[f64]>) -> Self {
-        match (target, decided) {
+    /// The trial of a linear of this target: these ratios where the allocation chooses one, otherwise the target alone.
+    pub(super) fn of(target: Target, ratios: Option<&[f64]>) -> Self {
+        match (target, ratios) {
             (Target::Unstructured { .. }, Some(ratios)) => {
-                let far = |ratio: &f64| (ratio - PROBED).abs();
+                let far = |ratio: &f64| (ratio - PROBED_RATIO).abs();
                 let nearest = (0..ratios.len()).min_by(|a, b| far(&ratios[*a]).total_cmp(&far(&ratios[*b])));
                 let targets = ratios.iter().map(|ratio| Target::Unstructured { ratio: *ratio }).collect();
                 Self { targets, probed: nearest.unwrap_or(0) }
@@ -56,8 +57,8 @@ impl Trial {
 }
 
 impl Pruner {
-    /// Prunes rows of linears that all read one site to several targets, by the site's Gram, and probes each. The model is the dense one,
-    /// and stays so.
+    /// Prunes rows of linears that all read one site to several targets, by the site's Gram, and probes each slice at one of them. The
+    /// model is the dense one, and does not change.
     ///
     /// # Errors
     /// As [`Pruner::solve`], and when a forward call or `on_step` fails.
@@ -72,10 +73,10 @@ impl Pruner {
         let mut found: Vec<_> = slices
             .iter()
             .zip(&trials)
-            .map(|(slice, trial)| (surveyed(slice, trial), None::<Tensor>))
+            .map(|(slice, trial)| (empty_survey(slice, trial), None::<Tensor>))
             .collect();
-        // The inverses of `admm` serve all targets of a site; what else prunes takes one target of every slice at a time, as refinement
-        // takes the place of the factor that it goes by.
+        // `admm` prunes to all targets of a site by the same inverses. The other methods prune every slice to one target at a time,
+        // because refinement overwrites the factor that pruning needs.
         let mut rounds: BTreeMap<usize, Vec<(usize, usize)>> = BTreeMap::new();
         for (place, trial) in trials.iter().enumerate() {
             for tried in 0..trial.targets.len() {
@@ -105,14 +106,14 @@ impl Pruner {
         };
         for ((found, weight), slice) in found.iter_mut().zip(slices) {
             let whole = self.with_rows(slice, weight.take().ok_or_else(no_package)?)?;
-            let replaced = vec![Replaced { linear: slice.linear, weight: whole, bias: None }];
+            let replaced = vec![Replacement { linear: slice.linear, weight: whole, bias: None }];
             found.shift = probe.shift(&mut *self.model, replaced, on_step)?;
         }
         self.probe = Some(probe);
         Ok(found.into_iter().map(|(found, _)| found).collect())
     }
 
-    /// What becomes of the linears of a plan, by what was surveyed of all their rows.
+    /// The targets and costs of a plan's linears, from the survey of all their rows.
     ///
     /// # Errors
     /// When a linear was not surveyed.
@@ -128,29 +129,29 @@ impl Pruner {
         Ok(self.trial(package, slice)?.targets)
     }
 
-    /// What is tried on a slice's linear.
+    /// The trial of a slice's linear.
     fn trial(&self, package: &Package, slice: &Slice) -> Result<Trial> {
         let target = package.linears.iter().find(|target| target.linear == slice.linear);
         let LinearTarget { linear, target } = *target.ok_or_else(no_package)?;
-        let by_rule = self.ruled(linear)?;
+        let by_rule = self.is_set_by_rule(linear)?;
         let ratios = self.sparsity.tried_ratios();
         Ok(Trial::of(target, (!by_rule).then_some(&ratios)))
     }
 
-    /// Whether a rule of the job decides for a linear.
-    fn ruled(&self, linear: LinearId) -> Result<bool> {
+    /// Whether a rule of the job sets a linear's target.
+    fn is_set_by_rule(&self, linear: LinearId) -> Result<bool> {
         let targets = Targets::new(&self.sparsity).map_err(|e| Error::Argument(e.to_string()))?;
         Ok(targets.by_rule(&self.model.inventory().linear(linear).name).is_some())
     }
 
     pub(super) fn new_probe(&self, on_step: &mut dyn FnMut() -> Result<()>) -> Result<Probe> {
         let _span = tracing::info_span!("probe").entered();
-        let prompts = self.probing.prompts.min(self.trajectories.prompts());
-        let steps = self.probing.steps(self.trajectories.step_count() as u32);
+        let prompts = self.probe_spec.prompts.min(self.trajectories.prompts());
+        let steps = self.probe_spec.steps(self.trajectories.step_count() as u32);
         Probe::new(&*self.model, &self.trajectories, 0..prompts, &steps, on_step)
     }
 
-    /// A linear's weight in the model, with other rows in the place of some.
+    /// A linear's weight in the model, with some of its rows replaced.
     fn with_rows(&self, slice: &Slice, rows: Tensor) -> Result<Tensor> {
         let dense = self.model.weight(slice.linear)?;
         let count = dense.dim(0)?;
@@ -166,7 +167,8 @@ impl Pruner {
     }
 }
 
-fn surveyed(slice: &Slice, trial: &Trial) -> SurveyedSlice {
+/// A survey of a slice whose figures are still to be found.
+fn empty_survey(slice: &Slice, trial: &Trial) -> SurveyedSlice {
     SurveyedSlice {
         linear: slice.linear,
         start: slice.rows.start,

@@ -8,10 +8,10 @@ use obsdiff_proto::{Epoch, ShardId, SiteId};
 
 use super::{Effect, Orders};
 
-/// Why a group is refused whose sums are others than the worker's.
+/// Refuses a group that expects other sums than the worker has.
 const OTHER_SUMS: &str = "its sums are not those asked for";
 
-/// Why a group is refused that the worker is no member of.
+/// Refuses a group that the worker does not belong to.
 const NO_MEMBER: &str = "it is no member of this group";
 
 impl Orders {
@@ -47,16 +47,16 @@ impl Orders {
         }
     }
 
-    /// Whether a part can be solved: each Gram it needs was received, or the group that is through needs none of it.
+    /// Whether a part can be solved: each Gram that it needs was received, or the group has finished and reduces no Gram of that site.
     pub(super) fn has_arrived(&self, epoch: Epoch, part: &Part) -> bool {
         let (Some(status), Some(group)) = (&self.status.group, &self.group) else { return false };
         if !self.reduces(epoch, part) {
             return false;
         }
-        let needless = |site| {
+        let not_reduced = |site| {
             status.stage == Stage::Reduced && !group.reductions.iter().any(|reduction| reduction.site == site)
         };
-        let arrived = |site: &SiteId| status.received.contains(site) || needless(*site);
+        let arrived = |site: &SiteId| status.received.contains(site) || not_reduced(*site);
         status.epoch == epoch && part.sites.iter().all(arrived)
     }
 

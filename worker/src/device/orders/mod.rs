@@ -1,5 +1,5 @@
-//! What a worker was asked to do and how far it is, as facts: commands come in, the next one to follow goes out, and the
-//! [`Status`] says all of it. No clock, thread or device.
+//! What a worker was asked to do and how far it is. Commands come in, the next one to follow goes out, and the [`Status`] shows all of
+//! it. There is no clock, thread or device here.
 
 mod group;
 
@@ -15,22 +15,22 @@ use obsdiff_proto::{Epoch, PackageId, ShardId, WorkerId};
 
 use group::group_epoch;
 
-/// A worker's orders and its account of them.
+/// A worker's orders and how far it is with them.
 #[derive(Debug)]
 pub(super) struct Orders {
     machine: Machine,
-    /// The name that the coordinator has given to the open session.
+    /// The id that the coordinator gave the worker in the open session.
     worker: Option<WorkerId>,
     pub(super) status: Status,
-    /// Exponents that the sums are gathered with.
+    /// The exponents of the sums.
     exponents: Exponents,
     /// Orders taken and not finished, in order of arrival.
     queue: Vec<Command>,
-    /// The order that the device follows; none once it means nothing any more.
+    /// The order that the device follows; none once that order is obsolete.
     running: Option<Order>,
     /// The group of `status.group`, while there is one.
     group: Option<Arc<Group>>,
-    /// The group whose reductions are under way, beside whatever the device does.
+    /// The group whose reductions run, at the same time as the device's order.
     reducing: Option<Epoch>,
     troubles: u64,
 }
@@ -42,14 +42,14 @@ pub struct Machine {
     pub instance: u128,
     /// Measured speed in 10^6 floating-point operations per second.
     pub speed: u64,
-    /// The kind of its hardware: machines of one kind find the same bits.
+    /// The kind of its hardware: machines of one kind compute the same bits.
     pub hardware: String,
 }
 
-/// What taking a command asks of the world around.
+/// What the caller has to do after a command was taken.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Effect {
-    /// Nothing but to look at the queue.
+    /// Nothing, except to look at the queue.
     None,
     /// Close groups up to an epoch.
     Leave(Epoch),
@@ -72,7 +72,7 @@ impl Orders {
         }
     }
 
-    /// Begins a session: what was not begun is forgotten, the rest is told.
+    /// Begins a session: drops the orders that are not started, and returns what the worker holds.
     pub(super) fn hello(&mut self) -> Hello {
         self.worker = None;
         let begun = [self.running, self.reducing.map(|epoch| Order::Reduce { epoch })];
@@ -87,18 +87,18 @@ impl Orders {
         }
     }
 
-    /// It takes orders from now on. Whoever does has found the conditioning of every prompt.
+    /// The worker takes orders from now on. It has found the conditioning of every prompt.
     pub(super) fn ready(&mut self) {
         self.status.preparing = false;
         self.status.encoding = Encoding::Done;
     }
 
-    /// It can be asked to encode from now on.
+    /// The worker can be asked to encode from now on.
     pub(super) fn can_encode(&mut self) {
         self.status.encoding = self.status.encoding.max(Encoding::Ready);
     }
 
-    /// Begins to encode, if it was asked to.
+    /// Begins to encode if the worker was asked to. Returns whether it was.
     pub(super) fn begin_encoding(&mut self) -> bool {
         let asked = self.queue.iter().any(|command| command.order() == Order::Encode);
         if asked {
@@ -114,12 +114,12 @@ impl Orders {
         self.finish(Order::Encode);
     }
 
-    /// Learns its name in this session.
-    pub(super) fn named(&mut self, worker: WorkerId) {
+    /// Sets the worker's id in this session.
+    pub(super) fn set_worker_id(&mut self, worker: WorkerId) {
         self.worker = Some(worker);
     }
 
-    /// Takes a command in. Each is idempotent.
+    /// Takes a command. Taking the same one again changes nothing.
     pub(super) fn take(&mut self, command: Command) -> Effect {
         let order = command.order();
         if order != Order::Pilot {
@@ -141,7 +141,7 @@ impl Orders {
                 if *tally < sums.tally || sums.spoiled || sums.held.contains(shard) {
                     return Effect::None;
                 }
-                // The first shard of a tally that began without one says what it is for.
+                // A tally may begin without a package: its first shard then tells the package.
                 if sums.held.is_empty() {
                     sums.package = Some(opening.package);
                     self.exponents.clone_from(&opening.exponents);
@@ -150,7 +150,7 @@ impl Orders {
             Command::Reduce { epoch } if self.is_over(*epoch) || self.is_reduced(*epoch) => {
                 return Effect::None;
             }
-            // Grams that arrived stay when their group fails.
+            // Grams that arrived stay after their group has failed.
             Command::Solve { epoch, part } if self.is_over(*epoch) && !self.has_arrived(*epoch, part) => {
                 return Effect::None;
             }
@@ -168,7 +168,7 @@ impl Orders {
         Effect::None
     }
 
-    /// The next order that can be followed now, which then counts as running. Peers wait for a reduction: it goes first.
+    /// The next order that can be followed now; it then counts as running. A reduction goes first, because other workers wait for it.
     pub(super) fn next(&mut self) -> Option<Command> {
         self.discard_unreachable();
         let reduces = |c: &&Command| matches!(c, Command::Reduce { .. });
@@ -182,7 +182,7 @@ impl Orders {
     fn is_ready(&self, command: &Command) -> bool {
         let group = self.status.group.as_ref();
         match command {
-            // The engine's sums are being read.
+            // While the engine's sums are being read, only solving is allowed.
             _ if self.reducing.is_some() && !matches!(command, Command::Solve { .. }) => false,
             Command::Calibrate { opening, .. } => opening.package.0 == self.status.applied,
             Command::Reduce { epoch } => group.is_some_and(|g| g.epoch == *epoch && g.stage == Stage::Formed),
@@ -192,6 +192,7 @@ impl Orders {
         }
     }
 
+    /// Drops the orders that can never be followed any more.
     fn discard_unreachable(&mut self) {
         let (applied, tally, spoiled) = {
             let Status { applied, sums, .. } = &self.status;
@@ -211,12 +212,12 @@ impl Orders {
         self.show_in_hand();
     }
 
-    /// Whether the device's order still means something.
+    /// Whether an order is the device's current one, and not obsolete.
     pub(super) fn is_running(&self, order: Order) -> bool {
         self.running == Some(order)
     }
 
-    /// An order is done or has failed.
+    /// Ends an order that is done or has failed.
     fn finish(&mut self, order: Order) {
         self.queue.retain(|c| c.order() != order);
         self.running = self.running.filter(|running| *running != order);
@@ -224,7 +225,7 @@ impl Orders {
         self.show_in_hand();
     }
 
-    /// Something went wrong with an order.
+    /// Ends an order that failed, and reports why.
     pub(super) fn mark_failed(&mut self, order: Order, fault: Fault) {
         if matches!(order, Order::Calibrate { .. }) && self.is_running(order) {
             self.status.sums.spoiled = true;
@@ -239,7 +240,7 @@ impl Orders {
         self.finish(Order::Pilot);
     }
 
-    /// A shard is wholly added; `took` so long.
+    /// All of a shard is added to the sums, which took this long.
     pub(super) fn calibrated(&mut self, tally: Tally, shard: ShardId, took: Duration) {
         if self.is_running(Order::Calibrate { tally, shard }) {
             self.status.sums.held.insert(shard);
@@ -256,7 +257,8 @@ impl Orders {
         self.finish(order);
     }
 
-    /// Begins to load other weights: what was gathered on the present ones is of no use. The group that is left, if one is.
+    /// Begins to load other weights, for which the sums of a group that is still open are of no use. Returns the group to leave, if there is
+    /// one.
     pub(super) fn begin_apply(&mut self) -> Option<Epoch> {
         let open = |stage: &Stage| matches!(stage, Stage::Forming | Stage::Formed);
         let epoch = self.status.group.as_ref().filter(|g| open(&g.stage)).map(|g| g.epoch)?;
@@ -264,7 +266,7 @@ impl Orders {
         Some(epoch)
     }
 
-    /// `kept` tells that the sums are those of the next package, too.
+    /// So many packages are applied. `kept` tells that the sums serve the next package as well.
     pub(super) fn applied(&mut self, packages: u32, kept: bool) {
         self.status.applied = packages;
         self.status.solved.clear();
@@ -283,12 +285,12 @@ impl Orders {
         self.finish(Order::Export);
     }
 
-    /// Steps of work that show that the worker is not stuck.
+    /// Counts a step of work, which shows that the worker is not stuck.
     pub(super) fn advance(&mut self) {
         self.status.progress += 1;
     }
 
-    /// Starts a newer tally from zero.
+    /// Starts a tally from zero, if it is newer than the present one.
     fn start_tally(&mut self, tally: Tally, package: Option<PackageId>, exponents: &Exponents) {
         if tally <= self.status.sums.tally {
             return;

@@ -58,7 +58,7 @@ impl Workers {
             let worker_state =
                 WorkerState::new(machine(u128::from(name)), transport.clone(), GroupTimeouts::default());
             worker_state.hello();
-            worker_state.named(WorkerId(name));
+            worker_state.set_worker_id(WorkerId(name));
             let result = Arc::new(Mutex::new(None));
             let mut engine = FakeEngine::new(plan.clone(), Arc::new(part_store.clone()), result, hook);
             let its = worker_state.clone();

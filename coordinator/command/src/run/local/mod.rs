@@ -16,7 +16,7 @@ const BEAT: Duration = Duration::from_secs(1);
 /// Lets a worker take part in a job until it is dismissed or its state is closed; closes it then.
 pub(super) fn attend(worker_state: &Arc<WorkerState>, coordinator: &Handle) -> Option<Dismissal> {
     // However it ends, the device must not wait for what nobody brings any more.
-    let _closes = Closes(worker_state);
+    let _closes = CloseOnDrop(worker_state);
     let mut why = session(worker_state, coordinator);
     // It was only thought to be gone: a machine that slept, or a process that was stopped for a while.
     while matches!(why, Some(Dismissal::Silent { .. })) {
@@ -25,9 +25,9 @@ pub(super) fn attend(worker_state: &Arc<WorkerState>, coordinator: &Handle) -> O
     why
 }
 
-struct Closes<'a>(&'a WorkerState);
+struct CloseOnDrop<'a>(&'a WorkerState);
 
-impl Drop for Closes<'_> {
+impl Drop for CloseOnDrop<'_> {
     fn drop(&mut self) {
         self.0.close();
     }
@@ -77,7 +77,7 @@ struct LocalLink {
 
 impl Downlink for LocalLink {
     fn welcome(&self, worker: WorkerId) {
-        self.worker_state.named(worker);
+        self.worker_state.set_worker_id(worker);
         // The session waits for it, unless its thread is gone.
         let _ = self.named.send(worker);
     }

@@ -79,7 +79,7 @@ impl FluxConfig {
         }
     }
 
-    /// Whether two models are the same but for how many heads and neurons their blocks have kept.
+    /// Whether two models differ in nothing except how many heads and neurons their blocks have kept.
     pub fn same_but_for_blocks(&self, other: &Self) -> bool {
         let whole = |config: &Self| Self { blocks: BlockSizes::default(), ..config.clone() };
         whole(self) == whole(other)

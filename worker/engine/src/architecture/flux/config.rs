@@ -5,7 +5,7 @@ use std::path::Path;
 use serde::Deserialize;
 
 use super::block_sizes::{self, BlockSizes};
-use crate::architecture::shared::config::{Configuration, Format, read, sizes_problem, validate};
+use crate::architecture::shared::config::{ConfigKeys, Configuration, read, sizes_problem, validate};
 use crate::{Error, Result};
 
 pub(super) const CLASS: &str = "FluxTransformer2DModel";
@@ -123,7 +123,7 @@ impl FluxConfig {
 }
 
 impl Configuration for FluxConfig {
-    const FORMAT: Format = Format {
+    const KEYS: ConfigKeys = ConfigKeys {
         class: CLASS,
         pruned_class: PRUNED_CLASS,
         sizes: &[

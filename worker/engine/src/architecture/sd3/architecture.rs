@@ -1,4 +1,4 @@
-//! What others ask of this architecture.
+//! What this architecture provides.
 
 use std::any::Any;
 use std::path::Path;
@@ -13,7 +13,7 @@ use crate::architecture::{
     Architecture, ConditioningWidths, Guidance, LatentLayout, PipelineDefaults, TransformerConfig,
 };
 use crate::checkpoint::Weights;
-use crate::model::DiffusionModel;
+use crate::model::{DiffusionModel, ops};
 use crate::pipeline::{Conditioning, EncodedText, EncoderKind, EncoderSlot, EncoderWidths, LevelSource};
 use crate::{Error, Result};
 
@@ -77,15 +77,15 @@ impl TransformerConfig for Sd3Config {
     }
 
     fn activation_bytes(&self, batch: usize, image: usize, text: usize, dtype: DType) -> u64 {
-        self.activation_bytes(batch, image, text, dtype)
+        ops::peak_bytes(self.sizes(batch, image, text), dtype)
     }
 
     fn kept_bytes(&self, batch: usize, image: usize, text: usize, dtype: DType) -> u64 {
-        self.kept_bytes(batch, image, text, dtype)
+        ops::kept_bytes(self.sizes(batch, image, text), dtype)
     }
 
     fn state_bytes(&self, batch: usize, image: usize, text: usize, dtype: DType) -> u64 {
-        self.state_bytes(batch, image, text, dtype)
+        ops::state_bytes(self.sizes(batch, image, text), dtype)
     }
 
     fn latents(&self) -> LatentLayout {

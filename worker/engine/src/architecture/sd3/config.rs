@@ -5,7 +5,7 @@ use std::path::Path;
 use serde::Deserialize;
 
 use super::block_sizes::{self, BlockSizes};
-use crate::architecture::shared::config::{Configuration, Format, read, sizes_problem, validate};
+use crate::architecture::shared::config::{ConfigKeys, Configuration, read, sizes_problem, validate};
 use crate::{Error, Result};
 
 pub(super) const CLASS: &str = "SD3Transformer2DModel";
@@ -119,7 +119,7 @@ impl Sd3Config {
 }
 
 impl Configuration for Sd3Config {
-    const FORMAT: Format = Format {
+    const KEYS: ConfigKeys = ConfigKeys {
         class: CLASS,
         pruned_class: PRUNED_CLASS,
         sizes: &[

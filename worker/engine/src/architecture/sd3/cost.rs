@@ -1,32 +1,15 @@
 //! What a forward call costs, from the configuration alone.
 
-use candle_core::DType;
-
 use super::Sd3Config;
 use crate::model::conditioning::TIMESTEP_WIDTH;
 use crate::model::ops;
 
 impl Sd3Config {
-    /// Peak bytes of one forward call's activations, its inputs and what a tap keeps not counted: `image` and `text` tokens for
-    /// each of `batch` items, computed in `dtype`.
-    pub fn activation_bytes(&self, batch: usize, image: usize, text: usize, dtype: DType) -> u64 {
-        ops::peak_bytes(self.sizes(batch, image, text), dtype)
-    }
-
-    /// Bytes that a forward call leaves behind, for another call of as many pictures alone.
-    pub fn kept_bytes(&self, batch: usize, image: usize, text: usize, dtype: DType) -> u64 {
-        ops::kept_bytes(self.sizes(batch, image, text), dtype)
-    }
-
-    /// Bytes of the state of such a call between two blocks.
-    pub fn state_bytes(&self, batch: usize, image: usize, text: usize, dtype: DType) -> u64 {
-        ops::state_bytes(self.sizes(batch, image, text), dtype)
-    }
-
-    fn sizes(&self, batch: usize, image: usize, text: usize) -> ops::Sizes {
+    /// The sizes that decide what a forward call's activations take.
+    pub(super) fn sizes(&self, batch: usize, image: usize, text: usize) -> ops::CallSizes {
         let (width, heads) = (self.width(), self.num_attention_heads);
         let dual = !self.dual_attention_layers.is_empty();
-        ops::Sizes { batch, image, text, width, heads, dual, single: false }
+        ops::CallSizes { batch, image, text, width, heads, dual, single: false }
     }
 
     /// Floating-point operations of one forward call's matrix products, a multiplication and an addition counted as two.

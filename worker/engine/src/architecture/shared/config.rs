@@ -14,7 +14,7 @@ const MAX_SIZE: usize = 1 << 16;
 /// The sizes of one architecture's transformers.
 pub(in crate::architecture) trait Configuration: DeserializeOwned {
     /// What its files may hold.
-    const FORMAT: Format;
+    const KEYS: ConfigKeys;
 
     /// What is wrong with the sizes, if anything is.
     fn problem(&self) -> Option<String>;
@@ -27,7 +27,7 @@ pub(in crate::architecture) trait Configuration: DeserializeOwned {
 /// value that no such model can have.
 pub(in crate::architecture) fn read<T: Configuration>(folder: &Path) -> Result<T> {
     let path = folder.join("config.json");
-    let config: Result<T, String> = T::FORMAT.read(read_json(&path)?);
+    let config: Result<T, String> = T::KEYS.read(read_json(&path)?);
     let checked = config.and_then(|config| config.problem().map_or(Ok(config), Err));
     checked.map_err(|problem| Error::content(&path, problem))
 }
@@ -42,7 +42,7 @@ pub(in crate::architecture) fn validate(config: &impl Configuration) -> Result<(
 }
 
 /// What a configuration may hold.
-pub(in crate::architecture) struct Format {
+pub(in crate::architecture) struct ConfigKeys {
     /// The class of transformers as published.
     pub(in crate::architecture) class: &'static str,
     /// The class of transformers whose blocks differ.
@@ -55,7 +55,7 @@ pub(in crate::architecture) struct Format {
     pub(in crate::architecture) block_sizes: &'static [&'static str],
 }
 
-impl Format {
+impl ConfigKeys {
     /// The configuration of these keys; what is wrong with them in words.
     fn read<T: DeserializeOwned>(&self, keys: Map<String, Value>) -> Result<T, String> {
         let class = self.class;

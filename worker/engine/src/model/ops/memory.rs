@@ -6,7 +6,7 @@ use super::{composed, rows};
 
 /// The sizes of one call: activations are made of buffers of `image x width`, `text x width`, and four times these.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Sizes {
+pub(crate) struct CallSizes {
     pub(crate) batch: usize,
     /// Tokens of a batch item.
     pub(crate) image: usize,
@@ -20,7 +20,7 @@ pub(crate) struct Sizes {
 }
 
 /// Bytes of a state between two blocks: both streams, the conditioning, and rotary tables, which take less than the streams.
-pub(crate) fn state_bytes(sizes: Sizes, dtype: DType) -> u64 {
+pub(crate) fn state_bytes(sizes: CallSizes, dtype: DType) -> u64 {
     let tokens = sizes.image + sizes.text;
     let streams = (sizes.batch * (tokens + 1) * sizes.width * dtype.size_in_bytes()) as u64;
     let tables = (2 * tokens * sizes.width / sizes.heads.max(1) * DType::F32.size_in_bytes()) as u64;
@@ -32,7 +32,7 @@ pub(crate) fn state_bytes(sizes: Sizes, dtype: DType) -> u64 {
 type Buffers = (u64, [u64; 4]);
 
 /// The buffers of the kernels: those that are kept to be used again, and those that are not.
-fn buffers(sizes: Sizes) -> (Vec<Buffers>, Vec<Buffers>) {
+fn buffers(sizes: CallSizes) -> (Vec<Buffers>, Vec<Buffers>) {
     let [image, text] = [sizes.image, sizes.text].map(|tokens| (sizes.batch * tokens * sizes.width) as u64);
     let own = if sizes.dual { 4 } else { 0 };
     let mut all = vec![
@@ -54,7 +54,7 @@ fn kept_numbers(kept: &[Buffers]) -> u64 {
 }
 
 /// Bytes that a call leaves behind, for another call of the same sizes alone.
-pub(crate) fn kept_bytes(sizes: Sizes, dtype: DType) -> u64 {
+pub(crate) fn kept_bytes(sizes: CallSizes, dtype: DType) -> u64 {
     if dtype != DType::F32 {
         return 0;
     }
@@ -70,7 +70,7 @@ const SINGLE_BUFFERS: u64 = 15;
 /// In f32 they are those of the kernels. Around the attention: the streams, its normed inputs, queries, keys and values; around the
 /// feed-forward networks: the streams, their normed inputs, and the hidden layers. Buffers small enough to be used again stay
 /// all the while. In other types the compositions' scores and temporaries in f32 come on top.
-pub(crate) fn peak_bytes(sizes: Sizes, dtype: DType) -> u64 {
+pub(crate) fn peak_bytes(sizes: CallSizes, dtype: DType) -> u64 {
     let [image, text] = [sizes.image, sizes.text].map(|tokens| (sizes.batch * tokens * sizes.width) as u64);
     let own = if sizes.dual { 4 } else { 0 };
     if dtype == DType::F32 {

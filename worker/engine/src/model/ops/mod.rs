@@ -20,7 +20,7 @@ use rayon::prelude::*;
 
 use crate::{Error, Result};
 use linear::{Finish, Gates};
-pub(crate) use memory::{Sizes, kept_bytes, peak_bytes, state_bytes};
+pub(crate) use memory::{CallSizes, kept_bytes, peak_bytes, state_bytes};
 use norm::Affine;
 pub(crate) use rotary::Rotary;
 use rows::{BufferPool, TensorSlice, fits, into_numbers};

@@ -1,4 +1,4 @@
-//! Activation functions, by the names that transformers gives them.
+//! ActivationFunction functions, by the names that transformers gives them.
 
 use candle_core::Tensor;
 
@@ -7,7 +7,7 @@ use crate::pipeline::keys::Keys;
 
 /// An activation function of a text encoder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Activation {
+pub(super) enum ActivationFunction {
     /// x * sigmoid(1.702 x).
     QuickGelu,
     /// x * Phi(x), by the error function.
@@ -18,7 +18,7 @@ pub(super) enum Activation {
     Silu,
 }
 
-impl Activation {
+impl ActivationFunction {
     /// The activation that `name`, the value of `key`, stands for.
     pub(super) fn named(keys: &Keys, key: &str, name: &str) -> Result<Self> {
         match name {

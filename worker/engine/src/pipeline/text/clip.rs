@@ -1,10 +1,10 @@
 //! CLIP's text encoder (transformers' `CLIPTextModel` and `CLIPTextModelWithProjection`).
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
 
-use super::activation::Activation;
+use super::activation::ActivationFunction;
 use super::layer::{TextLinear, attention, rows};
 use super::{CONFIG, EncodedText, check_finite};
 use crate::Result;
@@ -27,7 +27,7 @@ pub(super) struct ClipEncoder {
     projection: Option<usize>,
     eos: u32,
     epsilon: f32,
-    activation: Activation,
+    activation: ActivationFunction,
 }
 
 impl ClipEncoder {
@@ -44,7 +44,7 @@ impl ClipEncoder {
             projection: projected.then_some(keys.size("projection_dim")?.unwrap_or(512)),
             eos: keys.id("eos_token_id")?.unwrap_or(49_407),
             epsilon: keys.number("layer_norm_eps")?.unwrap_or(1e-5) as f32,
-            activation: Activation::named(
+            activation: ActivationFunction::named(
                 &keys,
                 "hidden_act",
                 keys.text("hidden_act")?.unwrap_or("quick_gelu"),
@@ -63,14 +63,9 @@ impl ClipEncoder {
         Ok(encoder)
     }
 
-    /// The files it was opened from.
-    pub(super) fn files(&self) -> impl Iterator<Item = PathBuf> {
-        let config = self.weights.folder().join(CONFIG);
-        std::iter::once(config).chain(self.weights.paths().map(Path::to_owned))
-    }
-
-    pub(super) fn folder(&self) -> &Path {
-        self.weights.folder()
+    /// The weights that it reads, in their files.
+    pub(super) fn weights(&self) -> &Weights {
+        &self.weights
     }
 
     /// Width of the tokens it makes.
@@ -181,7 +176,7 @@ struct ClipLayer {
     norm2: ClipNorm,
     fc1: TextLinear,
     fc2: TextLinear,
-    activation: Activation,
+    activation: ActivationFunction,
     heads: usize,
     scale: f64,
 }

@@ -128,18 +128,20 @@ enum Encoder {
 }
 
 impl Encoder {
-    fn files(&self) -> Vec<PathBuf> {
+    fn weights(&self) -> &Weights {
         match self {
-            Self::Clip(clip) => clip.files().collect(),
-            Self::T5(t5) => t5.files().collect(),
+            Self::Clip(clip) => clip.weights(),
+            Self::T5(t5) => t5.weights(),
         }
     }
 
     fn folder(&self) -> &Path {
-        match self {
-            Self::Clip(clip) => clip.folder(),
-            Self::T5(t5) => t5.folder(),
-        }
+        self.weights().folder()
+    }
+
+    /// The files that it was opened from: its configuration and its weights.
+    fn files(&self) -> impl Iterator<Item = PathBuf> {
+        std::iter::once(self.folder().join(CONFIG)).chain(self.weights().paths().map(Path::to_owned))
     }
 
     fn widths(&self) -> EncoderWidths {
@@ -182,7 +184,7 @@ pub struct TextEncoders {
 }
 
 /// The token ids of one prompt, for each encoder.
-type Tokens = Vec<Option<Vec<u32>>>;
+type PromptTokens = Vec<Option<Vec<u32>>>;
 
 impl TextEncoders {
     pub(super) fn open(
@@ -278,7 +280,7 @@ impl TextEncoders {
         let mut distinct: Vec<&str> = prompts.to_vec();
         distinct.sort_unstable();
         distinct.dedup();
-        let tokens: Vec<Tokens> =
+        let tokens: Vec<PromptTokens> =
             distinct.iter().map(|prompt| self.tokenise(prompt)).collect::<Result<_>>()?;
         let (mut done, total) = (0, self.work_of_a_prompt().saturating_mul(tokens.len() as u64));
         let chunk = self.prompts_together();
@@ -311,7 +313,7 @@ impl TextEncoders {
         prompts.iter().map(of).collect()
     }
 
-    fn tokenise(&self, prompt: &str) -> Result<Tokens> {
+    fn tokenise(&self, prompt: &str) -> Result<PromptTokens> {
         let ids = self.each(|(tokenizer, _)| tokenizer.encode(prompt));
         ids.into_iter().map(Option::transpose).collect()
     }
@@ -320,7 +322,11 @@ impl TextEncoders {
         self.each(|(tokenizer, encoder)| encoder.work(tokenizer.length())).into_iter().flatten().sum()
     }
 
-    fn encode_chunk(&self, prompts: &[Tokens], progress: &mut dyn FnMut(u64)) -> Result<Vec<Conditioning>> {
+    fn encode_chunk(
+        &self,
+        prompts: &[PromptTokens],
+        progress: &mut dyn FnMut(u64),
+    ) -> Result<Vec<Conditioning>> {
         let mut texts = vec![vec![None; self.encoders.len()]; prompts.len()];
         for (index, encoder) in self.encoders.iter().enumerate() {
             let Some((_, encoder)) = encoder else { continue };

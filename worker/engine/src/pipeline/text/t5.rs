@@ -1,11 +1,11 @@
 //! T5's encoder (transformers' `T5EncoderModel`, versions 1.0 and 1.1), in f32: in f16 its activations overflow.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
 
 use super::CONFIG;
-use super::activation::Activation;
+use super::activation::ActivationFunction;
 use super::check_finite;
 use super::layer::{TextLinear, attention, rows};
 use crate::Result;
@@ -23,7 +23,7 @@ pub(super) struct T5Encoder {
     head_width: usize,
     buckets: Buckets,
     epsilon: f32,
-    activation: Activation,
+    activation: ActivationFunction,
     gated: bool,
 }
 
@@ -52,14 +52,9 @@ impl T5Encoder {
         Ok(encoder)
     }
 
-    /// The files it was opened from.
-    pub(super) fn files(&self) -> impl Iterator<Item = PathBuf> {
-        let config = self.weights.folder().join(CONFIG);
-        std::iter::once(config).chain(self.weights.paths().map(Path::to_owned))
-    }
-
-    pub(super) fn folder(&self) -> &Path {
-        self.weights.folder()
+    /// The weights that it reads, in their files.
+    pub(super) fn weights(&self) -> &Weights {
+        &self.weights
     }
 
     /// Width of the tokens it makes.
@@ -125,14 +120,14 @@ impl T5Encoder {
 }
 
 /// `feed_forward_proj` is an activation's name, with `gated-` before it where the network has a gate.
-fn read_activation(keys: &Keys) -> Result<(Activation, bool)> {
+fn read_activation(keys: &Keys) -> Result<(ActivationFunction, bool)> {
     let key = "feed_forward_proj";
     let value = keys.text(key)?.unwrap_or("relu");
     match value.strip_prefix("gated-") {
         // By this name T5 1.1 means the gelu by a hyperbolic tangent.
-        Some("gelu") => Ok((Activation::GeluTanh, true)),
-        Some(name) => Ok((Activation::named(keys, key, name)?, true)),
-        None => Ok((Activation::named(keys, key, value)?, false)),
+        Some("gelu") => Ok((ActivationFunction::GeluTanh, true)),
+        Some(name) => Ok((ActivationFunction::named(keys, key, name)?, true)),
+        None => Ok((ActivationFunction::named(keys, key, value)?, false)),
     }
 }
 
@@ -202,7 +197,7 @@ struct T5Layer {
     /// The second half of a gated network: its output is multiplied by the activated first.
     gated_up: Option<TextLinear>,
     down: TextLinear,
-    activation: Activation,
+    activation: ActivationFunction,
     heads: usize,
 }
 

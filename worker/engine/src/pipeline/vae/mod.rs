@@ -46,7 +46,7 @@ struct UpBlock {
 }
 
 /// What the configuration says about the decoder.
-struct Layout {
+struct DecoderConfig {
     /// Channels of its blocks, from the latents' end to the picture's.
     channels: Vec<usize>,
     latent_channels: usize,
@@ -58,34 +58,34 @@ struct Layout {
 impl Vae {
     pub(super) fn open(folder: &Path, device: &Device) -> Result<Self> {
         let keys = Keys::open(&folder.join("config.json"))?;
-        let layout = Layout::read(&keys)?;
+        let config = DecoderConfig::read(&keys)?;
         let scaling = keys.number("scaling_factor")?.unwrap_or(0.18215);
         if scaling == 0.0 {
             return Err(keys.refuse("scaling_factor", "it must not be 0"));
         }
         let groups = keys.size("norm_num_groups")?.unwrap_or(32);
-        if let Some(width) = layout.channels.iter().find(|width| !width.is_multiple_of(groups)) {
+        if let Some(width) = config.channels.iter().find(|width| !width.is_multiple_of(groups)) {
             return Err(
                 keys.refuse("norm_num_groups", &format!("it must divide {width} of `block_out_channels`"))
             );
         }
         let weights = Weights::open(folder, Library::Diffusers)?;
         let source = Source { weights: &weights, device, groups };
-        let (largest, smallest) = (layout.channels[0], layout.channels[layout.channels.len() - 1]);
-        let latent = layout.latent_channels;
+        let (largest, smallest) = (config.channels[0], config.channels[config.channels.len() - 1]);
+        let latent = config.latent_channels;
         Ok(Self {
             scaling,
             shift: keys.number("shift_factor")?.unwrap_or(0.0),
             channels: latent,
             device: device.clone(),
-            post_quant: if layout.with_post_quant {
+            post_quant: if config.with_post_quant {
                 Some(source.conv("post_quant_conv", latent, latent, 1)?)
             } else {
                 None
             },
             conv_in: source.conv("decoder.conv_in", latent, largest, 3)?,
-            mid: Mid::read(&source, largest, layout.with_attention)?,
-            ups: layout.read_ups(&source)?,
+            mid: Mid::read(&source, largest, config.with_attention)?,
+            ups: config.read_ups(&source)?,
             norm_out: source.norm("decoder.conv_norm_out", smallest)?,
             conv_out: source.conv("decoder.conv_out", smallest, 3, 3)?,
         })
@@ -176,7 +176,7 @@ impl UpBlock {
     }
 }
 
-impl Layout {
+impl DecoderConfig {
     fn read(keys: &Keys) -> Result<Self> {
         let mut channels = keys.sizes("block_out_channels")?.unwrap_or_else(|| vec![64]);
         channels.reverse();

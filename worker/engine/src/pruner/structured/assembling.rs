@@ -1,4 +1,4 @@
-//! The tensors of structures without the parts that go.
+//! The new tensors of structures that lost parts.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -6,25 +6,25 @@ use std::sync::Arc;
 use candle_core::{Device, Tensor};
 use obsdiff_proto::{LinearId, Package, PartKind, StructureId, Target};
 
-use super::{Loss, Reader, SolvedStructures, target};
+use super::{Reader, SolvedStructures, StructureLoss, target};
 use crate::Result;
 use crate::export::{PrunedLinear, PrunedStructure};
 use crate::pruner::Pruner;
-use crate::pruner::probe::Replaced;
+use crate::pruner::probe::Replacement;
 use crate::solve::structured::{StructuredLinear, folded};
 
 impl Pruner {
-    /// The tensors of structures without the parts that go. `layers` hold the new weights of their outputs where there are any; else
-    /// the removed columns become zero and no more.
+    /// The new tensors of structures that lose parts. `layers` hold the solved weights of their outputs; where an output has none, its
+    /// removed columns become zero and its other columns stay as they are.
     pub(super) fn assemble(
         &self,
         package: &Package,
-        losses: Vec<Loss<'_>>,
+        losses: Vec<StructureLoss<'_>>,
         layers: Vec<(Arc<Reader>, StructuredLinear)>,
     ) -> Result<SolvedStructures> {
         let mut solved =
             SolvedStructures { structures: Vec::new(), tensors: BTreeMap::new(), linears: Vec::new() };
-        // By linear, in the order in which structures name them: the columns and rows that go.
+        // By linear, in the order in which the structures name them: the columns and rows to remove.
         let mut columns: Vec<(LinearId, Target, Vec<usize>)> = Vec::new();
         let mut rows = columns.clone();
         for loss in &losses {
@@ -49,7 +49,7 @@ impl Pruner {
                     for row in weight.chunks_exact_mut(self.width(linear)) {
                         columns.iter().for_each(|j| row[*j] = 0.0);
                     }
-                    Changed { linear, weight, bias: None, known: None }
+                    ChangedLinear { linear, weight, bias: None, solved_from: None }
                 }
             };
             self.add(&mut solved, package, target, changed)?;
@@ -63,43 +63,52 @@ impl Pruner {
                     bias[row] = 0.0;
                 }
             }
-            self.add(&mut solved, package, target, Changed { linear, weight, bias, known: None })?;
+            self.add(
+                &mut solved,
+                package,
+                target,
+                ChangedLinear { linear, weight, bias, solved_from: None },
+            )?;
         }
         solved.structures = losses.into_iter().map(|loss| loss.report(package)).collect();
         Ok(solved)
     }
 
-    /// A linear that reads parts, as it was solved.
-    fn changed_reader<'a>(&self, reader: &'a Reader, layer: &'a StructuredLinear) -> Result<Changed<'a>> {
+    /// The solved weight and bias of a linear that reads parts.
+    fn changed_reader<'a>(
+        &self,
+        reader: &'a Reader,
+        layer: &'a StructuredLinear,
+    ) -> Result<ChangedLinear<'a>> {
         let bias = match (self.sparsity.fold_bias, self.dense_bias(reader.linear)?) {
             (true, Some(bias)) => {
                 let bias: Vec<f64> = bias.into_iter().map(f64::from).collect();
-                Some(narrow(&folded(&bias, &reader.before, layer.weight(), reader.moments.means())))
+                Some(to_f32(&folded(&bias, &reader.before, layer.weight(), reader.moments.means())))
             }
             _ => None,
         };
-        let weight = narrow(layer.weight());
-        Ok(Changed { linear: reader.linear, weight, bias, known: Some((reader, layer)) })
+        let weight = to_f32(layer.weight());
+        Ok(ChangedLinear { linear: reader.linear, weight, bias, solved_from: Some((reader, layer)) })
     }
 
-    /// The same as tensors.
-    pub(super) fn replaced(&self, reader: &Reader, layer: &StructuredLinear) -> Result<Replaced> {
-        let Changed { linear, weight, bias, .. } = self.changed_reader(reader, layer)?;
+    /// The same as tensors, to probe with.
+    pub(super) fn replacement(&self, reader: &Reader, layer: &StructuredLinear) -> Result<Replacement> {
+        let ChangedLinear { linear, weight, bias, .. } = self.changed_reader(reader, layer)?;
         let rows = self.model.inventory().linear(linear).rows;
         let width = self.width(linear);
         let bias = bias.map(|bias| Tensor::from_vec(bias, rows, &Device::Cpu)).transpose()?;
-        Ok(Replaced { linear, weight: Tensor::from_vec(weight, (rows, width), &Device::Cpu)?, bias })
+        Ok(Replacement { linear, weight: Tensor::from_vec(weight, (rows, width), &Device::Cpu)?, bias })
     }
 
-    /// Adds a changed linear to what was solved.
+    /// Adds a changed linear to the result.
     fn add(
         &self,
         solved: &mut SolvedStructures,
         package: &Package,
         target: Target,
-        changed: Changed<'_>,
+        changed: ChangedLinear<'_>,
     ) -> Result<()> {
-        let Changed { linear, weight, bias, known } = changed;
+        let ChangedLinear { linear, weight, bias, solved_from } = changed;
         let described = self.model.inventory().linear(linear);
         let (name, rows) = (&described.name, described.rows);
         let shape = [rows, weight.len() / rows.max(1)];
@@ -110,10 +119,10 @@ impl Pruner {
             target,
             package: package.id.0,
             zeros: weight.iter().filter(|w| **w == 0.0).count() as u64,
-            damping: known.map(|(_, layer)| layer.damping_used()),
-            gram_trace: known.map(|(reader, _)| reader.gram_trace),
+            damping: solved_from.map(|(_, layer)| layer.damping_used()),
+            gram_trace: solved_from.map(|(reader, _)| reader.gram_trace),
             unrefined_error: None,
-            relative_error: known.map(|(reader, layer)| reader.relative_error(layer.weight())),
+            relative_error: solved_from.map(|(reader, layer)| reader.relative_error(layer.weight())),
         };
         solved.linears.push((linear, report));
         let weight = Tensor::from_vec(weight, (shape[0], shape[1]), &Device::Cpu)?;
@@ -125,15 +134,15 @@ impl Pruner {
     }
 }
 
-/// A linear's new numbers, and what it was solved from, where it was.
-struct Changed<'a> {
+/// A linear's new weight and bias, and what they were solved from if they were solved.
+struct ChangedLinear<'a> {
     linear: LinearId,
     weight: Vec<f32>,
     bias: Option<Vec<f32>>,
-    known: Option<(&'a Reader, &'a StructuredLinear)>,
+    solved_from: Option<(&'a Reader, &'a StructuredLinear)>,
 }
 
-impl Loss<'_> {
+impl StructureLoss<'_> {
     fn report(self, package: &Package) -> (StructureId, PrunedStructure) {
         let heads = self.structure.kind == PartKind::Heads;
         let report = PrunedStructure {
@@ -149,6 +158,6 @@ impl Loss<'_> {
     }
 }
 
-fn narrow(values: &[f64]) -> Vec<f32> {
+fn to_f32(values: &[f64]) -> Vec<f32> {
     values.iter().map(|x| *x as f32).collect()
 }

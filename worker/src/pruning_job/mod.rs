@@ -1,4 +1,4 @@
-//! A job at work: the engine of each worker, and the export of what they pruned.
+//! A job as the workers of one process share it: it makes the engine of each worker, and exports the pruned model.
 
 mod measuring;
 mod memory;
@@ -26,8 +26,8 @@ use shrunk::shrunk;
 pub use measuring::Measuring;
 pub use memory::peak_resident;
 
-/// What the workers of a process share.
-pub struct Work<'a> {
+/// A job as the workers of a process share it.
+pub struct PruningJob<'a> {
     /// The job's specification.
     pub spec: &'a JobSpec,
     /// Its model.
@@ -44,19 +44,19 @@ pub struct Work<'a> {
     pub held_out: &'a [String],
     /// Final latents of the dense model on the held-out prompts, where they are known.
     pub dense: Option<&'a Tensor>,
-    /// Keeps the job's Grams, where they outlive it.
+    /// Keeps the job's Grams for later jobs, where the job asks for that.
     pub keeper: Option<GramKeeper>,
-    /// The Grams that the job goes by, where it does not calibrate.
+    /// The kept Grams that are read in place of calibration, where the job has any.
     pub grams: Option<KeptGrams>,
     /// What the worker needs that exports, where it is to measure what it wrote.
     pub measuring: Option<Measuring<'a>>,
-    /// What the output is written by.
+    /// Writes the output.
     pub disk: &'a Disk,
     /// Where Grams are summed and alternating directions are made.
     pub device: ComputeDevice,
 }
 
-impl<'a> Work<'a> {
+impl<'a> PruningJob<'a> {
     /// The engine of one worker.
     pub fn engine(
         &'a self,
@@ -68,15 +68,15 @@ impl<'a> Work<'a> {
         let weights = self.weights.clone();
         let pruner =
             Pruner::new(self.spec, model, weights, self.trajectories.clone()).on(self.device.clone());
-        // An export on a slow disk is not taken for a worker that hangs.
-        let its = worker_state.clone();
-        let on_progress: Arc<OnProgress> = Arc::new(move || its.advance());
+        // An export to a slow disk reports progress, so that the worker is not taken for one that hangs.
+        let exporting = worker_state.clone();
+        let on_progress: Arc<OnProgress> = Arc::new(move || exporting.advance());
         let exporter = Box::new(move |pruned| self.export(&pruned, &on_progress));
         PruningEngine::new(pruner, Arc::new(self.plan.clone()), part_store, watch, exporter)
             .with_grams(self.keeper.clone(), self.grams.clone())
     }
 
-    /// The content of `pruning.json`, and how the transformer gets smaller where it does.
+    /// The content of `pruning.json`, and how the export makes the transformer smaller if it does.
     ///
     /// # Errors
     /// When weights or the configuration cannot be read.
@@ -101,9 +101,9 @@ impl<'a> Work<'a> {
         Ok((record, shrink))
     }
 
-    /// Writes the pruned pipeline: what was pruned as it was solved, all else as it is in the checkpoint.
+    /// Writes the pruned pipeline: pruned tensors as they were solved, all others as they are in the checkpoint.
     fn export(&self, pruned: &Pruned, on_progress: &Arc<OnProgress>) -> Result<(), WorkError> {
-        // Only here: calibration names the site at which a model overflows, but not every method calibrates.
+        // Here and not earlier: calibration names the site at which a model overflows, but not every method calibrates.
         self.check_finite()?;
         let _span = tracing::info_span!("export").entered();
         let (record, shrink) = self.record(pruned)?;
@@ -116,7 +116,7 @@ impl<'a> Work<'a> {
             shrink: shrink.as_ref(),
         };
         let failed = RefCell::new(None);
-        let written = export.write(&self.disk.telling(on_progress.clone()), &|name| {
+        let written = export.write(&self.disk.with_progress(on_progress.clone()), &|name| {
             on_progress();
             pruned.tensors.tensor(name).map_err(|error| {
                 failed.replace(Some(error));
@@ -134,7 +134,7 @@ impl<'a> Work<'a> {
         Ok(())
     }
 
-    /// Refuses a dense model whose latents on the held-out prompts are not finite: no pruned one can be compared with it.
+    /// Refuses a dense model whose latents on the held-out prompts are not finite, because no pruned model can be compared with it.
     fn check_finite(&self) -> obsdiff_engine::Result<()> {
         let Some(latents) = self.dense else { return Ok(()) };
         let numbers = latents.flatten_all().and_then(|l| l.to_dtype(DType::F32)?.to_vec1::<f32>())?;

@@ -9,7 +9,7 @@ use obsdiff_engine::export::{HeldOutError, Measured, PruningRecord};
 use obsdiff_engine::pipeline::PipelineFolder;
 use obsdiff_files::OnProgress;
 
-use super::{Work, peak_resident};
+use super::{PruningJob, peak_resident};
 use crate::device::WorkError;
 use crate::preparation::compute_type;
 
@@ -21,7 +21,7 @@ pub struct Measuring<'a> {
     pub clock: &'a (dyn Fn() -> Duration + Sync),
 }
 
-impl Work<'_> {
+impl PruningJob<'_> {
     /// Adds to the record of the written pipeline how far it is from the dense model, and what the process took.
     ///
     /// # Errors

@@ -1,20 +1,20 @@
-//! What structured pruning leaves of a model.
+//! The size of a model after structured pruning.
 
 use std::path::Path;
 
 use candle_core::Tensor;
-use obsdiff_engine::export::{Shrink, Sizes};
+use obsdiff_engine::export::{ModelSizes, Shrink};
 use obsdiff_engine::pruner::{kept_parts, selections};
 use obsdiff_proto::{Layout, LinearId};
 
-use super::Work;
+use super::PruningJob;
 use crate::device::{PrunedTensors, WorkError};
 
-/// What is left of the model: its sizes, and how its export gets smaller where it does.
+/// The model's sizes before and after, and how the export makes it smaller if it does.
 pub(super) fn shrunk(
-    work: &Work<'_>,
+    work: &PruningJob<'_>,
     pruned: &PrunedTensors,
-) -> Result<(Option<Sizes>, Option<Shrink>), WorkError> {
+) -> Result<(Option<ModelSizes>, Option<Shrink>), WorkError> {
     let model = work.model;
     let inventory = &model.inventory;
     let kept = kept_parts(inventory, work.spec.sparsity.align, &mut |id: LinearId| {
@@ -30,7 +30,7 @@ pub(super) fn shrunk(
         }
     })?;
     let config = model.config.shrunk(&kept.iter().map(Vec::len).collect::<Vec<_>>());
-    let sizes = Sizes {
+    let sizes = ModelSizes {
         parameters: [inventory.parameters, config.inventory().parameters],
         forward_flops: [model.forward_flops(&*model.config), model.forward_flops(&*config)],
     };
