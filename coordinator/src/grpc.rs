@@ -7,7 +7,7 @@ use std::time::Duration;
 use obsdiff_core::Dismissal;
 use obsdiff_proto::message::Command;
 use obsdiff_proto::session::{Briefing, CoordinatorEvent, Dismissed, Reason, Welcome, WorkerEvent};
-use obsdiff_proto::wire::{MOST_WORKERS, REACH, REACH_NETWORK, WireError, v1};
+use obsdiff_proto::wire::{MOST_WORKERS, REACH, Reach, WireError, v1};
 use obsdiff_proto::{WorkerId, lock};
 use tokio::sync::mpsc::{self, Sender};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
@@ -39,36 +39,41 @@ impl Sessions {
     }
 }
 
-/// The number of workers that may work at a time. A worker that cannot reach others takes all places.
+/// The number of workers that may work at a time, all of which reach each other. A worker that cannot reach others takes all places.
 #[derive(Clone)]
-struct Places(Arc<Semaphore>);
+struct Places {
+    free: Arc<Semaphore>,
+    /// How those at work reach each other; of no meaning where nobody works.
+    reach: Arc<Mutex<Reach>>,
+}
 
 impl Default for Places {
     fn default() -> Self {
-        Self(Arc::new(Semaphore::new(MOST_WORKERS)))
+        Self { free: Arc::new(Semaphore::new(MOST_WORKERS)), reach: Arc::default() }
     }
 }
 
 impl Places {
-    /// A place for a worker. A worker without a network collective works alone, so it waits until no other one works.
-    fn take(&self, networked: bool) -> Result<OwnedSemaphorePermit, &'static str> {
-        let places = if networked { 1 } else { MOST_WORKERS as u32 };
-        self.0.clone().try_acquire_many_owned(places).map_err(|_| if networked { "a worker without a network collective is at work: this one stands by until it leaves" } else {
-                "others are at work, and this worker has no network collective: it stands by until they leave; \
-                 to work with them, build it with --features gloo, and beyond this machine give it --insecure"
-            })
+    /// A place for a worker. A worker without a network collective works alone, so it waits until no other one works; so does one that
+    /// reaches others in another way than those at work.
+    fn take(&self, reach: Reach) -> Result<OwnedSemaphorePermit, &'static str> {
+        let mut at_work = lock(&self.reach);
+        if self.free.available_permits() < MOST_WORKERS && *at_work != reach {
+            return Err(stand_by(reach, *at_work));
+        }
+        let places = if reach == Reach::Alone { MOST_WORKERS as u32 } else { 1 };
+        let place =
+            self.free.clone().try_acquire_many_owned(places).map_err(|_| stand_by(reach, *at_work))?;
+        *at_work = reach;
+        Ok(place)
     }
 
     /// Lets a worker stand by until there is a place. Returns nothing if the worker leaves first. There is no queue, because a worker
     /// that needs all places would keep others from the free ones.
-    async fn wait(
-        &self,
-        networked: bool,
-        out: &Sender<v1::CoordinatorEvent>,
-    ) -> Option<OwnedSemaphorePermit> {
+    async fn wait(&self, reach: Reach, out: &Sender<v1::CoordinatorEvent>) -> Option<OwnedSemaphorePermit> {
         let mut told = None;
         loop {
-            let why = match self.take(networked) {
+            let why = match self.take(reach) {
                 Ok(place) => return Some(place),
                 Err(why) => why,
             };
@@ -86,6 +91,25 @@ impl Places {
     }
 }
 
+/// Why a worker that reaches others so stands by while others work that are reached in another way.
+fn stand_by(own: Reach, at_work: Reach) -> &'static str {
+    match (own, at_work) {
+        (Reach::Alone, _) => {
+            "others are at work, and this worker has no network collective: it stands by until they leave; \
+             to work with them, build it with --features gloo, and beyond this machine give it --insecure"
+        }
+        (Reach::Nccl, Reach::Gloo) => {
+            "the workers of this job sum their Grams by Gloo, this one by NCCL: it stands by until they leave; \
+             to work with them, start it with --collective gloo"
+        }
+        (Reach::Gloo, Reach::Nccl) => {
+            "the workers of this job sum their Grams by NCCL, this one by Gloo: it stands by until they leave; \
+             to work with them, start it with --collective nccl"
+        }
+        _ => "a worker without a network collective is at work: this one stands by until it leaves",
+    }
+}
+
 type Events = Pin<Box<dyn Stream<Item = Result<v1::CoordinatorEvent, Status>> + Send>>;
 
 #[tonic::async_trait]
@@ -93,7 +117,7 @@ impl v1::session_server::Session for Sessions {
     type OpenStream = Events;
 
     async fn open(&self, request: Request<Streaming<v1::WorkerEvent>>) -> Result<Response<Events>, Status> {
-        let networked = request.metadata().get(REACH).is_some_and(|reach| reach == REACH_NETWORK);
+        let reach = Reach::of(request.metadata().get(REACH).map(|reach| reach.as_bytes()));
         let mut incoming = request.into_inner();
         let first = timeout(HELLO, incoming.message()).await;
         let first = first.map_err(|_| Status::deadline_exceeded("a worker says hello first"))??;
@@ -111,7 +135,7 @@ impl v1::session_server::Session for Sessions {
         };
         let (handle, briefing, places) = (self.handle.clone(), self.briefing.clone(), self.places.clone());
         tokio::spawn(async move {
-            let Some(place) = places.wait(networked, &out).await else { return };
+            let Some(place) = places.wait(reach, &out).await else { return };
             let (named, name) = oneshot::channel();
             let (open, closed) = oneshot::channel();
             let link =
@@ -208,24 +232,39 @@ mod tests {
     fn a_worker_without_a_way_to_others_works_where_no_other_does() {
         let places = Places::default();
         let words = |taken: Result<OwnedSemaphorePermit, &'static str>| taken.unwrap_err();
-        let networked = [places.take(true).unwrap(), places.take(true).unwrap()];
-        assert!(words(places.take(false)).contains("build it with --features gloo"));
+        let networked = [places.take(Reach::Gloo).unwrap(), places.take(Reach::Gloo).unwrap()];
+        assert!(words(places.take(Reach::Alone)).contains("build it with --features gloo"));
         drop(networked);
-        let alone = places.take(false).unwrap();
-        assert!(words(places.take(true)).contains("stands by until it leaves"));
-        assert!(places.take(false).is_err());
+        let alone = places.take(Reach::Alone).unwrap();
+        assert!(words(places.take(Reach::Gloo)).contains("stands by until it leaves"));
+        assert!(places.take(Reach::Alone).is_err());
         drop(alone);
-        assert!(places.take(true).is_ok());
+        assert!(places.take(Reach::Gloo).is_ok());
+    }
+
+    #[test]
+    fn a_worker_works_with_those_whom_it_reaches_alone() {
+        let places = Places::default();
+        for (at_work, other, remedy) in [
+            (Reach::Gloo, Reach::Nccl, "start it with --collective gloo"),
+            (Reach::Nccl, Reach::Gloo, "start it with --collective nccl"),
+        ] {
+            let group = [places.take(at_work).unwrap(), places.take(at_work).unwrap()];
+            let why = places.take(other).unwrap_err();
+            assert!(why.contains("stands by until they leave") && why.contains(remedy), "{why}");
+            drop(group);
+            drop(places.take(other).unwrap());
+        }
     }
 
     #[tokio::test(start_paused = true)]
     async fn who_stands_by_hears_why_once_and_stays_until_there_is_a_place() {
         let places = Places::default();
-        let at_work = places.take(true).unwrap();
+        let at_work = places.take(Reach::Gloo).unwrap();
         let (out, mut events) = mpsc::channel(WAITING);
         let waiting = tokio::spawn({
             let places = places.clone();
-            async move { places.wait(false, &out).await.is_some() }
+            async move { places.wait(Reach::Alone, &out).await.is_some() }
         });
         let mut next = async || CoordinatorEvent::try_from(events.recv().await.unwrap()).unwrap();
         let CoordinatorEvent::StandBy(why) = next().await else { panic!("it is not told why") };
@@ -234,7 +273,7 @@ mod tests {
             assert_eq!(next().await, CoordinatorEvent::Heartbeat);
         }
         // Meanwhile workers that can work with others may join.
-        drop(places.take(true).unwrap());
+        drop(places.take(Reach::Gloo).unwrap());
         drop(at_work);
         assert!(waiting.await.unwrap());
     }
@@ -242,9 +281,9 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn who_leaves_while_it_stands_by_is_forgotten() {
         let places = Places::default();
-        let _at_work = places.take(true).unwrap();
+        let _at_work = places.take(Reach::Gloo).unwrap();
         let (out, events) = mpsc::channel(WAITING);
-        let waiting = tokio::spawn(async move { places.wait(false, &out).await.is_none() });
+        let waiting = tokio::spawn(async move { places.wait(Reach::Alone, &out).await.is_none() });
         drop(events);
         assert!(waiting.await.unwrap());
     }

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use obsdiff_proto::wire::v1::rendezvous_client::RendezvousClient;
-use obsdiff_proto::wire::{Put, Wait, v1};
+use obsdiff_proto::wire::{Put, Reach, Wait, v1};
 use obsdiff_proto::{Epoch, WorkerId, lock};
 use obsdiff_security::TokenSender;
 use tokio::runtime::Handle;
@@ -23,17 +23,25 @@ const SLACK: Duration = Duration::from_secs(5);
 /// A session's connection.
 pub(crate) type AuthorizedChannel = InterceptedService<Channel, TokenSender>;
 
+type Client = RendezvousClient<AuthorizedChannel>;
+
 /// The coordinator's rendezvous, for as long as a session is open.
 pub struct PeerRendezvous {
     runtime: Handle,
     coordinator: Endpoint,
+    reach: Reach,
     way: Mutex<Option<(WorkerId, AuthorizedChannel)>>,
 }
 
 impl PeerRendezvous {
-    /// The rendezvous of this coordinator; calls run on this runtime.
-    pub fn new(runtime: Handle, coordinator: Endpoint) -> Self {
-        Self { runtime, coordinator, way: Mutex::default() }
+    /// The rendezvous of this coordinator, for groups that are reached so; calls run on this runtime.
+    pub fn new(runtime: Handle, coordinator: Endpoint, reach: Reach) -> Self {
+        Self { runtime, coordinator, reach, way: Mutex::default() }
+    }
+
+    /// How the groups are reached that form by it.
+    pub(crate) fn reach(&self) -> Reach {
+        self.reach
     }
 
     /// A session is open, in which this worker is called so.
@@ -51,8 +59,11 @@ impl PeerRendezvous {
     /// # Errors
     /// As there.
     pub async fn tell(&self, epoch: Epoch, key: &str, value: Vec<u8>) -> Result<()> {
-        let (worker, mut client) = self.way()?;
-        let put = Put { worker, epoch, key: key.to_owned(), value: value.into() };
+        let (worker, client) = self.way()?;
+        Self::say(client, Put { worker, epoch, key: key.to_owned(), value: value.into() }).await
+    }
+
+    async fn say(mut client: Client, put: Put) -> Result<()> {
         match tokio::time::timeout(SLACK, client.put(v1::PutRequest::from(&put))).await {
             Ok(Ok(_)) => Ok(()),
             Ok(Err(status)) => Err(CollectiveError::Transport(status.message().to_owned())),
@@ -71,8 +82,11 @@ impl PeerRendezvous {
         most: Duration,
         abort: &Abort,
     ) -> Result<Option<Vec<u8>>> {
-        let (worker, mut client) = self.way()?;
-        let wait = Wait { worker, epoch, key: key.to_owned(), timeout: most };
+        let (worker, client) = self.way()?;
+        Self::listen(client, Wait { worker, epoch, key: key.to_owned(), timeout: most }, abort.clone()).await
+    }
+
+    async fn listen(mut client: Client, wait: Wait, abort: Abort) -> Result<Option<Vec<u8>>> {
         let raised = Arc::new(Notify::new());
         let raise = raised.clone();
         // Kept for a wait that has not begun.
@@ -80,7 +94,7 @@ impl PeerRendezvous {
         tokio::select! {
             biased;
             () = raised.notified() => Err(CollectiveError::Aborted),
-            answer = tokio::time::timeout(most + SLACK, client.wait(v1::WaitRequest::from(&wait))) => match answer {
+            answer = tokio::time::timeout(wait.timeout + SLACK, client.wait(v1::WaitRequest::from(&wait))) => match answer {
                 Ok(Ok(response)) => {
                     let value = response.into_inner().into_value();
                     value.map(|value| Some(value.to_vec())).map_err(|e| CollectiveError::Transport(e.to_string()))
@@ -92,7 +106,15 @@ impl PeerRendezvous {
         }
     }
 
-    fn way(&self) -> Result<(WorkerId, RendezvousClient<AuthorizedChannel>)> {
+    /// Runs a call on the runtime for a thread that is not of it. The runtime may end before: then the call fails.
+    fn run<T: Send + 'static>(&self, call: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
+        let (done, result) = std::sync::mpsc::channel();
+        // Nobody listens where the caller's thread has ended.
+        self.runtime.spawn(async move { drop(done.send(call.await)) });
+        result.recv().unwrap_or_else(|_| Err(CollectiveError::Transport("the worker ends".to_owned())))
+    }
+
+    fn way(&self) -> Result<(WorkerId, Client)> {
         let way = lock(&self.way).clone();
         let (worker, line) =
             way.ok_or_else(|| CollectiveError::Transport("the coordinator is away".to_owned()))?;
@@ -113,11 +135,14 @@ impl Rendezvous for PeerRendezvous {
     }
 
     fn put(&self, epoch: Epoch, key: &str, value: Vec<u8>) -> Result<()> {
-        self.runtime.block_on(self.tell(epoch, key, value))
+        let (worker, client) = self.way()?;
+        self.run(Self::say(client, Put { worker, epoch, key: key.to_owned(), value: value.into() }))
     }
 
     fn wait(&self, epoch: Epoch, key: &str, most: Duration, abort: &Abort) -> Result<Option<Vec<u8>>> {
-        self.runtime.block_on(self.hear(epoch, key, most, abort))
+        let (worker, client) = self.way()?;
+        let wait = Wait { worker, epoch, key: key.to_owned(), timeout: most };
+        self.run(Self::listen(client, wait, abort.clone()))
     }
 }
 

@@ -10,7 +10,7 @@ use futures_util::future::{BoxFuture, pending};
 use obsdiff_proto::causes;
 use obsdiff_proto::session::{Briefing, CoordinatorEvent, Dismissed, Reason, Welcome, WorkerEvent};
 use obsdiff_proto::wire::v1::session_client::SessionClient;
-use obsdiff_proto::wire::{MESSAGE_LIMIT, REACH, REACH_NETWORK, WireError, v1};
+use obsdiff_proto::wire::{MESSAGE_LIMIT, REACH, WireError, v1};
 use obsdiff_security::TokenSender;
 use thiserror::Error;
 use tokio::sync::mpsc::{self, Sender};
@@ -220,8 +220,9 @@ async fn session(
         .max_decoding_message_size(MESSAGE_LIMIT)
         .max_encoding_message_size(MESSAGE_LIMIT);
     let mut request = Request::new(ReceiverStream::new(outgoing));
-    if settings.rendezvous.is_some() {
-        request.metadata_mut().insert(REACH, MetadataValue::from_static(REACH_NETWORK));
+    let reach = settings.rendezvous.as_ref().and_then(|rendezvous| rendezvous.reach().value());
+    if let Some(reach) = reach {
+        request.metadata_mut().insert(REACH, MetadataValue::from_static(reach));
     }
     let mut incoming = match timeout(WELCOME, client.open(request)).await {
         Ok(Ok(response)) => response.into_inner(),

@@ -30,10 +30,37 @@ pub const FILE_DESCRIPTOR_SET: &[u8] = tonic::include_file_descriptor_set!("obsd
 /// The largest message that either side takes. Weights travel elsewhere.
 pub const MESSAGE_LIMIT: usize = 4 << 20;
 
-/// Metadata of a session's request: how its worker reaches others. Without it the worker works alone.
+/// Metadata of a session's request: the worker's [`Reach`]. Without it the worker works alone.
 pub const REACH: &str = "obsdiff-reach";
-/// [`REACH`] of a worker that joins groups of several processes by the rendezvous.
-pub const REACH_NETWORK: &str = "network";
+
+/// How a worker reaches others. A group takes workers of one way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Reach {
+    /// Not at all: it works alone.
+    #[default]
+    Alone,
+    /// By Gloo, over the network of the hosts.
+    Gloo,
+    /// By NCCL, over the links of the GPUs.
+    Nccl,
+}
+
+impl Reach {
+    /// The value of [`REACH`]; none for a worker that works alone.
+    pub fn value(self) -> Option<&'static str> {
+        match self {
+            Self::Alone => None,
+            Self::Gloo => Some("network"),
+            Self::Nccl => Some("nccl"),
+        }
+    }
+
+    /// What a value of [`REACH`] says. A way that this release does not know leads to nobody.
+    pub fn of(value: Option<&[u8]>) -> Self {
+        let known = [Self::Gloo, Self::Nccl];
+        known.into_iter().find(|reach| reach.value().map(str::as_bytes) == value).unwrap_or_default()
+    }
+}
 
 /// Shards of a package.
 pub const MOST_SHARDS: usize = 1 << 20;

@@ -1,5 +1,6 @@
 //! The command line: what each command takes, and what its help says.
 
+mod collective;
 mod kept;
 mod security;
 
@@ -13,6 +14,7 @@ use obsdiff_engine::device::DeviceName;
 use obsdiff_files::starts_with_tilde;
 use obsdiff_proto::ByteSize;
 
+pub use collective::CollectiveChoice;
 pub use kept::{SolveArgs, SweepArgs};
 pub use security::SecurityArgs;
 
@@ -76,7 +78,8 @@ pub enum CliCommand {
     ///
     /// The worker gets the job from the coordinator. The model must lie at the job's path on this host, too. Any number of workers
     /// share a job, and each may join or leave at any time. They sum their Grams by Gloo, on the address from which they reach the
-    /// coordinator; a build without --features gloo lets one worker work at a time. On SIGTERM a worker hands back its work and leaves.
+    /// coordinator, or by NCCL; a build without --features gloo or cuda lets one worker work at a time. On SIGTERM a worker hands back
+    /// its work and leaves.
     Worker(WorkerArgs),
     /// Show the progress of a coordinator's job.
     Status(StatusArgs),
@@ -189,6 +192,10 @@ pub struct WorkerArgs {
     /// Forward calls run on the processor for now.
     #[arg(long, value_name = "DEVICE", default_value_t)]
     pub device: DeviceName,
+    /// How Grams are summed with other workers: gloo over the network, or nccl[:N] between GPUs, by GPU N (0) of this host. All workers
+    /// of a job use the same. NCCL needs a build with --features cuda.
+    #[arg(long, value_name = "NAME", default_value = "gloo")]
+    pub collective: CollectiveChoice,
     /// How the coordinator is reached.
     #[command(flatten)]
     pub security: SecurityArgs,

@@ -31,7 +31,7 @@ pub struct SecurityArgs {
     #[arg(long, value_name = "FILE", value_parser = path())]
     pub token_file: Option<PathBuf>,
     /// Allow connections to other machines without certificates. With certificates: allow workers of several machines to sum their
-    /// Grams by Gloo, whose connections are not encrypted.
+    /// Grams by Gloo or NCCL, whose connections are not encrypted.
     #[arg(long)]
     pub insecure: bool,
 }

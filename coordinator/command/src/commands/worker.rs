@@ -1,5 +1,7 @@
 //! `obsdiff worker --coordinator URL`.
 
+mod peers;
+
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
@@ -16,10 +18,8 @@ use obsdiff_worker::device::{
 use obsdiff_worker::grams::GramIndex;
 use obsdiff_worker::preparation::{self, ReceivedJob};
 use obsdiff_worker::pruning_job::Measuring;
-use obsdiff_worker::rendezvous::PeerRendezvous;
 use obsdiff_worker::session::{SessionError, SessionSettings, attend, tcp};
 use tokio::runtime::Runtime;
-use tonic::transport::Endpoint;
 
 use crate::cli::WorkerArgs;
 use crate::context::CommandContext;
@@ -107,7 +107,7 @@ fn settings(
     runtime: &Runtime,
 ) -> Result<(SessionSettings, Arc<dyn Transport>)> {
     let endpoint = args.security.endpoint(&args.coordinator)?;
-    let (transport, rendezvous) = reach(&endpoint, args.security.insecure, runtime);
+    let (transport, rendezvous) = peers::reach(args, &endpoint, &progress, runtime)?;
     let settings = SessionSettings {
         endpoint,
         connect: tcp(),
@@ -117,30 +117,6 @@ fn settings(
         on_waiting: Arc::new(move |waiting| progress.note(&waiting.to_string())),
     };
     Ok((settings, transport))
-}
-
-/// Connects to the other workers by Gloo, whose addresses the coordinator provides. Gloo's connections are not encrypted, so a worker
-/// joins others on another machine only with `insecure`.
-#[cfg(feature = "gloo")]
-fn reach(
-    coordinator: &Endpoint,
-    insecure: bool,
-    runtime: &Runtime,
-) -> (Arc<dyn Transport>, Option<Arc<PeerRendezvous>>) {
-    use obsdiff_worker::collective::{Alone, Gloo, Rendezvous};
-    let rendezvous = Arc::new(PeerRendezvous::new(runtime.handle().clone(), coordinator.clone()));
-    let here = rendezvous.address().is_ok_and(|address| address.to_canonical().is_loopback());
-    if here || insecure {
-        (Arc::new(Gloo::new(rendezvous.clone())), Some(rendezvous))
-    } else {
-        (Arc::new(Alone::default()), None)
-    }
-}
-
-/// Does not connect to other workers: this build has no network collective.
-#[cfg(not(feature = "gloo"))]
-fn reach(_: &Endpoint, _: bool, _: &Runtime) -> (Arc<dyn Transport>, Option<Arc<PeerRendezvous>>) {
-    (Arc::new(obsdiff_worker::collective::Alone::default()), None)
 }
 
 /// Opens the job here, and follows its orders.

@@ -10,6 +10,7 @@ use obsdiff_core::{Core, Event, Job, Outcome, Phase};
 use obsdiff_proto::Plan;
 use obsdiff_proto::session::Reason;
 use obsdiff_proto::view::WatchMessage;
+use obsdiff_proto::wire::Reach;
 use obsdiff_proto::wire::v1::WatchRequest;
 use obsdiff_proto::wire::v1::jobs_client::JobsClient;
 use obsdiff_security::TokenSender;
@@ -228,7 +229,7 @@ impl Worker {
 
     async fn process(&self, life: u64, rng: Prng) -> Result<Option<Reason>, String> {
         let endpoint = insecure().endpoint(&format!("http://{COORDINATOR}:{PORT}")).unwrap();
-        let rendezvous = Arc::new(PeerRendezvous::new(Handle::current(), endpoint.clone()));
+        let rendezvous = Arc::new(PeerRendezvous::new(Handle::current(), endpoint.clone(), Reach::Gloo));
         let mesh: Arc<dyn Transport> = Arc::new(Mesh { host: self.name(), rendezvous: rendezvous.clone() });
         let instance = u128::from(self.number) << 64 | u128::from(life);
         let machine = Machine { instance, speed: 1000, hardware: "a processor".to_owned() };
