@@ -214,6 +214,7 @@ impl PlanCost {
         for package in &mut self.packages {
             package.gram_bytes = package.gram_bytes.saturating_mul(1 + groups as u64);
             package.gram_flops *= 1.0 + share;
+            package.gram_traffic *= 1.0 + share;
         }
         self
     }
