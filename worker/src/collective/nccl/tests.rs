@@ -11,16 +11,16 @@ use super::*;
 use crate::collective::tests::ThreadRendezvous;
 use crate::collective::{Buffer, Values};
 
-/// Set where this process has the fake libraries.
-const FAKE: &str = "FAKE_CUDA";
+/// Set where this process is to use the libraries that it finds: the fake ones, or those of a GPU.
+const FOUND: &str = "OBSDIFF_NCCL_FOUND";
 /// Longer than any of these tests should take.
 const LONG: Duration = Duration::from_secs(60);
 /// As long as a test waits for what never comes.
 const SHORT: Duration = Duration::from_secs(1);
 
-/// Whether this process has the fake libraries.
-pub(in crate::collective) fn is_fake() -> bool {
-    std::env::var_os(FAKE).is_some()
+/// Whether this process has libraries to use.
+pub(in crate::collective) fn has_libraries() -> bool {
+    std::env::var_os(FOUND).is_some()
 }
 
 /// Starts tests again in a child that has the fake libraries, and sees that so many pass.
@@ -29,7 +29,7 @@ fn in_child(tests: &[&str], nccl: FakeNccl, faults: &[(&str, &str)], passed: usi
     let child = Command::new(std::env::current_exe().unwrap())
         .args(tests)
         .args(["--nocapture", "--test-threads", "1"])
-        .env(FAKE, "1")
+        .env(FOUND, "1")
         .env("LD_LIBRARY_PATH", libraries)
         .envs(faults.iter().copied())
         .output()
@@ -47,7 +47,7 @@ fn with_fake(test: &str, nccl: FakeNccl, faults: &[(&str, &str)], body: impl FnO
 
 /// Runs a test of this file's once for each of these.
 fn with_fakes(test: &str, fakes: &[(FakeNccl, &[(&str, &str)])], body: impl FnOnce()) {
-    if is_fake() {
+    if has_libraries() {
         return body();
     }
     let name = format!("collective::nccl::tests::{test}");
@@ -122,10 +122,28 @@ fn sums_until_an_error(joined: Result<Box<dyn Collective>>) -> (usize, Collectiv
 
 #[test]
 fn the_suite_of_all_collectives_holds_over_nccl() {
-    if !is_fake() {
+    if !has_libraries() {
         in_child(&["collective::tests::"], FakeNccl::Current, &[], 10);
         in_child(&["collective::tests::"], FakeNccl::WithoutRevoke, &[], 10);
     }
+}
+
+/// Groups of one need no NCCL, but on a machine with one GPU they are all that it forms.
+#[test]
+fn a_group_of_one_is_formed_and_left_by_nccl_itself() {
+    with_fake("a_group_of_one_is_formed_and_left_by_nccl_itself", FakeNccl::Current, &[], || {
+        let (nccl, stuck) = transport(&Arc::new(ThreadRendezvous::default()), 64, LONG);
+        let mut rank = nccl.form(member(1, 0, 1), &Abort::default()).unwrap();
+        let own: Vec<i64> = (0..1000).map(|index| number(0, index)).collect();
+        let mut sum = vec![0; own.len()];
+        rank.all_reduce(Values::I64(&own), Buffer::I64(&mut sum)).unwrap();
+        assert_eq!(sum, own);
+        rank.broadcast(0, Buffer::I64(&mut sum)).unwrap();
+        assert_eq!(sum, own);
+        drop(rank);
+        assert!(nccl.leaving.wait());
+        assert!(stuck.try_recv().is_err(), "the group is not left in time");
+    });
 }
 
 /// What rank `rank` adds to number `index`.
