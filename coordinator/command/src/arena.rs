@@ -3,6 +3,7 @@
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::fmt::Write;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use obsdiff::error::RESUMABLE;
 
@@ -67,7 +68,11 @@ fn with_large_pages(place: *mut u8, _: usize) -> *mut u8 {
 
 #[cold]
 fn out_of_memory(bytes: usize) -> ! {
-    // Nothing here may allocate.
+    static SAID: AtomicBool = AtomicBool::new(false);
+    // Nothing here may allocate. Threads that fail at the same time leave it to the first one, which ends the process.
+    while SAID.swap(true, Ordering::AcqRel) {
+        std::thread::yield_now();
+    }
     let mut words = MessageBuffer { bytes: [0; 256], length: 0 };
     // A text that is too long is cut.
     let _ = writeln!(
