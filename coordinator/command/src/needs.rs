@@ -139,7 +139,8 @@ impl Described {
             let sites: BTreeSet<_> =
                 package.linears.iter().map(|t| inventory.linear(t.linear).site).collect();
             let refinement = spec.sparsity.refinement();
-            let several = package.survey && spec.sparsity.pattern == Pattern::Unstructured;
+            // A job fits or does not before its surveys are planned, which prune the same linears.
+            let several = spec.sparsity.surveys_linears() && spec.sparsity.pattern == Pattern::Unstructured;
             let targets = if several { spec.sparsity.tried_ratios().len() } else { 1 };
             let bytes = sites.into_iter().map(|id| {
                 let here = package.linears.iter().filter(|t| inventory.linear(t.linear).site == id);
