@@ -203,18 +203,18 @@ fn another_worker_encodes_where_the_first_is_killed_at_it() {
     let folder = setting(16);
     let job = folder.path().join("job.toml");
     let words =
-        fs::read_to_string(&job).unwrap().replace("[evaluation]\ncount = 0", "[evaluation]\ncount = 900");
+        fs::read_to_string(&job).unwrap().replace("[evaluation]\ncount = 0", "[evaluation]\ncount = 300");
     fs::write(&job, words).unwrap();
     let mut coordinator = Coordinator::start(folder.path());
     let mut killed = single(folder.path(), &coordinator.url);
     coordinator.until(ENCODING);
     killed.kill();
     let found = conditionings(folder.path()).len();
-    assert!(found < 6 + 900 + 1, "it has encoded all of them already");
+    assert!(found < 6 + 300 + 1, "it has encoded all of them already");
     let workers = [single(folder.path(), &coordinator.url), single(folder.path(), &coordinator.url)];
     coordinator.until(ENCODING);
     coordinator.until(FORMING);
-    assert_eq!(conditionings(folder.path()).len(), 6 + 900 + 1);
+    assert_eq!(conditionings(folder.path()).len(), 6 + 300 + 1);
     for mut worker in workers {
         assert!(worker.end().success());
     }
