@@ -57,7 +57,6 @@ pub(super) fn spec() -> impl Strategy<Value = JobSpec> {
         preset: None,
         model: ModelSpec { path, dtype: Default::default() },
         sparsity,
-        calibration,
         hessian,
         probe: ProbeSpec { prompts: 2, points: 3 },
         packages: PackagesSpec::default(),
@@ -68,9 +67,10 @@ pub(super) fn spec() -> impl Strategy<Value = JobSpec> {
             link: false,
             state: None,
             grams: None,
-            gram_prompts: vec![2, 4],
+            gram_prompts: (2..calibration.count).step_by(2).collect(),
             gram_precision: Default::default(),
             layout: Layout::Shrunk,
         },
+        calibration,
     })
 }
