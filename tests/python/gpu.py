@@ -2,8 +2,8 @@
 
   python gpu.py FOLDER OUT.json [--small]
 
-PyTorch, where it is installed, brings the CUDA libraries and tells the rates that obsdiff is held to. --small takes sizes that a driver in
-host memory can work with.
+PyTorch, where it is installed, brings the CUDA libraries and tells the rates that obsdiff is held to. --small takes sizes of
+observations and linears that a driver in host memory can work with; the shipped pipelines are too much for it.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ from pathlib import Path
 
 folder, out = Path(sys.argv[1]).resolve(), Path(sys.argv[2]).resolve()
 small = sys.argv[3:] == ["--small"]
-# The steps of a forward call's job, and sizes of observations and linears.
+# Steps and prompts of a calibration; tokens and widths of observations; rows and columns of linears.
 STEPS, PROMPTS = (1, 1) if small else (10, 16)
 TOKENS, WIDTHS, LINEARS = (40, [96], [(48, 96)]) if small else (4096, [1536, 6144, 12288], [(1536, 6144), (3072, 12288)])
 LIMIT = 480
