@@ -4,6 +4,7 @@
 // device memory have a bit set that no host address has: a program that follows one itself crashes here, too.
 
 #include <cstdint>
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 
@@ -13,6 +14,7 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <set>
 #include <thread>
 
 namespace {
@@ -55,6 +57,12 @@ public:
         changed_.notify_all();
     }
 
+    // Waits until all work is done.
+    void wait() {
+        std::unique_lock<std::mutex> lock(mutex_);
+        changed_.wait(lock, [this] { return work_.empty() && !running_; });
+    }
+
 private:
     // Runs all work, including what is left when the stream is closed.
     void run() {
@@ -66,15 +74,19 @@ private:
             }
             auto work = std::move(work_.front());
             work_.pop_front();
+            running_ = true;
             lock.unlock();
             work();
             lock.lock();
+            running_ = false;
+            changed_.notify_all();
         }
     }
 
     std::mutex mutex_;
     std::condition_variable changed_;
     std::deque<std::function<void()>> work_;
+    bool running_ = false;
     bool closed_ = false;
     // The last member: the thread uses all others.
     std::thread thread_;
@@ -84,6 +96,41 @@ private:
 struct Event {
     std::shared_ptr<std::atomic<int>> pending = std::make_shared<std::atomic<int>>(0);
 };
+
+// Addresses that copies still to be done go to and come from.
+std::mutex copied_mutex;
+std::multiset<const void *> copied;
+
+int copy(void *to, const void *from, size_t bytes, void *stream) {
+    if (current == nullptr) {
+        return INVALID_CONTEXT;
+    }
+    {
+        std::lock_guard<std::mutex> lock(copied_mutex);
+        copied.insert({to, from});
+    }
+    static_cast<Stream *>(stream)->add([=] {
+        std::memcpy(to, from, bytes);
+        std::lock_guard<std::mutex> lock(copied_mutex);
+        copied.erase(copied.find(to));
+        copied.erase(copied.find(from));
+    });
+    return SUCCESS;
+}
+
+// The real driver may wait, or not: a program that relies on it ends here.
+int free_memory(void *memory) {
+    if (current == nullptr) {
+        return INVALID_CONTEXT;
+    }
+    std::lock_guard<std::mutex> lock(copied_mutex);
+    if (copied.count(memory) != 0) {
+        std::fprintf(stderr, "fake CUDA: memory is freed that a stream still copies\n");
+        std::abort();
+    }
+    std::free(memory);
+    return SUCCESS;
+}
 
 } // namespace
 
@@ -160,6 +207,14 @@ int cuStreamDestroy_v2(void *stream) {
     return SUCCESS;
 }
 
+int cuStreamSynchronize(void *stream) {
+    if (current == nullptr) {
+        return INVALID_CONTEXT;
+    }
+    static_cast<Stream *>(stream)->wait();
+    return SUCCESS;
+}
+
 int cuLaunchHostFunc(void *stream, void (*function)(void *), void *data) {
     if (current == nullptr) {
         return INVALID_CONTEXT;
@@ -210,11 +265,7 @@ int cuMemAlloc_v2(uint64_t *address, size_t bytes) {
 }
 
 int cuMemFree_v2(uint64_t address) {
-    if (current == nullptr) {
-        return INVALID_CONTEXT;
-    }
-    std::free(fake_cuda_host(address));
-    return SUCCESS;
+    return free_memory(fake_cuda_host(address));
 }
 
 int cuMemHostAlloc(void **memory, size_t bytes, unsigned) {
@@ -226,27 +277,15 @@ int cuMemHostAlloc(void **memory, size_t bytes, unsigned) {
 }
 
 int cuMemFreeHost(void *memory) {
-    if (current == nullptr) {
-        return INVALID_CONTEXT;
-    }
-    std::free(memory);
-    return SUCCESS;
+    return free_memory(memory);
 }
 
 int cuMemcpyHtoDAsync_v2(uint64_t to, const void *from, size_t bytes, void *stream) {
-    if (current == nullptr) {
-        return INVALID_CONTEXT;
-    }
-    static_cast<Stream *>(stream)->add([=] { std::memcpy(fake_cuda_host(to), from, bytes); });
-    return SUCCESS;
+    return copy(fake_cuda_host(to), from, bytes, stream);
 }
 
 int cuMemcpyDtoHAsync_v2(void *to, uint64_t from, size_t bytes, void *stream) {
-    if (current == nullptr) {
-        return INVALID_CONTEXT;
-    }
-    static_cast<Stream *>(stream)->add([=] { std::memcpy(to, fake_cuda_host(from), bytes); });
-    return SUCCESS;
+    return copy(to, fake_cuda_host(from), bytes, stream);
 }
 
 } // extern "C"

@@ -205,8 +205,10 @@ impl Drop for Lane {
         if self.stream.gpu.bind().is_err() {
             return;
         }
-        // SAFETY: these are the lane's own. Freeing waits for a stream that still uses them.
+        // SAFETY: these are the lane's own, and its stream is alive. Copies that a group left behind are waited for: freeing need not wait
+        // for a stream that still uses the memory. A stream that cannot be waited for runs nothing any more.
         unsafe {
+            let _ = driver::stream::synchronize(self.stream.raw);
             let _ = driver::event::destroy(self.done);
             if self.device != 0 {
                 let _ = driver::free_sync(self.device);
