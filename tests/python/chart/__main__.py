@@ -1,0 +1,197 @@
+"""Renders the chart, checks what comes out, and sees that mistakes are refused. See tests/chart."""
+
+import argparse
+import copy
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+
+import yaml
+from cases import ACCEPTED, LEAST, PLAIN, PROMPTS, REFUSED_OBJECTS, REFUSED_VALUES, changed
+from objects import Refused, check_object, need
+from pods import check_job, check_pod, references
+from table import readme_with, table
+from wiring import check_wiring
+
+DEPLOY = pathlib.Path("deploy")
+CHART = DEPLOY / "chart"
+PLAIN_FILE = DEPLOY / "kubernetes.yaml"
+README = DEPLOY / "README.md"
+RUNTIME = DEPLOY / "kubeflow" / "cluster-training-runtime.yaml"
+COMPOSE = DEPLOY / "compose.yaml"
+RELEASE = "obsdiff"
+HEADER = """\
+# One job, as the chart renders it with deploy/README.md's values for plain YAML. Made by tests/chart --write: change the chart instead.
+"""
+
+
+def render(values):
+    """What helm makes of the chart, or what it says against the values."""
+    with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
+        yaml.safe_dump(values, file)
+        file.flush()
+        command = [os.environ["HELM"], "template", RELEASE, str(CHART), "--namespace", "images", "--values", file.name]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise Refused(done.stderr)
+    return done.stdout
+
+
+def documents(text):
+    found = [document for document in yaml.safe_load_all(text) if document is not None]
+    need(found, "nothing is rendered")
+    return found
+
+
+def existing(values):
+    """What the values say is there already: names that no rendered object has to have."""
+    names = {"bucket"}
+    for section in values.values():
+        if isinstance(section, dict):
+            names |= {name for key, name in section.items() if key.startswith("existing") and name}
+    return names
+
+
+def check_all(found, present):
+    """Checks objects, alone and together."""
+    made = {(document["kind"], document["metadata"]["name"]) for document in found}
+    need(len(made) == len(found), "two objects have the same kind and name")
+    # cert-manager makes the secret that a certificate names.
+    made |= {("Secret", document["spec"]["secretName"]) for document in found if document["kind"] == "Certificate"}
+    pods = []
+    for document in found:
+        for name, spec in check_object(document):
+            check_job(name, spec)
+            pods.append(spec["template"]["spec"])
+        if document["kind"] == "Pod":
+            check_pod(document["metadata"]["name"], document)
+            pods.append(document["spec"])
+    for pod in pods:
+        for kind, name in references(pod):
+            need((kind, name) in made or name in present, f"there is no {kind} {name}")
+    if not any(document["kind"] == "ClusterTrainingRuntime" for document in found):
+        check_wiring(found, pods)
+    return pods
+
+
+def check_refused(what, wanted, attempt):
+    try:
+        attempt()
+    except Refused as refused:
+        need(wanted in str(refused), f"{what}: is refused with {refused}, in which {wanted!r} is missing")
+        return
+    raise Refused(f"{what}: is accepted")
+
+
+def check_mistakes(plain):
+    for path, value, wanted in REFUSED_VALUES:
+        values = changed(LEAST, path, value)
+        check_refused(f"{path}={value}", wanted, lambda values=values: render(values))
+    for kind, path, value, wanted in REFUSED_OBJECTS:
+        found = copy.deepcopy(plain)
+        inner = next(document for document in found if document["kind"] == kind)
+        *folders, name = [int(part) if part.isdigit() else part for part in path.split(".")]
+        for folder in folders:
+            inner = inner[folder]
+        if value is None:
+            del inner[name]
+        else:
+            inner[name] = value
+        check_refused(f"{kind} {path}={value}", wanted, lambda found=found: check_all(found, existing(PLAIN)))
+
+
+def write_rendered(folder, name, found, pods):
+    """Leaves the objects of a case, and the arguments and job of its pods, which the command itself has to accept."""
+    folder = write_arguments(folder, name, [container["args"] for pod in pods for container in pod["containers"]])
+    (folder / "objects.yaml").write_text(yaml.safe_dump_all(found))
+    for document in found:
+        if document["kind"] == "ConfigMap":
+            (folder / "job.toml").write_text(document["data"]["job.toml"])
+
+
+def write_arguments(folder, name, arguments):
+    folder = folder / name
+    folder.mkdir(parents=True)
+    (folder / "arguments.json").write_text(json.dumps(arguments))
+    return folder
+
+
+def write_pods(folder, values):
+    """Pods as JobSet's and Job's controllers would make them of the chart: coordinator.yaml, with what it reads, and worker.yaml."""
+    found = documents(render(values))
+    check_all(found, existing(values))
+    streams = {"coordinator": [d for d in found if d["kind"] in ("ConfigMap", "Secret")], "worker": []}
+    (job_set,) = [document for document in found if document["kind"] == "JobSet"]
+    for job in job_set["spec"]["replicatedJobs"]:
+        template = job["template"]["spec"]["template"]
+        for index in range(job["template"]["spec"]["completions"]):
+            name = f"{job_set['metadata']['name']}-{job['name']}-0-{index}"
+            metadata = {**template["metadata"], "name": name}
+            pod = {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": {**template["spec"], "hostname": name}}
+            streams[job["name"]].append(pod)
+    for name, stream in streams.items():
+        (folder / f"{name}.yaml").write_text(yaml.safe_dump_all(stream))
+
+
+def main():
+    parser = argparse.ArgumentParser(prog="tests/chart")
+    parser.add_argument("--write", action="store_true")
+    parser.add_argument("--rendered", type=pathlib.Path)
+    parser.add_argument("--pods", nargs=2, type=pathlib.Path)
+    options = parser.parse_args()
+    if options.pods:
+        values, folder = options.pods
+        write_pods(folder, yaml.safe_load(values.read_text()))
+        return
+
+    cases = dict(ACCEPTED)
+    for example in sorted((DEPLOY / "examples").glob("*.yaml")):
+        values = yaml.safe_load(example.read_text())
+        # By --set-file, as each example says.
+        values["job"]["prompts"] = PROMPTS
+        cases[example.stem] = values
+    need(len(cases) > len(ACCEPTED), "there is no example")
+    objects = 0
+    for name, values in cases.items():
+        try:
+            found = documents(render(values))
+            pods = check_all(found, existing(values))
+        except Refused as refused:
+            raise Refused(f"{name}: {refused}") from None
+        objects += len(found)
+        if options.rendered:
+            write_rendered(options.rendered, name, found, pods)
+    # Two renderings of the same values differ in nothing, as no random token is made.
+    plain = HEADER + render(PLAIN)
+    need(plain == HEADER + render(PLAIN), "two renderings differ")
+    check_mistakes(documents(plain))
+
+    if RUNTIME.exists():
+        found = documents(RUNTIME.read_text())
+        pods = check_all(found, {"model", "output", "obsdiff-job", "obsdiff-token"})
+        objects += len(found)
+        if options.rendered:
+            write_rendered(options.rendered, RUNTIME.stem, found, pods)
+
+    services = yaml.safe_load(COMPOSE.read_text())["services"]
+    if options.rendered:
+        write_arguments(options.rendered, "compose", [service["command"] for service in services.values()])
+
+    readme = readme_with(README.read_text(), table((CHART / "values.yaml").read_text()))
+    for file, wanted in ((PLAIN_FILE, plain), (README, readme)):
+        if options.write:
+            file.write_text(wanted)
+        need(file.exists() and file.read_text() == wanted, f"{file}: is not what tests/chart --write makes of the chart")
+    lint = [os.environ["HELM"], "lint", "--strict", "--quiet", str(CHART), "--values", "-"]
+    subprocess.run(lint, input=yaml.safe_dump(LEAST), text=True, check=True)
+    mistakes = len(REFUSED_VALUES) + len(REFUSED_OBJECTS)
+    print(f"chart: {objects} objects of {len(cases)} sets of values are valid, {mistakes} mistakes are refused")
+
+
+try:
+    main()
+except Refused as refused:
+    sys.exit(f"tests/chart: {refused}")

@@ -1,0 +1,166 @@
+"""Values that the chart has to render, and values and objects that have to be refused."""
+
+import copy
+
+PROMPTS = "a red circle on white\na blue square on white\n"
+# What every job needs.
+LEAST = {"model": {"existingClaim": "model"}, "job": {"prompts": PROMPTS}}
+# The case of which deploy/kubernetes.yaml is made.
+PLAIN = {**LEAST, "token": {"existingSecret": "obsdiff-token"}}
+
+PLACEMENT = {
+    "podAnnotations": {"example.com/team": "images"},
+    "podLabels": {"example.com/cost": "research"},
+    "nodeSelector": {"kubernetes.io/arch": "amd64"},
+    "tolerations": [{"key": "batch", "operator": "Exists", "effect": "NoSchedule"}],
+    "affinity": {
+        "nodeAffinity": {
+            "requiredDuringSchedulingIgnoredDuringExecution": {
+                "nodeSelectorTerms": [{"matchExpressions": [{"key": "pool", "operator": "In", "values": ["batch"]}]}]
+            }
+        }
+    },
+    "env": [{"name": "OBSDIFF_SPARSITY__RATIO", "value": "0.6"}, {"name": "AWS_REGION", "value": "eu-west-1"}],
+    "envFrom": [{"secretRef": {"name": "bucket"}}],
+}
+EVERYTHING = {
+    "name": "n" * 41,
+    "image": {
+        "repository": "registry.example.com/obsdiff",
+        "digest": "sha256:" + "0123456789abcdef" * 4,
+        "pullSecrets": ["registry"],
+    },
+    "job": {"existingConfigMap": "my-job", "set": ["sparsity.ratio=0.6", 'output.state="s3://bucket/state"']},
+    "model": {"existingClaim": "models", "subPath": "sd3.5-large"},
+    "output": {"existingClaim": "results"},
+    "coordinator": {**PLACEMENT, "cpu": 0.5},
+    "worker": {
+        **PLACEMENT,
+        "replicas": 16,
+        "device": "cuda",
+        "cpu": 7.5,
+        "memory": "64Gi",
+        "sharedMemory": "512Mi",
+        "extraResources": {"rdma/hca": 1},
+        "topologySpreadConstraints": [
+            {"maxSkew": 1, "topologyKey": "kubernetes.io/hostname", "whenUnsatisfiable": "ScheduleAnyway"}
+        ],
+        "volumes": [{"name": "scratch", "emptyDir": {}}],
+        "volumeMounts": [{"name": "scratch", "mountPath": "/scratch"}],
+    },
+    "gpu": {"mode": "claim"},
+    "runtimeClassName": "nvidia",
+    "priorityClassName": "batch",
+    "serviceAccount": {"create": True, "annotations": {"eks.amazonaws.com/role-arn": "arn:aws:iam::1:role/obsdiff"}},
+    "tls": {"mode": "certManager", "issuer": "authority", "issuerKind": "ClusterIssuer"},
+    "networkPolicy": {
+        "ingress": [{"from": [{"podSelector": {"matchLabels": {"app": "watcher"}}}]}],
+        "egress": [{"ports": [{"port": 443, "protocol": "TCP"}]}],
+    },
+    "disruptionBudget": {"enabled": True},
+    "kueue": {"queue": "images", "priorityClass": "low", "topology": "cloud.provider.com/topology-rack"},
+    "activeDeadlineSeconds": 86400,
+    "ttlSecondsAfterFinished": None,
+}
+ELASTIC = {
+    **EVERYTHING,
+    "kind": "Job",
+    "gpu": {"mode": "plugin"},
+    "tls": {"mode": "secret", "existingSecret": "certificates", "plainCollectives": False},
+    "kueue": {"queue": "images", "minWorkers": 2, "elastic": True},
+    "disruptionBudget": {"enabled": True, "minWorkers": 4},
+}
+ACCEPTED = {
+    "plain": PLAIN,
+    "least": LEAST,
+    "least-jobs": {**LEAST, "kind": "Job"},
+    "everything": EVERYTHING,
+    "elastic": ELASTIC,
+    "open": {**LEAST, "token": {"enabled": False}, "networkPolicy": {"enabled": False}},
+}
+
+
+def changed(values, path, value):
+    """The values with another one at a path such as worker.replicas."""
+    values = copy.deepcopy(values)
+    inner = values
+    *folders, name = path.split(".")
+    for folder in folders:
+        inner = inner.setdefault(folder, {})
+    inner[name] = value
+    return values
+
+
+# Path and value that are set beside LEAST, and words of the refusal.
+REFUSED_VALUES = [
+    ("worker.replicsa", 4, "'replicsa' not allowed"),
+    ("workers", {}, "'workers' not allowed"),
+    ("worker.replicas", 0, "/worker/replicas"),
+    ("worker.replicas", "2", "/worker/replicas"),
+    ("worker.device", "gpu", "must be one of 'cpu', 'cuda'"),
+    ("worker.memory", "16GB", "/worker/memory"),
+    ("worker.patience", "10 minutes", "/worker/patience"),
+    ("kind", "Jobset", "must be one of 'JobSet', 'Job'"),
+    ("kueue.elastic", True, "/kueue/elastic"),
+    ("kueue.minWorkers", 2, "/kueue/minWorkers"),
+    ("image.digest", "sha256:12", "/image/digest"),
+    ("image.pullPolicy", "always", "/image/pullPolicy"),
+    ("coordinator.port", 80, "/coordinator/port"),
+    ("model.mountPath", "model", "/model/mountPath"),
+    ("model.existingClaim", "", "model.existingClaim: is empty"),
+    ("job.prompts", "", "job.prompts: is empty"),
+    ("tls.mode", "mtls", "/tls/mode"),
+    ("tls.mode", "secret", "tls.existingSecret: is empty"),
+    ("tls.mode", "certManager", "tls.issuer: is empty"),
+    ("gpu.mode", "dra", "/gpu/mode"),
+    ("security.runAsUser", 0, "/security/runAsUser"),
+    ("name", "n" * 42, "has 42 characters: set name to one of at most 41"),
+    ("name", "Job", "/name"),
+    ("activeDeadlineSeconds", 0, "/activeDeadlineSeconds"),
+]
+
+POD = "spec.replicatedJobs.1.template.spec.template.spec"
+# Mistakes in the objects of the case `plain`: kind, path, value (None removes it), and words of the refusal.
+REFUSED_OBJECTS = [
+    ("JobSet", "apiVersion", "jobset.x-k8s.io/v1", "no check for this kind"),
+    ("JobSet", "metadata.name", "n" * 64, "at most 63 characters"),
+    ("JobSet", "metadata.labels.team", "a b", "no label"),
+    ("JobSet", "spec.replicatedJob", [], "replicatedJob"),
+    ("JobSet", "spec.successPolicy.operator", "Each", "'Each' is not one of"),
+    ("JobSet", "spec.successPolicy.targetReplicatedJobs", ["driver"], "there is no driver"),
+    ("JobSet", "spec.failurePolicy.rules.0.action", "Fail", "'Fail' is not one of"),
+    ("JobSet", "spec.failurePolicy.rules.0.onJobFailureReasons", ["ExitCode"], "'ExitCode' is not one of"),
+    ("JobSet", "spec.replicatedJobs.1.name", "coordinator", "the same name"),
+    ("JobSet", "spec.replicatedJobs.1.template.spec.paralelism", 2, "paralelism"),
+    ("JobSet", "spec.replicatedJobs.1.template.spec.completions", None, "needs their number"),
+    ("JobSet", "spec.replicatedJobs.1.template.spec.completionMode", "NonIndexed", "needs completionMode Indexed"),
+    ("JobSet", "spec.replicatedJobs.1.template.spec.podReplacementPolicy", None, "needs Failed"),
+    ("JobSet", "spec.replicatedJobs.1.template.spec.podFailurePolicy.rules.0.action", "Skip", "no action Skip"),
+    ("JobSet", "spec.replicatedJobs.1.template.spec.podFailurePolicy.rules.1.onExitCodes.values", [3], "in place of"),
+    ("JobSet", "spec.replicatedJobs.1.template.spec.podFailurePolicy.rules.1.onExitCodes.containerName", "x", "container"),
+    ("JobSet", f"{POD}.restartPolicy", "OnFailure", "needs Never"),
+    ("JobSet", f"{POD}.enableServiceLinks", None, "enableServiceLinks"),
+    ("JobSet", f"{POD}.hostNetwork", True, "hostNetwork"),
+    ("JobSet", f"{POD}.securityContext.runAsNonRoot", None, "runAsNonRoot"),
+    ("JobSet", f"{POD}.containers.0.securityContext.readOnlyRootFilesystem", False, "readOnlyRootFilesystem"),
+    ("JobSet", f"{POD}.containers.0.securityContext.capabilities.add", ["IPC_LOCK"], "IPC_LOCK"),
+    ("JobSet", f"{POD}.containers.0.args.0", 1, "args"),
+    ("JobSet", f"{POD}.containers.0.env.0.name", "OBSDIFF_PORT", "neither obsdiff's nor a key"),
+    ("JobSet", f"{POD}.containers.0.volumeMounts.0.mountPath", 3, "mountPath"),
+    ("JobSet", f"{POD}.containers.0.volumeMounts.3.name", "tokens", "not both defined and mounted"),
+    ("JobSet", f"{POD}.containers.0.volumeMounts.3.mountPath", "/tokens", "nothing is mounted"),
+    ("JobSet", f"{POD}.volumes.0.persistentVolumeClaim", {"claimName": "models"}, "there is no PersistentVolumeClaim models"),
+    ("JobSet", f"{POD}.volumes.2.emptyDir", {"medium": "Memory", "sizeLimit": "16Gi"}, "does not count"),
+    ("JobSet", "spec.network.subdomain", "other", "is none of"),
+    ("JobSet", "spec.network.publishNotReadyAddresses", False, "is none of"),
+    ("JobSet", f"{POD}.containers.0.args.1", "--coordinator=https://obsdiff-coordinator-0-0.obsdiff:7070", "scheme"),
+    ("JobSet", f"{POD}.containers.0.args.1", "--coordinator=http://obsdiff-coordinator-0-0.obsdiff:7071", "port 7071"),
+    ("JobSet", f"{POD}.containers.0.args.4", "--quiet", "would refuse to dial"),
+    ("JobSet", f"{POD}.containers.0.args.5", "--quiet", "not given to both sides"),
+    ("JobSet", "spec.replicatedJobs.0.template.spec.template.spec.containers.0.ports.0.containerPort", 7071, "listens on"),
+    ("NetworkPolicy", "spec.podSelector.matchLabels.team", "images", "does not cover every pod"),
+    ("NetworkPolicy", "spec.podSelectors", {}, "podSelectors"),
+    ("NetworkPolicy", "kind", "NetworkPolicies", "no check for this kind"),
+    ("ConfigMap", "data.job", 3, "data.job"),
+    ("PersistentVolumeClaim", "spec.accessMode", ["ReadWriteMany"], "accessMode"),
+]
