@@ -5,6 +5,7 @@ import copy
 import json
 import os
 import pathlib
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -75,6 +76,23 @@ def check_all(found, present):
     if not any(document["kind"] == "ClusterTrainingRuntime" for document in found):
         check_wiring(found, pods)
     return pods
+
+
+def documented():
+    """The helm install commands that the page and the examples tell, each on one line."""
+    texts = [README.read_text(), *(example.read_text() for example in (DEPLOY / "examples").glob("*.yaml"))]
+    lines = [line for text in texts for line in text.replace("\\\n", " ").splitlines()]
+    commands = [line.lstrip("# ") for line in lines if line.lstrip("# ").startswith("helm install ")]
+    need(len(commands) == len(texts), f"{len(texts)} files tell {len(commands)} commands")
+    return commands
+
+
+def check_command(command):
+    """Checks what a helm install command makes. Its prompts are the shipped ones."""
+    words = shlex.split(command.replace("=prompts.txt", "=tests/assets/shapes-prompts.txt"))
+    done = subprocess.run([os.environ["HELM"], "template", *words[2:]], capture_output=True, text=True, check=False)
+    need(done.returncode == 0, f"{command}: {done.stderr}")
+    check_all(documents(done.stdout), {"model", "models"})
 
 
 def check_refused(what, wanted, attempt):
@@ -168,6 +186,8 @@ def main():
     plain = HEADER + render(PLAIN)
     need(plain == HEADER + render(PLAIN), "two renderings differ")
     check_mistakes(documents(plain))
+    for command in documented():
+        check_command(command)
 
     if RUNTIME.exists():
         found = documents(RUNTIME.read_text())
