@@ -2,6 +2,7 @@
 //! two).
 
 mod grams;
+mod probes;
 mod times;
 
 use std::iter::Sum;
@@ -13,6 +14,7 @@ use crate::assignment::SolveCost;
 use crate::split;
 
 pub use grams::GramTotals;
+use probes::ProbeShares;
 pub use times::{Cluster, PackageTimes, PredictionInputs, Rates, rates, times};
 
 /// Tokens of one forward call on one picture; a [`obsdiff_proto::Stream`] says which of them are in it.
@@ -55,7 +57,7 @@ pub struct Workload {
 pub struct SurveyWork {
     /// Targets to which a linear is pruned.
     pub trials: u64,
-    /// Forward passes, counted per picture, by which it is probed: half of the points, since the blocks before it are kept.
+    /// Forward passes, counted per picture, by which it is probed: from its block on, since those before it are kept.
     pub passes: f64,
 }
 
@@ -66,7 +68,7 @@ impl SurveyWork {
         }
         let points = spec.probe.steps(spec.calibration.steps).len() as f64;
         let prompts = f64::from(spec.probe.prompts.min(spec.calibration.count));
-        let passes = points * prompts * tokens.branches as f64 / 2.0;
+        let passes = points * prompts * tokens.branches as f64;
         Self { trials: spec.sparsity.trials() as u64, passes }
     }
 }
@@ -244,16 +246,17 @@ fn package(
     };
     let solved = || package.linears.iter().map(weights).filter(|_| !package.sites.is_empty());
     let surveys = package.survey && !package.is_structured();
-    let probed = if !package.survey {
-        0
+    let shares = ProbeShares::new(inventory, workload.tokens);
+    let probed: f64 = if !package.survey || package.sites.is_empty() {
+        0.0
     } else if package.is_structured() {
-        inventory.structures_of(package).count()
+        inventory.structures_of(package).map(|structure| shares.of(inventory.outputs_of(&[structure]))).sum()
     } else {
-        package.linears.len()
+        package.linears.iter().map(|target| shares.of([target.linear])).sum()
     };
-    let probed = probed as f64 * workload.survey.passes;
+    let probed = probed * workload.survey.passes;
     let trials = if surveys { workload.survey.trials as f64 } else { 1.0 };
-    let passes = if package.sites.is_empty() { 0 } else { workload.passes() + probed.ceil() as u64 };
+    let calibrating = if package.sites.is_empty() { 0 } else { workload.passes() };
     let [swept, products] =
         [0, 1].map(|kind: usize| trials * total(solved().map(|(rows, n)| solving.row_flops(n, rows)[kind])));
     let gram_bytes =
@@ -262,8 +265,8 @@ fn package(
         linears: package.linears.len(),
         sites: package.sites.len(),
         gram_bytes,
-        passes,
-        forward_flops: passes as f64 * workload.forward_flops,
+        passes: calibrating + probed.ceil() as u64,
+        forward_flops: (calibrating as f64 + probed) * workload.forward_flops,
         gram_flops: package_gram_flops(package, inventory, workload),
         gram_traffic: 2.0 * gram_bytes as f64 * workload.observations() as f64,
         solve_flops: total(sites().map(|s| solving.site_flops(s.width))) + swept + products,

@@ -60,6 +60,22 @@ fn a_survey_probes_and_the_package_after_it_calibrates_no_more() {
     assert_eq!(package, kept);
 }
 
+/// A block counts by its linears' products: 64 tokens, 8 rows of 4; 20 tokens, 7 rows of 2.
+#[test]
+fn a_probe_makes_the_blocks_from_its_own_on() {
+    let (plan, mut inventory) = small();
+    let unit =
+        |block, site| Unit { block, name: "inputs".to_owned(), sites: [SiteId(site)].into_iter().collect() };
+    inventory.units = vec![unit(0, 0), unit(1, 1)];
+    let [first, second] = [(64 * 8 * 4) as f64, (20 * 7 * 2) as f64];
+    let cost = |plan: &Plan| {
+        PlanCost::new(plan, &inventory, Accumulate::Exact, SolveCost::sweep(0), &WORKLOAD).packages[0]
+    };
+    let probes = cost(&plan.clone().with_surveys()).forward_flops - cost(&plan).forward_flops;
+    let calls = 2.0 + second / (first + second);
+    assert!((probes - calls * 3e6).abs() < 1.0, "{probes}");
+}
+
 #[test]
 fn a_survey_probes_each_structure_once() {
     let (mut plan, mut inventory) = small();

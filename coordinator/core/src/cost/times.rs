@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::iter::Sum;
 use std::ops::Add;
 
-use obsdiff_proto::{Accumulate, Inventory, Package, Plan, WorkerId};
+use obsdiff_proto::{Accumulate, Inventory, Package, Plan, Structure, WorkerId};
 
-use super::{PackageCost, Workload, gram_bytes, package_gram_flops};
+use super::{PackageCost, ProbeShares, Workload, gram_bytes, package_gram_flops};
 use crate::{Options, assignment, split};
 
 /// What one worker reaches.
@@ -129,7 +129,8 @@ fn solve(package: &Package, setting: PredictionInputs<'_>, workers: u32) -> f64 
     let PredictionInputs { inventory, options, rates, workload, .. } = setting;
     let structured = package.is_structured();
     let leads = |part: &crate::Part, linear| part.slices.iter().any(|slice| Some(slice.linear) == linear);
-    let probe = workload.survey.passes * workload.forward_flops / rates.forward;
+    let shares = ProbeShares::new(inventory, workload.tokens);
+    let call = workload.survey.passes * workload.forward_flops / rates.forward;
     let parts = split::parts(inventory, package, options.split_above, options.solving);
     let seconds = |part: &crate::Part| {
         let width = inventory.site(part.id.site).width;
@@ -138,9 +139,12 @@ fn solve(package: &Package, setting: PredictionInputs<'_>, workers: u32) -> f64 
             once
         } else if structured {
             let structures = inventory.structures.iter().filter(|structure| leads(part, structure.leader()));
-            once + structures.count() as f64 * probe
+            let share =
+                |structure: &Structure| shares.of(structure.outputs.iter().map(|output| output.linear));
+            once + call * structures.map(share).sum::<f64>()
         } else {
-            workload.survey.trials as f64 * once + part.slices.len() as f64 * probe
+            let probes = part.slices.iter().map(|slice| shares.of([slice.linear])).sum::<f64>();
+            workload.survey.trials as f64 * once + call * probes
         }
     };
     let costs: Vec<_> = parts.iter().map(|part| (part.id, part.cost)).collect();
