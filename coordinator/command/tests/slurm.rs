@@ -11,16 +11,14 @@ use std::process::{Command, Output};
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
 /// The ports of jobs, which the script counts on from the first one by the job's number.
 const PORTS: std::ops::Range<u16> = 10_000..30_000;
+/// It ends its tasks with itself, also when the signal comes while it starts them.
 const SRUN: &str = "#!/usr/bin/env bash
+trap 'kill -TERM $(jobs -p) 2>/dev/null; exit 143' TERM
 [ \"$1\" = --kill-on-bad-exit=0 ] || exit 1
 shift
 \"$@\" &
-first=$!
 \"$@\" &
-second=$!
-trap 'kill -TERM $first $second' TERM
-wait $first
-wait $second
+wait
 ";
 
 fn program(folder: &Path, name: &str, text: &str) {
