@@ -18,7 +18,7 @@ use obsdiff_core::{Tokens, plan};
 use obsdiff_engine::calibrate::{Encoded, Trajectories, WeightedTap, alphas};
 use obsdiff_engine::checkpoint::{Library, Weights};
 use obsdiff_engine::export::{Export, PruningRecord};
-use obsdiff_engine::model::{DiffusionModel, Tap};
+use obsdiff_engine::model::{DiffusionModel, Matrix, Tap};
 use obsdiff_engine::pipeline::PipelineFolder;
 use obsdiff_engine::pruner::Pruner;
 use obsdiff_engine::solve::{Factor, Obs, stride};
@@ -124,10 +124,10 @@ impl Tap for PlainGrams<'_> {
         true
     }
 
-    fn observe(&mut self, site: SiteId, rows: &Tensor) -> obsdiff_engine::Result<()> {
+    fn observe(&mut self, site: SiteId, rows: &Matrix) -> obsdiff_engine::Result<()> {
         let n = self.inventory.site(site).width;
         let sum = self.sums.entry(site).or_insert_with(|| vec![0.0; n * n]);
-        for row in rows.to_vec2::<f32>()? {
+        for row in rows.to_host()?.to_vec2::<f32>()? {
             for (i, x) in row.iter().enumerate() {
                 for (j, y) in row.iter().enumerate() {
                     sum[i * n + j] += self.alpha * f64::from(*x) * f64::from(*y);

@@ -127,13 +127,13 @@ impl DiffusionModel for TwoBranches {
         let scale = (tokens.sqr()?.mean_keepdim(1)? + 1e-6)?.sqrt()?;
         let normed = tokens.broadcast_div(&scale)?;
         if tap.wants(SiteId(site)) {
-            tap.observe(SiteId(site), &normed)?;
+            tap.observe(SiteId(site), &normed.clone().into())?;
         }
         let wide = self.linear(&normed, linear)?.silu()?;
         let narrow = self.linear(&normed, linear + 1)?.tanh()?;
         let both = Tensor::cat(&[wide, narrow], 1)?;
         if tap.wants(SiteId(site + 1)) {
-            tap.observe(SiteId(site + 1), &both)?;
+            tap.observe(SiteId(site + 1), &both.clone().into())?;
         }
         Ok(state.with(TOKENS, (tokens + self.linear(&both, linear + 2)?)?))
     }

@@ -9,7 +9,7 @@ use obsdiff_engine::Result;
 use obsdiff_engine::architecture::flux::{FluxConfig, FluxTransformer};
 use obsdiff_engine::architecture::sd3::{Sd3Config, Sd3Transformer};
 use obsdiff_engine::checkpoint::{Library, Weights};
-use obsdiff_engine::model::{Denoise, DiffusionModel, NoTap, State, Tap};
+use obsdiff_engine::model::{Denoise, DiffusionModel, Matrix, NoTap, State, Tap};
 use obsdiff_proto::SiteId;
 
 /// A golden transformer with the call it was recorded for.
@@ -102,8 +102,8 @@ impl Tap for Grams {
         true
     }
 
-    fn observe(&mut self, site: SiteId, rows: &Tensor) -> Result<()> {
-        let x = rows.to_dtype(DType::F64)?;
+    fn observe(&mut self, site: SiteId, rows: &Matrix) -> Result<()> {
+        let x = rows.to_host()?.to_dtype(DType::F64)?;
         let gram = x.t()?.matmul(&x)?;
         assert!(self.0.insert(site, gram).is_none(), "a forward call shows each site once");
         Ok(())
@@ -172,7 +172,8 @@ fn an_observation_that_is_kept_stays() {
             site.0.is_multiple_of(2)
         }
 
-        fn observe(&mut self, _: SiteId, rows: &Tensor) -> Result<()> {
+        fn observe(&mut self, _: SiteId, rows: &Matrix) -> Result<()> {
+            let rows = rows.to_host()?;
             self.0.push((rows.clone(), rows.flatten_all()?.to_vec1()?));
             Ok(())
         }

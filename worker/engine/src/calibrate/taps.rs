@@ -3,12 +3,11 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use candle_core::Tensor;
 use obsdiff_proto::{Inventory, SiteId};
 
 use super::observed::{with_constant, with_rows};
 use crate::gram::{Gram, GramError, GramSet};
-use crate::model::Tap;
+use crate::model::{Matrix, Tap};
 use crate::{Error, Result};
 
 /// A tap that is told how much the denoising step to come counts.
@@ -55,16 +54,16 @@ impl Tap for GramTap<'_> {
         self.grams.width(site).is_some()
     }
 
-    fn observe(&mut self, site: SiteId, rows: &Tensor) -> Result<()> {
+    fn observe(&mut self, site: SiteId, rows: &Matrix) -> Result<()> {
         let Some(gram_width) = self.grams.width(site) else { return Ok(()) };
         let _span = tracing::info_span!("gram").entered();
         let alpha = self.alpha;
         let name = || self.inventory.site(site).name.clone();
         let width = self.inventory.site(site).width;
         let entries = gram_width as u64 * (gram_width as u64 + 1);
-        self.operations += rows.dim(0)? as u64 * entries;
+        self.operations += rows.rows()? as u64 * entries;
         let of_group = self.of_group.as_mut().and_then(|grams| grams.get_mut(&site)).map(Arc::make_mut);
-        with_rows(rows, |rows| {
+        with_rows(&rows.to_host()?, |rows| {
             let widened = (gram_width > width).then(|| with_constant(rows, width));
             let rows = widened.as_deref().unwrap_or(rows);
             self.grams.observe(site, rows, alpha)?;
@@ -129,13 +128,13 @@ impl Tap for EnergyTap<'_> {
         self.energies.contains_key(&site)
     }
 
-    fn observe(&mut self, site: SiteId, rows: &Tensor) -> Result<()> {
+    fn observe(&mut self, site: SiteId, rows: &Matrix) -> Result<()> {
         let Some(energy) = self.energies.get_mut(&site) else { return Ok(()) };
         let _span = tracing::info_span!("gram").entered();
         let mut brought = vec![0.0; energy.total.len()];
         let features = self.inventory.site(site).width;
         let name = || self.inventory.site(site).name.clone();
-        with_rows(rows, |rows| {
+        with_rows(&rows.to_host()?, |rows| {
             brought[features..].fill(self.alpha * (rows.len() / features.max(1)) as f64);
             self.device.column_energy(rows, features, self.alpha, &mut brought[..features])
         })?

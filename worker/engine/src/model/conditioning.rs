@@ -3,7 +3,7 @@
 use candle_core::{DType, Tensor};
 
 use super::loading::Loader;
-use super::ops::{LinearTensors, Ops};
+use super::ops::{CpuOps, LinearTensors};
 use crate::Result;
 
 /// Width of the sinusoid that a timestep becomes.
@@ -46,7 +46,7 @@ impl TimeTextEmbed {
     /// `batch` timesteps (and as many thousandfold guidances, where the model takes them) and `batch x pooled width` to `batch x width`.
     pub(crate) fn forward(
         &self,
-        ops: &Ops,
+        ops: &CpuOps,
         timestep: &Tensor,
         guidance: Option<&Tensor>,
         pooled: &Tensor,
@@ -60,7 +60,7 @@ impl TimeTextEmbed {
     }
 }
 
-fn perceptron(ops: &Ops, [first, second]: &[LinearTensors; 2], x: &Tensor) -> Result<Tensor> {
+fn perceptron(ops: &CpuOps, [first, second]: &[LinearTensors; 2], x: &Tensor) -> Result<Tensor> {
     ops.linear(&ops.linear(x, first)?.silu()?, second)
 }
 

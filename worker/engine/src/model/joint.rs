@@ -1,9 +1,7 @@
 //! One joint block: image and text tokens attend to each other, then each stream passes its own feed-forward network.
 
-use candle_core::Tensor;
-
-use super::Tap;
 use super::stream::{Activation, BlockContext, BlockInput, StreamBlock};
+use super::{Matrix, Tap};
 use crate::Result;
 
 /// A block's part of the model. Linears that can be pruned live in the model's list; here are their ids.
@@ -20,11 +18,11 @@ impl JointBlock {
     /// The streams after this block; no text where its stream ends here. Both are `(batch * tokens) x width`.
     pub(crate) fn forward(
         &self,
-        image: Tensor,
-        text: Tensor,
+        image: Matrix,
+        text: Matrix,
         shared: BlockContext<'_>,
         tap: &mut dyn Tap,
-    ) -> Result<(Tensor, Option<Tensor>)> {
+    ) -> Result<(Matrix, Option<Matrix>)> {
         let ops = shared.ops;
         let (mut of_image, mut of_text) =
             ops.both(|| self.image.enter(&image, shared), || self.text.enter(&text, shared))?;
@@ -60,7 +58,7 @@ impl JointBlock {
         shared: BlockContext<'_>,
     ) -> Result<[Option<Activation>; 3]> {
         let ops = shared.ops;
-        let batch = shared.conditioning.dim(0)?;
+        let batch = shared.conditioning.rows()?;
         let own = || match self.image.own_attention.as_ref().zip(image.own_inputs) {
             Some((attention, inputs)) => Ok(Some((attention, attention.project(inputs, shared)?))),
             None => Ok(None),

@@ -28,15 +28,20 @@ impl Linears {
         self.0.get(id.0 as usize).ok_or_else(|| unknown(id))
     }
 
+    /// A linear's weight.
+    pub(crate) fn weight(&self, id: LinearId) -> Result<&Tensor> {
+        Ok(&self.get(id)?.weight)
+    }
+
     /// A linear's bias, where it has one.
     pub(crate) fn bias(&self, id: LinearId, inventory: &Inventory) -> Result<Option<&Tensor>> {
         let linear = self.get(id)?;
-        Ok(inventory.linear(id).bias.then_some(&linear.bias))
+        Ok(inventory.linear(id).bias.then_some(&*linear.bias))
     }
 
     pub(crate) fn replace(&mut self, id: LinearId, weight: &Tensor, inventory: &Inventory) -> Result<()> {
         let linear = self.0.get_mut(id.0 as usize).ok_or_else(|| unknown(id))?;
-        linear.weight = replacement(&linear.weight, weight, &inventory.linear(id).name)?;
+        linear.weight = replacement(&linear.weight, weight, &inventory.linear(id).name)?.into();
         Ok(())
     }
 
@@ -46,7 +51,7 @@ impl Linears {
         if !described.bias {
             return Err(Error::Argument(format!("{} has no bias to replace", described.name)));
         }
-        linear.bias = replacement(&linear.bias, bias, &described.name)?;
+        linear.bias = replacement(&linear.bias, bias, &described.name)?.into();
         Ok(())
     }
 }

@@ -37,14 +37,14 @@ impl Loader<'_> {
     pub(crate) fn linear_without_bias(&self, name: &str, rows: usize, n: usize) -> Result<LinearTensors> {
         let weight = self.tensor(&format!("{name}.weight"), &[rows, n])?;
         let bias = Tensor::zeros(rows, self.dtype, self.device)?;
-        Ok(LinearTensors { weight, bias })
+        Ok(LinearTensors::new(weight, bias))
     }
 
     /// `name.weight` (`rows x n`) and `name.bias` (`rows`).
     pub(crate) fn linear(&self, name: &str, rows: usize, n: usize) -> Result<LinearTensors> {
         let weight = self.tensor(&format!("{name}.weight"), &[rows, n])?;
         let bias = self.tensor(&format!("{name}.bias"), &[rows])?;
-        Ok(LinearTensors { weight, bias })
+        Ok(LinearTensors::new(weight, bias))
     }
 }
 

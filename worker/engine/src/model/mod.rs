@@ -5,6 +5,7 @@ pub(crate) mod joint;
 pub(crate) mod linears;
 pub(crate) mod listing;
 pub(crate) mod loading;
+mod matrix;
 pub(crate) mod ops;
 pub(crate) mod parts;
 pub(crate) mod state;
@@ -15,6 +16,7 @@ use obsdiff_proto::{Inventory, LinearId, SiteId};
 
 use crate::Result;
 
+pub use matrix::Matrix;
 pub use state::State;
 
 /// Where a forward call shows the activations of its sites.
@@ -23,11 +25,11 @@ pub trait Tap {
     fn wants(&self, site: SiteId) -> bool;
 
     /// Takes the observation that this call brings to an open site: `rows` is `tokens x n`, the tokens of every batch item after
-    /// one another. It is only borrowed: what a tap wants of it, it takes at once.
+    /// one another, on the device that computes blocks. It is only borrowed: what a tap wants of it, it takes at once.
     ///
     /// # Errors
     /// When the observation cannot be taken.
-    fn observe(&mut self, site: SiteId, rows: &Tensor) -> Result<()>;
+    fn observe(&mut self, site: SiteId, rows: &Matrix) -> Result<()>;
 }
 
 /// A tap with no open site.
@@ -39,7 +41,7 @@ impl Tap for NoTap {
         false
     }
 
-    fn observe(&mut self, _: SiteId, _: &Tensor) -> Result<()> {
+    fn observe(&mut self, _: SiteId, _: &Matrix) -> Result<()> {
         Ok(())
     }
 }

@@ -62,7 +62,7 @@ impl Parts<'_> {
             Some(head) => {
                 let norm =
                     |name: &str| self.loader.tensor(&self.name(&format!("{module}.{name}.weight")), &[head]);
-                Some([norm(norm_q)?, norm(norm_k)?])
+                Some([norm(norm_q)?.into(), norm(norm_k)?.into()])
             }
             None => None,
         };

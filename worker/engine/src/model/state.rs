@@ -5,6 +5,8 @@ use std::path::Path;
 
 use candle_core::{Device, Tensor};
 
+use super::Matrix;
+use super::ops::BlockOps;
 use crate::{Error, Result};
 
 /// Names of tensors that the states of several architectures hold.
@@ -19,14 +21,15 @@ pub(crate) mod name {
     pub(crate) const SIDES: &str = "sides";
 }
 
-/// What a forward call takes from one block to the next, and all that blocks read besides their weights: tensors by name. A call can
+/// What a forward call takes from one block to the next, and all that blocks read besides their weights: tensors by name, on the
+/// device that computes blocks. A call can
 /// stop between two blocks, save its state, and go on later.
 #[derive(Debug, Default)]
-pub struct State(BTreeMap<String, Tensor>);
+pub struct State(BTreeMap<String, Matrix>);
 
 impl State {
     /// The tensors with their names, in alphabetical order.
-    pub fn tensors(&self) -> impl Iterator<Item = (&str, &Tensor)> {
+    pub fn tensors(&self) -> impl Iterator<Item = (&str, &Matrix)> {
         self.0.iter().map(|(name, tensor)| (name.as_str(), tensor))
     }
 
@@ -35,7 +38,7 @@ impl State {
     /// # Errors
     /// When there is no memory.
     pub fn copy(&self) -> Result<Self> {
-        let copy = |(name, tensor): (&String, &Tensor)| Ok((name.clone(), tensor.copy()?));
+        let copy = |(name, tensor): (&String, &Matrix)| Ok((name.clone(), tensor.copy()?));
         Ok(Self(self.0.iter().map(copy).collect::<Result<_>>()?))
     }
 
@@ -44,7 +47,8 @@ impl State {
     /// # Errors
     /// When the file cannot be written.
     pub fn save(&self, path: &Path) -> Result<()> {
-        let tensors: HashMap<&str, Tensor> = self.tensors().map(|(name, t)| (name, t.clone())).collect();
+        let tensor = |(name, tensor): (_, &Matrix)| Ok((name, tensor.to_host()?));
+        let tensors: HashMap<&str, Tensor> = self.tensors().map(tensor).collect::<Result<_>>()?;
         candle_core::safetensors::save(&tensors, path).map_err(|e| Error::content(path, e.to_string()))
     }
 
@@ -54,13 +58,14 @@ impl State {
     /// When the file cannot be read.
     pub fn load(path: &Path, device: &Device) -> Result<Self> {
         let tensors = candle_core::safetensors::load(path, device);
-        Ok(Self(tensors.map_err(|e| Error::content(path, e.to_string()))?.into_iter().collect()))
+        let tensors = tensors.map_err(|e| Error::content(path, e.to_string()))?;
+        Ok(Self(tensors.into_iter().map(|(name, tensor)| (name, tensor.into())).collect()))
     }
 
     /// The same state with one more tensor, or another one of this name.
     #[must_use]
-    pub fn with(mut self, name: &str, tensor: Tensor) -> Self {
-        self.0.insert(name.to_owned(), tensor);
+    pub fn with(mut self, name: &str, tensor: impl Into<Matrix>) -> Self {
+        self.0.insert(name.to_owned(), tensor.into());
         self
     }
 
@@ -68,11 +73,16 @@ impl State {
         Ok(self.with(name::SIDES, Tensor::new(&[rows as u32, columns as u32], device)?))
     }
 
-    /// A tensor by its name.
+    /// A tensor by its name, in the host's memory.
     ///
     /// # Errors
     /// When there is none.
-    pub fn get(&self, name: &str) -> Result<&Tensor> {
+    pub fn get(&self, name: &str) -> Result<Tensor> {
+        self.matrix(name)?.to_host()
+    }
+
+    /// A matrix by its name, where blocks are computed.
+    pub(crate) fn matrix(&self, name: &str) -> Result<&Matrix> {
         self.0.get(name).ok_or_else(|| lacks(name))
     }
 
@@ -80,12 +90,23 @@ impl State {
         self.0.contains_key(name)
     }
 
-    /// Takes a tensor out, so that a block can use its memory again.
+    /// Takes a tensor out to the host's memory, so that a block there can use its memory again.
     ///
     /// # Errors
     /// When there is none.
     pub fn take(&mut self, name: &str) -> Result<Tensor> {
+        self.take_matrix(name)?.to_host()
+    }
+
+    /// Takes a matrix out where blocks are computed, so that a block can use its memory again.
+    pub(crate) fn take_matrix(&mut self, name: &str) -> Result<Matrix> {
         self.0.remove(name).ok_or_else(|| lacks(name))
+    }
+
+    /// The same state where blocks are computed.
+    pub(crate) fn on(self, ops: &dyn BlockOps) -> Result<Self> {
+        let import = |(name, matrix)| Ok((name, ops.import(matrix)?));
+        Ok(Self(self.0.into_iter().map(import).collect::<Result<_>>()?))
     }
 
     pub(crate) fn sides(&self) -> Result<(usize, usize)> {

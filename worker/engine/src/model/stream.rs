@@ -1,11 +1,10 @@
 //! One token stream of a block, step by step. Between two steps the other stream's part is done, and taps are shown what comes in.
 
-use candle_core::Tensor;
 use obsdiff_proto::{LinearId, SiteId};
 
-use super::Tap;
 use super::linears::Linears;
-use super::ops::{LinearTensors, Modulation, Ops, Projected, Rotary};
+use super::ops::{BlockOps, LinearTensors, Modulation, Parameter, Projected, Rotary};
+use super::{Matrix, Tap};
 use crate::Result;
 
 /// One stream of a block.
@@ -25,7 +24,7 @@ pub(crate) struct Attention {
     pub(crate) inputs: SiteId,
     pub(crate) projections: [LinearId; 3],
     /// RMS norms of queries and keys, a head wide each.
-    pub(crate) norms: Option<[Tensor; 2]>,
+    pub(crate) norms: Option<[Parameter; 2]>,
     /// None where nobody reads what the stream attends to.
     pub(crate) output: Option<Projection>,
 }
@@ -56,12 +55,12 @@ mod part {
 /// What every block of a forward call reads.
 #[derive(Clone, Copy)]
 pub(crate) struct BlockContext<'a> {
-    pub(crate) ops: &'a Ops,
+    pub(crate) ops: &'a dyn BlockOps,
     pub(crate) linears: &'a Linears,
     /// `batch x width`: SiLU of the conditioning vector.
-    pub(crate) conditioning: &'a Tensor,
+    pub(crate) conditioning: &'a Matrix,
     /// By which queries and keys of image tokens are turned, where the architecture tells places so.
-    pub(crate) rotary: Option<&'a Rotary>,
+    pub(crate) rotary: Option<&'a Rotary<Matrix>>,
 }
 
 impl BlockContext<'_> {
@@ -73,12 +72,12 @@ impl BlockContext<'_> {
 /// What a site's linears read.
 pub(crate) struct Activation {
     site: SiteId,
-    pub(crate) rows: Tensor,
+    pub(crate) rows: Matrix,
     seen: bool,
 }
 
 impl Activation {
-    pub(crate) fn new(site: SiteId, rows: Tensor) -> Self {
+    pub(crate) fn new(site: SiteId, rows: Matrix) -> Self {
         Self { site, rows, seen: false }
     }
 
@@ -88,48 +87,48 @@ impl Activation {
     }
 
     /// Lets go of it. A tap may still hold what it has seen, so only the others' buffers are used again.
-    pub(crate) fn give(self, ops: &Ops) -> Result<()> {
+    pub(crate) fn give(self, ops: &dyn BlockOps) -> Result<()> {
         if self.seen { Ok(()) } else { ops.give(self.rows) }
     }
 }
 
 /// A stream as it enters a block.
 pub(crate) struct BlockInput {
-    pub(crate) by: Modulation,
+    pub(crate) by: Modulation<Matrix>,
     pub(crate) inputs: Activation,
     pub(crate) own_inputs: Option<Activation>,
 }
 
 /// Queries, keys and values that an attention's inputs became.
 pub(crate) struct Projections {
-    queries: Option<Tensor>,
-    keys: Tensor,
-    values: Tensor,
+    queries: Option<Matrix>,
+    keys: Matrix,
+    values: Matrix,
 }
 
 impl Projections {
-    pub(crate) fn view(&self) -> Projected<'_> {
+    pub(crate) fn view(&self) -> Projected<'_, Matrix> {
         Projected { queries: self.queries.as_ref(), keys: &self.keys, values: &self.values }
     }
 
     /// With the queries and keys of image tokens turned by their places.
     pub(crate) fn rotated(self, shared: BlockContext<'_>) -> Result<Self> {
         let Some(rotary) = shared.rotary else { return Ok(self) };
-        let batch = shared.conditioning.dim(0)?;
-        let turn = |x: Tensor| shared.ops.rotate(x, rotary, batch);
+        let batch = shared.conditioning.rows()?;
+        let turn = |x: Matrix| shared.ops.rotate(x, rotary, batch);
         Ok(Self { queries: self.queries.map(turn).transpose()?, keys: turn(self.keys)?, ..self })
     }
 
-    pub(crate) fn give(self, ops: &Ops) -> Result<()> {
+    pub(crate) fn give(self, ops: &dyn BlockOps) -> Result<()> {
         self.queries.into_iter().chain([self.keys, self.values]).try_for_each(|rows| ops.give(rows))
     }
 }
 
 impl StreamBlock {
     /// From the stream (`rows x width`) to the inputs of its attentions.
-    pub(crate) fn enter(&self, x: &Tensor, shared: BlockContext<'_>) -> Result<BlockInput> {
+    pub(crate) fn enter(&self, x: &Matrix, shared: BlockContext<'_>) -> Result<BlockInput> {
         let values = shared.ops.linear(shared.conditioning, &self.modulation)?;
-        let by = Modulation { values, width: x.dim(1)? };
+        let by = Modulation { values, width: x.columns()? };
         let normed = |attention: &Attention, shift, scale| -> Result<Activation> {
             Ok(Activation::new(attention.inputs, shared.ops.norm_modulate(x, &by, shift, scale)?))
         };
@@ -145,11 +144,11 @@ impl StreamBlock {
     /// What each attention's inputs gave, added to the stream; and the inputs of the feed-forward network, if there is one.
     pub(crate) fn leave_attention(
         &self,
-        mut x: Tensor,
+        mut x: Matrix,
         attended: [Option<Activation>; 2],
-        by: &Modulation,
+        by: &Modulation<Matrix>,
         shared: BlockContext<'_>,
-    ) -> Result<(Tensor, Option<Activation>)> {
+    ) -> Result<(Matrix, Option<Activation>)> {
         let [joint, own] = attended;
         x = self.attention.add_output(x, joint, by, part::GATE, shared)?;
         if let Some(attention) = &self.own_attention {
@@ -175,11 +174,11 @@ impl StreamBlock {
     /// The stream after its feed-forward network.
     pub(crate) fn down(
         &self,
-        x: Tensor,
+        x: Matrix,
         hidden: Option<Activation>,
-        by: &Modulation,
+        by: &Modulation<Matrix>,
         shared: BlockContext<'_>,
-    ) -> Result<Tensor> {
+    ) -> Result<Matrix> {
         let (Some([_, down]), Some(hidden)) = (self.feed_forward, hidden) else { return Ok(x) };
         let x =
             shared.ops.add_gated_linear(x, &hidden.rows, shared.linear(down.linear)?, by, part::FFN_GATE)?;
@@ -205,18 +204,18 @@ impl Attention {
     }
 
     /// The site that what was attended to comes in at, if anybody reads it.
-    pub(crate) fn attended(&self, rows: Option<Tensor>) -> Option<Activation> {
+    pub(crate) fn attended(&self, rows: Option<Matrix>) -> Option<Activation> {
         self.output.zip(rows).map(|(output, rows)| Activation::new(output.site, rows))
     }
 
     fn add_output(
         &self,
-        residual: Tensor,
+        residual: Matrix,
         attended: Option<Activation>,
-        by: &Modulation,
+        by: &Modulation<Matrix>,
         gate: usize,
         shared: BlockContext<'_>,
-    ) -> Result<Tensor> {
+    ) -> Result<Matrix> {
         let (Some(output), Some(attended)) = (self.output, attended) else { return Ok(residual) };
         let x =
             shared.ops.add_gated_linear(residual, &attended.rows, shared.linear(output.linear)?, by, gate)?;

@@ -8,7 +8,7 @@ use candle_core::{DType, Tensor};
 use obsdiff_proto::{LinearId, SiteId};
 
 use crate::calibrate::Trajectories;
-use crate::model::{DiffusionModel, NoTap, State, Tap};
+use crate::model::{DiffusionModel, Matrix, NoTap, State, Tap};
 use crate::pipeline::Trajectory;
 use crate::{Error, Result};
 
@@ -188,7 +188,7 @@ impl Tap for SiteBlocks {
         false
     }
 
-    fn observe(&mut self, _: SiteId, _: &Tensor) -> Result<()> {
+    fn observe(&mut self, _: SiteId, _: &Matrix) -> Result<()> {
         Ok(())
     }
 }

@@ -1,11 +1,10 @@
 //! One single-stream block: text and image tokens as one sequence, on which attention and feed-forward network work side by side.
 
-use candle_core::Tensor;
 use obsdiff_proto::LinearId;
 
-use crate::model::Tap;
 use crate::model::ops::{LinearTensors, Modulation};
 use crate::model::stream::{Activation, Attention, BlockContext, Projection};
+use crate::model::{Matrix, Tap};
 use crate::{Error, Result};
 
 /// Where the shifts, scales and gates lie among the modulation's parts.
@@ -30,20 +29,20 @@ pub(super) struct SingleBlock {
 
 impl SingleBlock {
     /// The tokens after this block, `(batch * tokens) x width`.
-    pub(super) fn forward(&self, x: Tensor, shared: BlockContext<'_>, tap: &mut dyn Tap) -> Result<Tensor> {
+    pub(super) fn forward(&self, x: Matrix, shared: BlockContext<'_>, tap: &mut dyn Tap) -> Result<Matrix> {
         let ops = shared.ops;
         let values = ops.linear(shared.conditioning, &self.modulation)?;
-        let by = Modulation { values, width: x.dim(1)? };
+        let by = Modulation { values, width: x.columns()? };
         let normed = ops.norm_modulate(&x, &by, part::SHIFT, part::SCALE)?;
         let mut inputs = Activation::new(self.attention.inputs, normed);
         inputs.show(tap)?;
 
         let hidden = ops.linear_gelu(&inputs.rows, shared.linear(self.up)?)?;
         let projections = self.attention.project(inputs, shared)?.rotated(shared)?;
-        let batch = shared.conditioning.dim(0)?;
+        let batch = shared.conditioning.rows()?;
         let attended = ops.attention(&[projections.view()], batch, self.heads)?;
         projections.give(ops)?;
-        let [attended]: [Tensor; 1] =
+        let [attended]: [Matrix; 1] =
             attended.try_into().map_err(|_| Error::Argument("one stream attends to itself".to_owned()))?;
         let mut joined = Activation::new(self.output.site, ops.joined(&attended, &hidden)?);
         ops.give(attended)?;

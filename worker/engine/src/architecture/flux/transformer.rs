@@ -16,14 +16,14 @@ use crate::model::conditioning::TimeTextEmbed;
 use crate::model::joint::JointBlock;
 use crate::model::linears::Linears;
 use crate::model::loading::Loader;
-use crate::model::ops::{LinearTensors, Modulation, Ops, Rotary};
+use crate::model::ops::{LinearTensors, ModelOps, Modulation, Rotary};
 use crate::model::state::{name, no_block};
 use crate::model::stream::BlockContext;
-use crate::model::{Denoise, DiffusionModel, State, Tap};
+use crate::model::{Denoise, DiffusionModel, Matrix, State, Tap};
 use crate::{Error, Result};
 
 /// The largest number that f16 holds. In f16 diffusers keeps tokens within it.
-const LARGEST_F16: f64 = 65504.0;
+const LARGEST_F16: f32 = 65504.0;
 
 /// In a call's state: by what places turn queries and keys, `image tokens x head / 2`.
 const COSINES: &str = "rotary_cosines";
@@ -48,7 +48,7 @@ pub struct FluxTransformer {
     single: Vec<SingleBlock>,
     last_modulation: LinearTensors,
     prediction: LinearTensors,
-    ops: Ops,
+    ops: ModelOps,
 }
 
 impl FluxTransformer {
@@ -75,7 +75,7 @@ impl FluxTransformer {
             single: (0..config.num_single_layers).map(|index| blocks.single(index)).collect::<Result<_>>()?,
             last_modulation: loader.linear("norm_out.linear", 2 * width, width)?,
             prediction: loader.linear("proj_out", config.output_features(), width)?,
-            ops: Ops::on(device),
+            ops: ModelOps::on(device),
             dtype,
             device: device.clone(),
             config,
@@ -123,7 +123,7 @@ impl FluxTransformer {
             .reshape(&[batch, channels, rows, PATCH, columns, PATCH])?
             .permute([0, 2, 4, 1, 3, 5])?
             .reshape((batch * rows * columns, channels * PATCH * PATCH))?;
-        self.ops.linear(&packed, &self.image)
+        self.ops.host().linear(&packed, &self.image)
     }
 
     /// Image tokens to the predicted velocity: `batch x channels x height x width`.
@@ -133,10 +133,10 @@ impl FluxTransformer {
         conditioning: &Tensor,
         (rows, columns): (usize, usize),
     ) -> Result<Tensor> {
-        let values = self.ops.linear(conditioning, &self.last_modulation)?;
+        let values = self.ops.host().linear(conditioning, &self.last_modulation)?;
         let by = Modulation { values, width: self.config.width() };
-        let normed = self.ops.norm_modulate(image, &by, 1, 0)?;
-        let predicted = self.ops.linear(&normed, &self.prediction)?;
+        let normed = self.ops.host().norm_modulate(image, &by, 1, 0)?;
+        let predicted = self.ops.host().linear(&normed, &self.prediction)?;
         let (batch, channels) = (conditioning.dim(0)?, self.config.output_features() / (PATCH * PATCH));
         let picture = predicted
             .reshape(&[batch, rows, columns, channels, PATCH, PATCH])?
@@ -146,17 +146,16 @@ impl FluxTransformer {
     }
 
     /// The two streams as one sequence, of which each item's text tokens come first: `(batch * tokens) x width`.
-    fn joined(&self, state: &mut State) -> Result<Tensor> {
-        let (image, text) = (state.take(name::IMAGE)?, state.take(name::TEXT)?);
-        let batch = state.get(name::CONDITIONING)?.dim(0)?;
-        let items = |tokens: &Tensor| tokens.reshape((batch, tokens.dim(0)? / batch, ()));
-        Ok(Tensor::cat(&[items(&text)?, items(&image)?], 1)?.flatten(0, 1)?)
+    fn joined(&self, state: &mut State) -> Result<Matrix> {
+        let (image, text) = (state.take_matrix(name::IMAGE)?, state.take_matrix(name::TEXT)?);
+        let batch = state.matrix(name::CONDITIONING)?.rows()?;
+        self.ops.blocks().sequence(&text, &image, batch)
     }
 
     /// Keeps tokens finite in f16, as diffusers does.
-    fn limited(&self, tokens: Tensor) -> Result<Tensor> {
+    fn limited(&self, tokens: Matrix) -> Result<Matrix> {
         match self.dtype {
-            DType::F16 => Ok(tokens.clamp(-LARGEST_F16, LARGEST_F16)?),
+            DType::F16 => self.ops.blocks().limited(tokens, LARGEST_F16),
             _ => Ok(tokens),
         }
     }
@@ -189,27 +188,28 @@ impl DiffusionModel for FluxTransformer {
         let guidance = call.guidance.map(thousandfold).transpose()?;
         let pooled = self.import(call.pooled)?;
         let conditioning =
-            self.conditioning.forward(&self.ops, &timestep, guidance.as_ref(), &pooled)?.silu()?;
-        let (cosines, sines) = places::rotary(&self.config, rows, columns, &self.device)?.into_tables();
+            self.conditioning.forward(self.ops.host(), &timestep, guidance.as_ref(), &pooled)?.silu()?;
+        let Rotary { cosines, sines } = places::rotary(&self.config, rows, columns, &self.device)?;
         let image = self.embed(&self.import(call.latents)?)?;
-        let text = self.ops.linear(&self.import(call.text)?.flatten(0, 1)?, &self.text)?;
+        let text = self.ops.host().linear(&self.import(call.text)?.flatten(0, 1)?, &self.text)?;
         let state = State::default().with(name::CONDITIONING, conditioning);
         let state = state.with(COSINES, cosines).with(SINES, sines);
-        state.with(name::IMAGE, image).with(name::TEXT, text).with_sides((rows, columns), &Device::Cpu)
+        let state = state.with(name::IMAGE, image).with(name::TEXT, text);
+        state.on(self.ops.blocks())?.with_sides((rows, columns), &Device::Cpu)
     }
 
     /// Double-stream blocks come first, then the single-stream blocks.
     fn block(&self, index: usize, mut state: State, tap: &mut dyn Tap) -> Result<State> {
-        let conditioning = state.get(name::CONDITIONING)?.clone();
-        let rotary = Rotary::of_tables(state.get(COSINES)?.clone(), state.get(SINES)?.clone());
+        let conditioning = state.matrix(name::CONDITIONING)?.clone();
+        let rotary = Rotary { cosines: state.matrix(COSINES)?.clone(), sines: state.matrix(SINES)?.clone() };
         let shared = BlockContext {
-            ops: &self.ops,
+            ops: self.ops.blocks(),
             linears: &self.linears,
             conditioning: &conditioning,
             rotary: Some(&rotary),
         };
         if let Some(block) = self.double.get(index) {
-            let (image, text) = (state.take(name::IMAGE)?, state.take(name::TEXT)?);
+            let (image, text) = (state.take_matrix(name::IMAGE)?, state.take_matrix(name::TEXT)?);
             let (image, Some(text)) = block.forward(image, text, shared, tap)? else {
                 return Err(Error::Argument("a double-stream block ends the text stream".to_owned()));
             };
@@ -217,14 +217,14 @@ impl DiffusionModel for FluxTransformer {
         }
         let single = self.single.get(index - self.double.len());
         let block = single.ok_or_else(|| no_block(index, self.block_count()))?;
-        let tokens = if state.has(TOKENS) { state.take(TOKENS)? } else { self.joined(&mut state)? };
+        let tokens = if state.has(TOKENS) { state.take_matrix(TOKENS)? } else { self.joined(&mut state)? };
         Ok(state.with(TOKENS, self.limited(block.forward(tokens, shared, tap)?)?))
     }
 
     fn finish(&self, mut state: State) -> Result<Tensor> {
         let (rows, columns) = state.sides()?;
         let tokens = state.take(TOKENS)?;
-        let conditioning = state.get(name::CONDITIONING)?;
+        let conditioning = &state.get(name::CONDITIONING)?;
         let (batch, count) = (conditioning.dim(0)?, rows * columns);
         let tokens = tokens.reshape((batch, tokens.dim(0)? / batch, ()))?;
         let image = tokens.narrow(1, tokens.dim(1)? - count, count)?.flatten(0, 1)?.contiguous()?;
@@ -232,7 +232,7 @@ impl DiffusionModel for FluxTransformer {
     }
 
     fn weight(&self, linear: LinearId) -> Result<&Tensor> {
-        Ok(&self.linears.get(linear)?.weight)
+        self.linears.weight(linear)
     }
 
     fn replace(&mut self, linear: LinearId, weight: Tensor) -> Result<()> {

@@ -5,7 +5,7 @@ use candle_core::Tensor;
 use super::Sd3Config;
 use crate::Result;
 use crate::model::loading::Loader;
-use crate::model::ops::{LinearTensors, Ops};
+use crate::model::ops::{CpuOps, LinearTensors};
 
 /// Latents to image tokens: a linear on every patch, plus the patch's place in the picture.
 #[derive(Clone, Debug)]
@@ -24,14 +24,14 @@ impl PatchEmbed {
         let bias = loader.tensor("pos_embed.proj.bias", &[width])?;
         let table = loader.tensor("pos_embed.pos_embed", &[1, side * side, width])?;
         Ok(Self {
-            projection: LinearTensors { weight, bias },
+            projection: LinearTensors::new(weight, bias),
             table: table.reshape((side, side, width))?,
             patch,
         })
     }
 
     /// `batch x channels x height x width` to `(batch * tokens) x width`. A picture smaller than the table takes its middle.
-    pub(super) fn forward(&self, ops: &Ops, latents: &Tensor) -> Result<Tensor> {
+    pub(super) fn forward(&self, ops: &CpuOps, latents: &Tensor) -> Result<Tensor> {
         let (batch, channels, height, width) = latents.dims4()?;
         let (rows, columns) = (height / self.patch, width / self.patch);
         let patches = latents

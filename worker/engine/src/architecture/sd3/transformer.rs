@@ -14,7 +14,7 @@ use crate::model::conditioning::TimeTextEmbed;
 use crate::model::joint::JointBlock;
 use crate::model::linears::Linears;
 use crate::model::loading::Loader;
-use crate::model::ops::{LinearTensors, Modulation, Ops};
+use crate::model::ops::{LinearTensors, ModelOps, Modulation};
 use crate::model::state::{name, no_block};
 use crate::model::stream::BlockContext;
 use crate::model::{Denoise, DiffusionModel, State, Tap};
@@ -33,7 +33,7 @@ pub struct Sd3Transformer {
     blocks: Vec<JointBlock>,
     last_modulation: LinearTensors,
     prediction: LinearTensors,
-    ops: Ops,
+    ops: ModelOps,
 }
 
 impl Sd3Transformer {
@@ -61,7 +61,7 @@ impl Sd3Transformer {
             text: loader.linear("context_embedder", width, config.joint_attention_dim)?,
             last_modulation: loader.linear("norm_out.linear", 2 * width, width)?,
             prediction: loader.linear("proj_out", predicted, width)?,
-            ops: Ops::on(device),
+            ops: ModelOps::on(device),
             dtype,
             device: device.clone(),
             config,
@@ -108,10 +108,10 @@ impl Sd3Transformer {
         conditioning: &Tensor,
         (rows, columns): (usize, usize),
     ) -> Result<Tensor> {
-        let values = self.ops.linear(conditioning, &self.last_modulation)?;
+        let values = self.ops.host().linear(conditioning, &self.last_modulation)?;
         let by = Modulation { values, width: self.config.width() };
-        let normed = self.ops.norm_modulate(image, &by, 1, 0)?;
-        let predicted = self.ops.linear(&normed, &self.prediction)?;
+        let normed = self.ops.host().norm_modulate(image, &by, 1, 0)?;
+        let predicted = self.ops.host().linear(&normed, &self.prediction)?;
         let (patch, channels) = (self.config.patch_size, self.config.output_channels());
         let batch = conditioning.dim(0)?;
         let picture = predicted
@@ -142,19 +142,23 @@ impl DiffusionModel for Sd3Transformer {
     fn start(&self, call: &Denoise<'_>) -> Result<State> {
         let sides = self.check(call)?;
         let timestep = call.timestep.to_device(&self.device)?;
-        let conditioning =
-            self.conditioning.forward(&self.ops, &timestep, None, &self.import(call.pooled)?)?.silu()?;
-        let image = self.patches.forward(&self.ops, &self.import(call.latents)?)?;
-        let text = self.ops.linear(&self.import(call.text)?.flatten(0, 1)?, &self.text)?;
+        let conditioning = self
+            .conditioning
+            .forward(self.ops.host(), &timestep, None, &self.import(call.pooled)?)?
+            .silu()?;
+        let image = self.patches.forward(self.ops.host(), &self.import(call.latents)?)?;
+        let text = self.ops.host().linear(&self.import(call.text)?.flatten(0, 1)?, &self.text)?;
         let state = State::default().with(name::CONDITIONING, conditioning);
-        state.with(name::IMAGE, image).with(name::TEXT, text).with_sides(sides, &Device::Cpu)
+        let state = state.with(name::IMAGE, image).with(name::TEXT, text);
+        state.on(self.ops.blocks())?.with_sides(sides, &Device::Cpu)
     }
 
     fn block(&self, index: usize, mut state: State, tap: &mut dyn Tap) -> Result<State> {
         let block = self.blocks.get(index).ok_or_else(|| no_block(index, self.blocks.len()))?;
-        let (image, text) = (state.take(name::IMAGE)?, state.take(name::TEXT)?);
-        let conditioning = state.get(name::CONDITIONING)?;
-        let shared = BlockContext { ops: &self.ops, linears: &self.linears, conditioning, rotary: None };
+        let (image, text) = (state.take_matrix(name::IMAGE)?, state.take_matrix(name::TEXT)?);
+        let conditioning = state.matrix(name::CONDITIONING)?;
+        let ops = self.ops.blocks();
+        let shared = BlockContext { ops, linears: &self.linears, conditioning, rotary: None };
         let (image, text) = block.forward(image, text, shared, tap)?;
         let state = state.with(name::IMAGE, image);
         // The last block ends the text stream.
@@ -165,11 +169,11 @@ impl DiffusionModel for Sd3Transformer {
     }
 
     fn finish(&self, mut state: State) -> Result<Tensor> {
-        self.predict(&state.take(name::IMAGE)?, state.get(name::CONDITIONING)?, state.sides()?)
+        self.predict(&state.take(name::IMAGE)?, &state.get(name::CONDITIONING)?, state.sides()?)
     }
 
     fn weight(&self, linear: LinearId) -> Result<&Tensor> {
-        Ok(&self.linears.get(linear)?.weight)
+        self.linears.weight(linear)
     }
 
     fn replace(&mut self, linear: LinearId, weight: Tensor) -> Result<()> {

@@ -4,10 +4,12 @@
 //! In f32 on the processor they run in kernels of our own, otherwise as compositions of candle's operations.
 
 mod attention;
+mod block;
 mod composed;
 mod linear;
 mod memory;
 mod norm;
+mod parameter;
 mod product;
 mod rotary;
 mod rows;
@@ -19,43 +21,36 @@ use candle_core::{Device, Tensor};
 use rayon::prelude::*;
 
 use crate::{Error, Result};
+pub(crate) use block::{BlockOps, ModelOps};
 use linear::{Finish, Gates};
 pub(crate) use memory::{CallSizes, kept_bytes, peak_bytes, state_bytes};
 use norm::Affine;
+pub(crate) use parameter::{LinearTensors, Parameter};
 pub(crate) use rotary::Rotary;
 use rows::{BufferPool, TensorSlice, fits, into_numbers};
 
-/// One `nn.Linear`.
-#[derive(Clone, Debug)]
-pub(crate) struct LinearTensors {
-    /// `out x n`.
-    pub(crate) weight: Tensor,
-    /// `out`.
-    pub(crate) bias: Tensor,
-}
-
 /// Shifts, scales and gates of one stream of one block: `batch x (parts * width)`, the parts side by side.
 #[derive(Clone, Debug)]
-pub(crate) struct Modulation {
-    pub(crate) values: Tensor,
+pub(crate) struct Modulation<M = Tensor> {
+    pub(crate) values: M,
     pub(crate) width: usize,
 }
 
 /// Queries, keys and values of one token stream, each `rows x width` with the heads side by side.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Projected<'a> {
+#[derive(Debug)]
+pub(crate) struct Projected<'a, M = Tensor> {
     /// None where nobody reads what this stream would attend to.
-    pub(crate) queries: Option<&'a Tensor>,
-    pub(crate) keys: &'a Tensor,
-    pub(crate) values: &'a Tensor,
+    pub(crate) queries: Option<&'a M>,
+    pub(crate) keys: &'a M,
+    pub(crate) values: &'a M,
 }
 
 /// Added to variances and mean squares before their root is taken, as diffusers has it.
 const EPSILON: f64 = 1e-6;
 
-/// The operations, with the buffers they use again.
+/// The operations where candle's tensors are, with the buffers they use again.
 #[derive(Debug)]
-pub(crate) struct Ops {
+pub(crate) struct CpuOps {
     pool: BufferPool,
     /// Operations of all products so far.
     counted: AtomicU64,
@@ -63,14 +58,14 @@ pub(crate) struct Ops {
     threads: bool,
 }
 
-impl Clone for Ops {
+impl Clone for CpuOps {
     /// The same operations with buffers of their own.
     fn clone(&self) -> Self {
         Self { pool: BufferPool::default(), counted: AtomicU64::new(0), threads: self.threads }
     }
 }
 
-impl Ops {
+impl CpuOps {
     pub(crate) fn on(device: &Device) -> Self {
         Self {
             pool: BufferPool::default(),
@@ -93,21 +88,6 @@ impl Ops {
         let (out, n) = layer.weight.dims2()?;
         self.count(x.dim(0)?, n, out);
         Ok(())
-    }
-
-    /// Does several operations without leaving the threads that do them in between.
-    pub(crate) fn section<A: Send>(&self, work: impl FnOnce() -> A + Send) -> A {
-        if self.threads { rayon::join(work, || ()).0 } else { work() }
-    }
-
-    /// Does two operations at the same time, where threads allow it. Neither result depends on the other's progress.
-    pub(crate) fn both<A: Send, B: Send>(
-        &self,
-        first: impl FnOnce() -> Result<A> + Send,
-        second: impl FnOnce() -> Result<B> + Send,
-    ) -> Result<(A, B)> {
-        let (a, b) = if self.threads { rayon::join(first, second) } else { (first(), second()) };
-        Ok((a?, b?))
     }
 
     /// Takes back an activation that nobody reads any more, for a later operation to use its buffer.

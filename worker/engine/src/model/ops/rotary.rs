@@ -10,10 +10,10 @@ const PIECE: usize = 1 << 14;
 
 /// The angles of a batch item's last tokens. Tokens before these stay as they are.
 #[derive(Clone, Debug)]
-pub(crate) struct Rotary {
+pub(crate) struct Rotary<M = Tensor> {
     /// `tokens x head / 2`, in f32 both.
-    pub(super) cosines: Tensor,
-    pub(super) sines: Tensor,
+    pub(crate) cosines: M,
+    pub(crate) sines: M,
 }
 
 impl Rotary {
@@ -24,16 +24,6 @@ impl Rotary {
             Tensor::from_iter(angles.iter().map(|angle| of(*angle) as f32), device)?.reshape(shape)
         };
         Ok(Self { cosines: table(f64::cos)?, sines: table(f64::sin)? })
-    }
-
-    /// From the tables of [`Self::into_tables`].
-    pub(crate) fn of_tables(cosines: Tensor, sines: Tensor) -> Self {
-        Self { cosines, sines }
-    }
-
-    /// The cosines and the sines, `tokens x pairs` each.
-    pub(crate) fn into_tables(self) -> (Tensor, Tensor) {
-        (self.cosines, self.sines)
     }
 }
 

@@ -20,12 +20,12 @@ impl Random {
     }
 
     fn layer(&mut self, n: usize, out: usize) -> LinearTensors {
-        LinearTensors { weight: (self.tensor(&[out, n]) * 0.1).unwrap(), bias: self.tensor(&[out]) }
+        LinearTensors::new((self.tensor(&[out, n]) * 0.1).unwrap(), self.tensor(&[out]))
     }
 }
 
-fn ops() -> Ops {
-    Ops::on(&Device::Cpu)
+fn ops() -> CpuOps {
+    CpuOps::on(&Device::Cpu)
 }
 
 /// The largest difference between two tensors, over the largest number of the second.
@@ -134,8 +134,9 @@ proptest! {
         let [tq, tk, tv] = [0, 1, 2].map(|_| random.tensor(&[batch * text, heads * head]));
         let of_image = Projected { queries: Some(&q), keys: &k, values: &v };
         let of_text = Projected { queries: (!last).then_some(&tq), keys: &tk, values: &tv };
-        let found = ops().attention(&[of_image, of_text], batch, heads).unwrap();
-        let expected = composed::attention(&[of_image, of_text], batch, heads).unwrap();
+        let streams = [of_image, of_text];
+        let found = ops().attention(&streams, batch, heads).unwrap();
+        let expected = composed::attention(&streams, batch, heads).unwrap();
         prop_assert_eq!(found.len(), if last { 1 } else { 2 });
         for (found, expected) in found.iter().zip(&expected) {
             prop_assert!(deviation(found, expected) < 1e-5);
@@ -199,7 +200,7 @@ fn other_types_are_composed() {
     let mut random = Random::default();
     let (x, layer) = (random.tensor(&[40, 64]), random.layer(64, 48));
     let half = |t: &Tensor| t.to_dtype(DType::BF16).unwrap();
-    let small = LinearTensors { weight: half(&layer.weight), bias: half(&layer.bias) };
+    let small = LinearTensors::new(half(&layer.weight), half(&layer.bias));
     let found = ops().linear_gelu(&half(&x), &small).unwrap();
     assert_eq!(found.dtype(), DType::BF16);
     let expected = ops().linear_gelu(&x, &layer).unwrap();

@@ -62,10 +62,8 @@ fn values(tensor: &Tensor) -> Vec<f32> {
 
 /// A linear that gives x + bias.
 fn only_bias(bias: &Tensor) -> LinearTensors {
-    LinearTensors {
-        weight: Tensor::eye(bias.dim(0).unwrap(), DType::F32, &Device::Cpu).unwrap(),
-        bias: bias.clone(),
-    }
+    let one = Tensor::eye(bias.dim(0).unwrap(), DType::F32, &Device::Cpu).unwrap();
+    LinearTensors::new(one, bias.clone())
 }
 
 /// Blocks of three warps for so many rows or heads.
