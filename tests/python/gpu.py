@@ -40,7 +40,7 @@ def libraries():
     return ":".join(path for path in folders if path)
 
 
-environment = {**os.environ, "LD_LIBRARY_PATH": libraries()}
+environment = {**os.environ, "LD_LIBRARY_PATH": libraries(), "OBSDIFF_GOLDENS": str(folder / "goldens")}
 
 
 def command(*arguments, limit=120, **settings):

@@ -1,4 +1,4 @@
-//! Where Grams are summed and linears are solved.
+//! Where blocks are computed, Grams summed and linears solved.
 
 use std::collections::BTreeMap;
 use std::fmt;

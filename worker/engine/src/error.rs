@@ -89,6 +89,10 @@ pub enum Error {
     /// The conditioning of prompts could not be read from where it is kept.
     #[error(transparent)]
     Conditioning(Box<dyn std::error::Error + Send + Sync>),
+    /// A GPU could not do its work.
+    #[cfg(feature = "cuda")]
+    #[error(transparent)]
+    Cuda(#[from] crate::cuda::CudaError),
     /// A tensor operation failed.
     #[error("tensor operation: {0}")]
     Tensor(#[from] candle_core::Error),

@@ -63,16 +63,23 @@ impl Tap for GramTap<'_> {
         let entries = gram_width as u64 * (gram_width as u64 + 1);
         self.operations += rows.rows()? as u64 * entries;
         let of_group = self.of_group.as_mut().and_then(|grams| grams.get_mut(&site)).map(Arc::make_mut);
+        let failed = |error| match error {
+            GramError::Overflow { .. } => Error::Overflow { site, name: name() },
+            _ => Error::Site { name: name(), problem: error.to_string() },
+        };
+        let added = self.grams.observe_in_place(site, rows, alpha).map_err(failed)?;
+        if added && of_group.is_none() {
+            return Ok(());
+        }
         with_rows(&rows.to_host()?, |rows| {
             let widened = (gram_width > width).then(|| with_constant(rows, width));
             let rows = widened.as_deref().unwrap_or(rows);
-            self.grams.observe(site, rows, alpha)?;
+            if !added {
+                self.grams.observe(site, rows, alpha)?;
+            }
             of_group.map_or(Ok(()), |gram| gram.observe(rows, alpha))
         })?
-        .map_err(|error| match error {
-            GramError::Overflow { .. } => Error::Overflow { site, name: name() },
-            _ => Error::Site { name: name(), problem: error.to_string() },
-        })
+        .map_err(failed)
     }
 }
 
@@ -134,11 +141,13 @@ impl Tap for EnergyTap<'_> {
         let mut brought = vec![0.0; energy.total.len()];
         let features = self.inventory.site(site).width;
         let name = || self.inventory.site(site).name.clone();
-        with_rows(&rows.to_host()?, |rows| {
-            brought[features..].fill(self.alpha * (rows.len() / features.max(1)) as f64);
-            self.device.column_energy(rows, features, self.alpha, &mut brought[..features])
-        })?
-        .map_err(|error| Error::Site { name: name(), problem: error.to_string() })?;
+        brought[features..].fill(self.alpha * rows.rows()? as f64);
+        let failed = |error: GramError| Error::Site { name: name(), problem: error.to_string() };
+        let own = &mut brought[..features];
+        if !self.device.column_energy_in_place(rows, self.alpha, own).map_err(failed)? {
+            let energy = |rows: &[f32]| self.device.column_energy(rows, features, self.alpha, own);
+            with_rows(&rows.to_host()?, energy)?.map_err(failed)?;
+        }
         for (total, brought) in energy.total.iter_mut().zip(brought) {
             if !brought.is_finite() {
                 let problem = "an activation is not finite: the model overflows or its weights are damaged";

@@ -1,12 +1,12 @@
-//! The driver: what is on this machine, memory of a GPU, and launches of kernels. One of two files that call foreign code.
+//! The driver: what is on this machine, memory of a GPU, and launches of kernels. One of three files that call foreign code.
 #![allow(unsafe_code)]
 
 use std::collections::BTreeMap;
 use std::marker::PhantomData;
 use std::sync::Arc;
 
-use cudarc::driver::result::{DriverError, device, mem_get_info, memset_d8_async};
-use cudarc::driver::sys::{CUresult, cuDriverGetVersion, is_culib_present};
+use cudarc::driver::result::{DriverError, device, mem_get_info, mem_pool, memset_d8_async};
+use cudarc::driver::sys::{CUmemPool_attribute, CUresult, cuDriverGetVersion, is_culib_present};
 use cudarc::driver::{
     CudaContext, CudaFunction, CudaSlice, CudaStream, DevicePtr, DevicePtrMut, DeviceRepr, LaunchConfig,
     PushKernelArg, ValidAsZeroBits,
@@ -74,7 +74,17 @@ impl<T> Clone for In<'_, T> {
 
 impl<T> Copy for In<'_, T> {}
 
-impl<T> In<'_, T> {
+impl<'a, T> In<'a, T> {
+    /// The same for a kernel or a product that is told the type of its numbers.
+    pub(super) fn bytes(self) -> In<'a, u8> {
+        In { pointer: self.pointer, of: PhantomData }
+    }
+
+    /// From so many bytes behind its first one.
+    pub(super) fn skip(self, bytes: usize) -> Self {
+        In { pointer: self.pointer + bytes as u64, of: PhantomData }
+    }
+
     /// A null pointer, where a kernel may have none.
     pub(super) const fn none() -> Self {
         In { pointer: 0, of: PhantomData }
@@ -86,6 +96,13 @@ impl<T> In<'_, T> {
 pub(super) struct Out<'a, T> {
     pub(super) pointer: u64,
     of: PhantomData<&'a mut T>,
+}
+
+impl<'a, T> Out<'a, T> {
+    /// The same for a kernel or a product that is told the type of its numbers.
+    pub(super) fn bytes(self) -> Out<'a, u8> {
+        Out { pointer: self.pointer, of: PhantomData }
+    }
 }
 
 /// An argument of a kernel.
@@ -149,6 +166,7 @@ impl Driver {
         // SAFETY: buffers are used on the one stream of this context, so their order is the stream's.
         unsafe { context.disable_event_tracking() };
         let stream = context.new_stream().map_err(failed("cuStreamCreate"))?;
+        keep_freed_memory(ordinal)?;
         let mut functions = BTreeMap::new();
         for (ptx, kernels) in MODULES {
             let module = context.load_module(Ptx::from_src(*ptx)).map_err(failed("cuModuleLoadData"))?;
@@ -224,6 +242,25 @@ impl Driver {
         self.stream.synchronize().map_err(failed("cuStreamSynchronize"))
     }
 
+    /// Copies `length` values of a buffer from `first` on to another one from `at` on.
+    pub(super) fn copy_part<T: Element>(
+        &self,
+        from: &Buffer<T>,
+        first: usize,
+        to: &mut Buffer<T>,
+        at: usize,
+        length: usize,
+    ) -> Result<(), CudaError> {
+        if length == 0 {
+            return Ok(());
+        }
+        self.fits(first + length, from.len())?;
+        self.fits(at + length, to.len())?;
+        let from = from.slice.slice(first..first + length);
+        let mut to = to.slice.slice_mut(at..at + length);
+        self.stream.memcpy_dtod(&from, &mut to).map_err(failed("cuMemcpyDtoDAsync"))
+    }
+
     /// Copies the first `length` values of a buffer to another one.
     pub(super) fn copy<T: Element>(
         &self,
@@ -285,6 +322,19 @@ impl Driver {
             },
             _ => failed("cuMemAllocAsync")(error),
         }
+    }
+}
+
+/// Lets the driver keep memory that was given back for the next buffer: activations come and go with every operation.
+fn keep_freed_memory(ordinal: usize) -> Result<(), CudaError> {
+    let mut all = u64::MAX;
+    let threshold = CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
+    let gpu = device::get(ordinal as i32).map_err(failed("cuDeviceGet"))?;
+    // SAFETY: the device is one that cuDeviceGet has just given, its pool lives as long as the driver, and the attribute is a number of 64 bits.
+    unsafe {
+        let pool = device::get_default_mem_pool(gpu).map_err(failed("cuDeviceGetDefaultMemPool"))?;
+        mem_pool::set_attribute(pool, threshold, (&raw mut all).cast())
+            .map_err(failed("cuMemPoolSetAttribute"))
     }
 }
 

@@ -5,11 +5,13 @@ use std::sync::Arc;
 
 use obsdiff_proto::SiteId;
 
-use super::driver::{Buffer, Driver, Element};
+use super::driver::{Buffer, Driver, Element, In};
 use super::kernels::Launch;
-use super::libraries::{Operand, Sizes};
+use super::libraries::{Operand, Product, Sizes};
+use super::matrix::{CudaMatrix, Numbers};
 use super::{CudaDevice, CudaError};
 use crate::gram::{Gram, GramError, GramSet, GramSums, GramSumsMut};
+use crate::model::Matrix;
 
 /// Tokens that one thread squares, as `kernels/gram.cu` has it.
 const TOKENS_OF_PART: usize = 256;
@@ -40,7 +42,6 @@ struct DeviceGram {
 /// Memory that observations of all sites share. It grows to what the largest needs.
 #[derive(Debug, Default)]
 struct Scratch {
-    rows: Option<Buffer<f32>>,
     parts: Option<Buffer<f64>>,
     energy: Option<Buffer<f64>>,
     /// The first column that is not finite, and the first that passes a limit.
@@ -49,18 +50,35 @@ struct Scratch {
     panel: Option<Buffer<f32>>,
 }
 
+/// An observation in a GPU's memory.
+#[derive(Clone, Copy, Debug)]
+struct Observation<'a> {
+    values: In<'a, u8>,
+    numbers: Numbers,
+    tokens: usize,
+    /// Values between the starts of two rows. Those behind a row's features are zeros.
+    stride: usize,
+}
+
+/// Rows of products begin at multiples of so many numbers where a row is copied anyway.
+const ALIGNED: usize = 8;
+
 /// The open Grams of a package on a GPU.
 #[derive(Debug)]
 pub struct CudaGrams {
     device: Arc<CudaDevice>,
     open: BTreeMap<SiteId, DeviceGram>,
     scratch: Scratch,
+    /// Observations of the host, copied here.
+    rows: Option<Buffer<u8>>,
+    /// Observations of the GPU with features of constant 1.
+    padded: Option<Buffer<u8>>,
 }
 
 impl CudaGrams {
     /// No Grams yet.
     pub fn new(device: Arc<CudaDevice>) -> Self {
-        Self { device, open: BTreeMap::new(), scratch: Scratch::default() }
+        Self { device, open: BTreeMap::new(), scratch: Scratch::default(), rows: None, padded: None }
     }
 }
 
@@ -102,14 +120,41 @@ impl GramSet for CudaGrams {
         if tokens == 0 {
             return Ok(());
         }
-        let driver = self.device.driver();
-        let scratch = &mut self.scratch;
-        scratch.square(driver, rows, gram.width, 1.0)?;
-        scratch.judge(driver, gram, alpha)?;
-        scratch.add(&self.device, gram, tokens, alpha)?;
-        scratch.accepted(driver, gram.exponent)?;
-        gram.host.add_mass(tokens, alpha);
-        Ok(())
+        let values = uploaded(self.device.driver(), &mut self.rows, rows)?;
+        let observation = Observation { values, numbers: Numbers::F32, tokens, stride: gram.width };
+        self.scratch.observe(&self.device, gram, observation, alpha)
+    }
+
+    fn observe_in_place(&mut self, site: SiteId, rows: &Matrix, alpha: f64) -> Result<bool, GramError> {
+        let Some(rows) = on_device(rows, &self.device) else { return Ok(false) };
+        let Some(gram) = self.open.get_mut(&site) else { return Ok(true) };
+        let (tokens, width, numbers) = (rows.rows(), rows.columns(), rows.numbers());
+        if width > gram.width {
+            return Err(GramError::Rows { values: tokens * width, width: gram.width });
+        }
+        Gram::check_alpha(alpha)?;
+        if tokens == 0 {
+            return Ok(true);
+        }
+        let mut observation = Observation { values: rows.input(), numbers, tokens, stride: width };
+        if width < gram.width {
+            let (driver, stride) = (self.device.driver(), gram.width.next_multiple_of(ALIGNED));
+            let padded = grown(driver, &mut self.padded, tokens * stride * numbers.size())?;
+            let launch = Launch::matrix(tokens, stride);
+            driver.pad_rows(
+                numbers,
+                launch,
+                rows.input(),
+                tokens,
+                width,
+                gram.width,
+                stride,
+                padded.output(),
+            )?;
+            observation = Observation { values: padded.input(), stride, ..observation };
+        }
+        self.scratch.observe(&self.device, gram, observation, alpha)?;
+        Ok(true)
     }
 
     fn diagonal(&self, site: SiteId) -> Result<Option<Vec<f64>>, GramError> {
@@ -129,31 +174,88 @@ impl GramSet for CudaGrams {
         if width == 0 || rows.len() < width {
             return Ok(());
         }
-        let driver = self.device.driver();
-        let whole = rows.len() / width * width;
-        self.scratch.square(driver, &rows[..whole], width, alpha)?;
-        let mut brought = vec![0.0; width];
-        driver.read(grown(driver, &mut self.scratch.energy, width)?, &mut brought)?;
-        energy.iter_mut().zip(brought).for_each(|(energy, brought)| *energy += brought);
-        Ok(())
+        let tokens = rows.len() / width;
+        let values = uploaded(self.device.driver(), &mut self.rows, &rows[..tokens * width])?;
+        let observation = Observation { values, numbers: Numbers::F32, tokens, stride: width };
+        Ok(self.scratch.add_energy(self.device.driver(), observation, alpha, energy)?)
+    }
+
+    fn column_energy_in_place(
+        &mut self,
+        rows: &Matrix,
+        alpha: f64,
+        energy: &mut [f64],
+    ) -> Result<bool, GramError> {
+        let Some(rows) = on_device(rows, &self.device) else { return Ok(false) };
+        let (tokens, width, numbers) = (rows.rows(), rows.columns(), rows.numbers());
+        if tokens > 0 && width > 0 {
+            let observation = Observation { values: rows.input(), numbers, tokens, stride: width };
+            self.scratch.add_energy(self.device.driver(), observation, alpha, energy)?;
+        }
+        Ok(true)
     }
 }
 
+/// A matrix that is in the memory of this GPU.
+fn on_device<'a>(rows: &'a Matrix, device: &Arc<CudaDevice>) -> Option<&'a CudaMatrix> {
+    match rows {
+        Matrix::Cuda(rows) if rows.is_on(device) => Some(rows),
+        _ => None,
+    }
+}
+
+/// Rows of the host, copied to the GPU.
+fn uploaded<'a>(
+    driver: &Driver,
+    buffer: &'a mut Option<Buffer<u8>>,
+    rows: &[f32],
+) -> Result<In<'a, u8>, CudaError> {
+    let bytes: &[u8] = bytemuck::cast_slice(rows);
+    let buffer = grown(driver, buffer, bytes.len())?;
+    driver.write(bytes, buffer)?;
+    Ok(buffer.input())
+}
+
 impl Scratch {
-    /// Copies an observation to the GPU, and leaves `alpha` times its column energies.
-    fn square(&mut self, driver: &Driver, rows: &[f32], width: usize, alpha: f64) -> Result<(), CudaError> {
-        let tokens = rows.len() / width;
+    /// Adds an observation to a Gram, if it may be.
+    fn observe(
+        &mut self,
+        device: &CudaDevice,
+        gram: &mut DeviceGram,
+        observation: Observation<'_>,
+        alpha: f64,
+    ) -> Result<(), GramError> {
+        let driver = device.driver();
+        self.square(driver, observation, 1.0)?;
+        self.judge(driver, gram, alpha)?;
+        self.add(device, gram, observation, alpha)?;
+        self.accepted(driver, gram.exponent)?;
+        gram.host.add_mass(observation.tokens, alpha);
+        Ok(())
+    }
+
+    /// Adds `alpha` times an observation's column energies to those of the host.
+    fn add_energy(
+        &mut self,
+        driver: &Driver,
+        observation: Observation<'_>,
+        alpha: f64,
+        energy: &mut [f64],
+    ) -> Result<(), CudaError> {
+        self.square(driver, observation, alpha)?;
+        let mut brought = vec![0.0; observation.stride];
+        driver.read(grown(driver, &mut self.energy, brought.len())?, &mut brought)?;
+        energy.iter_mut().zip(brought).for_each(|(energy, brought)| *energy += brought);
+        Ok(())
+    }
+
+    /// Leaves `alpha` times an observation's column energies.
+    fn square(&mut self, driver: &Driver, observation: Observation<'_>, alpha: f64) -> Result<(), CudaError> {
+        let Observation { values, numbers, tokens, stride: width } = observation;
         let count = tokens.div_ceil(TOKENS_OF_PART);
-        let observed = grown(driver, &mut self.rows, rows.len())?;
-        driver.write(rows, observed)?;
         let parts = grown(driver, &mut self.parts, count * width)?;
-        driver.column_squares_f32(
-            Launch::parts(width, count),
-            observed.input(),
-            tokens,
-            width,
-            parts.output(),
-        )?;
+        let launch = Launch::parts(width, count);
+        driver.column_squares(numbers, launch, values, tokens, width, parts.output())?;
         let energy = grown(driver, &mut self.energy, width)?;
         driver.set_bytes(energy, 0)?;
         driver.add_column_squares(Launch::each(width), parts.input(), count, width, alpha, energy.output())
@@ -182,12 +284,12 @@ impl Scratch {
         &mut self,
         device: &CudaDevice,
         gram: &mut DeviceGram,
-        tokens: usize,
+        observation: Observation<'_>,
         alpha: f64,
     ) -> Result<(), CudaError> {
+        let Observation { values, numbers, tokens, stride } = observation;
         let (n, driver) = (gram.width, device.driver());
         let height = panel(n).min(n);
-        let rows = grown(driver, &mut self.rows, tokens * n)?;
         let product = grown(driver, &mut self.panel, height * n)?;
         let verdict = grown(driver, &mut self.verdict, 2)?.input();
         let spoilt = grown(driver, &mut self.spoilt, 1)?;
@@ -195,9 +297,10 @@ impl Scratch {
         for first in (0..n).step_by(height) {
             let (tall, wide) = (height.min(n - first), n - first);
             let sizes = Sizes { rows: tall, columns: wide, inner: tokens, stride: wide };
-            let left = Operand { values: rows.input_from(first), stride: n, transposed: true };
+            let left = Operand { values: values.skip(first * numbers.size()), stride, transposed: true };
             let right = Operand { transposed: false, ..left };
-            device.libraries().multiply(sizes, 1.0, left, right, 0.0, product.output())?;
+            let one = Product { numbers, sizes, left, right, steps: [0; 3], count: 1 };
+            device.libraries().multiply_to_f32(one, product.output().bytes())?;
             let (launch, tile) = (Launch::tiles(tall, wide, 8), product.input());
             match &mut gram.sums {
                 Sums::Exact(sums) => {

@@ -2,12 +2,16 @@
 
 use super::CudaError;
 use super::driver::{Argument, Driver, In, Out};
+use super::matrix::Numbers;
 
 /// Threads of a block, where a kernel does not need another number.
 const THREADS: u32 = 256;
 
 /// The most blocks of a grid that goes over rows: each takes several of them.
 const ROW_BLOCKS: usize = 256;
+
+/// The most blocks of a grid whose threads each take several values.
+const STRIDED_BLOCKS: usize = 1024;
 
 /// Blocks of a launch, threads of a block, and the bytes of shared memory that a block gets besides what its kernel declares.
 #[derive(Clone, Copy, Debug)]
@@ -32,6 +36,16 @@ impl Launch {
     pub(super) fn matrix(rows: usize, columns: usize) -> Self {
         let across = columns.div_ceil(THREADS as usize).max(1) as u32;
         Self { grid: [across, rows.clamp(1, ROW_BLOCKS) as u32, 1], block: [THREADS, 1, 1], shared: 0 }
+    }
+
+    /// A thread for each of `count` values, or for every so many where there are more than 1024 blocks of them.
+    pub(super) fn strided(count: usize) -> Self {
+        Self::blocks(count.div_ceil(THREADS as usize).min(STRIDED_BLOCKS))
+    }
+
+    /// 16 threads for each of `count` rows or heads, which sum over its numbers.
+    pub(super) fn row_sums(count: usize) -> Self {
+        Self::blocks(count.div_ceil(THREADS as usize / 16))
     }
 
     /// The same with one row of blocks for each of `parts`.
@@ -105,13 +119,38 @@ impl Parameter for usize {
 /// What of a module is launched: its PTX, and its kernels with what PTX calls their arguments' types.
 type Module = (&'static str, &'static [(&'static str, &'static [&'static str])]);
 
-/// Declares kernels by module, each as a method of [`Driver`] that launches it.
+/// Declares kernels by module, each as a method of [`Driver`] that launches it. Those under `each type` come for each type of numbers, which their
+/// method is told; matrices of that type are bytes to it.
 macro_rules! kernels {
-    ($($file:literal { $($name:ident($($argument:ident: $type:ty),* $(,)?);)* })*) => {
+    ($($file:literal {
+        $($name:ident($($argument:ident: $type:ty),* $(,)?);)*
+        $([each type] { $($any:ident($($any_argument:ident: $any_type:ty),* $(,)?);)* })?
+    })*) => {
         /// All modules.
-        pub(super) const MODULES: &[Module] = &[$(
-            (include_str!(concat!("ptx/", $file, ".ptx")), &[$((stringify!($name), &[$(<$type as Parameter>::PTX),*])),*]),
-        )*];
+        pub(super) const MODULES: &[Module] = &[$((
+            include_str!(concat!("ptx/", $file, ".ptx")),
+            &[
+                $((stringify!($name), &[$(<$type as Parameter>::PTX),*]),)*
+                $($(
+                    (concat!(stringify!($any), "_f32"), &[$(<$any_type as Parameter>::PTX),*]),
+                    (concat!(stringify!($any), "_bf16"), &[$(<$any_type as Parameter>::PTX),*]),
+                    (concat!(stringify!($any), "_f16"), &[$(<$any_type as Parameter>::PTX),*]),
+                )*)?
+            ],
+        ),)*];
+
+        #[allow(clippy::too_many_arguments)]
+        impl Driver {$($($(
+            #[doc = concat!("`", stringify!($any), "` of `kernels/", $file, ".cu`, for a type of numbers.")]
+            pub(super) fn $any(&self, of: Numbers, launch: Launch, $($any_argument: $any_type),*) -> Result<(), CudaError> {
+                let kernel = match of {
+                    Numbers::F32 => concat!(stringify!($any), "_f32"),
+                    Numbers::Bf16 => concat!(stringify!($any), "_bf16"),
+                    Numbers::F16 => concat!(stringify!($any), "_f16"),
+                };
+                self.launch(kernel, launch, &[$(Parameter::argument($any_argument)),*])
+            }
+        )*)?)*}
 
         #[allow(clippy::too_many_arguments)]
         impl Driver {$($(
@@ -125,7 +164,6 @@ macro_rules! kernels {
 
 kernels! {
     "gram" {
-        column_squares_f32(rows: In<'_, f32>, tokens: usize, width: usize, parts: Out<'_, f64>);
         add_column_squares(parts: In<'_, f64>, count: usize, width: usize, alpha: f64, energy: Out<'_, f64>);
         admit_observation_exact(
             energy: In<'_, f64>, sums: In<'_, i64>, n: usize, alpha: f64, unit: f64, verdict: Out<'_, u32>,
@@ -139,6 +177,10 @@ kernels! {
             tile: In<'_, f32>, rows: usize, columns: usize, stride: usize, row0: usize, column0: usize, n: usize, alpha: f32,
             verdict: In<'_, u32>, sums: Out<'_, f32>,
         );
+        [each type] {
+            column_squares(rows: In<'_, u8>, tokens: usize, width: usize, parts: Out<'_, f64>);
+            pad_rows(from: In<'_, u8>, rows: usize, width: usize, ones: usize, stride: usize, to: Out<'_, u8>);
+        }
     }
     "largest" {
         begin_selection(
@@ -192,6 +234,28 @@ kernels! {
             weight: Out<'_, f32>, dense: In<'_, f32>, v: In<'_, f32>, residual: In<'_, f32>, scale: In<'_, f32>,
             damping: In<'_, f32>, n: usize, errors: Out<'_, f64>,
         );
+    }
+    "norm" {
+        [each type] {
+            norm_modulate(
+                x: In<'_, u8>, values: In<'_, u8>, rows: usize, width: usize, tokens: usize, stride: usize, scale: usize, shift: usize,
+                out: Out<'_, u8>,
+            );
+            head_norm(x: Out<'_, u8>, bias: In<'_, u8>, weight: In<'_, u8>, rows: usize, heads: usize, head: usize);
+            rotate(
+                x: Out<'_, u8>, cosines: In<'_, u8>, sines: In<'_, u8>, items: usize, tokens: usize, turned: usize, width: usize,
+                pairs: usize,
+            );
+            gelu(x: Out<'_, u8>, bias: In<'_, u8>, rows: usize, width: usize);
+            add_gated(
+                residual: Out<'_, u8>, product: In<'_, u8>, bias: In<'_, u8>, values: In<'_, u8>, rows: usize, width: usize,
+                tokens: usize, stride: usize, gate: usize,
+            );
+            add_bias(x: Out<'_, u8>, bias: In<'_, u8>, rows: usize, width: usize);
+            limit(x: Out<'_, u8>, rows: usize, width: usize, largest: f32);
+            join_columns(left: In<'_, u8>, right: In<'_, u8>, rows: usize, a: usize, b: usize, out: Out<'_, u8>);
+            softmax(scores: In<'_, u8>, rows: usize, keys: usize, stride: usize, scale: f32, out: Out<'_, u8>);
+        }
     }
     "square" {
         set_diagonal_f32(square: Out<'_, f32>, n: usize, value: f32);

@@ -1,4 +1,4 @@
-//! cuBLAS and cuSOLVER. One of two files that call foreign code.
+//! cuBLAS and cuSOLVER. One of three files that call foreign code.
 #![allow(unsafe_code)]
 
 use std::ptr::{from_ref, null_mut};
@@ -6,25 +6,22 @@ use std::sync::{Mutex, PoisonError};
 
 use cudarc::cublas::sys as blas;
 use cudarc::cusolver::sys as solver;
-use half::bf16;
 
 use super::CudaError;
-use super::driver::{Buffer, Driver, Element, In, Out};
+use super::driver::{Buffer, Driver, In, Out};
+use super::factorised::Factorised;
+use super::matrix::Numbers;
 
 /// Bytes of cuBLAS's workspace: what it advises for Hopper. Of a fixed size, because the choice of algorithms depends on it.
 const WORKSPACE: usize = 32 << 20;
 
-/// What cuBLAS multiplies with sums in f32.
-pub(super) trait Factor: Element {
-    const TYPE: blas::cudaDataType;
-}
-
-impl Factor for f32 {
-    const TYPE: blas::cudaDataType = blas::cudaDataType::CUDA_R_32F;
-}
-
-impl Factor for bf16 {
-    const TYPE: blas::cudaDataType = blas::cudaDataType::CUDA_R_16BF;
+/// What cuBLAS calls a type of numbers. It sums the products of each in f32.
+const fn type_of(numbers: Numbers) -> blas::cudaDataType {
+    match numbers {
+        Numbers::F32 => blas::cudaDataType::CUDA_R_32F,
+        Numbers::Bf16 => blas::cudaDataType::CUDA_R_16BF,
+        Numbers::F16 => blas::cudaDataType::CUDA_R_16F,
+    }
 }
 
 /// A matrix in row-major order, or its transpose.
@@ -36,6 +33,13 @@ pub(super) struct Operand<'a, T> {
     pub(super) transposed: bool,
 }
 
+impl<'a, T> Operand<'a, T> {
+    /// The same for a product that is told the type.
+    pub(super) fn of_any_type(self) -> Operand<'a, u8> {
+        Operand { values: self.values.bytes(), stride: self.stride, transposed: self.transposed }
+    }
+}
+
 /// The sizes of a product: out (rows x columns, its rows `stride` apart) = left (rows x inner) * right (inner x columns).
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Sizes {
@@ -43,6 +47,19 @@ pub(super) struct Sizes {
     pub(super) columns: usize,
     pub(super) inner: usize,
     pub(super) stride: usize,
+}
+
+/// As many products of one size as `count` says.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Product<'a> {
+    /// The type of both factors.
+    pub(super) numbers: Numbers,
+    pub(super) sizes: Sizes,
+    pub(super) left: Operand<'a, u8>,
+    pub(super) right: Operand<'a, u8>,
+    /// Values from one left factor to the next, from one right factor to the next, and from one product to the next.
+    pub(super) steps: [usize; 3],
+    pub(super) count: usize,
 }
 
 /// Handles of the libraries, on one stream.
@@ -78,89 +95,6 @@ impl Drop for Handles {
         }
     }
 }
-
-/// The floating-point types that cuSOLVER factorises in.
-pub(super) trait Factorised: Element {
-    /// Values of the workspace for a factorisation and an inverse.
-    fn workspace(handle: solver::cusolverDnHandle_t, n: i32, square: *mut Self) -> Result<i32, CudaError>;
-
-    /// Factorises, or inverts by the factor.
-    fn call(
-        inverts: bool,
-        handle: solver::cusolverDnHandle_t,
-        n: i32,
-        square: *mut Self,
-        work: (*mut Self, i32),
-        info: *mut i32,
-    ) -> Result<(), CudaError>;
-}
-
-/// The upper triangle in row-major order is the lower one in cuSOLVER's, which is column-major.
-const UPPER: solver::cublasFillMode_t = solver::cublasFillMode_t::CUBLAS_FILL_MODE_LOWER;
-
-macro_rules! factorised {
-    ($type:ty, $potrf_size:ident, $potri_size:ident, $potrf:ident, $potri:ident) => {
-        impl Factorised for $type {
-            fn workspace(
-                handle: solver::cusolverDnHandle_t,
-                n: i32,
-                square: *mut Self,
-            ) -> Result<i32, CudaError> {
-                let (mut first, mut second) = (0, 0);
-                // SAFETY: the square has n rows of n values, and the pointers are those of numbers that outlive the calls.
-                unsafe {
-                    solved(
-                        stringify!($potrf_size),
-                        solver::$potrf_size(handle, UPPER, n, square, n, &raw mut first),
-                    )?;
-                    solved(
-                        stringify!($potri_size),
-                        solver::$potri_size(handle, UPPER, n, square, n, &raw mut second),
-                    )?;
-                }
-                Ok(first.max(second).max(1))
-            }
-
-            fn call(
-                inverts: bool,
-                handle: solver::cusolverDnHandle_t,
-                n: i32,
-                square: *mut Self,
-                (work, length): (*mut Self, i32),
-                info: *mut i32,
-            ) -> Result<(), CudaError> {
-                // SAFETY: the square has n rows of n values, the workspace the size that the library asked for, and all is on the GPU.
-                unsafe {
-                    if inverts {
-                        solved(
-                            stringify!($potri),
-                            solver::$potri(handle, UPPER, n, square, n, work, length, info),
-                        )
-                    } else {
-                        solved(
-                            stringify!($potrf),
-                            solver::$potrf(handle, UPPER, n, square, n, work, length, info),
-                        )
-                    }
-                }
-            }
-        }
-    };
-}
-factorised!(
-    f32,
-    cusolverDnSpotrf_bufferSize,
-    cusolverDnSpotri_bufferSize,
-    cusolverDnSpotrf,
-    cusolverDnSpotri
-);
-factorised!(
-    f64,
-    cusolverDnDpotrf_bufferSize,
-    cusolverDnDpotri_bufferSize,
-    cusolverDnDpotrf,
-    cusolverDnDpotri
-);
 
 impl Libraries {
     /// Whether cuBLAS is on this machine.
@@ -205,16 +139,42 @@ impl Libraries {
         self.version
     }
 
-    /// out = factor * left * right + keep * out, summed in f32.
-    pub(super) fn multiply<T: Factor>(
+    /// out = factor * left * right + keep * out, in f32.
+    pub(super) fn multiply(
         &self,
         sizes: Sizes,
         factor: f32,
-        left: Operand<'_, T>,
-        right: Operand<'_, T>,
+        left: Operand<'_, f32>,
+        right: Operand<'_, f32>,
         keep: f32,
         out: Out<'_, f32>,
     ) -> Result<(), CudaError> {
+        let (left, right) = (left.of_any_type(), right.of_any_type());
+        let product = Product { numbers: Numbers::F32, sizes, left, right, steps: [0; 3], count: 1 };
+        self.multiply_any(product, [factor, keep], (out.pointer, Numbers::F32))
+    }
+
+    /// out = left * right, summed in f32 and rounded to the factors' type.
+    pub(super) fn multiply_numbers(&self, product: Product<'_>, out: Out<'_, u8>) -> Result<(), CudaError> {
+        self.multiply_any(product, [1.0, 0.0], (out.pointer, product.numbers))
+    }
+
+    /// out = left * right, in f32.
+    pub(super) fn multiply_to_f32(&self, product: Product<'_>, out: Out<'_, u8>) -> Result<(), CudaError> {
+        self.multiply_any(product, [1.0, 0.0], (out.pointer, Numbers::F32))
+    }
+
+    /// Products times the first factor, plus what was there times the second.
+    fn multiply_any(
+        &self,
+        product: Product<'_>,
+        [factor, keep]: [f32; 2],
+        (out, out_numbers): (u64, Numbers),
+    ) -> Result<(), CudaError> {
+        let Product { numbers, sizes, left, right, steps, count } = product;
+        if sizes.rows == 0 || sizes.columns == 0 || sizes.inner == 0 || count == 0 {
+            return Ok(());
+        }
         let Sizes { rows, columns, inner, stride } = sizes;
         let [m, n, k, out_stride] = [columns, rows, inner, stride].map(number);
         let (m, n, k, out_stride) = (m?, n?, k?, out_stride?);
@@ -227,32 +187,70 @@ impl Libraries {
             }
         };
         let handles = self.handles.lock().unwrap_or_else(PoisonError::into_inner);
-        // SAFETY: a row-major product is the column-major one of the transposes, in the other order. The operands are those of buffers that
-        // the caller holds, with the sizes it says.
+        let (left_operation, right_operation) = (operation(left.transposed), operation(right.transposed));
+        let (left_values, right_values) = (left.values.pointer as *const _, right.values.pointer as *const _);
+        let (factor, keep) = (from_ref(&factor).cast(), from_ref(&keep).cast());
+        let (type_in, type_out, out) = (type_of(numbers), type_of(out_numbers), out as *mut _);
+        let (compute, algorithm) =
+            (blas::cublasComputeType_t::CUBLAS_COMPUTE_32F, blas::cublasGemmAlgo_t::CUBLAS_GEMM_DEFAULT);
+        if count == 1 {
+            // SAFETY: a row-major product is the column-major one of the transposes, in the other order. The operands are those of buffers
+            // that the caller holds, with the sizes it says.
+            let status = unsafe {
+                blas::cublasGemmEx(
+                    handles.blas,
+                    right_operation,
+                    left_operation,
+                    m,
+                    n,
+                    k,
+                    factor,
+                    right_values,
+                    type_in,
+                    right_stride,
+                    left_values,
+                    type_in,
+                    left_stride,
+                    keep,
+                    out,
+                    type_out,
+                    out_stride,
+                    compute,
+                    algorithm,
+                )
+            };
+            return multiplied("cublasGemmEx", status);
+        }
+        let [left_step, right_step, out_step] = steps.map(|step| step as i64);
+        // SAFETY: as above.
         let status = unsafe {
-            blas::cublasGemmEx(
+            blas::cublasGemmStridedBatchedEx(
                 handles.blas,
-                operation(right.transposed),
-                operation(left.transposed),
+                right_operation,
+                left_operation,
                 m,
                 n,
                 k,
-                from_ref(&factor).cast(),
-                right.values.pointer as *const _,
-                T::TYPE,
+                factor,
+                right_values,
+                type_in,
                 right_stride,
-                left.values.pointer as *const _,
-                T::TYPE,
+                right_step,
+                left_values,
+                type_in,
                 left_stride,
-                from_ref(&keep).cast(),
-                out.pointer as *mut _,
-                f32::TYPE,
+                left_step,
+                keep,
+                out,
+                type_out,
                 out_stride,
-                blas::cublasComputeType_t::CUBLAS_COMPUTE_32F,
-                blas::cublasGemmAlgo_t::CUBLAS_GEMM_DEFAULT,
+                out_step,
+                number(count)?,
+                compute,
+                algorithm,
             )
         };
-        multiplied("cublasGemmEx", status)
+        multiplied("cublasGemmStridedBatchedEx", status)
     }
 
     /// Factorises the upper triangle of a square (n x n) in place: U^T U. False when a pivot fails; the triangle is of no use then.
@@ -317,7 +315,7 @@ fn multiplied(call: &'static str, status: blas::cublasStatus_t) -> Result<(), Cu
     }
 }
 
-fn solved(call: &'static str, status: solver::cusolverStatus_t) -> Result<(), CudaError> {
+pub(super) fn solved(call: &'static str, status: solver::cusolverStatus_t) -> Result<(), CudaError> {
     match status {
         solver::cusolverStatus_t::CUSOLVER_STATUS_SUCCESS => Ok(()),
         _ => Err(CudaError::Call { call, problem: format!("{status:?}") }),

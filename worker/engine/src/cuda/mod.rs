@@ -1,4 +1,4 @@
-//! Grams and solves on an NVIDIA GPU.
+//! Blocks, Grams and solves on an NVIDIA GPU.
 //!
 //! The kernels in `kernels/` are carried as PTX, in `ptx/`, which `tests/cuda` makes of them and a driver compiles for its GPU;
 //! `kernels/kernels.cuh` says what each is launched for. Products are cuBLAS's, factorisations cuSOLVER's. All libraries are looked for
@@ -16,11 +16,17 @@ mod driver;
 #[cfg(feature = "cuda")]
 mod error;
 #[cfg(feature = "cuda")]
+mod factorised;
+#[cfg(feature = "cuda")]
 mod gram;
 #[cfg(feature = "cuda")]
 mod kernels;
 #[cfg(feature = "cuda")]
 mod libraries;
+#[cfg(feature = "cuda")]
+mod matrix;
+#[cfg(feature = "cuda")]
+mod ops;
 #[cfg(feature = "cuda")]
 mod selection;
 #[cfg(test)]
@@ -34,5 +40,9 @@ pub use device::CudaDevice;
 pub use error::CudaError;
 #[cfg(feature = "cuda")]
 pub use gram::CudaGrams;
+#[cfg(feature = "cuda")]
+pub use matrix::CudaMatrix;
+#[cfg(feature = "cuda")]
+pub(crate) use ops::CudaOps;
 #[cfg(feature = "cuda")]
 pub use solver::CudaSolver;

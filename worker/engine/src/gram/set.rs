@@ -6,6 +6,7 @@ use std::sync::Arc;
 use obsdiff_proto::SiteId;
 
 use super::{Gram, GramError, column_energy};
+use crate::model::Matrix;
 
 /// The open Grams of a package, on the device that sums them.
 pub trait GramSet: Send {
@@ -31,6 +32,15 @@ pub trait GramSet: Send {
     /// As [`Gram::observe`], and [`GramError::Device`].
     fn observe(&mut self, site: SiteId, rows: &[f32], alpha: f64) -> Result<(), GramError>;
 
+    /// [`Self::observe`] for rows in the memory of the device that sums the Gram, in their own type; false where they are elsewhere, and
+    /// nothing is done. Where the Gram is wider than the rows, they get features of constant 1 behind the others.
+    ///
+    /// # Errors
+    /// As [`Self::observe`].
+    fn observe_in_place(&mut self, _site: SiteId, _rows: &Matrix, _alpha: f64) -> Result<bool, GramError> {
+        Ok(false)
+    }
+
     /// S_jj for every column j of a site's Gram, not divided by the mass; none where it is not open.
     ///
     /// # Errors
@@ -49,6 +59,19 @@ pub trait GramSet: Send {
         alpha: f64,
         energy: &mut [f64],
     ) -> Result<(), GramError>;
+
+    /// [`Self::column_energy`] of rows in the device's memory, in their own type; false where they are elsewhere, and nothing is done.
+    ///
+    /// # Errors
+    /// [`GramError::Device`].
+    fn column_energy_in_place(
+        &mut self,
+        _rows: &Matrix,
+        _alpha: f64,
+        _energy: &mut [f64],
+    ) -> Result<bool, GramError> {
+        Ok(false)
+    }
 }
 
 /// On the processor. While a Gram is shared, observations are added to a copy.

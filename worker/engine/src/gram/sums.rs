@@ -157,10 +157,13 @@ impl Gram {
         if self.width == 0 || !rows.len().is_multiple_of(self.width) {
             return Err(GramError::Rows { values: rows.len(), width: self.width });
         }
-        if !(alpha > 0.0 && alpha.is_finite()) {
-            return Err(GramError::Alpha);
-        }
+        Self::check_alpha(alpha)?;
         Ok(rows.len() / self.width)
+    }
+
+    /// Checks an observation's weight.
+    pub(crate) fn check_alpha(alpha: f64) -> Result<(), GramError> {
+        if alpha > 0.0 && alpha.is_finite() { Ok(()) } else { Err(GramError::Alpha) }
     }
 
     /// Adds the mass of an observation.

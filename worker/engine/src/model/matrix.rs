@@ -3,12 +3,17 @@
 use candle_core::Tensor;
 
 use crate::Result;
+#[cfg(feature = "cuda")]
+use crate::cuda::CudaMatrix;
 
 /// A matrix `rows x features` in the memory of the device that computes blocks. A clone shares the memory.
 #[derive(Clone, Debug)]
 pub enum Matrix {
     /// In the processor's memory.
     Host(Tensor),
+    /// In a GPU's memory.
+    #[cfg(feature = "cuda")]
+    Cuda(CudaMatrix),
 }
 
 impl Matrix {
@@ -19,6 +24,8 @@ impl Matrix {
     pub fn rows(&self) -> Result<usize> {
         match self {
             Self::Host(tensor) => Ok(tensor.dims2()?.0),
+            #[cfg(feature = "cuda")]
+            Self::Cuda(matrix) => Ok(matrix.rows()),
         }
     }
 
@@ -29,6 +36,8 @@ impl Matrix {
     pub fn columns(&self) -> Result<usize> {
         match self {
             Self::Host(tensor) => Ok(tensor.dims2()?.1),
+            #[cfg(feature = "cuda")]
+            Self::Cuda(matrix) => Ok(matrix.columns()),
         }
     }
 
@@ -40,6 +49,8 @@ impl Matrix {
     pub fn to_host(&self) -> Result<Tensor> {
         match self {
             Self::Host(tensor) => Ok(tensor.clone()),
+            #[cfg(feature = "cuda")]
+            Self::Cuda(matrix) => matrix.to_host(),
         }
     }
 
@@ -50,6 +61,8 @@ impl Matrix {
     pub fn copy(&self) -> Result<Self> {
         match self {
             Self::Host(tensor) => Ok(Self::Host(tensor.copy()?)),
+            #[cfg(feature = "cuda")]
+            Self::Cuda(matrix) => Ok(Self::Cuda(matrix.copy()?)),
         }
     }
 
@@ -60,14 +73,32 @@ impl Matrix {
     pub(crate) fn host(&self) -> Result<&Tensor> {
         match self {
             Self::Host(tensor) => Ok(tensor),
+            #[cfg(feature = "cuda")]
+            Self::Cuda(_) => {
+                Err(crate::Error::Argument("a block on the host was given a GPU's matrix".to_owned()))
+            }
         }
     }
 
-    /// The same, without another holder.
+    /// The same, which nobody else holds then unless somebody did before.
+    ///
+    /// # Errors
+    /// When it is on another device.
     pub(crate) fn into_host(self) -> Result<Tensor> {
         match self {
             Self::Host(tensor) => Ok(tensor),
+            #[cfg(feature = "cuda")]
+            Self::Cuda(_) => {
+                Err(crate::Error::Argument("a block on the host was given a GPU's matrix".to_owned()))
+            }
         }
+    }
+}
+
+#[cfg(feature = "cuda")]
+impl From<CudaMatrix> for Matrix {
+    fn from(matrix: CudaMatrix) -> Self {
+        Self::Cuda(matrix)
     }
 }
 

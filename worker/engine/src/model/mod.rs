@@ -15,6 +15,7 @@ use candle_core::Tensor;
 use obsdiff_proto::{Inventory, LinearId, SiteId};
 
 use crate::Result;
+use crate::device::ComputeDevice;
 
 pub use matrix::Matrix;
 pub use state::State;
@@ -65,6 +66,10 @@ pub struct Denoise<'a> {
 pub trait DiffusionModel: Send {
     /// The same model. The two share their weights until either replaces one.
     fn duplicate(&self) -> Box<dyn DiffusionModel>;
+
+    /// Computes blocks on a device from now on, as all clones of the model are to do: their weights go there when a block first uses
+    /// them, and states stay there between blocks. Without an implementation of its own a model keeps its blocks on the host.
+    fn move_blocks(&mut self, _device: &ComputeDevice) {}
 
     /// What of it can be pruned.
     fn inventory(&self) -> &Inventory;

@@ -47,7 +47,7 @@ pub struct Pruner {
     refine: u32,
     sparsity: SparsitySpec,
     obs: Obs,
-    /// Where Grams are summed and alternating directions are made.
+    /// Where blocks are computed, Grams summed and alternating directions made.
     device: ComputeDevice,
     /// Its solver, while a package is solved.
     solver: Option<Box<dyn SiteSolver>>,
@@ -102,8 +102,9 @@ impl Pruner {
         }
     }
 
-    /// The same on a device: it sums Grams and makes alternating directions. Forward calls and all other solvers stay on the processor.
+    /// The same on a device: it computes blocks, sums Grams and makes alternating directions. All other solvers stay on the processor.
     pub fn on(mut self, device: ComputeDevice) -> Self {
+        self.model.move_blocks(&device);
         self.device = device;
         self
     }

@@ -4,13 +4,17 @@
 use std::env;
 use std::process::{Command, Output};
 
+use candle_core::DType;
 use cudarc::driver::sys::culib;
+use obsdiff_engine::calibrate::GramTap;
 use obsdiff_engine::device::ComputeDevice;
 use obsdiff_engine::gram::Gram;
 use obsdiff_proto::{Accumulate, SiteId, Target};
 use obsdiff_tests::{fake_cuda, noise};
 
 use crate::device;
+use crate::forward::grams_of;
+use crate::golden::Golden;
 use crate::solver::{FAST, upper};
 
 /// What [`opening_a_gpu_says_what_is_wrong`] is to find.
@@ -53,7 +57,9 @@ fn the_suite_passes_on_a_gpu_in_host_memory() {
     let output = child(&["--skip", "in_host_memory", "--test-threads", "2"], &[]);
     let said = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{said}\n{}", String::from_utf8_lossy(&output.stderr));
-    assert!(said.contains("grams_equal_the_processors_where_products_are_exact ... ok"), "{said}");
+    for test in ["grams_equal_the_processors_where_products_are_exact", "blocks_hold_to_the_goldens"] {
+        assert!(said.contains(&format!("{test} ... ok")), "{said}");
+    }
 }
 
 #[test]
@@ -119,6 +125,35 @@ fn an_observation_crosses_to_the_gpu_once_and_only_a_verdict_comes_back() {
     grams.observe(SiteId(0), &rows, 1.0).unwrap();
     let after = crossed();
     assert_eq!([after[0] - before[0], after[1] - before[1]], [12, 4 * (tokens * width) as u64]);
+}
+
+#[test]
+fn a_forward_call_crosses_to_the_gpu_before_its_blocks_and_back_after_them() {
+    if !matches!(device(), ComputeDevice::Cuda(_)) || counted("fake_cuda_bytes_to_host").is_none() {
+        return;
+    }
+    if !counts_alone("fake::a_forward_call_crosses_to_the_gpu_before_its_blocks_and_back_after_them") {
+        return;
+    }
+    let device = device();
+    let golden = Golden::open("sd3-medium", DType::BF16, &device);
+    let inventory = golden.model.inventory();
+    let mut grams = grams_of(&golden, &device);
+    let mut tap = GramTap::new(inventory, &mut *grams);
+    // Weights go to the GPU with the first call, and stay.
+    golden.forward(&mut tap);
+    let state = golden.model.start(&golden.call()).unwrap();
+    let bytes = |wanted: &[&str]| -> u64 {
+        let of = state.tensors().filter(|(name, _)| wanted.contains(name));
+        of.map(|(_, matrix)| 2 * (matrix.rows().unwrap() * matrix.columns().unwrap()) as u64).sum()
+    };
+    let before = crossed();
+    golden.forward(&mut tap);
+    let after = crossed();
+    // Besides, each site's Gram says whether it took the observation.
+    let verdicts = 12 * inventory.sites.len() as u64;
+    let wanted = [verdicts + bytes(&["image", "conditioning"]), bytes(&["image", "text", "conditioning"])];
+    assert_eq!([after[0] - before[0], after[1] - before[1]], wanted);
 }
 
 #[test]

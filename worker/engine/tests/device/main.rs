@@ -5,6 +5,9 @@
 
 #[cfg(feature = "cuda")]
 mod fake;
+mod forward;
+#[path = "../golden/mod.rs"]
+mod golden;
 mod grams;
 mod solver;
 

@@ -12,6 +12,7 @@ use crate::architecture::TransformerConfig;
 use crate::architecture::shared::call::CallShapes;
 use crate::architecture::shared::check_dtype;
 use crate::checkpoint::Weights;
+use crate::device::ComputeDevice;
 use crate::model::conditioning::TimeTextEmbed;
 use crate::model::joint::JointBlock;
 use crate::model::linears::Linears;
@@ -164,6 +165,10 @@ impl FluxTransformer {
 impl DiffusionModel for FluxTransformer {
     fn duplicate(&self) -> Box<dyn DiffusionModel> {
         Box::new(self.clone())
+    }
+
+    fn move_blocks(&mut self, device: &ComputeDevice) {
+        self.ops.move_blocks(device, self.dtype);
     }
 
     fn inventory(&self) -> &Inventory {

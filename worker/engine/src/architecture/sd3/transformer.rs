@@ -10,6 +10,7 @@ use crate::architecture::TransformerConfig;
 use crate::architecture::shared::call::CallShapes;
 use crate::architecture::shared::check_dtype;
 use crate::checkpoint::Weights;
+use crate::device::ComputeDevice;
 use crate::model::conditioning::TimeTextEmbed;
 use crate::model::joint::JointBlock;
 use crate::model::linears::Linears;
@@ -125,6 +126,10 @@ impl Sd3Transformer {
 impl DiffusionModel for Sd3Transformer {
     fn duplicate(&self) -> Box<dyn DiffusionModel> {
         Box::new(self.clone())
+    }
+
+    fn move_blocks(&mut self, device: &ComputeDevice) {
+        self.ops.move_blocks(device, self.dtype);
     }
 
     fn inventory(&self) -> &Inventory {

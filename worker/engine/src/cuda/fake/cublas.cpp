@@ -1,15 +1,18 @@
-// cuBLAS in host memory, for tests: libcublas.so.13. Products of f32 or bf16, summed in f32; matrices are column-major.
+// cuBLAS in host memory, for tests: libcublas.so.13. Products of f32, bf16 or f16, summed in f32; matrices are column-major.
 #include <algorithm>
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
 #include <vector>
 
+// The types of numbers, as the kernels round them.
+#include "../kernels/kernels.cuh"
+
 #define EXPORT extern "C" __attribute__((visibility("default")))
 
 // As in cublas_api.h and library_types.h.
 enum Status { SUCCESS = 0, NOT_INITIALIZED = 1, INVALID_VALUE = 7, NOT_SUPPORTED = 15 };
-enum Type { F32 = 0, BF16 = 14 };
+enum Type { F32 = 0, F16 = 2, BF16 = 14 };
 enum Compute { COMPUTE_32F = 68 };
 
 struct Handle {
@@ -42,12 +45,18 @@ EXPORT int cublasGetVersion_v2(void*, int* version) {
 EXPORT const char* cublasGetStatusString(int status) { return status == INVALID_VALUE ? "an invalid value" : "not supported"; }
 
 static float value(const void* matrix, int type, size_t at) {
-    if (type == F32) return static_cast<const float*>(matrix)[at];
-    uint32_t bits = static_cast<uint32_t>(static_cast<const uint16_t*>(matrix)[at]) << 16;
-    float x;
-    memcpy(&x, &bits, sizeof x);
-    return x;
+    if (type == BF16) return to_f32(static_cast<const bf16*>(matrix)[at]);
+    if (type == F16) return to_f32(static_cast<const f16*>(matrix)[at]);
+    return static_cast<const float*>(matrix)[at];
 }
+
+static void set_value(void* matrix, int type, size_t at, float x) {
+    if (type == BF16) return from_f32(x, &static_cast<bf16*>(matrix)[at]);
+    if (type == F16) return from_f32(x, &static_cast<f16*>(matrix)[at]);
+    static_cast<float*>(matrix)[at] = x;
+}
+
+static bool is_type(int type) { return type == F32 || type == BF16 || type == F16; }
 
 // A matrix as rows x columns, column after column, transposed where asked for.
 static std::vector<float> unpacked(const void* matrix, int type, bool transposed, size_t rows, size_t columns, size_t stride) {
@@ -65,7 +74,7 @@ EXPORT int cublasGemmEx(void* handle, int transpose_a, int transpose_b, int m, i
     bool settled = of->workspace_bytes > 0 && of->math_mode == 16;
     bool sizes = m > 0 && n > 0 && k > 0 && lda >= (transpose_a ? k : m) && ldb >= (transpose_b ? n : k) && ldc >= m;
     if (!settled || !sizes) return INVALID_VALUE;
-    if (type_c != F32 || compute != COMPUTE_32F || type_a != type_b || (type_a != F32 && type_a != BF16)) return NOT_SUPPORTED;
+    if ((type_c != F32 && type_c != type_a) || compute != COMPUTE_32F || type_a != type_b || !is_type(type_a)) return NOT_SUPPORTED;
     float times, keep;
     memcpy(&times, alpha, sizeof times);
     memcpy(&keep, beta, sizeof keep);
@@ -78,8 +87,27 @@ EXPORT int cublasGemmEx(void* handle, int transpose_a, int transpose_b, int m, i
             const float* column = &left[static_cast<size_t>(p) * m];
             for (int i = 0; i < m; i++) sums[i] += column[i] * x;
         }
-        float* out = static_cast<float*>(c) + static_cast<size_t>(j) * ldc;
-        for (int i = 0; i < m; i++) out[i] = times * sums[i] + (keep == 0.0f ? 0.0f : keep * out[i]);
+        for (int i = 0; i < m; i++) {
+            size_t at = static_cast<size_t>(j) * ldc + i;
+            set_value(c, type_c, at, times * sums[i] + (keep == 0.0f ? 0.0f : keep * value(c, type_c, at)));
+        }
+    }
+    return SUCCESS;
+}
+
+static size_t size_of(int type) { return type == F32 ? 4 : 2; }
+
+EXPORT int cublasGemmStridedBatchedEx(void* handle, int transpose_a, int transpose_b, int m, int n, int k, const void* alpha, const void* a, int type_a,
+                                      int lda, long long step_a, const void* b, int type_b, int ldb, long long step_b, const void* beta, void* c,
+                                      int type_c, int ldc, long long step_c, int count, int compute, int algorithm) {
+    if (count < 1) return INVALID_VALUE;
+    for (long long i = 0; i < count; i++) {
+        auto* left = static_cast<const char*>(a) + i * step_a * static_cast<long long>(size_of(type_a));
+        auto* right = static_cast<const char*>(b) + i * step_b * static_cast<long long>(size_of(type_b));
+        auto* out = static_cast<char*>(c) + i * step_c * static_cast<long long>(size_of(type_c));
+        int status = cublasGemmEx(handle, transpose_a, transpose_b, m, n, k, alpha, left, type_a, lda, right, type_b, ldb, beta, out, type_c, ldc,
+                                  compute, algorithm);
+        if (status != SUCCESS) return status;
     }
     return SUCCESS;
 }

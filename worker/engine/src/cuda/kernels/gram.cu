@@ -40,6 +40,36 @@ extern "C" __global__ void column_squares_bf16(const bf16* rows, unsigned tokens
     column_squares(rows, tokens, width, parts);
 }
 
+extern "C" __global__ void column_squares_f16(const f16* rows, unsigned tokens, unsigned width, double* parts) {
+    column_squares(rows, tokens, width, parts);
+}
+
+// Copies rows of `width` numbers to rows `stride` apart. Behind them come ones up to column `ones`, then zeros. The grid's x goes over columns,
+// its y over rows.
+template <class T>
+__device__ void pad_rows(const T* from, unsigned rows, unsigned width, unsigned ones, unsigned stride, T* to) {
+    for (size_t row = blockIdx.y; row < rows; row += gridDim.y)
+        for (size_t column = blockIdx.x * blockDim.x + threadIdx.x; column < stride; column += gridDim.x * blockDim.x) {
+            T* out = &to[row * stride + column];
+            if (column < width)
+                *out = from[row * width + column];
+            else
+                from_f32(column < ones ? 1.0f : 0.0f, out);
+        }
+}
+
+extern "C" __global__ void pad_rows_f32(const float* from, unsigned rows, unsigned width, unsigned ones, unsigned stride, float* to) {
+    pad_rows(from, rows, width, ones, stride, to);
+}
+
+extern "C" __global__ void pad_rows_bf16(const bf16* from, unsigned rows, unsigned width, unsigned ones, unsigned stride, bf16* to) {
+    pad_rows(from, rows, width, ones, stride, to);
+}
+
+extern "C" __global__ void pad_rows_f16(const f16* from, unsigned rows, unsigned width, unsigned ones, unsigned stride, f16* to) {
+    pad_rows(from, rows, width, ones, stride, to);
+}
+
 // Adds `alpha` times the sum over `parts` (count x width) to the energy of each column.
 extern "C" __global__ void add_column_squares(const double* parts, unsigned count, unsigned width, double alpha, double* energy) {
     unsigned column = blockIdx.x * blockDim.x + threadIdx.x;

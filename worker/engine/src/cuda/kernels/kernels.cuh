@@ -8,6 +8,7 @@
 //   admit_observation_*   256; n / 256                               refuses what would not be finite or would overflow
 //   add_tile_*            (32, 8); (columns / 32, rows / 8)          each tile of products that cublasGemmEx leaves
 //   largest_of_diagonal   256; n / 256                               for the exponent
+//   pad_rows_*            256; (stride / 256, 256)                   before, where rows get a constant or are not aligned
 //
 // largest.cu  the lowest values of a matrix, exactly so many; rows and columns are those of the matrix, or of a block of columns
 //   begin_selection       256; 8
@@ -44,12 +45,16 @@
 //   widen_square          256; 1024
 //   copy_columns          256; (columns / 256, 256)
 //
-// norm.cu     what surrounds the products of a transformer's block, in f32 and bf16
+// norm.cu     what surrounds the products of a transformer's block, in f32, bf16 and f16
 //   norm_modulate_*       256; rows / 16
 //   head_norm_*           256; rows * heads / 16                     of a product, with its bias
 //   rotate_*              256; 1024
 //   gelu_*                256; 1024                                  of a product, with its bias
 //   add_gated_*           256; 1024                                  of a product, with its bias
+//   add_bias_*            256; 1024                                  of a product
+//   limit_*               256; 1024
+//   join_columns_*        256; 1024
+//   softmax_*             256; rows / 16                             between the two products of an attention
 //
 // Rules of all kernels:
 // - Compiled with --fmad=false: products and sums are rounded one by one, as the processor does. Where it fuses them, kernels call fmaf.
@@ -89,4 +94,35 @@ __device__ inline void from_f32(float x, bf16* to) {
     bool is_nan = (bits & 0x7fffffffu) > 0x7f800000u;
     unsigned upper = is_nan ? (bits >> 16) | 0x40u : (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
     to->bits = static_cast<unsigned short>(upper);
+}
+
+// f16 as its bits.
+struct f16 {
+    unsigned short bits;
+};
+
+__device__ inline float to_f32(f16 x) {
+    unsigned sign = static_cast<unsigned>(x.bits & 0x8000u) << 16, rest = static_cast<unsigned>(x.bits & 0x7fffu) << 13;
+    // The exponent of an infinity or a NaN is all ones in both types; other numbers, subnormal ones too, are 2^112 times too small.
+    bool is_finite = rest < 0x0f800000u;
+    unsigned bits = is_finite ? __float_as_uint(__uint_as_float(rest) * 5192296858534827628530496329220096.0f) : rest | 0x7f800000u;
+    return __uint_as_float(sign | bits);
+}
+
+// Rounds to the nearest, ties to even. A NaN keeps its upper bits and becomes quiet.
+__device__ inline void from_f32(float x, f16* to) {
+    unsigned bits = __float_as_uint(x), sign = bits >> 16 & 0x8000u, rest = bits & 0x7fffffffu, rounded;
+    if (rest > 0x7f800000u) {
+        rounded = 0x7e00u | (rest >> 13 & 0x3ffu);
+    } else if (rest >= 0x477ff000u) {
+        // From 65520 on.
+        rounded = 0x7c00u;
+    } else if (rest < 0x38800000u) {
+        // Below 2^-14 numbers are multiples of 2^-24, as those from 0.5 to 1 are in f32.
+        rounded = __float_as_uint(__uint_as_float(rest) + 0.5f) - 0x3f000000u;
+    } else {
+        // The exponent's offset is 127 in f32 and 15 here.
+        rounded = (rest - 0x38000000u + 0xfffu + (rest >> 13 & 1u)) >> 13;
+    }
+    to->bits = static_cast<unsigned short>(sign | rounded);
 }

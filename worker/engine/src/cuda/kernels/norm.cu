@@ -1,5 +1,5 @@
 // What surrounds the products of a block: see `model/ops/norm.rs`, `rotary.rs`, `linear.rs` and `simd.rs`, whose bits these are. Each kernel
-// comes for f32 and for bf16; of bf16 values are widened, the arithmetic is f32, and the result is rounded once.
+// comes for f32, bf16 and f16; values of the last two are widened, the arithmetic is f32, and the result is rounded once.
 //
 // Matrices are row-major, the tokens of every batch item after one another. 16 threads take a row or a head.
 #include "kernels.cuh"
@@ -138,6 +138,56 @@ __device__ void add_gated(T* residual, const T* product, const T* bias, const T*
     }
 }
 
+// In place: adds the bias (`width` numbers).
+template <class T>
+__device__ void add_bias(T* x, const T* bias, unsigned rows, unsigned width) {
+    size_t count = static_cast<size_t>(rows) * width, step = static_cast<size_t>(gridDim.x) * blockDim.x;
+    for (size_t i = static_cast<size_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < count; i += step)
+        from_f32(to_f32(x[i]) + to_f32(bias[i % width]), &x[i]);
+}
+
+// In place: brings every number into -largest..largest. A NaN stays.
+template <class T>
+__device__ void limit(T* x, unsigned rows, unsigned width, float largest) {
+    size_t count = static_cast<size_t>(rows) * width, step = static_cast<size_t>(gridDim.x) * blockDim.x;
+    for (size_t i = static_cast<size_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < count; i += step) {
+        float value = to_f32(x[i]);
+        value = value > largest ? largest : value;
+        value = value < -largest ? -largest : value;
+        from_f32(value, &x[i]);
+    }
+}
+
+// Writes the features of two matrices side by side: rows x a and rows x b to rows x (a + b).
+template <class T>
+__device__ void join_columns(const T* left, const T* right, unsigned rows, unsigned a, unsigned b, T* out) {
+    size_t width = static_cast<size_t>(a) + b, count = rows * width, step = static_cast<size_t>(gridDim.x) * blockDim.x;
+    for (size_t i = static_cast<size_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < count; i += step) {
+        size_t row = i / width, column = i % width;
+        out[i] = column < a ? left[row * a + column] : right[row * b + (column - a)];
+    }
+}
+
+// Writes the softmax of `scale` times each row of scores (rows x keys, f32). The rows of both matrices are `stride` numbers apart; what lies
+// behind the keys is neither read nor written.
+template <class T>
+__device__ void softmax(const float* scores, unsigned rows, unsigned keys, unsigned stride, float scale, T* out) {
+    Place place = place_of_thread(rows);
+    if (!place.warp_has_one) return;
+    const float* row = scores + place.row * stride;
+    float largest = __uint_as_float(0xff800000u);
+    for (unsigned j = threadIdx.x % SUM_LANES; j < keys; j += SUM_LANES) largest = row[j] > largest ? row[j] : largest;
+    for (unsigned by = SUM_LANES / 2; by > 0; by /= 2) {
+        float other = __shfl_xor_sync(ALL_LANES, largest, by);
+        largest = other > largest ? other : largest;
+    }
+    float offset = -scale * largest;
+    float factor = 1.0f / sum_of_lanes([=](unsigned j) { return exponential(fmaf(scale, row[j], offset)); }, keys);
+    if (!place.has_one) return;
+    for (unsigned j = threadIdx.x % SUM_LANES; j < keys; j += SUM_LANES)
+        from_f32(exponential(fmaf(scale, row[j], offset)) * factor, &out[place.row * stride + j]);
+}
+
 #define FOR_TYPE(T)                                                                                                                          \
     extern "C" __global__ void norm_modulate_##T(const VALUE(T) * x, const VALUE(T) * values, unsigned rows, unsigned width, unsigned tokens, \
                                                  unsigned stride, unsigned scale, unsigned shift, VALUE(T) * out) {                          \
@@ -157,10 +207,24 @@ __device__ void add_gated(T* residual, const T* product, const T* bias, const T*
     extern "C" __global__ void add_gated_##T(VALUE(T) * residual, const VALUE(T) * product, const VALUE(T) * bias, const VALUE(T) * values,   \
                                              unsigned rows, unsigned width, unsigned tokens, unsigned stride, unsigned gate) {               \
         add_gated(residual, product, bias, values, rows, width, tokens, stride, gate);                                                       \
+    }                                                                                                                                        \
+    extern "C" __global__ void add_bias_##T(VALUE(T) * x, const VALUE(T) * bias, unsigned rows, unsigned width) {                            \
+        add_bias(x, bias, rows, width);                                                                                                      \
+    }                                                                                                                                        \
+    extern "C" __global__ void limit_##T(VALUE(T) * x, unsigned rows, unsigned width, float largest) { limit(x, rows, width, largest); }     \
+    extern "C" __global__ void join_columns_##T(const VALUE(T) * left, const VALUE(T) * right, unsigned rows, unsigned a, unsigned b,        \
+                                                VALUE(T) * out) {                                                                            \
+        join_columns(left, right, rows, a, b, out);                                                                                          \
+    }                                                                                                                                        \
+    extern "C" __global__ void softmax_##T(const float* scores, unsigned rows, unsigned keys, unsigned stride, float scale,                  \
+                                           VALUE(T) * out) {                                                                                 \
+        softmax(scores, rows, keys, stride, scale, out);                                                                                     \
     }
 
 #define VALUE(T) VALUE_##T
 #define VALUE_f32 float
 #define VALUE_bf16 bf16
+#define VALUE_f16 f16
 FOR_TYPE(f32)
 FOR_TYPE(bf16)
+FOR_TYPE(f16)

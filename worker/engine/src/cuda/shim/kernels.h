@@ -12,7 +12,8 @@
 #include "../kernels/square.cu"
 
 #define FOR_EACH_KERNEL(DO)                                                                                                            \
-    DO(column_squares_f32) DO(column_squares_bf16) DO(add_column_squares)                                                              \
+    DO(column_squares_f32) DO(column_squares_bf16) DO(column_squares_f16) DO(add_column_squares)                                       \
+    DO(pad_rows_f32) DO(pad_rows_bf16) DO(pad_rows_f16)                                                                                \
     DO(admit_observation_exact) DO(admit_observation_f32) DO(add_tile_exact) DO(add_tile_f32) DO(largest_of_diagonal)                  \
     DO(begin_selection) DO(count_keys) DO(choose_digit) DO(count_ties) DO(end_selection) DO(zero_lowest) DO(first_not_finite)          \
     DO(mask_n_to_m) DO(zero_unmasked)                                                                                                  \
@@ -20,5 +21,8 @@
     DO(offset_rows) DO(first_direction) DO(advance_rows) DO(finish_rows)                                                               \
     DO(prune_block_lowest) DO(prune_block_n_to_m)                                                                                      \
     DO(set_diagonal_f32) DO(set_diagonal_f64) DO(mirror_upper) DO(widen_square) DO(narrow_upper) DO(copy_columns)   \
-    DO(norm_modulate_f32) DO(norm_modulate_bf16) DO(head_norm_f32) DO(head_norm_bf16) DO(rotate_f32) DO(rotate_bf16)                   \
-    DO(gelu_f32) DO(gelu_bf16) DO(add_gated_f32) DO(add_gated_bf16)
+    DO(norm_modulate_f32) DO(norm_modulate_bf16) DO(norm_modulate_f16) DO(head_norm_f32) DO(head_norm_bf16) DO(head_norm_f16)          \
+    DO(rotate_f32) DO(rotate_bf16) DO(rotate_f16) DO(gelu_f32) DO(gelu_bf16) DO(gelu_f16)                                              \
+    DO(add_gated_f32) DO(add_gated_bf16) DO(add_gated_f16) DO(add_bias_f32) DO(add_bias_bf16) DO(add_bias_f16)                         \
+    DO(limit_f32) DO(limit_bf16) DO(limit_f16) DO(join_columns_f32) DO(join_columns_bf16) DO(join_columns_f16)                         \
+    DO(softmax_f32) DO(softmax_bf16) DO(softmax_f16)

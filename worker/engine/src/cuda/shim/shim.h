@@ -79,6 +79,8 @@ static uint64_t random_state = 0;
 static unsigned seed = 0;
 static const char* kernel = "";
 static const std::function<void()>* body = nullptr;
+// Whether no thread of the kernel waits for another: then they need no stacks of their own.
+static bool threads_never_wait = false;
 static std::vector<char> dynamic_shared;
 #ifdef SHIM_REAL_THREADS
 static thread_local Thread* current = nullptr;
@@ -186,6 +188,7 @@ __attribute__((noinline)) static void enter(Thread& thread) {
 }
 
 static void wait(Group& group, int line) {
+    if (threads_never_wait) fail("a barrier in a kernel that is said to have none", line);
     arrive(group, line);
     leave();
     current->waits_for = nullptr;
@@ -204,6 +207,13 @@ static void fiber() {
 }
 
 static void run_threads(unsigned count) {
+    if (threads_never_wait) {
+        for (unsigned i = 0; i < count; i++) {
+            current = &threads[i];
+            (*body)();
+        }
+        return;
+    }
     if (stacks == nullptr) {
         void* pages = mmap(nullptr, STACK * MOST_THREADS, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
         if (pages == MAP_FAILED) fail("no memory for the threads' stacks", 0);

@@ -2,10 +2,13 @@
 
 use std::fmt;
 
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 
 use super::{CpuOps, LinearTensors, Modulation, Parameter, Projected, Rotary};
 use crate::Result;
+#[cfg(feature = "cuda")]
+use crate::cuda::CudaOps;
+use crate::device::ComputeDevice;
 use crate::model::Matrix;
 
 /// What blocks are computed with. Matrices are the device's own, except where [`BlockOps::import`] takes one from the host.
@@ -87,13 +90,32 @@ impl dyn BlockOps + '_ {
 #[derive(Clone, Debug)]
 pub(crate) struct ModelOps {
     host: CpuOps,
+    #[cfg(feature = "cuda")]
+    cuda: Option<CudaOps>,
 }
 
 impl ModelOps {
     /// All of it where the model's tensors are.
     pub(crate) fn on(device: &Device) -> Self {
-        Self { host: CpuOps::on(device) }
+        Self {
+            host: CpuOps::on(device),
+            #[cfg(feature = "cuda")]
+            cuda: None,
+        }
     }
+
+    /// Blocks that compute in `dtype` (f32, bf16 or f16) do so on a GPU from now on.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn move_blocks(&mut self, device: &ComputeDevice, dtype: DType) {
+        self.cuda = match device {
+            ComputeDevice::Cpu => None,
+            ComputeDevice::Cuda(device) => CudaOps::new(device, dtype),
+        };
+    }
+
+    /// Blocks stay on the host: this build knows no other device.
+    #[cfg(not(feature = "cuda"))]
+    pub(crate) fn move_blocks(&mut self, _: &ComputeDevice, _: DType) {}
 
     /// For what goes into the blocks, and what becomes of what leaves them.
     pub(crate) fn host(&self) -> &CpuOps {
@@ -102,11 +124,19 @@ impl ModelOps {
 
     /// For the blocks.
     pub(crate) fn blocks(&self) -> &dyn BlockOps {
+        #[cfg(feature = "cuda")]
+        if let Some(cuda) = &self.cuda {
+            return cuda;
+        }
         &self.host
     }
 
     /// Floating-point operations of all matrix products so far, a multiplication and an addition counted as two.
     pub(crate) fn counted(&self) -> u64 {
+        #[cfg(feature = "cuda")]
+        if let Some(cuda) = &self.cuda {
+            return self.host.counted() + cuda.counted();
+        }
         self.host.counted()
     }
 }

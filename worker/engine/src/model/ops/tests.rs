@@ -1,3 +1,4 @@
+mod device;
 mod kernels;
 
 use candle_core::DType;

@@ -1,7 +1,8 @@
 //! The CUDA kernels of a block hold to the operations on the processor, to the bit.
 
-use half::bf16;
+use half::{bf16, f16};
 
+use super::super::simd::{exp_and_sum, max};
 use super::*;
 use crate::cuda::shim::{Buffer, Device as CudaDevice, Shape, arguments};
 
@@ -13,15 +14,17 @@ const SUM_LANES: usize = 16;
 enum Type {
     F32,
     Bf16,
+    F16,
 }
 
 impl Type {
-    const ALL: [Self; 2] = [Self::F32, Self::Bf16];
+    const ALL: [Self; 3] = [Self::F32, Self::Bf16, Self::F16];
 
     fn kernel(self, name: &str) -> String {
         match self {
             Self::F32 => format!("{name}_f32"),
             Self::Bf16 => format!("{name}_bf16"),
+            Self::F16 => format!("{name}_f16"),
         }
     }
 
@@ -30,6 +33,7 @@ impl Type {
         match self {
             Self::F32 => tensor.clone(),
             Self::Bf16 => tensor.to_dtype(DType::BF16).unwrap().to_dtype(DType::F32).unwrap(),
+            Self::F16 => tensor.to_dtype(DType::F16).unwrap().to_dtype(DType::F32).unwrap(),
         }
     }
 
@@ -39,6 +43,7 @@ impl Type {
         match self {
             Self::F32 => device.buffer(&values),
             Self::Bf16 => device.buffer(&values.iter().map(|x| bf16::from_f32(*x)).collect::<Vec<_>>()),
+            Self::F16 => device.buffer(&values.iter().map(|x| f16::from_f32(*x)).collect::<Vec<_>>()),
         }
     }
 
@@ -51,6 +56,10 @@ impl Type {
             Self::Bf16 => {
                 let wanted: Vec<bf16> = wanted.iter().map(|x| bf16::from_f32(*x)).collect();
                 assert_eq!(memory.values::<bf16>(buffer), wanted, "{what}");
+            }
+            Self::F16 => {
+                let wanted: Vec<f16> = wanted.iter().map(|x| f16::from_f32(*x)).collect();
+                assert_eq!(memory.values::<f16>(buffer), wanted, "{what}");
             }
         }
     }
@@ -172,6 +181,103 @@ fn gated_residuals_are_the_processors_bits() {
             of.hold(&device, out, &wanted, &format!("{batch} x {tokens} x {width}, {of:?}"));
         }
     }
+}
+
+#[test]
+fn biased_products_are_the_processors_bits() {
+    for (rows, width) in [(1, 1), (3, 7), (20, 33)] {
+        for of in Type::ALL {
+            let mut random = Random { seed: width as u64 };
+            let [x, bias] = [&[rows, width][..], &[width]].map(|shape| of.rounded(&random.tensor(shape)));
+            let mut device = CudaDevice::default();
+            let [out, of_bias] = [&x, &bias].map(|tensor| of.buffer(&mut device, tensor));
+            device.launch(&of.kernel("add_bias"), Shape::line(2, 64), arguments![out, of_bias, rows, width]);
+            let wanted = ops().linear(&x, &only_bias(&bias)).unwrap();
+            of.hold(&device, out, &wanted, &format!("{rows} x {width}, {of:?}"));
+        }
+    }
+}
+
+#[test]
+fn numbers_are_limited_as_by_the_processor() {
+    for of in Type::ALL {
+        let x = of.rounded(&(Random { seed: 7 }.tensor(&[3, 50]) * 2.0).unwrap());
+        let mut device = CudaDevice::default();
+        let out = of.buffer(&mut device, &x);
+        device.launch(&of.kernel("limit"), Shape::line(2, 64), arguments![out, 3u32, 50u32, 0.75f32]);
+        of.hold(&device, out, &x.clamp(-0.75, 0.75).unwrap(), &format!("{of:?}"));
+    }
+}
+
+#[test]
+fn features_stand_side_by_side() {
+    for (rows, a, b) in [(1, 1, 1), (4, 7, 3), (5, 16, 33)] {
+        for of in Type::ALL {
+            let mut random = Random { seed: 3 };
+            let [x, y] = [&[rows, a][..], &[rows, b]].map(|shape| of.rounded(&random.tensor(shape)));
+            let mut device = CudaDevice::default();
+            let [left, right] = [&x, &y].map(|tensor| of.buffer(&mut device, tensor));
+            let out = of.buffer(&mut device, &random.tensor(&[rows, a + b]));
+            let arguments = arguments![left, right, rows, a, b, out];
+            device.launch(&of.kernel("join_columns"), Shape::line(2, 64), arguments);
+            of.hold(&device, out, &ops().joined(&x, &y).unwrap(), &format!("{rows} x {a} + {b}, {of:?}"));
+        }
+    }
+}
+
+/// Turns a row of scores into its softmax.
+struct Shares<'a> {
+    row: &'a mut [f32],
+    scale: f32,
+}
+
+impl Kernel for Shares<'_> {
+    #[inline(always)]
+    fn run(self) {
+        let offset = -self.scale * max(self.row);
+        let factor = 1.0 / exp_and_sum(self.row, self.scale, offset);
+        self.row.iter_mut().for_each(|x| *x *= factor);
+    }
+}
+
+#[test]
+fn shares_of_an_attention_are_the_processors_bits() {
+    // Rows of scores end in numbers that nobody has set: they stay.
+    for (rows, keys, stride) in [(1, 1, 8), (3, 15, 16), (5, 16, 16), (2, 77, 80), (7, 300, 304)] {
+        for of in Type::ALL {
+            let scores = (Random { seed: keys as u64 }.tensor(&[rows, stride]) * 9.0).unwrap();
+            let mut device = CudaDevice::default();
+            let of_scores = device.buffer(&values(&scores));
+            let before = of.rounded(&Random { seed: 1 }.tensor(&[rows, stride]));
+            let out = of.buffer(&mut device, &before);
+            let arguments = arguments![of_scores, rows, keys, stride, 0.37f32, out];
+            device.launch(&of.kernel("softmax"), by_rows(rows), arguments);
+            let (mut wanted, scores) = (values(&before), values(&scores));
+            for (wanted, scores) in wanted.chunks_mut(stride).zip(scores.chunks(stride)) {
+                wanted[..keys].copy_from_slice(&scores[..keys]);
+                vectorized(Shares { row: &mut wanted[..keys], scale: 0.37 });
+            }
+            let wanted = Tensor::from_vec(wanted, (rows, stride), &Device::Cpu).unwrap();
+            of.hold(&device, out, &wanted, &format!("{rows} x {keys}, {of:?}"));
+        }
+    }
+}
+
+/// A bias of zeros leaves every f16 as it is; the shares of two keys are any f32 from 0 to 1, subnormal f16 ones too.
+#[test]
+fn f16_is_widened_and_rounded_as_by_the_processor() {
+    let every: Vec<f16> = (0..=u16::MAX).map(f16::from_bits).filter(|x| !x.is_nan()).collect();
+    let mut device = CudaDevice::default();
+    let [x, zeros] = [device.buffer(&every), device.buffer(&vec![f16::ZERO; every.len()])];
+    device.launch("add_bias_f16", Shape::line(4, 64), arguments![x, zeros, 1u32, every.len()]);
+    let mut scores: Vec<f32> = every.iter().step_by(7).flat_map(|x| [x.to_f32().min(30.0), 0.0]).collect();
+    let rows = scores.len() / 2;
+    let [of_scores, out] = [device.buffer(&scores), device.buffer(&vec![0f32; rows])];
+    device.launch("softmax_f16", by_rows(rows), arguments![of_scores, rows, 2u32, 2u32, 1.0f32, out]);
+    let memory = device.run(0);
+    assert_eq!(memory.values::<f16>(x), every);
+    scores.chunks_mut(2).for_each(|row| vectorized(Shares { row, scale: 1.0 }));
+    assert_eq!(memory.values::<f16>(out), scores.iter().map(|x| f16::from_f32(*x)).collect::<Vec<_>>());
 }
 
 #[test]

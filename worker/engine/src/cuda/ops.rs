@@ -1,0 +1,395 @@
+//! A block's operations on a GPU. Products are cuBLAS's, in the job's type and summed in f32; what surrounds them are kernels.
+//!
+//! Nothing here waits for the GPU or copies an activation to the host.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use candle_core::DType;
+
+use super::CudaDevice;
+use super::kernels::Launch;
+use super::libraries::{Operand, Product, Sizes};
+use super::matrix::{CudaMatrix, Numbers};
+use crate::model::Matrix;
+use crate::model::ops::{BlockOps, LinearTensors, Modulation, Parameter, Projected, Rotary};
+use crate::{Error, Result};
+
+/// Scores of an attention that are in memory at a time (256 MiB in f32): queries are taken in parts, so that memory does not grow with the
+/// square of the tokens.
+const SCORES: usize = 1 << 26;
+
+/// Rows of scores begin at multiples of so many numbers, so that products read them aligned.
+const ALIGNED: usize = 8;
+
+/// The operations of blocks on one GPU.
+#[derive(Debug)]
+pub(crate) struct CudaOps {
+    device: Arc<CudaDevice>,
+    numbers: Numbers,
+    /// Scores of an attention in memory at a time.
+    scores: usize,
+    /// Floating-point operations of all products so far.
+    counted: AtomicU64,
+}
+
+impl Clone for CudaOps {
+    /// The same operations with a count of their own.
+    fn clone(&self) -> Self {
+        let (device, counted) = (Arc::clone(&self.device), AtomicU64::new(0));
+        Self { device, numbers: self.numbers, scores: self.scores, counted }
+    }
+}
+
+impl CudaOps {
+    /// For blocks that compute in f32, bf16 or f16; none for another type.
+    pub(crate) fn new(device: &Arc<CudaDevice>, dtype: DType) -> Option<Self> {
+        let (device, counted) = (Arc::clone(device), AtomicU64::new(0));
+        Some(Self { device, numbers: Numbers::of(dtype)?, scores: SCORES, counted })
+    }
+
+    /// The same with so many scores in memory at a time.
+    #[cfg(test)]
+    pub(crate) fn with_scores(self, scores: usize) -> Self {
+        Self { scores, ..self }
+    }
+
+    /// Floating-point operations of all products so far.
+    pub(crate) fn counted(&self) -> u64 {
+        self.counted.load(Ordering::Relaxed)
+    }
+
+    fn count(&self, rows: usize, n: usize, out: usize) {
+        self.counted.fetch_add(2 * rows as u64 * n as u64 * out as u64, Ordering::Relaxed);
+    }
+
+    fn empty(&self, rows: usize, columns: usize) -> Result<CudaMatrix> {
+        Ok(CudaMatrix::new(&self.device, self.numbers, rows, columns)?)
+    }
+
+    /// A parameter's copy on this GPU, made at its first use and kept with it.
+    fn parameter<'a>(&self, parameter: &'a Parameter) -> Result<&'a CudaMatrix> {
+        on_gpu(parameter.on_device(|tensor| Ok(CudaMatrix::upload(&self.device, tensor)?.into()))?)
+    }
+
+    /// x W^T, without the bias.
+    fn product(&self, x: &CudaMatrix, layer: &LinearTensors) -> Result<CudaMatrix> {
+        let weight = self.parameter(&layer.weight)?;
+        let (rows, n, out) = (x.rows(), x.columns(), weight.rows());
+        if weight.columns() != n || x.numbers() != self.numbers || weight.numbers() != self.numbers {
+            let problem = format!("{rows} x {n} is no input of a linear of {out} x {}", weight.columns());
+            return Err(Error::Argument(problem));
+        }
+        self.count(rows, n, out);
+        let mut product = self.empty(rows, out)?;
+        let left = Operand { values: x.input(), stride: n, transposed: false };
+        let right = Operand { values: weight.input(), stride: n, transposed: true };
+        let sizes = Sizes { rows, columns: out, inner: n, stride: out };
+        let one = Product { numbers: self.numbers, sizes, left, right, steps: [0; 3], count: 1 };
+        self.device.libraries().multiply_numbers(one, product.output()?)?;
+        Ok(product)
+    }
+
+    /// Checks that there are parts of a modulation, as wide as `x`, for the items of `x`; gives the rows of an item.
+    fn tokens(&self, x: &CudaMatrix, by: &CudaMatrix, width: usize, parts: [usize; 2]) -> Result<usize> {
+        let fits = x.columns() == width && parts.iter().all(|part| (part + 1) * width <= by.columns());
+        if !fits || by.rows() == 0 || !x.rows().is_multiple_of(by.rows()) || by.numbers() != x.numbers() {
+            let sizes = [x.rows(), x.columns(), by.rows(), by.columns()];
+            return Err(Error::Argument(format!("a modulation does not fit its stream: {sizes:?}")));
+        }
+        Ok(x.rows() / by.rows())
+    }
+}
+
+impl BlockOps for CudaOps {
+    fn import(&self, matrix: Matrix) -> Result<Matrix> {
+        match matrix {
+            Matrix::Host(tensor) => Ok(CudaMatrix::upload(&self.device, &tensor)?.into()),
+            Matrix::Cuda(matrix) => Ok(matrix.into()),
+        }
+    }
+
+    fn spreads_work(&self) -> bool {
+        false
+    }
+
+    fn give(&self, activation: Matrix) -> Result<()> {
+        drop(activation);
+        Ok(())
+    }
+
+    fn linear(&self, x: &Matrix, layer: &LinearTensors) -> Result<Matrix> {
+        let mut y = self.product(on_gpu(x)?, layer)?;
+        let (rows, out, bias) = (y.rows(), y.columns(), self.parameter(&layer.bias)?);
+        let launch = Launch::strided(rows * out);
+        self.device.driver().add_bias(self.numbers, launch, y.output()?, bias.input(), rows, out)?;
+        Ok(y.into())
+    }
+
+    fn linear_gelu(&self, x: &Matrix, layer: &LinearTensors) -> Result<Matrix> {
+        let mut y = self.product(on_gpu(x)?, layer)?;
+        let (rows, out, bias) = (y.rows(), y.columns(), self.parameter(&layer.bias)?);
+        let launch = Launch::strided(rows * out);
+        self.device.driver().gelu(self.numbers, launch, y.output()?, bias.input(), rows, out)?;
+        Ok(y.into())
+    }
+
+    fn linear_head_norm(
+        &self,
+        x: &Matrix,
+        layer: &LinearTensors,
+        norm: Option<&Parameter>,
+    ) -> Result<Matrix> {
+        let Some(norm) = norm else { return self.linear(x, layer) };
+        let mut y = self.product(on_gpu(x)?, layer)?;
+        let (norm, bias) = (self.parameter(norm)?, self.parameter(&layer.bias)?);
+        let (rows, out, head) = (y.rows(), y.columns(), norm.columns());
+        if head == 0 || !out.is_multiple_of(head) {
+            return Err(Error::Argument(format!("{out} features are no whole heads of {head}")));
+        }
+        let (heads, numbers) = (out / head, self.numbers);
+        let launch = Launch::row_sums(rows * heads);
+        let driver = self.device.driver();
+        driver.head_norm(numbers, launch, y.output()?, bias.input(), norm.input(), rows, heads, head)?;
+        Ok(y.into())
+    }
+
+    fn add_gated_linear(
+        &self,
+        residual: Matrix,
+        x: &Matrix,
+        layer: &LinearTensors,
+        by: &Modulation<Matrix>,
+        gate: usize,
+    ) -> Result<Matrix> {
+        let y = self.product(on_gpu(x)?, layer)?;
+        let (values, bias) = (on_gpu(&by.values)?, self.parameter(&layer.bias)?);
+        let mut residual = into_gpu(residual)?.unshared()?;
+        let (rows, width) = (residual.rows(), residual.columns());
+        let tokens = self.tokens(&residual, values, by.width, [gate; 2])?;
+        if (y.rows(), y.columns()) != (rows, width) {
+            return Err(Error::Argument(format!("a residual of {rows} x {width} gets another matrix")));
+        }
+        let (stride, gate) = (values.columns(), gate * width);
+        self.device.driver().add_gated(
+            self.numbers,
+            Launch::strided(rows * width),
+            residual.output()?,
+            y.input(),
+            bias.input(),
+            values.input(),
+            rows,
+            width,
+            tokens,
+            stride,
+            gate,
+        )?;
+        Ok(residual.into())
+    }
+
+    fn norm_modulate(
+        &self,
+        x: &Matrix,
+        by: &Modulation<Matrix>,
+        shift: usize,
+        scale: usize,
+    ) -> Result<Matrix> {
+        let (x, values) = (on_gpu(x)?, on_gpu(&by.values)?);
+        let (rows, width) = (x.rows(), x.columns());
+        let tokens = self.tokens(x, values, by.width, [shift, scale])?;
+        let mut out = self.empty(rows, width)?;
+        let (launch, stride) = (Launch::row_sums(rows), values.columns());
+        let (scale, shift) = (scale * width, shift * width);
+        self.device.driver().norm_modulate(
+            self.numbers,
+            launch,
+            x.input(),
+            values.input(),
+            rows,
+            width,
+            tokens,
+            stride,
+            scale,
+            shift,
+            out.output()?,
+        )?;
+        Ok(out.into())
+    }
+
+    fn joined(&self, left: &Matrix, right: &Matrix) -> Result<Matrix> {
+        let (left, right) = (on_gpu(left)?, on_gpu(right)?);
+        let (rows, a, b) = (left.rows(), left.columns(), right.columns());
+        if right.rows() != rows || left.numbers() != right.numbers() {
+            return Err(Error::Argument(format!("{rows} rows are not joined to {}", right.rows())));
+        }
+        let mut out = self.empty(rows, a + b)?;
+        let launch = Launch::strided(rows * (a + b));
+        let driver = self.device.driver();
+        driver.join_columns(self.numbers, launch, left.input(), right.input(), rows, a, b, out.output()?)?;
+        Ok(out.into())
+    }
+
+    fn sequence(&self, first: &Matrix, second: &Matrix, batch: usize) -> Result<Matrix> {
+        self.sequence_of(&[on_gpu(first)?, on_gpu(second)?], batch, 0..batch).map(Matrix::from)
+    }
+
+    fn limited(&self, x: Matrix, limit: f32) -> Result<Matrix> {
+        let mut x = into_gpu(x)?.unshared()?;
+        let (rows, width) = (x.rows(), x.columns());
+        let launch = Launch::strided(rows * width);
+        self.device.driver().limit(self.numbers, launch, x.output()?, rows, width, limit)?;
+        Ok(x.into())
+    }
+
+    fn rotate(&self, x: Matrix, by: &Rotary<Matrix>, batch: usize) -> Result<Matrix> {
+        let mut x = into_gpu(x)?.unshared()?;
+        let (cosines, sines) = (on_gpu(&by.cosines)?, on_gpu(&by.sines)?);
+        let (rows, width, turned, pairs) = (x.rows(), x.columns(), cosines.rows(), cosines.columns());
+        let tokens = rows / batch.max(1);
+        let tables = [cosines, sines]
+            .iter()
+            .all(|table| (table.rows(), table.columns(), table.numbers()) == (turned, pairs, Numbers::F32));
+        if turned > tokens || pairs == 0 || !width.is_multiple_of(2 * pairs) || !tables {
+            let problem =
+                format!("{turned} tokens of {pairs} pairs do not fit {tokens} tokens of {width} features");
+            return Err(Error::Argument(problem));
+        }
+        self.device.driver().rotate(
+            self.numbers,
+            Launch::strided(batch * turned * width / 2),
+            x.output()?,
+            cosines.input(),
+            sines.input(),
+            batch,
+            tokens,
+            turned,
+            width,
+            pairs,
+        )?;
+        Ok(x.into())
+    }
+
+    fn attention(
+        &self,
+        streams: &[Projected<'_, Matrix>],
+        batch: usize,
+        heads: usize,
+    ) -> Result<Vec<Matrix>> {
+        let keys = streams.iter().map(|stream| on_gpu(stream.keys)).collect::<Result<Vec<_>>>()?;
+        let values = streams.iter().map(|stream| on_gpu(stream.values)).collect::<Result<Vec<_>>>()?;
+        let queries = streams.iter().filter_map(|stream| stream.queries.map(on_gpu));
+        let queries = queries.collect::<Result<Vec<_>>>()?;
+        let mut outputs = Vec::with_capacity(queries.len());
+        for queries in &queries {
+            outputs.push(self.empty(queries.rows(), queries.columns())?);
+        }
+        for item in 0..batch {
+            let keys = self.sequence_of(&keys, batch, item..item + 1)?;
+            let values = self.sequence_of(&values, batch, item..item + 1)?;
+            for (queries, out) in queries.iter().zip(&mut outputs) {
+                let tokens = queries.rows() / batch;
+                self.attend(queries, item * tokens..(item + 1) * tokens, [&keys, &values], heads, out)?;
+            }
+        }
+        Ok(outputs.into_iter().map(Matrix::from).collect())
+    }
+}
+
+impl CudaOps {
+    /// The tokens of some of `batch` items: of each, those of all streams one after another.
+    fn sequence_of(&self, streams: &[&CudaMatrix], batch: usize, items: Range<usize>) -> Result<CudaMatrix> {
+        let Some(first) = streams.first() else {
+            return Err(Error::Argument("an attention needs a stream".to_owned()));
+        };
+        let rows: usize = streams.iter().map(|stream| stream.rows() / batch.max(1)).sum();
+        let mut sequence = self.empty(rows * items.len(), first.columns())?;
+        let mut at = 0;
+        for item in items {
+            for stream in streams {
+                let tokens = stream.rows() / batch.max(1);
+                sequence.write_rows(at, stream, item * tokens, tokens)?;
+                at += tokens;
+            }
+        }
+        Ok(sequence)
+    }
+
+    /// Softmax attention of one item's queries, which are some rows of `queries`, on its keys and values, into the same rows of `out`.
+    fn attend(
+        &self,
+        queries: &CudaMatrix,
+        item: Range<usize>,
+        [keys, values]: [&CudaMatrix; 2],
+        heads: usize,
+        out: &mut CudaMatrix,
+    ) -> Result<()> {
+        let (width, count) = (queries.columns(), keys.rows());
+        if heads == 0 || !width.is_multiple_of(heads) || [keys, values].map(CudaMatrix::columns) != [width; 2]
+        {
+            return Err(Error::Argument(format!("{width} features are no {heads} heads")));
+        }
+        let (head, stride) = (width / heads, count.next_multiple_of(ALIGNED));
+        let most = (self.scores / (heads * stride)).clamp(1, item.len().max(1));
+        let (driver, libraries) = (self.device.driver(), self.device.libraries());
+        let mut scores = CudaMatrix::new(&self.device, Numbers::F32, heads * most, stride)?;
+        let mut shares = self.empty(heads * most, stride)?;
+        for first in item.clone().step_by(most) {
+            let rows = most.min(item.end - first);
+            self.count(2 * rows, width, count);
+            let product = Product {
+                numbers: self.numbers,
+                sizes: Sizes { rows, columns: count, inner: head, stride },
+                left: features_of_head(queries, first, false),
+                right: features_of_head(keys, 0, true),
+                steps: [head, head, rows * stride],
+                count: heads,
+            };
+            libraries.multiply_to_f32(product, scores.output()?)?;
+            driver.softmax(
+                self.numbers,
+                Launch::row_sums(heads * rows),
+                scores.input(),
+                heads * rows,
+                count,
+                stride,
+                1.0 / (head as f32).sqrt(),
+                shares.output()?,
+            )?;
+            let product = Product {
+                numbers: self.numbers,
+                sizes: Sizes { rows, columns: head, inner: count, stride: width },
+                left: Operand { values: shares.input(), stride, transposed: false },
+                right: features_of_head(values, 0, false),
+                steps: [rows * stride, head, head],
+                count: heads,
+            };
+            libraries.multiply_numbers(product, out.output_from(first * width)?)?;
+        }
+        Ok(())
+    }
+}
+
+/// The first head's features of a matrix whose heads lie side by side, from some row on.
+fn features_of_head(matrix: &CudaMatrix, row: usize, transposed: bool) -> Operand<'_, u8> {
+    let stride = matrix.columns();
+    Operand { values: matrix.input_from(row * stride), stride, transposed }
+}
+
+fn on_gpu(matrix: &Matrix) -> Result<&CudaMatrix> {
+    match matrix {
+        Matrix::Cuda(matrix) => Ok(matrix),
+        Matrix::Host(_) => Err(not_on_gpu()),
+    }
+}
+
+fn into_gpu(matrix: Matrix) -> Result<CudaMatrix> {
+    match matrix {
+        Matrix::Cuda(matrix) => Ok(matrix),
+        Matrix::Host(_) => Err(not_on_gpu()),
+    }
+}
+
+fn not_on_gpu() -> Error {
+    Error::Argument("a block on a GPU was given a matrix of the host".to_owned())
+}
