@@ -150,8 +150,8 @@ pub struct PruningArgs {
     /// job: heads and neurons by the sums of their weights.
     #[arg(long)]
     pub baseline: bool,
-    /// Where Grams are summed and linears pruned by `sparsity.method = "admm"`: cpu, cuda, or cuda:N for the N-th GPU, counted from 0.
-    /// Forward calls run on the processor for now.
+    /// Where blocks are computed, Grams summed and linears pruned by `sparsity.method = "admm"`: cpu, cuda, or cuda:N for the N-th GPU,
+    /// counted from 0.
     #[arg(long, value_name = "DEVICE", default_value_t)]
     pub device: DeviceName,
     /// Print one JSON object with the same figures instead of text. Numbers with a unit have it in their names.
@@ -190,8 +190,8 @@ pub struct WorkerArgs {
     /// How long the coordinator may be unreachable before the worker gives up, such as 90s, 10min or 2h.
     #[arg(long, value_name = "TIME", default_value = "10min", value_parser = humantime::parse_duration)]
     pub patience: Duration,
-    /// Where Grams are summed and linears pruned by `sparsity.method = "admm"`: cpu, cuda, or cuda:N for the N-th GPU, counted from 0.
-    /// Forward calls run on the processor for now.
+    /// Where blocks are computed, Grams summed and linears pruned by `sparsity.method = "admm"`: cpu, cuda, or cuda:N for the N-th GPU,
+    /// counted from 0.
     #[arg(long, value_name = "DEVICE", default_value_t)]
     pub device: DeviceName,
     /// How Grams are summed with other workers: gloo over the network, or nccl[:N] between GPUs, by GPU N (0) of this host. All workers

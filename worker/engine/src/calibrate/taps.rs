@@ -1,12 +1,11 @@
 //! The taps of calibration: one sums Grams, one measures energies for the exponents.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use obsdiff_proto::{Inventory, SiteId};
 
 use super::observed::{with_constant, with_rows};
-use crate::gram::{Gram, GramError, GramSet};
+use crate::gram::{GramError, GramSet};
 use crate::model::{Matrix, Tap};
 use crate::{Error, Result};
 
@@ -20,7 +19,7 @@ pub trait WeightedTap: Tap {
 pub struct GramTap<'a> {
     inventory: &'a Inventory,
     grams: &'a mut dyn GramSet,
-    of_group: Option<&'a mut BTreeMap<SiteId, Arc<Gram>>>,
+    of_group: Option<&'a mut dyn GramSet>,
     alpha: f64,
     operations: u64,
 }
@@ -31,8 +30,8 @@ impl<'a> GramTap<'a> {
         Self { inventory, grams, of_group: None, alpha: 1.0, operations: 0 }
     }
 
-    /// Adds every observation to other Grams of the same sites, too, on the processor: those of some of the prompts.
-    pub fn with_group(self, of_group: Option<&'a mut BTreeMap<SiteId, Arc<Gram>>>) -> Self {
+    /// Adds every observation to other Grams of the same sites, too: those of some of the prompts.
+    pub fn with_group(self, of_group: Option<&'a mut dyn GramSet>) -> Self {
         Self { of_group, ..self }
     }
 
@@ -62,24 +61,22 @@ impl Tap for GramTap<'_> {
         let width = self.inventory.site(site).width;
         let entries = gram_width as u64 * (gram_width as u64 + 1);
         self.operations += rows.rows()? as u64 * entries;
-        let of_group = self.of_group.as_mut().and_then(|grams| grams.get_mut(&site)).map(Arc::make_mut);
         let failed = |error| match error {
             GramError::Overflow { .. } => Error::Overflow { site, name: name() },
             _ => Error::Site { name: name(), problem: error.to_string() },
         };
-        let added = self.grams.observe_in_place(site, rows, alpha).map_err(failed)?;
-        if added && of_group.is_none() {
-            return Ok(());
-        }
-        with_rows(&rows.to_host()?, |rows| {
-            let widened = (gram_width > width).then(|| with_constant(rows, width));
-            let rows = widened.as_deref().unwrap_or(rows);
-            if !added {
-                self.grams.observe(site, rows, alpha)?;
+        let sets = [Some(&mut *self.grams), self.of_group.as_deref_mut()];
+        for grams in sets.into_iter().flatten() {
+            if grams.observe_in_place(site, rows, alpha).map_err(failed)? {
+                continue;
             }
-            of_group.map_or(Ok(()), |gram| gram.observe(rows, alpha))
-        })?
-        .map_err(failed)
+            with_rows(&rows.to_host()?, |rows| {
+                let widened = (gram_width > width).then(|| with_constant(rows, width));
+                grams.observe(site, widened.as_deref().unwrap_or(rows), alpha)
+            })?
+            .map_err(failed)?;
+        }
+        Ok(())
     }
 }
 

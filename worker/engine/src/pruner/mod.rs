@@ -14,8 +14,8 @@ use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
 use obsdiff_proto::{
-    Accumulate, HessianSpec, JobSpec, LinearId, Method, Package, Pattern, ProbeSpec, Shard, SiteId,
-    SparsitySpec,
+    Accumulate, HessianSpec, Inventory, JobSpec, LinearId, Method, Package, Pattern, ProbeSpec, Shard,
+    SiteId, SparsitySpec,
 };
 
 use crate::calibrate::{Energy, EnergyTap, GramTap, Trajectories, alphas};
@@ -219,32 +219,32 @@ impl Pruner {
     pub fn calibrate(&mut self, shard: &Shard, on_step: &mut dyn FnMut() -> Result<()>) -> Result<()> {
         let grams = self.open.as_mut().ok_or_else(no_package)?;
         let inventory = self.model.inventory();
-        let failed = |site: SiteId| {
-            let name = inventory.site(site).name.clone();
-            move |error: GramError| Error::Site { name, problem: error.to_string() }
-        };
-        let mut on_device = None;
-        if !self.device.is_host() {
-            let mut set = self.on_device.take().unwrap_or_else(|| self.device.grams());
-            for (site, gram) in
-                grams.iter().filter(|(site, _)| set.width(**site).is_none()).collect::<Vec<_>>()
-            {
-                set.open(*site, gram).map_err(failed(*site))?;
-            }
-            on_device = Some(set);
-        }
-        let set = on_device.as_deref_mut().unwrap_or(&mut *grams);
         let first = shard.prompts.start;
         let group = self.groups.iter().position(|group| group.contains(&first));
-        let of_group = group.and_then(|group| self.of_groups.get_mut(group));
-        let mut tap = GramTap::new(inventory, set).with_group(of_group);
+        let mut of_group = group.and_then(|group| self.of_groups.get_mut(group));
+        let (mut on_device, mut group_on_device) = (None, None);
+        if !self.device.is_host() {
+            let set = self.on_device.take().unwrap_or_else(|| self.device.grams());
+            on_device = Some(opened(set, grams, inventory)?);
+            if let Some(of_group) = &of_group {
+                group_on_device = Some(opened(self.device.grams(), of_group, inventory)?);
+            }
+        }
+        let set = on_device.as_deref_mut().unwrap_or(&mut *grams);
+        let group_set: Option<&mut dyn GramSet> = match (&mut group_on_device, &mut of_group) {
+            (Some(set), _) => Some(&mut **set),
+            (None, Some(grams)) => Some(&mut **grams),
+            (None, None) => None,
+        };
+        let mut tap = GramTap::new(inventory, set).with_group(group_set);
         self.trajectories.denoise(&*self.model, shard.prompts.clone(), &self.alphas, &mut tap, on_step)?;
         self.gram_operations += tap.operations();
         if let Some(set) = on_device {
-            for (site, gram) in grams.iter_mut() {
-                set.read(*site, Arc::make_mut(gram)).map_err(failed(*site))?;
-            }
+            read_back(&*set, grams, inventory)?;
             self.on_device = Some(set);
+        }
+        if let Some((set, of_group)) = group_on_device.zip(of_group) {
+            read_back(&*set, of_group, inventory)?;
         }
         Ok(())
     }
@@ -301,6 +301,35 @@ impl Pruner {
 /// The prompts that each of some ascending numbers of prompts adds to those before it.
 fn groups(counts: &[u32]) -> Vec<Range<u32>> {
     std::iter::once(0).chain(counts.iter().copied()).zip(counts).map(|(start, end)| start..*end).collect()
+}
+
+/// A device's set of Grams in which all of the host's are open, those that were not before with the host's sums.
+fn opened(
+    mut set: Box<dyn GramSet>,
+    grams: &BTreeMap<SiteId, Arc<Gram>>,
+    inventory: &Inventory,
+) -> Result<Box<dyn GramSet>> {
+    for (site, gram) in grams {
+        if set.width(*site).is_none() {
+            set.open(*site, gram).map_err(|error| of_site(*site, inventory, &error))?;
+        }
+    }
+    Ok(set)
+}
+
+/// Copies a device's sums to the host's Grams.
+fn read_back(
+    set: &dyn GramSet,
+    grams: &mut BTreeMap<SiteId, Arc<Gram>>,
+    inventory: &Inventory,
+) -> Result<()> {
+    grams.iter_mut().try_for_each(|(site, gram)| {
+        set.read(*site, Arc::make_mut(gram)).map_err(|error| of_site(*site, inventory, &error))
+    })
+}
+
+fn of_site(site: SiteId, inventory: &Inventory, error: &GramError) -> Error {
+    Error::Site { name: inventory.site(site).name.clone(), problem: error.to_string() }
 }
 
 fn no_package() -> Error {

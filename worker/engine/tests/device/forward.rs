@@ -53,13 +53,17 @@ fn grams_of_a_forward_call_equal_those_of_its_rows() {
     let golden = Golden::open("flux-dev", DType::BF16, &device);
     let inventory = golden.model.inventory();
     let mut grams = grams_of(&golden, &device);
-    golden.forward(&mut GramTap::new(inventory, &mut *grams));
+    let mut of_group = grams_of(&golden, &device);
+    golden.forward(&mut GramTap::new(inventory, &mut *grams).with_group(Some(&mut *of_group)));
     let mut rows = crate::golden::Grams::default();
     golden.forward(&mut rows);
     for site in inventory.site_ids() {
         let width = inventory.site(site).width;
         let mut gram = Gram::new(width, Accumulate::Exact, 20);
         grams.read(site, &mut gram).unwrap();
+        let mut group = gram.clone();
+        of_group.read(site, &mut group).unwrap();
+        assert!(group == gram);
         let found = gram.to_upper::<f64>(width);
         let wanted = rows.0[&site].flatten_all().unwrap().to_vec1::<f64>().unwrap();
         let largest = wanted.iter().fold(0.0, |most: f64, x| most.max(x.abs()));

@@ -258,3 +258,23 @@ fn no_two_threads_race() {
     let memory = device.run_sanitized();
     assert!(gram.sums(&memory) == gram.sums(&device.run(0)));
 }
+
+#[test]
+fn rows_get_ones_and_zeros_behind_their_features() {
+    let rows = whole_numbers(3, 5 * 7);
+    let mut device = Device::default();
+    let wide = device.buffer(&rows);
+    let half = device.buffer(&rows.iter().map(|x| bf16::from_f32(*x)).collect::<Vec<_>>());
+    let [to, half_to] = [device.buffer(&[f32::NAN; 5 * 16]), device.buffer(&[bf16::NAN; 5 * 16])];
+    let shape = Shape::plane([2, 3], [8, 1]);
+    device.launch("pad_rows_f32", shape, arguments![wide, 5u32, 7u32, 8u32, 16u32, to]);
+    device.launch("pad_rows_bf16", shape, arguments![half, 5u32, 7u32, 9u32, 16u32, half_to]);
+    let memory = device.run_in_any_order();
+    let padded = |ones: usize| -> Vec<f32> {
+        let row = |row: &[f32]| [row, &[1.0; 9][..ones], &[0.0; 9][ones..]].concat();
+        rows.chunks(7).flat_map(row).collect()
+    };
+    assert_eq!(memory.values::<f32>(to), padded(1));
+    let found: Vec<f32> = memory.values::<bf16>(half_to).iter().map(|x| x.to_f32()).collect();
+    assert_eq!(found, padded(2));
+}
