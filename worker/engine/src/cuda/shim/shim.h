@@ -199,11 +199,14 @@ static void perhaps_yield() {
     if (seed > 1 && random_number() % 4 == 0) leave();
 }
 
+// A fiber runs one thread of a block after another: making a new one takes calls of the system.
 static void fiber() {
-    (*body)();
-    end();
-    current->ended = true;
-    leave();
+    for (;;) {
+        (*body)();
+        end();
+        current->ended = true;
+        leave();
+    }
 }
 
 static void run_threads(unsigned count) {
@@ -222,7 +225,8 @@ static void run_threads(unsigned count) {
     std::vector<unsigned> order(count);
     for (unsigned i = 0; i < count; i++) {
         order[i] = seed == 1 ? count - 1 - i : i;
-        threads[i].begun = threads[i].ended = false;
+        threads[i].ended = false;
+        if (threads[i].begun) continue;
         getcontext(&threads[i].first);
         threads[i].first.uc_stack.ss_sp = stacks + i * STACK;
         threads[i].first.uc_stack.ss_size = STACK;
