@@ -138,7 +138,7 @@ fn a_forward_call_crosses_to_the_gpu_before_its_blocks_and_back_after_them() {
     let device = device();
     let golden = Golden::open("sd3-medium", DType::BF16, &device);
     let inventory = golden.model.inventory();
-    let mut grams = grams_of(&golden, &device);
+    let mut grams = grams_of(&golden, &device, 0);
     let mut tap = GramTap::new(inventory, &mut *grams);
     // Weights go to the GPU with the first call, and stay.
     golden.forward(&mut tap);

@@ -1,24 +1,29 @@
 //! Forward calls.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use candle_core::DType;
-use obsdiff_engine::calibrate::GramTap;
+use obsdiff_engine::calibrate::{EnergyTap, GramTap};
 use obsdiff_engine::device::ComputeDevice;
 use obsdiff_engine::gram::{Gram, GramSet};
 use obsdiff_engine::model::NoTap;
-use obsdiff_proto::Accumulate;
+use obsdiff_proto::{Accumulate, SiteId};
 
 use crate::device;
 use crate::golden::Golden;
 
-/// Empty Grams of every site of a model, on a device.
-pub(crate) fn grams_of(golden: &Golden, device: &ComputeDevice) -> Box<dyn GramSet> {
-    let (mut grams, inventory) = (device.grams(), golden.model.inventory());
-    for site in inventory.site_ids() {
-        let gram = Gram::new(inventory.site(site).width, Accumulate::Exact, 20);
-        grams.open(site, &Arc::new(gram)).unwrap();
-    }
+/// An empty Gram of every site of a model, `more` features wider than the site.
+fn empty(golden: &Golden, more: usize) -> BTreeMap<SiteId, Arc<Gram>> {
+    let inventory = golden.model.inventory();
+    let gram = |site: SiteId| Gram::new(inventory.site(site).width + more, Accumulate::Exact, 20);
+    inventory.site_ids().map(|site| (site, Arc::new(gram(site)))).collect()
+}
+
+/// Empty Grams of every site of a model, open on a device.
+pub(crate) fn grams_of(golden: &Golden, device: &ComputeDevice, more: usize) -> Box<dyn GramSet> {
+    let mut grams = device.grams();
+    empty(golden, more).iter().for_each(|(site, gram)| grams.open(*site, gram).unwrap());
     grams
 }
 
@@ -48,28 +53,44 @@ fn a_forward_call_gives_the_same_bytes_twice_and_of_a_duplicate() {
 }
 
 #[test]
-fn grams_of_a_forward_call_equal_those_of_its_rows() {
+fn grams_of_a_forward_call_are_close_to_those_of_the_processor() {
     let device = device();
     let golden = Golden::open("flux-dev", DType::BF16, &device);
     let inventory = golden.model.inventory();
-    let mut grams = grams_of(&golden, &device);
-    let mut of_group = grams_of(&golden, &device);
-    golden.forward(&mut GramTap::new(inventory, &mut *grams).with_group(Some(&mut *of_group)));
-    let mut rows = crate::golden::Grams::default();
-    golden.forward(&mut rows);
-    for site in inventory.site_ids() {
-        let width = inventory.site(site).width;
-        let mut gram = Gram::new(width, Accumulate::Exact, 20);
-        grams.read(site, &mut gram).unwrap();
-        let mut group = gram.clone();
-        of_group.read(site, &mut group).unwrap();
-        assert!(group == gram);
-        let found = gram.to_upper::<f64>(width);
-        let wanted = rows.0[&site].flatten_all().unwrap().to_vec1::<f64>().unwrap();
-        let largest = wanted.iter().fold(0.0, |most: f64, x| most.max(x.abs()));
-        for (i, j) in (0..width).flat_map(|i| (i..width).map(move |j| (i, j))) {
-            let (a, b) = (found[i * width + j] * gram.mass(), wanted[i * width + j]);
-            assert!((a - b).abs() < 1e-5 * largest, "{}: {a} and {b}", inventory.site(site).name);
+    // With one more feature, rows get a constant 1 behind the others.
+    for more in [0, 1] {
+        let [mut grams, mut of_group] = [0, 1].map(|_| grams_of(&golden, &device, more));
+        golden.forward(&mut GramTap::new(inventory, &mut *grams).with_group(Some(&mut *of_group)));
+        let mut wanted = empty(&golden, more);
+        golden.forward(&mut GramTap::new(inventory, &mut wanted));
+        for (site, wanted) in &wanted {
+            let mut gram = Gram::new(wanted.width(), Accumulate::Exact, 20);
+            grams.read(*site, &mut gram).unwrap();
+            let mut group = gram.clone();
+            of_group.read(*site, &mut group).unwrap();
+            assert!(group == gram);
+            assert_eq!(gram.mass(), wanted.mass());
+            let [found, wanted] = [&gram, wanted].map(|gram| gram.to_upper::<f64>(gram.width()));
+            let largest = wanted.iter().fold(0.0, |most: f64, x| most.max(x.abs()));
+            let off = found.iter().zip(&wanted).fold(0.0, |most: f64, (a, b)| most.max((a - b).abs()));
+            assert!(off < 1e-5 * largest, "{}: off by {off} of {largest}", inventory.site(*site).name);
         }
+    }
+}
+
+#[test]
+fn energies_of_a_forward_call_equal_those_of_the_processor() {
+    let device = device();
+    let golden = Golden::open("sd35-medium", DType::F16, &device);
+    let inventory = golden.model.inventory();
+    let [found, wanted] = [device.grams(), ComputeDevice::Cpu.grams()].map(|grams| {
+        let mut tap = EnergyTap::new(inventory, inventory.site_ids(), grams).with_constant();
+        golden.forward(&mut tap);
+        tap.into_energies()
+    });
+    for (site, wanted) in &wanted {
+        let near = |(a, b): (&f64, &f64)| (a - b).abs() <= 1e-6 * b;
+        assert!(found[site].total.iter().zip(&wanted.total).all(near), "{}", inventory.site(*site).name);
+        assert!(near((&found[site].largest, &wanted.largest)));
     }
 }

@@ -100,7 +100,7 @@ pub(crate) fn open(folder: &Path, dtype: DType) -> Box<dyn DiffusionModel + Sync
 
 /// Sums X^T X of every site in f64.
 #[derive(Default)]
-pub(crate) struct Grams(pub(crate) HashMap<SiteId, Tensor>);
+struct Grams(HashMap<SiteId, Tensor>);
 
 impl Tap for Grams {
     fn wants(&self, _: SiteId) -> bool {
