@@ -6,7 +6,7 @@ use std::time::Duration;
 use obsdiff_proto::view::{JobReport, WatchMessage};
 use obsdiff_proto::wire::v1;
 use tokio::sync::broadcast::{self, error::RecvError};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_stream::{Stream, StreamExt};
 use tonic::{Request, Response, Status};
@@ -28,6 +28,8 @@ pub struct ServedJob {
     pub output: String,
     /// Time since the coordinator started.
     pub clock: Clock,
+    /// When the job is expected to end, by the clock, where that can be told.
+    pub expected_end: watch::Receiver<Option<Duration>>,
     /// What happens, in words.
     pub told: broadcast::Sender<String>,
 }
@@ -36,11 +38,14 @@ impl ServedJob {
     async fn report(&self) -> Result<JobReport, Status> {
         let view = self.handle.view().await;
         let view = view.ok_or_else(|| Status::unavailable("the coordinator is about to stop"))?;
+        let elapsed = (self.clock)();
+        let end = if view.ending.is_some() { None } else { *self.expected_end.borrow() };
         Ok(JobReport {
             release: env!("CARGO_PKG_VERSION").to_owned(),
             model: self.model.clone(),
             output: self.output.clone(),
-            elapsed: (self.clock)(),
+            elapsed,
+            left: end.map(|end| end.saturating_sub(elapsed)),
             view,
         })
     }

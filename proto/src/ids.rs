@@ -19,8 +19,17 @@ macro_rules! id {
     };
 }
 
-id!(/// A package, counted from 0 in the order in which packages are pruned.
-    PackageId(u32));
+/// A package, in the order in which packages are pruned: counted from 0 here and in JSON, from 1 in text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct PackageId(pub u32);
+
+impl fmt::Display for PackageId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        (u64::from(self.0) + 1).fmt(f)
+    }
+}
+
 id!(/// A shard of calibration prompts, counted from 0.
     ShardId(u32));
 id!(/// A site of a model: its index in [`crate::Inventory::sites`].

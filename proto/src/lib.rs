@@ -5,6 +5,7 @@
 //! (`wire`), and the way between them and these words.
 
 mod causes;
+mod counted;
 mod digest;
 mod encoding;
 mod ids;
@@ -23,6 +24,7 @@ pub mod view;
 pub mod wire;
 
 pub use causes::causes;
+pub use counted::counted;
 pub use digest::{Digest, DigestError, Hasher, InputDigest};
 pub use ids::{Epoch, LinearId, PackageId, ShardId, SiteId, StreamId, StructureId, WorkerId};
 pub use inventory::{FixedLayer, Inventory, Joined, Linear, Site, Stream, Unit};

@@ -19,6 +19,9 @@ pub struct JobReport {
     /// Since this coordinator started; whole milliseconds.
     #[serde(rename = "elapsed_seconds", serialize_with = "seconds")]
     pub elapsed: Duration,
+    /// About how long the job still takes, over all packages, where that can be told; whole milliseconds.
+    #[serde(rename = "left_seconds", serialize_with = "seconds_where_known")]
+    pub left: Option<Duration>,
     /// Where the job stands.
     #[serde(flatten)]
     pub view: View,

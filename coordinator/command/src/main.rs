@@ -55,6 +55,11 @@ fn command_line() -> String {
     shlex::try_join(words.iter().map(String::as_str)).unwrap_or_else(|_| words.join(" "))
 }
 
+/// Whether the user asks for text without colours (https://no-color.org).
+fn no_color() -> bool {
+    std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
+}
+
 /// Logs to standard error what `OBSDIFF_LOG` asks for, and accounts for spans.
 fn listen(spans: &Spans) -> Result<()> {
     let filter = match std::env::var(LOG_VARIABLE) {
@@ -66,10 +71,14 @@ fn listen(spans: &Spans) -> Result<()> {
     };
     let log = tracing_subscriber::fmt::layer()
         .with_writer(io::stderr)
-        .with_ansi(io::stderr().is_terminal())
+        .with_ansi(io::stderr().is_terminal() && !no_color())
         .with_target(false)
         .with_filter(filter);
-    let account = spans.clone().with_filter(filter_fn(|metadata| metadata.is_span()));
+    // Libraries have spans of their own, which say nothing to a user.
+    let own = |metadata: &tracing::Metadata<'_>| {
+        metadata.is_span() && metadata.target().starts_with(env!("CARGO_PKG_NAME"))
+    };
+    let account = spans.clone().with_filter(filter_fn(own));
     tracing_subscriber::registry().with(log).with(account).init();
     Ok(())
 }

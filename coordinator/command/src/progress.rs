@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::Duration;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressState, ProgressStyle};
-use obsdiff_proto::lock;
+use obsdiff_proto::{counted, lock};
 use obsdiff_store::manifests_in;
 
 use crate::clock::Clock;
@@ -136,7 +136,7 @@ impl Progress {
             Finished::Nothing => format!("nothing is kept yet; to start again: {command}"),
             Finished::Packages { done, of, store } => {
                 let done = manifests_in(Path::new(store)).max(*done);
-                format!("{done} of {of} packages are kept in {store}; to go on: {command}")
+                format!("{done} of {} kept in {store}; to go on: {command}", counted(*of, "package"))
             }
             Finished::Output(output) => format!("the result is written to {output}"),
         }

@@ -8,7 +8,7 @@ use crate::text::{Table, duration};
 
 /// A job's report: what it prunes, how far it is, and a line for each worker.
 pub fn render(report: &JobReport) -> String {
-    let JobReport { release, model, output, elapsed, view } = report;
+    let JobReport { release, model, output, elapsed, left: _, view } = report;
     let mut text = format!("{model} -> {output}  (obsdiff {release}, up for {})\n", duration(*elapsed));
     // Writing to a string never fails.
     let _ = writeln!(text, "{}", progress(view));
@@ -104,7 +104,14 @@ mod tests {
         };
         let text = |text: &str| text.to_owned();
         let elapsed = Duration::from_secs(65);
-        JobReport { release: text("0.1.0"), model: text("shapes-sd3"), output: text("out"), elapsed, view }
+        JobReport {
+            release: text("0.1.0"),
+            model: text("shapes-sd3"),
+            output: text("out"),
+            elapsed,
+            left: Some(elapsed),
+            view,
+        }
     }
 
     #[test]

@@ -3,19 +3,34 @@
 use std::fmt;
 use std::time::Duration;
 
-/// A table whose first column is aligned to the left and whose other columns are to the right.
+use obsdiff_proto::Method;
+
+/// A table whose first column is aligned to the left and whose other columns are to the right, but for those that a chart is in.
 ///
 /// Written here, because these few lines save a dependency that nothing else would use.
 #[derive(Clone, Debug)]
 pub struct Table {
     rows: Vec<Vec<String>>,
     rules: Vec<usize>,
+    /// Columns from this one on are aligned to the left, too.
+    left_from: usize,
 }
 
 impl Table {
     /// A table with this header.
     pub fn new<'a>(header: impl IntoIterator<Item = &'a str>) -> Self {
-        Self { rows: vec![header.into_iter().map(str::to_owned).collect()], rules: vec![1] }
+        Self { rules: vec![1], ..Self::plain(header) }
+    }
+
+    /// A table with this header and no rule below it.
+    pub fn plain<'a>(header: impl IntoIterator<Item = &'a str>) -> Self {
+        let header = header.into_iter().map(str::to_owned).collect();
+        Self { rows: vec![header], rules: Vec::new(), left_from: usize::MAX }
+    }
+
+    /// Aligns the columns from this one on to the left.
+    pub fn left_from(self, column: usize) -> Self {
+        Self { left_from: column, ..self }
     }
 
     /// Adds a row.
@@ -42,7 +57,7 @@ impl fmt::Display for Table {
                 writeln!(f, "{line}")?;
             }
             let cells = row.iter().zip(&widths).enumerate().map(|(c, (cell, width))| match c {
-                0 => format!("{cell:<width$}"),
+                c if c == 0 || c >= self.left_from => format!("{cell:<width$}"),
                 _ => format!("{cell:>width$}"),
             });
             writeln!(f, "{}", cells.collect::<Vec<_>>().join("  ").trim_end())?;
@@ -69,6 +84,17 @@ fn scaled(value: f64, units: &[(&str, f64)], small: &str) -> String {
     match units.iter().find(|(_, unit)| value >= *unit) {
         Some((name, unit)) => format!("{:.2} {name}", value / unit),
         None => format!("{value:.0} {small}"),
+    }
+}
+
+/// A method as a job names it.
+pub fn method(method: Method) -> &'static str {
+    match method {
+        Method::Obs => "obs",
+        Method::Admm => "admm",
+        Method::Magnitude => "magnitude",
+        Method::Wanda => "wanda",
+        Method::L1 => "l1",
     }
 }
 

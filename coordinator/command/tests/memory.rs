@@ -50,8 +50,8 @@ fn job(folder: &Path, model: &Path, counts: [u32; 3]) {
 /// The bytes that a run takes, no more than are predicted, and these.
 fn taken(folder: &Path, name: &str, sets: &[&str]) -> [f64; 2] {
     let run = obsdiff(folder, "run", sets);
-    println!("{name}: {}", run.lines().find(|line| line.contains("peak memory")).unwrap());
-    let peak = bytes_of(&run[run.find("peak memory").unwrap()..], " (");
+    println!("{name}: {}", run.lines().find(|line| line.starts_with("memory ")).unwrap());
+    let peak = bytes_of(&run[run.find("memory    peak").unwrap()..], " (");
     let predicted = bytes_of(&run, " predicted");
     assert!(peak <= predicted, "{name}: {peak} bytes, more than predicted, {predicted}");
     assert!(predicted <= MARGIN * peak, "{name}: {peak} bytes, much less than predicted, {predicted}");

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use obsdiff_proto::{Epoch, PackageId, ShardId, SiteId, WorkerId};
+use obsdiff_proto::{Epoch, PackageId, ShardId, SiteId, WorkerId, counted};
 use thiserror::Error;
 
 use crate::{Command, Dismissed, Exponents, Hello, Manifest, Reason, Status};
@@ -143,11 +143,17 @@ impl From<&Dismissal> for Dismissed {
     }
 }
 
+/// What happens to the shards that are lost, in words.
+fn run_again(lost: &[ShardId]) -> String {
+    let are = if lost.len() == 1 { "is" } else { "are" };
+    format!("{} {are} run again", counted(lost.len(), "shard"))
+}
+
 /// Something worth telling a user.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum Event {
     /// A worker joined.
-    #[error("worker {worker} joined with {kept} shards of the open package")]
+    #[error("worker {worker} joined with {} of the open package", counted(*kept, "shard"))]
     Joined {
         /// Who.
         worker: WorkerId,
@@ -181,7 +187,7 @@ pub enum Event {
         worker: String,
     },
     /// A worker left.
-    #[error("worker {worker} left ({why}), last heard of {:.1} s before; {} shards are run again", quiet.as_secs_f64(), lost.len())]
+    #[error("worker {worker} left ({why}), last heard of {:.1} s before; {}", quiet.as_secs_f64(), run_again(lost))]
     Left {
         /// Who.
         worker: WorkerId,
@@ -193,7 +199,7 @@ pub enum Event {
         lost: Vec<ShardId>,
     },
     /// A worker's sums were dropped.
-    #[error("worker {worker} starts its sums anew ({why}); {} shards are run again", lost.len())]
+    #[error("worker {worker} starts its sums anew ({why}); {}", run_again(lost))]
     Discarded {
         /// Whose.
         worker: WorkerId,
@@ -203,7 +209,7 @@ pub enum Event {
         lost: Vec<ShardId>,
     },
     /// A group is forming.
-    #[error("{members} workers form the group of epoch {epoch}")]
+    #[error("{} the group of epoch {epoch}", if *members == 1 { "1 worker forms".to_owned() } else { format!("{members} workers form") })]
     Grouped {
         /// Its epoch.
         epoch: Epoch,

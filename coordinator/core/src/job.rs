@@ -139,9 +139,9 @@ pub enum InvalidJob {
         place: usize,
     },
     /// A package prunes nothing, names what the inventory lacks, or what another package prunes too.
-    #[error("package {package}: {problem}")]
+    #[error("package {}: {problem}", u64::from(*package) + 1)]
     Package {
-        /// The package.
+        /// The package, counted from 0.
         package: u32,
         /// What is wrong.
         problem: String,

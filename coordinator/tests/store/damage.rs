@@ -82,7 +82,7 @@ async fn a_package_is_not_committed_by_what_was_solved_for_another() {
     let kept = kept().await;
     let survey = manifest(0, [Receipt::from(&kept.part)], 12);
     let error = kept.store.commit(&Manifest { package: PackageId(1), ..survey }).await.unwrap_err();
-    assert_eq!(error.to_string(), "the manifest of package 1 names part 3.0 of package 0");
+    assert_eq!(error.to_string(), "the manifest of package 2 names part 3.0 of package 1");
     assert_eq!(kept.store.committed().await.unwrap().len(), 1);
 }
 
@@ -118,7 +118,7 @@ async fn a_manifest_that_is_missing_or_damaged_is_named() {
     assert!(
         read()
             .await
-            .contains("packages/00000.json is damaged: it is the manifest of package 1; remove it, and")
+            .contains("packages/00000.json is damaged: it is the manifest of package 2; remove it, and")
     );
     kept.remove("packages/00000.json");
     assert!(read().await.ends_with("packages/00000.json is missing"));

@@ -50,6 +50,7 @@ impl From<&JobReport> for v1::Job {
             epoch: view.epoch.map(|e| e.0),
             workers: view.workers.iter().map(Into::into).collect(),
             ending: view.ending.as_ref().map(Into::into),
+            left_millis: report.left.map(millis),
         }
     }
 }
@@ -76,6 +77,7 @@ impl TryFrom<v1::Job> for JobReport {
             model: text("model", job.model, LONGEST_NAME)?,
             output: text("output", job.output, LONGEST_NAME)?,
             elapsed: Duration::from_millis(job.elapsed_millis),
+            left: job.left_millis.map(Duration::from_millis),
             view,
         })
     }

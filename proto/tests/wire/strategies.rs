@@ -328,8 +328,10 @@ fn view() -> impl Strategy<Value = View> {
 }
 
 pub(crate) fn report() -> impl Strategy<Value = JobReport> {
-    (words(), words(), words(), any::<u64>(), view()).prop_map(|(release, model, output, millis, view)| {
-        JobReport { release, model, output, elapsed: Duration::from_millis(millis), view }
+    let times = (any::<u64>(), option::of(any::<u64>()));
+    (words(), words(), words(), times, view()).prop_map(|(release, model, output, (elapsed, left), view)| {
+        let left = left.map(Duration::from_millis);
+        JobReport { release, model, output, elapsed: Duration::from_millis(elapsed), left, view }
     })
 }
 

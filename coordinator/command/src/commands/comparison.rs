@@ -5,6 +5,7 @@ use std::path::Path;
 
 use obsdiff_engine::export::HeldOutError;
 use obsdiff_engine::pipeline::Picture;
+use obsdiff_proto::counted;
 use serde::Serialize;
 
 use super::speed::Speed;
@@ -87,12 +88,8 @@ impl fmt::Display for Comparison {
         table.rule();
         table.row(row("mean".to_owned(), self.mean_relative_error, self.mean_psnr_decibels));
         writeln!(f, "{table}")?;
-        let prompts = self.prompts.len();
-        writeln!(
-            f,
-            "final latents on {prompts} prompts differ from the dense model's by {:.4}",
-            self.relative_error
-        )?;
+        let prompts = counted(self.prompts.len(), "prompt");
+        writeln!(f, "final latents differ by {:.4} (L2, relative) on {prompts}", self.relative_error)?;
         write!(f, "{}: rows by turns dense and pruned", self.grid)?;
         self.speed.as_ref().map_or(Ok(()), |speed| write!(f, "\n{speed}"))
     }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use obsdiff_coordinator::{Driver, JobState, Port, ServedJob};
 use obsdiff_core::Outcome;
 use obsdiff_proto::session::Briefing;
-use tokio::sync::broadcast;
+use tokio::sync::{broadcast, watch};
 
 use crate::cli::CoordinatorArgs;
 use crate::context::CommandContext;
@@ -115,6 +115,7 @@ fn drive(
             model: job.spec.model.path.clone(),
             output: job.spec.output.path.clone(),
             clock: context.clock.clone(),
+            expected_end: watch::channel(None).1,
             told,
         };
         let (handle, rendezvous) = (handle.clone(), driver.rendezvous());

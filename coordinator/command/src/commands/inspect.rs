@@ -39,7 +39,10 @@ pub(super) fn inspect(args: &InspectArgs, context: &mut CommandContext<'_>) -> R
 struct Inspection {
     path: PathBuf,
     linears: Vec<InspectedLinear>,
-    /// The linears that obsdiff can prune, together.
+    /// Whether it is the transformer of a class that obsdiff prunes.
+    #[serde(rename = "known_transformer")]
+    known: bool,
+    /// The linears that obsdiff can prune, together; of a model that it does not know, all weights of rows and columns.
     prunable: Total,
     /// Every tensor of the transformer.
     whole: Total,
@@ -131,6 +134,7 @@ fn prunable_names(folder: &Path) -> Option<HashSet<String>> {
 fn scan(path: &Path, weights: &Weights, prunable: Option<&HashSet<String>>) -> Result<Inspection> {
     let mut found = Inspection {
         path: path.to_owned(),
+        known: prunable.is_some(),
         linears: Vec::new(),
         prunable: Total::default(),
         whole: Total::default(),
@@ -201,7 +205,8 @@ fn print(found: &Inspection, context: &mut CommandContext<'_>) -> Result<()> {
         table.row(row.into_iter().chain(recorded.map(|(_, known)| number(known))));
     }
     table.rule();
-    for (what, total) in [("linears to prune", &found.prunable), ("all tensors", &found.whole)] {
+    let kind = if found.known { "linears that obsdiff prunes" } else { "weights of rows and columns" };
+    for (what, total) in [(kind, &found.prunable), ("all tensors", &found.whole)] {
         let name = format!("{what} ({})", total.tensors);
         let sparsity = text::percent(total.zeros, total.weights);
         let row = [
@@ -217,6 +222,12 @@ fn print(found: &Inspection, context: &mut CommandContext<'_>) -> Result<()> {
         table.row(row);
     }
     write!(context.out, "{table}")?;
+    if !found.known {
+        writeln!(
+            context.out,
+            "\nThis is no transformer that obsdiff prunes (`obsdiff models` lists those): it can only be looked at."
+        )?;
+    }
     if found.linears.iter().any(|linear| !linear.prunable) {
         writeln!(
             context.out,

@@ -4,7 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use obsdiff_core::{PackageCost, Tokens};
-use obsdiff_proto::{ByteSize, Inventory, JobSpec, Method, Package, Pattern, Plan};
+use obsdiff_proto::{ByteSize, Inventory, JobSpec, Method, Package, Pattern, Plan, counted};
 use serde::Serialize;
 
 use super::counts::PackageCount;
@@ -216,19 +216,19 @@ impl PlanReport {
 
     fn summary(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (spec, model) = (&self.job, &self.model);
-        let method = method(spec);
+        let method = text::method(spec.sparsity.method());
         let refined = match spec.sparsity.refinement() {
             0 => String::new(),
-            steps => format!(", refined by {steps} steps"),
+            steps => format!(", refined by {}", counted(steps as usize, "step")),
         };
         writeln!(
             f,
-            "model        {} ({} parameters, {} of them in what can be pruned: {} units, {} linears)",
+            "model        {} ({} parameters, {} of them in what can be pruned: {}, {})",
             spec.model.path,
             text::count(model.parameters),
             text::percent(model.prunable_parameters, model.parameters),
-            model.units,
-            model.linears,
+            counted(model.units, "unit"),
+            counted(model.linears, "linear"),
         )?;
         writeln!(f, "sparsity     {} by {method}{refined}", share(spec))?;
         let c = &spec.calibration;
@@ -237,24 +237,18 @@ impl PlanReport {
         } else if spec.sparsity.calibrates() {
             writeln!(
                 f,
-                "calibration  {} prompts x {} steps at guidance {}, {} image and {} text tokens",
-                c.count, c.steps, c.guidance, model.image_tokens, model.text_tokens
+                "calibration  {} x {} at guidance {}, {} image and {} text tokens",
+                counted(c.count as usize, "prompt"),
+                counted(c.steps as usize, "step"),
+                c.guidance,
+                model.image_tokens,
+                model.text_tokens
             )
         } else if spec.sparsity.method() == Method::Magnitude {
             writeln!(f, "calibration  none, magnitude without refinement needs no activations")
         } else {
             writeln!(f, "calibration  none, {method} needs no activations")
         }
-    }
-}
-
-fn method(spec: &JobSpec) -> &'static str {
-    match spec.sparsity.method() {
-        Method::Obs => "obs",
-        Method::Admm => "admm",
-        Method::Magnitude => "magnitude",
-        Method::Wanda => "wanda",
-        Method::L1 => "l1",
     }
 }
 
@@ -304,8 +298,8 @@ impl fmt::Display for ConditioningReport {
         };
         write!(
             f,
-            "Conditioning of {} prompts and the empty one: {} in {}, {made}, {read}",
-            self.prompts,
+            "Conditioning of {} and the empty one: {} in {}, {made}, {read}",
+            counted(self.prompts, "prompt"),
             ByteSize(self.bytes),
             self.location
         )

@@ -89,21 +89,22 @@ pub(super) fn measure(
 impl fmt::Display for Speed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { dense, pruned, .. } = self;
-        let less_time = 1.0 - pruned.seconds / dense.seconds;
-        let less_flops = 1.0 - pruned.flops / dense.flops;
+        let change = |before: f64, after: f64, less: &str, more: &str| {
+            let share = 100.0 * (1.0 - after / before);
+            format!("{:.1}% {}", share.abs(), if share < 0.0 { more } else { less })
+        };
         write!(
             f,
-            "forward call with {} image and {} text tokens: dense {} ({}), pruned {} ({})\n{:.1}% less time for {:.1}% less arithmetic",
+            "forward call with {} image and {} text tokens:\n  dense   {} for {}\n  pruned  {} for {}: {}, for {}",
             self.image_tokens,
             self.text_tokens,
             milliseconds(dense.seconds),
             text::flops(dense.flops),
             milliseconds(pruned.seconds),
             text::flops(pruned.flops),
-            100.0 * less_time,
-            100.0 * less_flops,
-        )?;
-        if less_flops > 0.0 { write!(f, ": {:.2} of it", less_time / less_flops) } else { Ok(()) }
+            change(dense.seconds, pruned.seconds, "faster", "slower"),
+            change(dense.flops, pruned.flops, "less arithmetic", "more arithmetic"),
+        )
     }
 }
 

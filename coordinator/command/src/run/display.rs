@@ -6,7 +6,7 @@ use std::sync::Mutex;
 
 use obsdiff_coordinator::Observer;
 use obsdiff_core::{Core, Event, Phase};
-use obsdiff_proto::{Package, PackageId, Shard, lock};
+use obsdiff_proto::{Package, PackageId, Shard, counted, lock};
 use obsdiff_worker::device::Watch;
 use tokio::sync::broadcast;
 
@@ -159,13 +159,14 @@ impl<'a> Display<'a> {
         let packages = self.inputs.plan.packages.len();
         if let Some(package) = self.package() {
             let solved = self.solved(package);
+            let of = |thing: &str| counted(solved as usize, thing);
             let what = match (package.is_structured(), package.survey) {
-                (true, true) => format!("{solved} structures, on the dense model to divide the budget"),
-                (true, false) => format!("{solved} structures"),
+                (true, true) => format!("{}, on the source to divide the budget", of("structure")),
+                (true, false) => of("structure"),
                 (false, true) => {
-                    format!("{solved} linears, on the dense model to find what pruning each costs")
+                    format!("{}, on the source to find what pruning each costs", of("linear"))
                 }
-                (false, false) => format!("{} units, {solved} linears", package.units.len()),
+                (false, false) => format!("{}, {}", counted(package.units.len(), "unit"), of("linear")),
             };
             self.progress.package(open.0 as usize + 1, packages, &what);
         }
@@ -236,7 +237,7 @@ impl Observer for Display<'_> {
         let expected = *lock(&self.phase_display.expected);
         if let Some(error) = expected.filter(|_| !self.expectation_said) {
             self.progress
-                .note(&format!("the velocity is expected to differ from the dense model's by {error:.4}"));
+                .note(&format!("the velocity is expected to differ from the source's by {error:.4}"));
             self.expectation_said = true;
         }
         // What ends a phase is a part of it.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use obsdiff_coordinator::{JobInputs, JobState};
 use obsdiff_engine::export::PruningRecord;
 use obsdiff_files::Disk;
-use obsdiff_proto::JobError;
+use obsdiff_proto::{JobError, counted};
 use obsdiff_store::Prompts;
 
 use super::Inputs;
@@ -56,7 +56,7 @@ pub(crate) fn is_left_over(state: &JobState, inputs: &Inputs) -> bool {
 pub(crate) fn note(state: &JobState, progress: &Progress) {
     let (done, all) = (state.job.committed, state.job.plan.packages.len());
     if state.resumed {
-        progress.note(&format!("{} is found: {done} of {all} packages are finished", state.url()));
+        progress.note(&format!("{} is found: {done} of {} finished", state.url(), counted(all, "package")));
     }
     if let Some(package) = state.went_back {
         progress.note(&format!(

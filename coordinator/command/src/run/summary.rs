@@ -1,16 +1,30 @@
-//! What a run ends with: a table of its linears, where the time went, and how far the pruned model is from the dense one.
+//! What a run ends with, on one screen of 80 columns: what went, the error, time and memory, a bar for each block, the worst linears, and
+//! how to load the result. The figures of every linear are in `pruning.json`.
+
+mod blocks;
+mod worst;
+
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
 use std::time::Duration;
 
-use obsdiff_engine::export::{PrunedLinear, PruningRecord};
-use obsdiff_proto::{ByteSize, Method};
-
-use obsdiff_engine::export::HeldOutError;
+use obsdiff_engine::export::{HeldOutError, Measured, PrunedLinear, PruningRecord};
+use obsdiff_proto::{ByteSize, Layout, Method, Pattern, Target, counted};
 use serde::Serialize;
 
 use crate::spans::SpanReport;
-use crate::text::{self, Table, percent};
+use crate::text::{self, percent};
+
+/// Columns of the narrowest terminal that shows a summary without wrapped lines, unless a path is too long for it.
+const WIDTH: usize = 80;
+/// Lines of the lowest terminal that shows all of a summary.
+const HEIGHT: usize = 24;
+/// Columns of the names of figures.
+const NAMES: usize = 10;
+/// The least share of the time that is told.
+const LEAST_SHARE: f64 = 0.01;
 
 /// What a run did; `--json` prints it as it is here.
 #[derive(Serialize)]
@@ -21,7 +35,7 @@ pub struct Summary {
     pub zeros: u64,
     /// The largest resident set that the plan predicts.
     pub predicted_peak_memory_bytes: u64,
-    /// The pruned model against the dense one; absent where no prompt was held out.
+    /// The pruned model against the source; absent where no prompt was held out.
     #[serde(skip)]
     pub held_out: Option<HeldOutError>,
     /// Where the time went.
@@ -31,24 +45,19 @@ pub struct Summary {
     pub record: PruningRecord,
 }
 
-/// What a peak signal-to-noise ratio means: the root mean square of the differences of colours, of which there are 0 to 255.
-fn levels(psnr_decibels: f64) -> String {
-    let levels = 255.0 * 10f64.powf(-psnr_decibels / 20.0);
-    format!("colours differ by {levels:.1} of 255 levels (root mean square)")
+/// Weights of a linear before it was pruned.
+fn weights(linear: &PrunedLinear) -> u64 {
+    linear.shape[0] as u64 * linear.shape[1] as u64
 }
 
-/// Marks of a bar that stands for all weights.
-const BAR: u64 = 40;
-
-/// The block that a linear is in, by the name of its module: a list of blocks and a place in it.
-fn block_of(linear: &str) -> &str {
-    linear.match_indices('.').nth(1).map_or(linear, |(end, _)| &linear[..end])
+/// What a peak signal-to-noise ratio means: the root mean square of the differences of colours, of which there are 0 to 255.
+fn levels(psnr_decibels: f64) -> f64 {
+    255.0 * 10f64.powf(-psnr_decibels / 20.0)
 }
 
 impl Summary {
     /// What a run did whose output has this record.
     pub(crate) fn new(record: PruningRecord, spans: SpanReport, predicted: ByteSize) -> Self {
-        let weights = |l: &PrunedLinear| l.shape[0] as u64 * l.shape[1] as u64;
         Self {
             weights: record.linears.iter().map(weights).sum(),
             zeros: record.linears.iter().map(|l| l.zeros).sum(),
@@ -59,133 +68,153 @@ impl Summary {
         }
     }
 
-    /// The share of each block's weights that is zero, as bars.
-    fn blocks(&self) -> Table {
-        let mut blocks: Vec<(&str, u64, u64)> = Vec::new();
-        for linear in &self.record.linears {
-            let block = block_of(&linear.name);
-            let weights = linear.shape[0] as u64 * linear.shape[1] as u64;
-            match blocks.iter_mut().find(|(name, ..)| *name == block) {
-                Some((_, zeros, all)) => (*zeros, *all) = (*zeros + linear.zeros, *all + weights),
-                None => blocks.push((block, linear.zeros, weights)),
+    /// Whether heads and neurons went, so that zeros are not what the user asked for.
+    fn is_structured(&self) -> bool {
+        !self.record.structures.is_empty()
+    }
+
+    /// What was pruned, and by how much.
+    fn headline(&self) -> String {
+        let sparsity = &self.record.job.sparsity;
+        let by = match (sparsity.pattern, self.record.job.output.layout) {
+            (Pattern::Structured, Layout::Masked) => ", masked".to_owned(),
+            _ if sparsity.surveys_linears() && sparsity.pattern == Pattern::Unstructured => {
+                ", global".to_owned()
             }
-        }
-        let mut table = Table::new(["block", "zeros", "0 to 100%"]);
-        for (block, zeros, all) in blocks {
-            let marks = (zeros * BAR).checked_div(all).unwrap_or(0) as usize;
-            table.row([block.to_owned(), percent(zeros, all), "#".repeat(marks)]);
-        }
-        table
-    }
-
-    /// What the error of final latents means: as a share, for pictures, and beside magnitude pruning.
-    fn meaning(&self, error: &HeldOutError, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(
-            f,
-            "that is {:.1}% of their length (L2 norm), from the same prompts and the same noise",
-            100.0 * error.relative
-        )?;
-        if let Some(pictures) = &error.pictures {
-            let what = pictures.mean_psnr_decibels.map_or("equal the dense model's".to_owned(), |psnr| {
-                format!("have a PSNR of {psnr:.2} dB to the dense model's: {}", levels(psnr))
-            });
-            writeln!(f, "pictures of {} of these prompts {what}", pictures.count)?;
-        }
-        let Some(baseline) = self.record.measured.as_ref().and_then(|m| m.baseline.as_ref()) else {
-            return Ok(());
+            (Pattern::NToM { .. }, _) if sparsity.dense > 0.0 => format!(", dense {}", sparsity.dense),
+            _ => String::new(),
         };
-        let psnr = baseline.held_out.pictures.as_ref().and_then(|pictures| pictures.mean_psnr_decibels);
-        writeln!(
-            f,
-            "{} pruning instead ({} zeros): latents differ by {:.4}{}",
-            if baseline.method == Method::L1 { "l1" } else { "magnitude" },
-            percent(baseline.zeros, baseline.weights),
-            baseline.held_out.relative,
-            psnr.map_or(String::new(), |psnr| format!(", pictures have a PSNR of {psnr:.2} dB"))
-        )
+        let how = format!("{}, {}{by}", sparsity.pattern, text::method(sparsity.method()));
+        if !self.is_structured() {
+            return format!(
+                "Pruned {} of {} weights in {}: {how}",
+                percent(self.zeros, self.weights),
+                text::count(self.weights),
+                counted(self.record.linears.len(), "linear")
+            );
+        }
+        let gone = |heads: bool| {
+            let of = self.record.structures.iter().filter(|s| s.heads == heads);
+            let [went, all] = of.fold([0, 0], |[went, all], s| [went + s.of - s.kept, all + s.of]);
+            (all > 0).then(|| format!("{went} of {}", counted(all, if heads { "head" } else { "neuron" })))
+        };
+        let gone: Vec<String> = [gone(true), gone(false)].into_iter().flatten().collect();
+        format!("Removed {}: {how}", gone.join(" and "))
     }
 
-    /// What each attention and feed-forward network kept, and what the whole transformer has left.
-    fn structures(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.record.structures.is_empty() {
-            return Ok(());
-        }
-        let mut table = Table::new(["structure", "kept", "of", "went", "relative error"]);
-        for s in &self.record.structures {
-            let parts = if s.heads { "heads" } else { "neurons" };
-            table.row([
-                s.name.clone(),
-                s.kept.to_string(),
-                format!("{} {parts}", s.of),
-                percent((s.of - s.kept) as u64, s.of as u64),
-                s.error.map_or("-".to_owned(), |e| format!("{e:.5}")),
-            ]);
-        }
-        writeln!(f, "{table}")?;
-        let Some(sizes) = self.record.sizes else { return Ok(()) };
-        let [before, after] = sizes.parameters.map(text::count);
-        writeln!(f, "parameters {before} -> {after}")?;
-        let [before, after] = sizes.forward_flops;
-        let saved = 100.0 * (1.0 - after / before);
-        writeln!(f, "forward call {} -> {} ({saved:.2}% less)\n", text::flops(before), text::flops(after))
+    /// Zeros in linears of a structured job that a rule prunes by weights.
+    fn zeros_beside_structures(&self) -> Option<String> {
+        let others = || {
+            self.record.linears.iter().filter(|linear| !matches!(linear.target, Target::Structured { .. }))
+        };
+        let zeros = others().map(|linear| linear.zeros).sum();
+        (self.is_structured() && others().next().is_some()).then(|| {
+            let share = percent(zeros, others().map(weights).sum());
+            format!("{share} of the weights of {}", counted(others().count(), "other linear"))
+        })
     }
+
+    /// Names and values of what was measured, each a line.
+    fn figures(&self) -> Vec<(&'static str, String)> {
+        let measured = self.record.measured.as_ref();
+        let mut figures = Vec::new();
+        figures.extend(self.zeros_beside_structures().map(|zeros| ("zeros", zeros)));
+        if let Some(error) = &self.held_out {
+            figures.extend(errors(error));
+        }
+        figures.extend(measured.and_then(baseline).map(|error| ("baseline", error)));
+        if let Some(error) = measured.and_then(|m| m.expected_velocity_error) {
+            figures.push(("expected", format!("velocity differs from the source's by {error:.4}")));
+        }
+        if let Some(sizes) = self.record.sizes {
+            let [before, after] = sizes.parameters.map(text::count);
+            let saved = 100.0 * (1.0 - sizes.forward_flops[1] / sizes.forward_flops[0]);
+            let call = format!("{saved:.1}% less arithmetic a forward call");
+            figures.push(("size", format!("{before} -> {after} parameters, {call}")));
+        }
+        figures.extend(measured.map(|measured| ("time", time(measured))));
+        if let Some(peak) = measured.and_then(|m| m.peak_memory_bytes) {
+            let predicted = ByteSize(self.predicted_peak_memory_bytes);
+            figures.push(("memory", format!("peak {} ({predicted} predicted)", ByteSize(peak))));
+        }
+        figures.push(("written", self.record.job.output.path.clone()));
+        figures
+    }
+
+    /// How to load the output, as Python.
+    fn loading(&self) -> String {
+        let path = &self.record.job.output.path;
+        if self.is_structured() && self.record.job.output.layout == Layout::Shrunk {
+            return format!(
+                "load it in Python (from diffusers import AutoModel, DiffusionPipeline):\n  \
+                 t = AutoModel.from_pretrained({:?}, trust_remote_code=True)\n  \
+                 pipeline = DiffusionPipeline.from_pretrained({path:?}, transformer=t)",
+                format!("{}/transformer", path.trim_end_matches('/'))
+            );
+        }
+        format!("load it in Python:\n  pipeline = diffusers.DiffusionPipeline.from_pretrained({path:?})")
+    }
+}
+
+/// The error of final latents, and of pictures where some were decoded.
+fn errors(error: &HeldOutError) -> Vec<(&'static str, String)> {
+    let prompts = counted(error.per_prompt.len(), "held-out prompt");
+    let mut lines =
+        vec![("error", format!("final latents differ by {:.4} (L2, relative) on {prompts}", error.relative))];
+    if let Some(pictures) = &error.pictures {
+        let of = format!("{} of these prompts", pictures.count);
+        let what = match pictures.mean_psnr_decibels {
+            Some(psnr) => {
+                let levels = levels(psnr);
+                format!("PSNR {psnr:.2} dB on {of} (colours {levels:.1} of 255 levels off)")
+            }
+            None => format!("{of} equal the source's"),
+        };
+        lines.push(("pictures", what));
+    }
+    lines
+}
+
+/// What magnitude pruning makes of the same model, where that was asked for.
+fn baseline(measured: &Measured) -> Option<String> {
+    let baseline = measured.baseline.as_ref()?;
+    let psnr = baseline.held_out.pictures.as_ref().and_then(|pictures| pictures.mean_psnr_decibels);
+    Some(format!(
+        "{} pruning ({} of the weights): error {:.4}{}",
+        if baseline.method == Method::L1 { "l1" } else { "magnitude" },
+        percent(baseline.zeros, baseline.weights),
+        baseline.held_out.relative,
+        psnr.map_or(String::new(), |psnr| format!(", PSNR {psnr:.2} dB"))
+    ))
+}
+
+/// How long it took, and the largest shares of that, as many as fit.
+fn time(measured: &Measured) -> String {
+    let whole = measured.seconds.max(0.0);
+    let mut line = text::duration(Duration::from_secs_f64(whole));
+    let mut before = ": ";
+    for phase in measured.phases.iter().filter(|phase| phase.seconds > LEAST_SHARE * whole) {
+        let share = format!("{before}{} {:.0}%", phase.phase, 100.0 * phase.seconds / whole);
+        if NAMES + line.chars().count() + share.chars().count() > WIDTH {
+            break;
+        }
+        line.push_str(&share);
+        before = ", ";
+    }
+    line
 }
 
 impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let probed = self.record.linears.iter().any(|linear| linear.cost.is_some());
-        let mut header =
-            vec!["linear", "shape", "zeros", "damping", "unrefined error", "relative output error"];
-        header.extend(probed.then_some("cost"));
-        let mut table = Table::new(header);
-        for linear in &self.record.linears {
-            let [rows, width] = linear.shape;
-            let mut row = vec![
-                linear.name.clone(),
-                format!("{rows} x {width}"),
-                percent(linear.zeros, rows as u64 * width as u64),
-                linear.damping.map_or("-".to_owned(), |d| d.to_string()),
-                linear.unrefined_error.map_or("-".to_owned(), |e| format!("{e:.5}")),
-                linear.relative_error.map_or("-".to_owned(), |e| format!("{e:.5}")),
-            ];
-            row.extend(probed.then(|| linear.cost.map_or("-".to_owned(), |cost| format!("{cost:.4}"))));
-            table.row(row);
+        let mut head = vec![self.headline()];
+        head.extend(self.figures().into_iter().map(|(name, value)| format!("{name:<NAMES$}{value}")));
+        let (worst, loading) = (worst::lines(&self.record), self.loading());
+        let taken = head.len() + worst.len() + loading.lines().count();
+        // A line below is the shell's.
+        let blocks = blocks::lines(&self.record, (HEIGHT - 1).saturating_sub(taken));
+        for line in head.into_iter().chain(blocks).chain(worst) {
+            writeln!(f, "{line}")?;
         }
-        writeln!(f, "{table}")?;
-        if probed {
-            writeln!(f, "{}", self.blocks())?;
-        }
-        self.structures(f)?;
-        if self.spans.whole.is_zero() {
-            // Other processes did the work.
-            if let Some(measured) = &self.record.measured {
-                writeln!(f, "took {}", text::duration(Duration::from_secs_f64(measured.seconds.max(0.0))))?;
-            }
-        } else {
-            writeln!(f, "{}", self.spans)?;
-        }
-        writeln!(
-            f,
-            "{} linears, {} of their weights are zero",
-            self.record.linears.len(),
-            percent(self.zeros, self.weights)
-        )?;
-        if let Some(peak) = self.record.measured.as_ref().and_then(|m| m.peak_memory_bytes) {
-            let predicted = ByteSize(self.predicted_peak_memory_bytes);
-            writeln!(f, "peak memory {} ({predicted} predicted)", ByteSize(peak))?;
-        }
-        if let Some(error) = self.record.measured.as_ref().and_then(|m| m.expected_velocity_error) {
-            writeln!(f, "velocity expected to differ from the dense model's by {error:.4}")?;
-        }
-        if let Some(error) = &self.held_out {
-            let prompts = error.per_prompt.len();
-            writeln!(
-                f,
-                "final latents on {prompts} held-out prompts differ from the dense model's by {:.4}",
-                error.relative
-            )?;
-            self.meaning(error, f)?;
-        }
-        write!(f, "written to {}", self.record.job.output.path)
+        f.write_str(&loading)
     }
 }

@@ -81,6 +81,6 @@ fn an_export_that_cannot_be_written_keeps_what_is_solved_and_the_same_command_go
     let again = shell(&setting, "exec \"$0\" $(echo \"$@\" | sed s/--quiet//)", &[]);
     let said = text(&again.stderr);
     assert!(again.status.success(), "{said}");
-    assert!(said.contains("2 of 2 packages are finished"), "{said}");
+    assert!(said.contains("2 of 2 packages finished"), "{said}");
     assert!(setting.path("out/pruning.json").is_file() && !setting.path("out.state").exists());
 }

@@ -15,7 +15,7 @@ fn a_pipeline_is_shown_linear_by_linear() {
         row.split_whitespace().collect::<Vec<_>>()[1..],
         ["128", "x", "512", "f16", "0", "0.00%", "dense"]
     );
-    assert!(table.contains("linears to prune (69)"), "{table}");
+    assert!(table.contains("linears that obsdiff prunes (69)"), "{table}");
     let at = |name: &str| table.find(name).unwrap();
     assert!(at("transformer_blocks.2.attn.to_q") < at("transformer_blocks.3.attn.to_q"));
 }

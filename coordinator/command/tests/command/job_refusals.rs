@@ -232,5 +232,5 @@ fn magnitude_without_refinement_runs_without_calibration() {
     ];
     let sets: Vec<&str> = compared.iter().flat_map(|set| ["--set", set]).collect();
     let told = run(&sets);
-    assert!(told.contains("final latents on 2 held-out prompts differ"), "{told}");
+    assert!(told.contains("(L2, relative) on 2 held-out prompts"), "{told}");
 }

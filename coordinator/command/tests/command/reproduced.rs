@@ -8,10 +8,10 @@ use serde_json::Value;
 use crate::setting::{RUN, Setting, listing};
 use crate::{obsdiff, told};
 
-/// The line that tells the error of final latents, from its second word on.
+/// The error of final latents.
 fn error_line(text: &str) -> &str {
-    let line = text.lines().find(|line| line.starts_with("final latents on ")).expect("no error is told");
-    line.split_once("differ from ").unwrap().1
+    let (_, error) = text.split_once("final latents differ by ").expect("no error is told");
+    error.split_once(' ').unwrap().0
 }
 
 fn json(folder: &Path, args: &[&str]) -> Value {
@@ -139,13 +139,18 @@ fn the_same_figures_are_told_as_text_and_as_json() {
     let lines = |start: &str| text.lines().find(|line| line.starts_with(start)).unwrap().to_owned();
     let share = 100.0 * run["zeros"].as_f64().unwrap() / run["weights"].as_f64().unwrap();
     let linears = run["record"]["linears"].as_array().unwrap();
-    assert_eq!(
-        lines(&format!("{} linears, ", linears.len())),
-        format!("{} linears, {share:.2}% of their weights are zero", linears.len())
-    );
+    let headline = lines(&format!("Pruned {share:.2}% of "));
+    assert!(headline.contains(&format!(" weights in {} linears: ", linears.len())), "{headline}");
     let error = run["record"]["measured"]["held_out"]["relative_error"].as_f64().unwrap();
-    assert!(lines("final latents on 2 held-out prompts").ends_with(&format!("by {error:.4}")));
-    for linear in linears {
+    let told_error = lines("error     ");
+    assert!(
+        told_error.contains(&format!(" {error:.4} ")) && told_error.ends_with(" on 2 held-out prompts"),
+        "{told_error}"
+    );
+    let named: Vec<&Value> =
+        linears.iter().filter(|linear| text.contains(linear["name"].as_str().unwrap())).collect();
+    assert_eq!(named.len(), 5, "{text}");
+    for linear in named {
         let row = lines(linear["name"].as_str().unwrap());
         let error = format!("{:.5}", linear["relative_error"].as_f64().unwrap());
         assert!(row.split_whitespace().any(|cell| cell == error), "{row}");
@@ -226,15 +231,9 @@ fn the_summary_says_in_words_what_the_error_means() {
     let psnr = number(&own["pictures"]["mean_psnr_decibels"]);
     let levels = 255.0 / 10f64.powf(psnr / 20.0);
     let lines = [
+        format!("pictures  PSNR {psnr:.2} dB on 2 of these prompts (colours {levels:.1} of 255 levels off)"),
         format!(
-            "that is {:.1}% of their length (L2 norm), from the same prompts",
-            100.0 * number(&own["relative_error"])
-        ),
-        format!(
-            "pictures of 2 of these prompts have a PSNR of {psnr:.2} dB to the dense model's: colours differ by {levels:.1} of 255 levels"
-        ),
-        format!(
-            "magnitude pruning instead (50.00% zeros): latents differ by {:.4}, pictures have a PSNR of {:.2} dB",
+            "baseline  magnitude pruning (50.00% of the weights): error {:.4}, PSNR {:.2} dB",
             number(&baseline["held_out"]["relative_error"]),
             number(&baseline["held_out"]["pictures"]["mean_psnr_decibels"])
         ),
@@ -253,7 +252,7 @@ fn a_pipeline_whose_pictures_cannot_be_decoded_is_pruned_all_the_same() {
     let (said, told) = (crate::text(&output.stderr), crate::text(&output.stdout));
     assert!(output.status.success(), "{said}");
     assert!(said.contains("pictures are not compared: pipeline/vae/config.json"), "{said}");
-    assert!(told.contains("final latents on 2 held-out prompts") && !told.contains("PSNR"), "{told}");
+    assert!(told.contains("on 2 held-out prompts") && !told.contains("PSNR"), "{told}");
 }
 
 #[test]

@@ -39,7 +39,7 @@ fn a_run_that_is_stopped_says_what_is_kept_and_goes_on_by_the_same_command() {
         run.signal(signal);
         let (ended, said) = run.verdict();
         assert_eq!(ended, Some(code), "{said}");
-        let words = format!("stopped by {name}: 1 of 2 packages are kept in out.state; to go on: ");
+        let words = format!("stopped by {name}: 1 of 2 packages kept in out.state; to go on: ");
         assert!(said.contains(&words) && said.ends_with("obsdiff run job.toml --quiet\n"), "{said}");
         assert!(!folder.path().join("out").exists());
         assert!(Process::start(folder.path(), &["run", "job.toml", "--quiet"]).end().success());
@@ -79,7 +79,7 @@ fn a_process_1_obeys_sigterm_and_sigint() {
         let (ended, said) = outer.verdict();
         assert_eq!(ended, Some(code), "{said}");
         // A manifest is there before its process counts it.
-        assert!(said.contains(" of 2 packages are kept"), "{said}");
+        assert!(said.contains(" of 2 packages kept"), "{said}");
     }
 }
 
@@ -96,7 +96,7 @@ fn a_worker_that_drains_and_a_coordinator_that_stops_exit_with_143_and_the_job_g
     first.process.terminate();
     let (code, said) = first.process.verdict();
     assert_eq!(code, Some(143), "{said}");
-    let words = "stopped by SIGTERM: 1 of 2 packages are kept in out.state; to go on: ";
+    let words = "stopped by SIGTERM: 1 of 2 packages kept in out.state; to go on: ";
     assert!(said.contains(words), "{said}");
     let mut second = Coordinator::start(folder.path());
     assert!(worker(folder.path(), &second.url).end().success());
@@ -145,5 +145,5 @@ fn whatever_a_process_does_it_can_be_stopped() {
     coordinator.process.signal("INT");
     let (code, said) = coordinator.process.verdict();
     assert_eq!(code, Some(130), "{said}");
-    assert!(said.contains("0 of 2 packages are kept"), "{said}");
+    assert!(said.contains("0 of 2 packages kept"), "{said}");
 }

@@ -191,7 +191,7 @@ pub type LineFilter = fn(&str) -> bool;
 pub const FIRST: LineFilter =
     |line| line.starts_with("calibrate: package 1 of 2, ") && !line.contains(" 0 of 6");
 /// The first package is finished.
-pub const BETWEEN: LineFilter = |line| line.contains("package 0 is committed");
+pub const BETWEEN: LineFilter = |line| line.contains("package 1 is committed");
 /// Some shards of the second package are held.
 pub const SECOND: LineFilter =
     |line| line.starts_with("calibrate: package 2 of 2, ") && !line.contains(" 0 of 6");
@@ -229,7 +229,6 @@ pub fn told_of_leaving(line: &str) -> (f64, usize) {
         rest.split_once(after)?.0.parse::<f64>().ok()
     };
     let quiet = number("last heard of ", " s before").unwrap_or_else(|| panic!("no time in: {line}"));
-    let lost =
-        number(" s before; ", " shards are run again").unwrap_or_else(|| panic!("no shards in: {line}"));
+    let lost = number(" s before; ", " shard").unwrap_or_else(|| panic!("no shards in: {line}"));
     (quiet, lost as usize)
 }

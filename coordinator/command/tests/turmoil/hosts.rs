@@ -111,6 +111,7 @@ pub(crate) async fn coordinate(stage: Stage) -> turmoil::Result {
         model: "pipeline".to_owned(),
         output: "out".to_owned(),
         clock,
+        expected_end: tokio::sync::watch::channel(None).1,
         told,
     };
     let port = insecure().port(([0, 0, 0, 0], PORT).into())?;

@@ -41,7 +41,7 @@ fn a_failing_store_is_tried_again_more_and_more_slowly_then_the_job_stops() {
     let failure = Failure::Store { package: PackageId(0), tries: 8, error: "no space left".to_owned() };
     assert_eq!(
         failure.to_string(),
-        "the manifest of package 0 could not be stored in 8 tries: no space left"
+        "the manifest of package 1 could not be stored in 8 tries: no space left"
     );
     assert_eq!(script.outcome(), Some(Outcome::Failed(failure)));
 }
@@ -184,13 +184,13 @@ fn jobs_that_make_no_sense_are_refused() {
     let misnumbered = InvalidJob::Misnumbered { what: "shard", found: 1, place: 0 };
     assert_eq!(refused(with(|plan| plan.shards.rotate_left(1))), misnumbered);
     let problem = |change| refused(with(change)).to_string();
-    assert_eq!(problem(|plan| plan.packages[1].linears.clear()), "package 1: has nothing to prune");
+    assert_eq!(problem(|plan| plan.packages[1].linears.clear()), "package 2: has nothing to prune");
     let twice = problem(|plan| {
         plan.packages[1] = obsdiff_proto::Package { id: PackageId(1), ..plan.packages[0].clone() }
     });
-    assert_eq!(twice, "package 1: site 0 stands in two places");
+    assert_eq!(twice, "package 2: site 0 stands in two places");
     let strange = problem(|plan| plan.packages[0].linears[0].linear.0 = 7);
-    assert_eq!(strange, "package 0: linear 7 is not in the inventory");
+    assert_eq!(strange, "package 1: linear 7 is not in the inventory");
     let ahead = refused(obsdiff_core::Job { committed: 3, ..job() });
     assert_eq!(ahead, InvalidJob::TooManyCommitted { committed: 3, planned: 2 });
     let unknown = refused(obsdiff_core::Job { committed: 1, exponents: None, ..job() });

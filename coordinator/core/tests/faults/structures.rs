@@ -128,5 +128,5 @@ fn a_budget_is_surveyed_before_anything_is_pruned() {
     late.packages.swap(0, 1);
     (0..).zip(&mut late.packages).for_each(|(id, package)| package.id.0 = id);
     let refused = obsdiff_core::Core::new(Job { plan: Arc::new(late), ..job }, std::time::Duration::ZERO);
-    assert_eq!(refused.unwrap_err().to_string(), "package 1: is surveyed after something was pruned");
+    assert_eq!(refused.unwrap_err().to_string(), "package 2: is surveyed after something was pruned");
 }

@@ -41,6 +41,7 @@ fn report() -> JobReport {
         model: text("shapes"),
         output: text("out"),
         elapsed: Duration::ZERO,
+        left: None,
         view,
     }
 }

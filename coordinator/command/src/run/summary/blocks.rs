@@ -1,0 +1,141 @@
+//! What went of each block, as bars.
+
+use obsdiff_engine::export::PruningRecord;
+
+use super::{WIDTH, weights};
+use crate::text::{Table, percent};
+
+/// Marks of the longest bar.
+const BAR: usize = 40;
+/// Rows of a chart with a column for each block.
+const ROWS: usize = 3;
+/// Marks of an eighth to eight eighths of a character: bars to the right, and columns upwards.
+const RIGHT: [char; 8] = ['▏', '▎', '▍', '▌', '▋', '▊', '▉', '█'];
+const UP: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
+
+/// What went of one block.
+struct Block<'a> {
+    /// The list of blocks that it is in, and its name.
+    list: &'a str,
+    name: &'a str,
+    /// Weights that went, and all that its pruned linears had.
+    gone: u64,
+    all: u64,
+    /// Heads and neurons that stay, of how many.
+    heads: [usize; 2],
+    neurons: [usize; 2],
+}
+
+impl Block<'_> {
+    fn share(&self) -> f64 {
+        if self.all == 0 { 0.0 } else { self.gone as f64 / self.all as f64 }
+    }
+}
+
+/// The block that a linear is in, by the name of its module: a list of blocks and a place in it.
+fn block_of(module: &str) -> [&str; 2] {
+    let mut dots = module.match_indices('.').map(|(at, _)| at);
+    let list = dots.next().map_or(module, |end| &module[..end]);
+    [list, dots.next().map_or(module, |end| &module[..end])]
+}
+
+fn blocks(record: &PruningRecord) -> Vec<Block<'_>> {
+    let mut blocks: Vec<Block<'_>> = Vec::new();
+    for linear in &record.linears {
+        let [list, name] = block_of(&linear.name);
+        let at = blocks.iter().position(|block| block.name == name).unwrap_or_else(|| {
+            blocks.push(Block { list, name, gone: 0, all: 0, heads: [0; 2], neurons: [0; 2] });
+            blocks.len() - 1
+        });
+        blocks[at].gone += linear.zeros;
+        blocks[at].all += weights(linear);
+    }
+    for structure in &record.structures {
+        let [_, name] = block_of(&structure.name);
+        if let Some(block) = blocks.iter_mut().find(|block| block.name == name) {
+            let parts = if structure.heads { &mut block.heads } else { &mut block.neurons };
+            parts[0] += structure.kept;
+            parts[1] += structure.of;
+        }
+    }
+    blocks
+}
+
+/// A bar for each block, in at most `room` lines: to the right, one below the other, where they fit, else upwards, side by side.
+pub(super) fn lines(record: &PruningRecord, room: usize) -> Vec<String> {
+    let blocks = blocks(record);
+    let structured = !record.structures.is_empty();
+    if blocks.is_empty() {
+        Vec::new()
+    } else if blocks.len() < room {
+        let table = if structured { kept_parts(&blocks) } else { zeros(&blocks) };
+        table.to_string().lines().map(str::to_owned).collect()
+    } else {
+        chart(&blocks, structured)
+    }
+}
+
+fn zeros(blocks: &[Block<'_>]) -> Table {
+    let mut table = Table::plain(["block", "zeros", ""]).left_from(2);
+    for block in blocks {
+        table.row([block.name.to_owned(), percent(block.gone, block.all), bar(block.share())]);
+    }
+    table
+}
+
+fn kept_parts(blocks: &[Block<'_>]) -> Table {
+    let kept = |[kept, of]: [usize; 2]| if of == 0 { String::new() } else { format!("{kept} of {of}") };
+    let mut table = Table::plain(["block", "heads kept", "neurons kept", "went"]).left_from(3);
+    for block in blocks {
+        // Half of the bar, since there are more columns.
+        let bar = bar(block.share() / 2.0);
+        table.row([block.name.to_owned(), kept(block.heads), kept(block.neurons), bar]);
+    }
+    table
+}
+
+/// A bar for a share of 1, to eighths of a character.
+fn bar(share: f64) -> String {
+    let eighths = (share.clamp(0.0, 1.0) * (8 * BAR) as f64).round() as usize;
+    let mut bar = "█".repeat(eighths / 8);
+    bar.extend((!eighths.is_multiple_of(8)).then(|| RIGHT[eighths % 8 - 1]));
+    bar
+}
+
+/// A column for each block, as wide as all of them fit. The highest reaches the top.
+fn chart(blocks: &[Block<'_>], structured: bool) -> Vec<String> {
+    let shares = || blocks.iter().map(Block::share);
+    let (least, most) = (shares().fold(f64::INFINITY, f64::min), shares().fold(0.0, f64::max));
+    let mut lists: Vec<Vec<&Block<'_>>> = Vec::new();
+    for block in blocks {
+        match lists.last_mut().filter(|list| list[0].list == block.list) {
+            Some(list) => list.push(block),
+            None => lists.push(vec![block]),
+        }
+    }
+    let width = ((WIDTH - lists.len()) / blocks.len()).clamp(1, 4);
+    let what = if structured { "weights gone" } else { "zeros" };
+    let mut lines =
+        vec![format!("{what} of each block, {:.0}% to {:.0}% (the highest)", 100.0 * least, 100.0 * most)];
+    for row in (0..ROWS).rev() {
+        let column = |block: &&Block<'_>| {
+            let height = if most == 0.0 { 0.0 } else { block.share() / most };
+            let eighths = ((height * (8 * ROWS) as f64).round() as usize).saturating_sub(8 * row).min(8);
+            let mark = if eighths == 0 { ' ' } else { UP[eighths - 1] };
+            // A gap between columns that are wide enough to leave one.
+            let marks = if width > 1 { width - 1 } else { 1 };
+            format!("{:<width$}", mark.to_string().repeat(marks))
+        };
+        let line: Vec<String> = lists.iter().map(|list| list.iter().map(column).collect()).collect();
+        lines.push(line.join(" ").trim_end().to_owned());
+    }
+    let names = lists.iter().map(|list| match &**list {
+        [first, .., last] => {
+            let number = last.name.rsplit('.').next().unwrap_or(last.name);
+            format!("{} to {number}", first.name)
+        }
+        _ => list[0].name.to_owned(),
+    });
+    lines.push(names.collect::<Vec<_>>().join(", "));
+    lines
+}
