@@ -40,7 +40,30 @@ id!(/// A token stream of a model: its index in [`crate::Inventory::streams`].
     StreamId(u32));
 id!(/// A structure of a model: its index in [`crate::Inventory::structures`].
     StructureId(u32));
-id!(/// A worker, numbered by the coordinator; never used twice in a job.
-    WorkerId(u64));
+/// A worker, numbered by the coordinator; never used twice in a job. The upper half counts the coordinator's earlier starts, the lower half
+/// the workers of its start. In text the first start's workers are `1`, `2`, and so on, those of its second `2.1`, `2.2`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct WorkerId(pub u64);
+
+impl fmt::Display for WorkerId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (earlier, number) = (self.0 >> 32, self.0 & u64::from(u32::MAX));
+        if earlier == 0 { number.fmt(f) } else { f.pad(&format!("{}.{number}", earlier + 1)) }
+    }
+}
+
 id!(/// Grows each time the set of workers in a collective changes.
     Epoch(u64));
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn people_count_packages_from_1_and_workers_by_the_coordinators_starts() {
+        assert_eq!([PackageId(0), PackageId(u32::MAX)].map(|id| id.to_string()), ["1", "4294967296"]);
+        let workers = [WorkerId(3), WorkerId((1 << 32) + 2)].map(|id| id.to_string());
+        assert_eq!(workers, ["3", "2.2"]);
+    }
+}

@@ -2,13 +2,13 @@
 
 use std::ffi::OsString;
 use std::fmt;
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 
 use obsdiff_files::Disk;
 use obsdiff_proto::ByteSize;
 use serde::Serialize;
 
-use crate::cli::JobArgs;
+use crate::cli::{JobArgs, OutputStyle};
 use crate::clock::Clock;
 use crate::job::JobFile;
 use crate::progress::Progress;
@@ -32,6 +32,8 @@ pub struct CommandContext<'a> {
     pub spans: Spans,
     /// What files of jobs are written and removed by.
     pub disk: Disk,
+    /// How progress is told.
+    pub style: OutputStyle,
     /// Where results go.
     pub out: &'a mut dyn Write,
 }
@@ -42,7 +44,14 @@ impl CommandContext<'_> {
     /// # Errors
     /// As [`JobFile::load`].
     pub fn job(&self, args: &JobArgs) -> Result<JobFile> {
-        JobFile::load(&args.job, self.environment.iter().cloned(), &args.sets)
+        let loaded = JobFile::load(&args.job, self.environment.iter().cloned(), &args.sets);
+        loaded.map_err(|error| match error {
+            Error::File { path, source } if path == args.job && source.kind() == ErrorKind::NotFound => {
+                let next = "give a job file; `obsdiff init PIPELINE` writes one";
+                Error::content(path, format!("{source}: {next}"))
+            }
+            other => other,
+        })
     }
 
     /// A job that can only be planned, on the transformer of a configuration file.
@@ -98,7 +107,7 @@ impl CommandContext<'_> {
     }
 
     /// Progress on standard error.
-    pub fn progress(&self, quiet: bool) -> Progress {
-        Progress::on_stderr(quiet, self.clock.clone())
+    pub fn progress(&self) -> Progress {
+        Progress::on_stderr(self.style, self.clock.clone())
     }
 }

@@ -6,7 +6,7 @@ use std::io::{self, BufWriter, IsTerminal, Write};
 use std::process::ExitCode;
 
 use clap::Parser;
-use obsdiff::cli::Cli;
+use obsdiff::cli::{Cli, LogFormat, OutputStyle};
 use obsdiff::context::CommandContext;
 use obsdiff::signals::Signals;
 use obsdiff::spans::Spans;
@@ -16,17 +16,24 @@ use tracing_subscriber::filter::{EnvFilter, filter_fn};
 use tracing_subscriber::prelude::*;
 
 const LOG_VARIABLE: &str = "OBSDIFF_LOG";
+/// What tells progress where it is a part of the log.
+const PROGRESS: &str = "obsdiff::progress=info";
 
 fn main() -> ExitCode {
     arena::share();
     panics::exit_at_first();
-    match start(&Cli::parse()) {
+    let cli = Cli::parse();
+    match start(&cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if error.reader_left() => ExitCode::SUCCESS,
         Err(error) => {
-            let kind = if matches!(error, Error::Stopped { .. }) { "" } else { "error: " };
-            // If standard error is closed, the exit code still says what happened.
-            let _ = writeln!(io::stderr(), "{kind}{}", error.line());
+            if cli.style.format == LogFormat::Json && tracing::enabled!(tracing::Level::ERROR) {
+                tracing::error!(exit_code = error.exit_code(), "{}", error.line());
+            } else {
+                let kind = if matches!(error, Error::Stopped { .. }) { "" } else { "error: " };
+                // If standard error is closed, the exit code still says what happened.
+                let _ = writeln!(io::stderr(), "{kind}{}", error.line());
+            }
             ExitCode::from(error.exit_code())
         }
     }
@@ -36,14 +43,23 @@ fn start(cli: &Cli) -> Result<()> {
     let signals = Signals::listen()?;
     let clock = clock::monotonic();
     let spans = Spans::new("run", clock.clone());
-    listen(&spans)?;
+    listen(cli.style, &spans)?;
     let mut out = BufWriter::new(io::stdout().lock());
     let environment = std::env::vars_os().collect();
     let memory = machine::available_memory();
     let command = command_line();
     let disk = Disk::default();
-    let mut context =
-        CommandContext { environment, command, signals, clock, memory, spans, disk, out: &mut out };
+    let mut context = CommandContext {
+        environment,
+        command,
+        signals,
+        clock,
+        memory,
+        spans,
+        disk,
+        style: cli.style,
+        out: &mut out,
+    };
     commands::run(&cli.command, &mut context)?;
     Ok(out.flush()?)
 }
@@ -61,19 +77,27 @@ fn no_color() -> bool {
 }
 
 /// Logs to standard error what `OBSDIFF_LOG` asks for, and accounts for spans.
-fn listen(spans: &Spans) -> Result<()> {
-    let filter = match std::env::var(LOG_VARIABLE) {
-        Ok(directives) => EnvFilter::try_new(&directives).map_err(|e| Error::Key {
-            at: LOG_VARIABLE.to_owned(),
-            problem: format!("is \"{directives}\", but a level such as info or debug is expected ({e})"),
-        })?,
-        Err(_) => EnvFilter::new("warn"),
+fn listen(style: OutputStyle, spans: &Spans) -> Result<()> {
+    let directives = std::env::var(LOG_VARIABLE).unwrap_or_else(|_| style.log_directives().to_owned());
+    // As JSON, progress is a part of the log.
+    let all = match style.format {
+        LogFormat::Json => format!("{directives},{PROGRESS}"),
+        LogFormat::Text => directives.clone(),
     };
-    let log = tracing_subscriber::fmt::layer()
-        .with_writer(io::stderr)
-        .with_ansi(io::stderr().is_terminal() && !no_color())
-        .with_target(false)
-        .with_filter(filter);
+    let filter = EnvFilter::try_new(&all).map_err(|e| Error::Key {
+        at: LOG_VARIABLE.to_owned(),
+        problem: format!("is \"{directives}\", but a level such as info or debug is expected ({e})"),
+    })?;
+    let log = tracing_subscriber::fmt::layer().with_writer(io::stderr);
+    let log = match style.format {
+        LogFormat::Json => {
+            log.json().flatten_event(true).with_span_list(false).with_current_span(false).boxed()
+        }
+        LogFormat::Text => {
+            log.with_ansi(io::stderr().is_terminal() && !no_color()).with_target(false).boxed()
+        }
+    };
+    let log = log.with_filter(filter);
     // Libraries have spans of their own, which say nothing to a user.
     let own = |metadata: &tracing::Metadata<'_>| {
         metadata.is_span() && metadata.target().starts_with(env!("CARGO_PKG_NAME"))

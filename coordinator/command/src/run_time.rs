@@ -7,6 +7,7 @@ use obsdiff_proto::JobSpec;
 
 use crate::described::Described;
 use crate::machine::MachineRates;
+use crate::progress::PackageWork;
 use crate::{Error, Result};
 
 /// The share of the machine's product rate that forward calls reach, as `cargo bench -p obsdiff-engine --bench forward` shows.
@@ -79,6 +80,17 @@ pub(crate) fn seconds(
     if seconds.is_finite() { seconds.min(1e12) } else { 0.0 }
 }
 
+/// How much work a package is: operations over the share of the machine's product rate that they reach. A survey probes while it solves.
+pub(crate) fn package_work(cost: &PackageCost, workload: &Workload) -> PackageWork {
+    let calibrating = workload.passes().min(cost.passes) as f64 * workload.forward_flops;
+    let probing = (cost.forward_flops - calibrating).max(0.0);
+    let swept = cost.solve_flops - cost.product_flops;
+    PackageWork {
+        calibrate: calibrating / FORWARD + cost.gram_flops / GRAM,
+        solve: probing / FORWARD + swept / SWEEP + cost.product_flops / PRODUCTS,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use obsdiff_core::Tokens;
@@ -106,6 +118,7 @@ mod tests {
         // The pilot is one shard of two.
         let forward = PackageCost { passes: 160, forward_flops: 1120.0, ..nothing };
         assert_eq!(time(&forward, none), 120.0 + 80.0 + 160.0);
+        assert_eq!(package_work(&forward, &workload).calibrate, 1120.0 / FORWARD);
         let close = |found: f64, expected: f64| assert!((found - expected).abs() < 1e-9, "{found}");
         let solving = PackageCost { solve_flops: 31.0, product_flops: 19.0, solve_bytes: 60.0, ..nothing };
         close(time(&solving, none), 120.0 + 2.0 + 2.0 + 3.0);

@@ -2,33 +2,34 @@
 
 use std::fmt::Write;
 
+use obsdiff_proto::counted;
 use obsdiff_proto::view::{JobReport, Phase, View, WatchMessage, WorkerView};
 
 use crate::text::{Table, duration};
 
 /// A job's report: what it prunes, how far it is, and a line for each worker.
 pub fn render(report: &JobReport) -> String {
-    let JobReport { release, model, output, elapsed, left: _, view } = report;
-    let mut text = format!("{model} -> {output}  (obsdiff {release}, up for {})\n", duration(*elapsed));
-    // Writing to a string never fails.
-    let _ = writeln!(text, "{}", progress(view));
+    let JobReport { release, model, output, elapsed, left, view } = report;
+    let left = left.map_or(String::new(), |left| format!(", about {} left", duration(left)));
+    let mut text = format!(
+        "{model} -> {output}\n{}{left}\nrunning for {}, obsdiff {release}\n",
+        progress(view),
+        duration(*elapsed)
+    );
     if view.workers.is_empty() {
         if view.ending.is_none() {
             text.push_str("no workers\n");
         }
         return text;
     }
-    let mut table = Table::new(["worker", "applied", "held", "leased", "a shard", ""]);
+    let mut table = Table::plain(["worker", "now", "done"]).left_from(1);
     for worker in &view.workers {
-        table.row([
-            worker.worker.to_string(),
-            worker.applied.to_string(),
-            worker.held.to_string(),
-            worker.leased.to_string(),
-            worker.pace.map_or_else(|| "-".to_owned(), duration),
-            remark(worker, view).to_owned(),
-        ]);
+        let pace = worker.pace.map_or(String::new(), |pace| format!(", {} each", duration(pace)));
+        let held =
+            if worker.held > 0 { format!("{}{pace}", counted(worker.held, "shard")) } else { String::new() };
+        table.row([worker.worker.to_string(), doing(worker, view), held]);
     }
+    // Writing to a string never fails.
     let _ = write!(text, "\n{table}");
     text
 }
@@ -62,15 +63,23 @@ pub fn progress(view: &View) -> String {
     format!("{}: {package}{counts}", view.phase)
 }
 
-fn remark(worker: &WorkerView, view: &View) -> &'static str {
+/// What a worker does.
+fn doing(worker: &WorkerView, view: &View) -> String {
     if worker.draining {
-        "leaving"
+        "leaves".to_owned()
     } else if worker.preparing {
-        "preparing"
+        "prepares: reads the model".to_owned()
     } else if worker.applied < view.committed {
-        "catching up"
+        "loads the weights of finished packages".to_owned()
+    } else if worker.leased > 0 {
+        format!("runs {}", counted(worker.leased, "shard"))
     } else {
-        ""
+        match view.phase {
+            Phase::Reduce => "sums Grams".to_owned(),
+            Phase::Solve => "solves".to_owned(),
+            Phase::Export => "writes the pipeline, or waits for that".to_owned(),
+            _ => "waits".to_owned(),
+        }
     }
 }
 
@@ -109,27 +118,24 @@ mod tests {
             model: text("shapes-sd3"),
             output: text("out"),
             elapsed,
-            left: Some(elapsed),
+            left: Some(Duration::from_secs(242)),
             view,
         }
     }
 
     #[test]
     fn a_report_is_a_page() {
-        let rule = "-".repeat(51);
-        let page = format!(
-            "\
-shapes-sd3 -> out  (obsdiff 0.1.0, up for 1 min 5 s)
-calibrate: package 2 of 4, 12 of 25 shards
+        let page = "\
+shapes-sd3 -> out
+calibrate: package 2 of 4, 12 of 25 shards, about 4 min 2 s left
+running for 1 min 5 s, obsdiff 0.1.0
 
-worker  applied  held  leased  a shard
-{rule}
-7             1    12       2    2.5 s
-8             0    12       2        -  catching up
-9             1    12       2        -      leaving
-10            0    12       2        -    preparing
-"
-        );
+worker  now                                     done
+7       runs 2 shards                           12 shards, 2.5 s each
+8       loads the weights of finished packages  12 shards
+9       leaves                                  12 shards
+10      prepares: reads the model               12 shards
+";
         assert_eq!(render(&report()), page);
     }
 
@@ -139,6 +145,7 @@ worker  applied  held  leased  a shard
         let workers = json["workers"].as_array().unwrap();
         assert_eq!((&json["model"], &json["output"]), (&"shapes-sd3".into(), &"out".into()));
         assert_eq!((&json["elapsed_seconds"], &json["phase"]), (&65.0.into(), &"calibrate".into()));
+        assert_eq!(json["left_seconds"], 242.0);
         // Text counts packages from 1.
         assert_eq!((&json["package"], &json["packages"]), (&1.into(), &4.into()));
         assert_eq!((&json["shards_held"], &json["shards"]), (&12.into(), &25.into()));
@@ -170,9 +177,10 @@ worker  applied  held  leased  a shard
         let mut report = report();
         report.view.phase = Phase::Over;
         report.view.workers.clear();
+        report.left = None;
         report.view.ending = Some(Ending::Failed("no worker for 60 s".to_owned()));
         let text = render_message(&WatchMessage::Report(Box::new(report)));
-        assert!(text.ends_with("\nover: no worker for 60 s; 1 of 4 packages committed\n"), "{text}");
+        assert!(text.contains("\nover: no worker for 60 s; 1 of 4 packages committed"), "{text}");
         assert_eq!(
             render_message(&WatchMessage::Event("package 1 is committed".to_owned())),
             "package 1 is committed\n"

@@ -2,8 +2,10 @@
 
 mod collective;
 mod kept;
+mod output;
 mod sampling;
 mod security;
+mod shell;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -17,8 +19,10 @@ use obsdiff_proto::ByteSize;
 
 pub use collective::CollectiveChoice;
 pub use kept::{SolveArgs, SweepArgs};
+pub use output::{LogFormat, OutputStyle};
 pub use sampling::{CompareArgs, SampleArgs, SamplingArgs};
 pub use security::SecurityArgs;
+pub use shell::{CompletionsArgs, InitArgs, ManArgs};
 
 /// One-shot pruning of diffusion transformers.
 ///
@@ -30,6 +34,9 @@ pub struct Cli {
     /// What to do.
     #[command(subcommand)]
     pub command: CliCommand,
+    /// How the process tells of its work.
+    #[command(flatten)]
+    pub style: OutputStyle,
 }
 
 const AFTER_HELP: &str = "\
@@ -38,6 +45,7 @@ Environment:
                         OBSDIFF_SPARSITY__RULES__0__RATIO=0.3; an empty one unsets it
   OBSDIFF_LOG           what is logged to standard error: error, warn (default), info, debug,
                         or by module, such as obsdiff_engine=debug
+  NO_COLOR              text without colors, where it is set
 
 Exit codes:
   0    done
@@ -53,11 +61,16 @@ Example:
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub enum CliCommand {
+    /// Write a job for a pipeline.
+    ///
+    /// Looks at the pipeline and writes a commented job that prunes half of it, with as many packages as this machine's memory needs.
+    /// Without --prompts, and where there is no prompts.txt beside the job, it writes sample prompts there, to try the job with.
+    Init(InitArgs),
     /// Prune a pipeline on this machine.
     ///
     /// Reads the job's pipeline, calibrates on its prompts, prunes package by package and writes a pipeline that diffusers loads. All
     /// input is checked before any work, and the output appears whole or not at all. Ends with a table of the pruned linears, where the
-    /// time went, and how far the final latents of held-out prompts are from the dense model's.
+    /// time went, and how far the final latents of held-out prompts are from the source's.
     Run(RunArgs),
     /// Prune anew by the Grams that an earlier job kept, without calibrating.
     ///
@@ -124,6 +137,10 @@ pub enum CliCommand {
     /// and so on. Prompts and settings are those of the job that pruned, by PRUNED's `pruning.json`, unless options say otherwise: so
     /// the error is the one that `run` told.
     Compare(CompareArgs),
+    /// Print a script by which a shell completes commands and options.
+    Completions(CompletionsArgs),
+    /// Write manual pages.
+    Man(ManArgs),
 }
 
 /// `run JOB`
@@ -175,9 +192,6 @@ pub struct CoordinatorArgs {
     /// Who may connect.
     #[command(flatten)]
     pub security: SecurityArgs,
-    /// Show no progress.
-    #[arg(long)]
-    pub quiet: bool,
 }
 
 /// `worker`
@@ -213,7 +227,7 @@ pub struct StatusArgs {
     /// The coordinator's URL.
     #[arg(value_name = "URL")]
     pub coordinator: String,
-    /// Keep printing until the job is over.
+    /// Follow the job until it is over: on a terminal as one screen, elsewhere by printing each change.
     #[arg(long)]
     pub watch: bool,
     /// Stop the job first. Finished packages are kept.
@@ -300,9 +314,6 @@ pub struct ProcessArgs {
     /// Threads [default: one a core]. Results do not depend on it.
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=4096))]
     pub threads: Option<u32>,
-    /// Show no progress.
-    #[arg(long)]
-    pub quiet: bool,
 }
 
 /// The job that a command works on.

@@ -37,7 +37,7 @@ pub(super) fn compare(args: &CompareArgs, context: &mut CommandContext<'_>) -> R
             format!("is not the configuration of {}: the two cannot be compared", args.dense.display());
         return Err(Error::content(pruned.path().join("transformer/config.json"), problem));
     }
-    let progress = context.progress(process.quiet);
+    let progress = context.progress();
     let settings = request.settings(&dense);
     let sampling = Sampling::new(&dense, prompts, settings, folder, &progress).map_err(argument_of_flag)?;
     // The transformers are loaded one after the other, since both together would take twice the memory.
@@ -45,7 +45,8 @@ pub(super) fn compare(args: &CompareArgs, context: &mut CommandContext<'_>) -> R
         let transformer = load_transformer(pipeline, compute_type(settings.dtype))?;
         sampling.latents(&*transformer, name, &progress)
     };
-    let (dense_latents, pruned_latents) = (latents(&dense, "dense")?, latents(&pruned, "pruned")?);
+    let (dense_latents, pruned_latents) =
+        (latents(&dense, "sample dense")?, latents(&pruned, "sample pruned")?);
     let error = HeldOutError::between(&dense_latents, &pruned_latents)?;
     let pictures = [decode(&dense, &dense_latents)?, decode(&dense, &pruned_latents)?];
     let mut comparison = Comparison::new(prompts, &error, &pictures, settings, &args.out);

@@ -37,10 +37,11 @@ pub(super) fn coordinate(args: &CoordinatorArgs, context: &mut CommandContext<'_
     // Workers hold the Grams, so each of them checks whether these fit its memory.
     let inputs = Inputs::open(&job, 0, None)?;
     let listener = port.bind()?;
-    let progress = context.progress(args.quiet);
+    let progress = context.progress();
     if let Some(note) = &inputs.prompts.note {
         progress.note(note);
     }
+    progress.expect_work(inputs.work(&job));
     let state = open_state(&job, &inputs)?;
     note(&state, &progress);
     progress.keep(state.job.committed as usize, inputs.plan.packages.len(), state.url());
@@ -103,8 +104,9 @@ fn drive(
     briefing.check().map_err(|e| Error::content(job.path(), format!("cannot be told to workers: {e}")))?;
     let (told, _) = broadcast::channel(256);
     let steps = u64::from(job.spec.calibration.steps);
+    let (end, expected_end) = watch::channel(None);
     let display =
-        Display::new(inputs, steps, progress, Arc::new(PhaseDisplay::default())).telling(told.clone());
+        Display::new(inputs, steps, progress, Arc::new(PhaseDisplay::default())).telling(told.clone(), end);
     let records = Box::new(state.records());
     let (mut driver, handle) =
         Driver::new(state.job.clone(), records, context.clock.clone(), Box::new(display))
@@ -115,7 +117,7 @@ fn drive(
             model: job.spec.model.path.clone(),
             output: job.spec.output.path.clone(),
             clock: context.clock.clone(),
-            expected_end: watch::channel(None).1,
+            expected_end,
             told,
         };
         let (handle, rendezvous) = (handle.clone(), driver.rendezvous());

@@ -43,7 +43,7 @@ pub(super) fn encode(args: &EncodeArgs, context: &mut CommandContext<'_>) -> Res
     let folder = check_place(&job, &args.out)?;
     let described = Described::read(&job, None)?;
     let texts: Vec<String> = prompts.calibration.into_iter().chain(prompts.held_out).collect();
-    let progress = context.progress(args.process.quiet);
+    let progress = context.progress();
     let tokens = spec.calibration.max_sequence_length;
     let encoded = encoding(texts.len(), &progress, |on_encoded| {
         let encoders = described.pipeline.text_encoders(tokens as usize, &Device::Cpu)?;

@@ -5,6 +5,7 @@ mod comparison;
 mod coordinator;
 mod counts;
 mod encode;
+mod init;
 mod inspect;
 mod models;
 mod pictures;
@@ -15,6 +16,7 @@ mod plan_times;
 mod request;
 mod run;
 mod sample;
+mod shell;
 mod speed;
 mod status;
 mod sweep;
@@ -40,6 +42,9 @@ pub fn run(command: &CliCommand, context: &mut CommandContext<'_>) -> Result<()>
         CliCommand::Plan(args) => plan::plan(args, context),
         CliCommand::Encode(args) => encode::encode(args, context),
         CliCommand::Inspect(args) => inspect::inspect(args, context),
+        CliCommand::Init(args) => init::init(args, context),
+        CliCommand::Completions(args) => shell::completions(args, context),
+        CliCommand::Man(args) => shell::man(args, context),
         CliCommand::Models => models::models(context),
         CliCommand::Sample(args) => sample::sample(args, context),
         CliCommand::Compare(args) => compare::compare(args, context),

@@ -47,7 +47,7 @@ fn prune(job: &JobFile, args: &PruningArgs, context: &mut CommandContext<'_>) ->
     if args.workers <= 1 {
         context.compute_here()?;
     }
-    let progress = context.progress(args.process.quiet);
+    let progress = context.progress();
     // Committed packages are always whole on the disk, and nothing else is kept. So a signal may end the process at once.
     context.signals.respond({
         let (progress, command) = (progress.clone(), context.command.clone());

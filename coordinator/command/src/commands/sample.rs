@@ -28,7 +28,7 @@ pub(super) fn sample(args: &SampleArgs, context: &mut CommandContext<'_>) -> Res
     let inputs: Vec<&Path> = inputs.into_iter().flatten().map(PathBuf::as_path).collect();
     let folder = check_out(&args.out, &files(&args.out, prompts.len())?, &inputs)?;
     let pipeline = open_pipeline(&args.pipeline)?;
-    let progress = context.progress(process.quiet);
+    let progress = context.progress();
     let settings = request.settings(&pipeline);
     let sampling =
         Sampling::new(&pipeline, prompts, settings, folder, &progress).map_err(argument_of_flag)?;

@@ -1,5 +1,8 @@
 //! `obsdiff status URL`.
 
+use std::io::{self, IsTerminal};
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use obsdiff_proto::view::{JobReport, WatchMessage};
 use obsdiff_proto::wire::v1;
 use obsdiff_proto::wire::v1::jobs_client::JobsClient;
@@ -23,7 +26,11 @@ pub(super) fn status(args: &StatusArgs, context: &mut CommandContext<'_>) -> Res
     let runtime = crate::runtime::runtime()?;
     runtime.block_on(async {
         let unreachable = |e: tonic::transport::Error| {
-            Error::Session(format!("{} cannot be reached: {}", args.coordinator, obsdiff_proto::causes(&e)))
+            Error::Session(format!(
+                "{} cannot be reached: {}; see that its coordinator runs and listens there (`obsdiff coordinator JOB --listen ADDRESS`)",
+                args.coordinator,
+                obsdiff_proto::causes(&e)
+            ))
         };
         let channel = endpoint.connect().await.map_err(unreachable)?;
         let mut jobs: JobsClient<InterceptedService<Channel, TokenSender>> =
@@ -40,14 +47,63 @@ pub(super) fn status(args: &StatusArgs, context: &mut CommandContext<'_>) -> Res
                 Ok(write!(context.out, "{}", render(&report))?)
             };
         }
+        let mut screen = LiveScreen::of_terminal();
         let mut messages = jobs.watch(v1::WatchRequest {}).await.map_err(refused)?.into_inner();
         while let Some(response) = messages.message().await.map_err(refused)? {
             let message = WatchMessage::try_from(response).map_err(|e| Error::Session(e.to_string()))?;
-            write!(context.out, "{}", render_message(&message))?;
-            context.out.flush()?;
+            match &mut screen {
+                Some(screen) => screen.show(&message),
+                None => {
+                    write!(context.out, "{}", render_message(&message))?;
+                    context.out.flush()?;
+                }
+            }
+        }
+        // What was shown last stays on the screen.
+        if let Some(last) = screen.and_then(LiveScreen::end) {
+            write!(context.out, "{last}")?;
         }
         Ok(())
     })
+}
+
+/// A job's report that stays in its place on a terminal; what happens scrolls by above it.
+struct LiveScreen {
+    area: ProgressBar,
+    last: Option<String>,
+}
+
+impl LiveScreen {
+    /// One on standard output, where that is a terminal.
+    fn of_terminal() -> Option<Self> {
+        io::stdout().is_terminal().then(|| {
+            let area = ProgressBar::with_draw_target(None, ProgressDrawTarget::stdout());
+            // The template is a constant; were it wrong, a spinner would stand before the report.
+            let style = ProgressStyle::with_template("{msg}");
+            Self {
+                area: area.with_style(style.unwrap_or_else(|_| ProgressStyle::default_spinner())),
+                last: None,
+            }
+        })
+    }
+
+    fn show(&mut self, message: &WatchMessage) {
+        match message {
+            WatchMessage::Report(report) => {
+                let page = render(report);
+                self.area.set_message(page.trim_end().to_owned());
+                self.last = Some(page);
+            }
+            WatchMessage::Event(words) => self.area.println(words),
+        }
+        self.area.tick();
+    }
+
+    /// Takes the screen away, and gives what it showed.
+    fn end(self) -> Option<String> {
+        self.area.finish_and_clear();
+        self.last
+    }
 }
 
 fn report(job: v1::Job) -> Result<JobReport> {

@@ -26,7 +26,7 @@ pub(super) fn sweep(args: &SweepArgs, context: &mut CommandContext<'_>) -> Resul
     if args.workers <= 1 {
         context.compute_here()?;
     }
-    let progress = context.progress(args.process.quiet);
+    let progress = context.progress();
     for left in &place.removed {
         progress.note(&format!("{} is removed, which a sweep that was killed had left", left.display()));
     }

@@ -45,7 +45,7 @@ pub(super) fn work(args: &WorkerArgs, context: &mut CommandContext<'_>) -> Resul
     context.compute_here()?;
     let device = super::run::open_device(args.device)?;
     let runtime = crate::runtime::runtime()?;
-    let progress = context.progress(args.process.quiet);
+    let progress = context.progress();
     let (settings, transport) = settings(args, progress.clone(), &runtime)?;
     let megaflops = (product_rate(&context.clock)? / 1e6) as u64;
     let worker_state = WorkerState::new(

@@ -3,15 +3,16 @@
 
 use std::sync::Arc;
 use std::sync::Mutex;
+use std::time::Duration;
 
 use obsdiff_coordinator::Observer;
 use obsdiff_core::{Core, Event, Phase};
 use obsdiff_proto::{Package, PackageId, Shard, counted, lock};
 use obsdiff_worker::device::Watch;
-use tokio::sync::broadcast;
+use tokio::sync::{broadcast, watch};
 
 use super::Inputs;
-use crate::progress::{self, Progress};
+use crate::progress::{self, Progress, WorkKind};
 
 /// The bar or line of the open phase, which workers move.
 #[derive(Default)]
@@ -30,12 +31,14 @@ struct OpenPhase {
 enum Counts {
     Steps,
     Solved,
+    Applied,
 }
 
 impl PhaseDisplay {
     fn replace(&self, next: Option<OpenPhase>) {
         let last = std::mem::replace(&mut *lock(&self.open), next);
-        if let Some(last) = last {
+        // Loading is told while it lasts: it is no work of the job.
+        if let Some(last) = last.filter(|last| last.counts != Counts::Applied) {
             last.phase.finish();
         }
     }
@@ -52,6 +55,13 @@ impl PhaseDisplay {
         let open = lock(&self.open);
         if let Some(open) = open.as_ref().filter(|open| open.counts == counts) {
             open.phase.reach(share);
+        }
+    }
+
+    /// Tells how far the open phase is, where that is due.
+    fn tell_if_due(&self) {
+        if let Some(open) = &*lock(&self.open) {
+            open.phase.tell_if_due();
         }
     }
 
@@ -88,6 +98,8 @@ pub struct Display<'a> {
     expectation_said: bool,
     /// Those who watch from elsewhere, where the workers are elsewhere too.
     told: Option<broadcast::Sender<String>>,
+    /// When the job is expected to end, for the same.
+    expected_end: Option<watch::Sender<Option<Duration>>>,
 }
 
 impl<'a> Display<'a> {
@@ -107,12 +119,17 @@ impl<'a> Display<'a> {
             phase: None,
             expectation_said: false,
             told: None,
+            expected_end: None,
         }
     }
 
-    /// The same for workers elsewhere: it passes on what happens to those who watch from there.
-    pub fn telling(self, told: broadcast::Sender<String>) -> Self {
-        Self { told: Some(told), ..self }
+    /// The same for workers elsewhere: it passes on what happens, and when the job is expected to end, to those who watch from there.
+    pub fn telling(
+        self,
+        told: broadcast::Sender<String>,
+        expected_end: watch::Sender<Option<Duration>>,
+    ) -> Self {
+        Self { told: Some(told), expected_end: Some(expected_end), ..self }
     }
 
     fn open(&self, name: &'static str, counts: Counts, total: u64) {
@@ -121,8 +138,15 @@ impl<'a> Display<'a> {
             Counts::Steps => "prompt steps",
             Counts::Solved if self.package().is_some_and(Package::is_structured) => "structures",
             Counts::Solved => "linears",
+            Counts::Applied => "packages",
         };
-        let open = (total > 0).then(|| OpenPhase { counts, phase: self.progress.phase(name, unit, total) });
+        let phase = || match (name, counts) {
+            ("pilot", _) => self.progress.phase(name, unit, total),
+            (_, Counts::Steps) => self.progress.work(WorkKind::Calibrate, name, unit, total),
+            (_, Counts::Solved) => self.progress.work(WorkKind::Solve, name, unit, total),
+            (_, Counts::Applied) => self.progress.phase(name, unit, total),
+        };
+        let open = (total > 0).then(|| OpenPhase { counts, phase: phase() });
         self.phase_display.replace(open);
     }
 
@@ -140,6 +164,10 @@ impl<'a> Display<'a> {
 
     /// Moves the bar by what the core knows, where nobody else does.
     fn reach(&self, core: &Core) {
+        if let (Some(Phase::Apply), Some(open)) = (self.phase, self.package) {
+            let applied = core.view().workers.iter().map(|worker| worker.applied).max().unwrap_or(0);
+            self.phase_display.reach(Counts::Applied, f64::from(applied) / f64::from(open.0.max(1)));
+        }
         if self.told.is_some() {
             let (held, solved) = core.progress();
             let piloted = if core.package().is_some() { 1.0 } else { 0.0 };
@@ -180,6 +208,10 @@ impl<'a> Display<'a> {
             Phase::Calibrate if self.inputs.kept.is_some() => {
                 self.open("read Grams", Counts::Steps, self.package().map_or(0, |p| p.sites.len() as u64));
             }
+            // It goes by the sums of its survey.
+            Phase::Calibrate if self.package.is_some_and(|package| self.inputs.plan.keeps_sums(package)) => {
+                self.phase_display.replace(None);
+            }
             Phase::Pilot => self.open("pilot", Counts::Steps, self.steps_of(shards.first())),
             Phase::Calibrate => self.open("calibrate", Counts::Steps, self.steps_of(shards)),
             // A part is solved as soon as its Gram has arrived, while others are still on their way.
@@ -192,7 +224,11 @@ impl<'a> Display<'a> {
                 self.phase_display.replace(None);
                 self.progress.packages_done();
             }
-            Phase::Commit | Phase::Apply | Phase::Over => self.phase_display.replace(None),
+            Phase::Apply => {
+                let finished = self.package.map_or(0, |open| u64::from(open.0));
+                self.open("load finished packages", Counts::Applied, finished);
+            }
+            Phase::Commit | Phase::Over => self.phase_display.replace(None),
         }
     }
 }
@@ -220,6 +256,12 @@ impl Observer for Display<'_> {
             Event::Committed { package } => {
                 self.progress.committed(package.0 as usize + 1);
                 tracing::info!("{event}");
+            }
+            // Workers of this process come and go with it.
+            Event::Joined { .. } | Event::Preparing { .. } | Event::Encodes { .. } | Event::Ready { .. }
+                if self.told.is_some() =>
+            {
+                self.progress.event(&event.to_string());
             }
             Event::Joined { .. }
             | Event::Preparing { .. }
@@ -256,5 +298,10 @@ impl Observer for Display<'_> {
             self.phase = Some(phase);
         }
         self.reach(core);
+        self.phase_display.tell_if_due();
+        if let Some(sender) = &self.expected_end {
+            let end = self.progress.expected_end();
+            sender.send_if_modified(|told| std::mem::replace(told, end) != end);
+        }
     }
 }

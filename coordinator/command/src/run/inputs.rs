@@ -15,7 +15,9 @@ use super::{grams, places};
 use crate::budget::with_surveys;
 use crate::described::Described;
 use crate::job::JobFile;
+use crate::progress::PackageWork;
 use crate::prompts::JobPrompts;
+use crate::run_time::package_work;
 use crate::{Error, Result};
 use crate::{conditioning, fit};
 
@@ -91,6 +93,13 @@ impl Inputs {
     /// Digests of all files that decide the result.
     pub fn digests(&self) -> Vec<InputDigest> {
         self.model_files.iter().chain(&self.prompt_files).cloned().collect()
+    }
+
+    /// How much work each package is, by which progress is told.
+    pub(crate) fn work(&self, job: &JobFile) -> Vec<PackageWork> {
+        let cost = self.described.cost(&job.spec, &self.plan);
+        let workload = self.described.workload(&job.spec);
+        cost.packages.iter().map(|package| package_work(package, &workload)).collect()
     }
 
     /// The peak memory that the plan predicts for so many workers of one process.

@@ -88,6 +88,7 @@ pub fn run(job: &JobFile, process: &RunContext<'_>) -> Result<Summary> {
     if let Some(note) = grams::note(&inputs) {
         progress.note(&note);
     }
+    progress.expect_work(inputs.work(job));
     let state = open_state(job, &inputs)?;
     state::check_hardware(&state, job, &device.hardware())?;
     note(&state, progress);
@@ -122,7 +123,7 @@ fn compared(
         let written = PipelineFolder::open_without_text(Path::new(&job.spec.output.path))?;
         let pruned = load_transformer(&written, compute_type(job.spec.model.dtype))?;
         let batched = (inputs, job.spec.calibration.shard_size);
-        held_out::latents(&*pruned, trajectories, batched, "pruned", progress)?
+        held_out::latents(&*pruned, trajectories, batched, "sample the output", progress)?
     };
     let Some(latents) = latents else { return Ok((None, None)) };
     let mut error = HeldOutError::between(dense, &latents)?;
@@ -158,7 +159,7 @@ fn prune(
     let (model, trajectories) =
         preparation::load(&job.spec, inputs.described.model(), &inputs.weights, conditionings)?;
     let batched = (inputs, job.spec.calibration.shard_size);
-    let dense = held_out::latents(&*model, &trajectories, batched, "dense", progress)?;
+    let dense = held_out::latents(&*model, &trajectories, batched, "sample the source", progress)?;
     // The workers' threads account for their time themselves.
     drop(running);
     let grams = JobGrams::open(job, inputs, state.runtime().handle())?;

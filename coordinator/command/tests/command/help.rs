@@ -2,7 +2,8 @@ use std::path::Path;
 
 use crate::{obsdiff, text, told};
 
-const COMMANDS: [&str; 12] = [
+const COMMANDS: [&str; 15] = [
+    "init",
     "run",
     "solve",
     "sweep",
@@ -15,6 +16,8 @@ const COMMANDS: [&str; 12] = [
     "models",
     "sample",
     "compare",
+    "completions",
+    "man",
 ];
 
 #[test]

@@ -10,6 +10,7 @@ mod flux;
 mod gram_prompts;
 mod grams;
 mod help;
+mod init;
 mod inspect;
 mod irregular;
 mod job_refusals;

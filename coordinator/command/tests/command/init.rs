@@ -1,0 +1,85 @@
+//! What a new user starts with: a job for a pipeline, completions and manual pages.
+
+use std::fs;
+
+use crate::{asset, obsdiff, pipeline, text, told};
+
+#[test]
+fn a_new_job_is_one_that_can_be_planned() {
+    for name in ["shapes-sd3", "shapes-flux"] {
+        let dir = tempfile::tempdir().unwrap();
+        let model = asset(name);
+        let said = told(dir.path(), &["init", model.to_str().unwrap()]);
+        assert!(said.ends_with("next:\n  obsdiff plan job.toml\n  obsdiff run job.toml\n"), "{said}");
+        let job = fs::read_to_string(dir.path().join("job.toml")).unwrap();
+        assert!(job.starts_with("# Prunes half of the weights of a "), "{job}");
+        assert!(job.contains(&format!("path = \"{name}-pruned\"")), "{job}");
+        let prompts = fs::read_to_string(dir.path().join("prompts.txt")).unwrap();
+        let distinct: std::collections::HashSet<&str> = prompts.lines().collect();
+        assert_eq!(distinct.len(), 108);
+        let plan = told(dir.path(), &["plan", "job.toml", "--memory", "64GiB"]);
+        assert!(plan.contains("calibration  100 prompts x 25 steps"), "{plan}");
+        // What is there is never written over.
+        let again = obsdiff(dir.path(), &["init", model.to_str().unwrap()], &[]);
+        assert_eq!(again.status.code(), Some(2));
+        assert!(text(&again.stderr).contains("job.toml: exists already"), "{}", text(&again.stderr));
+    }
+}
+
+#[test]
+fn a_new_job_takes_the_prompts_that_there_are() {
+    let dir = tempfile::tempdir().unwrap();
+    let (folder, model) = (dir.path(), pipeline());
+    fs::write(folder.join("own.txt"), "a\n\nb\nc\nd\ne\nf\ng\nh\ni\nj\n").unwrap();
+    let said = told(folder, &["init", model.to_str().unwrap(), "--prompts", "own.txt", "--out", "own.toml"]);
+    assert!(!said.contains("sample prompts") && !folder.join("prompts.txt").exists(), "{said}");
+    let plan = told(folder, &["plan", "own.toml", "--memory", "64GiB"]);
+    assert!(plan.contains("calibration  2 prompts x 25 steps"), "{plan}");
+    for (prompts, problem) in [("none.txt", "none.txt: "), ("own.csv", "own.csv: is no .txt file")] {
+        let output = obsdiff(folder, &["init", model.to_str().unwrap(), "--prompts", prompts], &[]);
+        assert_eq!(output.status.code(), Some(2));
+        assert!(text(&output.stderr).contains(problem), "{}", text(&output.stderr));
+        assert!(!folder.join("job.toml").exists());
+    }
+    let output = obsdiff(folder, &["init", "nothing"], &[]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(!folder.join("prompts.txt").exists(), "prompts are left without a job");
+}
+
+#[test]
+fn shells_and_man_know_every_command() {
+    let dir = tempfile::tempdir().unwrap();
+    for shell in ["bash", "zsh", "fish", "powershell", "elvish"] {
+        let script = told(dir.path(), &["completions", shell]);
+        for word in ["coordinator", "inspect", "log-format"] {
+            assert!(script.contains(word), "{shell} does not know {word}");
+        }
+    }
+    told(dir.path(), &["man", "pages"]);
+    let page = |name: &str| fs::read_to_string(dir.path().join("pages").join(name)).unwrap();
+    assert!(page("obsdiff.1").contains("Exit codes:"));
+    assert!(page("obsdiff-run.1").contains("baseline"));
+}
+
+#[test]
+fn a_log_as_json_is_an_object_a_line_from_progress_to_the_error() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = crate::job(dir.path());
+    let job = ["run", file.to_str().unwrap(), "--log-format", "json", "--set", "calibration.count=2"];
+    let short =
+        ["--set", "calibration.steps=2", "--set", "evaluation.count=0", "--set", "sparsity.method=magnitude"];
+    let more = ["--set", "sparsity.refine=0", "--set", "sparsity.allocation="];
+    let lines = |args: &[&str]| -> Vec<serde_json::Value> {
+        let output = obsdiff(&asset("."), args, &[]);
+        text(&output.stderr).lines().map(|line| serde_json::from_str(line).expect(line)).collect()
+    };
+    let told = lines(&[&job[..], &short, &more].concat());
+    let message = |line: &serde_json::Value| line["message"].as_str().unwrap().to_owned();
+    assert!(told.iter().any(|line| message(line).starts_with("package 1/1: ")), "{told:?}");
+    assert!(told.iter().all(|line| line["timestamp"].is_string() && line["level"].is_string()));
+    // The same output again: the error is an object, too.
+    let told = lines(&[&job[..], &short, &more].concat());
+    let error = told.last().unwrap();
+    assert_eq!((&error["level"], &error["exit_code"]), (&"ERROR".into(), &2.into()), "{error}");
+    assert!(lines(&[&job[..], &["--quiet"]].concat()).iter().all(|line| line["level"] != "INFO"));
+}
