@@ -98,6 +98,11 @@ def _():
     return passed(command(folder / "device", "--skip", "in_host_memory", "--test-threads", "1", OBSDIFF_DEVICE="cuda"))
 
 
+@step("operations of blocks")
+def _():
+    return passed(command(folder / "operations", "ops::tests::device", "--test-threads", "1", OBSDIFF_DEVICE="cuda"))
+
+
 @step("group of one by NCCL")
 def _():
     test = "collective::nccl::tests::a_group_of_one_is_formed_and_left_by_nccl_itself"

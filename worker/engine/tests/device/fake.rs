@@ -136,7 +136,7 @@ fn a_forward_call_crosses_to_the_gpu_before_its_blocks_and_back_after_them() {
         return;
     }
     let device = device();
-    let golden = Golden::open("sd3-medium", DType::BF16, &device);
+    let golden = Golden::open("sd35-medium", DType::BF16, &device);
     let inventory = golden.model.inventory();
     let mut grams = grams_of(&golden, &device, 0);
     let mut tap = GramTap::new(inventory, &mut *grams);
