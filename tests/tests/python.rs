@@ -77,8 +77,8 @@ fn sampled(pipeline: &Path, guidance: f64, prompts: &[&str]) -> (Tensor, Tensor)
     let prompts: Vec<String> = prompts.iter().map(|prompt| prompt.to_string()).collect();
     let progress = Progress::lines(std::io::sink(), monotonic());
     let sampling = Sampling::new(&folder, &prompts, settings, pipeline.parent().unwrap(), &progress).unwrap();
-    let latents =
-        sampling.latents(&*load_transformer(&folder, DType::F32).unwrap(), "sample", &progress).unwrap();
+    let model = load_transformer(&folder, DType::F32).unwrap();
+    let latents = sampling.denoised(&*model, "sample", &progress).unwrap().latents;
     let pictures = folder.vae(&Device::Cpu).unwrap().decode(&latents).unwrap();
     (latents, pictures)
 }

@@ -16,6 +16,7 @@ pub mod picture;
 pub mod progress;
 pub mod prompts;
 mod rates;
+mod report;
 pub mod run;
 mod run_time;
 pub mod runtime;

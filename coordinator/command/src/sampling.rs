@@ -3,8 +3,8 @@
 use std::ops::Range;
 use std::path::Path;
 
-use candle_core::{DType, Device, Tensor};
-use obsdiff_engine::calibrate::{Encoded, Trajectories};
+use candle_core::{DType, Device};
+use obsdiff_engine::calibrate::{Denoised, Encoded, Trajectories};
 use obsdiff_engine::model::DiffusionModel;
 use obsdiff_engine::pipeline::PipelineFolder;
 use obsdiff_proto::ComputeType;
@@ -70,18 +70,18 @@ impl Sampling {
         Ok(Self { trajectories, batch: settings.batch })
     }
 
-    /// The final latents of every prompt, `prompts x channels x height x width`, in f32.
+    /// What a model makes of every prompt.
     ///
     /// # Errors
     /// When the model fails.
-    pub fn latents(
+    pub fn denoised(
         &self,
         model: &dyn DiffusionModel,
         name: &'static str,
         progress: &Progress,
-    ) -> Result<Tensor> {
+    ) -> Result<Denoised> {
         let _span = info_span!("sample").entered();
-        final_latents(&self.trajectories, model, 0..self.trajectories.prompts(), self.batch, name, progress)
+        denoised(&self.trajectories, model, 0..self.trajectories.prompts(), self.batch, name, progress)
     }
 }
 
@@ -107,30 +107,25 @@ pub(crate) fn encoding<T>(
     Ok(encoded)
 }
 
-/// Final latents of the prompts with these ids, `batch` of them in a call, with progress under `name`.
+/// What a model makes of the prompts with these ids, `batch` of them in a call, with progress under `name`.
 ///
 /// # Errors
 /// When the model fails.
-pub fn final_latents(
+pub fn denoised(
     trajectories: &Trajectories,
     model: &dyn DiffusionModel,
     prompts: Range<u32>,
     batch: usize,
     name: &'static str,
     progress: &Progress,
-) -> Result<Tensor> {
+) -> Result<Denoised> {
     let phase = progress.phase(name, "prompt steps", prompts.len() as u64 * trajectories.step_count() as u64);
-    let mut finished = Vec::new();
-    for start in prompts.clone().step_by(batch.max(1)) {
-        let batch = start..prompts.end.min(start.saturating_add(batch.max(1) as u32));
-        let count = batch.len() as u64;
-        finished.push(trajectories.final_latents(model, batch, &mut || {
-            phase.advance(count);
-            Ok(())
-        })?);
-    }
+    let denoised = trajectories.denoised(model, prompts, batch, &mut |count| {
+        phase.advance(count);
+        Ok(())
+    })?;
     phase.finish();
-    Ok(Tensor::cat(&finished, 0).map_err(obsdiff_engine::Error::from)?)
+    Ok(denoised)
 }
 
 /// Opens the pipeline that an argument names.

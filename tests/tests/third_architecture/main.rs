@@ -237,6 +237,7 @@ fn holds(further: &Value, share: f64) {
         link: false,
         weights: &weights,
         record: &record,
+        documents: &[],
         shrink: None,
     };
     export.write(&Disk::default(), &|name| Ok(pruned.get(name).cloned())).unwrap();

@@ -129,6 +129,7 @@ fn shrinks_without_a_difference(name: &str) {
         link: false,
         weights: &weights,
         record: &record,
+        documents: &[],
         shrink: Some(&shrink),
     };
     export.write(&obsdiff_files::Disk::default(), &tensor).unwrap();

@@ -4,7 +4,8 @@ use std::ops::Range;
 use std::path::Path;
 use std::time::Duration;
 
-use candle_core::{Device, Tensor};
+use candle_core::Device;
+use obsdiff_engine::calibrate::Denoised;
 use obsdiff_engine::export::{HeldOutError, Measured, PruningRecord};
 use obsdiff_engine::pipeline::PipelineFolder;
 use obsdiff_files::OnProgress;
@@ -35,14 +36,18 @@ impl PruningJob<'_> {
     ) -> Result<(), WorkError> {
         let _span = tracing::info_span!("held-out prompts").entered();
         let written = Path::new(&self.spec.output.path);
-        let held_out = if measuring.held_out.is_empty() {
+        let models = if measuring.held_out.is_empty() {
             None
         } else {
             let dense = self.latents(&self.model.pipeline, &measuring.held_out, on_progress)?;
             let pruned = PipelineFolder::open_without_text(written)?;
             let pruned = self.latents(&pruned, &measuring.held_out, on_progress)?;
-            Some(HeldOutError::between(&dense, &pruned)?)
+            Some([dense, pruned])
         };
+        let error = |[dense, pruned]: &[Denoised; 2]| {
+            HeldOutError::between(&dense.latents, &pruned.latents)?.along(&dense.steps, &pruned.steps)
+        };
+        let held_out = models.as_ref().map(error).transpose()?;
         record.measured = Some(Measured {
             held_out,
             baseline: None,
@@ -52,16 +57,18 @@ impl PruningJob<'_> {
             phases: Vec::new(),
             peak_memory_bytes: peak_resident().map(|peak| peak.0),
         });
-        Ok(record.replace(written, self.disk)?)
+        let models = models.as_ref().map(<[_; 2]>::each_ref);
+        let documents = self.describe.measured(&mut record, models);
+        Ok(record.replace(written, &documents, self.disk)?)
     }
 
-    /// Final latents of a pipeline's transformer, in batches as the job calibrates. The transformer is gone afterwards.
+    /// What a pipeline's transformer makes of prompts, in batches as the job calibrates. The transformer is gone afterwards.
     fn latents(
         &self,
         pipeline: &PipelineFolder,
         prompts: &Range<u32>,
         on_progress: &OnProgress,
-    ) -> Result<Tensor, WorkError> {
+    ) -> Result<Denoised, WorkError> {
         let (weights, dtype) = (pipeline.transformer_weights()?, compute_type(self.spec.model.dtype));
         let model = pipeline.transformer_config().load(&weights, dtype, &Device::Cpu)?;
         let batch = if self.plan.shards.is_empty() {
@@ -69,15 +76,10 @@ impl PruningJob<'_> {
         } else {
             prompts.start.clamp(1, self.spec.calibration.shard_size.max(1))
         };
-        let starts = prompts.clone().step_by(batch as usize);
-        let latents = starts.map(|start| {
-            let batch = start..prompts.end.min(start.saturating_add(batch));
-            self.trajectories.final_latents(&*model, batch, &mut || {
-                on_progress();
-                Ok(())
-            })
+        let denoised = self.trajectories.denoised(&*model, prompts.clone(), batch as usize, &mut |_| {
+            on_progress();
+            Ok(())
         });
-        let latents = latents.collect::<Result<Vec<_>, _>>()?;
-        Ok(Tensor::cat(&latents, 0).map_err(obsdiff_engine::Error::from)?)
+        Ok(denoised?)
     }
 }

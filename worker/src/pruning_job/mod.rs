@@ -9,10 +9,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use candle_core::{DType, Tensor};
-use obsdiff_engine::calibrate::Trajectories;
+use obsdiff_engine::calibrate::{Denoised, Trajectories};
 use obsdiff_engine::checkpoint::Weights;
 use obsdiff_engine::device::ComputeDevice;
-use obsdiff_engine::export::{Export, PruningRecord, Shrink};
+use obsdiff_engine::export::{Document, Export, PruningRecord, Shrink};
 use obsdiff_engine::model::DiffusionModel;
 use obsdiff_engine::pruner::Pruner;
 use obsdiff_files::{Disk, OnProgress};
@@ -25,6 +25,16 @@ use shrunk::shrunk;
 
 pub use measuring::Measuring;
 pub use memory::peak_resident;
+
+/// Tells people of a pruned pipeline, in files beside its record.
+pub trait Describe: Sync {
+    /// The documents of a pipeline with this record.
+    fn documents(&self, record: &PruningRecord) -> Vec<Document>;
+
+    /// The documents of a pipeline with this record once it was measured: what the dense and the pruned model made of the held-out
+    /// prompts. What their pictures tell joins the record.
+    fn measured(&self, record: &mut PruningRecord, models: Option<[&Denoised; 2]>) -> Vec<Document>;
+}
 
 /// A job as the workers of a process share it.
 pub struct PruningJob<'a> {
@@ -50,6 +60,8 @@ pub struct PruningJob<'a> {
     pub grams: Option<KeptGrams>,
     /// What the worker needs that exports, where it is to measure what it wrote.
     pub measuring: Option<Measuring<'a>>,
+    /// Tells people of the output, in files beside its record.
+    pub describe: &'a dyn Describe,
     /// Writes the output.
     pub disk: &'a Disk,
     /// Where Grams are summed and alternating directions are made.
@@ -107,12 +119,14 @@ impl<'a> PruningJob<'a> {
         self.check_finite()?;
         let _span = tracing::info_span!("export").entered();
         let (record, shrink) = self.record(pruned)?;
+        let documents = self.describe.documents(&record);
         let export = Export {
             source: self.model.pipeline.path(),
             destination: Path::new(&self.spec.output.path),
             link: self.spec.output.link,
             weights: self.weights,
             record: &record,
+            documents: &documents,
             shrink: shrink.as_ref(),
         };
         let failed = RefCell::new(None);

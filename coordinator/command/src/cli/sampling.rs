@@ -42,6 +42,10 @@ pub struct CompareArgs {
     /// The .png file of the grid. A picture that obsdiff wrote before is replaced. Any other file is left alone.
     #[arg(long, value_name = "FILE", default_value = "compare.png", value_parser = path())]
     pub out: PathBuf,
+    /// Also write a report: one .html file with the pictures, their differences, and what is recorded of the pruned pipeline. A report
+    /// that obsdiff wrote before is replaced. Any other file is left alone.
+    #[arg(long, value_name = "FILE", value_parser = path())]
+    pub report: Option<PathBuf>,
     /// Also measure the time of a forward call of each, and compare it with its arithmetic.
     #[arg(long)]
     pub speed: bool,

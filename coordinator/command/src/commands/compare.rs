@@ -2,17 +2,18 @@
 
 use std::path::{Path, PathBuf};
 
-use obsdiff_engine::export::HeldOutError;
-use obsdiff_engine::pipeline::Picture;
+use obsdiff_engine::export::{HeldOutError, PruningRecord};
+use obsdiff_engine::pipeline::{Picture, PipelineFolder};
 use obsdiff_worker::preparation::compute_type;
 
 use super::comparison::Comparison;
-use super::pictures::{COLUMNS, argument_of_flag, check_out, decode, is_png, write_grid};
+use super::pictures::{COLUMNS, argument_of_flag, check_out, check_place, decode, is_png, write_grid};
 use super::request::Request;
 use super::speed;
 use crate::cli::CompareArgs;
 use crate::context::CommandContext;
-use crate::sampling::{Sampling, load_transformer, open_pipeline};
+use crate::report::{self, Compared, Loading, Report, Sample};
+use crate::sampling::{Sampling, Settings, load_transformer, open_pipeline};
 use crate::{Error, Result};
 
 /// Compares a pruned pipeline with the dense one.
@@ -29,6 +30,10 @@ pub(super) fn compare(args: &CompareArgs, context: &mut CommandContext<'_>) -> R
     let inputs = [Some(&args.dense), Some(&args.pruned), args.sampling.file.as_ref()];
     let inputs: Vec<&Path> = inputs.into_iter().flatten().map(PathBuf::as_path).collect();
     let folder = check_out(&args.out, std::slice::from_ref(&args.out), &inputs)?;
+    if let Some(report) = &args.report {
+        check_place(report, "--report", &inputs)?;
+        report::check_file(report)?;
+    }
     let request = Request::read(&args.sampling, &args.pruned)?;
     let prompts = &request.prompts;
     let (dense, pruned) = (open_pipeline(&args.dense)?, open_pipeline(&args.pruned)?);
@@ -41,21 +46,53 @@ pub(super) fn compare(args: &CompareArgs, context: &mut CommandContext<'_>) -> R
     let settings = request.settings(&dense);
     let sampling = Sampling::new(&dense, prompts, settings, folder, &progress).map_err(argument_of_flag)?;
     // The transformers are loaded one after the other, since both together would take twice the memory.
-    let latents = |pipeline, name| {
+    let denoised = |pipeline, name| {
         let transformer = load_transformer(pipeline, compute_type(settings.dtype))?;
-        sampling.latents(&*transformer, name, &progress)
+        sampling.denoised(&*transformer, name, &progress)
     };
-    let (dense_latents, pruned_latents) =
-        (latents(&dense, "sample dense")?, latents(&pruned, "sample pruned")?);
-    let error = HeldOutError::between(&dense_latents, &pruned_latents)?;
-    let pictures = [decode(&dense, &dense_latents)?, decode(&dense, &pruned_latents)?];
+    let (by_dense, by_pruned) = (denoised(&dense, "sample dense")?, denoised(&pruned, "sample pruned")?);
+    let error = HeldOutError::between(&by_dense.latents, &by_pruned.latents)?
+        .along(&by_dense.steps, &by_pruned.steps)?;
+    let pictures = [decode(&dense, &by_dense.latents)?, decode(&dense, &by_pruned.latents)?];
     let mut comparison = Comparison::new(prompts, &error, &pictures, settings, &args.out);
     let [dense_pictures, pruned_pictures] = &pictures;
     write_grid(&pairs(dense_pictures, pruned_pictures), &args.out)?;
+    if let Some(path) = &args.report {
+        comparison.report = Some(path.display().to_string());
+        let text = report_text(args, (prompts, settings), &error, pictures, &pruned)?;
+        report::write_file(&text, path)?;
+    }
     if args.speed {
         comparison.speed = Some(speed::measure(&dense, &pruned, settings, context)?);
     }
     context.print(&comparison, args.json)
+}
+
+/// The text of a report on both pipelines, with what is recorded of the pruned one.
+fn report_text(
+    args: &CompareArgs,
+    (prompts, settings): (&[String], Settings),
+    error: &HeldOutError,
+    pictures: [Vec<Picture>; 2],
+    pruned: &PipelineFolder,
+) -> Result<String> {
+    let [dense_path, pruned_path] = [&args.dense, &args.pruned].map(|path| path.display().to_string());
+    let record = PruningRecord::read(&args.pruned)?;
+    let report = Report {
+        name: report::name_of(&pruned_path),
+        record: record.as_ref(),
+        samples: Sample::of(prompts, settings.seed, &error.per_prompt, pictures),
+        per_step: &error.per_step,
+        loading: Some(Loading::of(pruned, &pruned_path)),
+        comparison: Some(Compared {
+            dense: dense_path,
+            pruned: pruned_path,
+            relative_error: error.relative,
+            prompts: prompts.len(),
+            steps: settings.steps,
+        }),
+    };
+    Ok(report.html())
 }
 
 /// Rows of dense pictures, each above the pruned ones of the same prompts.

@@ -30,6 +30,9 @@ pub(super) struct Comparison {
     settings: Settings,
     /// The file with the grid of pictures.
     grid: String,
+    /// The file of the report, where one was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) report: Option<String>,
     /// The time of forward calls, where it was asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) speed: Option<Speed>,
@@ -73,6 +76,7 @@ impl Comparison {
             prompts,
             settings,
             grid: grid.display().to_string(),
+            report: None,
             speed: None,
         }
     }
@@ -91,6 +95,9 @@ impl fmt::Display for Comparison {
         let prompts = counted(self.prompts.len(), "prompt");
         writeln!(f, "final latents differ by {:.4} (L2, relative) on {prompts}", self.relative_error)?;
         write!(f, "{}: rows by turns dense and pruned", self.grid)?;
+        if let Some(report) = &self.report {
+            write!(f, "\n{report}: the report")?;
+        }
         self.speed.as_ref().map_or(Ok(()), |speed| write!(f, "\n{speed}"))
     }
 }

@@ -77,7 +77,7 @@ fn tell(job: &JobFile, inputs: &Inputs, driven: bool, context: &mut CommandConte
             measured.seconds = (context.clock)().as_secs_f64();
         }
         // The job has its result, and does not fail for what is said of it.
-        if let Err(error) = record.replace(Path::new(&job.spec.output.path), &context.disk) {
+        if let Err(error) = record.replace(Path::new(&job.spec.output.path), &[], &context.disk) {
             tracing::warn!(%error, "the time that the job took is not in the record");
         }
     }

@@ -29,6 +29,14 @@ pub(super) fn argument_of_flag(error: Error) -> Error {
 /// Refuses a place that could not be written to, that lies in one of the `inputs`, or where one of the `files` that will be written is
 /// there and is not obsdiff's; all of this before any work. Returns the folder that the place is in.
 pub(super) fn check_out<'a>(path: &'a Path, files: &[PathBuf], inputs: &[&Path]) -> Result<&'a Path> {
+    let folder = check_place(path, "--out", inputs)?;
+    files.iter().try_for_each(|file| picture::check_replaceable(file))?;
+    Ok(folder)
+}
+
+/// Refuses the place that a `flag` gives, where it could not be written to or lies in one of the `inputs`. Returns the folder that it is
+/// in.
+pub(super) fn check_place<'a>(path: &'a Path, flag: &str, inputs: &[&Path]) -> Result<&'a Path> {
     let folder = match path.parent() {
         Some(parent) if parent != Path::new("") => parent,
         _ => Path::new("."),
@@ -41,11 +49,10 @@ pub(super) fn check_out<'a>(path: &'a Path, files: &[PathBuf], inputs: &[&Path])
     let place = |path: &Path| ResolvedPath::of(path).map_err(|e| Error::file(path, e));
     for input in inputs {
         if matches!(place(path)?.overlap(&place(input)?), Some(Overlap::Same | Overlap::Inside)) {
-            let problem = format!("lies in {}, which is only read: choose another --out", input.display());
+            let problem = format!("lies in {}, which is only read: choose another {flag}", input.display());
             return Err(Error::content(path, problem));
         }
     }
-    files.iter().try_for_each(|file| picture::check_replaceable(file))?;
     Ok(folder)
 }
 

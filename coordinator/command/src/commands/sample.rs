@@ -33,8 +33,8 @@ pub(super) fn sample(args: &SampleArgs, context: &mut CommandContext<'_>) -> Res
     let sampling =
         Sampling::new(&pipeline, prompts, settings, folder, &progress).map_err(argument_of_flag)?;
     let transformer = load_transformer(&pipeline, compute_type(settings.dtype))?;
-    let latents = sampling.latents(&*transformer, "sample", &progress)?;
-    write(args, prompts, &decode(&pipeline, &latents)?, context)
+    let denoised = sampling.denoised(&*transformer, "sample", &progress)?;
+    write(args, prompts, &decode(&pipeline, &denoised.latents)?, context)
 }
 
 fn write(

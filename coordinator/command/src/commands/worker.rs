@@ -29,6 +29,7 @@ use crate::job::{JobFile, StoreSettings};
 use crate::machine::product_rate;
 use crate::progress::Progress;
 use crate::prompts::JobPrompts;
+use crate::report::OutputDocuments;
 use crate::run::{Inputs, JobGrams, PhaseDisplay, encode};
 use crate::signals::{Answer, Signals};
 use crate::{Error, Result};
@@ -151,7 +152,9 @@ fn serve(
     let (model, trajectories) =
         preparation::load(&job.spec, inputs.described.model(), &inputs.weights, conditionings)?;
     let grams = JobGrams::open(&job, &inputs, runtime.handle())?;
-    let mut work = crate::run::work(&job, &inputs, &trajectories, None, (grams, &context.disk), device);
+    let documents = OutputDocuments::new(&job.spec, &inputs, inputs.predicted_peak(&job, 1));
+    let grams = (grams, &context.disk);
+    let mut work = crate::run::work((&job, &inputs), &trajectories, None, grams, &documents, device);
     let first = inputs.prompts.calibration.len() as u32;
     // To measure, the dense model is loaded once more beside the pruned one.
     let needs = inputs.described.memory(&job.spec, &inputs.plan);

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use candle_core::Tensor;
-use obsdiff_engine::calibrate::Trajectories;
+use obsdiff_engine::calibrate::{Denoised, Trajectories};
 use obsdiff_engine::export::{Baseline, HeldOutError};
 use obsdiff_engine::pruner::Pruner;
 use obsdiff_proto::message::Slice;
@@ -61,7 +61,7 @@ pub(super) fn prune(
     job: &JobFile,
     inputs: &Inputs,
     trajectories: &Arc<Trajectories>,
-    dense: &Tensor,
+    dense: &Denoised,
     progress: &Progress,
 ) -> Result<Option<(Baseline, Tensor)>> {
     let _span = tracing::info_span!("baseline").entered();
@@ -76,7 +76,7 @@ pub(super) fn prune(
         (weights, zeros) = (weights + of_package.0, zeros + of_package.1);
     }
     let batched = (inputs, spec.calibration.shard_size);
-    let Some(latents) = held_out::latents(pruner.model(), trajectories, batched, "baseline", progress)?
+    let Some(denoised) = held_out::denoised(pruner.model(), trajectories, batched, "baseline", progress)?
     else {
         return Ok(None);
     };
@@ -84,9 +84,10 @@ pub(super) fn prune(
         method: spec.sparsity.method(),
         weights,
         zeros,
-        held_out: HeldOutError::between(dense, &latents)?,
+        held_out: HeldOutError::between(&dense.latents, &denoised.latents)?
+            .along(&dense.steps, &denoised.steps)?,
     };
-    Ok(Some((baseline, latents)))
+    Ok(Some((baseline, denoised.latents)))
 }
 
 /// Prunes what a package says, and gives the weights of its linears, and the zeros among them.

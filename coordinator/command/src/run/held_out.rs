@@ -1,7 +1,7 @@
 //! The pruned model against the dense one, on prompts that took no part in calibration.
 
 use candle_core::{Device, Tensor};
-use obsdiff_engine::calibrate::Trajectories;
+use obsdiff_engine::calibrate::{Denoised, Trajectories};
 use obsdiff_engine::export::PictureError;
 use obsdiff_engine::model::DiffusionModel;
 use obsdiff_engine::pipeline::{Picture, PipelineFolder};
@@ -11,38 +11,39 @@ use super::Inputs;
 use crate::Result;
 use crate::picture::psnr;
 use crate::progress::Progress;
-use crate::sampling::final_latents;
+use crate::sampling;
 
 /// Pictures that are decoded at most: enough to tell how far they are, at a small part of what their latents cost.
 const MOST_PICTURES: usize = 4;
 
-/// How far the pictures of the first held-out prompts are from the dense model's, for each of the other models' latents.
+/// The pictures of the first held-out prompts, for each of these latents of all of them.
 ///
 /// # Errors
 /// When the decoder cannot be used, or takes more memory than a run was predicted to.
-pub(super) fn picture_errors(
+pub(crate) fn pictures(
     pipeline: &PipelineFolder,
-    dense: &Tensor,
-    others: &[&Tensor],
+    models: &[&Tensor],
     predicted_peak: ByteSize,
-) -> Result<Vec<PictureError>> {
+) -> Result<Vec<Vec<Picture>>> {
     let _span = tracing::info_span!("decode pictures").entered();
     let vae = pipeline.vae(&Device::Cpu)?;
-    let (_, _, height, width) = dense.dims4().map_err(obsdiff_engine::Error::from)?;
-    let needed = ByteSize(vae.decoding_bytes(height, width));
-    if needed > predicted_peak {
-        let problem = format!("decoding one takes {needed}, more than all else that the job does");
-        return Err(obsdiff_engine::Error::Argument(problem).into());
+    for latents in models {
+        let (_, _, height, width) = latents.dims4().map_err(obsdiff_engine::Error::from)?;
+        let needed = ByteSize(vae.decoding_bytes(height, width));
+        if needed > predicted_peak {
+            let problem = format!("decoding one takes {needed}, more than all else that the job does");
+            return Err(obsdiff_engine::Error::Argument(problem).into());
+        }
     }
-    let decode = |latents: &Tensor| Picture::of_batch(&vae.decode(&first(latents)?)?);
-    let dense = decode(dense)?;
-    let compare = |latents: &&Tensor| {
-        let pictures = decode(latents)?;
-        let noise = dense.iter().zip(&pictures).filter_map(|(dense, pruned)| psnr(dense, pruned));
-        let mean_psnr_decibels = mean(noise.filter(|decibels| decibels.is_finite()));
-        Ok(PictureError { count: pictures.len(), mean_psnr_decibels })
-    };
-    others.iter().map(compare).collect()
+    let decode = |latents: &&Tensor| Picture::of_batch(&vae.decode(&first(latents)?)?);
+    Ok(models.iter().map(decode).collect::<obsdiff_engine::Result<_>>()?)
+}
+
+/// How far pictures are from the dense model's.
+pub(crate) fn picture_error(dense: &[Picture], others: &[Picture]) -> PictureError {
+    let noise = dense.iter().zip(others).filter_map(|(dense, other)| psnr(dense, other));
+    let mean_psnr_decibels = mean(noise.filter(|decibels| decibels.is_finite()));
+    PictureError { count: others.len(), mean_psnr_decibels }
 }
 
 /// The latents of the first prompts.
@@ -57,15 +58,15 @@ pub(crate) fn mean(numbers: impl IntoIterator<Item = f64>) -> Option<f64> {
     (count > 0).then(|| sum / f64::from(count))
 }
 
-/// Final latents of the held-out prompts, in batches of the first shard's size, of `most` prompts or all that calibrate; nothing where
+/// What a model makes of the held-out prompts, in batches of the first shard's size, of `most` prompts or all that calibrate; nothing where
 /// there are none.
-pub(super) fn latents(
+pub(super) fn denoised(
     model: &dyn DiffusionModel,
     trajectories: &Trajectories,
     (inputs, most): (&Inputs, u32),
     name: &'static str,
     progress: &Progress,
-) -> Result<Option<Tensor>> {
+) -> Result<Option<Denoised>> {
     let _span = tracing::info_span!("held-out prompts").entered();
     let first = inputs.prompts.calibration.len() as u32;
     let prompts = first..trajectories.prompts();
@@ -73,5 +74,5 @@ pub(super) fn latents(
         return Ok(None);
     }
     let batch = if inputs.plan.shards.is_empty() { 1 } else { first.clamp(1, most.max(1)) as usize };
-    final_latents(trajectories, model, prompts, batch, name, progress).map(Some)
+    sampling::denoised(trajectories, model, prompts, batch, name, progress).map(Some)
 }

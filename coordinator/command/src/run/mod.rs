@@ -16,10 +16,10 @@ use std::sync::Arc;
 
 use candle_core::Tensor;
 use obsdiff_coordinator::JobState;
-use obsdiff_engine::calibrate::Trajectories;
+use obsdiff_engine::calibrate::{Denoised, Trajectories};
 use obsdiff_engine::device::ComputeDevice;
 use obsdiff_engine::export::{Baseline, HeldOutError, Measured, PruningRecord};
-use obsdiff_engine::pipeline::PipelineFolder;
+use obsdiff_engine::pipeline::{Picture, PipelineFolder};
 use obsdiff_files::Disk;
 use obsdiff_proto::ByteSize;
 use obsdiff_store::JobStore;
@@ -33,6 +33,7 @@ use tokio::runtime::Handle;
 use crate::described::unprepared;
 use crate::job::JobFile;
 use crate::progress::Progress;
+use crate::report::OutputDocuments;
 use crate::sampling::{encoding, load_transformer};
 use crate::spans::{SpanReport, Spans};
 use crate::{Error, Result};
@@ -108,41 +109,59 @@ pub fn run(job: &JobFile, process: &RunContext<'_>) -> Result<Summary> {
     }
 }
 
+/// The pruned model beside the dense one.
+#[derive(Default)]
+struct Compared {
+    error: Option<HeldOutError>,
+    /// What magnitude pruning makes of the dense one.
+    baseline: Option<Baseline>,
+    /// Pictures of the first held-out prompts, by the dense and the pruned model.
+    pictures: [Vec<Picture>; 2],
+}
+
 /// How far the latents and pictures of the pruned model, as it was written, are from the dense one's, where those are known, and what
 /// magnitude pruning makes of it, where that is asked for.
 fn compared(
     job: &JobFile,
     trajectories: &Arc<Trajectories>,
     inputs: &Inputs,
-    dense: Option<&Tensor>,
+    dense: Option<&Denoised>,
     process: &RunContext<'_>,
-) -> Result<(Option<HeldOutError>, Option<Baseline>)> {
-    let Some(dense) = dense else { return Ok((None, None)) };
+) -> Result<Compared> {
+    let Some(dense) = dense else { return Ok(Compared::default()) };
     let progress = process.progress;
-    let latents = {
+    let pruned = {
         let written = PipelineFolder::open_without_text(Path::new(&job.spec.output.path))?;
         let pruned = load_transformer(&written, compute_type(job.spec.model.dtype))?;
         let batched = (inputs, job.spec.calibration.shard_size);
-        held_out::latents(&*pruned, trajectories, batched, "sample the output", progress)?
+        held_out::denoised(&*pruned, trajectories, batched, "sample the output", progress)?
     };
-    let Some(latents) = latents else { return Ok((None, None)) };
-    let mut error = HeldOutError::between(dense, &latents)?;
+    let Some(pruned) = pruned else { return Ok(Compared::default()) };
+    let mut error =
+        HeldOutError::between(&dense.latents, &pruned.latents)?.along(&dense.steps, &pruned.steps)?;
     let mut baseline =
         if process.baseline { baseline::prune(job, inputs, trajectories, dense, progress)? } else { None };
     let peak = inputs.predicted_peak(job, process.workers);
-    let others: Vec<&Tensor> =
-        [Some(&latents), baseline.as_ref().map(|(_, latents)| latents)].into_iter().flatten().collect();
+    let latents =
+        [Some(&dense.latents), Some(&pruned.latents), baseline.as_ref().map(|(_, latents)| latents)];
+    let latents: Vec<&Tensor> = latents.into_iter().flatten().collect();
     // The job is done by now, and does not fail for a picture.
-    match held_out::picture_errors(&inputs.described.pipeline, dense, &others, peak) {
-        Ok(pictures) => {
-            let errors = [Some(&mut error), baseline.as_mut().map(|(baseline, _)| &mut baseline.held_out)];
-            for (error, pictures) in errors.into_iter().flatten().zip(pictures) {
-                error.pictures = Some(pictures);
-            }
-        }
-        Err(error) => progress.note(&format!("pictures are not compared: {}", error.line())),
+    let pictures = held_out::pictures(&inputs.described.pipeline, &latents, peak).unwrap_or_else(|error| {
+        progress.note(&format!("pictures are not compared: {}", error.line()));
+        Vec::new()
+    });
+    let mut pictures = pictures.into_iter();
+    let of_dense = pictures.next().unwrap_or_default();
+    let others: Vec<_> = pictures.collect();
+    let errors = [Some(&mut error), baseline.as_mut().map(|(baseline, _)| &mut baseline.held_out)];
+    for (error, pictures) in errors.into_iter().flatten().zip(&others) {
+        error.pictures = Some(held_out::picture_error(&of_dense, pictures));
     }
-    Ok((Some(error), baseline.map(|(baseline, _)| baseline)))
+    Ok(Compared {
+        error: Some(error),
+        baseline: baseline.map(|(baseline, _)| baseline),
+        pictures: [of_dense, others.into_iter().next().unwrap_or_default()],
+    })
 }
 
 /// Prunes, compares, and adds to the record what was measured. The time is that until then.
@@ -159,21 +178,24 @@ fn prune(
     let (model, trajectories) =
         preparation::load(&job.spec, inputs.described.model(), &inputs.weights, conditionings)?;
     let batched = (inputs, job.spec.calibration.shard_size);
-    let dense = held_out::latents(&*model, &trajectories, batched, "sample the source", progress)?;
+    let dense = held_out::denoised(&*model, &trajectories, batched, "sample the source", progress)?;
     // The workers' threads account for their time themselves.
     drop(running);
     let grams = JobGrams::open(job, inputs, state.runtime().handle())?;
-    let work = work(job, inputs, &trajectories, dense.as_ref(), (grams, disk), device);
+    let documents = OutputDocuments::new(&job.spec, inputs, inputs.predicted_peak(job, workers));
+    let latents = dense.as_ref().map(|dense| &dense.latents);
+    let work = work((job, inputs), &trajectories, latents, (grams, disk), &documents, device);
     let engine = run_workers(&work, (job, inputs), state, model, workers, progress, spans.clock())?;
     let _running = root.enter();
     let (mut record, _) = work.record(&engine.pruned())?;
     let expected_velocity_error = engine.expected_velocity_error();
     // Its model makes room for the one that was written.
     drop(engine);
-    let (held_out, baseline) = compared(job, &trajectories, inputs, dense.as_ref(), process)?;
+    let Compared { error, baseline, pictures } =
+        compared(job, &trajectories, inputs, dense.as_ref(), process)?;
     let report = spans.report();
     record.measured = Some(Measured {
-        held_out,
+        held_out: error,
         baseline,
         expected_velocity_error,
         seconds: report.whole.as_secs_f64(),
@@ -181,7 +203,8 @@ fn prune(
         phases: report.phases(),
         peak_memory_bytes: peak_resident().map(|peak| peak.0),
     });
-    record.replace(Path::new(&job.spec.output.path), disk)?;
+    let told = documents.of(&record, pictures);
+    record.replace(Path::new(&job.spec.output.path), &told, disk)?;
     Ok((record, report))
 }
 
@@ -218,11 +241,11 @@ pub(crate) fn encode(
 
 /// What the workers of this process share. Final latents of the dense model are `dense`, where they are known.
 pub(crate) fn work<'a>(
-    job: &'a JobFile,
-    inputs: &'a Inputs,
+    (job, inputs): (&'a JobFile, &'a Inputs),
     trajectories: &'a Arc<Trajectories>,
     dense: Option<&'a Tensor>,
     (grams, disk): (JobGrams, &'a Disk),
+    documents: &'a OutputDocuments<'a>,
     device: &ComputeDevice,
 ) -> PruningJob<'a> {
     let calibration = &job.spec.calibration;
@@ -240,6 +263,7 @@ pub(crate) fn work<'a>(
         keeper: grams.keeper,
         grams: grams.kept,
         measuring: None,
+        describe: documents,
         disk,
         device: device.clone(),
     }

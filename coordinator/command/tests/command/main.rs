@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod allocation;
+mod browser;
 mod checkpoint;
 mod conditioning;
 mod device;
@@ -19,6 +20,7 @@ mod pictures;
 mod plan;
 mod plan_sizes;
 mod refusals;
+mod report;
 mod reproduced;
 mod run_refusals;
 mod setting;

@@ -38,6 +38,10 @@ pub struct HeldOutError {
     /// The same of each prompt by itself.
     #[serde(rename = "prompt_relative_errors")]
     pub per_prompt: Vec<f64>,
+    /// ||pruned - dense|| / ||dense|| of the latents after each denoising step, from the noisiest on, over the first of these prompts
+    /// together; empty where the way was not compared.
+    #[serde(rename = "step_relative_errors", default, skip_serializing_if = "Vec::is_empty")]
+    pub per_step: Vec<f64>,
     /// How far the pictures of the first of these prompts are from the dense model's; absent where none was decoded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pictures: Option<PictureError>,
@@ -49,13 +53,28 @@ impl HeldOutError {
     /// # Errors
     /// When their shapes differ.
     pub fn between(dense: &Tensor, pruned: &Tensor) -> Result<Self> {
-        let together = |latents: &Tensor| latents.flatten_all()?.unsqueeze(0);
         Ok(Self {
-            relative: relative_errors(&together(dense)?, &together(pruned)?)?.into_iter().sum(),
+            relative: relative_error(dense, pruned)?,
             per_prompt: relative_errors(dense, pruned)?,
+            per_step: Vec::new(),
             pictures: None,
         })
     }
+
+    /// The same with the errors on the way, of latents of the same prompts after each step.
+    ///
+    /// # Errors
+    /// When their shapes differ.
+    pub fn along(self, dense: &[Tensor], pruned: &[Tensor]) -> Result<Self> {
+        let per_step = dense.iter().zip(pruned).map(|(dense, pruned)| relative_error(dense, pruned));
+        Ok(Self { per_step: per_step.collect::<Result<_>>()?, ..self })
+    }
+}
+
+/// The L2 norm of the difference of two latents over that of the first, all prompts together.
+fn relative_error(dense: &Tensor, pruned: &Tensor) -> Result<f64> {
+    let together = |latents: &Tensor| latents.flatten_all()?.unsqueeze(0);
+    Ok(relative_errors(&together(dense)?, &together(pruned)?)?.into_iter().sum())
 }
 
 /// For each prompt, the L2 norm of the difference of two latents over that of the first: ||pruned - dense|| / ||dense||.
@@ -112,6 +131,9 @@ mod tests {
         let error = HeldOutError::between(&tensor([3., 4., 0., 2.]), &tensor([3., 4., 1., 2.])).unwrap();
         assert_eq!(error.per_prompt, [0.0, 0.5]);
         assert!((error.relative - (1.0f64 / 29.0).sqrt()).abs() < 1e-12, "{}", error.relative);
+        let halved = tensor([3., 4., 0., 1.]);
+        let error = error.along(&[halved], &[tensor([3., 4., 0., 2.])]).unwrap();
+        assert!((error.per_step[0] - (1.0f64 / 26.0).sqrt()).abs() < 1e-12, "{:?}", error.per_step);
         let other = Tensor::zeros((1, 1, 1, 2), DType::F32, &Device::Cpu).unwrap();
         assert!(HeldOutError::between(&tensor([0.; 4]), &other).is_err());
     }

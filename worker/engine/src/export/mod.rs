@@ -2,6 +2,7 @@
 //!
 //! Knows tensors and names only.
 
+mod documents;
 mod measured;
 mod record;
 mod rewrite;
@@ -15,6 +16,7 @@ use std::path::Path;
 use candle_core::Tensor;
 use obsdiff_files::Disk;
 
+pub use documents::{DOCUMENT_MARK, Document};
 pub use measured::{Baseline, HeldOutError, Measured, MeasuredPhase, PictureError};
 pub use obsdiff_proto::InputDigest;
 pub use record::{ModelSizes, PrunedLinear, PrunedStructure, PruningRecord, RECORD_FILE};
@@ -39,6 +41,8 @@ pub struct Export<'a> {
     pub weights: &'a Weights,
     /// What was done, written to [`RECORD_FILE`].
     pub record: &'a PruningRecord,
+    /// What tells of it in words, in place of files of the source with these names.
+    pub documents: &'a [Document],
     /// What leaves the tensors; none where all keep their shapes.
     pub shrink: Option<&'a Shrink>,
 }
@@ -64,6 +68,9 @@ impl Export<'_> {
         for (name, content) in self.shrink.iter().flat_map(|shrink| &shrink.files) {
             staging.write(&format!("transformer/{name}"), content)?;
         }
+        for document in self.documents {
+            staging.write(document.name, document.text.as_bytes())?;
+        }
         staging.write(RECORD_FILE, &record)?;
         match staging.commit(self.destination) {
             Err(Error::Write { source, .. })
@@ -76,7 +83,8 @@ impl Export<'_> {
     }
 
     fn copy_components(&self, staging: &mut Staging<'_>) -> Result<()> {
-        for name in pipeline_parts(self.source)? {
+        let replaced = |name: &String| self.documents.iter().any(|document| document.name == name);
+        for name in pipeline_parts(self.source)?.into_iter().filter(|name| !replaced(name)) {
             let from = self.source.join(&name);
             if from.is_dir() {
                 let keep: &dyn Fn(&str) -> bool = match name.as_str() {

@@ -6,14 +6,12 @@ use obsdiff_files::{Disk, read_regular};
 use obsdiff_proto::{InputDigest, JobSpec, Target};
 use serde::{Deserialize, Serialize};
 
+use super::documents::{self, Document};
 use super::measured::Measured;
 use crate::{Error, Result};
 
 /// The file in a pruned pipeline that says how it was pruned.
 pub const RECORD_FILE: &str = "pruning.json";
-
-/// A new record is written to this file beside it, and then takes its name.
-const NEW_RECORD_FILE: &str = ".pruning.json.obsdiff";
 
 /// Much more than a record of a million linears takes.
 const MAX_RECORD_BYTES: u64 = 1 << 30;
@@ -84,28 +82,19 @@ impl PruningRecord {
         there.is_some_and(|there| text(there) == text(self.clone()))
     }
 
-    /// Writes this record in place of the one that an export of the same job wrote. Whenever it is interrupted, one of the two is
-    /// there, whole.
+    /// Writes this record in place of the one that an export of the same job wrote, and before it `documents` that tell of it. Whenever
+    /// it is interrupted, each file is there, whole, as it was or as it is to be.
     ///
     /// # Errors
-    /// When the pipeline has another job's record, or it cannot be written.
-    pub fn replace(&self, pipeline: &Path, disk: &Disk) -> Result<()> {
+    /// When the pipeline has another job's record or a file of a document's name that is not obsdiff's, or one cannot be written.
+    pub fn replace(&self, pipeline: &Path, documents: &[Document], disk: &Disk) -> Result<()> {
         let path = pipeline.join(RECORD_FILE);
         if !self.is_in(pipeline) {
             let problem = "is not what the job has written: move the pipeline away and run the job again";
             return Err(Error::content(path, problem));
         }
-        let (new, text) = (pipeline.join(NEW_RECORD_FILE), self.text(pipeline)?);
-        let replaced = || {
-            if new.symlink_metadata().is_ok() {
-                // An earlier process ended while it wrote the file.
-                disk.remove_file(&new)?;
-            }
-            disk.write(&new, &text)?;
-            disk.replace(&new, &path)?;
-            disk.sync_folder(pipeline)
-        };
-        replaced().map_err(|e| Error::write(&path, e))
+        documents.iter().try_for_each(|document| document.replace(pipeline, disk))?;
+        documents::replace(&path, &self.text(pipeline)?, disk).map_err(|e| Error::write(&path, e))
     }
 }
 

@@ -88,13 +88,11 @@ pub(super) fn export_by(
     let _no_fork = FORKS.read().unwrap_or_else(PoisonError::into_inner);
     let weights = Weights::open(&source.join("transformer"), Library::Diffusers)?;
     let record = record();
-    Export { source, destination, link, weights: &weights, record: &record, shrink: None }.write(
-        disk,
-        &|name| {
+    Export { source, destination, link, weights: &weights, record: &record, documents: &[], shrink: None }
+        .write(disk, &|name| {
             let new = || Ok(Tensor::new(&[[0f32, 1., 0.], [2., 0., 3.]], &Device::Cpu)?.affine(scale, 0.)?);
             if name == "b.weight" { new().map(Some) } else { Ok(None) }
-        },
-    )
+        })
 }
 
 pub(super) fn listing(root: &Path) -> Vec<String> {
@@ -230,6 +228,7 @@ fn what_is_not_kept_leaves_the_tensors_and_the_header() {
             link: false,
             weights: &weights,
             record: &record,
+            documents: &[],
             shrink: Some(&shrink),
         };
         let new = Tensor::new(&[[0f32, 1., 0.], [2., 0., 3.]], &Device::Cpu).unwrap();
@@ -259,7 +258,7 @@ fn what_is_not_kept_leaves_the_tensors_and_the_header() {
 /// What a run measured in so many seconds.
 fn measured(seconds: f64) -> PruningRecord {
     let pictures = Some(PictureError { count: 1, mean_psnr_decibels: Some(31.5) });
-    let held_out = HeldOutError { relative: 0.25, per_prompt: vec![0.25], pictures };
+    let held_out = HeldOutError { relative: 0.25, per_prompt: vec![0.25], per_step: vec![0.125], pictures };
     let baseline = Baseline { method: Method::Magnitude, weights: 8, zeros: 4, held_out: held_out.clone() };
     let phases = vec![MeasuredPhase { phase: "solve".into(), calls: 2, seconds, beside_seconds: 0.1 }];
     let measured = Measured {
@@ -284,7 +283,7 @@ fn what_was_measured_joins_the_record_and_the_pipeline_stays_the_jobs() {
     // An earlier process ended while it wrote the new record.
     fs::write(out.join(".pruning.json.obsdiff"), "{\"obs").unwrap();
     for seconds in [2.5, 3.5] {
-        measured(seconds).replace(&out, &Disk::default()).unwrap();
+        measured(seconds).replace(&out, &[], &Disk::default()).unwrap();
         assert_eq!(PruningRecord::read(&out).unwrap().unwrap(), measured(seconds));
         assert_eq!(listing(&out), files);
     }
@@ -292,7 +291,7 @@ fn what_was_measured_joins_the_record_and_the_pipeline_stays_the_jobs() {
     assert_eq!(PruningRecord::read(&out).unwrap().unwrap(), measured(3.5), "an export of the same job");
 
     let other = PruningRecord { hardware: "another".to_owned(), ..measured(1.0) };
-    let error = other.replace(&out, &Disk::default()).unwrap_err().to_string();
+    let error = other.replace(&out, &[], &Disk::default()).unwrap_err().to_string();
     assert!(error.contains("pruning.json: is not what the job has written"), "{error}");
     assert_eq!(PruningRecord::read(&out).unwrap().unwrap(), measured(3.5));
 }

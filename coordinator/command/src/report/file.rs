@@ -1,0 +1,50 @@
+//! A report as a file that `compare` writes.
+
+use std::fs::Permissions;
+use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use obsdiff_engine::export::Document;
+use obsdiff_files::parent_of;
+
+use crate::{Error, Result};
+
+/// Refuses a path for a report where something is that obsdiff did not write, or whose name is not that of a page.
+///
+/// # Errors
+/// When it cannot become a report.
+pub(crate) fn check_file(path: &Path) -> Result<()> {
+    let page = path
+        .extension()
+        .is_some_and(|extension| ["html", "htm"].iter().any(|known| extension.eq_ignore_ascii_case(known)));
+    if !page {
+        return Err(Error::content(path, "is not an .html file: a report is one page"));
+    }
+    // Whatever cannot be read as a regular file is not a report of obsdiff's either.
+    if Document::may_replace(path).unwrap_or(false) {
+        Ok(())
+    } else {
+        let problem = "exists and is no report that obsdiff wrote: choose another --report, or move it away";
+        Err(Error::content(path, problem))
+    }
+}
+
+/// Writes a report. The file appears whole or not at all, and replaces a report of obsdiff's.
+///
+/// # Errors
+/// When another file is there, or the file cannot be written.
+pub(crate) fn write_file(text: &str, path: &Path) -> Result<()> {
+    check_file(path)?;
+    let failed = |e| Error::file(path, e);
+    // A link stays: what it leads to is replaced.
+    let target = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    let mut file = tempfile::Builder::new()
+        .prefix(".obsdiff-")
+        .suffix(".html")
+        .permissions(Permissions::from_mode(0o666))
+        .tempfile_in(parent_of(&target))
+        .map_err(failed)?;
+    file.write_all(text.as_bytes()).and_then(|()| file.as_file().sync_all()).map_err(failed)?;
+    file.persist(&target).map(|_| ()).map_err(|e| failed(e.error))
+}

@@ -1,0 +1,147 @@
+//! Parts of a report that tell of the job: what was removed, where the time went, what went wrong, how the result is loaded.
+
+use std::time::Duration;
+
+use maud::{Markup, html};
+use obsdiff_engine::export::{Measured, PruningRecord};
+use obsdiff_proto::{ByteSize, Pattern};
+
+use super::words::counted;
+use super::{Loading, code};
+use crate::text::{self, percent};
+
+/// What structured pruning removed.
+pub(super) fn structures(record: &PruningRecord) -> Markup {
+    html! {
+        @if let Some(sizes) = record.sizes {
+            @let [parameters, fewer] = sizes.parameters.map(text::count);
+            @let [flops, less] = sizes.forward_flops;
+            p {
+                "Parameters: " (parameters) " before, " (fewer) " now. A forward call: " (text::flops(flops)) " before, "
+                (text::flops(less)) " now, " (format!("{:.2}% less.", 100.0 * (1.0 - less / flops)))
+            }
+        }
+        div class="wide" role="region" tabindex="0" aria-label="Heads and neurons that went" {
+            table {
+                caption { "Heads and neurons that went" }
+                thead { tr {
+                    th scope="col" { "structure" }
+                    th scope="col" class="number" { "kept" }
+                    th scope="col" class="number" { "of" }
+                    th scope="col" class="number" { "went" }
+                    th scope="col" class="number" { "relative error" }
+                    th scope="col" { "heads that went" }
+                } }
+                tbody {
+                    @for structure in &record.structures {
+                        tr {
+                            th scope="row" { code { (structure.name) } }
+                            td class="number" { (structure.kept) }
+                            td class="number" { (structure.of) (if structure.heads { " heads" } else { " neurons" }) }
+                            td class="number" {
+                                (percent(structure.of.saturating_sub(structure.kept) as u64, structure.of as u64))
+                            }
+                            td class="number" { (structure.error.map_or("none".to_owned(), |e| format!("{e:.5}"))) }
+                            td {
+                                (structure.removed.iter().map(usize::to_string).collect::<Vec<_>>().join(", "))
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Where the time went, and the memory.
+pub(super) fn time(measured: &Measured) -> Markup {
+    let longest = measured.phases.iter().map(|phase| phase.seconds).fold(measured.other_seconds, f64::max);
+    let wide =
+        |seconds: f64| format!("width:{:.1}%", if longest > 0.0 { 100.0 * seconds / longest } else { 0.0 });
+    let others = measured.phases.iter().any(|phase| phase.beside_seconds > 0.0);
+    let row = |name: &str, calls: Option<u64>, seconds: f64, beside: Option<f64>| {
+        html! {
+            tr {
+                th scope="row" { (name) }
+                td class="number" { (calls.map_or(String::new(), |calls| calls.to_string())) }
+                td class="number" { (duration(seconds)) }
+                @if others { td class="number" { (beside.filter(|s| *s > 0.0).map_or(String::new(), duration)) } }
+                td class="bar" aria-hidden="true" { div style=(wide(seconds)) {} }
+            }
+        }
+    };
+    html! {
+        p {
+            "The job took " (duration(measured.seconds)) "."
+            @if let Some(peak) = measured.peak_memory_bytes { " Peak memory: " (ByteSize(peak)) "." }
+        }
+        @if !measured.phases.is_empty() {
+            div class="wide" role="region" tabindex="0" aria-label="Time of each phase" {
+                table {
+                    caption { "Time of each phase, the longest first" }
+                    thead { tr {
+                        th scope="col" { "phase" }
+                        th scope="col" class="number" { "calls" }
+                        th scope="col" class="number" { "time" }
+                        @if others { th scope="col" class="number" { "of other threads" } }
+                        td {}
+                    } }
+                    tbody {
+                        @for phase in &measured.phases {
+                            (row(&phase.phase, Some(phase.calls), phase.seconds, Some(phase.beside_seconds)))
+                        }
+                        (row("all else", None, measured.other_seconds, None))
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn duration(seconds: f64) -> String {
+    text::duration(Duration::try_from_secs_f64(seconds).unwrap_or_default())
+}
+
+/// What went wrong on the way, as far as it is recorded.
+pub(super) fn faults(record: &PruningRecord) -> Markup {
+    let hessian = &record.job.hessian;
+    let usual = hessian.damping.max(hessian.mask_damping) * (1.0 + 1e-9);
+    let raised: Vec<_> = record
+        .linears
+        .iter()
+        .filter_map(|linear| Some((linear, linear.damping.filter(|damping| *damping > usual)?)))
+        .collect();
+    html! {
+        @if raised.is_empty() {
+            p { "None is recorded: every Hessian was factorised with the damping that the job asks for." }
+        } @else {
+            p {
+                (counted(raised.len(), "linear")) " needed more damping than the job asks for, because the Hessian could not be "
+                "factorised otherwise. More prompts or steps may help."
+            }
+            ul { @for (linear, damping) in &raised { li { code { (linear.name) } ": " (damping) } } }
+        }
+    }
+}
+
+/// How the pipeline is loaded, and made fast.
+pub(super) fn loading(loading: &Loading, pattern: Option<Pattern>) -> Markup {
+    html! {
+        p { "In diffusers:" }
+        (code_block(&code::diffusers(loading), "Python that loads the pipeline"))
+        @if pattern == Some(Pattern::NToM { n: 2, m: 4 }) {
+            p {
+                "GPUs since NVIDIA's Ampere multiply 2:4 weights faster. With a PyTorch that has "
+                code { "torch.sparse.to_sparse_semi_structured" } " (2.1 or later), after the lines above:"
+            }
+            (code_block(code::SEMI_STRUCTURED, "Python that makes 2:4 weights fast"))
+            p { "Of a transformer that was exported to ONNX, TensorRT picks such kernels by:" }
+            (code_block(code::TENSORRT, "TensorRT's command"))
+        }
+    }
+}
+
+/// Code, which the keyboard can scroll where it is wider than the page.
+pub(super) fn code_block(code: &str, label: &str) -> Markup {
+    html! { pre class="wide" role="region" tabindex="0" aria-label=(label) { code { (code) } } }
+}

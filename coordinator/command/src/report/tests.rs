@@ -1,0 +1,130 @@
+use obsdiff_proto::JobSpec;
+
+use super::*;
+
+/// Text that a page must not take for its own.
+const HOSTILE: &str = "<script>alert(1)</script> \"&' </style> ```";
+
+fn picture(colour: u8) -> Picture {
+    Picture { width: 8, height: 8, rgb: vec![colour; 8 * 8 * 3] }
+}
+
+fn sample(prompt: &str) -> Sample {
+    let (dense, pruned) = (picture(100), picture(110));
+    Sample { prompt: Some(prompt.to_owned()), seed: 7, dense, pruned, relative_error: 0.25 }
+}
+
+/// A record of so many blocks of two linears.
+fn record(blocks: usize, pattern: &str, path: &str) -> PruningRecord {
+    let job = serde_json::json!({
+        "model": { "path": path }, "sparsity": { "pattern": pattern, "ratio": if pattern == "2:4" { None } else { Some(0.5) } },
+        "calibration": { "prompts": path }, "output": { "path": path }
+    });
+    let job: JobSpec = serde_json::from_value(job).unwrap();
+    let linears: Vec<_> = (0..blocks)
+        .flat_map(|block| ["attn.to_q", "ff.net.2"].map(|name| (block, name)))
+        .map(|(block, name)| {
+            serde_json::json!({
+                "name": format!("transformer_blocks.{block}.{name}"), "shape": [8, 16],
+                "target": { "unstructured": { "ratio": 0.5 } }, "package": 0, "zeros": 10 + block % 100,
+                "damping": if block == 1 { 0.5 } else { 0.01 }, "gram_trace": 1.0, "unrefined_error": 0.02,
+                "relative_error": 0.01 * (block + 1) as f64, "cost": 0.5
+            })
+        })
+        .collect();
+    let record = serde_json::json!({ "obsdiff": "0.1.0", "job": job, "inputs": [], "linears": linears });
+    serde_json::from_value(record).unwrap()
+}
+
+fn loading(path: &str) -> Loading {
+    let pipeline_class = "StableDiffusion3Pipeline".to_owned();
+    Loading { path: path.to_owned(), pipeline_class, module: None }
+}
+
+fn report<'a>(record: &'a PruningRecord, samples: Vec<Sample>) -> Report<'a> {
+    let path = &record.job.output.path;
+    Report {
+        name: name_of(path),
+        record: Some(record),
+        comparison: None,
+        samples,
+        per_step: &[0.01, 0.02, 0.04],
+        loading: Some(loading(path)),
+    }
+}
+
+#[test]
+fn prompts_and_paths_are_text_whatever_they_hold() {
+    let record = record(2, "unstructured", HOSTILE);
+    let page = report(&record, vec![sample(HOSTILE)]).html();
+    // The page's own script is its only one, and its own style ends once.
+    assert_eq!((page.matches("<script").count(), page.matches("</style").count()), (1, 1));
+    assert!(page.contains("&lt;script&gt;alert(1)&lt;/script&gt; &quot;&amp;' &lt;/style&gt;"));
+    let card = card::text(&record, &loading(HOSTILE), &card::Licence::of(std::path::Path::new("absent")));
+    let outside: String = card.split("````").step_by(2).collect();
+    assert!(!outside.contains("<script"), "{outside}");
+}
+
+#[test]
+fn a_page_tells_what_the_record_and_the_pictures_hold() {
+    let record = record(3, "unstructured", "out");
+    let page = report(&record, vec![sample("a red circle")]).html();
+    for says in [
+        "<!DOCTYPE html><!-- written by obsdiff --><html lang=\"en\">",
+        "alt=\"a red circle: by the pruned model\"",
+        "Seed 7, PSNR 28.13 dB, latent error 0.2500.",
+        "From 0.0100 after step 1 to 0.0400 after step 3.",
+        "transformer_blocks.2.ff.net.2: 0.03",
+        "2 linears needed more damping than the job asks for",
+        "StableDiffusion3Pipeline.from_pretrained(&quot;out&quot;, torch_dtype=torch.bfloat16)",
+    ] {
+        assert!(page.contains(says), "{says} is not in {page}");
+    }
+    // Each heading of a section is reached from the top, and nothing is loaded from elsewhere.
+    for id in page.split("<h2 id=\"").skip(1).filter_map(|rest| rest.split('"').next()) {
+        assert!(page.contains(&format!("<a href=\"#{id}\">")), "{id}");
+    }
+    assert!(!page.contains("http://") && !page.contains("https://") && !page.contains("url("));
+    assert!(!page.contains("to_sparse_semi_structured"));
+}
+
+#[test]
+fn speed_of_two_to_four_is_told_where_it_is_the_pattern() {
+    let record = record(2, "2:4", "out");
+    let page = report(&record, Vec::new()).html();
+    let card = card::text(&record, &loading("out"), &card::Licence::of(std::path::Path::new("absent")));
+    for text in [&page, &card] {
+        assert!(
+            text.contains("to_sparse_semi_structured(weight)") && text.contains("--sparsity=enable"),
+            "{text}"
+        );
+    }
+    assert!(
+        card.starts_with(
+            "---\nlibrary_name: diffusers\npipeline_tag: text-to-image\nbase_model: \"absent\"\n"
+        ),
+        "{card}"
+    );
+    assert!(card.contains("- \"2:4-sparsity\"\n---\n<!-- written by obsdiff -->\n\n# out\n"), "{card}");
+    assert!(card.contains("pattern = \"2:4\""), "{card}");
+}
+
+/// As many linears as the largest transformers have, and pictures that no format makes small.
+#[test]
+fn a_page_stays_below_two_megabytes() {
+    let record = record(300, "unstructured", "out");
+    let mut state = 1u32;
+    let mut noise = || {
+        let mut next = || {
+            state ^= state << 13;
+            state ^= state >> 17;
+            state ^= state << 5;
+            state as u8
+        };
+        Picture { width: 256, height: 256, rgb: (0..256 * 256 * 3).map(|_| next()).collect() }
+    };
+    let samples = (0..4).map(|_| Sample { dense: noise(), pruned: noise(), ..sample("noise") }).collect();
+    let page = report(&record, samples).html();
+    assert!(page.len() < 2_000_000, "{} bytes", page.len());
+    assert_eq!(page.matches("data:image/jpeg;base64,").count(), 12);
+}

@@ -1,0 +1,63 @@
+//! Files of a pipeline that tell people in words how it was pruned. Others make their text of the record.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::Path;
+
+use obsdiff_files::{Disk, open_regular};
+
+use crate::{Error, Result};
+
+/// A comment, in HTML and in Markdown, by which a document of obsdiff's is known.
+pub const DOCUMENT_MARK: &str = "<!-- written by obsdiff -->";
+
+/// Bytes in which the mark is looked for.
+const MARK_WITHIN: u64 = 64 << 10;
+
+/// A file at the top of a pipeline that tells of it in words.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Document {
+    /// The file's name.
+    pub name: &'static str,
+    /// Its text, which holds [`DOCUMENT_MARK`] near its start.
+    pub text: String,
+}
+
+impl Document {
+    /// Whether a file may be replaced by a document: there is none, or obsdiff has written it.
+    ///
+    /// # Errors
+    /// When it is not a regular file, or cannot be read.
+    pub fn may_replace(path: &Path) -> io::Result<bool> {
+        if path.symlink_metadata().is_err() {
+            return Ok(true);
+        }
+        let mut start = Vec::new();
+        let file: File = open_regular(path)?;
+        file.take(MARK_WITHIN).read_to_end(&mut start)?;
+        Ok(String::from_utf8_lossy(&start).contains(DOCUMENT_MARK))
+    }
+
+    /// Writes it into a pipeline, in place of an earlier one. Whenever that is interrupted, one of the two is there, whole.
+    pub(super) fn replace(&self, pipeline: &Path, disk: &Disk) -> Result<()> {
+        let path = pipeline.join(self.name);
+        if !Self::may_replace(&path).map_err(|e| Error::file(&path, e))? {
+            let problem = "was not written by obsdiff and is in the way of what it tells: move it away";
+            return Err(Error::content(path, problem));
+        }
+        replace(&path, self.text.as_bytes(), disk).map_err(|e| Error::write(&path, e))
+    }
+}
+
+/// Writes a file beside `path`, and gives it that name when it is whole.
+pub(super) fn replace(path: &Path, content: &[u8], disk: &Disk) -> io::Result<()> {
+    let folder = obsdiff_files::parent_of(path);
+    let new = folder.join(format!(".{}.obsdiff", super::file_name(path)));
+    if new.symlink_metadata().is_ok() {
+        // An earlier process ended while it wrote the file.
+        disk.remove_file(&new)?;
+    }
+    disk.write(&new, content)?;
+    disk.replace(&new, path)?;
+    disk.sync_folder(folder)
+}
