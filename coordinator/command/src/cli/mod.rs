@@ -1,6 +1,7 @@
 //! The command line: what each command takes, and what its help says.
 
 mod collective;
+mod export;
 mod kept;
 mod output;
 mod sampling;
@@ -18,6 +19,7 @@ use obsdiff_files::starts_with_tilde;
 use obsdiff_proto::ByteSize;
 
 pub use collective::CollectiveChoice;
+pub use export::ExportArgs;
 pub use kept::{SolveArgs, SweepArgs};
 pub use output::{LogFormat, OutputStyle};
 pub use sampling::{CompareArgs, SampleArgs, SamplingArgs};
@@ -112,6 +114,12 @@ pub enum CliCommand {
     /// Writes what the pipeline's text encoders make of the job's prompts, and of the empty one, to a safetensors file. A job whose
     /// `calibration.conditioning` names it reads no text encoder; so it takes prompts that another program has encoded, too.
     Encode(EncodeArgs),
+    /// Write a pipeline's transformer as one file, in the layout of its authors.
+    ///
+    /// ComfyUI and stable-diffusion.cpp read such a file. Its tensors have the authors' names, with queries, keys and values joined; the
+    /// numbers and their type stay as they are. A transformer that lost heads or neurons has no such layout: `output.layout = "masked"`
+    /// keeps its shapes.
+    Export(ExportArgs),
     /// Show each linear's shape, zeros and sparsity pattern.
     ///
     /// DIR is a pipeline, of which the transformer is shown, or any folder of safetensors. Weights are memory-mapped and read once, so

@@ -5,6 +5,7 @@ mod comparison;
 mod coordinator;
 mod counts;
 mod encode;
+mod export;
 mod init;
 mod inspect;
 mod models;
@@ -41,6 +42,7 @@ pub fn run(command: &CliCommand, context: &mut CommandContext<'_>) -> Result<()>
         CliCommand::Status(args) => status::status(args, context),
         CliCommand::Plan(args) => plan::plan(args, context),
         CliCommand::Encode(args) => encode::encode(args, context),
+        CliCommand::Export(args) => export::export(args, context),
         CliCommand::Inspect(args) => inspect::inspect(args, context),
         CliCommand::Init(args) => init::init(args, context),
         CliCommand::Completions(args) => shell::completions(args, context),

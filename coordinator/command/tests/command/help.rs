@@ -2,7 +2,7 @@ use std::path::Path;
 
 use crate::{obsdiff, text, told};
 
-const COMMANDS: [&str; 15] = [
+const COMMANDS: [&str; 16] = [
     "init",
     "run",
     "solve",
@@ -12,6 +12,7 @@ const COMMANDS: [&str; 15] = [
     "status",
     "plan",
     "encode",
+    "export",
     "inspect",
     "models",
     "sample",

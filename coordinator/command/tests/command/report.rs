@@ -97,3 +97,25 @@ fn a_comparison_writes_a_report_and_leaves_other_files_alone() {
     let files = fs::read_dir(dir.path()).unwrap().count();
     assert_eq!(files, 3, "a temporary file is left");
 }
+
+#[test]
+fn a_transformer_goes_to_one_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let pipeline = asset("shapes-flux");
+    let export =
+        |file: &str| obsdiff(dir.path(), &["export", pipeline.to_str().unwrap(), "--single-file", file], &[]);
+    let output = export("one.safetensors");
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    assert!(text(&output.stdout).starts_with("one.safetensors: "), "{}", text(&output.stdout));
+    let listed = told(dir.path(), &["inspect", "one.safetensors"]);
+    assert!(listed.contains("double_blocks.0.img_attn.qkv") && listed.contains("single_blocks.4.linear1"));
+    for (file, says) in [
+        ("one.safetensors", "one.safetensors: exists already: choose another --single-file"),
+        ("one.bin", "one.bin: is not a .safetensors file"),
+        ("absent/one.safetensors", "absent: No such file"),
+    ] {
+        let refused = export(file);
+        assert_eq!(refused.status.code(), Some(2), "{}", text(&refused.stderr));
+        assert!(text(&refused.stderr).contains(says), "{}", text(&refused.stderr));
+    }
+}

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use candle_core::{DType, Device};
 use obsdiff_proto::Inventory;
 
-use crate::checkpoint::Weights;
+use crate::checkpoint::{JoinedTensor, Weights};
 use crate::model::{DiffusionModel, loading};
 use crate::pipeline::{Conditioning, EncodedText, EncoderSlot, EncoderWidths, LevelSource};
 use crate::{Error, Result};
@@ -151,6 +151,14 @@ pub trait TransformerConfig: Any + fmt::Debug + Send + Sync {
     /// # Errors
     /// When the source's configuration cannot be read.
     fn shrunk_files(&self, source: &Path) -> Result<Vec<(String, Vec<u8>)>>;
+
+    /// The tensors of its checkpoint in one file, as its authors publish it, made of those in diffusers' layout.
+    ///
+    /// # Errors
+    /// Why there is no such file of it.
+    fn single_file(&self) -> std::result::Result<Vec<JoinedTensor>, String> {
+        Err("its architecture has no layout in one file".to_owned())
+    }
 
     /// Whether two transformers differ in nothing except how many heads and neurons their blocks have kept.
     fn same_but_for_blocks(&self, other: &dyn TransformerConfig) -> bool;

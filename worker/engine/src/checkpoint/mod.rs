@@ -2,12 +2,15 @@
 
 mod config;
 mod digest;
+mod joined;
 mod library;
 mod mapped;
 mod weights;
 
 pub use config::read_json;
 pub use digest::{digests, sha256};
+pub(crate) use joined::{BlockPlaces, Place, joined, renamed, stacked, swapped};
+pub use joined::{JoinedTensor, Rows};
 pub use library::Library;
 pub use mapped::MappedFile;
 pub use weights::{Entry, Weights};

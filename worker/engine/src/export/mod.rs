@@ -7,6 +7,7 @@ mod measured;
 mod record;
 mod rewrite;
 mod shrink;
+mod single_file;
 mod source;
 mod staging;
 
@@ -21,6 +22,7 @@ pub use measured::{Baseline, HeldOutError, Measured, MeasuredPhase, PictureError
 pub use obsdiff_proto::InputDigest;
 pub use record::{ModelSizes, PrunedLinear, PrunedStructure, PruningRecord, RECORD_FILE};
 pub use shrink::{KeptIndices, Shrink};
+pub use single_file::write_single_file;
 pub use source::required_bytes;
 pub use staging::longest_name;
 

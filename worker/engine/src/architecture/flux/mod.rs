@@ -10,6 +10,7 @@ mod loading;
 mod places;
 mod shrunk;
 mod single;
+mod single_file;
 mod transformer;
 
 pub use architecture::ARCHITECTURE;

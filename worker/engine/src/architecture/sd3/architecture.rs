@@ -9,10 +9,11 @@ use obsdiff_proto::Inventory;
 
 use super::config::{CLASS, PRUNED_CLASS};
 use super::{BlockSizes, MODULE, MODULE_FILE, Sd3Config, Sd3Transformer};
+use crate::architecture::shared::LOST_PARTS;
 use crate::architecture::{
     Architecture, ConditioningWidths, Guidance, LatentLayout, PipelineDefaults, TransformerConfig,
 };
-use crate::checkpoint::Weights;
+use crate::checkpoint::{JoinedTensor, Weights};
 use crate::model::{DiffusionModel, ops};
 use crate::pipeline::{Conditioning, EncodedText, EncoderKind, EncoderSlot, EncoderWidths, LevelSource};
 use crate::{Error, Result};
@@ -173,6 +174,15 @@ impl TransformerConfig for Sd3Config {
             ("config.json".to_owned(), self.pruned_json(source)?),
             (MODULE_FILE.to_owned(), MODULE.as_bytes().to_vec()),
         ])
+    }
+
+    fn single_file(&self) -> std::result::Result<Vec<JoinedTensor>, String> {
+        if self.blocks != BlockSizes::default() {
+            return Err(LOST_PARTS.to_owned());
+        }
+        let shapes = self.shapes();
+        let names = shapes.iter().map(|(name, _)| name.as_str());
+        self.in_one_file(names).map_err(|name| format!("`{name}` has no place in it"))
     }
 
     fn same_but_for_blocks(&self, other: &dyn TransformerConfig) -> bool {

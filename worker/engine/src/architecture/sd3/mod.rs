@@ -8,6 +8,7 @@ mod cost;
 mod embedding;
 mod inventory;
 mod shrunk;
+mod single_file;
 mod transformer;
 
 pub use architecture::ARCHITECTURE;

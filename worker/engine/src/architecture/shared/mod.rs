@@ -8,6 +8,10 @@ use candle_core::DType;
 
 use crate::{Error, Result};
 
+/// Why a transformer whose blocks have different sizes has no checkpoint in its authors' layout.
+pub(super) const LOST_PARTS: &str = "its blocks have lost heads or neurons, which no program reads from one file: prune with \
+                                     output.layout = \"masked\", which keeps all shapes";
+
 /// The Python functions by which each architecture's module makes its linears smaller. They stand at the module's end.
 macro_rules! module {
     ($file:literal) => {

@@ -1,0 +1,134 @@
+//! A transformer as one safetensors file in another layout, written as a stream of bytes: a tensor of it is rows of others, one below
+//! the other, so no number is read.
+
+use std::io::{BufWriter, Write};
+use std::ops::Range;
+use std::path::Path;
+
+use candle_core::DType;
+use obsdiff_files::{Disk, parent_of};
+use serde_json::{Map, Value, json};
+
+use super::file_name;
+use crate::checkpoint::{JoinedTensor, Rows, Weights};
+use crate::{Error, Result};
+
+/// A tensor's header, and the bytes that it is made of.
+struct Laid<'a> {
+    name: &'a str,
+    dtype: &'static str,
+    shape: Vec<usize>,
+    bytes: usize,
+    parts: Vec<(&'a str, Range<usize>)>,
+}
+
+/// Writes `tensors`, made of `weights`, to a new file. It appears whole or not at all. Returns its bytes.
+///
+/// # Errors
+/// When the file exists, a tensor is missing or its parts do not fit each other, or the file cannot be written.
+pub fn write_single_file(
+    weights: &Weights,
+    tensors: &[JoinedTensor],
+    destination: &Path,
+    disk: &Disk,
+) -> Result<u64> {
+    let laid = tensors.iter().map(|tensor| laid(weights, tensor)).collect::<Result<Vec<_>>>()?;
+    let header = header(&laid, destination)?;
+    let folder = parent_of(destination);
+    let new = folder.join(format!(".{}.obsdiff", file_name(destination)));
+    let failed = |e| Error::write(&new, e);
+    if new.symlink_metadata().is_ok() {
+        // An earlier process ended while it wrote the file.
+        disk.remove_file(&new).map_err(failed)?;
+    }
+    let written = || {
+        let file = disk.create_file(&new).map_err(failed)?;
+        let mut out = BufWriter::with_capacity(1 << 20, file);
+        out.write_all(&header).map_err(failed)?;
+        for (name, rows) in laid.iter().flat_map(|tensor| &tensor.parts) {
+            out.write_all(&weights.bytes(name)?[rows.clone()]).map_err(failed)?;
+            weights.release(weights.entry(name)?);
+        }
+        let file = out.into_inner().map_err(|e| failed(e.into_error()))?;
+        disk.sync_file(&file, &new).map_err(failed)?;
+        let bytes = file.metadata().map_err(failed)?.len();
+        disk.rename_new(&new, destination).map_err(|e| Error::write(destination, e))?;
+        disk.sync_folder(folder).map_err(|e| Error::write(folder, e))?;
+        Ok(bytes)
+    };
+    let written = written();
+    if written.is_err() && new.symlink_metadata().is_ok() {
+        // The error says what went wrong; a file that cannot be removed is removed by the next process.
+        let _ = disk.remove_file(&new);
+    }
+    written
+}
+
+/// Where the bytes of a tensor are, in the parts that it is made of.
+fn laid<'a>(weights: &Weights, tensor: &'a JoinedTensor) -> Result<Laid<'a>> {
+    let refuse = |problem: &str| {
+        let problem = format!("holds tensors that cannot be joined to `{}`: {problem}", tensor.name);
+        Err(Error::content(weights.folder(), problem))
+    };
+    let mut found: Option<Laid<'a>> = None;
+    for (name, rows) in &tensor.parts {
+        let entry = weights.entry(name)?;
+        let (length, shape) = (entry.bytes().len(), entry.shape());
+        let all = shape.first().copied().unwrap_or(1);
+        if *rows != Rows::All && !all.is_multiple_of(2) {
+            return refuse(&format!("`{name}` has {all} rows, which have no halves"));
+        }
+        let (bytes, share) = match rows {
+            Rows::All => (0..length, 1),
+            Rows::FirstHalf => (0..length / 2, 2),
+            Rows::SecondHalf => (length / 2..length, 2),
+        };
+        let Some(dtype) = stored_name(entry.dtype()) else {
+            return refuse(&format!("`{name}` holds no floats"));
+        };
+        let laid = found.get_or_insert_with(|| Laid {
+            name: &tensor.name,
+            dtype,
+            shape: shape.iter().enumerate().map(|(axis, size)| if axis == 0 { 0 } else { *size }).collect(),
+            bytes: 0,
+            parts: Vec::new(),
+        });
+        if laid.dtype != dtype || laid.shape.get(1..) != shape.get(1..) {
+            return refuse(&format!("`{name}` differs from the others in its type or its columns"));
+        }
+        laid.bytes += bytes.len();
+        if let Some(first) = laid.shape.first_mut() {
+            *first += all / share;
+        }
+        laid.parts.push((name, bytes));
+    }
+    found.map_or_else(|| refuse("there is none"), Ok)
+}
+
+/// The file's header: eight bytes of length, then JSON.
+fn header(tensors: &[Laid<'_>], path: &Path) -> Result<Vec<u8>> {
+    let mut header = Map::from_iter([("__metadata__".to_owned(), json!({ "format": "pt" }))]);
+    let mut next = 0;
+    for tensor in tensors {
+        let end = next + tensor.bytes;
+        let entry = json!({ "dtype": tensor.dtype, "shape": tensor.shape, "data_offsets": [next, end] });
+        header.insert(tensor.name.to_owned(), entry);
+        next = end;
+    }
+    let mut text = serde_json::to_vec(&Value::Object(header))
+        .map_err(|e| Error::content(path, format!("cannot be written: {e}")))?;
+    // The numbers behind it start at a multiple of eight.
+    text.resize(text.len().next_multiple_of(8), b' ');
+    Ok([&(text.len() as u64).to_le_bytes()[..], &text].concat())
+}
+
+/// A type of floats as safetensors names it.
+fn stored_name(dtype: DType) -> Option<&'static str> {
+    match dtype {
+        DType::F16 => Some("F16"),
+        DType::BF16 => Some("BF16"),
+        DType::F32 => Some("F32"),
+        DType::F64 => Some("F64"),
+        _ => None,
+    }
+}
