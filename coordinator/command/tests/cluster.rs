@@ -6,6 +6,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use obsdiff_tests::copy_folder;
 
@@ -95,6 +96,20 @@ fn a_coordinator_ends_with_what_a_run_ends_with() {
         measured["seconds"].as_f64().unwrap() > 0.0
             && measured["peak_memory_bytes"].as_u64().unwrap() > 10 << 20
     );
+    // But for times, which the coordinator knows, the pages tell the same.
+    let pages = [alone, shared].map(|folder| {
+        let page = fs::read_to_string(folder.path().join("out/report.html")).unwrap();
+        let (before, rest) = page.split_once("<section aria-labelledby=\"time\">").unwrap();
+        let (time, after) = rest.split_once("</section>").unwrap();
+        (format!("{before}{after}"), time.to_owned())
+    });
+    assert!(pages[0].0 == pages[1].0 && pages[0].0.matches("<img ").count() == 6, "{}", pages[1].0);
+    let seconds = Duration::from_secs_f64(measured["seconds"].as_f64().unwrap());
+    let took = format!("The job took {}.", obsdiff::text::duration(seconds));
+    assert!(pages[1].1.contains(&took), "{took} is not in {}", pages[1].1);
+    let cards =
+        [alone, shared].map(|folder| fs::read_to_string(folder.path().join("out/README.md")).unwrap());
+    assert_eq!(cards[0], cards[1]);
     let shown = format!("{:.4}", measured["held_out"]["relative_error"].as_f64().unwrap());
     assert!(told[0].contains(&shown), "{} and {shown}", told[0]);
 }

@@ -14,6 +14,7 @@ use crate::cli::CoordinatorArgs;
 use crate::context::CommandContext;
 use crate::job::JobFile;
 use crate::progress::Progress;
+use crate::report::retimed;
 use crate::run::{
     Display, Inputs, PhaseDisplay, Summary, claim_grams, encode, is_left_over, note, open_state,
     written_record,
@@ -77,7 +78,9 @@ fn tell(job: &JobFile, inputs: &Inputs, driven: bool, context: &mut CommandConte
             measured.seconds = (context.clock)().as_secs_f64();
         }
         // The job has its result, and does not fail for what is said of it.
-        if let Err(error) = record.replace(Path::new(&job.spec.output.path), &[], &context.disk) {
+        let output = Path::new(&job.spec.output.path);
+        let report: Vec<_> = retimed(output, &record).into_iter().collect();
+        if let Err(error) = record.replace(output, &report, &context.disk) {
             tracing::warn!(%error, "the time that the job took is not in the record");
         }
     }

@@ -1,12 +1,15 @@
 //! What an output has beside its record: the report, and the model card.
 
+use std::path::Path;
+
 use obsdiff_engine::calibrate::Denoised;
 use obsdiff_engine::export::{DOCUMENT_MARK, Document, PruningRecord};
 use obsdiff_engine::pipeline::Picture;
+use obsdiff_files::read_regular;
 use obsdiff_proto::{ByteSize, JobSpec, Layout, Pattern};
 use obsdiff_worker::pruning_job::Describe;
 
-use super::{Loading, Report, Sample, card};
+use super::{Loading, Report, Sample, card, page};
 use crate::Result;
 use crate::run::Inputs;
 use crate::run::held_out;
@@ -16,6 +19,9 @@ const REPORT_FILE: &str = "report.html";
 
 /// The model card's name, as the Hub knows it.
 const CARD_FILE: &str = "README.md";
+
+/// Many times what a report takes.
+const MOST_BYTES: u64 = 64 << 20;
 
 /// Writes what tells of a job's output.
 pub(crate) struct OutputDocuments<'a> {
@@ -74,6 +80,17 @@ impl<'a> OutputDocuments<'a> {
         }
         Ok(both)
     }
+}
+
+/// The report in an output, with the times that its record has by now; none where no report of obsdiff's tells any.
+pub(crate) fn retimed(output: &Path, record: &PruningRecord) -> Option<Document> {
+    let path = output.join(REPORT_FILE);
+    if !path.exists() || !Document::may_replace(&path).ok()? {
+        return None;
+    }
+    let page = String::from_utf8(read_regular(&path, MOST_BYTES).ok()?).ok()?;
+    let text = page::with_time(&page, record.measured.as_ref()?)?;
+    Some(Document { name: REPORT_FILE, text })
 }
 
 impl Describe for OutputDocuments<'_> {

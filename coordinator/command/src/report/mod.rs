@@ -16,7 +16,7 @@ mod words;
 use obsdiff_engine::export::PruningRecord;
 use obsdiff_engine::pipeline::{Picture, PipelineFolder};
 
-pub(crate) use documents::{OutputDocuments, name_of};
+pub(crate) use documents::{OutputDocuments, name_of, retimed};
 pub(crate) use file::{check_file, write_file};
 
 use crate::picture::psnr;

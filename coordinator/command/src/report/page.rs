@@ -1,7 +1,7 @@
 //! The page: its head, its sections in their order, and the pictures.
 
 use maud::{DOCTYPE, Markup, PreEscaped, html};
-use obsdiff_engine::export::HeldOutError;
+use obsdiff_engine::export::{HeldOutError, Measured};
 
 use super::pictures::{DIFFERENCE_GAIN, shown};
 use super::words::{self, counted, decibels};
@@ -12,6 +12,25 @@ const SORT: &str = include_str!("sort.js");
 
 /// A section: the id of its heading, the heading, and what follows.
 type Section = (&'static str, &'static str, Markup);
+
+/// The id of the section on time.
+const TIME: &str = "time";
+
+fn time(measured: &Measured) -> Section {
+    (TIME, "Time and memory", sections::time(measured))
+}
+
+fn section((id, heading, content): &Section) -> Markup {
+    html! { section aria-labelledby=(id) { h2 id=(id) { (heading) } (content) } }
+}
+
+/// A page with these measured times in place of its own; none where it has no such section. Text in a page is escaped, so nothing else
+/// looks like the start of one.
+pub(super) fn with_time(page: &str, measured: &Measured) -> Option<String> {
+    let (before, rest) = page.split_once(&format!("<section aria-labelledby=\"{TIME}\">"))?;
+    let (_, after) = rest.split_once("</section>")?;
+    Some(format!("{before}{}{after}", section(&time(measured)).into_string()))
+}
 
 impl Report<'_> {
     /// The report as one HTML page.
@@ -39,9 +58,7 @@ impl Report<'_> {
                         } }
                     }
                     main id="main" {
-                        @for (id, heading, content) in &sections {
-                            section aria-labelledby=(id) { h2 id=(id) { (heading) } (content) }
-                        }
+                        @for part in &sections { (section(part)) }
                     }
                     footer {
                         p {
@@ -126,7 +143,7 @@ impl Report<'_> {
             sections.push(("blocks", "By block and linear", heat::maps(record)));
             sections.push(("linears", "Every linear", linears::table(record)));
             if let Some(measured) = &record.measured {
-                sections.push(("time", "Time and memory", sections::time(measured)));
+                sections.push(time(measured));
             }
             sections.push(("faults", "Faults on the way", sections::faults(record)));
         }
