@@ -22,6 +22,8 @@ pub struct CommandContext<'a> {
     pub environment: Vec<(OsString, OsString)>,
     /// The command line that started the process.
     pub command: String,
+    /// Its arguments, without the program.
+    pub arguments: Vec<OsString>,
     /// Signals that ask the process to stop.
     pub signals: Signals,
     /// The machine's clock.

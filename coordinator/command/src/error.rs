@@ -82,6 +82,14 @@ pub enum Error {
         /// What is kept, and how to go on.
         left: String,
     },
+    /// A worker that this process had started failed.
+    #[error("{problem}")]
+    Worker {
+        /// Its exit code.
+        code: u8,
+        /// Which one, and how to go on.
+        problem: String,
+    },
     /// A worker found damaged objects in the job's store.
     #[error("{0}")]
     Damaged(String),
@@ -139,6 +147,7 @@ impl Error {
                 RESUMABLE
             }
             Self::Stopped { signal, .. } => signal.exit_code(),
+            Self::Worker { code, .. } => *code,
             _ => BAD_INPUT,
         }
     }

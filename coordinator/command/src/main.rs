@@ -48,10 +48,12 @@ fn start(cli: &Cli) -> Result<()> {
     let environment = std::env::vars_os().collect();
     let memory = machine::available_memory();
     let command = command_line();
+    let arguments = std::env::args_os().skip(1).collect();
     let disk = Disk::default();
     let mut context = CommandContext {
         environment,
         command,
+        arguments,
         signals,
         clock,
         memory,

@@ -89,6 +89,17 @@ impl ComputeDevice {
         }
     }
 
+    /// How many GPUs of NVIDIA's this machine has.
+    ///
+    /// # Errors
+    /// When this build cannot use them or the driver is missing, with the remedy.
+    pub fn gpus() -> Result<usize, DeviceError> {
+        #[cfg(feature = "cuda")]
+        return Ok(CudaDevice::count()?);
+        #[cfg(not(feature = "cuda"))]
+        Err(DeviceError::NotBuilt)
+    }
+
     /// An empty set of Grams that it sums.
     pub fn grams(&self) -> Box<dyn GramSet> {
         match self {

@@ -9,8 +9,8 @@ pub enum CollectiveChoice {
     Gloo,
     /// NCCL, between GPUs.
     Nccl {
-        /// The number of this host's GPU, as CUDA counts them.
-        gpu: usize,
+        /// The number of this host's GPU, as CUDA counts them; that of `--device` where it is not named.
+        gpu: Option<usize>,
     },
 }
 
@@ -20,12 +20,12 @@ impl FromStr for CollectiveChoice {
     fn from_str(words: &str) -> Result<Self, String> {
         let gpu = match words.split_once(':') {
             None if words == "gloo" => return Ok(Self::Gloo),
-            None if words == "nccl" => Some(0),
+            None if words == "nccl" => return Ok(Self::Nccl { gpu: None }),
             Some(("nccl", number)) => number.parse().ok(),
             _ => None,
         };
-        gpu.map(|gpu| Self::Nccl { gpu })
-            .ok_or_else(|| "gloo, nccl or nccl:N is expected, such as nccl:0".to_owned())
+        let gpu = gpu.ok_or_else(|| "gloo, nccl or nccl:N is expected, such as nccl:0".to_owned())?;
+        Ok(Self::Nccl { gpu: Some(gpu) })
     }
 }
 
@@ -38,7 +38,11 @@ mod tests {
         let parsed = ["gloo", "nccl", "nccl:3"].map(|words| words.parse::<CollectiveChoice>().unwrap());
         assert_eq!(
             parsed,
-            [CollectiveChoice::Gloo, CollectiveChoice::Nccl { gpu: 0 }, CollectiveChoice::Nccl { gpu: 3 }]
+            [
+                CollectiveChoice::Gloo,
+                CollectiveChoice::Nccl { gpu: None },
+                CollectiveChoice::Nccl { gpu: Some(3) }
+            ]
         );
         for words in ["", "mpi", "gloo:1", "nccl:", "nccl:-1", "NCCL"] {
             assert!(words.parse::<CollectiveChoice>().unwrap_err().contains("nccl:N"), "{words}");

@@ -2,6 +2,7 @@
 
 mod collective;
 mod export;
+mod gpus;
 mod kept;
 mod output;
 mod sampling;
@@ -20,6 +21,7 @@ use obsdiff_proto::ByteSize;
 
 pub use collective::CollectiveChoice;
 pub use export::ExportArgs;
+pub use gpus::GpuChoice;
 pub use kept::{SolveArgs, SweepArgs};
 pub use output::{LogFormat, OutputStyle};
 pub use sampling::{CompareArgs, SampleArgs, SamplingArgs};
@@ -216,10 +218,14 @@ pub struct WorkerArgs {
     /// counted from 0.
     #[arg(long, value_name = "DEVICE", default_value_t)]
     pub device: DeviceName,
-    /// How Grams are summed with other workers: gloo over the network, or nccl[:N] between GPUs, by GPU N (0) of this host. All workers
-    /// of a job use the same. NCCL needs a build with --features cuda.
-    #[arg(long, value_name = "NAME", default_value = "gloo")]
-    pub collective: CollectiveChoice,
+    /// Start a worker for each of these GPUs of this host, all or numbers such as 0,1,3, and end when all of them have ended. Unless
+    /// --threads says otherwise they share the cores.
+    #[arg(long, value_name = "GPUS", conflicts_with = "device")]
+    pub devices: Option<GpuChoice>,
+    /// How Grams are summed with other workers: gloo over the network, or nccl[:N] between GPUs, by GPU N of this host or else that of
+    /// --device. All workers of a job use the same. NCCL needs a build with --features cuda [default: nccl on a GPU, gloo elsewhere]
+    #[arg(long, value_name = "NAME")]
+    pub collective: Option<CollectiveChoice>,
     /// How the coordinator is reached.
     #[command(flatten)]
     pub security: SecurityArgs,

@@ -1,5 +1,6 @@
 //! `obsdiff worker --coordinator URL`.
 
+mod each_gpu;
 mod peers;
 
 use std::hash::{BuildHasher, Hasher, RandomState};
@@ -42,6 +43,9 @@ const LEFT: &str = "the job goes on with other workers, or when this command is 
 /// # Errors
 /// When the coordinator cannot be reached as asked, or refuses the worker, or when the model on this host is not the job's.
 pub(super) fn work(args: &WorkerArgs, context: &mut CommandContext<'_>) -> Result<()> {
+    if let Some(gpus) = &args.devices {
+        return each_gpu::work(gpus, args, context);
+    }
     context.use_threads(args.process.threads)?;
     context.compute_here()?;
     let device = super::run::open_device(args.device)?;

@@ -7,6 +7,10 @@ use super::libraries::Libraries;
 /// The CUDA version whose PTX the kernels are, as the driver says it.
 const CUDA_VERSION: i32 = 13000;
 
+/// The driver as it is missed, and the remedy.
+const DRIVER: (&str, &str) =
+    ("the NVIDIA driver (libcuda.so.1)", "install it, or run where there is a GPU (--device cpu needs none)");
+
 /// A GPU with its driver, its libraries and obsdiff's kernels. All of its work runs in order, on one stream.
 #[derive(Debug)]
 pub struct CudaDevice {
@@ -25,11 +29,7 @@ impl CudaDevice {
     /// When the driver or a library is missing or too old, there is no such GPU, or it is too old; each with its remedy.
     pub fn open(ordinal: usize) -> Result<Self, CudaError> {
         let found = [
-            (
-                Driver::is_present(),
-                "the NVIDIA driver (libcuda.so.1)",
-                "install it, or run where there is a GPU (--device cpu needs none)",
-            ),
+            (Driver::is_present(), DRIVER.0, DRIVER.1),
             (
                 Libraries::has_blas(),
                 "cuBLAS (libcublas.so.13)",
@@ -59,6 +59,17 @@ impl CudaDevice {
         let driver = Driver::open(ordinal)?;
         let libraries = Libraries::open(&driver)?;
         Ok(Self { ordinal, name, capability, libraries, driver })
+    }
+
+    /// How many there are.
+    ///
+    /// # Errors
+    /// When the driver is missing or fails.
+    pub fn count() -> Result<usize, CudaError> {
+        if !Driver::is_present() {
+            return Err(CudaError::Missing { library: DRIVER.0, remedy: DRIVER.1 });
+        }
+        Driver::count()
     }
 
     /// Its number, counted from 0.

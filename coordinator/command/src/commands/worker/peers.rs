@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use obsdiff_engine::device::DeviceName;
 #[cfg(any(feature = "gloo", feature = "cuda"))]
 use obsdiff_proto::wire::Reach;
 use obsdiff_worker::collective::{Alone, Transport};
@@ -27,9 +28,20 @@ pub(super) fn reach(
     progress: &Progress,
     runtime: &Runtime,
 ) -> Result<Peers> {
-    match args.collective {
-        CollectiveChoice::Gloo => Ok(by_gloo(args, coordinator, runtime)),
-        CollectiveChoice::Nccl { gpu } => by_nccl(gpu, args, coordinator, progress, runtime),
+    let own = match args.device {
+        DeviceName::Cpu => None,
+        DeviceName::Cuda(gpu) => Some(gpu),
+    };
+    match (args.collective, own) {
+        (Some(CollectiveChoice::Gloo), _) | (None, None) => Ok(by_gloo(args, coordinator, runtime)),
+        (Some(CollectiveChoice::Nccl { gpu: Some(gpu) }), Some(own)) if gpu != own => {
+            let problem = format!("is another GPU than that of --device cuda:{own}: leave the number away");
+            Err(crate::Error::key(format!("--collective nccl:{gpu}"), problem))
+        }
+        (Some(CollectiveChoice::Nccl { gpu }), own) => {
+            by_nccl(gpu.or(own).unwrap_or(0), args, coordinator, progress, runtime)
+        }
+        (None, Some(own)) => by_nccl(own, args, coordinator, progress, runtime),
     }
 }
 

@@ -1,0 +1,233 @@
+//! `--devices`: a process for each GPU of this host, which this process starts, stops and listens to.
+
+use std::ffi::{OsStr, OsString};
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::process::{Command, ExitStatus, Stdio};
+use std::sync::mpsc::{self, Sender};
+use std::sync::{Arc, Mutex};
+use std::thread;
+
+use obsdiff_engine::device::{ComputeDevice, DeviceName};
+use obsdiff_proto::lock;
+use rustix::process::{Pid, kill_process};
+
+use super::LEFT;
+use crate::cli::{GpuChoice, WorkerArgs};
+use crate::context::CommandContext;
+use crate::signals::{Answer, Signal};
+use crate::{Error, Result};
+
+/// The flag that a worker on one GPU is started without.
+const FLAG: &str = "--devices";
+
+/// Starts a worker for each of these GPUs, with the arguments of this process, and waits until all have ended. Signals are passed on to
+/// them, and what they say is said here, behind the name of the GPU.
+///
+/// # Errors
+/// When there is no such GPU or a worker cannot be started; and where none of them saw the job done, as the first that failed.
+pub(super) fn work(choice: &GpuChoice, args: &WorkerArgs, context: &mut CommandContext<'_>) -> Result<()> {
+    let gpus = numbers(choice)?;
+    let threads = match args.process.threads {
+        Some(_) => None,
+        None => Some((thread::available_parallelism().map_or(1, usize::from) / gpus.len()).max(1)),
+    };
+    let program = std::env::current_exe().map_err(Error::system)?;
+    // Signals are passed on from before the first is started: none is left behind.
+    let running: Arc<Mutex<Running>> = Arc::default();
+    context.signals.respond({
+        let running = running.clone();
+        move |signal| {
+            lock(&running).stop(signal);
+            Answer::Finish
+        }
+    });
+    let (tell, told) = mpsc::channel();
+    let mut unstarted = None;
+    for gpu in gpus {
+        let mut command = Command::new(&program);
+        command.args(without_flag(&context.arguments));
+        command.args(["--device", &DeviceName::Cuda(gpu).to_string()]);
+        if let Some(threads) = threads {
+            command.args(["--threads", &threads.to_string()]);
+        }
+        // In a group of its own it does not hear what is typed on the terminal: this process passes it on, once.
+        command.process_group(0).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        if let Err(error) = start(command, gpu, &running, &tell) {
+            lock(&running).stop(Signal::Terminate);
+            unstarted = Some(format!("the worker for GPU {gpu} cannot be started: {error}"));
+            break;
+        }
+    }
+    drop(tell);
+    let mut done = false;
+    let mut failed = None;
+    // It ends with the last of the workers.
+    for (gpu, word) in told {
+        match word {
+            Word::Out(line) => {
+                writeln!(context.out, "GPU {gpu}: {line}")?;
+                context.out.flush()?;
+            }
+            Word::Error(line) => say(gpu, &line),
+            Word::Ended(status) if status.success() => done = true,
+            Word::Ended(status) => {
+                say(gpu, &format!("ended with {}", described(status)));
+                failed = failed.or(Some((gpu, status)));
+            }
+        }
+    }
+    let unstarted = unstarted.map_or(Ok(()), |problem| Err(Error::Session(problem)));
+    match (failed, context.signals.heard()) {
+        // A worker exits with 0 only once the job is done: others have done what the failed ones left.
+        _ if done => Ok(()),
+        (_, Some(signal)) => Err(Error::Stopped { signal, left: LEFT.to_owned() }),
+        (Some((gpu, status)), None) if unstarted.is_ok() => {
+            let problem = format!("the worker for GPU {gpu} ended with {}: {LEFT}", described(status));
+            Err(Error::Worker { code: code(status), problem })
+        }
+        (_, None) => unstarted,
+    }
+}
+
+/// The numbers of the GPUs, each of which is there.
+fn numbers(choice: &GpuChoice) -> Result<Vec<usize>> {
+    let count = ComputeDevice::gpus().map_err(|problem| Error::key(FLAG, problem.to_string()))?;
+    match choice {
+        GpuChoice::All if count == 0 => Err(Error::key(FLAG, "there is no GPU: the driver sees none")),
+        GpuChoice::All => Ok((0..count).collect()),
+        GpuChoice::Numbers(numbers) => match numbers.iter().find(|number| **number >= count) {
+            Some(number) => {
+                Err(Error::key(FLAG, format!("there is no GPU {number}: the driver sees {count}")))
+            }
+            None => Ok(numbers.iter().copied().collect()),
+        },
+    }
+}
+
+/// The arguments of this process without [`FLAG`] and its value.
+fn without_flag(arguments: &[OsString]) -> Vec<OsString> {
+    let mut kept = Vec::new();
+    let mut arguments = arguments.iter();
+    while let Some(argument) = arguments.next() {
+        if argument == OsStr::new(FLAG) {
+            arguments.next();
+        } else if !argument.to_string_lossy().starts_with(&format!("{FLAG}=")) {
+            kept.push(argument.clone());
+        }
+    }
+    kept
+}
+
+/// The workers that have not ended.
+#[derive(Default)]
+struct Running {
+    workers: Vec<Pid>,
+    /// The signal that was passed on: whoever starts later gets it at once.
+    stopped: Option<Signal>,
+}
+
+impl Running {
+    fn stop(&mut self, signal: Signal) {
+        self.stopped = Some(signal);
+        for worker in &self.workers {
+            // One that has ended in this moment needs none.
+            let _ = kill_process(*worker, system(signal));
+        }
+    }
+}
+
+fn system(signal: Signal) -> rustix::process::Signal {
+    match signal {
+        Signal::Interrupt => rustix::process::Signal::INT,
+        Signal::Terminate => rustix::process::Signal::TERM,
+    }
+}
+
+/// What comes from the worker on a GPU.
+enum Word {
+    /// A line of its standard output.
+    Out(String),
+    /// A line of its standard error.
+    Error(String),
+    /// That it has ended, after all that it said.
+    Ended(ExitStatus),
+}
+
+/// Starts a worker, which `tell` hears of from then on until it has ended.
+fn start(
+    mut command: Command,
+    gpu: usize,
+    running: &Arc<Mutex<Running>>,
+    tell: &Sender<(usize, Word)>,
+) -> io::Result<()> {
+    let mut child = {
+        let mut running = lock(running);
+        let child = command.spawn()?;
+        let pid = Pid::from_child(&child);
+        running.workers.push(pid);
+        if let Some(signal) = running.stopped {
+            let _ = kill_process(pid, system(signal));
+        }
+        child
+    };
+    let (out, errors) = (child.stdout.take(), child.stderr.take());
+    let (running, tell) = (running.clone(), tell.clone());
+    let follow = move || {
+        thread::scope(|scope| {
+            scope.spawn(|| lines(out, |line| tell.send((gpu, Word::Out(line))).is_ok()));
+            lines(errors, |line| tell.send((gpu, Word::Error(line))).is_ok());
+        });
+        let pid = Pid::from_child(&child);
+        let ended = child.wait();
+        lock(&running).workers.retain(|worker| *worker != pid);
+        // Who listens does so until all have ended. Of a process that cannot be waited for nothing is known.
+        let _ = ended.map(|status| tell.send((gpu, Word::Ended(status))));
+    };
+    thread::Builder::new().name(format!("GPU {gpu}")).spawn(follow).map(drop)
+}
+
+/// Gives each line of a stream until it ends or nobody takes one.
+fn lines(stream: Option<impl Read>, take: impl Fn(String) -> bool) {
+    let Some(mut stream) = stream.map(BufReader::new) else { return };
+    let mut line = Vec::new();
+    while stream.read_until(b'\n', &mut line).is_ok_and(|read| read > 0) {
+        if !take(String::from_utf8_lossy(&line).trim_end().to_owned()) {
+            return;
+        }
+        line.clear();
+    }
+}
+
+/// Says a line on standard error. If that is closed, the exit code still says what happened.
+fn say(gpu: usize, line: &str) {
+    let _ = writeln!(io::stderr(), "GPU {gpu}: {line}");
+}
+
+fn described(status: ExitStatus) -> String {
+    match (status.code(), status.signal()) {
+        (Some(code), _) => format!("exit code {code}"),
+        (None, Some(signal)) => format!("signal {signal}"),
+        (None, None) => "no exit code".to_owned(),
+    }
+}
+
+/// The exit code, as shells count it where a signal ended the process.
+fn code(status: ExitStatus) -> u8 {
+    let code = status.code().or_else(|| Some(128 + status.signal()?));
+    code.and_then(|code| u8::try_from(code).ok()).unwrap_or(crate::error::RESUMABLE)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_flag_and_its_value_go_and_all_else_stays() {
+        for flag in [vec!["--devices", "all"], vec!["--devices=0,1"]] {
+            let given = [&["worker", "--coordinator", "http://h:1"][..], &flag, &["--quiet"]].concat();
+            let given: Vec<OsString> = given.iter().map(OsString::from).collect();
+            assert_eq!(without_flag(&given), ["worker", "--coordinator", "http://h:1", "--quiet"]);
+        }
+    }
+}

@@ -1,0 +1,96 @@
+//! `worker --devices`: a process for each GPU of a host, here of a fake driver in host memory. Nothing here has a GPU.
+#![cfg(all(feature = "cuda", feature = "gloo"))]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::path::Path;
+use std::process::Command;
+
+use obsdiff_tests::fake_cuda;
+
+mod process;
+
+use process::*;
+
+/// A job that solves two linears on GPUs.
+fn job(steps: u32) -> tempfile::TempDir {
+    let skipped = ["transformer_blocks.[1-9].*", "*.ff*", "*add_*", "*.to_k", "*.to_v"];
+    let rules = skipped.map(|linears| format!("[[sparsity.rules]]\nmatch = \"{linears}\"\nskip = true\n"));
+    let sparsity =
+        "method = \"admm\"\nallocation = \"uniform\"\npattern = \"unstructured\"\nratio = 0.5\nrefine = 0";
+    setting_of(&format!("{sparsity}\n{}", rules.concat()), steps)
+}
+
+/// The command on a machine with so many GPUs.
+fn on_gpus(folder: &Path, gpus: usize, args: &[&str]) -> Process {
+    Process::spawn(
+        Command::new(env!("CARGO_BIN_EXE_obsdiff"))
+            .args(args)
+            .current_dir(folder)
+            .env("LD_LIBRARY_PATH", fake_cuda())
+            .env("FAKE_CUDA_GPUS", gpus.to_string()),
+    )
+}
+
+fn workers(folder: &Path, url: &str, devices: &str) -> Process {
+    let args = ["worker", "--coordinator", url, "--devices", devices, "--collective", "gloo", "--quiet"];
+    on_gpus(folder, 2, &args)
+}
+
+#[test]
+fn a_worker_for_each_gpu_does_what_one_process_does() {
+    let [alone, shared] = [job(2), job(2)];
+    let (code, said) =
+        on_gpus(alone.path(), 1, &["run", "job.toml", "--quiet", "--device", "cuda"]).verdict();
+    assert_eq!(code, Some(0), "{said}");
+    let mut coordinator = Coordinator::start(shared.path());
+    let mut workers = workers(shared.path(), &coordinator.url, "all");
+    coordinator.until(|line| line.contains("is formed and reduces"));
+    let done: Vec<String> =
+        (0..2).map(|_| workers.line(|line| line.contains("the job is over: done")).unwrap()).collect();
+    let (code, said) = workers.verdict();
+    assert_eq!(code, Some(0), "{said}");
+    for gpu in ["GPU 0: ", "GPU 1: "] {
+        assert_eq!(done.iter().filter(|line| line.starts_with(gpu)).count(), 1, "{done:?}");
+    }
+    assert!(coordinator.process.end().success());
+    assert_same(&result(shared.path()), &result(alone.path()));
+}
+
+#[test]
+fn a_signal_is_passed_on_and_every_worker_leaves() {
+    let folder = setting(16);
+    let mut coordinator = Coordinator::start(folder.path());
+    let mut workers = workers(folder.path(), &coordinator.url, "0,1");
+    coordinator.until(FIRST);
+    workers.terminate();
+    let (code, said) = workers.verdict();
+    assert_eq!(code, Some(143), "{said}");
+    for gpu in ["GPU 0: ended with exit code 143", "GPU 1: ended with exit code 143"] {
+        assert!(said.contains(gpu), "{said}");
+    }
+    assert!(said.contains("stopped by SIGTERM"), "{said}");
+    // They have left in good order: nobody waits for them.
+    coordinator.until(|line| line.contains("left"));
+}
+
+#[test]
+fn the_exit_code_of_workers_that_fail_is_passed_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let args = ["worker", "--coordinator", "nonsense", "--devices", "all", "--quiet"];
+    let (code, said) = on_gpus(folder.path(), 2, &args).verdict();
+    assert_eq!(code, Some(2), "{said}");
+    assert!(said.contains("error: the worker for GPU 0 ended with exit code 2"), "{said}");
+}
+
+#[test]
+fn gpus_that_are_not_there_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let refused = |gpus, devices: &str, words: &str| {
+        let args = ["worker", "--coordinator", "http://127.0.0.1:9", "--devices", devices];
+        let (code, said) = on_gpus(folder.path(), gpus, &args).verdict();
+        assert!(code == Some(2) && said.contains(words), "{code:?}: {said}");
+    };
+    refused(2, "0,2", "--devices: there is no GPU 2: the driver sees 2");
+    refused(0, "all", "--devices: there is no GPU: the driver sees none");
+    refused(2, "0,0", "all or different numbers are expected, such as 0,1,3");
+}
