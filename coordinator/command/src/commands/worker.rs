@@ -163,9 +163,15 @@ fn serve(
     // To measure, the dense model is loaded once more beside the pruned one.
     let needs = inputs.described.memory(&job.spec, &inputs.plan);
     let cost = inputs.described.cost(&job.spec, &inputs.plan);
-    let fits = |memory: ByteSize| needs.peak(&cost).saturating_add(needs.model) <= memory.0;
-    if needs.model <= cost.largest_grams() || context.memory.is_some_and(fits) {
-        work.measuring = Some(Measuring { held_out: first..trajectories.prompts(), clock: &*context.clock });
+    let both = ByteSize(needs.peak(&cost).saturating_add(needs.model));
+    let held_out = first..trajectories.prompts();
+    if needs.model <= cost.largest_grams() || context.memory.is_some_and(|memory| both <= memory) {
+        work.measuring = Some(Measuring { held_out, clock: &*context.clock });
+    } else if !held_out.is_empty() {
+        progress.note(&format!(
+            "if this worker writes the pruned pipeline it does not compare it with its source: with both models it would need {both} \
+             (see `obsdiff compare`)"
+        ));
     }
     let part_store = JobPartStore::new(store, runtime.handle().clone());
     let mut engine =

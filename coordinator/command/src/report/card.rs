@@ -5,7 +5,7 @@ use std::path::Path;
 
 use obsdiff_engine::export::PruningRecord;
 use obsdiff_files::read_regular;
-use obsdiff_proto::Pattern;
+use obsdiff_proto::{Pattern, counted};
 
 use super::documents::{is_two_to_four, mark, name_of};
 use super::words::{self, decibels};
@@ -117,7 +117,7 @@ fn error(record: &PruningRecord) -> String {
     let Some(error) = record.measured.as_ref().and_then(|measured| measured.held_out.as_ref()) else {
         return "It was not compared with the dense model.".to_owned();
     };
-    let prompts = words::counted(error.per_prompt.len(), "prompt");
+    let prompts = counted(error.per_prompt.len(), "prompt");
     let mut text = format!(
         "On {prompts} that took no part in the calibration, the final latents differ from the dense model's by {:.4} of their \
          length (L2 norm, same noise).",

@@ -2,9 +2,10 @@
 
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 use obsdiff_engine::export::{HeldOutError, Measured};
+use obsdiff_proto::counted;
 
 use super::pictures::{DIFFERENCE_GAIN, shown};
-use super::words::{self, counted, decibels};
+use super::words::{self, decibels};
 use super::{Report, Sample, documents, heat, linears, sections, steps};
 
 const STYLE: &str = include_str!("style.css");

@@ -4,9 +4,8 @@ use std::time::Duration;
 
 use maud::{Markup, html};
 use obsdiff_engine::export::{Measured, PruningRecord};
-use obsdiff_proto::{ByteSize, Pattern};
+use obsdiff_proto::{ByteSize, Pattern, counted};
 
-use super::words::counted;
 use super::{Loading, code};
 use crate::text::{self, percent};
 

@@ -1,7 +1,7 @@
 //! A job and its result in words.
 
 use obsdiff_engine::export::{PrunedLinear, PruningRecord};
-use obsdiff_proto::{Allocation, CalibrationSpec, JobSpec, Method, Pattern};
+use obsdiff_proto::{Allocation, CalibrationSpec, JobSpec, Method, Pattern, counted};
 
 use crate::text::percent;
 
@@ -14,11 +14,6 @@ pub(super) fn weights(linear: &PrunedLinear) -> u64 {
 pub(super) fn share(record: &PruningRecord) -> String {
     let zeros = record.linears.iter().map(|linear| linear.zeros).sum();
     percent(zeros, record.linears.iter().map(weights).sum())
-}
-
-/// A number with the noun that it counts: "1 linear", "2 linears".
-pub(super) fn counted(count: usize, noun: &str) -> String {
-    if count == 1 { format!("1 {noun}") } else { format!("{count} {noun}s") }
 }
 
 /// A method as people call it.

@@ -137,7 +137,7 @@ impl Summary {
             let predicted = ByteSize(self.predicted_peak_memory_bytes);
             figures.push(("memory", format!("peak {} ({predicted} predicted)", ByteSize(peak))));
         }
-        figures.push(("written", self.record.job.output.path.clone()));
+        figures.push(("written", format!("{} (see report.html there)", self.record.job.output.path)));
         figures
     }
 

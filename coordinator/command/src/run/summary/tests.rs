@@ -88,7 +88,7 @@ baseline  magnitude pruning (50.00% of the weights): error 0.0543, PSNR 31.20 dB
 expected  velocity differs from the source's by 0.0412
 time      1 min 40 s: held-out prompts 15%, encode text 15%, forward 15%
 memory    peak 74.0 MiB (86.0 MiB predicted)
-written   out
+written   out (see report.html there)
 block                  zeros
 transformer_blocks.0  20.00%  ████████
 transformer_blocks.1  21.00%  ████████▍
