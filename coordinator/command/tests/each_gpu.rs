@@ -74,12 +74,32 @@ fn a_signal_is_passed_on_and_every_worker_leaves() {
 }
 
 #[test]
+fn workers_end_the_job_where_what_they_say_cannot_be_written() {
+    let folder = setting(2);
+    let mut coordinator = Coordinator::start(folder.path());
+    let words = format!(
+        "exec \"$0\" worker --coordinator {} --devices all --collective gloo --quiet > /dev/full",
+        coordinator.url
+    );
+    let mut workers = Process::spawn(
+        Command::new("sh")
+            .args(["-c", &words, env!("CARGO_BIN_EXE_obsdiff")])
+            .current_dir(folder.path())
+            .env("LD_LIBRARY_PATH", fake_cuda())
+            .env("FAKE_CUDA_GPUS", "2"),
+    );
+    let (code, said) = workers.verdict();
+    assert!(code == Some(3) && said.contains("standard output: No space left on device"), "{code:?}: {said}");
+    assert!(coordinator.process.end().success());
+}
+
+#[test]
 fn the_exit_code_of_workers_that_fail_is_passed_on() {
     let folder = tempfile::tempdir().unwrap();
-    let args = ["worker", "--coordinator", "nonsense", "--devices", "all", "--quiet"];
+    let args = ["worker", "--coordinator", "nonsense", "--devices", "1", "--quiet"];
     let (code, said) = on_gpus(folder.path(), 2, &args).verdict();
     assert_eq!(code, Some(2), "{said}");
-    assert!(said.contains("error: the worker for GPU 0 ended with exit code 2"), "{said}");
+    assert!(said.contains("error: the worker for GPU 1 ended with exit code 2"), "{said}");
 }
 
 #[test]

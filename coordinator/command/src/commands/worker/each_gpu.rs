@@ -62,13 +62,15 @@ pub(super) fn work(choice: &GpuChoice, args: &WorkerArgs, context: &mut CommandC
     drop(tell);
     let mut done = false;
     let mut failed = None;
+    let mut written = Ok(());
     // It ends with the last of the workers.
     for (gpu, word) in told {
         match word {
-            Word::Out(line) => {
-                writeln!(context.out, "GPU {gpu}: {line}")?;
-                context.out.flush()?;
+            // Where it cannot be said, the workers go on all the same, and are waited for.
+            Word::Out(line) if written.is_ok() => {
+                written = writeln!(context.out, "GPU {gpu}: {line}").and_then(|()| context.out.flush());
             }
+            Word::Out(_) => {}
             Word::Error(line) => say(gpu, &line),
             Word::Ended(status) if status.success() => done = true,
             Word::Ended(status) => {
@@ -80,7 +82,7 @@ pub(super) fn work(choice: &GpuChoice, args: &WorkerArgs, context: &mut CommandC
     let unstarted = unstarted.map_or(Ok(()), |problem| Err(Error::Session(problem)));
     match (failed, context.signals.heard()) {
         // A worker exits with 0 only once the job is done: others have done what the failed ones left.
-        _ if done => Ok(()),
+        _ if done => Ok(written?),
         (_, Some(signal)) => Err(Error::Stopped { signal, left: LEFT.to_owned() }),
         (Some((gpu, status)), None) if unstarted.is_ok() => {
             let problem = format!("the worker for GPU {gpu} ended with {}: {LEFT}", described(status));
