@@ -70,7 +70,7 @@ fn a_signal_is_passed_on_and_every_worker_leaves() {
     }
     assert!(said.contains("stopped by SIGTERM"), "{said}");
     // They have left in good order: nobody waits for them.
-    coordinator.until(|line| line.contains("left"));
+    coordinator.until(|line| line.contains(" left (drained)"));
 }
 
 #[test]
