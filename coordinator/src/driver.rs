@@ -5,7 +5,9 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use obsdiff_core::{Action, Core, Exponents, Failure, Input, InvalidJob, Job, Manifest, Outcome, TICK};
+use obsdiff_core::{
+    Action, Core, Exponents, Failure, Input, InvalidJob, Job, Manifest, Outcome, Phase, TICK, View,
+};
 use obsdiff_proto::WorkerId;
 use tokio::sync::mpsc::{Receiver, UnboundedReceiver, UnboundedSender, channel, unbounded_channel};
 use tokio::time::{MissedTickBehavior, interval, timeout};
@@ -27,6 +29,8 @@ pub struct Driver<'a> {
     writer: Option<RecordWriter>,
     rendezvous: Arc<RendezvousService>,
     outcome: Option<Outcome>,
+    /// Whether the job's store could be read when it was last looked at.
+    store: Result<(), String>,
 }
 
 /// How long a stopped driver waits for a write that is in progress.
@@ -72,6 +76,7 @@ impl<'a> Driver<'a> {
             writer: Some(writer),
             rendezvous: Arc::default(),
             outcome: None,
+            store: Ok(()),
         };
         Ok((driver, handle))
     }
@@ -148,12 +153,32 @@ impl<'a> Driver<'a> {
                 self.step(input);
             }
             // The caller may have stopped waiting.
-            Message::View(reply) => drop(reply.send(self.core.view())),
+            Message::View(reply) => drop(reply.send(self.view())),
+            Message::Readiness(reply) => drop(reply.send(self.readiness())),
+            Message::Store(store) => self.store = store,
             Message::Superseded(life) => {
                 self.outcome = Some(Outcome::Failed(Failure::Superseded { life }));
             }
             Message::Stop => {}
         }
+    }
+
+    /// The core's view. That another coordinator has taken over, only the driver knows.
+    fn view(&self) -> View {
+        let mut view = self.core.view();
+        if let Some(outcome) = &self.outcome {
+            view.phase = Phase::Over;
+            view.ending = Some(outcome.into());
+        }
+        view
+    }
+
+    /// Whether workers can join, and if not, why.
+    fn readiness(&self) -> Result<(), String> {
+        if let Some(outcome) = &self.outcome {
+            return Err(format!("the job is over: {outcome}"));
+        }
+        self.store.clone().map_err(|error| format!("the job's store cannot be read: {error}"))
     }
 
     fn step(&mut self, input: Input) {
@@ -204,6 +229,7 @@ impl RecordWriter {
     async fn run(mut self) {
         let mut looks = interval(LOOK);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut store = Ok(());
         loop {
             let write = tokio::select! {
                 biased;
@@ -213,9 +239,19 @@ impl RecordWriter {
                 },
                 _ = looks.tick() => None,
             };
-            if let Some(life) = self.records.successor().await {
+            let looked = self.records.successor().await;
+            if let Ok(Some(life)) = looked {
                 self.answers.send(Message::Superseded(life)).await;
                 return std::future::pending().await;
+            }
+            let found = looked.map(|_| ());
+            if found != store {
+                if let Err(error) = &found {
+                    // The core reports a store that fails when it holds up the job.
+                    tracing::debug!(%error, "the lives of the job are not known");
+                }
+                self.answers.send(Message::Store(found.clone())).await;
+                store = found;
             }
             if let Some(write) = write {
                 self.write(write).await;

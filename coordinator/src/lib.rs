@@ -7,6 +7,7 @@ pub mod clock;
 mod driver;
 mod error;
 mod grpc;
+mod http;
 mod job_state;
 mod jobs;
 mod port;
@@ -58,6 +59,9 @@ enum Message {
     Join(Box<Hello>, Box<dyn Downlink>),
     Input(Input),
     View(oneshot::Sender<View>),
+    Readiness(oneshot::Sender<Result<(), String>>),
+    /// Whether the job's store could be read when it was last looked at, with the error if not.
+    Store(Result<(), String>),
     /// The coordinator with this life runs the job now.
     Superseded(u32),
     Stop,
@@ -118,6 +122,13 @@ impl Handle {
         let (reply, view) = oneshot::channel();
         self.send(Message::View(reply)).await;
         view.await.ok()
+    }
+
+    /// Whether workers can join the job, and if not, why; none once the driver has ended.
+    pub async fn readiness(&self) -> Option<Result<(), String>> {
+        let (reply, readiness) = oneshot::channel();
+        self.send(Message::Readiness(reply)).await;
+        readiness.await.ok()
     }
 
     /// Ends the driver and leaves the job as it is. To be called by a thread, not a task.

@@ -1,4 +1,4 @@
-//! The port to which workers and watchers of a job connect.
+//! The port to which workers and watchers of a job connect, by gRPC and by HTTP.
 
 use std::net::{self, SocketAddr};
 use std::sync::Arc;
@@ -12,11 +12,13 @@ use obsdiff_proto::wire::{FILE_DESCRIPTOR_SET, MESSAGE_LIMIT};
 use obsdiff_security::{Exposure, Tls, Token, TokenCheck, check_bind};
 use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;
+use tonic::service::Routes;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Server;
 use tonic::transport::server::Router;
 
 use crate::grpc::Sessions;
+use crate::http::{self, Access};
 use crate::jobs::ServedJob;
 use crate::{Error, Handle, RendezvousService, Result};
 
@@ -103,13 +105,16 @@ impl Port {
         if let Some(tls) = &self.tls {
             server = server.tls_config(tls.server()).map_err(|e| self.failed(&e))?;
         }
+        let access = Access::new(self.token.0.clone(), self.address.ip(), self.tls.is_some());
+        let pages = http::routes(&job, access);
         // The health check needs no token.
-        Ok(server
-            .add_service(health_service)
+        let services = Routes::new(health_service)
             .add_service(InterceptedService::new(reflection, self.token.clone()))
             .add_service(InterceptedService::new(JobsServer::new(job), self.token.clone()))
             .add_service(InterceptedService::new(rendezvous, self.token.clone()))
-            .add_service(InterceptedService::new(sessions, self.token.clone())))
+            .add_service(InterceptedService::new(sessions, self.token.clone()));
+        let both = http::beside(services.into_axum_router(), pages);
+        Ok(server.accept_http1(true).add_routes(Routes::from(both)))
     }
 
     fn failed(&self, e: &dyn std::fmt::Display) -> Error {

@@ -21,7 +21,10 @@ pub trait Records: Send + Sync {
     async fn save(&self, exponents: &Exponents) -> Result<(), String>;
 
     /// The life of a later coordinator of the same job, if there is one.
-    async fn successor(&self) -> Option<u32>;
+    ///
+    /// # Errors
+    /// The store's error, in words.
+    async fn successor(&self) -> Result<Option<u32>, String>;
 
     /// Saves the kind of hardware of the job's workers.
     ///
@@ -48,15 +51,9 @@ impl Records for StoreRecords {
         self.store.put_exponents(exponents).await.map_err(|e| e.to_string())
     }
 
-    async fn successor(&self) -> Option<u32> {
-        match self.store.latest_life().await {
-            Ok(latest) => latest.filter(|latest| *latest > self.life),
-            Err(error) => {
-                // The core reports a store that fails when it holds up the job.
-                tracing::debug!(%error, "the lives of the job are not known");
-                None
-            }
-        }
+    async fn successor(&self) -> Result<Option<u32>, String> {
+        let latest = self.store.latest_life().await.map_err(|e| e.to_string())?;
+        Ok(latest.filter(|latest| *latest > self.life))
     }
 
     async fn save_hardware(&self, hardware: &str) -> Result<(), String> {

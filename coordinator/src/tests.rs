@@ -1,5 +1,6 @@
 use std::sync::Arc;
 use std::thread;
+use std::time::Duration;
 
 use obsdiff_core::{Exponents, Failure, Job, Options, Outcome};
 use obsdiff_proto::message::Manifest;
@@ -45,7 +46,7 @@ fn job() -> Job {
 /// Records to which nothing is to be written.
 struct NoRecords {
     /// The life of a later coordinator, where there is one.
-    successor: Option<u32>,
+    successor: Result<Option<u32>, String>,
 }
 
 #[tonic::async_trait]
@@ -62,25 +63,58 @@ impl Records for NoRecords {
         panic!("the kind of hardware is saved")
     }
 
-    async fn successor(&self) -> Option<u32> {
-        self.successor
+    async fn successor(&self) -> Result<Option<u32>, String> {
+        self.successor.clone()
     }
 }
 
-fn driver(successor: Option<u32>) -> (Driver<'static>, Handle) {
+fn driver(successor: Result<Option<u32>, String>) -> (Driver<'static>, Handle) {
     Driver::new(job(), Box::new(NoRecords { successor }), clock::monotonic(), Box::new(())).unwrap()
 }
 
 #[tokio::test]
 async fn of_two_coordinators_the_older_one_stops_and_writes_nothing_more() {
-    let (mut driver, _handle) = driver(Some(7));
+    let (mut driver, _handle) = driver(Ok(Some(7)));
     assert_eq!(driver.run().await, Some(Outcome::Failed(Failure::Superseded { life: 7 })));
+}
+
+#[tokio::test]
+async fn workers_may_join_until_the_job_is_over_and_while_its_store_can_be_read() {
+    let (mut open, handle) = driver(Ok(None));
+    let (ended, ready) = tokio::join!(open.run(), async {
+        let ready = handle.readiness().await;
+        handle.cancel().await;
+        ready
+    });
+    assert_eq!((ended, ready), (Some(Outcome::Cancelled), Some(Ok(()))));
+    let (_, over) = tokio::join!(open.linger(Duration::from_secs(60)), async {
+        let over = handle.readiness().await;
+        handle.send(Message::Stop).await;
+        over
+    });
+    assert_eq!(over, Some(Err("the job is over: cancelled".to_owned())));
+    drop(open);
+    assert_eq!(handle.readiness().await, None);
+
+    let (mut unread, handle) = driver(Err("no route to host".to_owned()));
+    let (_, told) = tokio::join!(unread.run(), async {
+        // The store is asked for the first time right after the start.
+        let told = loop {
+            match handle.readiness().await {
+                Some(Ok(())) => tokio::task::yield_now().await,
+                told => break told,
+            }
+        };
+        handle.send(Message::Stop).await;
+        told
+    });
+    assert_eq!(told, Some(Err("the job's store cannot be read: no route to host".to_owned())));
 }
 
 /// Workers and watchers that say more than the coordinator can take in wait for it.
 #[tokio::test]
 async fn the_inbox_is_bounded_and_what_waited_is_taken_in_later() {
-    let (mut driver, handle) = driver(None);
+    let (mut driver, handle) = driver(Ok(None));
     let left = || Message::left(WorkerId(7), "the connection was lost");
     (0..INBOX).for_each(|_| handle.0.try_send(left()).unwrap());
     assert!(handle.0.try_send(left()).is_err(), "more than {INBOX} messages wait");

@@ -54,6 +54,12 @@ fn a_coordinators_report_is_one_json_object() {
         .args(["status", &coordinator.url, "--json"])
         .output()
         .unwrap();
+    // The same port speaks HTTP.
+    for (path, words) in [("/healthz", "the coordinator answers\n"), ("/readyz", "workers can join\n")] {
+        let (status, _, body) = get(&coordinator.url, path);
+        assert_eq!((status, &*body), (200, words));
+    }
+    assert_eq!(get(&coordinator.url, "/obsdiff.v1.Jobs/Get").0, 404);
     coordinator.process.kill();
     let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!((&report["packages"], &report["packages_committed"]), (&2.into(), &0.into()), "{report}");

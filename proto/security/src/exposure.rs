@@ -64,6 +64,15 @@ pub fn check_dial(url: &str, exposure: Exposure) -> Result<Url> {
     }
 }
 
+/// Whether the host of a request, without its port, is this machine by a name or address that never leaves it.
+pub fn is_this_machine(host: &str) -> bool {
+    Host::parse(host).is_ok_and(|host| match &host {
+        Host::Ipv4(address) => stays_here(&Host::Ipv4(*address)),
+        Host::Ipv6(address) => stays_here(&Host::Ipv6(*address)),
+        Host::Domain(name) => stays_here(&Host::Domain(name)),
+    })
+}
+
 /// Whether a name or address never leaves the machine.
 fn stays_here(host: &Host<&str>) -> bool {
     match host {
@@ -111,6 +120,18 @@ mod tests {
             let error = check_dial(url, loopback).unwrap_err().to_string();
             assert!(error.starts_with(&format!("{url} is another machine: give --tls-cert")), "{error}");
             assert!(check_dial(url, Exposure::Insecure).is_ok(), "{url}");
+        }
+    }
+
+    #[test]
+    fn this_machine_is_known_by_loopback_names_and_addresses_alone() {
+        for host in ["127.0.0.1", "127.8.8.8", "[::1]", "localhost", "job.LOCALHOST", "localhost."] {
+            assert!(is_this_machine(host), "{host}");
+        }
+        for host in
+            ["evil.example", "10.0.0.1", "localhost.evil.example", "[::2]", "0.0.0.0", "", "127.0.0.1:80"]
+        {
+            assert!(!is_this_machine(host), "{host}");
         }
     }
 

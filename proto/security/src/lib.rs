@@ -9,6 +9,6 @@ mod tls;
 mod token;
 
 pub use error::{Result, SecurityError};
-pub use exposure::{Exposure, check_bind, check_dial};
+pub use exposure::{Exposure, check_bind, check_dial, is_this_machine};
 pub use tls::{Tls, TlsFiles};
 pub use token::{Token, TokenCheck, TokenSender};

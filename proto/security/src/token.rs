@@ -65,8 +65,24 @@ impl Token {
         }
     }
 
+    /// What a browser keeps in place of the token: it opens the pages of this job, and nothing else.
+    pub fn browser_key(&self) -> Digest {
+        Digest::of(format!("pages of {}", self.digest).as_bytes())
+    }
+
+    /// Whether `text` is the key that a browser keeps. Takes as long as [`Self::is`].
+    pub fn is_browser_key(&self, text: &[u8]) -> bool {
+        let key = self.browser_key().to_string();
+        Digest::of(key.as_bytes()).0.ct_eq(&Digest::of(text).0).into()
+    }
+
+    /// Whether this value of an `authorization` header has the token.
+    pub fn is_in(&self, header: &[u8]) -> bool {
+        header.strip_prefix(SCHEME.as_bytes()).is_some_and(|said| self.is(said))
+    }
+
     /// Whether `text` is the token. Takes as long for a near miss as for a far one: digests are compared, all of them.
-    fn is(&self, text: &[u8]) -> bool {
+    pub fn is(&self, text: &[u8]) -> bool {
         self.digest.0.ct_eq(&Digest::of(text).0).into()
     }
 }
@@ -100,9 +116,10 @@ impl Interceptor for TokenCheck {
         let Some(header) = request.metadata().get(HEADER) else {
             return Err(Status::unauthenticated("this job has a token: give it with --token-file"));
         };
-        match header.as_bytes().strip_prefix(SCHEME.as_bytes()) {
-            Some(said) if token.is(said) => Ok(request),
-            _ => Err(Status::unauthenticated("this is not the job's token")),
+        if token.is_in(header.as_bytes()) {
+            Ok(request)
+        } else {
+            Err(Status::unauthenticated("this is not the job's token"))
         }
     }
 }

@@ -3,7 +3,8 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Mutex;
@@ -182,6 +183,20 @@ impl Coordinator {
 
 pub fn worker(folder: &Path, url: &str) -> Process {
     Process::start(folder, &["worker", "--coordinator", url, "--quiet"])
+}
+
+/// What a coordinator answers to a GET request of HTTP/1.1: the status, headers, and the body.
+pub fn get(url: &str, path: &str) -> (u16, String, String) {
+    let address = url.strip_prefix("http://").unwrap();
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(LONG)).unwrap();
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    let (status, headers) = head.split_once("\r\n").unwrap();
+    let status = status.split(' ').nth(1).unwrap().parse().unwrap();
+    (status, headers.to_owned(), body.to_owned())
 }
 
 /// Whether a line of a coordinator's log is the one to wait for.

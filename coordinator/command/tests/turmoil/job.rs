@@ -180,8 +180,8 @@ impl SlowRecords {
 
 #[tonic::async_trait]
 impl Records for SlowRecords {
-    async fn successor(&self) -> Option<u32> {
-        None
+    async fn successor(&self) -> Result<Option<u32>, String> {
+        Ok(None)
     }
 
     async fn commit(&self, manifest: &Manifest) -> Result<(), String> {

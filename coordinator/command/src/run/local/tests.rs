@@ -33,8 +33,8 @@ impl Records for MemoryRecords {
         Ok(())
     }
 
-    async fn successor(&self) -> Option<u32> {
-        None
+    async fn successor(&self) -> Result<Option<u32>, String> {
+        Ok(None)
     }
 
     async fn save_hardware(&self, _: &str) -> Result<(), String> {
