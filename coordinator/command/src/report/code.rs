@@ -16,7 +16,7 @@ pub(super) fn diffusers(loading: &Loading) -> String {
             let transformer = quoted(&format!("{path}/transformer"));
             let load = format!(
                 "import sys\n\nimport torch\nfrom diffusers import {pipeline_class}\n\n\
-                 # What blocks have kept is known to a module beside the weights.\nsys.path.insert(0, {transformer})\n\
+                 # What blocks have kept is known to a module beside the weights, which needs diffusers 0.32.0 or later.\nsys.path.insert(0, {transformer})\n\
                  from {module} import load_pruned_transformer\n\n\
                  transformer = load_pruned_transformer(torch_dtype=torch.bfloat16)\n"
             );

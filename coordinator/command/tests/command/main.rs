@@ -25,6 +25,7 @@ mod reproduced;
 mod run_refusals;
 mod setting;
 mod structured;
+mod wheel;
 
 use std::fs;
 use std::path::{Path, PathBuf};

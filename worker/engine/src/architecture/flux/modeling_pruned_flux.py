@@ -1,21 +1,30 @@
 """A FLUX.1 transformer whose blocks have kept different numbers of heads and neurons. Written by obsdiff.
 
-    from diffusers import AutoModel, FluxPipeline
+    import importlib, sys
+    from diffusers import FluxPipeline
 
-    transformer = AutoModel.from_pretrained("PIPELINE/transformer", trust_remote_code=True)
+    sys.path.insert(0, "PIPELINE/transformer")
+    transformer = importlib.import_module("modeling_pruned_flux").load_pruned_transformer("PIPELINE/transformer")
     pipeline = FluxPipeline.from_pretrained("PIPELINE", transformer=transformer)
 
-`load_pruned_transformer("PIPELINE/transformer")` of this file does the same as the first line, without remote code.
+From diffusers 0.36.0 on, `AutoModel.from_pretrained("PIPELINE/transformer", trust_remote_code=True)` loads it, too.
 """
 
 import os
 
-from diffusers import FluxTransformer2DModel
+import diffusers
 from diffusers.configuration_utils import register_to_config
 from torch import nn
 
+# The first release whose transformer has all of the arguments below.
+if [int(number) for number in diffusers.__version__.split(".")[:2]] < [0, 32]:
+    raise ImportError(
+        f"this transformer needs diffusers 0.32.0 or later, and {diffusers.__version__} is installed: "
+        "pip install --upgrade diffusers"
+    )
 
-class PrunedFluxTransformer2DModel(FluxTransformer2DModel):
+
+class PrunedFluxTransformer2DModel(diffusers.FluxTransformer2DModel):
     """diffusers' transformer with smaller linears: the lists hold a number for every block of their kind."""
 
     @register_to_config

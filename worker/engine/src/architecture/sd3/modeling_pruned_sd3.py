@@ -1,21 +1,30 @@
 """A Stable Diffusion 3 transformer whose blocks have kept different numbers of heads and neurons. Written by obsdiff.
 
-    from diffusers import AutoModel, StableDiffusion3Pipeline
+    import importlib, sys
+    from diffusers import StableDiffusion3Pipeline
 
-    transformer = AutoModel.from_pretrained("PIPELINE/transformer", trust_remote_code=True)
+    sys.path.insert(0, "PIPELINE/transformer")
+    transformer = importlib.import_module("modeling_pruned_sd3").load_pruned_transformer("PIPELINE/transformer")
     pipeline = StableDiffusion3Pipeline.from_pretrained("PIPELINE", transformer=transformer)
 
-`load_pruned_transformer("PIPELINE/transformer")` of this file does the same as the first line, without remote code.
+From diffusers 0.36.0 on, `AutoModel.from_pretrained("PIPELINE/transformer", trust_remote_code=True)` loads it, too.
 """
 
 import os
 
-from diffusers import SD3Transformer2DModel
+import diffusers
 from diffusers.configuration_utils import register_to_config
 from torch import nn
 
+# The first release whose transformer has all of the arguments below.
+if [int(number) for number in diffusers.__version__.split(".")[:2]] < [0, 32]:
+    raise ImportError(
+        f"this transformer needs diffusers 0.32.0 or later, and {diffusers.__version__} is installed: "
+        "pip install --upgrade diffusers"
+    )
 
-class PrunedSD3Transformer2DModel(SD3Transformer2DModel):
+
+class PrunedSD3Transformer2DModel(diffusers.SD3Transformer2DModel):
     """diffusers' transformer with smaller linears: the lists hold a number for every block, 0 where it has no such module."""
 
     @register_to_config

@@ -1,0 +1,58 @@
+"""Pipelines that the command `obsdiff` has pruned, in Python.
+
+    import obsdiff
+
+    pipeline = obsdiff.load("out")
+"""
+
+import importlib
+import json
+import os
+from importlib.metadata import version
+
+__all__ = ["load"]
+
+
+def load(path, **kwargs):
+    """The diffusers pipeline in the folder `path`, also where its transformer lost attention heads and neurons.
+
+    `kwargs` are those of diffusers' `DiffusionPipeline.from_pretrained`; the transformer gets `torch_dtype`, `dtype` and `variant` of them. No
+    code that lies in `path` is run: how smaller transformers are built is known to this package.
+    """
+    path = os.fspath(path)
+    if not os.path.isfile(os.path.join(path, "model_index.json")):
+        raise FileNotFoundError(f"{path} has no model_index.json: give the folder that the job names in output.path")
+    diffusers = _import_diffusers()
+    if "transformer" not in kwargs:
+        folder = os.path.join(path, "transformer")
+        module = _module_of(folder)
+        if module is not None:
+            shared = {name: kwargs[name] for name in ("torch_dtype", "dtype", "variant") if name in kwargs}
+            kwargs["transformer"] = module.load_pruned_transformer(folder, **shared)
+    return diffusers.DiffusionPipeline.from_pretrained(path, **kwargs)
+
+
+def _import_diffusers():
+    try:
+        return importlib.import_module("diffusers")
+    except ModuleNotFoundError as missing:
+        raise ModuleNotFoundError(
+            f"obsdiff.load needs diffusers, and {missing.name} is not installed: pip install 'obsdiff[diffusers]'"
+        ) from missing
+
+
+def _module_of(folder):
+    """The module of `obsdiff.loaders` that builds the transformer in `folder`; none where diffusers builds it by itself."""
+    try:
+        with open(os.path.join(folder, "config.json"), encoding="utf-8") as file:
+            named = json.load(file).get("auto_map", {}).get("AutoModel")
+    except FileNotFoundError:
+        return None
+    if named is None:
+        return None
+    name = named.split(".")[0]
+    if os.path.isfile(os.path.join(os.path.dirname(__file__), "loaders", f"{name}.py")):
+        return importlib.import_module(f"obsdiff.loaders.{name}")
+    raise ValueError(
+        f"{folder} needs the module {name}, which obsdiff {version('obsdiff')} does not have: pip install --upgrade obsdiff"
+    )
