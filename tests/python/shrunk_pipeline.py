@@ -1,4 +1,4 @@
-"""Loads a pipeline that obsdiff has shrunk, both ways, and records final latents and decoded pictures.
+"""Loads a pipeline that obsdiff has shrunk, by each of three ways, and records final latents and decoded pictures.
 
   python shrunk_pipeline.py PIPELINE_DIR GUIDANCE OUT.safetensors PROMPT...
 """
@@ -8,6 +8,7 @@ import importlib.util
 import os
 import sys
 
+import obsdiff
 import torch
 from diffusers import AutoModel, DiffusionPipeline
 from safetensors.torch import save_file
@@ -25,6 +26,7 @@ module = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(module)
 by_auto = AutoModel.from_pretrained(folder, trust_remote_code=True, torch_dtype=torch.float32)
 by_function = module.load_pruned_transformer(folder, torch_dtype=torch.float32)
+by_package = obsdiff.load(directory, torch_dtype=torch.float32).transformer
 
 
 def latents(transformer):
@@ -49,12 +51,14 @@ def latents(transformer):
 
 pipe, by_auto = latents(by_auto)
 _, by_function = latents(by_function)
+_, by_package = latents(by_package)
 vae = pipe.vae
 pictures = vae.decode(by_auto / vae.config.scaling_factor + vae.config.shift_factor).sample
 save_file(
     {
         "latents": by_auto.contiguous(),
         "latents.by_function": by_function.contiguous(),
+        "latents.by_package": by_package.contiguous(),
         "pictures": pictures.contiguous(),
     },
     out,

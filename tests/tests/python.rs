@@ -1,5 +1,5 @@
-//! Beside the real diffusers and transformers: a shrunk pipeline loads both ways and makes our pictures, and where a folder holds several
-//! files of weights we read the same. Needs a Python with venv and a few gigabytes of packages, which it installs; so it runs where
+//! Beside the real diffusers and transformers: a shrunk pipeline loads in every way and makes our pictures, the Python that an output
+//! shows runs, and where a folder holds several files of weights we read the same. Needs a Python with venv and a few gigabytes of packages, which it installs; so it runs where
 //! OBSDIFF_PY_TESTS=1 alone.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -21,6 +21,8 @@ use obsdiff_worker::conditioning::ConditioningFile;
 
 const PACKAGES: [&str; 6] = ["torch", "diffusers", "transformers", "accelerate", "sentencepiece", "protobuf"];
 const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/python/shrunk_pipeline.py");
+const DOCUMENTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/python/documents.py");
+const WHEEL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/wheel/build");
 const WHICH: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/python/which_weights.py");
 
 /// Whether tests with Python are asked for; says so where they are not.
@@ -108,7 +110,9 @@ fn diffusers_loads_a_shrunk_pipeline_and_makes_our_pictures() {
         run_job(&file, &sets).unwrap();
 
         let theirs = out("theirs.safetensors");
-        succeed(Command::new(&python).arg(SCRIPT).arg(out("out")).arg(guidance).arg(&theirs).args(prompts));
+        succeed(Command::new(WHEEL).arg("--module").arg(out("module")));
+        let script = [SCRIPT.into(), out("out"), guidance.into(), theirs.clone()];
+        succeed(Command::new(&python).env("PYTHONPATH", out("module")).args(script).args(prompts));
         let theirs = candle_core::safetensors::load(theirs, &Device::Cpu).unwrap();
 
         let ours = sampled(&out("out"), guidance.parse().unwrap(), &prompts);
@@ -116,8 +120,38 @@ fn diffusers_loads_a_shrunk_pipeline_and_makes_our_pictures() {
         let (by_latents, by_pictures) = (relative(&ours.0, &latents), relative(&ours.1, &pictures));
         println!("{model}: latents {by_latents:.1e}, pictures {by_pictures:.1e} apart");
         assert!(by_latents < 1e-3 && by_pictures < 5e-3, "{model}");
-        assert!(relative(&theirs["latents.by_function"], &latents) < 1e-6, "{model}");
+        for other in ["latents.by_function", "latents.by_package"] {
+            assert!(relative(&theirs[other], &latents) < 1e-6, "{model}: {other}");
+        }
+        assert_eq!(converted(&python, folder.path()), 0);
     }
+}
+
+/// Runs the Python that the card and the report of the output `out` in this folder show; tells how many weights it made semi-structured.
+fn converted(python: &Path, folder: &Path) -> usize {
+    let output = Command::new(python).current_dir(folder).args([DOCUMENTS, "out"]).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap().lines().last().unwrap().parse().unwrap()
+}
+
+#[test]
+fn the_python_that_a_two_to_four_output_shows_runs() {
+    if !asked() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let file = job_file(folder.path(), &assets().join("shapes-prompts.txt"), "out");
+    let sets = [
+        "sparsity.pattern=2:4",
+        "sparsity.ratio=",
+        "calibration.count=8",
+        "calibration.steps=5",
+        "evaluation.count=1",
+    ];
+    let record = run_job(&file, &sets).unwrap().record;
+    let fits = |shape: [usize; 2]| shape[0].is_multiple_of(32) && shape[1].is_multiple_of(64);
+    let fitting = record.linears.iter().filter(|linear| fits(linear.shape)).count();
+    assert!(fitting > 0 && converted(&python(), folder.path()) == fitting, "{fitting}");
 }
 
 /// Files that a folder of weights can hold; a number of the tensor that marks them tells which was read.
