@@ -100,7 +100,8 @@ impl CostReport {
         }
     }
 
-    fn row(&self, name: String, units: String) -> [String; 10] {
+    /// What a package is of.
+    fn contents(&self, name: String, units: String) -> [String; 7] {
         [
             name,
             units,
@@ -109,10 +110,12 @@ impl CostReport {
             text::count(self.weights),
             ByteSize(self.gram_bytes).to_string(),
             self.passes.to_string(),
-            text::flops(self.forward_flops),
-            text::flops(self.gram_flops),
-            text::flops(self.solve_flops),
         ]
+    }
+
+    /// Its arithmetic.
+    fn work(&self, name: String) -> [String; 4] {
+        [name, text::flops(self.forward_flops), text::flops(self.gram_flops), text::flops(self.solve_flops)]
     }
 }
 
@@ -163,7 +166,8 @@ pub(super) struct Traffic {
 impl fmt::Display for PlanReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.summary(f)?;
-        writeln!(f, "\n{}", self.table())?;
+        let [contents, work] = self.tables();
+        writeln!(f, "\n{contents}\n{work}")?;
         if let Some(memory) = &self.memory {
             write!(f, "{memory}")?;
         }
@@ -186,19 +190,10 @@ impl fmt::Display for PlanReport {
 }
 
 impl PlanReport {
-    fn table(&self) -> Table {
-        let mut table = Table::new([
-            "package",
-            "units",
-            "sites",
-            "linears",
-            "weights",
-            "Grams",
-            "passes",
-            "forward",
-            "Gram work",
-            "solving",
-        ]);
+    /// What each package is of, and its arithmetic: two tables, each of which fits 80 columns.
+    fn tables(&self) -> [Table; 2] {
+        let mut contents = Table::new(["package", "units", "sites", "linears", "weights", "Grams", "passes"]);
+        let mut work = Table::new(["package", "forward", "Gram work", "solving"]);
         for package in &self.packages {
             let units = if package.first_unit == package.last_unit {
                 (package.last_unit + 1).to_string()
@@ -206,12 +201,16 @@ impl PlanReport {
                 format!("{}-{}", package.first_unit + 1, package.last_unit + 1)
             };
             let what = if package.survey { " (survey)" } else { "" };
-            table.row(package.cost.row(format!("{}{what}", package.package + 1), units));
+            let name = format!("{}{what}", package.package + 1);
+            contents.row(package.cost.contents(name.clone(), units));
+            work.row(package.cost.work(name));
         }
-        table.rule();
+        contents.rule();
+        work.rule();
         let units = self.packages.last().map_or(0, |package| package.last_unit + 1);
-        table.row(self.total.row("all".to_owned(), units.to_string()));
-        table
+        contents.row(self.total.contents("all".to_owned(), units.to_string()));
+        work.row(self.total.work("all".to_owned()));
+        [contents, work]
     }
 
     fn summary(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

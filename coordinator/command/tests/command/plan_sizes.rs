@@ -111,3 +111,16 @@ fn what_a_configuration_does_not_tell_is_null_in_json() {
     assert!(plan["memory"].is_null() && plan["times"].is_null() && plan["conditioning"].is_null());
     assert_eq!(plan["other_package_counts"], serde_json::json!([]));
 }
+
+#[test]
+fn every_table_fits_80_columns() {
+    let dir = tempfile::tempdir().unwrap();
+    let job = crate::job(dir.path());
+    let timed = ["plan", job.to_str().unwrap(), "--workers", "256", "--bandwidth", "1GB"];
+    let many = ["packages.count=25", "calibration.count=30000", "calibration.steps=50"];
+    for (plan, count) in [(told(&asset(""), &timed), 7), (plan("flux.1-dev", &many), 4)] {
+        // A table is as wide as its rules: one below its header, and one above its sums.
+        let rules: Vec<&str> = plan.lines().filter(|line| line.starts_with("---")).collect();
+        assert!(rules.len() == count && rules.iter().all(|rule| rule.len() <= 80), "{plan}");
+    }
+}
