@@ -6,6 +6,7 @@ use std::path::Path;
 
 use obsdiff_files::{Disk, open_regular};
 
+use super::staging::replace_file;
 use crate::{Error, Result};
 
 /// A comment, in HTML and in Markdown, by which a document of obsdiff's is known.
@@ -45,19 +46,6 @@ impl Document {
             let problem = "was not written by obsdiff and is in the way of what it tells: move it away";
             return Err(Error::content(path, problem));
         }
-        replace(&path, self.text.as_bytes(), disk).map_err(|e| Error::write(&path, e))
+        replace_file(&path, self.text.as_bytes(), disk)
     }
-}
-
-/// Writes a file beside `path`, and gives it that name when it is whole.
-pub(super) fn replace(path: &Path, content: &[u8], disk: &Disk) -> io::Result<()> {
-    let folder = obsdiff_files::parent_of(path);
-    let new = folder.join(format!(".{}.obsdiff", super::file_name(path)));
-    if new.symlink_metadata().is_ok() {
-        // An earlier process ended while it wrote the file.
-        disk.remove_file(&new)?;
-    }
-    disk.write(&new, content)?;
-    disk.replace(&new, path)?;
-    disk.sync_folder(folder)
 }

@@ -6,8 +6,9 @@ use obsdiff_files::{Disk, read_regular};
 use obsdiff_proto::{InputDigest, JobSpec, Target};
 use serde::{Deserialize, Serialize};
 
-use super::documents::{self, Document};
+use super::documents::Document;
 use super::measured::Measured;
+use super::staging::replace_file;
 use crate::{Error, Result};
 
 /// The file in a pruned pipeline that says how it was pruned.
@@ -94,7 +95,7 @@ impl PruningRecord {
             return Err(Error::content(path, problem));
         }
         documents.iter().try_for_each(|document| document.replace(pipeline, disk))?;
-        documents::replace(&path, &self.text(pipeline)?, disk).map_err(|e| Error::write(&path, e))
+        replace_file(&path, &self.text(pipeline)?, disk)
     }
 }
 

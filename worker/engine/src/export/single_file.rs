@@ -6,10 +6,11 @@ use std::ops::Range;
 use std::path::Path;
 
 use candle_core::DType;
-use obsdiff_files::{Disk, parent_of};
+use obsdiff_files::Disk;
 use serde_json::{Map, Value, json};
 
 use super::file_name;
+use super::staging::Staging;
 use crate::checkpoint::{JoinedTensor, Rows, Weights};
 use crate::{Error, Result};
 
@@ -34,34 +35,21 @@ pub fn write_single_file(
 ) -> Result<u64> {
     let laid = tensors.iter().map(|tensor| laid(weights, tensor)).collect::<Result<Vec<_>>>()?;
     let header = header(&laid, destination)?;
-    let folder = parent_of(destination);
-    let new = folder.join(format!(".{}.obsdiff", file_name(destination)));
-    let failed = |e| Error::write(&new, e);
-    if new.symlink_metadata().is_ok() {
-        // An earlier process ended while it wrote the file.
-        disk.remove_file(&new).map_err(failed)?;
+    let staging = Staging::create(destination, disk)?;
+    let name = file_name(destination);
+    let new = staging.path(&name);
+    let failed = |e| Error::write(destination, e);
+    let mut out = BufWriter::with_capacity(1 << 20, staging.create_file(&new)?);
+    out.write_all(&header).map_err(failed)?;
+    for (tensor, rows) in laid.iter().flat_map(|tensor| &tensor.parts) {
+        out.write_all(&weights.bytes(tensor)?[rows.clone()]).map_err(failed)?;
+        weights.release(weights.entry(tensor)?);
     }
-    let written = || {
-        let file = disk.create_file(&new).map_err(failed)?;
-        let mut out = BufWriter::with_capacity(1 << 20, file);
-        out.write_all(&header).map_err(failed)?;
-        for (name, rows) in laid.iter().flat_map(|tensor| &tensor.parts) {
-            out.write_all(&weights.bytes(name)?[rows.clone()]).map_err(failed)?;
-            weights.release(weights.entry(name)?);
-        }
-        let file = out.into_inner().map_err(|e| failed(e.into_error()))?;
-        disk.sync_file(&file, &new).map_err(failed)?;
-        let bytes = file.metadata().map_err(failed)?.len();
-        disk.rename_new(&new, destination).map_err(|e| Error::write(destination, e))?;
-        disk.sync_folder(folder).map_err(|e| Error::write(folder, e))?;
-        Ok(bytes)
-    };
-    let written = written();
-    if written.is_err() && new.symlink_metadata().is_ok() {
-        // The error says what went wrong; a file that cannot be removed is removed by the next process.
-        let _ = disk.remove_file(&new);
-    }
-    written
+    let file = out.into_inner().map_err(|e| failed(e.into_error()))?;
+    staging.sync(&file, &new)?;
+    let bytes = file.metadata().map_err(failed)?.len();
+    staging.commit_file(&name, destination)?;
+    Ok(bytes)
 }
 
 /// Where the bytes of a tensor are, in the parts that it is made of.

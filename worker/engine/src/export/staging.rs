@@ -1,7 +1,7 @@
-//! A directory that is written beside its destination, and moved into place when it is complete.
+//! A directory or a file that is written beside its destination, and moved into place when it is complete.
 //!
-//! For a destination `NAME` it is `.NAME.obsdiff-NUMBER`, which holds a lock, a marker that says what it is, and the directory
-//! `pipeline` that is written. Each writer has a number of its own: one that was cut off may still be writing while another one takes
+//! For a destination `NAME` it is in the directory `.NAME.obsdiff-NUMBER`, which holds a lock, a marker that says what it is, and the
+//! directory `pipeline` that is written, or that the file is written in. Each writer has a number of its own: one that was cut off may still be writing while another one takes
 //! its place. The lock distinguishes it from those that have ended, whose directories are removed.
 
 use std::fs::File;
@@ -52,6 +52,11 @@ impl<'a> Staging<'a> {
     /// Creates a directory beside the destination, and removes those that writers have left which have ended.
     pub(super) fn create(destination: &Path, disk: &'a Disk) -> Result<Self> {
         refuse_existing(destination)?;
+        Self::beside(destination, disk)
+    }
+
+    /// The same for a destination that may exist.
+    fn beside(destination: &Path, disk: &'a Disk) -> Result<Self> {
         let parent = parent_of(destination);
         let made = disk.create_folders(parent).map_err(|e| Error::write(parent, e))?;
         let staged = Self::numbered(destination, disk).and_then(|(folder, lock)| {
@@ -91,8 +96,7 @@ impl<'a> Staging<'a> {
 
     fn begin(mut self, destination: &Path) -> Result<Self> {
         let marker = StagingMarker {
-            holds: "a pipeline that obsdiff has not finished writing, and removes or moves into place"
-                .to_owned(),
+            holds: "what obsdiff has not finished writing, and removes or moves into place".to_owned(),
             destination: file_name(destination),
         };
         let path = self.folder.join(MARKER);
@@ -170,8 +174,17 @@ impl<'a> Staging<'a> {
         for folder in self.folders.iter().rev() {
             self.disk.sync_folder(folder).map_err(|e| Error::write(folder, e))?;
         }
-        let (pipeline, parent) = (self.path(""), parent_of(destination));
-        self.disk.rename_new(&pipeline, destination).map_err(|error| match error.kind() {
+        self.commit_new(&self.path(""), destination)
+    }
+
+    /// Moves a file that was synced to its destination, where nothing may be.
+    pub(super) fn commit_file(self, name: &str, destination: &Path) -> Result<()> {
+        self.commit_new(&self.path(name), destination)
+    }
+
+    fn commit_new(&self, written: &Path, destination: &Path) -> Result<()> {
+        let parent = parent_of(destination);
+        self.disk.rename_new(written, destination).map_err(|error| match error.kind() {
             ErrorKind::AlreadyExists => exists(destination),
             _ => Error::write(destination, error),
         })?;
@@ -188,6 +201,16 @@ impl Drop for Staging<'_> {
         // They hold the destination now, or were made in vain.
         self.disk.remove_folders(&self.made);
     }
+}
+
+/// Writes a file of this content, in place of the one that may be there. Whenever that is interrupted, one of the two is there, whole.
+pub(super) fn replace_file(destination: &Path, content: &[u8], disk: &Disk) -> Result<()> {
+    let staging = Staging::beside(destination, disk)?;
+    let name = file_name(destination);
+    staging.write(&name, content)?;
+    disk.replace(&staging.path(&name), destination).map_err(|e| Error::write(destination, e))?;
+    let parent = parent_of(destination);
+    disk.sync_folder(parent).map_err(|e| Error::write(parent, e))
 }
 
 /// Removes a writer's directory, whose lock is held: the marker last, so that what is left of it is known to be obsdiff's.

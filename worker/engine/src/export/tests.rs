@@ -141,7 +141,13 @@ fn a_failed_export_leaves_nothing_behind() {
 
 /// A directory as a writer of `out` leaves it that was killed.
 fn left(root: &Path, number: u32, destination: &str) -> PathBuf {
-    let folder = root.join(format!(".out.obsdiff-{number}"));
+    left_beside(&root.join("out"), number, destination)
+}
+
+/// The same of a writer of what lies at this path.
+fn left_beside(written: &Path, number: u32, destination: &str) -> PathBuf {
+    let name = written.file_name().unwrap().to_str().unwrap();
+    let folder = written.with_file_name(format!(".{name}.obsdiff-{number}"));
     fs::create_dir_all(folder.join("pipeline/vae")).unwrap();
     fs::write(folder.join("pipeline/vae/half"), "written").unwrap();
     let marker = serde_json::json!({ "holds": "", "destination": destination });
@@ -269,7 +275,6 @@ fn measured(seconds: f64) -> PruningRecord {
         other_seconds: 0.0,
         phases,
         peak_memory_bytes: Some(1 << 30),
-    };
     PruningRecord { measured: Some(measured), ..record() }
 }
 
@@ -279,9 +284,13 @@ fn what_was_measured_joins_the_record_and_the_pipeline_stays_the_jobs() {
     let source = pipeline(root.path(), false);
     let out = root.path().join("out");
     export(&source, &out, false, 1.0).unwrap();
+    // Files of a user, whatever they are called.
+    fs::write(out.join(".pruning.json.obsdiff"), "mine").unwrap();
+    let record = out.join(RECORD_FILE);
+    fs::write(left_beside(&record, 2, RECORD_FILE).join("mine"), "mine").unwrap();
     let files = listing(&out);
     // An earlier process ended while it wrote the new record.
-    fs::write(out.join(".pruning.json.obsdiff"), "{\"obs").unwrap();
+    left_beside(&record, 1, RECORD_FILE);
     for seconds in [2.5, 3.5] {
         measured(seconds).replace(&out, &[], &Disk::default()).unwrap();
         assert_eq!(PruningRecord::read(&out).unwrap().unwrap(), measured(seconds));
