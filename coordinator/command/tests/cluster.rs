@@ -113,6 +113,9 @@ fn a_coordinator_ends_with_what_a_run_ends_with() {
     let seconds = Duration::from_secs_f64(measured["seconds"].as_f64().unwrap());
     let took = format!("The job took {}.", obsdiff::text::duration(seconds));
     assert!(pages[1].1.contains(&took), "{took} is not in {}", pages[1].1);
+    let packages = measured["course"]["packages"].as_array().unwrap();
+    assert!(!packages.is_empty() && pages[1].1.contains("Time and bytes of each package"), "{measured}");
+    assert!(packages.iter().all(|package| package["gram_bytes"].as_u64().unwrap() > 0), "{packages:?}");
     let cards =
         [alone, shared].map(|folder| fs::read_to_string(folder.path().join("out/README.md")).unwrap());
     assert_eq!(cards[0], cards[1]);
@@ -131,7 +134,8 @@ fn two_workers_do_what_one_process_does() {
 #[test]
 fn a_worker_that_is_killed_at_any_moment_leaves_the_rest_to_the_other() {
     let mut missed = 0;
-    for moment in [FIRST, FORMING, REDUCING, SOLVING, BETWEEN, SECOND, EXPORTING] {
+    let moments = [FIRST, FORMING, REDUCING, SOLVING, BETWEEN, SECOND, EXPORTING];
+    for (number, moment) in moments.into_iter().enumerate() {
         let folder = setting(16);
         let (mut coordinator, [mut killed, other]) = cluster(folder.path());
         coordinator.until(moment);
@@ -146,6 +150,14 @@ fn a_worker_that_is_killed_at_any_moment_leaves_the_rest_to_the_other() {
             missed += 1;
         }
         assert_done(folder.path(), coordinator.process, [other]);
+        // The second of these is far from the job's end.
+        if number == 1 {
+            let page = fs::read_to_string(folder.path().join("out/report.html")).unwrap();
+            let (_, faults) = page.split_once("<section aria-labelledby=\"faults\">").unwrap();
+            assert!(
+                faults.contains("1 worker left before the end.") && faults.contains(" left (the connection ")
+            );
+        }
     }
     // The job may be over before the last one is.
     assert!(missed >= 6, "{missed} are missed");

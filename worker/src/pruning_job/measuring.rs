@@ -56,6 +56,8 @@ impl PruningJob<'_> {
             other_seconds: 0.0,
             phases: Vec::new(),
             peak_memory_bytes: peak_resident().map(|peak| peak.0),
+            // The coordinator adds it.
+            course: None,
         });
         let models = models.as_ref().map(<[_; 2]>::each_ref);
         let documents = self.describe.measured(&mut record, models);

@@ -16,7 +16,7 @@ use crate::job::JobFile;
 use crate::progress::Progress;
 use crate::report::retimed;
 use crate::run::{
-    Display, Inputs, PhaseDisplay, Summary, claim_grams, encode, is_left_over, note, open_state,
+    CourseNotes, Display, Inputs, PhaseDisplay, Summary, claim_grams, encode, is_left_over, note, open_state,
     written_record,
 };
 use crate::signals::{Answer, Signal};
@@ -51,11 +51,13 @@ pub(super) fn coordinate(args: &CoordinatorArgs, context: &mut CommandContext<'_
         let put = encode(&job, &inputs, (state.store(), state.runtime().handle()), &progress);
         put.map_err(|error| error.after_begin(state.url()))?;
     }
+    let cost = inputs.described.cost(&job.spec, &inputs.plan);
+    let notes = Arc::new(CourseNotes::new(&cost, context.clock.clone()));
     let done = if is_left_over(&state, &inputs) {
-        Ok(false)
+        Ok(None)
     } else {
         claim_grams(&job, &state).map_err(|error| error.after_begin(state.url()))?;
-        drive(&job, &inputs, &state, (port, listener), &progress, context).map(|()| true)
+        drive(&job, &inputs, &state, (port, listener), &progress, (&notes, context)).map(|()| Some(&*notes))
     };
     match done {
         Ok(driven) => {
@@ -67,21 +69,27 @@ pub(super) fn coordinate(args: &CoordinatorArgs, context: &mut CommandContext<'_
     }
 }
 
-/// Ends as a run on one machine does, where the output can be seen from here, and adds to its record how long the job took if it was
+/// Ends as a run on one machine does, where the output can be seen from here, and adds to its record how the job went if it was
 /// `driven` by this process.
-fn tell(job: &JobFile, inputs: &Inputs, driven: bool, context: &mut CommandContext<'_>) -> Result<()> {
+fn tell(
+    job: &JobFile,
+    inputs: &Inputs,
+    driven: Option<&CourseNotes>,
+    context: &mut CommandContext<'_>,
+) -> Result<()> {
     let Some(mut record) = written_record(job) else {
         return Ok(writeln!(context.out, "written to {}", job.spec.output.path)?);
     };
-    if driven {
+    if let Some(notes) = driven {
         if let Some(measured) = &mut record.measured {
             measured.seconds = (context.clock)().as_secs_f64();
+            measured.course = Some(notes.course());
         }
         // The job has its result, and does not fail for what is said of it.
         let output = Path::new(&job.spec.output.path);
         let report: Vec<_> = retimed(output, &record).into_iter().collect();
         if let Err(error) = record.replace(output, &report, &context.disk) {
-            tracing::warn!(%error, "the time that the job took is not in the record");
+            tracing::warn!(%error, "how the job went is not in the record");
         }
     }
     let summary = Summary::new(record, SpanReport::default(), inputs.predicted_peak(job, 1));
@@ -95,7 +103,7 @@ fn drive(
     state: &JobState,
     (port, listener): (Port, TcpListener),
     progress: &Progress,
-    context: &mut CommandContext<'_>,
+    (notes, context): (&Arc<CourseNotes>, &mut CommandContext<'_>),
 ) -> Result<()> {
     let briefing = Arc::new(Briefing {
         spec: job.spec.clone(),
@@ -108,8 +116,9 @@ fn drive(
     let (told, _) = broadcast::channel(256);
     let steps = u64::from(job.spec.calibration.steps);
     let (end, expected_end) = watch::channel(None);
-    let display =
-        Display::new(inputs, steps, progress, Arc::new(PhaseDisplay::default())).telling(told.clone(), end);
+    let display = Display::new(inputs, steps, progress, Arc::new(PhaseDisplay::default()))
+        .noting(notes.clone())
+        .telling(told.clone(), end);
     let records = Box::new(state.records());
     let (mut driver, handle) =
         Driver::new(state.job.clone(), records, context.clock.clone(), Box::new(display))

@@ -82,14 +82,14 @@ impl<'a> OutputDocuments<'a> {
     }
 }
 
-/// The report in an output, with the times that its record has by now; none where no report of obsdiff's tells any.
+/// The report in an output, with the times and faults that its record has by now; none where no report of obsdiff's tells any.
 pub(crate) fn retimed(output: &Path, record: &PruningRecord) -> Option<Document> {
     let path = output.join(REPORT_FILE);
     if !path.exists() || !Document::may_replace(&path).ok()? {
         return None;
     }
     let page = String::from_utf8(read_regular(&path, MOST_BYTES).ok()?).ok()?;
-    let text = page::with_time(&page, record.measured.as_ref()?)?;
+    let text = page::with_course(&page, record)?;
     Some(Document { name: REPORT_FILE, text })
 }
 

@@ -1,7 +1,7 @@
 //! The page: its head, its sections in their order, and the pictures.
 
 use maud::{DOCTYPE, Markup, PreEscaped, html};
-use obsdiff_engine::export::{HeldOutError, Measured};
+use obsdiff_engine::export::{HeldOutError, Measured, PruningRecord};
 use obsdiff_proto::counted;
 
 use super::pictures::{DIFFERENCE_GAIN, shown};
@@ -14,23 +14,33 @@ const SORT: &str = include_str!("sort.js");
 /// A section: the id of its heading, the heading, and what follows.
 type Section = (&'static str, &'static str, Markup);
 
-/// The id of the section on time.
+/// The ids of the sections on time and on faults.
 const TIME: &str = "time";
+const FAULTS: &str = "faults";
 
 fn time(measured: &Measured) -> Section {
     (TIME, "Time and memory", sections::time(measured))
+}
+
+fn faults(record: &PruningRecord) -> Section {
+    (FAULTS, "Faults on the way", sections::faults(record))
 }
 
 fn section((id, heading, content): &Section) -> Markup {
     html! { section aria-labelledby=(id) { h2 id=(id) { (heading) } (content) } }
 }
 
-/// A page with these measured times in place of its own; none where it has no such section. Text in a page is escaped, so nothing else
-/// looks like the start of one.
-pub(super) fn with_time(page: &str, measured: &Measured) -> Option<String> {
-    let (before, rest) = page.split_once(&format!("<section aria-labelledby=\"{TIME}\">"))?;
+/// A page with what this record tells of times and faults in place of its own; none where it has no such sections. Text in a page is
+/// escaped, so nothing else looks like the start of one.
+pub(super) fn with_course(page: &str, record: &PruningRecord) -> Option<String> {
+    let page = with_section(page, &time(record.measured.as_ref()?))?;
+    with_section(&page, &faults(record))
+}
+
+fn with_section(page: &str, new: &Section) -> Option<String> {
+    let (before, rest) = page.split_once(&format!("<section aria-labelledby=\"{}\">", new.0))?;
     let (_, after) = rest.split_once("</section>")?;
-    Some(format!("{before}{}{after}", section(&time(measured)).into_string()))
+    Some(format!("{before}{}{after}", section(new).into_string()))
 }
 
 impl Report<'_> {
@@ -146,7 +156,7 @@ impl Report<'_> {
             if let Some(measured) = &record.measured {
                 sections.push(time(measured));
             }
-            sections.push(("faults", "Faults on the way", sections::faults(record)));
+            sections.push(faults(record));
         }
         if let Some(loading) = &self.loading {
             let pattern = self.record.map(|record| record.job.sparsity.pattern);
@@ -158,7 +168,7 @@ impl Report<'_> {
         sections
     }
 
-    fn job(&self, record: &obsdiff_engine::export::PruningRecord) -> Markup {
+    fn job(&self, record: &PruningRecord) -> Markup {
         html! {
             p { "With every default filled in:" }
             (sections::code_block(&words::job_file(&record.job), "The job file"))

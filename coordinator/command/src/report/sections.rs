@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use maud::{Markup, html};
-use obsdiff_engine::export::{Measured, PruningRecord};
+use obsdiff_engine::export::{JobCourse, Measured, PruningRecord};
 use obsdiff_proto::{ByteSize, Pattern, counted};
 
 use super::{Loading, code};
@@ -94,6 +94,51 @@ pub(super) fn time(measured: &Measured) -> Markup {
                 }
             }
         }
+        @if let Some(course) = measured.course.as_ref().filter(|course| !course.packages.is_empty()) {
+            (packages(course))
+        }
+    }
+}
+
+/// What each package took, as the coordinator saw it.
+fn packages(course: &JobCourse) -> Markup {
+    let several = course.most_workers > 1;
+    html! {
+        @if several {
+            p {
+                (counted(course.most_workers, "worker")) " took part at one time. "
+                (counted(course.groups, "group")) " of workers formed to sum Grams."
+            }
+        }
+        div class="wide" role="region" tabindex="0" aria-label="Time and bytes of each package" {
+            table {
+                caption { "Time and bytes of each package" }
+                thead { tr {
+                    th scope="col" { "package" }
+                    @for name in ["load", "calibrate", "sum", "solve", "store", "Grams"] {
+                        th scope="col" class="number" { (name) }
+                    }
+                    @if several { th scope="col" class="number" { "Grams sent" } }
+                } }
+                tbody {
+                    @for package in &course.packages {
+                        @let times = [
+                            package.load_seconds,
+                            package.calibrate_seconds,
+                            package.reduce_seconds,
+                            package.solve_seconds,
+                            package.commit_seconds,
+                        ];
+                        tr {
+                            th scope="row" { (package.package + 1) }
+                            @for seconds in times { td class="number" { (duration(seconds)) } }
+                            td class="number" { (ByteSize(package.gram_bytes)) }
+                            @if several { td class="number" { (ByteSize(package.sent_gram_bytes)) } }
+                        }
+                    }
+                }
+            }
+        }
     }
 }
 
@@ -110,15 +155,30 @@ pub(super) fn faults(record: &PruningRecord) -> Markup {
         .iter()
         .filter_map(|linear| Some((linear, linear.damping.filter(|damping| *damping > usual)?)))
         .collect();
+    let course = record.measured.as_ref().and_then(|measured| measured.course.as_ref());
     html! {
         @if raised.is_empty() {
-            p { "None is recorded: every Hessian was factorised with the damping that the job asks for." }
+            p { "Every Hessian was factorised with the damping that the job asks for." }
         } @else {
             p {
                 (counted(raised.len(), "linear")) " needed more damping than the job asks for, because the Hessian could not be "
                 "factorised otherwise. More prompts or steps may help."
             }
             ul { @for (linear, damping) in &raised { li { code { (linear.name) } ": " (damping) } } }
+        }
+        @match course {
+            None => p { "Nothing else is recorded." },
+            Some(course) if course.faults.is_empty() => p { "Nothing else went wrong." },
+            Some(course) => {
+                p {
+                    "The job went on after each of these. The weights are those of a job without them."
+                    @if course.workers_lost > 0 { " " (counted(course.workers_lost, "worker")) " left before the end." }
+                }
+                ol {
+                    @for fault in &course.faults { li { "after " (duration(fault.seconds)) ": " (fault.what) } }
+                }
+                @if course.further_faults > 0 { p { "And " (course.further_faults) " more." } }
+            }
         }
     }
 }

@@ -128,3 +128,35 @@ fn a_page_stays_below_two_megabytes() {
     assert!(page.len() < 2_000_000, "{} bytes", page.len());
     assert_eq!(page.matches("data:image/jpeg;base64,").count(), 12);
 }
+
+#[test]
+fn a_page_tells_how_the_job_went_also_when_that_is_known_later() {
+    let mut record = record(2, "unstructured", "out");
+    let measured = serde_json::json!({
+        "held_out": null, "seconds": 12.0, "other_seconds": 0.0, "phases": [], "peak_memory_bytes": 1024
+    });
+    record.measured = Some(serde_json::from_value(measured).unwrap());
+    let before = report(&record, vec![sample("a red circle")]).html();
+    assert!(before.contains("Nothing else is recorded.") && !before.contains("of each package"), "{before}");
+    let course = serde_json::json!({
+        "most_workers": 3, "workers_lost": 1, "groups": 2,
+        "packages": [{
+            "package": 0, "load_seconds": 0.0, "calibrate_seconds": 61.0, "reduce_seconds": 0.5, "solve_seconds": 2.0,
+            "commit_seconds": 0.25, "gram_bytes": 2048, "sent_gram_bytes": 6144
+        }],
+        "faults": [{ "seconds": 7.0, "what": "worker 2 left (<gone>)" }], "further_faults": 4
+    });
+    record.measured.as_mut().unwrap().course = Some(serde_json::from_value(course).unwrap());
+    let page = page::with_course(&before, &record).unwrap();
+    assert_eq!(page, report(&record, vec![sample("a red circle")]).html());
+    for says in [
+        "3 workers took part at one time. 2 groups of workers formed to sum Grams.",
+        "<td class=\"number\">1 min 1 s</td>",
+        "<td class=\"number\">6.0 KiB</td>",
+        "1 worker left before the end.",
+        "<li>after 7.0 s: worker 2 left (&lt;gone&gt;)</li>",
+        "<p>And 4 more.</p>",
+    ] {
+        assert!(page.contains(says), "{says} is not in {page}");
+    }
+}

@@ -1,6 +1,7 @@
 //! The main job: a pipeline and prompts in, a pruned pipeline out.
 
 mod baseline;
+mod course;
 mod display;
 mod grams;
 pub(crate) mod held_out;
@@ -38,6 +39,7 @@ use crate::sampling::{encoding, load_transformer};
 use crate::spans::{SpanReport, Spans};
 use crate::{Error, Result};
 
+pub(crate) use course::CourseNotes;
 pub use display::{Display, PhaseDisplay};
 pub(crate) use grams::JobGrams;
 pub(crate) use grams::{check_kept, claim as claim_grams};
@@ -185,7 +187,9 @@ fn prune(
     let documents = OutputDocuments::new(&job.spec, inputs, inputs.predicted_peak(job, workers));
     let latents = dense.as_ref().map(|dense| &dense.latents);
     let work = work((job, inputs), &trajectories, latents, (grams, disk), &documents, device);
-    let engine = run_workers(&work, (job, inputs), state, model, workers, progress, spans.clock())?;
+    let cost = inputs.described.cost(&job.spec, &inputs.plan);
+    let notes = Arc::new(CourseNotes::new(&cost, spans.clock().clone()));
+    let engine = run_workers(&work, (job, inputs), state, model, workers, progress, &notes)?;
     let _running = root.enter();
     let (mut record, _) = work.record(&engine.pruned())?;
     let expected_velocity_error = engine.expected_velocity_error();
@@ -202,6 +206,7 @@ fn prune(
         other_seconds: report.other.as_secs_f64(),
         phases: report.phases(),
         peak_memory_bytes: peak_resident().map(|peak| peak.0),
+        course: Some(notes.course()),
     });
     let told = documents.of(&record, pictures);
     record.replace(Path::new(&job.spec.output.path), &told, disk)?;

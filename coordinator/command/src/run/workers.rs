@@ -16,8 +16,7 @@ use obsdiff_worker::device::{
 use obsdiff_worker::pruning_job::PruningJob;
 
 use super::local::attend;
-use super::{Display, Inputs, PhaseDisplay, RUN_SPAN};
-use crate::clock::Clock;
+use super::{CourseNotes, Display, Inputs, PhaseDisplay, RUN_SPAN};
 use crate::job::JobFile;
 use crate::progress::Progress;
 use crate::{Error, Result};
@@ -33,13 +32,13 @@ pub(super) fn run_workers<'a>(
     model: Box<dyn DiffusionModel>,
     workers: usize,
     progress: &Progress,
-    clock: &Clock,
+    notes: &Arc<CourseNotes>,
 ) -> Result<PruningEngine<'a>> {
     let phase_display = Arc::new(PhaseDisplay::default());
     let steps = work.trajectories.step_count() as u64;
-    let display = Display::new(inputs, steps, progress, phase_display.clone());
+    let display = Display::new(inputs, steps, progress, phase_display.clone()).noting(notes.clone());
     let records = Box::new(state.records());
-    let (mut driver, handle) = Driver::new(state.job.clone(), records, clock.clone(), Box::new(display))
+    let (mut driver, handle) = Driver::new(state.job.clone(), records, notes.clock(), Box::new(display))
         .map_err(|e| Error::content(job.path(), e.to_string()))?;
     let transport = Arc::new(Local::default());
     let worker_states: Vec<_> = (1..=workers.max(1) as u128)

@@ -4,6 +4,7 @@ use candle_core::{DType, Tensor};
 use obsdiff_proto::Method;
 use serde::{Deserialize, Serialize};
 
+use super::course::JobCourse;
 use crate::Result;
 
 /// What a run measured. Unlike the rest of a record it differs between two runs of the same job.
@@ -27,6 +28,9 @@ pub struct Measured {
     pub phases: Vec<MeasuredPhase>,
     /// The largest resident set of the process, with workers of other processes of the one that wrote the pipeline; unknown where the system does not tell it.
     pub peak_memory_bytes: Option<u64>,
+    /// What each package took, and what went wrong on the way; absent where the coordinator does not see the output.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub course: Option<JobCourse>,
 }
 
 /// The error of final latents on held-out prompts.

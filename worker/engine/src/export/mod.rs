@@ -2,6 +2,7 @@
 //!
 //! Knows tensors and names only.
 
+mod course;
 mod documents;
 mod measured;
 mod record;
@@ -17,6 +18,7 @@ use std::path::Path;
 use candle_core::Tensor;
 use obsdiff_files::Disk;
 
+pub use course::{Fault, JobCourse, MOST_FAULTS, PackageCourse};
 pub use documents::{DOCUMENT_MARK, Document};
 pub use measured::{Baseline, HeldOutError, Measured, MeasuredPhase, PictureError};
 pub use obsdiff_proto::InputDigest;

@@ -275,6 +275,8 @@ fn measured(seconds: f64) -> PruningRecord {
         other_seconds: 0.0,
         phases,
         peak_memory_bytes: Some(1 << 30),
+        course: Some(JobCourse { groups: 1, packages: vec![Default::default()], ..Default::default() }),
+    };
     PruningRecord { measured: Some(measured), ..record() }
 }
 

@@ -1,0 +1,66 @@
+//! How a job went, as its coordinator saw it: what each package took, and what went wrong on the way and was made good.
+
+use serde::{Deserialize, Serialize};
+
+/// How a job went in the process that coordinated it to its end. What an earlier process of the same job did is not told.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct JobCourse {
+    /// The most workers that took part at one time.
+    pub most_workers: usize,
+    /// Workers that left before the job was done, however they left.
+    pub workers_lost: usize,
+    /// Groups of workers that formed to sum their Grams: one of each package, and one more after each that was given up.
+    pub groups: usize,
+    /// What each package took, in the order in which they were pruned.
+    pub packages: Vec<PackageCourse>,
+    /// What went wrong, in its order. The first [`MOST_FAULTS`] are told.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub faults: Vec<Fault>,
+    /// Faults past these.
+    #[serde(default)]
+    pub further_faults: usize,
+}
+
+/// The most faults that a record tells one by one.
+pub const MOST_FAULTS: usize = 200;
+
+impl JobCourse {
+    /// Adds a fault.
+    pub fn add_fault(&mut self, fault: Fault) {
+        if self.faults.len() < MOST_FAULTS {
+            self.faults.push(fault);
+        } else {
+            self.further_faults += 1;
+        }
+    }
+}
+
+/// What a package took.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct PackageCourse {
+    /// The package, counted from 0.
+    pub package: u32,
+    /// Seconds in which workers loaded what earlier packages had pruned.
+    pub load_seconds: f64,
+    /// Seconds of calibration.
+    pub calibrate_seconds: f64,
+    /// Seconds in which workers summed their Grams.
+    pub reduce_seconds: f64,
+    /// Seconds of solving, after all Grams were summed.
+    pub solve_seconds: f64,
+    /// Seconds in which the package was put into the job's store.
+    pub commit_seconds: f64,
+    /// Bytes of its Grams, of which each worker holds its own.
+    pub gram_bytes: u64,
+    /// Bytes of Grams that workers sent to be summed.
+    pub sent_gram_bytes: u64,
+}
+
+/// Something that went wrong and was made good.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Fault {
+    /// Seconds since the process began.
+    pub seconds: f64,
+    /// What happened, in words.
+    pub what: String,
+}
