@@ -40,6 +40,9 @@ template:
           {{- with include "obsdiff.credentialFlags" . }}
           {{- . | trim | nindent 10 }}
           {{- end }}
+          {{- if eq .Values.logFormat "json" }}
+          - --log-format=json
+          {{- end }}
           {{- range .Values.job.set }}
           - {{ printf "--set=%s" . | quote }}
           {{- end }}

@@ -32,6 +32,9 @@ def check_wiring(found, pods):
         need(str(url.port) == port, f"{role}: dials port {url.port} in place of {port}")
         need(url.scheme == ("https" if tls else "http"), f"{role}: the URL's scheme does not fit the certificates")
         need(tls or "--insecure" in words, f"{role}: would refuse to dial without certificates")
+        if role == "worker":
+            forms = [flags(each).get("--log-format") for each in (words, coordinator)]
+            need(forms[0] == forms[1], f"worker: logs as {forms[0]}, but the coordinator as {forms[1]}")
         for flag in SHARED:
             need((flag in given) == (flag in flags(coordinator)), f"{role}: {flag} is not given to both sides")
         for certificate in [document for document in found if document["kind"] == "Certificate"]:
