@@ -14,8 +14,8 @@ use crate::run::held_out::mean;
 use crate::sampling::Settings;
 use crate::text::Table;
 
-/// Longer prompts are cut off in the table.
-const PROMPT_CHARACTERS: usize = 60;
+/// Longer prompts are cut off in the table, which then takes 80 columns with its two figures.
+const PROMPT_CHARACTERS: usize = 56;
 
 /// A pruned pipeline beside the dense one; `--json` prints it as it is here.
 #[derive(Serialize)]

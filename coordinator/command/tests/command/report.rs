@@ -67,6 +67,8 @@ fn a_comparison_writes_a_report_and_leaves_other_files_alone() {
         dense,
         "--prompt",
         "<script>alert(1)</script>",
+        "--prompt",
+        "a prompt that is much longer than what is left of a line with 80 columns beside two figures",
         "--steps",
         "2",
         "--max-sequence-length",
@@ -89,7 +91,11 @@ fn a_comparison_writes_a_report_and_leaves_other_files_alone() {
     for _ in 0..2 {
         let output = compare("report.html");
         assert!(output.status.success(), "{}", text(&output.stderr));
-        assert!(text(&output.stdout).contains("report.html: the report"));
+        let told = text(&output.stdout);
+        assert!(told.contains("report.html: the report"), "{told}");
+        assert!(told.lines().any(|line| line.starts_with("a prompt that is much longer")), "{told}");
+        let table = told.lines().take_while(|line| !line.is_empty());
+        assert!(table.map(|line| line.chars().count()).all(|columns| columns <= 80), "{told}");
     }
     let report = fs::read_to_string(dir.path().join("report.html")).unwrap();
     assert!(report.contains("&lt;script&gt;alert(1)&lt;/script&gt;: by the pruned model"), "{report}");
