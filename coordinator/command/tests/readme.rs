@@ -65,6 +65,45 @@ fn the_first_command_prunes_the_shipped_pipeline() {
     assert!(out.join("model_index.json").is_file() && out.join("pruning.json").is_file());
 }
 
+/// Where a link of a Markdown text leads: the file and the heading, either of which may be empty.
+fn links(text: &str) -> Vec<(&str, &str)> {
+    let targets = text.split("](").skip(1).filter_map(|rest| rest.split(')').next());
+    let own = targets.filter(|target| !target.starts_with("https://"));
+    own.map(|target| target.split_once('#').unwrap_or((target, ""))).collect()
+}
+
+/// The names by which GitHub links to the headings of a Markdown text.
+fn headings(text: &str) -> BTreeSet<String> {
+    let mut headings = BTreeSet::new();
+    // Every other part is code.
+    for line in text.split("```").step_by(2).flat_map(str::lines) {
+        let name = line.trim_start_matches('#');
+        if name.len() < line.len() && name.starts_with(' ') {
+            let name = name.trim().to_lowercase().replace(' ', "-");
+            headings.insert(name.chars().filter(|c| c.is_alphanumeric() || *c == '-').collect());
+        }
+    }
+    headings
+}
+
+#[test]
+fn every_link_leads_somewhere() {
+    for page in ["README.md", "deploy/README.md"] {
+        let path = Path::new(ROOT).join(page);
+        let text = fs::read_to_string(&path).unwrap();
+        let links = links(&text);
+        assert!(page != "README.md" || links.len() > 10, "{links:?}");
+        for (file, heading) in links {
+            let target = if file.is_empty() { path.clone() } else { path.parent().unwrap().join(file) };
+            assert!(target.exists(), "{page}: there is no {file}");
+            if !heading.is_empty() {
+                let there = headings(&fs::read_to_string(&target).unwrap());
+                assert!(there.contains(heading), "{page}: {file} has no heading {heading}, but {there:?}");
+            }
+        }
+    }
+}
+
 #[test]
 fn every_command_it_shows_can_be_read() {
     let of_the_wheel = fs::read_to_string(Path::new(ROOT).join("deploy/wheel/README.md")).unwrap();
