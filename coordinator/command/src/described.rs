@@ -8,6 +8,7 @@ use obsdiff_engine::checkpoint::Weights;
 use obsdiff_proto::{JobError, JobSpec, Plan};
 use obsdiff_worker::preparation::{JobModel, PreparationError};
 
+use crate::device_needs::DeviceNeeds;
 use crate::job::JobFile;
 use crate::{Error, Result};
 
@@ -108,6 +109,11 @@ impl Described {
     /// The forward calls of one package of the job.
     pub fn workload(&self, spec: &JobSpec) -> Workload {
         Workload::new(spec, self.tokens, self.forward_flops(&*self.config))
+    }
+
+    /// What a worker of the job holds in the memory of its GPU, besides Grams.
+    pub fn device_needs(&self, spec: &JobSpec, plan: &Plan) -> DeviceNeeds {
+        DeviceNeeds::new(spec, plan, &*self.config, &self.inventory, self.tokens)
     }
 
     /// What a plan of the job costs.

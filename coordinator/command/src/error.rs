@@ -146,6 +146,10 @@ impl Error {
             {
                 RESUMABLE
             }
+            #[cfg(feature = "cuda")]
+            Self::Engine(obsdiff_engine::Error::Cuda(obsdiff_engine::cuda::CudaError::Call { .. })) => {
+                RESUMABLE
+            }
             Self::Stopped { signal, .. } => signal.exit_code(),
             Self::Worker { code, .. } => *code,
             _ => BAD_INPUT,

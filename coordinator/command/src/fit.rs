@@ -1,10 +1,11 @@
-//! Whether a job fits a worker's memory.
+//! Whether a job fits a worker's memory, and that of its GPU.
 
-use obsdiff_core::fewest_packages;
-use obsdiff_proto::{ByteSize, JobError, Plan};
+use obsdiff_core::{Tokens, fewest_packages};
+use obsdiff_proto::{ByteSize, Inventory, JobError, JobSpec, Plan};
 
 use crate::Result;
 use crate::described::Described;
+use crate::device_needs::DeviceNeeds;
 use crate::job::JobFile;
 
 /// Refuses a plan whose Grams do not fit the memory of this number of workers of one process, beside all else that they hold. The
@@ -45,20 +46,100 @@ pub fn misfit(
         return Ok(None);
     }
     let fewest = fewest_packages(spec, &described.inventory, described.tokens, ByteSize(room));
-    let (key, given) = match spec.packages.memory {
-        Some(memory) => ("packages.memory", memory.to_string()),
-        None => ("packages.count", plan.packages.len().to_string()),
-    };
     let advice = match fewest.map_err(|e| job.unplanned(e))? {
         Some(count) => format!("give packages.count = {count} or more"),
         None => "no number of packages is enough; give the worker more memory, or lower \
                  calibration.shard_size, or set hessian.accumulate = \"f32\""
             .to_owned(),
     };
+    let (key, given) = packages(spec, plan);
     let problem = format!(
         "is {given}, with which Grams take {}, but of {memory} {} are left for those of a worker: {advice}",
         ByteSize(grams),
         ByteSize(room)
     );
     Ok(Some(JobError::new(key, problem)))
+}
+
+/// The key by which the number of packages is given, and its value.
+fn packages(spec: &JobSpec, plan: &Plan) -> (&'static str, String) {
+    match spec.packages.memory {
+        Some(memory) => ("packages.memory", memory.to_string()),
+        None => ("packages.count", plan.packages.len().to_string()),
+    }
+}
+
+/// A job that a GPU is to hold: its plan, and what that takes.
+pub struct OnDevice<'a> {
+    /// The job.
+    pub job: &'a JobFile,
+    /// What can be pruned of its model.
+    pub inventory: &'a Inventory,
+    /// Tokens of a picture.
+    pub tokens: Tokens,
+    /// The plan.
+    pub plan: &'a Plan,
+    /// The Grams of its largest package.
+    pub grams: u64,
+    /// What else a worker holds there.
+    pub needs: DeviceNeeds,
+}
+
+impl<'a> OnDevice<'a> {
+    /// The job of a whole pipeline.
+    pub fn new(job: &'a JobFile, described: &'a Described, plan: &'a Plan) -> Self {
+        let grams = described.cost(&job.spec, plan).largest_grams();
+        Self {
+            job,
+            inventory: &described.inventory,
+            tokens: described.tokens,
+            plan,
+            grams,
+            needs: described.device_needs(&job.spec, plan),
+        }
+    }
+
+    /// The same on a GPU that is open.
+    #[must_use]
+    pub fn once_open(self) -> Self {
+        Self { needs: self.needs.once_open(), ..self }
+    }
+
+    /// The fewest packages with which a worker's GPU holds the job; none where no number is enough.
+    ///
+    /// # Errors
+    /// When the job cannot be planned with another number of packages.
+    pub fn fewest_packages(&self, workers: usize, memory: ByteSize) -> Result<Option<u32>> {
+        if self.needs.besides_grams(workers as u64) > memory.0 {
+            return Ok(None);
+        }
+        let room = ByteSize(self.needs.room_for_grams(memory.0, workers as u64));
+        let fewest = fewest_packages(&self.job.spec, self.inventory, self.tokens, room);
+        fewest.map_err(|e| self.job.unplanned(e))
+    }
+
+    /// Refuses a plan that does not fit the memory of a GPU on which so many workers work. The error names the smallest number of packages
+    /// that fits.
+    ///
+    /// # Errors
+    /// When the plan does not fit, or the job cannot be planned with another number of packages.
+    pub fn check(&self, workers: usize, memory: ByteSize) -> Result<()> {
+        let Self { job, needs, .. } = self;
+        if needs.peak(self.grams, workers as u64) <= memory.0 {
+            return Ok(());
+        }
+        let besides = ByteSize(needs.besides_grams(workers as u64));
+        let advice = match self.fewest_packages(workers, memory)? {
+            Some(count) => format!("give packages.count = {count} or more"),
+            None => "no number of packages is enough; set model.dtype = \"bf16\" or hessian.accumulate = \"f32\", or lower \
+                     calibration.shard_size, or take a GPU with more memory"
+                .to_owned(),
+        };
+        let (key, given) = packages(&job.spec, self.plan);
+        let problem = format!(
+            "is {given}, with which Grams take {}, beside {besides} of weights, activations and solving, but the GPU has {memory}: {advice}",
+            ByteSize(self.grams)
+        );
+        Err(job.refuse(JobError::new(key, problem)))
+    }
 }

@@ -6,6 +6,7 @@ pub mod commands;
 pub mod conditioning;
 pub mod context;
 pub mod described;
+pub mod device_needs;
 pub mod error;
 pub mod fit;
 pub mod job;

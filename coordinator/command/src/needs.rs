@@ -171,7 +171,7 @@ impl Described {
 const MOST_KEPT: u64 = 64 << 20;
 
 /// The numbers of prompts that run as one batch, in calibration and evaluation: whole shards, and what is left over.
-fn batches(spec: &JobSpec) -> BTreeSet<u64> {
+pub(crate) fn batches(spec: &JobSpec) -> BTreeSet<u64> {
     let shard = u64::from(spec.calibration.shard_size).max(1);
     let gathers = spec.sparsity.calibrates() && spec.calibration.grams.is_none();
     let calibrating = if gathers { spec.calibration.prompt_count() } else { 0 };
@@ -181,13 +181,13 @@ fn batches(spec: &JobSpec) -> BTreeSet<u64> {
 }
 
 /// Prompts on whose trajectories parts of the model are probed, as one batch.
-fn probed(spec: &JobSpec) -> u64 {
+pub(crate) fn probed(spec: &JobSpec) -> u64 {
     let prompts = spec.probe.prompts.min(spec.calibration.prompt_count());
     if spec.sparsity.probes() { u64::from(prompts) } else { 0 }
 }
 
 /// Rows and columns of a linear.
-fn shape(inventory: &Inventory, linear: LinearId) -> (usize, usize) {
+pub(crate) fn shape(inventory: &Inventory, linear: LinearId) -> (usize, usize) {
     let linear = inventory.linear(linear);
     (linear.rows, inventory.site(linear.site).width)
 }

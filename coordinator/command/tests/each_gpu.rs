@@ -94,6 +94,17 @@ fn workers_end_the_job_where_what_they_say_cannot_be_written() {
 }
 
 #[test]
+fn each_worker_checks_its_share_of_the_hosts_memory() {
+    let folder = setting(2);
+    let coordinator = Coordinator::start(folder.path());
+    let args =
+        ["worker", "--coordinator", &coordinator.url, "--devices", "all", "--memory", "64MiB", "--quiet"];
+    let (code, said) = on_gpus(folder.path(), 2, &[&args[..], &["--collective", "gloo"]].concat()).verdict();
+    assert_eq!(code, Some(2), "{said}");
+    assert!(said.contains("but of 32.0 MiB "), "{said}");
+}
+
+#[test]
 fn the_exit_code_of_workers_that_fail_is_passed_on() {
     let folder = tempfile::tempdir().unwrap();
     let args = ["worker", "--coordinator", "nonsense", "--devices", "1", "--quiet"];

@@ -1,5 +1,7 @@
 //! Where blocks are computed, Grams summed and linears solved.
 
+pub mod memory;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
@@ -124,6 +126,18 @@ impl ComputeDevice {
             Self::Cpu => crate::hardware(),
             #[cfg(feature = "cuda")]
             Self::Cuda(device) => format!("{}, {}", crate::hardware(), device.kind()),
+        }
+    }
+
+    /// Bytes of its own memory that are free; none where it works in the host's.
+    ///
+    /// # Errors
+    /// When the driver fails.
+    pub fn free_memory(&self) -> Result<Option<u64>, DeviceError> {
+        match self {
+            Self::Cpu => Ok(None),
+            #[cfg(feature = "cuda")]
+            Self::Cuda(device) => Ok(Some(device.free_memory()?)),
         }
     }
 

@@ -222,6 +222,9 @@ pub struct WorkerArgs {
     /// --threads says otherwise they share the cores.
     #[arg(long, value_name = "GPUS", conflicts_with = "device")]
     pub devices: Option<GpuChoice>,
+    /// The memory of this host that the worker may take; with --devices, all of them together [default: what is free on this machine].
+    #[arg(long, value_name = "SIZE")]
+    pub memory: Option<ByteSize>,
     /// How Grams are summed with other workers: gloo over the network, or nccl[:N] between GPUs, by GPU N of this host or else that of
     /// --device. All workers of a job use the same. NCCL needs a build with --features cuda [default: nccl on a GPU, gloo elsewhere]
     #[arg(long, value_name = "NAME")]
@@ -260,7 +263,7 @@ pub struct StatusArgs {
 #[command(
     after_long_help = "Example:\n  obsdiff plan job.toml --set packages.memory=16GiB\n  obsdiff plan job.toml --memory 80GiB\n  \
         obsdiff plan job.toml --workers 16 --bandwidth 10GB\n  \
-        obsdiff plan config.json --set sparsity.pattern=2:4"
+        obsdiff plan config.json --device-memory 80GB --set model.dtype=bf16"
 )]
 pub struct PlanArgs {
     /// The job.
@@ -269,6 +272,9 @@ pub struct PlanArgs {
     /// The memory of a worker that the job must fit in [default: what is free on this machine].
     #[arg(long, value_name = "SIZE")]
     pub memory: Option<ByteSize>,
+    /// The memory of a worker's GPU that the job must fit in, such as 80GB: weights, activations, Grams and solving.
+    #[arg(long, value_name = "SIZE")]
+    pub device_memory: Option<ByteSize>,
     /// Predict how long each package takes with this number of workers like this machine. The speed of one is measured first, on a
     /// model of the same sizes with random weights.
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=256))]

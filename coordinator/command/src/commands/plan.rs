@@ -6,7 +6,8 @@ use obsdiff_worker::conditioning::ConditioningFile;
 
 use super::counts::PackageCount;
 use super::plan_report::{
-    ConditioningReport, CostReport, MemoryReport, ModelSize, PlanReport, Traffic, packages,
+    ConditioningReport, CostReport, DeviceMemoryReport, MemoryReport, ModelSize, PlanReport, Traffic,
+    packages,
 };
 use super::plan_sizes;
 use super::plan_times::Times;
@@ -15,11 +16,12 @@ use crate::budget::with_surveys;
 use crate::cli::PlanArgs;
 use crate::context::CommandContext;
 use crate::described::Described;
+use crate::fit::{self, OnDevice};
 use crate::job::JobFile;
 use crate::machine::MachineRates;
 use crate::prompts::JobPrompts;
 use crate::run::location;
-use crate::{Result, conditioning, fit};
+use crate::{Result, conditioning};
 
 /// Of a network of 10 Gbit a second.
 const BANDWIDTH: ByteSize = ByteSize(1_000_000_000);
@@ -52,12 +54,15 @@ pub(super) fn plan(args: &PlanArgs, context: &mut CommandContext<'_>) -> Result<
         let cluster = (workers, args.bandwidth.unwrap_or(BANDWIDTH));
         Times::predict(&job, &described, &plan, cluster, machine.products, &context.clock)
     };
+    let on_device = || OnDevice::new(&job, &described, &bare);
+    let of_device = |memory| DeviceMemoryReport::new(&on_device(), memory);
     let report = PlanReport {
         job: spec.clone(),
         model: ModelSize::new(&described.inventory, described.tokens),
         packages: packages(&plan, &cost.packages),
         total: CostReport::new(&cost.total(), cost.largest_grams()),
         memory: Some(memory(&described.memory(spec, &plan), &cost)),
+        device_memory: args.device_memory.map(of_device).transpose()?,
         conditioning: Some(of_conditioning(&job, &described, &prompts)),
         traffic: traffic(&cost),
         whole_model: spec.sparsity.calibrates().then(whole_model).transpose()?,
@@ -66,10 +71,10 @@ pub(super) fn plan(args: &PlanArgs, context: &mut CommandContext<'_>) -> Result<
         note: prompts.note,
     };
     context.print(&report, args.json)?;
-    match args.memory.or(context.memory) {
-        Some(memory) => fit::check(&job, &described, &bare, 1, memory),
-        None => Ok(()),
+    if let Some(memory) = args.memory.or(context.memory) {
+        fit::check(&job, &described, &bare, 1, memory)?;
     }
+    args.device_memory.map_or(Ok(()), |memory| on_device().check(1, memory))
 }
 
 fn of_conditioning(job: &JobFile, described: &Described, prompts: &JobPrompts) -> ConditioningReport {

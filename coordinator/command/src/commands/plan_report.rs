@@ -10,6 +10,8 @@ use serde::Serialize;
 use super::counts::PackageCount;
 use super::plan_times::Times;
 use super::whole_model::WholeModel;
+use crate::Result;
+use crate::fit::OnDevice;
 use crate::text::{self, Table};
 
 /// A job's plan; `--json` prints it as it is here. What is absent is not known from what the command was given.
@@ -22,6 +24,8 @@ pub(super) struct PlanReport {
     pub(super) total: CostReport,
     /// The memory of one worker.
     pub(super) memory: Option<MemoryReport>,
+    /// The memory of its GPU, with `--device-memory`.
+    pub(super) device_memory: Option<DeviceMemoryReport>,
     pub(super) conditioning: Option<ConditioningReport>,
     pub(super) traffic: Traffic,
     /// Where the job calibrates.
@@ -143,6 +147,59 @@ pub(super) struct MemoryReport {
     pub(super) program_bytes: u64,
 }
 
+/// The predicted peak of a GPU's memory by one worker, its parts, and the fewest packages with which it holds the job.
+#[derive(Serialize)]
+pub(super) struct DeviceMemoryReport {
+    peak_bytes: u64,
+    transformer_bytes: u64,
+    grams_bytes: u64,
+    /// No forward call runs while a site is solved: the larger of the two counts.
+    activations_bytes: u64,
+    solver_bytes: u64,
+    context_bytes: u64,
+    /// That the job is to fit in.
+    memory_bytes: u64,
+    fewest_packages: Option<u32>,
+}
+
+impl DeviceMemoryReport {
+    /// Of a job on a GPU with so much memory.
+    ///
+    /// # Errors
+    /// When the job cannot be planned with another number of packages.
+    pub(super) fn new(job: &OnDevice<'_>, memory: ByteSize) -> Result<Self> {
+        let needs = job.needs;
+        Ok(Self {
+            peak_bytes: needs.peak(job.grams, 1),
+            transformer_bytes: needs.model,
+            grams_bytes: job.grams,
+            activations_bytes: needs.activations,
+            solver_bytes: needs.solver,
+            context_bytes: needs.base,
+            memory_bytes: memory.0,
+            fewest_packages: job.fewest_packages(1, memory)?,
+        })
+    }
+}
+
+impl fmt::Display for DeviceMemoryReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let fewest = self.fewest_packages.map_or("none".to_owned(), |packages| packages.to_string());
+        writeln!(
+            f,
+            "Peak memory of a GPU, predicted: {}\n  ({} transformer, {} Grams of the largest package, {} activations or {} solver, {} CUDA)\n\
+             Fewest packages that fit a GPU of {}: {fewest}",
+            ByteSize(self.peak_bytes),
+            ByteSize(self.transformer_bytes),
+            ByteSize(self.grams_bytes),
+            ByteSize(self.activations_bytes),
+            ByteSize(self.solver_bytes),
+            ByteSize(self.context_bytes),
+            ByteSize(self.memory_bytes),
+        )
+    }
+}
+
 /// What the conditioning of all prompts takes, and where it lies.
 #[derive(Serialize)]
 pub(super) struct ConditioningReport {
@@ -169,6 +226,9 @@ impl fmt::Display for PlanReport {
         let [contents, work] = self.tables();
         writeln!(f, "\n{contents}\n{work}")?;
         if let Some(memory) = &self.memory {
+            write!(f, "{memory}")?;
+        }
+        if let Some(memory) = &self.device_memory {
             write!(f, "{memory}")?;
         }
         if let Some(conditioning) = &self.conditioning {

@@ -9,10 +9,12 @@ use obsdiff_engine::pipeline::EncoderKind;
 use obsdiff_proto::JobError;
 
 use super::plan::traffic;
-use super::plan_report::{CostReport, ModelSize, PlanReport, packages};
+use super::plan_report::{CostReport, DeviceMemoryReport, ModelSize, PlanReport, packages};
 use super::whole_model::WholeModel;
 use crate::cli::PlanArgs;
 use crate::context::CommandContext;
+use crate::device_needs::DeviceNeeds;
+use crate::fit::OnDevice;
 use crate::job::JobFile;
 use crate::{Error, Result};
 
@@ -52,12 +54,24 @@ pub(super) fn plan(args: &PlanArgs, context: &mut CommandContext<'_>) -> Result<
     let solving = SolveCost::of(&spec.sparsity);
     let cost = PlanCost::new(&plan, &inventory, spec.hessian.accumulate, solving, &workload);
     let whole_model = || WholeModel::new(&job, &inventory, tokens, flops);
+    let on_device = OnDevice {
+        job: &job,
+        inventory: &inventory,
+        tokens,
+        plan: &plan,
+        grams: cost.largest_grams(),
+        needs: DeviceNeeds::new(spec, &plan, &*config, &inventory, tokens),
+    };
     let report = PlanReport {
         job: spec.clone(),
         model: ModelSize::new(&inventory, tokens),
         packages: packages(&plan, &cost.packages),
         total: CostReport::new(&cost.total(), cost.largest_grams()),
         memory: None,
+        device_memory: args
+            .device_memory
+            .map(|memory| DeviceMemoryReport::new(&on_device, memory))
+            .transpose()?,
         conditioning: None,
         traffic: traffic(&cost),
         whole_model: spec.sparsity.calibrates().then(whole_model).transpose()?,
@@ -65,7 +79,8 @@ pub(super) fn plan(args: &PlanArgs, context: &mut CommandContext<'_>) -> Result<
         times: None,
         note: None,
     };
-    context.print(&report, args.json)
+    context.print(&report, args.json)?;
+    args.device_memory.map_or(Ok(()), |memory| on_device.check(1, memory))
 }
 
 /// Tokens of a picture of the job's size, with as many text tokens as the published encoders give.

@@ -25,7 +25,7 @@ use tokio::runtime::Runtime;
 use crate::cli::WorkerArgs;
 use crate::context::CommandContext;
 use crate::described::{Described, unprepared};
-use crate::fit;
+use crate::fit::{self, OnDevice};
 use crate::job::{JobFile, StoreSettings};
 use crate::machine::product_rate;
 use crate::progress::Progress;
@@ -46,6 +46,7 @@ pub(super) fn work(args: &WorkerArgs, context: &mut CommandContext<'_>) -> Resul
     if let Some(gpus) = &args.devices {
         return each_gpu::work(gpus, args, context);
     }
+    context.memory = args.memory.or(context.memory);
     context.use_threads(args.process.threads)?;
     context.compute_here()?;
     let device = super::run::open_device(args.device)?;
@@ -142,6 +143,9 @@ fn serve(
     let inputs = inputs(briefing, received, JobGrams::index(&job, runtime.handle())?);
     if let Some(memory) = context.memory {
         fit::check(&job, &inputs.described, &inputs.plan, 1, memory)?;
+    }
+    if let Some(free) = crate::run::free_memory(device)? {
+        OnDevice::new(&job, &inputs.described, &inputs.plan).once_open().check(1, free)?;
     }
     // Reading weights counts as progress, so that a worker that takes long to prepare is not taken for one that hangs.
     let (encoding, loading) = (worker_state.clone(), worker_state.clone());

@@ -14,6 +14,7 @@ use super::state::has_written;
 use super::{grams, places};
 use crate::budget::with_surveys;
 use crate::described::Described;
+use crate::fit::OnDevice;
 use crate::job::JobFile;
 use crate::progress::PackageWork;
 use crate::prompts::JobPrompts;
@@ -52,6 +53,19 @@ impl Inputs {
     /// # Errors
     /// The first thing that cannot be used, naming the key, the file or the layer.
     pub fn open(job: &JobFile, workers: usize, memory: Option<ByteSize>) -> Result<Self> {
+        Self::open_on(job, workers, memory, None)
+    }
+
+    /// The same for workers on one open GPU, with so much `free` memory that weights, activations and Grams must fit in, too.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_on(
+        job: &JobFile,
+        workers: usize,
+        memory: Option<ByteSize>,
+        free: Option<ByteSize>,
+    ) -> Result<Self> {
         let _span = tracing::info_span!("check").entered();
         let conditioning = conditioning::open(job)?;
         let prompts = JobPrompts::load(job, conditioning.as_ref())?;
@@ -66,6 +80,9 @@ impl Inputs {
         let plan = described.plan(job)?;
         if let Some(memory) = memory {
             fit::check(job, &described, &plan, workers, memory)?;
+        }
+        if let Some(free) = free {
+            OnDevice::new(job, &described, &plan).once_open().check(workers, free)?;
         }
         let plan = with_surveys(job, &described, plan)?;
         let weights = Arc::new(described.pipeline.transformer_weights()?);

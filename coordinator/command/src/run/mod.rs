@@ -81,7 +81,8 @@ pub fn run(job: &JobFile, process: &RunContext<'_>) -> Result<Summary> {
     let &RunContext { workers, memory, progress, spans, disk, device, .. } = process;
     let root = tracing::info_span!(RUN_SPAN);
     let running = root.enter();
-    let inputs = Inputs::open(job, workers, memory)?;
+    let free = free_memory(device)?;
+    let inputs = Inputs::open_on(job, workers, memory, free)?;
     if process.baseline {
         baseline::check(job, &inputs)?;
     }
@@ -109,6 +110,15 @@ pub fn run(job: &JobFile, process: &RunContext<'_>) -> Result<Summary> {
         }
         Err(error) => Err(state::after(job, state, error, disk)),
     }
+}
+
+/// What is free of a device's own memory; none where it works in the host's.
+///
+/// # Errors
+/// When the driver fails.
+pub(crate) fn free_memory(device: &ComputeDevice) -> Result<Option<ByteSize>> {
+    let free = device.free_memory().map_err(|problem| Error::key("--device", problem.to_string()))?;
+    Ok(free.map(ByteSize))
 }
 
 /// The pruned model beside the dense one.

@@ -66,6 +66,41 @@ fn a_job_on_a_gpu_prunes_as_one_on_the_processor_and_twice_the_same() {
     assert!(weights(folder, "gpu") == weights(folder, "again"));
 }
 
+/// What a process takes of a GPU before it asks for memory, which the fake driver does not count.
+#[cfg(feature = "cuda")]
+const CONTEXT: u64 = 512 << 20;
+
+#[cfg(feature = "cuda")]
+#[test]
+fn a_job_runs_in_the_memory_of_a_gpu_that_its_plan_predicts_and_is_refused_in_less() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let libraries = obsdiff_tests::fake_cuda().to_str().unwrap();
+    let job = small_job(folder, "out");
+    let job = job.to_str().unwrap();
+    let planned = obsdiff(folder, &["plan", "--json", "--device-memory", "80GB", job], &[]);
+    assert!(planned.status.success(), "{}", text(&planned.stderr));
+    let planned: Value = serde_json::from_slice(&planned.stdout).unwrap();
+    let memory = &planned["device_memory"];
+    let bytes = |key: &str| memory[key].as_u64().unwrap();
+    assert_eq!(memory["fewest_packages"], 1);
+    let parts = bytes("transformer_bytes") + bytes("grams_bytes") + bytes("context_bytes");
+    let most = bytes("activations_bytes").max(bytes("solver_bytes"));
+    assert_eq!(bytes("peak_bytes"), parts + most);
+    let run = |memory: u64| {
+        let environment = [("LD_LIBRARY_PATH", libraries), ("FAKE_CUDA_MEMORY", &*memory.to_string())];
+        obsdiff(folder, &["run", "--quiet", "--device", "cuda", job], &environment)
+    };
+    let refused = run(bytes("peak_bytes") - CONTEXT - 1);
+    assert_eq!(refused.status.code(), Some(2));
+    let said = text(&refused.stderr);
+    assert!(said.contains("packages.count: is 1, with which Grams take "), "{said}");
+    assert!(said.contains("but the GPU has ") && said.contains("no number of packages is enough"), "{said}");
+    assert!(!folder.join("out").exists());
+    let ran = run(bytes("peak_bytes") - CONTEXT);
+    assert!(ran.status.success(), "{}", text(&ran.stderr));
+}
+
 #[cfg(feature = "cuda")]
 #[test]
 fn a_gpu_that_is_not_there_is_bad_input() {

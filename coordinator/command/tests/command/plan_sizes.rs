@@ -82,6 +82,34 @@ fn keys_shape_the_plan_as_they_do_a_jobs() {
 }
 
 #[test]
+fn a_gpus_memory_decides_the_fewest_packages() {
+    let config = config("flux.1-dev");
+    let of = |memory: &str, sets: &[&str]| {
+        let sets = sets.iter().flat_map(|set| ["--set", set]);
+        let args: Vec<_> = ["plan", &config, "--device-memory", memory].into_iter().chain(sets).collect();
+        let output = obsdiff(Path::new("."), &args, &[]);
+        (text(&output.stdout), text(&output.stderr), output.status.code())
+    };
+    let bf16 = "model.dtype=bf16";
+    // 22 GiB of weights and 60 GiB of Grams, of which half is left.
+    let (_, said, code) = of("80GB", &[bf16]);
+    assert_eq!(code, Some(2), "{said}");
+    assert!(said.contains("packages.count: is 1, with which Grams take 60.1 GiB, beside "), "{said}");
+    let count = said.split("give packages.count = ").nth(1).unwrap().split(' ').next().unwrap();
+    let (plan, said, code) = of("80GB", &[bf16, &format!("packages.count={count}")]);
+    assert_eq!((code, said.as_str()), (Some(0), ""));
+    assert!(line(&plan, "Peak memory of a GPU, predicted: ").ends_with(" GiB"), "{plan}");
+    assert_eq!(
+        line(&plan, "Fewest packages that fit"),
+        format!("Fewest packages that fit a GPU of 74.5 GiB: {count}")
+    );
+    // The weights in f32 alone take more than a GPU of 48 GB has beside an activation.
+    let (_, said, code) = of("24GB", &[bf16]);
+    assert_eq!(code, Some(2), "{said}");
+    assert!(said.contains("no number of packages is enough; set model.dtype"), "{said}");
+}
+
+#[test]
 fn what_a_configuration_cannot_tell_is_refused() {
     let config = config("flux.1-dev");
     let refused = |args: &[&str]| {

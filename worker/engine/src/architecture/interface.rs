@@ -108,6 +108,11 @@ pub trait TransformerConfig: Any + fmt::Debug + Send + Sync {
     /// Peak bytes of such a call's activations, computed in `dtype`; its inputs and what a tap keeps are not counted.
     fn activation_bytes(&self, batch: usize, image: usize, text: usize, dtype: DType) -> u64;
 
+    /// Peak bytes of such a call's activations in a GPU's memory, with the state that it goes by; none where blocks stay on the host.
+    fn gpu_activation_bytes(&self, _batch: usize, _image: usize, _text: usize, _dtype: DType) -> u64 {
+        0
+    }
+
     /// Bytes that stay allocated after such a call, and are used again only by a call of as many pictures.
     fn kept_bytes(&self, batch: usize, image: usize, text: usize, dtype: DType) -> u64;
 

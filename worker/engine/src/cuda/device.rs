@@ -2,6 +2,7 @@
 
 use super::CudaError;
 use super::driver::Driver;
+use super::error::MemoryPhase;
 use super::libraries::Libraries;
 
 /// The CUDA version whose PTX the kernels are, as the driver says it.
@@ -57,7 +58,7 @@ impl CudaDevice {
             return Err(CudaError::Capability { ordinal, name, found: capability });
         }
         let driver = Driver::open(ordinal)?;
-        let libraries = Libraries::open(&driver)?;
+        let libraries = Libraries::open(&driver).map_err(|error| error.during(MemoryPhase::Opening))?;
         Ok(Self { ordinal, name, capability, libraries, driver })
     }
 
@@ -90,6 +91,14 @@ impl CudaDevice {
     /// Its compute capability.
     pub const fn capability(&self) -> (i32, i32) {
         self.capability
+    }
+
+    /// Bytes of its memory that are free.
+    ///
+    /// # Errors
+    /// When the driver fails.
+    pub fn free_memory(&self) -> Result<u64, CudaError> {
+        self.driver.free_memory()
     }
 
     pub(super) const fn driver(&self) -> &Driver {

@@ -14,6 +14,7 @@ use cudarc::driver::{
 use cudarc::nvrtc::Ptx;
 
 use super::CudaError;
+use super::error::MemoryPhase;
 use super::kernels::{Launch, MODULES};
 
 /// What buffers hold: numbers of which any bits are valid.
@@ -188,6 +189,13 @@ impl Driver {
         self.context.bind_to_thread().map_err(failed("cuCtxSetCurrent"))
     }
 
+    /// Bytes of memory that are free. What was given back and is kept for the next buffer is not counted.
+    pub(super) fn free_memory(&self) -> Result<u64, CudaError> {
+        self.bind()?;
+        let (free, _) = mem_get_info().map_err(failed("cuMemGetInfo"))?;
+        Ok(free as u64)
+    }
+
     /// Memory whose contents nobody knows; room for one value at least.
     pub(super) fn buffer<T: Element>(&self, length: usize) -> Result<Buffer<T>, CudaError> {
         let length = length.max(1);
@@ -316,6 +324,8 @@ impl Driver {
     fn no_room<T>(&self, length: usize, error: DriverError) -> CudaError {
         match (error, mem_get_info()) {
             (DriverError(CUresult::CUDA_ERROR_OUT_OF_MEMORY), Ok((free, total))) => CudaError::Memory {
+                // Who asks for something else says so.
+                phase: MemoryPhase::Forward,
                 wanted: (length * size_of::<T>()) as u64,
                 free: free as u64,
                 total: total as u64,

@@ -1,7 +1,53 @@
 //! What can go wrong on a GPU.
 
+use std::fmt;
+
 use obsdiff_proto::ByteSize;
 use thiserror::Error;
+
+/// What memory of a GPU is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MemoryPhase {
+    /// The libraries, when it is opened.
+    Opening,
+    /// The transformer's weights.
+    Weights,
+    /// Activations.
+    Forward,
+    /// Sums of Grams, and observations on their way into them.
+    Grams,
+    /// Pruning and refining linears.
+    Solving,
+}
+
+impl MemoryPhase {
+    /// The setting that makes it take less.
+    const fn remedy(self) -> &'static str {
+        match self {
+            Self::Opening => {
+                "stop what else runs there (see `nvidia-smi`), or choose another GPU by --device cuda:N"
+            }
+            Self::Weights => {
+                "set model.dtype = \"bf16\", or more packages.count, or take a GPU with more memory"
+            }
+            Self::Forward => "set a lower calibration.shard_size, or more packages.count",
+            Self::Grams => "set more packages.count, or packages.memory",
+            Self::Solving => "set more packages.count, or sparsity.effort = \"fast\"",
+        }
+    }
+}
+
+impl fmt::Display for MemoryPhase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Opening => "when it is opened",
+            Self::Weights => "for the transformer's weights",
+            Self::Forward => "in a forward call",
+            Self::Grams => "for Grams",
+            Self::Solving => "to solve a site",
+        })
+    }
+}
 
 /// What can go wrong on a GPU, or before there is one. Each says in one line what its user can do.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -41,8 +87,10 @@ pub enum CudaError {
         found: (i32, i32),
     },
     /// The GPU's memory does not suffice.
-    #[error("the GPU has no room for another {}: {} of {} are free; set more packages.count, or packages.memory", ByteSize(*wanted), ByteSize(*free), ByteSize(*total))]
+    #[error("the GPU has no room for another {} {phase}: {} of {} are free; {}", ByteSize(*wanted), ByteSize(*free), ByteSize(*total), phase.remedy())]
     Memory {
+        /// What the memory was for.
+        phase: MemoryPhase,
         /// Bytes asked for.
         wanted: u64,
         /// Bytes that are free.
@@ -66,4 +114,14 @@ pub enum CudaError {
         /// What it said.
         problem: String,
     },
+}
+
+impl CudaError {
+    /// The same error, which happened while memory was asked for `phase`.
+    pub(super) fn during(self, phase: MemoryPhase) -> Self {
+        match self {
+            Self::Memory { wanted, free, total, .. } => Self::Memory { phase, wanted, free, total },
+            other => other,
+        }
+    }
 }

@@ -6,21 +6,14 @@ use std::sync::Arc;
 use obsdiff_proto::SiteId;
 
 use super::driver::{Buffer, Driver, Element, In};
+use super::error::MemoryPhase;
 use super::kernels::Launch;
 use super::libraries::{Operand, Product, Sizes};
 use super::matrix::{CudaMatrix, Numbers};
 use super::{CudaDevice, CudaError};
+use crate::device::memory::{ALIGNED, TOKENS_OF_PART, panel};
 use crate::gram::{Gram, GramError, GramSet, GramSums, GramSumsMut};
 use crate::model::Matrix;
-
-/// Tokens that one thread squares, as `kernels/gram.cu` has it.
-const TOKENS_OF_PART: usize = 256;
-
-/// Rows of X^T X that are formed at once, from the diagonal to the right: of wide Grams more, so that the product keeps a GPU busy; of
-/// narrow ones fewer, so that less is formed below the diagonal. Fixed by the width, so that bits repeat.
-const fn panel(n: usize) -> usize {
-    if n > 4096 { 1024 } else { 512 }
-}
 
 /// The sums of one site.
 #[derive(Debug)]
@@ -59,9 +52,6 @@ struct Observation<'a> {
     /// Values between the starts of two rows. Those behind a row's features are zeros.
     stride: usize,
 }
-
-/// Rows of products begin at multiples of so many numbers where a row is copied anyway.
-const ALIGNED: usize = 8;
 
 /// The open Grams of a package on a GPU.
 #[derive(Debug)]
@@ -362,6 +352,6 @@ fn grown<'a, T: Element>(
 
 impl From<CudaError> for GramError {
     fn from(error: CudaError) -> Self {
-        Self::Device(error.to_string())
+        Self::Device(error.during(MemoryPhase::Grams).to_string())
     }
 }

@@ -11,9 +11,7 @@ use super::CudaError;
 use super::driver::{Buffer, Driver, In, Out};
 use super::factorised::Factorised;
 use super::matrix::Numbers;
-
-/// Bytes of cuBLAS's workspace: what it advises for Hopper. Of a fixed size, because the choice of algorithms depends on it.
-const WORKSPACE: usize = 32 << 20;
+use crate::device::memory::WORKSPACE;
 
 /// What cuBLAS calls a type of numbers. It sums the products of each in f32.
 const fn type_of(numbers: Numbers) -> blas::cudaDataType {

@@ -37,7 +37,7 @@ mod solver;
 #[cfg(feature = "cuda")]
 pub use device::CudaDevice;
 #[cfg(feature = "cuda")]
-pub use error::CudaError;
+pub use error::{CudaError, MemoryPhase};
 #[cfg(feature = "cuda")]
 pub use gram::CudaGrams;
 #[cfg(feature = "cuda")]

@@ -9,19 +9,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use candle_core::DType;
 
 use super::CudaDevice;
+use super::error::MemoryPhase;
 use super::kernels::Launch;
 use super::libraries::{Operand, Product, Sizes};
 use super::matrix::{CudaMatrix, Numbers};
+use crate::device::memory::{ALIGNED, SCORES};
 use crate::model::Matrix;
 use crate::model::ops::{BlockOps, LinearTensors, Modulation, Parameter, Projected, Rotary};
 use crate::{Error, Result};
-
-/// Scores of an attention that are in memory at a time (256 MiB in f32): queries are taken in parts, so that memory does not grow with the
-/// square of the tokens.
-const SCORES: usize = 1 << 26;
-
-/// Rows of scores begin at multiples of so many numbers, so that products read them aligned.
-const ALIGNED: usize = 8;
 
 /// The operations of blocks on one GPU.
 #[derive(Debug)]
@@ -70,7 +65,11 @@ impl CudaOps {
 
     /// A parameter's copy on this GPU, made at its first use and kept with it.
     fn parameter<'a>(&self, parameter: &'a Parameter) -> Result<&'a CudaMatrix> {
-        on_gpu(parameter.on_device(|tensor| Ok(CudaMatrix::upload(&self.device, tensor)?.into()))?)
+        let upload = |tensor: &_| match CudaMatrix::upload(&self.device, tensor) {
+            Err(Error::Cuda(error)) => Err(error.during(MemoryPhase::Weights).into()),
+            uploaded => Ok(uploaded?.into()),
+        };
+        on_gpu(parameter.on_device(upload)?)
     }
 
     /// x W^T, without the bias.

@@ -6,17 +6,16 @@ use std::sync::Arc;
 use obsdiff_proto::{Effort, Precision, Target};
 
 use super::driver::{Buffer, Driver, In};
+use super::error::MemoryPhase;
 use super::kernels::Launch;
 use super::libraries::{Operand, Sizes};
 use super::selection::Mask;
 use super::{CudaDevice, CudaError};
+use crate::device::memory::ROWS_TOGETHER;
 use crate::solve::{
     NO_SITE, OutputEnergy, ScaledHessian, SiteSettings, SiteSolver, SolveError, SolvedWeight, check, share,
     stride,
 };
-
-/// Rows that are refined together, at most: six matrices of their size are held. Fixed, so that bits repeat.
-const ROWS_TOGETHER: usize = 8192;
 
 /// Values whose sum kernels of refinement keep in shared memory as one f64.
 const RUN: usize = 1024;
@@ -335,6 +334,6 @@ impl Rows {
 
 impl From<CudaError> for SolveError {
     fn from(error: CudaError) -> Self {
-        Self::Device(error.to_string())
+        Self::Device(error.during(MemoryPhase::Solving).to_string())
     }
 }

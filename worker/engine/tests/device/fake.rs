@@ -9,6 +9,7 @@ use cudarc::driver::sys::culib;
 use obsdiff_engine::calibrate::GramTap;
 use obsdiff_engine::device::ComputeDevice;
 use obsdiff_engine::gram::Gram;
+use obsdiff_engine::model::NoTap;
 use obsdiff_proto::{Accumulate, SiteId, Target};
 use obsdiff_tests::{fake_cuda, noise};
 
@@ -97,7 +98,7 @@ fn what_is_missing_in_host_memory_is_said_with_its_remedy() {
         ),
         (
             &[("FAKE_CUDA_MEMORY", "1048576")],
-            "the GPU has no room for another 32.0 MiB: 1.0 MiB of 1.0 MiB are free; set more packages.count, or packages.memory",
+            "the GPU has no room for another 32.0 MiB when it is opened: 1.0 MiB of 1.0 MiB are free; stop what else runs there (see `nvidia-smi`), or choose another GPU by --device cuda:N",
         ),
     ];
     for (settings, expected) in cases {
@@ -154,6 +155,29 @@ fn a_forward_call_crosses_to_the_gpu_before_its_blocks_and_back_after_them() {
     let verdicts = 12 * inventory.sites.len() as u64;
     let wanted = [verdicts + bytes(&["image", "conditioning"]), bytes(&["image", "text", "conditioning"])];
     assert_eq!([after[0] - before[0], after[1] - before[1]], wanted);
+}
+
+#[test]
+fn a_forward_call_takes_what_its_configuration_predicts_in_host_memory() {
+    if !matches!(device(), ComputeDevice::Cuda(_)) || counted("fake_cuda_bytes_to_host").is_none() {
+        return;
+    }
+    if !counts_alone("fake::a_forward_call_takes_what_its_configuration_predicts_in_host_memory") {
+        return;
+    }
+    for (name, dtype) in [("sd35-medium", DType::F32), ("flux-dev", DType::BF16)] {
+        let device = device();
+        let golden = Golden::open(name, dtype, &device);
+        golden.forward(&mut NoTap);
+        counted("fake_cuda_passing_bytes");
+        golden.forward(&mut NoTap);
+        let passing = counted("fake_cuda_passing_bytes").unwrap();
+        let predicted = golden.predicted_gpu_bytes(dtype);
+        assert!(
+            (passing..2 * passing).contains(&predicted),
+            "{name}: {passing} bytes, predicted {predicted}"
+        );
+    }
 }
 
 #[test]

@@ -60,6 +60,15 @@ impl Golden {
         }
     }
 
+    /// Bytes of a GPU's memory that its configuration predicts for the call.
+    #[allow(dead_code)]
+    pub(crate) fn predicted_gpu_bytes(&self, dtype: DType) -> u64 {
+        let config = obsdiff_engine::architecture::read_config(&self.folder).unwrap();
+        let (batch, _, height, width) = self.call().latents.dims4().unwrap();
+        let image = height * width / config.latents().patch.pow(2);
+        config.gpu_activation_bytes(batch, image, self.call().text.dim(1).unwrap(), dtype)
+    }
+
     pub(crate) fn forward(&self, tap: &mut dyn Tap) -> Tensor {
         self.model.forward(&self.call(), tap).unwrap()
     }

@@ -1,6 +1,6 @@
 //! `--devices`: a process for each GPU of this host, which this process starts, stops and listens to.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Command, ExitStatus, Stdio};
@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 
 use obsdiff_engine::device::{ComputeDevice, DeviceName};
-use obsdiff_proto::lock;
+use obsdiff_proto::{ByteSize, lock};
 use rustix::process::{Pid, kill_process};
 
 use super::LEFT;
@@ -20,6 +20,9 @@ use crate::{Error, Result};
 
 /// The flag that a worker on one GPU is started without.
 const FLAG: &str = "--devices";
+
+/// The flag that tells it its share.
+const MEMORY: &str = "--memory";
 
 /// Starts a worker for each of these GPUs, with the arguments of this process, and waits until all have ended. Signals are passed on to
 /// them, and what they say is said here, behind the name of the GPU.
@@ -32,6 +35,9 @@ pub(super) fn work(choice: &GpuChoice, args: &WorkerArgs, context: &mut CommandC
         Some(_) => None,
         None => Some((thread::available_parallelism().map_or(1, usize::from) / gpus.len()).max(1)),
     };
+    // Each checks what it will hold against its share.
+    let count = gpus.len().max(1) as u64;
+    let memory = args.memory.or(context.memory).map(|memory| ByteSize(memory.0 / count));
     let program = std::env::current_exe().map_err(Error::system)?;
     // Signals are passed on from before the first is started: none is left behind.
     let running: Arc<Mutex<Running>> = Arc::default();
@@ -46,10 +52,13 @@ pub(super) fn work(choice: &GpuChoice, args: &WorkerArgs, context: &mut CommandC
     let mut unstarted = None;
     for gpu in gpus {
         let mut command = Command::new(&program);
-        command.args(without_flag(&context.arguments));
+        command.args(without(&[FLAG, MEMORY], &context.arguments));
         command.args(["--device", &DeviceName::Cuda(gpu).to_string()]);
         if let Some(threads) = threads {
             command.args(["--threads", &threads.to_string()]);
+        }
+        if let Some(memory) = memory {
+            command.args(["--memory", &memory.0.to_string()]);
         }
         // In a group of its own it does not hear what is typed on the terminal: this process passes it on, once.
         command.process_group(0).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -107,14 +116,15 @@ fn numbers(choice: &GpuChoice) -> Result<Vec<usize>> {
     }
 }
 
-/// The arguments of this process without [`FLAG`] and its value.
-fn without_flag(arguments: &[OsString]) -> Vec<OsString> {
+/// The arguments of this process without these flags and their values.
+fn without(flags: &[&str], arguments: &[OsString]) -> Vec<OsString> {
     let mut kept = Vec::new();
     let mut arguments = arguments.iter();
     while let Some(argument) = arguments.next() {
-        if argument == OsStr::new(FLAG) {
+        let text = argument.to_string_lossy();
+        if flags.iter().any(|flag| text == *flag) {
             arguments.next();
-        } else if !argument.to_string_lossy().starts_with(&format!("{FLAG}=")) {
+        } else if !flags.iter().any(|flag| text.starts_with(&format!("{flag}="))) {
             kept.push(argument.clone());
         }
     }
@@ -225,11 +235,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_flag_and_its_value_go_and_all_else_stays() {
-        for flag in [vec!["--devices", "all"], vec!["--devices=0,1"]] {
+    fn the_flags_and_their_values_go_and_all_else_stays() {
+        for flag in
+            [vec!["--devices", "all"], vec!["--devices=0,1", "--memory", "8GiB"], vec!["--memory=1GB"]]
+        {
             let given = [&["worker", "--coordinator", "http://h:1"][..], &flag, &["--quiet"]].concat();
             let given: Vec<OsString> = given.iter().map(OsString::from).collect();
-            assert_eq!(without_flag(&given), ["worker", "--coordinator", "http://h:1", "--quiet"]);
+            assert_eq!(
+                without(&[FLAG, MEMORY], &given),
+                ["worker", "--coordinator", "http://h:1", "--quiet"]
+            );
         }
     }
 }

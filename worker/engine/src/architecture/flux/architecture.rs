@@ -14,6 +14,7 @@ use crate::architecture::{
     Architecture, ConditioningWidths, Guidance, LatentLayout, PipelineDefaults, TransformerConfig,
 };
 use crate::checkpoint::{JoinedTensor, Weights};
+use crate::device::memory;
 use crate::model::{DiffusionModel, ops};
 use crate::pipeline::{Conditioning, EncodedText, EncoderKind, EncoderSlot, EncoderWidths, LevelSource};
 use crate::{Error, Result};
@@ -80,6 +81,10 @@ impl TransformerConfig for FluxConfig {
 
     fn activation_bytes(&self, batch: usize, image: usize, text: usize, dtype: DType) -> u64 {
         ops::peak_bytes(self.sizes(batch, image, text), dtype)
+    }
+
+    fn gpu_activation_bytes(&self, batch: usize, image: usize, text: usize, dtype: DType) -> u64 {
+        memory::call_bytes(self.sizes(batch, image, text), dtype.size_in_bytes())
     }
 
     fn kept_bytes(&self, batch: usize, image: usize, text: usize, dtype: DType) -> u64 {

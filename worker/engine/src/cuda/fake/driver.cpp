@@ -43,6 +43,13 @@ EXPORT unsigned long long fake_cuda_copies_to_host() { return copies_to_host; }
 EXPORT unsigned long long fake_cuda_copies_to_device() { return copies_to_device; }
 EXPORT unsigned long long fake_cuda_launches() { return launches; }
 EXPORT unsigned long long fake_cuda_most_bytes() { return most_bytes; }
+// The most bytes since this was last asked, besides those that are allocated now: what came and went.
+EXPORT unsigned long long fake_cuda_passing_bytes() {
+    std::lock_guard<std::mutex> held(guard);
+    size_t passing = most_bytes - allocated_bytes;
+    most_bytes = allocated_bytes;
+    return passing;
+}
 EXPORT unsigned long long fake_cuda_allocations() {
     std::lock_guard<std::mutex> held(guard);
     return allocations.size();

@@ -1,0 +1,85 @@
+//! What a GPU's memory holds at most, in bytes, from shapes alone. The sizes that decide it are those that `cuda/` works with.
+
+use crate::model::ops::CallSizes;
+
+const F32: u64 = 4;
+const F64: u64 = 8;
+
+/// Bytes of cuBLAS's workspace: what it advises for Hopper. Of a fixed size, because the choice of algorithms depends on it.
+pub(crate) const WORKSPACE: usize = 32 << 20;
+
+/// What a process takes of a GPU before it asks for anything: its context with the kernels and the libraries' own. Drivers of this time take
+/// 0.3 to 0.5 GiB; obsdiff has not been measured on a GPU.
+const CONTEXT: u64 = 512 << 20;
+
+/// Scores of an attention that are in memory at a time (256 MiB in f32): queries are taken in parts, so that memory does not grow with the
+/// square of the tokens.
+pub(crate) const SCORES: usize = 1 << 26;
+
+/// Rows of scores, and rows of products that are copied anyway, begin at multiples of so many numbers, so that products read them aligned.
+pub(crate) const ALIGNED: usize = 8;
+
+/// Tokens that one thread squares, as `cuda/kernels/gram.cu` has it.
+pub(crate) const TOKENS_OF_PART: usize = 256;
+
+/// Rows that are refined together, at most. Fixed, so that bits repeat.
+pub(crate) const ROWS_TOGETHER: usize = 8192;
+
+/// Rows of X^T X that are formed at once, from the diagonal to the right: of wide Grams more, so that the product keeps a GPU busy; of
+/// narrow ones fewer, so that less is formed below the diagonal. Fixed by the width, so that bits repeat.
+pub(crate) const fn panel(n: usize) -> usize {
+    if n > 4096 { 1024 } else { 512 }
+}
+
+/// What a process takes of a GPU before it has weights: the context, and cuBLAS's workspace.
+pub const fn opened_bytes() -> u64 {
+    CONTEXT + WORKSPACE as u64
+}
+
+/// Peak of a forward call's activations in numbers of `bytes` each: the largest of what is there around the attentions and around the
+/// feed-forward networks of a joint block, and around the attention of a single-stream block and where its parts are joined. Nothing is kept
+/// to be used again. An attention takes the keys and values of one item, and scores with their shares, beside it.
+pub(crate) fn call_bytes(sizes: CallSizes, bytes: usize) -> u64 {
+    let bytes = bytes as u64;
+    let CallSizes { batch, image, text, width, heads, dual, single } = sizes;
+    let tokens = image + text;
+    let [of_image, of_text] = [image, text].map(|tokens| (batch * tokens * width) as u64);
+    let both = of_image + of_text;
+    let (queries, stride) = (image.max(text), tokens.next_multiple_of(ALIGNED));
+    let queries = if single { tokens } else { queries };
+    let part = (SCORES / (heads * stride).max(1)).clamp(1, queries.max(1));
+    let attention = 2 * bytes * (tokens * width) as u64 + (heads * part * stride) as u64 * (F32 + bytes);
+    // The streams, their queries, keys and values, and what they attend to; of a second attention of the image its own three.
+    let around_attention = bytes * ((if dual { 8 } else { 5 }) * of_image + 5 * of_text) + attention;
+    // The streams, the hidden layers, and the inputs of one of them or the product that leaves it.
+    let around_feed_forward = bytes * 6 * both;
+    // The tokens, the hidden layer, and queries, keys, values and what is attended to; or the last and the hidden layer joined.
+    let single_stream = if single { bytes * 9 * both + attention } else { 0 };
+    let joined = if single { bytes * 11 * both } else { 0 };
+    // Of two streams nine parts each and their conditioning; cosines and sines of every place.
+    let modulation = bytes * (batch * width * (2 * 9 + 2)) as u64;
+    let tables = F32 * (tokens * width / heads.max(1)) as u64;
+    let most = around_attention.max(around_feed_forward).max(single_stream).max(joined);
+    most + modulation + tables
+}
+
+/// An observation of so many tokens on its way into a Gram of width n: the sums of its squares, a panel of its product and, where it is
+/// `padded` with a feature of constant 1, a copy.
+pub fn observation_bytes(n: usize, tokens: usize, padded: bool, bytes: usize) -> u64 {
+    let parts = F64 * (tokens.div_ceil(TOKENS_OF_PART) * n) as u64;
+    let product = F32 * (panel(n).min(n) * n) as u64;
+    let copy = if padded { (tokens * n.next_multiple_of(ALIGNED) * bytes) as u64 } else { 0 };
+    parts + product + copy + F64 * n as u64
+}
+
+/// A site of width n whose largest linear has so many `rows`, pruned by alternating directions with so many `inverses`: A and the inverses;
+/// while one is formed in f64, its square and as much for cuSOLVER; while a linear is solved, its weights before and now, dense and change in
+/// scaled coordinates with a mask, or five bands of the rows that are refined.
+pub fn alternating_bytes(n: usize, rows: usize, inverses: usize) -> u64 {
+    let (square, weights) = ((n * n) as u64, (rows * n) as u64);
+    let kept = F32 * (1 + inverses as u64) * square;
+    let forming = 2 * F64 * square;
+    let band = (rows.min(ROWS_TOGETHER) * n) as u64;
+    let solving = ((4 * F32 + 1) * weights).max(F32 * (2 * weights + 5 * band));
+    kept + forming.max(solving)
+}
