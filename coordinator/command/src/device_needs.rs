@@ -89,10 +89,13 @@ impl Job<'_> {
         (prompts * self.tokens.branches) as usize
     }
 
+    /// One call, with the conditioning that stays from step to step.
     fn forward_call(&self) -> u64 {
         let (image, text) = (self.tokens.image as usize, self.tokens.text as usize);
         let dtype = compute_type(self.spec.model.dtype);
-        self.config.gpu_activation_bytes(self.pictures(), image, text, dtype)
+        let widths = self.config.conditioning();
+        let inputs = self.pictures() * (text * widths.text + widths.pooled) * self.number();
+        self.config.gpu_activation_bytes(self.pictures(), image, text, dtype) + inputs as u64
     }
 
     /// Of each point that a survey probes at the state of a forward call, and of one a second; the largest linear as it is put in.
@@ -128,14 +131,15 @@ impl Job<'_> {
     /// The largest site that is solved on the GPU.
     fn solver(&self) -> u64 {
         let sparsity = &self.spec.sparsity;
-        if sparsity.method() != Method::Admm {
-            return 0;
-        }
-        let inverses = sparsity.effort.penalties().len();
+        let factors = match sparsity.method() {
+            Method::Admm => sparsity.effort.penalties().len(),
+            Method::Obs => 1,
+            _ => return 0,
+        };
         let bytes = |package: &Package, site: SiteId| {
             let rows = package.linears.iter().map(|target| self.inventory.linear(target.linear));
             let rows = rows.filter(|linear| linear.site == site).map(|linear| linear.rows).max();
-            memory::alternating_bytes(self.inventory.site(site).width, rows.unwrap_or(0), inverses)
+            memory::site_bytes(self.inventory.site(site).width, rows.unwrap_or(0), factors)
         };
         let packages = self.plan.packages.iter().filter(|package| !package.is_structured());
         let sites = packages.flat_map(|package| package.sites.iter().map(move |site| bytes(package, *site)));

@@ -111,7 +111,17 @@ impl ComputeDevice {
         }
     }
 
-    /// A solver that works on it.
+    /// A solver by OBS that works on it, with this damping of the Grams by which masks are chosen; none on the processor, which prunes in
+    /// place: see [`crate::solve::Obs`].
+    pub fn obs_solver(&self, _damping: f64) -> Option<Box<dyn SiteSolver>> {
+        match self {
+            Self::Cpu => None,
+            #[cfg(feature = "cuda")]
+            Self::Cuda(device) => Some(Box::new(CudaSolver::by_obs(Arc::clone(device), _damping))),
+        }
+    }
+
+    /// A solver by alternating directions that works on it.
     pub fn solver(&self) -> Box<dyn SiteSolver> {
         match self {
             Self::Cpu => Box::<CpuSolver>::default(),

@@ -108,7 +108,7 @@ pub trait TransformerConfig: Any + fmt::Debug + Send + Sync {
     /// Peak bytes of such a call's activations, computed in `dtype`; its inputs and what a tap keeps are not counted.
     fn activation_bytes(&self, batch: usize, image: usize, text: usize, dtype: DType) -> u64;
 
-    /// Peak bytes of such a call's activations in a GPU's memory, with the state that it goes by; none where blocks stay on the host.
+    /// Peak bytes of such a call's activations in a GPU's memory, with the state that it goes by; none where the model stays on the host.
     fn gpu_activation_bytes(&self, _batch: usize, _image: usize, _text: usize, _dtype: DType) -> u64 {
         0
     }

@@ -48,6 +48,12 @@ impl Launch {
         Self::blocks(count.div_ceil(THREADS as usize / 16))
     }
 
+    /// A warp for each of `count` rows, so many of them to a block of threads.
+    pub(super) fn rows(count: usize, of_block: usize) -> Self {
+        let grid = [count.div_ceil(of_block).max(1) as u32, 1, 1];
+        Self { grid, block: [32 * of_block as u32, 1, 1], shared: 0 }
+    }
+
     /// The same with one row of blocks for each of `parts`.
     pub(super) fn parts(columns: usize, parts: usize) -> Self {
         let across = columns.div_ceil(THREADS as usize).max(1) as u32;
@@ -235,6 +241,16 @@ kernels! {
             damping: In<'_, f32>, n: usize, errors: Out<'_, f64>,
         );
     }
+    "obs" {
+        prune_block_lowest(
+            settled: In<'_, f32>, u: In<'_, f32>, reciprocal: In<'_, f32>, rows: usize, columns: usize, n: usize,
+            selection: In<'_, u32>, weight: Out<'_, f32>, errors: Out<'_, f32>,
+        );
+        prune_block_n_to_m(
+            settled: In<'_, f32>, u: In<'_, f32>, reciprocal: In<'_, f32>, rows: usize, columns: usize, n: usize, pruned: usize,
+            m: usize, weight: Out<'_, f32>, errors: Out<'_, f32>,
+        );
+    }
     "norm" {
         [each type] {
             norm_modulate(
@@ -253,6 +269,8 @@ kernels! {
             );
             add_bias(x: Out<'_, u8>, bias: In<'_, u8>, rows: usize, width: usize);
             limit(x: Out<'_, u8>, rows: usize, width: usize, largest: f32);
+            silu(x: Out<'_, u8>, rows: usize, width: usize);
+            add_rows(x: Out<'_, u8>, added: In<'_, u8>, times: usize, rows: usize, width: usize);
             join_columns(left: In<'_, u8>, right: In<'_, u8>, rows: usize, a: usize, b: usize, out: Out<'_, u8>);
             softmax(scores: In<'_, u8>, rows: usize, keys: usize, stride: usize, scale: f32, out: Out<'_, u8>);
         }

@@ -7,6 +7,8 @@
 //! Tests run without a GPU in two ways. `shim/` compiles the kernels for the processor, to be held to this crate's own functions one by
 //! one; `fake/` are a driver, cuBLAS and cuSOLVER in host memory, under which everything here runs as it does on a GPU.
 
+#[cfg(feature = "cuda")]
+mod attention;
 #[cfg(test)]
 mod compiled;
 #[cfg(feature = "cuda")]
@@ -25,6 +27,8 @@ mod kernels;
 mod libraries;
 #[cfg(feature = "cuda")]
 mod matrix;
+#[cfg(feature = "cuda")]
+mod obs;
 #[cfg(feature = "cuda")]
 mod ops;
 #[cfg(feature = "cuda")]

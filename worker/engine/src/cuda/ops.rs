@@ -13,7 +13,7 @@ use super::error::MemoryPhase;
 use super::kernels::Launch;
 use super::libraries::{Operand, Product, Sizes};
 use super::matrix::{CudaMatrix, Numbers};
-use crate::device::memory::{ALIGNED, SCORES};
+use crate::device::memory::SCORES;
 use crate::model::Matrix;
 use crate::model::ops::{BlockOps, LinearTensors, Modulation, Parameter, Projected, Rotary};
 use crate::{Error, Result};
@@ -21,10 +21,10 @@ use crate::{Error, Result};
 /// The operations of blocks on one GPU.
 #[derive(Debug)]
 pub(crate) struct CudaOps {
-    device: Arc<CudaDevice>,
-    numbers: Numbers,
+    pub(super) device: Arc<CudaDevice>,
+    pub(super) numbers: Numbers,
     /// Scores of an attention in memory at a time.
-    scores: usize,
+    pub(super) scores: usize,
     /// Floating-point operations of all products so far.
     counted: AtomicU64,
 }
@@ -55,11 +55,11 @@ impl CudaOps {
         self.counted.load(Ordering::Relaxed)
     }
 
-    fn count(&self, rows: usize, n: usize, out: usize) {
+    pub(super) fn count(&self, rows: usize, n: usize, out: usize) {
         self.counted.fetch_add(2 * rows as u64 * n as u64 * out as u64, Ordering::Relaxed);
     }
 
-    fn empty(&self, rows: usize, columns: usize) -> Result<CudaMatrix> {
+    pub(super) fn empty(&self, rows: usize, columns: usize) -> Result<CudaMatrix> {
         Ok(CudaMatrix::new(&self.device, self.numbers, rows, columns)?)
     }
 
@@ -132,6 +132,40 @@ impl BlockOps for CudaOps {
         let launch = Launch::strided(rows * out);
         self.device.driver().gelu(self.numbers, launch, y.output()?, bias.input(), rows, out)?;
         Ok(y.into())
+    }
+
+    fn silu(&self, x: Matrix) -> Result<Matrix> {
+        let mut x = into_gpu(x)?.unshared()?;
+        let (rows, width) = (x.rows(), x.columns());
+        self.device.driver().silu(self.numbers, Launch::strided(rows * width), x.output()?, rows, width)?;
+        Ok(x.into())
+    }
+
+    fn add_rows(&self, x: Matrix, added: &Matrix) -> Result<Matrix> {
+        let (mut x, added) = (into_gpu(x)?.unshared()?, on_gpu(added)?);
+        let (all, width, rows) = (x.rows(), x.columns(), added.rows());
+        let fits = added.columns() == width && rows > 0 && all.is_multiple_of(rows);
+        if !fits || added.numbers() != x.numbers() {
+            let problem = format!("{rows} rows of {} are not added to {all} of {width}", added.columns());
+            return Err(Error::Argument(problem));
+        }
+        let launch = Launch::strided(all * width);
+        let driver = self.device.driver();
+        driver.add_rows(self.numbers, launch, x.output()?, added.input(), all / rows, rows, width)?;
+        Ok(x.into())
+    }
+
+    fn last_tokens(&self, tokens: &Matrix, batch: usize, count: usize) -> Result<Matrix> {
+        let tokens = on_gpu(tokens)?;
+        let of_item = tokens.rows() / batch.max(1);
+        let Some(first) = of_item.checked_sub(count) else {
+            return Err(Error::Argument(format!("items of {of_item} tokens have no last {count}")));
+        };
+        let mut last = self.empty(batch * count, tokens.columns())?;
+        for item in 0..batch {
+            last.write_rows(item * count, tokens, item * of_item + first, count)?;
+        }
+        Ok(last.into())
     }
 
     fn linear_head_norm(
@@ -313,66 +347,6 @@ impl CudaOps {
         }
         Ok(sequence)
     }
-
-    /// Softmax attention of one item's queries, which are some rows of `queries`, on its keys and values, into the same rows of `out`.
-    fn attend(
-        &self,
-        queries: &CudaMatrix,
-        item: Range<usize>,
-        [keys, values]: [&CudaMatrix; 2],
-        heads: usize,
-        out: &mut CudaMatrix,
-    ) -> Result<()> {
-        let (width, count) = (queries.columns(), keys.rows());
-        if heads == 0 || !width.is_multiple_of(heads) || [keys, values].map(CudaMatrix::columns) != [width; 2]
-        {
-            return Err(Error::Argument(format!("{width} features are no {heads} heads")));
-        }
-        let (head, stride) = (width / heads, count.next_multiple_of(ALIGNED));
-        let most = (self.scores / (heads * stride)).clamp(1, item.len().max(1));
-        let (driver, libraries) = (self.device.driver(), self.device.libraries());
-        let mut scores = CudaMatrix::new(&self.device, Numbers::F32, heads * most, stride)?;
-        let mut shares = self.empty(heads * most, stride)?;
-        for first in item.clone().step_by(most) {
-            let rows = most.min(item.end - first);
-            self.count(2 * rows, width, count);
-            let product = Product {
-                numbers: self.numbers,
-                sizes: Sizes { rows, columns: count, inner: head, stride },
-                left: features_of_head(queries, first, false),
-                right: features_of_head(keys, 0, true),
-                steps: [head, head, rows * stride],
-                count: heads,
-            };
-            libraries.multiply_to_f32(product, scores.output()?)?;
-            driver.softmax(
-                self.numbers,
-                Launch::row_sums(heads * rows),
-                scores.input(),
-                heads * rows,
-                count,
-                stride,
-                1.0 / (head as f32).sqrt(),
-                shares.output()?,
-            )?;
-            let product = Product {
-                numbers: self.numbers,
-                sizes: Sizes { rows, columns: head, inner: count, stride: width },
-                left: Operand { values: shares.input(), stride, transposed: false },
-                right: features_of_head(values, 0, false),
-                steps: [rows * stride, head, head],
-                count: heads,
-            };
-            libraries.multiply_numbers(product, out.output_from(first * width)?)?;
-        }
-        Ok(())
-    }
-}
-
-/// The first head's features of a matrix whose heads lie side by side, from some row on.
-fn features_of_head(matrix: &CudaMatrix, row: usize, transposed: bool) -> Operand<'_, u8> {
-    let stride = matrix.columns();
-    Operand { values: matrix.input_from(row * stride), stride, transposed }
 }
 
 fn on_gpu(matrix: &Matrix) -> Result<&CudaMatrix> {

@@ -15,11 +15,63 @@ const BINS: usize = 2048;
 /// The digits of a key, highest first: where each begins, and its bits.
 const DIGITS: [(u32, u32); 3] = [(20, 11), (10, 10), (0, 10)];
 
+/// The lowest values of a matrix, exactly so many, ties by (column, row).
+#[derive(Debug)]
+pub(super) struct Lowest {
+    selection: Buffer<u32>,
+    histogram: Buffer<u32>,
+    ties: Buffer<u32>,
+}
+
+impl Lowest {
+    /// For matrices of so many columns at most.
+    pub(super) fn new(driver: &Driver, columns: usize) -> Result<Self, CudaError> {
+        let (selection, histogram) = (driver.buffer(SELECTION)?, driver.buffer(BINS)?);
+        Ok(Self { selection, histogram, ties: driver.buffer(columns)? })
+    }
+
+    /// Which were found last.
+    pub(super) fn input(&self) -> In<'_, u32> {
+        self.selection.input()
+    }
+
+    /// Finds the `rank` lowest of a matrix of these rows and columns, its rows so far apart, by |x|, or |x * factor| where there is a factor
+    /// for each column.
+    pub(super) fn find(
+        &mut self,
+        driver: &Driver,
+        matrix: In<'_, f32>,
+        [rows, columns, stride]: [usize; 3],
+        factors: In<'_, f32>,
+        rank: usize,
+    ) -> Result<(), CudaError> {
+        let Self { selection, histogram, ties } = self;
+        let (launch, one) = (Launch::matrix(rows, columns), Launch::blocks(1));
+        let (histogram_to, ties_to) = (histogram.output(), ties.output());
+        driver.begin_selection(
+            Launch::blocks(8),
+            selection.output(),
+            rank,
+            histogram_to,
+            ties_to,
+            columns,
+        )?;
+        for (shift, bits) in DIGITS {
+            let (so_far, counts) = (selection.input(), histogram.output());
+            driver.count_keys(launch, matrix, rows, columns, stride, factors, so_far, shift, bits, counts)?;
+            driver.choose_digit(one, selection.output(), shift, bits, histogram.output())?;
+        }
+        let so_far = selection.input();
+        driver.count_ties(launch, matrix, rows, columns, stride, factors, so_far, ties.output())?;
+        driver.end_selection(one, matrix, rows, columns, stride, factors, selection.output(), ties.input())
+    }
+}
+
 /// The mask of a linear (rows x n), found anew each time the weights have changed.
 #[derive(Debug)]
 pub(super) enum Mask {
     /// All but the `pruned` lowest of all rows and columns.
-    Lowest { pruned: usize, selection: Buffer<u32>, histogram: Buffer<u32>, ties: Buffer<u32> },
+    Lowest { pruned: usize, lowest: Lowest },
     /// All but the `pruned` lowest of every `of` consecutive columns of a row.
     Groups { pruned: usize, of: usize, stays: Buffer<u8> },
 }
@@ -35,12 +87,7 @@ impl Mask {
     ) -> Result<Self, CudaError> {
         Ok(match *target {
             Target::NToM { n: pruned, m } => Self::Groups { pruned, of: m, stays: driver.buffer(rows * n)? },
-            _ => Self::Lowest {
-                pruned,
-                selection: driver.buffer(SELECTION)?,
-                histogram: driver.buffer(BINS)?,
-                ties: driver.buffer(n)?,
-            },
+            _ => Self::Lowest { pruned, lowest: Lowest::new(driver, n)? },
         })
     }
 
@@ -57,37 +104,7 @@ impl Mask {
             Self::Groups { pruned, of, stays } => {
                 driver.mask_n_to_m(launch, weight, rows, n, *pruned, *of, stays.output())
             }
-            Self::Lowest { pruned, selection, histogram, ties } => {
-                driver.begin_selection(
-                    Launch::blocks(8),
-                    selection.output(),
-                    *pruned,
-                    histogram.output(),
-                    ties.output(),
-                    n,
-                )?;
-                let none = In::none();
-                for (shift, bits) in DIGITS {
-                    let so_far = selection.input();
-                    driver.count_keys(
-                        launch,
-                        weight,
-                        rows,
-                        n,
-                        n,
-                        none,
-                        so_far,
-                        shift,
-                        bits,
-                        histogram.output(),
-                    )?;
-                    let (one, selection) = (Launch::blocks(1), selection.output());
-                    driver.choose_digit(one, selection, shift, bits, histogram.output())?;
-                }
-                driver.count_ties(launch, weight, rows, n, n, none, selection.input(), ties.output())?;
-                let one = Launch::blocks(1);
-                driver.end_selection(one, weight, rows, n, n, none, selection.output(), ties.input())
-            }
+            Self::Lowest { pruned, lowest } => lowest.find(driver, weight, [rows, n, n], In::none(), *pruned),
         }
     }
 
@@ -106,8 +123,8 @@ impl Mask {
     ) -> Result<(), CudaError> {
         let launch = Launch::matrix(rows, n);
         match self {
-            Self::Lowest { selection, .. } => {
-                driver.split_lowest(launch, weight, change, dense, scale, rows, n, times, selection.input())
+            Self::Lowest { lowest, .. } => {
+                driver.split_lowest(launch, weight, change, dense, scale, rows, n, times, lowest.input())
             }
             Self::Groups { stays, .. } => {
                 driver.split_masked(launch, weight, change, dense, scale, rows, n, times, stays.input())
@@ -126,8 +143,8 @@ impl Mask {
     ) -> Result<(), CudaError> {
         let launch = Launch::matrix(rows, n);
         match self {
-            Self::Lowest { selection, .. } => {
-                driver.finish_lowest(launch, weight, scale, rows, n, selection.input())
+            Self::Lowest { lowest, .. } => {
+                driver.finish_lowest(launch, weight, scale, rows, n, lowest.input())
             }
             Self::Groups { stays, .. } => driver.finish_masked(launch, weight, scale, rows, n, stays.input()),
         }

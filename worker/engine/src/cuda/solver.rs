@@ -1,5 +1,5 @@
-//! Alternating directions and refinement on a GPU: `solve/admm.rs` and `solve/refine.rs`, with products by cuBLAS and what lies between them by
-//! kernels.
+//! Pruning and refinement on a GPU: `solve/admm.rs`, or `solve/obs.rs` by `obs.rs` beside this file, and `solve/refine.rs`, with products by
+//! cuBLAS and what lies between them by kernels.
 
 use std::sync::Arc;
 
@@ -9,12 +9,12 @@ use super::driver::{Buffer, Driver, In};
 use super::error::MemoryPhase;
 use super::kernels::Launch;
 use super::libraries::{Operand, Sizes};
+use super::obs::{ObsFactor, square};
 use super::selection::Mask;
 use super::{CudaDevice, CudaError};
 use crate::device::memory::ROWS_TOGETHER;
 use crate::solve::{
     NO_SITE, OutputEnergy, ScaledHessian, SiteSettings, SiteSolver, SolveError, SolvedWeight, check, share,
-    stride,
 };
 
 /// Values whose sum kernels of refinement keep in shared memory as one f64.
@@ -24,7 +24,17 @@ const RUN: usize = 1024;
 #[derive(Debug)]
 pub struct CudaSolver {
     device: Arc<CudaDevice>,
+    pruning: Pruning,
     site: Option<Site>,
+}
+
+/// How weights are pruned before they are refined.
+#[derive(Clone, Copy, Debug)]
+enum Pruning {
+    /// By alternating directions.
+    Alternating,
+    /// By OBS, with this damping or more.
+    Obs { damping: f64 },
 }
 
 /// What the linears of a site share: see [`ScaledHessian`].
@@ -35,6 +45,8 @@ struct Site {
     square: Buffer<f32>,
     /// (A + rho I)^-1 of each penalty, n x n.
     inverses: Vec<Buffer<f32>>,
+    /// What OBS prunes by, in place of those.
+    obs: Option<ObsFactor>,
     effort: Effort,
     /// Steps of refinement.
     refinement: u32,
@@ -60,9 +72,14 @@ struct Rows {
 }
 
 impl CudaSolver {
-    /// A solver with no site.
+    /// A solver by alternating directions, with no site.
     pub fn new(device: Arc<CudaDevice>) -> Self {
-        Self { device, site: None }
+        Self { device, pruning: Pruning::Alternating, site: None }
+    }
+
+    /// A solver by OBS, whose masks are chosen with this damping, with no site.
+    pub fn by_obs(device: Arc<CudaDevice>, damping: f64) -> Self {
+        Self { device, pruning: Pruning::Obs { damping }, site: None }
     }
 }
 
@@ -70,10 +87,19 @@ impl SiteSolver for CudaSolver {
     /// Nothing: memory of a GPU does not break into pieces.
     fn reserve(&mut self, _: Effort, _: usize, _: usize) {}
 
-    fn begin(&mut self, n: usize, upper: Vec<f32>, settings: SiteSettings) -> Result<(), SolveError> {
+    fn begin(&mut self, n: usize, upper: Vec<f32>, settings: SiteSettings) -> Result<f64, SolveError> {
         let SiteSettings { damping, precision, effort, .. } = settings;
         // The last site's memory goes first.
         self.site = None;
+        if let Pruning::Obs { damping: of_masks } = self.pruning {
+            let (obs, used) = ObsFactor::new(&self.device, n, &upper, of_masks, precision)?;
+            // A Gram that could be factorised only with more damping than asked for needs it in refinement, too.
+            let refined = if used > of_masks { used } else { damping };
+            let hessian = ScaledHessian::of_gram(n, upper, refined)?;
+            let site = Site::new(self.device.driver(), &hessian, settings)?;
+            self.site = Some(Site { obs: Some(obs), ..site });
+            return Ok(used);
+        }
         let hessian = ScaledHessian::of_gram(n, upper, damping)?;
         let mut site = Site::new(self.device.driver(), &hessian, settings)?;
         for rho in effort.penalties() {
@@ -81,7 +107,7 @@ impl SiteSolver for CudaSolver {
             site.inverses.push(inverse.ok_or(SolveError::NotPositive { damping: *rho })?);
         }
         self.site = Some(site);
-        Ok(())
+        Ok(damping)
     }
 
     fn solve(&mut self, weights: &[(&[f32], Target)]) -> Vec<Result<SolvedWeight, SolveError>> {
@@ -97,15 +123,13 @@ impl SiteSolver for CudaSolver {
 impl Site {
     fn new(driver: &Driver, hessian: &ScaledHessian, settings: SiteSettings) -> Result<Self, CudaError> {
         let n = hessian.width();
-        let strided = driver.upload(hessian.square())?;
-        let mut square = driver.buffer(n * n)?;
-        driver.copy_columns(Launch::matrix(n, n), strided.input(), square.output(), n, n, stride(n))?;
         let mut dead = vec![0; n];
         hessian.dead().iter().for_each(|j| dead[*j] = 1);
         Ok(Self {
             n,
-            square,
+            square: square(driver, hessian)?,
             inverses: Vec::new(),
+            obs: None,
             effort: settings.effort,
             refinement: settings.refinement,
             scale: driver.upload(hessian.scale())?,
@@ -175,12 +199,13 @@ impl Site {
             _ => dense.len(),
         };
         let before = driver.upload(dense)?;
-        let mut weight = if pruned == 0 {
-            driver.upload(&self.without_dead(dense))?
-        } else {
-            self.alternate(device, &before, dense.len() / n, target, pruned)?
+        let rows = dense.len() / n;
+        let mut weight = match &self.obs {
+            _ if pruned == 0 => driver.upload(&self.without_dead(dense))?,
+            Some(factor) => factor.prune(device, &before, rows, target)?,
+            None => self.alternate(device, &before, rows, target, pruned)?,
         };
-        let energy = self.refine(device, &before, &mut weight, dense.len() / n)?;
+        let energy = self.refine(device, &before, &mut weight, rows)?;
         let mut solved = vec![0.0; dense.len()];
         driver.read(&weight, &mut solved)?;
         Ok(SolvedWeight { weight: solved, energy })

@@ -72,12 +72,12 @@ pub fn observation_bytes(n: usize, tokens: usize, padded: bool, bytes: usize) ->
     parts + product + copy + F64 * n as u64
 }
 
-/// A site of width n whose largest linear has so many `rows`, pruned by alternating directions with so many `inverses`: A and the inverses;
-/// while one is formed in f64, its square and as much for cuSOLVER; while a linear is solved, its weights before and now, dense and change in
-/// scaled coordinates with a mask, or five bands of the rows that are refined.
-pub fn alternating_bytes(n: usize, rows: usize, inverses: usize) -> u64 {
+/// A site of width n whose largest linear has so many `rows`, pruned by alternating directions with so many inverses or by OBS with one
+/// factor: A and those `factors`; while one is formed in f64, its square and as much for cuSOLVER; while a linear is solved, its weights before
+/// and now, dense and change in scaled coordinates with a mask, or five bands of the rows that are refined.
+pub fn site_bytes(n: usize, rows: usize, factors: usize) -> u64 {
     let (square, weights) = ((n * n) as u64, (rows * n) as u64);
-    let kept = F32 * (1 + inverses as u64) * square;
+    let kept = F32 * (1 + factors as u64) * square;
     let forming = 2 * F64 * square;
     let band = (rows.min(ROWS_TOGETHER) * n) as u64;
     let solving = ((4 * F32 + 1) * weights).max(F32 * (2 * weights + 5 * band));

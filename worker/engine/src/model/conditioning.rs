@@ -2,8 +2,10 @@
 
 use candle_core::{DType, Tensor};
 
+use super::Matrix;
+use super::inputs::Importer;
 use super::loading::Loader;
-use super::ops::{CpuOps, LinearTensors};
+use super::ops::{BlockOps, LinearTensors};
 use crate::Result;
 
 /// Width of the sinusoid that a timestep becomes.
@@ -43,25 +45,29 @@ impl TimeTextEmbed {
         tensors.collect()
     }
 
-    /// `batch` timesteps (and as many thousandfold guidances, where the model takes them) and `batch x pooled width` to `batch x width`.
+    /// SiLU of what `batch` timesteps (and as many thousandfold guidances, where the model takes them) and `batch x pooled width` become:
+    /// `batch x width`, which all blocks read.
     pub(crate) fn forward(
         &self,
-        ops: &CpuOps,
+        inputs: Importer<'_>,
         timestep: &Tensor,
         guidance: Option<&Tensor>,
         pooled: &Tensor,
-    ) -> Result<Tensor> {
-        let wave = |numbers: &Tensor| -> Result<Tensor> { Ok(sinusoid(numbers)?.to_dtype(pooled.dtype())?) };
+    ) -> Result<Matrix> {
+        let ops = inputs.ops.device();
+        let wave = |numbers: &Tensor| -> Result<Matrix> {
+            ops.import(sinusoid(numbers)?.to_dtype(inputs.dtype)?.into())
+        };
         let mut time = perceptron(ops, &self.timestep, &wave(timestep)?)?;
         if let Some((embedder, guidance)) = self.guidance.as_ref().zip(guidance) {
-            time = (time + perceptron(ops, embedder, &wave(guidance)?)?)?;
+            time = ops.add_rows(time, &perceptron(ops, embedder, &wave(guidance)?)?)?;
         }
-        Ok((time + perceptron(ops, &self.text, pooled)?)?)
+        ops.silu(ops.add_rows(time, &perceptron(ops, &self.text, &inputs.pooled(pooled)?)?)?)
     }
 }
 
-fn perceptron(ops: &CpuOps, [first, second]: &[LinearTensors; 2], x: &Tensor) -> Result<Tensor> {
-    ops.linear(&ops.linear(x, first)?.silu()?, second)
+fn perceptron(ops: &dyn BlockOps, [first, second]: &[LinearTensors; 2], x: &Matrix) -> Result<Matrix> {
+    ops.linear(&ops.silu(ops.linear(x, first)?)?, second)
 }
 
 /// Of the 128 frequencies, those that PyTorch's vectorised expf rounds up where the nearest f32 lies below. A unit in their last place

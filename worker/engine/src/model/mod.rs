@@ -1,7 +1,9 @@
 //! What transformers of all architectures have in common: the interface that others use, and the parts that blocks are made of.
 
 pub(crate) mod conditioning;
+pub(crate) mod inputs;
 pub(crate) mod joint;
+pub(crate) mod kept;
 pub(crate) mod linears;
 pub(crate) mod listing;
 pub(crate) mod loading;

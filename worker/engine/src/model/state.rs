@@ -6,7 +6,6 @@ use std::path::Path;
 use candle_core::{Device, Tensor};
 
 use super::Matrix;
-use super::ops::BlockOps;
 use crate::{Error, Result};
 
 /// Names of tensors that the states of several architectures hold.
@@ -101,12 +100,6 @@ impl State {
     /// Takes a matrix out where blocks are computed, so that a block can use its memory again.
     pub(crate) fn take_matrix(&mut self, name: &str) -> Result<Matrix> {
         self.0.remove(name).ok_or_else(|| lacks(name))
-    }
-
-    /// The same state where blocks are computed.
-    pub(crate) fn on(self, ops: &dyn BlockOps) -> Result<Self> {
-        let import = |(name, matrix)| Ok((name, ops.import(matrix)?));
-        Ok(Self(self.0.into_iter().map(import).collect::<Result<_>>()?))
     }
 
     pub(crate) fn sides(&self) -> Result<(usize, usize)> {

@@ -10,7 +10,7 @@ use super::Pruner;
 use crate::export::PrunedLinear;
 use crate::gram::Gram;
 use crate::solve::{
-    Factor, Obs, OutputEnergy, SIDE_BY_SIDE, SMALL_LINEAR, ScaledHessian, SiteSettings, SiteSolver,
+    BLOCK, Factor, Obs, OutputEnergy, SIDE_BY_SIDE, SMALL_LINEAR, ScaledHessian, SiteSettings, SiteSolver,
     SolveError, SolvedWeight, magnitude, output_energy, refine, stride, wanda,
 };
 use crate::{Error, Result};
@@ -78,12 +78,13 @@ impl Pruner {
     ) -> Result<()> {
         let _span = tracing::info_span!("solve").entered();
         let Some((first, _)) = wanted.first() else { return Ok(()) };
-        let inventory = self.model.inventory();
-        let site = inventory.linears.get(first.linear.0 as usize).ok_or_else(foreign_part)?.site;
-        if let (Method::Admm, Some(gram)) = (self.method, gram) {
+        let linears = &self.model.inventory().linears;
+        let site = linears.get(first.linear.0 as usize).ok_or_else(foreign_part)?.site;
+        if let Some(gram) = gram
+            && let Some(mut solver) = self.site_solver(wanted)
+        {
             // After an error the next call begins with new memory, here as with `obs` below.
-            let mut solver = self.solver.take().unwrap_or_else(|| self.device.solver());
-            self.solve_by_admm(&mut *solver, package, wanted, site, gram, done)?;
+            self.solve_site(&mut *solver, package, wanted, site, gram, done)?;
             self.solver = Some(solver);
             return Ok(());
         }
@@ -95,7 +96,7 @@ impl Pruner {
             }
             (_, None) => {
                 return Err(Error::Site {
-                    name: inventory.site(site).name.clone(),
+                    name: self.model.inventory().site(site).name.clone(),
                     problem: "cannot be solved without its Gram".to_owned(),
                 });
             }
@@ -133,9 +134,23 @@ impl Pruner {
         of_site.then_some(LinearTarget { linear: slice.linear, target }).ok_or_else(foreign_part)
     }
 
-    /// Prunes slices of one site by alternating directions, and refines each right away: both use the same matrix. Small ones are pruned
-    /// side by side, as there is too little in each for all threads.
-    fn solve_by_admm(
+    /// What solves whole sites: the device, by alternating directions, or by OBS where it is not the processor. A group of N:M columns has
+    /// to fit a block.
+    fn site_solver(&mut self, wanted: &[(Slice, Target)]) -> Option<Box<dyn SiteSolver>> {
+        let fits = |(_, target): &(Slice, Target)| !matches!(target, Target::NToM { m, .. } if *m > BLOCK);
+        let damping = self.factor_damping();
+        match self.method {
+            Method::Admm => Some(self.solver.take().unwrap_or_else(|| self.device.solver())),
+            Method::Obs if wanted.iter().all(fits) => {
+                self.solver.take().or_else(|| self.device.obs_solver(damping))
+            }
+            _ => None,
+        }
+    }
+
+    /// Prunes slices of one site, and refines each right away. Small ones are pruned side by side, as there is too little in each for all
+    /// threads.
+    fn solve_site(
         &self,
         solver: &mut dyn SiteSolver,
         package: PackageId,
@@ -145,12 +160,13 @@ impl Pruner {
         done: &mut dyn FnMut(SolvedSlice) -> Result<()>,
     ) -> Result<()> {
         let failed = |error: SolveError| self.failed(site, &error);
-        let (n, damping, effort) = (gram.width(), self.hessian.damping, self.sparsity.effort);
+        let (n, effort) = (gram.width(), self.sparsity.effort);
         let upper = gram.to_upper::<f32>(stride(n));
         solver.reserve(effort, self.largest.0, self.largest.1);
         let precision = self.hessian.precision;
+        let damping = self.hessian.damping;
         let settings = SiteSettings { damping, precision, effort, refinement: self.refine };
-        solver.begin(n, upper, settings).map_err(failed)?;
+        let damping = solver.begin(n, upper, settings).map_err(failed)?;
         let small = |(slice, _): &(Slice, Target)| slice.rows.len() * n <= SMALL_LINEAR;
         for wanted in
             wanted.chunk_by(|a, b| small(a) && small(b)).flat_map(|alike| alike.chunks(SIDE_BY_SIDE))
@@ -161,14 +177,14 @@ impl Pruner {
             let dense = dense.collect::<Result<Vec<_>>>()?;
             let weights: Vec<_> =
                 dense.iter().zip(&targets).map(|(dense, target)| (dense.as_slice(), target.target)).collect();
-            let alternated = solver.solve(&weights);
+            let solved = solver.solve(&weights);
             drop(weights);
             drop(dense);
-            for (((slice, _), target), alternated) in wanted.iter().zip(targets).zip(alternated) {
+            for (((slice, _), target), solved) in wanted.iter().zip(targets).zip(solved) {
                 let name = &self.model.inventory().linear(slice.linear).name;
                 let failed =
                     |error: SolveError| Error::Site { name: name.clone(), problem: error.to_string() };
-                let SolvedWeight { weight, energy } = alternated.map_err(failed)?;
+                let SolvedWeight { weight, energy } = solved.map_err(failed)?;
                 let known = SliceFacts {
                     damping: Some(damping),
                     gram_trace: Some(gram.trace()),

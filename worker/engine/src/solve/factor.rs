@@ -227,7 +227,7 @@ pub(super) fn live_mean(diagonal: &[f64]) -> f64 {
 }
 
 /// The damping to try after `damping` has failed.
-pub(super) fn raised(damping: f64) -> Option<f64> {
+pub(crate) fn raised(damping: f64) -> Option<f64> {
     (damping < MOST_DAMPING).then(|| (damping * 10.0).clamp(LEAST_DAMPING, MOST_DAMPING))
 }
 

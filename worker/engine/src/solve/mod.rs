@@ -44,7 +44,7 @@ pub use scores::{magnitude, wanda};
 pub use site::{CpuSolver, SiteSettings, SiteSolver, SolvedWeight};
 
 #[cfg(feature = "cuda")]
-pub(crate) use {obs::share, site::NO_SITE};
+pub(crate) use {factor::raised, obs::share, site::NO_SITE};
 
 /// Columns of a block: unstructured pruning takes its share of each, and errors are spread past a block in one product.
 pub const BLOCK: usize = 128;

@@ -18,7 +18,7 @@ pub struct SiteSettings {
     pub refinement: u32,
 }
 
-/// A weight, pruned by alternating directions and refined.
+/// A weight, pruned and refined.
 #[derive(Clone, Debug)]
 pub struct SolvedWeight {
     /// The weight, rows x n, row-major.
@@ -27,20 +27,20 @@ pub struct SolvedWeight {
     pub energy: OutputEnergy,
 }
 
-/// Prunes linears by alternating directions and refines them, one site after another. Weights are rows x n, row-major, and lie on the host.
+/// Prunes linears and refines them, one site after another. Weights are rows x n, row-major, and lie on the host.
 pub trait SiteSolver: Send {
     /// Prepares for the widest site, of so many columns, and for the largest linear, of so many weights, that will come.
     fn reserve(&mut self, effort: Effort, columns: usize, weights: usize);
 
-    /// Prepares for the linears of a site. `upper` holds the upper triangle of its Gram, divided by any number, as an n x n row-major
+    /// Prepares for the linears of a site, and gives the damping that this took. `upper` holds the upper triangle of its Gram, divided by any number, as an n x n row-major
     /// matrix whose rows start [`super::stride`]`(n)` apart. n^3 operations for each penalty.
     ///
     /// # Errors
     /// [`SolveError::GramNotFinite`], [`SolveError::Damping`], [`SolveError::Size`]; [`SolveError::NotPositive`] when it is not that of a
     /// Gram; [`SolveError::Device`].
-    fn begin(&mut self, n: usize, upper: Vec<f32>, settings: SiteSettings) -> Result<(), SolveError>;
+    fn begin(&mut self, n: usize, upper: Vec<f32>, settings: SiteSettings) -> Result<f64, SolveError>;
 
-    /// Prunes weights of the site, each to the target beside it, as [`Admm::prune`] does, and refines them as [`refine`] does. Side by side
+    /// Prunes weights of the site, each to the target beside it, as [`Admm::prune`] or [`super::Obs::prune`] does, and refines them as [`refine`] does. Side by side
     /// where the device gains by it.
     ///
     /// # Errors
@@ -66,7 +66,7 @@ impl SiteSolver for CpuSolver {
         self.admm.reserve(effort, columns, weights);
     }
 
-    fn begin(&mut self, n: usize, upper: Vec<f32>, settings: SiteSettings) -> Result<(), SolveError> {
+    fn begin(&mut self, n: usize, upper: Vec<f32>, settings: SiteSettings) -> Result<f64, SolveError> {
         let SiteSettings { damping, precision, effort, refinement } = settings;
         let hessian = ScaledHessian::of_gram(n, upper, damping)?;
         match precision {
@@ -74,7 +74,7 @@ impl SiteSolver for CpuSolver {
             Precision::F64 => self.admm.begin::<f64>(&hessian, effort)?,
         }
         self.site = Some((hessian, refinement));
-        Ok(())
+        Ok(damping)
     }
 
     fn solve(&mut self, weights: &[(&[f32], Target)]) -> Vec<Result<SolvedWeight, SolveError>> {

@@ -1,8 +1,11 @@
-//! Linears, by alternating directions and refinement.
+//! Linears, by alternating directions or OBS, and refinement.
 
 use obsdiff_engine::device::ComputeDevice;
 use obsdiff_engine::gram::Gram;
-use obsdiff_engine::solve::{SiteSettings, SiteSolver, SolveError, SolvedWeight, stride};
+use obsdiff_engine::solve::{
+    BLOCK, Factor, Obs, ScaledHessian, SiteSettings, SiteSolver, SolveError, SolvedWeight, output_energy,
+    refine, stride,
+};
 use obsdiff_proto::{Accumulate, Effort, Precision, Target};
 use obsdiff_tests::noise;
 
@@ -176,4 +179,73 @@ fn the_same_bytes_come_out_whatever_is_solved_beside() {
     for (weight, together) in weights.iter().zip(together) {
         assert_eq!(solved(&device(), n, &upper, FAST, &[(weight, target)])[0].weight, together.weight);
     }
+}
+
+/// By OBS with this damping of masks, on the processor: the weight, its relative output error before and after refinement, and the damping.
+fn by_obs(
+    n: usize,
+    upper: &[f32],
+    damping: f64,
+    settings: SiteSettings,
+    (dense, target): (&[f32], &Target),
+) -> (Vec<f32>, [f64; 2], f64) {
+    let factor = Factor::new(n, upper.to_vec(), damping).unwrap();
+    let mut weight = dense.to_vec();
+    Obs::default().prune(&mut weight, &factor, target).unwrap();
+    let energy = output_energy(dense, &weight, &factor).unwrap();
+    let used = factor.damping_used();
+    let hessian = ScaledHessian::new(factor, settings.damping);
+    let left = refine(&mut weight, dense, &hessian, settings.refinement).unwrap();
+    (weight, [energy.relative(), energy.refined(left).relative()], used)
+}
+
+#[test]
+fn linears_are_pruned_by_obs_as_by_the_processor() {
+    let damping = 0.03;
+    let Some(mut solver) = device().obs_solver(damping) else { return };
+    for (rows, n, dead) in [(40, 60, vec![]), (33, 2 * BLOCK + 44, vec![0, 200]), (24, 130, vec![3])] {
+        let upper = upper(n, &dead);
+        let dense = noise(4, rows * n);
+        for precision in [Precision::F32, Precision::F64] {
+            let settings = SiteSettings { precision, ..FAST };
+            assert_eq!(solver.begin(n, upper.clone(), settings), Ok(damping));
+            for target in [
+                Target::Unstructured { ratio: 0.5 },
+                Target::Unstructured { ratio: 0.77 },
+                Target::NToM { n: 2, m: 4 },
+                Target::NToM { n: 3, m: 7 },
+                Target::NToM { n: 30, m: 100 },
+            ] {
+                let found = solver.solve(&[(&dense, target)]).remove(0).unwrap();
+                let (wanted, [unrefined, relative], _) =
+                    by_obs(n, &upper, damping, settings, (&dense, &target));
+                let zeros = |weight: &[f32]| weight.iter().filter(|w| **w == 0.0).count();
+                assert_eq!(zeros(&found.weight), zeros(&wanted), "{rows} x {n}, {target:?}");
+                let pairs = found.weight.iter().zip(&wanted);
+                let agree = pairs.filter(|(a, b)| (**a == 0.0) == (**b == 0.0)).count() as f64;
+                assert!(agree >= 0.995 * (rows * n) as f64, "{rows} x {n}, {target:?}: {agree} agree");
+                let near = |a: f64, b: f64| (a / b - 1.0).abs() < 0.01;
+                assert!(near(found.energy.relative(), relative), "{:?}, {relative}", found.energy);
+                let told = found.energy.unrefined().unwrap();
+                assert!(near(told, unrefined), "{told}, {unrefined}");
+            }
+        }
+    }
+}
+
+#[test]
+fn obs_raises_the_damping_of_a_gram_that_has_no_factor_as_the_processor_does() {
+    let Some(mut solver) = device().obs_solver(0.0) else { return };
+    let (rows, n) = (6, 12);
+    // Features that are all the same: without damping no factor.
+    let mut upper = vec![0.0; n * stride(n)];
+    (0..n).for_each(|i| (i..n).for_each(|j| upper[i * stride(n) + j] = 1.0));
+    let dense = noise(7, rows * n);
+    let target = Target::Unstructured { ratio: 0.5 };
+    let (_, _, used) = by_obs(n, &upper, 0.0, FAST, (&dense, &target));
+    assert!(used > 0.0);
+    assert_eq!(solver.begin(n, upper, FAST), Ok(used));
+    let found = solver.solve(&[(&dense, target)]).remove(0).unwrap();
+    assert_eq!(found.weight.iter().filter(|w| **w == 0.0).count(), rows * n / 2);
+    assert!(found.weight.iter().all(|w| w.is_finite()));
 }

@@ -14,7 +14,9 @@ use crate::architecture::shared::check_dtype;
 use crate::checkpoint::Weights;
 use crate::device::ComputeDevice;
 use crate::model::conditioning::TimeTextEmbed;
+use crate::model::inputs::{Importer, KeptInputs};
 use crate::model::joint::JointBlock;
+use crate::model::kept::Kept;
 use crate::model::linears::Linears;
 use crate::model::loading::Loader;
 use crate::model::ops::{LinearTensors, ModelOps, Modulation, Rotary};
@@ -50,6 +52,9 @@ pub struct FluxTransformer {
     last_modulation: LinearTensors,
     prediction: LinearTensors,
     ops: ModelOps,
+    kept: KeptInputs,
+    /// Cosines and sines of pictures of so many rows and columns of tokens.
+    tables: Kept<(usize, usize), [Matrix; 2]>,
 }
 
 impl FluxTransformer {
@@ -77,6 +82,8 @@ impl FluxTransformer {
             last_modulation: loader.linear("norm_out.linear", 2 * width, width)?,
             prediction: loader.linear("proj_out", config.output_features(), width)?,
             ops: ModelOps::on(device),
+            kept: KeptInputs::default(),
+            tables: Kept::default(),
             dtype,
             device: device.clone(),
             config,
@@ -112,33 +119,35 @@ impl FluxTransformer {
         Ok((height / PATCH, width / PATCH))
     }
 
-    fn import(&self, tensor: &Tensor) -> Result<Tensor> {
-        Ok(tensor.to_device(&self.device)?.to_dtype(self.dtype)?.contiguous()?)
+    fn importer(&self) -> Importer<'_> {
+        Importer { ops: &self.ops, host: &self.device, dtype: self.dtype, kept: &self.kept }
     }
 
     /// `batch x channels x height x width` to image tokens: `(batch * tokens) x width`.
-    fn embed(&self, latents: &Tensor) -> Result<Tensor> {
+    fn embed(&self, latents: &Tensor) -> Result<Matrix> {
         let (batch, channels, height, width) = latents.dims4()?;
         let (rows, columns) = (height / PATCH, width / PATCH);
         let packed = latents
             .reshape(&[batch, channels, rows, PATCH, columns, PATCH])?
             .permute([0, 2, 4, 1, 3, 5])?
             .reshape((batch * rows * columns, channels * PATCH * PATCH))?;
-        self.ops.host().linear(&packed, &self.image)
+        let ops = self.ops.device();
+        ops.linear(&ops.import(packed.into())?, &self.image)
     }
 
     /// Image tokens to the predicted velocity: `batch x channels x height x width`.
     fn predict(
         &self,
-        image: &Tensor,
-        conditioning: &Tensor,
+        image: &Matrix,
+        conditioning: &Matrix,
         (rows, columns): (usize, usize),
     ) -> Result<Tensor> {
-        let values = self.ops.host().linear(conditioning, &self.last_modulation)?;
+        let ops = self.ops.device();
+        let values = ops.linear(conditioning, &self.last_modulation)?;
         let by = Modulation { values, width: self.config.width() };
-        let normed = self.ops.host().norm_modulate(image, &by, 1, 0)?;
-        let predicted = self.ops.host().linear(&normed, &self.prediction)?;
-        let (batch, channels) = (conditioning.dim(0)?, self.config.output_features() / (PATCH * PATCH));
+        let normed = ops.norm_modulate(image, &by, 1, 0)?;
+        let predicted = ops.linear(&normed, &self.prediction)?.to_host()?;
+        let (batch, channels) = (conditioning.rows()?, self.config.output_features() / (PATCH * PATCH));
         let picture = predicted
             .reshape(&[batch, rows, columns, channels, PATCH, PATCH])?
             .permute([0, 3, 1, 4, 2, 5])?
@@ -150,13 +159,13 @@ impl FluxTransformer {
     fn joined(&self, state: &mut State) -> Result<Matrix> {
         let (image, text) = (state.take_matrix(name::IMAGE)?, state.take_matrix(name::TEXT)?);
         let batch = state.matrix(name::CONDITIONING)?.rows()?;
-        self.ops.blocks().sequence(&text, &image, batch)
+        self.ops.device().sequence(&text, &image, batch)
     }
 
     /// Keeps tokens finite in f16, as diffusers does.
     fn limited(&self, tokens: Matrix) -> Result<Matrix> {
         match self.dtype {
-            DType::F16 => self.ops.blocks().limited(tokens, LARGEST_F16),
+            DType::F16 => self.ops.device().limited(tokens, LARGEST_F16),
             _ => Ok(tokens),
         }
     }
@@ -169,6 +178,7 @@ impl DiffusionModel for FluxTransformer {
 
     fn move_blocks(&mut self, device: &ComputeDevice) {
         self.ops.move_blocks(device, self.dtype);
+        (self.kept, self.tables) = Default::default();
     }
 
     fn inventory(&self) -> &Inventory {
@@ -191,16 +201,18 @@ impl DiffusionModel for FluxTransformer {
             Ok((guidance.to_device(&self.device)?.to_dtype(DType::F32)? * 1000.0)?)
         };
         let guidance = call.guidance.map(thousandfold).transpose()?;
-        let pooled = self.import(call.pooled)?;
-        let conditioning =
-            self.conditioning.forward(self.ops.host(), &timestep, guidance.as_ref(), &pooled)?.silu()?;
-        let Rotary { cosines, sines } = places::rotary(&self.config, rows, columns, &self.device)?;
-        let image = self.embed(&self.import(call.latents)?)?;
-        let text = self.ops.host().linear(&self.import(call.text)?.flatten(0, 1)?, &self.text)?;
+        let (ops, inputs) = (self.ops.device(), self.importer());
+        let conditioning = self.conditioning.forward(inputs, &timestep, guidance.as_ref(), call.pooled)?;
+        let tables = || {
+            let Rotary { cosines, sines } = places::rotary(&self.config, rows, columns, &self.device)?;
+            Ok([ops.import(cosines.into())?, ops.import(sines.into())?])
+        };
+        let [cosines, sines] = self.tables.get((rows, columns), tables)?;
+        let image = self.embed(&inputs.typed(call.latents)?)?;
+        let text = ops.linear(&inputs.text(call.text)?, &self.text)?;
         let state = State::default().with(name::CONDITIONING, conditioning);
         let state = state.with(COSINES, cosines).with(SINES, sines);
-        let state = state.with(name::IMAGE, image).with(name::TEXT, text);
-        state.on(self.ops.blocks())?.with_sides((rows, columns), &Device::Cpu)
+        state.with(name::IMAGE, image).with(name::TEXT, text).with_sides((rows, columns), &Device::Cpu)
     }
 
     /// Double-stream blocks come first, then the single-stream blocks.
@@ -208,7 +220,7 @@ impl DiffusionModel for FluxTransformer {
         let conditioning = state.matrix(name::CONDITIONING)?.clone();
         let rotary = Rotary { cosines: state.matrix(COSINES)?.clone(), sines: state.matrix(SINES)?.clone() };
         let shared = BlockContext {
-            ops: self.ops.blocks(),
+            ops: self.ops.device(),
             linears: &self.linears,
             conditioning: &conditioning,
             rotary: Some(&rotary),
@@ -228,11 +240,9 @@ impl DiffusionModel for FluxTransformer {
 
     fn finish(&self, mut state: State) -> Result<Tensor> {
         let (rows, columns) = state.sides()?;
-        let tokens = state.take(TOKENS)?;
-        let conditioning = &state.get(name::CONDITIONING)?;
-        let (batch, count) = (conditioning.dim(0)?, rows * columns);
-        let tokens = tokens.reshape((batch, tokens.dim(0)? / batch, ()))?;
-        let image = tokens.narrow(1, tokens.dim(1)? - count, count)?.flatten(0, 1)?.contiguous()?;
+        let tokens = state.take_matrix(TOKENS)?;
+        let conditioning = state.matrix(name::CONDITIONING)?;
+        let image = self.ops.device().last_tokens(&tokens, conditioning.rows()?, rows * columns)?;
         self.predict(&image, conditioning, (rows, columns))
     }
 

@@ -4,8 +4,10 @@ use candle_core::Tensor;
 
 use super::Sd3Config;
 use crate::Result;
+use crate::model::Matrix;
+use crate::model::kept::Kept;
 use crate::model::loading::Loader;
-use crate::model::ops::{CpuOps, LinearTensors};
+use crate::model::ops::{BlockOps, LinearTensors};
 
 /// Latents to image tokens: a linear on every patch, plus the patch's place in the picture.
 #[derive(Clone, Debug)]
@@ -14,6 +16,8 @@ pub(super) struct PatchEmbed {
     /// `side x side x width`: the sine-cosine table for the largest picture.
     table: Tensor,
     patch: usize,
+    /// The part of the table for pictures of so many rows and columns of tokens.
+    places: Kept<(usize, usize), Matrix>,
 }
 
 impl PatchEmbed {
@@ -27,23 +31,30 @@ impl PatchEmbed {
             projection: LinearTensors::new(weight, bias),
             table: table.reshape((side, side, width))?,
             patch,
+            places: Kept::default(),
         })
     }
 
     /// `batch x channels x height x width` to `(batch * tokens) x width`. A picture smaller than the table takes its middle.
-    pub(super) fn forward(&self, ops: &CpuOps, latents: &Tensor) -> Result<Tensor> {
+    pub(super) fn forward(&self, ops: &dyn BlockOps, latents: &Tensor) -> Result<Matrix> {
         let (batch, channels, height, width) = latents.dims4()?;
         let (rows, columns) = (height / self.patch, width / self.patch);
         let patches = latents
             .reshape(&[batch, channels, rows, self.patch, columns, self.patch])?
             .permute([0, 2, 4, 1, 3, 5])?
             .reshape((batch * rows * columns, channels * self.patch * self.patch))?;
-        let side = self.table.dim(0)?;
-        let place =
-            self.table.narrow(0, (side - rows) / 2, rows)?.narrow(1, (side - columns) / 2, columns)?;
-        let place = place.reshape((1, rows * columns, ()))?;
-        let tokens = ops.linear(&patches, &self.projection)?;
-        let placed = tokens.reshape((batch, rows * columns, ()))?.broadcast_add(&place)?;
-        Ok(placed.flatten(0, 1)?)
+        let places = || {
+            let side = self.table.dim(0)?;
+            let (top, left) = ((side - rows) / 2, (side - columns) / 2);
+            let middle = self.table.narrow(0, top, rows)?.narrow(1, left, columns)?;
+            ops.import(middle.reshape((rows * columns, ()))?.into())
+        };
+        let places = self.places.get((rows, columns), places)?;
+        ops.add_rows(ops.linear(&ops.import(patches.into())?, &self.projection)?, &places)
+    }
+
+    /// Has the next call bring its places to where it computes.
+    pub(super) fn moved(&mut self) {
+        self.places = Kept::default();
     }
 }

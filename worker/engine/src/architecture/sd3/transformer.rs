@@ -12,13 +12,14 @@ use crate::architecture::shared::check_dtype;
 use crate::checkpoint::Weights;
 use crate::device::ComputeDevice;
 use crate::model::conditioning::TimeTextEmbed;
+use crate::model::inputs::{Importer, KeptInputs};
 use crate::model::joint::JointBlock;
 use crate::model::linears::Linears;
 use crate::model::loading::Loader;
 use crate::model::ops::{LinearTensors, ModelOps, Modulation};
 use crate::model::state::{name, no_block};
 use crate::model::stream::BlockContext;
-use crate::model::{Denoise, DiffusionModel, State, Tap};
+use crate::model::{Denoise, DiffusionModel, Matrix, State, Tap};
 
 /// An `SD3Transformer2DModel` with its weights. A clone shares them until either replaces one.
 #[derive(Clone, Debug)]
@@ -35,6 +36,7 @@ pub struct Sd3Transformer {
     last_modulation: LinearTensors,
     prediction: LinearTensors,
     ops: ModelOps,
+    kept: KeptInputs,
 }
 
 impl Sd3Transformer {
@@ -63,6 +65,7 @@ impl Sd3Transformer {
             last_modulation: loader.linear("norm_out.linear", 2 * width, width)?,
             prediction: loader.linear("proj_out", predicted, width)?,
             ops: ModelOps::on(device),
+            kept: KeptInputs::default(),
             dtype,
             device: device.clone(),
             config,
@@ -98,23 +101,24 @@ impl Sd3Transformer {
         Ok((height / self.config.patch_size, width / self.config.patch_size))
     }
 
-    fn import(&self, tensor: &Tensor) -> Result<Tensor> {
-        Ok(tensor.to_device(&self.device)?.to_dtype(self.dtype)?.contiguous()?)
+    fn importer(&self) -> Importer<'_> {
+        Importer { ops: &self.ops, host: &self.device, dtype: self.dtype, kept: &self.kept }
     }
 
     /// Image tokens to the predicted velocity: `batch x channels x height x width`.
     fn predict(
         &self,
-        image: &Tensor,
-        conditioning: &Tensor,
+        image: &Matrix,
+        conditioning: &Matrix,
         (rows, columns): (usize, usize),
     ) -> Result<Tensor> {
-        let values = self.ops.host().linear(conditioning, &self.last_modulation)?;
+        let ops = self.ops.device();
+        let values = ops.linear(conditioning, &self.last_modulation)?;
         let by = Modulation { values, width: self.config.width() };
-        let normed = self.ops.host().norm_modulate(image, &by, 1, 0)?;
-        let predicted = self.ops.host().linear(&normed, &self.prediction)?;
+        let normed = ops.norm_modulate(image, &by, 1, 0)?;
+        let predicted = ops.linear(&normed, &self.prediction)?.to_host()?;
         let (patch, channels) = (self.config.patch_size, self.config.output_channels());
-        let batch = conditioning.dim(0)?;
+        let batch = conditioning.rows()?;
         let picture = predicted
             .reshape(&[batch, rows, columns, patch, patch, channels])?
             .permute([0, 5, 1, 3, 2, 4])?
@@ -130,6 +134,8 @@ impl DiffusionModel for Sd3Transformer {
 
     fn move_blocks(&mut self, device: &ComputeDevice) {
         self.ops.move_blocks(device, self.dtype);
+        self.kept = KeptInputs::default();
+        self.patches.moved();
     }
 
     fn inventory(&self) -> &Inventory {
@@ -147,22 +153,19 @@ impl DiffusionModel for Sd3Transformer {
     fn start(&self, call: &Denoise<'_>) -> Result<State> {
         let sides = self.check(call)?;
         let timestep = call.timestep.to_device(&self.device)?;
-        let conditioning = self
-            .conditioning
-            .forward(self.ops.host(), &timestep, None, &self.import(call.pooled)?)?
-            .silu()?;
-        let image = self.patches.forward(self.ops.host(), &self.import(call.latents)?)?;
-        let text = self.ops.host().linear(&self.import(call.text)?.flatten(0, 1)?, &self.text)?;
+        let (ops, inputs) = (self.ops.device(), self.importer());
+        let conditioning = self.conditioning.forward(inputs, &timestep, None, call.pooled)?;
+        let image = self.patches.forward(ops, &inputs.typed(call.latents)?)?;
+        let text = ops.linear(&inputs.text(call.text)?, &self.text)?;
         let state = State::default().with(name::CONDITIONING, conditioning);
-        let state = state.with(name::IMAGE, image).with(name::TEXT, text);
-        state.on(self.ops.blocks())?.with_sides(sides, &Device::Cpu)
+        state.with(name::IMAGE, image).with(name::TEXT, text).with_sides(sides, &Device::Cpu)
     }
 
     fn block(&self, index: usize, mut state: State, tap: &mut dyn Tap) -> Result<State> {
         let block = self.blocks.get(index).ok_or_else(|| no_block(index, self.blocks.len()))?;
         let (image, text) = (state.take_matrix(name::IMAGE)?, state.take_matrix(name::TEXT)?);
         let conditioning = state.matrix(name::CONDITIONING)?;
-        let ops = self.ops.blocks();
+        let ops = self.ops.device();
         let shared = BlockContext { ops, linears: &self.linears, conditioning, rotary: None };
         let (image, text) = block.forward(image, text, shared, tap)?;
         let state = state.with(name::IMAGE, image);
@@ -174,7 +177,8 @@ impl DiffusionModel for Sd3Transformer {
     }
 
     fn finish(&self, mut state: State) -> Result<Tensor> {
-        self.predict(&state.take(name::IMAGE)?, &state.get(name::CONDITIONING)?, state.sides()?)
+        let image = state.take_matrix(name::IMAGE)?;
+        self.predict(&image, state.matrix(name::CONDITIONING)?, state.sides()?)
     }
 
     fn weight(&self, linear: LinearId) -> Result<&Tensor> {

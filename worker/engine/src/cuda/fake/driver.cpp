@@ -81,7 +81,7 @@ static std::map<std::string, Kernel> KERNELS = {FOR_EACH_KERNEL(KERNEL)};
 // Kernels, without their types, whose threads have no barrier: they run as plain functions, which is much faster.
 static const std::set<std::string> INDEPENDENT = {"rotate",         "gelu",     "add_gated", "add_bias",         "limit",
                                                   "join_columns",   "pad_rows", "add_tile",  "column_squares",   "add_column",
-                                                  "admit_observation"};
+                                                  "admit_observation", "silu", "add_rows"};
 
 EXPORT int cuGetErrorName(int error, const char** name) {
     *name = error == OUT_OF_MEMORY ? "CUDA_ERROR_OUT_OF_MEMORY" : error == NO_DEVICE ? "CUDA_ERROR_NO_DEVICE" : "CUDA_ERROR";

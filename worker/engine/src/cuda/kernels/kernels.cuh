@@ -53,6 +53,8 @@
 //   add_gated_*           256; 1024                                  of a product, with its bias
 //   add_bias_*            256; 1024                                  of a product
 //   limit_*               256; 1024
+//   silu_*                256; 1024
+//   add_rows_*            256; 1024
 //   join_columns_*        256; 1024
 //   softmax_*             256; rows / 16                             between the two products of an attention
 //

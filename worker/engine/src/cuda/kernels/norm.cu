@@ -146,6 +146,24 @@ __device__ void add_bias(T* x, const T* bias, unsigned rows, unsigned width) {
         from_f32(to_f32(x[i]) + to_f32(bias[i % width]), &x[i]);
 }
 
+// In place: x / (1 + e^-x).
+template <class T>
+__device__ void silu(T* x, unsigned rows, unsigned width) {
+    size_t count = static_cast<size_t>(rows) * width, step = static_cast<size_t>(gridDim.x) * blockDim.x;
+    for (size_t i = static_cast<size_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < count; i += step) {
+        float value = to_f32(x[i]), exponent = -value > 80.0f ? 80.0f : -value;
+        from_f32(value * reciprocal(1.0f + exponential(exponent)), &x[i]);
+    }
+}
+
+// In place: adds `rows` of another matrix to each of `times` items of as many rows.
+template <class T>
+__device__ void add_rows(T* x, const T* added, unsigned times, unsigned rows, unsigned width) {
+    size_t item = static_cast<size_t>(rows) * width, count = times * item, step = static_cast<size_t>(gridDim.x) * blockDim.x;
+    for (size_t i = static_cast<size_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < count; i += step)
+        from_f32(to_f32(x[i]) + to_f32(added[i % item]), &x[i]);
+}
+
 // In place: brings every number into -largest..largest. A NaN stays.
 template <class T>
 __device__ void limit(T* x, unsigned rows, unsigned width, float largest) {
@@ -212,6 +230,10 @@ __device__ void softmax(const float* scores, unsigned rows, unsigned keys, unsig
         add_bias(x, bias, rows, width);                                                                                                      \
     }                                                                                                                                        \
     extern "C" __global__ void limit_##T(VALUE(T) * x, unsigned rows, unsigned width, float largest) { limit(x, rows, width, largest); }     \
+    extern "C" __global__ void silu_##T(VALUE(T) * x, unsigned rows, unsigned width) { silu(x, rows, width); }                               \
+    extern "C" __global__ void add_rows_##T(VALUE(T) * x, const VALUE(T) * added, unsigned times, unsigned rows, unsigned width) {           \
+        add_rows(x, added, times, rows, width);                                                                                              \
+    }                                                                                                                                        \
     extern "C" __global__ void join_columns_##T(const VALUE(T) * left, const VALUE(T) * right, unsigned rows, unsigned a, unsigned b,        \
                                                 VALUE(T) * out) {                                                                            \
         join_columns(left, right, rows, a, b, out);                                                                                          \

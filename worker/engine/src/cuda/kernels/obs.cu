@@ -1,5 +1,5 @@
 // Pruning one block of columns by OBS: see `solve/obs.rs` and `solve/columns.rs`, whose bits these are. A warp takes a row and keeps its weights
-// in registers, four to a lane: column c is lane c % 32's. What is past the block is one product, which is not done here.
+// in registers, four to a lane: column c is lane c % 32's. What is past the block is one product with the errors, which is not done here.
 #include "selection.cuh"
 
 // Columns of a block, at most.
@@ -13,6 +13,8 @@ struct Row {
     float w[PER_LANE];
     // 1 / U_cc of the same columns.
     float reciprocal[PER_LANE];
+    // w / U_cc of those that went, 0 of the others.
+    float error[PER_LANE];
     // Bit k: whether the lane's k-th weight goes.
     unsigned going;
 };
@@ -27,6 +29,9 @@ __device__ inline void eliminate(Row& row, unsigned j, const float* u, unsigned 
     unsigned of = j / 32, owner = j % 32;
     float error = (row.going >> of & 1u) != 0 ? kth(row.w, of) * kth(row.reciprocal, of) : 0.0f;
     error = __shfl_sync(ALL_LANES, error, owner);
+#pragma unroll
+    for (unsigned k = 0; k < PER_LANE; k++)
+        if (32 * k + lane == j) row.error[k] = error;
 #pragma unroll
     for (unsigned k = 0; k < PER_LANE; k++) {
         unsigned column = 32 * k + lane;
@@ -63,28 +68,29 @@ __device__ inline void load(Row& row, const float* settled, const float* recipro
     for (unsigned k = 0; k < PER_LANE; k++) {
         unsigned column = 32 * k + lane;
         row.w[k] = column < columns ? settled[at * columns + column] : 0.0f;
+        row.error[k] = 0.0f;
         row.reciprocal[k] = column < columns ? reciprocal[column] : 0.0f;
     }
 }
 
-// Puts the weights in the place of those before, and by how much each changed into `changes`.
-__device__ inline void store(const Row& row, float* weight, float* changes, size_t at, unsigned columns, unsigned n, unsigned lane) {
+// Puts the weights in the place of those before, and the errors of those that went beside each other.
+__device__ inline void store(const Row& row, float* weight, float* errors, size_t at, unsigned columns, unsigned n, unsigned lane) {
 #pragma unroll
     for (unsigned k = 0; k < PER_LANE; k++) {
         unsigned column = 32 * k + lane;
         if (column >= columns) continue;
-        size_t i = at * n + column;
-        changes[i] = row.w[k] - weight[i];
-        weight[i] = row.w[k];
+        weight[at * n + column] = row.w[k];
+        errors[at * columns + column] = row.error[k];
     }
 }
 
-// Prunes a block of 1 to 128 columns. `settled` (rows x columns) holds the weights with the changes of all columns left of the block taken
-// into account, `weight` those from before any change, which the pruned ones replace; it and `changes` point to the block's first column in
-// matrices of n columns. `u` (columns x columns) holds U_ij at i * columns + j, `reciprocal` 1 / U_jj. Goes what `selection` says of the keys
-// of `settled` times `reciprocal`.
+// Prunes a block of 1 to 128 columns. `settled` (rows x columns) holds the weights with the errors of all columns left of the block taken
+// off; the pruned ones go to `weight`, which points to the block's first column in a matrix of n columns. The errors w / U_jj of those that
+// went go to `errors` (rows x columns), 0 for the others: times the rows of U that are the block's, they come off the columns to its right.
+// `u` (columns x columns) holds U_ij at i * columns + j, `reciprocal` 1 / U_jj. Goes what `selection` says of the keys of `settled` times
+// `reciprocal`.
 extern "C" __global__ void prune_block_lowest(const float* settled, const float* u, const float* reciprocal, unsigned rows, unsigned columns,
-                                              unsigned n, const Selection* selection, float* weight, float* changes) {
+                                              unsigned n, const Selection* selection, float* weight, float* errors) {
     size_t at = static_cast<size_t>(blockIdx.x) * (blockDim.x / 32) + threadIdx.x / 32;
     unsigned lane = threadIdx.x % 32;
     if (at >= rows) return;
@@ -97,13 +103,13 @@ extern "C" __global__ void prune_block_lowest(const float* settled, const float*
         if (goes(of, key, at, 32 * k + lane)) row.going |= 1u << k;
     }
     for (unsigned j = 0; j < columns; j++) eliminate(row, j, u, columns, lane);
-    store(row, weight, changes, at, columns, n, lane);
+    store(row, weight, errors, at, columns, n, lane);
 }
 
 // The same with `pruned` of every `m` columns going, floor(pruned * tail / m) of a shorter tail: the lowest by the weights when their group's
 // turn comes. Groups begin at the block's first column.
 extern "C" __global__ void prune_block_n_to_m(const float* settled, const float* u, const float* reciprocal, unsigned rows, unsigned columns,
-                                              unsigned n, unsigned pruned, unsigned m, float* weight, float* changes) {
+                                              unsigned n, unsigned pruned, unsigned m, float* weight, float* errors) {
     size_t at = static_cast<size_t>(blockIdx.x) * (blockDim.x / 32) + threadIdx.x / 32;
     unsigned lane = threadIdx.x % 32;
     if (at >= rows) return;
@@ -114,5 +120,5 @@ extern "C" __global__ void prune_block_n_to_m(const float* settled, const float*
         choose_of_group(row, first, size, pruned * size / m, lane);
         for (unsigned j = first; j < first + size; j++) eliminate(row, j, u, columns, lane);
     }
-    store(row, weight, changes, at, columns, n, lane);
+    store(row, weight, errors, at, columns, n, lane);
 }

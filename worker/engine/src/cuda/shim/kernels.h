@@ -25,4 +25,5 @@
     DO(rotate_f32) DO(rotate_bf16) DO(rotate_f16) DO(gelu_f32) DO(gelu_bf16) DO(gelu_f16)                                              \
     DO(add_gated_f32) DO(add_gated_bf16) DO(add_gated_f16) DO(add_bias_f32) DO(add_bias_bf16) DO(add_bias_f16)                         \
     DO(limit_f32) DO(limit_bf16) DO(limit_f16) DO(join_columns_f32) DO(join_columns_bf16) DO(join_columns_f16)                         \
+    DO(silu_f32) DO(silu_bf16) DO(silu_f16) DO(add_rows_f32) DO(add_rows_bf16) DO(add_rows_f16)                                        \
     DO(softmax_f32) DO(softmax_bf16) DO(softmax_f16)

@@ -28,6 +28,15 @@ pub(crate) trait BlockOps: fmt::Debug + Send + Sync {
     /// [`Self::linear`], then GELU by its tanh approximation.
     fn linear_gelu(&self, x: &Matrix, layer: &LinearTensors) -> Result<Matrix>;
 
+    /// x / (1 + e^-x) of every number. The matrix is nobody else's.
+    fn silu(&self, x: Matrix) -> Result<Matrix>;
+
+    /// A matrix that is added to every so many rows of another: `items * rows x width` and `rows x width`. The first is nobody else's.
+    fn add_rows(&self, x: Matrix, added: &Matrix) -> Result<Matrix>;
+
+    /// The last `count` tokens of each of `batch` items.
+    fn last_tokens(&self, tokens: &Matrix, batch: usize, count: usize) -> Result<Matrix>;
+
     /// [`Self::linear`], then every head divided by its root mean square and multiplied by `norm`, where there is one.
     fn linear_head_norm(&self, x: &Matrix, layer: &LinearTensors, norm: Option<&Parameter>)
     -> Result<Matrix>;
@@ -86,7 +95,7 @@ impl dyn BlockOps + '_ {
     }
 }
 
-/// What a model computes with: its blocks on one device, what surrounds them on the host. A clone has buffers of its own.
+/// What a model computes with, on one device. A clone has buffers of its own.
 #[derive(Clone, Debug)]
 pub(crate) struct ModelOps {
     host: CpuOps,
@@ -117,18 +126,21 @@ impl ModelOps {
     #[cfg(not(feature = "cuda"))]
     pub(crate) fn move_blocks(&mut self, _: &ComputeDevice, _: DType) {}
 
-    /// For what goes into the blocks, and what becomes of what leaves them.
-    pub(crate) fn host(&self) -> &CpuOps {
-        &self.host
-    }
-
-    /// For the blocks.
-    pub(crate) fn blocks(&self) -> &dyn BlockOps {
+    /// Where the model computes: all but the latents that come in and the velocity that goes out is there.
+    pub(crate) fn device(&self) -> &dyn BlockOps {
         #[cfg(feature = "cuda")]
         if let Some(cuda) = &self.cuda {
             return cuda;
         }
         &self.host
+    }
+
+    /// Whether what the host computes has to be brought to where the model computes.
+    pub(crate) fn is_elsewhere(&self) -> bool {
+        #[cfg(feature = "cuda")]
+        return self.cuda.is_some();
+        #[cfg(not(feature = "cuda"))]
+        false
     }
 
     /// Floating-point operations of all matrix products so far, a multiplication and an addition counted as two.
@@ -160,6 +172,27 @@ impl BlockOps for CpuOps {
 
     fn linear_gelu(&self, x: &Matrix, layer: &LinearTensors) -> Result<Matrix> {
         Ok(Self::linear_gelu(self, x.host()?, layer)?.into())
+    }
+
+    fn silu(&self, x: Matrix) -> Result<Matrix> {
+        Ok(x.host()?.silu()?.into())
+    }
+
+    fn add_rows(&self, x: Matrix, added: &Matrix) -> Result<Matrix> {
+        let (x, added) = (x.host()?, added.host()?);
+        if x.dims() == added.dims() {
+            return Ok((x + added)?.into());
+        }
+        let rows = added.dim(0)?.max(1);
+        let items = x.reshape((x.dim(0)? / rows, rows, ()))?;
+        Ok(items.broadcast_add(&added.unsqueeze(0)?)?.flatten(0, 1)?.into())
+    }
+
+    fn last_tokens(&self, tokens: &Matrix, batch: usize, count: usize) -> Result<Matrix> {
+        let tokens = tokens.host()?;
+        let tokens = tokens.reshape((batch, tokens.dim(0)? / batch.max(1), ()))?;
+        let first = tokens.dim(1)?.saturating_sub(count);
+        Ok(tokens.narrow(1, first, count)?.flatten(0, 1)?.contiguous()?.into())
     }
 
     fn linear_head_norm(

@@ -31,7 +31,7 @@ impl Computed {
     }
 
     fn ops(&self) -> &dyn BlockOps {
-        self.ops.blocks()
+        self.ops.device()
     }
 
     /// Random numbers as this type has them: on the device, and in f32 on the processor.

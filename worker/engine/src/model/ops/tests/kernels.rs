@@ -210,6 +210,50 @@ fn numbers_are_limited_as_by_the_processor() {
 }
 
 #[test]
+fn silu_is_near_that_of_the_processor() {
+    for of in Type::ALL {
+        let x = of.rounded(&(Random { seed: 11 }.tensor(&[3, 50]) * 20.0).unwrap());
+        let mut device = CudaDevice::default();
+        let out = of.buffer(&mut device, &x);
+        device.launch(&of.kernel("silu"), Shape::line(2, 64), arguments![out, 3u32, 50u32]);
+        let memory = device.run_in_any_order();
+        let found: Vec<f32> = match of {
+            Type::F32 => memory.values::<f32>(out),
+            Type::Bf16 => memory.values::<bf16>(out).iter().map(|x| x.to_f32()).collect(),
+            Type::F16 => memory.values::<f16>(out).iter().map(|x| x.to_f32()).collect(),
+        };
+        let within = match of {
+            Type::F32 => 1e-6,
+            Type::Bf16 => 4e-3,
+            Type::F16 => 5e-4,
+        };
+        for (found, x) in found.iter().zip(values(&x)) {
+            let wanted = f64::from(x) / (1.0 + (-f64::from(x)).exp());
+            let off = (f64::from(*found) - wanted).abs();
+            assert!(off <= within * wanted.abs().max(1e-3), "SiLU of {x} in {of:?}: {found}, not {wanted}");
+        }
+    }
+}
+
+#[test]
+fn rows_are_added_to_each_item() {
+    for (times, rows, width) in [(1, 1, 1), (3, 2, 7), (2, 5, 33)] {
+        for of in Type::ALL {
+            let mut random = Random { seed: 5 };
+            let [x, added] =
+                [&[times * rows, width][..], &[rows, width]].map(|shape| of.rounded(&random.tensor(shape)));
+            let mut device = CudaDevice::default();
+            let [out, of_added] = [&x, &added].map(|tensor| of.buffer(&mut device, tensor));
+            let arguments = arguments![out, of_added, times, rows, width];
+            device.launch(&of.kernel("add_rows"), Shape::line(2, 64), arguments);
+            let items = x.reshape((times, rows, width)).unwrap();
+            let wanted = items.broadcast_add(&added.unsqueeze(0).unwrap()).unwrap().flatten(0, 1).unwrap();
+            of.hold(&device, out, &wanted, &format!("{times} x {rows} x {width}, {of:?}"));
+        }
+    }
+}
+
+#[test]
 fn features_stand_side_by_side() {
     for (rows, a, b) in [(1, 1, 1), (4, 7, 3), (5, 16, 33)] {
         for of in Type::ALL {

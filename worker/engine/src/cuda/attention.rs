@@ -1,0 +1,72 @@
+//! Softmax attention on a GPU: two products for each part of the queries, and a kernel between them.
+
+use std::ops::Range;
+
+use super::kernels::Launch;
+use super::libraries::{Operand, Product, Sizes};
+use super::matrix::{CudaMatrix, Numbers};
+use super::ops::CudaOps;
+use crate::device::memory::ALIGNED;
+use crate::{Error, Result};
+
+impl CudaOps {
+    /// Softmax attention of one item's queries, which are some rows of `queries`, on its keys and values, into the same rows of `out`.
+    pub(super) fn attend(
+        &self,
+        queries: &CudaMatrix,
+        item: Range<usize>,
+        [keys, values]: [&CudaMatrix; 2],
+        heads: usize,
+        out: &mut CudaMatrix,
+    ) -> Result<()> {
+        let (width, count) = (queries.columns(), keys.rows());
+        if heads == 0 || !width.is_multiple_of(heads) || [keys, values].map(CudaMatrix::columns) != [width; 2]
+        {
+            return Err(Error::Argument(format!("{width} features are no {heads} heads")));
+        }
+        let (head, stride) = (width / heads, count.next_multiple_of(ALIGNED));
+        let most = (self.scores / (heads * stride)).clamp(1, item.len().max(1));
+        let (driver, libraries) = (self.device.driver(), self.device.libraries());
+        let mut scores = CudaMatrix::new(&self.device, Numbers::F32, heads * most, stride)?;
+        let mut shares = self.empty(heads * most, stride)?;
+        for first in item.clone().step_by(most) {
+            let rows = most.min(item.end - first);
+            self.count(2 * rows, width, count);
+            let product = Product {
+                numbers: self.numbers,
+                sizes: Sizes { rows, columns: count, inner: head, stride },
+                left: features_of_head(queries, first, false),
+                right: features_of_head(keys, 0, true),
+                steps: [head, head, rows * stride],
+                count: heads,
+            };
+            libraries.multiply_to_f32(product, scores.output()?)?;
+            driver.softmax(
+                self.numbers,
+                Launch::row_sums(heads * rows),
+                scores.input(),
+                heads * rows,
+                count,
+                stride,
+                1.0 / (head as f32).sqrt(),
+                shares.output()?,
+            )?;
+            let product = Product {
+                numbers: self.numbers,
+                sizes: Sizes { rows, columns: head, inner: count, stride: width },
+                left: Operand { values: shares.input(), stride, transposed: false },
+                right: features_of_head(values, 0, false),
+                steps: [rows * stride, head, head],
+                count: heads,
+            };
+            libraries.multiply_numbers(product, out.output_from(first * width)?)?;
+        }
+        Ok(())
+    }
+}
+
+/// The first head's features of a matrix whose heads lie side by side, from some row on.
+fn features_of_head(matrix: &CudaMatrix, row: usize, transposed: bool) -> Operand<'_, u8> {
+    let stride = matrix.columns();
+    Operand { values: matrix.input_from(row * stride), stride, transposed }
+}
