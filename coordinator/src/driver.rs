@@ -6,13 +6,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use obsdiff_core::{
-    Action, Core, Exponents, Failure, Input, InvalidJob, Job, Manifest, Outcome, Phase, TICK, View,
+    Action, Core, Event, Exponents, Failure, Input, InvalidJob, Job, Manifest, Outcome, Phase, TICK, View,
 };
-use obsdiff_proto::WorkerId;
+use obsdiff_proto::{PackageId, WorkerId};
 use tokio::sync::mpsc::{Receiver, UnboundedReceiver, UnboundedSender, channel, unbounded_channel};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use crate::clock::Clock;
+use crate::history::History;
 use crate::{Downlink, Handle, INBOX, Message, Observer, Records, RendezvousService};
 
 /// Feeds the core and carries out its actions.
@@ -20,13 +21,16 @@ pub struct Driver<'a> {
     core: Core,
     clock: Clock,
     observer: Box<dyn Observer + Send + 'a>,
+    history: History,
     inbox: Receiver<Message>,
     sessions: BTreeMap<WorkerId, Box<dyn Downlink>>,
     /// The last name given to a worker.
     latest: WorkerId,
     writes: UnboundedSender<Write>,
-    /// Present until the driver runs.
-    writer: Option<RecordWriter>,
+    /// Packages whose figures are to be read.
+    committed: UnboundedSender<PackageId>,
+    /// Both present until the driver runs.
+    records: Option<(RecordWriter, FiguresReader)>,
     rendezvous: Arc<RendezvousService>,
     outcome: Option<Outcome>,
     /// Whether the job's store could be read when it was last looked at.
@@ -64,16 +68,25 @@ impl<'a> Driver<'a> {
         let (sender, inbox) = channel(INBOX);
         let handle = Handle(sender);
         let (writes, to_write) = unbounded_channel();
+        let (committed, to_read) = unbounded_channel();
+        for package in (0..core.committed()).map(PackageId) {
+            // The reader is there.
+            let _ = committed.send(package);
+        }
+        let records: Arc<dyn Records> = records.into();
+        let reader = FiguresReader { records: records.clone(), committed: to_read, answers: handle.clone() };
         let writer = RecordWriter { records, writes: to_write, answers: handle.clone() };
         let driver = Self {
             core,
             clock,
             observer,
+            history: History::default(),
             inbox,
             sessions: BTreeMap::new(),
             latest,
             writes,
-            writer: Some(writer),
+            committed,
+            records: Some((writer, reader)),
             rendezvous: Arc::default(),
             outcome: None,
             store: Ok(()),
@@ -88,11 +101,13 @@ impl<'a> Driver<'a> {
 
     /// Runs until the job is over or the driver is stopped. It first finishes a manifest that it is writing.
     pub async fn run(&mut self) -> Option<Outcome> {
-        let mut writing = pin!(self.writer.take()?.run());
+        let (writer, reader) = self.records.take()?;
+        let mut writing = pin!(writer.run());
         let outcome = tokio::select! {
             biased;
             outcome = self.drive() => outcome,
             () = &mut writing => None,
+            () = reader.run() => None,
         };
         if outcome.is_none() {
             self.write(Write::End);
@@ -105,6 +120,7 @@ impl<'a> Driver<'a> {
 
     async fn drive(&mut self) -> Option<Outcome> {
         let mut tick = (self.clock)();
+        self.history.step(tick, &self.core);
         self.observer.step(&self.core);
         while self.outcome.is_none() {
             let now = (self.clock)();
@@ -156,6 +172,10 @@ impl<'a> Driver<'a> {
             Message::View(reply) => drop(reply.send(self.view())),
             Message::Readiness(reply) => drop(reply.send(self.readiness())),
             Message::Store(store) => self.store = store,
+            Message::Pruned(linears) => self.history.pruned(linears),
+            Message::Details(reply) => {
+                drop(reply.send((self.view(), self.history.details(&self.core))));
+            }
             Message::Superseded(life) => {
                 self.outcome = Some(Outcome::Failed(Failure::Superseded { life }));
             }
@@ -182,7 +202,9 @@ impl<'a> Driver<'a> {
     }
 
     fn step(&mut self, input: Input) {
-        let actions = self.core.step((self.clock)(), input);
+        let now = (self.clock)();
+        let actions = self.core.step(now, input);
+        self.history.step(now, &self.core);
         self.observer.step(&self.core);
         self.rendezvous.hold(self.core.group());
         for action in actions {
@@ -206,7 +228,14 @@ impl<'a> Driver<'a> {
             Action::Commit(manifest) => self.write(Write::Commit(manifest)),
             Action::Save(exponents) => self.write(Write::Save(exponents)),
             Action::SaveHardware(hardware) => self.write(Write::SaveHardware(hardware)),
-            Action::Tell(event) => self.observer.event(&event),
+            Action::Tell(event) => {
+                self.history.event((self.clock)(), &event);
+                if let Event::Committed { package } = &event {
+                    // The reader ends with the driver.
+                    let _ = self.committed.send(*package);
+                }
+                self.observer.event(&event);
+            }
             Action::Finish(outcome) => self.outcome = Some(outcome),
         }
     }
@@ -217,9 +246,30 @@ impl<'a> Driver<'a> {
     }
 }
 
+/// Reads what became of the linears of committed packages.
+struct FiguresReader {
+    records: Arc<dyn Records>,
+    committed: UnboundedReceiver<PackageId>,
+    answers: Handle,
+}
+
+impl FiguresReader {
+    /// Reads until it is dropped. What cannot be read is not shown.
+    async fn run(mut self) {
+        while let Some(package) = self.committed.recv().await {
+            match self.records.linear_figures(package).await {
+                Ok(linears) if linears.is_empty() => {}
+                Ok(linears) => self.answers.send(Message::Pruned(linears)).await,
+                Err(error) => tracing::debug!(%package, %error, "the figures of a package are not known"),
+            }
+        }
+        std::future::pending().await
+    }
+}
+
 /// Writes records one after another in a task of its own, so that a slow store does not hold up the core.
 struct RecordWriter {
-    records: Box<dyn Records>,
+    records: Arc<dyn Records>,
     writes: UnboundedReceiver<Write>,
     answers: Handle,
 }

@@ -3,7 +3,7 @@
 use std::pin::Pin;
 use std::time::Duration;
 
-use obsdiff_proto::view::{JobReport, WatchMessage};
+use obsdiff_proto::view::{JobDetails, JobReport, JobRequest, View, WatchMessage};
 use obsdiff_proto::wire::v1;
 use tokio::sync::broadcast::{self, error::RecvError};
 use tokio::sync::{mpsc, watch};
@@ -22,6 +22,8 @@ const LOOK: Duration = Duration::from_millis(100);
 pub struct ServedJob {
     /// How its driver is reached.
     pub handle: Handle,
+    /// What the job asks for.
+    pub request: JobRequest,
     /// The pipeline that is pruned.
     pub model: String,
     /// The location of the pruned pipeline.
@@ -35,19 +37,25 @@ pub struct ServedJob {
 }
 
 impl ServedJob {
-    async fn report(&self) -> Result<JobReport, Status> {
-        let view = self.handle.view().await;
-        let view = view.ok_or_else(|| Status::unavailable("the coordinator is about to stop"))?;
+    /// Where the job stands, with all that is known of it; none once the driver has ended.
+    pub(crate) async fn whole_report(&self) -> Option<JobReport> {
+        let (view, details) = self.handle.details().await?;
+        Some(self.report(view, details))
+    }
+
+    fn report(&self, view: View, details: JobDetails) -> JobReport {
         let elapsed = (self.clock)();
         let end = if view.ending.is_some() { None } else { *self.expected_end.borrow() };
-        Ok(JobReport {
+        JobReport {
             release: env!("CARGO_PKG_VERSION").to_owned(),
             model: self.model.clone(),
             output: self.output.clone(),
             elapsed,
             left: end.map(|end| end.saturating_sub(elapsed)),
+            request: self.request.clone(),
             view,
-        })
+            details,
+        }
     }
 
     /// Sends messages until the job is over or the watcher has left.
@@ -64,10 +72,11 @@ impl ServedJob {
                     Err(RecvError::Closed) => return,
                 },
                 _ = looks.tick() => {
-                    let Ok(report) = self.report().await else { return };
-                    let over = report.view.ending.is_some();
-                    if last.as_ref() != Some(&report.view) {
-                        last = Some(report.view.clone());
+                    let Some(view) = self.handle.view().await else { return };
+                    let over = view.ending.is_some();
+                    if last.as_ref() != Some(&view) {
+                        last = Some(view.clone());
+                        let report = self.report(view, JobDetails::default());
                         // If the watcher has left, the loop ends at its next turn.
                         let _ = out.send(WatchMessage::Report(Box::new(report))).await;
                     }
@@ -85,7 +94,9 @@ impl v1::jobs_server::Jobs for ServedJob {
     type WatchStream = Pin<Box<dyn Stream<Item = Result<v1::WatchResponse, Status>> + Send>>;
 
     async fn get(&self, _: Request<v1::GetRequest>) -> Result<Response<v1::Job>, Status> {
-        Ok(Response::new((&self.report().await?).into()))
+        let report = self.whole_report().await;
+        let report = report.ok_or_else(|| Status::unavailable("the coordinator is about to stop"))?;
+        Ok(Response::new((&report).into()))
     }
 
     async fn watch(&self, _: Request<v1::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {

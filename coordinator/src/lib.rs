@@ -7,9 +7,11 @@ pub mod clock;
 mod driver;
 mod error;
 mod grpc;
+mod history;
 mod http;
 mod job_state;
 mod jobs;
+pub mod page;
 mod port;
 mod records;
 mod rendezvous;
@@ -18,6 +20,8 @@ mod store;
 use obsdiff_core::{Core, Dismissal, Event, Input, View};
 use obsdiff_proto::WorkerId;
 use obsdiff_proto::message::{Command, Hello, Status};
+use obsdiff_proto::view::JobDetails;
+use obsdiff_store::LinearFigures;
 use tokio::sync::mpsc::Sender;
 use tokio::sync::oneshot;
 
@@ -25,7 +29,7 @@ pub use driver::Driver;
 pub use error::{Error, Result};
 pub use job_state::{JobInputs, JobState};
 pub use jobs::ServedJob;
-pub use port::Port;
+pub use port::{PageAddress, Port};
 pub use records::{Records, StoreRecords};
 pub use rendezvous::RendezvousService;
 pub use store::{CoordinatorStore, Opened};
@@ -62,6 +66,9 @@ enum Message {
     Readiness(oneshot::Sender<Result<(), String>>),
     /// Whether the job's store could be read when it was last looked at, with the error if not.
     Store(Result<(), String>),
+    /// What became of the linears of a committed package.
+    Pruned(Vec<LinearFigures>),
+    Details(oneshot::Sender<(View, JobDetails)>),
     /// The coordinator with this life runs the job now.
     Superseded(u32),
     Stop,
@@ -129,6 +136,13 @@ impl Handle {
         let (reply, readiness) = oneshot::channel();
         self.send(Message::Readiness(reply)).await;
         readiness.await.ok()
+    }
+
+    /// The state of the job and more about it; none once the driver has ended.
+    pub async fn details(&self) -> Option<(View, JobDetails)> {
+        let (reply, details) = oneshot::channel();
+        self.send(Message::Details(reply)).await;
+        details.await.ok()
     }
 
     /// Ends the driver and leaves the job as it is. To be called by a thread, not a task.

@@ -32,6 +32,27 @@ pub struct Port {
     token: TokenCheck,
 }
 
+/// Where browsers find the page of a job.
+#[derive(Clone, Copy, Debug)]
+pub struct PageAddress {
+    tls: bool,
+    token: bool,
+}
+
+impl PageAddress {
+    /// The page's address on a port that is bound to `address`, as a browser on this machine reaches it.
+    pub fn at(self, address: SocketAddr) -> String {
+        let scheme = if self.tls { "https" } else { "http" };
+        let token = if self.token { " (the first time with ?token=TOKEN at its end)" } else { "" };
+        let host = if address.ip().is_unspecified() {
+            format!("localhost:{}", address.port())
+        } else {
+            address.to_string()
+        };
+        format!("{scheme}://{host}/{token}")
+    }
+}
+
 impl Port {
     /// A port at this address, protected by certificates and a token where they are given. `insecure` allows it to go without certificates.
     ///
@@ -40,6 +61,11 @@ impl Port {
     pub fn new(address: SocketAddr, tls: Option<Tls>, token: Option<Token>, insecure: bool) -> Result<Self> {
         check_bind(address, Exposure::new(tls.is_some(), insecure))?;
         Ok(Self { address, tls, token: TokenCheck(token) })
+    }
+
+    /// Where browsers find the job's page.
+    pub fn page(&self) -> PageAddress {
+        PageAddress { tls: self.tls.is_some(), token: self.token.0.is_some() }
     }
 
     /// Binds the port. This comes before any work, because another process may use the port.
@@ -119,5 +145,19 @@ impl Port {
 
     fn failed(&self, e: &dyn std::fmt::Display) -> Error {
         Error::Port { address: self.address, problem: e.to_string() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_page_is_where_a_browser_of_this_machine_finds_it() {
+        let at = |tls, token, address: &str| PageAddress { tls, token }.at(address.parse().unwrap());
+        assert_eq!(at(false, false, "127.0.0.1:7070"), "http://127.0.0.1:7070/");
+        assert_eq!(at(true, false, "0.0.0.0:80"), "https://localhost:80/");
+        let with_token = "http://[::1]:7070/ (the first time with ?token=TOKEN at its end)";
+        assert_eq!(at(false, true, "[::1]:7070"), with_token);
     }
 }

@@ -1,7 +1,9 @@
 //! The records of a job that outlive its coordinator.
 
 use obsdiff_core::Exponents;
+use obsdiff_proto::PackageId;
 use obsdiff_proto::message::Manifest;
+use obsdiff_store::LinearFigures;
 
 use crate::CoordinatorStore;
 
@@ -31,6 +33,14 @@ pub trait Records: Send + Sync {
     /// # Errors
     /// The store's error, in words.
     async fn save_hardware(&self, hardware: &str) -> Result<(), String>;
+
+    /// What became of the linears of a committed package, for people to look at. Nothing depends on it.
+    ///
+    /// # Errors
+    /// The store's error, in words.
+    async fn linear_figures(&self, _: PackageId) -> Result<Vec<LinearFigures>, String> {
+        Ok(Vec::new())
+    }
 }
 
 /// A job's store, written by the coordinator with one life.
@@ -58,5 +68,9 @@ impl Records for StoreRecords {
 
     async fn save_hardware(&self, hardware: &str) -> Result<(), String> {
         self.store.put_hardware(hardware).await.map_err(|e| e.to_string())
+    }
+
+    async fn linear_figures(&self, package: PackageId) -> Result<Vec<LinearFigures>, String> {
+        self.store.linear_figures(package).await.map_err(|e| e.to_string())
     }
 }

@@ -1,19 +1,20 @@
 //! Where a job stands, as text: what `obsdiff status` prints of a coordinator's answer.
 
 use std::fmt::Write;
+use std::time::Duration;
 
 use obsdiff_proto::counted;
-use obsdiff_proto::view::{JobReport, Phase, View, WatchMessage, WorkerView};
+use obsdiff_proto::view::{JobReport, WatchMessage};
 
 use crate::text::{Table, duration};
 
 /// A job's report: what it prunes, how far it is, and a line for each worker.
 pub fn render(report: &JobReport) -> String {
-    let JobReport { release, model, output, elapsed, left, view } = report;
+    let JobReport { release, model, output, elapsed, left, view, .. } = report;
     let left = left.map_or(String::new(), |left| format!(", about {} left", duration(left)));
     let mut text = format!(
         "{model} -> {output}\n{}{left}\nrunning for {}, obsdiff {release}\n",
-        progress(view),
+        view.line(),
         duration(*elapsed)
     );
     if view.workers.is_empty() {
@@ -27,11 +28,20 @@ pub fn render(report: &JobReport) -> String {
         let pace = worker.pace.map_or(String::new(), |pace| format!(", {} each", duration(pace)));
         let held =
             if worker.held > 0 { format!("{}{pace}", counted(worker.held, "shard")) } else { String::new() };
-        table.row([worker.worker.to_string(), doing(worker, view), held]);
+        table.row([worker.worker.to_string(), worker.now(), held]);
     }
     // Writing to a string never fails.
     let _ = write!(text, "\n{table}");
     text
+}
+
+/// A report as it reads so much later, if nothing else has changed.
+pub(crate) fn after(report: JobReport, time: Duration) -> JobReport {
+    if report.view.ending.is_some() {
+        return report;
+    }
+    let left = report.left.map(|left| left.saturating_sub(time));
+    JobReport { elapsed: report.elapsed + time, left, ..report }
 }
 
 /// A message to the watchers of a job, as one or more lines.
@@ -42,65 +52,25 @@ pub fn render_message(message: &WatchMessage) -> String {
     }
 }
 
-/// One line: the phase and what it counts.
-pub fn progress(view: &View) -> String {
-    if let Some(ending) = &view.ending {
-        return format!("over: {ending}; {} of {} packages committed", view.committed, view.packages);
-    }
-    let package = match view.package {
-        Some(package) => format!("package {} of {}", u64::from(package.0) + 1, view.packages),
-        None => format!("{} of {} packages committed", view.committed, view.packages),
-    };
-    let shards = || format!(", {} of {} shards", view.held, view.shards);
-    let parts = || format!(", {} of {} parts", view.solved, view.parts);
-    let epoch = || view.epoch.map(|epoch| format!(", group of epoch {epoch}")).unwrap_or_default();
-    let counts = match view.phase {
-        Phase::Calibrate | Phase::Apply => shards(),
-        Phase::Reduce => epoch(),
-        Phase::Solve => parts(),
-        Phase::Pilot | Phase::Commit | Phase::Export | Phase::Over => String::new(),
-    };
-    format!("{}: {package}{counts}", view.phase)
-}
-
-/// What a worker does.
-fn doing(worker: &WorkerView, view: &View) -> String {
-    if worker.draining {
-        "leaves".to_owned()
-    } else if worker.preparing {
-        "prepares: reads the model".to_owned()
-    } else if worker.applied < view.committed {
-        "loads the weights of finished packages".to_owned()
-    } else if worker.leased > 0 {
-        format!("runs {}", counted(worker.leased, "shard"))
-    } else {
-        match view.phase {
-            Phase::Reduce => "sums Grams".to_owned(),
-            Phase::Solve => "solves".to_owned(),
-            Phase::Export => "writes the pipeline, or waits for that".to_owned(),
-            _ => "waits".to_owned(),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
-    use obsdiff_proto::view::Ending;
+    use obsdiff_proto::view::{Activity, Ending, JobDetails, JobRequest, PastEvent, Phase, View, WorkerView};
     use obsdiff_proto::{Epoch, PackageId, WorkerId};
 
     use super::*;
 
-    fn worker(id: u64, applied: u32, draining: bool) -> WorkerView {
+    fn worker(id: u64, applied: u32, activity: Activity) -> WorkerView {
         let pace = (id == 7).then_some(Duration::from_millis(2500));
-        WorkerView { worker: WorkerId(id), applied, leased: 2, held: 12, pace, draining, preparing: id == 10 }
+        let (draining, preparing) = (activity == Activity::Leaves, activity == Activity::Prepares);
+        let worker = WorkerId(id);
+        WorkerView { worker, applied, leased: 2, held: 12, pace, draining, preparing, solving: 0, activity }
     }
 
     fn report() -> JobReport {
         let view = View {
             phase: Phase::Calibrate,
             packages: 4,
+            surveys: 0,
             committed: 1,
             package: Some(PackageId(1)),
             shards: 25,
@@ -108,7 +78,12 @@ mod tests {
             parts: 8,
             solved: 3,
             epoch: Some(Epoch(5)),
-            workers: vec![worker(7, 1, false), worker(8, 0, false), worker(9, 1, true), worker(10, 0, false)],
+            workers: vec![
+                worker(7, 1, Activity::Calibrates),
+                worker(8, 0, Activity::Applies),
+                worker(9, 1, Activity::Leaves),
+                worker(10, 0, Activity::Prepares),
+            ],
             ending: None,
         };
         let text = |text: &str| text.to_owned();
@@ -119,7 +94,20 @@ mod tests {
             output: text("out"),
             elapsed,
             left: Some(Duration::from_secs(242)),
+            request: JobRequest {
+                pattern: text("unstructured"),
+                sparsity: text("50%"),
+                ..JobRequest::default()
+            },
             view,
+            details: JobDetails {
+                events: vec![PastEvent {
+                    at: Duration::from_secs(3),
+                    fault: true,
+                    told: text("worker 6 left"),
+                }],
+                ..JobDetails::default()
+            },
         }
     }
 
@@ -153,23 +141,28 @@ worker  now                                     done
         assert_eq!((&json["packages_committed"], &json["ending"]), (&1.into(), &serde_json::Value::Null));
         let first = serde_json::json!({
             "worker": 7, "packages_applied": 1, "shards_leased": 2, "shards_held": 12, "shard_seconds": 2.5,
-            "draining": false, "preparing": false
+            "draining": false, "preparing": false, "parts_to_solve": 0, "activity": "calibrates"
         });
         assert_eq!((workers.len(), &workers[0]), (4, &first));
         assert_eq!(workers[1]["shard_seconds"], serde_json::Value::Null);
+        assert_eq!((&json["job"]["sparsity"], &json["surveys"]), (&"50%".into(), &0.into()));
+        let event = serde_json::json!({ "at_seconds": 3.0, "fault": true, "told": "worker 6 left" });
+        assert_eq!(json["events"], serde_json::json!([event]));
+        let grid = serde_json::json!({ "group_size": 0, "running": [], "done": [] });
+        assert_eq!((&json["shard_grid"], &json["timeline"]), (&grid, &serde_json::json!([])));
         let failed = serde_json::to_value(Ending::Failed("no worker".to_owned())).unwrap();
         assert_eq!(failed, serde_json::json!({ "outcome": "failed", "reason": "no worker" }));
         assert_eq!(serde_json::to_value(Ending::Done).unwrap(), serde_json::json!({ "outcome": "done" }));
     }
 
     #[test]
-    fn each_phase_counts_what_it_does() {
-        let line = |phase| progress(&View { phase, ..report().view });
-        assert_eq!(line(Phase::Reduce), "reduce: package 2 of 4, group of epoch 5");
-        assert_eq!(line(Phase::Solve), "solve: package 2 of 4, 3 of 8 parts");
-        assert_eq!(line(Phase::Commit), "commit: package 2 of 4");
-        let before = View { package: None, committed: 0, phase: Phase::Pilot, ..report().view };
-        assert_eq!(progress(&before), "pilot: 0 of 4 packages committed");
+    fn time_goes_on_between_reports_until_the_end() {
+        let later = after(report(), Duration::from_secs(42));
+        assert_eq!((later.elapsed, later.left), (Duration::from_secs(107), Some(Duration::from_secs(200))));
+        assert_eq!(after(report(), Duration::from_secs(999)).left, Some(Duration::ZERO));
+        let view = View { ending: Some(Ending::Done), ..report().view };
+        let over = JobReport { view, ..report() };
+        assert_eq!(after(over.clone(), Duration::from_secs(42)), over);
     }
 
     #[test]

@@ -3,8 +3,6 @@
 use std::fmt;
 use std::time::Duration;
 
-use obsdiff_proto::Method;
-
 /// A table whose first column is aligned to the left and whose other columns are to the right, but for those that a chart is in.
 ///
 /// Written here, because these few lines save a dependency that nothing else would use.
@@ -84,17 +82,6 @@ fn scaled(value: f64, units: &[(&str, f64)], small: &str) -> String {
     match units.iter().find(|(_, unit)| value >= *unit) {
         Some((name, unit)) => format!("{:.2} {name}", value / unit),
         None => format!("{value:.0} {small}"),
-    }
-}
-
-/// A method as a job names it.
-pub fn method(method: Method) -> &'static str {
-    match method {
-        Method::Obs => "obs",
-        Method::Admm => "admm",
-        Method::Magnitude => "magnitude",
-        Method::Wanda => "wanda",
-        Method::L1 => "l1",
     }
 }
 

@@ -266,6 +266,28 @@ pub enum Event {
     },
 }
 
+impl Event {
+    /// Whether it tells of something that went wrong.
+    pub fn is_fault(&self) -> bool {
+        match self {
+            Self::Left { why, .. } => *why != Dismissal::Drained.to_string(),
+            Self::StandingBy { .. }
+            | Self::Discarded { .. }
+            | Self::Broken { .. }
+            | Self::Lowered { .. }
+            | Self::Retried { .. } => true,
+            Self::Joined { .. }
+            | Self::Preparing { .. }
+            | Self::Encodes { .. }
+            | Self::Ready { .. }
+            | Self::Grouped { .. }
+            | Self::Formed { .. }
+            | Self::Arrived { .. }
+            | Self::Committed { .. } => false,
+        }
+    }
+}
+
 /// How a job ended.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum Outcome {

@@ -51,6 +51,11 @@ impl Ledger {
         self.holders.get(&shard).copied()
     }
 
+    /// Shards that have a holder, in order.
+    pub(crate) fn taken(&self) -> impl Iterator<Item = (ShardId, ShardHolder)> {
+        self.holders.iter().map(|(shard, holder)| (*shard, *holder))
+    }
+
     /// Shards that a worker has to run.
     pub(crate) fn leased(&self, worker: WorkerId) -> impl ExactSizeIterator<Item = ShardId> {
         self.shares.get(&worker).map(|s| s.leased.iter()).unwrap_or_default().copied()

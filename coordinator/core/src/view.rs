@@ -1,26 +1,38 @@
 //! What a user sees of a job: derived from the facts, like everything else.
 
-use obsdiff_proto::view::{Ending, Phase, View, WorkerView};
+use std::collections::BTreeMap;
+
+use obsdiff_proto::view::{Activity, Ending, Grid, Phase, View, WorkerView};
 use obsdiff_proto::{PackageId, WorkerId};
 
+use crate::ledger::ShardHolder;
+use crate::state::ConnectedWorker;
 use crate::{Core, Group, Outcome};
 
 impl Core {
     /// Where the job stands.
     pub fn view(&self) -> View {
         let open = self.open.as_ref();
-        let worker = |(worker, member): (&WorkerId, &crate::state::ConnectedWorker)| WorkerView {
-            worker: *worker,
-            applied: member.applied,
-            leased: open.map_or(0, |open| open.ledger.leased(*worker).len()),
-            held: open.map_or(0, |open| open.ledger.held_by(*worker).len()),
-            pace: member.pace,
-            draining: member.draining.is_some(),
-            preparing: member.preparing,
+        let to_solve = self.parts_to_solve();
+        let worker = |(worker, member): (&WorkerId, &ConnectedWorker)| {
+            let leased = open.map_or(0, |open| open.ledger.leased(*worker).len());
+            let solving = to_solve.get(worker).copied().unwrap_or(0);
+            WorkerView {
+                worker: *worker,
+                applied: member.applied,
+                leased,
+                held: open.map_or(0, |open| open.ledger.held_by(*worker).len()),
+                pace: member.pace,
+                draining: member.draining.is_some(),
+                preparing: member.preparing,
+                solving,
+                activity: self.activity(*worker, member, leased, solving),
+            }
         };
         View {
             phase: self.phase(),
             packages: self.job.plan.packages.len(),
+            surveys: self.job.plan.packages.iter().filter(|package| package.survey).count(),
             committed: self.committed,
             package: open.map(|open| open.package),
             shards: self.job.plan.shards.len(),
@@ -31,6 +43,73 @@ impl Core {
             workers: self.members.iter().map(worker).collect(),
             ending: self.outcome.as_ref().map(Ending::from),
         }
+    }
+
+    /// What a worker does, which has so many shards and parts to work on.
+    fn activity(
+        &self,
+        worker: WorkerId,
+        member: &ConnectedWorker,
+        leased: usize,
+        solving: usize,
+    ) -> Activity {
+        let attempt = self.attempt.as_ref().filter(|a| a.group.members.binary_search(&worker).is_ok());
+        if member.draining.is_some() {
+            Activity::Leaves
+        } else if member.preparing {
+            let encodes = !self.encoded && self.encoder == Some(worker);
+            if encodes { Activity::Encodes } else { Activity::Prepares }
+        } else if member.applied < self.committed {
+            Activity::Applies
+        } else if self.pilot == Some(worker) {
+            Activity::Pilots
+        } else if self.exporter == Some(worker) {
+            Activity::Exports
+        } else if attempt.is_some_and(|a| !a.through.contains(&worker)) {
+            Activity::Reduces
+        } else if solving > 0 {
+            Activity::Solves
+        } else if leased > 0 {
+            Activity::Calibrates
+        } else {
+            Activity::Waits
+        }
+    }
+
+    /// How many parts each worker of the group still has to solve.
+    fn parts_to_solve(&self) -> BTreeMap<WorkerId, usize> {
+        let mut counts = BTreeMap::new();
+        if let (Some(attempt), Some(open)) = (&self.attempt, &self.open) {
+            let unsolved = attempt.group.owners.iter().filter(|(part, _)| !open.solved.contains_key(part));
+            for (_, owner) in unsolved {
+                *counts.entry(*owner).or_default() += 1;
+            }
+        }
+        counts
+    }
+
+    /// How far the shards and the parts of the open package are, each in order.
+    pub fn grids(&self) -> (Grid, Grid) {
+        let Some(open) = &self.open else { return Default::default() };
+        let (mut shards, mut parts) = (Grid::new(open.ledger.total()), Grid::new(open.parts.len()));
+        for (shard, holder) in open.ledger.taken() {
+            shards.count(shard.0 as usize, matches!(holder, ShardHolder::Held(_)));
+        }
+        let owned =
+            |part| self.attempt.as_ref().is_some_and(|a| a.reducing && a.group.owners.contains_key(part));
+        for (place, part) in open.parts.keys().enumerate() {
+            if open.solved.contains_key(part) {
+                parts.count(place, true);
+            } else if owned(part) {
+                parts.count(place, false);
+            }
+        }
+        (shards, parts)
+    }
+
+    /// Packages committed, counted from the first.
+    pub fn committed(&self) -> u32 {
+        self.committed
     }
 
     /// The package being pruned.

@@ -9,7 +9,7 @@ use axum::http::{StatusCode, Version, header};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 
-use crate::ServedJob;
+use crate::{ServedJob, page};
 
 pub(crate) use access::Access;
 
@@ -19,8 +19,8 @@ pub(crate) fn routes(job: &ServedJob, access: Access) -> Router {
 }
 
 /// The pages that show the job.
-fn pages(_job: &ServedJob) -> Router {
-    Router::new()
+fn pages(job: &ServedJob) -> Router {
+    page::routes(job.clone())
 }
 
 /// `pages` behind the token and `open` without it, both only by names that are this port's.

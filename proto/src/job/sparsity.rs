@@ -174,6 +174,17 @@ pub enum Method {
 }
 
 impl Method {
+    /// Its name in a job file.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Obs => "obs",
+            Self::Admm => "admm",
+            Self::Magnitude => "magnitude",
+            Self::Wanda => "wanda",
+            Self::L1 => "l1",
+        }
+    }
+
     /// Whether it needs activations.
     pub fn calibrates(self) -> bool {
         matches!(self, Self::Obs | Self::Admm | Self::Wanda)

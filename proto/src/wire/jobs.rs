@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::field::{clipped, each, inner, millis, nanos, optional, required, size, text, words};
 use super::{LONGEST_NAME, MOST_WORKERS, Problem, Result, WireError, v1};
-use crate::view::{Ending, JobReport, Phase, View, WatchMessage, WorkerView};
+use crate::view::{Activity, Ending, JobReport, Phase, View, WatchMessage, WorkerView};
 use crate::{Epoch, PackageId, WorkerId};
 
 impl From<&WatchMessage> for v1::WatchResponse {
@@ -51,6 +51,9 @@ impl From<&JobReport> for v1::Job {
             workers: view.workers.iter().map(Into::into).collect(),
             ending: view.ending.as_ref().map(Into::into),
             left_millis: report.left.map(millis),
+            surveys: view.surveys as u64,
+            request: Some((&report.request).into()),
+            details: Some((&report.details).into()),
         }
     }
 }
@@ -62,6 +65,7 @@ impl TryFrom<v1::Job> for JobReport {
         let view = View {
             phase: phase(job.phase())?,
             packages: size("packages", job.packages)?,
+            surveys: size("surveys", job.surveys)?,
             committed: job.committed,
             package: job.package.map(PackageId),
             shards: size("shards", job.shards)?,
@@ -78,7 +82,9 @@ impl TryFrom<v1::Job> for JobReport {
             output: text("output", job.output, LONGEST_NAME)?,
             elapsed: Duration::from_millis(job.elapsed_millis),
             left: job.left_millis.map(Duration::from_millis),
+            request: optional("request", job.request)?.unwrap_or_default(),
             view,
+            details: optional("details", job.details)?.unwrap_or_default(),
         })
     }
 }
@@ -98,7 +104,7 @@ impl From<Phase> for v1::job::Phase {
     }
 }
 
-fn phase(phase: v1::job::Phase) -> Result<Phase> {
+pub(super) fn phase(phase: v1::job::Phase) -> Result<Phase> {
     use v1::job::Phase as P;
     Ok(match phase {
         P::Unspecified => return Err(WireError::new("phase", Problem::Missing)),
@@ -123,6 +129,8 @@ impl From<&WorkerView> for v1::job::Worker {
             pace_nanos: view.pace.map(nanos),
             draining: view.draining,
             preparing: view.preparing,
+            solving: view.solving as u64,
+            activity: v1::job::Activity::from(view.activity).into(),
         }
     }
 }
@@ -132,6 +140,8 @@ impl TryFrom<v1::job::Worker> for WorkerView {
 
     fn try_from(worker: v1::job::Worker) -> Result<Self> {
         Ok(Self {
+            activity: activity(&worker),
+            solving: size("solving", worker.solving)?,
             worker: WorkerId(worker.worker),
             applied: worker.applied,
             leased: size("leased", worker.leased)?,
@@ -140,6 +150,44 @@ impl TryFrom<v1::job::Worker> for WorkerView {
             draining: worker.draining,
             preparing: worker.preparing,
         })
+    }
+}
+
+impl From<Activity> for v1::job::Activity {
+    fn from(activity: Activity) -> Self {
+        match activity {
+            Activity::Leaves => Self::Leaves,
+            Activity::Prepares => Self::Prepares,
+            Activity::Encodes => Self::Encodes,
+            Activity::Applies => Self::Applies,
+            Activity::Pilots => Self::Pilots,
+            Activity::Calibrates => Self::Calibrates,
+            Activity::Reduces => Self::Reduces,
+            Activity::Solves => Self::Solves,
+            Activity::Exports => Self::Exports,
+            Activity::Waits => Self::Waits,
+        }
+    }
+}
+
+/// What a worker does. A coordinator that does not say so says enough to tell.
+fn activity(worker: &v1::job::Worker) -> Activity {
+    use v1::job::Activity as A;
+    match worker.activity() {
+        A::Unspecified if worker.draining => Activity::Leaves,
+        A::Unspecified if worker.preparing => Activity::Prepares,
+        A::Unspecified if worker.leased > 0 => Activity::Calibrates,
+        A::Unspecified => Activity::Waits,
+        A::Leaves => Activity::Leaves,
+        A::Prepares => Activity::Prepares,
+        A::Encodes => Activity::Encodes,
+        A::Applies => Activity::Applies,
+        A::Pilots => Activity::Pilots,
+        A::Calibrates => Activity::Calibrates,
+        A::Reduces => Activity::Reduces,
+        A::Solves => Activity::Solves,
+        A::Exports => Activity::Exports,
+        A::Waits => Activity::Waits,
     }
 }
 

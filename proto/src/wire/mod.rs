@@ -6,6 +6,7 @@
 
 mod briefing;
 mod command;
+mod details;
 mod error;
 mod field;
 mod jobs;

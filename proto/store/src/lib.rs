@@ -30,6 +30,7 @@ mod location;
 mod manifest;
 mod objects;
 mod part;
+mod part_figures;
 mod plaintext;
 mod record;
 
@@ -50,6 +51,7 @@ pub use grams::{GramReceipt, GramStore};
 pub use manifest::{ManifestRecord, manifest_object, manifests_in};
 pub use objects::PutOutcome;
 pub use part::PartReceipt;
+pub use part_figures::LinearFigures;
 pub use record::{JobRecord, Prompts};
 
 /// A job's objects. Clones are the same store.

@@ -11,7 +11,7 @@ use super::layout::PARTS;
 use super::{JobStore, Result, StoreError};
 
 /// How many objects are looked up at a time.
-const LOOKUPS: usize = 16;
+pub(super) const LOOKUPS: usize = 16;
 
 /// By this a part's weights are found and checked. As JSON it is a [`Receipt`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,5 +1,6 @@
 //! Every word that can be said, drawn at random.
 
+mod details;
 mod job;
 
 use std::collections::BTreeSet;
@@ -12,7 +13,7 @@ use obsdiff_proto::message::{
     Reduction, Slice, Solved, Stage, Status, Sums, Tally, Trouble,
 };
 use obsdiff_proto::session::{Briefing, CoordinatorEvent, Dismissed, Reason, Welcome, WorkerEvent};
-use obsdiff_proto::view::{Ending, JobReport, Phase, View, WatchMessage, WorkerView};
+use obsdiff_proto::view::{Activity, Ending, JobReport, JobRequest, Phase, View, WatchMessage, WorkerView};
 use obsdiff_proto::{
     Allocation, CalibrationSpec, Digest, Effort, Epoch, EvaluationSpec, HeadScore, HessianSpec, InputDigest,
     Inventory, JobSpec, Layout, Linear, LinearId, LinearTarget, Method, ModelSpec, OutputSpec, Package,
@@ -289,9 +290,12 @@ fn ending() -> impl Strategy<Value = Ending> {
 }
 
 fn worker_view() -> impl Strategy<Value = WorkerView> {
+    use Activity::{Applies, Calibrates, Encodes, Exports, Leaves, Pilots, Prepares, Reduces, Solves, Waits};
     let pace = option::of(any::<u64>().prop_map(Duration::from_nanos));
-    (worker(), small(), any::<usize>(), any::<usize>(), pace, any::<[bool; 2]>()).prop_map(
-        |(worker, applied, leased, held, pace, [draining, preparing])| WorkerView {
+    let activity =
+        select(vec![Leaves, Prepares, Encodes, Applies, Pilots, Calibrates, Reduces, Solves, Exports, Waits]);
+    (worker(), small(), any::<[usize; 3]>(), pace, any::<[bool; 2]>(), activity).prop_map(
+        |(worker, applied, [leased, held, solving], pace, [draining, preparing], activity)| WorkerView {
             worker,
             applied,
             leased,
@@ -299,40 +303,66 @@ fn worker_view() -> impl Strategy<Value = WorkerView> {
             pace,
             draining,
             preparing,
+            solving,
+            activity,
         },
     )
+}
+
+fn phase() -> impl Strategy<Value = Phase> {
+    use Phase::{Apply, Calibrate, Commit, Export, Over, Pilot, Reduce, Solve};
+    select(vec![Pilot, Calibrate, Reduce, Solve, Commit, Apply, Export, Over])
 }
 
 fn view() -> impl Strategy<Value = View> {
-    use Phase::{Apply, Calibrate, Commit, Export, Over, Pilot, Reduce, Solve};
-    let phase = select(vec![Pilot, Calibrate, Reduce, Solve, Commit, Apply, Export, Over]);
-    let counts = (any::<usize>(), small(), any::<usize>(), any::<usize>(), any::<usize>(), any::<usize>());
+    let counts = (any::<[usize; 2]>(), small(), any::<[usize; 4]>());
     let rest = (option::of(small()), option::of(epoch()), vec(worker_view(), 0..4), option::of(ending()));
-    (phase, counts, rest).prop_map(
-        |(phase, (packages, committed, shards, held, parts, solved), (package, epoch, workers, ending))| {
-            View {
-                phase,
-                packages,
-                committed,
-                package: package.map(PackageId),
-                shards,
-                held,
-                parts,
-                solved,
-                epoch,
-                workers,
-                ending,
-            }
-        },
-    )
+    (phase(), counts, rest).prop_map(|(phase, counts, (package, epoch, workers, ending))| {
+        let ([packages, surveys], committed, [shards, held, parts, solved]) = counts;
+        View {
+            phase,
+            packages,
+            surveys,
+            committed,
+            package: package.map(PackageId),
+            shards,
+            held,
+            parts,
+            solved,
+            epoch,
+            workers,
+            ending,
+        }
+    })
+}
+
+fn time() -> impl Strategy<Value = Duration> {
+    any::<u64>().prop_map(Duration::from_millis)
 }
 
 pub(crate) fn report() -> impl Strategy<Value = JobReport> {
-    let times = (any::<u64>(), option::of(any::<u64>()));
-    (words(), words(), words(), times, view()).prop_map(|(release, model, output, (elapsed, left), view)| {
-        let left = left.map(Duration::from_millis);
-        JobReport { release, model, output, elapsed: Duration::from_millis(elapsed), left, view }
-    })
+    let times = (time(), option::of(time()));
+    let request = (words(), words(), words(), small(), small()).prop_map(
+        |(pattern, sparsity, method, prompts, steps)| JobRequest {
+            pattern,
+            sparsity,
+            method,
+            prompts,
+            steps,
+        },
+    );
+    (words(), words(), words(), times, request, view(), details::details()).prop_map(
+        |(release, model, output, (elapsed, left), request, view, details)| JobReport {
+            release,
+            model,
+            output,
+            elapsed,
+            left,
+            request,
+            view,
+            details,
+        },
+    )
 }
 
 pub(crate) fn news() -> impl Strategy<Value = WatchMessage> {

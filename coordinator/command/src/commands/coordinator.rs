@@ -8,6 +8,7 @@ use std::time::Duration;
 use obsdiff_coordinator::{Driver, JobState, Port, ServedJob};
 use obsdiff_core::Outcome;
 use obsdiff_proto::session::Briefing;
+use obsdiff_proto::view::JobRequest;
 use tokio::sync::{broadcast, watch};
 
 use crate::cli::CoordinatorArgs;
@@ -123,9 +124,11 @@ fn drive(
     let (mut driver, handle) =
         Driver::new(state.job.clone(), records, context.clock.clone(), Box::new(display))
             .map_err(|e| Error::content(job.path(), e.to_string()))?;
+    let page = port.page();
     let address = {
         let served = ServedJob {
             handle: handle.clone(),
+            request: JobRequest::of(&job.spec),
             model: job.spec.model.path.clone(),
             output: job.spec.output.path.clone(),
             clock: context.clock.clone(),
@@ -136,6 +139,7 @@ fn drive(
         state.runtime().block_on(port.serve(listener, handle, rendezvous, briefing, served))?
     };
     writeln!(context.out, "listening on {address}")?;
+    writeln!(context.out, "watch it at {}", page.at(address))?;
     context.out.flush()?;
     context.signals.respond({
         let handle = handle.clone();

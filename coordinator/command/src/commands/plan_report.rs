@@ -275,7 +275,7 @@ impl PlanReport {
 
     fn summary(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (spec, model) = (&self.job, &self.model);
-        let method = text::method(spec.sparsity.method());
+        let method = spec.sparsity.method().name();
         let refined = match spec.sparsity.refinement() {
             0 => String::new(),
             steps => format!(", refined by {}", counted(steps as usize, "step")),

@@ -1,19 +1,22 @@
 //! `obsdiff status URL`.
 
 use std::io::{self, IsTerminal};
+use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use obsdiff_proto::view::{JobReport, WatchMessage};
 use obsdiff_proto::wire::v1;
 use obsdiff_proto::wire::v1::jobs_client::JobsClient;
 use obsdiff_security::TokenSender;
+use tokio::time::interval;
 use tonic::Status;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Channel;
 
 use crate::cli::StatusArgs;
+use crate::clock::Clock;
 use crate::context::CommandContext;
-use crate::status::{render, render_message};
+use crate::status::{after, render, render_message};
 use crate::{Error, Result};
 
 /// Shows where a job stands, or stops it.
@@ -47,12 +50,23 @@ pub(super) fn status(args: &StatusArgs, context: &mut CommandContext<'_>) -> Res
                 Ok(write!(context.out, "{}", render(&report))?)
             };
         }
-        let mut screen = LiveScreen::of_terminal();
+        let mut screen = LiveScreen::of_terminal(context.clock.clone());
         let mut messages = jobs.watch(v1::WatchRequest {}).await.map_err(refused)?.into_inner();
-        while let Some(response) = messages.message().await.map_err(refused)? {
+        let mut seconds = interval(Duration::from_secs(1));
+        loop {
+            let response = tokio::select! {
+                biased;
+                response = messages.message() => response.map_err(refused)?,
+                // The time that is left goes down between messages, too.
+                _ = seconds.tick(), if screen.is_some() => {
+                    screen.iter().for_each(LiveScreen::show_time);
+                    continue;
+                }
+            };
+            let Some(response) = response else { break };
             let message = WatchMessage::try_from(response).map_err(|e| Error::Session(e.to_string()))?;
             match &mut screen {
-                Some(screen) => screen.show(&message),
+                Some(screen) => screen.show(message),
                 None => {
                     write!(context.out, "{}", render_message(&message))?;
                     context.out.flush()?;
@@ -70,39 +84,48 @@ pub(super) fn status(args: &StatusArgs, context: &mut CommandContext<'_>) -> Res
 /// A job's report that stays in its place on a terminal; what happens scrolls by above it.
 struct LiveScreen {
     area: ProgressBar,
-    last: Option<String>,
+    clock: Clock,
+    /// The last report, and when it came.
+    last: Option<(Box<JobReport>, Duration)>,
 }
 
 impl LiveScreen {
     /// One on standard output, where that is a terminal.
-    fn of_terminal() -> Option<Self> {
+    fn of_terminal(clock: Clock) -> Option<Self> {
         io::stdout().is_terminal().then(|| {
             let area = ProgressBar::with_draw_target(None, ProgressDrawTarget::stdout());
             // The template is a constant; were it wrong, a spinner would stand before the report.
             let style = ProgressStyle::with_template("{msg}");
-            Self {
-                area: area.with_style(style.unwrap_or_else(|_| ProgressStyle::default_spinner())),
-                last: None,
-            }
+            let area = area.with_style(style.unwrap_or_else(|_| ProgressStyle::default_spinner()));
+            Self { area, clock, last: None }
         })
     }
 
-    fn show(&mut self, message: &WatchMessage) {
+    fn show(&mut self, message: WatchMessage) {
         match message {
-            WatchMessage::Report(report) => {
-                let page = render(report);
-                self.area.set_message(page.trim_end().to_owned());
-                self.last = Some(page);
-            }
+            WatchMessage::Report(report) => self.last = Some((report, (self.clock)())),
             WatchMessage::Event(words) => self.area.println(words),
         }
-        self.area.tick();
+        self.show_time();
+    }
+
+    /// Shows the last report with the time as it is now.
+    fn show_time(&self) {
+        if let Some(text) = self.text() {
+            self.area.set_message(text.trim_end().to_owned());
+            self.area.tick();
+        }
+    }
+
+    fn text(&self) -> Option<String> {
+        let (report, came) = self.last.as_ref()?;
+        Some(render(&after((**report).clone(), (self.clock)().saturating_sub(*came))))
     }
 
     /// Takes the screen away, and gives what it showed.
     fn end(self) -> Option<String> {
         self.area.finish_and_clear();
-        self.last
+        self.text()
     }
 }
 

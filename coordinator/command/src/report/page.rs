@@ -1,6 +1,7 @@
 //! The page: its head, its sections in their order, and the pictures.
 
 use maud::{DOCTYPE, Markup, PreEscaped, html};
+use obsdiff_coordinator::page::LOOK;
 use obsdiff_engine::export::{HeldOutError, Measured, PruningRecord};
 use obsdiff_proto::counted;
 
@@ -8,6 +9,7 @@ use super::pictures::{DIFFERENCE_GAIN, shown};
 use super::words::{self, decibels};
 use super::{Report, Sample, documents, heat, linears, sections, steps};
 
+/// What the report has beyond the look that it shares with the live page.
 const STYLE: &str = include_str!("style.css");
 const SORT: &str = include_str!("sort.js");
 
@@ -57,7 +59,7 @@ impl Report<'_> {
                     meta name="viewport" content="width=device-width, initial-scale=1";
                     meta name="color-scheme" content="light dark";
                     title { (title) }
-                    style { (PreEscaped(STYLE)) }
+                    style { (PreEscaped(LOOK)) (PreEscaped(STYLE)) }
                 }
                 body {
                     a class="skip" href="#main" { "Skip to the report" }

@@ -84,7 +84,7 @@ impl Summary {
             (Pattern::NToM { .. }, _) if sparsity.dense > 0.0 => format!(", dense {}", sparsity.dense),
             _ => String::new(),
         };
-        let how = format!("{}, {}{by}", sparsity.pattern, text::method(sparsity.method()));
+        let how = format!("{}, {}{by}", sparsity.pattern, sparsity.method().name());
         if !self.is_structured() {
             return format!(
                 "Pruned {} of {} weights in {}: {how}",

@@ -14,42 +14,26 @@ use crate::text;
 const NAMES: [&str; 3] = ["chromium", "chromium-browser", "google-chrome"];
 
 /// Measures the page it is in, tells the page around it, and sorts the table of linears by its third column.
-const MEASURE: &str = r#"<script>
+const MEASURE: &str = concat!(
+    "<script>",
+    include_str!("../readability.js"),
+    r#"
 addEventListener("load", () => {
-  const channel = (c) => (c /= 255) <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4;
-  const numbers = (colour) => colour.match(/[\d.]+/g).map(Number);
-  const luminance = ([r, g, b]) => 0.2126 * channel(r) + 0.7152 * channel(g) + 0.0722 * channel(b);
-  const behind = (element) => {
-    for (; element; element = element.parentElement) {
-      const colour = numbers(getComputedStyle(element).backgroundColor);
-      if (colour.length === 3 || colour[3] > 0) return colour;
-    }
-    return [255, 255, 255];
-  };
-  let contrast = 21, worst = "";
-  for (const element of document.querySelectorAll("body *")) {
-    const own = [...element.childNodes].some((node) => node.nodeType === 3 && node.data.trim());
-    if (!own || element.closest("script, svg, .unseen, details:not([open]) > :not(summary)")) continue;
-    const [a, b] = [numbers(getComputedStyle(element).color), behind(element)].map(luminance).sort((a, b) => b - a);
-    const ratio = (a + 0.05) / (b + 0.05);
-    if (ratio < contrast) [contrast, worst] = [ratio, `${element.tagName}.${element.className}: ${element.textContent}`];
-  }
   const table = document.querySelector("table.sortable");
   const column = () => [...table.tBodies[0].rows].map((row) => Number(row.cells[3].dataset.value));
   table.tHead.rows[0].cells[3].querySelector("button").click();
   const ascending = column().every((value, i, all) => i === 0 || all[i - 1] <= value);
   const facts = {
-    width: innerWidth, scrolled: document.documentElement.scrollWidth, contrast, worst, ascending,
+    ...readability(), ascending,
     sorted: table.tHead.rows[0].cells[3].getAttribute("aria-sort"),
     broken: [...document.images].filter((image) => !image.naturalWidth).length,
     unnamed: [...document.images].filter((image) => !image.alt).length,
-    headings: [...document.querySelectorAll("h1, h2, h3")].map((heading) => Number(heading.tagName[1])),
     landmarks: ["header", "nav", "main", "footer"].filter((name) => document.querySelectorAll(name).length === 1).length,
-    dark: luminance(behind(document.body)) < 0.1,
   };
   parent.postMessage(JSON.stringify(facts), "*");
 });
-</script>"#;
+</script>"#
+);
 
 /// A page that shows the one to be measured in a frame as wide as a screen, and what that told.
 fn frame(width: u32) -> String {

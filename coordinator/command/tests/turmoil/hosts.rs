@@ -9,7 +9,7 @@ use obsdiff_coordinator::{Driver, Observer, ServedJob};
 use obsdiff_core::{Core, Event, Job, Outcome, Phase};
 use obsdiff_proto::Plan;
 use obsdiff_proto::session::Reason;
-use obsdiff_proto::view::WatchMessage;
+use obsdiff_proto::view::{JobRequest, WatchMessage};
 use obsdiff_proto::wire::Reach;
 use obsdiff_proto::wire::v1::WatchRequest;
 use obsdiff_proto::wire::v1::jobs_client::JobsClient;
@@ -108,6 +108,7 @@ pub(crate) async fn coordinate(stage: Stage) -> turmoil::Result {
     let (mut driver, handle) = Driver::new(job, records, clock.clone(), shown)?;
     let served = ServedJob {
         handle: handle.clone(),
+        request: JobRequest::default(),
         model: "pipeline".to_owned(),
         output: "out".to_owned(),
         clock,

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use futures_util::stream::{self, Stream};
-use obsdiff_proto::view::{JobReport, Phase, View};
+use obsdiff_proto::view::{JobDetails, JobReport, JobRequest, Phase, View};
 use obsdiff_proto::wire::v1;
 use obsdiff_proto::wire::v1::jobs_client::JobsClient;
 use obsdiff_proto::wire::v1::jobs_server::{Jobs, JobsServer};
@@ -25,6 +25,7 @@ fn report() -> JobReport {
     let view = View {
         phase: Phase::Calibrate,
         packages: 4,
+        surveys: 0,
         committed: 1,
         package: None,
         shards: 9,
@@ -42,7 +43,9 @@ fn report() -> JobReport {
         output: text("out"),
         elapsed: Duration::ZERO,
         left: None,
+        request: JobRequest::default(),
         view,
+        details: JobDetails::default(),
     }
 }
 

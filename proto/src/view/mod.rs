@@ -1,5 +1,8 @@
 //! Reports of a job for its users.
 
+mod details;
+mod words;
+
 use std::fmt;
 use std::time::Duration;
 
@@ -7,8 +10,10 @@ use serde::{Serialize, Serializer};
 
 use crate::{Epoch, PackageId, WorkerId};
 
+pub use details::{BlockFigures, Grid, JobDetails, JobRequest, PastEvent, PhaseTime, WorkerLeft};
+
 /// A coordinator's report of itself and its job.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct JobReport {
     /// The coordinator's release.
     pub release: String,
@@ -22,13 +27,19 @@ pub struct JobReport {
     /// About how long the job still takes, over all packages, where that can be told; whole milliseconds.
     #[serde(rename = "left_seconds", serialize_with = "seconds_where_known")]
     pub left: Option<Duration>,
+    /// What the job asks for.
+    #[serde(rename = "job")]
+    pub request: JobRequest,
     /// Where the job stands.
     #[serde(flatten)]
     pub view: View,
+    /// More about it. Empty in messages to watchers, who hear of each event when it happens.
+    #[serde(flatten)]
+    pub details: JobDetails,
 }
 
 /// A message to the watchers of a job.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum WatchMessage {
     /// The job's state.
     Report(Box<JobReport>),
@@ -43,6 +54,8 @@ pub struct View {
     pub phase: Phase,
     /// Packages planned.
     pub packages: usize,
+    /// So many of them, the first ones, are surveys: nothing is pruned yet, but found out what pruning would cost.
+    pub surveys: usize,
     /// Packages committed.
     #[serde(rename = "packages_committed")]
     pub committed: u32,
@@ -87,6 +100,37 @@ pub struct WorkerView {
     pub draining: bool,
     /// It reads, hashes and encodes what the job needs, and takes no work yet.
     pub preparing: bool,
+    /// Parts of the open package that it has to solve.
+    #[serde(rename = "parts_to_solve")]
+    pub solving: usize,
+    /// What it does.
+    pub activity: Activity,
+}
+
+/// What a worker does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Activity {
+    /// It is about to leave.
+    Leaves,
+    /// It reads and checks what the job needs.
+    Prepares,
+    /// It encodes the prompts, for all workers.
+    Encodes,
+    /// It loads the weights of finished packages.
+    Applies,
+    /// It runs the first shard, to find the exponents for all workers.
+    Pilots,
+    /// It runs shards.
+    Calibrates,
+    /// It sums Grams with the others of its group.
+    Reduces,
+    /// It solves parts.
+    Solves,
+    /// It writes the pruned pipeline.
+    Exports,
+    /// Nothing is to be done by it now.
+    Waits,
 }
 
 /// The phases of a job.
