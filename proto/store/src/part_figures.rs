@@ -138,7 +138,7 @@ mod tests {
         };
         let report =
             r#"{"name":"a","shape":[2,4],"target":"x","zeros":3,"damping":null,"relative_error":0.25}"#;
-        let expected = LinearFigures {
+        let expected = || LinearFigures {
             linear: LinearId(5),
             name: "a".to_owned(),
             weights: 8,
@@ -148,9 +148,9 @@ mod tests {
         let slices = format!(
             r#"{{"slices":[{{"linear":5,"rows":{{"start":0,"end":2}},"report":{report},"energy":null}}]}}"#
         );
-        assert_eq!(header(&slices), [expected.clone()]);
+        assert_eq!(header(&slices), [expected()]);
         let structures = format!(r#"{{"structures":{{"structures":[],"linears":[[5,{report}]]}}}}"#);
-        assert_eq!(header(&structures), [expected]);
+        assert_eq!(header(&structures), [expected()]);
         assert_eq!(header(r#"{"surveyed_slices":[{"linear":5}]}"#), []);
     }
 }
