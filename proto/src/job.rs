@@ -325,7 +325,7 @@ pub struct WorkersSpec {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct OutputSpec {
-    /// A directory that does not exist yet.
+    /// A directory that does not exist yet, or a prefix of an object store, `s3://...`, that holds nothing yet.
     pub path: String,
     /// Hard-link the components that do not change instead of copying them.
     #[serde(default)]

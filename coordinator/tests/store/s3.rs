@@ -1,8 +1,9 @@
 //! A server of the S3 protocol on loopback.
+#![allow(dead_code)]
 
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -19,6 +20,8 @@ use tokio::task::JoinHandle;
 pub(crate) struct Server {
     endpoint: String,
     busy: Busy,
+    gate: Gate,
+    held: Arc<AtomicUsize>,
     serving: JoinHandle<()>,
 }
 
@@ -26,19 +29,70 @@ pub(crate) struct Server {
 #[derive(Clone, Default)]
 struct Busy(Arc<AtomicBool>);
 
+/// What becomes of changes of objects below a prefix, once so many have passed.
+#[derive(Clone, Copy)]
+pub(crate) enum Later {
+    /// Each is answered by 503.
+    Refused,
+    /// None is answered.
+    Held,
+}
+
+/// Lets some changes of objects pass.
+#[derive(Clone, Default)]
+struct Gate(Arc<Mutex<Option<Passing>>>);
+
+/// A prefix, how many changes may still pass, and what becomes of later ones.
+type Passing = (&'static str, usize, Later);
+
+impl Gate {
+    /// What becomes of a request for a key; none where it passes.
+    fn of(&self, key: &str) -> Option<Later> {
+        let mut gate = self.0.lock().unwrap();
+        let (prefix, passing, later) = gate.as_mut()?;
+        if !key.starts_with(*prefix) {
+            return None;
+        }
+        match passing.checked_sub(1) {
+            Some(left) => {
+                *passing = left;
+                None
+            }
+            None => Some(*later),
+        }
+    }
+}
+
+/// What every request has to pass.
+struct Access(Busy, Gate, Arc<AtomicUsize>);
+
 #[async_trait]
-impl S3Access for Busy {
-    async fn check(&self, _: &mut S3AccessContext<'_>) -> S3Result<()> {
-        if self.0.load(Ordering::SeqCst) { Err(s3_error!(ServiceUnavailable)) } else { Ok(()) }
+impl S3Access for Access {
+    async fn check(&self, context: &mut S3AccessContext<'_>) -> S3Result<()> {
+        if self.0.0.load(Ordering::SeqCst) {
+            return Err(s3_error!(ServiceUnavailable));
+        }
+        let key = context.s3_path().as_object().map(|(_, key)| key.to_owned());
+        match key.filter(|_| context.method() != "GET" && context.method() != "HEAD") {
+            Some(key) => match self.1.of(&key) {
+                None => Ok(()),
+                Some(Later::Refused) => Err(s3_error!(ServiceUnavailable)),
+                Some(Later::Held) => {
+                    self.2.fetch_add(1, Ordering::SeqCst);
+                    std::future::pending().await
+                }
+            },
+            None => Ok(()),
+        }
     }
 }
 
 impl Server {
     pub(crate) async fn start_at(address: &str, root: &Path) -> Self {
-        let busy = Busy::default();
+        let (busy, gate, held) = (Busy::default(), Gate::default(), Arc::default());
         let mut service = S3ServiceBuilder::new(FileSystem::new(root).unwrap());
         service.set_auth(SimpleAuth::from_single("a-key", "its-secret"));
-        service.set_access(busy.clone());
+        service.set_access(Access(busy.clone(), gate.clone(), Arc::clone(&held)));
         let service = service.build();
         let listener = TcpListener::bind(address).await.unwrap();
         let endpoint = format!("http://{}", listener.local_addr().unwrap());
@@ -52,12 +106,27 @@ impl Server {
                 });
             }
         });
-        Self { endpoint, busy, serving }
+        Self { endpoint, busy, gate, held, serving }
     }
 
     /// From now on, or no longer, all that is asked is answered by 503.
     pub(crate) fn refuse(&self, all: bool) {
         self.busy.0.store(all, Ordering::SeqCst);
+    }
+
+    /// From now on so many changes of objects whose keys start with `prefix` pass, and no more.
+    pub(crate) fn pass(&self, prefix: &'static str, changes: usize, later: Later) {
+        *self.gate.0.lock().unwrap() = Some((prefix, changes, later));
+    }
+
+    /// Everything passes again.
+    pub(crate) fn pass_all(&self) {
+        *self.gate.0.lock().unwrap() = None;
+    }
+
+    /// How many changes are held.
+    pub(crate) fn held(&self) -> usize {
+        self.held.load(Ordering::SeqCst)
     }
 
     /// What a process finds in its environment to reach it.

@@ -25,7 +25,12 @@ pub(super) enum Access {
     Use,
     /// A job that keeps Grams: a directory is made where there is none, and is not locked.
     Keep,
+    /// A job that writes large objects into a store other than a directory: failed requests are repeated.
+    Upload,
 }
+
+/// How often a request of an upload is tried.
+pub(super) const UPLOAD_TRIES: u32 = 6;
 
 /// Where a job's objects are.
 pub(super) struct Located {
@@ -61,7 +66,9 @@ pub(super) fn locate(url: &str, options: &[(String, String)], access: Access) ->
     let (scheme, prefix) = ObjectStoreScheme::parse(&parsed).map_err(|_| refused(UNKNOWN.to_owned()))?;
     // TLS of these stores takes its cryptography from the process. If one was installed already, that one is used.
     rustls::crypto::ring::default_provider().install_default().ok();
-    let retry = RetryConfig { max_retries: 0, ..RetryConfig::default() };
+    // Other requests are repeated by their callers, who tell of it.
+    let tries = if access == Access::Upload { UPLOAD_TRIES } else { 1 };
+    let retry = RetryConfig { max_retries: tries as usize - 1, ..RetryConfig::default() };
     let client = ClientOptions::new()
         .with_connect_timeout(Duration::from_secs(10))
         .with_timeout(Duration::from_secs(10 * 60));
@@ -97,12 +104,12 @@ fn open_directory(path: &FilePath, url: &str, access: Access) -> Result<Located>
     let refused = |problem: String| StoreError::Url { url: url.to_owned(), problem };
     let directory = match access {
         Access::Run => Some(Directory::claim(path, url)?),
-        Access::Use if path.is_dir() => None,
+        Access::Use | Access::Upload if path.is_dir() => None,
         Access::Keep => {
             Disk::default().create_folders(path).map_err(|e| refused(format!("cannot be made: {e}")))?;
             None
         }
-        Access::Use => {
+        Access::Use | Access::Upload => {
             return Err(refused(
                 "is no directory of this machine: all workers must reach the store at one place".to_owned(),
             ));

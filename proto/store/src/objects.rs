@@ -1,5 +1,6 @@
 //! Single objects: read and written whole, with retries, and JSON under a seal.
 
+use std::ops::Range;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use backon::{ExponentialBuilder, Retryable};
@@ -123,6 +124,13 @@ impl JobStore {
     pub(super) async fn get(&self, object: &str) -> Result<Bytes> {
         let path = self.path(object);
         self.retried("read", object, || async { self.objects.get(&path).await?.bytes().await }).await
+    }
+
+    /// Reads some bytes of an object.
+    pub(super) async fn get_range(&self, object: &str, range: Range<u64>) -> Result<Bytes> {
+        let path = self.path(object);
+        let read = || async { self.objects.get_range(&path, range.clone()).await };
+        self.retried("read", object, read).await
     }
 
     /// The bytes of an object.

@@ -1,7 +1,6 @@
 //! What the worker measures that wrote a pipeline, where no process sees all of the job.
 
 use std::ops::Range;
-use std::path::Path;
 use std::time::Duration;
 
 use candle_core::Device;
@@ -35,13 +34,12 @@ impl PruningJob<'_> {
         on_progress: &OnProgress,
     ) -> Result<(), WorkError> {
         let _span = tracing::info_span!("held-out prompts").entered();
-        let written = Path::new(&self.spec.output.path);
         let models = if measuring.held_out.is_empty() {
             None
         } else {
             let dense = self.latents(&self.model.pipeline, &measuring.held_out, on_progress)?;
-            let pruned = PipelineFolder::open_without_text(written)?;
-            let pruned = self.latents(&pruned, &measuring.held_out, on_progress)?;
+            let written = self.output.open_written(self.model.pipeline.path())?;
+            let pruned = self.latents(&written.pipeline, &measuring.held_out, on_progress)?;
             Some([dense, pruned])
         };
         let error = |[dense, pruned]: &[Denoised; 2]| {
@@ -61,7 +59,7 @@ impl PruningJob<'_> {
         });
         let models = models.as_ref().map(<[_; 2]>::each_ref);
         let documents = self.describe.measured(&mut record, models);
-        Ok(record.replace(written, &documents, self.disk)?)
+        Ok(self.output.replace(&record, &documents, self.disk)?)
     }
 
     /// What a pipeline's transformer makes of prompts, in batches as the job calibrates. The transformer is gone afterwards.

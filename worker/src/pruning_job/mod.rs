@@ -2,10 +2,10 @@
 
 mod measuring;
 mod memory;
+mod output;
 mod shrunk;
 
 use std::cell::RefCell;
-use std::path::Path;
 use std::sync::Arc;
 
 use candle_core::{DType, Tensor};
@@ -25,6 +25,7 @@ use shrunk::shrunk;
 
 pub use measuring::Measuring;
 pub use memory::peak_resident;
+pub use output::{JobOutput, StoredOutput, WrittenPipeline};
 
 /// Tells people of a pruned pipeline, in files beside its record.
 pub trait Describe: Sync {
@@ -62,7 +63,9 @@ pub struct PruningJob<'a> {
     pub measuring: Option<Measuring<'a>>,
     /// Tells people of the output, in files beside its record.
     pub describe: &'a dyn Describe,
-    /// Writes the output.
+    /// Where the output is written.
+    pub output: JobOutput,
+    /// Writes the output, where that is a directory.
     pub disk: &'a Disk,
     /// Where Grams are summed and alternating directions are made.
     pub device: ComputeDevice,
@@ -122,7 +125,10 @@ impl<'a> PruningJob<'a> {
         let documents = self.describe.documents(&record);
         let export = Export {
             source: self.model.pipeline.path(),
-            destination: Path::new(&self.spec.output.path),
+            destination: match &self.output {
+                JobOutput::Directory(path) => path,
+                JobOutput::Objects(output) => output.url(),
+            },
             link: self.spec.output.link,
             weights: self.weights,
             record: &record,
@@ -130,13 +136,19 @@ impl<'a> PruningJob<'a> {
             shrink: shrink.as_ref(),
         };
         let failed = RefCell::new(None);
-        let written = export.write(&self.disk.with_progress(on_progress.clone()), &|name| {
+        let tensor = |name: &str| {
             on_progress();
             pruned.tensors.tensor(name).map_err(|error| {
                 failed.replace(Some(error));
                 obsdiff_engine::Error::Interrupted
             })
-        });
+        };
+        let written = match &self.output {
+            JobOutput::Directory(_) => export.write(&self.disk.with_progress(on_progress.clone()), &tensor),
+            JobOutput::Objects(output) => {
+                export.write_objects(&output.with_progress(on_progress.clone()), &tensor)
+            }
+        };
         written.map_err(|error| failed.take().unwrap_or(WorkError::Engine(error)))?;
         if let Some(measuring) = &self.measuring {
             let measured = self.measure(measuring, record, pruned.expected_velocity_error, &**on_progress);

@@ -1,7 +1,5 @@
 //! The size of a model after structured pruning.
 
-use std::path::Path;
-
 use candle_core::Tensor;
 use obsdiff_engine::export::{ModelSizes, Shrink};
 use obsdiff_engine::pruner::{kept_parts, selections};
@@ -37,7 +35,7 @@ pub(super) fn shrunk(
     if work.spec.output.layout == Layout::Masked {
         return Ok((Some(sizes), None));
     }
-    let source = Path::new(&work.spec.model.path).join("transformer");
+    let source = model.pipeline.path().join("transformer");
     let files = config.shrunk_files(&source)?;
     Ok((Some(sizes), Some(Shrink { kept: selections(inventory, &kept), files })))
 }

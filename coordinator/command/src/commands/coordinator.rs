@@ -1,7 +1,6 @@
 //! `obsdiff coordinator JOB`.
 
 use std::net::TcpListener;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,6 +8,7 @@ use obsdiff_coordinator::{Driver, JobState, Port, ServedJob};
 use obsdiff_core::Outcome;
 use obsdiff_proto::session::Briefing;
 use obsdiff_proto::view::JobRequest;
+use obsdiff_worker::pruning_job::JobOutput;
 use tokio::sync::{broadcast, watch};
 
 use crate::cli::CoordinatorArgs;
@@ -18,7 +18,7 @@ use crate::progress::Progress;
 use crate::report::retimed;
 use crate::run::{
     CourseNotes, Display, Inputs, PhaseDisplay, Summary, claim_grams, encode, is_left_over, note, open_state,
-    written_record,
+    output_of, settle_output, written_record,
 };
 use crate::signals::{Answer, Signal};
 use crate::spans::SpanReport;
@@ -52,6 +52,10 @@ pub(super) fn coordinate(args: &CoordinatorArgs, context: &mut CommandContext<'_
         let put = encode(&job, &inputs, (state.store(), state.runtime().handle()), &progress);
         put.map_err(|error| error.after_begin(state.url()))?;
     }
+    let output = output_of(&job, state.runtime().handle())?;
+    if inputs.written {
+        settle_output(&job, &state)?;
+    }
     let cost = inputs.described.cost(&job.spec, &inputs.plan);
     let notes = Arc::new(CourseNotes::new(&cost, context.clock.clone()));
     let done = if is_left_over(&state, &inputs) {
@@ -63,8 +67,9 @@ pub(super) fn coordinate(args: &CoordinatorArgs, context: &mut CommandContext<'_
     match done {
         Ok(driven) => {
             progress.written(&job.spec.output.path);
+            let told = tell(&output, (&job, &inputs), driven, context);
             state.remove(&context.disk);
-            tell(&job, &inputs, driven, context)
+            told
         }
         Err(error) => Err(error.after_begin(state.url())),
     }
@@ -73,12 +78,12 @@ pub(super) fn coordinate(args: &CoordinatorArgs, context: &mut CommandContext<'_
 /// Ends as a run on one machine does, where the output can be seen from here, and adds to its record how the job went if it was
 /// `driven` by this process.
 fn tell(
-    job: &JobFile,
-    inputs: &Inputs,
+    output: &JobOutput,
+    (job, inputs): (&JobFile, &Inputs),
     driven: Option<&CourseNotes>,
     context: &mut CommandContext<'_>,
 ) -> Result<()> {
-    let Some(mut record) = written_record(job) else {
+    let Some(mut record) = written_record(output) else {
         return Ok(writeln!(context.out, "written to {}", job.spec.output.path)?);
     };
     if let Some(notes) = driven {
@@ -87,9 +92,8 @@ fn tell(
             measured.course = Some(notes.course());
         }
         // The job has its result, and does not fail for what is said of it.
-        let output = Path::new(&job.spec.output.path);
         let report: Vec<_> = retimed(output, &record).into_iter().collect();
-        if let Err(error) = record.replace(output, &report, &context.disk) {
+        if let Err(error) = output.replace(&record, &report, &context.disk) {
             tracing::warn!(%error, "how the job went is not in the record");
         }
     }

@@ -31,7 +31,7 @@ use crate::machine::product_rate;
 use crate::progress::Progress;
 use crate::prompts::JobPrompts;
 use crate::report::OutputDocuments;
-use crate::run::{Inputs, JobGrams, PhaseDisplay, encode};
+use crate::run::{Inputs, JobGrams, PhaseDisplay, encode, output_of};
 use crate::signals::{Answer, Signals};
 use crate::{Error, Result};
 
@@ -161,7 +161,8 @@ fn serve(
         preparation::load(&job.spec, inputs.described.model(), &inputs.weights, conditionings)?;
     let grams = JobGrams::open(&job, &inputs, runtime.handle())?;
     let documents = OutputDocuments::new(&job.spec, &inputs, inputs.predicted_peak(&job, 1));
-    let grams = (grams, &context.disk);
+    let output = output_of(&job, runtime.handle())?;
+    let grams = (grams, &output, &context.disk);
     let mut work = crate::run::work((&job, &inputs), &trajectories, None, grams, &documents, device);
     let first = inputs.prompts.calibration.len() as u32;
     // To measure, the dense model is loaded once more beside the pruned one.
@@ -204,7 +205,6 @@ fn inputs(briefing: &Briefing, received: ReceivedJob, kept: Option<Arc<GramIndex
         },
         conditioning: None,
         plan: briefing.plan.clone(),
-        folder: std::env::temp_dir(),
         written: false,
         model_files,
         prompt_files: record.prompt_files,

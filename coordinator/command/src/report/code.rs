@@ -9,7 +9,7 @@ fn quoted(text: &str) -> String {
 
 /// Python that loads the pipeline in diffusers and makes a picture.
 pub(super) fn diffusers(loading: &Loading) -> String {
-    let Loading { path, pipeline_class, module } = loading;
+    let Loading { path, url, pipeline_class, module } = loading;
     let folder = quoted(path);
     let (load, given) = match module {
         Some(module) => {
@@ -24,8 +24,12 @@ pub(super) fn diffusers(loading: &Loading) -> String {
         }
         None => (format!("import torch\nfrom diffusers import {pipeline_class}\n\n"), ""),
     };
+    let from = url.as_ref().map_or(String::new(), |url| {
+        // Names from outside must not end the comment.
+        format!("# {} is a folder that holds what lies at {}.\n", path.escape_debug(), url.escape_debug())
+    });
     format!(
-        "{load}pipeline = {pipeline_class}.from_pretrained({folder}{given}, torch_dtype=torch.bfloat16)\n\
+        "{from}{load}pipeline = {pipeline_class}.from_pretrained({folder}{given}, torch_dtype=torch.bfloat16)\n\
          pipeline.to(\"cuda\")\npipeline(\"a red circle on white\").images[0].save(\"picture.png\")\n"
     )
 }
@@ -53,6 +57,7 @@ mod tests {
     fn a_smaller_transformer_is_loaded_by_its_own_module() {
         let mut loading = Loading {
             path: "it's \"out\"".to_owned(),
+            url: None,
             pipeline_class: "StableDiffusion3Pipeline".to_owned(),
             module: None,
         };
@@ -62,5 +67,10 @@ mod tests {
         let code = diffusers(&loading);
         assert!(code.contains("from modeling_pruned_sd3 import load_pruned_transformer"), "{code}");
         assert!(code.contains(r#"from_pretrained("it's \"out\"", transformer=transformer, "#), "{code}");
+        assert!(code.starts_with("import sys\n"), "{code}");
+        loading.url = Some("s3://bucket/some/out\nexit()".to_owned());
+        let code = diffusers(&loading);
+        let first = "# it\\'s \\\"out\\\" is a folder that holds what lies at s3://bucket/some/out\\nexit().\nimport sys\n";
+        assert!(code.starts_with(first), "{code}");
     }
 }

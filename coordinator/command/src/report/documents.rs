@@ -1,13 +1,11 @@
 //! What an output has beside its record: the report, and the model card.
 
-use std::path::Path;
-
 use obsdiff_engine::calibrate::Denoised;
 use obsdiff_engine::export::{DOCUMENT_MARK, Document, PruningRecord};
 use obsdiff_engine::pipeline::Picture;
-use obsdiff_files::read_regular;
 use obsdiff_proto::{ByteSize, JobSpec, Layout, Pattern};
-use obsdiff_worker::pruning_job::Describe;
+use obsdiff_store::OutputStore;
+use obsdiff_worker::pruning_job::{Describe, JobOutput};
 
 use super::{Loading, Report, Sample, card, page};
 use crate::Result;
@@ -19,9 +17,6 @@ const REPORT_FILE: &str = "report.html";
 
 /// The model card's name, as the Hub knows it.
 const CARD_FILE: &str = "README.md";
-
-/// Many times what a report takes.
-const MOST_BYTES: u64 = 64 << 20;
 
 /// Writes what tells of a job's output.
 pub(crate) struct OutputDocuments<'a> {
@@ -44,7 +39,12 @@ impl<'a> OutputDocuments<'a> {
             files.into_iter().find_map(|(name, _)| name.strip_suffix(".py").map(str::to_owned))
         };
         let loading = Loading {
-            path: spec.output.path.clone(),
+            path: if OutputStore::is_url(&spec.output.path) {
+                name_of(&spec.output.path)
+            } else {
+                spec.output.path.clone()
+            },
+            url: OutputStore::is_url(&spec.output.path).then(|| spec.output.path.clone()),
             pipeline_class: pipeline.architecture().pipeline_class.to_owned(),
             module: if shrunk { module() } else { None },
         };
@@ -83,12 +83,8 @@ impl<'a> OutputDocuments<'a> {
 }
 
 /// The report in an output, with the times and faults that its record has by now; none where no report of obsdiff's tells any.
-pub(crate) fn retimed(output: &Path, record: &PruningRecord) -> Option<Document> {
-    let path = output.join(REPORT_FILE);
-    if !path.exists() || !Document::may_replace(&path).ok()? {
-        return None;
-    }
-    let page = String::from_utf8(read_regular(&path, MOST_BYTES).ok()?).ok()?;
+pub(crate) fn retimed(output: &JobOutput, record: &PruningRecord) -> Option<Document> {
+    let page = output.document(REPORT_FILE)?;
     let text = page::with_course(&page, record)?;
     Some(Document { name: REPORT_FILE, text })
 }

@@ -98,6 +98,8 @@ impl Sample {
 pub(crate) struct Loading {
     /// Its folder.
     pub(crate) path: String,
+    /// The URL of an object store from which that folder has to be downloaded first.
+    pub(crate) url: Option<String>,
     /// The class of the pipeline, by diffusers' name.
     pub(crate) pipeline_class: String,
     /// The Python module in the transformer's folder that loads a transformer without some of its heads and neurons.
@@ -113,7 +115,7 @@ impl Loading {
                 name.strip_suffix(".py").filter(|name| name.starts_with("modeling_pruned")).map(str::to_owned)
             });
         let pipeline_class = pipeline.architecture().pipeline_class.to_owned();
-        Self { path: path.to_owned(), pipeline_class, module }
+        Self { path: path.to_owned(), url: None, pipeline_class, module }
     }
 }
 

@@ -38,7 +38,7 @@ fn record(blocks: usize, pattern: &str, path: &str) -> PruningRecord {
 
 fn loading(path: &str) -> Loading {
     let pipeline_class = "StableDiffusion3Pipeline".to_owned();
-    Loading { path: path.to_owned(), pipeline_class, module: None }
+    Loading { path: path.to_owned(), url: None, pipeline_class, module: None }
 }
 
 fn report<'a>(record: &'a PruningRecord, samples: Vec<Sample>) -> Report<'a> {

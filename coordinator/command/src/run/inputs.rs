@@ -1,17 +1,13 @@
 //! Everything a job reads, opened and checked before any work.
 
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use obsdiff_engine::checkpoint::{Weights, digests};
-use obsdiff_engine::export::{longest_name, required_bytes};
-use obsdiff_proto::{ByteSize, InputDigest, JobError, Plan};
+use obsdiff_proto::{ByteSize, InputDigest, Plan};
 use obsdiff_worker::conditioning::ConditioningFile;
 use obsdiff_worker::grams::GramIndex;
-use rustix::fs::Access;
 
-use super::state::has_written;
-use super::{grams, places};
+use super::{grams, output, places};
 use crate::budget::with_surveys;
 use crate::described::Described;
 use crate::fit::OnDevice;
@@ -19,8 +15,7 @@ use crate::job::JobFile;
 use crate::progress::PackageWork;
 use crate::prompts::JobPrompts;
 use crate::run_time::package_work;
-use crate::{Error, Result};
-use crate::{conditioning, fit};
+use crate::{Result, conditioning, fit};
 
 /// A job's pipeline, prompts and plan.
 pub struct Inputs {
@@ -34,8 +29,6 @@ pub struct Inputs {
     pub conditioning: Option<ConditioningFile>,
     /// The plan.
     pub plan: Plan,
-    /// The folder that exists already and will hold the output, in or below it.
-    pub folder: PathBuf,
     /// The output is there: an earlier process of the same job wrote it, and ended before it could remove the job's state.
     pub written: bool,
     /// Digests of the model's files, by their paths in its folder: of all that decide the result.
@@ -72,11 +65,7 @@ impl Inputs {
         let described = Described::read(job, conditioning.as_ref().map(ConditioningFile::text_tokens))?;
         conditioning::check(job, conditioning.as_ref(), &described, &prompts)?;
         places::check(job)?;
-        let written = has_written(job)?;
-        let folder = check_output(job, &described, written)?;
-        if workers > 0 {
-            check_writable(job, &folder)?;
-        }
+        let written = output::check(job, &described, workers > 0)?;
         let plan = described.plan(job)?;
         if let Some(memory) = memory {
             fit::check(job, &described, &plan, workers, memory)?;
@@ -97,7 +86,6 @@ impl Inputs {
             prompts,
             conditioning,
             plan,
-            folder,
             written,
             model_files,
             prompt_files,
@@ -126,65 +114,4 @@ impl Inputs {
             described.memory(spec, &self.plan).peak_of(&described.cost(spec, &self.plan), workers as u64),
         )
     }
-}
-
-/// The output must be a new directory, or what the job itself has `written`, on a file system with room for it, and for the encoded
-/// prompts that memory is not to hold.
-fn check_output(job: &JobFile, described: &Described, written: bool) -> Result<PathBuf> {
-    let refuse = |problem: String| Err(job.refuse(JobError::new("output.path", problem)));
-    let path = &job.spec.output.path;
-    if path.is_empty() || path.contains("://") {
-        return refuse(format!("is \"{path}\": give a directory on this machine"));
-    }
-    let path = Path::new(path);
-    let Some(name) = path.file_name() else {
-        return refuse(format!("is {}, which ends in no name: give the directory a name", path.display()));
-    };
-    if path.symlink_metadata().is_ok() && !written {
-        return refuse(format!(
-            "is {}, which exists already: choose another, or move it away",
-            path.display()
-        ));
-    }
-    let existing = path.ancestors().skip(1).find(|p| p.as_os_str().is_empty() || p.exists());
-    let parent = existing.filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    if !parent.is_dir() {
-        return refuse(format!("is {}, but {} is not a directory", path.display(), parent.display()));
-    }
-    if written {
-        return Ok(parent.to_owned());
-    }
-    let space = rustix::fs::statvfs(parent).map_err(|e| Error::file(parent, e.into()))?;
-    let longest = longest_name(space.f_namemax);
-    if name.len() as u64 > longest {
-        let problem = format!(
-            "is {}, whose name has {} bytes: at most {longest} can be used",
-            path.display(),
-            name.len()
-        );
-        return refuse(problem);
-    }
-    let free = ByteSize(space.f_bavail.saturating_mul(space.f_frsize));
-    // The state lies beside the output, unless the job says otherwise.
-    let conditioning = described.conditioning_bytes(&job.spec).0;
-    let beside = if job.spec.output.state.is_none() { conditioning } else { 0 };
-    let needed = ByteSize(required_bytes(described.pipeline.path())? + beside);
-    if free < needed {
-        return refuse(format!(
-            "needs {needed}, but {} has {free} free: make room or choose another",
-            parent.display()
-        ));
-    }
-    Ok(parent.to_owned())
-}
-
-/// This process writes the output itself: it must be allowed to.
-fn check_writable(job: &JobFile, folder: &Path) -> Result<()> {
-    let access = rustix::fs::access(folder, Access::WRITE_OK | Access::EXEC_OK);
-    access.map_err(|error| {
-        let error = std::io::Error::from(error);
-        let path = &job.spec.output.path;
-        let problem = format!("is {path}, but nothing can be written to {}: {error}", folder.display());
-        job.refuse(JobError::new("output.path", problem))
-    })
 }

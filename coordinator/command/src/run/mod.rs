@@ -7,12 +7,12 @@ mod grams;
 pub(crate) mod held_out;
 mod inputs;
 mod local;
+mod output;
 mod places;
 mod state;
 mod summary;
 mod workers;
 
-use std::path::Path;
 use std::sync::Arc;
 
 use candle_core::Tensor;
@@ -20,7 +20,7 @@ use obsdiff_coordinator::JobState;
 use obsdiff_engine::calibrate::{Denoised, Trajectories};
 use obsdiff_engine::device::ComputeDevice;
 use obsdiff_engine::export::{Baseline, HeldOutError, Measured, PruningRecord};
-use obsdiff_engine::pipeline::{Picture, PipelineFolder};
+use obsdiff_engine::pipeline::Picture;
 use obsdiff_files::Disk;
 use obsdiff_proto::ByteSize;
 use obsdiff_store::JobStore;
@@ -28,7 +28,7 @@ use obsdiff_worker::conditioning::{
     ConditioningObjects, StoredConditionings, encode_missing, made_by, put_missing,
 };
 use obsdiff_worker::preparation::{self, compute_type};
-use obsdiff_worker::pruning_job::PruningJob;
+use obsdiff_worker::pruning_job::{JobOutput, PruningJob};
 use tokio::runtime::Handle;
 
 use crate::described::unprepared;
@@ -45,6 +45,7 @@ pub(crate) use grams::JobGrams;
 pub(crate) use grams::{check_kept, claim as claim_grams};
 pub use inputs::Inputs;
 pub use obsdiff_worker::pruning_job::peak_resident;
+pub(crate) use output::{output_of, settle as settle_output};
 pub use state::open_state;
 pub(crate) use state::written_record;
 pub(crate) use state::{is_left_over, location, note};
@@ -97,10 +98,13 @@ pub fn run(job: &JobFile, process: &RunContext<'_>) -> Result<Summary> {
     state::check_hardware(&state, job, &device.hardware())?;
     note(&state, progress);
     progress.keep(state.job.committed as usize, inputs.plan.packages.len(), state.url());
+    let output = output_of(job, state.runtime().handle())?;
     drop(running);
-    let finished = match written_record(job).filter(|_| is_left_over(&state, &inputs)) {
-        Some(record) => Ok((record, spans.report())),
-        None => grams::claim(job, &state).and_then(|()| prune(job, &inputs, &state, process, &root)),
+    let finished = match written_record(&output).filter(|_| is_left_over(&state, &inputs)) {
+        Some(record) => settle_output(job, &state).map(|()| (record, spans.report())),
+        None => {
+            grams::claim(job, &state).and_then(|()| prune(job, &inputs, (&state, &output), process, &root))
+        }
     };
     match finished {
         Ok((record, spans)) => {
@@ -135,6 +139,7 @@ struct Compared {
 /// magnitude pruning makes of it, where that is asked for.
 fn compared(
     job: &JobFile,
+    output: &JobOutput,
     trajectories: &Arc<Trajectories>,
     inputs: &Inputs,
     dense: Option<&Denoised>,
@@ -143,8 +148,8 @@ fn compared(
     let Some(dense) = dense else { return Ok(Compared::default()) };
     let progress = process.progress;
     let pruned = {
-        let written = PipelineFolder::open_without_text(Path::new(&job.spec.output.path))?;
-        let pruned = load_transformer(&written, compute_type(job.spec.model.dtype))?;
+        let written = output.open_written(inputs.described.pipeline.path())?;
+        let pruned = load_transformer(&written.pipeline, compute_type(job.spec.model.dtype))?;
         let batched = (inputs, job.spec.calibration.shard_size);
         held_out::denoised(&*pruned, trajectories, batched, "sample the output", progress)?
     };
@@ -180,7 +185,7 @@ fn compared(
 fn prune(
     job: &JobFile,
     inputs: &Inputs,
-    state: &JobState,
+    (state, output): (&JobState, &JobOutput),
     process: &RunContext<'_>,
     root: &tracing::Span,
 ) -> Result<(PruningRecord, SpanReport)> {
@@ -196,7 +201,7 @@ fn prune(
     let grams = JobGrams::open(job, inputs, state.runtime().handle())?;
     let documents = OutputDocuments::new(&job.spec, inputs, inputs.predicted_peak(job, workers));
     let latents = dense.as_ref().map(|dense| &dense.latents);
-    let work = work((job, inputs), &trajectories, latents, (grams, disk), &documents, device);
+    let work = work((job, inputs), &trajectories, latents, (grams, output, disk), &documents, device);
     let cost = inputs.described.cost(&job.spec, &inputs.plan);
     let notes = Arc::new(CourseNotes::new(&cost, spans.clock().clone()));
     let engine = run_workers(&work, (job, inputs), state, model, workers, progress, &notes)?;
@@ -206,7 +211,7 @@ fn prune(
     // Its model makes room for the one that was written.
     drop(engine);
     let Compared { error, baseline, pictures } =
-        compared(job, &trajectories, inputs, dense.as_ref(), process)?;
+        compared(job, output, &trajectories, inputs, dense.as_ref(), process)?;
     let report = spans.report();
     record.measured = Some(Measured {
         held_out: error,
@@ -219,7 +224,7 @@ fn prune(
         course: Some(notes.course()),
     });
     let told = documents.of(&record, pictures);
-    record.replace(Path::new(&job.spec.output.path), &told, disk)?;
+    output.replace(&record, &told, disk)?;
     Ok((record, report))
 }
 
@@ -259,7 +264,7 @@ pub(crate) fn work<'a>(
     (job, inputs): (&'a JobFile, &'a Inputs),
     trajectories: &'a Arc<Trajectories>,
     dense: Option<&'a Tensor>,
-    (grams, disk): (JobGrams, &'a Disk),
+    (grams, output, disk): (JobGrams, &JobOutput, &'a Disk),
     documents: &'a OutputDocuments<'a>,
     device: &ComputeDevice,
 ) -> PruningJob<'a> {
@@ -279,6 +284,7 @@ pub(crate) fn work<'a>(
         grams: grams.kept,
         measuring: None,
         describe: documents,
+        output: output.clone(),
         disk,
         device: device.clone(),
     }

@@ -1,7 +1,5 @@
 //! Checks the paths of a job: what it writes must lie apart from what it reads.
 
-use std::path::Path;
-
 use obsdiff_files::{Overlap, ResolvedPath};
 use obsdiff_proto::JobError;
 use obsdiff_store::{GramStore, JobStore};
@@ -10,18 +8,45 @@ use super::state::location;
 use crate::Result;
 use crate::job::JobFile;
 
-/// A path of a job, with its key.
-struct Named<'a> {
+/// A place of a job, with its key.
+struct Place<'a> {
     key: &'static str,
     path: &'a str,
-    place: ResolvedPath,
+    lies: Lies,
 }
 
-impl<'a> Named<'a> {
+/// Where a place is.
+enum Lies {
+    /// In the file system.
+    Here(ResolvedPath),
+    /// In an object store.
+    Elsewhere,
+}
+
+impl<'a> Place<'a> {
     fn of(job: &JobFile, key: &'static str, path: &'a str) -> Result<Self> {
-        let place = ResolvedPath::of(Path::new(path));
-        let place = place.map_err(|e| job.refuse(JobError::new(key, format!("is \"{path}\": {e}"))))?;
-        Ok(Self { key, path, place })
+        // What is no store at all is refused where it is opened.
+        let lies = match JobStore::directory(path) {
+            Ok(Some(folder)) => Lies::Here(
+                ResolvedPath::of(&folder)
+                    .map_err(|e| job.refuse(JobError::new(key, format!("is \"{path}\": {e}"))))?,
+            ),
+            Ok(None) | Err(_) => Lies::Elsewhere,
+        };
+        Ok(Self { key, path, lies })
+    }
+
+    /// How it lies to another place, where they overlap.
+    fn overlap(&self, other: &Self) -> Option<&'static str> {
+        match (&self.lies, &other.lies) {
+            (Lies::Here(own), Lies::Here(other)) => Some(match own.overlap(other)? {
+                Overlap::Same => "is the same as",
+                Overlap::Inside => "lies in",
+                Overlap::Around => "holds",
+            }),
+            (Lies::Elsewhere, Lies::Elsewhere) => nested(self.path, other.path),
+            _ => None,
+        }
     }
 }
 
@@ -29,49 +54,39 @@ impl<'a> Named<'a> {
 /// folder that holds anything that is not obsdiff's.
 pub(super) fn check(job: &JobFile) -> Result<()> {
     let spec = &job.spec;
-    let output = Named::of(job, "output.path", &spec.output.path)?;
-    let mut inputs = vec![Named::of(job, "model.path", &spec.model.path)?];
+    let state = location(job);
+    let written = [
+        ("output.path", Some(&spec.output.path)),
+        ("output.state", Some(&state)),
+        ("output.grams", spec.output.grams.as_ref()),
+    ];
     let prompts = [
         ("calibration.prompts", &spec.calibration.prompts),
         ("calibration.conditioning", &spec.calibration.conditioning),
         ("evaluation.prompts", &spec.evaluation.prompts),
     ];
     // What the prompts of kept Grams came from is not read again.
-    let read =
+    let prompts =
         prompts.into_iter().filter(|(key, _)| job.kept().is_none() || *key == "calibration.conditioning");
+    let read = [("model.path", Some(&spec.model.path))]
+        .into_iter()
+        .chain(prompts.map(|(key, path)| (key, path.as_ref())))
+        .chain([("calibration.grams", spec.calibration.grams.as_ref())]);
+    let mut others = Vec::new();
     for (key, path) in read {
-        if let Some(path) = path {
-            inputs.push(Named::of(job, key, path)?);
-        }
+        others.extend(path.map(|path| Place::of(job, key, path)).transpose()?);
     }
-    let grams = spec.calibration.grams.as_deref().map(JobStore::directory).transpose()?.flatten();
-    let grams = grams.map(|path| path.to_string_lossy().into_owned());
-    if let Some(path) = &grams {
-        inputs.push(Named::of(job, "calibration.grams", path)?);
-    }
-    apart(job, &output, &inputs)?;
-    let state = location(job);
-    inputs.push(output);
-    let state_folder = JobStore::directory(&state)?.map(|path| path.to_string_lossy().into_owned());
-    if let Some(state) = &state_folder {
-        let state = Named::of(job, "output.state", state)?;
-        apart(job, &state, &inputs)?;
-        inputs.push(state);
+    for (key, path) in written {
+        let Some(path) = path else { continue };
+        let place = Place::of(job, key, path)?;
+        apart(job, &place, &others)?;
+        others.push(place);
     }
     JobStore::check(&state)?;
-    check_grams(job, &inputs, &state)
-}
-
-/// Refuses a place for Grams that would overlap with the state or another path of the job, or holds anything but kept Grams.
-fn check_grams(job: &JobFile, others: &[Named<'_>], state: &str) -> Result<()> {
-    let Some(grams) = &job.spec.output.grams else { return Ok(()) };
-    if let Some(folder) = JobStore::directory(grams)? {
-        apart(job, &Named::of(job, "output.grams", &folder.to_string_lossy())?, others)?;
-    } else if let Some(lies) = nested(grams, state) {
-        let problem = format!("is {grams}, which {lies} output.state, {state}: choose a place of its own");
-        return Err(job.refuse(JobError::new("output.grams", problem)));
+    match &spec.output.grams {
+        Some(grams) => Ok(GramStore::check(grams)?),
+        None => Ok(()),
     }
-    Ok(GramStore::check(grams)?)
 }
 
 /// How one prefix of an object store lies to another, where they overlap.
@@ -88,14 +103,9 @@ fn nested(own: &str, other: &str) -> Option<&'static str> {
 }
 
 /// Refuses what is written, where it overlaps with one of the others.
-fn apart(job: &JobFile, written: &Named<'_>, others: &[Named<'_>]) -> Result<()> {
+fn apart(job: &JobFile, written: &Place<'_>, others: &[Place<'_>]) -> Result<()> {
     for other in others {
-        let lies = match written.place.overlap(&other.place) {
-            None => continue,
-            Some(Overlap::Same) => "is the same as",
-            Some(Overlap::Inside) => "lies in",
-            Some(Overlap::Around) => "holds",
-        };
+        let Some(lies) = written.overlap(other) else { continue };
         let problem = format!(
             "is {}, which {lies} {}, {}: choose a place of its own",
             written.path, other.key, other.path

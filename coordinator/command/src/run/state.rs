@@ -1,6 +1,5 @@
 //! The state of a job that this process coordinates: its location, and the messages about it.
 
-use std::path::Path;
 use std::sync::Arc;
 
 use obsdiff_coordinator::{JobInputs, JobState};
@@ -8,6 +7,8 @@ use obsdiff_engine::export::PruningRecord;
 use obsdiff_files::Disk;
 use obsdiff_proto::{JobError, counted};
 use obsdiff_store::Prompts;
+use obsdiff_worker::pruning_job::JobOutput;
+use tokio::runtime::Runtime;
 
 use super::Inputs;
 use crate::job::JobFile;
@@ -40,11 +41,11 @@ pub fn open_state(job: &JobFile, inputs: &Inputs) -> Result<JobState> {
 ///
 /// # Errors
 /// When the store cannot be read.
-pub(super) fn has_written(job: &JobFile) -> Result<bool> {
-    if !written_record(job).is_some_and(|record| record.job == job.spec) {
+pub(super) fn has_written(job: &JobFile, runtime: &Runtime, output: &JobOutput) -> Result<bool> {
+    if !written_record(output).is_some_and(|record| record.job == job.spec) {
         return Ok(false);
     }
-    Ok(JobState::is_at(&location(job), job.stores().pairs(), &job.spec, &runtime()?)?)
+    Ok(JobState::is_at(&location(job), job.stores().pairs(), &job.spec, runtime)?)
 }
 
 /// Whether the output is written and an earlier process ended while it removed this state. Then only the removal is left to do.
@@ -92,14 +93,15 @@ pub(super) fn after(job: &JobFile, state: JobState, error: Error, disk: &Disk) -
     let error = error.after_begin(state.url());
     if error.exit_code() == 2 && !state.resumed && !matches!(error, Error::Damaged(_)) {
         super::grams::give_up(job, &state, disk);
+        super::output::give_up(job, &state);
         state.remove(disk);
     }
     error
 }
 
 /// The output's record, if the output exists.
-pub(crate) fn written_record(job: &JobFile) -> Option<PruningRecord> {
-    PruningRecord::read(Path::new(&job.spec.output.path)).ok().flatten()
+pub(crate) fn written_record(output: &JobOutput) -> Option<PruningRecord> {
+    output.record().ok().flatten()
 }
 
 /// Where a job keeps its state: a directory or a URL.

@@ -12,8 +12,10 @@ use std::time::Duration;
 
 use obsdiff_engine::export::{HeldOutError, Measured, PrunedLinear, PruningRecord};
 use obsdiff_proto::{ByteSize, Layout, Method, Pattern, Target, counted};
+use obsdiff_store::OutputStore;
 use serde::Serialize;
 
+use crate::report::name_of;
 use crate::spans::SpanReport;
 use crate::text::{self, percent};
 
@@ -144,15 +146,24 @@ impl Summary {
     /// How to load the output, as Python.
     fn loading(&self) -> String {
         let path = &self.record.job.output.path;
+        let (path, first) = if OutputStore::is_url(path) {
+            let name = name_of(path);
+            let first = format!("download it into a folder {name:?}, then ");
+            (name, first)
+        } else {
+            (path.clone(), String::new())
+        };
         if self.is_structured() && self.record.job.output.layout == Layout::Shrunk {
             return format!(
-                "load it in Python (from diffusers import AutoModel, DiffusionPipeline):\n  \
+                "{first}load it in Python (from diffusers import AutoModel, DiffusionPipeline):\n  \
                  t = AutoModel.from_pretrained({:?}, trust_remote_code=True)\n  \
                  pipeline = DiffusionPipeline.from_pretrained({path:?}, transformer=t)",
                 format!("{}/transformer", path.trim_end_matches('/'))
             );
         }
-        format!("load it in Python:\n  pipeline = diffusers.DiffusionPipeline.from_pretrained({path:?})")
+        format!(
+            "{first}load it in Python:\n  pipeline = diffusers.DiffusionPipeline.from_pretrained({path:?})"
+        )
     }
 }
 

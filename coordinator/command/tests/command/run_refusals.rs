@@ -33,9 +33,28 @@ const JOBS: &[Case] = &[
         &["--set output.path: is file/out, but file is not a directory"],
     ),
     run(
-        "output in a bucket",
-        |s| s.add(&["--set", "output.path=s3://bucket/out"]),
-        &["--set output.path: is \"s3://bucket/out\"", "directory on this machine"],
+        "output at a web server",
+        |s| s.add(&["--set", "output.path=https://host/out"]),
+        &[
+            "--set output.path: is https://host/out, which is no store: give a directory, or a URL such as s3://",
+        ],
+    ),
+    run(
+        "output that is a whole bucket",
+        |s| s.add(&["--set", "output.path=s3://bucket"]),
+        &["--set output.path: is s3://bucket, which names a whole bucket: give the output a prefix"],
+    ),
+    run(
+        "output by the URL of a directory",
+        |s| s.add(&["--set", "output.path=file:///tmp/out"]),
+        &[
+            "--set output.path: is file:///tmp/out, which is no object store: give a directory without file://",
+        ],
+    ),
+    run(
+        "output in its own state",
+        |s| s.add(&["--set", "output.path=s3://bucket/job/out", "--set", "output.state=s3://bucket/job"]),
+        &["--set output.state: is s3://bucket/job, which holds output.path, s3://bucket/job/out"],
     ),
     run("no output", |s| s.add(&["--set", "output.path="]), &["--set output.path: is missing"]),
     run(

@@ -8,6 +8,7 @@ mod cluster;
 mod cut;
 mod disk;
 mod hosts;
+mod output;
 #[path = "../process/mod.rs"]
 mod process;
 mod random;

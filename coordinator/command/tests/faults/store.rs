@@ -12,14 +12,14 @@ use crate::s3::Server;
 const STORE: &str = "s3://bucket/some/job";
 
 /// A server that comes and goes.
-struct StoreServer {
-    folder: tempfile::TempDir,
+pub(crate) struct StoreServer {
+    pub(crate) folder: tempfile::TempDir,
     server: Option<(Server, Runtime)>,
     options: Vec<(String, String)>,
 }
 
 impl StoreServer {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         fs::create_dir(folder.path().join("bucket")).unwrap();
         let mut server = Self { folder, server: None, options: Vec::new() };
@@ -28,7 +28,7 @@ impl StoreServer {
         server
     }
 
-    fn server(&self) -> &Server {
+    pub(crate) fn server(&self) -> &Server {
         &self.server.as_ref().expect("it is away").0
     }
 
@@ -52,14 +52,14 @@ impl StoreServer {
     }
 
     /// A process that knows the way to the server.
-    fn start(&self, folder: &Path, args: &[&str]) -> Process {
+    pub(crate) fn start(&self, folder: &Path, args: &[&str]) -> Process {
         let mut command = Command::new(env!("CARGO_BIN_EXE_obsdiff"));
         let options = self.options.iter().map(|(key, value)| (key, value));
         Process::spawn(command.args(args).envs(options).current_dir(folder))
     }
 
     /// A coordinator, a worker of it, and what is told.
-    fn job(&self, folder: &Path) -> (Process, Process, Process) {
+    pub(crate) fn job(&self, folder: &Path) -> (Process, Process, Process) {
         let args = ["coordinator", "job.toml", "--quiet", "--listen", "127.0.0.1:0"];
         let mut coordinator = self.start(folder, &args);
         let line = coordinator.line(|line| line.starts_with("listening on "));

@@ -36,7 +36,13 @@ impl Document {
         let mut start = Vec::new();
         let file: File = open_regular(path)?;
         file.take(MARK_WITHIN).read_to_end(&mut start)?;
-        Ok(String::from_utf8_lossy(&start).contains(DOCUMENT_MARK))
+        Ok(Self::is_marked(&start))
+    }
+
+    /// Whether the start of a file shows that obsdiff has written it.
+    pub fn is_marked(start: &[u8]) -> bool {
+        let start = &start[..start.len().min(MARK_WITHIN as usize)];
+        String::from_utf8_lossy(start).contains(DOCUMENT_MARK)
     }
 
     /// Writes it into a pipeline, in place of an earlier one. Whenever that is interrupted, one of the two is there, whole.

@@ -5,10 +5,12 @@
 mod course;
 mod documents;
 mod measured;
+mod objects;
 mod record;
 mod rewrite;
 mod shrink;
 mod single_file;
+mod sink;
 mod source;
 mod staging;
 
@@ -21,6 +23,7 @@ use obsdiff_files::Disk;
 pub use course::{Fault, JobCourse, MOST_FAULTS, PackageCourse};
 pub use documents::{DOCUMENT_MARK, Document};
 pub use measured::{Baseline, HeldOutError, Measured, MeasuredPhase, PictureError};
+pub use objects::{OutputObjects, read_record, replace_record};
 pub use obsdiff_proto::InputDigest;
 pub use record::{ModelSizes, PrunedLinear, PrunedStructure, PruningRecord, RECORD_FILE};
 pub use shrink::{KeptIndices, Shrink};
@@ -30,14 +33,16 @@ pub use staging::longest_name;
 
 use crate::checkpoint::Weights;
 use crate::{Error, Result};
-use source::{entries, is_weights, pipeline_parts};
+use sink::{Sink, copy_folder};
+use source::{is_weights, pipeline_parts};
 use staging::Staging;
 
 /// A pruned pipeline about to be written.
 pub struct Export<'a> {
     /// The pipeline directory that was pruned.
     pub source: &'a Path,
-    /// The directory of the new one. It must not exist yet, unless the same job has written it.
+    /// The directory of the new one, which must not exist yet unless the same job has written it; or the URL of its prefix in an object
+    /// store.
     pub destination: &'a Path,
     /// Hard-link unchanged files instead of copying them, where the file system allows it.
     pub link: bool,
@@ -65,17 +70,7 @@ impl Export<'_> {
             return staging::settle(self.destination, disk);
         }
         let mut staging = Staging::create(self.destination, disk)?;
-        self.copy_components(&mut staging)?;
-        for file in 0..self.weights.files().len() {
-            rewrite::rewrite(self.weights, file, &staging, pruned, self.shrink)?;
-        }
-        for (name, content) in self.shrink.iter().flat_map(|shrink| &shrink.files) {
-            staging.write(&format!("transformer/{name}"), content)?;
-        }
-        for document in self.documents {
-            staging.write(document.name, document.text.as_bytes())?;
-        }
-        staging.write(RECORD_FILE, &record)?;
+        self.fill(&mut staging, &record, pruned)?;
         match staging.commit(self.destination) {
             Err(Error::Write { source, .. })
                 if source.kind() == ErrorKind::AlreadyExists && self.record.is_in(self.destination) =>
@@ -86,7 +81,31 @@ impl Export<'_> {
         }
     }
 
-    fn copy_components(&self, staging: &mut Staging<'_>) -> Result<()> {
+    /// Writes every file, in the same order wherever they go; the record last.
+    fn fill(
+        &self,
+        sink: &mut dyn Sink,
+        record: &[u8],
+        pruned: &dyn Fn(&str) -> Result<Option<Tensor>>,
+    ) -> Result<()> {
+        self.copy_components(sink)?;
+        for (number, file) in self.weights.files().iter().enumerate() {
+            let name = format!("transformer/{}", file_name(file.path()));
+            // A header that tells what was left out may be a little longer.
+            sink.stream(&name, file.len() as u64, &mut |path, out| {
+                rewrite::rewrite(self.weights, number, (path, out), pruned, self.shrink)
+            })?;
+        }
+        for (name, content) in self.shrink.iter().flat_map(|shrink| &shrink.files) {
+            sink.write(&format!("transformer/{name}"), content)?;
+        }
+        for document in self.documents {
+            sink.write(document.name, document.text.as_bytes())?;
+        }
+        sink.write(RECORD_FILE, record)
+    }
+
+    fn copy_components(&self, sink: &mut dyn Sink) -> Result<()> {
         let replaced = |name: &String| self.documents.iter().any(|document| document.name == name);
         for name in pipeline_parts(self.source)?.into_iter().filter(|name| !replaced(name)) {
             let from = self.source.join(&name);
@@ -95,16 +114,16 @@ impl Export<'_> {
                     "transformer" => &|file| !is_weights(file) && !self.writes(file),
                     _ => &|_| true,
                 };
-                staging.copy_folder(&from, &name, self.link, keep)?;
+                copy_folder(sink, &from, &name, self.link, keep)?;
             } else {
-                staging.copy_file(&from, &name, self.link)?;
+                sink.copy_file(&from, &name, self.link)?;
             }
         }
         if let Some(index) = self.weights.index() {
             let name = format!("transformer/{}", file_name(index));
             match self.shrink {
-                Some(shrink) => staging.write(&name, &shrink.index(self.weights, index)?)?,
-                None => staging.copy_file(index, &name, self.link)?,
+                Some(shrink) => sink.write(&name, &shrink.index(self.weights, index)?)?,
+                None => sink.copy_file(index, &name, self.link)?,
             }
         }
         Ok(())
@@ -122,5 +141,7 @@ fn file_name(path: &Path) -> String {
 
 #[cfg(test)]
 mod crash_tests;
+#[cfg(test)]
+mod object_tests;
 #[cfg(test)]
 mod tests;

@@ -57,7 +57,12 @@ impl PruningRecord {
             return Ok(None);
         }
         let text = read_regular(&path, MAX_RECORD_BYTES).map_err(|e| Error::file(&path, e))?;
-        let Ok(value) = serde_json::from_slice::<serde_json::Value>(&text) else { return Ok(None) };
+        Self::parse(&text, &path)
+    }
+
+    /// The record that a file's content is; nothing where it is not obsdiff's.
+    pub(super) fn parse(text: &[u8], path: &Path) -> Result<Option<Self>> {
+        let Ok(value) = serde_json::from_slice::<serde_json::Value>(text) else { return Ok(None) };
         if value.get("obsdiff").is_none() {
             return Ok(None);
         }
@@ -78,9 +83,14 @@ impl PruningRecord {
 
     /// Whether a pipeline was written by the job of this record, with the same result.
     pub(super) fn is_in(&self, pipeline: &Path) -> bool {
-        let text = |record: Self| Self { measured: None, ..record }.text(pipeline).ok();
         let there = Self::read(pipeline).ok().flatten();
-        there.is_some_and(|there| text(there) == text(self.clone()))
+        there.is_some_and(|there| self.is_same(there))
+    }
+
+    /// Whether another record is of the same job with the same result.
+    pub(super) fn is_same(&self, other: Self) -> bool {
+        let text = |record: Self| serde_json::to_vec(&Self { measured: None, ..record }).ok();
+        text(other) == text(self.clone())
     }
 
     /// Writes this record in place of the one that an export of the same job wrote, and before it `documents` that tell of it. Whenever

@@ -1,30 +1,26 @@
 //! One safetensors file written again with some of its tensors replaced.
 
-use std::io::{BufWriter, Write};
+use std::io::Write;
 use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
 use safetensors::View;
 
-use super::file_name;
 use super::shrink::{KeptIndices, Shrink};
-use super::staging::Staging;
 use crate::checkpoint::{Entry, Weights};
 use crate::{Error, Result};
 
-/// Writes file number `file` of `weights` into the transformer's folder under its own name. Types stay as they are, and so do shapes and
+/// Writes file number `file` of `weights` anew to `out`, which messages call `path`. Types stay as they are, and so do shapes and
 /// the header, except for what `shrink` changes; tensors for which `pruned` has a new value are converted to their stored type.
 pub(super) fn rewrite(
     weights: &Weights,
     file: usize,
-    staging: &Staging<'_>,
+    (path, out): (&Path, &mut dyn Write),
     pruned: &dyn Fn(&str) -> Result<Option<Tensor>>,
     shrink: Option<&Shrink>,
 ) -> Result<()> {
     let source = &weights.files()[file];
-    let path = staging.path(&format!("transformer/{}", file_name(source.path())));
-    let failed = |e| Error::write(&path, e);
-    let mut out = BufWriter::with_capacity(1 << 20, staging.create_file(&path)?);
+    let failed = |e| Error::write(path, e);
     let entries = weights.entries_of(file);
     let header = entries.first().map_or(source.len(), |(_, entry)| entry.bytes().start);
     match shrink {
@@ -48,8 +44,7 @@ pub(super) fn rewrite(
         }
         weights.release(entry);
     }
-    let file = out.into_inner().map_err(|e| failed(e.into_error()))?;
-    staging.sync(&file, &path)
+    Ok(())
 }
 
 /// A tensor's bytes in the type and shape of the one it replaces, which lies in the file `path`, and of these what is kept.

@@ -1,7 +1,6 @@
 //! A transformer as one safetensors file in another layout, written as a stream of bytes: a tensor of it is rows of others, one below
 //! the other, so no number is read.
 
-use std::io::{BufWriter, Write};
 use std::ops::Range;
 use std::path::Path;
 
@@ -10,6 +9,7 @@ use obsdiff_files::Disk;
 use serde_json::{Map, Value, json};
 
 use super::file_name;
+use super::sink::Sink;
 use super::staging::Staging;
 use crate::checkpoint::{JoinedTensor, Rows, Weights};
 use crate::{Error, Result};
@@ -35,19 +35,19 @@ pub fn write_single_file(
 ) -> Result<u64> {
     let laid = tensors.iter().map(|tensor| laid(weights, tensor)).collect::<Result<Vec<_>>>()?;
     let header = header(&laid, destination)?;
-    let staging = Staging::create(destination, disk)?;
+    let parts = || laid.iter().flat_map(|tensor| &tensor.parts);
+    let bytes = (header.len() + parts().map(|(_, rows)| rows.len()).sum::<usize>()) as u64;
+    let mut staging = Staging::create(destination, disk)?;
     let name = file_name(destination);
-    let new = staging.path(&name);
     let failed = |e| Error::write(destination, e);
-    let mut out = BufWriter::with_capacity(1 << 20, staging.create_file(&new)?);
-    out.write_all(&header).map_err(failed)?;
-    for (tensor, rows) in laid.iter().flat_map(|tensor| &tensor.parts) {
-        out.write_all(&weights.bytes(tensor)?[rows.clone()]).map_err(failed)?;
-        weights.release(weights.entry(tensor)?);
-    }
-    let file = out.into_inner().map_err(|e| failed(e.into_error()))?;
-    staging.sync(&file, &new)?;
-    let bytes = file.metadata().map_err(failed)?.len();
+    staging.stream(&name, bytes, &mut |_, out| {
+        out.write_all(&header).map_err(failed)?;
+        for (tensor, rows) in parts() {
+            out.write_all(&weights.bytes(tensor)?[rows.clone()]).map_err(failed)?;
+            weights.release(weights.entry(tensor)?);
+        }
+        Ok(())
+    })?;
     staging.commit_file(&name, destination)?;
     Ok(bytes)
 }

@@ -4,18 +4,15 @@
 //! directory `pipeline` that is written, or that the file is written in. Each writer has a number of its own: one that was cut off may still be writing while another one takes
 //! its place. The lock distinguishes it from those that have ended, whose directories are removed.
 
-use std::fs::File;
-use std::io::{self, ErrorKind};
+use std::io::{self, BufWriter, ErrorKind};
 use std::path::{Path, PathBuf};
 
 use obsdiff_files::{Disk, Lock, open_regular, parent_of, read_regular};
 use serde::{Deserialize, Serialize};
 
 use super::file_name;
+use super::sink::{Fill, Sink};
 use crate::{Error, Result};
-
-/// Deeper trees than this are not pipelines.
-const MAX_DEPTH: usize = 8;
 
 /// What stands between the destination's name and the writer's number.
 const INFIX: &str = ".obsdiff-";
@@ -107,66 +104,9 @@ impl<'a> Staging<'a> {
     }
 
     /// The path of a file of the pipeline.
-    pub(super) fn path(&self, name: &str) -> PathBuf {
+    fn path(&self, name: &str) -> PathBuf {
         let pipeline = self.folder.join(PIPELINE);
         if name.is_empty() { pipeline } else { pipeline.join(name) }
-    }
-
-    fn create_folder(&mut self, name: &str) -> Result<()> {
-        let path = self.path(name);
-        self.disk.create_folder(&path).map_err(|e| Error::write(&path, e))?;
-        self.folders.push(path);
-        Ok(())
-    }
-
-    /// Makes a file that is written by the caller, and finished by [`Staging::sync`].
-    pub(super) fn create_file(&self, path: &Path) -> Result<File> {
-        self.disk.create_file(path).map_err(|e| Error::write(path, e))
-    }
-
-    /// Brings a file's content to the disk.
-    pub(super) fn sync(&self, file: &File, path: &Path) -> Result<()> {
-        self.disk.sync_file(file, path).map_err(|e| Error::write(path, e))
-    }
-
-    /// Writes a small file.
-    pub(super) fn write(&self, name: &str, content: &[u8]) -> Result<()> {
-        let path = self.path(name);
-        self.disk.write(&path, content).map_err(|e| Error::write(&path, e))
-    }
-
-    /// Copies a file, or hard-links it where asked and possible.
-    pub(super) fn copy_file(&self, from: &Path, name: &str, link: bool) -> Result<()> {
-        let to = self.path(name);
-        // A symbolic link into a download cache is read through: a hard link to it would be a link to a link.
-        if link && !from.is_symlink() && self.disk.link(from, &to).is_ok() {
-            return Ok(());
-        }
-        let source = open_regular(from).map_err(|e| Error::file(from, e))?;
-        self.disk.copy(&source, &to).map_err(|e| Error::write(&to, e))
-    }
-
-    /// Copies those files of a folder, and of the folders in it, whose names `keep` approves.
-    pub(super) fn copy_folder(
-        &mut self,
-        from: &Path,
-        name: &str,
-        link: bool,
-        keep: &dyn Fn(&str) -> bool,
-    ) -> Result<()> {
-        if Path::new(name).components().count() > MAX_DEPTH {
-            return Err(Error::content(from, format!("lies more than {MAX_DEPTH} folders deep")));
-        }
-        self.create_folder(name)?;
-        for path in super::entries(from)? {
-            let file = file_name(&path);
-            if path.is_dir() {
-                self.copy_folder(&path, &format!("{name}/{file}"), link, keep)?;
-            } else if keep(&file) {
-                self.copy_file(&path, &format!("{name}/{file}"), link)?;
-            }
-        }
-        Ok(())
     }
 
     /// Brings all of it to the disk and moves the directory to its destination.
@@ -192,6 +132,40 @@ impl<'a> Staging<'a> {
     }
 }
 
+impl Sink for Staging<'_> {
+    fn create_folder(&mut self, name: &str) -> Result<()> {
+        let path = self.path(name);
+        self.disk.create_folder(&path).map_err(|e| Error::write(&path, e))?;
+        self.folders.push(path);
+        Ok(())
+    }
+
+    /// Copies a file, or hard-links it where asked and possible.
+    fn copy_file(&mut self, from: &Path, name: &str, link: bool) -> Result<()> {
+        let to = self.path(name);
+        // A symbolic link into a download cache is read through: a hard link to it would be a link to a link.
+        if link && !from.is_symlink() && self.disk.link(from, &to).is_ok() {
+            return Ok(());
+        }
+        let source = open_regular(from).map_err(|e| Error::file(from, e))?;
+        self.disk.copy(&source, &to).map_err(|e| Error::write(&to, e))
+    }
+
+    fn write(&mut self, name: &str, content: &[u8]) -> Result<()> {
+        let path = self.path(name);
+        self.disk.write(&path, content).map_err(|e| Error::write(&path, e))
+    }
+
+    fn stream(&mut self, name: &str, _: u64, fill: &mut Fill<'_>) -> Result<()> {
+        let path = self.path(name);
+        let failed = |e| Error::write(&path, e);
+        let mut out = BufWriter::with_capacity(1 << 20, self.disk.create_file(&path).map_err(failed)?);
+        fill(&path, &mut out)?;
+        let file = out.into_inner().map_err(|e| failed(e.into_error()))?;
+        self.disk.sync_file(&file, &path).map_err(failed)
+    }
+}
+
 impl Drop for Staging<'_> {
     fn drop(&mut self) {
         // After a commit only the marker and the lock are left; after a failure that failure is what is reported.
@@ -205,7 +179,7 @@ impl Drop for Staging<'_> {
 
 /// Writes a file of this content, in place of the one that may be there. Whenever that is interrupted, one of the two is there, whole.
 pub(super) fn replace_file(destination: &Path, content: &[u8], disk: &Disk) -> Result<()> {
-    let staging = Staging::beside(destination, disk)?;
+    let mut staging = Staging::beside(destination, disk)?;
     let name = file_name(destination);
     staging.write(&name, content)?;
     disk.replace(&staging.path(&name), destination).map_err(|e| Error::write(destination, e))?;

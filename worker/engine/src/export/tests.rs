@@ -53,7 +53,7 @@ pub(super) fn pipeline(root: &Path, sharded: bool) -> PathBuf {
     source
 }
 
-fn record() -> PruningRecord {
+pub(super) fn record() -> PruningRecord {
     let job = serde_json::json!({
         "model": { "path": "dense" }, "sparsity": { "pattern": "2:4" }, "calibration": { "prompts": "p.txt" }, "output": { "path": "out" }
     });

@@ -1,0 +1,159 @@
+//! Where a job's output goes, checked before any work.
+
+use std::path::{Path, PathBuf};
+
+use obsdiff_coordinator::JobState;
+use obsdiff_engine::export::{longest_name, required_bytes};
+use obsdiff_proto::{ByteSize, JobError};
+use obsdiff_store::{OutputState, OutputStore, StoreError};
+use obsdiff_worker::pruning_job::JobOutput;
+use rustix::fs::Access;
+use tokio::runtime::Handle;
+
+use super::state::has_written;
+use crate::described::Described;
+use crate::job::JobFile;
+use crate::runtime::runtime;
+use crate::{Error, Result};
+
+/// The output of a job; calls of one in an object store wait on `runtime`.
+///
+/// # Errors
+/// When `output.path` is a URL that names no object store.
+pub(crate) fn output_of(job: &JobFile, runtime: &Handle) -> Result<JobOutput> {
+    let output = JobOutput::of(&job.spec, job.stores().pairs(), runtime);
+    output.map_err(|error| refused(job, error))
+}
+
+/// Refuses an output that cannot be written. Gives whether it is there: an earlier process of the same job wrote it, and ended before it
+/// could remove the job's state. `here` tells whether this process itself is to write it.
+pub(super) fn check(job: &JobFile, described: &Described, here: bool) -> Result<bool> {
+    let runtime = runtime()?;
+    let output = output_of(job, runtime.handle())?;
+    let written = has_written(job, &runtime, &output)?;
+    match &output {
+        JobOutput::Directory(path) => {
+            let folder = check_directory(job, path, described, written)?;
+            if here {
+                check_writable(job, &folder)?;
+            }
+        }
+        JobOutput::Objects(_) => {
+            let store = OutputStore::open(&job.spec.output.path, job.stores().pairs());
+            let store = store.map_err(|error| refused(job, error))?.at_start();
+            let state = runtime.block_on(store.state(&job.spec)).map_err(|error| refused(job, error))?;
+            check_objects(job, &state, written)?;
+        }
+    }
+    Ok(written)
+}
+
+/// Removes the marker of a complete output in an object store, whose writer ended before it could.
+pub(crate) fn settle(job: &JobFile, state: &JobState) -> Result<()> {
+    if OutputStore::is_url(&job.spec.output.path) {
+        let store = OutputStore::open(&job.spec.output.path, job.stores().pairs())?;
+        state.runtime().block_on(store.finish())?;
+    }
+    Ok(())
+}
+
+/// Removes from an object store what a job has begun to write that has to change first.
+pub(super) fn give_up(job: &JobFile, state: &JobState) {
+    if !OutputStore::is_url(&job.spec.output.path) {
+        return;
+    }
+    let removed = OutputStore::open(&job.spec.output.path, job.stores().pairs())
+        .and_then(|store| state.runtime().block_on(store.give_up(&job.spec)));
+    if let Err(error) = removed {
+        tracing::warn!(%error, "the output that the job has begun to write could not be removed");
+    }
+}
+
+/// The error of the store that the output is in, by its key where that has to change.
+fn refused(job: &JobFile, error: StoreError) -> Error {
+    match error {
+        StoreError::Url { url, problem } => {
+            job.refuse(JobError::new("output.path", format!("is {url}, which {problem}")))
+        }
+        StoreError::Bucket { store } => {
+            let problem =
+                format!("is {store}, but there is no such bucket or container: make it, or name another");
+            job.refuse(JobError::new("output.path", problem))
+        }
+        other => other.into(),
+    }
+}
+
+/// The prefix must hold nothing, or what the job itself has begun or written.
+fn check_objects(job: &JobFile, state: &OutputState, written: bool) -> Result<()> {
+    let path = &job.spec.output.path;
+    let refuse = |key: &str, problem: String| Err(job.refuse(JobError::new(key, problem)));
+    if job.spec.output.link {
+        let problem =
+            format!("is true, but output.path is {path}, an object store, which has no links: leave it out");
+        return refuse("output.link", problem);
+    }
+    match state {
+        OutputState::Unmarked(object) if !written => refuse(
+            "output.path",
+            format!("is {path}, which holds {object} already: choose another prefix, or move that away"),
+        ),
+        _ => Ok(()),
+    }
+}
+
+/// The output must be a new directory, or what the job itself has `written`, on a file system with room for it, and for the encoded
+/// prompts that memory is not to hold.
+fn check_directory(job: &JobFile, path: &Path, described: &Described, written: bool) -> Result<PathBuf> {
+    let refuse = |problem: String| Err(job.refuse(JobError::new("output.path", problem)));
+    let Some(name) = path.file_name() else {
+        return refuse(format!("is {}, which ends in no name: give the directory a name", path.display()));
+    };
+    if path.symlink_metadata().is_ok() && !written {
+        return refuse(format!(
+            "is {}, which exists already: choose another, or move it away",
+            path.display()
+        ));
+    }
+    let existing = path.ancestors().skip(1).find(|p| p.as_os_str().is_empty() || p.exists());
+    let parent = existing.filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    if !parent.is_dir() {
+        return refuse(format!("is {}, but {} is not a directory", path.display(), parent.display()));
+    }
+    if written {
+        return Ok(parent.to_owned());
+    }
+    let space = rustix::fs::statvfs(parent).map_err(|e| Error::file(parent, e.into()))?;
+    let longest = longest_name(space.f_namemax);
+    if name.len() as u64 > longest {
+        let problem = format!(
+            "is {}, whose name has {} bytes: at most {longest} can be used",
+            path.display(),
+            name.len()
+        );
+        return refuse(problem);
+    }
+    let free = ByteSize(space.f_bavail.saturating_mul(space.f_frsize));
+    // The state lies beside the output, unless the job says otherwise.
+    let conditioning = described.conditioning_bytes(&job.spec).0;
+    let beside = if job.spec.output.state.is_none() { conditioning } else { 0 };
+    let needed = ByteSize(required_bytes(described.pipeline.path())? + beside);
+    if free < needed {
+        return refuse(format!(
+            "needs {needed}, but {} has {free} free: make room or choose another",
+            parent.display()
+        ));
+    }
+    Ok(parent.to_owned())
+}
+
+/// This process writes the output itself: it must be allowed to.
+fn check_writable(job: &JobFile, folder: &Path) -> Result<()> {
+    let access = rustix::fs::access(folder, Access::WRITE_OK | Access::EXEC_OK);
+    access.map_err(|error| {
+        let error = std::io::Error::from(error);
+        let path = &job.spec.output.path;
+        let problem = format!("is {path}, but nothing can be written to {}: {error}", folder.display());
+        job.refuse(JobError::new("output.path", problem))
+    })
+}
