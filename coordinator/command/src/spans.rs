@@ -16,14 +16,34 @@ use tracing_subscriber::registry::LookupSpan;
 use crate::clock::Clock;
 use crate::text::{self, Table};
 
-/// Sums, on each thread, the time spent in each span but in none of its children. Entering and leaving a span costs one lock of a
-/// small map, well below a microsecond. Whole times of spans, which other layers report, would count a child's time in its parent as well:
-/// their sum would not be the whole.
+/// Sums, on each thread, the time spent in each span but in none of its children. While the root span is open on several threads, each
+/// of them accounts for an equal share of the time, so that the whole is what a clock on the wall shows. Entering and leaving a span costs
+/// one lock of a small map, well below a microsecond. Whole times of spans, which other layers report, would count a child's time in its
+/// parent as well: their sum would not be the whole.
 #[derive(Clone)]
 pub struct Spans {
     root: &'static str,
     clock: Clock,
-    threads: Arc<Mutex<HashMap<ThreadId, Thread>>>,
+    threads: Arc<Mutex<Threads>>,
+}
+
+/// The threads that spans were entered on.
+#[derive(Default)]
+struct Threads {
+    all: HashMap<ThreadId, Thread>,
+    /// On how many of them the root span is open.
+    in_root: u32,
+}
+
+impl Threads {
+    fn settle(&mut self, now: Duration, root: &str) {
+        let in_root = self.in_root;
+        self.all.values_mut().for_each(|thread| thread.settle(now, root, in_root));
+    }
+
+    fn count_roots(&mut self, root: &str) {
+        self.in_root = self.all.values().map(|thread| u32::from(thread.is_in(root))).sum();
+    }
 }
 
 /// The spans of one thread, outermost first, and their self times so far.
@@ -36,23 +56,32 @@ struct Thread {
 
 #[derive(Clone, Copy, Default)]
 struct Sum {
-    time: Duration,
     entered: u64,
-    /// Of this time, what passed while the root span was open on the same thread.
+    /// Time that passed while the root span was open on the same thread: this thread's share of it.
     in_root: Duration,
+    /// All other time.
+    elsewhere: Duration,
 }
 
 impl Thread {
-    /// Gives the time since the last change to the innermost span.
-    fn settle(&mut self, now: Duration, root: &str) {
+    /// Gives the time since the last change to the innermost span: a share of it while the root span is open on `in_root` threads, this
+    /// one among them.
+    fn settle(&mut self, now: Duration, root: &str, in_root: u32) {
         let passed = now.saturating_sub(self.last);
         self.last = now;
-        let in_root = self.open.iter().any(|(_, name)| *name == root);
+        let is_in_root = self.is_in(root);
         if let Some((_, name)) = self.open.last() {
             let sum = self.sums.entry(name).or_default();
-            sum.time += passed;
-            sum.in_root += if in_root { passed } else { Duration::ZERO };
+            if is_in_root {
+                sum.in_root += passed / in_root.max(1);
+            } else {
+                sum.elsewhere += passed;
+            }
         }
+    }
+
+    fn is_in(&self, root: &str) -> bool {
+        self.open.iter().any(|(_, name)| *name == root)
     }
 }
 
@@ -72,8 +101,9 @@ impl Spans {
         let now = (self.clock)();
         let mut report = SpanReport::default();
         let mut rows: BTreeMap<&'static str, SpanRow> = BTreeMap::new();
-        for thread in self.threads().values_mut() {
-            thread.settle(now, self.root);
+        let mut threads = self.threads();
+        threads.settle(now, self.root);
+        for thread in threads.all.values() {
             for (name, sum) in &thread.sums {
                 report.whole += sum.in_root;
                 if *name == self.root {
@@ -83,7 +113,7 @@ impl Spans {
                 let row = rows.entry(name).or_insert(SpanRow { name, ..SpanRow::default() });
                 row.entered += sum.entered;
                 row.time += sum.in_root;
-                row.elsewhere += sum.time - sum.in_root;
+                row.elsewhere += sum.elsewhere;
             }
         }
         report.rows = rows.into_values().collect();
@@ -91,36 +121,46 @@ impl Spans {
         report
     }
 
-    fn threads(&self) -> MutexGuard<'_, HashMap<ThreadId, Thread>> {
+    fn threads(&self) -> MutexGuard<'_, Threads> {
         lock(&self.threads)
     }
 
-    fn here(&self, change: impl FnOnce(&mut Thread)) {
-        let now = (self.clock)();
+    /// Changes which spans are open on this thread by one, named `name`.
+    fn here(&self, name: &str, change: impl FnOnce(&mut Thread)) {
+        let (now, id) = ((self.clock)(), thread::current().id());
         let mut threads = self.threads();
-        let thread = threads.entry(thread::current().id()).or_default();
-        thread.settle(now, self.root);
-        change(thread);
+        let in_root = threads.in_root;
+        threads.all.entry(id).or_default().settle(now, self.root, in_root);
+        if name == self.root {
+            // The shares of all threads change.
+            threads.settle(now, self.root);
+        }
+        threads.all.entry(id).and_modify(change);
+        if name == self.root {
+            threads.count_roots(self.root);
+        }
     }
 }
 
 impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Spans {
     fn on_enter(&self, id: &span::Id, context: Context<'_, S>) {
         if let Some(span) = context.span(id) {
-            self.here(|thread| {
+            self.here(span.name(), |thread| {
                 thread.open.push((id.clone(), span.name()));
                 thread.sums.entry(span.name()).or_default().entered += 1;
             });
         }
     }
 
-    fn on_exit(&self, id: &span::Id, _: Context<'_, S>) {
-        self.here(|thread| {
-            // Spans may be left in another order than they were entered.
-            if let Some(at) = thread.open.iter().rposition(|(open, _)| open == id) {
-                thread.open.remove(at);
-            }
-        });
+    fn on_exit(&self, id: &span::Id, context: Context<'_, S>) {
+        if let Some(span) = context.span(id) {
+            self.here(span.name(), |thread| {
+                // Spans may be left in another order than they were entered.
+                if let Some(at) = thread.open.iter().rposition(|(open, _)| open == id) {
+                    thread.open.remove(at);
+                }
+            });
+        }
     }
 }
 
@@ -198,6 +238,7 @@ impl fmt::Display for SpanReport {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Barrier;
     use std::sync::atomic::{AtomicU64, Ordering};
 
     use tracing::info_span;
@@ -258,6 +299,35 @@ mod tests {
         });
         assert_eq!(report.rows, [row("load", 2, 1, 5), row("solve", 1, 0, 0)]);
         assert_eq!(report.whole, Duration::from_secs(1));
+    }
+
+    #[test]
+    fn threads_that_work_at_the_same_time_share_it() {
+        let report = account(|tick, spans| {
+            info_span!("run").in_scope(|| tick(1));
+            let (started, go_on) = (Barrier::new(2), Barrier::new(2));
+            thread::scope(|scope| {
+                scope.spawn(|| {
+                    let subscriber = tracing_subscriber::registry().with(spans.clone());
+                    tracing::subscriber::with_default(subscriber, || {
+                        let _run = info_span!("run").entered();
+                        let _solve = info_span!("solve").entered();
+                        started.wait();
+                        go_on.wait();
+                    });
+                    started.wait();
+                });
+                let _run = info_span!("run").entered();
+                let _forward = info_span!("forward").entered();
+                started.wait();
+                tick(8);
+                go_on.wait();
+                started.wait();
+                tick(2);
+            });
+        });
+        assert_eq!(report.rows, [row("forward", 1, 6, 0), row("solve", 1, 4, 0)]);
+        assert_eq!(report.whole, Duration::from_secs(11));
     }
 
     #[test]
