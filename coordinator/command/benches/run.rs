@@ -37,7 +37,7 @@ fn prune(prompts: u32, steps: u32, spans: &Spans) -> Summary {
         &job,
         &RunContext {
             device: &ComputeDevice::Cpu,
-            workers: 1,
+            workers: Some(1),
             memory: None,
             baseline: false,
             progress: &progress,

@@ -1,12 +1,25 @@
 //! Whether a job fits a worker's memory, and that of its GPU.
 
-use obsdiff_core::{Tokens, fewest_packages};
+use obsdiff_core::{MemoryNeeds, PlanCost, Tokens, fewest_packages};
 use obsdiff_proto::{ByteSize, Inventory, JobError, JobSpec, Plan};
 
 use crate::Result;
 use crate::described::Described;
 use crate::device_needs::DeviceNeeds;
 use crate::job::JobFile;
+
+/// Bytes that more workers than one may take in a process that was not told how many it has.
+const MOST_FOR_WORKERS: u64 = 256 << 20;
+
+/// With how many workers a process is fastest, where its threads share so many shards: one for each thread, so that none waits for others
+/// within a forward call, where all but the first take little together and `memory` has room for them. Otherwise the threads share the
+/// work of one, which is as fast for large models, and has each Gram once.
+pub fn best_workers(needs: &MemoryNeeds, cost: &PlanCost, shards: usize, memory: Option<ByteSize>) -> usize {
+    let workers = rayon::current_num_threads().min(shards).max(1);
+    let [one, all] = [1, workers as u64].map(|workers| needs.peak_of(cost, workers));
+    let fits = memory.is_none_or(|memory| all <= memory.0);
+    if fits && all.saturating_sub(one) <= MOST_FOR_WORKERS { workers } else { 1 }
+}
 
 /// Refuses a plan whose Grams do not fit the memory of this number of workers of one process, beside all else that they hold. The
 /// error names the smallest number of packages that fits. It is never chosen silently, because a job's cost and result depend on it.

@@ -51,7 +51,7 @@ fn run_until(last: Option<usize>) -> Vec<Operation> {
         &job,
         &RunContext {
             device: &ComputeDevice::Cpu,
-            workers: 1,
+            workers: Some(1),
             memory: None,
             baseline: false,
             progress: &progress,

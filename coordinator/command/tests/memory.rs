@@ -20,6 +20,8 @@ const ALLOWANCE: f64 = (200 << 20) as f64;
 fn obsdiff(folder: &Path, command: &str, sets: &[&str]) -> String {
     let output = Command::new(env!("CARGO_BIN_EXE_obsdiff"))
         .args([command, "job.toml"])
+        // What a plan says first is the memory of one worker.
+        .args(["--workers", "1"].iter().filter(|_| command == "run"))
         .args(sets.iter().flat_map(|set| ["--set", set]))
         .current_dir(folder)
         .output()

@@ -52,7 +52,7 @@ pub(crate) fn run_job(file: &Path, sets: &[&str]) -> obsdiff::Result<Summary> {
         &job,
         &RunContext {
             device: &ComputeDevice::Cpu,
-            workers: 1,
+            workers: Some(1),
             memory: None,
             baseline: false,
             progress: &progress,

@@ -56,9 +56,9 @@ pub struct SweepArgs {
     /// Override a key of the job that kept the Grams, for all points. May be given several times. SECTION.KEY= unsets the key.
     #[arg(long = "set", value_name = "SECTION.KEY=VALUE")]
     pub sets: Vec<String>,
-    /// Workers in this process, which share its threads. The result does not depend on their number.
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024))]
-    pub workers: u32,
+    /// Workers in this process, which share its threads. The result does not depend on their number [default: as `obsdiff run`].
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub workers: Option<u32>,
     /// How the process runs.
     #[command(flatten)]
     pub process: ProcessArgs,

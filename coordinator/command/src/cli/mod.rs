@@ -170,9 +170,10 @@ pub struct RunArgs {
 /// How a process prunes, and what it tells.
 #[derive(Debug, Args)]
 pub struct PruningArgs {
-    /// Workers in this process, which share its threads. Each has Grams of its own; the result does not depend on their number.
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024))]
-    pub workers: u32,
+    /// Workers in this process, which share its threads. Each has Grams of its own; the result does not depend on their number
+    /// [default: one for each thread where all but the first take at most 256MiB together, which is faster for small models, else 1].
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub workers: Option<u32>,
     /// Also prune the dense model by magnitude, uniformly and without an update, in memory only, and tell its error beside that of the
     /// job: heads and neurons by the sums of their weights.
     #[arg(long)]

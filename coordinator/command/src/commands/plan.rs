@@ -61,7 +61,11 @@ pub(super) fn plan(args: &PlanArgs, context: &mut CommandContext<'_>) -> Result<
         model: ModelSize::new(&described.inventory, described.tokens),
         packages: packages(&plan, &cost.packages),
         total: CostReport::new(&cost.total(), cost.largest_grams()),
-        memory: Some(memory(&described.memory(spec, &plan), &cost)),
+        memory: Some(memory(
+            &described.memory(spec, &plan),
+            (&cost, plan.shards.len()),
+            args.memory.or(context.memory),
+        )),
         device_memory: args.device_memory.map(of_device).transpose()?,
         conditioning: Some(of_conditioning(&job, &described, &prompts)),
         traffic: traffic(&cost),
@@ -94,8 +98,11 @@ pub(super) fn traffic(cost: &PlanCost) -> Traffic {
     Traffic { sent_gram_bytes: total.gram_bytes, taken_weight_bytes: total.weights * 4 }
 }
 
-fn memory(needs: &MemoryNeeds, cost: &PlanCost) -> MemoryReport {
+fn memory(needs: &MemoryNeeds, (cost, shards): (&PlanCost, usize), limit: Option<ByteSize>) -> MemoryReport {
+    let workers = fit::best_workers(needs, cost, shards, limit);
     MemoryReport {
+        run_workers: workers,
+        run_peak_bytes: needs.peak_of(cost, workers as u64),
         peak_bytes: needs.peak(cost),
         transformer_bytes: needs.model,
         prompts_bytes: needs.text,

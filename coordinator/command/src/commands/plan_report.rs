@@ -138,6 +138,9 @@ pub(super) fn packages(plan: &Plan, costs: &[PackageCost]) -> Vec<PackageReport>
 /// The predicted peak of a worker's memory, and its parts.
 #[derive(Serialize)]
 pub(super) struct MemoryReport {
+    /// How many workers `obsdiff run` takes on this machine, and the peak with all of them.
+    pub(super) run_workers: usize,
+    pub(super) run_peak_bytes: u64,
     pub(super) peak_bytes: u64,
     pub(super) transformer_bytes: u64,
     pub(super) prompts_bytes: u64,
@@ -341,7 +344,15 @@ impl fmt::Display for MemoryReport {
             (self.program_bytes, "program"),
         ];
         let parts = parts.map(|(bytes, what)| format!("{} {what}", ByteSize(bytes)));
-        writeln!(f, "Peak memory, predicted: {}\n  ({})", ByteSize(self.peak_bytes), parts.join(", "))
+        writeln!(f, "Peak memory, predicted: {}\n  ({})", ByteSize(self.peak_bytes), parts.join(", "))?;
+        if self.run_workers > 1 {
+            let (workers, peak) = (self.run_workers, ByteSize(self.run_peak_bytes));
+            writeln!(
+                f,
+                "  or {peak} with {workers} workers, which `obsdiff run` takes for so small a model"
+            )?;
+        }
+        Ok(())
     }
 }
 

@@ -44,9 +44,7 @@ pub(super) fn open_device(name: DeviceName) -> Result<ComputeDevice> {
 fn prune(job: &JobFile, args: &PruningArgs, context: &mut CommandContext<'_>) -> Result<()> {
     let device = open_device(args.device)?;
     context.use_threads(args.process.threads)?;
-    if args.workers <= 1 {
-        context.compute_here()?;
-    }
+    context.compute_here()?;
     let progress = context.progress();
     // Committed packages are always whole on the disk, and nothing else is kept. So a signal may end the process at once.
     context.signals.respond({
@@ -54,7 +52,7 @@ fn prune(job: &JobFile, args: &PruningArgs, context: &mut CommandContext<'_>) ->
         move |signal| Answer::Exit(format!("stopped by {signal}: {}", progress.left_by_stop(&command)))
     });
     let process = RunContext {
-        workers: args.workers as usize,
+        workers: args.workers.map(|workers| workers as usize),
         memory: context.memory,
         baseline: args.baseline,
         progress: &progress,

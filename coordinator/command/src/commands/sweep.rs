@@ -23,9 +23,7 @@ pub(super) fn sweep(args: &SweepArgs, context: &mut CommandContext<'_>) -> Resul
     let place = Place::new(&args.out)?;
     let mut points = points(args, &place, context)?;
     context.use_threads(args.process.threads)?;
-    if args.workers <= 1 {
-        context.compute_here()?;
-    }
+    context.compute_here()?;
     let progress = context.progress();
     for left in &place.removed {
         progress.note(&format!("{} is removed, which a sweep that was killed had left", left.display()));
@@ -44,7 +42,7 @@ pub(super) fn sweep(args: &SweepArgs, context: &mut CommandContext<'_>) -> Resul
     if !args.predicted {
         let process = RunContext {
             device: &ComputeDevice::Cpu,
-            workers: args.workers as usize,
+            workers: args.workers.map(|workers| workers as usize),
             memory: context.memory,
             baseline: false,
             progress: &progress,

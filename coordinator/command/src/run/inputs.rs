@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use obsdiff_engine::checkpoint::{Weights, digests};
+use obsdiff_engine::device::ComputeDevice;
 use obsdiff_proto::{ByteSize, InputDigest, Plan};
 use obsdiff_worker::conditioning::ConditioningFile;
 use obsdiff_worker::grams::GramIndex;
@@ -105,6 +106,16 @@ impl Inputs {
         let cost = self.described.cost(&job.spec, &self.plan);
         let workload = self.described.workload(&job.spec);
         cost.packages.iter().map(|package| package_work(package, &workload)).collect()
+    }
+
+    /// How many workers a process takes that was not told: see [`fit::best_workers`]; on a GPU one.
+    pub fn workers_for(&self, job: &JobFile, memory: Option<ByteSize>, device: &ComputeDevice) -> usize {
+        if !device.is_host() {
+            return 1;
+        }
+        let (spec, described) = (&job.spec, &self.described);
+        let needs = described.memory(spec, &self.plan);
+        fit::best_workers(&needs, &described.cost(spec, &self.plan), self.plan.shards.len(), memory)
     }
 
     /// The peak memory that the plan predicts for so many workers of one process.

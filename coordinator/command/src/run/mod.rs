@@ -57,8 +57,8 @@ pub const RUN_SPAN: &str = "run";
 
 /// What a process gives to a run.
 pub struct RunContext<'a> {
-    /// Workers that share its threads.
-    pub workers: usize,
+    /// Workers that share its threads; as many as [`Inputs::workers_for`] says where this is absent.
+    pub workers: Option<usize>,
     /// The memory they may take together, where it is known.
     pub memory: Option<ByteSize>,
     /// Whether the dense model is pruned by magnitude, too, to compare with.
@@ -79,11 +79,12 @@ pub struct RunContext<'a> {
 /// # Errors
 /// Bad input, before any work; a failure of the engine later. Nothing half-written is left behind.
 pub fn run(job: &JobFile, process: &RunContext<'_>) -> Result<Summary> {
-    let &RunContext { workers, memory, progress, spans, disk, device, .. } = process;
+    let &RunContext { memory, progress, spans, disk, device, .. } = process;
     let root = tracing::info_span!(RUN_SPAN);
     let running = root.enter();
     let free = free_memory(device)?;
-    let inputs = Inputs::open_on(job, workers, memory, free)?;
+    let inputs = Inputs::open_on(job, process.workers.unwrap_or(1), memory, free)?;
+    let workers = process.workers.unwrap_or_else(|| inputs.workers_for(job, memory, device));
     if process.baseline {
         baseline::check(job, &inputs)?;
     }
@@ -103,6 +104,7 @@ pub fn run(job: &JobFile, process: &RunContext<'_>) -> Result<Summary> {
     let finished = match written_record(&output).filter(|_| is_left_over(&state, &inputs)) {
         Some(record) => settle_output(job, &state).map(|()| (record, spans.report())),
         None => {
+            let process = (process, workers);
             grams::claim(job, &state).and_then(|()| prune(job, &inputs, (&state, &output), process, &root))
         }
     };
@@ -143,7 +145,7 @@ fn compared(
     trajectories: &Arc<Trajectories>,
     inputs: &Inputs,
     dense: Option<&Denoised>,
-    process: &RunContext<'_>,
+    (process, peak): (&RunContext<'_>, ByteSize),
 ) -> Result<Compared> {
     let Some(dense) = dense else { return Ok(Compared::default()) };
     let progress = process.progress;
@@ -158,7 +160,6 @@ fn compared(
         HeldOutError::between(&dense.latents, &pruned.latents)?.along(&dense.steps, &pruned.steps)?;
     let mut baseline =
         if process.baseline { baseline::prune(job, inputs, trajectories, dense, progress)? } else { None };
-    let peak = inputs.predicted_peak(job, process.workers);
     let latents =
         [Some(&dense.latents), Some(&pruned.latents), baseline.as_ref().map(|(_, latents)| latents)];
     let latents: Vec<&Tensor> = latents.into_iter().flatten().collect();
@@ -186,10 +187,11 @@ fn prune(
     job: &JobFile,
     inputs: &Inputs,
     (state, output): (&JobState, &JobOutput),
-    process: &RunContext<'_>,
+    (process, workers): (&RunContext<'_>, usize),
     root: &tracing::Span,
 ) -> Result<(PruningRecord, SpanReport)> {
-    let &RunContext { workers, progress, spans, disk, device, .. } = process;
+    let &RunContext { progress, spans, disk, device, .. } = process;
+    let peak = inputs.predicted_peak(job, workers);
     let running = root.enter();
     let conditionings = encode(job, inputs, (state.store(), state.runtime().handle()), progress)?;
     let (model, trajectories) =
@@ -199,7 +201,7 @@ fn prune(
     // The workers' threads account for their time themselves.
     drop(running);
     let grams = JobGrams::open(job, inputs, state.runtime().handle())?;
-    let documents = OutputDocuments::new(&job.spec, inputs, inputs.predicted_peak(job, workers));
+    let documents = OutputDocuments::new(&job.spec, inputs, peak);
     let latents = dense.as_ref().map(|dense| &dense.latents);
     let work = work((job, inputs), &trajectories, latents, (grams, output, disk), &documents, device);
     let cost = inputs.described.cost(&job.spec, &inputs.plan);
@@ -211,7 +213,7 @@ fn prune(
     // Its model makes room for the one that was written.
     drop(engine);
     let Compared { error, baseline, pictures } =
-        compared(job, output, &trajectories, inputs, dense.as_ref(), process)?;
+        compared(job, output, &trajectories, inputs, dense.as_ref(), (process, peak))?;
     let report = spans.report();
     record.measured = Some(Measured {
         held_out: error,

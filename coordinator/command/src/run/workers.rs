@@ -14,6 +14,7 @@ use obsdiff_worker::device::{
     GroupTimeouts, JobPartStore, Machine, PartStoreError, PruningEngine, WorkError, WorkerState, follow,
 };
 use obsdiff_worker::pruning_job::PruningJob;
+use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use super::local::attend;
 use super::{CourseNotes, Display, Inputs, PhaseDisplay, RUN_SPAN};
@@ -53,7 +54,8 @@ pub(super) fn run_workers<'a>(
         follow(worker_state, &mut engine);
         engine
     };
-    let Some((first, others)) = worker_states.split_first() else { return Err(Error::Cancelled) };
+    let threads = rayon::current_num_threads();
+    let pools = pools(workers, threads)?;
     thread::scope(|scope| {
         let start = || {
             let named = |name: &str| thread::Builder::new().name(name.to_owned());
@@ -64,11 +66,11 @@ pub(super) fn run_workers<'a>(
                 named("session").spawn_scoped(scope, move || attend(worker_state, &handle))
             };
             let sessions = worker_states.iter().map(session).collect::<io::Result<Vec<_>>>()?;
-            let device = |worker_state| {
-                let (device, model) = (&device, model.duplicate());
-                named("worker").spawn_scoped(scope, move || device(worker_state, model))
+            let worker = |(worker_state, pool)| {
+                let (device, model, pool): (_, _, &ThreadPool) = (&device, model.duplicate(), pool);
+                named("worker").spawn_scoped(scope, move || pool.install(|| device(worker_state, model)))
             };
-            let devices = others.iter().map(device).collect::<io::Result<Vec<_>>>()?;
+            let devices = worker_states.iter().zip(&pools).map(worker).collect::<io::Result<Vec<_>>>()?;
             io::Result::Ok((driving, sessions, devices))
         };
         let (driving, sessions, devices) = match start() {
@@ -81,9 +83,16 @@ pub(super) fn run_workers<'a>(
                 return Err(Error::thread(&error));
             }
         };
-        // The first one takes over this thread, and with it the memory that loading and encoding have left.
-        let own = std::panic::catch_unwind(AssertUnwindSafe(|| device(first, model)));
-        let ended = std::iter::once(own).chain(devices.into_iter().map(|device| device.join()));
+        // One that is alone takes over this thread, and with it the memory that loading and encoding have left.
+        let own = match &*worker_states {
+            [alone] => Some(std::panic::catch_unwind(AssertUnwindSafe(|| device(alone, model)))),
+            _ => {
+                // The workers have it, too, and let go of the weights that they replace.
+                drop(model);
+                None
+            }
+        };
+        let ended = own.into_iter().chain(devices.into_iter().map(|device| device.join()));
         let (mut engines, mut panic) = (Vec::new(), None);
         for end in ended {
             match end {
@@ -115,6 +124,17 @@ pub(super) fn run_workers<'a>(
             },
         }
     })
+}
+
+/// A pool for each of several workers, which share so many threads; none for a single one. Each computes on threads of its own: none waits
+/// for another, except where their results meet.
+fn pools(workers: usize, threads: usize) -> Result<Vec<ThreadPool>> {
+    if workers <= 1 {
+        return Ok(Vec::new());
+    }
+    let threads_of = |worker| (threads / workers + usize::from(worker < threads % workers)).max(1);
+    let pool = |worker| ThreadPoolBuilder::new().num_threads(threads_of(worker)).build();
+    (0..workers).map(|worker| pool(worker).map_err(|e| Error::thread(&e))).collect()
 }
 
 /// Where workers of this process put and find weights.
