@@ -159,12 +159,17 @@ impl<'a> Driver<'a> {
                     downlink.welcome(worker);
                 }
                 self.sessions.insert(worker, downlink);
+                self.observer.joined(worker, &hello);
                 self.step(Input::Joined { worker, hello });
             }
             Message::Input(input) => {
-                if let Input::Left { worker, .. } = &input {
-                    self.sessions.remove(worker);
-                    self.rendezvous.leave(*worker);
+                match &input {
+                    Input::Left { worker, .. } => {
+                        self.sessions.remove(worker);
+                        self.rendezvous.leave(*worker);
+                    }
+                    Input::Reported { worker, status } => self.observer.reported(*worker, status),
+                    _ => {}
                 }
                 self.step(input);
             }
@@ -184,7 +189,7 @@ impl<'a> Driver<'a> {
     }
 
     /// The core's view. That another coordinator has taken over, only the driver knows.
-    fn view(&self) -> View {
+    pub fn view(&self) -> View {
         let mut view = self.core.view();
         if let Some(outcome) = &self.outcome {
             view.phase = Phase::Over;

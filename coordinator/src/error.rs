@@ -26,6 +26,9 @@ pub enum Error {
     /// The job cannot be written as JSON.
     #[error("the job cannot be recorded: {0}")]
     Record(#[source] serde_json::Error),
+    /// The metrics cannot be made or written.
+    #[error("the metrics cannot be shown: {0}")]
+    Metrics(String),
 }
 
 /// A result of the coordinator.

@@ -183,8 +183,8 @@ mod tests {
         let mut history = History::default();
         for second in 0..1000 {
             let (worker, quiet) = (WorkerId(second), Duration::ZERO);
-            history
-                .event(at(second), &Event::Left { worker, why: "gone".to_owned(), quiet, lost: Vec::new() });
+            let (why, lost) = ("gone".to_owned(), Vec::new());
+            history.event(at(second), &Event::Left { worker, why, quiet, lost, drained: false });
         }
         assert_eq!((history.workers_left.len(), history.events.len()), (LEFT, EVENTS));
         let last = history.events.back().unwrap();

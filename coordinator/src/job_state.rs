@@ -3,6 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use obsdiff_core::{Job, Options};
 use obsdiff_files::Disk;
@@ -11,8 +12,12 @@ use obsdiff_proto::{Accumulate, Digest, InputDigest, Inventory, JobSpec, Package
 use obsdiff_store::{JobRecord, JobStore, Prompts};
 use serde::Serialize;
 use tokio::runtime::Runtime;
+use tokio::time::timeout;
 
 use crate::{CoordinatorStore, Error, Opened, Result, StoreRecords};
+
+/// How long a coordinator that stops waits for its last metrics to be stored: a store that is away must not hold up its end.
+const METRICS_LIMIT: Duration = Duration::from_secs(5);
 
 /// Everything that decides a job's result.
 #[derive(Clone, Debug)]
@@ -116,6 +121,18 @@ impl JobState {
     /// Where the coordinator writes what it decides.
     pub fn records(&self) -> StoreRecords {
         StoreRecords { store: self.store.clone(), life: self.job.life }
+    }
+
+    /// Keeps the last metrics of a coordinator that stops before the job is done, unless the store takes longer than that is worth.
+    pub fn keep_metrics(&self, text: &str) {
+        let store = self.store.at_start();
+        let kept = self.runtime.block_on(async { timeout(METRICS_LIMIT, store.put_metrics(text)).await });
+        let problem = match kept {
+            Ok(Ok(())) => return,
+            Ok(Err(error)) => error.to_string(),
+            Err(late) => late.to_string(),
+        };
+        tracing::warn!(state = self.url(), problem, "the last metrics were not kept");
     }
 
     /// The job's objects, as workers of this process reach them.

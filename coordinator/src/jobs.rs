@@ -1,6 +1,7 @@
 //! The gRPC service that shows a job and its events.
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use obsdiff_proto::view::{JobDetails, JobReport, JobRequest, View, WatchMessage};
@@ -11,8 +12,9 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_stream::{Stream, StreamExt};
 use tonic::{Request, Response, Status};
 
-use crate::Handle;
 use crate::clock::Clock;
+use crate::metrics::Metrics;
+use crate::{Driver, Handle};
 
 /// How often a watcher gets a report while the job makes progress.
 const LOOK: Duration = Duration::from_millis(100);
@@ -34,6 +36,8 @@ pub struct ServedJob {
     pub expected_end: watch::Receiver<Option<Duration>>,
     /// What happens, in words.
     pub told: broadcast::Sender<String>,
+    /// Its metrics.
+    pub metrics: Arc<Metrics>,
 }
 
 impl ServedJob {
@@ -56,6 +60,23 @@ impl ServedJob {
             view,
             details,
         }
+    }
+
+    /// The job's metrics as Prometheus reads them.
+    ///
+    /// # Errors
+    /// When they cannot be written.
+    pub async fn metrics(&self) -> crate::Result<String> {
+        let view = self.handle.view().await;
+        self.metrics.text(view.map(|view| self.report(view, JobDetails::default())).as_ref())
+    }
+
+    /// The same of a driver that runs no more.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn last_metrics(&self, driver: &Driver<'_>) -> crate::Result<String> {
+        self.metrics.text(Some(&self.report(driver.view(), JobDetails::default())))
     }
 
     /// Sends messages until the job is over or the watcher has left.

@@ -11,6 +11,7 @@ mod history;
 mod http;
 mod job_state;
 mod jobs;
+pub mod metrics;
 pub mod page;
 mod port;
 mod records;
@@ -50,12 +51,58 @@ pub trait Observer {
     fn event(&mut self, event: &Event);
     /// Called after each step of `core`, before the step's commands are sent.
     fn step(&mut self, core: &Core);
+    /// A session opened; this comes before the step that takes it in.
+    fn joined(&mut self, _worker: WorkerId, _hello: &Hello) {}
+    /// A worker told its status; this comes before the step that takes it in.
+    fn reported(&mut self, _worker: WorkerId, _status: &Status) {}
 }
 
 /// Ignores all events.
 impl Observer for () {
     fn event(&mut self, _: &Event) {}
     fn step(&mut self, _: &Core) {}
+}
+
+/// Receives all events where it is there.
+impl<A: Observer> Observer for Option<A> {
+    fn event(&mut self, event: &Event) {
+        self.iter_mut().for_each(|observer| observer.event(event));
+    }
+
+    fn step(&mut self, core: &Core) {
+        self.iter_mut().for_each(|observer| observer.step(core));
+    }
+
+    fn joined(&mut self, worker: WorkerId, hello: &Hello) {
+        self.iter_mut().for_each(|observer| observer.joined(worker, hello));
+    }
+
+    fn reported(&mut self, worker: WorkerId, status: &Status) {
+        self.iter_mut().for_each(|observer| observer.reported(worker, status));
+    }
+}
+
+/// Both receive all events.
+impl<A: Observer, B: Observer> Observer for (A, B) {
+    fn event(&mut self, event: &Event) {
+        self.0.event(event);
+        self.1.event(event);
+    }
+
+    fn step(&mut self, core: &Core) {
+        self.0.step(core);
+        self.1.step(core);
+    }
+
+    fn joined(&mut self, worker: WorkerId, hello: &Hello) {
+        self.0.joined(worker, hello);
+        self.1.joined(worker, hello);
+    }
+
+    fn reported(&mut self, worker: WorkerId, status: &Status) {
+        self.0.reported(worker, status);
+        self.1.reported(worker, status);
+    }
 }
 
 /// A message to the driver.

@@ -12,6 +12,7 @@ mod ids;
 mod inventory;
 mod job;
 mod lock;
+mod measures;
 pub mod message;
 mod pattern;
 mod plan;
@@ -34,6 +35,7 @@ pub use job::{
     Preset, ProbeSpec, Rule, SparsitySpec, Weighting, WorkersSpec,
 };
 pub use lock::lock;
+pub use measures::{Measures, PrunedSoFar};
 pub use pattern::{Pattern, PatternError, Target};
 pub use plan::{Budget, LinearTarget, Package, Plan, Shard};
 pub use size::{ByteSize, ByteSizeError};

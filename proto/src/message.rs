@@ -22,7 +22,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use crate::encoding::Encoding;
-use crate::{Epoch, LinearId, PackageId, ShardId, SiteId, WorkerId};
+use crate::{Epoch, LinearId, Measures, PackageId, ShardId, SiteId, WorkerId};
 
 /// The power of two by which a site's observations are scaled before they are rounded to integers.
 pub type Exponents = BTreeMap<SiteId, i32>;
@@ -285,6 +285,8 @@ pub struct Status {
     pub in_hand: BTreeSet<Order>,
     /// It was asked to stop (SIGTERM) and wants to leave.
     pub draining: bool,
+    /// What it measured of its work; nothing of a worker that measures nothing.
+    pub measures: Measures,
 }
 
 /// The shards that a worker's Grams consist of.

@@ -191,7 +191,7 @@ impl From<obsdiff_coordinator::Error> for Error {
             E::Port { address, problem } => Self::key("--listen", format!("is {address}: {problem}")),
             E::Security(error) => error.into(),
             E::Store(error) => error.into(),
-            error @ E::Record(_) => Self::Session(error.to_string()),
+            error @ (E::Record(_) | E::Metrics(_)) => Self::Session(error.to_string()),
         }
     }
 }

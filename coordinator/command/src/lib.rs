@@ -11,6 +11,7 @@ pub mod error;
 pub mod fit;
 pub mod job;
 pub mod machine;
+mod measured;
 mod needs;
 pub mod panics;
 pub mod picture;
@@ -27,6 +28,7 @@ pub mod spans;
 pub mod status;
 pub mod sweep;
 pub mod text;
+mod traces;
 pub mod zeros;
 
 pub use error::{Error, Result};

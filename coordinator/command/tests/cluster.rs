@@ -121,6 +121,14 @@ fn a_coordinator_ends_with_what_a_run_ends_with() {
     assert_eq!(cards[0], cards[1]);
     let shown = format!("{:.4}", measured["held_out"]["relative_error"].as_f64().unwrap());
     assert!(told[0].contains(&shown), "{} and {shown}", told[0]);
+    // The last metrics, which no scrape may have seen.
+    let last = fs::read_to_string(shared.path().join("out/metrics.prom")).unwrap();
+    let ended = "obsdiff_job_ended{outcome=\"done\"} 1\n";
+    for line in [ended, "obsdiff_packages{state=\"committed\"} 4\n"] {
+        assert!(last.contains(line), "{line} is not in {last}");
+    }
+    let sparsity = last.lines().find_map(|line| line.strip_prefix("obsdiff_sparsity_ratio "));
+    assert!((sparsity.unwrap().parse::<f64>().unwrap() - 0.5).abs() < 1e-3, "{sparsity:?}");
 }
 
 #[test]

@@ -197,6 +197,8 @@ pub enum Event {
         quiet: Duration,
         /// Shards lost with it, finished ones and leased ones.
         lost: Vec<ShardId>,
+        /// Whether it had said that it wants to leave.
+        drained: bool,
     },
     /// A worker's sums were dropped.
     #[error("worker {worker} starts its sums anew ({why}); {}", run_again(lost))]

@@ -146,7 +146,7 @@ impl Core {
         if self.members.is_empty() {
             self.no_workers = Some(NoWorkers { since: self.now, last: why.clone() });
         }
-        self.tell(Event::Left { worker, why, quiet, lost });
+        self.tell(Event::Left { worker, why, quiet, lost, drained: member.draining.is_some() });
     }
 
     /// Sends a worker away.

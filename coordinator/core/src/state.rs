@@ -250,6 +250,12 @@ impl OpenPackage {
         self.parts.values().filter(|p| !self.solved.contains_key(&p.id))
     }
 
+    /// Linears of which some rows are not in the store yet.
+    pub(crate) fn unsolved_linears(&self) -> usize {
+        let linears = self.unsolved().flat_map(|part| &part.slices).map(|slice| slice.linear);
+        linears.collect::<BTreeSet<_>>().len()
+    }
+
     pub(crate) fn all_solved(&self) -> bool {
         self.solved.len() == self.parts.len()
     }

@@ -126,6 +126,20 @@ impl Core {
         self.open.as_ref().map_or((0.0, 0.0), shares)
     }
 
+    /// Linears that were probed to find what pruning each costs, and how many are to be.
+    pub fn probes(&self) -> (usize, usize) {
+        let surveys = self.job.plan.packages.iter().filter(|package| package.survey);
+        surveys.fold((0, 0), |(done, all), package| {
+            let linears = package.linears.len();
+            let probed = match &self.open {
+                _ if package.id.0 < self.committed => linears,
+                Some(open) if open.package == package.id => linears - open.unsolved_linears(),
+                _ => 0,
+            };
+            (done + probed, all + linears)
+        })
+    }
+
     /// The group that reduces the open package, while there is one.
     pub fn group(&self) -> Option<&Group> {
         self.attempt.as_ref().map(|attempt| &*attempt.group)

@@ -12,7 +12,7 @@ use obsdiff_core::{
     Encoding, Exponents, Fault, GroupStatus, Hello, Input, Job, Order, PartId, Receipt, Solved, Stage,
     Status, Sums, Tally, Trouble,
 };
-use obsdiff_proto::{Epoch, PackageId, ShardId, SiteId, WorkerId};
+use obsdiff_proto::{Epoch, Measures, PackageId, ShardId, SiteId, WorkerId};
 use proptest::collection::{btree_map, btree_set, vec};
 use proptest::option;
 use proptest::prelude::*;
@@ -111,6 +111,7 @@ fn status() -> impl Strategy<Value = Status> {
             draining: flags.0,
             preparing: flags.3,
             encoding: flags.4,
+            measures: Measures::default(),
         },
     )
 }

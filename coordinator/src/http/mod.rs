@@ -2,6 +2,7 @@
 
 mod access;
 mod health;
+mod metrics;
 
 use axum::Router;
 use axum::extract::Request;
@@ -20,7 +21,7 @@ pub(crate) fn routes(job: &ServedJob, access: Access) -> Router {
 
 /// The pages that show the job.
 fn pages(job: &ServedJob) -> Router {
-    page::routes(job.clone())
+    page::routes(job.clone()).merge(metrics::routes(job.clone()))
 }
 
 /// `pages` behind the token and `open` without it, both only by names that are this port's.

@@ -2,7 +2,7 @@
 
 use obsdiff_proto::PackageId;
 use obsdiff_proto::message::{Exponents, Manifest};
-use obsdiff_store::layout::{EXPONENTS, HARDWARE, PACKAGES};
+use obsdiff_store::layout::{EXPONENTS, HARDWARE, METRICS, PACKAGES};
 use obsdiff_store::{ManifestRecord, PutOutcome, Result, StoreError, manifest_object};
 
 use super::CoordinatorStore;
@@ -78,6 +78,22 @@ impl CoordinatorStore {
     /// When the store fails.
     pub async fn put_exponents(&self, exponents: &Exponents) -> Result<()> {
         self.put_sealed(EXPONENTS, exponents).await
+    }
+
+    /// Keeps the metrics of a coordinator that stops before the job is done, as text in Prometheus' format: nobody may have read them.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn put_metrics(&self, text: &str) -> Result<()> {
+        self.put_sealed(METRICS, &text).await
+    }
+
+    /// The metrics that were kept.
+    ///
+    /// # Errors
+    /// When they are damaged, or the store fails.
+    pub async fn metrics(&self) -> Result<Option<String>> {
+        self.sealed_if_any(METRICS).await
     }
 
     /// Keeps the kind of hardware of the job's workers for the next coordinator.

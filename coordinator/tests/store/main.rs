@@ -41,6 +41,10 @@ async fn lives(store: &CoordinatorStore) {
     store.put_hardware("a processor").await.unwrap();
     assert_eq!(store.hardware().await.unwrap().as_deref(), Some("a processor"));
 
+    assert_eq!(store.metrics().await.unwrap(), None);
+    store.put_metrics("obsdiff_retries_total 0\n").await.unwrap();
+    assert_eq!(store.metrics().await.unwrap().as_deref(), Some("obsdiff_retries_total 0\n"));
+
     let receipt = store.put_part(weights(1)).await.unwrap();
     assert_eq!(store.put_part(weights(1)).await.unwrap(), receipt, "named by content");
     assert_ne!(store.put_part(weights(2)).await.unwrap(), receipt);
@@ -81,8 +85,8 @@ async fn a_job_lives_in_a_directory() {
         names.sort();
         names
     };
-    let objects = ["exponents.json", "hardware.json", "job.json", "lives", "obsdiff.json", "obsdiff.lock"];
-    assert_eq!(names(""), [&objects[..], &["packages", "parts", "prompts.json"]].concat());
+    let first = ["exponents.json", "hardware.json", "job.json", "lives", "metrics.json", "obsdiff.json"];
+    assert_eq!(names(""), [&first[..], &["obsdiff.lock", "packages", "parts", "prompts.json"]].concat());
     assert_eq!(names("packages"), ["00000.json", "00001.json"]);
     assert_eq!(names("lives"), ["00000000", "00000001", "00000002"]);
     // The same store under the other name of the directory.

@@ -12,7 +12,7 @@ use super::{LONGEST_RECEIPT, MOST_SHARDS, MOST_SITES, Problem, Result, WireError
 use crate::message::{
     Encoding, Fault, GroupStatus, Order, PartId, Receipt, Solved, Stage, Status, Sums, Tally, Trouble,
 };
-use crate::{Epoch, PackageId, SiteId};
+use crate::{Epoch, Measures, PackageId, PrunedSoFar, SiteId};
 
 impl From<&Status> for v1::Status {
     fn from(status: &Status) -> Self {
@@ -35,6 +35,7 @@ impl From<&Status> for v1::Status {
             draining: status.draining,
             preparing: status.preparing,
             encoding: v1::status::Encoding::from(status.encoding).into(),
+            measures: (status.measures != Measures::default()).then(|| status.measures.into()),
         }
     }
 }
@@ -61,6 +62,7 @@ impl TryFrom<v1::Status> for Status {
             draining: status.draining,
             preparing: status.preparing,
             encoding,
+            measures: status.measures.map(Into::into).unwrap_or_default(),
         })
     }
 }
@@ -81,6 +83,52 @@ impl From<v1::status::Encoding> for Encoding {
             v1::status::Encoding::Unspecified => Self::Unready,
             v1::status::Encoding::Ready => Self::Ready,
             v1::status::Encoding::Done => Self::Done,
+        }
+    }
+}
+
+impl From<Measures> for v1::Measures {
+    fn from(measures: Measures) -> Self {
+        let pruned = measures.pruned;
+        Self {
+            prompt_steps: measures.prompt_steps,
+            forward_nanos: nanos(measures.forward),
+            gram_nanos: nanos(measures.gram),
+            solve_nanos: nanos(measures.solve),
+            reduced_bytes: measures.reduced_bytes,
+            peak_memory_bytes: measures.peak_memory,
+            planned_memory_bytes: measures.planned_memory,
+            pruned: (pruned != PrunedSoFar::default()).then_some(v1::measures::Pruned {
+                linears: pruned.linears,
+                weights: pruned.weights,
+                zeros: pruned.zeros,
+                raised: pruned.raised,
+                measured: pruned.measured,
+                error_billionths: pruned.error_billionths,
+            }),
+        }
+    }
+}
+
+impl From<v1::Measures> for Measures {
+    fn from(measures: v1::Measures) -> Self {
+        let pruned = measures.pruned.unwrap_or_default();
+        Self {
+            prompt_steps: measures.prompt_steps,
+            forward: Duration::from_nanos(measures.forward_nanos),
+            gram: Duration::from_nanos(measures.gram_nanos),
+            solve: Duration::from_nanos(measures.solve_nanos),
+            reduced_bytes: measures.reduced_bytes,
+            peak_memory: measures.peak_memory_bytes,
+            planned_memory: measures.planned_memory_bytes,
+            pruned: PrunedSoFar {
+                linears: pruned.linears,
+                weights: pruned.weights,
+                zeros: pruned.zeros,
+                raised: pruned.raised,
+                measured: pruned.measured,
+                error_billionths: pruned.error_billionths,
+            },
         }
     }
 }

@@ -14,6 +14,8 @@ pub const PROMPTS: &str = "prompts.json";
 pub const EXPONENTS: &str = "exponents.json";
 /// The kind of hardware of the job's workers.
 pub const HARDWARE: &str = "hardware.json";
+/// The metrics of the coordinator that stopped last.
+pub const METRICS: &str = "metrics.json";
 /// The folder of lives.
 pub const LIVES: &str = "lives";
 /// The folder of pruned weights.
@@ -38,6 +40,7 @@ pub(super) enum ObjectKind {
     Manifest(Reverse<u32>),
     Exponents,
     Hardware,
+    Metrics,
     Part,
     Conditioning,
     Life,
@@ -56,6 +59,7 @@ pub(super) fn kind(object: &str) -> Option<ObjectKind> {
         PROMPTS => return Some(ObjectKind::Prompts),
         EXPONENTS => return Some(ObjectKind::Exponents),
         HARDWARE => return Some(ObjectKind::Hardware),
+        METRICS => return Some(ObjectKind::Metrics),
         _ => {}
     }
     let (folder, name) = object.split_once('/')?;

@@ -16,9 +16,9 @@ use obsdiff_proto::session::{Briefing, CoordinatorEvent, Dismissed, Reason, Welc
 use obsdiff_proto::view::{Activity, Ending, JobReport, JobRequest, Phase, View, WatchMessage, WorkerView};
 use obsdiff_proto::{
     Allocation, CalibrationSpec, Digest, Effort, Epoch, EvaluationSpec, HeadScore, HessianSpec, InputDigest,
-    Inventory, JobSpec, Layout, Linear, LinearId, LinearTarget, Method, ModelSpec, OutputSpec, Package,
-    PackageId, PackagesSpec, Pattern, Plan, ProbeSpec, Shard, ShardId, Site, SiteId, SparsitySpec, Stream,
-    StreamId, Target, Unit, WorkerId, WorkersSpec,
+    Inventory, JobSpec, Layout, Linear, LinearId, LinearTarget, Measures, Method, ModelSpec, OutputSpec,
+    Package, PackageId, PackagesSpec, Pattern, Plan, ProbeSpec, PrunedSoFar, Shard, ShardId, Site, SiteId,
+    SparsitySpec, Stream, StreamId, Target, Unit, WorkerId, WorkersSpec,
 };
 use proptest::collection::{btree_map, btree_set, vec};
 use proptest::option;
@@ -178,11 +178,11 @@ pub(crate) fn status() -> impl Strategy<Value = Status> {
     let encoding = select(vec![Encoding::Unready, Encoding::Ready, Encoding::Done]);
     let done =
         (btree_map(part_id(), solved(), 0..4), option::of(trouble()), btree_set(order(), 0..5), encoding);
-    (work, done, (number(), small(), any::<[bool; 3]>())).prop_map(
+    (work, done, (number(), small(), any::<[bool; 3]>(), measures())).prop_map(
         |(
             (sums, pace, group, pilot),
             (solved, trouble, in_hand, encoding),
-            (progress, applied, [exported, draining, preparing]),
+            (progress, applied, [exported, draining, preparing], measures),
         )| {
             Status {
                 progress,
@@ -198,6 +198,26 @@ pub(crate) fn status() -> impl Strategy<Value = Status> {
                 draining,
                 preparing,
                 encoding,
+                measures,
+            }
+        },
+    )
+}
+
+fn measures() -> impl Strategy<Value = Measures> {
+    let memory = || option::of(any::<u64>());
+    (any::<[u64; 5]>(), memory(), memory(), any::<[u64; 6]>()).prop_map(
+        |([prompt_steps, forward, gram, solve, reduced_bytes], peak_memory, planned_memory, pruned)| {
+            let [linears, weights, zeros, raised, measured, error_billionths] = pruned;
+            Measures {
+                prompt_steps,
+                forward: Duration::from_nanos(forward),
+                gram: Duration::from_nanos(gram),
+                solve: Duration::from_nanos(solve),
+                reduced_bytes,
+                peak_memory,
+                planned_memory,
+                pruned: PrunedSoFar { linears, weights, zeros, raised, measured, error_billionths },
             }
         },
     )

@@ -39,6 +39,14 @@ impl Values<'_> {
             Self::F32(values) => Shape::F32(values.len()),
         }
     }
+
+    /// How many bytes.
+    pub fn bytes(&self) -> u64 {
+        match self {
+            Self::I64(values) => size_of_val(*values) as u64,
+            Self::F32(values) => size_of_val(*values) as u64,
+        }
+    }
 }
 
 impl Buffer<'_> {

@@ -7,6 +7,7 @@ mod abort;
 mod alone;
 mod buffer;
 mod call;
+mod counted;
 mod error;
 #[cfg(feature = "gloo")]
 mod gloo;
@@ -22,6 +23,7 @@ use obsdiff_proto::Epoch;
 pub use abort::Abort;
 pub use alone::Alone;
 pub use buffer::{Buffer, Shape, Values};
+pub use counted::Counted;
 pub use error::CollectiveError;
 #[cfg(feature = "gloo")]
 pub use gloo::Gloo;

@@ -29,7 +29,7 @@ pub use pruned::Pruned;
 pub use pruning::{Exporter, PruningEngine, Watch};
 pub use reducing::CHUNK;
 pub use tensors::PrunedTensors;
-pub use worker_state::{GroupTimeouts, WorkerState};
+pub use worker_state::{GroupTimeouts, MeasuresSource, WorkerState};
 
 #[cfg(test)]
 mod tests;

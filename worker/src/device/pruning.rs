@@ -31,6 +31,8 @@ pub trait Watch: Send + Sync {
     fn solved(&self, count: u64);
     /// A survey expects this relative error of the pruned model's velocity.
     fn expected(&self, velocity_error: f64);
+    /// All linears that are pruned so far, whenever finished packages have been applied.
+    fn pruned(&self, _linears: &[PrunedLinear]) {}
 }
 
 /// A [`Pruner`] that follows a plan, with a store of solved parts.
@@ -366,6 +368,7 @@ impl Engine for PruningEngine<'_> {
                 self.decide()?;
             }
         }
+        self.watch.pruned(&self.pruned().linears);
         Ok(())
     }
 

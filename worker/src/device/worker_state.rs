@@ -1,11 +1,11 @@
 //! What a session and the device's thread share.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use obsdiff_proto::message::{Command, Fault, Group, Hello, Order, Status};
-use obsdiff_proto::{Epoch, WorkerId, lock};
+use obsdiff_proto::{Epoch, Measures, WorkerId, lock};
 use tokio::sync::Notify;
 
 use super::WorkError;
@@ -22,7 +22,11 @@ pub struct WorkerState {
     notify: Notify,
     transport: Arc<dyn Transport>,
     timeouts: GroupTimeouts,
+    measures: OnceLock<Box<MeasuresSource>>,
 }
+
+/// Says what a worker has measured of its work so far.
+pub type MeasuresSource = dyn Fn() -> Measures + Send + Sync;
 
 /// How long a thread sleeps at a time; any change of the state wakes it.
 pub(super) const SLEEP: Duration = Duration::from_secs(60);
@@ -98,6 +102,7 @@ impl WorkerState {
             notify: Notify::new(),
             transport,
             timeouts,
+            measures: OnceLock::new(),
         })
     }
 
@@ -128,10 +133,16 @@ impl WorkerState {
         }
     }
 
+    /// Has the worker say from now on what `source` measures. Only the first source counts.
+    pub fn measure_by(&self, source: Box<MeasuresSource>) {
+        let _ = self.measures.set(source);
+    }
+
     /// All that the worker knows of its own work, and the number of this version.
     pub fn status(&self) -> (Status, u64) {
+        let measures = self.measures.get().map(|source| source()).unwrap_or_default();
         let state = lock(&self.state);
-        (state.orders.status.clone(), state.version)
+        (Status { measures, ..state.orders.status.clone() }, state.version)
     }
 
     /// Waits until the status is newer than `version`, but no longer than `most`. Returns whether the worker state is open.

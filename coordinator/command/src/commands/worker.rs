@@ -12,7 +12,7 @@ use obsdiff_proto::ByteSize;
 use obsdiff_proto::session::{Briefing, Dismissed, Reason};
 use obsdiff_security::TokenSender;
 use obsdiff_store::JobStore;
-use obsdiff_worker::collective::Transport;
+use obsdiff_worker::collective::{Counted, Transport};
 use obsdiff_worker::device::{
     GroupTimeouts, JobPartStore, Machine, PartStoreError, WorkError, WorkerState, follow,
 };
@@ -28,10 +28,11 @@ use crate::described::{Described, unprepared};
 use crate::fit::{self, OnDevice};
 use crate::job::{JobFile, StoreSettings};
 use crate::machine::product_rate;
+use crate::measured::Measured;
 use crate::progress::Progress;
 use crate::prompts::JobPrompts;
 use crate::report::OutputDocuments;
-use crate::run::{Inputs, JobGrams, PhaseDisplay, encode, output_of};
+use crate::run::{Inputs, JobGrams, encode, output_of};
 use crate::signals::{Answer, Signals};
 use crate::{Error, Result};
 
@@ -54,11 +55,17 @@ pub(super) fn work(args: &WorkerArgs, context: &mut CommandContext<'_>) -> Resul
     let progress = context.progress();
     let (settings, transport) = settings(args, progress.clone(), &runtime)?;
     let megaflops = (product_rate(&context.clock)? / 1e6) as u64;
+    let measured = Arc::new(Measured::new(context.spans.clone()));
+    let transport = Arc::new(Counted::new(transport, measured.reduced.clone()));
     let worker_state = WorkerState::new(
         Machine { instance: instance(), speed: megaflops, hardware: device.hardware() },
         transport,
         GroupTimeouts::default(),
     );
+    worker_state.measure_by({
+        let measured = measured.clone();
+        Box::new(move || measured.measures())
+    });
     let ready = Arc::new(AtomicBool::new(false));
     drain_when_asked(&context.signals, &worker_state, &ready);
     let (briefs, briefings) = mpsc::channel();
@@ -80,7 +87,9 @@ pub(super) fn work(args: &WorkerArgs, context: &mut CommandContext<'_>) -> Resul
         }
     });
     let worked = match briefings.recv() {
-        Ok(briefing) => serve(&briefing, &runtime, &worker_state, (&ready, &device), context, &progress),
+        Ok(briefing) => {
+            serve(&briefing, &runtime, (&worker_state, &measured), (&ready, &device), context, &progress)
+        }
         // The session ended before it began. The error below says why.
         Err(_) => Ok(()),
     };
@@ -129,7 +138,7 @@ fn settings(
 fn serve(
     briefing: &Briefing,
     runtime: &Runtime,
-    worker_state: &Arc<WorkerState>,
+    (worker_state, measured): (&Arc<WorkerState>, &Arc<Measured>),
     (ready, device): (&AtomicBool, &ComputeDevice),
     context: &CommandContext<'_>,
     progress: &Progress,
@@ -160,7 +169,9 @@ fn serve(
     let (model, trajectories) =
         preparation::load(&job.spec, inputs.described.model(), &inputs.weights, conditionings)?;
     let grams = JobGrams::open(&job, &inputs, runtime.handle())?;
-    let documents = OutputDocuments::new(&job.spec, &inputs, inputs.predicted_peak(&job, 1));
+    let planned_memory = inputs.predicted_peak(&job, 1);
+    measured.open(planned_memory.0, job.spec.hessian.damping);
+    let documents = OutputDocuments::new(&job.spec, &inputs, planned_memory);
     let output = output_of(&job, runtime.handle())?;
     let grams = (grams, &output, &context.disk);
     let mut work = crate::run::work((&job, &inputs), &trajectories, None, grams, &documents, device);
@@ -179,8 +190,7 @@ fn serve(
         ));
     }
     let part_store = JobPartStore::new(store, runtime.handle().clone());
-    let mut engine =
-        work.engine(model, Arc::new(part_store), Arc::new(PhaseDisplay::default()), worker_state);
+    let mut engine = work.engine(model, Arc::new(part_store), measured.clone(), worker_state);
     ready.store(true, Ordering::SeqCst);
     follow(worker_state, &mut engine);
     match worker_state.take_failure() {

@@ -160,7 +160,13 @@ mod tests {
         group(1, 3);
         seconds.store(9, Ordering::SeqCst);
         let quiet = Duration::ZERO;
-        notes.event(&Event::Left { worker: WorkerId(2), why: "gone".to_owned(), quiet, lost: Vec::new() });
+        notes.event(&Event::Left {
+            worker: WorkerId(2),
+            why: "gone".to_owned(),
+            quiet,
+            lost: Vec::new(),
+            drained: false,
+        });
         at(10, Some(0), Phase::Calibrate, 2);
         at(14, Some(0), Phase::Reduce, 2);
         group(2, 2);

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use obsdiff::cli::SecurityArgs;
 use obsdiff::clock::Clock;
+use obsdiff_coordinator::metrics::Metrics;
 use obsdiff_coordinator::{Driver, Observer, ServedJob};
 use obsdiff_core::{Core, Event, Job, Outcome, Phase};
 use obsdiff_proto::Plan;
@@ -114,6 +115,7 @@ pub(crate) async fn coordinate(stage: Stage) -> turmoil::Result {
         clock,
         expected_end: tokio::sync::watch::channel(None).1,
         told,
+        metrics: Arc::new(Metrics::new()?),
     };
     let port = insecure().port(([0, 0, 0, 0], PORT).into())?;
     let router = port.router(handle, driver.rendezvous(), Arc::new(stage.shape.briefing()), served).await?;

@@ -1,0 +1,129 @@
+//! What a worker of this process measures of its own work, for those who watch the job.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
+
+use obsdiff_engine::export::PrunedLinear;
+use obsdiff_proto::{Measures, PrunedSoFar, lock};
+use obsdiff_worker::device::Watch;
+
+use crate::run::peak_resident;
+use crate::spans::Spans;
+
+/// Gathers what a worker has done since its process started.
+pub(crate) struct Measured {
+    spans: Spans,
+    prompt_steps: AtomicU64,
+    /// Bytes that it gave to reductions.
+    pub(crate) reduced: Arc<AtomicU64>,
+    /// What is known of the job once it is opened here.
+    job: OnceLock<JobNumbers>,
+    pruned: Mutex<PrunedSoFar>,
+}
+
+struct JobNumbers {
+    /// Bytes that the plan expects at most.
+    planned_memory: u64,
+    /// The damping that the job asks for.
+    damping: f64,
+}
+
+impl Measured {
+    /// Nothing is done yet. Times are those of `spans`.
+    pub(crate) fn new(spans: Spans) -> Self {
+        Self {
+            spans,
+            prompt_steps: AtomicU64::new(0),
+            reduced: Arc::default(),
+            job: OnceLock::new(),
+            pruned: Mutex::default(),
+        }
+    }
+
+    /// Takes note of the job: the bytes of memory that its plan expects, and the damping that it asks for.
+    pub(crate) fn open(&self, planned_memory: u64, damping: f64) {
+        // A worker opens one job only.
+        let _ = self.job.set(JobNumbers { planned_memory, damping });
+    }
+
+    /// All of it, as the coordinator is told.
+    pub(crate) fn measures(&self) -> Measures {
+        let spans = self.spans.report();
+        Measures {
+            prompt_steps: self.prompt_steps.load(Ordering::Relaxed),
+            forward: spans.time("forward"),
+            gram: spans.time("gram"),
+            solve: ["solve", "refine", "probe"].map(|name| spans.time(name)).into_iter().sum(),
+            reduced_bytes: self.reduced.load(Ordering::Relaxed),
+            peak_memory: peak_resident().map(|peak| peak.0),
+            planned_memory: self.job.get().map(|job| job.planned_memory),
+            pruned: *lock(&self.pruned),
+        }
+    }
+}
+
+impl Watch for Measured {
+    fn steps(&self, prompts: u64) {
+        self.prompt_steps.fetch_add(prompts, Ordering::Relaxed);
+    }
+
+    fn solved(&self, _: u64) {}
+
+    fn expected(&self, _: f64) {}
+
+    fn pruned(&self, linears: &[PrunedLinear]) {
+        let asked = self.job.get().map_or(f64::INFINITY, |job| job.damping);
+        *lock(&self.pruned) = so_far(linears, asked);
+    }
+}
+
+/// What linears have become that were to be solved with this damping.
+fn so_far(linears: &[PrunedLinear], asked: f64) -> PrunedSoFar {
+    let errors: Vec<f64> = linears.iter().filter_map(|linear| linear.relative_error).collect();
+    let raised = linears.iter().filter(|linear| linear.damping.is_some_and(|found| found > asked));
+    PrunedSoFar {
+        linears: linears.len() as u64,
+        weights: linears.iter().map(|linear| linear.shape.iter().product::<usize>() as u64).sum(),
+        zeros: linears.iter().map(|linear| linear.zeros).sum(),
+        raised: raised.count() as u64,
+        measured: errors.len() as u64,
+        error_billionths: errors.iter().map(|error| (error * 1e9) as u64).sum(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use obsdiff_proto::Target;
+
+    use super::*;
+
+    fn linear(zeros: u64, damping: Option<f64>, relative_error: Option<f64>) -> PrunedLinear {
+        PrunedLinear {
+            name: "l".to_owned(),
+            shape: [4, 8],
+            target: Target::NToM { n: 2, m: 4 },
+            package: 0,
+            zeros,
+            damping,
+            gram_trace: None,
+            unrefined_error: None,
+            relative_error,
+            cost: None,
+        }
+    }
+
+    #[test]
+    fn linears_add_up_and_a_damping_that_was_asked_for_is_not_raised() {
+        let linears =
+            [linear(16, Some(0.01), Some(0.25)), linear(8, Some(0.1), Some(0.5)), linear(0, None, None)];
+        let expected = PrunedSoFar {
+            linears: 3,
+            weights: 96,
+            zeros: 24,
+            raised: 1,
+            measured: 2,
+            error_billionths: 750_000_000,
+        };
+        assert_eq!(so_far(&linears, 0.01), expected);
+    }
+}

@@ -1,0 +1,41 @@
+//! What a worker measures of its own work, for those who watch the job.
+
+use std::time::Duration;
+
+/// What a worker has done since its process started, and what that takes. The coordinator decides nothing by it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Measures {
+    /// Denoising steps of prompts that it ran to calibrate, pilots included: each brings one observation to every site.
+    pub prompt_steps: u64,
+    /// Time in forward calls, without the Grams that they sum.
+    pub forward: Duration,
+    /// Time in which Grams were summed.
+    pub gram: Duration,
+    /// Time in which linears, structures and probes were solved.
+    pub solve: Duration,
+    /// Bytes of sums that it gave to reductions.
+    pub reduced_bytes: u64,
+    /// The most bytes of memory that its process has held, where that is known.
+    pub peak_memory: Option<u64>,
+    /// The bytes that the plan expects at most.
+    pub planned_memory: Option<u64>,
+    /// What the packages that it has applied have become.
+    pub pruned: PrunedSoFar,
+}
+
+/// What a job's finished packages have become.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PrunedSoFar {
+    /// Linears that were pruned.
+    pub linears: u64,
+    /// Their weights.
+    pub weights: u64,
+    /// Those of them that are zero.
+    pub zeros: u64,
+    /// Linears whose damping had to be raised.
+    pub raised: u64,
+    /// Linears whose relative output error is known.
+    pub measured: u64,
+    /// The sum of these errors, in billionths.
+    pub error_billionths: u64,
+}
