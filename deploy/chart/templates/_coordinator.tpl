@@ -58,11 +58,22 @@ template:
         ports:
           - name: grpc
             containerPort: {{ .Values.coordinator.port }}
-        # The port answers once the job is checked, which reads the pipeline's headers and digests its files.
-        readinessProbe:
-          {{- include "obsdiff.probe" . | nindent 10 }}
+        # The port answers once the job is checked, which reads the pipeline's headers and digests its files. An hour is left for that.
+        startupProbe:
+          {{- include "obsdiff.probe" (merge (dict "path" "/healthz") .) | nindent 10 }}
           periodSeconds: 5
-          timeoutSeconds: 5
+          timeoutSeconds: 10
+          failureThreshold: 720
+        readinessProbe:
+          {{- include "obsdiff.probe" (merge (dict "path" "/readyz") .) | nindent 10 }}
+          periodSeconds: 5
+          timeoutSeconds: 10
+        # After its last package the coordinator takes a while to clear up, and answers no more.
+        livenessProbe:
+          {{- include "obsdiff.probe" (merge (dict "path" "/healthz") .) | nindent 10 }}
+          periodSeconds: 30
+          timeoutSeconds: 10
+          failureThreshold: 20
         resources:
           requests:
             cpu: {{ .Values.coordinator.cpu | quote }}

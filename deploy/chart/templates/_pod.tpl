@@ -123,10 +123,11 @@ topologySpreadConstraints: {{- toYaml . | nindent 2 }}
     sizeLimit: 1Gi
 {{- end }}
 
-{{/* A health check of the coordinator's port. With certificates the kubelet, which has none, can only see that it is open. */}}
+{{/* A health check of the coordinator's port by the path that is given. With certificates the kubelet, which has none, can only see that the port is open. */}}
 {{- define "obsdiff.probe" -}}
 {{- if eq .Values.tls.mode "none" -}}
-grpc:
+httpGet:
+  path: {{ .path }}
   port: {{ .Values.coordinator.port }}
 {{- else -}}
 tcpSocket:

@@ -59,6 +59,7 @@ EVERYTHING = {
     },
     "disruptionBudget": {"enabled": True},
     "logFormat": "json",
+    "podMonitor": {"enabled": True, "interval": "15s", "labels": {"release": "prometheus"}},
     "kueue": {"queue": "images", "priorityClass": "low", "topology": "cloud.provider.com/topology-rack"},
     "activeDeadlineSeconds": 86400,
     "ttlSecondsAfterFinished": None,
@@ -77,6 +78,7 @@ ACCEPTED = {
     "least-jobs": {**LEAST, "kind": "Job"},
     "everything": EVERYTHING,
     "elastic": ELASTIC,
+    "monitored": {**LEAST, "podMonitor": {"enabled": True}},
     "open": {**LEAST, "token": {"enabled": False}, "networkPolicy": {"enabled": False}},
 }
 
@@ -119,8 +121,11 @@ REFUSED_VALUES = [
     ("name", "n" * 42, "has 42 characters: set name to one of at most 41"),
     ("name", "Job", "/name"),
     ("activeDeadlineSeconds", 0, "/activeDeadlineSeconds"),
+    ("podMonitor.interval", "often", "/podMonitor/interval"),
+    ("podMonitor.enable", True, "'enable' not allowed"),
 ]
 
+COORDINATOR = "spec.replicatedJobs.0.template.spec.template.spec.containers.0"
 POD = "spec.replicatedJobs.1.template.spec.template.spec"
 # Mistakes in the objects of the case `plain`: kind, path, value (None removes it), and words of the refusal.
 REFUSED_OBJECTS = [
@@ -159,7 +164,9 @@ REFUSED_OBJECTS = [
     ("JobSet", f"{POD}.containers.0.args.1", "--coordinator=http://obsdiff-coordinator-0-0.obsdiff:7071", "port 7071"),
     ("JobSet", f"{POD}.containers.0.args.4", "--quiet", "would refuse to dial"),
     ("JobSet", f"{POD}.containers.0.args.5", "--quiet", "not given to both sides"),
-    ("JobSet", "spec.replicatedJobs.0.template.spec.template.spec.containers.0.ports.0.containerPort", 7071, "listens on"),
+    ("JobSet", f"{COORDINATOR}.ports.0.containerPort", 7071, "listens on"),
+    ("JobSet", f"{COORDINATOR}.readinessProbe.httpGet.path", "/ready", "another page than /readyz"),
+    ("JobSet", f"{COORDINATOR}.livenessProbe.httpGet.port", 7071, "the livenessProbe asks another port"),
     ("NetworkPolicy", "spec.podSelector.matchLabels.team", "images", "does not cover every pod"),
     ("NetworkPolicy", "spec.podSelectors", {}, "podSelectors"),
     ("NetworkPolicy", "kind", "NetworkPolicies", "no check for this kind"),

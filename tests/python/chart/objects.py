@@ -109,6 +109,29 @@ CERTIFICATE_SPEC = closed(
     },
     ["secretName", "issuerRef"],
 )
+SECRET_KEY = closed({"name": TEXT, "key": TEXT}, ["name", "key"])
+SECRET = closed({"secret": SECRET_KEY}, ["secret"])
+POD_MONITOR_SPEC = closed(
+    {
+        "selector": closed({"matchLabels": {"type": "object", "minProperties": 1}}, ["matchLabels"]),
+        "podMetricsEndpoints": {
+            "type": "array",
+            "minItems": 1,
+            "items": closed(
+                {
+                    "port": TEXT,
+                    "path": {"const": "/metrics"},
+                    "interval": {"type": "string", "pattern": "^[0-9]+(s|m)$"},
+                    "scheme": {"enum": ["http", "https"]},
+                    "authorization": closed({"type": {"const": "Bearer"}, "credentials": SECRET_KEY}, ["credentials"]),
+                    "tlsConfig": closed({"serverName": TEXT, "ca": SECRET, "cert": SECRET, "keySecret": SECRET_KEY}),
+                },
+                ["port", "scheme"],
+            ),
+        },
+    },
+    ["selector", "podMetricsEndpoints"],
+)
 RUNTIME_SPEC = closed(
     {
         "mlPolicy": closed({"numNodes": {"type": "integer", "minimum": 1}}),
@@ -119,6 +142,7 @@ RUNTIME_SPEC = closed(
 OWN = {
     "jobset.x-k8s.io/v1alpha2/JobSet": JOBSET_SPEC,
     "cert-manager.io/v1/Certificate": CERTIFICATE_SPEC,
+    "monitoring.coreos.com/v1/PodMonitor": POD_MONITOR_SPEC,
     "trainer.kubeflow.org/v1alpha1/ClusterTrainingRuntime": RUNTIME_SPEC,
 }
 

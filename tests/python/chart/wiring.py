@@ -7,6 +7,24 @@ from objects import need
 # Flags that a coordinator and all who dial it share.
 SHARED = ("--token-file", "--tls-cert", "--tls-key", "--tls-ca")
 
+# The pages that the kubelet asks for.
+PROBES = {"startupProbe": "/healthz", "readinessProbe": "/readyz", "livenessProbe": "/healthz"}
+
+
+def check_monitors(found, container, tls, token):
+    """Checks that a monitor of pods finds the coordinator's metrics and may read them."""
+    for document in found:
+        if document["kind"] == "PodMonitor":
+            chosen = document["spec"]["selector"]["matchLabels"].items()
+            picked = [each for each in labels(found) if chosen <= each.items()]
+            names = [each.get("app.kubernetes.io/component") for each in picked]
+            need(names == ["coordinator"], f"the monitor selects {names}")
+            (endpoint,) = document["spec"]["podMetricsEndpoints"]
+            ports = [each["name"] for each in container["ports"]]
+            need(endpoint["port"] in ports, f"the monitor asks port {endpoint['port']}, which is none of {ports}")
+            need((endpoint["scheme"] == "https") == tls == ("tlsConfig" in endpoint), "the monitor's scheme does not fit the certificates")
+            need(("authorization" in endpoint) == token, "the monitor and the coordinator do not agree on a token")
+
 
 def check_wiring(found, pods):
     """Checks the pods of one rendered job, of which one is the coordinator's."""
@@ -16,11 +34,14 @@ def check_wiring(found, pods):
     (container,) = [c for pod in pods for c in pod["containers"] if c["args"] is coordinator]
     ports = [str(each["containerPort"]) for each in container["ports"]]
     need(ports == [port], f"the coordinator listens on {port}, but its container says {ports}")
-    (probe,) = [kind for kind in ("grpc", "tcpSocket") if kind in container["readinessProbe"]]
-    need(str(container["readinessProbe"][probe]["port"]) == port, "the probe asks another port")
-
     tls = "--tls-cert" in flags(coordinator)
-    need(probe == ("tcpSocket" if tls else "grpc"), "the kubelet has no certificate for this probe")
+    for name, path in PROBES.items():
+        probe = container[name]
+        (kind,) = [kind for kind in ("httpGet", "tcpSocket") if kind in probe]
+        need(str(probe[kind]["port"]) == port, f"the {name} asks another port")
+        need(kind == ("tcpSocket" if tls else "httpGet"), f"the kubelet has no certificate for the {name}")
+        need(tls or probe[kind]["path"] == path, f"the {name} asks another page than {path}")
+    check_monitors(found, container, tls, "--token-file" in flags(coordinator))
     need(tls or "--insecure" in coordinator, "the coordinator would refuse to listen without certificates")
     hosts = addresses(found)
     for words in arguments:
