@@ -14,6 +14,8 @@ mod gloo;
 mod local;
 #[cfg(feature = "cuda")]
 mod nccl;
+#[cfg(any(feature = "gloo", feature = "cuda"))]
+mod newest;
 mod rendezvous;
 
 use std::time::Duration;

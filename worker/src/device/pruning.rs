@@ -16,7 +16,7 @@ use obsdiff_proto::{
 use super::keeping::PersistentGrams;
 use super::object::{self, PartContent, PartOrigin, SliceRecord};
 use super::pruned::{Pruned, linears};
-use super::reducing::{GramReducer, ReceivedGrams, ReceivedGroups};
+use super::reducing::{FailedReducer, GramReducer, ReceivedGrams, ReceivedGroups};
 use super::{AfterStep, Engine, PartStore, PartStoreError, PrunedTensors, Reducer, WorkError};
 use crate::grams::{GramKeeper, KeptGrams};
 
@@ -305,6 +305,9 @@ impl Engine for PruningEngine<'_> {
     }
 
     fn reducer(&mut self, adds: bool) -> Box<dyn Reducer> {
+        if let Err(error) = self.pruner.settle() {
+            return Box::new(FailedReducer(Some(error)));
+        }
         let inventory = self.pruner.model().inventory();
         let sites = self.plan.packages.iter().flat_map(|package| {
             package.sites.iter().map(|site| (*site, package.gram_width(inventory.site(*site))))

@@ -34,6 +34,16 @@ pub(super) struct GramReducer {
     pub(super) received: ReceivedGrams,
 }
 
+/// Has no sums, because the device did not give them.
+pub(super) struct FailedReducer(pub(super) Option<Error>);
+
+impl Reducer for FailedReducer {
+    fn reduce(&mut self, _: SiteId, _: &[usize], _: &mut dyn Collective) -> Result<bool, WorkError> {
+        // The first error ends the group.
+        Err(WorkError::from(self.0.take().unwrap_or(Error::Interrupted)))
+    }
+}
+
 impl Reducer for GramReducer {
     fn reduce(
         &mut self,

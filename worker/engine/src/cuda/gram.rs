@@ -116,7 +116,7 @@ impl GramSet for CudaGrams {
     }
 
     fn observe_in_place(&mut self, site: SiteId, rows: &Matrix, alpha: f64) -> Result<bool, GramError> {
-        let Some(rows) = on_device(rows, &self.device) else { return Ok(false) };
+        let Some(rows) = on_device(rows, &self.device)? else { return Ok(false) };
         let Some(gram) = self.open.get_mut(&site) else { return Ok(true) };
         let (tokens, width, numbers) = (rows.rows(), rows.columns(), rows.numbers());
         if width > gram.width {
@@ -176,7 +176,7 @@ impl GramSet for CudaGrams {
         alpha: f64,
         energy: &mut [f64],
     ) -> Result<bool, GramError> {
-        let Some(rows) = on_device(rows, &self.device) else { return Ok(false) };
+        let Some(rows) = on_device(rows, &self.device)? else { return Ok(false) };
         let (tokens, width, numbers) = (rows.rows(), rows.columns(), rows.numbers());
         if tokens > 0 && width > 0 {
             let observation = Observation { values: rows.input(), numbers, tokens, stride: width };
@@ -186,11 +186,16 @@ impl GramSet for CudaGrams {
     }
 }
 
-/// A matrix that is in the memory of this GPU.
-fn on_device<'a>(rows: &'a Matrix, device: &Arc<CudaDevice>) -> Option<&'a CudaMatrix> {
+/// A matrix that is in the memory of this GPU; none where it is in the host's.
+fn on_device<'a>(rows: &'a Matrix, device: &Arc<CudaDevice>) -> Result<Option<&'a CudaMatrix>, GramError> {
     match rows {
-        Matrix::Cuda(rows) if rows.is_on(device) => Some(rows),
-        _ => None,
+        Matrix::Cuda(rows) if rows.is_on(device) => Ok(Some(rows)),
+        // Its own stream orders the work on them, not this one's.
+        Matrix::Cuda(_) => Err(GramError::Device(
+            "rows are on another GPU, or on one that was opened twice: open each GPU once in a process"
+                .to_owned(),
+        )),
+        Matrix::Host(_) => Ok(None),
     }
 }
 

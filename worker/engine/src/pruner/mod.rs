@@ -51,8 +51,10 @@ pub struct Pruner {
     device: ComputeDevice,
     /// Its solver, while a package is solved.
     solver: Option<Box<dyn SiteSolver>>,
-    /// Its own sums of the open package's Grams, while they equal those of the host.
+    /// Its own sums of the open package's Grams: those of the host, and what was added since they were brought there.
     on_device: Option<Box<dyn GramSet>>,
+    /// Whether something was.
+    is_ahead: bool,
     probe_spec: ProbeSpec,
     /// The points at which linears are probed; present while a survey runs.
     probe: Option<Probe>,
@@ -92,6 +94,7 @@ impl Pruner {
             device: ComputeDevice::Cpu,
             solver: None,
             on_device: None,
+            is_ahead: false,
             probe_spec: spec.probe.clone(),
             probe: None,
             open: None,
@@ -147,7 +150,7 @@ impl Pruner {
     /// # Errors
     /// When a site has no exponent.
     pub fn open(&mut self, package: &Package, exponents: &BTreeMap<SiteId, i32>) -> Result<()> {
-        (self.open, self.on_device) = (None, None);
+        (self.open, self.on_device, self.is_ahead) = (None, None, false);
         self.of_groups.clear();
         let inventory = self.model.inventory();
         let columns = |linear: LinearId| inventory.site(inventory.linear(linear).site).width;
@@ -178,7 +181,7 @@ impl Pruner {
 
     /// Drops the Grams of the open package, and frees the memory that solving it took.
     pub fn close(&mut self) {
-        (self.open, self.on_device) = (None, None);
+        (self.open, self.on_device, self.is_ahead) = (None, None, false);
         self.of_groups.clear();
         self.end_solving();
     }
@@ -190,12 +193,25 @@ impl Pruner {
         self.probe = None;
     }
 
-    /// The Gram of a site of the open package.
+    /// Brings what the device has added to the Grams of the host, where they can be sent and read. It is much to copy, and so done once all
+    /// shards are calibrated.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub fn settle(&mut self) -> Result<()> {
+        if let (true, Some(set), Some(grams)) = (self.is_ahead, &self.on_device, &mut self.open) {
+            read_back(&**set, grams, self.model.inventory())?;
+            self.is_ahead = false;
+        }
+        Ok(())
+    }
+
+    /// The Gram of a site of the open package, as it was settled last.
     pub fn gram(&self, site: SiteId) -> Option<&Gram> {
         self.grams()?.get(&site).map(|gram| &**gram)
     }
 
-    /// The Grams of the open package. Drop every clone of one before the next calibration, which otherwise copies the Gram first.
+    /// The Grams of the open package, as they were settled last. Drop every clone of one before the next calibration, which otherwise copies the Gram first.
     pub fn grams(&self) -> Option<&BTreeMap<SiteId, Arc<Gram>>> {
         self.open.as_ref()
     }
@@ -208,7 +224,7 @@ impl Pruner {
 
     /// The Grams of the open package, to receive sums that were gathered elsewhere; empty while no package is open.
     pub fn grams_mut(&mut self) -> impl Iterator<Item = (SiteId, &mut Gram)> {
-        self.on_device = None;
+        (self.on_device, self.is_ahead) = (None, false);
         self.open.iter_mut().flatten().map(|(site, gram)| (*site, Arc::make_mut(gram)))
     }
 
@@ -240,8 +256,7 @@ impl Pruner {
         self.trajectories.denoise(&*self.model, shard.prompts.clone(), &self.alphas, &mut tap, on_step)?;
         self.gram_operations += tap.operations();
         if let Some(set) = on_device {
-            read_back(&*set, grams, inventory)?;
-            self.on_device = Some(set);
+            (self.on_device, self.is_ahead) = (Some(set), true);
         }
         if let Some((set, of_group)) = group_on_device.zip(of_group) {
             read_back(&*set, of_group, inventory)?;

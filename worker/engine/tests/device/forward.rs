@@ -96,3 +96,16 @@ fn energies_of_a_forward_call_equal_those_of_the_processor() {
         assert!(near((&found[site].largest, &wanted.largest)));
     }
 }
+
+#[test]
+fn rows_of_a_gpu_that_was_opened_twice_are_refused() {
+    let [device, again] = [device(), device()];
+    if device.is_host() {
+        return;
+    }
+    let golden = Golden::open("sd35-medium", DType::BF16, &device);
+    let mut grams = grams_of(&golden, &again, 0);
+    let mut tap = GramTap::new(golden.model.inventory(), &mut *grams);
+    let refused = golden.model.forward(&golden.call(), &mut tap).unwrap_err().to_string();
+    assert!(refused.contains("open each GPU once in a process"), "{refused}");
+}

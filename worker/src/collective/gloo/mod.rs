@@ -6,12 +6,11 @@
 mod mesh;
 mod rank;
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use obsdiff_proto::{Epoch, lock};
-
+use super::newest::NewestEpoch;
 use super::{Abort, Alone, Collective, CollectiveError, Member, Rendezvous, Result, Transport};
 use mesh::{Ended, Mesh, Report, open_mesh};
 use rank::GlooRank;
@@ -20,25 +19,13 @@ use rank::GlooRank;
 pub struct Gloo {
     rendezvous: Arc<dyn Rendezvous>,
     alone: Alone,
-    newest: Mutex<Option<Epoch>>,
+    newest: NewestEpoch,
 }
 
 impl Gloo {
     /// A worker that finds its peers so.
     pub fn new(rendezvous: Arc<dyn Rendezvous>) -> Self {
-        Self { rendezvous, alone: Alone::default(), newest: Mutex::default() }
-    }
-
-    /// Takes an epoch, which must be newer than the last.
-    fn take(&self, epoch: Epoch) -> Result<()> {
-        let mut newest = lock(&self.newest);
-        match *newest {
-            Some(newest) if newest >= epoch => Err(CollectiveError::EpochUsed(epoch)),
-            _ => {
-                *newest = Some(epoch);
-                Ok(())
-            }
-        }
+        Self { rendezvous, alone: Alone::default(), newest: NewestEpoch::default() }
     }
 
     /// Leaves this rank's addresses for its peers, one for each.
@@ -71,7 +58,7 @@ impl Gloo {
 impl Transport for Gloo {
     fn join(&self, member: Member, abort: &Abort) -> Result<Box<dyn Collective>> {
         member.check()?;
-        self.take(member.epoch)?;
+        self.newest.take(member.epoch)?;
         if member.world == 1 {
             return self.alone.join(member, abort);
         }

@@ -1,5 +1,7 @@
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 
+use obsdiff_proto::Epoch;
+
 use super::*;
 use crate::collective::tests::ThreadRendezvous;
 use crate::collective::{Buffer, Values};

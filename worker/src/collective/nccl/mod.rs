@@ -9,14 +9,14 @@
 mod departures;
 mod ffi;
 mod leaving;
+mod one_rank;
 mod rank;
 mod staging;
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use obsdiff_proto::{Epoch, lock};
-
+use super::newest::NewestEpoch;
 use super::{Abort, Alone, Collective, CollectiveError, Member, Rendezvous, Result, Transport};
 use departures::Departures;
 use ffi::{CallError, Communicator, Gpu, ID};
@@ -52,7 +52,7 @@ impl NcclSettings {
 pub struct Nccl {
     rendezvous: Arc<dyn Rendezvous>,
     alone: Alone,
-    newest: Mutex<Option<Epoch>>,
+    newest: NewestEpoch,
     library: &'static ffi::Nccl,
     gpu: Arc<Gpu>,
     chunk: usize,
@@ -60,6 +60,11 @@ pub struct Nccl {
 }
 
 impl Nccl {
+    /// Whether NCCL is on this machine, in a version that can be used.
+    pub fn is_present() -> bool {
+        ffi::Nccl::load().is_ok()
+    }
+
     /// A worker that finds its peers by this rendezvous.
     ///
     /// # Errors
@@ -76,25 +81,13 @@ impl Nccl {
         Ok(Self {
             rendezvous,
             alone: Alone::default(),
-            newest: Mutex::default(),
+            newest: NewestEpoch::default(),
             library,
             gpu,
             // Whole numbers of either type.
             chunk: settings.chunk.next_multiple_of(size_of::<i64>()).max(size_of::<i64>()),
             leaving: Arc::new(Leaving::new(settings.leave, settings.on_stuck)),
         })
-    }
-
-    /// Takes an epoch, which must be newer than the last.
-    fn take(&self, epoch: Epoch) -> Result<()> {
-        let mut newest = lock(&self.newest);
-        match *newest {
-            Some(newest) if newest >= epoch => Err(CollectiveError::EpochUsed(epoch)),
-            _ => {
-                *newest = Some(epoch);
-                Ok(())
-            }
-        }
     }
 
     /// Joins a group by NCCL, whatever its size.
@@ -147,7 +140,7 @@ impl Drop for Nccl {
 impl Transport for Nccl {
     fn join(&self, member: Member, abort: &Abort) -> Result<Box<dyn Collective>> {
         member.check()?;
-        self.take(member.epoch)?;
+        self.newest.take(member.epoch)?;
         if member.world == 1 {
             return self.alone.join(member, abort);
         }

@@ -2,9 +2,10 @@
 //! each test starts itself again as a child of which they are the libraries, with the faults that they are to show.
 
 use std::process::Command;
-use std::sync::mpsc;
+use std::sync::{Mutex, mpsc};
 use std::thread;
 
+use obsdiff_proto::{Epoch, lock};
 use obsdiff_tests::{FakeNccl, fake_nccl, not_tested};
 
 use super::*;

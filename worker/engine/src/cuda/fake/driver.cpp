@@ -192,6 +192,13 @@ EXPORT int cuStreamCreateWithPriority(void** stream, unsigned, int) { return mad
 EXPORT int cuStreamDestroy_v2(void* stream) { return unmade(stream); }
 EXPORT int cuStreamSynchronize(void*) { return SUCCESS; }
 EXPORT int cuStreamQuery(void*) { return SUCCESS; }
+// At once, as all work: the fake NCCL gives the calling thread back when the group has summed.
+EXPORT int cuLaunchHostFunc(void*, void (*function)(void*), void* data) {
+    function(data);
+    return SUCCESS;
+}
+// Where device memory lies in this process: the fake NCCL asks.
+EXPORT void* fake_cuda_host(unsigned long long address) { return reinterpret_cast<void*>(address); }
 EXPORT int cuStreamWaitEvent(void*, void*, unsigned) { return SUCCESS; }
 EXPORT int cuEventCreate(void** event, unsigned) { return made(event); }
 EXPORT int cuEventDestroy_v2(void* event) { return unmade(event); }
