@@ -57,6 +57,26 @@ fn a_worker_for_each_gpu_does_what_one_process_does() {
 }
 
 #[test]
+fn a_run_starts_a_worker_for_each_gpu_and_ends_as_one_process_does() {
+    let [alone, shared] = [job(2), job(2)];
+    let (code, said) =
+        on_gpus(alone.path(), 1, &["run", "job.toml", "--quiet", "--device", "cuda"]).verdict();
+    assert_eq!(code, Some(0), "{said}");
+    let args = ["run", "job.toml", "--quiet", "--device", "cuda", "--workers", "2"];
+    let mut run = on_gpus(shared.path(), 2, &args);
+    run.line(|line| line.starts_with("Pruned 50.00% of ")).unwrap();
+    let (code, said) = run.verdict();
+    assert_eq!(code, Some(0), "{said}");
+    assert_same(&result(shared.path()), &result(alone.path()));
+    let refused = |args: &[&str], words: &str| {
+        let (code, said) = on_gpus(shared.path(), 2, &[&["run", "job.toml"], args].concat()).verdict();
+        assert!(code == Some(2) && said.contains(words), "{code:?}: {said}");
+    };
+    refused(&["--device", "cuda", "--workers", "3"], "--workers: is 3, a GPU each, but the driver sees 2");
+    refused(&["--device", "cuda", "--workers", "2", "--baseline"], "--baseline: needs one worker");
+}
+
+#[test]
 fn a_signal_is_passed_on_and_every_worker_leaves() {
     let folder = setting(16);
     let mut coordinator = Coordinator::start(folder.path());

@@ -34,6 +34,16 @@ pub(crate) static ARCHITECTURE: Architecture = Architecture {
     levels: LevelSource::Pipeline,
     true_guidance: false,
     read: |folder| Ok(Arc::new(read_json::<TwoBranchConfig>(&folder.join("config.json"))?)),
+    small: || {
+        Arc::new(TwoBranchConfig {
+            blocks: 2,
+            channels: 4,
+            width: 16,
+            wide_branch: 24,
+            narrow_branch: 8,
+            text_width: 16,
+        })
+    },
 };
 
 /// Latent pixels on a side of a token.

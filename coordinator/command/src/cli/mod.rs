@@ -147,6 +147,11 @@ pub enum CliCommand {
     /// and so on. Prompts and settings are those of the job that pruned, by PRUNED's `pruning.json`, unless options say otherwise: so
     /// the error is the one that `run` told.
     Compare(CompareArgs),
+    /// Hold a device to the processor.
+    ///
+    /// Checks what a job needs of it: forward calls of small transformers, Grams, pruning, and a sum over workers. Prints how far each is
+    /// off what is right, and how fast it is beside the processor. Ends with exit code 3 where a check fails.
+    Selftest(SelftestArgs),
     /// Print a script by which a shell completes commands and options.
     Completions(CompletionsArgs),
     /// Write manual pages.
@@ -170,8 +175,9 @@ pub struct RunArgs {
 /// How a process prunes, and what it tells.
 #[derive(Debug, Args)]
 pub struct PruningArgs {
-    /// Workers in this process, which share its threads. Each has Grams of its own; the result does not depend on their number
-    /// [default: one for each thread where all but the first take at most 256MiB together, which is faster for small models, else 1].
+    /// Workers in this process, which share its threads. Each has Grams of its own; the result does not depend on their number. With
+    /// --device cuda each is a process of its own, on one of the first GPUs [default: one for each thread where all but the first take at
+    /// most 256MiB together, which is faster for small models, else 1].
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub workers: Option<u32>,
     /// Also prune the dense model by magnitude, uniformly and without an update, in memory only, and tell its error beside that of the
@@ -180,6 +186,21 @@ pub struct PruningArgs {
     pub baseline: bool,
     /// Where the transformer is computed, Grams summed and linears pruned by `sparsity.method = "admm"` or "obs": cpu, cuda, or cuda:N for
     /// the N-th GPU, counted from 0.
+    #[arg(long, value_name = "DEVICE", default_value_t)]
+    pub device: DeviceName,
+    /// Print one JSON object with the same figures instead of text. Numbers with a unit have it in their names.
+    #[arg(long)]
+    pub json: bool,
+    /// How the process runs.
+    #[command(flatten)]
+    pub process: ProcessArgs,
+}
+
+/// `selftest`
+#[derive(Debug, Args)]
+#[command(after_long_help = "Example:\n  obsdiff selftest --device cuda")]
+pub struct SelftestArgs {
+    /// What is checked: cpu, cuda, or cuda:N for the N-th GPU, counted from 0.
     #[arg(long, value_name = "DEVICE", default_value_t)]
     pub device: DeviceName,
     /// Print one JSON object with the same figures instead of text. Numbers with a unit have it in their names.

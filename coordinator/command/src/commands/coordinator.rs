@@ -1,18 +1,21 @@
 //! `obsdiff coordinator JOB`.
 
 use std::net::TcpListener;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
+use std::thread;
 use std::time::Duration;
 
 use obsdiff_coordinator::metrics::Metrics;
 use obsdiff_coordinator::{Driver, JobState, Port, ServedJob};
 use obsdiff_core::Outcome;
 use obsdiff_engine::export::{DOCUMENT_MARK, Document};
+use obsdiff_proto::lock;
 use obsdiff_proto::session::Briefing;
 use obsdiff_proto::view::JobRequest;
 use obsdiff_worker::pruning_job::JobOutput;
 use tokio::sync::{broadcast, watch};
 
+use super::worker::each_gpu::{GpuWorkers, Running};
 use crate::cli::CoordinatorArgs;
 use crate::context::CommandContext;
 use crate::job::JobFile;
@@ -39,45 +42,67 @@ const METRICS_FILE: &str = "metrics.prom";
 /// Bad input, before any work; a port that cannot be bound; why the job failed.
 pub(super) fn coordinate(args: &CoordinatorArgs, context: &mut CommandContext<'_>) -> Result<()> {
     let job = context.job(&args.job)?;
-    let traces = TraceSettings::of(&context.environment)?;
     let port = args.security.port(args.listen)?;
+    let summary = with_workers(&job, port, context, None)?;
+    match summary {
+        Some(summary) => Ok(writeln!(context.out, "{summary}")?),
+        None => Ok(writeln!(context.out, "written to {}", job.spec.output.path)?),
+    }
+}
+
+/// Starts workers for the coordinator at this URL, which stop as all of `Running` do.
+pub(super) type StartWorkers<'a> = &'a dyn Fn(&str, &Arc<Mutex<Running>>) -> GpuWorkers;
+
+/// Coordinates a job at a port until it is done: for the workers that come, or for those that are started here once it listens. Gives what a
+/// run on one machine ends with, where the output can be seen from here.
+///
+/// # Errors
+/// As [`coordinate`], and where all workers that were started ended before the job was done.
+pub(super) fn with_workers(
+    job: &JobFile,
+    port: Port,
+    context: &mut CommandContext<'_>,
+    start: Option<StartWorkers<'_>>,
+) -> Result<Option<Summary>> {
+    let traces = TraceSettings::of(&context.environment)?;
     // The port is bound before any work, but accepts connections only once the job is checked.
     drop(port.bind()?);
     // Workers hold the Grams, so each of them checks whether these fit its memory.
-    let inputs = Inputs::open(&job, 0, None)?;
+    let inputs = Inputs::open(job, 0, None)?;
     let listener = port.bind()?;
     let progress = context.progress();
     if let Some(note) = &inputs.prompts.note {
         progress.note(note);
     }
-    progress.expect_work(inputs.work(&job));
-    let state = open_state(&job, &inputs)?;
+    progress.expect_work(inputs.work(job));
+    let state = open_state(job, &inputs)?;
     note(&state, &progress);
     progress.keep(state.job.committed as usize, inputs.plan.packages.len(), state.url());
     if inputs.conditioning.is_some() {
         // Workers find it in the store: they need not have the file.
-        let put = encode(&job, &inputs, (state.store(), state.runtime().handle()), &progress);
+        let put = encode(job, &inputs, (state.store(), state.runtime().handle()), &progress);
         put.map_err(|error| error.after_begin(state.url()))?;
     }
-    let output = output_of(&job, state.runtime().handle())?;
+    let output = output_of(job, state.runtime().handle())?;
     if inputs.written {
-        settle_output(&job, &state)?;
+        settle_output(job, &state)?;
     }
     let cost = inputs.described.cost(&job.spec, &inputs.plan);
     let notes = Arc::new(CourseNotes::new(&cost, context.clock.clone()));
     let done = if is_left_over(&state, &inputs) {
         Ok(None)
     } else {
-        claim_grams(&job, &state).map_err(|error| error.after_begin(state.url()))?;
-        let drive = drive(&job, &inputs, &state, (port, listener, traces), &progress, (&notes, context));
+        claim_grams(job, &state).map_err(|error| error.after_begin(state.url()))?;
+        let drive =
+            drive(job, &inputs, &state, (port, listener, traces), &progress, (&notes, context), start);
         drive.map(|metrics| Some((&*notes, metrics)))
     };
     match done {
         Ok(driven) => {
             progress.written(&job.spec.output.path);
-            let told = tell(&output, (&job, &inputs), driven, context);
+            let told = tell(&output, (job, &inputs), driven, context);
             state.remove(&context.disk);
-            told
+            Ok(told)
         }
         Err(error) => Err(error.after_begin(state.url())),
     }
@@ -89,11 +114,9 @@ fn tell(
     output: &JobOutput,
     (job, inputs): (&JobFile, &Inputs),
     driven: Option<(&CourseNotes, String)>,
-    context: &mut CommandContext<'_>,
-) -> Result<()> {
-    let Some(mut record) = written_record(output) else {
-        return Ok(writeln!(context.out, "written to {}", job.spec.output.path)?);
-    };
+    context: &CommandContext<'_>,
+) -> Option<Summary> {
+    let mut record = written_record(output)?;
     if let Some((notes, metrics)) = driven {
         if let Some(measured) = &mut record.measured {
             measured.seconds = (context.clock)().as_secs_f64();
@@ -106,8 +129,7 @@ fn tell(
             tracing::warn!(%error, "how the job went is not in the record");
         }
     }
-    let summary = Summary::new(record, SpanReport::default(), inputs.predicted_peak(job, 1));
-    Ok(writeln!(context.out, "{summary}")?)
+    Some(Summary::new(record, SpanReport::default(), inputs.predicted_peak(job, 1)))
 }
 
 /// Drives the job until it is done, and gives its last metrics. Those of a job that is not done stay in its state.
@@ -118,6 +140,7 @@ fn drive(
     (port, listener, traces): (Port, TcpListener, Option<TraceSettings>),
     progress: &Progress,
     (notes, context): (&Arc<CourseNotes>, &mut CommandContext<'_>),
+    start: Option<StartWorkers<'_>>,
 ) -> Result<String> {
     let briefing = Arc::new(Briefing {
         spec: job.spec.clone(),
@@ -156,16 +179,39 @@ fn drive(
         let (handle, rendezvous) = (handle.clone(), driver.rendezvous());
         state.runtime().block_on(port.serve(listener, handle, rendezvous, briefing, served))?
     };
-    writeln!(context.out, "listening on {address}")?;
-    writeln!(context.out, "watch it at {}", page.at(address))?;
-    context.out.flush()?;
+    let running: Arc<Mutex<Running>> = Arc::default();
     context.signals.respond({
-        let handle = handle.clone();
-        move |_| {
+        let (handle, running) = (handle.clone(), running.clone());
+        move |signal| {
             handle.stop();
+            lock(&running).stop(signal);
             Answer::Finish
         }
     });
+    let workers = match start {
+        Some(start) => {
+            let (workers, handle) = (start(&format!("http://{address}"), &running), handle.clone());
+            let follow = move || {
+                // Their own last words are those of a job that is over, which is told here.
+                let ended = workers.follow(|_, _| ());
+                if ended.is_err() {
+                    handle.stop();
+                }
+                ended
+            };
+            let thread = thread::Builder::new().name("workers".to_owned()).spawn(follow);
+            Some(thread.map_err(|error| {
+                lock(&running).stop(Signal::Terminate);
+                Error::thread(&error)
+            })?)
+        }
+        None => {
+            writeln!(context.out, "listening on {address}")?;
+            writeln!(context.out, "watch it at {}", page.at(address))?;
+            context.out.flush()?;
+            None
+        }
+    };
     if inputs.written {
         handle.exported();
     }
@@ -178,8 +224,15 @@ fn drive(
     if outcome.is_some() {
         state.runtime().block_on(driver.linger(LINGER));
     }
+    if outcome != Some(Outcome::Done) {
+        lock(&running).stop(Signal::Terminate);
+    }
+    let ended = workers.map_or(Ok(()), |workers| {
+        workers.join().unwrap_or_else(|payload| std::panic::resume_unwind(payload))
+    });
     match outcome {
         Some(Outcome::Done) => Ok(last),
+        None if context.signals.heard().is_none() && ended.is_err() => ended.map(|()| last),
         Some(Outcome::Cancelled) => Err(Error::Cancelled),
         // Nothing else stops it.
         None => Err(Error::Stopped {

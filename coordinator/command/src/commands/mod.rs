@@ -17,6 +17,7 @@ mod plan_times;
 mod request;
 mod run;
 mod sample;
+mod selftest;
 mod shell;
 mod speed;
 mod status;
@@ -48,6 +49,7 @@ pub fn run(command: &CliCommand, context: &mut CommandContext<'_>) -> Result<()>
         CliCommand::Completions(args) => shell::completions(args, context),
         CliCommand::Man(args) => shell::man(args, context),
         CliCommand::Models => models::models(context),
+        CliCommand::Selftest(args) => selftest::selftest(args, context),
         CliCommand::Sample(args) => sample::sample(args, context),
         CliCommand::Compare(args) => compare::compare(args, context),
     }

@@ -1,8 +1,15 @@
 //! `obsdiff run JOB` and `obsdiff solve GRAMS`.
 
+use std::ffi::OsString;
+use std::net::Ipv4Addr;
+use std::sync::{Arc, Mutex};
+
+use obsdiff_coordinator::Port;
 use obsdiff_engine::device::{ComputeDevice, DeviceName};
 use obsdiff_files::starts_with_tilde;
 
+use super::coordinator::with_workers;
+use super::worker::each_gpu::{GpuWorkers, Running, Share};
 use crate::cli::{PruningArgs, RunArgs, SolveArgs, TILDE};
 use crate::context::CommandContext;
 use crate::job::JobFile;
@@ -40,8 +47,52 @@ pub(super) fn open_device(name: DeviceName) -> Result<ComputeDevice> {
         .map_err(|problem| Error::key("--device", format!("cannot be {name}: {problem}")))
 }
 
+/// Runs a job by a worker on each of the first GPUs, which are processes of their own, and tells what it did.
+fn on_gpus(job: &JobFile, wanted: usize, args: &PruningArgs, context: &mut CommandContext<'_>) -> Result<()> {
+    if args.baseline {
+        let problem = "needs one worker: with several GPUs the dense model is not pruned besides";
+        return Err(Error::key("--baseline", problem));
+    }
+    let count = ComputeDevice::gpus();
+    let count = count.map_err(|problem| Error::key("--device", format!("cannot be cuda: {problem}")))?;
+    if wanted > count {
+        let problem = format!("is {wanted}, a GPU each, but the driver sees {count}: give at most that");
+        return Err(Error::key("--workers", problem));
+    }
+    context.use_threads(args.process.threads)?;
+    let gpus: Vec<usize> = (0..wanted).collect();
+    let share = Share::new(wanted, args.process.threads, context.memory);
+    let port = Port::new((Ipv4Addr::LOCALHOST, 0).into(), None, None, false)?;
+    let start = |url: &str, running: &Arc<Mutex<Running>>| {
+        let mut arguments = vec!["worker", "--quiet", "--coordinator", url];
+        if !has_nccl() {
+            arguments.extend(["--collective", "gloo"]);
+        }
+        let threads = args.process.threads.map(|threads| threads.to_string());
+        let threads = threads.iter().flat_map(|threads| ["--threads", threads.as_str()]);
+        let arguments: Vec<OsString> = arguments.into_iter().chain(threads).map(OsString::from).collect();
+        GpuWorkers::start(&gpus, &arguments, &share, running)
+    };
+    match with_workers(job, port, context, Some(&start))? {
+        Some(summary) => context.print(&summary, args.json),
+        None => Ok(writeln!(context.out, "written to {}", job.spec.output.path)?),
+    }
+}
+
+/// Whether NCCL is on this machine. Without it Grams of several GPUs are summed by Gloo.
+fn has_nccl() -> bool {
+    #[cfg(feature = "cuda")]
+    return obsdiff_worker::collective::Nccl::is_present();
+    #[cfg(not(feature = "cuda"))]
+    false
+}
+
 /// Runs a job in this process and tells what it did.
 fn prune(job: &JobFile, args: &PruningArgs, context: &mut CommandContext<'_>) -> Result<()> {
+    let workers = args.workers.map(|workers| workers as usize);
+    if let (DeviceName::Cuda(0), Some(several @ 2..)) = (args.device, workers) {
+        return on_gpus(job, several, args, context);
+    }
     let device = open_device(args.device)?;
     context.use_threads(args.process.threads)?;
     context.compute_here()?;
@@ -52,7 +103,7 @@ fn prune(job: &JobFile, args: &PruningArgs, context: &mut CommandContext<'_>) ->
         move |signal| Answer::Exit(format!("stopped by {signal}: {}", progress.left_by_stop(&command)))
     });
     let process = RunContext {
-        workers: args.workers.map(|workers| workers as usize),
+        workers,
         memory: context.memory,
         baseline: args.baseline,
         progress: &progress,

@@ -1,6 +1,6 @@
 //! `obsdiff worker --coordinator URL`.
 
-mod each_gpu;
+pub(super) mod each_gpu;
 mod peers;
 
 use std::hash::{BuildHasher, Hasher, RandomState};

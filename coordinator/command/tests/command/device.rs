@@ -6,7 +6,7 @@ use std::path::Path;
 #[cfg(feature = "cuda")]
 use serde_json::Value;
 
-use super::{asset, obsdiff, text};
+use super::{asset, obsdiff, text, told};
 
 /// A job that prunes the three linears of one site.
 fn small_job(folder: &Path, output: &str) -> std::path::PathBuf {
@@ -135,5 +135,39 @@ fn a_device_has_one_of_three_names() {
         assert_eq!(ran.status.code(), Some(2));
         let said = text(&ran.stderr);
         assert!(said.contains(&format!("\"{name}\" is not a device: cpu, cuda or cuda:N")), "{said}");
+    }
+}
+
+/// The lines of the table that `selftest` prints for checks.
+fn checks(said: &str) -> Vec<&str> {
+    said.lines().skip_while(|line| !line.starts_with("---")).skip(1).collect()
+}
+
+#[test]
+fn the_processor_passes_its_own_test() {
+    let folder = tempfile::tempdir().unwrap();
+    let said = told(folder.path(), &["selftest"]);
+    assert!(said.starts_with("cpu: "), "{said}");
+    assert_eq!(checks(&said).len(), 13, "{said}");
+    assert!(checks(&said).iter().all(|line| line.trim_end().ends_with("ok")), "{said}");
+}
+
+#[cfg(feature = "cuda")]
+#[test]
+fn a_gpu_in_host_memory_passes_the_test_of_devices() {
+    let folder = tempfile::tempdir().unwrap();
+    let libraries = obsdiff_tests::fake_cuda().to_str().unwrap();
+    let tested = |arguments: &[&str]| {
+        let arguments = [&["selftest", "--device", "cuda"][..], arguments].concat();
+        obsdiff(folder.path(), &arguments, &[("LD_LIBRARY_PATH", libraries)])
+    };
+    let ran = tested(&[]);
+    let said = text(&ran.stdout);
+    assert!(ran.status.success(), "{said}{}", text(&ran.stderr));
+    assert_eq!(checks(&said).len(), 15, "{said}");
+    for what in
+        ["FluxTransformer2DModel in bf16", "Gram of 300 x 100, exact sums", "obs, error of", "by NCCL"]
+    {
+        assert!(checks(&said).iter().any(|line| line.contains(what) && line.ends_with("ok")), "{said}");
     }
 }

@@ -35,6 +35,8 @@ pub struct Architecture {
     /// # Errors
     /// When the file cannot be read, names another class, or holds a key or a value that this architecture does not know.
     pub read: fn(&Path) -> Result<Arc<dyn TransformerConfig>>,
+    /// A small transformer with every kind of block, to try a device by.
+    pub small: fn() -> Arc<dyn TransformerConfig>,
 }
 
 impl Architecture {

@@ -107,6 +107,7 @@ static THIRD: Architecture = Architecture {
     text_encoders: flux::ARCHITECTURE.text_encoders,
     levels: flux::ARCHITECTURE.levels,
     true_guidance: flux::ARCHITECTURE.true_guidance,
+    small: flux::ARCHITECTURE.small,
 };
 
 #[test]

@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Command, ExitStatus, Stdio};
-use std::sync::mpsc::{self, Sender};
+use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
@@ -31,16 +31,10 @@ const MEMORY: &str = "--memory";
 /// When there is no such GPU or a worker cannot be started; and where none of them saw the job done, as the first that failed.
 pub(super) fn work(choice: &GpuChoice, args: &WorkerArgs, context: &mut CommandContext<'_>) -> Result<()> {
     let gpus = numbers(choice)?;
-    let threads = match args.process.threads {
-        Some(_) => None,
-        None => Some((thread::available_parallelism().map_or(1, usize::from) / gpus.len()).max(1)),
-    };
-    // Each checks what it will hold against its share.
-    let count = gpus.len().max(1) as u64;
-    let memory = args.memory.or(context.memory).map(|memory| ByteSize(memory.0 / count));
-    let program = std::env::current_exe().map_err(Error::system)?;
-    // Signals are passed on from before the first is started: none is left behind.
+    let share = Share::new(gpus.len(), args.process.threads, args.memory.or(context.memory));
+    let arguments = without(&[FLAG, MEMORY], &context.arguments);
     let running: Arc<Mutex<Running>> = Arc::default();
+    // Signals are passed on from before the first is started: none is left behind.
     context.signals.respond({
         let running = running.clone();
         move |signal| {
@@ -48,56 +42,111 @@ pub(super) fn work(choice: &GpuChoice, args: &WorkerArgs, context: &mut CommandC
             Answer::Finish
         }
     });
-    let (tell, told) = mpsc::channel();
-    let mut unstarted = None;
-    for gpu in gpus {
-        let mut command = Command::new(&program);
-        command.args(without(&[FLAG, MEMORY], &context.arguments));
-        command.args(["--device", &DeviceName::Cuda(gpu).to_string()]);
-        if let Some(threads) = threads {
-            command.args(["--threads", &threads.to_string()]);
-        }
-        if let Some(memory) = memory {
-            command.args(["--memory", &memory.0.to_string()]);
-        }
-        // In a group of its own it does not hear what is typed on the terminal: this process passes it on, once.
-        command.process_group(0).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        if let Err(error) = start(command, gpu, &running, &tell) {
-            lock(&running).stop(Signal::Terminate);
-            unstarted = Some(format!("the worker for GPU {gpu} cannot be started: {error}"));
-            break;
-        }
-    }
-    drop(tell);
-    let mut done = false;
-    let mut failed = None;
+    let workers = GpuWorkers::start(&gpus, &arguments, &share, &running);
     let mut written = Ok(());
-    // It ends with the last of the workers.
-    for (gpu, word) in told {
-        match word {
-            // Where it cannot be said, the workers go on all the same, and are waited for.
-            Word::Out(line) if written.is_ok() => {
-                written = writeln!(context.out, "GPU {gpu}: {line}").and_then(|()| context.out.flush());
-            }
-            Word::Out(_) => {}
-            Word::Error(line) => say(gpu, &line),
-            Word::Ended(status) if status.success() => done = true,
-            Word::Ended(status) => {
-                say(gpu, &format!("ended with {}", described(status)));
-                failed = failed.or(Some((gpu, status)));
-            }
+    let ended = workers.follow(|gpu, line| {
+        // Where it cannot be said, the workers go on all the same, and are waited for.
+        if written.is_ok() {
+            written = writeln!(context.out, "GPU {gpu}: {line}").and_then(|()| context.out.flush());
+        }
+    });
+    match (ended, context.signals.heard()) {
+        // A worker exits with 0 only once the job is done: others have done what the failed ones left.
+        (Ok(()), _) => Ok(written?),
+        (Err(_), Some(signal)) => Err(Error::Stopped { signal, left: LEFT.to_owned() }),
+        (Err(error), None) => Err(error),
+    }
+}
+
+/// What each of several workers on one host may take of it.
+pub(in crate::commands) struct Share {
+    threads: Option<usize>,
+    memory: Option<ByteSize>,
+}
+
+impl Share {
+    /// Of so many workers: unless their number of `threads` is given, an even part of the cores; and an even part of the memory.
+    pub(in crate::commands) fn new(workers: usize, threads: Option<u32>, memory: Option<ByteSize>) -> Self {
+        let workers = workers.max(1);
+        let cores = thread::available_parallelism().map_or(1, usize::from);
+        Self {
+            threads: threads.is_none().then(|| (cores / workers).max(1)),
+            // Each checks what it will hold against its share.
+            memory: memory.map(|memory| ByteSize(memory.0 / workers as u64)),
         }
     }
-    let unstarted = unstarted.map_or(Ok(()), |problem| Err(Error::Session(problem)));
-    match (failed, context.signals.heard()) {
-        // A worker exits with 0 only once the job is done: others have done what the failed ones left.
-        _ if done => Ok(written?),
-        (_, Some(signal)) => Err(Error::Stopped { signal, left: LEFT.to_owned() }),
-        (Some((gpu, status)), None) if unstarted.is_ok() => {
-            let problem = format!("the worker for GPU {gpu} ended with {}: {LEFT}", described(status));
-            Err(Error::Worker { code: code(status), problem })
+
+    fn arguments(&self) -> Vec<String> {
+        let threads = self.threads.map(|threads| ("--threads", threads.to_string()));
+        let memory = self.memory.map(|memory| (MEMORY, memory.0.to_string()));
+        let both = [threads, memory].into_iter().flatten();
+        both.flat_map(|(flag, value)| [flag.to_owned(), value]).collect()
+    }
+}
+
+/// The workers of a host's GPUs, processes that this one has started.
+pub(in crate::commands) struct GpuWorkers {
+    told: Receiver<(usize, Word)>,
+    /// Why not all of them were started.
+    unstarted: Option<String>,
+}
+
+impl GpuWorkers {
+    /// Starts one for each of these GPUs, with these arguments and its share of the host. Where one cannot be started the others are stopped.
+    pub(in crate::commands) fn start(
+        gpus: &[usize],
+        arguments: &[OsString],
+        share: &Share,
+        running: &Arc<Mutex<Running>>,
+    ) -> Self {
+        let (tell, told) = mpsc::channel();
+        let mut unstarted = None;
+        for gpu in gpus {
+            let started = std::env::current_exe().and_then(|program| {
+                let mut command = Command::new(program);
+                command.args(arguments).args(["--device", &DeviceName::Cuda(*gpu).to_string()]);
+                command.args(share.arguments());
+                // In a group of its own it does not hear what is typed on the terminal: this process passes it on, once.
+                command.process_group(0).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+                start(command, *gpu, running, &tell)
+            });
+            if let Err(error) = started {
+                lock(running).stop(Signal::Terminate);
+                unstarted = Some(format!("the worker for GPU {gpu} cannot be started: {error}"));
+                break;
+            }
         }
-        (_, None) => unstarted,
+        Self { told, unstarted }
+    }
+
+    /// Waits until all have ended, and says on standard error what they say there; `out` takes the lines of their standard output.
+    ///
+    /// # Errors
+    /// Where none of them saw the job done: why one was not started, or how the first ended that failed.
+    pub(in crate::commands) fn follow(self, mut out: impl FnMut(usize, String)) -> Result<()> {
+        let mut done = false;
+        let mut failed = None;
+        // It ends with the last of the workers.
+        for (gpu, word) in self.told {
+            match word {
+                Word::Out(line) => out(gpu, line),
+                Word::Error(line) => say(gpu, &line),
+                Word::Ended(status) if status.success() => done = true,
+                Word::Ended(status) => {
+                    say(gpu, &format!("ended with {}", described(status)));
+                    failed = failed.or(Some((gpu, status)));
+                }
+            }
+        }
+        match (self.unstarted, failed) {
+            _ if done => Ok(()),
+            (Some(problem), _) => Err(Error::Session(problem)),
+            (None, Some((gpu, status))) => {
+                let problem = format!("the worker for GPU {gpu} ended with {}: {LEFT}", described(status));
+                Err(Error::Worker { code: code(status), problem })
+            }
+            (None, None) => Ok(()),
+        }
     }
 }
 
@@ -133,14 +182,14 @@ fn without(flags: &[&str], arguments: &[OsString]) -> Vec<OsString> {
 
 /// The workers that have not ended.
 #[derive(Default)]
-struct Running {
+pub(in crate::commands) struct Running {
     workers: Vec<Pid>,
     /// The signal that was passed on: whoever starts later gets it at once.
     stopped: Option<Signal>,
 }
 
 impl Running {
-    fn stop(&mut self, signal: Signal) {
+    pub(in crate::commands) fn stop(&mut self, signal: Signal) {
         self.stopped = Some(signal);
         for worker in &self.workers {
             // One that has ended in this moment needs none.

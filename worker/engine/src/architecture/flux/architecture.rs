@@ -29,6 +29,22 @@ pub static ARCHITECTURE: Architecture = Architecture {
     levels: LevelSource::Pipeline,
     true_guidance: true,
     read: |folder| Ok(Arc::new(FluxConfig::read(folder)?)),
+    small: || {
+        Arc::new(FluxConfig {
+            patch_size: 1,
+            in_channels: 16,
+            out_channels: None,
+            num_layers: 1,
+            num_single_layers: 2,
+            attention_head_dim: 32,
+            num_attention_heads: 4,
+            joint_attention_dim: 96,
+            pooled_projection_dim: 64,
+            guidance_embeds: true,
+            axes_dims_rope: vec![8, 12, 12],
+            blocks: BlockSizes::default(),
+        })
+    },
 };
 
 /// CLIP for the pooled text, T5 for the tokens.

@@ -29,6 +29,24 @@ pub static ARCHITECTURE: Architecture = Architecture {
     levels: LevelSource::Scheduler,
     true_guidance: false,
     read: |folder| Ok(Arc::new(Sd3Config::read(folder)?)),
+    small: || {
+        Arc::new(Sd3Config {
+            sample_size: 32,
+            patch_size: 2,
+            in_channels: 4,
+            num_layers: 3,
+            attention_head_dim: 32,
+            num_attention_heads: 4,
+            joint_attention_dim: 96,
+            caption_projection_dim: 128,
+            pooled_projection_dim: 64,
+            out_channels: None,
+            pos_embed_max_size: 24,
+            dual_attention_layers: vec![0],
+            qk_norm: Some("rms_norm".to_owned()),
+            blocks: BlockSizes::default(),
+        })
+    },
 };
 
 /// Two CLIP encoders side by side, followed by T5. diffusers puts zeros in the place of a T5 that is missing.
