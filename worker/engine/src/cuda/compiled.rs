@@ -3,10 +3,12 @@
 use std::path::Path;
 use std::process::Command;
 
+use crate::export::output_of;
+
 /// A digest as a shell prints it, at the root of the repository.
 fn digest(command: &str) -> String {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-    let output = Command::new("bash").args(["-c", command]).current_dir(root).output().unwrap();
+    let output = output_of(Command::new("bash").args(["-c", command]).current_dir(root)).unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap().split_whitespace().next().unwrap().to_owned()
 }

@@ -6,11 +6,11 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use obsdiff_files::{Disk, Operation, OperationHook};
 
-use super::tests::{FORKS, export_by, listing, pipeline};
+use super::tests::{export_by, listing, output_of, pipeline};
 use crate::Error;
 
 /// What tells the process of a test where to export, whether by links, and at which operation to end.
@@ -110,16 +110,13 @@ fn an_export_that_is_killed_between_any_two_operations_is_done_by_the_next_one()
     for link in [false, true] {
         let (root, expected, operations) = undisturbed(link);
         for last in 0..=operations.len() {
-            let no_export = FORKS.write().unwrap_or_else(PoisonError::into_inner);
-            let status = Command::new(std::env::current_exe().unwrap())
+            let mut program = Command::new(std::env::current_exe().unwrap());
+            program
                 .args(["--ignored", "--exact", "export::crash_tests::an_export_that_ends_at_an_operation"])
                 .env(ROOT, root.path())
                 .env(LINK, link.to_string())
-                .env(LAST, last.to_string())
-                .output()
-                .unwrap()
-                .status;
-            drop(no_export);
+                .env(LAST, last.to_string());
+            let status = output_of(&mut program).unwrap().status;
             assert_eq!(status.success(), last == operations.len(), "operation {last}");
             let at = format!("killed before {:?}, by links: {link}", operations.get(last));
             assert_whole_in_the_end(root.path(), link, &expected, &at);

@@ -145,3 +145,5 @@ mod crash_tests;
 mod object_tests;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+pub(crate) use tests::output_of;

@@ -1,6 +1,8 @@
 use std::collections::HashMap;
 use std::fs;
+use std::io;
 use std::path::PathBuf;
+use std::process::{Command, Output, Stdio};
 use std::sync::{PoisonError, RwLock};
 
 use candle_core::{DType, Device};
@@ -76,7 +78,17 @@ fn export(source: &Path, destination: &Path, link: bool, scale: f64) -> Result<(
 
 /// Held by an export that runs, and wholly by who starts a process: until that is another program it holds all locks of this one, and
 /// a writer that is gone would seem to live.
-pub(super) static FORKS: RwLock<()> = RwLock::new(());
+static FORKS: RwLock<()> = RwLock::new(());
+
+/// Runs a program to its end while exports are tested, and gives what it says.
+pub(crate) fn output_of(program: &mut Command) -> io::Result<Output> {
+    program.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let started = {
+        let _no_export = FORKS.write().unwrap_or_else(PoisonError::into_inner);
+        program.spawn()
+    };
+    started?.wait_with_output()
+}
 
 pub(super) fn export_by(
     disk: &Disk,

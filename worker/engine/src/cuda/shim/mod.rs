@@ -10,6 +10,8 @@ use std::sync::OnceLock;
 
 use obsdiff_tests::hash;
 
+use crate::export::output_of;
+
 /// Seeds of the orders in which a launch's threads and blocks run: ascending, descending, and two random ones.
 pub(crate) const SEEDS: [u32; 4] = [0, 1, 2, 3];
 
@@ -170,7 +172,7 @@ impl Device {
         bytes.extend_from_slice(&self.count.to_le_bytes());
         bytes.extend_from_slice(&self.launches);
         fs::write(&input, bytes).unwrap();
-        let ran = Command::new(program).arg(&input).arg(&output).arg(seed.to_string()).output().unwrap();
+        let ran = output_of(Command::new(program).arg(&input).arg(&output).arg(seed.to_string())).unwrap();
         let memory = fs::read(&output).ok().filter(|_| ran.status.success()).map(|bytes| {
             let mut rest = bytes.as_slice();
             let mut take = |buffer: &Vec<u8>| rest.split_off(..buffer.len()).unwrap().to_vec();
@@ -213,7 +215,7 @@ fn compiled(flags: &[&str]) -> PathBuf {
         let folder = tempfile::tempdir_in(test.parent().unwrap()).unwrap();
         let new = folder.path().join("program");
         let source = Path::new(FOLDER).join("shim/program.cpp");
-        let compiler = Command::new("g++").args(flags).arg("-o").arg(&new).arg(source).output();
+        let compiler = output_of(Command::new("g++").args(flags).arg("-o").arg(&new).arg(source));
         let output =
             compiler.unwrap_or_else(|e| panic!("the tests of CUDA kernels need g++ (Debian's g++): {e}"));
         assert!(output.status.success(), "g++: {}", String::from_utf8_lossy(&output.stderr));

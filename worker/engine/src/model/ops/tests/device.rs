@@ -176,6 +176,7 @@ mod gpu {
 
     use super::*;
     use crate::cuda::CudaOps;
+    use crate::export::output_of;
 
     #[test]
     fn the_operations_hold_on_a_gpu_in_host_memory() {
@@ -185,7 +186,7 @@ mod gpu {
         }
         let mut child = Command::new(env::current_exe().unwrap());
         child.env("LD_LIBRARY_PATH", obsdiff_tests::fake_cuda()).env("OBSDIFF_DEVICE", "cuda");
-        let output = child.args(["ops::tests::device", "--test-threads", "2"]).output().unwrap();
+        let output = output_of(child.args(["ops::tests::device", "--test-threads", "2"])).unwrap();
         let said = String::from_utf8_lossy(&output.stdout);
         assert!(output.status.success(), "{said}\n{}", String::from_utf8_lossy(&output.stderr));
         assert!(said.contains("attention_holds ... ok"), "{said}");
