@@ -2,7 +2,7 @@ use std::path::Path;
 
 use crate::{obsdiff, text, told};
 
-const COMMANDS: [&str; 16] = [
+const COMMANDS: [&str; 17] = [
     "init",
     "run",
     "solve",
@@ -17,6 +17,7 @@ const COMMANDS: [&str; 16] = [
     "models",
     "sample",
     "compare",
+    "selftest",
     "completions",
     "man",
 ];
