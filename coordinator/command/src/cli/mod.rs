@@ -150,7 +150,7 @@ pub enum CliCommand {
     /// Hold a device to the processor.
     ///
     /// Checks what a job needs of it: forward calls of small transformers, Grams, pruning, and a sum over workers. Prints how far each is
-    /// off what is right, and how fast it is beside the processor. Ends with exit code 3 where a check fails.
+    /// off what is right, and how many times as fast as the processor it is. Ends with exit code 3 where a check fails.
     Selftest(SelftestArgs),
     /// Print a script by which a shell completes commands and options.
     Completions(CompletionsArgs),

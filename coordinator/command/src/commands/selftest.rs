@@ -97,7 +97,7 @@ struct SelftestReport {
 impl fmt::Display for SelftestReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}: {}\n", self.device, self.hardware)?;
-        let mut table = Table::new(["check", "off by", "at most", "time", "speed over processor", "result"]);
+        let mut table = Table::new(["check", "off by", "at most", "time", "speed-up", "result"]);
         for check in &self.checks {
             let ratio = check.processor_seconds.map(|seconds| seconds / check.seconds.max(1e-9));
             table.row([

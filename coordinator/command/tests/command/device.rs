@@ -138,8 +138,9 @@ fn a_device_has_one_of_three_names() {
     }
 }
 
-/// The lines of the table that `selftest` prints for checks.
+/// The lines of the table that `selftest` prints for checks, which fit a terminal.
 fn checks(said: &str) -> Vec<&str> {
+    assert!(said.lines().all(|line| line.chars().count() <= 80), "{said}");
     said.lines().skip_while(|line| !line.starts_with("---")).skip(1).collect()
 }
 

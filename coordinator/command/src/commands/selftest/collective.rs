@@ -26,7 +26,7 @@ pub(super) fn check(device: DeviceName, bench: &Bench<'_>) -> Result<Check> {
     let (what, sums, world, seconds) = match device {
         DeviceName::Cpu => {
             let (sums, seconds) = bench.timed(|| by_threads(&own).map_err(failed))?;
-            ("sum over two workers of this process", sums, 2, seconds)
+            ("sum over two workers", sums, 2, seconds)
         }
         DeviceName::Cuda(gpu) => {
             let (sums, seconds) = bench.timed(|| by_nccl(gpu, &own))?;
