@@ -13,7 +13,7 @@ use tokio::sync::mpsc::{Receiver, UnboundedReceiver, UnboundedSender, channel, u
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use crate::clock::Clock;
-use crate::history::History;
+use crate::history::{Course, History};
 use crate::{Downlink, Handle, INBOX, Message, Observer, Records, RendezvousService};
 
 /// Feeds the core and carries out its actions.
@@ -196,6 +196,11 @@ impl<'a> Driver<'a> {
             view.ending = Some(outcome.into());
         }
         view
+    }
+
+    /// How the job has gone so far.
+    pub fn course(&self) -> &Course {
+        self.history.course()
     }
 
     /// Whether workers can join, and if not, why.

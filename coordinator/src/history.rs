@@ -1,4 +1,5 @@
-//! What happened in a job so far: how long each phase took, who left, and the last events.
+//! What happened in a job so far: how long each phase took, who took part and who left, and the last events. The page shows it while the job
+//! runs, and its [`Course`] goes into the record of the output.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -14,12 +15,37 @@ const EVENTS: usize = 100;
 /// The last workers that left, of which it is kept why.
 const LEFT: usize = 20;
 
-/// The history of a job in this process. It has an entry for each phase of each package at most, and bounded lists.
+/// The most faults that a record tells one by one.
+const MOST_FAULTS: usize = 200;
+
+/// How a job went in this process. It has an entry for each phase of each package at most, and bounded lists.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Course {
+    /// How long each phase of each package took, in the order in which they began.
+    pub timeline: Vec<PhaseTime>,
+    /// The most workers that took part at one time.
+    pub most_workers: usize,
+    /// Workers that left before the job was over, however they left.
+    pub workers_lost: usize,
+    /// Groups of workers that formed to sum their Grams.
+    pub groups: usize,
+    /// How often a worker sent its Grams of a package to be summed: once for each member but one of each group that formed.
+    pub sendings: BTreeMap<PackageId, u64>,
+    /// What went wrong before the job was over, workers included that left on their own; the first 200 of it.
+    pub faults: Vec<PastEvent>,
+    /// Faults past these.
+    pub further_faults: usize,
+}
+
+/// The history of a job in this process.
 #[derive(Default)]
 pub(crate) struct History {
-    timeline: Vec<PhaseTime>,
+    course: Course,
     /// The entry of the timeline that is under way.
     open: Option<usize>,
+    over: bool,
+    /// The members of the group that forms.
+    members: usize,
     blocks: BTreeMap<String, PrunedBlock>,
     workers_left: VecDeque<WorkerLeft>,
     events: VecDeque<PastEvent>,
@@ -28,36 +54,65 @@ pub(crate) struct History {
 impl History {
     /// Takes in where the job stands.
     pub(crate) fn step(&mut self, now: Duration, core: &Core) {
-        self.stand(now, core.package(), core.phase());
+        self.stand(now, core.package(), core.phase(), core.connected());
     }
 
-    fn stand(&mut self, now: Duration, package: Option<PackageId>, phase: Phase) {
+    fn stand(&mut self, now: Duration, package: Option<PackageId>, phase: Phase, workers: usize) {
+        self.course.most_workers = self.course.most_workers.max(workers);
+        let timeline = &mut self.course.timeline;
         let is_this = |time: &PhaseTime| time.package == package && time.phase == phase;
-        if self.open.is_some_and(|open| is_this(&self.timeline[open])) {
+        if self.open.is_some_and(|open| is_this(&timeline[open])) {
             return;
         }
-        if let Some(last) = self.open.take().and_then(|open| self.timeline.get_mut(open)) {
+        if let Some(last) = self.open.take().and_then(|open| timeline.get_mut(open)) {
             last.took += last.since.take().map_or(Duration::ZERO, |since| now.saturating_sub(since));
         }
-        if phase == Phase::Over {
+        self.over = phase == Phase::Over;
+        if self.over {
             return;
         }
-        let known = self.timeline.iter().rposition(is_this);
+        let known = timeline.iter().rposition(is_this);
         let open = known.unwrap_or_else(|| {
-            self.timeline.push(PhaseTime { package, phase, took: Duration::ZERO, since: None });
-            self.timeline.len() - 1
+            timeline.push(PhaseTime { package, phase, took: Duration::ZERO, since: None });
+            timeline.len() - 1
         });
-        self.timeline[open].since = Some(now);
+        timeline[open].since = Some(now);
         self.open = Some(open);
     }
 
     /// Takes in what happened.
     pub(crate) fn event(&mut self, now: Duration, event: &Event) {
-        if let Event::Left { worker, why, .. } = event {
-            keep(&mut self.workers_left, LEFT, WorkerLeft { worker: *worker, at: now, why: why.clone() });
+        let past = PastEvent { at: now, fault: event.is_fault(), told: event.to_string() };
+        match event {
+            Event::Left { worker, why, .. } => {
+                keep(&mut self.workers_left, LEFT, WorkerLeft { worker: *worker, at: now, why: why.clone() });
+                // Workers leave once the job is over.
+                self.course.workers_lost += usize::from(!self.over);
+            }
+            Event::Grouped { members, .. } => self.members = *members,
+            Event::Formed { .. } => self.formed(),
+            _ => {}
         }
-        let event = PastEvent { at: now, fault: event.is_fault(), told: event.to_string() };
-        keep(&mut self.events, EVENTS, event);
+        if (past.fault || matches!(event, Event::Left { .. })) && !self.over {
+            if self.course.faults.len() < MOST_FAULTS {
+                self.course.faults.push(past.clone());
+            } else {
+                self.course.further_faults += 1;
+            }
+        }
+        keep(&mut self.events, EVENTS, past);
+    }
+
+    fn formed(&mut self) {
+        self.course.groups += 1;
+        if let Some(package) = self.open.and_then(|open| self.course.timeline[open].package) {
+            *self.course.sendings.entry(package).or_default() += self.members.saturating_sub(1) as u64;
+        }
+    }
+
+    /// What of it goes into the record of the output.
+    pub(crate) fn course(&self) -> &Course {
+        &self.course
     }
 
     /// Takes in what became of the linears of a committed package.
@@ -86,7 +141,7 @@ impl History {
     pub(crate) fn details(&self, core: &Core) -> JobDetails {
         let (shard_grid, part_grid) = core.grids();
         JobDetails {
-            timeline: self.timeline.clone(),
+            timeline: self.course.timeline.clone(),
             shard_grid,
             part_grid,
             blocks: self.blocks(),
@@ -140,95 +195,4 @@ fn keep<T>(entries: &mut VecDeque<T>, most: usize, entry: T) {
 }
 
 #[cfg(test)]
-mod tests {
-    use obsdiff_proto::WorkerId;
-
-    use super::*;
-
-    fn at(seconds: u64) -> Duration {
-        Duration::from_secs(seconds)
-    }
-
-    #[test]
-    fn a_phase_that_goes_on_after_a_fault_has_one_entry_with_all_its_time() {
-        let mut history = History::default();
-        let first = Some(PackageId(0));
-        for (second, package, phase) in [
-            (0, None, Phase::Pilot),
-            (2, first, Phase::Calibrate),
-            (3, first, Phase::Calibrate),
-            (7, first, Phase::Reduce),
-            (8, first, Phase::Calibrate),
-            (10, first, Phase::Reduce),
-        ] {
-            history.stand(at(second), package, phase);
-        }
-        let time = |package, phase, seconds, since: Option<u64>| PhaseTime {
-            package,
-            phase,
-            took: at(seconds),
-            since: since.map(at),
-        };
-        let calibrated = time(first, Phase::Calibrate, 7, None);
-        assert_eq!(
-            history.timeline,
-            [time(None, Phase::Pilot, 2, None), calibrated, time(first, Phase::Reduce, 1, Some(10))]
-        );
-        history.stand(at(15), None, Phase::Over);
-        assert_eq!(history.timeline[2], time(first, Phase::Reduce, 6, None));
-    }
-
-    #[test]
-    fn lists_are_bounded_and_keep_what_came_last() {
-        let mut history = History::default();
-        for second in 0..1000 {
-            let (worker, quiet) = (WorkerId(second), Duration::ZERO);
-            let (why, lost) = ("gone".to_owned(), Vec::new());
-            history.event(at(second), &Event::Left { worker, why, quiet, lost, drained: false });
-        }
-        assert_eq!((history.workers_left.len(), history.events.len()), (LEFT, EVENTS));
-        let last = history.events.back().unwrap();
-        assert!(
-            last.fault && last.at == at(999) && last.told.starts_with("worker 999 left (gone)"),
-            "{last:?}"
-        );
-        history.event(at(1000), &Event::Ready { worker: WorkerId(3) });
-        assert!(!history.events.back().unwrap().fault);
-    }
-
-    #[test]
-    fn blocks_stand_in_the_order_of_the_model_with_the_mean_of_their_errors() {
-        let mut history = History::default();
-        let linear = |id, name: &str, weights, zeros, error| LinearFigures {
-            linear: LinearId(id),
-            name: name.to_owned(),
-            weights,
-            zeros,
-            error,
-        };
-        history.pruned(vec![
-            linear(9, "single_blocks.0.proj", 10, 5, None),
-            linear(2, "blocks.10.attn.to_q", 30, 10, Some(0.1)),
-        ]);
-        history.pruned(vec![
-            linear(3, "blocks.10.attn.to_k", 10, 2, Some(0.5)),
-            linear(1, "blocks.2.attn.to_k", 4, 4, Some(0.25)),
-            linear(4, "proj", 1, 0, None),
-        ]);
-        let block = |name: &str, weights, zeros, mean_error| BlockFigures {
-            name: name.to_owned(),
-            weights,
-            zeros,
-            mean_error,
-        };
-        assert_eq!(
-            history.blocks(),
-            [
-                block("blocks.2", 4, 4, Some(0.25)),
-                block("blocks.10", 40, 12, Some(0.2)),
-                block("proj", 1, 0, None),
-                block("single_blocks.0", 10, 5, None)
-            ]
-        );
-    }
-}
+mod tests;

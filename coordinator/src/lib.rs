@@ -28,6 +28,7 @@ use tokio::sync::oneshot;
 
 pub use driver::Driver;
 pub use error::{Error, Result};
+pub use history::Course;
 pub use job_state::{JobInputs, JobState};
 pub use jobs::ServedJob;
 pub use port::{PageAddress, Port};

@@ -112,6 +112,11 @@ impl Core {
         self.committed
     }
 
+    /// Workers that take part.
+    pub fn connected(&self) -> usize {
+        self.members.len()
+    }
+
     /// The package being pruned.
     pub fn package(&self) -> Option<PackageId> {
         self.open.as_ref().map(|open| open.package)

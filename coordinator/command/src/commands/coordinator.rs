@@ -8,7 +8,7 @@ use std::time::Duration;
 use obsdiff_coordinator::metrics::Metrics;
 use obsdiff_coordinator::{Driver, JobState, Port, ServedJob};
 use obsdiff_core::Outcome;
-use obsdiff_engine::export::{DOCUMENT_MARK, Document};
+use obsdiff_engine::export::{DOCUMENT_MARK, Document, JobCourse};
 use obsdiff_proto::lock;
 use obsdiff_proto::session::Briefing;
 use obsdiff_proto::view::JobRequest;
@@ -22,8 +22,8 @@ use crate::job::JobFile;
 use crate::progress::Progress;
 use crate::report::retimed;
 use crate::run::{
-    CourseNotes, Display, Inputs, PhaseDisplay, Summary, claim_grams, encode, is_left_over, note, open_state,
-    output_of, settle_output, written_record,
+    Display, Inputs, PhaseDisplay, Summary, claim_grams, encode, is_left_over, note, open_state, output_of,
+    recorded, settle_output, written_record,
 };
 use crate::signals::{Answer, Signal};
 use crate::spans::SpanReport;
@@ -87,15 +87,11 @@ pub(super) fn with_workers(
     if inputs.written {
         settle_output(job, &state)?;
     }
-    let cost = inputs.described.cost(&job.spec, &inputs.plan);
-    let notes = Arc::new(CourseNotes::new(&cost, context.clock.clone()));
     let done = if is_left_over(&state, &inputs) {
         Ok(None)
     } else {
         claim_grams(job, &state).map_err(|error| error.after_begin(state.url()))?;
-        let drive =
-            drive(job, &inputs, &state, (port, listener, traces), &progress, (&notes, context), start);
-        drive.map(|metrics| Some((&*notes, metrics)))
+        drive(job, &inputs, &state, (port, listener, traces), &progress, context, start).map(Some)
     };
     match done {
         Ok(driven) => {
@@ -113,14 +109,14 @@ pub(super) fn with_workers(
 fn tell(
     output: &JobOutput,
     (job, inputs): (&JobFile, &Inputs),
-    driven: Option<(&CourseNotes, String)>,
+    driven: Option<(JobCourse, String)>,
     context: &CommandContext<'_>,
 ) -> Option<Summary> {
     let mut record = written_record(output)?;
-    if let Some((notes, metrics)) = driven {
+    if let Some((course, metrics)) = driven {
         if let Some(measured) = &mut record.measured {
             measured.seconds = (context.clock)().as_secs_f64();
-            measured.course = Some(notes.course());
+            measured.course = Some(course);
         }
         // The job has its result, and does not fail for what is said of it.
         let last = Document { name: METRICS_FILE, text: format!("# {DOCUMENT_MARK}\n{metrics}") };
@@ -132,16 +128,16 @@ fn tell(
     Some(Summary::new(record, SpanReport::default(), inputs.predicted_peak(job, 1)))
 }
 
-/// Drives the job until it is done, and gives its last metrics. Those of a job that is not done stay in its state.
+/// Drives the job until it is done, and gives how that went, with its last metrics. Those of a job that is not done stay in its state.
 fn drive(
     job: &JobFile,
     inputs: &Inputs,
     state: &JobState,
     (port, listener, traces): (Port, TcpListener, Option<TraceSettings>),
     progress: &Progress,
-    (notes, context): (&Arc<CourseNotes>, &mut CommandContext<'_>),
+    context: &mut CommandContext<'_>,
     start: Option<StartWorkers<'_>>,
-) -> Result<String> {
+) -> Result<(JobCourse, String)> {
     let briefing = Arc::new(Briefing {
         spec: job.spec.clone(),
         inventory: inputs.described.inventory.clone(),
@@ -153,9 +149,8 @@ fn drive(
     let (told, _) = broadcast::channel(256);
     let steps = u64::from(job.spec.calibration.steps);
     let (end, expected_end) = watch::channel(None);
-    let display = Display::new(inputs, steps, progress, Arc::new(PhaseDisplay::default()))
-        .noting(notes.clone())
-        .telling(told.clone(), end);
+    let display =
+        Display::new(inputs, steps, progress, Arc::new(PhaseDisplay::default())).telling(told.clone(), end);
     let metrics = Arc::new(Metrics::new()?);
     let traces = traces.map(|traces| traces.begin(&job.spec.model.path, state.runtime().handle()));
     let observers = (display, (metrics.clone(), traces.transpose()?));
@@ -230,9 +225,10 @@ fn drive(
     let ended = workers.map_or(Ok(()), |workers| {
         workers.join().unwrap_or_else(|payload| std::panic::resume_unwind(payload))
     });
+    let course = recorded(driver.course(), &inputs.described.cost(&job.spec, &inputs.plan));
     match outcome {
-        Some(Outcome::Done) => Ok(last),
-        None if context.signals.heard().is_none() && ended.is_err() => ended.map(|()| last),
+        Some(Outcome::Done) => Ok((course, last)),
+        None if context.signals.heard().is_none() && ended.is_err() => ended.map(|()| (course, last)),
         Some(Outcome::Cancelled) => Err(Error::Cancelled),
         // Nothing else stops it.
         None => Err(Error::Stopped {

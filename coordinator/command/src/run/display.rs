@@ -11,7 +11,7 @@ use obsdiff_proto::{Package, PackageId, Shard, counted, lock};
 use obsdiff_worker::device::Watch;
 use tokio::sync::{broadcast, watch};
 
-use super::{CourseNotes, Inputs};
+use super::Inputs;
 use crate::progress::{self, Progress, WorkKind};
 
 /// The bar or line of the open phase, which workers move.
@@ -96,8 +96,6 @@ pub struct Display<'a> {
     phase: Option<Phase>,
     /// Whether it is said what a survey expects.
     expectation_said: bool,
-    /// What is noted for the record.
-    notes: Option<Arc<CourseNotes>>,
     /// Those who watch from elsewhere, where the workers are elsewhere too.
     told: Option<broadcast::Sender<String>>,
     /// When the job is expected to end, for the same.
@@ -120,15 +118,9 @@ impl<'a> Display<'a> {
             package: None,
             phase: None,
             expectation_said: false,
-            notes: None,
             told: None,
             expected_end: None,
         }
-    }
-
-    /// The same, which notes for the record how the job goes.
-    pub(crate) fn noting(self, notes: Arc<CourseNotes>) -> Self {
-        Self { notes: Some(notes), ..self }
     }
 
     /// The same for workers elsewhere: it passes on what happens, and when the job is expected to end, to those who watch from there.
@@ -243,9 +235,6 @@ impl<'a> Display<'a> {
 
 impl Observer for Display<'_> {
     fn event(&mut self, event: &Event) {
-        if let Some(notes) = &self.notes {
-            notes.event(event);
-        }
         if let Some(told) = &self.told {
             // Where nobody watches, nobody hears.
             let _ = told.send(event.to_string());
@@ -287,9 +276,6 @@ impl Observer for Display<'_> {
     }
 
     fn step(&mut self, core: &Core) {
-        if let Some(notes) = &self.notes {
-            notes.step(core);
-        }
         let expected = *lock(&self.phase_display.expected);
         if let Some(error) = expected.filter(|_| !self.expectation_said) {
             self.progress

@@ -39,7 +39,7 @@ use crate::sampling::{encoding, load_transformer};
 use crate::spans::{SpanReport, Spans};
 use crate::{Error, Result};
 
-pub(crate) use course::CourseNotes;
+pub(crate) use course::recorded;
 pub use display::{Display, PhaseDisplay};
 pub(crate) use grams::JobGrams;
 pub(crate) use grams::{check_kept, claim as claim_grams};
@@ -205,8 +205,8 @@ fn prune(
     let latents = dense.as_ref().map(|dense| &dense.latents);
     let work = work((job, inputs), &trajectories, latents, (grams, output, disk), &documents, device);
     let cost = inputs.described.cost(&job.spec, &inputs.plan);
-    let notes = Arc::new(CourseNotes::new(&cost, spans.clock().clone()));
-    let engine = run_workers(&work, (job, inputs), state, model, workers, progress, &notes)?;
+    let (engine, course) =
+        run_workers(&work, (job, inputs), state, model, workers, progress, spans.clock().clone())?;
     let _running = root.enter();
     let (mut record, _) = work.record(&engine.pruned())?;
     let expected_velocity_error = engine.expected_velocity_error();
@@ -223,7 +223,7 @@ fn prune(
         other_seconds: report.other.as_secs_f64(),
         phases: report.phases(),
         peak_memory_bytes: peak_resident().map(|peak| peak.0),
-        course: Some(notes.course()),
+        course: Some(recorded(&course, &cost)),
     });
     let told = documents.of(&record, pictures);
     output.replace(&record, &told, disk)?;

@@ -6,7 +6,8 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::thread;
 
-use obsdiff_coordinator::{Driver, JobState};
+use obsdiff_coordinator::clock::Clock;
+use obsdiff_coordinator::{Course, Driver, JobState};
 use obsdiff_core::Outcome;
 use obsdiff_engine::model::DiffusionModel;
 use obsdiff_worker::collective::Local;
@@ -17,12 +18,13 @@ use obsdiff_worker::pruning_job::PruningJob;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use super::local::attend;
-use super::{CourseNotes, Display, Inputs, PhaseDisplay, RUN_SPAN};
+use super::{Display, Inputs, PhaseDisplay, RUN_SPAN};
 use crate::job::JobFile;
 use crate::progress::Progress;
 use crate::{Error, Result};
 
-/// Prunes with so many workers, each on a copy of `model`, until the pipeline is written; gives one that has applied everything.
+/// Prunes with so many workers, each on a copy of `model`, until the pipeline is written; gives one that has applied everything, and how the job
+/// went by this clock.
 ///
 /// # Errors
 /// What failed at a worker, or why the coordinator gave up.
@@ -33,13 +35,13 @@ pub(super) fn run_workers<'a>(
     model: Box<dyn DiffusionModel>,
     workers: usize,
     progress: &Progress,
-    notes: &Arc<CourseNotes>,
-) -> Result<PruningEngine<'a>> {
+    clock: Clock,
+) -> Result<(PruningEngine<'a>, Course)> {
     let phase_display = Arc::new(PhaseDisplay::default());
     let steps = work.trajectories.step_count() as u64;
-    let display = Display::new(inputs, steps, progress, phase_display.clone()).noting(notes.clone());
+    let display = Display::new(inputs, steps, progress, phase_display.clone());
     let records = Box::new(state.records());
-    let (mut driver, handle) = Driver::new(state.job.clone(), records, notes.clock(), Box::new(display))
+    let (mut driver, handle) = Driver::new(state.job.clone(), records, clock, Box::new(display))
         .map_err(|e| Error::content(job.path(), e.to_string()))?;
     let transport = Arc::new(Local::default());
     let worker_states: Vec<_> = (1..=workers.max(1) as u128)
@@ -59,8 +61,11 @@ pub(super) fn run_workers<'a>(
     thread::scope(|scope| {
         let start = || {
             let named = |name: &str| thread::Builder::new().name(name.to_owned());
-            let driving =
-                named("coordinator").spawn_scoped(scope, move || state.runtime().block_on(driver.run()))?;
+            let drive = move || {
+                let outcome = state.runtime().block_on(driver.run());
+                (outcome, driver.course().clone())
+            };
+            let driving = named("coordinator").spawn_scoped(scope, drive)?;
             let session = |worker_state| {
                 let handle = handle.clone();
                 named("session").spawn_scoped(scope, move || attend(worker_state, &handle))
@@ -103,14 +108,15 @@ pub(super) fn run_workers<'a>(
         // No worker is left and none will come, so the driver has to stop.
         sessions.into_iter().for_each(|session| drop(session.join()));
         handle.stop();
-        let outcome = driving.join().unwrap_or_else(|payload| std::panic::resume_unwind(payload));
+        let (outcome, course) = driving.join().unwrap_or_else(|payload| std::panic::resume_unwind(payload));
         phase_display.give_up();
         if let (None, Some(payload)) = (&outcome, panic) {
             std::panic::resume_unwind(payload);
         }
         match outcome {
             Some(Outcome::Done) => {
-                engines.into_iter().max_by_key(PruningEngine::applied).ok_or(Error::Cancelled)
+                let engine = engines.into_iter().max_by_key(PruningEngine::applied);
+                engine.map(|engine| (engine, course)).ok_or(Error::Cancelled)
             }
             Some(Outcome::Cancelled) => Err(Error::Cancelled),
             None => Err(Error::Session("all workers ended before the job was done".to_owned())),

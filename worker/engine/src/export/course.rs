@@ -13,26 +13,12 @@ pub struct JobCourse {
     pub groups: usize,
     /// What each package took, in the order in which they were pruned.
     pub packages: Vec<PackageCourse>,
-    /// What went wrong, in its order. The first [`MOST_FAULTS`] are told.
+    /// What went wrong, in its order. Of very many the first are told.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub faults: Vec<Fault>,
     /// Faults past these.
     #[serde(default)]
     pub further_faults: usize,
-}
-
-/// The most faults that a record tells one by one.
-pub const MOST_FAULTS: usize = 200;
-
-impl JobCourse {
-    /// Adds a fault.
-    pub fn add_fault(&mut self, fault: Fault) {
-        if self.faults.len() < MOST_FAULTS {
-            self.faults.push(fault);
-        } else {
-            self.further_faults += 1;
-        }
-    }
 }
 
 /// What a package took.

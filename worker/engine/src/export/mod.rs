@@ -20,7 +20,7 @@ use std::path::Path;
 use candle_core::Tensor;
 use obsdiff_files::Disk;
 
-pub use course::{Fault, JobCourse, MOST_FAULTS, PackageCourse};
+pub use course::{Fault, JobCourse, PackageCourse};
 pub use documents::{DOCUMENT_MARK, Document};
 pub use measured::{Baseline, HeldOutError, Measured, MeasuredPhase, PictureError};
 pub use objects::{OutputObjects, read_record, replace_record};
