@@ -103,6 +103,7 @@ fn join(handle: &Handle, instance: u32) {
         reduced_bytes: 1 << 40,
         peak_memory: Some(70 << 30),
         planned_memory: Some(80 << 30),
+        gpu_memory: None,
         pruned: PrunedSoFar {
             linears: 300,
             weights: 8 << 30,

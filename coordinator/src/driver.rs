@@ -168,7 +168,10 @@ impl<'a> Driver<'a> {
                         self.sessions.remove(worker);
                         self.rendezvous.leave(*worker);
                     }
-                    Input::Reported { worker, status } => self.observer.reported(*worker, status),
+                    Input::Reported { worker, status } => {
+                        self.history.reported(*worker, &status.measures);
+                        self.observer.reported(*worker, status);
+                    }
                     _ => {}
                 }
                 self.step(input);

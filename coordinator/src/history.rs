@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use obsdiff_core::{Core, Event};
-use obsdiff_proto::view::{BlockFigures, JobDetails, PastEvent, Phase, PhaseTime, WorkerLeft};
-use obsdiff_proto::{LinearId, PackageId};
+use obsdiff_proto::view::{BlockFigures, JobDetails, PastEvent, Phase, PhaseTime, WorkerLeft, WorkerMemory};
+use obsdiff_proto::{LinearId, Measures, PackageId, WorkerId};
 use obsdiff_store::LinearFigures;
 
 /// The last events that are kept.
@@ -47,6 +47,8 @@ pub(crate) struct History {
     /// The members of the group that forms.
     members: usize,
     blocks: BTreeMap<String, PrunedBlock>,
+    /// Of connected workers.
+    memory: BTreeMap<WorkerId, WorkerMemory>,
     workers_left: VecDeque<WorkerLeft>,
     events: VecDeque<PastEvent>,
 }
@@ -84,7 +86,12 @@ impl History {
     pub(crate) fn event(&mut self, now: Duration, event: &Event) {
         let past = PastEvent { at: now, fault: event.is_fault(), told: event.to_string() };
         match event {
+            Event::Joined { worker, .. } | Event::Preparing { worker } => {
+                let unknown = WorkerMemory { worker: *worker, peak: None, planned: None, gpu: None };
+                self.memory.insert(*worker, unknown);
+            }
             Event::Left { worker, why, .. } => {
+                self.memory.remove(worker);
                 keep(&mut self.workers_left, LEFT, WorkerLeft { worker: *worker, at: now, why: why.clone() });
                 // Workers leave once the job is over.
                 self.course.workers_lost += usize::from(!self.over);
@@ -101,6 +108,15 @@ impl History {
             }
         }
         keep(&mut self.events, EVENTS, past);
+    }
+
+    /// Takes in what a worker measured.
+    pub(crate) fn reported(&mut self, worker: WorkerId, measures: &Measures) {
+        if let Some(memory) = self.memory.get_mut(&worker) {
+            memory.peak = measures.peak_memory.or(memory.peak);
+            memory.planned = measures.planned_memory.or(memory.planned);
+            memory.gpu = measures.gpu_memory.or(memory.gpu);
+        }
     }
 
     fn formed(&mut self) {
@@ -145,6 +161,7 @@ impl History {
             shard_grid,
             part_grid,
             blocks: self.blocks(),
+            memory: self.memory.values().copied().collect(),
             workers_left: self.workers_left.iter().cloned().collect(),
             events: self.events.iter().cloned().collect(),
         }

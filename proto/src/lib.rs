@@ -35,7 +35,7 @@ pub use job::{
     Preset, ProbeSpec, Rule, SparsitySpec, Weighting, WorkersSpec,
 };
 pub use lock::lock;
-pub use measures::{Measures, PrunedSoFar};
+pub use measures::{GpuMemory, Measures, PrunedSoFar};
 pub use pattern::{Pattern, PatternError, Target};
 pub use plan::{Budget, LinearTarget, Package, Plan, Shard};
 pub use size::{ByteSize, ByteSizeError};

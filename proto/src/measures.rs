@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use serde::Serialize;
+
 /// What a worker has done since its process started, and what that takes. The coordinator decides nothing by it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Measures {
@@ -19,8 +21,21 @@ pub struct Measures {
     pub peak_memory: Option<u64>,
     /// The bytes that the plan expects at most.
     pub planned_memory: Option<u64>,
+    /// The memory of its GPU when it last looked; none where it has no GPU.
+    pub gpu_memory: Option<GpuMemory>,
     /// What the packages that it has applied have become.
     pub pruned: PrunedSoFar,
+}
+
+/// The memory of a GPU, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct GpuMemory {
+    /// What is in use, by whatever process, with what is kept for buffers to come.
+    #[serde(rename = "used_bytes")]
+    pub used: u64,
+    /// All of it.
+    #[serde(rename = "total_bytes")]
+    pub total: u64,
 }
 
 /// What a job's finished packages have become.

@@ -3,8 +3,9 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
+use obsdiff_engine::device::ComputeDevice;
 use obsdiff_engine::export::PrunedLinear;
-use obsdiff_proto::{Measures, PrunedSoFar, lock};
+use obsdiff_proto::{GpuMemory, Measures, PrunedSoFar, lock};
 use obsdiff_worker::device::Watch;
 
 use crate::run::peak_resident;
@@ -19,6 +20,9 @@ pub(crate) struct Measured {
     /// What is known of the job once it is opened here.
     job: OnceLock<JobNumbers>,
     pruned: Mutex<PrunedSoFar>,
+    device: ComputeDevice,
+    /// The device's own memory when its thread last looked.
+    gpu_memory: Mutex<Option<GpuMemory>>,
 }
 
 struct JobNumbers {
@@ -29,14 +33,34 @@ struct JobNumbers {
 }
 
 impl Measured {
-    /// Nothing is done yet. Times are those of `spans`.
-    pub(crate) fn new(spans: Spans) -> Self {
-        Self {
+    /// Nothing is done yet. Times are those of `spans`, work is done on `device`.
+    pub(crate) fn new(spans: Spans, device: ComputeDevice) -> Self {
+        let measured = Self {
             spans,
             prompt_steps: AtomicU64::new(0),
             reduced: Arc::default(),
             job: OnceLock::new(),
             pruned: Mutex::default(),
+            device,
+            gpu_memory: Mutex::default(),
+        };
+        measured.look_at_memory();
+        measured
+    }
+
+    /// Looks how much of the device's memory is used. Called by the thread that owns the device, so that none that speaks with the coordinator
+    /// waits for a driver.
+    fn look_at_memory(&self) {
+        match self.device.memory() {
+            Ok(memory) => {
+                let gpu = memory.map(|memory| GpuMemory {
+                    used: memory.total.saturating_sub(memory.free),
+                    total: memory.total,
+                });
+                *lock(&self.gpu_memory) = gpu;
+            }
+            // Whatever is wrong with the device is told by the work that needs it.
+            Err(error) => tracing::debug!(%error, "the device's memory is not known"),
         }
     }
 
@@ -57,6 +81,7 @@ impl Measured {
             reduced_bytes: self.reduced.load(Ordering::Relaxed),
             peak_memory: peak_resident().map(|peak| peak.0),
             planned_memory: self.job.get().map(|job| job.planned_memory),
+            gpu_memory: *lock(&self.gpu_memory),
             pruned: *lock(&self.pruned),
         }
     }
@@ -65,9 +90,12 @@ impl Measured {
 impl Watch for Measured {
     fn steps(&self, prompts: u64) {
         self.prompt_steps.fetch_add(prompts, Ordering::Relaxed);
+        self.look_at_memory();
     }
 
-    fn solved(&self, _: u64) {}
+    fn solved(&self, _: u64) {
+        self.look_at_memory();
+    }
 
     fn expected(&self, _: f64) {}
 

@@ -4,6 +4,8 @@
 
 use std::path::Path;
 use std::process::Command;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use obsdiff_tests::fake_cuda;
 
@@ -91,6 +93,50 @@ fn a_signal_is_passed_on_and_every_worker_leaves() {
     assert!(said.contains("stopped by SIGTERM"), "{said}");
     // They have left in good order: nobody waits for them.
     coordinator.until(|line| line.contains(" left (drained)"));
+}
+
+/// What a page of the coordinator says, once it is as wanted.
+fn shown(url: &str, path: &str, wanted: impl Fn(&str) -> bool) -> String {
+    let end = Instant::now() + LONG;
+    loop {
+        let (status, _, body) = get(url, path);
+        if status == 200 && wanted(&body) {
+            return body;
+        }
+        assert!(Instant::now() < end, "{path}: {status} {body}");
+        thread::park_timeout(Duration::from_millis(50));
+    }
+}
+
+#[test]
+fn a_gpus_memory_is_shown_while_the_job_runs_and_a_processors_is_not() {
+    let folder = setting(16);
+    let mut coordinator = Coordinator::start(folder.path());
+    let args = ["worker", "--coordinator", &coordinator.url, "--device", "cuda", "--collective", "gloo"];
+    let mut on_gpu = on_gpus(folder.path(), 1, &[&args[..], &["--quiet"]].concat());
+    coordinator.until(FIRST);
+    let metric = |state: &str, text: &str| {
+        let name = format!("obsdiff_worker_gpu_memory_bytes{{state=\"{state}\",worker=\"1\"}} ");
+        text.lines().find_map(|line| line.strip_prefix(&name)?.parse::<u64>().ok())
+    };
+    // Grams take their room before the first shard is held.
+    let text = shown(&coordinator.url, "/metrics", |text| metric("used", text).is_some_and(|used| used > 0));
+    let [used, free] = ["used", "free"].map(|state| metric(state, &text).unwrap());
+    assert_eq!(used + free, 1 << 30, "all that the fake GPU has");
+    let job: serde_json::Value = serde_json::from_str(&get(&coordinator.url, "/job").2).unwrap();
+    let memory = &job["memory"].as_array().unwrap()[..];
+    assert!(memory.len() == 1 && memory[0]["worker"] == 1, "{memory:?}");
+    assert!(memory[0]["gpu"]["used_bytes"].as_u64().unwrap() > 0, "{memory:?}");
+    assert_eq!(memory[0]["gpu"]["total_bytes"], 1 << 30);
+    on_gpu.terminate();
+    assert_eq!(on_gpu.verdict().0, Some(143));
+
+    let folder = setting(16);
+    let coordinator = Coordinator::start(folder.path());
+    let _on_processor = worker(folder.path(), &coordinator.url);
+    let peak = "obsdiff_worker_peak_memory_bytes{worker=\"1\"}";
+    let text = shown(&coordinator.url, "/metrics", |text| text.contains(peak));
+    assert!(!text.contains("obsdiff_worker_gpu_memory_bytes{"), "{text}");
 }
 
 #[test]

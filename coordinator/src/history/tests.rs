@@ -1,4 +1,4 @@
-use obsdiff_proto::{Epoch, WorkerId};
+use obsdiff_proto::{Epoch, GpuMemory};
 
 use super::*;
 
@@ -66,6 +66,33 @@ fn a_course_counts_workers_groups_and_faults_until_the_job_is_over() {
     let faults: Vec<_> = course.faults.iter().map(|fault| (fault.at, fault.fault)).collect();
     assert_eq!(faults, [(at(9), true), (at(10), false)]);
     assert!(course.faults[0].told.starts_with("worker 2 left (gone)"), "{:?}", course.faults);
+}
+
+#[test]
+fn memory_is_told_of_connected_workers_alone() {
+    let mut history = History::default();
+    let says = |history: &mut History, worker, used| {
+        let gpu_memory = Some(GpuMemory { used, total: 100 });
+        let measures = Measures { peak_memory: Some(7), gpu_memory, ..Measures::default() };
+        history.reported(WorkerId(worker), &measures);
+    };
+    history.event(at(0), &Event::Preparing { worker: WorkerId(1) });
+    history.event(at(0), &Event::Joined { worker: WorkerId(2), kept: 0 });
+    says(&mut history, 1, 10);
+    says(&mut history, 2, 20);
+    says(&mut history, 3, 30);
+    // A worker that has nothing to say for a moment is not forgotten.
+    history.reported(WorkerId(2), &Measures::default());
+    let memory = |worker, used| WorkerMemory {
+        worker: WorkerId(worker),
+        peak: Some(7),
+        planned: None,
+        gpu: Some(GpuMemory { used, total: 100 }),
+    };
+    assert_eq!(history.memory.values().copied().collect::<Vec<_>>(), [memory(1, 10), memory(2, 20)]);
+    history.event(at(1), &left(1, "gone"));
+    says(&mut history, 1, 10);
+    assert_eq!(history.memory.values().copied().collect::<Vec<_>>(), [memory(2, 20)]);
 }
 
 #[test]

@@ -51,6 +51,7 @@ pub(super) struct Families {
     worker_shard: GaugeVec,
     worker_memory: IntGaugeVec,
     worker_planned_memory: IntGaugeVec,
+    worker_gpu_memory: IntGaugeVec,
 }
 
 /// Makes metrics and lists them.
@@ -82,6 +83,11 @@ impl Maker {
 
     fn integer_gauges(&self, name: &str, help: &str, label: &str) -> Result<IntGaugeVec> {
         self.listed(IntGaugeVec::new(Opts::new(name, help), &[label]))
+    }
+
+    /// Something of each worker, by state. The sum over all states is the whole.
+    fn states_of_workers(&self, name: &str, help: &str) -> Result<IntGaugeVec> {
+        self.listed(IntGaugeVec::new(Opts::new(name, help), &["worker", "state"]))
     }
 }
 
@@ -119,6 +125,7 @@ impl Families {
             worker_shard: make.gauges("obsdiff_worker_shard_seconds", "How long a shard takes a connected worker.", &["worker"])?,
             worker_memory: make.integer_gauges("obsdiff_worker_peak_memory_bytes", "The most memory that a connected worker has held.", "worker")?,
             worker_planned_memory: make.integer_gauges("obsdiff_worker_planned_memory_bytes", "The most memory that the plan expects of a connected worker.", "worker")?,
+            worker_gpu_memory: make.states_of_workers("obsdiff_worker_gpu_memory_bytes", "The memory of a connected worker's GPU by state: used, by whatever process, or free.")?,
             registry: make.0,
         })
     }
@@ -197,6 +204,7 @@ impl Families {
         self.worker_shard.reset();
         self.worker_memory.reset();
         self.worker_planned_memory.reset();
+        self.worker_gpu_memory.reset();
         for view in views {
             let id = [view.worker.to_string()];
             if let Some(pace) = view.pace {
@@ -209,7 +217,13 @@ impl Families {
             ];
             for (family, bytes) in memory {
                 if let Some(bytes) = bytes {
-                    family.with_label_values(&id).set(i64::try_from(bytes).unwrap_or(i64::MAX));
+                    family.with_label_values(&id).set(whole(bytes));
+                }
+            }
+            if let Some(memory) = measures.gpu_memory {
+                let free = memory.total.saturating_sub(memory.used);
+                for (state, bytes) in [("used", memory.used), ("free", free)] {
+                    self.worker_gpu_memory.with_label_values(&[id[0].as_str(), state]).set(whole(bytes));
                 }
             }
         }
@@ -229,6 +243,10 @@ fn set(family: &IntGaugeVec, states: &[(&str, usize)]) {
     for (state, count) in states {
         family.with_label_values(&[*state]).set(*count as i64);
     }
+}
+
+fn whole(bytes: u64) -> i64 {
+    i64::try_from(bytes).unwrap_or(i64::MAX)
 }
 
 fn raise(counter: &IntCounter, to: u64) {

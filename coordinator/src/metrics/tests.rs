@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use obsdiff_proto::message::Status;
 use obsdiff_proto::view::{Activity, Ending, JobDetails, JobRequest, Phase, View, WorkerView};
-use obsdiff_proto::{Measures, PackageId, PrunedSoFar, ShardId};
+use obsdiff_proto::{GpuMemory, Measures, PackageId, PrunedSoFar, ShardId};
 use prometheus::proto::MetricType;
 
 use super::*;
@@ -82,6 +82,7 @@ fn measures(seconds: u64, prompt_steps: u64) -> Measures {
         reduced_bytes: 10 * prompt_steps,
         peak_memory: Some(1 << 20),
         planned_memory: Some(3 << 20),
+        gpu_memory: Some(GpuMemory { used: 30 << 30, total: 80 << 30 }),
         ..Measures::default()
     }
 }
@@ -119,7 +120,7 @@ fn the_dashboard_asks_for_every_metric_and_for_no_other() {
 #[test]
 fn every_metric_is_named_described_and_typed_by_the_conventions() {
     let families = busy();
-    assert!(families.len() >= 28, "{}", families.len());
+    assert!(families.len() >= 29, "{}", families.len());
     for family in families {
         let (name, help, kind) = (family.name(), family.help(), family.get_field_type());
         let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
@@ -246,10 +247,25 @@ fn workers_that_left_take_their_own_samples_with_them() {
     let both = metrics.text(Some(&report(vec![worker(1, 0), worker(2, 0)]))).unwrap();
     assert_eq!(value(&both, "obsdiff_worker_peak_memory_bytes{worker=\"1\"}"), Some(f64::from(1 << 20)));
     assert_eq!(value(&both, "obsdiff_worker_planned_memory_bytes{worker=\"2\"}"), Some(f64::from(3 << 20)));
+    // Both states together are the whole.
+    for (state, bytes) in [("free", 50u64 << 30), ("used", 30 << 30)] {
+        let sample = format!("obsdiff_worker_gpu_memory_bytes{{state=\"{state}\",worker=\"1\"}}");
+        assert_eq!(value(&both, &sample), Some(bytes as f64), "{sample} in {both}");
+    }
     left(&mut metrics, 1, true);
     let one = metrics.text(Some(&report(vec![worker(2, 0)]))).unwrap();
     assert_eq!(value(&one, "obsdiff_worker_peak_memory_bytes{worker=\"1\"}"), None);
     assert!(value(&one, "obsdiff_worker_peak_memory_bytes{worker=\"2\"}").is_some());
+    let of_gpus = one.lines().filter(|line| line.starts_with("obsdiff_worker_gpu_memory_bytes{"));
+    assert!(
+        of_gpus.clone().count() == 2 && of_gpus.clone().all(|line| line.contains("worker=\"2\"")),
+        "{one}"
+    );
+    // A worker without a GPU has no such samples.
+    join(&mut metrics, 3, 3);
+    says(&mut metrics, 3, Measures { peak_memory: Some(1), ..Measures::default() });
+    let without = metrics.text(Some(&report(vec![worker(3, 0)]))).unwrap();
+    assert!(!without.contains("obsdiff_worker_gpu_memory_bytes{"), "{without}");
 }
 
 #[test]

@@ -59,6 +59,7 @@ impl Workers {
         }
         known.peak_memory = measures.peak_memory.or(known.peak_memory);
         known.planned_memory = measures.planned_memory.or(known.planned_memory);
+        known.gpu_memory = measures.gpu_memory.or(known.gpu_memory);
         if measures.pruned.linears > self.pruned.linears {
             self.pruned = measures.pruned;
         }

@@ -21,6 +21,16 @@ const duration = (seconds) => {
 };
 /* Times that tick: no tenths. */
 const ticking = (seconds) => (seconds < 59.5 ? `${Math.round(seconds)} s` : duration(seconds));
+/* Bytes as obsdiff writes them elsewhere. */
+const bytes = (count) => {
+  const units = ["B", "KiB", "MiB", "GiB", "TiB"];
+  let unit = 0;
+  let value = count;
+  for (; value >= 1024 && unit < units.length - 1; unit += 1) value /= 1024;
+  return unit === 0 ? `${count} B` : `${value.toFixed(1)} ${units[unit]}`;
+};
+/* Part of a whole, where these are known. */
+const bytesOf = (part, whole) => (part === null ? "" : whole === null ? bytes(part) : `${bytes(part)} of ${bytes(whole)}`);
 /* A rate as what it counts and its number. */
 const rate = (perSecond, things) =>
   perSecond >= 1 ? [`${things} a second`, perSecond.toFixed(1)]
@@ -147,9 +157,12 @@ const packages = () => {
 };
 
 const workers = () => {
+  const memory = new Map(job.memory.map((memory) => [memory.worker, memory]));
   const entries = job.workers.map((worker, i) => ({
-    name: job.names[i], now: job.doing[i], shards: worker.shards_held, pace: worker.shard_seconds, fault: false,
+    name: job.names[i], now: job.doing[i], shards: worker.shards_held, pace: worker.shard_seconds, fault: false, memory: memory.get(worker.worker),
   }));
+  const gpus = job.memory.some((memory) => memory.gpu);
+  byId("gpu-memory").hidden = !gpus;
   const left = [...job.workers_left].reverse();
   for (const worker of left) {
     const id = worker.worker;
@@ -163,12 +176,16 @@ const workers = () => {
   const lost = left.filter((worker) => worker.why !== "drained").length;
   const connected = job.ending ? "The job is over" : job.workers.length ? `${counted(job.workers.length, "worker")} connected` : "No worker is connected";
   write(byId("workers-words"), `${connected}${lost ? `, ${lost} lost on the way` : ""}.`);
-  rows(byId("workers-rows"), entries, tableRow("", "", "number", "number"), (row, entry) => {
+  rows(byId("workers-rows"), entries, tableRow("", "", "number", "number", "number", "number"), (row, entry) => {
     write(row.cells[0], entry.name);
     write(row.cells[1], entry.now);
     row.cells[1].className = entry.fault ? "fault-words" : "";
     write(row.cells[2], entry.shards ? String(entry.shards) : "");
     write(row.cells[3], entry.pace === null ? "" : duration(entry.pace));
+    write(row.cells[4], entry.memory ? bytesOf(entry.memory.peak_bytes, entry.memory.planned_bytes) : "");
+    const gpu = entry.memory && entry.memory.gpu;
+    write(row.cells[5], gpu ? bytesOf(gpu.used_bytes, gpu.total_bytes) : "");
+    row.cells[5].hidden = !gpus;
   });
 };
 

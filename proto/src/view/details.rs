@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::{Phase, seconds, seconds_where_known};
-use crate::{Allocation, JobSpec, PackageId, Pattern, WorkerId};
+use crate::{Allocation, GpuMemory, JobSpec, PackageId, Pattern, WorkerId};
 
 /// What a job asks for, in the words of its file.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -61,6 +61,8 @@ pub struct JobDetails {
     pub part_grid: Grid,
     /// Blocks of which linears are pruned and committed, in the order of the model.
     pub blocks: Vec<BlockFigures>,
+    /// What connected workers have told of their memory, by worker.
+    pub memory: Vec<WorkerMemory>,
     /// Workers that left, the last ones.
     pub workers_left: Vec<WorkerLeft>,
     /// What happened, the last events.
@@ -128,6 +130,21 @@ pub struct BlockFigures {
     pub zeros: u64,
     /// The mean relative output error of these linears, each by its weights, where Grams told it.
     pub mean_error: Option<f64>,
+}
+
+/// The memory of a connected worker, in bytes, as far as it is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct WorkerMemory {
+    /// The worker.
+    pub worker: WorkerId,
+    /// The most that its process has held.
+    #[serde(rename = "peak_bytes")]
+    pub peak: Option<u64>,
+    /// The most that the plan expects.
+    #[serde(rename = "planned_bytes")]
+    pub planned: Option<u64>,
+    /// Of its GPU, where it has one.
+    pub gpu: Option<GpuMemory>,
 }
 
 /// A worker that left.

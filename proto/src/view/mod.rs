@@ -10,7 +10,9 @@ use serde::{Serialize, Serializer};
 
 use crate::{Epoch, PackageId, WorkerId};
 
-pub use details::{BlockFigures, Grid, JobDetails, JobRequest, PastEvent, PhaseTime, WorkerLeft};
+pub use details::{
+    BlockFigures, Grid, JobDetails, JobRequest, PastEvent, PhaseTime, WorkerLeft, WorkerMemory,
+};
 
 /// A coordinator's report of itself and its job.
 #[derive(Clone, Debug, PartialEq, Serialize)]

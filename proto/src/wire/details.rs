@@ -5,7 +5,9 @@ use std::time::Duration;
 use super::field::{clipped, count, each, inner, millis, words};
 use super::jobs::phase;
 use super::{Problem, Result, WireError, v1};
-use crate::view::{BlockFigures, Grid, JobDetails, JobRequest, PastEvent, PhaseTime, WorkerLeft};
+use crate::view::{
+    BlockFigures, Grid, JobDetails, JobRequest, PastEvent, PhaseTime, WorkerLeft, WorkerMemory,
+};
 use crate::{PackageId, WorkerId};
 
 /// More than any report has of each kind.
@@ -43,6 +45,7 @@ impl From<&JobDetails> for v1::job::Details {
             timeline: details.timeline.iter().map(Into::into).collect(),
             shard_grid: Some((&details.shard_grid).into()),
             part_grid: Some((&details.part_grid).into()),
+            memory: details.memory.iter().map(Into::into).collect(),
             workers_left: details.workers_left.iter().map(Into::into).collect(),
             events: details.events.iter().map(Into::into).collect(),
             blocks: details.blocks.iter().map(Into::into).collect(),
@@ -58,6 +61,7 @@ impl TryFrom<v1::job::Details> for JobDetails {
             timeline: each("timeline", details.timeline, MOST_ENTRIES)?,
             shard_grid: inner("shard_grid", details.shard_grid)?,
             part_grid: inner("part_grid", details.part_grid)?,
+            memory: each("memory", details.memory, MOST_ENTRIES)?,
             workers_left: each("workers_left", details.workers_left, MOST_ENTRIES)?,
             events: each("events", details.events, MOST_ENTRIES)?,
             blocks: each("blocks", details.blocks, MOST_ENTRIES)?,
@@ -131,6 +135,30 @@ impl TryFrom<v1::job::Block> for BlockFigures {
         }
         let name = words("name", block.name)?;
         Ok(Self { name, weights: block.weights, zeros: block.zeros, mean_error: block.mean_error })
+    }
+}
+
+impl From<&WorkerMemory> for v1::job::WorkerMemory {
+    fn from(memory: &WorkerMemory) -> Self {
+        Self {
+            worker: memory.worker.0,
+            peak_bytes: memory.peak,
+            planned_bytes: memory.planned,
+            gpu: memory.gpu.map(Into::into),
+        }
+    }
+}
+
+impl TryFrom<v1::job::WorkerMemory> for WorkerMemory {
+    type Error = WireError;
+
+    fn try_from(memory: v1::job::WorkerMemory) -> Result<Self> {
+        Ok(Self {
+            worker: WorkerId(memory.worker),
+            peak: memory.peak_bytes,
+            planned: memory.planned_bytes,
+            gpu: memory.gpu.map(Into::into),
+        })
     }
 }
 

@@ -12,7 +12,7 @@ use super::{LONGEST_RECEIPT, MOST_SHARDS, MOST_SITES, Problem, Result, WireError
 use crate::message::{
     Encoding, Fault, GroupStatus, Order, PartId, Receipt, Solved, Stage, Status, Sums, Tally, Trouble,
 };
-use crate::{Epoch, Measures, PackageId, PrunedSoFar, SiteId};
+use crate::{Epoch, GpuMemory, Measures, PackageId, PrunedSoFar, SiteId};
 
 impl From<&Status> for v1::Status {
     fn from(status: &Status) -> Self {
@@ -98,6 +98,7 @@ impl From<Measures> for v1::Measures {
             reduced_bytes: measures.reduced_bytes,
             peak_memory_bytes: measures.peak_memory,
             planned_memory_bytes: measures.planned_memory,
+            gpu_memory: measures.gpu_memory.map(Into::into),
             pruned: (pruned != PrunedSoFar::default()).then_some(v1::measures::Pruned {
                 linears: pruned.linears,
                 weights: pruned.weights,
@@ -121,6 +122,7 @@ impl From<v1::Measures> for Measures {
             reduced_bytes: measures.reduced_bytes,
             peak_memory: measures.peak_memory_bytes,
             planned_memory: measures.planned_memory_bytes,
+            gpu_memory: measures.gpu_memory.map(Into::into),
             pruned: PrunedSoFar {
                 linears: pruned.linears,
                 weights: pruned.weights,
@@ -130,6 +132,18 @@ impl From<v1::Measures> for Measures {
                 error_billionths: pruned.error_billionths,
             },
         }
+    }
+}
+
+impl From<GpuMemory> for v1::GpuMemory {
+    fn from(memory: GpuMemory) -> Self {
+        Self { used_bytes: memory.used, total_bytes: memory.total }
+    }
+}
+
+impl From<v1::GpuMemory> for GpuMemory {
+    fn from(memory: v1::GpuMemory) -> Self {
+        Self { used: memory.used_bytes, total: memory.total_bytes }
     }
 }
 

@@ -65,6 +65,15 @@ impl fmt::Display for DeviceName {
     }
 }
 
+/// The memory of a device, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DeviceMemory {
+    /// What is free. What was given back and is kept for the next buffer is not counted.
+    pub free: u64,
+    /// All of it.
+    pub total: u64,
+}
+
 /// A device that is ready to work.
 #[derive(Clone, Debug, Default)]
 pub enum ComputeDevice {
@@ -139,15 +148,15 @@ impl ComputeDevice {
         }
     }
 
-    /// Bytes of its own memory that are free; none where it works in the host's.
+    /// Its own memory; none where it works in the host's.
     ///
     /// # Errors
     /// When the driver fails.
-    pub fn free_memory(&self) -> Result<Option<u64>, DeviceError> {
+    pub fn memory(&self) -> Result<Option<DeviceMemory>, DeviceError> {
         match self {
             Self::Cpu => Ok(None),
             #[cfg(feature = "cuda")]
-            Self::Cuda(device) => Ok(Some(device.free_memory()?)),
+            Self::Cuda(device) => Ok(Some(device.memory()?)),
         }
     }
 

@@ -55,7 +55,7 @@ pub(super) fn work(args: &WorkerArgs, context: &mut CommandContext<'_>) -> Resul
     let progress = context.progress();
     let (settings, transport) = settings(args, progress.clone(), &runtime)?;
     let megaflops = (product_rate(&context.clock)? / 1e6) as u64;
-    let measured = Arc::new(Measured::new(context.spans.clone()));
+    let measured = Arc::new(Measured::new(context.spans.clone(), device.clone()));
     let transport = Arc::new(Counted::new(transport, measured.reduced.clone()));
     let worker_state = WorkerState::new(
         Machine { instance: instance(), speed: megaflops, hardware: device.hardware() },

@@ -123,8 +123,8 @@ pub fn run(job: &JobFile, process: &RunContext<'_>) -> Result<Summary> {
 /// # Errors
 /// When the driver fails.
 pub(crate) fn free_memory(device: &ComputeDevice) -> Result<Option<ByteSize>> {
-    let free = device.free_memory().map_err(|problem| Error::key("--device", problem.to_string()))?;
-    Ok(free.map(ByteSize))
+    let memory = device.memory().map_err(|problem| Error::key("--device", problem.to_string()))?;
+    Ok(memory.map(|memory| ByteSize(memory.free)))
 }
 
 /// The pruned model beside the dense one.

@@ -4,6 +4,7 @@ use super::CudaError;
 use super::driver::Driver;
 use super::error::MemoryPhase;
 use super::libraries::Libraries;
+use crate::device::DeviceMemory;
 
 /// The CUDA version whose PTX the kernels are, as the driver says it.
 const CUDA_VERSION: i32 = 13000;
@@ -93,12 +94,12 @@ impl CudaDevice {
         self.capability
     }
 
-    /// Bytes of its memory that are free.
+    /// Its memory.
     ///
     /// # Errors
     /// When the driver fails.
-    pub fn free_memory(&self) -> Result<u64, CudaError> {
-        self.driver.free_memory()
+    pub fn memory(&self) -> Result<DeviceMemory, CudaError> {
+        self.driver.memory()
     }
 
     pub(super) const fn driver(&self) -> &Driver {

@@ -16,6 +16,7 @@ use cudarc::nvrtc::Ptx;
 use super::CudaError;
 use super::error::MemoryPhase;
 use super::kernels::{Launch, MODULES};
+use crate::device::DeviceMemory;
 
 /// What buffers hold: numbers of which any bits are valid.
 pub(super) trait Element: DeviceRepr + ValidAsZeroBits + Copy + Default {}
@@ -189,11 +190,11 @@ impl Driver {
         self.context.bind_to_thread().map_err(failed("cuCtxSetCurrent"))
     }
 
-    /// Bytes of memory that are free. What was given back and is kept for the next buffer is not counted.
-    pub(super) fn free_memory(&self) -> Result<u64, CudaError> {
+    /// The GPU's memory, whoever uses it.
+    pub(super) fn memory(&self) -> Result<DeviceMemory, CudaError> {
         self.bind()?;
-        let (free, _) = mem_get_info().map_err(failed("cuMemGetInfo"))?;
-        Ok(free as u64)
+        let (free, total) = mem_get_info().map_err(failed("cuMemGetInfo"))?;
+        Ok(DeviceMemory { free: free as u64, total: total as u64 })
     }
 
     /// Memory whose contents nobody knows; room for one value at least.
