@@ -10,6 +10,11 @@ const element = (tag, text, className) => {
   return made;
 };
 const write = (node, text) => { if (node.textContent !== text) node.textContent = text; };
+/* The path of a module: a narrow column breaks it where its parts end. */
+const writePath = (node, path) => {
+  if (node.textContent === path) return;
+  node.replaceChildren(...path.split(/(?<=[._])/).flatMap((part) => [part, element("wbr")]));
+};
 const counted = (count, thing) => `${count} ${thing}${count === 1 ? "" : "s"}`;
 
 const duration = (seconds) => {
@@ -30,7 +35,12 @@ const bytes = (count) => {
   return unit === 0 ? `${count} B` : `${value.toFixed(1)} ${units[unit]}`;
 };
 /* Part of a whole, where these are known. */
-const bytesOf = (part, whole) => (part === null ? "" : whole === null ? bytes(part) : `${bytes(part)} of ${bytes(whole)}`);
+const bytesOf = (part, whole) => {
+  if (part === null || whole === null) return part === null ? "" : bytes(part);
+  const [first, second] = [bytes(part), bytes(whole)];
+  const [number, unit] = first.split(" ");
+  return `${second.endsWith(` ${unit}`) ? number : first} of ${second}`;
+};
 /* A rate as what it counts and its number. */
 const rate = (perSecond, things) =>
   perSecond >= 1 ? [`${things} a second`, perSecond.toFixed(1)]
@@ -148,11 +158,12 @@ const packages = () => {
   const seen = PHASES.filter((phase) => job.timeline.some((time) => time.phase === phase));
   rows(byId("legend"), seen, () => {
     const entry = element("span");
-    entry.append(element("i"), element("b"));
+    entry.append(element("i"), element("b"), " ", element("span"));
     return entry;
   }, (entry, phase) => {
     entry.children[0].className = phase;
     write(entry.children[1], phase);
+    write(entry.children[2], ticking(total(job.timeline.filter((time) => time.phase === phase))));
   });
 };
 
@@ -189,6 +200,38 @@ const workers = () => {
   });
 };
 
+/* Walks through the cells of a focused grid by the arrow keys, and shows the words of the one that is reached: what a pointer sees as its
+   title. */
+const walks = new Map();
+const showCell = (name) => {
+  const list = byId(`${name}-cells`);
+  const focused = document.activeElement === list && list.children.length > 0;
+  const at = Math.min(walks.get(name) || 0, list.children.length - 1);
+  walks.set(name, Math.max(0, at));
+  [...list.children].forEach((cell, i) => cell.classList.toggle("reached", focused && i === at));
+  const more = list.children.length > 1 ? " Arrow keys go to the others." : "";
+  write(byId(`${name}-reached`), focused ? `${list.children[at].firstElementChild.textContent}.${more}` : "");
+};
+const walk = (name) => {
+  const list = byId(`${name}-cells`);
+  list.addEventListener("keydown", (event) => {
+    if (event.ctrlKey || event.altKey || event.metaKey) return;
+    const cells = [...list.children];
+    const last = cells.length - 1;
+    const below = cells.findIndex((cell) => cell.offsetTop > cells[0].offsetTop);
+    const line = below < 0 ? cells.length : below;
+    const at = walks.get(name) || 0;
+    const next = { ArrowLeft: at - 1, ArrowRight: at + 1, ArrowUp: at - line, ArrowDown: at + line, Home: 0, End: last }[event.key];
+    if (next === undefined) return;
+    event.preventDefault();
+    if (next >= 0 && next <= last) walks.set(name, next);
+    showCell(name);
+  });
+  list.addEventListener("focus", () => showCell(name));
+  list.addEventListener("blur", () => showCell(name));
+};
+["shards", "parts"].forEach(walk);
+
 /* A grid with a cell for each thing, or each group of them. */
 const cells = (name, thing, grid, total, doing) => {
   const section = byId(name);
@@ -218,6 +261,7 @@ const cells = (name, thing, grid, total, doing) => {
     if (cell.title !== words) cell.title = words;
     write(cell.firstElementChild, words);
   });
+  showCell(name);
 };
 
 const percent = (part, whole) => `${((100 * part) / Math.max(whole, 1)).toFixed(2)}%`;
@@ -227,7 +271,7 @@ const blocks = () => {
   const gone = percent(sum("zeros"), sum("weights"));
   write(byId("blocks-words"), `Of the weights that are finished, ${gone} are zero or gone. The error is that of a linear's output on the calibration prompts, squared and relative, as a mean over the block.`);
   rows(byId("blocks-rows"), job.blocks, tableRow("", "", "number", "number"), (row, block) => {
-    write(row.cells[0], block.name);
+    writePath(row.cells[0], block.name);
     if (!row.cells[1].firstChild) {
       row.cells[1].append(element("div", undefined, "stack"));
       row.cells[1].firstChild.append(element("span", undefined, "zeros"));

@@ -1,5 +1,5 @@
 //! Chromium, driven over its DevTools protocol: JSON messages that end with a zero byte, on two pipes.
-#![allow(unreachable_pub)]
+#![allow(dead_code, unreachable_pub)]
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
@@ -125,6 +125,35 @@ impl Browser {
         self.call("Emulation.setDeviceMetricsOverride", screen);
         let scheme = if dark { "dark" } else { "light" };
         let features = json!([{ "name": "prefers-color-scheme", "value": scheme }]);
+        self.call("Emulation.setEmulatedMedia", json!({ "features": features }));
+    }
+
+    /// Presses a key and lets it go, by its name in the DOM.
+    pub fn key(&mut self, key: &str) {
+        let code = match key {
+            "Tab" => 9,
+            "Enter" => 13,
+            "End" => 35,
+            "Home" => 36,
+            "ArrowLeft" => 37,
+            "ArrowUp" => 38,
+            "ArrowRight" => 39,
+            "ArrowDown" => 40,
+            _ => panic!("the code of {key} is not known here"),
+        };
+        let mut event = json!({ "type": "keyDown", "key": key, "code": key, "windowsVirtualKeyCode": code });
+        if key == "Enter" {
+            event["text"] = "\r".into();
+        }
+        self.call("Input.dispatchKeyEvent", event.clone());
+        event["type"] = "keyUp".into();
+        self.call("Input.dispatchKeyEvent", event);
+    }
+
+    /// Asks pages for less motion, or not to hold back.
+    pub fn reduce_motion(&mut self, reduce: bool) {
+        let wish = if reduce { "reduce" } else { "no-preference" };
+        let features = json!([{ "name": "prefers-reduced-motion", "value": wish }]);
         self.call("Emulation.setEmulatedMedia", json!({ "features": features }));
     }
 

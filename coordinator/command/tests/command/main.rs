@@ -4,6 +4,8 @@
 mod allocation;
 mod browser;
 mod checkpoint;
+#[path = "../chromium/mod.rs"]
+mod chromium;
 mod conditioning;
 mod device;
 mod disk_full;
