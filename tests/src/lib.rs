@@ -9,7 +9,7 @@ use std::fmt::Display;
 use std::fs::{self, OpenOptions};
 use std::io::{Write, stderr};
 use std::panic::Location;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 pub use fake_cuda::fake_cuda;
 pub use fake_nccl::{FakeNccl, fake_nccl};
@@ -18,6 +18,12 @@ pub use prng::{Prng, hash, noise};
 /// Names the file that gets a line for each test that does not run. `tests/run` sets it, and shows the lines at its end.
 /// `OBSDIFF_...` would be keys of a job.
 pub const NOT_TESTED_LOG: &str = "NOT_TESTED_LOG";
+
+/// The folder of goldens. `OBSDIFF_GOLDENS` names it where test programs run elsewhere than they were built.
+pub fn goldens() -> PathBuf {
+    let built = || concat!(env!("CARGO_MANIFEST_DIR"), "/assets/goldens").into();
+    std::env::var_os("OBSDIFF_GOLDENS").map_or_else(built, PathBuf::from)
+}
 
 /// Says that a test cannot run on this machine, and why. A test that returns early calls this first, so that none is skipped in silence.
 ///

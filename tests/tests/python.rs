@@ -1,5 +1,5 @@
 //! Beside the real diffusers and transformers: a shrunk pipeline loads in every way and makes our pictures, the Python that an output
-//! shows runs, and where a folder holds several files of weights we read the same. Needs a Python with venv and a few gigabytes of packages, which it installs; so it runs where
+//! shows runs, where a folder holds several files of weights we read the same, and what a GPU is timed beside is the published method. Needs a Python with venv and a few gigabytes of packages, which it installs; so it runs where
 //! OBSDIFF_PY_TESTS=1 alone.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -24,6 +24,8 @@ const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/python/shrunk_pipelin
 const DOCUMENTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/python/documents.py");
 const WHEEL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/wheel/build");
 const WHICH: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/python/which_weights.py");
+
+const PUBLISHED_GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/python/published_golden.py");
 
 /// Whether tests with Python are asked for; says so where they are not.
 #[track_caller]
@@ -83,6 +85,16 @@ fn sampled(pipeline: &Path, guidance: f64, prompts: &[&str]) -> (Tensor, Tensor)
     let latents = sampling.denoised(&*model, "sample", &progress).unwrap().latents;
     let pictures = folder.vae(&Device::Cpu).unwrap().decode(&latents).unwrap();
     (latents, pictures)
+}
+
+#[test]
+fn what_a_gpu_is_held_to_prunes_as_the_published_code() {
+    if !asked() {
+        return;
+    }
+    let names = ["unstructured-30-72x320", "unstructured-50-96x128", "unstructured-70-64x200-dead5"];
+    let goldens = names.map(|name| assets().join(format!("goldens/solver/{name}.safetensors")));
+    succeed(Command::new(python()).arg(PUBLISHED_GOLDEN).args(goldens));
 }
 
 #[test]

@@ -7,11 +7,14 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
+use candle_core::Tensor;
 use thiserror::Error;
 
+use crate::Result;
 #[cfg(feature = "cuda")]
-use crate::cuda::{CudaDevice, CudaError, CudaGrams, CudaSolver};
+use crate::cuda::{CudaDevice, CudaError, CudaGrams, CudaMatrix, CudaSolver};
 use crate::gram::{Gram, GramSet};
+use crate::model::Matrix;
 use crate::solve::{CpuSolver, SiteSolver};
 
 /// The name of a device: `cpu`, `cuda` or `cuda:N`.
@@ -117,6 +120,18 @@ impl ComputeDevice {
             Self::Cpu => Box::new(BTreeMap::<_, Arc<Gram>>::new()),
             #[cfg(feature = "cuda")]
             Self::Cuda(device) => Box::new(CudaGrams::new(Arc::clone(device))),
+        }
+    }
+
+    /// A matrix (`rows x features`, of f32, bf16 or f16) in its memory: the same one where that is the host's, else a copy.
+    ///
+    /// # Errors
+    /// When it is no such matrix, or the device has no room for it.
+    pub fn matrix(&self, tensor: &Tensor) -> Result<Matrix> {
+        match self {
+            Self::Cpu => Ok(tensor.clone().into()),
+            #[cfg(feature = "cuda")]
+            Self::Cuda(device) => Ok(CudaMatrix::upload(device, tensor)?.into()),
         }
     }
 

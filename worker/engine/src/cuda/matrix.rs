@@ -64,7 +64,7 @@ impl CudaMatrix {
     ///
     /// # Errors
     /// When it is neither a matrix nor a vector of f32, bf16 or f16, or the GPU has no room for it.
-    pub(super) fn upload(device: &Arc<CudaDevice>, tensor: &Tensor) -> Result<Self> {
+    pub(crate) fn upload(device: &Arc<CudaDevice>, tensor: &Tensor) -> Result<Self> {
         let (rows, columns) = match *tensor.dims() {
             [columns] => (1, columns),
             [rows, columns] => (rows, columns),

@@ -158,11 +158,11 @@ fn only_latents_and_times_cross_to_the_gpu_and_only_the_velocity_comes_back() {
 }
 
 #[test]
-fn a_forward_call_takes_what_its_configuration_predicts_in_host_memory() {
+fn a_forward_call_takes_what_its_configuration_predicts() {
     if !matches!(device(), ComputeDevice::Cuda(_)) || counted("fake_cuda_bytes_to_host").is_none() {
         return;
     }
-    if !counts_alone("fake::a_forward_call_takes_what_its_configuration_predicts_in_host_memory") {
+    if !counts_alone("fake::a_forward_call_takes_what_its_configuration_predicts") {
         return;
     }
     for (name, dtype) in [("sd35-medium", DType::F32), ("flux-dev", DType::BF16)] {

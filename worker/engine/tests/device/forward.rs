@@ -36,6 +36,9 @@ fn blocks_hold_to_the_goldens() {
         ("flux-dev", DType::F32, 2e-4),
         ("flux-dev", DType::BF16, 0.03),
         ("flux-dev", DType::F16, 0.005),
+        ("sd3-medium", DType::BF16, 0.03),
+        ("sd35-large", DType::F32, 2e-4),
+        ("flux-schnell", DType::BF16, 0.03),
     ] {
         let (output, gram) = Golden::open(name, dtype, &device()).deviations();
         assert!(output < limit && gram < limit, "{name} in {dtype:?}: output {output:e}, a Gram {gram:e}");

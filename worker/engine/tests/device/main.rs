@@ -8,7 +8,10 @@ mod fake;
 mod forward;
 #[path = "../golden/mod.rs"]
 mod golden;
+mod goldens;
 mod grams;
+#[path = "../golden/linear.rs"]
+mod linear;
 mod solver;
 
 use std::env;

@@ -1,7 +1,6 @@
 //! What diffusers computed: small transformers, their outputs, and the Gram of every linear's input.
 
 use std::collections::HashMap;
-use std::env;
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
@@ -12,6 +11,7 @@ use obsdiff_engine::checkpoint::{Library, Weights};
 use obsdiff_engine::device::ComputeDevice;
 use obsdiff_engine::model::{Denoise, DiffusionModel, Matrix, Tap};
 use obsdiff_proto::SiteId;
+use obsdiff_tests::goldens;
 
 /// A golden transformer with the call it was recorded for.
 pub(crate) struct Golden {
@@ -22,11 +22,9 @@ pub(crate) struct Golden {
 }
 
 impl Golden {
-    /// The transformer with its blocks on a device. `OBSDIFF_GOLDENS` names the folder of goldens where programs run elsewhere than built.
+    /// The transformer with its blocks on a device.
     pub(crate) fn open(name: &'static str, dtype: DType, device: &ComputeDevice) -> Self {
-        let built = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/assets/goldens/transformers");
-        let folder = env::var_os("OBSDIFF_GOLDENS").unwrap_or_else(|| built.into());
-        let folder = Path::new(&folder).join(name);
+        let folder = goldens().join("transformers").join(name);
         let tensors =
             candle_core::safetensors::load(folder.join("forward.safetensors"), &Device::Cpu).unwrap();
         let mut model = open(&folder, dtype);

@@ -197,16 +197,23 @@ fn buffers_of_many_chunks_and_any_length_are_summed_and_spread() {
 }
 
 #[test]
-fn a_group_of_one_goes_through_nccl_where_it_is_asked_to() {
-    with_fake("a_group_of_one_goes_through_nccl_where_it_is_asked_to", FakeNccl::Current, &[], || {
+fn a_group_of_one_is_stopped_by_an_abort_and_another_one_forms() {
+    with_fake("a_group_of_one_is_stopped_by_an_abort_and_another_one_forms", FakeNccl::Current, &[], || {
         let (nccl, stuck) = transport(&Arc::default(), 64, LONG);
-        let mut rank = nccl.form(member(1, 0, 1), &Abort::default()).unwrap();
+        let abort = Abort::default();
+        let mut rank = nccl.form(member(1, 0, 1), &abort).unwrap();
         let mut sum = [0; 20];
-        rank.all_reduce(Values::I64(&[7; 20]), Buffer::I64(&mut sum)).unwrap();
+        rank.reduce(0, Values::I64(&[7; 20]), Some(Buffer::I64(&mut sum))).unwrap();
         assert_eq!(sum, [7; 20]);
-        drop(rank);
+        abort.raise();
+        let late = rank.all_reduce(Values::I64(&[7; 20]), Buffer::I64(&mut sum));
+        assert_eq!(late, Err(CollectiveError::Aborted));
+        let mut next = nccl.form(member(2, 0, 1), &Abort::default()).unwrap();
+        next.all_reduce(Values::I64(&[8; 20]), Buffer::I64(&mut sum)).unwrap();
+        assert_eq!(sum, [8; 20]);
+        drop(next);
         assert!(nccl.leaving.wait());
-        assert!(stuck.try_recv().is_err());
+        assert!(stuck.try_recv().is_err(), "a group is not left in time");
     });
 }
 

@@ -1,0 +1,84 @@
+//! What `examples/device_times` measures is all there: on the processor, and on a GPU in host memory.
+#![allow(clippy::unwrap_used)]
+
+#[path = "../examples/device_times/measured/mod.rs"]
+mod measured;
+
+use std::env;
+use std::process::Command;
+
+use measured::measured;
+use obsdiff_tests::fake_cuda;
+use serde_json::Value;
+
+/// Names the device in a process that has its libraries.
+const DEVICE: &str = "DEVICE_TO_TIME";
+
+fn shipped(name: &str, batch: usize) -> String {
+    format!("{}/assets/{name}/transformer:{batch}:8:5", env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Measures on a device, with two widths, a linear, and blocks of both shipped transformers.
+fn holds(device: &str) {
+    let [joint, two] = [shipped("shapes-sd3", 2), shipped("shapes-flux", 1)];
+    let arguments = [device, "40", "24,33", "12x24", &joint, &two].map(str::to_owned);
+    let times = measured(&arguments).unwrap();
+    let listed = |key: &str| times[key].as_array().unwrap().clone();
+    let seconds = |of: &Value, key: &str| assert!(of[key].as_f64().unwrap() > 0.0, "{of}");
+    assert_eq!(listed("grams").len(), 2);
+    listed("grams").iter().for_each(|gram| seconds(gram, "seconds"));
+    assert_eq!(listed("solves").len(), 1);
+    listed("solves")
+        .iter()
+        .for_each(|solve| ["seconds", "obs_seconds"].iter().for_each(|key| seconds(solve, key)));
+    let blocks = listed("blocks");
+    // Of both, one block that is like most of them, and one of the other kind.
+    let products: Vec<_> = blocks.iter().map(|block| block["products"].as_array().unwrap().len()).collect();
+    assert_eq!(products, [16, 12, 16, 8]);
+    blocks.iter().for_each(|block| seconds(block, "seconds"));
+    // 16 image tokens of two pictures, and the scores of 8 heads of each.
+    let first = |at: usize| blocks[0]["products"][at].to_string();
+    assert_eq!(first(0), r#"{"columns":128,"count":1,"inner":128,"rows":32}"#);
+    assert!(
+        blocks[0].to_string().contains(r#"{"columns":21,"count":16,"inner":16,"rows":21}"#),
+        "{}",
+        blocks[0]
+    );
+    // The text's attention is not read after the last block.
+    assert!(
+        blocks[1].to_string().contains(r#"{"columns":21,"count":16,"inner":16,"rows":16}"#),
+        "{}",
+        blocks[1]
+    );
+}
+
+#[test]
+fn the_processor_is_timed() {
+    if let Ok(device) = env::var(DEVICE) {
+        return holds(&device);
+    }
+    holds("cpu");
+}
+
+#[test]
+fn a_gpu_in_host_memory_is_timed() {
+    if env::var_os(DEVICE).is_some() {
+        return;
+    }
+    let mut child = Command::new(env::current_exe().unwrap());
+    child.args(["--exact", "the_processor_is_timed"]).env(DEVICE, "cuda").env("LD_LIBRARY_PATH", fake_cuda());
+    let output = child.output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && said.contains("1 passed"), "{said}");
+}
+
+#[test]
+fn sizes_that_are_not_understood_are_refused() {
+    for arguments in
+        [&["cpu", "40", "24"][..], &["cpu", "x", "24", "12x24"], &["cpu", "40", "24", "12x24", "folder"]]
+    {
+        let arguments: Vec<String> = arguments.iter().map(|argument| (*argument).to_owned()).collect();
+        let error = measured(&arguments).unwrap_err();
+        assert!(format!("{error:#}").contains("device_times DEVICE TOKENS"), "{error:#}");
+    }
+}
