@@ -15,7 +15,7 @@ pub struct DeviceNeeds {
     pub model: u64,
     /// Activations of one forward call, what a survey probes by, and an observation on its way into a Gram.
     pub activations: u64,
-    /// What solving one site takes.
+    /// What solving one site, or one group of structures, takes.
     pub solver: u64,
     /// What the process takes before it has weights.
     pub base: u64,
@@ -128,7 +128,7 @@ impl Job<'_> {
         sites.map(|id| bytes(self.inventory.site(*id))).max().unwrap_or(0)
     }
 
-    /// The largest site that is solved on the GPU.
+    /// The largest site, or group of structures, that is solved on the GPU.
     fn solver(&self) -> u64 {
         let sparsity = &self.spec.sparsity;
         let factors = match sparsity.method() {
@@ -136,6 +136,16 @@ impl Job<'_> {
             Method::Obs => 1,
             _ => return 0,
         };
+        let structured = self.plan.packages.iter().filter(|package| package.is_structured());
+        let groups = structured.flat_map(|package| {
+            self.inventory.structure_groups(package).into_iter().map(move |group| (package, group))
+        });
+        let groups = groups.map(|(package, group)| {
+            let outputs = self.inventory.outputs_of(&group);
+            let outputs: Vec<_> = outputs.into_iter().map(|id| shape(self.inventory, id)).collect();
+            let copied = package.survey && (group.len() > 1 || sparsity.probes());
+            memory::structure_bytes(&outputs, copied)
+        });
         let bytes = |package: &Package, site: SiteId| {
             let rows = package.linears.iter().map(|target| self.inventory.linear(target.linear));
             let rows = rows.filter(|linear| linear.site == site).map(|linear| linear.rows).max();
@@ -143,6 +153,6 @@ impl Job<'_> {
         };
         let packages = self.plan.packages.iter().filter(|package| !package.is_structured());
         let sites = packages.flat_map(|package| package.sites.iter().map(move |site| bytes(package, *site)));
-        sites.max().unwrap_or(0)
+        sites.chain(groups).max().unwrap_or(0)
     }
 }

@@ -12,10 +12,11 @@ use thiserror::Error;
 
 use crate::Result;
 #[cfg(feature = "cuda")]
-use crate::cuda::{CudaDevice, CudaError, CudaGrams, CudaMatrix, CudaSolver};
+use crate::cuda::{CudaDevice, CudaError, CudaGrams, CudaMatrix, CudaSolver, CudaStructured};
 use crate::gram::{Gram, GramSet};
 use crate::model::Matrix;
-use crate::solve::{CpuSolver, SiteSolver};
+use crate::solve::structured::{StructuredLayer, StructuredLinear, energy};
+use crate::solve::{CpuSolver, SiteSolver, SolveError, check_size};
 
 /// The name of a device: `cpu`, `cuda` or `cuda:N`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -151,6 +152,41 @@ impl ComputeDevice {
             Self::Cpu => Box::<CpuSolver>::default(),
             #[cfg(feature = "cuda")]
             Self::Cuda(device) => Box::new(CudaSolver::new(Arc::clone(device))),
+        }
+    }
+
+    /// A linear of which whole columns are to go, to be solved on it: its weight (rows x n, row-major), and the symmetric Gram (n x n) of what
+    /// it reads.
+    ///
+    /// # Errors
+    /// As [`StructuredLinear::new`], and [`SolveError::Device`].
+    pub fn structured(
+        &self,
+        n: usize,
+        weight: &[f64],
+        gram: &[f64],
+        damping: f64,
+    ) -> Result<Box<dyn StructuredLayer>, SolveError> {
+        match self {
+            Self::Cpu => Ok(Box::new(StructuredLinear::new(n, weight.to_vec(), gram, damping)?)),
+            #[cfg(feature = "cuda")]
+            Self::Cuda(device) => {
+                Ok(Box::new(CudaStructured::new(Arc::clone(device), n, weight, gram, damping)?))
+            }
+        }
+    }
+
+    /// tr(V S V^T) for V = `weight` (rows x n, row-major) and a symmetric Gram S (n x n).
+    ///
+    /// # Errors
+    /// [`SolveError::Size`], [`SolveError::Device`].
+    pub fn output_energy(&self, weight: &[f64], gram: &[f64]) -> Result<f64, SolveError> {
+        let n = gram.len().isqrt();
+        check_size(weight.len(), n)?;
+        match self {
+            Self::Cpu => Ok(energy(weight, gram, n)),
+            #[cfg(feature = "cuda")]
+            Self::Cuda(device) => Ok(CudaStructured::output_energy(device, weight, gram, n)?),
         }
     }
 

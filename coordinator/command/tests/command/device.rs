@@ -66,6 +66,51 @@ fn a_job_on_a_gpu_prunes_as_one_on_the_processor_and_twice_the_same() {
     assert!(weights(folder, "gpu") == weights(folder, "again"));
 }
 
+#[cfg(feature = "cuda")]
+#[test]
+fn heads_and_neurons_go_on_a_gpu_as_on_the_processor() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let libraries = obsdiff_tests::fake_cuda().to_str().unwrap();
+    let records = ["cuda", "cpu"].map(|device| {
+        let path = folder.join(format!("{device}.toml"));
+        let job = format!(
+            "[model]\npath = \"{}\"\n[sparsity]\npattern = \"structured\"\nratio = 0.375\n\
+             [[sparsity.rules]]\nmatch = \"transformer_blocks.[2-9].*\"\nskip = true\n\
+             [calibration]\nprompts = \"{}\"\ncount = 2\nsteps = 1\nmax_sequence_length = 24\n[output]\npath = \"{device}\"\n",
+            asset("shapes-sd3").display(),
+            asset("shapes-prompts.txt").display(),
+        );
+        fs::write(&path, job).unwrap();
+        let arguments = ["run", "--quiet", "--device", device, path.to_str().unwrap()];
+        let ran = obsdiff(folder, &arguments, &[("LD_LIBRARY_PATH", libraries)]);
+        assert!(ran.status.success(), "{}", text(&ran.stderr));
+        let record = fs::read_to_string(folder.join(device).join("pruning.json")).unwrap();
+        serde_json::from_str::<Value>(&record).unwrap()
+    });
+    let listed = |record: &Value, key: &str| record[key].as_array().unwrap().clone();
+    let [gpu, processor] = &records;
+    let structures = listed(processor, "structures");
+    assert!(
+        structures.iter().any(|structure| structure["heads"] == true && structure["kept"] != structure["of"])
+    );
+    for (gpu, processor) in listed(gpu, "structures").iter().zip(&structures) {
+        for key in ["name", "kept", "removed"] {
+            assert_eq!(gpu[key], processor[key], "{gpu} {processor}");
+        }
+    }
+    let mut compared = 0;
+    for (gpu, processor) in listed(gpu, "linears").iter().zip(&listed(processor, "linears")) {
+        assert_eq!(gpu["name"], processor["name"]);
+        if let Some(error) = processor["relative_error"].as_f64() {
+            let off = gpu["relative_error"].as_f64().unwrap() / error - 1.0;
+            assert!(off.abs() < 0.01, "{gpu} {processor}");
+            compared += 1;
+        }
+    }
+    assert!(compared >= 3, "{compared}");
+}
+
 /// What a process takes of a GPU before it asks for memory, which the fake driver does not count.
 #[cfg(feature = "cuda")]
 const CONTEXT: u64 = 512 << 20;

@@ -93,6 +93,20 @@ impl<'a, T> In<'a, T> {
     }
 }
 
+impl<'a> In<'a, f64> {
+    /// The same for a kernel that copies values of four bytes: each is two of them.
+    pub(super) fn halves(self) -> In<'a, f32> {
+        In { pointer: self.pointer, of: PhantomData }
+    }
+}
+
+impl<'a> Out<'a, f64> {
+    /// As [`In::halves`].
+    pub(super) fn halves(self) -> Out<'a, f32> {
+        Out { pointer: self.pointer, of: PhantomData }
+    }
+}
+
 /// What a kernel or a library writes, and may read.
 #[derive(Debug)]
 pub(super) struct Out<'a, T> {

@@ -1,6 +1,7 @@
 //! cuBLAS and cuSOLVER. One of three files that call foreign code.
 #![allow(unsafe_code)]
 
+use std::ffi::c_void;
 use std::ptr::{from_ref, null_mut};
 use std::sync::{Mutex, PoisonError};
 
@@ -152,6 +153,22 @@ impl Libraries {
         self.multiply_any(product, [factor, keep], (out.pointer, Numbers::F32))
     }
 
+    /// out = factor * left * right + keep * out, in f64.
+    pub(super) fn multiply_f64(
+        &self,
+        sizes: Sizes,
+        factor: f64,
+        left: Operand<'_, f64>,
+        right: Operand<'_, f64>,
+        keep: f64,
+        out: Out<'_, f64>,
+    ) -> Result<(), CudaError> {
+        let scales = [from_ref(&factor).cast(), from_ref(&keep).cast()];
+        let f64s = blas::cudaDataType::CUDA_R_64F;
+        let types = (f64s, f64s, blas::cublasComputeType_t::CUBLAS_COMPUTE_64F);
+        self.multiply_one(sizes, scales, left.of_any_type(), right.of_any_type(), out.pointer, types)
+    }
+
     /// out = left * right, summed in f32 and rounded to the factors' type.
     pub(super) fn multiply_numbers(&self, product: Product<'_>, out: Out<'_, u8>) -> Result<(), CudaError> {
         self.multiply_any(product, [1.0, 0.0], (out.pointer, product.numbers))
@@ -170,85 +187,89 @@ impl Libraries {
         (out, out_numbers): (u64, Numbers),
     ) -> Result<(), CudaError> {
         let Product { numbers, sizes, left, right, steps, count } = product;
+        let scales = [from_ref(&factor).cast(), from_ref(&keep).cast()];
+        let types = (type_of(numbers), type_of(out_numbers), blas::cublasComputeType_t::CUBLAS_COMPUTE_32F);
+        if count == 1 {
+            return self.multiply_one(sizes, scales, left, right, out, types);
+        }
         if sizes.rows == 0 || sizes.columns == 0 || sizes.inner == 0 || count == 0 {
             return Ok(());
         }
         let Sizes { rows, columns, inner, stride } = sizes;
-        let [m, n, k, out_stride] = [columns, rows, inner, stride].map(number);
-        let (m, n, k, out_stride) = (m?, n?, k?, out_stride?);
-        let (left_stride, right_stride) = (number(left.stride)?, number(right.stride)?);
-        let operation = |transposed: bool| {
-            if transposed {
-                blas::cublasOperation_t::CUBLAS_OP_T
-            } else {
-                blas::cublasOperation_t::CUBLAS_OP_N
-            }
-        };
         let handles = self.handles.lock().unwrap_or_else(PoisonError::into_inner);
-        let (left_operation, right_operation) = (operation(left.transposed), operation(right.transposed));
-        let (left_values, right_values) = (left.values.pointer as *const _, right.values.pointer as *const _);
-        let (factor, keep) = (from_ref(&factor).cast(), from_ref(&keep).cast());
-        let (type_in, type_out, out) = (type_of(numbers), type_of(out_numbers), out as *mut _);
-        let (compute, algorithm) =
-            (blas::cublasComputeType_t::CUBLAS_COMPUTE_32F, blas::cublasGemmAlgo_t::CUBLAS_GEMM_DEFAULT);
-        if count == 1 {
-            // SAFETY: a row-major product is the column-major one of the transposes, in the other order. The operands are those of buffers
-            // that the caller holds, with the sizes it says.
-            let status = unsafe {
-                blas::cublasGemmEx(
-                    handles.blas,
-                    right_operation,
-                    left_operation,
-                    m,
-                    n,
-                    k,
-                    factor,
-                    right_values,
-                    type_in,
-                    right_stride,
-                    left_values,
-                    type_in,
-                    left_stride,
-                    keep,
-                    out,
-                    type_out,
-                    out_stride,
-                    compute,
-                    algorithm,
-                )
-            };
-            return multiplied("cublasGemmEx", status);
-        }
         let [left_step, right_step, out_step] = steps.map(|step| step as i64);
-        // SAFETY: as above.
+        // SAFETY: as in `multiply_one`.
         let status = unsafe {
             blas::cublasGemmStridedBatchedEx(
                 handles.blas,
-                right_operation,
-                left_operation,
-                m,
-                n,
-                k,
-                factor,
-                right_values,
-                type_in,
-                right_stride,
+                operation(right.transposed),
+                operation(left.transposed),
+                number(columns)?,
+                number(rows)?,
+                number(inner)?,
+                scales[0],
+                right.values.pointer as *const _,
+                types.0,
+                number(right.stride)?,
                 right_step,
-                left_values,
-                type_in,
-                left_stride,
+                left.values.pointer as *const _,
+                types.0,
+                number(left.stride)?,
                 left_step,
-                keep,
-                out,
-                type_out,
-                out_stride,
+                scales[1],
+                out as *mut _,
+                types.1,
+                number(stride)?,
                 out_step,
                 number(count)?,
-                compute,
-                algorithm,
+                types.2,
+                blas::cublasGemmAlgo_t::CUBLAS_GEMM_DEFAULT,
             )
         };
         multiplied("cublasGemmStridedBatchedEx", status)
+    }
+
+    /// One product times the first scale, plus what was there times the second. Types are those of the factors, of what comes out, and of sums
+    /// and scales.
+    fn multiply_one(
+        &self,
+        Sizes { rows, columns, inner, stride }: Sizes,
+        scales: [*const c_void; 2],
+        left: Operand<'_, u8>,
+        right: Operand<'_, u8>,
+        out: u64,
+        types: (blas::cudaDataType, blas::cudaDataType, blas::cublasComputeType_t),
+    ) -> Result<(), CudaError> {
+        if rows == 0 || columns == 0 || inner == 0 {
+            return Ok(());
+        }
+        let handles = self.handles.lock().unwrap_or_else(PoisonError::into_inner);
+        // SAFETY: a row-major product is the column-major one of the transposes, in the other order. The operands are those of buffers
+        // that the caller holds, with the sizes it says, and the scales are alive.
+        let status = unsafe {
+            blas::cublasGemmEx(
+                handles.blas,
+                operation(right.transposed),
+                operation(left.transposed),
+                number(columns)?,
+                number(rows)?,
+                number(inner)?,
+                scales[0],
+                right.values.pointer as *const _,
+                types.0,
+                number(right.stride)?,
+                left.values.pointer as *const _,
+                types.0,
+                number(left.stride)?,
+                scales[1],
+                out as *mut _,
+                types.1,
+                number(stride)?,
+                types.2,
+                blas::cublasGemmAlgo_t::CUBLAS_GEMM_DEFAULT,
+            )
+        };
+        multiplied("cublasGemmEx", status)
     }
 
     /// Factorises the upper triangle of a square (n x n) in place: U^T U. False when a pivot fails; the triangle is of no use then.
@@ -299,6 +320,10 @@ impl Libraries {
             }),
         }
     }
+}
+
+const fn operation(transposed: bool) -> blas::cublasOperation_t {
+    if transposed { blas::cublasOperation_t::CUBLAS_OP_T } else { blas::cublasOperation_t::CUBLAS_OP_N }
 }
 
 /// A size as the libraries take it.

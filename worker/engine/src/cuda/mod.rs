@@ -12,11 +12,15 @@ mod attention;
 #[cfg(test)]
 mod compiled;
 #[cfg(feature = "cuda")]
+mod delayed;
+#[cfg(feature = "cuda")]
 mod device;
 #[cfg(feature = "cuda")]
 mod driver;
 #[cfg(feature = "cuda")]
 mod error;
+#[cfg(feature = "cuda")]
+mod f64;
 #[cfg(feature = "cuda")]
 mod factorised;
 #[cfg(feature = "cuda")]
@@ -37,6 +41,8 @@ mod selection;
 pub(crate) mod shim;
 #[cfg(feature = "cuda")]
 mod solver;
+#[cfg(feature = "cuda")]
+mod structured;
 
 #[cfg(feature = "cuda")]
 pub use device::CudaDevice;
@@ -50,3 +56,5 @@ pub use matrix::CudaMatrix;
 pub(crate) use ops::CudaOps;
 #[cfg(feature = "cuda")]
 pub use solver::CudaSolver;
+#[cfg(feature = "cuda")]
+pub use structured::CudaStructured;

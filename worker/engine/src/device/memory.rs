@@ -1,6 +1,7 @@
 //! What a GPU's memory holds at most, in bytes, from shapes alone. The sizes that decide it are those that `cuda/` works with.
 
 use crate::model::ops::CallSizes;
+use crate::solve::structured::{DELAY, MOST_OF_CHUNK};
 
 const F32: u64 = 4;
 const F64: u64 = 8;
@@ -82,4 +83,20 @@ pub fn site_bytes(n: usize, rows: usize, factors: usize) -> u64 {
     let band = (rows.min(ROWS_TOGETHER) * n) as u64;
     let solving = ((4 * F32 + 1) * weights).max(F32 * (2 * weights + 5 * band));
     kept + forming.max(solving)
+}
+
+/// Structures that are solved together, whose outputs have these rows and columns, in f64: of each output H^-1 and the weight, once more where
+/// they are `copied`, as each structure is surveyed on its own; beside them what one output takes while its energy is told, while H^-1 is
+/// made (three squares), or while its columns go (W^T W and the removals that are applied together, or a chunk of them).
+pub fn structure_bytes(outputs: &[(usize, usize)], copied: bool) -> u64 {
+    let sizes = || outputs.iter().map(|(rows, n)| (*rows as u64, *n as u64));
+    let held: u64 = sizes().map(|(rows, n)| n * (n + rows)).sum::<u64>() * (1 + u64::from(copied));
+    let passing = |(rows, n): (u64, u64)| {
+        let telling = n * (n + 2 * rows) + rows * rows;
+        let going = n * n + 4 * DELAY as u64 * n + 2 * DELAY as u64 * rows;
+        let chunk = (MOST_OF_CHUNK as u64).min(n);
+        let at_once = 2 * chunk * (n + rows + chunk);
+        telling.max(3 * n * n).max(going).max(at_once)
+    };
+    F64 * (held + sizes().map(passing).max().unwrap_or(0))
 }

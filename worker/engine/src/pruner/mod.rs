@@ -105,7 +105,7 @@ impl Pruner {
         }
     }
 
-    /// The same on a device: it computes blocks, sums Grams and makes alternating directions. All other solvers stay on the processor.
+    /// The same on a device: it computes blocks, sums Grams, prunes by them, and removes heads and neurons. Scores without a Gram stay on the processor.
     pub fn on(mut self, device: ComputeDevice) -> Self {
         self.model.move_blocks(&device);
         self.device = device;

@@ -17,10 +17,11 @@ use obsdiff_proto::{
 use super::budget::RemovalCurve;
 use super::probe::Replacement;
 use super::{Pruner, no_package};
+use crate::device::ComputeDevice;
 use crate::export::{PrunedLinear, PrunedStructure};
 use crate::gram::Gram;
 use crate::solve::SolveError;
-use crate::solve::structured::{Columns, Moments, Removal, Score, StructuredLinear, heads, neurons};
+use crate::solve::structured::{Columns, Moments, Removal, Score, StructuredLayer, heads, neurons};
 use crate::{Error, Result};
 
 /// Structures that were solved together and are not applied yet, with their reports.
@@ -60,6 +61,9 @@ struct Reader {
     gram_trace: f64,
 }
 
+/// The same, and the linear on its way on the device that solves it.
+type Layer = (Arc<Reader>, Box<dyn StructuredLayer>);
+
 impl Reader {
     /// The S that the linear is solved with.
     fn gram(&self) -> &[f64] {
@@ -68,11 +72,11 @@ impl Reader {
 
     /// tr(dW S dW^T) / tr(W S W^T). Where the bias takes the means over, a change that only moves the mean is no error: the S of dW is then
     /// that about the means.
-    fn relative_error(&self, after: &[f64]) -> f64 {
+    fn relative_error(&self, device: &ComputeDevice, after: &[f64]) -> Result<f64, SolveError> {
         let change: Vec<f64> = after.iter().zip(&self.before).map(|(a, b)| a - b).collect();
-        let whole = self.moments.energy(&self.before, self.moments.gram());
-        let change = self.moments.energy(&change, self.gram());
-        if whole > 0.0 { (change / whole).max(0.0) } else { 0.0 }
+        let whole = device.output_energy(&self.before, self.moments.gram())?;
+        let change = device.output_energy(&change, self.gram())?;
+        Ok(if whole > 0.0 { (change / whole).max(0.0) } else { 0.0 })
     }
 }
 
@@ -136,13 +140,13 @@ impl Pruner {
             let structure = self.model.inventory().structure(id);
             let count = structure.removable(self.sparsity.align);
             if probes {
-                trials.push(self.without_some(structure, layers.clone(), count)?);
+                trials.push(self.without_some(structure, duplicates(structure, &layers)?, count)?);
             }
             let last = place + 1 == group.len();
             let steps = if last {
                 self.remove_parts(structure, &mut layers, count)?
             } else {
-                self.remove_parts(structure, &mut layers.clone(), count)?
+                self.remove_parts(structure, &mut duplicates(structure, &layers)?, count)?
             };
             errors.push(steps.into_iter().map(|step| step.error).collect::<Vec<_>>());
         }
@@ -165,14 +169,15 @@ impl Pruner {
     fn without_some(
         &self,
         structure: &Structure,
-        mut layers: Vec<(Arc<Reader>, StructuredLinear)>,
+        mut layers: Vec<Layer>,
         most: usize,
     ) -> Result<(Vec<Replacement>, f64)> {
         let count = ((PROBED_SHARE * structure.count as f64).round() as usize).clamp(1, most.max(1));
         let steps = self.remove_parts(structure, &mut layers, count)?;
         let reads = |reader: &Reader| structure.outputs.iter().any(|output| output.linear == reader.linear);
         let own = layers.iter().filter(|(reader, _)| reads(reader));
-        let replaced = own.map(|(reader, layer)| self.replacement(reader, layer)).collect::<Result<_>>()?;
+        let replaced =
+            own.map(|(reader, layer)| self.replacement(reader, &**layer)).collect::<Result<_>>()?;
         Ok((replaced, steps.iter().map(|step| step.error).sum()))
     }
 
@@ -220,16 +225,12 @@ impl Pruner {
     }
 
     /// The linears that read a group of structures.
-    fn layers(
-        &self,
-        group: &[StructureId],
-        grams: &Grams<'_>,
-    ) -> Result<Vec<(Arc<Reader>, StructuredLinear)>> {
+    fn layers(&self, group: &[StructureId], grams: &Grams<'_>) -> Result<Vec<Layer>> {
         let outputs = self.model.inventory().outputs_of(group);
         outputs.into_iter().map(|id| self.reader(id, grams)).collect()
     }
 
-    fn reader(&self, linear: LinearId, grams: &Grams<'_>) -> Result<(Arc<Reader>, StructuredLinear)> {
+    fn reader(&self, linear: LinearId, grams: &Grams<'_>) -> Result<Layer> {
         let inventory = self.model.inventory();
         let site = inventory.linear(linear).site;
         let gram = grams.get(&site).ok_or_else(|| Error::Site {
@@ -244,7 +245,7 @@ impl Pruner {
         let centred = folds.then(|| moments.centred());
         let before: Vec<f64> = self.dense_whole(linear)?.into_iter().map(f64::from).collect();
         let reader = Reader { linear, before, moments, centred, gram_trace };
-        let layer = StructuredLinear::new(n, reader.before.clone(), reader.gram(), self.hessian.damping);
+        let layer = self.device.structured(n, &reader.before, reader.gram(), self.hessian.damping);
         let layer = layer.map_err(|e| failed(&inventory.linear(linear).name, e))?;
         Ok((Arc::new(reader), layer))
     }
@@ -253,7 +254,7 @@ impl Pruner {
     fn remove_parts(
         &self,
         structure: &Structure,
-        layers: &mut Vec<(Arc<Reader>, StructuredLinear)>,
+        layers: &mut Vec<Layer>,
         count: usize,
     ) -> Result<Vec<Removal>> {
         let score = match self.sparsity.head_score {
@@ -307,6 +308,14 @@ impl Pruner {
         let inventory = self.model.inventory();
         inventory.site(inventory.linear(linear).site).width
     }
+}
+
+/// The linears of a group once more, so that a structure can lose parts of its own.
+fn duplicates(structure: &Structure, layers: &[Layer]) -> Result<Vec<Layer>> {
+    let duplicate = |(reader, layer): &Layer| {
+        Ok((Arc::clone(reader), layer.duplicate().map_err(|e| failed(&structure.name, e))?))
+    };
+    layers.iter().map(duplicate).collect()
 }
 
 /// The target of a structure.

@@ -218,7 +218,7 @@ impl Factor {
 }
 
 /// The mean over live columns, 1 when all are dead.
-pub(super) fn live_mean(diagonal: &[f64]) -> f64 {
+pub(crate) fn live_mean(diagonal: &[f64]) -> f64 {
     let live = diagonal.iter().filter(|d| **d != 0.0);
     match live.clone().count() {
         0 => 1.0,

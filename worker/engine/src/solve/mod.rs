@@ -44,7 +44,11 @@ pub use scores::{magnitude, wanda};
 pub use site::{CpuSolver, SiteSettings, SiteSolver, SolvedWeight};
 
 #[cfg(feature = "cuda")]
-pub(crate) use {factor::raised, obs::share, site::NO_SITE};
+pub(crate) use {
+    factor::{live_mean, raised},
+    obs::share,
+    site::NO_SITE,
+};
 
 /// Columns of a block: unstructured pruning takes its share of each, and errors are spread past a block in one product.
 pub const BLOCK: usize = 128;
@@ -123,7 +127,7 @@ pub(crate) fn check(weight: &[f32], n: usize, target: &Target) -> Result<(), Sol
 }
 
 /// Refuses a number of values that is not rows x n.
-fn check_size(values: usize, n: usize) -> Result<(), SolveError> {
+pub(crate) fn check_size(values: usize, n: usize) -> Result<(), SolveError> {
     if n > 0 && values.is_multiple_of(n) {
         Ok(())
     } else {

@@ -8,8 +8,10 @@ use candle_core::DType;
 use cudarc::driver::sys::culib;
 use obsdiff_engine::calibrate::GramTap;
 use obsdiff_engine::device::ComputeDevice;
+use obsdiff_engine::device::memory::structure_bytes;
 use obsdiff_engine::gram::Gram;
 use obsdiff_engine::model::NoTap;
+use obsdiff_engine::solve::structured::{Columns, Score, neurons};
 use obsdiff_proto::{Accumulate, SiteId, Target};
 use obsdiff_tests::{fake_cuda, noise};
 
@@ -17,6 +19,7 @@ use crate::device;
 use crate::forward::grams_of;
 use crate::golden::Golden;
 use crate::solver::{FAST, upper};
+use crate::structured::linear;
 
 /// What [`opening_a_gpu_says_what_is_wrong`] is to find.
 const EXPECTED: &str = "EXPECTED_PROBLEM";
@@ -177,6 +180,32 @@ fn a_forward_call_takes_what_its_configuration_predicts() {
             (passing..2 * passing).contains(&predicted),
             "{name}: {passing} bytes, predicted {predicted}"
         );
+    }
+}
+
+#[test]
+fn columns_of_a_linear_go_in_the_memory_that_is_predicted() {
+    if !matches!(device(), ComputeDevice::Cuda(_)) || counted("fake_cuda_bytes_to_host").is_none() {
+        return;
+    }
+    if !counts_alone("fake::columns_of_a_linear_go_in_the_memory_that_is_predicted") {
+        return;
+    }
+    let (rows, n) = (60, 250);
+    let (weight, gram) = linear(1, rows, n, &[]);
+    let (device, columns) = (device(), Columns::all(n, 1));
+    for (score, copied) in [(Score::Exact, false), (Score::Published, true)] {
+        counted("fake_cuda_passing_bytes");
+        let before = counted("fake_cuda_passing_bytes").unwrap();
+        assert_eq!(before, 0);
+        let mut layer = device.structured(n, &weight, &gram, 0.01).unwrap();
+        let copy = copied.then(|| layer.duplicate().unwrap());
+        neurons(&mut layer, columns, 120, score).unwrap();
+        device.output_energy(&weight, &gram).unwrap();
+        drop((layer, copy));
+        let taken = counted("fake_cuda_passing_bytes").unwrap();
+        let predicted = structure_bytes(&[(rows, n)], copied);
+        assert!((taken..2 * taken).contains(&predicted), "{score:?}: {taken} bytes, predicted {predicted}");
     }
 }
 

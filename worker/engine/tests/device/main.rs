@@ -13,6 +13,7 @@ mod grams;
 #[path = "../golden/linear.rs"]
 mod linear;
 mod solver;
+mod structured;
 
 use std::env;
 

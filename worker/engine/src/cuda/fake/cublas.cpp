@@ -12,8 +12,8 @@
 
 // As in cublas_api.h and library_types.h.
 enum Status { SUCCESS = 0, NOT_INITIALIZED = 1, INVALID_VALUE = 7, NOT_SUPPORTED = 15 };
-enum Type { F32 = 0, F16 = 2, BF16 = 14 };
-enum Compute { COMPUTE_32F = 68 };
+enum Type { F32 = 0, F64 = 1, F16 = 2, BF16 = 14 };
+enum Compute { COMPUTE_32F = 68, COMPUTE_64F = 70 };
 
 struct Handle {
     size_t workspace_bytes = 0;
@@ -66,6 +66,20 @@ static std::vector<float> unpacked(const void* matrix, int type, bool transposed
     return out;
 }
 
+// The product in f64.
+static void multiply_f64(bool transpose_a, bool transpose_b, size_t m, size_t n, size_t k, double times, const double* a, size_t lda, const double* b,
+                         size_t ldb, double keep, double* c, size_t ldc) {
+    std::vector<double> sums(m);
+    for (size_t j = 0; j < n; j++) {
+        std::fill(sums.begin(), sums.end(), 0.0);
+        for (size_t p = 0; p < k; p++) {
+            double x = transpose_b ? b[p * ldb + j] : b[j * ldb + p];
+            for (size_t i = 0; i < m; i++) sums[i] += (transpose_a ? a[i * lda + p] : a[p * lda + i]) * x;
+        }
+        for (size_t i = 0; i < m; i++) c[j * ldc + i] = times * sums[i] + (keep == 0.0 ? 0.0 : keep * c[j * ldc + i]);
+    }
+}
+
 EXPORT int cublasGemmEx(void* handle, int transpose_a, int transpose_b, int m, int n, int k, const void* alpha, const void* a, int type_a, int lda,
                         const void* b, int type_b, int ldb, const void* beta, void* c, int type_c, int ldc, int compute, int) {
     if (handle == nullptr) return NOT_INITIALIZED;
@@ -74,6 +88,14 @@ EXPORT int cublasGemmEx(void* handle, int transpose_a, int transpose_b, int m, i
     bool settled = of->workspace_bytes > 0 && of->math_mode == 16;
     bool sizes = m > 0 && n > 0 && k > 0 && lda >= (transpose_a ? k : m) && ldb >= (transpose_b ? n : k) && ldc >= m;
     if (!settled || !sizes) return INVALID_VALUE;
+    if (type_a == F64 && type_b == F64 && type_c == F64 && compute == COMPUTE_64F) {
+        double times, keep;
+        memcpy(&times, alpha, sizeof times);
+        memcpy(&keep, beta, sizeof keep);
+        multiply_f64(transpose_a != 0, transpose_b != 0, m, n, k, times, static_cast<const double*>(a), lda, static_cast<const double*>(b), ldb, keep,
+                     static_cast<double*>(c), ldc);
+        return SUCCESS;
+    }
     if ((type_c != F32 && type_c != type_a) || compute != COMPUTE_32F || type_a != type_b || !is_type(type_a)) return NOT_SUPPORTED;
     float times, keep;
     memcpy(&times, alpha, sizeof times);

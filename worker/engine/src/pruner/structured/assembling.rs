@@ -1,17 +1,18 @@
 //! The new tensors of structures that lost parts.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
 use obsdiff_proto::{LinearId, Package, PartKind, StructureId, Target};
 
-use super::{Reader, SolvedStructures, StructureLoss, target};
-use crate::Result;
+use super::{Layer, Reader, SolvedStructures, StructureLoss, failed, target};
 use crate::export::{PrunedLinear, PrunedStructure};
 use crate::pruner::Pruner;
 use crate::pruner::probe::Replacement;
-use crate::solve::structured::{StructuredLinear, folded};
+use crate::solve::SolveError;
+use crate::solve::structured::{StructuredLayer, folded};
+use crate::{Error, Result};
 
 impl Pruner {
     /// The new tensors of structures that lose parts. `layers` hold the solved weights of their outputs; where an output has none, its
@@ -20,7 +21,7 @@ impl Pruner {
         &self,
         package: &Package,
         losses: Vec<StructureLoss<'_>>,
-        layers: Vec<(Arc<Reader>, StructuredLinear)>,
+        layers: Vec<Layer>,
     ) -> Result<SolvedStructures> {
         let mut solved =
             SolvedStructures { structures: Vec::new(), tensors: BTreeMap::new(), linears: Vec::new() };
@@ -43,7 +44,7 @@ impl Pruner {
         }
         for (linear, target, columns) in columns {
             let changed = match layers.iter().find(|(reader, _)| reader.linear == linear) {
-                Some((reader, layer)) => self.changed_reader(reader, layer)?,
+                Some((reader, layer)) => self.changed_reader(reader, &**layer)?,
                 None => {
                     let mut weight = self.dense_whole(linear)?;
                     for row in weight.chunks_exact_mut(self.width(linear)) {
@@ -78,21 +79,26 @@ impl Pruner {
     fn changed_reader<'a>(
         &self,
         reader: &'a Reader,
-        layer: &'a StructuredLinear,
+        layer: &'a dyn StructuredLayer,
     ) -> Result<ChangedLinear<'a>> {
+        let after = layer.weight_on_host().map_err(|e| self.not_solved(reader, e))?;
         let bias = match (self.sparsity.fold_bias, self.dense_bias(reader.linear)?) {
             (true, Some(bias)) => {
                 let bias: Vec<f64> = bias.into_iter().map(f64::from).collect();
-                Some(to_f32(&folded(&bias, &reader.before, layer.weight(), reader.moments.means())))
+                Some(to_f32(&folded(&bias, &reader.before, &after, reader.moments.means())))
             }
             _ => None,
         };
-        let weight = to_f32(layer.weight());
-        Ok(ChangedLinear { linear: reader.linear, weight, bias, solved_from: Some((reader, layer)) })
+        let (weight, linear) = (to_f32(&after), reader.linear);
+        Ok(ChangedLinear { linear, weight, bias, solved_from: Some(SolvedFrom { reader, layer, after }) })
+    }
+
+    fn not_solved(&self, reader: &Reader, error: SolveError) -> Error {
+        failed(&self.model.inventory().linear(reader.linear).name, error)
     }
 
     /// The same as tensors, to probe with.
-    pub(super) fn replacement(&self, reader: &Reader, layer: &StructuredLinear) -> Result<Replacement> {
+    pub(super) fn replacement(&self, reader: &Reader, layer: &dyn StructuredLayer) -> Result<Replacement> {
         let ChangedLinear { linear, weight, bias, .. } = self.changed_reader(reader, layer)?;
         let rows = self.model.inventory().linear(linear).rows;
         let width = self.width(linear);
@@ -112,6 +118,11 @@ impl Pruner {
         let described = self.model.inventory().linear(linear);
         let (name, rows) = (&described.name, described.rows);
         let shape = [rows, weight.len() / rows.max(1)];
+        let error = |from: &SolvedFrom<'_>| {
+            let error = from.reader.relative_error(&self.device, &from.after);
+            error.map_err(|e| self.not_solved(from.reader, e))
+        };
+        let relative_error = solved_from.as_ref().map(error).transpose()?;
         let report = PrunedLinear {
             cost: None,
             name: name.clone(),
@@ -119,10 +130,10 @@ impl Pruner {
             target,
             package: package.id.0,
             zeros: weight.iter().filter(|w| **w == 0.0).count() as u64,
-            damping: solved_from.map(|(_, layer)| layer.damping_used()),
-            gram_trace: solved_from.map(|(reader, _)| reader.gram_trace),
+            damping: solved_from.as_ref().map(|from| from.layer.damping_used()),
+            gram_trace: solved_from.as_ref().map(|from| from.reader.gram_trace),
             unrefined_error: None,
-            relative_error: solved_from.map(|(reader, layer)| reader.relative_error(layer.weight())),
+            relative_error,
         };
         solved.linears.push((linear, report));
         let weight = Tensor::from_vec(weight, (shape[0], shape[1]), &Device::Cpu)?;
@@ -139,7 +150,14 @@ struct ChangedLinear<'a> {
     linear: LinearId,
     weight: Vec<f32>,
     bias: Option<Vec<f32>>,
-    solved_from: Option<(&'a Reader, &'a StructuredLinear)>,
+    solved_from: Option<SolvedFrom<'a>>,
+}
+
+/// What a linear was solved from, and its weight after that.
+struct SolvedFrom<'a> {
+    reader: &'a Reader,
+    layer: &'a dyn StructuredLayer,
+    after: Cow<'a, [f64]>,
 }
 
 impl StructureLoss<'_> {

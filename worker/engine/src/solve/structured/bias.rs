@@ -53,11 +53,6 @@ impl Moments {
         centred
     }
 
-    /// tr(V S V^T) for V = `rows` (rows x n), with the S given: this one's, or the centred one.
-    pub fn energy(&self, rows: &[f64], gram: &[f64]) -> f64 {
-        super::layer::energy(rows, gram, self.n)
-    }
-
     /// The mean of each feature.
     pub fn means(&self) -> &[f64] {
         &self.means

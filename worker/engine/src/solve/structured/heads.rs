@@ -1,10 +1,7 @@
 //! Attention heads, which all streams of an attention lose together.
 
-use rayon::prelude::*;
-
 use super::super::SolveError;
-use super::layer::StructuredLinear;
-use super::{Columns, Removal, Score};
+use super::{Columns, Removal, Score, StructuredLayer};
 
 /// k of reciprocal rank fusion, as the published code has it.
 const FUSION: f64 = 60.0;
@@ -16,8 +13,8 @@ const FUSION: f64 = 60.0;
 ///
 /// # Errors
 /// When widths do not fit the heads, or a part of H^-1 is not positive definite.
-pub fn heads(
-    streams: &mut [StructuredLinear],
+pub fn heads<L: StructuredLayer>(
+    streams: &mut [L],
     columns: &[Columns],
     count: usize,
     score: Score,
@@ -41,7 +38,7 @@ pub fn heads(
         let part = left.remove(at);
         let mut error = 0.0;
         for (stream, columns) in streams.iter_mut().zip(columns) {
-            let brought = stream.remove(&columns.of(part))?;
+            let brought = stream.remove(&columns.of(part).collect::<Vec<_>>())?;
             error += stream.relative(brought);
         }
         steps.push(Removal { part, error });
@@ -49,34 +46,29 @@ pub fn heads(
     Ok(steps)
 }
 
-fn exact(streams: &[StructuredLinear], columns: &[Columns], left: &[usize]) -> Result<Vec<f64>, SolveError> {
-    let of = |head: &usize| {
-        let both = streams.iter().zip(columns);
-        both.map(|(stream, columns)| Ok(stream.relative(stream.cut(&columns.of(*head))?.error()))).sum()
-    };
-    left.par_iter().map(of).collect()
+fn exact<L: StructuredLayer>(
+    streams: &[L],
+    columns: &[Columns],
+    left: &[usize],
+) -> Result<Vec<f64>, SolveError> {
+    let mut scores = vec![0.0; left.len()];
+    for (stream, columns) in streams.iter().zip(columns) {
+        let errors = stream.removal_errors(&columns.ranges(left))?;
+        scores.iter_mut().zip(errors).for_each(|(score, error)| *score += stream.relative(error));
+    }
+    Ok(scores)
 }
 
 /// Lower is fused rank: the negative of the sum over streams of 1 / (k + rank), rank 1 being the lowest score of the stream. Of equal
 /// ones the first in the first stream's order goes, which is a little added to it.
-fn published(
-    streams: &[StructuredLinear],
+fn published<L: StructuredLayer>(
+    streams: &[L],
     columns: &[Columns],
     left: &[usize],
 ) -> Result<Vec<f64>, SolveError> {
     let mut fused = vec![0.0; left.len()];
     for (s, (stream, parts)) in streams.iter().zip(columns).enumerate() {
-        let energies = stream.column_energies();
-        let of = |head: &usize| {
-            let columns = parts.of(*head);
-            let factor = stream.cut(&columns)?.factor;
-            Ok(columns
-                .iter()
-                .enumerate()
-                .map(|(i, j)| energies[*j] * factor[i * parts.size + i].powi(2))
-                .sum())
-        };
-        let scores: Vec<f64> = left.par_iter().map(of).collect::<Result<_, SolveError>>()?;
+        let scores = stream.diagonal_scores(&parts.ranges(left))?;
         let mut order: Vec<usize> = (0..left.len()).collect();
         order.sort_by(|a, b| scores[*a].total_cmp(&scores[*b]));
         for (rank, at) in order.into_iter().enumerate() {

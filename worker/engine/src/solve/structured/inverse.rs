@@ -86,7 +86,7 @@ pub(super) fn downdate(matrix: &mut [f64], n: usize, left: &[f64], right: &[f64]
 }
 
 /// The inverse of the Cholesky factor of a symmetric k x k matrix (row-major, its lower triangle), zero above the diagonal.
-pub(super) fn inverse_factor(matrix: &[f64], k: usize) -> Result<Vec<f64>, SolveError> {
+pub(crate) fn inverse_factor(matrix: &[f64], k: usize) -> Result<Vec<f64>, SolveError> {
     let row = stride(k);
     let mut square = vec![0.0; k * row];
     square

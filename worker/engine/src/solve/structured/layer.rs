@@ -1,4 +1,7 @@
-//! One linear on its way: its weight, and H^-1 of the columns that are left.
+//! One linear on its way on the processor: its weight, and H^-1 of the columns that are left.
+
+use std::borrow::Cow;
+use std::ops::Range;
 
 use faer::linalg::matmul::matmul;
 use faer::{Accum, MatMut, MatRef, Par};
@@ -6,8 +9,10 @@ use rayon::prelude::*;
 
 use super::super::{SolveError, check_size};
 use super::inverse::{ROWS, downdate, inverse, inverse_factor, product, symmetric_row};
+use super::neurons::one_at_a_time;
+use super::{Removal, StructuredLayer};
 
-/// A linear of which whole columns go.
+/// A linear of which whole columns go, on the processor.
 #[derive(Clone, Debug)]
 pub struct StructuredLinear {
     n: usize,
@@ -22,16 +27,16 @@ pub struct StructuredLinear {
 }
 
 /// What removing some columns D takes, with L L^T = [H^-1_DD].
-pub(super) struct ColumnRemoval {
+struct ColumnRemoval {
     /// L^-1, k x k.
-    pub(super) factor: Vec<f64>,
+    factor: Vec<f64>,
     /// L^-1 W_D^T, k x rows.
     spread: Vec<f64>,
 }
 
 impl ColumnRemoval {
     /// tr(W_D [H^-1_DD]^-1 W_D^T).
-    pub(super) fn error(&self) -> f64 {
+    fn error(&self) -> f64 {
         self.spread.iter().map(|x| x * x).sum()
     }
 }
@@ -55,21 +60,6 @@ impl StructuredLinear {
         Ok(Self { n, weight, inverse, gone: Vec::new(), energy, damping_used })
     }
 
-    /// Columns: n.
-    pub const fn width(&self) -> usize {
-        self.n
-    }
-
-    /// tr(W S W^T) of the weight as it was given.
-    pub const fn energy(&self) -> f64 {
-        self.energy
-    }
-
-    /// The damping with which the factorisation went through.
-    pub const fn damping_used(&self) -> f64 {
-        self.damping_used
-    }
-
     /// The weight as it is now, rows x n.
     pub fn weight(&self) -> &[f64] {
         &self.weight
@@ -79,13 +69,8 @@ impl StructuredLinear {
         self.weight.len() / self.n
     }
 
-    /// An error of this linear as a share of what it puts out.
-    pub(super) fn relative(&self, error: f64) -> f64 {
-        if self.energy > 0.0 { error / self.energy } else { error }
-    }
-
     /// sum_r w_rj^2 of every column.
-    pub(super) fn column_energies(&self) -> Vec<f64> {
+    fn column_energies(&self) -> Vec<f64> {
         let mut energies = vec![0.0; self.n];
         for row in self.weight.chunks_exact(self.n) {
             energies.iter_mut().zip(row).for_each(|(e, w)| *e += w * w);
@@ -94,7 +79,7 @@ impl StructuredLinear {
     }
 
     /// What removing `columns`, ascending, would take.
-    pub(super) fn cut(&self, columns: &[usize]) -> Result<ColumnRemoval, SolveError> {
+    fn cut(&self, columns: &[usize]) -> Result<ColumnRemoval, SolveError> {
         let k = columns.len();
         let mut block = vec![0.0; k * k];
         for (a, &i) in columns.iter().enumerate() {
@@ -107,23 +92,6 @@ impl StructuredLinear {
         let left = MatRef::from_row_major_slice(&factor, k, k);
         let spread = product(left, MatRef::from_row_major_slice(&gone, k, self.rows()));
         Ok(ColumnRemoval { factor, spread })
-    }
-
-    /// Removes `columns`, ascending: the columns that stay take the update, H^-1 loses them. k n^2 + 2 k rows n operations.
-    pub(super) fn remove(&mut self, columns: &[usize]) -> Result<f64, SolveError> {
-        let (n, k, rows) = (self.n, columns.len(), self.rows());
-        let cut = self.cut(columns)?;
-        let mut panel = vec![0.0; k * n];
-        for (row, &j) in panel.chunks_exact_mut(n).zip(columns) {
-            symmetric_row(&self.inverse, n, j, row);
-        }
-        let factor = MatRef::from_row_major_slice(&cut.factor, k, k);
-        let panel = product(factor, MatRef::from_row_major_slice(&panel, k, n));
-        let spread = MatRef::from_row_major_slice(&cut.spread, k, rows).transpose();
-        self.take_off(spread, &panel);
-        downdate(&mut self.inverse, n, &panel, &panel);
-        self.clear(columns);
-        Ok(cut.error())
     }
 
     /// Takes `left` (rows x k) times `right` (k x n) off the weight.
@@ -151,8 +119,71 @@ impl StructuredLinear {
     }
 }
 
+impl StructuredLayer for StructuredLinear {
+    fn duplicate(&self) -> Result<Box<dyn StructuredLayer>, SolveError> {
+        Ok(Box::new(self.clone()))
+    }
+
+    fn width(&self) -> usize {
+        self.n
+    }
+
+    fn energy(&self) -> f64 {
+        self.energy
+    }
+
+    fn damping_used(&self) -> f64 {
+        self.damping_used
+    }
+
+    fn weight_on_host(&self) -> Result<Cow<'_, [f64]>, SolveError> {
+        Ok(Cow::Borrowed(&self.weight))
+    }
+
+    fn removal_errors(&self, parts: &[Range<usize>]) -> Result<Vec<f64>, SolveError> {
+        let error = |part: &Range<usize>| Ok(self.cut(&part.clone().collect::<Vec<_>>())?.error());
+        parts.par_iter().map(error).collect()
+    }
+
+    fn diagonal_scores(&self, parts: &[Range<usize>]) -> Result<Vec<f64>, SolveError> {
+        let energies = self.column_energies();
+        let score = |part: &Range<usize>| {
+            let factor = self.cut(&part.clone().collect::<Vec<_>>())?.factor;
+            let of_column = |(i, j): (usize, usize)| energies[j] * factor[i * part.len() + i].powi(2);
+            Ok(part.clone().enumerate().map(of_column).sum())
+        };
+        parts.par_iter().map(score).collect()
+    }
+
+    fn column_scores(&self) -> Result<Vec<f64>, SolveError> {
+        let energies = self.column_energies();
+        Ok(energies.iter().enumerate().map(|(j, energy)| energy / self.inverse[j * self.n + j]).collect())
+    }
+
+    /// k n^2 + 2 k rows n operations.
+    fn remove(&mut self, columns: &[usize]) -> Result<f64, SolveError> {
+        let (n, k, rows) = (self.n, columns.len(), self.rows());
+        let cut = self.cut(columns)?;
+        let mut panel = vec![0.0; k * n];
+        for (row, &j) in panel.chunks_exact_mut(n).zip(columns) {
+            symmetric_row(&self.inverse, n, j, row);
+        }
+        let factor = MatRef::from_row_major_slice(&cut.factor, k, k);
+        let panel = product(factor, MatRef::from_row_major_slice(&panel, k, n));
+        let spread = MatRef::from_row_major_slice(&cut.spread, k, rows).transpose();
+        self.take_off(spread, &panel);
+        downdate(&mut self.inverse, n, &panel, &panel);
+        self.clear(columns);
+        Ok(cut.error())
+    }
+
+    fn remove_one_at_a_time(&mut self, left: Vec<usize>, count: usize) -> Result<Vec<Removal>, SolveError> {
+        one_at_a_time(self, left, count)
+    }
+}
+
 /// tr(V S V^T) for V = `rows` (rows x n) and a symmetric S (n x n). 2 rows n^2 operations; the sum over rows has a fixed order.
-pub(super) fn energy(rows: &[f64], gram: &[f64], n: usize) -> f64 {
+pub(crate) fn energy(rows: &[f64], gram: &[f64], n: usize) -> f64 {
     let gram = MatRef::from_row_major_slice(gram, n, n);
     let of_rows = |rows: &[f64]| {
         let height = rows.len() / n;

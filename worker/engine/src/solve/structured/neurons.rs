@@ -5,18 +5,21 @@ use faer::MatRef;
 use super::super::SolveError;
 use super::inverse::{downdate, symmetric_row};
 use super::layer::StructuredLinear;
-use super::{Columns, Removal, Score};
+use super::{Columns, Removal, Score, StructuredLayer};
 
 /// Removals whose downdates are applied together, in one product.
-pub(in crate::solve) const DELAY: usize = 96;
+pub(crate) const DELAY: usize = 96;
+
+/// Removals of the published code's largest chunk.
+pub(crate) const MOST_OF_CHUNK: usize = 1024;
 
 /// Removes `count` of the neurons that lie at the `columns` of a linear, the lowest-scoring first; column j scores
 /// sum_r w_rj^2 / [H^-1]_jj. Ties go to the lower index. A step's part is counted from the first of the columns.
 ///
 /// # Errors
 /// When neurons are not of one column each, the linear lacks them, or H^-1 is not positive definite.
-pub fn neurons(
-    layer: &mut StructuredLinear,
+pub fn neurons<L: StructuredLayer + ?Sized>(
+    layer: &mut L,
     columns: Columns,
     count: usize,
     score: Score,
@@ -28,20 +31,20 @@ pub fn neurons(
     let count = count.min(columns.count);
     let left = (columns.offset..columns.offset + columns.count).collect();
     let mut steps = match score {
-        Score::Exact => one_at_a_time(layer, left, count),
+        Score::Exact => layer.remove_one_at_a_time(left, count),
         Score::Published => in_chunks(layer, left, count),
     }?;
     steps.iter_mut().for_each(|step| step.part -= columns.offset);
     Ok(steps)
 }
 
-/// Removes one column at a time of those that are `left`, each by the scores that the last one left. Steps name columns.
+/// [`StructuredLayer::remove_one_at_a_time`]: removes one column at a time of those that are `left`, each by the scores that the last one left. Steps name columns.
 ///
 /// Scores need the diagonals of H^-1 and C = W^T W alone, which are kept up to date. A removal of column p takes h h^T / h_p off
 /// H^-1 and s b^T + b s^T off C, with h and c the columns p of either, s = h / h_p and b = c - c_p s / 2. A column is only looked
 /// at when it goes, so these are applied [`DELAY`] at a time: for `count` removals, rows n^2 operations for C, 3 count n^2 for
 /// downdates and 2 count rows n for the weight, in products, and 3 count DELAY n beside them.
-fn one_at_a_time(
+pub(super) fn one_at_a_time(
     layer: &mut StructuredLinear,
     mut left: Vec<usize>,
     count: usize,
@@ -54,13 +57,7 @@ fn one_at_a_time(
     let mut steps = Vec::with_capacity(count);
     for _ in 0..count {
         let score = |j: usize| energies[j].max(0.0) / pivots[j];
-        let Some(at) = (0..left.len()).min_by(|a, b| score(left[*a]).total_cmp(&score(left[*b]))) else {
-            break;
-        };
-        let column = left.remove(at);
-        if pivots[column].partial_cmp(&0.0) != Some(std::cmp::Ordering::Greater) {
-            return Err(SolveError::NotPositive { damping: 0.0 });
-        }
+        let Some(column) = take_lowest(&mut left, score, &pivots)? else { break };
         steps.push(Removal { part: column, error: layer.relative(score(column)) });
         let (root, share, other) = delayed.remove(column, &layer.inverse, &alike);
         for j in 0..n {
@@ -73,6 +70,23 @@ fn one_at_a_time(
     }
     delayed.apply(layer, &mut alike);
     Ok(steps)
+}
+
+/// Takes the column of the lowest score out of those that are left; the lower index of equal ones.
+///
+/// # Errors
+/// When its pivot is not positive.
+pub(crate) fn take_lowest(
+    left: &mut Vec<usize>,
+    score: impl Fn(usize) -> f64,
+    pivots: &[f64],
+) -> Result<Option<usize>, SolveError> {
+    let lowest = (0..left.len()).min_by(|a, b| score(left[*a]).total_cmp(&score(left[*b])));
+    let Some(column) = lowest.map(|at| left.remove(at)) else { return Ok(None) };
+    match pivots[column].partial_cmp(&0.0) {
+        Some(std::cmp::Ordering::Greater) => Ok(Some(column)),
+        _ => Err(SolveError::NotPositive { damping: 0.0 }),
+    }
 }
 
 /// W^T W, its upper triangle.
@@ -158,17 +172,15 @@ impl Delayed {
 
 /// Removes columns of those that are `left` in the chunks of the published code, each by the scores that the last one left. Steps name
 /// columns.
-fn in_chunks(
-    layer: &mut StructuredLinear,
+fn in_chunks<L: StructuredLayer + ?Sized>(
+    layer: &mut L,
     mut left: Vec<usize>,
     count: usize,
 ) -> Result<Vec<Removal>, SolveError> {
-    let n = layer.width();
     let mut steps = Vec::with_capacity(count);
     for size in chunks(count) {
-        let energies = layer.column_energies();
-        let score = |j: usize| energies[j] / layer.inverse[j * n + j];
-        left.sort_by(|a, b| score(*a).total_cmp(&score(*b)).then(a.cmp(b)));
+        let scores = layer.column_scores()?;
+        left.sort_by(|a, b| scores[*a].total_cmp(&scores[*b]).then(a.cmp(b)));
         let rest = left.split_off(size);
         left.sort_unstable();
         let error = layer.remove(&left)?;
@@ -184,7 +196,7 @@ fn chunks(count: usize) -> Vec<usize> {
     let (mut done, mut sizes) = (0, Vec::new());
     let mut block = (count as i64 - 512).div_euclid(2);
     while done < count {
-        let size = (count - done).min(block.clamp(64, 1024) as usize);
+        let size = (count - done).min(block.clamp(64, MOST_OF_CHUNK as i64) as usize);
         sizes.push(size);
         done += size;
         block = (block - 512).div_euclid(2);

@@ -88,7 +88,8 @@ impl Plain {
         let (mut order, mut errors) = (Vec::new(), Vec::new());
         for _ in 0..count {
             let inverses: Vec<Vec<f64>> = self.h.iter().map(|h| self.inverse(h)).collect();
-            let parts: Vec<Cut> = left.iter().map(|part| self.cut(&columns.of(*part), &inverses)).collect();
+            let parts: Vec<Cut> =
+                left.iter().map(|part| self.cut(&columns.of(*part).collect::<Vec<_>>(), &inverses)).collect();
             let lowest = |a: &usize, b: &usize| parts[*a].error.total_cmp(&parts[*b].error);
             let place = (0..left.len()).min_by(lowest).unwrap();
             self.apply(&parts[place], &inverses);

@@ -1,0 +1,97 @@
+//! Matrices of f64 on a GPU, rows one behind another: their products, and what moves their columns.
+
+use super::driver::{Buffer, Driver};
+use super::kernels::Launch;
+use super::libraries::{Operand, Sizes};
+use super::{CudaDevice, CudaError};
+
+/// out = left * right, of matrices whose rows lie one behind another; either factor may be transposed.
+pub(super) struct Product<'a> {
+    pub(super) left: (&'a Buffer<f64>, bool),
+    pub(super) right: (&'a Buffer<f64>, bool),
+    /// Rows, columns, and what is summed over.
+    pub(super) sizes: [usize; 3],
+}
+
+impl Product<'_> {
+    /// out = factor * left * right + keep * out.
+    pub(super) fn add(
+        self,
+        device: &CudaDevice,
+        factor: f64,
+        keep: f64,
+        out: &mut Buffer<f64>,
+    ) -> Result<(), CudaError> {
+        let [rows, columns, inner] = self.sizes;
+        let (left, right) = (operand(self.left, inner, rows), operand(self.right, columns, inner));
+        let sizes = Sizes { rows, columns, inner, stride: columns };
+        device.libraries().multiply_f64(sizes, factor, left, right, keep, out.output())
+    }
+}
+
+/// A factor of so many columns and rows, of which either is stored first.
+fn operand((of, transposed): (&Buffer<f64>, bool), columns: usize, rows: usize) -> Operand<'_, f64> {
+    Operand { values: of.input(), stride: if transposed { rows } else { columns }, transposed }
+}
+
+/// An upper triangle with zeros below it, and its mirror image there. Products with 1 and sums with 0 are exact.
+pub(super) fn mirrored(
+    device: &CudaDevice,
+    mut upper: Buffer<f64>,
+    n: usize,
+) -> Result<Buffer<f64>, CudaError> {
+    let driver = device.driver();
+    let mut above = driver.buffer::<f64>(n * n)?;
+    driver.copy(&upper, &mut above, n * n)?;
+    driver.set_diagonal_f64(Launch::each(n), above.output(), n, 0.0)?;
+    let mut identity = driver.zeros::<f64>(n * n)?;
+    driver.set_diagonal_f64(Launch::each(n), identity.output(), n, 1.0)?;
+    Product { left: (&above, true), right: (&identity, false), sizes: [n, n, n] }
+        .add(device, 1.0, 1.0, &mut upper)?;
+    Ok(upper)
+}
+
+/// The diagonal of a square, on the host.
+pub(super) fn diagonal(driver: &Driver, square: &Buffer<f64>, n: usize) -> Result<Vec<f64>, CudaError> {
+    let mut values = driver.buffer(n)?;
+    copy_columns(driver, square, 0, n + 1, &mut values, n, 1)?;
+    read(driver, &values, n)
+}
+
+/// Columns of a matrix (rows x n), each a row: k x rows.
+pub(super) fn gathered(
+    driver: &Driver,
+    matrix: &Buffer<f64>,
+    rows: usize,
+    n: usize,
+    columns: &[usize],
+) -> Result<Buffer<f64>, CudaError> {
+    let (mut gathered, mut one) = (driver.buffer(columns.len() * rows)?, driver.buffer(rows)?);
+    for (to, column) in columns.iter().enumerate() {
+        copy_columns(driver, matrix, *column, n, &mut one, rows, 1)?;
+        driver.copy_part(&one, 0, &mut gathered, to * rows, rows)?;
+    }
+    Ok(gathered)
+}
+
+/// Copies `rows` times `columns` values, from value `first` on, whose rows are `stride` apart.
+pub(super) fn copy_columns(
+    driver: &Driver,
+    from: &Buffer<f64>,
+    first: usize,
+    stride: usize,
+    to: &mut Buffer<f64>,
+    rows: usize,
+    columns: usize,
+) -> Result<(), CudaError> {
+    // The kernel copies values of four bytes.
+    let (launch, from, to) =
+        (Launch::matrix(rows, 2 * columns), from.input_from(first).halves(), to.output().halves());
+    driver.copy_columns(launch, from, to, rows, 2 * columns, 2 * stride)
+}
+
+pub(super) fn read(driver: &Driver, buffer: &Buffer<f64>, count: usize) -> Result<Vec<f64>, CudaError> {
+    let mut values = vec![0.0; count];
+    driver.read(buffer, &mut values)?;
+    Ok(values)
+}

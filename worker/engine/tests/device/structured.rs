@@ -1,0 +1,130 @@
+//! Whole heads and neurons of linears.
+
+use obsdiff_engine::device::ComputeDevice;
+use obsdiff_engine::solve::SolveError;
+use obsdiff_engine::solve::structured::{Columns, Removal, Score, StructuredLayer, heads, neurons};
+use obsdiff_tests::noise;
+
+use crate::device;
+
+/// A linear of correlated inputs of different sizes, of which some are dead: its weight (rows x n) and its Gram (n x n).
+pub(crate) fn linear(seed: u64, rows: usize, n: usize, dead: &[usize]) -> (Vec<f64>, Vec<f64>) {
+    let mut inputs: Vec<f64> = noise(seed, 3 * n * n).into_iter().map(f64::from).collect();
+    for row in inputs.chunks_mut(n) {
+        (1..n).for_each(|j| row[j] += 0.5 * row[j - 1]);
+        row.iter_mut().enumerate().for_each(|(j, x)| *x *= 1.0 + ((j * 7) % 5) as f64);
+        dead.iter().for_each(|j| row[*j] = 0.0);
+    }
+    let mut gram = vec![0.0; n * n];
+    for row in inputs.chunks(n) {
+        gram.iter_mut().enumerate().for_each(|(at, sum)| *sum += row[at / n] * row[at % n]);
+    }
+    (noise(seed + 1, rows * n).into_iter().map(f64::from).collect(), gram)
+}
+
+/// What removing parts leaves of the layers: steps, weights and the errors that were expected of parts before.
+type Removed = (Vec<Removal>, Vec<Vec<f64>>);
+
+fn removed(
+    device: &ComputeDevice,
+    linears: &[(Vec<f64>, Vec<f64>)],
+    columns: Columns,
+    count: usize,
+    score: Score,
+) -> Removed {
+    let n = linears[0].1.len().isqrt();
+    let layers = linears.iter().map(|(weight, gram)| device.structured(n, weight, gram, 0.01));
+    let mut layers: Vec<Box<dyn StructuredLayer>> = layers.map(Result::unwrap).collect();
+    let untouched = layers[0].duplicate().unwrap();
+    let steps = if columns.size == 1 {
+        neurons(&mut layers[0], columns, count, score)
+    } else {
+        heads(&mut layers, &vec![columns; linears.len()], count, score)
+    };
+    // A copy keeps its weight. Dead columns go at once.
+    let kept = untouched.weight_on_host().unwrap();
+    let pairs = kept.iter().zip(&linears[0].0).enumerate();
+    assert!(pairs.into_iter().all(|(at, (a, b))| a == b || linears[0].1[(at % n) * (n + 1)] == 0.0));
+    (steps.unwrap(), layers.iter().map(|layer| layer.weight_on_host().unwrap().into_owned()).collect())
+}
+
+#[test]
+fn heads_and_neurons_go_as_on_the_processor() {
+    // Neurons so many that some are applied together, and some are left over then.
+    let cases = [
+        (vec![(20, 1)], 150, vec![], Columns::all(150, 1), 110),
+        (vec![(12, 2)], 60, vec![3, 41], Columns { offset: 10, size: 1, count: 50 }, 30),
+        (vec![(24, 3), (16, 5)], 64, vec![], Columns::all(64, 8), 5),
+        (vec![(24, 7)], 70, vec![9], Columns { offset: 6, size: 16, count: 4 }, 3),
+    ];
+    for (linears, n, dead, columns, count) in cases {
+        let linears: Vec<_> = linears.iter().map(|(rows, seed)| linear(*seed, *rows, n, &dead)).collect();
+        for score in [Score::Exact, Score::Published] {
+            let [(steps, weights), (wanted_steps, wanted)] = [device(), ComputeDevice::Cpu]
+                .map(|device| removed(&device, &linears, columns, count, score));
+            let parts = |steps: &[Removal]| steps.iter().map(|step| step.part).collect::<Vec<_>>();
+            assert_eq!(parts(&steps), parts(&wanted_steps), "{columns:?}, {score:?}");
+            assert_eq!(steps.len(), count);
+            for (found, wanted) in steps.iter().zip(&wanted_steps) {
+                let off = (found.error - wanted.error).abs();
+                assert!(off <= 1e-8 * wanted.error + 1e-14, "{columns:?}, {score:?}: {found:?} {wanted:?}");
+            }
+            for (found, wanted) in weights.iter().zip(&wanted) {
+                let largest = wanted.iter().fold(0.0, |most: f64, w| most.max(w.abs()));
+                for (at, (found, wanted)) in found.iter().zip(wanted).enumerate() {
+                    assert!(
+                        (found - wanted).abs() <= 1e-9 * largest,
+                        "{columns:?}, {score:?}: {found} {wanted}"
+                    );
+                    let gone = steps.iter().any(|step| {
+                        let first = columns.offset + step.part * columns.size;
+                        (first..first + columns.size).contains(&(at % n))
+                    });
+                    assert!(!gone || *found == 0.0, "{columns:?}, {score:?}: {found} in column {}", at % n);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn energies_and_damping_are_the_processors() {
+    let (weight, gram) = linear(11, 30, 40, &[5]);
+    // Features that are all the same have no factor without damping.
+    let alike = vec![1.0; 40 * 40];
+    let [found, wanted] = [device(), ComputeDevice::Cpu].map(|device| {
+        let layer = device.structured(40, &weight, &gram, 0.01).unwrap();
+        let raised = device.structured(40, &weight, &alike, 0.0).unwrap();
+        let energy = device.output_energy(&weight, &alike).unwrap();
+        ([layer.energy(), raised.energy(), energy], [layer.damping_used(), raised.damping_used()])
+    });
+    assert_eq!(found.1, wanted.1);
+    assert!(found.1[1] > 0.0);
+    for (found, wanted) in found.0.iter().zip(&wanted.0) {
+        assert!((found / wanted - 1.0).abs() < 1e-12, "{found} {wanted}");
+    }
+}
+
+#[test]
+fn what_no_column_can_be_removed_from_is_refused_as_by_the_processor() {
+    let (weight, gram) = linear(13, 4, 6, &[]);
+    let mut infinite = weight.clone();
+    infinite[2 * 6 + 5] = f64::NAN;
+    // The second pivot is negative, whatever is added to it.
+    let mut no_gram = vec![0.0; 36];
+    (0..6).for_each(|j| no_gram[j * 7] = 1.0);
+    (no_gram[1], no_gram[6]) = (5.0, 5.0);
+    for device in [device(), ComputeDevice::Cpu] {
+        let refused = |weight: &[f64], gram: &[f64], damping: f64| {
+            device.structured(6, weight, gram, damping).err().unwrap()
+        };
+        assert_eq!(refused(&infinite, &gram, 0.01), SolveError::WeightNotFinite { row: 2, column: 5 });
+        assert_eq!(refused(&weight[1..], &gram, 0.01), SolveError::Size { rows: 3, columns: 6, found: 23 });
+        assert_eq!(refused(&weight, &gram[1..], 0.01), SolveError::Size { rows: 6, columns: 6, found: 35 });
+        assert_eq!(refused(&weight, &gram, -1.0), SolveError::Damping { damping: -1.0 });
+        assert_eq!(refused(&weight, &no_gram, 0.01), SolveError::NotPositive { damping: 1.0 });
+        let mut layer = device.structured(6, &weight, &gram, 0.01).unwrap();
+        let seven = Columns { offset: 0, size: 1, count: 7 };
+        assert!(matches!(neurons(&mut layer, seven, 1, Score::Exact), Err(SolveError::Size { .. })));
+    }
+}
