@@ -10,7 +10,7 @@ use crate::machine::MachineRates;
 use crate::progress::PackageWork;
 use crate::{Error, Result};
 
-/// The share of the machine's product rate that forward calls reach, as `cargo bench -p obsdiff-engine --bench forward` shows.
+/// The share of the machine's product rate that forward calls reach, as `cargo bench -p obsdiff --bench forward` shows.
 const FORWARD: f64 = 0.7;
 
 /// The share that Grams reach, as the bench `gram` shows.

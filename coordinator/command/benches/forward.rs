@@ -1,8 +1,15 @@
 //! How much of the machine's matrix product rate a bare forward call reaches, or one of its blocks: the time of the blocks' own products,
 //! done alone by the fastest GEMM at each shape, over the time of the whole call.
 //!
-//! `cargo bench -p obsdiff-engine --bench forward` (or, with `-- shapes`, `-- medium`, `-- double` or `-- single` after it, one of them)
+//! Memory comes as it does in the command, which keeps buffers for the next call.
+//!
+//! `cargo bench -p obsdiff --bench forward` (or, with `-- shapes`, `-- medium`, `-- double` or `-- single` after it, one of them)
 #![allow(clippy::unwrap_used)]
+
+// Its tests run with the command's.
+#[allow(dead_code, unused_imports)]
+#[path = "../src/arena.rs"]
+mod arena;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -336,6 +343,7 @@ fn flux_single() -> Case {
 }
 
 fn main() {
+    arena::share();
     let mut criterion = Criterion::default().sample_size(10).configure_from_args();
     let cases = [
         ("shapes", shapes as fn() -> Case),
