@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use obsdiff_coordinator::metrics::Metrics;
-use obsdiff_coordinator::{Downlink, Driver, Handle, Records, ServedJob, clock};
+use obsdiff_coordinator::{Downlink, Driver, Handle, Outlook, Records, ServedJob, clock};
 use obsdiff_core::{Dismissal, Exponents, Job, Options};
 use obsdiff_proto::message::{Command, Hello, Manifest, Status};
 use obsdiff_proto::view::JobRequest;
@@ -139,7 +139,8 @@ fn scrapes(criterion: &mut Criterion) {
         model: "pipeline".to_owned(),
         output: "out".to_owned(),
         clock,
-        expected_end: watch::channel(None).1,
+        outlook: watch::channel(Outlook::default()).1,
+        workers_announce: false,
         told: broadcast::channel(1).0,
         metrics,
     };

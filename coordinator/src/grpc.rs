@@ -7,7 +7,7 @@ use std::time::Duration;
 use obsdiff_core::Dismissal;
 use obsdiff_proto::message::Command;
 use obsdiff_proto::session::{Briefing, CoordinatorEvent, Dismissed, Reason, Welcome, WorkerEvent};
-use obsdiff_proto::wire::{MOST_WORKERS, REACH, Reach, WireError, v1};
+use obsdiff_proto::wire::{MOST_WORKERS, PROGRESS, REACH, Reach, WANTED, WireError, v1};
 use obsdiff_proto::{WorkerId, lock};
 use tokio::sync::mpsc::{self, Sender};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
@@ -16,6 +16,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_stream::{Stream, StreamExt};
 use tonic::{Request, Response, Status, Streaming};
 
+use crate::announcing::{Announcements, Announcer};
 use crate::{Downlink, Handle, Message};
 
 /// How often each side expects a message from the other.
@@ -30,12 +31,13 @@ pub(super) struct Sessions {
     handle: Handle,
     briefing: Arc<Briefing>,
     places: Places,
+    announcements: Option<Announcements>,
 }
 
 impl Sessions {
-    /// Sessions whose workers receive this briefing.
-    pub(super) fn new(handle: Handle, briefing: Arc<Briefing>) -> Self {
-        Self { handle, briefing, places: Places::default() }
+    /// Sessions whose workers receive this briefing. One of those that want it receives the progress, where `announcements` are given.
+    pub(super) fn new(handle: Handle, briefing: Arc<Briefing>, announcements: Option<Announcements>) -> Self {
+        Self { handle, briefing, places: Places::default(), announcements }
     }
 }
 
@@ -78,7 +80,7 @@ impl Places {
                 Err(why) => why,
             };
             let event = if told.replace(why) == Some(why) {
-                CoordinatorEvent::Heartbeat
+                CoordinatorEvent::Heartbeat(None)
             } else {
                 CoordinatorEvent::StandBy(why.to_owned())
             };
@@ -118,6 +120,8 @@ impl v1::session_server::Session for Sessions {
 
     async fn open(&self, request: Request<Streaming<v1::WorkerEvent>>) -> Result<Response<Events>, Status> {
         let reach = Reach::of(request.metadata().get(REACH).map(|reach| reach.as_bytes()));
+        let wants_progress = request.metadata().get(PROGRESS).is_some_and(|value| *value == WANTED);
+        let announcements = self.announcements.clone().filter(|_| wants_progress);
         let mut incoming = request.into_inner();
         let first = timeout(HELLO, incoming.message()).await;
         let first = first.map_err(|_| Status::deadline_exceeded("a worker says hello first"))??;
@@ -141,7 +145,10 @@ impl v1::session_server::Session for Sessions {
             let link =
                 SessionLink { out: out.clone(), briefing, named: Mutex::new(Some(named)), _open: open };
             handle.send(Message::join(hello, Box::new(link))).await;
-            listen(handle, incoming, out, name, closed).await;
+            // No answer means that the driver has ended: the stream ends too.
+            let Ok(worker) = name.await else { return };
+            let announcer = announcements.map(|announcements| announcements.announcer(worker));
+            listen((worker, handle), incoming, out, closed, announcer).await;
             drop(place);
         });
         Ok(Response::new(events))
@@ -150,14 +157,12 @@ impl v1::session_server::Session for Sessions {
 
 /// Passes on a worker's messages until either side ends the session.
 async fn listen(
-    handle: Handle,
+    (worker, handle): (WorkerId, Handle),
     mut incoming: Streaming<v1::WorkerEvent>,
     out: Sender<v1::CoordinatorEvent>,
-    name: oneshot::Receiver<WorkerId>,
     mut closed: oneshot::Receiver<()>,
+    announcer: Option<Announcer>,
 ) {
-    // No answer means that the driver has ended: the stream ends too.
-    let Ok(worker) = name.await else { return };
     let mut beat = interval(HEARTBEAT);
     beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let why = loop {
@@ -166,8 +171,9 @@ async fn listen(
             _ = &mut closed => return,
             () = out.closed() => break "the connection was lost".to_owned(),
             _ = beat.tick() => {
+                let progress = announcer.as_ref().and_then(Announcer::progress);
                 // A full queue means that the worker is slow, not lost.
-                let _ = out.try_send((&CoordinatorEvent::Heartbeat).into());
+                let _ = out.try_send((&CoordinatorEvent::Heartbeat(progress)).into());
             }
             message = incoming.message() => match message {
                 Ok(Some(event)) => match WorkerEvent::try_from(event) {
@@ -270,7 +276,7 @@ mod tests {
         let CoordinatorEvent::StandBy(why) = next().await else { panic!("it is not told why") };
         assert!(why.contains("stands by"), "{why}");
         for _ in 0..3600 {
-            assert_eq!(next().await, CoordinatorEvent::Heartbeat);
+            assert_eq!(next().await, CoordinatorEvent::Heartbeat(None));
         }
         // Meanwhile workers that can work with others may join.
         drop(places.take(Reach::Gloo).unwrap());

@@ -4,6 +4,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use obsdiff_proto::session::JobProgress;
 use obsdiff_proto::view::{JobDetails, JobReport, JobRequest, View, WatchMessage};
 use obsdiff_proto::wire::v1;
 use tokio::sync::broadcast::{self, error::RecvError};
@@ -12,12 +13,39 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_stream::{Stream, StreamExt};
 use tonic::{Request, Response, Status};
 
+use crate::announcing::Announcements;
 use crate::clock::Clock;
 use crate::metrics::Metrics;
 use crate::{Driver, Handle};
 
 /// How often a watcher gets a report while the job makes progress.
 const LOOK: Duration = Duration::from_millis(100);
+
+/// How far a job is, and what is expected of it.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Outlook {
+    /// When it is expected to end, by the coordinator's clock, where that can be told.
+    pub end: Option<Duration>,
+    /// The share of its work that is done, from 0 to 1.
+    pub done: f64,
+    /// Packages committed.
+    pub committed: u32,
+    /// Packages planned.
+    pub packages: u32,
+}
+
+impl Outlook {
+    /// The progress of a job that is not over, at this time.
+    pub fn progress(&self, now: Duration) -> JobProgress {
+        JobProgress {
+            // Only a job that is done has come so far.
+            percent: (100.0 * self.done).clamp(0.0, 99.0) as u8,
+            left: self.end.map(|end| end.saturating_sub(now)),
+            committed: self.committed,
+            packages: self.packages,
+        }
+    }
+}
 
 /// A job as its coordinator shows it.
 #[derive(Clone)]
@@ -32,8 +60,10 @@ pub struct ServedJob {
     pub output: String,
     /// Time since the coordinator started.
     pub clock: Clock,
-    /// When the job is expected to end, by the clock, where that can be told.
-    pub expected_end: watch::Receiver<Option<Duration>>,
+    /// How far the job is, and what is expected of it.
+    pub outlook: watch::Receiver<Outlook>,
+    /// Whether the progress is told to a worker that can announce it where it runs. Not where this process does so itself.
+    pub workers_announce: bool,
     /// What happens, in words.
     pub told: broadcast::Sender<String>,
     /// Its metrics.
@@ -49,7 +79,7 @@ impl ServedJob {
 
     fn report(&self, view: View, details: JobDetails) -> JobReport {
         let elapsed = (self.clock)();
-        let end = if view.ending.is_some() { None } else { *self.expected_end.borrow() };
+        let end = if view.ending.is_some() { None } else { self.outlook.borrow().end };
         JobReport {
             release: env!("CARGO_PKG_VERSION").to_owned(),
             model: self.model.clone(),
@@ -77,6 +107,13 @@ impl ServedJob {
     /// As there.
     pub fn last_metrics(&self, driver: &Driver<'_>) -> crate::Result<String> {
         self.metrics.text(Some(&self.report(driver.view(), JobDetails::default())))
+    }
+
+    /// Whom the progress is told to, where workers announce it.
+    pub(crate) fn announcements(&self) -> Option<Announcements> {
+        let (outlook, clock) = (self.outlook.clone(), self.clock.clone());
+        let progress = move || outlook.borrow().progress(clock());
+        self.workers_announce.then(|| Announcements::new(progress))
     }
 
     /// Sends messages until the job is over or the watcher has left.
@@ -129,5 +166,24 @@ impl v1::jobs_server::Jobs for ServedJob {
     async fn cancel(&self, _: Request<v1::CancelRequest>) -> Result<Response<v1::CancelResponse>, Status> {
         self.handle.cancel().await;
         Ok(Response::new(v1::CancelResponse {}))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn progress_ends_before_its_end_as_long_as_the_job_is_not_over() {
+        let outlook = |done| Outlook { end: Some(Duration::from_secs(50)), done, committed: 1, packages: 4 };
+        let percent = |done| outlook(done).progress(Duration::ZERO).percent;
+        assert_eq!(
+            [-1.0, 0.0, 0.129, 0.5, 0.999, 1.0, 7.0, f64::NAN].map(percent),
+            [0, 0, 12, 50, 99, 99, 99, 0]
+        );
+        let left = |now| outlook(0.5).progress(Duration::from_secs(now)).left;
+        assert_eq!([left(20), left(60)], [Some(Duration::from_secs(30)), Some(Duration::ZERO)]);
+        let done = outlook(0.5).progress(Duration::ZERO).done();
+        assert_eq!(done, JobProgress { percent: 100, left: Some(Duration::ZERO), committed: 4, packages: 4 });
     }
 }

@@ -3,6 +3,7 @@
 //!
 //! It knows the messages of workers, but neither a worker's code nor the model.
 
+mod announcing;
 pub mod clock;
 mod driver;
 mod error;
@@ -30,7 +31,7 @@ pub use driver::Driver;
 pub use error::{Error, Result};
 pub use history::Course;
 pub use job_state::{JobInputs, JobState};
-pub use jobs::ServedJob;
+pub use jobs::{Outlook, ServedJob};
 pub use port::{PageAddress, Port};
 pub use records::{Records, StoreRecords};
 pub use rendezvous::RendezvousService;

@@ -120,7 +120,7 @@ impl Port {
             .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
             .build_v1()
             .map_err(|e| self.failed(&e))?;
-        let sessions = SessionServer::new(Sessions::new(handle, briefing))
+        let sessions = SessionServer::new(Sessions::new(handle, briefing, job.announcements()))
             .max_decoding_message_size(MESSAGE_LIMIT)
             .max_encoding_message_size(MESSAGE_LIMIT);
         let rendezvous = RendezvousServer::from_arc(rendezvous).max_decoding_message_size(MESSAGE_LIMIT);

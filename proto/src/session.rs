@@ -30,8 +30,28 @@ pub enum CoordinatorEvent {
     Command(Command),
     /// Last of all: the session is over.
     Dismissed(Dismissed),
-    /// Nothing, but the coordinator is there.
-    Heartbeat,
+    /// The coordinator is there. One of the workers that ask for it hears how far the job is, to pass it on.
+    Heartbeat(Option<JobProgress>),
+}
+
+/// How far a job is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct JobProgress {
+    /// The share of its work that is done, in percent: 100 once it is done, never before.
+    pub percent: u8,
+    /// About how long it still takes, where that can be told; whole milliseconds.
+    pub left: Option<Duration>,
+    /// Packages committed.
+    pub committed: u32,
+    /// Packages planned.
+    pub packages: u32,
+}
+
+impl JobProgress {
+    /// The same of a job that is done.
+    pub fn done(self) -> Self {
+        Self { percent: 100, left: Some(Duration::ZERO), committed: self.packages, packages: self.packages }
+    }
 }
 
 /// The answer to [`Hello`].

@@ -8,9 +8,11 @@ use std::time::Duration;
 
 use futures_util::future::{BoxFuture, pending};
 use obsdiff_proto::causes;
-use obsdiff_proto::session::{Briefing, CoordinatorEvent, Dismissed, Reason, Welcome, WorkerEvent};
+use obsdiff_proto::session::{
+    Briefing, CoordinatorEvent, Dismissed, JobProgress, Reason, Welcome, WorkerEvent,
+};
 use obsdiff_proto::wire::v1::session_client::SessionClient;
-use obsdiff_proto::wire::{MESSAGE_LIMIT, REACH, WireError, v1};
+use obsdiff_proto::wire::{MESSAGE_LIMIT, PROGRESS, REACH, WANTED, WireError, v1};
 use obsdiff_security::TokenSender;
 use thiserror::Error;
 use tokio::sync::mpsc::{self, Sender};
@@ -53,7 +55,12 @@ pub struct SessionSettings {
     pub patience: Duration,
     /// Called with what the worker waits for.
     pub on_waiting: Arc<OnWaiting>,
+    /// Called with each heartbeat, where the worker can announce the job's progress.
+    pub on_progress: Option<Arc<OnProgress>>,
 }
+
+/// Called with how far the job is where this worker is the one to announce it, and with nothing where another one is.
+pub type OnProgress = dyn Fn(Option<JobProgress>) + Send + Sync;
 
 /// Called with what a worker waits for: at once, and then once a minute.
 pub type OnWaiting = dyn Fn(&Waiting) + Send + Sync;
@@ -224,6 +231,9 @@ async fn session(
     if let Some(reach) = reach {
         request.metadata_mut().insert(REACH, MetadataValue::from_static(reach));
     }
+    if settings.on_progress.is_some() {
+        request.metadata_mut().insert(PROGRESS, MetadataValue::from_static(WANTED));
+    }
     let mut incoming = match timeout(WELCOME, client.open(request)).await {
         Ok(Ok(response)) => response.into_inner(),
         Ok(Err(status)) => return refused(&status),
@@ -243,7 +253,7 @@ async fn session(
     tracing::info!(worker = %welcome.worker, "taken into the job");
     let end = tokio::select! {
         biased;
-        end = follow(worker_state, &welcome, &mut incoming) => end,
+        end = follow(worker_state, &welcome, &mut incoming, settings.on_progress.as_deref()) => end,
         () = report(worker_state, welcome.heartbeat, &events) => SessionEnd::Lost("the worker ends".to_owned()),
     };
     if let Some(rendezvous) = &settings.rendezvous {
@@ -267,7 +277,7 @@ async fn welcomed(
             CoordinatorEvent::Welcome(welcome) => return Ok(welcome),
             CoordinatorEvent::Dismissed(dismissed) => return Err(SessionEnd::Dismissed(dismissed)),
             CoordinatorEvent::StandBy(why) => absence.report(&Waiting::Turn { why }),
-            CoordinatorEvent::Heartbeat => {}
+            CoordinatorEvent::Heartbeat(_) => {}
             CoordinatorEvent::Command(_) => {
                 return Err(SessionEnd::Lost("it does not say welcome first".to_owned()));
             }
@@ -297,13 +307,18 @@ async fn follow(
     worker_state: &Arc<WorkerState>,
     welcome: &Welcome,
     incoming: &mut Streaming<v1::CoordinatorEvent>,
+    on_progress: Option<&OnProgress>,
 ) -> SessionEnd {
     let silence = welcome.heartbeat * HEARTBEATS;
     loop {
         match timeout(silence, next(incoming)).await {
             Ok(Ok(CoordinatorEvent::Command(command))) => worker_state.take(command),
             Ok(Ok(CoordinatorEvent::Dismissed(dismissed))) => return SessionEnd::Dismissed(dismissed),
-            Ok(Ok(CoordinatorEvent::Heartbeat)) => {}
+            Ok(Ok(CoordinatorEvent::Heartbeat(progress))) => {
+                if let Some(on_progress) = on_progress {
+                    on_progress(progress);
+                }
+            }
             Ok(Ok(CoordinatorEvent::Welcome(_) | CoordinatorEvent::StandBy(_))) => {
                 return SessionEnd::Lost("it says welcome twice".to_owned());
             }

@@ -37,6 +37,7 @@ fn prune(prompts: u32, steps: u32, spans: &Spans) -> Summary {
         &job,
         &RunContext {
             device: &ComputeDevice::Cpu,
+            outlook: None,
             workers: Some(1),
             memory: None,
             baseline: false,

@@ -10,6 +10,7 @@ pub mod device_needs;
 pub mod error;
 pub mod fit;
 pub mod job;
+pub mod kubeflow;
 pub mod machine;
 mod measured;
 mod needs;

@@ -51,6 +51,7 @@ fn run_until(last: Option<usize>) -> Vec<Operation> {
         &job,
         &RunContext {
             device: &ComputeDevice::Cpu,
+            outlook: None,
             workers: Some(1),
             memory: None,
             baseline: false,

@@ -10,5 +10,5 @@ mod token;
 
 pub use error::{Result, SecurityError};
 pub use exposure::{Exposure, check_bind, check_dial, is_this_machine};
-pub use tls::{Tls, TlsFiles};
+pub use tls::{Tls, TlsFiles, https_client};
 pub use token::{Token, TokenCheck, TokenSender};

@@ -3,11 +3,11 @@
 use std::path::{Path, PathBuf};
 
 use obsdiff_files::read_regular;
-use rustls::RootCertStore;
 use rustls::crypto::ring::default_provider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
+use rustls::{ClientConfig, RootCertStore};
 use tonic::transport::{Certificate, ClientTlsConfig, Identity, ServerTlsConfig};
 
 use super::{Result, SecurityError};
@@ -66,6 +66,23 @@ impl Tls {
     }
 }
 
+/// For requests to a server that asks for no certificate: it has to show one of these authorities, whose certificates are in a PEM file. Without a
+/// file no server is trusted.
+///
+/// # Errors
+/// When the file cannot be read, or holds no authority's certificate.
+pub fn https_client(authority: Option<&Path>) -> Result<ClientConfig> {
+    let mut roots = RootCertStore::empty();
+    if let Some(path) = authority {
+        roots = authorities(path, &file(path)?)?;
+    }
+    // Its protocols are those of the provider, so that nothing about them can be refused.
+    let config = ClientConfig::builder_with_provider(default_provider().into())
+        .with_safe_default_protocol_versions()
+        .map_err(|e| SecurityError::content(authority.unwrap_or(Path::new("")), e.to_string()))?;
+    Ok(config.with_root_certificates(roots).with_no_client_auth())
+}
+
 fn file(path: &Path) -> Result<Vec<u8>> {
     read_regular(path, MAX_PEM_BYTES).map_err(|source| SecurityError::File { path: path.to_owned(), source })
 }
@@ -95,10 +112,14 @@ fn check_identity(files: &TlsFiles, certificate: &[u8], key: &[u8]) -> Result<()
 }
 
 fn check_authority(path: &Path, pem: &[u8]) -> Result<()> {
+    authorities(path, pem).map(|_| ())
+}
+
+fn authorities(path: &Path, pem: &[u8]) -> Result<RootCertStore> {
     let mut roots = RootCertStore::empty();
     for certificate in certificates(path, pem)? {
         let refused = |e| SecurityError::content(path, format!("holds no authority's certificate: {e}"));
         roots.add(certificate).map_err(refused)?;
     }
-    Ok(())
+    Ok(roots)
 }

@@ -34,6 +34,12 @@ pub const MESSAGE_LIMIT: usize = 4 << 20;
 /// Metadata of a session's request: the worker's [`Reach`]. Without it the worker works alone.
 pub const REACH: &str = "obsdiff-reach";
 
+/// Metadata of a session's request: the worker wants to hear the job's progress, because it can pass it on ([`WANTED`]).
+pub const PROGRESS: &str = "obsdiff-progress";
+
+/// The value of [`PROGRESS`].
+pub const WANTED: &str = "wanted";
+
 /// How a worker reaches others. A group takes workers of one way.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Reach {

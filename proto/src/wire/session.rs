@@ -3,11 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::field::{clipped, exponents, exponents_out, inner, millis, protocol, required, words};
+use super::field::{clipped, exponents, exponents_out, inner, millis, optional, protocol, required, words};
 use super::{Problem, Result, Side, WireError, v1};
 use crate::WorkerId;
 use crate::message::{Command, Hello, Status};
-use crate::session::{CoordinatorEvent, Dismissed, PROTOCOL, Reason, Welcome, WorkerEvent};
+use crate::session::{CoordinatorEvent, Dismissed, JobProgress, PROTOCOL, Reason, Welcome, WorkerEvent};
 
 impl From<&WorkerEvent> for v1::WorkerEvent {
     fn from(event: &WorkerEvent) -> Self {
@@ -43,7 +43,9 @@ impl From<&CoordinatorEvent> for v1::CoordinatorEvent {
                 CoordinatorEvent::Welcome(welcome) => E::Welcome(welcome.as_ref().into()),
                 CoordinatorEvent::Command(command) => E::Command(command.into()),
                 CoordinatorEvent::Dismissed(dismissed) => E::Dismissed(dismissed.into()),
-                CoordinatorEvent::Heartbeat => E::Heartbeat(v1::Heartbeat {}),
+                CoordinatorEvent::Heartbeat(progress) => {
+                    E::Heartbeat(v1::Heartbeat { progress: progress.map(Into::into) })
+                }
                 CoordinatorEvent::StandBy(why) => E::StandBy(v1::StandBy { words: clipped(why) }),
             }),
         }
@@ -59,8 +61,40 @@ impl TryFrom<v1::CoordinatorEvent> for CoordinatorEvent {
             E::Welcome(w) => Self::Welcome(Box::new(Welcome::try_from(w).map_err(|e| e.within("welcome"))?)),
             E::Command(c) => Self::Command(Command::try_from(c).map_err(|e| e.within("command"))?),
             E::Dismissed(d) => Self::Dismissed(Dismissed::try_from(d).map_err(|e| e.within("dismissed"))?),
-            E::Heartbeat(_) => Self::Heartbeat,
+            E::Heartbeat(h) => {
+                Self::Heartbeat(optional("progress", h.progress).map_err(|e| e.within("heartbeat"))?)
+            }
             E::StandBy(s) => Self::StandBy(words("stand_by.words", s.words)?),
+        })
+    }
+}
+
+impl From<JobProgress> for v1::Progress {
+    fn from(progress: JobProgress) -> Self {
+        Self {
+            percent: progress.percent.into(),
+            left_millis: progress.left.map(millis),
+            packages_committed: progress.committed,
+            packages: progress.packages,
+        }
+    }
+}
+
+impl TryFrom<v1::Progress> for JobProgress {
+    type Error = WireError;
+
+    fn try_from(progress: v1::Progress) -> Result<Self> {
+        let percent = u8::try_from(progress.percent).ok().filter(|percent| *percent <= 100);
+        let percent = percent.ok_or_else(|| {
+            let problem =
+                Problem::Range { found: progress.percent.to_string(), wanted: "0 to 100".to_owned() };
+            WireError::new("percent", problem)
+        })?;
+        Ok(Self {
+            percent,
+            left: progress.left_millis.map(Duration::from_millis),
+            committed: progress.packages_committed,
+            packages: progress.packages,
         })
     }
 }

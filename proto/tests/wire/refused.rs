@@ -66,6 +66,15 @@ fn what_is_missing_is_named() {
 }
 
 #[test]
+fn progress_past_the_end_is_refused() {
+    let progress = v1::Progress { percent: 101, ..v1::Progress::default() };
+    let heartbeat = v1::Heartbeat { progress: Some(progress) };
+    let event = v1::CoordinatorEvent { event: Some(v1::coordinator_event::Event::Heartbeat(heartbeat)) };
+    let error = CoordinatorEvent::try_from(event).unwrap_err().to_string();
+    assert_eq!(error, "heartbeat.progress.percent: is 101, but must be 0 to 100");
+}
+
+#[test]
 fn what_is_out_of_range_is_named() {
     let exponents = v1::Exponents { exponents: [(4, 1101)].into() };
     assert_eq!(status(|s| s.pilot = Some(exponents)), "pilot[4]: is 1101, but must be in -1100..=1100");

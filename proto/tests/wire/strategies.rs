@@ -306,7 +306,7 @@ pub(crate) fn coordinator_event() -> impl Strategy<Value = CoordinatorEvent> {
         1 => welcome,
         3 => command().prop_map(CoordinatorEvent::Command),
         1 => dismissed().prop_map(CoordinatorEvent::Dismissed),
-        1 => Just(CoordinatorEvent::Heartbeat),
+        1 => option::of(details::progress()).prop_map(CoordinatorEvent::Heartbeat),
         1 => words().prop_map(CoordinatorEvent::StandBy),
     ]
 }

@@ -52,6 +52,7 @@ pub(crate) fn run_job(file: &Path, sets: &[&str]) -> obsdiff::Result<Summary> {
         &job,
         &RunContext {
             device: &ComputeDevice::Cpu,
+            outlook: None,
             workers: Some(1),
             memory: None,
             baseline: false,

@@ -41,6 +41,7 @@ fn dial(connect: Arc<Connect>) -> (SessionSettings, WaitLog) {
             rendezvous: None,
             patience: PATIENCE,
             on_waiting,
+            on_progress: None,
         },
         told,
     )
@@ -97,7 +98,7 @@ impl Session for BusyCoordinator {
 
     async fn open(&self, _: Request<Streaming<v1::WorkerEvent>>) -> Result<Response<Events>, Status> {
         let first = CoordinatorEvent::StandBy("others are at work".to_owned());
-        let beats = stream::repeat_with(|| CoordinatorEvent::Heartbeat).take(2 * 3600);
+        let beats = stream::repeat_with(|| CoordinatorEvent::Heartbeat(None)).take(2 * 3600);
         let done = Dismissed { reason: Reason::Done, words: "the job is done".to_owned() };
         let said = stream::once(async { first }).chain(beats);
         let said = said.chain(stream::once(async { CoordinatorEvent::Dismissed(done) }));

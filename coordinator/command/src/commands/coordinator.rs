@@ -6,7 +6,7 @@ use std::thread;
 use std::time::Duration;
 
 use obsdiff_coordinator::metrics::Metrics;
-use obsdiff_coordinator::{Driver, JobState, Port, ServedJob};
+use obsdiff_coordinator::{Driver, JobState, Outlook, Port, ServedJob};
 use obsdiff_core::Outcome;
 use obsdiff_engine::export::{DOCUMENT_MARK, Document, JobCourse};
 use obsdiff_proto::lock;
@@ -19,6 +19,7 @@ use super::worker::each_gpu::{GpuWorkers, Running};
 use crate::cli::CoordinatorArgs;
 use crate::context::CommandContext;
 use crate::job::JobFile;
+use crate::kubeflow::{TrainerServer, outlook_source};
 use crate::progress::Progress;
 use crate::report::retimed;
 use crate::run::{
@@ -148,9 +149,10 @@ fn drive(
     briefing.check().map_err(|e| Error::content(job.path(), format!("cannot be told to workers: {e}")))?;
     let (told, _) = broadcast::channel(256);
     let steps = u64::from(job.spec.calibration.steps);
-    let (end, expected_end) = watch::channel(None);
-    let display =
-        Display::new(inputs, steps, progress, Arc::new(PhaseDisplay::default())).telling(told.clone(), end);
+    let (tell_outlook, outlook) = watch::channel(Outlook::default());
+    let display = Display::new(inputs, steps, progress, Arc::new(PhaseDisplay::default()))
+        .telling(told.clone())
+        .with_outlook(tell_outlook);
     let metrics = Arc::new(Metrics::new()?);
     let traces = traces.map(|traces| traces.begin(&job.spec.model.path, state.runtime().handle()));
     let observers = (display, (metrics.clone(), traces.transpose()?));
@@ -158,6 +160,9 @@ fn drive(
     let (mut driver, handle) =
         Driver::new(state.job.clone(), records, context.clock.clone(), Box::new(observers))
             .map_err(|e| Error::content(job.path(), e.to_string()))?;
+    let poster = TrainerServer::of(&context.environment).map(|server| {
+        server.post(state.runtime().handle(), outlook_source(outlook.clone(), context.clock.clone()))
+    });
     let page = port.page();
     let served = ServedJob {
         handle: handle.clone(),
@@ -165,7 +170,9 @@ fn drive(
         model: job.spec.model.path.clone(),
         output: job.spec.output.path.clone(),
         clock: context.clock.clone(),
-        expected_end,
+        // In Kubeflow this process posts the progress itself where it can. Otherwise one of the workers does.
+        workers_announce: poster.is_none(),
+        outlook,
         told,
         metrics,
     };
@@ -225,6 +232,9 @@ fn drive(
     let ended = workers.map_or(Ok(()), |workers| {
         workers.join().unwrap_or_else(|payload| std::panic::resume_unwind(payload))
     });
+    if let Some(poster) = poster {
+        poster.end(outcome == Some(Outcome::Done));
+    }
     let course = recorded(driver.course(), &inputs.described.cost(&job.spec, &inputs.plan));
     match outcome {
         Some(Outcome::Done) => Ok((course, last)),

@@ -4,15 +4,17 @@ use std::ffi::OsString;
 use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex};
 
-use obsdiff_coordinator::Port;
+use obsdiff_coordinator::{Outlook, Port};
 use obsdiff_engine::device::{ComputeDevice, DeviceName};
 use obsdiff_files::starts_with_tilde;
+use tokio::sync::watch;
 
 use super::coordinator::with_workers;
 use super::worker::each_gpu::{GpuWorkers, Running, Share};
 use crate::cli::{PruningArgs, RunArgs, SolveArgs, TILDE};
 use crate::context::CommandContext;
 use crate::job::JobFile;
+use crate::kubeflow::{TrainerServer, outlook_source};
 use crate::run::RunContext;
 use crate::signals::Answer;
 use crate::{Error, Result};
@@ -102,6 +104,12 @@ fn prune(job: &JobFile, args: &PruningArgs, context: &mut CommandContext<'_>) ->
         let (progress, command) = (progress.clone(), context.command.clone());
         move |signal| Answer::Exit(format!("stopped by {signal}: {}", progress.left_by_stop(&command)))
     });
+    let server = TrainerServer::of(&context.environment);
+    let runtime = server.as_ref().map(|_| crate::runtime::runtime()).transpose()?;
+    let outlook = server.as_ref().map(|_| watch::channel(Outlook::default()).0);
+    let poster = server.zip(runtime.as_ref()).zip(outlook.as_ref()).map(|((server, runtime), outlook)| {
+        server.post(runtime.handle(), outlook_source(outlook.subscribe(), context.clock.clone()))
+    });
     let process = RunContext {
         workers,
         memory: context.memory,
@@ -110,7 +118,12 @@ fn prune(job: &JobFile, args: &PruningArgs, context: &mut CommandContext<'_>) ->
         spans: &context.spans,
         disk: &context.disk,
         device: &device,
+        outlook: outlook.as_ref(),
     };
-    let summary = crate::run::run(job, &process)?;
+    let done = crate::run::run(job, &process);
+    if let Some(poster) = poster {
+        poster.end(done.is_ok());
+    }
+    let summary = done?;
     context.print(&summary, args.json)
 }

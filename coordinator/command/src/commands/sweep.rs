@@ -42,6 +42,7 @@ pub(super) fn sweep(args: &SweepArgs, context: &mut CommandContext<'_>) -> Resul
     if !args.predicted {
         let process = RunContext {
             device: &ComputeDevice::Cpu,
+            outlook: None,
             workers: args.workers.map(|workers| workers as usize),
             memory: context.memory,
             baseline: false,

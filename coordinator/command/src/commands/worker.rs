@@ -5,11 +5,11 @@ mod peers;
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, Mutex, mpsc};
 
 use obsdiff_engine::device::ComputeDevice;
-use obsdiff_proto::ByteSize;
-use obsdiff_proto::session::{Briefing, Dismissed, Reason};
+use obsdiff_proto::session::{Briefing, Dismissed, JobProgress, Reason};
+use obsdiff_proto::{ByteSize, lock};
 use obsdiff_security::TokenSender;
 use obsdiff_store::JobStore;
 use obsdiff_worker::collective::{Counted, Transport};
@@ -27,6 +27,7 @@ use crate::context::CommandContext;
 use crate::described::{Described, unprepared};
 use crate::fit::{self, OnDevice};
 use crate::job::{JobFile, StoreSettings};
+use crate::kubeflow::TrainerServer;
 use crate::machine::product_rate;
 use crate::measured::Measured;
 use crate::progress::Progress;
@@ -53,7 +54,7 @@ pub(super) fn work(args: &WorkerArgs, context: &mut CommandContext<'_>) -> Resul
     let device = super::run::open_device(args.device)?;
     let runtime = crate::runtime::runtime()?;
     let progress = context.progress();
-    let (settings, transport) = settings(args, progress.clone(), &runtime)?;
+    let (mut settings, transport) = settings(args, progress.clone(), &runtime)?;
     let megaflops = (product_rate(&context.clock)? / 1e6) as u64;
     let measured = Arc::new(Measured::new(context.spans.clone(), device.clone()));
     let transport = Arc::new(Counted::new(transport, measured.reduced.clone()));
@@ -65,6 +66,15 @@ pub(super) fn work(args: &WorkerArgs, context: &mut CommandContext<'_>) -> Resul
     worker_state.measure_by({
         let measured = measured.clone();
         Box::new(move || measured.measures())
+    });
+    let poster = TrainerServer::of(&context.environment).map(|server| {
+        let heard: Arc<Mutex<Option<JobProgress>>> = Arc::default();
+        settings.on_progress = Some(Arc::new({
+            let heard = heard.clone();
+            move |progress| *lock(&heard) = progress
+        }));
+        let measured = measured.clone();
+        server.post(runtime.handle(), move || Some(((*lock(&heard))?, measured.measures().pruned)))
     });
     let ready = Arc::new(AtomicBool::new(false));
     drain_when_asked(&context.signals, &worker_state, &ready);
@@ -95,6 +105,9 @@ pub(super) fn work(args: &WorkerArgs, context: &mut CommandContext<'_>) -> Resul
     };
     worker_state.close();
     let ended = runtime.block_on(attending).map_err(|e| Error::Session(e.to_string()))?;
+    if let Some(poster) = poster {
+        poster.end(matches!(&ended, Ok(Some(Dismissed { reason: Reason::Done, .. }))));
+    }
     worked?;
     let spans = context.spans.report();
     if !spans.whole.is_zero() {
@@ -130,6 +143,7 @@ fn settings(
         rendezvous,
         patience: args.patience,
         on_waiting: Arc::new(move |waiting| progress.note(&waiting.to_string())),
+        on_progress: None,
     };
     Ok((settings, transport))
 }

@@ -164,6 +164,11 @@ impl Progress {
         *lock(&self.0.time_left) = TimeLeft::new(packages);
     }
 
+    /// The share of the job's work that is done: of its first packages all, of the open one by how much of it is calibrated and solved.
+    pub(crate) fn share_done(&self, committed: usize, open: Option<(usize, (f64, f64))>) -> f64 {
+        lock(&self.0.time_left).share_done(committed, open)
+    }
+
     /// When the job is expected to end, by the clock, where that can be told.
     pub fn expected_end(&self) -> Option<Duration> {
         *lock(&self.0.expected_end)

@@ -88,6 +88,19 @@ impl TimeLeft {
         self.done(ended.kind).add(ended.share * work, ended.took);
     }
 
+    /// The share of all work that is done: of the first packages all, of the open one by how much of it is calibrated and solved.
+    pub(super) fn share_done(&self, committed: usize, open: Option<(usize, (f64, f64))>) -> f64 {
+        let both = |package: &PackageWork| package.calibrate + package.solve;
+        let all: f64 = self.packages.iter().map(both).sum();
+        let committed: f64 = self.packages.iter().take(committed).map(both).sum();
+        let open = open.and_then(|(open, (calibrated, solved))| {
+            let package = self.packages.get(open)?;
+            Some(package.calibrate * calibrated + package.solve * solved)
+        });
+        let done = committed + open.unwrap_or(0.0);
+        if all > 0.0 { (done / all).min(1.0) } else { 0.0 }
+    }
+
     /// How long the rest of the job takes while `open` is under way; none where nothing tells yet.
     pub(super) fn left(&self, open: OpenWork) -> Option<Duration> {
         let package = self.packages.get(open.package)?;
@@ -127,6 +140,19 @@ mod tests {
         assert_eq!(left(&job, open(0, WorkKind::Solve, 0.2, 4)), Some(16.0 + 2.0 * (20.0 + 20.0)));
         job.finish(open(0, WorkKind::Solve, 1.0, 20));
         assert_eq!(left(&job, open(2, WorkKind::Solve, 1.0, 20)), Some(0.0));
+    }
+
+    #[test]
+    fn work_counts_by_what_it_takes_and_not_by_packages() {
+        let [small, large] =
+            [(1.0, 1.0), (6.0, 2.0)].map(|(calibrate, solve)| PackageWork { calibrate, solve });
+        let job = TimeLeft::new(vec![small, large]);
+        let open = |package, calibrated, solved| Some((package, (calibrated, solved)));
+        assert_eq!(job.share_done(0, None), 0.0);
+        assert_eq!(job.share_done(0, open(0, 0.5, 0.0)), 0.05);
+        assert_eq!(job.share_done(1, open(1, 1.0, 0.5)), 0.9);
+        assert_eq!(job.share_done(2, None), 1.0);
+        assert_eq!(TimeLeft::default().share_done(0, open(3, 1.0, 1.0)), 0.0, "nothing is known of its work");
     }
 
     #[test]

@@ -3,9 +3,8 @@
 
 use std::sync::Arc;
 use std::sync::Mutex;
-use std::time::Duration;
 
-use obsdiff_coordinator::Observer;
+use obsdiff_coordinator::{Observer, Outlook};
 use obsdiff_core::{Core, Event, Phase};
 use obsdiff_proto::{Package, PackageId, Shard, counted, lock};
 use obsdiff_worker::device::Watch;
@@ -98,8 +97,8 @@ pub struct Display<'a> {
     expectation_said: bool,
     /// Those who watch from elsewhere, where the workers are elsewhere too.
     told: Option<broadcast::Sender<String>>,
-    /// When the job is expected to end, for the same.
-    expected_end: Option<watch::Sender<Option<Duration>>>,
+    /// How far the job is, for those who show or announce it.
+    outlook: Option<watch::Sender<Outlook>>,
 }
 
 impl<'a> Display<'a> {
@@ -119,17 +118,18 @@ impl<'a> Display<'a> {
             phase: None,
             expectation_said: false,
             told: None,
-            expected_end: None,
+            outlook: None,
         }
     }
 
-    /// The same for workers elsewhere: it passes on what happens, and when the job is expected to end, to those who watch from there.
-    pub fn telling(
-        self,
-        told: broadcast::Sender<String>,
-        expected_end: watch::Sender<Option<Duration>>,
-    ) -> Self {
-        Self { told: Some(told), expected_end: Some(expected_end), ..self }
+    /// The same for workers elsewhere: it passes on what happens to those who watch from there.
+    pub fn telling(self, told: broadcast::Sender<String>) -> Self {
+        Self { told: Some(told), ..self }
+    }
+
+    /// The same, which tells how far the job is.
+    pub fn with_outlook(self, outlook: watch::Sender<Outlook>) -> Self {
+        Self { outlook: Some(outlook), ..self }
     }
 
     fn open(&self, name: &'static str, counts: Counts, total: u64) {
@@ -174,6 +174,17 @@ impl<'a> Display<'a> {
             let steps = if self.phase == Some(Phase::Pilot) { piloted } else { held };
             self.phase_display.reach(Counts::Steps, steps);
             self.phase_display.reach(Counts::Solved, solved);
+        }
+    }
+
+    fn outlook_of(&self, core: &Core) -> Outlook {
+        let committed = core.committed();
+        let open = core.package().map(|open| (open.0 as usize, core.progress()));
+        Outlook {
+            end: self.progress.expected_end(),
+            done: self.progress.share_done(committed as usize, open),
+            committed,
+            packages: self.inputs.plan.packages.len() as u32,
         }
     }
 
@@ -299,9 +310,9 @@ impl Observer for Display<'_> {
         }
         self.reach(core);
         self.phase_display.tell_if_due();
-        if let Some(sender) = &self.expected_end {
-            let end = self.progress.expected_end();
-            sender.send_if_modified(|told| std::mem::replace(told, end) != end);
+        if let Some(sender) = &self.outlook {
+            let outlook = self.outlook_of(core);
+            sender.send_if_modified(|told| std::mem::replace(told, outlook) != outlook);
         }
     }
 }

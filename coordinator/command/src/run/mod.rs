@@ -16,7 +16,7 @@ mod workers;
 use std::sync::Arc;
 
 use candle_core::Tensor;
-use obsdiff_coordinator::JobState;
+use obsdiff_coordinator::{JobState, Outlook};
 use obsdiff_engine::calibrate::{Denoised, Trajectories};
 use obsdiff_engine::device::ComputeDevice;
 use obsdiff_engine::export::{Baseline, HeldOutError, Measured, PruningRecord};
@@ -30,6 +30,7 @@ use obsdiff_worker::conditioning::{
 use obsdiff_worker::preparation::{self, compute_type};
 use obsdiff_worker::pruning_job::{JobOutput, PruningJob};
 use tokio::runtime::Handle;
+use tokio::sync::watch;
 
 use crate::described::unprepared;
 use crate::job::JobFile;
@@ -71,6 +72,8 @@ pub struct RunContext<'a> {
     pub disk: &'a Disk,
     /// Where Grams are summed and alternating directions are made.
     pub device: &'a ComputeDevice,
+    /// Told how far the job is, where somebody wants to know.
+    pub outlook: Option<&'a watch::Sender<Outlook>>,
 }
 
 /// Runs a job in this process: checks everything, then encodes, calibrates, prunes, exports and compares. The result does not depend on
@@ -205,8 +208,9 @@ fn prune(
     let latents = dense.as_ref().map(|dense| &dense.latents);
     let work = work((job, inputs), &trajectories, latents, (grams, output, disk), &documents, device);
     let cost = inputs.described.cost(&job.spec, &inputs.plan);
+    let shown = (progress, process.outlook);
     let (engine, course) =
-        run_workers(&work, (job, inputs), state, model, workers, progress, spans.clock().clone())?;
+        run_workers(&work, (job, inputs), state, model, workers, shown, spans.clock().clone())?;
     let _running = root.enter();
     let (mut record, _) = work.record(&engine.pruned())?;
     let expected_velocity_error = engine.expected_velocity_error();

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::thread;
 
 use obsdiff_coordinator::clock::Clock;
-use obsdiff_coordinator::{Course, Driver, JobState};
+use obsdiff_coordinator::{Course, Driver, JobState, Outlook};
 use obsdiff_core::Outcome;
 use obsdiff_engine::model::DiffusionModel;
 use obsdiff_worker::collective::Local;
@@ -16,6 +16,7 @@ use obsdiff_worker::device::{
 };
 use obsdiff_worker::pruning_job::PruningJob;
 use rayon::{ThreadPool, ThreadPoolBuilder};
+use tokio::sync::watch;
 
 use super::local::attend;
 use super::{Display, Inputs, PhaseDisplay, RUN_SPAN};
@@ -34,12 +35,15 @@ pub(super) fn run_workers<'a>(
     state: &JobState,
     model: Box<dyn DiffusionModel>,
     workers: usize,
-    progress: &Progress,
+    (progress, outlook): (&Progress, Option<&watch::Sender<Outlook>>),
     clock: Clock,
 ) -> Result<(PruningEngine<'a>, Course)> {
     let phase_display = Arc::new(PhaseDisplay::default());
     let steps = work.trajectories.step_count() as u64;
-    let display = Display::new(inputs, steps, progress, phase_display.clone());
+    let mut display = Display::new(inputs, steps, progress, phase_display.clone());
+    if let Some(outlook) = outlook {
+        display = display.with_outlook(outlook.clone());
+    }
     let records = Box::new(state.records());
     let (mut driver, handle) = Driver::new(state.job.clone(), records, clock, Box::new(display))
         .map_err(|e| Error::content(job.path(), e.to_string()))?;

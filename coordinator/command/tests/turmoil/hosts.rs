@@ -6,7 +6,7 @@ use std::time::Duration;
 use obsdiff::cli::SecurityArgs;
 use obsdiff::clock::Clock;
 use obsdiff_coordinator::metrics::Metrics;
-use obsdiff_coordinator::{Driver, Observer, ServedJob};
+use obsdiff_coordinator::{Driver, Observer, Outlook, ServedJob};
 use obsdiff_core::{Core, Event, Job, Outcome, Phase};
 use obsdiff_proto::Plan;
 use obsdiff_proto::session::Reason;
@@ -113,7 +113,8 @@ pub(crate) async fn coordinate(stage: Stage) -> turmoil::Result {
         model: "pipeline".to_owned(),
         output: "out".to_owned(),
         clock,
-        expected_end: tokio::sync::watch::channel(None).1,
+        outlook: tokio::sync::watch::channel(Outlook::default()).1,
+        workers_announce: false,
         told,
         metrics: Arc::new(Metrics::new()?),
     };
@@ -247,6 +248,7 @@ impl Worker {
             rendezvous: Some(rendezvous),
             patience: Duration::from_secs(30 * 60),
             on_waiting: Arc::new(|_| ()),
+            on_progress: None,
         };
         let ended = attend(&worker_state, &settings, &mut |_| Ok(())).await;
         ended.map(|dismissed| dismissed.map(|dismissed| dismissed.reason)).map_err(|error| error.to_string())

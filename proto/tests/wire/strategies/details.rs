@@ -1,6 +1,7 @@
 //! What a report says beyond where a job stands.
 
 use obsdiff_proto::PackageId;
+use obsdiff_proto::session::JobProgress;
 use obsdiff_proto::view::{BlockFigures, Grid, JobDetails, PastEvent, PhaseTime, WorkerLeft, WorkerMemory};
 use proptest::collection::vec;
 use proptest::option;
@@ -13,6 +14,11 @@ fn grid() -> impl Strategy<Value = Grid> {
         let (running, done) = counts.into_iter().unzip();
         Grid { group_size, running, done }
     })
+}
+
+pub(super) fn progress() -> impl Strategy<Value = JobProgress> {
+    (0u8..=100, option::of(time()), any::<[u32; 2]>())
+        .prop_map(|(percent, left, [committed, packages])| JobProgress { percent, left, committed, packages })
 }
 
 pub(super) fn details() -> impl Strategy<Value = JobDetails> {
