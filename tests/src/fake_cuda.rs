@@ -50,7 +50,9 @@ fn built() -> PathBuf {
         files.iter().for_each(|file| text += &fs::read_to_string(file).unwrap());
     }
     let nccl = Path::new(NCCL_SOURCES);
-    ["nccl.cc", "hub.h"].iter().for_each(|file| text += &fs::read_to_string(nccl.join(file)).unwrap());
+    ["nccl.cc", "hub.h", "stream.h"]
+        .iter()
+        .for_each(|file| text += &fs::read_to_string(nccl.join(file)).unwrap());
     let program = std::env::current_exe().unwrap();
     let folder = program.with_file_name(format!("fake-cuda-{:016x}", hash(&text)));
     if !folder.exists() {

@@ -27,7 +27,8 @@ pub fn fake_nccl(nccl: FakeNccl) -> Option<PathBuf> {
     let _compiling = COMPILING.lock().unwrap_or_else(PoisonError::into_inner);
     let source = |name: &str| Path::new(SOURCES).join(name);
     let (cuda, group) = (source("cuda.cc"), source("nccl.cc"));
-    let texts = [&cuda, &group, &source("hub.h")].map(|file| fs::read_to_string(file).unwrap());
+    let texts =
+        [&cuda, &group, &source("hub.h"), &source("stream.h")].map(|file| fs::read_to_string(file).unwrap());
     let text = format!("{}{nccl:?}", texts.concat());
     // Beside what cargo built: .../target/release/deps/TEST.
     let own = std::env::current_exe().unwrap();

@@ -138,7 +138,7 @@ fn probes(asset: &str, size: u32) {
     let exponents = pruner.pilot(&one, inventory.site_ids(), 1, on_step).unwrap();
     pruner.open(survey, &exponents).unwrap();
     pruner.calibrate(&one, on_step).unwrap();
-    let grams = pruner.grams().unwrap().clone();
+    let grams = pruner.placed_grams().unwrap();
     let parts = split::parts(&inventory, survey, Some(spec.packages.split_above), solving);
     // The first part finds the dense model's trajectory to the last point.
     let last = spec.probe.steps(steps).last().map_or(0.0, |last| f64::from(last + 1));

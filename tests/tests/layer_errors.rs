@@ -245,7 +245,7 @@ fn own_error(
     pruner: &mut Pruner,
     package: &Package,
     linear: LinearId,
-    (packed, site): (&Gram, &Site),
+    (packed, site): (&Arc<Gram>, &Site),
     dense: &Tensor,
 ) -> f64 {
     let slice = Slice { linear, rows: 0..dense.dim(0).unwrap() };
@@ -254,7 +254,7 @@ fn own_error(
         solved = Some(slice);
         Ok(())
     };
-    pruner.solve(package, &[slice], Some(packed), done).unwrap();
+    pruner.solve(package, &[slice], Some(&packed.clone().into()), done).unwrap();
     let solved = solved.unwrap();
     let error = site.error(&solved.weight.to_dtype(DType::F64).unwrap(), dense).unwrap();
     let told = solved.report.relative_error.unwrap();

@@ -13,15 +13,6 @@ mod process;
 
 use process::*;
 
-/// A job that solves two linears on GPUs.
-fn job(steps: u32) -> tempfile::TempDir {
-    let skipped = ["transformer_blocks.[1-9].*", "*.ff*", "*add_*", "*.to_k", "*.to_v"];
-    let rules = skipped.map(|linears| format!("[[sparsity.rules]]\nmatch = \"{linears}\"\nskip = true\n"));
-    let sparsity =
-        "method = \"admm\"\nallocation = \"uniform\"\npattern = \"unstructured\"\nratio = 0.5\nrefine = 0";
-    setting_of(&format!("{sparsity}\n{}", rules.concat()), steps)
-}
-
 /// The command on a machine with so many GPUs.
 fn on_gpus(folder: &Path, gpus: usize, args: &[&str]) -> Process {
     Process::spawn(
@@ -40,7 +31,7 @@ fn workers(folder: &Path, url: &str, devices: &str) -> Process {
 
 #[test]
 fn a_worker_for_each_gpu_does_what_one_process_does() {
-    let [alone, shared] = [job(2), job(2)];
+    let [alone, shared] = [gpu_setting(2), gpu_setting(2)];
     let (code, said) =
         on_gpus(alone.path(), 1, &["run", "job.toml", "--quiet", "--device", "cuda"]).verdict();
     assert_eq!(code, Some(0), "{said}");
@@ -60,7 +51,7 @@ fn a_worker_for_each_gpu_does_what_one_process_does() {
 
 #[test]
 fn a_run_starts_a_worker_for_each_gpu_and_ends_as_one_process_does() {
-    let [alone, shared] = [job(2), job(2)];
+    let [alone, shared] = [gpu_setting(2), gpu_setting(2)];
     let (code, said) =
         on_gpus(alone.path(), 1, &["run", "job.toml", "--quiet", "--device", "cuda"]).verdict();
     assert_eq!(code, Some(0), "{said}");

@@ -5,7 +5,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use obsdiff_tests::{FakeNccl, fake_nccl, not_tested};
+use obsdiff_tests::{FakeNccl, fake_cuda, fake_nccl, not_tested};
 
 mod process;
 
@@ -95,4 +95,45 @@ fn a_gpu_that_is_not_there_is_refused_before_any_work() {
     let words =
         "--collective nccl:9: there is no GPU 9 among 8: choose another, or check CUDA_VISIBLE_DEVICES";
     assert!(code == Some(2) && said.contains(words), "{code:?}: {said}");
+}
+
+/// A worker of one thread that computes, sums and solves on the GPU of a fake driver.
+fn worker_wholly_on_a_gpu(folder: &Path, url: &str, faults: &[(&str, &str)]) -> Process {
+    let args = ["worker", "--coordinator", url, "--quiet", "--threads", "1", "--device", "cuda"];
+    Process::spawn(
+        Command::new(env!("CARGO_BIN_EXE_obsdiff"))
+            .args(args)
+            .current_dir(folder)
+            .env("LD_LIBRARY_PATH", fake_cuda())
+            .envs(faults.iter().copied()),
+    )
+}
+
+#[test]
+fn faults_while_grams_are_summed_in_the_memory_of_gpus_do_not_change_a_byte() {
+    let alone = gpu_setting(2);
+    let mut run = Process::spawn(
+        Command::new(env!("CARGO_BIN_EXE_obsdiff"))
+            .args(["run", "job.toml", "--quiet", "--device", "cuda"])
+            .current_dir(alone.path())
+            .env("LD_LIBRARY_PATH", fake_cuda()),
+    );
+    let (code, said) = run.verdict();
+    assert_eq!(code, Some(0), "{said}");
+    // The header of the first Gram is summed by call 3, its sums by call 5.
+    for (fault, call) in
+        [("FAKE_NCCL_DIE_AT_CALL", "3"), ("FAKE_NCCL_DIE_AT_CALL", "5"), ("FAKE_NCCL_ERROR_AT_CALL", "5")]
+    {
+        let folder = gpu_setting(2);
+        let mut coordinator = Coordinator::start(folder.path());
+        let mut faulty = worker_wholly_on_a_gpu(folder.path(), &coordinator.url, &[(fault, call)]);
+        let mut other = worker_wholly_on_a_gpu(folder.path(), &coordinator.url, &[]);
+        let (code, said) = faulty.verdict();
+        let expected = if fault == "FAKE_NCCL_DIE_AT_CALL" { None } else { Some(0) };
+        assert_eq!(code, expected, "{fault}={call}: {said}");
+        let (code, said) = other.verdict();
+        assert_eq!(code, Some(0), "{said}");
+        assert!(coordinator.process.end().success());
+        assert_same(&result(folder.path()), &result(alone.path()));
+    }
 }

@@ -183,7 +183,7 @@ fn prune(spec: &JobSpec, plan: &Plan, pruner: &mut Pruner, weights: &Weights) ->
         plan.shards.iter().for_each(|shard| pruner.calibrate(shard, on_step).unwrap());
         let mut solved = Vec::new();
         for part in parts(&inventory, package, None, SolveCost::of(&spec.sparsity)) {
-            let gram = pruner.gram(part.sites[0]).unwrap().clone();
+            let gram = pruner.placed_grams().unwrap().remove(&part.sites[0]).unwrap();
             let mut done = |slice| {
                 solved.push(slice);
                 Ok(())

@@ -1,6 +1,8 @@
 //! Where blocks are computed, Grams summed and linears solved.
 
 pub mod memory;
+pub mod numbers;
+pub mod transfers;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -8,12 +10,17 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use candle_core::Tensor;
+use obsdiff_proto::Accumulate;
 use thiserror::Error;
 
 use crate::Result;
 #[cfg(feature = "cuda")]
-use crate::cuda::{CudaDevice, CudaError, CudaGrams, CudaMatrix, CudaSolver, CudaStructured};
-use crate::gram::{Gram, GramSet};
+use crate::cuda::{CudaDevice, CudaError, CudaGram, CudaGrams, CudaMatrix, CudaSolver, CudaStructured};
+use crate::device::numbers::DeviceNumbers;
+#[cfg(feature = "cuda")]
+use crate::device::transfers::TransferKind;
+use crate::device::transfers::Transfers;
+use crate::gram::{Gram, GramError, GramSet, PlacedGram};
 use crate::model::Matrix;
 use crate::solve::structured::{StructuredLayer, StructuredLinear, energy};
 use crate::solve::{CpuSolver, SiteSolver, SolveError, check_size};
@@ -132,7 +139,61 @@ impl ComputeDevice {
         match self {
             Self::Cpu => Ok(tensor.clone().into()),
             #[cfg(feature = "cuda")]
-            Self::Cuda(device) => Ok(CudaMatrix::upload(device, tensor)?.into()),
+            Self::Cuda(device) => Ok(CudaMatrix::upload(device, TransferKind::Activations, tensor)?.into()),
+        }
+    }
+
+    /// What has crossed between the host's memory and its own since it was opened; nothing for the processor.
+    pub fn transfers(&self) -> Transfers {
+        match self {
+            Self::Cpu => Transfers::default(),
+            #[cfg(feature = "cuda")]
+            Self::Cuda(device) => device.transfers(),
+        }
+    }
+
+    /// The GPU that it is, as CUDA counts them; none for the processor.
+    pub fn gpu(&self) -> Option<usize> {
+        match self {
+            Self::Cpu => None,
+            #[cfg(feature = "cuda")]
+            Self::Cuda(device) => Some(device.ordinal()),
+        }
+    }
+
+    /// A Gram of this mass whose sums are still to be received in the device's own memory; none for the processor, and where that memory has no
+    /// room for them beside what it holds, what it has held, and `more` bytes. May be called while the device works, and does not wait for it.
+    ///
+    /// # Errors
+    /// [`GramError::Device`].
+    pub fn gram_to_receive(
+        &self,
+        _width: usize,
+        _accumulate: Accumulate,
+        (_exponent, _mass): (i32, i64),
+        _more: u64,
+    ) -> Result<Option<PlacedGram>, GramError> {
+        match self {
+            Self::Cpu => Ok(None),
+            #[cfg(feature = "cuda")]
+            Self::Cuda(device) => {
+                let gram = Gram::of_mass(_width, _accumulate, _exponent, _mass);
+                let gram = CudaGram::to_receive(device, gram, _more)?;
+                Ok(gram.map(|gram| PlacedGram::Cuda(Arc::new(gram))))
+            }
+        }
+    }
+
+    /// So many zeros in the device's own memory, for a collective; none for the processor, and where there is no room. The device may work
+    /// meanwhile, as for [`Self::gram_to_receive`].
+    ///
+    /// # Errors
+    /// [`GramError::Device`].
+    pub fn zeros(&self, _accumulate: Accumulate, _count: usize) -> Result<Option<DeviceNumbers>, GramError> {
+        match self {
+            Self::Cpu => Ok(None),
+            #[cfg(feature = "cuda")]
+            Self::Cuda(device) => CudaGram::zeros(device, _accumulate, _count),
         }
     }
 

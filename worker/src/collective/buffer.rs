@@ -2,7 +2,12 @@
 
 use std::fmt;
 
-/// Numbers to send. Memory of a device joins as further variants: a transport refuses what it cannot reach.
+use obsdiff_engine::device::numbers::DeviceNumbers;
+use obsdiff_proto::Accumulate;
+
+use super::{CollectiveError, Result};
+
+/// Numbers to send. A transport refuses what it cannot reach: see [`super::Collective::gpu`].
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum Values<'a> {
@@ -10,6 +15,8 @@ pub enum Values<'a> {
     I64(&'a [i64]),
     /// 32-bit floats in host memory.
     F32(&'a [f32]),
+    /// Either in a GPU's memory.
+    Device(&'a DeviceNumbers),
 }
 
 /// Where numbers are received.
@@ -20,6 +27,8 @@ pub enum Buffer<'a> {
     I64(&'a mut [i64]),
     /// 32-bit floats in host memory.
     F32(&'a mut [f32]),
+    /// Either in a GPU's memory.
+    Device(&'a DeviceNumbers),
 }
 
 /// How many numbers of which type.
@@ -37,6 +46,10 @@ impl Values<'_> {
         match self {
             Self::I64(values) => Shape::I64(values.len()),
             Self::F32(values) => Shape::F32(values.len()),
+            Self::Device(numbers) => match numbers.accumulates() {
+                Accumulate::Exact => Shape::I64(numbers.count()),
+                Accumulate::F32 => Shape::F32(numbers.count()),
+            },
         }
     }
 
@@ -45,6 +58,7 @@ impl Values<'_> {
         match self {
             Self::I64(values) => size_of_val(*values) as u64,
             Self::F32(values) => size_of_val(*values) as u64,
+            Self::Device(numbers) => (numbers.count() * numbers.size()) as u64,
         }
     }
 }
@@ -60,9 +74,22 @@ impl Buffer<'_> {
         match self {
             Self::I64(values) => Values::I64(values),
             Self::F32(values) => Values::F32(values),
+            Self::Device(numbers) => Values::Device(numbers),
         }
     }
 }
+
+/// Refuses numbers in a GPU's memory, on behalf of a transport that does not reach them.
+///
+/// # Errors
+/// [`CollectiveError::Buffers`].
+pub(super) fn on_host(send: Option<Values<'_>>, receive: Option<&Buffer<'_>>) -> Result<()> {
+    let elsewhere = matches!(send, Some(Values::Device(_))) || matches!(receive, Some(Buffer::Device(_)));
+    if elsewhere { Err(CollectiveError::Buffers(OUT_OF_REACH)) } else { Ok(()) }
+}
+
+/// What is said of numbers in a GPU's memory that a transport does not reach.
+pub(super) const OUT_OF_REACH: &str = "a buffer is in a GPU's memory, which this group does not reach";
 
 impl fmt::Display for Shape {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -46,6 +46,14 @@ impl Collective for CountedGroup {
         self.inner.member()
     }
 
+    fn gpu(&self) -> Option<usize> {
+        self.inner.gpu()
+    }
+
+    fn piece(&self) -> usize {
+        self.inner.piece()
+    }
+
     fn all_reduce(&mut self, send: Values<'_>, receive: Buffer<'_>) -> Result<()> {
         self.inner.all_reduce(send, receive)?;
         self.count(send.bytes());

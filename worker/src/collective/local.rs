@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use obsdiff_proto::{Epoch, lock};
 
-use super::buffer::{Buffer, Values};
+use super::buffer::{Buffer, OUT_OF_REACH, Values, on_host};
 use super::call::{Call, CallKind};
 use super::{Abort, Collective, CollectiveError, Member, Result, Transport};
 
@@ -223,20 +223,23 @@ impl Collective for LocalRank {
     }
 
     fn all_reduce(&mut self, send: Values<'_>, receive: Buffer<'_>) -> Result<()> {
+        on_host(Some(send), Some(&receive))?;
         let call = Call::all_reduce(send, &receive)?;
-        self.round(call, send.into())?.put(receive)
+        self.round(call, Numbers::of(send)?)?.put(receive)
     }
 
     fn reduce(&mut self, root: usize, send: Values<'_>, receive: Option<Buffer<'_>>) -> Result<()> {
+        on_host(Some(send), receive.as_ref())?;
         let call = Call::reduce(root, send, receive.as_ref(), self.member.rank, self.member.world)?;
-        let sum = self.round(call, send.into())?;
+        let sum = self.round(call, Numbers::of(send)?)?;
         receive.map_or(Ok(()), |receive| sum.put(receive))
     }
 
     fn broadcast(&mut self, root: usize, buffer: Buffer<'_>) -> Result<()> {
+        on_host(None, Some(&buffer))?;
         let call = Call::broadcast(root, &buffer, self.member.world)?;
         if root == self.member.rank {
-            return self.round(call, buffer.values().into()).map(drop);
+            return self.round(call, Numbers::of(buffer.values())?).map(drop);
         }
         self.round(call, Numbers::Nothing)?.put(buffer)
     }
@@ -249,16 +252,15 @@ impl Drop for LocalRank {
     }
 }
 
-impl From<Values<'_>> for Numbers {
-    fn from(values: Values<'_>) -> Self {
+impl Numbers {
+    fn of(values: Values<'_>) -> Result<Self> {
         match values {
-            Values::I64(values) => Self::I64(values.to_vec()),
-            Values::F32(values) => Self::F32(values.to_vec()),
+            Values::I64(values) => Ok(Self::I64(values.to_vec())),
+            Values::F32(values) => Ok(Self::F32(values.to_vec())),
+            Values::Device(_) => Err(CollectiveError::Buffers(OUT_OF_REACH)),
         }
     }
-}
 
-impl Numbers {
     fn put(&self, buffer: Buffer<'_>) -> Result<()> {
         match (self, buffer) {
             (Self::I64(from), Buffer::I64(to)) if from.len() == to.len() => to.copy_from_slice(from),

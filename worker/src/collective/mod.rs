@@ -1,4 +1,4 @@
-//! Collectives: what the workers of a group sum and send to each other. Knows flat buffers only.
+//! Collectives: what the workers of a group sum and send to each other. Knows flat buffers only, in the host's memory or a GPU's.
 //!
 //! A group lives for one epoch. Every rank makes the same calls in the same order; each call is bounded by a timeout, and an
 //! [`Abort`] frees a blocked one from any thread. After the first error a group is of no use: all that is left is to drop it.
@@ -30,9 +30,14 @@ pub use error::CollectiveError;
 #[cfg(feature = "gloo")]
 pub use gloo::Gloo;
 pub use local::Local;
+#[cfg(all(test, feature = "cuda"))]
+pub(crate) use nccl::tests::transports as nccl_transports;
 #[cfg(feature = "cuda")]
 pub use nccl::{Nccl, NcclSettings, OnStuck};
 pub use rendezvous::Rendezvous;
+
+/// Numbers that a call takes at most, where its transport does not say otherwise: 8 MiB of integers.
+pub const PIECE: usize = 1 << 20;
 
 /// A result of a collective.
 pub type Result<T, E = CollectiveError> = std::result::Result<T, E>;
@@ -55,6 +60,16 @@ pub trait Collective: Send {
     /// The group's epoch.
     fn epoch(&self) -> Epoch {
         self.member().epoch
+    }
+
+    /// The GPU in whose memory buffers may lie besides the host's, as CUDA counts them.
+    fn gpu(&self) -> Option<usize> {
+        None
+    }
+
+    /// Numbers that callers give to one call at most, the same at all ranks: larger buffers are summed piece by piece.
+    fn piece(&self) -> usize {
+        PIECE
     }
 
     /// Every rank receives the sum over ranks of what each sends. Integers wrap. Floats are added in the order of ranks, but

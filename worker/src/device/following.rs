@@ -104,7 +104,8 @@ impl DeviceThread<'_> {
         let adds = held && self.opened == Some(tally);
         let reducer = self.engine.reducer(adds);
         self.worker_state.with(|orders| orders.begin_reducing(epoch));
-        let reductions = Reductions { worker_state: self.worker_state.clone(), group, collective, reducer };
+        let worker_state = self.worker_state.clone();
+        let reductions = Reductions { worker_state, group, collective, reducer: Some(reducer) };
         if let Err(error) = self.worker_state.start(Box::new(move || reductions.run())) {
             fail(error.to_string());
         }
@@ -146,7 +147,8 @@ struct Reductions {
     worker_state: Arc<WorkerState>,
     group: Arc<Group>,
     collective: Box<dyn Collective>,
-    reducer: Box<dyn Reducer>,
+    /// Present until they have ended.
+    reducer: Option<Box<dyn Reducer>>,
 }
 
 impl Reductions {
@@ -168,6 +170,7 @@ impl Reductions {
         let Self { worker_state, group, collective, reducer } = self;
         let mut overflow = None;
         for reduction in &group.reductions {
+            let Some(reducer) = reducer else { break };
             let place = |worker| group.members.iter().position(|member| member == worker);
             let roots: Vec<usize> = reduction.roots.iter().filter_map(place).collect();
             match reducer.reduce(reduction.site, &roots, &mut **collective) {
@@ -187,6 +190,8 @@ impl Drop for Reductions {
     /// Whether the reductions finished, failed or never started, the engine owns its sums again.
     fn drop(&mut self) {
         let epoch = self.group.epoch;
+        // First it lets go of the sums, which are copied while anybody shares them.
+        self.reducer = None;
         self.worker_state.with(|orders| {
             if thread::panicking() {
                 orders.fail_group(epoch, "its reductions were not finished".to_owned());

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use obsdiff_engine::gram::Gram;
+use obsdiff_engine::Error;
+use obsdiff_engine::gram::{Gram, PlacedGram};
 use obsdiff_engine::pruner::SurveyedSlice;
 use obsdiff_proto::message::{Exponents, Part, Slice};
 use obsdiff_proto::{Package, PackageId, SiteId, Target, lock};
@@ -66,13 +67,21 @@ impl PruningEngine<'_> {
             let known = self.kept.received.get(site).cloned();
             let kept = match (known, self.gram(*site)) {
                 (Some(known), _) => known,
-                (None, Some(gram)) => keeper.keep(*site, &gram, &self.grams_of_groups(*site))?,
+                (None, Some(gram)) => {
+                    keeper.keep(*site, &*self.on_host(*site, &gram)?, &self.grams_of_groups(*site))?
+                }
                 (None, None) => continue,
             };
             self.kept.received.insert(*site, kept.clone());
             solved_by.push(kept);
         }
         Ok(solved_by)
+    }
+
+    /// A Gram that arrived, in the host's memory.
+    pub(super) fn on_host(&self, site: SiteId, gram: &PlacedGram) -> Result<Arc<Gram>, Error> {
+        let name = || self.pruner.model().inventory().site(site).name.clone();
+        gram.to_host().map_err(|error| Error::Site { name: name(), problem: error.to_string() })
     }
 
     /// The Grams of groups of prompts that arrived of a site.

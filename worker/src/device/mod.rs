@@ -12,6 +12,7 @@ mod keeping;
 mod object;
 mod orders;
 mod part_store;
+mod pieces;
 mod pruned;
 mod pruning;
 mod reducing;
@@ -27,7 +28,6 @@ pub use orders::Machine;
 pub use part_store::{JobPartStore, MemoryPartStore, PartStore, PartStoreError};
 pub use pruned::Pruned;
 pub use pruning::{Exporter, PruningEngine, Watch};
-pub use reducing::CHUNK;
 pub use tensors::PrunedTensors;
 pub use worker_state::{GroupTimeouts, MeasuresSource, WorkerState};
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use candle_core::Tensor;
 use obsdiff_engine::Error;
 use obsdiff_engine::export::{PrunedLinear, PrunedStructure};
-use obsdiff_engine::gram::Gram;
+use obsdiff_engine::gram::PlacedGram;
 use obsdiff_engine::pruner::{Allocated, Pruner, SurveyedSlice};
 use obsdiff_proto::message::{Exponents, Opening, Part, Solved};
 use obsdiff_proto::{
@@ -49,7 +49,6 @@ pub struct PruningEngine<'a> {
     applied: u32,
     /// Where the applied tensors are stored.
     tensors: PrunedTensors,
-    /// The records of the applied slices.
     records: Vec<SliceRecord>,
     /// The reports of the applied structures, and below those of their linears.
     pub(super) structures: BTreeMap<StructureId, PrunedStructure>,
@@ -231,7 +230,7 @@ impl<'a> PruningEngine<'a> {
         }
         let (pruner, watch, costs) = (&mut self.pruner, &self.watch, &self.allocated.costs);
         stoppable(step, |on_step| {
-            pruner.solve(&package, &part.slices, gram.as_deref(), &mut |mut solved| {
+            pruner.solve(&package, &part.slices, gram.as_ref(), &mut |mut solved| {
                 watch.solved(1);
                 solved.report.cost = costs.get(&solved.slice.linear).copied();
                 object.push(solved);
@@ -242,7 +241,7 @@ impl<'a> PruningEngine<'a> {
     }
 
     /// A Gram that arrived.
-    pub(super) fn gram(&self, site: SiteId) -> Option<Arc<Gram>> {
+    pub(super) fn gram(&self, site: SiteId) -> Option<PlacedGram> {
         lock(&self.received).get(&site).cloned()
     }
 
@@ -305,14 +304,14 @@ impl Engine for PruningEngine<'_> {
     }
 
     fn reducer(&mut self, adds: bool) -> Box<dyn Reducer> {
-        if let Err(error) = self.pruner.settle() {
-            return Box::new(FailedReducer(Some(error)));
-        }
+        let own = match self.pruner.placed_grams() {
+            Ok(own) => own,
+            Err(error) => return Box::new(FailedReducer(Some(error))),
+        };
         let inventory = self.pruner.model().inventory();
         let sites = self.plan.packages.iter().flat_map(|package| {
             package.sites.iter().map(|site| (*site, package.gram_width(inventory.site(*site))))
         });
-        let own = self.pruner.grams().filter(|_| adds).cloned();
         let mut of_groups = self.pruner.grams_of_groups();
         if !adds {
             // The rank takes part, without sums of its own.
@@ -321,9 +320,11 @@ impl Engine for PruningEngine<'_> {
         Box::new(GramReducer {
             of_groups,
             received_groups: self.received_groups.clone(),
-            own: own.unwrap_or_default(),
+            own: if adds { own } else { BTreeMap::new() },
             widths: sites.collect(),
             accumulate: self.pruner.accumulates(),
+            device: self.pruner.device().clone(),
+            solving: self.pruner.solves_in_place(),
             received: self.received.clone(),
         })
     }

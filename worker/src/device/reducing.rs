@@ -1,23 +1,23 @@
-//! Sums a site's Gram over a group: packed and in chunks. The ranks' own sums do not change.
+//! Sums a site's Gram over a group: packed and piece by piece, in the memory of the device where the group reaches it. The ranks' own sums do
+//! not change.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use obsdiff_engine::Error;
-use obsdiff_engine::gram::{Gram, GramSums, GramSumsMut, SUM_LIMIT};
+use obsdiff_engine::device::ComputeDevice;
+use obsdiff_engine::gram::{Gram, GramError, PlacedGram, SUM_LIMIT};
 use obsdiff_proto::{Accumulate, SiteId, lock};
 
+use super::pieces::{Incoming, Outgoing, Zeros};
 use super::{Reducer, WorkError};
-use crate::collective::{Buffer, Collective, CollectiveError, Result as GroupResult, Values};
-
-/// Sums sent at once: 8 MiB of integers. It bounds what a rank holds besides its own Gram and the one it receives.
-pub const CHUNK: usize = 1 << 20;
+use crate::collective::{Buffer, Collective, CollectiveError, Values};
 
 /// Binary digits of the lower limb of a diagonal's sum: over 2^31 ranks fit.
 const LIMB: u32 = 31;
 
 /// Grams that arrived and are not dropped yet.
-pub(super) type ReceivedGrams = Arc<Mutex<BTreeMap<SiteId, Arc<Gram>>>>;
+pub(super) type ReceivedGrams = Arc<Mutex<BTreeMap<SiteId, PlacedGram>>>;
 
 /// Those of each group of prompts that are kept besides.
 pub(super) type ReceivedGroups = Arc<Mutex<BTreeMap<SiteId, Vec<Arc<Gram>>>>>;
@@ -28,9 +28,13 @@ pub(super) struct GramReducer {
     pub(super) of_groups: Vec<BTreeMap<SiteId, Arc<Gram>>>,
     pub(super) received_groups: ReceivedGroups,
     /// This rank's own sums; empty where they do not count.
-    pub(super) own: BTreeMap<SiteId, Arc<Gram>>,
+    pub(super) own: BTreeMap<SiteId, PlacedGram>,
     pub(super) widths: BTreeMap<SiteId, usize>,
     pub(super) accumulate: Accumulate,
+    /// The device that sums and solves.
+    pub(super) device: ComputeDevice,
+    /// What it needs to solve a site; none where it does not solve.
+    pub(super) solving: Option<u64>,
     pub(super) received: ReceivedGrams,
 }
 
@@ -52,10 +56,13 @@ impl Reducer for GramReducer {
         group: &mut dyn Collective,
     ) -> Result<bool, WorkError> {
         let _span = tracing::info_span!("reduce").entered();
-        let sum = self.sum(site, self.own.get(&site), roots, group)?;
+        let sum = self.sum(site, self.own.get(&site), self.solving, roots, group)?;
         let mut of_groups = Vec::with_capacity(self.of_groups.len());
         for grams in &self.of_groups {
-            of_groups.extend(self.sum(site, grams.get(&site), roots, group)?);
+            let own = grams.get(&site).cloned().map(PlacedGram::from);
+            if let Some(sum) = self.sum(site, own.as_ref(), None, roots, group)? {
+                of_groups.push(sum.to_host().map_err(|error| unreadable(site, &error))?);
+            }
         }
         let Some(sum) = sum else { return Ok(false) };
         lock(&self.received).insert(site, sum);
@@ -67,14 +74,16 @@ impl Reducer for GramReducer {
 }
 
 impl GramReducer {
-    /// The sum of a site's Grams over the ranks, at those of `roots`.
+    /// The sum of a site's Grams over the ranks, at those of `roots`: in the memory of a device that solves with so many bytes more, else in
+    /// the host's.
     fn sum(
         &self,
         site: SiteId,
-        own: Option<&Arc<Gram>>,
+        own: Option<&PlacedGram>,
+        solving: Option<u64>,
         roots: &[usize],
         group: &mut dyn Collective,
-    ) -> Result<Option<Arc<Gram>>, WorkError> {
+    ) -> Result<Option<PlacedGram>, WorkError> {
         // In a group of one its own sum is the sum.
         if let (1, Some(own)) = (group.world(), own) {
             return Ok(Some(own.clone()));
@@ -82,10 +91,21 @@ impl GramReducer {
         let width = self.widths.get(&site);
         let width =
             *width.ok_or_else(|| Error::Argument(format!("site {site} is not gathered by this plan")))?;
-        let own = own.map(|gram| &**gram);
-        let sum = reduce(GroupSite { id: site, width, accumulate: self.accumulate, own }, roots, group)?;
-        Ok(sum.map(Arc::new))
+        let device =
+            (self.device.gpu().is_some() && self.device.gpu() == group.gpu()).then_some(&self.device);
+        let copied = match own {
+            Some(own) if device.is_none() => {
+                Some(own.to_host().map_err(|error| unreadable(site, &error))?.into())
+            }
+            _ => None,
+        };
+        let own = copied.as_ref().or(own);
+        reduce(GroupSite { id: site, width, accumulate: self.accumulate, own, device, solving }, roots, group)
     }
+}
+
+fn unreadable(site: SiteId, error: &GramError) -> WorkError {
+    Error::Argument(format!("the sums of site {site} cannot be used: {error}")).into()
 }
 
 /// A site whose Gram a group sums, as one rank sees it.
@@ -95,11 +115,15 @@ struct GroupSite<'a> {
     width: usize,
     accumulate: Accumulate,
     /// The rank's own Gram; absent where it has nothing to add.
-    own: Option<&'a Gram>,
+    own: Option<&'a PlacedGram>,
+    /// The device, where the group reaches its memory.
+    device: Option<&'a ComputeDevice>,
+    /// What it needs to solve the site; none where the host does.
+    solving: Option<u64>,
 }
 
 /// Sums a site's Gram over the ranks. Those of `roots` receive it: by a reduction where there is one root, else by an all-reduce.
-/// n (n + 1) / 2 sums are sent in chunks, after a header of 2 n + 3 numbers.
+/// n (n + 1) / 2 sums are sent piece by piece, after a header of 2 n + 4 numbers.
 ///
 /// # Errors
 /// [`WorkError::Overflow`] at every rank alike when the diagonal leaves its range; [`WorkError::Group`].
@@ -107,24 +131,62 @@ fn reduce(
     site: GroupSite<'_>,
     roots: &[usize],
     group: &mut dyn Collective,
-) -> Result<Option<Gram>, WorkError> {
+) -> Result<Option<PlacedGram>, WorkError> {
     let header = Header::exchange(&site, group)?;
     if header.overflows() {
         return Err(WorkError::Overflow { site: site.id, exponent: header.exponent });
     }
-    let mut received =
-        roots.contains(&group.rank()).then(|| Gram::new(site.width, site.accumulate, header.exponent));
-    let sums = received.as_mut().map(|gram| {
-        let (sums, mass) = gram.parts_mut();
-        *mass = header.mass;
-        sums
-    });
-    let entries = site.width * (site.width + 1) / 2;
-    match site.accumulate {
-        Accumulate::Exact => send::<i64>(site.own, sums, entries, roots, group)?,
-        Accumulate::F32 => send::<f32>(site.own, sums, entries, roots, group)?,
+    if !roots.contains(&group.rank()) {
+        send(&site, None, roots, group)?;
+        return Ok(None);
     }
-    Ok(received)
+    let on_device = match (site.device, site.solving) {
+        (Some(device), Some(solving)) => {
+            let of_sum = (header.exponent, header.mass);
+            let gram = device.gram_to_receive(site.width, site.accumulate, of_sum, solving);
+            gram.map_err(|error| unreadable(site.id, &error))?
+        }
+        _ => None,
+    };
+    if let Some(gram) = on_device {
+        send(&site, gram.numbers().map(Incoming::Device), roots, group)?;
+        return Ok(Some(gram));
+    }
+    let mut gram = Gram::new(site.width, site.accumulate, header.exponent);
+    *gram.parts_mut().1 = header.mass;
+    send(&site, Some(Incoming::of(&mut gram)), roots, group)?;
+    Ok(Some(gram.into()))
+}
+
+/// Sums the numbers of a Gram over the ranks, piece by piece. A rank without a Gram of its own sends zeros; a rank of `roots` receives the
+/// sums in `into`.
+fn send(
+    site: &GroupSite<'_>,
+    mut into: Option<Incoming<'_>>,
+    roots: &[usize],
+    group: &mut dyn Collective,
+) -> Result<(), WorkError> {
+    let (entries, piece) = (Gram::entries(site.width), group.piece());
+    let zeros = |needed: bool| {
+        let count = if needed { piece.min(entries) } else { 0 };
+        let device = site.device.filter(|_| needed);
+        Zeros::new(count, site.accumulate, device).map_err(|error| unreadable(site.id, &error))
+    };
+    let nothing = zeros(site.own.is_none())?;
+    let own = site.own.map_or_else(|| nothing.outgoing(), Outgoing::of);
+    let mut unwanted = zeros(roots.len() > 1 && into.is_none())?;
+    for start in (0..entries).step_by(piece) {
+        let range = start..entries.min(start + piece);
+        let from_start = 0..range.len();
+        let sent = if site.own.is_some() { range.clone() } else { from_start.clone() };
+        own.with(sent, |send| match (roots, &mut into) {
+            ([root], Some(into)) => into.with(range, |receive| group.reduce(*root, send, Some(receive))),
+            ([root], None) => group.reduce(*root, send, None),
+            (_, Some(into)) => into.with(range, |receive| group.all_reduce(send, receive)),
+            (_, None) => unwanted.incoming().with(from_start, |receive| group.all_reduce(send, receive)),
+        })?;
+    }
+    Ok(())
 }
 
 /// Sums over all ranks that are exchanged before a site's Gram is sent.
@@ -147,8 +209,8 @@ impl Header {
         if let Some(gram) = site.own {
             let exponent = i64::from(gram.exponent());
             own[..4].copy_from_slice(&[1, exponent, exponent * exponent, gram.mass_units()]);
-            let diagonal = gram.diagonal_units().unwrap_or_default();
-            for (j, value) in diagonal.into_iter().enumerate() {
+            let diagonal = gram.diagonal_units().map_err(|error| unreadable(site.id, &error))?;
+            for (j, value) in diagonal.unwrap_or_default().into_iter().enumerate() {
                 own[4 + j] = value & ((1 << LIMB) - 1);
                 own[4 + width + j] = value >> LIMB;
             }
@@ -176,72 +238,6 @@ impl Header {
     }
 }
 
-/// Numbers that a collective adds.
-trait CollectiveNumber: Copy + Default + Sized {
-    fn values(values: &[Self]) -> Values<'_>;
-    fn buffer(values: &mut [Self]) -> Buffer<'_>;
-    /// The sums of a Gram; none where they are numbers of the other kind.
-    fn sums(sums: &GramSums) -> Option<&[Self]>;
-    /// The same for sums that are written.
-    fn sums_mut(sums: GramSumsMut<'_>) -> Option<&mut [Self]>;
-}
-
-impl CollectiveNumber for i64 {
-    fn values(values: &[Self]) -> Values<'_> {
-        Values::I64(values)
-    }
-    fn buffer(values: &mut [Self]) -> Buffer<'_> {
-        Buffer::I64(values)
-    }
-    fn sums(sums: &GramSums) -> Option<&[Self]> {
-        if let GramSums::Exact(sums) = sums { Some(sums) } else { None }
-    }
-    fn sums_mut(sums: GramSumsMut<'_>) -> Option<&mut [Self]> {
-        if let GramSumsMut::Exact(sums) = sums { Some(sums) } else { None }
-    }
-}
-
-impl CollectiveNumber for f32 {
-    fn values(values: &[Self]) -> Values<'_> {
-        Values::F32(values)
-    }
-    fn buffer(values: &mut [Self]) -> Buffer<'_> {
-        Buffer::F32(values)
-    }
-    fn sums(sums: &GramSums) -> Option<&[Self]> {
-        if let GramSums::F32(sums) = sums { Some(sums) } else { None }
-    }
-    fn sums_mut(sums: GramSumsMut<'_>) -> Option<&mut [Self]> {
-        if let GramSumsMut::F32(sums) = sums { Some(sums) } else { None }
-    }
-}
-
-/// Sums `entries` numbers over the ranks in chunks. A rank without a Gram of its own sends zeros; a rank of `roots` receives the sums in
-/// `into`.
-fn send<T: CollectiveNumber>(
-    own: Option<&Gram>,
-    into: Option<GramSumsMut<'_>>,
-    entries: usize,
-    roots: &[usize],
-    group: &mut dyn Collective,
-) -> GroupResult<()> {
-    let own = own.and_then(|gram| T::sums(gram.sums()));
-    let mut into = into.and_then(T::sums_mut);
-    let zeros = vec![T::default(); if own.is_none() { CHUNK.min(entries) } else { 0 }];
-    let unwanted = roots.len() > 1 && into.is_none();
-    let mut scratch = vec![T::default(); if unwanted { CHUNK.min(entries) } else { 0 }];
-    for start in (0..entries).step_by(CHUNK) {
-        let end = entries.min(start + CHUNK);
-        let send = T::values(match own {
-            Some(own) => &own[start..end],
-            None => &zeros[..end - start],
-        });
-        let receive = into.as_mut().map(|into| T::buffer(&mut into[start..end]));
-        match (roots, receive) {
-            ([root], receive) => group.reduce(*root, send, receive)?,
-            (_, Some(receive)) => group.all_reduce(send, receive)?,
-            (_, None) => group.all_reduce(send, T::buffer(&mut scratch[..end - start]))?,
-        }
-    }
-    Ok(())
-}
+#[cfg(test)]
+#[cfg(feature = "cuda")]
+mod tests;

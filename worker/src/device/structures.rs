@@ -45,7 +45,9 @@ impl PruningEngine<'_> {
         let group = inventory.structure_groups(package).into_iter().find(reads);
         let group = group.ok_or_else(|| Error::Argument(format!("part {} is not of this plan", part.id)))?;
         let sites = group.iter().flat_map(|id| inventory.sites_of(*id));
-        let grams: BTreeMap<_, _> = sites.filter_map(|site| Some((site, self.gram(site)?))).collect();
+        let grams = sites.filter_map(|site| Some((site, self.gram(site)?)));
+        let grams = grams.map(|(site, gram)| Ok((site, self.on_host(site, &gram)?)));
+        let grams = grams.collect::<Result<BTreeMap<_, _>, Error>>()?;
         let grams: Grams<'_> = grams.iter().map(|(site, gram)| (*site, &**gram)).collect();
         let object = if package.survey {
             let pruner = &mut self.pruner;

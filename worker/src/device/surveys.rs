@@ -64,7 +64,7 @@ impl PruningEngine<'_> {
         if !unknown.is_empty() {
             let gram = self.gram(part.id.site);
             surveyed.extend(stoppable(step, |on_step| {
-                self.pruner.survey_slices(package, &unknown, gram.as_deref(), on_step)
+                self.pruner.survey_slices(package, &unknown, gram.as_ref(), on_step)
             })?);
             surveyed.sort_by_key(|slice| (slice.linear, slice.start));
         }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use candle_core::{DType, Device, Tensor};
 use obsdiff_engine::calibrate::Conditionings;
 use obsdiff_engine::checkpoint::digests;
-use obsdiff_engine::gram::Gram;
+use obsdiff_engine::gram::{Gram, PlacedGram};
 use obsdiff_engine::pipeline::Conditioning;
 use obsdiff_engine::pruner::{Allocated, Pruner, expected_at};
 use obsdiff_proto::message::Slice;
@@ -110,6 +110,7 @@ fn errors(
             let Some(known) = kept.of(*site) else { continue };
             let mut gram = Gram::new(known.width, job.spec.hessian.accumulate, known.exponent);
             grams.read(*site, &mut gram).map_err(WorkError::from)?;
+            let gram = PlacedGram::from(gram);
             let here = package.linears.iter().filter(|one| inventory.linear(one.linear).site == *site);
             let whole =
                 |one: &LinearTarget| Slice { linear: one.linear, rows: 0..inventory.linear(one.linear).rows };

@@ -124,6 +124,15 @@ pub fn setting_of(sparsity: &str, steps: u32) -> tempfile::TempDir {
     folder
 }
 
+/// A job that solves two linears on GPUs.
+pub fn gpu_setting(steps: u32) -> tempfile::TempDir {
+    let skipped = ["transformer_blocks.[1-9].*", "*.ff*", "*add_*", "*.to_k", "*.to_v"];
+    let rules = skipped.map(|linears| format!("[[sparsity.rules]]\nmatch = \"{linears}\"\nskip = true\n"));
+    let sparsity =
+        "method = \"admm\"\nallocation = \"uniform\"\npattern = \"unstructured\"\nratio = 0.5\nrefine = 0";
+    setting_of(&format!("{sparsity}\n{}", rules.concat()), steps)
+}
+
 /// What a job wrote of its own.
 pub fn result(folder: &Path) -> [Vec<u8>; 2] {
     let files = ["transformer/diffusion_pytorch_model.safetensors", "pruning.json"];

@@ -7,6 +7,7 @@ use super::f64::{Product, gathered, read};
 use super::libraries::{Operand, Sizes};
 use super::structured::CudaStructured;
 use super::{CudaDevice, CudaError};
+use crate::device::transfers::TransferKind;
 use crate::solve::structured::DELAY;
 
 /// Removals that have not been applied yet, as `solve/structured/neurons.rs` has them: each a row of n values in three matrices.
@@ -55,7 +56,7 @@ impl Delayed {
         let rows: Vec<[f64; 3]> =
             h.iter().zip(c).map(|(h, c)| [h / root, h / pivot, c - half * (h / pivot)]).collect();
         let flat: Vec<f64> = (0..3).flat_map(|of| rows.iter().map(move |row| row[of])).collect();
-        driver.write(&flat, passing)?;
+        driver.write(TransferKind::Figures, &flat, passing)?;
         for (at, to) in [roots, shares, others].into_iter().enumerate() {
             driver.copy_part(passing, at * n, to, k * n, n)?;
         }
@@ -91,8 +92,10 @@ impl Delayed {
                 here[..k].iter_mut().zip(before).for_each(|(x, before)| *x -= share * before);
             }
         }
-        let (solved, gone) =
-            (driver.upload(&solved)?, gathered(driver, &layer.weight, rows, n, &self.columns)?);
+        let (solved, gone) = (
+            driver.upload(TransferKind::Figures, &solved)?,
+            gathered(driver, &layer.weight, rows, n, &self.columns)?,
+        );
         let mut removed = driver.buffer(k * rows)?;
         let product = Product { left: (&solved, false), right: (&gone, false), sizes: [k, rows, k] };
         product.add(&device, 1.0, 0.0, &mut removed)?;

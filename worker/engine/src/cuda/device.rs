@@ -5,6 +5,7 @@ use super::driver::Driver;
 use super::error::MemoryPhase;
 use super::libraries::Libraries;
 use crate::device::DeviceMemory;
+use crate::device::transfers::Transfers;
 
 /// The CUDA version whose PTX the kernels are, as the driver says it.
 const CUDA_VERSION: i32 = 13000;
@@ -13,7 +14,8 @@ const CUDA_VERSION: i32 = 13000;
 const DRIVER: (&str, &str) =
     ("the NVIDIA driver (libcuda.so.1)", "install it, or run where there is a GPU (--device cpu needs none)");
 
-/// A GPU with its driver, its libraries and obsdiff's kernels. All of its work runs in order, on one stream.
+/// A GPU with its driver, its libraries and obsdiff's kernels. Its work runs in order, on one stream; only what sums of Grams need while they
+/// are sent and received runs on another.
 #[derive(Debug)]
 pub struct CudaDevice {
     ordinal: usize,
@@ -21,6 +23,7 @@ pub struct CudaDevice {
     capability: (i32, i32),
     // Handles go before the driver they belong to.
     libraries: Libraries,
+    beside: Driver,
     driver: Driver,
 }
 
@@ -60,7 +63,7 @@ impl CudaDevice {
         }
         let driver = Driver::open(ordinal)?;
         let libraries = Libraries::open(&driver).map_err(|error| error.during(MemoryPhase::Opening))?;
-        Ok(Self { ordinal, name, capability, libraries, driver })
+        Ok(Self { ordinal, name, capability, libraries, beside: driver.beside()?, driver })
     }
 
     /// How many there are.
@@ -102,8 +105,18 @@ impl CudaDevice {
         self.driver.memory()
     }
 
+    /// What has crossed to and from its memory.
+    pub(crate) fn transfers(&self) -> Transfers {
+        self.driver.transfers()
+    }
+
     pub(super) const fn driver(&self) -> &Driver {
         &self.driver
+    }
+
+    /// The driver with the second stream.
+    pub(super) const fn beside(&self) -> &Driver {
+        &self.beside
     }
 
     pub(super) const fn libraries(&self) -> &Libraries {

@@ -2,7 +2,7 @@
 #![allow(unsafe_code)]
 
 use std::collections::BTreeMap;
-use std::marker::PhantomData;
+use std::fmt::Debug;
 use std::sync::Arc;
 
 use cudarc::driver::result::{DriverError, device, mem_get_info, mem_pool, memset_d8_async};
@@ -12,11 +12,15 @@ use cudarc::driver::{
     PushKernelArg, ValidAsZeroBits,
 };
 use cudarc::nvrtc::Ptx;
+use obsdiff_proto::Accumulate;
 
 use super::CudaError;
 use super::error::MemoryPhase;
 use super::kernels::{Launch, MODULES};
+pub(super) use super::pointer::{In, Out};
 use crate::device::DeviceMemory;
+use crate::device::numbers::DeviceNumbers;
+use crate::device::transfers::{TransferCounter, TransferKind, Transfers};
 
 /// What buffers hold: numbers of which any bits are valid.
 pub(super) trait Element: DeviceRepr + ValidAsZeroBits + Copy + Default {}
@@ -42,7 +46,7 @@ impl<T> Buffer<T> {
 
     /// The same from value `first` on.
     pub(super) fn input_from(&self, first: usize) -> In<'_, T> {
-        In { pointer: self.at(first), of: PhantomData }
+        In::at(self.at(first))
     }
 
     /// To be written by a kernel, from its first value on.
@@ -52,7 +56,7 @@ impl<T> Buffer<T> {
 
     /// The same from value `first` on.
     pub(super) fn output_from(&mut self, first: usize) -> Out<'_, T> {
-        Out { pointer: self.at(first), of: PhantomData }
+        Out::at(self.at(first))
     }
 
     fn at(&self, first: usize) -> u64 {
@@ -61,63 +65,11 @@ impl<T> Buffer<T> {
     }
 }
 
-/// What a kernel or a library reads.
-#[derive(Debug)]
-pub(super) struct In<'a, T> {
-    pub(super) pointer: u64,
-    of: PhantomData<&'a T>,
-}
-
-impl<T> Clone for In<'_, T> {
-    fn clone(&self) -> Self {
-        *self
-    }
-}
-
-impl<T> Copy for In<'_, T> {}
-
-impl<'a, T> In<'a, T> {
-    /// The same for a kernel or a product that is told the type of its numbers.
-    pub(super) fn bytes(self) -> In<'a, u8> {
-        In { pointer: self.pointer, of: PhantomData }
-    }
-
-    /// From so many bytes behind its first one.
-    pub(super) fn skip(self, bytes: usize) -> Self {
-        In { pointer: self.pointer + bytes as u64, of: PhantomData }
-    }
-
-    /// A null pointer, where a kernel may have none.
-    pub(super) const fn none() -> Self {
-        In { pointer: 0, of: PhantomData }
-    }
-}
-
-impl<'a> In<'a, f64> {
-    /// The same for a kernel that copies values of four bytes: each is two of them.
-    pub(super) fn halves(self) -> In<'a, f32> {
-        In { pointer: self.pointer, of: PhantomData }
-    }
-}
-
-impl<'a> Out<'a, f64> {
-    /// As [`In::halves`].
-    pub(super) fn halves(self) -> Out<'a, f32> {
-        Out { pointer: self.pointer, of: PhantomData }
-    }
-}
-
-/// What a kernel or a library writes, and may read.
-#[derive(Debug)]
-pub(super) struct Out<'a, T> {
-    pub(super) pointer: u64,
-    of: PhantomData<&'a mut T>,
-}
-
-impl<'a, T> Out<'a, T> {
-    /// The same for a kernel or a product that is told the type of its numbers.
-    pub(super) fn bytes(self) -> Out<'a, u8> {
-        Out { pointer: self.pointer, of: PhantomData }
+impl<T: Debug + Send + Sync + 'static> Buffer<T> {
+    /// All values, which are sums of this kind, for foreign code; they keep the buffer. `gpu` is the number of the GPU whose memory it is.
+    pub(super) fn numbers(self: &Arc<Self>, gpu: usize, accumulate: Accumulate) -> DeviceNumbers {
+        // SAFETY: so many values lie there as long as the buffer lives, in the primary context that `Driver::open` takes.
+        unsafe { DeviceNumbers::new(gpu, self.start, self.len(), accumulate, Arc::clone(self) as _) }
     }
 }
 
@@ -136,6 +88,7 @@ pub(super) struct Driver {
     context: Arc<CudaContext>,
     stream: Arc<CudaStream>,
     functions: BTreeMap<&'static str, CudaFunction>,
+    transfers: Arc<TransferCounter>,
 }
 
 impl Driver {
@@ -191,7 +144,34 @@ impl Driver {
                     .insert(*kernel, module.load_function(kernel).map_err(failed("cuModuleGetFunction"))?);
             }
         }
-        Ok(Self { context, stream, functions })
+        Ok(Self { context, stream, functions, transfers: Arc::default() })
+    }
+
+    /// The same GPU with another stream: work there does not wait for work here.
+    pub(super) fn beside(&self) -> Result<Self, CudaError> {
+        let stream = self.context.new_stream().map_err(failed("cuStreamCreate"))?;
+        let (context, functions) = (self.context.clone(), self.functions.clone());
+        Ok(Self { context, stream, functions, transfers: self.transfers.clone() })
+    }
+
+    /// Waits until all work on this stream is done.
+    pub(super) fn wait(&self) -> Result<(), CudaError> {
+        self.bind()?;
+        self.stream.synchronize().map_err(failed("cuStreamSynchronize"))
+    }
+
+    /// The same memory, given back once the work before that is done on this stream. All work on the buffer's own one must be done.
+    pub(super) fn adopt<T: Element>(&self, buffer: Buffer<T>) -> Buffer<T> {
+        let Buffer { slice, start } = buffer;
+        let length = slice.len();
+        // SAFETY: the memory was allocated for so many values, and nobody else gives it back.
+        let slice = unsafe { self.stream.upgrade_device_ptr(slice.leak(), length) };
+        Buffer { slice, start }
+    }
+
+    /// What has crossed by this driver, and by those beside it.
+    pub(super) fn transfers(&self) -> Transfers {
+        self.transfers.so_far()
     }
 
     /// The stream, for the libraries.
@@ -209,6 +189,32 @@ impl Driver {
         self.bind()?;
         let (free, total) = mem_get_info().map_err(failed("cuMemGetInfo"))?;
         Ok(DeviceMemory { free: free as u64, total: total as u64 })
+    }
+
+    /// Bytes that a new buffer may take while as many stay free as are needed for what is in use now and `more`, or were for what was in use at
+    /// any time. What was given back and is kept for the next buffer is counted.
+    pub(super) fn room_beside(&self, more: u64) -> Result<u64, CudaError> {
+        use CUmemPool_attribute::{
+            CU_MEMPOOL_ATTR_RESERVED_MEM_CURRENT as RESERVED, CU_MEMPOOL_ATTR_USED_MEM_CURRENT as USED,
+            CU_MEMPOOL_ATTR_USED_MEM_HIGH as MOST_USED,
+        };
+        let all = self.memory()?.free.saturating_add(self.of_pool(RESERVED)?);
+        let needed = self.of_pool(USED)?.saturating_add(more).max(self.of_pool(MOST_USED)?);
+        Ok(all.saturating_sub(needed))
+    }
+
+    /// What the pool of the GPU's memory says of itself.
+    fn of_pool(&self, attribute: CUmemPool_attribute) -> Result<u64, CudaError> {
+        let mut value = 0u64;
+        let gpu = device::get(self.context.ordinal() as i32).map_err(failed("cuDeviceGet"))?;
+        // SAFETY: the device is one that cuDeviceGet has just given, its pool lives as long as the driver, and these attributes are numbers of
+        // 64 bits.
+        unsafe {
+            let pool = device::get_default_mem_pool(gpu).map_err(failed("cuDeviceGetDefaultMemPool"))?;
+            mem_pool::get_attribute(pool, attribute, (&raw mut value).cast())
+                .map_err(failed("cuMemPoolGetAttribute"))?;
+        }
+        Ok(value)
     }
 
     /// Memory whose contents nobody knows; room for one value at least.
@@ -239,27 +245,43 @@ impl Driver {
     }
 
     /// Copies values to a new buffer.
-    pub(super) fn upload<T: Element>(&self, values: &[T]) -> Result<Buffer<T>, CudaError> {
+    pub(super) fn upload<T: Element>(
+        &self,
+        kind: TransferKind,
+        values: &[T],
+    ) -> Result<Buffer<T>, CudaError> {
         let mut buffer = self.buffer(values.len())?;
-        self.write(values, &mut buffer)?;
+        self.write(kind, values, &mut buffer)?;
         Ok(buffer)
     }
 
     /// Copies values to the beginning of a buffer.
-    pub(super) fn write<T: Element>(&self, values: &[T], buffer: &mut Buffer<T>) -> Result<(), CudaError> {
+    pub(super) fn write<T: Element>(
+        &self,
+        kind: TransferKind,
+        values: &[T],
+        buffer: &mut Buffer<T>,
+    ) -> Result<(), CudaError> {
         if values.is_empty() {
             return Ok(());
         }
         self.fits(values.len(), buffer.len())?;
+        self.transfers.to_device(kind, size_of_val(values));
         self.stream.memcpy_htod(values, &mut buffer.slice).map_err(failed("cuMemcpyHtoDAsync"))
     }
 
     /// Copies the first values of a buffer to the host, once all work before is done.
-    pub(super) fn read<T: Element>(&self, buffer: &Buffer<T>, to: &mut [T]) -> Result<(), CudaError> {
+    pub(super) fn read<T: Element>(
+        &self,
+        kind: TransferKind,
+        buffer: &Buffer<T>,
+        to: &mut [T],
+    ) -> Result<(), CudaError> {
         if to.is_empty() {
             return Ok(());
         }
         self.fits(to.len(), buffer.len())?;
+        self.transfers.to_host(kind, size_of_val(to));
         let from = buffer.slice.slice(..to.len());
         self.stream.memcpy_dtoh(&from, to).map_err(failed("cuMemcpyDtoHAsync"))?;
         self.stream.synchronize().map_err(failed("cuStreamSynchronize"))

@@ -4,6 +4,7 @@ use super::driver::{Buffer, Driver};
 use super::kernels::Launch;
 use super::libraries::{Operand, Sizes};
 use super::{CudaDevice, CudaError};
+use crate::device::transfers::TransferKind;
 
 /// out = left * right, of matrices whose rows lie one behind another; either factor may be transposed.
 pub(super) struct Product<'a> {
@@ -92,6 +93,6 @@ pub(super) fn copy_columns(
 
 pub(super) fn read(driver: &Driver, buffer: &Buffer<f64>, count: usize) -> Result<Vec<f64>, CudaError> {
     let mut values = vec![0.0; count];
-    driver.read(buffer, &mut values)?;
+    driver.read(TransferKind::Results, buffer, &mut values)?;
     Ok(values)
 }

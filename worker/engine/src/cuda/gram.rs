@@ -10,17 +10,12 @@ use super::error::MemoryPhase;
 use super::kernels::Launch;
 use super::libraries::{Operand, Product, Sizes};
 use super::matrix::{CudaMatrix, Numbers};
+use super::sums::{CudaGram, Sums, own};
 use super::{CudaDevice, CudaError};
 use crate::device::memory::{ALIGNED, TOKENS_OF_PART, panel};
-use crate::gram::{Gram, GramError, GramSet, GramSums, GramSumsMut};
+use crate::device::transfers::TransferKind;
+use crate::gram::{Gram, GramError, GramSet, PlacedGram};
 use crate::model::Matrix;
-
-/// The sums of one site.
-#[derive(Debug)]
-enum Sums {
-    Exact(Buffer<i64>),
-    F32(Buffer<f32>),
-}
 
 /// A site's Gram: as [`Gram`], with its sums on the GPU.
 #[derive(Debug)]
@@ -70,18 +65,32 @@ impl CudaGrams {
     pub fn new(device: Arc<CudaDevice>) -> Self {
         Self { device, open: BTreeMap::new(), scratch: Scratch::default(), rows: None, padded: None }
     }
+
+    fn insert(&mut self, site: SiteId, gram: &Gram, sums: Sums) {
+        let host = gram.without_sums();
+        self.open.insert(site, DeviceGram { width: gram.width(), exponent: gram.exponent(), sums, host });
+    }
 }
 
 impl GramSet for CudaGrams {
     fn open(&mut self, site: SiteId, gram: &Arc<Gram>) -> Result<(), GramError> {
-        let driver = self.device.driver();
-        let sums = match gram.sums() {
-            GramSums::Exact(sums) => Sums::Exact(driver.upload(sums)?),
-            GramSums::F32(sums) => Sums::F32(driver.upload(sums)?),
-        };
-        let host = gram.without_sums();
-        self.open.insert(site, DeviceGram { width: gram.width(), exponent: gram.exponent(), sums, host });
+        let sums = Sums::upload(self.device.driver(), gram.sums())?;
+        self.insert(site, gram, sums);
         Ok(())
+    }
+
+    fn open_empty(&mut self, site: SiteId, gram: &Arc<Gram>) -> Result<(), GramError> {
+        let entries = Gram::entries(gram.width());
+        let sums = Sums::zeros(self.device.driver(), gram.accumulates(), entries)?;
+        self.insert(site, gram, sums);
+        Ok(())
+    }
+
+    fn share(&self, site: SiteId) -> Result<Option<PlacedGram>, GramError> {
+        let Some(gram) = self.open.get(&site) else { return Ok(None) };
+        self.device.driver().wait()?;
+        let shared = CudaGram::new(&self.device, &gram.sums, &gram.host);
+        Ok(Some(PlacedGram::Cuda(Arc::new(shared))))
     }
 
     fn read(&self, site: SiteId, gram: &mut Gram) -> Result<(), GramError> {
@@ -89,13 +98,8 @@ impl GramSet for CudaGrams {
         if (of.width, of.exponent) != (gram.width(), gram.exponent()) {
             return Err(GramError::Mismatch);
         }
-        let driver = self.device.driver();
         let (sums, mass) = gram.parts_mut();
-        match (&of.sums, sums) {
-            (Sums::Exact(from), GramSumsMut::Exact(to)) => driver.read(from, to)?,
-            (Sums::F32(from), GramSumsMut::F32(to)) => driver.read(from, to)?,
-            _ => return Err(GramError::Mismatch),
-        }
+        of.sums.read(self.device.driver(), sums)?;
         *mass = of.host.mass_units();
         Ok(())
     }
@@ -148,10 +152,8 @@ impl GramSet for CudaGrams {
     }
 
     fn diagonal(&self, site: SiteId) -> Result<Option<Vec<f64>>, GramError> {
-        let Some(gram) = self.open.get(&site) else { return Ok(None) };
-        let mut host = Gram::new(gram.width, gram.host.accumulates(), gram.exponent);
-        self.read(site, &mut host)?;
-        Ok(Some(host.diagonal()))
+        let Some(PlacedGram::Cuda(gram)) = self.share(site)? else { return Ok(None) };
+        Ok(Some(gram.diagonal()?))
     }
 
     fn column_energy(
@@ -207,7 +209,7 @@ fn uploaded<'a>(
 ) -> Result<In<'a, u8>, CudaError> {
     let bytes: &[u8] = bytemuck::cast_slice(rows);
     let buffer = grown(driver, buffer, bytes.len())?;
-    driver.write(bytes, buffer)?;
+    driver.write(TransferKind::Activations, bytes, buffer)?;
     Ok(buffer.input())
 }
 
@@ -221,6 +223,7 @@ impl Scratch {
         alpha: f64,
     ) -> Result<(), GramError> {
         let driver = device.driver();
+        gram.sums.unshare(driver)?;
         self.square(driver, observation, 1.0)?;
         self.judge(driver, gram, alpha)?;
         self.add(device, gram, observation, alpha)?;
@@ -239,7 +242,7 @@ impl Scratch {
     ) -> Result<(), CudaError> {
         self.square(driver, observation, alpha)?;
         let mut brought = vec![0.0; observation.stride];
-        driver.read(grown(driver, &mut self.energy, brought.len())?, &mut brought)?;
+        driver.read(TransferKind::Figures, grown(driver, &mut self.energy, brought.len())?, &mut brought)?;
         energy.iter_mut().zip(brought).for_each(|(energy, brought)| *energy += brought);
         Ok(())
     }
@@ -300,13 +303,13 @@ impl Scratch {
             match &mut gram.sums {
                 Sums::Exact(sums) => {
                     let (scale, spoilt) = (alpha / unit(gram.exponent), spoilt.output());
-                    let sums = sums.output();
+                    let sums = own(sums)?.output();
                     driver.add_tile_exact(
                         launch, tile, tall, wide, wide, first, first, n, scale, verdict, sums, spoilt,
                     )?;
                 }
                 Sums::F32(sums) => {
-                    let (alpha, sums) = (alpha as f32, sums.output());
+                    let (alpha, sums) = (alpha as f32, own(sums)?.output());
                     driver.add_tile_f32(
                         launch, tile, tall, wide, wide, first, first, n, alpha, verdict, sums,
                     )?;
@@ -319,13 +322,13 @@ impl Scratch {
     /// Whether the observation was added.
     fn accepted(&mut self, driver: &Driver, exponent: i32) -> Result<(), GramError> {
         let (mut verdict, mut spoilt) = ([0; 2], [0]);
-        driver.read(grown(driver, &mut self.verdict, 2)?, &mut verdict)?;
+        driver.read(TransferKind::Figures, grown(driver, &mut self.verdict, 2)?, &mut verdict)?;
         match verdict {
             [u32::MAX, u32::MAX] => (),
             [u32::MAX, column] => return Err(GramError::Overflow { column: column as usize, exponent }),
             [column, _] => return Err(GramError::NotFinite { column: column as usize }),
         }
-        driver.read(grown(driver, &mut self.spoilt, 1)?, &mut spoilt)?;
+        driver.read(TransferKind::Figures, grown(driver, &mut self.spoilt, 1)?, &mut spoilt)?;
         if spoilt[0] == 0 {
             Ok(())
         } else {

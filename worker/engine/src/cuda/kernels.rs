@@ -251,6 +251,13 @@ kernels! {
             m: usize, weight: Out<'_, f32>, errors: Out<'_, f32>,
         );
     }
+    "packed" {
+        diagonal_exact(sums: In<'_, i64>, n: usize, out: Out<'_, i64>);
+        diagonal_f32(sums: In<'_, f32>, n: usize, out: Out<'_, f32>);
+        unpack_exact(sums: In<'_, i64>, n: usize, scale: f64, square: Out<'_, f32>, spoilt: Out<'_, u32>);
+        unpack_f32(sums: In<'_, f32>, n: usize, scale: f64, square: Out<'_, f32>, spoilt: Out<'_, u32>);
+        scale_square(square: Out<'_, f32>, reciprocal: In<'_, f32>, n: usize);
+    }
     "norm" {
         [each type] {
             norm_modulate(

@@ -13,6 +13,7 @@ use super::driver::{Buffer, Driver, In, Out};
 use super::factorised::Factorised;
 use super::matrix::Numbers;
 use crate::device::memory::WORKSPACE;
+use crate::device::transfers::TransferKind;
 
 /// What cuBLAS calls a type of numbers. It sums the products of each in f32.
 const fn type_of(numbers: Numbers) -> blas::cudaDataType {
@@ -310,7 +311,7 @@ impl Libraries {
         T::call(inverts, handles.solver, size, place, work, info.output().pointer as *mut i32)?;
         let mut said = [0];
         // Waits until the call is done: only then may the workspace go.
-        driver.read(&info, &mut said)?;
+        driver.read(TransferKind::Figures, &info, &mut said)?;
         match said[0] {
             0 => Ok(true),
             1.. => Ok(false),

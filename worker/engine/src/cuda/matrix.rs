@@ -8,6 +8,7 @@ use half::{bf16, f16};
 
 use super::driver::{Buffer, In, Out};
 use super::{CudaDevice, CudaError};
+use crate::device::transfers::TransferKind;
 use crate::{Error, Result};
 
 /// The types of numbers that blocks are computed in. Kernels of a name come for each of them.
@@ -64,7 +65,7 @@ impl CudaMatrix {
     ///
     /// # Errors
     /// When it is neither a matrix nor a vector of f32, bf16 or f16, or the GPU has no room for it.
-    pub(crate) fn upload(device: &Arc<CudaDevice>, tensor: &Tensor) -> Result<Self> {
+    pub(crate) fn upload(device: &Arc<CudaDevice>, kind: TransferKind, tensor: &Tensor) -> Result<Self> {
         let (rows, columns) = match *tensor.dims() {
             [columns] => (1, columns),
             [rows, columns] => (rows, columns),
@@ -83,23 +84,23 @@ impl CudaMatrix {
             _ => None,
         };
         let bytes = bytes.ok_or_else(|| Error::Argument("a tensor is not in host memory".to_owned()))?;
-        device.driver().write(bytes, matrix.bytes_mut()?)?;
+        device.driver().write(kind, bytes, matrix.bytes_mut()?)?;
         Ok(matrix)
     }
 
     /// A copy in the host's memory, once all work before is done.
-    pub(crate) fn to_host(&self) -> Result<Tensor> {
+    pub(crate) fn to_host(&self, kind: TransferKind) -> Result<Tensor> {
         match self.numbers {
-            Numbers::F32 => self.read::<f32>(),
-            Numbers::Bf16 => self.read::<bf16>(),
-            Numbers::F16 => self.read::<f16>(),
+            Numbers::F32 => self.read::<f32>(kind),
+            Numbers::Bf16 => self.read::<bf16>(kind),
+            Numbers::F16 => self.read::<f16>(kind),
         }
     }
 
     /// The same for the type of its numbers.
-    fn read<T: Pod + WithDType>(&self) -> Result<Tensor> {
+    fn read<T: Pod + WithDType>(&self, kind: TransferKind) -> Result<Tensor> {
         let mut values = vec![T::zeroed(); self.count()];
-        self.device.driver().read(&self.bytes, bytemuck::cast_slice_mut(&mut values))?;
+        self.device.driver().read(kind, &self.bytes, bytemuck::cast_slice_mut(&mut values))?;
         Ok(Tensor::from_vec(values, (self.rows, self.columns), &Device::Cpu)?)
     }
 

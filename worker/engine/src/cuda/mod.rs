@@ -36,6 +36,8 @@ mod obs;
 #[cfg(feature = "cuda")]
 mod ops;
 #[cfg(feature = "cuda")]
+mod pointer;
+#[cfg(feature = "cuda")]
 mod selection;
 #[cfg(test)]
 pub(crate) mod shim;
@@ -43,6 +45,10 @@ pub(crate) mod shim;
 mod solver;
 #[cfg(feature = "cuda")]
 mod structured;
+#[cfg(feature = "cuda")]
+mod sums;
+#[cfg(feature = "cuda")]
+mod upper;
 
 #[cfg(feature = "cuda")]
 pub use device::CudaDevice;
@@ -58,3 +64,5 @@ pub(crate) use ops::CudaOps;
 pub use solver::CudaSolver;
 #[cfg(feature = "cuda")]
 pub use structured::CudaStructured;
+#[cfg(feature = "cuda")]
+pub use sums::CudaGram;

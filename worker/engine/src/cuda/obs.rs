@@ -2,12 +2,14 @@
 
 use obsdiff_proto::{Precision, Target};
 
-use super::driver::{Buffer, Driver};
+use super::driver::Buffer;
 use super::kernels::Launch;
 use super::libraries::{Operand, Sizes};
 use super::selection::Lowest;
+use super::upper::Upper;
 use super::{CudaDevice, CudaError};
-use crate::solve::{BLOCK, ScaledHessian, SolveError, raised, share, stride};
+use crate::device::transfers::TransferKind;
+use crate::solve::{BLOCK, Scales, SolveError, raised, share};
 
 /// Rows that a block of threads prunes, as `kernels/obs.cu` has it: a warp takes one.
 const ROWS_OF_BLOCK: usize = 4;
@@ -30,15 +32,13 @@ impl ObsFactor {
     /// a factorisation, an inverse and the factorisation of that.
     pub(super) fn new(
         device: &CudaDevice,
-        n: usize,
-        upper: &[f32],
+        upper: &Upper,
         damping: f64,
         precision: Precision,
     ) -> Result<(Self, f64), SolveError> {
         let mut next = Some(damping);
         while let Some(used) = next {
-            let hessian = ScaledHessian::of_gram(n, upper.to_vec(), used)?;
-            if let Some(factor) = Self::of(device, &hessian, precision)? {
+            if let Some(factor) = Self::of(device, upper, &upper.scales(used)?, precision)? {
                 return Ok((factor, used));
             }
             next = raised(used);
@@ -49,20 +49,22 @@ impl ObsFactor {
     /// In f32 and, where that fails or is not asked for, in f64. Nothing when both fail.
     fn of(
         device: &CudaDevice,
-        hessian: &ScaledHessian,
+        upper: &Upper,
+        scales: &Scales,
         precision: Precision,
     ) -> Result<Option<Self>, CudaError> {
-        let (driver, libraries, n) = (device.driver(), device.libraries(), hessian.width());
-        let square = square(driver, hessian)?;
-        let mut u = driver.buffer::<f32>(n * n)?;
-        driver.copy(&square, &mut u, n * n)?;
+        let (driver, libraries, n) = (device.driver(), device.libraries(), upper.width());
+        let mut u = upper.scaled(driver, scales)?;
         let narrow = precision == Precision::F32
             && libraries.factorise(driver, &mut u, n)?
             && libraries.invert(driver, &mut u, n)?
             && libraries.factorise(driver, &mut u, n)?;
         if !narrow {
+            if precision == Precision::F32 {
+                u = upper.scaled(driver, scales)?;
+            }
             let mut wide = driver.buffer::<f64>(n * n)?;
-            driver.widen_square(Launch::blocks(1024), square.input(), wide.output(), (n * n) as u64)?;
+            driver.widen_square(Launch::blocks(1024), u.input(), wide.output(), (n * n) as u64)?;
             let factorised = libraries.factorise(driver, &mut wide, n)?
                 && libraries.invert(driver, &mut wide, n)?
                 && libraries.factorise(driver, &mut wide, n)?;
@@ -75,16 +77,16 @@ impl ObsFactor {
         let mut diagonal = driver.buffer::<f32>(n)?;
         driver.copy_columns(Launch::matrix(n, 1), u.input(), diagonal.output(), n, 1, n + 1)?;
         let mut reciprocal = vec![0.0; n];
-        driver.read(&diagonal, &mut reciprocal)?;
+        driver.read(TransferKind::Figures, &diagonal, &mut reciprocal)?;
         reciprocal.iter_mut().for_each(|x: &mut f32| *x = 1.0 / *x);
         let mut dead = vec![0; n];
-        hessian.dead().iter().for_each(|j| dead[*j] = 1);
+        scales.dead.iter().for_each(|j| dead[*j] = 1);
         Ok(Some(Self {
             n,
             u,
-            reciprocal: driver.upload(&reciprocal)?,
-            scale: driver.upload(hessian.scale())?,
-            dead: driver.upload(&dead)?,
+            reciprocal: driver.upload(TransferKind::Figures, &reciprocal)?,
+            scale: driver.upload(TransferKind::Figures, &scales.scale)?,
+            dead: driver.upload(TransferKind::Figures, &dead)?,
         }))
     }
 
@@ -170,13 +172,4 @@ impl ObsFactor {
         let right = Operand { values: of_u, stride: n, transposed: false };
         device.libraries().multiply(sizes, -1.0, left, right, 1.0, weight.output_from(block.end))
     }
-}
-
-/// A on the GPU, n x n.
-pub(super) fn square(driver: &Driver, hessian: &ScaledHessian) -> Result<Buffer<f32>, CudaError> {
-    let n = hessian.width();
-    let strided = driver.upload(hessian.square())?;
-    let mut square = driver.buffer(n * n)?;
-    driver.copy_columns(Launch::matrix(n, n), strided.input(), square.output(), n, n, stride(n))?;
-    Ok(square)
 }

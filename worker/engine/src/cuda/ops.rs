@@ -14,6 +14,7 @@ use super::kernels::Launch;
 use super::libraries::{Operand, Product, Sizes};
 use super::matrix::{CudaMatrix, Numbers};
 use crate::device::memory::SCORES;
+use crate::device::transfers::TransferKind;
 use crate::model::Matrix;
 use crate::model::ops::{BlockOps, LinearTensors, Modulation, Parameter, Projected, Rotary};
 use crate::{Error, Result};
@@ -65,7 +66,7 @@ impl CudaOps {
 
     /// A parameter's copy on this GPU, made at its first use and kept with it.
     fn parameter<'a>(&self, parameter: &'a Parameter) -> Result<&'a CudaMatrix> {
-        let upload = |tensor: &_| match CudaMatrix::upload(&self.device, tensor) {
+        let upload = |tensor: &_| match CudaMatrix::upload(&self.device, TransferKind::Weights, tensor) {
             Err(Error::Cuda(error)) => Err(error.during(MemoryPhase::Weights).into()),
             uploaded => Ok(uploaded?.into()),
         };
@@ -104,7 +105,9 @@ impl CudaOps {
 impl BlockOps for CudaOps {
     fn import(&self, matrix: Matrix) -> Result<Matrix> {
         match matrix {
-            Matrix::Host(tensor) => Ok(CudaMatrix::upload(&self.device, &tensor)?.into()),
+            Matrix::Host(tensor) => {
+                Ok(CudaMatrix::upload(&self.device, TransferKind::Inputs, &tensor)?.into())
+            }
             Matrix::Cuda(matrix) => Ok(matrix.into()),
         }
     }

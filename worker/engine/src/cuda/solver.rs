@@ -9,12 +9,14 @@ use super::driver::{Buffer, Driver, In};
 use super::error::MemoryPhase;
 use super::kernels::Launch;
 use super::libraries::{Operand, Sizes};
-use super::obs::{ObsFactor, square};
+use super::obs::ObsFactor;
 use super::selection::Mask;
+use super::upper::Upper;
 use super::{CudaDevice, CudaError};
 use crate::device::memory::ROWS_TOGETHER;
+use crate::device::transfers::TransferKind;
 use crate::solve::{
-    NO_SITE, OutputEnergy, ScaledHessian, SiteSettings, SiteSolver, SolveError, SolvedWeight, check, share,
+    NO_SITE, OutputEnergy, PackedUpper, SiteSettings, SiteSolver, SolveError, SolvedWeight, check, share,
 };
 
 /// Values whose sum kernels of refinement keep in shared memory as one f64.
@@ -37,7 +39,7 @@ enum Pruning {
     Obs { damping: f64 },
 }
 
-/// What the linears of a site share: see [`ScaledHessian`].
+/// What the linears of a site share: see [`crate::solve::ScaledHessian`].
 #[derive(Debug)]
 struct Site {
     n: usize,
@@ -83,31 +85,51 @@ impl CudaSolver {
     }
 }
 
-impl SiteSolver for CudaSolver {
-    /// Nothing: memory of a GPU does not break into pieces.
-    fn reserve(&mut self, _: Effort, _: usize, _: usize) {}
-
-    fn begin(&mut self, n: usize, upper: Vec<f32>, settings: SiteSettings) -> Result<f64, SolveError> {
+impl CudaSolver {
+    /// Prepares for the linears of a site of this Gram.
+    fn prepare(&mut self, upper: Upper, settings: SiteSettings) -> Result<f64, SolveError> {
         let SiteSettings { damping, precision, effort, .. } = settings;
-        // The last site's memory goes first.
-        self.site = None;
         if let Pruning::Obs { damping: of_masks } = self.pruning {
-            let (obs, used) = ObsFactor::new(&self.device, n, &upper, of_masks, precision)?;
+            let (obs, used) = ObsFactor::new(&self.device, &upper, of_masks, precision)?;
             // A Gram that could be factorised only with more damping than asked for needs it in refinement, too.
             let refined = if used > of_masks { used } else { damping };
-            let hessian = ScaledHessian::of_gram(n, upper, refined)?;
-            let site = Site::new(self.device.driver(), &hessian, settings)?;
+            let site = Site::new(self.device.driver(), upper, refined, settings)?;
             self.site = Some(Site { obs: Some(obs), ..site });
             return Ok(used);
         }
-        let hessian = ScaledHessian::of_gram(n, upper, damping)?;
-        let mut site = Site::new(self.device.driver(), &hessian, settings)?;
+        let mut site = Site::new(self.device.driver(), upper, damping, settings)?;
         for rho in effort.penalties() {
             let inverse = site.inverse(&self.device, *rho, precision)?;
             site.inverses.push(inverse.ok_or(SolveError::NotPositive { damping: *rho })?);
         }
         self.site = Some(site);
         Ok(damping)
+    }
+}
+
+impl SiteSolver for CudaSolver {
+    /// Nothing: memory of a GPU does not break into pieces.
+    fn reserve(&mut self, _: Effort, _: usize, _: usize) {}
+
+    fn begin(&mut self, n: usize, upper: Vec<f32>, settings: SiteSettings) -> Result<f64, SolveError> {
+        // The last site's memory goes first.
+        self.site = None;
+        let on_device = Upper::of_host(&self.device, n, &upper)?;
+        drop(upper);
+        self.prepare(on_device, settings)
+    }
+
+    fn begin_in_place(
+        &mut self,
+        upper: &PackedUpper,
+        settings: SiteSettings,
+    ) -> Option<Result<f64, SolveError>> {
+        if upper.numbers.gpu() != self.device.ordinal() {
+            return None;
+        }
+        self.site = None;
+        let upper = Upper::of_packed(&self.device, upper);
+        Some(upper.and_then(|upper| self.prepare(upper, settings)))
     }
 
     fn solve(&mut self, weights: &[(&[f32], Target)]) -> Vec<Result<SolvedWeight, SolveError>> {
@@ -121,22 +143,22 @@ impl SiteSolver for CudaSolver {
 }
 
 impl Site {
-    fn new(driver: &Driver, hessian: &ScaledHessian, settings: SiteSettings) -> Result<Self, CudaError> {
-        let n = hessian.width();
+    fn new(driver: &Driver, upper: Upper, damping: f64, settings: SiteSettings) -> Result<Self, SolveError> {
+        let (n, scales) = (upper.width(), upper.scales(damping)?);
         let mut dead = vec![0; n];
-        hessian.dead().iter().for_each(|j| dead[*j] = 1);
+        scales.dead.iter().for_each(|j| dead[*j] = 1);
         Ok(Self {
             n,
-            square: square(driver, hessian)?,
+            square: upper.into_scaled(driver, &scales)?,
             inverses: Vec::new(),
             obs: None,
             effort: settings.effort,
             refinement: settings.refinement,
-            scale: driver.upload(hessian.scale())?,
-            damped: driver.upload(hessian.damped())?,
-            dead: driver.upload(&dead)?,
-            dead_columns: hessian.dead().to_vec(),
-            unit: hessian.unit(),
+            scale: driver.upload(TransferKind::Figures, &scales.scale)?,
+            damped: driver.upload(TransferKind::Figures, &scales.damped)?,
+            dead: driver.upload(TransferKind::Figures, &dead)?,
+            dead_columns: scales.dead,
+            unit: scales.unit,
         })
     }
 
@@ -198,16 +220,16 @@ impl Site {
             Target::Unstructured { ratio } => share(ratio, dense.len()),
             _ => dense.len(),
         };
-        let before = driver.upload(dense)?;
+        let before = driver.upload(TransferKind::Weights, dense)?;
         let rows = dense.len() / n;
         let mut weight = match &self.obs {
-            _ if pruned == 0 => driver.upload(&self.without_dead(dense))?,
+            _ if pruned == 0 => driver.upload(TransferKind::Weights, &self.without_dead(dense))?,
             Some(factor) => factor.prune(device, &before, rows, target)?,
             None => self.alternate(device, &before, rows, target, pruned)?,
         };
         let energy = self.refine(device, &before, &mut weight, rows)?;
         let mut solved = vec![0.0; dense.len()];
-        driver.read(&weight, &mut solved)?;
+        driver.read(TransferKind::Results, &weight, &mut solved)?;
         Ok(SolvedWeight { weight: solved, energy })
     }
 
@@ -352,7 +374,7 @@ impl Rows {
     /// The errors of each row: with damping and without, or without before and after refinement.
     fn errors(&self, driver: &Driver) -> Result<Vec<[f64; 2]>, CudaError> {
         let mut errors = vec![0.0; 2 * self.count];
-        driver.read(&self.errors, &mut errors)?;
+        driver.read(TransferKind::Figures, &self.errors, &mut errors)?;
         Ok(errors.as_chunks::<2>().0.to_vec())
     }
 }

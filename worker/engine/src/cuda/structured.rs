@@ -9,6 +9,7 @@ use super::delayed::Delayed;
 use super::driver::{Buffer, Driver};
 use super::f64::{Product, copy_columns, diagonal, gathered, mirrored, read};
 use super::{CudaDevice, CudaError};
+use crate::device::transfers::TransferKind;
 use crate::solve::structured::{DELAY, Removal, StructuredLayer, inverse_factor, take_lowest};
 use crate::solve::{SolveError, check_size, live_mean, raised};
 
@@ -53,13 +54,13 @@ impl CudaStructured {
             return Err(SolveError::Damping { damping });
         }
         let driver = device.driver();
-        let mut on_gpu = driver.upload(weight)?;
+        let mut on_gpu = driver.upload(TransferKind::Weights, weight)?;
         let energy = energy(&device, &on_gpu, gram, rows, n)?;
         let dead: Vec<usize> = (0..n).filter(|j| gram[j * n + j] == 0.0).collect();
         if !dead.is_empty() {
             let mut weight = weight.to_vec();
             zero(&mut weight, n, &dead);
-            driver.write(&weight, &mut on_gpu)?;
+            driver.write(TransferKind::Weights, &weight, &mut on_gpu)?;
         }
         let (inverse, damping_used) = inverse(&device, gram, n, damping)?;
         Ok(Self { device, rows, n, weight: on_gpu, inverse, gone: dead, energy, damping_used })
@@ -72,7 +73,7 @@ impl CudaStructured {
         gram: &[f64],
         n: usize,
     ) -> Result<f64, CudaError> {
-        energy(device, &device.driver().upload(weight)?, gram, weight.len() / n, n)
+        energy(device, &device.driver().upload(TransferKind::Weights, weight)?, gram, weight.len() / n, n)
     }
 
     fn driver(&self) -> &Driver {
@@ -167,7 +168,8 @@ impl StructuredLayer for CudaStructured {
             driver.copy_part(&self.inverse, column * n, &mut panel, to * n, n)?;
         }
         let block = gathered(driver, &panel, k, n, columns)?;
-        let factor = driver.upload(&inverse_factor(&read(driver, &block, k * k)?, k)?)?;
+        let factor =
+            driver.upload(TransferKind::Figures, &inverse_factor(&read(driver, &block, k * k)?, k)?)?;
         let gone = gathered(driver, &self.weight, rows, n, columns)?;
         let (mut spread, mut shares) = (driver.buffer(k * rows)?, driver.buffer(k * n)?);
         let of = |right, columns| Product {
@@ -235,7 +237,7 @@ fn energy(
     n: usize,
 ) -> Result<f64, CudaError> {
     let driver = device.driver();
-    let gram = driver.upload(gram)?;
+    let gram = driver.upload(TransferKind::Grams, gram)?;
     let (mut seen, mut outputs) = (driver.buffer(rows * n)?, driver.buffer(rows * rows)?);
     Product { left: (weight, false), right: (&gram, false), sizes: [rows, n, n] }
         .add(device, 1.0, 0.0, &mut seen)?;
@@ -269,7 +271,7 @@ fn inverse(
         if upper.iter().any(|x| !x.is_finite()) {
             return Err(SolveError::GramNotFinite);
         }
-        let mut square = driver.upload(&upper)?;
+        let mut square = driver.upload(TransferKind::Grams, &upper)?;
         drop(upper);
         if libraries.factorise(driver, &mut square, n)? && libraries.invert(driver, &mut square, n)? {
             return Ok((mirrored(device, square, n)?, used));

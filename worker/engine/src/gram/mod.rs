@@ -6,6 +6,7 @@
 mod energy;
 mod exponent;
 mod packed;
+mod placed;
 mod round;
 mod set;
 mod square;
@@ -15,6 +16,7 @@ use thiserror::Error;
 
 pub use energy::column_energy;
 pub use exponent::{OBSERVATION_LIMIT, SUM_LIMIT, exponent_for};
+pub use placed::PlacedGram;
 pub use set::GramSet;
 pub use square::Real;
 pub use sums::{Gram, GramSums, GramSumsMut};

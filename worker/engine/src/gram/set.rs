@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use obsdiff_proto::SiteId;
 
-use super::{Gram, GramError, column_energy};
+use super::{Gram, GramError, PlacedGram, column_energy};
 use crate::model::Matrix;
 
 /// The open Grams of a package, on the device that sums them.
@@ -15,6 +15,21 @@ pub trait GramSet: Send {
     /// # Errors
     /// [`GramError::Device`] where the device has no room for it.
     fn open(&mut self, site: SiteId, gram: &Arc<Gram>) -> Result<(), GramError>;
+
+    /// [`Self::open`] with a Gram to which nothing has been added yet.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    fn open_empty(&mut self, site: SiteId, gram: &Arc<Gram>) -> Result<(), GramError> {
+        self.open(site, gram)
+    }
+
+    /// A site's Gram as it is now, where its sums lie, once all work on it is done; none where it is not open. While it is held, what is
+    /// observed is added to a copy.
+    ///
+    /// # Errors
+    /// [`GramError::Device`].
+    fn share(&self, site: SiteId) -> Result<Option<PlacedGram>, GramError>;
 
     /// Copies the sums and the mass of a site's Gram to one of the same shape. It stays open.
     ///
@@ -79,6 +94,10 @@ impl GramSet for BTreeMap<SiteId, Arc<Gram>> {
     fn open(&mut self, site: SiteId, gram: &Arc<Gram>) -> Result<(), GramError> {
         self.insert(site, Arc::clone(gram));
         Ok(())
+    }
+
+    fn share(&self, site: SiteId) -> Result<Option<PlacedGram>, GramError> {
+        Ok(self.get(&site).map(|gram| PlacedGram::Host(Arc::clone(gram))))
     }
 
     fn read(&self, site: SiteId, gram: &mut Gram) -> Result<(), GramError> {

@@ -45,7 +45,7 @@ impl Gram {
     }
 
     /// What one unit of the sums is worth in the mean.
-    fn value_of_entry(&self) -> f64 {
+    pub(crate) fn value_of_entry(&self) -> f64 {
         self.value_of_unit() / if self.mass() > 0.0 { self.mass() } else { 1.0 }
     }
 }

@@ -68,6 +68,21 @@ impl Gram {
         entries(width) as u64 * size as u64
     }
 
+    /// Sums of a Gram of this width.
+    pub const fn entries(width: usize) -> usize {
+        entries(width)
+    }
+
+    /// A Gram of this mass whose sums lie elsewhere.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn of_mass(width: usize, accumulate: Accumulate, exponent: i32, mass: i64) -> Self {
+        let (sums, exponent) = match accumulate {
+            Accumulate::Exact => (GramSums::Exact(Vec::new()), exponent),
+            Accumulate::F32 => (GramSums::F32(Vec::new()), 0),
+        };
+        Self { width, exponent, sums, mass }
+    }
+
     /// Features of the site: n.
     pub const fn width(&self) -> usize {
         self.width
@@ -212,7 +227,7 @@ impl Gram {
     }
 
     /// What one unit of the sums is worth: 2^-e, or 1 for f32 sums.
-    pub(super) fn value_of_unit(&self) -> f64 {
+    pub(crate) fn value_of_unit(&self) -> f64 {
         (-f64::from(self.exponent)).exp2()
     }
 

@@ -1,4 +1,5 @@
 mod kernels;
+mod packed;
 
 use obsdiff_proto::Accumulate;
 pub(crate) use obsdiff_tests::noise;

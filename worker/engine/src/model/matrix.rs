@@ -5,6 +5,8 @@ use candle_core::Tensor;
 use crate::Result;
 #[cfg(feature = "cuda")]
 use crate::cuda::CudaMatrix;
+#[cfg(feature = "cuda")]
+use crate::device::transfers::TransferKind;
 
 /// A matrix `rows x features` in the memory of the device that computes blocks. A clone shares the memory.
 #[derive(Clone, Debug)]
@@ -50,7 +52,19 @@ impl Matrix {
         match self {
             Self::Host(tensor) => Ok(tensor.clone()),
             #[cfg(feature = "cuda")]
-            Self::Cuda(matrix) => matrix.to_host(),
+            Self::Cuda(matrix) => matrix.to_host(TransferKind::Activations),
+        }
+    }
+
+    /// The same of what a forward call predicts.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub(crate) fn predicted(&self) -> Result<Tensor> {
+        match self {
+            Self::Host(tensor) => Ok(tensor.clone()),
+            #[cfg(feature = "cuda")]
+            Self::Cuda(matrix) => matrix.to_host(TransferKind::Results),
         }
     }
 

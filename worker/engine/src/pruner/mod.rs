@@ -21,7 +21,8 @@ use obsdiff_proto::{
 use crate::calibrate::{Energy, EnergyTap, GramTap, Trajectories, alphas};
 use crate::checkpoint::Weights;
 use crate::device::ComputeDevice;
-use crate::gram::{Gram, GramError, GramSet, exponent_for};
+use crate::device::memory::site_bytes;
+use crate::gram::{Gram, GramError, GramSet, PlacedGram, exponent_for};
 use crate::model::DiffusionModel;
 use crate::solve::{Obs, SiteSolver};
 use crate::{Error, Result};
@@ -51,10 +52,10 @@ pub struct Pruner {
     device: ComputeDevice,
     /// Its solver, while a package is solved.
     solver: Option<Box<dyn SiteSolver>>,
-    /// Its own sums of the open package's Grams: those of the host, and what was added since they were brought there.
+    /// Its own sums of the open package's Grams, which those of the host lack.
     on_device: Option<Box<dyn GramSet>>,
-    /// Whether something was.
-    is_ahead: bool,
+    /// Whether nothing was added to the host's Grams of the open package.
+    host_is_empty: bool,
     probe_spec: ProbeSpec,
     /// The points at which linears are probed; present while a survey runs.
     probe: Option<Probe>,
@@ -66,6 +67,8 @@ pub struct Pruner {
     of_groups: Vec<BTreeMap<SiteId, Arc<Gram>>>,
     /// The columns of the widest site of the package that was opened last, and the weights of its largest linear.
     largest: (usize, usize),
+    /// Whether that package is a survey.
+    surveys: bool,
     gram_operations: u64,
 }
 
@@ -94,13 +97,14 @@ impl Pruner {
             device: ComputeDevice::Cpu,
             solver: None,
             on_device: None,
-            is_ahead: false,
+            host_is_empty: true,
             probe_spec: spec.probe.clone(),
             probe: None,
             open: None,
             groups: groups(&spec.output.gram_prompts),
             of_groups: Vec::new(),
             largest: (0, 0),
+            surveys: false,
             gram_operations: 0,
         }
     }
@@ -150,8 +154,9 @@ impl Pruner {
     /// # Errors
     /// When a site has no exponent.
     pub fn open(&mut self, package: &Package, exponents: &BTreeMap<SiteId, i32>) -> Result<()> {
-        (self.open, self.on_device, self.is_ahead) = (None, None, false);
+        (self.open, self.on_device, self.host_is_empty) = (None, None, true);
         self.of_groups.clear();
+        self.surveys = package.survey;
         let inventory = self.model.inventory();
         let columns = |linear: LinearId| inventory.site(inventory.linear(linear).site).width;
         let sizes = package.linears.iter().map(|target| {
@@ -181,7 +186,7 @@ impl Pruner {
 
     /// Drops the Grams of the open package, and frees the memory that solving it took.
     pub fn close(&mut self) {
-        (self.open, self.on_device, self.is_ahead) = (None, None, false);
+        (self.open, self.on_device, self.host_is_empty) = (None, None, true);
         self.of_groups.clear();
         self.end_solving();
     }
@@ -193,25 +198,50 @@ impl Pruner {
         self.probe = None;
     }
 
-    /// Brings what the device has added to the Grams of the host, where they can be sent and read. It is much to copy, and so done once all
-    /// shards are calibrated.
+    /// The Grams of the open package where their sums lie, once all work on them is done; empty while no package is open. Drop them before the
+    /// next calibration, which otherwise copies each first.
     ///
     /// # Errors
     /// When the device fails.
-    pub fn settle(&mut self) -> Result<()> {
-        if let (true, Some(set), Some(grams)) = (self.is_ahead, &self.on_device, &mut self.open) {
-            read_back(&**set, grams, self.model.inventory())?;
-            self.is_ahead = false;
-        }
-        Ok(())
+    pub fn placed_grams(&self) -> Result<BTreeMap<SiteId, PlacedGram>> {
+        let Some(grams) = &self.open else { return Ok(BTreeMap::new()) };
+        let Some(set) = &self.on_device else {
+            return Ok(grams.iter().map(|(site, gram)| (*site, Arc::clone(gram).into())).collect());
+        };
+        let shared = |site: &SiteId| {
+            let gram = set.share(*site).and_then(|gram| gram.ok_or(GramError::Mismatch));
+            Ok((*site, gram.map_err(|error| of_site(*site, self.model.inventory(), &error))?))
+        };
+        grams.keys().map(shared).collect()
     }
 
-    /// The Gram of a site of the open package, as it was settled last.
+    /// The device that sums Grams.
+    pub const fn device(&self) -> &ComputeDevice {
+        &self.device
+    }
+
+    /// Bytes of the device's own memory that solving a site of the open package takes; none where sites are solved on the processor, or forward
+    /// calls between them take more than any before.
+    pub fn solves_in_place(&self) -> Option<u64> {
+        let factors = match self.method {
+            Method::Admm => self.sparsity.effort.penalties().len(),
+            Method::Obs => 1,
+            _ => return None,
+        };
+        if self.device.is_host() || self.surveys || self.sparsity.pattern == Pattern::Structured {
+            return None;
+        }
+        let (columns, weights) = self.largest;
+        Some(site_bytes(columns, weights.div_ceil(columns.max(1)), factors))
+    }
+
+    /// The Gram of a site of the open package in the host's memory. It lacks what a device has summed: see [`Self::placed_grams`].
     pub fn gram(&self, site: SiteId) -> Option<&Gram> {
         self.grams()?.get(&site).map(|gram| &**gram)
     }
 
-    /// The Grams of the open package, as they were settled last. Drop every clone of one before the next calibration, which otherwise copies the Gram first.
+    /// The Grams of the open package in the host's memory. They lack what a device has summed: see [`Self::placed_grams`]. Drop every clone of
+    /// one before the next calibration, which otherwise copies the Gram first.
     pub fn grams(&self) -> Option<&BTreeMap<SiteId, Arc<Gram>>> {
         self.open.as_ref()
     }
@@ -224,7 +254,7 @@ impl Pruner {
 
     /// The Grams of the open package, to receive sums that were gathered elsewhere; empty while no package is open.
     pub fn grams_mut(&mut self) -> impl Iterator<Item = (SiteId, &mut Gram)> {
-        (self.on_device, self.is_ahead) = (None, false);
+        (self.on_device, self.host_is_empty) = (None, false);
         self.open.iter_mut().flatten().map(|(site, gram)| (*site, Arc::make_mut(gram)))
     }
 
@@ -241,9 +271,9 @@ impl Pruner {
         let (mut on_device, mut group_on_device) = (None, None);
         if !self.device.is_host() {
             let set = self.on_device.take().unwrap_or_else(|| self.device.grams());
-            on_device = Some(opened(set, grams, inventory)?);
+            on_device = Some(opened(set, grams, self.host_is_empty, inventory)?);
             if let Some(of_group) = &of_group {
-                group_on_device = Some(opened(self.device.grams(), of_group, inventory)?);
+                group_on_device = Some(opened(self.device.grams(), of_group, false, inventory)?);
             }
         }
         let set = on_device.as_deref_mut().unwrap_or(&mut *grams);
@@ -255,8 +285,9 @@ impl Pruner {
         let mut tap = GramTap::new(inventory, set).with_group(group_set);
         self.trajectories.denoise(&*self.model, shard.prompts.clone(), &self.alphas, &mut tap, on_step)?;
         self.gram_operations += tap.operations();
-        if let Some(set) = on_device {
-            (self.on_device, self.is_ahead) = (Some(set), true);
+        match on_device {
+            Some(set) => self.on_device = Some(set),
+            None => self.host_is_empty = false,
         }
         if let Some((set, of_group)) = group_on_device.zip(of_group) {
             read_back(&*set, of_group, inventory)?;
@@ -318,15 +349,18 @@ fn groups(counts: &[u32]) -> Vec<Range<u32>> {
     std::iter::once(0).chain(counts.iter().copied()).zip(counts).map(|(start, end)| start..*end).collect()
 }
 
-/// A device's set of Grams in which all of the host's are open, those that were not before with the host's sums.
+/// A device's set of Grams in which all of the host's are open, those that were not before with the host's sums, all of them zeros where the
+/// host's are `empty`.
 fn opened(
     mut set: Box<dyn GramSet>,
     grams: &BTreeMap<SiteId, Arc<Gram>>,
+    empty: bool,
     inventory: &Inventory,
 ) -> Result<Box<dyn GramSet>> {
     for (site, gram) in grams {
         if set.width(*site).is_none() {
-            set.open(*site, gram).map_err(|error| of_site(*site, inventory, &error))?;
+            let opened = if empty { set.open_empty(*site, gram) } else { set.open(*site, gram) };
+            opened.map_err(|error| of_site(*site, inventory, &error))?;
         }
     }
     Ok(set)

@@ -6,9 +6,9 @@ use candle_core::{Device, Tensor};
 use obsdiff_proto::message::Slice;
 use obsdiff_proto::{LinearTarget, Method, Package, PackageId, Precision, SiteId, Target};
 
-use super::Pruner;
+use super::{Pruner, of_site};
 use crate::export::PrunedLinear;
-use crate::gram::Gram;
+use crate::gram::{Gram, GramError, PlacedGram};
 use crate::solve::{
     BLOCK, Factor, Obs, OutputEnergy, SIDE_BY_SIDE, SMALL_LINEAR, ScaledHessian, SiteSettings, SiteSolver,
     SolveError, SolvedWeight, magnitude, output_energy, refine, stride, wanda,
@@ -57,7 +57,7 @@ impl Pruner {
         &mut self,
         package: &Package,
         slices: &[Slice],
-        gram: Option<&Gram>,
+        gram: Option<&PlacedGram>,
         done: &mut dyn FnMut(SolvedSlice) -> Result<()>,
     ) -> Result<()> {
         let target = |slice: &Slice| {
@@ -73,7 +73,7 @@ impl Pruner {
         &mut self,
         package: PackageId,
         wanted: &[(Slice, Target)],
-        gram: Option<&Gram>,
+        gram: Option<&PlacedGram>,
         done: &mut dyn FnMut(SolvedSlice) -> Result<()>,
     ) -> Result<()> {
         let _span = tracing::info_span!("solve").entered();
@@ -92,7 +92,8 @@ impl Pruner {
         let second_order = match (self.method, gram) {
             (Method::Magnitude | Method::L1, _) if self.refine == 0 => None,
             (_, Some(gram)) => {
-                Some(SecondOrder { gram_trace: gram.trace(), factor: self.factor(gram).map_err(failed)? })
+                let gram = gram.to_host().map_err(|error| of_site(site, self.model.inventory(), &error))?;
+                Some(SecondOrder { gram_trace: gram.trace(), factor: self.factor(&gram).map_err(failed)? })
             }
             (_, None) => {
                 return Err(Error::Site {
@@ -156,17 +157,27 @@ impl Pruner {
         package: PackageId,
         wanted: &[(Slice, Target)],
         site: SiteId,
-        gram: &Gram,
+        gram: &PlacedGram,
         done: &mut dyn FnMut(SolvedSlice) -> Result<()>,
     ) -> Result<()> {
         let failed = |error: SolveError| self.failed(site, &error);
         let (n, effort) = (gram.width(), self.sparsity.effort);
-        let upper = gram.to_upper::<f32>(stride(n));
+        let unread = |error: GramError| of_site(site, self.model.inventory(), &error);
+        let on_host = || Ok::<_, GramError>(gram.to_host()?.to_upper::<f32>(stride(n)));
+        let packed = gram.packed();
+        let upper = if packed.is_none() { Some(on_host().map_err(unread)?) } else { None };
         solver.reserve(effort, self.largest.0, self.largest.1);
         let precision = self.hessian.precision;
         let damping = self.hessian.damping;
         let settings = SiteSettings { damping, precision, effort, refinement: self.refine };
-        let damping = solver.begin(n, upper, settings).map_err(failed)?;
+        let in_place = packed.and_then(|packed| solver.begin_in_place(&packed, settings));
+        let begun = match (in_place, upper) {
+            (Some(begun), _) => begun,
+            (None, Some(upper)) => solver.begin(n, upper, settings),
+            (None, None) => solver.begin(n, on_host().map_err(unread)?, settings),
+        };
+        let damping = begun.map_err(failed)?;
+        let gram_trace = gram.trace().map_err(unread)?;
         let small = |(slice, _): &(Slice, Target)| slice.rows.len() * n <= SMALL_LINEAR;
         for wanted in
             wanted.chunk_by(|a, b| small(a) && small(b)).flat_map(|alike| alike.chunks(SIDE_BY_SIDE))
@@ -185,11 +196,8 @@ impl Pruner {
                 let failed =
                     |error: SolveError| Error::Site { name: name.clone(), problem: error.to_string() };
                 let SolvedWeight { weight, energy } = solved.map_err(failed)?;
-                let known = SliceFacts {
-                    damping: Some(damping),
-                    gram_trace: Some(gram.trace()),
-                    energy: Some(energy),
-                };
+                let known =
+                    SliceFacts { damping: Some(damping), gram_trace: Some(gram_trace), energy: Some(energy) };
                 done(self.solved(package, target, slice, weight, known)?)?;
             }
         }

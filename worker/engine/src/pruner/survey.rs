@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::probe::{Probe, Replacement};
 use super::{Allocated, Pruner, no_package};
-use crate::gram::Gram;
+use crate::gram::PlacedGram;
 use crate::{Error, Result};
 
 /// A linear is probed at the ratio tried that is nearest to this one.
@@ -66,7 +66,7 @@ impl Pruner {
         &mut self,
         package: &Package,
         slices: &[Slice],
-        gram: Option<&Gram>,
+        gram: Option<&PlacedGram>,
         on_step: &mut dyn FnMut() -> Result<()>,
     ) -> Result<Vec<SurveyedSlice>> {
         let trials = slices.iter().map(|slice| self.trial(package, slice)).collect::<Result<Vec<_>>>()?;

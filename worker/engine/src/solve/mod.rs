@@ -16,6 +16,7 @@ pub mod memory;
 mod mirror;
 mod near;
 mod obs;
+mod packed;
 mod phases;
 mod product;
 mod quadratic;
@@ -37,6 +38,7 @@ use thiserror::Error;
 pub use admm::{Admm, AdmmBuffers, SIDE_BY_SIDE, SMALL_LINEAR};
 pub use factor::{Factor, Float, stride};
 pub use obs::Obs;
+pub use packed::PackedUpper;
 pub use quadratic::{OutputEnergy, output_energy, relative_error};
 pub use refine::refine;
 pub use scaled::ScaledHessian;
@@ -47,8 +49,12 @@ pub use site::{CpuSolver, SiteSettings, SiteSolver, SolvedWeight};
 pub(crate) use {
     factor::{live_mean, raised},
     obs::share,
+    scaled::check_upper,
     site::NO_SITE,
 };
+
+#[cfg(any(test, feature = "cuda"))]
+pub(crate) use scaled::Scales;
 
 /// Columns of a block: unstructured pruning takes its share of each, and errors are spread past a block in one product.
 pub const BLOCK: usize = 128;

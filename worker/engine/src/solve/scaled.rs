@@ -37,7 +37,7 @@ impl ScaledHessian {
     pub fn new(factor: Factor, damping: f64) -> Self {
         let added = factor.added_by(damping);
         let (square, diagonal) = factor.into_parts();
-        Self::scaled(square, &diagonal, added)
+        Self::scaled(square, Scales::of_damped(&diagonal, added))
     }
 
     /// The same of a Gram of which no factor is needed: `upper` holds its upper triangle, diagonal included, as [`Factor::new`] takes it.
@@ -45,42 +45,23 @@ impl ScaledHessian {
     /// # Errors
     /// [`SolveError::GramNotFinite`], [`SolveError::Damping`], [`SolveError::Size`].
     pub fn of_gram(n: usize, upper: Vec<f32>, damping: f64) -> Result<Self, SolveError> {
+        check_upper(n, &upper)?;
         let row = stride(n);
-        if n == 0 || upper.len() != n * row {
-            return Err(SolveError::Size { rows: n, columns: row, found: upper.len() });
-        }
-        if !(damping >= 0.0 && damping.is_finite()) {
-            return Err(SolveError::Damping { damping });
-        }
-        let finite = |(i, values): (usize, &[f32])| {
-            values[i..n].iter().fold(true, |all, x| all & (x.abs() < f32::INFINITY))
-        };
-        if !upper.par_chunks(row).with_min_len(task_rows(row)).enumerate().all(finite) {
-            return Err(SolveError::GramNotFinite);
-        }
         let diagonal: Vec<f64> = (0..n).map(|j| f64::from(upper[j * row + j])).collect();
-        let added = damping * live_mean(&diagonal);
-        Ok(Self::scaled(upper, &diagonal, added))
+        let scales = Scales::new(&diagonal, damping)?;
+        Ok(Self::scaled(upper, scales))
     }
 
-    /// From the strict upper triangle of S in a square, its diagonal, and what damping adds to that.
-    fn scaled(mut square: Vec<f32>, diagonal: &[f64], added: f64) -> Self {
-        let n = diagonal.len();
-        let of_h: Vec<f64> = diagonal.iter().map(|d| d + added).collect();
-        // A does not depend on the unit of H: one is taken in which every s is at most 1.
-        let unit = of_h.iter().copied().fold(f64::MIN_POSITIVE, f64::max);
-        let columns = || diagonal.iter().zip(&of_h);
-        let scale = columns().map(|(_, h)| if *h > 0.0 { (h / unit).sqrt() as f32 } else { 1.0 }).collect();
-        let damped = columns().map(|(d, h)| if *d == 0.0 { 1.0 } else { (added / h) as f32 }).collect();
-        let reciprocal = |(d, h): (&f64, &f64)| if *d == 0.0 { 0.0 } else { (1.0 / h.sqrt()) as f32 };
-        let reciprocals: Vec<f32> = columns().map(reciprocal).collect();
+    /// From the strict upper triangle of S in a square, and what its diagonal says.
+    fn scaled(mut square: Vec<f32>, scales: Scales) -> Self {
+        let Scales { scale, damped, reciprocals, dead, unit } = scales;
+        let n = scale.len();
         let rows = square.par_chunks_mut(stride(n)).with_min_len(task_rows(n));
         rows.zip(&reciprocals).enumerate().for_each(|(i, (row, r))| {
             row[i] = 1.0;
             row[i + 1..n].iter_mut().zip(&reciprocals[i + 1..]).for_each(|(a, other)| *a = *a * r * other);
         });
         fold_down(&mut square, n);
-        let dead = (0..n).filter(|j| diagonal[*j] == 0.0).collect();
         Self { n, square, scale, damped, dead, unit }
     }
 
@@ -143,12 +124,6 @@ impl ScaledHessian {
         &self.scale
     }
 
-    /// The largest H_jj.
-    #[cfg(feature = "cuda")]
-    pub(crate) const fn unit(&self) -> f64 {
-        self.unit
-    }
-
     /// The columns that no observation ever touched: S_jj = 0.
     pub(crate) fn dead(&self) -> &[usize] {
         &self.dead
@@ -157,6 +132,63 @@ impl ScaledHessian {
     /// The share of H_jj that is damping, of every column.
     pub(crate) fn damped(&self) -> &[f32] {
         &self.damped
+    }
+}
+
+/// What the diagonal of a Gram says of its scaled square: see [`ScaledHessian`].
+#[derive(Clone, Debug)]
+pub(crate) struct Scales {
+    pub(crate) scale: Vec<f32>,
+    pub(crate) damped: Vec<f32>,
+    /// What rows and columns are multiplied by: 0 for a dead one.
+    pub(crate) reciprocals: Vec<f32>,
+    pub(crate) dead: Vec<usize>,
+    pub(crate) unit: f64,
+}
+
+impl Scales {
+    /// With this damping of a diagonal.
+    ///
+    /// # Errors
+    /// [`SolveError::Damping`].
+    pub(crate) fn new(diagonal: &[f64], damping: f64) -> Result<Self, SolveError> {
+        if !(damping >= 0.0 && damping.is_finite()) {
+            return Err(SolveError::Damping { damping });
+        }
+        Ok(Self::of_damped(diagonal, damping * live_mean(diagonal)))
+    }
+
+    /// With this much added to a diagonal.
+    fn of_damped(diagonal: &[f64], added: f64) -> Self {
+        let of_h: Vec<f64> = diagonal.iter().map(|d| d + added).collect();
+        // A does not depend on the unit of H: one is taken in which every s is at most 1.
+        let unit = of_h.iter().copied().fold(f64::MIN_POSITIVE, f64::max);
+        let columns = || diagonal.iter().zip(&of_h);
+        let scale = columns().map(|(_, h)| if *h > 0.0 { (h / unit).sqrt() as f32 } else { 1.0 }).collect();
+        let damped = columns().map(|(d, h)| if *d == 0.0 { 1.0 } else { (added / h) as f32 }).collect();
+        let reciprocal = |(d, h): (&f64, &f64)| if *d == 0.0 { 0.0 } else { (1.0 / h.sqrt()) as f32 };
+        let reciprocals = columns().map(reciprocal).collect();
+        let dead = (0..diagonal.len()).filter(|j| diagonal[*j] == 0.0).collect();
+        Self { scale, damped, reciprocals, dead, unit }
+    }
+}
+
+/// Refuses what is no upper triangle of an n x n Gram, rows [`stride`] apart.
+///
+/// # Errors
+/// [`SolveError::Size`], [`SolveError::GramNotFinite`].
+pub(crate) fn check_upper(n: usize, upper: &[f32]) -> Result<(), SolveError> {
+    let row = stride(n);
+    if n == 0 || upper.len() != n * row {
+        return Err(SolveError::Size { rows: n, columns: row, found: upper.len() });
+    }
+    let finite = |(i, values): (usize, &[f32])| {
+        values[i..n].iter().fold(true, |all, x| all & (x.abs() < f32::INFINITY))
+    };
+    if upper.par_chunks(row).with_min_len(task_rows(row)).enumerate().all(finite) {
+        Ok(())
+    } else {
+        Err(SolveError::GramNotFinite)
     }
 }
 

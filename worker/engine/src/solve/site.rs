@@ -3,7 +3,7 @@
 use obsdiff_proto::{Effort, Precision, Target};
 use rayon::prelude::*;
 
-use super::{Admm, AdmmBuffers, OutputEnergy, ScaledHessian, SolveError, refine};
+use super::{Admm, AdmmBuffers, OutputEnergy, PackedUpper, ScaledHessian, SolveError, refine};
 
 /// How the linears of a site are to be solved.
 #[derive(Clone, Copy, Debug)]
@@ -39,6 +39,18 @@ pub trait SiteSolver: Send {
     /// [`SolveError::GramNotFinite`], [`SolveError::Damping`], [`SolveError::Size`]; [`SolveError::NotPositive`] when it is not that of a
     /// Gram; [`SolveError::Device`].
     fn begin(&mut self, n: usize, upper: Vec<f32>, settings: SiteSettings) -> Result<f64, SolveError>;
+
+    /// [`Self::begin`] by a Gram where it lies; none where the solver does not reach that memory, and nothing is done.
+    ///
+    /// # Errors
+    /// As [`Self::begin`].
+    fn begin_in_place(
+        &mut self,
+        _upper: &PackedUpper,
+        _settings: SiteSettings,
+    ) -> Option<Result<f64, SolveError>> {
+        None
+    }
 
     /// Prunes weights of the site, each to the target beside it, as [`Admm::prune`] or [`super::Obs::prune`] does, and refines them as [`refine`] does. Side by side
     /// where the device gains by it.

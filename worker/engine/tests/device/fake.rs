@@ -237,3 +237,38 @@ fn a_linear_crosses_to_the_gpu_once_and_back_once() {
     drop(device);
     assert_eq!(counted("fake_cuda_allocations"), Some(0));
 }
+
+#[test]
+fn of_a_gram_that_a_site_is_solved_by_only_the_diagonal_comes_to_the_host() {
+    if !matches!(device(), ComputeDevice::Cuda(_)) || counted("fake_cuda_bytes_to_host").is_none() {
+        return;
+    }
+    if !counts_alone("fake::of_a_gram_that_a_site_is_solved_by_only_the_diagonal_comes_to_the_host") {
+        return;
+    }
+    let (rows, n) = (12, 96);
+    let device = device();
+    let mut grams = device.grams();
+    let before = crossed();
+    grams.open_empty(SiteId(0), &std::sync::Arc::new(Gram::new(n, Accumulate::Exact, 20))).unwrap();
+    // Zeros are made where they are needed.
+    assert_eq!(crossed(), before);
+    grams.observe(SiteId(0), &noise(1, 3 * n * n), 1.0).unwrap();
+    let gram = grams.share(SiteId(0)).unwrap().unwrap();
+    for mut solver in [Some(device.solver()), device.obs_solver(0.01)].into_iter().flatten() {
+        let before = crossed();
+        solver.begin_in_place(&gram.packed().unwrap(), FAST).unwrap().unwrap();
+        let after = crossed();
+        let [to_host, to_gpu] = [after[0] - before[0], after[1] - before[1]];
+        // Vectors of the site's width, and what libraries say.
+        assert!(to_host >= 4 * n as u64 && to_host < 10 * n as u64, "{to_host} bytes");
+        assert!(to_gpu < 40 * n as u64, "{to_gpu} bytes");
+        let weight = noise(2, rows * n);
+        solver.solve(&[(&weight, Target::Unstructured { ratio: 0.5 })]).remove(0).unwrap();
+    }
+    let before = crossed();
+    gram.trace().unwrap();
+    assert_eq!(crossed()[0] - before[0], 8 * n as u64);
+    gram.to_host().unwrap();
+    assert_eq!(crossed()[0] - before[0], 8 * n as u64 + Gram::bytes(n, Accumulate::Exact));
+}

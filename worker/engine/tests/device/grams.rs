@@ -1,8 +1,9 @@
 //! Grams.
 
 use std::sync::Arc;
+use std::thread;
 
-use obsdiff_engine::gram::{Gram, GramError, GramSet, column_energy};
+use obsdiff_engine::gram::{Gram, GramError, GramSet, PlacedGram, column_energy};
 use obsdiff_proto::{Accumulate, SiteId};
 use obsdiff_tests::{Prng, noise};
 
@@ -154,4 +155,61 @@ fn energies_equal_the_processors_where_squares_are_exact() {
         column_energy(&rows, width, 0.75, &mut wanted);
         assert_eq!(found, wanted);
     }
+}
+
+#[test]
+fn a_gram_that_is_shared_stays_as_it_was_and_is_read_anywhere() {
+    for accumulate in [Accumulate::Exact, Accumulate::F32] {
+        let width = 21;
+        let rows = [1, 2].map(|seed| whole_numbers(seed, 30 * width));
+        let mut grams = device().grams();
+        let mut wanted = Gram::new(width, accumulate, 20);
+        grams.open_empty(SITE, &Arc::new(wanted.clone())).unwrap();
+        grams.observe(SITE, &rows[0], 0.5).unwrap();
+        wanted.observe(&rows[0], 0.5).unwrap();
+        let shared = grams.share(SITE).unwrap().unwrap();
+        let address = |gram: &PlacedGram| gram.numbers().map(|numbers| numbers.address());
+        let before = address(&shared);
+        // What is shared is copied once, and then the set's own again.
+        let mut grown = wanted.clone();
+        for alpha in [1.0, 0.25] {
+            grams.observe(SITE, &rows[1], alpha).unwrap();
+            grown.observe(&rows[1], alpha).unwrap();
+        }
+        assert!(read(&*grams, &wanted) == grown);
+        let later = grams.share(SITE).unwrap().unwrap();
+        assert!(before.is_none() || address(&later) != before);
+        assert!(*later.to_host().unwrap() == grown);
+        drop(later);
+        let at = || address(&grams.share(SITE).unwrap().unwrap());
+        let last = at();
+        assert_eq!((last, address(&shared)), (at(), before));
+        // Threads that own no device read it, too.
+        let found = thread::scope(|scope| scope.spawn(|| shared.to_host().unwrap()).join().unwrap());
+        assert!(*found == wanted);
+        assert_eq!((shared.width(), shared.exponent()), (wanted.width(), wanted.exponent()));
+        assert_eq!((shared.accumulates(), shared.mass_units()), (accumulate, wanted.mass_units()));
+        assert_eq!(shared.diagonal_units().unwrap(), wanted.diagonal_units());
+        assert_eq!(shared.trace().unwrap(), wanted.trace());
+        let numbers = shared.numbers();
+        assert_eq!(numbers.is_some(), device().gpu().is_some());
+        if let Some(numbers) = numbers {
+            assert_eq!((numbers.count(), numbers.accumulates()), (Gram::entries(width), accumulate));
+        }
+        assert!(grams.share(SiteId(4)).unwrap().is_none());
+    }
+}
+
+#[test]
+fn sums_are_received_on_a_gpu_where_it_has_room_for_them() {
+    let device = device();
+    let receive = |more| device.gram_to_receive(40, Accumulate::Exact, (7, 11), more).unwrap();
+    assert!(receive(1 << 60).is_none());
+    let received = receive(0);
+    assert_eq!(received.is_some(), device.gpu().is_some());
+    let Some(gram) = received else { return };
+    assert_eq!((gram.width(), gram.exponent(), gram.mass_units()), (40, 7, 11));
+    let zeros = device.zeros(Accumulate::F32, 9).unwrap().unwrap();
+    assert_eq!((zeros.count(), zeros.accumulates()), (9, Accumulate::F32));
+    assert!(gram.diagonal_units().unwrap().unwrap().iter().all(|sum| *sum == 0));
 }

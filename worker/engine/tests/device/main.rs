@@ -10,10 +10,12 @@ mod forward;
 mod golden;
 mod goldens;
 mod grams;
+mod in_place;
 #[path = "../golden/linear.rs"]
 mod linear;
 mod solver;
 mod structured;
+mod transfers;
 
 use std::env;
 

@@ -13,6 +13,7 @@ use bytemuck::{Pod, cast_slice, cast_slice_mut};
 
 use super::mesh::Piece;
 use super::{SharedMesh, check, millis, peers};
+use crate::collective::buffer::{OUT_OF_REACH, on_host};
 use crate::collective::call::{Call, CallHeader};
 use crate::collective::{Abort, Buffer, Collective, CollectiveError, Member, Result, Values};
 
@@ -243,15 +244,17 @@ impl Collective for GlooRank {
     }
 
     fn all_reduce(&mut self, send: Values<'_>, receive: Buffer<'_>) -> Result<()> {
+        on_host(Some(send), Some(&receive))?;
         let call = Call::all_reduce(send, &receive)?;
         self.call(call, |rank| match (send, receive) {
             (Values::I64(send), Buffer::I64(receive)) => rank.sum(send, Some(receive), |_| true),
             (Values::F32(send), Buffer::F32(receive)) => rank.sum(send, Some(receive), |_| true),
-            _ => Ok(()),
+            _ => Err(CollectiveError::Buffers(OUT_OF_REACH)),
         })
     }
 
     fn reduce(&mut self, root: usize, send: Values<'_>, receive: Option<Buffer<'_>>) -> Result<()> {
+        on_host(Some(send), receive.as_ref())?;
         let call = Call::reduce(root, send, receive.as_ref(), self.member.rank, self.member.world)?;
         let at_root = |rank| rank == root;
         self.call(call, |rank| match (send, receive) {
@@ -259,14 +262,17 @@ impl Collective for GlooRank {
             (Values::F32(send), Some(Buffer::F32(receive))) => rank.sum(send, Some(receive), at_root),
             (Values::I64(send), _) => rank.sum(send, None, at_root),
             (Values::F32(send), _) => rank.sum(send, None, at_root),
+            (Values::Device(_), _) => Err(CollectiveError::Buffers(OUT_OF_REACH)),
         })
     }
 
     fn broadcast(&mut self, root: usize, buffer: Buffer<'_>) -> Result<()> {
+        on_host(None, Some(&buffer))?;
         let call = Call::broadcast(root, &buffer, self.member.world)?;
         self.call(call, |rank| match buffer {
             Buffer::I64(buffer) => rank.spread(root, buffer),
             Buffer::F32(buffer) => rank.spread(root, buffer),
+            Buffer::Device(_) => Err(CollectiveError::Buffers(OUT_OF_REACH)),
         })
     }
 }

@@ -4,6 +4,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use obsdiff_engine::device::numbers::DeviceNumbers;
 use obsdiff_proto::lock;
 
 use super::departures::Departures;
@@ -23,6 +24,8 @@ pub(super) struct Link {
     pub(super) communicator: Communicator,
     /// Dropped after the communicator has ended, whose operations use its memory.
     pub(super) staging: Staging,
+    /// What else they use.
+    pub(super) lent: Vec<DeviceNumbers>,
 }
 
 /// Groups that this process is leaving.
@@ -79,11 +82,11 @@ impl Leaving {
         let (done, ended) = mpsc::channel();
         let patience = self.limit / 2;
         let ending = thread::Builder::new().name("end of a communicator".to_owned()).spawn(move || {
-            let Link { gpu, communicator, staging } = link;
+            let Link { gpu, communicator, staging, lent } = link;
             if let Err(error) = gpu.bind().and_then(|()| end(communicator, well, patience)) {
                 tracing::warn!(%error, "NCCL did not leave a group in good order");
             }
-            drop(staging);
+            drop((staging, lent));
             // Nobody listens any more where the limit is over.
             let _ = done.send(());
         });

@@ -3,6 +3,8 @@
 //! Sums of integers are exact, whatever NCCL does. Floats are added in an order that NCCL chooses by the group's size, its links and its
 //! settings (`NCCL_*`): the same for the same group, but not that of ranks. NCCL's traffic between hosts is not encrypted.
 //!
+//! Numbers in the GPU's memory are summed where they lie. Those of the host go there and back, in chunks.
+//!
 //! Nothing here waits inside NCCL but the thread that leaves a group, which has a limit: NCCL is asked how far it is, while a lost peer,
 //! silence and an abort are watched for.
 
@@ -106,7 +108,8 @@ impl Nccl {
             let id = self.unique_id(member, begun, abort)?;
             departures.check(0)?;
             let communicator = Communicator::begin(self.library, id, member.rank, member.world);
-            Ok(Link { gpu: self.gpu.clone(), communicator: communicator.map_err(broken)?, staging })
+            let communicator = communicator.map_err(broken)?;
+            Ok(Link { gpu: self.gpu.clone(), communicator, staging, lent: Vec::new() })
         };
         let link = begin().inspect_err(|e: &CollectiveError| departures.tell(None, e.to_string()))?;
         let mut rank = NcclRank::new(member, departures, self.leaving.clone(), link);
@@ -153,4 +156,4 @@ fn broken(error: CallError) -> CollectiveError {
 }
 
 #[cfg(test)]
-pub(in crate::collective) mod tests;
+pub(crate) mod tests;

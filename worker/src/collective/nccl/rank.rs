@@ -5,10 +5,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytemuck::{cast_slice, cast_slice_mut};
+use obsdiff_engine::device::numbers::DeviceNumbers;
 
 use super::departures::Departures;
-use super::ffi::{CallError, Number, Operation, Progress};
+use super::ffi::{CallError, DeviceMemory, Number, Operation, Progress};
 use super::leaving::{Leaving, Link};
+use crate::collective::buffer::OUT_OF_REACH;
 use crate::collective::call::{Call, CallHeader, CallKind};
 use crate::collective::{Buffer, Collective, CollectiveError, Member, Result, Shape, Values};
 
@@ -17,9 +19,14 @@ const ASK: Duration = Duration::from_micros(100);
 /// How long the word of a peer that failed a call may take to arrive.
 const NAMING: Duration = Duration::from_secs(1);
 
+/// Numbers that a call takes at most: 64 MiB of integers, several chunks, so that agreeing on a call does not count.
+const PIECE: usize = 8 << 20;
+
 /// A rank of a group.
 pub(super) struct NcclRank {
     member: Member,
+    /// The number of its GPU.
+    gpu: usize,
     departures: Arc<Departures>,
     leaving: Arc<Leaving>,
     /// None once the group is left.
@@ -30,10 +37,23 @@ pub(super) struct NcclRank {
     ended: Option<CollectiveError>,
 }
 
-/// A chunk of a call on its way through a lane.
+/// A chunk of a call on its way. Numbers of the host go through its lane, whose event marks its end.
 struct Chunk {
     lane: usize,
     bytes: Range<usize>,
+}
+
+/// Numbers that this rank sends.
+#[derive(Clone, Copy)]
+enum Outgoing<'a> {
+    Host(&'a [u8]),
+    Device(&'a DeviceNumbers),
+}
+
+/// Where this rank receives.
+enum Incoming<'a> {
+    Host(&'a mut [u8]),
+    Device(&'a DeviceNumbers),
 }
 
 impl NcclRank {
@@ -44,7 +64,8 @@ impl NcclRank {
         leaving: Arc<Leaving>,
         link: Link,
     ) -> Self {
-        Self { member, departures, leaving, link: Some(link), calls: 0, ended: None }
+        let gpu = link.gpu.ordinal();
+        Self { member, gpu, departures, leaving, link: Some(link), calls: 0, ended: None }
     }
 
     /// Waits until all ranks have joined, at most so long. A rank that gave up meanwhile is in NCCL's group and answers no more, so each
@@ -124,13 +145,37 @@ impl NcclRank {
     }
 
     /// Makes a call; the first error ends the group.
-    fn call(&mut self, call: Call, send: Option<&[u8]>, receive: Option<&mut [u8]>) -> Result<()> {
+    fn call(
+        &mut self,
+        call: Call,
+        send: Option<Outgoing<'_>>,
+        mut receive: Option<Incoming<'_>>,
+    ) -> Result<()> {
+        let sent = if let Some(Outgoing::Device(numbers)) = send { Some(numbers) } else { None };
+        let received = if let Some(Incoming::Device(numbers)) = receive { Some(numbers) } else { None };
+        let lent: Vec<_> = sent.into_iter().chain(received).cloned().collect();
+        if lent.iter().any(|numbers| numbers.gpu() != self.gpu) {
+            return Err(CollectiveError::Buffers(OUT_OF_REACH));
+        }
         if let Some(ended) = &self.ended {
             return Err(ended.clone());
         }
         self.calls += 1;
-        let followed = self.agree(call).and_then(|()| self.transfer(call, send, receive));
+        let followed = self.agree(call).and_then(|()| {
+            // After an error the group keeps the memory until NCCL has let go of it.
+            self.lend(lent)?;
+            self.transfer(call, send, &mut receive)?;
+            self.lend(Vec::new())
+        });
         self.ends(followed)
+    }
+
+    /// Keeps memory that operations use, and no other any more.
+    fn lend(&mut self, memory: Vec<DeviceNumbers>) -> Result<()> {
+        self.with(|link| {
+            link.lent = memory;
+            Ok(())
+        })
     }
 
     /// Sees that all ranks make the same call: NCCL would wait for ever, or write past a buffer.
@@ -175,7 +220,12 @@ impl NcclRank {
     }
 
     /// Sends the numbers through the group in chunks, by two lanes in turn.
-    fn transfer(&mut self, call: Call, send: Option<&[u8]>, mut receive: Option<&mut [u8]>) -> Result<()> {
+    fn transfer(
+        &mut self,
+        call: Call,
+        send: Option<Outgoing<'_>>,
+        receive: &mut Option<Incoming<'_>>,
+    ) -> Result<()> {
         let (number, count) = numbers(call.shape);
         let total = count * number.bytes();
         let mut running: [Option<Chunk>; 2] = [None, None];
@@ -184,63 +234,80 @@ impl NcclRank {
         for (index, start) in (0..total).step_by(chunk).enumerate() {
             let next = Chunk { lane: index % 2, bytes: start..(start + chunk).min(total) };
             if let Some(earlier) = running[next.lane].take() {
-                self.finish(&earlier, &mut last, receive.as_deref_mut())?;
+                self.finish(&earlier, &mut last, receive)?;
             }
-            self.begin(call, number, &next, &mut last, send, receive.is_some())?;
+            self.begin(call, number, &next, &mut last, (send, receive))?;
             running[index % 2] = Some(next);
         }
         let chunks = total.div_ceil(chunk);
         for lane in [chunks % 2, (chunks + 1) % 2] {
             if let Some(chunk) = running[lane].take() {
-                self.finish(&chunk, &mut last, receive.as_deref_mut())?;
+                self.finish(&chunk, &mut last, receive)?;
             }
         }
         Ok(())
     }
 
-    /// Gives the stream a chunk: to the GPU, through the group, and back where it is received.
+    /// Gives the stream a chunk: to the GPU, through the group, and back where it is received. What lies on the GPU stays there.
     fn begin(
         &mut self,
         call: Call,
         number: Number,
         chunk: &Chunk,
         last: &mut Instant,
-        send: Option<&[u8]>,
-        receives: bool,
+        (send, receive): (Option<Outgoing<'_>>, &Option<Incoming<'_>>),
     ) -> Result<()> {
         let (length, silence) = (chunk.bytes.len(), self.member.silence);
         self.with(|link| {
             let lane = &mut link.staging.lanes[chunk.lane];
-            if let Some(send) = send {
+            if let Some(Outgoing::Host(send)) = send {
                 lane.host(length)?.copy_from_slice(&send[chunk.bytes.clone()]);
                 lane.upload(length)?;
             }
-            let operation = match call.what {
-                CallKind::AllReduce => Operation::AllReduce,
-                CallKind::Reduce { root } => Operation::Reduce { root },
-                CallKind::Broadcast { root } => Operation::Broadcast { root },
+            let (of_lane, bytes) = (lane.memory(), || chunk.bytes.clone());
+            let from = match send {
+                Some(Outgoing::Device(numbers)) => DeviceMemory::of(numbers, bytes()),
+                _ => of_lane,
             };
-            let (memory, stream) = (lane.memory(), &link.staging.stream);
-            link.communicator.enqueue(operation, memory, length / number.bytes(), number, stream)
+            let to = match receive {
+                Some(Incoming::Device(numbers)) => DeviceMemory::of(numbers, bytes()),
+                _ => of_lane,
+            };
+            let (operation, places) = match call.what {
+                CallKind::AllReduce => (Operation::AllReduce, (from, to)),
+                CallKind::Reduce { root } => (Operation::Reduce { root }, (from, to)),
+                // Who sends does not receive, and the other way round.
+                CallKind::Broadcast { root } => {
+                    let at = if send.is_some() { from } else { to };
+                    (Operation::Broadcast { root }, (at, at))
+                }
+            };
+            let stream = &link.staging.stream;
+            link.communicator.enqueue(operation, places, length / number.bytes(), number, stream)
         })?;
         self.until(*last, silence, |link| link.communicator.progress())?;
         self.with(|link| {
             let lane = &mut link.staging.lanes[chunk.lane];
-            if receives {
+            if let Some(Incoming::Host(_)) = receive {
                 lane.download(length)?;
             }
             lane.mark()
         })
     }
 
-    /// Waits for a chunk, which counts as a sign of life, and takes it where it is received.
-    fn finish(&mut self, chunk: &Chunk, last: &mut Instant, receive: Option<&mut [u8]>) -> Result<()> {
+    /// Waits for a chunk, which counts as a sign of life, and takes it where the host receives it.
+    fn finish(
+        &mut self,
+        chunk: &Chunk,
+        last: &mut Instant,
+        receive: &mut Option<Incoming<'_>>,
+    ) -> Result<()> {
         self.until(*last, self.member.silence, |link| {
             link.staging.lanes[chunk.lane].is_done().map(progress)
         })?;
         *last = Instant::now();
         self.with(|link| {
-            if let Some(receive) = receive {
+            if let Some(Incoming::Host(receive)) = receive {
                 let bytes = chunk.bytes.clone();
                 receive[bytes].copy_from_slice(link.staging.lanes[chunk.lane].host(chunk.bytes.len())?);
             }
@@ -254,22 +321,30 @@ impl Collective for NcclRank {
         &self.member
     }
 
+    fn gpu(&self) -> Option<usize> {
+        Some(self.gpu)
+    }
+
+    fn piece(&self) -> usize {
+        PIECE
+    }
+
     fn all_reduce(&mut self, send: Values<'_>, mut receive: Buffer<'_>) -> Result<()> {
         let call = Call::all_reduce(send, &receive)?;
-        self.call(call, Some(bytes(send)), Some(bytes_mut(&mut receive)))
+        self.call(call, Some(outgoing(send)), Some(incoming(&mut receive)))
     }
 
     fn reduce(&mut self, root: usize, send: Values<'_>, mut receive: Option<Buffer<'_>>) -> Result<()> {
         let call = Call::reduce(root, send, receive.as_ref(), self.member.rank, self.member.world)?;
-        self.call(call, Some(bytes(send)), receive.as_mut().map(bytes_mut))
+        self.call(call, Some(outgoing(send)), receive.as_mut().map(incoming))
     }
 
     fn broadcast(&mut self, root: usize, mut buffer: Buffer<'_>) -> Result<()> {
         let call = Call::broadcast(root, &buffer, self.member.world)?;
         if root == self.member.rank {
-            self.call(call, Some(bytes(buffer.values())), None)
+            self.call(call, Some(outgoing(buffer.values())), None)
         } else {
-            self.call(call, None, Some(bytes_mut(&mut buffer)))
+            self.call(call, None, Some(incoming(&mut buffer)))
         }
     }
 }
@@ -297,16 +372,18 @@ fn progress(done: bool) -> Progress {
     if done { Progress::Done } else { Progress::Running }
 }
 
-fn bytes(values: Values<'_>) -> &[u8] {
+fn outgoing(values: Values<'_>) -> Outgoing<'_> {
     match values {
-        Values::I64(values) => cast_slice(values),
-        Values::F32(values) => cast_slice(values),
+        Values::I64(values) => Outgoing::Host(cast_slice(values)),
+        Values::F32(values) => Outgoing::Host(cast_slice(values)),
+        Values::Device(numbers) => Outgoing::Device(numbers),
     }
 }
 
-fn bytes_mut<'a>(buffer: &'a mut Buffer<'_>) -> &'a mut [u8] {
+fn incoming<'a>(buffer: &'a mut Buffer<'_>) -> Incoming<'a> {
     match buffer {
-        Buffer::I64(values) => cast_slice_mut(values),
-        Buffer::F32(values) => cast_slice_mut(values),
+        Buffer::I64(values) => Incoming::Host(cast_slice_mut(values)),
+        Buffer::F32(values) => Incoming::Host(cast_slice_mut(values)),
+        Buffer::Device(numbers) => Incoming::Device(numbers),
     }
 }

@@ -1,6 +1,8 @@
 //! Groups over a fake NCCL, whose libraries lie in host memory: nothing here has a GPU. A process finds libraries as it is started, so
 //! each test starts itself again as a child of which they are the libraries, with the faults that they are to show.
 
+mod on_gpu;
+
 use std::process::Command;
 use std::sync::{Mutex, mpsc};
 use std::thread;
@@ -72,7 +74,7 @@ fn transport(
 }
 
 /// A transport for each rank of a group.
-pub(in crate::collective) fn transports(world: usize) -> Vec<Box<dyn Transport>> {
+pub(crate) fn transports(world: usize) -> Vec<Box<dyn Transport>> {
     let rendezvous = Arc::new(ThreadRendezvous::default());
     (0..world).map(|_| Box::new(transport(&rendezvous, 64, LONG).0) as Box<dyn Transport>).collect()
 }

@@ -146,7 +146,7 @@ impl FluxTransformer {
         let values = ops.linear(conditioning, &self.last_modulation)?;
         let by = Modulation { values, width: self.config.width() };
         let normed = ops.norm_modulate(image, &by, 1, 0)?;
-        let predicted = ops.linear(&normed, &self.prediction)?.to_host()?;
+        let predicted = ops.linear(&normed, &self.prediction)?.predicted()?;
         let (batch, channels) = (conditioning.rows()?, self.config.output_features() / (PATCH * PATCH));
         let picture = predicted
             .reshape(&[batch, rows, columns, channels, PATCH, PATCH])?

@@ -116,7 +116,7 @@ impl Sd3Transformer {
         let values = ops.linear(conditioning, &self.last_modulation)?;
         let by = Modulation { values, width: self.config.width() };
         let normed = ops.norm_modulate(image, &by, 1, 0)?;
-        let predicted = ops.linear(&normed, &self.prediction)?.to_host()?;
+        let predicted = ops.linear(&normed, &self.prediction)?.predicted()?;
         let (patch, channels) = (self.config.patch_size, self.config.output_channels());
         let batch = conditioning.rows()?;
         let picture = predicted

@@ -1,5 +1,5 @@
-// A CUDA driver in host memory, for tests: libcuda.so.1. Kernels run on the processor, as `shim/` compiles them, when they are launched; streams
-// and events have nothing to wait for. It counts what crosses between host and device, and is told by the environment what to lack:
+// A CUDA driver in host memory, for tests: libcuda.so.1. Kernels run on the processor, as `shim/` compiles them, when they are launched; a stream
+// has something to wait for only where the fake NCCL works on it. It counts what crosses between host and device, and is told by the environment what to lack:
 //   FAKE_CUDA_GPUS        how many GPUs there are (1)
 //   FAKE_CUDA_CAPABILITY  their compute capability, times ten (90)
 //   FAKE_CUDA_VERSION     the CUDA version that the driver supports, as cuDriverGetVersion says it (13000)
@@ -20,10 +20,14 @@ enum Result {
     NO_DEVICE = 100,
     INVALID_DEVICE = 101,
     NOT_FOUND = 500,
+    NOT_READY = 600,
 };
+enum PoolAttribute { POOL_RESERVED = 5, POOL_USED = 7, POOL_MOST_USED = 8 };
 enum Attribute { CAPABILITY_MAJOR = 75, CAPABILITY_MINOR = 76, MEMORY_POOLS_SUPPORTED = 115 };
 
 #define EXPORT extern "C" __attribute__((visibility("default")))
+
+#include "streams.h"
 
 static unsigned long long setting(const char* name, unsigned long long otherwise) {
     const char* value = getenv(name);
@@ -34,7 +38,9 @@ static std::atomic<unsigned long long> bytes_to_host, bytes_to_device, copies_to
 // Of memory and of launches.
 static std::mutex guard;
 static std::map<char*, std::pair<char*, size_t>> allocations;
-static size_t allocated_bytes = 0, most_bytes = 0;
+static size_t allocated_bytes = 0, most_bytes = 0, most_ever = 0;
+// Addresses that the fake NCCL still works at.
+static std::multiset<char*> in_use;
 
 // What tests ask of the library itself.
 EXPORT unsigned long long fake_cuda_bytes_to_host() { return bytes_to_host; }
@@ -81,7 +87,8 @@ static std::map<std::string, Kernel> KERNELS = {FOR_EACH_KERNEL(KERNEL)};
 // Kernels, without their types, whose threads have no barrier: they run as plain functions, which is much faster.
 static const std::set<std::string> INDEPENDENT = {"rotate",         "gelu",     "add_gated", "add_bias",         "limit",
                                                   "join_columns",   "pad_rows", "add_tile",  "column_squares",   "add_column",
-                                                  "admit_observation", "silu", "add_rows"};
+                                                  "admit_observation", "silu", "add_rows",
+                                                  "diagonal",       "unpack",   "scale"};
 
 EXPORT int cuGetErrorName(int error, const char** name) {
     *name = error == OUT_OF_MEMORY ? "CUDA_ERROR_OUT_OF_MEMORY" : error == NO_DEVICE ? "CUDA_ERROR_NO_DEVICE" : "CUDA_ERROR";
@@ -179,35 +186,16 @@ EXPORT int cuCtxGetDevice(int* device) {
 }
 EXPORT int cuCtxSynchronize() { return SUCCESS; }
 
-static int made(void** handle) {
-    *handle = malloc(1);
-    return *handle != nullptr ? SUCCESS : OUT_OF_MEMORY;
-}
-static int unmade(void* handle) {
-    free(handle);
-    return SUCCESS;
-}
-EXPORT int cuStreamCreate(void** stream, unsigned) { return made(stream); }
-EXPORT int cuStreamCreateWithPriority(void** stream, unsigned, int) { return made(stream); }
-EXPORT int cuStreamDestroy_v2(void* stream) { return unmade(stream); }
-EXPORT int cuStreamSynchronize(void*) { return SUCCESS; }
-EXPORT int cuStreamQuery(void*) { return SUCCESS; }
-// At once, as all work: the fake NCCL gives the calling thread back when the group has summed.
-EXPORT int cuLaunchHostFunc(void*, void (*function)(void*), void* data) {
-    function(data);
-    return SUCCESS;
-}
 // Where device memory lies in this process: the fake NCCL asks.
 EXPORT void* fake_cuda_host(unsigned long long address) { return reinterpret_cast<void*>(address); }
-EXPORT int cuStreamWaitEvent(void*, void*, unsigned) { return SUCCESS; }
-EXPORT int cuEventCreate(void** event, unsigned) { return made(event); }
-EXPORT int cuEventDestroy_v2(void* event) { return unmade(event); }
-EXPORT int cuEventRecord(void*, void*) { return SUCCESS; }
-EXPORT int cuEventQuery(void*) { return SUCCESS; }
-EXPORT int cuEventSynchronize(void*) { return SUCCESS; }
-EXPORT int cuEventElapsedTime_v2(float* milliseconds, void*, void*) {
-    *milliseconds = 0.0f;
-    return SUCCESS;
+// It says where it begins to work, and where it has ended.
+EXPORT void fake_cuda_use(void* memory) {
+    std::lock_guard<std::mutex> held(guard);
+    in_use.insert(static_cast<char*>(memory));
+}
+EXPORT void fake_cuda_leave(void* memory) {
+    std::lock_guard<std::mutex> held(guard);
+    in_use.erase(in_use.find(static_cast<char*>(memory)));
 }
 
 // Memory ends where its pages do, up to 16 bytes of alignment, and the page after it cannot be touched. It holds a NaN pattern at first.
@@ -223,6 +211,7 @@ static int allocate(unsigned long long* pointer, size_t bytes) {
     allocations[start] = {static_cast<char*>(pages), bytes};
     allocated_bytes += bytes;
     most_bytes = std::max(most_bytes, allocated_bytes);
+    most_ever = std::max(most_ever, allocated_bytes);
     *pointer = reinterpret_cast<unsigned long long>(start);
     return SUCCESS;
 }
@@ -232,6 +221,11 @@ static int release(unsigned long long pointer) {
     auto found = allocations.find(reinterpret_cast<char*>(pointer));
     if (found == allocations.end()) return INVALID_VALUE;
     auto [pages, bytes] = found->second;
+    auto used = in_use.lower_bound(found->first);
+    if (used != in_use.end() && *used < found->first + bytes) {
+        fprintf(stderr, "fake CUDA: memory is freed that the fake NCCL still works in\n");
+        abort();
+    }
     allocated_bytes -= bytes;
     size_t page = 4096, aligned = (bytes + 15) / 16 * 16, whole = (aligned + page - 1) / page * page;
     munmap(pages, whole + page);
@@ -255,6 +249,16 @@ EXPORT int cuDeviceGetDefaultMemPool(void** pool, int) {
     *pool = &default_pool;
     return SUCCESS;
 }
+EXPORT int cuMemPoolGetAttribute(void* pool, int attribute, void* value) {
+    std::lock_guard<std::mutex> held(guard);
+    if (pool != &default_pool) return INVALID_VALUE;
+    switch (attribute) {
+        case POOL_RESERVED:
+        case POOL_USED: *static_cast<unsigned long long*>(value) = allocated_bytes; return SUCCESS;
+        case POOL_MOST_USED: *static_cast<unsigned long long*>(value) = most_ever; return SUCCESS;
+        default: return INVALID_VALUE;
+    }
+}
 EXPORT int cuMemPoolSetAttribute(void* pool, int, void* value) { return pool == &default_pool && value != nullptr ? SUCCESS : INVALID_VALUE; }
 
 EXPORT int cuMemAlloc_v2(unsigned long long* pointer, size_t bytes) { return allocate(pointer, bytes); }
@@ -265,19 +269,22 @@ EXPORT int cuMemHostAlloc(void** pointer, size_t bytes, unsigned) {
     *pointer = malloc(bytes);
     return *pointer != nullptr ? SUCCESS : OUT_OF_MEMORY;
 }
-EXPORT int cuMemFreeHost(void* pointer) { return unmade(pointer); }
+EXPORT int cuMemFreeHost(void* pointer) {
+    free(pointer);
+    return SUCCESS;
+}
 
-static int to_device(unsigned long long to, const void* from, size_t bytes) {
+static int to_device(unsigned long long to, const void* from, size_t bytes, void* stream) {
     if (!is_allocated(to, bytes)) return INVALID_VALUE;
-    memcpy(reinterpret_cast<void*>(to), from, bytes);
+    in_order(stream, [=] { memcpy(reinterpret_cast<void*>(to), from, bytes); });
     bytes_to_device += bytes;
     copies_to_device += 1;
     return SUCCESS;
 }
 
-static int to_host(void* to, unsigned long long from, size_t bytes) {
+static int to_host(void* to, unsigned long long from, size_t bytes, void* stream) {
     if (!is_allocated(from, bytes)) return INVALID_VALUE;
-    memcpy(to, reinterpret_cast<void*>(from), bytes);
+    in_order(stream, [=] { memcpy(to, reinterpret_cast<void*>(from), bytes); });
     bytes_to_host += bytes;
     copies_to_host += 1;
     return SUCCESS;
@@ -295,10 +302,10 @@ static int set_bytes(unsigned long long to, unsigned char value, size_t bytes) {
     return SUCCESS;
 }
 
-EXPORT int cuMemcpyHtoD_v2(unsigned long long to, const void* from, size_t bytes) { return to_device(to, from, bytes); }
-EXPORT int cuMemcpyHtoDAsync_v2(unsigned long long to, const void* from, size_t bytes, void*) { return to_device(to, from, bytes); }
-EXPORT int cuMemcpyDtoH_v2(void* to, unsigned long long from, size_t bytes) { return to_host(to, from, bytes); }
-EXPORT int cuMemcpyDtoHAsync_v2(void* to, unsigned long long from, size_t bytes, void*) { return to_host(to, from, bytes); }
+EXPORT int cuMemcpyHtoD_v2(unsigned long long to, const void* from, size_t bytes) { return to_device(to, from, bytes, nullptr); }
+EXPORT int cuMemcpyHtoDAsync_v2(unsigned long long to, const void* from, size_t bytes, void* stream) { return to_device(to, from, bytes, stream); }
+EXPORT int cuMemcpyDtoH_v2(void* to, unsigned long long from, size_t bytes) { return to_host(to, from, bytes, nullptr); }
+EXPORT int cuMemcpyDtoHAsync_v2(void* to, unsigned long long from, size_t bytes, void* stream) { return to_host(to, from, bytes, stream); }
 EXPORT int cuMemcpyDtoD_v2(unsigned long long to, unsigned long long from, size_t bytes) { return within_device(to, from, bytes); }
 EXPORT int cuMemcpyDtoDAsync_v2(unsigned long long to, unsigned long long from, size_t bytes, void*) { return within_device(to, from, bytes); }
 EXPORT int cuMemsetD8_v2(unsigned long long to, unsigned char value, size_t bytes) { return set_bytes(to, value, bytes); }

@@ -15,8 +15,6 @@
 
 #define LARGEST_F32 3.4028234663852886e38
 
-__device__ inline size_t start_of_row(size_t n, size_t i) { return i == 0 ? 0 : i * n - i * (i - 1) / 2; }
-
 // Writes the sum of squares of each column over each part of the tokens to `parts` (parts x width).
 template <class T>
 __device__ void column_squares(const T* rows, unsigned tokens, unsigned width, double* parts) {

@@ -45,6 +45,11 @@
 //   widen_square          256; 1024
 //   copy_columns          256; (columns / 256, 256)
 //
+// packed.cu   a Gram's packed sums as the square that its site is solved by
+//   diagonal_*            256; n / 256                               for what ranks say of their Grams
+//   unpack_*              256; (n / 256, 256)                        before the diagonal is read
+//   scale_square          256; (n / 256, 256)                        once it is known, and before mirror_upper
+//
 // norm.cu     what surrounds the products of a transformer's block, in f32, bf16 and f16
 //   norm_modulate_*       256; rows / 16
 //   head_norm_*           256; rows * heads / 16                     of a product, with its bias
@@ -78,6 +83,9 @@
 
 // A number that no column, row or place has.
 #define NO_PLACE 0xffffffffu
+
+// Where row i of the packed upper triangle of an n x n matrix starts: see `gram/packed.rs`.
+__device__ inline size_t start_of_row(size_t n, size_t i) { return i == 0 ? 0 : i * n - i * (i - 1) / 2; }
 
 // bf16 as its bits: the upper half of an f32.
 struct bf16 {

@@ -8,14 +8,14 @@
 #include <cstdlib>
 #include <cstring>
 
+#include <malloc.h>
+
 #include <atomic>
-#include <condition_variable>
-#include <deque>
-#include <functional>
 #include <memory>
 #include <mutex>
 #include <set>
-#include <thread>
+
+#include "stream.h"
 
 namespace {
 
@@ -36,84 +36,28 @@ std::atomic<bool> initialized{false};
 int contexts[DEVICES];
 thread_local void *current = nullptr;
 
-class Stream {
-public:
-    Stream() : thread_([this] { run(); }) {}
-
-    ~Stream() {
-        {
-            std::lock_guard<std::mutex> lock(mutex_);
-            closed_ = true;
-        }
-        changed_.notify_all();
-        thread_.join();
-    }
-
-    void add(std::function<void()> work) {
-        {
-            std::lock_guard<std::mutex> lock(mutex_);
-            work_.push_back(std::move(work));
-        }
-        changed_.notify_all();
-    }
-
-    // Waits until all work is done.
-    void wait() {
-        std::unique_lock<std::mutex> lock(mutex_);
-        changed_.wait(lock, [this] { return work_.empty() && !running_; });
-    }
-
-private:
-    // Runs all work, including what is left when the stream is closed.
-    void run() {
-        std::unique_lock<std::mutex> lock(mutex_);
-        for (;;) {
-            changed_.wait(lock, [this] { return closed_ || !work_.empty(); });
-            if (work_.empty()) {
-                return;
-            }
-            auto work = std::move(work_.front());
-            work_.pop_front();
-            running_ = true;
-            lock.unlock();
-            work();
-            lock.lock();
-            running_ = false;
-            changed_.notify_all();
-        }
-    }
-
-    std::mutex mutex_;
-    std::condition_variable changed_;
-    std::deque<std::function<void()>> work_;
-    bool running_ = false;
-    bool closed_ = false;
-    // The last member: the thread uses all others.
-    std::thread thread_;
-};
-
 // Records that are not reached yet; shared with the stream, as an event may be destroyed before.
 struct Event {
     std::shared_ptr<std::atomic<int>> pending = std::make_shared<std::atomic<int>>(0);
 };
 
-// Addresses that copies still to be done go to and come from.
-std::mutex copied_mutex;
-std::multiset<const void *> copied;
+// Addresses that copies still to be done go to and come from, and at which the fake NCCL still works.
+std::mutex in_use_mutex;
+std::multiset<const void *> in_use;
 
 int copy(void *to, const void *from, size_t bytes, void *stream) {
     if (current == nullptr) {
         return INVALID_CONTEXT;
     }
     {
-        std::lock_guard<std::mutex> lock(copied_mutex);
-        copied.insert({to, from});
+        std::lock_guard<std::mutex> lock(in_use_mutex);
+        in_use.insert({to, from});
     }
     static_cast<Stream *>(stream)->add([=] {
         std::memcpy(to, from, bytes);
-        std::lock_guard<std::mutex> lock(copied_mutex);
-        copied.erase(copied.find(to));
-        copied.erase(copied.find(from));
+        std::lock_guard<std::mutex> lock(in_use_mutex);
+        in_use.erase(in_use.find(to));
+        in_use.erase(in_use.find(from));
     });
     return SUCCESS;
 }
@@ -123,9 +67,10 @@ int free_memory(void *memory) {
     if (current == nullptr) {
         return INVALID_CONTEXT;
     }
-    std::lock_guard<std::mutex> lock(copied_mutex);
-    if (copied.count(memory) != 0) {
-        std::fprintf(stderr, "fake CUDA: memory is freed that a stream still copies\n");
+    std::lock_guard<std::mutex> lock(in_use_mutex);
+    auto used = in_use.lower_bound(memory);
+    if (used != in_use.end() && *used < static_cast<char *>(memory) + malloc_usable_size(memory)) {
+        std::fprintf(stderr, "fake CUDA: memory is freed in which a stream still works\n");
         std::abort();
     }
     std::free(memory);
@@ -139,6 +84,17 @@ extern "C" {
 // Where device memory lies in this process. Not part of the driver: for the fake NCCL.
 void *fake_cuda_host(uint64_t address) {
     return reinterpret_cast<void *>(address & ~DEVICE_BIT);
+}
+
+// Where the fake NCCL begins to work, and where it has ended.
+void fake_cuda_use(void *memory) {
+    std::lock_guard<std::mutex> lock(in_use_mutex);
+    in_use.insert(memory);
+}
+
+void fake_cuda_leave(void *memory) {
+    std::lock_guard<std::mutex> lock(in_use_mutex);
+    in_use.erase(in_use.find(memory));
 }
 
 int cuInit(unsigned) {

@@ -30,6 +30,8 @@
 extern "C" {
 int cuLaunchHostFunc(void *stream, void (*function)(void *), void *data);
 void *fake_cuda_host(uint64_t address);
+void fake_cuda_use(void *memory);
+void fake_cuda_leave(void *memory);
 }
 
 namespace {
@@ -117,11 +119,22 @@ void connect_ranks(Comm *comm) {
 struct Work {
     Comm *comm;
     Header header;
+    // The part to send.
+    char *sent;
+    // Where is received, and how much.
     char *memory;
-    // Where the part to send begins, and how much is received.
-    size_t offset;
     size_t received;
     uint64_t number;
+
+    void use() const {
+        fake_cuda_use(sent);
+        fake_cuda_use(memory);
+    }
+
+    void leave() const {
+        fake_cuda_leave(sent);
+        fake_cuda_leave(memory);
+    }
 };
 
 bool faulty(const Work &work, const char *name) {
@@ -142,11 +155,12 @@ void perform(void *data) {
         } else if (faulty(*work, "FAKE_NCCL_ERROR_AT_CALL")) {
             comm->fail(SYSTEM_ERROR);
         } else if (!send_all(comm->socket, &work->header, sizeof work->header) ||
-                   !send_all(comm->socket, work->memory + work->offset, work->header.bytes) ||
+                   !send_all(comm->socket, work->sent, work->header.bytes) ||
                    !receive_all(comm->socket, work->memory, work->received)) {
             comm->fail(REMOTE_ERROR);
         }
     }
+    work->leave();
     comm->end();
 }
 
@@ -167,11 +181,12 @@ int enqueue(Comm *comm, What what, int type, int root, const void *send, void *r
         received = 0;
         memory = sent;
     }
-    auto offset = static_cast<size_t>(sent - memory);
     Header header{what, static_cast<uint64_t>(type), static_cast<uint64_t>(root), bytes};
     comm->begin();
-    auto *work = new Work{comm, header, memory, offset, received, ++calls};
+    auto *work = new Work{comm, header, sent, memory, received, ++calls};
+    work->use();
     if (cuLaunchHostFunc(stream, perform, work) != 0) {
+        work->leave();
         comm->end();
         delete work;
         return SYSTEM_ERROR;

@@ -2,15 +2,18 @@
 
 use std::ffi::c_int;
 use std::marker::PhantomData;
+use std::ops::Range;
 use std::slice::{from_raw_parts, from_raw_parts_mut};
 use std::sync::Arc;
 
 use cudarc::driver::{DriverError, result as driver, sys as cuda};
+use obsdiff_engine::device::numbers::DeviceNumbers;
 
 use super::CallError;
 
 /// A GPU, by its primary context, which all of a process share.
 pub(in crate::collective::nccl) struct Gpu {
+    ordinal: usize,
     device: cuda::CUdevice,
     context: cuda::CUcontext,
 }
@@ -43,7 +46,12 @@ impl Gpu {
         // SAFETY: the device is one that the driver gave.
         let context = unsafe { driver::primary_ctx::retain(device) };
         let context = context.map_err(failed("the GPU cannot be used (see nvidia-smi)"))?;
-        Ok(Self { device, context })
+        Ok(Self { ordinal, device, context })
+    }
+
+    /// Its number.
+    pub(in crate::collective::nccl) fn ordinal(&self) -> usize {
+        self.ordinal
     }
 
     /// Makes the GPU that of this thread's calls.
@@ -98,10 +106,17 @@ impl Drop for Stream {
 pub(in crate::collective::nccl) struct DeviceMemory<'a> {
     address: cuda::CUdeviceptr,
     bytes: usize,
-    owner: PhantomData<&'a Lane>,
+    owner: PhantomData<&'a ()>,
 }
 
-impl DeviceMemory<'_> {
+impl<'a> DeviceMemory<'a> {
+    /// Some bytes of numbers; fewer where there are not so many.
+    pub(in crate::collective::nccl) fn of(numbers: &'a DeviceNumbers, bytes: Range<usize>) -> Self {
+        let all = numbers.count() * numbers.size();
+        let start = bytes.start.min(all);
+        let bytes = bytes.end.clamp(start, all) - start;
+        Self { address: numbers.address() + start as u64, bytes, owner: PhantomData }
+    }
     pub(super) fn address(self) -> cuda::CUdeviceptr {
         self.address
     }

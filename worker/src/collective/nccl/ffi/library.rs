@@ -143,7 +143,7 @@ pub(in crate::collective::nccl) struct Communicator {
 // reference is shared between threads.
 unsafe impl Send for Communicator {}
 
-/// What all ranks do with the numbers in a device's memory, in place.
+/// What all ranks do with numbers in a device's memory.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::collective::nccl) enum Operation {
     AllReduce,
@@ -230,28 +230,31 @@ impl Communicator {
         self.nccl.check("NCCL", state)
     }
 
-    /// Gives the stream an operation on the first `count` numbers of `memory`, in place.
+    /// Gives the stream an operation on `count` numbers, from `send` to `receive`, which may be the same memory. What it works in has to last until
+    /// the stream is done, or the communicator has ended.
     pub(in crate::collective::nccl) fn enqueue(
         &mut self,
         operation: Operation,
-        memory: DeviceMemory<'_>,
+        (send, receive): (DeviceMemory<'_>, DeviceMemory<'_>),
         count: usize,
         number: Number,
         stream: &Stream,
     ) -> Result<Progress, CallError> {
-        memory.holds(count * number.bytes())?;
-        let (at, kind) = (memory.address() as *mut c_void, number.nccl());
+        send.holds(count * number.bytes())?;
+        receive.holds(count * number.bytes())?;
+        let (from, kind) = (send.address() as *const c_void, number.nccl());
+        let to = receive.address() as *mut c_void;
         let (raw, sum, stream) = (self.raw, ncclRedOp_t::ncclSum as c_int, stream.raw());
-        // SAFETY: the memory holds so many numbers, and lives until the stream is done: its owner is dropped after the communicator
-        // has ended.
+        // SAFETY: the memory holds so many numbers, and lives until the stream is done: a group keeps it until then, or until the
+        // communicator has ended.
         let result = unsafe {
             match operation {
-                Operation::AllReduce => (self.nccl.all_reduce)(at, at, count, kind, sum, raw, stream),
+                Operation::AllReduce => (self.nccl.all_reduce)(from, to, count, kind, sum, raw, stream),
                 Operation::Reduce { root } => {
-                    (self.nccl.reduce)(at, at, count, kind, sum, root as c_int, raw, stream)
+                    (self.nccl.reduce)(from, to, count, kind, sum, root as c_int, raw, stream)
                 }
                 Operation::Broadcast { root } => {
-                    (self.nccl.broadcast)(at, at, count, kind, root as c_int, raw, stream)
+                    (self.nccl.broadcast)(from, to, count, kind, root as c_int, raw, stream)
                 }
             }
         };

@@ -3,11 +3,15 @@
 
 mod gpu;
 mod library;
+#[cfg(test)]
+mod on_gpu;
 
 use std::fmt;
 
 pub(super) use gpu::{DeviceMemory, Gpu, Lane, Stream};
 pub(super) use library::{Communicator, ID, Nccl, Number, Operation, Progress};
+#[cfg(test)]
+pub(super) use on_gpu::OnGpu;
 
 /// A call that a library refused, or an error that it found out later.
 #[derive(Clone, Debug)]

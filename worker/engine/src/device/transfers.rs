@@ -1,0 +1,117 @@
+//! What crosses between the host's memory and a device's own.
+
+#[cfg(any(test, feature = "cuda"))]
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// What numbers that cross are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TransferKind {
+    /// Weights of the model, and of linears that are solved.
+    Weights,
+    /// What a forward call is given: latents, times and conditioning.
+    Inputs,
+    /// What a forward call computes on its way.
+    Activations,
+    /// Sums of a Gram, or the square that is made of them.
+    Grams,
+    /// What a forward call predicts, and weights that are solved.
+    Results,
+    /// What is said of the others: a few numbers, or a vector of the width of a site or a linear.
+    Figures,
+}
+
+const KINDS: usize = 6;
+
+/// Copies in one direction.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Copies {
+    /// How many.
+    pub count: u64,
+    /// Bytes of all together.
+    pub bytes: u64,
+}
+
+/// What has crossed since a device was opened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Transfers {
+    to_device: [Copies; KINDS],
+    to_host: [Copies; KINDS],
+}
+
+impl Transfers {
+    /// To the device's memory.
+    pub const fn to_device(&self, kind: TransferKind) -> Copies {
+        self.to_device[kind as usize]
+    }
+
+    /// To the host's memory.
+    pub const fn to_host(&self, kind: TransferKind) -> Copies {
+        self.to_host[kind as usize]
+    }
+}
+
+/// Counts what crosses.
+#[cfg(any(test, feature = "cuda"))]
+#[derive(Debug, Default)]
+pub(crate) struct TransferCounter {
+    to_device: [CopyCounter; KINDS],
+    to_host: [CopyCounter; KINDS],
+}
+
+#[cfg(any(test, feature = "cuda"))]
+#[derive(Debug, Default)]
+struct CopyCounter {
+    count: AtomicU64,
+    bytes: AtomicU64,
+}
+
+#[cfg(any(test, feature = "cuda"))]
+impl CopyCounter {
+    fn add(&self, bytes: usize) {
+        self.count.fetch_add(1, Ordering::Relaxed);
+        self.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    fn copies(&self) -> Copies {
+        Copies { count: self.count.load(Ordering::Relaxed), bytes: self.bytes.load(Ordering::Relaxed) }
+    }
+}
+
+#[cfg(any(test, feature = "cuda"))]
+impl TransferCounter {
+    /// Counts a copy to the device's memory.
+    pub(crate) fn to_device(&self, kind: TransferKind, bytes: usize) {
+        self.to_device[kind as usize].add(bytes);
+    }
+
+    /// Counts a copy to the host's memory.
+    pub(crate) fn to_host(&self, kind: TransferKind, bytes: usize) {
+        self.to_host[kind as usize].add(bytes);
+    }
+
+    /// What was counted so far.
+    pub(crate) fn so_far(&self) -> Transfers {
+        Transfers {
+            to_device: self.to_device.each_ref().map(CopyCounter::copies),
+            to_host: self.to_host.each_ref().map(CopyCounter::copies),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn copies_are_counted_by_kind_and_direction() {
+        let counter = TransferCounter::default();
+        counter.to_device(TransferKind::Weights, 10);
+        counter.to_device(TransferKind::Weights, 5);
+        counter.to_host(TransferKind::Figures, 7);
+        let found = counter.so_far();
+        assert_eq!(found.to_device(TransferKind::Weights), Copies { count: 2, bytes: 15 });
+        assert_eq!(found.to_host(TransferKind::Figures), Copies { count: 1, bytes: 7 });
+        assert_eq!(found.to_host(TransferKind::Weights), Copies::default());
+        assert_eq!(found.to_device(TransferKind::Figures), Copies::default());
+    }
+}
