@@ -14,5 +14,5 @@ mod resolved_path;
 pub use disk::{Disk, OnProgress, Operation, OperationHook, parent_of};
 pub use hole::in_hole;
 pub use lock::{Lock, LockError, Owner};
-pub use open::{open_regular, read_regular};
+pub use open::{free_bytes, open_regular, open_to_append, read_regular};
 pub use resolved_path::{Overlap, ResolvedPath, starts_with_tilde};

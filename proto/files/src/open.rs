@@ -36,6 +36,28 @@ pub fn read_regular(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
     Ok(content)
 }
 
+/// Opens a file of obsdiff's own to write to its end, made where there is none; `anew` empties it first. Symbolic links are not followed.
+///
+/// # Errors
+/// When it cannot be opened or made.
+pub fn open_to_append(path: &Path, anew: bool) -> io::Result<File> {
+    let flags = OFlags::NOFOLLOW.bits() as i32;
+    let file = OpenOptions::new().append(true).create(true).custom_flags(flags).open(path)?;
+    if anew {
+        file.set_len(0)?;
+    }
+    Ok(file)
+}
+
+/// Bytes that are free for this user on the file system of a path.
+///
+/// # Errors
+/// When the system does not answer.
+pub fn free_bytes(path: &Path) -> io::Result<u64> {
+    let space = rustix::fs::statvfs(path)?;
+    Ok(space.f_bavail.saturating_mul(space.f_frsize))
+}
+
 /// Refuses all but regular files.
 fn check(kind: FileType) -> io::Result<()> {
     if kind.is_file() {
@@ -90,6 +112,19 @@ mod tests {
         }
         let absent = open_regular(&path("absent")).unwrap_err();
         assert_eq!(absent.kind(), io::ErrorKind::NotFound);
+    }
+
+    #[test]
+    fn a_file_is_written_on_or_anew_and_never_through_a_link() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        for (anew, text, expected) in [(false, "a", "a"), (false, "b", "ab"), (true, "c", "c")] {
+            std::io::Write::write_all(&mut open_to_append(&path, anew).unwrap(), text.as_bytes()).unwrap();
+            assert_eq!(fs::read_to_string(&path).unwrap(), expected);
+        }
+        symlink(&path, dir.path().join("link")).unwrap();
+        assert!(open_to_append(&dir.path().join("link"), true).is_err());
+        assert_eq!(fs::read_to_string(&path).unwrap(), "c");
     }
 
     #[test]

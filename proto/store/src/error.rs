@@ -139,6 +139,16 @@ pub enum StoreError {
         /// The last error.
         source: Box<object_store::Error>,
     },
+    /// An object of a model is not the one that was found first.
+    #[error(
+        "{store}: {object} was replaced while it was read: the same command reads it anew; do not change a model while jobs read it"
+    )]
+    Replaced {
+        /// The store.
+        store: String,
+        /// The object.
+        object: String,
+    },
     /// The store's bucket or container is not there.
     #[error("{store}: there is no such bucket or container: make it, or name another in output.state")]
     Bucket {

@@ -170,7 +170,7 @@ impl JobStore {
             .with_max_times(self.retries.tries.saturating_sub(1) as usize);
         let result = counted
             .retry(waits)
-            .when(is_transient)
+            .when(|error| is_transient(error) && !lacks_bucket(error))
             .notify(|error, wait| {
                 tracing::warn!(store = %self.name, object, %error, ?wait, "the store failed; trying again");
             })

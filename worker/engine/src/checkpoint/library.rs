@@ -46,35 +46,45 @@ impl Library {
         };
         match found {
             Some(found) => Ok(found),
-            None => Err(Error::content(folder, missing(folder, stem)?)),
+            None => Err(Error::content(folder, self.missing(folder)?)),
         }
     }
-}
 
-/// Why a folder has no weights, and what to do.
-fn missing(folder: &Path, stem: &str) -> Result<String> {
-    let mut names = Vec::new();
-    for entry in fs::read_dir(folder).map_err(|e| Error::file(folder, e))? {
-        names.extend(entry.map_err(|e| Error::file(folder, e))?.file_name().into_string());
+    /// Why a folder has no weights, and what to do.
+    fn missing(self, folder: &Path) -> Result<String> {
+        let mut names = Vec::new();
+        for entry in fs::read_dir(folder).map_err(|e| Error::file(folder, e))? {
+            names.extend(entry.map_err(|e| Error::file(folder, e))?.file_name().into_string());
+        }
+        names.sort();
+        let stem = self.stem();
+        let none = || format!("has neither {stem}.safetensors nor {stem}.safetensors.index.json");
+        Ok(self.only_others(&names).unwrap_or_else(none))
     }
-    names.sort();
-    if let Some((name, variant)) = names.iter().find_map(|name| Some((name, variant(name, stem)?))) {
-        return Ok(format!(
-            "holds weights of the variant \"{variant}\" only ({name}), which diffusers does not read unless asked: load the \
-             pipeline with variant=\"{variant}\" and save it again with save_pretrained, or rename the files without \
-             \".{variant}\""
-        ));
+
+    /// What the files of a folder without weights that are read hold instead, and what to do; none where they hold no weights at all.
+    pub(crate) fn only_others(self, names: &[String]) -> Option<String> {
+        let stem = self.stem();
+        if let Some((name, variant)) = names.iter().find_map(|name| Some((name, variant(name, stem)?))) {
+            return Some(format!(
+                "holds weights of the variant \"{variant}\" only ({name}), which diffusers does not read unless asked: load the \
+                 pipeline with variant=\"{variant}\" and save it again with save_pretrained, or rename the files without \
+                 \".{variant}\""
+            ));
+        }
+        let pickled = |name: &String| {
+            let pickle = [".bin", ".pt", ".pth", ".ckpt"].iter().any(|end| name.ends_with(end));
+            pickle && (name.starts_with(stem) || name.starts_with("pytorch_model"))
+        };
+        names.iter().any(pickled).then(|| {
+            format!("holds pickled weights only, which obsdiff never reads: save it as {stem}.safetensors")
+        })
     }
-    let pickled = |name: &String| {
-        let pickle = [".bin", ".pt", ".pth", ".ckpt"].iter().any(|end| name.ends_with(end));
-        pickle && (name.starts_with(stem) || name.starts_with("pytorch_model"))
-    };
-    if names.iter().any(pickled) {
-        return Ok(format!(
-            "holds pickled weights only, which obsdiff never reads: save it as {stem}.safetensors"
-        ));
+
+    /// Whether a file is of a variant, which the library does not read unless asked.
+    pub(crate) fn is_variant(self, file: &str) -> bool {
+        variant(file, self.stem()).is_some()
     }
-    Ok(format!("has neither {stem}.safetensors nor {stem}.safetensors.index.json"))
 }
 
 /// The variant that a file of weights belongs to: `fp16` for `model.fp16.safetensors`, for a shard such as

@@ -54,7 +54,7 @@ fn components(architecture: &Architecture) -> Vec<Component> {
 }
 
 /// Whether a component is a text encoder or a tokenizer.
-fn is_of_text(architecture: &Architecture, component: &str) -> bool {
+pub(super) fn is_of_text(architecture: &Architecture, component: &str) -> bool {
     architecture.text_encoders.iter().any(|slot| [slot.encoder, slot.tokenizer].contains(&component))
 }
 
@@ -222,7 +222,10 @@ impl PipelineFolder {
 }
 
 /// The architecture of the transformer that `model_index.json` names.
-fn architecture_of(index: &Keys, known: &[&'static Architecture]) -> Result<&'static Architecture> {
+pub(super) fn architecture_of(
+    index: &Keys,
+    known: &[&'static Architecture],
+) -> Result<&'static Architecture> {
     let class = index.text("_class_name")?;
     if !known.iter().any(|architecture| Some(architecture.pipeline_class) == class) {
         let classes = architecture::list(known, |architecture| architecture.pipeline_class);

@@ -1,6 +1,7 @@
 //! A diffusers pipeline except for its transformer: folder, tokenizers, text encoders, schedule, noise, autoencoder,
 //! and the denoising loop. Every number is held to what diffusers 0.33 and PyTorch compute for the same files.
 
+mod download;
 mod folder;
 mod keys;
 mod noise;
@@ -14,6 +15,7 @@ mod vae;
 #[cfg(test)]
 pub(crate) mod testing;
 
+pub use download::{INDEX_FILE, TextFiles, files_of_pipeline, files_of_transformer};
 pub use folder::PipelineFolder;
 pub use noise::noise;
 pub use schedule::{LevelSource, Schedule, Scheduler};

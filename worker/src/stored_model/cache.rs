@@ -1,0 +1,207 @@
+//! The folder of this machine that models of object stores are copied to.
+//!
+//! | file | content |
+//! |---|---|
+//! | `obsdiff-cache.json` | the marker: the folder is obsdiff's. Written first |
+//! | `models/URL/about.json` | the URL of a model, whose digest `URL` is |
+//! | `models/URL/lock` | held by the process that downloads |
+//! | `models/URL/objects/OBJECT` | a whole object. `OBJECT` is the digest of its name, its size and its tag, so that what the store replaces is another file here |
+//! | `models/URL/objects/OBJECT.headers` | of safetensors, the headers alone; the rest is a hole |
+//! | `models/URL/objects/*.unfinished` | the first bytes of an object. The next process goes on from there |
+//! | `models/URL/pipelines/FILES/...` | a pipeline: symbolic links to its objects. `FILES` is the digest of their names and objects |
+//!
+//! What has its name is whole and is never changed or removed again, so that processes read it without a lock.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+
+use obsdiff_files::{Disk, Lock, LockError, Owner};
+use obsdiff_proto::Hasher;
+use obsdiff_store::StoredFile;
+use serde_json::json;
+
+use super::error::{Result, StoredModelError};
+
+/// Marks a folder as obsdiff's cache.
+const MARKER: &str = "obsdiff-cache.json";
+/// How the names of files end that are not whole.
+const UNFINISHED: &str = "unfinished";
+/// Hexadecimal digits of a name: enough that no two are the same.
+const DIGITS: usize = 32;
+
+/// The part of the cache that holds one model.
+#[derive(Debug)]
+pub(super) struct CachedModel {
+    folder: PathBuf,
+}
+
+/// A file of a pipeline that has to be here.
+#[derive(Clone, Debug)]
+pub(super) struct Wanted {
+    /// The object.
+    pub(super) file: StoredFile,
+    /// Whether only the headers of its tensors are needed.
+    pub(super) headers: bool,
+}
+
+impl CachedModel {
+    /// The place of a model below `root`, which is made and marked where it is new.
+    ///
+    /// # Errors
+    /// When the folder holds something else, or cannot be made.
+    pub(super) fn open(root: &Path, url: &str) -> Result<Self> {
+        let failed = |path: &Path| {
+            let path = path.to_owned();
+            move |source| StoredModelError::File { path, source }
+        };
+        Disk::default().create_folders(root).map_err(failed(root))?;
+        mark(root)?;
+        let folder = root.join("models").join(digest([url.as_bytes()]));
+        for inner in ["objects", "pipelines"] {
+            let inner = folder.join(inner);
+            Disk::default().create_folders(&inner).map_err(failed(&inner))?;
+        }
+        let about = folder.join("about.json");
+        if !about.exists() {
+            let text = json!({ "holds": "a model of an object store, for obsdiff", "url": url }).to_string();
+            write_new(&about, text.as_bytes()).map_err(failed(&about))?;
+        }
+        Ok(Self { folder })
+    }
+
+    /// The folder of this model.
+    pub(super) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Takes the lock that keeps other processes from downloading the same model.
+    ///
+    /// # Errors
+    /// Who holds it; when it cannot be made.
+    pub(super) fn lock(&self) -> Result<std::result::Result<Lock, Owner>> {
+        let path = self.folder.join("lock");
+        match Lock::take(&path) {
+            Ok(lock) => Ok(Ok(lock)),
+            Err(LockError::Held(owner)) => Ok(Err(owner)),
+            Err(LockError::File(error)) => Err(StoredModelError::file(path, error)),
+        }
+    }
+
+    /// Where an object lies once it is whole.
+    pub(super) fn object(&self, wanted: &Wanted) -> PathBuf {
+        self.folder.join("objects").join(wanted.key())
+    }
+
+    /// Where the first bytes of an object lie. Where nothing keeps other processes away, each has files of its own.
+    pub(super) fn unfinished(&self, wanted: &Wanted, exclusive: bool) -> PathBuf {
+        let key = wanted.key();
+        let name = if exclusive {
+            format!("{key}.{UNFINISHED}")
+        } else {
+            format!("{key}.{}.{UNFINISHED}", std::process::id())
+        };
+        self.folder.join("objects").join(name)
+    }
+
+    /// Whether an object is here.
+    pub(super) fn has(&self, wanted: &Wanted) -> bool {
+        let found = self.object(wanted).metadata();
+        found.is_ok_and(|found| found.is_file() && found.len() == wanted.file.bytes)
+    }
+
+    /// The pipeline of these files, where all of it is here.
+    pub(super) fn pipeline(&self, files: &[Wanted]) -> Option<PathBuf> {
+        let path = self.pipeline_path(files);
+        (path.is_dir() && files.iter().all(|file| self.has(file))).then_some(path)
+    }
+
+    /// Makes the pipeline of these files, which are all here.
+    ///
+    /// # Errors
+    /// When a folder or a link cannot be made.
+    pub(super) fn make_pipeline(&self, files: &[Wanted]) -> Result<PathBuf> {
+        let path = self.pipeline_path(files);
+        if path.is_dir() {
+            return Ok(path);
+        }
+        let staging = path.with_extension(UNFINISHED);
+        let disk = Disk::default();
+        let make = || {
+            if staging.is_dir() {
+                // The process that made it was killed; links are removed, not followed.
+                disk.remove_tree(&staging)?;
+            }
+            for wanted in files {
+                let link = staging.join(&wanted.file.name);
+                let folders = wanted.file.name.matches('/').count();
+                fs::create_dir_all(obsdiff_files::parent_of(&link))?;
+                symlink(Path::new(&"../".repeat(folders + 2)).join("objects").join(wanted.key()), &link)?;
+            }
+            disk.rename_new(&staging, &path)
+        };
+        make().map_err(|error| StoredModelError::file(&path, error))?;
+        Ok(path)
+    }
+
+    fn pipeline_path(&self, files: &[Wanted]) -> PathBuf {
+        let names = files.iter().flat_map(|wanted| [wanted.file.name.clone(), wanted.key()]);
+        let names: Vec<String> = names.collect();
+        self.folder.join("pipelines").join(digest(names.iter().map(String::as_bytes)))
+    }
+}
+
+impl Wanted {
+    /// The name of its file.
+    fn key(&self) -> String {
+        let StoredFile { name, bytes, tag, .. } = &self.file;
+        let bytes = bytes.to_string();
+        let key = digest([name.as_bytes(), bytes.as_bytes(), tag.as_deref().unwrap_or_default().as_bytes()]);
+        if self.headers { format!("{key}.headers") } else { key }
+    }
+}
+
+/// Marks a folder as obsdiff's, unless it is. One that holds anything else is refused.
+fn mark(root: &Path) -> Result<()> {
+    let marker = root.join(MARKER);
+    if marker.exists() {
+        return Ok(());
+    }
+    let failed = |error| StoredModelError::file(root, error);
+    let mut foreign = None;
+    for entry in fs::read_dir(root).map_err(failed)? {
+        let name = entry.map_err(failed)?.file_name();
+        // Another process has marked it in the meantime.
+        if name == MARKER {
+            return Ok(());
+        }
+        foreign = Some(name.to_string_lossy().into_owned());
+    }
+    match foreign {
+        Some(entry) => Err(StoredModelError::Foreign { path: root.to_owned(), entry, marker: MARKER }),
+        None => {
+            let text = json!({ "holds": "models of object stores, which obsdiff downloads anew where they are missing" });
+            write_new(&marker, text.to_string().as_bytes())
+                .map_err(|error| StoredModelError::file(&marker, error))
+        }
+    }
+}
+
+/// Writes a file, unless another process has.
+fn write_new(path: &Path, content: &[u8]) -> io::Result<()> {
+    match Disk::default().write(path, content) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        written => written,
+    }
+}
+
+/// A name for these texts together.
+fn digest<'t>(texts: impl IntoIterator<Item = &'t [u8]>) -> String {
+    let mut hasher = Hasher::default();
+    for text in texts {
+        hasher.update(&(text.len() as u64).to_le_bytes());
+        hasher.update(text);
+    }
+    hasher.finish().to_string().chars().take(DIGITS).collect()
+}
