@@ -3,15 +3,20 @@
 use std::ffi::OsString;
 use std::fmt;
 use std::io::{ErrorKind, Write};
+use std::path::{Path, PathBuf};
 
 use obsdiff_files::Disk;
 use obsdiff_proto::ByteSize;
+use obsdiff_store::{ModelStore, StoreError};
+use obsdiff_worker::stored_model::{Extent, StoredModel, StoredModelError};
 use serde::Serialize;
 
 use crate::cli::{JobArgs, OutputStyle};
 use crate::clock::Clock;
-use crate::job::JobFile;
+use crate::downloads::Downloads;
+use crate::job::{JobFile, StoreSettings};
 use crate::progress::Progress;
+use crate::runtime::runtime;
 use crate::signals::Signals;
 use crate::spans::Spans;
 use crate::{Error, Result};
@@ -41,19 +46,38 @@ pub struct CommandContext<'a> {
 }
 
 impl CommandContext<'_> {
-    /// Loads the job that a command was given.
+    /// Loads the job that a command was given, and lists its model where that is in an object store.
     ///
     /// # Errors
-    /// As [`JobFile::load`].
+    /// As [`JobFile::load`] and [`JobFile::open_model`].
     pub fn job(&self, args: &JobArgs) -> Result<JobFile> {
         let loaded = JobFile::load(&args.job, self.environment.iter().cloned(), &args.sets);
-        loaded.map_err(|error| match error {
+        let loaded = loaded.map_err(|error| match error {
             Error::File { path, source } if path == args.job && source.kind() == ErrorKind::NotFound => {
                 let next = "give a job file; `obsdiff init PIPELINE` writes one";
                 Error::content(path, format!("{source}: {next}"))
             }
             other => other,
-        })
+        });
+        self.with_model(loaded?)
+    }
+
+    /// The job that goes by kept Grams, with its model listed where that is in an object store.
+    ///
+    /// # Errors
+    /// As [`JobFile::of_grams`] and [`JobFile::open_model`].
+    pub fn job_of_grams(&self, url: &str, sets: &[String]) -> Result<JobFile> {
+        self.with_model(JobFile::of_grams(url, self.environment.iter().cloned(), sets)?)
+    }
+
+    /// The job with its model listed, where that is in an object store, and with the defaults of its model.
+    ///
+    /// # Errors
+    /// As [`JobFile::open_model`].
+    pub fn with_model(&self, mut job: JobFile) -> Result<JobFile> {
+        job.open_model(&self.progress())?;
+        job.fill_model_defaults()?;
+        Ok(job)
     }
 
     /// A job that can only be planned, on the transformer of a configuration file.
@@ -62,6 +86,28 @@ impl CommandContext<'_> {
     /// As [`JobFile::of_config`].
     pub fn job_of_config(&self, args: &JobArgs) -> Result<JobFile> {
         JobFile::of_config(&args.job, self.environment.iter().cloned(), &args.sets)
+    }
+
+    /// The folder of a pipeline that an argument names: of one in an object store so much as `extent` says is downloaded.
+    ///
+    /// # Errors
+    /// When it cannot be downloaded.
+    pub(crate) fn pipeline(&self, path: &Path, extent: Extent) -> Result<PathBuf> {
+        let url = match path.to_str().filter(|path| ModelStore::is_url(path)) {
+            None => return Ok(path.to_owned()),
+            Some(url) => url,
+        };
+        let (runtime, stores) = (runtime()?, StoreSettings::of(&self.environment));
+        let downloads = Downloads::new(self.progress());
+        let fetched = StoredModel::open(url, stores.pairs(), stores.cache(), runtime.handle())
+            .and_then(|model| model.fetch(extent, runtime.handle(), &|event| downloads.show(event)));
+        fetched.map_err(|error| match error {
+            StoredModelError::Store(StoreError::Url { url, problem })
+            | StoredModelError::Refused { url, problem } => {
+                Error::key("the pipeline", format!("is {url}, which {problem}"))
+            }
+            other => other.into(),
+        })
     }
 
     /// Bounds the threads that computations run on; all cores where `threads` is absent. Only the first call of a process counts.

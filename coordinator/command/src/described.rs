@@ -1,12 +1,14 @@
 //! The model of a job, from its configuration and headers alone.
 
 use std::ops::Deref;
+use std::path::Path;
 
 use globset::Glob;
 use obsdiff_core::{Options, PlanCost, PlanError, Tokens, Workload};
 use obsdiff_engine::checkpoint::Weights;
 use obsdiff_proto::{JobError, JobSpec, Plan};
 use obsdiff_worker::preparation::{JobModel, PreparationError};
+use obsdiff_worker::stored_model::Extent;
 
 use crate::device_needs::DeviceNeeds;
 use crate::job::JobFile;
@@ -40,12 +42,33 @@ impl Deref for Described {
 
 impl Described {
     /// Opens and checks the model of a job. Its text encoders are not looked at where its prompts come encoded, with so many
-    /// `text_tokens` each.
+    /// `text_tokens` each. A model in an object store is downloaded.
     ///
     /// # Errors
     /// The first part that cannot be used, by file and key.
     pub fn read(job: &JobFile, text_tokens: Option<usize>) -> Result<Self> {
-        JobModel::open(&job.spec, text_tokens).map(Self::new).map_err(|e| unprepared(job, e))
+        Self::read_in(job, &job.model_folder(Extent::of(&job.spec))?, text_tokens)
+    }
+
+    /// The same without a weight: of those of a model in an object store the headers alone are downloaded.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    pub fn outline(job: &JobFile, text_tokens: Option<usize>) -> Result<Self> {
+        let with_text = text_tokens.is_none();
+        Self::read_in(job, &job.model_folder(Extent::Headers { with_text })?, text_tokens)
+    }
+
+    /// The same with the weights of text encoders alone.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    pub(crate) fn with_encoders(job: &JobFile) -> Result<Self> {
+        Self::read_in(job, &job.model_folder(Extent::TextWeights)?, None)
+    }
+
+    fn read_in(job: &JobFile, folder: &Path, text_tokens: Option<usize>) -> Result<Self> {
+        JobModel::open(&job.spec, folder, text_tokens).map(Self::new).map_err(|e| unprepared(job, e))
     }
 
     /// Describes an opened model.

@@ -8,6 +8,7 @@ use obsdiff_proto::causes;
 use obsdiff_security::SecurityError;
 use obsdiff_store::StoreError;
 use obsdiff_worker::device::{PartStoreError, WorkError};
+use obsdiff_worker::stored_model::StoredModelError;
 use thiserror::Error;
 
 use crate::signals::Signal;
@@ -59,6 +60,9 @@ pub enum Error {
     /// The job's store holds another job, is damaged, or fails.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// A model in an object store cannot be brought here.
+    #[error(transparent)]
+    Model(Box<StoredModelError>),
     /// Certificates, addresses or tokens that cannot be used.
     #[error(transparent)]
     Security(#[from] SecurityError),
@@ -138,7 +142,9 @@ impl Error {
             | Self::Failed(_)
             | Self::Kept { .. }
             | Self::Session(_)
-            | Self::Store(StoreError::Failed { .. } | StoreError::InUse { .. })
+            | Self::Store(
+                StoreError::Failed { .. } | StoreError::InUse { .. } | StoreError::Replaced { .. },
+            )
             | Self::Cancelled
             | Self::Output(_) => RESUMABLE,
             Self::File { source, .. } | Self::Engine(obsdiff_engine::Error::File { source, .. })
@@ -148,6 +154,9 @@ impl Error {
             }
             #[cfg(feature = "cuda")]
             Self::Engine(obsdiff_engine::Error::Cuda(obsdiff_engine::cuda::CudaError::Call { .. })) => {
+                RESUMABLE
+            }
+            Self::Model(error) if matches!(&**error, StoredModelError::File { source, .. } if is_shortage(source)) => {
                 RESUMABLE
             }
             Self::Stopped { signal, .. } => signal.exit_code(),
@@ -216,6 +225,16 @@ impl From<obsdiff_engine::Error> for Error {
     fn from(error: obsdiff_engine::Error) -> Self {
         // What the job's store is at fault for is told as the store's.
         WorkError::from(error).into()
+    }
+}
+
+impl From<StoredModelError> for Error {
+    fn from(error: StoredModelError) -> Self {
+        match error {
+            StoredModelError::Store(error) => error.into(),
+            StoredModelError::Engine(error) => error.into(),
+            other => Self::Model(Box::new(other)),
+        }
     }
 }
 

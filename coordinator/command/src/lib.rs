@@ -7,6 +7,7 @@ pub mod conditioning;
 pub mod context;
 pub mod described;
 pub mod device_needs;
+mod downloads;
 pub mod error;
 pub mod fit;
 pub mod job;

@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use obsdiff::cli::{Cli, LogFormat, OutputStyle};
 use obsdiff::context::CommandContext;
+use obsdiff::job::CACHE_VARIABLE;
 use obsdiff::signals::Signals;
 use obsdiff::spans::Spans;
 use obsdiff::{Error, Result, clock, commands, machine, panics};
@@ -45,7 +46,11 @@ fn start(cli: &Cli) -> Result<()> {
     let spans = Spans::new("run", clock.clone());
     listen(cli.style, &spans)?;
     let mut out = BufWriter::new(io::stdout().lock());
-    let environment = std::env::vars_os().collect();
+    let mut environment: Vec<_> = std::env::vars_os().collect();
+    if let Some(cache) = &cli.cache.cache {
+        environment.retain(|(name, _)| name != CACHE_VARIABLE);
+        environment.push((CACHE_VARIABLE.into(), cache.into()));
+    }
     let memory = machine::available_memory();
     let command = command_line();
     let arguments = std::env::args_os().skip(1).collect();

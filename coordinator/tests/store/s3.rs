@@ -21,7 +21,9 @@ pub(crate) struct Server {
     endpoint: String,
     busy: Busy,
     gate: Gate,
+    reading: Gate,
     held: Arc<AtomicUsize>,
+    read: Arc<Mutex<Vec<String>>>,
     serving: JoinHandle<()>,
 }
 
@@ -29,7 +31,7 @@ pub(crate) struct Server {
 #[derive(Clone, Default)]
 struct Busy(Arc<AtomicBool>);
 
-/// What becomes of changes of objects below a prefix, once so many have passed.
+/// What becomes of requests for objects below a prefix, once so many have passed.
 #[derive(Clone, Copy)]
 pub(crate) enum Later {
     /// Each is answered by 503.
@@ -38,11 +40,11 @@ pub(crate) enum Later {
     Held,
 }
 
-/// Lets some changes of objects pass.
+/// Lets some requests for objects pass.
 #[derive(Clone, Default)]
 struct Gate(Arc<Mutex<Option<Passing>>>);
 
-/// A prefix, how many changes may still pass, and what becomes of later ones.
+/// A prefix, how many requests may still pass, and what becomes of later ones.
 type Passing = (&'static str, usize, Later);
 
 impl Gate {
@@ -64,35 +66,50 @@ impl Gate {
 }
 
 /// What every request has to pass.
-struct Access(Busy, Gate, Arc<AtomicUsize>);
+struct Access {
+    busy: Busy,
+    changing: Gate,
+    reading: Gate,
+    held: Arc<AtomicUsize>,
+    /// The keys of all objects that were read.
+    read: Arc<Mutex<Vec<String>>>,
+}
 
 #[async_trait]
 impl S3Access for Access {
     async fn check(&self, context: &mut S3AccessContext<'_>) -> S3Result<()> {
-        if self.0.0.load(Ordering::SeqCst) {
+        if self.busy.0.load(Ordering::SeqCst) {
             return Err(s3_error!(ServiceUnavailable));
         }
         let key = context.s3_path().as_object().map(|(_, key)| key.to_owned());
-        match key.filter(|_| context.method() != "GET" && context.method() != "HEAD") {
-            Some(key) => match self.1.of(&key) {
-                None => Ok(()),
-                Some(Later::Refused) => Err(s3_error!(ServiceUnavailable)),
-                Some(Later::Held) => {
-                    self.2.fetch_add(1, Ordering::SeqCst);
-                    std::future::pending().await
-                }
-            },
-            None => Ok(()),
+        let Some(key) = key.filter(|_| context.method() != "HEAD") else { return Ok(()) };
+        let later = if context.method() == "GET" { self.reading.of(&key) } else { self.changing.of(&key) };
+        match later {
+            None if context.method() == "GET" => self.read.lock().unwrap().push(key),
+            None => {}
+            Some(Later::Refused) => return Err(s3_error!(ServiceUnavailable)),
+            Some(Later::Held) => {
+                self.held.fetch_add(1, Ordering::SeqCst);
+                std::future::pending().await
+            }
         }
+        Ok(())
     }
 }
 
 impl Server {
     pub(crate) async fn start_at(address: &str, root: &Path) -> Self {
         let (busy, gate, held) = (Busy::default(), Gate::default(), Arc::default());
+        let (reading, read) = (Gate::default(), Arc::default());
         let mut service = S3ServiceBuilder::new(FileSystem::new(root).unwrap());
         service.set_auth(SimpleAuth::from_single("a-key", "its-secret"));
-        service.set_access(Access(busy.clone(), gate.clone(), Arc::clone(&held)));
+        service.set_access(Access {
+            busy: busy.clone(),
+            changing: gate.clone(),
+            reading: reading.clone(),
+            held: Arc::clone(&held),
+            read: Arc::clone(&read),
+        });
         let service = service.build();
         let listener = TcpListener::bind(address).await.unwrap();
         let endpoint = format!("http://{}", listener.local_addr().unwrap());
@@ -106,7 +123,7 @@ impl Server {
                 });
             }
         });
-        Self { endpoint, busy, gate, held, serving }
+        Self { endpoint, busy, gate, reading, held, read, serving }
     }
 
     /// From now on, or no longer, all that is asked is answered by 503.
@@ -119,12 +136,26 @@ impl Server {
         *self.gate.0.lock().unwrap() = Some((prefix, changes, later));
     }
 
+    /// The same for reading objects.
+    pub(crate) fn pass_reads(&self, prefix: &'static str, reads: usize, later: Later) {
+        *self.reading.0.lock().unwrap() = Some((prefix, reads, later));
+    }
+
     /// Everything passes again.
     pub(crate) fn pass_all(&self) {
         *self.gate.0.lock().unwrap() = None;
+        *self.reading.0.lock().unwrap() = None;
     }
 
-    /// How many changes are held.
+    /// The keys of the objects below a prefix that were read since this was asked last, in order.
+    pub(crate) fn read(&self, prefix: &str) -> Vec<String> {
+        let mut read = std::mem::take(&mut *self.read.lock().unwrap());
+        read.retain(|key| key.starts_with(prefix));
+        read.sort();
+        read
+    }
+
+    /// How many requests are held.
     pub(crate) fn held(&self) -> usize {
         self.held.load(Ordering::SeqCst)
     }

@@ -39,7 +39,7 @@ impl Setting {
         .unwrap();
         let bucket = Arc::new(InMemory::new());
         Self {
-            model: JobModel::open(&spec, None).unwrap(),
+            model: JobModel::open(&spec, ASSET.as_ref(), None).unwrap(),
             objects: objects(&spec, "a"),
             store: JobStore::over(bucket.clone(), "bucket"),
             bucket,

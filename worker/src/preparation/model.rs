@@ -31,7 +31,7 @@ pub struct JobModel {
 }
 
 impl JobModel {
-    /// Opens the pipeline of a job, and checks the configuration of every component, the headers of the transformer's weights and
+    /// Opens the pipeline of a job in a `folder` of this machine, and checks the configuration of every component, the headers of the transformer's weights and
     /// the size of the pictures.
     ///
     /// `text_tokens` is given where the job's prompts come encoded, with so many tokens a prompt. The text encoders are then not opened, and
@@ -39,15 +39,14 @@ impl JobModel {
     ///
     /// # Errors
     /// When anything cannot be used, naming the file and the key.
-    pub fn open(spec: &JobSpec, text_tokens: Option<usize>) -> Result<Self> {
+    pub fn open(spec: &JobSpec, folder: &Path, text_tokens: Option<usize>) -> Result<Self> {
         let calibration = &spec.calibration;
-        let path = Path::new(&spec.model.path);
-        if let Some(problem) = not_a_pipeline(path) {
+        if let Some(problem) = not_a_pipeline(folder) {
             return Err(JobError::new("model.path", problem).into());
         }
         let pipeline = match text_tokens {
-            Some(_) => PipelineFolder::open_without_text(path)?,
-            None => PipelineFolder::open(path)?,
+            Some(_) => PipelineFolder::open_without_text(folder)?,
+            None => PipelineFolder::open(folder)?,
         };
         let config = pipeline.transformer_config().clone();
         config.check(&pipeline.transformer_weights()?)?;

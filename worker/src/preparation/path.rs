@@ -6,7 +6,10 @@ use std::path::Path;
 pub fn not_a_pipeline(path: &Path) -> Option<String> {
     let name = path.display();
     if name.to_string().contains("://") {
-        return Some(format!("is {name}: download the pipeline first, and give the folder that it is in"));
+        return Some(format!(
+            "is {name}: download the pipeline first, and give the folder that it is in, or its place in an object store: s3://, gs:// or \
+             az:// with bucket and prefix"
+        ));
     }
     match path.metadata() {
         Ok(found) if found.is_file() => Some(format!(

@@ -28,7 +28,8 @@ pub struct ReceivedJob {
 }
 
 impl ReceivedJob {
-    /// Opens the model, and reads the prompts of the job's store. `on_read` is called repeatedly while files are read.
+    /// Opens the model, and reads the prompts of the job's store. The model is in a `folder` of this machine. `on_read` is called repeatedly
+    /// while files are read.
     ///
     /// # Errors
     /// When the model cannot be used or is not the coordinator's, naming what differs; when the store fails or is another job's.
@@ -36,6 +37,7 @@ impl ReceivedJob {
         briefing: &Briefing,
         store: &JobStore,
         runtime: &Handle,
+        folder: &Path,
         on_read: &(dyn Fn() + Sync),
     ) -> Result<Self> {
         let refused = |path: &Path, problem: &str| PreparationError::Content {
@@ -55,7 +57,7 @@ impl ReceivedJob {
             }
             None => None,
         };
-        let model = JobModel::open(spec, text_tokens)?;
+        let model = JobModel::open(spec, folder, text_tokens)?;
         let weights = Arc::new(model.pipeline.transformer_weights()?);
         let root = model.pipeline.path();
         let model_files = digests(root, &model.files, on_read)?;

@@ -6,6 +6,7 @@ mod output;
 mod shrunk;
 
 use std::cell::RefCell;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use candle_core::{DType, Tensor};
@@ -37,12 +38,23 @@ pub trait Describe: Sync {
     fn measured(&self, record: &mut PruningRecord, models: Option<[&Denoised; 2]>) -> Vec<Document>;
 }
 
+/// Gives the folder of the pipeline that is pruned, with everything that the output gets of it.
+pub trait SourceFolder: Sync {
+    /// The folder, which may have less in it before.
+    ///
+    /// # Errors
+    /// When the rest cannot be brought here.
+    fn whole(&self) -> obsdiff_engine::Result<PathBuf>;
+}
+
 /// A job as the workers of a process share it.
 pub struct PruningJob<'a> {
     /// The job's specification.
     pub spec: &'a JobSpec,
     /// Its model.
     pub model: &'a JobModel,
+    /// Where the files lie that the output gets as they are.
+    pub source: &'a dyn SourceFolder,
     /// The transformer's weights in their files.
     pub weights: &'a Arc<Weights>,
     /// The plan.
@@ -122,9 +134,10 @@ impl<'a> PruningJob<'a> {
         self.check_finite()?;
         let _span = tracing::info_span!("export").entered();
         let (record, shrink) = self.record(pruned)?;
+        let source = self.source.whole()?;
         let documents = self.describe.documents(&record);
         let export = Export {
-            source: self.model.pipeline.path(),
+            source: &source,
             destination: match &self.output {
                 JobOutput::Directory(path) => path,
                 JobOutput::Objects(output) => output.url(),

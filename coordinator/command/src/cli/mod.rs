@@ -1,5 +1,6 @@
 //! The command line: what each command takes, and what its help says.
 
+mod cache;
 mod collective;
 mod export;
 mod gpus;
@@ -19,6 +20,7 @@ use obsdiff_engine::device::DeviceName;
 use obsdiff_files::starts_with_tilde;
 use obsdiff_proto::ByteSize;
 
+pub use cache::CacheArgs;
 pub use collective::CollectiveChoice;
 pub use export::ExportArgs;
 pub use gpus::GpuChoice;
@@ -41,12 +43,16 @@ pub struct Cli {
     /// How the process tells of its work.
     #[command(flatten)]
     pub style: OutputStyle,
+    /// Where models of object stores are kept.
+    #[command(flatten)]
+    pub cache: CacheArgs,
 }
 
 const AFTER_HELP: &str = "\
 Environment:
   OBSDIFF_SECTION__KEY  overrides a key of the job file: OBSDIFF_SPARSITY__RATIO=0.6,
                         OBSDIFF_SPARSITY__RULES__0__RATIO=0.3; an empty one unsets it
+  OBSDIFF_CACHE         as --cache
   OBSDIFF_LOG           what is logged to standard error: error, warn (default), info, debug,
                         or by module, such as obsdiff_engine=debug
   NO_COLOR              text without colors, where it is set

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use obsdiff_engine::export::{HeldOutError, PruningRecord};
 use obsdiff_engine::pipeline::{Picture, PipelineFolder};
 use obsdiff_worker::preparation::compute_type;
+use obsdiff_worker::stored_model::Extent;
 
 use super::comparison::Comparison;
 use super::pictures::{COLUMNS, argument_of_flag, check_out, check_place, decode, is_png, write_grid};
@@ -34,9 +35,11 @@ pub(super) fn compare(args: &CompareArgs, context: &mut CommandContext<'_>) -> R
         check_place(report, "--report", &inputs)?;
         report::check_file(report)?;
     }
-    let request = Request::read(&args.sampling, &args.pruned)?;
+    let folder_of = |path: &Path| context.pipeline(path, Extent::Whole);
+    let (dense, pruned) = (folder_of(&args.dense)?, folder_of(&args.pruned)?);
+    let request = Request::read(&args.sampling, &pruned)?;
     let prompts = &request.prompts;
-    let (dense, pruned) = (open_pipeline(&args.dense)?, open_pipeline(&args.pruned)?);
+    let (dense, pruned) = (open_pipeline(&dense)?, open_pipeline(&pruned)?);
     if !dense.transformer_config().same_but_for_blocks(&**pruned.transformer_config()) {
         let problem =
             format!("is not the configuration of {}: the two cannot be compared", args.dense.display());
@@ -77,7 +80,7 @@ fn report_text(
     pruned: &PipelineFolder,
 ) -> Result<String> {
     let [dense_path, pruned_path] = [&args.dense, &args.pruned].map(|path| path.display().to_string());
-    let record = PruningRecord::read(&args.pruned)?;
+    let record = PruningRecord::read(pruned.path())?;
     let report = Report {
         name: report::name_of(&pruned_path),
         record: record.as_ref(),

@@ -41,7 +41,7 @@ pub(super) fn encode(args: &EncodeArgs, context: &mut CommandContext<'_>) -> Res
         return Err(job.refuse(JobError::new("calibration.prompts", problem)));
     }
     let folder = check_place(&job, &args.out)?;
-    let described = Described::read(&job, None)?;
+    let described = Described::with_encoders(&job)?;
     let texts: Vec<String> = prompts.calibration.into_iter().chain(prompts.held_out).collect();
     let progress = context.progress();
     let tokens = spec.calibration.max_sequence_length;

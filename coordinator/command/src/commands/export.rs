@@ -2,6 +2,7 @@
 
 use obsdiff_engine::export::write_single_file;
 use obsdiff_proto::ByteSize;
+use obsdiff_worker::stored_model::Extent;
 
 use super::pictures::check_place;
 use crate::cli::ExportArgs;
@@ -28,7 +29,7 @@ pub(super) fn export(args: &ExportArgs, context: &mut CommandContext<'_>) -> Res
             format!("exists already: choose another {SINGLE_FILE}, or move it away"),
         ));
     }
-    let pipeline = open_pipeline(&args.pipeline)?;
+    let pipeline = open_pipeline(&context.pipeline(&args.pipeline, Extent::TransformerWeights)?)?;
     let tensors = pipeline.transformer_config().single_file().map_err(|problem| {
         let config = pipeline.path().join("transformer/config.json");
         Error::content(config, format!("is of a transformer that cannot be one file: {problem}"))

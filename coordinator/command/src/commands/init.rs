@@ -9,6 +9,7 @@ use obsdiff_core::fewest_packages;
 use obsdiff_engine::pipeline::PipelineFolder;
 use obsdiff_files::read_regular;
 use obsdiff_proto::{ByteSize, counted};
+use obsdiff_worker::stored_model::Extent;
 use tempfile::NamedTempFile;
 
 use crate::budget::with_surveys;
@@ -60,7 +61,8 @@ pub(super) fn init(args: &InitArgs, context: &mut CommandContext<'_>) -> Result<
     if args.out.symlink_metadata().is_ok() {
         return Err(Error::content(&args.out, "exists already: move it away, or give --out another name"));
     }
-    let pipeline = PipelineFolder::open(&args.pipeline)?;
+    let pipeline =
+        PipelineFolder::open(&context.pipeline(&args.pipeline, Extent::Headers { with_text: true })?)?;
     let folder = args.out.parent().unwrap_or(Path::new(""));
     let prompts = args.prompts.clone().unwrap_or_else(|| folder.join("prompts.txt"));
     let made = args.prompts.is_none() && prompts.symlink_metadata().is_err();
@@ -106,7 +108,7 @@ fn job_text(
         packages: 1,
     };
     let job = parsed(&text, context)?;
-    let described = Described::read(&job, None)?;
+    let described = Described::outline(&job, None)?;
     let (inventory, plan) = (&described.inventory, described.plan(&job)?);
     let weights: u64 = inventory
         .linears
@@ -136,7 +138,7 @@ fn parsed(text: &JobText, context: &CommandContext<'_>) -> Result<JobFile> {
     let failed = |e| Error::file(std::env::temp_dir(), e);
     let mut file = NamedTempFile::new().map_err(failed)?;
     file.write_all(text.render().as_bytes()).map_err(failed)?;
-    JobFile::load(file.path(), context.environment.iter().cloned(), &[])
+    context.with_model(JobFile::load(file.path(), context.environment.iter().cloned(), &[])?)
 }
 
 /// What a job's text is made of.
@@ -155,8 +157,9 @@ impl JobText {
     fn render(&self) -> String {
         let quoted = |text: &str| toml::Value::String(text.to_owned()).to_string();
         let path = |path: &Path| quoted(&path.to_string_lossy());
-        let name = fs::canonicalize(&self.pipeline).ok();
-        let name = name.as_ref().and_then(|path| path.file_name()).map(|name| name.to_string_lossy());
+        // The URL of an object store is none.
+        let name = fs::canonicalize(&self.pipeline).unwrap_or_else(|_| self.pipeline.clone());
+        let name = name.file_name().map(|name| name.to_string_lossy());
         let output = format!("{}-pruned", name.as_deref().unwrap_or("pipeline"));
         let Self { class, what, count, held_out, packages, .. } = self;
         let mut text = String::new();

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use obsdiff_engine::architecture;
 use obsdiff_engine::checkpoint::{Entry, Library, Weights};
 use obsdiff_engine::export::{PrunedLinear, PruningRecord};
+use obsdiff_worker::stored_model::Extent;
 use serde::Serialize;
 
 use crate::cli::InspectArgs;
@@ -24,7 +25,7 @@ const INDEX: &str = ".safetensors.index.json";
 /// # Errors
 /// When there are no weights, a file is damaged, or standard output is closed.
 pub(super) fn inspect(args: &InspectArgs, context: &mut CommandContext<'_>) -> Result<()> {
-    let (weights, folder) = open(&args.path)?;
+    let (weights, folder) = open(&context.pipeline(&args.path, Extent::Transformer)?)?;
     let mut found = scan(&args.path, &weights, prunable_names(&folder).as_ref())?;
     let recorded = recorded(&folder);
     for linear in &mut found.linears {

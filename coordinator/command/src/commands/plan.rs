@@ -39,7 +39,7 @@ pub(super) fn plan(args: &PlanArgs, context: &mut CommandContext<'_>) -> Result<
     let job = context.job(&args.job)?;
     let conditioning = conditioning::open(&job)?;
     let prompts = JobPrompts::load(&job, conditioning.as_ref())?;
-    let described = Described::read(&job, conditioning.as_ref().map(ConditioningFile::text_tokens))?;
+    let described = Described::outline(&job, conditioning.as_ref().map(ConditioningFile::text_tokens))?;
     conditioning::check(&job, conditioning.as_ref(), &described, &prompts)?;
     let spec = &job.spec;
     let bare = described.plan(&job)?;

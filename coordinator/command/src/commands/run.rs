@@ -36,7 +36,7 @@ pub(super) fn solve(args: &SolveArgs, context: &mut CommandContext<'_>) -> Resul
     if starts_with_tilde(&args.grams) {
         return Err(Error::key("GRAMS", format!("is {}, but {TILDE}", args.grams)));
     }
-    let job = JobFile::of_grams(&args.grams, context.environment.iter().cloned(), &args.sets)?;
+    let job = context.job_of_grams(&args.grams, &args.sets)?;
     prune(&job, &args.pruning, context)
 }
 
@@ -70,9 +70,12 @@ fn on_gpus(job: &JobFile, wanted: usize, args: &PruningArgs, context: &mut Comma
         if !has_nccl() {
             arguments.extend(["--collective", "gloo"]);
         }
+        let cache = job.model_cache().map(|cache| cache.as_os_str().to_owned());
+        let cache = cache.into_iter().flat_map(|cache| [OsString::from("--cache"), cache]);
         let threads = args.process.threads.map(|threads| threads.to_string());
         let threads = threads.iter().flat_map(|threads| ["--threads", threads.as_str()]);
-        let arguments: Vec<OsString> = arguments.into_iter().chain(threads).map(OsString::from).collect();
+        let arguments = arguments.into_iter().chain(threads).map(OsString::from);
+        let arguments: Vec<OsString> = arguments.chain(cache).collect();
         GpuWorkers::start(&gpus, &arguments, &share, running)
     };
     match with_workers(job, port, context, Some(&start))? {

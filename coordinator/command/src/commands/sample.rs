@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use obsdiff_engine::pipeline::Picture;
 use obsdiff_worker::preparation::compute_type;
+use obsdiff_worker::stored_model::Extent;
 
 use super::pictures::{COLUMNS, argument_of_flag, check_format, check_out, decode, is_png, write_grid};
 use super::request::Request;
@@ -22,12 +23,13 @@ pub(super) fn sample(args: &SampleArgs, context: &mut CommandContext<'_>) -> Res
     context.use_threads(process.threads)?;
     context.compute_here()?;
     check_format(&args.out)?;
-    let request = Request::read(&args.sampling, &args.pipeline)?;
+    let source = context.pipeline(&args.pipeline, Extent::Whole)?;
+    let request = Request::read(&args.sampling, &source)?;
     let prompts = &request.prompts;
     let inputs = [Some(&args.pipeline), args.sampling.file.as_ref()];
     let inputs: Vec<&Path> = inputs.into_iter().flatten().map(PathBuf::as_path).collect();
     let folder = check_out(&args.out, &files(&args.out, prompts.len())?, &inputs)?;
-    let pipeline = open_pipeline(&args.pipeline)?;
+    let pipeline = open_pipeline(&source)?;
     let progress = context.progress();
     let settings = request.settings(&pipeline);
     let sampling =

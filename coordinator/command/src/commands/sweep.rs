@@ -6,7 +6,6 @@ use obsdiff_proto::Pattern;
 
 use crate::cli::{SweepArgs, TILDE};
 use crate::context::CommandContext;
-use crate::job::JobFile;
 use crate::run::RunContext;
 use crate::signals::Answer;
 use crate::sweep::{self, Place, Point};
@@ -85,11 +84,7 @@ fn points(args: &SweepArgs, place: &Place, context: &CommandContext<'_>) -> Resu
             sets.push(ratio.map_or("sparsity.ratio=".to_owned(), |ratio| format!("sparsity.ratio={ratio}")));
             sets.extend(prompts.map(|prompts| format!("calibration.gram_prompts={prompts}")));
             sets.push(format!("output.path={}", place.output(points.len()).display()));
-            points.push(Point::new(JobFile::of_grams(
-                &args.grams,
-                context.environment.iter().cloned(),
-                &sets,
-            )?));
+            points.push(Point::new(context.job_of_grams(&args.grams, &sets)?));
         }
     }
     Ok(points)

@@ -20,6 +20,7 @@ use obsdiff_worker::grams::GramIndex;
 use obsdiff_worker::preparation::{self, ReceivedJob};
 use obsdiff_worker::pruning_job::Measuring;
 use obsdiff_worker::session::{SessionError, SessionSettings, attend, tcp};
+use obsdiff_worker::stored_model::Extent;
 use tokio::runtime::Runtime;
 
 use crate::cli::WorkerArgs;
@@ -159,9 +160,14 @@ fn serve(
 ) -> Result<()> {
     let root = tracing::info_span!(crate::run::RUN_SPAN);
     let _running = root.enter();
-    let job = JobFile::received(briefing.spec.clone(), StoreSettings::of(&context.environment));
+    // Work that goes on counts as progress, so that a worker that takes long to prepare is not taken for one that hangs.
+    let (going_on, loading) = (worker_state.clone(), worker_state.clone());
+    progress.call_at_steps(Box::new(move || going_on.advance()));
+    let mut job = JobFile::received(briefing.spec.clone(), StoreSettings::of(&context.environment));
+    job.open_model(progress)?;
     let store = JobStore::open(&briefing.store, job.stores().pairs())?;
-    let received = ReceivedJob::open(briefing, &store, runtime.handle(), &|| worker_state.advance());
+    let folder = job.model_folder(Extent::of(&job.spec))?;
+    let received = ReceivedJob::open(briefing, &store, runtime.handle(), &folder, &|| worker_state.advance());
     let received = received.map_err(|e| unprepared(&job, e))?;
     let inputs = inputs(briefing, received, JobGrams::index(&job, runtime.handle())?);
     if let Some(memory) = context.memory {
@@ -170,9 +176,6 @@ fn serve(
     if let Some(free) = crate::run::free_memory(device)? {
         OnDevice::new(&job, &inputs.described, &inputs.plan).once_open().check(1, free)?;
     }
-    // Reading weights counts as progress, so that a worker that takes long to prepare is not taken for one that hangs.
-    let (encoding, loading) = (worker_state.clone(), worker_state.clone());
-    progress.call_at_steps(Box::new(move || encoding.advance()));
     inputs.weights.tell(Arc::new(move || loading.advance()));
     // One worker encodes while the others wait. If the session ends meanwhile, the caller reports why.
     if !worker_state.wait_to_encode() {

@@ -8,10 +8,9 @@ use obsdiff_proto::JobSpec;
 
 use super::is_given;
 
-/// Sets keys that were not given to the defaults of diffusers' pipeline for the job's model. If the model cannot be read, the general
+/// Sets keys that were not given to the defaults of diffusers' pipeline for the job's `model`, a folder. If the model cannot be read, the general
 /// defaults stay; opening the model then gives the error.
-pub(super) fn fill(spec: &mut JobSpec, merged: &Value) {
-    let model = Path::new(&spec.model.path);
+pub(super) fn fill(spec: &mut JobSpec, model: &Path, merged: &Value) {
     let Ok(config) = read_config(&model.join("transformer")).or_else(|_| read_config(model)) else { return };
     let defaults = config.defaults();
     if !is_given(merged, "calibration.guidance") {

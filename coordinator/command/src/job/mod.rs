@@ -2,6 +2,7 @@
 
 mod defaults;
 mod kept;
+mod model;
 mod overrides;
 mod presets;
 mod sizes;
@@ -23,11 +24,14 @@ use serde::Deserialize;
 use crate::cli::TILDE;
 use crate::{Error, Result};
 
+use model::JobStoredModel;
 pub use overrides::ENV_PREFIX;
 use overrides::{FROM_ENV, variable_of};
 
 /// Environment variables of the program itself, which are no keys of a job.
-pub const PROGRAM_VARIABLES: [&str; 1] = ["OBSDIFF_LOG"];
+pub const PROGRAM_VARIABLES: [&str; 2] = ["OBSDIFF_LOG", CACHE_VARIABLE];
+/// The environment variable that names the folder for models of object stores.
+pub const CACHE_VARIABLE: &str = "OBSDIFF_CACHE";
 
 const MAX_JOB_BYTES: u64 = 1 << 20;
 /// Origin of a value that a flag gave.
@@ -45,11 +49,17 @@ pub struct JobFile {
     stores: StoreSettings,
     /// What the Grams are of that `calibration.grams` names.
     kept: Option<Arc<GramIndex>>,
+    /// The model, once it is opened, where it is in an object store.
+    stored: Option<JobStoredModel>,
 }
 
-/// The environment's settings of object stores: the usual variables of S3, Google Cloud Storage and Azure. `Debug` does not show them.
+/// The environment's settings of object stores: the usual variables of S3, Google Cloud Storage and Azure, which `Debug` does not show, and
+/// the folder for models of theirs.
 #[derive(Clone, Default)]
-pub struct StoreSettings(Vec<(String, String)>);
+pub struct StoreSettings {
+    pairs: Vec<(String, String)>,
+    cache: Option<PathBuf>,
+}
 
 impl StoreSettings {
     /// Those among the variables of an environment.
@@ -58,12 +68,25 @@ impl StoreSettings {
         let setting = |(name, value): &(OsString, OsString)| {
             Some((name.to_str().filter(known)?.to_owned(), value.to_str()?.to_owned()))
         };
-        Self(environment.iter().filter_map(setting).collect())
+        let variable = |name: &str| {
+            let found =
+                environment.iter().find(|(other, _)| other == name).map(|(_, value)| PathBuf::from(value));
+            found.filter(|path| !path.as_os_str().is_empty())
+        };
+        let cache = variable(CACHE_VARIABLE)
+            .or_else(|| Some(variable("XDG_CACHE_HOME").filter(|path| path.is_absolute())?.join("obsdiff")))
+            .or_else(|| Some(variable("HOME")?.join(".cache/obsdiff")));
+        Self { pairs: environment.iter().filter_map(setting).collect(), cache }
+    }
+
+    /// The folder of this machine for models of object stores.
+    pub fn cache(&self) -> Option<&Path> {
+        self.cache.as_deref()
     }
 
     /// By name.
     pub fn pairs(&self) -> &[(String, String)] {
-        &self.0
+        &self.pairs
     }
 }
 
@@ -88,14 +111,22 @@ impl JobFile {
         let environment: Vec<_> = environment.into_iter().collect();
         let merged = merged(path, &environment, sets)?;
         let spec = typed(&merged).map_err(|r| Error::key(blame(path, &merged, &r.key), r.problem))?;
-        Self { spec, path: path.to_owned(), merged, stores: StoreSettings::of(&environment), kept: None }
-            .checked()
+        Self {
+            spec,
+            path: path.to_owned(),
+            merged,
+            stores: StoreSettings::of(&environment),
+            kept: None,
+            stored: None,
+        }
+        .checked()
     }
 
     /// The same job with the model's defaults for what was not given.
     fn checked(self) -> Result<Self> {
         let mut job = self;
-        defaults::fill(&mut job.spec, &job.merged);
+        let model = PathBuf::from(&job.spec.model.path);
+        defaults::fill(&mut job.spec, &model, &job.merged);
         job.spec.sparsity = job.spec.sparsity.spelled_out();
         job.check_tildes()?;
         job.fill_kept()?;
@@ -142,7 +173,7 @@ impl JobFile {
     /// A job that a coordinator has checked and sent.
     pub fn received(spec: JobSpec, stores: StoreSettings) -> Self {
         let path = PathBuf::from("the coordinator's job");
-        Self { spec, path, merged: Value::new(None, ValueKind::Nil), stores, kept: None }
+        Self { spec, path, merged: Value::new(None, ValueKind::Nil), stores, kept: None, stored: None }
     }
 
     /// The environment's settings of the job's store.

@@ -114,6 +114,13 @@ impl Progress {
         let _ = self.0.on_step.set(on_step);
     }
 
+    /// Tells those who have to know that the work goes on, where no step of a phase does.
+    pub fn alive(&self) {
+        if let Some(on_step) = self.0.on_step.get() {
+            on_step();
+        }
+    }
+
     /// Opens package `package`, counted from 1, of `of`; `what` says in a few words what is in it.
     pub fn package(&self, package: usize, of: usize, what: &str) {
         *self.place() = PackageProgress { package, of };

@@ -31,9 +31,7 @@ pub struct PhaseProgress {
 impl PhaseProgress {
     /// `steps` more are done. May be called from any thread.
     pub fn advance(&self, steps: u64) {
-        if let Some(on_step) = self.progress.0.on_step.get() {
-            on_step();
-        }
+        self.progress.alive();
         let done = self.done.fetch_add(steps, Ordering::Relaxed) + steps;
         let left = self.left(done);
         if self.work.is_some() {

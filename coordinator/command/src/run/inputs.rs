@@ -63,7 +63,8 @@ impl Inputs {
         let _span = tracing::info_span!("check").entered();
         let conditioning = conditioning::open(job)?;
         let prompts = JobPrompts::load(job, conditioning.as_ref())?;
-        let described = Described::read(job, conditioning.as_ref().map(ConditioningFile::text_tokens))?;
+        let text_tokens = conditioning.as_ref().map(ConditioningFile::text_tokens);
+        let described = Described::outline(job, text_tokens)?;
         conditioning::check(job, conditioning.as_ref(), &described, &prompts)?;
         places::check(job)?;
         let written = output::check(job, &described, workers > 0)?;
@@ -75,6 +76,9 @@ impl Inputs {
             OnDevice::new(job, &described, &plan).once_open().check(workers, free)?;
         }
         let plan = with_surveys(job, &described, plan)?;
+        // A model in an object store is downloaded once nothing else is to be refused.
+        let described =
+            if job.model_cache().is_some() { Described::read(job, text_tokens)? } else { described };
         let weights = Arc::new(described.pipeline.transformer_weights()?);
         let model_files = digests(described.pipeline.path(), &described.files, &|| ())?;
         let prompt_files = match job.kept() {

@@ -281,6 +281,7 @@ pub(crate) fn work<'a>(
         spec: &job.spec,
         held_out: if texts_known { &inputs.prompts.held_out } else { &[] },
         model: inputs.described.model(),
+        source: job,
         weights: &inputs.weights,
         plan: &inputs.plan,
         inputs: inputs.digests(),

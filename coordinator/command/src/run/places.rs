@@ -76,6 +76,9 @@ pub(super) fn check(job: &JobFile) -> Result<()> {
     for (key, path) in read {
         others.extend(path.map(|path| Place::of(job, key, path)).transpose()?);
     }
+    // The copy of a model in an object store is no place to write to, either.
+    let cache = job.model_cache().map(|cache| cache.display().to_string());
+    others.extend(cache.as_deref().map(|cache| Place::of(job, "--cache", cache)).transpose()?);
     for (key, path) in written {
         let Some(path) = path else { continue };
         let place = Place::of(job, key, path)?;

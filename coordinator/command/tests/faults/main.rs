@@ -8,6 +8,7 @@ mod cluster;
 mod cut;
 mod disk;
 mod hosts;
+mod model;
 mod output;
 #[path = "../process/mod.rs"]
 mod process;

@@ -19,9 +19,9 @@ const RUN: &[&str] = &["run", "job.toml", "--quiet"];
 const TELLING: [&str; 3] = ["pruning.json", "report.html", "README.md"];
 
 /// Files by their paths in a folder, with their content.
-type Files = BTreeMap<String, Vec<u8>>;
+pub(crate) type Files = BTreeMap<String, Vec<u8>>;
 
-fn files(folder: &Path) -> Files {
+pub(crate) fn files(folder: &Path) -> Files {
     let mut files = BTreeMap::new();
     let mut open: Vec<PathBuf> = vec![folder.to_owned()];
     while let Some(path) = open.pop() {
@@ -81,7 +81,7 @@ impl StoreServer {
 }
 
 /// Waits until the server holds a request.
-fn until_held(server: &StoreServer, process: &mut Process) {
+pub(crate) fn until_held(server: &StoreServer, process: &mut Process) {
     let end = Instant::now() + LONG;
     while server.server().held() == 0 {
         assert!(Instant::now() < end, "nothing is held");
