@@ -43,6 +43,15 @@ template:
           {{- if eq .Values.logFormat "json" }}
           - --log-format=json
           {{- end }}
+          {{- with include "obsdiff.cacheFlag" . }}
+          {{- . | trim | nindent 10 }}
+          {{- end }}
+          {{- with .Values.model.url }}
+          - {{ printf "--set=model.path=%s" . | quote }}
+          {{- end }}
+          {{- with .Values.output.url }}
+          - {{ printf "--set=output.path=%s" . | quote }}
+          {{- end }}
           {{- range .Values.job.set }}
           - {{ printf "--set=%s" . | quote }}
           {{- end }}
@@ -58,7 +67,7 @@ template:
         ports:
           - name: grpc
             containerPort: {{ .Values.coordinator.port }}
-        # The port answers once the job is checked, which reads the pipeline's headers and digests its files. An hour is left for that.
+        # The port answers once the job is checked, which reads the pipeline's headers and digests its files; of a model in an object store, once they are downloaded. An hour is left for that.
         startupProbe:
           {{- include "obsdiff.probe" (merge (dict "path" "/healthz") .) | nindent 10 }}
           periodSeconds: 5

@@ -88,29 +88,68 @@ topologySpreadConstraints: {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- end }}
 
-{{/* Model and output, as every pod of the job mounts them. */}}
+{{/* Where a model of an object store is copied to. */}}
+{{- define "obsdiff.cacheFlag" -}}
+{{- if .Values.model.url }}
+- --cache=/cache
+{{- end }}
+{{- end }}
+
+{{/* Model and output, as every pod of the job mounts them: volumes, where they are in no object store. */}}
 {{- define "obsdiff.dataMounts" -}}
+{{- if .Values.model.url }}
+- name: cache
+  mountPath: /cache
+{{- else }}
 - name: model
   mountPath: {{ .Values.model.mountPath }}
   readOnly: true
   {{- with .Values.model.subPath }}
   subPath: {{ . }}
   {{- end }}
+{{- end }}
+{{- if not .Values.output.url }}
 - name: output
   mountPath: {{ .Values.output.mountPath }}
+{{- end }}
 - name: tmp
   mountPath: /tmp
 {{- end }}
 
 {{- define "obsdiff.dataVolumes" -}}
+{{- if .Values.model.url }}
+{{- if or .Values.model.existingClaim .Values.model.volume }}
+{{- fail "model.url: is set, and so is a volume for the model: leave model.existingClaim and model.volume empty" }}
+{{- end }}
+- name: cache
+  {{- if .Values.cache.storageClassName }}
+  ephemeral:
+    volumeClaimTemplate:
+      spec:
+        accessModes: [ReadWriteOnce]
+        storageClassName: {{ .Values.cache.storageClassName }}
+        resources:
+          requests:
+            storage: {{ .Values.cache.size }}
+  {{- else }}
+  emptyDir:
+    sizeLimit: {{ .Values.cache.size }}
+  {{- end }}
+{{- else }}
 - name: model
   {{- if .Values.model.volume }}
   {{- toYaml .Values.model.volume | nindent 2 }}
   {{- else }}
   persistentVolumeClaim:
-    claimName: {{ required "model.existingClaim: is empty: name a PersistentVolumeClaim with the pipeline, or give model.volume" .Values.model.existingClaim }}
+    claimName: {{ required "model.existingClaim: is empty: name a PersistentVolumeClaim with the pipeline, or give model.volume or model.url" .Values.model.existingClaim }}
     readOnly: true
   {{- end }}
+{{- end }}
+{{- if .Values.output.url }}
+{{- if or .Values.output.existingClaim .Values.output.volume }}
+{{- fail "output.url: is set, and so is a volume for the output: leave output.existingClaim and output.volume empty" }}
+{{- end }}
+{{- else }}
 - name: output
   {{- if .Values.output.volume }}
   {{- toYaml .Values.output.volume | nindent 2 }}
@@ -118,9 +157,11 @@ topologySpreadConstraints: {{- toYaml . | nindent 2 }}
   persistentVolumeClaim:
     claimName: {{ .Values.output.existingClaim | default (printf "%s-output" (include "obsdiff.name" .)) }}
   {{- end }}
+{{- end }}
+# The transformer of an output in an object store is read back to here, to be compared with its source.
 - name: tmp
   emptyDir:
-    sizeLimit: 1Gi
+    sizeLimit: {{ ternary .Values.cache.size "1Gi" (ne .Values.output.url "") }}
 {{- end }}
 
 {{/* A health check of the coordinator's port by the path that is given. With certificates the kubelet, which has none, can only see that the port is open. */}}

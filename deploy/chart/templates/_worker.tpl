@@ -67,6 +67,9 @@ template:
           {{- with include "obsdiff.credentialFlags" . }}
           {{- . | trim | nindent 10 }}
           {{- end }}
+          {{- with include "obsdiff.cacheFlag" . }}
+          {{- . | trim | nindent 10 }}
+          {{- end }}
           {{- if eq .Values.logFormat "json" }}
           - --log-format=json
           {{- end }}

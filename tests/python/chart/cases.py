@@ -72,7 +72,17 @@ ELASTIC = {
     "kueue": {"queue": "images", "minWorkers": 2, "elastic": True},
     "disruptionBudget": {"enabled": True, "minWorkers": 4},
 }
+# A job that needs no volume of the cluster's.
+STORED = {
+    "model": {"url": "s3://bucket/models/sd3.5-large"},
+    "output": {"url": "gs://results/pruned"},
+    "job": {"prompts": PROMPTS},
+    "coordinator": {"envFrom": [{"secretRef": {"name": "bucket"}}]},
+    "worker": {"envFrom": [{"secretRef": {"name": "bucket"}}]},
+}
 ACCEPTED = {
+    "stored": STORED,
+    "stored-jobs": {**STORED, "kind": "Job", "cache": {"size": "40Gi", "storageClassName": "fast"}},
     "plain": PLAIN,
     "least": LEAST,
     "least-jobs": {**LEAST, "kind": "Job"},
@@ -111,6 +121,12 @@ REFUSED_VALUES = [
     ("coordinator.port", 80, "/coordinator/port"),
     ("model.mountPath", "model", "/model/mountPath"),
     ("model.existingClaim", "", "model.existingClaim: is empty"),
+    ("model.url", "s3://bucket/model", "model.url: is set, and so is a volume for the model"),
+    ("model.url", "https://bucket/model", "/model/url"),
+    ("model.url", "s3://bucket", "/model/url"),
+    ("output", {"url": "az://results/out", "existingClaim": "results"}, "output.url: is set, and so is a volume"),
+    ("output.url", "/output", "/output/url"),
+    ("cache.size", "1T", "/cache/size"),
     ("job.prompts", "", "job.prompts: is empty"),
     ("logFormat", "yaml", "must be one of 'text', 'json'"),
     ("tls.mode", "mtls", "/tls/mode"),

@@ -92,6 +92,8 @@ def check_container(name, container, volumes, claims):
         flag, _, value = argument.partition("=")
         if flag in ("--token-file", "--tls-cert", "--tls-key", "--tls-ca"):
             need(value.rsplit("/", 1)[0] in paths, f"{name}: {flag}: nothing is mounted at {value}")
+        if flag == "--cache":
+            need(value in paths, f"{name}: {flag}: nothing is mounted at {value}")
     for variable in container.get("env", []):
         key = variable["name"]
         keys = key.startswith("OBSDIFF_") and "__" not in key and key not in NO_KEYS
