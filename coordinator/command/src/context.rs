@@ -93,9 +93,8 @@ impl CommandContext<'_> {
     /// # Errors
     /// When it cannot be downloaded.
     pub(crate) fn pipeline(&self, path: &Path, extent: Extent) -> Result<PathBuf> {
-        let url = match path.to_str().filter(|path| ModelStore::is_url(path)) {
-            None => return Ok(path.to_owned()),
-            Some(url) => url,
+        let Some(url) = path.to_str().filter(|path| ModelStore::is_url(path)) else {
+            return Ok(path.to_owned());
         };
         let (runtime, stores) = (runtime()?, StoreSettings::of(&self.environment));
         let downloads = Downloads::new(self.progress());

@@ -89,7 +89,7 @@ impl JobFile {
             remove(&mut merged, "sparsity", &kept);
         }
         let spec = typed(&merged).map_err(|r| Error::key(blame(&path, &merged, &r.key), r.problem))?;
-        Self { spec, path, merged: given, stores, kept: None, stored: None }.checked()
+        Self::new(spec, path, given, stores).checked()
     }
 
     /// Fills in what kept Grams decide, if the job reads any, and makes their paths absolute.

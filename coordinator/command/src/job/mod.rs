@@ -111,15 +111,11 @@ impl JobFile {
         let environment: Vec<_> = environment.into_iter().collect();
         let merged = merged(path, &environment, sets)?;
         let spec = typed(&merged).map_err(|r| Error::key(blame(path, &merged, &r.key), r.problem))?;
-        Self {
-            spec,
-            path: path.to_owned(),
-            merged,
-            stores: StoreSettings::of(&environment),
-            kept: None,
-            stored: None,
-        }
-        .checked()
+        Self::new(spec, path.to_owned(), merged, StoreSettings::of(&environment)).checked()
+    }
+
+    const fn new(spec: JobSpec, path: PathBuf, merged: Value, stores: StoreSettings) -> Self {
+        Self { spec, path, merged, stores, kept: None, stored: None }
     }
 
     /// The same job with the model's defaults for what was not given.
@@ -173,7 +169,7 @@ impl JobFile {
     /// A job that a coordinator has checked and sent.
     pub fn received(spec: JobSpec, stores: StoreSettings) -> Self {
         let path = PathBuf::from("the coordinator's job");
-        Self { spec, path, merged: Value::new(None, ValueKind::Nil), stores, kept: None, stored: None }
+        Self::new(spec, path, Value::new(None, ValueKind::Nil), stores)
     }
 
     /// The environment's settings of the job's store.

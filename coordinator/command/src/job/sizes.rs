@@ -47,14 +47,6 @@ impl JobFile {
         if spec.sparsity.calibrates() {
             spec.calibration.prompts.get_or_insert_with(|| NO_FILE.to_owned());
         }
-        Self {
-            spec,
-            path: path.to_owned(),
-            merged,
-            stores: StoreSettings::of(&environment),
-            kept: None,
-            stored: None,
-        }
-        .checked()
+        Self::new(spec, path.to_owned(), merged, StoreSettings::of(&environment)).checked()
     }
 }
