@@ -33,6 +33,27 @@ fn holds(device: &str) {
         .iter()
         .for_each(|solve| ["seconds", "obs_seconds"].iter().for_each(|key| seconds(solve, key)));
     let blocks = listed("blocks");
+    // How often numbers of a kind cross to the host and to the device.
+    let crossed = |of: &Value, kind: &str| {
+        ["to_host", "to_device"].map(|way| of["transfers"][kind][way]["count"].as_u64().unwrap())
+    };
+    let once = u64::from(device != "cpu");
+    for gram in listed("grams") {
+        // Rows lie there already; a verdict of two numbers comes back.
+        assert_eq!(crossed(&gram, "activations"), [0, 0]);
+        assert_eq!(crossed(&gram, "figures"), [2 * once, 0]);
+    }
+    for solve in listed("solves") {
+        assert_eq!((crossed(&solve, "grams"), crossed(&solve, "weights")), ([0, once], [0, once]));
+        assert_eq!(crossed(&solve, "results"), [once, 0]);
+        assert!(solve["obs_transfers"]["grams"].is_object());
+    }
+    for block in &blocks {
+        // No state, weight or verdict of a block crosses once its weights are there.
+        for kind in ["weights", "inputs", "activations", "grams", "results", "figures"] {
+            assert_eq!(crossed(block, kind), [0, 0], "{kind} of {block}");
+        }
+    }
     // Of both, one block that is like most of them, and one of the other kind.
     let products: Vec<_> = blocks.iter().map(|block| block["products"].as_array().unwrap().len()).collect();
     assert_eq!(products, [16, 12, 16, 8]);
@@ -74,6 +95,13 @@ fn a_gpu_in_host_memory_is_timed() {
     let output = child.output().unwrap();
     let said = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success() && said.contains("1 passed"), "{said}");
+}
+
+#[test]
+fn lists_may_be_empty() {
+    let arguments = ["cpu", "40", "-", "-"].map(str::to_owned);
+    let times = measured(&arguments).unwrap();
+    assert_eq!(times.to_string(), r#"{"blocks":[],"device":"cpu","grams":[],"solves":[]}"#);
 }
 
 #[test]

@@ -9,7 +9,8 @@ use std::fmt;
 use std::time::Duration;
 
 use obsdiff_engine::device::ComputeDevice;
-use obsdiff_proto::counted;
+use obsdiff_engine::device::transfers::{TransferKind, Transfers};
+use obsdiff_proto::{ByteSize, counted};
 use serde::Serialize;
 
 use super::run::open_device;
@@ -43,7 +44,12 @@ pub(super) fn selftest(args: &SelftestArgs, context: &mut CommandContext<'_>) ->
         let count = counted(checks.len(), "check");
         Error::Session(format!("{} of {count} failed: {}", failed.len(), failed.join("; ")))
     });
-    let report = SelftestReport { device: args.device.to_string(), hardware: device.hardware(), checks };
+    let report = SelftestReport {
+        device: args.device.to_string(),
+        hardware: device.hardware(),
+        checks,
+        transfers: (!device.is_host()).then(|| device.transfers()),
+    };
     context.print(&report, args.json)?;
     wrong.or(problem).map_or(Ok(()), Err)
 }
@@ -92,6 +98,9 @@ struct SelftestReport {
     device: String,
     hardware: String,
     checks: Vec<Check>,
+    /// What has crossed between the host's memory and the device's in all checks but that of sums; none where both are one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    transfers: Option<Transfers>,
 }
 
 impl fmt::Display for SelftestReport {
@@ -109,7 +118,16 @@ impl fmt::Display for SelftestReport {
                 if check.passed() { "ok" } else { "FAILED" }.to_owned(),
             ]);
         }
-        write!(f, "{}", table.to_string().trim_end())
+        write!(f, "{}", table.to_string().trim_end())?;
+        let Some(transfers) = &self.transfers else { return Ok(()) };
+        let mut table = Table::new(["copied", "to device", "bytes", "to host", "bytes"]);
+        for kind in TransferKind::ALL {
+            let directions = [transfers.to_device(kind), transfers.to_host(kind)];
+            let cells =
+                directions.iter().flat_map(|way| [way.count.to_string(), ByteSize(way.bytes).to_string()]);
+            table.row([kind.name().to_owned()].into_iter().chain(cells));
+        }
+        write!(f, "\n\n{}", table.to_string().trim_end())
     }
 }
 

@@ -183,10 +183,15 @@ fn a_device_has_one_of_three_names() {
     }
 }
 
-/// The lines of the table that `selftest` prints for checks, which fit a terminal.
-fn checks(said: &str) -> Vec<&str> {
+/// The lines of a table that `selftest` prints, of that of checks or the one behind it. All fit a terminal.
+fn table(said: &str, which: usize) -> Vec<&str> {
     assert!(said.lines().all(|line| line.chars().count() <= 80), "{said}");
-    said.lines().skip_while(|line| !line.starts_with("---")).skip(1).collect()
+    let tables = said.split("\n\n").nth(1 + which).unwrap_or_default();
+    tables.lines().skip(2).collect()
+}
+
+fn checks(said: &str) -> Vec<&str> {
+    table(said, 0)
 }
 
 #[test]
@@ -194,7 +199,7 @@ fn the_processor_passes_its_own_test() {
     let folder = tempfile::tempdir().unwrap();
     let said = told(folder.path(), &["selftest"]);
     assert!(said.starts_with("cpu: "), "{said}");
-    assert_eq!(checks(&said).len(), 13, "{said}");
+    assert_eq!((checks(&said).len(), table(&said, 1).len()), (13, 0), "{said}");
     assert!(checks(&said).iter().all(|line| line.trim_end().ends_with("ok")), "{said}");
 }
 
@@ -216,4 +221,22 @@ fn a_gpu_in_host_memory_passes_the_test_of_devices() {
     {
         assert!(checks(&said).iter().any(|line| line.contains(what) && line.ends_with("ok")), "{said}");
     }
+    let copied = |kind: &str| {
+        let line = table(&said, 1).into_iter().find(|line| line.starts_with(kind));
+        line.unwrap_or_default().split_whitespace().skip(1).map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(table(&said, 1).len(), 6, "{said}");
+    // The velocities of two calls of two transformers in three types, and a solved weight of each method and target.
+    let results = copied("results");
+    assert_eq!((&*results[0], &*results[3]), ("0", "16"), "{said}");
+    // Two observations of the host to each of two Grams.
+    let activations = copied("activations");
+    assert_eq!((&*activations[0], &*activations[1]), ("4", "468.8"), "{said}");
+    let ran = tested(&["--json"]);
+    let report: Value = serde_json::from_slice(&ran.stdout).unwrap();
+    let directions = &report["transfers"]["activations"];
+    assert_eq!(
+        (&directions["to_device"]["bytes"], &directions["to_host"]["count"]),
+        (&480_000.into(), &0.into())
+    );
 }

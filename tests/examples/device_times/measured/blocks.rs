@@ -9,13 +9,14 @@ use candle_core::{DType, Device, Tensor};
 use obsdiff_engine::architecture::{TransformerConfig, read_config};
 use obsdiff_engine::checkpoint::Weights;
 use obsdiff_engine::device::ComputeDevice;
+use obsdiff_engine::device::transfers::Transfers;
 use obsdiff_engine::model::{Denoise, DiffusionModel, NoTap, State};
 use obsdiff_proto::{Inventory, LinearId, PartKind};
 use obsdiff_tests::{hash, noise};
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::USAGE;
+use super::{Timed, USAGE};
 
 /// Runs of a block, one after another without a wait, as a forward call has them.
 const RUNS: usize = 8;
@@ -75,9 +76,15 @@ pub(super) fn computed(device: &ComputeDevice, call: &str) -> Result<Vec<Value>>
         let next = model.block(index, state.copy()?, &mut NoTap)?;
         let operations = model.operations() - before;
         let products = products(model.inventory(), &shapes, index, sizes, operations)?;
-        let seconds = seconds(&*model, index, &state)?;
+        let Timed { seconds, transfers } = timed(device, &*model, index, &state)?;
         let model = config.architecture().transformer_class;
-        blocks.push(json!({ "model": model, "block": index, "seconds": seconds, "products": products }));
+        blocks.push(json!({
+            "model": model,
+            "block": index,
+            "seconds": seconds,
+            "transfers": transfers,
+            "products": products,
+        }));
         state = next;
     }
     Ok(blocks)
@@ -97,21 +104,25 @@ fn weights(config: &dyn TransformerConfig) -> Result<Weights> {
     Ok(Weights::open_file(file.path())?)
 }
 
-/// How long one run of a block takes.
-fn seconds(model: &dyn DiffusionModel, index: usize, state: &State) -> Result<f64> {
-    let mut fastest = f64::INFINITY;
+/// How long one run of a block takes, and what crosses in all that are timed together.
+fn timed(device: &ComputeDevice, model: &dyn DiffusionModel, index: usize, state: &State) -> Result<Timed> {
+    let mut fastest = Timed { seconds: f64::INFINITY, transfers: Transfers::default() };
     for _ in 0..ROUNDS {
         let states = (0..RUNS).map(|_| Ok(state.copy()?)).collect::<Result<Vec<_>>>()?;
         for state in &states {
             wait(state)?;
         }
-        let start = Instant::now();
+        let (before, start) = (device.transfers(), Instant::now());
         let mut last = None;
         for state in states {
             last = Some(model.block(index, state, &mut NoTap)?);
         }
+        let transfers = device.transfers().since(&before);
         wait(&last.context("no run")?)?;
-        fastest = fastest.min(start.elapsed().as_secs_f64() / RUNS as f64);
+        let seconds = start.elapsed().as_secs_f64() / RUNS as f64;
+        if seconds < fastest.seconds {
+            fastest = Timed { seconds, transfers };
+        }
     }
     Ok(fastest)
 }

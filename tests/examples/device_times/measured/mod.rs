@@ -2,10 +2,12 @@
 //!
 //! DEVICE is cpu, cuda or cuda:N. An observation of TOKENS rows in bf16 is added to a Gram of each WIDTH: from the memory of the device,
 //! where blocks leave it. Each linear of ROWS x WIDTH is pruned to half of its weights, by alternating directions with refinement and by
-//! OBS; that includes what its site's Gram is factorised for. Linears and Grams lie on the host before and after.
+//! OBS; that includes what its site's Gram is factorised for. Linears and Grams lie on the host before and after. `-` stands for no width,
+//! and for no linear.
 //!
 //! Each FOLDER holds the `config.json` of a transformer. One block of each of its kinds is computed in bf16, with random weights: for BATCH
-//! pictures of SIDE x SIDE latent pixels and TEXT tokens. Seconds are those of the fastest of several rounds.
+//! pictures of SIDE x SIDE latent pixels and TEXT tokens. Seconds are those of the fastest of several rounds, and `transfers` what has crossed
+//! in it between the host's memory and the device's, by kind; of blocks in all of its runs, before somebody waits for the last one.
 
 mod blocks;
 
@@ -14,6 +16,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 use candle_core::{DType, Device, Tensor};
+use obsdiff_engine::device::transfers::Transfers;
 use obsdiff_engine::device::{ComputeDevice, DeviceName};
 use obsdiff_engine::gram::Gram;
 use obsdiff_engine::solve::{Factor, Obs, SiteSettings, SiteSolver, stride};
@@ -37,13 +40,13 @@ pub(crate) fn measured(arguments: &[String]) -> Result<Value> {
     let name: DeviceName = device.parse()?;
     let (device, tokens) = (ComputeDevice::open(name)?, tokens.parse().context(USAGE)?);
     let mut grams = Vec::new();
-    for width in widths.split(',') {
+    for width in listed(widths) {
         let width = width.parse().context(USAGE)?;
-        let (_, seconds) = observed(&device, tokens, width)?;
-        grams.push(json!({ "tokens": tokens, "width": width, "seconds": seconds }));
+        let (_, Timed { seconds, transfers }) = observed(&device, tokens, width)?;
+        grams.push(json!({ "tokens": tokens, "width": width, "seconds": seconds, "transfers": transfers }));
     }
     let mut solves = Vec::new();
-    for linear in linears.split(',') {
+    for linear in listed(linears) {
         let (rows, width) = linear.split_once('x').context(USAGE)?;
         solves.push(solved(&device, tokens, rows.parse().context(USAGE)?, width.parse().context(USAGE)?)?);
     }
@@ -52,8 +55,19 @@ pub(crate) fn measured(arguments: &[String]) -> Result<Value> {
     Ok(json!({ "device": name.to_string(), "grams": grams, "solves": solves, "blocks": blocks }))
 }
 
+/// What an argument lists; `-` lists nothing.
+fn listed(argument: &str) -> impl Iterator<Item = &str> {
+    argument.split(',').filter(|listed| *listed != "-")
+}
+
+/// The fastest round of some work: how long it took, and what crossed between the host and the device.
+struct Timed {
+    seconds: f64,
+    transfers: Transfers,
+}
+
 /// A Gram of noise, and how long it takes to add an observation.
-fn observed(device: &ComputeDevice, tokens: usize, width: usize) -> Result<(Gram, f64)> {
+fn observed(device: &ComputeDevice, tokens: usize, width: usize) -> Result<(Gram, Timed)> {
     let rows = Tensor::from_vec(noise(1, tokens * width), (tokens, width), &Device::Cpu)?;
     let rows = rows.to_dtype(DType::BF16)?;
     let there = device.matrix(&rows)?;
@@ -61,7 +75,7 @@ fn observed(device: &ComputeDevice, tokens: usize, width: usize) -> Result<(Gram
     let mut gram = Gram::new(width, Accumulate::Exact, EXPONENT);
     let mut grams = device.grams();
     grams.open(SITE, &Arc::new(gram.clone()))?;
-    let seconds = fastest(|| {
+    let timed = fastest(device, || {
         // The processor takes rows as f32.
         if !grams.observe_in_place(SITE, &there, 1.0)? {
             grams.observe(SITE, &host, 1.0)?;
@@ -69,7 +83,7 @@ fn observed(device: &ComputeDevice, tokens: usize, width: usize) -> Result<(Gram
         Ok(())
     })?;
     grams.read(SITE, &mut gram)?;
-    Ok((gram, seconds))
+    Ok((gram, timed))
 }
 
 /// How long it takes to prune a linear in either way.
@@ -77,7 +91,7 @@ fn solved(device: &ComputeDevice, tokens: usize, rows: usize, width: usize) -> R
     let upper = observed(device, tokens, width)?.0.to_upper(stride(width));
     let weight = noise(2, rows * width);
     let by = |solver: &mut dyn SiteSolver, settings: SiteSettings| {
-        fastest(|| {
+        fastest(device, || {
             solver.begin(width, upper.clone(), settings)?;
             for solved in solver.solve(&[(&weight, HALF)]) {
                 solved?;
@@ -87,24 +101,34 @@ fn solved(device: &ComputeDevice, tokens: usize, rows: usize, width: usize) -> R
     };
     let mut solver = device.solver();
     solver.reserve(SETTINGS.effort, width, weight.len());
-    let seconds = by(&mut *solver, SETTINGS)?;
+    let Timed { seconds, transfers } = by(&mut *solver, SETTINGS)?;
     drop(solver);
-    let obs_seconds = match device.obs_solver(SETTINGS.damping) {
+    let obs = match device.obs_solver(SETTINGS.damping) {
         Some(mut solver) => by(&mut *solver, SiteSettings { refinement: 0, ..SETTINGS })?,
-        None => fastest(|| {
+        None => fastest(device, || {
             let factor = Factor::new(width, upper.clone(), SETTINGS.damping)?;
             Ok(Obs::default().prune(&mut weight.clone(), &factor, &HALF)?)
         })?,
     };
-    Ok(json!({ "rows": rows, "width": width, "seconds": seconds, "obs_seconds": obs_seconds }))
+    Ok(json!({
+        "rows": rows,
+        "width": width,
+        "seconds": seconds,
+        "transfers": transfers,
+        "obs_seconds": obs.seconds,
+        "obs_transfers": obs.transfers,
+    }))
 }
 
-fn fastest(mut work: impl FnMut() -> Result<()>) -> Result<f64> {
-    let mut fastest = f64::INFINITY;
+fn fastest(device: &ComputeDevice, mut work: impl FnMut() -> Result<()>) -> Result<Timed> {
+    let mut fastest = Timed { seconds: f64::INFINITY, transfers: Transfers::default() };
     for _ in 0..ROUNDS {
-        let start = Instant::now();
+        let (before, start) = (device.transfers(), Instant::now());
         work()?;
-        fastest = fastest.min(start.elapsed().as_secs_f64());
+        let seconds = start.elapsed().as_secs_f64();
+        if seconds < fastest.seconds {
+            fastest = Timed { seconds, transfers: device.transfers().since(&before) };
+        }
     }
     Ok(fastest)
 }

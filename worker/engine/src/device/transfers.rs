@@ -1,5 +1,7 @@
 //! What crosses between the host's memory and a device's own.
 
+use serde::ser::{Serialize, SerializeMap, Serializer};
+
 #[cfg(any(test, feature = "cuda"))]
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -20,10 +22,28 @@ pub enum TransferKind {
     Figures,
 }
 
-const KINDS: usize = 6;
+const KINDS: usize = TransferKind::ALL.len();
+
+impl TransferKind {
+    /// All of them, in their order.
+    pub const ALL: [Self; 6] =
+        [Self::Weights, Self::Inputs, Self::Activations, Self::Grams, Self::Results, Self::Figures];
+
+    /// Its name, in small letters.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Weights => "weights",
+            Self::Inputs => "inputs",
+            Self::Activations => "activations",
+            Self::Grams => "grams",
+            Self::Results => "results",
+            Self::Figures => "figures",
+        }
+    }
+}
 
 /// Copies in one direction.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Copies {
     /// How many.
     pub count: u64,
@@ -31,7 +51,13 @@ pub struct Copies {
     pub bytes: u64,
 }
 
-/// What has crossed since a device was opened.
+impl Copies {
+    const fn since(self, before: Self) -> Self {
+        Self { count: self.count - before.count, bytes: self.bytes - before.bytes }
+    }
+}
+
+/// What has crossed since a device was opened. As JSON it is an object of an object for each kind, with `to_device` and `to_host`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Transfers {
     to_device: [Copies; KINDS],
@@ -47,6 +73,34 @@ impl Transfers {
     /// To the host's memory.
     pub const fn to_host(&self, kind: TransferKind) -> Copies {
         self.to_host[kind as usize]
+    }
+
+    /// What has crossed since `before`, which was counted earlier of the same device.
+    #[must_use]
+    pub fn since(&self, before: &Self) -> Self {
+        let since = |now: &[Copies; KINDS], before: &[Copies; KINDS]| {
+            std::array::from_fn(|kind| now[kind].since(before[kind]))
+        };
+        Self {
+            to_device: since(&self.to_device, &before.to_device),
+            to_host: since(&self.to_host, &before.to_host),
+        }
+    }
+}
+
+impl Serialize for Transfers {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        #[derive(serde::Serialize)]
+        struct Directions {
+            to_device: Copies,
+            to_host: Copies,
+        }
+        let mut kinds = serializer.serialize_map(Some(KINDS))?;
+        for kind in TransferKind::ALL {
+            let directions = Directions { to_device: self.to_device(kind), to_host: self.to_host(kind) };
+            kinds.serialize_entry(kind.name(), &directions)?;
+        }
+        kinds.end()
     }
 }
 
@@ -113,5 +167,23 @@ mod tests {
         assert_eq!(found.to_host(TransferKind::Figures), Copies { count: 1, bytes: 7 });
         assert_eq!(found.to_host(TransferKind::Weights), Copies::default());
         assert_eq!(found.to_device(TransferKind::Figures), Copies::default());
+        counter.to_device(TransferKind::Weights, 1);
+        let since = counter.so_far().since(&found);
+        assert_eq!(since.to_device(TransferKind::Weights), Copies { count: 1, bytes: 1 });
+        assert_eq!(since.to_host(TransferKind::Figures), Copies::default());
+    }
+
+    #[test]
+    fn copies_are_told_under_the_names_of_their_kinds() {
+        for (index, kind) in TransferKind::ALL.into_iter().enumerate() {
+            assert_eq!(kind as usize, index);
+            assert_eq!(format!("{kind:?}").to_lowercase(), kind.name());
+        }
+        let counter = TransferCounter::default();
+        counter.to_host(TransferKind::Grams, 12);
+        let told = serde_json::to_value(counter.so_far()).unwrap();
+        assert_eq!(told.as_object().unwrap().len(), KINDS);
+        let grams = r#"{"to_device":{"bytes":0,"count":0},"to_host":{"bytes":12,"count":1}}"#;
+        assert_eq!(told["grams"].to_string(), grams);
     }
 }
