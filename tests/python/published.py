@@ -1,8 +1,8 @@
 """Times what obsdiff is held to on a GPU, by PyTorch: products, and the Gram and solve of the published OBS-Diff code.
 
-  python published.py TOKENS TIMES.json
+  python published.py TOKENS TIMES.json [cpu|cuda]
 
-TIMES.json is what `device_times` has printed. Of each Gram, solve and block in it this prints the same with what PyTorch takes beside it.
+It works on the device that is named, or on a GPU where there is one. TIMES.json is what `device_times` has printed. Of each Gram, solve and block in it this prints the same with what PyTorch takes beside it.
 The method is that of arXiv 2510.06751; `Layer` is our own words of how the published code computes it.
 """
 
@@ -129,6 +129,8 @@ def beside(times, tokens, device):
 
 
 if __name__ == "__main__":
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = sys.argv[3] if len(sys.argv) > 3 else "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda" and not torch.cuda.is_available():
+        sys.exit(f"PyTorch {torch.__version__}, for CUDA {torch.version.cuda}, sees no GPU")
     times = json.loads(Path(sys.argv[2]).read_text())
     print(json.dumps(beside(times, int(sys.argv[1]), device)))

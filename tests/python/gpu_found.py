@@ -1,0 +1,87 @@
+"""Holds what `tests/gpu check` has found to what must be in it: every step, golden and figure.
+
+  python gpu_found.py FOUND.json GOLDENS
+
+Prints all that is wrong, and ends with 1 where something is.
+"""
+
+import json
+import math
+import sys
+from pathlib import Path
+
+# Steps, and which of them a machine without a GPU may lack something for.
+STEPS = ["programs", "libraries", "suite of devices and goldens", "operations of blocks", "groups of one by NCCL", "selftest", "times"]
+MODELS = ["shapes-sd3", "shapes-flux"]
+STEPS += [f"times of blocks of {model}/transformer" for model in MODELS] + MODELS
+MAY_LACK = {"gpu", "times beside PyTorch's", "memcheck"}
+# At least so many tests are in each suite, and checks in the self-test.
+TESTS = {"suite of devices and goldens": 30, "operations of blocks": 5, "groups of one by NCCL": 1}
+CHECKS = 15
+
+whole, goldens = json.loads(Path(sys.argv[1]).read_text()), Path(sys.argv[2])
+found = whole["found"]
+wrong = []
+
+
+def holds(condition, what):
+    if not condition:
+        wrong.append(what)
+
+
+def is_positive(number):
+    return isinstance(number, (int, float)) and math.isfinite(number) and number > 0
+
+
+for name, why in whole["failed"].items():
+    wrong.append(f"{name} failed: {why}")
+for name, why in whole["missing"].items():
+    holds(name in MAY_LACK, f"{name} was not done: {why}")
+for name in STEPS:
+    holds(name in whole["ok"] or name in whole["failed"], f"{name} was not done")
+ended = [*whole["ok"], *whole["failed"], *whole["missing"]]
+holds(sorted(ended) == sorted({*STEPS, *MAY_LACK}), f"other steps were done: {ended}")
+holds(whole["running"] is None, f"{whole['running']} has not ended")
+for key in ["system", "libc", "python", "processor", "cores", "memory_bytes", "free_disk_bytes"]:
+    holds(whole["machine"].get(key), f"nothing is said of the machine's {key}")
+
+for name, least in TESTS.items():
+    passed = found.get(name, {}).get("passed", 0)
+    holds(passed >= least, f"{name}: {passed} tests passed, fewer than {least}")
+names = {path.name for path in (goldens / "transformers").iterdir()}
+names |= {path.stem for kind in ["admm", "nm", "unstructured"] for path in (goldens / "solver").glob(f"{kind}-*")}
+compared = found.get("suite of devices and goldens", {}).get("goldens", {})
+holds(len(names) > 10 and set(compared) == names, f"compared were {sorted(compared)}, and not {sorted(names)}")
+
+checks = found.get("selftest", {}).get("checks", [])
+holds(len(checks) >= CHECKS, f"the self-test made {len(checks)} checks")
+for check in checks:
+    off, limit = check.get("off"), check.get("limit")
+    holds(is_positive(check.get("seconds")) and off is not None and 0 <= off <= limit, f"self-test: {check}")
+
+times = found.get("times", {})
+holds(len(times.get("grams", [])) == 1 and len(times.get("solves", [])) == 1, f"times: {times}")
+for model in MODELS:
+    blocks = found.get(f"times of blocks of {model}/transformer", {}).get("blocks", [])
+    holds(len(blocks) == 2 and all(block.get("products") for block in blocks), f"blocks of {model}: {blocks}")
+    times.setdefault("blocks", []).extend(blocks)
+for timed in [*times.get("grams", []), *times.get("solves", []), *times.get("blocks", [])]:
+    figures = [value for key, value in timed.items() if key.endswith("seconds")]
+    holds(figures and all(map(is_positive, figures)), f"a time: {timed}")
+
+for model in MODELS:
+    runs = found.get(model, {})
+    holds(set(runs) == {"cuda", "again", "cpu"}, f"{model}: runs were {sorted(runs)}")
+    for name, run in runs.items():
+        of = f"{model}, {name}: {run}"
+        holds(set(run) >= {"digest", "seconds", "error", "zeros", "weights"}, of)
+        holds(len(run["digest"]) == 64 and is_positive(run["seconds"]) and is_positive(run["error"]), of)
+        holds(0 < run["zeros"] < run["weights"], of)
+    digests = {run["digest"] for name, run in runs.items() if name != "cpu"}
+    holds(len(digests) == 1, f"{model}: the GPU gave {sorted(digests)}")
+
+for line in wrong:
+    print(f"tests/gpu: {line}", file=sys.stderr)
+if not wrong:
+    print(f"All {len(whole['ok'])} steps are ok, with {len(compared)} goldens, in {whole['seconds']:.0f} s")
+sys.exit(1 if wrong else 0)

@@ -1,0 +1,191 @@
+//! What `tests/gpu run` does where things go wrong: each step that fails or lacks something is told in one line, and the others go on.
+//! Programs are scripts here, so this takes seconds; `tests/gpu check` runs the real ones.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::{Command, Output};
+
+use obsdiff_tests::{fake_cuda, not_tested};
+use serde_json::Value;
+use tempfile::TempDir;
+
+const SCRIPTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/python");
+
+/// Programs that do their part, each by its name.
+const GOOD: [(&str, &str); 7] = [
+    (
+        "obsdiff",
+        "[ \"$1\" = --version ] && echo obsdiff 1; [ \"$1\" = selftest ] && echo '{\"checks\": [{\"off\": 0, \"limit\": 1}]}'; exit 0",
+    ),
+    (
+        "device",
+        "[ \"$1\" = --list ] && echo 'a: test' && exit; echo 'first: output 1.0e-7, of 3'; echo 'test result: ok. 3 passed; 0 failed'",
+    ),
+    ("operations", "echo 'test a ... ok'; echo 'test result: ok. 1 passed; 0 failed'"),
+    ("collectives", "echo 'test a ... ok'; echo 'test result: ok. 1 passed; 0 failed'"),
+    ("device_times", "[ $# = 0 ] && echo device_times DEVICE TOKENS >&2 && exit 1; echo '{\"grams\": []}'"),
+    ("tools/nvidia-smi", "echo NVIDIA H200, 580.1"),
+    ("tools/compute-sanitizer", "echo 'Error: Device not supported'; exit 1"),
+];
+
+/// A folder as `tests/gpu pack` fills it, where some programs do something else.
+fn packed(others: &[(&str, &str)]) -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let place = |name: &str| folder.path().join(name);
+    for made in ["tools", "goldens/transformers/first", "goldens/solver"] {
+        fs::create_dir_all(place(made)).unwrap();
+    }
+    let programs: BTreeMap<_, _> = GOOD.iter().chain(others).copied().collect();
+    for (name, text) in programs {
+        fs::write(place(name), format!("#!/bin/sh\n{text}\n")).unwrap();
+        fs::set_permissions(place(name), fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    folder
+}
+
+/// The script on what is packed, with a GPU in host memory; none where there is no Python.
+fn run(folder: &Path, seconds: &str, settings: &[(&str, &str)]) -> Option<(Output, Value)> {
+    let out = folder.join("out/gpu.json");
+    let path = format!("{}:/usr/bin:/bin", folder.join("tools").display());
+    let mut python = Command::new("python3");
+    python.arg(format!("{SCRIPTS}/gpu")).arg(folder).arg(&out).args(["--small", "--seconds", seconds]);
+    python.env("PATH", path).env("PYTHONDONTWRITEBYTECODE", "1").env("LD_LIBRARY_PATH", fake_cuda());
+    let Ok(output) = python.envs(settings.iter().copied()).output() else {
+        not_tested("python3 is not installed");
+        return None;
+    };
+    let found =
+        fs::read_to_string(&out).unwrap_or_else(|_| String::from_utf8(output.stderr.clone()).unwrap());
+    // Nothing else is left of it.
+    assert_eq!(fs::read_dir(folder.join("out")).unwrap().count(), 1);
+    Some((output, serde_json::from_str(&found).unwrap()))
+}
+
+/// Why a step failed, or what it lacks.
+fn why<'a>(found: &'a Value, how: &str, step: &str) -> &'a str {
+    found[how][step].as_str().unwrap_or_else(|| panic!("{step} has not {how}: {found:#}"))
+}
+
+#[test]
+fn each_step_that_fails_says_so_in_a_line_and_the_others_go_on() {
+    let hangs = "[ \"$1\" = --list ] && echo 'a: test' && exit; echo 'test a ... ok'; sleep 600 & echo $! >child; wait";
+    let folder = packed(&[
+        ("device", hangs),
+        ("operations", "[ \"$1\" = --list ] && exit; kill -SEGV $$"),
+        (
+            "collectives",
+            "[ \"$1\" = --list ] && exit; echo 'test b ... FAILED'; echo 'test c ... ok'; exit 101",
+        ),
+        (
+            "obsdiff",
+            "[ \"$1\" = --version ] && exit; echo '{\"checks\": [{\"what\": \"a Gram\", \"off\": 2, \"limit\": 1}]}'; exit 3",
+        ),
+        ("device_times", "[ $# = 0 ] && echo device_times DEVICE TOKENS >&2 && exit 1; echo NaN"),
+    ]);
+    let Some((output, found)) = run(folder.path(), "5", &[]) else { return };
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let failed = |step: &str| why(&found, "failed", step);
+    let suite = failed("suite of devices and goldens");
+    assert!(suite.starts_with("device was not done after 2 s: test a ... ok; 1 passed"), "{suite}");
+    // What a program has started ends with it.
+    let child = fs::read_to_string(folder.path().join("child")).unwrap();
+    let state = fs::read_to_string(format!("/proc/{}/stat", child.trim())).unwrap_or_default();
+    assert!(state.is_empty() || state.contains(") Z "), "{state}");
+    assert_eq!(failed("operations of blocks"), "operations was ended by signal 11; 0 passed");
+    assert_eq!(failed("groups of one by NCCL"), "failed: b; 1 passed");
+    assert_eq!(failed("selftest"), "these checks are off: a Gram");
+    assert_eq!(found["found"]["selftest"]["checks"][0]["what"], "a Gram");
+    assert!(failed("times").starts_with("device_times printed no JSON object"), "{found:#}");
+    assert!(failed("shapes-sd3").contains("holds no weights"), "{found:#}");
+    assert_eq!(why(&found, "missing", "memcheck"), "compute-sanitizer does not support this machine's GPU");
+    assert_eq!(found["ok"], serde_json::json!(["programs", "libraries", "gpu"]));
+    assert_eq!(found["found"]["gpu"]["nvidia-smi"], "NVIDIA H200, 580.1");
+    assert_eq!(found["running"], Value::Null);
+    // Nor does the check take that for what it should be.
+    let check = format!("{SCRIPTS}/gpu_found.py");
+    let goldens = concat!(env!("CARGO_MANIFEST_DIR"), "/assets/goldens");
+    let check =
+        Command::new("python3").arg(check).arg(folder.path().join("out/gpu.json")).arg(goldens).output();
+    let check = check.unwrap();
+    let said = String::from_utf8_lossy(&check.stderr);
+    assert_eq!(check.status.code(), Some(1), "{said}");
+    for line in
+        ["operations of blocks failed: ", "times failed: ", "the self-test made 1 checks", "compared were []"]
+    {
+        assert!(said.contains(line), "{said}");
+    }
+}
+
+#[test]
+fn programs_that_the_machine_cannot_run_are_told_of() {
+    let old =
+        "echo \"device: /lib/libc.so.6: version \\`GLIBC_2.34' not found (required by device)\" >&2; exit 1";
+    let folder = packed(&[("device", old)]);
+    fs::remove_file(folder.path().join("collectives")).unwrap();
+    let Some((output, found)) = run(folder.path(), "480", &[]) else { return };
+    assert_eq!(output.status.code(), Some(1));
+    let programs = why(&found, "failed", "programs");
+    assert!(programs.contains("version `GLIBC_2.34' not found"), "{programs}");
+    let groups = why(&found, "failed", "groups of one by NCCL");
+    assert!(groups.ends_with("collectives cannot be started: No such file or directory"), "{groups}");
+    assert!(found["ok"].as_array().unwrap().contains(&"operations of blocks".into()), "{found:#}");
+}
+
+#[test]
+fn a_golden_that_is_not_compared_fails_the_suite() {
+    let folder = packed(&[]);
+    let step = "suite of devices and goldens";
+    let Some((_, found)) = run(folder.path(), "480", &[]) else { return };
+    assert_eq!(found["found"][step]["passed"], 3, "{found:#}");
+    assert_eq!(found["found"][step]["goldens"]["first"][0], "output 1.0e-7, of 3");
+    fs::create_dir(folder.path().join("goldens/transformers/second")).unwrap();
+    let (_, found) = run(folder.path(), "480", &[]).unwrap();
+    assert_eq!(why(&found, "failed", step), "these goldens were not compared: second");
+}
+
+#[test]
+fn a_driver_that_cannot_do_it_is_told_of_once_and_what_needs_it_is_left_out() {
+    let folder = packed(&[]);
+    let cases = [
+        (
+            "FAKE_CUDA_VERSION",
+            "12040",
+            "the driver is for CUDA 12.4, but obsdiff needs 13.0: driver 580 or newer",
+        ),
+        ("FAKE_CUDA_GPUS", "0", "the driver does not start: cuInit gives 100"),
+    ];
+    for (setting, value, problem) in cases {
+        let Some((output, found)) = run(folder.path(), "480", &[(setting, value)]) else { return };
+        assert_eq!(output.status.code(), Some(1));
+        assert_eq!(
+            found["failed"],
+            serde_json::json!({ "libraries": format!("no GPU can be used: {problem}") })
+        );
+        for step in [
+            "suite of devices and goldens",
+            "groups of one by NCCL",
+            "selftest",
+            "times",
+            "shapes-flux",
+            "memcheck",
+        ] {
+            assert_eq!(why(&found, "missing", step), format!("a GPU: {problem}"));
+        }
+    }
+}
+
+#[test]
+fn what_was_found_is_there_after_the_script_is_ended_from_outside() {
+    let folder = packed(&[("operations", "[ \"$1\" = --list ] && exit; kill -TERM $PPID; sleep 600")]);
+    let Some((output, found)) = run(folder.path(), "480", &[]) else { return };
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(why(&found, "failed", "operations of blocks"), "SIGTERM ended it");
+    assert_eq!(
+        (&found["running"], &found["found"]["programs"]["obsdiff"]),
+        (&"operations of blocks".into(), &"obsdiff 1".into())
+    );
+    assert!(found["found"]["suite of devices and goldens"]["passed"] == 3, "{found:#}");
+}
