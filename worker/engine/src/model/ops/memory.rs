@@ -75,9 +75,16 @@ pub(crate) fn peak_bytes(sizes: CallSizes, dtype: DType) -> u64 {
     let own = if sizes.dual { 4 } else { 0 };
     if dtype == DType::F32 {
         let (kept, passing) = buffers(sizes);
-        let phase = |phase: usize| passing.iter().map(|(numbers, counts)| numbers * counts[phase]).sum();
-        let most: u64 = (0..4).map(phase).max().unwrap_or(0);
-        return 4 * (kept_numbers(&kept) + most);
+        let used = |buffers: &[Buffers], phase: usize| -> u64 {
+            buffers.iter().map(|(numbers, counts)| numbers * counts[phase]).sum()
+        };
+        // What other phases use is kept meanwhile, as far as it may be.
+        let phase = |phase: usize| {
+            let used_again = used(&kept, phase);
+            let idle = (kept_numbers(&kept) - used_again).min(rows::KEPT_IN_ALL as u64);
+            used_again + used(&passing, phase) + idle
+        };
+        return 4 * (0..4).map(phase).max().unwrap_or(0);
     }
     let bytes = dtype.size_in_bytes() as u64;
     let keys = (sizes.image + sizes.text) as u64;
