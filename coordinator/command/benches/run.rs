@@ -38,6 +38,7 @@ fn prune(prompts: u32, steps: u32, spans: &Spans) -> Summary {
         &RunContext {
             device: &ComputeDevice::Cpu,
             outlook: None,
+            traces: None,
             workers: Some(1),
             memory: None,
             baseline: false,

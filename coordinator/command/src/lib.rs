@@ -30,7 +30,7 @@ pub mod spans;
 pub mod status;
 pub mod sweep;
 pub mod text;
-mod traces;
+pub mod traces;
 pub mod zeros;
 
 pub use error::{Error, Result};

@@ -4,31 +4,82 @@
 //! events of the span that is open.
 
 use std::ffi::OsString;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use obsdiff_coordinator::Observer;
 use obsdiff_core::{Core, Event, Outcome, Phase};
-use obsdiff_proto::PackageId;
+use obsdiff_files::read_regular;
+use obsdiff_proto::{PackageId, causes};
 use opentelemetry::trace::{Status, TraceContextExt, Tracer, TracerProvider};
 use opentelemetry::{Context, KeyValue};
-use opentelemetry_otlp::SpanExporter;
+use opentelemetry_otlp::{SpanExporter, WithTonicConfig};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::trace::{SdkTracer, SdkTracerProvider};
 use tokio::runtime::Handle;
-use tonic::transport::Endpoint;
+use tonic::transport::{Certificate, ClientTlsConfig, Endpoint};
 
 use crate::{Error, Result};
 
 /// How long the end of the process may wait for the last spans to be sent.
 const LAST: Duration = Duration::from_secs(5);
 
+/// A file with the certificates of authorities has some hundred kB at most.
+const MOST_PEM_BYTES: u64 = 4 << 20;
+
 /// Where traces go.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct TraceSettings {
+pub struct TraceSettings {
     /// The variable that names the collector.
     variable: &'static str,
     /// Whether the user names the service.
     named: bool,
+    /// Whom a collector has to be certified by; none where it is reached without TLS.
+    trusted: Option<Trusted>,
+}
+
+/// The authorities whose certificates a collector may show.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Trusted {
+    /// Those that this machine trusts.
+    System,
+    /// Those of a PEM file, which a variable names.
+    File(&'static str, PathBuf),
+}
+
+impl Trusted {
+    /// How a connection by TLS checks the collector.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    fn tls(&self) -> Result<ClientTlsConfig> {
+        let config = ClientTlsConfig::new();
+        match self {
+            Self::System => Ok(config.with_enabled_roots()),
+            Self::File(variable, path) => {
+                let pem = read_regular(path, MOST_PEM_BYTES)
+                    .map_err(|e| Error::key(*variable, format!("names {}: {e}", path.display())))?;
+                Ok(config.ca_certificate(Certificate::from_pem(pem)))
+            }
+        }
+    }
+
+    /// Why a collector that `variable` names cannot be checked so.
+    fn refused(&self, variable: &'static str, error: &tonic::transport::Error) -> Error {
+        let why = causes(error);
+        match self {
+            Self::System => Error::key(
+                variable,
+                format!(
+                    "is https://, but this machine has no certificates of authorities to check it by ({why}): install \
+                     ca-certificates, or name a PEM file in OTEL_EXPORTER_OTLP_CERTIFICATE"
+                ),
+            ),
+            Self::File(variable, path) => {
+                Error::key(*variable, format!("names {}, which cannot be used: {why}", path.display()))
+            }
+        }
+    }
 }
 
 impl TraceSettings {
@@ -36,7 +87,7 @@ impl TraceSettings {
     ///
     /// # Errors
     /// When it asks for a protocol that this build has not, or the collector's address is no URL.
-    pub(crate) fn of(environment: &[(OsString, OsString)]) -> Result<Option<Self>> {
+    pub fn of(environment: &[(OsString, OsString)]) -> Result<Option<Self>> {
         let get = |wanted: &str| {
             let (_, value) = environment.iter().find(|(name, _)| name == wanted)?;
             Some(value.to_string_lossy().into_owned()).filter(|value| !value.is_empty())
@@ -56,17 +107,32 @@ impl TraceSettings {
             );
             return Err(Error::key(variable, problem));
         }
-        let endpoint =
-            Endpoint::from_shared(url.clone()).ok().filter(|e| e.uri().scheme_str() == Some("http"));
-        if endpoint.is_none() {
-            let problem =
-                format!("is \"{url}\": write http://HOST:PORT of a collector that takes OTLP by gRPC");
-            return Err(Error::key(variable, problem));
-        }
+        let endpoint = Endpoint::from_shared(url.clone()).ok();
+        let scheme = endpoint.as_ref().and_then(|endpoint| endpoint.uri().scheme_str());
+        let trusted = match (endpoint.as_ref(), scheme) {
+            (Some(_), Some("http")) => None,
+            (Some(endpoint), Some("https")) => {
+                let named =
+                    first(["OTEL_EXPORTER_OTLP_TRACES_CERTIFICATE", "OTEL_EXPORTER_OTLP_CERTIFICATE"]);
+                let trusted = named.map_or(Trusted::System, |(name, path)| Trusted::File(name, path.into()));
+                // What the exporter would find out only when the job has begun.
+                endpoint
+                    .clone()
+                    .tls_config(trusted.tls()?)
+                    .map_err(|error| trusted.refused(variable, &error))?;
+                Some(trusted)
+            }
+            _ => {
+                let problem = format!(
+                    "is \"{url}\": write http://HOST:PORT or https://HOST:PORT of a collector that takes OTLP by gRPC"
+                );
+                return Err(Error::key(variable, problem));
+            }
+        };
         let attributes = get("OTEL_RESOURCE_ATTRIBUTES");
         let named = get("OTEL_SERVICE_NAME").is_some()
             || attributes.is_some_and(|attributes| attributes.contains("service.name="));
-        Ok(Some(Self { variable, named }))
+        Ok(Some(Self { variable, named, trusted }))
     }
 
     /// Begins the trace of a job that prunes the pipeline `model`. The exporter reads its further variables itself.
@@ -76,7 +142,12 @@ impl TraceSettings {
     pub(crate) fn begin(&self, model: &str, runtime: &Handle) -> Result<Traces> {
         // Its connection is a task.
         let _entered = runtime.enter();
-        let exporter = SpanExporter::builder().with_tonic().build();
+        let exporter = SpanExporter::builder().with_tonic();
+        let exporter = match &self.trusted {
+            Some(trusted) => exporter.with_tls_config(trusted.tls()?),
+            None => exporter,
+        };
+        let exporter = exporter.build();
         let exporter = exporter.map_err(|e| Error::key(self.variable, format!("cannot be used: {e}")))?;
         let resource = Resource::builder();
         let resource = if self.named { resource } else { resource.with_service_name("obsdiff") };
@@ -197,9 +268,31 @@ mod tests {
         }
         let of_traces = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "http://127.0.0.1:4317");
         let own = read(&[ENDPOINT, of_traces, ("OTEL_SERVICE_NAME", "pruning")]).unwrap().unwrap();
-        assert_eq!(own, TraceSettings { variable: of_traces.0, named: true });
+        assert_eq!(own, TraceSettings { variable: of_traces.0, named: true, trusted: None });
         let grpc = read(&[ENDPOINT, ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")]).unwrap().unwrap();
-        assert_eq!(grpc, TraceSettings { variable: ENDPOINT.0, named: false });
+        assert_eq!(grpc, TraceSettings { variable: ENDPOINT.0, named: false, trusted: None });
+    }
+
+    #[test]
+    fn the_certificates_that_a_variable_names_are_read_before_any_work() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+        let key = rcgen::KeyPair::generate().unwrap();
+        let authority = rcgen::CertificateParams::new(Vec::new()).unwrap().self_signed(&key).unwrap();
+        std::fs::write(path("good.pem"), authority.pem()).unwrap();
+        std::fs::write(path("bad.pem"), "-----BEGIN CERTIFICATE-----\n!\n-----END CERTIFICATE-----\n")
+            .unwrap();
+        let secure = ("OTEL_EXPORTER_OTLP_ENDPOINT", "https://collector:4317");
+        let [of_all, of_traces] = ["OTEL_EXPORTER_OTLP_CERTIFICATE", "OTEL_EXPORTER_OTLP_TRACES_CERTIFICATE"];
+        let [good, bad, missing] = ["good.pem", "bad.pem", "missing.pem"].map(path);
+        let trusted = read(&[secure, (of_all, &missing), (of_traces, &good)]).unwrap().unwrap().trusted;
+        assert_eq!(trusted, Some(Trusted::File(of_traces, good.clone().into())));
+        // Without TLS they are not needed.
+        assert_eq!(read(&[ENDPOINT, (of_all, &missing)]).unwrap().unwrap().trusted, None);
+        let refused = read(&[secure, (of_all, &missing)]).unwrap_err();
+        assert!(refused.starts_with(&format!("{of_all}: names {missing}: ")), "{refused}");
+        let refused = read(&[secure, (of_all, &bad)]).unwrap_err();
+        assert!(refused.starts_with(&format!("{of_all}: names {bad}, which cannot be used: ")), "{refused}");
     }
 
     #[test]
@@ -210,7 +303,7 @@ mod tests {
             protocol.starts_with("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL: is \"http/protobuf\", but"),
             "{protocol}"
         );
-        for url in ["collector:4317", "https://collector:4317", "a b"] {
+        for url in ["collector:4317", "ftp://collector:4317", "a b"] {
             let refused = read(&[("OTEL_EXPORTER_OTLP_ENDPOINT", url)]).unwrap_err();
             assert!(refused.contains(&format!("is \"{url}\": write http://HOST:PORT")), "{refused}");
         }

@@ -52,6 +52,7 @@ fn run_until(last: Option<usize>) -> Vec<Operation> {
         &RunContext {
             device: &ComputeDevice::Cpu,
             outlook: None,
+            traces: None,
             workers: Some(1),
             memory: None,
             baseline: false,

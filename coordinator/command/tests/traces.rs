@@ -1,8 +1,8 @@
-//! A collector receives the trace of a job.
-#![cfg(feature = "gloo")]
+//! A collector receives the trace of a job, whose processes are several or one.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::process::Command;
 use std::sync::{Arc, Mutex};
 
@@ -13,8 +13,11 @@ use opentelemetry_proto::tonic::collector::trace::v1::{
     ExportTraceServiceRequest, ExportTraceServiceResponse,
 };
 use opentelemetry_proto::tonic::trace::v1::Span;
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use tokio::net::TcpListener;
+use tokio::runtime::Runtime;
 use tokio_stream::wrappers::TcpListenerStream;
+use tonic::transport::{Identity, Server, ServerTlsConfig};
 use tonic::{Request, Response, Status};
 
 mod process;
@@ -36,21 +39,31 @@ impl TraceService for Collector {
     }
 }
 
-#[test]
-fn a_collector_receives_a_job_its_packages_and_their_phases() {
-    let runtime = tokio::runtime::Runtime::new().unwrap();
+/// A collector at a port of its own, and that port. It ends with its runtime.
+fn collect(runtime: &Runtime, tls: Option<ServerTlsConfig>) -> (Collector, u16) {
     let collector = Collector::default();
     let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
-    let endpoint = format!("http://{}", listener.local_addr().unwrap());
-    let service = TraceServiceServer::new(collector.clone());
-    let server = tonic::transport::Server::builder().add_service(service);
+    let port = listener.local_addr().unwrap().port();
+    let server = Server::builder();
+    let mut server = match tls {
+        Some(tls) => server.tls_config(tls).unwrap(),
+        None => server,
+    };
+    let server = server.add_service(TraceServiceServer::new(collector.clone()));
     runtime.spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
+    (collector, port)
+}
 
+#[test]
+#[cfg(feature = "gloo")]
+fn a_collector_receives_a_job_its_packages_and_their_phases() {
+    let runtime = Runtime::new().unwrap();
+    let (collector, port) = collect(&runtime, None);
     let folder = setting(2);
     let mut coordinator = Process::spawn(
         Command::new(env!("CARGO_BIN_EXE_obsdiff"))
             .args(["coordinator", "job.toml", "--quiet", "--listen", "127.0.0.1:0"])
-            .env("OTEL_EXPORTER_OTLP_ENDPOINT", &endpoint)
+            .env("OTEL_EXPORTER_OTLP_ENDPOINT", format!("http://127.0.0.1:{port}"))
             .current_dir(folder.path()),
     );
     let line = coordinator.line(|line| line.contains("listening on ")).unwrap();
@@ -58,7 +71,51 @@ fn a_collector_receives_a_job_its_packages_and_their_phases() {
     let mut worker = worker(folder.path(), &url);
     assert!(worker.end().success());
     assert!(coordinator.end().success());
+    assert_told(&collector);
+}
 
+#[test]
+fn a_collector_with_tls_receives_the_same_of_a_run_on_one_machine() {
+    let [authority, other] = [(); 2].map(|()| {
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
+    });
+    let key = KeyPair::generate().unwrap();
+    let certificate = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+    let certificate = certificate.signed_by(&key, &authority).unwrap();
+    let identity = Identity::from_pem(certificate.pem(), key.serialize_pem());
+    let runtime = Runtime::new().unwrap();
+    let (collector, port) = collect(&runtime, Some(ServerTlsConfig::new().identity(identity)));
+
+    let folder = setting(2);
+    fs::write(folder.path().join("authority.pem"), authority.pem()).unwrap();
+    fs::write(folder.path().join("other.pem"), other.pem()).unwrap();
+    let run = |trusted: &str, file: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_obsdiff"));
+        command
+            .args(["run", "job.toml", "--quiet", "--workers", "1"])
+            .env("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", format!("https://localhost:{port}"))
+            .env(trusted, folder.path().join(file))
+            .current_dir(folder.path());
+        let (code, said) = Process::spawn(&mut command).verdict();
+        assert_eq!(code, Some(0), "{said}");
+        fs::remove_dir_all(folder.path().join("out")).unwrap();
+    };
+    // Where the system's authorities are read from.
+    run("SSL_CERT_FILE", "authority.pem");
+    assert_told(&collector);
+    collector.0.lock().unwrap().clear();
+    run("OTEL_EXPORTER_OTLP_CERTIFICATE", "authority.pem");
+    assert_told(&collector);
+    collector.0.lock().unwrap().clear();
+    // One that shows no certificate of a trusted authority is told nothing, and the job is done all the same.
+    run("SSL_CERT_FILE", "other.pem");
+    assert!(collector.0.lock().unwrap().is_empty());
+}
+
+/// The collector has heard of a job of two packages, and nothing else.
+fn assert_told(collector: &Collector) {
     let received = collector.0.lock().unwrap();
     let resources = received.iter().flat_map(|request| &request.resource_spans);
     let service =

@@ -53,6 +53,7 @@ pub(crate) fn run_job(file: &Path, sets: &[&str]) -> obsdiff::Result<Summary> {
         &RunContext {
             device: &ComputeDevice::Cpu,
             outlook: None,
+            traces: None,
             workers: Some(1),
             memory: None,
             baseline: false,

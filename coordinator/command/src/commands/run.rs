@@ -17,6 +17,7 @@ use crate::job::JobFile;
 use crate::kubeflow::{TrainerServer, outlook_source};
 use crate::run::RunContext;
 use crate::signals::Answer;
+use crate::traces::TraceSettings;
 use crate::{Error, Result};
 
 /// Runs a job and tells what it did.
@@ -98,6 +99,7 @@ fn prune(job: &JobFile, args: &PruningArgs, context: &mut CommandContext<'_>) ->
     if let (DeviceName::Cuda(0), Some(several @ 2..)) = (args.device, workers) {
         return on_gpus(job, several, args, context);
     }
+    let traces = TraceSettings::of(&context.environment)?;
     let device = open_device(args.device)?;
     context.use_threads(args.process.threads)?;
     context.compute_here()?;
@@ -122,6 +124,7 @@ fn prune(job: &JobFile, args: &PruningArgs, context: &mut CommandContext<'_>) ->
         disk: &context.disk,
         device: &device,
         outlook: outlook.as_ref(),
+        traces: traces.as_ref(),
     };
     let done = crate::run::run(job, &process);
     if let Some(poster) = poster {

@@ -42,6 +42,7 @@ pub(super) fn sweep(args: &SweepArgs, context: &mut CommandContext<'_>) -> Resul
         let process = RunContext {
             device: &ComputeDevice::Cpu,
             outlook: None,
+            traces: None,
             workers: args.workers.map(|workers| workers as usize),
             memory: context.memory,
             baseline: false,

@@ -22,6 +22,7 @@ use super::local::attend;
 use super::{Display, Inputs, PhaseDisplay, RUN_SPAN};
 use crate::job::JobFile;
 use crate::progress::Progress;
+use crate::traces::Traces;
 use crate::{Error, Result};
 
 /// Prunes with so many workers, each on a copy of `model`, until the pipeline is written; gives one that has applied everything, and how the job
@@ -35,7 +36,7 @@ pub(super) fn run_workers<'a>(
     state: &JobState,
     model: Box<dyn DiffusionModel>,
     workers: usize,
-    (progress, outlook): (&Progress, Option<&watch::Sender<Outlook>>),
+    (progress, outlook, traces): (&Progress, Option<&watch::Sender<Outlook>>, Option<Traces>),
     clock: Clock,
 ) -> Result<(PruningEngine<'a>, Course)> {
     let phase_display = Arc::new(PhaseDisplay::default());
@@ -45,7 +46,7 @@ pub(super) fn run_workers<'a>(
         display = display.with_outlook(outlook.clone());
     }
     let records = Box::new(state.records());
-    let (mut driver, handle) = Driver::new(state.job.clone(), records, clock, Box::new(display))
+    let (mut driver, handle) = Driver::new(state.job.clone(), records, clock, Box::new((display, traces)))
         .map_err(|e| Error::content(job.path(), e.to_string()))?;
     let transport = Arc::new(Local::default());
     let worker_states: Vec<_> = (1..=workers.max(1) as u128)
