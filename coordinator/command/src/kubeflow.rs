@@ -113,6 +113,17 @@ impl TrainerServer {
         ProgressPoster { task, end, runtime: runtime.clone() }
     }
 
+    /// Posts once that a job of so many packages is done. To be called by a thread, not a task.
+    pub(crate) fn post_done(self, runtime: &Handle, packages: u32) {
+        let left = Some(Duration::ZERO);
+        let done = JobProgress { percent: 100, left, committed: packages, packages };
+        let mut posts = Posts { server: self, failing: false };
+        runtime.block_on(async {
+            let posted = posts.server.post_once(done, PrunedSoFar::default()).await;
+            posts.tell(posted);
+        });
+    }
+
     /// Posts the progress once.
     async fn post_once(&self, progress: JobProgress, pruned: PrunedSoFar) -> Result<(), String> {
         let body = body(progress, pruned, SystemTime::now()).to_string();

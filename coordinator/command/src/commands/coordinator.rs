@@ -89,6 +89,10 @@ pub(super) fn with_workers(
         settle_output(job, &state)?;
     }
     let done = if is_left_over(&state, &inputs) {
+        // The process that wrote the output may have been killed before it could post that.
+        if let Some(server) = TrainerServer::of(&context.environment) {
+            server.post_done(state.runtime().handle(), inputs.plan.packages.len() as u32);
+        }
         Ok(None)
     } else {
         claim_grams(job, &state).map_err(|error| error.after_begin(state.url()))?;

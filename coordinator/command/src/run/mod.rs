@@ -108,7 +108,13 @@ pub fn run(job: &JobFile, process: &RunContext<'_>) -> Result<Summary> {
     let output = output_of(job, state.runtime().handle())?;
     drop(running);
     let finished = match written_record(&output).filter(|_| is_left_over(&state, &inputs)) {
-        Some(record) => settle_output(job, &state).map(|()| (record, spans.report())),
+        Some(record) => {
+            if let Some(outlook) = process.outlook {
+                let packages = inputs.plan.packages.len() as u32;
+                outlook.send_replace(Outlook { end: None, done: 1.0, committed: packages, packages });
+            }
+            settle_output(job, &state).map(|()| (record, spans.report()))
+        }
         None => {
             let process = (process, workers);
             grams::claim(job, &state).and_then(|()| prune(job, &inputs, (&state, &output), process, &root))

@@ -89,6 +89,30 @@ fn a_run_posts_too_and_a_server_that_hangs_changes_nothing_of_it() {
 }
 
 #[test]
+fn a_job_whose_output_is_written_is_posted_as_done_by_whoever_removes_its_state() {
+    let (server, folder) = (TrainerServer::start(), setting(2));
+    let path = |name: &str| folder.path().join(name);
+    let copy = |from: &str, to: &str| {
+        let copied = Command::new("cp").arg("-r").args([path(from), path(to)]).status().unwrap();
+        assert!(copied.success());
+    };
+    let mut coordinator = Coordinator::start(folder.path());
+    coordinator.process.kill();
+    copy("out.state", "begun");
+    assert!(Process::start(folder.path(), &["run", "job.toml", "--quiet"]).end().success());
+    let first = result(folder.path());
+    let listened = ["coordinator", "job.toml", "--quiet", "--listen", "127.0.0.1:0"];
+    for args in [&listened[..], &["run", "job.toml", "--quiet"]] {
+        // As if the process that wrote the output had been killed while it removed the state.
+        copy("begun", "out.state");
+        let (code, said) = Process::spawn(server.named_to(&mut obsdiff(folder.path(), args))).verdict();
+        assert_eq!(code, Some(0), "{said}");
+        assert_told(&server.rest());
+        assert_same(&result(folder.path()), &first);
+    }
+}
+
+#[test]
 fn a_server_that_cannot_be_used_is_told_once_and_the_job_goes_on() {
     let (server, folder) = (TrainerServer::start(), setting(2));
     let mut command = obsdiff(folder.path(), &["run", "job.toml", "--quiet"]);
