@@ -143,7 +143,10 @@ impl Error {
             | Self::Kept { .. }
             | Self::Session(_)
             | Self::Store(
-                StoreError::Failed { .. } | StoreError::InUse { .. } | StoreError::Replaced { .. },
+                StoreError::Failed { .. }
+                | StoreError::Denied { .. }
+                | StoreError::InUse { .. }
+                | StoreError::Replaced { .. },
             )
             | Self::Cancelled
             | Self::Output(_) => RESUMABLE,

@@ -139,6 +139,23 @@ pub enum StoreError {
         /// The last error.
         source: Box<object_store::Error>,
     },
+    /// The store knows who asks as nobody, or as somebody without the right.
+    #[error(
+        "{store}: {} may not be {what} with these credentials: {}; {}",
+        named(object),
+        causes(source),
+        rights(store, what)
+    )]
+    Denied {
+        /// The store.
+        store: String,
+        /// The object; nothing where many are asked for.
+        object: String,
+        /// `read`, `written`, `listed` or `removed`.
+        what: &'static str,
+        /// What it answered.
+        source: Box<object_store::Error>,
+    },
     /// An object of a model is not the one that was found first.
     #[error(
         "{store}: {object} was replaced while it was read: the same command reads it anew; do not change a model while jobs read it"
@@ -161,6 +178,30 @@ pub enum StoreError {
 pub type Result<T, E = StoreError> = std::result::Result<T, E>;
 
 impl StoreError {
+    /// The error of an object that could not be `what` in so many tries.
+    pub(super) fn of(
+        (store, object): (&str, &str),
+        what: &'static str,
+        tries: u32,
+        source: object_store::Error,
+    ) -> Self {
+        let (store, object) = (store.to_owned(), object.to_owned());
+        match source {
+            source if lacks_bucket(&source) => Self::Bucket { store },
+            object_store::Error::NotFound { .. } => Self::Missing { store, object },
+            source if is_denied(&source) => Self::Denied { store, object, what, source: Box::new(source) },
+            source => Self::Failed { store, object, what, tries, source: Box::new(source) },
+        }
+    }
+
+    /// What has to be changed where the store lets nobody do this.
+    pub fn rights(&self) -> Option<String> {
+        match self {
+            Self::Denied { store, what, .. } => Some(rights(store, what)),
+            _ => None,
+        }
+    }
+
     /// Whether the same call may succeed another time although nothing else changes.
     pub fn is_transient(&self) -> bool {
         matches!(self, Self::Failed { source, .. } if is_transient(source))
@@ -170,7 +211,62 @@ impl StoreError {
 /// Whether a store's error is temporary, so that the same request may succeed later.
 pub(super) fn is_transient(error: &object_store::Error) -> bool {
     use object_store::Error as E;
-    matches!(error, E::Generic { .. } | E::JoinError { .. })
+    matches!(error, E::Generic { .. } | E::JoinError { .. }) && !is_denied(error) && !lacks_bucket(error)
+}
+
+/// Whether a store's error says that the credentials are wrong or lack a right, which no time changes.
+fn is_denied(error: &object_store::Error) -> bool {
+    use object_store::Error as E;
+    // `object_store` tells the status of listings, and of requests for tokens, in words alone. The last two come with status 400.
+    const PHRASES: [&str; 4] = ["status code: 401", "status code: 403", "ExpiredToken", "invalid_grant"];
+    match error {
+        E::PermissionDenied { .. } | E::Unauthenticated { .. } => true,
+        E::Generic { .. } => {
+            let words = causes(error);
+            PHRASES.iter().any(|phrase| words.contains(phrase))
+        }
+        _ => false,
+    }
+}
+
+fn named(object: &str) -> &str {
+    if object.is_empty() { "its objects" } else { object }
+}
+
+/// What to check where a store does not let an object be `what`, by the store's scheme.
+fn rights(store: &str, what: &str) -> String {
+    let verb = |listed, read, written, removed| match what {
+        "listed" => listed,
+        "read" => read,
+        "removed" => removed,
+        _ => written,
+    };
+    let (variables, right) = match store.split_once("://").map(|(scheme, _)| scheme) {
+        Some("s3" | "s3a") => (
+            "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN, or the role of this machine or pod",
+            verb("s3:ListBucket", "s3:GetObject", "s3:PutObject", "s3:DeleteObject"),
+        ),
+        Some("gs") => (
+            "GOOGLE_APPLICATION_CREDENTIALS, or the service account of this machine or pod",
+            verb(
+                "storage.objects.list",
+                "storage.objects.get",
+                "storage.objects.create",
+                "storage.objects.delete",
+            ),
+        ),
+        Some("az" | "adl" | "azure" | "abfs" | "abfss") => (
+            "AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY, or the identity of this machine or pod",
+            verb(
+                "Storage Blob Data Reader",
+                "Storage Blob Data Reader",
+                "Storage Blob Data Contributor",
+                "Storage Blob Data Contributor",
+            ),
+        ),
+        _ => return "check the credentials of this process and what they permit".to_owned(),
+    };
+    format!("check {variables}, and that it has the right {right} there")
 }
 
 /// Whether a store's error says that its bucket or container is missing, and not one object.
@@ -180,3 +276,6 @@ pub(super) fn lacks_bucket(error: &object_store::Error) -> bool {
     let words = causes(error);
     PHRASES.iter().any(|phrase| words.contains(phrase))
 }
+
+#[cfg(test)]
+mod tests;

@@ -11,7 +11,7 @@ use obsdiff_proto::Digest;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::error::{is_transient, lacks_bucket};
+use super::error::is_transient;
 use super::{JobStore, Result, StoreError};
 
 /// The format of the JSON objects that this release writes and reads.
@@ -170,25 +170,12 @@ impl JobStore {
             .with_max_times(self.retries.tries.saturating_sub(1) as usize);
         let result = counted
             .retry(waits)
-            .when(|error| is_transient(error) && !lacks_bucket(error))
+            .when(is_transient)
             .notify(|error, wait| {
                 tracing::warn!(store = %self.name, object, %error, ?wait, "the store failed; trying again");
             })
             .await;
-        result.map_err(|source| {
-            let (store, object) = (self.name().to_owned(), object.to_owned());
-            match source {
-                source if lacks_bucket(&source) => StoreError::Bucket { store },
-                object_store::Error::NotFound { .. } => StoreError::Missing { store, object },
-                source => StoreError::Failed {
-                    store,
-                    object,
-                    what,
-                    tries: tries.into_inner(),
-                    source: Box::new(source),
-                },
-            }
-        })
+        result.map_err(|source| StoreError::of((self.name(), object), what, tries.into_inner(), source))
     }
 
     pub(super) fn damaged(&self, object: &str, problem: &str) -> StoreError {

@@ -304,14 +304,7 @@ impl OutputStore {
     }
 
     fn failed(&self, file: &str, source: object_store::Error) -> StoreError {
-        let (store, object) = (self.name().to_owned(), file.to_owned());
-        StoreError::Failed {
-            store,
-            object,
-            what: "written",
-            tries: location::UPLOAD_TRIES,
-            source: Box::new(source),
-        }
+        StoreError::of((self.name(), file), "written", location::UPLOAD_TRIES, source)
     }
 }
 

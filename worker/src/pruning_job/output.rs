@@ -183,7 +183,13 @@ fn failed(path: &Path, source: io::Error) -> Error {
 
 /// A store's error, to be told beside the URL of the object.
 fn told(error: StoreError) -> io::Error {
+    let rights = error.rights();
     io::Error::other(match error {
+        StoreError::Denied { what, source, .. } => {
+            let (why, rights) = (causes(&*source), rights.unwrap_or_default());
+            let problem = format!("may not be {what} with these credentials ({rights}): {why}");
+            return io::Error::new(io::ErrorKind::PermissionDenied, problem);
+        }
         StoreError::Failed { what, tries, source, .. } => {
             format!("could not be {what} in {tries} tries: {}", causes(&*source))
         }

@@ -13,6 +13,7 @@ mod output;
 #[path = "../process/mod.rs"]
 mod process;
 mod random;
+mod rights;
 #[path = "../../../tests/store/s3.rs"]
 mod s3;
 mod seeds;

@@ -1,0 +1,65 @@
+use object_store::Error as E;
+
+use super::*;
+
+/// An answer as `object_store` tells it of listings.
+fn answer(status: &str) -> E {
+    let words =
+        format!("Error performing list request: Server returned non-2xx status code: {status}: <Error>");
+    E::Generic { store: "S3", source: words.into() }
+}
+
+fn told(store: &str, what: &'static str, error: E) -> StoreError {
+    StoreError::of((store, ""), what, 1, error)
+}
+
+#[test]
+fn wrong_credentials_and_missing_rights_are_not_tried_again() {
+    let path = || "model/vae".to_owned();
+    for error in [
+        answer("403 Forbidden"),
+        answer("401 Unauthorized"),
+        answer("400 Bad Request: <Code>ExpiredToken</Code>"),
+        answer("400 Bad Request: {\"error\":\"invalid_grant\"}"),
+        E::PermissionDenied { path: path(), source: "403".into() },
+        E::Unauthenticated { path: path(), source: "401".into() },
+    ] {
+        assert!(!is_transient(&error), "{error}");
+        let told = told("s3://bucket/model", "listed", error);
+        assert!(matches!(told, StoreError::Denied { .. }), "{told}");
+        let words = told.to_string();
+        assert!(
+            words.starts_with("s3://bucket/model: its objects may not be listed with these credentials: ")
+        );
+        assert!(words.ends_with("that it has the right s3:ListBucket there"), "{words}");
+    }
+}
+
+#[test]
+fn a_store_that_is_busy_or_away_is_tried_again() {
+    for status in
+        ["429 Too Many Requests", "500 Internal Server Error", "503 Slow Down", "400 RequestTimeout"]
+    {
+        assert!(is_transient(&answer(status)), "{status}");
+        assert!(told("s3://bucket/model", "read", answer(status)).is_transient(), "{status}");
+    }
+    let reset = E::Generic { store: "S3", source: "connection reset by peer".into() };
+    assert!(is_transient(&reset));
+    let bucket = answer("404 Not Found: <Code>NoSuchBucket</Code>");
+    assert!(!is_transient(&bucket));
+    assert!(matches!(told("s3://bucket/model", "listed", bucket), StoreError::Bucket { .. }));
+}
+
+#[test]
+fn each_kind_of_store_has_rights_and_variables_of_its_own() {
+    for (store, what, variable, right) in [
+        ("s3://b/p", "written", "AWS_ACCESS_KEY_ID", "s3:PutObject"),
+        ("gs://b/p", "read", "GOOGLE_APPLICATION_CREDENTIALS", "storage.objects.get"),
+        ("az://b/p", "removed", "AZURE_STORAGE_ACCOUNT_KEY", "Storage Blob Data Contributor"),
+        ("memory", "read", "", "check the credentials of this process"),
+    ] {
+        let rights = told(store, what, answer("403 Forbidden")).rights().unwrap();
+        assert!(rights.contains(variable) && rights.contains(right), "{rights}");
+    }
+    assert_eq!(told("s3://b/p", "read", answer("503 Slow Down")).rights(), None);
+}
