@@ -10,6 +10,8 @@ use std::time::Duration;
 pub struct Table {
     rows: Vec<Vec<String>>,
     rules: Vec<usize>,
+    /// Lines above a row, which no column is as wide as.
+    headings: Vec<(usize, String)>,
     /// Columns from this one on are aligned to the left, too.
     left_from: usize,
 }
@@ -23,7 +25,7 @@ impl Table {
     /// A table with this header and no rule below it.
     pub fn plain<'a>(header: impl IntoIterator<Item = &'a str>) -> Self {
         let header = header.into_iter().map(str::to_owned).collect();
-        Self { rows: vec![header], rules: Vec::new(), left_from: usize::MAX }
+        Self { rows: vec![header], rules: Vec::new(), headings: Vec::new(), left_from: usize::MAX }
     }
 
     /// Aligns the columns from this one on to the left.
@@ -34,6 +36,11 @@ impl Table {
     /// Adds a row.
     pub fn row(&mut self, cells: impl IntoIterator<Item = String>) {
         self.rows.push(cells.into_iter().collect());
+    }
+
+    /// Writes a line of its own below the rows so far.
+    pub fn heading(&mut self, text: String) {
+        self.headings.push((self.rows.len(), text));
     }
 
     /// Draws a rule below the rows so far.
@@ -53,6 +60,9 @@ impl fmt::Display for Table {
         for (i, row) in self.rows.iter().enumerate() {
             if self.rules.contains(&i) {
                 writeln!(f, "{line}")?;
+            }
+            for (_, heading) in self.headings.iter().filter(|(row, _)| *row == i) {
+                writeln!(f, "{heading}")?;
             }
             let cells = row.iter().zip(&widths).enumerate().map(|(c, (cell, width))| match c {
                 c if c == 0 || c >= self.left_from => format!("{cell:<width$}"),
@@ -116,9 +126,11 @@ mod tests {
         table.row(["größer".to_owned(), "7".to_owned()]);
         table.rule();
         table.row(["all".to_owned(), "1234".to_owned()]);
+        table.heading("a heading of any width".to_owned());
+        table.row(["one".to_owned(), "1".to_owned()]);
         assert_eq!(
             table.to_string(),
-            "name       n\n------------\ngrößer     7\n------------\nall     1234\n"
+            "name       n\n------------\ngrößer     7\n------------\nall     1234\na heading of any width\none        1\n"
         );
     }
 

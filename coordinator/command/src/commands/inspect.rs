@@ -1,8 +1,8 @@
 //! `obsdiff inspect DIR`.
 
-use std::collections::{HashMap, HashSet};
-use std::fs;
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::{Path, PathBuf};
+use std::{fs, iter};
 
 use obsdiff_engine::architecture;
 use obsdiff_engine::checkpoint::{Entry, Library, Weights};
@@ -184,45 +184,68 @@ fn recorded(folder: &Path) -> HashMap<String, PrunedLinear> {
     linears.map(|linear| (linear.name.clone(), linear)).collect()
 }
 
+/// The block that a linear lies in, and its name there: what comes before and after the first number, or else the last dot.
+fn block_of(name: &str) -> (&str, &str) {
+    let dots: Vec<usize> = name.match_indices('.').map(|(at, _)| at).collect();
+    let starts = iter::once(0).chain(dots.iter().map(|at| at + 1));
+    let is_number = |start: usize, end: usize| {
+        let part = name.get(start..end).unwrap_or_default();
+        !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit())
+    };
+    let numbered = starts.zip(&dots).find(|&(start, &end)| is_number(start, end)).map(|(_, end)| *end);
+    let cut = numbered.or(dots.last().copied());
+    cut.and_then(|at| Some((name.get(..at)?, name.get(at + 1..)?))).unwrap_or(("", name))
+}
+
+/// The end of a name that is longer than so many characters.
+fn end_of(name: &str, most: usize) -> String {
+    let more = name.chars().count().saturating_sub(most);
+    if more == 0 {
+        name.to_owned()
+    } else {
+        format!("...{}", name.chars().skip(more + 3).collect::<String>())
+    }
+}
+
 /// A name cut at its dots, with numbers as numbers: block 2 comes before block 10.
 fn natural(name: &str) -> Vec<(Option<u64>, String)> {
     name.split('.').map(|part| (part.parse().ok(), part.to_owned())).collect()
 }
 
+/// The most characters of a linear's name: what other columns leave of 80 where no error is known. Names of known transformers are shorter.
+const NAME_CHARACTERS: usize = 39;
+
 fn print(found: &Inspection, context: &mut CommandContext<'_>) -> Result<()> {
     let columns = [
-        found.linears.iter().any(|linear| linear.relative_error.is_some()).then_some("relative output error"),
+        found.linears.iter().any(|linear| linear.relative_error.is_some()).then_some("error"),
         found.linears.iter().any(|linear| linear.cost.is_some()).then_some("cost"),
     ];
-    let header = ["linear", "shape", "type", "zeros", "sparsity", "pattern"];
+    let header = ["linear", "shape", "zeros", "pattern"];
     let mut table = Table::new(header.into_iter().chain(columns.into_iter().flatten()));
-    for l in &found.linears {
-        let sparsity = text::percent(l.zeros, l.rows as u64 * l.columns as u64);
-        let shape = format!("{} x {}", l.rows, l.columns);
-        let pattern = if l.prunable { l.pattern.clone() } else { format!("({})", l.pattern) };
-        let number = |number: Option<f64>| number.map_or("-".to_owned(), |number| format!("{number:.5}"));
-        let recorded = columns.iter().zip([l.relative_error, l.cost]).filter(|(column, _)| column.is_some());
-        let row = [l.name.clone(), shape, l.dtype.to_owned(), l.zeros.to_string(), sparsity, pattern];
-        table.row(row.into_iter().chain(recorded.map(|(_, known)| number(known))));
+    for block in found.linears.chunk_by(|a, b| block_of(&a.name).0 == block_of(&b.name).0) {
+        let (name, _) = block.first().map_or(("", ""), |linear| block_of(&linear.name));
+        let types: BTreeSet<&str> = block.iter().map(|linear| linear.dtype).collect();
+        let types = types.into_iter().collect::<Vec<_>>().join(", ");
+        table.heading(if name.is_empty() { format!("({types})") } else { format!("{name} ({types})") });
+        for l in block {
+            let sparsity = text::percent(l.zeros, l.rows as u64 * l.columns as u64);
+            let shape = format!("{} x {}", l.rows, l.columns);
+            let pattern = if l.prunable { l.pattern.clone() } else { format!("({})", l.pattern) };
+            let number = |number: Option<f64>, digits: usize| {
+                number.map_or("-".to_owned(), |number| format!("{number:.digits$}"))
+            };
+            let recorded = columns.iter().zip([number(l.relative_error, 5), number(l.cost, 4)]);
+            let recorded = recorded.filter(|(column, _)| column.is_some()).map(|(_, known)| known);
+            let name = format!("  {}", end_of(block_of(&l.name).1, NAME_CHARACTERS - 2));
+            table.row([name, shape, sparsity, pattern].into_iter().chain(recorded));
+        }
     }
-    table.rule();
+    writeln!(context.out, "{table}")?;
     let kind = if found.known { "linears that obsdiff prunes" } else { "weights of rows and columns" };
     for (what, total) in [(kind, &found.prunable), ("all tensors", &found.whole)] {
-        let name = format!("{what} ({})", total.tensors);
-        let sparsity = text::percent(total.zeros, total.weights);
-        let row = [
-            name,
-            text::count(total.weights),
-            String::new(),
-            total.zeros.to_string(),
-            sparsity,
-            String::new(),
-        ]
-        .into_iter()
-        .chain(columns.into_iter().flatten().map(|_| String::new()));
-        table.row(row);
+        let (sparsity, weights) = (text::percent(total.zeros, total.weights), text::count(total.weights));
+        writeln!(context.out, "{what} ({}): {sparsity} of {weights} weights are zeros", total.tensors)?;
     }
-    write!(context.out, "{table}")?;
     if !found.known {
         writeln!(
             context.out,

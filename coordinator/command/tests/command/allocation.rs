@@ -71,6 +71,8 @@ fn what_each_linear_costs_is_told_by_the_summary_and_by_inspect() {
     assert!(linears.iter().any(|linear| linear.get("cost").is_none()), "modulation has no cost");
     let table = told(dir.path(), &["inspect", "out"]);
     assert!(table.lines().next().unwrap().ends_with("cost"), "{table}");
+    let rows = table.lines().take_while(|line| !line.is_empty());
+    assert!(rows.map(|row| row.chars().count()).max() <= Some(80), "{table}");
     // Of a pipeline that obsdiff never pruned nothing is recorded.
     assert!(
         json(&pipeline())["linears"].as_array().unwrap().iter().all(|linear| linear.get("cost").is_none())

@@ -114,7 +114,10 @@ fn a_transformer_goes_to_one_file() {
     assert!(output.status.success(), "{}", text(&output.stderr));
     assert!(text(&output.stdout).starts_with("one.safetensors: "), "{}", text(&output.stdout));
     let listed = told(dir.path(), &["inspect", "one.safetensors"]);
-    assert!(listed.contains("double_blocks.0.img_attn.qkv") && listed.contains("single_blocks.4.linear1"));
+    for (block, name) in [("double_blocks.0 (", "  img_attn.qkv "), ("single_blocks.4 (", "  linear1 ")] {
+        let below = listed.split_once(block).unwrap_or_else(|| panic!("no {block}: {listed}")).1;
+        assert!(below.contains(name), "{listed}");
+    }
     for (file, says) in [
         ("one.safetensors", "one.safetensors: exists already: choose another --single-file"),
         ("one.bin", "one.bin: is not a .safetensors file"),

@@ -7,6 +7,7 @@ use obsdiff_engine::architecture::sd3::Sd3Config;
 use obsdiff_tests::copy_folder;
 use serde_json::{Value, json};
 
+use crate::inspect::row_of;
 use crate::{asset, obsdiff, pipeline, text, told};
 
 /// A small structured job in `folder`, with some lines of its own in `[sparsity]` and `[output]`.
@@ -99,7 +100,7 @@ fn heads_and_neurons_leave_the_tensors_and_what_is_left_is_a_model_like_any_othe
         json_of(&folder.join("dense/transformer/config.json"))
     );
     let masked = told(folder, &["inspect", "masked"]);
-    let row = masked.lines().find(|l| l.starts_with("transformer_blocks.1.attn.to_q ")).unwrap();
+    let row = row_of(&masked, "transformer_blocks.1 (f16)", "attn.to_q");
     assert!(row.contains(" 37.50% ") && row.contains(" whole rows "), "{row}");
     told(
         folder,
@@ -119,7 +120,7 @@ fn heads_and_neurons_leave_the_tensors_and_what_is_left_is_a_model_like_any_othe
     );
     told(folder, &["run", &job(folder, "sparse", "small", "pattern = \"2:4\"", ""), "--quiet"]);
     let sparse = told(folder, &["inspect", "sparse"]);
-    let row = sparse.lines().find(|l| l.starts_with("transformer_blocks.1.ff.net.2 ")).unwrap();
+    let row = row_of(&sparse, "transformer_blocks.1 (f16)", "ff.net.2");
     assert!(row.contains("128 x 320") && row.contains(" 2:4 "), "{row}");
     // What a masked pipeline no longer uses leaves it when it is pruned to shrink.
     let none = "pattern = \"structured\"\nratio = 0.0";
