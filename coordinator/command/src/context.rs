@@ -4,9 +4,10 @@ use std::ffi::OsString;
 use std::fmt;
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 
 use obsdiff_files::Disk;
-use obsdiff_proto::ByteSize;
+use obsdiff_proto::{ByteSize, lock};
 use obsdiff_store::{ModelStore, StoreError};
 use obsdiff_worker::stored_model::{Extent, StoredModel, StoredModelError};
 use serde::Serialize;
@@ -37,6 +38,8 @@ pub struct CommandContext<'a> {
     pub memory: Option<ByteSize>,
     /// The account of where the time goes.
     pub spans: Spans,
+    /// Models of object stores that commands read here. They are in use until the process ends.
+    pub models: Mutex<Vec<StoredModel>>,
     /// What files of jobs are written and removed by.
     pub disk: Disk,
     /// How progress is told.
@@ -98,8 +101,12 @@ impl CommandContext<'_> {
         };
         let (runtime, stores) = (runtime()?, StoreSettings::of(&self.environment));
         let downloads = Downloads::new(self.progress());
-        let fetched = StoredModel::open(url, stores.pairs(), stores.cache(), runtime.handle())
-            .and_then(|model| model.fetch(extent, runtime.handle(), &|event| downloads.show(event)));
+        let fetched =
+            StoredModel::open(url, stores.pairs(), stores.cache(), runtime.handle()).and_then(|model| {
+                let folder = model.fetch(extent, runtime.handle(), &|event| downloads.show(event))?;
+                lock(&self.models).push(model);
+                Ok(folder)
+            });
         fetched.map_err(|error| match error {
             StoredModelError::Store(StoreError::Url { url, problem })
             | StoredModelError::Refused { url, problem } => {

@@ -4,6 +4,7 @@ mod arena;
 
 use std::io::{self, BufWriter, IsTerminal, Write};
 use std::process::ExitCode;
+use std::sync::Mutex;
 
 use clap::Parser;
 use obsdiff::cli::{Cli, LogFormat, OutputStyle};
@@ -63,6 +64,7 @@ fn start(cli: &Cli) -> Result<()> {
         clock,
         memory,
         spans,
+        models: Mutex::default(),
         disk,
         style: cli.style,
         out: &mut out,

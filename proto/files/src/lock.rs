@@ -69,17 +69,25 @@ impl Lock {
     /// # Errors
     /// When another process holds it, naming that one; when the file cannot be made.
     pub fn take(path: &Path) -> Result<Self, LockError> {
+        Self::by(path, File::try_lock)
+    }
+
+    /// The same, once no other process holds it. Waits for that.
+    ///
+    /// # Errors
+    /// When the file cannot be made.
+    pub fn wait(path: &Path) -> io::Result<Self> {
+        let taken = Self::by(path, |file| uninterrupted(|| file.lock()).map_err(TryLockError::Error));
+        taken.map_err(|error| match error {
+            LockError::File(error) => error,
+            LockError::Held(owner) => io::Error::new(io::ErrorKind::WouldBlock, owner.to_string()),
+        })
+    }
+
+    fn by(path: &Path, lock: impl Fn(&File) -> Result<(), TryLockError>) -> Result<Self, LockError> {
         loop {
-            // A symbolic link would lead to a file that is not ours.
-            let options = OFlags::NOFOLLOW.bits().cast_signed();
-            let mut file = OpenOptions::new()
-                .read(true)
-                .write(true)
-                .create(true)
-                .truncate(false)
-                .custom_flags(options)
-                .open(path)?;
-            let exclusive = match file.try_lock() {
+            let mut file = open(path)?;
+            let exclusive = match lock(&file) {
                 Ok(()) => true,
                 Err(TryLockError::WouldBlock) => return Err(LockError::Held(Owner::read(&mut file))),
                 Err(TryLockError::Error(error)) => {
@@ -125,8 +133,25 @@ impl Owner {
     }
 }
 
+/// Opens the file of a lock, which is made where there is none.
+pub(crate) fn open(path: &Path) -> io::Result<File> {
+    // A symbolic link would lead to a file that is not ours.
+    let options = OFlags::NOFOLLOW.bits().cast_signed();
+    OpenOptions::new().read(true).write(true).create(true).truncate(false).custom_flags(options).open(path)
+}
+
+/// Waits as often as a signal interrupts that.
+pub(crate) fn uninterrupted(mut wait: impl FnMut() -> io::Result<()>) -> io::Result<()> {
+    loop {
+        match wait() {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            waited => return waited,
+        }
+    }
+}
+
 /// Whether an open file is the one that its path leads to.
-fn is_at(file: &File, path: &Path) -> io::Result<bool> {
+pub(crate) fn is_at(file: &File, path: &Path) -> io::Result<bool> {
     let own = file.metadata()?;
     match path.symlink_metadata() {
         Ok(there) => Ok((own.dev(), own.ino()) == (there.dev(), there.ino())),
@@ -145,39 +170,4 @@ fn host() -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_second_is_told_who_is_the_first() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("lock");
-        let first = Lock::take(&path).unwrap();
-        assert!(first.is_exclusive());
-        let refused = Lock::take(&path).unwrap_err().to_string();
-        let words = format!("is in use by process {} on {}, since 2", std::process::id(), host());
-        assert!(refused.starts_with(&words), "{refused}");
-        drop(first);
-        // The file of a process that has ended is overwritten.
-        Lock::take(&path).unwrap();
-    }
-
-    #[test]
-    fn a_removed_lock_can_be_taken_again() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("lock");
-        Lock::take(&path).unwrap().remove(&Disk::default()).unwrap();
-        assert!(!path.exists());
-        Lock::take(&path).unwrap();
-    }
-
-    #[test]
-    fn a_link_is_not_followed() {
-        let folder = tempfile::tempdir().unwrap();
-        let [theirs, path] = ["theirs", "lock"].map(|name| folder.path().join(name));
-        std::fs::write(&theirs, "content").unwrap();
-        std::os::unix::fs::symlink(&theirs, &path).unwrap();
-        assert!(matches!(Lock::take(&path), Err(LockError::File(_))));
-        assert_eq!(std::fs::read_to_string(&theirs).unwrap(), "content");
-    }
-}
+mod tests;

@@ -1,40 +1,25 @@
-//! The folder of this machine that models of object stores are copied to.
-//!
-//! | file | content |
-//! |---|---|
-//! | `obsdiff-cache.json` | the marker: the folder is obsdiff's. Written first |
-//! | `models/URL/about.json` | the URL of a model, whose digest `URL` is |
-//! | `models/URL/lock` | held by the process that downloads |
-//! | `models/URL/objects/OBJECT` | a whole object. `OBJECT` is the digest of its name, its size and its tag, so that what the store replaces is another file here |
-//! | `models/URL/objects/OBJECT.headers` | of safetensors, the headers alone; the rest is a hole |
-//! | `models/URL/objects/*.unfinished` | the first bytes of an object. The next process goes on from there |
-//! | `models/URL/pipelines/FILES/...` | a pipeline: symbolic links to its objects. `FILES` is the digest of their names and objects |
-//!
-//! What has its name is whole and is never changed or removed again, so that processes read it without a lock.
+//! The part of the cache of this machine that holds one model. Its files are those of [`super::layout`].
 
 use std::fs;
 use std::io;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
-use obsdiff_files::{Disk, Lock, LockError, Owner};
-use obsdiff_proto::Hasher;
+use obsdiff_files::{Disk, InUse, Lock, LockError, Owner};
 use obsdiff_store::StoredFile;
 use serde_json::json;
 
 use super::error::{Result, StoredModelError};
-
-/// Marks a folder as obsdiff's cache.
-const MARKER: &str = "obsdiff-cache.json";
-/// How the names of files end that are not whole.
-const UNFINISHED: &str = "unfinished";
-/// Hexadecimal digits of a name: enough that no two are the same.
-const DIGITS: usize = 32;
+use super::layout::{
+    self, ABOUT, HEADERS, LISTING, LOCK, MARKER, MODELS, OBJECTS, PIPELINES, UNFINISHED, USERS, digest,
+};
 
 /// The part of the cache that holds one model.
 #[derive(Debug)]
 pub(super) struct CachedModel {
     folder: PathBuf,
+    /// Keeps others from removing the model.
+    _in_use: InUse,
 }
 
 /// A file of a pipeline that has to be here.
@@ -47,7 +32,7 @@ pub(super) struct Wanted {
 }
 
 impl CachedModel {
-    /// The place of a model below `root`, which is made and marked where it is new.
+    /// The place of a model below `root`, which is made and marked where it is new. Nobody removes the model until this is dropped.
     ///
     /// # Errors
     /// When the folder holds something else, or cannot be made.
@@ -58,17 +43,55 @@ impl CachedModel {
         };
         Disk::default().create_folders(root).map_err(failed(root))?;
         mark(root)?;
-        let folder = root.join("models").join(digest([url.as_bytes()]));
-        for inner in ["objects", "pipelines"] {
+        let folder = root.join(MODELS).join(layout::model(url));
+        let in_use = loop {
+            Disk::default().create_folders(&folder).map_err(failed(&folder))?;
+            match InUse::begin(&folder.join(USERS)) {
+                // Another process has just removed the model.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                begun => break begun.map_err(failed(&folder))?,
+            }
+        };
+        for inner in [OBJECTS, PIPELINES] {
             let inner = folder.join(inner);
             Disk::default().create_folders(&inner).map_err(failed(&inner))?;
         }
-        let about = folder.join("about.json");
+        let about = folder.join(ABOUT);
         if !about.exists() {
             let text = json!({ "holds": "a model of an object store, for obsdiff", "url": url }).to_string();
             write_new(&about, text.as_bytes()).map_err(failed(&about))?;
         }
-        Ok(Self { folder })
+        Ok(Self { folder, _in_use: in_use })
+    }
+
+    /// Notes the objects that the store has now. What it had before and replaced can then be removed.
+    ///
+    /// # Errors
+    /// When the list cannot be written.
+    pub(super) fn note_listing(&self, files: &[StoredFile]) -> Result<()> {
+        let mut objects: Vec<String> = files.iter().map(object_digest).collect();
+        objects.sort();
+        let text = json!({ "objects": objects }).to_string();
+        let path = self.folder.join(LISTING);
+        if fs::read(&path).is_ok_and(|noted| noted == text.as_bytes()) {
+            return Ok(());
+        }
+        let staged = self.folder.join(format!("{LISTING}.{}.{UNFINISHED}", std::process::id()));
+        let disk = Disk::default();
+        let write = || {
+            // An earlier process of the same number was killed.
+            match disk.remove_file(&staged) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+            disk.write(&staged, text.as_bytes())?;
+            disk.replace(&staged, &path)
+        };
+        match write() {
+            // Where nothing can be written, nothing can be removed either.
+            Err(error) if error.kind() == io::ErrorKind::ReadOnlyFilesystem => Ok(()),
+            written => written.map_err(|error| StoredModelError::file(&path, error)),
+        }
     }
 
     /// The folder of this model.
@@ -81,7 +104,7 @@ impl CachedModel {
     /// # Errors
     /// Who holds it; when it cannot be made.
     pub(super) fn lock(&self) -> Result<std::result::Result<Lock, Owner>> {
-        let path = self.folder.join("lock");
+        let path = self.lock_path();
         match Lock::take(&path) {
             Ok(lock) => Ok(Ok(lock)),
             Err(LockError::Held(owner)) => Ok(Err(owner)),
@@ -89,9 +112,14 @@ impl CachedModel {
         }
     }
 
+    /// The file of that lock.
+    pub(super) fn lock_path(&self) -> PathBuf {
+        self.folder.join(LOCK)
+    }
+
     /// Where an object lies once it is whole.
     pub(super) fn object(&self, wanted: &Wanted) -> PathBuf {
-        self.folder.join("objects").join(wanted.key())
+        self.folder.join(OBJECTS).join(wanted.key())
     }
 
     /// Where the first bytes of an object lie. Where nothing keeps other processes away, each has files of its own.
@@ -102,7 +130,7 @@ impl CachedModel {
         } else {
             format!("{key}.{}.{UNFINISHED}", std::process::id())
         };
-        self.folder.join("objects").join(name)
+        self.folder.join(OBJECTS).join(name)
     }
 
     /// Whether an object is here.
@@ -137,7 +165,7 @@ impl CachedModel {
                 let link = staging.join(&wanted.file.name);
                 let folders = wanted.file.name.matches('/').count();
                 fs::create_dir_all(obsdiff_files::parent_of(&link))?;
-                symlink(Path::new(&"../".repeat(folders + 2)).join("objects").join(wanted.key()), &link)?;
+                symlink(Path::new(&"../".repeat(folders + 2)).join(OBJECTS).join(wanted.key()), &link)?;
             }
             disk.rename_new(&staging, &path)
         };
@@ -148,18 +176,23 @@ impl CachedModel {
     fn pipeline_path(&self, files: &[Wanted]) -> PathBuf {
         let names = files.iter().flat_map(|wanted| [wanted.file.name.clone(), wanted.key()]);
         let names: Vec<String> = names.collect();
-        self.folder.join("pipelines").join(digest(names.iter().map(String::as_bytes)))
+        self.folder.join(PIPELINES).join(digest(names.iter().map(String::as_bytes)))
     }
 }
 
 impl Wanted {
     /// The name of its file.
     fn key(&self) -> String {
-        let StoredFile { name, bytes, tag, .. } = &self.file;
-        let bytes = bytes.to_string();
-        let key = digest([name.as_bytes(), bytes.as_bytes(), tag.as_deref().unwrap_or_default().as_bytes()]);
-        if self.headers { format!("{key}.headers") } else { key }
+        let digest = object_digest(&self.file);
+        if self.headers { format!("{digest}.{HEADERS}") } else { digest }
     }
+}
+
+/// The digest of an object's name, size and tag.
+fn object_digest(file: &StoredFile) -> String {
+    let StoredFile { name, bytes, tag, .. } = file;
+    let bytes = bytes.to_string();
+    digest([name.as_bytes(), bytes.as_bytes(), tag.as_deref().unwrap_or_default().as_bytes()])
 }
 
 /// Marks a folder as obsdiff's, unless it is. One that holds anything else is refused.
@@ -194,14 +227,4 @@ fn write_new(path: &Path, content: &[u8]) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
         written => written,
     }
-}
-
-/// A name for these texts together.
-fn digest<'t>(texts: impl IntoIterator<Item = &'t [u8]>) -> String {
-    let mut hasher = Hasher::default();
-    for text in texts {
-        hasher.update(&(text.len() as u64).to_le_bytes());
-        hasher.update(text);
-    }
-    hasher.finish().to_string().chars().take(DIGITS).collect()
 }

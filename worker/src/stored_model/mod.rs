@@ -4,10 +4,14 @@
 //! names and the content of the store's objects, so that machines agree on their digests.
 
 mod cache;
+mod contents;
 mod download;
 mod error;
+mod layout;
+mod removal;
 
 use std::collections::BTreeSet;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -18,8 +22,10 @@ use obsdiff_store::{ModelStore, StoredFile};
 use tokio::runtime::Handle;
 
 use cache::{CachedModel, Wanted};
+pub use contents::{CacheContents, CachedCopy, ModelCache};
 use download::Download;
 pub use error::{Result, StoredModelError};
+pub use removal::Removal;
 
 /// The configuration of a pipeline's transformer.
 const CONFIG_FILE: &str = "transformer/config.json";
@@ -27,8 +33,8 @@ const CONFIG_FILE: &str = "transformer/config.json";
 const MOST_TEXT_BYTES: u64 = 64 << 20;
 /// How the names of such files end.
 const TEXTS: [&str; 3] = [".json", ".txt", ".model"];
-/// How often a process that waits for another one's download looks again.
-const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// How often a process that waits for another one's download says that it is alive.
+const ALIVE_EVERY: Duration = Duration::from_millis(500);
 
 /// How much of a model is needed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,7 +85,7 @@ pub enum FetchEvent<'a> {
 /// Is called as a model is fetched, from any thread.
 pub type OnFetch<'a> = dyn Fn(FetchEvent<'_>) + Sync + 'a;
 
-/// A model in an object store.
+/// A model in an object store. What was fetched of it stays on this machine at least until this is dropped.
 #[derive(Debug)]
 pub struct StoredModel {
     store: ModelStore,
@@ -128,6 +134,7 @@ impl StoredModel {
         let files = files.iter().map(|file| Ok(runtime.block_on(store.tagged(file))?));
         let files = files.collect::<Result<Vec<_>>>()?;
         let cache = CachedModel::open(root, &url)?;
+        cache.note_listing(&files)?;
         Ok(Self { store, files, cache, root: root.to_owned() })
     }
 
@@ -216,17 +223,19 @@ impl StoredModel {
 
     /// Takes the lock of the model's downloads, once no other process holds it.
     async fn locked(&self, on_fetch: &OnFetch<'_>) -> Result<Lock> {
-        let mut told = false;
+        match self.cache.lock()? {
+            Ok(lock) => return Ok(lock),
+            Err(owner) => on_fetch(FetchEvent::Waits(&owner)),
+        }
+        let path = self.cache.lock_path();
+        let failed = |error| StoredModelError::file(self.cache.lock_path(), error);
+        // The system wakes its thread when the other process lets go.
+        let mut waiting = tokio::task::spawn_blocking(move || Lock::wait(&path));
         loop {
-            match self.cache.lock()? {
-                Ok(lock) => return Ok(lock),
-                Err(owner) if !told => {
-                    on_fetch(FetchEvent::Waits(&owner));
-                    told = true;
-                }
+            match tokio::time::timeout(ALIVE_EVERY, &mut waiting).await {
+                Ok(waited) => return waited.map_err(io::Error::other).and_then(|lock| lock).map_err(failed),
                 Err(_) => on_fetch(FetchEvent::Alive),
             }
-            tokio::time::sleep(LOOK_EVERY).await;
         }
     }
 }

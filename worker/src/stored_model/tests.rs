@@ -9,19 +9,19 @@ use tokio::runtime::Runtime;
 
 use super::*;
 
-const URL: &str = "s3://bucket/model";
-const ASSET: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/assets/shapes-sd3");
+pub(super) const URL: &str = "s3://bucket/model";
+pub(super) const ASSET: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/assets/shapes-sd3");
 
 /// A model in a store, and a folder for its copy.
-struct Setting {
+pub(super) struct Setting {
     bucket: Arc<InMemory>,
-    cache: tempfile::TempDir,
+    pub(super) cache: tempfile::TempDir,
     runtime: Runtime,
 }
 
 impl Setting {
     /// The small pipeline of the tests.
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let setting = Self {
             bucket: Arc::new(InMemory::new()),
             cache: tempfile::tempdir().unwrap(),
@@ -33,12 +33,12 @@ impl Setting {
         setting
     }
 
-    fn put(&self, name: &str, content: Vec<u8>) {
+    pub(super) fn put(&self, name: &str, content: Vec<u8>) {
         let path = ObjectPath::parse(name).unwrap();
         self.runtime.block_on(self.bucket.put(&path, content.into())).unwrap();
     }
 
-    fn open(&self) -> Result<StoredModel> {
+    pub(super) fn open(&self) -> Result<StoredModel> {
         let objects: Arc<dyn ObjectStore> = self.bucket.clone();
         StoredModel::of(ModelStore::over(objects, URL), Some(self.cache.path()), self.runtime.handle())
     }
@@ -48,7 +48,7 @@ impl Setting {
     }
 
     /// Fetches a model, and gives its folder and the bytes that came.
-    fn fetch(&self, model: &StoredModel, extent: Extent) -> Result<(PathBuf, u64)> {
+    pub(super) fn fetch(&self, model: &StoredModel, extent: Extent) -> Result<(PathBuf, u64)> {
         let bytes = Mutex::new(0);
         let count = |event: FetchEvent<'_>| {
             if let FetchEvent::Done(more) = event {
@@ -67,7 +67,7 @@ impl Setting {
 }
 
 /// Every file below a folder by its path in it, with its content.
-fn files(folder: &Path) -> BTreeMap<String, Vec<u8>> {
+pub(super) fn files(folder: &Path) -> BTreeMap<String, Vec<u8>> {
     let mut files = BTreeMap::new();
     let mut open = vec![folder.to_owned()];
     while let Some(path) = open.pop() {
@@ -81,7 +81,7 @@ fn files(folder: &Path) -> BTreeMap<String, Vec<u8>> {
     files
 }
 
-const WEIGHTS: &str = "transformer/diffusion_pytorch_model.safetensors";
+pub(super) const WEIGHTS: &str = "transformer/diffusion_pytorch_model.safetensors";
 
 #[test]
 fn a_model_is_copied_once_and_as_it_is() {

@@ -20,7 +20,7 @@ use obsdiff_engine::device::DeviceName;
 use obsdiff_files::starts_with_tilde;
 use obsdiff_proto::ByteSize;
 
-pub use cache::CacheArgs;
+pub use cache::{CacheArgs, CachedModelsArgs};
 pub use collective::CollectiveChoice;
 pub use export::ExportArgs;
 pub use gpus::GpuChoice;
@@ -139,6 +139,12 @@ pub enum CliCommand {
     /// pipeline has.
     #[command(after_long_help = "Example:\n  obsdiff models")]
     Models,
+    /// Show or remove the copies of models from object stores.
+    ///
+    /// Lists the models that commands have copied to --cache: their bytes on the disk, when they were used last, and what of them is the
+    /// beginning of a download, or was replaced in its store since. A model that a process uses is never removed, and neither is a file
+    /// that obsdiff did not make.
+    Cache(CachedModelsArgs),
     /// Make pictures from prompts.
     ///
     /// With the same seeds diffusers makes the same pictures, on a CPU in f32.

@@ -1,5 +1,6 @@
 //! What each command does.
 
+mod cache;
 mod compare;
 mod comparison;
 mod coordinator;
@@ -49,6 +50,7 @@ pub fn run(command: &CliCommand, context: &mut CommandContext<'_>) -> Result<()>
         CliCommand::Completions(args) => shell::completions(args, context),
         CliCommand::Man(args) => shell::man(args, context),
         CliCommand::Models => models::models(context),
+        CliCommand::Cache(args) => cache::cache(args, context),
         CliCommand::Selftest(args) => selftest::selftest(args, context),
         CliCommand::Sample(args) => sample::sample(args, context),
         CliCommand::Compare(args) => compare::compare(args, context),

@@ -2,7 +2,7 @@ use std::path::Path;
 
 use crate::{obsdiff, text, told};
 
-const COMMANDS: [&str; 17] = [
+const COMMANDS: [&str; 18] = [
     "init",
     "run",
     "solve",
@@ -15,6 +15,7 @@ const COMMANDS: [&str; 17] = [
     "export",
     "inspect",
     "models",
+    "cache",
     "sample",
     "compare",
     "selftest",
