@@ -1,7 +1,7 @@
 //! Downloads of models, shown as other parts of the work are.
 
 use std::fmt;
-use std::sync::Mutex;
+use std::sync::{Mutex, Once};
 
 use obsdiff_proto::lock;
 use obsdiff_worker::stored_model::FetchEvent;
@@ -15,6 +15,7 @@ const UNIT: u64 = 1 << 20;
 pub(crate) struct Downloads {
     progress: Progress,
     open: Mutex<Option<OpenDownload>>,
+    told_left_out: Once,
 }
 
 struct OpenDownload {
@@ -31,7 +32,18 @@ impl fmt::Debug for Downloads {
 
 impl Downloads {
     pub(crate) fn new(progress: Progress) -> Self {
-        Self { progress, open: Mutex::default() }
+        Self { progress, open: Mutex::default(), told_left_out: Once::new() }
+    }
+
+    /// Says once of which weights of a model its output has no copy.
+    pub(crate) fn tell_left_out(&self, url: &str, names: &[&str]) {
+        let [first, others @ ..] = names else { return };
+        let more = if others.is_empty() { String::new() } else { format!(" and {} more", others.len()) };
+        self.told_left_out.call_once(|| {
+            self.progress.note(&format!(
+                "the output has no copy of pickled weights and variants of {url}, which are never read: {first}{more}"
+            ));
+        });
     }
 
     /// Shows one event.

@@ -15,7 +15,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use obsdiff_engine::pipeline::{INDEX_FILE, TextFiles, files_of_pipeline, files_of_transformer};
+use obsdiff_engine::pipeline::{
+    INDEX_FILE, TextFiles, files_of_pipeline, files_of_transformer, weights_left_out,
+};
 use obsdiff_files::{Lock, Owner, free_bytes};
 use obsdiff_proto::{ByteSize, JobSpec};
 use obsdiff_store::{ModelStore, StoredFile};
@@ -177,6 +179,16 @@ impl StoredModel {
             Extent::Copied => (of(TextFiles::Copied)?, Vec::new()),
         };
         self.bring(self.wanted(&files, &outlined), runtime, on_fetch)
+    }
+
+    /// The weights that its pipeline has in formats that are never read, and as variants: they are not fetched. `folder` is what
+    /// [`Self::fetch`] has given.
+    ///
+    /// # Errors
+    /// When the index of the pipeline cannot be read.
+    pub fn left_out(&self, folder: &Path) -> Result<Vec<&str>> {
+        let names: Vec<&str> = self.files.iter().map(|file| file.name.as_str()).collect();
+        Ok(weights_left_out(&folder.join(INDEX_FILE), &names)?)
     }
 
     /// Those of these files that the store has; of weights among `outlined` only the headers.

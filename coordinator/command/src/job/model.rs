@@ -20,7 +20,14 @@ impl SourceFolder for JobFile {
         // Text encoders that no process of the job reads come now, to be copied.
         let extent = if Extent::of(&self.spec) == Extent::Whole { Extent::Whole } else { Extent::Copied };
         let source = PathBuf::from(&self.spec.model.path);
-        self.model_folder(extent).map_err(|error| obsdiff_engine::Error::File {
+        let brought = self.model_folder(extent).and_then(|folder| {
+            if let Some(JobStoredModel { model, downloads }) = &self.stored {
+                let left_out = model.left_out(&folder).map_err(|error| self.unfetched(error))?;
+                downloads.tell_left_out(model.url(), &left_out);
+            }
+            Ok(folder)
+        });
+        brought.map_err(|error| obsdiff_engine::Error::File {
             path: source,
             source: io::Error::other(error.line()),
         })

@@ -124,3 +124,25 @@ fn what_the_store_replaces_can_be_removed_and_a_foreign_file_is_told() {
     assert!(server.server().read("models/").is_empty(), "what is left is downloaded again");
     assert_eq!(fs::read_to_string(folder.path().join("cache/notes.txt")).unwrap(), "mine");
 }
+
+#[test]
+fn an_index_is_copied_with_its_absent_components_and_pickled_weights_are_told_once() {
+    let (server, folder) = server_and_job();
+    let place = server.folder.path().join("bucket/models/small");
+    let index = place.join("model_index.json");
+    let words = fs::read_to_string(&index).unwrap();
+    let words =
+        words.replacen('{', "{\n  \"image_encoder\": [null, null],\n  \"feature_extractor\": null,", 1);
+    fs::write(&index, &words).unwrap();
+    for name in ["vae/diffusion_pytorch_model.bin", "text_encoder/model.fp16.safetensors"] {
+        fs::write(place.join(name), "x").unwrap();
+    }
+    let (code, _, said) = told(&server, folder.path(), &["run", "job.toml"]);
+    assert_eq!(code, Some(0), "{said}");
+    let says = "note: the output has no copy of pickled weights and variants of s3://bucket/models/small, which are never \
+                read: text_encoder/model.fp16.safetensors and 1 more\n";
+    assert_eq!(said.matches(says).count(), 1, "{said}");
+    let out = folder.path().join("out");
+    assert_eq!(fs::read_to_string(out.join("model_index.json")).unwrap(), words);
+    assert!(out.join("vae/config.json").is_file() && !out.join("vae/diffusion_pytorch_model.bin").exists());
+}

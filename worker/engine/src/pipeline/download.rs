@@ -77,6 +77,19 @@ pub fn files_of_pipeline<'n>(index: &Path, names: &[&'n str], text: TextFiles) -
     Ok(files)
 }
 
+/// Of the files of a pipeline, the weights of its components that [`files_of_pipeline`] leaves out: pickled ones, and variants.
+///
+/// # Errors
+/// When the index cannot be read.
+pub fn weights_left_out<'n>(index: &Path, names: &[&'n str]) -> Result<Vec<&'n str>> {
+    let keys = Keys::open(index)?;
+    let left_out = |name: &&&str| {
+        let loaded = name.split_once('/').is_some_and(|(component, _)| is_loaded(&keys, component));
+        loaded && is_weights(name) && !is_read(name)
+    };
+    Ok(names.iter().filter(left_out).copied().collect())
+}
+
 /// Of the files of a pipeline, those of its transformer, and what tells of the whole.
 pub fn files_of_transformer<'n>(names: &[&'n str]) -> Vec<&'n str> {
     let belongs = |name: &&str| match name.split_once('/') {

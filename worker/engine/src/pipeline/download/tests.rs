@@ -98,3 +98,17 @@ fn a_pipeline_of_another_kind_is_refused() {
     let error = files_of_pipeline(&index, &NAMES, TextFiles::Read).unwrap_err().to_string();
     assert!(error.contains("`_class_name` is \"OtherPipeline\", but obsdiff does not support it"), "{error}");
 }
+
+#[test]
+fn weights_that_stay_out_are_those_of_components_that_are_loaded() {
+    let (_folder, index) = index();
+    let left = [
+        "text_encoder/model.fp16.safetensors",
+        "text_encoder/model.onnx",
+        "text_encoder/pytorch_model.bin",
+        "transformer/diffusion_pytorch_model.fp16-00001-of-00001.safetensors",
+    ];
+    assert_eq!(weights_left_out(&index, &NAMES).unwrap(), left);
+    let whole = files_of_pipeline(&index, &NAMES, TextFiles::Read).unwrap();
+    assert_eq!(weights_left_out(&index, &whole).unwrap(), <[&str; 0]>::default());
+}
