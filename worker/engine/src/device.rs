@@ -272,6 +272,18 @@ impl ComputeDevice {
         }
     }
 
+    /// Gives memory back that nobody uses and that is kept for the next buffer: what comes now is of other sizes.
+    ///
+    /// # Errors
+    /// When the driver fails.
+    pub fn release_unused(&self) -> Result<()> {
+        match self {
+            Self::Cpu => Ok(()),
+            #[cfg(feature = "cuda")]
+            Self::Cuda(device) => Ok(device.release_unused()?),
+        }
+    }
+
     /// Whether it works in the host's memory, so that Grams of the host are its own.
     pub const fn is_host(&self) -> bool {
         matches!(self, Self::Cpu)

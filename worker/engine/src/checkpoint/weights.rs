@@ -241,13 +241,22 @@ impl Weights {
         self.files[entry.file].in_hole(&entry.bytes)
     }
 
+    /// The place and type of a tensor of the shape that the configuration asks for.
+    ///
+    /// # Errors
+    /// When it is missing, or has another shape.
+    pub fn entry_of(&self, name: &str, shape: &[usize]) -> Result<&Entry> {
+        let entry = self.entry(name)?;
+        self.check_shape(name, entry, shape)?;
+        Ok(entry)
+    }
+
     /// Reads a tensor of the shape that the configuration asks for, converted to `dtype`.
     ///
     /// # Errors
     /// When it is missing, has another shape, or cannot be converted.
     pub fn tensor(&self, name: &str, shape: &[usize], dtype: DType, device: &Device) -> Result<Tensor> {
-        let entry = self.entry(name)?;
-        self.check_shape(name, entry, shape)?;
+        let entry = self.entry_of(name, shape)?;
         let stored = Tensor::from_raw_buffer(self.bytes(name)?, entry.dtype, shape, &Device::Cpu)?;
         self.release(entry);
         Ok(stored.to_dtype(dtype)?.to_device(device)?)
@@ -258,8 +267,7 @@ impl Weights {
     /// # Errors
     /// When it is missing, has another shape or fewer rows, or cannot be converted.
     pub fn rows(&self, name: &str, shape: [usize; 2], rows: Range<usize>) -> Result<Vec<f32>> {
-        let entry = self.entry(name)?;
-        self.check_shape(name, entry, &shape)?;
+        let entry = self.entry_of(name, &shape)?;
         let row = shape[1] * entry.dtype.size_in_bytes();
         let bytes = self.bytes(name)?.get(rows.start * row..rows.end * row);
         let bytes = bytes.ok_or_else(|| Error::Argument(format!("`{name}` has no rows {rows:?}")))?;

@@ -105,6 +105,11 @@ impl CudaDevice {
         self.driver.memory()
     }
 
+    /// Gives memory back that is kept for the next buffer.
+    pub(crate) fn release_unused(&self) -> Result<(), CudaError> {
+        self.driver.release_unused()
+    }
+
     /// What has crossed to and from its memory.
     pub(crate) fn transfers(&self) -> Transfers {
         self.driver.transfers()

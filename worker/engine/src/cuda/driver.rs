@@ -6,7 +6,9 @@ use std::fmt::Debug;
 use std::sync::Arc;
 
 use cudarc::driver::result::{DriverError, device, mem_get_info, mem_pool, memset_d8_async};
-use cudarc::driver::sys::{CUmemPool_attribute, CUresult, cuDriverGetVersion, is_culib_present};
+use cudarc::driver::sys::{
+    CUmemPool_attribute, CUmemoryPool, CUresult, cuDriverGetVersion, is_culib_present,
+};
 use cudarc::driver::{
     CudaContext, CudaFunction, CudaSlice, CudaStream, DevicePtr, DevicePtrMut, DeviceRepr, LaunchConfig,
     PushKernelArg, ValidAsZeroBits,
@@ -154,6 +156,13 @@ impl Driver {
         Ok(Self { context, stream, functions, transfers: self.transfers.clone() })
     }
 
+    /// Gives memory back that is kept for the next buffer, once all work on this stream is done.
+    pub(super) fn release_unused(&self) -> Result<(), CudaError> {
+        self.wait()?;
+        // SAFETY: the pool lives as long as the driver.
+        unsafe { mem_pool::trim_to(pool_of(self.context.ordinal())?, 0) }.map_err(failed("cuMemPoolTrimTo"))
+    }
+
     /// Waits until all work on this stream is done.
     pub(super) fn wait(&self) -> Result<(), CudaError> {
         self.bind()?;
@@ -206,14 +215,10 @@ impl Driver {
     /// What the pool of the GPU's memory says of itself.
     fn of_pool(&self, attribute: CUmemPool_attribute) -> Result<u64, CudaError> {
         let mut value = 0u64;
-        let gpu = device::get(self.context.ordinal() as i32).map_err(failed("cuDeviceGet"))?;
-        // SAFETY: the device is one that cuDeviceGet has just given, its pool lives as long as the driver, and these attributes are numbers of
-        // 64 bits.
-        unsafe {
-            let pool = device::get_default_mem_pool(gpu).map_err(failed("cuDeviceGetDefaultMemPool"))?;
-            mem_pool::get_attribute(pool, attribute, (&raw mut value).cast())
-                .map_err(failed("cuMemPoolGetAttribute"))?;
-        }
+        let pool = pool_of(self.context.ordinal())?;
+        // SAFETY: the pool lives as long as the driver, and these attributes are numbers of 64 bits.
+        unsafe { mem_pool::get_attribute(pool, attribute, (&raw mut value).cast()) }
+            .map_err(failed("cuMemPoolGetAttribute"))?;
         Ok(value)
     }
 
@@ -313,9 +318,7 @@ impl Driver {
         to: &mut Buffer<T>,
         length: usize,
     ) -> Result<(), CudaError> {
-        self.fits(length, from.len().min(to.len()))?;
-        let from = from.slice.slice(..length);
-        self.stream.memcpy_dtod(&from, &mut to.slice).map_err(failed("cuMemcpyDtoDAsync"))
+        self.copy_part(from, 0, to, 0, length)
     }
 
     /// Launches a kernel after the work before it. Its arguments have the types that [`super::kernels`] says, which are those of its PTX.
@@ -376,13 +379,16 @@ impl Driver {
 fn keep_freed_memory(ordinal: usize) -> Result<(), CudaError> {
     let mut all = u64::MAX;
     let threshold = CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
+    // SAFETY: the pool lives as long as the driver, and the attribute is a number of 64 bits.
+    unsafe { mem_pool::set_attribute(pool_of(ordinal)?, threshold, (&raw mut all).cast()) }
+        .map_err(failed("cuMemPoolSetAttribute"))
+}
+
+/// The pool that memory of a GPU comes from.
+fn pool_of(ordinal: usize) -> Result<CUmemoryPool, CudaError> {
     let gpu = device::get(ordinal as i32).map_err(failed("cuDeviceGet"))?;
-    // SAFETY: the device is one that cuDeviceGet has just given, its pool lives as long as the driver, and the attribute is a number of 64 bits.
-    unsafe {
-        let pool = device::get_default_mem_pool(gpu).map_err(failed("cuDeviceGetDefaultMemPool"))?;
-        mem_pool::set_attribute(pool, threshold, (&raw mut all).cast())
-            .map_err(failed("cuMemPoolSetAttribute"))
-    }
+    // SAFETY: the device is one that cuDeviceGet has just given.
+    unsafe { device::get_default_mem_pool(gpu) }.map_err(failed("cuDeviceGetDefaultMemPool"))
 }
 
 fn failed(call: &'static str) -> impl Fn(DriverError) -> CudaError {

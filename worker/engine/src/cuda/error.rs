@@ -10,6 +10,8 @@ use thiserror::Error;
 pub enum MemoryPhase {
     /// The libraries, when it is opened.
     Opening,
+    /// Text encoders, and the prompts that they encode.
+    Encoding,
     /// The transformer's weights.
     Weights,
     /// Activations.
@@ -27,6 +29,9 @@ impl MemoryPhase {
             Self::Opening => {
                 "stop what else runs there (see `nvidia-smi`), or choose another GPU by --device cuda:N"
             }
+            Self::Encoding => {
+                "encode the prompts elsewhere by `obsdiff encode` and set calibration.conditioning, or take a GPU with more memory"
+            }
             Self::Weights => {
                 "set model.dtype = \"bf16\", or more packages.count, or take a GPU with more memory"
             }
@@ -41,6 +46,7 @@ impl fmt::Display for MemoryPhase {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Opening => "when it is opened",
+            Self::Encoding => "to encode prompts",
             Self::Weights => "for the transformer's weights",
             Self::Forward => "in a forward call",
             Self::Grams => "for Grams",
@@ -118,7 +124,7 @@ pub enum CudaError {
 
 impl CudaError {
     /// The same error, which happened while memory was asked for `phase`.
-    pub(super) fn during(self, phase: MemoryPhase) -> Self {
+    pub(crate) fn during(self, phase: MemoryPhase) -> Self {
         match self {
             Self::Memory { wanted, free, total, .. } => Self::Memory { phase, wanted, free, total },
             other => other,

@@ -282,6 +282,23 @@ kernels! {
             softmax(scores: In<'_, u8>, rows: usize, keys: usize, stride: usize, scale: f32, out: Out<'_, u8>);
         }
     }
+    "text" {
+        [each type] {
+            layer_norm(
+                x: In<'_, u8>, weight: In<'_, u8>, bias: In<'_, u8>, rows: usize, width: usize, epsilon: f32, out: Out<'_, u8>,
+            );
+            rms_norm(x: In<'_, u8>, weight: In<'_, u8>, rows: usize, width: usize, epsilon: f32, out: Out<'_, u8>);
+            finish_product(
+                product: In<'_, u8>, bias: In<'_, u8>, gate: In<'_, u8>, rows: usize, width: usize, function: u32, out: Out<'_, u8>,
+            );
+            biased_softmax(
+                scores: In<'_, u8>, bias: In<'_, u8>, rows: usize, biases: usize, keys: usize, stride: usize, scale: f32,
+                out: Out<'_, u8>,
+            );
+            widen(from: In<'_, u8>, count: u64, to: Out<'_, u8>);
+            round_to_bf16(from: In<'_, u8>, count: u64, to: Out<'_, u8>);
+        }
+    }
     "square" {
         set_diagonal_f32(square: Out<'_, f32>, n: usize, value: f32);
         set_diagonal_f64(square: Out<'_, f64>, n: usize, value: f64);

@@ -180,6 +180,11 @@ impl Libraries {
         self.multiply_any(product, [1.0, 0.0], (out.pointer, Numbers::F32))
     }
 
+    /// out += left * right, in f32.
+    pub(super) fn add_product(&self, product: Product<'_>, out: Out<'_, u8>) -> Result<(), CudaError> {
+        self.multiply_any(product, [1.0, 1.0], (out.pointer, Numbers::F32))
+    }
+
     /// Products times the first factor, plus what was there times the second.
     fn multiply_any(
         &self,

@@ -88,6 +88,25 @@ impl CudaMatrix {
         Ok(matrix)
     }
 
+    /// A matrix whose numbers are these bytes, row after row.
+    pub(super) fn of_bytes(
+        device: &Arc<CudaDevice>,
+        kind: TransferKind,
+        numbers: Numbers,
+        [rows, columns]: [usize; 2],
+        bytes: &[u8],
+    ) -> Result<Self> {
+        if bytes.len() != rows * columns * numbers.size() {
+            return Err(Error::Argument(format!(
+                "{} bytes are no matrix of {rows} x {columns}",
+                bytes.len()
+            )));
+        }
+        let mut matrix = Self::new(device, numbers, rows, columns)?;
+        device.driver().write(kind, bytes, matrix.bytes_mut()?)?;
+        Ok(matrix)
+    }
+
     /// A copy in the host's memory, once all work before is done.
     pub(crate) fn to_host(&self, kind: TransferKind) -> Result<Tensor> {
         match self.numbers {

@@ -48,6 +48,8 @@ mod structured;
 #[cfg(feature = "cuda")]
 mod sums;
 #[cfg(feature = "cuda")]
+mod text;
+#[cfg(feature = "cuda")]
 mod upper;
 
 #[cfg(feature = "cuda")]

@@ -352,14 +352,14 @@ impl CudaOps {
     }
 }
 
-fn on_gpu(matrix: &Matrix) -> Result<&CudaMatrix> {
+pub(super) fn on_gpu(matrix: &Matrix) -> Result<&CudaMatrix> {
     match matrix {
         Matrix::Cuda(matrix) => Ok(matrix),
         Matrix::Host(_) => Err(not_on_gpu()),
     }
 }
 
-fn into_gpu(matrix: Matrix) -> Result<CudaMatrix> {
+pub(super) fn into_gpu(matrix: Matrix) -> Result<CudaMatrix> {
     match matrix {
         Matrix::Cuda(matrix) => Ok(matrix),
         Matrix::Host(_) => Err(not_on_gpu()),

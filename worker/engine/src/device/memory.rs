@@ -64,6 +64,42 @@ pub(crate) fn call_bytes(sizes: CallSizes, bytes: usize) -> u64 {
     most + modulation + tables
 }
 
+/// What decides how much memory a text encoder takes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct EncoderSizes {
+    /// Prompts whose tokens are kept while a layer is there.
+    pub(crate) prompts: usize,
+    pub(crate) tokens: usize,
+    pub(crate) width: usize,
+    /// Features of all heads.
+    pub(crate) attended: usize,
+    pub(crate) heads: usize,
+    /// Whether each head has a bias of its own.
+    pub(crate) own_biases: bool,
+    /// Of a feed-forward network.
+    pub(crate) hidden: usize,
+    pub(crate) gated: bool,
+}
+
+/// Peak of a text encoder whose products take numbers of `bytes` each: the stream of tokens of all prompts, the bias of its attentions, the
+/// weights of one layer, and what one prompt takes in it, or a weight beside its copy in another type.
+pub(crate) fn encoder_bytes(sizes: EncoderSizes, bytes: usize) -> u64 {
+    let EncoderSizes { prompts, tokens, width, attended, heads, own_biases, hidden, gated } = sizes;
+    let bytes = bytes as u64;
+    let numbers = |rows: usize, columns: usize| (rows * columns) as u64;
+    let streams = F32 * prompts as u64 * numbers(tokens, width);
+    let bias = F32 * numbers(if own_biases { heads * tokens } else { tokens }, tokens);
+    let ups = if gated { 2 } else { 1 };
+    let linears = bytes * (4 * numbers(width, attended) + (ups + 1) * numbers(width, hidden));
+    let vectors = F32 * (9 * width + hidden) as u64;
+    let scores = (F32 + bytes) * numbers(heads * tokens, tokens.next_multiple_of(ALIGNED));
+    let attention =
+        bytes * numbers(tokens, width + 4 * attended) + scores.max(F32 * numbers(tokens, attended));
+    let network = bytes * numbers(tokens, width + hidden) + F32 * ups * numbers(tokens, hidden);
+    let stored = F32 * numbers(width, attended.max(hidden));
+    streams + bias + linears + vectors + attention.max(network).max(stored)
+}
+
 /// An observation of so many tokens on its way into a Gram of width n: the sums of its squares, a panel of its product and, where it is
 /// `padded` with a feature of constant 1, a copy.
 pub fn observation_bytes(n: usize, tokens: usize, padded: bool, bytes: usize) -> u64 {

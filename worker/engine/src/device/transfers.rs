@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 pub enum TransferKind {
     /// Weights of the model, and of linears that are solved.
     Weights,
-    /// What a forward call is given: latents, times and conditioning.
+    /// What a forward call is given: latents, times and conditioning, or embedded tokens.
     Inputs,
     /// What a forward call computes on its way.
     Activations,
@@ -18,6 +18,8 @@ pub enum TransferKind {
     Grams,
     /// What a forward call predicts, and weights that are solved.
     Results,
+    /// What text encoders make of prompts.
+    Encodings,
     /// What is said of the others: a few numbers, or a vector of the width of a site or a linear.
     Figures,
 }
@@ -26,8 +28,15 @@ const KINDS: usize = TransferKind::ALL.len();
 
 impl TransferKind {
     /// All of them, in their order.
-    pub const ALL: [Self; 6] =
-        [Self::Weights, Self::Inputs, Self::Activations, Self::Grams, Self::Results, Self::Figures];
+    pub const ALL: [Self; 7] = [
+        Self::Weights,
+        Self::Inputs,
+        Self::Activations,
+        Self::Grams,
+        Self::Results,
+        Self::Encodings,
+        Self::Figures,
+    ];
 
     /// Its name, in small letters.
     pub const fn name(self) -> &'static str {
@@ -37,6 +46,7 @@ impl TransferKind {
             Self::Activations => "activations",
             Self::Grams => "grams",
             Self::Results => "results",
+            Self::Encodings => "encodings",
             Self::Figures => "figures",
         }
     }

@@ -20,6 +20,7 @@ use crate::forward::grams_of;
 use crate::golden::Golden;
 use crate::solver::{FAST, upper};
 use crate::structured::linear;
+use crate::text::{PROMPTS, encode, encoders};
 
 /// What [`opening_a_gpu_says_what_is_wrong`] is to find.
 const EXPECTED: &str = "EXPECTED_PROBLEM";
@@ -61,7 +62,11 @@ fn the_suite_passes_on_a_gpu_in_host_memory() {
     let output = child(&["--skip", "in_host_memory", "--test-threads", "2"], &[]);
     let said = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{said}\n{}", String::from_utf8_lossy(&output.stderr));
-    for test in ["grams_equal_the_processors_where_products_are_exact", "blocks_hold_to_the_goldens"] {
+    for test in [
+        "grams_equal_the_processors_where_products_are_exact",
+        "blocks_hold_to_the_goldens",
+        "prompts_are_encoded_as_by_the_processor",
+    ] {
         assert!(said.contains(&format!("{test} ... ok")), "{said}");
     }
 }
@@ -181,6 +186,63 @@ fn a_forward_call_takes_what_its_configuration_predicts() {
             "{name}: {passing} bytes, predicted {predicted}"
         );
     }
+}
+
+#[test]
+fn encoding_takes_the_memory_that_is_predicted_and_gives_all_of_it_back() {
+    if !matches!(device(), ComputeDevice::Cuda(_)) || counted("fake_cuda_bytes_to_host").is_none() {
+        return;
+    }
+    if !counts_alone("fake::encoding_takes_the_memory_that_is_predicted_and_gives_all_of_it_back") {
+        return;
+    }
+    for (name, dtype) in
+        [("shapes-sd3", DType::F32), ("shapes-sd3", DType::BF16), ("shapes-flux", DType::F16)]
+    {
+        let device = device();
+        let held = counted("fake_cuda_allocations").unwrap();
+        for prompts in [1, PROMPTS.len()] {
+            let encoders = encoders(name, &device, dtype);
+            counted("fake_cuda_passing_bytes");
+            let before = counted("fake_cuda_launches").unwrap();
+            encode(&encoders, &PROMPTS[..prompts]);
+            assert!(counted("fake_cuda_launches").unwrap() > before + 20 * prompts as u64);
+            let passing = counted("fake_cuda_passing_bytes").unwrap();
+            let predicted = encoders.gpu_bytes(prompts, dtype);
+            assert!(
+                (passing..2 * passing).contains(&predicted),
+                "{name} in {dtype:?}, {prompts} prompts: {passing} bytes, predicted {predicted}"
+            );
+            drop(encoders);
+            assert_eq!(counted("fake_cuda_allocations"), Some(held));
+        }
+        device.release_unused().unwrap();
+    }
+}
+
+/// The prompts are encoded on a GPU with this memory.
+const ENCODING_MEMORY: u64 = (32 << 20) + (64 << 10);
+
+#[test]
+fn prompts_that_a_gpu_has_no_room_for_are_refused() {
+    let encoders = encoders("shapes-sd3", &device(), DType::F32);
+    if env::var_os("FAKE_CUDA_MEMORY").is_none() {
+        encode(&encoders, &PROMPTS);
+        return;
+    }
+    let said = encoders.encode(&PROMPTS, &mut |_, _| {}).unwrap_err().to_string();
+    assert!(said.contains(" to encode prompts: ") && said.contains("`obsdiff encode`"), "{said}");
+}
+
+#[test]
+fn too_little_memory_in_host_memory_says_that_it_was_to_encode() {
+    if env::var_os("OBSDIFF_DEVICE").is_some() {
+        return;
+    }
+    let memory = [("FAKE_CUDA_MEMORY", &*ENCODING_MEMORY.to_string())];
+    let output = child(&["--exact", "fake::prompts_that_a_gpu_has_no_room_for_are_refused"], &memory);
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && said.contains("1 passed"), "{said}");
 }
 
 #[test]

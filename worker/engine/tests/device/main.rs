@@ -15,6 +15,7 @@ mod in_place;
 mod linear;
 mod solver;
 mod structured;
+mod text;
 mod transfers;
 
 use std::env;

@@ -88,7 +88,8 @@ static std::map<std::string, Kernel> KERNELS = {FOR_EACH_KERNEL(KERNEL)};
 static const std::set<std::string> INDEPENDENT = {"rotate",         "gelu",     "add_gated", "add_bias",         "limit",
                                                   "join_columns",   "pad_rows", "add_tile",  "column_squares",   "add_column",
                                                   "admit_observation", "silu", "add_rows",
-                                                  "diagonal",       "unpack",   "scale"};
+                                                  "diagonal",       "unpack",   "scale",     "finish_product",   "widen",
+                                                  "round_to_bf16"};
 
 EXPORT int cuGetErrorName(int error, const char** name) {
     *name = error == OUT_OF_MEMORY ? "CUDA_ERROR_OUT_OF_MEMORY" : error == NO_DEVICE ? "CUDA_ERROR_NO_DEVICE" : "CUDA_ERROR";
@@ -259,6 +260,7 @@ EXPORT int cuMemPoolGetAttribute(void* pool, int attribute, void* value) {
         default: return INVALID_VALUE;
     }
 }
+EXPORT int cuMemPoolTrimTo(void* pool, size_t) { return pool == &default_pool ? SUCCESS : INVALID_VALUE; }
 EXPORT int cuMemPoolSetAttribute(void* pool, int, void* value) { return pool == &default_pool && value != nullptr ? SUCCESS : INVALID_VALUE; }
 
 EXPORT int cuMemAlloc_v2(unsigned long long* pointer, size_t bytes) { return allocate(pointer, bytes); }

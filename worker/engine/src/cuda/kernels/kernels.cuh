@@ -63,6 +63,14 @@
 //   join_columns_*        256; 1024
 //   softmax_*             256; rows / 16                             between the two products of an attention
 //
+// text.cu     what surrounds the products of a text encoder's layer; each comes for the type that it writes, the last two for what they read
+//   layer_norm_*          256; rows / 16
+//   rms_norm_*            256; rows / 16
+//   finish_product_*      256; 1024                                  of a product, with its bias, and of a gate
+//   biased_softmax_*      256; rows / 16                             between the two products of an attention
+//   widen_*               256; 1024                                  of a weight as it is stored
+//   round_to_bf16_*       256; 1024                                  of a weight as it is stored
+//
 // Rules of all kernels:
 // - Compiled with --fmad=false: products and sums are rounded one by one, as the processor does. Where it fuses them, kernels call fmaf.
 // - No result depends on the order of threads or blocks: sums have a fixed order or are integers.

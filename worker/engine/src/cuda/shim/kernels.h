@@ -11,6 +11,7 @@
 #include "../kernels/packed.cu"
 #include "../kernels/refine.cu"
 #include "../kernels/square.cu"
+#include "../kernels/text.cu"
 
 #define FOR_EACH_KERNEL(DO)                                                                                                            \
     DO(column_squares_f32) DO(column_squares_bf16) DO(column_squares_f16) DO(add_column_squares)                                       \
@@ -28,4 +29,10 @@
     DO(add_gated_f32) DO(add_gated_bf16) DO(add_gated_f16) DO(add_bias_f32) DO(add_bias_bf16) DO(add_bias_f16)                         \
     DO(limit_f32) DO(limit_bf16) DO(limit_f16) DO(join_columns_f32) DO(join_columns_bf16) DO(join_columns_f16)                         \
     DO(silu_f32) DO(silu_bf16) DO(silu_f16) DO(add_rows_f32) DO(add_rows_bf16) DO(add_rows_f16)                                        \
-    DO(softmax_f32) DO(softmax_bf16) DO(softmax_f16)
+    DO(softmax_f32) DO(softmax_bf16) DO(softmax_f16)                                                                                   \
+    DO(layer_norm_f32) DO(layer_norm_bf16) DO(layer_norm_f16)                                                                          \
+    DO(rms_norm_f32) DO(rms_norm_bf16) DO(rms_norm_f16)                                                                                \
+    DO(finish_product_f32) DO(finish_product_bf16) DO(finish_product_f16)                                                              \
+    DO(biased_softmax_f32) DO(biased_softmax_bf16) DO(biased_softmax_f16)                                                              \
+    DO(widen_f32) DO(widen_bf16) DO(widen_f16)                                                                                         \
+    DO(round_to_bf16_f32) DO(round_to_bf16_bf16) DO(round_to_bf16_f16)

@@ -4,7 +4,7 @@ use std::fmt;
 
 use candle_core::{DType, Device, Tensor};
 
-use super::{CpuOps, LinearTensors, Modulation, Parameter, Projected, Rotary};
+use super::{CpuOps, LinearTensors, Modulation, Parameter, Projected, Rotary, TextOps};
 use crate::Result;
 #[cfg(feature = "cuda")]
 use crate::cuda::CudaOps;
@@ -128,6 +128,15 @@ impl ModelOps {
 
     /// Where the model computes: all but the latents that come in and the velocity that goes out is there.
     pub(crate) fn device(&self) -> &dyn BlockOps {
+        #[cfg(feature = "cuda")]
+        if let Some(cuda) = &self.cuda {
+            return cuda;
+        }
+        &self.host
+    }
+
+    /// What text encoders are computed with.
+    pub(crate) fn text(&self) -> &dyn TextOps {
         #[cfg(feature = "cuda")]
         if let Some(cuda) = &self.cuda {
             return cuda;

@@ -14,6 +14,7 @@ mod product;
 mod rotary;
 mod rows;
 mod simd;
+mod text;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -28,6 +29,7 @@ use norm::Affine;
 pub(crate) use parameter::{LinearTensors, Parameter};
 pub(crate) use rotary::Rotary;
 use rows::{BufferPool, TensorSlice, fits, into_numbers};
+pub(crate) use text::{ActivationFunction, TextLinear, TextNorm, TextOps, WrittenIn};
 
 /// Shifts, scales and gates of one stream of one block: `batch x (parts * width)`, the parts side by side.
 #[derive(Clone, Debug)]
@@ -54,6 +56,7 @@ pub(crate) struct CpuOps {
     pool: BufferPool,
     /// Operations of all products so far.
     counted: AtomicU64,
+    device: Device,
     /// Whether work is spread over threads here; another device has its own ways.
     threads: bool,
 }
@@ -61,7 +64,12 @@ pub(crate) struct CpuOps {
 impl Clone for CpuOps {
     /// The same operations with buffers of their own.
     fn clone(&self) -> Self {
-        Self { pool: BufferPool::default(), counted: AtomicU64::new(0), threads: self.threads }
+        Self {
+            pool: BufferPool::default(),
+            counted: AtomicU64::new(0),
+            device: self.device.clone(),
+            threads: self.threads,
+        }
     }
 }
 
@@ -70,6 +78,7 @@ impl CpuOps {
         Self {
             pool: BufferPool::default(),
             counted: AtomicU64::new(0),
+            device: device.clone(),
             threads: matches!(device, Device::Cpu),
         }
     }

@@ -2,13 +2,16 @@
 
 use std::path::Path;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{Device, Tensor};
 
-use super::activation::ActivationFunction;
-use super::layer::{TextLinear, attention, rows};
+use super::activation::named;
+use super::layer::{read_linear, rows};
 use super::{CONFIG, EncodedText, check_finite};
 use crate::Result;
 use crate::checkpoint::{Library, Weights};
+use crate::device::memory::EncoderSizes;
+use crate::model::Matrix;
+use crate::model::ops::{ActivationFunction, TextLinear, TextNorm, TextOps, WrittenIn};
 use crate::pipeline::keys::Keys;
 
 /// Where the end of a prompt is found when the configuration still has the id that all of them had once.
@@ -44,11 +47,7 @@ impl ClipEncoder {
             projection: projected.then_some(keys.size("projection_dim")?.unwrap_or(512)),
             eos: keys.id("eos_token_id")?.unwrap_or(49_407),
             epsilon: keys.number("layer_norm_eps")?.unwrap_or(1e-5) as f32,
-            activation: ActivationFunction::named(
-                &keys,
-                "hidden_act",
-                keys.text("hidden_act")?.unwrap_or("quick_gelu"),
-            )?,
+            activation: named(&keys, "hidden_act", keys.text("hidden_act")?.unwrap_or("quick_gelu"))?,
         };
         if !encoder.width.is_multiple_of(encoder.heads) {
             let problem = format!("`hidden_size` is {}: heads must divide it", encoder.width);
@@ -88,30 +87,46 @@ impl ClipEncoder {
         weights * tokens as u64
     }
 
+    /// What it takes to encode so many prompts.
+    pub(super) fn sizes(&self, prompts: usize, tokens: usize) -> EncoderSizes {
+        EncoderSizes {
+            prompts,
+            tokens,
+            width: self.width,
+            attended: self.width,
+            heads: self.heads,
+            own_biases: false,
+            hidden: self.hidden,
+            gated: false,
+        }
+    }
+
     /// Encodes prompts of equal length, given as ids. `progress` is told the multiply-adds of each layer as it is done.
     pub(super) fn encode(
         &self,
         prompts: &[&[u32]],
-        device: &Device,
+        ops: &dyn TextOps,
         progress: &mut dyn FnMut(u64),
     ) -> Result<Vec<EncodedText>> {
-        let mut states: Vec<Tensor> =
-            prompts.iter().map(|ids| self.embed(ids, device)).collect::<Result<_>>()?;
+        let mut states: Vec<Matrix> =
+            prompts.iter().map(|ids| ops.import_rows(self.embed(ids)?)).collect::<Result<_>>()?;
         let tokens = prompts.first().map_or(0, |ids| ids.len());
-        let mask = causal_mask(tokens, device)?;
+        let mask = ops.import_rows(causal_mask(tokens)?)?;
         let mut hidden = Vec::new();
         for index in 0..self.layers {
             if index + 1 == self.layers {
-                hidden = states.clone();
+                hidden = states.iter().map(|state| ops.export(state)).collect::<Result<_>>()?;
             }
-            let layer = ClipLayer::read(self, index, device)?;
-            for state in &mut states {
-                *state = layer.forward(state, &mask)?;
+            let layer = ClipLayer::read(self, index, ops)?;
+            let through = |state| {
+                let state = layer.forward(ops, state, &mask)?;
                 progress(self.work_of_a_layer(tokens));
-            }
+                Ok(state)
+            };
+            states = states.into_iter().map(through).collect::<Result<_>>()?;
         }
-        let pool = ClipPooling::read(self, device)?;
-        let pooled = prompts.iter().zip(&states).map(|(ids, state)| pool.forward(state, self.end(ids)));
+        let pool = ClipPooling::read(self, ops)?;
+        let pooled = prompts.iter().zip(&states).map(|(ids, state)| pool.forward(ops, state, self.end(ids)));
         let mut encoded = Vec::with_capacity(hidden.len());
         for (hidden, pooled) in hidden.into_iter().zip(pooled) {
             let pooled = pooled?;
@@ -122,12 +137,11 @@ impl ClipEncoder {
         Ok(encoded)
     }
 
-    fn embed(&self, ids: &[u32], device: &Device) -> Result<Tensor> {
-        let tokens =
-            rows(&self.weights, "text_model.embeddings.token_embedding.weight", self.width, ids, device)?;
+    fn embed(&self, ids: &[u32]) -> Result<Tensor> {
+        let tokens = rows(&self.weights, "text_model.embeddings.token_embedding.weight", self.width, ids)?;
         let positions: Vec<u32> = (0..).take(ids.len()).collect();
         let name = "text_model.embeddings.position_embedding.weight";
-        Ok((tokens + rows(&self.weights, name, self.width, &positions, device)?)?)
+        Ok((tokens + rows(&self.weights, name, self.width, &positions)?)?)
     }
 
     /// The position of a prompt's end token: the first one, or the largest id in encoders whose configuration is too old to
@@ -140,40 +154,27 @@ impl ClipEncoder {
         ids.iter().position(|&id| id == end).unwrap_or(0)
     }
 
-    fn norm(&self, name: &str, device: &Device) -> Result<ClipNorm> {
-        let read =
-            |part: &str| self.weights.tensor(&format!("{name}.{part}"), &[self.width], DType::F32, device);
-        Ok(ClipNorm { weight: read("weight")?, bias: read("bias")?, epsilon: self.epsilon })
+    fn norm(&self, name: &str, ops: &dyn TextOps) -> Result<TextNorm> {
+        let read = |part: &str| ops.vector(&self.weights, &format!("{name}.{part}"), self.width);
+        Ok(TextNorm { weight: read("weight")?, bias: Some(read("bias")?), epsilon: self.epsilon })
     }
 }
 
-/// `1 x tokens x tokens`: minus infinity where a token would look ahead.
-fn causal_mask(tokens: usize, device: &Device) -> Result<Tensor> {
+/// `tokens x tokens`: minus infinity where a token would look ahead.
+fn causal_mask(tokens: usize) -> Result<Tensor> {
     let look = |query, key| if key > query { f32::NEG_INFINITY } else { 0.0 };
     let mask: Vec<f32> = (0..tokens).flat_map(|query| (0..tokens).map(move |key| look(query, key))).collect();
-    Ok(Tensor::from_vec(mask, (1, tokens, tokens), device)?)
-}
-
-struct ClipNorm {
-    weight: Tensor,
-    bias: Tensor,
-    epsilon: f32,
-}
-
-impl ClipNorm {
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        Ok(candle_nn::ops::layer_norm(&x.contiguous()?, &self.weight, &self.bias, self.epsilon)?)
-    }
+    Ok(Tensor::from_vec(mask, (tokens, tokens), &Device::Cpu)?)
 }
 
 /// One layer: attention to earlier tokens, then a feed-forward network, each on normed inputs and added to them.
 struct ClipLayer {
-    norm1: ClipNorm,
+    norm1: TextNorm,
     q: TextLinear,
     k: TextLinear,
     v: TextLinear,
     out: TextLinear,
-    norm2: ClipNorm,
+    norm2: TextNorm,
     fc1: TextLinear,
     fc2: TextLinear,
     activation: ActivationFunction,
@@ -182,19 +183,19 @@ struct ClipLayer {
 }
 
 impl ClipLayer {
-    fn read(encoder: &ClipEncoder, index: usize, device: &Device) -> Result<Self> {
+    fn read(encoder: &ClipEncoder, index: usize, ops: &dyn TextOps) -> Result<Self> {
         let prefix = format!("text_model.encoder.layers.{index}");
         let (width, hidden) = (encoder.width, encoder.hidden);
         let linear = |name: &str, outputs, inputs| {
-            TextLinear::read(&encoder.weights, &format!("{prefix}.{name}"), (outputs, inputs), true, device)
+            read_linear(ops, &encoder.weights, &format!("{prefix}.{name}"), [outputs, inputs], true)
         };
         Ok(Self {
-            norm1: encoder.norm(&format!("{prefix}.layer_norm1"), device)?,
+            norm1: encoder.norm(&format!("{prefix}.layer_norm1"), ops)?,
             q: linear("self_attn.q_proj", width, width)?,
             k: linear("self_attn.k_proj", width, width)?,
             v: linear("self_attn.v_proj", width, width)?,
             out: linear("self_attn.out_proj", width, width)?,
-            norm2: encoder.norm(&format!("{prefix}.layer_norm2"), device)?,
+            norm2: encoder.norm(&format!("{prefix}.layer_norm2"), ops)?,
             fc1: linear("mlp.fc1", hidden, width)?,
             fc2: linear("mlp.fc2", width, hidden)?,
             activation: encoder.activation,
@@ -203,38 +204,49 @@ impl ClipLayer {
         })
     }
 
-    fn forward(&self, x: &Tensor, mask: &Tensor) -> Result<Tensor> {
-        let normed = self.norm1.forward(x)?;
-        let q = (self.q.forward(&normed)? * self.scale)?;
-        let (k, v) = (self.k.forward(&normed)?, self.v.forward(&normed)?);
-        let x = (x + self.out.forward(&attention(&q, &k, &v, mask, self.heads)?)?)?;
-        let hidden = self.activation.apply(&self.fc1.forward(&self.norm2.forward(&x)?)?)?;
-        Ok((x + self.fc2.forward(&hidden)?)?)
+    fn forward(&self, ops: &dyn TextOps, x: Matrix, mask: &Matrix) -> Result<Matrix> {
+        let attended = {
+            let normed = ops.norm(&x, &self.norm1, WrittenIn::ProductType)?;
+            let project = |layer: &TextLinear| ops.linear(&normed, layer, WrittenIn::ProductType);
+            let (q, k, v) = (project(&self.q)?, project(&self.k)?, project(&self.v)?);
+            ops.biased_attention([&q, &k, &v], mask, self.heads, self.scale)?
+        };
+        let x = ops.add_linear(x, &attended, &self.out)?;
+        drop(attended);
+        let hidden = {
+            let normed = ops.norm(&x, &self.norm2, WrittenIn::ProductType)?;
+            ops.activated(&normed, &self.fc1, None, self.activation)?
+        };
+        ops.add_linear(x, &hidden, &self.fc2)
     }
 }
 
 /// The last norm, and the projection where there is one.
 struct ClipPooling {
-    norm: ClipNorm,
+    norm: TextNorm,
     projection: Option<TextLinear>,
 }
 
 impl ClipPooling {
-    fn read(encoder: &ClipEncoder, device: &Device) -> Result<Self> {
-        let read = |outputs| {
-            TextLinear::read(&encoder.weights, "text_projection", (outputs, encoder.width), false, device)
-        };
+    fn read(encoder: &ClipEncoder, ops: &dyn TextOps) -> Result<Self> {
+        let read =
+            |outputs| read_linear(ops, &encoder.weights, "text_projection", [outputs, encoder.width], false);
         Ok(Self {
-            norm: encoder.norm("text_model.final_layer_norm", device)?,
+            norm: encoder.norm("text_model.final_layer_norm", ops)?,
             projection: encoder.projection.map(read).transpose()?,
         })
     }
 
-    fn forward(&self, state: &Tensor, end: usize) -> Result<Tensor> {
-        let end = self.norm.forward(&state.narrow(0, end, 1)?)?;
-        let pooled =
-            self.projection.as_ref().map_or(Ok(end.clone()), |projection| projection.forward(&end))?;
-        Ok(pooled.squeeze(0)?)
+    fn forward(&self, ops: &dyn TextOps, state: &Matrix, end: usize) -> Result<Tensor> {
+        let end = ops.row(state, end)?;
+        let pooled = match &self.projection {
+            Some(projection) => {
+                let normed = ops.norm(&end, &self.norm, WrittenIn::ProductType)?;
+                ops.linear(&normed, projection, WrittenIn::F32)?
+            }
+            None => ops.norm(&end, &self.norm, WrittenIn::F32)?,
+        };
+        Ok(ops.export(&pooled)?.squeeze(0)?)
     }
 }
 
@@ -244,8 +256,8 @@ mod tests {
 
     #[test]
     fn the_mask_hides_later_tokens() {
-        let mask: Vec<Vec<Vec<f32>>> = causal_mask(3, &Device::Cpu).unwrap().to_vec3().unwrap();
+        let mask: Vec<Vec<f32>> = causal_mask(3).unwrap().to_vec2().unwrap();
         let hidden = f32::NEG_INFINITY;
-        assert_eq!(mask, [[[0.0, hidden, hidden], [0.0, 0.0, hidden], [0.0, 0.0, 0.0]]]);
+        assert_eq!(mask, [[0.0, hidden, hidden], [0.0, 0.0, hidden], [0.0, 0.0, 0.0]]);
     }
 }

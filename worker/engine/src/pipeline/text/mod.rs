@@ -2,6 +2,7 @@
 
 mod activation;
 mod clip;
+mod encoder;
 mod layer;
 mod t5;
 
@@ -12,11 +13,16 @@ use std::sync::Arc;
 use candle_core::{DType, Device, Tensor};
 
 use self::clip::ClipEncoder;
+use self::encoder::Encoder;
 use self::t5::T5Encoder;
 use super::PipelineFolder;
 use super::tokenizer::{PromptTokenizer, max_length};
 use crate::architecture::TransformerConfig;
 use crate::checkpoint::Weights;
+#[cfg(feature = "cuda")]
+use crate::cuda::MemoryPhase;
+use crate::device::ComputeDevice;
+use crate::model::ops::ModelOps;
 use crate::{Error, Result};
 
 /// An encoder's configuration.
@@ -120,67 +126,13 @@ impl EncodedText {
     }
 }
 
-/// An encoder whose weights stay mapped.
-#[derive(Debug)]
-enum Encoder {
-    Clip(ClipEncoder),
-    T5(T5Encoder),
-}
-
-impl Encoder {
-    fn weights(&self) -> &Weights {
-        match self {
-            Self::Clip(clip) => clip.weights(),
-            Self::T5(t5) => t5.weights(),
-        }
-    }
-
-    fn folder(&self) -> &Path {
-        self.weights().folder()
-    }
-
-    /// The files that it was opened from: its configuration and its weights.
-    fn files(&self) -> impl Iterator<Item = PathBuf> {
-        std::iter::once(self.folder().join(CONFIG)).chain(self.weights().paths().map(Path::to_owned))
-    }
-
-    fn widths(&self) -> EncoderWidths {
-        match self {
-            Self::Clip(clip) => EncoderWidths { hidden: clip.width(), pooled: Some(clip.pooled_width()) },
-            Self::T5(t5) => EncoderWidths { hidden: t5.width(), pooled: None },
-        }
-    }
-
-    fn work(&self, tokens: usize) -> u64 {
-        match self {
-            Self::Clip(clip) => clip.work(tokens),
-            Self::T5(t5) => t5.work(tokens),
-        }
-    }
-
-    fn encode(
-        &self,
-        prompts: &[&[u32]],
-        device: &Device,
-        progress: &mut dyn FnMut(u64),
-    ) -> Result<Vec<EncodedText>> {
-        match self {
-            Self::Clip(clip) => clip.encode(prompts, device, progress),
-            Self::T5(t5) => {
-                let hidden = t5.encode(prompts, device, progress)?;
-                Ok(hidden.into_iter().map(|hidden| EncodedText { hidden, pooled: None }).collect())
-            }
-        }
-    }
-}
-
-/// The text encoders of a pipeline. Weights stay mapped; [`TextEncoders::encode`] has one layer in memory at a time, in f32.
+/// The text encoders of a pipeline. Weights stay mapped; [`TextEncoders::encode`] has one layer in memory at a time.
 #[derive(Debug)]
 pub struct TextEncoders {
     /// In the architecture's order; none where the pipeline does without.
     encoders: Vec<Option<(PromptTokenizer, Encoder)>>,
     transformer: Arc<dyn TransformerConfig>,
-    device: Device,
+    ops: ModelOps,
 }
 
 /// The token ids of one prompt, for each encoder.
@@ -223,9 +175,33 @@ impl TextEncoders {
         };
         let slots = pipeline.architecture().text_encoders;
         let encoders: Vec<_> = slots.iter().map(&mut open).collect::<Result<_>>()?;
-        let opened = Self { encoders, transformer, device: device.clone() };
+        let opened = Self { encoders, transformer, ops: ModelOps::on(device) };
         opened.check_widths()?;
         Ok(opened)
+    }
+
+    /// The same encoders, for a transformer that computes in `dtype` on a device. A GPU computes them in [`Self::products_on_gpu`]; the
+    /// processor always in f32.
+    #[must_use]
+    pub fn on(mut self, device: &ComputeDevice, dtype: DType) -> Self {
+        self.ops.move_blocks(device, Self::products_on_gpu(dtype));
+        self
+    }
+
+    /// The type of products on a GPU, whose sums, and all that is no product, are f32: bf16, and f32 beside a transformer that computes in
+    /// that. In f16 T5 would overflow.
+    pub fn products_on_gpu(dtype: DType) -> DType {
+        if dtype == DType::F32 { DType::F32 } else { DType::BF16 }
+    }
+
+    /// Bytes of a GPU's memory that encoding so many prompts takes at most, beside a transformer that computes in `dtype`.
+    pub fn gpu_bytes(&self, prompts: usize, dtype: DType) -> u64 {
+        let prompts = prompts.min(self.prompts_together());
+        let bytes = Self::products_on_gpu(dtype).size_in_bytes();
+        let of = |(tokenizer, encoder): &(PromptTokenizer, Encoder)| {
+            encoder.device_bytes(prompts, tokenizer.length(), bytes)
+        };
+        self.each(of).into_iter().flatten().max().unwrap_or(0)
     }
 
     fn check_widths(&self) -> Result<()> {
@@ -266,7 +242,7 @@ impl TextEncoders {
         (CHUNK_BYTES / (self.tokens() * self.transformer.conditioning().text * size_of::<f32>())).max(1)
     }
 
-    /// Encodes prompts, in f32, and hands each distinct one to `keep` as soon as it is there. A prompt is encoded by itself, so that
+    /// Encodes prompts and hands each distinct one to `keep`, in f32, as soon as it is there. A prompt is encoded by itself, so that
     /// its conditioning does not depend on the others. `progress` is told the arithmetic done and that to do, in multiply-adds.
     ///
     /// # Errors
@@ -331,12 +307,21 @@ impl TextEncoders {
         for (index, encoder) in self.encoders.iter().enumerate() {
             let Some((_, encoder)) = encoder else { continue };
             let ids: Vec<&[u32]> = prompts.iter().filter_map(|tokens| tokens[index].as_deref()).collect();
-            let encoded = encoder.encode(&ids, &self.device, progress)?;
+            let encoded = encoder.encode(&ids, self.ops.text(), progress).map_err(while_encoding)?;
             for (text, encoded) in texts.iter_mut().zip(encoded) {
                 text[index] = Some(encoded);
             }
         }
         texts.iter().map(|text| self.transformer.join_texts(text)).collect()
+    }
+}
+
+/// The same error; one of a GPU's memory says what it was for.
+fn while_encoding(error: Error) -> Error {
+    match error {
+        #[cfg(feature = "cuda")]
+        Error::Cuda(error) => error.during(MemoryPhase::Encoding).into(),
+        error => error,
     }
 }
 

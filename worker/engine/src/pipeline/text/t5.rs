@@ -1,15 +1,18 @@
-//! T5's encoder (transformers' `T5EncoderModel`, versions 1.0 and 1.1), in f32: in f16 its activations overflow.
+//! T5's encoder (transformers' `T5EncoderModel`, versions 1.0 and 1.1). In f16 its activations overflow: they are f32 or bf16.
 
 use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
 
 use super::CONFIG;
-use super::activation::ActivationFunction;
+use super::activation::named;
 use super::check_finite;
-use super::layer::{TextLinear, attention, rows};
+use super::layer::{read_linear, rows};
 use crate::Result;
 use crate::checkpoint::{Library, Weights};
+use crate::device::memory::EncoderSizes;
+use crate::model::Matrix;
+use crate::model::ops::{ActivationFunction, TextLinear, TextNorm, TextOps, WrittenIn};
 use crate::pipeline::keys::Keys;
 
 /// A T5 encoder whose weights stay mapped.
@@ -73,27 +76,44 @@ impl T5Encoder {
         weights * self.width as u64 * tokens as u64
     }
 
+    /// What it takes to encode so many prompts.
+    pub(super) fn sizes(&self, prompts: usize, tokens: usize) -> EncoderSizes {
+        EncoderSizes {
+            prompts,
+            tokens,
+            width: self.width,
+            attended: self.heads * self.head_width,
+            heads: self.heads,
+            own_biases: true,
+            hidden: self.hidden,
+            gated: self.gated,
+        }
+    }
+
     /// Encodes prompts of equal length, given as ids, as `tokens x width` each. Padding is read like any other token: diffusers
     /// gives T5 no mask. `progress` is told the multiply-adds of each layer as it is done.
     pub(super) fn encode(
         &self,
         prompts: &[&[u32]],
-        device: &Device,
+        ops: &dyn TextOps,
         progress: &mut dyn FnMut(u64),
     ) -> Result<Vec<Tensor>> {
-        let embed = |ids: &&[u32]| rows(&self.weights, self.embedding(), self.width, ids, device);
-        let mut states: Vec<Tensor> = prompts.iter().map(embed).collect::<Result<_>>()?;
+        let embed = |ids: &&[u32]| ops.import_rows(rows(&self.weights, self.embedding(), self.width, ids)?);
+        let mut states: Vec<Matrix> = prompts.iter().map(embed).collect::<Result<_>>()?;
         let tokens = prompts.first().map_or(0, |ids| ids.len());
-        let bias = self.position_bias(tokens, device)?;
+        let bias = ops.import_rows(self.position_bias(tokens)?)?;
         for index in 0..self.layers {
-            let layer = T5Layer::read(self, index, device)?;
-            for state in &mut states {
-                *state = layer.forward(state, &bias)?;
+            let layer = T5Layer::read(self, index, ops)?;
+            let through = |state| {
+                let state = layer.forward(ops, state, &bias)?;
                 progress(self.work_of_a_layer(tokens));
-            }
+                Ok(state)
+            };
+            states = states.into_iter().map(through).collect::<Result<_>>()?;
         }
-        let norm = self.norm("encoder.final_layer_norm", device)?;
-        let outputs: Vec<Tensor> = states.iter().map(|state| norm.forward(state)).collect::<Result<_>>()?;
+        let norm = self.norm("encoder.final_layer_norm", ops)?;
+        let finish = |state: Matrix| ops.export(&ops.norm(&state, &norm, WrittenIn::F32)?);
+        let outputs: Vec<Tensor> = states.into_iter().map(finish).collect::<Result<_>>()?;
         outputs.iter().try_for_each(|output| check_finite(output, &self.weights))?;
         Ok(outputs)
     }
@@ -102,20 +122,20 @@ impl T5Encoder {
         if self.weights.contains("shared.weight") { "shared.weight" } else { "encoder.embed_tokens.weight" }
     }
 
-    /// `heads x tokens x tokens`: what a head adds to a score for the distance of the two tokens, the same in all layers.
-    fn position_bias(&self, tokens: usize, device: &Device) -> Result<Tensor> {
+    /// `heads * tokens x tokens`: what a head adds to a score for the distance of the two tokens, the same in all layers.
+    fn position_bias(&self, tokens: usize) -> Result<Tensor> {
         let name = "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight";
-        let table = self.weights.tensor(name, &[self.buckets.count, self.heads], DType::F32, device)?;
+        let table = self.weights.tensor(name, &[self.buckets.count, self.heads], DType::F32, &Device::Cpu)?;
         let bucket = |query: usize, key: usize| self.buckets.of(key as i64 - query as i64);
         let ids: Vec<u32> =
             (0..tokens).flat_map(|query| (0..tokens).map(move |key| bucket(query, key))).collect();
-        let bias = table.index_select(&Tensor::from_vec(ids, tokens * tokens, device)?, 0)?;
-        Ok(bias.t()?.reshape((self.heads, tokens, tokens))?.contiguous()?)
+        let bias = table.index_select(&Tensor::from_vec(ids, tokens * tokens, &Device::Cpu)?, 0)?;
+        Ok(bias.t()?.contiguous()?.reshape((self.heads * tokens, tokens))?)
     }
 
-    fn norm(&self, name: &str, device: &Device) -> Result<T5Norm> {
-        let weight = self.weights.tensor(&format!("{name}.weight"), &[self.width], DType::F32, device)?;
-        Ok(T5Norm { weight, epsilon: self.epsilon })
+    fn norm(&self, name: &str, ops: &dyn TextOps) -> Result<TextNorm> {
+        let weight = ops.vector(&self.weights, &format!("{name}.weight"), self.width)?;
+        Ok(TextNorm { weight, bias: None, epsilon: self.epsilon })
     }
 }
 
@@ -126,8 +146,8 @@ fn read_activation(keys: &Keys) -> Result<(ActivationFunction, bool)> {
     match value.strip_prefix("gated-") {
         // By this name T5 1.1 means the gelu by a hyperbolic tangent.
         Some("gelu") => Ok((ActivationFunction::GeluTanh, true)),
-        Some(name) => Ok((ActivationFunction::named(keys, key, name)?, true)),
-        None => Ok((ActivationFunction::named(keys, key, value)?, false)),
+        Some(name) => Ok((named(keys, key, name)?, true)),
+        None => Ok((named(keys, key, value)?, false)),
     }
 }
 
@@ -173,26 +193,14 @@ impl Buckets {
     }
 }
 
-/// Scales a row to a root mean square of 1, then by a weight.
-struct T5Norm {
-    weight: Tensor,
-    epsilon: f32,
-}
-
-impl T5Norm {
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        Ok(candle_nn::ops::rms_norm(&x.contiguous()?, &self.weight, self.epsilon)?)
-    }
-}
-
 /// One layer: attention without scaling, then a feed-forward network, each on normed inputs and added to them.
 struct T5Layer {
-    norm1: T5Norm,
+    norm1: TextNorm,
     q: TextLinear,
     k: TextLinear,
     v: TextLinear,
     out: TextLinear,
-    norm2: T5Norm,
+    norm2: TextNorm,
     up: TextLinear,
     /// The second half of a gated network: its output is multiplied by the activated first.
     gated_up: Option<TextLinear>,
@@ -202,17 +210,12 @@ struct T5Layer {
 }
 
 impl T5Layer {
-    fn read(encoder: &T5Encoder, index: usize, device: &Device) -> Result<Self> {
+    fn read(encoder: &T5Encoder, index: usize, ops: &dyn TextOps) -> Result<Self> {
         let prefix = format!("encoder.block.{index}");
         let (width, hidden, inner) = (encoder.width, encoder.hidden, encoder.heads * encoder.head_width);
         let linear = |name: &str, outputs, inputs| {
-            TextLinear::read(
-                &encoder.weights,
-                &format!("{prefix}.layer.{name}"),
-                (outputs, inputs),
-                false,
-                device,
-            )
+            let name = format!("{prefix}.layer.{name}");
+            read_linear(ops, &encoder.weights, &name, [outputs, inputs], false)
         };
         let (up, gated_up) = if encoder.gated {
             (
@@ -223,12 +226,12 @@ impl T5Layer {
             (linear("1.DenseReluDense.wi", hidden, width)?, None)
         };
         Ok(Self {
-            norm1: encoder.norm(&format!("{prefix}.layer.0.layer_norm"), device)?,
+            norm1: encoder.norm(&format!("{prefix}.layer.0.layer_norm"), ops)?,
             q: linear("0.SelfAttention.q", inner, width)?,
             k: linear("0.SelfAttention.k", inner, width)?,
             v: linear("0.SelfAttention.v", inner, width)?,
             out: linear("0.SelfAttention.o", width, inner)?,
-            norm2: encoder.norm(&format!("{prefix}.layer.1.layer_norm"), device)?,
+            norm2: encoder.norm(&format!("{prefix}.layer.1.layer_norm"), ops)?,
             up,
             gated_up,
             down: linear("1.DenseReluDense.wo", width, hidden)?,
@@ -237,16 +240,20 @@ impl T5Layer {
         })
     }
 
-    fn forward(&self, x: &Tensor, bias: &Tensor) -> Result<Tensor> {
-        let normed = self.norm1.forward(x)?;
-        let (q, k, v) = (self.q.forward(&normed)?, self.k.forward(&normed)?, self.v.forward(&normed)?);
-        let x = (x + self.out.forward(&attention(&q, &k, &v, bias, self.heads)?)?)?;
-        let normed = self.norm2.forward(&x)?;
-        let mut hidden = self.activation.apply(&self.up.forward(&normed)?)?;
-        if let Some(gated_up) = &self.gated_up {
-            hidden = (hidden * gated_up.forward(&normed)?)?;
-        }
-        Ok((x + self.down.forward(&hidden)?)?)
+    fn forward(&self, ops: &dyn TextOps, x: Matrix, bias: &Matrix) -> Result<Matrix> {
+        let attended = {
+            let normed = ops.norm(&x, &self.norm1, WrittenIn::ProductType)?;
+            let project = |layer: &TextLinear| ops.linear(&normed, layer, WrittenIn::ProductType);
+            let (q, k, v) = (project(&self.q)?, project(&self.k)?, project(&self.v)?);
+            ops.biased_attention([&q, &k, &v], bias, self.heads, 1.0)?
+        };
+        let x = ops.add_linear(x, &attended, &self.out)?;
+        drop(attended);
+        let hidden = {
+            let normed = ops.norm(&x, &self.norm2, WrittenIn::ProductType)?;
+            ops.activated(&normed, &self.up, self.gated_up.as_ref(), self.activation)?
+        };
+        ops.add_linear(x, &hidden, &self.down)
     }
 }
 

@@ -100,7 +100,7 @@ fn an_ungated_t5_is_read() {
     let encoder = T5Encoder::open(folder.path(), 8).unwrap();
     let ids: &[u32] = &[3, 1, 4, 1, 5, 9, 2, 6, 5, 10, 0, 0];
     let rows: Vec<Vec<f32>> =
-        encoder.encode(&[ids], &Device::Cpu, &mut |_| {}).unwrap()[0].to_vec2().unwrap();
+        encoder.encode(&[ids], ModelOps::on(&Device::Cpu).text(), &mut |_| {}).unwrap()[0].to_vec2().unwrap();
     let first = [-0.000_122_875, -0.437_951_83, -0.774_080_46, -0.137_462_65];
     let last = [0.000_210_233_85, -0.020_495_558, 0.681_591_9, 0.028_815_513];
     assert_near(&rows[0][..4], &first, 1e-5);

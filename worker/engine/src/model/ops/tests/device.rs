@@ -1,6 +1,8 @@
 //! The operations of the device that `OBSDIFF_DEVICE` names hold to the processor's, in every type and at odd sizes. Without that variable it
 //! is the processor itself; once more they run with libraries that do a GPU's work in host memory.
 
+mod text;
+
 use std::env;
 
 use super::*;
@@ -189,7 +191,9 @@ mod gpu {
         let output = output_of(child.args(["ops::tests::device", "--test-threads", "2"])).unwrap();
         let said = String::from_utf8_lossy(&output.stdout);
         assert!(output.status.success(), "{said}\n{}", String::from_utf8_lossy(&output.stderr));
-        assert!(said.contains("attention_holds ... ok"), "{said}");
+        for test in ["attention_holds", "text::attention_with_a_bias_holds"] {
+            assert!(said.contains(&format!("{test} ... ok")), "{said}");
+        }
     }
 
     #[test]

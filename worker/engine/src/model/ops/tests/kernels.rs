@@ -342,5 +342,16 @@ fn no_two_threads_race() {
     device.launch("gelu_f32", Shape::line(2, 32), arguments![out, bias, 6u32, 40u32]);
     let arguments = arguments![x, out, bias, modulation, 6u32, 40u32, 3u32, 120u32, 0u32];
     device.launch("add_gated_f32", Shape::line(2, 32), arguments);
-    assert_eq!(device.run_sanitized().values::<f32>(x), device.run(0).values::<f32>(x));
+    let bias = device.buffer(&[0.5f32; 36]);
+    let shares = device.buffer(&[0.0f32; 36]);
+    device.launch("rms_norm_f32", by_rows(6), arguments![x, bias, 6u32, 36u32, 1e-5f32, out]);
+    device.launch("layer_norm_f32", by_rows(6), arguments![out, bias, bias, 6u32, 36u32, 1e-5f32, x]);
+    let arguments = arguments![x, bias, 6u32, 6u32, 6u32, 6u32, 1.0f32, shares];
+    device.launch("biased_softmax_f32", by_rows(6), arguments);
+    let arguments = arguments![x, bias, out, 6u32, 6u32, 2u32, shares];
+    device.launch("finish_product_f32", Shape::line(2, 32), arguments);
+    let (sanitized, ordered) = (device.run_sanitized(), device.run_in_any_order());
+    for buffer in [x, shares] {
+        assert_eq!(sanitized.values::<f32>(buffer), ordered.values::<f32>(buffer));
+    }
 }

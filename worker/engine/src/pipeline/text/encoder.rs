@@ -1,0 +1,74 @@
+//! A text encoder of either kind.
+
+use std::path::{Path, PathBuf};
+
+use super::clip::ClipEncoder;
+use super::t5::T5Encoder;
+use super::{CONFIG, EncodedText, EncoderWidths};
+use crate::Result;
+use crate::checkpoint::Weights;
+use crate::device::memory::encoder_bytes;
+use crate::model::ops::TextOps;
+
+/// An encoder whose weights stay mapped.
+#[derive(Debug)]
+pub(super) enum Encoder {
+    Clip(ClipEncoder),
+    T5(T5Encoder),
+}
+
+impl Encoder {
+    fn weights(&self) -> &Weights {
+        match self {
+            Self::Clip(clip) => clip.weights(),
+            Self::T5(t5) => t5.weights(),
+        }
+    }
+
+    pub(super) fn folder(&self) -> &Path {
+        self.weights().folder()
+    }
+
+    /// The files that it was opened from: its configuration and its weights.
+    pub(super) fn files(&self) -> impl Iterator<Item = PathBuf> {
+        std::iter::once(self.folder().join(CONFIG)).chain(self.weights().paths().map(Path::to_owned))
+    }
+
+    pub(super) fn widths(&self) -> EncoderWidths {
+        match self {
+            Self::Clip(clip) => EncoderWidths { hidden: clip.width(), pooled: Some(clip.pooled_width()) },
+            Self::T5(t5) => EncoderWidths { hidden: t5.width(), pooled: None },
+        }
+    }
+
+    pub(super) fn work(&self, tokens: usize) -> u64 {
+        match self {
+            Self::Clip(clip) => clip.work(tokens),
+            Self::T5(t5) => t5.work(tokens),
+        }
+    }
+
+    /// Bytes of a device's own memory that it takes for so many prompts, where products take numbers of `bytes` each.
+    pub(super) fn device_bytes(&self, prompts: usize, tokens: usize, bytes: usize) -> u64 {
+        let sizes = match self {
+            Self::Clip(clip) => clip.sizes(prompts, tokens),
+            Self::T5(t5) => t5.sizes(prompts, tokens),
+        };
+        encoder_bytes(sizes, bytes)
+    }
+
+    pub(super) fn encode(
+        &self,
+        prompts: &[&[u32]],
+        ops: &dyn TextOps,
+        progress: &mut dyn FnMut(u64),
+    ) -> Result<Vec<EncodedText>> {
+        match self {
+            Self::Clip(clip) => clip.encode(prompts, ops, progress),
+            Self::T5(t5) => {
+                let hidden = t5.encode(prompts, ops, progress)?;
+                Ok(hidden.into_iter().map(|hidden| EncodedText { hidden, pooled: None }).collect())
+            }
+        }
+    }
+}

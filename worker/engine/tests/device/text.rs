@@ -1,0 +1,87 @@
+//! Text encoders on a device agree with the processor's.
+
+use std::path::PathBuf;
+
+use candle_core::{DType, Device, Tensor};
+use obsdiff_engine::device::ComputeDevice;
+use obsdiff_engine::device::transfers::{Copies, TransferKind};
+use obsdiff_engine::pipeline::{Conditioning, PipelineFolder, TextEncoders};
+
+use crate::device;
+
+pub(crate) const PROMPTS: [&str; 4] = ["a red circle", "", "a ring on the left", "on grey"];
+
+fn asset(name: &str) -> PathBuf {
+    [env!("CARGO_MANIFEST_DIR"), "../../tests/assets", name].iter().collect()
+}
+
+pub(crate) fn encoders(name: &str, device: &ComputeDevice, dtype: DType) -> TextEncoders {
+    let pipeline = PipelineFolder::open(&asset(name)).unwrap();
+    pipeline.text_encoders(24, &Device::Cpu).unwrap().on(device, dtype)
+}
+
+pub(crate) fn encode(encoders: &TextEncoders, prompts: &[&str]) -> Vec<Conditioning> {
+    encoders.encode(prompts, &mut |_, _| {}).unwrap()
+}
+
+fn numbers(tensor: &Tensor) -> Vec<f32> {
+    assert_eq!(tensor.dtype(), DType::F32);
+    tensor.flatten_all().unwrap().to_vec1().unwrap()
+}
+
+/// The root of the mean square of a difference, over that of what is wanted.
+fn off(found: &Tensor, wanted: &Tensor) -> f64 {
+    assert_eq!(found.dims(), wanted.dims());
+    let square = |x: f64| x * x;
+    let (found, wanted) = (numbers(found), numbers(wanted));
+    let difference: f64 = found.iter().zip(&wanted).map(|(a, b)| square(f64::from(a - b))).sum();
+    (difference / wanted.iter().map(|x| square(f64::from(*x))).sum::<f64>()).sqrt()
+}
+
+#[test]
+fn prompts_are_encoded_as_by_the_processor() {
+    for name in ["shapes-sd3", "shapes-flux"] {
+        let wanted = encode(&encoders(name, &ComputeDevice::Cpu, DType::F32), &PROMPTS);
+        for (dtype, within) in [(DType::F32, 1e-5), (DType::BF16, 0.02), (DType::F16, 0.02)] {
+            let found = encode(&encoders(name, &device(), dtype), &PROMPTS);
+            for (found, wanted) in found.iter().zip(&wanted) {
+                for (found, wanted) in [(&found.text, &wanted.text), (&found.pooled, &wanted.pooled)] {
+                    let off = off(found, wanted);
+                    println!("{name} in {dtype:?}: off by {off:e}");
+                    assert!(off < within, "{name} in {dtype:?} is off by {off}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_prompt_has_the_same_bytes_alone_and_among_others() {
+    let encoders = encoders("shapes-sd3", &device(), DType::BF16);
+    let together = encode(&encoders, &PROMPTS);
+    for (prompt, of_all) in PROMPTS.iter().zip(&together) {
+        let alone = encode(&encoders, &[prompt]).remove(0);
+        assert!(numbers(&alone.text) == numbers(&of_all.text));
+        assert!(numbers(&alone.pooled) == numbers(&of_all.pooled));
+    }
+}
+
+#[test]
+fn only_what_is_made_of_a_prompt_comes_back() {
+    let device = device();
+    encode(&encoders("shapes-sd3", &device, DType::BF16), &PROMPTS);
+    let transfers = device.transfers();
+    for kind in [TransferKind::Activations, TransferKind::Results, TransferKind::Figures] {
+        assert_eq!((transfers.to_host(kind), transfers.to_device(kind)), Default::default(), "{kind:?}");
+    }
+    let expected = match device {
+        ComputeDevice::Cpu => Copies::default(),
+        // Tokens of three encoders, and the pooled features of two.
+        #[cfg(feature = "cuda")]
+        ComputeDevice::Cuda(_) => {
+            let bytes = 4 * PROMPTS.len() * (2 * (24 * 48 + 48) + 24 * 96);
+            Copies { count: 5 * PROMPTS.len() as u64, bytes: bytes as u64 }
+        }
+    };
+    assert_eq!(transfers.to_host(TransferKind::Encodings), expected);
+}
