@@ -17,12 +17,14 @@ pub struct DeviceNeeds {
     pub activations: u64,
     /// What solving one site, or one group of structures, takes.
     pub solver: u64,
+    /// What encoding the prompts takes, which is over before weights come; 0 where they come encoded.
+    pub encoding: u64,
     /// What the process takes before it has weights.
     pub base: u64,
 }
 
 impl DeviceNeeds {
-    /// Of a job on a transformer, whose plan is `plan`.
+    /// Of a job on a transformer, whose plan is `plan` and whose prompts come encoded.
     pub fn new(
         spec: &JobSpec,
         plan: &Plan,
@@ -35,6 +37,7 @@ impl DeviceNeeds {
             model: job.weights(),
             activations: job.forward_call() + job.probe() + job.observation(),
             solver: job.solver(),
+            encoding: 0,
             base: memory::opened_bytes(),
         }
     }
@@ -47,7 +50,13 @@ impl DeviceNeeds {
 
     /// The predicted peak of so many workers on one GPU, each with `grams` bytes of Grams.
     pub fn peak(&self, grams: u64, workers: u64) -> u64 {
-        self.besides_grams(workers).saturating_add(grams.saturating_mul(workers.max(1)))
+        let pruning = self.besides_grams(workers).saturating_add(grams.saturating_mul(workers.max(1)));
+        pruning.max(self.while_encoding())
+    }
+
+    /// The predicted peak while one worker encodes prompts.
+    pub fn while_encoding(&self) -> u64 {
+        self.base.saturating_add(self.encoding)
     }
 
     /// The bytes that the Grams of a package may take so that so many workers on one GPU keep within `memory`.
@@ -55,7 +64,7 @@ impl DeviceNeeds {
         memory.saturating_sub(self.besides_grams(workers)) / workers.max(1)
     }
 
-    /// The predicted peak of all but the Grams. No forward call runs while a site is solved, and what is given back is used for either.
+    /// The predicted peak of all but the Grams, once the prompts are encoded. No forward call runs while a site is solved, and what is given back is used for either.
     pub fn besides_grams(&self, workers: u64) -> u64 {
         let own = self.model.saturating_add(self.activations.max(self.solver));
         self.base.saturating_add(own.saturating_mul(workers.max(1)))

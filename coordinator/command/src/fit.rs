@@ -123,7 +123,7 @@ impl<'a> OnDevice<'a> {
     /// # Errors
     /// When the job cannot be planned with another number of packages.
     pub fn fewest_packages(&self, workers: usize, memory: ByteSize) -> Result<Option<u32>> {
-        if self.needs.besides_grams(workers as u64) > memory.0 {
+        if self.needs.peak(0, workers as u64) > memory.0 {
             return Ok(None);
         }
         let room = ByteSize(self.needs.room_for_grams(memory.0, workers as u64));
@@ -140,6 +140,14 @@ impl<'a> OnDevice<'a> {
         let Self { job, needs, .. } = self;
         if needs.peak(self.grams, workers as u64) <= memory.0 {
             return Ok(());
+        }
+        if needs.while_encoding() > memory.0 {
+            let problem = format!(
+                "is missing, but to encode the prompts takes {}, and the GPU has {memory}: encode them on another machine by `obsdiff \
+                 encode`, and name the file here, or take a GPU with more memory",
+                ByteSize(needs.while_encoding())
+            );
+            return Err(job.refuse(JobError::new("calibration.conditioning", problem)));
         }
         let besides = ByteSize(needs.besides_grams(workers as u64));
         let advice = match self.fewest_packages(workers, memory)? {

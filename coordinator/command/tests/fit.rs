@@ -57,6 +57,23 @@ fn the_smallest_number_of_packages_that_fits_is_named_and_works() {
 }
 
 #[test]
+fn prompts_that_a_gpu_has_no_room_to_encode_are_refused_with_where_to_encode_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let job = job(folder.path(), &[]);
+    let encoding = Inputs::open(&job, 1, None).unwrap().described.gpu_encoding_bytes;
+    let refused = |free| Inputs::open_on(&job, 1, None, Some(ByteSize(free))).err().unwrap().line();
+    let said = refused(encoding - 1);
+    assert!(
+        said.contains("job.toml: calibration.conditioning: is missing, but to encode the prompts takes"),
+        "{said}"
+    );
+    assert!(said.contains("by `obsdiff encode`"), "{said}");
+    // Then the transformer has no room.
+    let said = refused(encoding);
+    assert!(said.contains("job.toml: packages.count: is 1, "), "{said}");
+}
+
+#[test]
 fn every_worker_of_the_process_needs_room() {
     let folder = tempfile::tempdir().unwrap();
     let job = job(folder.path(), &[]);

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use candle_core::Device;
+use obsdiff_engine::device::ComputeDevice;
 use obsdiff_engine::pipeline::{Conditioning, TextEncoders};
 use obsdiff_proto::{Digest, JobError, JobSpec};
 use obsdiff_store::{JobStore, conditioning_object};
@@ -24,16 +25,17 @@ struct MissingObject<'a> {
 }
 
 /// Encodes those of a job's prompts whose conditioning is missing from its store or damaged there, and puts it into the store. `prompts`
-/// are all prompts, by their ids. `on_encoded` receives how much is done, and of how much.
+/// are all prompts, by their ids. `on_encoded` receives how much is done, and of how much. A device has its memory back when this ends.
 ///
 /// # Errors
-/// When the encoders cannot be used, or the store fails.
+/// When the encoders cannot be used, the device has no room for them, or the store fails.
 pub fn encode_missing(
     spec: &JobSpec,
     model: &JobModel,
     objects: &ConditioningObjects,
     prompts: &[&str],
     (store, runtime): (&JobStore, &Handle),
+    device: &ComputeDevice,
     on_encoded: &mut dyn FnMut(u64, u64),
 ) -> Result<()> {
     let missing = missing(spec, model, objects, prompts, (store, runtime), &mut || on_encoded(0, 1))?;
@@ -49,6 +51,7 @@ pub fn encode_missing(
     }
     let encoders =
         model.pipeline.text_encoders(spec.calibration.max_sequence_length as usize, &Device::Cpu)?;
+    let encoders = encoders.on(device, compute_type(spec.model.dtype));
     let mut progress = EncodingProgress { done: 0, all: prompts_of(&missing), on_progress: on_encoded };
     for group in groups(&missing, encoders.prompts_together()) {
         let made = encode(spec, &encoders, group, &mut progress)?;
@@ -56,7 +59,8 @@ pub fn encode_missing(
             runtime.block_on(store.at_start().put_conditioning(key, content))?;
         }
     }
-    Ok(())
+    drop(encoders);
+    Ok(device.release_unused()?)
 }
 
 /// Puts into the store of a job the conditionings of a file that are missing there or damaged. After each object `on_put` receives how

@@ -5,6 +5,7 @@ use object_store::ObjectStoreExt;
 use object_store::memory::InMemory;
 use object_store::path::Path;
 use obsdiff_engine::calibrate::{Conditionings, Encoded};
+use obsdiff_engine::device::ComputeDevice;
 use obsdiff_engine::pipeline::Conditioning;
 use obsdiff_proto::{InputDigest, JobSpec};
 use obsdiff_store::{JobStore, StoreError, conditioning_object};
@@ -50,10 +51,14 @@ impl Setting {
 
     /// Encodes what is missing, and gives what was told of it.
     fn encode(&self) -> Vec<(u64, u64)> {
+        self.encode_on(&ComputeDevice::Cpu)
+    }
+
+    fn encode_on(&self, device: &ComputeDevice) -> Vec<(u64, u64)> {
         let mut told = Vec::new();
         let place = (&self.store, self.runtime.handle());
         let mut tell = |done, all| told.push((done, all));
-        encode_missing(&self.spec, &self.model, &self.objects, &PROMPTS, place, &mut tell).unwrap();
+        encode_missing(&self.spec, &self.model, &self.objects, &PROMPTS, place, device, &mut tell).unwrap();
         told
     }
 
@@ -191,4 +196,81 @@ fn whatever_decides_a_conditioning_decides_its_name() {
     }
     // A prompt that comes twice stands in two shards, which differ in the others.
     assert_eq!(first.shards.iter().map(|(ids, _)| ids.clone()).collect::<Vec<_>>(), [0..2, 2..3, 3..5]);
+}
+
+/// On a GPU of a fake driver, in host memory. Nothing here has a GPU.
+#[cfg(feature = "cuda")]
+mod gpu {
+    use std::process::Command;
+
+    use obsdiff_engine::device::DeviceName;
+    use obsdiff_engine::device::transfers::TransferKind;
+    use obsdiff_tests::fake_cuda;
+
+    use super::*;
+
+    /// Starts a test of this module again in a process with the fake libraries; true in that process.
+    fn in_child(test: &str) -> bool {
+        const FOUND: &str = "FAKE_CUDA_FOUND";
+        if std::env::var_os(FOUND).is_some() {
+            return true;
+        }
+        let child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", &format!("conditioning::tests::gpu::{test}"), "--nocapture"])
+            .env(FOUND, "1")
+            .env("LD_LIBRARY_PATH", fake_cuda())
+            .output()
+            .unwrap();
+        let [said, errors] = [&child.stdout, &child.stderr].map(|bytes| String::from_utf8_lossy(bytes));
+        assert!(child.status.success() && said.contains("1 passed"), "{said}{errors}");
+        false
+    }
+
+    #[test]
+    fn a_gpu_encodes_what_is_missing_and_has_its_memory_back() {
+        if !in_child("a_gpu_encodes_what_is_missing_and_has_its_memory_back") {
+            return;
+        }
+        let device = ComputeDevice::open(DeviceName::Cuda(0)).unwrap();
+        let free = device.memory().unwrap().unwrap().free;
+        for (dtype, within) in [("f32", 1e-5), ("bf16", 0.03)] {
+            let [on_gpu, on_processor] = [dtype, "f32"].map(Setting::new);
+            let before = device.transfers().to_host(TransferKind::Encodings).count;
+            on_gpu.encode_on(&device);
+            // Of five distinct texts what three encoders make of tokens, and two of all of them.
+            assert_eq!(device.transfers().to_host(TransferKind::Encodings).count - before, 5 * 5);
+            assert_eq!(device.memory().unwrap().unwrap().free, free);
+            on_processor.encode();
+            let [found, wanted] = [&on_gpu, &on_processor].map(|setting| setting.open().unwrap());
+            let all = |of: &StoredConditionings| of.read(0..5).unwrap().iter().flat_map(numbers).collect();
+            let [found, wanted]: [Vec<f32>; 2] = [all(&found), all(&wanted)];
+            let square = |values: &mut dyn Iterator<Item = f32>| values.map(|x| x * x).sum::<f32>().sqrt();
+            let off = square(&mut found.iter().zip(&wanted).map(|(a, b)| a - b));
+            let off = off / square(&mut wanted.iter().copied());
+            assert!(off > 0.0 && off < within, "{dtype}: off by {off}");
+            // What is there is read, and not encoded again.
+            let before = device.transfers();
+            on_gpu.encode_on(&device);
+            assert_eq!(device.transfers(), before);
+        }
+    }
+
+    #[test]
+    fn what_a_gpu_encodes_has_the_same_bytes_whoever_begins_and_whoever_goes_on() {
+        if !in_child("what_a_gpu_encodes_has_the_same_bytes_whoever_begins_and_whoever_goes_on") {
+            return;
+        }
+        let [first, second] = [0, 1].map(|_| ComputeDevice::open(DeviceName::Cuda(0)).unwrap());
+        let [alone, shared] = ["bf16", "bf16"].map(Setting::new);
+        alone.encode_on(&first);
+        shared.encode_on(&second);
+        // A worker was lost after it had put the other objects.
+        shared.runtime.block_on(shared.bucket.delete(&shared.first())).unwrap();
+        shared.encode_on(&first);
+        let objects = |setting: &Setting| {
+            let keys = setting.objects.shards.iter().map(|(_, key)| *key).chain([setting.objects.negative]);
+            keys.map(|key| setting.read(&Path::from(conditioning_object(key)))).collect::<Vec<_>>()
+        };
+        assert!(objects(&alone) == objects(&shared));
+    }
 }

@@ -24,6 +24,8 @@ pub struct JobModel {
     pub size: LatentSize,
     /// Tokens of a prompt.
     pub text_tokens: usize,
+    /// Bytes of a GPU's memory that encoding the job's prompts takes at most; none where they come encoded.
+    pub gpu_encoding_bytes: u64,
     /// How the job's guidance acts.
     pub guidance: Guidance,
     /// Every file that decides what the pipeline computes.
@@ -53,17 +55,21 @@ impl JobModel {
         let of_job = PreparationError::of_job;
         let size = pipeline.latent_size(calibration.height, calibration.width).map_err(of_job)?;
         pipeline.schedule(calibration.steps as usize, size.tokens).map_err(of_job)?;
-        let (text_tokens, of_text) = match text_tokens {
-            Some(tokens) => (tokens, Vec::new()),
+        let (text_tokens, gpu_encoding_bytes, of_text) = match text_tokens {
+            Some(tokens) => (tokens, 0, Vec::new()),
             None => {
                 let tokens = calibration.max_sequence_length as usize;
                 let encoders = pipeline.text_encoders(tokens, &Device::Cpu).map_err(of_job)?;
-                (encoders.tokens(), encoders.files())
+                // Those that calibrate, those held out, and the empty one.
+                let prompts = calibration.prompt_count() as usize + spec.evaluation.count as usize + 1;
+                let bytes = encoders.gpu_bytes(prompts, compute_type(spec.model.dtype));
+                (encoders.tokens(), bytes, encoders.files())
             }
         };
         let guidance = pipeline.guidance(calibration.guidance, calibration.true_guidance).map_err(of_job)?;
         Ok(Self {
             text_tokens,
+            gpu_encoding_bytes,
             files: pipeline.files()?.into_iter().chain(of_text).collect(),
             inventory: config.inventory(),
             guidance,

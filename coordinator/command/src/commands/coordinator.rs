@@ -8,6 +8,7 @@ use std::time::Duration;
 use obsdiff_coordinator::metrics::Metrics;
 use obsdiff_coordinator::{Driver, JobState, Outlook, Port, ServedJob};
 use obsdiff_core::Outcome;
+use obsdiff_engine::device::ComputeDevice;
 use obsdiff_engine::export::{DOCUMENT_MARK, Document, JobCourse};
 use obsdiff_proto::lock;
 use obsdiff_proto::session::Briefing;
@@ -81,7 +82,8 @@ pub(super) fn with_workers(
     progress.keep(state.job.committed as usize, inputs.plan.packages.len(), state.url());
     if inputs.conditioning.is_some() {
         // Workers find it in the store: they need not have the file.
-        let put = encode(job, &inputs, (state.store(), state.runtime().handle()), &progress);
+        let place = (state.store(), state.runtime().handle());
+        let put = encode(job, &inputs, place, &ComputeDevice::Cpu, &progress);
         put.map_err(|error| error.after_begin(state.url()))?;
     }
     let output = output_of(job, state.runtime().handle())?;

@@ -25,6 +25,7 @@ use crate::{Error, Result};
 /// # Errors
 /// When the job, its prompts, the text encoders or the place to write to cannot be used.
 pub(super) fn encode(args: &EncodeArgs, context: &mut CommandContext<'_>) -> Result<()> {
+    let device = super::run::open_device(args.device)?;
     context.use_threads(args.process.threads)?;
     context.compute_here()?;
     let job = context.job(&args.job)?;
@@ -49,6 +50,7 @@ pub(super) fn encode(args: &EncodeArgs, context: &mut CommandContext<'_>) -> Res
         let encoders = described.pipeline.text_encoders(tokens as usize, &Device::Cpu)?;
         let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
         let like = (compute_type(spec.model.dtype), &Device::Cpu);
+        let encoders = encoders.on(&device, like.0);
         Ok(Encoded::new(&encoders, &texts, like, folder, on_encoded)?)
     })?;
     let count = texts.len();

@@ -159,6 +159,8 @@ pub(super) struct DeviceMemoryReport {
     /// No forward call runs while a site is solved: the larger of the two counts.
     activations_bytes: u64,
     solver_bytes: u64,
+    /// Before weights are loaded; absent where the prompts come encoded, or no encoder is known.
+    encoding_bytes: Option<u64>,
     context_bytes: u64,
     /// That the job is to fit in.
     memory_bytes: u64,
@@ -178,6 +180,7 @@ impl DeviceMemoryReport {
             grams_bytes: job.grams,
             activations_bytes: needs.activations,
             solver_bytes: needs.solver,
+            encoding_bytes: Some(needs.encoding).filter(|bytes| *bytes > 0),
             context_bytes: needs.base,
             memory_bytes: memory.0,
             fewest_packages: job.fewest_packages(1, memory)?,
@@ -187,10 +190,12 @@ impl DeviceMemoryReport {
 
 impl fmt::Display for DeviceMemoryReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let encoding = self.encoding_bytes.map(ByteSize);
+        let encoding = encoding.map(|bytes| format!("; before, {bytes} to encode the prompts"));
         let fewest = self.fewest_packages.map_or("none".to_owned(), |packages| packages.to_string());
         writeln!(
             f,
-            "Peak memory of a GPU, predicted: {}\n  ({} transformer, {} Grams of the largest package, {} activations or {} solver, {} CUDA)\n\
+            "Peak memory of a GPU, predicted: {}\n  ({} transformer, {} Grams of the largest package, {} activations or {} solver, {} CUDA{})\n\
              Fewest packages that fit a GPU of {}: {fewest}",
             ByteSize(self.peak_bytes),
             ByteSize(self.transformer_bytes),
@@ -198,6 +203,7 @@ impl fmt::Display for DeviceMemoryReport {
             ByteSize(self.activations_bytes),
             ByteSize(self.solver_bytes),
             ByteSize(self.context_bytes),
+            encoding.unwrap_or_default(),
             ByteSize(self.memory_bytes),
         )
     }

@@ -181,7 +181,7 @@ fn serve(
     if !worker_state.wait_to_encode() {
         return Ok(());
     }
-    let conditionings = encode(&job, &inputs, (&store, runtime.handle()), progress)?;
+    let conditionings = encode(&job, &inputs, (&store, runtime.handle()), device, progress)?;
     worker_state.encoded();
     let (model, trajectories) =
         preparation::load(&job.spec, inputs.described.model(), &inputs.weights, conditionings)?;

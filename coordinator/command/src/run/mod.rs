@@ -205,7 +205,8 @@ fn prune(
     let &RunContext { progress, spans, disk, device, .. } = process;
     let peak = inputs.predicted_peak(job, workers);
     let running = root.enter();
-    let conditionings = encode(job, inputs, (state.store(), state.runtime().handle()), progress)?;
+    let place = (state.store(), state.runtime().handle());
+    let conditionings = encode(job, inputs, place, device, progress)?;
     let (model, trajectories) =
         preparation::load(&job.spec, inputs.described.model(), &inputs.weights, conditionings)?;
     let batched = (inputs, job.spec.calibration.shard_size);
@@ -244,14 +245,15 @@ fn prune(
     Ok((record, report))
 }
 
-/// Sees that the conditioning of every prompt is in the job's store, and opens it there.
+/// Sees that the conditioning of every prompt is in the job's store, and opens it there. Prompts are encoded on the device.
 ///
 /// # Errors
-/// When a text encoder cannot be used, or the store fails.
+/// When a text encoder cannot be used, the device has no room for it, or the store fails.
 pub(crate) fn encode(
     job: &JobFile,
     inputs: &Inputs,
     (store, runtime): (&JobStore, &Handle),
+    device: &ComputeDevice,
     progress: &Progress,
 ) -> Result<StoredConditionings> {
     let (spec, model, prompts) = (&job.spec, inputs.described.model(), &inputs.prompts);
@@ -268,7 +270,7 @@ pub(crate) fn encode(
     encoding(texts.len(), progress, |on_encoded| {
         let done = match &inputs.conditioning {
             Some(file) => put_missing(spec, model, (&objects, &texts), file, place, on_encoded),
-            None => encode_missing(spec, model, &objects, &texts, place, on_encoded),
+            None => encode_missing(spec, model, &objects, &texts, place, device, on_encoded),
         };
         done.map_err(|e| unprepared(job, e))
     })?;

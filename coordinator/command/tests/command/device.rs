@@ -66,6 +66,40 @@ fn a_job_on_a_gpu_prunes_as_one_on_the_processor_and_twice_the_same() {
     assert!(weights(folder, "gpu") == weights(folder, "again"));
 }
 
+/// In bf16 the products of text encoders are rounded on a GPU, so it is seen in the weights where the prompts were encoded.
+#[cfg(feature = "cuda")]
+#[test]
+fn a_job_on_a_gpu_encodes_its_prompts_there_and_so_does_encode() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let job = small_job(folder, "out");
+    let job = job.to_str().unwrap();
+    let libraries = obsdiff_tests::fake_cuda().to_str().unwrap();
+    let on = |device: &str, arguments: &[&str]| {
+        let common = ["--quiet", "--set", "model.dtype=bf16", "--device", device, job];
+        let ran = obsdiff(folder, &[arguments, &common].concat(), &[("LD_LIBRARY_PATH", libraries)]);
+        assert!(ran.status.success(), "{}", text(&ran.stderr));
+    };
+    let encoded = ["cuda", "cpu"].map(|device| {
+        let file = format!("{device}.safetensors");
+        on(device, &["encode", "--out", &file]);
+        let tensors = candle_core::safetensors::load(folder.join(&file), &candle_core::Device::Cpu).unwrap();
+        let text = tensors["prompt.0.text"].to_dtype(candle_core::DType::F32).unwrap();
+        text.flatten_all().unwrap().to_vec1::<f32>().unwrap()
+    });
+    let largest = |values: &mut dyn Iterator<Item = f32>| values.fold(0.0, |most: f32, x| most.max(x.abs()));
+    let off = largest(&mut encoded[0].iter().zip(&encoded[1]).map(|(a, b)| a - b));
+    assert!(off > 0.0 && off < 0.03 * largest(&mut encoded[1].iter().copied()), "off by {off}");
+    let pruned = |output: &str, sets: &[&str]| {
+        let path = format!("output.path={output}");
+        on("cuda", &[&["run", "--set", &path], sets].concat());
+        weights(folder, output)
+    };
+    let by_itself = pruned("by-itself", &[]);
+    assert!(by_itself == pruned("on-gpu", &["--set", "calibration.conditioning=cuda.safetensors"]));
+    assert!(by_itself != pruned("on-processor", &["--set", "calibration.conditioning=cpu.safetensors"]));
+}
+
 #[cfg(feature = "cuda")]
 #[test]
 fn heads_and_neurons_go_on_a_gpu_as_on_the_processor() {
@@ -132,6 +166,7 @@ fn a_job_runs_in_the_memory_of_a_gpu_that_its_plan_predicts_and_is_refused_in_le
     let parts = bytes("transformer_bytes") + bytes("grams_bytes") + bytes("context_bytes");
     let most = bytes("activations_bytes").max(bytes("solver_bytes"));
     assert_eq!(bytes("peak_bytes"), parts + most);
+    assert!((100_000..parts).contains(&bytes("encoding_bytes")), "{memory}");
     let run = |memory: u64| {
         let environment = [("LD_LIBRARY_PATH", libraries), ("FAKE_CUDA_MEMORY", &*memory.to_string())];
         obsdiff(folder, &["run", "--quiet", "--device", "cuda", job], &environment)
