@@ -259,6 +259,19 @@ fn where_a_folder_holds_several_weights_we_read_those_that_the_libraries_read() 
     }
 }
 
+/// Which weights of a pipeline's transformer are zeros: tensor after tensor, by their names.
+fn are_zeros(pipeline: &Path) -> Vec<bool> {
+    let weights = Weights::open(&pipeline.join("transformer"), Library::Diffusers).unwrap();
+    let mut names: Vec<&str> = weights.entries().map(|(name, _)| name).collect();
+    names.sort_unstable();
+    let read = |name: &str| {
+        let shape = weights.entry(name).unwrap().shape();
+        let tensor = weights.tensor(name, shape, DType::F32, &Device::Cpu).unwrap();
+        tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap()
+    };
+    names.into_iter().flat_map(read).map(|weight| weight == 0.0).collect()
+}
+
 /// The README's script that encodes prompts.
 fn encoding_script() -> String {
     let readme = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../README.md")).unwrap();
@@ -298,17 +311,21 @@ fn diffusers_encodes_prompts_as_we_do_by_the_script_of_the_readme() {
             assert!(apart.iter().all(|apart| *apart < 1e-5), "{model}: prompt {id}: {apart:?}");
         }
 
-        // A job takes it, and prunes as one that encodes by itself does but for the last digits.
+        // A job takes it, and prunes the weights that one prunes which encodes by itself, but where the last digits decide. (A picture of
+        // a pruned model tells less: from weights of which 0.1% differ, latents were 4% off each other.)
         let job = job_file(folder.path(), &place("prompts.txt"), model);
         let (path, guided) =
             (format!("model.path={}", pipeline.display()), format!("calibration.guidance={guidance}"));
         let taken = format!("calibration.conditioning={}", theirs.display());
-        let sets = [&path, &guided, "calibration.count=3", "calibration.steps=3", "evaluation.count=1"];
-        let error = |sets: &[&str]| run_job(&job, sets).unwrap().held_out.unwrap().relative;
-        let encoded = error(&[&sets[..], &[&format!("output.path={}", place("by-us").display())]].concat());
-        let given = error(&[&sets[..], &[&taken, "calibration.prompts="]].concat());
-        println!("{model}: {encoded} and {given} from the dense latents");
-        assert!((encoded - given).abs() < 1e-2 * encoded, "{model}");
+        let sets = [&path, &guided, "calibration.count=3", "calibration.steps=3", "evaluation.count=0"];
+        run_job(&job, &[&sets[..], &[&format!("output.path={}", place("by-us").display())]].concat())
+            .unwrap();
+        run_job(&job, &[&sets[..], &[&taken, "calibration.prompts="]].concat()).unwrap();
+        let [ours, theirs] = [place("by-us"), place(model)].map(|output| are_zeros(&output));
+        let pruned = ours.iter().filter(|is_zero| **is_zero).count();
+        let others = ours.iter().zip(&theirs).filter(|(a, b)| a != b).count();
+        println!("{model}: of {pruned} zeros {others} are others");
+        assert!(pruned > ours.len() / 4 && others < pruned / 100, "{model}");
         std::fs::remove_dir_all(place("by-us")).unwrap();
     }
 }
