@@ -255,7 +255,7 @@ fn print(found: &Inspection, context: &mut CommandContext<'_>) -> Result<()> {
     if found.linears.iter().any(|linear| !linear.prunable) {
         writeln!(
             context.out,
-            "\nobsdiff never prunes what is in brackets: modulation, embedders and the final projection."
+            "\nLinears whose pattern is in brackets are never pruned: modulation, embedders\nand the final projection."
         )?;
     }
     Ok(())
