@@ -64,7 +64,8 @@ impl DeviceNeeds {
         memory.saturating_sub(self.besides_grams(workers)) / workers.max(1)
     }
 
-    /// The predicted peak of all but the Grams, once the prompts are encoded. No forward call runs while a site is solved, and what is given back is used for either.
+    /// The predicted peak of all but the Grams, once the prompts are encoded. No forward call runs while a site is solved, and what is given
+    /// back is used for either.
     pub fn besides_grams(&self, workers: u64) -> u64 {
         let own = self.model.saturating_add(self.activations.max(self.solver));
         self.base.saturating_add(own.saturating_mul(workers.max(1)))

@@ -24,7 +24,7 @@ pub struct JobModel {
     pub size: LatentSize,
     /// Tokens of a prompt.
     pub text_tokens: usize,
-    /// Bytes of a GPU's memory that encoding the job's prompts takes at most; none where they come encoded.
+    /// Bytes of a GPU's memory that encoding the job's prompts takes at most; 0 where they come encoded.
     pub gpu_encoding_bytes: u64,
     /// How the job's guidance acts.
     pub guidance: Guidance,

@@ -168,7 +168,7 @@ impl BlockOps for CpuOps {
     }
 
     fn spreads_work(&self) -> bool {
-        self.threads
+        matches!(self.device, Device::Cpu)
     }
 
     fn give(&self, activation: Matrix) -> Result<()> {

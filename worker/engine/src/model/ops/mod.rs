@@ -56,31 +56,20 @@ pub(crate) struct CpuOps {
     pool: BufferPool,
     /// Operations of all products so far.
     counted: AtomicU64,
+    /// Where the tensors are. On the processor work is spread over threads; another device has its own ways.
     device: Device,
-    /// Whether work is spread over threads here; another device has its own ways.
-    threads: bool,
 }
 
 impl Clone for CpuOps {
     /// The same operations with buffers of their own.
     fn clone(&self) -> Self {
-        Self {
-            pool: BufferPool::default(),
-            counted: AtomicU64::new(0),
-            device: self.device.clone(),
-            threads: self.threads,
-        }
+        Self { pool: BufferPool::default(), counted: AtomicU64::new(0), device: self.device.clone() }
     }
 }
 
 impl CpuOps {
     pub(crate) fn on(device: &Device) -> Self {
-        Self {
-            pool: BufferPool::default(),
-            counted: AtomicU64::new(0),
-            device: device.clone(),
-            threads: matches!(device, Device::Cpu),
-        }
+        Self { pool: BufferPool::default(), counted: AtomicU64::new(0), device: device.clone() }
     }
 
     /// Floating-point operations of all matrix products so far, a multiplication and an addition counted as two.
