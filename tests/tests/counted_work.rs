@@ -32,7 +32,7 @@ fn holds(asset: &str, sparsity: &Value) {
     let config = pipeline.transformer_config();
     let (inventory, size) = (config.inventory(), pipeline.latent_size(Some(32), Some(48)).unwrap());
     let guidance = pipeline.guidance(spec.calibration.guidance, 1.0).unwrap();
-    let encoders = pipeline.text_encoders(TEXT_TOKENS, &Device::Cpu).unwrap();
+    let encoders = pipeline.text_encoders(TEXT_TOKENS).unwrap();
     let tokens = Tokens {
         image: size.tokens as u64,
         text: encoders.tokens() as u64,
@@ -111,7 +111,7 @@ fn probes(asset: &str, size: u32) {
     let config = pipeline.transformer_config();
     let (inventory, size) = (config.inventory(), pipeline.latent_size(Some(size), Some(size)).unwrap());
     let guidance = pipeline.guidance(spec.calibration.guidance, 1.0).unwrap();
-    let encoders = pipeline.text_encoders(TEXT_TOKENS, &Device::Cpu).unwrap();
+    let encoders = pipeline.text_encoders(TEXT_TOKENS).unwrap();
     let tokens = Tokens {
         image: size.tokens as u64,
         text: encoders.tokens() as u64,

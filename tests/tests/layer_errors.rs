@@ -148,7 +148,7 @@ fn holds(asset: &str, ways: &[(&str, f64)]) {
     let config = pipeline.transformer_config();
     let (inventory, size) = (config.inventory(), pipeline.latent_size(Some(32), Some(32)).unwrap());
     let guidance = pipeline.guidance(spec.calibration.guidance, 1.0).unwrap();
-    let encoders = pipeline.text_encoders(TEXT_TOKENS, &Device::Cpu).unwrap();
+    let encoders = pipeline.text_encoders(TEXT_TOKENS).unwrap();
     let tokens = Tokens {
         image: size.tokens as u64,
         text: encoders.tokens() as u64,

@@ -297,7 +297,7 @@ fn diffusers_encodes_prompts_as_we_do_by_the_script_of_the_readme() {
         let file = ConditioningFile::open(&theirs).unwrap();
         assert_eq!((file.prompts(), file.texts().unwrap()), (4, &prompts.map(str::to_owned)[..]));
 
-        let encoders = PipelineFolder::open(&pipeline).unwrap().text_encoders(24, &Device::Cpu).unwrap();
+        let encoders = PipelineFolder::open(&pipeline).unwrap().text_encoders(24).unwrap();
         let texts: Vec<&str> = prompts.iter().copied().chain([""]).collect();
         let ours = encoders.encode(&texts, &mut |_, _| {}).unwrap();
         for (id, ours) in ours.iter().enumerate() {

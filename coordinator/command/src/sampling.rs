@@ -62,7 +62,7 @@ impl Sampling {
         let texts: Vec<&str> = prompts.iter().map(String::as_str).collect();
         let tokens = settings.max_sequence_length;
         let encoded = encoding(texts.len(), progress, |on_encoded| {
-            let encoders = pipeline.text_encoders(tokens, &Device::Cpu)?;
+            let encoders = pipeline.text_encoders(tokens)?;
             let dtype = compute_type(settings.dtype);
             Ok(Encoded::new(&encoders, &texts, (dtype, &Device::Cpu), folder, on_encoded)?)
         })?;

@@ -96,7 +96,7 @@ fn planned(spec: &JobSpec, path: &Path) -> (Pruner, Plan, Arc<Weights>) {
     let guidance = pipeline.guidance(2.0, 1.0).unwrap();
     let tokens =
         Tokens { image: size.tokens as u64, text: TEXT_TOKENS as u64, branches: guidance.branches() as u64 };
-    let encoders = pipeline.text_encoders(TEXT_TOKENS, &Device::Cpu).unwrap();
+    let encoders = pipeline.text_encoders(TEXT_TOKENS).unwrap();
     let like = (DType::F32, &Device::Cpu);
     let encoded = Encoded::new(&encoders, &PROMPTS, like, path, &mut |_, _| {}).unwrap();
     let schedule = pipeline.schedule(STEPS, size.tokens).unwrap();

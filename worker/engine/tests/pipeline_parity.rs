@@ -65,7 +65,7 @@ impl Golden {
     }
 
     fn encoders(&self) -> TextEncoders {
-        self.pipeline.text_encoders(24, &Device::Cpu).unwrap()
+        self.pipeline.text_encoders(24).unwrap()
     }
 
     /// The golden's prompts, then the empty one.

@@ -49,8 +49,7 @@ pub fn encode_missing(
         );
         return Err(JobError::new("calibration.conditioning", problem).into());
     }
-    let encoders =
-        model.pipeline.text_encoders(spec.calibration.max_sequence_length as usize, &Device::Cpu)?;
+    let encoders = model.pipeline.text_encoders(spec.calibration.max_sequence_length as usize)?;
     let encoders = encoders.on(device, compute_type(spec.model.dtype));
     let mut progress = EncodingProgress { done: 0, all: prompts_of(&missing), on_progress: on_encoded };
     for group in groups(&missing, encoders.prompts_together()) {

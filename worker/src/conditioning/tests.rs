@@ -119,7 +119,7 @@ fn what_is_read_is_what_this_process_would_encode_by_itself() {
     for (dtype, kind) in [("f32", DType::F32), ("bf16", DType::BF16)] {
         let setting = Setting::new(dtype);
         setting.encode();
-        let encoders = setting.model.pipeline.text_encoders(24, &Device::Cpu).unwrap();
+        let encoders = setting.model.pipeline.text_encoders(24).unwrap();
         let folder = std::env::temp_dir();
         let own = Encoded::new(&encoders, &PROMPTS, (kind, &Device::Cpu), &folder, &mut |_, _| {}).unwrap();
         for stored in [setting.open().unwrap(), setting.under_way()] {

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use candle_core::{DType, Device};
+use candle_core::DType;
 use obsdiff_engine::architecture::{Guidance, TransformerConfig};
 use obsdiff_engine::pipeline::{LatentSize, PipelineFolder};
 use obsdiff_proto::{ComputeType, Inventory, JobError, JobSpec};
@@ -59,7 +59,7 @@ impl JobModel {
             Some(tokens) => (tokens, 0, Vec::new()),
             None => {
                 let tokens = calibration.max_sequence_length as usize;
-                let encoders = pipeline.text_encoders(tokens, &Device::Cpu).map_err(of_job)?;
+                let encoders = pipeline.text_encoders(tokens).map_err(of_job)?;
                 // Those that calibrate, those held out, and the empty one.
                 let prompts = calibration.prompt_count() as usize + spec.evaluation.count as usize + 1;
                 let bytes = encoders.gpu_bytes(prompts, compute_type(spec.model.dtype));

@@ -47,7 +47,7 @@ pub(super) fn encode(args: &EncodeArgs, context: &mut CommandContext<'_>) -> Res
     let progress = context.progress();
     let tokens = spec.calibration.max_sequence_length;
     let encoded = encoding(texts.len(), &progress, |on_encoded| {
-        let encoders = described.pipeline.text_encoders(tokens as usize, &Device::Cpu)?;
+        let encoders = described.pipeline.text_encoders(tokens as usize)?;
         let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
         let like = (compute_type(spec.model.dtype), &Device::Cpu);
         let encoders = encoders.on(&device, like.0);

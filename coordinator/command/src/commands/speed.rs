@@ -42,7 +42,7 @@ pub(super) fn measure(
     context: &CommandContext<'_>,
 ) -> Result<Speed> {
     let size = dense.latent_size(settings.height, settings.width)?;
-    let tokens = dense.text_encoders(settings.max_sequence_length, &Device::Cpu)?.tokens();
+    let tokens = dense.text_encoders(settings.max_sequence_length)?.tokens();
     let config = dense.transformer_config();
     let widths = config.conditioning();
     let latents = noise(settings.seed, &size.shape(1))?;

@@ -127,7 +127,7 @@ fn an_architecture_that_is_registered_here_runs() {
 
     let known = [SUPPORTED[0], SUPPORTED[1], &THIRD];
     let latents = |pipeline: &PipelineFolder| {
-        let encoders = pipeline.text_encoders(24, &Device::Cpu).unwrap();
+        let encoders = pipeline.text_encoders(24).unwrap();
         let like = (DType::F32, &Device::Cpu);
         let encoded = Encoded::new(&encoders, &["a ring"], like, path, &mut |_, _| {}).unwrap();
         let size = pipeline.latent_size(Some(32), Some(32)).unwrap();

@@ -144,7 +144,7 @@ mod tests {
 
     fn encoded(prompts: &[&str], dtype: DType, folder: &Path) -> (Vec<Conditioning>, Encoded) {
         let asset = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/assets/shapes-sd3");
-        let encoders = PipelineFolder::open(&asset).unwrap().text_encoders(24, &Device::Cpu).unwrap();
+        let encoders = PipelineFolder::open(&asset).unwrap().text_encoders(24).unwrap();
         let expected = encoders.encode(prompts, &mut |_, _| {}).unwrap();
         let kept = Encoded::new(&encoders, prompts, (dtype, &Device::Cpu), folder, &mut |_, _| {}).unwrap();
         (expected, kept)
@@ -159,7 +159,7 @@ mod tests {
     #[test]
     fn encoding_tells_after_each_prompt_how_much_is_done() {
         let asset = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/assets/shapes-sd3");
-        let encoders = PipelineFolder::open(&asset).unwrap().text_encoders(24, &Device::Cpu).unwrap();
+        let encoders = PipelineFolder::open(&asset).unwrap().text_encoders(24).unwrap();
         let folder = tempfile::tempdir().unwrap();
         let mut told = Vec::new();
         let mut tell = |done, all| told.push((done, all));

@@ -197,13 +197,13 @@ impl PipelineFolder {
         self.architecture.guidance(&*self.transformer, scale, true_scale)
     }
 
-    /// Loads the tokenizers, and opens the text encoders, which compute on `device`. `max_sequence_length` is the number of T5
-    /// tokens of a prompt, 1 to 512.
+    /// Loads the tokenizers, and opens the text encoders, which compute on the processor unless [`TextEncoders::on`] says where.
+    /// `max_sequence_length` is the number of T5 tokens of a prompt, 1 to 512.
     ///
     /// # Errors
     /// When a tokenizer or an encoder cannot be used, or their widths do not fit the transformer.
-    pub fn text_encoders(&self, max_sequence_length: usize, device: &Device) -> Result<TextEncoders> {
-        TextEncoders::open(self, max_sequence_length, device)
+    pub fn text_encoders(&self, max_sequence_length: usize) -> Result<TextEncoders> {
+        TextEncoders::open(self, max_sequence_length)
     }
 
     /// Loads the decoder of the autoencoder onto `device`.

@@ -218,7 +218,7 @@ mod tests {
                 (folder.transformer_config(), folder.latent_size(Some(32), Some(32)).unwrap());
             let mut model =
                 config.load(&folder.transformer_weights().unwrap(), DType::F32, &Device::Cpu).unwrap();
-            let encoders = folder.text_encoders(24, &Device::Cpu).unwrap();
+            let encoders = folder.text_encoders(24).unwrap();
             let (like, spool) = ((DType::F32, &Device::Cpu), std::env::temp_dir());
             let encoded = Encoded::new(&encoders, &["a red circle"], like, &spool, &mut |_, _| {}).unwrap();
             let schedule = folder.schedule(4, size.tokens).unwrap();

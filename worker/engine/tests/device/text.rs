@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Tensor};
 use obsdiff_engine::device::ComputeDevice;
 use obsdiff_engine::device::transfers::{Copies, TransferKind};
 use obsdiff_engine::pipeline::{Conditioning, PipelineFolder, TextEncoders};
@@ -17,7 +17,7 @@ fn asset(name: &str) -> PathBuf {
 
 pub(crate) fn encoders(name: &str, device: &ComputeDevice, dtype: DType) -> TextEncoders {
     let pipeline = PipelineFolder::open(&asset(name)).unwrap();
-    pipeline.text_encoders(24, &Device::Cpu).unwrap().on(device, dtype)
+    pipeline.text_encoders(24).unwrap().on(device, dtype)
 }
 
 pub(crate) fn encode(encoders: &TextEncoders, prompts: &[&str]) -> Vec<Conditioning> {

@@ -21,7 +21,7 @@ fn grams(model: &dyn DiffusionModel, pipeline: &PipelineFolder) -> BTreeMap<Site
     let mut grams: BTreeMap<SiteId, Arc<Gram>> = inventory.site_ids().map(gram).collect();
     let text = std::fs::read_to_string(assets("shapes-prompts.txt")).unwrap();
     let prompts: Vec<&str> = text.lines().take(8).collect();
-    let encoders = pipeline.text_encoders(24, &Device::Cpu).unwrap();
+    let encoders = pipeline.text_encoders(24).unwrap();
     let (like, folder) = ((DType::F32, &Device::Cpu), std::env::temp_dir());
     let encoded = Encoded::new(&encoders, &prompts, like, &folder, &mut |_, _| {}).unwrap();
     let size = pipeline.latent_size(Some(32), Some(32)).unwrap();

@@ -142,7 +142,7 @@ fn pipelines_that_cannot_be_read_are_refused() {
 /// Every file that a pipeline of the shipped kind reads to encode prompts, to denoise and to decode, by its path in the folder.
 fn files(pipeline: &Path) -> Vec<PathBuf> {
     let opened = PipelineFolder::open(pipeline).unwrap();
-    let encoders = opened.text_encoders(24, &Device::Cpu).unwrap();
+    let encoders = opened.text_encoders(24).unwrap();
     let all = opened.files().unwrap().into_iter().chain(encoders.files());
     let mut names: Vec<PathBuf> = all.map(|file| file.strip_prefix(pipeline).unwrap().to_owned()).collect();
     names.sort();
@@ -152,7 +152,7 @@ fn files(pipeline: &Path) -> Vec<PathBuf> {
 /// What the pipeline gives: token ids, conditioning, a schedule and a picture.
 fn given(pipeline: &Path) -> (Vec<Vec<u32>>, Vec<Vec<f32>>) {
     let opened = PipelineFolder::open(pipeline).unwrap();
-    let encoders = opened.text_encoders(24, &Device::Cpu).unwrap();
+    let encoders = opened.text_encoders(24).unwrap();
     let prompt = "A red circle, ein Kreis <|endoftext|> \u{e000}";
     let encoded = encoders.encode(&[prompt], &mut |_, _| {}).unwrap().remove(0);
     let latents = crate::pipeline::noise(1, &opened.latent_size(None, None).unwrap().shape(1)).unwrap();

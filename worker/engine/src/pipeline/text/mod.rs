@@ -139,11 +139,7 @@ pub struct TextEncoders {
 type PromptTokens = Vec<Option<Vec<u32>>>;
 
 impl TextEncoders {
-    pub(super) fn open(
-        pipeline: &PipelineFolder,
-        max_sequence_length: usize,
-        device: &Device,
-    ) -> Result<Self> {
+    pub(super) fn open(pipeline: &PipelineFolder, max_sequence_length: usize) -> Result<Self> {
         if !(1..=MAX_T5_TOKENS).contains(&max_sequence_length) {
             let allowed = format!("it must be 1 to {MAX_T5_TOKENS}");
             return Err(Error::Argument(format!(
@@ -175,7 +171,7 @@ impl TextEncoders {
         };
         let slots = pipeline.architecture().text_encoders;
         let encoders: Vec<_> = slots.iter().map(&mut open).collect::<Result<_>>()?;
-        let opened = Self { encoders, transformer, ops: ModelOps::on(device) };
+        let opened = Self { encoders, transformer, ops: ModelOps::on(&Device::Cpu) };
         opened.check_widths()?;
         Ok(opened)
     }

@@ -8,7 +8,7 @@ use super::*;
 use crate::pipeline::testing::{assert_near, asset, copy_folder, edit_json, save_formula};
 
 fn encode(pipeline: &Path, prompts: &[&str]) -> Result<Vec<Conditioning>> {
-    let encoders = PipelineFolder::open(pipeline)?.text_encoders(24, &Device::Cpu)?;
+    let encoders = PipelineFolder::open(pipeline)?.text_encoders(24)?;
     encoders.encode(prompts, &mut |_, _| {})
 }
 
@@ -18,7 +18,7 @@ fn numbers(tensor: &Tensor) -> Vec<f32> {
 
 #[test]
 fn a_prompt_is_encoded_once_and_by_itself() {
-    let encoders = PipelineFolder::open(&asset("")).unwrap().text_encoders(24, &Device::Cpu).unwrap();
+    let encoders = PipelineFolder::open(&asset("")).unwrap().text_encoders(24).unwrap();
     let mut seen = Vec::new();
     let many = encoders
         .encode(&["a ring", "", "a ring", "on grey"], &mut |done, total| seen.push((done, total)))
@@ -42,7 +42,7 @@ fn without_t5_its_tokens_are_zeros_as_many_as_clips() {
         index["tokenizer_3"] = json!([null, null]);
     });
     // 99 T5 tokens are asked for; diffusers puts as many zeros as CLIP has tokens.
-    let encoders = PipelineFolder::open(pipeline.path()).unwrap().text_encoders(99, &Device::Cpu).unwrap();
+    let encoders = PipelineFolder::open(pipeline.path()).unwrap().text_encoders(99).unwrap();
     assert_eq!((encoders.tokens(), encoders.token_ids("a ring").unwrap().len()), (48, 2));
     let encoded = encoders.encode(&["a green triangle on black"], &mut |_, _| {}).unwrap().remove(0);
     assert_eq!(encoded.text.dims(), [48, 96]);
@@ -144,8 +144,7 @@ fn configurations_that_do_not_fit_are_refused() {
         assert!(error.contains(message), "{component} {key}: {error}");
     }
     for tokens in [0, 513] {
-        let error =
-            PipelineFolder::open(&asset("")).unwrap().text_encoders(tokens, &Device::Cpu).unwrap_err();
+        let error = PipelineFolder::open(&asset("")).unwrap().text_encoders(tokens).unwrap_err();
         assert!(error.to_string().contains(&format!("`calibration.max_sequence_length` is {tokens}")));
     }
 }
