@@ -15,6 +15,7 @@ use obsdiff::clock::monotonic;
 use obsdiff::progress::Progress;
 use obsdiff::sampling::{Sampling, Settings, load_transformer};
 use obsdiff_engine::checkpoint::{Library, Weights};
+use obsdiff_engine::device::ComputeDevice;
 use obsdiff_engine::pipeline::PipelineFolder;
 use obsdiff_tests::not_tested;
 use obsdiff_worker::conditioning::ConditioningFile;
@@ -80,8 +81,15 @@ fn sampled(pipeline: &Path, guidance: f64, prompts: &[&str]) -> (Tensor, Tensor)
     let folder = PipelineFolder::open(pipeline).unwrap();
     let prompts: Vec<String> = prompts.iter().map(|prompt| prompt.to_string()).collect();
     let progress = Progress::lines(std::io::sink(), monotonic());
-    let sampling = Sampling::new(&folder, &prompts, settings, pipeline.parent().unwrap(), &progress).unwrap();
-    let model = load_transformer(&folder, DType::F32).unwrap();
+    let sampling = Sampling::new(
+        &folder,
+        &prompts,
+        settings,
+        (pipeline.parent().unwrap(), &ComputeDevice::Cpu),
+        &progress,
+    )
+    .unwrap();
+    let model = load_transformer(&folder, DType::F32, &ComputeDevice::Cpu).unwrap();
     let latents = sampling.denoised(&*model, "sample", &progress).unwrap().latents;
     let pictures = folder.vae(&Device::Cpu).unwrap().decode(&latents).unwrap();
     (latents, pictures)

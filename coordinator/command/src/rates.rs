@@ -41,7 +41,7 @@ pub(crate) fn measure(job: &JobFile, described: &Described, rate: f64, clock: &C
     let sample = Sample::new(job, described, rate)?;
     let (model, weights, trajectories) = sample.load(described)?;
     let pruner = Pruner::new(&sample.spec, model, Arc::new(weights), trajectories.clone());
-    let exporter = Box::new(|_| Ok(()));
+    let exporter = Box::new(|_, _: &mut Pruner| Ok(()));
     let folder = tempfile::tempdir().map_err(Error::system)?;
     let runtime = crate::runtime::runtime()?;
     let store = JobStore::create(&folder.path().display().to_string(), &[])?;

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use candle_core::{DType, Device};
 use obsdiff_engine::calibrate::{Denoised, Encoded, Trajectories};
+use obsdiff_engine::device::ComputeDevice;
 use obsdiff_engine::model::DiffusionModel;
 use obsdiff_engine::pipeline::PipelineFolder;
 use obsdiff_proto::ComputeType;
@@ -45,7 +46,8 @@ pub struct Sampling {
 }
 
 impl Sampling {
-    /// Encodes `prompts` with the text encoders of `pipeline`; those that memory is not to hold go to a file in `folder`.
+    /// Encodes `prompts` on a device with the text encoders of `pipeline`; those that memory is not to hold go to a file in `folder`. The
+    /// device has its memory back when this ends.
     ///
     /// # Errors
     /// When the size does not fit the model, or the encoders or the scheduler cannot be used.
@@ -53,7 +55,7 @@ impl Sampling {
         pipeline: &PipelineFolder,
         prompts: &[String],
         settings: Settings,
-        folder: &Path,
+        (folder, device): (&Path, &ComputeDevice),
         progress: &Progress,
     ) -> Result<Self> {
         let size = pipeline.latent_size(settings.height, settings.width)?;
@@ -62,10 +64,11 @@ impl Sampling {
         let texts: Vec<&str> = prompts.iter().map(String::as_str).collect();
         let tokens = settings.max_sequence_length;
         let encoded = encoding(texts.len(), progress, |on_encoded| {
-            let encoders = pipeline.text_encoders(tokens)?;
             let dtype = compute_type(settings.dtype);
+            let encoders = pipeline.text_encoders(tokens)?.on(device, dtype);
             Ok(Encoded::new(&encoders, &texts, (dtype, &Device::Cpu), folder, on_encoded)?)
         })?;
+        device.release_unused()?;
         let trajectories = Trajectories::new(schedule, guidance, settings.seed, size, encoded);
         Ok(Self { trajectories, batch: settings.batch })
     }
@@ -139,12 +142,18 @@ pub(crate) fn open_pipeline(path: &Path) -> Result<PipelineFolder> {
     }
 }
 
-/// Loads a pipeline's transformer to compute in `dtype` on the CPU.
+/// Loads a pipeline's transformer to compute in `dtype` on a device.
 ///
 /// # Errors
 /// When its configuration or its weights cannot be used.
-pub fn load_transformer(pipeline: &PipelineFolder, dtype: DType) -> Result<Box<dyn DiffusionModel>> {
+pub fn load_transformer(
+    pipeline: &PipelineFolder,
+    dtype: DType,
+    device: &ComputeDevice,
+) -> Result<Box<dyn DiffusionModel>> {
     let _span = info_span!("load").entered();
     let weights = pipeline.transformer_weights()?;
-    Ok(pipeline.transformer_config().load(&weights, dtype, &Device::Cpu)?)
+    let mut transformer = pipeline.transformer_config().load(&weights, dtype, &Device::Cpu)?;
+    transformer.move_blocks(device);
+    Ok(transformer)
 }

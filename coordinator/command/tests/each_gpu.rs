@@ -2,12 +2,14 @@
 #![cfg(all(feature = "cuda", feature = "gloo"))]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+use std::fs;
 use std::path::Path;
 use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use obsdiff_tests::fake_cuda;
+use serde_json::Value;
 
 mod process;
 
@@ -15,13 +17,14 @@ use process::*;
 
 /// The command on a machine with so many GPUs.
 fn on_gpus(folder: &Path, gpus: usize, args: &[&str]) -> Process {
-    Process::spawn(
-        Command::new(env!("CARGO_BIN_EXE_obsdiff"))
-            .args(args)
-            .current_dir(folder)
-            .env("LD_LIBRARY_PATH", fake_cuda())
-            .env("FAKE_CUDA_GPUS", gpus.to_string()),
-    )
+    Process::spawn(&mut command(folder, gpus, args))
+}
+
+fn command(folder: &Path, gpus: usize, args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_obsdiff"));
+    command.args(args).current_dir(folder).env("LD_LIBRARY_PATH", fake_cuda());
+    command.env("FAKE_CUDA_GPUS", gpus.to_string());
+    command
 }
 
 fn workers(folder: &Path, url: &str, devices: &str) -> Process {
@@ -47,6 +50,48 @@ fn a_worker_for_each_gpu_does_what_one_process_does() {
     }
     assert!(coordinator.process.end().success());
     assert_same(&result(shared.path()), &result(alone.path()));
+}
+
+/// What a process takes of a GPU before it asks for memory, which the fake driver does not count.
+const CONTEXT: u64 = 512 << 20;
+
+/// The errors of latents that a job measured on held-out prompts.
+fn held_out(folder: &Path) -> Value {
+    let record: Value = serde_json::from_slice(&fs::read(folder.join("out/pruning.json")).unwrap()).unwrap();
+    let errors = ["relative_error", "prompt_relative_errors", "step_relative_errors"];
+    errors.iter().map(|key| record["measured"]["held_out"][key].clone()).collect()
+}
+
+/// In f32 the processor's sums differ from those of a GPU's libraries in their last bits, so it is seen where errors were measured.
+#[test]
+fn a_worker_measures_on_its_gpu_in_the_memory_that_pruning_was_planned_to_take() {
+    let [alone, shared] = [gpu_setting(2), gpu_setting(2)];
+    for folder in [&alone, &shared] {
+        let path = folder.path().join("job.toml");
+        let job = fs::read_to_string(&path).unwrap();
+        fs::write(&path, job.replace("[evaluation]\ncount = 0", "[evaluation]\ncount = 2")).unwrap();
+    }
+    let (code, said) =
+        on_gpus(alone.path(), 1, &["run", "job.toml", "--quiet", "--device", "cuda"]).verdict();
+    assert_eq!(code, Some(0), "{said}");
+    let planned =
+        command(shared.path(), 1, &["plan", "job.toml", "--json", "--device-memory", "80GB"]).output();
+    let planned: Value = serde_json::from_slice(&planned.unwrap().stdout).unwrap();
+    let bytes = |key: &str| planned["device_memory"][key].as_u64().unwrap();
+    let memory = bytes("peak_bytes") - CONTEXT;
+    // Beside the weights that calibrate there is no room for others.
+    assert!(2 * bytes("transformer_bytes") + bytes("context_bytes") - CONTEXT > memory, "{planned}");
+    let mut coordinator = Coordinator::start(shared.path());
+    let args = ["worker", "--coordinator", &coordinator.url, "--device", "cuda", "--collective", "gloo"];
+    let mut worker = command(shared.path(), 1, &[&args[..], &["--quiet"]].concat());
+    let mut worker = Process::spawn(worker.env("FAKE_CUDA_MEMORY", memory.to_string()));
+    let (code, said) = worker.verdict();
+    assert_eq!(code, Some(0), "{said}");
+    assert!(coordinator.process.end().success());
+    assert_same(&result(shared.path()), &result(alone.path()));
+    let found = held_out(shared.path());
+    assert!(found[0].as_f64().is_some_and(|error| error > 0.0), "{found}");
+    assert_eq!(found, held_out(alone.path()));
 }
 
 #[test]
@@ -114,7 +159,7 @@ fn a_gpus_memory_is_shown_while_the_job_runs_and_a_processors_is_not() {
     let text = shown(&coordinator.url, "/metrics", |text| metric("used", text).is_some_and(|used| used > 0));
     let [used, free] = ["used", "free"].map(|state| metric(state, &text).unwrap());
     assert_eq!(used + free, 1 << 30, "all that the fake GPU has");
-    let job: serde_json::Value = serde_json::from_str(&get(&coordinator.url, "/job").2).unwrap();
+    let job: Value = serde_json::from_str(&get(&coordinator.url, "/job").2).unwrap();
     let memory = &job["memory"].as_array().unwrap()[..];
     assert!(memory.len() == 1 && memory[0]["worker"] == 1, "{memory:?}");
     assert!(memory[0]["gpu"]["used_bytes"].as_u64().unwrap() > 0, "{memory:?}");

@@ -20,8 +20,8 @@ use super::reducing::{FailedReducer, GramReducer, ReceivedGrams, ReceivedGroups}
 use super::{AfterStep, Engine, PartStore, PartStoreError, PrunedTensors, Reducer, WorkError};
 use crate::grams::{GramKeeper, KeptGrams};
 
-/// Writes the pruned pipeline.
-pub type Exporter<'a> = Box<dyn FnMut(Pruned) -> Result<(), WorkError> + Send + 'a>;
+/// Writes the pruned pipeline. It may drop the pruner's model once it has done so, to make room for what is measured then.
+pub type Exporter<'a> = Box<dyn FnMut(Pruned, &mut Pruner) -> Result<(), WorkError> + Send + 'a>;
 
 /// Receives the progress of the work, to show it to people.
 pub trait Watch: Send + Sync {
@@ -380,7 +380,7 @@ impl Engine for PruningEngine<'_> {
         step()?;
         self.finish_keeping()?;
         let pruned = self.pruned();
-        (self.exporter)(pruned)
+        (self.exporter)(pruned, &mut self.pruner)
     }
 }
 

@@ -7,6 +7,7 @@ use candle_core::Device;
 use obsdiff_engine::calibrate::Denoised;
 use obsdiff_engine::export::{HeldOutError, Measured, PruningRecord};
 use obsdiff_engine::pipeline::PipelineFolder;
+use obsdiff_engine::pruner::Pruner;
 use obsdiff_files::OnProgress;
 
 use super::{PruningJob, peak_resident};
@@ -22,7 +23,8 @@ pub struct Measuring<'a> {
 }
 
 impl PruningJob<'_> {
-    /// Adds to the record of the written pipeline how far it is from the dense model, and what the process took.
+    /// Adds to the record of the written pipeline how far it is from the dense model, and what the process took. The pruner's model makes
+    /// room for the dense and then for the written one, which are computed where it was.
     ///
     /// # Errors
     /// When a model cannot be read or fails, or the record cannot be written.
@@ -31,12 +33,14 @@ impl PruningJob<'_> {
         measuring: &Measuring<'_>,
         mut record: PruningRecord,
         expected_velocity_error: Option<f64>,
+        pruner: &mut Pruner,
         on_progress: &OnProgress,
     ) -> Result<(), WorkError> {
         let _span = tracing::info_span!("held-out prompts").entered();
         let models = if measuring.held_out.is_empty() {
             None
         } else {
+            pruner.drop_model()?;
             let dense = self.latents(&self.model.pipeline, &measuring.held_out, on_progress)?;
             let written = self.output.open_written(self.model.pipeline.path())?;
             let pruned = self.latents(&written.pipeline, &measuring.held_out, on_progress)?;
@@ -70,7 +74,8 @@ impl PruningJob<'_> {
         on_progress: &OnProgress,
     ) -> Result<Denoised, WorkError> {
         let (weights, dtype) = (pipeline.transformer_weights()?, compute_type(self.spec.model.dtype));
-        let model = pipeline.transformer_config().load(&weights, dtype, &Device::Cpu)?;
+        let mut model = pipeline.transformer_config().load(&weights, dtype, &Device::Cpu)?;
+        model.move_blocks(&self.device);
         let batch = if self.plan.shards.is_empty() {
             1
         } else {

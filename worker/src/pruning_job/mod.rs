@@ -79,7 +79,7 @@ pub struct PruningJob<'a> {
     pub output: JobOutput,
     /// Writes the output, where that is a directory.
     pub disk: &'a Disk,
-    /// Where Grams are summed and alternating directions are made.
+    /// Where blocks are computed, Grams summed, linears solved, and what was written is measured.
     pub device: ComputeDevice,
 }
 
@@ -98,7 +98,8 @@ impl<'a> PruningJob<'a> {
         // An export to a slow disk reports progress, so that the worker is not taken for one that hangs.
         let exporting = worker_state.clone();
         let on_progress: Arc<OnProgress> = Arc::new(move || exporting.advance());
-        let exporter = Box::new(move |pruned| self.export(&pruned, &on_progress));
+        let exporter =
+            Box::new(move |pruned, pruner: &mut Pruner| self.export(&pruned, pruner, &on_progress));
         PruningEngine::new(pruner, Arc::new(self.plan.clone()), part_store, watch, exporter)
             .with_grams(self.keeper.clone(), self.grams.clone())
     }
@@ -129,7 +130,12 @@ impl<'a> PruningJob<'a> {
     }
 
     /// Writes the pruned pipeline: pruned tensors as they were solved, all others as they are in the checkpoint.
-    fn export(&self, pruned: &Pruned, on_progress: &Arc<OnProgress>) -> Result<(), WorkError> {
+    fn export(
+        &self,
+        pruned: &Pruned,
+        pruner: &mut Pruner,
+        on_progress: &Arc<OnProgress>,
+    ) -> Result<(), WorkError> {
         // Here and not earlier: calibration names the site at which a model overflows, but not every method calibrates.
         self.check_finite()?;
         let _span = tracing::info_span!("export").entered();
@@ -164,7 +170,8 @@ impl<'a> PruningJob<'a> {
         };
         written.map_err(|error| failed.take().unwrap_or(WorkError::Engine(error)))?;
         if let Some(measuring) = &self.measuring {
-            let measured = self.measure(measuring, record, pruned.expected_velocity_error, &**on_progress);
+            let expected = pruned.expected_velocity_error;
+            let measured = self.measure(measuring, record, expected, pruner, &**on_progress);
             if let Err(error) = measured {
                 // The job has its result, and does not fail for what is said of it.
                 tracing::warn!(%error, "the written pipeline cannot be measured");

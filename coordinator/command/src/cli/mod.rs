@@ -196,8 +196,8 @@ pub struct PruningArgs {
     /// job: heads and neurons by the sums of their weights.
     #[arg(long)]
     pub baseline: bool,
-    /// Where prompts are encoded, the transformer is computed, Grams summed and linears pruned by `sparsity.method = "admm"` or "obs":
-    /// cpu, cuda, or cuda:N for the N-th GPU, counted from 0.
+    /// Where prompts are encoded, the transformer is computed, Grams summed, linears pruned by `sparsity.method = "admm"` or "obs", and
+    /// the pruned model is measured: cpu, cuda, or cuda:N for the N-th GPU, counted from 0.
     #[arg(long, value_name = "DEVICE", default_value_t)]
     pub device: DeviceName,
     /// Print one JSON object with the same figures instead of text. Numbers with a unit have it in their names.
@@ -248,8 +248,8 @@ pub struct WorkerArgs {
     /// How long the coordinator may be unreachable before the worker gives up, such as 90s, 10min or 2h.
     #[arg(long, value_name = "TIME", default_value = "10min", value_parser = humantime::parse_duration)]
     pub patience: Duration,
-    /// Where prompts are encoded, the transformer is computed, Grams summed and linears pruned by `sparsity.method = "admm"` or "obs":
-    /// cpu, cuda, or cuda:N for the N-th GPU, counted from 0.
+    /// Where prompts are encoded, the transformer is computed, Grams summed, linears pruned by `sparsity.method = "admm"` or "obs", and
+    /// the pruned model is measured: cpu, cuda, or cuda:N for the N-th GPU, counted from 0.
     #[arg(long, value_name = "DEVICE", default_value_t)]
     pub device: DeviceName,
     /// Start a worker for each of these GPUs of this host, all or numbers such as 0,1,3, and end when all of them have ended. Unless

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use obsdiff_engine::device::DeviceName;
 
 use super::{ProcessArgs, path};
 
@@ -97,6 +98,9 @@ pub struct SamplingArgs {
     /// Prompts that run as one batch [default: a shard of the job, else 4].
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
     pub batch: Option<u32>,
+    /// Where prompts are encoded and the transformer is computed: cpu, cuda, or cuda:N for the N-th GPU, counted from 0.
+    #[arg(long, value_name = "DEVICE", default_value_t)]
+    pub device: DeviceName,
     /// How the process runs.
     #[command(flatten)]
     pub process: ProcessArgs,

@@ -10,6 +10,7 @@ use obsdiff_worker::stored_model::Extent;
 use super::comparison::Comparison;
 use super::pictures::{COLUMNS, argument_of_flag, check_out, check_place, decode, is_png, write_grid};
 use super::request::Request;
+use super::run::open_device;
 use super::speed;
 use crate::cli::CompareArgs;
 use crate::context::CommandContext;
@@ -22,6 +23,7 @@ use crate::{Error, Result};
 /// # Errors
 /// When the prompts, a pipeline or the place to write to cannot be used, or the two transformers differ in shape.
 pub(super) fn compare(args: &CompareArgs, context: &mut CommandContext<'_>) -> Result<()> {
+    let device = open_device(args.sampling.device)?;
     let process = &args.sampling.process;
     context.use_threads(process.threads)?;
     context.compute_here()?;
@@ -47,10 +49,11 @@ pub(super) fn compare(args: &CompareArgs, context: &mut CommandContext<'_>) -> R
     }
     let progress = context.progress();
     let settings = request.settings(&dense);
-    let sampling = Sampling::new(&dense, prompts, settings, folder, &progress).map_err(argument_of_flag)?;
+    let sampling =
+        Sampling::new(&dense, prompts, settings, (folder, &device), &progress).map_err(argument_of_flag)?;
     // The transformers are loaded one after the other, since both together would take twice the memory.
     let denoised = |pipeline, name| {
-        let transformer = load_transformer(pipeline, compute_type(settings.dtype))?;
+        let transformer = load_transformer(pipeline, compute_type(settings.dtype), &device)?;
         sampling.denoised(&*transformer, name, &progress)
     };
     let (by_dense, by_pruned) = (denoised(&dense, "sample dense")?, denoised(&pruned, "sample pruned")?);
@@ -66,7 +69,7 @@ pub(super) fn compare(args: &CompareArgs, context: &mut CommandContext<'_>) -> R
         report::write_file(&text, path)?;
     }
     if args.speed {
-        comparison.speed = Some(speed::measure(&dense, &pruned, settings, context)?);
+        comparison.speed = Some(speed::measure(&dense, &pruned, (settings, &device), context)?);
     }
     context.print(&comparison, args.json)
 }

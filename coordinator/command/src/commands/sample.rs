@@ -9,6 +9,7 @@ use obsdiff_worker::stored_model::Extent;
 
 use super::pictures::{COLUMNS, argument_of_flag, check_format, check_out, decode, is_png, write_grid};
 use super::request::Request;
+use super::run::open_device;
 use crate::cli::SampleArgs;
 use crate::context::CommandContext;
 use crate::sampling::{Sampling, load_transformer, open_pipeline};
@@ -19,6 +20,7 @@ use crate::{Error, Result, picture};
 /// # Errors
 /// When the prompts, the pipeline or the place to write to cannot be used.
 pub(super) fn sample(args: &SampleArgs, context: &mut CommandContext<'_>) -> Result<()> {
+    let device = open_device(args.sampling.device)?;
     let process = &args.sampling.process;
     context.use_threads(process.threads)?;
     context.compute_here()?;
@@ -32,10 +34,11 @@ pub(super) fn sample(args: &SampleArgs, context: &mut CommandContext<'_>) -> Res
     let pipeline = open_pipeline(&source)?;
     let progress = context.progress();
     let settings = request.settings(&pipeline);
-    let sampling =
-        Sampling::new(&pipeline, prompts, settings, folder, &progress).map_err(argument_of_flag)?;
-    let transformer = load_transformer(&pipeline, compute_type(settings.dtype))?;
+    let sampling = Sampling::new(&pipeline, prompts, settings, (folder, &device), &progress)
+        .map_err(argument_of_flag)?;
+    let transformer = load_transformer(&pipeline, compute_type(settings.dtype), &device)?;
     let denoised = sampling.denoised(&*transformer, "sample", &progress)?;
+    drop(transformer);
     write(args, prompts, &decode(&pipeline, &denoised.latents)?, context)
 }
 

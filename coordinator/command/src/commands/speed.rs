@@ -4,8 +4,10 @@ use std::fmt;
 use std::time::Duration;
 
 use candle_core::{DType, Device, Tensor};
+use obsdiff_engine::device::ComputeDevice;
 use obsdiff_engine::model::{Denoise, DiffusionModel, NoTap};
 use obsdiff_engine::pipeline::{PipelineFolder, noise};
+use obsdiff_worker::preparation::compute_type;
 use serde::Serialize;
 
 use crate::Result;
@@ -34,11 +36,12 @@ struct ForwardCall {
     flops: f64,
 }
 
-/// The fastest call of each transformer, on noise. The two take turns, so that other load on the machine affects both.
+/// The fastest call of each transformer on a device, on noise: on the processor in f32, on a GPU in the job's type. The two take turns, so that
+/// other load on the machine affects both.
 pub(super) fn measure(
     dense: &PipelineFolder,
     pruned: &PipelineFolder,
-    settings: Settings,
+    (settings, device): (Settings, &ComputeDevice),
     context: &CommandContext<'_>,
 ) -> Result<Speed> {
     let size = dense.latent_size(settings.height, settings.width)?;
@@ -58,7 +61,8 @@ pub(super) fn measure(
         pooled: &pooled,
         guidance: guidance.as_ref(),
     };
-    let models = [load_transformer(dense, DType::F32)?, load_transformer(pruned, DType::F32)?];
+    let dtype = if device.is_host() { DType::F32 } else { compute_type(settings.dtype) };
+    let models = [load_transformer(dense, dtype, device)?, load_transformer(pruned, dtype, device)?];
     let time = |model: &dyn DiffusionModel| -> Result<Duration> {
         let start = (context.clock)();
         model.forward(&call, &mut NoTap)?;

@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 
 use obsdiff_engine::device::ComputeDevice;
+use obsdiff_proto::lock;
 use obsdiff_proto::session::{Briefing, Dismissed, JobProgress, Reason};
-use obsdiff_proto::{ByteSize, lock};
 use obsdiff_security::TokenSender;
 use obsdiff_store::JobStore;
 use obsdiff_worker::collective::{Counted, Transport};
@@ -193,19 +193,7 @@ fn serve(
     let grams = (grams, &output, &context.disk);
     let mut work = crate::run::work((&job, &inputs), &trajectories, None, grams, &documents, device);
     let first = inputs.prompts.calibration.len() as u32;
-    // To measure, the dense model is loaded once more beside the pruned one.
-    let needs = inputs.described.memory(&job.spec, &inputs.plan);
-    let cost = inputs.described.cost(&job.spec, &inputs.plan);
-    let both = ByteSize(needs.peak(&cost).saturating_add(needs.model));
-    let held_out = first..trajectories.prompts();
-    if needs.model <= cost.largest_grams() || context.memory.is_some_and(|memory| both <= memory) {
-        work.measuring = Some(Measuring { held_out, clock: &*context.clock });
-    } else if !held_out.is_empty() {
-        progress.note(&format!(
-            "if this worker writes the pruned pipeline it does not compare it with its source: with both models it would need {both} \
-             (see `obsdiff compare`)"
-        ));
-    }
+    work.measuring = Some(Measuring { held_out: first..trajectories.prompts(), clock: &*context.clock });
     let part_store = JobPartStore::new(store, runtime.handle().clone());
     let mut engine = work.engine(model, Arc::new(part_store), measured.clone(), worker_state);
     ready.store(true, Ordering::SeqCst);

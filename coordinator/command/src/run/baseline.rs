@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use candle_core::Tensor;
 use obsdiff_engine::calibrate::{Denoised, Trajectories};
+use obsdiff_engine::device::ComputeDevice;
 use obsdiff_engine::export::{Baseline, HeldOutError};
 use obsdiff_engine::pruner::Pruner;
 use obsdiff_proto::message::Slice;
@@ -52,7 +53,7 @@ pub(super) fn check(job: &JobFile, inputs: &Inputs) -> Result<()> {
     Ok(())
 }
 
-/// Prunes the dense model in memory, and gives its final latents on the held-out prompts with what was pruned. The errors are to be
+/// Prunes the dense model in memory on the processor, and gives its final latents on the held-out prompts with what was pruned. The errors are to be
 /// filled in.
 ///
 /// # Errors
@@ -62,13 +63,13 @@ pub(super) fn prune(
     inputs: &Inputs,
     trajectories: &Arc<Trajectories>,
     dense: &Denoised,
-    progress: &Progress,
+    (device, progress): (&ComputeDevice, &Progress),
 ) -> Result<Option<(Baseline, Tensor)>> {
     let _span = tracing::info_span!("baseline").entered();
     let (spec, described) = (spec(&job.spec), &inputs.described);
     let plan =
         obsdiff_core::plan(&spec, &described.inventory, described.tokens).map_err(|e| job.unplanned(e))?;
-    let model = load_transformer(&described.pipeline, compute_type(spec.model.dtype))?;
+    let model = load_transformer(&described.pipeline, compute_type(spec.model.dtype), device)?;
     let mut pruner = Pruner::new(&spec, model, inputs.weights.clone(), trajectories.clone());
     let (mut weights, mut zeros) = (0, 0);
     for package in &plan.packages {

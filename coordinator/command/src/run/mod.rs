@@ -71,7 +71,7 @@ pub struct RunContext<'a> {
     pub spans: &'a Spans,
     /// What the output and the job's state are written and removed by.
     pub disk: &'a Disk,
-    /// Where Grams are summed and alternating directions are made.
+    /// Where prompts are encoded, blocks computed, Grams summed and linears solved.
     pub device: &'a ComputeDevice,
     /// Told how far the job is, where somebody wants to know.
     pub outlook: Option<&'a watch::Sender<Outlook>>,
@@ -163,15 +163,18 @@ fn compared(
     let progress = process.progress;
     let pruned = {
         let written = output.open_written(inputs.described.pipeline.path())?;
-        let pruned = load_transformer(&written.pipeline, compute_type(job.spec.model.dtype))?;
+        let pruned = load_transformer(&written.pipeline, compute_type(job.spec.model.dtype), process.device)?;
         let batched = (inputs, job.spec.calibration.shard_size);
         held_out::denoised(&*pruned, trajectories, batched, "sample the output", progress)?
     };
     let Some(pruned) = pruned else { return Ok(Compared::default()) };
     let mut error =
         HeldOutError::between(&dense.latents, &pruned.latents)?.along(&dense.steps, &pruned.steps)?;
-    let mut baseline =
-        if process.baseline { baseline::prune(job, inputs, trajectories, dense, progress)? } else { None };
+    let mut baseline = if process.baseline {
+        baseline::prune(job, inputs, trajectories, dense, (process.device, progress))?
+    } else {
+        None
+    };
     let latents =
         [Some(&dense.latents), Some(&pruned.latents), baseline.as_ref().map(|(_, latents)| latents)];
     let latents: Vec<&Tensor> = latents.into_iter().flatten().collect();
@@ -207,8 +210,9 @@ fn prune(
     let running = root.enter();
     let place = (state.store(), state.runtime().handle());
     let conditionings = encode(job, inputs, place, device, progress)?;
-    let (model, trajectories) =
+    let (mut model, trajectories) =
         preparation::load(&job.spec, inputs.described.model(), &inputs.weights, conditionings)?;
+    model.move_blocks(device);
     let batched = (inputs, job.spec.calibration.shard_size);
     let dense = held_out::denoised(&*model, &trajectories, batched, "sample the source", progress)?;
     // The workers' threads account for their time themselves.
@@ -227,6 +231,7 @@ fn prune(
     let expected_velocity_error = engine.expected_velocity_error();
     // Its model makes room for the one that was written.
     drop(engine);
+    device.release_unused()?;
     let Compared { error, baseline, pictures } =
         compared(job, output, &trajectories, inputs, dense.as_ref(), (process, peak))?;
     let report = spans.report();

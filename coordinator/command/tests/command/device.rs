@@ -20,7 +20,7 @@ fn small_job(folder: &Path, output: &str) -> std::path::PathBuf {
         .collect();
     let job = format!(
         "[model]\npath = \"{}\"\n[sparsity]\nmethod = \"admm\"\npattern = \"unstructured\"\nallocation = \"uniform\"\nratio = 0.5\nrefine = 3\n{rules}\
-         [calibration]\nprompts = \"{}\"\ncount = 2\nsteps = 2\nmax_sequence_length = 24\n[output]\npath = \"{output}\"\n",
+         [calibration]\nprompts = \"{}\"\ncount = 2\nsteps = 2\nmax_sequence_length = 24\n[evaluation]\ncount = 1\n[output]\npath = \"{output}\"\n",
         asset("shapes-sd3").display(),
         asset("shapes-prompts.txt").display(),
     );
@@ -40,7 +40,7 @@ fn pruned(folder: &Path, output: &str, device: &str) -> Value {
 
 /// The bytes of the pruned transformer.
 #[cfg(feature = "cuda")]
-fn weights(folder: &Path, output: &str) -> Vec<u8> {
+pub(crate) fn weights(folder: &Path, output: &str) -> Vec<u8> {
     let folder = folder.join(output).join("transformer");
     let mut files: Vec<_> = fs::read_dir(folder).unwrap().map(|file| file.unwrap().path()).collect();
     files.retain(|file| file.extension().is_some_and(|of| of == "safetensors"));
@@ -113,7 +113,7 @@ fn heads_and_neurons_go_on_a_gpu_as_on_the_processor() {
         let job = format!(
             "[model]\npath = \"{}\"\n[sparsity]\npattern = \"structured\"\nratio = 0.375\n\
              [[sparsity.rules]]\nmatch = \"transformer_blocks.[2-9].*\"\nskip = true\n\
-             [calibration]\nprompts = \"{}\"\ncount = 2\nsteps = 1\nmax_sequence_length = 24\n[output]\npath = \"{device}\"\n",
+             [calibration]\nprompts = \"{}\"\ncount = 2\nsteps = 1\nmax_sequence_length = 24\n[evaluation]\ncount = 1\n[output]\npath = \"{device}\"\n",
             asset("shapes-sd3").display(),
             asset("shapes-prompts.txt").display(),
         );

@@ -8,6 +8,7 @@ mod checkpoint;
 mod chromium;
 mod conditioning;
 mod device;
+mod device_pictures;
 mod disk_full;
 mod flux;
 mod gram_prompts;

@@ -9,7 +9,7 @@ use obsdiff_tests::copy_folder;
 use crate::{obsdiff, pipeline, text, told};
 
 /// Width, height and bytes of a PNG file.
-fn read(path: &Path) -> (u32, u32, Vec<u8>) {
+pub(crate) fn read(path: &Path) -> (u32, u32, Vec<u8>) {
     let mut reader = png::Decoder::new(BufReader::new(File::open(path).unwrap())).read_info().unwrap();
     let mut rgb = vec![0; reader.output_buffer_size().unwrap()];
     let info = reader.next_frame(&mut rgb).unwrap();

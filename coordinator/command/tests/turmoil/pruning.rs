@@ -97,7 +97,7 @@ impl Pruning {
         let pruner = Pruner::new(&self.spec, model, weights, self.trajectories.clone());
         let plan = self.plan.clone();
         let names: Vec<String> = self.weights.entries().map(|(name, _)| name.to_owned()).collect();
-        let exporter = Box::new(move |pruned: Pruned| {
+        let exporter = Box::new(move |pruned: Pruned, _: &mut Pruner| {
             let mut bytes = format!("{:?} {:?}", pruned.linears, pruned.structures).into_bytes();
             for name in &names {
                 if let Some(tensor) = pruned.tensors.tensor(name)? {

@@ -2,6 +2,7 @@
 
 mod allocation;
 mod budget;
+mod dropped;
 mod probe;
 mod shrunk;
 mod solving;
@@ -26,6 +27,7 @@ use crate::gram::{Gram, GramError, GramSet, PlacedGram, exponent_for};
 use crate::model::DiffusionModel;
 use crate::solve::{Obs, SiteSolver};
 use crate::{Error, Result};
+use dropped::DroppedModel;
 use probe::Probe;
 
 pub use allocation::{Allocated, expected_at};
@@ -189,6 +191,17 @@ impl Pruner {
         (self.open, self.on_device, self.host_is_empty) = (None, None, true);
         self.of_groups.clear();
         self.end_solving();
+    }
+
+    /// Closes the package and drops the model, so that the host and the device have room for another one. After that nothing can be
+    /// calibrated, solved or applied.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub fn drop_model(&mut self) -> Result<()> {
+        self.close();
+        self.model = Box::new(DroppedModel::of(&*self.model));
+        self.device.release_unused()
     }
 
     /// Frees the memory that solving the open package took, but keeps its Grams.
