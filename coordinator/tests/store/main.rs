@@ -270,6 +270,24 @@ async fn plain_http_is_refused_by_the_setting_that_allows_it() {
     }
 }
 
+#[tokio::test]
+async fn settings_that_are_missing_or_wrong_are_named() {
+    let wrong = |key: &str| vec![(key.to_owned(), "nothing".to_owned())];
+    for (url, options, problem) in [
+        ("az://container/job", vec![], "Account must be specified; check AZURE_STORAGE_ACCOUNT_NAME and "),
+        (
+            "gs://bucket/job",
+            wrong("GOOGLE_SERVICE_ACCOUNT_KEY"),
+            "GCP credential error: Unable to decode service account file: ",
+        ),
+        ("gs://bucket/job", wrong("GOOGLE_SERVICE_ACCOUNT_KEY"), "; check GOOGLE_APPLICATION_CREDENTIALS"),
+    ] {
+        let said = CoordinatorStore::create(url, &options).unwrap_err().to_string();
+        assert!(said.starts_with(&format!("{url}: cannot be opened: ")) && said.contains(problem), "{said}");
+        assert!(!said.contains("Generic"), "{said}");
+    }
+}
+
 /// Nothing of what the environment says of object stores is used: neither an address nor a credential.
 #[tokio::test]
 async fn a_directory_is_used_whatever_the_environment_says_of_object_stores() {

@@ -233,38 +233,43 @@ fn named(object: &str) -> &str {
     if object.is_empty() { "its objects" } else { object }
 }
 
+/// The variables by which a process has credentials of a store, by the store's scheme; none where it is a directory.
+pub(super) fn credentials(store: &str) -> Option<&'static str> {
+    Some(match store.split_once("://")?.0 {
+        "s3" | "s3a" => {
+            "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN, or the role of this machine or pod"
+        }
+        "gs" => "GOOGLE_APPLICATION_CREDENTIALS, or the service account of this machine or pod",
+        "az" | "adl" | "azure" | "abfs" | "abfss" => {
+            "AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY, or the identity of this machine or pod"
+        }
+        _ => return None,
+    })
+}
+
 /// What to check where a store does not let an object be `what`, by the store's scheme.
 fn rights(store: &str, what: &str) -> String {
-    let verb = |listed, read, written, removed| match what {
+    let Some(variables) = credentials(store) else {
+        return "check the credentials of this process and what they permit".to_owned();
+    };
+    let [listed, read, written, removed] = match store.split_once("://").map(|(scheme, _)| scheme) {
+        Some("s3" | "s3a") => ["s3:ListBucket", "s3:GetObject", "s3:PutObject", "s3:DeleteObject"],
+        Some("gs") => [
+            "storage.objects.list",
+            "storage.objects.get",
+            "storage.objects.create",
+            "storage.objects.delete",
+        ],
+        _ => {
+            let (reader, contributor) = ("Storage Blob Data Reader", "Storage Blob Data Contributor");
+            [reader, reader, contributor, contributor]
+        }
+    };
+    let right = match what {
         "listed" => listed,
         "read" => read,
         "removed" => removed,
         _ => written,
-    };
-    let (variables, right) = match store.split_once("://").map(|(scheme, _)| scheme) {
-        Some("s3" | "s3a") => (
-            "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN, or the role of this machine or pod",
-            verb("s3:ListBucket", "s3:GetObject", "s3:PutObject", "s3:DeleteObject"),
-        ),
-        Some("gs") => (
-            "GOOGLE_APPLICATION_CREDENTIALS, or the service account of this machine or pod",
-            verb(
-                "storage.objects.list",
-                "storage.objects.get",
-                "storage.objects.create",
-                "storage.objects.delete",
-            ),
-        ),
-        Some("az" | "adl" | "azure" | "abfs" | "abfss") => (
-            "AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY, or the identity of this machine or pod",
-            verb(
-                "Storage Blob Data Reader",
-                "Storage Blob Data Reader",
-                "Storage Blob Data Contributor",
-                "Storage Blob Data Contributor",
-            ),
-        ),
-        _ => return "check the credentials of this process and what they permit".to_owned(),
     };
     format!("check {variables}, and that it has the right {right} there")
 }

@@ -11,9 +11,11 @@ use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use object_store::{ClientOptions, ObjectStore, ObjectStoreScheme, RetryConfig};
 use obsdiff_files::Disk;
+use obsdiff_proto::causes;
 use url::Url;
 
 use super::directory::Directory;
+use super::error::credentials;
 use super::{Result, StoreError, plaintext};
 
 /// Who opens a store.
@@ -81,7 +83,7 @@ pub(super) fn locate(url: &str, options: &[(String, String)], access: Access) ->
                 .iter()
                 .filter_map(|(key, value)| Some((key.to_ascii_lowercase().parse().ok()?, value)));
             let builder = known.fold(builder, |builder, (key, value)| builder.with_config(key, value));
-            Arc::new(builder.build().map_err(|e| refused(e.to_string()))?)
+            Arc::new(builder.build().map_err(|e| refused(unopened(url, &e)))?)
         }};
     }
     if let Some(problem) = plaintext::refusal(&scheme, options) {
@@ -94,6 +96,18 @@ pub(super) fn locate(url: &str, options: &[(String, String)], access: Access) ->
         _ => return Err(refused(UNKNOWN.to_owned())),
     };
     Ok(Located { objects: store, prefix, directory: None })
+}
+
+/// What is wrong where a store's settings do not fit together: without the words that `object_store` puts before each error.
+fn unopened(url: &str, error: &object_store::Error) -> String {
+    let problem = match error {
+        object_store::Error::Generic { source, .. } => causes(&**source),
+        other => causes(other),
+    };
+    match credentials(url) {
+        Some(variables) => format!("cannot be opened: {problem}; check {variables}"),
+        None => format!("cannot be opened: {problem}"),
+    }
 }
 
 const UNKNOWN: &str =
