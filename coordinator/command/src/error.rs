@@ -145,6 +145,7 @@ impl Error {
             | Self::Store(
                 StoreError::Failed { .. }
                 | StoreError::Denied { .. }
+                | StoreError::NoCredentials { .. }
                 | StoreError::InUse { .. }
                 | StoreError::Replaced { .. },
             )

@@ -1,6 +1,7 @@
 //! The store of a job: in memory, in a directory, and on a server of the S3 protocol.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod credentials;
 mod damage;
 mod failing;
 mod job;

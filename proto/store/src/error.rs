@@ -5,6 +5,7 @@ use obsdiff_proto::message::PartId;
 use obsdiff_proto::{PackageId, causes};
 use thiserror::Error;
 
+use super::credentials;
 use super::layout::remedy;
 
 /// What can go wrong with a store, with the object that it happened to.
@@ -156,6 +157,18 @@ pub enum StoreError {
         /// What it answered.
         source: Box<object_store::Error>,
     },
+    /// This process has no credentials: no variable gives any, and the machine's metadata service gave none within some seconds.
+    #[error(
+        "{store}: this process has no credentials: check {}; its metadata service, which was asked last, gave none: {}",
+        credentials::variables(store).unwrap_or("those of the store"),
+        causes(source)
+    )]
+    NoCredentials {
+        /// The store.
+        store: String,
+        /// How asking the metadata service ended.
+        source: Box<object_store::Error>,
+    },
     /// An object of a model is not the one that was found first.
     #[error(
         "{store}: {object} was replaced while it was read: the same command reads it anew; do not change a model while jobs read it"
@@ -189,6 +202,9 @@ impl StoreError {
         match source {
             source if lacks_bucket(&source) => Self::Bucket { store },
             object_store::Error::NotFound { .. } => Self::Missing { store, object },
+            source if credentials::are_missing(&source) => {
+                Self::NoCredentials { store, source: Box::new(source) }
+            }
             source if is_denied(&source) => Self::Denied { store, object, what, source: Box::new(source) },
             source => Self::Failed { store, object, what, tries, source: Box::new(source) },
         }
@@ -204,7 +220,7 @@ impl StoreError {
 
     /// Whether the same call may succeed another time although nothing else changes.
     pub fn is_transient(&self) -> bool {
-        matches!(self, Self::Failed { source, .. } if is_transient(source))
+        matches!(self, Self::Failed { source, .. } | Self::NoCredentials { source, .. } if is_transient(source))
     }
 }
 
@@ -233,23 +249,9 @@ fn named(object: &str) -> &str {
     if object.is_empty() { "its objects" } else { object }
 }
 
-/// The variables by which a process has credentials of a store, by the store's scheme; none where it is a directory.
-pub(super) fn credentials(store: &str) -> Option<&'static str> {
-    Some(match store.split_once("://")?.0 {
-        "s3" | "s3a" => {
-            "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN, or the role of this machine or pod"
-        }
-        "gs" => "GOOGLE_APPLICATION_CREDENTIALS, or the service account of this machine or pod",
-        "az" | "adl" | "azure" | "abfs" | "abfss" => {
-            "AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY, or the identity of this machine or pod"
-        }
-        _ => return None,
-    })
-}
-
 /// What to check where a store does not let an object be `what`, by the store's scheme.
 fn rights(store: &str, what: &str) -> String {
-    let Some(variables) = credentials(store) else {
+    let Some(variables) = credentials::variables(store) else {
         return "check the credentials of this process and what they permit".to_owned();
     };
     let [listed, read, written, removed] = match store.split_once("://").map(|(scheme, _)| scheme) {

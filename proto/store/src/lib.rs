@@ -22,6 +22,7 @@
 
 mod claim;
 mod conditioning;
+mod credentials;
 mod directory;
 mod error;
 mod grams;

@@ -15,8 +15,7 @@ use obsdiff_proto::causes;
 use url::Url;
 
 use super::directory::Directory;
-use super::error::credentials;
-use super::{Result, StoreError, plaintext};
+use super::{Result, StoreError, credentials, plaintext};
 
 /// Who opens a store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,12 +71,16 @@ pub(super) fn locate(url: &str, options: &[(String, String)], access: Access) ->
     let tries = if access == Access::Upload { UPLOAD_TRIES } else { 1 };
     let retry = RetryConfig { max_retries: tries as usize - 1, ..RetryConfig::default() };
     let client = ClientOptions::new()
-        .with_connect_timeout(Duration::from_secs(10))
+        .with_connect_timeout(credentials::CONNECT)
         .with_timeout(Duration::from_secs(10 * 60));
     let parsed = parsed.to_string();
     macro_rules! build {
         ($builder:ty) => {{
-            let builder = <$builder>::new().with_url(parsed).with_retry(retry).with_client_options(client);
+            let builder = <$builder>::new()
+                .with_url(parsed)
+                .with_retry(retry)
+                .with_client_options(client)
+                .with_http_connector(credentials::Connector);
             // Variables that this store does not know are passed over.
             let known = options
                 .iter()
@@ -104,7 +107,7 @@ fn unopened(url: &str, error: &object_store::Error) -> String {
         object_store::Error::Generic { source, .. } => causes(&**source),
         other => causes(other),
     };
-    match credentials(url) {
+    match credentials::variables(url) {
         Some(variables) => format!("cannot be opened: {problem}; check {variables}"),
         None => format!("cannot be opened: {problem}"),
     }

@@ -10,9 +10,10 @@ use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutPayload};
 use obsdiff_proto::Digest;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
 
 use super::error::is_transient;
-use super::{JobStore, Result, StoreError};
+use super::{JobStore, Result, StoreError, credentials};
 
 /// The format of the JSON objects that this release writes and reads.
 const FORMAT: u32 = 1;
@@ -159,7 +160,7 @@ impl JobStore {
         object: &str,
         mut once: impl FnMut() -> F,
     ) -> Result<T> {
-        let tries = AtomicU32::new(0);
+        let (tries, begun) = (AtomicU32::new(0), Instant::now());
         let counted = || {
             tries.fetch_add(1, Ordering::Relaxed);
             once()
@@ -170,7 +171,10 @@ impl JobStore {
             .with_max_times(self.retries.tries.saturating_sub(1) as usize);
         let result = counted
             .retry(waits)
-            .when(is_transient)
+            .when(|error| {
+                let waited = begun.elapsed() >= credentials::PATIENCE;
+                is_transient(error) && !(waited && credentials::are_missing(error))
+            })
             .notify(|error, wait| {
                 tracing::warn!(store = %self.name, object, %error, ?wait, "the store failed; trying again");
             })

@@ -63,3 +63,30 @@ fn each_kind_of_store_has_rights_and_variables_of_its_own() {
     }
     assert_eq!(told("s3://b/p", "read", answer("503 Slow Down")).rights(), None);
 }
+
+#[test]
+fn credentials_that_no_metadata_service_gives_are_told_as_missing() {
+    for (store, path, variable) in [
+        ("s3://b/p", "/latest/api/token", "AWS_ACCESS_KEY_ID"),
+        (
+            "gs://b/p",
+            "/computeMetadata/v1/instance/service-accounts/default/token",
+            "GOOGLE_APPLICATION_CREDENTIALS",
+        ),
+        ("az://b/p", "/metadata/identity/oauth2/token?resource=https", "AZURE_STORAGE_ACCOUNT_NAME"),
+    ] {
+        let answered = |status: &str| E::Generic {
+            store: "any",
+            source: format!(
+                "Error performing token request: Error performing GET http://169.254.169.254{path}: {status}"
+            )
+            .into(),
+        };
+        let error = told(store, "read", answered("operation timed out"));
+        assert!(matches!(error, StoreError::NoCredentials { .. }) && error.is_transient(), "{error}");
+        assert!(error.to_string().contains(&format!("no credentials: check {variable}")), "{error}");
+        // It says that there are none, which no time changes.
+        assert!(!is_transient(&answered("status code: 403 Forbidden")));
+        assert!(!told(store, "read", answered("status code: 403 Forbidden")).is_transient());
+    }
+}
