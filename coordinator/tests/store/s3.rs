@@ -38,6 +38,8 @@ pub(crate) enum Later {
     Refused,
     /// None is answered.
     Held,
+    /// Each is answered by 403, also those by which processes try what they may.
+    Denied,
 }
 
 /// Lets some requests for objects pass.
@@ -48,11 +50,17 @@ struct Gate(Arc<Mutex<Option<Passing>>>);
 type Passing = (&'static str, usize, Later);
 
 impl Gate {
+    /// Whether nothing may be changed any more.
+    fn denies(&self) -> bool {
+        matches!(*self.0.lock().unwrap(), Some((_, 0, Later::Denied)))
+    }
+
     /// What becomes of a request for a key; none where it passes.
     fn of(&self, key: &str) -> Option<Later> {
         let mut gate = self.0.lock().unwrap();
         let (prefix, passing, later) = gate.as_mut()?;
-        if !key.starts_with(*prefix) {
+        let tries = key.ends_with("obsdiff-probe.json") && !matches!(later, Later::Denied);
+        if !key.starts_with(*prefix) || tries {
             return None;
         }
         match passing.checked_sub(1) {
@@ -81,6 +89,10 @@ impl S3Access for Access {
         if self.busy.0.load(Ordering::SeqCst) {
             return Err(s3_error!(ServiceUnavailable));
         }
+        // These do not name their objects before their content.
+        if context.s3_op().name() == "DeleteObjects" && self.changing.denies() {
+            return Err(s3_error!(AccessDenied));
+        }
         let key = context.s3_path().as_object().map(|(_, key)| key.to_owned());
         let Some(key) = key.filter(|_| context.method() != "HEAD") else { return Ok(()) };
         let later = if context.method() == "GET" { self.reading.of(&key) } else { self.changing.of(&key) };
@@ -88,6 +100,7 @@ impl S3Access for Access {
             None if context.method() == "GET" => self.read.lock().unwrap().push(key),
             None => {}
             Some(Later::Refused) => return Err(s3_error!(ServiceUnavailable)),
+            Some(Later::Denied) => return Err(s3_error!(AccessDenied)),
             Some(Later::Held) => {
                 self.held.fetch_add(1, Ordering::SeqCst);
                 std::future::pending().await

@@ -35,6 +35,7 @@ mod output;
 mod part;
 mod part_figures;
 mod plaintext;
+mod probe;
 mod record;
 
 use std::path::PathBuf;

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `obsdiff-output.json` | the marker: what lies here is being written by an obsdiff job, with the names of its files. Put first, removed last |
 //! | `model_index.json` | makes the other objects a pipeline. Put after all of them |
+//! | `obsdiff-probe.json` | put and removed before any work, to see whether that is permitted |
 //! | others | files of a diffusers pipeline |
 //!
 //! Objects are overwritten or removed only where the marker of the same job names them.
@@ -19,6 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use super::location::{self, Access, Located};
 use super::objects::PutOutcome;
+use super::probe::PROBE;
 use super::{JobStore, Result, StoreError};
 
 /// Marks a prefix as one that is being written.
@@ -254,7 +256,7 @@ impl OutputStore {
         Upload { output: self, file: file.to_owned(), part, start: Vec::new(), parts: None }
     }
 
-    /// The first object besides the marker whose name is as wanted.
+    /// The first object whose name is as wanted, besides the marker and what processes try their rights by.
     async fn first(&self, wanted: impl Fn(&str) -> bool) -> Result<Option<String>> {
         let store = &self.store;
         let first = || async {
@@ -265,7 +267,7 @@ impl OutputStore {
                     Some(parts) => parts.map(|part| part.as_ref().to_owned()).collect::<Vec<_>>().join("/"),
                     None => meta.location.to_string(),
                 };
-                if name != MARKER && wanted(&name) {
+                if ![MARKER, PROBE].contains(&&*name) && wanted(&name) {
                     return Ok(Some(name));
                 }
             }
@@ -288,7 +290,12 @@ impl OutputStore {
         file.split('/').collect::<object_store::path::Path>().to_string()
     }
 
-    fn foreign(&self, object: &str) -> StoreError {
+    /// The objects of the prefix.
+    pub(super) fn objects(&self) -> &JobStore {
+        &self.store
+    }
+
+    pub(super) fn foreign(&self, object: &str) -> StoreError {
         self.refused(format!(
             "holds {object}, which the job did not write: choose another output.path, or move that away"
         ))

@@ -6,7 +6,9 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use obsdiff_engine::export::{Document, OutputObjects, PruningRecord, read_record, replace_record};
+use obsdiff_engine::export::{
+    Document, OutputObjects, PruningRecord, read_record, replace_record, try_writing,
+};
 use obsdiff_engine::pipeline::PipelineFolder;
 use obsdiff_engine::{Error, Result};
 use obsdiff_files::{Disk, OnProgress, read_regular};
@@ -14,6 +16,8 @@ use obsdiff_proto::{JobSpec, causes};
 use obsdiff_store::{OutputStore, StoreError, Upload};
 use tempfile::TempDir;
 use tokio::runtime::Handle;
+
+use crate::preparation;
 
 /// More than a document that tells of a pipeline has.
 const MOST_DOCUMENT_BYTES: u64 = 256 << 20;
@@ -78,6 +82,17 @@ impl JobOutput {
         match self {
             Self::Directory(path) => record.replace(path, documents, disk),
             Self::Objects(output) => replace_record(output, &output.url, record, documents),
+        }
+    }
+
+    /// Writes something small there and removes it, so that a right that is missing is found before any work.
+    ///
+    /// # Errors
+    /// When this process may not write there.
+    pub fn try_writing(&self, disk: &Disk) -> preparation::Result<()> {
+        match self {
+            Self::Directory(path) => Ok(try_writing(path, disk)?),
+            Self::Objects(output) => Ok(output.runtime.block_on(output.store.at_start().try_writing())?),
         }
     }
 

@@ -166,6 +166,9 @@ fn serve(
     let mut job = JobFile::received(briefing.spec.clone(), StoreSettings::of(&context.environment));
     job.open_model(progress)?;
     let store = JobStore::open(&briefing.store, job.stores().pairs())?;
+    let output = output_of(&job, runtime.handle())?;
+    // Whichever worker is asked to writes the output, so each must be able to.
+    output.try_writing(&context.disk).map_err(|e| unprepared(&job, e))?;
     let folder = job.model_folder(Extent::of(&job.spec))?;
     let received = ReceivedJob::open(briefing, &store, runtime.handle(), &folder, &|| worker_state.advance());
     let received = received.map_err(|e| unprepared(&job, e))?;
@@ -189,7 +192,6 @@ fn serve(
     let planned_memory = inputs.predicted_peak(&job, 1);
     measured.open(planned_memory.0, job.spec.hessian.damping);
     let documents = OutputDocuments::new(&job.spec, &inputs, planned_memory);
-    let output = output_of(&job, runtime.handle())?;
     let grams = (grams, &output, &context.disk);
     let mut work = crate::run::work((&job, &inputs), &trajectories, None, grams, &documents, device);
     let first = inputs.prompts.calibration.len() as u32;

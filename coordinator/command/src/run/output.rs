@@ -4,14 +4,15 @@ use std::path::{Path, PathBuf};
 
 use obsdiff_coordinator::JobState;
 use obsdiff_engine::export::{longest_name, required_bytes};
+use obsdiff_files::Disk;
 use obsdiff_proto::{ByteSize, JobError};
 use obsdiff_store::{OutputState, OutputStore, StoreError};
+use obsdiff_worker::preparation::PreparationError;
 use obsdiff_worker::pruning_job::JobOutput;
-use rustix::fs::Access;
 use tokio::runtime::Handle;
 
 use super::state::has_written;
-use crate::described::Described;
+use crate::described::{Described, unprepared};
 use crate::job::JobFile;
 use crate::runtime::runtime;
 use crate::{Error, Result};
@@ -41,8 +42,9 @@ pub(super) fn check(job: &JobFile, described: &Described, here: bool) -> Result<
     match &output {
         JobOutput::Directory(path) => {
             let folder = check_directory(job, path, described, written)?;
-            if here {
-                check_writable(job, &folder)?;
+            // Of a cluster's job, each worker tries it where it is.
+            if here && !written {
+                try_writing(job, &output, &folder)?;
             }
         }
         JobOutput::Objects(_) => {
@@ -50,6 +52,9 @@ pub(super) fn check(job: &JobFile, described: &Described, here: bool) -> Result<
             let store = store.map_err(|error| refused(job, error))?.at_start();
             let state = runtime.block_on(store.state(&job.spec)).map_err(|error| refused(job, error))?;
             check_objects(job, &state, written)?;
+            if !written {
+                runtime.block_on(store.try_writing()).map_err(|error| refused(job, error))?;
+            }
         }
     }
     Ok(written)
@@ -154,13 +159,14 @@ fn check_directory(job: &JobFile, path: &Path, described: &Described, written: b
     Ok(parent.to_owned())
 }
 
-/// This process writes the output itself: it must be allowed to.
-fn check_writable(job: &JobFile, folder: &Path) -> Result<()> {
-    let access = rustix::fs::access(folder, Access::WRITE_OK | Access::EXEC_OK);
-    access.map_err(|error| {
-        let error = std::io::Error::from(error);
-        let path = &job.spec.output.path;
-        let problem = format!("is {path}, but nothing can be written to {}: {error}", folder.display());
-        job.refuse(JobError::new("output.path", problem))
+/// This process writes the output itself: it must be able to.
+fn try_writing(job: &JobFile, output: &JobOutput, folder: &Path) -> Result<()> {
+    output.try_writing(&Disk::default()).map_err(|error| match error {
+        PreparationError::Engine(obsdiff_engine::Error::Write { source, .. }) => {
+            let path = &job.spec.output.path;
+            let problem = format!("is {path}, but nothing can be written to {}: {source}", folder.display());
+            job.refuse(JobError::new("output.path", problem))
+        }
+        other => unprepared(job, other),
     })
 }

@@ -80,6 +80,12 @@ impl StoreServer {
     }
 }
 
+/// The URL of a coordinator, once it listens.
+pub(crate) fn until_listening(coordinator: &mut Process) -> String {
+    let line = coordinator.line(|line| line.starts_with("listening on "));
+    line.expect("it does not listen").replace("listening on ", "http://")
+}
+
 /// Waits until the server holds a request.
 pub(crate) fn until_held(server: &StoreServer, process: &mut Process) {
     let end = Instant::now() + LONG;
@@ -98,8 +104,7 @@ fn a_cluster_writes_to_the_store_what_one_process_writes_into_a_directory() {
     let away = tempfile::tempdir().unwrap();
     let args = ["coordinator", "job.toml", "--quiet", "--listen", "127.0.0.1:0"];
     let mut coordinator = server.start(folder.path(), &args);
-    let line = coordinator.line(|line| line.starts_with("listening on "));
-    let url = line.expect("it does not listen").replace("listening on ", "http://");
+    let url = until_listening(&mut coordinator);
     let worker = ["worker", "--coordinator", &url, "--quiet"];
     let mut workers = [(); 2].map(|()| server.start(away.path(), &worker));
     let told =

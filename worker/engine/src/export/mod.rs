@@ -29,7 +29,7 @@ pub use record::{ModelSizes, PrunedLinear, PrunedStructure, PruningRecord, RECOR
 pub use shrink::{KeptIndices, Shrink};
 pub use single_file::write_single_file;
 pub use source::required_bytes;
-pub use staging::longest_name;
+pub use staging::{longest_name, try_writing};
 
 use crate::checkpoint::Weights;
 use crate::{Error, Result};

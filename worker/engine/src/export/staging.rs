@@ -169,12 +169,31 @@ impl Sink for Staging<'_> {
 impl Drop for Staging<'_> {
     fn drop(&mut self) {
         // After a commit only the marker and the lock are left; after a failure that failure is what is reported.
-        if let Err(error) = remove(&self.folder, &self.lock, self.disk) {
+        // One that was only tried is removed already.
+        if let Err(error) = remove(&self.folder, &self.lock, self.disk)
+            && self.folder.exists()
+        {
             tracing::warn!(path = %self.folder.display(), %error, "a half-written directory could not be removed");
         }
         // They hold the destination now, or were made in vain.
         self.disk.remove_folders(&self.made);
     }
+}
+
+/// Begins what an export to this destination begins, and removes it, so that a right that is missing is found before any work. Folders
+/// that the export is to make are not made: the same is tried in the one that is there.
+///
+/// # Errors
+/// When a folder or a file cannot be made or removed there.
+pub fn try_writing(destination: &Path, disk: &Disk) -> Result<()> {
+    let mut place = destination;
+    while !parent_of(place).exists()
+        && let Some(parent) = place.parent()
+    {
+        place = parent;
+    }
+    let staging = Staging::beside(place, disk)?;
+    remove(&staging.folder, &staging.lock, disk).map_err(|e| Error::write(&staging.folder, e))
 }
 
 /// Writes a file of this content, in place of the one that may be there. Whenever that is interrupted, one of the two is there, whole.

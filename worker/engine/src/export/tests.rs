@@ -318,3 +318,22 @@ fn what_was_measured_joins_the_record_and_the_pipeline_stays_the_jobs() {
     assert!(error.contains("pruning.json: is not what the job has written"), "{error}");
     assert_eq!(PruningRecord::read(&out).unwrap().unwrap(), measured(3.5));
 }
+
+#[test]
+fn a_destination_is_tried_without_a_trace() {
+    let root = tempfile::tempdir().unwrap();
+    let disk = Disk::default();
+    fs::create_dir(root.path().join("there")).unwrap();
+    fs::write(root.path().join("file"), "mine").unwrap();
+    left_beside(&root.path().join("new"), 1, "new");
+    let before = listing(root.path());
+    for out in ["there", "there/new", "a/b/new"] {
+        try_writing(&root.path().join(out), &disk).unwrap();
+        assert_eq!(listing(root.path()), before, "{out}");
+    }
+    // Like an export, it removes what a writer of that output has left.
+    try_writing(&root.path().join("new"), &disk).unwrap();
+    assert!(listing(root.path()).len() < before.len());
+    let error = try_writing(&root.path().join("file/new"), &disk).unwrap_err().to_string();
+    assert!(error.contains("file: File exists"), "{error}");
+}
