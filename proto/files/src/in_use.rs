@@ -13,7 +13,8 @@ use crate::lock::{is_at, open, uninterrupted};
 /// says when it was used last.
 #[derive(Debug)]
 pub struct InUse {
-    file: File,
+    /// None on a file system that nobody can write: nobody can remove anything there either.
+    file: Option<File>,
 }
 
 /// No process uses what a file stands for, and none begins to, until this is dropped.
@@ -24,13 +25,19 @@ pub struct Unused {
 }
 
 impl InUse {
-    /// Begins to use what this file stands for, which is made where there is none. Waits while another process has it as [`Unused`].
+    /// Begins to use what this file stands for, which is made where there is none, unless its file system is read-only. Waits while another
+    /// process has it as [`Unused`].
     ///
     /// # Errors
     /// When the file cannot be made: not found where that process has removed its folder, too.
     pub fn begin(path: &Path) -> io::Result<Self> {
         loop {
-            let file = open_to_use(path)?;
+            let file = match open_to_use(path) {
+                Err(error) if error.kind() == io::ErrorKind::ReadOnlyFilesystem => {
+                    return Ok(Self { file: None });
+                }
+                opened => opened?,
+            };
             if let Err(error) = uninterrupted(|| file.lock_shared()) {
                 tracing::warn!(path = %path.display(), %error,
                     "this file system has no locks: nothing keeps others from removing what this process uses");
@@ -39,7 +46,7 @@ impl InUse {
             if is_at(&file, path)? {
                 match touch(&file) {
                     Err(error) if !is_read_only(&error) => return Err(error),
-                    _ => return Ok(Self { file }),
+                    _ => return Ok(Self { file: Some(file) }),
                 }
             }
         }
@@ -49,7 +56,9 @@ impl InUse {
 impl Drop for InUse {
     fn drop(&mut self) {
         // It was used until now. Otherwise it counts as used last when that began.
-        let _ = touch(&self.file);
+        if let Some(file) = &self.file {
+            let _ = touch(file);
+        }
     }
 }
 
@@ -144,7 +153,7 @@ mod tests {
         let long_ago = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000);
         let set = |file: &File| file.set_modified(long_ago).unwrap();
         let told = || path.metadata().unwrap().modified().unwrap();
-        set(&used.file);
+        set(used.file.as_ref().unwrap());
         drop(used);
         assert!(told() > long_ago);
         set(&open(&path).unwrap());

@@ -59,7 +59,11 @@ impl CachedModel {
         let about = folder.join(ABOUT);
         if !about.exists() {
             let text = json!({ "holds": "a model of an object store, for obsdiff", "url": url }).to_string();
-            write_new(&about, text.as_bytes()).map_err(failed(&about))?;
+            match write_new(&about, text.as_bytes()) {
+                // It is read by people alone.
+                Err(error) if error.kind() == io::ErrorKind::ReadOnlyFilesystem => {}
+                written => written.map_err(failed(&about))?,
+            }
         }
         Ok(Self { folder, _in_use: in_use })
     }

@@ -1,12 +1,14 @@
 //! Copies of models from object stores, as `obsdiff cache` lists and removes them while other processes read, download or die.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use obsdiff_tests::copy_folder;
 
+use crate::hosts::available;
 use crate::output::{files, until_held};
-use crate::process::{ASSETS, setting};
+use crate::process::{ASSETS, Process, setting};
 use crate::s3::Later;
 use crate::store::StoreServer;
 
@@ -145,4 +147,42 @@ fn an_index_is_copied_with_its_absent_components_and_pickled_weights_are_told_on
     let out = folder.path().join("out");
     assert_eq!(fs::read_to_string(out.join("model_index.json")).unwrap(), words);
     assert!(out.join("vae/config.json").is_file() && !out.join("vae/diffusion_pytorch_model.bin").exists());
+}
+
+#[test]
+fn a_cache_that_nobody_can_write_is_read_whether_or_not_it_has_files_of_locks() {
+    if !available() {
+        return;
+    }
+    let (server, folder) = server_and_job();
+    let run = ["run", "job.toml", "--quiet", "--cache", "cache"];
+    let (code, said) = server.start(folder.path(), &run).verdict();
+    assert_eq!(code, Some(0), "{said}");
+    let weights = "transformer/diffusion_pytorch_model.safetensors";
+    let written = |output: &str| fs::read(folder.path().join(output).join(weights)).unwrap();
+
+    let read_only = |output: &str| {
+        let script = "mount --bind cache cache && mount -o remount,bind,ro cache && exec \"$0\" \"$@\"";
+        let output = format!("output.path={output}");
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "sh", "-c", script, env!("CARGO_BIN_EXE_obsdiff")]).args(run);
+        command.args(["--set", &output]).envs(server.server().options()).current_dir(folder.path());
+        Process::spawn(&mut command).verdict()
+    };
+    let mut models = fs::read_dir(folder.path().join("cache/models")).unwrap();
+    let model: PathBuf = models.next().unwrap().unwrap().path();
+    for (output, lacks) in [("complete", &[][..]), ("lacking", &["users", "about.json", "lock"])] {
+        lacks.iter().for_each(|file| fs::remove_file(model.join(file)).unwrap());
+        let before = files(&folder.path().join("cache"));
+        let (code, said) = read_only(output);
+        assert_eq!(code, Some(0), "{output}: {said}");
+        assert!(written(output) == written("out"));
+        assert!(files(&folder.path().join("cache")) == before);
+    }
+    // What it lacks cannot be brought.
+    fs::remove_dir_all(model.join("pipelines")).unwrap();
+    fs::create_dir(model.join("pipelines")).unwrap();
+    let (code, said) = read_only("none");
+    assert_eq!(code, Some(3), "{said}");
+    assert!(said.contains("Read-only file system") && said.contains("another folder by --cache"), "{said}");
 }
