@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::process::Command;
 use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{
     TraceService, TraceServiceServer,
@@ -17,7 +19,7 @@ use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair}
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use tokio_stream::wrappers::TcpListenerStream;
-use tonic::transport::{Identity, Server, ServerTlsConfig};
+use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
 use tonic::{Request, Response, Status};
 
 mod process;
@@ -74,17 +76,89 @@ fn a_collector_receives_a_job_its_packages_and_their_phases() {
     assert_told(&collector);
 }
 
+fn authority() -> CertifiedIssuer<'static, KeyPair> {
+    let mut params = CertificateParams::new(Vec::new()).unwrap();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
+}
+
+/// A certificate for this name by an authority, and its key.
+fn certified(name: &str, authority: &CertifiedIssuer<'_, KeyPair>) -> [String; 2] {
+    let key = KeyPair::generate().unwrap();
+    let certificate = CertificateParams::new(vec![name.to_owned()]).unwrap();
+    [certificate.signed_by(&key, authority).unwrap().pem(), key.serialize_pem()]
+}
+
+#[test]
+fn a_collector_that_asks_for_a_certificate_is_shown_the_one_that_variables_name() {
+    let authority = authority();
+    let [certificate, key] = certified("localhost", &authority);
+    let tls = ServerTlsConfig::new().identity(Identity::from_pem(certificate, key));
+    let tls = tls.client_ca_root(Certificate::from_pem(authority.pem()));
+    let runtime = Runtime::new().unwrap();
+    let (collector, port) = collect(&runtime, Some(tls));
+    let folder = setting(2);
+    let [certificate, key] = certified("client", &authority);
+    for (name, text) in [("authority", authority.pem()), ("certificate", certificate), ("key", key)] {
+        fs::write(folder.path().join(name), text).unwrap();
+    }
+    let run = |own: &[(&str, &str)]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_obsdiff"));
+        command
+            .args(["run", "job.toml", "--quiet", "--workers", "1"])
+            .env("OTEL_EXPORTER_OTLP_ENDPOINT", format!("https://localhost:{port}"))
+            .env("OTEL_EXPORTER_OTLP_CERTIFICATE", "authority")
+            .envs(own.iter().copied())
+            .current_dir(folder.path());
+        let (code, said) = Process::spawn(&mut command).verdict();
+        assert_eq!(code, Some(0), "{said}");
+        fs::remove_dir_all(folder.path().join("out")).unwrap();
+    };
+    run(&[]);
+    assert!(collector.0.lock().unwrap().is_empty());
+    let own = ["CERTIFICATE", "KEY"].map(|name| format!("OTEL_EXPORTER_OTLP_CLIENT_{name}"));
+    run(&[(&own[0], "certificate"), (&own[1], "key")]);
+    assert_told(&collector);
+}
+
+#[test]
+fn a_run_that_a_signal_stops_sends_what_is_open_as_stopped() {
+    let runtime = Runtime::new().unwrap();
+    let (collector, port) = collect(&runtime, None);
+    // Longer than anybody waits.
+    let folder = setting(100_000);
+    let mut process = Process::spawn(
+        Command::new(env!("CARGO_BIN_EXE_obsdiff"))
+            .args(["run", "job.toml", "--quiet", "--workers", "1"])
+            .env("OTEL_EXPORTER_OTLP_ENDPOINT", format!("http://127.0.0.1:{port}"))
+            // What ends by itself is not sent before.
+            .env("OTEL_BSP_SCHEDULE_DELAY", "600000")
+            .current_dir(folder.path()),
+    );
+    let end = Instant::now() + LONG;
+    while !folder.path().join("out.state/hardware.json").exists() {
+        assert!(Instant::now() < end && process.ended().is_none(), "the job does not begin");
+        thread::park_timeout(Duration::from_millis(10));
+    }
+    process.terminate();
+    let (code, said) = process.verdict();
+    assert!(code == Some(143) && said.contains("stopped by SIGTERM: "), "{code:?}: {said}");
+    let received = collector.0.lock().unwrap();
+    let spans = received.iter().flat_map(|request| &request.resource_spans);
+    let spans = spans.flat_map(|spans| &spans.scope_spans).flat_map(|scope| &scope.spans);
+    let stopped = spans.filter(|span| {
+        span.status.as_ref().is_some_and(|status| status.message == "stopped by SIGTERM")
+            && span.start_time_unix_nano <= span.end_time_unix_nano
+    });
+    let stopped: Vec<&str> = stopped.map(|span| &*span.name).collect();
+    assert!(stopped.contains(&"job") && stopped.len() > 1, "{stopped:?} of {received:?}");
+}
+
 #[test]
 fn a_collector_with_tls_receives_the_same_of_a_run_on_one_machine() {
-    let [authority, other] = [(); 2].map(|()| {
-        let mut params = CertificateParams::new(Vec::new()).unwrap();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
-    });
-    let key = KeyPair::generate().unwrap();
-    let certificate = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
-    let certificate = certificate.signed_by(&key, &authority).unwrap();
-    let identity = Identity::from_pem(certificate.pem(), key.serialize_pem());
+    let [authority, other] = [authority(), authority()];
+    let [certificate, key] = certified("localhost", &authority);
+    let identity = Identity::from_pem(certificate, key);
     let runtime = Runtime::new().unwrap();
     let (collector, port) = collect(&runtime, Some(ServerTlsConfig::new().identity(identity)));
 

@@ -17,7 +17,7 @@ use crate::job::JobFile;
 use crate::kubeflow::{TrainerServer, outlook_source};
 use crate::run::RunContext;
 use crate::signals::Answer;
-use crate::traces::TraceSettings;
+use crate::traces::{RunningTrace, TraceSettings};
 use crate::{Error, Result};
 
 /// Runs a job and tells what it did.
@@ -104,10 +104,14 @@ fn prune(job: &JobFile, args: &PruningArgs, context: &mut CommandContext<'_>) ->
     context.use_threads(args.process.threads)?;
     context.compute_here()?;
     let progress = context.progress();
+    let running_trace = RunningTrace::default();
     // Committed packages are always whole on the disk, and nothing else is kept. So a signal may end the process at once.
     context.signals.respond({
-        let (progress, command) = (progress.clone(), context.command.clone());
-        move |signal| Answer::Exit(format!("stopped by {signal}: {}", progress.left_by_stop(&command)))
+        let (progress, command, trace) = (progress.clone(), context.command.clone(), running_trace.clone());
+        move |signal| {
+            trace.stop(signal);
+            Answer::Exit(format!("stopped by {signal}: {}", progress.left_by_stop(&command)))
+        }
     });
     let server = TrainerServer::of(&context.environment);
     let runtime = server.as_ref().map(|_| crate::runtime::runtime()).transpose()?;
@@ -124,7 +128,7 @@ fn prune(job: &JobFile, args: &PruningArgs, context: &mut CommandContext<'_>) ->
         disk: &context.disk,
         device: &device,
         outlook: outlook.as_ref(),
-        traces: traces.as_ref(),
+        traces: traces.as_ref().map(|traces| (traces, &running_trace)),
     };
     let done = crate::run::run(job, &process);
     if let Some(poster) = poster {

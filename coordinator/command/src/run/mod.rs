@@ -38,7 +38,7 @@ use crate::progress::Progress;
 use crate::report::OutputDocuments;
 use crate::sampling::{encoding, load_transformer};
 use crate::spans::{SpanReport, Spans};
-use crate::traces::TraceSettings;
+use crate::traces::{RunningTrace, TraceSettings};
 use crate::{Error, Result};
 
 pub(crate) use course::recorded;
@@ -75,8 +75,8 @@ pub struct RunContext<'a> {
     pub device: &'a ComputeDevice,
     /// Told how far the job is, where somebody wants to know.
     pub outlook: Option<&'a watch::Sender<Outlook>>,
-    /// Where traces of the job go, if anywhere.
-    pub traces: Option<&'a TraceSettings>,
+    /// Where traces of the job go, if anywhere, and what ends them where the process is stopped.
+    pub traces: Option<(&'a TraceSettings, &'a RunningTrace)>,
 }
 
 /// Runs a job in this process: checks everything, then encodes, calibrates, prunes, exports and compares. The result does not depend on
@@ -222,7 +222,11 @@ fn prune(
     let latents = dense.as_ref().map(|dense| &dense.latents);
     let work = work((job, inputs), &trajectories, latents, (grams, output, disk), &documents, device);
     let cost = inputs.described.cost(&job.spec, &inputs.plan);
-    let traces = process.traces.map(|traces| traces.begin(&job.spec.model.path, state.runtime().handle()));
+    let traces = process.traces.map(|(traces, running)| {
+        let begun = traces.begin(&job.spec.model.path, state.runtime().handle())?;
+        running.begin(&begun);
+        Ok::<_, Error>(begun)
+    });
     let shown = (progress, process.outlook, traces.transpose()?);
     let (engine, course) =
         run_workers(&work, (job, inputs), state, model, workers, shown, spans.clock().clone())?;

@@ -3,29 +3,30 @@
 //! A trace has one span for the job, one in it for each package, and in that one for each phase. What happens meanwhile is told as
 //! events of the span that is open.
 
+mod tls;
+
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use obsdiff_coordinator::Observer;
 use obsdiff_core::{Core, Event, Outcome, Phase};
-use obsdiff_files::read_regular;
-use obsdiff_proto::{PackageId, causes};
+use obsdiff_proto::{PackageId, lock};
 use opentelemetry::trace::{Status, TraceContextExt, Tracer, TracerProvider};
 use opentelemetry::{Context, KeyValue};
 use opentelemetry_otlp::{SpanExporter, WithTonicConfig};
 use opentelemetry_sdk::Resource;
+use opentelemetry_sdk::error::OTelSdkError;
 use opentelemetry_sdk::trace::{SdkTracer, SdkTracerProvider};
 use tokio::runtime::Handle;
-use tonic::transport::{Certificate, ClientTlsConfig, Endpoint};
+use tonic::transport::Endpoint;
 
+use crate::signals::Signal;
 use crate::{Error, Result};
+use tls::CollectorTls;
 
 /// How long the end of the process may wait for the last spans to be sent.
 const LAST: Duration = Duration::from_secs(5);
-
-/// A file with the certificates of authorities has some hundred kB at most.
-const MOST_PEM_BYTES: u64 = 4 << 20;
 
 /// Where traces go.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,52 +35,8 @@ pub struct TraceSettings {
     variable: &'static str,
     /// Whether the user names the service.
     named: bool,
-    /// Whom a collector has to be certified by; none where it is reached without TLS.
-    trusted: Option<Trusted>,
-}
-
-/// The authorities whose certificates a collector may show.
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Trusted {
-    /// Those that this machine trusts.
-    System,
-    /// Those of a PEM file, which a variable names.
-    File(&'static str, PathBuf),
-}
-
-impl Trusted {
-    /// How a connection by TLS checks the collector.
-    ///
-    /// # Errors
-    /// When the file cannot be read.
-    fn tls(&self) -> Result<ClientTlsConfig> {
-        let config = ClientTlsConfig::new();
-        match self {
-            Self::System => Ok(config.with_enabled_roots()),
-            Self::File(variable, path) => {
-                let pem = read_regular(path, MOST_PEM_BYTES)
-                    .map_err(|e| Error::key(*variable, format!("names {}: {e}", path.display())))?;
-                Ok(config.ca_certificate(Certificate::from_pem(pem)))
-            }
-        }
-    }
-
-    /// Why a collector that `variable` names cannot be checked so.
-    fn refused(&self, variable: &'static str, error: &tonic::transport::Error) -> Error {
-        let why = causes(error);
-        match self {
-            Self::System => Error::key(
-                variable,
-                format!(
-                    "is https://, but this machine has no certificates of authorities to check it by ({why}): install \
-                     ca-certificates, or name a PEM file in OTEL_EXPORTER_OTLP_CERTIFICATE"
-                ),
-            ),
-            Self::File(variable, path) => {
-                Error::key(*variable, format!("names {}, which cannot be used: {why}", path.display()))
-            }
-        }
-    }
+    /// None where the collector is reached without TLS.
+    tls: Option<CollectorTls>,
 }
 
 impl TraceSettings {
@@ -109,18 +66,12 @@ impl TraceSettings {
         }
         let endpoint = Endpoint::from_shared(url.clone()).ok();
         let scheme = endpoint.as_ref().and_then(|endpoint| endpoint.uri().scheme_str());
-        let trusted = match (endpoint.as_ref(), scheme) {
+        let tls = match (endpoint.as_ref(), scheme) {
             (Some(_), Some("http")) => None,
             (Some(endpoint), Some("https")) => {
-                let named =
-                    first(["OTEL_EXPORTER_OTLP_TRACES_CERTIFICATE", "OTEL_EXPORTER_OTLP_CERTIFICATE"]);
-                let trusted = named.map_or(Trusted::System, |(name, path)| Trusted::File(name, path.into()));
-                // What the exporter would find out only when the job has begun.
-                endpoint
-                    .clone()
-                    .tls_config(trusted.tls()?)
-                    .map_err(|error| trusted.refused(variable, &error))?;
-                Some(trusted)
+                let tls = CollectorTls::of(first)?;
+                tls.check(variable, endpoint)?;
+                Some(tls)
             }
             _ => {
                 let problem = format!(
@@ -132,7 +83,7 @@ impl TraceSettings {
         let attributes = get("OTEL_RESOURCE_ATTRIBUTES");
         let named = get("OTEL_SERVICE_NAME").is_some()
             || attributes.is_some_and(|attributes| attributes.contains("service.name="));
-        Ok(Some(Self { variable, named, trusted }))
+        Ok(Some(Self { variable, named, tls }))
     }
 
     /// Begins the trace of a job that prunes the pipeline `model`. The exporter reads its further variables itself.
@@ -143,8 +94,8 @@ impl TraceSettings {
         // Its connection is a task.
         let _entered = runtime.enter();
         let exporter = SpanExporter::builder().with_tonic();
-        let exporter = match &self.trusted {
-            Some(trusted) => exporter.with_tls_config(trusted.tls()?),
+        let exporter = match &self.tls {
+            Some(tls) => exporter.with_tls_config(tls.config()?),
             None => exporter,
         };
         let exporter = exporter.build();
@@ -160,12 +111,35 @@ impl TraceSettings {
         let job =
             tracer.span_builder("job").with_attributes([KeyValue::new("obsdiff.model", model.to_owned())]);
         let job = Context::new().with_span(job.start_with_context(&tracer, &Context::new()));
-        Ok(Traces { provider, tracer, job, package: None, phase: None })
+        let open = OpenSpans { provider, tracer, job, package: None, phase: None };
+        Ok(Traces(Arc::new(Mutex::new(open))))
     }
 }
 
 /// The trace of a job.
-pub(crate) struct Traces {
+pub(crate) struct Traces(Arc<Mutex<OpenSpans>>);
+
+/// The trace of the job that this process runs now, if it has begun and is not sent yet: a signal ends that before the process.
+#[derive(Clone, Default)]
+pub struct RunningTrace(Arc<Mutex<Weak<Mutex<OpenSpans>>>>);
+
+impl RunningTrace {
+    /// From now on this is the job's trace.
+    pub(crate) fn begin(&self, traces: &Traces) {
+        *lock(&self.0) = Arc::downgrade(&traces.0);
+    }
+
+    /// Ends the spans that are open as stopped, and sends them.
+    pub(crate) fn stop(&self, signal: Signal) {
+        let open = lock(&self.0).upgrade();
+        if let Some(open) = open {
+            lock(&open).stop(signal);
+        }
+    }
+}
+
+/// The spans of a job that are open.
+struct OpenSpans {
     provider: SdkTracerProvider,
     tracer: SdkTracer,
     job: Context,
@@ -173,7 +147,7 @@ pub(crate) struct Traces {
     phase: Option<(Phase, Context)>,
 }
 
-impl Traces {
+impl OpenSpans {
     /// The innermost span that is open.
     fn open(&self) -> &Context {
         let package = || self.package.as_ref().map_or(&self.job, |(_, package)| package);
@@ -199,9 +173,28 @@ impl Traces {
             package.span().end();
         }
     }
-}
 
-impl Observer for Traces {
+    /// Ends all of them as stopped by a signal, and sends them.
+    fn stop(&mut self, signal: Signal) {
+        let open =
+            [self.phase.as_ref().map(|(_, phase)| phase), self.package.as_ref().map(|(_, package)| package)];
+        for span in open.into_iter().flatten().chain([&self.job]) {
+            span.span().set_status(Status::error(format!("stopped by {signal}")));
+        }
+        self.send();
+    }
+
+    /// Ends all of them, and sends them.
+    fn send(&mut self) {
+        self.end_package();
+        self.job.span().end();
+        match self.provider.shutdown_with_timeout(LAST) {
+            // They are sent already.
+            Ok(()) | Err(OTelSdkError::AlreadyShutdown) => {}
+            Err(error) => tracing::warn!(%error, "the last spans were not sent"),
+        }
+    }
+
     fn event(&mut self, event: &Event) {
         self.open().span().add_event(event.to_string(), Vec::new());
     }
@@ -233,79 +226,21 @@ impl Observer for Traces {
     }
 }
 
-impl Drop for Traces {
+impl Observer for Traces {
+    fn event(&mut self, event: &Event) {
+        lock(&self.0).event(event);
+    }
+
+    fn step(&mut self, core: &Core) {
+        lock(&self.0).step(core);
+    }
+}
+
+impl Drop for OpenSpans {
     fn drop(&mut self) {
-        self.end_package();
-        self.job.span().end();
-        if let Err(error) = self.provider.shutdown_with_timeout(LAST) {
-            tracing::warn!(%error, "the last spans were not sent");
-        }
+        self.send();
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn read(variables: &[(&str, &str)]) -> Result<Option<TraceSettings>, String> {
-        let environment: Vec<_> =
-            variables.iter().map(|(name, value)| (OsString::from(name), OsString::from(value))).collect();
-        TraceSettings::of(&environment).map_err(|error| error.line())
-    }
-
-    const ENDPOINT: (&str, &str) = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4317");
-
-    #[test]
-    fn traces_are_off_until_a_collector_is_named() {
-        for off in [
-            &[][..],
-            &[("OTEL_EXPORTER_OTLP_ENDPOINT", "")],
-            &[ENDPOINT, ("OTEL_SDK_DISABLED", "True")],
-            &[ENDPOINT, ("OTEL_TRACES_EXPORTER", "none")],
-            &[("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf")],
-        ] {
-            assert_eq!(read(off), Ok(None), "{off:?}");
-        }
-        let of_traces = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "http://127.0.0.1:4317");
-        let own = read(&[ENDPOINT, of_traces, ("OTEL_SERVICE_NAME", "pruning")]).unwrap().unwrap();
-        assert_eq!(own, TraceSettings { variable: of_traces.0, named: true, trusted: None });
-        let grpc = read(&[ENDPOINT, ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")]).unwrap().unwrap();
-        assert_eq!(grpc, TraceSettings { variable: ENDPOINT.0, named: false, trusted: None });
-    }
-
-    #[test]
-    fn the_certificates_that_a_variable_names_are_read_before_any_work() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
-        let key = rcgen::KeyPair::generate().unwrap();
-        let authority = rcgen::CertificateParams::new(Vec::new()).unwrap().self_signed(&key).unwrap();
-        std::fs::write(path("good.pem"), authority.pem()).unwrap();
-        std::fs::write(path("bad.pem"), "-----BEGIN CERTIFICATE-----\n!\n-----END CERTIFICATE-----\n")
-            .unwrap();
-        let secure = ("OTEL_EXPORTER_OTLP_ENDPOINT", "https://collector:4317");
-        let [of_all, of_traces] = ["OTEL_EXPORTER_OTLP_CERTIFICATE", "OTEL_EXPORTER_OTLP_TRACES_CERTIFICATE"];
-        let [good, bad, missing] = ["good.pem", "bad.pem", "missing.pem"].map(path);
-        let trusted = read(&[secure, (of_all, &missing), (of_traces, &good)]).unwrap().unwrap().trusted;
-        assert_eq!(trusted, Some(Trusted::File(of_traces, good.clone().into())));
-        // Without TLS they are not needed.
-        assert_eq!(read(&[ENDPOINT, (of_all, &missing)]).unwrap().unwrap().trusted, None);
-        let refused = read(&[secure, (of_all, &missing)]).unwrap_err();
-        assert!(refused.starts_with(&format!("{of_all}: names {missing}: ")), "{refused}");
-        let refused = read(&[secure, (of_all, &bad)]).unwrap_err();
-        assert!(refused.starts_with(&format!("{of_all}: names {bad}, which cannot be used: ")), "{refused}");
-    }
-
-    #[test]
-    fn what_cannot_be_sent_is_refused_by_its_variable() {
-        let protocol =
-            read(&[ENDPOINT, ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "http/protobuf")]).unwrap_err();
-        assert!(
-            protocol.starts_with("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL: is \"http/protobuf\", but"),
-            "{protocol}"
-        );
-        for url in ["collector:4317", "ftp://collector:4317", "a b"] {
-            let refused = read(&[("OTEL_EXPORTER_OTLP_ENDPOINT", url)]).unwrap_err();
-            assert!(refused.contains(&format!("is \"{url}\": write http://HOST:PORT")), "{refused}");
-        }
-    }
-}
+mod tests;
