@@ -1,9 +1,12 @@
 //! The wheel: the command and the Python module in an environment of their own.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::sync::Mutex;
 
+use obsdiff_proto::lock;
 use obsdiff_tests::not_tested;
 
 use crate::{asset, text};
@@ -13,9 +16,13 @@ const BUILD: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../deploy/wheel/bui
 /// How deploy/wheel/build ends where it cannot install maturin.
 const NO_PACKAGES: i32 = 77;
 
-/// The wheel of the command that the tests run, built anew; none where maturin cannot be installed.
-fn wheel() -> Option<PathBuf> {
-    let output = Command::new(BUILD).args(["--binary", env!("CARGO_BIN_EXE_obsdiff")]).output().unwrap();
+/// One build at a time: they share a folder.
+static BUILDING: Mutex<()> = Mutex::new(());
+
+/// What `deploy/wheel/build` makes with these options, moved to a folder; none where maturin cannot be installed.
+fn built(options: &[&str], folder: &Path) -> Option<PathBuf> {
+    let _building = lock(&BUILDING);
+    let output = Command::new(BUILD).args(options).output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     if output.status.code() == Some(NO_PACKAGES) {
         not_tested(format!(
@@ -25,7 +32,23 @@ fn wheel() -> Option<PathBuf> {
         return None;
     }
     assert!(output.status.success(), "{said}");
-    Some(text(&output.stdout).trim().into())
+    let made = PathBuf::from(text(&output.stdout).trim());
+    let moved = folder.join(made.file_name().unwrap());
+    fs::copy(made, &moved).unwrap();
+    Some(moved)
+}
+
+/// The wheel of the command that the tests run.
+fn wheel(folder: &Path) -> Option<PathBuf> {
+    built(&["--binary", env!("CARGO_BIN_EXE_obsdiff")], folder)
+}
+
+/// The source distribution, unpacked.
+fn unpacked(folder: &Path) -> Option<PathBuf> {
+    let archive = built(&["--sdist"], folder)?;
+    succeed(Command::new("tar").arg("-xzf").arg(&archive).current_dir(folder));
+    let name = archive.file_name().unwrap().to_str().unwrap();
+    Some(folder.join(name.strip_suffix(".tar.gz").unwrap()))
 }
 
 /// Runs a program that must succeed.
@@ -49,12 +72,12 @@ fn refused(environment: &Path, code: &str) -> String {
 
 #[test]
 fn the_wheel_brings_the_command_and_a_loader_that_says_what_it_needs() {
-    let Some(wheel) = wheel() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let Some(wheel) = wheel(dir.path()) else { return };
     let name = wheel.file_name().unwrap().to_str().unwrap();
     let starts = format!("obsdiff-{}-py3-none-manylinux_2_", env!("CARGO_PKG_VERSION"));
     assert!(name.starts_with(&starts), "{name}");
 
-    let dir = tempfile::tempdir().unwrap();
     let environment = dir.path().join("environment");
     succeed(Command::new("python3").args(["-m", "venv", "--without-pip"]).arg(&environment));
     // pip refuses a wheel whose name asks for a newer glibc than this machine's.
@@ -86,6 +109,91 @@ fn the_wheel_brings_the_command_and_a_loader_that_says_what_it_needs() {
     let said = refused(&environment, &load(&plain.join("transformer")));
     assert!(said.contains("has no model_index.json: give the folder that the job names"), "{said}");
     loads_by_the_module_that_an_output_names(&environment, dir.path(), &load);
+}
+
+/// The files below a folder, by their paths in it, without what only tests read and what is built.
+fn sources(folder: &Path, below: &str, found: &mut BTreeMap<String, Vec<u8>>) {
+    for entry in fs::read_dir(folder.join(below)).unwrap() {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        let path = format!("{below}/{name}");
+        if !folder.join(&path).is_dir() {
+            found.insert(path.clone(), fs::read(folder.join(&path)).unwrap());
+        } else if !["target", "assets", "python", "__pycache__"].contains(&name.as_str()) {
+            sources(folder, &path, found);
+        }
+    }
+}
+
+#[test]
+fn the_source_distribution_has_all_that_the_command_is_compiled_from() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some(unpacked) = unpacked(dir.path()) else { return };
+    let checkout = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."));
+    let all = |folder: &Path| {
+        let mut found = BTreeMap::new();
+        for below in ["proto", "coordinator", "worker", "tests/src"] {
+            sources(folder, below, &mut found);
+        }
+        // What maturin writes anew: of an archive no file stands for another one.
+        found.retain(|path, _| !path.ends_with("Cargo.toml"));
+        found
+    };
+    let (here, there) = (all(checkout), all(&unpacked));
+    let lacking: Vec<_> = here.iter().filter(|(path, content)| there.get(*path) != Some(content)).collect();
+    let lacking: Vec<_> = lacking.into_iter().map(|(path, _)| path).collect();
+    assert!(here.len() > 400 && lacking.is_empty(), "{} are there, but not {lacking:?}", there.len());
+    assert_eq!(
+        fs::read(unpacked.join("Cargo.lock")).unwrap(),
+        fs::read(checkout.join("Cargo.lock")).unwrap()
+    );
+
+    // Cargo takes what maturin asks of it, as far as it can tell without compiling.
+    let features = ["--features", "gloo,cuda", "--manifest-path", "coordinator/command/Cargo.toml"];
+    let cargo =
+        |args: &[&str]| succeed(Command::new(env!("CARGO")).args(args).args(features).current_dir(&unpacked));
+    let resolved = cargo(&["metadata", "--offline", "--locked", "--format-version", "1"]);
+    let resolved: serde_json::Value = serde_json::from_str(&resolved).unwrap();
+    let members = resolved["workspace_members"].as_array().unwrap();
+    assert_eq!(members.len(), 10, "{members:?}");
+    let packages = resolved["packages"].as_array().unwrap().iter();
+    let own = packages.filter(|package| members.contains(&package["id"]));
+    for target in own.flat_map(|package| package["targets"].as_array().unwrap()) {
+        let path = Path::new(target["src_path"].as_str().unwrap());
+        assert!(path.starts_with(&unpacked) && path.is_file(), "{} is not there", path.display());
+    }
+    let description = fs::read_to_string(unpacked.join("pyproject.toml")).unwrap();
+    assert!(description.contains("build-backend = \"maturin\"") && !description.contains("backend-path"));
+    assert!(unpacked.join("python/obsdiff/loaders").is_dir() && unpacked.join("LICENSE").is_file());
+}
+
+/// Compiles the command twice, in an hour at most where nothing of it is compiled yet: so it runs where OBSDIFF_PY_TESTS=1 alone.
+#[test]
+fn pip_compiles_the_folder_of_the_wheel_and_the_source_distribution() {
+    if std::env::var_os("OBSDIFF_PY_TESTS").is_none_or(|asked| asked != "1") {
+        not_tested("OBSDIFF_PY_TESTS=1 lets this test compile the wheel from source, by pip");
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let Some(archive) = built(&["--sdist"], dir.path()) else { return };
+    let folder = Path::new(BUILD).parent().unwrap().to_owned();
+    for (number, source) in [folder, archive].iter().enumerate() {
+        let environment = dir.path().join(number.to_string());
+        succeed(Command::new("python3").args(["-m", "venv"]).arg(&environment));
+        let _building = lock(&BUILDING);
+        let mut pip = Command::new(environment.join("bin/pip"));
+        pip.args(["install", "--quiet", "--no-cache-dir"]).arg(source);
+        // Beside what the tests are compiled to, and fast to compile.
+        pip.env("CARGO_TARGET_DIR", concat!(env!("CARGO_TARGET_TMPDIR"), "/wheel"));
+        pip.envs([("CARGO_PROFILE_RELEASE_OPT_LEVEL", "0"), ("CARGO_PROFILE_RELEASE_DEBUG", "0")]);
+        succeed(&mut pip);
+        let told = succeed(Command::new(environment.join("bin/obsdiff")).arg("--version"));
+        assert_eq!(told.trim(), format!("obsdiff {}", env!("CARGO_PKG_VERSION")), "{source:?}");
+        let output = python(
+            &environment,
+            "import obsdiff.loaders, os\nprint(os.listdir(obsdiff.loaders.__path__[0]))",
+        );
+        assert!(text(&output.stdout).contains("modeling_pruned_"), "{source:?}: {}", text(&output.stderr));
+    }
 }
 
 /// With the names alone of what diffusers has, so that none of PyTorch is needed.
