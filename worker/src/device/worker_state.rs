@@ -281,7 +281,13 @@ impl WorkerState {
     /// Reports that an order failed.
     pub(super) fn failed(&self, order: Order, error: WorkError) {
         let fault = error.fault();
-        tracing::debug!(%order, %error, "an order failed");
+        match &fault {
+            // Nobody sees the cause better than whoever runs this worker: a store or disk that fails, or a right that it lost.
+            Fault::Transient(_) if !matches!(error, WorkError::Stopped | WorkError::Group(_)) => {
+                tracing::warn!(%order, %error, "this worker waits until it can do this, which is tried again");
+            }
+            _ => tracing::debug!(%order, %error, "an order failed"),
+        }
         self.change(|state| {
             if state.orders.is_running(order) {
                 state.orders.mark_failed(order, fault.clone());

@@ -73,6 +73,25 @@ fn a_worker_that_may_not_write_the_output_leaves_before_any_work_and_another_one
 }
 
 #[test]
+fn a_worker_that_loses_a_right_says_what_it_waits_for_and_goes_on_when_it_is_back() {
+    let (folder, server) = (job("path = \"out\"\nstate = \"s3://bucket/some/state\""), StoreServer::new());
+    let (mut coordinator, mut worker, mut watch) = server.job(folder.path());
+    server.server().pass("some/state/parts/", 0, Later::Denied);
+    let says = "may not be written with these credentials: ";
+    let line = watch.line(|line| line.contains(" failed 1 times: ") && line.contains(says));
+    let line = line.expect("nobody is told");
+    assert!(line.contains("s3://bucket/some/state: parts/") && line.contains("s3:PutObject"), "{line}");
+    server.server().pass_all();
+    let (code, said) = coordinator.verdict();
+    assert_eq!(code, Some(0), "{said}");
+    let (code, said) = worker.verdict();
+    assert_eq!(code, Some(0), "{said}");
+    let own = said.lines().find(|line| line.contains("this worker waits until it can do this"));
+    let own = own.unwrap_or_else(|| panic!("the worker does not say it: {said}"));
+    assert!(own.contains(says) && own.contains("s3:PutObject"), "{own}");
+}
+
+#[test]
 fn a_folder_that_cannot_be_written_is_found_before_any_work_where_it_is() {
     if !crate::hosts::available() {
         return;
