@@ -4,7 +4,7 @@ use faer::MatMut;
 use faer::prelude::ReborrowMut;
 use rayon::prelude::*;
 
-use super::product::{COLUMNS, Strided, multiply};
+use super::product::{COLUMNS, Start, Strided, multiply};
 use super::simd::{Kernel, exp_and_sum, max, vectorized};
 
 /// Queries whose scores are in cache together.
@@ -119,10 +119,17 @@ impl Head {
             factors.resize(rows, 0.0);
             let numbers = &queries[self.start(tokens) + first * self.stride()..];
             let asked = Strided { numbers, stride: self.stride() };
-            multiply(scores, columns, asked, head, Strided { numbers: by_key, stride: columns });
+            multiply(scores, columns, Start::Zero, asked, head, Strided { numbers: by_key, stride: columns });
             vectorized(Softmax { scores, columns, keys, scale, factors });
             let shares = Strided { numbers: scores, stride: columns };
-            multiply(attended, features, shares, keys, Strided { numbers: values, stride: features });
+            multiply(
+                attended,
+                features,
+                Start::Zero,
+                shares,
+                keys,
+                Strided { numbers: values, stride: features },
+            );
             let out = out.rb_mut().subrows_mut(first, rows);
             vectorized(Scatter { out, attended, features, factors });
         }

@@ -9,6 +9,7 @@ mod composed;
 mod linear;
 mod memory;
 mod norm;
+mod packing;
 mod parameter;
 mod product;
 mod rotary;

@@ -1,4 +1,4 @@
-//! Small matrix products whose operands are in cache: attention's, for which a general GEMM packs more than it multiplies.
+//! Matrix products whose operands are in cache: attention's, and the blocks that a linear's product is made of.
 
 use pulp::{Arch, Simd, WithSimd};
 
@@ -13,15 +13,33 @@ pub(super) struct Strided<'a> {
     pub(super) stride: usize,
 }
 
+/// What a product becomes of.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Start {
+    /// Zero: whatever is in `out` is overwritten.
+    Zero,
+    /// What is in `out`, to which the product is added.
+    Out,
+}
+
 /// Writes the product of a (`rows x depth`) and b (`depth x columns`) to `out` (`rows x columns`, whole): 2 rows depth columns
-/// flops. Every number is summed in the order of the depth. `columns` is a multiple of [`COLUMNS`].
-pub(super) fn multiply(out: &mut [f32], columns: usize, a: Strided<'_>, depth: usize, b: Strided<'_>) {
-    Arch::new().dispatch(Multiply { out, columns, a, depth, b });
+/// flops. Every number is summed in the order of the depth, so a product in several steps down the depth has the bits of one.
+/// `columns` is a multiple of [`COLUMNS`].
+pub(super) fn multiply(
+    out: &mut [f32],
+    columns: usize,
+    start: Start,
+    a: Strided<'_>,
+    depth: usize,
+    b: Strided<'_>,
+) {
+    Arch::new().dispatch(Multiply { out, columns, start, a, depth, b });
 }
 
 struct Multiply<'a> {
     out: &'a mut [f32],
     columns: usize,
+    start: Start,
     a: Strided<'a>,
     depth: usize,
     b: Strided<'a>,
@@ -30,9 +48,11 @@ struct Multiply<'a> {
 impl WithSimd for Multiply<'_> {
     type Output = ();
 
-    /// Goes down the rows for as many columns as fit four vectors, so that those of b stay in the nearest cache.
+    /// Goes down the rows for as many columns as fit four vectors (two where the processor has few registers), so that those of
+    /// b stay in the nearest cache.
     #[inline(always)]
     fn with_simd<S: Simd>(mut self, simd: S) {
+        let many_registers = S::REGISTER_COUNT >= 32;
         let mut column = 0;
         while column < self.columns {
             let vectors = (self.columns - column) / S::F32_LANES;
@@ -40,6 +60,7 @@ impl WithSimd for Multiply<'_> {
                 * match vectors {
                     0 => return,
                     1 => self.stripe::<S, 12, 1>(simd, column),
+                    _ if !many_registers => self.stripe::<S, 6, 2>(simd, column),
                     2 => self.stripe::<S, 10, 2>(simd, column),
                     3 => self.stripe::<S, 8, 3>(simd, column),
                     _ => self.stripe::<S, 6, 4>(simd, column),
@@ -75,8 +96,15 @@ impl Multiply<'_> {
         let depth = self.depth;
         let a: [&[f32]; R] = std::array::from_fn(|r| &self.a.numbers[(row + r) * self.a.stride..][..depth]);
         let mut sums = [[simd.splat_f32s(0.0); V]; R];
-        for (k, b) in self.b.numbers.chunks(self.b.stride).take(depth).enumerate() {
-            let b = &S::as_simd_f32s(&b[column..]).0[..V];
+        if self.start == Start::Out {
+            for (r, sums) in sums.iter_mut().enumerate() {
+                let out = &self.out[(row + r) * self.columns + column..];
+                sums.copy_from_slice(&S::as_simd_f32s(out).0[..V]);
+            }
+        }
+        let columns = column..column + V * S::F32_LANES;
+        for (k, b) in self.b.numbers.chunks_exact(self.b.stride).take(depth).enumerate() {
+            let b = &S::as_simd_f32s(&b[columns.clone()]).0[..V];
             for r in 0..R {
                 let factor = simd.splat_f32s(a[r][k]);
                 for v in 0..V {

@@ -145,7 +145,25 @@ proptest! {
     }
 }
 
-/// Products large enough for the larger tiles; a pool of one thread and one of three.
+/// The last sizes take several steps along the inputs.
+#[test]
+fn every_number_of_a_product_is_summed_in_the_order_of_the_inputs() {
+    let mut random = Random::default();
+    for (rows, n, out) in [(1, 7, 5), (13, 100, 70), (129, 17, 200), (300, 800, 150)] {
+        let (x, layer) = (random.tensor(&[rows, n]), random.layer(n, out));
+        let found = ops().linear(&x, &layer).unwrap().to_vec2::<f32>().unwrap();
+        let (x, weight) = (x.to_vec2::<f32>().unwrap(), layer.weight.to_vec2::<f32>().unwrap());
+        let bias = layer.bias.to_vec1::<f32>().unwrap();
+        for (found, x) in found.iter().zip(&x) {
+            for (found, (weight, bias)) in found.iter().zip(weight.iter().zip(&bias)) {
+                let sum = x.iter().zip(weight).fold(0.0, |sum, (x, w)| x.mul_add(*w, sum));
+                assert_eq!(found.to_bits(), (sum + bias).to_bits());
+            }
+        }
+    }
+}
+
+/// Products of several pieces; a pool of one thread and one of three.
 #[test]
 fn results_do_not_depend_on_the_number_of_threads() {
     let mut random = Random::default();
