@@ -14,6 +14,7 @@ from pathlib import Path
 STEPS = ["programs", "libraries", "suite of devices and goldens", "operations of blocks", "groups of one by NCCL", "selftest", "times"]
 MODELS = ["shapes-sd3", "shapes-flux"]
 STEPS += [f"times of blocks of {model}/transformer" for model in MODELS] + MODELS
+STEPS += [f"picture of {model}" for model in MODELS]
 MAY_LACK = {"gpu", "times beside PyTorch's", "memcheck"}
 # At least so many tests are in each suite, and checks in the self-test.
 TESTS = {"suite of devices and goldens": 30, "operations of blocks": 5, "groups of one by NCCL": 1}
@@ -79,6 +80,11 @@ for model in MODELS:
         holds(0 < run["zeros"] < run["weights"], of)
     digests = {run["digest"] for name, run in runs.items() if name != "cpu"}
     holds(len(digests) == 1, f"{model}: the GPU gave {sorted(digests)}")
+
+for model in MODELS:
+    picture = found.get(f"picture of {model}", {})
+    holds(set(picture) >= {"width", "height", "levels", "most_off", "mean_off"}, f"a picture of {model}: {picture}")
+    holds(picture.get("width", 0) * picture.get("height", 0) > 0 and picture.get("levels", 0) > 2, f"a picture of {model}: {picture}")
 
 for line in wrong:
     print(f"tests/gpu: {line}", file=sys.stderr)

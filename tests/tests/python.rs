@@ -91,7 +91,7 @@ fn sampled(pipeline: &Path, guidance: f64, prompts: &[&str]) -> (Tensor, Tensor)
     .unwrap();
     let model = load_transformer(&folder, DType::F32, &ComputeDevice::Cpu).unwrap();
     let latents = sampling.denoised(&*model, "sample", &progress).unwrap().latents;
-    let pictures = folder.vae(&Device::Cpu).unwrap().decode(&latents).unwrap();
+    let pictures = folder.vae(&ComputeDevice::Cpu).unwrap().decode(&latents).unwrap();
     (latents, pictures)
 }
 

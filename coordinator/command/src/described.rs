@@ -137,7 +137,7 @@ impl Described {
     /// What a worker of the job holds in the memory of its GPU, besides Grams.
     pub fn device_needs(&self, spec: &JobSpec, plan: &Plan) -> DeviceNeeds {
         let needs = DeviceNeeds::new(spec, plan, &*self.config, &self.inventory, self.tokens);
-        DeviceNeeds { encoding: self.gpu_encoding_bytes, ..needs }
+        DeviceNeeds { encoding: self.gpu_encoding_bytes, decoding: self.gpu_decoding_bytes, ..needs }
     }
 
     /// What a plan of the job costs.

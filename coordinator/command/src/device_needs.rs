@@ -19,6 +19,9 @@ pub struct DeviceNeeds {
     pub solver: u64,
     /// What encoding the prompts takes, which is over before weights come; 0 where they come encoded.
     pub encoding: u64,
+    /// What decoding a picture of a held-out prompt takes, once all weights of transformers are gone; 0 where none is decoded. A job does without
+    /// pictures where there is no room for it.
+    pub decoding: u64,
     /// What the process takes before it has weights.
     pub base: u64,
 }
@@ -38,6 +41,7 @@ impl DeviceNeeds {
             activations: job.forward_call() + job.probe() + job.observation(),
             solver: job.solver(),
             encoding: 0,
+            decoding: 0,
             base: memory::opened_bytes(),
         }
     }

@@ -17,6 +17,7 @@ import json
 import re
 from pathlib import Path
 
+import png
 from machine import Machine
 from programs import Failed, Missing
 from report import Report
@@ -240,6 +241,40 @@ for model in ["shapes-sd3", "shapes-flux"]:
         if not abs(first["error"] / cpu["error"] - 1) <= 0.05:
             raise Failed(f"latents are off by {first['error']} on the GPU, {cpu['error']} on the processor")
         return runs
+
+
+def sampled(model, device):
+    """One picture of a shipped pipeline: its size and its levels."""
+    path = machine.folder / f"{model}-{device}.png"
+    prompt = ["--prompt", "a red circle on white", "--max-sequence-length", "24", "--steps", STEPS + 1]
+    prompt += ["--height", "32", "--width", "32"]
+    ended = ran("obsdiff", "sample", machine.folder / model, *prompt, "--quiet", "--device", device, "--out", path)
+    ended.output()
+    return png.read(path)
+
+
+# In f32 sums are rounded elsewhere, which a level can show; a fault shows in many of them, or by a large difference.
+MOST_OFF, MEAN_OFF = 4, 0.1
+
+for model in ["shapes-sd3", "shapes-flux"]:
+
+    @report.step(f"picture of {model}", 60)
+    def _():
+        machine.needs_gpu()
+        (width, height, levels), of_processor = sampled(model, "cuda"), sampled(model, "cpu")
+        if of_processor[:2] != (width, height):
+            raise Failed(f"the picture has {width} x {height} pixels on the GPU, {of_processor[:2]} on the processor")
+        off = [abs(a - b) for a, b in zip(levels, of_processor[2])]
+        found = {
+            "width": width,
+            "height": height,
+            "levels": len(set(levels)),
+            "most_off": max(off),
+            "mean_off": sum(off) / len(off),
+        }
+        if found["most_off"] > MOST_OFF or found["mean_off"] > MEAN_OFF:
+            raise Failed(f"levels are off by {found['most_off']} of 255, by {found['mean_off']:.3f} on average", **found)
+        return found
 
 
 @report.step("memcheck", 150)

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
 use obsdiff_engine::checkpoint::Weights;
+use obsdiff_engine::device::ComputeDevice;
 use obsdiff_engine::model::NoTap;
 use obsdiff_engine::pipeline::{
     Conditioning, LatentSize, PipelineFolder, Schedule, TextEncoders, Trajectory, noise,
@@ -166,7 +167,7 @@ fn noise_holds() {
 #[test]
 fn pictures_hold() {
     for golden in Golden::both() {
-        let vae = golden.pipeline.vae(&Device::Cpu).unwrap();
+        let vae = golden.pipeline.vae(&ComputeDevice::Cpu).unwrap();
         for i in 0..golden.prompts.len() {
             let latents = golden.unpacked(&format!("{i}.latents.{}", golden.steps - 1));
             assert!(golden.deviation(&format!("{i}.image"), &vae.decode(&latents).unwrap()) < 5e-3);
@@ -196,7 +197,8 @@ fn latents_hold_step_by_step() {
                 assert!(golden.deviation(&format!("{i}.latents.{k}"), &latents) < 1e-3);
             }
         }
-        let pictures = golden.pipeline.vae(&Device::Cpu).unwrap().decode(trajectory.latents()).unwrap();
+        let pictures =
+            golden.pipeline.vae(&ComputeDevice::Cpu).unwrap().decode(trajectory.latents()).unwrap();
         for i in 0..prompts.len() {
             assert!(golden.deviation(&format!("{i}.image"), &pictures.narrow(0, i, 1).unwrap()) < 5e-3);
         }

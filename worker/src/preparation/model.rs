@@ -26,6 +26,9 @@ pub struct JobModel {
     pub text_tokens: usize,
     /// Bytes of a GPU's memory that encoding the job's prompts takes at most; 0 where they come encoded.
     pub gpu_encoding_bytes: u64,
+    /// Bytes of a GPU's memory that decoding pictures of the job takes, once all transformers are gone; 0 where no prompt is held out, or the decoder cannot
+    /// be used.
+    pub gpu_decoding_bytes: u64,
     /// How the job's guidance acts.
     pub guidance: Guidance,
     /// Every file that decides what the pipeline computes.
@@ -66,10 +69,14 @@ impl JobModel {
                 (encoders.tokens(), bytes, encoders.files())
             }
         };
+        // A decoder that cannot be used is told where a picture is asked of it: a job needs none.
+        let decoding = pipeline.gpu_decoding_bytes(size).unwrap_or(0);
+        let gpu_decoding_bytes = if spec.evaluation.count > 0 { decoding } else { 0 };
         let guidance = pipeline.guidance(calibration.guidance, calibration.true_guidance).map_err(of_job)?;
         Ok(Self {
             text_tokens,
             gpu_encoding_bytes,
+            gpu_decoding_bytes,
             files: pipeline.files()?.into_iter().chain(of_text).collect(),
             inventory: config.inventory(),
             guidance,

@@ -197,7 +197,7 @@ pub struct PruningArgs {
     #[arg(long)]
     pub baseline: bool,
     /// Where prompts are encoded, the transformer is computed, Grams summed, linears pruned by `sparsity.method = "admm"` or "obs", and
-    /// the pruned model is measured: cpu, cuda, or cuda:N for the N-th GPU, counted from 0.
+    /// the pruned model and its pictures are measured: cpu, cuda, or cuda:N for the N-th GPU, counted from 0.
     #[arg(long, value_name = "DEVICE", default_value_t)]
     pub device: DeviceName,
     /// Print one JSON object with the same figures instead of text. Numbers with a unit have it in their names.
@@ -249,7 +249,7 @@ pub struct WorkerArgs {
     #[arg(long, value_name = "TIME", default_value = "10min", value_parser = humantime::parse_duration)]
     pub patience: Duration,
     /// Where prompts are encoded, the transformer is computed, Grams summed, linears pruned by `sparsity.method = "admm"` or "obs", and
-    /// the pruned model is measured: cpu, cuda, or cuda:N for the N-th GPU, counted from 0.
+    /// the pruned model and its pictures are measured: cpu, cuda, or cuda:N for the N-th GPU, counted from 0.
     #[arg(long, value_name = "DEVICE", default_value_t)]
     pub device: DeviceName,
     /// Start a worker for each of these GPUs of this host, all or numbers such as 0,1,3, and end when all of them have ended. Unless

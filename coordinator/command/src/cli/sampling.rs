@@ -98,7 +98,7 @@ pub struct SamplingArgs {
     /// Prompts that run as one batch [default: a shard of the job, else 4].
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
     pub batch: Option<u32>,
-    /// Where prompts are encoded and the transformer is computed: cpu, cuda, or cuda:N for the N-th GPU, counted from 0.
+    /// Where prompts are encoded, the transformer is computed and pictures are decoded: cpu, cuda, or cuda:N for the N-th GPU, counted from 0.
     #[arg(long, value_name = "DEVICE", default_value_t)]
     pub device: DeviceName,
     /// How the process runs.

@@ -59,7 +59,8 @@ pub(super) fn compare(args: &CompareArgs, context: &mut CommandContext<'_>) -> R
     let (by_dense, by_pruned) = (denoised(&dense, "sample dense")?, denoised(&pruned, "sample pruned")?);
     let error = HeldOutError::between(&by_dense.latents, &by_pruned.latents)?
         .along(&by_dense.steps, &by_pruned.steps)?;
-    let pictures = [decode(&dense, &by_dense.latents)?, decode(&dense, &by_pruned.latents)?];
+    let pictures =
+        [decode(&dense, &by_dense.latents, &device)?, decode(&dense, &by_pruned.latents, &device)?];
     let mut comparison = Comparison::new(prompts, &error, &pictures, settings, &args.out);
     let [dense_pictures, pruned_pictures] = &pictures;
     write_grid(&pairs(dense_pictures, pruned_pictures), &args.out)?;

@@ -2,7 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
+use obsdiff_engine::device::ComputeDevice;
 use obsdiff_engine::pipeline::{Picture, PipelineFolder};
 use obsdiff_files::{Overlap, ResolvedPath};
 
@@ -78,9 +79,14 @@ pub(super) fn is_png(path: &Path) -> bool {
     path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("png"))
 }
 
-/// Decodes final latents into pictures.
-pub(super) fn decode(pipeline: &PipelineFolder, latents: &Tensor) -> Result<Vec<Picture>> {
-    let decoded = pipeline.vae(&Device::Cpu)?.decode(latents)?;
+/// Decodes final latents into pictures on a device, which has room for that once transformers are gone.
+pub(super) fn decode(
+    pipeline: &PipelineFolder,
+    latents: &Tensor,
+    device: &ComputeDevice,
+) -> Result<Vec<Picture>> {
+    device.release_unused()?;
+    let decoded = pipeline.vae(device)?.decode(latents)?;
     Ok(Picture::of_batch(&decoded)?)
 }
 

@@ -161,6 +161,9 @@ pub(super) struct DeviceMemoryReport {
     solver_bytes: u64,
     /// Before weights are loaded; absent where the prompts come encoded, or no encoder is known.
     encoding_bytes: Option<u64>,
+    /// To decode a picture, once the weights are gone: not a part of the peak, because a job does without pictures where there is no room. Absent
+    /// where no prompt is held out, or no decoder is known.
+    decoding_bytes: Option<u64>,
     context_bytes: u64,
     /// That the job is to fit in.
     memory_bytes: u64,
@@ -181,6 +184,7 @@ impl DeviceMemoryReport {
             activations_bytes: needs.activations,
             solver_bytes: needs.solver,
             encoding_bytes: Some(needs.encoding).filter(|bytes| *bytes > 0),
+            decoding_bytes: Some(needs.decoding).filter(|bytes| *bytes > 0),
             context_bytes: needs.base,
             memory_bytes: memory.0,
             fewest_packages: job.fewest_packages(1, memory)?,
@@ -192,10 +196,12 @@ impl fmt::Display for DeviceMemoryReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let encoding = self.encoding_bytes.map(ByteSize);
         let encoding = encoding.map(|bytes| format!("; before, {bytes} to encode the prompts"));
+        let decoding = self.decoding_bytes.map(ByteSize);
+        let decoding = decoding.map(|bytes| format!("; afterwards, {bytes} to decode a picture"));
         let fewest = self.fewest_packages.map_or("none".to_owned(), |packages| packages.to_string());
         writeln!(
             f,
-            "Peak memory of a GPU, predicted: {}\n  ({} transformer, {} Grams of the largest package, {} activations or {} solver, {} CUDA{})\n\
+            "Peak memory of a GPU, predicted: {}\n  ({} transformer, {} Grams of the largest package, {} activations or {} solver, {} CUDA{}{})\n\
              Fewest packages that fit a GPU of {}: {fewest}",
             ByteSize(self.peak_bytes),
             ByteSize(self.transformer_bytes),
@@ -204,6 +210,7 @@ impl fmt::Display for DeviceMemoryReport {
             ByteSize(self.solver_bytes),
             ByteSize(self.context_bytes),
             encoding.unwrap_or_default(),
+            decoding.unwrap_or_default(),
             ByteSize(self.memory_bytes),
         )
     }

@@ -39,7 +39,7 @@ pub(super) fn sample(args: &SampleArgs, context: &mut CommandContext<'_>) -> Res
     let transformer = load_transformer(&pipeline, compute_type(settings.dtype), &device)?;
     let denoised = sampling.denoised(&*transformer, "sample", &progress)?;
     drop(transformer);
-    write(args, prompts, &decode(&pipeline, &denoised.latents)?, context)
+    write(args, prompts, &decode(&pipeline, &denoised.latents, &device)?, context)
 }
 
 fn write(

@@ -1,6 +1,7 @@
 //! What an output has beside its record: the report, and the model card.
 
 use obsdiff_engine::calibrate::Denoised;
+use obsdiff_engine::device::ComputeDevice;
 use obsdiff_engine::export::{DOCUMENT_MARK, Document, PruningRecord};
 use obsdiff_engine::pipeline::Picture;
 use obsdiff_proto::{ByteSize, JobSpec, Layout, Pattern};
@@ -21,6 +22,8 @@ const CARD_FILE: &str = "README.md";
 /// Writes what tells of a job's output.
 pub(crate) struct OutputDocuments<'a> {
     inputs: &'a Inputs,
+    /// Where pictures are decoded.
+    device: &'a ComputeDevice,
     /// The most memory that the job was predicted to take: no picture is decoded that takes more.
     peak: ByteSize,
     loading: Loading,
@@ -30,7 +33,11 @@ pub(crate) struct OutputDocuments<'a> {
 
 impl<'a> OutputDocuments<'a> {
     /// Those of the output of a job with this specification.
-    pub(crate) fn new(spec: &JobSpec, inputs: &'a Inputs, peak: ByteSize) -> Self {
+    pub(crate) fn new(
+        spec: &JobSpec,
+        inputs: &'a Inputs,
+        (device, peak): (&'a ComputeDevice, ByteSize),
+    ) -> Self {
         let pipeline = &inputs.described.pipeline;
         let shrunk = inputs.plan.packages.iter().any(obsdiff_proto::Package::is_structured)
             && spec.output.layout == Layout::Shrunk;
@@ -48,7 +55,7 @@ impl<'a> OutputDocuments<'a> {
             pipeline_class: pipeline.architecture().pipeline_class.to_owned(),
             module: if shrunk { module() } else { None },
         };
-        Self { inputs, peak, loading, licence: card::Licence::of(pipeline.path()) }
+        Self { inputs, device, peak, loading, licence: card::Licence::of(pipeline.path()) }
     }
 
     /// The documents of a pipeline with this record, and with pictures by the dense and the pruned model if there are any.
@@ -71,7 +78,8 @@ impl<'a> OutputDocuments<'a> {
     /// Pictures of the first held-out prompts by both models; the first error of these joins the record.
     fn pictures(&self, record: &mut PruningRecord, models: [&Denoised; 2]) -> Result<[Vec<Picture>; 2]> {
         let latents = models.map(|model| &model.latents);
-        let pictures = held_out::pictures(&self.inputs.described.pipeline, &latents, self.peak)?;
+        let pictures =
+            held_out::pictures(&self.inputs.described.pipeline, &latents, (self.device, self.peak))?;
         let mut pictures = pictures.into_iter();
         let both = [pictures.next().unwrap_or_default(), pictures.next().unwrap_or_default()];
         let measured = record.measured.as_mut().and_then(|measured| measured.held_out.as_mut());

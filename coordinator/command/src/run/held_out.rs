@@ -1,13 +1,14 @@
 //! The pruned model against the dense one, on prompts that took no part in calibration.
 
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 use obsdiff_engine::calibrate::{Denoised, Trajectories};
+use obsdiff_engine::device::ComputeDevice;
 use obsdiff_engine::export::PictureError;
 use obsdiff_engine::model::DiffusionModel;
 use obsdiff_engine::pipeline::{Picture, PipelineFolder};
 use obsdiff_proto::ByteSize;
 
-use super::Inputs;
+use super::{Inputs, free_memory};
 use crate::Result;
 use crate::picture::psnr;
 use crate::progress::Progress;
@@ -16,24 +17,32 @@ use crate::sampling;
 /// Pictures that are decoded at most: enough to tell how far they are, at a small part of what their latents cost.
 const MOST_PICTURES: usize = 4;
 
-/// The pictures of the first held-out prompts, for each of these latents of all of them.
+/// The pictures of the first held-out prompts, for each of these latents of all of them, decoded on a device.
 ///
 /// # Errors
-/// When the decoder cannot be used, or takes more memory than a run was predicted to.
+/// When the decoder cannot be used, or takes more memory than a run was predicted to, or than the device has.
 pub(crate) fn pictures(
     pipeline: &PipelineFolder,
     models: &[&Tensor],
-    predicted_peak: ByteSize,
+    (device, predicted_peak): (&ComputeDevice, ByteSize),
 ) -> Result<Vec<Vec<Picture>>> {
     let _span = tracing::info_span!("decode pictures").entered();
-    let vae = pipeline.vae(&Device::Cpu)?;
+    device.release_unused()?;
+    let vae = pipeline.vae(device)?;
+    let free = free_memory(device)?;
     for latents in models {
         let (_, _, height, width) = latents.dims4().map_err(obsdiff_engine::Error::from)?;
         let needed = ByteSize(vae.decoding_bytes(height, width));
-        if needed > predicted_peak {
-            let problem = format!("decoding one takes {needed}, more than all else that the job does");
-            return Err(obsdiff_engine::Error::Argument(problem).into());
-        }
+        let problem = match free {
+            Some(free) if needed > free => {
+                format!("decoding one takes {needed}, but of the GPU {free} are free")
+            }
+            None if needed > predicted_peak => {
+                format!("decoding one takes {needed}, more than all else that the job does")
+            }
+            _ => continue,
+        };
+        return Err(obsdiff_engine::Error::Argument(problem).into());
     }
     let decode = |latents: &&Tensor| Picture::of_batch(&vae.decode(&first(latents)?)?);
     Ok(models.iter().map(decode).collect::<obsdiff_engine::Result<_>>()?)

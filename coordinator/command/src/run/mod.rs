@@ -179,10 +179,11 @@ fn compared(
         [Some(&dense.latents), Some(&pruned.latents), baseline.as_ref().map(|(_, latents)| latents)];
     let latents: Vec<&Tensor> = latents.into_iter().flatten().collect();
     // The job is done by now, and does not fail for a picture.
-    let pictures = held_out::pictures(&inputs.described.pipeline, &latents, peak).unwrap_or_else(|error| {
-        progress.note(&format!("pictures are not compared: {}", error.line()));
-        Vec::new()
-    });
+    let pictures = held_out::pictures(&inputs.described.pipeline, &latents, (process.device, peak))
+        .unwrap_or_else(|error| {
+            progress.note(&format!("pictures are not compared: {}", error.line()));
+            Vec::new()
+        });
     let mut pictures = pictures.into_iter();
     let of_dense = pictures.next().unwrap_or_default();
     let others: Vec<_> = pictures.collect();
@@ -218,7 +219,7 @@ fn prune(
     // The workers' threads account for their time themselves.
     drop(running);
     let grams = JobGrams::open(job, inputs, state.runtime().handle())?;
-    let documents = OutputDocuments::new(&job.spec, inputs, peak);
+    let documents = OutputDocuments::new(&job.spec, inputs, (device, peak));
     let latents = dense.as_ref().map(|dense| &dense.latents);
     let work = work((job, inputs), &trajectories, latents, (grams, output, disk), &documents, device);
     let cost = inputs.described.cost(&job.spec, &inputs.plan);

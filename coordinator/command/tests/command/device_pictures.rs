@@ -83,6 +83,51 @@ fn pictures_are_denoised_on_the_device_that_is_asked_for() {
     assert!(timed["speed"]["pruned"]["seconds"].as_f64().unwrap() > 0.0, "{timed}");
 }
 
+/// A GPU with room for forward calls on latents of 64 x 64, which decoding them takes more than: there 4096 pixels attend to each other, where a
+/// transformer has 1024 tokens.
+const SMALL_GPU: [(&str, &str); 1] = [("FAKE_CUDA_MEMORY", "157286400")];
+
+/// What the command ends with and says on standard error, on that GPU.
+fn on_a_small_gpu(folder: &Path, arguments: &[&str]) -> (Option<i32>, String) {
+    let libraries = obsdiff_tests::fake_cuda().to_str().unwrap();
+    let environment = [&SMALL_GPU[..], &[("LD_LIBRARY_PATH", libraries)]].concat();
+    let ran = obsdiff(folder, arguments, &environment);
+    (ran.status.code(), text(&ran.stderr))
+}
+
+#[test]
+fn pictures_are_decoded_on_the_device_which_says_where_it_has_no_room_for_that() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let flux = asset("shapes-flux").display().to_string();
+    let size = ["--height", "128", "--width", "128", "--steps", "1", "--max-sequence-length", "24"];
+    let arguments = [&["sample", &flux, "--prompt", "a ring", "--device", "cuda"][..], &size].concat();
+    let (code, said) = on_a_small_gpu(folder, &arguments);
+    assert_eq!(code, Some(2), "{said}");
+    assert!(said.contains(" to decode a picture: ") && said.contains("--device cpu"), "{said}");
+}
+
+#[test]
+fn a_plan_tells_what_decoding_takes_of_a_gpu() {
+    let folder = tempfile::tempdir().unwrap();
+    let job = job(folder.path());
+    let planned = |sets: &[&str]| {
+        let arguments =
+            [&["plan", "--device-memory", "80GB", "--set", "output.path=out"][..], sets, &[&*job]];
+        let json: Value =
+            serde_json::from_str(&told(folder.path(), &[&arguments.concat()[..], &["--json"]].concat()))
+                .unwrap();
+        (json["device_memory"].clone(), told(folder.path(), &arguments.concat()))
+    };
+    let (memory, words) = planned(&[]);
+    let small = memory["decoding_bytes"].as_u64().unwrap();
+    assert!(words.contains("; afterwards, ") && words.contains(" to decode a picture)"), "{words}");
+    let (larger, _) = planned(&["--set", "calibration.height=64", "--set", "calibration.width=64"]);
+    assert!(larger["decoding_bytes"].as_u64().unwrap() > 3 * small, "{memory} {larger}");
+    let (without, words) = planned(&["--set", "evaluation.count=0"]);
+    assert!(without["decoding_bytes"].is_null() && !words.contains("afterwards"), "{without} {words}");
+}
+
 #[test]
 fn a_gpu_that_is_not_there_makes_no_picture() {
     let folder = tempfile::tempdir().unwrap();

@@ -16,6 +16,8 @@ pub enum MemoryPhase {
     Weights,
     /// Activations.
     Forward,
+    /// The decoder of pictures.
+    Decoding,
     /// Sums of Grams, and observations on their way into them.
     Grams,
     /// Pruning and refining linears.
@@ -36,6 +38,7 @@ impl MemoryPhase {
                 "set model.dtype = \"bf16\", or more packages.count, or take a GPU with more memory"
             }
             Self::Forward => "set a lower calibration.shard_size, or more packages.count",
+            Self::Decoding => "ask for smaller pictures, or for the processor by --device cpu",
             Self::Grams => "set more packages.count, or packages.memory",
             Self::Solving => "set more packages.count, or sparsity.effort = \"fast\"",
         }
@@ -49,6 +52,7 @@ impl fmt::Display for MemoryPhase {
             Self::Encoding => "to encode prompts",
             Self::Weights => "for the transformer's weights",
             Self::Forward => "in a forward call",
+            Self::Decoding => "to decode a picture",
             Self::Grams => "for Grams",
             Self::Solving => "to solve a site",
         })

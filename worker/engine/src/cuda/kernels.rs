@@ -299,6 +299,19 @@ kernels! {
             round_to_bf16(from: In<'_, u8>, count: u64, to: Out<'_, u8>);
         }
     }
+    "picture" {
+        gather_patches(
+            x: In<'_, u8>, height: usize, width: usize, channels: usize, scale: usize, first: usize, count: usize, out: Out<'_, u8>,
+        );
+        channel_sums(x: In<'_, u8>, pixels: usize, channels: usize, sums: Out<'_, f64>);
+        group_statistics(
+            sums: In<'_, f64>, parts: usize, channels: usize, pixels: usize, epsilon: f32, statistics: Out<'_, u8>,
+        );
+        norm_groups(
+            x: In<'_, u8>, statistics: In<'_, u8>, weight: In<'_, u8>, bias: In<'_, u8>, pixels: usize, channels: usize, groups: usize,
+            is_activated: u32, out: Out<'_, u8>,
+        );
+    }
     "square" {
         set_diagonal_f32(square: Out<'_, f32>, n: usize, value: f32);
         set_diagonal_f64(square: Out<'_, f64>, n: usize, value: f64);

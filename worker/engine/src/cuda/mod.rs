@@ -1,4 +1,4 @@
-//! Blocks, Grams and solves on an NVIDIA GPU.
+//! Blocks, Grams, solves, text encoders and decoders of pictures on an NVIDIA GPU.
 //!
 //! The kernels in `kernels/` are carried as PTX, in `ptx/`, which `tests/cuda` makes of them and a driver compiles for its GPU;
 //! `kernels/kernels.cuh` says what each is launched for. Products are cuBLAS's, factorisations cuSOLVER's. All libraries are looked for
@@ -35,6 +35,8 @@ mod matrix;
 mod obs;
 #[cfg(feature = "cuda")]
 mod ops;
+#[cfg(feature = "cuda")]
+mod picture;
 #[cfg(feature = "cuda")]
 mod pointer;
 #[cfg(feature = "cuda")]

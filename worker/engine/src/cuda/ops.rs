@@ -13,7 +13,7 @@ use super::error::MemoryPhase;
 use super::kernels::Launch;
 use super::libraries::{Operand, Product, Sizes};
 use super::matrix::{CudaMatrix, Numbers};
-use crate::device::memory::SCORES;
+use crate::device::memory::{PATCHES, SCORES};
 use crate::device::transfers::TransferKind;
 use crate::model::Matrix;
 use crate::model::ops::{BlockOps, LinearTensors, Modulation, Parameter, Projected, Rotary};
@@ -26,6 +26,8 @@ pub(crate) struct CudaOps {
     pub(super) numbers: Numbers,
     /// Scores of an attention in memory at a time.
     pub(super) scores: usize,
+    /// Numbers in which pixels are laid out for a convolution at a time.
+    pub(super) patches: usize,
     /// Floating-point operations of all products so far.
     counted: AtomicU64,
 }
@@ -34,7 +36,7 @@ impl Clone for CudaOps {
     /// The same operations with a count of their own.
     fn clone(&self) -> Self {
         let (device, counted) = (Arc::clone(&self.device), AtomicU64::new(0));
-        Self { device, numbers: self.numbers, scores: self.scores, counted }
+        Self { device, numbers: self.numbers, scores: self.scores, patches: self.patches, counted }
     }
 }
 
@@ -42,13 +44,19 @@ impl CudaOps {
     /// For blocks that compute in f32, bf16 or f16; none for another type.
     pub(crate) fn new(device: &Arc<CudaDevice>, dtype: DType) -> Option<Self> {
         let (device, counted) = (Arc::clone(device), AtomicU64::new(0));
-        Some(Self { device, numbers: Numbers::of(dtype)?, scores: SCORES, counted })
+        Some(Self { device, numbers: Numbers::of(dtype)?, scores: SCORES, patches: PATCHES, counted })
     }
 
     /// The same with so many scores in memory at a time.
     #[cfg(test)]
     pub(crate) fn with_scores(self, scores: usize) -> Self {
         Self { scores, ..self }
+    }
+
+    /// The same with so many numbers laid out at a time.
+    #[cfg(test)]
+    pub(crate) fn with_patches(self, patches: usize) -> Self {
+        Self { patches, ..self }
     }
 
     /// Floating-point operations of all products so far.

@@ -20,6 +20,12 @@ pub(crate) const SCORES: usize = 1 << 26;
 /// Rows of scores, and rows of products that are copied anyway, begin at multiples of so many numbers, so that products read them aligned.
 pub(crate) const ALIGNED: usize = 8;
 
+/// Numbers in which pixels are laid out for a convolution at a time (256 MiB in f32): memory for that does not grow with the picture.
+pub(crate) const PATCHES: usize = 1 << 26;
+
+/// Pixels that one thread sums of a channel, as `cuda/kernels/picture.cu` has it.
+pub(crate) const PIXELS_OF_PART: usize = 1024;
+
 /// Tokens that one thread squares, as `cuda/kernels/gram.cu` has it.
 pub(crate) const TOKENS_OF_PART: usize = 256;
 
@@ -98,6 +104,45 @@ pub(crate) fn encoder_bytes(sizes: EncoderSizes, bytes: usize) -> u64 {
     let network = bytes * numbers(tokens, width + hidden) + F32 * ups * numbers(tokens, hidden);
     let stored = F32 * numbers(width, attended.max(hidden));
     streams + bias + linears + vectors + attention.max(network).max(stored)
+}
+
+/// Pixels that are laid out at a time in `patches` numbers, where each is made of `inner` numbers.
+pub(crate) fn laid_out_pixels(pixels: usize, inner: usize, patches: usize) -> usize {
+    (patches / inner.max(1)).clamp(1, pixels.max(1))
+}
+
+/// A convolution of three by three of a picture with so many pixels: numbers that are laid out for it.
+fn laid_out(pixels: usize, inputs: usize) -> usize {
+    laid_out_pixels(pixels, 9 * inputs, PATCHES) * 9 * inputs
+}
+
+/// A convolution of a picture with so many pixels: what goes in and comes out, and what is laid out.
+pub(crate) fn convolved_bytes(pixels: usize, inputs: usize, outputs: usize) -> u64 {
+    F32 * (pixels * (inputs + outputs) + laid_out(pixels, inputs)) as u64
+}
+
+/// The convolution that follows where each pixel becomes four.
+pub(crate) fn enlarged_bytes(pixels: usize, channels: usize) -> u64 {
+    F32 * (5 * pixels * channels + laid_out(4 * pixels, channels)) as u64
+}
+
+/// A residual block of so many channels that come in and go out: three pictures at a time, or two and what is laid out; and the sums of a
+/// norm's channels.
+pub(crate) fn residual_bytes(pixels: usize, inputs: usize, outputs: usize) -> u64 {
+    let first = pixels * (2 * inputs + outputs) + laid_out(pixels, inputs);
+    let between = pixels * (inputs + 2 * outputs);
+    let second = 2 * pixels * outputs + laid_out(pixels, outputs);
+    let sums = 2 * pixels.div_ceil(PIXELS_OF_PART) * inputs.max(outputs);
+    F32 * first.max(between).max(second) as u64 + F64 * sums as u64
+}
+
+/// Attention of one head among so many pixels: the picture, its normed form, queries, keys, values and what one of these is made of; or what
+/// is attended to in place of two, with a part of the scores and of their shares.
+pub(crate) fn attended_pixels_bytes(pixels: usize, channels: usize) -> u64 {
+    let stride = pixels.next_multiple_of(ALIGNED);
+    let scores = 2 * (SCORES / stride.max(1)).clamp(1, pixels.max(1)) * stride;
+    let sums = 2 * pixels.div_ceil(PIXELS_OF_PART) * channels;
+    F32 * (6 * pixels * channels).max(5 * pixels * channels + scores) as u64 + F64 * sums as u64
 }
 
 /// An observation of so many tokens on its way into a Gram of width n: the sums of its squares, a panel of its product and, where it is

@@ -20,6 +20,8 @@ pub enum TransferKind {
     Results,
     /// What text encoders make of prompts.
     Encodings,
+    /// What decoders make of latents.
+    Pictures,
     /// What is said of the others: a few numbers, or a vector of the width of a site or a linear.
     Figures,
 }
@@ -28,13 +30,14 @@ const KINDS: usize = TransferKind::ALL.len();
 
 impl TransferKind {
     /// All of them, in their order.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Weights,
         Self::Inputs,
         Self::Activations,
         Self::Grams,
         Self::Results,
         Self::Encodings,
+        Self::Pictures,
         Self::Figures,
     ];
 
@@ -47,6 +50,7 @@ impl TransferKind {
             Self::Grams => "grams",
             Self::Results => "results",
             Self::Encodings => "encodings",
+            Self::Pictures => "pictures",
             Self::Figures => "figures",
         }
     }

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use candle_core::Device;
 use serde_json::Value;
 
 use super::keys::Keys;
@@ -12,6 +11,7 @@ use super::size::{Geometry, LatentSize};
 use super::{EncoderSlot, Schedule, Scheduler, TextEncoders, Vae};
 use crate::architecture::{self, Architecture, Guidance, TransformerConfig};
 use crate::checkpoint::{Library, Weights};
+use crate::device::ComputeDevice;
 use crate::{Error, Result};
 
 /// A component, the classes it may be of, and the file that must be in its folder.
@@ -206,12 +206,20 @@ impl PipelineFolder {
         TextEncoders::open(self, max_sequence_length)
     }
 
-    /// Loads the decoder of the autoencoder onto `device`.
+    /// Loads the decoder of the autoencoder, which computes on `device`.
     ///
     /// # Errors
-    /// When its configuration is not supported, or a weight is missing or has another shape.
-    pub fn vae(&self, device: &Device) -> Result<Vae> {
+    /// When its configuration is not supported, a weight is missing or has another shape, or the device has no room for it.
+    pub fn vae(&self, device: &ComputeDevice) -> Result<Vae> {
         Vae::open(&self.path.join("vae"), device)
+    }
+
+    /// Bytes of a GPU's memory that this decoder and a picture of this size on its way take at most, from its configuration alone.
+    ///
+    /// # Errors
+    /// When its configuration is not supported.
+    pub fn gpu_decoding_bytes(&self, size: LatentSize) -> Result<u64> {
+        Vae::gpu_bytes(&self.path.join("vae"), size)
     }
 
     /// Whether an encoder's tokenizer is of the slow class, which reads some texts differently.

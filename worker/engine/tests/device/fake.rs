@@ -11,6 +11,7 @@ use obsdiff_engine::device::ComputeDevice;
 use obsdiff_engine::device::memory::structure_bytes;
 use obsdiff_engine::gram::Gram;
 use obsdiff_engine::model::NoTap;
+use obsdiff_engine::pipeline::LatentSize;
 use obsdiff_engine::solve::structured::{Columns, Score, neurons};
 use obsdiff_proto::{Accumulate, SiteId, Target};
 use obsdiff_tests::{fake_cuda, noise};
@@ -18,6 +19,7 @@ use obsdiff_tests::{fake_cuda, noise};
 use crate::device;
 use crate::forward::grams_of;
 use crate::golden::Golden;
+use crate::pictures;
 use crate::solver::{FAST, upper};
 use crate::structured::linear;
 use crate::text::{PROMPTS, encode, encoders};
@@ -66,6 +68,7 @@ fn the_suite_passes_on_a_gpu_in_host_memory() {
         "grams_equal_the_processors_where_products_are_exact",
         "blocks_hold_to_the_goldens",
         "prompts_are_encoded_as_by_the_processor",
+        "pictures_are_decoded_as_by_the_processor",
     ] {
         assert!(said.contains(&format!("{test} ... ok")), "{said}");
     }
@@ -217,6 +220,35 @@ fn encoding_takes_the_memory_that_is_predicted_and_gives_all_of_it_back() {
             assert_eq!(counted("fake_cuda_allocations"), Some(held));
         }
         device.release_unused().unwrap();
+    }
+}
+
+#[test]
+fn decoding_takes_the_memory_that_is_predicted_and_gives_all_of_it_back() {
+    if !matches!(device(), ComputeDevice::Cuda(_)) || counted("fake_cuda_bytes_to_host").is_none() {
+        return;
+    }
+    if !counts_alone("fake::decoding_takes_the_memory_that_is_predicted_and_gives_all_of_it_back") {
+        return;
+    }
+    for (name, size) in pictures::CASES {
+        let device = device();
+        let held = counted("fake_cuda_allocations").unwrap();
+        counted("fake_cuda_passing_bytes");
+        let vae = pictures::vae(name, &device);
+        vae.decode(&pictures::latents(name, size)).unwrap();
+        // With the weights, which go now.
+        drop(vae);
+        let passing = counted("fake_cuda_passing_bytes").unwrap();
+        let [height, width] = size;
+        let pipeline = pictures::pipeline(name);
+        let whole = pipeline.latent_size(None, None).unwrap();
+        let predicted = pipeline.gpu_decoding_bytes(LatentSize { height, width, ..whole }).unwrap();
+        assert!(
+            (passing..2 * passing).contains(&predicted),
+            "{name}, {size:?}: {passing} bytes, predicted {predicted}"
+        );
+        assert_eq!(counted("fake_cuda_allocations"), Some(held));
     }
 }
 

@@ -13,6 +13,7 @@ mod grams;
 mod in_place;
 #[path = "../golden/linear.rs"]
 mod linear;
+mod pictures;
 mod solver;
 mod structured;
 mod text;

@@ -71,6 +71,12 @@
 //   widen_*               256; 1024                                  of a weight as it is stored
 //   round_to_bf16_*       256; 1024                                  of a weight as it is stored
 //
+// picture.cu  what surrounds the products of a picture's decoder, in f32
+//   gather_patches        256; 1024                                  before the product of a convolution
+//   channel_sums          256; (channels / 256, pixels / PIXELS_OF_PART)
+//   group_statistics      256; groups                                of these sums
+//   norm_groups           256; 1024                                  by these statistics
+//
 // Rules of all kernels:
 // - Compiled with --fmad=false: products and sums are rounded one by one, as the processor does. Where it fuses them, kernels call fmaf.
 // - No result depends on the order of threads or blocks: sums have a fixed order or are integers.

@@ -9,6 +9,7 @@
 #include "../kernels/norm.cu"
 #include "../kernels/obs.cu"
 #include "../kernels/packed.cu"
+#include "../kernels/picture.cu"
 #include "../kernels/refine.cu"
 #include "../kernels/square.cu"
 #include "../kernels/text.cu"
@@ -35,4 +36,5 @@
     DO(finish_product_f32) DO(finish_product_bf16) DO(finish_product_f16)                                                              \
     DO(biased_softmax_f32) DO(biased_softmax_bf16) DO(biased_softmax_f16)                                                              \
     DO(widen_f32) DO(widen_bf16) DO(widen_f16)                                                                                         \
-    DO(round_to_bf16_f32) DO(round_to_bf16_bf16) DO(round_to_bf16_f16)
+    DO(round_to_bf16_f32) DO(round_to_bf16_bf16) DO(round_to_bf16_f16)                                                                 \
+    DO(gather_patches) DO(channel_sums) DO(group_statistics) DO(norm_groups)

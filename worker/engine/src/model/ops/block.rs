@@ -4,7 +4,7 @@ use std::fmt;
 
 use candle_core::{DType, Device, Tensor};
 
-use super::{CpuOps, LinearTensors, Modulation, Parameter, Projected, Rotary, TextOps};
+use super::{CpuOps, LinearTensors, Modulation, Parameter, PictureOps, Projected, Rotary, TextOps};
 use crate::Result;
 #[cfg(feature = "cuda")]
 use crate::cuda::CudaOps;
@@ -137,6 +137,15 @@ impl ModelOps {
 
     /// What text encoders are computed with.
     pub(crate) fn text(&self) -> &dyn TextOps {
+        #[cfg(feature = "cuda")]
+        if let Some(cuda) = &self.cuda {
+            return cuda;
+        }
+        &self.host
+    }
+
+    /// What decoders of pictures are computed with.
+    pub(crate) fn picture(&self) -> &dyn PictureOps {
         #[cfg(feature = "cuda")]
         if let Some(cuda) = &self.cuda {
             return cuda;

@@ -11,6 +11,7 @@ mod memory;
 mod norm;
 mod packing;
 mod parameter;
+mod picture;
 mod product;
 mod rotary;
 mod rows;
@@ -28,6 +29,9 @@ use linear::{Finish, Gates};
 pub(crate) use memory::{CallSizes, kept_bytes, peak_bytes, state_bytes};
 use norm::Affine;
 pub(crate) use parameter::{LinearTensors, Parameter};
+#[cfg(feature = "cuda")]
+pub(crate) use picture::GROUP_EPSILON;
+pub(crate) use picture::{Convolution, GroupNorm, PictureOps, PixelAttention, Pixels};
 pub(crate) use rotary::Rotary;
 use rows::{BufferPool, TensorSlice, fits, into_numbers};
 pub(crate) use text::{ActivationFunction, TextLinear, TextNorm, TextOps, WrittenIn};

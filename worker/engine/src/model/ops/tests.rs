@@ -1,5 +1,6 @@
 mod device;
 mod kernels;
+mod picture_kernels;
 
 use candle_core::DType;
 use proptest::prelude::*;

@@ -106,7 +106,7 @@ impl ActivationFunction {
 }
 
 impl TextLinear {
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+    pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let y = x.matmul(&self.weight.host()?.t()?)?;
         Ok(match &self.bias {
             Some(bias) => y.broadcast_add(bias.host()?)?,

@@ -156,7 +156,7 @@ fn given(pipeline: &Path) -> (Vec<Vec<u32>>, Vec<Vec<f32>>) {
     let prompt = "A red circle, ein Kreis <|endoftext|> \u{e000}";
     let encoded = encoders.encode(&[prompt], &mut |_, _| {}).unwrap().remove(0);
     let latents = crate::pipeline::noise(1, &opened.latent_size(None, None).unwrap().shape(1)).unwrap();
-    let picture = opened.vae(&Device::Cpu).unwrap().decode(&latents).unwrap();
+    let picture = opened.vae(&ComputeDevice::Cpu).unwrap().decode(&latents).unwrap();
     let schedule = opened.schedule(10, 64).unwrap();
     let flat = |t: &candle_core::Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
     let numbers = vec![flat(&encoded.text), flat(&encoded.pooled), flat(&picture)];

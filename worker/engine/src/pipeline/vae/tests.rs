@@ -56,7 +56,7 @@ fn decoder(channels: &[usize], attention: bool, config: Value) -> Vae {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
     save_formula(&folder.path().join("diffusion_pytorch_model.safetensors"), &t);
-    Vae::open(folder.path(), &Device::Cpu).unwrap()
+    Vae::open(folder.path(), &ComputeDevice::Cpu).unwrap()
 }
 
 fn cosines(shape: [usize; 4]) -> Tensor {
@@ -95,7 +95,7 @@ fn attention_in_parts_is_that_of_all_pixels() {
 
 #[test]
 fn a_batch_is_decoded_as_its_pictures_are() {
-    let vae = Vae::open(&asset("vae"), &Device::Cpu).unwrap();
+    let vae = Vae::open(&asset("vae"), &ComputeDevice::Cpu).unwrap();
     let latents = cosines([2, 4, 6, 4]);
     let both: Vec<f32> =
         vae.decode(&latents).unwrap().i(1).unwrap().flatten_all().unwrap().to_vec1().unwrap();
@@ -139,7 +139,7 @@ fn configurations_that_are_not_supported_are_refused() {
     for (key, value, message) in cases {
         let folder = copy_folder("vae");
         edit_json(&folder.path().join("config.json"), |config| config[key] = value);
-        let error = Vae::open(folder.path(), &Device::Cpu).unwrap_err().to_string();
+        let error = Vae::open(folder.path(), &ComputeDevice::Cpu).unwrap_err().to_string();
         assert!(error.contains(message), "{key}: {error}");
     }
 }

@@ -1,6 +1,7 @@
 //! The operations of the device that `OBSDIFF_DEVICE` names hold to the processor's, in every type and at odd sizes. Without that variable it
 //! is the processor itself; once more they run with libraries that do a GPU's work in host memory.
 
+mod picture;
 mod text;
 
 use std::env;
@@ -191,7 +192,9 @@ mod gpu {
         let output = output_of(child.args(["ops::tests::device", "--test-threads", "2"])).unwrap();
         let said = String::from_utf8_lossy(&output.stdout);
         assert!(output.status.success(), "{said}\n{}", String::from_utf8_lossy(&output.stderr));
-        for test in ["attention_holds", "text::attention_with_a_bias_holds"] {
+        for test in
+            ["attention_holds", "picture::what_pixels_attend_to_holds", "text::attention_with_a_bias_holds"]
+        {
             assert!(said.contains(&format!("{test} ... ok")), "{said}");
         }
     }

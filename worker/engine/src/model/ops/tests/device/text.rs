@@ -19,13 +19,13 @@ fn each_product_type(test: impl Fn(&dyn TextOps, DType, f32, &mut Random)) {
 }
 
 /// Weights in a file, with the folder that it lies in.
-struct Stored {
-    weights: Weights,
+pub(super) struct Stored {
+    pub(super) weights: Weights,
     _folder: tempfile::TempDir,
 }
 
 impl Stored {
-    fn new(tensors: &[(&str, &Tensor)]) -> Self {
+    pub(super) fn new(tensors: &[(&str, &Tensor)]) -> Self {
         let bytes: Vec<Vec<u8>> = tensors
             .iter()
             .map(|(_, tensor)| {
