@@ -1,17 +1,23 @@
 //! CUDA libraries in host memory, for tests on machines without a GPU.
 
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
 use crate::hash;
 
-/// The sources of the libraries, each with the names that programs look for.
-const LIBRARIES: [(&str, &[&str]); 3] = [
-    ("driver.cpp", &["libcuda.so.1", "libcuda.so"]),
-    ("cublas.cpp", &["libcublas.so.13", "libcublas.so"]),
-    ("cusolver.cpp", &["libcusolver.so.12", "libcusolver.so"]),
+/// Folders of their sources, and of what these include.
+const ENGINE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../worker/engine/src/cuda");
+const NCCL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../worker/src/collective/nccl/fake");
+
+/// The driver, with the names that programs look for.
+const DRIVER: [&str; 2] = ["libcuda.so.1", "libcuda.so"];
+/// What works in its memory and on its streams.
+const LIBRARIES: [(&str, [&str; 2]); 2] = [
+    ("cublas.cpp", ["libcublas.so.13", "libcublas.so"]),
+    ("cusolver.cpp", ["libcusolver.so.12", "libcusolver.so"]),
 ];
 
 /// Products and sums are rounded one by one, as nvcc does by `--fmad=false`. What some systems fortify by default refuses jumps between stacks.
@@ -27,48 +33,70 @@ const FLAGS: [&str; 10] = [
     "-Wno-clobbered",
     "-Wno-unknown-pragmas",
 ];
+const NCCL_FLAGS: [&str; 8] =
+    ["-std=c++17", "-O2", "-Wall", "-Wextra", "-Werror", "-fPIC", "-shared", "-pthread"];
 
-/// Where the fake NCCL lies, which sums by the driver's memory.
-const NCCL_SOURCES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../worker/src/collective/nccl/fake");
-
-const NCCL_FLAGS: [&str; 5] = ["-std=c++17", "-O2", "-fPIC", "-shared", "-pthread"];
+/// What a fake NCCL has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FakeNccl {
+    /// All that groups call.
+    Current,
+    /// All but `ncclCommRevoke`, as before 2.28.
+    WithoutRevoke,
+}
 
 /// A folder with a CUDA driver, cuBLAS, cuSOLVER and NCCL that work in host memory, to be put first in a child process's `LD_LIBRARY_PATH`. The
 /// environment tells them what to lack: see `worker/engine/src/cuda/fake/driver.cpp`. They are compiled once, by g++.
 pub fn fake_cuda() -> &'static Path {
-    static BUILT: OnceLock<PathBuf> = OnceLock::new();
-    BUILT.get_or_init(built)
+    fake_cuda_with(FakeNccl::Current)
 }
 
-fn built() -> PathBuf {
-    let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("../worker/engine/src/cuda");
-    let mut text = FLAGS.join(" ");
-    for folder in ["fake", "kernels", "shim"] {
-        let files = fs::read_dir(sources.join(folder)).unwrap();
+/// The same with this NCCL.
+pub fn fake_cuda_with(nccl: FakeNccl) -> &'static Path {
+    static BUILT: [OnceLock<PathBuf>; 2] = [const { OnceLock::new() }; 2];
+    BUILT[nccl as usize].get_or_init(|| built(nccl))
+}
+
+fn built(nccl: FakeNccl) -> PathBuf {
+    let folders = ["fake", "kernels", "shim"].map(|folder| Path::new(ENGINE).join(folder));
+    let mut text = format!("{nccl:?} {FLAGS:?} {NCCL_FLAGS:?}");
+    for folder in folders.iter().map(PathBuf::as_path).chain([Path::new(NCCL)]) {
+        let files = fs::read_dir(folder).unwrap();
         let mut files: Vec<PathBuf> = files.map(|file| file.unwrap().path()).collect();
         files.sort();
         files.iter().for_each(|file| text += &fs::read_to_string(file).unwrap());
     }
-    let nccl = Path::new(NCCL_SOURCES);
-    ["nccl.cc", "hub.h", "stream.h"]
-        .iter()
-        .for_each(|file| text += &fs::read_to_string(nccl.join(file)).unwrap());
     let program = std::env::current_exe().unwrap();
     let folder = program.with_file_name(format!("fake-cuda-{:016x}", hash(&text)));
-    if !folder.exists() {
-        // Others may compile them at the same time: what is there is whole.
-        let new = tempfile::tempdir_in(program.parent().unwrap()).unwrap();
-        for (source, names) in LIBRARIES {
-            compile(&sources.join("fake").join(source), &new.path().join(names[0]), &FLAGS, &[]);
-            for name in &names[1..] {
-                std::os::unix::fs::symlink(names[0], new.path().join(name)).unwrap();
-            }
-        }
-        let driver = new.path().join("libcuda.so.1");
-        compile(&nccl.join("nccl.cc"), &new.path().join("libnccl.so.2"), &NCCL_FLAGS, &[&driver]);
-        let renamed = fs::rename(new.path(), &folder);
-        assert!(renamed.is_ok() || folder.exists(), "{renamed:?}");
+    if folder.exists() {
+        return folder;
     }
+    // Others may compile them at the same time: what is there is whole.
+    let new = tempfile::tempdir_in(program.parent().unwrap()).unwrap();
+    let place = |name: &str| new.path().join(name);
+    let driver = place(DRIVER[0]);
+    let revoke: &[&str] = match nccl {
+        FakeNccl::Current => {
+            compile(&folders[0].join("driver.cpp"), &driver, &FLAGS, &[]);
+            for (source, names) in LIBRARIES {
+                compile(&folders[0].join(source), &place(names[0]), &FLAGS, &[&driver]);
+            }
+            &[]
+        }
+        FakeNccl::WithoutRevoke => {
+            for name in [DRIVER[0], LIBRARIES[0].1[0], LIBRARIES[1].1[0]] {
+                fs::hard_link(fake_cuda().join(name), place(name)).unwrap();
+            }
+            &["-DWITHOUT_REVOKE"]
+        }
+    };
+    for [library, name] in LIBRARIES.map(|(_, names)| names).into_iter().chain([DRIVER]) {
+        symlink(library, place(name)).unwrap();
+    }
+    let flags = [&NCCL_FLAGS, revoke].concat();
+    compile(&Path::new(NCCL).join("nccl.cc"), &place("libnccl.so.2"), &flags, &[&driver]);
+    let renamed = fs::rename(new.path(), &folder);
+    assert!(renamed.is_ok() || folder.exists(), "{renamed:?}");
     folder
 }
 

@@ -2,7 +2,6 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod fake_cuda;
-mod fake_nccl;
 mod prng;
 
 use std::fmt::Display;
@@ -11,8 +10,7 @@ use std::io::{Write, stderr};
 use std::panic::Location;
 use std::path::{Path, PathBuf};
 
-pub use fake_cuda::fake_cuda;
-pub use fake_nccl::{FakeNccl, fake_nccl};
+pub use fake_cuda::{FakeNccl, fake_cuda, fake_cuda_with};
 pub use prng::{Prng, hash, noise};
 
 /// Names the file that gets a line for each test that does not run. `tests/run` sets it, and shows the lines at its end.

@@ -2,32 +2,23 @@
 #![cfg(feature = "cuda")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
-use obsdiff_tests::{FakeNccl, fake_cuda, fake_nccl, not_tested};
+use obsdiff_tests::{FakeNccl, fake_cuda, fake_cuda_with};
 
 mod process;
 
 use process::*;
 
-/// The folder of the fake libraries; none where nothing compiles them, which is said.
-fn libraries(nccl: FakeNccl) -> Option<PathBuf> {
-    let libraries = fake_nccl(nccl);
-    if libraries.is_none() {
-        not_tested("no g++ compiles the fake NCCL");
-    }
-    libraries
-}
-
 /// A worker of one thread, on the first GPU of the fake driver.
-fn worker_on_a_gpu(folder: &Path, url: &str, libraries: &Path, faults: &[(&str, &str)]) -> Process {
+fn worker_on_a_gpu(folder: &Path, url: &str, nccl: FakeNccl, faults: &[(&str, &str)]) -> Process {
     let args = ["worker", "--coordinator", url, "--quiet", "--threads", "1", "--collective", "nccl"];
     Process::spawn(
         Command::new(env!("CARGO_BIN_EXE_obsdiff"))
             .args(args)
             .current_dir(folder)
-            .env("LD_LIBRARY_PATH", libraries)
+            .env("LD_LIBRARY_PATH", fake_cuda_with(nccl))
             .env("OBSDIFF_LOG", "obsdiff_worker=info")
             .envs(faults.iter().copied()),
     )
@@ -36,10 +27,9 @@ fn worker_on_a_gpu(folder: &Path, url: &str, libraries: &Path, faults: &[(&str, 
 #[test]
 fn two_workers_over_nccl_do_what_one_process_does() {
     for nccl in [FakeNccl::Current, FakeNccl::WithoutRevoke] {
-        let Some(libraries) = libraries(nccl) else { return };
         let folder = setting(16);
         let mut coordinator = Coordinator::start(folder.path());
-        let start = || worker_on_a_gpu(folder.path(), &coordinator.url, &libraries, &[]);
+        let start = || worker_on_a_gpu(folder.path(), &coordinator.url, nccl, &[]);
         let workers = [start(), start()];
         coordinator.until(|line| line.contains("is formed and reduces"));
         for mut worker in workers {
@@ -54,13 +44,12 @@ fn two_workers_over_nccl_do_what_one_process_does() {
 
 #[test]
 fn a_worker_that_dies_within_a_call_of_nccl_leaves_the_rest_to_the_other() {
-    let Some(libraries) = libraries(FakeNccl::Current) else { return };
     for call in ["1", "8", "41"] {
         let folder = setting(16);
         let mut coordinator = Coordinator::start(folder.path());
         let dies = [("FAKE_NCCL_DIE_AT_CALL", call)];
-        let mut killed = worker_on_a_gpu(folder.path(), &coordinator.url, &libraries, &dies);
-        let mut other = worker_on_a_gpu(folder.path(), &coordinator.url, &libraries, &[]);
+        let mut killed = worker_on_a_gpu(folder.path(), &coordinator.url, FakeNccl::Current, &dies);
+        let mut other = worker_on_a_gpu(folder.path(), &coordinator.url, FakeNccl::Current, &[]);
         assert_eq!(killed.end().code(), None, "it is killed within call {call}");
         let (code, said) = other.verdict();
         assert_eq!(code, Some(0), "{said}");
@@ -72,11 +61,10 @@ fn a_worker_that_dies_within_a_call_of_nccl_leaves_the_rest_to_the_other() {
 #[test]
 fn a_worker_whose_nccl_does_not_stop_ends_resumably_and_the_other_goes_on() {
     let faults = [("FAKE_NCCL_ERROR_AT_CALL", "8"), ("FAKE_NCCL_ABORT", "hang")];
-    let Some(libraries) = libraries(FakeNccl::WithoutRevoke) else { return };
     let folder = setting(16);
     let mut coordinator = Coordinator::start(folder.path());
-    let mut stuck = worker_on_a_gpu(folder.path(), &coordinator.url, &libraries, &faults);
-    let mut other = worker_on_a_gpu(folder.path(), &coordinator.url, &libraries, &[]);
+    let mut stuck = worker_on_a_gpu(folder.path(), &coordinator.url, FakeNccl::WithoutRevoke, &faults);
+    let mut other = worker_on_a_gpu(folder.path(), &coordinator.url, FakeNccl::WithoutRevoke, &[]);
     let (code, said) = stuck.verdict();
     let words = "NCCL did not stop within 20 s; this process ends, and its shards are run again";
     assert!(code == Some(3) && said.contains(words), "{code:?}: {said}");
@@ -88,10 +76,10 @@ fn a_worker_whose_nccl_does_not_stop_ends_resumably_and_the_other_goes_on() {
 
 #[test]
 fn a_gpu_that_is_not_there_is_refused_before_any_work() {
-    let Some(libraries) = libraries(FakeNccl::Current) else { return };
     let args = ["worker", "--coordinator", "http://127.0.0.1:9", "--collective", "nccl:9"];
     let mut command = Command::new(env!("CARGO_BIN_EXE_obsdiff"));
-    let (code, said) = Process::spawn(command.args(args).env("LD_LIBRARY_PATH", libraries)).verdict();
+    command.args(args).env("LD_LIBRARY_PATH", fake_cuda()).env("FAKE_CUDA_GPUS", "8");
+    let (code, said) = Process::spawn(&mut command).verdict();
     let words =
         "--collective nccl:9: there is no GPU 9 among 8: choose another, or check CUDA_VISIBLE_DEVICES";
     assert!(code == Some(2) && said.contains(words), "{code:?}: {said}");

@@ -5,7 +5,8 @@
 //! when a device is opened, so one build runs on machines with a GPU and without.
 //!
 //! Tests run without a GPU in two ways. `shim/` compiles the kernels for the processor, to be held to this crate's own functions one by
-//! one; `fake/` are a driver, cuBLAS and cuSOLVER in host memory, under which everything here runs as it does on a GPU.
+//! one; `fake/` are a driver, cuBLAS and cuSOLVER in host memory, under which everything here runs as it does on a GPU, with streams that work
+//! as late as they may. The worker's fake NCCL works in the same driver's memory.
 
 #[cfg(feature = "cuda")]
 mod attention;

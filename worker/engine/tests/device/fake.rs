@@ -28,14 +28,14 @@ use crate::text::{PROMPTS, encode, encoders};
 const EXPECTED: &str = "EXPECTED_PROBLEM";
 
 /// This program with other libraries.
-fn child(arguments: &[&str], settings: &[(&str, &str)]) -> Output {
+pub(crate) fn child(arguments: &[&str], settings: &[(&str, &str)]) -> Output {
     let mut child = Command::new(env::current_exe().unwrap());
     child.args(arguments).env("LD_LIBRARY_PATH", fake_cuda()).env("OBSDIFF_DEVICE", "cuda");
     child.envs(settings.iter().copied()).output().unwrap()
 }
 
 /// A number that the fake driver counts; none under a real one.
-fn counted(name: &str) -> Option<u64> {
+pub(crate) fn counted(name: &str) -> Option<u64> {
     // SAFETY: the functions of this name take nothing and return a number.
     unsafe { culib().get::<unsafe extern "C" fn() -> u64>(name.as_bytes()).ok().map(|count| count()) }
 }

@@ -15,6 +15,8 @@ mod in_place;
 mod linear;
 mod pictures;
 mod solver;
+#[cfg(feature = "cuda")]
+mod strict;
 mod structured;
 mod text;
 mod transfers;

@@ -8,7 +8,7 @@ use std::sync::{Mutex, mpsc};
 use std::thread;
 
 use obsdiff_proto::{Epoch, lock};
-use obsdiff_tests::{FakeNccl, fake_nccl, not_tested};
+use obsdiff_tests::{FakeNccl, fake_cuda_with};
 
 use super::*;
 use crate::collective::tests::ThreadRendezvous;
@@ -28,12 +28,12 @@ pub(in crate::collective) fn has_libraries() -> bool {
 
 /// Starts tests again in a child that has the fake libraries, and sees that so many pass.
 fn in_child(tests: &[&str], nccl: FakeNccl, faults: &[(&str, &str)], passed: usize) {
-    let Some(libraries) = fake_nccl(nccl) else { return not_tested("no g++ compiles the fake NCCL") };
     let child = Command::new(std::env::current_exe().unwrap())
         .args(tests)
         .args(["--nocapture", "--test-threads", "1"])
         .env(FOUND, "1")
-        .env("LD_LIBRARY_PATH", libraries)
+        .env("LD_LIBRARY_PATH", fake_cuda_with(nccl))
+        .env("FAKE_CUDA_GPUS", "8")
         .envs(faults.iter().copied())
         .output()
         .unwrap();

@@ -1,4 +1,5 @@
-// cuBLAS in host memory, for tests: libcublas.so.13. Products of f32, bf16 or f16, summed in f32; matrices are column-major.
+// cuBLAS in host memory, for tests: libcublas.so.13. Products of f32, bf16 or f16, summed in f32; matrices are column-major. A handle's stream
+// comes to a product after the call.
 #include <algorithm>
 #include <cstdint>
 #include <cstdlib>
@@ -7,6 +8,7 @@
 
 // The types of numbers, as the kernels round them.
 #include "../kernels/kernels.cuh"
+#include "of_driver.h"
 
 #define EXPORT extern "C" __attribute__((visibility("default")))
 
@@ -16,6 +18,7 @@ enum Type { F32 = 0, F64 = 1, F16 = 2, BF16 = 14 };
 enum Compute { COMPUTE_32F = 68, COMPUTE_64F = 70 };
 
 struct Handle {
+    void* stream = nullptr;
     size_t workspace_bytes = 0;
     unsigned math_mode = 0;
 };
@@ -28,9 +31,13 @@ EXPORT int cublasDestroy_v2(void* handle) {
     delete static_cast<Handle*>(handle);
     return SUCCESS;
 }
-EXPORT int cublasSetStream_v2(void* handle, void*) { return handle == nullptr ? NOT_INITIALIZED : SUCCESS; }
+EXPORT int cublasSetStream_v2(void* handle, void* stream) {
+    if (handle == nullptr) return NOT_INITIALIZED;
+    static_cast<Handle*>(handle)->stream = stream;
+    return SUCCESS;
+}
 EXPORT int cublasSetWorkspace_v2(void* handle, void* workspace, size_t bytes) {
-    if (reinterpret_cast<uintptr_t>(workspace) % 16 != 0) return INVALID_VALUE;
+    if (reinterpret_cast<uintptr_t>(workspace) % 16 != 0 || !fake_cuda_holds(workspace, bytes)) return INVALID_VALUE;
     static_cast<Handle*>(handle)->workspace_bytes = bytes;
     return SUCCESS;
 }
@@ -80,6 +87,37 @@ static void multiply_f64(bool transpose_a, bool transpose_b, size_t m, size_t n,
     }
 }
 
+// The product in f32 of numbers of one type.
+static void multiply(bool transpose_a, bool transpose_b, size_t m, size_t n, size_t k, float times, const void* a, size_t lda, const void* b, size_t ldb,
+                     int type, float keep, void* c, int type_c, size_t ldc) {
+    auto left = unpacked(a, type, transpose_a, m, k, lda), right = unpacked(b, type, transpose_b, k, n, ldb);
+    std::vector<float> sums(m);
+    for (size_t j = 0; j < n; j++) {
+        std::fill(sums.begin(), sums.end(), 0.0f);
+        for (size_t p = 0; p < k; p++) {
+            float x = right[j * k + p];
+            const float* column = &left[p * m];
+            for (size_t i = 0; i < m; i++) sums[i] += column[i] * x;
+        }
+        for (size_t i = 0; i < m; i++) {
+            size_t at = j * ldc + i;
+            set_value(c, type_c, at, times * sums[i] + (keep == 0.0f ? 0.0f : keep * value(c, type_c, at)));
+        }
+    }
+}
+
+static size_t size_of(int type) { return type == F64 ? 8 : type == F32 ? 4 : 2; }
+
+// Bytes from the first number of a matrix of so many rows and columns to its last one.
+static size_t extent(int type, size_t rows, size_t columns, size_t stride) { return size_of(type) * ((columns - 1) * stride + rows); }
+
+template <class T>
+T number(const void* scale) {
+    T number;
+    memcpy(&number, scale, sizeof number);
+    return number;
+}
+
 EXPORT int cublasGemmEx(void* handle, int transpose_a, int transpose_b, int m, int n, int k, const void* alpha, const void* a, int type_a, int lda,
                         const void* b, int type_b, int ldb, const void* beta, void* c, int type_c, int ldc, int compute, int) {
     if (handle == nullptr) return NOT_INITIALIZED;
@@ -88,36 +126,28 @@ EXPORT int cublasGemmEx(void* handle, int transpose_a, int transpose_b, int m, i
     bool settled = of->workspace_bytes > 0 && of->math_mode == 16;
     bool sizes = m > 0 && n > 0 && k > 0 && lda >= (transpose_a ? k : m) && ldb >= (transpose_b ? n : k) && ldc >= m;
     if (!settled || !sizes) return INVALID_VALUE;
-    if (type_a == F64 && type_b == F64 && type_c == F64 && compute == COMPUTE_64F) {
-        double times, keep;
-        memcpy(&times, alpha, sizeof times);
-        memcpy(&keep, beta, sizeof keep);
-        multiply_f64(transpose_a != 0, transpose_b != 0, m, n, k, times, static_cast<const double*>(a), lda, static_cast<const double*>(b), ldb, keep,
-                     static_cast<double*>(c), ldc);
-        return SUCCESS;
-    }
-    if ((type_c != F32 && type_c != type_a) || compute != COMPUTE_32F || type_a != type_b || !is_type(type_a)) return NOT_SUPPORTED;
-    float times, keep;
-    memcpy(&times, alpha, sizeof times);
-    memcpy(&keep, beta, sizeof keep);
-    auto left = unpacked(a, type_a, transpose_a != 0, m, k, lda), right = unpacked(b, type_b, transpose_b != 0, k, n, ldb);
-    std::vector<float> sums(m);
-    for (int j = 0; j < n; j++) {
-        std::fill(sums.begin(), sums.end(), 0.0f);
-        for (int p = 0; p < k; p++) {
-            float x = right[static_cast<size_t>(j) * k + p];
-            const float* column = &left[static_cast<size_t>(p) * m];
-            for (int i = 0; i < m; i++) sums[i] += column[i] * x;
+    bool in_f64 = type_a == F64 && type_c == F64 && compute == COMPUTE_64F;
+    bool in_f32 = is_type(type_a) && (type_c == F32 || type_c == type_a) && compute == COMPUTE_32F;
+    if (type_a != type_b || (!in_f64 && !in_f32)) return NOT_SUPPORTED;
+    bool held = fake_cuda_holds(a, transpose_a ? extent(type_a, k, m, lda) : extent(type_a, m, k, lda)) &&
+                fake_cuda_holds(b, transpose_b ? extent(type_b, n, k, ldb) : extent(type_b, k, n, ldb)) &&
+                fake_cuda_holds(c, extent(type_c, m, n, ldc));
+    if (!held) return INVALID_VALUE;
+    const void *left = fake_cuda_host(a), *right = fake_cuda_host(b);
+    void* out = fake_cuda_host(c);
+    // The scales are the caller's, and may be gone when the stream comes to the product.
+    double times = in_f64 ? number<double>(alpha) : number<float>(alpha), keep = in_f64 ? number<double>(beta) : number<float>(beta);
+    bool given = fake_cuda_enqueue(of->stream, {a, b, c}, [=] {
+        if (in_f64) {
+            multiply_f64(transpose_a != 0, transpose_b != 0, m, n, k, times, static_cast<const double*>(left), lda, static_cast<const double*>(right), ldb,
+                         keep, static_cast<double*>(out), ldc);
+        } else {
+            multiply(transpose_a != 0, transpose_b != 0, m, n, k, static_cast<float>(times), left, lda, right, ldb, type_a, static_cast<float>(keep), out,
+                     type_c, ldc);
         }
-        for (int i = 0; i < m; i++) {
-            size_t at = static_cast<size_t>(j) * ldc + i;
-            set_value(c, type_c, at, times * sums[i] + (keep == 0.0f ? 0.0f : keep * value(c, type_c, at)));
-        }
-    }
-    return SUCCESS;
+    });
+    return given ? SUCCESS : INVALID_VALUE;
 }
-
-static size_t size_of(int type) { return type == F32 ? 4 : 2; }
 
 EXPORT int cublasGemmStridedBatchedEx(void* handle, int transpose_a, int transpose_b, int m, int n, int k, const void* alpha, const void* a, int type_a,
                                       int lda, long long step_a, const void* b, int type_b, int ldb, long long step_b, const void* beta, void* c,

@@ -1,7 +1,10 @@
-// cuSOLVER in host memory, for tests: libcusolver.so.12. Cholesky factors and the inverses from them, in f32 and f64.
+// cuSOLVER in host memory, for tests: libcusolver.so.12. Cholesky factors and the inverses from them, in f32 and f64. A handle's stream comes to
+// them after the call.
 #include <cmath>
 #include <cstddef>
 #include <vector>
+
+#include "of_driver.h"
 
 #define EXPORT extern "C" __attribute__((visibility("default")))
 
@@ -9,15 +12,22 @@
 enum Status { SUCCESS = 0, INVALID_VALUE = 3 };
 enum Fill { LOWER = 0, UPPER = 1 };
 
+struct Handle {
+    void* stream = nullptr;
+};
+
 EXPORT int cusolverDnCreate(void** handle) {
-    *handle = new char;
+    *handle = new Handle;
     return SUCCESS;
 }
 EXPORT int cusolverDnDestroy(void* handle) {
-    delete static_cast<char*>(handle);
+    delete static_cast<Handle*>(handle);
     return SUCCESS;
 }
-EXPORT int cusolverDnSetStream(void*, void*) { return SUCCESS; }
+EXPORT int cusolverDnSetStream(void* handle, void* stream) {
+    static_cast<Handle*>(handle)->stream = stream;
+    return SUCCESS;
+}
 EXPORT int cusolverDnSetDeterministicMode(void*, int) { return SUCCESS; }
 
 // One triangle of a symmetric matrix, as if it were the lower one.
@@ -76,19 +86,31 @@ int buffer_size(int n, int stride, int* length) {
     return SUCCESS;
 }
 
-template <class T>
-int potrf(int fill, int n, T* a, int stride, const T* work, int length, int* info) {
-    if (n < 1 || stride < n || work == nullptr || length < n) return INVALID_VALUE;
-    *info = factorised(Triangle<T>{a, fill, static_cast<size_t>(stride)}, n);
-    return SUCCESS;
+// Gives the stream a call that works on a matrix in place, and puts into `info` what it returns.
+template <class T, class Call>
+int enqueue(void* handle, int fill, int n, T* a, int stride, const T* work, int length, int* info, Call call) {
+    void* stream = static_cast<Handle*>(handle)->stream;
+    bool held = fake_cuda_holds(work, sizeof(T) * static_cast<size_t>(length)) && fake_cuda_holds(info, sizeof *info);
+    if (n < 1 || stride < n || length < n || !held) return INVALID_VALUE;
+    size_t size = n, step = stride;
+    if (!fake_cuda_holds(a, sizeof(T) * ((size - 1) * step + size))) return INVALID_VALUE;
+    Triangle<T> triangle{static_cast<T*>(fake_cuda_host(a)), fill, step};
+    auto* found = static_cast<int*>(fake_cuda_host(info));
+    return fake_cuda_enqueue(stream, {a, work, info}, [=] { *found = call(triangle, size); }) ? SUCCESS : INVALID_VALUE;
 }
 
 template <class T>
-int potri(int fill, int n, T* a, int stride, const T* work, int length, int* info) {
-    if (n < 1 || stride < n || work == nullptr || length < n) return INVALID_VALUE;
-    inverted(Triangle<T>{a, fill, static_cast<size_t>(stride)}, n);
-    *info = 0;
-    return SUCCESS;
+int potrf(void* handle, int fill, int n, T* a, int stride, const T* work, int length, int* info) {
+    return enqueue(handle, fill, n, a, stride, work, length, info, factorised<T>);
+}
+
+template <class T>
+int potri(void* handle, int fill, int n, T* a, int stride, const T* work, int length, int* info) {
+    auto call = [](const Triangle<T>& triangle, size_t size) {
+        inverted(triangle, size);
+        return 0;
+    };
+    return enqueue(handle, fill, n, a, stride, work, length, info, call);
 }
 
 #define FOR_TYPE(letter, T)                                                                                                         \
@@ -98,11 +120,11 @@ int potri(int fill, int n, T* a, int stride, const T* work, int length, int* inf
     EXPORT int cusolverDn##letter##potri_bufferSize(void*, int, int n, T*, int stride, int* length) {                               \
         return buffer_size<T>(n, stride, length);                                                                                   \
     }                                                                                                                               \
-    EXPORT int cusolverDn##letter##potrf(void*, int fill, int n, T* a, int stride, T* work, int length, int* info) {                \
-        return potrf(fill, n, a, stride, work, length, info);                                                                       \
+    EXPORT int cusolverDn##letter##potrf(void* handle, int fill, int n, T* a, int stride, T* work, int length, int* info) {         \
+        return potrf(handle, fill, n, a, stride, work, length, info);                                                               \
     }                                                                                                                               \
-    EXPORT int cusolverDn##letter##potri(void*, int fill, int n, T* a, int stride, T* work, int length, int* info) {                \
-        return potri(fill, n, a, stride, work, length, info);                                                                       \
+    EXPORT int cusolverDn##letter##potri(void* handle, int fill, int n, T* a, int stride, T* work, int length, int* info) {         \
+        return potri(handle, fill, n, a, stride, work, length, info);                                                               \
     }
 FOR_TYPE(S, float)
 FOR_TYPE(D, double)

@@ -1,69 +1,227 @@
 // Streams and events of the fake driver, which includes this file once it has its results and EXPORT.
+//
+// A stream is a thread that runs what it is given in order. It begins as late as it may: when somebody waits for it or asks how far it is, when
+// it is given a function of the host's, or when much is waiting. So a program that does not wait for a result, or that frees memory too early,
+// fails each time, not once in a while.
 #pragma once
-#include "../../../../src/collective/nccl/fake/stream.h"
-
 #include <atomic>
+#include <condition_variable>
+#include <deque>
+#include <functional>
+#include <map>
 #include <memory>
+#include <mutex>
+#include <thread>
+#include <utility>
+#include <vector>
 
-// Work runs at once, until a function of the host's is launched, which may wait for other processes: from then on a thread runs all that comes.
 namespace {
-struct FakeStream {
-    std::unique_ptr<Stream> queue;
-};
-} // namespace
-static void in_order(void* stream, std::function<void()> work) {
-    auto* of = static_cast<FakeStream*>(stream);
-    if (of != nullptr && of->queue) {
-        of->queue->add(std::move(work));
-    } else {
-        work();
+
+// Work that a stream keeps waiting at most: memory of the host that it holds must not grow without end.
+constexpr size_t MOST_WAITING = 256;
+
+class Stream {
+public:
+    Stream() : thread_([this] { run(); }) {}
+
+    ~Stream() {
+        {
+            std::lock_guard<std::mutex> held(mutex_);
+            closed_ = true;
+        }
+        changed_.notify_all();
+        thread_.join();
     }
+
+    void add(std::function<void()> work) {
+        std::lock_guard<std::mutex> held(mutex_);
+        work_.push_back(std::move(work));
+        if (work_.size() >= MOST_WAITING) begin_held();
+    }
+
+    // Has it do what it was given so far.
+    void begin() {
+        std::lock_guard<std::mutex> held(mutex_);
+        begin_held();
+    }
+
+    // Waits until all work is done.
+    void wait() {
+        std::unique_lock<std::mutex> held(mutex_);
+        changed_.wait(held, [this] {
+            // Others may give it more meanwhile.
+            begin_held();
+            return work_.empty() && !running_;
+        });
+    }
+
+    bool is_idle() {
+        std::lock_guard<std::mutex> held(mutex_);
+        begin_held();
+        return work_.empty() && !running_;
+    }
+
+private:
+    void begin_held() {
+        if (begun_ || work_.empty()) return;
+        begun_ = true;
+        changed_.notify_all();
+    }
+
+    // Runs all work, including what is left when the stream is closed.
+    void run() {
+        std::unique_lock<std::mutex> held(mutex_);
+        for (;;) {
+            changed_.wait(held, [this] { return closed_ || begun_; });
+            if (work_.empty()) return;
+            auto work = std::move(work_.front());
+            work_.pop_front();
+            begun_ = !work_.empty();
+            running_ = true;
+            held.unlock();
+            work();
+            // What it keeps goes before others learn that it is done.
+            work = nullptr;
+            held.lock();
+            running_ = false;
+            changed_.notify_all();
+        }
+    }
+
+    std::mutex mutex_;
+    std::condition_variable changed_;
+    std::deque<std::function<void()>> work_;
+    bool begun_ = false;
+    bool running_ = false;
+    bool closed_ = false;
+    // The last member: the thread uses all others.
+    std::thread thread_;
+};
+
+// Those that there are. Never destroyed: streams may work until the process ends.
+std::mutex& streams_guard = *new std::mutex;
+std::map<void*, std::shared_ptr<Stream>>& streams = *new std::map<void*, std::shared_ptr<Stream>>;
+
+// A context is the address of one of these.
+char contexts[64];
+thread_local void* current_context = nullptr;
+
+// Where in a stream's work an event was recorded last; shared with streams, as an event may be recorded again, or destroyed, before they
+// reach it.
+struct Mark {
+    std::weak_ptr<Stream> stream;
+    std::atomic<bool> reached{false};
+
+    bool is_reached() {
+        if (reached) return true;
+        if (auto of = stream.lock()) of->begin();
+        return reached;
+    }
+
+    void wait() {
+        while (!is_reached()) std::this_thread::yield();
+    }
+};
+
+// One that was never recorded has nothing to wait for.
+struct Event {
+    std::shared_ptr<Mark> mark;
+};
+
+std::shared_ptr<Stream> stream_of(void* stream) {
+    std::lock_guard<std::mutex> held(streams_guard);
+    auto found = streams.find(stream);
+    return found == streams.end() ? nullptr : found->second;
 }
+
+} // namespace
+
+#define NEEDS_CONTEXT                                     \
+    do {                                                  \
+        if (current_context == nullptr) return NO_CONTEXT; \
+    } while (false)
+
 EXPORT int cuStreamCreate(void** stream, unsigned) {
-    *stream = new FakeStream;
+    NEEDS_CONTEXT;
+    auto made = std::make_shared<Stream>();
+    *stream = made.get();
+    std::lock_guard<std::mutex> held(streams_guard);
+    streams[made.get()] = made;
     return SUCCESS;
 }
 EXPORT int cuStreamCreateWithPriority(void** stream, unsigned flags, int) { return cuStreamCreate(stream, flags); }
+// Waits for all work, where the real driver would go on.
 EXPORT int cuStreamDestroy_v2(void* stream) {
-    delete static_cast<FakeStream*>(stream);
+    NEEDS_CONTEXT;
+    auto of = stream_of(stream);
+    std::lock_guard<std::mutex> held(streams_guard);
+    return streams.erase(stream) == 1 ? SUCCESS : INVALID_VALUE;
+}
+EXPORT int cuCtxSynchronize() {
+    NEEDS_CONTEXT;
+    std::vector<std::shared_ptr<Stream>> all;
+    {
+        std::lock_guard<std::mutex> held(streams_guard);
+        for (auto& [_, stream] : streams) all.push_back(stream);
+    }
+    for (auto& stream : all) stream->wait();
     return SUCCESS;
 }
 EXPORT int cuStreamSynchronize(void* stream) {
-    auto* of = static_cast<FakeStream*>(stream);
-    if (of != nullptr && of->queue) of->queue->wait();
-    return SUCCESS;
-}
-EXPORT int cuStreamQuery(void*) { return SUCCESS; }
-EXPORT int cuLaunchHostFunc(void* stream, void (*function)(void*), void* data) {
-    auto* of = static_cast<FakeStream*>(stream);
+    NEEDS_CONTEXT;
+    auto of = stream_of(stream);
     if (of == nullptr) return INVALID_VALUE;
-    if (!of->queue) of->queue = std::make_unique<Stream>();
-    of->queue->add([function, data] { function(data); });
+    of->wait();
     return SUCCESS;
 }
-EXPORT int cuStreamWaitEvent(void*, void*, unsigned) { return SUCCESS; }
+EXPORT int cuStreamQuery(void* stream) {
+    auto of = stream_of(stream);
+    if (of == nullptr) return INVALID_VALUE;
+    return of->is_idle() ? SUCCESS : NOT_READY;
+}
+// The function may wait for other processes, whose streams wait for this one: it is not kept waiting.
+EXPORT int cuLaunchHostFunc(void* stream, void (*function)(void*), void* data) {
+    NEEDS_CONTEXT;
+    auto of = stream_of(stream);
+    if (of == nullptr) return INVALID_VALUE;
+    of->add([function, data] { function(data); });
+    of->begin();
+    return SUCCESS;
+}
 
-// Records that are not reached yet; shared with the stream, as an event may be destroyed before.
-struct FakeEvent {
-    std::shared_ptr<std::atomic<int>> pending = std::make_shared<std::atomic<int>>(0);
-};
 EXPORT int cuEventCreate(void** event, unsigned) {
-    *event = new FakeEvent;
+    NEEDS_CONTEXT;
+    *event = new Event;
     return SUCCESS;
 }
 EXPORT int cuEventDestroy_v2(void* event) {
-    delete static_cast<FakeEvent*>(event);
+    NEEDS_CONTEXT;
+    delete static_cast<Event*>(event);
     return SUCCESS;
 }
 EXPORT int cuEventRecord(void* event, void* stream) {
-    auto pending = static_cast<FakeEvent*>(event)->pending;
-    ++*pending;
-    in_order(stream, [pending] { --*pending; });
+    NEEDS_CONTEXT;
+    auto of = stream_of(stream);
+    if (of == nullptr) return INVALID_VALUE;
+    auto mark = std::make_shared<Mark>();
+    mark->stream = of;
+    static_cast<Event*>(event)->mark = mark;
+    of->add([mark] { mark->reached = true; });
     return SUCCESS;
 }
-EXPORT int cuEventQuery(void* event) { return *static_cast<FakeEvent*>(event)->pending == 0 ? SUCCESS : NOT_READY; }
+EXPORT int cuEventQuery(void* event) {
+    auto mark = static_cast<Event*>(event)->mark;
+    return mark == nullptr || mark->is_reached() ? SUCCESS : NOT_READY;
+}
 EXPORT int cuEventSynchronize(void* event) {
-    while (cuEventQuery(event) != SUCCESS) std::this_thread::yield();
+    if (auto mark = static_cast<Event*>(event)->mark) mark->wait();
+    return SUCCESS;
+}
+EXPORT int cuStreamWaitEvent(void* stream, void* event, unsigned) {
+    NEEDS_CONTEXT;
+    auto of = stream_of(stream);
+    if (of == nullptr) return INVALID_VALUE;
+    if (auto mark = static_cast<Event*>(event)->mark) of->add([mark] { mark->wait(); });
     return SUCCESS;
 }
 EXPORT int cuEventElapsedTime_v2(float* milliseconds, void*, void*) {

@@ -8,6 +8,7 @@
 #include <cstdlib>
 #include <cstring>
 
+#include <string>
 #include <vector>
 
 #include <poll.h>
@@ -60,11 +61,11 @@ bool receive_all(int socket, void *into, size_t bytes) {
 }
 
 // An abstract socket address: no file is left behind.
-socklen_t address_of(const char *name, sockaddr_un &address) {
+socklen_t address_of(const std::string &name, sockaddr_un &address) {
     address = {};
     address.sun_family = AF_UNIX;
-    std::strncpy(address.sun_path + 1, name, sizeof address.sun_path - 2);
-    return static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + 1 + std::strlen(name));
+    size_t length = name.copy(address.sun_path + 1, sizeof address.sun_path - 1);
+    return static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + 1 + length);
 }
 
 template <typename T> void add(std::vector<char> &sum, const std::vector<char> &part) {

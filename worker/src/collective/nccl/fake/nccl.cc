@@ -25,14 +25,10 @@
 #include <string>
 #include <thread>
 
+#include "../../../../engine/src/cuda/fake/of_driver.h"
 #include "hub.h"
 
-extern "C" {
-int cuLaunchHostFunc(void *stream, void (*function)(void *), void *data);
-void *fake_cuda_host(uint64_t address);
-void fake_cuda_use(void *memory);
-void fake_cuda_leave(void *memory);
-}
+extern "C" int cuLaunchHostFunc(void *stream, void (*function)(void *), void *data);
 
 namespace {
 
@@ -101,7 +97,7 @@ struct Comm {
 
 void connect_ranks(Comm *comm) {
     sockaddr_un address;
-    socklen_t length = address_of(comm->name.c_str(), address);
+    socklen_t length = address_of(comm->name, address);
     Greeting greeting{static_cast<uint64_t>(comm->rank), static_cast<uint64_t>(comm->world)};
     char ready = 0;
     bool never = fault_at("FAKE_NCCL_INIT", comm->rank);
@@ -119,10 +115,10 @@ void connect_ranks(Comm *comm) {
 struct Work {
     Comm *comm;
     Header header;
-    // The part to send.
-    char *sent;
-    // Where is received, and how much.
-    char *memory;
+    // Where the part to send lies on the GPU.
+    const void *sent;
+    // Where is received there, and how much.
+    void *memory;
     size_t received;
     uint64_t number;
 
@@ -155,8 +151,8 @@ void perform(void *data) {
         } else if (faulty(*work, "FAKE_NCCL_ERROR_AT_CALL")) {
             comm->fail(SYSTEM_ERROR);
         } else if (!send_all(comm->socket, &work->header, sizeof work->header) ||
-                   !send_all(comm->socket, work->sent, work->header.bytes) ||
-                   !receive_all(comm->socket, work->memory, work->received)) {
+                   !send_all(comm->socket, fake_cuda_host(work->sent), work->header.bytes) ||
+                   !receive_all(comm->socket, fake_cuda_host(work->memory), work->received)) {
             comm->fail(REMOTE_ERROR);
         }
     }
@@ -172,18 +168,20 @@ int enqueue(Comm *comm, What what, int type, int root, const void *send, void *r
         return INVALID_ARGUMENT;
     }
     size_t bytes = count * (type == FLOAT32 ? 4 : 8);
-    auto *memory = static_cast<char *>(fake_cuda_host(reinterpret_cast<uint64_t>(receive)));
-    auto *sent = static_cast<char *>(fake_cuda_host(reinterpret_cast<uint64_t>(send)));
     size_t received = bytes;
     if (what == ALL_GATHER) {
         received = bytes * static_cast<size_t>(comm->world);
     } else if (what == REDUCE && root != comm->rank) {
         received = 0;
-        memory = sent;
+        receive = const_cast<void *>(send);
+    }
+    // The real library would read or write past its memory.
+    if (!fake_cuda_holds(send, bytes) || !fake_cuda_holds(receive, received)) {
+        return INVALID_ARGUMENT;
     }
     Header header{what, static_cast<uint64_t>(type), static_cast<uint64_t>(root), bytes};
     comm->begin();
-    auto *work = new Work{comm, header, sent, memory, received, ++calls};
+    auto *work = new Work{comm, header, send, receive, received, ++calls};
     work->use();
     if (cuLaunchHostFunc(stream, perform, work) != 0) {
         work->leave();
@@ -226,9 +224,9 @@ int ncclGetUniqueId(ncclUniqueId *id) {
         name += std::to_string(random()) + ".";
     }
     *id = {};
-    std::strncpy(id->internal, name.c_str(), sizeof id->internal - 1);
+    name.copy(id->internal, sizeof id->internal - 1);
     sockaddr_un address;
-    socklen_t length = address_of(id->internal, address);
+    socklen_t length = address_of(name, address);
     int listener = ::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
     if (listener < 0 || ::bind(listener, reinterpret_cast<sockaddr *>(&address), length) != 0 ||
         ::listen(listener, 64) != 0) {
