@@ -1,14 +1,12 @@
-//! The driver: what is on this machine, memory of a GPU, and launches of kernels. One of three files that call foreign code.
+//! The driver: what is on this machine, memory of a GPU, and launches of kernels. One of four files that call foreign code.
 #![allow(unsafe_code)]
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::sync::Arc;
 
-use cudarc::driver::result::{DriverError, device, mem_get_info, mem_pool, memset_d8_async};
-use cudarc::driver::sys::{
-    CUmemPool_attribute, CUmemoryPool, CUresult, cuDriverGetVersion, is_culib_present,
-};
+use cudarc::driver::result::{DriverError, device, mem_get_info, memset_d8_async};
+use cudarc::driver::sys::{CUresult, cuDriverGetVersion, is_culib_present};
 use cudarc::driver::{
     CudaContext, CudaFunction, CudaSlice, CudaStream, DevicePtr, DevicePtrMut, DeviceRepr, LaunchConfig,
     PushKernelArg, ValidAsZeroBits,
@@ -20,6 +18,7 @@ use super::CudaError;
 use super::error::MemoryPhase;
 use super::kernels::{Launch, MODULES};
 pub(super) use super::pointer::{In, Out};
+use super::pool::Pool;
 use crate::device::DeviceMemory;
 use crate::device::numbers::DeviceNumbers;
 use crate::device::transfers::{TransferCounter, TransferKind, Transfers};
@@ -137,7 +136,7 @@ impl Driver {
         // SAFETY: buffers are used on the one stream of this context, so their order is the stream's.
         unsafe { context.disable_event_tracking() };
         let stream = context.new_stream().map_err(failed("cuStreamCreate"))?;
-        keep_freed_memory(ordinal)?;
+        Pool::of(ordinal)?.keep_freed()?;
         let mut functions = BTreeMap::new();
         for (ptx, kernels) in MODULES {
             let module = context.load_module(Ptx::from_src(*ptx)).map_err(failed("cuModuleLoadData"))?;
@@ -156,11 +155,11 @@ impl Driver {
         Ok(Self { context, stream, functions, transfers: self.transfers.clone() })
     }
 
-    /// Gives memory back that is kept for the next buffer, once all work on this stream is done.
+    /// Gives memory back that is kept for the next buffer, once all work on this stream is done. What was in use until now does not count for
+    /// [`Self::room_beside`] any more.
     pub(super) fn release_unused(&self) -> Result<(), CudaError> {
         self.wait()?;
-        // SAFETY: the pool lives as long as the driver.
-        unsafe { mem_pool::trim_to(pool_of(self.context.ordinal())?, 0) }.map_err(failed("cuMemPoolTrimTo"))
+        Pool::of(self.context.ordinal())?.release_unused()
     }
 
     /// Waits until all work on this stream is done.
@@ -201,25 +200,12 @@ impl Driver {
     }
 
     /// Bytes that a new buffer may take while as many stay free as are needed for what is in use now and `more`, or were for what was in use at
-    /// any time. What was given back and is kept for the next buffer is counted.
+    /// any time since [`Self::release_unused`]. What was given back and is kept for the next buffer is counted.
     pub(super) fn room_beside(&self, more: u64) -> Result<u64, CudaError> {
-        use CUmemPool_attribute::{
-            CU_MEMPOOL_ATTR_RESERVED_MEM_CURRENT as RESERVED, CU_MEMPOOL_ATTR_USED_MEM_CURRENT as USED,
-            CU_MEMPOOL_ATTR_USED_MEM_HIGH as MOST_USED,
-        };
-        let all = self.memory()?.free.saturating_add(self.of_pool(RESERVED)?);
-        let needed = self.of_pool(USED)?.saturating_add(more).max(self.of_pool(MOST_USED)?);
+        let pool = Pool::of(self.context.ordinal())?;
+        let all = self.memory()?.free.saturating_add(pool.reserved()?);
+        let needed = pool.used()?.saturating_add(more).max(pool.most_used()?);
         Ok(all.saturating_sub(needed))
-    }
-
-    /// What the pool of the GPU's memory says of itself.
-    fn of_pool(&self, attribute: CUmemPool_attribute) -> Result<u64, CudaError> {
-        let mut value = 0u64;
-        let pool = pool_of(self.context.ordinal())?;
-        // SAFETY: the pool lives as long as the driver, and these attributes are numbers of 64 bits.
-        unsafe { mem_pool::get_attribute(pool, attribute, (&raw mut value).cast()) }
-            .map_err(failed("cuMemPoolGetAttribute"))?;
-        Ok(value)
     }
 
     /// Memory whose contents nobody knows; room for one value at least.
@@ -375,23 +361,7 @@ impl Driver {
     }
 }
 
-/// Lets the driver keep memory that was given back for the next buffer: activations come and go with every operation.
-fn keep_freed_memory(ordinal: usize) -> Result<(), CudaError> {
-    let mut all = u64::MAX;
-    let threshold = CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
-    // SAFETY: the pool lives as long as the driver, and the attribute is a number of 64 bits.
-    unsafe { mem_pool::set_attribute(pool_of(ordinal)?, threshold, (&raw mut all).cast()) }
-        .map_err(failed("cuMemPoolSetAttribute"))
-}
-
-/// The pool that memory of a GPU comes from.
-fn pool_of(ordinal: usize) -> Result<CUmemoryPool, CudaError> {
-    let gpu = device::get(ordinal as i32).map_err(failed("cuDeviceGet"))?;
-    // SAFETY: the device is one that cuDeviceGet has just given.
-    unsafe { device::get_default_mem_pool(gpu) }.map_err(failed("cuDeviceGetDefaultMemPool"))
-}
-
-fn failed(call: &'static str) -> impl Fn(DriverError) -> CudaError {
+pub(super) fn failed(call: &'static str) -> impl Fn(DriverError) -> CudaError {
     move |error| {
         let said = error.error_string().map(|text| text.to_string_lossy().into_owned());
         CudaError::Call { call, problem: said.unwrap_or_else(|_| format!("{:?}", error.0)) }

@@ -1,4 +1,4 @@
-//! cuSOLVER's factorisations, by type. One of three files that call foreign code.
+//! cuSOLVER's factorisations, by type. One of four files that call foreign code.
 #![allow(unsafe_code)]
 
 use cudarc::cusolver::sys as solver;

@@ -1,4 +1,4 @@
-//! cuBLAS and cuSOLVER. One of three files that call foreign code.
+//! cuBLAS and cuSOLVER. One of four files that call foreign code.
 #![allow(unsafe_code)]
 
 use std::ffi::c_void;

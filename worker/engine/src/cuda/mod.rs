@@ -41,6 +41,8 @@ mod picture;
 #[cfg(feature = "cuda")]
 mod pointer;
 #[cfg(feature = "cuda")]
+mod pool;
+#[cfg(feature = "cuda")]
 mod selection;
 #[cfg(test)]
 pub(crate) mod shim;

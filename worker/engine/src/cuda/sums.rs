@@ -107,8 +107,8 @@ impl CudaGram {
         Self { device: Arc::clone(device), sums: sums.clone(), host: host.clone() }
     }
 
-    /// A Gram of this mass whose sums are still to be received; nothing where the GPU has no room for it beside what it holds, and held, and
-    /// `more` bytes.
+    /// A Gram of this mass whose sums are still to be received; nothing where the GPU has no room for it beside what it holds, held since
+    /// memory was released, and `more` bytes.
     pub(crate) fn to_receive(
         device: &Arc<CudaDevice>,
         host: Gram,

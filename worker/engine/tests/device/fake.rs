@@ -278,6 +278,28 @@ fn too_little_memory_in_host_memory_says_that_it_was_to_encode() {
 }
 
 #[test]
+fn grams_in_host_memory_have_the_room_that_encoding_has_released() {
+    let bytes = encoders("shapes-sd3", &ComputeDevice::Cpu, DType::F32).gpu_bytes(PROMPTS.len(), DType::F32);
+    if env::var_os("FAKE_CUDA_MEMORY").is_none() {
+        // What cuBLAS works in, and what encoding takes.
+        let memory = ((32 << 20) + bytes).to_string();
+        let test = "fake::grams_in_host_memory_have_the_room_that_encoding_has_released";
+        let output = child(&["--exact", test], &[("FAKE_CUDA_MEMORY", &memory)]);
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && said.contains("1 passed"), "{said}");
+        return;
+    }
+    let device = device();
+    encode(&encoders("shapes-sd3", &device, DType::F32), &PROMPTS);
+    // Encoding took more than half of what it was said to take; this Gram takes three quarters of that.
+    let width = (bytes * 3 / 16).isqrt() as usize;
+    let has_room = || device.gram_to_receive(width, Accumulate::Exact, (7, 11), 0).unwrap().is_some();
+    assert!(!has_room(), "what was in use may be needed again");
+    device.release_unused().unwrap();
+    assert!(has_room());
+}
+
+#[test]
 fn columns_of_a_linear_go_in_the_memory_that_is_predicted() {
     if !matches!(device(), ComputeDevice::Cuda(_)) || counted("fake_cuda_bytes_to_host").is_none() {
         return;
