@@ -66,6 +66,7 @@ impl Sampling {
         let encoded = encoding(texts.len(), progress, |on_encoded| {
             let dtype = compute_type(settings.dtype);
             let encoders = pipeline.text_encoders(tokens)?.on(device, dtype);
+            let encoders = encoders.for_prompts(texts.len(), device, dtype)?;
             Ok(Encoded::new(&encoders, &texts, (dtype, &Device::Cpu), folder, on_encoded)?)
         })?;
         device.release_unused()?;

@@ -50,7 +50,8 @@ pub fn encode_missing(
         return Err(JobError::new("calibration.conditioning", problem).into());
     }
     let encoders = model.pipeline.text_encoders(spec.calibration.max_sequence_length as usize)?;
-    let encoders = encoders.on(device, compute_type(spec.model.dtype));
+    let dtype = compute_type(spec.model.dtype);
+    let encoders = encoders.on(device, dtype).for_prompts(prompts_of(&missing) as usize, device, dtype)?;
     let mut progress = EncodingProgress { done: 0, all: prompts_of(&missing), on_progress: on_encoded };
     for group in groups(&missing, encoders.prompts_together()) {
         let made = encode(spec, &encoders, group, &mut progress)?;

@@ -50,7 +50,7 @@ pub(super) fn encode(args: &EncodeArgs, context: &mut CommandContext<'_>) -> Res
         let encoders = described.pipeline.text_encoders(tokens as usize)?;
         let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
         let like = (compute_type(spec.model.dtype), &Device::Cpu);
-        let encoders = encoders.on(&device, like.0);
+        let encoders = encoders.on(&device, like.0).for_prompts(texts.len(), &device, like.0)?;
         Ok(Encoded::new(&encoders, &texts, like, folder, on_encoded)?)
     })?;
     let count = texts.len();

@@ -96,14 +96,21 @@ pub(crate) fn encoder_bytes(sizes: EncoderSizes, bytes: usize) -> u64 {
     let streams = F32 * prompts as u64 * numbers(tokens, width);
     let bias = F32 * numbers(if own_biases { heads * tokens } else { tokens }, tokens);
     let ups = if gated { 2 } else { 1 };
-    let linears = bytes * (4 * numbers(width, attended) + (ups + 1) * numbers(width, hidden));
-    let vectors = F32 * (9 * width + hidden) as u64;
+    let layer = encoder_layer_bytes(sizes, bytes);
     let scores = (F32 + bytes) * numbers(heads * tokens, tokens.next_multiple_of(ALIGNED));
     let attention =
         bytes * numbers(tokens, width + 4 * attended) + scores.max(F32 * numbers(tokens, attended));
     let network = bytes * numbers(tokens, width + hidden) + F32 * ups * numbers(tokens, hidden);
     let stored = F32 * numbers(width, attended.max(hidden));
-    streams + bias + linears + vectors + attention.max(network).max(stored)
+    streams + bias + layer + attention.max(network).max(stored)
+}
+
+/// The weights of a text encoder's layer, whose products take numbers of `bytes` each.
+pub(crate) fn encoder_layer_bytes(sizes: EncoderSizes, bytes: u64) -> u64 {
+    let EncoderSizes { width, attended, hidden, gated, .. } = sizes;
+    let networks = if gated { 3 } else { 2 };
+    let linears = bytes * (4 * width * attended + networks * width * hidden) as u64;
+    linears + F32 * (9 * width + hidden) as u64
 }
 
 /// Pixels that are laid out at a time in `patches` numbers, where each is made of `inner` numbers.

@@ -22,7 +22,7 @@ use crate::golden::Golden;
 use crate::pictures;
 use crate::solver::{FAST, upper};
 use crate::structured::linear;
-use crate::text::{PROMPTS, encode, encoders};
+use crate::text::{PROMPTS, encode, encoders, loads};
 
 /// What [`opening_a_gpu_says_what_is_wrong`] is to find.
 const EXPECTED: &str = "EXPECTED_PROBLEM";
@@ -297,6 +297,20 @@ fn grams_in_host_memory_have_the_room_that_encoding_has_released() {
     assert!(!has_room(), "what was in use may be needed again");
     device.release_unused().unwrap();
     assert!(has_room());
+}
+
+#[test]
+fn layers_are_loaded_for_each_group_where_there_is_no_room_for_all_in_host_memory() {
+    if env::var_os("FAKE_CUDA_MEMORY").is_some() {
+        let [first, later] = loads(&device(), 1 << 20);
+        assert!(first > 7 && later == first, "{first} and {later} copies");
+        return;
+    }
+    // So many prompts take more.
+    let test = "fake::layers_are_loaded_for_each_group_where_there_is_no_room_for_all_in_host_memory";
+    let output = child(&["--exact", test], &[("FAKE_CUDA_MEMORY", "67108864")]);
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && said.contains("1 passed"), "{said}");
 }
 
 #[test]

@@ -66,6 +66,32 @@ fn a_prompt_has_the_same_bytes_alone_and_among_others() {
     }
 }
 
+/// Copies of weights by which two groups of prompts are encoded one after the other, which give the same bytes.
+pub(crate) fn loads(device: &ComputeDevice, prompts: usize) -> [u64; 2] {
+    let encoders = encoders("shapes-sd3", device, DType::BF16);
+    let encoders = encoders.for_prompts(prompts, device, DType::BF16).unwrap();
+    let group = || {
+        let before = device.transfers().to_device(TransferKind::Weights).count;
+        let encoded = encode(&encoders, &PROMPTS);
+        let loads = device.transfers().to_device(TransferKind::Weights).count - before;
+        (encoded.iter().map(|of| (numbers(&of.text), numbers(&of.pooled))).collect::<Vec<_>>(), loads)
+    };
+    let [(first, loads), (second, later)] = [group(), group()];
+    assert!(first == second);
+    [loads, later]
+}
+
+#[test]
+fn layers_stay_on_a_gpu_from_one_group_of_prompts_to_the_next() {
+    let device = device();
+    let [all, again] = loads(&device, 1);
+    assert_eq!(all, again, "one group needs no layer twice");
+    let [first, later] = loads(&device, 1 << 20);
+    // What follows the layers is not kept: three last norms, of which two have a bias, and two projections.
+    let beside = if device.is_host() { 0 } else { 7 };
+    assert_eq!((first, later), (all, beside));
+}
+
 #[test]
 fn only_what_is_made_of_a_prompt_comes_back() {
     let device = device();

@@ -5,7 +5,7 @@ use std::path::Path;
 use candle_core::{Device, Tensor};
 
 use super::activation::named;
-use super::layer::{read_linear, rows};
+use super::layer::{Layers, read_linear, rows};
 use super::{CONFIG, EncodedText, check_finite};
 use crate::Result;
 use crate::checkpoint::{Library, Weights};
@@ -23,7 +23,7 @@ pub(super) struct ClipEncoder {
     weights: Weights,
     width: usize,
     hidden: usize,
-    layers: usize,
+    layers: Layers<ClipLayer>,
     heads: usize,
     positions: usize,
     /// Width of the projection of its pooled features, where it has one.
@@ -41,7 +41,7 @@ impl ClipEncoder {
             weights: Weights::open(folder, Library::Transformers)?,
             width: keys.size("hidden_size")?.unwrap_or(512),
             hidden: keys.size("intermediate_size")?.unwrap_or(2048),
-            layers: keys.size("num_hidden_layers")?.unwrap_or(12),
+            layers: Layers::new(keys.size("num_hidden_layers")?.unwrap_or(12)),
             heads: keys.size("num_attention_heads")?.unwrap_or(8),
             positions: keys.size("max_position_embeddings")?.unwrap_or(77),
             projection: projected.then_some(keys.size("projection_dim")?.unwrap_or(512)),
@@ -67,6 +67,16 @@ impl ClipEncoder {
         &self.weights
     }
 
+    /// Keeps each layer once it is read.
+    pub(super) fn keep_layers(&mut self) {
+        self.layers.keep();
+    }
+
+    /// How many layers it has.
+    pub(super) fn depth(&self) -> usize {
+        self.layers.count()
+    }
+
     /// Width of the tokens it makes.
     pub(super) fn width(&self) -> usize {
         self.width
@@ -79,7 +89,7 @@ impl ClipEncoder {
 
     /// Multiply-adds to encode a prompt.
     pub(super) fn work(&self, tokens: usize) -> u64 {
-        self.layers as u64 * self.work_of_a_layer(tokens)
+        self.layers.count() as u64 * self.work_of_a_layer(tokens)
     }
 
     fn work_of_a_layer(&self, tokens: usize) -> u64 {
@@ -113,11 +123,11 @@ impl ClipEncoder {
         let tokens = prompts.first().map_or(0, |ids| ids.len());
         let mask = ops.import_rows(causal_mask(tokens)?)?;
         let mut hidden = Vec::new();
-        for index in 0..self.layers {
-            if index + 1 == self.layers {
+        for index in 0..self.layers.count() {
+            if index + 1 == self.layers.count() {
                 hidden = states.iter().map(|state| ops.export(state)).collect::<Result<_>>()?;
             }
-            let layer = ClipLayer::read(self, index, ops)?;
+            let layer = self.layers.get(index, || ClipLayer::read(self, index, ops))?;
             let through = |state| {
                 let state = layer.forward(ops, state, &mask)?;
                 progress(self.work_of_a_layer(tokens));
@@ -168,6 +178,7 @@ fn causal_mask(tokens: usize) -> Result<Tensor> {
 }
 
 /// One layer: attention to earlier tokens, then a feed-forward network, each on normed inputs and added to them.
+#[derive(Debug)]
 struct ClipLayer {
     norm1: TextNorm,
     q: TextLinear,

@@ -7,7 +7,7 @@ use super::t5::T5Encoder;
 use super::{CONFIG, EncodedText, EncoderWidths};
 use crate::Result;
 use crate::checkpoint::Weights;
-use crate::device::memory::encoder_bytes;
+use crate::device::memory::{EncoderSizes, encoder_bytes, encoder_layer_bytes};
 use crate::model::ops::TextOps;
 
 /// An encoder whose weights stay mapped.
@@ -50,11 +50,31 @@ impl Encoder {
 
     /// Bytes of a device's own memory that it takes for so many prompts, where products take numbers of `bytes` each.
     pub(super) fn device_bytes(&self, prompts: usize, tokens: usize, bytes: usize) -> u64 {
-        let sizes = match self {
+        encoder_bytes(self.sizes(prompts, tokens), bytes)
+    }
+
+    fn sizes(&self, prompts: usize, tokens: usize) -> EncoderSizes {
+        match self {
             Self::Clip(clip) => clip.sizes(prompts, tokens),
             Self::T5(t5) => t5.sizes(prompts, tokens),
+        }
+    }
+
+    /// Bytes of a device's own memory that all of its layers take.
+    pub(super) fn bytes_of_layers(&self, bytes: usize) -> u64 {
+        let depth = match self {
+            Self::Clip(clip) => clip.depth(),
+            Self::T5(t5) => t5.depth(),
         };
-        encoder_bytes(sizes, bytes)
+        depth as u64 * encoder_layer_bytes(self.sizes(1, 1), bytes as u64)
+    }
+
+    /// Keeps each layer once it is read.
+    pub(super) fn keep_layers(&mut self) {
+        match self {
+            Self::Clip(clip) => clip.keep_layers(),
+            Self::T5(t5) => t5.keep_layers(),
+        }
     }
 
     pub(super) fn encode(

@@ -34,6 +34,9 @@ const MAX_T5_TOKENS: usize = 512;
 /// Bytes of hidden states that are kept while a layer is in memory.
 const CHUNK_BYTES: usize = 256 << 20;
 
+/// Of a GPU's free memory one part in so many is left where layers stay there: a driver loses some between buffers.
+const UNUSED: u64 = 8;
+
 /// What a trajectory is conditioned on: one prompt as the transformer reads it.
 #[derive(Clone, Debug)]
 pub struct Conditioning {
@@ -126,7 +129,8 @@ impl EncodedText {
     }
 }
 
-/// The text encoders of a pipeline. Weights stay mapped; [`TextEncoders::encode`] has one layer in memory at a time.
+/// The text encoders of a pipeline. Weights stay mapped; [`TextEncoders::encode`] has one layer in memory at a time, unless
+/// [`TextEncoders::for_prompts`] has room for more.
 #[derive(Debug)]
 pub struct TextEncoders {
     /// In the architecture's order; none where the pipeline does without.
@@ -198,6 +202,25 @@ impl TextEncoders {
             encoder.device_bytes(prompts, tokenizer.length(), bytes)
         };
         self.each(of).into_iter().flatten().max().unwrap_or(0)
+    }
+
+    /// The same encoders for so many prompts, on the device that they are on already. Where these pass in several groups and a GPU has room for
+    /// all layers of all encoders beside what encoding takes, each layer stays there from its first group on. Otherwise each is loaded for
+    /// each group.
+    ///
+    /// # Errors
+    /// When the driver fails.
+    pub fn for_prompts(mut self, prompts: usize, device: &ComputeDevice, dtype: DType) -> Result<Self> {
+        let Some(free) = free_memory(device)? else { return Ok(self) };
+        let bytes = Self::products_on_gpu(dtype).size_in_bytes();
+        let layers: u64 =
+            self.each(|(_, encoder)| encoder.bytes_of_layers(bytes)).into_iter().flatten().sum();
+        let room = free - free / UNUSED;
+        if prompts > self.prompts_together() && layers.saturating_add(self.gpu_bytes(prompts, dtype)) <= room
+        {
+            self.encoders.iter_mut().flatten().for_each(|(_, encoder)| encoder.keep_layers());
+        }
+        Ok(self)
     }
 
     fn check_widths(&self) -> Result<()> {
@@ -309,6 +332,15 @@ impl TextEncoders {
             }
         }
         texts.iter().map(|text| self.transformer.join_texts(text)).collect()
+    }
+}
+
+/// Bytes that are free on a GPU.
+fn free_memory(device: &ComputeDevice) -> Result<Option<u64>> {
+    match device {
+        ComputeDevice::Cpu => Ok(None),
+        #[cfg(feature = "cuda")]
+        ComputeDevice::Cuda(device) => Ok(Some(device.memory()?.free)),
     }
 }
 

@@ -7,7 +7,7 @@ use candle_core::{DType, Device, Tensor};
 use super::CONFIG;
 use super::activation::named;
 use super::check_finite;
-use super::layer::{read_linear, rows};
+use super::layer::{Layers, read_linear, rows};
 use crate::Result;
 use crate::checkpoint::{Library, Weights};
 use crate::device::memory::EncoderSizes;
@@ -21,7 +21,7 @@ pub(super) struct T5Encoder {
     weights: Weights,
     width: usize,
     hidden: usize,
-    layers: usize,
+    layers: Layers<T5Layer>,
     heads: usize,
     head_width: usize,
     buckets: Buckets,
@@ -39,7 +39,7 @@ impl T5Encoder {
             weights: Weights::open(folder, Library::Transformers)?,
             width: keys.size("d_model")?.unwrap_or(512),
             hidden: keys.size("d_ff")?.unwrap_or(2048),
-            layers: keys.size("num_layers")?.unwrap_or(6),
+            layers: Layers::new(keys.size("num_layers")?.unwrap_or(6)),
             heads: keys.size("num_heads")?.unwrap_or(8),
             head_width: keys.size("d_kv")?.unwrap_or(64),
             buckets: Buckets::read(&keys)?,
@@ -60,6 +60,16 @@ impl T5Encoder {
         &self.weights
     }
 
+    /// Keeps each layer once it is read.
+    pub(super) fn keep_layers(&mut self) {
+        self.layers.keep();
+    }
+
+    /// How many layers it has.
+    pub(super) fn depth(&self) -> usize {
+        self.layers.count()
+    }
+
     /// Width of the tokens it makes.
     pub(super) fn width(&self) -> usize {
         self.width
@@ -67,7 +77,7 @@ impl T5Encoder {
 
     /// Multiply-adds to encode a prompt.
     pub(super) fn work(&self, tokens: usize) -> u64 {
-        self.layers as u64 * self.work_of_a_layer(tokens)
+        self.layers.count() as u64 * self.work_of_a_layer(tokens)
     }
 
     fn work_of_a_layer(&self, tokens: usize) -> u64 {
@@ -102,8 +112,8 @@ impl T5Encoder {
         let mut states: Vec<Matrix> = prompts.iter().map(embed).collect::<Result<_>>()?;
         let tokens = prompts.first().map_or(0, |ids| ids.len());
         let bias = ops.import_rows(self.position_bias(tokens)?)?;
-        for index in 0..self.layers {
-            let layer = T5Layer::read(self, index, ops)?;
+        for index in 0..self.layers.count() {
+            let layer = self.layers.get(index, || T5Layer::read(self, index, ops))?;
             let through = |state| {
                 let state = layer.forward(ops, state, &bias)?;
                 progress(self.work_of_a_layer(tokens));
@@ -194,6 +204,7 @@ impl Buckets {
 }
 
 /// One layer: attention without scaling, then a feed-forward network, each on normed inputs and added to them.
+#[derive(Debug)]
 struct T5Layer {
     norm1: TextNorm,
     q: TextLinear,
