@@ -158,6 +158,18 @@ fn energies_equal_the_processors_where_squares_are_exact() {
 }
 
 #[test]
+fn a_gram_is_shared_with_the_sums_it_was_opened_with() {
+    for accumulate in [Accumulate::Exact, Accumulate::F32] {
+        let mut wanted = Gram::new(21, accumulate, 20);
+        wanted.observe(&whole_numbers(1, 30 * 21), 0.5).unwrap();
+        let mut grams = device().grams();
+        grams.open(SITE, &Arc::new(wanted.clone())).unwrap();
+        // Nobody has waited for the copy but who shares it.
+        assert!(*grams.share(SITE).unwrap().unwrap().to_host().unwrap() == wanted);
+    }
+}
+
+#[test]
 fn a_gram_that_is_shared_stays_as_it_was_and_is_read_anywhere() {
     for accumulate in [Accumulate::Exact, Accumulate::F32] {
         let width = 21;
