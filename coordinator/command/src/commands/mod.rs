@@ -5,6 +5,7 @@ mod compare;
 mod comparison;
 mod coordinator;
 mod counts;
+mod device_memory;
 mod encode;
 mod export;
 mod init;

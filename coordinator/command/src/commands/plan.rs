@@ -5,9 +5,9 @@ use obsdiff_proto::ByteSize;
 use obsdiff_worker::conditioning::ConditioningFile;
 
 use super::counts::PackageCount;
+use super::device_memory::DeviceMemoryReport;
 use super::plan_report::{
-    ConditioningReport, CostReport, DeviceMemoryReport, MemoryReport, ModelSize, PlanReport, Traffic,
-    packages,
+    ConditioningReport, CostReport, MemoryReport, ModelSize, PlanReport, Traffic, packages,
 };
 use super::plan_sizes;
 use super::plan_times::Times;

@@ -8,8 +8,9 @@ use obsdiff_engine::architecture::{TransformerConfig, read_config};
 use obsdiff_engine::pipeline::EncoderKind;
 use obsdiff_proto::JobError;
 
+use super::device_memory::DeviceMemoryReport;
 use super::plan::traffic;
-use super::plan_report::{CostReport, DeviceMemoryReport, ModelSize, PlanReport, packages};
+use super::plan_report::{CostReport, ModelSize, PlanReport, packages};
 use super::whole_model::WholeModel;
 use crate::cli::PlanArgs;
 use crate::context::CommandContext;

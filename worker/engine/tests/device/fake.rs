@@ -1,6 +1,8 @@
 //! The suite on a GPU in host memory, and what is said where something is missing.
 #![allow(unsafe_code)]
 
+mod room;
+
 use std::env;
 use std::process::{Command, Output};
 
@@ -11,7 +13,6 @@ use obsdiff_engine::device::ComputeDevice;
 use obsdiff_engine::device::memory::structure_bytes;
 use obsdiff_engine::gram::Gram;
 use obsdiff_engine::model::NoTap;
-use obsdiff_engine::pipeline::LatentSize;
 use obsdiff_engine::solve::structured::{Columns, Score, neurons};
 use obsdiff_proto::{Accumulate, SiteId, Target};
 use obsdiff_tests::{fake_cuda, noise};
@@ -19,10 +20,8 @@ use obsdiff_tests::{fake_cuda, noise};
 use crate::device;
 use crate::forward::grams_of;
 use crate::golden::Golden;
-use crate::pictures;
 use crate::solver::{FAST, upper};
 use crate::structured::linear;
-use crate::text::{PROMPTS, encode, encoders, loads};
 
 /// What [`opening_a_gpu_says_what_is_wrong`] is to find.
 const EXPECTED: &str = "EXPECTED_PROBLEM";
@@ -189,128 +188,6 @@ fn a_forward_call_takes_what_its_configuration_predicts() {
             "{name}: {passing} bytes, predicted {predicted}"
         );
     }
-}
-
-#[test]
-fn encoding_takes_the_memory_that_is_predicted_and_gives_all_of_it_back() {
-    if !matches!(device(), ComputeDevice::Cuda(_)) || counted("fake_cuda_bytes_to_host").is_none() {
-        return;
-    }
-    if !counts_alone("fake::encoding_takes_the_memory_that_is_predicted_and_gives_all_of_it_back") {
-        return;
-    }
-    for (name, dtype) in
-        [("shapes-sd3", DType::F32), ("shapes-sd3", DType::BF16), ("shapes-flux", DType::F16)]
-    {
-        let device = device();
-        let held = counted("fake_cuda_allocations").unwrap();
-        for prompts in [1, PROMPTS.len()] {
-            let encoders = encoders(name, &device, dtype);
-            counted("fake_cuda_passing_bytes");
-            let before = counted("fake_cuda_launches").unwrap();
-            encode(&encoders, &PROMPTS[..prompts]);
-            assert!(counted("fake_cuda_launches").unwrap() > before + 20 * prompts as u64);
-            let passing = counted("fake_cuda_passing_bytes").unwrap();
-            let predicted = encoders.gpu_bytes(prompts, dtype);
-            assert!(
-                (passing..2 * passing).contains(&predicted),
-                "{name} in {dtype:?}, {prompts} prompts: {passing} bytes, predicted {predicted}"
-            );
-            drop(encoders);
-            assert_eq!(counted("fake_cuda_allocations"), Some(held));
-        }
-        device.release_unused().unwrap();
-    }
-}
-
-#[test]
-fn decoding_takes_the_memory_that_is_predicted_and_gives_all_of_it_back() {
-    if !matches!(device(), ComputeDevice::Cuda(_)) || counted("fake_cuda_bytes_to_host").is_none() {
-        return;
-    }
-    if !counts_alone("fake::decoding_takes_the_memory_that_is_predicted_and_gives_all_of_it_back") {
-        return;
-    }
-    for (name, size) in pictures::CASES {
-        let device = device();
-        let held = counted("fake_cuda_allocations").unwrap();
-        counted("fake_cuda_passing_bytes");
-        let vae = pictures::vae(name, &device);
-        vae.decode(&pictures::latents(name, size)).unwrap();
-        // With the weights, which go now.
-        drop(vae);
-        let passing = counted("fake_cuda_passing_bytes").unwrap();
-        let [height, width] = size;
-        let pipeline = pictures::pipeline(name);
-        let whole = pipeline.latent_size(None, None).unwrap();
-        let predicted = pipeline.gpu_decoding_bytes(LatentSize { height, width, ..whole }).unwrap();
-        assert!(
-            (passing..2 * passing).contains(&predicted),
-            "{name}, {size:?}: {passing} bytes, predicted {predicted}"
-        );
-        assert_eq!(counted("fake_cuda_allocations"), Some(held));
-    }
-}
-
-/// The prompts are encoded on a GPU with this memory.
-const ENCODING_MEMORY: u64 = (32 << 20) + (64 << 10);
-
-#[test]
-fn prompts_that_a_gpu_has_no_room_for_are_refused() {
-    let encoders = encoders("shapes-sd3", &device(), DType::F32);
-    if env::var_os("FAKE_CUDA_MEMORY").is_none() {
-        encode(&encoders, &PROMPTS);
-        return;
-    }
-    let said = encoders.encode(&PROMPTS, &mut |_, _| {}).unwrap_err().to_string();
-    assert!(said.contains(" to encode prompts: ") && said.contains("`obsdiff encode`"), "{said}");
-}
-
-#[test]
-fn too_little_memory_in_host_memory_says_that_it_was_to_encode() {
-    if env::var_os("OBSDIFF_DEVICE").is_some() {
-        return;
-    }
-    let memory = [("FAKE_CUDA_MEMORY", &*ENCODING_MEMORY.to_string())];
-    let output = child(&["--exact", "fake::prompts_that_a_gpu_has_no_room_for_are_refused"], &memory);
-    let said = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success() && said.contains("1 passed"), "{said}");
-}
-
-#[test]
-fn grams_in_host_memory_have_the_room_that_encoding_has_released() {
-    let bytes = encoders("shapes-sd3", &ComputeDevice::Cpu, DType::F32).gpu_bytes(PROMPTS.len(), DType::F32);
-    if env::var_os("FAKE_CUDA_MEMORY").is_none() {
-        // What cuBLAS works in, and what encoding takes.
-        let memory = ((32 << 20) + bytes).to_string();
-        let test = "fake::grams_in_host_memory_have_the_room_that_encoding_has_released";
-        let output = child(&["--exact", test], &[("FAKE_CUDA_MEMORY", &memory)]);
-        let said = String::from_utf8_lossy(&output.stdout);
-        assert!(output.status.success() && said.contains("1 passed"), "{said}");
-        return;
-    }
-    let device = device();
-    encode(&encoders("shapes-sd3", &device, DType::F32), &PROMPTS);
-    // Encoding took more than half of what it was said to take; this Gram takes three quarters of that.
-    let width = (bytes * 3 / 16).isqrt() as usize;
-    let has_room = || device.gram_to_receive(width, Accumulate::Exact, (7, 11), 0).unwrap().is_some();
-    assert!(!has_room(), "what was in use may be needed again");
-    device.release_unused().unwrap();
-    assert!(has_room());
-}
-
-#[test]
-fn layers_are_loaded_for_each_group_where_there_is_no_room_for_all_in_host_memory() {
-    if env::var_os("FAKE_CUDA_MEMORY").is_some() {
-        let [first, later] = loads(&device(), 1 << 20);
-        assert!(first > 7 && later == first, "{first} and {later} copies");
-        return;
-    }
-    // So many prompts take more.
-    let test = "fake::layers_are_loaded_for_each_group_where_there_is_no_room_for_all_in_host_memory";
-    let output = child(&["--exact", test], &[("FAKE_CUDA_MEMORY", "67108864")]);
-    let said = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success() && said.contains("1 passed"), "{said}");
 }
 
 #[test]
