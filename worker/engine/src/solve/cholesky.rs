@@ -10,7 +10,7 @@ use faer::prelude::{IntoConst, Reborrow, ReborrowMut};
 use faer::{Accum, MatMut, MatRef, Par, Spec};
 use rayon::prelude::*;
 
-use super::factor::Float;
+use super::float::Float;
 
 /// Rows and columns of a block: whole registers of the GEMM's kernels (96 and 48 f32 rows, 24 of f64).
 pub(super) const SIDE: usize = 96;

@@ -5,7 +5,7 @@ use faer::{Accum, MatMut, MatRef, Par};
 use rayon::prelude::*;
 
 use super::cholesky::{AREA, Cholesky, SIDE, block_ref, lower_times, rows_mut};
-use super::factor::Float;
+use super::float::Float;
 use super::task_rows;
 
 /// Replaces A, whose lower triangle lies in `square` (n x n, rows `stride` apart), by Q = L^-1, with A = L L^T. False when a pivot is

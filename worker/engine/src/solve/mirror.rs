@@ -6,7 +6,7 @@
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
-use super::factor::Float;
+use super::float::Float;
 
 /// Values that are reversed together.
 const VECTOR: usize = 16;

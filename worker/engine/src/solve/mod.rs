@@ -10,6 +10,7 @@ mod admm;
 mod cholesky;
 mod columns;
 mod factor;
+mod float;
 mod inverse;
 mod largest;
 pub mod memory;
@@ -36,7 +37,8 @@ use rayon::prelude::*;
 use thiserror::Error;
 
 pub use admm::{Admm, AdmmBuffers, SIDE_BY_SIDE, SMALL_LINEAR};
-pub use factor::{Factor, Float, stride};
+pub use factor::{Factor, stride};
+pub use float::Float;
 pub use obs::Obs;
 pub use packed::PackedUpper;
 pub use quadratic::{OutputEnergy, output_energy, relative_error};

@@ -6,7 +6,8 @@ use faer::{Accum, MatMut, MatRef, Par};
 use rayon::prelude::*;
 
 use super::cholesky::rows_mut;
-use super::factor::{Float, stride};
+use super::factor::stride;
+use super::float::Float;
 use super::inverse::inverse_factor;
 use super::scaled::fold_down;
 use super::{ScaledHessian, SolveError, task_rows};
