@@ -41,7 +41,7 @@ impl Product {
 
 /// The sizes of a forward call.
 #[derive(Clone, Copy, Debug)]
-struct Sizes {
+struct CallTokens {
     batch: usize,
     image: usize,
     text: usize,
@@ -68,7 +68,7 @@ pub(super) fn computed(device: &ComputeDevice, call: &str) -> Result<Vec<Value>>
         pooled: &tensor(&[batch, widths.pooled])?,
         guidance: guidance.as_ref(),
     })?;
-    let sizes = Sizes { batch, image: (side / latents.patch).pow(2), text };
+    let sizes = CallTokens { batch, image: (side / latents.patch).pow(2), text };
     let shapes: HashMap<String, Vec<usize>> = config.shapes().into_iter().collect();
     let (mut state, mut blocks) = (state, Vec::new());
     for index in 0..model.block_count() {
@@ -142,10 +142,10 @@ fn products(
     inventory: &Inventory,
     shapes: &HashMap<String, Vec<usize>>,
     block: usize,
-    sizes: Sizes,
+    sizes: CallTokens,
     operations: u64,
 ) -> Result<Vec<Product>> {
-    let Sizes { batch, image, text } = sizes;
+    let CallTokens { batch, image, text } = sizes;
     let tokens = |linear: LinearId| -> usize {
         let site = inventory.site(inventory.linear(linear).site);
         inventory.streams[site.stream.0 as usize].tokens(image as u64, text as u64) as usize

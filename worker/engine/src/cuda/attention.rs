@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::kernels::Launch;
-use super::libraries::{Operand, Product, Sizes};
+use super::libraries::{Operand, Product, ProductSizes};
 use super::matrix::{CudaMatrix, Numbers};
 use super::ops::CudaOps;
 use crate::device::memory::ALIGNED;
@@ -34,7 +34,7 @@ impl CudaOps {
             self.count(2 * rows, width, count);
             let product = Product {
                 numbers: self.numbers,
-                sizes: Sizes { rows, columns: count, inner: head, stride },
+                sizes: ProductSizes { rows, columns: count, inner: head, stride },
                 left: features_of_head(queries, first, false),
                 right: features_of_head(keys, 0, true),
                 steps: [head, head, rows * stride],
@@ -53,7 +53,7 @@ impl CudaOps {
             )?;
             let product = Product {
                 numbers: self.numbers,
-                sizes: Sizes { rows, columns: head, inner: count, stride: width },
+                sizes: ProductSizes { rows, columns: head, inner: count, stride: width },
                 left: Operand { values: shares.input(), stride, transposed: false },
                 right: features_of_head(values, 0, false),
                 steps: [rows * stride, head, head],

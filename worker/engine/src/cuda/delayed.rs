@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::driver::{Buffer, Driver};
 use super::f64::{Product, gathered, read};
-use super::libraries::{Operand, Sizes};
+use super::libraries::{Operand, ProductSizes};
 use super::structured::CudaStructured;
 use super::{CudaDevice, CudaError};
 use crate::device::transfers::TransferKind;
@@ -47,7 +47,7 @@ impl Delayed {
             // Of all removals so far what they have in this column, times what they take off the others.
             let left = Operand { values: of.input_from(column), stride: n, transposed: true };
             let right = Operand { values: rows.input(), stride: n, transposed: false };
-            let sizes = Sizes { rows: 1, columns: n, inner: k, stride: n };
+            let sizes = ProductSizes { rows: 1, columns: n, inner: k, stride: n };
             device.libraries().multiply_f64(sizes, -1.0, left, right, 1.0, passing.output_from(to))?;
         }
         let both = read(driver, passing, 2 * n)?;

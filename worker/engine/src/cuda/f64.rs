@@ -2,7 +2,7 @@
 
 use super::driver::{Buffer, Driver};
 use super::kernels::Launch;
-use super::libraries::{Operand, Sizes};
+use super::libraries::{Operand, ProductSizes};
 use super::{CudaDevice, CudaError};
 use crate::device::transfers::TransferKind;
 
@@ -25,7 +25,7 @@ impl Product<'_> {
     ) -> Result<(), CudaError> {
         let [rows, columns, inner] = self.sizes;
         let (left, right) = (operand(self.left, inner, rows), operand(self.right, columns, inner));
-        let sizes = Sizes { rows, columns, inner, stride: columns };
+        let sizes = ProductSizes { rows, columns, inner, stride: columns };
         device.libraries().multiply_f64(sizes, factor, left, right, keep, out.output())
     }
 }

@@ -8,7 +8,7 @@ use obsdiff_proto::SiteId;
 use super::driver::{Buffer, Driver, Element, In};
 use super::error::MemoryPhase;
 use super::kernels::Launch;
-use super::libraries::{Operand, Product, Sizes};
+use super::libraries::{Operand, Product, ProductSizes};
 use super::matrix::{CudaMatrix, Numbers};
 use super::sums::{CudaGram, Sums, own};
 use super::{CudaDevice, CudaError};
@@ -294,7 +294,7 @@ impl Scratch {
         driver.set_bytes(spoilt, 0)?;
         for first in (0..n).step_by(height) {
             let (tall, wide) = (height.min(n - first), n - first);
-            let sizes = Sizes { rows: tall, columns: wide, inner: tokens, stride: wide };
+            let sizes = ProductSizes { rows: tall, columns: wide, inner: tokens, stride: wide };
             let left = Operand { values: values.skip(first * numbers.size()), stride, transposed: true };
             let right = Operand { transposed: false, ..left };
             let one = Product { numbers, sizes, left, right, steps: [0; 3], count: 1 };

@@ -3,10 +3,11 @@
 
 use std::ffi::c_void;
 use std::ptr::{from_ref, null_mut};
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
 use cudarc::cublas::sys as blas;
 use cudarc::cusolver::sys as solver;
+use obsdiff_proto::lock;
 
 use super::CudaError;
 use super::driver::{Buffer, Driver, In, Out};
@@ -42,7 +43,7 @@ impl<'a, T> Operand<'a, T> {
 
 /// The sizes of a product: out (rows x columns, its rows `stride` apart) = left (rows x inner) * right (inner x columns).
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Sizes {
+pub(super) struct ProductSizes {
     pub(super) rows: usize,
     pub(super) columns: usize,
     pub(super) inner: usize,
@@ -54,7 +55,7 @@ pub(super) struct Sizes {
 pub(super) struct Product<'a> {
     /// The type of both factors.
     pub(super) numbers: Numbers,
-    pub(super) sizes: Sizes,
+    pub(super) sizes: ProductSizes,
     pub(super) left: Operand<'a, u8>,
     pub(super) right: Operand<'a, u8>,
     /// Values from one left factor to the next, from one right factor to the next, and from one product to the next.
@@ -142,7 +143,7 @@ impl Libraries {
     /// out = factor * left * right + keep * out, in f32.
     pub(super) fn multiply(
         &self,
-        sizes: Sizes,
+        sizes: ProductSizes,
         factor: f32,
         left: Operand<'_, f32>,
         right: Operand<'_, f32>,
@@ -157,7 +158,7 @@ impl Libraries {
     /// out = factor * left * right + keep * out, in f64.
     pub(super) fn multiply_f64(
         &self,
-        sizes: Sizes,
+        sizes: ProductSizes,
         factor: f64,
         left: Operand<'_, f64>,
         right: Operand<'_, f64>,
@@ -201,8 +202,8 @@ impl Libraries {
         if sizes.rows == 0 || sizes.columns == 0 || sizes.inner == 0 || count == 0 {
             return Ok(());
         }
-        let Sizes { rows, columns, inner, stride } = sizes;
-        let handles = self.handles.lock().unwrap_or_else(PoisonError::into_inner);
+        let ProductSizes { rows, columns, inner, stride } = sizes;
+        let handles = lock(&self.handles);
         let [left_step, right_step, out_step] = steps.map(|step| step as i64);
         // SAFETY: as in `multiply_one`.
         let status = unsafe {
@@ -239,7 +240,7 @@ impl Libraries {
     /// and scales.
     fn multiply_one(
         &self,
-        Sizes { rows, columns, inner, stride }: Sizes,
+        ProductSizes { rows, columns, inner, stride }: ProductSizes,
         scales: [*const c_void; 2],
         left: Operand<'_, u8>,
         right: Operand<'_, u8>,
@@ -249,7 +250,7 @@ impl Libraries {
         if rows == 0 || columns == 0 || inner == 0 {
             return Ok(());
         }
-        let handles = self.handles.lock().unwrap_or_else(PoisonError::into_inner);
+        let handles = lock(&self.handles);
         // SAFETY: a row-major product is the column-major one of the transposes, in the other order. The operands are those of buffers
         // that the caller holds, with the sizes it says, and the scales are alive.
         let status = unsafe {
@@ -307,7 +308,7 @@ impl Libraries {
     ) -> Result<bool, CudaError> {
         driver.bind()?;
         let size = number(n)?;
-        let handles = self.handles.lock().unwrap_or_else(PoisonError::into_inner);
+        let handles = lock(&self.handles);
         let place = square.output().pointer as *mut T;
         let length = T::workspace(handles.solver, size, place)?;
         let mut work = driver.buffer::<T>(length as usize)?;

@@ -4,7 +4,7 @@ use obsdiff_proto::{Precision, Target};
 
 use super::driver::Buffer;
 use super::kernels::Launch;
-use super::libraries::{Operand, Sizes};
+use super::libraries::{Operand, ProductSizes};
 use super::selection::Lowest;
 use super::upper::Upper;
 use super::{CudaDevice, CudaError};
@@ -166,7 +166,7 @@ impl ObsFactor {
         if block.end == n {
             return Ok(());
         }
-        let sizes = Sizes { rows, columns: n - block.end, inner: block.len(), stride: n };
+        let sizes = ProductSizes { rows, columns: n - block.end, inner: block.len(), stride: n };
         let left = Operand { values: errors.input(), stride: block.len(), transposed: false };
         let of_u = self.u.input_from(block.start * n + block.end);
         let right = Operand { values: of_u, stride: n, transposed: false };

@@ -11,7 +11,7 @@ use candle_core::DType;
 use super::CudaDevice;
 use super::error::MemoryPhase;
 use super::kernels::Launch;
-use super::libraries::{Operand, Product, Sizes};
+use super::libraries::{Operand, Product, ProductSizes};
 use super::matrix::{CudaMatrix, Numbers};
 use crate::device::memory::{PATCHES, SCORES};
 use crate::device::transfers::TransferKind;
@@ -93,7 +93,7 @@ impl CudaOps {
         let mut product = self.empty(rows, out)?;
         let left = Operand { values: x.input(), stride: n, transposed: false };
         let right = Operand { values: weight.input(), stride: n, transposed: true };
-        let sizes = Sizes { rows, columns: out, inner: n, stride: out };
+        let sizes = ProductSizes { rows, columns: out, inner: n, stride: out };
         let one = Product { numbers: self.numbers, sizes, left, right, steps: [0; 3], count: 1 };
         self.device.libraries().multiply_numbers(one, product.output()?)?;
         Ok(product)

@@ -6,7 +6,7 @@
 use candle_core::{DType, Device, Tensor};
 
 use super::kernels::Launch;
-use super::libraries::{Operand, Product, Sizes};
+use super::libraries::{Operand, Product, ProductSizes};
 use super::matrix::{CudaMatrix, Numbers};
 use super::ops::{CudaOps, into_gpu, on_gpu};
 use crate::checkpoint::Weights;
@@ -120,7 +120,7 @@ impl CudaOps {
             self.count(rows, inner, outputs);
             let product = Product {
                 numbers: Numbers::F32,
-                sizes: Sizes { rows, columns: outputs, inner, stride: outputs },
+                sizes: ProductSizes { rows, columns: outputs, inner, stride: outputs },
                 left: Operand { values: left.input(), stride: inner, transposed: false },
                 right,
                 steps: [0; 3],

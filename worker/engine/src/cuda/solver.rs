@@ -8,7 +8,7 @@ use obsdiff_proto::{Effort, Precision, Target};
 use super::driver::{Buffer, Driver, In};
 use super::error::MemoryPhase;
 use super::kernels::Launch;
-use super::libraries::{Operand, Sizes};
+use super::libraries::{Operand, ProductSizes};
 use super::obs::ObsFactor;
 use super::selection::Mask;
 use super::upper::Upper;
@@ -203,7 +203,7 @@ impl Site {
         out: &mut Buffer<f32>,
     ) -> Result<(), CudaError> {
         let n = self.n;
-        let sizes = Sizes { rows: count, columns: n, inner: n, stride: n };
+        let sizes = ProductSizes { rows: count, columns: n, inner: n, stride: n };
         let [left, right] =
             [rows, square].map(|of| Operand { values: of.input(), stride: n, transposed: false });
         device.libraries().multiply(sizes, factor, left, right, keep, out.output())

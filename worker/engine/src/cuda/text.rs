@@ -6,7 +6,7 @@
 use candle_core::{DType, Device, Tensor};
 
 use super::kernels::Launch;
-use super::libraries::{Operand, Product, Sizes};
+use super::libraries::{Operand, Product, ProductSizes};
 use super::matrix::{CudaMatrix, Numbers};
 use super::ops::{CudaOps, into_gpu, on_gpu};
 use super::pointer::In;
@@ -134,7 +134,7 @@ impl TextOps for CudaOps {
         self.count(2 * tokens, width, tokens);
         let product = Product {
             numbers: self.numbers,
-            sizes: Sizes { rows: tokens, columns: tokens, inner: head, stride },
+            sizes: ProductSizes { rows: tokens, columns: tokens, inner: head, stride },
             left: Operand { values: q.input(), stride: width, transposed: false },
             right: Operand { values: k.input(), stride: width, transposed: true },
             steps: [head, head, tokens * stride],
@@ -158,7 +158,7 @@ impl TextOps for CudaOps {
         let mut out = self.empty(tokens, width)?;
         let product = Product {
             numbers: self.numbers,
-            sizes: Sizes { rows: tokens, columns: head, inner: tokens, stride: width },
+            sizes: ProductSizes { rows: tokens, columns: head, inner: tokens, stride: width },
             left: Operand { values: shares.input(), stride, transposed: false },
             right: Operand { values: v.input(), stride: width, transposed: false },
             steps: [tokens * stride, head, head],
@@ -217,7 +217,7 @@ impl CudaOps {
         let (rows, columns, inner) = (x.rows(), weight.rows(), x.columns());
         Product {
             numbers: self.numbers,
-            sizes: Sizes { rows, columns, inner, stride: columns },
+            sizes: ProductSizes { rows, columns, inner, stride: columns },
             left: Operand { values: x.input(), stride: inner, transposed: false },
             right: Operand { values: weight.input(), stride: inner, transposed: true },
             steps: [0; 3],

@@ -1,6 +1,8 @@
 //! What one forward call makes and the next one most likely needs again.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
+
+use obsdiff_proto::lock;
 
 use crate::Result;
 
@@ -26,7 +28,7 @@ impl<K: PartialEq, V: Clone> Kept<K, V> {
     /// # Errors
     /// As `make`.
     pub(crate) fn get(&self, key: K, make: impl FnOnce() -> Result<V>) -> Result<V> {
-        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kept = lock(&self.0);
         if let Some((last, value)) = &*kept
             && *last == key
         {

@@ -54,7 +54,7 @@ impl Alternation<'_> {
             }
             Target::Unstructured { ratio } => {
                 let rank = share(ratio, rows * n);
-                let sizes = Sizes { rows, columns: n, stride: n };
+                let sizes = MatrixSizes { rows, columns: n, stride: n };
                 (select(device, weight, sizes, Argument::None, rank), format!("{kernel}_lowest"))
             }
             Target::Structured { .. } => unreachable!("heads and neurons have no mask of weights"),

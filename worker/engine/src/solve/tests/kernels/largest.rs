@@ -7,7 +7,7 @@ use crate::solve::{BLOCK, SolveError, magnitude};
 /// A matrix after its `rank` lowest values were set to 0 on the device.
 fn zeroed(matrix: &[f32], columns: usize, rank: usize) -> Vec<f32> {
     let mut device = Device::default();
-    let sizes = Sizes { rows: matrix.len() / columns, columns, stride: columns };
+    let sizes = MatrixSizes { rows: matrix.len() / columns, columns, stride: columns };
     let buffer = device.buffer(matrix);
     let selection = select(&mut device, buffer, sizes, Argument::None, rank);
     let arguments = arguments![buffer, sizes.rows, columns, columns, Argument::None, selection];
@@ -73,7 +73,7 @@ fn a_block_of_columns_is_pruned_as_by_magnitude() {
     let buffer = device.buffer(&weight);
     // The second block: a matrix within the wider one begins at its first value.
     let second: Vec<f32> = weight.chunks(n).flat_map(|row| &row[BLOCK..]).copied().collect();
-    let sizes = Sizes { rows, columns: BLOCK, stride: n };
+    let sizes = MatrixSizes { rows, columns: BLOCK, stride: n };
     let rank = (ratio * (rows * BLOCK) as f64) as usize;
     let selection = select(&mut device, buffer, sizes, Argument::None, rank);
     let arguments = arguments![buffer, rows, BLOCK, n, Argument::None, selection];
@@ -119,7 +119,7 @@ fn no_two_threads_race() {
     let mut device = Device::default();
     let (buffer, place) = (device.buffer(&matrix), device.buffer(&[u64::MAX]));
     device.launch("first_not_finite", Shape::line(2, 64), arguments![buffer, 12u32, 40u32, place]);
-    let sizes = Sizes { rows: 12, columns: 40, stride: 40 };
+    let sizes = MatrixSizes { rows: 12, columns: 40, stride: 40 };
     let selection = select(&mut device, buffer, sizes, Argument::None, 200);
     device.launch(
         "zero_lowest",

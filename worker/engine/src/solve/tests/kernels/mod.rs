@@ -25,15 +25,15 @@ fn over(columns: usize) -> Shape {
 
 /// Sizes of a matrix whose values are selected.
 #[derive(Clone, Copy, Debug)]
-struct Sizes {
+struct MatrixSizes {
     rows: usize,
     columns: usize,
     stride: usize,
 }
 
 /// Selects the `rank` lowest values of a matrix, or of its products with a factor for each column.
-fn select(device: &mut Device, matrix: Buffer, sizes: Sizes, factors: Argument, rank: usize) -> Buffer {
-    let Sizes { rows, columns, stride } = sizes;
+fn select(device: &mut Device, matrix: Buffer, sizes: MatrixSizes, factors: Argument, rank: usize) -> Buffer {
+    let MatrixSizes { rows, columns, stride } = sizes;
     let selection = device.buffer(&[7u32; 5]);
     let histogram = device.buffer(&[9u32; BINS]);
     let ties = device.buffer(&vec![9u32; columns]);

@@ -37,7 +37,7 @@ fn prune_block(
     let shape = Shape::line(rows.div_ceil(WARPS), 32 * WARPS as u32);
     match target {
         Target::Unstructured { ratio } => {
-            let sizes = Sizes { rows, columns, stride: columns };
+            let sizes = MatrixSizes { rows, columns, stride: columns };
             let selection = select(device, settled, sizes, reciprocal.into(), share(ratio, rows * columns));
             let arguments = arguments![settled, u, reciprocal, rows, columns, n, selection, weight, errors];
             device.launch("prune_block_lowest", shape, arguments);
