@@ -228,7 +228,7 @@ impl fmt::Display for SpanReport {
             table.row([row.name.to_owned(), row.entered.to_string(), text::duration(time), share]);
         };
         self.rows.iter().filter(|r| !r.time.is_zero()).for_each(|r| row(r, r.time, ""));
-        self.rows.iter().filter(|r| r.beside()).for_each(|r| row(r, r.elsewhere, " beside"));
+        self.rows.iter().filter(|r| r.beside()).for_each(|r| row(r, r.elsewhere, " meanwhile"));
         table.row(["other".to_owned(), String::new(), text::duration(self.other), share(self.other)]);
         table.rule();
         table.row(["all".to_owned(), String::new(), text::duration(self.whole), share(self.whole)]);
@@ -338,7 +338,7 @@ mod tests {
         let text = report.to_string();
         let lines: Vec<&str> = text.lines().collect();
         assert!(lines[3].starts_with("load") && lines[3].ends_with("20.0%"), "{text}");
-        assert!(lines[4].starts_with("reduce") && lines[4].ends_with("10.0% beside"), "{text}");
+        assert!(lines[4].starts_with("reduce") && lines[4].ends_with("10.0% meanwhile"), "{text}");
     }
 
     #[test]

@@ -251,7 +251,7 @@ pub enum Event {
         exponent: i32,
     },
     /// Something failed and is tried again.
-    #[error("{what} failed {tries} times: {error}")]
+    #[error("{what} failed {}: {error}", counted(*tries as usize, "time"))]
     Retried {
         /// What.
         what: String,
@@ -334,7 +334,7 @@ pub enum Failure {
         error: String,
     },
     /// Something failed too often.
-    #[error("{what} failed {tries} times, the last time at worker {worker}: {error}")]
+    #[error("{what} failed {}, the last time at worker {worker}: {error}", counted(*tries as usize, "time"))]
     TooOften {
         /// What.
         what: String,

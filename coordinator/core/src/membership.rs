@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use obsdiff_proto::{Epoch, ShardId, WorkerId};
+use obsdiff_proto::{Epoch, ShardId, WorkerId, counted};
 
 use crate::state::{ConnectedWorker, NoWorkers};
 use crate::{Action, Core, Dismissal, Encoding, Event, Failure, Hello, Order, Status, Tally};
@@ -94,8 +94,9 @@ impl Core {
     fn admissible(&self, status: &Status) -> Result<(), String> {
         if status.applied > self.committed {
             return Err(format!(
-                "it applied {} packages, but {} are committed: start it again on the dense weights",
-                status.applied, self.committed
+                "it applied {}, but {} are committed: start it again on the dense weights",
+                counted(status.applied as usize, "package"),
+                self.committed
             ));
         }
         let orders = status.in_hand.iter().filter_map(|o| match o {

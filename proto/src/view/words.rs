@@ -7,16 +7,19 @@ impl View {
     /// One line: the phase and what it counts.
     pub fn line(&self) -> String {
         if let Some(ending) = &self.ending {
-            return format!("over: {ending}; {} of {} packages committed", self.committed, self.packages);
+            let packages = counted(self.packages, "package");
+            return format!("over: {ending}; {} of {packages} committed", self.committed);
         }
         let package = match self.package {
             Some(package) => format!("package {package} of {}", self.packages),
-            None => format!("{} of {} packages committed", self.committed, self.packages),
+            None => format!("{} of {} committed", self.committed, counted(self.packages, "package")),
         };
         let counts = match self.phase {
-            Phase::Calibrate | Phase::Apply => format!(", {} of {} shards", self.held, self.shards),
+            Phase::Calibrate | Phase::Apply => {
+                format!(", {} of {}", self.held, counted(self.shards, "shard"))
+            }
             Phase::Reduce => self.epoch.map(|epoch| format!(", group of epoch {epoch}")).unwrap_or_default(),
-            Phase::Solve => format!(", {} of {} parts", self.solved, self.parts),
+            Phase::Solve => format!(", {} of {}", self.solved, counted(self.parts, "part")),
             Phase::Pilot | Phase::Commit | Phase::Export | Phase::Over => String::new(),
         };
         format!("{}: {package}{counts}", self.phase)

@@ -79,8 +79,8 @@ pub enum CliCommand {
     /// Prune a pipeline on this machine.
     ///
     /// Reads the job's pipeline, calibrates on its prompts, prunes package by package and writes a pipeline that diffusers loads. All
-    /// input is checked before any work, and the output appears whole or not at all. Ends with a table of the pruned linears, where the
-    /// time went, and how far the final latents of held-out prompts are from the source's.
+    /// input is checked before any work, and the output appears whole or not at all. Ends with what was pruned and by how
+    /// much, block by block, how far the final latents of held-out prompts are from the source's, and how to load the output.
     Run(RunArgs),
     /// Prune anew by the Grams that an earlier job kept, without calibrating.
     ///

@@ -209,7 +209,7 @@ impl Progress {
             Destination::Bars(bars) => {
                 let bar = bars.add(ProgressBar::new(total).with_style(style()));
                 bar.set_prefix(format!("{}{name}", self.prefix()));
-                bar.set_message(unit);
+                bar.set_message(phase::named(unit, total));
                 bar.enable_steady_tick(REDRAW);
                 Some(bar)
             }

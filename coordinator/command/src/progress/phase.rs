@@ -17,6 +17,7 @@ const LINE_EVERY: Duration = Duration::from_secs(30);
 pub struct PhaseProgress {
     pub(super) progress: Progress,
     pub(super) name: &'static str,
+    /// Of several steps.
     pub(super) unit: &'static str,
     pub(super) total: u64,
     /// The package that it is a part of, counted from 0, and the kind of its work.
@@ -40,7 +41,11 @@ impl PhaseProgress {
         match &self.bar {
             Some(bar) => {
                 bar.set_position(done);
-                bar.set_message(format!("{}{}", self.unit, in_words(left, self.work.is_some())));
+                bar.set_message(format!(
+                    "{}{}",
+                    named(self.unit, self.total),
+                    in_words(left, self.work.is_some())
+                ));
             }
             None => self.tell_if_due(),
         }
@@ -67,7 +72,8 @@ impl PhaseProgress {
         let mine =
             || self.told.compare_exchange(told, now.as_secs(), Ordering::Relaxed, Ordering::Relaxed).is_ok();
         if due && mine() {
-            let Self { name, unit, total, .. } = self;
+            let Self { name, total, .. } = self;
+            let unit = named(self.unit, *total);
             let (prefix, left) = (self.progress.prefix(), in_words(self.left(done), self.work.is_some()));
             self.progress.line(|| format!("{prefix}{name}: {done} of {total} {unit}{left}"));
         }
@@ -99,9 +105,14 @@ impl PhaseProgress {
             _ => String::new(),
         };
         let prefix = self.progress.prefix();
-        let (name, unit) = (self.name, self.unit);
+        let (name, unit) = (self.name, named(self.unit, done));
         self.progress.line(|| format!("{prefix}{name}: {done} {unit} in {}{rate}", text::duration(took)));
     }
+}
+
+/// What so many of a unit are called, given what several are.
+pub(super) fn named(unit: &'static str, count: u64) -> &'static str {
+    if count == 1 { unit.strip_suffix('s').unwrap_or(unit) } else { unit }
 }
 
 impl Drop for PhaseProgress {

@@ -41,6 +41,9 @@ fn elsewhere_than_on_a_terminal_a_package_and_a_phase_are_a_line_each() {
         progress.packages_done();
         progress.note("nothing is held out");
         progress.phase("export", "files", 1).finish();
+        let phase = progress.phase("solve", "linears", 1);
+        phase.advance(1);
+        phase.finish();
         let phase = progress.phase("compare", "pictures", 4);
         phase.advance(4);
         phase.finish();
@@ -50,6 +53,7 @@ fn elsewhere_than_on_a_terminal_a_package_and_a_phase_are_a_line_each() {
                     package 1/2: calibrate: 2500 prompt steps in 50.0 s (50.0/s)\n\
                     worker 2 joined\n\
                     note: nothing is held out\n\
+                    solve: 1 linear in 0 ms\n\
                     compare: 4 pictures in 0 ms\n";
     assert_eq!(text, expected);
 }

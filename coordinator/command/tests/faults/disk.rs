@@ -74,7 +74,7 @@ fn a_job_waits_for_room_on_a_full_disk() {
     }
     let setting = Setting::new();
     let (mut coordinator, mut worker, mut watch) = setting.job();
-    let line = watch.line(|line| line.contains(" failed 1 times: ")).expect("there is room");
+    let line = watch.line(|line| line.contains(" failed 1 time: ")).expect("there is room");
     assert!(line.contains("disk/state") && line.contains(FULL), "{line}");
     setting.make_room();
     let (code, said) = coordinator.verdict();
@@ -117,7 +117,7 @@ fn an_export_waits_for_room_on_a_full_disk() {
     let (mut coordinator, mut worker, mut watch) = setting.job();
     assert!(watch.line(FIRST).is_some());
     setting.resize(TINY);
-    let line = watch.line(|line| line.contains("export ") && line.contains(" failed 1 times: "));
+    let line = watch.line(|line| line.contains("export ") && line.contains(" failed 1 time: "));
     let line = line.expect("there is room");
     assert!(line.contains("disk/") && line.contains(FULL) && line.ends_with(": make room there"), "{line}");
     setting.make_room();

@@ -202,7 +202,7 @@ fn a_store_that_fails_while_the_output_is_written_ends_the_job_which_goes_on_lat
     let (folder, server) = (job(), StoreServer::new());
     server.server().pass("some/out/", 4, Later::Refused);
     let (mut coordinator, mut worker, mut watch) = server.job(folder.path());
-    let line = watch.line(|line| line.contains("export ") && line.contains(" failed 1 times: "));
+    let line = watch.line(|line| line.contains("export ") && line.contains(" failed 1 time: "));
     let line = line.expect("nobody misses it");
     assert!(line.contains("s3://bucket/some/out/") && line.contains("503"), "{line}");
     let (code, said) = coordinator.verdict();

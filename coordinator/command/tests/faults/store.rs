@@ -84,7 +84,7 @@ fn a_store_that_is_away_for_a_while_is_waited_for() {
     let (mut coordinator, mut worker, mut watch) = server.job(folder.path());
     assert!(watch.line(FIRST).is_some());
     server.close();
-    let line = watch.line(|line| line.contains(" failed 1 times: ")).expect("nobody misses it");
+    let line = watch.line(|line| line.contains(" failed 1 time: ")).expect("nobody misses it");
     assert!(line.contains(STORE), "the store is not named: {line}");
     server.open_again();
     let (code, said) = coordinator.verdict();
@@ -99,7 +99,7 @@ fn a_store_that_is_too_busy_for_a_while_is_waited_for() {
     let (mut coordinator, mut worker, mut watch) = server.job(folder.path());
     assert!(watch.line(FIRST).is_some());
     server.server().refuse(true);
-    let line = watch.line(|line| line.contains(" failed 1 times: ")).expect("nobody misses it");
+    let line = watch.line(|line| line.contains(" failed 1 time: ")).expect("nobody misses it");
     assert!(line.contains(STORE) && line.contains("503"), "not what the store said: {line}");
     server.server().refuse(false);
     let (code, said) = coordinator.verdict();

@@ -329,5 +329,5 @@ fn a_worker_ahead_of_the_store_is_refused() {
     let mut script = Script::new(job());
     script.join(1, Status { applied: 1, ..Status::default() });
     let Some(Dismissal::Refused(why)) = script.dismissal(1) else { panic!("accepted") };
-    assert!(why.contains("applied 1 packages, but 0 are committed"), "{why}");
+    assert!(why.contains("applied 1 package, but 0 are committed"), "{why}");
 }
