@@ -99,6 +99,9 @@ template:
           {{- with include "obsdiff.credentialMounts" . }}
           {{- . | trim | nindent 10 }}
           {{- end }}
+          {{- with .Values.coordinator.volumeMounts }}
+          {{- toYaml . | nindent 10 }}
+          {{- end }}
     volumes:
       - name: job
         configMap:
@@ -106,5 +109,8 @@ template:
       {{- include "obsdiff.dataVolumes" . | nindent 6 }}
       {{- with include "obsdiff.credentialVolumes" . }}
       {{- . | trim | nindent 6 }}
+      {{- end }}
+      {{- with .Values.coordinator.volumes }}
+      {{- toYaml . | nindent 6 }}
       {{- end }}
 {{- end }}

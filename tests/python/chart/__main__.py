@@ -11,7 +11,8 @@ import sys
 import tempfile
 
 import yaml
-from cases import ACCEPTED, LEAST, PLAIN, PROMPTS, REFUSED_OBJECTS, REFUSED_VALUES, changed
+from cases import ACCEPTED, LEAST, LOCKED, PLAIN, PROMPTS, REFUSED_OBJECTS, REFUSED_VALUES, changed
+from effects import check_effects
 from objects import Refused, check_object, need
 from pods import check_job, check_pod, references
 from table import readme_with, table
@@ -172,7 +173,7 @@ def main():
         values["job"]["prompts"] = PROMPTS
         cases[example.stem] = values
     need(len(cases) > len(ACCEPTED), "there is no example")
-    objects = 0
+    objects, rendered = 0, {}
     for name, values in cases.items():
         try:
             found = documents(render(values))
@@ -180,8 +181,12 @@ def main():
         except Refused as refused:
             raise Refused(f"{name}: {refused}") from None
         objects += len(found)
+        rendered[name] = found
         if options.rendered:
             write_rendered(options.rendered, name, found, pods)
+    rendered["locked"] = documents(render(LOCKED))
+    check_refused("IPC_LOCK", "restricted forbids", lambda: check_all(rendered["locked"], existing(LOCKED)))
+    effects = check_effects(rendered)
     # Two renderings of the same values differ in nothing, as no random token is made.
     plain = HEADER + render(PLAIN)
     need(plain == HEADER + render(PLAIN), "two renderings differ")
@@ -208,7 +213,7 @@ def main():
     lint = [os.environ["HELM"], "lint", "--strict", "--quiet", str(CHART), "--values", "-"]
     subprocess.run(lint, input=yaml.safe_dump(LEAST), text=True, check=True)
     mistakes = len(REFUSED_VALUES) + len(REFUSED_OBJECTS)
-    print(f"chart: {objects} objects of {len(cases)} sets of values are valid, {mistakes} mistakes are refused")
+    print(f"chart: {objects} objects of {len(cases)} sets of values are valid, {effects} values show, {mistakes} mistakes are refused")
 
 
 try:

@@ -23,6 +23,10 @@ PLACEMENT = {
     "env": [{"name": "OBSDIFF_SPARSITY__RATIO", "value": "0.6"}, {"name": "AWS_REGION", "value": "eu-west-1"}],
     "envFrom": [{"secretRef": {"name": "bucket"}}],
 }
+SCRATCH = {
+    "volumes": [{"name": "scratch", "emptyDir": {}}],
+    "volumeMounts": [{"name": "scratch", "mountPath": "/scratch"}],
+}
 EVERYTHING = {
     "name": "n" * 41,
     "image": {
@@ -33,7 +37,7 @@ EVERYTHING = {
     "job": {"existingConfigMap": "my-job", "set": ["sparsity.ratio=0.6", 'output.state="s3://bucket/state"']},
     "model": {"existingClaim": "models", "subPath": "sd3.5-large"},
     "output": {"existingClaim": "results"},
-    "coordinator": {**PLACEMENT, "cpu": 0.5},
+    "coordinator": {**PLACEMENT, **SCRATCH, "cpu": 0.5},
     "worker": {
         **PLACEMENT,
         "replicas": 16,
@@ -45,8 +49,7 @@ EVERYTHING = {
         "topologySpreadConstraints": [
             {"maxSkew": 1, "topologyKey": "kubernetes.io/hostname", "whenUnsatisfiable": "ScheduleAnyway"}
         ],
-        "volumes": [{"name": "scratch", "emptyDir": {}}],
-        "volumeMounts": [{"name": "scratch", "mountPath": "/scratch"}],
+        **SCRATCH,
     },
     "gpu": {"mode": "claim"},
     "runtimeClassName": "nvidia",
@@ -91,6 +94,8 @@ ACCEPTED = {
     "monitored": {**LEAST, "podMonitor": {"enabled": True}},
     "open": {**LEAST, "token": {"enabled": False}, "networkPolicy": {"enabled": False}},
 }
+# What the Pod Security level restricted forbids.
+LOCKED = {**LEAST, "worker": {"addCapabilities": ["IPC_LOCK"]}}
 
 
 def changed(values, path, value):
