@@ -192,7 +192,7 @@ pub struct PruningArgs {
     /// most 256MiB together, which is faster for small models, else 1].
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub workers: Option<u32>,
-    /// Also prune the dense model by magnitude, uniformly and without an update, in memory only, and tell its error beside that of the
+    /// Also prune the source by magnitude, uniformly and without an update, in memory only, and tell its error beside that of the
     /// job: heads and neurons by the sums of their weights.
     #[arg(long)]
     pub baseline: bool,

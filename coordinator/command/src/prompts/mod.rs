@@ -83,7 +83,7 @@ impl JobPrompts {
             Some(path) => held_out.note(path),
             None => held_out
                 .wants()
-                .then(|| "no prompts are given: the comparison with the dense model is left out".to_owned()),
+                .then(|| "no prompts are given: the comparison with the source is left out".to_owned()),
         };
         Ok(Self { calibration, held_out: held_out.prompts, digest, held_out_digest, note })
     }
@@ -199,7 +199,7 @@ impl HeldOut {
         match self.prompts.len() {
             found if found == self.wanted => None,
             0 => Some(format!(
-                "no prompt of {path} is held out from calibration{passed_over}: the comparison with the dense model is left out"
+                "no prompt of {path} is held out from calibration{passed_over}: the comparison with the source is left out"
             )),
             found => Some(format!(
                 "{found} prompts of {path} are held out from calibration{passed_over}, evaluation.count asks for {}",

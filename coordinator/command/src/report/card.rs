@@ -112,21 +112,21 @@ fn front(record: &PruningRecord, licence: &Licence) -> String {
     lines.join("\n") + "\n"
 }
 
-/// How far the pruned model is from the dense one, where that was measured.
+/// How far the pruned model is from the source, where that was measured.
 fn error(record: &PruningRecord) -> String {
     let Some(error) = record.measured.as_ref().and_then(|measured| measured.held_out.as_ref()) else {
-        return "It was not compared with the dense model.".to_owned();
+        return "It was not compared with the source.".to_owned();
     };
     let prompts = counted(error.per_prompt.len(), "prompt");
     let mut text = format!(
-        "On {prompts} that took no part in the calibration, the final latents differ from the dense model's by {:.4} of their \
+        "On {prompts} that took no part in the calibration, the final latents differ from the source's by {:.4} of their \
          length (L2 norm, same noise).",
         error.relative
     );
     if let Some(pictures) = &error.pictures {
         let _ = write!(
             text,
-            " Pictures of {} of them have a mean PSNR to the dense model's of: {}.",
+            " Pictures of {} of them have a mean PSNR to the source's of: {}.",
             pictures.count,
             decibels(pictures.mean_psnr_decibels)
         );

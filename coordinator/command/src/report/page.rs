@@ -113,7 +113,7 @@ impl Report<'_> {
             }
             @if let Some((relative, _)) = error {
                 p {
-                    "The pruned model's final latents differ from the dense model's by " (format!("{:.1}%", 100.0 * relative))
+                    "The pruned model's final latents differ from the source's by " (format!("{:.1}%", 100.0 * relative))
                     " of their length (L2 norm), from the same prompts and the same noise."
                 }
             }
@@ -180,7 +180,7 @@ impl Report<'_> {
     fn steps(&self) -> Markup {
         html! {
             p {
-                "How far the latents are from the dense model's after each step, as a share of their length: how the errors of "
+                "How far the latents are from the source's after each step, as a share of their length: how the errors of "
                 "single steps add up."
             }
             (steps::chart(self.per_step))
@@ -191,13 +191,13 @@ impl Report<'_> {
         let pictures = shown(&self.samples);
         html! {
             p {
-                "By the dense model, by the pruned model from the same noise, and their difference, enlarged "
+                "By the source, by the pruned model from the same noise, and their difference, enlarged "
                 (DIFFERENCE_GAIN) " times: black is equal."
             }
             @for (i, (sample, shown)) in self.samples.iter().zip(&pictures).enumerate() {
                 @let prompt = sample.prompt.clone().unwrap_or_else(|| format!("Held-out prompt {}", i + 1));
                 @let models = [
-                    ("dense", &shown.dense, "by the dense model"),
+                    ("source", &shown.dense, "by the source"),
                     ("pruned", &shown.pruned, "by the pruned model"),
                     ("difference", &shown.difference, "difference of the two"),
                 ];

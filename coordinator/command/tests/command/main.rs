@@ -28,6 +28,7 @@ mod reproduced;
 mod run_refusals;
 mod setting;
 mod structured;
+mod terminal;
 mod wheel;
 
 use std::fs;

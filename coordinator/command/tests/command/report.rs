@@ -38,8 +38,7 @@ fn an_output_tells_of_itself_alike_in_every_run() {
             && report.contains("transformer_blocks.5.ff.net.2")
     );
     assert!(
-        card.starts_with("---\nlibrary_name: diffusers\n")
-            && card.contains("differ from the dense model's by 0.")
+        card.starts_with("---\nlibrary_name: diffusers\n") && card.contains("differ from the source's by 0.")
     );
 
     // Pruned again, the new output tells of itself, and nothing of how its source came about.
@@ -47,10 +46,7 @@ fn an_output_tells_of_itself_alike_in_every_run() {
     let file = job(folder, "again", "out", "pattern = \"2:4\"", "");
     told(folder, &["run", &file, "--quiet", "--set", "evaluation.count=0"]);
     let card = fs::read_to_string(folder.join("again/README.md")).unwrap();
-    assert!(
-        card.contains("# again\n") && card.contains("It was not compared with the dense model."),
-        "{card}"
-    );
+    assert!(card.contains("# again\n") && card.contains("It was not compared with the source."), "{card}");
     assert!(card.contains("to_sparse_semi_structured") && card.contains("base_model: \"out\""), "{card}");
     let left: Vec<_> = fs::read_dir(folder.join("again")).unwrap().map(|e| e.unwrap().file_name()).collect();
     assert!(left.iter().all(|name| !name.to_string_lossy().starts_with('.')), "{left:?}");
