@@ -155,8 +155,7 @@ impl Summary {
         };
         if self.is_structured() && self.record.job.output.layout == Layout::Shrunk {
             return format!(
-                "{first}load it in Python (diffusers 0.36 or later; its README.md has another way):\n  \
-                 from diffusers import AutoModel, DiffusionPipeline\n  \
+                "{first}load it in Python (diffusers 0.36 or later: AutoModel, DiffusionPipeline):\n  \
                  t = AutoModel.from_pretrained({:?}, trust_remote_code=True)\n  \
                  pipeline = DiffusionPipeline.from_pretrained({path:?}, transformer=t)",
                 format!("{}/transformer", path.trim_end_matches('/'))

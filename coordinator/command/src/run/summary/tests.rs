@@ -120,7 +120,7 @@ fn a_structured_job_tells_heads_and_neurons_and_never_zeros() {
         ["transformer_blocks.0.attn", "17", "of", "24", "heads", "0.02000"]
     );
     assert!(
-        text.contains("(diffusers 0.36 or later; its README.md has another way):\n")
+        text.contains("(diffusers 0.36 or later: AutoModel, DiffusionPipeline):\n")
             && text.contains("AutoModel.from_pretrained(\"out/transformer\", trust_remote_code=True)"),
         "{text}"
     );
