@@ -7,7 +7,7 @@ mod table;
 use std::collections::HashSet;
 use std::path::Path;
 
-use obsdiff_proto::{InputDigest, JobError, JobSpec};
+use obsdiff_proto::{InputDigest, JobError, JobSpec, counted};
 use obsdiff_store::Prompts;
 use obsdiff_worker::conditioning::ConditioningFile;
 use obsdiff_worker::grams::GramIndex;
@@ -106,8 +106,8 @@ impl JobPrompts {
         let end = file.prompts().min(wanted.saturating_add(held_out));
         let note = (end - wanted < held_out).then(|| {
             format!(
-                "{} prompts of calibration.conditioning are held out, evaluation.count asks for {held_out}",
-                end - wanted
+                "evaluation.count asks for {held_out}, but calibration.conditioning has {} to hold out",
+                counted((end - wanted) as usize, "prompt")
             )
         });
         Ok(Self {
@@ -125,8 +125,8 @@ impl JobPrompts {
         let wanted = job.spec.evaluation.count as usize;
         let note = (held_out.len() < wanted).then(|| {
             format!(
-                "{} held-out prompts are kept with the Grams, evaluation.count asks for {wanted}",
-                held_out.len()
+                "evaluation.count asks for {wanted}, but the Grams have {} with them",
+                counted(held_out.len(), "held-out prompt")
             )
         });
         held_out.truncate(wanted);
@@ -202,8 +202,9 @@ impl HeldOut {
                 "no prompt of {path} is held out from calibration{passed_over}: the comparison with the source is left out"
             )),
             found => Some(format!(
-                "{found} prompts of {path} are held out from calibration{passed_over}, evaluation.count asks for {}",
-                self.wanted
+                "evaluation.count asks for {}, but {path} has {} to hold out from calibration{passed_over}",
+                self.wanted,
+                counted(found, "prompt")
             )),
         }
     }

@@ -148,7 +148,7 @@ fn too_few_held_out_prompts_are_noted_and_none_asked_for_are_not() {
     let note = |sets: &[&str], count| JobPrompts::load(&dir.job("p.txt", count, sets), None).unwrap().note;
     assert!(note(&[], 2).unwrap().contains("is left out"));
     assert!(note(&[], 2).unwrap().contains("(1 repeat an earlier one)"));
-    assert!(note(&["evaluation.count=5"], 1).unwrap().contains("1 prompts of"));
+    assert!(note(&["evaluation.count=5"], 1).unwrap().contains("p.txt has 1 prompt to hold out"));
     assert_eq!(note(&["evaluation.count=0"], 2), None);
 }
 

@@ -13,8 +13,9 @@ use super::simd::{Kernel, gelu, sum, vectorized};
 
 /// Columns of a piece, where no head asks for more.
 const COLUMNS: usize = 128;
-/// Rows of a piece: at most, and at least where there are more. A piece packs its weight once, which so many rows pay for.
+/// Rows of a piece at most. A piece packs its weight once for all of them.
 const ROWS: usize = 1024;
+/// Pieces of so many rows are divided no more: packing for each part would cost more than it gains.
 const FEW_ROWS: usize = 128;
 /// Inputs that are multiplied in one step: the weight's panels and the rows of a block stay in a core's cache meanwhile.
 const DEPTH: usize = 384;
@@ -54,10 +55,11 @@ pub(super) struct Gates<'a> {
 }
 
 /// Writes `finish(x W^T + b)` to `out` (`rows x out`), with x `rows x n`: 2 rows n out flops, and one pass over `out`. Every number is
-/// summed in the order of the inputs, however the work is divided.
+/// summed in the order of the inputs, however the work is divided. Each thread keeps a buffer for a piece's product and one for its
+/// packed weight (0.7 MiB together where a head is no wider than [`COLUMNS`]).
 pub(super) fn linear(out: &mut [f32], x: &[f32], layer: LinearSlices<'_>, finish: Finish<'_>) {
     thread_local! {
-        static SCRATCH: RefCell<Scratch> = RefCell::default();
+        static SCRATCH: RefCell<LinearScratch> = RefCell::default();
     }
     let width = layer.bias.len();
     let Some(n) = layer.weight.len().checked_div(width).filter(|n| *n > 0) else { return };
@@ -74,7 +76,7 @@ pub(super) fn linear(out: &mut [f32], x: &[f32], layer: LinearSlices<'_>, finish
         pieces.for_each(|(index, out)| {
             let outputs = index * columns..index * columns + out.ncols();
             let weight = &layer.weight[outputs.start * n..outputs.end * n];
-            let place = Place { row: stripe * rows, column: outputs.start, bias: &layer.bias[outputs] };
+            let place = PiecePlace { row: stripe * rows, column: outputs.start, bias: &layer.bias[outputs] };
             SCRATCH.with_borrow_mut(|scratch| {
                 let product = scratch.product(x, weight, n);
                 vectorized(FinishRows { out, product, finish, place });
@@ -94,12 +96,12 @@ fn piece_rows(rows: usize, pieces_of_columns: usize) -> usize {
 
 /// Buffers of one thread.
 #[derive(Default)]
-struct Scratch {
+struct LinearScratch {
     weight: Vec<f32>,
     product: Vec<f32>,
 }
 
-impl Scratch {
+impl LinearScratch {
     /// x (`rows x n`) by the transposed weight (`columns x n`).
     fn product(&mut self, x: &[f32], weight: &[f32], n: usize) -> Panels<'_> {
         let (rows, columns) = (x.len() / n, weight.len() / n);
@@ -153,7 +155,7 @@ impl<'a> Panels<'a> {
 }
 
 /// Where in the product a piece lies.
-struct Place<'a> {
+struct PiecePlace<'a> {
     row: usize,
     column: usize,
     bias: &'a [f32],
@@ -164,7 +166,7 @@ struct FinishRows<'a> {
     out: MatMut<'a, f32>,
     product: Panels<'a>,
     finish: Finish<'a>,
-    place: Place<'a>,
+    place: PiecePlace<'a>,
 }
 
 impl Kernel for FinishRows<'_> {

@@ -9,7 +9,7 @@ use pulp::{cast, x86::V3};
 /// Columns of a panel.
 pub(super) const PANEL: usize = 64;
 
-/// Rows of the weight that are turned together.
+/// Rows of the weight that are transposed together.
 const GROUP: usize = 8;
 
 /// A run of inputs of a weight's rows.
@@ -40,7 +40,7 @@ pub(super) fn pack(panels: &mut [f32], block: WeightBlock<'_>) {
             },
         );
     }
-    pack.run(turned);
+    pack.run(transposed);
 }
 
 struct Pack<'a> {
@@ -50,7 +50,7 @@ struct Pack<'a> {
 
 impl Pack<'_> {
     #[inline(always)]
-    fn run(self, transposed: impl Fn(&[[f32; GROUP]; GROUP]) -> [[f32; GROUP]; GROUP]) {
+    fn run(self, transpose: impl Fn(&[[f32; GROUP]; GROUP]) -> [[f32; GROUP]; GROUP]) {
         let WeightBlock { weight, n, first, depth } = self.block;
         let panels = self.panels.chunks_exact_mut(depth * PANEL);
         for (panel, rows) in panels.zip(weight.chunks(PANEL * n)) {
@@ -68,7 +68,7 @@ impl Pack<'_> {
                         for (numbers, row) in square.iter_mut().zip(rows) {
                             *numbers = row[k];
                         }
-                        for (line, numbers) in lines.iter_mut().zip(transposed(&square)) {
+                        for (line, numbers) in lines.iter_mut().zip(transpose(&square)) {
                             line[column..][..GROUP].copy_from_slice(&numbers);
                         }
                     }
@@ -87,7 +87,7 @@ impl Pack<'_> {
 
 /// The transposed matrix, one number after the other.
 #[inline(always)]
-fn turned(rows: &[[f32; GROUP]; GROUP]) -> [[f32; GROUP]; GROUP] {
+fn transposed(rows: &[[f32; GROUP]; GROUP]) -> [[f32; GROUP]; GROUP] {
     std::array::from_fn(|column| std::array::from_fn(|row| rows[row][column]))
 }
 
@@ -138,7 +138,7 @@ mod tests {
             pack(&mut packed, block);
             let mut plain = packed.clone();
             plain.fill(-1.0);
-            Pack { panels: &mut plain, block }.run(turned);
+            Pack { panels: &mut plain, block }.run(transposed);
             assert!(packed == plain);
             for (i, x) in packed.iter().enumerate() {
                 let (row, k) = (i / (depth * PANEL) * PANEL + i % PANEL, i / PANEL % depth);

@@ -1,4 +1,4 @@
-//! The operations of a picture's decoder as a device offers them. All of it is in f32: the decoders of SD3 and FLUX overflow in f16.
+//! The operations of a picture's decoder as a device offers them. All of it is in f32: decoders overflow in f16.
 
 use candle_core::{DType, Tensor};
 use candle_nn::{Conv2dConfig, Module};

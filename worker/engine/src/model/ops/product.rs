@@ -13,12 +13,12 @@ pub(super) struct Strided<'a> {
     pub(super) stride: usize,
 }
 
-/// What a product becomes of.
+/// What a product is added to.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Start {
-    /// Zero: whatever is in `out` is overwritten.
+    /// Nothing: whatever is in `out` is overwritten.
     Zero,
-    /// What is in `out`, to which the product is added.
+    /// What is in `out`.
     Out,
 }
 
@@ -115,6 +115,40 @@ impl Multiply<'_> {
         for (r, sums) in sums.iter().enumerate() {
             let out = &mut self.out[(row + r) * self.columns + column..];
             S::as_mut_simd_f32s(out).0[..V].copy_from_slice(sums);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Tiles of all sizes, in two steps down the depth.
+    #[test]
+    fn every_instruction_set_gives_the_same_bits() {
+        let (rows, columns, depth) = (27, 112, 30);
+        let a = obsdiff_tests::noise(1, rows * depth);
+        let b = obsdiff_tests::noise(2, depth * columns);
+        let run = |with: fn(Multiply<'_>)| {
+            let mut out = vec![f32::NAN; rows * columns];
+            for (start, first, depth) in [(Start::Zero, 0, 20), (Start::Out, 20, 10)] {
+                let a = Strided { numbers: &a[first..], stride: 30 };
+                let b = Strided { numbers: &b[first * columns..], stride: columns };
+                with(Multiply { out: &mut out, columns, start, a, depth, b });
+            }
+            out
+        };
+        let expected: Vec<f32> = (0..rows * columns)
+            .map(|i| {
+                let (row, column) = (i / columns, i % columns);
+                (0..depth).fold(0.0, |sum, k| a[row * depth + k].mul_add(b[k * columns + column], sum))
+            })
+            .collect();
+        assert_eq!(run(|product| Arch::new().dispatch(product)), expected);
+        assert_eq!(run(|product| pulp::Scalar.vectorize(product)), expected);
+        #[cfg(target_arch = "x86_64")]
+        if pulp::x86::V3::try_new().is_some() {
+            assert_eq!(run(|product| Simd::vectorize(pulp::x86::V3::try_new().unwrap(), product)), expected);
         }
     }
 }

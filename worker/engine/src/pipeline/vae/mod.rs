@@ -24,7 +24,6 @@ use crate::{Error, Result};
 pub struct Vae {
     config: DecoderConfig,
     ops: ModelOps,
-    is_on_host: bool,
     post_quant: Option<Convolution>,
     conv_in: Convolution,
     mid: Mid,
@@ -72,8 +71,7 @@ impl Vae {
         let ups = config.read_ups(&source)?;
         let norm_out = source.norm("decoder.conv_norm_out", smallest)?;
         let conv_out = source.conv("decoder.conv_out", smallest, 3, 3)?;
-        let is_on_host = device.is_host();
-        Ok(Self { config, ops, is_on_host, post_quant, conv_in, mid, ups, norm_out, conv_out })
+        Ok(Self { config, ops, post_quant, conv_in, mid, ups, norm_out, conv_out })
     }
 
     /// Bytes of a GPU's memory that the decoder in this folder and a picture of this size on its way take at most.
@@ -103,7 +101,7 @@ impl Vae {
     /// convolution of three by three lays out nine numbers for each of its input's, and a residual block keeps its input, what it has normed,
     /// and what it puts out.
     pub fn decoding_bytes(&self, height: usize, width: usize) -> u64 {
-        if !self.is_on_host {
+        if self.ops.is_elsewhere() {
             return self.config.gpu_activation_bytes(height, width);
         }
         let (mut pixels, mut most) = ((height * width) as u64, 0);
