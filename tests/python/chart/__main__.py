@@ -11,8 +11,9 @@ import sys
 import tempfile
 
 import yaml
-from cases import ACCEPTED, LEAST, LOCKED, PLAIN, PROMPTS, REFUSED_OBJECTS, REFUSED_VALUES, changed
+from cases import ACCEPTED, LEAST, LOCKED, PLAIN, PROMPTS, REFUSED_FILES, REFUSED_OBJECTS, REFUSED_VALUES, changed
 from effects import check_effects
+from elsewhere import COMPOSE, SLURM, check_compose, check_script, check_task, compose, task
 from objects import Refused, check_object, need
 from pods import check_job, check_pod, references
 from table import readme_with, table
@@ -23,7 +24,8 @@ CHART = DEPLOY / "chart"
 PLAIN_FILE = DEPLOY / "kubernetes.yaml"
 README = DEPLOY / "README.md"
 RUNTIME = DEPLOY / "kubeflow" / "cluster-training-runtime.yaml"
-COMPOSE = DEPLOY / "compose.yaml"
+# What the runtime names of the namespace of its jobs.
+RUNTIME_PRESENT = {"model", "output", "obsdiff-job", "obsdiff-token"}
 RELEASE = "obsdiff"
 HEADER = """\
 # One job, as the chart renders it with deploy/README.md's values for plain YAML. Made by tests/chart --write: change the chart instead.
@@ -61,8 +63,6 @@ def check_all(found, present):
     """Checks objects, alone and together."""
     made = {(document["kind"], document["metadata"]["name"]) for document in found}
     need(len(made) == len(found), "two objects have the same kind and name")
-    # cert-manager makes the secret that a certificate names.
-    made |= {("Secret", document["spec"]["secretName"]) for document in found if document["kind"] == "Certificate"}
     pods = []
     for document in found:
         for name, spec in check_object(document):
@@ -71,6 +71,8 @@ def check_all(found, present):
         if document["kind"] == "Pod":
             check_pod(document["metadata"]["name"], document)
             pods.append(document["spec"])
+    # cert-manager makes the secret that a certificate names.
+    made |= {("Secret", document["spec"]["secretName"]) for document in found if document["kind"] == "Certificate"}
     for pod in pods:
         for kind, name in references(pod):
             need((kind, name) in made or name in present, f"there is no {kind} {name}")
@@ -105,21 +107,36 @@ def check_refused(what, wanted, attempt):
     raise Refused(f"{what}: is accepted")
 
 
-def check_mistakes(plain):
+def check_mistakes(rendered):
+    """Sees that mistakes are refused: in values, in rendered objects, and in the files for other places. Gives their number."""
     for path, value, wanted in REFUSED_VALUES:
         values = changed(LEAST, path, value)
         check_refused(f"{path}={value}", wanted, lambda values=values: render(values))
     for kind, path, value, wanted in REFUSED_OBJECTS:
-        found = copy.deepcopy(plain)
-        inner = next(document for document in found if document["kind"] == kind)
-        *folders, name = [int(part) if part.isdigit() else part for part in path.split(".")]
-        for folder in folders:
-            inner = inner[folder]
-        if value is None:
-            del inner[name]
-        else:
-            inner[name] = value
-        check_refused(f"{kind} {path}={value}", wanted, lambda found=found: check_all(found, existing(PLAIN)))
+        # The first case that renders this kind.
+        case = next(case for case in ("plain", "everything", "runtime") if any(each["kind"] == kind for each in rendered[case]))
+        found = copy.deepcopy(rendered[case])
+        spoil(next(document for document in found if document["kind"] == kind), path, value)
+        present = existing(ACCEPTED[case]) if case in ACCEPTED else RUNTIME_PRESENT
+        check_refused(f"{kind} {path}={value}", wanted, lambda found=found, present=present: check_all(found, present))
+    for file, path, value, wanted in REFUSED_FILES:
+        read, check = {"compose": (compose, check_compose), "task": (task, check_task)}[file]
+        document = read()
+        spoil(document, path, value)
+        check_refused(f"{file} {path}={value}", wanted, lambda document=document, check=check: check(document))
+    check_refused("a script", "syntax error", lambda: check_script("slurm", SLURM.read_text().replace("done", "", 1)))
+    return len(REFUSED_VALUES) + len(REFUSED_OBJECTS) + len(REFUSED_FILES) + 1
+
+
+def spoil(inner, path, value):
+    """Puts another value at a path, or removes what is there where the value is None."""
+    *folders, name = [int(part) if part.isdigit() else part for part in path.split(".")]
+    for folder in folders:
+        inner = inner[folder]
+    if value is None:
+        del inner[name]
+    else:
+        inner[name] = value
 
 
 def write_rendered(folder, name, found, pods):
@@ -190,20 +207,20 @@ def main():
     # Two renderings of the same values differ in nothing, as no random token is made.
     plain = HEADER + render(PLAIN)
     need(plain == HEADER + render(PLAIN), "two renderings differ")
-    check_mistakes(documents(plain))
     for command in documented():
         check_command(command)
 
-    if RUNTIME.exists():
-        found = documents(RUNTIME.read_text())
-        pods = check_all(found, {"model", "output", "obsdiff-job", "obsdiff-token"})
-        objects += len(found)
-        if options.rendered:
-            write_rendered(options.rendered, RUNTIME.stem, found, pods)
-
-    services = yaml.safe_load(COMPOSE.read_text())["services"]
+    found = documents(RUNTIME.read_text())
+    pods = check_all(found, RUNTIME_PRESENT)
+    objects += len(found)
+    rendered["runtime"] = found
+    commands = check_compose(compose())
+    check_task(task())
+    check_script(str(SLURM), SLURM.read_text())
     if options.rendered:
-        write_arguments(options.rendered, "compose", [service["command"] for service in services.values()])
+        write_rendered(options.rendered, RUNTIME.stem, found, pods)
+        write_arguments(options.rendered, COMPOSE.stem, commands)
+    mistakes = check_mistakes(rendered)
 
     readme = readme_with(README.read_text(), table((CHART / "values.yaml").read_text()))
     for file, wanted in ((PLAIN_FILE, plain), (README, readme)):
@@ -212,7 +229,6 @@ def main():
         need(file.exists() and file.read_text() == wanted, f"{file}: is not what tests/chart --write makes of the chart")
     lint = [os.environ["HELM"], "lint", "--strict", "--quiet", str(CHART), "--values", "-"]
     subprocess.run(lint, input=yaml.safe_dump(LEAST), text=True, check=True)
-    mistakes = len(REFUSED_VALUES) + len(REFUSED_OBJECTS)
     print(f"chart: {objects} objects of {len(cases)} sets of values are valid, {effects} values show, {mistakes} mistakes are refused")
 
 

@@ -75,6 +75,12 @@ ELASTIC = {
     "kueue": {"queue": "images", "minWorkers": 2, "elastic": True},
     "disruptionBudget": {"enabled": True, "minWorkers": 4},
 }
+# Sums of GPUs of several hosts, over a network of their own.
+NCCL = [{"name": "NCCL_SOCKET_IFNAME", "value": "eth0"}, {"name": "NCCL_IB_HCA", "value": "mlx5"}]
+FABRIC = {
+    **LEAST,
+    "worker": {"device": "cuda", "sharedMemory": "8Gi", "extraResources": {"rdma/hca": 1}, "env": NCCL},
+}
 # A job that needs no volume of the cluster's.
 STORED = {
     "model": {"url": "s3://bucket/models/sd3.5-large"},
@@ -91,6 +97,8 @@ ACCEPTED = {
     "least-jobs": {**LEAST, "kind": "Job"},
     "everything": EVERYTHING,
     "elastic": ELASTIC,
+    "fabric": FABRIC,
+    "fabric-jobs": {**FABRIC, "kind": "Job"},
     "monitored": {**LEAST, "podMonitor": {"enabled": True}},
     "open": {**LEAST, "token": {"enabled": False}, "networkPolicy": {"enabled": False}},
 }
@@ -148,7 +156,8 @@ REFUSED_VALUES = [
 
 COORDINATOR = "spec.replicatedJobs.0.template.spec.template.spec.containers.0"
 POD = "spec.replicatedJobs.1.template.spec.template.spec"
-# Mistakes in the objects of the case `plain`: kind, path, value (None removes it), and words of the refusal.
+RUNTIME = "spec.template.spec"
+# Mistakes in the objects of the case `plain`, of `everything` where that has none of the kind, or of the runtime for Kubeflow: kind, path, value (None removes it), and words of the refusal.
 REFUSED_OBJECTS = [
     ("JobSet", "apiVersion", "jobset.x-k8s.io/v1", "no check for this kind"),
     ("JobSet", "metadata.name", "n" * 64, "at most 63 characters"),
@@ -193,4 +202,53 @@ REFUSED_OBJECTS = [
     ("NetworkPolicy", "kind", "NetworkPolicies", "no check for this kind"),
     ("ConfigMap", "data.job", 3, "data.job"),
     ("PersistentVolumeClaim", "spec.accessMode", ["ReadWriteMany"], "accessMode"),
+    ("JobSet", "spec.network.subdomains", "other", "subdomains"),
+    ("JobSet", "spec.ttlSecondsAfterFinished", "soon", "is not of type 'integer'"),
+    ("JobSet", "spec.replicatedJobs.0.replicas", "1", "is not of type 'integer'"),
+    ("JobSet", "kind", "JobSets", "no check for this kind"),
+    ("Certificate", "spec.secretname", "tls", "secretname"),
+    ("Certificate", "spec.secretName", None, "'secretName' is a required property"),
+    ("Certificate", "spec.usages", ["server"], "'server' is not one of"),
+    ("Certificate", "spec.privateKey.algorithm", "EC", "'EC' is not one of"),
+    ("Certificate", "spec.issuerRef.name", None, "'name' is a required property"),
+    ("Certificate", "spec.dnsNames", ["elsewhere"], "no certificate for"),
+    ("Certificate", "apiVersion", "cert-manager.io/v2", "no check for this kind"),
+    ("PodMonitor", "spec.podMetricsEndpoints.0.intervals", "15s", "intervals"),
+    ("PodMonitor", "spec.podMetricsEndpoints.0.interval", "often", "does not match"),
+    ("PodMonitor", "spec.podMetricsEndpoints.0.scheme", "tcp", "'tcp' is not one of"),
+    ("PodMonitor", "spec.podMetricsEndpoints.0.scheme", "http", "does not fit the certificates"),
+    ("PodMonitor", "spec.podMetricsEndpoints.0.path", "/metric", "in place of /metrics"),
+    ("PodMonitor", "spec.podMetricsEndpoints.0.authorization.credentials.key", None, "'key' is a required property"),
+    ("PodMonitor", "spec.selector", None, "'selector' is a required property"),
+    ("ClusterTrainingRuntime", "spec.mlPolicies", {}, "mlPolicies"),
+    ("ClusterTrainingRuntime", "spec.mlPolicy.numNodes", "2", "is not of type 'integer'"),
+    ("ClusterTrainingRuntime", f"{RUNTIME}.successPolicy.operator", "One", "'One' is not one of"),
+    ("ClusterTrainingRuntime", f"{RUNTIME}.replicatedJobs.0.template.spec.backoffLimits", 6, "backoffLimits"),
+    ("ClusterTrainingRuntime", "apiVersion", "trainer.kubeflow.org/v1", "no check for this kind"),
+]
+# Mistakes in the files for other places: file, path, value (None removes it), and words of the refusal.
+REFUSED_FILES = [
+    ("compose", "service", {}, "'service' was unexpected"),
+    ("compose", "services.coordinator.comand", [], "'comand' was unexpected"),
+    ("compose", "services.coordinator.read_only", [], "read_only"),
+    ("compose", "services.coordinator.healthcheck.every", "10s", "'every' was unexpected"),
+    ("compose", "services.coordinator.healthcheck.test", ["CMD", "/bin/obsdiff", "status", "http://127.0.0.1:7070"], "no program"),
+    ("compose", "services.coordinator.healthcheck.test.3", "http://127.0.0.1:7071", "asks another port"),
+    ("compose", "services.coordinator.build.target", "gpu", "no stage gpu"),
+    ("compose", "services.coordinator.command.1", "deploy/jobs/shapes.toml", "there is no deploy/jobs/shapes.toml"),
+    ("compose", "services.coordinator.working_dir", "/work", "nothing is mounted at /work"),
+    ("compose", "services.coordinator.volumes.2", "../out:/sources/out:ro", "cannot be written"),
+    ("compose", "services.coordinator.volumes.1", "../tests/asset:/sources/tests/assets:ro", "is not there to be read"),
+    ("compose", "services.worker-1.image", "obsdiff:latest", "nothing builds the image"),
+    ("compose", "services.worker-1.networks", ["jobs"], "there is no network jobs"),
+    ("compose", "services.worker-1.depends_on", ["driver"], "there is no service driver"),
+    ("compose", "services.worker-2.command.1", "--coordinator=http://coordinator:7071", "but coordinator listens on 7070"),
+    ("compose", "services.worker-2.command.1", "--coordinator=http://obsdiff:7070", "but coordinator listens on 7070"),
+    ("compose", "services.worker-1.cap_drop", None, "more rights"),
+    ("task", "node", 2, "'node' was unexpected"),
+    ("task", "num_nodes", "two", "is not of type 'integer'"),
+    ("task", "resources.cpu", "8+", "'cpu' was unexpected"),
+    ("task", "run", "if true; then", "syntax error"),
+    ("task", "run", "obsdiff coordinator /job.toml\n", "/job.toml lies in no volume"),
+    ("task", "file_mounts", {"~/bin/obsdiff": "target/debug/obsdiff"}, "Cargo does not build"),
 ]

@@ -1,6 +1,6 @@
 """What each value has to do to the objects of a job, and that only the value does it."""
 
-from cases import PLACEMENT
+from cases import NCCL, PLACEMENT
 from objects import need
 
 DIGEST = "registry.example.com/obsdiff@sha256:" + "0123456789abcdef" * 4
@@ -51,6 +51,15 @@ EFFECTS = {
         "JobSet": {"metadata.labels": {"kueue.x-k8s.io/queue-name": "images", "kueue.x-k8s.io/priority-class": "low"}},
         "PodDisruptionBudget": {"spec.minAvailable": 15},
     },
+    "fabric": {
+        "worker": {
+            "spec.containers.0.env": NCCL,
+            "spec.containers.0.args": ["--device=cuda", "--collective=nccl"],
+            "spec.containers.0.resources.limits": {"rdma/hca": 1, "nvidia.com/gpu": 1, "memory": f"{(16 + 8) * 1024}Mi"},
+            "spec.volumes": [{"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": "8Gi"}}],
+            "spec.containers.0.volumeMounts": [{"name": "shm", "mountPath": "/dev/shm"}],
+        },
+    },
     "locked": {"worker": {"spec.containers.0.securityContext.capabilities.add": ["IPC_LOCK"]}},
     "elastic": {
         "worker": {**WORKER, "spec.containers.0.resources.limits": {**WORKER["spec.containers.0.resources.limits"], "nvidia.com/gpu": 1}},
@@ -60,8 +69,11 @@ EFFECTS = {
         "PodDisruptionBudget": {"spec.minAvailable": 4},
     },
 }
+EFFECTS["fabric-jobs"] = EFFECTS["fabric"]
+# What is the workers' alone: case, path and values that no pod of the coordinator has.
+WORKERS_ALONE = [(case, path, wanted) for case in ("fabric", "fabric-jobs") for path, wanted in EFFECTS["fabric"]["worker"].items()]
 # The same without these values.
-WITHOUT = {"everything": "least", "locked": "least", "elastic": "least-jobs"}
+WITHOUT = {"fabric": "least", "fabric-jobs": "least-jobs", "everything": "least", "locked": "least", "elastic": "least-jobs"}
 
 
 def check_effects(rendered):
@@ -78,6 +90,12 @@ def check_effects(rendered):
                 for found in without.get(name, []):
                     need(not holds(found, path, wanted), f"{what} has {wanted} without the values, too")
                 count += 1
+    for case, path, wanted in WORKERS_ALONE:
+        parts = wanted if isinstance(wanted, list) else [{key: value} for key, value in wanted.items()]
+        for found in named(rendered[case])["coordinator"]:
+            for part in parts:
+                alone = [part] if isinstance(wanted, list) else part
+                need(not holds(found, path, alone), f"{case}: {path} of the coordinator has {part}, which is the workers'")
     return count
 
 

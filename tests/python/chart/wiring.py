@@ -20,6 +20,7 @@ def check_monitors(found, container, tls, token):
             names = [each.get("app.kubernetes.io/component") for each in picked]
             need(names == ["coordinator"], f"the monitor selects {names}")
             (endpoint,) = document["spec"]["podMetricsEndpoints"]
+            need(endpoint.get("path") == "/metrics", f"the monitor asks {endpoint.get('path')} in place of /metrics")
             ports = [each["name"] for each in container["ports"]]
             need(endpoint["port"] in ports, f"the monitor asks port {endpoint['port']}, which is none of {ports}")
             need((endpoint["scheme"] == "https") == tls == ("tlsConfig" in endpoint), "the monitor's scheme does not fit the certificates")
