@@ -4,7 +4,8 @@ use bytes::Bytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::field::{each, inner, required, text};
+use super::codec::{Codec, Each, Message};
+use super::field::{Text, out_of_range, required};
 use super::runs::{shards, shards_out};
 use super::{LONGEST_NAME, MOST_INPUTS, MOST_SITES, Problem, Result, WireError, v1};
 use crate::session::Briefing;
@@ -49,8 +50,8 @@ impl TryFrom<v1::Briefing> for Briefing {
         let plan: Plan = content("plan", briefing.plan)?;
         let plan = Plan { shards: shards("shards", &briefing.shards)?, ..plan };
         check_plan(&plan, &inventory).map_err(|e| WireError::new("plan", Problem::Content(e)))?;
-        let inputs = each("inputs", briefing.inputs, MOST_INPUTS)?;
-        let store = text("store", briefing.store, LONGEST_NAME)?;
+        let inputs = Each(Message, MOST_INPUTS).read("inputs", briefing.inputs)?;
+        let store = Text(LONGEST_NAME).read("store", briefing.store)?;
         Ok(Self { spec, inventory, plan, inputs, store })
     }
 }
@@ -67,19 +68,14 @@ impl TryFrom<v1::Input> for InputDigest {
     type Error = WireError;
 
     fn try_from(input: v1::Input) -> Result<Self> {
-        let path = text("path", input.path, LONGEST_NAME)?;
-        Ok(Self { path, sha256: inner::<_, Digest>("sha256", Some(input.sha256))?.to_string() })
+        let path = Text(LONGEST_NAME).read("path", input.path)?;
+        Ok(Self { path, sha256: digest(input.sha256)?.to_string() })
     }
 }
 
-impl TryFrom<Bytes> for Digest {
-    type Error = WireError;
-
-    fn try_from(bytes: Bytes) -> Result<Self> {
-        let found = bytes.len().to_string();
-        let wrong = |_| WireError::new("length", Problem::Range { found, wanted: "32".to_owned() });
-        bytes.as_ref().try_into().map(Self).map_err(wrong)
-    }
+fn digest(sha256: Bytes) -> Result<Digest> {
+    let wrong = |_| out_of_range("sha256.length", sha256.len(), "32");
+    sha256.as_ref().try_into().map(Digest).map_err(wrong)
 }
 
 /// Words that cannot be written become none, which no reader takes; [`Briefing::check`] finds them out.
@@ -91,7 +87,7 @@ fn document(words: &impl Serialize) -> v1::Document {
 
 fn content<T: DeserializeOwned>(field: &str, document: Option<v1::Document>) -> Result<T> {
     let v1::Document { content, sha256 } = required(field, document)?;
-    let said: Digest = inner("sha256", Some(sha256)).map_err(|e| e.within(field))?;
+    let said = digest(sha256).map_err(|e| e.within(field))?;
     let found = Digest::of(&content);
     let wrong = |problem| WireError::new(field, Problem::Content(problem));
     if found != said {

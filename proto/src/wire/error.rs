@@ -84,7 +84,10 @@ impl WireError {
     pub(super) fn within(self, outer: &str) -> Self {
         match self {
             Self::Protocol { .. } => self,
-            Self::Field { field, problem } => Self::Field { field: format!("{outer}.{field}"), problem },
+            Self::Field { field, problem } => {
+                let dot = if outer.is_empty() || field.is_empty() { "" } else { "." };
+                Self::Field { field: format!("{outer}{dot}{field}"), problem }
+            }
         }
     }
 }

@@ -1,10 +1,15 @@
 //! gRPC: the messages and services of `obsdiff.v1`, and the way between them and the words of this crate.
 //!
-//! A message becomes a word by `TryFrom`, a word a message by `From<&_>`. Reading never panics, bounds every count and length, and
-//! refuses what is missing or out of range by the field's name. Words for people are clipped when they are written, so that what
-//! one side may say the other side can read.
+//! A message becomes a type of this crate by `TryFrom`, and such a type a message by `From<&_>`. Both come from one list of fields or
+//! variants (`pairs`), which names for each field how it is written and checked (`codec`); what is no copy is written by hand. Reading never
+//! panics, bounds every count and length, and refuses what is missing or out of range by the field's name. Messages for people are clipped
+//! when they are written, so that the other side can read whatever one side writes.
+
+#[macro_use]
+mod pairs;
 
 mod briefing;
+mod codec;
 mod command;
 mod details;
 mod error;

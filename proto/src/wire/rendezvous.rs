@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::field::{length, millis, text};
+use super::codec::Codec;
+use super::field::{Millis, Text, length};
 use super::{LONGEST_KEY, LONGEST_VALUE, Problem, Result, WireError, v1};
 use crate::{Epoch, WorkerId};
 
@@ -34,48 +35,9 @@ pub struct Wait {
     pub timeout: Duration,
 }
 
-impl From<&Put> for v1::PutRequest {
-    fn from(put: &Put) -> Self {
-        Self { worker: put.worker.0, epoch: put.epoch.0, key: put.key.clone(), value: put.value.clone() }
-    }
-}
+message! { Put = v1::PutRequest { worker, epoch, key: Key, value: Value } }
 
-impl TryFrom<v1::PutRequest> for Put {
-    type Error = WireError;
-
-    fn try_from(put: v1::PutRequest) -> Result<Self> {
-        Ok(Self {
-            worker: WorkerId(put.worker),
-            epoch: Epoch(put.epoch),
-            key: key(put.key)?,
-            value: value(put.value)?,
-        })
-    }
-}
-
-impl From<&Wait> for v1::WaitRequest {
-    fn from(wait: &Wait) -> Self {
-        Self {
-            worker: wait.worker.0,
-            epoch: wait.epoch.0,
-            key: wait.key.clone(),
-            timeout_millis: millis(wait.timeout),
-        }
-    }
-}
-
-impl TryFrom<v1::WaitRequest> for Wait {
-    type Error = WireError;
-
-    fn try_from(wait: v1::WaitRequest) -> Result<Self> {
-        Ok(Self {
-            worker: WorkerId(wait.worker),
-            epoch: Epoch(wait.epoch),
-            key: key(wait.key)?,
-            timeout: Duration::from_millis(wait.timeout_millis),
-        })
-    }
-}
+message! { Wait = v1::WaitRequest { worker, epoch, key: Key; renamed timeout = timeout_millis: Millis } }
 
 impl v1::WaitResponse {
     /// The value waited for.
@@ -83,14 +45,35 @@ impl v1::WaitResponse {
     /// # Errors
     /// When it is too long to be one.
     pub fn into_value(self) -> Result<Bytes> {
-        value(self.value)
+        Value.read("value", self.value)
     }
 }
 
-fn key(key: String) -> Result<String> {
-    if key.is_empty() { Err(WireError::new("key", Problem::Missing)) } else { text("key", key, LONGEST_KEY) }
+/// Names a value. It may not be empty.
+struct Key;
+
+impl Codec<String, String> for Key {
+    fn write(&self, value: &String) -> String {
+        value.clone()
+    }
+
+    fn read(&self, field: &str, wire: String) -> Result<String> {
+        if wire.is_empty() {
+            return Err(WireError::new(field, Problem::Missing));
+        }
+        Text(LONGEST_KEY).read(field, wire)
+    }
 }
 
-fn value(value: Bytes) -> Result<Bytes> {
-    length("value", value.len(), LONGEST_VALUE).map(|()| value)
+/// What one member tells another.
+struct Value;
+
+impl Codec<Bytes, Bytes> for Value {
+    fn write(&self, value: &Bytes) -> Bytes {
+        value.clone()
+    }
+
+    fn read(&self, field: &str, wire: Bytes) -> Result<Bytes> {
+        length(field, wire.len(), LONGEST_VALUE).map(|()| wire)
+    }
 }

@@ -2,12 +2,25 @@
 
 use std::collections::BTreeSet;
 
+use super::codec::Codec;
 use super::field::count;
 use super::{MOST_SHARDS, Problem, Result, WireError, v1};
 use crate::{Shard, ShardId};
 
 /// A set of shards as runs: alternately the number of ids left out, and the number of consecutive ids.
-pub(super) fn runs_out(shards: &BTreeSet<ShardId>) -> Vec<u32> {
+pub(super) struct Runs;
+
+impl Codec<BTreeSet<ShardId>, Vec<u32>> for Runs {
+    fn write(&self, value: &BTreeSet<ShardId>) -> Vec<u32> {
+        runs_out(value)
+    }
+
+    fn read(&self, field: &str, wire: Vec<u32>) -> Result<BTreeSet<ShardId>> {
+        runs(field, &wire)
+    }
+}
+
+fn runs_out(shards: &BTreeSet<ShardId>) -> Vec<u32> {
     let mut runs = Vec::new();
     // What the next id would be in the run that is open.
     let mut next = 0;
@@ -21,8 +34,7 @@ pub(super) fn runs_out(shards: &BTreeSet<ShardId>) -> Vec<u32> {
     runs
 }
 
-/// A set of shards from its runs.
-pub(super) fn runs(field: &str, runs: &[u32]) -> Result<BTreeSet<ShardId>> {
+fn runs(field: &str, runs: &[u32]) -> Result<BTreeSet<ShardId>> {
     let (runs, []) = runs.as_chunks::<2>() else {
         return Err(WireError::new(field, Problem::Content("has a run without a length".to_owned())));
     };
