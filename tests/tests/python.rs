@@ -280,15 +280,15 @@ fn are_zeros(pipeline: &Path) -> Vec<bool> {
     names.into_iter().flat_map(read).map(|weight| weight == 0.0).collect()
 }
 
-/// The README's script that encodes prompts.
+/// The script of doc/jobs.md that encodes prompts.
 fn encoding_script() -> String {
-    let readme = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../README.md")).unwrap();
-    let section = readme.split("### Prompts that come encoded").nth(1).expect("no such section");
+    let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../doc/jobs.md")).unwrap();
+    let section = page.split("\n## Encoded prompts\n").nth(1).expect("no such section");
     section.split("```py\n").nth(1).and_then(|rest| rest.split("```").next()).expect("no script").to_owned()
 }
 
 #[test]
-fn diffusers_encodes_prompts_as_we_do_by_the_script_of_the_readme() {
+fn diffusers_encodes_prompts_as_we_do_by_the_script_of_the_page() {
     if !asked() {
         return;
     }

@@ -82,11 +82,11 @@ def check_all(found, present):
 
 
 def documented():
-    """The helm install commands that the page and the examples tell, each on one line."""
-    texts = [README.read_text(), *(example.read_text() for example in (DEPLOY / "examples").glob("*.yaml"))]
+    """The helm install commands that the pages and the examples show, each on one line."""
+    texts = [pathlib.Path("README.md").read_text(), README.read_text(), *(example.read_text() for example in (DEPLOY / "examples").glob("*.yaml"))]
     lines = [line for text in texts for line in text.replace("\\\n", " ").splitlines()]
     commands = [line.lstrip("# ") for line in lines if line.lstrip("# ").startswith("helm install ")]
-    need(len(commands) == len(texts), f"{len(texts)} files tell {len(commands)} commands")
+    need(len(commands) == len(texts), f"{len(texts)} files show {len(commands)} commands")
     return commands
 
 
