@@ -58,7 +58,7 @@ impl PeerRendezvous {
     ///
     /// # Errors
     /// As there.
-    pub async fn tell(&self, epoch: Epoch, key: &str, value: Vec<u8>) -> Result<()> {
+    pub async fn publish(&self, epoch: Epoch, key: &str, value: Vec<u8>) -> Result<()> {
         let (worker, client) = self.way()?;
         Self::say(client, Put { worker, epoch, key: key.to_owned(), value: value.into() }).await
     }

@@ -16,6 +16,7 @@ use obsdiff_proto::wire::{MESSAGE_LIMIT, PROGRESS, REACH, WANTED, WireError, v1}
 use obsdiff_security::TokenSender;
 use thiserror::Error;
 use tokio::sync::mpsc::{self, Sender};
+use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::metadata::MetadataValue;
@@ -56,11 +57,11 @@ pub struct SessionSettings {
     /// Called with what the worker waits for.
     pub on_waiting: Arc<OnWaiting>,
     /// Called with each heartbeat, where the worker can announce the job's progress.
-    pub on_progress: Option<Arc<OnProgress>>,
+    pub on_progress: Option<Arc<OnJobProgress>>,
 }
 
 /// Called with how far the job is where this worker is the one to announce it, and with nothing where another one is.
-pub type OnProgress = dyn Fn(Option<JobProgress>) + Send + Sync;
+pub type OnJobProgress = dyn Fn(Option<JobProgress>) + Send + Sync;
 
 /// Called with what a worker waits for: at once, and then once a minute.
 pub type OnWaiting = dyn Fn(&Waiting) + Send + Sync;
@@ -111,13 +112,35 @@ pub enum SessionError {
         /// What was seen of it last.
         why: String,
     },
-    /// The job is not one that this worker can do.
-    #[error("{0}")]
-    Briefing(String),
+    /// The coordinator was started again with another job.
+    #[error("the coordinator runs another job than before: start the worker again")]
+    OtherJob,
 }
 
-/// Takes the job of a session, and says whether the worker can do it. Called at each welcome.
-pub type OnBriefing<'a> = &'a mut (dyn FnMut(&Arc<Briefing>) -> Result<(), String> + Send);
+/// The job of a worker: that of its first session.
+struct GivenJob {
+    briefing: Option<Arc<Briefing>>,
+    /// Where the first briefing goes.
+    taker: Option<oneshot::Sender<Arc<Briefing>>>,
+}
+
+impl GivenJob {
+    fn new(taker: oneshot::Sender<Arc<Briefing>>) -> Self {
+        Self { briefing: None, taker: Some(taker) }
+    }
+
+    /// Takes the briefing of a session.
+    fn set(&mut self, briefing: &Arc<Briefing>) -> Result<(), SessionError> {
+        if self.briefing.get_or_insert_with(|| briefing.clone()) != briefing {
+            return Err(SessionError::OtherJob);
+        }
+        if let Some(taker) = self.taker.take() {
+            // Who does not wait for it needs no job.
+            let _ = taker.send(briefing.clone());
+        }
+        Ok(())
+    }
+}
 
 /// How a session ended.
 enum SessionEnd {
@@ -159,21 +182,23 @@ impl<'a> Absence<'a> {
 }
 
 /// Keeps a worker in a job until the coordinator dismisses it for good or its state is closed, and closes the state then. While the
-/// coordinator is away, the worker keeps what it holds and tries to connect again, until its patience is over.
+/// coordinator is away, the worker keeps what it holds and tries to connect again, until its patience is over. `briefing` gets the job at
+/// the first welcome.
 ///
 /// # Errors
-/// When the coordinator refuses the worker or stays away, or the worker refuses the job.
+/// When the coordinator refuses the worker, stays away, or comes back with another job.
 pub async fn attend(
     worker_state: &Arc<WorkerState>,
     settings: &SessionSettings,
-    briefed: OnBriefing<'_>,
+    briefing: oneshot::Sender<Arc<Briefing>>,
 ) -> Result<Option<Dismissed>, SessionError> {
     let mut wait = FIRST_WAIT;
     let mut absence = Absence::new(settings);
+    let mut job = GivenJob::new(briefing);
     let end = loop {
         let begun = Instant::now();
         let mut stands_by = false;
-        let lost = match session(worker_state, settings, &mut absence, briefed).await {
+        let lost = match session(worker_state, settings, &mut absence, &mut job).await {
             SessionEnd::Dismissed(Dismissed { reason: Reason::OtherHardware, words }) => {
                 stands_by = true;
                 words
@@ -211,7 +236,7 @@ async fn session(
     worker_state: &Arc<WorkerState>,
     settings: &SessionSettings,
     absence: &mut Absence<'_>,
-    briefed: OnBriefing<'_>,
+    job: &mut GivenJob,
 ) -> SessionEnd {
     let channel = match (settings.connect)(settings.endpoint.clone()).await {
         Ok(channel) => channel,
@@ -247,8 +272,8 @@ async fn session(
         rendezvous.open(welcome.worker, line);
     }
     worker_state.set_worker_id(welcome.worker);
-    if let Err(problem) = briefed(&welcome.briefing) {
-        return SessionEnd::Fatal(SessionError::Briefing(problem));
+    if let Err(error) = job.set(&welcome.briefing) {
+        return SessionEnd::Fatal(error);
     }
     tracing::info!(worker = %welcome.worker, "taken into the job");
     let end = tokio::select! {
@@ -294,7 +319,7 @@ async fn report(worker_state: &WorkerState, beat: Duration, events: &Sender<v1::
     while worker_state.is_open() {
         let (status, version) = worker_state.status();
         if events.send((&WorkerEvent::Status(Box::new(status))).into()).await.is_err() {
-            // The incoming stream tells why.
+            // The incoming stream says why.
             return pending().await;
         }
         // Without a change it is sent again.
@@ -307,7 +332,7 @@ async fn follow(
     worker_state: &Arc<WorkerState>,
     welcome: &Welcome,
     incoming: &mut Streaming<v1::CoordinatorEvent>,
-    on_progress: Option<&OnProgress>,
+    on_progress: Option<&OnJobProgress>,
 ) -> SessionEnd {
     let silence = welcome.heartbeat * HEARTBEATS;
     loop {

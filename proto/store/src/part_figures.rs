@@ -29,7 +29,7 @@ pub struct LinearFigures {
 
 /// A safetensors header, but for its tensors.
 #[derive(Deserialize)]
-struct Header {
+struct PartHeader {
     #[serde(rename = "__metadata__")]
     metadata: Option<Metadata>,
 }
@@ -43,31 +43,31 @@ struct Metadata {
 
 #[derive(Deserialize)]
 struct Content {
-    records: Records,
+    records: LinearRecords,
 }
 
 /// The records of linears; those of surveys have none.
 #[derive(Default, Deserialize)]
-struct Records {
+struct LinearRecords {
     #[serde(default)]
-    slices: Vec<Slice>,
+    slices: Vec<SliceContent>,
     #[serde(default)]
     structures: Structures,
 }
 
 #[derive(Deserialize)]
-struct Slice {
+struct SliceContent {
     linear: LinearId,
-    report: Report,
+    report: LinearReport,
 }
 
 #[derive(Default, Deserialize)]
 struct Structures {
-    linears: Vec<(LinearId, Report)>,
+    linears: Vec<(LinearId, LinearReport)>,
 }
 
 #[derive(Deserialize)]
-struct Report {
+struct LinearReport {
     name: String,
     shape: [u64; 2],
     zeros: u64,
@@ -76,11 +76,11 @@ struct Report {
 
 /// The figures that the header of a part's object tells.
 fn figures(header: &[u8]) -> serde_json::Result<Vec<LinearFigures>> {
-    let header: Header = serde_json::from_slice(header)?;
+    let header: PartHeader = serde_json::from_slice(header)?;
     let Some(metadata) = header.metadata else { return Ok(Vec::new()) };
-    let Records { slices, structures } = serde_json::from_str::<Content>(&metadata.content)?.records;
+    let LinearRecords { slices, structures } = serde_json::from_str::<Content>(&metadata.content)?.records;
     let slices = slices.into_iter().map(|slice| (slice.linear, slice.report));
-    let figures = |(linear, report): (LinearId, Report)| LinearFigures {
+    let figures = |(linear, report): (LinearId, LinearReport)| LinearFigures {
         linear,
         weights: report.shape[0].saturating_mul(report.shape[1]),
         zeros: report.zeros,

@@ -9,7 +9,7 @@ pub(super) const PROBE: &str = "obsdiff-probe.json";
 
 /// Its content.
 #[derive(Debug, Serialize, Deserialize)]
-struct Probe {
+struct ProbeObject {
     /// An explanation for people who find it.
     holds: String,
 }
@@ -22,10 +22,10 @@ impl OutputStore {
     /// When this process lacks a right, the store fails, or another object has that name.
     pub async fn try_writing(&self) -> Result<()> {
         let store = self.objects();
-        let probe = Probe { holds: "nothing: obsdiff has tried whether it may write here".to_owned() };
+        let probe = ProbeObject { holds: "nothing: obsdiff has tried whether it may write here".to_owned() };
         if store.put_sealed_new(PROBE, &probe).await? == PutOutcome::Present {
             // Another process tries the same, or was killed; an object that does not read as one is none of obsdiff's.
-            match store.sealed_if_any::<Probe>(PROBE).await {
+            match store.sealed_if_any::<ProbeObject>(PROBE).await {
                 Err(StoreError::Damaged { .. } | StoreError::Format { .. }) => {
                     return Err(self.foreign(PROBE));
                 }

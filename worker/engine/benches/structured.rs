@@ -1,4 +1,4 @@
-//! Removing 30% of a feed-forward network's neurons with H^-1 downdated, against factorising anew after removals.
+//! Removing 30% of a feed-forward network's neurons with H^-1 downdated, against factorising again after removals.
 #![allow(missing_docs, clippy::unwrap_used)]
 
 use std::time::Duration;
@@ -8,7 +8,7 @@ use obsdiff_engine::solve::structured::{Columns, Score, StructuredLinear, neuron
 
 mod rate;
 
-/// Neurons that a version which factorises anew would remove at once: as few as the published code ever does.
+/// Neurons that a version which factorises again would remove at once: as few as the published code ever does.
 const CHUNK: usize = 64;
 
 /// The symmetric Gram of activations whose features are correlated.
@@ -45,7 +45,7 @@ fn structured(c: &mut Criterion) {
             });
         }
         product.print();
-        let anew = |times: usize| factorised.as_secs_f64() * times as f64 / whole.as_secs_f64();
+        let again = |times: usize| factorised.as_secs_f64() * times as f64 / whole.as_secs_f64();
         // Factorised, inverted and multiplied; W^T W; three downdates of a triangle; the weight.
         let (square, rows) = ((n * n) as f64, rows as f64);
         let operations = (n as f64 + rows + 3.0 * count as f64) * square + 2.0 * (count * n) as f64 * rows;
@@ -53,11 +53,11 @@ fn structured(c: &mut Criterion) {
         let at_gemm_rate = product.seconds() * operations / (2.0 * rows * square);
         println!(
             "{count} of {n} neurons, one at a time: {whole:.2?}, of which {factorised:.2?} factorise, \
-             {:.1} of its arithmetic in f32; factorised anew after every {CHUNK} neurons it would take {:.1} times as long \
+             {:.1} of its arithmetic in f32; factorised again after every {CHUNK} neurons it would take {:.1} times as long \
              {bound}, after each {:.0} times",
             whole.as_secs_f64() / at_gemm_rate,
-            anew(count.div_ceil(CHUNK)),
-            anew(count),
+            again(count.div_ceil(CHUNK)),
+            again(count),
         );
     }
     let (rows, n) = (96, 384);

@@ -15,7 +15,7 @@ pub(crate) fn contained<T>(part: impl FnOnce() -> T) -> Option<T> {
     result.ok()
 }
 
-/// Whether a panic of this thread is caught, and becomes an error about a file: a panic hook has nothing to tell of it.
+/// Whether a panic of this thread is caught, and becomes an error about a file: a panic hook has nothing to print.
 pub fn is_contained() -> bool {
     CONTAINED.get()
 }

@@ -9,7 +9,7 @@ use thiserror::Error;
 /// An engine result.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// What can go wrong in the engine, with the values that tell its user where.
+/// What can go wrong in the engine, with the values that say where.
 #[derive(Debug, Error)]
 pub enum Error {
     /// A file could not be opened, read or written.

@@ -30,14 +30,14 @@ impl Golden {
         let path = assets("goldens").join(name).join("pipeline.safetensors");
         let bytes = std::fs::read(&path).unwrap();
         let (_, metadata) = safetensors::SafeTensors::read_metadata(&bytes).unwrap();
-        let told = metadata.metadata().clone().unwrap();
+        let stated = metadata.metadata().clone().unwrap();
         Self {
             pipeline: PipelineFolder::open(&assets(name)).unwrap(),
             weights: Weights::open_file(&path).unwrap(),
-            prompts: serde_json::from_str(&told["prompts"]).unwrap(),
-            seeds: serde_json::from_str(&told["seeds"]).unwrap(),
-            steps: told["steps"].parse().unwrap(),
-            guidance: told["guidance"].parse().unwrap(),
+            prompts: serde_json::from_str(&stated["prompts"]).unwrap(),
+            seeds: serde_json::from_str(&stated["seeds"]).unwrap(),
+            steps: stated["steps"].parse().unwrap(),
+            guidance: stated["guidance"].parse().unwrap(),
         }
     }
 

@@ -32,16 +32,16 @@ struct GroupState {
     /// The call of the open round, by who called it first.
     call: Option<(usize, Call)>,
     /// What each rank brought to the open round.
-    brought: BTreeMap<usize, Numbers>,
+    brought: BTreeMap<usize, RoundNumbers>,
     /// Rounds closed.
     rounds: u64,
     /// Results of rounds, and how many ranks have yet to take each.
-    results: BTreeMap<u64, (Arc<Numbers>, usize)>,
+    results: BTreeMap<u64, (Arc<RoundNumbers>, usize)>,
 }
 
 /// Numbers that a round keeps.
 #[derive(Debug)]
-enum Numbers {
+enum RoundNumbers {
     Nothing,
     I64(Vec<i64>),
     F32(Vec<f32>),
@@ -164,7 +164,7 @@ impl GroupState {
         let result = match call.what {
             CallKind::AllReduce | CallKind::Reduce { .. } => sum(brought.into_values()),
             CallKind::Broadcast { root } => {
-                brought.into_iter().find(|(rank, _)| *rank == root).map_or(Numbers::Nothing, |(_, n)| n)
+                brought.into_iter().find(|(rank, _)| *rank == root).map_or(RoundNumbers::Nothing, |(_, n)| n)
             }
         };
         self.results.insert(self.rounds, (Arc::new(result), world));
@@ -173,7 +173,7 @@ impl GroupState {
     }
 
     /// The result of a round, once it is closed.
-    fn result(&mut self, round: u64) -> Option<Arc<Numbers>> {
+    fn result(&mut self, round: u64) -> Option<Arc<RoundNumbers>> {
         let (result, left) = self.results.get_mut(&round)?;
         *left -= 1;
         let result = result.clone();
@@ -186,7 +186,7 @@ impl GroupState {
 
 impl LocalRank {
     /// Takes part in a round.
-    fn round(&mut self, call: Call, brings: Numbers) -> Result<Arc<Numbers>> {
+    fn round(&mut self, call: Call, brings: RoundNumbers) -> Result<Arc<RoundNumbers>> {
         let (rank, world, round) = (self.member.rank, self.member.world, self.calls);
         self.calls += 1;
         {
@@ -225,13 +225,13 @@ impl Collective for LocalRank {
     fn all_reduce(&mut self, send: Values<'_>, receive: Buffer<'_>) -> Result<()> {
         on_host(Some(send), Some(&receive))?;
         let call = Call::all_reduce(send, &receive)?;
-        self.round(call, Numbers::of(send)?)?.put(receive)
+        self.round(call, RoundNumbers::of(send)?)?.put(receive)
     }
 
     fn reduce(&mut self, root: usize, send: Values<'_>, receive: Option<Buffer<'_>>) -> Result<()> {
         on_host(Some(send), receive.as_ref())?;
         let call = Call::reduce(root, send, receive.as_ref(), self.member.rank, self.member.world)?;
-        let sum = self.round(call, Numbers::of(send)?)?;
+        let sum = self.round(call, RoundNumbers::of(send)?)?;
         receive.map_or(Ok(()), |receive| sum.put(receive))
     }
 
@@ -239,9 +239,9 @@ impl Collective for LocalRank {
         on_host(None, Some(&buffer))?;
         let call = Call::broadcast(root, &buffer, self.member.world)?;
         if root == self.member.rank {
-            return self.round(call, Numbers::of(buffer.values())?).map(drop);
+            return self.round(call, RoundNumbers::of(buffer.values())?).map(drop);
         }
-        self.round(call, Numbers::Nothing)?.put(buffer)
+        self.round(call, RoundNumbers::Nothing)?.put(buffer)
     }
 }
 
@@ -252,7 +252,7 @@ impl Drop for LocalRank {
     }
 }
 
-impl Numbers {
+impl RoundNumbers {
     fn of(values: Values<'_>) -> Result<Self> {
         match values {
             Values::I64(values) => Ok(Self::I64(values.to_vec())),
@@ -272,17 +272,17 @@ impl Numbers {
 }
 
 /// Adds up in the order given. All are of one shape, as every rank made the same call.
-fn sum(numbers: impl Iterator<Item = Numbers>) -> Numbers {
-    let add = |sum: Numbers, next: Numbers| match (sum, next) {
-        (Numbers::I64(mut sum), Numbers::I64(next)) => {
+fn sum(numbers: impl Iterator<Item = RoundNumbers>) -> RoundNumbers {
+    let add = |sum: RoundNumbers, next: RoundNumbers| match (sum, next) {
+        (RoundNumbers::I64(mut sum), RoundNumbers::I64(next)) => {
             sum.iter_mut().zip(next).for_each(|(a, b)| *a = a.wrapping_add(b));
-            Numbers::I64(sum)
+            RoundNumbers::I64(sum)
         }
-        (Numbers::F32(mut sum), Numbers::F32(next)) => {
+        (RoundNumbers::F32(mut sum), RoundNumbers::F32(next)) => {
             sum.iter_mut().zip(next).for_each(|(a, b)| *a += b);
-            Numbers::F32(sum)
+            RoundNumbers::F32(sum)
         }
         (sum, _) => sum,
     };
-    numbers.reduce(add).unwrap_or(Numbers::Nothing)
+    numbers.reduce(add).unwrap_or(RoundNumbers::Nothing)
 }

@@ -128,9 +128,9 @@ fn the_root_alone_receives_a_reduction_and_all_receive_a_broadcast() {
                 let receive = (root == rank.rank()).then_some(Buffer::F32(&mut sum));
                 rank.reduce(root, Values::F32(&own), receive).unwrap();
             }
-            let mut told = [10 * rank.rank() as i64];
-            rank.broadcast(2, Buffer::I64(&mut told)).unwrap();
-            (sum[0], told[0])
+            let mut copied = [10 * rank.rank() as i64];
+            rank.broadcast(2, Buffer::I64(&mut copied)).unwrap();
+            (sum[0], copied[0])
         });
         assert_eq!(got, [(3.0, 20); 3]);
     }

@@ -75,7 +75,7 @@ pub(super) fn text_tokens(object: &[u8]) -> Result<usize, String> {
     }
 }
 
-/// Reads an object. The error tells in words what is wrong with it.
+/// Reads an object. The error says in words what is wrong with it.
 pub(super) fn read(key: Digest, object: &[u8], expected: Expected) -> Result<Vec<Conditioning>, String> {
     let (_, header) = SafeTensors::read_metadata(object).map_err(|e| format!("it cannot be read: {e}"))?;
     let tensors = SafeTensors::deserialize(object).map_err(|e| format!("it cannot be read: {e}"))?;

@@ -49,17 +49,17 @@ impl Setting {
         }
     }
 
-    /// Encodes what is missing, and gives what was told of it.
+    /// Encodes what is missing, and returns the progress that was reported.
     fn encode(&self) -> Vec<(u64, u64)> {
         self.encode_on(&ComputeDevice::Cpu)
     }
 
     fn encode_on(&self, device: &ComputeDevice) -> Vec<(u64, u64)> {
-        let mut told = Vec::new();
+        let mut reported = Vec::new();
         let place = (&self.store, self.runtime.handle());
-        let mut tell = |done, all| told.push((done, all));
-        encode_missing(&self.spec, &self.model, &self.objects, &PROMPTS, place, device, &mut tell).unwrap();
-        told
+        let mut report = |done, all| reported.push((done, all));
+        encode_missing(&self.spec, &self.model, &self.objects, &PROMPTS, place, device, &mut report).unwrap();
+        reported
     }
 
     fn open(&self) -> Result<StoredConditionings, StoreError> {
@@ -139,11 +139,11 @@ fn what_is_read_is_what_this_process_would_encode_by_itself() {
 #[test]
 fn a_prompt_is_encoded_once_and_what_is_lost_is_encoded_again_alone() {
     let setting = Setting::new("f32");
-    let told = setting.encode();
-    let (last, all) = *told.last().unwrap();
-    assert!(last == all && told.iter().all(|(_, of)| *of == all), "{told:?}");
-    assert!(told.len() >= PROMPTS.len() && told.is_sorted(), "{told:?}");
-    let encoded = |told: &[(u64, u64)]| told.iter().any(|(done, _)| *done > 0);
+    let reported = setting.encode();
+    let (last, all) = *reported.last().unwrap();
+    assert!(last == all && reported.iter().all(|(_, of)| *of == all), "{reported:?}");
+    assert!(reported.len() >= PROMPTS.len() && reported.is_sorted(), "{reported:?}");
+    let encoded = |reported: &[(u64, u64)]| reported.iter().any(|(done, _)| *done > 0);
     assert!(!encoded(&setting.encode()), "all are there");
 
     let before = setting.read(&setting.first());

@@ -30,7 +30,7 @@ pub trait Engine {
     /// [`WorkError::Overflow`] when a sum leaves its range; when the model fails, or `step` does.
     fn calibrate(&mut self, shard: ShardId, step: AfterStep<'_>) -> Result<(), WorkError>;
 
-    /// Makes the reducer that sums the open package's Grams over the ranks of a group. `adds` tells whether this rank's own sums count.
+    /// Makes the reducer that sums the open package's Grams over the ranks of a group. `adds` says whether this rank's own sums count.
     /// While the reducer works, the only call to the engine is [`Engine::solve`].
     fn reducer(&mut self, adds: bool) -> Box<dyn Reducer>;
 
@@ -67,7 +67,7 @@ pub trait Reducer: Send {
     /// this rank received it.
     ///
     /// # Errors
-    /// [`WorkError::Overflow`] at every rank alike when the sum leaves its range; [`WorkError::Group`].
+    /// [`WorkError::Overflow`] at every rank when the sum leaves its range; [`WorkError::Group`].
     fn reduce(
         &mut self,
         site: SiteId,

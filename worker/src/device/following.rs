@@ -20,7 +20,7 @@ pub fn follow(worker_state: &Arc<WorkerState>, engine: &mut dyn Engine) {
 
 /// As [`follow`], with another way to wait: `wait` returns once the worker state's version is newer than the one it is given, or earlier.
 pub fn follow_waiting(worker_state: &Arc<WorkerState>, engine: &mut dyn Engine, wait: &mut dyn FnMut(u64)) {
-    let _closes = CloseOnDrop(worker_state);
+    let _closes = worker_state.close_on_drop();
     let mut device = DeviceThread { worker_state, engine, opened: None };
     worker_state.with(|orders| orders.ready());
     while let Some(work) = tracing::info_span!("wait").in_scope(|| worker_state.next(wait)) {
@@ -28,14 +28,6 @@ pub fn follow_waiting(worker_state: &Arc<WorkerState>, engine: &mut dyn Engine, 
             DeviceTask::Release => device.engine.release(),
             DeviceTask::Follow(command, stop) => device.follow(command, &stop),
         }
-    }
-}
-
-struct CloseOnDrop<'a>(&'a WorkerState);
-
-impl Drop for CloseOnDrop<'_> {
-    fn drop(&mut self) {
-        self.0.close();
     }
 }
 

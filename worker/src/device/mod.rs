@@ -29,7 +29,7 @@ pub use part_store::{JobPartStore, MemoryPartStore, PartStore, PartStoreError};
 pub use pruned::Pruned;
 pub use pruning::{Exporter, PruningEngine, Watch};
 pub use tensors::PrunedTensors;
-pub use worker_state::{GroupTimeouts, MeasuresSource, WorkerState};
+pub use worker_state::{CloseOnDrop, GroupTimeouts, MeasuresSource, WorkerState};
 
 #[cfg(test)]
 mod tests;

@@ -1,4 +1,4 @@
-//! The numbers of a Gram as a collective takes them: piece by piece, wherever they lie.
+//! The numbers of a Gram as a collective takes them: piece by piece, on the host or on a device.
 
 use std::ops::Range;
 
@@ -64,13 +64,13 @@ impl<'a> Incoming<'a> {
 }
 
 /// As many zeros as a piece has: what a rank without sums sends, and where one receives that needs no sum.
-pub(super) enum Zeros {
+pub(super) enum ZeroPiece {
     Exact(Vec<i64>),
     F32(Vec<f32>),
     Device(DeviceNumbers),
 }
 
-impl Zeros {
+impl ZeroPiece {
     /// In the memory of a device, where there is one, else in the host's.
     ///
     /// # Errors

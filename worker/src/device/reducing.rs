@@ -9,7 +9,7 @@ use obsdiff_engine::device::ComputeDevice;
 use obsdiff_engine::gram::{Gram, GramError, PlacedGram, SUM_LIMIT};
 use obsdiff_proto::{Accumulate, SiteId, lock};
 
-use super::pieces::{Incoming, Outgoing, Zeros};
+use super::pieces::{Incoming, Outgoing, ZeroPiece};
 use super::{Reducer, WorkError};
 use crate::collective::{Buffer, Collective, CollectiveError, Values};
 
@@ -126,13 +126,13 @@ struct GroupSite<'a> {
 /// n (n + 1) / 2 sums are sent piece by piece, after a header of 2 n + 4 numbers.
 ///
 /// # Errors
-/// [`WorkError::Overflow`] at every rank alike when the diagonal leaves its range; [`WorkError::Group`].
+/// [`WorkError::Overflow`] at every rank when the diagonal leaves its range; [`WorkError::Group`].
 fn reduce(
     site: GroupSite<'_>,
     roots: &[usize],
     group: &mut dyn Collective,
 ) -> Result<Option<PlacedGram>, WorkError> {
-    let header = Header::exchange(&site, group)?;
+    let header = SiteTotals::exchange(&site, group)?;
     if header.overflows() {
         return Err(WorkError::Overflow { site: site.id, exponent: header.exponent });
     }
@@ -170,7 +170,7 @@ fn send(
     let zeros = |needed: bool| {
         let count = if needed { piece.min(entries) } else { 0 };
         let device = site.device.filter(|_| needed);
-        Zeros::new(count, site.accumulate, device).map_err(|error| unreadable(site.id, &error))
+        ZeroPiece::new(count, site.accumulate, device).map_err(|error| unreadable(site.id, &error))
     };
     let nothing = zeros(site.own.is_none())?;
     let own = site.own.map_or_else(|| nothing.outgoing(), Outgoing::of);
@@ -190,7 +190,7 @@ fn send(
 }
 
 /// Sums over all ranks that are exchanged before a site's Gram is sent.
-struct Header {
+struct SiteTotals {
     exponent: i32,
     mass: i64,
     /// The diagonal of the sum in two limbs, which no sum over ranks overflows; empty for f32 sums.
@@ -198,7 +198,7 @@ struct Header {
     high: Vec<i64>,
 }
 
-impl Header {
+impl SiteTotals {
     /// Exchanges the headers of all ranks. Where their Grams have different exponents, every rank gets an error.
     fn exchange(site: &GroupSite<'_>, group: &mut dyn Collective) -> Result<Self, WorkError> {
         let width = match site.accumulate {

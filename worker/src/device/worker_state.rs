@@ -67,7 +67,16 @@ struct Connection {
     collective: Option<Box<dyn Collective>>,
 }
 
-/// Tells the device to stop, because nobody needs the result of its current order any more.
+/// Closes a worker's state when it is dropped.
+pub struct CloseOnDrop<'a>(&'a WorkerState);
+
+impl Drop for CloseOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.close();
+    }
+}
+
+/// Stops the device, because nobody needs the result of its current order any more.
 #[derive(Clone, Default)]
 pub(super) struct Stop(Arc<AtomicBool>);
 
@@ -192,6 +201,11 @@ impl WorkerState {
     /// Says that the worker wants to leave (SIGTERM).
     pub fn drain(&self) {
         self.change(|state| state.orders.status.draining = true);
+    }
+
+    /// A guard that ends the worker when it is dropped.
+    pub fn close_on_drop(&self) -> CloseOnDrop<'_> {
+        CloseOnDrop(self)
     }
 
     /// Ends the worker: the device stops at its next step, and groups are left.

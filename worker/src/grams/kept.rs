@@ -45,7 +45,7 @@ impl KeptGrams {
         let store = self.store.name();
         let kept = self.index.of(site).ok_or_else(|| {
             PartStoreError::Damaged(format!(
-                "{store} holds no Gram of site {site}: keep the Grams of the job anew"
+                "{store} holds no Gram of site {site}: run the job that keeps its Grams again"
             ))
         })?;
         let receipt = kept.receipt(self.prompts).ok_or_else(|| {

@@ -69,7 +69,7 @@ impl JobModel {
                 (encoders.tokens(), bytes, encoders.files())
             }
         };
-        // A decoder that cannot be used is told where a picture is asked of it: a job needs none.
+        // A decoder that cannot be used is reported when a picture is wanted: a job needs none.
         let decoding = pipeline.gpu_decoding_bytes(size).unwrap_or(0);
         let gpu_decoding_bytes = if spec.evaluation.count > 0 { decoding } else { 0 };
         let guidance = pipeline.guidance(calibration.guidance, calibration.true_guidance).map_err(of_job)?;

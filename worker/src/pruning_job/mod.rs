@@ -28,13 +28,13 @@ pub use measuring::Measuring;
 pub use memory::peak_resident;
 pub use output::{JobOutput, StoredOutput, WrittenPipeline};
 
-/// Tells people of a pruned pipeline, in files beside its record.
+/// Describes a pruned pipeline to people, in files beside its record.
 pub trait Describe: Sync {
     /// The documents of a pipeline with this record.
     fn documents(&self, record: &PruningRecord) -> Vec<Document>;
 
     /// The documents of a pipeline with this record once it was measured: what the dense and the pruned model made of the held-out
-    /// prompts. What their pictures tell joins the record.
+    /// prompts. What their pictures show joins the record.
     fn measured(&self, record: &mut PruningRecord, models: Option<[&Denoised; 2]>) -> Vec<Document>;
 }
 
@@ -73,7 +73,7 @@ pub struct PruningJob<'a> {
     pub grams: Option<KeptGrams>,
     /// What the worker needs that exports, where it is to measure what it wrote.
     pub measuring: Option<Measuring<'a>>,
-    /// Tells people of the output, in files beside its record.
+    /// Describes the output to people, in files beside its record.
     pub describe: &'a dyn Describe,
     /// Where the output is written.
     pub output: JobOutput,

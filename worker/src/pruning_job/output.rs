@@ -19,7 +19,7 @@ use tokio::runtime::Handle;
 
 use crate::preparation;
 
-/// More than a document that tells of a pipeline has.
+/// More than any document about a pipeline has.
 const MOST_DOCUMENT_BYTES: u64 = 256 << 20;
 
 /// Where a job writes its output.
@@ -74,7 +74,7 @@ impl JobOutput {
         }
     }
 
-    /// Writes a record in place of the one that an export of the same job wrote, and before it `documents` that tell of it.
+    /// Writes a record in place of the one that an export of the same job wrote, and before it the `documents` that describe it.
     ///
     /// # Errors
     /// As [`PruningRecord::replace`] and [`replace_record`].
@@ -161,7 +161,7 @@ impl StoredOutput {
         let transformer = folder.path().join(TRANSFORMER);
         fs::create_dir(&transformer).map_err(|e| failed(&transformer, e))?;
         let listed = self.runtime.block_on(self.store.list(TRANSFORMER));
-        for name in listed.map_err(|e| failed(&self.url, told(e)))? {
+        for name in listed.map_err(|e| failed(&self.url, io_error(e)))? {
             let path = transformer.join(&name);
             let mut file = File::create_new(&path).map_err(|e| failed(&path, e))?;
             let mut take = |bytes: bytes::Bytes| {
@@ -172,7 +172,7 @@ impl StoredOutput {
             let download = self.store.download(&object, &mut take);
             self.runtime.block_on(download).map_err(|error| match error {
                 DownloadError::File(error) => failed(&path, error),
-                DownloadError::Store(error) => failed(&self.url.join(&object), told(error)),
+                DownloadError::Store(error) => failed(&self.url.join(&object), io_error(error)),
             })?;
         }
         let pipeline = PipelineFolder::open_without_text(folder.path())?;
@@ -196,8 +196,8 @@ fn failed(path: &Path, source: io::Error) -> Error {
     Error::File { path: path.to_owned(), source }
 }
 
-/// A store's error, to be told beside the URL of the object.
-fn told(error: StoreError) -> io::Error {
+/// A store's error as one of input and output, which the caller reports with the URL of the object.
+fn io_error(error: StoreError) -> io::Error {
     let rights = error.rights();
     io::Error::other(match error {
         StoreError::Denied { what, source, .. } => {
@@ -216,12 +216,12 @@ fn told(error: StoreError) -> io::Error {
 impl OutputObjects for StoredOutput {
     fn begin(&self, files: &[String]) -> io::Result<()> {
         self.progress();
-        self.runtime.block_on(self.store.begin(&self.spec, files)).map_err(told)
+        self.runtime.block_on(self.store.begin(&self.spec, files)).map_err(io_error)
     }
 
     fn put(&self, file: &str, content: Vec<u8>) -> io::Result<()> {
         self.progress();
-        self.runtime.block_on(self.store.put(file, content)).map_err(told)
+        self.runtime.block_on(self.store.put(file, content)).map_err(io_error)
     }
 
     fn stream(
@@ -235,7 +235,7 @@ impl OutputObjects for StoredOutput {
         match fill(&mut out) {
             Ok(()) => {
                 let finished = self.runtime.block_on(out.upload.finish());
-                finished.map_err(|e| Error::Write { path: self.url.join(file), source: told(e) })
+                finished.map_err(|e| Error::Write { path: self.url.join(file), source: io_error(e) })
             }
             Err(error) => {
                 self.runtime.block_on(out.upload.abort());
@@ -245,13 +245,13 @@ impl OutputObjects for StoredOutput {
     }
 
     fn get(&self, file: &str) -> io::Result<Option<Vec<u8>>> {
-        let read = self.runtime.block_on(self.store.get(file)).map_err(told)?;
+        let read = self.runtime.block_on(self.store.get(file)).map_err(io_error)?;
         Ok(read.map(Vec::from))
     }
 
     fn finish(&self) -> io::Result<()> {
         self.progress();
-        self.runtime.block_on(self.store.finish()).map_err(told)
+        self.runtime.block_on(self.store.finish()).map_err(io_error)
     }
 }
 
@@ -264,7 +264,7 @@ struct BlockingUpload<'a> {
 impl Write for BlockingUpload<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.output.progress();
-        self.output.runtime.block_on(self.upload.write(bytes)).map_err(told)?;
+        self.output.runtime.block_on(self.upload.write(bytes)).map_err(io_error)?;
         Ok(bytes.len())
     }
 

@@ -218,7 +218,7 @@ fn mark(root: &Path) -> Result<()> {
     match foreign {
         Some(entry) => Err(StoredModelError::Foreign { path: root.to_owned(), entry, marker: MARKER }),
         None => {
-            let text = json!({ "holds": "models of object stores, which obsdiff downloads anew where they are missing" });
+            let text = json!({ "holds": "models of object stores, which obsdiff downloads again where they are missing" });
             write_new(&marker, text.to_string().as_bytes())
                 .map_err(|error| StoredModelError::file(&marker, error))
         }

@@ -38,7 +38,7 @@ pub struct CacheContents {
 pub struct CachedCopy {
     /// Its folder.
     pub(super) folder: PathBuf,
-    /// Its URL; none where a removal was cut off, or something else lies in the place of what tells it.
+    /// Its URL; none where a removal was cut off, or something else lies where the file with the URL should be.
     pub url: Option<String>,
     /// What it takes of the disk, in bytes.
     pub bytes: u64,
@@ -48,7 +48,7 @@ pub struct CachedCopy {
     pub replaced_bytes: u64,
     /// When a process used it last.
     pub last_used: Option<SystemTime>,
-    /// Whether a process uses it; none where the file system cannot tell.
+    /// Whether a process uses it; none where the file system cannot say.
     pub in_use: Option<bool>,
 }
 
@@ -100,7 +100,7 @@ struct About {
 }
 
 #[derive(Deserialize)]
-struct Listing {
+struct ObjectListing {
     objects: BTreeSet<String>,
 }
 
@@ -172,7 +172,7 @@ impl ModelFiles {
                     }
                 }
                 LISTING if entry.metadata.is_file() => {
-                    files.listing = read(&entry.path)?.map(|listing: Listing| listing.objects);
+                    files.listing = read(&entry.path)?.map(|listing: ObjectListing| listing.objects);
                 }
                 USERS | LOCK if entry.metadata.is_file() => {}
                 OBJECTS if entry.metadata.is_dir() => files.read_objects(&entry.path)?,
@@ -187,7 +187,7 @@ impl ModelFiles {
     }
 
     fn read_objects(&mut self, folder: &Path) -> Result<()> {
-        for Entry { path, name, metadata } in entries(folder)? {
+        for FolderEntry { path, name, metadata } in entries(folder)? {
             match layout::object(&name).filter(|_| metadata.is_file()) {
                 Some(object) => self.objects.push(ObjectFile {
                     digest: object.digest.to_owned(),
@@ -202,7 +202,7 @@ impl ModelFiles {
     }
 
     fn read_pipelines(&mut self, folder: &Path) -> Result<()> {
-        for Entry { path, name, metadata } in entries(folder)? {
+        for FolderEntry { path, name, metadata } in entries(folder)? {
             let Some((_, is_whole)) = layout::pipeline(&name).filter(|_| metadata.is_dir()) else {
                 self.foreign.push(path);
                 continue;
@@ -217,7 +217,7 @@ impl ModelFiles {
             };
             let mut open = vec![path];
             while let Some(folder) = open.pop() {
-                for Entry { path, metadata, .. } in entries(&folder)? {
+                for FolderEntry { path, metadata, .. } in entries(&folder)? {
                     let object = if metadata.is_symlink() { linked(&path) } else { None };
                     if metadata.is_dir() {
                         open.push(path);
@@ -266,13 +266,13 @@ impl ModelFiles {
 }
 
 /// An entry of a folder. Symbolic links are what they are themselves.
-struct Entry {
+struct FolderEntry {
     path: PathBuf,
     name: String,
     metadata: Metadata,
 }
 
-impl Entry {
+impl FolderEntry {
     fn is_file(&self, name: &str) -> bool {
         self.name == name && self.metadata.is_file()
     }
@@ -283,7 +283,7 @@ impl Entry {
 }
 
 /// The entries of a folder, by their names; none where it is gone.
-fn entries(folder: &Path) -> Result<Vec<Entry>> {
+fn entries(folder: &Path) -> Result<Vec<FolderEntry>> {
     let failed = |error| StoredModelError::file(folder, error);
     let gone = |error: &io::Error| error.kind() == io::ErrorKind::NotFound;
     let found = match fs::read_dir(folder) {
@@ -293,7 +293,7 @@ fn entries(folder: &Path) -> Result<Vec<Entry>> {
     let read = |entry: io::Result<DirEntry>| {
         let entry = entry?;
         let name = entry.file_name().to_string_lossy().into_owned();
-        Ok(Entry { path: entry.path(), name, metadata: entry.metadata()? })
+        Ok(FolderEntry { path: entry.path(), name, metadata: entry.metadata()? })
     };
     let mut entries = Vec::new();
     for entry in found {

@@ -128,7 +128,7 @@ impl Download<'_> {
     fn begun(&self, wanted: &Wanted) -> u64 {
         let path = self.cache.unfinished(wanted, self.exclusive);
         let begun = path.symlink_metadata().map_or(0, |found| found.len());
-        // Longer than the object it cannot be: then it is begun anew.
+        // A download longer than its object is wrong: it starts again.
         if begun <= wanted.file.bytes && self.exclusive { begun } else { 0 }
     }
 }

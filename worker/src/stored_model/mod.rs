@@ -27,7 +27,7 @@ use cache::{CachedModel, Wanted};
 pub use contents::{CacheContents, CachedCopy, ModelCache};
 use download::Download;
 pub use error::{Result, StoredModelError};
-pub use removal::Removal;
+pub use removal::ModelRemoval;
 
 /// The configuration of a pipeline's transformer.
 const CONFIG_FILE: &str = "transformer/config.json";
@@ -132,7 +132,7 @@ impl StoredModel {
                 "holds {name} of {size}, but no such file of a pipeline is above {most}"
             ));
         }
-        // Where a listing lacks tags, each object tells its own: once, so that all is read as it was now.
+        // Where a listing lacks tags, each object is asked for its own, once: all is then read as it was at that moment.
         let files = files.iter().map(|file| Ok(runtime.block_on(store.tagged(file))?));
         let files = files.collect::<Result<Vec<_>>>()?;
         let cache = CachedModel::open(root, &url)?;

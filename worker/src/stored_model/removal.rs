@@ -15,7 +15,7 @@ use super::layout::{ABOUT, LISTING, LOCK, OBJECTS, PIPELINES, UNFINISHED, USERS}
 
 /// What of a model is removed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Removal {
+pub enum ModelRemoval {
     /// All of it.
     Whole,
     /// Beginnings of objects, and what is left of a removal that was cut off.
@@ -29,8 +29,8 @@ impl CachedCopy {
     /// stay, and so does a pipeline that holds any, with its objects.
     ///
     /// # Errors
-    /// When a file cannot be removed, or the file system cannot tell whether the model is used.
-    pub fn remove(&self, what: Removal, disk: &Disk) -> Result<Option<u64>> {
+    /// When a file cannot be removed, or the file system cannot say whether the model is used.
+    pub fn remove(&self, what: ModelRemoval, disk: &Disk) -> Result<Option<u64>> {
         let users = self.folder.join(USERS);
         // Until the end no process begins to use it.
         let _unused = match Unused::take(&users) {
@@ -44,7 +44,7 @@ impl CachedCopy {
         let is_left_over = files.url.is_none() && !files.foreign.contains(&self.folder.join(ABOUT));
         let what = match what {
             what if files.url.is_some() => what,
-            Removal::Whole | Removal::Unfinished if is_left_over => Removal::Whole,
+            ModelRemoval::Whole | ModelRemoval::Unfinished if is_left_over => ModelRemoval::Whole,
             // Nothing says that it is obsdiff's.
             _ => return Ok(Some(0)),
         };
@@ -52,7 +52,7 @@ impl CachedCopy {
         let kept = removing.pipelines(what)?;
         let freed = removing.objects(what, &kept)?;
         removing.begun_listings()?;
-        if what == Removal::Whole && files.foreign.is_empty() {
+        if what == ModelRemoval::Whole && files.foreign.is_empty() {
             removing.rest()?;
         }
         Ok(Some(freed))
@@ -68,13 +68,13 @@ struct Removing<'a> {
 
 impl<'a> Removing<'a> {
     /// Removes pipelines, and gives the objects of those that stay.
-    fn pipelines(&self, what: Removal) -> Result<BTreeSet<&'a str>> {
+    fn pipelines(&self, what: ModelRemoval) -> Result<BTreeSet<&'a str>> {
         let goes = |pipeline: &PipelineFiles| {
             let replaced = || pipeline.objects.iter().any(|object| self.files.is_replaced(object));
             let wanted = match what {
-                Removal::Whole => true,
-                Removal::Unfinished => false,
-                Removal::Replaced => replaced(),
+                ModelRemoval::Whole => true,
+                ModelRemoval::Unfinished => false,
+                ModelRemoval::Replaced => replaced(),
             };
             // Nobody goes on with one that was begun.
             pipeline.is_own && (wanted || !pipeline.is_whole)
@@ -118,12 +118,12 @@ impl<'a> Removing<'a> {
     }
 
     /// Removes objects that are not `kept`, and gives the bytes that they took.
-    fn objects(&self, what: Removal, kept: &BTreeSet<&str>) -> Result<u64> {
+    fn objects(&self, what: ModelRemoval, kept: &BTreeSet<&str>) -> Result<u64> {
         let goes = |object: &&ObjectFile| match what {
-            Removal::Unfinished => !object.is_whole,
+            ModelRemoval::Unfinished => !object.is_whole,
             _ if kept.contains(object.digest.as_str()) => false,
-            Removal::Whole => true,
-            Removal::Replaced => self.files.is_replaced(&object.digest),
+            ModelRemoval::Whole => true,
+            ModelRemoval::Replaced => self.files.is_replaced(&object.digest),
         };
         let mut freed = 0;
         for object in self.files.objects.iter().filter(goes) {

@@ -185,12 +185,12 @@ fn one_process_waits_for_the_download_of_another() {
     std::thread::scope(|scope| {
         let fetching = scope.spawn(|| {
             let waits = Mutex::new(waits);
-            let tell = |event: FetchEvent<'_>| {
+            let on_event = |event: FetchEvent<'_>| {
                 if let FetchEvent::Waits(owner) = event {
                     waits.lock().unwrap().send(owner.to_string()).unwrap();
                 }
             };
-            model.fetch(Extent::Whole, setting.runtime.handle(), &tell)
+            model.fetch(Extent::Whole, setting.runtime.handle(), &on_event)
         });
         let owner = waiting.recv().unwrap();
         assert!(owner.starts_with(&format!("process {} on ", std::process::id())), "{owner}");

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::SystemTime;
 
 use obsdiff_proto::{ByteSize, counted};
-use obsdiff_worker::stored_model::{CachedCopy, ModelCache, Removal};
+use obsdiff_worker::stored_model::{CachedCopy, ModelCache, ModelRemoval};
 use serde::Serialize;
 
 use crate::cli::CachedModelsArgs;
@@ -63,13 +63,13 @@ pub(super) fn cache(args: &CachedModelsArgs, context: &mut CommandContext<'_>) -
 }
 
 /// What of a model goes, which is `asked` for by its URL or is not.
-fn removals(args: &CachedModelsArgs, model: &CachedCopy, asked: bool) -> Vec<Removal> {
+fn removals(args: &CachedModelsArgs, model: &CachedCopy, asked: bool) -> Vec<ModelRemoval> {
     let unused = |since: SystemTime| SystemTime::now().duration_since(since).unwrap_or_default();
     let is_old = args.older_than.is_some_and(|age| model.last_used.is_none_or(|last| unused(last) >= age));
     if asked || is_old {
-        return vec![Removal::Whole];
+        return vec![ModelRemoval::Whole];
     }
-    let parts = [(args.replaced, Removal::Replaced), (args.unfinished, Removal::Unfinished)];
+    let parts = [(args.replaced, ModelRemoval::Replaced), (args.unfinished, ModelRemoval::Unfinished)];
     parts.into_iter().filter(|(wanted, _)| *wanted).map(|(_, what)| what).collect()
 }
 

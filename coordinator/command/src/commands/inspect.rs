@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::{fs, iter};
 
 use obsdiff_engine::architecture;
-use obsdiff_engine::checkpoint::{Entry, Library, Weights};
+use obsdiff_engine::checkpoint::{Library, TensorEntry, Weights};
 use obsdiff_engine::export::{PrunedLinear, PruningRecord};
 use obsdiff_worker::stored_model::Extent;
 use serde::Serialize;
@@ -140,7 +140,7 @@ fn scan(path: &Path, weights: &Weights, prunable: Option<&HashSet<String>>) -> R
         prunable: Total::default(),
         whole: Total::default(),
     };
-    let mut entries: Vec<(&str, &Entry)> = weights.entries().collect();
+    let mut entries: Vec<(&str, &TensorEntry)> = weights.entries().collect();
     entries.sort_by_key(|(name, _)| natural(name));
     for (name, entry) in entries {
         let columns = entry.shape().last().copied().unwrap_or(1);

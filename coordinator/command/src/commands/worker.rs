@@ -5,7 +5,7 @@ mod peers;
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, mpsc};
+use std::sync::{Arc, Mutex};
 
 use obsdiff_engine::device::ComputeDevice;
 use obsdiff_proto::lock;
@@ -22,6 +22,7 @@ use obsdiff_worker::pruning_job::Measuring;
 use obsdiff_worker::session::{SessionError, SessionSettings, attend, tcp};
 use obsdiff_worker::stored_model::Extent;
 use tokio::runtime::Runtime;
+use tokio::sync::oneshot;
 
 use crate::cli::WorkerArgs;
 use crate::context::CommandContext;
@@ -79,25 +80,12 @@ pub(super) fn work(args: &WorkerArgs, context: &mut CommandContext<'_>) -> Resul
     });
     let ready = Arc::new(AtomicBool::new(false));
     drain_when_asked(&context.signals, &worker_state, &ready);
-    let (briefs, briefings) = mpsc::channel();
+    let (to_brief, briefing) = oneshot::channel();
     let attending = runtime.spawn({
         let worker_state = worker_state.clone();
-        let mut first: Option<Arc<Briefing>> = None;
-        async move {
-            let mut briefed = |briefing: &Arc<Briefing>| match &first {
-                None => {
-                    first = Some(briefing.clone());
-                    briefs.send(briefing.clone()).map_err(|_| "the worker ends".to_owned())
-                }
-                Some(first) if *first == *briefing => Ok(()),
-                Some(_) => {
-                    Err("the coordinator runs another job than before: start the worker again".to_owned())
-                }
-            };
-            attend(&worker_state, &settings, &mut briefed).await
-        }
+        async move { attend(&worker_state, &settings, to_brief).await }
     });
-    let worked = match briefings.recv() {
+    let worked = match briefing.blocking_recv() {
         Ok(briefing) => {
             serve(&briefing, &runtime, (&worker_state, &measured), (&ready, &device), context, &progress)
         }
@@ -179,7 +167,7 @@ fn serve(
     if let Some(free) = crate::run::free_memory(device)? {
         OnDevice::new(&job, &inputs.described, &inputs.plan).once_open().check(1, free)?;
     }
-    inputs.weights.tell(Arc::new(move || loading.advance()));
+    inputs.weights.call_on_read(Arc::new(move || loading.advance()));
     // One worker encodes while the others wait. If the session ends meanwhile, the caller reports why.
     if !worker_state.wait_to_encode() {
         return Ok(());

@@ -2,7 +2,7 @@
 
 use obsdiff_coordinator::Course;
 use obsdiff_core::{Phase, PlanCost};
-use obsdiff_engine::export::{Fault, JobCourse, PackageCourse};
+use obsdiff_engine::export::{FaultRecord, JobCourse, PackageCourse};
 use obsdiff_proto::view::PastEvent;
 
 /// The course of a job whose packages cost so much, as its record tells it.
@@ -13,7 +13,7 @@ pub(crate) fn recorded(course: &Course, cost: &PlanCost) -> JobCourse {
 
 /// The same where the bytes of the Grams of each package are known.
 fn recorded_with(course: &Course, gram_bytes: &[u64]) -> JobCourse {
-    let fault = |fault: &PastEvent| Fault { seconds: fault.at.as_secs_f64(), what: fault.told.clone() };
+    let fault = |fault: &PastEvent| FaultRecord { seconds: fault.at.as_secs_f64(), what: fault.told.clone() };
     JobCourse {
         most_workers: course.most_workers,
         workers_lost: course.workers_lost,
@@ -116,7 +116,7 @@ mod tests {
             workers_lost: 1,
             groups: 2,
             packages: vec![first, second],
-            faults: vec![Fault { seconds: 9.0, what: "worker 2 left".to_owned() }],
+            faults: vec![FaultRecord { seconds: 9.0, what: "worker 2 left".to_owned() }],
             further_faults: 4,
         };
         assert_eq!(recorded_with(&course, &[100, 1000]), recorded);

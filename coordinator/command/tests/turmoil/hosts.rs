@@ -24,7 +24,7 @@ use obsdiff_worker::device::{
 use obsdiff_worker::rendezvous::PeerRendezvous;
 use obsdiff_worker::session::{SessionSettings, attend};
 use tokio::runtime::Handle;
-use tokio::sync::{broadcast, mpsc};
+use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio::time::{Instant, sleep};
 use tokio_stream::wrappers::ReceiverStream;
 use turmoil::net::TcpListener;
@@ -250,7 +250,7 @@ impl Worker {
             on_waiting: Arc::new(|_| ()),
             on_progress: None,
         };
-        let ended = attend(&worker_state, &settings, &mut |_| Ok(())).await;
+        let ended = attend(&worker_state, &settings, oneshot::channel().0).await;
         ended.map(|dismissed| dismissed.map(|dismissed| dismissed.reason)).map_err(|error| error.to_string())
     }
 

@@ -96,7 +96,7 @@ impl Peers {
     async fn accept(&mut self, host: &str, rendezvous: &PeerRendezvous) -> Result<()> {
         let listener = TcpListener::bind("0.0.0.0:0").await.map_err(lost(0))?;
         let port = listener.local_addr().map_err(lost(0))?.port();
-        rendezvous.tell(self.member.epoch, "root", format!("{host}:{port}").into_bytes()).await?;
+        rendezvous.publish(self.member.epoch, "root", format!("{host}:{port}").into_bytes()).await?;
         let mut came: Vec<Option<TcpStream>> = (1..self.member.world).map(|_| None).collect();
         while came.iter().any(Option::is_none) {
             let (mut stream, _) = listener.accept().await.map_err(lost(0))?;

@@ -25,7 +25,7 @@ pub struct Denoised {
 }
 
 impl Trajectories {
-    /// Denoises the prompts with these ids with no site open, `batch` of them in a call. `on_step` is told how many prompts took a step,
+    /// Denoises the prompts with these ids with no site open, `batch` of them in a call. `on_step` gets how many prompts took a step,
     /// and may stop by an error.
     ///
     /// # Errors

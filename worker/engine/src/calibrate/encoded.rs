@@ -47,7 +47,7 @@ impl Encoded {
     pub const IN_MEMORY: usize = 32 << 20;
 
     /// Encodes `prompts` and the empty one, and keeps them in `dtype` on `device`, the transformer's. A file, where one is needed, lies
-    /// in `folder`. `progress` is told as by [`TextEncoders::encode_each`].
+    /// in `folder`. `progress` is called as by [`TextEncoders::encode_each`].
     ///
     /// # Errors
     /// When a prompt cannot be encoded, or the folder has no room.
@@ -161,14 +161,14 @@ mod tests {
         let asset = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/assets/shapes-sd3");
         let encoders = PipelineFolder::open(&asset).unwrap().text_encoders(24).unwrap();
         let folder = tempfile::tempdir().unwrap();
-        let mut told = Vec::new();
-        let mut tell = |done, all| told.push((done, all));
+        let mut reported = Vec::new();
+        let mut report = |done, all| reported.push((done, all));
         let prompts = ["a red circle", "on grey", "a ring"];
-        Encoded::new(&encoders, &prompts, (DType::F32, &Device::Cpu), folder.path(), &mut tell).unwrap();
-        let (last, all) = *told.last().unwrap();
-        assert!(last == all && told.iter().all(|(_, of)| *of == all), "{told:?}");
+        Encoded::new(&encoders, &prompts, (DType::F32, &Device::Cpu), folder.path(), &mut report).unwrap();
+        let (last, all) = *reported.last().unwrap();
+        assert!(last == all && reported.iter().all(|(_, of)| *of == all), "{reported:?}");
         // The empty prompt is one more.
-        assert!(told.len() > prompts.len() && told.is_sorted_by(|a, b| a.0 < b.0), "{told:?}");
+        assert!(reported.len() > prompts.len() && reported.is_sorted_by(|a, b| a.0 < b.0), "{reported:?}");
     }
 
     #[test]

@@ -9,7 +9,7 @@ use crate::gram::{GramError, GramSet};
 use crate::model::{Matrix, Tap};
 use crate::{Error, Result};
 
-/// A tap that is told how much the denoising step to come counts.
+/// A tap whose observations count by the weight of their denoising step.
 pub trait WeightedTap: Tap {
     /// The weight alpha of the observations that follow.
     fn set_alpha(&mut self, alpha: f64);

@@ -43,7 +43,7 @@ impl Trajectories {
         self.conditionings.prompts()
     }
 
-    /// Denoises one batch of prompts, `alphas[k]` being told to the tap before step k; `on_step` follows every step and may stop the
+    /// Denoises one batch of prompts, and sets the tap's weight to `alphas[k]` before step k; `on_step` follows every step and may stop the
     /// batch by an error. Returns the final latents, `prompts x channels x height x width`.
     ///
     /// # Errors

@@ -2,7 +2,7 @@
 
 /// Rows of a tensor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Rows {
+pub enum TensorRows {
     /// All of them.
     All,
     /// The first half.
@@ -17,12 +17,12 @@ pub struct JoinedTensor {
     /// Its name in the other layout.
     pub name: String,
     /// The names of its parts in this layout, and which rows of them it takes.
-    pub parts: Vec<(String, Rows)>,
+    pub parts: Vec<(String, TensorRows)>,
 }
 
 /// What becomes of a module, or of a single tensor, in another layout.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Place {
+pub(crate) struct MovedModule {
     /// Its name in this layout.
     pub(crate) from: &'static str,
     /// Its name in the other layout.
@@ -34,21 +34,21 @@ pub(crate) struct Place {
 }
 
 /// A module that is alone at its new name.
-pub(crate) const fn renamed(from: &'static str, to: &'static str) -> Place {
-    Place { from, to, order: 0, swapped: false }
+pub(crate) const fn renamed(from: &'static str, to: &'static str) -> MovedModule {
+    MovedModule { from, to, order: 0, swapped: false }
 }
 
 /// A module whose rows come as number `order` of those at its new name.
-pub(crate) const fn stacked(from: &'static str, to: &'static str, order: usize) -> Place {
-    Place { from, to, order, swapped: false }
+pub(crate) const fn stacked(from: &'static str, to: &'static str, order: usize) -> MovedModule {
+    MovedModule { from, to, order, swapped: false }
 }
 
 /// A module of shifts and scales, which the two layouts have in opposite order.
-pub(crate) const fn swapped(from: &'static str, to: &'static str) -> Place {
-    Place { from, to, order: 0, swapped: true }
+pub(crate) const fn swapped(from: &'static str, to: &'static str) -> MovedModule {
+    MovedModule { from, to, order: 0, swapped: true }
 }
 
-impl Place {
+impl MovedModule {
     /// What becomes of a tensor, by the first of these places that it belongs to: its new name.
     fn of<'a>(places: impl IntoIterator<Item = &'a Self>, tensor: &str) -> Option<(&'a Self, String)> {
         places.into_iter().find_map(|place| {
@@ -60,15 +60,15 @@ impl Place {
 }
 
 /// A list of blocks, whose modules have their places in each of them.
-pub(crate) struct BlockPlaces<'a> {
+pub(crate) struct MovedBlocks<'a> {
     /// The list in this layout, and in the other one.
     pub(crate) lists: [&'static str; 2],
     /// The places of block i.
-    pub(crate) of: &'a dyn Fn(usize) -> Vec<Place>,
+    pub(crate) of: &'a dyn Fn(usize) -> Vec<MovedModule>,
 }
 
 /// A tensor that goes to another layout, with its place there.
-struct Part {
+struct MovedTensor {
     order: usize,
     tensor: String,
     swapped: bool,
@@ -78,35 +78,35 @@ struct Part {
 /// there, if any.
 pub(crate) fn joined<'a>(
     tensors: impl IntoIterator<Item = &'a str>,
-    top: &[Place],
-    blocks: &[BlockPlaces<'_>],
+    top: &[MovedModule],
+    blocks: &[MovedBlocks<'_>],
 ) -> Result<Vec<JoinedTensor>, String> {
-    let mut joined: Vec<(String, Vec<Part>)> = Vec::new();
+    let mut joined: Vec<(String, Vec<MovedTensor>)> = Vec::new();
     for tensor in tensors {
-        let of_block = |list: &BlockPlaces<'_>| {
+        let of_block = |list: &MovedBlocks<'_>| {
             let rest = tensor.strip_prefix(list.lists[0])?.strip_prefix('.')?;
             let (block, name) = rest.split_once('.')?;
             let places = (list.of)(block.parse().ok()?);
-            let (place, to) = Place::of(&places, name)?;
+            let (place, to) = MovedModule::of(&places, name)?;
             Some((*place, format!("{}.{block}.{to}", list.lists[1])))
         };
-        let at_top = || Place::of(top, tensor).map(|(place, to)| (*place, to));
+        let at_top = || MovedModule::of(top, tensor).map(|(place, to)| (*place, to));
         let Some((place, to)) = blocks.iter().find_map(of_block).or_else(at_top) else {
             return Err(tensor.to_owned());
         };
-        let part = Part { order: place.order, tensor: tensor.to_owned(), swapped: place.swapped };
+        let part = MovedTensor { order: place.order, tensor: tensor.to_owned(), swapped: place.swapped };
         match joined.iter_mut().find(|(name, _)| *name == to) {
             Some((_, parts)) => parts.push(part),
             None => joined.push((to, vec![part])),
         }
     }
-    let whole = |(name, mut parts): (String, Vec<Part>)| {
+    let whole = |(name, mut parts): (String, Vec<MovedTensor>)| {
         parts.sort_by_key(|part| part.order);
-        let rows = |Part { tensor, swapped, .. }: Part| {
+        let rows = |MovedTensor { tensor, swapped, .. }: MovedTensor| {
             if swapped {
-                vec![(tensor.clone(), Rows::SecondHalf), (tensor, Rows::FirstHalf)]
+                vec![(tensor.clone(), TensorRows::SecondHalf), (tensor, TensorRows::FirstHalf)]
             } else {
-                vec![(tensor, Rows::All)]
+                vec![(tensor, TensorRows::All)]
             }
         };
         JoinedTensor { name, parts: parts.into_iter().flat_map(rows).collect() }
@@ -122,7 +122,7 @@ mod tests {
     fn rows_are_stacked_in_order_and_halves_change_places() {
         let top = [swapped("out.linear", "final.mod"), renamed("in.scale.weight", "first.scale")];
         let of = |_: usize| vec![stacked("q", "qkv", 0), stacked("k", "qkv", 1), renamed("out", "proj")];
-        let blocks = [BlockPlaces { lists: ["blocks", "layers"], of: &of }];
+        let blocks = [MovedBlocks { lists: ["blocks", "layers"], of: &of }];
         let tensors = [
             "blocks.10.k.bias",
             "blocks.10.out.weight",
@@ -131,13 +131,13 @@ mod tests {
             "in.scale.weight",
         ];
         let found = joined(tensors, &top, &blocks).unwrap();
-        let all = |names: &[&str]| names.iter().map(|name| (name.to_string(), Rows::All)).collect();
-        let expected: [(&str, Vec<(String, Rows)>); 4] = [
+        let all = |names: &[&str]| names.iter().map(|name| (name.to_string(), TensorRows::All)).collect();
+        let expected: [(&str, Vec<(String, TensorRows)>); 4] = [
             ("layers.10.qkv.bias", all(&["blocks.10.q.bias", "blocks.10.k.bias"])),
             ("layers.10.proj.weight", all(&["blocks.10.out.weight"])),
             (
                 "final.mod.weight",
-                [Rows::SecondHalf, Rows::FirstHalf]
+                [TensorRows::SecondHalf, TensorRows::FirstHalf]
                     .map(|rows| ("out.linear.weight".to_owned(), rows))
                     .to_vec(),
             ),

@@ -9,11 +9,11 @@ mod weights;
 
 pub use config::read_json;
 pub use digest::{digests, sha256};
-pub(crate) use joined::{BlockPlaces, Place, joined, renamed, stacked, swapped};
-pub use joined::{JoinedTensor, Rows};
+pub use joined::{JoinedTensor, TensorRows};
+pub(crate) use joined::{MovedBlocks, MovedModule, joined, renamed, stacked, swapped};
 pub use library::Library;
 pub use mapped::MappedFile;
-pub use weights::{Entry, Weights};
+pub use weights::{TensorEntry, Weights};
 
 #[cfg(test)]
 mod tests;

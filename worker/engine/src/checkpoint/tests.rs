@@ -73,7 +73,7 @@ fn refuses_damaged_and_hostile_files() {
     assert!(error.contains("never reads"), "{error}");
 }
 
-/// Files that a folder of weights can hold. The first number of a tensor tells which of them was read.
+/// Files that a folder of weights can hold. The first number of a tensor says which of them was read.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Part {
     Whole,
@@ -181,12 +181,12 @@ fn whoever_has_to_know_is_told_of_each_tensor_that_is_read() {
     let dir = tempfile::tempdir().unwrap();
     sample(dir.path(), "model.safetensors", &["a", "b"]);
     let weights = Weights::open(dir.path(), Library::Transformers).unwrap();
-    let told = Arc::new(AtomicU32::new(0));
-    let counted = told.clone();
-    weights.tell(Arc::new(move || {
+    let calls = Arc::new(AtomicU32::new(0));
+    let counted = calls.clone();
+    weights.call_on_read(Arc::new(move || {
         counted.fetch_add(1, Ordering::SeqCst);
     }));
     weights.tensor("a", &[2, 3], DType::F32, &Device::Cpu).unwrap();
     weights.rows("b", [2, 3], 1..2).unwrap();
-    assert_eq!(told.load(Ordering::SeqCst), 2);
+    assert_eq!(calls.load(Ordering::SeqCst), 2);
 }

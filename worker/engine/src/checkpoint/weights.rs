@@ -20,7 +20,7 @@ pub struct Weights {
     folder: PathBuf,
     index: Option<PathBuf>,
     files: Vec<MappedFile>,
-    entries: BTreeMap<String, Entry>,
+    entries: BTreeMap<String, TensorEntry>,
     on_read: OnceLock<Arc<OnProgress>>,
 }
 
@@ -32,14 +32,14 @@ impl fmt::Debug for Weights {
 
 /// Where a tensor lies, and what it is.
 #[derive(Clone, Debug)]
-pub struct Entry {
+pub struct TensorEntry {
     file: usize,
     bytes: Range<usize>,
     dtype: DType,
     shape: Vec<usize>,
 }
 
-impl Entry {
+impl TensorEntry {
     /// Index of the file that holds the tensor, in the order of [`Weights::files`].
     pub fn file(&self) -> usize {
         self.file
@@ -107,7 +107,7 @@ impl Weights {
 
     /// Calls `on_read` after each tensor that is read from now on, for somebody who has to know that the work goes on: from a slow disk a
     /// large model takes long. Only the first one that is given counts.
-    pub fn tell(&self, on_read: Arc<OnProgress>) {
+    pub fn call_on_read(&self, on_read: Arc<OnProgress>) {
         // A second one would be a fault of the program, and do no harm.
         let _ = self.on_read.set(on_read);
     }
@@ -165,7 +165,7 @@ impl Weights {
             })?;
             let bytes = next..next + view.data().len();
             next = bytes.end;
-            let entry = Entry { file: self.files.len(), bytes, dtype, shape: view.shape().to_vec() };
+            let entry = TensorEntry { file: self.files.len(), bytes, dtype, shape: view.shape().to_vec() };
             if self.entries.insert(name.to_owned(), entry).is_some() {
                 return Err(Error::content(
                     path,
@@ -178,7 +178,7 @@ impl Weights {
     }
 
     /// Tensors of the file with this index, in the order in which they lie in it.
-    pub fn entries_of(&self, file: usize) -> Vec<(&str, &Entry)> {
+    pub fn entries_of(&self, file: usize) -> Vec<(&str, &TensorEntry)> {
         let mut entries: Vec<_> = self.entries().filter(|(_, entry)| entry.file == file).collect();
         entries.sort_by_key(|(_, entry)| (entry.bytes.start, entry.bytes.end));
         entries
@@ -205,7 +205,7 @@ impl Weights {
     }
 
     /// Every tensor with its place, by name.
-    pub fn entries(&self) -> impl Iterator<Item = (&str, &Entry)> {
+    pub fn entries(&self) -> impl Iterator<Item = (&str, &TensorEntry)> {
         self.entries.iter().map(|(name, entry)| (name.as_str(), entry))
     }
 
@@ -218,7 +218,7 @@ impl Weights {
     ///
     /// # Errors
     /// When there is none of this name.
-    pub fn entry(&self, name: &str) -> Result<&Entry> {
+    pub fn entry(&self, name: &str) -> Result<&TensorEntry> {
         self.entries
             .get(name)
             .ok_or_else(|| Error::MissingTensor { path: self.folder.clone(), name: name.to_owned() })
@@ -237,7 +237,7 @@ impl Weights {
     ///
     /// # Errors
     /// When the file system does not answer.
-    pub fn in_hole(&self, entry: &Entry) -> Result<bool> {
+    pub fn in_hole(&self, entry: &TensorEntry) -> Result<bool> {
         self.files[entry.file].in_hole(&entry.bytes)
     }
 
@@ -245,7 +245,7 @@ impl Weights {
     ///
     /// # Errors
     /// When it is missing, or has another shape.
-    pub fn entry_of(&self, name: &str, shape: &[usize]) -> Result<&Entry> {
+    pub fn entry_of(&self, name: &str, shape: &[usize]) -> Result<&TensorEntry> {
         let entry = self.entry(name)?;
         self.check_shape(name, entry, shape)?;
         Ok(entry)
@@ -276,7 +276,7 @@ impl Weights {
         Ok(stored.to_dtype(DType::F32)?.to_vec1()?)
     }
 
-    fn check_shape(&self, name: &str, entry: &Entry, expected: &[usize]) -> Result<()> {
+    fn check_shape(&self, name: &str, entry: &TensorEntry, expected: &[usize]) -> Result<()> {
         if entry.shape == expected {
             return Ok(());
         }
@@ -289,7 +289,7 @@ impl Weights {
     }
 
     /// Gives the memory of a tensor that was read from the map back to the system.
-    pub fn release(&self, entry: &Entry) {
+    pub fn release(&self, entry: &TensorEntry) {
         self.files[entry.file].release(entry.bytes.clone());
         if let Some(on_read) = self.on_read.get() {
             on_read();

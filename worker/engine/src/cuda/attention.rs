@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::kernels::Launch;
 use super::libraries::{Operand, Product, ProductSizes};
-use super::matrix::{CudaMatrix, Numbers};
+use super::matrix::{CudaMatrix, NumberType};
 use super::ops::CudaOps;
 use crate::device::memory::ALIGNED;
 use crate::{Error, Result};
@@ -27,7 +27,7 @@ impl CudaOps {
         let (head, stride) = (width / heads, count.next_multiple_of(ALIGNED));
         let most = (self.scores / (heads * stride)).clamp(1, item.len().max(1));
         let (driver, libraries) = (self.device.driver(), self.device.libraries());
-        let mut scores = CudaMatrix::new(&self.device, Numbers::F32, heads * most, stride)?;
+        let mut scores = CudaMatrix::new(&self.device, NumberType::F32, heads * most, stride)?;
         let mut shares = self.empty(heads * most, stride)?;
         for first in item.clone().step_by(most) {
             let rows = most.min(item.end - first);

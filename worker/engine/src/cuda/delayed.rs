@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use super::driver::{Buffer, Driver};
-use super::f64::{Product, gathered, read};
+use super::driver::{CudaDriver, DeviceBuffer};
+use super::f64::{F64Product, gathered, read};
 use super::libraries::{Operand, ProductSizes};
 use super::structured::CudaStructured;
 use super::{CudaDevice, CudaError};
@@ -11,20 +11,20 @@ use crate::device::transfers::TransferKind;
 use crate::solve::structured::DELAY;
 
 /// Removals that have not been applied yet, as `solve/structured/neurons.rs` has them: each a row of n values in three matrices.
-pub(super) struct Delayed {
+pub(super) struct DeviceRemovals {
     n: usize,
     pub(super) columns: Vec<usize>,
-    roots: Buffer<f64>,
-    shares: Buffer<f64>,
-    others: Buffer<f64>,
+    roots: DeviceBuffer<f64>,
+    shares: DeviceBuffer<f64>,
+    others: DeviceBuffer<f64>,
     /// The shares once more.
     on_host: Vec<f64>,
     /// Columns of H^-1 and of W^T W on their way to the host, and three rows on their way back.
-    passing: Buffer<f64>,
+    passing: DeviceBuffer<f64>,
 }
 
-impl Delayed {
-    pub(super) fn new(driver: &Driver, n: usize) -> Result<Self, CudaError> {
+impl DeviceRemovals {
+    pub(super) fn new(driver: &CudaDriver, n: usize) -> Result<Self, CudaError> {
         let rows = || driver.buffer(DELAY * n);
         let (roots, shares, others) = (rows()?, rows()?, rows()?);
         let (columns, on_host) = (Vec::with_capacity(DELAY), Vec::with_capacity(DELAY * n));
@@ -36,12 +36,12 @@ impl Delayed {
         &mut self,
         device: &CudaDevice,
         column: usize,
-        inverse: &Buffer<f64>,
-        alike: &Buffer<f64>,
+        inverse: &DeviceBuffer<f64>,
+        column_products: &DeviceBuffer<f64>,
     ) -> Result<Vec<[f64; 3]>, CudaError> {
         let (n, k, driver) = (self.n, self.columns.len(), device.driver());
         driver.copy_part(inverse, column * n, &mut self.passing, 0, n)?;
-        driver.copy_part(alike, column * n, &mut self.passing, n, n)?;
+        driver.copy_part(column_products, column * n, &mut self.passing, n, n)?;
         let Self { roots, shares, others, passing, .. } = self;
         for (of, rows, to) in [(&*roots, &*roots, 0), (&*shares, &*others, n), (&*others, &*shares, n)] {
             // Of all removals so far what they have in this column, times what they take off the others.
@@ -69,7 +69,7 @@ impl Delayed {
     pub(super) fn apply(
         &mut self,
         layer: &mut CudaStructured,
-        alike: &mut Buffer<f64>,
+        column_products: &mut DeviceBuffer<f64>,
     ) -> Result<(), CudaError> {
         let (n, k, rows) = (self.n, self.columns.len(), layer.rows);
         if k == 0 {
@@ -77,10 +77,10 @@ impl Delayed {
         }
         let device = Arc::clone(&layer.device);
         let driver = device.driver();
-        let off = |left, right| Product { left: (left, true), right: (right, false), sizes: [n, n, k] };
+        let off = |left, right| F64Product { left: (left, true), right: (right, false), sizes: [n, n, k] };
         off(&self.roots, &self.roots).add(&device, -1.0, 1.0, &mut layer.inverse)?;
-        off(&self.shares, &self.others).add(&device, -1.0, 1.0, alike)?;
-        off(&self.others, &self.shares).add(&device, -1.0, 1.0, alike)?;
+        off(&self.shares, &self.others).add(&device, -1.0, 1.0, column_products)?;
+        off(&self.others, &self.shares).add(&device, -1.0, 1.0, column_products)?;
         // Each removed column as it was when it went is what is left of it after the removals before: R = T^-1 W_D^T, of which T_il is
         // removal l's share of column i, and 1 on the diagonal.
         let mut solved = vec![0.0; k * k];
@@ -97,9 +97,9 @@ impl Delayed {
             gathered(driver, &layer.weight, rows, n, &self.columns)?,
         );
         let mut removed = driver.buffer(k * rows)?;
-        let product = Product { left: (&solved, false), right: (&gone, false), sizes: [k, rows, k] };
+        let product = F64Product { left: (&solved, false), right: (&gone, false), sizes: [k, rows, k] };
         product.add(&device, 1.0, 0.0, &mut removed)?;
-        let taken = Product { left: (&removed, true), right: (&self.shares, false), sizes: [rows, n, k] };
+        let taken = F64Product { left: (&removed, true), right: (&self.shares, false), sizes: [rows, n, k] };
         taken.add(&device, -1.0, 1.0, &mut layer.weight)?;
         layer.gone.append(&mut self.columns);
         self.on_host.clear();

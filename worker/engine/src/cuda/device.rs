@@ -1,7 +1,7 @@
 //! A GPU that is ready to work.
 
 use super::CudaError;
-use super::driver::Driver;
+use super::driver::CudaDriver;
 use super::error::MemoryPhase;
 use super::libraries::Libraries;
 use crate::device::DeviceMemory;
@@ -23,8 +23,8 @@ pub struct CudaDevice {
     capability: (i32, i32),
     // Handles go before the driver they belong to.
     libraries: Libraries,
-    beside: Driver,
-    driver: Driver,
+    beside: CudaDriver,
+    driver: CudaDriver,
 }
 
 impl CudaDevice {
@@ -34,7 +34,7 @@ impl CudaDevice {
     /// When the driver or a library is missing or too old, there is no such GPU, or it is too old; each with its remedy.
     pub fn open(ordinal: usize) -> Result<Self, CudaError> {
         let found = [
-            (Driver::is_present(), DRIVER.0, DRIVER.1),
+            (CudaDriver::is_present(), DRIVER.0, DRIVER.1),
             (
                 Libraries::has_blas(),
                 "cuBLAS (libcublas.so.13)",
@@ -49,19 +49,19 @@ impl CudaDevice {
         if let Some((_, library, remedy)) = found.into_iter().find(|(present, ..)| !present) {
             return Err(CudaError::Missing { library, remedy });
         }
-        let version = Driver::version()?;
+        let version = CudaDriver::version()?;
         if version < CUDA_VERSION {
             return Err(CudaError::Driver { found: version });
         }
-        let count = Driver::count()?;
+        let count = CudaDriver::count()?;
         if ordinal >= count {
             return Err(CudaError::NoGpu { ordinal, count });
         }
-        let (name, capability) = Driver::described(ordinal)?;
+        let (name, capability) = CudaDriver::described(ordinal)?;
         if capability.0 < 8 {
             return Err(CudaError::Capability { ordinal, name, found: capability });
         }
-        let driver = Driver::open(ordinal)?;
+        let driver = CudaDriver::open(ordinal)?;
         let libraries = Libraries::open(&driver).map_err(|error| error.during(MemoryPhase::Opening))?;
         Ok(Self { ordinal, name, capability, libraries, beside: driver.beside()?, driver })
     }
@@ -71,10 +71,10 @@ impl CudaDevice {
     /// # Errors
     /// When the driver is missing or fails.
     pub fn count() -> Result<usize, CudaError> {
-        if !Driver::is_present() {
+        if !CudaDriver::is_present() {
             return Err(CudaError::Missing { library: DRIVER.0, remedy: DRIVER.1 });
         }
-        Driver::count()
+        CudaDriver::count()
     }
 
     /// Its number, counted from 0.
@@ -115,12 +115,12 @@ impl CudaDevice {
         self.driver.transfers()
     }
 
-    pub(super) const fn driver(&self) -> &Driver {
+    pub(super) const fn driver(&self) -> &CudaDriver {
         &self.driver
     }
 
     /// The driver with the second stream.
-    pub(super) const fn beside(&self) -> &Driver {
+    pub(super) const fn beside(&self) -> &CudaDriver {
         &self.beside
     }
 

@@ -29,12 +29,12 @@ impl<T: DeviceRepr + ValidAsZeroBits + Copy + Default> Element for T {}
 
 /// Memory of a GPU. It is given back when the buffer is dropped, once all work before that is done.
 #[derive(Debug)]
-pub(super) struct Buffer<T> {
+pub(super) struct DeviceBuffer<T> {
     slice: CudaSlice<T>,
     start: u64,
 }
 
-impl<T> Buffer<T> {
+impl<T> DeviceBuffer<T> {
     /// Values.
     pub(super) fn len(&self) -> usize {
         self.slice.len()
@@ -66,10 +66,10 @@ impl<T> Buffer<T> {
     }
 }
 
-impl<T: Debug + Send + Sync + 'static> Buffer<T> {
+impl<T: Debug + Send + Sync + 'static> DeviceBuffer<T> {
     /// All values, which are sums of this kind, for foreign code; they keep the buffer. `gpu` is the number of the GPU whose memory it is.
     pub(super) fn numbers(self: &Arc<Self>, gpu: usize, accumulate: Accumulate) -> DeviceNumbers {
-        // SAFETY: so many values lie there as long as the buffer lives, in the primary context that `Driver::open` takes.
+        // SAFETY: so many values lie there as long as the buffer lives, in the primary context that `CudaDriver::open` takes.
         unsafe { DeviceNumbers::new(gpu, self.start, self.len(), accumulate, Arc::clone(self) as _) }
     }
 }
@@ -85,14 +85,14 @@ pub(super) enum Argument {
 
 /// A GPU with one context and one stream, on which all of its work runs in order, and its kernels.
 #[derive(Debug)]
-pub(super) struct Driver {
+pub(super) struct CudaDriver {
     context: Arc<CudaContext>,
     stream: Arc<CudaStream>,
     functions: BTreeMap<&'static str, CudaFunction>,
     transfers: Arc<TransferCounter>,
 }
 
-impl Driver {
+impl CudaDriver {
     /// Whether the driver's library is on this machine.
     pub(super) fn is_present() -> bool {
         // SAFETY: it loads a library by its usual name, whose initialisers are NVIDIA's.
@@ -169,12 +169,12 @@ impl Driver {
     }
 
     /// The same memory, given back once the work before that is done on this stream. All work on the buffer's own one must be done.
-    pub(super) fn adopt<T: Element>(&self, buffer: Buffer<T>) -> Buffer<T> {
-        let Buffer { slice, start } = buffer;
+    pub(super) fn adopt<T: Element>(&self, buffer: DeviceBuffer<T>) -> DeviceBuffer<T> {
+        let DeviceBuffer { slice, start } = buffer;
         let length = slice.len();
         // SAFETY: the memory was allocated for so many values, and nobody else gives it back.
         let slice = unsafe { self.stream.upgrade_device_ptr(slice.leak(), length) };
-        Buffer { slice, start }
+        DeviceBuffer { slice, start }
     }
 
     /// What has crossed by this driver, and by those beside it.
@@ -209,24 +209,28 @@ impl Driver {
     }
 
     /// Memory whose contents nobody knows; room for one value at least.
-    pub(super) fn buffer<T: Element>(&self, length: usize) -> Result<Buffer<T>, CudaError> {
+    pub(super) fn buffer<T: Element>(&self, length: usize) -> Result<DeviceBuffer<T>, CudaError> {
         let length = length.max(1);
         // SAFETY: any bits are a value of T, so nothing is read that is not one.
         let slice =
             unsafe { self.stream.alloc::<T>(length) }.map_err(|error| self.no_room::<T>(length, error))?;
         let start = slice.device_ptr(&self.stream).0;
-        Ok(Buffer { slice, start })
+        Ok(DeviceBuffer { slice, start })
     }
 
     /// Zeros.
-    pub(super) fn zeros<T: Element>(&self, length: usize) -> Result<Buffer<T>, CudaError> {
+    pub(super) fn zeros<T: Element>(&self, length: usize) -> Result<DeviceBuffer<T>, CudaError> {
         let mut buffer = self.buffer::<T>(length)?;
         self.set_bytes(&mut buffer, 0)?;
         Ok(buffer)
     }
 
     /// Sets every byte.
-    pub(super) fn set_bytes<T: Element>(&self, buffer: &mut Buffer<T>, byte: u8) -> Result<(), CudaError> {
+    pub(super) fn set_bytes<T: Element>(
+        &self,
+        buffer: &mut DeviceBuffer<T>,
+        byte: u8,
+    ) -> Result<(), CudaError> {
         self.bind()?;
         let bytes = buffer.len() * size_of::<T>();
         let start = buffer.slice.device_ptr_mut(&self.stream).0;
@@ -240,7 +244,7 @@ impl Driver {
         &self,
         kind: TransferKind,
         values: &[T],
-    ) -> Result<Buffer<T>, CudaError> {
+    ) -> Result<DeviceBuffer<T>, CudaError> {
         let mut buffer = self.buffer(values.len())?;
         self.write(kind, values, &mut buffer)?;
         Ok(buffer)
@@ -251,7 +255,7 @@ impl Driver {
         &self,
         kind: TransferKind,
         values: &[T],
-        buffer: &mut Buffer<T>,
+        buffer: &mut DeviceBuffer<T>,
     ) -> Result<(), CudaError> {
         if values.is_empty() {
             return Ok(());
@@ -265,7 +269,7 @@ impl Driver {
     pub(super) fn read<T: Element>(
         &self,
         kind: TransferKind,
-        buffer: &Buffer<T>,
+        buffer: &DeviceBuffer<T>,
         to: &mut [T],
     ) -> Result<(), CudaError> {
         if to.is_empty() {
@@ -281,9 +285,9 @@ impl Driver {
     /// Copies `length` values of a buffer from `first` on to another one from `at` on.
     pub(super) fn copy_part<T: Element>(
         &self,
-        from: &Buffer<T>,
+        from: &DeviceBuffer<T>,
         first: usize,
-        to: &mut Buffer<T>,
+        to: &mut DeviceBuffer<T>,
         at: usize,
         length: usize,
     ) -> Result<(), CudaError> {
@@ -300,8 +304,8 @@ impl Driver {
     /// Copies the first `length` values of a buffer to another one.
     pub(super) fn copy<T: Element>(
         &self,
-        from: &Buffer<T>,
-        to: &mut Buffer<T>,
+        from: &DeviceBuffer<T>,
+        to: &mut DeviceBuffer<T>,
         length: usize,
     ) -> Result<(), CudaError> {
         self.copy_part(from, 0, to, 0, length)
@@ -333,7 +337,7 @@ impl Driver {
             shared_mem_bytes: shared,
         };
         // SAFETY: the arguments are of the kernel's types, pointers are those of buffers that the caller holds, and the callers in this
-        // module check that matrices have the sizes that they tell the kernel.
+        // module check that matrices have the sizes that they pass to the kernel.
         unsafe { builder.launch(config) }.map_err(failed(kernel))?;
         Ok(())
     }

@@ -1,27 +1,27 @@
 //! Matrices of f64 on a GPU, rows one behind another: their products, and what moves their columns.
 
-use super::driver::{Buffer, Driver};
+use super::driver::{CudaDriver, DeviceBuffer};
 use super::kernels::Launch;
 use super::libraries::{Operand, ProductSizes};
 use super::{CudaDevice, CudaError};
 use crate::device::transfers::TransferKind;
 
 /// out = left * right, of matrices whose rows lie one behind another; either factor may be transposed.
-pub(super) struct Product<'a> {
-    pub(super) left: (&'a Buffer<f64>, bool),
-    pub(super) right: (&'a Buffer<f64>, bool),
+pub(super) struct F64Product<'a> {
+    pub(super) left: (&'a DeviceBuffer<f64>, bool),
+    pub(super) right: (&'a DeviceBuffer<f64>, bool),
     /// Rows, columns, and what is summed over.
     pub(super) sizes: [usize; 3],
 }
 
-impl Product<'_> {
+impl F64Product<'_> {
     /// out = factor * left * right + keep * out.
     pub(super) fn add(
         self,
         device: &CudaDevice,
         factor: f64,
         keep: f64,
-        out: &mut Buffer<f64>,
+        out: &mut DeviceBuffer<f64>,
     ) -> Result<(), CudaError> {
         let [rows, columns, inner] = self.sizes;
         let (left, right) = (operand(self.left, inner, rows), operand(self.right, columns, inner));
@@ -31,29 +31,33 @@ impl Product<'_> {
 }
 
 /// A factor of so many columns and rows, of which either is stored first.
-fn operand((of, transposed): (&Buffer<f64>, bool), columns: usize, rows: usize) -> Operand<'_, f64> {
+fn operand((of, transposed): (&DeviceBuffer<f64>, bool), columns: usize, rows: usize) -> Operand<'_, f64> {
     Operand { values: of.input(), stride: if transposed { rows } else { columns }, transposed }
 }
 
 /// An upper triangle with zeros below it, and its mirror image there. Products with 1 and sums with 0 are exact.
 pub(super) fn mirrored(
     device: &CudaDevice,
-    mut upper: Buffer<f64>,
+    mut upper: DeviceBuffer<f64>,
     n: usize,
-) -> Result<Buffer<f64>, CudaError> {
+) -> Result<DeviceBuffer<f64>, CudaError> {
     let driver = device.driver();
     let mut above = driver.buffer::<f64>(n * n)?;
     driver.copy(&upper, &mut above, n * n)?;
     driver.set_diagonal_f64(Launch::each(n), above.output(), n, 0.0)?;
     let mut identity = driver.zeros::<f64>(n * n)?;
     driver.set_diagonal_f64(Launch::each(n), identity.output(), n, 1.0)?;
-    Product { left: (&above, true), right: (&identity, false), sizes: [n, n, n] }
+    F64Product { left: (&above, true), right: (&identity, false), sizes: [n, n, n] }
         .add(device, 1.0, 1.0, &mut upper)?;
     Ok(upper)
 }
 
 /// The diagonal of a square, on the host.
-pub(super) fn diagonal(driver: &Driver, square: &Buffer<f64>, n: usize) -> Result<Vec<f64>, CudaError> {
+pub(super) fn diagonal(
+    driver: &CudaDriver,
+    square: &DeviceBuffer<f64>,
+    n: usize,
+) -> Result<Vec<f64>, CudaError> {
     let mut values = driver.buffer(n)?;
     copy_columns(driver, square, 0, n + 1, &mut values, n, 1)?;
     read(driver, &values, n)
@@ -61,12 +65,12 @@ pub(super) fn diagonal(driver: &Driver, square: &Buffer<f64>, n: usize) -> Resul
 
 /// Columns of a matrix (rows x n), each a row: k x rows.
 pub(super) fn gathered(
-    driver: &Driver,
-    matrix: &Buffer<f64>,
+    driver: &CudaDriver,
+    matrix: &DeviceBuffer<f64>,
     rows: usize,
     n: usize,
     columns: &[usize],
-) -> Result<Buffer<f64>, CudaError> {
+) -> Result<DeviceBuffer<f64>, CudaError> {
     let (mut gathered, mut one) = (driver.buffer(columns.len() * rows)?, driver.buffer(rows)?);
     for (to, column) in columns.iter().enumerate() {
         copy_columns(driver, matrix, *column, n, &mut one, rows, 1)?;
@@ -77,11 +81,11 @@ pub(super) fn gathered(
 
 /// Copies `rows` times `columns` values, from value `first` on, whose rows are `stride` apart.
 pub(super) fn copy_columns(
-    driver: &Driver,
-    from: &Buffer<f64>,
+    driver: &CudaDriver,
+    from: &DeviceBuffer<f64>,
     first: usize,
     stride: usize,
-    to: &mut Buffer<f64>,
+    to: &mut DeviceBuffer<f64>,
     rows: usize,
     columns: usize,
 ) -> Result<(), CudaError> {
@@ -91,7 +95,11 @@ pub(super) fn copy_columns(
     driver.copy_columns(launch, from, to, rows, 2 * columns, 2 * stride)
 }
 
-pub(super) fn read(driver: &Driver, buffer: &Buffer<f64>, count: usize) -> Result<Vec<f64>, CudaError> {
+pub(super) fn read(
+    driver: &CudaDriver,
+    buffer: &DeviceBuffer<f64>,
+    count: usize,
+) -> Result<Vec<f64>, CudaError> {
     let mut values = vec![0.0; count];
     driver.read(TransferKind::Results, buffer, &mut values)?;
     Ok(values)

@@ -5,12 +5,12 @@ use std::sync::Arc;
 
 use obsdiff_proto::SiteId;
 
-use super::driver::{Buffer, Driver, Element, In};
+use super::driver::{CudaDriver, DeviceBuffer, Element, In};
 use super::error::MemoryPhase;
 use super::kernels::Launch;
 use super::libraries::{Operand, Product, ProductSizes};
-use super::matrix::{CudaMatrix, Numbers};
-use super::sums::{CudaGram, Sums, own};
+use super::matrix::{CudaMatrix, NumberType};
+use super::sums::{CudaGram, DeviceSums, own};
 use super::{CudaDevice, CudaError};
 use crate::device::memory::{ALIGNED, TOKENS_OF_PART, panel};
 use crate::device::transfers::TransferKind;
@@ -22,7 +22,7 @@ use crate::model::Matrix;
 struct DeviceGram {
     width: usize,
     exponent: i32,
-    sums: Sums,
+    sums: DeviceSums,
     /// Of the host's Gram, to which the mass of what is observed is added as the host adds it.
     host: Gram,
 }
@@ -30,19 +30,19 @@ struct DeviceGram {
 /// Memory that observations of all sites share. It grows to what the largest needs.
 #[derive(Debug, Default)]
 struct Scratch {
-    parts: Option<Buffer<f64>>,
-    energy: Option<Buffer<f64>>,
+    parts: Option<DeviceBuffer<f64>>,
+    energy: Option<DeviceBuffer<f64>>,
     /// The first column that is not finite, and the first that passes a limit.
-    verdict: Option<Buffer<u32>>,
-    spoilt: Option<Buffer<u32>>,
-    panel: Option<Buffer<f32>>,
+    verdict: Option<DeviceBuffer<u32>>,
+    spoilt: Option<DeviceBuffer<u32>>,
+    panel: Option<DeviceBuffer<f32>>,
 }
 
 /// An observation in a GPU's memory.
 #[derive(Clone, Copy, Debug)]
 struct Observation<'a> {
     values: In<'a, u8>,
-    numbers: Numbers,
+    numbers: NumberType,
     tokens: usize,
     /// Values between the starts of two rows. Those behind a row's features are zeros.
     stride: usize,
@@ -55,9 +55,9 @@ pub struct CudaGrams {
     open: BTreeMap<SiteId, DeviceGram>,
     scratch: Scratch,
     /// Observations of the host, copied here.
-    rows: Option<Buffer<u8>>,
+    rows: Option<DeviceBuffer<u8>>,
     /// Observations of the GPU with features of constant 1.
-    padded: Option<Buffer<u8>>,
+    padded: Option<DeviceBuffer<u8>>,
 }
 
 impl CudaGrams {
@@ -66,7 +66,7 @@ impl CudaGrams {
         Self { device, open: BTreeMap::new(), scratch: Scratch::default(), rows: None, padded: None }
     }
 
-    fn insert(&mut self, site: SiteId, gram: &Gram, sums: Sums) {
+    fn insert(&mut self, site: SiteId, gram: &Gram, sums: DeviceSums) {
         let host = gram.without_sums();
         self.open.insert(site, DeviceGram { width: gram.width(), exponent: gram.exponent(), sums, host });
     }
@@ -74,14 +74,14 @@ impl CudaGrams {
 
 impl GramSet for CudaGrams {
     fn open(&mut self, site: SiteId, gram: &Arc<Gram>) -> Result<(), GramError> {
-        let sums = Sums::upload(self.device.driver(), gram.sums())?;
+        let sums = DeviceSums::upload(self.device.driver(), gram.sums())?;
         self.insert(site, gram, sums);
         Ok(())
     }
 
     fn open_empty(&mut self, site: SiteId, gram: &Arc<Gram>) -> Result<(), GramError> {
         let entries = Gram::entries(gram.width());
-        let sums = Sums::zeros(self.device.driver(), gram.accumulates(), entries)?;
+        let sums = DeviceSums::zeros(self.device.driver(), gram.accumulates(), entries)?;
         self.insert(site, gram, sums);
         Ok(())
     }
@@ -115,7 +115,7 @@ impl GramSet for CudaGrams {
             return Ok(());
         }
         let values = uploaded(self.device.driver(), &mut self.rows, rows)?;
-        let observation = Observation { values, numbers: Numbers::F32, tokens, stride: gram.width };
+        let observation = Observation { values, numbers: NumberType::F32, tokens, stride: gram.width };
         self.scratch.observe(&self.device, gram, observation, alpha)
     }
 
@@ -168,7 +168,7 @@ impl GramSet for CudaGrams {
         }
         let tokens = rows.len() / width;
         let values = uploaded(self.device.driver(), &mut self.rows, &rows[..tokens * width])?;
-        let observation = Observation { values, numbers: Numbers::F32, tokens, stride: width };
+        let observation = Observation { values, numbers: NumberType::F32, tokens, stride: width };
         Ok(self.scratch.add_energy(self.device.driver(), observation, alpha, energy)?)
     }
 
@@ -203,8 +203,8 @@ fn on_device<'a>(rows: &'a Matrix, device: &Arc<CudaDevice>) -> Result<Option<&'
 
 /// Rows of the host, copied to the GPU.
 fn uploaded<'a>(
-    driver: &Driver,
-    buffer: &'a mut Option<Buffer<u8>>,
+    driver: &CudaDriver,
+    buffer: &'a mut Option<DeviceBuffer<u8>>,
     rows: &[f32],
 ) -> Result<In<'a, u8>, CudaError> {
     let bytes: &[u8] = bytemuck::cast_slice(rows);
@@ -235,7 +235,7 @@ impl Scratch {
     /// Adds `alpha` times an observation's column energies to those of the host.
     fn add_energy(
         &mut self,
-        driver: &Driver,
+        driver: &CudaDriver,
         observation: Observation<'_>,
         alpha: f64,
         energy: &mut [f64],
@@ -248,7 +248,12 @@ impl Scratch {
     }
 
     /// Leaves `alpha` times an observation's column energies.
-    fn square(&mut self, driver: &Driver, observation: Observation<'_>, alpha: f64) -> Result<(), CudaError> {
+    fn square(
+        &mut self,
+        driver: &CudaDriver,
+        observation: Observation<'_>,
+        alpha: f64,
+    ) -> Result<(), CudaError> {
         let Observation { values, numbers, tokens, stride: width } = observation;
         let count = tokens.div_ceil(TOKENS_OF_PART);
         let parts = grown(driver, &mut self.parts, count * width)?;
@@ -260,18 +265,18 @@ impl Scratch {
     }
 
     /// Leaves whether the observation may be added.
-    fn judge(&mut self, driver: &Driver, gram: &DeviceGram, alpha: f64) -> Result<(), CudaError> {
+    fn judge(&mut self, driver: &CudaDriver, gram: &DeviceGram, alpha: f64) -> Result<(), CudaError> {
         let n = gram.width;
         let energy = grown(driver, &mut self.energy, n)?.input();
         let verdict = grown(driver, &mut self.verdict, 2)?;
         driver.set_bytes(verdict, 0xff)?;
         let verdict = verdict.output();
         match &gram.sums {
-            Sums::Exact(sums) => {
+            DeviceSums::Exact(sums) => {
                 let unit = unit(gram.exponent);
                 driver.admit_observation_exact(Launch::each(n), energy, sums.input(), n, alpha, unit, verdict)
             }
-            Sums::F32(sums) => {
+            DeviceSums::F32(sums) => {
                 driver.admit_observation_f32(Launch::each(n), energy, sums.input(), n, alpha, verdict)
             }
         }
@@ -301,14 +306,14 @@ impl Scratch {
             device.libraries().multiply_to_f32(one, product.output().bytes())?;
             let (launch, tile) = (Launch::tiles(tall, wide, 8), product.input());
             match &mut gram.sums {
-                Sums::Exact(sums) => {
+                DeviceSums::Exact(sums) => {
                     let (scale, spoilt) = (alpha / unit(gram.exponent), spoilt.output());
                     let sums = own(sums)?.output();
                     driver.add_tile_exact(
                         launch, tile, tall, wide, wide, first, first, n, scale, verdict, sums, spoilt,
                     )?;
                 }
-                Sums::F32(sums) => {
+                DeviceSums::F32(sums) => {
                     let (alpha, sums) = (alpha as f32, own(sums)?.output());
                     driver.add_tile_f32(
                         launch, tile, tall, wide, wide, first, first, n, alpha, verdict, sums,
@@ -320,7 +325,7 @@ impl Scratch {
     }
 
     /// Whether the observation was added.
-    fn accepted(&mut self, driver: &Driver, exponent: i32) -> Result<(), GramError> {
+    fn accepted(&mut self, driver: &CudaDriver, exponent: i32) -> Result<(), GramError> {
         let (mut verdict, mut spoilt) = ([0; 2], [0]);
         driver.read(TransferKind::Figures, grown(driver, &mut self.verdict, 2)?, &mut verdict)?;
         match verdict {
@@ -344,10 +349,10 @@ fn unit(exponent: i32) -> f64 {
 
 /// A buffer of at least so many values. One that is too small is replaced, and what it held is lost.
 fn grown<'a, T: Element>(
-    driver: &Driver,
-    buffer: &'a mut Option<Buffer<T>>,
+    driver: &CudaDriver,
+    buffer: &'a mut Option<DeviceBuffer<T>>,
     length: usize,
-) -> Result<&'a mut Buffer<T>, CudaError> {
+) -> Result<&'a mut DeviceBuffer<T>, CudaError> {
     if buffer.as_ref().is_none_or(|buffer| buffer.len() < length) {
         // The old one goes first.
         *buffer = None;

@@ -1,8 +1,8 @@
 //! The kernels that a GPU runs, with the types of their arguments.
 
 use super::CudaError;
-use super::driver::{Argument, Driver, In, Out};
-use super::matrix::Numbers;
+use super::driver::{Argument, CudaDriver, In, Out};
+use super::matrix::NumberType;
 
 /// Threads of a block, where a kernel does not need another number.
 const THREADS: u32 = 256;
@@ -73,13 +73,13 @@ impl Launch {
 }
 
 /// An argument's type, and what PTX calls it.
-trait Parameter {
+trait KernelParameter {
     const PTX: &'static str;
 
     fn argument(self) -> Argument;
 }
 
-impl<T> Parameter for In<'_, T> {
+impl<T> KernelParameter for In<'_, T> {
     const PTX: &'static str = "u64";
 
     fn argument(self) -> Argument {
@@ -87,7 +87,7 @@ impl<T> Parameter for In<'_, T> {
     }
 }
 
-impl<T> Parameter for Out<'_, T> {
+impl<T> KernelParameter for Out<'_, T> {
     const PTX: &'static str = "u64";
 
     fn argument(self) -> Argument {
@@ -97,7 +97,7 @@ impl<T> Parameter for Out<'_, T> {
 
 macro_rules! numbers {
     ($($type:ty, $variant:ident, $ptx:literal;)*) => {
-        $(impl Parameter for $type {
+        $(impl KernelParameter for $type {
             const PTX: &'static str = $ptx;
 
             fn argument(self) -> Argument {
@@ -114,7 +114,7 @@ numbers! {
 }
 
 /// A size or an index, as kernels take it. Larger ones were refused where the matrix came from.
-impl Parameter for usize {
+impl KernelParameter for usize {
     const PTX: &'static str = "u32";
 
     fn argument(self) -> Argument {
@@ -125,8 +125,8 @@ impl Parameter for usize {
 /// What of a module is launched: its PTX, and its kernels with what PTX calls their arguments' types.
 type Module = (&'static str, &'static [(&'static str, &'static [&'static str])]);
 
-/// Declares kernels by module, each as a method of [`Driver`] that launches it. Those under `each type` come for each type of numbers, which their
-/// method is told; matrices of that type are bytes to it.
+/// Declares kernels by module, each as a method of [`CudaDriver`] that launches it. Those under `each type` come for each type of numbers, which their
+/// method gets as an argument; matrices of that type are bytes to it.
 macro_rules! kernels {
     ($($file:literal {
         $($name:ident($($argument:ident: $type:ty),* $(,)?);)*
@@ -136,33 +136,33 @@ macro_rules! kernels {
         pub(super) const MODULES: &[Module] = &[$((
             include_str!(concat!("ptx/", $file, ".ptx")),
             &[
-                $((stringify!($name), &[$(<$type as Parameter>::PTX),*]),)*
+                $((stringify!($name), &[$(<$type as KernelParameter>::PTX),*]),)*
                 $($(
-                    (concat!(stringify!($any), "_f32"), &[$(<$any_type as Parameter>::PTX),*]),
-                    (concat!(stringify!($any), "_bf16"), &[$(<$any_type as Parameter>::PTX),*]),
-                    (concat!(stringify!($any), "_f16"), &[$(<$any_type as Parameter>::PTX),*]),
+                    (concat!(stringify!($any), "_f32"), &[$(<$any_type as KernelParameter>::PTX),*]),
+                    (concat!(stringify!($any), "_bf16"), &[$(<$any_type as KernelParameter>::PTX),*]),
+                    (concat!(stringify!($any), "_f16"), &[$(<$any_type as KernelParameter>::PTX),*]),
                 )*)?
             ],
         ),)*];
 
         #[allow(clippy::too_many_arguments)]
-        impl Driver {$($($(
+        impl CudaDriver {$($($(
             #[doc = concat!("`", stringify!($any), "` of `kernels/", $file, ".cu`, for a type of numbers.")]
-            pub(super) fn $any(&self, of: Numbers, launch: Launch, $($any_argument: $any_type),*) -> Result<(), CudaError> {
+            pub(super) fn $any(&self, of: NumberType, launch: Launch, $($any_argument: $any_type),*) -> Result<(), CudaError> {
                 let kernel = match of {
-                    Numbers::F32 => concat!(stringify!($any), "_f32"),
-                    Numbers::Bf16 => concat!(stringify!($any), "_bf16"),
-                    Numbers::F16 => concat!(stringify!($any), "_f16"),
+                    NumberType::F32 => concat!(stringify!($any), "_f32"),
+                    NumberType::Bf16 => concat!(stringify!($any), "_bf16"),
+                    NumberType::F16 => concat!(stringify!($any), "_f16"),
                 };
-                self.launch(kernel, launch, &[$(Parameter::argument($any_argument)),*])
+                self.launch(kernel, launch, &[$(KernelParameter::argument($any_argument)),*])
             }
         )*)?)*}
 
         #[allow(clippy::too_many_arguments)]
-        impl Driver {$($(
+        impl CudaDriver {$($(
             #[doc = concat!("`", stringify!($name), "` of `kernels/", $file, ".cu`.")]
             pub(super) fn $name(&self, launch: Launch, $($argument: $type),*) -> Result<(), CudaError> {
-                self.launch(stringify!($name), launch, &[$(Parameter::argument($argument)),*])
+                self.launch(stringify!($name), launch, &[$(KernelParameter::argument($argument)),*])
             }
         )*)*}
     };

@@ -10,18 +10,18 @@ use cudarc::cusolver::sys as solver;
 use obsdiff_proto::lock;
 
 use super::CudaError;
-use super::driver::{Buffer, Driver, In, Out};
+use super::driver::{CudaDriver, DeviceBuffer, In, Out};
 use super::factorised::Factorised;
-use super::matrix::Numbers;
+use super::matrix::NumberType;
 use crate::device::memory::WORKSPACE;
 use crate::device::transfers::TransferKind;
 
 /// What cuBLAS calls a type of numbers. It sums the products of each in f32.
-const fn type_of(numbers: Numbers) -> blas::cudaDataType {
+const fn type_of(numbers: NumberType) -> blas::cudaDataType {
     match numbers {
-        Numbers::F32 => blas::cudaDataType::CUDA_R_32F,
-        Numbers::Bf16 => blas::cudaDataType::CUDA_R_16BF,
-        Numbers::F16 => blas::cudaDataType::CUDA_R_16F,
+        NumberType::F32 => blas::cudaDataType::CUDA_R_32F,
+        NumberType::Bf16 => blas::cudaDataType::CUDA_R_16BF,
+        NumberType::F16 => blas::cudaDataType::CUDA_R_16F,
     }
 }
 
@@ -35,7 +35,7 @@ pub(super) struct Operand<'a, T> {
 }
 
 impl<'a, T> Operand<'a, T> {
-    /// The same for a product that is told the type.
+    /// The same for a product that gets the type as an argument.
     pub(super) fn of_any_type(self) -> Operand<'a, u8> {
         Operand { values: self.values.bytes(), stride: self.stride, transposed: self.transposed }
     }
@@ -54,7 +54,7 @@ pub(super) struct ProductSizes {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Product<'a> {
     /// The type of both factors.
-    pub(super) numbers: Numbers,
+    pub(super) numbers: NumberType,
     pub(super) sizes: ProductSizes,
     pub(super) left: Operand<'a, u8>,
     pub(super) right: Operand<'a, u8>,
@@ -70,7 +70,7 @@ pub(super) struct Libraries {
     /// Of cuBLAS, as it says it: 130000 for 13.0.
     version: i32,
     /// Of cuBLAS, which uses it as long as its handle lives.
-    _workspace: Buffer<u8>,
+    _workspace: DeviceBuffer<u8>,
 }
 
 #[derive(Debug)]
@@ -111,7 +111,7 @@ impl Libraries {
     }
 
     /// Handles on the driver's stream. Products are of f32 or of exact bf16, summed in f32: neither TF32 nor reduced sums are allowed.
-    pub(super) fn open(driver: &Driver) -> Result<Self, CudaError> {
+    pub(super) fn open(driver: &CudaDriver) -> Result<Self, CudaError> {
         driver.bind()?;
         let mut workspace = driver.buffer::<u8>(WORKSPACE)?;
         let stream = driver.stream().cu_stream();
@@ -151,8 +151,8 @@ impl Libraries {
         out: Out<'_, f32>,
     ) -> Result<(), CudaError> {
         let (left, right) = (left.of_any_type(), right.of_any_type());
-        let product = Product { numbers: Numbers::F32, sizes, left, right, steps: [0; 3], count: 1 };
-        self.multiply_any(product, [factor, keep], (out.pointer, Numbers::F32))
+        let product = Product { numbers: NumberType::F32, sizes, left, right, steps: [0; 3], count: 1 };
+        self.multiply_any(product, [factor, keep], (out.pointer, NumberType::F32))
     }
 
     /// out = factor * left * right + keep * out, in f64.
@@ -178,12 +178,12 @@ impl Libraries {
 
     /// out = left * right, in f32.
     pub(super) fn multiply_to_f32(&self, product: Product<'_>, out: Out<'_, u8>) -> Result<(), CudaError> {
-        self.multiply_any(product, [1.0, 0.0], (out.pointer, Numbers::F32))
+        self.multiply_any(product, [1.0, 0.0], (out.pointer, NumberType::F32))
     }
 
     /// out += left * right, in f32.
     pub(super) fn add_product(&self, product: Product<'_>, out: Out<'_, u8>) -> Result<(), CudaError> {
-        self.multiply_any(product, [1.0, 1.0], (out.pointer, Numbers::F32))
+        self.multiply_any(product, [1.0, 1.0], (out.pointer, NumberType::F32))
     }
 
     /// Products times the first factor, plus what was there times the second.
@@ -191,7 +191,7 @@ impl Libraries {
         &self,
         product: Product<'_>,
         [factor, keep]: [f32; 2],
-        (out, out_numbers): (u64, Numbers),
+        (out, out_numbers): (u64, NumberType),
     ) -> Result<(), CudaError> {
         let Product { numbers, sizes, left, right, steps, count } = product;
         let scales = [from_ref(&factor).cast(), from_ref(&keep).cast()];
@@ -282,8 +282,8 @@ impl Libraries {
     /// Factorises the upper triangle of a square (n x n) in place: U^T U. False when a pivot fails; the triangle is of no use then.
     pub(super) fn factorise<T: Factorised>(
         &self,
-        driver: &Driver,
-        square: &mut Buffer<T>,
+        driver: &CudaDriver,
+        square: &mut DeviceBuffer<T>,
         n: usize,
     ) -> Result<bool, CudaError> {
         self.in_place(driver, square, n, false)
@@ -292,8 +292,8 @@ impl Libraries {
     /// Replaces the factor by the upper triangle of (U^T U)^-1. False when a pivot is 0.
     pub(super) fn invert<T: Factorised>(
         &self,
-        driver: &Driver,
-        square: &mut Buffer<T>,
+        driver: &CudaDriver,
+        square: &mut DeviceBuffer<T>,
         n: usize,
     ) -> Result<bool, CudaError> {
         self.in_place(driver, square, n, true)
@@ -301,8 +301,8 @@ impl Libraries {
 
     fn in_place<T: Factorised>(
         &self,
-        driver: &Driver,
-        square: &mut Buffer<T>,
+        driver: &CudaDriver,
+        square: &mut DeviceBuffer<T>,
         n: usize,
         inverts: bool,
     ) -> Result<bool, CudaError> {

@@ -6,20 +6,20 @@ use bytemuck::Pod;
 use candle_core::{CpuStorage, DType, Device, Storage, Tensor, WithDType};
 use half::{bf16, f16};
 
-use super::driver::{Buffer, In, Out};
+use super::driver::{DeviceBuffer, In, Out};
 use super::{CudaDevice, CudaError};
 use crate::device::transfers::TransferKind;
 use crate::{Error, Result};
 
 /// The types of numbers that blocks are computed in. Kernels of a name come for each of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Numbers {
+pub(super) enum NumberType {
     F32,
     Bf16,
     F16,
 }
 
-impl Numbers {
+impl NumberType {
     /// The type of the same name; none where blocks are not computed in it.
     pub(super) const fn of(dtype: DType) -> Option<Self> {
         match dtype {
@@ -43,8 +43,8 @@ impl Numbers {
 #[derive(Clone, Debug)]
 pub struct CudaMatrix {
     device: Arc<CudaDevice>,
-    bytes: Arc<Buffer<u8>>,
-    numbers: Numbers,
+    bytes: Arc<DeviceBuffer<u8>>,
+    numbers: NumberType,
     rows: usize,
     columns: usize,
 }
@@ -53,7 +53,7 @@ impl CudaMatrix {
     /// Memory for a matrix, whose numbers nobody knows.
     pub(super) fn new(
         device: &Arc<CudaDevice>,
-        numbers: Numbers,
+        numbers: NumberType,
         rows: usize,
         columns: usize,
     ) -> Result<Self, CudaError> {
@@ -72,7 +72,7 @@ impl CudaMatrix {
             _ => return Err(Error::Argument("a tensor for a GPU is a matrix or a vector".to_owned())),
         };
         let tensor = tensor.to_device(&Device::Cpu)?.contiguous()?;
-        let numbers = Numbers::of(tensor.dtype())
+        let numbers = NumberType::of(tensor.dtype())
             .ok_or_else(|| Error::Argument(format!("a GPU does not compute in {:?}", tensor.dtype())))?;
         let mut matrix = Self::new(device, numbers, rows, columns)?;
         let (storage, layout) = tensor.storage_and_layout();
@@ -92,7 +92,7 @@ impl CudaMatrix {
     pub(super) fn of_bytes(
         device: &Arc<CudaDevice>,
         kind: TransferKind,
-        numbers: Numbers,
+        numbers: NumberType,
         [rows, columns]: [usize; 2],
         bytes: &[u8],
     ) -> Result<Self> {
@@ -110,9 +110,9 @@ impl CudaMatrix {
     /// A copy in the host's memory, once all work before is done.
     pub(crate) fn to_host(&self, kind: TransferKind) -> Result<Tensor> {
         match self.numbers {
-            Numbers::F32 => self.read::<f32>(kind),
-            Numbers::Bf16 => self.read::<bf16>(kind),
-            Numbers::F16 => self.read::<f16>(kind),
+            NumberType::F32 => self.read::<f32>(kind),
+            NumberType::Bf16 => self.read::<bf16>(kind),
+            NumberType::F16 => self.read::<f16>(kind),
         }
     }
 
@@ -144,7 +144,7 @@ impl CudaMatrix {
         self.columns
     }
 
-    pub(super) const fn numbers(&self) -> Numbers {
+    pub(super) const fn numbers(&self) -> NumberType {
         self.numbers
     }
 
@@ -192,7 +192,7 @@ impl CudaMatrix {
         Ok(device.driver().copy_part(&from.bytes, first, self.bytes_mut()?, to, count)?)
     }
 
-    fn bytes_mut(&mut self) -> Result<&mut Buffer<u8>> {
+    fn bytes_mut(&mut self) -> Result<&mut DeviceBuffer<u8>> {
         Arc::get_mut(&mut self.bytes)
             .ok_or_else(|| Error::Argument("a matrix that others hold is not written".to_owned()))
     }

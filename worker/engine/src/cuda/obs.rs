@@ -2,7 +2,7 @@
 
 use obsdiff_proto::{Precision, Target};
 
-use super::driver::Buffer;
+use super::driver::DeviceBuffer;
 use super::kernels::Launch;
 use super::libraries::{Operand, ProductSizes};
 use super::selection::Lowest;
@@ -20,11 +20,11 @@ const ROWS_OF_BLOCK: usize = 4;
 pub(super) struct ObsFactor {
     n: usize,
     /// U; what lies below the diagonal means nothing.
-    u: Buffer<f32>,
+    u: DeviceBuffer<f32>,
     /// 1 / U_jj.
-    reciprocal: Buffer<f32>,
-    scale: Buffer<f32>,
-    dead: Buffer<u8>,
+    reciprocal: DeviceBuffer<f32>,
+    scale: DeviceBuffer<f32>,
+    dead: DeviceBuffer<u8>,
 }
 
 impl ObsFactor {
@@ -94,10 +94,10 @@ impl ObsFactor {
     pub(super) fn prune(
         &self,
         device: &CudaDevice,
-        before: &Buffer<f32>,
+        before: &DeviceBuffer<f32>,
         rows: usize,
         target: &Target,
-    ) -> Result<Buffer<f32>, CudaError> {
+    ) -> Result<DeviceBuffer<f32>, CudaError> {
         let (driver, n) = (device.driver(), self.n);
         let mut weight = driver.buffer::<f32>(rows * n)?;
         driver.copy(before, &mut weight, rows * n)?;
@@ -157,8 +157,8 @@ impl ObsFactor {
     fn spread(
         &self,
         device: &CudaDevice,
-        errors: &Buffer<f32>,
-        weight: &mut Buffer<f32>,
+        errors: &DeviceBuffer<f32>,
+        weight: &mut DeviceBuffer<f32>,
         rows: usize,
         block: std::ops::Range<usize>,
     ) -> Result<(), CudaError> {

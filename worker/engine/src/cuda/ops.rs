@@ -12,7 +12,7 @@ use super::CudaDevice;
 use super::error::MemoryPhase;
 use super::kernels::Launch;
 use super::libraries::{Operand, Product, ProductSizes};
-use super::matrix::{CudaMatrix, Numbers};
+use super::matrix::{CudaMatrix, NumberType};
 use crate::device::memory::{PATCHES, SCORES};
 use crate::device::transfers::TransferKind;
 use crate::model::Matrix;
@@ -23,7 +23,7 @@ use crate::{Error, Result};
 #[derive(Debug)]
 pub(crate) struct CudaOps {
     pub(super) device: Arc<CudaDevice>,
-    pub(super) numbers: Numbers,
+    pub(super) numbers: NumberType,
     /// Scores of an attention in memory at a time.
     pub(super) scores: usize,
     /// Numbers in which pixels are laid out for a convolution at a time.
@@ -44,7 +44,7 @@ impl CudaOps {
     /// For blocks that compute in f32, bf16 or f16; none for another type.
     pub(crate) fn new(device: &Arc<CudaDevice>, dtype: DType) -> Option<Self> {
         let (device, counted) = (Arc::clone(device), AtomicU64::new(0));
-        Some(Self { device, numbers: Numbers::of(dtype)?, scores: SCORES, patches: PATCHES, counted })
+        Some(Self { device, numbers: NumberType::of(dtype)?, scores: SCORES, patches: PATCHES, counted })
     }
 
     /// The same with so many scores in memory at a time.
@@ -291,9 +291,9 @@ impl BlockOps for CudaOps {
         let (cosines, sines) = (on_gpu(&by.cosines)?, on_gpu(&by.sines)?);
         let (rows, width, turned, pairs) = (x.rows(), x.columns(), cosines.rows(), cosines.columns());
         let tokens = rows / batch.max(1);
-        let tables = [cosines, sines]
-            .iter()
-            .all(|table| (table.rows(), table.columns(), table.numbers()) == (turned, pairs, Numbers::F32));
+        let tables = [cosines, sines].iter().all(|table| {
+            (table.rows(), table.columns(), table.numbers()) == (turned, pairs, NumberType::F32)
+        });
         if turned > tokens || pairs == 0 || !width.is_multiple_of(2 * pairs) || !tables {
             let problem =
                 format!("{turned} tokens of {pairs} pairs do not fit {tokens} tokens of {width} features");

@@ -7,7 +7,7 @@ use candle_core::{DType, Device, Tensor};
 
 use super::kernels::Launch;
 use super::libraries::{Operand, Product, ProductSizes};
-use super::matrix::{CudaMatrix, Numbers};
+use super::matrix::{CudaMatrix, NumberType};
 use super::ops::{CudaOps, into_gpu, on_gpu};
 use crate::checkpoint::Weights;
 use crate::device::memory::{PIXELS_OF_PART, laid_out_pixels};
@@ -76,7 +76,7 @@ impl PictureOps for CudaOps {
         let [q, k, v] = [of(&by.q)?, of(&by.k)?, of(&by.v)?];
         drop(normed);
         let (q, k, v) = (on_gpu(&q)?, on_gpu(&k)?, on_gpu(&v)?);
-        let mut mixed = CudaMatrix::new(&self.device, Numbers::F32, q.rows(), q.columns())?;
+        let mut mixed = CudaMatrix::new(&self.device, NumberType::F32, q.rows(), q.columns())?;
         self.attend(q, 0..q.rows(), [k, v], 1, &mut mixed)?;
         Ok(Pixels { values: self.add_linear(values, &mixed.into(), &by.out)?, height, width })
     }
@@ -87,7 +87,7 @@ impl CudaOps {
     fn convolution_of(&self, x: &Pixels, by: &Convolution, scale: usize) -> Result<Pixels> {
         let (height, width) = (scale * x.height, scale * x.width);
         let mut out =
-            CudaMatrix::new(&self.device, Numbers::F32, height * width, on_gpu(&by.weight)?.rows())?;
+            CudaMatrix::new(&self.device, NumberType::F32, height * width, on_gpu(&by.weight)?.rows())?;
         self.convolve(x, by, scale, false, &mut out)?;
         Ok(Pixels { values: out.into(), height, width })
     }
@@ -107,7 +107,7 @@ impl CudaOps {
         let fits = values.rows() == x.height * x.width
             && inner == by.side * by.side * channels
             && (out.rows(), out.columns(), bias.columns()) == (pixels, outputs, outputs)
-            && [values, weight, bias, &*out].iter().all(|matrix| matrix.numbers() == Numbers::F32);
+            && [values, weight, bias, &*out].iter().all(|matrix| matrix.numbers() == NumberType::F32);
         if !fits || ![(1, 1), (3, 1), (3, 2)].contains(&(by.side, scale)) {
             let problem = format!(
                 "{channels} channels, {scale} x {scale} times, are no input of a convolution of {outputs} x {inner}"
@@ -119,7 +119,7 @@ impl CudaOps {
         let multiply = |left: &CudaMatrix, rows: usize, first: usize, out: &mut CudaMatrix| -> Result<()> {
             self.count(rows, inner, outputs);
             let product = Product {
-                numbers: Numbers::F32,
+                numbers: NumberType::F32,
                 sizes: ProductSizes { rows, columns: outputs, inner, stride: outputs },
                 left: Operand { values: left.input(), stride: inner, transposed: false },
                 right,
@@ -138,7 +138,7 @@ impl CudaOps {
             multiply(values, pixels, 0, out)?;
         } else {
             let most = laid_out_pixels(pixels, inner, self.patches);
-            let mut laid_out = CudaMatrix::new(&self.device, Numbers::F32, most, inner)?;
+            let mut laid_out = CudaMatrix::new(&self.device, NumberType::F32, most, inner)?;
             for first in (0..pixels).step_by(most) {
                 let count = most.min(pixels - first);
                 let (launch, input) = (Launch::strided(count * inner), values.input());
@@ -148,7 +148,7 @@ impl CudaOps {
             }
         }
         let launch = Launch::strided(pixels * outputs);
-        Ok(driver.add_bias(Numbers::F32, launch, out.output()?, bias.input(), pixels, outputs)?)
+        Ok(driver.add_bias(NumberType::F32, launch, out.output()?, bias.input(), pixels, outputs)?)
     }
 
     /// A norm over groups of channels, and silu of it where it is `activated`.
@@ -156,7 +156,7 @@ impl CudaOps {
         let (weight, bias, groups) = (on_gpu(&by.weight)?, on_gpu(&by.bias)?, by.groups);
         let (pixels, channels) = (x.rows(), x.columns());
         if groups == 0
-            || x.numbers() != Numbers::F32
+            || x.numbers() != NumberType::F32
             || !channels.is_multiple_of(groups)
             || [weight, bias].map(CudaMatrix::columns) != [channels; 2]
         {
@@ -165,11 +165,11 @@ impl CudaOps {
         let (driver, parts) = (self.device.driver(), pixels.div_ceil(PIXELS_OF_PART));
         let mut sums = driver.buffer::<f64>(2 * parts * channels)?;
         driver.channel_sums(Launch::parts(channels, parts), x.input(), pixels, channels, sums.output())?;
-        let mut statistics = CudaMatrix::new(&self.device, Numbers::F32, groups, 2)?;
+        let mut statistics = CudaMatrix::new(&self.device, NumberType::F32, groups, 2)?;
         let (launch, epsilon) = (Launch::blocks(groups), GROUP_EPSILON as f32);
         let to = statistics.output()?;
         driver.group_statistics(launch, sums.input(), parts, channels, pixels, epsilon, to)?;
-        let mut out = CudaMatrix::new(&self.device, Numbers::F32, pixels, channels)?;
+        let mut out = CudaMatrix::new(&self.device, NumberType::F32, pixels, channels)?;
         driver.norm_groups(
             Launch::strided(pixels * channels),
             x.input(),

@@ -30,7 +30,7 @@ impl<'a, T> In<'a, T> {
         In { pointer, of: PhantomData }
     }
 
-    /// The same for a kernel or a product that is told the type of its numbers.
+    /// The same for a kernel or a product that gets the type of its numbers as an argument.
     pub(super) fn bytes(self) -> In<'a, u8> {
         In { pointer: self.pointer, of: PhantomData }
     }
@@ -73,7 +73,7 @@ impl<'a, T> Out<'a, T> {
         Out { pointer, of: PhantomData }
     }
 
-    /// The same for a kernel or a product that is told the type of its numbers.
+    /// The same for a kernel or a product that gets the type of its numbers as an argument.
     pub(super) fn bytes(self) -> Out<'a, u8> {
         Out { pointer: self.pointer, of: PhantomData }
     }

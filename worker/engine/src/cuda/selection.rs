@@ -3,7 +3,7 @@
 use obsdiff_proto::Target;
 
 use super::CudaError;
-use super::driver::{Buffer, Driver, In, Out};
+use super::driver::{CudaDriver, DeviceBuffer, In, Out};
 use super::kernels::Launch;
 
 /// Numbers of a selection, as `kernels/selection.cuh` has it.
@@ -18,14 +18,14 @@ const DIGITS: [(u32, u32); 3] = [(20, 11), (10, 10), (0, 10)];
 /// The lowest values of a matrix, exactly so many, ties by (column, row).
 #[derive(Debug)]
 pub(super) struct Lowest {
-    selection: Buffer<u32>,
-    histogram: Buffer<u32>,
-    ties: Buffer<u32>,
+    selection: DeviceBuffer<u32>,
+    histogram: DeviceBuffer<u32>,
+    ties: DeviceBuffer<u32>,
 }
 
 impl Lowest {
     /// For matrices of so many columns at most.
-    pub(super) fn new(driver: &Driver, columns: usize) -> Result<Self, CudaError> {
+    pub(super) fn new(driver: &CudaDriver, columns: usize) -> Result<Self, CudaError> {
         let (selection, histogram) = (driver.buffer(SELECTION)?, driver.buffer(BINS)?);
         Ok(Self { selection, histogram, ties: driver.buffer(columns)? })
     }
@@ -39,7 +39,7 @@ impl Lowest {
     /// for each column.
     pub(super) fn find(
         &mut self,
-        driver: &Driver,
+        driver: &CudaDriver,
         matrix: In<'_, f32>,
         [rows, columns, stride]: [usize; 3],
         factors: In<'_, f32>,
@@ -67,19 +67,19 @@ impl Lowest {
     }
 }
 
-/// The mask of a linear (rows x n), found anew each time the weights have changed.
+/// The mask of a linear (rows x n), found again each time the weights have changed.
 #[derive(Debug)]
-pub(super) enum Mask {
+pub(super) enum DeviceMask {
     /// All but the `pruned` lowest of all rows and columns.
     Lowest { pruned: usize, lowest: Lowest },
     /// All but the `pruned` lowest of every `of` consecutive columns of a row.
-    Groups { pruned: usize, of: usize, stays: Buffer<u8> },
+    Groups { pruned: usize, of: usize, stays: DeviceBuffer<u8> },
 }
 
-impl Mask {
+impl DeviceMask {
     /// For a target that has been checked; `pruned` is how many weights an unstructured one takes.
     pub(super) fn new(
-        driver: &Driver,
+        driver: &CudaDriver,
         rows: usize,
         n: usize,
         target: &Target,
@@ -94,7 +94,7 @@ impl Mask {
     /// Finds the mask of these weights.
     pub(super) fn find(
         &mut self,
-        driver: &Driver,
+        driver: &CudaDriver,
         weight: In<'_, f32>,
         rows: usize,
         n: usize,
@@ -112,7 +112,7 @@ impl Mask {
     #[allow(clippy::too_many_arguments)]
     pub(super) fn split(
         &self,
-        driver: &Driver,
+        driver: &CudaDriver,
         weight: Out<'_, f32>,
         change: Out<'_, f32>,
         dense: In<'_, f32>,
@@ -135,7 +135,7 @@ impl Mask {
     /// Leaves W = Z / s in `weight`, by the mask found last.
     pub(super) fn finish(
         &self,
-        driver: &Driver,
+        driver: &CudaDriver,
         weight: Out<'_, f32>,
         scale: In<'_, f32>,
         rows: usize,

@@ -5,12 +5,12 @@ use std::sync::Arc;
 
 use obsdiff_proto::{Effort, Precision, Target};
 
-use super::driver::{Buffer, Driver, In};
+use super::driver::{CudaDriver, DeviceBuffer, In};
 use super::error::MemoryPhase;
 use super::kernels::Launch;
 use super::libraries::{Operand, ProductSizes};
 use super::obs::ObsFactor;
-use super::selection::Mask;
+use super::selection::DeviceMask;
 use super::upper::Upper;
 use super::{CudaDevice, CudaError};
 use crate::device::memory::ROWS_TOGETHER;
@@ -27,7 +27,7 @@ const RUN: usize = 1024;
 pub struct CudaSolver {
     device: Arc<CudaDevice>,
     pruning: Pruning,
-    site: Option<Site>,
+    site: Option<SiteAtWork>,
 }
 
 /// How weights are pruned before they are refined.
@@ -41,22 +41,22 @@ enum Pruning {
 
 /// What the linears of a site share: see [`crate::solve::ScaledHessian`].
 #[derive(Debug)]
-struct Site {
+struct SiteAtWork {
     n: usize,
     /// A, n x n.
-    square: Buffer<f32>,
+    square: DeviceBuffer<f32>,
     /// (A + rho I)^-1 of each penalty, n x n.
-    inverses: Vec<Buffer<f32>>,
+    inverses: Vec<DeviceBuffer<f32>>,
     /// What OBS prunes by, in place of those.
     obs: Option<ObsFactor>,
     effort: Effort,
     /// Steps of refinement.
     refinement: u32,
-    scale: Buffer<f32>,
+    scale: DeviceBuffer<f32>,
     /// The share of H_jj that is damping.
-    damped: Buffer<f32>,
+    damped: DeviceBuffer<f32>,
     /// 1 for the columns with S_jj = 0.
-    dead: Buffer<u8>,
+    dead: DeviceBuffer<u8>,
     dead_columns: Vec<usize>,
     /// The largest H_jj.
     unit: f64,
@@ -64,13 +64,13 @@ struct Site {
 
 /// Some rows of a linear on their way between products with A.
 #[derive(Debug)]
-struct Rows {
+struct RowsAtWork {
     count: usize,
-    v: Buffer<f32>,
-    residual: Buffer<f32>,
-    direction: Buffer<f32>,
-    errors: Buffer<f64>,
-    squares: Buffer<f64>,
+    v: DeviceBuffer<f32>,
+    residual: DeviceBuffer<f32>,
+    direction: DeviceBuffer<f32>,
+    errors: DeviceBuffer<f64>,
+    squares: DeviceBuffer<f64>,
 }
 
 impl CudaSolver {
@@ -93,11 +93,11 @@ impl CudaSolver {
             let (obs, used) = ObsFactor::new(&self.device, &upper, of_masks, precision)?;
             // A Gram that could be factorised only with more damping than asked for needs it in refinement, too.
             let refined = if used > of_masks { used } else { damping };
-            let site = Site::new(self.device.driver(), upper, refined, settings)?;
-            self.site = Some(Site { obs: Some(obs), ..site });
+            let site = SiteAtWork::new(self.device.driver(), upper, refined, settings)?;
+            self.site = Some(SiteAtWork { obs: Some(obs), ..site });
             return Ok(used);
         }
-        let mut site = Site::new(self.device.driver(), upper, damping, settings)?;
+        let mut site = SiteAtWork::new(self.device.driver(), upper, damping, settings)?;
         for rho in effort.penalties() {
             let inverse = site.inverse(&self.device, *rho, precision)?;
             site.inverses.push(inverse.ok_or(SolveError::NotPositive { damping: *rho })?);
@@ -142,8 +142,13 @@ impl SiteSolver for CudaSolver {
     }
 }
 
-impl Site {
-    fn new(driver: &Driver, upper: Upper, damping: f64, settings: SiteSettings) -> Result<Self, SolveError> {
+impl SiteAtWork {
+    fn new(
+        driver: &CudaDriver,
+        upper: Upper,
+        damping: f64,
+        settings: SiteSettings,
+    ) -> Result<Self, SolveError> {
         let (n, scales) = (upper.width(), upper.scales(damping)?);
         let mut dead = vec![0; n];
         scales.dead.iter().for_each(|j| dead[*j] = 1);
@@ -169,7 +174,7 @@ impl Site {
         device: &CudaDevice,
         rho: f64,
         precision: Precision,
-    ) -> Result<Option<Buffer<f32>>, CudaError> {
+    ) -> Result<Option<DeviceBuffer<f32>>, CudaError> {
         let (driver, libraries, n) = (device.driver(), device.libraries(), self.n);
         let mut inverse = driver.buffer::<f32>(n * n)?;
         if precision == Precision::F32 {
@@ -197,10 +202,10 @@ impl Site {
         device: &CudaDevice,
         count: usize,
         factor: f32,
-        rows: &Buffer<f32>,
-        square: &Buffer<f32>,
+        rows: &DeviceBuffer<f32>,
+        square: &DeviceBuffer<f32>,
         keep: f32,
-        out: &mut Buffer<f32>,
+        out: &mut DeviceBuffer<f32>,
     ) -> Result<(), CudaError> {
         let n = self.n;
         let sizes = ProductSizes { rows: count, columns: n, inner: n, stride: n };
@@ -246,16 +251,16 @@ impl Site {
     fn alternate(
         &self,
         device: &CudaDevice,
-        before: &Buffer<f32>,
+        before: &DeviceBuffer<f32>,
         rows: usize,
         target: &Target,
         pruned: usize,
-    ) -> Result<Buffer<f32>, CudaError> {
+    ) -> Result<DeviceBuffer<f32>, CudaError> {
         let (driver, n) = (device.driver(), self.n);
         let matrix = || driver.buffer::<f32>(rows * n);
         let (mut weight, mut dense, mut change) = (matrix()?, matrix()?, matrix()?);
         driver.copy(before, &mut weight, rows * n)?;
-        let mut mask = Mask::new(driver, rows, n, target, pruned)?;
+        let mut mask = DeviceMask::new(driver, rows, n, target, pruned)?;
         let (scale, dead) = (self.scale.input(), self.dead.input());
         let launch = Launch::matrix(rows, n);
         driver.scale_weight(launch, weight.output(), rows, n, scale, dead, dense.output())?;
@@ -282,8 +287,8 @@ impl Site {
     fn refine(
         &self,
         device: &CudaDevice,
-        before: &Buffer<f32>,
-        weight: &mut Buffer<f32>,
+        before: &DeviceBuffer<f32>,
+        weight: &mut DeviceBuffer<f32>,
         rows: usize,
     ) -> Result<OutputEnergy, CudaError> {
         let nothing = device.driver().zeros::<f32>(rows.min(ROWS_TOGETHER) * self.n)?;
@@ -325,13 +330,13 @@ impl Site {
         weight: In<'_, f32>,
         dense: In<'_, f32>,
         count: usize,
-    ) -> Result<Rows, CudaError> {
+    ) -> Result<RowsAtWork, CudaError> {
         let (driver, n) = (device.driver(), self.n);
         let matrix = || driver.buffer::<f32>(count * n);
         let (errors, squares) = (driver.buffer(2 * count)?, driver.buffer(count)?);
         let mut rows =
-            Rows { count, v: matrix()?, residual: matrix()?, direction: matrix()?, errors, squares };
-        let Rows { v, residual, direction, errors, squares, .. } = &mut rows;
+            RowsAtWork { count, v: matrix()?, residual: matrix()?, direction: matrix()?, errors, squares };
+        let RowsAtWork { v, residual, direction, errors, squares, .. } = &mut rows;
         let scale = self.scale.input();
         driver.offset_rows(Launch::blocks(count), v.output(), direction.output(), weight, dense, scale, n)?;
         self.multiply(device, count, 1.0, direction, &self.square, 0.0, residual)?;
@@ -342,13 +347,13 @@ impl Site {
     }
 
     /// Makes the steps of refinement.
-    fn advance(&self, device: &CudaDevice, rows: &mut Rows) -> Result<(), CudaError> {
+    fn advance(&self, device: &CudaDevice, rows: &mut RowsAtWork) -> Result<(), CudaError> {
         let (driver, n, count) = (device.driver(), self.n, rows.count);
         let mut product = driver.buffer::<f32>(count * n)?;
         for step in 1..=self.refinement {
             self.multiply(device, count, 1.0, &rows.direction, &self.square, 0.0, &mut product)?;
             let (launch, more) = (self.row_blocks(count), u32::from(step < self.refinement));
-            let Rows { v, residual, direction, squares, .. } = rows;
+            let RowsAtWork { v, residual, direction, squares, .. } = rows;
             let (v, residual, direction) = (v.output(), residual.output(), direction.output());
             driver.advance_rows(
                 launch,
@@ -370,9 +375,9 @@ impl Site {
     }
 }
 
-impl Rows {
+impl RowsAtWork {
     /// The errors of each row: with damping and without, or without before and after refinement.
-    fn errors(&self, driver: &Driver) -> Result<Vec<[f64; 2]>, CudaError> {
+    fn errors(&self, driver: &CudaDriver) -> Result<Vec<[f64; 2]>, CudaError> {
         let mut errors = vec![0.0; 2 * self.count];
         driver.read(TransferKind::Figures, &self.errors, &mut errors)?;
         Ok(errors.as_chunks::<2>().0.to_vec())

@@ -5,9 +5,9 @@ use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::delayed::Delayed;
-use super::driver::{Buffer, Driver};
-use super::f64::{Product, copy_columns, diagonal, gathered, mirrored, read};
+use super::delayed::DeviceRemovals;
+use super::driver::{CudaDriver, DeviceBuffer};
+use super::f64::{F64Product, copy_columns, diagonal, gathered, mirrored, read};
 use super::{CudaDevice, CudaError};
 use crate::device::transfers::TransferKind;
 use crate::solve::structured::{DELAY, Removal, StructuredLayer, inverse_factor, take_lowest};
@@ -20,9 +20,9 @@ pub struct CudaStructured {
     pub(super) rows: usize,
     n: usize,
     /// rows x n. Columns that went are zero but for rounding.
-    pub(super) weight: Buffer<f64>,
+    pub(super) weight: DeviceBuffer<f64>,
     /// H^-1 of the columns that are left, n x n.
-    pub(super) inverse: Buffer<f64>,
+    pub(super) inverse: DeviceBuffer<f64>,
     /// The columns that went, and those that were dead.
     pub(super) gone: Vec<usize>,
     energy: f64,
@@ -76,7 +76,7 @@ impl CudaStructured {
         energy(device, &device.driver().upload(TransferKind::Weights, weight)?, gram, weight.len() / n, n)
     }
 
-    fn driver(&self) -> &Driver {
+    fn driver(&self) -> &CudaDriver {
         self.device.driver()
     }
 
@@ -85,18 +85,19 @@ impl CudaStructured {
         let (driver, n, k) = (self.driver(), self.n, part.len());
         let mut columns = driver.buffer(self.rows * k)?;
         copy_columns(driver, &self.weight, part.start, n, &mut columns, self.rows, k)?;
-        let mut alike = driver.buffer(k * k)?;
-        let product = Product { left: (&columns, true), right: (&columns, false), sizes: [k, k, self.rows] };
-        product.add(&self.device, 1.0, 0.0, &mut alike)?;
+        let mut column_products = driver.buffer(k * k)?;
+        let product =
+            F64Product { left: (&columns, true), right: (&columns, false), sizes: [k, k, self.rows] };
+        product.add(&self.device, 1.0, 0.0, &mut column_products)?;
         let mut block = driver.buffer(k * k)?;
         copy_columns(driver, &self.inverse, part.start * (n + 1), n, &mut block, k, k)?;
-        Ok([read(driver, &alike, k * k)?, read(driver, &block, k * k)?])
+        Ok([read(driver, &column_products, k * k)?, read(driver, &block, k * k)?])
     }
 }
 
 impl StructuredLayer for CudaStructured {
     fn duplicate(&self) -> Result<Box<dyn StructuredLayer>, SolveError> {
-        let copy = |from: &Buffer<f64>| {
+        let copy = |from: &DeviceBuffer<f64>| {
             let mut to = self.driver().buffer(from.len())?;
             self.driver().copy(from, &mut to, from.len())?;
             Ok::<_, CudaError>(to)
@@ -129,12 +130,12 @@ impl StructuredLayer for CudaStructured {
     fn removal_errors(&self, parts: &[Range<usize>]) -> Result<Vec<f64>, SolveError> {
         let error = |part: &Range<usize>| {
             let k = part.len();
-            let [alike, block] = self.of_part(part)?;
+            let [column_products, block] = self.of_part(part)?;
             let factor = inverse_factor(&block, k)?;
             let mut error = 0.0;
             for row in factor.chunks_exact(k) {
                 for (i, a) in row.iter().enumerate() {
-                    error += a * row.iter().zip(&alike[i * k..]).map(|(b, g)| b * g).sum::<f64>();
+                    error += a * row.iter().zip(&column_products[i * k..]).map(|(b, g)| b * g).sum::<f64>();
                 }
             }
             Ok(error)
@@ -145,16 +146,16 @@ impl StructuredLayer for CudaStructured {
     fn diagonal_scores(&self, parts: &[Range<usize>]) -> Result<Vec<f64>, SolveError> {
         let score = |part: &Range<usize>| {
             let k = part.len();
-            let [alike, block] = self.of_part(part)?;
+            let [column_products, block] = self.of_part(part)?;
             let factor = inverse_factor(&block, k)?;
-            Ok((0..k).map(|i| alike[i * (k + 1)] * factor[i * (k + 1)].powi(2)).sum())
+            Ok((0..k).map(|i| column_products[i * (k + 1)] * factor[i * (k + 1)].powi(2)).sum())
         };
         parts.iter().map(score).collect()
     }
 
     fn column_scores(&self) -> Result<Vec<f64>, SolveError> {
         let (driver, n) = (self.driver(), self.n);
-        let energies = diagonal(driver, &self.alike()?, n)?;
+        let energies = diagonal(driver, &self.column_products()?, n)?;
         let pivots = diagonal(driver, &self.inverse, n)?;
         Ok(energies.iter().zip(pivots).map(|(energy, pivot)| energy / pivot).collect())
     }
@@ -172,14 +173,15 @@ impl StructuredLayer for CudaStructured {
             driver.upload(TransferKind::Figures, &inverse_factor(&read(driver, &block, k * k)?, k)?)?;
         let gone = gathered(driver, &self.weight, rows, n, columns)?;
         let (mut spread, mut shares) = (driver.buffer(k * rows)?, driver.buffer(k * n)?);
-        let of = |right, columns| Product {
+        let of = |right, columns| F64Product {
             left: (&factor, false),
             right: (right, false),
             sizes: [k, columns, k],
         };
         of(&gone, rows).add(&device, 1.0, 0.0, &mut spread)?;
         of(&panel, n).add(&device, 1.0, 0.0, &mut shares)?;
-        let off = |left, rows| Product { left: (left, true), right: (&shares, false), sizes: [rows, n, k] };
+        let off =
+            |left, rows| F64Product { left: (left, true), right: (&shares, false), sizes: [rows, n, k] };
         off(&spread, rows).add(&device, -1.0, 1.0, &mut self.weight)?;
         off(&shares, n).add(&device, -1.0, 1.0, &mut self.inverse)?;
         self.gone.extend(columns);
@@ -193,45 +195,45 @@ impl StructuredLayer for CudaStructured {
     ) -> Result<Vec<Removal>, SolveError> {
         let (n, device) = (self.n, Arc::clone(&self.device));
         let driver = device.driver();
-        let mut alike = self.alike()?;
+        let mut column_products = self.column_products()?;
         let mut pivots = diagonal(driver, &self.inverse, n)?;
-        let mut energies = diagonal(driver, &alike, n)?;
-        let mut delayed = Delayed::new(driver, n)?;
+        let mut energies = diagonal(driver, &column_products, n)?;
+        let mut delayed = DeviceRemovals::new(driver, n)?;
         let mut steps = Vec::with_capacity(count);
         for _ in 0..count {
             let score = |j: usize| energies[j].max(0.0) / pivots[j];
             let Some(column) = take_lowest(&mut left, score, &pivots)? else { break };
             steps.push(Removal { part: column, error: self.relative(score(column)) });
-            let removed = delayed.remove(&device, column, &self.inverse, &alike)?;
+            let removed = delayed.remove(&device, column, &self.inverse, &column_products)?;
             for (j, [root, share, other]) in removed.into_iter().enumerate() {
                 pivots[j] -= root * root;
                 energies[j] -= 2.0 * share * other;
             }
             if delayed.columns.len() == DELAY {
-                delayed.apply(self, &mut alike)?;
+                delayed.apply(self, &mut column_products)?;
             }
         }
-        delayed.apply(self, &mut alike)?;
+        delayed.apply(self, &mut column_products)?;
         Ok(steps)
     }
 }
 
 impl CudaStructured {
     /// W^T W, n x n.
-    fn alike(&self) -> Result<Buffer<f64>, CudaError> {
+    fn column_products(&self) -> Result<DeviceBuffer<f64>, CudaError> {
         let (n, rows) = (self.n, self.rows);
-        let mut alike = self.driver().buffer(n * n)?;
+        let mut column_products = self.driver().buffer(n * n)?;
         let product =
-            Product { left: (&self.weight, true), right: (&self.weight, false), sizes: [n, n, rows] };
-        product.add(&self.device, 1.0, 0.0, &mut alike)?;
-        Ok(alike)
+            F64Product { left: (&self.weight, true), right: (&self.weight, false), sizes: [n, n, rows] };
+        product.add(&self.device, 1.0, 0.0, &mut column_products)?;
+        Ok(column_products)
     }
 }
 
 /// tr(W S W^T): the diagonal of W (S W^T).
 fn energy(
     device: &CudaDevice,
-    weight: &Buffer<f64>,
+    weight: &DeviceBuffer<f64>,
     gram: &[f64],
     rows: usize,
     n: usize,
@@ -239,9 +241,9 @@ fn energy(
     let driver = device.driver();
     let gram = driver.upload(TransferKind::Grams, gram)?;
     let (mut seen, mut outputs) = (driver.buffer(rows * n)?, driver.buffer(rows * rows)?);
-    Product { left: (weight, false), right: (&gram, false), sizes: [rows, n, n] }
+    F64Product { left: (weight, false), right: (&gram, false), sizes: [rows, n, n] }
         .add(device, 1.0, 0.0, &mut seen)?;
-    Product { left: (&seen, false), right: (weight, true), sizes: [rows, rows, n] }.add(
+    F64Product { left: (&seen, false), right: (weight, true), sizes: [rows, rows, n] }.add(
         device,
         1.0,
         0.0,
@@ -256,7 +258,7 @@ fn inverse(
     gram: &[f64],
     n: usize,
     damping: f64,
-) -> Result<(Buffer<f64>, f64), SolveError> {
+) -> Result<(DeviceBuffer<f64>, f64), SolveError> {
     let (driver, libraries) = (device.driver(), device.libraries());
     let diagonal: Vec<f64> = (0..n).map(|j| gram[j * n + j]).collect();
     let mut next = Some(damping);

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use obsdiff_proto::Accumulate;
 
-use super::driver::{Buffer, Driver, Element};
+use super::driver::{CudaDriver, DeviceBuffer, Element};
 use super::kernels::Launch;
 use super::{CudaDevice, CudaError};
 use crate::device::numbers::DeviceNumbers;
@@ -14,14 +14,14 @@ use crate::solve::PackedUpper;
 
 /// The upper triangle of a Gram's sums. A clone shares the memory.
 #[derive(Clone, Debug)]
-pub(super) enum Sums {
-    Exact(Arc<Buffer<i64>>),
-    F32(Arc<Buffer<f32>>),
+pub(super) enum DeviceSums {
+    Exact(Arc<DeviceBuffer<i64>>),
+    F32(Arc<DeviceBuffer<f32>>),
 }
 
-impl Sums {
+impl DeviceSums {
     /// A copy of the host's sums.
-    pub(super) fn upload(driver: &Driver, sums: &GramSums) -> Result<Self, CudaError> {
+    pub(super) fn upload(driver: &CudaDriver, sums: &GramSums) -> Result<Self, CudaError> {
         Ok(match sums {
             GramSums::Exact(sums) => Self::Exact(Arc::new(driver.upload(TransferKind::Grams, sums)?)),
             GramSums::F32(sums) => Self::F32(Arc::new(driver.upload(TransferKind::Grams, sums)?)),
@@ -29,7 +29,11 @@ impl Sums {
     }
 
     /// So many zeros.
-    pub(super) fn zeros(driver: &Driver, accumulate: Accumulate, count: usize) -> Result<Self, CudaError> {
+    pub(super) fn zeros(
+        driver: &CudaDriver,
+        accumulate: Accumulate,
+        count: usize,
+    ) -> Result<Self, CudaError> {
         Ok(match accumulate {
             Accumulate::Exact => Self::Exact(Arc::new(driver.zeros(count)?)),
             Accumulate::F32 => Self::F32(Arc::new(driver.zeros(count)?)),
@@ -42,7 +46,7 @@ impl Sums {
         accumulate: Accumulate,
         count: usize,
     ) -> Result<Option<Self>, CudaError> {
-        fn zeros<T: Element>(device: &CudaDevice, count: usize) -> Result<Arc<Buffer<T>>, CudaError> {
+        fn zeros<T: Element>(device: &CudaDevice, count: usize) -> Result<Arc<DeviceBuffer<T>>, CudaError> {
             let zeros = device.beside().zeros(count)?;
             device.beside().wait()?;
             Ok(Arc::new(device.driver().adopt(zeros)))
@@ -58,7 +62,7 @@ impl Sums {
     }
 
     /// Copies them to the host, once all work of the driver's stream is done.
-    pub(super) fn read(&self, driver: &Driver, to: GramSumsMut<'_>) -> Result<(), GramError> {
+    pub(super) fn read(&self, driver: &CudaDriver, to: GramSumsMut<'_>) -> Result<(), GramError> {
         match (self, to) {
             (Self::Exact(from), GramSumsMut::Exact(to)) => Ok(driver.read(TransferKind::Grams, from, to)?),
             (Self::F32(from), GramSumsMut::F32(to)) => Ok(driver.read(TransferKind::Grams, from, to)?),
@@ -67,8 +71,11 @@ impl Sums {
     }
 
     /// Makes them memory that nobody else holds: as they are, or copied.
-    pub(super) fn unshare(&mut self, driver: &Driver) -> Result<(), CudaError> {
-        fn unshare<T: Element>(driver: &Driver, buffer: &mut Arc<Buffer<T>>) -> Result<(), CudaError> {
+    pub(super) fn unshare(&mut self, driver: &CudaDriver) -> Result<(), CudaError> {
+        fn unshare<T: Element>(
+            driver: &CudaDriver,
+            buffer: &mut Arc<DeviceBuffer<T>>,
+        ) -> Result<(), CudaError> {
             if Arc::get_mut(buffer).is_none() {
                 let mut copy = driver.buffer(buffer.len())?;
                 driver.copy(buffer, &mut copy, buffer.len())?;
@@ -87,7 +94,7 @@ impl Sums {
 ///
 /// # Errors
 /// When somebody else holds it.
-pub(super) fn own<T>(buffer: &mut Arc<Buffer<T>>) -> Result<&mut Buffer<T>, CudaError> {
+pub(super) fn own<T>(buffer: &mut Arc<DeviceBuffer<T>>) -> Result<&mut DeviceBuffer<T>, CudaError> {
     let problem = "they are shared".to_owned();
     Arc::get_mut(buffer).ok_or(CudaError::Call { call: "adding to sums", problem })
 }
@@ -96,14 +103,14 @@ pub(super) fn own<T>(buffer: &mut Arc<Buffer<T>>) -> Result<&mut Buffer<T>, Cuda
 #[derive(Debug)]
 pub struct CudaGram {
     device: Arc<CudaDevice>,
-    sums: Sums,
+    sums: DeviceSums,
     /// The Gram without its sums.
     host: Gram,
 }
 
 impl CudaGram {
     /// A Gram of these sums, on which all work is done.
-    pub(super) fn new(device: &Arc<CudaDevice>, sums: &Sums, host: &Gram) -> Self {
+    pub(super) fn new(device: &Arc<CudaDevice>, sums: &DeviceSums, host: &Gram) -> Self {
         Self { device: Arc::clone(device), sums: sums.clone(), host: host.clone() }
     }
 
@@ -118,7 +125,7 @@ impl CudaGram {
         if device.driver().room_beside(more)? < Gram::bytes(width, accumulate) {
             return Ok(None);
         }
-        let sums = Sums::zeros_beside(device, accumulate, Gram::entries(width))?;
+        let sums = DeviceSums::zeros_beside(device, accumulate, Gram::entries(width))?;
         Ok(sums.map(|sums| Self { device: Arc::clone(device), sums, host }))
     }
 
@@ -128,7 +135,7 @@ impl CudaGram {
         accumulate: Accumulate,
         count: usize,
     ) -> Result<Option<DeviceNumbers>, GramError> {
-        let sums = Sums::zeros_beside(device, accumulate, count)?;
+        let sums = DeviceSums::zeros_beside(device, accumulate, count)?;
         Ok(sums.map(|sums| numbers(device, &sums)))
     }
 
@@ -156,17 +163,17 @@ impl CudaGram {
     /// As [`Gram::diagonal_units`].
     pub(crate) fn diagonal_units(&self) -> Result<Option<Vec<i64>>, GramError> {
         match &self.sums {
-            Sums::Exact(sums) => Ok(Some(self.diagonal_of(sums, |driver, launch, out| {
+            DeviceSums::Exact(sums) => Ok(Some(self.diagonal_of(sums, |driver, launch, out| {
                 driver.diagonal_exact(launch, sums.input(), self.width(), out.output())
             })?)),
-            Sums::F32(_) => Ok(None),
+            DeviceSums::F32(_) => Ok(None),
         }
     }
 
     /// As [`Gram::diagonal`].
     pub(crate) fn diagonal(&self) -> Result<Vec<f64>, GramError> {
         match &self.sums {
-            Sums::Exact(_) => {
+            DeviceSums::Exact(_) => {
                 let unit = self.host.value_of_unit();
                 Ok(self
                     .diagonal_units()?
@@ -175,7 +182,7 @@ impl CudaGram {
                     .map(|sum| sum as f64 * unit)
                     .collect())
             }
-            Sums::F32(sums) => {
+            DeviceSums::F32(sums) => {
                 let diagonal: Vec<f32> = self.diagonal_of(sums, |driver, launch, out| {
                     driver.diagonal_f32(launch, sums.input(), self.width(), out.output())
                 })?;
@@ -187,8 +194,8 @@ impl CudaGram {
     /// What a kernel takes out of the sums, beside what the GPU works on.
     fn diagonal_of<T: Element>(
         &self,
-        _: &Arc<Buffer<T>>,
-        take: impl FnOnce(&Driver, Launch, &mut Buffer<T>) -> Result<(), CudaError>,
+        _: &Arc<DeviceBuffer<T>>,
+        take: impl FnOnce(&CudaDriver, Launch, &mut DeviceBuffer<T>) -> Result<(), CudaError>,
     ) -> Result<Vec<T>, GramError> {
         let (driver, n) = (self.device.beside(), self.width());
         let mut on_device = driver.buffer::<T>(n)?;
@@ -214,9 +221,9 @@ impl CudaGram {
 }
 
 /// Sums, for a collective.
-fn numbers(device: &CudaDevice, sums: &Sums) -> DeviceNumbers {
+fn numbers(device: &CudaDevice, sums: &DeviceSums) -> DeviceNumbers {
     match sums {
-        Sums::Exact(sums) => sums.numbers(device.ordinal(), Accumulate::Exact),
-        Sums::F32(sums) => sums.numbers(device.ordinal(), Accumulate::F32),
+        DeviceSums::Exact(sums) => sums.numbers(device.ordinal(), Accumulate::Exact),
+        DeviceSums::F32(sums) => sums.numbers(device.ordinal(), Accumulate::F32),
     }
 }

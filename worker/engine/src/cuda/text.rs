@@ -7,7 +7,7 @@ use candle_core::{DType, Device, Tensor};
 
 use super::kernels::Launch;
 use super::libraries::{Operand, Product, ProductSizes};
-use super::matrix::{CudaMatrix, Numbers};
+use super::matrix::{CudaMatrix, NumberType};
 use super::ops::{CudaOps, into_gpu, on_gpu};
 use super::pointer::In;
 use crate::checkpoint::Weights;
@@ -45,7 +45,7 @@ impl TextOps for CudaOps {
     fn weight(&self, weights: &Weights, name: &str, shape: [usize; 2]) -> Result<Matrix> {
         let entry = weights.entry_of(name, &shape)?;
         let kind = TransferKind::Weights;
-        let Some(numbers) = Numbers::of(entry.dtype()) else {
+        let Some(numbers) = NumberType::of(entry.dtype()) else {
             let tensor = weights.tensor(name, &shape, DType::F32, &Device::Cpu)?;
             return Ok(self.for_products(CudaMatrix::upload(&self.device, kind, &tensor)?)?.into());
         };
@@ -63,8 +63,8 @@ impl TextOps for CudaOps {
         let (x, weight) = (on_gpu(x)?, on_gpu(&by.weight)?);
         let bias = by.bias.as_ref().map(on_gpu).transpose()?;
         let (rows, width) = (x.rows(), x.columns());
-        [Some(weight), bias].into_iter().flatten().try_for_each(|of| check(of, Numbers::F32, 1, width))?;
-        check(x, Numbers::F32, rows, width)?;
+        [Some(weight), bias].into_iter().flatten().try_for_each(|of| check(of, NumberType::F32, 1, width))?;
+        check(x, NumberType::F32, rows, width)?;
         let mut out = CudaMatrix::new(&self.device, self.type_of(written), rows, width)?;
         let (driver, launch, epsilon) = (self.device.driver(), Launch::row_sums(rows), by.epsilon);
         let (numbers, x, weight) = (out.numbers(), x.input(), weight.input());
@@ -90,14 +90,14 @@ impl TextOps for CudaOps {
         let (x, weight) = (on_gpu(x)?, self.text_weight(on_gpu(x)?, layer)?);
         let mut residual = into_gpu(residual)?.unshared()?;
         let (rows, width) = (x.rows(), weight.rows());
-        check(&residual, Numbers::F32, rows, width)?;
+        check(&residual, NumberType::F32, rows, width)?;
         self.count(rows, x.columns(), width);
         let product = self.product_of(x, weight);
         self.device.libraries().add_product(product, residual.output()?)?;
         if let Some(bias) = bias_of(layer, width)? {
             let launch = Launch::strided(rows * width);
             let driver = self.device.driver();
-            driver.add_bias(Numbers::F32, launch, residual.output()?, bias.input(), rows, width)?;
+            driver.add_bias(NumberType::F32, launch, residual.output()?, bias.input(), rows, width)?;
         }
         Ok(residual.into())
     }
@@ -123,14 +123,14 @@ impl TextOps for CudaOps {
         let (q, k, v) = (q?, k?, v?);
         let (tokens, width) = (q.rows(), q.columns());
         [q, k, v].into_iter().try_for_each(|of| check(of, self.numbers, tokens, width))?;
-        check(bias, Numbers::F32, bias.rows(), tokens)?;
+        check(bias, NumberType::F32, bias.rows(), tokens)?;
         if heads == 0 || !width.is_multiple_of(heads) || ![tokens, heads * tokens].contains(&bias.rows()) {
             let problem = format!("a bias of {} rows fits no {heads} heads of {width}", bias.rows());
             return Err(Error::Argument(problem));
         }
         let (head, stride) = (width / heads, tokens.next_multiple_of(ALIGNED));
         let (rows, libraries) = (heads * tokens, self.device.libraries());
-        let mut scores = CudaMatrix::new(&self.device, Numbers::F32, rows, stride)?;
+        let mut scores = CudaMatrix::new(&self.device, NumberType::F32, rows, stride)?;
         self.count(2 * tokens, width, tokens);
         let product = Product {
             numbers: self.numbers,
@@ -177,10 +177,10 @@ impl TextOps for CudaOps {
 }
 
 impl CudaOps {
-    const fn type_of(&self, written: WrittenIn) -> Numbers {
+    const fn type_of(&self, written: WrittenIn) -> NumberType {
         match written {
             WrittenIn::ProductType => self.numbers,
-            WrittenIn::F32 => Numbers::F32,
+            WrittenIn::F32 => NumberType::F32,
         }
     }
 
@@ -194,9 +194,9 @@ impl CudaOps {
         let (driver, launch) = (self.device.driver(), Launch::strided(rows * columns));
         let (from, count) = (stored.input(), (rows * columns) as u64);
         match self.numbers {
-            Numbers::F32 => driver.widen(stored.numbers(), launch, from, count, out.output()?)?,
-            Numbers::Bf16 => driver.round_to_bf16(stored.numbers(), launch, from, count, out.output()?)?,
-            Numbers::F16 => {
+            NumberType::F32 => driver.widen(stored.numbers(), launch, from, count, out.output()?)?,
+            NumberType::Bf16 => driver.round_to_bf16(stored.numbers(), launch, from, count, out.output()?)?,
+            NumberType::F16 => {
                 return Err(Error::Argument(
                     "text encoders are not computed in f16: they overflow".to_owned(),
                 ));
@@ -226,7 +226,7 @@ impl CudaOps {
     }
 
     /// x W^T, without the bias, in the type of products or in f32.
-    fn text_product(&self, x: &CudaMatrix, layer: &TextLinear, numbers: Numbers) -> Result<CudaMatrix> {
+    fn text_product(&self, x: &CudaMatrix, layer: &TextLinear, numbers: NumberType) -> Result<CudaMatrix> {
         let weight = self.text_weight(x, layer)?;
         self.count(x.rows(), x.columns(), weight.rows());
         let mut out = CudaMatrix::new(&self.device, numbers, x.rows(), weight.rows())?;
@@ -246,17 +246,17 @@ impl CudaOps {
         layer: &TextLinear,
         gate: Option<&TextLinear>,
         function: u32,
-        numbers: Numbers,
+        numbers: NumberType,
     ) -> Result<Matrix> {
-        let product = self.text_product(x, layer, Numbers::F32)?;
+        let product = self.text_product(x, layer, NumberType::F32)?;
         let (rows, width) = (product.rows(), product.columns());
         let bias = bias_of(layer, width)?;
         let gate = gate.map(|gate| match gate.bias {
-            None => self.text_product(x, gate, Numbers::F32),
+            None => self.text_product(x, gate, NumberType::F32),
             Some(_) => Err(Error::Argument("a gate of a text encoder has no bias".to_owned())),
         });
         let gate = gate.transpose()?;
-        gate.iter().try_for_each(|gate| check(gate, Numbers::F32, rows, width))?;
+        gate.iter().try_for_each(|gate| check(gate, NumberType::F32, rows, width))?;
         let mut out = CudaMatrix::new(&self.device, numbers, rows, width)?;
         self.device.driver().finish_product(
             numbers,
@@ -276,12 +276,12 @@ impl CudaOps {
 /// The bias of a linear with so many outputs.
 fn bias_of(layer: &TextLinear, width: usize) -> Result<Option<&CudaMatrix>> {
     let bias = layer.bias.as_ref().map(on_gpu).transpose()?;
-    bias.iter().try_for_each(|bias| check(bias, Numbers::F32, 1, width))?;
+    bias.iter().try_for_each(|bias| check(bias, NumberType::F32, 1, width))?;
     Ok(bias)
 }
 
 /// Refuses a matrix of another type or other sizes than those it is taken for.
-fn check(matrix: &CudaMatrix, numbers: Numbers, rows: usize, columns: usize) -> Result<()> {
+fn check(matrix: &CudaMatrix, numbers: NumberType, rows: usize, columns: usize) -> Result<()> {
     let found = (matrix.numbers(), matrix.rows(), matrix.columns());
     if found == (numbers, rows, columns) {
         return Ok(());

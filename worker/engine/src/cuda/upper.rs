@@ -3,7 +3,7 @@
 
 use obsdiff_proto::Accumulate;
 
-use super::driver::{Buffer, Driver, In};
+use super::driver::{CudaDriver, DeviceBuffer, In};
 use super::kernels::Launch;
 use super::{CudaDevice, CudaError};
 use crate::device::transfers::TransferKind;
@@ -13,7 +13,7 @@ use crate::solve::{PackedUpper, Scales, SolveError, check_upper, stride};
 #[derive(Debug)]
 pub(super) struct Upper {
     n: usize,
-    square: Buffer<f32>,
+    square: DeviceBuffer<f32>,
     /// S_jj.
     diagonal: Vec<f64>,
 }
@@ -73,7 +73,11 @@ impl Upper {
     }
 
     /// A copy of the square, scaled to A, whole and symmetric.
-    pub(super) fn scaled(&self, driver: &Driver, scales: &Scales) -> Result<Buffer<f32>, CudaError> {
+    pub(super) fn scaled(
+        &self,
+        driver: &CudaDriver,
+        scales: &Scales,
+    ) -> Result<DeviceBuffer<f32>, CudaError> {
         let mut square = driver.buffer(self.n * self.n)?;
         driver.copy(&self.square, &mut square, self.n * self.n)?;
         scale(driver, &mut square, scales)?;
@@ -81,14 +85,18 @@ impl Upper {
     }
 
     /// The same in the memory of the square itself.
-    pub(super) fn into_scaled(mut self, driver: &Driver, scales: &Scales) -> Result<Buffer<f32>, CudaError> {
+    pub(super) fn into_scaled(
+        mut self,
+        driver: &CudaDriver,
+        scales: &Scales,
+    ) -> Result<DeviceBuffer<f32>, CudaError> {
         scale(driver, &mut self.square, scales)?;
         Ok(self.square)
     }
 }
 
 /// Scales the upper triangle of a square, and mirrors it.
-fn scale(driver: &Driver, square: &mut Buffer<f32>, scales: &Scales) -> Result<(), CudaError> {
+fn scale(driver: &CudaDriver, square: &mut DeviceBuffer<f32>, scales: &Scales) -> Result<(), CudaError> {
     let n = scales.reciprocals.len();
     let reciprocals = driver.upload(TransferKind::Figures, &scales.reciprocals)?;
     driver.scale_square(Launch::matrix(n, n), square.output(), reciprocals.input(), n)?;

@@ -174,7 +174,7 @@ pub fn site_bytes(n: usize, rows: usize, factors: usize) -> u64 {
 }
 
 /// Structures that are solved together, whose outputs have these rows and columns, in f64: of each output H^-1 and the weight, once more where
-/// they are `copied`, as each structure is surveyed on its own; beside them what one output takes while its energy is told, while H^-1 is
+/// they are `copied`, as each structure is surveyed on its own; beside them what one output takes while its energy is computed, while H^-1 is
 /// made (three squares), or while its columns go (W^T W and the removals that are applied together, or a chunk of them).
 pub fn structure_bytes(outputs: &[(usize, usize)], copied: bool) -> u64 {
     let sizes = || outputs.iter().map(|(rows, n)| (*rows as u64, *n as u64));

@@ -195,9 +195,9 @@ mod tests {
         }
         let counter = TransferCounter::default();
         counter.to_host(TransferKind::Grams, 12);
-        let told = serde_json::to_value(counter.so_far()).unwrap();
-        assert_eq!(told.as_object().unwrap().len(), KINDS);
+        let counted = serde_json::to_value(counter.so_far()).unwrap();
+        assert_eq!(counted.as_object().unwrap().len(), KINDS);
         let grams = r#"{"to_device":{"bytes":0,"count":0},"to_host":{"bytes":12,"count":1}}"#;
-        assert_eq!(told["grams"].to_string(), grams);
+        assert_eq!(counted["grams"].to_string(), grams);
     }
 }

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-/// How a job went in the process that coordinated it to its end. What an earlier process of the same job did is not told.
+/// How a job went in the process that coordinated it to its end. What an earlier process of the same job did is not in it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct JobCourse {
     /// The most workers that took part at one time.
@@ -13,9 +13,9 @@ pub struct JobCourse {
     pub groups: usize,
     /// What each package took, in the order in which they were pruned.
     pub packages: Vec<PackageCourse>,
-    /// What went wrong, in its order. Of very many the first are told.
+    /// What went wrong, in its order. Of very many, only the first are kept.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub faults: Vec<Fault>,
+    pub faults: Vec<FaultRecord>,
     /// Faults past these.
     #[serde(default)]
     pub further_faults: usize,
@@ -44,7 +44,7 @@ pub struct PackageCourse {
 
 /// Something that went wrong and was made good.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Fault {
+pub struct FaultRecord {
     /// Seconds since the process began.
     pub seconds: f64,
     /// What happened, in words.

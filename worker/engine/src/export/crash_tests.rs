@@ -13,7 +13,7 @@ use obsdiff_files::{Disk, Operation, OperationHook};
 use super::tests::{export_by, listing, output_of, pipeline};
 use crate::Error;
 
-/// What tells the process of a test where to export, whether by links, and at which operation to end.
+/// Variables that say to the process of a test where to export, whether by links, and at which operation to end.
 const ROOT: &str = "EXPORT_ROOT";
 const LINK: &str = "EXPORT_LINK";
 const LAST: &str = "EXPORT_LAST";

@@ -1,4 +1,4 @@
-//! Files of a pipeline that tell people in words how it was pruned. Others make their text of the record.
+//! Files of a pipeline that say in words how it was pruned. Other crates write their text, from the record.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -15,7 +15,7 @@ pub const DOCUMENT_MARK: &str = "<!-- written by obsdiff -->";
 /// Bytes in which the mark is looked for.
 const MARK_WITHIN: u64 = 64 << 10;
 
-/// A file at the top of a pipeline that tells of it in words.
+/// A file at the top of a pipeline that describes it in words.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Document {
     /// The file's name.
@@ -49,7 +49,7 @@ impl Document {
     pub(super) fn replace(&self, pipeline: &Path, disk: &Disk) -> Result<()> {
         let path = pipeline.join(self.name);
         if !Self::may_replace(&path).map_err(|e| Error::file(&path, e))? {
-            let problem = "was not written by obsdiff and is in the way of what it tells: move it away";
+            let problem = "was not written by obsdiff and is in the way: move it away";
             return Err(Error::content(path, problem));
         }
         replace_file(&path, self.text.as_bytes(), disk)

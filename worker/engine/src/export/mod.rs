@@ -20,7 +20,7 @@ use std::path::Path;
 use candle_core::Tensor;
 use obsdiff_files::Disk;
 
-pub use course::{Fault, JobCourse, PackageCourse};
+pub use course::{FaultRecord, JobCourse, PackageCourse};
 pub use documents::{DOCUMENT_MARK, Document};
 pub use measured::{Baseline, HeldOutError, Measured, MeasuredPhase, PictureError};
 pub use objects::{OutputObjects, read_record, replace_record};
@@ -35,7 +35,7 @@ use crate::checkpoint::Weights;
 use crate::{Error, Result};
 use sink::{Sink, copy_folder};
 use source::{is_weights, pipeline_parts};
-use staging::Staging;
+use staging::ExportFolder;
 
 /// A pruned pipeline about to be written.
 pub struct Export<'a> {
@@ -50,7 +50,7 @@ pub struct Export<'a> {
     pub weights: &'a Weights,
     /// What was done, written to [`RECORD_FILE`].
     pub record: &'a PruningRecord,
-    /// What tells of it in words, in place of files of the source with these names.
+    /// What describes it in words, in place of files of the source with these names.
     pub documents: &'a [Document],
     /// What leaves the tensors; none where all keep their shapes.
     pub shrink: Option<&'a Shrink>,
@@ -69,7 +69,7 @@ impl Export<'_> {
         if self.record.is_in(self.destination) {
             return staging::settle(self.destination, disk);
         }
-        let mut staging = Staging::create(self.destination, disk)?;
+        let mut staging = ExportFolder::create(self.destination, disk)?;
         self.fill(&mut staging, &record, pruned)?;
         match staging.commit(self.destination) {
             Err(Error::Write { source, .. })
@@ -81,7 +81,7 @@ impl Export<'_> {
         }
     }
 
-    /// Writes every file, in the same order wherever they go; the record last.
+    /// Writes every file, in the same order for every kind of destination; the record last.
     fn fill(
         &self,
         sink: &mut dyn Sink,
@@ -91,7 +91,7 @@ impl Export<'_> {
         self.copy_components(sink)?;
         for (number, file) in self.weights.files().iter().enumerate() {
             let name = format!("transformer/{}", file_name(file.path()));
-            // A header that tells what was left out may be a little longer.
+            // A header that says what was left out may be a little longer.
             sink.stream(&name, file.len() as u64, &mut |path, out| {
                 rewrite::rewrite(self.weights, number, (path, out), pruned, self.shrink)
             })?;
@@ -129,7 +129,7 @@ impl Export<'_> {
         Ok(())
     }
 
-    /// Whether a file of the transformer's folder is written anew.
+    /// Whether a file of the transformer's folder is rewritten.
     fn writes(&self, file: &str) -> bool {
         self.shrink.is_some_and(|shrink| shrink.files.iter().any(|(name, _)| name == file))
     }

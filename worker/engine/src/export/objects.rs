@@ -78,7 +78,7 @@ pub fn read_record(objects: &dyn OutputObjects, url: &Path) -> Result<Option<Pru
     }
 }
 
-/// Puts a record in place of the one that an export of the same job wrote, and before it `documents` that tell of it.
+/// Puts a record in place of the one that an export of the same job wrote, and before it the `documents` that describe it.
 ///
 /// # Errors
 /// When the output has another job's record or an object of a document's name that is not obsdiff's, or the store fails.
@@ -97,7 +97,7 @@ pub fn replace_record(
         let path = url.join(document.name);
         let there = objects.get(document.name).map_err(|e| Error::file(&path, e))?;
         if there.is_some_and(|there| !Document::is_marked(&there)) {
-            let problem = "was not written by obsdiff and is in the way of what it tells: move it away";
+            let problem = "was not written by obsdiff and is in the way: move it away";
             return Err(Error::content(path, problem));
         }
         objects.put(document.name, document.text.clone().into()).map_err(|e| Error::write(&path, e))?;

@@ -93,7 +93,7 @@ impl PruningRecord {
         text(other) == text(self.clone())
     }
 
-    /// Writes this record in place of the one that an export of the same job wrote, and before it `documents` that tell of it. Whenever
+    /// Writes this record in place of the one that an export of the same job wrote, and before it the `documents` that describe it. Whenever
     /// it is interrupted, each file is there, whole, as it was or as it is to be.
     ///
     /// # Errors

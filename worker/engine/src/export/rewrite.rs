@@ -7,10 +7,10 @@ use candle_core::{DType, Device, Tensor};
 use safetensors::View;
 
 use super::shrink::{KeptIndices, Shrink};
-use crate::checkpoint::{Entry, Weights};
+use crate::checkpoint::{TensorEntry, Weights};
 use crate::{Error, Result};
 
-/// Writes file number `file` of `weights` anew to `out`, which messages call `path`. Types stay as they are, and so do shapes and
+/// Writes file number `file` of `weights` to `out`, which messages call `path`. Types stay as they are, and so do shapes and
 /// the header, except for what `shrink` changes; tensors for which `pruned` has a new value are converted to their stored type.
 pub(super) fn rewrite(
     weights: &Weights,
@@ -51,7 +51,7 @@ pub(super) fn rewrite(
 fn stored(
     path: &Path,
     name: &str,
-    entry: &Entry,
+    entry: &TensorEntry,
     tensor: &Tensor,
     kept: Option<&KeptIndices>,
 ) -> Result<Vec<u8>> {

@@ -6,7 +6,7 @@ use std::path::Path;
 use candle_core::{Device, Tensor};
 use serde_json::{Map, Value, json};
 
-use crate::checkpoint::{Entry, Weights, read_json};
+use crate::checkpoint::{TensorEntry, Weights, read_json};
 use crate::{Error, Result};
 
 /// The rows or columns of a tensor that are kept, by index, ascending.
@@ -23,7 +23,7 @@ pub enum KeptIndices {
 pub struct Shrink {
     /// By tensor name; tensors that are not here stay whole.
     pub kept: BTreeMap<String, KeptIndices>,
-    /// Files of the transformer's folder that are written anew, by name.
+    /// Files of the transformer's folder that are rewritten, by name.
     pub files: Vec<(String, Vec<u8>)>,
 }
 
@@ -45,7 +45,7 @@ impl KeptIndices {
 
 impl Shrink {
     /// The shape of a tensor of the source in the export.
-    pub(super) fn shape(&self, name: &str, entry: &Entry) -> Vec<usize> {
+    pub(super) fn shape(&self, name: &str, entry: &TensorEntry) -> Vec<usize> {
         let mut shape = entry.shape().to_vec();
         if let Some((axis, kept)) = self.kept.get(name).map(KeptIndices::axis)
             && let Some(size) = shape.get_mut(axis)
@@ -56,12 +56,17 @@ impl Shrink {
     }
 
     /// The bytes of a tensor of the source in the export.
-    pub(super) fn bytes(&self, name: &str, entry: &Entry) -> usize {
+    pub(super) fn bytes(&self, name: &str, entry: &TensorEntry) -> usize {
         self.shape(name, entry).iter().product::<usize>() * entry.dtype().size_in_bytes()
     }
 
     /// The header of a file with these tensors: that of its source with other shapes and places. Eight bytes of length, then JSON.
-    pub(super) fn header(&self, path: &Path, source: &[u8], entries: &[(&str, &Entry)]) -> Result<Vec<u8>> {
+    pub(super) fn header(
+        &self,
+        path: &Path,
+        source: &[u8],
+        entries: &[(&str, &TensorEntry)],
+    ) -> Result<Vec<u8>> {
         let failed =
             |e: serde_json::Error| Error::content(path, format!("has a header that cannot be read: {e}"));
         let mut header: Map<String, Value> = serde_json::from_slice(source).map_err(failed)?;

@@ -10,8 +10,8 @@ use serde_json::{Map, Value, json};
 
 use super::file_name;
 use super::sink::Sink;
-use super::staging::Staging;
-use crate::checkpoint::{JoinedTensor, Rows, Weights};
+use super::staging::ExportFolder;
+use crate::checkpoint::{JoinedTensor, TensorRows, Weights};
 use crate::{Error, Result};
 
 /// A tensor's header, and the bytes that it is made of.
@@ -37,7 +37,7 @@ pub fn write_single_file(
     let header = header(&laid, destination)?;
     let parts = || laid.iter().flat_map(|tensor| &tensor.parts);
     let bytes = (header.len() + parts().map(|(_, rows)| rows.len()).sum::<usize>()) as u64;
-    let mut staging = Staging::create(destination, disk)?;
+    let mut staging = ExportFolder::create(destination, disk)?;
     let name = file_name(destination);
     let failed = |e| Error::write(destination, e);
     staging.stream(&name, bytes, &mut |_, out| {
@@ -63,13 +63,13 @@ fn laid<'a>(weights: &Weights, tensor: &'a JoinedTensor) -> Result<Laid<'a>> {
         let entry = weights.entry(name)?;
         let (length, shape) = (entry.bytes().len(), entry.shape());
         let all = shape.first().copied().unwrap_or(1);
-        if *rows != Rows::All && !all.is_multiple_of(2) {
+        if *rows != TensorRows::All && !all.is_multiple_of(2) {
             return refuse(&format!("`{name}` has {all} rows, which have no halves"));
         }
         let (bytes, share) = match rows {
-            Rows::All => (0..length, 1),
-            Rows::FirstHalf => (0..length / 2, 2),
-            Rows::SecondHalf => (length / 2..length, 2),
+            TensorRows::All => (0..length, 1),
+            TensorRows::FirstHalf => (0..length / 2, 2),
+            TensorRows::SecondHalf => (length / 2..length, 2),
         };
         let Some(dtype) = stored_name(entry.dtype()) else {
             return refuse(&format!("`{name}` holds no floats"));

@@ -33,8 +33,8 @@ struct StagingMarker {
     destination: String,
 }
 
-/// The directory being written; removed when dropped before [`Staging::commit`].
-pub(super) struct Staging<'a> {
+/// The directory being written; removed when dropped before [`ExportFolder::commit`].
+pub(super) struct ExportFolder<'a> {
     disk: &'a Disk,
     /// What holds the lock, the marker and the pipeline.
     folder: PathBuf,
@@ -45,7 +45,7 @@ pub(super) struct Staging<'a> {
     made: Vec<PathBuf>,
 }
 
-impl<'a> Staging<'a> {
+impl<'a> ExportFolder<'a> {
     /// Creates a directory beside the destination, and removes those that writers have left which have ended.
     pub(super) fn create(destination: &Path, disk: &'a Disk) -> Result<Self> {
         refuse_existing(destination)?;
@@ -132,7 +132,7 @@ impl<'a> Staging<'a> {
     }
 }
 
-impl Sink for Staging<'_> {
+impl Sink for ExportFolder<'_> {
     fn create_folder(&mut self, name: &str) -> Result<()> {
         let path = self.path(name);
         self.disk.create_folder(&path).map_err(|e| Error::write(&path, e))?;
@@ -166,7 +166,7 @@ impl Sink for Staging<'_> {
     }
 }
 
-impl Drop for Staging<'_> {
+impl Drop for ExportFolder<'_> {
     fn drop(&mut self) {
         // After a commit only the marker and the lock are left; after a failure that failure is what is reported.
         // One that was only tried is removed already.
@@ -192,13 +192,13 @@ pub fn try_writing(destination: &Path, disk: &Disk) -> Result<()> {
     {
         place = parent;
     }
-    let staging = Staging::beside(place, disk)?;
+    let staging = ExportFolder::beside(place, disk)?;
     remove(&staging.folder, &staging.lock, disk).map_err(|e| Error::write(&staging.folder, e))
 }
 
 /// Writes a file of this content, in place of the one that may be there. Whenever that is interrupted, one of the two is there, whole.
 pub(super) fn replace_file(destination: &Path, content: &[u8], disk: &Disk) -> Result<()> {
-    let mut staging = Staging::beside(destination, disk)?;
+    let mut staging = ExportFolder::beside(destination, disk)?;
     let name = file_name(destination);
     staging.write(&name, content)?;
     disk.replace(&staging.path(&name), destination).map_err(|e| Error::write(destination, e))?;
@@ -274,7 +274,7 @@ fn remove_ended(folder: &Path, name: &str, disk: &Disk) -> io::Result<()> {
         Err(obsdiff_files::LockError::Held(_)) => Ok(()),
         Err(obsdiff_files::LockError::File(error)) => Err(error),
         Ok(lock) if !lock.is_exclusive() => {
-            Err(io::Error::other("nothing tells whether its writer has ended"))
+            Err(io::Error::other("it is unknown whether its writer has ended"))
         }
         Ok(lock) => remove(folder, &lock, disk),
     }

@@ -1,4 +1,4 @@
-//! A Gram wherever its sums lie.
+//! A Gram whose sums lie on the host or on a device.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! The Grams of several sites, wherever they are summed.
+//! The Grams of several sites, summed on the host or on a device.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

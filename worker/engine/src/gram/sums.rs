@@ -257,7 +257,7 @@ impl Gram {
 
     /// Adds at most [`TOKENS`] rows that have been admitted.
     fn add(&mut self, rows: &[f32], alpha: f64) {
-        let panels = Panels::new(rows, self.width);
+        let panels = ObservationPanels::new(rows, self.width);
         let scale = alpha / self.value_of_unit();
         match &mut self.sums {
             GramSums::Exact(sums) => {
@@ -272,13 +272,13 @@ impl Gram {
 
 /// An observation cut into panels of [`TILE`] columns, each contiguous: a power-of-two row stride would put a whole column into a
 /// few cache sets.
-struct Panels {
+struct ObservationPanels {
     width: usize,
     tokens: usize,
     values: Vec<f32>,
 }
 
-impl Panels {
+impl ObservationPanels {
     fn new(rows: &[f32], width: usize) -> Self {
         let tokens = rows.len() / width;
         let mut values = vec![0.0; rows.len()];

@@ -1,4 +1,4 @@
-//! Activations, wherever they are computed.
+//! Activations, on the host or on a device.
 
 use candle_core::Tensor;
 

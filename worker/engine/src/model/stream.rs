@@ -59,7 +59,7 @@ pub(crate) struct BlockContext<'a> {
     pub(crate) linears: &'a Linears,
     /// `batch x width`: SiLU of the conditioning vector.
     pub(crate) conditioning: &'a Matrix,
-    /// By which queries and keys of image tokens are turned, where the architecture tells places so.
+    /// The rotary embedding of the queries and keys of image tokens, where the architecture has one.
     pub(crate) rotary: Option<&'a Rotary<Matrix>>,
 }
 

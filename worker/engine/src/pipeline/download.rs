@@ -90,7 +90,7 @@ pub fn weights_left_out<'n>(index: &Path, names: &[&'n str]) -> Result<Vec<&'n s
     Ok(names.iter().filter(left_out).copied().collect())
 }
 
-/// Of the files of a pipeline, those of its transformer, and what tells of the whole.
+/// Of the files of a pipeline, those of its transformer, and what describes the whole.
 pub fn files_of_transformer<'n>(names: &[&'n str]) -> Vec<&'n str> {
     let belongs = |name: &&str| match name.split_once('/') {
         None => name.ends_with(".json") && !is_weights(name),

@@ -10,7 +10,7 @@ use crate::{Error, Result};
 /// No width, length or count in a pipeline's configuration is larger; products of two of them cannot overflow.
 const MAX_SIZE: u64 = 1 << 24;
 
-/// The keys of one JSON object. Absent and `null` read alike, as `None`.
+/// The keys of one JSON object. Absent and `null` both read as `None`.
 #[derive(Clone, Debug)]
 pub(crate) struct Keys {
     path: PathBuf,

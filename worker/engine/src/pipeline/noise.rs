@@ -38,7 +38,7 @@ fn few_normals(twister: &mut Twister, count: usize) -> Vec<f32> {
 }
 
 /// 16 numbers or more: 24-bit uniforms for all of them, then Box and Muller in blocks of 16, number j with number j + 8. Where
-/// the last block is not whole, the last 16 numbers are drawn anew.
+/// the last block is not whole, the last 16 numbers are drawn again.
 fn many_normals(twister: &mut Twister, count: usize) -> Vec<f32> {
     let mut values: Vec<f32> = (0..count).map(|_| twister.uniform_f32()).collect();
     for block in values.as_chunks_mut::<16>().0 {

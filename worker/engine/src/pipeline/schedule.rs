@@ -153,7 +153,7 @@ impl Scheduler {
 }
 
 impl Spacing {
-    /// Spaces the levels between the first and the last one anew: `Karras` as in arXiv 2206.00364 with rho = 7.
+    /// Replaces the levels between the first and the last one: `Karras` as in arXiv 2206.00364 with rho = 7.
     fn apply(self, levels: &mut Vec<f64>) {
         let (Some(&first), Some(&last)) = (levels.first(), levels.last()) else { return };
         let steps = levels.len();

@@ -68,12 +68,11 @@ impl Trajectory {
                 return Err(Error::Argument(problem));
             }
         }
-        let alike = |tensor: &Tensor, other: &Tensor| {
+        let same = |tensor: &Tensor, other: &Tensor| {
             tensor.dims() == other.dims() && tensor.dtype() == other.dtype()
         };
-        let odd = |one: &&&Conditioning| {
-            !(alike(&one.text, &negative.text) && alike(&one.pooled, &negative.pooled))
-        };
+        let odd =
+            |one: &&&Conditioning| !(same(&one.text, &negative.text) && same(&one.pooled, &negative.pooled));
         if let Some(odd) = conditionings.iter().find(odd) {
             let (found, expected) = ((&odd.text, &odd.pooled), (&negative.text, &negative.pooled));
             let problem =

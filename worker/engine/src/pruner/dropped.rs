@@ -6,7 +6,7 @@ use obsdiff_proto::{Inventory, LinearId};
 use crate::model::{Denoise, DiffusionModel, State, Tap};
 use crate::{Error, Result};
 
-/// A model without weights: it still tells what could be pruned of it.
+/// A model without weights: its inventory still says what could be pruned.
 #[derive(Clone)]
 pub(super) struct DroppedModel {
     inventory: Inventory,

@@ -180,7 +180,7 @@ impl Pruner {
         let gram_trace = gram.trace().map_err(unread)?;
         let small = |(slice, _): &(Slice, Target)| slice.rows.len() * n <= SMALL_LINEAR;
         for wanted in
-            wanted.chunk_by(|a, b| small(a) && small(b)).flat_map(|alike| alike.chunks(SIDE_BY_SIDE))
+            wanted.chunk_by(|a, b| small(a) && small(b)).flat_map(|small| small.chunks(SIDE_BY_SIDE))
         {
             let targets = wanted.iter().map(|(slice, target)| self.target(slice, *target, site));
             let targets = targets.collect::<Result<Vec<_>>>()?;

@@ -62,7 +62,7 @@ struct Reader {
 }
 
 /// The same, and the linear on its way on the device that solves it.
-type Layer = (Arc<Reader>, Box<dyn StructuredLayer>);
+type LinearAtWork = (Arc<Reader>, Box<dyn StructuredLayer>);
 
 impl Reader {
     /// The S that the linear is solved with.
@@ -169,7 +169,7 @@ impl Pruner {
     fn without_some(
         &self,
         structure: &Structure,
-        mut layers: Vec<Layer>,
+        mut layers: Vec<LinearAtWork>,
         most: usize,
     ) -> Result<(Vec<Replacement>, f64)> {
         let count = ((PROBED_SHARE * structure.count as f64).round() as usize).clamp(1, most.max(1));
@@ -225,12 +225,12 @@ impl Pruner {
     }
 
     /// The linears that read a group of structures.
-    fn layers(&self, group: &[StructureId], grams: &Grams<'_>) -> Result<Vec<Layer>> {
+    fn layers(&self, group: &[StructureId], grams: &Grams<'_>) -> Result<Vec<LinearAtWork>> {
         let outputs = self.model.inventory().outputs_of(group);
         outputs.into_iter().map(|id| self.reader(id, grams)).collect()
     }
 
-    fn reader(&self, linear: LinearId, grams: &Grams<'_>) -> Result<Layer> {
+    fn reader(&self, linear: LinearId, grams: &Grams<'_>) -> Result<LinearAtWork> {
         let inventory = self.model.inventory();
         let site = inventory.linear(linear).site;
         let gram = grams.get(&site).ok_or_else(|| Error::Site {
@@ -254,7 +254,7 @@ impl Pruner {
     fn remove_parts(
         &self,
         structure: &Structure,
-        layers: &mut Vec<Layer>,
+        layers: &mut Vec<LinearAtWork>,
         count: usize,
     ) -> Result<Vec<Removal>> {
         let score = match self.sparsity.head_score {
@@ -311,8 +311,8 @@ impl Pruner {
 }
 
 /// The linears of a group once more, so that a structure can lose parts of its own.
-fn duplicates(structure: &Structure, layers: &[Layer]) -> Result<Vec<Layer>> {
-    let duplicate = |(reader, layer): &Layer| {
+fn duplicates(structure: &Structure, layers: &[LinearAtWork]) -> Result<Vec<LinearAtWork>> {
+    let duplicate = |(reader, layer): &LinearAtWork| {
         Ok((Arc::clone(reader), layer.duplicate().map_err(|e| failed(&structure.name, e))?))
     };
     layers.iter().map(duplicate).collect()

@@ -66,7 +66,7 @@ impl Admm {
         self.effort = None;
         self.n = hessian.width();
         self.inverses.resize_with(effort.penalties().len(), Vec::new);
-        // Within the pool from here on: entering it anew for each block would take as long as the block.
+        // Within the pool from here on: entering it for each block would take as long as the block.
         rayon::scope(|_| {
             let form = |square: &mut Vec<T>, (inverse, rho): (&mut Vec<f32>, &f64)| {
                 shifted_inverse(hessian, *rho, square, inverse)

@@ -53,7 +53,7 @@ impl Factor {
         Self::checked(n, upper, damping, None)
     }
 
-    /// Factorises a Gram S in f32 as [`Self::new`] does. Where that fails, `precise` gives its upper triangle again, laid out alike: what
+    /// Factorises a Gram S in f32 as [`Self::new`] does. Where that fails, `precise` gives its upper triangle again, in the same layout: what
     /// f32 has rounded away may be what makes it positive.
     ///
     /// # Errors
@@ -80,7 +80,7 @@ impl Factor {
         if !(damping >= 0.0 && damping.is_finite()) {
             return Err(SolveError::Damping { damping });
         }
-        // Within the pool from here on: entering it anew for each block would take as long as the block.
+        // Within the pool from here on: entering it for each block would take as long as the block.
         rayon::scope(|_| Self::damped(n, upper, damping, precise))
     }
 

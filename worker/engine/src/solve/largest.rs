@@ -8,7 +8,7 @@ use super::near::{Bounds, LINE, NearKeys, kth_lowest, sampled_of};
 /// Values that one task counts.
 const CHUNK: usize = 1 << 17;
 
-/// Bits of a key that are left out where keys are told apart by the others alone: a key is |x| as its bits, without the sign.
+/// Bits of a key that are left out where the other bits alone distinguish keys: a key is |x| as its bits, without the sign.
 const LOW: u32 = 16;
 
 /// Keys that are looked at together: whole vectors of every processor, and whole groups of as many columns as divide it.
@@ -42,7 +42,7 @@ pub(super) fn largest(matrix: &[f32], n: usize, pruned: usize) -> Threshold {
         let near: Vec<NearKeys> = matrix.par_chunks(CHUNK).map(|values| near(values, bounds)).collect();
         kth_lowest(&near.iter().collect::<Vec<_>>(), pruned)
     };
-    // Where the sample misleads, the high bits of all keys tell between which the least that stays lies.
+    // Where the sample misleads, the high bits of all keys give two bounds of the least that stays.
     let found = kth(Bounds::of(sample(matrix), share)).or_else(|| kth(by_high_bits(matrix, pruned)));
     let (limit, going, equal) = found.unwrap_or_default();
     if limit == 0 || going == equal {
@@ -64,7 +64,7 @@ pub(super) fn largest(matrix: &[f32], n: usize, pruned: usize) -> Threshold {
 fn sample(matrix: &[f32]) -> Vec<u32> {
     let stretch = LINE * sampled_of(matrix.len());
     let lines = matrix.chunks(stretch).enumerate().flat_map(|(i, values)| {
-        // Keys of a column are alike: lines begin at places that follow no pattern (multiples of the golden ratio).
+        // Keys of a column resemble each other: lines begin at places that follow no pattern (multiples of the golden ratio).
         let at = (i as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
         let at = at as usize % values.len().saturating_sub(LINE).max(1);
         &values[at..values.len().min(at + LINE)]
@@ -95,15 +95,15 @@ fn by_high_bits(matrix: &[f32], rank: usize) -> Bounds {
 
 /// The keys of `values`, as bounds part them.
 fn near(values: &[f32], bounds: Bounds) -> NearKeys {
-    Arch::new().dispatch(KeysWithin { values, bounds })
+    Arch::new().dispatch(KeysOfValues { values, bounds })
 }
 
-struct KeysWithin<'a> {
+struct KeysOfValues<'a> {
     values: &'a [f32],
     bounds: Bounds,
 }
 
-impl WithSimd for KeysWithin<'_> {
+impl WithSimd for KeysOfValues<'_> {
     type Output = NearKeys;
 
     #[inline(always)]

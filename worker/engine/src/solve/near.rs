@@ -1,4 +1,4 @@
-//! The k-th lowest of many keys. A sample tells between which keys it lies; a pass over all keys counts those below and keeps the few
+//! The k-th lowest of many keys. A sample gives two keys that it lies between; a pass over all keys counts those below and keeps the few
 //! between, among which it is found.
 
 use std::slice;

@@ -9,12 +9,12 @@ use faer::{Accum, MatMut, MatRef, Par};
 use obsdiff_proto::Target;
 use rayon::prelude::*;
 
-use super::columns::{Rule, prune};
+use super::columns::{Choice, prune};
 use super::near::{Bounds, NearKeys};
 use super::phases::in_phases;
 use super::select::{Limit, Scored, limit};
 use super::span::Span;
-use super::strips::{Column, LANES, exchange, load, values, values_mut};
+use super::strips::{LANES, StripColumn, exchange, load, values, values_mut};
 use super::{BLOCK, Factor, SolveError, check};
 
 /// Blocks that are brought up to date together.
@@ -58,7 +58,7 @@ impl Obs {
         memory.resize_with(memory.len().max(rows.len()), StripState::default);
         // What is large is allocated here: memory that a thread of the pool allocates stays with that thread.
         let mut strips: Vec<_> = rows.zip(memory).map(|(rows, memory)| Strip::new(rows, n, memory)).collect();
-        // Within the pool from here on: entering it anew for each of a block's steps would take as long as the step.
+        // Within the pool from here on: entering it for each of a block's steps would take as long as the step.
         rayon::scope(|_| match *target {
             Target::Unstructured { ratio } if ratio > 0.0 => prune_share(&mut strips, span, factor, ratio),
             Target::NToM { n, m } => prune_groups(&mut strips, span, factor, n, m),
@@ -79,7 +79,7 @@ fn prune_share(strips: &mut [Strip<'_>], span: &mut Span, factor: &Factor, ratio
     }
 }
 
-/// What strips are told of all of them.
+/// What each strip knows about all strips.
 #[derive(Clone, Copy, Default)]
 struct SharedBounds {
     bounds: Bounds,
@@ -87,7 +87,7 @@ struct SharedBounds {
 }
 
 /// The same in the blocks of one span, in two phases for each block: the rows bring it up to date, having pruned the block before it,
-/// and then look for keys near its limit. After either, one thread tells all of them what it makes of their samples, or of those
+/// and then look for keys near its limit. After each phase, one thread gives all of them the bounds that follow from their samples, or the limit from those
 /// keys.
 fn prune_span(strips: &mut [Strip<'_>], span: &Span, ratio: f64) {
     let rows: usize = strips.iter().map(Strip::height).sum();
@@ -102,7 +102,7 @@ fn prune_span(strips: &mut [Strip<'_>], span: &Span, ratio: f64) {
             if let Some(block) = phase.checked_sub(2) {
                 StripScratch::of(span.part(starts[block / 2]).columns, |scratch| {
                     limit.keys(&strip.scored(span), s * LANES, &mut scratch.keys);
-                    strip.prune(span, scratch, Rule::Below(limit.below()));
+                    strip.prune(span, scratch, Choice::Below(limit.below()));
                 });
             }
             if phase / 2 < starts.len() {
@@ -132,7 +132,7 @@ fn prune_groups(strips: &mut [Strip<'_>], span: &mut Span, factor: &Factor, prun
     let n = factor.width();
     // Groups never straddle two blocks.
     let columns = m.saturating_mul((BLOCK / m).max(1)).min(n);
-    let rule = Rule::NToM { n: pruned, m };
+    let rule = Choice::NToM { n: pruned, m };
     span.begin(n, columns, SPAN);
     for first in (0..n).step_by(columns * SPAN) {
         span.move_to(factor, first..n.min(first + columns * SPAN));
@@ -154,7 +154,7 @@ pub(crate) fn share(ratio: f64, weights: usize) -> usize {
 #[derive(Default)]
 struct StripScratch {
     keys: Vec<u32>,
-    errors: Vec<Column>,
+    errors: Vec<StripColumn>,
 }
 
 thread_local! {
@@ -167,7 +167,7 @@ impl StripScratch {
     /// Works with room for a block of so many columns.
     fn of(columns: usize, work: impl FnOnce(&mut Self)) {
         SCRATCH.with_borrow_mut(|scratch| {
-            scratch.errors.resize(columns, Column::zeroed());
+            scratch.errors.resize(columns, StripColumn::zeroed());
             scratch.keys.resize(columns * LANES, 0);
             work(scratch);
         });
@@ -178,9 +178,9 @@ impl StripScratch {
 #[derive(Debug, Default)]
 struct StripState {
     /// dW of the columns pruned so far.
-    changes: Vec<Column>,
+    changes: Vec<StripColumn>,
     /// The weights of a span, up to date from its beginning to the block that is next.
-    weight: Vec<Column>,
+    weight: Vec<StripColumn>,
     /// Some of that block's keys.
     sample: Vec<u32>,
     /// Those that are near its limit.
@@ -239,7 +239,7 @@ impl<'a> Strip<'a> {
         let (start, columns) = (self.next(), span.columns());
         let StripState { changes, weight, .. } = &mut *self.memory;
         if start == columns.start {
-            weight.resize(columns.len(), Column::zeroed());
+            weight.resize(columns.len(), StripColumn::zeroed());
             for (block, weight) in (start..).step_by(BLOCK).zip(weight.chunks_mut(BLOCK)) {
                 load(self.rows, self.n, block, weight);
             }
@@ -252,7 +252,7 @@ impl<'a> Strip<'a> {
     }
 
     /// Prunes that block, writes it back, and keeps its changes.
-    fn prune(&mut self, span: &Span, scratch: &mut StripScratch, rule: Rule) {
+    fn prune(&mut self, span: &Span, scratch: &mut StripScratch, rule: Choice) {
         let start = self.next();
         let StripState { changes, weight, .. } = &mut *self.memory;
         let StripScratch { keys, errors } = scratch;
@@ -264,7 +264,7 @@ impl<'a> Strip<'a> {
 }
 
 /// Takes `changes` (k columns) times `x` (k rows) off the columns of a weight.
-fn take_off(weight: &mut [Column], changes: &[Column], x: MatRef<'_, f32>) {
+fn take_off(weight: &mut [StripColumn], changes: &[StripColumn], x: MatRef<'_, f32>) {
     let weight = MatMut::from_row_major_slice_mut(values_mut(weight), x.ncols(), LANES);
     let changes = MatRef::from_row_major_slice(values(changes), x.nrows(), LANES);
     matmul(weight, Accum::Add, x.transpose(), changes, -1.0, Par::Seq);

@@ -1,12 +1,12 @@
 //! Exactly the k lowest keys of a block over all rows, ties by (column, row). Where a sample misleads, all keys are kept as near the k-th.
 //!
-//! A key is the bits of |w| / U_jj: keys order as the scores do, which are the squares. They are formed anew wherever they are looked
+//! A key is the bits of |w| / U_jj: keys order as the scores do, which are the squares. They are formed again each time they are looked
 //! at: reading them would take as long. Strips are sampled and passed over one by one, each by the thread that has it in its cache.
 
 use pulp::{Arch, Simd, WithSimd};
 
 use super::near::{Bounds, LINE, NearKeys, kth_lowest, sampled_of};
-use super::strips::{Column, LANES, values};
+use super::strips::{LANES, StripColumn, values};
 
 /// Lines that the sample of a strip begins after that of the strip before.
 const SHIFT: usize = 7;
@@ -14,11 +14,11 @@ const SHIFT: usize = 7;
 /// Key of a lane without a row: it is never among the lowest.
 const NO_ROW: u32 = u32::MAX;
 
-/// A block of a strip whose weights are to be told apart by their keys.
+/// A block of a strip whose weights are compared by their keys.
 #[derive(Clone, Copy)]
 pub(super) struct Scored<'a> {
     /// The block's columns.
-    pub(super) weight: &'a [Column],
+    pub(super) weight: &'a [StripColumn],
     /// Lanes that are rows.
     pub(super) rows: usize,
     /// 1 / U_jj of the block's columns.
@@ -56,7 +56,7 @@ impl Scored<'_> {
 
     /// Adds its part of a sample of a block of `all` keys to `sample`, as the `strip`-th.
     pub(super) fn sample(&self, strip: usize, all: usize, sample: &mut Vec<u32>) {
-        // Keys of a column are alike, and so are those of a row: each strip begins elsewhere, and the step is odd, so that all have their
+        // Keys of a column resemble each other, and so do those of a row: each strip begins elsewhere, and the step is odd, so that all have their
         // turn.
         let step = sampled_of(all) | 1;
         for at in (strip * SHIFT % step * LINE..self.len()).step_by(LINE * step) {
@@ -72,7 +72,7 @@ impl Scored<'_> {
 
     /// What lies where.
     pub(super) fn near(&self, bounds: Bounds) -> NearKeys {
-        Arch::new().dispatch(KeysWithin { strip: self, bounds })
+        Arch::new().dispatch(KeysOfStrip { strip: self, bounds })
     }
 }
 
@@ -86,7 +86,7 @@ pub(super) struct Limit {
 }
 
 impl Limit {
-    /// Writes what [`Self::below`] tells apart to `keys`: the keys of the strip whose first row is `first`.
+    /// Writes the keys that [`Self::below`] compares to `keys`: the keys of the strip whose first row is `first`.
     pub(super) fn keys(&self, strip: &Scored<'_>, first: usize, keys: &mut [u32]) {
         Arch::new().dispatch(ScoreKeys { strip, keys });
         let (columns, _) = keys.as_chunks_mut::<LANES>();
@@ -120,7 +120,7 @@ impl WithSimd for ScoreKeys<'_> {
     }
 }
 
-/// Tells the `count` lowest keys of a block from the others; of keys that tie, those first by (column, row) are lower. `near` says of each
+/// The limit below which the `count` lowest keys of a block lie; of keys that tie, those first by (column, row) are lower. `near` says of each
 /// strip what lies where within the same bounds.
 pub(super) fn limit(strips: &[Scored<'_>], near: &[&NearKeys], count: usize) -> Limit {
     if count == 0 {
@@ -143,12 +143,12 @@ fn tie(strips: &[Scored<'_>], key: u32, quota: usize) -> Option<(usize, usize)> 
     places.filter(|(c, row)| strips[row / LANES].key(c * LANES + row % LANES) == key).nth(quota)
 }
 
-struct KeysWithin<'a> {
+struct KeysOfStrip<'a> {
     strip: &'a Scored<'a>,
     bounds: Bounds,
 }
 
-impl WithSimd for KeysWithin<'_> {
+impl WithSimd for KeysOfStrip<'_> {
     type Output = NearKeys;
 
     #[inline(always)]

@@ -1,4 +1,4 @@
-//! Solving the linears of one site by alternating directions, wherever that is done.
+//! Solving the linears of one site by alternating directions, on the host or on a device.
 
 use obsdiff_proto::{Effort, Precision, Target};
 use rayon::prelude::*;

@@ -14,20 +14,20 @@ const TILE: usize = 4;
 /// One column of a strip. It starts on a cache line, so that no vector load straddles two.
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
 #[repr(C, align(64))]
-pub(super) struct Column([f32; LANES]);
+pub(super) struct StripColumn([f32; LANES]);
 
 /// The values of columns, one column after the other.
-pub(super) fn values(columns: &[Column]) -> &[f32] {
+pub(super) fn values(columns: &[StripColumn]) -> &[f32] {
     bytemuck::cast_slice(columns)
 }
 
 /// The same, to be changed.
-pub(super) fn values_mut(columns: &mut [Column]) -> &mut [f32] {
+pub(super) fn values_mut(columns: &mut [StripColumn]) -> &mut [f32] {
     bytemuck::cast_slice_mut(columns)
 }
 
 /// Copies columns `start..` of at most [`LANES`] rows of n values to `columns`. Lanes without a row become 0.
-pub(super) fn load(rows: &[f32], n: usize, start: usize, columns: &mut [Column]) {
+pub(super) fn load(rows: &[f32], n: usize, start: usize, columns: &mut [StripColumn]) {
     let height = rows.len() / n;
     if height < LANES {
         columns.iter_mut().for_each(|column| column.0[height..].fill(0.0));
@@ -53,7 +53,13 @@ pub(super) fn load(rows: &[f32], n: usize, start: usize, columns: &mut [Column])
 
 /// Puts `columns` in the place where [`load`] took them from, and by how much each value changes into `changes`; lanes without a row
 /// do not change.
-pub(super) fn exchange(columns: &[Column], rows: &mut [f32], n: usize, start: usize, changes: &mut [Column]) {
+pub(super) fn exchange(
+    columns: &[StripColumn],
+    rows: &mut [f32],
+    n: usize,
+    start: usize,
+    changes: &mut [StripColumn],
+) {
     let tiles = columns.as_chunks::<TILE>().0;
     let height = rows.len() / n;
     if height < LANES {
@@ -91,7 +97,7 @@ pub(super) fn exchange(columns: &[Column], rows: &mut [f32], n: usize, start: us
 
 /// As many lanes as a tile has, from `lane` on.
 #[inline(always)]
-fn part(column: &Column, lane: usize) -> [f32; TILE] {
+fn part(column: &StripColumn, lane: usize) -> [f32; TILE] {
     let at = &column.0[lane..lane + TILE];
     [at[0], at[1], at[2], at[3]]
 }

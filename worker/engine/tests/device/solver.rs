@@ -226,8 +226,8 @@ fn linears_are_pruned_by_obs_as_by_the_processor() {
                 assert!(agree >= 0.995 * (rows * n) as f64, "{rows} x {n}, {target:?}: {agree} agree");
                 let near = |a: f64, b: f64| (a / b - 1.0).abs() < 0.01;
                 assert!(near(found.energy.relative(), relative), "{:?}, {relative}", found.energy);
-                let told = found.energy.unrefined().unwrap();
-                assert!(near(told, unrefined), "{told}, {unrefined}");
+                let energy = found.energy.unrefined().unwrap();
+                assert!(near(energy, unrefined), "{energy}, {unrefined}");
             }
         }
     }

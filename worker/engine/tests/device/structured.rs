@@ -91,11 +91,11 @@ fn heads_and_neurons_go_as_on_the_processor() {
 fn energies_and_damping_are_the_processors() {
     let (weight, gram) = linear(11, 30, 40, &[5]);
     // Features that are all the same have no factor without damping.
-    let alike = vec![1.0; 40 * 40];
+    let ones = vec![1.0; 40 * 40];
     let [found, wanted] = [device(), ComputeDevice::Cpu].map(|device| {
         let layer = device.structured(40, &weight, &gram, 0.01).unwrap();
-        let raised = device.structured(40, &weight, &alike, 0.0).unwrap();
-        let energy = device.output_energy(&weight, &alike).unwrap();
+        let raised = device.structured(40, &weight, &ones, 0.0).unwrap();
+        let energy = device.output_energy(&weight, &ones).unwrap();
         ([layer.energy(), raised.energy(), energy], [layer.damping_used(), raised.damping_used()])
     });
     assert_eq!(found.1, wanted.1);

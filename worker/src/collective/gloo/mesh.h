@@ -1,7 +1,7 @@
 // Connections to all ranks of a group by Gloo's TCP transport.
 //
 // Three things of Gloo shape this class:
-// - A peer that goes away while a message is on its way leaves the waiting side waiting: Gloo tells only receives that have not begun.
+// - A peer that goes away while a message is on its way leaves the waiting side waiting: Gloo reports it only to receives that have not begun.
 //   So a receive that begins with the peer's farewell alone (the sentry) lies at every pair, and `watch` frees whoever waits when the
 //   sentry hears of a loss.
 // - Closing a pair wakes nobody who waits in a buffer. So `end` aborts the waits themselves.

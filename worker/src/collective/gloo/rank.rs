@@ -56,7 +56,7 @@ impl GlooRank {
         Ok(())
     }
 
-    /// Tells all peers, and hears what they say.
+    /// Sends this rank's header to all peers, and returns theirs.
     fn greetings(&mut self, own: CallHeader, silence: Duration) -> Result<Vec<(usize, CallHeader)>> {
         const LENGTH: usize = size_of::<CallHeader>();
         let mut said = vec![CallHeader::default(); self.member.world];
@@ -107,7 +107,7 @@ impl GlooRank {
         Ok(())
     }
 
-    /// Sums what all ranks send; those for whom `receives` holds get it.
+    /// Sums what all ranks send. Ranks for which `receives` is true get the sum.
     fn sum<T: Summand>(
         &mut self,
         send: &[T],

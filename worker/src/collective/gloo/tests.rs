@@ -55,9 +55,9 @@ fn buffers_of_many_messages_and_any_length_are_summed_and_spread() {
                 rank.reduce(root, Values::I64(&own), at_root.then_some(Buffer::I64(&mut sums))).unwrap();
                 assert!(!at_root || sums == expected, "reduce of {length} among {world} to {root}");
             }
-            let mut told = own;
-            rank.broadcast(world - 1, Buffer::I64(&mut told)).unwrap();
-            assert!(told.iter().enumerate().all(|(index, told)| *told == number(world - 1, index)));
+            let mut copied = own;
+            rank.broadcast(world - 1, Buffer::I64(&mut copied)).unwrap();
+            assert!(copied.iter().enumerate().all(|(index, copied)| *copied == number(world - 1, index)));
         });
     }
 }
@@ -173,7 +173,7 @@ fn reset(connection: TcpStream) {
 
 #[test]
 fn a_peer_that_dies_as_it_connects_is_an_error() {
-    // Who connects to whom is decided by the addresses: here rank 0 is connected to...
+    // The addresses decide which side connects: here rank 0 is connected to...
     for _ in 0..20 {
         // Seen at once, however busy the machine is: the limit is never reached.
         let joined = join_by_hand(Duration::from_secs(30), |rank| {

@@ -31,14 +31,14 @@ pub(super) struct Departures {
     abort: Abort,
     /// Ends the reading.
     stop: Abort,
-    told: AtomicBool,
+    announced: AtomicBool,
     state: Mutex<DepartureState>,
     changed: Condvar,
 }
 
 #[derive(Default)]
 struct DepartureState {
-    /// In the order in which they were told.
+    /// In the order in which they were announced.
     left: Vec<Departure>,
     /// The place of the next entry.
     next: usize,
@@ -58,7 +58,7 @@ impl Departures {
             rendezvous,
             abort: abort.clone(),
             stop: Abort::default(),
-            told: AtomicBool::new(false),
+            announced: AtomicBool::new(false),
             state: Mutex::default(),
             changed: Condvar::new(),
         });
@@ -104,7 +104,7 @@ impl Departures {
         }
         if self.abort.is_raised() {
             // Peers hear of it also while this rank is in no call.
-            self.tell(None, CollectiveError::Aborted.to_string());
+            self.announce(None, CollectiveError::Aborted.to_string());
         }
     }
 
@@ -139,9 +139,9 @@ impl Departures {
         self.changed.notify_all();
     }
 
-    /// Tells the peers, once, that this rank has left, and reads no more. May wait for the coordinator.
-    pub(super) fn tell(&self, calls: Option<u64>, why: String) {
-        if self.told.swap(true, Ordering::AcqRel) {
+    /// Announces to the peers, once, that this rank has left, and stops reading. May wait for the coordinator.
+    pub(super) fn announce(&self, calls: Option<u64>, why: String) {
+        if self.announced.swap(true, Ordering::AcqRel) {
             return;
         }
         let Member { epoch, world, rank, .. } = self.member;

@@ -9,7 +9,7 @@ use obsdiff_proto::lock;
 
 use super::departures::Departures;
 use super::ffi::{CallError, Communicator, Gpu, Progress};
-use super::staging::Staging;
+use super::staging::StagingLanes;
 use crate::collective::CollectiveError;
 
 /// How often NCCL is asked whether it is done.
@@ -23,7 +23,7 @@ pub(super) struct Link {
     pub(super) gpu: Arc<Gpu>,
     pub(super) communicator: Communicator,
     /// Dropped after the communicator has ended, whose operations use its memory.
-    pub(super) staging: Staging,
+    pub(super) staging: StagingLanes,
     /// What else they use.
     pub(super) lent: Vec<DeviceNumbers>,
 }
@@ -44,7 +44,7 @@ impl Leaving {
 
     /// Waits until earlier groups are left: two communicators at a time on one GPU may wait for each other. False where one is not.
     pub(super) fn wait(&self) -> bool {
-        // Who leaves tells the peers, too, which may take as long as the coordinator is silent.
+        // A rank that leaves announces it to its peers, which may take as long as the coordinator is silent.
         let most = self.limit + Duration::from_secs(10);
         let waited = self.changed.wait_timeout_while(lock(&self.groups), most, |groups| *groups > 0);
         let (groups, _) = waited.unwrap_or_else(PoisonError::into_inner);
@@ -66,7 +66,7 @@ impl Leaving {
             Some(fault) => (None, fault.to_string()),
         };
         let left = thread::Builder::new().name("leave a group".to_owned()).spawn(move || {
-            leaving.stop(link, fault.is_none(), || departures.tell(well, why));
+            leaving.stop(link, fault.is_none(), || departures.announce(well, why));
             *lock(&leaving.groups) -= 1;
             leaving.changed.notify_all();
         });
@@ -76,8 +76,8 @@ impl Leaving {
         }
     }
 
-    /// Ends the communicator on a thread of its own while `tell` runs here.
-    fn stop(&self, link: Link, well: bool, tell: impl FnOnce()) {
+    /// Ends the communicator on a thread of its own while `announce` runs here.
+    fn stop(&self, link: Link, well: bool, announce: impl FnOnce()) {
         let begun = Instant::now();
         let (done, ended) = mpsc::channel();
         let patience = self.limit / 2;
@@ -93,7 +93,7 @@ impl Leaving {
         if let Err(error) = ending {
             return self.stuck(&format!("the system gives no more threads ({error})"));
         }
-        tell();
+        announce();
         // An end without a word is a panic in NCCL's bindings: the same to us.
         if ended.recv_timeout(self.limit.saturating_sub(begun.elapsed())).is_err() {
             self.stuck(&format!("NCCL did not stop within {} s", self.limit.as_secs_f64()));

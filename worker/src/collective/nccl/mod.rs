@@ -25,7 +25,7 @@ use ffi::{CallError, Communicator, Gpu, ID};
 pub use leaving::OnStuck;
 use leaving::{Leaving, Link};
 use rank::NcclRank;
-use staging::Staging;
+use staging::StagingLanes;
 
 /// The rendezvous key of a group's unique id.
 const UNIQUE_ID: &str = "unique-id";
@@ -104,14 +104,14 @@ impl Nccl {
         let begin = || {
             self.gpu.bind().map_err(broken)?;
             let chunk = self.chunk.max(member.world * size_of::<super::call::CallHeader>());
-            let staging = Staging::new(self.gpu.clone(), chunk).map_err(broken)?;
+            let staging = StagingLanes::new(self.gpu.clone(), chunk).map_err(broken)?;
             let id = self.unique_id(member, begun, abort)?;
             departures.check(0)?;
             let communicator = Communicator::begin(self.library, id, member.rank, member.world);
             let communicator = communicator.map_err(broken)?;
             Ok(Link { gpu: self.gpu.clone(), communicator, staging, lent: Vec::new() })
         };
-        let link = begin().inspect_err(|e: &CollectiveError| departures.tell(None, e.to_string()))?;
+        let link = begin().inspect_err(|e: &CollectiveError| departures.announce(None, e.to_string()))?;
         let mut rank = NcclRank::new(member, departures, self.leaving.clone(), link);
         rank.joined(member.form.saturating_sub(begun.elapsed()))?;
         Ok(rank)

@@ -45,13 +45,13 @@ struct Chunk {
 
 /// Numbers that this rank sends.
 #[derive(Clone, Copy)]
-enum Outgoing<'a> {
+enum SendFrom<'a> {
     Host(&'a [u8]),
     Device(&'a DeviceNumbers),
 }
 
 /// Where this rank receives.
-enum Incoming<'a> {
+enum ReceiveInto<'a> {
     Host(&'a mut [u8]),
     Device(&'a DeviceNumbers),
 }
@@ -119,7 +119,7 @@ impl NcclRank {
             }
             self.departures.check(self.calls)?;
             if begun.elapsed() >= limit {
-                // NCCL does not tell for whom it waits.
+                // NCCL does not say which rank it waits for.
                 let ranks = (0..self.member.world).filter(|rank| *rank != self.member.rank).collect();
                 return Err(CollectiveError::Timeout { ranks, waited: begun.elapsed() });
             }
@@ -148,11 +148,11 @@ impl NcclRank {
     fn call(
         &mut self,
         call: Call,
-        send: Option<Outgoing<'_>>,
-        mut receive: Option<Incoming<'_>>,
+        send: Option<SendFrom<'_>>,
+        mut receive: Option<ReceiveInto<'_>>,
     ) -> Result<()> {
-        let sent = if let Some(Outgoing::Device(numbers)) = send { Some(numbers) } else { None };
-        let received = if let Some(Incoming::Device(numbers)) = receive { Some(numbers) } else { None };
+        let sent = if let Some(SendFrom::Device(numbers)) = send { Some(numbers) } else { None };
+        let received = if let Some(ReceiveInto::Device(numbers)) = receive { Some(numbers) } else { None };
         let lent: Vec<_> = sent.into_iter().chain(received).cloned().collect();
         if lent.iter().any(|numbers| numbers.gpu() != self.gpu) {
             return Err(CollectiveError::Buffers(OUT_OF_REACH));
@@ -192,7 +192,7 @@ impl NcclRank {
         }
     }
 
-    /// Tells all ranks a few numbers, and gives what each says, by rank.
+    /// Sends a few numbers to all ranks, and returns those of each, by rank.
     fn exchange(&mut self, own: CallHeader, limit: Duration) -> Result<Vec<CallHeader>> {
         const WORDS: usize = size_of::<CallHeader>() / size_of::<u64>();
         let Member { rank, world, .. } = self.member;
@@ -223,8 +223,8 @@ impl NcclRank {
     fn transfer(
         &mut self,
         call: Call,
-        send: Option<Outgoing<'_>>,
-        receive: &mut Option<Incoming<'_>>,
+        send: Option<SendFrom<'_>>,
+        receive: &mut Option<ReceiveInto<'_>>,
     ) -> Result<()> {
         let (number, count) = numbers(call.shape);
         let total = count * number.bytes();
@@ -255,22 +255,22 @@ impl NcclRank {
         number: Number,
         chunk: &Chunk,
         last: &mut Instant,
-        (send, receive): (Option<Outgoing<'_>>, &Option<Incoming<'_>>),
+        (send, receive): (Option<SendFrom<'_>>, &Option<ReceiveInto<'_>>),
     ) -> Result<()> {
         let (length, silence) = (chunk.bytes.len(), self.member.silence);
         self.with(|link| {
             let lane = &mut link.staging.lanes[chunk.lane];
-            if let Some(Outgoing::Host(send)) = send {
+            if let Some(SendFrom::Host(send)) = send {
                 lane.host(length)?.copy_from_slice(&send[chunk.bytes.clone()]);
                 lane.upload(length)?;
             }
             let (of_lane, bytes) = (lane.memory(), || chunk.bytes.clone());
             let from = match send {
-                Some(Outgoing::Device(numbers)) => DeviceMemory::of(numbers, bytes()),
+                Some(SendFrom::Device(numbers)) => DeviceMemory::of(numbers, bytes()),
                 _ => of_lane,
             };
             let to = match receive {
-                Some(Incoming::Device(numbers)) => DeviceMemory::of(numbers, bytes()),
+                Some(ReceiveInto::Device(numbers)) => DeviceMemory::of(numbers, bytes()),
                 _ => of_lane,
             };
             let (operation, places) = match call.what {
@@ -288,7 +288,7 @@ impl NcclRank {
         self.until(*last, silence, |link| link.communicator.progress())?;
         self.with(|link| {
             let lane = &mut link.staging.lanes[chunk.lane];
-            if let Some(Incoming::Host(_)) = receive {
+            if let Some(ReceiveInto::Host(_)) = receive {
                 lane.download(length)?;
             }
             lane.mark()
@@ -300,14 +300,14 @@ impl NcclRank {
         &mut self,
         chunk: &Chunk,
         last: &mut Instant,
-        receive: &mut Option<Incoming<'_>>,
+        receive: &mut Option<ReceiveInto<'_>>,
     ) -> Result<()> {
         self.until(*last, self.member.silence, |link| {
             link.staging.lanes[chunk.lane].is_done().map(progress)
         })?;
         *last = Instant::now();
         self.with(|link| {
-            if let Some(Incoming::Host(receive)) = receive {
+            if let Some(ReceiveInto::Host(receive)) = receive {
                 let bytes = chunk.bytes.clone();
                 receive[bytes].copy_from_slice(link.staging.lanes[chunk.lane].host(chunk.bytes.len())?);
             }
@@ -372,18 +372,18 @@ fn progress(done: bool) -> Progress {
     if done { Progress::Done } else { Progress::Running }
 }
 
-fn outgoing(values: Values<'_>) -> Outgoing<'_> {
+fn outgoing(values: Values<'_>) -> SendFrom<'_> {
     match values {
-        Values::I64(values) => Outgoing::Host(cast_slice(values)),
-        Values::F32(values) => Outgoing::Host(cast_slice(values)),
-        Values::Device(numbers) => Outgoing::Device(numbers),
+        Values::I64(values) => SendFrom::Host(cast_slice(values)),
+        Values::F32(values) => SendFrom::Host(cast_slice(values)),
+        Values::Device(numbers) => SendFrom::Device(numbers),
     }
 }
 
-fn incoming<'a>(buffer: &'a mut Buffer<'_>) -> Incoming<'a> {
+fn incoming<'a>(buffer: &'a mut Buffer<'_>) -> ReceiveInto<'a> {
     match buffer {
-        Buffer::I64(values) => Incoming::Host(cast_slice_mut(values)),
-        Buffer::F32(values) => Incoming::Host(cast_slice_mut(values)),
-        Buffer::Device(numbers) => Incoming::Device(numbers),
+        Buffer::I64(values) => ReceiveInto::Host(cast_slice_mut(values)),
+        Buffer::F32(values) => ReceiveInto::Host(cast_slice_mut(values)),
+        Buffer::Device(numbers) => ReceiveInto::Device(numbers),
     }
 }

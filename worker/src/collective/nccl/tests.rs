@@ -188,9 +188,11 @@ fn buffers_of_many_chunks_and_any_length_are_summed_and_spread() {
                             "reduce of {length} floats among {world} to {root}"
                         );
                     }
-                    let mut told = own;
-                    rank.broadcast(world - 1, Buffer::I64(&mut told)).unwrap();
-                    assert!(told.iter().enumerate().all(|(index, told)| *told == number(world - 1, index)));
+                    let mut copied = own;
+                    rank.broadcast(world - 1, Buffer::I64(&mut copied)).unwrap();
+                    assert!(
+                        copied.iter().enumerate().all(|(index, copied)| *copied == number(world - 1, index))
+                    );
                 },
             );
             assert!(ended.iter().all(|((), stuck)| stuck.try_recv().is_err()));

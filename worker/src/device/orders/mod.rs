@@ -141,7 +141,7 @@ impl Orders {
                 if *tally < sums.tally || sums.spoiled || sums.held.contains(shard) {
                     return Effect::None;
                 }
-                // A tally may begin without a package: its first shard then tells the package.
+                // A tally may begin without a package: its first shard then sets the package.
                 if sums.held.is_empty() {
                     sums.package = Some(opening.package);
                     self.exponents.clone_from(&opening.exponents);
@@ -266,7 +266,7 @@ impl Orders {
         Some(epoch)
     }
 
-    /// So many packages are applied. `kept` tells that the sums serve the next package as well.
+    /// Records that this many packages are applied. `kept`: the sums serve the next package as well.
     pub(super) fn applied(&mut self, packages: u32, kept: bool) {
         self.status.applied = packages;
         self.status.solved.clear();

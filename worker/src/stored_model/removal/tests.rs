@@ -26,7 +26,7 @@ impl Setting {
         self.fetch(&self.open().unwrap(), Extent::Whole).unwrap()
     }
 
-    fn remove(&self, what: Removal) -> Option<u64> {
+    fn remove(&self, what: ModelRemoval) -> Option<u64> {
         self.copy().remove(what, &Disk::default()).unwrap()
     }
 }
@@ -42,17 +42,17 @@ fn a_model_is_told_and_goes_whole_once_nobody_uses_it() {
     assert_eq!((used.url.as_deref(), used.in_use), (Some(URL), Some(true)));
     assert!(used.bytes >= bytes && used.bytes < 2 * bytes, "{} of {bytes}", used.bytes);
     assert_eq!((used.unfinished_bytes, used.replaced_bytes), (0, 0));
-    assert_eq!(used.remove(Removal::Whole, &Disk::default()).unwrap(), None);
+    assert_eq!(used.remove(ModelRemoval::Whole, &Disk::default()).unwrap(), None);
     assert!(files(&folder) == source, "it goes while it is read");
     drop(model);
     let unused = setting.copy();
     assert_eq!(unused.in_use, Some(false));
     assert!(unused.last_used >= used.last_used && used.last_used.is_some());
-    assert_eq!(unused.remove(Removal::Whole, &Disk::default()).unwrap(), Some(used.bytes));
+    assert_eq!(unused.remove(ModelRemoval::Whole, &Disk::default()).unwrap(), Some(used.bytes));
     assert_eq!(setting.contents(), CacheContents::default());
     assert_eq!(files(setting.cache.path()).into_keys().collect::<Vec<_>>(), [MARKER]);
     // Nobody minds that it is gone.
-    assert_eq!(unused.remove(Removal::Whole, &Disk::default()).unwrap(), Some(0));
+    assert_eq!(unused.remove(ModelRemoval::Whole, &Disk::default()).unwrap(), Some(0));
     let (folder, again) = setting.fetched();
     assert!(files(&folder) == source && again == bytes);
 }
@@ -70,14 +70,14 @@ fn only_the_headers_of_a_model_take_little_of_the_disk() {
 fn what_the_store_has_replaced_goes_and_the_rest_stays() {
     let setting = Setting::new();
     let (before, _) = setting.fetched();
-    assert_eq!(setting.remove(Removal::Replaced), Some(0));
+    assert_eq!(setting.remove(ModelRemoval::Replaced), Some(0));
     assert!(before.is_dir());
     let size = before.join(WEIGHTS).metadata().unwrap().len();
     setting.put(WEIGHTS, vec![1; size as usize]);
     let (after, _) = setting.fetched();
     let replaced = setting.copy().replaced_bytes;
     assert!(replaced >= size && replaced < setting.copy().bytes / 2, "{replaced} bytes of {size}");
-    assert_eq!(setting.remove(Removal::Replaced), Some(replaced));
+    assert_eq!(setting.remove(ModelRemoval::Replaced), Some(replaced));
     assert!(!before.exists() && fs::read(after.join(WEIGHTS)).unwrap().iter().all(|byte| *byte == 1));
     assert_eq!(setting.copy().replaced_bytes, 0);
     assert_eq!(setting.fetched(), (after, 0));
@@ -94,7 +94,7 @@ fn beginnings_go_and_whole_objects_stay() {
     fs::create_dir_all(pipeline.join("vae")).unwrap();
     let unfinished = setting.copy().unfinished_bytes;
     assert!(unfinished >= 20_000, "{unfinished}");
-    assert_eq!(setting.remove(Removal::Unfinished), Some(unfinished));
+    assert_eq!(setting.remove(ModelRemoval::Unfinished), Some(unfinished));
     assert!(begun.iter().all(|path| !path.exists()) && !pipeline.exists());
     assert_eq!(setting.fetched(), (folder, 0));
 }
@@ -120,7 +120,7 @@ fn what_obsdiff_did_not_make_stays_and_is_told() {
     all.sort();
     assert_eq!(setting.contents().foreign, all);
     let other = setting.fetch(&setting.open().unwrap(), Extent::Headers { with_text: true }).unwrap().0;
-    setting.remove(Removal::Whole).unwrap();
+    setting.remove(ModelRemoval::Whole).unwrap();
     assert!(own.iter().all(|path| fs::read_to_string(path).unwrap() == "mine"));
     assert_eq!(fs::read_to_string(link.join("thesis.tex")).unwrap(), "mine");
     assert!(!other.exists(), "a pipeline with nothing else in it stays");
@@ -129,7 +129,7 @@ fn what_obsdiff_did_not_make_stays_and_is_told() {
     assert!(source.iter().all(|(name, content)| fs::read(folder.join(name)).unwrap() == *content));
     assert_eq!(setting.contents().foreign, all);
     own.iter().for_each(|path| fs::remove_file(path).unwrap());
-    setting.remove(Removal::Whole).unwrap();
+    setting.remove(ModelRemoval::Whole).unwrap();
     assert_eq!(setting.contents().models, []);
 }
 
@@ -140,12 +140,12 @@ fn a_folder_that_nothing_marks_is_refused() {
     let error = ModelCache::open(folder.path()).unwrap_err().to_string();
     assert!(error.contains("holds thesis.tex, but no obsdiff-cache.json"), "{error}");
     assert!(ModelCache::open(&folder.path().join("none")).unwrap().is_none());
-    // What only looks like a model has another URL's name, or tells none.
+    // What only looks like a model has another URL's name, or no URL.
     let setting = Setting::new();
     setting.fetched();
     let model = setting.copy().folder;
     fs::write(model.join(ABOUT), "{\"url\": \"s3://bucket/another\"}").unwrap();
-    assert_eq!((setting.copy().url, setting.remove(Removal::Whole)), (None, Some(0)));
+    assert_eq!((setting.copy().url, setting.remove(ModelRemoval::Whole)), (None, Some(0)));
     assert_eq!(setting.contents().foreign, [model.join(ABOUT)]);
 }
 
@@ -169,14 +169,14 @@ fn a_removal_that_is_cut_off_anywhere_leaves_what_the_next_fetch_repairs() {
     let setting = Setting::new();
     let source = files(Path::new(ASSET));
     let mut passing = 0;
-    for what in [Removal::Whole, Removal::Unfinished] {
+    for what in [ModelRemoval::Whole, ModelRemoval::Unfinished] {
         loop {
             let (folder, _) = setting.fetched();
             let objects = folder.join("../../objects");
             fs::write(objects.join(format!("{}.unfinished", "0".repeat(32))), "x").unwrap();
             let disk = Disk::with_hook(Arc::new(Kill { passing: AtomicUsize::new(passing) }));
             let done = setting.copy().remove(what, &disk);
-            // What is left can be told, and no pipeline is whole that lacks an object.
+            // What is left can be listed, and no pipeline is whole that lacks an object.
             for copy in setting.contents().models {
                 assert_eq!(copy.in_use, Some(false));
                 for pipeline in ModelFiles::of(&copy.folder).unwrap().pipelines {
@@ -192,7 +192,7 @@ fn a_removal_that_is_cut_off_anywhere_leaves_what_the_next_fetch_repairs() {
             // Every other time the removal is asked for again, and otherwise the model is fetched.
             if passing % 2 == 0 {
                 for copy in setting.contents().models {
-                    copy.remove(Removal::Whole, &Disk::default()).unwrap();
+                    copy.remove(ModelRemoval::Whole, &Disk::default()).unwrap();
                 }
                 assert_eq!(setting.contents(), CacheContents::default(), "{passing}");
             }

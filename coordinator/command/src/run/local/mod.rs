@@ -16,21 +16,13 @@ const BEAT: Duration = Duration::from_secs(1);
 /// Lets a worker take part in a job until it is dismissed or its state is closed; closes it then.
 pub(super) fn attend(worker_state: &Arc<WorkerState>, coordinator: &Handle) -> Option<Dismissal> {
     // However it ends, the device must not wait for what nobody brings any more.
-    let _closes = CloseOnDrop(worker_state);
+    let _closes = worker_state.close_on_drop();
     let mut why = session(worker_state, coordinator);
     // It was only thought to be gone: a machine that slept, or a process that was stopped for a while.
     while matches!(why, Some(Dismissal::Silent { .. })) {
         why = session(worker_state, coordinator);
     }
     why
-}
-
-struct CloseOnDrop<'a>(&'a WorkerState);
-
-impl Drop for CloseOnDrop<'_> {
-    fn drop(&mut self) {
-        self.0.close();
-    }
 }
 
 /// One session; says why it was ended by the coordinator, or nothing where the worker state was closed or the coordinator is gone.

@@ -2,9 +2,9 @@
 //! which rows are stacked and which halves change places are those that diffusers' `scripts/convert_flux_to_diffusers.py` reads.
 
 use super::FluxConfig;
-use crate::checkpoint::{BlockPlaces, JoinedTensor, Place, joined, renamed, stacked, swapped};
+use crate::checkpoint::{JoinedTensor, MovedBlocks, MovedModule, joined, renamed, stacked, swapped};
 
-const TOP: [Place; 10] = [
+const TOP: [MovedModule; 10] = [
     renamed("x_embedder", "img_in"),
     renamed("context_embedder", "txt_in"),
     renamed("time_text_embed.timestep_embedder.linear_1", "time_in.in_layer"),
@@ -18,7 +18,7 @@ const TOP: [Place; 10] = [
     swapped("norm_out.linear", "final_layer.adaLN_modulation.1"),
 ];
 
-const DOUBLE: [Place; 18] = [
+const DOUBLE: [MovedModule; 18] = [
     renamed("norm1.linear", "img_mod.lin"),
     renamed("norm1_context.linear", "txt_mod.lin"),
     stacked("attn.to_q", "img_attn.qkv", 0),
@@ -39,7 +39,7 @@ const DOUBLE: [Place; 18] = [
     renamed("ff_context.net.2", "txt_mlp.2"),
 ];
 
-const SINGLE: [Place; 8] = [
+const SINGLE: [MovedModule; 8] = [
     renamed("norm.linear", "modulation.lin"),
     stacked("attn.to_q", "linear1", 0),
     stacked("attn.to_k", "linear1", 1),
@@ -56,8 +56,8 @@ impl FluxConfig {
         names: impl IntoIterator<Item = &'a str>,
     ) -> Result<Vec<JoinedTensor>, String> {
         let blocks = [
-            BlockPlaces { lists: ["transformer_blocks", "double_blocks"], of: &|_| DOUBLE.to_vec() },
-            BlockPlaces { lists: ["single_transformer_blocks", "single_blocks"], of: &|_| SINGLE.to_vec() },
+            MovedBlocks { lists: ["transformer_blocks", "double_blocks"], of: &|_| DOUBLE.to_vec() },
+            MovedBlocks { lists: ["single_transformer_blocks", "single_blocks"], of: &|_| SINGLE.to_vec() },
         ];
         joined(names, &TOP, &blocks)
     }

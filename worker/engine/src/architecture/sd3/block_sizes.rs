@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::Sd3Config;
 use crate::architecture::shared::block_sizes::{List, problem};
 
-/// The sizes of every block by itself, where structured pruning took heads and neurons. The lists are empty where all blocks are alike;
+/// The sizes of every block by itself, where structured pruning took heads and neurons. The lists are empty where all blocks have the same sizes;
 /// otherwise each holds a number for every block, 0 where the block has no such module.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]

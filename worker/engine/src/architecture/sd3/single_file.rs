@@ -2,12 +2,12 @@
 //! rows are stacked and which halves change places are those that diffusers' `scripts/convert_sd3_to_diffusers.py` reads.
 
 use super::Sd3Config;
-use crate::checkpoint::{BlockPlaces, JoinedTensor, Place, joined, renamed, stacked, swapped};
+use crate::checkpoint::{JoinedTensor, MovedBlocks, MovedModule, joined, renamed, stacked, swapped};
 
 /// Before every name, where the file may hold encoders and a decoder, too.
 const PREFIX: &str = "model.diffusion_model.";
 
-const TOP: [Place; 9] = [
+const TOP: [MovedModule; 9] = [
     renamed("pos_embed.pos_embed", "pos_embed"),
     renamed("pos_embed.proj", "x_embedder.proj"),
     renamed("time_text_embed.timestep_embedder.linear_1", "t_embedder.mlp.0"),
@@ -20,7 +20,7 @@ const TOP: [Place; 9] = [
     swapped("norm_out.linear", "final_layer.adaLN_modulation.1"),
 ];
 
-const BLOCK: [Place; 24] = [
+const BLOCK: [MovedModule; 24] = [
     stacked("attn.to_q", "x_block.attn.qkv", 0),
     stacked("attn.to_k", "x_block.attn.qkv", 1),
     stacked("attn.to_v", "x_block.attn.qkv", 2),
@@ -60,7 +60,7 @@ impl Sd3Config {
             let last = self.is_last(block).then_some(swapped("norm1_context.linear", CONTEXT_MODULATION));
             last.into_iter().chain(BLOCK).collect()
         };
-        let blocks = [BlockPlaces { lists: ["transformer_blocks", "joint_blocks"], of: &of }];
+        let blocks = [MovedBlocks { lists: ["transformer_blocks", "joint_blocks"], of: &of }];
         let mut tensors = joined(names, &TOP, &blocks)?;
         tensors.iter_mut().for_each(|tensor| tensor.name.insert_str(0, PREFIX));
         Ok(tensors)

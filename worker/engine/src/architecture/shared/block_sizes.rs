@@ -12,7 +12,7 @@ use crate::{Error, Result};
 pub(in crate::architecture) type List<'a> = (&'static str, &'a Vec<usize>);
 
 /// What is wrong with lists of sizes, where `dense` has those of the whole model. `layers` names the key that says how many blocks a
-/// list is of. Empty lists say that all blocks are alike.
+/// list is of. Empty lists: all blocks have the same sizes.
 pub(in crate::architecture) fn problem<const N: usize>(
     lists: [List<'_>; N],
     dense: [List<'_>; N],

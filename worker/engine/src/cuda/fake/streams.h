@@ -2,7 +2,7 @@
 //
 // A stream is a thread that runs what it is given in order. It begins as late as it may: when somebody waits for it or asks how far it is, when
 // it is given a function of the host's, or when much is waiting. So a program that does not wait for a result, or that frees memory too early,
-// is likelier to fail than on a GPU, and fails alike in each run.
+// is likelier to fail than on a GPU, and fails in the same way in each run.
 #pragma once
 #include <atomic>
 #include <condition_variable>

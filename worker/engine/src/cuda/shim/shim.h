@@ -32,7 +32,7 @@
 #define __forceinline__ inline
 #define __restrict__
 #define __launch_bounds__(...)
-// All shared memory lies in one section of the program, which is filled anew for each block.
+// All shared memory lies in one section of the program, which is filled again for each block.
 #define __shared__ static __attribute__((section("block_shared")))
 #define __syncthreads() shim::wait(shim::block_of_this_thread(), __LINE__)
 #define __syncwarp() shim::wait(shim::warp_of_this_thread(), __LINE__)
@@ -194,7 +194,7 @@ static void wait(Group& group, int line) {
     current->waits_for = nullptr;
 }
 
-// Others may come first wherever the order of atomic operations could matter.
+// Others may come first where the order of atomic operations could matter.
 static void perhaps_yield() {
     if (seed > 1 && random_number() % 4 == 0) leave();
 }

@@ -103,7 +103,7 @@ struct LinearScratch {
 
 impl LinearScratch {
     /// x (`rows x n`) by the transposed weight (`columns x n`).
-    fn product(&mut self, x: &[f32], weight: &[f32], n: usize) -> Panels<'_> {
+    fn product(&mut self, x: &[f32], weight: &[f32], n: usize) -> MatrixPanels<'_> {
         let (rows, columns) = (x.len() / n, weight.len() / n);
         let columns = columns.next_multiple_of(product::COLUMNS);
         let product = aligned(&mut self.product, rows * columns);
@@ -122,7 +122,7 @@ impl LinearScratch {
                 }
             }
         }
-        Panels { numbers: product, rows, columns }
+        MatrixPanels { numbers: product, rows, columns }
     }
 }
 
@@ -132,20 +132,20 @@ fn aligned(buffer: &mut Vec<f32>, len: usize) -> &mut [f32] {
     if buffer.len() < len + spare {
         buffer.resize(len + spare, 0.0);
     }
-    // A pointer that cannot be aligned tells so by a larger number.
+    // For a pointer that cannot be aligned, `align_offset` returns a larger number.
     let start = buffer.as_ptr().align_offset(LINE).min(spare);
     &mut buffer[start..start + len]
 }
 
 /// A matrix as panels one after another, each `rows x PANEL`, the last one of what is left of the columns.
 #[derive(Clone, Copy)]
-struct Panels<'a> {
+struct MatrixPanels<'a> {
     numbers: &'a [f32],
     rows: usize,
     columns: usize,
 }
 
-impl<'a> Panels<'a> {
+impl<'a> MatrixPanels<'a> {
     /// A row's numbers in one panel.
     #[inline(always)]
     fn line(self, row: usize, panel: usize) -> &'a [f32] {
@@ -164,7 +164,7 @@ struct PiecePlace<'a> {
 /// Writes what becomes of a piece of x W^T.
 struct FinishRows<'a> {
     out: MatMut<'a, f32>,
-    product: Panels<'a>,
+    product: MatrixPanels<'a>,
     finish: Finish<'a>,
     place: PiecePlace<'a>,
 }

@@ -80,7 +80,7 @@ pub(crate) trait TextOps: fmt::Debug {
     ) -> Result<Matrix>;
 
     /// Softmax(scale q k^T + bias) v with `heads` heads side by side in q, k and v. The bias is `heads * tokens x tokens`, or `tokens x tokens`
-    /// for all heads alike. A token whose bias is minus infinity gets no share.
+    /// the same for all heads. A token whose bias is minus infinity gets no share.
     fn biased_attention(
         &self,
         projected: [&Matrix; 3],

@@ -111,7 +111,7 @@ impl ClipEncoder {
         }
     }
 
-    /// Encodes prompts of equal length, given as ids. `progress` is told the multiply-adds of each layer as it is done.
+    /// Encodes prompts of equal length, given as ids. `progress` gets the multiply-adds of each layer as it is done.
     pub(super) fn encode(
         &self,
         prompts: &[&[u32]],

@@ -262,7 +262,7 @@ impl TextEncoders {
     }
 
     /// Encodes prompts and hands each distinct one to `keep`, in f32, as soon as it is there. A prompt is encoded by itself, so that
-    /// its conditioning does not depend on the others. `progress` is told the arithmetic done and that to do, in multiply-adds.
+    /// its conditioning does not depend on the others. `progress` gets the arithmetic done and the whole, in multiply-adds.
     ///
     /// # Errors
     /// When a prompt cannot be read, a weight is missing or has another shape, a conditioning is not finite, or `keep` fails.

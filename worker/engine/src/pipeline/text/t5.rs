@@ -101,7 +101,7 @@ impl T5Encoder {
     }
 
     /// Encodes prompts of equal length, given as ids, as `tokens x width` each. Padding is read like any other token: diffusers
-    /// gives T5 no mask. `progress` is told the multiply-adds of each layer as it is done.
+    /// gives T5 no mask. `progress` gets the multiply-adds of each layer as it is done.
     pub(super) fn encode(
         &self,
         prompts: &[&[u32]],

@@ -148,7 +148,7 @@ fn without_guidance_the_negative_takes_no_part() {
     assert!(model.calls.borrow().iter().all(|(shape, _)| shape == &[2, 1, 1, 1]));
 }
 
-/// The model is told the scale that it takes as an input, for the negative and the prompt alike.
+/// The model gets the scale that it takes as an input, for the negative prompt and for the prompt.
 #[test]
 fn guidance_that_is_an_input_goes_with_every_picture() {
     let (one, negative) = (conditioning(0.25), conditioning(0.125));

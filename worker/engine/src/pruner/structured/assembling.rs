@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use candle_core::{Device, Tensor};
 use obsdiff_proto::{LinearId, Package, PartKind, StructureId, Target};
 
-use super::{Layer, Reader, SolvedStructures, StructureLoss, failed, target};
+use super::{LinearAtWork, Reader, SolvedStructures, StructureLoss, failed, target};
 use crate::export::{PrunedLinear, PrunedStructure};
 use crate::pruner::Pruner;
 use crate::pruner::probe::Replacement;
@@ -21,7 +21,7 @@ impl Pruner {
         &self,
         package: &Package,
         losses: Vec<StructureLoss<'_>>,
-        layers: Vec<Layer>,
+        layers: Vec<LinearAtWork>,
     ) -> Result<SolvedStructures> {
         let mut solved =
             SolvedStructures { structures: Vec::new(), tensors: BTreeMap::new(), linears: Vec::new() };

@@ -5,9 +5,9 @@ use super::super::strips::values_mut;
 use super::*;
 
 /// Strips of which row r, column c has the key `key(r, c)`, where U is 1.
-fn strips(rows: usize, columns: usize, key: impl Fn(usize, usize) -> u32) -> Vec<Vec<Column>> {
+fn strips(rows: usize, columns: usize, key: impl Fn(usize, usize) -> u32) -> Vec<Vec<StripColumn>> {
     let strip = |s| {
-        let mut strip = vec![Column::zeroed(); columns];
+        let mut strip = vec![StripColumn::zeroed(); columns];
         let places = values_mut(&mut strip).iter_mut().enumerate();
         places.for_each(|(at, w)| *w = f32::from_bits(key(s * LANES + at % LANES, at / LANES)));
         strip
@@ -15,7 +15,7 @@ fn strips(rows: usize, columns: usize, key: impl Fn(usize, usize) -> u32) -> Vec
     (0..rows.div_ceil(LANES)).map(strip).collect()
 }
 
-fn scored<'a>(strips: &'a [Vec<Column>], rows: usize, reciprocal: &'a [f32]) -> Vec<Scored<'a>> {
+fn scored<'a>(strips: &'a [Vec<StripColumn>], rows: usize, reciprocal: &'a [f32]) -> Vec<Scored<'a>> {
     let each = strips.iter().enumerate();
     each.map(|(s, weight)| Scored { weight, rows: LANES.min(rows - s * LANES), reciprocal }).collect()
 }
@@ -56,17 +56,17 @@ fn the_same_keys_are_near_by_any_instructions() {
     let (strips, ones) = (strips(rows, columns, key), vec![1.0; columns]);
     let bounds = Bounds { lowest: key(7, 7), highest: key(7, 7) + (1 << 27) };
     for strip in &scored(&strips, rows, &ones) {
-        let plain = Simd::vectorize(pulp::Scalar::new(), KeysWithin { strip, bounds });
+        let plain = Simd::vectorize(pulp::Scalar::new(), KeysOfStrip { strip, bounds });
         let keys: Vec<u32> = (0..strip.len()).map(|at| strip.key(at)).collect();
         let within = keys.iter().copied().filter(|key| *key > bounds.lowest && *key <= bounds.highest);
         assert_eq!(plain.below, keys.iter().filter(|key| **key < bounds.lowest).count());
         assert_eq!(plain.lowest, keys.iter().filter(|key| **key == bounds.lowest).count());
         assert_eq!(plain.keys, within.collect::<Vec<_>>());
         if let Some(v3) = pulp::x86::V3::try_new() {
-            assert_eq!(Simd::vectorize(v3, KeysWithin { strip, bounds }), plain);
+            assert_eq!(Simd::vectorize(v3, KeysOfStrip { strip, bounds }), plain);
         }
         if let Some(v4) = pulp::x86::V4::try_new() {
-            assert_eq!(Simd::vectorize(v4, KeysWithin { strip, bounds }), plain);
+            assert_eq!(Simd::vectorize(v4, KeysOfStrip { strip, bounds }), plain);
         }
     }
 }

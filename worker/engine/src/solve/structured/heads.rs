@@ -7,7 +7,7 @@ use super::{Columns, Removal, Score, StructuredLayer};
 const FUSION: f64 = 60.0;
 
 /// Removes `count` of the heads that lie at `columns` of each of the `streams`, one at a time from all of them: the lowest-scoring one
-/// goes, the others are scored anew. Ties go to the lower index.
+/// goes, the others are scored again. Ties go to the lower index.
 ///
 /// A head scores the sum over streams of tr(W_D [H^-1_DD]^-1 W_D^T), each divided by its stream's output energy.
 ///

@@ -50,25 +50,25 @@ pub(super) fn one_at_a_time(
     count: usize,
 ) -> Result<Vec<Removal>, SolveError> {
     let n = layer.width();
-    let mut alike = alike(layer);
+    let mut column_products = column_products(layer);
     let mut pivots: Vec<f64> = (0..n).map(|j| layer.inverse[j * n + j]).collect();
-    let mut energies: Vec<f64> = (0..n).map(|j| alike[j * n + j]).collect();
-    let mut delayed = Delayed::new(n);
+    let mut energies: Vec<f64> = (0..n).map(|j| column_products[j * n + j]).collect();
+    let mut delayed = DelayedRemovals::new(n);
     let mut steps = Vec::with_capacity(count);
     for _ in 0..count {
         let score = |j: usize| energies[j].max(0.0) / pivots[j];
         let Some(column) = take_lowest(&mut left, score, &pivots)? else { break };
         steps.push(Removal { part: column, error: layer.relative(score(column)) });
-        let (root, share, other) = delayed.remove(column, &layer.inverse, &alike);
+        let (root, share, other) = delayed.remove(column, &layer.inverse, &column_products);
         for j in 0..n {
             pivots[j] -= root[j] * root[j];
             energies[j] -= 2.0 * share[j] * other[j];
         }
         if delayed.columns.len() == DELAY {
-            delayed.apply(layer, &mut alike);
+            delayed.apply(layer, &mut column_products);
         }
     }
-    delayed.apply(layer, &mut alike);
+    delayed.apply(layer, &mut column_products);
     Ok(steps)
 }
 
@@ -90,16 +90,16 @@ pub(crate) fn take_lowest(
 }
 
 /// W^T W, its upper triangle.
-fn alike(layer: &StructuredLinear) -> Vec<f64> {
+fn column_products(layer: &StructuredLinear) -> Vec<f64> {
     let n = layer.width();
-    let mut alike = vec![0.0; n * n];
-    downdate(&mut alike, n, &layer.weight, &layer.weight);
-    alike.iter_mut().for_each(|x| *x = -*x);
-    alike
+    let mut column_products = vec![0.0; n * n];
+    downdate(&mut column_products, n, &layer.weight, &layer.weight);
+    column_products.iter_mut().for_each(|x| *x = -*x);
+    column_products
 }
 
 /// Removals that have not been applied yet, each a row of n values in three matrices.
-struct Delayed {
+struct DelayedRemovals {
     n: usize,
     columns: Vec<usize>,
     /// h / sqrt(h_p).
@@ -110,18 +110,23 @@ struct Delayed {
     others: Vec<f64>,
 }
 
-impl Delayed {
+impl DelayedRemovals {
     fn new(n: usize) -> Self {
         let empty = || Vec::with_capacity(DELAY * n);
         Self { n, columns: Vec::with_capacity(DELAY), roots: empty(), shares: empty(), others: empty() }
     }
 
     /// Notes the removal of a column; gives its root, share and other.
-    fn remove(&mut self, column: usize, inverse: &[f64], alike: &[f64]) -> (&[f64], &[f64], &[f64]) {
+    fn remove(
+        &mut self,
+        column: usize,
+        inverse: &[f64],
+        column_products: &[f64],
+    ) -> (&[f64], &[f64], &[f64]) {
         let n = self.n;
         let (mut h, mut c) = (vec![0.0; n], vec![0.0; n]);
         symmetric_row(inverse, n, column, &mut h);
-        symmetric_row(alike, n, column, &mut c);
+        symmetric_row(column_products, n, column, &mut c);
         let rows =
             self.roots.chunks_exact(n).zip(self.shares.chunks_exact(n)).zip(self.others.chunks_exact(n));
         for ((root, share), other) in rows {
@@ -142,14 +147,14 @@ impl Delayed {
     }
 
     /// Applies what has been noted.
-    fn apply(&mut self, layer: &mut StructuredLinear, alike: &mut [f64]) {
+    fn apply(&mut self, layer: &mut StructuredLinear, column_products: &mut [f64]) {
         let (n, k, rows) = (self.n, self.columns.len(), layer.rows());
         if k == 0 {
             return;
         }
         downdate(&mut layer.inverse, n, &self.roots, &self.roots);
         let both = |a: &[f64], b: &[f64]| [a, b].concat();
-        downdate(alike, n, &both(&self.shares, &self.others), &both(&self.others, &self.shares));
+        downdate(column_products, n, &both(&self.shares, &self.others), &both(&self.others, &self.shares));
         // Each removed column as it was when it went: what is left of it after the removals before.
         let mut removed = vec![0.0; k * rows];
         for i in 0..k {

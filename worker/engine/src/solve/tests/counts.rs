@@ -62,7 +62,7 @@ fn at_ratio_0_nothing_changes_and_at_1_all_goes() {
 
 #[test]
 fn weights_of_equal_score_go_by_column_then_row() {
-    // The identity treats all weights alike, so that nothing but the order decides.
+    // The identity treats all weights the same, so that nothing but the order decides.
     let (n, rows) = (6, 70);
     let identity: Vec<f64> = (0..n * n).map(|at| if at / n == at % n { 1.0 } else { 0.0 }).collect();
     let factor = factor(&identity, n, 0.01);

@@ -69,17 +69,17 @@ impl Drop for Gpu {
 }
 
 /// A queue of a GPU's work.
-pub(in crate::collective::nccl) struct Stream {
+pub(in crate::collective::nccl) struct GpuStream {
     raw: cuda::CUstream,
     gpu: Arc<Gpu>,
 }
 
 // SAFETY: the driver takes calls on a stream from any thread.
-unsafe impl Send for Stream {}
+unsafe impl Send for GpuStream {}
 // SAFETY: as above; its own calls are safe at a time.
-unsafe impl Sync for Stream {}
+unsafe impl Sync for GpuStream {}
 
-impl Stream {
+impl GpuStream {
     /// A queue that does not wait for others.
     pub(in crate::collective::nccl) fn new(gpu: Arc<Gpu>) -> Result<Self, CallError> {
         gpu.bind()?;
@@ -92,7 +92,7 @@ impl Stream {
     }
 }
 
-impl Drop for Stream {
+impl Drop for GpuStream {
     fn drop(&mut self) {
         if self.gpu.bind().is_ok() {
             // SAFETY: it was created in `new`, and nobody has it any more.
@@ -129,7 +129,7 @@ impl<'a> DeviceMemory<'a> {
 
 /// As much memory on a GPU as on the host, for numbers that go there and back. The host's part is pinned, so that copies run beside it.
 pub(in crate::collective::nccl) struct Lane {
-    stream: Arc<Stream>,
+    stream: Arc<GpuStream>,
     host: *mut u8,
     device: cuda::CUdeviceptr,
     done: cuda::CUevent,
@@ -143,7 +143,7 @@ unsafe impl Send for Lane {}
 
 impl Lane {
     /// Takes so many bytes, at least one, here and there.
-    pub(in crate::collective::nccl) fn new(stream: Arc<Stream>, bytes: usize) -> Result<Self, CallError> {
+    pub(in crate::collective::nccl) fn new(stream: Arc<GpuStream>, bytes: usize) -> Result<Self, CallError> {
         stream.gpu.bind()?;
         let done =
             checked("cuEventCreate", driver::event::create(cuda::CUevent_flags::CU_EVENT_DISABLE_TIMING))?;

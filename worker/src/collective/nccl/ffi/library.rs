@@ -9,12 +9,12 @@ use cudarc::driver::sys::CUstream;
 use cudarc::nccl::sys::{ncclComm_t, ncclConfig_t, ncclDataType_t, ncclRedOp_t, ncclResult_t, ncclUniqueId};
 use libloading::Library;
 
-use super::{CallError, DeviceMemory, Stream};
+use super::{CallError, DeviceMemory, GpuStream};
 
 /// Bytes of a group's unique id.
 pub(in crate::collective::nccl) const ID: usize = 128;
 
-type Sum =
+type SumFn =
     unsafe extern "C" fn(*const c_void, *mut c_void, usize, c_int, c_int, ncclComm_t, CUstream) -> c_int;
 type Reduce = unsafe extern "C" fn(
     *const c_void,
@@ -26,7 +26,7 @@ type Reduce = unsafe extern "C" fn(
     ncclComm_t,
     CUstream,
 ) -> c_int;
-type Gather = unsafe extern "C" fn(*const c_void, *mut c_void, usize, c_int, ncclComm_t, CUstream) -> c_int;
+type GatherFn = unsafe extern "C" fn(*const c_void, *mut c_void, usize, c_int, ncclComm_t, CUstream) -> c_int;
 type OnComm = unsafe extern "C" fn(ncclComm_t) -> c_int;
 
 /// NCCL, loaded. Results are integers: a newer library may give some that this code does not know.
@@ -36,10 +36,10 @@ pub(in crate::collective::nccl) struct Nccl {
     unique_id: unsafe extern "C" fn(*mut ncclUniqueId) -> c_int,
     init: unsafe extern "C" fn(*mut ncclComm_t, c_int, ncclUniqueId, c_int, *mut ncclConfig_t) -> c_int,
     async_error: unsafe extern "C" fn(ncclComm_t, *mut c_int) -> c_int,
-    all_reduce: Sum,
+    all_reduce: SumFn,
     reduce: Reduce,
-    broadcast: Sum,
-    all_gather: Gather,
+    broadcast: SumFn,
+    all_gather: GatherFn,
     finalize: OnComm,
     destroy: OnComm,
     abort: OnComm,
@@ -238,7 +238,7 @@ impl Communicator {
         (send, receive): (DeviceMemory<'_>, DeviceMemory<'_>),
         count: usize,
         number: Number,
-        stream: &Stream,
+        stream: &GpuStream,
     ) -> Result<Progress, CallError> {
         send.holds(count * number.bytes())?;
         receive.holds(count * number.bytes())?;
@@ -267,7 +267,7 @@ impl Communicator {
         (rank, world): (usize, usize),
         memory: DeviceMemory<'_>,
         count: usize,
-        stream: &Stream,
+        stream: &GpuStream,
     ) -> Result<Progress, CallError> {
         let part = count * Number::I64.bytes();
         memory.holds(world * part)?;

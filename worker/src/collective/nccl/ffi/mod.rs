@@ -8,7 +8,7 @@ mod on_gpu;
 
 use std::fmt;
 
-pub(super) use gpu::{DeviceMemory, Gpu, Lane, Stream};
+pub(super) use gpu::{DeviceMemory, Gpu, GpuStream, Lane};
 pub(super) use library::{Communicator, ID, Nccl, Number, Operation, Progress};
 #[cfg(test)]
 pub(super) use on_gpu::OnGpu;

@@ -8,7 +8,7 @@ use bytemuck::{Pod, cast_slice};
 use obsdiff_engine::device::numbers::DeviceNumbers;
 use obsdiff_proto::{Accumulate, lock};
 
-use super::{Gpu, Lane, Stream};
+use super::{Gpu, GpuStream, Lane};
 
 /// Memory of a GPU, given back when nobody has it any more.
 pub(in crate::collective::nccl) struct OnGpu {
@@ -27,7 +27,7 @@ impl OnGpu {
         values: &[T],
     ) -> Arc<Self> {
         let bytes = size_of_val(values);
-        let stream = Arc::new(Stream::new(gpu.clone()).unwrap());
+        let stream = Arc::new(GpuStream::new(gpu.clone()).unwrap());
         let mut lane = Lane::new(stream, bytes.max(1)).unwrap();
         lane.host(bytes).unwrap().copy_from_slice(cast_slice(values));
         lane.upload(bytes).unwrap();

@@ -62,9 +62,12 @@ fn numbers_of_a_gpu_are_summed_and_spread_where_they_lie() {
                         }
                         assert!(on_gpu.read::<i64>() == own, "what is sent stays");
                         rank.broadcast(world - 1, Buffer::Device(&on_gpu.numbers())).unwrap();
-                        let told = on_gpu.read::<i64>();
+                        let copied = on_gpu.read::<i64>();
                         assert!(
-                            told.iter().enumerate().all(|(index, told)| *told == number(world - 1, index))
+                            copied
+                                .iter()
+                                .enumerate()
+                                .all(|(index, copied)| *copied == number(world - 1, index))
                         );
                     },
                 );

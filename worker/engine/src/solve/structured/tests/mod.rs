@@ -45,7 +45,7 @@ fn apart(a: &[f64], b: &[f64]) -> f64 {
     norm(&mut a.iter().zip(b).map(|(a, b)| a - b)) / norm(&mut b.iter().copied())
 }
 
-/// The method by its definition: before each removal the matrix of the columns left is inverted anew, and every part's error is
+/// The method by its definition: before each removal the matrix of the columns left is inverted again, and every part's error is
 /// formed in full. Returns the parts in the order in which they went, their errors, and the weights.
 fn plain(cases: &[Case], size: usize, count: usize) -> (Vec<usize>, Vec<f64>, Vec<Vec<f64>>) {
     let mut plain = Plain::new(cases);
