@@ -8,6 +8,7 @@ mod causes;
 mod counted;
 mod digest;
 mod encoding;
+mod forward_flops;
 mod ids;
 mod inventory;
 mod job;
@@ -27,6 +28,7 @@ pub mod wire;
 pub use causes::causes;
 pub use counted::counted;
 pub use digest::{Digest, DigestError, Hasher, InputDigest};
+pub use forward_flops::ForwardFlops;
 pub use ids::{Epoch, LinearId, PackageId, ShardId, SiteId, StreamId, StructureId, WorkerId};
 pub use inventory::{FixedLayer, Inventory, Joined, Linear, Site, Stream, Unit};
 pub use job::{

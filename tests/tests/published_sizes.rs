@@ -93,7 +93,7 @@ const PUBLISHED: [Published; 5] = [
 fn read(published: &Published) -> (Inventory, f64) {
     let config = read_config(&assets().join("published").join(published.name)).unwrap();
     assert_eq!((1024 / 8 / config.latents().patch as u64).pow(2), IMAGE, "{}", published.name);
-    (config.inventory(), config.flops(1, IMAGE as usize, published.text as usize))
+    (config.inventory(), config.flops(1, IMAGE as usize, published.text as usize).total())
 }
 
 fn spec() -> JobSpec {

@@ -53,12 +53,17 @@ fn no_code_outside_the_architectures_folder_names_one() {
 
 #[test]
 fn comments_and_tests_are_no_code() {
-    let source =
-        "let a = SD3; // flux\n// sd3\nlet b = \"http://c\";\n#[cfg(test)]\nmod tests {\n    sd3();\n}\n";
-    assert_eq!(
-        code(source),
-        [(1, "let a = sd3; ".to_owned()), (2, String::new()), (3, "let b = \"http://c\";".to_owned())]
-    );
+    let source = "let a = SD3; // flux\n// sd3\nlet b = \"http://c\";\n#[cfg(test)]\nuse sd3::{\n    a,\n};\nfn c() {\n    \
+                  #[cfg(test)]\n    sd3();\n    FLUX();\n}\n#[cfg(test)]\nmod tests {\n    sd3();\n}\n";
+    let lines = [
+        (1, "let a = sd3; "),
+        (2, ""),
+        (3, "let b = \"http://c\";"),
+        (8, "fn c() {"),
+        (11, "    flux();"),
+        (12, "}"),
+    ];
+    assert_eq!(code(source), lines.map(|(number, line)| (number, line.to_owned())));
 }
 
 /// Rust sources in and below a folder, without tests and benches.
@@ -88,13 +93,31 @@ fn walk(folder: &Path, found: &mut dyn FnMut(&Path)) {
     }
 }
 
-/// The lines of a source before its tests, numbered from 1, in lower case and without comments.
+/// The lines of a source that are not of its tests, numbered from 1, in lower case and without comments.
 fn code(source: &str) -> Vec<(usize, String)> {
-    let lines = source.lines().take_while(|line| line.trim() != "#[cfg(test)]");
     let comment = |line: &str| {
         let starts = line.match_indices("//").map(|(at, _)| at);
         // What follows a colon is an address.
         starts.filter(|at| !line[..*at].ends_with(':')).min().unwrap_or(line.len())
     };
-    lines.zip(1..).map(|(line, number)| (number, line[..comment(line)].to_lowercase())).collect()
+    let (mut lines, mut code) = ((1..).zip(source.lines()), Vec::new());
+    while let Some((number, line)) = lines.next() {
+        if line.trim() == "#[cfg(test)]" {
+            skip_item(&mut lines, line.len() - line.trim_start().len());
+        } else {
+            code.push((number, line[..comment(line)].to_lowercase()));
+        }
+    }
+    code
+}
+
+/// Goes past the item that begins in the next line, in formatted code that is indented so far: its last line ends with a semicolon or
+/// a closing bracket, no deeper than its first.
+fn skip_item<'a>(lines: &mut impl Iterator<Item = (usize, &'a str)>, indent: usize) {
+    let ends = |line: &str| {
+        line.len() - line.trim_start().len() == indent
+            && line.ends_with([';', '}', ','])
+            && !line.trim().starts_with("#[")
+    };
+    let _ = lines.find(|(_, line)| ends(line));
 }

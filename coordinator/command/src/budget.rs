@@ -21,7 +21,7 @@ pub(crate) fn with_surveys(job: &JobFile, described: &Described, plan: Plan) -> 
         structure.removable(sparsity.align) as f64 * part_flops[id.0 as usize]
     };
     let possible: f64 = plan.packages.iter().flat_map(|p| inventory.structures_of(p)).map(saves).sum();
-    let all = described.forward_flops(&*described.config);
+    let all = described.forward_flops(&*described.config).total();
     let most = possible / all;
     if budget <= most {
         return Ok(plan.with_budget(Budget { saving: budget * all, part_flops }));
@@ -42,5 +42,5 @@ fn part_flops(described: &Described, id: StructureId) -> f64 {
         *count -= 1;
     }
     let without = described.config.shrunk(&kept);
-    described.forward_flops(&*described.config) - described.forward_flops(&*without)
+    described.forward_flops(&*described.config).total() - described.forward_flops(&*without).total()
 }

@@ -143,11 +143,11 @@ impl Described {
     /// What a plan of the job costs.
     pub fn cost(&self, spec: &JobSpec, plan: &Plan) -> PlanCost {
         let Options { split_above, solving, .. } = Options::of(spec);
-        let cost =
-            PlanCost::new(plan, &self.inventory, spec.hessian.accumulate, solving, &self.workload(spec));
+        let workload = self.workload(spec);
+        let cost = PlanCost::new(plan, &self.inventory, spec.hessian.accumulate, solving, &workload);
         let (groups, all) = (&spec.output.gram_prompts, spec.calibration.count.max(1));
         let share = f64::from(groups.last().copied().unwrap_or(0)) / f64::from(all);
-        cost.in_parts(plan, &self.inventory, split_above, solving).with_groups(groups.len(), share)
+        cost.in_parts(plan, &self.inventory, split_above, solving, &workload).with_groups(groups.len(), share)
     }
 }
 

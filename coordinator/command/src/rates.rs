@@ -140,8 +140,9 @@ impl Sample {
     fn new(job: &JobFile, described: &Described, rate: f64) -> Result<Self> {
         let config = described.config.with_fewer_blocks(PARAMETERS);
         let mut spec = job.spec.clone();
-        let flops = described.forward_flops(&*config);
-        let mut workload = Workload { forward_flops: flops, ..described.workload(&spec) };
+        let forward = described.forward_flops(&*config);
+        let flops = forward.total();
+        let mut workload = Workload { forward, ..described.workload(&spec) };
         let step = |prompts: u32| f64::from(prompts) * workload.tokens.branches as f64 * flops / (rate / 2.0);
         let calibration = &mut spec.calibration;
         let mut prompts = calibration.shard_size.min(calibration.count).max(1);

@@ -67,7 +67,7 @@ pub(crate) fn seconds(
         0 => 0,
         _ => workload.passes() / workload.prompts.div_ceil(u64::from(spec.calibration.shard_size)).max(1),
     };
-    let forward = cost.forward_flops + (compared + pilot) as f64 * workload.forward_flops;
+    let forward = cost.forward_flops + (compared + pilot) as f64 * workload.forward.total();
     let swept = cost.solve_flops - cost.product_flops;
     let shares =
         [(forward, FORWARD), (cost.gram_flops, GRAM), (swept, SWEEP), (cost.product_flops, PRODUCTS)];
@@ -82,7 +82,7 @@ pub(crate) fn seconds(
 
 /// How much work a package is: operations over the share of the machine's product rate that they reach. A survey probes while it solves.
 pub(crate) fn package_work(cost: &PackageCost, workload: &Workload) -> PackageWork {
-    let calibrating = workload.passes().min(cost.passes) as f64 * workload.forward_flops;
+    let calibrating = workload.passes().min(cost.passes) as f64 * workload.forward.total();
     let probing = (cost.forward_flops - calibrating).max(0.0);
     let swept = cost.solve_flops - cost.product_flops;
     PackageWork {
@@ -94,6 +94,7 @@ pub(crate) fn package_work(cost: &PackageCost, workload: &Workload) -> PackageWo
 #[cfg(test)]
 mod tests {
     use obsdiff_core::Tokens;
+    use obsdiff_proto::ForwardFlops;
 
     use super::*;
 
@@ -107,7 +108,7 @@ mod tests {
             steps: 10,
             together: 4,
             tokens: Tokens { image: 1, text: 1, branches: 2 },
-            forward_flops: 7.0,
+            forward: ForwardFlops { start: 1.0, blocks: vec![2.0, 3.0], finish: 1.0 },
             survey: Default::default(),
         };
         let rates = MachineRates { products: 10.0, memory: 20.0, read: 30.0, written: 40.0 };

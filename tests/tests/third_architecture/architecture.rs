@@ -14,7 +14,9 @@ use obsdiff_engine::pipeline::{
     Conditioning, EncodedText, EncoderKind, EncoderSlot, EncoderWidths, LevelSource,
 };
 use obsdiff_engine::{Error, Result};
-use obsdiff_proto::{FixedLayer, Inventory, Joined, Linear, LinearId, Site, SiteId, Stream, StreamId, Unit};
+use obsdiff_proto::{
+    FixedLayer, ForwardFlops, Inventory, Joined, Linear, LinearId, Site, SiteId, Stream, StreamId, Unit,
+};
 use serde::Deserialize;
 
 use crate::model::TwoBranches;
@@ -156,10 +158,15 @@ impl TransformerConfig for TwoBranchConfig {
         Ok(Box::new(TwoBranches::load(self, weights, dtype, device)?))
     }
 
-    fn flops(&self, batch: usize, image: usize, _: usize) -> f64 {
+    fn flops(&self, batch: usize, image: usize, _: usize) -> ForwardFlops {
         let block: usize = self.block_linears().iter().map(|(_, rows, columns)| rows * columns).sum();
-        let token = self.blocks * block + 2 * self.token_features() * self.width;
-        2.0 * (batch * image * token + batch * self.text_width * self.width) as f64
+        let tokens = |weights: usize| 2.0 * (batch * image * weights) as f64;
+        let embedded = tokens(self.token_features() * self.width);
+        ForwardFlops {
+            start: embedded + 2.0 * (batch * self.text_width * self.width) as f64,
+            blocks: vec![tokens(block); self.blocks],
+            finish: embedded,
+        }
     }
 
     fn activation_bytes(&self, batch: usize, image: usize, _: usize, dtype: DType) -> u64 {

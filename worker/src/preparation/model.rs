@@ -6,7 +6,7 @@ use std::sync::Arc;
 use candle_core::DType;
 use obsdiff_engine::architecture::{Guidance, TransformerConfig};
 use obsdiff_engine::pipeline::{LatentSize, PipelineFolder};
-use obsdiff_proto::{ComputeType, Inventory, JobError, JobSpec};
+use obsdiff_proto::{ComputeType, ForwardFlops, Inventory, JobError, JobSpec};
 
 use super::path::not_a_pipeline;
 use super::{PreparationError, Result};
@@ -86,8 +86,8 @@ impl JobModel {
         })
     }
 
-    /// Operations of one forward call of a transformer of these sizes on one picture of the job.
-    pub fn forward_flops(&self, config: &dyn TransformerConfig) -> f64 {
+    /// What one forward call of a transformer of these sizes costs on one picture of the job.
+    pub fn forward_flops(&self, config: &dyn TransformerConfig) -> ForwardFlops {
         config.flops(1, self.size.tokens, self.text_tokens)
     }
 }

@@ -30,7 +30,7 @@ pub(super) fn shrunk(
     let config = model.config.shrunk(&kept.iter().map(Vec::len).collect::<Vec<_>>());
     let sizes = ModelSizes {
         parameters: [inventory.parameters, config.inventory().parameters],
-        forward_flops: [model.forward_flops(&*model.config), model.forward_flops(&*config)],
+        forward_flops: [&*model.config, &*config].map(|config| model.forward_flops(config).total()),
     };
     if work.spec.output.layout == Layout::Masked {
         return Ok((Some(sizes), None));

@@ -46,7 +46,7 @@ pub(super) fn plan(args: &PlanArgs, context: &mut CommandContext<'_>) -> Result<
     let plan = with_surveys(&job, &described, bare.clone())?;
     let cost = described.cost(spec, &plan);
     let whole_model = || {
-        let flops = described.forward_flops(&*described.config);
+        let flops = described.forward_flops(&*described.config).total();
         WholeModel::new(&job, &described.inventory, described.tokens, flops)
     };
     let machine = MachineRates::measure(&context.clock)?;

@@ -50,8 +50,9 @@ pub(super) fn plan(args: &PlanArgs, context: &mut CommandContext<'_>) -> Result<
     let inventory = config.inventory();
     let tokens = tokens(&job, &*config)?;
     let plan = obsdiff_core::plan(spec, &inventory, tokens).map_err(|e| job.unplanned(e))?;
-    let flops = config.flops(1, tokens.image as usize, tokens.text as usize);
-    let workload = Workload::new(spec, tokens, flops);
+    let forward = config.flops(1, tokens.image as usize, tokens.text as usize);
+    let flops = forward.total();
+    let workload = Workload::new(spec, tokens, forward);
     let solving = SolveCost::of(&spec.sparsity);
     let cost = PlanCost::new(&plan, &inventory, spec.hessian.accumulate, solving, &workload);
     let whole_model = || WholeModel::new(&job, &inventory, tokens, flops);

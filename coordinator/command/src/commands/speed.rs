@@ -80,7 +80,7 @@ pub(super) fn measure(
     }
     let call = |pipeline: &PipelineFolder, time: Duration| ForwardCall {
         seconds: time.as_secs_f64(),
-        flops: pipeline.transformer_config().flops(1, size.tokens, tokens),
+        flops: pipeline.transformer_config().flops(1, size.tokens, tokens).total(),
     };
     Ok(Speed {
         image_tokens: size.tokens,

@@ -8,13 +8,13 @@ mod times;
 use std::iter::Sum;
 use std::ops::Add;
 
-use obsdiff_proto::{Accumulate, Inventory, JobSpec, Package, Plan, Site};
+use obsdiff_proto::{Accumulate, ForwardFlops, Inventory, JobSpec, Package, Plan, Site};
 
 use crate::assignment::SolveCost;
-use crate::split;
+use crate::{Part, split};
 
 pub use grams::GramTotals;
-use probes::ProbeShares;
+use probes::ProbeCost;
 pub use times::{Cluster, PackageTimes, PredictionInputs, Rates, rates, times};
 
 /// Tokens of one forward call on one picture; a [`obsdiff_proto::Stream`] says which of them are in it.
@@ -36,7 +36,7 @@ impl Tokens {
 }
 
 /// The forward calls of one package's calibration.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Workload {
     /// Trajectories.
     pub prompts: u64,
@@ -46,8 +46,8 @@ pub struct Workload {
     pub together: u64,
     /// Tokens of each picture.
     pub tokens: Tokens,
-    /// Operations of one forward call on one picture.
-    pub forward_flops: f64,
+    /// What one forward call on one picture takes.
+    pub forward: ForwardFlops,
     /// What a survey does with each linear, or structure.
     pub survey: SurveyWork,
 }
@@ -59,6 +59,8 @@ pub struct SurveyWork {
     pub trials: u64,
     /// Forward passes, counted per picture, by which it is probed: from its block on, since those before it are kept.
     pub passes: f64,
+    /// Forward passes of the dense model, counted per picture, on the way to the last point at which velocities are compared.
+    pub trajectory: f64,
 }
 
 impl SurveyWork {
@@ -66,17 +68,19 @@ impl SurveyWork {
         if !spec.sparsity.probes() {
             return Self::default();
         }
-        let points = spec.probe.steps(spec.calibration.steps).len() as f64;
+        let points = spec.probe.steps(spec.calibration.steps);
         let prompts = f64::from(spec.probe.prompts.min(spec.calibration.count));
-        let passes = points * prompts * tokens.branches as f64;
-        Self { trials: spec.sparsity.trials() as u64, passes }
+        let step = prompts * tokens.branches as f64;
+        let steps = points.last().map_or(0.0, |last| f64::from(*last) + 1.0);
+        let trials = spec.sparsity.trials() as u64;
+        Self { trials, passes: points.len() as f64 * step, trajectory: steps * step }
     }
 }
 
 impl Workload {
-    /// The workload that a specification asks for; no calibration where the method needs none, or goes by kept Grams. `forward_flops` is what one
-    /// forward call on one picture takes.
-    pub fn new(spec: &JobSpec, tokens: Tokens, forward_flops: f64) -> Self {
+    /// The workload that a specification asks for; no calibration where the method needs none, or goes by kept Grams. `forward` is what one forward
+    /// call on one picture takes.
+    pub fn new(spec: &JobSpec, tokens: Tokens, forward: ForwardFlops) -> Self {
         let c = &spec.calibration;
         let gathers = spec.sparsity.calibrates() && c.grams.is_none();
         let prompts = if gathers { u64::from(c.count) } else { 0 };
@@ -85,7 +89,7 @@ impl Workload {
             steps: u64::from(c.steps),
             together: u64::from(c.shard_size),
             tokens,
-            forward_flops,
+            forward,
             survey: SurveyWork::new(spec, tokens),
         }
     }
@@ -135,6 +139,24 @@ pub struct PackageCost {
 }
 
 impl PackageCost {
+    /// Counts the forward passes of the package's calibration and of one worker's probes of these parts, in their order.
+    fn count_forward(
+        &mut self,
+        package: &Package,
+        inventory: &Inventory,
+        workload: &Workload,
+        parts: &[Part],
+    ) {
+        let calibrating = if package.sites.is_empty() { 0 } else { workload.passes() };
+        let probes = ProbeCost::new(inventory, workload);
+        let probing = probes.flops(parts.iter().flat_map(|part| probes.of_part(package, part)));
+        let call = workload.forward.total();
+        // Probes make parts of calls.
+        let probed = if call > 0.0 { (probing / call).ceil() as u64 } else { 0 };
+        self.passes = calibrating.saturating_add(probed);
+        self.forward_flops = calibrating as f64 * call + probing;
+    }
+
     /// The same for a package whose sums are those of the survey before it.
     fn on_kept_sums(self) -> Self {
         Self { passes: 0, forward_flops: 0.0, gram_flops: 0.0, gram_traffic: 0.0, ..self }
@@ -197,12 +219,16 @@ impl PlanCost {
         inventory: &Inventory,
         above: Option<u64>,
         solving: SolveCost,
+        workload: &Workload,
     ) -> Self {
         for (cost, package) in self.packages.iter_mut().zip(&plan.packages) {
             if package.is_structured() || package.sites.is_empty() {
                 continue;
             }
             let parts = split::parts(inventory, package, above, solving);
+            if package.survey {
+                cost.count_forward(package, inventory, workload, &parts);
+            }
             // The first part of each site is counted already.
             let further = parts.iter().map(|part| part.id).filter(|id| id.index > 0);
             cost.solve_flops += total(further.map(|id| solving.site_flops(inventory.site(id.site).width)));
@@ -246,27 +272,15 @@ fn package(
     };
     let solved = || package.linears.iter().map(weights).filter(|_| !package.sites.is_empty());
     let surveys = package.survey && !package.is_structured();
-    let shares = ProbeShares::new(inventory, workload.tokens);
-    let probed: f64 = if !package.survey || package.sites.is_empty() {
-        0.0
-    } else if package.is_structured() {
-        inventory.structures_of(package).map(|structure| shares.of(inventory.outputs_of(&[structure]))).sum()
-    } else {
-        package.linears.iter().map(|target| shares.of([target.linear])).sum()
-    };
-    let probed = probed * workload.survey.passes;
     let trials = if surveys { workload.survey.trials as f64 } else { 1.0 };
-    let calibrating = if package.sites.is_empty() { 0 } else { workload.passes() };
     let [swept, products] =
         [0, 1].map(|kind: usize| trials * total(solved().map(|(rows, n)| solving.row_flops(n, rows)[kind])));
     let gram_bytes =
         sites().map(|s| gram_bytes(package.gram_width(s), accumulate)).fold(0, u64::saturating_add);
-    PackageCost {
+    let mut cost = PackageCost {
         linears: package.linears.len(),
         sites: package.sites.len(),
         gram_bytes,
-        passes: calibrating + probed.ceil() as u64,
-        forward_flops: (calibrating as f64 + probed) * workload.forward_flops,
         gram_flops: package_gram_flops(package, inventory, workload),
         gram_traffic: 2.0 * gram_bytes as f64 * workload.observations() as f64,
         solve_flops: total(sites().map(|s| solving.site_flops(s.width))) + swept + products,
@@ -278,7 +292,10 @@ fn package(
             .map(weights)
             .map(|(rows, n)| (rows as u64).saturating_mul(n as u64))
             .sum(),
-    }
+        ..PackageCost::default()
+    };
+    cost.count_forward(package, inventory, workload, &split::parts(inventory, package, None, solving));
+    cost
 }
 
 /// A sum that is 0 for nothing; the standard library's is -0.

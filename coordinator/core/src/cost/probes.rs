@@ -1,41 +1,65 @@
-//! What of a forward call a probe makes: the blocks before the one that it changes are computed once for all probes.
+//! What the probes of a survey cost. A worker takes the dense model's trajectory to the last point at which velocities are compared, and
+//! keeps a state at each point: that in front of the block that its last probe changed. A probe then makes the blocks from its own on.
 
 use std::collections::BTreeMap;
 
-use obsdiff_proto::{Inventory, LinearId, SiteId};
+use obsdiff_proto::{Inventory, LinearId, Package, SiteId, Unit};
 
-use super::Tokens;
+use super::Workload;
+use crate::Part;
 
-/// By site, the share of a forward call that is left from its block on.
-pub(super) struct ProbeShares<'a> {
+/// Counts the forward calls of probes.
+pub(super) struct ProbeCost<'a> {
     inventory: &'a Inventory,
-    left: BTreeMap<SiteId, f64>,
+    workload: &'a Workload,
+    /// The block of each site.
+    blocks: BTreeMap<SiteId, usize>,
 }
 
-impl<'a> ProbeShares<'a> {
-    /// Blocks count by the products of the linears that an inventory names: they take nearly all of a forward call.
-    pub(super) fn new(inventory: &'a Inventory, tokens: Tokens) -> Self {
-        let work = |site: &SiteId| {
-            let site = inventory.site(*site);
-            let rows: usize = site.linears.iter().map(|linear| inventory.linear(*linear).rows).sum();
-            tokens.at(site, inventory) as f64 * rows as f64 * site.width as f64
-        };
-        let mut blocks = BTreeMap::<u32, f64>::new();
-        for unit in &inventory.units {
-            *blocks.entry(unit.block).or_default() += unit.sites.iter().map(work).sum::<f64>();
-        }
-        let whole: f64 = blocks.values().sum();
-        let from = |block: u32| blocks.range(block..).map(|(_, work)| work).sum::<f64>() / whole;
-        let left = inventory.units.iter().flat_map(|unit| {
-            let share = from(unit.block);
-            unit.sites.iter().map(move |site| (*site, share))
-        });
-        Self { inventory, left: left.collect() }
+impl<'a> ProbeCost<'a> {
+    pub(super) fn new(inventory: &'a Inventory, workload: &'a Workload) -> Self {
+        let sites = |unit: &'a Unit| unit.sites.iter().map(|site| (*site, unit.block as usize));
+        Self { inventory, workload, blocks: inventory.units.iter().flat_map(sites).collect() }
     }
 
-    /// That of a probe that changes these linears: from the first of their blocks on.
-    pub(super) fn of(&self, linears: impl IntoIterator<Item = LinearId>) -> f64 {
-        let share = |linear| self.left.get(&self.inventory.linear(linear).site).copied().unwrap_or(1.0);
-        linears.into_iter().map(share).fold(0.0, f64::max)
+    /// Operations of one worker's probes, each of which changes some linears, made in this order.
+    pub(super) fn flops(&self, probes: impl IntoIterator<Item = Vec<LinearId>>) -> f64 {
+        let flops = &self.workload.forward;
+        let blocks =
+            |from: usize, to: usize| flops.blocks.get(from..to).map_or(0.0, |blocks| blocks.iter().sum());
+        // How many blocks the states have passed; none while there is no trajectory.
+        let mut passed = None;
+        let mut calls = 0.0;
+        for probe in probes {
+            let first = probe.into_iter().map(|linear| self.block_of(linear)).min().unwrap_or(0);
+            let moved: f64 = match passed {
+                Some(passed) if passed > first => flops.start + blocks(0, first),
+                passed => blocks(passed.unwrap_or(0), first),
+            };
+            let probed: f64 = blocks(first, flops.blocks.len());
+            calls += moved + probed + flops.finish;
+            passed = Some(first);
+        }
+        let trajectory = passed.map_or(0.0, |_| self.workload.survey.trajectory * flops.total());
+        trajectory + calls * self.workload.survey.passes
+    }
+
+    /// What the probes of a part of this package change, one after another: each slice, or each structure.
+    pub(super) fn of_part(&self, package: &Package, part: &Part) -> Vec<Vec<LinearId>> {
+        if !package.survey || package.sites.is_empty() {
+            return Vec::new();
+        }
+        if !package.is_structured() {
+            return part.slices.iter().map(|slice| vec![slice.linear]).collect();
+        }
+        let inventory = self.inventory;
+        let of_part = |linear: LinearId| part.slices.iter().any(|slice| slice.linear == linear);
+        let structures = inventory.structures_of(package);
+        let led = structures.filter(|id| inventory.structure(*id).leader().is_some_and(of_part));
+        led.map(|id| inventory.outputs_of(&[id])).collect()
+    }
+
+    fn block_of(&self, linear: LinearId) -> usize {
+        self.blocks.get(&self.inventory.linear(linear).site).copied().unwrap_or(0)
     }
 }

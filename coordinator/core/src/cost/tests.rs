@@ -1,9 +1,12 @@
+use std::collections::BTreeMap;
+
 use obsdiff_proto::{
     Features, Linear, LinearId, LinearTarget, PackageId, PartKind, SiteId, Stream, StreamId, Structure,
     Target, Unit,
 };
 
 use super::*;
+use crate::Options;
 use crate::assignment::SolveCost;
 
 /// One image site of width 4 read by two linears of 3 and 5 rows, one text site of width 2 read by one of 7.
@@ -34,46 +37,72 @@ fn small() -> (Plan, Inventory) {
     (Plan { packages: vec![package], shards: Vec::new(), budget: None }, inventory)
 }
 
-const WORKLOAD: Workload = Workload {
-    prompts: 10,
-    steps: 5,
-    together: 4,
-    tokens: Tokens { image: 64, text: 20, branches: 2 },
-    forward_flops: 1e6,
-    survey: SurveyWork { trials: 8, passes: 3.0 },
-};
+/// A forward call has two blocks, and takes a million operations.
+fn workload() -> Workload {
+    Workload {
+        prompts: 10,
+        steps: 5,
+        together: 4,
+        tokens: Tokens { image: 64, text: 20, branches: 2 },
+        forward: ForwardFlops { start: 1e5, blocks: vec![4e5, 3e5], finish: 2e5 },
+        survey: SurveyWork { trials: 8, passes: 3.0, trajectory: 4.0 },
+    }
+}
 
 #[test]
 fn a_survey_probes_and_the_package_after_it_calibrates_no_more() {
     let (plan, inventory) = small();
     let cost =
-        |plan: &Plan| PlanCost::new(plan, &inventory, Accumulate::Exact, SolveCost::sweep(0), &WORKLOAD);
+        |plan: &Plan| PlanCost::new(plan, &inventory, Accumulate::Exact, SolveCost::sweep(0), &workload());
     let bare = cost(&plan).packages[0];
     let surveyed = cost(&plan.with_surveys());
     let [survey, package] = surveyed.packages[..] else { panic!("{surveyed:?}") };
-    // Three linears, each pruned to 8 targets and probed by 3 passes.
-    assert_eq!(survey.passes, bare.passes + 9);
-    assert_eq!(survey.forward_flops, bare.forward_flops + 9e6);
+    // The trajectory, and three linears of the first block, each probed at 3 points by all that comes after the start.
+    let probing = 4e6 + 3.0 * 3.0 * 9e5;
+    assert_eq!(survey.forward_flops, bare.forward_flops + probing);
+    assert_eq!(survey.passes, bare.passes + (probing / 1e6).ceil() as u64);
     assert_eq!(survey.gram_flops, bare.gram_flops);
     assert!(survey.solve_flops > bare.solve_flops);
     let kept = PackageCost { passes: 0, forward_flops: 0.0, gram_flops: 0.0, gram_traffic: 0.0, ..bare };
     assert_eq!(package, kept);
 }
 
-/// A block counts by its linears' products: 64 tokens, 8 rows of 4; 20 tokens, 7 rows of 2.
 #[test]
-fn a_probe_makes_the_blocks_from_its_own_on() {
-    let (plan, mut inventory) = small();
+fn a_probe_makes_the_blocks_from_its_own_on_and_those_to_it_once() {
+    let (_, mut inventory) = small();
     let unit =
         |block, site| Unit { block, name: "inputs".to_owned(), sites: [SiteId(site)].into_iter().collect() };
     inventory.units = vec![unit(0, 0), unit(1, 1)];
-    let [first, second] = [(64 * 8 * 4) as f64, (20 * 7 * 2) as f64];
-    let cost = |plan: &Plan| {
-        PlanCost::new(plan, &inventory, Accumulate::Exact, SolveCost::sweep(0), &WORKLOAD).packages[0]
+    let workload = workload();
+    let probes = ProbeCost::new(&inventory, &workload);
+    let flops = |linears: &[u32]| probes.flops(linears.iter().map(|linear| vec![LinearId(*linear)]));
+    let (first, second, trajectory) = (4e5 + 3e5 + 2e5, 3e5 + 2e5, 4e6);
+    assert_eq!(flops(&[]), 0.0);
+    assert_eq!(flops(&[0, 1]), trajectory + 3.0 * 2.0 * first);
+    assert_eq!(flops(&[2]), trajectory + 3.0 * (4e5 + second));
+    assert_eq!(flops(&[0, 2, 2]), trajectory + 3.0 * (first + 4e5 + 2.0 * second));
+    // On the way back all is made again from the start.
+    assert_eq!(flops(&[2, 1, 2]), trajectory + 3.0 * (2.0 * (4e5 + second) + 1e5 + first));
+    // A probe of several linears makes the blocks from the first of theirs on.
+    assert_eq!(probes.flops([vec![LinearId(2), LinearId(0)]]), flops(&[0]));
+}
+
+#[test]
+fn each_worker_takes_the_trajectory_to_its_own_probes() {
+    let (plan, inventory) = small();
+    let (plan, workload) = (plan.with_surveys(), workload());
+    let rates = Rates { forward: 1e6, gram: 1e6, solve: BTreeMap::new() };
+    let options = Options::default();
+    let inputs = PredictionInputs {
+        inventory: &inventory,
+        accumulate: Accumulate::Exact,
+        options: &options,
+        workload: &workload,
+        rates: &rates,
     };
-    let probes = cost(&plan.clone().with_surveys()).forward_flops - cost(&plan).forward_flops;
-    let calls = 2.0 + second / (first + second);
-    assert!((probes - calls * 3e6).abs() < 1.0, "{probes}");
+    let solve = |workers| times(&plan, inputs, Cluster { workers, bandwidth: 1e9 })[0].solve;
+    // The site of two linears is one part.
+    assert_eq!((solve(1), solve(2)), (4.0 + 3.0 * 3.0 * 0.9, 4.0 + 2.0 * 3.0 * 0.9));
 }
 
 #[test]
@@ -92,16 +121,17 @@ fn a_survey_probes_each_structure_once() {
     };
     inventory.structures = vec![structure(&[0, 2]), structure(&[1])];
     let cost =
-        |plan: &Plan| PlanCost::new(plan, &inventory, Accumulate::Exact, SolveCost::sweep(0), &WORKLOAD);
+        |plan: &Plan| PlanCost::new(plan, &inventory, Accumulate::Exact, SolveCost::sweep(0), &workload());
     let bare = cost(&plan).packages[0];
     let survey = cost(&plan.with_surveys()).packages[0];
-    assert_eq!((survey.passes, survey.solve_flops), (bare.passes + 6, bare.solve_flops));
+    assert_eq!(survey.forward_flops, bare.forward_flops + 4e6 + 2.0 * 3.0 * 9e5);
+    assert_eq!(survey.solve_flops, bare.solve_flops);
 }
 
 #[test]
 fn a_package_costs_what_its_formulas_say() {
     let (plan, inventory) = small();
-    let cost = PlanCost::new(&plan, &inventory, Accumulate::Exact, SolveCost::sweep(0), &WORKLOAD);
+    let cost = PlanCost::new(&plan, &inventory, Accumulate::Exact, SolveCost::sweep(0), &workload());
     let package = cost.packages[0];
     assert_eq!((package.linears, package.sites, package.passes), (3, 2, 100));
     assert_eq!(package.gram_bytes, 8 * (10 + 3));
@@ -114,7 +144,7 @@ fn a_package_costs_what_its_formulas_say() {
     assert_eq!(package.solve_flops, (64.0 + 8.0) / 3.0 + 3.0 * rows);
     assert_eq!((package.product_flops, package.solve_bytes), (2.0 * rows, 0.0));
     assert_eq!(package.weights, 8 * 4 + 7 * 2);
-    let half = PlanCost::new(&plan, &inventory, Accumulate::F32, SolveCost::sweep(0), &WORKLOAD);
+    let half = PlanCost::new(&plan, &inventory, Accumulate::F32, SolveCost::sweep(0), &workload());
     assert_eq!(half.largest_grams(), 4 * (10 + 3));
 }
 
@@ -122,7 +152,7 @@ fn a_package_costs_what_its_formulas_say() {
 fn refinement_adds_a_product_a_step_and_one_for_the_first_residual() {
     let (plan, inventory) = small();
     let solving = |refine| {
-        PlanCost::new(&plan, &inventory, Accumulate::Exact, SolveCost::sweep(refine), &WORKLOAD).packages[0]
+        PlanCost::new(&plan, &inventory, Accumulate::Exact, SolveCost::sweep(refine), &workload()).packages[0]
     };
     let product = (2 * (8 * 16 + 7 * 4)) as f64;
     assert_eq!(solving(1).solve_flops - solving(0).solve_flops, 2.0 * product);
@@ -135,8 +165,10 @@ fn refinement_adds_a_product_a_step_and_one_for_the_first_residual() {
 fn each_part_of_a_site_factorises_its_gram() {
     let (plan, inventory) = small();
     let solving = SolveCost::sweep(0);
-    let whole = PlanCost::new(&plan, &inventory, Accumulate::Exact, solving, &WORKLOAD);
-    let flops = |above| whole.clone().in_parts(&plan, &inventory, above, solving).packages[0].solve_flops;
+    let whole = PlanCost::new(&plan, &inventory, Accumulate::Exact, solving, &workload());
+    let flops = |above| {
+        whole.clone().in_parts(&plan, &inventory, above, solving, &workload()).packages[0].solve_flops
+    };
     assert_eq!(flops(None), whole.packages[0].solve_flops);
     // The site of 4 features in two parts, a linear in each; that of 2 in one.
     assert_eq!((flops(Some(150)) - flops(None)).round(), (64.0f64 / 3.0).round());
@@ -149,7 +181,7 @@ fn totals_add_up_but_grams_are_held_one_package_at_a_time() {
     second.sites.pop();
     second.linears.pop();
     plan.packages.push(second);
-    let cost = PlanCost::new(&plan, &inventory, Accumulate::Exact, SolveCost::sweep(0), &WORKLOAD);
+    let cost = PlanCost::new(&plan, &inventory, Accumulate::Exact, SolveCost::sweep(0), &workload());
     assert_eq!(cost.total().passes, 200);
     assert_eq!(cost.total().gram_bytes, 8 * (13 + 10));
     assert_eq!(cost.largest_grams(), 8 * 13);
@@ -166,7 +198,7 @@ fn a_package_without_sites_runs_and_solves_nothing() {
     let (mut plan, inventory) = small();
     plan.packages[0].sites.clear();
     let package =
-        PlanCost::new(&plan, &inventory, Accumulate::Exact, SolveCost::sweep(0), &WORKLOAD).packages[0];
+        PlanCost::new(&plan, &inventory, Accumulate::Exact, SolveCost::sweep(0), &workload()).packages[0];
     assert_eq!((package.passes, package.gram_bytes), (0, 0));
     assert!(package.solve_flops.is_sign_positive() && package.solve_flops == 0.0);
     assert_eq!(package.weights, 46);
@@ -189,7 +221,7 @@ fn times_of(workers: u32, split_above: Option<u64>) -> PackageTimes {
         inventory: &inventory,
         accumulate: Accumulate::Exact,
         options: &options,
-        workload: &WORKLOAD,
+        workload: &workload(),
         rates: &rates,
     };
     times(&plan, setting, Cluster { workers, bandwidth: 4.0 })[0]
@@ -199,7 +231,7 @@ fn times_of(workers: u32, split_above: Option<u64>) -> PackageTimes {
 fn more_workers_share_shards_and_parts_and_send_their_grams_around() {
     let (plan, inventory) = sharded();
     let cost =
-        PlanCost::new(&plan, &inventory, Accumulate::Exact, SolveCost::sweep(0), &WORKLOAD).packages[0];
+        PlanCost::new(&plan, &inventory, Accumulate::Exact, SolveCost::sweep(0), &workload()).packages[0];
     let one = times_of(1, None);
     assert!((one.calibrate - (cost.forward_flops + cost.gram_flops)).abs() < 1.0);
     // 4 x 4 x (4 + 8) at 2 a second, and 2 x 2 x (2 + 7).

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::iter::Sum;
 use std::ops::Add;
 
-use obsdiff_proto::{Accumulate, Inventory, Package, Plan, Structure, WorkerId};
+use obsdiff_proto::{Accumulate, Inventory, Package, Plan, WorkerId};
 
-use super::{PackageCost, ProbeShares, Workload, gram_bytes, package_gram_flops};
+use super::{PackageCost, ProbeCost, Workload, gram_bytes, package_gram_flops};
 use crate::{Options, assignment, split};
 
 /// What one worker reaches.
@@ -105,7 +105,7 @@ fn calibrate(plan: &Plan, package: &Package, setting: PredictionInputs<'_>, work
         return 0.0;
     }
     let grams = package_gram_flops(package, inventory, workload);
-    let forward = workload.passes() as f64 * workload.forward_flops;
+    let forward = workload.passes() as f64 * workload.forward.total();
     let of_prompt = (forward / rates.forward + grams / rates.gram) / workload.prompts as f64;
     let mut busy = vec![0.0; workers as usize];
     for shard in &plan.shards {
@@ -127,36 +127,27 @@ fn reduce(package: &Package, setting: PredictionInputs<'_>, cluster: Cluster) ->
 
 fn solve(package: &Package, setting: PredictionInputs<'_>, workers: u32) -> f64 {
     let PredictionInputs { inventory, options, rates, workload, .. } = setting;
-    let structured = package.is_structured();
-    let leads = |part: &crate::Part, linear| part.slices.iter().any(|slice| Some(slice.linear) == linear);
-    let shares = ProbeShares::new(inventory, workload.tokens);
-    let call = workload.survey.passes * workload.forward_flops / rates.forward;
+    let probes = ProbeCost::new(inventory, workload);
+    // Linears are pruned to several targets, structures one part after another.
+    let trials = if package.survey && !package.is_structured() { workload.survey.trials as f64 } else { 1.0 };
     let parts = split::parts(inventory, package, options.split_above, options.solving);
     let seconds = |part: &crate::Part| {
         let width = inventory.site(part.id.site).width;
-        let once = rates.solving(width).map_or(0.0, |rate| part.cost as f64 / rate);
-        if !package.survey {
-            once
-        } else if structured {
-            let structures = inventory.structures.iter().filter(|structure| leads(part, structure.leader()));
-            let share =
-                |structure: &Structure| shares.of(structure.outputs.iter().map(|output| output.linear));
-            once + call * structures.map(share).sum::<f64>()
-        } else {
-            let probes = part.slices.iter().map(|slice| shares.of([slice.linear])).sum::<f64>();
-            workload.survey.trials as f64 * once + call * probes
-        }
+        trials * rates.solving(width).map_or(0.0, |rate| part.cost as f64 / rate)
     };
     let costs: Vec<_> = parts.iter().map(|part| (part.id, part.cost)).collect();
     let equal: Vec<_> = (0..u64::from(workers)).map(|worker| (WorkerId(worker), 1)).collect();
     let owners = assignment::owners(&costs, &equal);
-    let mut busy = BTreeMap::<_, f64>::new();
+    let mut busy = BTreeMap::<_, (f64, Vec<_>)>::new();
     for part in &parts {
         if let Some(owner) = owners.get(&part.id) {
-            *busy.entry(*owner).or_default() += seconds(part);
+            let (solving, probed) = busy.entry(*owner).or_default();
+            *solving += seconds(part);
+            probed.extend(probes.of_part(package, part));
         }
     }
-    busy.into_values().fold(0.0, f64::max)
+    let of_worker = |(solving, probed): (f64, Vec<_>)| solving + probes.flops(probed) / rates.forward;
+    busy.into_values().map(of_worker).fold(0.0, f64::max)
 }
 
 /// The rates at which work of these costs took so many seconds: bare forward calls, the same calls while Grams were gathered, and by

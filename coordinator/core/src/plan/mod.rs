@@ -9,8 +9,8 @@ mod structured;
 use std::ops::Range;
 
 use obsdiff_proto::{
-    Balance, ByteSize, Inventory, JobSpec, LinearId, LinearTarget, Package, PackageId, Pattern, Plan, Shard,
-    ShardId, SiteId, Targets,
+    Balance, ByteSize, ForwardFlops, Inventory, JobSpec, LinearId, LinearTarget, Package, PackageId, Pattern,
+    Plan, Shard, ShardId, SiteId, Targets,
 };
 
 use crate::assignment::SolveCost;
@@ -68,7 +68,7 @@ fn active_units(spec: &JobSpec, inventory: &Inventory, targets: &Targets, tokens
         Some(targets) => targets.get(linear).copied(),
         None => targets.of(&inventory.linear(*linear).name),
     };
-    let workload = Workload::new(spec, tokens, 0.0);
+    let workload = Workload::new(spec, tokens, ForwardFlops::default());
     let mut active = Vec::new();
     for (unit, parts) in inventory.units.iter().enumerate() {
         let mut entry = Active { unit, sites: Vec::new(), linears: Vec::new(), gram_bytes: 0, work: 0.0 };

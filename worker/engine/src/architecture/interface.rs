@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use candle_core::{DType, Device};
-use obsdiff_proto::Inventory;
+use obsdiff_proto::{ForwardFlops, Inventory};
 
 use crate::checkpoint::{JoinedTensor, Weights};
 use crate::model::{DiffusionModel, loading};
@@ -104,8 +104,8 @@ pub trait TransformerConfig: Any + fmt::Debug + Send + Sync {
     /// When the checkpoint is not the one described, or holds a value that is not finite in `dtype`.
     fn load(&self, weights: &Weights, dtype: DType, device: &Device) -> Result<Box<dyn DiffusionModel>>;
 
-    /// Floating-point operations of one forward call's matrix products, on `batch` pictures of so many image and text tokens.
-    fn flops(&self, batch: usize, image: usize, text: usize) -> f64;
+    /// What one forward call costs on `batch` pictures of so many image and text tokens: what the model counts as it computes.
+    fn flops(&self, batch: usize, image: usize, text: usize) -> ForwardFlops;
 
     /// Peak bytes of such a call's activations, computed in `dtype`; its inputs and what a tap keeps are not counted.
     fn activation_bytes(&self, batch: usize, image: usize, text: usize, dtype: DType) -> u64;

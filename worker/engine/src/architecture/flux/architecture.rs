@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use candle_core::{DType, Device};
-use obsdiff_proto::Inventory;
+use obsdiff_proto::{ForwardFlops, Inventory};
 
 use super::config::{CLASS, PATCH, PRUNED_CLASS};
 use super::{BlockSizes, FluxConfig, FluxTransformer, MODULE, MODULE_FILE};
@@ -91,7 +91,7 @@ impl TransformerConfig for FluxConfig {
         Ok(Box::new(FluxTransformer::load(self.clone(), weights, dtype, device)?))
     }
 
-    fn flops(&self, batch: usize, image: usize, text: usize) -> f64 {
+    fn flops(&self, batch: usize, image: usize, text: usize) -> ForwardFlops {
         self.flops(batch, image, text)
     }
 

@@ -1,6 +1,9 @@
 //! What a forward call costs, from the configuration alone.
 
 use super::FluxConfig;
+use obsdiff_proto::ForwardFlops;
+
+use crate::architecture::shared::cost::linear_flops;
 use crate::model::conditioning::TIMESTEP_WIDTH;
 use crate::model::ops;
 
@@ -11,16 +14,10 @@ impl FluxConfig {
         ops::CallSizes { batch, image, text, width, heads, dual: false, single: true }
     }
 
-    /// Floating-point operations of one forward call's matrix products, a multiplication and an addition counted as two.
-    pub fn flops(&self, batch: usize, image: usize, text: usize) -> f64 {
+    /// What one forward call costs on `batch` pictures of so many image and text tokens.
+    pub fn flops(&self, batch: usize, image: usize, text: usize) -> ForwardFlops {
         let width = self.width();
         let product = |rows: usize, n: usize, out: usize| 2.0 * rows as f64 * n as f64 * out as f64;
-        let inventory = self.inventory();
-        let linears = inventory.linears.iter().map(|linear| {
-            let site = inventory.site(linear.site);
-            let tokens = inventory.stream(site.stream).tokens(image as u64, text as u64) as usize;
-            product(batch * tokens, site.width, linear.rows)
-        });
         let tokens = image + text;
         let block = |heads: usize, modulations: usize| {
             // Queries by keys, and what they weigh by values.
@@ -29,12 +26,19 @@ impl FluxConfig {
         };
         let double = (0..self.num_layers).map(|index| block(self.heads(index), 12));
         let single = (0..self.num_single_layers).map(|index| block(self.single_heads(index), 3));
+        let linears = linear_flops(&self.inventory(), [batch, image, text], |_| true);
         let embedders = if self.guidance_embeds { 2 } else { 1 };
         let conditioning = embedders * (TIMESTEP_WIDTH + width) + self.pooled_projection_dim + width;
-        linears.sum::<f64>()
-            + double.chain(single).sum::<f64>()
-            + product(batch, width, conditioning + 2 * width)
-            + product(batch * text, self.joint_attention_dim, width)
-            + product(batch * image, self.in_channels + self.output_features(), width)
+        ForwardFlops {
+            start: product(batch, width, conditioning)
+                + product(batch * text, self.joint_attention_dim, width)
+                + product(batch * image, self.in_channels, width),
+            blocks: linears
+                .into_iter()
+                .zip(double.chain(single))
+                .map(|(linears, own)| linears + own)
+                .collect(),
+            finish: product(batch, width, 2 * width) + product(batch * image, self.output_features(), width),
+        }
     }
 }

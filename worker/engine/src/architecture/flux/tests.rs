@@ -301,7 +301,7 @@ fn operations_of_a_forward_call_are_those_that_the_configuration_says() {
             pooled: &pooled,
             guidance: guided.then_some(&twos),
         };
-        let expected = model.config().flops(2, 6, 5);
+        let expected = model.config().flops(2, 6, 5).total();
         for calls in [1.0, 2.0] {
             model.forward(&call, &mut NoTap).unwrap();
             assert_eq!(model.operations() as f64, calls * expected);
@@ -333,7 +333,7 @@ fn blocks_may_differ_in_heads_and_neurons() {
     assert_eq!((neurons.count, neurons.outputs[0].offset), (7, 8));
     let dense = read(&keys()).unwrap();
     assert!(dense.same_but_for_blocks(&config) && dense != config);
-    assert!(config.flops(1, 16, 3) < dense.flops(1, 16, 3));
+    assert!(config.flops(1, 16, 3).total() < dense.flops(1, 16, 3).total());
     assert_eq!(dense.shrunk(&[1, 30, 5, 2, 64, 1, 7]).block_sizes(), config.block_sizes());
     for (at, list, said) in [
         (0, json!([1, 1]), "`attention_heads_per_block` has 2 numbers, but `num_layers` is 1"),

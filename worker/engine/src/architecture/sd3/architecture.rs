@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
-use obsdiff_proto::Inventory;
+use obsdiff_proto::{ForwardFlops, Inventory};
 
 use super::config::{CLASS, PRUNED_CLASS};
 use super::{BlockSizes, MODULE, MODULE_FILE, Sd3Config, Sd3Transformer};
@@ -92,7 +92,7 @@ impl TransformerConfig for Sd3Config {
         Ok(Box::new(Sd3Transformer::load(self.clone(), weights, dtype, device)?))
     }
 
-    fn flops(&self, batch: usize, image: usize, text: usize) -> f64 {
+    fn flops(&self, batch: usize, image: usize, text: usize) -> ForwardFlops {
         self.flops(batch, image, text)
     }
 

@@ -105,7 +105,7 @@ fn blocks_may_differ_in_heads_and_neurons() {
     assert_eq!(inventory.structures[4].inputs.len(), 6);
     let dense = read(&keys()).unwrap();
     assert!(dense.same_but_for_blocks(&config) && dense != config);
-    assert!(config.flops(1, 16, 3) < dense.flops(1, 16, 3));
+    assert!(config.flops(1, 16, 3).total() < dense.flops(1, 16, 3).total());
     assert_eq!(dense.shrunk(&[1, 2, 30, 5, 2, 7]).block_sizes(), config.block_sizes());
 }
 
@@ -321,7 +321,7 @@ fn a_replaced_linear_changes_the_prediction() {
 #[test]
 fn flops_are_those_of_the_products() {
     let config = read(&keys()).unwrap();
-    let of = |batch, image, text| config.flops(batch, image, text);
+    let of = |batch, image, text| config.flops(batch, image, text).total();
     // Linears grow with the tokens, attention with their square.
     let (linear, square) = (of(1, 100, 0) * 2.0, of(1, 200, 0));
     let quadratic = 2.0 * 2.0 * 8.0 * (2.0 * 100.0 * 100.0) * 3.0;
@@ -338,7 +338,7 @@ fn operations_of_a_forward_call_are_those_that_the_configuration_says() {
     let timestep = Tensor::new(&[3f32, 700.0], &Device::Cpu).unwrap();
     let call =
         Denoise { latents: &latents, timestep: &timestep, text: &text, pooled: &pooled, guidance: None };
-    let expected = model.config().flops(2, model.config().image_tokens(4, 6).unwrap(), 3);
+    let expected = model.config().flops(2, model.config().image_tokens(4, 6).unwrap(), 3).total();
     for calls in [1.0, 2.0] {
         model.forward(&call, &mut NoTap).unwrap();
         assert_eq!(model.operations() as f64, calls * expected);

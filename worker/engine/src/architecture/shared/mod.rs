@@ -3,6 +3,7 @@
 pub(super) mod block_sizes;
 pub(super) mod call;
 pub(super) mod config;
+pub(super) mod cost;
 
 use candle_core::DType;
 
