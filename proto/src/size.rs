@@ -6,8 +6,8 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-/// A number of bytes; reads `"16GiB"`, `"500 MB"` or `"4096"`. Written here, because these few lines save a dependency that nothing else
-/// would use, and refuse what is not a positive size with examples of what is.
+/// A number of bytes; reads `"16GiB"`, `"500 MB"` or `"4096"`. Written here, because the crates for it (`bytesize` 2.7, `parse-size` 1.1)
+/// read "0.4B" as 0, and the first one also "99999999999999999999TB" as the largest size: here both are refused, with examples.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct ByteSize(pub u64);
@@ -39,7 +39,9 @@ impl FromStr for ByteSize {
             .find_map(|(name, unit)| s.strip_suffix(name).map(|number| (number, *unit)))
             .unwrap_or((s, 1.0));
         match number.trim().parse::<f64>() {
-            Ok(n) if n.is_finite() && n > 0.0 && n * unit < u64::MAX as f64 => Ok(Self((n * unit) as u64)),
+            Ok(n) if n.is_finite() && n * unit >= 1.0 && n * unit < u64::MAX as f64 => {
+                Ok(Self((n * unit) as u64))
+            }
             _ => Err(ByteSizeError(s.to_owned())),
         }
     }
@@ -80,7 +82,9 @@ mod tests {
         {
             assert_eq!(text.parse(), Ok(ByteSize(bytes)), "{text}");
         }
-        for text in ["", "GiB", "-1GiB", "nanB", "12 parsecs", "1e40TB", "0"] {
+        for text in
+            ["", "GiB", "-1GiB", "nanB", "12 parsecs", "1e40TB", "0", "0.4B", "99999999999999999999TB"]
+        {
             assert!(text.parse::<ByteSize>().is_err(), "{text}");
         }
     }

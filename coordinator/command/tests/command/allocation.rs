@@ -32,9 +32,9 @@ fn the_plan_calibrates_once_for_a_survey_and_the_package_after_it() {
     let (survey, pruning) = (row("1 (survey)"), row("2 "));
     assert_eq!(survey[4], "69");
     assert_eq!(pruning[3], "69");
-    // 2 prompts of 2 steps with guidance, and for each linear what is left of 2 points with guidance from its block on, 0.58 of them on
-    // average; then none.
-    assert_eq!([survey.last(), pruning.last()], [Some(&"168"), Some(&"0")], "{plan}");
+    // 2 prompts of 2 steps with guidance; those steps of the probe's prompt; and for each linear, at 2 points with guidance, the blocks from
+    // its own on, 0.58 of a call on average. Then none.
+    assert_eq!([survey.last(), pruning.last()], [Some(&"174"), Some(&"0")], "{plan}");
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! PyTorch's CPU noise: the Mersenne twister and the two ways in which `torch.randn` turns it into normal numbers.
 
 use candle_core::{Device, Tensor};
+use rand_mt::Mt;
 
 use crate::{Error, Result};
 
@@ -16,7 +17,7 @@ pub fn noise(seed: u64, shape: &[usize]) -> Result<Tensor> {
     let count = count
         .filter(|&count| count <= isize::MAX as usize / size_of::<f32>())
         .ok_or_else(|| Error::Argument(format!("noise of shape {shape:?} does not fit in memory")))?;
-    let mut twister = Twister::new(seed as u32);
+    let mut twister = Twister(Mt::new(seed as u32));
     let values = match count {
         0..16 => few_normals(&mut twister, count),
         _ => many_normals(&mut twister, count),
@@ -63,56 +64,18 @@ fn normalise(block: &mut [f32; 16]) {
     }
 }
 
-const WORDS: usize = 624;
-const MIDDLE: usize = 397;
-
-/// MT19937, the 32-bit Mersenne twister of Matsumoto and Nishimura (1998), seeded as in their 2002 code. Written here, because the
-/// algorithm never changes, and the tests compare the normal numbers that it gives with PyTorch's.
-struct Twister {
-    state: [u32; WORDS],
-    next: usize,
-}
+/// MT19937, and the two ways in which PyTorch makes uniform numbers of its words.
+struct Twister(Mt);
 
 impl Twister {
-    fn new(seed: u32) -> Self {
-        let mut state = [seed; WORDS];
-        for i in 1..WORDS {
-            let previous = state[i - 1];
-            state[i] = (previous ^ (previous >> 30)).wrapping_mul(1_812_433_253).wrapping_add(i as u32);
-        }
-        Self { state, next: WORDS }
-    }
-
-    fn word(&mut self) -> u32 {
-        if self.next == WORDS {
-            self.twist();
-        }
-        let mut word = self.state[self.next];
-        self.next += 1;
-        word ^= word >> 11;
-        word ^= (word << 7) & 0x9d2c_5680;
-        word ^= (word << 15) & 0xefc6_0000;
-        word ^ (word >> 18)
-    }
-
-    fn twist(&mut self) {
-        for i in 0..WORDS {
-            let joined = (self.state[i] & 0x8000_0000) | (self.state[(i + 1) % WORDS] & 0x7fff_ffff);
-            let odd = if joined & 1 == 1 { 0x9908_b0df } else { 0 };
-            self.state[i] = self.state[(i + MIDDLE) % WORDS] ^ (joined >> 1) ^ odd;
-        }
-        self.next = 0;
-    }
-
     /// The low 24 bits of a word, as a number in [0, 1).
     fn uniform_f32(&mut self) -> f32 {
-        (self.word() & 0x00ff_ffff) as f32 / (1 << 24) as f32
+        (self.0.next_u32() & 0x00ff_ffff) as f32 / (1 << 24) as f32
     }
 
     /// The low 53 bits of two words, the first one high, as a number in [0, 1).
     fn uniform_f64(&mut self) -> f64 {
-        let (high, low) = (u64::from(self.word()), u64::from(self.word()));
-        (((high << 32) | low) & ((1 << 53) - 1)) as f64 / (1_u64 << 53) as f64
+        (self.0.next_u64() & ((1 << 53) - 1)) as f64 / (1_u64 << 53) as f64
     }
 }
 
@@ -150,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_sixteen_are_drawn_anew_where_blocks_do_not_fit() {
+    fn the_last_sixteen_are_drawn_again_where_blocks_do_not_fit() {
         assert_noise(42, &[17], 0, &[1.926_915_3, -0.159_597_47, -0.497_397_54, 0.439_589_26]);
         assert_noise(5, &[37], 17, &[1.222_025_3, -0.336_449_35, -0.965_060_2, -0.129_662_68, 0.287_949_8]);
         assert_noise(9, &[3, 1, 5, 50], 747, &[-0.046_175_197, -0.707_265_9, -0.664_564_85]);
