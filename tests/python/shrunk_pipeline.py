@@ -1,6 +1,8 @@
 """Loads a pipeline that obsdiff has shrunk, by each of three ways, and records final latents and decoded pictures.
 
-  python shrunk_pipeline.py PIPELINE_DIR GUIDANCE OUT.safetensors PROMPT...
+  python shrunk_pipeline.py PIPELINE_DIR GUIDANCE TRUE_GUIDANCE OUT.safetensors PROMPT...
+
+Where TRUE_GUIDANCE is above 1, the latents of the first way are recorded by classifier-free guidance of that scale, too.
 """
 
 import glob
@@ -17,7 +19,8 @@ STEPS, SEED, SIZE, TEXT_LENGTH = 10, 11, 32, 24
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 torch.set_grad_enabled(False)
-directory, guidance, out, prompts = sys.argv[1], float(sys.argv[2]), sys.argv[3], sys.argv[4:]
+directory, guidance, true_guidance = sys.argv[1], float(sys.argv[2]), float(sys.argv[3])
+out, prompts = sys.argv[4], sys.argv[5:]
 folder = os.path.join(directory, "transformer")
 
 (file,) = glob.glob(os.path.join(folder, "modeling_pruned_*.py"))
@@ -29,7 +32,7 @@ by_function = module.load_pruned_transformer(folder, torch_dtype=torch.float32)
 by_package = obsdiff.load(directory, torch_dtype=torch.float32).transformer
 
 
-def latents(transformer):
+def latents(transformer, **settings):
     pipe = DiffusionPipeline.from_pretrained(directory, transformer=transformer, torch_dtype=torch.float32)
     pipe.set_progress_bar_config(disable=True)
     found = []
@@ -43,12 +46,16 @@ def latents(transformer):
             generator=torch.Generator("cpu").manual_seed(SEED + k),
             max_sequence_length=TEXT_LENGTH,
             output_type="latent",
+            **settings,
         ).images
         # FLUX.1 gives tokens of four latent pixels each.
         found.append(image if image.ndim == 4 else pipe._unpack_latents(image, SIZE, SIZE, pipe.vae_scale_factor))
     return pipe, torch.cat(found)
 
 
+recorded = {}
+if true_guidance > 1:
+    _, recorded["latents.true_guidance"] = latents(by_auto, true_cfg_scale=true_guidance, negative_prompt="")
 pipe, by_auto = latents(by_auto)
 _, by_function = latents(by_function)
 _, by_package = latents(by_package)
@@ -60,6 +67,7 @@ save_file(
         "latents.by_function": by_function.contiguous(),
         "latents.by_package": by_package.contiguous(),
         "pictures": pictures.contiguous(),
+        **recorded,
     },
     out,
 )

@@ -66,11 +66,11 @@ fn relative(a: &Tensor, b: &Tensor) -> f64 {
 }
 
 /// Our final latents and decoded pictures, with the settings of the script.
-fn sampled(pipeline: &Path, guidance: f64, prompts: &[&str]) -> (Tensor, Tensor) {
+fn sampled(pipeline: &Path, [guidance, true_guidance]: [f64; 2], prompts: &[&str]) -> (Tensor, Tensor) {
     let settings = Settings {
         steps: 10,
         guidance,
-        true_guidance: 1.0,
+        true_guidance,
         seed: 11,
         height: Some(32),
         width: Some(32),
@@ -113,7 +113,8 @@ fn diffusers_loads_a_shrunk_pipeline_and_makes_our_pictures() {
     let python = python();
     let prompts =
         ["a red circle on white", "a yellow ring at the top and a purple cross at the bottom on grey"];
-    for (model, guidance) in [("shapes-sd3", "4.0"), ("shapes-flux", "3.5")] {
+    // The second scale is that of classifier-free guidance where the model takes guidance as an input besides.
+    for (model, guidance, true_guidance) in [("shapes-sd3", 4.0, 1.0), ("shapes-flux", 3.5, 2.5)] {
         let folder = tempfile::tempdir().unwrap();
         let out = |name: &str| folder.path().join(name);
         let file = job_file(folder.path(), &assets().join("shapes-prompts.txt"), "out");
@@ -131,15 +132,24 @@ fn diffusers_loads_a_shrunk_pipeline_and_makes_our_pictures() {
 
         let theirs = out("theirs.safetensors");
         succeed(Command::new(WHEEL).arg("--module").arg(out("module")));
-        let script = [SCRIPT.into(), out("out"), guidance.into(), theirs.clone()];
-        succeed(Command::new(&python).env("PYTHONPATH", out("module")).args(script).args(prompts));
+        let mut script = Command::new(&python);
+        script.env("PYTHONPATH", out("module")).arg(SCRIPT).arg(out("out"));
+        script.args([guidance, true_guidance].map(|scale: f64| scale.to_string()));
+        succeed(script.arg(&theirs).args(prompts));
         let theirs = candle_core::safetensors::load(theirs, &Device::Cpu).unwrap();
 
-        let ours = sampled(&out("out"), guidance.parse().unwrap(), &prompts);
+        let ours = sampled(&out("out"), [guidance, 1.0], &prompts);
         let [latents, pictures] = ["latents", "pictures"].map(|name| theirs[name].clone());
         let (by_latents, by_pictures) = (relative(&ours.0, &latents), relative(&ours.1, &pictures));
         println!("{model}: latents {by_latents:.1e}, pictures {by_pictures:.1e} apart");
         assert!(by_latents < 1e-3 && by_pictures < 5e-3, "{model}");
+        if let Some(theirs) = theirs.get("latents.true_guidance") {
+            let (ours, _) = sampled(&out("out"), [guidance, true_guidance], &prompts);
+            let apart = relative(&ours, theirs);
+            println!("{model}: latents by classifier-free guidance {apart:.1e} apart");
+            assert!(apart < 1e-3 && relative(theirs, &latents) > 1e-2, "{model}");
+        }
+        assert_eq!(theirs.contains_key("latents.true_guidance"), true_guidance > 1.0);
         for other in ["latents.by_function", "latents.by_package"] {
             assert!(relative(&theirs[other], &latents) < 1e-6, "{model}: {other}");
         }
@@ -297,7 +307,8 @@ fn diffusers_encodes_prompts_as_we_do_by_the_script_of_the_page() {
     std::fs::write(place("encode.py"), encoding_script()).unwrap();
     let prompts = ["a red circle on white", "a yellow ring at the top", "a purple cross on grey", "größer"];
     std::fs::write(place("prompts.txt"), prompts.join("\n")).unwrap();
-    for (model, guidance) in [("shapes-sd3", "4.0"), ("shapes-flux", "3.5")] {
+    // The second scale is that of classifier-free guidance where the model takes guidance as an input besides.
+    for (model, guidance, true_guidance) in [("shapes-sd3", 4.0, 1.0), ("shapes-flux", 3.5, 2.5)] {
         let theirs = place(&format!("{model}.safetensors"));
         let pipeline = assets().join(model);
         let args = [place("encode.py"), pipeline.clone(), place("prompts.txt"), "24".into(), theirs.clone()];

@@ -111,13 +111,18 @@ fn code(source: &str) -> Vec<(usize, String)> {
     code
 }
 
-/// Goes past the item that begins in the next line, in formatted code that is indented so far: its last line ends with a semicolon or
-/// a closing bracket, no deeper than its first.
+/// Goes past the item that begins in the next line, in formatted code that is indented so far. What it opens is closed by a line that
+/// is indented as far and holds nothing but brackets.
 fn skip_item<'a>(lines: &mut impl Iterator<Item = (usize, &'a str)>, indent: usize) {
-    let ends = |line: &str| {
-        line.len() - line.trim_start().len() == indent
-            && line.ends_with([';', '}', ','])
-            && !line.trim().starts_with("#[")
+    let mut lines = lines.map(|(_, line)| line).skip_while(|line| line.trim().starts_with("#["));
+    let opens = lines.next().is_some_and(|line| line.ends_with(['{', '(', '[']));
+    let closes = |line: &str| {
+        let (before, brackets) = line.split_at_checked(indent).unwrap_or((line, ""));
+        before.trim().is_empty()
+            && brackets.starts_with(['}', ')', ']'])
+            && brackets.chars().all(|letter| "})];,".contains(letter))
     };
-    let _ = lines.find(|(_, line)| ends(line));
+    if opens {
+        let _ = lines.find(|line| closes(line));
+    }
 }
