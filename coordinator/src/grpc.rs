@@ -183,7 +183,10 @@ async fn listen(
                 },
                 // The worker closed the stream, or it did not answer in time.
                 Ok(None) => break "the connection ended".to_owned(),
-                Err(status) => break format!("the connection was lost: {}", status.message()),
+                Err(status) => {
+                    tracing::info!(%worker, error = status.message(), "a worker's connection was lost");
+                    break "the connection was lost".to_owned();
+                }
             },
         }
     };

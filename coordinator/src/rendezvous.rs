@@ -106,13 +106,13 @@ fn enter(
     epoch: Epoch,
     worker: WorkerId,
 ) -> Result<&mut GroupValues, Status> {
-    let over = || Status::failed_precondition(format!("the group of epoch {epoch} is over"));
+    let over = || Status::failed_precondition(format!("group {epoch} is over"));
     let group_values =
         group_values.as_mut().filter(|group_values| group_values.epoch == epoch).ok_or_else(over)?;
     if group_values.members.contains(&worker) {
         Ok(group_values)
     } else {
-        Err(Status::permission_denied(format!("worker {worker} is not in the group of epoch {epoch}")))
+        Err(Status::permission_denied(format!("worker {worker} is not in group {epoch}")))
     }
 }
 

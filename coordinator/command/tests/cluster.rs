@@ -38,11 +38,11 @@ fn assert_done<const N: usize>(folder: &Path, mut coordinator: Process, mut work
 }
 
 /// The group of the first package is told to form: its members connect, reduce and solve within the next tenths of a second.
-const FORMING: LineFilter = |line| line.contains("2 workers form the group");
+const FORMING: LineFilter = |line| line.contains("2 workers form group");
 /// The first package's group is connected, and reduces.
-const REDUCING: LineFilter = |line| line.contains("is formed and reduces");
+const REDUCING: LineFilter = |line| line.contains("is connected and sums");
 /// The first package's Grams are where they are solved.
-const SOLVING: LineFilter = |line| line.contains("have arrived");
+const SOLVING: LineFilter = |line| line.contains("has summed its Grams");
 /// The last package is finished.
 const EXPORTING: LineFilter = |line| line.contains("package 2 is committed");
 

@@ -40,7 +40,7 @@ fn a_worker_for_each_gpu_does_what_one_process_does() {
     assert_eq!(code, Some(0), "{said}");
     let mut coordinator = Coordinator::start(shared.path());
     let mut workers = workers(shared.path(), &coordinator.url, "all");
-    coordinator.until(|line| line.contains("is formed and reduces"));
+    coordinator.until(|line| line.contains("is connected and sums"));
     let done: Vec<String> =
         (0..2).map(|_| workers.line(|line| line.contains("the job is over: done")).unwrap()).collect();
     let (code, said) = workers.verdict();

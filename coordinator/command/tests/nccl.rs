@@ -31,7 +31,7 @@ fn two_workers_over_nccl_do_what_one_process_does() {
         let mut coordinator = Coordinator::start(folder.path());
         let start = || worker_on_a_gpu(folder.path(), &coordinator.url, nccl, &[]);
         let workers = [start(), start()];
-        coordinator.until(|line| line.contains("is formed and reduces"));
+        coordinator.until(|line| line.contains("is connected and sums"));
         for mut worker in workers {
             let (code, said) = worker.verdict();
             assert_eq!(code, Some(0), "{said}");

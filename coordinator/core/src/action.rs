@@ -201,7 +201,7 @@ pub enum Event {
         drained: bool,
     },
     /// A worker's sums were dropped.
-    #[error("worker {worker} starts its sums anew ({why}); {}", run_again(lost))]
+    #[error("worker {worker} starts its sums again ({why}); {}", run_again(lost))]
     Discarded {
         /// Whose.
         worker: WorkerId,
@@ -211,7 +211,7 @@ pub enum Event {
         lost: Vec<ShardId>,
     },
     /// A group is forming.
-    #[error("{} the group of epoch {epoch}", if *members == 1 { "1 worker forms".to_owned() } else { format!("{members} workers form") })]
+    #[error("{} group {epoch}, to sum Grams", if *members == 1 { "1 worker forms".to_owned() } else { format!("{members} workers form") })]
     Grouped {
         /// Its epoch.
         epoch: Epoch,
@@ -219,19 +219,19 @@ pub enum Event {
         members: usize,
     },
     /// A group has formed: its ranks reduce.
-    #[error("the group of epoch {epoch} is formed and reduces")]
+    #[error("group {epoch} is connected and sums its Grams")]
     Formed {
         /// Its epoch.
         epoch: Epoch,
     },
     /// Every Gram of a group is where it is solved.
-    #[error("the Grams of epoch {epoch} have arrived")]
+    #[error("group {epoch} has summed its Grams")]
     Arrived {
         /// The group's epoch.
         epoch: Epoch,
     },
     /// A group was given up.
-    #[error("the group of epoch {epoch} is given up: {why}")]
+    #[error("group {epoch} is given up: {why}")]
     Broken {
         /// Its epoch.
         epoch: Epoch,

@@ -18,7 +18,7 @@ impl View {
             Phase::Calibrate | Phase::Apply => {
                 format!(", {} of {}", self.held, counted(self.shards, "shard"))
             }
-            Phase::Reduce => self.epoch.map(|epoch| format!(", group of epoch {epoch}")).unwrap_or_default(),
+            Phase::Reduce => ", workers sum their Grams".to_owned(),
             Phase::Solve => format!(", {} of {}", self.solved, counted(self.parts, "part")),
             Phase::Pilot | Phase::Commit | Phase::Export | Phase::Over => String::new(),
         };
@@ -74,7 +74,7 @@ mod tests {
     fn each_phase_counts_what_it_does() {
         let line = |phase| view(phase).line();
         assert_eq!(line(Phase::Calibrate), "calibrate: package 2 of 4, 12 of 25 shards");
-        assert_eq!(line(Phase::Reduce), "reduce: package 2 of 4, group of epoch 5");
+        assert_eq!(line(Phase::Reduce), "reduce: package 2 of 4, workers sum their Grams");
         assert_eq!(line(Phase::Solve), "solve: package 2 of 4, 3 of 8 parts");
         assert_eq!(line(Phase::Commit), "commit: package 2 of 4");
         let before = View { package: None, committed: 0, ..view(Phase::Pilot) };

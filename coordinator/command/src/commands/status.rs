@@ -3,6 +3,7 @@
 use std::io::{self, IsTerminal};
 use std::time::Duration;
 
+use console::Term;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use obsdiff_proto::view::{JobReport, WatchMessage};
 use obsdiff_proto::wire::v1;
@@ -16,7 +17,7 @@ use tonic::transport::Channel;
 use crate::cli::StatusArgs;
 use crate::clock::Clock;
 use crate::context::CommandContext;
-use crate::status::{after, render, render_message};
+use crate::status::{after, fitted, render, render_message};
 use crate::{Error, Result};
 
 /// Shows where a job stands, or stops it.
@@ -112,7 +113,9 @@ impl LiveScreen {
     /// Shows the last report with the time as it is now.
     fn show_time(&self) {
         if let Some(text) = self.text() {
-            self.area.set_message(text.trim_end().to_owned());
+            // Asked each time: a window changes its size.
+            let (rows, columns) = Term::stdout().size();
+            self.area.set_message(fitted(&text, rows.into(), columns.into()));
             self.area.tick();
         }
     }

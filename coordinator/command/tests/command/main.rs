@@ -22,6 +22,8 @@ mod ownership;
 mod pictures;
 mod plan;
 mod plan_sizes;
+#[path = "../process/mod.rs"]
+mod process;
 mod refusals;
 mod report;
 mod reproduced;
@@ -29,6 +31,7 @@ mod run_refusals;
 mod setting;
 mod structured;
 mod terminal;
+mod watched;
 mod wheel;
 
 use std::fs;

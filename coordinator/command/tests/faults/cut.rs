@@ -18,7 +18,7 @@ const MANY_STEPS: u32 = 96;
 
 const JOINED: LineFilter = |line| line.contains(" joined ");
 /// Both workers are about to reduce.
-const BOTH: LineFilter = |line| line.contains("2 workers form the group");
+const BOTH: LineFilter = |line| line.contains("2 workers form group");
 
 /// A coordinator and two workers, each on a host of its own.
 fn cluster(folder: &Path) -> (TestCluster<'_>, [Process; 2]) {

@@ -33,7 +33,7 @@ fn a_job_over_a_slow_and_lossy_network_is_done_the_same() {
         let _cables = [seed, seed + 1].map(|seed| Cable::add(&mut network, quality, seed));
         let mut cluster = TestCluster::new(folder.path(), network);
         let mut workers = [1, 2].map(|host| cluster.worker(host));
-        cluster.until(|line| line.contains("2 workers form the group"));
+        cluster.until(|line| line.contains("2 workers form group"));
         cluster.assert_done();
         assert!(workers.iter_mut().any(|worker| worker.end().success()), "seed {seed}");
         assert_same(&result(folder.path()), &expected);
