@@ -14,7 +14,7 @@ use obsdiff::signals::Signals;
 use obsdiff::spans::Spans;
 use obsdiff::{Error, Result, clock, commands, machine, panics};
 use obsdiff_files::Disk;
-use tracing_subscriber::filter::{EnvFilter, filter_fn};
+use tracing_subscriber::filter::EnvFilter;
 use tracing_subscriber::prelude::*;
 
 const LOG_VARIABLE: &str = "OBSDIFF_LOG";
@@ -107,11 +107,6 @@ fn listen(style: OutputStyle, spans: &Spans) -> Result<()> {
         }
     };
     let log = log.with_filter(filter);
-    // Libraries have spans of their own, which say nothing to a user.
-    let own = |metadata: &tracing::Metadata<'_>| {
-        metadata.is_span() && metadata.target().starts_with(env!("CARGO_PKG_NAME"))
-    };
-    let account = spans.clone().with_filter(filter_fn(own));
-    tracing_subscriber::registry().with(log).with(account).init();
+    tracing_subscriber::registry().with(log).with(spans.layer()).init();
     Ok(())
 }
