@@ -11,6 +11,7 @@ use obsdiff_worker::device::{PartStoreError, WorkError};
 use obsdiff_worker::stored_model::StoredModelError;
 use thiserror::Error;
 
+use crate::advice::with_next_step;
 use crate::signals::Signal;
 
 /// The exit code for input that has to be changed first.
@@ -191,9 +192,9 @@ impl Error {
         matches!(self, Self::Output(e) if e.kind() == io::ErrorKind::BrokenPipe)
     }
 
-    /// The error and its causes in one line. A cause that is already part of an error's message is not repeated.
+    /// The error and its causes in one line, and what to do next. A cause that is already part of an error's message is not repeated.
     pub fn line(&self) -> String {
-        causes(self)
+        with_next_step(causes(self))
     }
 }
 

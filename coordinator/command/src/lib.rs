@@ -1,5 +1,6 @@
 //! The `obsdiff` command: jobs, prompts, plans, pictures and progress, around obsdiff's coordinator and workers.
 
+mod advice;
 mod budget;
 pub mod cli;
 pub mod commands;

@@ -76,7 +76,8 @@ impl GramStore {
         if let Some(path) = JobStore::directory(url)?
             && !path.is_dir()
         {
-            let problem = "is no directory of this machine".to_owned();
+            let problem =
+                "is no directory of this machine: give the output.grams of a job that is done".to_owned();
             return Err(StoreError::Url { url: url.to_owned(), problem });
         }
         let Located { objects, prefix, .. } = location::locate(url, options, Access::Use)?;

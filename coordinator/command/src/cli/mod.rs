@@ -66,7 +66,7 @@ Exit codes:
   143  stopped by SIGTERM; the same command goes on
 
 Example:
-  obsdiff inspect stable-diffusion-3.5-medium";
+  obsdiff inspect ./pipeline";
 
 /// The commands.
 #[derive(Debug, Subcommand)]

@@ -28,8 +28,8 @@ pub struct SampleArgs {
 
 /// `compare DENSE PRUNED`
 #[derive(Debug, Args)]
-#[command(after_long_help = "Example:\n  obsdiff compare stable-diffusion-3.5-medium out\n  \
-        obsdiff compare stable-diffusion-3.5-medium out --prompts others.txt --count 8")]
+#[command(after_long_help = "Example:\n  obsdiff compare ./pipeline out\n  \
+        obsdiff compare ./pipeline out --prompts others.txt --count 8")]
 pub struct CompareArgs {
     /// The dense pipeline.
     #[arg(value_name = "DENSE", value_parser = path())]

@@ -10,7 +10,7 @@ use super::path;
 /// `init PIPELINE`
 #[derive(Debug, Args)]
 #[command(
-    after_long_help = "Example:\n  obsdiff init stable-diffusion-3.5-medium --prompts prompts.txt\n  obsdiff plan job.toml"
+    after_long_help = "Example:\n  obsdiff init ./pipeline --prompts prompts.txt\n  obsdiff plan job.toml"
 )]
 pub struct InitArgs {
     /// A diffusers pipeline directory.

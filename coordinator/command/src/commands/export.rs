@@ -20,7 +20,10 @@ const SINGLE_FILE: &str = "--single-file";
 pub(super) fn export(args: &ExportArgs, context: &mut CommandContext<'_>) -> Result<()> {
     let file = &args.single_file;
     if file.extension().is_none_or(|extension| extension != "safetensors") {
-        return Err(Error::content(file, "is not a .safetensors file, which is what is written"));
+        return Err(Error::content(
+            file,
+            "is not a .safetensors file, which is what is written: give it that ending",
+        ));
     }
     check_place(file, SINGLE_FILE, &[&args.pipeline])?;
     if file.symlink_metadata().is_ok() {

@@ -1,5 +1,6 @@
 //! What `sample` and `compare` share.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use candle_core::Tensor;
@@ -44,7 +45,15 @@ pub(super) fn check_place<'a>(path: &'a Path, flag: &str, inputs: &[&Path]) -> R
     };
     match folder.metadata() {
         Ok(found) if found.is_dir() => {}
-        Ok(_) => return Err(Error::content(folder, "is not a folder, so nothing can be written there")),
+        Ok(_) => {
+            return Err(Error::content(
+                folder,
+                "is not a folder, so nothing can be written there: choose another place",
+            ));
+        }
+        Err(e) if e.kind() == ErrorKind::NotFound => {
+            return Err(Error::content(folder, "no such folder: make it first, or choose another place"));
+        }
         Err(e) => return Err(Error::file(folder, e)),
     }
     let place = |path: &Path| ResolvedPath::of(path).map_err(|e| Error::file(path, e));

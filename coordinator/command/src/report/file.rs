@@ -19,7 +19,7 @@ pub(crate) fn check_file(path: &Path) -> Result<()> {
         .extension()
         .is_some_and(|extension| ["html", "htm"].iter().any(|known| extension.eq_ignore_ascii_case(known)));
     if !page {
-        return Err(Error::content(path, "is not an .html file: a report is one page"));
+        return Err(Error::content(path, "is not an .html file, which a report is: give it that ending"));
     }
     // Whatever cannot be read as a regular file is not a report of obsdiff's either.
     if Document::may_replace(path).unwrap_or(false) {

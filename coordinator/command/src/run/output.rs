@@ -130,7 +130,11 @@ fn check_directory(job: &JobFile, path: &Path, described: &Described, written: b
     let existing = path.ancestors().skip(1).find(|p| p.as_os_str().is_empty() || p.exists());
     let parent = existing.filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     if !parent.is_dir() {
-        return refuse(format!("is {}, but {} is not a directory", path.display(), parent.display()));
+        return refuse(format!(
+            "is {}, but {} is not a directory: choose another",
+            path.display(),
+            parent.display()
+        ));
     }
     if written {
         return Ok(parent.to_owned());

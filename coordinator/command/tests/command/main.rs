@@ -19,6 +19,7 @@ mod inspect;
 mod irregular;
 mod job_refusals;
 mod ownership;
+mod paths;
 mod pictures;
 mod plan;
 mod plan_sizes;

@@ -35,7 +35,7 @@ const CASES: &[Case] = &[
         name: "no folder",
         args: &["inspect", "absent"],
         arrange: |_| {},
-        says: &["absent", "No such file"],
+        says: &["absent: No such file", "check the path"],
     },
     inspect(
         "no weights",
@@ -66,7 +66,11 @@ const CASES: &[Case] = &[
         },
         &["../../secret.safetensors", "same folder"],
     ),
-    job("no job file", |s| s.remove("job.toml"), &["job.toml: No such file"]),
+    job(
+        "no job file",
+        |s| s.remove("job.toml"),
+        &["job.toml: No such file", "`obsdiff init PIPELINE` writes one"],
+    ),
     job(
         "job is no TOML",
         |s| s.replace("job.toml", "ratio =", "ratio"),
@@ -261,7 +265,11 @@ const CASES: &[Case] = &[
         arrange: |_| {},
         says: &["hf download stabilityai/stable-diffusion-3.5-medium --local-dir DIR"],
     },
-    sample("no folder to write to", |s| s.add(&["--out", "absent/p.png"]), &["absent: No such file"]),
+    sample(
+        "no folder to write to",
+        |s| s.add(&["--out", "absent/p.png"]),
+        &["absent: no such folder: make it first"],
+    ),
     sample("height not divisible", |s| s.add(&["--height", "33"]), &["`--height` is 33", "multiples of 4"]),
     sample("weights cut off", |s| s.cut(WEIGHTS, 100_000), &["is not a whole safetensors file"]),
     Case {

@@ -76,7 +76,7 @@ fn a_comparison_writes_a_report_and_leaves_other_files_alone() {
     for (report, says) in [
         ("mine.html", "mine.html: exists and is no report that obsdiff wrote: choose another --report"),
         ("report.pdf", "report.pdf: is not an .html file"),
-        ("absent/report.html", "absent: No such file"),
+        ("absent/report.html", "absent: no such folder: make it first"),
     ] {
         let refused = compare(report);
         assert_eq!(refused.status.code(), Some(2));
@@ -117,7 +117,7 @@ fn a_transformer_goes_to_one_file() {
     for (file, says) in [
         ("one.safetensors", "one.safetensors: exists already: choose another --single-file"),
         ("one.bin", "one.bin: is not a .safetensors file"),
-        ("absent/one.safetensors", "absent: No such file"),
+        ("absent/one.safetensors", "absent: no such folder: make it first"),
     ] {
         let refused = export(file);
         assert_eq!(refused.status.code(), Some(2), "{}", text(&refused.stderr));

@@ -122,6 +122,11 @@ pub(crate) fn refused(cases: &[Case]) {
         let said = text(&output.stderr);
         assert_eq!(output.status.code(), Some(2), "{}: {said}", case.name);
         assert!(said.starts_with("error: ") && said.trim_end().lines().count() == 1, "{}: {said}", case.name);
+        assert!(
+            !said.contains("os error") || !said.trim_end().ends_with(')'),
+            "{}: no next step: {said}",
+            case.name
+        );
         for part in case.says {
             assert!(said.contains(part), "{}: \"{part}\" is not in: {said}", case.name);
         }

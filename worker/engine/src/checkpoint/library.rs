@@ -58,7 +58,11 @@ impl Library {
         }
         names.sort();
         let stem = self.stem();
-        let none = || format!("has neither {stem}.safetensors nor {stem}.safetensors.index.json");
+        let none = || {
+            format!(
+                "has neither {stem}.safetensors nor {stem}.safetensors.index.json: give the folder of a whole pipeline"
+            )
+        };
         Ok(self.only_others(&names).unwrap_or_else(none))
     }
 
