@@ -10,13 +10,14 @@ const readability = () => {
     }
     return [255, 255, 255];
   };
+  const ink = (element) => getComputedStyle(element)[element.closest("svg") ? "fill" : "color"];
   let contrast = 21, worst = "";
   for (const element of document.querySelectorAll("body *")) {
     const own = [...element.childNodes].some((node) => node.nodeType === 3 && node.data.trim());
-    if (!own || element.closest("script, noscript, svg, .unseen, [hidden], details:not([open]) > :not(summary)")) continue;
-    const [a, b] = [numbers(getComputedStyle(element).color), behind(element)].map(luminance).sort((a, b) => b - a);
+    if (!own || element.closest("script, noscript, title, desc, .unseen, [hidden], details:not([open]) > :not(summary)")) continue;
+    const [a, b] = [numbers(ink(element)), behind(element)].map(luminance).sort((a, b) => b - a);
     const ratio = (a + 0.05) / (b + 0.05);
-    if (ratio < contrast) [contrast, worst] = [ratio, `${element.tagName}.${element.className}: ${element.textContent}`];
+    if (ratio < contrast) [contrast, worst] = [ratio, `${element.tagName}.${element.getAttribute("class")}: ${element.textContent}`];
   }
   return {
     contrast, worst, width: innerWidth, scrolled: document.documentElement.scrollWidth,

@@ -70,7 +70,7 @@ impl Report<'_> {
                             @for (id, heading, _) in &sections { li { a href=(format!("#{id}")) { (heading) } } }
                         } }
                     }
-                    main id="main" {
+                    main id="main" tabindex="-1" {
                         @for part in &sections { (section(part)) }
                     }
                     footer {

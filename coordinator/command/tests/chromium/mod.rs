@@ -128,11 +128,26 @@ impl Browser {
         self.call("Emulation.setEmulatedMedia", json!({ "features": features }));
     }
 
+    /// Shows the page as it is printed on paper so wide, of a user who likes light or dark colours.
+    pub fn paper(&mut self, width: u32, dark: bool) {
+        self.look(width, dark);
+        let scheme = if dark { "dark" } else { "light" };
+        let features = json!([{ "name": "prefers-color-scheme", "value": scheme }]);
+        self.call("Emulation.setEmulatedMedia", json!({ "media": "print", "features": features }));
+    }
+
+    /// The page as a PDF file of A4 pages, in Base64.
+    pub fn pdf(&mut self) -> String {
+        let params = json!({ "paperWidth": 8.27, "paperHeight": 11.69, "preferCSSPageSize": false });
+        self.call("Page.printToPDF", params)["data"].as_str().unwrap().to_owned()
+    }
+
     /// Presses a key and lets it go, by its name in the DOM.
     pub fn key(&mut self, key: &str) {
         let code = match key {
             "Tab" => 9,
             "Enter" => 13,
+            " " => 32,
             "End" => 35,
             "Home" => 36,
             "ArrowLeft" => 37,
@@ -142,8 +157,10 @@ impl Browser {
             _ => panic!("the code of {key} is not known here"),
         };
         let mut event = json!({ "type": "keyDown", "key": key, "code": key, "windowsVirtualKeyCode": code });
-        if key == "Enter" {
-            event["text"] = "\r".into();
+        match key {
+            "Enter" => event["text"] = "\r".into(),
+            " " => event["text"] = " ".into(),
+            _ => {}
         }
         self.call("Input.dispatchKeyEvent", event.clone());
         event["type"] = "keyUp".into();
