@@ -238,7 +238,10 @@ impl<'a> Driver<'a> {
                     session.dismiss(why);
                 }
             }
-            Action::Commit(manifest) => self.write(Write::Commit(manifest)),
+            Action::Commit(manifest) => {
+                self.history.commits(&manifest);
+                self.write(Write::Commit(manifest));
+            }
             Action::Save(exponents) => self.write(Write::Save(exponents)),
             Action::SaveHardware(hardware) => self.write(Write::SaveHardware(hardware)),
             Action::Tell(event) => {

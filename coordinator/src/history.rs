@@ -5,9 +5,10 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use obsdiff_core::{Core, Event};
+use obsdiff_proto::message::Manifest;
 use obsdiff_proto::view::{BlockFigures, JobDetails, PastEvent, Phase, PhaseTime, WorkerLeft, WorkerMemory};
 use obsdiff_proto::{LinearId, Measures, PackageId, WorkerId};
-use obsdiff_store::LinearFigures;
+use obsdiff_store::{LinearFigures, PartReceipt};
 
 /// The last events that are kept.
 const EVENTS: usize = 100;
@@ -31,6 +32,8 @@ pub struct Course {
     pub groups: usize,
     /// How often a worker sent its Grams of a package to be summed: once for each member but one of each group that formed.
     pub sendings: BTreeMap<PackageId, u64>,
+    /// Bytes of the pruned weights of each package that is committed, or about to be.
+    pub stored: BTreeMap<PackageId, u64>,
     /// What went wrong before the job was over, workers included that left on their own; the first 200 of it.
     pub faults: Vec<PastEvent>,
     /// Faults past these.
@@ -124,6 +127,13 @@ impl History {
         if let Some(package) = self.open.and_then(|open| self.course.timeline[open].package) {
             *self.course.sendings.entry(package).or_default() += self.members.saturating_sub(1) as u64;
         }
+    }
+
+    /// Takes in the weights that a package is committed with.
+    pub(crate) fn commits(&mut self, manifest: &Manifest) {
+        // A receipt that is not one of the store's is refused when the manifest is put.
+        let receipts = manifest.parts.values().filter_map(|receipt| PartReceipt::try_from(receipt).ok());
+        self.course.stored.insert(manifest.package, receipts.map(|receipt| receipt.bytes).sum());
     }
 
     /// What of it goes into the record of the output.

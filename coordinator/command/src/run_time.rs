@@ -30,7 +30,7 @@ const SOLVED: u64 = 4;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct FileBytes {
     /// Digested, and of the transformer read for its weights.
-    read: u64,
+    pub(crate) read: u64,
     /// Of the output.
     written: u64,
 }

@@ -241,7 +241,7 @@ fn drive(
     if let Some(poster) = poster {
         poster.end(outcome == Some(Outcome::Done));
     }
-    let course = recorded(driver.course(), &inputs.described.cost(&job.spec, &inputs.plan));
+    let course = recorded(driver.course(), job, &inputs.described, &inputs.plan);
     match outcome {
         Some(Outcome::Done) => Ok((course, last)),
         None if context.signals.heard().is_none() && ended.is_err() => ended.map(|()| (course, last)),

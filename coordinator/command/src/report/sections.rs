@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use maud::{Markup, html};
-use obsdiff_engine::export::{JobCourse, Measured, PruningRecord};
+use obsdiff_engine::export::{JobCourse, Measured, PackageCourse, PruningRecord};
 use obsdiff_proto::{ByteSize, Pattern, counted};
 
 use super::{Loading, code};
@@ -94,8 +94,41 @@ pub(super) fn time(measured: &Measured) -> Markup {
                 }
             }
         }
-        @if let Some(course) = measured.course.as_ref().filter(|course| !course.packages.is_empty()) {
-            (packages(course))
+        @if let Some(course) = &measured.course {
+            (bytes(course))
+            @if !course.packages.is_empty() { (packages(course)) }
+        }
+    }
+}
+
+/// What each phase read, summed and wrote, over all packages.
+fn bytes(course: &JobCourse) -> Markup {
+    let all = |of: fn(&PackageCourse) -> u64| course.packages.iter().map(of).sum::<u64>();
+    let sent = all(|package| package.sent_gram_bytes);
+    let phases = [
+        ("load", "files of the source, read", course.read_bytes),
+        ("calibrate", "Grams, in the memory of each worker", Some(all(|package| package.gram_bytes))),
+        ("sum", "Grams, sent between workers", (course.most_workers > 1).then_some(sent)),
+        ("store", "pruned weights, written to the job's store", Some(all(|package| package.stored_bytes))),
+        ("export", "files of the output, written", course.written_bytes),
+    ];
+    html! {
+        div class="wide" role="region" tabindex="0" aria-label="Bytes of each phase" {
+            table {
+                caption { "Bytes of each phase" }
+                thead { tr {
+                    th scope="col" { "phase" }
+                    th scope="col" { "what" }
+                    th scope="col" class="number" { "bytes" }
+                } }
+                tbody {
+                    @for (phase, what, bytes) in phases {
+                        @if let Some(bytes) = bytes.filter(|bytes| *bytes > 0) {
+                            tr { th scope="row" { (phase) } td { (what) } td class="number" { (ByteSize(bytes)) } }
+                        }
+                    }
+                }
+            }
         }
     }
 }
@@ -115,7 +148,7 @@ fn packages(course: &JobCourse) -> Markup {
                 caption { "Time and bytes of each package" }
                 thead { tr {
                     th scope="col" { "package" }
-                    @for name in ["load", "calibrate", "sum", "solve", "store", "Grams"] {
+                    @for name in ["load", "calibrate", "sum", "solve", "store", "Grams", "weights"] {
                         th scope="col" class="number" { (name) }
                     }
                     @if several { th scope="col" class="number" { "Grams sent" } }
@@ -133,6 +166,7 @@ fn packages(course: &JobCourse) -> Markup {
                             th scope="row" { (package.package + 1) }
                             @for seconds in times { td class="number" { (duration(seconds)) } }
                             td class="number" { (ByteSize(package.gram_bytes)) }
+                            td class="number" { (ByteSize(package.stored_bytes)) }
                             @if several { td class="number" { (ByteSize(package.sent_gram_bytes)) } }
                         }
                     }

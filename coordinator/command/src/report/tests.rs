@@ -139,10 +139,10 @@ fn a_page_tells_how_the_job_went_also_when_that_is_known_later() {
     let before = report(&record, vec![sample("a red circle")]).html();
     assert!(before.contains("Nothing else is recorded.") && !before.contains("of each package"), "{before}");
     let course = serde_json::json!({
-        "most_workers": 3, "workers_lost": 1, "groups": 2,
+        "most_workers": 3, "workers_lost": 1, "groups": 2, "read_bytes": 3072, "written_bytes": 5120,
         "packages": [{
             "package": 0, "load_seconds": 0.0, "calibrate_seconds": 61.0, "reduce_seconds": 0.5, "solve_seconds": 2.0,
-            "commit_seconds": 0.25, "gram_bytes": 2048, "sent_gram_bytes": 6144
+            "commit_seconds": 0.25, "gram_bytes": 2048, "sent_gram_bytes": 6144, "stored_bytes": 1024
         }],
         "faults": [{ "seconds": 7.0, "what": "worker 2 left (<gone>)" }], "further_faults": 4
     });
@@ -152,7 +152,10 @@ fn a_page_tells_how_the_job_went_also_when_that_is_known_later() {
     for says in [
         "3 workers took part at one time. 2 groups of workers formed to sum Grams.",
         "<td class=\"number\">1 min 1 s</td>",
-        "<td class=\"number\">6.0 KiB</td>",
+        "<td>files of the source, read</td><td class=\"number\">3.0 KiB</td>",
+        "<td>Grams, sent between workers</td><td class=\"number\">6.0 KiB</td>",
+        "<td>pruned weights, written to the job's store</td><td class=\"number\">1.0 KiB</td>",
+        "<td>files of the output, written</td><td class=\"number\">5.0 KiB</td>",
         "1 worker left before the end.",
         "<li>after 7.0 s: worker 2 left (&lt;gone&gt;)</li>",
         "<p>And 4 more.</p>",

@@ -1,14 +1,43 @@
 //! How a job went, for the record of its output.
 
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
 use obsdiff_coordinator::Course;
-use obsdiff_core::{Phase, PlanCost};
+use obsdiff_core::Phase;
 use obsdiff_engine::export::{FaultRecord, JobCourse, PackageCourse};
+use obsdiff_proto::Plan;
 use obsdiff_proto::view::PastEvent;
 
-/// The course of a job whose packages cost so much, as its record tells it.
-pub(crate) fn recorded(course: &Course, cost: &PlanCost) -> JobCourse {
-    let gram_bytes: Vec<u64> = cost.packages.iter().map(|package| package.gram_bytes).collect();
-    recorded_with(course, &gram_bytes)
+use crate::described::Described;
+use crate::job::JobFile;
+use crate::run_time::FileBytes;
+
+/// The course of a job that has written its output, as its record tells it.
+pub(crate) fn recorded(course: &Course, job: &JobFile, described: &Described, plan: &Plan) -> JobCourse {
+    let packages = described.cost(&job.spec, plan).packages;
+    let gram_bytes: Vec<u64> = packages.iter().map(|package| package.gram_bytes).collect();
+    JobCourse {
+        read_bytes: FileBytes::of(described, &job.spec).ok().map(|bytes| bytes.read),
+        written_bytes: folder_bytes(Path::new(&job.spec.output.path)),
+        ..recorded_with(course, &gram_bytes)
+    }
+}
+
+/// Bytes of the files in a folder and below, but for hard links to files elsewhere; none where it is no folder of this machine.
+fn folder_bytes(folder: &Path) -> Option<u64> {
+    let mut bytes = 0;
+    for entry in fs::read_dir(folder).ok()? {
+        let entry = entry.ok()?;
+        let metadata = entry.metadata().ok()?;
+        if metadata.is_dir() {
+            bytes += folder_bytes(&entry.path())?;
+        } else if metadata.is_file() && metadata.nlink() == 1 {
+            bytes += metadata.len();
+        }
+    }
+    Some(bytes)
 }
 
 /// The same where the bytes of the Grams of each package are known.
@@ -18,6 +47,8 @@ fn recorded_with(course: &Course, gram_bytes: &[u64]) -> JobCourse {
         most_workers: course.most_workers,
         workers_lost: course.workers_lost,
         groups: course.groups,
+        read_bytes: None,
+        written_bytes: None,
         packages: packages(course, gram_bytes),
         faults: course.faults.iter().map(fault).collect(),
         further_faults: course.further_faults,
@@ -36,6 +67,7 @@ fn packages(course: &Course, gram_bytes: &[u64]) -> Vec<PackageCourse> {
                 package: package.0,
                 gram_bytes,
                 sent_gram_bytes,
+                stored_bytes: course.stored.get(&package).copied().unwrap_or(0),
                 ..PackageCourse::default()
             });
         }
@@ -92,6 +124,7 @@ mod tests {
             workers_lost: 1,
             groups: 2,
             sendings: [(PackageId(0), 3)].into(),
+            stored: [(PackageId(0), 40), (PackageId(1), 50)].into(),
             faults: vec![PastEvent {
                 at: Duration::from_secs(9),
                 fault: true,
@@ -108,17 +141,38 @@ mod tests {
             commit_seconds: 1.0,
             gram_bytes: 100,
             sent_gram_bytes: 300,
+            stored_bytes: 40,
         };
-        let second =
-            PackageCourse { package: 1, load_seconds: 2.0, gram_bytes: 1000, ..PackageCourse::default() };
+        let second = PackageCourse {
+            package: 1,
+            load_seconds: 2.0,
+            gram_bytes: 1000,
+            stored_bytes: 50,
+            ..PackageCourse::default()
+        };
         let recorded = JobCourse {
             most_workers: 3,
             workers_lost: 1,
             groups: 2,
+            read_bytes: None,
+            written_bytes: None,
             packages: vec![first, second],
             faults: vec![FaultRecord { seconds: 9.0, what: "worker 2 left".to_owned() }],
             further_faults: 4,
         };
         assert_eq!(recorded_with(&course, &[100, 1000]), recorded);
+    }
+
+    #[test]
+    fn what_was_linked_was_not_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let (source, output) = (folder.path().join("source"), folder.path().join("output"));
+        fs::write(&source, [0; 100]).unwrap();
+        fs::create_dir_all(output.join("below")).unwrap();
+        fs::write(output.join("below/weights"), [0; 7]).unwrap();
+        fs::write(output.join("index"), [0; 3]).unwrap();
+        fs::hard_link(&source, output.join("linked")).unwrap();
+        assert_eq!(folder_bytes(&output), Some(10));
+        assert_eq!(folder_bytes(Path::new("s3://bucket/out")), None);
     }
 }

@@ -222,7 +222,6 @@ fn prune(
     let documents = OutputDocuments::new(&job.spec, inputs, (device, peak));
     let latents = dense.as_ref().map(|dense| &dense.latents);
     let work = work((job, inputs), &trajectories, latents, (grams, output, disk), &documents, device);
-    let cost = inputs.described.cost(&job.spec, &inputs.plan);
     let traces = process.traces.map(|(traces, running)| {
         let begun = traces.begin(&job.spec.model.path, state.runtime().handle())?;
         running.begin(&begun);
@@ -248,7 +247,7 @@ fn prune(
         other_seconds: report.other.as_secs_f64(),
         phases: report.phases(),
         peak_memory_bytes: peak_resident().map(|peak| peak.0),
-        course: Some(recorded(&course, &cost)),
+        course: Some(recorded(&course, job, &inputs.described, &inputs.plan)),
     });
     let told = documents.of(&record, pictures);
     output.replace(&record, &told, disk)?;

@@ -11,6 +11,12 @@ pub struct JobCourse {
     pub workers_lost: usize,
     /// Groups of workers that formed to sum their Grams: one of each package, and one more after each that was given up.
     pub groups: usize,
+    /// Bytes of the source's files that the process read: all of them for their digests, and the transformer's to load it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub read_bytes: Option<u64>,
+    /// Bytes of the output's files, but for links to the source's; absent where the output is no directory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub written_bytes: Option<u64>,
     /// What each package took, in the order in which they were pruned.
     pub packages: Vec<PackageCourse>,
     /// What went wrong, in its order. Of very many, only the first are kept.
@@ -40,6 +46,9 @@ pub struct PackageCourse {
     pub gram_bytes: u64,
     /// Bytes of Grams that workers sent to be summed.
     pub sent_gram_bytes: u64,
+    /// Bytes of its pruned weights, as they were put into the job's store.
+    #[serde(default)]
+    pub stored_bytes: u64,
 }
 
 /// Something that went wrong and was made good.
