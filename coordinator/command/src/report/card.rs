@@ -78,7 +78,7 @@ pub(super) fn text(record: &PruningRecord, loading: &Loading, licence: &Licence)
     card.push_str(&fenced(&code::diffusers(loading), "py"));
     if is_two_to_four(record) {
         card.push_str(
-            "\n\nGPUs since NVIDIA's Ampere multiply 2:4 weights faster. With PyTorch 2.1 or later, after the lines above:\n\n",
+            "\n\nGPUs since NVIDIA's Ampere multiply 2:4 weights faster, by PyTorch 2.1 or later. After the lines above:\n\n",
         );
         card.push_str(&fenced(code::SEMI_STRUCTURED, "py"));
         card.push_str("\n\nOf a transformer that was exported to ONNX, TensorRT picks such kernels by:\n\n");

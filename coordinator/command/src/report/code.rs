@@ -34,16 +34,20 @@ pub(super) fn diffusers(loading: &Loading) -> String {
     )
 }
 
-/// Python that turns 2:4 weights of a loaded `pipeline` into PyTorch's semi-structured form, which GPUs since Ampere multiply faster. The
-/// sizes are those that its CUTLASS kernels take of 16-bit numbers.
+/// Python that turns 2:4 weights of a loaded `pipeline` into PyTorch's semi-structured form, which GPUs since Ampere multiply faster, and
+/// that says so where PyTorch or the GPU lacks it. The sizes are those that its CUTLASS kernels take of 16-bit numbers.
 pub(super) const SEMI_STRUCTURED: &str = "\
-from torch.sparse import to_sparse_semi_structured
-
-for module in pipeline.transformer.modules():
-    if isinstance(module, torch.nn.Linear) and module.in_features % 64 == 0 and module.out_features % 32 == 0:
-        weight = module.weight.data
-        if (weight.reshape(-1, 4) != 0).sum(dim=1).max() <= 2:
-            module.weight = torch.nn.Parameter(to_sparse_semi_structured(weight))
+to_sparse = getattr(torch.sparse, \"to_sparse_semi_structured\", None)
+if to_sparse is None:
+    print(f\"PyTorch {torch.__version__} has no 2:4 kernels, 2.1 and later have: the weights stay as they are\")
+elif not torch.cuda.is_available() or torch.cuda.get_device_capability() < (8, 0):
+    print(\"only NVIDIA GPUs since Ampere have 2:4 kernels: the weights stay as they are\")
+else:
+    for module in pipeline.transformer.modules():
+        if isinstance(module, torch.nn.Linear) and module.in_features % 64 == 0 and module.out_features % 32 == 0:
+            weight = module.weight.data
+            if (weight.reshape(-1, 4) != 0).sum(dim=1).max() <= 2:
+                module.weight = torch.nn.Parameter(to_sparse(weight))
 ";
 
 /// The command by which TensorRT picks its kernels for 2:4 weights.
@@ -51,6 +55,8 @@ pub(super) const TENSORRT: &str = "trtexec --onnx=transformer.onnx --fp16 --spar
 
 #[cfg(test)]
 mod tests {
+    use std::process::Command;
+
     use super::*;
 
     #[test]
@@ -72,5 +78,75 @@ mod tests {
         let code = diffusers(&loading);
         let first = "# it\\'s \\\"out\\\" is a folder that holds what lies at s3://bucket/some/out\\nexit().\nimport sys\n";
         assert!(code.starts_with(first), "{code}");
+    }
+
+    /// Stands in for PyTorch and a pipeline: three linears of which the first alone is 2:4 and has a size that kernels take.
+    const STAND_IN: &str = r#"
+import types
+
+class Weight:
+    def __init__(self, most):
+        self.data, self.most = self, most
+    def reshape(self, *shape):
+        return self
+    def __ne__(self, other):
+        return self
+    def sum(self, dim):
+        return self
+    def max(self):
+        return self.most
+
+class Linear:
+    def __init__(self, rows, columns, most):
+        self.out_features, self.in_features, self.weight = rows, columns, Weight(most)
+
+torch = types.SimpleNamespace(__version__="2.0.1", sparse=types.SimpleNamespace())
+torch.nn = types.SimpleNamespace(Linear=Linear, Parameter=lambda weight: weight)
+torch.cuda = types.SimpleNamespace(is_available=lambda: CAPABILITY is not None, get_device_capability=lambda: CAPABILITY)
+if KERNELS:
+    torch.sparse.to_sparse_semi_structured = lambda weight: "sparse"
+linears = [Linear(64, 64, 2), Linear(64, 64, 3), Linear(48, 64, 2)]
+pipeline = types.SimpleNamespace(transformer=types.SimpleNamespace(modules=lambda: linears))
+"#;
+
+    /// What the lines for 2:4 weights print, and how many of the stand-in's linears become sparse. No Python package is needed.
+    fn made_sparse(kernels: &str, capability: &str) -> Option<(String, u32)> {
+        let code = format!(
+            "KERNELS, CAPABILITY = {kernels}, {capability}\n{STAND_IN}{SEMI_STRUCTURED}\n\
+             print([linear.weight for linear in linears].count(\"sparse\"))"
+        );
+        let Ok(output) = Command::new("python3").args(["-c", &code]).output() else {
+            obsdiff_tests::not_tested("the lines of a card run by python3, which is not installed");
+            return None;
+        };
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let text = String::from_utf8(output.stdout).unwrap();
+        let (said, count) = text.trim_end().rsplit_once('\n').unwrap_or(("", text.trim_end()));
+        Some((said.to_owned(), count.parse().unwrap()))
+    }
+
+    #[test]
+    fn two_to_four_weights_become_sparse_where_that_is_possible_and_elsewhere_it_is_told_why_not() {
+        let Some(ampere) = made_sparse("True", "(8, 0)") else { return };
+        assert_eq!(ampere, (String::new(), 1));
+        for (kernels, capability, says) in [
+            (
+                "False",
+                "(8, 0)",
+                "PyTorch 2.0.1 has no 2:4 kernels, 2.1 and later have: the weights stay as they are",
+            ),
+            (
+                "True",
+                "(7, 5)",
+                "only NVIDIA GPUs since Ampere have 2:4 kernels: the weights stay as they are",
+            ),
+            ("True", "None", "only NVIDIA GPUs since Ampere have 2:4 kernels: the weights stay as they are"),
+        ] {
+            assert_eq!(
+                made_sparse(kernels, capability),
+                Some((says.to_owned(), 0)),
+                "{kernels}, {capability}"
+            );
+        }
     }
 }

@@ -224,8 +224,7 @@ pub(super) fn loading(loading: &Loading, pattern: Option<Pattern>) -> Markup {
         (code_block(&code::diffusers(loading), "Python that loads the pipeline"))
         @if pattern == Some(Pattern::NToM { n: 2, m: 4 }) {
             p {
-                "GPUs since NVIDIA's Ampere multiply 2:4 weights faster. With a PyTorch that has "
-                code { "torch.sparse.to_sparse_semi_structured" } " (2.1 or later), after the lines above:"
+                "GPUs since NVIDIA's Ampere multiply 2:4 weights faster, by PyTorch 2.1 or later. After the lines above:"
             }
             (code_block(code::SEMI_STRUCTURED, "Python that makes 2:4 weights fast"))
             p { "Of a transformer that was exported to ONNX, TensorRT picks such kernels by:" }

@@ -94,10 +94,7 @@ fn speed_of_two_to_four_is_told_where_it_is_the_pattern() {
     let page = report(&record, Vec::new()).html();
     let card = card::text(&record, &loading("out"), &card::Licence::of(std::path::Path::new("absent")));
     for text in [&page, &card] {
-        assert!(
-            text.contains("to_sparse_semi_structured(weight)") && text.contains("--sparsity=enable"),
-            "{text}"
-        );
+        assert!(text.contains("to_sparse(weight)") && text.contains("--sparsity=enable"), "{text}");
     }
     assert!(
         card.starts_with(
