@@ -307,8 +307,7 @@ fn diffusers_encodes_prompts_as_we_do_by_the_script_of_the_page() {
     std::fs::write(place("encode.py"), encoding_script()).unwrap();
     let prompts = ["a red circle on white", "a yellow ring at the top", "a purple cross on grey", "größer"];
     std::fs::write(place("prompts.txt"), prompts.join("\n")).unwrap();
-    // The second scale is that of classifier-free guidance where the model takes guidance as an input besides.
-    for (model, guidance, true_guidance) in [("shapes-sd3", 4.0, 1.0), ("shapes-flux", 3.5, 2.5)] {
+    for (model, guidance) in [("shapes-sd3", 4.0), ("shapes-flux", 3.5)] {
         let theirs = place(&format!("{model}.safetensors"));
         let pipeline = assets().join(model);
         let args = [place("encode.py"), pipeline.clone(), place("prompts.txt"), "24".into(), theirs.clone()];
