@@ -188,7 +188,7 @@ fn watch(job: &BusyJob) {
         tokio::time::sleep(WATCHED).await;
         let (busy, took) = (processor_time() - busy, start.elapsed());
         println!(
-            "{BROWSERS} browsers, {WORKERS} workers, {SHARDS} shards: {:.2}% of a core",
+            "{WORKERS} workers, {SHARDS} shards: {BROWSERS} browsers take {:.2}% of a core, of at most 1%",
             100.0 * busy.as_secs_f64() / took.as_secs_f64()
         );
         browsers

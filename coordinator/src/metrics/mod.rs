@@ -5,13 +5,15 @@
 mod families;
 mod workers;
 
+use std::io;
 use std::sync::Mutex;
 
 use obsdiff_core::{Core, Event};
 use obsdiff_proto::message::{Hello, Status};
 use obsdiff_proto::view::JobReport;
 use obsdiff_proto::{WorkerId, lock};
-use prometheus::TextEncoder;
+use prometheus::proto::MetricFamily;
+use prometheus::{Encoder, TextEncoder};
 
 use crate::{Error, Observer, Result};
 use families::Families;
@@ -45,18 +47,24 @@ impl Metrics {
     /// # Errors
     /// When they cannot be written.
     pub fn text(&self, report: Option<&JobReport>) -> Result<String> {
+        let mut text = Vec::new();
+        self.write(report, &mut text)?;
+        String::from_utf8(text).map_err(|e| Error::Metrics(e.to_string()))
+    }
+
+    /// Writes the same. The job waits while the numbers are copied, and no longer when they become text.
+    fn write(&self, report: Option<&JobReport>, out: &mut impl io::Write) -> Result<()> {
+        let families = self.families(report);
+        TextEncoder::new().encode(&families, out).map_err(|e| Error::Metrics(e.to_string()))
+    }
+
+    fn families(&self, report: Option<&JobReport>) -> Vec<MetricFamily> {
         let state = &mut *lock(&self.state);
         if let Some(report) = report {
             state.families.show(report);
             state.families.show_workers(&report.view.workers, &state.workers);
         }
-        let families = state.families.registry.gather();
-        TextEncoder::new().encode_to_string(&families).map_err(|e| Error::Metrics(e.to_string()))
-    }
-
-    #[cfg(test)]
-    fn families(&self) -> Vec<prometheus::proto::MetricFamily> {
-        lock(&self.state).families.registry.gather()
+        state.families.registry.gather()
     }
 }
 

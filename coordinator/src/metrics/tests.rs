@@ -95,8 +95,7 @@ fn busy() -> Vec<prometheus::proto::MetricFamily> {
         PrunedSoFar { linears: 1, weights: 8, zeros: 4, raised: 0, measured: 1, error_billionths: 7 };
     says(&mut metrics, 7, Measures { pruned, ..measures(1, 1) });
     lock(&metrics.state).families.show_probes(1, 2);
-    metrics.text(Some(&report(vec![worker(7, 2)]))).unwrap();
-    metrics.families()
+    metrics.families(Some(&report(vec![worker(7, 2)])))
 }
 
 /// A panel that asks for a metric that is not there would stay empty.
@@ -145,6 +144,55 @@ fn every_metric_is_named_described_and_typed_by_the_conventions() {
             assert!(bounded || (label.name() == "worker" && name.starts_with("obsdiff_worker_")), "{name}");
         }
     }
+}
+
+/// The metrics of a job, read by one who looks at each part of the text whether the job can go on.
+struct Reader<'a> {
+    metrics: &'a Metrics,
+    parts: usize,
+}
+
+impl io::Write for Reader<'_> {
+    fn write(&mut self, part: &[u8]) -> io::Result<usize> {
+        assert!(self.metrics.state.try_lock().is_ok(), "the job waits for a text");
+        self.parts += 1;
+        Ok(part.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn the_job_goes_on_while_its_metrics_become_text() {
+    let metrics = Metrics::new().unwrap();
+    let mut reader = Reader { metrics: &metrics, parts: 0 };
+    metrics.write(Some(&report(vec![worker(7, 2)])), &mut reader).unwrap();
+    assert!(reader.parts > 100, "{}", reader.parts);
+}
+
+#[test]
+fn a_scrape_has_samples_of_each_worker_and_none_of_each_shard() {
+    let samples = |workers: u64, shards: usize| {
+        let mut report = report((0..workers).map(|id| worker(id, 1)).collect());
+        report.view.shards = shards;
+        let text = Metrics::new().unwrap().text(Some(&report)).unwrap();
+        text.lines().filter(|line| !line.starts_with('#')).count()
+    };
+    assert_eq!(samples(256, 10), samples(256, 10_000));
+    let of_one = samples(2, 10) - samples(1, 10);
+    assert_eq!(samples(256, 10_000), samples(1, 10) + 255 * of_one);
+    assert!((1..=5).contains(&of_one), "{of_one}");
+}
+
+#[test]
+fn probes_are_those_that_are_done_and_those_to_come() {
+    let metrics = Metrics::new().unwrap();
+    lock(&metrics.state).families.show_probes(3, 10);
+    let shown = metrics.text(None).unwrap();
+    assert_eq!(value(&shown, "obsdiff_probes{state=\"done\"}"), Some(3.0));
+    assert_eq!(value(&shown, "obsdiff_probes{state=\"pending\"}"), Some(7.0));
 }
 
 #[test]
