@@ -13,7 +13,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use obsdiff_coordinator::page::{ReportSource, routes};
 use obsdiff_proto::view::{
-    Activity, Ending, JobDetails, JobReport, JobRequest, PastEvent, Phase, View, WorkerView,
+    Activity, Ending, Grid, JobDetails, JobReport, JobRequest, PastEvent, Phase, View, WorkerView,
 };
 use obsdiff_proto::{Digest, WorkerId, lock};
 use tokio_stream::StreamExt;
@@ -267,4 +267,34 @@ async fn one_snapshot_a_change_serves_everyone_and_none_is_made_while_nobody_wat
     let asked = job.asked();
     tokio::time::sleep(Duration::from_secs(60)).await;
     assert_eq!(job.asked(), asked);
+}
+
+/// What a browser gets in a second is bounded, however fast a large job changes: two snapshots of its workers, and grids of shards and parts
+/// whose cells do not grow with these.
+#[tokio::test(start_paused = true)]
+async fn a_browser_of_a_large_job_that_changes_all_the_time_gets_few_bytes() {
+    const SECONDS: u32 = 10;
+    let job = Job::new();
+    {
+        let mut report = lock(&job.report);
+        let report = report.as_mut().unwrap();
+        let worker = report.view.workers[0].clone();
+        report.view.workers =
+            (0..256).map(|id| WorkerView { worker: WorkerId(id), ..worker.clone() }).collect();
+        let mut grid = Grid::new(10_000);
+        (0..5_000).for_each(|shard| grid.count(shard, true));
+        report.details.shard_grid = grid;
+    }
+    let page = routes(job.clone());
+    let mut browser = Browser::new(&page).await;
+    let end = tokio::time::Instant::now() + Duration::from_secs(SECONDS.into());
+    let (mut bytes, mut frames) = (0, 0);
+    while tokio::time::Instant::now() < end {
+        job.change(|view| view.held += 1);
+        bytes += browser.frame().await.unwrap().len();
+        frames += 1;
+    }
+    assert!(frames <= 2 * SECONDS + 2, "{frames} snapshots in {SECONDS} s");
+    let each = bytes / SECONDS as usize;
+    assert!((10_000..200_000).contains(&each), "{each} bytes a second");
 }
