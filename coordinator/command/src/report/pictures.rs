@@ -107,18 +107,18 @@ fn uri(kind: &str, file: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use obsdiff_tests::Prng;
+
     use super::*;
 
     /// A picture of noise, which no format makes small.
     fn noise(side: u32, seed: u32) -> Picture {
-        let mut state = seed.wrapping_mul(2_654_435_761).wrapping_add(1);
-        let mut next = || {
-            state ^= state << 13;
-            state ^= state >> 17;
-            state ^= state << 5;
-            state as u8
-        };
-        Picture { width: side, height: side, rgb: (0..side * side * 3).map(|_| next()).collect() }
+        let mut random = Prng::new(u64::from(seed));
+        Picture {
+            width: side,
+            height: side,
+            rgb: (0..side * side * 3).map(|_| random.next() as u8).collect(),
+        }
     }
 
     fn sample(side: u32, seed: u32) -> Sample {

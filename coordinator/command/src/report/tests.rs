@@ -1,4 +1,5 @@
 use obsdiff_proto::JobSpec;
+use obsdiff_tests::Prng;
 
 use super::*;
 
@@ -110,15 +111,11 @@ fn speed_of_two_to_four_is_told_where_it_is_the_pattern() {
 #[test]
 fn a_page_stays_below_two_megabytes() {
     let record = record(300, "unstructured", "out");
-    let mut state = 1u32;
-    let mut noise = || {
-        let mut next = || {
-            state ^= state << 13;
-            state ^= state >> 17;
-            state ^= state << 5;
-            state as u8
-        };
-        Picture { width: 256, height: 256, rgb: (0..256 * 256 * 3).map(|_| next()).collect() }
+    let mut random = Prng::new(1);
+    let mut noise = || Picture {
+        width: 256,
+        height: 256,
+        rgb: (0..256 * 256 * 3).map(|_| random.next() as u8).collect(),
     };
     let samples = (0..4).map(|_| Sample { dense: noise(), pruned: noise(), ..sample("noise") }).collect();
     let page = report(&record, samples).html();

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
 use obsdiff_engine::architecture::sd3::Sd3Config;
-use obsdiff_tests::copy_folder;
+use obsdiff_tests::{copy_folder, hash, noise};
 use serde_json::{Value, json};
 
 use crate::inspect::row_of;
@@ -278,18 +278,14 @@ fn random_pipeline(to: &Path, keys: &Value) {
     let folder = to.join("transformer");
     fs::write(folder.join("config.json"), keys.to_string()).unwrap();
     let config = Sd3Config::read(&folder).unwrap();
-    let mut state = 1u32;
-    let mut next = || {
-        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        (state >> 8) as f32 / (1 << 23) as f32 - 1.0
-    };
-    let mut tensor = |(name, shape): (String, Vec<usize>)| {
+    let tensor = |(name, shape): (String, Vec<usize>)| {
         let scale =
             if name.ends_with("weight") && shape.len() > 1 { 1.5 / (shape[1] as f32).sqrt() } else { 0.1 };
-        let numbers = (0..shape.iter().product()).map(|_| scale * next()).collect();
+        let numbers =
+            noise(hash(&name), shape.iter().product()).into_iter().map(|number| scale * number).collect();
         (name, Tensor::from_vec(numbers, shape, &Device::Cpu).unwrap().to_dtype(DType::BF16).unwrap())
     };
-    let tensors: HashMap<_, _> = config.shapes().into_iter().map(&mut tensor).collect();
+    let tensors: HashMap<_, _> = config.shapes().into_iter().map(tensor).collect();
     candle_core::safetensors::save(&tensors, folder.join("diffusion_pytorch_model.safetensors")).unwrap();
 }
 

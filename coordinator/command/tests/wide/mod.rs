@@ -6,7 +6,7 @@ use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
 use obsdiff_engine::pipeline::PipelineFolder;
-use obsdiff_tests::copy_folder;
+use obsdiff_tests::{copy_folder, hash, noise};
 
 pub const ASSETS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/assets");
 
@@ -31,10 +31,9 @@ pub fn random_pipeline(folder: &Path, keys: &[(&str, serde_json::Value)], heads:
     fs::write(&config, values.to_string()).unwrap();
     let pipeline = PipelineFolder::open(folder).unwrap();
     let tensors = pipeline.transformer_config().shapes().into_iter().map(|(name, shape)| {
-        let count = shape.iter().product::<usize>() as u64;
-        let noise =
-            |i: u64| ((i.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40) as f32 / (1 << 24) as f32 - 0.5) * 0.1;
-        let values = Tensor::from_vec((0..count).map(noise).collect(), shape, &Device::Cpu).unwrap();
+        let small =
+            noise(hash(&name), shape.iter().product()).into_iter().map(|number| number * 0.05).collect();
+        let values = Tensor::from_vec(small, shape, &Device::Cpu).unwrap();
         (name, values.to_dtype(DType::F16).unwrap())
     });
     let file = folder.join("transformer/diffusion_pytorch_model.safetensors");
