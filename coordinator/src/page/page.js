@@ -87,6 +87,9 @@ const pairs = (list, entries) => {
 
 const spent = (time) => time.seconds + (time.since_seconds === null ? 0 : Math.max(0, now() - time.since_seconds));
 
+/* Whether the open package measures what pruning costs, before any is pruned. */
+const surveys = () => job.package !== null && job.package < job.surveys;
+
 const currentRate = () => {
   if (job.phase === "calibrate") {
     const paces = job.workers.filter((worker) => worker.shards_leased > 0 && worker.shard_seconds > 0);
@@ -94,7 +97,8 @@ const currentRate = () => {
     return perSecond > 0 ? rate(perSecond, "shards") : null;
   }
   const open = job.timeline.find((time) => time.since_seconds !== null && time.phase === "solve");
-  return open && job.parts_solved > 0 && spent(open) > 0 ? rate(job.parts_solved / spent(open), "parts") : null;
+  const things = surveys() ? "probes" : "parts";
+  return open && job.parts_solved > 0 && spent(open) > 0 ? rate(job.parts_solved / spent(open), things) : null;
 };
 
 const tick = () => {
@@ -332,7 +336,7 @@ const show = (snapshot) => {
   ]);
   workers();
   cells("shards", "shard", job.shard_grid, job.shards, "running");
-  const survey = job.package !== null && job.package < job.surveys;
+  const survey = surveys();
   write(byId("parts-heading"), survey ? "Probes" : "Parts");
   cells("parts", survey ? "probe" : "part", job.part_grid, job.parts, survey ? "being made" : "being solved");
   blocks();

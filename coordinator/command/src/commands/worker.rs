@@ -179,7 +179,7 @@ fn serve(
     let grams = JobGrams::open(&job, &inputs, runtime.handle())?;
     let planned_memory = inputs.predicted_peak(&job, 1);
     measured.open(planned_memory.0, job.spec.hessian.damping);
-    let documents = OutputDocuments::new(&job.spec, &inputs, (device, planned_memory));
+    let documents = OutputDocuments::new(&job.spec, &inputs, (device, planned_memory), context.clock.clone());
     let grams = (grams, &output, &context.disk);
     let mut work = crate::run::work((&job, &inputs), &trajectories, None, grams, &documents, device);
     let first = inputs.prompts.calibration.len() as u32;

@@ -10,6 +10,7 @@ use obsdiff_worker::pruning_job::{Describe, JobOutput};
 
 use super::{Loading, Report, Sample, card, page};
 use crate::Result;
+use crate::clock::Clock;
 use crate::run::Inputs;
 use crate::run::held_out;
 
@@ -26,6 +27,7 @@ pub(crate) struct OutputDocuments<'a> {
     device: &'a ComputeDevice,
     /// The most memory that the job was predicted to take: no picture is decoded that takes more.
     peak: ByteSize,
+    clock: Clock,
     loading: Loading,
     /// What the source's own card says that holds of the output, too.
     licence: card::Licence,
@@ -37,6 +39,7 @@ impl<'a> OutputDocuments<'a> {
         spec: &JobSpec,
         inputs: &'a Inputs,
         (device, peak): (&'a ComputeDevice, ByteSize),
+        clock: Clock,
     ) -> Self {
         let pipeline = &inputs.described.pipeline;
         let shrunk = inputs.plan.packages.iter().any(obsdiff_proto::Package::is_structured)
@@ -55,7 +58,7 @@ impl<'a> OutputDocuments<'a> {
             pipeline_class: pipeline.architecture().pipeline_class.to_owned(),
             module: if shrunk { module() } else { None },
         };
-        Self { inputs, device, peak, loading, licence: card::Licence::of(pipeline.path()) }
+        Self { inputs, device, peak, clock, loading, licence: card::Licence::of(pipeline.path()) }
     }
 
     /// The documents of a pipeline with this record, and with pictures by the dense and the pruned model if there are any.
@@ -71,8 +74,12 @@ impl<'a> OutputDocuments<'a> {
             per_step: error.map_or(&[], |error| &error.per_step),
             loading: Some(self.loading.clone()),
         };
+        let begun = (self.clock)();
+        let page = report.html();
+        let seconds = ((self.clock)() - begun).as_secs_f64();
+        tracing::info!(seconds, bytes = page.len(), "the report is made, with its pictures");
         let card = card::text(record, &self.loading, &self.licence);
-        vec![Document { name: REPORT_FILE, text: report.html() }, Document { name: CARD_FILE, text: card }]
+        vec![Document { name: REPORT_FILE, text: page }, Document { name: CARD_FILE, text: card }]
     }
 
     /// Pictures of the first held-out prompts by both models; the first error of these joins the record.

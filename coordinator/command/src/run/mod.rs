@@ -219,7 +219,7 @@ fn prune(
     // The workers' threads account for their time themselves.
     drop(running);
     let grams = JobGrams::open(job, inputs, state.runtime().handle())?;
-    let documents = OutputDocuments::new(&job.spec, inputs, (device, peak));
+    let documents = OutputDocuments::new(&job.spec, inputs, (device, peak), spans.clock().clone());
     let latents = dense.as_ref().map(|dense| &dense.latents);
     let work = work((job, inputs), &trajectories, latents, (grams, output, disk), &documents, device);
     let traces = process.traces.map(|(traces, running)| {

@@ -240,6 +240,51 @@ fn nothing_moves_for_who_asks_for_less_motion() {
 }
 
 #[test]
+fn tiles_tell_the_rate_and_the_time_that_is_left_and_a_survey_shows_its_probes() {
+    let (runtime, folder) = (Runtime::new().unwrap(), tempfile::tempdir().unwrap());
+    let job = Still(Arc::new(Mutex::new(busy())));
+    let Some(mut browser) = shown(&runtime, &job, &folder) else { return };
+    let tile = |browser: &mut Browser, name: &str| {
+        let tiles = "[...document.querySelectorAll('#tiles > div')]";
+        let words = browser.value(&format!(
+            "{tiles}.filter((tile) => tile.children[0].innerText === '{name}').map((tile) => tile.children[1].innerText)[0]"
+        ));
+        words.as_str().unwrap_or_else(|| panic!("no tile {name}")).to_owned()
+    };
+    // 60 workers, each of which takes three seconds for a shard.
+    assert_eq!(tile(&mut browser, "shards a second"), "20.0");
+    // The time goes on by itself: 300 seconds when the report was made.
+    let left = tile(&mut browser, "time left, about");
+    assert!(left == "5 min 0 s" || left.starts_with("4 min "), "{left}");
+    browser.until(&format!("!document.getElementById('tiles').innerText.includes('{left}')"));
+    assert_eq!(browser.value("document.getElementById('parts-heading').innerText"), "Parts");
+
+    {
+        let mut report = lock(&job.0);
+        (report.view.surveys, report.view.phase) = (1, Phase::Solve);
+        report.details.timeline.push(PhaseTime {
+            package: Some(PackageId(0)),
+            phase: Phase::Solve,
+            took: Duration::ZERO,
+            since: Some(Duration::from_secs(20)),
+        });
+    }
+    browser.until("document.getElementById('parts-heading').innerText === 'Probes'");
+    let words = browser.value("document.getElementById('parts-words').innerText");
+    assert_eq!(words, "5 of 50 probes done, 0 being made, 45 to come.");
+    let cells = "[...document.querySelectorAll('#parts-cells li')].map((cell) => cell.title)";
+    let cells = browser.value(cells);
+    assert_eq!(
+        (cells.as_array().unwrap().len(), &cells[0], &cells[49]),
+        (50, &json!("probe 1: done"), &json!("probe 50: to come"))
+    );
+    // Five in the 80 seconds since they began.
+    let rate = tile(&mut browser, "probes a minute");
+    assert!(rate.starts_with("3."), "{rate}");
+    assert_eq!(browser.problems, Vec::<String>::new());
+}
+
+#[test]
 fn memory_is_shown_beside_each_worker() {
     let (runtime, folder) = (Runtime::new().unwrap(), tempfile::tempdir().unwrap());
     let job = Still(Arc::new(Mutex::new(busy())));
