@@ -1,4 +1,4 @@
-//! The coordinator's page, as Chromium shows it while a job runs from its start to its end.
+//! The coordinator's page, as Chromium shows it while a job runs from its start to its end, and who may see it.
 #![cfg(feature = "gloo")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -6,6 +6,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use obsdiff_tests::not_tested;
 
+mod access;
 mod chromium;
 mod keyboard;
 mod process;
