@@ -146,6 +146,7 @@ impl Error {
             | Self::Store(
                 StoreError::Failed { .. }
                 | StoreError::Denied { .. }
+                | StoreError::Rejected { .. }
                 | StoreError::NoCredentials { .. }
                 | StoreError::InUse { .. }
                 | StoreError::Replaced { .. },

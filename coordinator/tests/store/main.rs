@@ -121,10 +121,17 @@ async fn a_job_lives_on_an_s3_server() {
     // Too much asked of it for the moment.
     server.refuse(true);
     let retries = Retries { tries: 2, first: Duration::from_millis(1), most: Duration::from_millis(1) };
-    let busy = other.with_retries(retries).job().await.unwrap_err();
+    let busy = other.clone().with_retries(retries).job().await.unwrap_err();
     assert!(busy.is_transient());
     let words = "s3://bucket/some: job.json could not be read in 2 tries: ";
     assert!(busy.to_string().starts_with(words), "{busy}");
+    // A wrong request is not repeated, not even by a process that starts, which otherwise tries for two minutes.
+    server.refuse(false);
+    server.pass_reads("some/", 0, s3::Later::Rejected);
+    let rejected = other.at_start().job().await.unwrap_err();
+    assert!(matches!(rejected, StoreError::Rejected { .. }) && !rejected.is_transient(), "{rejected}");
+    let words = "s3://bucket/some: job.json cannot be read: the store rejects the request, and trying again does not help: ";
+    assert!(rejected.to_string().starts_with(words), "{rejected}");
 }
 
 #[tokio::test]

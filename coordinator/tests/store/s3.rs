@@ -20,8 +20,8 @@ use tokio::task::JoinHandle;
 pub(crate) struct Server {
     endpoint: String,
     busy: Busy,
-    gate: Gate,
-    reading: Gate,
+    gate: RequestLimit,
+    reading: RequestLimit,
     held: Arc<AtomicUsize>,
     read: Arc<Mutex<Vec<String>>>,
     serving: JoinHandle<()>,
@@ -38,18 +38,20 @@ pub(crate) enum Later {
     Refused,
     /// None is answered.
     Held,
+    /// Each is answered by 400.
+    Rejected,
     /// Each is answered by 403, also those by which processes try what they may.
     Denied,
 }
 
 /// Lets some requests for objects pass.
 #[derive(Clone, Default)]
-struct Gate(Arc<Mutex<Option<Passing>>>);
+struct RequestLimit(Arc<Mutex<Option<Passing>>>);
 
 /// A prefix, how many requests may still pass, and what becomes of later ones.
 type Passing = (&'static str, usize, Later);
 
-impl Gate {
+impl RequestLimit {
     /// Whether nothing may be changed any more.
     fn denies(&self) -> bool {
         matches!(*self.0.lock().unwrap(), Some((_, 0, Later::Denied)))
@@ -74,17 +76,17 @@ impl Gate {
 }
 
 /// What every request has to pass.
-struct Access {
+struct RequestRules {
     busy: Busy,
-    changing: Gate,
-    reading: Gate,
+    changing: RequestLimit,
+    reading: RequestLimit,
     held: Arc<AtomicUsize>,
     /// The keys of all objects that were read.
     read: Arc<Mutex<Vec<String>>>,
 }
 
 #[async_trait]
-impl S3Access for Access {
+impl S3Access for RequestRules {
     async fn check(&self, context: &mut S3AccessContext<'_>) -> S3Result<()> {
         if self.busy.0.load(Ordering::SeqCst) {
             return Err(s3_error!(ServiceUnavailable));
@@ -100,6 +102,7 @@ impl S3Access for Access {
             None if context.method() == "GET" => self.read.lock().unwrap().push(key),
             None => {}
             Some(Later::Refused) => return Err(s3_error!(ServiceUnavailable)),
+            Some(Later::Rejected) => return Err(s3_error!(InvalidRequest)),
             Some(Later::Denied) => return Err(s3_error!(AccessDenied)),
             Some(Later::Held) => {
                 self.held.fetch_add(1, Ordering::SeqCst);
@@ -112,11 +115,11 @@ impl S3Access for Access {
 
 impl Server {
     pub(crate) async fn start_at(address: &str, root: &Path) -> Self {
-        let (busy, gate, held) = (Busy::default(), Gate::default(), Arc::default());
-        let (reading, read) = (Gate::default(), Arc::default());
+        let (busy, gate, held) = (Busy::default(), RequestLimit::default(), Arc::default());
+        let (reading, read) = (RequestLimit::default(), Arc::default());
         let mut service = S3ServiceBuilder::new(FileSystem::new(root).unwrap());
         service.set_auth(SimpleAuth::from_single("a-key", "its-secret"));
-        service.set_access(Access {
+        service.set_access(RequestRules {
             busy: busy.clone(),
             changing: gate.clone(),
             reading: reading.clone(),

@@ -157,6 +157,23 @@ pub enum StoreError {
         /// What it answered.
         source: Box<object_store::Error>,
     },
+    /// The store rejects the request itself, and would each time.
+    #[error(
+        "{store}: {} cannot be {what}: the store rejects the request, and trying again does not help: {}; {}",
+        named(object),
+        causes(source),
+        settings(store)
+    )]
+    Rejected {
+        /// The store.
+        store: String,
+        /// The object; nothing where many are asked for.
+        object: String,
+        /// `read`, `written`, `listed` or `removed`.
+        what: &'static str,
+        /// What it answered.
+        source: Box<object_store::Error>,
+    },
     /// This process has no credentials: no variable gives any, and the machine's metadata service gave none within some seconds.
     #[error(
         "{store}: this process has no credentials: check {}; its metadata service, which was asked last, gave none: {}",
@@ -206,6 +223,9 @@ impl StoreError {
                 Self::NoCredentials { store, source: Box::new(source) }
             }
             source if is_denied(&source) => Self::Denied { store, object, what, source: Box::new(source) },
+            source if is_rejected(&source) => {
+                Self::Rejected { store, object, what, source: Box::new(source) }
+            }
             source => Self::Failed { store, object, what, tries, source: Box::new(source) },
         }
     }
@@ -227,7 +247,35 @@ impl StoreError {
 /// Whether a store's error is temporary, so that the same request may succeed later.
 pub(super) fn is_transient(error: &object_store::Error) -> bool {
     use object_store::Error as E;
-    matches!(error, E::Generic { .. } | E::JoinError { .. }) && !is_denied(error) && !lacks_bucket(error)
+    matches!(error, E::Generic { .. } | E::JoinError { .. })
+        && !is_denied(error)
+        && !lacks_bucket(error)
+        && !is_rejected(error)
+}
+
+/// Whether a store's error says that the request itself is wrong, as it is with another region's endpoint or a bucket's name that
+/// cannot be. What is only busy, or got a request that was damaged on its way, may take the same one later.
+fn is_rejected(error: &object_store::Error) -> bool {
+    // 408 Request Timeout, 409 Conflict, 425 Too Early and 429 Too Many Requests.
+    const PASSING: [u16; 4] = [408, 409, 425, 429];
+    // Codes of S3 and Azure that come with status 400.
+    const DAMAGED: [&str; 6] = [
+        "RequestTimeout",
+        "IncompleteBody",
+        "BadDigest",
+        "Md5Mismatch",
+        "ContentChecksumMismatch",
+        "ContentSHA256Mismatch",
+    ];
+    const OTHER_REGION: &str = "redirect without LOCATION";
+    // A metadata service answers so while its pod starts.
+    if !matches!(error, object_store::Error::Generic { .. }) || credentials::are_missing(error) {
+        return false;
+    }
+    let words = causes(error);
+    let status = words.split_once("status code: ").and_then(|(_, rest)| rest.get(..3)?.parse::<u16>().ok());
+    let wrong = status.is_some_and(|status| (400..500).contains(&status) && !PASSING.contains(&status));
+    (wrong && !DAMAGED.iter().any(|code| words.contains(code))) || words.contains(OTHER_REGION)
 }
 
 /// Whether a store's error says that the credentials are wrong or lack a right, which no time changes.
@@ -274,6 +322,17 @@ fn rights(store: &str, what: &str) -> String {
         _ => written,
     };
     format!("check {variables}, and that it has the right {right} there")
+}
+
+/// What to check where a store rejects a request, by the store's scheme.
+fn settings(store: &str) -> &'static str {
+    match store.split_once("://").map(|(scheme, _)| scheme) {
+        Some("s3" | "s3a") => "check the URL, AWS_REGION and AWS_ENDPOINT",
+        Some("az" | "adl" | "azure" | "abfs" | "abfss") => {
+            "check the URL, AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ENDPOINT"
+        }
+        _ => "check the URL",
+    }
 }
 
 /// Whether a store's error says that its bucket or container is missing, and not one object.

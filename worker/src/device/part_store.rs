@@ -46,9 +46,10 @@ impl From<StoreError> for PartStoreError {
     fn from(error: StoreError) -> Self {
         match error {
             // A request that is refused counts as well: the cause may be removed while the job waits.
-            StoreError::Failed { .. } | StoreError::Denied { .. } | StoreError::NoCredentials { .. } => {
-                Self::Failed(error.to_string())
-            }
+            StoreError::Failed { .. }
+            | StoreError::Denied { .. }
+            | StoreError::Rejected { .. }
+            | StoreError::NoCredentials { .. } => Self::Failed(error.to_string()),
             _ => Self::Damaged(error.to_string()),
         }
     }

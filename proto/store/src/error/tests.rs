@@ -37,9 +37,16 @@ fn wrong_credentials_and_missing_rights_are_not_tried_again() {
 
 #[test]
 fn a_store_that_is_busy_or_away_is_tried_again() {
-    for status in
-        ["429 Too Many Requests", "500 Internal Server Error", "503 Slow Down", "400 RequestTimeout"]
-    {
+    for status in [
+        "408 Request Timeout",
+        "409 Conflict: <Code>OperationAborted</Code>",
+        "429 Too Many Requests",
+        "500 Internal Server Error",
+        "503 Slow Down",
+        "400 Bad Request: <Code>RequestTimeout</Code>",
+        "400 Bad Request: <Code>IncompleteBody</Code>",
+        "400 Bad Request: <Code>XAmzContentSHA256Mismatch</Code>",
+    ] {
         assert!(is_transient(&answer(status)), "{status}");
         assert!(told("s3://bucket/model", "read", answer(status)).is_transient(), "{status}");
     }
@@ -48,6 +55,31 @@ fn a_store_that_is_busy_or_away_is_tried_again() {
     let bucket = answer("404 Not Found: <Code>NoSuchBucket</Code>");
     assert!(!is_transient(&bucket));
     assert!(matches!(told("s3://bucket/model", "listed", bucket), StoreError::Bucket { .. }));
+}
+
+#[test]
+fn a_request_that_is_wrong_itself_is_not_tried_again() {
+    let redirect =
+        "Received redirect without LOCATION, this normally indicates an incorrectly configured region";
+    for error in [
+        answer("400 Bad Request: <Code>AuthorizationHeaderMalformed</Code>"),
+        answer("400 Bad Request: <Code>InvalidBucketName</Code>"),
+        answer("404 Not Found: <html>"),
+        answer("405 Method Not Allowed"),
+        answer("411 Length Required"),
+        E::Generic { store: "S3", source: redirect.into() },
+    ] {
+        assert!(!is_transient(&error), "{error}");
+        let error = told("s3://bucket/job", "listed", error);
+        assert!(matches!(error, StoreError::Rejected { .. }) && !error.is_transient(), "{error}");
+        let words = error.to_string();
+        let begin =
+            "s3://bucket/job: its objects cannot be listed: the store rejects the request, and trying again";
+        assert!(words.starts_with(begin), "{words}");
+        assert!(words.ends_with("; check the URL, AWS_REGION and AWS_ENDPOINT"), "{words}");
+    }
+    let azure = told("az://container/job", "read", answer("400 Bad Request: <Code>InvalidUri</Code>"));
+    assert!(azure.to_string().ends_with("AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ENDPOINT"), "{azure}");
 }
 
 #[test]
@@ -85,6 +117,8 @@ fn credentials_that_no_metadata_service_gives_are_told_as_missing() {
         let error = told(store, "read", answered("operation timed out"));
         assert!(matches!(error, StoreError::NoCredentials { .. }) && error.is_transient(), "{error}");
         assert!(error.to_string().contains(&format!("no credentials: check {variable}")), "{error}");
+        // One that is not ready yet may say so by any status.
+        assert!(is_transient(&answered("status code: 404 Not Found")));
         // It says that there are none, which no time changes.
         assert!(!is_transient(&answered("status code: 403 Forbidden")));
         assert!(!told(store, "read", answered("status code: 403 Forbidden")).is_transient());
