@@ -13,7 +13,7 @@ use tokio::sync::mpsc::{Receiver, UnboundedReceiver, UnboundedSender, channel, u
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use crate::clock::Clock;
-use crate::history::{Course, History};
+use crate::history::{History, MeasuredCourse};
 use crate::{Downlink, Handle, INBOX, Message, Observer, Records, RendezvousService};
 
 /// Feeds the core and carries out its actions.
@@ -202,7 +202,7 @@ impl<'a> Driver<'a> {
     }
 
     /// How the job has gone so far.
-    pub fn course(&self) -> &Course {
+    pub fn course(&self) -> &MeasuredCourse {
         self.history.course()
     }
 

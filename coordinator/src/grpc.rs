@@ -112,13 +112,16 @@ fn stand_by(own: Reach, at_work: Reach) -> &'static str {
     }
 }
 
-type Events = Pin<Box<dyn Stream<Item = Result<v1::CoordinatorEvent, Status>> + Send>>;
+type EventStream = Pin<Box<dyn Stream<Item = Result<v1::CoordinatorEvent, Status>> + Send>>;
 
 #[tonic::async_trait]
 impl v1::session_server::Session for Sessions {
-    type OpenStream = Events;
+    type OpenStream = EventStream;
 
-    async fn open(&self, request: Request<Streaming<v1::WorkerEvent>>) -> Result<Response<Events>, Status> {
+    async fn open(
+        &self,
+        request: Request<Streaming<v1::WorkerEvent>>,
+    ) -> Result<Response<EventStream>, Status> {
         let reach = Reach::of(request.metadata().get(REACH).map(|reach| reach.as_bytes()));
         let wants_progress = request.metadata().get(PROGRESS).is_some_and(|value| *value == WANTED);
         let announcements = self.announcements.clone().filter(|_| wants_progress);
@@ -127,7 +130,7 @@ impl v1::session_server::Session for Sessions {
         let first = first.map_err(|_| Status::deadline_exceeded("a worker says hello first"))??;
         let first = first.ok_or_else(|| Status::invalid_argument("a worker says hello first"))?;
         let (out, events) = mpsc::channel(WAITING);
-        let events: Events = Box::pin(ReceiverStream::new(events).map(Ok));
+        let events: EventStream = Box::pin(ReceiverStream::new(events).map(Ok));
         let hello = match WorkerEvent::try_from(first) {
             Ok(WorkerEvent::Hello(hello)) => *hello,
             Ok(WorkerEvent::Status(_)) => return Err(Status::invalid_argument("a worker says hello first")),

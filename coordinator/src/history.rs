@@ -1,5 +1,5 @@
 //! What happened in a job so far: how long each phase took, who took part and who left, and the last events. The page shows it while the job
-//! runs, and its [`Course`] goes into the record of the output.
+//! runs, and its [`MeasuredCourse`] goes into the record of the output.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -21,7 +21,7 @@ const MOST_FAULTS: usize = 200;
 
 /// How a job went in this process. It has an entry for each phase of each package at most, and bounded lists.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Course {
+pub struct MeasuredCourse {
     /// How long each phase of each package took, in the order in which they began.
     pub timeline: Vec<PhaseTime>,
     /// The most workers that took part at one time.
@@ -43,7 +43,7 @@ pub struct Course {
 /// The history of a job in this process.
 #[derive(Default)]
 pub(crate) struct History {
-    course: Course,
+    course: MeasuredCourse,
     /// The entry of the timeline that is under way.
     open: Option<usize>,
     over: bool,
@@ -137,7 +137,7 @@ impl History {
     }
 
     /// What of it goes into the record of the output.
-    pub(crate) fn course(&self) -> &Course {
+    pub(crate) fn course(&self) -> &MeasuredCourse {
         &self.course
     }
 

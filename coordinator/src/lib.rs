@@ -29,7 +29,7 @@ use tokio::sync::oneshot;
 
 pub use driver::Driver;
 pub use error::{Error, Result};
-pub use history::Course;
+pub use history::MeasuredCourse;
 pub use job_state::{JobInputs, JobState};
 pub use jobs::{Outlook, ServedJob};
 pub use port::{PageAddress, Port};

@@ -70,12 +70,12 @@ fn report() -> JobReport {
 
 /// A job that a test changes, and that counts how often it is asked.
 #[derive(Clone)]
-struct Job {
+struct ReportedJob {
     report: Arc<Mutex<Option<JobReport>>>,
     asked: Arc<AtomicU32>,
 }
 
-impl Job {
+impl ReportedJob {
     fn new() -> Self {
         Self { report: Arc::new(Mutex::new(Some(report()))), asked: Arc::default() }
     }
@@ -89,7 +89,7 @@ impl Job {
     }
 }
 
-impl ReportSource for Job {
+impl ReportSource for ReportedJob {
     async fn report(&self) -> Option<JobReport> {
         self.asked.fetch_add(1, Ordering::SeqCst);
         lock(&self.report).clone()
@@ -105,12 +105,12 @@ async fn words(response: Response) -> String {
 }
 
 /// A browser at `/events`.
-struct Browser {
+struct PageReader {
     headers: HeaderMap,
     frames: BodyDataStream,
 }
 
-impl Browser {
+impl PageReader {
     async fn new(page: &Router) -> Self {
         let response = got(page, "/events").await;
         assert_eq!(response.status(), StatusCode::OK);
@@ -135,7 +135,7 @@ impl Browser {
 
 #[tokio::test]
 async fn the_page_runs_its_own_script_and_no_other() {
-    let page = routes(Job::new());
+    let page = routes(ReportedJob::new());
     let response = got(&page, "/").await;
     let headers = response.headers().clone();
     let policy = headers["content-security-policy"].to_str().unwrap().to_owned();
@@ -160,7 +160,7 @@ async fn the_page_runs_its_own_script_and_no_other() {
 
 #[tokio::test]
 async fn a_snapshot_is_what_status_prints_and_names_cannot_leave_their_line() {
-    let page = routes(Job::new());
+    let page = routes(ReportedJob::new());
     let json = words(got(&page, "/job").await).await;
     let mut shown: serde_json::Value = serde_json::from_str(&json).unwrap();
     let words = shown.as_object_mut().unwrap();
@@ -168,16 +168,16 @@ async fn a_snapshot_is_what_status_prints_and_names_cannot_leave_their_line() {
     assert_eq!(words.remove("names").unwrap(), serde_json::json!(["2.7"]));
     assert_eq!(words.remove("doing").unwrap(), serde_json::json!(["runs 1 shard"]));
     assert_eq!(shown, serde_json::to_value(report()).unwrap());
-    let frame = Browser::new(&page).await.frame().await.unwrap();
+    let frame = PageReader::new(&page).await.frame().await.unwrap();
     let lines: Vec<_> = frame.split(['\n', '\r']).collect();
     assert_eq!(lines, ["event: job", &format!("data: {json}"), "", ""]);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_browser_gets_a_snapshot_then_each_change_then_the_end() {
-    let job = Job::new();
+    let job = ReportedJob::new();
     let page = routes(job.clone());
-    let mut browser = Browser::new(&page).await;
+    let mut browser = PageReader::new(&page).await;
     assert_eq!(browser.headers["content-type"], "text/event-stream");
     assert_eq!(browser.held().await, Some(2));
     job.change(|view| view.held = 3);
@@ -188,14 +188,14 @@ async fn a_browser_gets_a_snapshot_then_each_change_then_the_end() {
     assert!(browser.frame().await.unwrap().contains("\"ending\":{\"outcome\":\"done\"}"));
     assert_eq!(browser.frame().await, None);
     // Who comes after the end sees it, too.
-    assert_eq!(Browser::new(&page).await.held().await, Some(3));
+    assert_eq!(PageReader::new(&page).await.held().await, Some(3));
 }
 
 #[tokio::test(start_paused = true)]
 async fn the_stream_ends_with_a_coordinator_that_stops() {
-    let job = Job::new();
+    let job = ReportedJob::new();
     let page = routes(job.clone());
-    let mut browser = Browser::new(&page).await;
+    let mut browser = PageReader::new(&page).await;
     assert_eq!(browser.held().await, Some(2));
     *lock(&job.report) = None;
     assert_eq!(browser.frame().await, None);
@@ -206,9 +206,9 @@ async fn the_stream_ends_with_a_coordinator_that_stops() {
 
 #[tokio::test(start_paused = true)]
 async fn a_slow_browser_skips_snapshots_and_a_stuck_one_is_dropped() {
-    let job = Job::new();
+    let job = ReportedJob::new();
     let page = routes(job.clone());
-    let (mut slow, mut stuck) = (Browser::new(&page).await, Browser::new(&page).await);
+    let (mut slow, mut stuck) = (PageReader::new(&page).await, PageReader::new(&page).await);
     for held in 0..20 {
         job.change(|view| view.held = held);
         tokio::time::sleep(PERIOD).await;
@@ -231,10 +231,10 @@ async fn a_slow_browser_skips_snapshots_and_a_stuck_one_is_dropped() {
 
 #[tokio::test(start_paused = true)]
 async fn only_so_many_browsers_watch_at_a_time() {
-    let page = routes(Job::new());
+    let page = routes(ReportedJob::new());
     let mut browsers = Vec::new();
     for _ in 0..MOST_BROWSERS {
-        browsers.push(Browser::new(&page).await);
+        browsers.push(PageReader::new(&page).await);
     }
     let refused = got(&page, "/events").await;
     assert_eq!(
@@ -244,18 +244,18 @@ async fn only_so_many_browsers_watch_at_a_time() {
     assert!(words(refused).await.starts_with("64 pages watch this job already"));
     drop(browsers);
     tokio::task::yield_now().await;
-    assert_eq!(Browser::new(&page).await.held().await, Some(2));
+    assert_eq!(PageReader::new(&page).await.held().await, Some(2));
 }
 
 #[tokio::test(start_paused = true)]
 async fn one_snapshot_a_change_serves_everyone_and_none_is_made_while_nobody_watches() {
-    let job = Job::new();
+    let job = ReportedJob::new();
     let page = routes(job.clone());
     tokio::time::sleep(Duration::from_secs(60)).await;
     assert_eq!(job.asked(), 0);
     let mut browsers = Vec::new();
     for _ in 0..20 {
-        browsers.push(Browser::new(&page).await);
+        browsers.push(PageReader::new(&page).await);
     }
     for browser in &mut browsers {
         assert_eq!(browser.held().await, Some(2));
@@ -274,7 +274,7 @@ async fn one_snapshot_a_change_serves_everyone_and_none_is_made_while_nobody_wat
 #[tokio::test(start_paused = true)]
 async fn a_browser_of_a_large_job_that_changes_all_the_time_gets_few_bytes() {
     const SECONDS: u32 = 10;
-    let job = Job::new();
+    let job = ReportedJob::new();
     {
         let mut report = lock(&job.report);
         let report = report.as_mut().unwrap();
@@ -286,7 +286,7 @@ async fn a_browser_of_a_large_job_that_changes_all_the_time_gets_few_bytes() {
         report.details.shard_grid = grid;
     }
     let page = routes(job.clone());
-    let mut browser = Browser::new(&page).await;
+    let mut browser = PageReader::new(&page).await;
     let end = tokio::time::Instant::now() + Duration::from_secs(SECONDS.into());
     let (mut bytes, mut frames) = (0, 0);
     while tokio::time::Instant::now() < end {

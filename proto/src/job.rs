@@ -8,7 +8,7 @@ use thiserror::Error;
 
 use crate::{ByteSize, Layout};
 
-pub use sparsity::{Allocation, BudgetBy, Effort, Method, Rule, SparsitySpec};
+pub use sparsity::{Allocation, BudgetBy, Effort, Method, SparsityRule, SparsitySpec};
 
 /// A pruning job as its user wrote it, with defaults filled in.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -34,7 +34,7 @@ pub use inventory::{FixedLayer, Inventory, Joined, Linear, Site, Stream, Unit};
 pub use job::{
     Accumulate, Allocation, Balance, BudgetBy, CalibrationSpec, ComputeType, Effort, EvaluationSpec,
     GramPrecision, HessianSpec, JobError, JobSpec, Method, ModelSpec, OutputSpec, PackagesSpec, Precision,
-    Preset, ProbeSpec, Rule, SparsitySpec, Weighting, WorkersSpec,
+    Preset, ProbeSpec, SparsityRule, SparsitySpec, Weighting, WorkersSpec,
 };
 pub use lock::lock;
 pub use measures::{GpuMemory, Measures, PrunedSoFar};

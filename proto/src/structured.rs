@@ -196,7 +196,7 @@ impl JobSpec {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Rule, Target, Targets};
+    use crate::{SparsityRule, Target, Targets};
 
     fn job(sparsity: &str, output: &str) -> JobSpec {
         toml::from_str(&format!(
@@ -297,8 +297,8 @@ mod tests {
 
     #[test]
     fn rules_are_of_the_same_kind() {
-        let rule = |pattern, ratio| Rule { matches: "*.ff.*".into(), skip: false, pattern, ratio };
-        let with = |sparsity: &str, rule: Rule| {
+        let rule = |pattern, ratio| SparsityRule { matches: "*.ff.*".into(), skip: false, pattern, ratio };
+        let with = |sparsity: &str, rule: SparsityRule| {
             let mut spec = job(sparsity, "");
             spec.sparsity.rules = vec![rule];
             spec

@@ -8,14 +8,14 @@ mod common;
 use common::{assets, job_file, run_job};
 
 /// Prompts, steps and refinement.
-type Effort = [&'static str; 3];
+type CalibrationEffort = [&'static str; 3];
 
-const UNREFINED: Effort = ["calibration.count=100", "calibration.steps=25", "sparsity.refine=0"];
+const UNREFINED: CalibrationEffort = ["calibration.count=100", "calibration.steps=25", "sparsity.refine=0"];
 
-const REFINED: Effort = ["calibration.count=25", "calibration.steps=25", "sparsity.refine=5"];
+const REFINED: CalibrationEffort = ["calibration.count=25", "calibration.steps=25", "sparsity.refine=5"];
 
 /// The error of the pipeline pruned by one method.
-fn error(method: &str, pattern: &str, effort: Effort) -> f64 {
+fn error(method: &str, pattern: &str, effort: CalibrationEffort) -> f64 {
     let folder = tempfile::tempdir().unwrap();
     let file = job_file(folder.path(), &assets().join("shapes-prompts.txt"), "out");
     let method = format!("sparsity.method={method}");

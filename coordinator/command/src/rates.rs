@@ -14,7 +14,7 @@ use obsdiff_engine::checkpoint::Weights;
 use obsdiff_engine::model::DiffusionModel;
 use obsdiff_engine::pipeline::{Conditioning, noise};
 use obsdiff_engine::pruner::Pruner;
-use obsdiff_proto::{Epoch, Inventory, JobSpec, PackagesSpec, Pattern, Plan, Rule, ShardId};
+use obsdiff_proto::{Epoch, Inventory, JobSpec, PackagesSpec, Pattern, Plan, ShardId, SparsityRule};
 use obsdiff_store::JobStore;
 use obsdiff_worker::collective::{Abort, Alone, Member, Transport};
 use obsdiff_worker::device::{Engine, JobPartStore, PruningEngine, WorkError};
@@ -162,7 +162,7 @@ impl Sample {
         sparsity.rules.clear();
         if sparsity.pattern == Pattern::Structured {
             let (matches, ratio) = ("*".to_owned(), sparsity.ratio);
-            sparsity.rules = vec![Rule { matches, skip: false, pattern: None, ratio }];
+            sparsity.rules = vec![SparsityRule { matches, skip: false, pattern: None, ratio }];
         }
         let inventory = config.inventory();
         let plan = obsdiff_core::plan(&spec, &inventory, described.tokens).map_err(|e| job.unplanned(e))?;

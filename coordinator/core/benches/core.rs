@@ -22,14 +22,14 @@ use obsdiff_proto::{
 };
 
 /// Counts the bytes that are allocated and not freed.
-struct Counting;
+struct CountedAllocator;
 
 static TAKEN: AtomicUsize = AtomicUsize::new(0);
 static PEAK: AtomicUsize = AtomicUsize::new(0);
 
 // SAFETY: everything is passed on to the system's allocator as it came; only numbers are kept beside it.
 #[allow(unsafe_code)]
-unsafe impl GlobalAlloc for Counting {
+unsafe impl GlobalAlloc for CountedAllocator {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         let taken = TAKEN.fetch_add(layout.size(), Ordering::Relaxed) + layout.size();
         PEAK.fetch_max(taken, Ordering::Relaxed);
@@ -45,7 +45,7 @@ unsafe impl GlobalAlloc for Counting {
 }
 
 #[global_allocator]
-static ALLOCATOR: Counting = Counting;
+static ALLOCATOR: CountedAllocator = CountedAllocator;
 
 const WORKERS: u64 = 1000;
 const SHARDS: u32 = 2500;

@@ -7,7 +7,7 @@ use obsdiff_proto::view::{Ending, JobReport, Phase, View, WorkerView};
 use prometheus::core::Collector;
 use prometheus::{Counter, Gauge, GaugeVec, IntCounter, IntGaugeVec, Opts, Registry, Result};
 
-use super::workers::Workers;
+use super::workers::WorkerTotals;
 
 /// Phases by the names that `status` gives them.
 const PHASES: [Phase; 8] = [
@@ -153,7 +153,7 @@ impl Families {
     }
 
     /// Raises counters to what workers have measured in all.
-    pub(super) fn add(&self, workers: &Workers) {
+    pub(super) fn add(&self, workers: &WorkerTotals) {
         let (total, pruned) = (&workers.total, &workers.pruned);
         raise(&self.prompt_steps, total.prompt_steps);
         raise(&self.reduced, total.reduced_bytes);
@@ -200,7 +200,7 @@ impl Families {
     }
 
     /// Shows what connected workers measured, and what all packages so far have become.
-    pub(super) fn show_workers(&self, views: &[WorkerView], workers: &Workers) {
+    pub(super) fn show_workers(&self, views: &[WorkerView], workers: &WorkerTotals) {
         self.worker_shard.reset();
         self.worker_memory.reset();
         self.worker_planned_memory.reset();

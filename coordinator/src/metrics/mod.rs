@@ -17,19 +17,19 @@ use prometheus::{Encoder, TextEncoder};
 
 use crate::{Error, Observer, Result};
 use families::Families;
-use workers::Workers;
+use workers::WorkerTotals;
 
 /// The media type of the text.
 pub(crate) const CONTENT_TYPE: &str = prometheus::TEXT_FORMAT;
 
 /// The metrics of one job. They live as long as the process, so that counters never go down.
 pub struct Metrics {
-    state: Mutex<State>,
+    state: Mutex<MetricsState>,
 }
 
-struct State {
+struct MetricsState {
     families: Families,
-    workers: Workers,
+    workers: WorkerTotals,
 }
 
 impl Metrics {
@@ -39,7 +39,7 @@ impl Metrics {
     /// When their names contradict each other.
     pub fn new() -> Result<Self> {
         let families = Families::new().map_err(|e| Error::Metrics(e.to_string()))?;
-        Ok(Self { state: Mutex::new(State { families, workers: Workers::default() }) })
+        Ok(Self { state: Mutex::new(MetricsState { families, workers: WorkerTotals::default() }) })
     }
 
     /// All metrics in Prometheus' text format; without a report those that need none, as they were when there was one.

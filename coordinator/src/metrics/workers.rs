@@ -7,7 +7,7 @@ use obsdiff_proto::{Measures, PrunedSoFar, WorkerId};
 /// The latest measures of every process that has worked for the job. A process that comes back as another worker goes on with its
 /// numbers, so they are kept by process: nothing counts twice.
 #[derive(Debug, Default)]
-pub(super) struct Workers {
+pub(super) struct WorkerTotals {
     processes: BTreeMap<u128, Measures>,
     /// The worker whose session opened last, and its process.
     arriving: Option<(WorkerId, u128)>,
@@ -19,7 +19,7 @@ pub(super) struct Workers {
     pub(super) pruned: PrunedSoFar,
 }
 
-impl Workers {
+impl WorkerTotals {
     /// A session opened.
     pub(super) fn arriving(&mut self, worker: WorkerId, process: u128) {
         self.arriving = Some((worker, process));

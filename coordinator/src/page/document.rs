@@ -13,13 +13,13 @@ const SCRIPT: &str = include_str!("page.js");
 const HTML: &str = include_str!("page.html");
 
 /// The page, and what browsers may do with it.
-pub(super) struct Document {
+pub(super) struct PageDocument {
     pub(super) html: Bytes,
     /// Its content security policy: its own script and style by their digests, connections to where it came from, and nothing else.
     pub(super) policy: String,
 }
 
-impl Document {
+impl PageDocument {
     pub(super) fn new() -> Self {
         let style = format!("{LOOK}{STYLE}");
         let digest = |content: &str| STANDARD.encode(Digest::of(content.as_bytes()).0);

@@ -27,8 +27,8 @@ use tokio_stream::wrappers::ReceiverStream;
 
 use crate::ServedJob;
 
-use document::Document;
 pub use document::LOOK;
+use document::PageDocument;
 pub use publish::Snapshot;
 
 /// Browsers that may watch at a time.
@@ -61,7 +61,7 @@ pub fn routes(source: impl ReportSource) -> Router {
     let (sender, latest) = watch::channel(None);
     tokio::spawn(publish::publish(source, sender, wanted.clone()));
     let page = LivePage {
-        document: Arc::new(Document::new()),
+        document: Arc::new(PageDocument::new()),
         latest: Arc::new(latest),
         wanted,
         places: Arc::new(Semaphore::new(MOST_BROWSERS)),
@@ -75,7 +75,7 @@ pub fn routes(source: impl ReportSource) -> Router {
 
 #[derive(Clone)]
 struct LivePage {
-    document: Arc<Document>,
+    document: Arc<PageDocument>,
     /// The last snapshot; none while nobody has watched.
     /// One receiver for all clones of this: further ones are those who watch.
     latest: Arc<watch::Receiver<Option<Arc<Snapshot>>>>,

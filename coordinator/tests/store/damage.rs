@@ -11,23 +11,23 @@ use serde_json::Value;
 
 use crate::job::{manifest, prompts, record, weights};
 
-struct Kept {
+struct KeptJob {
     directory: tempfile::TempDir,
     store: CoordinatorStore,
     part: PartReceipt,
 }
 
 /// A job with one package committed.
-async fn kept() -> Kept {
+async fn kept() -> KeptJob {
     let directory = tempfile::tempdir().unwrap();
     let store = CoordinatorStore::create(directory.path().to_str().unwrap(), &[]).unwrap();
     store.begin(&record(), &prompts()).await.unwrap();
     let part = store.put_part(weights(1)).await.unwrap();
     store.commit(&manifest(0, [Receipt::from(&part)], 12)).await.unwrap();
-    Kept { directory, store, part }
+    KeptJob { directory, store, part }
 }
 
-impl Kept {
+impl KeptJob {
     fn path(&self, object: &str) -> PathBuf {
         self.directory.path().join(object)
     }

@@ -142,12 +142,12 @@ async fn a_directory_in_which_a_job_runs_is_refused_to_another_process() {
 }
 
 /// Every operation from a certain one on fails: to the files it is as if the process were killed there.
-struct Until {
+struct StopAfter {
     seen: AtomicUsize,
     last: usize,
 }
 
-impl OperationHook for Until {
+impl OperationHook for StopAfter {
     fn before(&self, _: Operation, _: &Path) -> io::Result<()> {
         if self.seen.fetch_add(1, Ordering::SeqCst) < self.last {
             Ok(())
@@ -168,7 +168,7 @@ async fn a_removal_that_is_cut_short_leaves_nobody_elses_results() {
         let path = root.path().join("state");
         let store = create(&path).unwrap();
         fill(&store).await;
-        let steps = Until { seen: AtomicUsize::new(0), last };
+        let steps = StopAfter { seen: AtomicUsize::new(0), last };
         let removed = store.remove(&Disk::with_hook(Arc::new(steps))).await;
         drop(store);
         if removed.is_ok() {

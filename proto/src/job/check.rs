@@ -2,7 +2,7 @@
 
 use globset::Glob;
 
-use super::{Accumulate, Allocation, BudgetBy, JobError, JobSpec, Rule, SparsitySpec};
+use super::{Accumulate, Allocation, BudgetBy, JobError, JobSpec, SparsityRule, SparsitySpec};
 use crate::{Pattern, Target};
 
 /// Conjugate gradients end after as many steps as a linear has columns; a few steps gain nearly everything.
@@ -237,7 +237,7 @@ impl SparsitySpec {
     }
 
     /// The target of a linear that `rule` matches; errors name `key`.
-    pub(crate) fn rule_target(&self, rule: &Rule, key: &str) -> Result<Target, JobError> {
+    pub(crate) fn rule_target(&self, rule: &SparsityRule, key: &str) -> Result<Target, JobError> {
         let pattern = rule.pattern.unwrap_or(match rule.ratio {
             // A ratio of its own in a job of N:M can only mean unstructured.
             Some(_) if self.pattern != Pattern::Structured => Pattern::Unstructured,

@@ -52,7 +52,7 @@ pub struct SparsitySpec {
     pub fold_bias: bool,
     /// Exceptions for linears by name; the first match wins.
     #[serde(default)]
-    pub rules: Vec<Rule>,
+    pub rules: Vec<SparsityRule>,
 }
 
 impl SparsitySpec {
@@ -228,7 +228,7 @@ impl Effort {
 /// An exception for the linears whose names a glob matches.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Rule {
+pub struct SparsityRule {
     /// Glob on linear names, such as `transformer_blocks.0.*`.
     #[serde(rename = "match")]
     pub matches: String,

@@ -91,8 +91,8 @@ fn magnitude_calibrates_only_to_refine() {
     }
 }
 
-fn rule(matches: &str, skip: bool, pattern: Option<Pattern>, ratio: Option<f64>) -> Rule {
-    Rule { matches: matches.into(), skip, pattern, ratio }
+fn rule(matches: &str, skip: bool, pattern: Option<Pattern>, ratio: Option<f64>) -> SparsityRule {
+    SparsityRule { matches: matches.into(), skip, pattern, ratio }
 }
 
 #[test]
@@ -123,7 +123,7 @@ fn the_rule_that_decides_is_told_from_one_that_matches() {
 
 #[test]
 fn a_rule_that_says_nothing_or_two_things_is_refused() {
-    let key = |r: Rule| job(|s| s.sparsity.rules = vec![r]).unwrap_err().key;
+    let key = |r: SparsityRule| job(|s| s.sparsity.rules = vec![r]).unwrap_err().key;
     assert_eq!(key(rule("*", false, None, None)), "sparsity.rules[0].match");
     assert_eq!(key(rule("*", true, None, Some(0.5))), "sparsity.rules[0].skip");
     assert_eq!(key(rule("[", true, None, None)), "sparsity.rules[0].match");

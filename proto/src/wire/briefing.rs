@@ -4,8 +4,8 @@ use bytes::Bytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::codec::{Codec, Each, Message};
-use super::field::{Text, out_of_range, required};
+use super::codec::{Codec, ListOf, Nested};
+use super::field::{AtMost, out_of_range, required};
 use super::runs::{shards, shards_out};
 use super::{LONGEST_NAME, MOST_INPUTS, MOST_SITES, Problem, Result, WireError, v1};
 use crate::session::Briefing;
@@ -50,8 +50,8 @@ impl TryFrom<v1::Briefing> for Briefing {
         let plan: Plan = content("plan", briefing.plan)?;
         let plan = Plan { shards: shards("shards", &briefing.shards)?, ..plan };
         check_plan(&plan, &inventory).map_err(|e| WireError::new("plan", Problem::Content(e)))?;
-        let inputs = Each(Message, MOST_INPUTS).read("inputs", briefing.inputs)?;
-        let store = Text(LONGEST_NAME).read("store", briefing.store)?;
+        let inputs = ListOf(Nested, MOST_INPUTS).read("inputs", briefing.inputs)?;
+        let store = AtMost(LONGEST_NAME).read("store", briefing.store)?;
         Ok(Self { spec, inventory, plan, inputs, store })
     }
 }
@@ -68,7 +68,7 @@ impl TryFrom<v1::Input> for InputDigest {
     type Error = WireError;
 
     fn try_from(input: v1::Input) -> Result<Self> {
-        let path = Text(LONGEST_NAME).read("path", input.path)?;
+        let path = AtMost(LONGEST_NAME).read("path", input.path)?;
         Ok(Self { path, sha256: digest(input.sha256)?.to_string() })
     }
 }

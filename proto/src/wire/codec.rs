@@ -1,7 +1,7 @@
 //! How the value of a field is written, and read back with its checks.
 //!
 //! The lists of [`message!`](super::pairs) and its like name a codec for each field. Most are built of others: the field of
-//! `Each(Message, MOST_SITES)` holds at most so many messages.
+//! `ListOf(Nested, MOST_SITES)` holds at most so many messages.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -80,9 +80,9 @@ impl<S: Scalar> Codec<S, S::Wire> for Same {
 }
 
 /// A message, by its own list.
-pub(super) struct Message;
+pub(super) struct Nested;
 
-impl<T: TryFrom<W, Error = WireError>, W: for<'a> From<&'a T>> Codec<T, W> for Message {
+impl<T: TryFrom<W, Error = WireError>, W: for<'a> From<&'a T>> Codec<T, W> for Nested {
     fn write(&self, value: &T) -> W {
         value.into()
     }
@@ -204,9 +204,9 @@ impl<C: Codec<T, W>, T, W> Codec<Arc<T>, W> for Shared<C> {
 }
 
 /// A list of at most so many entries; an error names the entry.
-pub(super) struct Each<C>(pub(super) C, pub(super) usize);
+pub(super) struct ListOf<C>(pub(super) C, pub(super) usize);
 
-impl<C: Codec<T, W>, T, W> Codec<Vec<T>, Vec<W>> for Each<C> {
+impl<C: Codec<T, W>, T, W> Codec<Vec<T>, Vec<W>> for ListOf<C> {
     fn write(&self, value: &Vec<T>) -> Vec<W> {
         value.iter().map(|entry| self.0.write(entry)).collect()
     }
@@ -216,7 +216,7 @@ impl<C: Codec<T, W>, T, W> Codec<Vec<T>, Vec<W>> for Each<C> {
     }
 }
 
-/// Like [`Each`], of entries that each appear once, in order.
+/// Like [`ListOf`], of entries that each appear once, in order.
 pub(super) struct Ascending<C>(pub(super) C, pub(super) usize);
 
 impl<C: Codec<T, W>, T: Ord, W> Codec<Vec<T>, Vec<W>> for Ascending<C> {
@@ -242,9 +242,9 @@ impl<C: Codec<T, W>, T: Ord, W> Codec<BTreeSet<T>, Vec<W>> for Ascending<C> {
 }
 
 /// A map as a list of at most so many messages, of which each holds a key and its value, in the order of the keys.
-pub(super) struct Entries(pub(super) usize);
+pub(super) struct Keyed(pub(super) usize);
 
-impl<K: Ord, V, W> Codec<BTreeMap<K, V>, Vec<W>> for Entries
+impl<K: Ord, V, W> Codec<BTreeMap<K, V>, Vec<W>> for Keyed
 where
     W: for<'a> From<(&'a K, &'a V)>,
     (K, V): TryFrom<W, Error = WireError>,

@@ -1,6 +1,6 @@
 //! Commands: orders with what is needed to follow them.
 
-use super::codec::{Ascending, Codec, Each, Entries, Message, Required, Same, Shared};
+use super::codec::{Ascending, Codec, Keyed, ListOf, Nested, Required, Same, Shared};
 use super::field::BySite;
 use super::runs::Runs;
 use super::{MOST_SITES, MOST_WORKERS, Result, WireError, v1};
@@ -15,11 +15,11 @@ one_of! {
         Discard { tally } = DiscardTally(tally),
         Pilot { shard } = PilotShard(shard),
         Calibrate { tally, shard, opening } =
-            Calibrate: v1::command::Calibrate { tally, shard, opening: Required(Shared(Message)) },
+            Calibrate: v1::command::Calibrate { tally, shard, opening: Required(Shared(Nested)) },
         Form { tally, holds: holds_runs, group } =
-            Form: v1::command::Form { tally, holds_runs: Shared(Runs), group: Required(Shared(Message)) },
+            Form: v1::command::Form { tally, holds_runs: Shared(Runs), group: Required(Shared(Nested)) },
         Reduce { epoch } = ReduceEpoch(epoch),
-        Solve { epoch, part } = Solve: v1::command::Solve { epoch, part: Required(Shared(Message)) },
+        Solve { epoch, part } = Solve: v1::command::Solve { epoch, part: Required(Shared(Nested)) },
         Export {} = Export: v1::command::Export {},
     }
 }
@@ -31,12 +31,12 @@ message! {
         epoch,
         package,
         members: Ascending(Same, MOST_WORKERS),
-        reductions: Each(Message, MOST_SITES),
-        owners: Entries(MOST_SITES),
+        reductions: ListOf(Nested, MOST_SITES),
+        owners: Keyed(MOST_SITES),
     }
 }
 
-message! { Reduction = v1::Reduction { site, roots: Each(Same, MOST_WORKERS) } }
+message! { Reduction = v1::Reduction { site, roots: ListOf(Same, MOST_WORKERS) } }
 
 impl From<(&PartId, &WorkerId)> for v1::Owner {
     fn from((part, worker): (&PartId, &WorkerId)) -> Self {
@@ -48,6 +48,6 @@ impl TryFrom<v1::Owner> for (PartId, WorkerId) {
     type Error = WireError;
 
     fn try_from(owner: v1::Owner) -> Result<Self> {
-        Ok((Required(Message).read("part", owner.part)?, WorkerId(owner.worker)))
+        Ok((Required(Nested).read("part", owner.part)?, WorkerId(owner.worker)))
     }
 }

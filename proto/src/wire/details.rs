@@ -1,6 +1,6 @@
 //! What a report of a job says beyond where it stands.
 
-use super::codec::{Each, Maybe, Message, Required, Same, Variant};
+use super::codec::{ListOf, Maybe, Nested, Required, Same, Variant};
 use super::field::{Millis, WORDS};
 use super::{Problem, Result, WireError, v1};
 use crate::view::{
@@ -16,13 +16,13 @@ message! {
 
 message! {
     JobDetails = v1::job::Details {
-        timeline: Each(Message, MOST_ENTRIES),
-        shard_grid: Required(Message),
-        part_grid: Required(Message),
-        memory: Each(Message, MOST_ENTRIES),
-        workers_left: Each(Message, MOST_ENTRIES),
-        events: Each(Message, MOST_ENTRIES),
-        blocks: Each(Message, MOST_ENTRIES),
+        timeline: ListOf(Nested, MOST_ENTRIES),
+        shard_grid: Required(Nested),
+        part_grid: Required(Nested),
+        memory: ListOf(Nested, MOST_ENTRIES),
+        workers_left: ListOf(Nested, MOST_ENTRIES),
+        events: ListOf(Nested, MOST_ENTRIES),
+        blocks: ListOf(Nested, MOST_ENTRIES),
     }
 }
 
@@ -37,8 +37,8 @@ message! {
 message! {
     Grid = v1::job::Grid, after as_many_groups {
         group_size,
-        done: Each(Same, Grid::MOST_GROUPS),
-        running: Each(Same, Grid::MOST_GROUPS),
+        done: ListOf(Same, Grid::MOST_GROUPS),
+        running: ListOf(Same, Grid::MOST_GROUPS),
     }
 }
 
@@ -67,7 +67,7 @@ fn finite_error(block: v1::job::Block) -> Result<v1::job::Block> {
 message! {
     WorkerMemory = v1::job::WorkerMemory {
         worker,
-        gpu: Maybe(Message);
+        gpu: Maybe(Nested);
         renamed peak = peak_bytes, planned = planned_bytes
     }
 }

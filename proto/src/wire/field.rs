@@ -9,9 +9,9 @@ use crate::SiteId;
 use crate::message::Exponents;
 
 /// Text of at most so many bytes.
-pub(super) struct Text(pub(super) usize);
+pub(super) struct AtMost(pub(super) usize);
 
-impl Codec<String, String> for Text {
+impl Codec<String, String> for AtMost {
     fn write(&self, value: &String) -> String {
         value.clone()
     }
@@ -30,7 +30,7 @@ impl Codec<String, String> for Clipped {
     }
 
     fn read(&self, field: &str, wire: String) -> Result<String> {
-        Text(self.0).read(field, wire)
+        AtMost(self.0).read(field, wire)
     }
 }
 

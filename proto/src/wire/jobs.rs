@@ -1,13 +1,13 @@
 //! The messages to the watchers of a job.
 
-use super::codec::{Boxed, Each, Maybe, Message, OrDefault, Variant};
+use super::codec::{Boxed, ListOf, Maybe, Nested, OrDefault, Variant};
 use super::field::{Clipped, Millis, Nanos, Size, WORDS};
 use super::{LONGEST_NAME, MOST_WORKERS, Result, WireError, v1};
 use crate::view::{Activity, Ending, JobReport, Phase, View, WatchMessage, WorkerView};
 
 one_of! {
     WatchMessage = v1::watch_response::News as news of v1::WatchResponse {
-        Report(report) = Job(report: Boxed(Message)),
+        Report(report) = Job(report: Boxed(Nested)),
         Event(words) = Event(words: WORDS),
     }
 }
@@ -17,8 +17,8 @@ message! {
         release: Clipped(LONGEST_NAME),
         model: Clipped(LONGEST_NAME),
         output: Clipped(LONGEST_NAME),
-        request: OrDefault(Message),
-        details: OrDefault(Message);
+        request: OrDefault(Nested),
+        details: OrDefault(Nested);
         renamed elapsed = elapsed_millis: Millis, left = left_millis: Maybe(Millis);
         flat view: View {
             phase: Variant,
@@ -31,8 +31,8 @@ message! {
             parts: Size,
             solved: Size,
             epoch,
-            workers: Each(Message, MOST_WORKERS),
-            ending: Maybe(Message),
+            workers: ListOf(Nested, MOST_WORKERS),
+            ending: Maybe(Nested),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Parts and orders.
 
-use super::codec::{Each, Message, Required, Same};
+use super::codec::{ListOf, Nested, Required, Same};
 use super::field::out_of_range;
 use super::{MOST_SITES, Result, WireError, v1};
 use crate::LinearId;
@@ -10,9 +10,9 @@ message! { PartId = v1::PartId { package, site, index } }
 
 message! {
     Part = v1::Part {
-        id: Required(Message),
-        sites: Each(Same, MOST_SITES),
-        slices: Each(Message, MOST_SITES),
+        id: Required(Nested),
+        sites: ListOf(Same, MOST_SITES),
+        slices: ListOf(Nested, MOST_SITES),
         cost,
     }
 }
@@ -27,7 +27,7 @@ one_of! {
         Calibrate { tally, shard } = Calibrate: v1::order::Calibrate { tally, shard },
         Form { epoch } = FormEpoch(epoch),
         Reduce { epoch } = ReduceEpoch(epoch),
-        Solve { epoch, part } = Solve: v1::order::Solve { epoch, part: Required(Message) },
+        Solve { epoch, part } = Solve: v1::order::Solve { epoch, part: Required(Nested) },
         Export {} = Export: v1::order::Nothing {},
     }
 }

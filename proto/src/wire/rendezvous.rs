@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::codec::Codec;
-use super::field::{Millis, Text, length};
+use super::field::{AtMost, Millis, length};
 use super::{LONGEST_KEY, LONGEST_VALUE, Problem, Result, WireError, v1};
 use crate::{Epoch, WorkerId};
 
@@ -35,9 +35,9 @@ pub struct Wait {
     pub timeout: Duration,
 }
 
-message! { Put = v1::PutRequest { worker, epoch, key: Key, value: Value } }
+message! { Put = v1::PutRequest { worker, epoch, key: PeerKey, value: PeerValue } }
 
-message! { Wait = v1::WaitRequest { worker, epoch, key: Key; renamed timeout = timeout_millis: Millis } }
+message! { Wait = v1::WaitRequest { worker, epoch, key: PeerKey; renamed timeout = timeout_millis: Millis } }
 
 impl v1::WaitResponse {
     /// The value waited for.
@@ -45,14 +45,14 @@ impl v1::WaitResponse {
     /// # Errors
     /// When it is too long to be one.
     pub fn into_value(self) -> Result<Bytes> {
-        Value.read("value", self.value)
+        PeerValue.read("value", self.value)
     }
 }
 
 /// Names a value. It may not be empty.
-struct Key;
+struct PeerKey;
 
-impl Codec<String, String> for Key {
+impl Codec<String, String> for PeerKey {
     fn write(&self, value: &String) -> String {
         value.clone()
     }
@@ -61,14 +61,14 @@ impl Codec<String, String> for Key {
         if wire.is_empty() {
             return Err(WireError::new(field, Problem::Missing));
         }
-        Text(LONGEST_KEY).read(field, wire)
+        AtMost(LONGEST_KEY).read(field, wire)
     }
 }
 
 /// What one member tells another.
-struct Value;
+struct PeerValue;
 
-impl Codec<Bytes, Bytes> for Value {
+impl Codec<Bytes, Bytes> for PeerValue {
     fn write(&self, value: &Bytes) -> Bytes {
         value.clone()
     }

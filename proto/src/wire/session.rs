@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::codec::{Boxed, Codec, Maybe, Message, Required, Shared, Variant};
+use super::codec::{Boxed, Codec, Maybe, Nested, Required, Shared, Variant};
 use super::field::{BySite, Millis, WORDS, out_of_range};
 use super::{Result, Side, WireError, v1};
 use crate::WorkerId;
@@ -11,18 +11,18 @@ use crate::session::{CoordinatorEvent, Dismissed, JobProgress, PROTOCOL, Reason,
 
 one_of! {
     WorkerEvent = v1::worker_event::Event as event of v1::WorkerEvent {
-        Hello(hello) = Hello(hello: Boxed(Message)),
-        Status(status) = Status(status: Boxed(Message)),
+        Hello(hello) = Hello(hello: Boxed(Nested)),
+        Status(status) = Status(status: Boxed(Nested)),
     }
 }
 
 one_of! {
     CoordinatorEvent = v1::coordinator_event::Event as event of v1::CoordinatorEvent {
         StandBy(words) = StandBy: v1::StandBy { words: WORDS },
-        Welcome(welcome) = Welcome(welcome: Boxed(Message)),
-        Command(command) = Command(command: Message),
-        Dismissed(dismissed) = Dismissed(dismissed: Message),
-        Heartbeat(progress) = Heartbeat: v1::Heartbeat { progress: Maybe(Message) },
+        Welcome(welcome) = Welcome(welcome: Boxed(Nested)),
+        Command(command) = Command(command: Nested),
+        Dismissed(dismissed) = Dismissed(dismissed: Nested),
+        Heartbeat(progress) = Heartbeat: v1::Heartbeat { progress: Maybe(Nested) },
     }
 }
 
@@ -90,7 +90,7 @@ impl TryFrom<v1::Hello> for Hello {
             speed: hello.speed,
             hardware: WORDS.read("hardware", hello.hardware)?,
             exponents: BySite.read("exponents", hello.exponents)?,
-            status: Required(Message).read("status", hello.status)?,
+            status: Required(Nested).read("status", hello.status)?,
         })
     }
 }
@@ -117,7 +117,7 @@ impl TryFrom<v1::Welcome> for Welcome {
         Ok(Self {
             worker: WorkerId(welcome.worker),
             heartbeat: Duration::from_millis(welcome.heartbeat_millis.into()),
-            briefing: Required(Shared(Message)).read("briefing", welcome.briefing)?,
+            briefing: Required(Shared(Nested)).read("briefing", welcome.briefing)?,
         })
     }
 }

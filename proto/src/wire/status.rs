@@ -1,9 +1,9 @@
 //! Statuses: all that a worker knows of its own work.
 
 use super::codec::{
-    Ascending, Codec, Entries, Maybe, Message, OneOf, Required, Same, Shared, UnlessDefault, Variant,
+    Ascending, Codec, Keyed, Maybe, Nested, OneOf, Required, Same, Shared, UnlessDefault, Variant,
 };
-use super::field::{BySite, Exponent, Nanos, Text, WORDS};
+use super::field::{AtMost, BySite, Exponent, Nanos, WORDS};
 use super::runs::Runs;
 use super::{LONGEST_RECEIPT, MOST_SHARDS, MOST_SITES, Result, WireError, v1};
 use crate::message::{
@@ -15,17 +15,17 @@ message! {
     Status = v1::Status {
         progress,
         applied,
-        sums: Required(Message),
-        group: Maybe(Message),
+        sums: Required(Nested),
+        group: Maybe(Nested),
         pilot: Maybe(Shared(Pilot)),
-        solved: Entries(MOST_SITES),
+        solved: Keyed(MOST_SITES),
         exported,
-        trouble: Maybe(Message),
-        in_hand: Ascending(Message, MOST_SHARDS),
+        trouble: Maybe(Nested),
+        in_hand: Ascending(Nested, MOST_SHARDS),
         draining,
         preparing,
         encoding: Variant,
-        measures: UnlessDefault(Message);
+        measures: UnlessDefault(Nested);
         renamed pace = pace_nanos: Maybe(Nanos)
     }
 }
@@ -36,8 +36,8 @@ message! {
     Measures = v1::Measures {
         prompt_steps,
         reduced_bytes,
-        gpu_memory: Maybe(Message),
-        pruned: UnlessDefault(Message);
+        gpu_memory: Maybe(Nested),
+        pruned: UnlessDefault(Nested);
         renamed
         forward = forward_nanos: Nanos,
         gram = gram_nanos: Nanos,
@@ -55,7 +55,7 @@ message! { GpuMemory = v1::GpuMemory {; renamed used = used_bytes, total = total
 
 message! { Sums = v1::Sums { tally, package, spoiled; renamed held = held_runs: Runs } }
 
-message! { Trouble = v1::Trouble { serial, fault: OneOf, order: Required(Message) } }
+message! { Trouble = v1::Trouble { serial, fault: OneOf, order: Required(Nested) } }
 
 one_of! {
     Fault = v1::trouble::Fault {
@@ -104,9 +104,9 @@ impl TryFrom<v1::Solved> for (PartId, Solved) {
     type Error = WireError;
 
     fn try_from(solved: v1::Solved) -> Result<Self> {
-        let part = Required(Message).read("part", solved.part)?;
+        let part = Required(Nested).read("part", solved.part)?;
         let exponents = BySite.read("exponents", solved.exponents)?;
-        let receipt = Receipt(Text(LONGEST_RECEIPT).read("receipt", solved.receipt)?.into());
+        let receipt = Receipt(AtMost(LONGEST_RECEIPT).read("receipt", solved.receipt)?.into());
         Ok((part, Solved { exponents, receipt }))
     }
 }

@@ -21,7 +21,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::layout::{GRAMS, GRAMS_INDEX, GRAMS_MARKER, is_file_of_grams, is_of_grams};
-use super::location::{self, Access, Located};
+use super::location::{self, Located, OpenFor};
 use super::{JobStore, Result, StoreError};
 
 /// Where Grams are kept. Clones are the same place.
@@ -64,7 +64,7 @@ impl GramStore {
     /// # Errors
     /// When the URL names no store, or the directory cannot be made.
     pub fn create(url: &str, options: &[(String, String)]) -> Result<Self> {
-        let Located { objects, prefix, .. } = location::locate(url, options, Access::Keep)?;
+        let Located { objects, prefix, .. } = location::locate(url, options, OpenFor::Keep)?;
         Ok(Self(JobStore::at(objects, prefix, url)))
     }
 
@@ -80,7 +80,7 @@ impl GramStore {
                 "is no directory of this machine: give the output.grams of a job that is done".to_owned();
             return Err(StoreError::Url { url: url.to_owned(), problem });
         }
-        let Located { objects, prefix, .. } = location::locate(url, options, Access::Use)?;
+        let Located { objects, prefix, .. } = location::locate(url, options, OpenFor::Use)?;
         Ok(Self(JobStore::at(objects, prefix, url)))
     }
 

@@ -102,7 +102,7 @@ impl JobStore {
     /// # Errors
     /// When the URL names no store; when the directory holds anything that is not obsdiff's, is in use, or cannot be made.
     pub fn create(url: &str, options: &[(String, String)]) -> Result<Self> {
-        let Located { objects, prefix, directory } = location::locate(url, options, location::Access::Run)?;
+        let Located { objects, prefix, directory } = location::locate(url, options, location::OpenFor::Run)?;
         Ok(Self { directory: directory.map(Arc::new), ..Self::at(objects, prefix, url) })
     }
 
@@ -130,7 +130,7 @@ impl JobStore {
     /// # Errors
     /// When the URL names no store, or a directory that this machine does not have.
     pub fn open(url: &str, options: &[(String, String)]) -> Result<Self> {
-        let Located { objects, prefix, .. } = location::locate(url, options, location::Access::Use)?;
+        let Located { objects, prefix, .. } = location::locate(url, options, location::OpenFor::Use)?;
         Ok(Self::at(objects, prefix, url))
     }
 

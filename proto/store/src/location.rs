@@ -17,16 +17,16 @@ use url::Url;
 use super::directory::Directory;
 use super::{Result, StoreError, credentials, plaintext};
 
-/// Who opens a store.
+/// What a store is opened for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Access {
-    /// The coordinator, which runs the job: a directory is made where there is none.
+pub(super) enum OpenFor {
+    /// To run the job, as its coordinator: a directory is made where there is none.
     Run,
-    /// A worker: a directory must be there.
+    /// To take part in the job, as a worker: a directory must be there.
     Use,
-    /// A job that keeps Grams: a directory is made where there is none, and is not locked.
+    /// To keep Grams: a directory is made where there is none, and is not locked.
     Keep,
-    /// A job that writes large objects into a store other than a directory: failed requests are repeated.
+    /// To write large objects into a store other than a directory: failed requests are repeated.
     Upload,
 }
 
@@ -58,17 +58,17 @@ pub(super) fn directory_of(url: &str) -> Result<Option<PathBuf>> {
 }
 
 /// Opens what a URL names.
-pub(super) fn locate(url: &str, options: &[(String, String)], access: Access) -> Result<Located> {
+pub(super) fn locate(url: &str, options: &[(String, String)], opened_for: OpenFor) -> Result<Located> {
     let refused = |problem: String| StoreError::Url { url: url.to_owned(), problem };
     if let Some(path) = directory_of(url)? {
-        return open_directory(&path, url, access);
+        return open_directory(&path, url, opened_for);
     }
     let parsed = Url::parse(url).map_err(|e| refused(format!("is no URL: {e}")))?;
     let (scheme, prefix) = ObjectStoreScheme::parse(&parsed).map_err(|_| refused(UNKNOWN.to_owned()))?;
     // TLS of these stores takes its cryptography from the process. If one was installed already, that one is used.
     rustls::crypto::ring::default_provider().install_default().ok();
     // Other requests are repeated by their callers, who tell of it.
-    let tries = if access == Access::Upload { UPLOAD_TRIES } else { 1 };
+    let tries = if opened_for == OpenFor::Upload { UPLOAD_TRIES } else { 1 };
     let retry = RetryConfig { max_retries: tries as usize - 1, ..RetryConfig::default() };
     let client = ClientOptions::new()
         .with_connect_timeout(credentials::CONNECT)
@@ -117,16 +117,16 @@ const UNKNOWN: &str =
     "is no store: give a directory, or a URL such as s3://bucket/job, gs://bucket/job or az://container/job";
 
 /// Opens a directory. A write returns once its file is on the disk.
-fn open_directory(path: &FilePath, url: &str, access: Access) -> Result<Located> {
+fn open_directory(path: &FilePath, url: &str, opened_for: OpenFor) -> Result<Located> {
     let refused = |problem: String| StoreError::Url { url: url.to_owned(), problem };
-    let directory = match access {
-        Access::Run => Some(Directory::claim(path, url)?),
-        Access::Use | Access::Upload if path.is_dir() => None,
-        Access::Keep => {
+    let directory = match opened_for {
+        OpenFor::Run => Some(Directory::claim(path, url)?),
+        OpenFor::Use | OpenFor::Upload if path.is_dir() => None,
+        OpenFor::Keep => {
             Disk::default().create_folders(path).map_err(|e| refused(format!("cannot be made: {e}")))?;
             None
         }
-        Access::Use | Access::Upload => {
+        OpenFor::Use | OpenFor::Upload => {
             return Err(refused(
                 "is no directory of this machine: all workers must reach the store at one place".to_owned(),
             ));

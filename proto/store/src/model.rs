@@ -8,7 +8,7 @@ use futures_util::TryStreamExt;
 use object_store::path::Path;
 use object_store::{GetOptions, ObjectMeta, ObjectStore, ObjectStoreExt};
 
-use super::location::{self, Access, Located};
+use super::location::{self, Located, OpenFor};
 use super::{JobStore, Result, StoreError};
 
 /// Objects below a prefix, at most: a pipeline has about thirty.
@@ -49,7 +49,7 @@ impl ModelStore {
     /// # Errors
     /// When the URL names no such store.
     pub fn open(url: &str, options: &[(String, String)]) -> Result<Self> {
-        let Located { objects, prefix, .. } = location::locate(url, options, Access::Use)?;
+        let Located { objects, prefix, .. } = location::locate(url, options, OpenFor::Use)?;
         Ok(Self { store: JobStore::at(objects, prefix, url.trim_end_matches('/')).at_start() })
     }
 

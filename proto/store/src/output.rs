@@ -18,7 +18,7 @@ use object_store::{ObjectStore, ObjectStoreExt, PutMode, WriteMultipart};
 use obsdiff_proto::{Digest, JobSpec};
 use serde::{Deserialize, Serialize};
 
-use super::location::{self, Access, Located};
+use super::location::{self, Located, OpenFor};
 use super::objects::PutOutcome;
 use super::probe::PROBE;
 use super::{JobStore, Result, StoreError};
@@ -93,13 +93,13 @@ impl OutputStore {
                 "is no object store: give a directory without file://, or s3://BUCKET/PREFIX",
             ));
         }
-        let Located { objects, prefix, .. } = location::locate(url, options, Access::Use)?;
+        let Located { objects, prefix, .. } = location::locate(url, options, OpenFor::Use)?;
         if prefix.as_ref().is_empty() {
             return Err(refused(
                 "names a whole bucket: give the output a prefix in it, such as s3://BUCKET/PREFIX",
             ));
         }
-        let uploads = location::locate(url, options, Access::Upload)?.objects;
+        let uploads = location::locate(url, options, OpenFor::Upload)?.objects;
         Ok(Self { store: JobStore::at(objects, prefix, url.trim_end_matches('/')), uploads })
     }
 

@@ -30,9 +30,9 @@ enum Heard {
     Taken,
 }
 
-type Target = (&'static str, fn(&[u8]) -> Heard);
+type FuzzTarget = (&'static str, fn(&[u8]) -> Heard);
 
-const TARGETS: [Target; 7] = [
+const TARGETS: [FuzzTarget; 7] = [
     ("worker_event", hear::<v1::WorkerEvent, WorkerEvent>),
     ("coordinator_event", hear::<v1::CoordinatorEvent, CoordinatorEvent>),
     ("job", hear::<v1::Job, JobReport>),

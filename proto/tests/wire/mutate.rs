@@ -7,11 +7,11 @@ use obsdiff_tests::Prng;
 #[derive(Clone)]
 struct Field {
     key: u64,
-    value: Value,
+    value: FieldValue,
 }
 
 #[derive(Clone)]
-enum Value {
+enum FieldValue {
     Varint(u64),
     Fixed(Vec<u8>),
     /// A message, a text, bytes or packed numbers.
@@ -61,24 +61,24 @@ fn change_fields(prng: &mut Prng, bytes: Vec<u8>) -> Vec<u8> {
         // The number of another field, and now and then of another kind.
         3 => fields[at].key ^= 8 << prng.below(3),
         _ => {
-            let value = std::mem::replace(&mut fields[at].value, Value::Varint(0));
+            let value = std::mem::replace(&mut fields[at].value, FieldValue::Varint(0));
             fields[at].value = change_value(prng, value);
         }
     }
     write(&fields)
 }
 
-fn change_value(prng: &mut Prng, value: Value) -> Value {
+fn change_value(prng: &mut Prng, value: FieldValue) -> FieldValue {
     match value {
-        Value::Varint(number) => Value::Varint(match prng.below(5) {
+        FieldValue::Varint(number) => FieldValue::Varint(match prng.below(5) {
             0 => number.wrapping_add(1),
             1 => number.wrapping_sub(1),
             2 => [0, 1, u32::MAX.into(), u64::MAX / 2, u64::MAX][prng.below(5)],
             3 => prng.below(8) as u64,
             _ => number ^ (1 << prng.below(64)),
         }),
-        Value::Fixed(bytes) => Value::Fixed(bytes.iter().map(|b| b ^ prng.next() as u8).collect()),
-        Value::Long(bytes) => Value::Long(change_fields(prng, bytes)),
+        FieldValue::Fixed(bytes) => FieldValue::Fixed(bytes.iter().map(|b| b ^ prng.next() as u8).collect()),
+        FieldValue::Long(bytes) => FieldValue::Long(change_fields(prng, bytes)),
     }
 }
 
@@ -88,13 +88,13 @@ fn parse(mut bytes: &[u8]) -> Option<Vec<Field>> {
     while !bytes.is_empty() {
         let key = varint(&mut bytes)?;
         let value = match key & 7 {
-            0 => Value::Varint(varint(&mut bytes)?),
-            1 => Value::Fixed(bytes.split_off(..8)?.to_vec()),
+            0 => FieldValue::Varint(varint(&mut bytes)?),
+            1 => FieldValue::Fixed(bytes.split_off(..8)?.to_vec()),
             2 => {
                 let length = usize::try_from(varint(&mut bytes)?).ok()?;
-                Value::Long(bytes.split_off(..length)?.to_vec())
+                FieldValue::Long(bytes.split_off(..length)?.to_vec())
             }
-            5 => Value::Fixed(bytes.split_off(..4)?.to_vec()),
+            5 => FieldValue::Fixed(bytes.split_off(..4)?.to_vec()),
             _ => return None,
         };
         fields.push(Field { key, value });
@@ -119,9 +119,9 @@ fn write(fields: &[Field]) -> Vec<u8> {
     for Field { key, value } in fields {
         push_varint(&mut bytes, *key);
         match value {
-            Value::Varint(number) => push_varint(&mut bytes, *number),
-            Value::Fixed(fixed) => bytes.extend(fixed),
-            Value::Long(long) => {
+            FieldValue::Varint(number) => push_varint(&mut bytes, *number),
+            FieldValue::Fixed(fixed) => bytes.extend(fixed),
+            FieldValue::Long(long) => {
                 push_varint(&mut bytes, long.len() as u64);
                 bytes.extend(long);
             }

@@ -4,14 +4,14 @@ use obsdiff_proto::{Accumulate, Allocation, JobSpec, Method, Pattern, Weighting}
 
 /// A key that a job does not use.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Unused {
+pub(super) struct UnusedKey {
     pub(super) key: &'static str,
     /// Why not.
     pub(super) because: &'static str,
 }
 
 /// Every key that has no effect in this job, whatever its value.
-pub(super) fn keys(spec: &JobSpec) -> Vec<Unused> {
+pub(super) fn keys(spec: &JobSpec) -> Vec<UnusedKey> {
     let s = &spec.sparsity;
     let structured = s.pattern == Pattern::Structured;
     let calibrates = s.calibrates();
@@ -20,7 +20,7 @@ pub(super) fn keys(spec: &JobSpec) -> Vec<Unused> {
     let mut unused = Vec::new();
     let mut add = |applies: bool, keys: &[&'static str], because| {
         if !applies {
-            unused.extend(keys.iter().map(|key| Unused { key, because }));
+            unused.extend(keys.iter().map(|key| UnusedKey { key, because }));
         }
     };
     add(

@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use obsdiff_coordinator::Course;
+use obsdiff_coordinator::MeasuredCourse;
 use obsdiff_core::Phase;
 use obsdiff_engine::export::{FaultRecord, JobCourse, PackageCourse};
 use obsdiff_proto::Plan;
@@ -15,7 +15,12 @@ use crate::job::JobFile;
 use crate::run_time::FileBytes;
 
 /// The course of a job that has written its output, as its record tells it.
-pub(crate) fn recorded(course: &Course, job: &JobFile, described: &Described, plan: &Plan) -> JobCourse {
+pub(crate) fn recorded(
+    course: &MeasuredCourse,
+    job: &JobFile,
+    described: &Described,
+    plan: &Plan,
+) -> JobCourse {
     let packages = described.cost(&job.spec, plan).packages;
     let gram_bytes: Vec<u64> = packages.iter().map(|package| package.gram_bytes).collect();
     JobCourse {
@@ -41,7 +46,7 @@ fn folder_bytes(folder: &Path) -> Option<u64> {
 }
 
 /// The same where the bytes of the Grams of each package are known.
-fn recorded_with(course: &Course, gram_bytes: &[u64]) -> JobCourse {
+fn recorded_with(course: &MeasuredCourse, gram_bytes: &[u64]) -> JobCourse {
     let fault = |fault: &PastEvent| FaultRecord { seconds: fault.at.as_secs_f64(), what: fault.told.clone() };
     JobCourse {
         most_workers: course.most_workers,
@@ -56,7 +61,7 @@ fn recorded_with(course: &Course, gram_bytes: &[u64]) -> JobCourse {
 }
 
 /// What each package took, in the order in which they were pruned.
-fn packages(course: &Course, gram_bytes: &[u64]) -> Vec<PackageCourse> {
+fn packages(course: &MeasuredCourse, gram_bytes: &[u64]) -> Vec<PackageCourse> {
     let mut packages: Vec<PackageCourse> = Vec::new();
     for time in &course.timeline {
         let Some(package) = time.package else { continue };
@@ -109,7 +114,7 @@ mod tests {
             took: Duration::from_secs(seconds),
             since: None,
         };
-        let course = Course {
+        let course = MeasuredCourse {
             timeline: vec![
                 time(None, Phase::Pilot, 2),
                 time(Some(0), Phase::Calibrate, 9),

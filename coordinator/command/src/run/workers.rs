@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::thread;
 
 use obsdiff_coordinator::clock::Clock;
-use obsdiff_coordinator::{Course, Driver, JobState, Outlook};
+use obsdiff_coordinator::{Driver, JobState, MeasuredCourse, Outlook};
 use obsdiff_core::Outcome;
 use obsdiff_engine::model::DiffusionModel;
 use obsdiff_worker::collective::Local;
@@ -38,7 +38,7 @@ pub(super) fn run_workers<'a>(
     workers: usize,
     (progress, outlook, traces): (&Progress, Option<&watch::Sender<Outlook>>, Option<Traces>),
     clock: Clock,
-) -> Result<(PruningEngine<'a>, Course)> {
+) -> Result<(PruningEngine<'a>, MeasuredCourse)> {
     let phase_display = Arc::new(PhaseDisplay::default());
     let steps = work.trajectories.step_count() as u64;
     let mut display = Display::new(inputs, steps, progress, phase_display.clone());

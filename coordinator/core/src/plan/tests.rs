@@ -4,7 +4,7 @@ mod structured;
 
 use obsdiff_proto::{
     Accumulate, CalibrationSpec, Effort, EvaluationSpec, Features, HeadScore, HessianSpec, JobError, Layout,
-    Linear, LinearId, Method, ModelSpec, OutputSpec, PackagesSpec, PartKind, Pattern, Rule, Site,
+    Linear, LinearId, Method, ModelSpec, OutputSpec, PackagesSpec, PartKind, Pattern, Site, SparsityRule,
     SparsitySpec, Stream, StreamId, Structure, Target, Unit,
 };
 use proptest::prelude::*;
@@ -93,8 +93,8 @@ fn inventory(widths_and_rows: &[(usize, usize)]) -> Inventory {
     }
 }
 
-fn skip(glob: &str) -> Rule {
-    Rule { matches: glob.into(), skip: true, pattern: None, ratio: None }
+fn skip(glob: &str) -> SparsityRule {
+    SparsityRule { matches: glob.into(), skip: true, pattern: None, ratio: None }
 }
 
 /// The key and the problem of a job that cannot be planned.
@@ -140,7 +140,7 @@ fn skipped_linears_open_no_site_and_leave_no_empty_package() {
 fn rules_give_linears_their_own_targets() {
     let mut spec = spec();
     spec.sparsity.rules =
-        vec![Rule { pattern: Some(Pattern::NToM { n: 2, m: 4 }), skip: false, ..skip("*.1.*") }];
+        vec![SparsityRule { pattern: Some(Pattern::NToM { n: 2, m: 4 }), skip: false, ..skip("*.1.*") }];
     let plan = plan(&spec, &inventory(&[(8, 8); 2]), TOKENS).unwrap();
     let targets: Vec<_> = plan.packages.iter().flat_map(|p| &p.linears).map(|l| l.target).collect();
     assert_eq!(targets, [Target::Unstructured { ratio: 0.5 }, Target::NToM { n: 2, m: 4 }]);

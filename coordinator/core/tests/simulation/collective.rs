@@ -7,37 +7,42 @@ use obsdiff_core::{Exponents, Fault, Group, Order, PartId, Stage};
 use obsdiff_proto::{Epoch, ShardId, SiteId};
 
 use crate::event::SimulatedEvent;
-use crate::world::World;
+use crate::world::SimulatedWorld;
 
 /// A group as its members see it.
-pub(crate) struct Collective {
+pub(crate) struct SimulatedCollective {
     group: Arc<Group>,
     /// Who entered.
     entered: BTreeSet<usize>,
     /// What each rank brings.
-    brought: BTreeMap<usize, Sums>,
+    brought: BTreeMap<usize, SimulatedSums>,
     /// Reductions complete.
     next: usize,
     broken: bool,
 }
 
 /// What a rank brings: how often each shard is in it, with which exponents and weights.
-struct Sums {
+struct SimulatedSums {
     counts: BTreeMap<ShardId, u32>,
     exponents: Exponents,
     weights: u64,
     bits: &'static str,
 }
 
-impl World {
+impl SimulatedWorld {
     /// A process joins a group.
     pub(crate) fn enter(&mut self, process: usize, epoch: Epoch, group: Option<Arc<Group>>) {
         self.leave_groups(process, Epoch(epoch.0 - 1), false);
         let Some(group) = group else { return };
         let fresh = !self.collectives.contains_key(&epoch);
         let size = group.members.len();
-        let new =
-            Collective { group, entered: BTreeSet::new(), brought: BTreeMap::new(), next: 0, broken: false };
+        let new = SimulatedCollective {
+            group,
+            entered: BTreeSet::new(),
+            brought: BTreeMap::new(),
+            next: 0,
+            broken: false,
+        };
         let collective = self.collectives.entry(epoch).or_insert(new);
         collective.entered.insert(process);
         let (broken, full) = (collective.broken, collective.entered.len() == size);
@@ -80,7 +85,7 @@ impl World {
         let Some(life) = &self.processes[process].life else { return };
         let bits = self.task.bits(self.processes[process].hardware);
         let (counts, exponents, weights) = (life.counts.clone(), life.exponents.clone(), life.weights);
-        let sums = Sums { counts, exponents, weights, bits };
+        let sums = SimulatedSums { counts, exponents, weights, bits };
         let Some(collective) = self.collectives.get_mut(&epoch).filter(|c| !c.broken) else { return };
         collective.brought.insert(process, sums);
         if collective.brought.len() == collective.group.members.len() {

@@ -5,12 +5,12 @@ use std::sync::Arc;
 use obsdiff_core::{Command, Event, Input, Manifest, Status};
 use obsdiff_proto::{Epoch, WorkerId};
 
-use crate::faults::Fault;
+use crate::faults::SimulatedFault;
 
 /// What will happen.
 #[derive(Clone, Debug)]
 pub(crate) enum SimulatedEvent {
-    Fault(Fault),
+    Fault(SimulatedFault),
     Tick {
         life: u32,
     },

@@ -5,12 +5,12 @@ use obsdiff_core::{Failure, Outcome};
 use obsdiff_tests::Prng;
 
 use crate::event::SimulatedEvent;
-use crate::worker::Process;
-use crate::world::World;
+use crate::worker::SimulatedProcess;
+use crate::world::SimulatedWorld;
 
 /// Something that goes wrong at a point in time.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Fault {
+pub(crate) enum SimulatedFault {
     /// kill -9; back after a while, or never.
     Kill { process: usize, again: Option<u64> },
     /// kill -9 of everything: coordinator and workers.
@@ -60,9 +60,9 @@ impl Unreliability {
     }
 }
 
-impl Fault {
+impl SimulatedFault {
     /// The faults of a run, and when they strike.
-    pub(crate) fn draw(world: &mut World) -> Vec<(u64, Self)> {
+    pub(crate) fn draw(world: &mut SimulatedWorld) -> Vec<(u64, Self)> {
         let mut faults: Vec<_> =
             (0..world.knobs.faults).map(|_| (world.rng.within(0..40_000), Self::one(world))).collect();
         if world.knobs.store_lost {
@@ -71,7 +71,7 @@ impl Fault {
         faults
     }
 
-    fn one(world: &mut World) -> Self {
+    fn one(world: &mut SimulatedWorld) -> Self {
         let count = world.processes.len() as u64;
         let rng = &mut world.rng;
         let process = rng.within(0..count) as usize;
@@ -92,28 +92,28 @@ impl Fault {
     }
 }
 
-impl World {
+impl SimulatedWorld {
     /// A fault strikes.
-    pub(crate) fn strike(&mut self, fault: Fault) {
+    pub(crate) fn strike(&mut self, fault: SimulatedFault) {
         match fault {
-            Fault::Kill { process, again } => self.kill(process, again),
-            Fault::KillAll { again } => {
+            SimulatedFault::Kill { process, again } => self.kill(process, again),
+            SimulatedFault::KillAll { again } => {
                 for process in 0..self.processes.len() {
                     self.kill(process, Some(again + process as u64));
                 }
-                self.strike(Fault::KillCoordinator { again });
+                self.strike(SimulatedFault::KillCoordinator { again });
             }
-            Fault::KillCoordinator { again } => {
+            SimulatedFault::KillCoordinator { again } => {
                 self.kill_coordinator();
                 self.after(again, SimulatedEvent::Revive);
             }
-            Fault::Pause { process, length } => {
+            SimulatedFault::Pause { process, length } => {
                 if self.processes[process].life.is_some() {
                     self.processes[process].paused_until = self.now + length;
                 }
             }
-            Fault::Cut { process, length } => self.cut(process, length),
-            Fault::Disconnect { process } => {
+            SimulatedFault::Cut { process, length } => self.cut(process, length),
+            SimulatedFault::Disconnect { process } => {
                 let session = self.processes[process].life.as_ref().and_then(|life| life.session);
                 if let Some(worker) = session {
                     // Either end may be the first to notice.
@@ -122,7 +122,7 @@ impl World {
                     self.after(other, SimulatedEvent::Hangup { worker, leave: false });
                 }
             }
-            Fault::Drain { process, again } => {
+            SimulatedFault::Drain { process, again } => {
                 let lives = self.processes[process].lives;
                 if let Some(life) = &mut self.processes[process].life {
                     life.status.draining = true;
@@ -131,12 +131,12 @@ impl World {
                     self.after(10_000 + again, SimulatedEvent::Start { process });
                 }
             }
-            Fault::Hang { process } => {
+            SimulatedFault::Hang { process } => {
                 if let Some(life) = self.processes[process].life.as_mut() {
                     life.stuck = true;
                 }
             }
-            Fault::StoreDown { length } => {
+            SimulatedFault::StoreDown { length } => {
                 self.store_down_until = self.store_down_until.max(self.now.saturating_add(length));
             }
         }
@@ -153,7 +153,7 @@ impl World {
 
     /// Whether nobody is left who is of the job's kind.
     fn all_stand_by(&self) -> bool {
-        let of_kind = |process: &Process| self.kind.as_deref() == Some(process.hardware);
+        let of_kind = |process: &SimulatedProcess| self.kind.as_deref() == Some(process.hardware);
         !self.processes.iter().any(|process| process.life.is_some() && of_kind(process))
     }
 

@@ -7,10 +7,10 @@ use obsdiff_core::{Command, Core, Encoding, Input};
 use obsdiff_proto::{Epoch, WorkerId};
 
 use crate::event::SimulatedEvent;
-use crate::worker::{RunningProcess, Taken};
-use crate::world::World;
+use crate::worker::{CommandEffect, RunningProcess};
+use crate::world::SimulatedWorld;
 
-impl World {
+impl SimulatedWorld {
     /// The coordinator dies: every session with it.
     pub(crate) fn kill_coordinator(&mut self) {
         self.core = None;
@@ -59,11 +59,11 @@ impl World {
         let Some(life) = self.life_of(worker) else { return };
         let taken = life.take(command);
         match taken {
-            Taken::Enter(epoch) => self.enter(process, epoch, group),
-            Taken::Leave(epoch) => self.leave_groups(process, epoch, false),
-            Taken::Queued | Taken::Answered => {}
+            CommandEffect::Enter(epoch) => self.enter(process, epoch, group),
+            CommandEffect::Leave(epoch) => self.leave_groups(process, epoch, false),
+            CommandEffect::Queued | CommandEffect::Answered => {}
         }
-        if taken != Taken::Queued {
+        if taken != CommandEffect::Queued {
             self.report(process);
         }
         let lives = self.processes[process].lives;

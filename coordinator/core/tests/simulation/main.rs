@@ -18,7 +18,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use obsdiff_core::{Failure, Outcome};
-use world::World;
+use world::SimulatedWorld;
 
 /// Virtual time by which a run has ended, whatever happened.
 const LIMIT: Duration = Duration::from_secs(15 * 60);
@@ -26,8 +26,8 @@ const LIMIT: Duration = Duration::from_secs(15 * 60);
 /// Runs of the test below; they start at seed 0, or at FROM.
 const SEEDS: u64 = 10_000;
 
-fn run(seed: u64, keep_log: bool) -> World {
-    let mut world = World::new(seed, keep_log);
+fn run(seed: u64, keep_log: bool) -> SimulatedWorld {
+    let mut world = SimulatedWorld::new(seed, keep_log);
     world.run(LIMIT);
     world
 }
@@ -48,7 +48,7 @@ fn one_seed_run_twice_gives_the_same_log() {
 }
 
 /// How a run ended: a word for the statistics.
-fn ending(world: &World) -> &'static str {
+fn ending(world: &SimulatedWorld) -> &'static str {
     match &world.outcome {
         Some(Outcome::Done) => "done",
         Some(Outcome::Failed(Failure::Fatal { .. })) => "failed: fatal",
@@ -90,7 +90,7 @@ fn ten_thousand_seeds_end_well() {
 #[test]
 fn one_seed() {
     let seed = std::env::var("SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(0);
-    let mut world = World::new(seed, true);
+    let mut world = SimulatedWorld::new(seed, true);
     let ended = catch_unwind(AssertUnwindSafe(|| world.run(LIMIT)));
     println!("{}", world.log.as_deref().unwrap_or(""));
     println!("seed {seed}: {:?} at {} ms", world.outcome, world.now);

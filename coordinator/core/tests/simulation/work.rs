@@ -5,9 +5,9 @@ use obsdiff_proto::PackageId;
 
 use crate::event::SimulatedEvent;
 use crate::task::{applied, receipt};
-use crate::world::World;
+use crate::world::SimulatedWorld;
 
-impl World {
+impl SimulatedWorld {
     /// Finishes what is due and begins what is next.
     pub(crate) fn work(&mut self, process: usize, lives: u64) {
         let it = &self.processes[process];

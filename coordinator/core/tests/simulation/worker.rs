@@ -11,7 +11,7 @@ use obsdiff_proto::{Epoch, PackageId, ShardId, SiteId, WorkerId};
 use crate::task::dense;
 
 /// One process. What a process that dies takes with it lies in `life`.
-pub(crate) struct Process {
+pub(crate) struct SimulatedProcess {
     pub(crate) life: Option<RunningProcess>,
     /// Counts its lives.
     pub(crate) lives: u64,
@@ -48,7 +48,7 @@ pub(crate) struct RunningProcess {
 
 /// What taking a command led to.
 #[derive(PartialEq)]
-pub(crate) enum Taken {
+pub(crate) enum CommandEffect {
     /// It waits for its turn.
     Queued,
     /// It is done, or means nothing any more: the status says so.
@@ -91,13 +91,13 @@ impl RunningProcess {
     }
 
     /// Takes a command in. Each is idempotent.
-    pub(crate) fn take(&mut self, command: Command) -> Taken {
+    pub(crate) fn take(&mut self, command: Command) -> CommandEffect {
         let order = command.order();
         if !matches!(order, Order::Pilot) {
             self.status.pilot = None;
         }
         if self.status.in_hand.contains(&order) {
-            return Taken::Answered;
+            return CommandEffect::Answered;
         }
         let (group_epoch, closed) = match &self.status.group {
             Some(g) => (g.epoch, g.stage.is_closed()),
@@ -107,7 +107,7 @@ impl RunningProcess {
             Command::Abort { epoch } => return self.abort(*epoch),
             Command::Discard { tally } => {
                 self.start_tally(*tally, None, &Exponents::new());
-                return Taken::Answered;
+                return CommandEffect::Answered;
             }
             Command::Calibrate { tally, shard, opening } => {
                 self.start_tally(*tally, Some(opening.package), &opening.exponents);
@@ -115,14 +115,14 @@ impl RunningProcess {
                     || self.status.sums.spoiled
                     || self.status.sums.held.contains(shard)
                 {
-                    return Taken::Answered;
+                    return CommandEffect::Answered;
                 }
                 self.status.sums.package = Some(opening.package);
                 self.exponents.clone_from(&opening.exponents);
             }
             Command::Form { tally, holds, group } => {
                 if group.epoch <= group_epoch {
-                    return Taken::Answered;
+                    return CommandEffect::Answered;
                 }
                 self.start_tally(*tally, Some(group.package), &Exponents::new());
                 self.drop_group_orders(group.epoch);
@@ -131,39 +131,41 @@ impl RunningProcess {
                 self.status.group =
                     Some(GroupStatus { epoch: group.epoch, stage, received: BTreeSet::new() });
                 if !fits {
-                    return Taken::Answered;
+                    return CommandEffect::Answered;
                 }
                 self.queue.push(command);
                 self.show_in_hand();
                 let epoch = self.status.group.as_ref().map_or(Epoch(0), |g| g.epoch);
-                return Taken::Enter(epoch);
+                return CommandEffect::Enter(epoch);
             }
             Command::Reduce { epoch } | Command::Solve { epoch, .. } if *epoch < group_epoch => {
-                return Taken::Answered;
+                return CommandEffect::Answered;
             }
             Command::Reduce { epoch } | Command::Solve { epoch, .. } if *epoch == group_epoch && closed => {
-                return Taken::Answered;
+                return CommandEffect::Answered;
             }
             Command::Reduce { epoch } => {
                 let reduced = |g: &GroupStatus| g.epoch == *epoch && g.stage == Stage::Reduced;
                 if self.status.group.as_ref().is_some_and(reduced) {
-                    return Taken::Answered;
+                    return CommandEffect::Answered;
                 }
             }
             Command::Solve { part, .. } if self.status.solved.contains_key(&part.id) => {
-                return Taken::Answered;
+                return CommandEffect::Answered;
             }
-            Command::Apply { packages } if *packages <= self.status.applied => return Taken::Answered,
+            Command::Apply { packages } if *packages <= self.status.applied => {
+                return CommandEffect::Answered;
+            }
             Command::Pilot { .. } if self.status.pilot.is_some() || self.status.applied > 0 => {
-                return Taken::Answered;
+                return CommandEffect::Answered;
             }
-            Command::Export if self.status.exported => return Taken::Answered,
-            Command::Encode if self.status.encoding == Encoding::Done => return Taken::Answered,
+            Command::Export if self.status.exported => return CommandEffect::Answered,
+            Command::Encode if self.status.encoding == Encoding::Done => return CommandEffect::Answered,
             _ => {}
         }
         self.queue.push(command);
         self.show_in_hand();
-        Taken::Queued
+        CommandEffect::Queued
     }
 
     /// The next command that can be followed now; what can never be is dropped.
@@ -220,18 +222,18 @@ impl RunningProcess {
         self.show_in_hand();
     }
 
-    pub(crate) fn abort(&mut self, epoch: Epoch) -> Taken {
+    pub(crate) fn abort(&mut self, epoch: Epoch) -> CommandEffect {
         if self
             .status
             .group
             .as_ref()
             .is_some_and(|g| g.epoch > epoch || (g.epoch == epoch && g.stage == Stage::Aborted))
         {
-            return Taken::Answered;
+            return CommandEffect::Answered;
         }
         self.drop_group_orders(Epoch(epoch.0 + 1));
         self.status.group = Some(GroupStatus { epoch, stage: Stage::Aborted, received: BTreeSet::new() });
-        Taken::Leave(epoch)
+        CommandEffect::Leave(epoch)
     }
 
     /// Drops what earlier groups than `before` were asked for.
@@ -264,7 +266,7 @@ impl RunningProcess {
     }
 }
 
-impl Process {
+impl SimulatedProcess {
     pub(crate) fn new(speed: u64, pace: u64, hardware: &'static str) -> Self {
         let (paused_until, cut_until, stands_by_until) = (0, 0, 0);
         Self { life: None, lives: 0, paused_until, cut_until, stands_by_until, speed, hardware, pace }

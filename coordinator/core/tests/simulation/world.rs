@@ -9,14 +9,14 @@ use obsdiff_core::{Action, Core, Dismissal, Exponents, Input, Manifest, Outcome,
 use obsdiff_proto::{Epoch, WorkerId};
 use obsdiff_tests::Prng;
 
-use crate::collective::Collective;
+use crate::collective::SimulatedCollective;
 use crate::event::{SimulatedEvent, kind};
-use crate::faults::{Fault, Unreliability};
+use crate::faults::{SimulatedFault, Unreliability};
 use crate::task::{KINDS, Task};
-use crate::worker::{NOT_THE_SUMS, Process};
+use crate::worker::{NOT_THE_SUMS, SimulatedProcess};
 
 /// A run.
-pub(crate) struct World {
+pub(crate) struct SimulatedWorld {
     pub(crate) task: Task,
     pub(crate) rng: Prng,
     pub(crate) knobs: Unreliability,
@@ -30,8 +30,8 @@ pub(crate) struct World {
     pub(crate) sessions: BTreeMap<WorkerId, (usize, bool)>,
     /// When the coordinator last heard of each worker.
     pub(crate) heard: BTreeMap<WorkerId, u64>,
-    pub(crate) processes: Vec<Process>,
-    pub(crate) collectives: BTreeMap<Epoch, Collective>,
+    pub(crate) processes: Vec<SimulatedProcess>,
+    pub(crate) collectives: BTreeMap<Epoch, SimulatedCollective>,
     pub(crate) store: Vec<Arc<Manifest>>,
     pub(crate) store_down_until: u64,
     /// A process has seen to the conditioning of the prompts.
@@ -51,7 +51,7 @@ pub(crate) struct World {
     pub(crate) log: Option<String>,
 }
 
-impl World {
+impl SimulatedWorld {
     pub(crate) fn new(seed: u64, keep_log: bool) -> Self {
         let mut rng = Prng::new(seed);
         let task = Task::draw(&mut rng);
@@ -59,7 +59,7 @@ impl World {
         let count = rng.within(1..6);
         let mut process = |_| {
             let (speed, pace) = (rng.within(1..200), rng.within(100..4000));
-            Process::new(speed, pace, KINDS[usize::from(rng.once_in(6))])
+            SimulatedProcess::new(speed, pace, KINDS[usize::from(rng.once_in(6))])
         };
         let processes = (0..count).map(&mut process).collect();
         let core = Core::new(task.job(0, None, None, 0), Duration::ZERO).unwrap();
@@ -96,7 +96,7 @@ impl World {
                 if world.rng.once_in(4) { world.rng.within(0..20_000) } else { world.rng.within(0..300) };
             world.after(late, SimulatedEvent::Start { process });
         }
-        for (at, fault) in Fault::draw(&mut world) {
+        for (at, fault) in SimulatedFault::draw(&mut world) {
             world.after(at, SimulatedEvent::Fault(fault));
         }
         world

@@ -9,12 +9,12 @@ use std::time::Duration;
 
 use certificates::Authority;
 use obsdiff_security::{Tls, TlsFiles, Token, TokenSender};
-use service::{Port, ask};
+use service::{ServedPort, ask};
 use tonic::Code;
 
 /// Asks without a chance; says why not. Which end of a failed handshake is heard first is the network's choice, so that only a
 /// client's own refusal can be told by its words.
-async fn refused(port: &Port, tls: Option<&Tls>) -> String {
+async fn refused(port: &ServedPort, tls: Option<&Tls>) -> String {
     let asked = tokio::time::timeout(Duration::from_secs(10), ask(port, tls, TokenSender(None)));
     let status = asked.await.unwrap().unwrap_err();
     assert_eq!(port.served(), 0);
@@ -25,7 +25,7 @@ async fn refused(port: &Port, tls: Option<&Tls>) -> String {
 #[tokio::test]
 async fn the_right_certificate_is_served() {
     let authority = Authority::new();
-    let port = Port::open(Some(&authority.issue("localhost")), None).await;
+    let port = ServedPort::open(Some(&authority.issue("localhost")), None).await;
     let report = ask(&port, Some(&authority.issue("worker")), TokenSender(None)).await.unwrap();
     assert_eq!(report.model, "shapes");
     assert_eq!(port.served(), 1);
@@ -34,7 +34,7 @@ async fn the_right_certificate_is_served() {
 #[tokio::test]
 async fn no_certificate_is_refused() {
     let authority = Authority::new();
-    let port = Port::open(Some(&authority.issue("localhost")), None).await;
+    let port = ServedPort::open(Some(&authority.issue("localhost")), None).await;
     refused(&port, None).await;
     assert!(service::ask_with(&port, authority.anonymous()).await.is_err());
     assert_eq!(port.served(), 0);
@@ -43,7 +43,7 @@ async fn no_certificate_is_refused() {
 #[tokio::test]
 async fn a_certificate_of_another_authority_is_refused() {
     let authority = Authority::new();
-    let port = Port::open(Some(&authority.issue("localhost")), None).await;
+    let port = ServedPort::open(Some(&authority.issue("localhost")), None).await;
     // One that trusts our server, but is known to somebody else.
     let foreign = Authority::new().issue_trusting("worker", &authority);
     refused(&port, Some(&foreign)).await;
@@ -52,7 +52,7 @@ async fn a_certificate_of_another_authority_is_refused() {
 #[tokio::test]
 async fn an_expired_certificate_is_refused() {
     let authority = Authority::new();
-    let port = Port::open(Some(&authority.issue("localhost")), None).await;
+    let port = ServedPort::open(Some(&authority.issue("localhost")), None).await;
     refused(&port, Some(&authority.issue_expired("worker"))).await;
 }
 
@@ -65,11 +65,11 @@ async fn a_worker_obeys_no_foreign_coordinator() {
         authority.issue_expired("localhost"),
         authority.issue("elsewhere"),
     ] {
-        let port = Port::open(Some(&server), None).await;
+        let port = ServedPort::open(Some(&server), None).await;
         let error = refused(&port, Some(&worker)).await;
         assert!(error.contains("InvalidCertificate"), "{error}");
     }
-    let plain = Port::open(None, None).await;
+    let plain = ServedPort::open(None, None).await;
     refused(&plain, Some(&worker)).await;
 }
 
@@ -77,7 +77,8 @@ async fn a_worker_obeys_no_foreign_coordinator() {
 async fn a_worker_without_the_jobs_token_gets_nothing() {
     let authority = Authority::new();
     let token = |text: &str| Token::new(text, "a test").unwrap();
-    let port = Port::open(Some(&authority.issue("localhost")), Some(token("the-token-of-this-job"))).await;
+    let port =
+        ServedPort::open(Some(&authority.issue("localhost")), Some(token("the-token-of-this-job"))).await;
     let worker = authority.issue("worker");
     let ask = async |token: Option<Token>| ask(&port, Some(&worker), TokenSender(token)).await;
     assert_eq!(ask(Some(token("the-token-of-this-job"))).await.unwrap().model, "shapes");

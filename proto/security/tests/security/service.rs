@@ -68,13 +68,13 @@ impl Jobs for StandingJob {
 }
 
 /// A port of this machine.
-pub(crate) struct Port {
+pub(crate) struct ServedPort {
     address: SocketAddr,
     served: Arc<AtomicU32>,
     serving: JoinHandle<()>,
 }
 
-impl Port {
+impl ServedPort {
     pub(crate) async fn open(tls: Option<&Tls>, token: Option<Token>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -95,14 +95,18 @@ impl Port {
     }
 }
 
-impl Drop for Port {
+impl Drop for ServedPort {
     fn drop(&mut self) {
         self.serving.abort();
     }
 }
 
 /// Asks the port where its job stands.
-pub(crate) async fn ask(port: &Port, tls: Option<&Tls>, token: TokenSender) -> Result<JobReport, Status> {
+pub(crate) async fn ask(
+    port: &ServedPort,
+    tls: Option<&Tls>,
+    token: TokenSender,
+) -> Result<JobReport, Status> {
     let port = port.address.port();
     let endpoint = match tls {
         Some(tls) => Endpoint::try_from(format!("https://localhost:{port}"))
@@ -115,7 +119,7 @@ pub(crate) async fn ask(port: &Port, tls: Option<&Tls>, token: TokenSender) -> R
 }
 
 /// The same, by any configuration.
-pub(crate) async fn ask_with(port: &Port, tls: ClientTlsConfig) -> Result<JobReport, Status> {
+pub(crate) async fn ask_with(port: &ServedPort, tls: ClientTlsConfig) -> Result<JobReport, Status> {
     let url = format!("https://localhost:{}", port.address.port());
     get(Endpoint::try_from(url).unwrap().tls_config(tls).unwrap(), TokenSender(None)).await
 }

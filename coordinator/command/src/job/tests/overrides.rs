@@ -3,7 +3,7 @@
 use obsdiff_proto::{
     Accumulate, Allocation, Balance, ByteSize, CalibrationSpec, ComputeType, Effort, EvaluationSpec,
     GramPrecision, HeadScore, HessianSpec, Layout, Method, ModelSpec, OutputSpec, PackagesSpec, Pattern,
-    Precision, ProbeSpec, Rule, SparsitySpec, Weighting, WorkersSpec,
+    Precision, ProbeSpec, SparsityRule, SparsitySpec, Weighting, WorkersSpec,
 };
 use serde_json::Value as Json;
 
@@ -33,13 +33,13 @@ pub(super) fn whole() -> JobSpec {
             head_score: HeadScore::ObsDiff,
             fold_bias: false,
             rules: vec![
-                Rule {
+                SparsityRule {
                     matches: text("*.to_q"),
                     skip: true,
                     pattern: Some(Pattern::Unstructured),
                     ratio: Some(0.1),
                 },
-                Rule {
+                SparsityRule {
                     matches: text("[ab]*"),
                     skip: false,
                     pattern: Some(Pattern::Structured),

@@ -1,6 +1,6 @@
 //! Rules and targets that would do nothing.
 
-use obsdiff_proto::{JobSpec, Method, Pattern, Rule, Target};
+use obsdiff_proto::{JobSpec, Method, Pattern, SparsityRule, Target};
 
 use super::{TOKENS, inventory, refusal, skip, spec, structured, with_structures};
 use crate::plan::plan;
@@ -71,7 +71,7 @@ fn a_target_that_would_leave_a_linear_dense_is_refused_by_name() {
     }
     let mut spec = spec();
     spec.sparsity.rules =
-        vec![skip("*.0.*"), Rule { pattern: Some(n_to_m(1, 200)), skip: false, ..skip("*.1.*") }];
+        vec![skip("*.0.*"), SparsityRule { pattern: Some(n_to_m(1, 200)), skip: false, ..skip("*.1.*") }];
     let error = refusal(&spec, &inventory);
     assert!(error.contains("sparsity.rules[1].pattern: leaves `blocks.1.linear` as it is"), "{error}");
 }
@@ -117,7 +117,7 @@ fn neurons_are_kept_in_multiples_of_what_a_network_has() {
 #[test]
 fn a_rule_decides_for_a_structure_by_its_first_reader() {
     let inventory = with_structures();
-    let rule = |glob: &str, ratio| Rule { matches: glob.into(), skip: false, pattern: None, ratio };
+    let rule = |glob: &str, ratio| SparsityRule { matches: glob.into(), skip: false, pattern: None, ratio };
     let mut spec = structured();
     spec.sparsity.rules = vec![rule("blocks.0.out", Some(0.25)), skip("blocks.1.*")];
     let plan = plan(&spec, &inventory, TOKENS).unwrap();

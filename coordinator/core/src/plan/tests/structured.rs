@@ -21,7 +21,7 @@ fn ends_alone_leave_nothing_to_prune() {
     inventory.structures.retain(|s| s.block == 0 || s.block == 3);
     assert_eq!(plan(&structured(), &inventory, TOKENS), Err(PlanError::OnlyEnds));
     let mut spec = structured();
-    spec.sparsity.rules = vec![Rule {
+    spec.sparsity.rules = vec![SparsityRule {
         matches: "blocks.3.*".into(),
         skip: false,
         pattern: Some(Pattern::Structured),
