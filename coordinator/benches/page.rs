@@ -1,7 +1,7 @@
 //! What the page of a large job costs its coordinator: 256 workers and 10,000 shards.
 //!
 //! Twenty browsers watch, over connections of this machine, a job that changes all the time; the processor time of the thread that makes
-//! the snapshots and sends them is told as a share of one core. Then one snapshot is measured by itself.
+//! the snapshots and sends them is given as a share of one core. Then one snapshot is measured by itself.
 
 #![allow(clippy::expect_used, missing_docs)]
 

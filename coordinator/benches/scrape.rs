@@ -92,7 +92,7 @@ impl Downlink for Named {
     fn dismiss(&self, _: Dismissal) {}
 }
 
-/// A worker that is well into the job joins and tells all that it measured.
+/// A worker that is well into the job joins and reports all that it measured.
 fn join(handle: &Handle, instance: u32) {
     let (named, name) = mpsc::channel();
     let measures = Measures {
@@ -141,7 +141,7 @@ fn scrapes(criterion: &mut Criterion) {
         clock,
         outlook: watch::channel(Outlook::default()).1,
         workers_announce: false,
-        told: broadcast::channel(1).0,
+        events: broadcast::channel(1).0,
         metrics,
     };
     let runtime = runtime();

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use obsdiff_proto::session::JobProgress;
 use obsdiff_proto::{WorkerId, lock};
 
-/// Tells the progress of a job to one of the workers that can announce it: to that of the lowest number.
+/// Sends the progress of a job to one of the workers that can announce it: to the one with the lowest number.
 #[derive(Clone)]
 pub(crate) struct Announcements {
     progress: Arc<dyn Fn() -> JobProgress + Send + Sync>,

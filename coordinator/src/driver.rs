@@ -138,7 +138,7 @@ impl<'a> Driver<'a> {
         self.outcome.clone()
     }
 
-    /// For this time, or until it is stopped, tells each worker that still connects that the job is over.
+    /// For this time, or until it is stopped, dismisses each worker that still connects, because the job is over.
     pub async fn linger(&mut self, most: Duration) {
         let end = (self.clock)() + most;
         while let Some(left) = end.checked_sub((self.clock)()) {
@@ -244,7 +244,7 @@ impl<'a> Driver<'a> {
             }
             Action::Save(exponents) => self.write(Write::Save(exponents)),
             Action::SaveHardware(hardware) => self.write(Write::SaveHardware(hardware)),
-            Action::Tell(event) => {
+            Action::Emit(event) => {
                 self.history.event((self.clock)(), &event);
                 if let Event::Committed { package } = &event {
                     // The reader ends with the driver.

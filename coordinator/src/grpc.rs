@@ -21,7 +21,7 @@ use crate::{Downlink, Handle, Message};
 
 /// How often each side expects a message from the other.
 const HEARTBEAT: Duration = Duration::from_secs(1);
-/// How long a worker may take to say hello.
+/// How long a worker may take to send its Hello.
 const HELLO: Duration = Duration::from_secs(10);
 /// Commands that may wait for a slow connection. Further ones are dropped, and sent again later.
 const WAITING: usize = 1024;
@@ -73,13 +73,13 @@ impl Places {
     /// Lets a worker stand by until there is a place. Returns nothing if the worker leaves first. There is no queue, because a worker
     /// that needs all places would keep others from the free ones.
     async fn wait(&self, reach: Reach, out: &Sender<v1::CoordinatorEvent>) -> Option<OwnedSemaphorePermit> {
-        let mut told = None;
+        let mut last = None;
         loop {
             let why = match self.take(reach) {
                 Ok(place) => return Some(place),
                 Err(why) => why,
             };
-            let event = if told.replace(why) == Some(why) {
+            let event = if last.replace(why) == Some(why) {
                 CoordinatorEvent::Heartbeat(None)
             } else {
                 CoordinatorEvent::StandBy(why.to_owned())
@@ -201,7 +201,7 @@ fn refuse(out: &Sender<v1::CoordinatorEvent>, words: String) -> String {
     words
 }
 
-/// Tells a worker why its session ends. If the queue is full, the worker only sees the stream end.
+/// Sends a worker the reason why its session ends. If the queue is full, the worker only sees the stream end.
 fn dismiss(out: &Sender<v1::CoordinatorEvent>, dismissed: Dismissed) {
     let _ = out.try_send((&CoordinatorEvent::Dismissed(dismissed)).into());
 }
@@ -255,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn a_worker_works_with_those_whom_it_reaches_alone() {
+    fn a_worker_works_only_with_those_that_it_reaches() {
         let places = Places::default();
         for (at_work, other, remedy) in [
             (Reach::Gloo, Reach::Nccl, "start it with --collective gloo"),
@@ -270,7 +270,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_stands_by_hears_why_once_and_stays_until_there_is_a_place() {
+    async fn a_worker_that_stands_by_gets_the_reason_once_and_stays_until_there_is_a_place() {
         let places = Places::default();
         let at_work = places.take(Reach::Gloo).unwrap();
         let (out, mut events) = mpsc::channel(WAITING);
@@ -279,7 +279,7 @@ mod tests {
             async move { places.wait(Reach::Alone, &out).await.is_some() }
         });
         let mut next = async || CoordinatorEvent::try_from(events.recv().await.unwrap()).unwrap();
-        let CoordinatorEvent::StandBy(why) = next().await else { panic!("it is not told why") };
+        let CoordinatorEvent::StandBy(why) = next().await else { panic!("it gets no reason") };
         assert!(why.contains("stands by"), "{why}");
         for _ in 0..3600 {
             assert_eq!(next().await, CoordinatorEvent::Heartbeat(None));
@@ -291,7 +291,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_leaves_while_it_stands_by_is_forgotten() {
+    async fn a_worker_that_leaves_while_it_stands_by_is_forgotten() {
         let places = Places::default();
         let _at_work = places.take(Reach::Gloo).unwrap();
         let (out, events) = mpsc::channel(WAITING);

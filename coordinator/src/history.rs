@@ -16,7 +16,7 @@ const EVENTS: usize = 100;
 /// The last workers that left, of which it is kept why.
 const LEFT: usize = 20;
 
-/// The most faults that a record tells one by one.
+/// The most faults that a record lists one by one.
 const MOST_FAULTS: usize = 200;
 
 /// How a job went in this process. It has an entry for each phase of each package at most, and bounded lists.

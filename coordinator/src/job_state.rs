@@ -153,7 +153,7 @@ impl JobState {
     /// Its location, for processes that run in other folders.
     ///
     /// # Errors
-    /// When the current folder of this process does not exist any more.
+    /// When the current folder of this process no longer exists.
     pub fn absolute_url(&self) -> io::Result<String> {
         match &self.folder {
             Some(folder) => Ok(std::path::absolute(folder)?.display().to_string()),
@@ -169,7 +169,7 @@ impl JobState {
     }
 }
 
-/// The digest of words as JSON.
+/// The digest of a value as JSON.
 fn digest(words: &impl Serialize) -> Result<Digest> {
     let json = serde_json::to_vec(words).map_err(Error::Record)?;
     Ok(Digest::of(&json))

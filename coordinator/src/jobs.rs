@@ -24,7 +24,7 @@ const LOOK: Duration = Duration::from_millis(100);
 /// How far a job is, and what is expected of it.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Outlook {
-    /// When it is expected to end, by the coordinator's clock, where that can be told.
+    /// When it is expected to end, by the coordinator's clock, if there is an estimate.
     pub end: Option<Duration>,
     /// The share of its work that is done, from 0 to 1.
     pub done: f64,
@@ -62,10 +62,10 @@ pub struct ServedJob {
     pub clock: Clock,
     /// How far the job is, and what is expected of it.
     pub outlook: watch::Receiver<Outlook>,
-    /// Whether the progress is told to a worker that can announce it where it runs. Not where this process does so itself.
+    /// Whether the progress is sent to a worker that can announce it where it runs. False where this process announces it itself.
     pub workers_announce: bool,
     /// What happens, in words.
-    pub told: broadcast::Sender<String>,
+    pub events: broadcast::Sender<String>,
     /// Its metrics.
     pub metrics: Arc<Metrics>,
 }
@@ -101,7 +101,7 @@ impl ServedJob {
         self.metrics.text(view.map(|view| self.report(view, JobDetails::default())).as_ref())
     }
 
-    /// The same of a driver that runs no more.
+    /// The same for a driver that no longer runs.
     ///
     /// # Errors
     /// As there.
@@ -109,7 +109,7 @@ impl ServedJob {
         self.metrics.text(Some(&self.report(driver.view(), JobDetails::default())))
     }
 
-    /// Whom the progress is told to, where workers announce it.
+    /// The workers that get the progress, where workers announce it.
     pub(crate) fn announcements(&self) -> Option<Announcements> {
         let (outlook, clock) = (self.outlook.clone(), self.clock.clone());
         let progress = move || outlook.borrow().progress(clock());
@@ -117,14 +117,14 @@ impl ServedJob {
     }
 
     /// Sends messages until the job is over or the watcher has left.
-    async fn send(self, out: mpsc::Sender<WatchMessage>, mut told: broadcast::Receiver<String>) {
+    async fn send(self, out: mpsc::Sender<WatchMessage>, mut events: broadcast::Receiver<String>) {
         let mut last = None;
         let mut looks = tokio::time::interval(LOOK);
         loop {
             tokio::select! {
                 biased;
                 () = out.closed() => return,
-                words = told.recv() => match words {
+                words = events.recv() => match words {
                     Ok(words) => drop(out.send(WatchMessage::Event(words)).await),
                     Err(RecvError::Lagged(_)) => {}
                     Err(RecvError::Closed) => return,
@@ -159,7 +159,7 @@ impl v1::jobs_server::Jobs for ServedJob {
 
     async fn watch(&self, _: Request<v1::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
         let (out, news) = mpsc::channel(64);
-        tokio::spawn(self.clone().send(out, self.told.subscribe()));
+        tokio::spawn(self.clone().send(out, self.events.subscribe()));
         Ok(Response::new(Box::pin(ReceiverStream::new(news).map(|news| Ok((&news).into())))))
     }
 

@@ -49,13 +49,13 @@ pub trait Downlink: Send {
 
 /// Receives the events of a job.
 pub trait Observer {
-    /// Something worth telling a user.
+    /// Something that users want to know.
     fn event(&mut self, event: &Event);
     /// Called after each step of `core`, before the step's commands are sent.
     fn step(&mut self, core: &Core);
     /// A session opened; this comes before the step that takes it in.
     fn joined(&mut self, _worker: WorkerId, _hello: &Hello) {}
-    /// A worker told its status; this comes before the step that takes it in.
+    /// A worker sent its status; this comes before the step that takes it in.
     fn reported(&mut self, _worker: WorkerId, _status: &Status) {}
 }
 

@@ -177,9 +177,9 @@ mod tests {
         let rendezvous = RendezvousService::default();
         assert_eq!(put(&rendezvous, 1, 7, "a", b"x"), Err(Code::FailedPrecondition));
         rendezvous.hold(Some(&group(7, &[1, 2])));
-        let (value, told) =
+        let (value, answer) =
             tokio::join!(wait(&rendezvous, 2, 7, "a"), async { put(&rendezvous, 1, 7, "a", b"x") });
-        assert_eq!((value, told), (Ok(Bytes::from_static(b"x")), Ok(())));
+        assert_eq!((value, answer), (Ok(Bytes::from_static(b"x")), Ok(())));
         // A member may put the same value again, but no other one.
         assert_eq!(put(&rendezvous, 2, 7, "a", b"x"), Ok(()));
         assert_eq!(put(&rendezvous, 2, 7, "a", b"y"), Err(Code::AlreadyExists));
@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn a_member_puts_so_much_and_no_more() {
+    fn a_member_puts_at_most_so_much() {
         let rendezvous = RendezvousService::default();
         rendezvous.hold(Some(&group(1, &[1, 2])));
         for key in 0..VALUES {

@@ -97,21 +97,21 @@ async fn workers_may_join_until_the_job_is_over_and_while_its_store_can_be_read(
     assert_eq!(handle.readiness().await, None);
 
     let (mut unread, handle) = driver(Err("no route to host".to_owned()));
-    let (_, told) = tokio::join!(unread.run(), async {
+    let (_, reported) = tokio::join!(unread.run(), async {
         // The store is asked for the first time right after the start.
-        let told = loop {
+        let reported = loop {
             match handle.readiness().await {
                 Some(Ok(())) => tokio::task::yield_now().await,
-                told => break told,
+                reported => break reported,
             }
         };
         handle.send(Message::Stop).await;
-        told
+        reported
     });
-    assert_eq!(told, Some(Err("the job's store cannot be read: no route to host".to_owned())));
+    assert_eq!(reported, Some(Err("the job's store cannot be read: no route to host".to_owned())));
 }
 
-/// Workers and watchers that say more than the coordinator can take in wait for it.
+/// Workers and watchers that send more than the coordinator can take in wait for it.
 #[tokio::test]
 async fn the_inbox_is_bounded_and_what_waited_is_taken_in_later() {
     let (mut driver, handle) = driver(Ok(None));

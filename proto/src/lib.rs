@@ -1,8 +1,8 @@
-//! The words every part of obsdiff shares: ids, the job specification, the inventory of a model, the plan made from
-//! them, and what the coordinator and a worker say to each other.
+//! The types that every part of obsdiff shares: ids, the job specification, the inventory of a model, the plan made from
+//! them, and the messages of the coordinator and a worker to each other.
 //!
 //! A leaf: it knows no numerics, files, clocks or networks. With the feature `wire` it also has the gRPC messages and services
-//! (`wire`), and the way between them and these words.
+//! (`wire`), and the conversions between them and these types.
 
 mod causes;
 mod counted;

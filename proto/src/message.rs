@@ -1,8 +1,8 @@
-//! What the coordinator and a worker say to each other.
+//! The messages of the coordinator and a worker to each other.
 //!
-//! A worker always says the same thing: its [`Status`], all of it. A status only grows (within one tally, one epoch and one
+//! A worker always sends the same thing: its whole [`Status`]. A status only grows (within one tally, one epoch and one
 //! life of a worker), so one that is lost, late, repeated or out of order does no harm: the next one heals it. The coordinator
-//! answers with [`Command`]s, each of them idempotent: a worker that has done what one asks says so again, and no more.
+//! answers with [`Command`]s, each of them idempotent: a worker that has already done what one asks only reports it again.
 //!
 //! What the coordinator counts on:
 //! - A worker follows its orders in any sequence in which they can be followed, and shows those it has not finished in
@@ -12,7 +12,7 @@
 //! - A shard once begun is added to its end, or the sums are spoiled. They stay until a newer tally or [`Order::Apply`]: a reduction
 //!   leaves them as they are, so that it can be done again in another group.
 //! - A received Gram stays until its parts are solved, its group is aborted, or a newer group is joined.
-//! - When the connection is lost, a worker forgets orders that it has not begun, goes on with the others, and says in its next
+//! - When the connection is lost, a worker forgets orders that it has not begun, continues with the others, and reports in its next
 //!   [`Hello`] what it holds. Commands of an earlier connection are dropped.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -118,7 +118,7 @@ pub enum Order {
         /// The tally to start.
         tally: Tally,
     },
-    /// Run the first shard on the dense model and say the exponents of all sites.
+    /// Run the first shard on the dense model and report the exponents of all sites.
     Pilot,
     /// Add a shard to the sums.
     Calibrate {
@@ -247,7 +247,7 @@ pub struct Hello {
     pub instance: u128,
     /// Measured speed in 10^6 floating-point operations per second.
     pub speed: u64,
-    /// The kind of its hardware, in words: workers of one kind find the same bits.
+    /// A description of the kind of its hardware: workers of one kind find the same bits.
     pub hardware: String,
     /// Exponents that the sums in `status` were gathered with.
     pub exponents: Exponents,

@@ -14,7 +14,7 @@ pub struct Plan {
     pub packages: Vec<Package>,
     /// Shards of calibration prompts, in order.
     pub shards: Vec<Shard>,
-    /// What heads and neurons are to save together, where no ratio says how many go of each structure.
+    /// What heads and neurons are to save together, where no ratio sets how many go of each structure.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub budget: Option<Budget>,
 }

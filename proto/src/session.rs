@@ -30,7 +30,7 @@ pub enum CoordinatorEvent {
     Command(Command),
     /// Last of all: the session is over.
     Dismissed(Dismissed),
-    /// The coordinator is there. One of the workers that ask for it hears how far the job is, to pass it on.
+    /// The coordinator is there. One of the workers that ask for it also gets the job's progress, to pass it on.
     Heartbeat(Option<JobProgress>),
 }
 
@@ -39,7 +39,7 @@ pub enum CoordinatorEvent {
 pub struct JobProgress {
     /// The share of its work that is done, in percent: 100 once it is done, never before.
     pub percent: u8,
-    /// About how long it still takes, where that can be told; whole milliseconds.
+    /// The estimated time until it is done, if there is an estimate; whole milliseconds.
     pub left: Option<Duration>,
     /// Packages committed.
     pub committed: u32,
@@ -92,7 +92,7 @@ pub struct Dismissed {
 /// What a worker does after the end of its session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Reason {
-    /// Not heard of for too long.
+    /// It sent nothing for too long.
     Silent,
     /// Busy without progress for too long.
     Stalled,
@@ -100,7 +100,7 @@ pub enum Reason {
     Replaced,
     /// It asked to leave, and may.
     Drained,
-    /// It said what cannot be.
+    /// It sent something impossible.
     Refused,
     /// It fails where others do not.
     Useless,

@@ -42,7 +42,7 @@ pub enum PartKind {
     Neurons,
 }
 
-/// Parts of a module that are alike and can go as a whole: the heads of an attention, or the neurons of a feed-forward network.
+/// Parts of a module that have the same shape and can each be removed as a whole: the heads of an attention, or the neurons of a feed-forward network.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Structure {
     /// The diffusers module path, such as `transformer_blocks.3.attn` or `transformer_blocks.3.ff_context`.

@@ -15,14 +15,14 @@ pub enum Input {
     Joined {
         /// The session's worker.
         worker: WorkerId,
-        /// What it said first.
+        /// Its Hello.
         hello: Box<Hello>,
     },
     /// A session ended: the connection was lost, or the worker closed it.
     Left {
         /// The session's worker.
         worker: WorkerId,
-        /// What the transport said.
+        /// The transport's reason.
         why: String,
     },
     /// A worker spoke: after every change, and at least every two seconds.
@@ -41,7 +41,7 @@ pub enum Input {
     CommitFailed {
         /// The package.
         package: PackageId,
-        /// What the store said.
+        /// The store's error.
         error: String,
     },
     /// The pruned pipeline is there: an earlier life had it written.
@@ -57,14 +57,14 @@ pub enum Input {
 pub enum Action {
     /// Send a command over a worker's session. One that cannot be sent may be dropped.
     Send {
-        /// To whom.
+        /// The worker that gets it.
         worker: WorkerId,
         /// What.
         command: Command,
     },
-    /// Tell a worker why, then close its session. Nothing it says afterwards counts.
+    /// Send a worker the reason, then close its session. Later messages from it are ignored.
     Dismiss {
-        /// Whom.
+        /// The worker.
         worker: WorkerId,
         /// Why.
         why: Dismissal,
@@ -77,7 +77,7 @@ pub enum Action {
     /// Save the kind of hardware of the job's workers for the next life. No answer is waited for: manifests have it too.
     SaveHardware(String),
     /// Log it, show it.
-    Tell(Event),
+    Emit(Event),
     /// The job is over: nothing more will come.
     Finish(Outcome),
 }
@@ -85,8 +85,8 @@ pub enum Action {
 /// Why a worker is sent away.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum Dismissal {
-    /// Not heard of.
-    #[error("not heard of for {seconds} s")]
+    /// It sent nothing.
+    #[error("it sent nothing for {seconds} s")]
     Silent {
         /// Seconds since it spoke.
         seconds: u64,
@@ -103,7 +103,7 @@ pub enum Dismissal {
     /// It drained, and nothing waits for it.
     #[error("drained")]
     Drained,
-    /// It says what cannot be.
+    /// It sent something impossible.
     #[error("{0}")]
     Refused(String),
     /// It fails again and again where others may not.
@@ -149,7 +149,7 @@ fn run_again(lost: &[ShardId]) -> String {
     format!("{} {are} run again", counted(lost.len(), "shard"))
 }
 
-/// Something worth telling a user.
+/// Something that users want to know.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum Event {
     /// A worker joined.
@@ -178,7 +178,7 @@ pub enum Event {
         /// Who.
         worker: WorkerId,
     },
-    /// Workers of another kind of hardware stand by; told once for each kind.
+    /// Workers of another kind of hardware stand by; reported once for each kind.
     #[error("workers on {worker} stand by: the job runs on {job}, and workers.mixed_hardware is not set")]
     StandingBy {
         /// The kind of the job's workers.
@@ -193,11 +193,11 @@ pub enum Event {
         worker: WorkerId,
         /// Why.
         why: String,
-        /// How long nothing had been heard of it.
+        /// How long it had sent nothing.
         quiet: Duration,
         /// Shards lost with it, finished ones and leased ones.
         lost: Vec<ShardId>,
-        /// Whether it had said that it wants to leave.
+        /// Whether it had asked to leave.
         drained: bool,
     },
     /// A worker's sums were dropped.
@@ -269,7 +269,7 @@ pub enum Event {
 }
 
 impl Event {
-    /// Whether it tells of something that went wrong.
+    /// Whether something went wrong.
     pub fn is_fault(&self) -> bool {
         match self {
             Self::Left { why, .. } => *why != Dismissal::Drained.to_string(),
@@ -299,7 +299,7 @@ pub enum Outcome {
     /// A user stopped it.
     #[error("cancelled")]
     Cancelled,
-    /// It cannot go on; what is committed stays, and the job can be resumed.
+    /// It failed; what is committed stays, and the job can be resumed.
     #[error("{0}")]
     Failed(Failure),
 }

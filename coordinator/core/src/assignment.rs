@@ -30,7 +30,7 @@ const ROUND_BYTES: u64 = 36;
 
 impl SolveCost {
     /// That of one sweep over the columns by one factor, as by any method but `admm`, and of so many steps of refinement: 2 for each
-    /// and 2 for their first residual. Besides, two products with a triangle tell what the mask changes.
+    /// and 2 for their first residual. In addition, two products with a triangle measure what the mask changes.
     pub const fn sweep(refine: u32) -> Self {
         let bytes = REFINED_BYTES * refined(refine) / 2;
         Self { factorisations: 1, row: 1 + refined(refine), uncut: 2, swept: 1, bytes }
@@ -42,7 +42,7 @@ impl SolveCost {
         if !matches!(sparsity.method(), Method::Admm) {
             return Self::sweep(refine);
         }
-        // An inverse takes three factorisations' operations. Two products tell what the mask changes.
+        // An inverse takes three factorisations' operations. Two products measure what the mask changes.
         let inverses = effort.penalties().len() as u64;
         let products = effort.products() as u64 + 2;
         let bytes = ROUND_BYTES * products + REFINED_BYTES * refined(refine) / 2;

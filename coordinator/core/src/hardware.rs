@@ -11,12 +11,12 @@ impl Core {
         Some(Dismissal::OtherHardware { job: job.to_owned(), worker: worker.to_owned() })
     }
 
-    /// Sends a worker of another kind away, and tells of its kind if that is new.
+    /// Sends a worker of another kind away, and reports its kind if that is new.
     pub(crate) fn stand_by(&mut self, worker: WorkerId, why: Dismissal) {
         if let Dismissal::OtherHardware { job, worker } = &why
             && self.standing_by.insert(worker.clone())
         {
-            self.tell(Event::StandingBy { job: job.clone(), worker: worker.clone() });
+            self.emit(Event::StandingBy { job: job.clone(), worker: worker.clone() });
         }
         self.out.push(Action::Dismiss { worker, why });
     }

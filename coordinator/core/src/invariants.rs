@@ -55,7 +55,7 @@ pub enum Violation {
         missing: usize,
     },
     /// Something is asked of a worker that left, or one is sent away that stays.
-    #[error("an action for worker {0}, whose session says otherwise")]
+    #[error("an action for worker {0} that does not fit its session")]
     Stranger(WorkerId),
     /// Something is asked of a worker that is not ready.
     #[error("worker {0} is asked for something while it prepares")]
@@ -182,7 +182,7 @@ impl Core {
             Action::Dismiss { .. }
             | Action::Save(_)
             | Action::SaveHardware(_)
-            | Action::Tell(_)
+            | Action::Emit(_)
             | Action::Finish(_) => Ok(()),
         }
     }

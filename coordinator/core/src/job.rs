@@ -33,7 +33,7 @@ pub struct Job {
 /// Limits and waiting times.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// A worker not heard of for so long is gone.
+    /// A worker that sent nothing for so long counts as lost.
     pub silence: Duration,
     /// A worker that is busy and makes no progress for so long is gone.
     pub stall: Duration,
@@ -208,7 +208,7 @@ impl Job {
         !self.plan.shards.is_empty()
     }
 
-    /// Whether `exponents` say something of every planned site.
+    /// Whether `exponents` has an entry for every planned site.
     pub(crate) fn validate_exponents(&self, exponents: &Exponents) -> Result<(), InvalidJob> {
         let mut planned = self.plan.packages.iter().flat_map(|p| &p.sites);
         match planned.find(|site| !exponents.contains_key(site)) {

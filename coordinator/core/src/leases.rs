@@ -65,7 +65,7 @@ fn shares(pending: usize, runners: &[Runner], options: &Options) -> Vec<WorkerId
     queue.into_iter().take(pending).map(|(_, worker)| worker).collect()
 }
 
-/// Shards a worker has at a time: the running one, one to go on with, and more as they are known to be short.
+/// Shards a worker has at a time: the running one, a next one, and more as they are known to be short.
 fn depth(runner: &Runner, options: &Options) -> u32 {
     let pace = if runner.measured { runner.pace } else { u64::MAX };
     let ahead = u64::try_from(options.ahead.as_millis()).unwrap_or(u64::MAX).div_ceil(pace.max(1));
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn who_comes_first_leaves_the_others_their_share() {
+    fn the_first_worker_leaves_the_others_their_share() {
         let first = Runner { worker: WorkerId(0), pace: 600, measured: true, leased: 0, ready: true };
         let later = Runner { worker: WorkerId(1), ready: false, ..first };
         let options = Options::default();

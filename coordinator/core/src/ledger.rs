@@ -130,7 +130,7 @@ impl Ledger {
         true
     }
 
-    /// Makes all of a worker's shards pending again, and says which.
+    /// Makes all of a worker's shards pending again, and returns them.
     pub(crate) fn release(&mut self, worker: WorkerId) -> Vec<ShardId> {
         let Some(share) = self.shares.remove(&worker) else { return Vec::new() };
         self.held -= share.held.len();
@@ -148,7 +148,7 @@ impl Ledger {
         self.losses.get(&shard).copied().unwrap_or(0)
     }
 
-    /// Whether holders, shares and pending shards tell the same story; the first that does not, in words.
+    /// Whether holders, shares and pending shards agree; the first disagreement, in words.
     pub(crate) fn check(&self) -> Result<(), String> {
         let mut seen = 0;
         let mut held = 0;

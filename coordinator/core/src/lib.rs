@@ -1,12 +1,12 @@
-//! obsdiff's coordinator as pure functions: [`Core::step`] takes in what happened and says what is to be done.
+//! obsdiff's coordinator as pure functions: [`Core::step`] takes in what happened and returns what is to be done.
 //!
 //! Nothing here does I/O, reads a clock, draws a random number or waits. The state consists of facts about workers and the open
 //! package; a phase is what the facts amount to, and an order to a worker is what follows from them. An order is sent once, and again
-//! when the worker does not show it; a worker always says all it knows; so whatever is lost, late, repeated or out of order on the
+//! when the worker does not show it; a worker always reports all it knows; so whatever is lost, late, repeated or out of order on the
 //! way heals by the next report.
 //!
 //! A shard counts exactly once because (1) the ledger gives it one holder at most, (2) a worker forms a group only if its
-//! sums are exactly the shards that the ledger says, and (3) a group reduces only while every shard is held by one of its members.
+//! sums are exactly the shards that the ledger has for it, and (3) a group reduces only while every shard is held by one of its members.
 
 mod action;
 pub mod assignment;

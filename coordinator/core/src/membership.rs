@@ -35,10 +35,10 @@ impl Core {
         self.no_workers = None;
         let kept = self.adopt(worker, hello);
         if hello.status.preparing {
-            self.tell(Event::Preparing { worker })
+            self.emit(Event::Preparing { worker })
         } else {
             self.group_failures = Default::default();
-            self.tell(Event::Joined { worker, kept });
+            self.emit(Event::Joined { worker, kept });
         }
         self.merge(worker, &hello.status);
         self.touch(worker);
@@ -87,7 +87,7 @@ impl Core {
         };
         member.preparing = false;
         self.group_failures = Default::default();
-        self.tell(Event::Ready { worker });
+        self.emit(Event::Ready { worker });
     }
 
     /// Whether a status can be one of this job's.
@@ -147,7 +147,7 @@ impl Core {
         if self.members.is_empty() {
             self.no_workers = Some(NoWorkers { since: self.now, last: why.clone() });
         }
-        self.tell(Event::Left { worker, why, quiet, lost, drained: member.draining.is_some() });
+        self.emit(Event::Left { worker, why, quiet, lost, drained: member.draining.is_some() });
     }
 
     /// Sends a worker away.
@@ -185,7 +185,7 @@ impl Core {
         }
     }
 
-    /// Lets those go who drain and on whom no group waits, or who had their time.
+    /// Releases workers that drain once no group waits for them or their time is over.
     pub(crate) fn decide_leaving(&mut self) {
         let leaves = |(worker, member): (&WorkerId, &ConnectedWorker)| {
             let since = member.draining?;

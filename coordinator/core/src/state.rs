@@ -26,7 +26,7 @@ pub struct Core {
     pub(crate) exponents: Option<Exponents>,
     /// The kind of hardware of all members; none before the first one joins, and where kinds mix.
     pub(crate) hardware: Option<String>,
-    /// Kinds that stand by, as far as they were told of.
+    /// Kinds that stand by and were reported.
     pub(crate) standing_by: BTreeSet<String>,
     /// Packages committed, counted from the first.
     pub(crate) committed: u32,
@@ -64,13 +64,13 @@ pub(crate) struct ConnectedWorker {
     pub(crate) progress: u64,
     /// Packages applied.
     pub(crate) applied: u32,
-    /// The sums it shall have.
+    /// The sums that it is to have.
     pub(crate) tally: Tally,
     /// It still shows sums of the open package that do not count.
     pub(crate) stale_sums: bool,
     /// Groups up to this epoch are closed at the worker...
     pub(crate) closed: Epoch,
-    /// ...and up to this one they shall be.
+    /// ...and up to this one they are to be.
     pub(crate) abort: Epoch,
     /// The last trouble taken up.
     pub(crate) trouble: u64,
@@ -115,13 +115,13 @@ pub(crate) struct ReductionAttempt {
     pub(crate) group: Arc<Group>,
     pub(crate) begun: Duration,
     pub(crate) formed: BTreeSet<WorkerId>,
-    /// Its ranks were told to reduce.
+    /// Its ranks were ordered to reduce.
     pub(crate) reducing: bool,
     /// Ranks that went through all reductions.
     pub(crate) through: BTreeSet<WorkerId>,
     /// Grams that arrived at their roots.
     pub(crate) received: BTreeSet<(SiteId, WorkerId)>,
-    /// How many shall.
+    /// How many there are to be.
     pub(crate) expected: usize,
     /// A member left before all had arrived.
     pub(crate) lost: Option<WorkerId>,

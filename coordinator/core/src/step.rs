@@ -9,7 +9,7 @@ use crate::state::ChangedWorkers;
 use crate::{Action, Command, Core, Dismissal, Event, Failure, Input, Order, Outcome};
 
 impl Core {
-    /// Takes in one input at time `now` (from any fixed start; it never runs back) and says what is to be done about it.
+    /// Takes in one input at time `now` (from any fixed start; it never runs back) and returns what is to be done about it.
     ///
     /// After [`Action::Finish`] only newcomers get an answer: that the job is over.
     pub fn step(&mut self, now: Duration, input: Input) -> Vec<Action> {
@@ -114,8 +114,8 @@ impl Core {
         })
     }
 
-    pub(crate) fn tell(&mut self, event: Event) {
-        self.out.push(Action::Tell(event));
+    pub(crate) fn emit(&mut self, event: Event) {
+        self.out.push(Action::Emit(event));
     }
 
     pub(crate) fn fail(&mut self, failure: Failure) {

@@ -42,7 +42,7 @@ impl Core {
             Order::Solve { part, .. } => Subject::Part(part),
             Order::Apply { .. } => Subject::Apply(worker),
             Order::Export => Subject::Export,
-            // A group says by its stage that it failed; dropping sums cannot fail; who cannot encode leaves.
+            // A group's stage shows that it failed; dropping sums cannot fail; a worker that cannot encode leaves.
             Order::Encode
             | Order::Form { .. }
             | Order::Reduce { .. }
@@ -71,7 +71,7 @@ impl Core {
             let what = order.to_string();
             return self.fail(Failure::TooOften { what, tries, worker, error: error.to_owned() });
         }
-        self.tell(Event::Retried {
+        self.emit(Event::Retried {
             what: format!("{order} at worker {worker}"),
             tries,
             error: error.to_owned(),

@@ -7,7 +7,7 @@ fn at(seconds: u64) -> Duration {
 }
 
 #[test]
-fn a_phase_that_goes_on_after_a_fault_has_one_entry_with_all_its_time() {
+fn a_phase_that_continues_after_a_fault_has_one_entry_with_all_its_time() {
     let mut history = History::default();
     let first = Some(PackageId(0));
     for (second, package, phase) in [
@@ -69,7 +69,7 @@ fn a_course_counts_workers_groups_and_faults_until_the_job_is_over() {
 }
 
 #[test]
-fn memory_is_told_of_connected_workers_alone() {
+fn only_connected_workers_show_memory() {
     let mut history = History::default();
     let says = |history: &mut History, worker, used| {
         let gpu_memory = Some(GpuMemory { used, total: 100 });
@@ -81,7 +81,7 @@ fn memory_is_told_of_connected_workers_alone() {
     says(&mut history, 1, 10);
     says(&mut history, 2, 20);
     says(&mut history, 3, 30);
-    // A worker that has nothing to say for a moment is not forgotten.
+    // A worker that sends nothing for a moment is not forgotten.
     history.reported(WorkerId(2), &Measures::default());
     let memory = |worker, used| WorkerMemory {
         worker: WorkerId(worker),

@@ -23,21 +23,21 @@ pub(super) fn routes(handle: Handle) -> Router {
 /// Whether the coordinator's loop answers, whatever has become of the job.
 async fn healthz(State(handle): State<Handle>) -> Response {
     match asked(&handle).await {
-        Ok(_) => told(StatusCode::OK, "the coordinator answers"),
-        Err(why) => told(StatusCode::SERVICE_UNAVAILABLE, why),
+        Ok(_) => plain_text(StatusCode::OK, "the coordinator answers"),
+        Err(why) => plain_text(StatusCode::SERVICE_UNAVAILABLE, why),
     }
 }
 
 /// Whether workers can join the job.
 async fn readyz(State(handle): State<Handle>) -> Response {
     match asked(&handle).await {
-        Ok(Ok(())) => told(StatusCode::OK, "workers can join"),
-        Ok(Err(why)) => told(StatusCode::SERVICE_UNAVAILABLE, &why),
-        Err(why) => told(StatusCode::SERVICE_UNAVAILABLE, why),
+        Ok(Ok(())) => plain_text(StatusCode::OK, "workers can join"),
+        Ok(Err(why)) => plain_text(StatusCode::SERVICE_UNAVAILABLE, &why),
+        Err(why) => plain_text(StatusCode::SERVICE_UNAVAILABLE, why),
     }
 }
 
-/// What the coordinator's loop says of the job: that workers can join, or why not.
+/// The readiness that the coordinator's loop reports: workers can join, or why not.
 async fn asked(handle: &Handle) -> Result<Result<(), String>, &'static str> {
     match timeout(PATIENCE, handle.readiness()).await {
         Ok(Some(readiness)) => Ok(readiness),
@@ -46,6 +46,6 @@ async fn asked(handle: &Handle) -> Result<Result<(), String>, &'static str> {
     }
 }
 
-fn told(status: StatusCode, words: &str) -> Response {
+fn plain_text(status: StatusCode, words: &str) -> Response {
     (status, [(CACHE_CONTROL, "no-store")], format!("{words}\n")).into_response()
 }

@@ -14,7 +14,7 @@ use crate::{ServedJob, page};
 
 pub(crate) use access::Access;
 
-/// All pages of a job. Health is told to everyone; the rest to those who have the job's token, if it has one.
+/// All pages of a job. Everyone may read the health; the rest needs the job's token, if it has one.
 pub(crate) fn routes(job: &ServedJob, access: Access) -> Router {
     protected(pages(job), health::routes(job.handle.clone()), access)
 }

@@ -101,7 +101,7 @@ impl Families {
             phase: make.integer_gauges("obsdiff_job_phase", "What the job is busy with: 1 for that phase, 0 for others.", "phase")?,
             ended: make.integer_gauges("obsdiff_job_ended", "How the job ended: 1 for that outcome; 0 everywhere while it runs.", "outcome")?,
             elapsed: make.gauge("obsdiff_job_elapsed_seconds", "Time since this coordinator started.")?,
-            left: make.gauges("obsdiff_job_time_left_seconds", "About how long the job still takes, where that can be told.", &[])?,
+            left: make.gauges("obsdiff_job_time_left_seconds", "The estimated time until the job is done, if there is an estimate.", &[])?,
             packages: make.integer_gauges("obsdiff_packages", "Packages of the job by state: committed, open or pending.", "state")?,
             shards: make.integer_gauges("obsdiff_shards", "Shards of the open package by state: held in a worker's sums, leased to a worker, or pending.", "state")?,
             parts: make.integer_gauges("obsdiff_parts", "Parts of the open package by state: solved or pending.", "state")?,

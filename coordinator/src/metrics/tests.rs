@@ -268,12 +268,12 @@ fn counters_of_workers_add_up_and_never_go_down() {
     // A report that comes late takes nothing back.
     says(&mut metrics, 1, measures(4, 90));
     assert_eq!(gram(&metrics), (6.0, 107.0, 1070.0));
-    // The same process comes back as another worker, and goes on with its numbers.
+    // The same process comes back as another worker, and continues its numbers.
     left(&mut metrics, 1, false);
     join(&mut metrics, 3, 10);
     says(&mut metrics, 3, measures(6, 101));
     assert_eq!(gram(&metrics), (7.0, 108.0, 1080.0));
-    // A new process begins anew.
+    // A new process begins at zero.
     left(&mut metrics, 2, false);
     join(&mut metrics, 4, 40);
     says(&mut metrics, 4, measures(1, 1));

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use obsdiff_proto::{Measures, PrunedSoFar, WorkerId};
 
-/// The latest measures of every process that has worked for the job. A process that comes back as another worker goes on with its
+/// The latest measures of every process that has worked for the job. A process that comes back as another worker continues its
 /// numbers, so they are kept by process: nothing counts twice.
 #[derive(Debug, Default)]
 pub(super) struct WorkerTotals {
@@ -15,7 +15,7 @@ pub(super) struct WorkerTotals {
     connected: BTreeMap<WorkerId, u128>,
     /// The sum of all processes' measures.
     pub(super) total: Measures,
-    /// What finished packages have become, as the worker says that has applied the most.
+    /// What finished packages have become, as reported by the worker that has applied the most.
     pub(super) pruned: PrunedSoFar,
 }
 
@@ -36,7 +36,7 @@ impl WorkerTotals {
         self.connected.remove(&worker);
     }
 
-    /// What a connected worker said last.
+    /// The last report of a connected worker.
     pub(super) fn of(&self, worker: WorkerId) -> Option<&Measures> {
         self.processes.get(self.connected.get(&worker)?)
     }

@@ -45,7 +45,7 @@ const STUCK: Duration = Duration::from_secs(30);
 
 /// Where the page has its reports from.
 pub trait ReportSource: Send + Sync + 'static {
-    /// The job as it stands; none once nobody can tell.
+    /// The job as it stands; none once the driver has ended.
     fn report(&self) -> impl Future<Output = Option<JobReport>> + Send;
 }
 
@@ -79,7 +79,7 @@ struct LivePage {
     /// The last snapshot; none while nobody has watched.
     /// One receiver for all clones of this: further ones are those who watch.
     latest: Arc<watch::Receiver<Option<Arc<Snapshot>>>>,
-    /// Told that somebody watches.
+    /// Notified when somebody watches.
     wanted: Arc<Notify>,
     places: Arc<Semaphore>,
 }
@@ -140,7 +140,7 @@ async fn events(State(page): State<LivePage>) -> Response {
     (PRIVATE, headers, Body::from_stream(frames)).into_response()
 }
 
-/// Sends each snapshot that there is time for, until the job is over, the browser has left or takes nothing any more.
+/// Sends each snapshot that there is time for, until the job is over, the browser has left or no longer reads.
 async fn send(
     mut latest: watch::Receiver<Option<Arc<Snapshot>>>,
     out: Sender<Bytes>,

@@ -16,7 +16,7 @@ const PERIOD: Duration = Duration::from_millis(500);
 
 /// A job's report, ready to be sent.
 pub struct Snapshot {
-    /// The report as JSON: what `obsdiff status --json` prints, and in words what the job and each worker do.
+    /// The report as JSON: what `obsdiff status --json` prints, and as text what the job and each worker do.
     pub json: Bytes,
     /// The same as a server-sent event.
     pub frame: Bytes,
@@ -24,7 +24,7 @@ pub struct Snapshot {
     pub over: bool,
 }
 
-/// A report, and what of it is said in words.
+/// A report, and the parts of it that are given as text.
 #[derive(Serialize)]
 struct InWords<'a> {
     #[serde(flatten)]
@@ -60,7 +60,7 @@ impl Snapshot {
     }
 }
 
-/// Makes snapshots while somebody watches, until the job is over or nobody can tell of it.
+/// Makes snapshots while somebody watches, until the job is over or its state is no longer available.
 pub(super) async fn publish(
     source: impl ReportSource,
     latest: watch::Sender<Option<Arc<Snapshot>>>,

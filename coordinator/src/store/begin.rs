@@ -66,13 +66,13 @@ fn changes(earlier: &JobRecord, job: &JobRecord) -> Result<Vec<String>, serde_js
     }
     let releases = || format!("obsdiff {} began the job, and this is {}", earlier.release, job.release);
     if earlier.prompts != job.prompts {
-        changes.push(format!("the prompts are read otherwise ({})", releases()));
+        changes.push(format!("the prompts are read differently ({})", releases()));
     }
     if earlier.inventory != job.inventory {
-        changes.push(format!("the model is described otherwise ({})", releases()));
+        changes.push(format!("the model is described differently ({})", releases()));
     }
     if earlier.plan != job.plan {
-        changes.push(format!("the job is planned otherwise ({})", releases()));
+        changes.push(format!("the job is planned differently ({})", releases()));
     }
     Ok(changes)
 }

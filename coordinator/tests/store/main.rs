@@ -211,7 +211,7 @@ async fn another_job_is_refused_by_key_and_file() {
     };
     assert_eq!(
         refused(release).await,
-        ["the job is planned otherwise (obsdiff 1 began the job, and this is 9)"]
+        ["the job is planned differently (obsdiff 1 began the job, and this is 9)"]
     );
     let words = StoreError::Changed { store: "s".to_owned(), changes: vec!["a".to_owned(), "b".to_owned()] };
     assert_eq!(
@@ -256,11 +256,11 @@ async fn a_missing_bucket_is_named_as_such() {
         ("AWS_ALLOW_HTTP", "true".to_owned()),
     ];
     let options = options.map(|(key, value)| (key.to_owned(), value));
-    let store = CoordinatorStore::from(JobStore::open("s3://astray/job", &options).unwrap());
+    let store = CoordinatorStore::from(JobStore::open("s3://no-such-bucket/job", &options).unwrap());
     let error = store.job().await.unwrap_err();
     assert_eq!(
         error.to_string(),
-        "s3://astray/job: there is no such bucket or container: make it, or name another in output.state"
+        "s3://no-such-bucket/job: there is no such bucket or container: make it, or name another in output.state"
     );
 }
 

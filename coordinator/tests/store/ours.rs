@@ -189,7 +189,7 @@ async fn a_removal_that_is_cut_short_leaves_nobody_elses_results() {
             Err(error) => panic!("at {last}: {error}"),
         }
         store.remove(&Disk::default()).await.unwrap();
-        // Once its mark is gone, nothing tells that the folder was made for it: it may stay, empty.
+        // Once its mark is gone, nothing shows that the folder was made for it: it may stay, empty.
         let left: Vec<_> = listing(root.path()).into_iter().filter(|left| *left != path).collect();
         assert_eq!(left, Vec::<PathBuf>::new(), "at {last}");
     }

@@ -52,7 +52,7 @@ struct RequestLimit(Arc<Mutex<Option<Passing>>>);
 type Passing = (&'static str, usize, Later);
 
 impl RequestLimit {
-    /// Whether nothing may be changed any more.
+    /// Whether every change is denied.
     fn denies(&self) -> bool {
         matches!(*self.0.lock().unwrap(), Some((_, 0, Later::Denied)))
     }
@@ -147,7 +147,7 @@ impl Server {
         self.busy.0.store(all, Ordering::SeqCst);
     }
 
-    /// From now on so many changes of objects whose keys start with `prefix` pass, and no more.
+    /// From now on at most so many changes of objects whose keys start with `prefix` pass.
     pub(crate) fn pass(&self, prefix: &'static str, changes: usize, later: Later) {
         *self.gate.0.lock().unwrap() = Some((prefix, changes, later));
     }

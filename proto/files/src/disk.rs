@@ -277,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn a_copy_of_a_large_file_says_that_it_goes_on() {
+    fn a_copy_of_a_large_file_reports_that_it_advances() {
         use std::sync::atomic::{AtomicU64, Ordering};
         let folder = tempfile::tempdir().unwrap();
         let path = |name: &str| folder.path().join(name);

@@ -9,7 +9,7 @@ use rustix::io::Errno;
 
 /// Whether these bytes of a file lie in a hole: they read as zeros and take no place on the disk. Moves the file's cursor.
 ///
-/// A file system that does not tell holes has none: all of its bytes count as written.
+/// On a file system that does not report holes, all bytes count as written.
 ///
 /// # Errors
 /// When the file cannot be asked.

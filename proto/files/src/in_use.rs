@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_begins_while_it_is_removed_waits_and_finds_nothing_of_it() {
+    fn a_job_that_begins_while_it_is_removed_waits_and_finds_nothing_of_it() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("users");
         let unused = Unused::take(&path).unwrap().unwrap();
@@ -146,20 +146,20 @@ mod tests {
     }
 
     #[test]
-    fn a_use_tells_when_it_was_the_last() {
+    fn the_time_of_the_last_use_is_known() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("users");
         let used = InUse::begin(&path).unwrap();
         let long_ago = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000);
         let set = |file: &File| file.set_modified(long_ago).unwrap();
-        let told = || path.metadata().unwrap().modified().unwrap();
+        let modified = || path.metadata().unwrap().modified().unwrap();
         set(used.file.as_ref().unwrap());
         drop(used);
-        assert!(told() > long_ago);
+        assert!(modified() > long_ago);
         set(&open(&path).unwrap());
         Unused::take(&path).unwrap().unwrap();
-        assert_eq!(told(), long_ago, "to look is to use");
+        assert_eq!(modified(), long_ago, "to look is to use");
         InUse::begin(&path).unwrap();
-        assert!(told() > long_ago);
+        assert!(modified() > long_ago);
     }
 }

@@ -1,9 +1,9 @@
 //! Files and folders: those that a user names, and those that obsdiff owns.
 //!
 //! Files that a user names are only read: [`open_regular`] opens regular files and nothing else. obsdiff changes and removes only what
-//! it has written. [`in_hole`] tells which part of a file was never written. [`Disk`] makes every change of an export or of a job's state, one file
+//! it has written. [`in_hole`] finds the part of a file that was never written. [`Disk`] makes every change of an export or of a job's state, one file
 //! operation after another, and syncs what has to outlive a power cut. [`Lock`] shows whether the process that holds it is still running.
-//! [`InUse`] keeps others from removing what a process reads. [`ResolvedPath`] tells whether two paths overlap.
+//! [`InUse`] keeps others from removing what a process reads. [`ResolvedPath`] finds whether two paths overlap.
 
 mod disk;
 mod hole;

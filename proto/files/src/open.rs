@@ -36,14 +36,14 @@ pub fn read_regular(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
     Ok(content)
 }
 
-/// Opens a file of obsdiff's own to write to its end, made where there is none; `anew` empties it first. Symbolic links are not followed.
+/// Opens a file of obsdiff's own to write to its end, made where there is none; `truncate` empties it first. Symbolic links are not followed.
 ///
 /// # Errors
 /// When it cannot be opened or made.
-pub fn open_to_append(path: &Path, anew: bool) -> io::Result<File> {
+pub fn open_to_append(path: &Path, truncate: bool) -> io::Result<File> {
     let flags = OFlags::NOFOLLOW.bits() as i32;
     let file = OpenOptions::new().append(true).create(true).custom_flags(flags).open(path)?;
-    if anew {
+    if truncate {
         file.set_len(0)?;
     }
     Ok(file)
@@ -115,11 +115,12 @@ mod tests {
     }
 
     #[test]
-    fn a_file_is_written_on_or_anew_and_never_through_a_link() {
+    fn a_file_is_appended_to_or_truncated_and_never_through_a_link() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("file");
-        for (anew, text, expected) in [(false, "a", "a"), (false, "b", "ab"), (true, "c", "c")] {
-            std::io::Write::write_all(&mut open_to_append(&path, anew).unwrap(), text.as_bytes()).unwrap();
+        for (truncate, text, expected) in [(false, "a", "a"), (false, "b", "ab"), (true, "c", "c")] {
+            std::io::Write::write_all(&mut open_to_append(&path, truncate).unwrap(), text.as_bytes())
+                .unwrap();
             assert_eq!(fs::read_to_string(&path).unwrap(), expected);
         }
         symlink(&path, dir.path().join("link")).unwrap();

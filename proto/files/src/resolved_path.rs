@@ -22,7 +22,7 @@ impl ResolvedPath {
     /// Follows symbolic links as far as the path exists; the rest is taken as it is written.
     ///
     /// # Errors
-    /// When the path is empty, or the current folder of this process does not exist any more.
+    /// When the path is empty, or the current folder of this process no longer exists.
     pub fn of(path: &Path) -> io::Result<Self> {
         let absolute = std::path::absolute(path)?;
         let found = absolute.ancestors().find_map(|start| Some((start, start.canonicalize().ok()?)));
@@ -79,7 +79,7 @@ mod tests {
         assert_eq!(overlap("model/../new", "model"), None);
         assert_eq!(overlap("new", "new/deep"), Some(Overlap::Around));
         assert_eq!(overlap("new/../model/x", "model"), Some(Overlap::Inside));
-        assert_eq!(overlap("model.state", "model"), None, "a name that only begins alike");
+        assert_eq!(overlap("model.state", "model"), None, "a name that only begins the same way");
         assert!(ResolvedPath::of(Path::new("")).is_err());
     }
 }

@@ -14,7 +14,7 @@ pub enum SecurityError {
     File {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
     /// A file is not what it should be.

@@ -1,7 +1,7 @@
-//! Who may speak to whom: mutual TLS, the rule for ports without it, and the job's token.
+//! Who may connect: mutual TLS, the rule for ports without it, and the job's token.
 //!
 //! Both sides show a certificate of the same authority, so that a coordinator serves no stranger and a worker obeys none. Without
-//! certificates only loopback addresses are used, unless a user allows others. The token tells jobs apart that share an authority.
+//! certificates only loopback addresses are used, unless a user allows others. The token distinguishes jobs that share an authority.
 
 mod error;
 mod exposure;

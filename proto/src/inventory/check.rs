@@ -7,7 +7,7 @@ impl Inventory {
     /// Checks that every id it names is one of its own, and that joined activations and structures lie within their sites and linears.
     ///
     /// # Errors
-    /// The first thing that does not fit, in words that follow "the inventory".
+    /// The first thing that does not fit, as text that follows "the inventory".
     pub fn check(&self) -> Result<(), String> {
         let [streams, sites, linears] =
             [self.streams.len(), self.sites.len(), self.linears.len()].map(|count| count as u64);
@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_is_said() {
+    fn what_does_not_fit_is_named() {
         assert_eq!(single().check(), Ok(()));
         let said = |change: &dyn Fn(&mut Inventory)| {
             let mut inventory = single();

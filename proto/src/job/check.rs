@@ -1,4 +1,4 @@
-//! What values a job file may have, as far as no file is needed to tell.
+//! What values a job file may have, as far as they can be checked without opening a file.
 
 use globset::Glob;
 
@@ -118,10 +118,8 @@ impl SparsitySpec {
     fn validate(&self) -> Result<(), JobError> {
         check_ratio("sparsity.ratio", self.ratio)?;
         if self.refine > MOST_STEPS {
-            let problem = format!(
-                "is {}, but after {MOST_STEPS} steps nothing moves any more: give 5 or so",
-                self.refine
-            );
+            let problem =
+                format!("is {}, but after {MOST_STEPS} steps nothing changes: give 5 or so", self.refine);
             return Err(JobError::new("sparsity.refine", problem));
         }
         self.target()?;

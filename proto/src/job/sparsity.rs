@@ -13,7 +13,7 @@ pub struct SparsitySpec {
     pub method: Option<Method>,
     /// Which weights may go together.
     pub pattern: Pattern,
-    /// Share of the weights that goes, 0..=1. Needed by `unstructured`; an N:M pattern says it by itself. Of `structured`, the
+    /// Share of the weights that goes, 0..=1. Needed by `unstructured`; an N:M pattern implies it. Of `structured`, the
     /// share of each block's heads and neurons.
     pub ratio: Option<f64>,
     /// `unstructured` only: whether every linear loses the same share; the method's default when absent ([`Self::allocation`]).
@@ -56,13 +56,13 @@ pub struct SparsitySpec {
 }
 
 impl SparsitySpec {
-    /// How weights are chosen: as the job says, else `obs` for heads and neurons and `admm` for weights.
+    /// How weights are chosen: as the job sets, else `obs` for heads and neurons and `admm` for weights.
     pub fn method(&self) -> Method {
         let default = if self.pattern == Pattern::Structured { Method::Obs } else { Method::Admm };
         self.method.unwrap_or(default)
     }
 
-    /// Which share of each linear goes: as the job says, else `global` where an unstructured job prunes by Hessians and `uniform`
+    /// Which share of each linear goes: as the job sets, else `global` where an unstructured job prunes by Hessians and `uniform`
     /// elsewhere, since `wanda` and `magnitude` are there to compare with what is published of them.
     pub fn allocation(&self) -> Allocation {
         let by_hessians = matches!(self.method(), Method::Obs | Method::Admm);
@@ -74,7 +74,7 @@ impl SparsitySpec {
         self.allocation.unwrap_or(default)
     }
 
-    /// The reverse of [`Self::spelled_out`]: what is a default of its pattern or method is not said.
+    /// The reverse of [`Self::spelled_out`]: what is a default of its pattern or method is left out.
     #[must_use]
     pub fn without_defaults(self) -> Self {
         let own = |method| Self { method, ..self.clone() };
@@ -84,7 +84,7 @@ impl SparsitySpec {
         Self { method, allocation, ..self }
     }
 
-    /// The same, saying in as many words what would otherwise be a default of its pattern or method.
+    /// The same with every default of its pattern or method filled in.
     pub fn spelled_out(self) -> Self {
         let (method, allocation) = (Some(self.method()), self.allocation());
         let allocation = (self.pattern == Pattern::Unstructured).then_some(allocation).or(self.allocation);

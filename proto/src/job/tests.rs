@@ -113,7 +113,7 @@ fn the_first_matching_rule_decides() {
 }
 
 #[test]
-fn the_rule_that_decides_is_told_from_one_that_matches() {
+fn the_rule_that_decides_differs_from_one_that_only_matches() {
     let mut spec: JobSpec = toml::from_str(JOB).unwrap();
     spec.sparsity.rules = vec![rule("*.to_q", true, None, None), rule("a.*", true, None, None)];
     let targets = Targets::new(&spec.sparsity).unwrap();

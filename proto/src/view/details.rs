@@ -1,4 +1,4 @@
-//! What a report says beyond where a job stands now: what it asks for, how long each package took, which shards and parts are done, what
+//! The parts of a report beyond the job's current state: what it asks for, how long each package took, which shards and parts are done, what
 //! happened.
 
 use std::time::Duration;
@@ -61,7 +61,7 @@ pub struct JobDetails {
     pub part_grid: Grid,
     /// Blocks of which linears are pruned and committed, in the order of the model.
     pub blocks: Vec<BlockFigures>,
-    /// What connected workers have told of their memory, by worker.
+    /// The memory that connected workers have reported, by worker.
     pub memory: Vec<WorkerMemory>,
     /// Workers that left, the last ones.
     pub workers_left: Vec<WorkerLeft>,
@@ -69,7 +69,7 @@ pub struct JobDetails {
     pub events: Vec<PastEvent>,
 }
 
-/// How long a phase of a package took. A phase that was interrupted, and went on later, is counted once.
+/// How long a phase of a package took. A phase that was interrupted and continued later is counted once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct PhaseTime {
     /// The package; none for phases before the first package and after the last.
@@ -79,7 +79,7 @@ pub struct PhaseTime {
     /// How long it took, up to `since` where it is under way.
     #[serde(rename = "seconds", serialize_with = "seconds")]
     pub took: Duration,
-    /// When it began or went on, while it is under way.
+    /// When it began or continued, while it is under way.
     #[serde(rename = "since_seconds", serialize_with = "seconds_where_known")]
     pub since: Option<Duration>,
 }
@@ -128,7 +128,7 @@ pub struct BlockFigures {
     pub weights: u64,
     /// Those of them that are zero or gone.
     pub zeros: u64,
-    /// The mean relative output error of these linears, each by its weights, where Grams told it.
+    /// The mean relative output error of these linears, each by its weights, where it was measured on Grams.
     pub mean_error: Option<f64>,
 }
 
@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_asked_for_is_said_in_the_jobs_own_words() {
+    fn a_request_is_shown_in_the_jobs_own_words() {
         let request = |sparsity: &str| {
             let job = format!(
                 "[model]\npath = \"m\"\n[sparsity]\n{sparsity}\n[calibration]\nprompts = \"p\"\ncount = 8\nsteps = 20\n\

@@ -26,7 +26,7 @@ pub struct JobReport {
     /// Since this coordinator started; whole milliseconds.
     #[serde(rename = "elapsed_seconds", serialize_with = "seconds")]
     pub elapsed: Duration,
-    /// About how long the job still takes, over all packages, where that can be told; whole milliseconds.
+    /// The estimated time until the job is done, over all packages, if there is an estimate; whole milliseconds.
     #[serde(rename = "left_seconds", serialize_with = "seconds_where_known")]
     pub left: Option<Duration>,
     /// What the job asks for.
@@ -35,7 +35,7 @@ pub struct JobReport {
     /// Where the job stands.
     #[serde(flatten)]
     pub view: View,
-    /// More about it. Empty in messages to watchers, who hear of each event when it happens.
+    /// More about it. Empty in messages to watchers, who get each event when it happens.
     #[serde(flatten)]
     pub details: JobDetails,
 }
@@ -165,7 +165,7 @@ pub enum Ending {
     Done,
     /// A user stopped it.
     Cancelled,
-    /// It could not go on, for this reason; it can be resumed.
+    /// It failed for this reason; it can be resumed.
     Failed(String),
 }
 

@@ -1,4 +1,4 @@
-//! Where a job stands, in words: the same on a terminal and on a page.
+//! The state of a job as text: the same on a terminal and on a page.
 
 use super::{Activity, Phase, View, WorkerView};
 use crate::counted;

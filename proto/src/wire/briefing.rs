@@ -12,7 +12,7 @@ use crate::session::Briefing;
 use crate::{Digest, InputDigest, Inventory, JobSpec, Plan};
 
 impl Briefing {
-    /// Whether a worker will read it as it is. JSON has no NaN and no infinity: it says null in their place, or nothing at all.
+    /// Whether a worker will read it as it is. JSON has no NaN and no infinity: it has null in their place, or nothing at all.
     ///
     /// # Errors
     /// What of it does not come back as it was.
@@ -91,7 +91,7 @@ fn content<T: DeserializeOwned>(field: &str, document: Option<v1::Document>) -> 
     let found = Digest::of(&content);
     let wrong = |problem| WireError::new(field, Problem::Content(problem));
     if found != said {
-        return Err(wrong(format!("has the digest {found}, but {said} is said")));
+        return Err(wrong(format!("has the digest {found}, but {said} is stated")));
     }
     serde_json::from_slice(&content).map_err(|e| wrong(format!("cannot be read: {e}")))
 }

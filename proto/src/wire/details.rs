@@ -1,4 +1,4 @@
-//! What a report of a job says beyond where it stands.
+//! The parts of a report beyond the job's current state.
 
 use super::codec::{ListOf, Maybe, Nested, Required, Same, Variant};
 use super::field::{Millis, WORDS};

@@ -17,7 +17,7 @@ pub enum WireError {
         /// Its version.
         theirs: u32,
     },
-    /// A field does not say what it must.
+    /// A field has a value that is not allowed.
     #[error("{field}: {problem}")]
     Field {
         /// The field as a path, such as `status.sums.held`.

@@ -1,4 +1,4 @@
-//! gRPC: the messages and services of `obsdiff.v1`, and the way between them and the words of this crate.
+//! gRPC: the messages and services of `obsdiff.v1`, and the conversions between them and the types of this crate.
 //!
 //! A message becomes a type of this crate by `TryFrom`, and such a type a message by `From<&_>`. Both come from one list of fields or
 //! variants (`pairs`), which names for each field how it is written and checked (`codec`); what is no copy is written by hand. Reading never
@@ -39,7 +39,7 @@ pub const MESSAGE_LIMIT: usize = 4 << 20;
 /// Metadata of a session's request: the worker's [`Reach`]. Without it the worker works alone.
 pub const REACH: &str = "obsdiff-reach";
 
-/// Metadata of a session's request: the worker wants to hear the job's progress, because it can pass it on ([`WANTED`]).
+/// Metadata of a session's request: the worker wants the job's progress, because it can pass it on ([`WANTED`]).
 pub const PROGRESS: &str = "obsdiff-progress";
 
 /// The value of [`PROGRESS`].
@@ -67,7 +67,7 @@ impl Reach {
         }
     }
 
-    /// What a value of [`REACH`] says. A way that this release does not know leads to nobody.
+    /// Reads a value of [`REACH`]. By a way that this release does not know no other worker can be reached.
     pub fn of(value: Option<&[u8]>) -> Self {
         let known = [Self::Gloo, Self::Nccl];
         known.into_iter().find(|reach| reach.value().map(str::as_bytes) == value).unwrap_or_default()
@@ -82,7 +82,7 @@ pub const MOST_SITES: usize = 1 << 16;
 pub const MOST_WORKERS: usize = 1 << 14;
 /// Input files of a job.
 pub const MOST_INPUTS: usize = 1 << 12;
-/// Bytes of words for people.
+/// Bytes of a message for people.
 pub const LONGEST_WORDS: usize = 4 << 10;
 /// The most bytes of a part's receipt.
 pub const LONGEST_RECEIPT: usize = 64 << 10;
@@ -95,5 +95,5 @@ pub const LONGEST_VALUE: usize = 1 << 20;
 /// Exponents lie in -1100..=1100: beyond, no f64 is left.
 pub const LARGEST_EXPONENT: i32 = 1100;
 
-/// A message that does not say what it must.
+/// A value, or why its message is refused.
 pub type Result<T> = std::result::Result<T, WireError>;

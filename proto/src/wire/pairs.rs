@@ -76,7 +76,7 @@ macro_rules! variants {
     };
 }
 
-/// An enumeration one of whose variants, the last, holds words: its numbers, and these words in a field of their own, `failure`.
+/// An enumeration whose last variant holds a message: its numbers, and this message in a field of its own, `failure`.
 macro_rules! variants_or_failure {
     ($ours:ident = $theirs:path as $field:ident { $($variant:ident),+; $failed:ident }) => {
         impl From<&$ours> for ($theirs, String) {
@@ -107,7 +107,7 @@ macro_rules! variants_or_failure {
 }
 
 /// An enumeration and the `oneof` that carries it, one line for each variant. A variant on the wire holds one value, in parentheses, or
-/// a message, whose type stands before its fields. Both sides name these values alike; ours may do so by a pattern, `field: name`.
+/// a message, whose type stands before its fields. Both sides use the same names for these values; ours may use a pattern, `field: name`.
 /// With `as FIELD of MESSAGE` the message of which the `oneof` is the only field is read and written, too.
 macro_rules! one_of {
     ($ours:ident = $theirs:path $(as $slot:ident of $message:path)? { $(

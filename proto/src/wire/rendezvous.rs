@@ -65,7 +65,7 @@ impl Codec<String, String> for PeerKey {
     }
 }
 
-/// What one member tells another.
+/// A value that one member leaves for another.
 struct PeerValue;
 
 impl Codec<Bytes, Bytes> for PeerValue {

@@ -188,7 +188,7 @@ pub enum StoreError {
     },
     /// An object of a model is not the one that was found first.
     #[error(
-        "{store}: {object} was replaced while it was read: the same command reads it anew; do not change a model while jobs read it"
+        "{store}: {object} was replaced while it was read: the same command reads it again; do not change a model while jobs read it"
     )]
     Replaced {
         /// The store.
@@ -281,7 +281,7 @@ fn is_rejected(error: &object_store::Error) -> bool {
 /// Whether a store's error says that the credentials are wrong or lack a right, which no time changes.
 fn is_denied(error: &object_store::Error) -> bool {
     use object_store::Error as E;
-    // `object_store` tells the status of listings, and of requests for tokens, in words alone. The last two come with status 400.
+    // `object_store` gives the status of listings, and of requests for tokens, only as text. The last two come with status 400.
     const PHRASES: [&str; 4] = ["status code: 401", "status code: 403", "ExpiredToken", "invalid_grant"];
     match error {
         E::PermissionDenied { .. } | E::Unauthenticated { .. } => true,

@@ -105,7 +105,7 @@ impl GramStore {
         format!("{}/{GRAMS_INDEX}", self.name().trim_end_matches('/'))
     }
 
-    /// Marks an empty place as that of a job of this specification. `resumed` tells whether that job was begun before, so that what it
+    /// Marks an empty place as that of a job of this specification. `resumed` says whether that job was begun before, so that what it
     /// has put here is its own.
     ///
     /// # Errors

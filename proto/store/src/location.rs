@@ -67,7 +67,7 @@ pub(super) fn locate(url: &str, options: &[(String, String)], opened_for: OpenFo
     let (scheme, prefix) = ObjectStoreScheme::parse(&parsed).map_err(|_| refused(UNKNOWN.to_owned()))?;
     // TLS of these stores takes its cryptography from the process. If one was installed already, that one is used.
     rustls::crypto::ring::default_provider().install_default().ok();
-    // Other requests are repeated by their callers, who tell of it.
+    // Other requests are repeated by their callers, who log that.
     let tries = if opened_for == OpenFor::Upload { UPLOAD_TRIES } else { 1 };
     let retry = RetryConfig { max_retries: tries as usize - 1, ..RetryConfig::default() };
     let client = ClientOptions::new()

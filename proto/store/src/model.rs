@@ -33,7 +33,7 @@ pub struct StoredFile {
     pub name: String,
     /// Its bytes.
     pub bytes: u64,
-    /// What the store calls this content of the object: another content has another tag. Absent where a listing does not tell.
+    /// What the store calls this content of the object: another content has another tag. Absent where a listing does not contain it.
     pub tag: Option<String>,
     path: Path,
 }
@@ -81,7 +81,7 @@ impl ModelStore {
             }
             Ok(objects)
         };
-        let objects = store.retried("listed", "", list).await.map_err(|error| self.told(error))?;
+        let objects = store.retried("listed", "", list).await.map_err(|error| self.explained(error))?;
         if objects.len() > MOST_OBJECTS {
             return Err(self.refused(format!(
                 "holds more than {MOST_OBJECTS} objects: give the prefix of one diffusers pipeline"
@@ -98,7 +98,7 @@ impl ModelStore {
     /// Reads some bytes of an object, and calls `on_piece` as they come.
     ///
     /// # Errors
-    /// When the object is not the one that was listed any more, or the store fails.
+    /// When the object is no longer the one that was listed, or the store fails.
     pub async fn read(
         &self,
         file: &StoredFile,
@@ -119,14 +119,15 @@ impl ModelStore {
                     }
                     Ok(Some(bytes.freeze()))
                 }
-                // A store says of an object that became shorter only that it has no such bytes.
+                // For an object that became shorter a store only answers that it has no such bytes.
                 Err(error) => match objects.head(&file.path).await {
                     Ok(meta) if !file.is(&meta) => Ok(None),
                     _ => Err(error),
                 },
             }
         };
-        let read = self.store.retried("read", &file.name, once).await.map_err(|error| self.told(error))?;
+        let read =
+            self.store.retried("read", &file.name, once).await.map_err(|error| self.explained(error))?;
         let (store, object) = (self.name().to_owned(), file.name.clone());
         match read {
             Some(bytes) if bytes.len() as u64 == range.end - range.start => Ok(bytes),
@@ -134,22 +135,23 @@ impl ModelStore {
         }
     }
 
-    /// The same object with the tag that tells its content from others, where the listing lacks it.
+    /// The same object with the tag of its content, where the listing lacks it.
     ///
     /// # Errors
-    /// When the object is not the one that was listed any more, or the store has no tags; when the store fails.
+    /// When the object is no longer the one that was listed, or the store has no tags; when the store fails.
     pub async fn tagged(&self, file: &StoredFile) -> Result<StoredFile> {
         if file.tag.is_some() {
             return Ok(file.clone());
         }
         let head = || async { self.store.objects.head(&file.path).await };
-        let meta = self.store.retried("read", &file.name, head).await.map_err(|error| self.told(error))?;
+        let meta =
+            self.store.retried("read", &file.name, head).await.map_err(|error| self.explained(error))?;
         let (store, object) = (self.name().to_owned(), file.name.clone());
         match tag(&meta) {
             Some(_) if meta.size != file.bytes => Err(StoreError::Replaced { store, object }),
             Some(tag) => Ok(StoredFile { tag: Some(tag), ..file.clone() }),
             None => Err(self.refused(format!(
-                "holds {object} without an ETag or a version, so that nobody could tell when it changes: copy the model to a \
+                "holds {object} without an ETag or a version, so that a change of it would go unnoticed: copy the model to a \
                  folder, or to a store that has ETags"
             ))),
         }
@@ -202,7 +204,7 @@ impl ModelStore {
     }
 
     /// Errors whose remedy is another for a model than for a job's state.
-    fn told(&self, error: StoreError) -> StoreError {
+    fn explained(&self, error: StoreError) -> StoreError {
         match error {
             StoreError::Bucket { .. } => self
                 .refused("is in no bucket or container that is there: make it, or name another".to_owned()),
@@ -228,7 +230,7 @@ impl StoredFile {
     }
 }
 
-/// What tells an object's content from another one, without the quotes that some stores write and others do not.
+/// The tag that identifies an object's content, without the quotes that some stores write and others do not.
 fn tag(meta: &ObjectMeta) -> Option<String> {
     let tag = meta.e_tag.as_deref().map(|tag| tag.strip_prefix("W/").unwrap_or(tag).trim_matches('"'));
     tag.filter(|tag| !tag.is_empty()).or(meta.version.as_deref()).map(str::to_owned)

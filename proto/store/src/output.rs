@@ -256,7 +256,7 @@ impl OutputStore {
         Upload { output: self, file: file.to_owned(), part, start: Vec::new(), parts: None }
     }
 
-    /// The first object whose name is as wanted, besides the marker and what processes try their rights by.
+    /// The first object whose name is as wanted, except the marker and the objects by which processes test their rights.
     async fn first(&self, wanted: impl Fn(&str) -> bool) -> Result<Option<String>> {
         let store = &self.store;
         let first = || async {

@@ -1,4 +1,4 @@
-//! What a part's object tells of its linears, for people: read from its header alone, without the weights.
+//! Figures of the linears of a part, for people: read from the header of its object alone, without the weights.
 
 use bytes::Buf;
 use futures_util::{StreamExt, TryStreamExt, stream};
@@ -23,7 +23,7 @@ pub struct LinearFigures {
     pub weights: u64,
     /// Those of them that are zero or gone.
     pub zeros: u64,
-    /// The relative output error of these rows, where Grams told it.
+    /// The relative output error of these rows, where it was measured on Grams.
     pub error: Option<f64>,
 }
 
@@ -74,7 +74,7 @@ struct LinearReport {
     relative_error: Option<f64>,
 }
 
-/// The figures that the header of a part's object tells.
+/// The figures in the header of a part's object.
 fn figures(header: &[u8]) -> serde_json::Result<Vec<LinearFigures>> {
     let header: PartHeader = serde_json::from_slice(header)?;
     let Some(metadata) = header.metadata else { return Ok(Vec::new()) };
@@ -127,7 +127,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_header_tells_of_slices_and_of_structures_and_a_survey_of_none() {
+    fn a_header_names_slices_and_structures_and_that_of_a_survey_none() {
         let header = |records: &str| {
             let content = serde_json::json!({ "package": 3, "records": serde_json::from_str::<serde_json::Value>(records).unwrap() });
             let header = serde_json::json!({

@@ -2,7 +2,7 @@
 
 use object_store::ObjectStoreScheme;
 
-/// Variables that say where a store is.
+/// Variables with the address of a store.
 const ADDRESSES: [&str; 6] = [
     "AWS_ENDPOINT",
     "AWS_ENDPOINT_URL",

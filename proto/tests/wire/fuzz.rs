@@ -1,5 +1,5 @@
-//! Bytes that nobody meant: messages of the corpus with a few of their bytes changed, and noise. Reading them ends in a word or in
-//! an error, never in a panic; and a word that was read is one that can be said.
+//! Damaged bytes: messages of the corpus with a few of their bytes changed, and noise. Reading them gives a value or an error, and
+//! never panics; and a value that was read can be written and read again.
 //!
 //! The corpus are messages of protocol 4 as this release first wrote them: they must be read as long as it is spoken.
 
@@ -21,7 +21,7 @@ const ROUNDS: usize = 20_000;
 
 /// What became of some bytes.
 #[derive(Debug, PartialEq, Eq)]
-enum Heard {
+enum ReadResult {
     /// They are no message.
     Noise,
     /// The message was refused.
@@ -30,41 +30,41 @@ enum Heard {
     Taken,
 }
 
-type FuzzTarget = (&'static str, fn(&[u8]) -> Heard);
+type FuzzTarget = (&'static str, fn(&[u8]) -> ReadResult);
 
 const TARGETS: [FuzzTarget; 7] = [
-    ("worker_event", hear::<v1::WorkerEvent, WorkerEvent>),
-    ("coordinator_event", hear::<v1::CoordinatorEvent, CoordinatorEvent>),
-    ("job", hear::<v1::Job, JobReport>),
-    ("news", hear::<v1::WatchResponse, WatchMessage>),
-    ("put", hear::<v1::PutRequest, Put>),
-    ("wait", hear::<v1::WaitRequest, Wait>),
-    ("value", hear_value),
+    ("worker_event", read::<v1::WorkerEvent, WorkerEvent>),
+    ("coordinator_event", read::<v1::CoordinatorEvent, CoordinatorEvent>),
+    ("job", read::<v1::Job, JobReport>),
+    ("news", read::<v1::WatchResponse, WatchMessage>),
+    ("put", read::<v1::PutRequest, Put>),
+    ("wait", read::<v1::WaitRequest, Wait>),
+    ("value", read_value),
 ];
 
-fn hear<M, W>(bytes: &[u8]) -> Heard
+fn read<M, W>(bytes: &[u8]) -> ReadResult
 where
     M: Message + Default + for<'a> From<&'a W>,
     W: TryFrom<M, Error = WireError> + PartialEq + Debug,
 {
-    let Ok(message) = M::decode(bytes) else { return Heard::Noise };
-    let word = match W::try_from(message) {
-        Ok(word) => word,
+    let Ok(message) = M::decode(bytes) else { return ReadResult::Noise };
+    let value = match W::try_from(message) {
+        Ok(value) => value,
         Err(error) => {
             assert!(!error.to_string().is_empty());
-            return Heard::Refused;
+            return ReadResult::Refused;
         }
     };
-    let said = M::from(&word).encode_to_vec();
-    assert_eq!(W::try_from(M::decode(said.as_slice()).unwrap()), Ok(word));
-    Heard::Taken
+    let written = M::from(&value).encode_to_vec();
+    assert_eq!(W::try_from(M::decode(written.as_slice()).unwrap()), Ok(value));
+    ReadResult::Taken
 }
 
-fn hear_value(bytes: &[u8]) -> Heard {
+fn read_value(bytes: &[u8]) -> ReadResult {
     match v1::WaitResponse::decode(bytes).map(v1::WaitResponse::into_value) {
-        Err(_) => Heard::Noise,
-        Ok(Err(_)) => Heard::Refused,
-        Ok(Ok(_)) => Heard::Taken,
+        Err(_) => ReadResult::Noise,
+        Ok(Err(_)) => ReadResult::Refused,
+        Ok(Ok(_)) => ReadResult::Taken,
     }
 }
 
@@ -77,19 +77,19 @@ fn corpus(name: &str) -> Vec<(PathBuf, Vec<u8>)> {
 }
 
 #[test]
-fn the_corpus_is_heard() {
-    for (name, hear) in TARGETS {
+fn the_corpus_is_read() {
+    for (name, read) in TARGETS {
         let corpus = corpus(name);
         assert!(corpus.len() >= 3, "{name}");
         for (path, bytes) in corpus {
-            assert_eq!(hear(&bytes), Heard::Taken, "{}", path.display());
+            assert_eq!(read(&bytes), ReadResult::Taken, "{}", path.display());
         }
     }
 }
 
 #[test]
 fn changed_messages_and_noise_never_panic() {
-    for (at, (name, hear)) in TARGETS.into_iter().enumerate() {
+    for (at, (name, read)) in TARGETS.into_iter().enumerate() {
         let corpus: Vec<_> = corpus(name).into_iter().map(|(_, bytes)| bytes).collect();
         let mut prng = Prng::new(at as u64);
         let mut counts = [0; 3];
@@ -98,9 +98,9 @@ fn changed_messages_and_noise_never_panic() {
                 0 => (0..prng.below(200)).map(|_| prng.next() as u8).collect(),
                 _ => changed(&mut prng, &corpus),
             };
-            let heard = catch_unwind(|| hear(&bytes));
-            let heard = heard.unwrap_or_else(|_| panic!("{name}: round {round}: {bytes:02x?}"));
-            counts[heard as usize] += 1;
+            let result = catch_unwind(|| read(&bytes));
+            let result = result.unwrap_or_else(|_| panic!("{name}: round {round}: {bytes:02x?}"));
+            counts[result as usize] += 1;
         }
         println!("{name}: {counts:?} noise, refused, taken");
         // Changes are small enough that many messages pass, and large enough that many do not.

@@ -1,4 +1,4 @@
-//! The wire: what one side says the other side hears, and nothing else passes.
+//! The wire: each side reads exactly what the other one wrote, and nothing else is accepted.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod fuzz;
@@ -32,25 +32,25 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 500, ..ProptestConfig::default() })]
 
     #[test]
-    fn a_worker_is_heard(event in strategies::worker_event()) {
+    fn a_workers_events_are_read_as_written(event in strategies::worker_event()) {
         let message = sent(&v1::WorkerEvent::from(&event));
         prop_assert_eq!(WorkerEvent::try_from(message), Ok(event));
     }
 
     #[test]
-    fn the_coordinator_is_heard(event in strategies::coordinator_event()) {
+    fn the_coordinators_events_are_read_as_written(event in strategies::coordinator_event()) {
         let message = sent(&v1::CoordinatorEvent::from(&event));
         prop_assert_eq!(CoordinatorEvent::try_from(message), Ok(event));
     }
 
     #[test]
-    fn a_job_is_seen_as_it_is(report in strategies::report()) {
+    fn a_report_is_read_as_written(report in strategies::report()) {
         let message = sent(&v1::Job::from(&report));
         prop_assert_eq!(JobReport::try_from(message), Ok(report));
     }
 
     #[test]
-    fn news_arrive(news in strategies::news()) {
+    fn messages_to_watchers_are_read_as_written(news in strategies::news()) {
         let message = sent(&v1::WatchResponse::from(&news));
         prop_assert_eq!(WatchMessage::try_from(message), Ok(news));
     }
@@ -113,10 +113,8 @@ fn long_words_are_cut_between_characters() {
     let fault = Fault::Fatal("ä€".repeat(LONGEST_WORDS));
     let status =
         Status { trouble: Some(Trouble { serial: 1, order: Order::Pilot, fault }), ..Status::default() };
-    let heard = Status::try_from(sent(&v1::Status::from(&status))).unwrap();
-    let Some(Trouble { fault: Fault::Fatal(words), .. }) = heard.trouble else {
-        panic!("{:?}", heard.trouble)
-    };
+    let read = Status::try_from(sent(&v1::Status::from(&status))).unwrap();
+    let Some(Trouble { fault: Fault::Fatal(words), .. }) = read.trouble else { panic!("{:?}", read.trouble) };
     assert!("ä€".repeat(LONGEST_WORDS).starts_with(&words) && words.len() > LONGEST_WORDS - 4);
 }
 

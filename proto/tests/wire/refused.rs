@@ -146,8 +146,8 @@ fn a_briefing_that_does_not_fit_itself_is_named() {
         r#"{"parameters":0,"streams":[],"units":[],"sites":[],"linears":[],"structures":[],"fixed":[]}"#;
     assert!(briefing(|b| b.inventory = other(empty)).starts_with("plan: package 0 "));
     let linear = r#""linears":[{"name":"a","rows":1,"bias":false,"site":3}]"#;
-    let astray = empty.replace(r#""linears":[]"#, linear);
-    assert_eq!(briefing(|b| b.inventory = other(&astray)), "inventory: names site 3 of 0");
+    let unknown_site = empty.replace(r#""linears":[]"#, linear);
+    assert_eq!(briefing(|b| b.inventory = other(&unknown_site)), "inventory: names site 3 of 0");
     assert!(briefing(|b| b.spec = other("{}")).starts_with("spec: cannot be read: missing field `model`"));
     let event = v1::CoordinatorEvent { event: None };
     assert_eq!(CoordinatorEvent::try_from(event).unwrap_err().to_string(), "event: is missing");

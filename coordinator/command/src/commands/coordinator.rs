@@ -179,7 +179,7 @@ fn drive(
         // In Kubeflow this process posts the progress itself where it can. Otherwise one of the workers does.
         workers_announce: poster.is_none(),
         outlook,
-        told,
+        events: told,
         metrics,
     };
     let address = {

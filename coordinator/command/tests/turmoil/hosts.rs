@@ -115,7 +115,7 @@ pub(crate) async fn coordinate(stage: Stage) -> turmoil::Result {
         clock,
         outlook: tokio::sync::watch::channel(Outlook::default()).1,
         workers_announce: false,
-        told,
+        events: told,
         metrics: Arc::new(Metrics::new()?),
     };
     let port = insecure().port(([0, 0, 0, 0], PORT).into())?;

@@ -130,7 +130,7 @@ pub struct PackageCost {
     pub gram_traffic: f64,
     /// Operations of factorising, solving and refining: see [`SolveCost`].
     pub solve_flops: f64,
-    /// Those of them that are products of matrices: refinement, rounds of alternating directions, and telling what pruning changed.
+    /// Those of them that are products of matrices: refinement, rounds of alternating directions, and measuring what pruning changed.
     pub product_flops: f64,
     /// Bytes that solving and refining read and write beside these products.
     pub solve_bytes: f64,
@@ -212,7 +212,7 @@ impl PlanCost {
         Self { packages: plan.packages.iter().map(cost).collect() }
     }
 
-    /// The same where a site whose solving costs more than `above` is solved in parts, each of which factorises its Gram anew.
+    /// The same where a site whose solving costs more than `above` is solved in parts, each of which factorises its Gram again.
     pub fn in_parts(
         mut self,
         plan: &Plan,
@@ -236,7 +236,7 @@ impl PlanCost {
         self
     }
 
-    /// The same where so many groups of prompts, this share of all, have Grams of their own besides.
+    /// The same where so many groups of prompts, this share of all, have Grams of their own in addition.
     #[must_use]
     pub fn with_groups(mut self, groups: usize, share: f64) -> Self {
         for package in &mut self.packages {

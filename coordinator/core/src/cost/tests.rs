@@ -50,7 +50,7 @@ fn workload() -> Workload {
 }
 
 #[test]
-fn a_survey_probes_and_the_package_after_it_calibrates_no_more() {
+fn a_survey_probes_and_the_package_after_it_does_not_calibrate() {
     let (plan, inventory) = small();
     let cost =
         |plan: &Plan| PlanCost::new(plan, &inventory, Accumulate::Exact, SolveCost::sweep(0), &workload());
@@ -139,7 +139,7 @@ fn a_package_costs_what_its_formulas_say() {
     assert_eq!(package.gram_flops, (100 * 64 * 4 * 5 + 100 * 20 * 2 * 3) as f64);
     // Three forward calls for each of 5 steps.
     assert_eq!(package.gram_traffic, (15 * 2 * 8 * (10 + 3)) as f64);
-    // A sweep, and two products with a triangle that tell what it changed.
+    // A sweep, and two products with a triangle that measure what it changed.
     let rows = (8 * 16 + 7 * 4) as f64;
     assert_eq!(package.solve_flops, (64.0 + 8.0) / 3.0 + 3.0 * rows);
     assert_eq!((package.product_flops, package.solve_bytes), (2.0 * rows, 0.0));

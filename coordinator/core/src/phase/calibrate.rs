@@ -50,11 +50,11 @@ impl Core {
         member.tally = Tally(member.tally.0 + 1);
         member.stale_sums = true;
         let lost = open.ledger.release(worker);
-        self.tell(Event::Discarded { worker, why, lost });
+        self.emit(Event::Discarded { worker, why, lost });
         self.touch(worker);
     }
 
-    /// Lowers the exponent of a Gram that overflowed, and starts the package's sums anew. A report about sums with another
+    /// Lowers the exponent of a Gram that overflowed, and starts the package's sums again. A report about sums with another
     /// exponent is late, and is ignored.
     pub(crate) fn lower(&mut self, site: SiteId, exponent: i32) {
         let (Some(open), Some(exponents)) = (&mut self.open, &mut self.exponents) else { return };
@@ -72,7 +72,7 @@ impl Core {
         let package = open.package;
         self.break_group(format!("the Gram of site {site} overflowed"));
         self.new_tallies();
-        self.tell(Event::Lowered { package, site, exponent: lower });
+        self.emit(Event::Lowered { package, site, exponent: lower });
     }
 
     /// Gives every worker a new tally: what their sums were for is over.

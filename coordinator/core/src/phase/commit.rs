@@ -44,10 +44,10 @@ impl Core {
             }
             _ => self.new_tallies(),
         }
-        self.tell(Event::Committed { package });
+        self.emit(Event::Committed { package });
     }
 
-    /// The store did not take the manifest, or did not say that it did: putting it again is harmless.
+    /// The store did not take the manifest, or its answer was lost: putting it again is harmless.
     pub(crate) fn merge_commit_failed(&mut self, package: PackageId, error: String) {
         let (now, options) = (self.now, &self.job.options);
         let commit =
@@ -58,6 +58,6 @@ impl Core {
             return self.fail(Failure::Store { package, tries, error });
         }
         commit.again = Some(now + options.wait_after(tries));
-        self.tell(Event::Retried { what: format!("the manifest of package {package}"), tries, error });
+        self.emit(Event::Retried { what: format!("the manifest of package {package}"), tries, error });
     }
 }

@@ -29,7 +29,7 @@ impl Core {
         self.encoder =
             encoders.max_by_key(|(worker, m)| (m.speed, Reverse(**worker))).map(|(worker, _)| *worker);
         if let Some(worker) = self.encoder {
-            self.tell(Event::Encodes { worker });
+            self.emit(Event::Encodes { worker });
             self.touch(worker);
         }
     }

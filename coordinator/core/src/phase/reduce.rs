@@ -42,13 +42,13 @@ impl Core {
                     attempt.through.insert(worker);
                 }
                 if attempt.all_received() && !before {
-                    self.tell(Event::Arrived { epoch });
+                    self.emit(Event::Arrived { epoch });
                 }
             }
         }
     }
 
-    /// Gives up groups that cannot go on, lets formed ones reduce, and forms the next one.
+    /// Gives up groups that cannot continue, lets formed ones reduce, and forms the next one.
     pub(crate) fn decide_group(&mut self) {
         self.give_up_group();
         self.let_group_reduce();
@@ -87,7 +87,7 @@ impl Core {
         if attempt.formed.len() == attempt.group.members.len() {
             attempt.reducing = true;
             let epoch = attempt.group.epoch;
-            self.tell(Event::Formed { epoch });
+            self.emit(Event::Formed { epoch });
             self.touch_all();
         }
     }
@@ -131,7 +131,7 @@ impl Core {
             }),
         });
         self.epochs += 1;
-        self.tell(Event::Grouped { epoch, members: size });
+        self.emit(Event::Grouped { epoch, members: size });
         self.touch_all();
     }
 
@@ -168,7 +168,7 @@ impl Core {
                 member.abort = member.abort.max(epoch);
             }
         }
-        self.tell(Event::Broken { epoch, why });
+        self.emit(Event::Broken { epoch, why });
         self.touch_all();
     }
 }

@@ -11,7 +11,7 @@ pub(super) fn leaders(inventory: &Inventory) -> impl Iterator<Item = &Linear> {
     leaders.filter(move |id| seen.insert(*id)).map(|id| inventory.linear(id))
 }
 
-/// The target of every linear that loses columns. The first and the last block keep all, where no rule says otherwise.
+/// The target of every linear that loses columns. The first and the last block keep all, unless a rule sets something else.
 pub(super) fn targets(inventory: &Inventory, targets: &Targets) -> BTreeMap<LinearId, Target> {
     let last = inventory.structures.iter().map(|s| s.block).max().unwrap_or(0);
     let target = |structure: &Structure| {

@@ -13,7 +13,7 @@ fn can_encode(script: &mut Script, worker: u64) {
     script.join(worker, Status { preparing: true, encoding: Encoding::Ready, ..Status::default() });
 }
 
-/// Whom the core named as the one who encodes, in order.
+/// The workers that the core chose to encode, in order.
 fn encoders(script: &Script) -> Vec<u64> {
     let of = |event| if let Event::Encodes { worker } = event { Some(worker.0) } else { None };
     script.events().into_iter().filter_map(of).collect()

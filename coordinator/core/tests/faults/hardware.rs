@@ -40,8 +40,8 @@ fn the_first_worker_decides_and_others_stand_by_with_that_reason() {
         assert_eq!(why, Dismissal::OtherHardware { job: HARDWARE.to_owned(), worker: OTHER.to_owned() });
         assert!(why.to_string().contains("the job runs on a processor and this worker on another processor"));
     }
-    let told = script.events().into_iter().filter(|event| matches!(event, Event::StandingBy { .. }));
-    assert_eq!(told.count(), 1, "a kind is told of once");
+    let reported = script.events().into_iter().filter(|event| matches!(event, Event::StandingBy { .. }));
+    assert_eq!(reported.count(), 1, "a kind is reported once");
     script.start(4);
     assert_eq!(script.core.view().workers.len(), 2);
     assert_eq!(committed(&mut script, &[1, 4]).as_deref(), Some(HARDWARE));

@@ -318,7 +318,7 @@ fn a_fatal_fault_ends_the_job_with_its_words() {
     script.report(1);
     let Some(Outcome::Failed(failure)) = script.outcome() else { panic!("goes on") };
     assert_eq!(failure.to_string(), "shard 0 at worker 1: site l0 holds a value that is not finite");
-    // Whoever comes now hears that it is over.
+    // A worker that comes now is dismissed: the job is over.
     script.look();
     script.start(2);
     assert!(matches!(script.dismissal(2), Some(Dismissal::Over(_))));

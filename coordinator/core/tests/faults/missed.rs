@@ -18,7 +18,7 @@ fn shards_of_a_worker_that_dies_while_calibrating_are_leased_again() {
     // Half a second after it last spoke.
     script.now += Duration::from_millis(500);
     script.leave(1);
-    let Some(event @ Event::Left { .. }) = script.events().pop() else { panic!("nothing told") };
+    let Some(event @ Event::Left { .. }) = script.events().pop() else { panic!("no event") };
     assert_eq!(
         event.to_string(),
         "worker 1 left (connection lost), last heard of 0.5 s before; 2 shards are run again"
@@ -40,7 +40,7 @@ fn a_silent_worker_is_gone_within_ten_seconds_and_one_that_speaks_stays() {
     script.pass(2, &[2]);
     assert_eq!(script.dismissal(1), Some(Dismissal::Silent { seconds: 8 }));
     assert_eq!(script.dismissal(2), None);
-    let Some(Event::Left { quiet, lost, .. }) = script.events().pop() else { panic!("nothing told") };
+    let Some(Event::Left { quiet, lost, .. }) = script.events().pop() else { panic!("no event") };
     assert!(quiet < Duration::from_secs(10), "{quiet:?}");
     assert_eq!(lost.len(), 2);
     // What it says afterwards does not count, and nothing is sent to it.
@@ -76,7 +76,7 @@ fn with_a_worker_that_is_gone_only_its_shards_of_the_open_package_are_lost() {
     assert!((1..=4).contains(&kept), "{kept}");
     script.look();
     script.leave(1);
-    let Some(Event::Left { lost, .. }) = script.events().pop() else { panic!("nothing told") };
+    let Some(Event::Left { lost, .. }) = script.events().pop() else { panic!("no event") };
     assert_eq!(lost.len(), kept);
     assert_eq!(script.core.view().committed, 1, "what is committed stays");
 }

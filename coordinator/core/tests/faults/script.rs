@@ -1,4 +1,4 @@
-//! A core and workers that do as they are told, one line of a test at a time.
+//! A core and workers that follow a script, one line of a test at a time.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -161,7 +161,7 @@ impl Script {
     }
 
     pub(crate) fn events(&self) -> Vec<Event> {
-        let of = |action: &Action| if let Action::Tell(event) = action { Some(event.clone()) } else { None };
+        let of = |action: &Action| if let Action::Emit(event) = action { Some(event.clone()) } else { None };
         self.actions.iter().filter_map(of).collect()
     }
 

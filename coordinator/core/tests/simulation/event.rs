@@ -28,7 +28,7 @@ pub(crate) enum SimulatedEvent {
         worker: WorkerId,
         command: Command,
     },
-    /// The worker's end of a session notices that it broke; `leave` when it was told to go.
+    /// The worker's end of a session notices that it broke; `leave` when it was dismissed.
     Hangup {
         worker: WorkerId,
         leave: bool,

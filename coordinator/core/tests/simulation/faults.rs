@@ -19,7 +19,7 @@ pub(crate) enum SimulatedFault {
     KillCoordinator { again: u64 },
     /// SIGSTOP, then SIGCONT.
     Pause { process: usize, length: u64 },
-    /// Nothing gets through to a worker, and nothing from it; nobody is told.
+    /// Nothing gets through to a worker or from it, and neither side notices.
     Cut { process: usize, length: u64 },
     /// A connection breaks.
     Disconnect { process: usize },
@@ -142,7 +142,7 @@ impl SimulatedWorld {
         }
     }
 
-    /// The worker gives up its session when it has heard nothing for as long as the coordinator would wait.
+    /// The worker gives up its session when it has received nothing for as long as the coordinator would wait.
     fn cut(&mut self, process: usize, length: u64) {
         self.processes[process].cut_until = self.now + length;
         let session = self.processes[process].life.as_ref().and_then(|life| life.session);

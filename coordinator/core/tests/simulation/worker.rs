@@ -19,7 +19,7 @@ pub(crate) struct SimulatedProcess {
     pub(crate) cut_until: u64,
     pub(crate) speed: u64,
     pub(crate) hardware: &'static str,
-    /// It was told to stand by, and asks again then.
+    /// It was asked to stand by, and connects again then.
     pub(crate) stands_by_until: u64,
     /// Milliseconds a shard takes.
     pub(crate) pace: u64,
@@ -51,7 +51,7 @@ pub(crate) struct RunningProcess {
 pub(crate) enum CommandEffect {
     /// It waits for its turn.
     Queued,
-    /// It is done, or means nothing any more: the status says so.
+    /// It is done or obsolete: the status says so.
     Answered,
     /// The group is to be entered.
     Enter(Epoch),
@@ -278,5 +278,5 @@ impl SimulatedProcess {
     }
 }
 
-/// Why a worker refuses a group: a sound coordinator hears it only of groups that it has given up.
+/// Why a worker refuses a group: a sound coordinator gets it only for groups that it has given up.
 pub(crate) const NOT_THE_SUMS: &str = "not the sums asked for";

@@ -28,7 +28,7 @@ pub(crate) struct SimulatedWorld {
     pub(crate) next_worker: u64,
     /// Sessions by worker: its process, and whether the coordinator's end is open.
     pub(crate) sessions: BTreeMap<WorkerId, (usize, bool)>,
-    /// When the coordinator last heard of each worker.
+    /// When the coordinator last heard from each worker.
     pub(crate) heard: BTreeMap<WorkerId, u64>,
     pub(crate) processes: Vec<SimulatedProcess>,
     pub(crate) collectives: BTreeMap<Epoch, SimulatedCollective>,
@@ -45,7 +45,7 @@ pub(crate) struct SimulatedWorld {
     pub(crate) expected: [Vec<Manifest>; 2],
     pub(crate) outcome: Option<Outcome>,
     pub(crate) steps: u64,
-    /// How often the core told of each kind of event.
+    /// How often the core emitted each kind of event.
     pub(crate) events: BTreeMap<&'static str, u64>,
     /// A line for each step, where one is kept.
     pub(crate) log: Option<String>,
@@ -236,7 +236,7 @@ impl SimulatedWorld {
                 self.kind = Some(kind.clone());
                 self.kept_hardware = Some(kind);
             }
-            Action::Tell(event) => *self.events.entry(kind(&event)).or_insert(0) += 1,
+            Action::Emit(event) => *self.events.entry(kind(&event)).or_insert(0) += 1,
             Action::Finish(outcome) => self.outcome = Some(outcome),
         }
     }
@@ -302,7 +302,7 @@ impl SimulatedWorld {
         self.step(Input::Reported { worker, status });
     }
 
-    /// Nobody counts as present who was not heard of for ten seconds.
+    /// No worker that sent nothing for ten seconds counts as present.
     fn check_silence(&self) {
         let Some(core) = &self.core else { return };
         for worker in core.view().workers {

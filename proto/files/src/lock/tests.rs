@@ -1,7 +1,7 @@
 use super::*;
 
 #[test]
-fn the_second_is_told_who_is_the_first() {
+fn the_second_learns_who_holds_the_lock() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("lock");
     let first = Lock::take(&path).unwrap();
@@ -34,7 +34,7 @@ fn a_link_is_not_followed() {
 }
 
 #[test]
-fn whoever_waits_has_the_lock_once_the_first_lets_go() {
+fn a_waiting_process_has_the_lock_once_the_first_releases_it() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("lock");
     let first = Lock::take(&path).unwrap();

@@ -12,8 +12,8 @@ use obsdiff_security::{Tls, TlsFiles, Token, TokenSender};
 use service::{ServedPort, ask};
 use tonic::Code;
 
-/// Asks without a chance; says why not. Which end of a failed handshake is heard first is the network's choice, so that only a
-/// client's own refusal can be told by its words.
+/// Sends a request that cannot succeed, and gives the error. Which end of a failed handshake reports it first depends on the network, so
+/// only a client's own refusal has known words.
 async fn refused(port: &ServedPort, tls: Option<&Tls>) -> String {
     let asked = tokio::time::timeout(Duration::from_secs(10), ask(port, tls, TokenSender(None)));
     let status = asked.await.unwrap().unwrap_err();

@@ -2,14 +2,14 @@ use object_store::Error as E;
 
 use super::*;
 
-/// An answer as `object_store` tells it of listings.
+/// An answer in the words that `object_store` has for listings.
 fn answer(status: &str) -> E {
     let words =
         format!("Error performing list request: Server returned non-2xx status code: {status}: <Error>");
     E::Generic { store: "S3", source: words.into() }
 }
 
-fn told(store: &str, what: &'static str, error: E) -> StoreError {
+fn store_error(store: &str, what: &'static str, error: E) -> StoreError {
     StoreError::of((store, ""), what, 1, error)
 }
 
@@ -25,9 +25,9 @@ fn wrong_credentials_and_missing_rights_are_not_tried_again() {
         E::Unauthenticated { path: path(), source: "401".into() },
     ] {
         assert!(!is_transient(&error), "{error}");
-        let told = told("s3://bucket/model", "listed", error);
-        assert!(matches!(told, StoreError::Denied { .. }), "{told}");
-        let words = told.to_string();
+        let error = store_error("s3://bucket/model", "listed", error);
+        assert!(matches!(error, StoreError::Denied { .. }), "{error}");
+        let words = error.to_string();
         assert!(
             words.starts_with("s3://bucket/model: its objects may not be listed with these credentials: ")
         );
@@ -48,13 +48,13 @@ fn a_store_that_is_busy_or_away_is_tried_again() {
         "400 Bad Request: <Code>XAmzContentSHA256Mismatch</Code>",
     ] {
         assert!(is_transient(&answer(status)), "{status}");
-        assert!(told("s3://bucket/model", "read", answer(status)).is_transient(), "{status}");
+        assert!(store_error("s3://bucket/model", "read", answer(status)).is_transient(), "{status}");
     }
     let reset = E::Generic { store: "S3", source: "connection reset by peer".into() };
     assert!(is_transient(&reset));
     let bucket = answer("404 Not Found: <Code>NoSuchBucket</Code>");
     assert!(!is_transient(&bucket));
-    assert!(matches!(told("s3://bucket/model", "listed", bucket), StoreError::Bucket { .. }));
+    assert!(matches!(store_error("s3://bucket/model", "listed", bucket), StoreError::Bucket { .. }));
 }
 
 #[test]
@@ -70,7 +70,7 @@ fn a_request_that_is_wrong_itself_is_not_tried_again() {
         E::Generic { store: "S3", source: redirect.into() },
     ] {
         assert!(!is_transient(&error), "{error}");
-        let error = told("s3://bucket/job", "listed", error);
+        let error = store_error("s3://bucket/job", "listed", error);
         assert!(matches!(error, StoreError::Rejected { .. }) && !error.is_transient(), "{error}");
         let words = error.to_string();
         let begin =
@@ -78,7 +78,7 @@ fn a_request_that_is_wrong_itself_is_not_tried_again() {
         assert!(words.starts_with(begin), "{words}");
         assert!(words.ends_with("; check the URL, AWS_REGION and AWS_ENDPOINT"), "{words}");
     }
-    let azure = told("az://container/job", "read", answer("400 Bad Request: <Code>InvalidUri</Code>"));
+    let azure = store_error("az://container/job", "read", answer("400 Bad Request: <Code>InvalidUri</Code>"));
     assert!(azure.to_string().ends_with("AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ENDPOINT"), "{azure}");
 }
 
@@ -90,14 +90,14 @@ fn each_kind_of_store_has_rights_and_variables_of_its_own() {
         ("az://b/p", "removed", "AZURE_STORAGE_ACCOUNT_KEY", "Storage Blob Data Contributor"),
         ("memory", "read", "", "check the credentials of this process"),
     ] {
-        let rights = told(store, what, answer("403 Forbidden")).rights().unwrap();
+        let rights = store_error(store, what, answer("403 Forbidden")).rights().unwrap();
         assert!(rights.contains(variable) && rights.contains(right), "{rights}");
     }
-    assert_eq!(told("s3://b/p", "read", answer("503 Slow Down")).rights(), None);
+    assert_eq!(store_error("s3://b/p", "read", answer("503 Slow Down")).rights(), None);
 }
 
 #[test]
-fn credentials_that_no_metadata_service_gives_are_told_as_missing() {
+fn credentials_that_no_metadata_service_gives_are_reported_as_missing() {
     for (store, path, variable) in [
         ("s3://b/p", "/latest/api/token", "AWS_ACCESS_KEY_ID"),
         (
@@ -114,13 +114,13 @@ fn credentials_that_no_metadata_service_gives_are_told_as_missing() {
             )
             .into(),
         };
-        let error = told(store, "read", answered("operation timed out"));
+        let error = store_error(store, "read", answered("operation timed out"));
         assert!(matches!(error, StoreError::NoCredentials { .. }) && error.is_transient(), "{error}");
         assert!(error.to_string().contains(&format!("no credentials: check {variable}")), "{error}");
         // One that is not ready yet may say so by any status.
         assert!(is_transient(&answered("status code: 404 Not Found")));
         // It says that there are none, which no time changes.
         assert!(!is_transient(&answered("status code: 403 Forbidden")));
-        assert!(!told(store, "read", answered("status code: 403 Forbidden")).is_transient());
+        assert!(!store_error(store, "read", answered("status code: 403 Forbidden")).is_transient());
     }
 }

@@ -8,7 +8,7 @@ fn alternating_directions_cost_their_inverses_and_products() {
     assert_eq!(SolveCost::of(&sparsity), SolveCost::sweep(0));
     sparsity.method = Some(Method::Admm);
     let cost = |sparsity: &SparsitySpec| SolveCost::of(sparsity).of_rows(8, 5);
-    // Inverses of 8^3; two operations for each of 14 products, and of two that tell the error.
+    // Inverses of 8^3; two operations for each of 14 products, and of two that measure the error.
     assert_eq!(cost(&sparsity), 8 * 8 * (3 * 8 + 5 * 2 * 16));
     sparsity.refine = 5;
     assert_eq!(cost(&sparsity), 8 * 8 * (3 * 8 + 5 * 2 * (16 + 6)));
