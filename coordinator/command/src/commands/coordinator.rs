@@ -70,7 +70,7 @@ pub(super) fn with_workers(
     // The port is bound before any work, but accepts connections only once the job is checked.
     drop(port.bind()?);
     // Workers hold the Grams, so each of them checks whether these fit its memory.
-    let inputs = Inputs::open(job, 0, None)?;
+    let inputs = Inputs::open(job, 0, None).inspect_err(|_| post_if_written(job, context))?;
     let listener = port.bind()?;
     let progress = context.progress();
     if let Some(note) = &inputs.prompts.note {
@@ -108,6 +108,18 @@ pub(super) fn with_workers(
             Ok(told)
         }
         Err(error) => Err(error.after_begin(state.url())),
+    }
+}
+
+/// Posts that the job is done, where its output is there: a process that is started once more after it has removed the job's state is
+/// refused, but the job is not to look unfinished.
+fn post_if_written(job: &JobFile, context: &CommandContext<'_>) {
+    let Some(server) = TrainerServer::of(&context.environment) else { return };
+    let Ok(runtime) = crate::runtime::runtime() else { return };
+    let record = output_of(job, runtime.handle()).ok().and_then(|output| written_record(&output));
+    if let Some(record) = record.filter(|record| record.job == job.spec) {
+        let course = record.measured.and_then(|measured| measured.course);
+        server.post_done(runtime.handle(), course.map_or(0, |course| course.packages.len() as u32));
     }
 }
 
