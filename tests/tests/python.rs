@@ -290,9 +290,10 @@ fn are_zeros(pipeline: &Path) -> Vec<bool> {
     names.into_iter().flat_map(read).map(|weight| weight == 0.0).collect()
 }
 
-/// The script of doc/jobs.md that encodes prompts.
+/// The script of deploy/jobs/README.md that encodes prompts.
 fn encoding_script() -> String {
-    let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../doc/jobs.md")).unwrap();
+    let page =
+        std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/jobs/README.md")).unwrap();
     let section = page.split("\n## Encoded prompts\n").nth(1).expect("no such section");
     section.split("```py\n").nth(1).and_then(|rest| rest.split("```").next()).expect("no script").to_owned()
 }

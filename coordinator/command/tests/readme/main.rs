@@ -11,8 +11,13 @@ use std::process::Command;
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
 const FIRST: &str = "cargo run --release --bin obsdiff -- ";
 /// All pages for people, from the root.
-const PAGES: [&str; 5] =
-    ["README.md", "doc/jobs.md", "doc/measurements.md", "deploy/README.md", "deploy/wheel/README.md"];
+const PAGES: [&str; 5] = [
+    "README.md",
+    "deploy/jobs/README.md",
+    "deploy/measurements.md",
+    "deploy/README.md",
+    "deploy/wheel/README.md",
+];
 
 /// A page, with lines that go on made one.
 fn page(name: &str) -> String {
