@@ -6,14 +6,15 @@ use candle_core::DType;
 use obsdiff_core::MemoryNeeds;
 use obsdiff_engine::calibrate::Encoded;
 use obsdiff_engine::gram::Gram;
+use obsdiff_engine::model::THREAD_BYTES;
 use obsdiff_engine::solve::memory;
 use obsdiff_proto::{Inventory, JobSpec, LinearId, Method, Package, Pattern, Plan, Site, SiteId};
 use obsdiff_worker::preparation::compute_type;
 
 use crate::described::Described;
 
-/// The program itself with its tokenizers, what its threads pack for products, and what they and the allocator keep: 1 to 3 MiB more in
-/// some runs of a job than in others, and 3 MiB more once the pruned model is read back to be compared.
+/// The program itself with its tokenizers, what its threads pack for products of matrices, and what they and the allocator keep: 1 to 3 MiB
+/// more in some runs of a job than in others, and 3 MiB more once the pruned model is read back to be compared.
 const BASE_BYTES: u64 = 42 << 20;
 
 /// Rows of an observation that are laid out for a product together.
@@ -54,7 +55,7 @@ impl Described {
                 + self.probe(spec, dtype)
                 + self.observation(plan, prompts * branches, dtype),
             solver: self.solver(spec, plan) + self.kept_gram(spec, plan),
-            base: BASE_BYTES,
+            base: BASE_BYTES + rayon::current_num_threads() as u64 * THREAD_BYTES,
         }
     }
 

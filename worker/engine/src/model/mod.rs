@@ -20,6 +20,7 @@ use crate::Result;
 use crate::device::ComputeDevice;
 
 pub use matrix::Matrix;
+pub use ops::THREAD_BYTES;
 pub use state::State;
 
 /// Where a forward call shows the activations of its sites.

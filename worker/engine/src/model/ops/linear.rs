@@ -20,6 +20,8 @@ const FEW_ROWS: usize = 128;
 /// Inputs that are multiplied in one step: the weight's panels and the rows of a block stay in a core's cache meanwhile.
 const DEPTH: usize = 384;
 const BLOCK_ROWS: usize = 126;
+/// Bytes of the buffers that each thread keeps, for a piece's product and its packed weight, where no head is wider than [`COLUMNS`].
+pub const THREAD_BYTES: u64 = (4 * COLUMNS * (ROWS + DEPTH)) as u64;
 /// Bytes of a line of the caches, at which vectors are read fastest.
 const LINE: usize = 64;
 
@@ -55,8 +57,7 @@ pub(super) struct Gates<'a> {
 }
 
 /// Writes `finish(x W^T + b)` to `out` (`rows x out`), with x `rows x n`: 2 rows n out flops, and one pass over `out`. Every number is
-/// summed in the order of the inputs, however the work is divided. Each thread keeps a buffer for a piece's product and one for its
-/// packed weight (0.7 MiB together where a head is no wider than [`COLUMNS`]).
+/// summed in the order of the inputs, however the work is divided. Each thread keeps [`THREAD_BYTES`].
 pub(super) fn linear(out: &mut [f32], x: &[f32], layer: LinearSlices<'_>, finish: Finish<'_>) {
     thread_local! {
         static SCRATCH: RefCell<LinearScratch> = RefCell::default();

@@ -25,6 +25,7 @@ use rayon::prelude::*;
 
 use crate::{Error, Result};
 pub(crate) use block::{BlockOps, ModelOps};
+pub use linear::THREAD_BYTES;
 use linear::{Finish, Gates};
 pub(crate) use memory::{CallSizes, kept_bytes, peak_bytes, state_bytes};
 use norm::Affine;
