@@ -111,7 +111,7 @@ const KEPT_FREE: libc::c_int = 64 << 20;
 
 /// Has all threads take memory from one arena that keeps what is freed. By default each gets an arena of its own and keeps there what its
 /// large buffers leave behind, so that a run would hold as many times more than it needs as it has threads; and the buffers of each
-/// forward call would go back to the system, which clears and maps every page anew for the next one. To be called before there are other
+/// forward call would go back to the system, which clears and maps every page again for the next one. To be called before there are other
 /// threads.
 pub(crate) fn share() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]

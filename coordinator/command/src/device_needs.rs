@@ -35,7 +35,7 @@ impl DeviceNeeds {
         inventory: &Inventory,
         tokens: Tokens,
     ) -> Self {
-        let job = Job { spec, plan, config, inventory, tokens };
+        let job = GpuJob { spec, plan, config, inventory, tokens };
         Self {
             model: job.weights(),
             activations: job.forward_call() + job.probe() + job.observation(),
@@ -77,7 +77,7 @@ impl DeviceNeeds {
 }
 
 /// A job, as far as it decides what a GPU holds.
-struct Job<'a> {
+struct GpuJob<'a> {
     spec: &'a JobSpec,
     plan: &'a Plan,
     config: &'a dyn TransformerConfig,
@@ -85,7 +85,7 @@ struct Job<'a> {
     tokens: Tokens,
 }
 
-impl Job<'_> {
+impl GpuJob<'_> {
     /// Bytes of a number in forward calls.
     fn number(&self) -> usize {
         compute_type(self.spec.model.dtype).size_in_bytes()

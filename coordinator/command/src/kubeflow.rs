@@ -127,7 +127,7 @@ impl TrainerServer {
     /// Posts the progress once.
     async fn post_once(&self, progress: JobProgress, pruned: PrunedSoFar) -> Result<(), String> {
         let body = body(progress, pruned, SystemTime::now()).to_string();
-        // Each time anew: both files change while the job runs.
+        // Read again each time: both files change while the job runs.
         let (token, client) = (self.bearer()?, self.client()?);
         let request = client.post(self.url.clone()).header(AUTHORIZATION, token);
         let request = request.header(CONTENT_TYPE, HeaderValue::from_static("application/json")).body(body);

@@ -199,7 +199,7 @@ pub struct SpanRow {
 }
 
 impl SpanRow {
-    /// Whether all of it ran beside the root span's thread, and for long enough to be told.
+    /// Whether all of it ran beside the root span's thread, and for long enough to be listed.
     fn beside(&self) -> bool {
         self.time.is_zero() && self.elsewhere >= Duration::from_millis(1)
     }

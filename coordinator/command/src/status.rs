@@ -64,7 +64,7 @@ pub(crate) fn fitted(text: &str, rows: usize, columns: usize) -> String {
 pub fn render_message(message: &WatchMessage) -> String {
     match message {
         WatchMessage::Report(report) => render(report),
-        WatchMessage::Event(told) => format!("{told}\n"),
+        WatchMessage::Event(event) => format!("{event}\n"),
     }
 }
 

@@ -20,7 +20,7 @@ pub struct SolveArgs {
     /// Override a key of the job that kept the Grams. May be given several times. SECTION.KEY= unsets the key.
     #[arg(long = "set", value_name = "SECTION.KEY=VALUE")]
     pub sets: Vec<String>,
-    /// How it prunes, and what it tells.
+    /// How it prunes, and what it prints.
     #[command(flatten)]
     pub pruning: PruningArgs,
 }

@@ -40,7 +40,7 @@ pub struct Cli {
     /// What to do.
     #[command(subcommand)]
     pub command: CliCommand,
-    /// How the process tells of its work.
+    /// What the process reports of its work.
     #[command(flatten)]
     pub style: OutputStyle,
     /// Where models of object stores are kept.
@@ -82,7 +82,7 @@ pub enum CliCommand {
     /// input is checked before any work, and the output appears whole or not at all. Ends with what was pruned and by how
     /// much, block by block, how far the final latents of held-out prompts are from the source's, and how to load the output.
     Run(RunArgs),
-    /// Prune anew by the Grams that an earlier job kept, without calibrating.
+    /// Prune again with the Grams that an earlier job kept, without calibrating.
     ///
     /// GRAMS is what that job had as output.grams. Its settings are those of this job, except for what --set changes: output.path has
     /// to be given, and ratios, patterns, methods, rules and damping may differ. The pruned weights are those that the whole job would
@@ -157,9 +157,9 @@ pub enum CliCommand {
     /// For each prompt it prints the error of the final latents, ||pruned - dense|| / ||dense||, and the peak signal-to-noise ratio
     /// (PSNR) of the pictures. It writes a grid of pictures: a row of dense ones, below it the same prompts from the pruned pipeline,
     /// and so on. Prompts and settings are those of the job that pruned, by PRUNED's `pruning.json`, unless options say otherwise: so
-    /// the error is the one that `run` told.
+    /// the error is the one that `run` printed.
     Compare(CompareArgs),
-    /// Hold a device to the processor.
+    /// Compare a device with the processor.
     ///
     /// Checks what a job needs of it: forward calls of small transformers, Grams, pruning, and a sum over workers. Prints how far each is
     /// off what is right, and how many times as fast as the processor it is. Ends with exit code 3 where a check fails.
@@ -179,12 +179,12 @@ pub struct RunArgs {
     /// The job.
     #[command(flatten)]
     pub job: JobArgs,
-    /// How it prunes, and what it tells.
+    /// How it prunes, and what it prints.
     #[command(flatten)]
     pub pruning: PruningArgs,
 }
 
-/// How a process prunes, and what it tells.
+/// How a process prunes, and what it prints.
 #[derive(Debug, Args)]
 pub struct PruningArgs {
     /// Workers in this process, which share its threads. Each has Grams of its own; the result does not depend on their number. With
@@ -192,7 +192,7 @@ pub struct PruningArgs {
     /// most 256MiB together, which is faster for small models, else 1].
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub workers: Option<u32>,
-    /// Also prune the source by magnitude, uniformly and without an update, in memory only, and tell its error beside that of the
+    /// Also prune the source by magnitude, uniformly and without an update, in memory only, and print its error beside that of the
     /// job: heads and neurons by the sums of their weights.
     #[arg(long)]
     pub baseline: bool,

@@ -1,8 +1,8 @@
-//! How a process tells of its work on standard error.
+//! What a process reports of its work on standard error.
 
 use clap::{ArgAction, Args, ValueEnum};
 
-/// The form of what is told.
+/// The format of these reports.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
     /// Text for people.
@@ -12,7 +12,7 @@ pub enum LogFormat {
     Json,
 }
 
-/// How a process tells of its work on standard error.
+/// What a process reports of its work on standard error.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Args)]
 pub struct OutputStyle {
     /// Show no progress: only notes and errors.

@@ -1,4 +1,4 @@
-//! The flags that say who may speak to whom.
+//! The flags that say who may connect, and how the connection is secured.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;

@@ -14,7 +14,7 @@ use super::run::open_device;
 use super::speed;
 use crate::cli::CompareArgs;
 use crate::context::CommandContext;
-use crate::report::{self, Compared, Loading, Report, Sample};
+use crate::report::{self, Compared, Loading, ReportPage, Sample};
 use crate::sampling::{Sampling, Settings, load_transformer, open_pipeline};
 use crate::{Error, Result};
 
@@ -85,7 +85,7 @@ fn report_text(
 ) -> Result<String> {
     let [dense_path, pruned_path] = [&args.dense, &args.pruned].map(|path| path.display().to_string());
     let record = PruningRecord::read(pruned.path())?;
-    let report = Report {
+    let report = ReportPage {
         name: report::name_of(&pruned_path),
         record: record.as_ref(),
         samples: Sample::of(prompts, settings.seed, &error.per_prompt, pictures),

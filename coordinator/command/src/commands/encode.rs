@@ -32,7 +32,7 @@ pub(super) fn encode(args: &EncodeArgs, context: &mut CommandContext<'_>) -> Res
     let spec = &job.spec;
     if let Some(file) = &spec.calibration.conditioning {
         let problem = format!(
-            "is {file}, so the prompts are encoded already: unset it by --set calibration.conditioning= to encode them anew"
+            "is {file}, so the prompts are encoded already: unset it by --set calibration.conditioning= to encode them again"
         );
         return Err(job.refuse(JobError::new("calibration.conditioning", problem)));
     }

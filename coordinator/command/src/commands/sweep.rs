@@ -8,7 +8,7 @@ use crate::cli::{SweepArgs, TILDE};
 use crate::context::CommandContext;
 use crate::run::RunContext;
 use crate::signals::Answer;
-use crate::sweep::{self, Place, Point};
+use crate::sweep::{self, Point, SweepFolder};
 use crate::{Error, Result};
 
 /// Shows errors against sparsity or prompts: what a survey expects at once, then what is found.
@@ -19,7 +19,7 @@ pub(super) fn sweep(args: &SweepArgs, context: &mut CommandContext<'_>) -> Resul
     if starts_with_tilde(&args.grams) {
         return Err(Error::key("GRAMS", format!("is {}, but {TILDE}", args.grams)));
     }
-    let place = Place::new(&args.out)?;
+    let place = SweepFolder::new(&args.out)?;
     let mut points = points(args, &place, context)?;
     context.use_threads(args.process.threads)?;
     context.compute_here()?;
@@ -60,7 +60,7 @@ pub(super) fn sweep(args: &SweepArgs, context: &mut CommandContext<'_>) -> Resul
 }
 
 /// The jobs of all points: each pattern with each ratio, but for N:M, which has one of its own, and with each number of prompts.
-fn points(args: &SweepArgs, place: &Place, context: &CommandContext<'_>) -> Result<Vec<Point>> {
+fn points(args: &SweepArgs, place: &SweepFolder, context: &CommandContext<'_>) -> Result<Vec<Point>> {
     let mut points = Vec::new();
     for pattern in &args.patterns {
         let by_ratio = !matches!(pattern, Pattern::NToM { .. });

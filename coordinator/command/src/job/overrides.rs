@@ -56,7 +56,7 @@ impl Override {
             ValueKind::String(text.to_owned())
         };
         if kind == ValueKind::Nil && matches!(path.last(), Some(PathStep::Index(_))) {
-            return Err(Error::key(name, "cannot be unset by itself: give the whole list anew"));
+            return Err(Error::key(name, "cannot be unset by itself: give the whole list again"));
         }
         Ok(Self { name, path, value: given(Value::new(None, kind), &origin) })
     }

@@ -75,7 +75,7 @@ struct PackageProgress {
 }
 
 impl Progress {
-    /// On standard error, in a style that its user chose. A log that tells more than warnings would tear a bar apart: beside it there are
+    /// On standard error, in a style that its user chose. A log of more than warnings would tear a bar apart: beside it there are
     /// lines.
     pub fn on_stderr(style: OutputStyle, clock: Clock) -> Self {
         let OutputStyle { quiet, verbose, format } = style;
@@ -166,7 +166,7 @@ impl Progress {
         *lock(&self.0.expected_end) = None;
     }
 
-    /// The work of each package, by which the time that is left is told.
+    /// The work of each package, from which the time that is left is estimated.
     pub(crate) fn expect_work(&self, packages: Vec<PackageWork>) {
         *lock(&self.0.time_left) = TimeLeft::new(packages);
     }
@@ -176,7 +176,7 @@ impl Progress {
         lock(&self.0.time_left).share_done(committed, open)
     }
 
-    /// When the job is expected to end, by the clock, where that can be told.
+    /// When the job is expected to end, by the clock, where that is known.
     pub fn expected_end(&self) -> Option<Duration> {
         *lock(&self.0.expected_end)
     }
@@ -216,9 +216,9 @@ impl Progress {
             Destination::Lines(_) | Destination::Log { .. } | Destination::Quiet => None,
         };
         let start = (self.0.clock)();
-        let told = AtomicU64::new(start.as_secs());
+        let printed = AtomicU64::new(start.as_secs());
         let progress = self.clone();
-        PhaseProgress { progress, name, unit, total, work, done: AtomicU64::new(0), start, told, bar }
+        PhaseProgress { progress, name, unit, total, work, done: AtomicU64::new(0), start, printed, bar }
     }
 
     /// Tells something that its user should know, `quiet` or not.

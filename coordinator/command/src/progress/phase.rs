@@ -10,7 +10,7 @@ use super::time_left::{OpenWork, WorkKind};
 use super::{Destination, Progress};
 use crate::text;
 
-/// How often a long phase is told where no bar shows it.
+/// How often a line reports a long phase where no bar shows it.
 const LINE_EVERY: Duration = Duration::from_secs(30);
 
 /// A part of the work that counts its steps. Dropped without [`PhaseProgress::finish`], it failed and says nothing more.
@@ -24,8 +24,8 @@ pub struct PhaseProgress {
     pub(super) work: Option<(usize, WorkKind)>,
     pub(super) done: AtomicU64,
     pub(super) start: Duration,
-    /// When a line was told last, in seconds of the clock.
-    pub(super) told: AtomicU64,
+    /// When the last line was printed, in seconds of the clock.
+    pub(super) printed: AtomicU64,
     pub(super) bar: Option<ProgressBar>,
 }
 
@@ -66,11 +66,14 @@ impl PhaseProgress {
             return;
         }
         let (now, done) = ((self.progress.0.clock)(), self.done.load(Ordering::Relaxed));
-        let told = self.told.load(Ordering::Relaxed);
-        let due = now.as_secs().saturating_sub(told) >= LINE_EVERY.as_secs() && done < self.total;
-        // Of several threads for which a line is due, one tells it.
-        let mine =
-            || self.told.compare_exchange(told, now.as_secs(), Ordering::Relaxed, Ordering::Relaxed).is_ok();
+        let printed = self.printed.load(Ordering::Relaxed);
+        let due = now.as_secs().saturating_sub(printed) >= LINE_EVERY.as_secs() && done < self.total;
+        // Of several threads for which a line is due, one prints it.
+        let mine = || {
+            self.printed
+                .compare_exchange(printed, now.as_secs(), Ordering::Relaxed, Ordering::Relaxed)
+                .is_ok()
+        };
         if due && mine() {
             let Self { name, total, .. } = self;
             let unit = named(self.unit, *total);
@@ -79,7 +82,7 @@ impl PhaseProgress {
         }
     }
 
-    /// How long the job still takes, or this phase where it is no part of a package; none where nothing tells yet.
+    /// How long the job still takes, or this phase where it is no part of a package; none where it is not known yet.
     fn left(&self, done: u64) -> Option<Duration> {
         let took = (self.progress.0.clock)().saturating_sub(self.start);
         if let Some((package, kind)) = self.work {
@@ -89,7 +92,7 @@ impl PhaseProgress {
         (done > 0).then(|| took.mul_f64(self.total.saturating_sub(done) as f64 / done as f64))
     }
 
-    /// Ends the phase, and tells how long it took where anything was done.
+    /// Ends the phase, and reports how long it took where anything was done.
     pub fn finish(self) {
         let took = (self.progress.0.clock)().saturating_sub(self.start);
         let done = self.done.load(Ordering::Relaxed);

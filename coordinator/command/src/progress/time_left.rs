@@ -101,7 +101,7 @@ impl TimeLeft {
         if all > 0.0 { (done / all).min(1.0) } else { 0.0 }
     }
 
-    /// How long the rest of the job takes while `open` is under way; none where nothing tells yet.
+    /// How long the rest of the job takes while `open` is under way; none where it is not known yet.
     pub(super) fn left(&self, open: OpenWork) -> Option<Duration> {
         let package = self.packages.get(open.package)?;
         let mut now = self.clone();

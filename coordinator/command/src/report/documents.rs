@@ -8,7 +8,7 @@ use obsdiff_proto::{ByteSize, JobSpec, Layout, Pattern};
 use obsdiff_store::OutputStore;
 use obsdiff_worker::pruning_job::{Describe, JobOutput};
 
-use super::{Loading, Report, Sample, card, page};
+use super::{Loading, ReportPage, Sample, card, page};
 use crate::Result;
 use crate::clock::Clock;
 use crate::run::Inputs;
@@ -66,7 +66,7 @@ impl<'a> OutputDocuments<'a> {
         let error = record.measured.as_ref().and_then(|measured| measured.held_out.as_ref());
         let seed = record.job.calibration.seed.wrapping_add(self.inputs.prompts.calibration.len() as u64);
         let errors = error.map_or(&[][..], |error| &error.per_prompt);
-        let report = Report {
+        let report = ReportPage {
             name: name_of(&record.job.output.path),
             record: Some(record),
             comparison: None,

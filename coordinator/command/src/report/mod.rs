@@ -25,7 +25,7 @@ use crate::picture::psnr;
 pub(crate) const MOST_SAMPLES: usize = 24;
 
 /// What a report tells of.
-pub(crate) struct Report<'a> {
+pub(crate) struct ReportPage<'a> {
     /// The pruned pipeline, as people call it.
     pub(crate) name: String,
     /// How it was pruned, where that is recorded.

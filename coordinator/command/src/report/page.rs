@@ -7,7 +7,7 @@ use obsdiff_proto::counted;
 
 use super::pictures::{DIFFERENCE_GAIN, shown};
 use super::words::{self, decibels};
-use super::{Report, Sample, documents, heat, linears, sections, steps};
+use super::{ReportPage, Sample, documents, heat, linears, sections, steps};
 
 /// What the report has beyond the look that it shares with the live page.
 const STYLE: &str = include_str!("style.css");
@@ -45,7 +45,7 @@ fn with_section(page: &str, new: &Section) -> Option<String> {
     Some(format!("{before}{}{after}", section(new).into_string()))
 }
 
-impl Report<'_> {
+impl ReportPage<'_> {
     /// The report as one HTML page.
     pub(crate) fn html(&self) -> String {
         let title = format!("{}, pruned by obsdiff", self.name);

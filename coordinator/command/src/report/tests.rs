@@ -42,9 +42,9 @@ fn loading(path: &str) -> Loading {
     Loading { path: path.to_owned(), url: None, pipeline_class, module: None }
 }
 
-fn report<'a>(record: &'a PruningRecord, samples: Vec<Sample>) -> Report<'a> {
+fn report<'a>(record: &'a PruningRecord, samples: Vec<Sample>) -> ReportPage<'a> {
     let path = &record.job.output.path;
-    Report {
+    ReportPage {
         name: name_of(path),
         record: Some(record),
         comparison: None,

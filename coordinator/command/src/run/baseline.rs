@@ -46,7 +46,7 @@ pub(super) fn check(job: &JobFile, inputs: &Inputs) -> Result<()> {
     }
     if job.spec.sparsity.budget.is_some() {
         return refuse(
-            "cannot be told for sparsity.budget, which sums of weights cannot divide: give sparsity.ratio in its place, or \
+            "cannot be given for sparsity.budget, which sums of weights cannot divide: give sparsity.ratio in its place, or \
              leave --baseline out",
         );
     }

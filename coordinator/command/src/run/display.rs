@@ -36,7 +36,7 @@ enum Counts {
 impl PhaseDisplay {
     fn replace(&self, next: Option<OpenPhase>) {
         let last = std::mem::replace(&mut *lock(&self.open), next);
-        // Loading is told while it lasts: it is no work of the job.
+        // Loading is shown while it lasts: it is no work of the job.
         if let Some(last) = last.filter(|last| last.counts != Counts::Applied) {
             last.phase.finish();
         }
@@ -96,7 +96,7 @@ pub struct Display<'a> {
     /// Whether it is said what a survey expects.
     expectation_said: bool,
     /// Those who watch from elsewhere, where the workers are elsewhere too.
-    told: Option<broadcast::Sender<String>>,
+    watchers: Option<broadcast::Sender<String>>,
     /// How far the job is, for those who show or announce it.
     outlook: Option<watch::Sender<Outlook>>,
 }
@@ -117,17 +117,17 @@ impl<'a> Display<'a> {
             package: None,
             phase: None,
             expectation_said: false,
-            told: None,
+            watchers: None,
             outlook: None,
         }
     }
 
     /// The same for workers elsewhere: it passes on what happens to those who watch from there.
-    pub fn telling(self, told: broadcast::Sender<String>) -> Self {
-        Self { told: Some(told), ..self }
+    pub fn telling(self, watchers: broadcast::Sender<String>) -> Self {
+        Self { watchers: Some(watchers), ..self }
     }
 
-    /// The same, which tells how far the job is.
+    /// The same, which reports how far the job is.
     pub fn with_outlook(self, outlook: watch::Sender<Outlook>) -> Self {
         Self { outlook: Some(outlook), ..self }
     }
@@ -168,7 +168,7 @@ impl<'a> Display<'a> {
             let applied = core.view().workers.iter().map(|worker| worker.applied).max().unwrap_or(0);
             self.phase_display.reach(Counts::Applied, f64::from(applied) / f64::from(open.0.max(1)));
         }
-        if self.told.is_some() {
+        if self.watchers.is_some() {
             let (held, solved) = core.progress();
             let piloted = if core.package().is_some() { 1.0 } else { 0.0 };
             let steps = if self.phase == Some(Phase::Pilot) { piloted } else { held };
@@ -246,9 +246,9 @@ impl<'a> Display<'a> {
 
 impl Observer for Display<'_> {
     fn event(&mut self, event: &Event) {
-        if let Some(told) = &self.told {
+        if let Some(watchers) = &self.watchers {
             // Where nobody watches, nobody hears.
-            let _ = told.send(event.to_string());
+            let _ = watchers.send(event.to_string());
         }
         match event {
             Event::Lowered { site, exponent, .. } => {
@@ -270,7 +270,7 @@ impl Observer for Display<'_> {
             }
             // Workers of this process come and go with it.
             Event::Joined { .. } | Event::Preparing { .. } | Event::Encodes { .. } | Event::Ready { .. }
-                if self.told.is_some() =>
+                if self.watchers.is_some() =>
             {
                 self.progress.event(&event.to_string());
             }
@@ -312,7 +312,7 @@ impl Observer for Display<'_> {
         self.phase_display.tell_if_due();
         if let Some(sender) = &self.outlook {
             let outlook = self.outlook_of(core);
-            sender.send_if_modified(|told| std::mem::replace(told, outlook) != outlook);
+            sender.send_if_modified(|last| std::mem::replace(last, outlook) != outlook);
         }
     }
 }

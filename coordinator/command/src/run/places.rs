@@ -8,8 +8,8 @@ use super::state::location;
 use crate::Result;
 use crate::job::JobFile;
 
-/// A place of a job, with its key.
-struct Place<'a> {
+/// A path of a job, with its key.
+struct JobPath<'a> {
     key: &'static str,
     path: &'a str,
     lies: Lies,
@@ -23,7 +23,7 @@ enum Lies {
     Elsewhere,
 }
 
-impl<'a> Place<'a> {
+impl<'a> JobPath<'a> {
     fn of(job: &JobFile, key: &'static str, path: &'a str) -> Result<Self> {
         // What is no store at all is refused where it is opened.
         let lies = match JobStore::directory(path) {
@@ -74,14 +74,14 @@ pub(super) fn check(job: &JobFile) -> Result<()> {
         .chain([("calibration.grams", spec.calibration.grams.as_ref())]);
     let mut others = Vec::new();
     for (key, path) in read {
-        others.extend(path.map(|path| Place::of(job, key, path)).transpose()?);
+        others.extend(path.map(|path| JobPath::of(job, key, path)).transpose()?);
     }
     // The copy of a model in an object store is no place to write to, either.
     let cache = job.model_cache().map(|cache| cache.display().to_string());
-    others.extend(cache.as_deref().map(|cache| Place::of(job, "--cache", cache)).transpose()?);
+    others.extend(cache.as_deref().map(|cache| JobPath::of(job, "--cache", cache)).transpose()?);
     for (key, path) in written {
         let Some(path) = path else { continue };
-        let place = Place::of(job, key, path)?;
+        let place = JobPath::of(job, key, path)?;
         apart(job, &place, &others)?;
         others.push(place);
     }
@@ -106,7 +106,7 @@ fn nested(own: &str, other: &str) -> Option<&'static str> {
 }
 
 /// Refuses what is written, where it overlaps with one of the others.
-fn apart(job: &JobFile, written: &Place<'_>, others: &[Place<'_>]) -> Result<()> {
+fn apart(job: &JobFile, written: &JobPath<'_>, others: &[JobPath<'_>]) -> Result<()> {
     for other in others {
         let Some(lies) = written.overlap(other) else { continue };
         let problem = format!(

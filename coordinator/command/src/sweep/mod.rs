@@ -74,14 +74,14 @@ fn share(spec: &JobSpec) -> f64 {
 }
 
 /// The folder that a sweep writes, and one beside it for what it needs on the way, which is removed with this value.
-pub struct Place {
+pub struct SweepFolder {
     out: PathBuf,
     staging: Staging,
     /// What killed sweeps had left beside it, and is gone now.
     pub removed: Vec<PathBuf>,
 }
 
-impl Place {
+impl SweepFolder {
     /// Makes the folder beside `out`, where nothing may be yet.
     ///
     /// # Errors
@@ -167,7 +167,7 @@ pub fn measure(points: &mut [Point], process: &RunContext<'_>) -> Result<()> {
 ///
 /// # Errors
 /// When it cannot be written.
-pub fn write(points: &[Point], place: &Place, disk: &Disk) -> Result<SweepReport> {
+pub fn write(points: &[Point], place: &SweepFolder, disk: &Disk) -> Result<SweepReport> {
     let report = SweepReport::new(points);
     place.write(&report, disk)?;
     Ok(report)

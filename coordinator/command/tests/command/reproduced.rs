@@ -270,7 +270,7 @@ fn a_baseline_that_cannot_be_told_is_refused_before_any_work() {
                 "--set",
                 "sparsity.budget=0.2",
             ],
-            "error: --baseline: cannot be told for sparsity.budget",
+            "error: --baseline: cannot be given for sparsity.budget",
         ),
     ];
     for (sets, says) in cases {
