@@ -9,6 +9,10 @@ const NAMES: [&str; 3] = ["sd3", "flux", "stablediffusion3"];
 /// The crates whose sources are read, and the folder in them that may name architectures.
 const CRATES: [&str; 4] = ["proto", "coordinator", "worker", "tests/src"];
 const OWN: &str = "worker/engine/src/architecture";
+/// The folder whose comments are help texts, a program that these may name, and names that they may not use.
+const HELP: &str = "coordinator/command/src/cli";
+const OTHER_PROGRAM: &str = "stable-diffusion.cpp";
+const HELP_NAMES: [&str; 4] = ["sd3", "flux", "stablediffusion", "stable-diffusion"];
 /// The most lines of a source file.
 const MOST_LINES: usize = 400;
 /// The folders with sources of any kind, and how the names of source files end.
@@ -49,6 +53,18 @@ fn no_code_outside_the_architectures_folder_names_one() {
         named.extend(lines.map(|(number, line)| format!("{}:{number}: {line}", file.display())));
     }
     assert!(named.is_empty(), "these lines name an architecture:\n{}", named.join("\n"));
+}
+
+#[test]
+fn help_texts_name_no_architecture() {
+    let mut files = Vec::new();
+    collect(&root().join(HELP), &mut files);
+    assert!(files.len() > 5, "{files:?}");
+    for file in files {
+        let text = fs::read_to_string(&file).unwrap().to_lowercase().replace(OTHER_PROGRAM, "");
+        let named = HELP_NAMES.iter().find(|name| text.contains(*name));
+        assert_eq!(named, None, "{}: `obsdiff models` says what is supported", file.display());
+    }
 }
 
 #[test]
