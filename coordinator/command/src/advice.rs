@@ -46,7 +46,7 @@ mod tests {
         {
             assert!(!line(number).ends_with(')'), "{}", line(number));
         }
-        let told = "a: No such file or directory (os error 2); it is kept (see b)".to_owned();
-        assert_eq!(with_next_step(told.clone()), told);
+        let said = "a: No such file or directory (os error 2); it is kept (see b)".to_owned();
+        assert_eq!(with_next_step(said.clone()), said);
     }
 }

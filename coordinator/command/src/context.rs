@@ -42,7 +42,7 @@ pub struct CommandContext<'a> {
     pub models: Mutex<Vec<StoredModel>>,
     /// What files of jobs are written and removed by.
     pub disk: Disk,
-    /// How progress is told.
+    /// How progress is shown.
     pub style: OutputStyle,
     /// Where results go.
     pub out: &'a mut dyn Write,

@@ -180,8 +180,8 @@ impl Error {
                 | Self::Engine(obsdiff_engine::Error::File { .. } | obsdiff_engine::Error::Write { .. })
         );
         // These errors say how to go on, or another process goes on.
-        let told = matches!(self, Self::Cancelled | Self::Failed(Failure::Superseded { .. }));
-        if failed_file || (self.exit_code() == RESUMABLE && !told) {
+        let is_explained = matches!(self, Self::Cancelled | Self::Failed(Failure::Superseded { .. }));
+        if failed_file || (self.exit_code() == RESUMABLE && !is_explained) {
             Self::Kept { source: Box::new(self), state: state.to_owned() }
         } else {
             self
@@ -229,7 +229,7 @@ fn is_shortage(error: &io::Error) -> bool {
 
 impl From<obsdiff_engine::Error> for Error {
     fn from(error: obsdiff_engine::Error) -> Self {
-        // What the job's store is at fault for is told as the store's.
+        // What the job's store is at fault for is reported as the store's.
         WorkError::from(error).into()
     }
 }

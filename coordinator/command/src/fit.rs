@@ -8,7 +8,7 @@ use crate::described::Described;
 use crate::device_needs::DeviceNeeds;
 use crate::job::JobFile;
 
-/// Bytes that more workers than one may take in a process that was not told how many it has.
+/// Bytes that more workers than one may take in a process that was not given a number of workers.
 const MOST_FOR_WORKERS: u64 = 256 << 20;
 
 /// With how many workers a process is fastest, where its threads share so many shards: one for each thread, so that none waits for others

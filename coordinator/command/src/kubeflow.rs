@@ -1,7 +1,7 @@
 //! The progress of a job in the status of its Kubeflow TrainJob.
 //!
 //! Kubeflow Trainer (2.2 and later, feature gate `TrainJobStatus`) names a server of its own to the pods of a TrainJob's trainer step, by
-//! variables `KUBEFLOW_TRAINER_SERVER_...`. It takes the progress by HTTPS. Whatever goes wrong with it never touches the job: it is told once,
+//! variables `KUBEFLOW_TRAINER_SERVER_...`. It takes the progress by HTTPS. Whatever goes wrong with it never touches the job: it is reported once,
 //! and not again until it has worked in between.
 
 use std::ffi::OsString;
@@ -54,7 +54,7 @@ pub struct TrainerServer {
 }
 
 impl TrainerServer {
-    /// The server that the environment names, if it does. What cannot be used is told, and no server then.
+    /// The server that the environment names, if it does. A problem is logged, and there is no server then.
     pub fn of(environment: &[(OsString, OsString)]) -> Option<Self> {
         Self::read(environment).unwrap_or_else(|problem| {
             tracing::warn!("the job's progress is not sent to Kubeflow Trainer: {problem}");
@@ -120,7 +120,7 @@ impl TrainerServer {
         let mut posts = Posts { server: self, failing: false };
         runtime.block_on(async {
             let posted = posts.server.post_once(done, PrunedSoFar::default()).await;
-            posts.tell(posted);
+            posts.report(posted);
         });
     }
 
@@ -226,7 +226,7 @@ impl Posts {
             if let Some((progress, pruned)) = source() {
                 let progress = if done { progress.done() } else { progress };
                 let posted = self.server.post_once(progress, pruned).await;
-                self.tell(posted);
+                self.report(posted);
             }
             if done {
                 return;
@@ -235,7 +235,7 @@ impl Posts {
     }
 
     /// Tells the first of failures that follow each other, and that it works again.
-    fn tell(&mut self, posted: Result<(), String>) {
+    fn report(&mut self, posted: Result<(), String>) {
         match (posted, self.failing) {
             (Err(problem), false) => {
                 tracing::warn!("Kubeflow Trainer does not take the job's progress, which goes on: {problem}");

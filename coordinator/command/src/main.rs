@@ -18,7 +18,7 @@ use tracing_subscriber::filter::EnvFilter;
 use tracing_subscriber::prelude::*;
 
 const LOG_VARIABLE: &str = "OBSDIFF_LOG";
-/// What tells progress where it is a part of the log.
+/// What reports progress where it is a part of the log.
 const PROGRESS: &str = "obsdiff::progress=info";
 
 fn main() -> ExitCode {

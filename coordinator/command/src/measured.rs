@@ -59,7 +59,7 @@ impl Measured {
                 });
                 *lock(&self.gpu_memory) = gpu;
             }
-            // Whatever is wrong with the device is told by the work that needs it.
+            // Whatever is wrong with the device is reported by the work that needs it.
             Err(error) => tracing::debug!(%error, "the device's memory is not known"),
         }
     }
@@ -70,7 +70,7 @@ impl Measured {
         let _ = self.job.set(JobNumbers { planned_memory, damping });
     }
 
-    /// All of it, as the coordinator is told.
+    /// All of it, as the coordinator gets it.
     pub(crate) fn measures(&self) -> Measures {
         let spans = self.spans.report();
         Measures {

@@ -1,4 +1,4 @@
-//! What one worker reaches on this machine, measured on a model like the job's: the same sizes, as few blocks as tell, random weights.
+//! What one worker reaches on this machine, measured on a model like the job's: the same sizes, as few blocks as show it, random weights.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -111,7 +111,7 @@ impl<'a> StepTimes<'a> {
         Self { clock, ends: Vec::new() }
     }
 
-    /// Never fails: steps are told in whatever kind of result stops them.
+    /// Never fails: its result is of the kind that stops the steps.
     fn done<E>(&mut self) -> Result<(), E> {
         self.ends.push((self.clock)());
         Ok(())
@@ -156,7 +156,7 @@ impl Sample {
             workload.together = u64::from(prompts);
         }
         spec.packages = PackagesSpec { count: Some(1), memory: None, ..spec.packages };
-        // Everything is pruned alike: exceptions are by names of blocks that may not be here.
+        // Everything is pruned the same: exceptions are by names of blocks that may not be here.
         let sparsity = &mut spec.sparsity;
         (sparsity.ratio, sparsity.budget) = (Some(sparsity.ratio.unwrap_or(0.5)), None);
         sparsity.rules.clear();

@@ -101,11 +101,11 @@ pub(crate) fn encoding<T>(
     let _span = info_span!("encode text").entered();
     let count = prompts as u64 + 1;
     let phase = progress.phase("encode", "prompts", count);
-    let mut told = 0;
+    let mut reported = 0;
     let encoded = encode(&mut |done, all| {
         let reached = count.saturating_mul(done) / all.max(1);
-        phase.advance(reached.saturating_sub(told));
-        told = told.max(reached);
+        phase.advance(reached.saturating_sub(reported));
+        reported = reported.max(reached);
     })?;
     phase.finish();
     Ok(encoded)

@@ -131,7 +131,7 @@ fn whole<const BYTES: usize>(
     }
 }
 
-/// The pattern of the smallest M that explains the zeros. A weight without one is told after a few groups.
+/// The pattern of the smallest M that explains the zeros. A weight without one is noticed after a few groups.
 fn groups<const BYTES: usize>(
     numbers: &[[u8; BYTES]],
     columns: usize,

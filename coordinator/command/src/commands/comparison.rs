@@ -20,7 +20,7 @@ const PROMPT_CHARACTERS: usize = 56;
 /// A pruned pipeline beside the dense one; `--json` prints it as it is here.
 #[derive(Serialize)]
 pub(super) struct Comparison {
-    /// ||pruned - dense|| / ||dense|| of the final latents, L2 over all prompts together: the figure that `run` tells.
+    /// ||pruned - dense|| / ||dense|| of the final latents, L2 over all prompts together: the figure that `run` prints.
     relative_error: f64,
     /// The mean of the prompts' own errors.
     mean_relative_error: f64,
@@ -49,7 +49,7 @@ struct PromptDifference {
 }
 
 impl Comparison {
-    /// What the latents' `error` and the pictures, dense and pruned ones, tell of each prompt.
+    /// What the latents' `error` and the pictures, dense and pruned ones, say about each prompt.
     pub(super) fn new(
         prompts: &[String],
         error: &HeldOutError,

@@ -103,9 +103,9 @@ pub(super) fn with_workers(
     match done {
         Ok(driven) => {
             progress.written(&job.spec.output.path);
-            let told = tell(&output, (job, &inputs), driven, context);
+            let summary = described(&output, (job, &inputs), driven, context);
             state.remove(&context.disk);
-            Ok(told)
+            Ok(summary)
         }
         Err(error) => Err(error.after_begin(state.url())),
     }
@@ -125,7 +125,7 @@ fn post_if_written(job: &JobFile, context: &CommandContext<'_>) {
 
 /// Ends as a run on one machine does, where the output can be seen from here. If this process has `driven` the job, its record says how
 /// that went, and its last metrics are put beside it.
-fn tell(
+fn described(
     output: &JobOutput,
     (job, inputs): (&JobFile, &Inputs),
     driven: Option<(JobCourse, String)>,
@@ -137,10 +137,10 @@ fn tell(
             measured.seconds = (context.clock)().as_secs_f64();
             measured.course = Some(course);
         }
-        // The job has its result, and does not fail for what is said of it.
+        // The job has its result, and does not fail because of its documents.
         let last = Document { name: METRICS_FILE, text: format!("# {DOCUMENT_MARK}\n{metrics}") };
-        let told: Vec<_> = retimed(output, &record).into_iter().chain([last]).collect();
-        if let Err(error) = output.replace(&record, &told, &context.disk) {
+        let documents: Vec<_> = retimed(output, &record).into_iter().chain([last]).collect();
+        if let Err(error) = output.replace(&record, &documents, &context.disk) {
             tracing::warn!(%error, "how the job went is not in the record");
         }
     }
@@ -164,13 +164,13 @@ fn drive(
         inputs: inputs.model_files.clone(),
         store: state.absolute_url().map_err(Error::system)?,
     });
-    briefing.check().map_err(|e| Error::content(job.path(), format!("cannot be told to workers: {e}")))?;
-    let (told, _) = broadcast::channel(256);
+    briefing.check().map_err(|e| Error::content(job.path(), format!("cannot be sent to workers: {e}")))?;
+    let (events, _) = broadcast::channel(256);
     let steps = u64::from(job.spec.calibration.steps);
-    let (tell_outlook, outlook) = watch::channel(Outlook::default());
+    let (send_outlook, outlook) = watch::channel(Outlook::default());
     let display = Display::new(inputs, steps, progress, Arc::new(PhaseDisplay::default()))
-        .telling(told.clone())
-        .with_outlook(tell_outlook);
+        .with_watchers(events.clone())
+        .with_outlook(send_outlook);
     let metrics = Arc::new(Metrics::new()?);
     let traces = traces.map(|traces| traces.begin(&job.spec.model.path, state.runtime().handle()));
     let observers = (display, (metrics.clone(), traces.transpose()?));
@@ -191,7 +191,7 @@ fn drive(
         // In Kubeflow this process posts the progress itself where it can. Otherwise one of the workers does.
         workers_announce: poster.is_none(),
         outlook,
-        events: told,
+        events,
         metrics,
     };
     let address = {
@@ -212,7 +212,7 @@ fn drive(
         Some(start) => {
             let (workers, handle) = (start(&format!("http://{address}"), &running), handle.clone());
             let follow = move || {
-                // Their own last words are those of a job that is over, which is told here.
+                // Their own last words are those of a job that is over, which is reported here.
                 let ended = workers.follow(|_, _| ());
                 if ended.is_err() {
                     handle.stop();

@@ -1,4 +1,4 @@
-//! What `obsdiff plan --device-memory` tells of a GPU.
+//! What `obsdiff plan --device-memory` says about a GPU.
 
 use std::fmt;
 

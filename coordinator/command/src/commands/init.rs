@@ -168,7 +168,7 @@ impl JobText {
             text,
             "\
 # Prunes half of the weights of a {class}: {what} can be pruned.
-# `obsdiff plan` tells memory and time before any work, `obsdiff run` prunes.
+# `obsdiff plan` predicts memory and time before any work, `obsdiff run` prunes.
 # Any key can be set for one run: obsdiff run JOB --set sparsity.ratio=0.6
 
 [model]

@@ -125,7 +125,7 @@ fn open_folder(folder: &Path) -> Result<Weights> {
     }
 }
 
-/// The names of the linears that obsdiff can prune, where the folder's configuration tells.
+/// The names of the linears that obsdiff can prune, where the folder has a configuration.
 fn prunable_names(folder: &Path) -> Option<HashSet<String>> {
     // A folder of another class, or without a configuration, can be inspected all the same.
     let config = architecture::read_config(folder).ok()?;

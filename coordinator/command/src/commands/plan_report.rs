@@ -1,4 +1,4 @@
-//! What `obsdiff plan` tells of a job, as text or JSON.
+//! What `obsdiff plan` says about a job, as text or JSON.
 
 use std::fmt;
 use std::time::Duration;

@@ -20,7 +20,7 @@ use crate::signals::Answer;
 use crate::traces::{RunningTrace, TraceSettings};
 use crate::{Error, Result};
 
-/// Runs a job and tells what it did.
+/// Runs a job and prints what it did.
 ///
 /// # Errors
 /// Bad input, before any work; a failure of the engine later.
@@ -29,7 +29,7 @@ pub(super) fn run(args: &RunArgs, context: &mut CommandContext<'_>) -> Result<()
     prune(&job, &args.pruning, context)
 }
 
-/// Prunes by kept Grams and tells what it did.
+/// Prunes by kept Grams and prints what it did.
 ///
 /// # Errors
 /// Grams that cannot be used, or else as [`run`].
@@ -50,7 +50,7 @@ pub(super) fn open_device(name: DeviceName) -> Result<ComputeDevice> {
         .map_err(|problem| Error::key("--device", format!("cannot be {name}: {problem}")))
 }
 
-/// Runs a job by a worker on each of the first GPUs, which are processes of their own, and tells what it did.
+/// Runs a job by a worker on each of the first GPUs, which are processes of their own, and prints what it did.
 fn on_gpus(job: &JobFile, wanted: usize, args: &PruningArgs, context: &mut CommandContext<'_>) -> Result<()> {
     if args.baseline {
         let problem = "needs one worker: with several GPUs the dense model is not pruned besides";
@@ -93,7 +93,7 @@ fn has_nccl() -> bool {
     false
 }
 
-/// Runs a job in this process and tells what it did.
+/// Runs a job in this process and prints what it did.
 fn prune(job: &JobFile, args: &PruningArgs, context: &mut CommandContext<'_>) -> Result<()> {
     let workers = args.workers.map(|workers| workers as usize);
     if let (DeviceName::Cuda(0), Some(several @ 2..)) = (args.device, workers) {

@@ -112,7 +112,7 @@ impl<'a> Node<'a> {
     }
 }
 
-/// A value as a message tells it.
+/// A value as messages show it.
 pub(super) fn shown(kind: &ValueKind) -> String {
     match kind {
         ValueKind::Table(_) => "a table".to_owned(),

@@ -112,7 +112,7 @@ pub(super) fn keys(spec: &JobSpec) -> Vec<UnusedKey> {
     add(
         spec.hessian.weighting != Weighting::Uniform,
         &["hessian.low", "hessian.high"],
-        "hessian.weighting = \"uniform\" weighs every step alike",
+        "hessian.weighting = \"uniform\" weighs every step the same",
     );
     add(compares, &["evaluation.prompts", "evaluation.column"], "evaluation.count is 0");
     add(spec.evaluation.prompts.is_some(), &["evaluation.column"], "there is no evaluation.prompts");

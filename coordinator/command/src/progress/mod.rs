@@ -224,7 +224,7 @@ impl Progress {
     /// Tells something that its user should know, `quiet` or not.
     pub fn note(&self, text: &str) {
         let line = format!("note: {text}");
-        // Where standard error is gone there is nobody left to tell.
+        // Where standard error is gone nobody reads this.
         let _ = match &self.0.show {
             Destination::Bars(bars) => bars.println(line),
             Destination::Lines(out) => writeln!(lock(out), "{line}"),

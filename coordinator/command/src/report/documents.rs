@@ -20,7 +20,7 @@ const REPORT_FILE: &str = "report.html";
 /// The model card's name, as the Hub knows it.
 const CARD_FILE: &str = "README.md";
 
-/// Writes what tells of a job's output.
+/// Writes the documents of a job's output.
 pub(crate) struct OutputDocuments<'a> {
     inputs: &'a Inputs,
     /// Where pictures are decoded.
@@ -97,7 +97,7 @@ impl<'a> OutputDocuments<'a> {
     }
 }
 
-/// The report in an output, with the times and faults that its record has by now; none where no report of obsdiff's tells any.
+/// The report in an output, with the times and faults that its record has by now; none where the output has no report of obsdiff.
 pub(crate) fn retimed(output: &JobOutput, record: &PruningRecord) -> Option<Document> {
     let page = output.document(REPORT_FILE)?;
     let text = page::with_course(&page, record)?;

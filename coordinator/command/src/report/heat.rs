@@ -90,7 +90,7 @@ impl Colours {
     }
 }
 
-/// One table for each measure and list of blocks. A measure that is the same in all linears is told in a sentence.
+/// One table for each measure and list of blocks. A measure that is the same in all linears is given in a sentence.
 pub(super) fn maps(record: &PruningRecord) -> Markup {
     html! {
         @for measure in &MEASURES {

@@ -24,7 +24,7 @@ use crate::picture::psnr;
 /// Prompts whose pictures a report shows, at most.
 pub(crate) const MOST_SAMPLES: usize = 24;
 
-/// What a report tells of.
+/// What a report shows.
 pub(crate) struct ReportPage<'a> {
     /// The pruned pipeline, as people call it.
     pub(crate) name: String,

@@ -32,7 +32,7 @@ fn section((id, heading, content): &Section) -> Markup {
     html! { section aria-labelledby=(id) { h2 id=(id) { (heading) } (content) } }
 }
 
-/// A page with what this record tells of times and faults in place of its own; none where it has no such sections. Text in a page is
+/// A page with this record's times and faults in place of its own; none where it has no such sections. Text in a page is
 /// escaped, so nothing else looks like the start of one.
 pub(super) fn with_course(page: &str, record: &PruningRecord) -> Option<String> {
     let page = with_section(page, &time(record.measured.as_ref()?))?;

@@ -1,4 +1,4 @@
-//! Parts of a report that tell of the job: what was removed, where the time went, what went wrong, how the result is loaded.
+//! Parts of a report about the job: what was removed, where the time went, what went wrong, how the result is loaded.
 
 use std::time::Duration;
 

@@ -14,7 +14,7 @@ use crate::described::Described;
 use crate::job::JobFile;
 use crate::run_time::FileBytes;
 
-/// The course of a job that has written its output, as its record tells it.
+/// The course of a job that has written its output, as its record has it.
 pub(crate) fn recorded(
     course: &MeasuredCourse,
     job: &JobFile,

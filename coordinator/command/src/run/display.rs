@@ -17,7 +17,7 @@ use crate::progress::{self, Progress, WorkKind};
 #[derive(Default)]
 pub struct PhaseDisplay {
     open: Mutex<Option<OpenPhase>>,
-    /// What a survey expects, which every worker finds alike.
+    /// What a survey expects, which is the same for every worker.
     expected: Mutex<Option<f64>>,
 }
 
@@ -123,7 +123,7 @@ impl<'a> Display<'a> {
     }
 
     /// The same for workers elsewhere: it passes on what happens to those who watch from there.
-    pub fn telling(self, watchers: broadcast::Sender<String>) -> Self {
+    pub fn with_watchers(self, watchers: broadcast::Sender<String>) -> Self {
         Self { watchers: Some(watchers), ..self }
     }
 

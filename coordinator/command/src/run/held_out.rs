@@ -14,7 +14,7 @@ use crate::picture::psnr;
 use crate::progress::Progress;
 use crate::sampling;
 
-/// Pictures that are decoded at most: enough to tell how far they are, at a small part of what their latents cost.
+/// Pictures that are decoded at most: enough to see how far off they are, at a small part of what their latents cost.
 const MOST_PICTURES: usize = 4;
 
 /// The pictures of the first held-out prompts, for each of these latents of all of them, decoded on a device.

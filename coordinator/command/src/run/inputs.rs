@@ -105,14 +105,14 @@ impl Inputs {
         self.model_files.iter().chain(&self.prompt_files).cloned().collect()
     }
 
-    /// How much work each package is, by which progress is told.
+    /// How much work each package is, by which progress is counted.
     pub(crate) fn work(&self, job: &JobFile) -> Vec<PackageWork> {
         let cost = self.described.cost(&job.spec, &self.plan);
         let workload = self.described.workload(&job.spec);
         cost.packages.iter().map(|package| package_work(package, &workload)).collect()
     }
 
-    /// How many workers a process takes that was not told: see [`fit::best_workers`]; on a GPU one.
+    /// How many workers a process takes that was given no number: see [`fit::best_workers`]; on a GPU one.
     pub fn workers_for(&self, job: &JobFile, memory: Option<ByteSize>, device: &ComputeDevice) -> usize {
         if !device.is_host() {
             return 1;

@@ -249,8 +249,8 @@ fn prune(
         peak_memory_bytes: peak_resident().map(|peak| peak.0),
         course: Some(recorded(&course, job, &inputs.described, &inputs.plan)),
     });
-    let told = documents.of(&record, pictures);
-    output.replace(&record, &told, disk)?;
+    let described = documents.of(&record, pictures);
+    output.replace(&record, &described, disk)?;
     Ok((record, report))
 }
 
@@ -296,7 +296,7 @@ pub(crate) fn work<'a>(
     device: &ComputeDevice,
 ) -> PruningJob<'a> {
     let calibration = &job.spec.calibration;
-    // A file of conditioning need not tell the texts, and other encoders may have made it.
+    // A file of conditioning need not hold the texts, and other encoders may have made it.
     let texts_known = calibration.prompts.is_some() || calibration.conditioning.is_none();
     PruningJob {
         spec: &job.spec,

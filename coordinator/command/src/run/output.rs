@@ -27,7 +27,7 @@ pub(crate) fn output_of(job: &JobFile, runtime: &Handle) -> Result<JobOutput> {
 }
 
 /// Refuses an output that cannot be written. Gives whether it is there: an earlier process of the same job wrote it, and ended before it
-/// could remove the job's state. `here` tells whether this process itself is to write it.
+/// could remove the job's state. `here` says whether this process itself is to write it.
 pub(super) fn check(job: &JobFile, described: &Described, here: bool) -> Result<bool> {
     if job.spec.output.link && job.model_cache().is_some() {
         let problem = format!(

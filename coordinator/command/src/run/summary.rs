@@ -25,7 +25,7 @@ const WIDTH: usize = 80;
 const HEIGHT: usize = 24;
 /// Columns of the names of figures.
 const NAMES: usize = 10;
-/// The least share of the time that is told.
+/// The least share of the time that is shown.
 const LEAST_SHARE: f64 = 0.01;
 
 /// What a run did; `--json` prints it as it is here.

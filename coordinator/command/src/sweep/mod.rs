@@ -44,7 +44,7 @@ pub struct Figures {
     /// The calibration prompts whose Grams it goes by.
     pub prompts: u32,
     /// How far the velocity is expected to be from the dense model's: the root of its mean squared relative change. Absent where no
-    /// survey was kept that tells.
+    /// survey was kept.
     pub expected_velocity_error: Option<f64>,
     /// How far the final latents on the held-out prompts were found to be from the dense model's; absent where it was not asked for,
     /// or no prompt was held out.

@@ -1,4 +1,4 @@
-//! What a sweep tells: a table, CSV, JSON and a chart.
+//! What a sweep reports: a table, CSV, JSON and a chart.
 
 use std::collections::BTreeSet;
 use std::fmt;

@@ -1,6 +1,6 @@
 //! Traces of a job's packages by OpenTelemetry, sent where its usual variables (`OTEL_...`) say.
 //!
-//! A trace has one span for the job, one in it for each package, and in that one for each phase. What happens meanwhile is told as
+//! A trace has one span for the job, one in it for each package, and in that one for each phase. What happens meanwhile is recorded as
 //! events of the span that is open.
 
 mod tls;
@@ -220,7 +220,7 @@ impl OpenSpans {
             let done = *outcome == Outcome::Done;
             let status = if done { Status::Ok } else { Status::error(outcome.to_string()) };
             self.job.span().set_status(status);
-            // Workers that stand by may still be told for a while.
+            // Workers that stand by may still be dismissed for a while.
             self.job.span().end();
         }
     }

@@ -79,7 +79,7 @@ fn solved(solver: &mut dyn SiteSolver, gram: &Gram, dense: &[f32], target: Targe
     solved.unwrap_or(Err(SolveError::Size { rows: ROWS, columns: N, found: 0 })).map_err(failed)
 }
 
-/// How far the relative error that a solver tells is off the one that its weight has: tr(dW S dW^T) / tr(W S W^T).
+/// How far the relative error that a solver reports is off the one that its weight has: tr(dW S dW^T) / tr(W S W^T).
 fn error_off(gram: &Gram, dense: &[f32], solved: &SolvedWeight) -> f64 {
     let upper: Vec<f64> = gram.to_upper(N);
     let energy = |of: &dyn Fn(usize) -> f64| -> f64 {

@@ -21,7 +21,7 @@ use crate::{Error, Result};
 /// The flag that a worker on one GPU is started without.
 const FLAG: &str = "--devices";
 
-/// The flag that tells it its share.
+/// The flag that gives it its share.
 const MEMORY: &str = "--memory";
 
 /// Starts a worker for each of these GPUs, with the arguments of this process, and waits until all have ended. Signals are passed on to
@@ -86,7 +86,7 @@ impl Share {
 
 /// The workers of a host's GPUs, processes that this one has started.
 pub(in crate::commands) struct GpuWorkers {
-    told: Receiver<(usize, Word)>,
+    words: Receiver<(usize, Word)>,
     /// Why not all of them were started.
     unstarted: Option<String>,
 }
@@ -99,7 +99,7 @@ impl GpuWorkers {
         share: &Share,
         running: &Arc<Mutex<Running>>,
     ) -> Self {
-        let (tell, told) = mpsc::channel();
+        let (send, words) = mpsc::channel();
         let mut unstarted = None;
         for gpu in gpus {
             let started = std::env::current_exe().and_then(|program| {
@@ -108,7 +108,7 @@ impl GpuWorkers {
                 command.args(share.arguments());
                 // In a group of its own it does not hear what is typed on the terminal: this process passes it on, once.
                 command.process_group(0).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-                start(command, *gpu, running, &tell)
+                start(command, *gpu, running, &send)
             });
             if let Err(error) = started {
                 lock(running).stop(Signal::Terminate);
@@ -116,7 +116,7 @@ impl GpuWorkers {
                 break;
             }
         }
-        Self { told, unstarted }
+        Self { words, unstarted }
     }
 
     /// Waits until all have ended, and says on standard error what they say there; `out` takes the lines of their standard output.
@@ -127,7 +127,7 @@ impl GpuWorkers {
         let mut done = false;
         let mut failed = None;
         // It ends with the last of the workers.
-        for (gpu, word) in self.told {
+        for (gpu, word) in self.words {
             match word {
                 Word::Out(line) => out(gpu, line),
                 Word::Error(line) => say(gpu, &line),
@@ -215,12 +215,12 @@ enum Word {
     Ended(ExitStatus),
 }
 
-/// Starts a worker, which `tell` hears of from then on until it has ended.
+/// Starts a worker. What it says, and its end, go to `send`.
 fn start(
     mut command: Command,
     gpu: usize,
     running: &Arc<Mutex<Running>>,
-    tell: &Sender<(usize, Word)>,
+    send: &Sender<(usize, Word)>,
 ) -> io::Result<()> {
     let mut child = {
         let mut running = lock(running);
@@ -233,17 +233,17 @@ fn start(
         child
     };
     let (out, errors) = (child.stdout.take(), child.stderr.take());
-    let (running, tell) = (running.clone(), tell.clone());
+    let (running, send) = (running.clone(), send.clone());
     let follow = move || {
         thread::scope(|scope| {
-            scope.spawn(|| lines(out, |line| tell.send((gpu, Word::Out(line))).is_ok()));
-            lines(errors, |line| tell.send((gpu, Word::Error(line))).is_ok());
+            scope.spawn(|| lines(out, |line| send.send((gpu, Word::Out(line))).is_ok()));
+            lines(errors, |line| send.send((gpu, Word::Error(line))).is_ok());
         });
         let pid = Pid::from_child(&child);
         let ended = child.wait();
         lock(&running).workers.retain(|worker| *worker != pid);
         // Who listens does so until all have ended. Of a process that cannot be waited for nothing is known.
-        let _ = ended.map(|status| tell.send((gpu, Word::Ended(status))));
+        let _ = ended.map(|status| send.send((gpu, Word::Ended(status))));
     };
     thread::Builder::new().name(format!("GPU {gpu}")).spawn(follow).map(drop)
 }

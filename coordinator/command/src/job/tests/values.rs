@@ -30,7 +30,7 @@ fn every_key_refuses_other_types_by_its_name() {
     let types =
         [("text", "\"0.5\""), ("number", "1"), ("flag", "true"), ("list", "[1]"), ("table", "{ a = 1 }")];
     for (key, value) in assignments(&whole()) {
-        // Items of a list are told apart by their place, which the list's own test does.
+        // Items of a list differ by their place, which the list's own test does.
         if key.contains('[') {
             continue;
         }
@@ -137,8 +137,8 @@ fn a_key_without_effect_is_refused_where_it_is_written() {
         (magnitude, "hessian.weighting=uniform", "gathers no Hessian"),
         (magnitude, "hessian.damping=0.01", "gathers no Hessian"),
         (magnitude, "packages.memory=1GiB", "gathers no Hessian"),
-        (&["hessian.weighting=uniform"], "hessian.low=0.8", "weighs every step alike"),
-        (&["hessian.weighting=uniform"], "hessian.high=1.2", "weighs every step alike"),
+        (&["hessian.weighting=uniform"], "hessian.low=0.8", "weighs every step the same"),
+        (&["hessian.weighting=uniform"], "hessian.high=1.2", "weighs every step the same"),
         (&["evaluation.count=0"], "evaluation.prompts=p.txt", "evaluation.count is 0"),
         (&["evaluation.prompts="], "evaluation.column=caption", "no evaluation.prompts"),
         (
