@@ -13,8 +13,8 @@ def built(folder, *options):
     """Builds something, copies it into a folder, and gives its name."""
     # pip has installed what pyproject.toml requires, and put it into PATH.
     environment = {**os.environ, "WHEEL_MATURIN": shutil.which("maturin")}
-    told = subprocess.run([BUILD, *options], env=environment, check=True, stdout=subprocess.PIPE, text=True).stdout
-    return pathlib.Path(shutil.copy(told.strip(), folder)).name
+    printed = subprocess.run([BUILD, *options], env=environment, check=True, stdout=subprocess.PIPE, text=True).stdout
+    return pathlib.Path(shutil.copy(printed.strip(), folder)).name
 
 
 def build_wheel(wheel_directory, config_settings=None, metadata_directory=None):

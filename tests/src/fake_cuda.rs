@@ -46,7 +46,7 @@ pub enum FakeNccl {
 }
 
 /// A folder with a CUDA driver, cuBLAS, cuSOLVER and NCCL that work in host memory, to be put first in a child process's `LD_LIBRARY_PATH`. The
-/// environment tells them what to lack: see `worker/engine/src/cuda/fake/driver.cpp`. They are compiled once, by g++.
+/// environment says what they lack: see `worker/engine/src/cuda/fake/driver.cpp`. They are compiled once, by g++.
 pub fn fake_cuda() -> &'static Path {
     fake_cuda_with(FakeNccl::Current)
 }

@@ -1,4 +1,4 @@
-//! What `tests/gpu run` does where things go wrong: each step that fails or lacks something is told in one line, and the others go on.
+//! What `tests/gpu run` does where things go wrong: each step that fails or lacks something is reported in one line, and the others go on.
 //! Programs are scripts here, so this takes seconds; `tests/gpu check` runs the real ones.
 #![allow(clippy::unwrap_used, clippy::panic)]
 

@@ -133,7 +133,7 @@ fn job(asset: &str, pattern: &str, ratio: f64) -> JobSpec {
     .unwrap()
 }
 
-/// Errors of the linears that were pruned alike, ours and the oracle's.
+/// Errors of the linears that were pruned in the same way, ours and the oracle's.
 #[derive(Default)]
 struct Errors {
     found: Vec<f64>,
@@ -257,8 +257,8 @@ fn own_error(
     pruner.solve(package, &[slice], Some(&packed.clone().into()), done).unwrap();
     let solved = solved.unwrap();
     let error = site.error(&solved.weight.to_dtype(DType::F64).unwrap(), dense).unwrap();
-    let told = solved.report.relative_error.unwrap();
-    assert!((told / error - 1.0).abs() < 1e-3, "{}: {told} and {error}", solved.report.name);
+    let reported = solved.report.relative_error.unwrap();
+    assert!((reported / error - 1.0).abs() < 1e-3, "{}: {reported} and {error}", solved.report.name);
     error
 }
 

@@ -157,7 +157,7 @@ fn diffusers_loads_a_shrunk_pipeline_and_makes_our_pictures() {
     }
 }
 
-/// Runs the Python that the card and the report of the output `out` in this folder show; tells how many weights it made semi-structured.
+/// Runs the Python that the card and the report of the output `out` in this folder show; returns how many weights it made semi-structured.
 fn converted(python: &Path, folder: &Path) -> usize {
     let output = Command::new(python).current_dir(folder).args([DOCUMENTS, "out"]).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -184,7 +184,7 @@ fn the_python_that_a_two_to_four_output_shows_runs() {
     assert!(fitting > 0 && converted(&python(), folder.path()) == fitting, "{fitting}");
 }
 
-/// Files that a folder of weights can hold; a number of the tensor that marks them tells which was read.
+/// Files that a folder of weights can hold; a number of the tensor that marks them says which was read.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Part {
     Whole = 1,
@@ -331,7 +331,7 @@ fn diffusers_encodes_prompts_as_we_do_by_the_script_of_the_page() {
         }
 
         // A job takes it, and prunes the weights that one prunes which encodes by itself, but where the last digits decide. (A picture of
-        // a pruned model tells less: from weights of which 0.1% differ, latents were 4% off each other.)
+        // a pruned model shows less: from weights of which 0.1% differ, latents were 4% off each other.)
         let job = job_file(folder.path(), &place("prompts.txt"), model);
         let (path, guided) =
             (format!("model.path={}", pipeline.display()), format!("calibration.guidance={guidance}"));

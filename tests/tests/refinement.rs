@@ -1,5 +1,5 @@
 //! What refinement and better masks gain on the shipped pipeline: final latents against the dense model's on held-out captions, with one
-//! package, by OBS as published, with 5 steps of refinement, and by masks of alternating directions refined alike.
+//! package, by OBS as published, with 5 steps of refinement, and by masks of alternating directions, refined in the same way.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod common;

@@ -1,4 +1,4 @@
-//! A forward call of a pipeline that lost 30% of its heads and neurons: its time beside its arithmetic, as `compare --speed` tells them.
+//! A forward call of a pipeline that lost 30% of its heads and neurons: its time beside its arithmetic, as `compare --speed` prints them.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::fs;

@@ -37,7 +37,7 @@ fn assert_done<const N: usize>(folder: &Path, mut coordinator: Process, mut work
     assert_undisturbed(folder);
 }
 
-/// The group of the first package is told to form: its members connect, reduce and solve within the next tenths of a second.
+/// The group of the first package is ordered to form: its members connect, reduce and solve within the next tenths of a second.
 const FORMING: LineFilter = |line| line.contains("2 workers form group");
 /// The first package's group is connected, and reduces.
 const REDUCING: LineFilter = |line| line.contains("is connected and sums");
@@ -81,11 +81,11 @@ fn a_coordinator_ends_with_what_a_run_ends_with() {
     let [alone, shared] = &jobs;
     let mut run = Process::start(alone.path(), &["run", "job.toml", "--quiet"]);
     let lines = ["error     final latents differ by ", "expected  velocity differs"];
-    let told = lines.map(|start| run.line(|line| line.starts_with(start)).unwrap());
+    let printed = lines.map(|start| run.line(|line| line.starts_with(start)).unwrap());
     assert!(run.end().success());
     let (mut coordinator, mut workers) = cluster(shared.path());
-    let shared_told = lines.map(|start| coordinator.process.line(|line| line.starts_with(start)).unwrap());
-    assert_eq!(told, shared_told);
+    let shared_printed = lines.map(|start| coordinator.process.line(|line| line.starts_with(start)).unwrap());
+    assert_eq!(printed, shared_printed);
     let peak = coordinator.process.line(|line| line.starts_with("memory    peak ")).unwrap();
     assert!(peak.ends_with(" predicted)"), "{peak}");
     // The same screen goes on to the end.
@@ -102,7 +102,7 @@ fn a_coordinator_ends_with_what_a_run_ends_with() {
         measured["seconds"].as_f64().unwrap() > 0.0
             && measured["peak_memory_bytes"].as_u64().unwrap() > 10 << 20
     );
-    // But for times, which the coordinator knows, the pages tell the same.
+    // But for times, which the coordinator knows, the pages say the same.
     let pages = [alone, shared].map(|folder| {
         let page = fs::read_to_string(folder.path().join("out/report.html")).unwrap();
         let (before, rest) = page.split_once("<section aria-labelledby=\"time\">").unwrap();
@@ -120,7 +120,7 @@ fn a_coordinator_ends_with_what_a_run_ends_with() {
         [alone, shared].map(|folder| fs::read_to_string(folder.path().join("out/README.md")).unwrap());
     assert_eq!(cards[0], cards[1]);
     let shown = format!("{:.4}", measured["held_out"]["relative_error"].as_f64().unwrap());
-    assert!(told[0].contains(&shown), "{} and {shown}", told[0]);
+    assert!(printed[0].contains(&shown), "{} and {shown}", printed[0]);
     // The last metrics, which no scrape may have seen.
     let last = fs::read_to_string(shared.path().join("out/metrics.prom")).unwrap();
     let ended = "obsdiff_job_ended{outcome=\"done\"} 1\n";

@@ -22,8 +22,8 @@ fn containers_and_the_charts_pods_give_the_bytes_of_one_process() {
         return;
     }
     assert!(output.status.success(), "{said}");
-    let told = String::from_utf8(output.stdout).unwrap();
-    assert_eq!(told.matches("the bytes of one process").count(), 2, "{told}");
+    let printed = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(printed.matches("the bytes of one process").count(), 2, "{printed}");
 }
 
 const SOURCES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");

@@ -20,7 +20,7 @@ use obsdiff_tests::copy_folder;
 
 mod process;
 
-/// What tells the process of a test at which operation it ends.
+/// The variable that says to the process of a test at which operation it ends.
 const LAST: &str = "RUN_LAST";
 
 /// Counts operations, and may end the process at one: the first has the number 0.
@@ -87,13 +87,13 @@ fn child(folder: &Path, last: Option<usize>) -> Command {
 #[test]
 fn a_run_that_is_killed_while_it_exports_or_removes_its_state_is_ended_by_the_same_command() {
     let folder = process::setting(2);
-    let told = child(folder.path(), None).output().unwrap();
-    let told = String::from_utf8(told.stdout).unwrap();
-    let told = told.lines().find_map(|line| line.split_once("operations: ")).expect("no operations").1;
-    let operations: Vec<&str> = told.trim_matches(['[', ']']).split(", ").collect();
+    let printed = child(folder.path(), None).output().unwrap();
+    let printed = String::from_utf8(printed.stdout).unwrap();
+    let printed = printed.lines().find_map(|line| line.split_once("operations: ")).expect("no operations").1;
+    let operations: Vec<&str> = printed.trim_matches(['[', ']']).split(", ").collect();
     let expected = process::result(folder.path());
     let renamed = operations.iter().position(|operation| *operation == "Rename").unwrap();
-    assert!(renamed > 20 && operations.len() > renamed + 10, "{told}");
+    assert!(renamed > 20 && operations.len() > renamed + 10, "{printed}");
 
     // Everything is solved, and nothing is exported.
     let solved = process::setting(2);

@@ -134,7 +134,7 @@ fn shares_where_they_cost_least() {
         let free: Vec<_> = free.map(|linear| linear["name"].as_str().unwrap()).collect();
         assert_eq!(free, ["transformer_blocks.5.attn.add_q_proj"]);
         let ratios: Vec<_> = linears.iter().map(|linear| linear["target"].to_string()).collect();
-        assert!(ratios.iter().any(|ratio| *ratio != ratios[0]), "all are pruned alike");
+        assert!(ratios.iter().any(|ratio| *ratio != ratios[0]), "all have the same ratio");
     }
 }
 

@@ -71,7 +71,7 @@ fn a_coordinator_that_is_killed_when_all_is_written_ends_well_when_it_is_started
     first.until(|line| line.starts_with("over: done"));
     first.process.kill();
     assert!(worker.end().success());
-    assert!(folder.path().join("out.state").exists(), "the state is removed before workers are told");
+    assert!(folder.path().join("out.state").exists(), "the state is removed before workers are dismissed");
     let mut second = Process::start(folder.path(), &["coordinator", "job.toml", "--listen", "127.0.0.1:0"]);
     let (code, said) = second.verdict();
     assert_eq!(code, Some(0), "{said}");

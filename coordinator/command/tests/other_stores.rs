@@ -28,7 +28,7 @@ struct Store {
     scheme: &'static str,
     server: Child,
     asked: Option<ChildStdin>,
-    told: Lines<BufReader<ChildStdout>>,
+    lines: Lines<BufReader<ChildStdout>>,
     variables: BTreeMap<String, String>,
 }
 
@@ -43,10 +43,10 @@ impl Store {
         let mut command = Command::new(STORES);
         command.arg(scheme).arg(model).stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut server = command.spawn().unwrap();
-        let mut told = BufReader::new(server.stdout.take().unwrap()).lines();
-        let variables = told.next().expect("it does not start").unwrap();
+        let mut lines = BufReader::new(server.stdout.take().unwrap()).lines();
+        let variables = lines.next().expect("it does not start").unwrap();
         let variables = serde_json::from_str(&variables).unwrap();
-        Some(Self { scheme, asked: server.stdin.take(), server, told, variables })
+        Some(Self { scheme, asked: server.stdin.take(), server, lines, variables })
     }
 
     fn url(&self, prefix: &str) -> String {
@@ -58,10 +58,10 @@ impl Store {
         let folder = tempfile::tempdir().unwrap();
         let asked = self.asked.as_mut().unwrap();
         writeln!(asked, "{prefix}/ {}", folder.path().display()).unwrap();
-        let told: usize = self.told.next().expect("it does not answer").unwrap().parse().unwrap();
+        let lines: usize = self.lines.next().expect("it does not answer").unwrap().parse().unwrap();
         let mut found = Files::new();
         collect(folder.path(), folder.path(), &mut found);
-        assert_eq!(found.len(), told);
+        assert_eq!(found.len(), lines);
         found
     }
 

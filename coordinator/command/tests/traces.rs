@@ -183,7 +183,7 @@ fn a_collector_with_tls_receives_the_same_of_a_run_on_one_machine() {
     run("OTEL_EXPORTER_OTLP_CERTIFICATE", "authority.pem");
     assert_told(&collector);
     collector.0.lock().unwrap().clear();
-    // One that shows no certificate of a trusted authority is told nothing, and the job is done all the same.
+    // One that shows no certificate of a trusted authority gets nothing, and the job is done all the same.
     run("SSL_CERT_FILE", "other.pem");
     assert!(collector.0.lock().unwrap().is_empty());
 }

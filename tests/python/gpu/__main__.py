@@ -2,11 +2,11 @@
 
   python FOLDER/gpu FOLDER OUT.json [--small] [--seconds SECONDS]
 
-OUT.json is written anew after every step, and whatever happens it is whole; `report.py` says what is in it. This ends with 1 where a step
+OUT.json is written again after every step, and whatever happens it is whole; `report.py` says what is in it. This ends with 1 where a step
 failed. A step lacks something (`missing`) where this machine has not got what it needs; but a GPU and its libraries are what this is for:
 where these are not there, the step that looks for them has failed.
 
-PyTorch, where it is installed, brings the CUDA libraries and tells the rates that obsdiff is held to. --small takes sizes of
+PyTorch, where it is installed, brings the CUDA libraries and gives the rates that obsdiff is compared with. --small takes sizes of
 observations, linears and blocks that a driver in host memory can work with; the shipped pipelines are cut short for it. --seconds is for all steps
 together, 480 otherwise; the limit of each goes with it.
 """
@@ -88,8 +88,8 @@ def goldens(said):
     for name in names:
         oracle = name.startswith("admm-")
         # The oracle's numbers are held to its error, all others to what they are.
-        told = r"[\d.]+ of the oracle's error.*" if oracle else r"(?:output|zeros) .*"
-        found = re.findall(rf"^{re.escape(name.removeprefix('admm-'))}: ({told})$", said, re.MULTILINE)
+        figures = r"[\d.]+ of the oracle's error.*" if oracle else r"(?:output|zeros) .*"
+        found = re.findall(rf"^{re.escape(name.removeprefix('admm-'))}: ({figures})$", said, re.MULTILINE)
         if found:
             compared[name] = found
     left = [name for name in names if name not in compared]

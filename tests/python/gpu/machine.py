@@ -80,11 +80,11 @@ class Machine:
 
     def folders(self):
         """Where libraries are looked for: what the environment says, Python's packages, and the usual folders."""
-        told = os.environ.get("LD_LIBRARY_PATH", "").split(":")
+        stated = os.environ.get("LD_LIBRARY_PATH", "").split(":")
         packages = [path for base in sys.path for path in sorted(glob.glob(f"{base}/nvidia/*/lib"))]
         usual = [path for pattern in USUAL for path in sorted(glob.glob(pattern))]
         # What CUDA has for linkers is no driver.
-        found = [path for path in told if path and Path(path).name != "stubs"] + packages
+        found = [path for path in stated if path and Path(path).name != "stubs"] + packages
         return found + [path for path in usual if any(os.path.exists(f"{path}/{name}") for name in LIBRARIES)]
 
     def use(self, folders):
@@ -123,36 +123,36 @@ class Machine:
     def probe(self, left):
         """What programs would find now: the path of each library, or none and why."""
         ended = run([sys.executable, "-c", PROBE, *LIBRARIES], left(), self.folder, self.environment)
-        told = {}
+        answers = {}
         for line in ended.said.splitlines():
             name, value, problem = json.loads(line)
-            told[name] = (value, problem)
+            answers[name] = (value, problem)
         if ended.code is None:
             self.cannot = f"loading the libraries {ended.failed()}"
         if ended.code != 0:
             raise ended.failed()
-        return told
+        return answers
 
     def look(self, left):
         """Looks for the libraries, and has programs use those that were found. Fails where no GPU can be used with them."""
         folders = self.folders()
-        told = self.probe(left)
+        answers = self.probe(left)
         found = {}
-        version = told.get("version", (0, None))[0]
+        version = answers.get("version", (0, None))[0]
         for compatible in sorted(glob.glob(COMPATIBLE), reverse=True):
-            if version >= VERSION or told["libcuda.so.1"][0] is None:
+            if version >= VERSION or answers["libcuda.so.1"][0] is None:
                 break
             # Its compiler of PTX lies beside it.
             self.use([compatible, *folders])
             newer = self.probe(left)
             if newer.get("version", (0, None))[0] >= VERSION and newer["start"][0] == 0:
-                told, folders = newer, [compatible, *folders]
+                answers, folders = newer, [compatible, *folders]
                 found["instead_of_driver_for"] = version
                 version = newer["version"][0]
         links = self.folder / "links"
         links.mkdir(exist_ok=True)
         for name, link in LIBRARIES.items():
-            path, problem = told[name]
+            path, problem = answers[name]
             if path is None:
                 self.lacks[name] = f"{name} was not found: {problem}"
             else:
@@ -162,7 +162,7 @@ class Machine:
                     (links / alias).symlink_to(path)
         self.use([links, *folders])
         found.update(cuda_version=version, folders=folders)
-        started = told.get("start", (0, None))[0]
+        started = answers.get("start", (0, None))[0]
         if "libcuda.so.1" in self.lacks:
             self.cannot = self.lacks["libcuda.so.1"]
         elif version < VERSION:

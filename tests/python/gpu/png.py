@@ -29,7 +29,7 @@ def read(path):
 
 
 def unfiltered(kind, row, above):
-    """A row as it was before it was told by its difference to the pixels on the left and above."""
+    """A row as it was before it was replaced by its difference to the pixels on the left and above."""
     out = bytearray(len(row))
     for i, difference in enumerate(row):
         left = out[i - CHANNELS] if i >= CHANNELS else 0

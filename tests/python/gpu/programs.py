@@ -68,12 +68,12 @@ class Ended:
 
     def tests(self):
         """How many tests a test program has run, all of which have passed."""
-        told = dict(re.findall(r"^test (\S+) \.\.\. (ok|FAILED)$", self.said, re.MULTILINE))
+        results = dict(re.findall(r"^test (\S+) \.\.\. (ok|FAILED)$", self.said, re.MULTILINE))
         result = re.search(r"^test result: ok\. (\d+) passed; 0 failed", self.said, re.MULTILINE)
         if self.code == 0 and result and result[1] != "0":
             return int(result[1])
-        failed = [name for name, how in told.items() if how == "FAILED"]
-        passed = len(told) - len(failed)
+        failed = [name for name, how in results.items() if how == "FAILED"]
+        passed = len(results) - len(failed)
         found = {"passed": passed, "failed_tests": failed, "error": self.last()}
         if self.code == 0:
             raise Failed(f"{self.name} has run no test", **found)

@@ -37,7 +37,7 @@ class Report:
         return left
 
     def write(self):
-        """Writes the file anew. Where that fails it goes on: what was found is also printed in the end."""
+        """Writes the file again. Where that fails it goes on: what was found is also printed in the end."""
         names = ["machine", "ok", "failed", "missing", "running", "reached", "found"]
         whole = {name: getattr(self, name) for name in names}
         whole["seconds"] = time.monotonic() - self.began

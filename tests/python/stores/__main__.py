@@ -52,7 +52,7 @@ class Google:
         from urllib.request import Request, urlopen
 
         self.open, self.request = urlopen, Request
-        # It does not tell the port that the system picks for it.
+        # It does not say the port that the system picks for it.
         with socket.create_server(("127.0.0.1", 0)) as free:
             address = free.getsockname()
         place = ["-host", address[0], "-port", str(address[1]), "-public-host", address[0]]

@@ -30,11 +30,11 @@ class Request(BaseHTTPRequestHandler):
 
     def do_GET(self):
         bucket, _, query = self.place()
-        status, headers, told = self.ask(self.command, self.path, self.content(), self.headers)
+        status, headers, body = self.ask(self.command, self.path, self.content(), self.headers)
         # That server fails to list a bucket that is not there.
         if "list-type" in query and self.ask("GET", f"/storage/v1/b/{bucket}")[0] == 404:
-            status, headers, told = 404, {}, tagged("Error", "Code", "NoSuchBucket")
-        self.answer(status, headers, told)
+            status, headers, body = 404, {}, tagged("Error", "Code", "NoSuchBucket")
+        self.answer(status, headers, body)
 
     do_HEAD = do_GET
 
@@ -61,10 +61,10 @@ class Request(BaseHTTPRequestHandler):
         with self.server.lock:
             parts = self.server.uploads.pop(query["uploadId"])
         numbers = [int(part.findtext("PartNumber")) for part in ElementTree.fromstring(content)]
-        status, headers, told = self.inserted(bucket, key, b"".join(parts[number] for number in numbers))
+        status, headers, body = self.inserted(bucket, key, b"".join(parts[number] for number in numbers))
         if status == 200:
-            told = tagged("CompleteMultipartUploadResult", "ETag", headers["ETag"])
-        self.answer(status, headers, told)
+            body = tagged("CompleteMultipartUploadResult", "ETag", headers["ETag"])
+        self.answer(status, headers, body)
 
     def do_DELETE(self):
         bucket, key, query = self.place()
@@ -72,18 +72,18 @@ class Request(BaseHTTPRequestHandler):
             with self.server.lock:
                 self.server.uploads.pop(query["uploadId"], None)
             return self.answer(204)
-        status, _, told = self.ask("DELETE", f"/storage/v1/b/{bucket}/o/{quote(key, safe='')}")
-        self.answer(*((204,) if status == 200 else (status, {}, told)))
+        status, _, body = self.ask("DELETE", f"/storage/v1/b/{bucket}/o/{quote(key, safe='')}")
+        self.answer(*((204,) if status == 200 else (status, {}, body)))
 
     def inserted(self, bucket, key, content):
         """The answer to a put of a whole object."""
         path = f"/upload/storage/v1/b/{bucket}/o?uploadType=media&name={quote(key, safe='')}"
         if GENERATION in self.headers:
             path += f"&ifGenerationMatch={self.headers[GENERATION]}"
-        status, _, told = self.ask("POST", path, content, {"Content-Type": "application/octet-stream"})
+        status, _, body = self.ask("POST", path, content, {"Content-Type": "application/octet-stream"})
         if status != 200:
-            return status, {}, told
-        made = json.loads(told)
+            return status, {}, body
+        made = json.loads(body)
         return 200, {"ETag": f'"{made["etag"]}"', "x-goog-generation": made["generation"]}, b""
 
     def place(self):
@@ -100,9 +100,9 @@ class Request(BaseHTTPRequestHandler):
         kept = {name: value for name, value in (headers or {}).items() if name.lower() not in OWN}
         connection.request(method, path, content, kept)
         answer = connection.getresponse()
-        told = answer.status, dict(answer.getheaders()), answer.read()
+        response = answer.status, dict(answer.getheaders()), answer.read()
         connection.close()
-        return told
+        return response
 
     def answer(self, status, headers=None, content=b""):
         headers = headers or {}

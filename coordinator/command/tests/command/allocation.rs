@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::{asset, job, obsdiff, pipeline, text, told};
+use crate::{asset, job, obsdiff, pipeline, printed, text};
 
 /// A small job by which linears are surveyed.
 const GLOBAL: [&str; 8] = [
@@ -20,7 +20,7 @@ const GLOBAL: [&str; 8] = [
 fn the_plan_calibrates_once_for_a_survey_and_the_package_after_it() {
     let dir = tempfile::tempdir().unwrap();
     let file = job(dir.path());
-    let plan = told(&asset("."), &[&["plan", file.to_str().unwrap()], &GLOBAL[..]].concat());
+    let plan = printed(&asset("."), &[&["plan", file.to_str().unwrap()], &GLOBAL[..]].concat());
     assert!(
         plan.contains("50% unstructured, of each linear as much as costs least over the model"),
         "{plan}"
@@ -62,14 +62,14 @@ fn what_each_linear_costs_is_told_by_the_summary_and_by_inspect() {
     let bars = summary.lines().filter(|line| line.starts_with("transformer_blocks.") && line.contains('█'));
     assert_eq!(bars.count(), 6, "{summary}");
     let json = |path: &std::path::Path| -> Value {
-        serde_json::from_str(&told(dir.path(), &["inspect", path.to_str().unwrap(), "--json"])).unwrap()
+        serde_json::from_str(&printed(dir.path(), &["inspect", path.to_str().unwrap(), "--json"])).unwrap()
     };
     let pruned = json(&dir.path().join("out"));
     let linears = pruned["linears"].as_array().unwrap();
     let prunable: Vec<_> = linears.iter().filter(|linear| linear["prunable"] == true).collect();
     assert!(prunable.iter().all(|l| l["cost"].is_number() && l["relative_error"].is_number()));
     assert!(linears.iter().any(|linear| linear.get("cost").is_none()), "modulation has no cost");
-    let table = told(dir.path(), &["inspect", "out"]);
+    let table = printed(dir.path(), &["inspect", "out"]);
     assert!(table.lines().next().unwrap().ends_with("cost"), "{table}");
     let rows = table.lines().take_while(|line| !line.is_empty());
     assert!(rows.map(|row| row.chars().count()).max() <= Some(80), "{table}");

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use candle_core::{DType, Device, Tensor, safetensors};
 use obsdiff_tests::copy_folder;
 
-use crate::{asset, obsdiff, text, told};
+use crate::{asset, obsdiff, printed, text};
 
 const FILE: &str = "calibration.conditioning=prompts.safetensors";
 /// The job without its prompts: the file says which they are.
@@ -31,13 +31,13 @@ fn run(folder: &Path, output: &str, sets: &[&str]) -> Vec<u8> {
     let path = format!("output.path={output}");
     let mut args = vec!["run", "job.toml", "--quiet", "--set", &path];
     sets.iter().for_each(|set| args.extend(["--set", set]));
-    let said = told(folder, &args);
+    let said = printed(folder, &args);
     assert!(said.contains("(L2, relative) on 2 held-out prompts"), "{said}");
     fs::read(folder.join(output).join("transformer/diffusion_pytorch_model.safetensors")).unwrap()
 }
 
 fn encode(folder: &Path) -> PathBuf {
-    let said = told(folder, &["encode", "job.toml", "--out", "prompts.safetensors", "--quiet"]);
+    let said = printed(folder, &["encode", "job.toml", "--out", "prompts.safetensors", "--quiet"]);
     assert!(said.starts_with("prompts.safetensors: 6 prompts of "), "{said}");
     folder.join("prompts.safetensors")
 }
@@ -78,7 +78,7 @@ fn a_job_of_encoded_prompts_gives_the_weights_of_one_that_encodes_them() {
         assert!(run(here, "alone", &[FILE, ALONE, "model.path=bare"]) == expected, "{model}");
         let args =
             ["run", "job.toml", "--quiet", "--workers", "2", "--set", FILE, "--set", "output.path=two"];
-        told(here, &args);
+        printed(here, &args);
         let two = fs::read(here.join("two/transformer/diffusion_pytorch_model.safetensors")).unwrap();
         assert!(two == expected, "{model}");
         assert!(!here.join("out.state").exists() && !here.join("two.state").exists());
@@ -218,7 +218,7 @@ fn a_plan_says_what_conditioning_takes_and_where_it_lies() {
     let line = |sets: &[&str]| {
         let mut args = vec!["plan", "job.toml"];
         sets.iter().for_each(|set| args.extend(["--set", set]));
-        let plan = told(folder.path(), &args);
+        let plan = printed(folder.path(), &args);
         plan.lines().find(|line| line.starts_with("Conditioning of ")).unwrap().to_owned()
     };
     let encoded = line(&[]);

@@ -8,7 +8,7 @@ use obsdiff_engine::device::transfers::TransferKind;
 #[cfg(feature = "cuda")]
 use serde_json::Value;
 
-use super::{asset, obsdiff, text, told};
+use super::{asset, obsdiff, printed, text};
 
 /// A job that prunes the three linears of one site.
 fn small_job(folder: &Path, output: &str) -> std::path::PathBuf {
@@ -234,7 +234,7 @@ fn checks(said: &str) -> Vec<&str> {
 #[test]
 fn the_processor_passes_its_own_test() {
     let folder = tempfile::tempdir().unwrap();
-    let said = told(folder.path(), &["selftest"]);
+    let said = printed(folder.path(), &["selftest"]);
     assert!(said.starts_with("cpu: "), "{said}");
     assert_eq!((checks(&said).len(), table(&said, 1).len()), (13, 0), "{said}");
     assert!(checks(&said).iter().all(|line| line.trim_end().ends_with("ok")), "{said}");

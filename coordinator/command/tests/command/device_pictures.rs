@@ -11,7 +11,7 @@ use super::pictures::read;
 use super::{asset, obsdiff, text};
 
 /// What the command says on standard output, where CUDA's libraries work in host memory.
-fn told(folder: &Path, arguments: &[&str]) -> String {
+fn printed(folder: &Path, arguments: &[&str]) -> String {
     let libraries = obsdiff_tests::fake_cuda().to_str().unwrap();
     let ran = obsdiff(folder, arguments, &[("LD_LIBRARY_PATH", libraries)]);
     assert!(ran.status.success(), "{arguments:?}: {}", text(&ran.stderr));
@@ -48,7 +48,7 @@ fn a_job_on_a_gpu_is_measured_there_and_so_is_its_baseline() {
     let job = job(folder);
     let [gpu, processor] = ["cuda", "cpu"].map(|device| {
         let path = format!("output.path={device}");
-        told(folder, &["run", "--quiet", "--baseline", "--device", device, "--set", &path, &job]);
+        printed(folder, &["run", "--quiet", "--baseline", "--device", device, "--set", &path, &job]);
         let record = fs::read_to_string(folder.join(device).join("pruning.json")).unwrap();
         serde_json::from_str::<Value>(&record).unwrap()["measured"].clone()
     });
@@ -62,10 +62,10 @@ fn a_job_on_a_gpu_is_measured_there_and_so_is_its_baseline() {
 fn pictures_are_denoised_on_the_device_that_is_asked_for() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
-    told(folder, &["run", "--quiet", "--set", "output.path=out", &job(folder)]);
+    printed(folder, &["run", "--quiet", "--set", "output.path=out", &job(folder)]);
     let [gpu, processor] = ["cuda", "cpu"].map(|device| {
         let out = format!("{device}.png");
-        told(folder, &["sample", "out", "--quiet", "--device", device, "--out", &out]);
+        printed(folder, &["sample", "out", "--quiet", "--device", device, "--out", &out]);
         read(&folder.join(out)).2
     });
     let off: Vec<u8> = gpu.iter().zip(&processor).map(|(gpu, processor)| gpu.abs_diff(*processor)).collect();
@@ -73,11 +73,12 @@ fn pictures_are_denoised_on_the_device_that_is_asked_for() {
     assert!(mean > 0.0 && mean < 2.0, "colours are off by {mean} of 255 levels");
     let dense = asset("shapes-sd3").display().to_string();
     let [gpu, processor] = ["cuda", "cpu"].map(|device| {
-        let said = told(folder, &["compare", &dense, "out", "--quiet", "--json", "--device", device]);
+        let said = printed(folder, &["compare", &dense, "out", "--quiet", "--json", "--device", device]);
         serde_json::from_str::<Value>(&said).unwrap()
     });
     near_but_not_equal([&gpu["relative_error"], &processor["relative_error"]], "a comparison");
-    let timed = told(folder, &["compare", &dense, "out", "--quiet", "--speed", "--json", "--device", "cuda"]);
+    let timed =
+        printed(folder, &["compare", &dense, "out", "--quiet", "--speed", "--json", "--device", "cuda"]);
     let timed: Value = serde_json::from_str(&timed).unwrap();
     assert_eq!(timed["relative_error"], gpu["relative_error"]);
     assert!(timed["speed"]["pruned"]["seconds"].as_f64().unwrap() > 0.0, "{timed}");
@@ -115,9 +116,9 @@ fn a_plan_tells_what_decoding_takes_of_a_gpu() {
         let arguments =
             [&["plan", "--device-memory", "80GB", "--set", "output.path=out"][..], sets, &[&*job]];
         let json: Value =
-            serde_json::from_str(&told(folder.path(), &[&arguments.concat()[..], &["--json"]].concat()))
+            serde_json::from_str(&printed(folder.path(), &[&arguments.concat()[..], &["--json"]].concat()))
                 .unwrap();
-        (json["device_memory"].clone(), told(folder.path(), &arguments.concat()))
+        (json["device_memory"].clone(), printed(folder.path(), &arguments.concat()))
     };
     let (memory, words) = planned(&[]);
     let small = memory["decoding_bytes"].as_u64().unwrap();

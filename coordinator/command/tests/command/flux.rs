@@ -8,7 +8,7 @@ use obsdiff_tests::copy_folder;
 
 use crate::setting::{Case, RUN, Setting, refused};
 use crate::structured::job;
-use crate::{asset, told};
+use crate::{asset, printed};
 
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
 const JOB: &str = "deploy/jobs/shapes-flux.toml";
@@ -21,15 +21,15 @@ const SMALL: [&str; 6] =
 fn guidance_and_text_length_have_the_models_own_defaults() {
     let calibration = |sets: &[&str]| {
         let sets = sets.iter().flat_map(|set| ["--set", set]);
-        let plan = told(Path::new(ROOT), &["plan", JOB].into_iter().chain(sets).collect::<Vec<_>>());
+        let plan = printed(Path::new(ROOT), &["plan", JOB].into_iter().chain(sets).collect::<Vec<_>>());
         plan.lines().find(|line| line.starts_with("calibration ")).unwrap_or_default().to_owned()
     };
     let unset = ["calibration.guidance=", "calibration.max_sequence_length="];
-    let told = calibration(&unset);
-    assert!(told.contains(" at guidance 3.5, ") && told.ends_with(" and 512 text tokens"), "{told}");
+    let printed = calibration(&unset);
+    assert!(printed.contains(" at guidance 3.5, ") && printed.ends_with(" and 512 text tokens"), "{printed}");
     let given = ["calibration.guidance=2", "calibration.max_sequence_length=48"];
-    let told = calibration(&given);
-    assert!(told.contains(" at guidance 2, ") && told.ends_with(" and 48 text tokens"), "{told}");
+    let printed = calibration(&given);
+    assert!(printed.contains(" at guidance 2, ") && printed.ends_with(" and 48 text tokens"), "{printed}");
 }
 
 #[test]
@@ -38,7 +38,7 @@ fn the_shipped_job_prunes_half_of_the_weights() {
     let (out, pruned) = (folder.path().join("out"), folder.path().join("out/transformer"));
     let path = format!("output.path={}", out.display());
     let run = [&["run", JOB, "--quiet", "--workers", "2", "--set", &path][..], &SMALL].concat();
-    let said = told(Path::new(ROOT), &run);
+    let said = printed(Path::new(ROOT), &run);
     assert!(said.contains("(L2, relative) on 2 held-out prompts"), "{said}");
     let dense = asset("shapes-flux");
     for file in ["model_index.json", "transformer/config.json", "text_encoder_2/model.safetensors"] {
@@ -54,7 +54,7 @@ fn the_shipped_job_prunes_half_of_the_weights() {
     };
     assert_eq!(shapes(&dense), shapes(&pruned));
 
-    let found = told(Path::new(ROOT), &["inspect", out.to_str().unwrap(), "--json"]);
+    let found = printed(Path::new(ROOT), &["inspect", out.to_str().unwrap(), "--json"]);
     let found: serde_json::Value = serde_json::from_str(&found).unwrap();
     let linears = found["linears"].as_array().unwrap();
     let prunable: Vec<_> = linears.iter().filter(|linear| linear["prunable"] == true).collect();
@@ -81,7 +81,7 @@ fn the_shipped_job_prunes_half_of_the_weights() {
         "--max-sequence-length",
         "24",
     ];
-    let table = told(folder.path(), &[&compare[..], &size].concat());
+    let table = printed(folder.path(), &[&compare[..], &size].concat());
     assert!(mean(&table) > 1e-3 && mean(&table) < 1.0, "{table}");
     assert!(table.contains("forward call with 64 image and 24 text tokens"), "{table}");
 }
@@ -103,7 +103,7 @@ fn heads_and_neurons_go_and_the_pipeline_gets_smaller() {
         let sparsity = format!("pattern = \"structured\"\n{sparsity}");
         let file = job(folder.path(), name, &model, &sparsity, output);
         let size = ["--set", "calibration.height=32", "--set", "calibration.width=32"];
-        told(folder.path(), &[&["run", &file, "--quiet"][..], &size].concat());
+        printed(folder.path(), &[&["run", &file, "--quiet"][..], &size].concat());
         let json = |file: &str| -> serde_json::Value {
             serde_json::from_slice(&fs::read(folder.path().join(name).join(file)).unwrap()).unwrap()
         };
@@ -137,7 +137,7 @@ fn heads_and_neurons_go_and_the_pipeline_gets_smaller() {
     let size = ["--steps", "3", "--height", "32", "--width", "32", "--max-sequence-length", "24"];
     let compare = |one: &str, other: &str| {
         let pair = ["compare", one, other, "--prompt", "a red circle on white", "--guidance", "3.5"];
-        mean(&told(folder.path(), &[&pair[..], &size].concat()))
+        mean(&printed(folder.path(), &[&pair[..], &size].concat()))
     };
     assert!(compare(&out("masked"), &out("small")) < 1e-5);
     let error = compare(asset("shapes-flux").to_str().unwrap(), &out("small"));
@@ -156,7 +156,7 @@ fn guidance_is_an_input_and_takes_one_picture() {
         let pipeline = asset("shapes-flux");
         let sample = ["sample", pipeline.to_str().unwrap(), "--prompt", "a red circle", flag, guidance];
         let size = ["--steps", "2", "--height", "32", "--width", "32", "--max-sequence-length", "24"];
-        told(folder.path(), &[&sample[..], &size].concat());
+        printed(folder.path(), &[&sample[..], &size].concat());
         fs::read(folder.path().join("sample.png")).unwrap()
     };
     let (low, high) = (sample(["--guidance", "1"]), sample(["--guidance", "6"]));
@@ -170,7 +170,7 @@ fn guidance_is_an_input_and_takes_one_picture() {
         ("calibration.true_guidance=2", "24"),
     ] {
         let uniform = ["--set", "sparsity.allocation=uniform", "--set", guidance];
-        let plan = told(Path::new(ROOT), &[&["plan", JOB][..], &uniform, &SMALL].concat());
+        let plan = printed(Path::new(ROOT), &[&["plan", JOB][..], &uniform, &SMALL].concat());
         let all = plan.lines().find(|line| line.starts_with("all ")).unwrap_or_default();
         assert!(all.split_whitespace().any(|cell| cell == passes), "{plan}");
     }

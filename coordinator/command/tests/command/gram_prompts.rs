@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::grams::{SMALL, keep, refused, weights, with_sets};
 use crate::setting::{Case, refused as refused_cases};
-use crate::{asset, told};
+use crate::{asset, printed};
 
 /// A job of six prompts that keeps the Grams of the first two and four besides.
 const SIX: [&str; 2] = ["calibration.count=6", "output.gram_prompts=[2, 4]"];
@@ -36,11 +36,11 @@ fn grams_over_fewer_prompts_prune_as_a_whole_job_of_so_few() {
         let of_solved = format!("output.path={}", solved.display());
         let of_prompts = format!("calibration.gram_prompts={prompts}");
         let sets = ["sparsity.ratio=0.6", &of_prompts, &of_solved];
-        told(&asset("."), &with_sets(&["solve", grams.to_str().unwrap()], &sets));
+        printed(&asset("."), &with_sets(&["solve", grams.to_str().unwrap()], &sets));
         let count = format!("calibration.count={prompts}");
         let of_whole = format!("output.path={}", whole.display());
         let sets = ["sparsity.ratio=0.6", &count, &of_whole];
-        told(&asset("."), &with_sets(&with_sets(&["run", file.to_str().unwrap()], &SMALL), &sets));
+        printed(&asset("."), &with_sets(&with_sets(&["run", file.to_str().unwrap()], &SMALL), &sets));
         assert!(weights(&solved) == weights(&whole), "{prompts} prompts: the weights differ");
     }
     assert!(
@@ -58,7 +58,7 @@ fn workers_that_share_the_prompts_keep_the_same_grams_of_fewer() {
         let file = crate::job(folder);
         let grams = format!("output.grams={}", folder.join("grams").display());
         let arguments = with_sets(&["run", file.to_str().unwrap(), "--workers", workers], &SMALL);
-        told(&asset("."), &with_sets(&with_sets(&arguments, &SIX), &[&grams]));
+        printed(&asset("."), &with_sets(&with_sets(&arguments, &SIX), &[&grams]));
     }
     let kept = sites(&one);
     assert_eq!(kept, sites(&two));
@@ -78,7 +78,7 @@ fn a_sweep_over_prompts_shows_errors_against_them() {
     keep(dir.path(), &[&SIX[..], &["sparsity.allocation=uniform"]].concat());
     let (grams, out) = (dir.path().join("grams"), dir.path().join("sweep"));
     let options = ["--ratios", "0.6", "--prompts", "2,4,6", "--out", out.to_str().unwrap()];
-    let text = told(&asset("."), &[&["sweep", grams.to_str().unwrap()], &options[..]].concat());
+    let text = printed(&asset("."), &[&["sweep", grams.to_str().unwrap()], &options[..]].concat());
     let csv = fs::read_to_string(out.join("sweep.csv")).unwrap();
     let fields: Vec<Vec<&str>> = csv.lines().map(|line| line.split(',').collect()).collect();
     assert_eq!(fields[0][..4], ["pattern", "ratio", "prompts", "expected_velocity_error"]);
@@ -87,13 +87,13 @@ fn a_sweep_over_prompts_shows_errors_against_them() {
     let errors: Vec<f64> = fields[1..].iter().map(|row| row[4].parse().unwrap()).collect();
     assert!(errors[0] > errors[2], "six prompts are better than two: {csv}");
     for (row, error) in fields[1..].iter().zip(&errors) {
-        let told = text.lines().any(|line| {
+        let printed = text.lines().any(|line| {
             let words: Vec<&str> = line.split_whitespace().collect();
             words.first() == Some(&"unstructured")
                 && words.get(2) == Some(&row[2])
                 && words.last() == Some(&format!("{error:.4}").as_str())
         });
-        assert!(told, "{row:?} is not in {text}");
+        assert!(printed, "{row:?} is not in {text}");
     }
     assert!(out.join("sweep.png").is_file());
     let none = ["--ratios", "0.6", "--prompts", "3", "--out", "none"];
@@ -109,7 +109,7 @@ fn settings_that_the_kept_job_had_by_default_follow_the_new_method() {
     let sparsity = |name: &str, sets: &[&str]| {
         let out = dir.path().join(name);
         let output = format!("output.path={}", out.display());
-        told(&asset("."), &with_sets(&with_sets(&["solve", grams.to_str().unwrap()], sets), &[&output]));
+        printed(&asset("."), &with_sets(&with_sets(&["solve", grams.to_str().unwrap()], sets), &[&output]));
         record(&out)["job"]["sparsity"].clone()
     };
     // Ratios by probe are a default of alternating directions alone.

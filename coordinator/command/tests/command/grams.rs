@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use crate::{asset, job, obsdiff, text, told};
+use crate::{asset, job, obsdiff, printed, text};
 
 /// A small job whose Grams can be kept.
 pub(crate) const SMALL: [&str; 8] = [
@@ -37,7 +37,7 @@ pub(crate) fn keep(folder: &Path, sets: &[&str]) {
     let file = job(folder);
     let grams = format!("output.grams={}", folder.join("grams").display());
     let arguments = with_sets(&with_sets(&["run", file.to_str().unwrap()], &SMALL), sets);
-    told(&asset("."), &with_sets(&arguments, &[&grams]));
+    printed(&asset("."), &with_sets(&arguments, &[&grams]));
 }
 
 /// Solves by the kept Grams and runs the whole job, with the same sets: weights and the comparison must be the same.
@@ -58,7 +58,7 @@ fn same_as_whole(folder: &Path, sets: &[&str], workers: &str) {
         .collect();
     let arguments = with_sets(&with_sets(&["run", file.to_str().unwrap()], &own), sets);
     let unset: &[&str] = if sets.contains(&"sparsity.pattern=2:4") { &["sparsity.ratio="] } else { &[] };
-    let of_whole = told(&asset("."), &with_sets(&with_sets(&arguments, unset), &[&output]));
+    let of_whole = printed(&asset("."), &with_sets(&with_sets(&arguments, unset), &[&output]));
     assert_eq!(found(&of_solved), found(&of_whole), "{sets:?}");
     assert!(weights(&solved) == weights(&whole), "{sets:?}: the weights differ");
     fs::remove_dir_all(solved).unwrap();
@@ -213,7 +213,7 @@ fn a_sweep_tells_what_is_expected_and_what_is_found() {
     let (grams, out) = (dir.path().join("grams"), dir.path().join("sweep"));
     let options = ["--ratios", "0.6,0.4", "--patterns", "unstructured,2:4", "--out", out.to_str().unwrap()];
     let sweep = [&["sweep", grams.to_str().unwrap()], &options[..]].concat();
-    let predicted = told(&asset("."), &[&sweep[..], &["--predicted"]].concat());
+    let predicted = printed(&asset("."), &[&sweep[..], &["--predicted"]].concat());
     let rows = |text: &str| -> Vec<Vec<String>> {
         let rows = text.lines().filter(|line| line.starts_with("unstructured") || line.starts_with("2:4"));
         rows.map(|row| row.split_whitespace().map(str::to_owned).collect()).collect()
@@ -228,7 +228,7 @@ fn a_sweep_tells_what_is_expected_and_what_is_found() {
     assert!(refused(&asset("."), &sweep).contains("which exists already: choose another"));
     fs::remove_dir_all(&out).unwrap();
 
-    let all = rows(&told(&asset("."), &sweep));
+    let all = rows(&printed(&asset("."), &sweep));
     assert_eq!(all.len(), 6, "the prediction, then all figures");
     assert_eq!(all[..3], expected[..]);
     let csv = fs::read_to_string(out.join("sweep.csv")).unwrap();
@@ -245,8 +245,10 @@ fn a_sweep_tells_what_is_expected_and_what_is_found() {
     }
     // Each is what solving says.
     let output = format!("output.path={}", dir.path().join("again").display());
-    let solved =
-        told(&asset("."), &with_sets(&["solve", grams.to_str().unwrap()], &["sparsity.ratio=0.6", &output]));
+    let solved = printed(
+        &asset("."),
+        &with_sets(&["solve", grams.to_str().unwrap()], &["sparsity.ratio=0.6", &output]),
+    );
     let same = found(&solved).contains(&format!(" differ by {} ", all[3][3]));
     assert!(same, "{}: {}", found(&solved), all[3][3]);
     let json: serde_json::Value = serde_json::from_slice(&fs::read(out.join("sweep.json")).unwrap()).unwrap();
@@ -265,14 +267,14 @@ fn heads_and_neurons_go_by_kept_grams_as_in_the_whole_job() {
         let (ratio, out) =
             (format!("sparsity.ratio={ratio}"), format!("output.path={}", dir.path().join(out).display()));
         let arguments = with_sets(&["run", file.to_str().unwrap()], &structured);
-        told(&asset("."), &with_sets(&with_sets(&arguments, &[&ratio, &out]), grams))
+        printed(&asset("."), &with_sets(&with_sets(&arguments, &[&ratio, &out]), grams))
     };
     let grams = dir.path().join("grams");
     run("0.25", "first", &[&format!("output.grams={}", grams.display())]);
     let whole = run("0.4", "whole", &[]);
     let output = format!("output.path={}", dir.path().join("solved").display());
     let sets = ["sparsity.ratio=0.4", &output];
-    let solved = told(&asset("."), &with_sets(&["solve", grams.to_str().unwrap()], &sets));
+    let solved = printed(&asset("."), &with_sets(&["solve", grams.to_str().unwrap()], &sets));
     assert_eq!(found(&solved), found(&whole));
     assert!(weights(&dir.path().join("solved")) == weights(&dir.path().join("whole")));
     // A job file says the same, and its plan counts no calibration.
@@ -284,7 +286,7 @@ fn heads_and_neurons_go_by_kept_grams_as_in_the_whole_job() {
         "calibration.max_sequence_length=",
         &by_file,
     ];
-    let plan = told(&asset("."), &with_sets(&["plan", file.to_str().unwrap()], &sets));
+    let plan = printed(&asset("."), &with_sets(&["plan", file.to_str().unwrap()], &sets));
     assert!(plan.contains(&format!("calibration  none, by the Grams kept in {}", grams.display())), "{plan}");
     let (_, arithmetic) = plan.split_once("Gram work").unwrap();
     let row = arithmetic.lines().find(|line| line.starts_with("1 ")).unwrap();

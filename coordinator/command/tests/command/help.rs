@@ -1,6 +1,6 @@
 use std::path::Path;
 
-use crate::{obsdiff, text, told};
+use crate::{obsdiff, printed, text};
 
 const COMMANDS: [&str; 18] = [
     "init",
@@ -25,7 +25,7 @@ const COMMANDS: [&str; 18] = [
 
 #[test]
 fn every_command_is_listed_and_has_an_example() {
-    let help = told(Path::new("."), &["--help"]);
+    let help = printed(Path::new("."), &["--help"]);
     assert!(help.contains("Exit codes:") && help.contains("Example:"), "{help}");
     let listed =
         help.lines().skip_while(|line| *line != "Commands:").skip(1).take_while(|line| !line.is_empty());
@@ -33,7 +33,7 @@ fn every_command_is_listed_and_has_an_example() {
         listed.filter_map(|line| line.strip_prefix("  ")?.split(' ').find(|w| !w.is_empty())).collect();
     assert_eq!(listed, [&COMMANDS[..], &["help"]].concat());
     for command in COMMANDS {
-        let help = told(Path::new("."), &[command, "--help"]);
+        let help = printed(Path::new("."), &[command, "--help"]);
         assert!(help.contains(&format!("Example:\n  obsdiff {command}")), "{help}");
         assert!(help.lines().all(|line| line.chars().count() <= 100), "{help}");
     }
@@ -41,7 +41,7 @@ fn every_command_is_listed_and_has_an_example() {
 
 #[test]
 fn the_models_that_can_be_pruned_are_listed() {
-    let models = told(Path::new("."), &["models"]);
+    let models = printed(Path::new("."), &["models"]);
     for class in
         ["StableDiffusion3Pipeline", "SD3Transformer2DModel", "FluxPipeline", "FluxTransformer2DModel"]
     {

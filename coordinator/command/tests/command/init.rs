@@ -2,14 +2,14 @@
 
 use std::fs;
 
-use crate::{asset, obsdiff, pipeline, text, told};
+use crate::{asset, obsdiff, pipeline, printed, text};
 
 #[test]
 fn a_new_job_is_one_that_can_be_planned() {
     for name in ["shapes-sd3", "shapes-flux"] {
         let dir = tempfile::tempdir().unwrap();
         let model = asset(name);
-        let said = told(dir.path(), &["init", model.to_str().unwrap()]);
+        let said = printed(dir.path(), &["init", model.to_str().unwrap()]);
         assert!(said.ends_with("next:\n  obsdiff plan job.toml\n  obsdiff run job.toml\n"), "{said}");
         let job = fs::read_to_string(dir.path().join("job.toml")).unwrap();
         assert!(job.starts_with("# Prunes half of the weights of a "), "{job}");
@@ -17,7 +17,7 @@ fn a_new_job_is_one_that_can_be_planned() {
         let prompts = fs::read_to_string(dir.path().join("prompts.txt")).unwrap();
         let distinct: std::collections::HashSet<&str> = prompts.lines().collect();
         assert_eq!(distinct.len(), 108);
-        let plan = told(dir.path(), &["plan", "job.toml", "--memory", "64GiB"]);
+        let plan = printed(dir.path(), &["plan", "job.toml", "--memory", "64GiB"]);
         assert!(plan.contains("calibration  100 prompts x 25 steps"), "{plan}");
         // What is there is never written over.
         let again = obsdiff(dir.path(), &["init", model.to_str().unwrap()], &[]);
@@ -31,9 +31,10 @@ fn a_new_job_takes_the_prompts_that_there_are() {
     let dir = tempfile::tempdir().unwrap();
     let (folder, model) = (dir.path(), pipeline());
     fs::write(folder.join("own.txt"), "a\n\nb\nc\nd\ne\nf\ng\nh\ni\nj\n").unwrap();
-    let said = told(folder, &["init", model.to_str().unwrap(), "--prompts", "own.txt", "--out", "own.toml"]);
+    let said =
+        printed(folder, &["init", model.to_str().unwrap(), "--prompts", "own.txt", "--out", "own.toml"]);
     assert!(!said.contains("sample prompts") && !folder.join("prompts.txt").exists(), "{said}");
-    let plan = told(folder, &["plan", "own.toml", "--memory", "64GiB"]);
+    let plan = printed(folder, &["plan", "own.toml", "--memory", "64GiB"]);
     assert!(plan.contains("calibration  2 prompts x 25 steps"), "{plan}");
     for (prompts, problem) in [("none.txt", "none.txt: "), ("own.csv", "own.csv: is no .txt file")] {
         let output = obsdiff(folder, &["init", model.to_str().unwrap(), "--prompts", prompts], &[]);
@@ -50,12 +51,12 @@ fn a_new_job_takes_the_prompts_that_there_are() {
 fn shells_and_man_know_every_command() {
     let dir = tempfile::tempdir().unwrap();
     for shell in ["bash", "zsh", "fish", "powershell", "elvish"] {
-        let script = told(dir.path(), &["completions", shell]);
+        let script = printed(dir.path(), &["completions", shell]);
         for word in ["coordinator", "inspect", "log-format"] {
             assert!(script.contains(word), "{shell} does not know {word}");
         }
     }
-    told(dir.path(), &["man", "pages"]);
+    printed(dir.path(), &["man", "pages"]);
     let page = |name: &str| fs::read_to_string(dir.path().join("pages").join(name)).unwrap();
     assert!(page("obsdiff.1").contains("Exit codes:"));
     assert!(page("obsdiff-run.1").contains("baseline"));
@@ -73,13 +74,13 @@ fn a_log_as_json_is_an_object_a_line_from_progress_to_the_error() {
         let output = obsdiff(&asset("."), args, &[]);
         text(&output.stderr).lines().map(|line| serde_json::from_str(line).expect(line)).collect()
     };
-    let told = lines(&[&job[..], &short, &more].concat());
+    let printed = lines(&[&job[..], &short, &more].concat());
     let message = |line: &serde_json::Value| line["message"].as_str().unwrap().to_owned();
-    assert!(told.iter().any(|line| message(line).starts_with("package 1/1: ")), "{told:?}");
-    assert!(told.iter().all(|line| line["timestamp"].is_string() && line["level"].is_string()));
+    assert!(printed.iter().any(|line| message(line).starts_with("package 1/1: ")), "{printed:?}");
+    assert!(printed.iter().all(|line| line["timestamp"].is_string() && line["level"].is_string()));
     // The same output again: the error is an object, too.
-    let told = lines(&[&job[..], &short, &more].concat());
-    let error = told.last().unwrap();
+    let printed = lines(&[&job[..], &short, &more].concat());
+    let error = printed.last().unwrap();
     assert_eq!((&error["level"], &error["exit_code"]), (&"ERROR".into(), &2.into()), "{error}");
     assert!(lines(&[&job[..], &["--quiet"]].concat()).iter().all(|line| line["level"] != "INFO"));
 }

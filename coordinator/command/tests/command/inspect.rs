@@ -4,12 +4,12 @@ use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
 
-use crate::{asset, pipeline, told};
+use crate::{asset, pipeline, printed};
 
 #[test]
 fn a_pipeline_is_shown_linear_by_linear() {
     let path = pipeline();
-    let table = told(Path::new("."), &["inspect", path.to_str().unwrap()]);
+    let table = printed(Path::new("."), &["inspect", path.to_str().unwrap()]);
     let row = row_of(&table, "transformer_blocks.3 (f16)", "ff.net.2");
     assert_eq!(row.split_whitespace().collect::<Vec<_>>(), ["ff.net.2", "128", "x", "512", "0.00%", "dense"]);
     let row = row_of(&table, "time_text_embed.timestep_embedder (f16)", "linear_1");
@@ -60,7 +60,7 @@ fn the_table_fits_80_columns_whatever_the_model() {
     let width = |table: &str| {
         table.lines().take_while(|line| !line.is_empty()).map(|line| line.chars().count()).max()
     };
-    let table = told(folder.path(), &["inspect", "transformer"]);
+    let table = printed(folder.path(), &["inspect", "transformer"]);
     assert!(width(&table) <= Some(80) && table.contains("12288 x 15360"), "{table}");
 }
 
@@ -70,7 +70,8 @@ fn a_pipeline_its_transformer_and_its_file_are_the_same_model() {
     let file = path.join("diffusion_pytorch_model.safetensors");
     let totals = [pipeline(), path, file].map(|p| {
         let json: serde_json::Value =
-            serde_json::from_str(&told(Path::new("."), &["inspect", p.to_str().unwrap(), "--json"])).unwrap();
+            serde_json::from_str(&printed(Path::new("."), &["inspect", p.to_str().unwrap(), "--json"]))
+                .unwrap();
         (json["prunable"].clone(), json["whole"].clone())
     });
     assert_eq!(totals[0], totals[1]);
@@ -82,7 +83,8 @@ fn a_pipeline_its_transformer_and_its_file_are_the_same_model() {
 fn golden_pruned_weights_show_their_pattern() {
     let json = |name: &str| -> serde_json::Value {
         let path = asset("goldens/shapes-sd3").join(name);
-        serde_json::from_str(&told(Path::new("."), &["inspect", path.to_str().unwrap(), "--json"])).unwrap()
+        serde_json::from_str(&printed(Path::new("."), &["inspect", path.to_str().unwrap(), "--json"]))
+            .unwrap()
     };
     for (file, pattern) in
         [("pruned-2-4.safetensors", "2:4"), ("pruned-unstructured-50.safetensors", "unstructured")]
@@ -107,7 +109,7 @@ fn any_folder_of_safetensors_can_be_inspected() {
     let tensors =
         HashMap::from([("layer.10.weight".to_owned(), half.clone()), ("layer.9.weight".to_owned(), half)]);
     candle_core::safetensors::save(&tensors, dir.path().join("model.safetensors")).unwrap();
-    let table = told(dir.path(), &["inspect", "."]);
+    let table = printed(dir.path(), &["inspect", "."]);
     let rows: Vec<Vec<&str>> = table
         .lines()
         .filter(|line| line.starts_with("  "))

@@ -221,8 +221,8 @@ fn magnitude_without_refinement_runs_without_calibration() {
         assert!(output.status.success(), "{}", text(&output.stderr));
         text(&output.stdout)
     };
-    let told = run(&[]);
-    assert!(told.contains("50.00%"), "{told}");
+    let printed = run(&[]);
+    assert!(printed.contains("50.00%"), "{printed}");
     fs::remove_dir_all(setting.path("out")).unwrap();
     let compared = [
         "evaluation.prompts=prompts.txt",
@@ -231,6 +231,6 @@ fn magnitude_without_refinement_runs_without_calibration() {
         "calibration.max_sequence_length=24",
     ];
     let sets: Vec<&str> = compared.iter().flat_map(|set| ["--set", set]).collect();
-    let told = run(&sets);
-    assert!(told.contains("(L2, relative) on 2 held-out prompts"), "{told}");
+    let printed = run(&sets);
+    assert!(printed.contains("(L2, relative) on 2 held-out prompts"), "{printed}");
 }

@@ -76,7 +76,7 @@ pub(crate) fn text(bytes: &[u8]) -> String {
 }
 
 /// The standard output of a command that succeeds.
-pub(crate) fn told(folder: &Path, args: &[&str]) -> String {
+pub(crate) fn printed(folder: &Path, args: &[&str]) -> String {
     let output = obsdiff(folder, args, &[]);
     assert!(output.status.success(), "{args:?}: {}", text(&output.stderr));
     text(&output.stdout)

@@ -6,7 +6,7 @@ use std::path::Path;
 use candle_core::{Device, Tensor};
 use obsdiff_tests::copy_folder;
 
-use crate::{obsdiff, pipeline, text, told};
+use crate::{obsdiff, pipeline, printed, text};
 
 /// Width, height and bytes of a PNG file.
 pub(crate) fn read(path: &Path) -> (u32, u32, Vec<u8>) {
@@ -24,8 +24,8 @@ fn samples_are_the_same_in_a_grid_and_in_a_folder() {
     let path = pipeline();
     let prompts = ["--prompt", "a red circle", "--prompt", "a blue square"];
     let common = [&["sample", path.to_str().unwrap()][..], &prompts, &QUICK].concat();
-    assert_eq!(told(dir.path(), &[&common[..], &["--out", "g.png"]].concat()), "g.png\n");
-    let listed = told(dir.path(), &[&common[..], &["--out", "pictures", "--batch", "1"]].concat());
+    assert_eq!(printed(dir.path(), &[&common[..], &["--out", "g.png"]].concat()), "g.png\n");
+    let listed = printed(dir.path(), &[&common[..], &["--out", "pictures", "--batch", "1"]].concat());
     assert_eq!(listed, "pictures/0000.png  a red circle\npictures/0001.png  a blue square\n");
     let (width, height, grid) = read(&dir.path().join("g.png"));
     assert_eq!((width, height), (32 + 4 + 32, 32));
@@ -42,7 +42,7 @@ fn a_comparison_tells_equal_models_from_different_ones() {
     let weights = dir.path().join("pruned/transformer/diffusion_pytorch_model.safetensors");
     let compare = |says: &str| {
         let prompts = ["compare", "dense", "pruned", "--prompt", "a red circle"];
-        let table = told(dir.path(), &[&prompts[..], &QUICK].concat());
+        let table = printed(dir.path(), &[&prompts[..], &QUICK].concat());
         assert!(table.contains(says), "{table}");
         assert_eq!(read(&dir.path().join("compare.png")).1, 32 + 4 + 32);
         table

@@ -1,20 +1,20 @@
 use obsdiff_proto::ByteSize;
 use serde_json::Value;
 
-use crate::{asset, job, obsdiff, text, told};
+use crate::{asset, job, obsdiff, printed, text};
 
 /// By which linears are not surveyed.
 const UNIFORM: &str = "sparsity.allocation=uniform";
 
-/// What `plan` tells of the small pipeline, whose linears are not surveyed, with these overrides.
+/// What `plan` prints for the small pipeline, whose linears are not surveyed, with these overrides.
 fn plan(sets: &[&str]) -> String {
     let dir = tempfile::tempdir().unwrap();
     let job = job(dir.path());
     let mut args = vec!["plan", job.to_str().unwrap(), "--set", UNIFORM];
     sets.iter().for_each(|set| args.extend(["--set", set]));
-    let told = told(&asset(""), &args);
+    let printed = printed(&asset(""), &args);
     assert!(!dir.path().join("out").exists());
-    told
+    printed
 }
 
 /// The rows of packages: the second column.
@@ -91,11 +91,11 @@ fn a_plan_of_a_job_that_does_not_fit_exits_with_2_and_says_what_would() {
         let mut args = vec!["plan", job.to_str().unwrap(), "--memory", memory];
         sets.iter().for_each(|set| args.extend(["--set", set]));
         let output = obsdiff(&asset(""), &args, &[]);
-        let (told, said) = (text(&output.stdout), text(&output.stderr));
-        assert!(told.contains("Other numbers of packages"), "{told}{said}");
+        let (printed, said) = (text(&output.stdout), text(&output.stderr));
+        assert!(printed.contains("Other numbers of packages"), "{printed}{said}");
         // What does not fit is no job that a script may go on with.
         assert_eq!(output.status.code(), Some(if said.is_empty() { 0 } else { 2 }), "{said}");
-        (told, said)
+        (printed, said)
     };
     // Small batches leave Grams the largest part of what the job holds.
     let small = "calibration.shard_size=1";
@@ -132,14 +132,14 @@ fn the_environment_overrides_the_file_and_flags_override_both() {
     );
 }
 
-/// The table of times has a row for each package and one for all; how near they come is told by `cargo bench --bench times`.
+/// The table of times has a row for each package and one for all; how near they come is printed by `cargo bench --bench times`.
 #[test]
 fn a_plan_gives_the_times_of_each_package_by_so_many_workers() {
     let dir = tempfile::tempdir().unwrap();
     let job = job(dir.path());
     let plan = |workers: &str| {
         let args = ["plan", job.to_str().unwrap(), "--set", "packages.count=2", "--set", UNIFORM];
-        told(&asset(""), &[&args[..], &["--bandwidth", "1GB", "--workers", workers]].concat())
+        printed(&asset(""), &[&args[..], &["--bandwidth", "1GB", "--workers", workers]].concat())
     };
     for (workers, who) in [("1", "Time of "), ("2", "2 workers like this machine, ")] {
         let plan = plan(workers);
@@ -169,8 +169,8 @@ fn the_plan_as_json_has_the_figures_of_the_text() {
         "--workers",
         "2",
     ];
-    let text = told(&asset(""), &args);
-    let plan = told(&asset(""), &[&args[..], &["--json"]].concat());
+    let text = printed(&asset(""), &args);
+    let plan = printed(&asset(""), &[&args[..], &["--json"]].concat());
     let plan: Value = serde_json::from_str(&plan).unwrap_or_else(|e| panic!("{e}: {plan}"));
     let size = |bytes: &Value| ByteSize(bytes.as_u64().unwrap()).to_string();
     let has = |line: String| assert!(text.lines().any(|other| other == line), "no \"{line}\" in {text}");

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use crate::{asset, obsdiff, text, told};
+use crate::{asset, obsdiff, printed, text};
 
 fn config(name: &str) -> String {
     asset("published").join(name).join("config.json").display().to_string()
@@ -12,7 +12,7 @@ fn config(name: &str) -> String {
 fn plan(name: &str, sets: &[&str]) -> String {
     let config = config(name);
     let sets = sets.iter().flat_map(|set| ["--set", set]);
-    told(Path::new("."), &["plan", &config].into_iter().chain(sets).collect::<Vec<_>>())
+    printed(Path::new("."), &["plan", &config].into_iter().chain(sets).collect::<Vec<_>>())
 }
 
 fn line<'a>(plan: &'a str, start: &str) -> &'a str {
@@ -132,7 +132,7 @@ fn what_a_configuration_cannot_tell_is_refused() {
 
 #[test]
 fn what_a_configuration_does_not_tell_is_null_in_json() {
-    let plan = told(Path::new("."), &["plan", &config("flux.1-dev"), "--json"]);
+    let plan = printed(Path::new("."), &["plan", &config("flux.1-dev"), "--json"]);
     let plan: serde_json::Value = serde_json::from_str(&plan).unwrap();
     assert_eq!(plan["whole_model"]["grams"], 228);
     assert_eq!(plan["whole_model"]["fewest_packages"][2]["packages"], 1);
@@ -146,7 +146,7 @@ fn every_table_fits_80_columns() {
     let job = crate::job(dir.path());
     let timed = ["plan", job.to_str().unwrap(), "--workers", "256", "--bandwidth", "1GB"];
     let many = ["packages.count=25", "calibration.count=30000", "calibration.steps=50"];
-    for (plan, count) in [(told(&asset(""), &timed), 7), (plan("flux.1-dev", &many), 4)] {
+    for (plan, count) in [(printed(&asset(""), &timed), 7), (plan("flux.1-dev", &many), 4)] {
         // A table is as wide as its rules: one below its header, and one above its sums.
         let rules: Vec<&str> = plan.lines().filter(|line| line.starts_with("---")).collect();
         assert!(rules.len() == count && rules.iter().all(|rule| rule.len() <= 80), "{plan}");

@@ -4,14 +4,14 @@ use std::fs;
 use std::path::Path;
 
 use crate::structured::job;
-use crate::{asset, obsdiff, text, told};
+use crate::{asset, obsdiff, printed, text};
 
 const HALF: &str = "pattern = \"unstructured\"\nratio = 0.5";
 
 /// Prunes the small pipeline into `folder`/`name`.
 pub(crate) fn prune(folder: &Path, name: &str) {
     let file = job(folder, name, asset("shapes-sd3").to_str().unwrap(), HALF, "");
-    told(folder, &["run", &file, "--quiet"]);
+    printed(folder, &["run", &file, "--quiet"]);
 }
 
 /// A report without the section on time and memory.
@@ -41,10 +41,10 @@ fn an_output_tells_of_itself_alike_in_every_run() {
         card.starts_with("---\nlibrary_name: diffusers\n") && card.contains("differ from the source's by 0.")
     );
 
-    // Pruned again, the new output tells of itself, and nothing of how its source came about.
+    // Pruned again, the new output describes itself, and not how its source came about.
     let folder = folders[0].path();
     let file = job(folder, "again", "out", "pattern = \"2:4\"", "");
-    told(folder, &["run", &file, "--quiet", "--set", "evaluation.count=0"]);
+    printed(folder, &["run", &file, "--quiet", "--set", "evaluation.count=0"]);
     let card = fs::read_to_string(folder.join("again/README.md")).unwrap();
     assert!(card.contains("# again\n") && card.contains("It was not compared with the source."), "{card}");
     assert!(card.contains("to_sparse_semi_structured") && card.contains("base_model: \"out\""), "{card}");
@@ -87,11 +87,11 @@ fn a_comparison_writes_a_report_and_leaves_other_files_alone() {
     for _ in 0..2 {
         let output = compare("report.html");
         assert!(output.status.success(), "{}", text(&output.stderr));
-        let told = text(&output.stdout);
-        assert!(told.contains("report.html: the report"), "{told}");
-        assert!(told.lines().any(|line| line.starts_with("a prompt that is much longer")), "{told}");
-        let table = told.lines().take_while(|line| !line.is_empty());
-        assert!(table.map(|line| line.chars().count()).all(|columns| columns <= 80), "{told}");
+        let printed = text(&output.stdout);
+        assert!(printed.contains("report.html: the report"), "{printed}");
+        assert!(printed.lines().any(|line| line.starts_with("a prompt that is much longer")), "{printed}");
+        let table = printed.lines().take_while(|line| !line.is_empty());
+        assert!(table.map(|line| line.chars().count()).all(|columns| columns <= 80), "{printed}");
     }
     let report = fs::read_to_string(dir.path().join("report.html")).unwrap();
     assert!(report.contains("&lt;script&gt;alert(1)&lt;/script&gt;: by the pruned model"), "{report}");
@@ -109,7 +109,7 @@ fn a_transformer_goes_to_one_file() {
     let output = export("one.safetensors");
     assert!(output.status.success(), "{}", text(&output.stderr));
     assert!(text(&output.stdout).starts_with("one.safetensors: "), "{}", text(&output.stdout));
-    let listed = told(dir.path(), &["inspect", "one.safetensors"]);
+    let listed = printed(dir.path(), &["inspect", "one.safetensors"]);
     for (block, name) in [("double_blocks.0 (", "  img_attn.qkv "), ("single_blocks.4 (", "  linear1 ")] {
         let below = listed.split_once(block).unwrap_or_else(|| panic!("no {block}: {listed}")).1;
         assert!(below.contains(name), "{listed}");

@@ -1,4 +1,4 @@
-//! `compare` and `sample` go by the job that pruned, and JSON tells what the text tells.
+//! `compare` and `sample` go by the job that pruned, and JSON says what the text says.
 
 use std::fs;
 use std::path::Path;
@@ -6,23 +6,23 @@ use std::path::Path;
 use serde_json::Value;
 
 use crate::setting::{RUN, Setting, listing};
-use crate::{obsdiff, told};
+use crate::{obsdiff, printed};
 
 /// The error of final latents.
 fn error_line(text: &str) -> &str {
-    let (_, error) = text.split_once("final latents differ by ").expect("no error is told");
+    let (_, error) = text.split_once("final latents differ by ").expect("no error is printed");
     error.split_once(' ').unwrap().0
 }
 
 fn json(folder: &Path, args: &[&str]) -> Value {
-    let printed = told(folder, args);
+    let printed = printed(folder, args);
     serde_json::from_str(&printed).unwrap_or_else(|e| panic!("{e}: {printed}"))
 }
 
 /// A setting whose job is run, with further arguments, and what it printed.
 fn pruned(sets: &[&str]) -> (Setting, String) {
     let setting = Setting::new(&[]);
-    let text = told(setting.dir.path(), &[RUN, sets].concat());
+    let text = printed(setting.dir.path(), &[RUN, sets].concat());
     (setting, text)
 }
 
@@ -39,7 +39,7 @@ fn a_comparison_by_the_output_alone_finds_the_error_that_the_run_told() {
         // Neither the job nor its prompts are needed.
         fs::remove_file(folder.join("job.toml")).unwrap();
         fs::remove_file(folder.join("prompts.txt")).unwrap();
-        let compared = told(folder, &["compare", "pipeline", "out", "--quiet"]);
+        let compared = printed(folder, &["compare", "pipeline", "out", "--quiet"]);
         assert_eq!(error_line(&compared), error_line(&ran), "{sets:?}: {compared}{ran}");
     }
 }
@@ -74,7 +74,7 @@ fn options_are_stronger_than_the_job_that_pruned() {
 fn the_held_out_prompts_are_sampled_where_none_is_given() {
     let (setting, _) = pruned(&[]);
     let folder = setting.dir.path();
-    let listed = told(folder, &["sample", "out", "--out", "pictures", "--quiet"]);
+    let listed = printed(folder, &["sample", "out", "--out", "pictures", "--quiet"]);
     let record: Value = serde_json::from_slice(&fs::read(setting.path("out/pruning.json")).unwrap()).unwrap();
     let held_out: Vec<&str> =
         record["held_out"].as_array().unwrap().iter().map(|prompt| prompt.as_str().unwrap()).collect();
@@ -153,7 +153,7 @@ fn the_same_figures_are_told_as_text_and_as_json() {
         assert!(row.split_whitespace().any(|cell| cell == error), "{row}");
     }
     let compared = json(folder, &["compare", "pipeline", "out", "--quiet", "--json"]);
-    let table = told(folder, &["compare", "pipeline", "out", "--quiet"]);
+    let table = printed(folder, &["compare", "pipeline", "out", "--quiet"]);
     let psnr = |value: &Value| value.as_f64().map_or("equal".to_owned(), |psnr| format!("{psnr:.2} dB"));
     // Long ones are cut off in the table.
     let cut = |prompt: &Value| prompt.as_str().unwrap().chars().take(50).collect::<String>();
@@ -246,10 +246,10 @@ fn a_pipeline_whose_pictures_cannot_be_decoded_is_pruned_all_the_same() {
     setting.replace("pipeline/vae/config.json", "\"act_fn\": \"silu\"", "\"act_fn\": \"mish\"");
     let loud: Vec<&str> = RUN.iter().copied().filter(|argument| *argument != "--quiet").collect();
     let output = obsdiff(setting.dir.path(), &loud, &[]);
-    let (said, told) = (crate::text(&output.stderr), crate::text(&output.stdout));
+    let (said, printed) = (crate::text(&output.stderr), crate::text(&output.stdout));
     assert!(output.status.success(), "{said}");
     assert!(said.contains("pictures are not compared: pipeline/vae/config.json"), "{said}");
-    assert!(told.contains("on 2 held-out prompts") && !told.contains("PSNR"), "{told}");
+    assert!(printed.contains("on 2 held-out prompts") && !printed.contains("PSNR"), "{printed}");
 }
 
 #[test]

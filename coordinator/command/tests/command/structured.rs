@@ -8,7 +8,7 @@ use obsdiff_tests::{copy_folder, hash, noise};
 use serde_json::{Value, json};
 
 use crate::inspect::row_of;
-use crate::{asset, obsdiff, pipeline, text, told};
+use crate::{asset, obsdiff, pipeline, printed, text};
 
 /// A small structured job in `folder`, with some lines of its own in `[sparsity]` and `[output]`.
 pub(crate) fn job(folder: &Path, name: &str, model: &str, sparsity: &str, output: &str) -> String {
@@ -40,7 +40,7 @@ fn json_of(path: &Path) -> Value {
 
 /// `compare`'s mean latent error of two pipelines.
 fn latent_error(folder: &Path, dense: &str, pruned: &str) -> f64 {
-    let table = told(
+    let table = printed(
         folder,
         &[
             "compare",
@@ -63,15 +63,15 @@ fn heads_and_neurons_leave_the_tensors_and_what_is_left_is_a_model_like_any_othe
     let dir = tempfile::tempdir().unwrap();
     let folder = dir.path();
     copy_folder(&pipeline(), &folder.join("dense"));
-    let report = told(folder, &["run", &job(folder, "small", "dense", THIRD, ""), "--quiet"]);
+    let report = printed(folder, &["run", &job(folder, "small", "dense", THIRD, ""), "--quiet"]);
     assert_eq!(kept(&folder.join("small"), "1.attn"), (5, 8, true));
     assert_eq!(kept(&folder.join("small"), "2.ff"), (320, 512, false));
     assert!(report.starts_with("Removed 12 of 32 heads and 1536 of 4096 neurons: structured"), "{report}");
     assert!(report.contains("% less arithmetic a forward call") && !report.contains("zero"), "{report}");
-    told(folder, &["run", &job(folder, "masked", "dense", THIRD, "layout = \"masked\""), "--quiet"]);
+    printed(folder, &["run", &job(folder, "masked", "dense", THIRD, "layout = \"masked\""), "--quiet"]);
 
     // Shapes shrink, the ends stay, and the configuration says so.
-    let found: Value = serde_json::from_str(&told(folder, &["inspect", "small", "--json"])).unwrap();
+    let found: Value = serde_json::from_str(&printed(folder, &["inspect", "small", "--json"])).unwrap();
     let shape = |name: &str| {
         let linears = found["linears"].as_array().unwrap();
         let linear = linears.iter().find(|l| l["name"] == format!("transformer_blocks.{name}")).unwrap();
@@ -99,16 +99,16 @@ fn heads_and_neurons_leave_the_tensors_and_what_is_left_is_a_model_like_any_othe
         json_of(&folder.join("masked/transformer/config.json")),
         json_of(&folder.join("dense/transformer/config.json"))
     );
-    let masked = told(folder, &["inspect", "masked"]);
+    let masked = printed(folder, &["inspect", "masked"]);
     let row = row_of(&masked, "transformer_blocks.1 (f16)", "attn.to_q");
     assert!(row.contains(" 37.50% ") && row.contains(" whole rows "), "{row}");
-    told(
+    printed(
         folder,
         &["sample", "small", "--prompt", "a red circle", "--steps", "2", "--max-sequence-length", "24"],
     );
 
     // Pruned again, by heads and by weights.
-    told(
+    printed(
         folder,
         &["run", &job(folder, "smaller", "small", "pattern = \"structured\"\nratio = 0.2", ""), "--quiet"],
     );
@@ -118,13 +118,13 @@ fn heads_and_neurons_leave_the_tensors_and_what_is_left_is_a_model_like_any_othe
         json_of(&folder.join("smaller/transformer/config.json"))["attention_heads_per_block"],
         json!([8, 4, 4, 4, 4, 8])
     );
-    told(folder, &["run", &job(folder, "sparse", "small", "pattern = \"2:4\"", ""), "--quiet"]);
-    let sparse = told(folder, &["inspect", "sparse"]);
+    printed(folder, &["run", &job(folder, "sparse", "small", "pattern = \"2:4\"", ""), "--quiet"]);
+    let sparse = printed(folder, &["inspect", "sparse"]);
     let row = row_of(&sparse, "transformer_blocks.1 (f16)", "ff.net.2");
     assert!(row.contains("128 x 320") && row.contains(" 2:4 "), "{row}");
     // What a masked pipeline no longer uses leaves it when it is pruned to shrink.
     let none = "pattern = \"structured\"\nratio = 0.0";
-    told(folder, &["run", &job(folder, "unmasked", "masked", none, ""), "--quiet"]);
+    printed(folder, &["run", &job(folder, "unmasked", "masked", none, ""), "--quiet"]);
     assert_eq!(json_of(&folder.join("unmasked/transformer/config.json")), config);
 }
 
@@ -144,9 +144,9 @@ fn neurons_are_kept_in_multiples_and_heads_one_by_one() {
     for (name, share, pruned) in [("ratio", "ratio = 0.3", 160), ("budget", "budget = 0.2", 511)] {
         let sparsity = |align: &str| format!("pattern = \"structured\"\n{share}\n{align}");
         let odd = format!("{name}-odd");
-        told(folder, &["run", &job(folder, &odd, &model, &sparsity(""), ""), "--quiet"]);
+        printed(folder, &["run", &job(folder, &odd, &model, &sparsity(""), ""), "--quiet"]);
         let report =
-            told(folder, &["run", &job(folder, name, &model, &sparsity("align = 16"), ""), "--quiet"]);
+            printed(folder, &["run", &job(folder, name, &model, &sparsity("align = 16"), ""), "--quiet"]);
         let (odd, even) = (widths(&folder.join(odd)), widths(&folder.join(name)));
         assert!(odd.iter().any(|width| width % 16 != 0), "{name}: {odd:?}");
         assert!(even.iter().all(|width| width % 16 == 0), "{name}: {even:?}");
@@ -163,9 +163,9 @@ fn neurons_are_kept_in_multiples_and_heads_one_by_one() {
             assert_eq!(kept(&folder.join(name), "1.ff"), (352, 512, false));
             assert_eq!(kept(&folder.join(name), "1.attn"), (6, 8, true));
         }
-        // What was written loads, and does what run told of it.
+        // What was written loads, and does what run printed of it.
         let told_error = report.lines().find(|line| line.starts_with("error     final latents ")).unwrap();
-        let compared = told(folder, &["compare", &model, name, "--quiet"]);
+        let compared = printed(folder, &["compare", &model, name, "--quiet"]);
         let (error, _) = told_error["error     ".len()..].split_once(" (").unwrap();
         assert!(compared.contains(&format!("{error} (L2, relative) on 2 prompts")), "{compared}");
     }
@@ -189,7 +189,7 @@ fn a_budget_is_divided_over_the_blocks_and_kept() {
     let folder = dir.path();
     let model = pipeline().display().to_string();
     let sparsity = "pattern = \"structured\"\nbudget = 0.25\n[[sparsity.rules]]\nmatch = \"transformer_blocks.5.*\"\npattern = \"structured\"";
-    let report = told(folder, &["run", &job(folder, "out", &model, sparsity, ""), "--quiet"]);
+    let report = printed(folder, &["run", &job(folder, "out", &model, sparsity, ""), "--quiet"]);
     println!("{report}");
     let record = json_of(&folder.join("out/pruning.json"));
     let [before, after] = [0, 1].map(|i| record["sizes"]["forward_flops"][i].as_f64().unwrap());
@@ -227,7 +227,7 @@ fn shipped_job(packages: u32, workers: u32) -> [Vec<u8>; 2] {
     let workers = workers.to_string();
     let mut args = vec!["run", "deploy/jobs/shapes-sd3-structured.toml", "--quiet", "--workers", &workers];
     args.extend(settings.iter().flat_map(|setting| ["--set", *setting]));
-    told(root, &args);
+    printed(root, &args);
     let mut record = json_of(&out.join("pruning.json"));
     // It differs from run to run.
     record.as_object_mut().unwrap().remove("measured");
@@ -252,7 +252,7 @@ fn a_budget_by_one_package_or_more_gives_the_same_bytes_by_one_worker_and_two() 
 fn the_plan_tells_of_structures() {
     let dir = tempfile::tempdir().unwrap();
     let model = pipeline().display().to_string();
-    let plan = told(dir.path(), &["plan", &job(dir.path(), "out", &model, THIRD, "")]);
+    let plan = printed(dir.path(), &["plan", &job(dir.path(), "out", &model, THIRD, "")]);
     assert!(plan.contains("37.5% of each block's heads and neurons by obs"), "{plan}");
     // Four blocks of four linears, each with a site and the constant.
     assert!(
@@ -260,7 +260,7 @@ fn the_plan_tells_of_structures() {
         "{plan}"
     );
     let budget = "pattern = \"structured\"\nbudget = 0.2";
-    let plan = told(dir.path(), &["plan", &job(dir.path(), "out", &model, budget, "")]);
+    let plan = printed(dir.path(), &["plan", &job(dir.path(), "out", &model, budget, "")]);
     assert!(plan.contains("heads and neurons worth 20% of a forward call by obs"), "{plan}");
     // What each would cost is found out first, on the dense model. The first package to prune goes by the sums of its own survey.
     let (contents, _) = plan.split_once("  Gram work").unwrap();
@@ -307,7 +307,7 @@ fn a_second_attention_loses_heads_of_its_own() {
         let sparsity = format!(
             "method = {method:?}\npattern = \"structured\"\nratio = 0.5\n[[sparsity.rules]]\nmatch = \"*.attn2.*\"\nratio = 0.2"
         );
-        let report = told(folder, &["run", &job(folder, name, "dense", &sparsity, ""), "--quiet"]);
+        let report = printed(folder, &["run", &job(folder, name, "dense", &sparsity, ""), "--quiet"]);
         assert!(report.starts_with("Removed "), "{report}");
         let config = json_of(&folder.join(name).join("transformer/config.json"));
         assert_eq!(config["attention_heads_per_block"], json!([6, 3, 3, 6]));
@@ -323,17 +323,18 @@ fn compare_tells_the_time_of_a_forward_call_beside_its_arithmetic() {
     random_pipeline(&folder.join("dense"), &keys(6, 8, 2, &[]));
     let sparsity = "method = \"l1\"\npattern = \"structured\"\nratio = 0.5\n[[sparsity.rules]]\nmatch = \"*\"\nratio = 0.5\n";
     let job = job(folder, "small", "dense", sparsity, "");
-    told(folder, &["run", &job, "--quiet", "--set", "evaluation.count=0"]);
+    printed(folder, &["run", &job, "--quiet", "--set", "evaluation.count=0"]);
     let prompt = ["--prompt", "a red circle", "--max-sequence-length", "24", "--steps", "1"];
-    let told = told(folder, &[&["compare", "dense", "small", "--speed", "--quiet"], &prompt[..]].concat());
-    let lines: Vec<&str> = told.lines().rev().take(3).collect();
+    let printed =
+        printed(folder, &[&["compare", "dense", "small", "--speed", "--quiet"], &prompt[..]].concat());
+    let lines: Vec<&str> = printed.lines().rev().take(3).collect();
     assert_eq!(lines[2], "forward call with 64 image and 48 text tokens:");
-    assert!(lines[1].starts_with("  dense   ") && lines[0].starts_with("  pruned  "), "{told}");
+    assert!(lines[1].starts_with("  dense   ") && lines[0].starts_with("  pruned  "), "{printed}");
     // Whether it is faster or slower is the machine's.
-    let (time, saved) = lines[0].rsplit_once(", for ").expect(&told);
-    let (_, time) = time.rsplit_once(": ").expect(&told);
-    assert!(time.split_once('%').unwrap().0.parse::<f64>().is_ok(), "{told}");
-    let saved = saved.strip_suffix("% less arithmetic").expect(&told);
+    let (time, saved) = lines[0].rsplit_once(", for ").expect(&printed);
+    let (_, time) = time.rsplit_once(": ").expect(&printed);
+    assert!(time.split_once('%').unwrap().0.parse::<f64>().is_ok(), "{printed}");
+    let saved = saved.strip_suffix("% less arithmetic").expect(&printed);
     // The projections are about half of the arithmetic of so small a model.
-    assert!((20.0..50.0).contains(&saved.parse::<f64>().unwrap()), "{told}");
+    assert!((20.0..50.0).contains(&saved.parse::<f64>().unwrap()), "{printed}");
 }

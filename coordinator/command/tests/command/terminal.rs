@@ -5,7 +5,7 @@ use std::process::Command;
 
 use crate::{asset, job, text};
 
-/// Rows of the terminal: all that is told fits it.
+/// Rows of the terminal: all that is printed fits it.
 const ROWS: u16 = 120;
 /// Settings of a job that takes a few seconds.
 const SHORT: &str = "--set calibration.count=2 --set calibration.steps=2 --set evaluation.count=1";

@@ -101,17 +101,18 @@ fn workers_that_come_and_go_are_lines_and_the_job_is_one_screen_until_its_end() 
     wide.until("worker 1 left ");
     let mut other = worker(folder, &url);
     assert!(other.end().success());
-    let [told, wide_told, narrow_told] = [&mut coordinator, &mut wide, &mut narrow].map(Terminal::end);
+    let [printed, wide_printed, narrow_printed] =
+        [&mut coordinator, &mut wide, &mut narrow].map(Terminal::end);
 
     // The coordinator's own terminal keeps a line of each worker that joined and of the one that was lost.
-    let last = coordinator.screens(&told[..told.find("Pruned 50").unwrap()]).pop().unwrap();
+    let last = coordinator.screens(&printed[..printed.find("Pruned 50").unwrap()]).pop().unwrap();
     let found = |start: &str| last.iter().position(|row| row.starts_with(start));
     let order = ["worker 1 joined", "note: worker 1 left (the connection was lost), ", "worker 2 joined"];
     let places = order.map(|start| found(start).unwrap_or_else(|| panic!("no line {start}: {last:#?}")));
     assert!(places.is_sorted(), "{last:#?}");
 
-    for (terminal, told) in [(&wide, &wide_told), (&narrow, &narrow_told)] {
-        let screens = terminal.screens(told);
+    for (terminal, printed) in [(&wide, &wide_printed), (&narrow, &narrow_printed)] {
+        let screens = terminal.screens(printed);
         let mut live = 0;
         let (last, earlier) = screens.split_last().unwrap();
         for screen in earlier {
@@ -124,12 +125,12 @@ fn workers_that_come_and_go_are_lines_and_the_job_is_one_screen_until_its_end() 
             assert!(screen[row - 1].contains(": "), "{screen:#?}");
             live += usize::from(screen[row + 1..].iter().any(|row| row.starts_with("worker  now")));
         }
-        assert!(live > 3, "{live} screens had a table of workers: {told}");
+        assert!(live > 3, "{live} screens had a table of workers: {printed}");
         // The end stays as it is, in as many rows as it needs.
         let tail: Vec<&str> = last[last.len() - 2..].iter().map(String::as_str).collect();
         assert_eq!(tail[0], "over: done; 2 of 2 packages committed", "{last:#?}");
         assert!(tail[1].starts_with("running for "), "{last:#?}");
     }
     // What is too wide was cut, with a sign that it goes on.
-    assert!(narrow_told.contains('…') && !wide_told.contains('…'), "{narrow_told}");
+    assert!(narrow_printed.contains('…') && !wide_printed.contains('…'), "{narrow_printed}");
 }

@@ -89,16 +89,16 @@ fn the_wheel_brings_the_command_and_a_loader_that_says_what_it_needs() {
             .args(["install", "--quiet", "--no-index"])
             .arg(&wheel),
     );
-    let told = succeed(Command::new(environment.join("bin/obsdiff")).arg("--version"));
-    assert_eq!(told.trim(), format!("obsdiff {}", env!("CARGO_PKG_VERSION")));
+    let printed = succeed(Command::new(environment.join("bin/obsdiff")).arg("--version"));
+    assert_eq!(printed.trim(), format!("obsdiff {}", env!("CARGO_PKG_VERSION")));
 
     let output = python(
         &environment,
         "import importlib.metadata as m, obsdiff\nd = m.metadata('obsdiff')\n\
          print(d['Version'], d['License-Expression'], d['License-File'], 'obsdiff.load(' in d.get_payload())",
     );
-    let told = text(&output.stdout);
-    assert_eq!(told.trim(), format!("{} Apache-2.0 LICENSE True", env!("CARGO_PKG_VERSION")));
+    let printed = text(&output.stdout);
+    assert_eq!(printed.trim(), format!("{} Apache-2.0 LICENSE True", env!("CARGO_PKG_VERSION")));
 
     let load = |path: &Path| format!("import obsdiff\nobsdiff.load({:?})", path.to_str().unwrap());
     let plain = asset("shapes-sd3");
@@ -134,7 +134,7 @@ fn the_source_distribution_has_all_that_the_command_is_compiled_from() {
         for below in ["proto", "coordinator", "worker", "tests/src"] {
             sources(folder, below, &mut found);
         }
-        // What maturin writes anew: of an archive no file stands for another one.
+        // What maturin writes itself: in an archive no file is a link to another one.
         found.retain(|path, _| !path.ends_with("Cargo.toml"));
         found
     };
@@ -147,7 +147,7 @@ fn the_source_distribution_has_all_that_the_command_is_compiled_from() {
         fs::read(checkout.join("Cargo.lock")).unwrap()
     );
 
-    // Cargo takes what maturin asks of it, as far as it can tell without compiling.
+    // Cargo takes what maturin asks of it, as far as it can find out without compiling.
     let features = ["--features", "gloo,cuda", "--manifest-path", "coordinator/command/Cargo.toml"];
     let cargo =
         |args: &[&str]| succeed(Command::new(env!("CARGO")).args(args).args(features).current_dir(&unpacked));
@@ -186,8 +186,8 @@ fn pip_compiles_the_folder_of_the_wheel_and_the_source_distribution() {
         pip.env("CARGO_TARGET_DIR", concat!(env!("CARGO_TARGET_TMPDIR"), "/wheel"));
         pip.envs([("CARGO_PROFILE_RELEASE_OPT_LEVEL", "0"), ("CARGO_PROFILE_RELEASE_DEBUG", "0")]);
         succeed(&mut pip);
-        let told = succeed(Command::new(environment.join("bin/obsdiff")).arg("--version"));
-        assert_eq!(told.trim(), format!("obsdiff {}", env!("CARGO_PKG_VERSION")), "{source:?}");
+        let printed = succeed(Command::new(environment.join("bin/obsdiff")).arg("--version"));
+        assert_eq!(printed.trim(), format!("obsdiff {}", env!("CARGO_PKG_VERSION")), "{source:?}");
         let output = python(
             &environment,
             "import obsdiff.loaders, os\nprint(os.listdir(obsdiff.loaders.__path__[0]))",

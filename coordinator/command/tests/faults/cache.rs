@@ -27,7 +27,7 @@ fn server_and_job() -> (StoreServer, tempfile::TempDir) {
 }
 
 /// The exit code of a command on the folder `cache`, and what it prints and says.
-fn told(server: &StoreServer, folder: &Path, args: &[&str]) -> (Option<i32>, String, String) {
+fn outcome(server: &StoreServer, folder: &Path, args: &[&str]) -> (Option<i32>, String, String) {
     let mut process = server.start(folder, &[args, &["--quiet", "--cache", "cache"]].concat());
     let mut printed = String::new();
     while let Some(line) = process.line(|_| true) {
@@ -41,7 +41,7 @@ fn told(server: &StoreServer, folder: &Path, args: &[&str]) -> (Option<i32>, Str
 #[test]
 fn a_model_that_a_job_reads_stays_and_goes_once_the_job_is_killed() {
     let (server, folder) = server_and_job();
-    let cache = |args: &[&str]| told(&server, folder.path(), &[&["cache"], args].concat());
+    let cache = |args: &[&str]| outcome(&server, folder.path(), &[&["cache"], args].concat());
     let json = || -> serde_json::Value { serde_json::from_str(&cache(&["--json"]).1).unwrap() };
     assert_eq!(cache(&[]), (Some(0), "0 B in cache: 0 models\n".to_owned(), String::new()));
     // It is cut off while it downloads.
@@ -68,7 +68,7 @@ fn a_model_that_a_job_reads_stays_and_goes_once_the_job_is_killed() {
         (&0.into(), &false.into())
     );
     // The next job downloads what is missing, and its model goes when it has ended.
-    let (code, _, said) = told(&server, folder.path(), &["run", "job.toml"]);
+    let (code, _, said) = outcome(&server, folder.path(), &["run", "job.toml"]);
     assert_eq!(code, Some(0), "{said}");
     let (code, printed, said) = cache(&["--remove", &format!("{URL}/")]);
     assert_eq!(code, Some(0), "{said}");
@@ -95,34 +95,34 @@ fn a_command_that_reads_a_model_keeps_it_until_it_ends() {
         assert!(names.filter(|name| name.ends_with("vae/config.json")).count() == models, "{models} models");
     };
     weights(1);
-    assert_eq!(told(&server, folder.path(), &["cache", "--remove", URL]).0, Some(3));
+    assert_eq!(outcome(&server, folder.path(), &["cache", "--remove", URL]).0, Some(3));
     weights(1);
     server.server().pass_all();
     reads.kill();
-    assert_eq!(told(&server, folder.path(), &["cache", "--remove", URL]).0, Some(0));
+    assert_eq!(outcome(&server, folder.path(), &["cache", "--remove", URL]).0, Some(0));
     weights(0);
 }
 
 #[test]
 fn what_the_store_replaces_can_be_removed_and_a_foreign_file_is_told() {
     let (server, folder) = server_and_job();
-    assert_eq!(told(&server, folder.path(), &["inspect", URL]).0, Some(0));
+    assert_eq!(outcome(&server, folder.path(), &["inspect", URL]).0, Some(0));
     let config = server.folder.path().join("bucket/models/small/transformer/config.json");
     let words = fs::read_to_string(&config).unwrap();
     fs::write(&config, format!("{words}\n")).unwrap();
-    assert_eq!(told(&server, folder.path(), &["inspect", URL]).0, Some(0));
+    assert_eq!(outcome(&server, folder.path(), &["inspect", URL]).0, Some(0));
     fs::write(folder.path().join("cache/notes.txt"), "mine").unwrap();
-    let (code, printed, _) = told(&server, folder.path(), &["cache"]);
+    let (code, printed, _) = outcome(&server, folder.path(), &["cache"]);
     assert!(code == Some(0) && printed.contains(" replaced\n"), "{printed}");
     assert!(printed.contains("not obsdiff's, and left alone: cache/notes.txt"), "{printed}");
     assert!(printed.lines().all(|line| line.chars().count() <= 80), "{printed}");
-    let (code, printed, _) = told(&server, folder.path(), &["cache", "--replaced"]);
+    let (code, printed, _) = outcome(&server, folder.path(), &["cache", "--replaced"]);
     assert!(
         code == Some(0) && printed.starts_with("removed ") && !printed.contains(" replaced"),
         "{printed}"
     );
     server.server().read("");
-    assert_eq!(told(&server, folder.path(), &["inspect", URL]).0, Some(0));
+    assert_eq!(outcome(&server, folder.path(), &["inspect", URL]).0, Some(0));
     assert!(server.server().read("models/").is_empty(), "what is left is downloaded again");
     assert_eq!(fs::read_to_string(folder.path().join("cache/notes.txt")).unwrap(), "mine");
 }
@@ -139,7 +139,7 @@ fn an_index_is_copied_with_its_absent_components_and_pickled_weights_are_told_on
     for name in ["vae/diffusion_pytorch_model.bin", "text_encoder/model.fp16.safetensors"] {
         fs::write(place.join(name), "x").unwrap();
     }
-    let (code, _, said) = told(&server, folder.path(), &["run", "job.toml"]);
+    let (code, _, said) = outcome(&server, folder.path(), &["run", "job.toml"]);
     assert_eq!(code, Some(0), "{said}");
     let says = "note: the output has no copy of pickled weights and variants of s3://bucket/models/small, which are never \
                 read: text_encoder/model.fp16.safetensors and 1 more\n";

@@ -16,7 +16,7 @@ pub(crate) struct TestCluster<'a> {
     pub(crate) network: Network,
     pub(crate) coordinator: Process,
     pub(crate) url: String,
-    /// What is told of the job.
+    /// What is reported of the job.
     pub(crate) watch: Process,
 }
 

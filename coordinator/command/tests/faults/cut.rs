@@ -1,4 +1,4 @@
-//! Hosts that are cut off: nothing gets to them or comes from them, nobody is told, and later they are back.
+//! Hosts that are cut off: nothing gets to them or comes from them, without any notice, and later they are back.
 
 use std::path::Path;
 

@@ -56,7 +56,7 @@ impl Setting {
         Process::spawn(self.host.command(self.folder(), env!("CARGO_BIN_EXE_obsdiff")).args(args))
     }
 
-    /// A coordinator, a worker of it, and what is told.
+    /// A coordinator, a worker of it, and what is reported.
     fn job(&self) -> (Process, Process, Process) {
         let mut coordinator = self.start(&["coordinator", "job.toml", "--quiet", "--listen", "127.0.0.1:0"]);
         let line = coordinator.line(|line| line.starts_with("listening on "));

@@ -131,7 +131,7 @@ impl Network {
         format!("10.0.0.{}", index + 1)
     }
 
-    /// Nothing gets to this host or comes from it any more; nobody is told.
+    /// Nothing gets to this host or comes from it any more, without any notice.
     pub(crate) fn cut(&self, index: usize) {
         self.switch.run(&format!("ip link set port{index} down"));
     }

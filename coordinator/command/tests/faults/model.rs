@@ -1,4 +1,4 @@
-//! Models in an object store: jobs that read one give what they give of a folder, and what a store does wrong is told.
+//! Models in an object store: jobs that read one give what they give of a folder, and what a store does wrong is reported.
 
 use std::collections::BTreeSet;
 use std::fs;

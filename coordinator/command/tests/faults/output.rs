@@ -15,7 +15,7 @@ use crate::store::StoreServer;
 
 const RUN: &[&str] = &["run", "job.toml", "--quiet"];
 
-/// Files that tell of a run: they name the output, or what was measured.
+/// Files that describe a run: they name the output, or what was measured.
 const TELLING: [&str; 3] = ["pruning.json", "report.html", "README.md"];
 
 /// Files by their paths in a folder, with their content.
@@ -107,9 +107,9 @@ fn a_cluster_writes_to_the_store_what_one_process_writes_into_a_directory() {
     let url = until_listening(&mut coordinator);
     let worker = ["worker", "--coordinator", &url, "--quiet"];
     let mut workers = [(); 2].map(|()| server.start(away.path(), &worker));
-    let told =
-        coordinator.line(|line| line.contains("from_pretrained(")).expect("nothing tells how to load it");
-    assert!(told.contains("from_pretrained(\"out\")"), "{told}");
+    let printed =
+        coordinator.line(|line| line.contains("from_pretrained(")).expect("nothing says how to load it");
+    assert!(printed.contains("from_pretrained(\"out\")"), "{printed}");
     let (code, said) = coordinator.verdict();
     assert_eq!(code, Some(0), "{said}");
     for worker in &mut workers {
@@ -178,7 +178,7 @@ fn a_writer_that_is_killed_at_any_object_is_followed_by_one_that_writes_the_same
     until_held(&solved, &mut killed);
     killed.kill();
     assert!(solved.objects("some/out").is_empty());
-    // After the marker, some files, all but two, all but the index that completes it, all of them, and a document that tells what was
+    // After the marker, some files, all but two, all but the index that completes it, all of them, and a document that says what was
     // measured.
     for passing in [1, changes / 2, changes - 3, changes - 2, changes - 1, changes] {
         let server = StoreServer::new();

@@ -1,4 +1,4 @@
-//! Faults of all sorts, by a seed: which ones, upon whom, and when. No more of them than the budget allows.
+//! Faults of all sorts, by a seed: which ones, on which host, and when. No more of them than the budget allows.
 
 use std::path::Path;
 
@@ -61,7 +61,7 @@ impl<'a> Run<'a> {
         Self { cluster, prng: Prng::new(seed), workers }
     }
 
-    /// Waits for so many more lines of what is told. False when the job is over.
+    /// Waits for so many more lines of what is reported. False when the job is over.
     fn pass(&mut self, lines: u64) -> bool {
         (0..lines).all(|_| self.cluster.watch.line(|_| true).is_some_and(|line| !line.starts_with("over: ")))
     }

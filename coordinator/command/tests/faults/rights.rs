@@ -79,7 +79,7 @@ fn a_worker_that_loses_a_right_says_what_it_waits_for_and_goes_on_when_it_is_bac
     server.server().pass("some/state/parts/", 0, Later::Denied);
     let says = "may not be written with these credentials: ";
     let line = watch.line(|line| line.contains(" failed 1 time: ") && line.contains(says));
-    let line = line.expect("nobody is told");
+    let line = line.expect("nothing is reported");
     assert!(line.contains("s3://bucket/some/state: parts/") && line.contains("s3:PutObject"), "{line}");
     server.server().pass_all();
     let (code, said) = coordinator.verdict();

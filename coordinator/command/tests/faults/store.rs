@@ -58,7 +58,7 @@ impl StoreServer {
         Process::spawn(command.args(args).envs(options).current_dir(folder))
     }
 
-    /// A coordinator, a worker of it, and what is told.
+    /// A coordinator, a worker of it, and what is reported.
     pub(crate) fn job(&self, folder: &Path) -> (Process, Process, Process) {
         let args = ["coordinator", "job.toml", "--quiet", "--listen", "127.0.0.1:0"];
         let mut coordinator = self.start(folder, &args);

@@ -187,7 +187,7 @@ fn every_part_of_the_page_is_reached_and_used_without_a_pointer() {
     let state = "[document.activeElement.id, document.getElementById('workers').scrollTop > 0]";
     assert_eq!(browser.value(state), json!(["workers", true]));
 
-    // The arrow keys tell of each shard what a pointer sees as its title.
+    // The arrow keys show of each shard what a pointer sees as its title.
     let reached = |browser: &mut Browser| {
         let words = browser.value("document.getElementById('shards-reached').textContent");
         let marked = "[...document.querySelectorAll('#shards-cells .reached')].map((cell) => cell.title)";

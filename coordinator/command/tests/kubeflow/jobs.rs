@@ -1,4 +1,4 @@
-//! Jobs whose processes are told of the server.
+//! Jobs whose processes know the server.
 
 use std::process::Command;
 

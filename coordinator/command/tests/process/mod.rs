@@ -159,7 +159,7 @@ pub fn undisturbed(steps: u32) -> [Vec<u8>; 2] {
     RESULTS.lock().unwrap().entry(steps).or_insert_with(make).clone()
 }
 
-/// A coordinator, and what it tells from its start on: of what happens before somebody watches, nobody hears.
+/// A coordinator, and what it reports from its start on: what happens before somebody watches is not reported.
 pub struct Coordinator {
     pub process: Process,
     pub url: String,
@@ -173,7 +173,7 @@ impl Coordinator {
         let line = process.line(|line| line.contains("listening on ")).expect("it does not listen");
         let url = format!("http://{}", line.strip_prefix("listening on ").unwrap());
         let mut watch = Process::start(folder, &["status", &url, "--watch"]);
-        assert!(watch.line(|_| true).is_some(), "nothing is told");
+        assert!(watch.line(|_| true).is_some(), "nothing is printed");
         Self { process, url, watch }
     }
 
@@ -246,7 +246,7 @@ pub fn assert_same_but_for_the_state(folder: &Path) {
 /// is well below the minutes after which a collective or a store would be given up, so that those are not what is seen.
 pub const MISSED: f64 = 60.0;
 
-/// Seconds for which nothing had been heard of a worker, and shards that are run again, as they are told of one that left.
+/// Seconds for which a worker that left had sent nothing, and shards that are run again, as they are printed.
 pub fn told_of_leaving(line: &str) -> (f64, usize) {
     let number = |before: &str, after: &str| {
         let (_, rest) = line.split_once(before)?;

@@ -66,9 +66,9 @@ fn the_first_command_prunes_the_shipped_pipeline() {
         .output()
         .unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let told = String::from_utf8(output.stdout).unwrap();
-    assert!(told.contains("(L2, relative) on 2 held-out prompts"), "{told}");
-    assert!(told.contains(&format!("written   {} (see report.html there)\n", out.display())), "{told}");
+    let printed = String::from_utf8(output.stdout).unwrap();
+    assert!(printed.contains("(L2, relative) on 2 held-out prompts"), "{printed}");
+    assert!(printed.contains(&format!("written   {} (see report.html there)\n", out.display())), "{printed}");
     assert!(out.join("model_index.json").is_file() && out.join("pruning.json").is_file());
 }
 

@@ -1,4 +1,4 @@
-//! Buffers of a run are used again, and not taken from the system anew in every forward call.
+//! Buffers of a run are used again, and not taken from the system again in every forward call.
 
 use std::process::Command;
 

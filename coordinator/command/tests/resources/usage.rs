@@ -1,4 +1,4 @@
-//! What a process took, as the kernel tells its parent.
+//! What a process took, as the kernel reports it to its parent.
 #![allow(unsafe_code)]
 
 use std::fs::{self, File};
@@ -25,7 +25,7 @@ pub(crate) struct Usage {
 }
 
 /// Runs a command that must succeed: what it printed, and what it took.
-#[expect(clippy::zombie_processes, reason = "`wait` waits for it, and is told what it took as well")]
+#[expect(clippy::zombie_processes, reason = "`wait` waits for it, and gets what it took as well")]
 pub(crate) fn run(command: &mut Command) -> (String, Usage) {
     // Files, as nobody reads a pipe meanwhile.
     let [mut stdout, mut stderr] = [tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap()];

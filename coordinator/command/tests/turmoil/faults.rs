@@ -11,7 +11,7 @@ use crate::hosts::COORDINATOR;
 pub(crate) enum InjectedFault {
     /// The host's process is killed; another starts after a while.
     Crash { host: String, again: u64 },
-    /// Nothing gets through between two hosts, and nobody is told.
+    /// Nothing gets through between two hosts, without any notice.
     Partition { a: String, b: String, length: u64 },
     /// Nothing gets through from one host to another.
     OneWay { from: String, to: String, length: u64 },

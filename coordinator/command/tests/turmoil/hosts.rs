@@ -40,7 +40,7 @@ pub(crate) const COORDINATOR: &str = "coordinator";
 pub(crate) const WATCHER: &str = "watcher";
 const PORT: u16 = 7070;
 
-/// How long workers are told that the job is over.
+/// How long workers that connect are dismissed because the job is over.
 pub(crate) const LINGER: Duration = Duration::from_secs(4);
 
 /// How patient workers are with each other: less than users', to the benefit of the simulation's length.
@@ -104,8 +104,8 @@ pub(crate) async fn coordinate(stage: Stage) -> turmoil::Result {
     let start = Instant::now();
     let clock: Clock = Arc::new(move || start.elapsed());
     let records = Box::new(SlowRecords { store: stage.store.clone(), rng: Mutex::new(rng) });
-    let (told, _) = broadcast::channel(16);
-    let shown = Box::new(Shown { trace: stage.trace.clone(), phase: None, told: told.clone() });
+    let (events, _) = broadcast::channel(16);
+    let shown = Box::new(Shown { trace: stage.trace.clone(), phase: None, events: events.clone() });
     let (mut driver, handle) = Driver::new(job, records, clock.clone(), shown)?;
     let served = ServedJob {
         handle: handle.clone(),
@@ -115,7 +115,7 @@ pub(crate) async fn coordinate(stage: Stage) -> turmoil::Result {
         clock,
         outlook: tokio::sync::watch::channel(Outlook::default()).1,
         workers_announce: false,
-        events: told,
+        events,
         metrics: Arc::new(Metrics::new()?),
     };
     let port = insecure().port(([0, 0, 0, 0], PORT).into())?;
@@ -139,18 +139,18 @@ pub(crate) async fn coordinate(stage: Stage) -> turmoil::Result {
     Ok(())
 }
 
-/// Writes down what the coordinator tells, and checks what always holds.
+/// Writes down what the coordinator reports, and checks what always holds.
 struct Shown {
     trace: Trace,
     phase: Option<Phase>,
-    told: broadcast::Sender<String>,
+    events: broadcast::Sender<String>,
 }
 
 impl Observer for Shown {
     fn event(&mut self, event: &Event) {
         self.trace.here(COORDINATOR, event);
         // Nobody may be watching.
-        let _ = self.told.send(event.to_string());
+        let _ = self.events.send(event.to_string());
     }
 
     fn step(&mut self, core: &Core) {

@@ -92,7 +92,7 @@ impl Shape {
         Options { split_above: self.split.then_some(4 * 4 * (4 + 4)), ..Options::default() }
     }
 
-    /// What workers are told.
+    /// What workers get.
     pub(crate) fn briefing(&self) -> Briefing {
         let spec = serde_json::json!({
             "model": { "path": "pipeline" },
@@ -196,7 +196,7 @@ impl Records for SlowRecords {
             saved.committed = saved.committed.max(manifest.package.0 + 1);
             saved.exponents.get_or_insert_with(|| manifest.exponents.clone());
         }
-        // What is durable by now may still be told as a failure.
+        // What is durable by now may still be reported as a failure.
         self.wait().await;
         self.store.check().and(before)
     }

@@ -88,7 +88,7 @@ pub(crate) fn run(plot: &Plot) -> Ended {
     while world.sim.elapsed() < end {
         world.play();
         if end == LIMIT && world.stage.outcome.lock().unwrap().is_some() {
-            // For those who are told.
+            // For those that are notified.
             end = world.sim.elapsed() + LINGER;
         }
     }
