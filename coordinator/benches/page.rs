@@ -121,7 +121,7 @@ impl BusyJob {
         let event = |i| PastEvent {
             at: Duration::from_secs(number + i),
             fault: false,
-            told: format!("group {i} is connected and sums its Grams"),
+            words: format!("group {i} is connected and sums its Grams"),
         };
         let details = JobDetails {
             shard_grid,

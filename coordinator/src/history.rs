@@ -87,7 +87,7 @@ impl History {
 
     /// Takes in what happened.
     pub(crate) fn event(&mut self, now: Duration, event: &Event) {
-        let past = PastEvent { at: now, fault: event.is_fault(), told: event.to_string() };
+        let past = PastEvent { at: now, fault: event.is_fault(), words: event.to_string() };
         match event {
             Event::Joined { worker, .. } | Event::Preparing { worker } => {
                 let unknown = WorkerMemory { worker: *worker, peak: None, planned: None, gpu: None };

@@ -55,7 +55,7 @@ fn report() -> JobReport {
         workers: vec![worker],
         ending: None,
     };
-    let event = PastEvent { at: Duration::ZERO, fault: false, told: HOSTILE.to_owned() };
+    let event = PastEvent { at: Duration::ZERO, fault: false, words: HOSTILE.to_owned() };
     JobReport {
         release: "0".to_owned(),
         model: HOSTILE.to_owned(),

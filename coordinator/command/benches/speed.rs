@@ -34,8 +34,8 @@ fn main() {
     let prompt =
         ["--prompt", "a red circle", "--max-sequence-length", "24", "--steps", "1", "--guidance", "1"];
     let size = ["--height", "128", "--width", "128"];
-    let told =
+    let printed =
         obsdiff(folder, &[&["compare", "dense", "small", "--speed", "--quiet"], &prompt[..], &size].concat());
-    told.lines().rev().take(2).collect::<Vec<_>>().into_iter().rev().for_each(|line| println!("{line}"));
+    printed.lines().rev().take(2).collect::<Vec<_>>().into_iter().rev().for_each(|line| println!("{line}"));
     println!("(at least 0.8 of it)");
 }

@@ -77,9 +77,9 @@ fn taken(folder: &Path, workers: usize) -> Vec<Times> {
     let output = coordinator.wait_with_output().unwrap();
     assert!(output.status.success());
     fs::remove_dir_all(folder.join("out")).unwrap();
-    let told = String::from_utf8(output.stderr).unwrap();
+    let printed = String::from_utf8(output.stderr).unwrap();
     let of = |phase: &str| -> Vec<f64> {
-        let lines = told.lines().filter(|line| line.starts_with("package ") && line.contains(phase));
+        let lines = printed.lines().filter(|line| line.starts_with("package ") && line.contains(phase));
         lines.map(|line| durations(line)[0]).collect()
     };
     of(": calibrate: ")

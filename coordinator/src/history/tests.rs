@@ -65,7 +65,7 @@ fn a_course_counts_workers_groups_and_faults_until_the_job_is_over() {
     // A worker that drained left, too, but nothing was wrong.
     let faults: Vec<_> = course.faults.iter().map(|fault| (fault.at, fault.fault)).collect();
     assert_eq!(faults, [(at(9), true), (at(10), false)]);
-    assert!(course.faults[0].told.starts_with("worker 2 left (gone)"), "{:?}", course.faults);
+    assert!(course.faults[0].words.starts_with("worker 2 left (gone)"), "{:?}", course.faults);
 }
 
 #[test]
@@ -105,7 +105,7 @@ fn lists_are_bounded_and_keep_what_came_last_but_of_faults_what_came_first() {
     assert_eq!(history.course().faults[199].at, at(199));
     assert_eq!((history.workers_left.len(), history.events.len()), (LEFT, EVENTS));
     let last = history.events.back().unwrap();
-    assert!(last.fault && last.at == at(999) && last.told.starts_with("worker 999 left (gone)"), "{last:?}");
+    assert!(last.fault && last.at == at(999) && last.words.starts_with("worker 999 left (gone)"), "{last:?}");
     history.event(at(1000), &Event::Ready { worker: WorkerId(3) });
     assert!(!history.events.back().unwrap().fault);
 }

@@ -291,13 +291,13 @@ const blocks = () => {
 let newest = "";
 const events = () => {
   const list = byId("events");
-  const keyed = job.events.map((event, i) => ({ ...event, key: `${event.at_seconds} ${event.told}`, i }));
+  const keyed = job.events.map((event, i) => ({ ...event, key: `${event.at_seconds} ${event.words}`, i }));
   const known = keyed.findLastIndex((event) => event.key === newest);
   for (const event of keyed.slice(known + 1)) {
     const entry = element("li");
     const time = element("time", clockTime(event.at_seconds).toLocaleTimeString());
     time.dateTime = clockTime(event.at_seconds).toISOString();
-    entry.append(time, element("span", event.fault ? `Fault: ${event.told}` : event.told, event.fault ? "fault-words" : ""));
+    entry.append(time, element("span", event.fault ? `Fault: ${event.words}` : event.words, event.fault ? "fault-words" : ""));
     list.prepend(entry);
     newest = event.key;
   }

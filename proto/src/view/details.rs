@@ -168,7 +168,7 @@ pub struct PastEvent {
     /// Whether something went wrong.
     pub fault: bool,
     /// What, in words.
-    pub told: String,
+    pub words: String,
 }
 
 #[cfg(test)]

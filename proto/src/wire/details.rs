@@ -74,4 +74,4 @@ message! {
 
 message! { WorkerLeft = v1::job::WorkerLeft { worker, why: WORDS; renamed at = at_millis: Millis } }
 
-message! { PastEvent = v1::job::PastEvent { fault, told: WORDS; renamed at = at_millis: Millis } }
+message! { PastEvent = v1::job::PastEvent { fault, words: WORDS; renamed at = at_millis: Millis } }

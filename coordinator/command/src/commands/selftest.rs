@@ -1,4 +1,4 @@
-//! `obsdiff selftest`: holds a device to the processor, and tells how fast it is.
+//! `obsdiff selftest`: compares a device with the processor, and prints how fast it is.
 
 mod collective;
 mod forward;
@@ -32,7 +32,7 @@ pub(super) fn selftest(args: &SelftestArgs, context: &mut CommandContext<'_>) ->
     let mut checks = forward::checks(&bench)?;
     checks.extend(grams::checks(&bench)?);
     checks.extend(solving::checks(&bench)?);
-    // What it lacks is told behind what the device itself can do.
+    // What it lacks is printed behind what the device itself can do.
     let (summed, problem) = match collective::check(args.device, &bench) {
         Ok(check) => (Some(check), None),
         Err(error) => (None, Some(error)),

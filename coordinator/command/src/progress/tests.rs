@@ -16,18 +16,18 @@ impl Write for Captured {
     }
 }
 
-/// What is told, with a clock that goes on by `tick(seconds)` alone.
-fn told(run: impl FnOnce(&Progress, &dyn Fn(u64))) -> String {
-    let (told, seconds) = (Captured::default(), Arc::new(AtomicU64::new(7)));
+/// What is printed, with a clock that goes on by `tick(seconds)` alone.
+fn printed(run: impl FnOnce(&Progress, &dyn Fn(u64))) -> String {
+    let (printed, seconds) = (Captured::default(), Arc::new(AtomicU64::new(7)));
     let read = Arc::clone(&seconds);
     let clock: Clock = Arc::new(move || Duration::from_secs(read.load(Ordering::Relaxed)));
-    run(&Progress::lines(told.clone(), clock), &|s| _ = seconds.fetch_add(s, Ordering::Relaxed));
-    String::from_utf8(told.0.lock().unwrap().clone()).unwrap()
+    run(&Progress::lines(printed.clone(), clock), &|s| _ = seconds.fetch_add(s, Ordering::Relaxed));
+    String::from_utf8(printed.0.lock().unwrap().clone()).unwrap()
 }
 
 #[test]
 fn elsewhere_than_on_a_terminal_a_package_and_a_phase_are_a_line_each() {
-    let text = told(|progress, tick| {
+    let text = printed(|progress, tick| {
         let phase = progress.phase("encode", "prompts", 3);
         phase.advance(3);
         tick(2);
@@ -60,7 +60,7 @@ fn elsewhere_than_on_a_terminal_a_package_and_a_phase_are_a_line_each() {
 
 #[test]
 fn a_long_phase_is_told_every_half_minute() {
-    let text = told(|progress, tick| {
+    let text = printed(|progress, tick| {
         let phase = progress.phase("calibrate", "prompt steps", 100);
         for _ in 0..100 {
             tick(2);
@@ -74,20 +74,20 @@ fn a_long_phase_is_told_every_half_minute() {
 
 #[test]
 fn a_step_that_takes_long_does_not_keep_a_phase_silent() {
-    let text = told(|progress, tick| {
+    let text = printed(|progress, tick| {
         let phase = progress.phase("solve", "linears", 3);
         for _ in 0..7 {
             tick(10);
             phase.tell_if_due();
         }
     });
-    // Where nothing is done, nothing tells how long it takes.
+    // Where nothing is done, nothing says how long it takes.
     assert_eq!(text, "solve: 0 of 3 linears\nsolve: 0 of 3 linears\n");
 }
 
 #[test]
 fn the_time_left_is_that_of_all_packages() {
-    let text = told(|progress, tick| {
+    let text = printed(|progress, tick| {
         progress.expect_work(vec![PackageWork { calibrate: 4.0, solve: 1.0 }; 2]);
         progress.package(1, 2, "24 linears");
         let phase = progress.work(WorkKind::Calibrate, "calibrate", "prompt steps", 100);
@@ -105,5 +105,5 @@ fn the_time_left_is_that_of_all_packages() {
 
 #[test]
 fn a_phase_that_fails_is_not_told_as_done() {
-    assert_eq!(told(|progress, _| drop(progress.phase("solve", "linears", 9))), "");
+    assert_eq!(printed(|progress, _| drop(progress.phase("solve", "linears", 9))), "");
 }

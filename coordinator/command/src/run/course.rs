@@ -47,7 +47,8 @@ fn folder_bytes(folder: &Path) -> Option<u64> {
 
 /// The same where the bytes of the Grams of each package are known.
 fn recorded_with(course: &MeasuredCourse, gram_bytes: &[u64]) -> JobCourse {
-    let fault = |fault: &PastEvent| FaultRecord { seconds: fault.at.as_secs_f64(), what: fault.told.clone() };
+    let fault =
+        |fault: &PastEvent| FaultRecord { seconds: fault.at.as_secs_f64(), what: fault.words.clone() };
     JobCourse {
         most_workers: course.most_workers,
         workers_lost: course.workers_lost,
@@ -133,7 +134,7 @@ mod tests {
             faults: vec![PastEvent {
                 at: Duration::from_secs(9),
                 fault: true,
-                told: "worker 2 left".to_owned(),
+                words: "worker 2 left".to_owned(),
             }],
             further_faults: 4,
         };

@@ -41,7 +41,7 @@ fn report() -> JobReport {
         request: JobRequest { pattern: text("unstructured"), sparsity: text("50%"), ..JobRequest::default() },
         view,
         details: JobDetails {
-            events: vec![PastEvent { at: Duration::from_secs(3), fault: true, told: text("worker 6 left") }],
+            events: vec![PastEvent { at: Duration::from_secs(3), fault: true, words: text("worker 6 left") }],
             ..JobDetails::default()
         },
     }
@@ -82,7 +82,7 @@ fn a_report_as_json_has_the_same_figures() {
     assert_eq!((workers.len(), &workers[0]), (4, &first));
     assert_eq!(workers[1]["shard_seconds"], serde_json::Value::Null);
     assert_eq!((&json["job"]["sparsity"], &json["surveys"]), (&"50%".into(), &0.into()));
-    let event = serde_json::json!({ "at_seconds": 3.0, "fault": true, "told": "worker 6 left" });
+    let event = serde_json::json!({ "at_seconds": 3.0, "fault": true, "words": "worker 6 left" });
     assert_eq!(json["events"], serde_json::json!([event]));
     let grid = serde_json::json!({ "group_size": 0, "running": [], "done": [] });
     assert_eq!((&json["shard_grid"], &json["timeline"]), (&grid, &serde_json::json!([])));

@@ -47,7 +47,7 @@ fn busy() -> JobReport {
     let event = |at| PastEvent {
         at: Duration::from_secs(at),
         fault: at % 7 == 3,
-        told: format!("worker {at} is ready"),
+        words: format!("worker {at} is ready"),
     };
     let block = |i: u64| BlockFigures {
         name: format!("transformer_blocks.{i}"),

@@ -26,7 +26,8 @@ pub(super) fn details() -> impl Strategy<Value = JobDetails> {
         |(package, phase, took, since)| PhaseTime { package: package.map(PackageId), phase, took, since },
     );
     let left = (worker(), time(), words()).prop_map(|(worker, at, why)| WorkerLeft { worker, at, why });
-    let event = (time(), any::<bool>(), words()).prop_map(|(at, fault, told)| PastEvent { at, fault, told });
+    let event =
+        (time(), any::<bool>(), words()).prop_map(|(at, fault, words)| PastEvent { at, fault, words });
     let block = (words(), any::<[u64; 2]>(), option::of(-1e9..1e9))
         .prop_map(|(name, [weights, zeros], mean_error)| BlockFigures { name, weights, zeros, mean_error });
     let memory = (worker(), option::of(any::<u64>()), option::of(any::<u64>()), option::of(gpu_memory()))

@@ -16,7 +16,7 @@ fn linear(name: String, zeros: u64, error: f64, structured: bool) -> Value {
         "gram_trace": 1.0, "unrefined_error": null, "relative_error": error, "cost": error.map(|e| 0.01 / e)})
 }
 
-/// A job with everything that a summary can tell, on so many blocks.
+/// A job with everything that a summary can show, on so many blocks.
 fn summary(lists: &[List<'_>], structured: bool) -> Summary {
     let blocks: Vec<String> =
         lists.iter().flat_map(|(list, count)| (0..*count).map(move |i| format!("{list}.{i}"))).collect();
