@@ -1,8 +1,8 @@
 //! Makes a pipeline whose transformer has the sizes of a published one and random weights, in bf16 shards.
 //!
 //! `random_pipeline PUBLISHED SHIPPED FOLDER [KEY=NUMBER]...`: PUBLISHED is a folder with the transformer's `config.json`, of which keys
-//! may be set to other values; SHIPPED is a small pipeline of the same architecture. The other components are SHIPPED's. Its text encoders get
-//! random weights and the widths that the transformer asks for.
+//! may be set to other values; SHIPPED is a small pipeline of the same architecture. The other components are SHIPPED's. Its text
+//! encoders get random weights and the widths that the transformer asks for.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File};

@@ -135,7 +135,7 @@ impl GivenJob {
             return Err(SessionError::OtherJob);
         }
         if let Some(taker) = self.taker.take() {
-            // Who does not wait for it needs no job.
+            // The receiver is gone where nobody waits for the job.
             let _ = taker.send(briefing.clone());
         }
         Ok(())

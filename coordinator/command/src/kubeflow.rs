@@ -1,8 +1,8 @@
 //! The progress of a job in the status of its Kubeflow TrainJob.
 //!
 //! Kubeflow Trainer (2.2 and later, feature gate `TrainJobStatus`) names a server of its own to the pods of a TrainJob's trainer step, by
-//! variables `KUBEFLOW_TRAINER_SERVER_...`. It takes the progress by HTTPS. Whatever goes wrong with it never touches the job: it is reported once,
-//! and not again until it has worked in between.
+//! variables `KUBEFLOW_TRAINER_SERVER_...`. It takes the progress by HTTPS. Whatever goes wrong with it never touches the job: it is
+//! reported once, and not again until it has worked in between.
 
 use std::ffi::OsString;
 use std::path::PathBuf;

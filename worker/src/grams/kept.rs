@@ -45,7 +45,7 @@ impl KeptGrams {
         let store = self.store.name();
         let kept = self.index.of(site).ok_or_else(|| {
             PartStoreError::Damaged(format!(
-                "{store} holds no Gram of site {site}: run the job that keeps its Grams again"
+                "{store} holds no Gram of site {site}: run again the job that kept these Grams"
             ))
         })?;
         let receipt = kept.receipt(self.prompts).ok_or_else(|| {

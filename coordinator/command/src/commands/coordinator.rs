@@ -103,7 +103,7 @@ pub(super) fn with_workers(
     match done {
         Ok(driven) => {
             progress.written(&job.spec.output.path);
-            let summary = described(&output, (job, &inputs), driven, context);
+            let summary = summary_of(&output, (job, &inputs), driven, context);
             state.remove(&context.disk);
             Ok(summary)
         }
@@ -125,7 +125,7 @@ fn post_if_written(job: &JobFile, context: &CommandContext<'_>) {
 
 /// Ends as a run on one machine does, where the output can be seen from here. If this process has `driven` the job, its record says how
 /// that went, and its last metrics are put beside it.
-fn described(
+fn summary_of(
     output: &JobOutput,
     (job, inputs): (&JobFile, &Inputs),
     driven: Option<(JobCourse, String)>,

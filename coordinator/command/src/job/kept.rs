@@ -25,7 +25,7 @@ const DECIDED: [&str; 7] = [
     "evaluation.column",
 ];
 
-/// Keys of `[sparsity]` that mean something for some patterns only: where the pattern is set again, those of the earlier job's go.
+/// Keys of `[sparsity]` that mean something for some patterns only: where another pattern is set, those of the earlier job's go.
 const OF_PATTERN: [&str; 8] =
     ["ratio", "allocation", "min_ratio", "max_ratio", "dense", "budget", "head_score", "fold_bias"];
 

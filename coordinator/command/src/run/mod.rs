@@ -249,8 +249,8 @@ fn prune(
         peak_memory_bytes: peak_resident().map(|peak| peak.0),
         course: Some(recorded(&course, job, &inputs.described, &inputs.plan)),
     });
-    let described = documents.of(&record, pictures);
-    output.replace(&record, &described, disk)?;
+    let files = documents.of(&record, pictures);
+    output.replace(&record, &files, disk)?;
     Ok((record, report))
 }
 

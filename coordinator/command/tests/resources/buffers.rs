@@ -1,4 +1,4 @@
-//! Buffers of a run are used again, and not taken from the system again in every forward call.
+//! Forward calls use the buffers of the call before, and take no new ones from the system.
 
 use std::process::Command;
 

@@ -78,8 +78,8 @@ impl SurveyWork {
 }
 
 impl Workload {
-    /// The workload that a specification asks for; no calibration where the method needs none, or goes by kept Grams. `forward` is what one forward
-    /// call on one picture takes.
+    /// The workload that a specification asks for; no calibration where the method needs none, or goes by kept Grams. `forward` is what
+    /// one forward call on one picture takes.
     pub fn new(spec: &JobSpec, tokens: Tokens, forward: ForwardFlops) -> Self {
         let c = &spec.calibration;
         let gathers = spec.sparsity.calibrates() && c.grams.is_none();

@@ -125,8 +125,8 @@ impl KernelParameter for usize {
 /// What of a module is launched: its PTX, and its kernels with what PTX calls their arguments' types.
 type Module = (&'static str, &'static [(&'static str, &'static [&'static str])]);
 
-/// Declares kernels by module, each as a method of [`CudaDriver`] that launches it. Those under `each type` come for each type of numbers, which their
-/// method gets as an argument; matrices of that type are bytes to it.
+/// Declares kernels by module, each as a method of [`CudaDriver`] that launches it. Those under `each type` come for each type of
+/// numbers, which their method gets as an argument; matrices of that type are bytes to it.
 macro_rules! kernels {
     ($($file:literal {
         $($name:ident($($argument:ident: $type:ty),* $(,)?);)*

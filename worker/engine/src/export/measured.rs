@@ -26,7 +26,8 @@ pub struct Measured {
     pub other_seconds: f64,
     /// The phases that took them, the longest first.
     pub phases: Vec<MeasuredPhase>,
-    /// The largest resident set of the process, of the one that wrote the pipeline where workers are processes of their own; unknown where the system does not say it.
+    /// The largest resident set of the process, in bytes. Where workers are processes of their own, it is that of the one that wrote the
+    /// pipeline. Unknown where the system does not report it.
     pub peak_memory_bytes: Option<u64>,
     /// What each package took, and what went wrong on the way; absent where the coordinator does not see the output.
     #[serde(default, skip_serializing_if = "Option::is_none")]

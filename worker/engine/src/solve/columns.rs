@@ -10,14 +10,14 @@ const GANG: usize = 4;
 
 /// Which weights of a block go.
 #[derive(Clone, Copy)]
-pub(super) enum Choice {
+pub(super) enum BlockRule {
     /// Those whose key is below the limit.
     Below(u32),
     /// `n` of each group of `m` columns, chosen when the columns left of the group are done; of a shorter tail, floor(n * tail / m).
     NToM { n: usize, m: usize },
 }
 
-/// Prunes one block of a strip. `weight` and `errors` are columns x [`LANES`]; `keys` decides for [`Choice::Below`] and is scratch for
+/// Prunes one block of a strip. `weight` and `errors` are columns x [`LANES`]; `keys` decides for [`BlockRule::Below`] and is scratch for
 /// the other. Pruned weights become 0, their errors w / U_jj are left in `errors` (0 for the others) and are spread over the
 /// columns to the right within the block.
 ///
@@ -27,7 +27,7 @@ pub(super) fn prune(
     errors: &mut [f32],
     keys: &mut [u32],
     block: &BlockFactor,
-    rule: Choice,
+    rule: BlockRule,
 ) {
     Arch::new().dispatch(Prune { weight, errors, keys, block, rule });
 }
@@ -37,7 +37,7 @@ struct Prune<'a> {
     errors: &'a mut [f32],
     keys: &'a mut [u32],
     block: &'a BlockFactor,
-    rule: Choice,
+    rule: BlockRule,
 }
 
 impl WithSimd for Prune<'_> {
@@ -47,14 +47,14 @@ impl WithSimd for Prune<'_> {
     fn with_simd<S: Simd>(mut self, simd: S) {
         let columns = self.block.columns;
         let group = match self.rule {
-            Choice::Below(_) => columns,
-            Choice::NToM { m, .. } => m,
+            BlockRule::Below(_) => columns,
+            BlockRule::NToM { m, .. } => m,
         };
         for first in (0..columns).step_by(group) {
             let end = columns.min(first + group);
             let limit = match self.rule {
-                Choice::Below(limit) => limit,
-                Choice::NToM { n, m } => {
+                BlockRule::Below(limit) => limit,
+                BlockRule::NToM { n, m } => {
                     self.gather(simd, first, end, 0, first);
                     self.rank(simd, first, end);
                     (n * (end - first) / m) as u32

@@ -9,7 +9,7 @@ use faer::{Accum, MatMut, MatRef, Par};
 use obsdiff_proto::Target;
 use rayon::prelude::*;
 
-use super::columns::{Choice, prune};
+use super::columns::{BlockRule, prune};
 use super::near::{Bounds, NearKeys};
 use super::phases::in_phases;
 use super::select::{Limit, Scored, limit};
@@ -87,8 +87,8 @@ struct SharedBounds {
 }
 
 /// The same in the blocks of one span, in two phases for each block: the rows bring it up to date, having pruned the block before it,
-/// and then look for keys near its limit. After each phase, one thread gives all of them the bounds that follow from their samples, or the limit from those
-/// keys.
+/// and then look for keys near its limit. After each phase, one thread gives all of them the bounds that follow from their samples, or
+/// the limit that follows from those keys.
 fn prune_span(strips: &mut [Strip<'_>], span: &Span, ratio: f64) {
     let rows: usize = strips.iter().map(Strip::height).sum();
     let lanes = strips.len() * LANES;
@@ -102,7 +102,7 @@ fn prune_span(strips: &mut [Strip<'_>], span: &Span, ratio: f64) {
             if let Some(block) = phase.checked_sub(2) {
                 StripScratch::of(span.part(starts[block / 2]).columns, |scratch| {
                     limit.keys(&strip.scored(span), s * LANES, &mut scratch.keys);
-                    strip.prune(span, scratch, Choice::Below(limit.below()));
+                    strip.prune(span, scratch, BlockRule::Below(limit.below()));
                 });
             }
             if phase / 2 < starts.len() {
@@ -132,7 +132,7 @@ fn prune_groups(strips: &mut [Strip<'_>], span: &mut Span, factor: &Factor, prun
     let n = factor.width();
     // Groups never straddle two blocks.
     let columns = m.saturating_mul((BLOCK / m).max(1)).min(n);
-    let rule = Choice::NToM { n: pruned, m };
+    let rule = BlockRule::NToM { n: pruned, m };
     span.begin(n, columns, SPAN);
     for first in (0..n).step_by(columns * SPAN) {
         span.move_to(factor, first..n.min(first + columns * SPAN));
@@ -252,7 +252,7 @@ impl<'a> Strip<'a> {
     }
 
     /// Prunes that block, writes it back, and keeps its changes.
-    fn prune(&mut self, span: &Span, scratch: &mut StripScratch, rule: Choice) {
+    fn prune(&mut self, span: &Span, scratch: &mut StripScratch, rule: BlockRule) {
         let start = self.next();
         let StripState { changes, weight, .. } = &mut *self.memory;
         let StripScratch { keys, errors } = scratch;

@@ -14,7 +14,7 @@ const ROWS_TOGETHER: usize = 2048;
 /// Rows and columns of a tile that is transposed while it stays in the innermost cache.
 const TILE: usize = 64;
 
-/// A = H / (s s^T) with H the Gram of a [`Factor`], damped again, and s_j = sqrt(H_jj), whole and symmetric. It takes over the
+/// A = H / (s s^T) with H the Gram of a [`Factor`] under a damping of its own, and s_j = sqrt(H_jj), whole and symmetric. It takes over the
 /// memory of the factor, so H is never copied.
 #[derive(Clone, Debug)]
 pub struct ScaledHessian {

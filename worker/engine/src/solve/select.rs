@@ -56,8 +56,8 @@ impl Scored<'_> {
 
     /// Adds its part of a sample of a block of `all` keys to `sample`, as the `strip`-th.
     pub(super) fn sample(&self, strip: usize, all: usize, sample: &mut Vec<u32>) {
-        // Keys of a column resemble each other, and so do those of a row: each strip begins elsewhere, and the step is odd, so that all have their
-        // turn.
+        // Keys of a column resemble each other, and so do those of a row: each strip begins elsewhere, and the step is odd, so that all have
+        // their turn.
         let step = sampled_of(all) | 1;
         for at in (strip * SHIFT % step * LINE..self.len()).step_by(LINE * step) {
             if at % LANES + LINE <= self.rows {
