@@ -331,7 +331,7 @@ const show = (snapshot) => {
   byId("packages").hidden = false;
   byId("job").hidden = false;
   pairs(byId("facts"), [
-    ["model", job.model], ["output", job.output], ["pattern", job.job.pattern], ["goes", job.job.sparsity], ["method", job.job.method],
+    ["model", job.model], ["output", job.output], ["pattern", job.job.pattern], ["sparsity", job.job.sparsity], ["method", job.job.method],
     ["calibration", `${counted(job.job.prompts, "prompt")} of ${counted(job.job.steps, "step")}`],
   ]);
   workers();
