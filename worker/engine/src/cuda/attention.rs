@@ -1,12 +1,15 @@
-//! Softmax attention on a GPU: two products for each part of the queries, and a kernel between them.
+//! Softmax attention on a GPU: one kernel where it takes heads of that size and numbers of that type, or else two products for each part of the
+//! queries and a kernel between them.
 
+use std::f32::consts::LOG2_E;
 use std::ops::Range;
 
+use super::driver::CudaDriver;
 use super::kernels::Launch;
 use super::libraries::{Operand, Product, ProductSizes};
 use super::matrix::{CudaMatrix, NumberType};
 use super::ops::CudaOps;
-use crate::device::memory::ALIGNED;
+use crate::device::memory::{ALIGNED, has_no_scores};
 use crate::{Error, Result};
 
 impl CudaOps {
@@ -24,6 +27,42 @@ impl CudaOps {
         {
             return Err(Error::Argument(format!("{width} features are no {heads} heads")));
         }
+        let head = width / heads;
+        if !has_no_scores(head, self.numbers.size()) {
+            return self.attend_in_parts(queries, item, [keys, values], heads, out);
+        }
+        let attend = match (head, self.numbers) {
+            (64, NumberType::F16) => CudaDriver::attend_64_f16,
+            (64, _) => CudaDriver::attend_64_bf16,
+            (_, NumberType::F16) => CudaDriver::attend_128_f16,
+            (_, _) => CudaDriver::attend_128_bf16,
+        };
+        self.count(2 * item.len(), width, count);
+        attend(
+            self.device.driver(),
+            Launch::attention(item.len(), heads, head),
+            queries.input_from(item.start * width),
+            keys.input(),
+            values.input(),
+            item.len(),
+            count,
+            width,
+            LOG2_E / (head as f32).sqrt(),
+            out.output_from(item.start * width)?,
+        )?;
+        Ok(())
+    }
+
+    /// The same with so many queries at a time that their scores fit in memory.
+    fn attend_in_parts(
+        &self,
+        queries: &CudaMatrix,
+        item: Range<usize>,
+        [keys, values]: [&CudaMatrix; 2],
+        heads: usize,
+        out: &mut CudaMatrix,
+    ) -> Result<()> {
+        let (width, count) = (queries.columns(), keys.rows());
         let (head, stride) = (width / heads, count.next_multiple_of(ALIGNED));
         let most = (self.scores / (heads * stride)).clamp(1, item.len().max(1));
         let (driver, libraries) = (self.device.driver(), self.device.libraries());

@@ -66,6 +66,14 @@ impl Launch {
         Self { grid, block: [32, 8, 1], shared: 0 }
     }
 
+    /// 256 threads for 128 queries of each head of so many features, with a tile of keys and one of values in shared memory, as
+    /// `attention.cu` lays them out.
+    pub(super) fn attention(rows: usize, heads: usize, head: usize) -> Self {
+        let grid = [rows.div_ceil(128).max(1) as u32, heads as u32, 1];
+        let words = 64 * (head / 2 + 4) + 32 * (head + 8);
+        Self { grid, block: [THREADS, 1, 1], shared: (4 * words) as u32 }
+    }
+
     /// The same with so many bytes of shared memory.
     pub(super) fn with_shared(self, bytes: usize) -> Self {
         Self { shared: bytes as u32, ..self }
@@ -169,6 +177,20 @@ macro_rules! kernels {
 }
 
 kernels! {
+    "attention" {
+        attend_64_bf16(
+            queries: In<'_, u8>, keys: In<'_, u8>, values: In<'_, u8>, rows: usize, count: usize, width: usize, scale: f32, out: Out<'_, u8>,
+        );
+        attend_64_f16(
+            queries: In<'_, u8>, keys: In<'_, u8>, values: In<'_, u8>, rows: usize, count: usize, width: usize, scale: f32, out: Out<'_, u8>,
+        );
+        attend_128_bf16(
+            queries: In<'_, u8>, keys: In<'_, u8>, values: In<'_, u8>, rows: usize, count: usize, width: usize, scale: f32, out: Out<'_, u8>,
+        );
+        attend_128_f16(
+            queries: In<'_, u8>, keys: In<'_, u8>, values: In<'_, u8>, rows: usize, count: usize, width: usize, scale: f32, out: Out<'_, u8>,
+        );
+    }
     "gram" {
         add_column_squares(parts: In<'_, f64>, count: usize, width: usize, alpha: f64, energy: Out<'_, f64>);
         admit_observation_exact(

@@ -17,6 +17,12 @@ const CONTEXT: u64 = 512 << 20;
 /// square of the tokens.
 pub(crate) const SCORES: usize = 1 << 26;
 
+/// Whether the scores of an attention are never in memory: whether one kernel, `cuda/kernels/attention.cu`, attends with heads of so many
+/// features and numbers of so many bytes.
+pub(crate) fn has_no_scores(head: usize, bytes: usize) -> bool {
+    matches!(head, 64 | 128) && bytes == 2
+}
+
 /// Rows of scores, and rows of products that are copied anyway, begin at multiples of so many numbers, so that products read them aligned.
 pub(crate) const ALIGNED: usize = 8;
 
@@ -45,17 +51,19 @@ pub const fn opened_bytes() -> u64 {
 
 /// Peak of a forward call's activations in numbers of `bytes` each: the largest of what is there around the attentions and around the
 /// feed-forward networks of a joint block, and around the attention of a single-stream block and where its parts are joined. Nothing is kept
-/// to be used again. An attention takes the keys and values of one item, and scores with their shares, beside it.
+/// to be used again. An attention takes the keys and values of one item, and scores with their shares where one kernel does not do it all, beside it.
 pub(crate) fn call_bytes(sizes: CallSizes, bytes: usize) -> u64 {
-    let bytes = bytes as u64;
     let CallSizes { batch, image, text, width, heads, dual, single } = sizes;
+    let has_scores = !has_no_scores(width / heads.max(1), bytes);
+    let bytes = bytes as u64;
     let tokens = image + text;
     let [of_image, of_text] = [image, text].map(|tokens| (batch * tokens * width) as u64);
     let both = of_image + of_text;
     let (queries, stride) = (image.max(text), tokens.next_multiple_of(ALIGNED));
     let queries = if single { tokens } else { queries };
     let part = (SCORES / (heads * stride).max(1)).clamp(1, queries.max(1));
-    let attention = 2 * bytes * (tokens * width) as u64 + (heads * part * stride) as u64 * (F32 + bytes);
+    let scores = if has_scores { (heads * part * stride) as u64 * (F32 + bytes) } else { 0 };
+    let attention = 2 * bytes * (tokens * width) as u64 + scores;
     // The streams, their queries, keys and values, and what they attend to; of a second attention of the image its own three.
     let around_attention = bytes * ((if dual { 8 } else { 5 }) * of_image + 5 * of_text) + attention;
     // The streams, the hidden layers, and the inputs of one of them or the product that leaves it.

@@ -63,6 +63,9 @@
 //   join_columns_*        256; 1024
 //   softmax_*             256; rows / 16                             between the two products of an attention
 //
+// attention.cu  an attention with heads of 64 or 128 features, in bf16 and f16, in one kernel
+//   attend_*              256; (queries / 128, heads)
+//
 // text.cu     what surrounds the products of a text encoder's layer; each comes for the type that it writes, the last two for what they read
 //   layer_norm_*          256; rows / 16
 //   rms_norm_*            256; rows / 16

@@ -3,6 +3,7 @@
 #include "shim.h"
 
 #include "../kernels/admm.cu"
+#include "../kernels/attention.cu"
 #include "../kernels/gram.cu"
 #include "../kernels/largest.cu"
 #include "../kernels/n_to_m.cu"
@@ -30,6 +31,7 @@
     DO(add_gated_f32) DO(add_gated_bf16) DO(add_gated_f16) DO(add_bias_f32) DO(add_bias_bf16) DO(add_bias_f16)                         \
     DO(limit_f32) DO(limit_bf16) DO(limit_f16) DO(join_columns_f32) DO(join_columns_bf16) DO(join_columns_f16)                         \
     DO(silu_f32) DO(silu_bf16) DO(silu_f16) DO(add_rows_f32) DO(add_rows_bf16) DO(add_rows_f16)                                        \
+    DO(attend_64_bf16) DO(attend_64_f16) DO(attend_128_bf16) DO(attend_128_f16)                                                       \
     DO(softmax_f32) DO(softmax_bf16) DO(softmax_f16)                                                                                   \
     DO(layer_norm_f32) DO(layer_norm_bf16) DO(layer_norm_f16)                                                                          \
     DO(rms_norm_f32) DO(rms_norm_bf16) DO(rms_norm_f16)                                                                                \

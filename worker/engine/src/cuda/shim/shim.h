@@ -299,6 +299,31 @@ T exchanged(T value, unsigned from, int line) {
 
 static unsigned lane() { return current->rank % WARP; }
 
+// What each thread of a warp has of a product's factors.
+static uint32_t factors[MOST_THREADS][6];
+
+// Adds a warp's product of 16 x 16 and 16 x 8 numbers, laid out as PTX has it for `mma.m16n8k16`. `to_f32` widens a number of 16 bits. Products
+// are exact and their sum is rounded once; a GPU may round it more often.
+template <class ToF32>
+void add_product(float* sums, const uint32_t* left, const uint32_t* right, ToF32 to_f32, int line) {
+    if (warp_of_this_thread().size != WARP) fail("a product without all 32 threads of a warp", line);
+    memcpy(factors[current->rank], left, 4 * sizeof(uint32_t));
+    memcpy(factors[current->rank] + 4, right, 2 * sizeof(uint32_t));
+    wait(warp_of_this_thread(), line);
+    const uint32_t(*of_warp)[6] = factors + current->rank / WARP * WARP;
+    auto number = [&](unsigned of_lane, unsigned word, unsigned k) {
+        return static_cast<double>(to_f32(static_cast<unsigned short>(of_warp[of_lane][word] >> 16 * (k % 2))));
+    };
+    for (unsigned i = 0; i < 4; i++) {
+        unsigned row = lane() / 4 + 8 * (i / 2), column = lane() % 4 * 2 + i % 2;
+        double sum = sums[i];
+        for (unsigned k = 0; k < 16; k++)
+            sum += number(row % 8 * 4 + k % 8 / 2, row / 8 + 2 * (k / 8), k) * number(column * 4 + k % 8 / 2, 4 + k / 8, k);
+        sums[i] = static_cast<float>(sum);
+    }
+    wait(warp_of_this_thread(), -line);
+}
+
 static void need_all(unsigned mask, int line) {
     if (mask != 0xffffffffu || warp_of_this_thread().size != WARP) fail("a shuffle without all 32 threads of a warp", line);
 }

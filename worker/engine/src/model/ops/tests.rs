@@ -1,3 +1,4 @@
+mod attention_kernel;
 mod device;
 mod kernels;
 mod picture_kernels;

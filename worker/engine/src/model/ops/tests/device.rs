@@ -149,6 +149,8 @@ fn attention_holds() {
             (2, 3, 5, 7, 4, true),
             (1, 2, 16, 33, 6, false),
             (2, 1, 24, 9, 20, false),
+            (2, 2, 64, 70, 9, true),
+            (1, 1, 128, 131, 6, false),
         ] {
             let ops = of.ops();
             let of_image = [0, 1, 2].map(|_| of.tensor(random, &[batch * image, heads * head]));
