@@ -154,6 +154,10 @@ fn jobs_of(scheme: &'static str) {
     // What is there stays.
     let before = store.objects("some");
     let (code, said) = store.process(folder.path(), RUN).verdict();
+    assert!(code == Some(0) && said.contains(&format!("its result is in {url}: ")), "{said}");
+    assert!(store.objects("some") == before);
+    let other = ["--set", "calibration.seed=7"];
+    let (code, said) = store.process(folder.path(), &[RUN, &other].concat()).verdict();
     assert!(code == Some(2) && said.contains(&format!("is {url}, which holds ")), "{said}");
     assert!(store.objects("some") == before);
 

@@ -229,6 +229,7 @@ fn holds(further: &Value, share: f64) {
         linears: Vec::new(),
         structures: Vec::new(),
         sizes: None,
+        files: Vec::new(),
         measured: None,
     };
     let export = Export {

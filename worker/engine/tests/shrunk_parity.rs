@@ -71,6 +71,7 @@ fn record() -> PruningRecord {
         linears: vec![],
         structures: vec![],
         sizes: None,
+        files: Vec::new(),
         measured: None,
     }
 }

@@ -63,7 +63,8 @@ impl PruningJob<'_> {
         });
         let models = models.as_ref().map(<[_; 2]>::each_ref);
         let documents = self.describe.measured(&mut record, models);
-        Ok(self.output.replace(&record, &documents, self.disk)?)
+        self.output.replace(&record, &documents, self.disk)?;
+        Ok(())
     }
 
     /// What a pipeline's transformer makes of prompts, in batches as the job calibrates. The transformer is gone afterwards.

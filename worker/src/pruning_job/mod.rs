@@ -124,6 +124,7 @@ impl<'a> PruningJob<'a> {
             linears: pruned.linears.clone(),
             structures: pruned.structures.clone(),
             sizes,
+            files: Vec::new(),
             measured: None,
         };
         Ok((record, shrink))

@@ -12,7 +12,7 @@ use obsdiff_engine::export::{
 use obsdiff_engine::pipeline::PipelineFolder;
 use obsdiff_engine::{Error, Result};
 use obsdiff_files::{Disk, OnProgress, read_regular};
-use obsdiff_proto::{JobSpec, causes};
+use obsdiff_proto::{Hasher, JobSpec, causes};
 use obsdiff_store::{OutputStore, StoreError, Upload};
 use tempfile::TempDir;
 use tokio::runtime::Handle;
@@ -74,11 +74,28 @@ impl JobOutput {
         }
     }
 
-    /// Writes a record in place of the one that an export of the same job wrote, and before it the `documents` that describe it.
+    /// Whether the output has each file as the export of this record wrote it. All of them are read for that, from a store, too.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub fn is_unchanged(&self, record: &PruningRecord) -> Result<bool> {
+        match self {
+            Self::Directory(path) => Ok(record.is_unchanged(path)),
+            Self::Objects(output) => output.is_unchanged(record),
+        }
+    }
+
+    /// Writes a record in place of the one that an export of the same job wrote, and before it the `documents` that describe it. Gives the
+    /// record as it is written.
     ///
     /// # Errors
     /// As [`PruningRecord::replace`] and [`replace_record`].
-    pub fn replace(&self, record: &PruningRecord, documents: &[Document], disk: &Disk) -> Result<()> {
+    pub fn replace(
+        &self,
+        record: &PruningRecord,
+        documents: &[Document],
+        disk: &Disk,
+    ) -> Result<PruningRecord> {
         match self {
             Self::Directory(path) => record.replace(path, documents, disk),
             Self::Objects(output) => replace_record(output, &output.url, record, documents),
@@ -143,6 +160,24 @@ impl StoredOutput {
         if let Some(on_progress) = &self.on_progress {
             on_progress();
         }
+    }
+
+    fn is_unchanged(&self, record: &PruningRecord) -> Result<bool> {
+        for file in &record.files {
+            let mut hasher = Hasher::default();
+            let mut take = |bytes: bytes::Bytes| {
+                hasher.update(&bytes);
+                Ok::<_, StoreError>(())
+            };
+            match self.runtime.block_on(self.store.download(&file.path, &mut take)) {
+                Err(StoreError::Missing { .. }) => return Ok(false),
+                read => read.map_err(|e| failed(&self.url.join(&file.path), io_error(e)))?,
+            }
+            if hasher.finish().to_string() != file.sha256 {
+                return Ok(false);
+            }
+        }
+        Ok(!record.files.is_empty())
     }
 
     fn open_written(&self, source: &Path) -> Result<WrittenPipeline> {

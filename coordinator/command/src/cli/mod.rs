@@ -58,7 +58,7 @@ Environment:
   NO_COLOR              text without colors, where it is set
 
 Exit codes:
-  0    done
+  0    done, now or before
   2    the input has to be changed first; nothing was written
   3    failed; the same command may be run again
   4    a fault of obsdiff; please report it
@@ -80,7 +80,8 @@ pub enum CliCommand {
     ///
     /// Reads the job's pipeline, calibrates on its prompts, prunes package by package and writes a pipeline that diffusers loads. All
     /// input is checked before any work, and the output appears whole or not at all. Ends with what was pruned and by how
-    /// much, block by block, how far the final latents of held-out prompts are from the source's, and how to load the output.
+    /// much, block by block, how far the final latents of held-out prompts are from the source's, and how to load the output. The same
+    /// command goes on after an interruption; where the job is done already, it says so and changes nothing.
     Run(RunArgs),
     /// Prune again with the Grams that an earlier job kept, without calibrating.
     ///
@@ -97,7 +98,8 @@ pub enum CliCommand {
     /// Coordinate a job for workers on other hosts.
     ///
     /// Checks the job as `run` does, then listens for workers, hands out shards and solving, and ends when a worker has written the
-    /// pipeline, as `run` does. The same command goes on from the last finished package. Without certificates it listens on loopback.
+    /// pipeline, as `run` does. The same command goes on from the last finished package, or says that the job is done already. Without
+    /// certificates it listens on loopback.
     Coordinator(CoordinatorArgs),
     /// Work for a coordinator.
     ///

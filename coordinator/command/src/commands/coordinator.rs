@@ -9,11 +9,12 @@ use obsdiff_coordinator::metrics::Metrics;
 use obsdiff_coordinator::{Driver, JobState, Outlook, Port, ServedJob};
 use obsdiff_core::Outcome;
 use obsdiff_engine::device::ComputeDevice;
-use obsdiff_engine::export::{DOCUMENT_MARK, Document, JobCourse};
+use obsdiff_engine::export::{DOCUMENT_MARK, Document, JobCourse, PruningRecord};
 use obsdiff_proto::lock;
 use obsdiff_proto::session::Briefing;
 use obsdiff_proto::view::JobRequest;
 use obsdiff_worker::pruning_job::JobOutput;
+use tokio::runtime::Handle;
 use tokio::sync::{broadcast, watch};
 
 use super::worker::each_gpu::{GpuWorkers, Running};
@@ -24,8 +25,8 @@ use crate::kubeflow::{TrainerServer, outlook_source};
 use crate::progress::Progress;
 use crate::report::retimed;
 use crate::run::{
-    Display, Inputs, PhaseDisplay, Summary, claim_grams, encode, is_left_over, note, open_state, output_of,
-    recorded, settle_output, written_record,
+    Display, Inputs, PhaseDisplay, Summary, already_done, claim_grams, encode, is_left_over, note,
+    open_state, output_of, recorded, settle_output, written_record,
 };
 use crate::signals::{Answer, Signal};
 use crate::spans::SpanReport;
@@ -70,9 +71,14 @@ pub(super) fn with_workers(
     // The port is bound before any work, but accepts connections only once the job is checked.
     drop(port.bind()?);
     // Workers hold the Grams, so each of them checks whether these fit its memory.
-    let inputs = Inputs::open(job, 0, None).inspect_err(|_| post_if_written(job, context))?;
-    let listener = port.bind()?;
+    let mut inputs = Inputs::open(job, 0, None)?;
     let progress = context.progress();
+    if let Some(finished) = inputs.finished.take() {
+        progress.note(&already_done(job));
+        post_done(&inputs, crate::runtime::runtime()?.handle(), context);
+        return Ok(Some(summary(finished.record(), job, &inputs)));
+    }
+    let listener = port.bind()?;
     if let Some(note) = &inputs.prompts.note {
         progress.note(note);
     }
@@ -91,10 +97,7 @@ pub(super) fn with_workers(
         settle_output(job, &state)?;
     }
     let done = if is_left_over(&state, &inputs) {
-        // The process that wrote the output may have been killed before it could post that.
-        if let Some(server) = TrainerServer::of(&context.environment) {
-            server.post_done(state.runtime().handle(), inputs.plan.packages.len() as u32);
-        }
+        post_done(&inputs, state.runtime().handle(), context);
         Ok(None)
     } else {
         claim_grams(job, &state).map_err(|error| error.after_begin(state.url()))?;
@@ -111,16 +114,16 @@ pub(super) fn with_workers(
     }
 }
 
-/// Posts that the job is done, where its output is there: a process that is started once more after it has removed the job's state is
-/// refused, but the job is not to look unfinished.
-fn post_if_written(job: &JobFile, context: &CommandContext<'_>) {
-    let Some(server) = TrainerServer::of(&context.environment) else { return };
-    let Ok(runtime) = crate::runtime::runtime() else { return };
-    let record = output_of(job, runtime.handle()).ok().and_then(|output| written_record(&output));
-    if let Some(record) = record.filter(|record| record.job == job.spec) {
-        let course = record.measured.and_then(|measured| measured.course);
-        server.post_done(runtime.handle(), course.map_or(0, |course| course.packages.len() as u32));
+/// Posts that the job is done, whose output an earlier process wrote: that may have been killed before it could.
+fn post_done(inputs: &Inputs, runtime: &Handle, context: &CommandContext<'_>) {
+    if let Some(server) = TrainerServer::of(&context.environment) {
+        server.post_done(runtime, inputs.plan.packages.len() as u32);
     }
+}
+
+/// What a run on one machine ends with, whose output has this record.
+fn summary(record: PruningRecord, job: &JobFile, inputs: &Inputs) -> Summary {
+    Summary::new(record, SpanReport::default(), inputs.predicted_peak(job, 1))
 }
 
 /// Ends as a run on one machine does, where the output can be seen from here. If this process has `driven` the job, its record says how
@@ -144,7 +147,7 @@ fn summary_of(
             tracing::warn!(%error, "how the job went is not in the record");
         }
     }
-    Some(Summary::new(record, SpanReport::default(), inputs.predicted_peak(job, 1)))
+    Some(summary(record, job, inputs))
 }
 
 /// Drives the job until it is done, and gives how that went, with its last metrics. Those of a job that is not done stay in its state.

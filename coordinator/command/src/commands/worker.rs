@@ -211,6 +211,7 @@ fn inputs(briefing: &Briefing, received: ReceivedJob, kept: Option<Arc<GramIndex
         conditioning: None,
         plan: briefing.plan.clone(),
         written: false,
+        finished: None,
         model_files,
         prompt_files: record.prompt_files,
         kept,

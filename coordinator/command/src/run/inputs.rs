@@ -8,7 +8,9 @@ use obsdiff_proto::{ByteSize, InputDigest, Plan};
 use obsdiff_worker::conditioning::ConditioningFile;
 use obsdiff_worker::grams::GramIndex;
 
-use super::{grams, output, places};
+use super::finished::FinishedOutput;
+use super::output::{self, FoundOutput};
+use super::{grams, places};
 use crate::budget::with_surveys;
 use crate::described::Described;
 use crate::fit::OnDevice;
@@ -32,6 +34,8 @@ pub struct Inputs {
     pub plan: Plan,
     /// The output is there: an earlier process of the same job wrote it, and ended before it could remove the job's state.
     pub written: bool,
+    /// The output of this very job, which is done: its state is removed, and nothing is left to do.
+    pub(crate) finished: Option<FinishedOutput>,
     /// Digests of the model's files, by their paths in its folder: of all that decide the result.
     pub model_files: Vec<InputDigest>,
     /// Digests of the files of prompts, by the paths that the job gives; of a job that goes by kept Grams, those of these, and theirs.
@@ -67,12 +71,14 @@ impl Inputs {
         let described = Described::outline(job, text_tokens)?;
         conditioning::check(job, conditioning.as_ref(), &described, &prompts)?;
         places::check(job)?;
-        let written = output::check(job, &described, workers > 0)?;
+        let found = output::check(job, &described, workers > 0)?;
         let plan = described.plan(job)?;
-        if let Some(memory) = memory {
+        // A job that is done takes no memory any more.
+        let is_finished = matches!(found, FoundOutput::Finished(_));
+        if let Some(memory) = memory.filter(|_| !is_finished) {
             fit::check(job, &described, &plan, workers, memory)?;
         }
-        if let Some(free) = free {
+        if let Some(free) = free.filter(|_| !is_finished) {
             OnDevice::new(job, &described, &plan).once_open().check(workers, free)?;
         }
         let plan = with_surveys(job, &described, plan)?;
@@ -85,6 +91,13 @@ impl Inputs {
             Some(kept) => grams::files(job, kept, &model_files)?,
             None => prompts.files(&job.spec).into_iter().chain(conditioning::digest(job)?).collect(),
         };
+        let (written, finished) = match found {
+            FoundOutput::None => (false, None),
+            FoundOutput::LeftOver => (true, None),
+            FoundOutput::Finished(finished) => {
+                (false, Some(finished.confirmed(job, model_files.iter().chain(&prompt_files))?))
+            }
+        };
         Ok(Self {
             described,
             weights,
@@ -92,6 +105,7 @@ impl Inputs {
             conditioning,
             plan,
             written,
+            finished,
             model_files,
             prompt_files,
             kept: job.kept().cloned(),

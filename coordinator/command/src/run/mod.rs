@@ -3,6 +3,7 @@
 mod baseline;
 mod course;
 mod display;
+mod finished;
 mod grams;
 pub(crate) mod held_out;
 mod inputs;
@@ -43,6 +44,7 @@ use crate::{Error, Result};
 
 pub(crate) use course::recorded;
 pub use display::{Display, PhaseDisplay};
+pub(crate) use finished::already_done;
 pub(crate) use grams::JobGrams;
 pub(crate) use grams::{check_kept, claim as claim_grams};
 pub use inputs::Inputs;
@@ -89,8 +91,17 @@ pub fn run(job: &JobFile, process: &RunContext<'_>) -> Result<Summary> {
     let root = tracing::info_span!(RUN_SPAN);
     let running = root.enter();
     let free = free_memory(device)?;
-    let inputs = Inputs::open_on(job, process.workers.unwrap_or(1), memory, free)?;
+    let mut inputs = Inputs::open_on(job, process.workers.unwrap_or(1), memory, free)?;
     let workers = process.workers.unwrap_or_else(|| inputs.workers_for(job, memory, device));
+    if let Some(finished) = inputs.finished.take() {
+        let record = if process.baseline { finished.with_baseline()? } else { finished.record() };
+        progress.note(&already_done(job));
+        progress.written(&job.spec.output.path);
+        if let Some(outlook) = process.outlook {
+            outlook.send_replace(all_done(&inputs));
+        }
+        return Ok(Summary::new(record, SpanReport::default(), inputs.predicted_peak(job, workers)));
+    }
     if process.baseline {
         baseline::check(job, &inputs)?;
     }
@@ -110,8 +121,7 @@ pub fn run(job: &JobFile, process: &RunContext<'_>) -> Result<Summary> {
     let finished = match written_record(&output).filter(|_| is_left_over(&state, &inputs)) {
         Some(record) => {
             if let Some(outlook) = process.outlook {
-                let packages = inputs.plan.packages.len() as u32;
-                outlook.send_replace(Outlook { end: None, done: 1.0, committed: packages, packages });
+                outlook.send_replace(all_done(&inputs));
             }
             settle_output(job, &state).map(|()| (record, spans.report()))
         }
@@ -128,6 +138,12 @@ pub fn run(job: &JobFile, process: &RunContext<'_>) -> Result<Summary> {
         }
         Err(error) => Err(state::after(job, state, error, disk)),
     }
+}
+
+/// The outlook of a job whose output is written.
+fn all_done(inputs: &Inputs) -> Outlook {
+    let packages = inputs.plan.packages.len() as u32;
+    Outlook { end: None, done: 1.0, committed: packages, packages }
 }
 
 /// What is free of a device's own memory; none where it works in the host's.
@@ -250,8 +266,7 @@ fn prune(
         course: Some(recorded(&course, job, &inputs.described, &inputs.plan)),
     });
     let files = documents.of(&record, pictures);
-    output.replace(&record, &files, disk)?;
-    Ok((record, report))
+    Ok((output.replace(&record, &files, disk)?, report))
 }
 
 /// Sees that the conditioning of every prompt is in the job's store, and opens it there. Prompts are encoded on the device.

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use obsdiff_coordinator::JobState;
-use obsdiff_engine::export::{longest_name, required_bytes};
+use obsdiff_engine::export::{PruningRecord, longest_name, required_bytes};
 use obsdiff_files::Disk;
 use obsdiff_proto::{ByteSize, JobError};
 use obsdiff_store::{OutputState, OutputStore, StoreError};
@@ -11,7 +11,8 @@ use obsdiff_worker::preparation::PreparationError;
 use obsdiff_worker::pruning_job::JobOutput;
 use tokio::runtime::Handle;
 
-use super::state::has_written;
+use super::finished::FinishedOutput;
+use super::state::{is_there, written_record};
 use crate::described::{Described, unprepared};
 use crate::job::JobFile;
 use crate::runtime::runtime;
@@ -26,9 +27,19 @@ pub(crate) fn output_of(job: &JobFile, runtime: &Handle) -> Result<JobOutput> {
     output.map_err(|error| refused(job, error))
 }
 
-/// Refuses an output that cannot be written. Gives whether it is there: an earlier process of the same job wrote it, and ended before it
-/// could remove the job's state. `here` says whether this process itself is to write it.
-pub(super) fn check(job: &JobFile, described: &Described, here: bool) -> Result<bool> {
+/// What lies where the output of a job goes.
+pub(super) enum FoundOutput {
+    /// Nothing but what the job itself has begun to write.
+    None,
+    /// The output of the job: an earlier process wrote it, and ended before it could remove the job's state.
+    LeftOver,
+    /// An output with a record of the job, without its state.
+    Finished(Box<FinishedOutput>),
+}
+
+/// Refuses an output that cannot be written, unless its record says that this job has written it. `here` says whether this process itself
+/// is to write it.
+pub(super) fn check(job: &JobFile, described: &Described, here: bool) -> Result<FoundOutput> {
     if job.spec.output.link && job.model_cache().is_some() {
         let problem = format!(
             "is true, but model.path is {}, whose copies in the cache the output would share: leave it out",
@@ -38,9 +49,17 @@ pub(super) fn check(job: &JobFile, described: &Described, here: bool) -> Result<
     }
     let runtime = runtime()?;
     let output = output_of(job, runtime.handle())?;
-    let written = has_written(job, &runtime, &output)?;
+    let record = written_record(&output).filter(|record| record.job == job.spec);
+    let written = record.is_some() && is_there(job, &runtime)?;
+    let finished = |refusal, record: Option<PruningRecord>| match record {
+        Some(record) => Ok(FoundOutput::Finished(Box::new(FinishedOutput::new(record, refusal)))),
+        None => Err(refusal),
+    };
     match &output {
         JobOutput::Directory(path) => {
+            if path.symlink_metadata().is_ok() && !written && path.file_name().is_some() {
+                return finished(exists(job, path), record);
+            }
             let folder = check_directory(job, path, described, written)?;
             // Of a cluster's job, each worker tries it where it is.
             if here && !written {
@@ -51,13 +70,18 @@ pub(super) fn check(job: &JobFile, described: &Described, here: bool) -> Result<
             let store = OutputStore::open(&job.spec.output.path, job.stores().pairs());
             let store = store.map_err(|error| refused(job, error))?.at_start();
             let state = runtime.block_on(store.state(&job.spec)).map_err(|error| refused(job, error))?;
-            check_objects(job, &state, written)?;
+            refuse_link(job)?;
+            if let OutputState::Unmarked(object) = &state
+                && !written
+            {
+                return finished(holds(job, object), record);
+            }
             if !written {
                 runtime.block_on(store.try_writing()).map_err(|error| refused(job, error))?;
             }
         }
     }
-    Ok(written)
+    Ok(if written { FoundOutput::LeftOver } else { FoundOutput::None })
 }
 
 /// Removes the marker of a complete output in an object store, whose writer ended before it could.
@@ -96,22 +120,29 @@ fn refused(job: &JobFile, error: StoreError) -> Error {
     }
 }
 
-/// The prefix must hold nothing, or what the job itself has begun or written.
-fn check_objects(job: &JobFile, state: &OutputState, written: bool) -> Result<()> {
+/// A prefix must not be asked for links.
+fn refuse_link(job: &JobFile) -> Result<()> {
     let path = &job.spec.output.path;
-    let refuse = |key: &str, problem: String| Err(job.refuse(JobError::new(key, problem)));
-    if job.spec.output.link {
-        let problem =
-            format!("is true, but output.path is {path}, an object store, which has no links: leave it out");
-        return refuse("output.link", problem);
+    if !job.spec.output.link {
+        return Ok(());
     }
-    match state {
-        OutputState::Unmarked(object) if !written => refuse(
-            "output.path",
-            format!("is {path}, which holds {object} already: choose another prefix, or move that away"),
-        ),
-        _ => Ok(()),
-    }
+    let problem =
+        format!("is true, but output.path is {path}, an object store, which has no links: leave it out");
+    Err(job.refuse(JobError::new("output.link", problem)))
+}
+
+/// The error of a prefix with an object that the job did not write, or with the output of a job that is done.
+fn holds(job: &JobFile, object: &str) -> Error {
+    let path = &job.spec.output.path;
+    let problem =
+        format!("is {path}, which holds {object} already: choose another prefix, or move that away");
+    job.refuse(JobError::new("output.path", problem))
+}
+
+/// The error of a path at which something is.
+fn exists(job: &JobFile, path: &Path) -> Error {
+    let problem = format!("is {}, which exists already: choose another, or move it away", path.display());
+    job.refuse(JobError::new("output.path", problem))
 }
 
 /// The output must be a new directory, or what the job itself has `written`, on a file system with room for it, and for the encoded
@@ -121,12 +152,6 @@ fn check_directory(job: &JobFile, path: &Path, described: &Described, written: b
     let Some(name) = path.file_name() else {
         return refuse(format!("is {}, which ends in no name: give the directory a name", path.display()));
     };
-    if path.symlink_metadata().is_ok() && !written {
-        return refuse(format!(
-            "is {}, which exists already: choose another, or move it away",
-            path.display()
-        ));
-    }
     let existing = path.ancestors().skip(1).find(|p| p.as_os_str().is_empty() || p.exists());
     let parent = existing.filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     if !parent.is_dir() {

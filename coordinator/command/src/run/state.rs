@@ -36,15 +36,11 @@ pub fn open_state(job: &JobFile, inputs: &Inputs) -> Result<JobState> {
     Ok(JobState::open(&location(job), job.stores().pairs(), &inputs, runtime()?)?)
 }
 
-/// Whether the output is there, written by an earlier process of the same job whose state is there too, if only in part. Nothing is
-/// made where none is.
+/// Whether a state of the job is there, if only in part. Nothing is made where none is.
 ///
 /// # Errors
 /// When the store cannot be read.
-pub(super) fn has_written(job: &JobFile, runtime: &Runtime, output: &JobOutput) -> Result<bool> {
-    if !written_record(output).is_some_and(|record| record.job == job.spec) {
-        return Ok(false);
-    }
+pub(super) fn is_there(job: &JobFile, runtime: &Runtime) -> Result<bool> {
     Ok(JobState::is_at(&location(job), job.stores().pairs(), &job.spec, runtime)?)
 }
 

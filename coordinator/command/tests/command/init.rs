@@ -78,8 +78,10 @@ fn a_log_as_json_is_an_object_a_line_from_progress_to_the_error() {
     let message = |line: &serde_json::Value| line["message"].as_str().unwrap().to_owned();
     assert!(printed.iter().any(|line| message(line).starts_with("package 1/1: ")), "{printed:?}");
     assert!(printed.iter().all(|line| line["timestamp"].is_string() && line["level"].is_string()));
-    // The same output again: the error is an object, too.
+    // The same again: that the job is done is an object, and so is the error of another job with that output.
     let printed = lines(&[&job[..], &short, &more].concat());
+    assert!(message(printed.last().unwrap()).starts_with("the job is done already"), "{printed:?}");
+    let printed = lines(&[&job[..], &short, &more, &["--set", "calibration.seed=1"]].concat());
     let error = printed.last().unwrap();
     assert_eq!((&error["level"], &error["exit_code"]), (&"ERROR".into(), &2.into()), "{error}");
     assert!(lines(&[&job[..], &["--quiet"]].concat()).iter().all(|line| line["level"] != "INFO"));

@@ -119,12 +119,28 @@ fn a_cluster_writes_to_the_store_what_one_process_writes_into_a_directory() {
     let card = String::from_utf8(server.objects("some/out").remove("README.md").unwrap()).unwrap();
     assert!(card.contains("# out is a folder that holds what lies at s3://bucket/some/out.\n"), "{card}");
 
-    // A second job does not overwrite the output of the first one.
+    // The job is done: whoever starts again says so, and writes nothing.
     let before = server.objects("");
-    let (code, said) = server.start(folder.path(), RUN).verdict();
-    assert_eq!(code, Some(2), "{said}");
-    assert!(said.contains("job.toml: output.path: is s3://bucket/some/out, which holds "), "{said}");
-    assert!(server.objects("") == before);
+    for args in [RUN, &args] {
+        let (code, said) = server.start(folder.path(), args).verdict();
+        assert_eq!(code, Some(0), "{said}");
+        assert!(
+            said.contains("the job is done already, and its result is in s3://bucket/some/out: "),
+            "{said}"
+        );
+        assert!(server.objects("") == before);
+    }
+    // Not where an object is another one by now.
+    let changed = server.folder.path().join("bucket/some/out/transformer/config.json");
+    fs::write(&changed, [fs::read(&changed).unwrap(), b" ".to_vec()].concat()).unwrap();
+    // A second job does not overwrite the output of the first one, either.
+    let before = server.objects("");
+    for args in [RUN, &[RUN, &["--set", "calibration.seed=7"]].concat()[..]] {
+        let (code, said) = server.start(folder.path(), args).verdict();
+        assert_eq!(code, Some(2), "{said}");
+        assert!(said.contains("output.path: is s3://bucket/some/out, which holds "), "{said}");
+        assert!(server.objects("") == before);
+    }
 }
 
 #[test]

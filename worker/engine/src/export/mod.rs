@@ -13,6 +13,7 @@ mod single_file;
 mod sink;
 mod source;
 mod staging;
+mod written;
 
 use std::io::ErrorKind;
 use std::path::Path;
@@ -30,12 +31,14 @@ pub use shrink::{KeptIndices, Shrink};
 pub use single_file::write_single_file;
 pub use source::required_bytes;
 pub use staging::{longest_name, try_writing};
+pub use written::WrittenFile;
 
 use crate::checkpoint::Weights;
 use crate::{Error, Result};
 use sink::{Sink, copy_folder};
 use source::{is_weights, pipeline_parts};
 use staging::ExportFolder;
+use written::DigestingSink;
 
 /// A pruned pipeline about to be written.
 pub struct Export<'a> {
@@ -48,7 +51,7 @@ pub struct Export<'a> {
     pub link: bool,
     /// The source's transformer weights.
     pub weights: &'a Weights,
-    /// What was done, written to [`RECORD_FILE`].
+    /// What was done, written to [`RECORD_FILE`] with the digests of the files that are written.
     pub record: &'a PruningRecord,
     /// What describes it in words, in place of files of the source with these names.
     pub documents: &'a [Document],
@@ -65,12 +68,11 @@ impl Export<'_> {
     /// When the destination exists otherwise, a file cannot be read or written, or a weight leaves the range of its stored type.
     /// Nothing is left behind then. A process that is killed leaves a directory beside the destination, which the next one removes.
     pub fn write(&self, disk: &Disk, pruned: &dyn Fn(&str) -> Result<Option<Tensor>>) -> Result<()> {
-        let record = self.record.text(self.destination)?;
         if self.record.is_in(self.destination) {
             return staging::settle(self.destination, disk);
         }
         let mut staging = ExportFolder::create(self.destination, disk)?;
-        self.fill(&mut staging, &record, pruned)?;
+        self.fill(&mut staging, pruned)?;
         match staging.commit(self.destination) {
             Err(Error::Write { source, .. })
                 if source.kind() == ErrorKind::AlreadyExists && self.record.is_in(self.destination) =>
@@ -81,11 +83,22 @@ impl Export<'_> {
         }
     }
 
-    /// Writes every file, in the same order for every kind of destination; the record last.
-    fn fill(
+    /// Writes every file, in the same order for every kind of destination; the record last, with the digests of all but the documents,
+    /// which are replaced later.
+    fn fill(&self, sink: &mut dyn Sink, pruned: &dyn Fn(&str) -> Result<Option<Tensor>>) -> Result<()> {
+        let mut digesting = DigestingSink::new(sink, &self.record.inputs);
+        self.fill_pipeline(&mut digesting, pruned)?;
+        let record = PruningRecord { files: digesting.files, ..self.record.clone() };
+        for document in self.documents {
+            sink.write(document.name, document.text.as_bytes())?;
+        }
+        sink.write(RECORD_FILE, &record.text(self.destination)?)
+    }
+
+    /// Writes the files that make a pipeline.
+    fn fill_pipeline(
         &self,
         sink: &mut dyn Sink,
-        record: &[u8],
         pruned: &dyn Fn(&str) -> Result<Option<Tensor>>,
     ) -> Result<()> {
         self.copy_components(sink)?;
@@ -99,10 +112,7 @@ impl Export<'_> {
         for (name, content) in self.shrink.iter().flat_map(|shrink| &shrink.files) {
             sink.write(&format!("transformer/{name}"), content)?;
         }
-        for document in self.documents {
-            sink.write(document.name, document.text.as_bytes())?;
-        }
-        sink.write(RECORD_FILE, record)
+        Ok(())
     }
 
     fn copy_components(&self, sink: &mut dyn Sink) -> Result<()> {

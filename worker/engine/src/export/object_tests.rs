@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 use candle_core::{Device, Tensor};
+use obsdiff_proto::Digest;
 
 use super::tests::{export_by, pipeline, record};
 use super::*;
@@ -174,7 +175,14 @@ fn what_was_measured_joins_the_record_and_a_complete_output_stays() {
     let before = objects.content();
     write(&source, &objects, 2.0).unwrap();
     assert!(objects.content() == before, "an export of the same job writes again");
-    assert_eq!(read_record(&objects, url).unwrap(), Some(measured.clone()));
+    let read = read_record(&objects, url).unwrap().unwrap();
+    let content = objects.content();
+    for file in &read.files {
+        assert_eq!(file.sha256, Digest::of(&content[&file.path]).to_string(), "{}", file.path);
+    }
+    // All but the record and the document.
+    assert_eq!(read.files.len(), content.len() - 2);
+    assert_eq!(PruningRecord { files: Vec::new(), ..read }, measured);
 
     let other = PruningRecord { hardware: "another".to_owned(), ..measured.clone() };
     let error = replace_record(&objects, url, &other, &[]).unwrap_err().to_string();

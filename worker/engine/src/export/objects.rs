@@ -78,7 +78,8 @@ pub fn read_record(objects: &dyn OutputObjects, url: &Path) -> Result<Option<Pru
     }
 }
 
-/// Puts a record in place of the one that an export of the same job wrote, and before it the `documents` that describe it.
+/// Puts a record in place of the one that an export of the same job wrote, and before it the `documents` that describe it. Gives the
+/// record with the files that the export wrote, as it is put.
 ///
 /// # Errors
 /// When the output has another job's record or an object of a document's name that is not obsdiff's, or the store fails.
@@ -87,12 +88,12 @@ pub fn replace_record(
     url: &Path,
     record: &PruningRecord,
     documents: &[Document],
-) -> Result<()> {
+) -> Result<PruningRecord> {
     let path = url.join(RECORD_FILE);
-    if !is_written(objects, url, record)? {
+    let Some(there) = written_record(objects, url, record)? else {
         let problem = "is not what the job has written: move the pipeline away and run the job again";
         return Err(Error::content(path, problem));
-    }
+    };
     for document in documents {
         let path = url.join(document.name);
         let there = objects.get(document.name).map_err(|e| Error::file(&path, e))?;
@@ -102,12 +103,18 @@ pub fn replace_record(
         }
         objects.put(document.name, document.text.clone().into()).map_err(|e| Error::write(&path, e))?;
     }
-    objects.put(RECORD_FILE, record.text(url)?).map_err(|e| Error::write(&path, e))
+    let record = PruningRecord { files: there.files, ..record.clone() };
+    objects.put(RECORD_FILE, record.text(url)?).map_err(|e| Error::write(&path, e))?;
+    Ok(record)
 }
 
-/// Whether the output is complete and of this record, whatever was measured since.
-fn is_written(objects: &dyn OutputObjects, url: &Path, record: &PruningRecord) -> Result<bool> {
-    Ok(read_record(objects, url)?.is_some_and(|there| record.is_same(there)))
+/// The record of a complete output, if it is of the job of this one with the same result, whatever was measured since.
+fn written_record(
+    objects: &dyn OutputObjects,
+    url: &Path,
+    record: &PruningRecord,
+) -> Result<Option<PruningRecord>> {
+    Ok(read_record(objects, url)?.filter(|there| record.is_same(there)))
 }
 
 impl Export<'_> {
@@ -122,13 +129,14 @@ impl Export<'_> {
         pruned: &dyn Fn(&str) -> Result<Option<Tensor>>,
     ) -> Result<()> {
         let url = self.destination;
-        let record = self.record.text(url)?;
-        let mut names = Names(Vec::new());
-        self.fill(&mut names, &record, pruned)?;
-        if !is_written(objects, url, self.record)? {
+        if written_record(objects, url, self.record)?.is_none() {
+            let mut names = Names(Vec::new());
+            self.fill_pipeline(&mut names, pruned)?;
+            let further = self.documents.iter().map(|document| document.name).chain([RECORD_FILE]);
+            names.0.extend(further.map(str::to_owned));
             objects.begin(&names.0).map_err(|e| Error::write(url, e))?;
             let mut writer = ObjectWriter { objects, url, index: None };
-            self.fill(&mut writer, &record, pruned)?;
+            self.fill(&mut writer, pruned)?;
             writer.put_index()?;
         }
         objects.finish().map_err(|e| Error::write(url, e))

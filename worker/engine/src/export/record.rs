@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::documents::Document;
 use super::measured::Measured;
 use super::staging::replace_file;
+use super::written::WrittenFile;
 use crate::{Error, Result};
 
 /// The file in a pruned pipeline that says how it was pruned.
@@ -40,6 +41,9 @@ pub struct PruningRecord {
     /// What structured pruning made of the whole transformer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sizes: Option<ModelSizes>,
+    /// The files of the pipeline, but for this record and the documents beside it; empty until an export has written them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub files: Vec<WrittenFile>,
     /// What was measured once the pipeline was written.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub measured: Option<Measured>,
@@ -83,29 +87,45 @@ impl PruningRecord {
 
     /// Whether a pipeline was written by the job of this record, with the same result.
     pub(super) fn is_in(&self, pipeline: &Path) -> bool {
-        let there = Self::read(pipeline).ok().flatten();
-        there.is_some_and(|there| self.is_same(there))
+        self.written_in(pipeline).is_some()
+    }
+
+    /// The record of a pipeline that was written by the job of this record, with the same result.
+    fn written_in(&self, pipeline: &Path) -> Option<Self> {
+        Self::read(pipeline).ok().flatten().filter(|there| self.is_same(there))
     }
 
     /// Whether another record is of the same job with the same result.
-    pub(super) fn is_same(&self, other: Self) -> bool {
-        let text = |record: Self| serde_json::to_vec(&Self { measured: None, ..record }).ok();
-        text(other) == text(self.clone())
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        let result = |record: &Self| {
+            let record = Self { measured: None, files: Vec::new(), ..record.clone() };
+            serde_json::to_vec(&record).ok()
+        };
+        result(other) == result(self)
+    }
+
+    /// Whether a pipeline has each file as the export of this record wrote it. A record that names no files says nothing about them, so
+    /// that the answer is no.
+    pub fn is_unchanged(&self, pipeline: &Path) -> bool {
+        WrittenFile::are_in(&self.files, pipeline)
     }
 
     /// Writes this record in place of the one that an export of the same job wrote, and before it the `documents` that describe it. Whenever
-    /// it is interrupted, each file is there, whole, as it was or as it is to be.
+    /// it is interrupted, each file is there, whole, as it was or as it is to be. Gives the record with the files that the export wrote, as
+    /// it is written.
     ///
     /// # Errors
     /// When the pipeline has another job's record or a file of a document's name that is not obsdiff's, or one cannot be written.
-    pub fn replace(&self, pipeline: &Path, documents: &[Document], disk: &Disk) -> Result<()> {
+    pub fn replace(&self, pipeline: &Path, documents: &[Document], disk: &Disk) -> Result<Self> {
         let path = pipeline.join(RECORD_FILE);
-        if !self.is_in(pipeline) {
+        let Some(there) = self.written_in(pipeline) else {
             let problem = "is not what the job has written: move the pipeline away and run the job again";
             return Err(Error::content(path, problem));
-        }
+        };
         documents.iter().try_for_each(|document| document.replace(pipeline, disk))?;
-        replace_file(&path, &self.text(pipeline)?, disk)
+        let record = Self { files: there.files, ..self.clone() };
+        replace_file(&path, &record.text(pipeline)?, disk)?;
+        Ok(record)
     }
 }
 

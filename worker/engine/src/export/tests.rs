@@ -68,6 +68,7 @@ pub(super) fn record() -> PruningRecord {
         linears: vec![],
         structures: vec![],
         sizes: None,
+        files: Vec::new(),
         measured: None,
     }
 }
@@ -138,7 +139,7 @@ fn a_pruned_pipeline_is_whole_and_differs_in_the_pruned_tensors_only() {
         let b = new.tensor("b.weight", &[2, 3], DType::F32, &Device::Cpu).unwrap();
         assert_eq!(b.to_vec2::<f32>().unwrap(), [[0., 1., 0.], [2., 0., 3.]]);
         let read: PruningRecord = read_json(&out.join(RECORD_FILE)).unwrap();
-        assert_eq!(read, record());
+        assert_eq!(PruningRecord { files: Vec::new(), ..read }, record());
     }
 }
 
@@ -306,17 +307,57 @@ fn what_was_measured_joins_the_record_and_the_pipeline_stays_the_jobs() {
     // An earlier process ended while it wrote the new record.
     left_beside(&record, 1, RECORD_FILE);
     for seconds in [2.5, 3.5] {
-        measured(seconds).replace(&out, &[], &Disk::default()).unwrap();
-        assert_eq!(PruningRecord::read(&out).unwrap().unwrap(), measured(seconds));
+        let written = measured(seconds).replace(&out, &[], &Disk::default()).unwrap();
+        assert_eq!(PruningRecord::read(&out).unwrap().unwrap(), written);
+        assert!(written.is_unchanged(&out));
+        assert_eq!(PruningRecord { files: Vec::new(), ..written }, measured(seconds));
         assert_eq!(listing(&out), files);
     }
+    let measured_last = PruningRecord::read(&out).unwrap();
     export(&source, &out, false, 1.0).unwrap();
-    assert_eq!(PruningRecord::read(&out).unwrap().unwrap(), measured(3.5), "an export of the same job");
+    assert_eq!(PruningRecord::read(&out).unwrap(), measured_last, "an export of the same job");
 
     let other = PruningRecord { hardware: "another".to_owned(), ..measured(1.0) };
     let error = other.replace(&out, &[], &Disk::default()).unwrap_err().to_string();
     assert!(error.contains("pruning.json: is not what the job has written"), "{error}");
-    assert_eq!(PruningRecord::read(&out).unwrap().unwrap(), measured(3.5));
+    assert_eq!(PruningRecord::read(&out).unwrap(), measured_last);
+}
+
+#[test]
+fn a_record_names_each_file_that_was_written_and_knows_it_again() {
+    for (sharded, link) in [(false, false), (true, true)] {
+        let root = tempfile::tempdir().unwrap();
+        let source = pipeline(root.path(), sharded);
+        let out = root.path().join("out");
+        export(&source, &out, link, 1.0).unwrap();
+        let record = PruningRecord::read(&out).unwrap().unwrap();
+        let mut named: Vec<_> = record.files.iter().map(|file| file.path.clone()).collect();
+        named.sort();
+        let transformer =
+            listing(&out.join("transformer")).into_iter().map(|file| format!("transformer/{file}"));
+        let others = ["LICENSE", "model_index.json", "vae/deep/file"].map(str::to_owned);
+        let mut there: Vec<_> = transformer.chain(others).collect();
+        there.sort();
+        assert_eq!(named, there);
+        assert!(record.is_unchanged(&out));
+        for file in &named {
+            let path = out.join(file);
+            let content = fs::read(&path).unwrap();
+            // A new file: the old one may be a link to the source's.
+            fs::remove_file(&path).unwrap();
+            assert!(!record.is_unchanged(&out), "{file} is gone");
+            let mut other = content.clone();
+            *other.last_mut().unwrap() ^= 1;
+            fs::write(&path, other).unwrap();
+            assert!(!record.is_unchanged(&out), "{file} has other bytes");
+            fs::write(&path, content).unwrap();
+        }
+        assert!(record.is_unchanged(&out));
+        // A file of a user beside them, and a record of an export that named none.
+        fs::write(out.join("notes"), "mine").unwrap();
+        assert!(record.is_unchanged(&out));
+        assert!(!PruningRecord { files: Vec::new(), ..record }.is_unchanged(&out));
+    }
 }
 
 #[test]
