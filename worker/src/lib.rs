@@ -1,7 +1,8 @@
 //! An obsdiff worker: the one thread that owns the device, what it is asked to do, and the collectives in which workers sum their
 //! Grams.
 //!
-//! [`stored_model`] brings a model from an object store to this machine. [`preparation`] opens a job's model and loads its weights. [`conditioning`] encodes its prompts into its store, and reads them from
+//! [`stored_model`] brings a model from an object store to this machine. [`preparation`] holds the order in which a worker prepares a job:
+//! it opens the job's model and loads its weights. [`conditioning`] encodes its prompts into its store, and reads them from
 //! there. [`pruning_job`] makes the engine of each worker, and exports the pruned model. [`device`] follows the coordinator's commands by
 //! a [`device::Engine`], and reports how far it is. [`collective`] sums flat buffers, and knows nothing of what they hold.
 

@@ -2,6 +2,7 @@
 
 use std::ops::Deref;
 use std::path::Path;
+use std::sync::Arc;
 
 use globset::Glob;
 use obsdiff_core::{Options, PlanCost, PlanError, Tokens, Workload};
@@ -27,7 +28,7 @@ fn met(weights: &Weights, glob: &str) -> Option<String> {
 /// The model of a job, with the tokens that planning needs.
 #[derive(Debug)]
 pub struct Described {
-    model: JobModel,
+    model: Arc<JobModel>,
     /// Tokens of one picture.
     pub tokens: Tokens,
 }
@@ -68,11 +69,12 @@ impl Described {
     }
 
     fn read_in(job: &JobFile, folder: &Path, text_tokens: Option<usize>) -> Result<Self> {
-        JobModel::open(&job.spec, folder, text_tokens).map(Self::new).map_err(|e| unprepared(job, e))
+        let opened = JobModel::open(&job.spec, folder, text_tokens);
+        opened.map(|model| Self::new(Arc::new(model))).map_err(|e| unprepared(job, e))
     }
 
     /// Describes an opened model.
-    pub fn new(model: JobModel) -> Self {
+    pub fn new(model: Arc<JobModel>) -> Self {
         let tokens = Tokens {
             image: model.size.tokens as u64,
             text: model.text_tokens as u64,

@@ -9,11 +9,12 @@ use obsdiff_engine::device::ComputeDevice;
 use obsdiff_engine::model::DiffusionModel;
 use obsdiff_engine::pipeline::PipelineFolder;
 use obsdiff_proto::ComputeType;
-use obsdiff_worker::preparation::{compute_type, not_a_pipeline};
+use obsdiff_worker::preparation::{ShowEncoding, compute_type, not_a_pipeline};
 use serde::Serialize;
 use tracing::info_span;
+use tracing::span::EnteredSpan;
 
-use crate::progress::Progress;
+use crate::progress::{PhaseProgress, Progress};
 use crate::{Error, Result};
 
 /// How trajectories run.
@@ -98,17 +99,40 @@ pub(crate) fn encoding<T>(
     progress: &Progress,
     encode: impl FnOnce(&mut dyn FnMut(u64, u64)) -> Result<T>,
 ) -> Result<T> {
-    let _span = info_span!("encode text").entered();
-    let count = prompts as u64 + 1;
-    let phase = progress.phase("encode", "prompts", count);
-    let mut reported = 0;
-    let encoded = encode(&mut |done, all| {
-        let reached = count.saturating_mul(done) / all.max(1);
-        phase.advance(reached.saturating_sub(reported));
-        reported = reported.max(reached);
-    })?;
-    phase.finish();
+    let mut shown = EncodingPhase::new(prompts, progress);
+    let encoded = encode(&mut |done, all| shown.reached(done, all))?;
+    shown.finish();
     Ok(encoded)
+}
+
+/// The progress of encoding prompts, and the empty one for guidance. Dropped before it is finished, it failed.
+pub(crate) struct EncodingPhase {
+    phase: PhaseProgress,
+    /// Prompts, with the empty one.
+    count: u64,
+    reported: u64,
+    _span: EnteredSpan,
+}
+
+impl EncodingPhase {
+    /// Encoding of so many prompts begins.
+    pub(crate) fn new(prompts: usize, progress: &Progress) -> Self {
+        let span = info_span!("encode text").entered();
+        let count = prompts as u64 + 1;
+        Self { phase: progress.phase("encode", "prompts", count), count, reported: 0, _span: span }
+    }
+}
+
+impl ShowEncoding for EncodingPhase {
+    fn reached(&mut self, done: u64, all: u64) {
+        let reached = self.count.saturating_mul(done) / all.max(1);
+        self.phase.advance(reached.saturating_sub(self.reported));
+        self.reported = self.reported.max(reached);
+    }
+
+    fn finish(self) {
+        self.phase.finish();
+    }
 }
 
 /// What a model makes of the prompts with these ids, `batch` of them in a call, with progress under `name`.

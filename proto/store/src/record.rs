@@ -35,6 +35,11 @@ pub struct Prompts {
 }
 
 impl Prompts {
+    /// All of them, in order of their ids.
+    pub fn all(&self) -> Vec<&str> {
+        self.calibration.iter().chain(&self.held_out).map(String::as_str).collect()
+    }
+
     /// The digest of both lists.
     ///
     /// # Errors

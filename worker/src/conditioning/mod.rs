@@ -9,7 +9,7 @@ mod stored;
 
 pub use encode::{encode_missing, put_missing};
 pub use file::{ConditioningFile, ConditioningMetadata, is_ours, write_file};
-pub use objects::{ConditioningObjects, made_by};
+pub use objects::ConditioningObjects;
 pub use stored::StoredConditionings;
 
 #[cfg(test)]

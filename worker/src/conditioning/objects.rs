@@ -8,6 +8,8 @@ use serde::Serialize;
 use tokio::runtime::Handle;
 
 use super::object;
+use crate::grams::GramIndex;
+use crate::preparation::{PreparationError, Result};
 
 /// The objects that hold the conditioning of a job's prompts: one for each shard, which is read as a whole, and one for the empty prompt,
 /// which classifier-free guidance needs.
@@ -33,7 +35,7 @@ struct ObjectKey<'a> {
 
 /// The files that the conditioning of a job's prompts is made from: those of the model with its text encoders, or, where the job names a
 /// file of encoded prompts, the job's own files.
-pub fn made_by<'a>(
+fn made_by<'a>(
     spec: &JobSpec,
     model_files: &'a [InputDigest],
     prompt_files: &'a [InputDigest],
@@ -52,7 +54,7 @@ impl ConditioningObjects {
         made_by: &[InputDigest],
         calibration: &[String],
         held_out: &[String],
-    ) -> Result<Self, serde_json::Error> {
+    ) -> serde_json::Result<Self> {
         let key = |first: Option<u32>, texts: &[&str]| {
             let (max_sequence_length, dtype) = (spec.calibration.max_sequence_length, spec.model.dtype);
             let key = ObjectKey { made_by, max_sequence_length, dtype, first, texts };
@@ -70,6 +72,28 @@ impl ConditioningObjects {
         Ok(Self { negative: key(None, &[""])?, shards, prompts: first })
     }
 
+    /// The objects that a job reads whose model and prompts come from these files: those of all prompts, or, where the job reads `kept` Grams,
+    /// those of the prompts that it still needs.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn needed(
+        spec: &JobSpec,
+        (model_files, prompt_files): (&[InputDigest], &[InputDigest]),
+        prompts: &Prompts,
+        kept: Option<&GramIndex>,
+    ) -> Result<Self> {
+        let Prompts { calibration, held_out } = prompts;
+        let objects = Self::new(spec, made_by(spec, model_files, prompt_files), calibration, held_out);
+        let objects = objects
+            .map_err(|e| PreparationError::Argument(format!("has prompts that cannot be named: {e}")))?;
+        let counts = [calibration, held_out].map(|prompts| prompts.len() as u32);
+        Ok(match kept {
+            Some(kept) => objects.only(&kept.read_prompts(spec, counts[0], counts[1])),
+            None => objects,
+        })
+    }
+
     /// Only those objects that hold a prompt of these ranges. Other prompts are not encoded, and cannot be read.
     #[must_use]
     pub fn only(mut self, wanted: &[Range<u32>]) -> Self {
@@ -82,7 +106,7 @@ impl ConditioningObjects {
     ///
     /// # Errors
     /// As [`Self::new`].
-    pub fn of_job(job: &JobRecord, prompts: &Prompts) -> Result<Self, serde_json::Error> {
+    pub fn of_job(job: &JobRecord, prompts: &Prompts) -> serde_json::Result<Self> {
         let made_by = made_by(&job.spec, &job.model_files, &job.prompt_files);
         Self::new(&job.spec, made_by, &prompts.calibration, &prompts.held_out)
     }

@@ -1,5 +1,7 @@
 //! What kept Grams are of.
 
+use std::ops::Range;
+
 use obsdiff_engine::pruner::SurveyedSlice;
 use obsdiff_proto::message::Exponents;
 use obsdiff_proto::{InputDigest, Inventory, JobSpec, Package, PackageId, Pattern, SiteId};
@@ -113,6 +115,14 @@ impl GramIndex {
         };
         // Errors of linears follow from the Grams.
         spec.calibration.gram_prompts.is_none() && settings(&self.spec) == settings(spec)
+    }
+
+    /// The ids of the prompts that a job of this specification reads, which reads these Grams and has so many prompts that calibrate and
+    /// that are held out: those held out, and those on whose trajectories linears are probed, unless all of that is known.
+    pub(crate) fn read_prompts(&self, spec: &JobSpec, calibrating: u32, held_out: u32) -> Vec<Range<u32>> {
+        let probes = spec.sparsity.probes() && !self.answers_survey(spec);
+        let probed = if probes { 0..spec.probe.prompts.min(calibrating) } else { 0..0 };
+        vec![probed, calibrating..calibrating + held_out]
     }
 
     /// Whether the kept survey is complete for a job of this specification, so that nothing has to be probed.

@@ -42,4 +42,16 @@ impl PreparationError {
             other => other.into(),
         }
     }
+
+    /// The error of the store that a job's output is in, by its key where that has to change.
+    pub fn of_output(error: StoreError) -> Self {
+        let refused = |problem: String| JobError::new("output.path", problem).into();
+        match error {
+            StoreError::Url { url, problem } => refused(format!("is {url}, which {problem}")),
+            StoreError::Bucket { store } => refused(format!(
+                "is {store}, but there is no such bucket or container: make it, or name another"
+            )),
+            other => other.into(),
+        }
+    }
 }

@@ -1,11 +1,14 @@
-//! What a worker does before it takes orders: it opens the job's model, checks that it is the coordinator's, and loads the weights.
+//! What a worker does before it takes orders, in the order that [`Assignment`] holds: it opens the job's model, checks that it is the
+//! coordinator's, encodes prompts, and loads the weights.
 
+mod assignment;
 mod error;
 mod loading;
 mod model;
 mod path;
 mod received;
 
+pub use assignment::{Assignment, ShowEncoding, WorkerProcess};
 pub use error::{PreparationError, Result};
 pub use loading::load;
 pub use model::{JobModel, compute_type};

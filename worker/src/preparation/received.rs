@@ -12,11 +12,12 @@ use tokio::runtime::Handle;
 
 use super::{JobModel, PreparationError, Result};
 use crate::conditioning::ConditioningObjects;
+use crate::grams::{GramIndex, JobGrams};
 
 /// A job received from a coordinator, with its model on this machine.
 pub struct ReceivedJob {
     /// The model on this machine.
-    pub model: JobModel,
+    pub model: Arc<JobModel>,
     /// Its transformer's weights, not read yet.
     pub weights: Arc<Weights>,
     /// Digests of its files, by their paths in its folder.
@@ -25,17 +26,19 @@ pub struct ReceivedJob {
     pub record: JobRecord,
     /// The job's prompts.
     pub prompts: Prompts,
+    /// What the kept Grams are of that the job reads, where it does not calibrate.
+    pub kept: Option<Arc<GramIndex>>,
 }
 
 impl ReceivedJob {
-    /// Opens the model, and reads the prompts of the job's store. The model is in a `folder` of this machine. `on_read` is called repeatedly
-    /// while files are read.
+    /// Opens the model, and reads the prompts of the job's store and what its kept Grams are of. The model is in a `folder` of this machine.
+    /// `settings` are those of object stores. `on_read` is called repeatedly while files are read.
     ///
     /// # Errors
     /// When the model cannot be used or is not the coordinator's, naming what differs; when the store fails or is another job's.
     pub fn open(
         briefing: &Briefing,
-        store: &JobStore,
+        (store, settings): (&JobStore, &[(String, String)]),
         runtime: &Handle,
         folder: &Path,
         on_read: &(dyn Fn() + Sync),
@@ -76,7 +79,13 @@ impl ReceivedJob {
                 "holds the prompts of another job than the coordinator's",
             ));
         }
-        Ok(Self { model, weights, model_files, record, prompts })
+        let kept = JobGrams::index(spec, settings, runtime)?;
+        Ok(Self { model: Arc::new(model), weights, model_files, record, prompts, kept })
+    }
+
+    /// Digests of all files that decide the result.
+    pub fn digests(&self) -> Vec<InputDigest> {
+        self.model_files.iter().chain(&self.record.prompt_files).cloned().collect()
     }
 }
 

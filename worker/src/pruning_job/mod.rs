@@ -47,6 +47,13 @@ pub trait SourceFolder: Sync {
     fn whole(&self) -> obsdiff_engine::Result<PathBuf>;
 }
 
+/// The texts of held-out prompts, as far as the job knows them: a file of conditioning need not hold the texts, and other encoders may have
+/// made it.
+pub fn known_texts<'a>(spec: &JobSpec, held_out: &'a [String]) -> &'a [String] {
+    let known = spec.calibration.prompts.is_some() || spec.calibration.conditioning.is_none();
+    if known { held_out } else { &[] }
+}
+
 /// A job as the workers of a process share it.
 pub struct PruningJob<'a> {
     /// The job's specification.

@@ -2,6 +2,7 @@
 
 pub(super) mod each_gpu;
 mod peers;
+mod process;
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,33 +12,23 @@ use obsdiff_engine::device::ComputeDevice;
 use obsdiff_proto::lock;
 use obsdiff_proto::session::{Briefing, Dismissed, JobProgress, Reason};
 use obsdiff_security::TokenSender;
-use obsdiff_store::JobStore;
 use obsdiff_worker::collective::{Counted, Transport};
-use obsdiff_worker::device::{
-    GroupTimeouts, JobPartStore, Machine, PartStoreError, WorkError, WorkerState, follow,
-};
-use obsdiff_worker::grams::GramIndex;
-use obsdiff_worker::preparation::{self, ReceivedJob};
-use obsdiff_worker::pruning_job::Measuring;
+use obsdiff_worker::device::{GroupTimeouts, Machine, PartStoreError, WorkError, WorkerState};
+use obsdiff_worker::preparation::Assignment;
 use obsdiff_worker::session::{SessionError, SessionSettings, attend, tcp};
-use obsdiff_worker::stored_model::Extent;
 use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
 
 use crate::cli::WorkerArgs;
 use crate::context::CommandContext;
-use crate::described::{Described, unprepared};
-use crate::fit::{self, OnDevice};
 use crate::job::{JobFile, StoreSettings};
 use crate::kubeflow::TrainerServer;
 use crate::machine::product_rate;
 use crate::measured::Measured;
 use crate::progress::Progress;
-use crate::prompts::JobPrompts;
-use crate::report::OutputDocuments;
-use crate::run::{Inputs, JobGrams, encode, output_of};
 use crate::signals::{Answer, Signals};
 use crate::{Error, Result};
+use process::ReceivingProcess;
 
 /// What a worker says that leaves.
 const LEFT: &str = "the job goes on with other workers, or when this command is run again";
@@ -137,7 +128,7 @@ fn settings(
     Ok((settings, transport))
 }
 
-/// Opens the job here, and follows its orders.
+/// Prepares the job here, and follows its orders.
 fn serve(
     briefing: &Briefing,
     runtime: &Runtime,
@@ -149,72 +140,29 @@ fn serve(
     let root = tracing::info_span!(crate::run::RUN_SPAN);
     let _running = root.enter();
     // Work that goes on counts as progress, so that a worker that takes long to prepare is not taken for one that hangs.
-    let (going_on, loading) = (worker_state.clone(), worker_state.clone());
+    let going_on = worker_state.clone();
     progress.call_at_steps(Box::new(move || going_on.advance()));
     let mut job = JobFile::received(briefing.spec.clone(), StoreSettings::of(&context.environment));
     job.open_model(progress)?;
-    let store = JobStore::open(&briefing.store, job.stores().pairs())?;
-    let output = output_of(&job, runtime.handle())?;
-    // Whichever worker is asked to writes the output, so each must be able to.
-    output.try_writing(&context.disk).map_err(|e| unprepared(&job, e))?;
-    let folder = job.model_folder(Extent::of(&job.spec))?;
-    let received = ReceivedJob::open(briefing, &store, runtime.handle(), &folder, &|| worker_state.advance());
-    let received = received.map_err(|e| unprepared(&job, e))?;
-    let inputs = inputs(briefing, received, JobGrams::index(&job, runtime.handle())?);
-    if let Some(memory) = context.memory {
-        fit::check(&job, &inputs.described, &inputs.plan, 1, memory)?;
-    }
-    if let Some(free) = crate::run::free_memory(device)? {
-        OnDevice::new(&job, &inputs.described, &inputs.plan).once_open().check(1, free)?;
-    }
-    inputs.weights.call_on_read(Arc::new(move || loading.advance()));
-    // One worker encodes while the others wait. If the session ends meanwhile, the caller reports why.
-    if !worker_state.wait_to_encode() {
-        return Ok(());
-    }
-    let conditionings = encode(&job, &inputs, (&store, runtime.handle()), device, progress)?;
-    worker_state.encoded();
-    let (model, trajectories) =
-        preparation::load(&job.spec, inputs.described.model(), &inputs.weights, conditionings)?;
-    let grams = JobGrams::open(&job, &inputs, runtime.handle())?;
-    let planned_memory = inputs.predicted_peak(&job, 1);
-    measured.open(planned_memory.0, job.spec.hessian.damping);
-    let documents = OutputDocuments::new(&job.spec, &inputs, (device, planned_memory), context.clock.clone());
-    let grams = (grams, &output, &context.disk);
-    let mut work = crate::run::work((&job, &inputs), &trajectories, None, grams, &documents, device);
-    let first = inputs.prompts.calibration.len() as u32;
-    work.measuring = Some(Measuring { held_out: first..trajectories.prompts(), clock: &*context.clock });
-    let part_store = JobPartStore::new(store, runtime.handle().clone());
-    let mut engine = work.engine(model, Arc::new(part_store), measured.clone(), worker_state);
-    ready.store(true, Ordering::SeqCst);
-    follow(worker_state, &mut engine);
-    match worker_state.take_failure() {
+    let assignment = Assignment {
+        briefing,
+        store_settings: job.stores().pairs(),
+        runtime: runtime.handle(),
+        device,
+        disk: &context.disk,
+        clock: &*context.clock,
+        source: &job,
+        worker_state,
+        watch: measured.clone(),
+        ready,
+    };
+    let (memory, clock) = (context.memory, &context.clock);
+    let process =
+        ReceivingProcess { job: &job, plan: &briefing.plan, memory, device, measured, clock, progress };
+    match assignment.work(&process)? {
         Some(WorkError::Engine(error)) => Err(Error::from(error).after_begin(&briefing.store)),
         Some(WorkError::PartStore(PartStoreError::Damaged(problem))) => Err(Error::Damaged(problem)),
         _ => Ok(()),
-    }
-}
-
-/// The job's inputs on this host: its model, and the prompts from its store.
-fn inputs(briefing: &Briefing, received: ReceivedJob, kept: Option<Arc<GramIndex>>) -> Inputs {
-    let ReceivedJob { model, weights, model_files, record, prompts } = received;
-    Inputs {
-        described: Described::new(model),
-        weights,
-        prompts: JobPrompts {
-            calibration: prompts.calibration,
-            held_out: prompts.held_out,
-            digest: Some(record.prompts.to_string()),
-            held_out_digest: None,
-            note: None,
-        },
-        conditioning: None,
-        plan: briefing.plan.clone(),
-        written: false,
-        finished: None,
-        model_files,
-        prompt_files: record.prompt_files,
-        kept,
     }
 }
 

@@ -31,6 +31,11 @@ pub struct JobPrompts {
 }
 
 impl JobPrompts {
+    /// The prompts as the job's store keeps them.
+    pub fn recorded(&self) -> Prompts {
+        Prompts { calibration: self.calibration.clone(), held_out: self.held_out.clone() }
+    }
+
     /// Reads the prompt files of a job. Where it has none, its prompts are those of its file of `conditioning`, which may not say their
     /// texts.
     ///

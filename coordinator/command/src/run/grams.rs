@@ -1,64 +1,28 @@
 //! Grams that outlive a job: those that it keeps, and those that it goes by.
 
-use std::ops::Range;
-use std::sync::Arc;
-
 use obsdiff_coordinator::JobState;
 use obsdiff_files::Disk;
-use obsdiff_proto::{Digest, GramPrecision, InputDigest, JobError, JobSpec};
-use obsdiff_store::{GramStore, Prompts};
-use obsdiff_worker::grams::{GramIndex, GramKeeper, GramOrigin, KeptGrams};
+use obsdiff_proto::{Digest, GramPrecision, InputDigest, JobError};
+use obsdiff_store::GramStore;
+use obsdiff_worker::grams::{GramIndex, GramOrigin, JobGrams};
 use tokio::runtime::Handle;
 
 use super::Inputs;
 use crate::job::JobFile;
-use crate::prompts::JobPrompts;
 use crate::{Error, Result, conditioning};
 
-/// The Grams that a job keeps, and those that it goes by.
-pub(crate) struct JobGrams {
-    pub(super) keeper: Option<GramKeeper>,
-    pub(super) kept: Option<KeptGrams>,
-}
-
-impl JobGrams {
-    /// Opens the places of a job's Grams; that of those it keeps is claimed for it.
-    ///
-    /// # Errors
-    /// When a place cannot be opened or read.
-    pub(crate) fn open(job: &JobFile, inputs: &Inputs, runtime: &Handle) -> Result<Self> {
-        let settings = job.stores().pairs();
-        let keeper = |url: &String| {
-            let origin = GramOrigin {
-                spec: job.spec.clone(),
-                model_files: inputs.model_files.clone(),
-                prompt_files: inputs.prompt_files.clone(),
-                prompts: Prompts {
-                    calibration: inputs.prompts.calibration.clone(),
-                    held_out: inputs.prompts.held_out.clone(),
-                },
-            };
-            Ok::<_, Error>(GramKeeper::new(GramStore::open(url, settings)?, runtime.clone(), origin))
-        };
-        let kept = |(url, index): (&String, &Arc<GramIndex>)| {
-            let store = GramStore::open(url, settings)?;
-            Ok::<_, Error>(KeptGrams::new(store, runtime.clone(), index.clone(), &job.spec))
-        };
-        Ok(Self {
-            keeper: job.spec.output.grams.as_ref().map(keeper).transpose()?,
-            kept: job.spec.calibration.grams.as_ref().zip(inputs.kept.as_ref()).map(kept).transpose()?,
-        })
-    }
-
-    /// What the Grams are of that a job goes by.
-    ///
-    /// # Errors
-    /// When their place cannot be opened or read.
-    pub(crate) fn index(job: &JobFile, runtime: &Handle) -> Result<Option<Arc<GramIndex>>> {
-        let Some(url) = &job.spec.calibration.grams else { return Ok(None) };
-        let store = GramStore::open(url, job.stores().pairs())?;
-        Ok(Some(Arc::new(runtime.block_on(store.index())?)))
-    }
+/// Opens the places of a job's Grams; that of those it keeps is claimed for it.
+///
+/// # Errors
+/// When a place cannot be opened.
+pub(super) fn open(job: &JobFile, inputs: &Inputs, runtime: &Handle) -> Result<JobGrams> {
+    let origin = GramOrigin {
+        spec: job.spec.clone(),
+        model_files: inputs.model_files.clone(),
+        prompt_files: inputs.prompt_files.clone(),
+        prompts: inputs.prompts.recorded(),
+    };
+    Ok(JobGrams::open(origin, inputs.kept.as_ref(), job.stores().pairs(), runtime)?)
 }
 
 /// Marks the place of the Grams that a job keeps as its own.
@@ -143,14 +107,4 @@ pub(super) fn files(
     let json = serde_json::to_vec(kept).map_err(|e| Error::content(&url, e.to_string()))?;
     let index = InputDigest { path: format!("{url}/grams.json"), sha256: Digest::of(&json).to_string() };
     Ok(kept.prompt_files.iter().cloned().chain([index]).collect())
-}
-
-/// The ids of the prompts that a job reads which goes by kept Grams: those held out, and those on whose trajectories linears are probed,
-/// unless all of that is known.
-pub(super) fn read_prompts(spec: &JobSpec, kept: &GramIndex, prompts: &JobPrompts) -> Vec<Range<u32>> {
-    let count = prompts.calibration.len() as u32;
-    let held_out = count..count + prompts.held_out.len() as u32;
-    let probes = spec.sparsity.probes() && !kept.answers_survey(spec);
-    let probed = if probes { 0..spec.probe.prompts.min(count) } else { 0..0 };
-    vec![probed, held_out]
 }

@@ -25,11 +25,10 @@ use obsdiff_engine::pipeline::Picture;
 use obsdiff_files::Disk;
 use obsdiff_proto::ByteSize;
 use obsdiff_store::JobStore;
-use obsdiff_worker::conditioning::{
-    ConditioningObjects, StoredConditionings, encode_missing, made_by, put_missing,
-};
+use obsdiff_worker::conditioning::{ConditioningObjects, StoredConditionings, encode_missing, put_missing};
+use obsdiff_worker::grams::JobGrams;
 use obsdiff_worker::preparation::{self, compute_type};
-use obsdiff_worker::pruning_job::{JobOutput, PruningJob};
+use obsdiff_worker::pruning_job::{JobOutput, PruningJob, known_texts};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
@@ -45,7 +44,6 @@ use crate::{Error, Result};
 pub(crate) use course::recorded;
 pub use display::{Display, PhaseDisplay};
 pub(crate) use finished::already_done;
-pub(crate) use grams::JobGrams;
 pub(crate) use grams::{check_kept, claim as claim_grams};
 pub use inputs::Inputs;
 pub use obsdiff_worker::pruning_job::peak_resident;
@@ -234,7 +232,7 @@ fn prune(
     let dense = held_out::denoised(&*model, &trajectories, batched, "sample the source", progress)?;
     // The workers' threads account for their time themselves.
     drop(running);
-    let grams = JobGrams::open(job, inputs, state.runtime().handle())?;
+    let grams = grams::open(job, inputs, state.runtime().handle())?;
     let documents = OutputDocuments::new(&job.spec, inputs, (device, peak), spans.clock().clone());
     let latents = dense.as_ref().map(|dense| &dense.latents);
     let work = work((job, inputs), &trajectories, latents, (grams, output, disk), &documents, device);
@@ -280,16 +278,11 @@ pub(crate) fn encode(
     device: &ComputeDevice,
     progress: &Progress,
 ) -> Result<StoredConditionings> {
-    let (spec, model, prompts) = (&job.spec, inputs.described.model(), &inputs.prompts);
-    // Those that calibrate have the ids from 0 on; those held out follow.
-    let texts: Vec<&str> = prompts.calibration.iter().chain(&prompts.held_out).map(String::as_str).collect();
-    let made_by = made_by(spec, &inputs.model_files, &inputs.prompt_files);
-    let objects = ConditioningObjects::new(spec, made_by, &prompts.calibration, &prompts.held_out)
-        .map_err(|e| Error::content(job.path(), format!("has prompts that cannot be named: {e}")))?;
-    let objects = match &inputs.kept {
-        Some(kept) => objects.only(&grams::read_prompts(spec, kept, prompts)),
-        None => objects,
-    };
+    let (spec, model, prompts) = (&job.spec, inputs.described.model(), inputs.prompts.recorded());
+    let texts = prompts.all();
+    let files = (&*inputs.model_files, &*inputs.prompt_files);
+    let objects = ConditioningObjects::needed(spec, files, &prompts, inputs.kept.as_deref())
+        .map_err(|error| unprepared(job, error))?;
     let place = (store, runtime);
     encoding(texts.len(), progress, |on_encoded| {
         let done = match &inputs.conditioning {
@@ -302,7 +295,7 @@ pub(crate) fn encode(
 }
 
 /// What the workers of this process share. Final latents of the dense model are `dense`, where they are known.
-pub(crate) fn work<'a>(
+fn work<'a>(
     (job, inputs): (&'a JobFile, &'a Inputs),
     trajectories: &'a Arc<Trajectories>,
     dense: Option<&'a Tensor>,
@@ -310,12 +303,9 @@ pub(crate) fn work<'a>(
     documents: &'a OutputDocuments<'a>,
     device: &ComputeDevice,
 ) -> PruningJob<'a> {
-    let calibration = &job.spec.calibration;
-    // A file of conditioning need not hold the texts, and other encoders may have made it.
-    let texts_known = calibration.prompts.is_some() || calibration.conditioning.is_none();
     PruningJob {
         spec: &job.spec,
-        held_out: if texts_known { &inputs.prompts.held_out } else { &[] },
+        held_out: known_texts(&job.spec, &inputs.prompts.held_out),
         model: inputs.described.model(),
         source: job,
         weights: &inputs.weights,

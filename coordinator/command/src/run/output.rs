@@ -107,17 +107,7 @@ pub(super) fn give_up(job: &JobFile, state: &JobState) {
 
 /// The error of the store that the output is in, by its key where that has to change.
 fn refused(job: &JobFile, error: StoreError) -> Error {
-    match error {
-        StoreError::Url { url, problem } => {
-            job.refuse(JobError::new("output.path", format!("is {url}, which {problem}")))
-        }
-        StoreError::Bucket { store } => {
-            let problem =
-                format!("is {store}, but there is no such bucket or container: make it, or name another");
-            job.refuse(JobError::new("output.path", problem))
-        }
-        other => other.into(),
-    }
+    unprepared(job, PreparationError::of_output(error))
 }
 
 /// A prefix must not be asked for links.

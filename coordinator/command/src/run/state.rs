@@ -6,7 +6,6 @@ use obsdiff_coordinator::{JobInputs, JobState};
 use obsdiff_engine::export::PruningRecord;
 use obsdiff_files::Disk;
 use obsdiff_proto::{JobError, counted};
-use obsdiff_store::Prompts;
 use obsdiff_worker::pruning_job::JobOutput;
 use tokio::runtime::Runtime;
 
@@ -21,15 +20,11 @@ use crate::{Error, Result};
 /// # Errors
 /// As [`JobState::open`] has.
 pub fn open_state(job: &JobFile, inputs: &Inputs) -> Result<JobState> {
-    let prompts = Prompts {
-        calibration: inputs.prompts.calibration.clone(),
-        held_out: inputs.prompts.held_out.clone(),
-    };
     let inputs = JobInputs {
         spec: job.spec.clone(),
         inventory: Arc::new(inputs.described.inventory.clone()),
         plan: Arc::new(inputs.plan.clone()),
-        prompts,
+        prompts: inputs.prompts.recorded(),
         model_files: inputs.model_files.clone(),
         prompt_files: inputs.prompt_files.clone(),
     };
