@@ -2,6 +2,9 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
+#[cfg(any(feature = "gloo", feature = "cuda"))]
+use obsdiff_tests::Prng;
+
 use super::*;
 
 #[cfg(any(feature = "gloo", feature = "cuda"))]
@@ -12,6 +15,21 @@ pub(super) use rendezvous::ThreadRendezvous;
 
 /// Longer than any of these tests should take.
 const LONG: Duration = Duration::from_secs(60);
+
+/// The numbers that a rank adds to a sum.
+#[cfg(any(feature = "gloo", feature = "cuda"))]
+pub(super) fn addends(rank: usize, length: usize) -> Vec<i64> {
+    let mut prng = Prng::new(rank as u64);
+    (0..length).map(|_| prng.next() as i64).collect()
+}
+
+/// The sums of what the ranks of a group add.
+#[cfg(any(feature = "gloo", feature = "cuda"))]
+pub(super) fn sums(world: usize, length: usize) -> Vec<i64> {
+    (0..world).map(|rank| addends(rank, length)).fold(vec![0; length], |sums, addends| {
+        sums.into_iter().zip(addends).map(|(sum, addend)| sum.wrapping_add(addend)).collect()
+    })
+}
 
 fn member(epoch: u64, rank: usize, world: usize) -> Member {
     Member { epoch: Epoch(epoch), rank, world, form: LONG, silence: LONG }

@@ -3,7 +3,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use obsdiff_proto::Epoch;
 
 use super::*;
-use crate::collective::tests::ThreadRendezvous;
+use crate::collective::tests::{ThreadRendezvous, addends, sums};
 use crate::collective::{Buffer, Values};
 
 /// A transport for each rank of a group.
@@ -34,18 +34,12 @@ fn group<T: Send>(world: usize, abort: &Abort, each: impl Fn(Box<dyn Collective>
     })
 }
 
-/// What rank `rank` adds to number `index`.
-fn number(rank: usize, index: usize) -> i64 {
-    (index as i64 + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15u64 as i64).wrapping_mul(rank as i64 + 1)
-}
-
 #[test]
 fn buffers_of_many_messages_and_any_length_are_summed_and_spread() {
     for (world, length) in [(2, 1 << 20), (3, (1 << 20) + 1), (4, 700_001), (3, 2), (3, 0)] {
-        let sum = |index| (0..world).fold(0i64, |sum, rank| sum.wrapping_add(number(rank, index)));
-        let expected: Vec<i64> = (0..length).map(sum).collect();
+        let expected = sums(world, length);
         group(world, &Abort::default(), |mut rank| {
-            let own: Vec<i64> = (0..length).map(|index| number(rank.rank(), index)).collect();
+            let own = addends(rank.rank(), length);
             let mut sums = vec![0; length];
             rank.all_reduce(Values::I64(&own), Buffer::I64(&mut sums)).unwrap();
             assert!(sums == expected, "all_reduce of {length} among {world}");
@@ -57,7 +51,7 @@ fn buffers_of_many_messages_and_any_length_are_summed_and_spread() {
             }
             let mut copied = own;
             rank.broadcast(world - 1, Buffer::I64(&mut copied)).unwrap();
-            assert!(copied.iter().enumerate().all(|(index, copied)| *copied == number(world - 1, index)));
+            assert!(copied == addends(world - 1, length));
         });
     }
 }

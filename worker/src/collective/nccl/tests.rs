@@ -11,7 +11,7 @@ use obsdiff_proto::{Epoch, lock};
 use obsdiff_tests::{FakeNccl, fake_cuda_with};
 
 use super::*;
-use crate::collective::tests::ThreadRendezvous;
+use crate::collective::tests::{ThreadRendezvous, addends, sums};
 use crate::collective::{Buffer, Values};
 
 /// Set where this process is to use the libraries that it finds: the fake ones, or those of a GPU.
@@ -137,7 +137,7 @@ fn a_group_of_one_is_formed_and_left_by_nccl_itself() {
     with_fake("a_group_of_one_is_formed_and_left_by_nccl_itself", FakeNccl::Current, &[], || {
         let (nccl, stuck) = transport(&Arc::new(ThreadRendezvous::default()), 64, LONG);
         let mut rank = nccl.form(member(1, 0, 1), &Abort::default()).unwrap();
-        let own: Vec<i64> = (0..1000).map(|index| number(0, index)).collect();
+        let own: Vec<i64> = addends(0, 1000);
         let mut sum = vec![0; own.len()];
         rank.all_reduce(Values::I64(&own), Buffer::I64(&mut sum)).unwrap();
         assert_eq!(sum, own);
@@ -149,17 +149,11 @@ fn a_group_of_one_is_formed_and_left_by_nccl_itself() {
     });
 }
 
-/// What rank `rank` adds to number `index`.
-fn number(rank: usize, index: usize) -> i64 {
-    (index as i64 + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15u64 as i64).wrapping_mul(rank as i64 + 1)
-}
-
 #[test]
 fn buffers_of_many_chunks_and_any_length_are_summed_and_spread() {
     with_fake("buffers_of_many_chunks_and_any_length_are_summed_and_spread", FakeNccl::Current, &[], || {
         for (world, length) in [(1, 9), (2, 1000), (3, 17), (4, 16), (3, 8), (2, 1), (3, 0)] {
-            let sum = |index| (0..world).fold(0i64, |sum, rank| sum.wrapping_add(number(rank, index)));
-            let expected: Vec<i64> = (0..length).map(sum).collect();
+            let expected = sums(world, length);
             let float = |rank: usize, index: usize| (1 + rank * 10 + index) as f32;
             let floats: Vec<f32> =
                 (0..length).map(|index| (0..world).map(|rank| float(rank, index)).sum()).collect();
@@ -169,7 +163,7 @@ fn buffers_of_many_chunks_and_any_length_are_summed_and_spread() {
                 |member| member,
                 |joined| {
                     let mut rank = joined.unwrap();
-                    let own: Vec<i64> = (0..length).map(|index| number(rank.rank(), index)).collect();
+                    let own = addends(rank.rank(), length);
                     let mut sums = vec![0; length];
                     rank.all_reduce(Values::I64(&own), Buffer::I64(&mut sums)).unwrap();
                     assert!(sums == expected, "all_reduce of {length} among {world}");
@@ -190,9 +184,7 @@ fn buffers_of_many_chunks_and_any_length_are_summed_and_spread() {
                     }
                     let mut copied = own;
                     rank.broadcast(world - 1, Buffer::I64(&mut copied)).unwrap();
-                    assert!(
-                        copied.iter().enumerate().all(|(index, copied)| *copied == number(world - 1, index))
-                    );
+                    assert!(copied == addends(world - 1, length));
                 },
             );
             assert!(ended.iter().all(|((), stuck)| stuck.try_recv().is_err()));

@@ -1,8 +1,18 @@
 use bytemuck::Zeroable;
+use obsdiff_tests::Prng;
 use proptest::prelude::*;
 
 use super::super::strips::values_mut;
 use super::*;
+
+/// The end of keys that are spread over many bits.
+const MOST: u32 = 1 << 29;
+
+/// Keys below `end`, one after the other.
+fn drawn(seed: u64, count: usize, end: u32) -> Vec<u32> {
+    let mut prng = Prng::new(seed);
+    (0..count).map(|_| prng.within(0..u64::from(end)) as u32).collect()
+}
 
 /// Strips of which row r, column c has the key `key(r, c)`, where U is 1.
 fn strips(rows: usize, columns: usize, key: impl Fn(usize, usize) -> u32) -> Vec<Vec<StripColumn>> {
@@ -32,18 +42,22 @@ fn near(strips: &[Scored<'_>], count: usize) -> Vec<NearKeys> {
 #[test]
 fn a_sample_tells_where_the_kth_of_many_lies() {
     let (rows, columns) = (24 * LANES, 128);
-    let key = |r: usize, c: usize| ((r * columns + c) as u32).wrapping_mul(0x9e37_79b9) >> 3;
+    let drawn = drawn(1, rows * columns, MOST);
+    let key = |r: usize, c: usize| drawn[r * columns + c];
     let (strips, ones) = (strips(rows, columns, key), vec![1.0; columns]);
     let strips = scored(&strips, rows, &ones);
     let all = rows * columns;
-    let mut sorted: Vec<u32> = (0..all).map(|at| key(at / columns, at % columns)).collect();
+    let mut sorted = drawn.clone();
     sorted.sort_unstable();
     for count in [1, all / 10, all / 2, all * 9 / 10, all - 1, all] {
         let near = near(&strips, count);
         let kept: usize = near.iter().map(|near| near.keys.len()).sum();
         assert!(kept < all / 20, "{kept} of {all} are near the {count}-th");
         let found = kth_lowest(&near.iter().collect::<Vec<_>>(), count).expect("the sample misleads");
-        assert_eq!(found, (sorted[count - 1], 1, 1), "{count} of {all}");
+        let kth = sorted[count - 1];
+        let [below, up_to] =
+            [sorted.partition_point(|key| *key < kth), sorted.partition_point(|key| *key <= kth)];
+        assert_eq!(found, (kth, count - below, up_to - below), "{count} of {all}");
     }
 }
 
@@ -52,7 +66,8 @@ fn a_sample_tells_where_the_kth_of_many_lies() {
 #[test]
 fn the_same_keys_are_near_by_any_instructions() {
     let (rows, columns) = (2 * LANES - 5, 40);
-    let key = |r: usize, c: usize| ((r * columns + c) as u32).wrapping_mul(0x9e37_79b9) >> 3;
+    let drawn = drawn(2, 2 * LANES * columns, MOST);
+    let key = |r: usize, c: usize| drawn[r * columns + c];
     let (strips, ones) = (strips(rows, columns, key), vec![1.0; columns]);
     let bounds = Bounds { lowest: key(7, 7), highest: key(7, 7) + (1 << 27) };
     for strip in &scored(&strips, rows, &ones) {
@@ -80,13 +95,11 @@ proptest! {
         share in 0.0f64..=1.0,
         // That of another share misleads.
         sampled in prop::option::of(0.0f64..=1.0),
-        seed: u32,
+        seed: u64,
     ) {
         let count = (share * (rows * columns) as f64) as usize;
-        let key = |r: usize, c: usize| {
-            let x = (seed ^ (r * 31 + c) as u32).wrapping_mul(0x9e37_79b9);
-            (x ^ (x >> 15)).wrapping_mul(0x85eb_ca6b) % spread
-        };
+        let drawn = drawn(seed, rows.next_multiple_of(LANES) * columns, spread);
+        let key = |r: usize, c: usize| drawn[r * columns + c];
         let mut all: Vec<_> = (0..columns)
             .flat_map(|c| (0..rows).map(move |r| (key(r, c), c, r)))
             .collect();

@@ -18,8 +18,7 @@ fn numbers_of_a_gpu_are_summed_and_spread_where_they_lie() {
         &[],
         || {
             for (world, length) in [(2, 1000), (3, 17), (4, 16), (2, 1)] {
-                let sum = |index| (0..world).fold(0i64, |sum, rank| sum.wrapping_add(number(rank, index)));
-                let expected: Vec<i64> = (0..length).map(sum).collect();
+                let expected = sums(world, length);
                 let floats: Vec<f32> =
                     (0..length).map(|index| (0..world).map(|rank| float(rank, index)).sum()).collect();
                 let ended = group(
@@ -29,7 +28,7 @@ fn numbers_of_a_gpu_are_summed_and_spread_where_they_lie() {
                     |joined| {
                         let (mut rank, gpu) = (joined.unwrap(), gpu());
                         assert_eq!(rank.gpu(), Some(0));
-                        let own: Vec<i64> = (0..length).map(|index| number(rank.rank(), index)).collect();
+                        let own = addends(rank.rank(), length);
                         let owned: Vec<f32> = (0..length).map(|index| float(rank.rank(), index)).collect();
                         let on_gpu = OnGpu::new(&gpu, Accumulate::Exact, &own);
                         let floats_on_gpu = OnGpu::new(&gpu, Accumulate::F32, &owned);
@@ -62,13 +61,7 @@ fn numbers_of_a_gpu_are_summed_and_spread_where_they_lie() {
                         }
                         assert!(on_gpu.read::<i64>() == own, "what is sent stays");
                         rank.broadcast(world - 1, Buffer::Device(&on_gpu.numbers())).unwrap();
-                        let copied = on_gpu.read::<i64>();
-                        assert!(
-                            copied
-                                .iter()
-                                .enumerate()
-                                .all(|(index, copied)| *copied == number(world - 1, index))
-                        );
+                        assert!(on_gpu.read::<i64>() == addends(world - 1, length));
                     },
                 );
                 assert!(ended.iter().all(|((), stuck)| stuck.try_recv().is_err()));
