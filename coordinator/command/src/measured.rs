@@ -12,7 +12,7 @@ use crate::run::peak_resident;
 use crate::spans::Spans;
 
 /// Gathers what a worker has done since its process started.
-pub(crate) struct Measured {
+pub(crate) struct WorkerMeasurements {
     spans: Spans,
     prompt_steps: AtomicU64,
     /// Bytes that it gave to reductions.
@@ -32,7 +32,7 @@ struct JobNumbers {
     damping: f64,
 }
 
-impl Measured {
+impl WorkerMeasurements {
     /// Nothing is done yet. Times are those of `spans`, work is done on `device`.
     pub(crate) fn new(spans: Spans, device: ComputeDevice) -> Self {
         let measured = Self {
@@ -87,7 +87,7 @@ impl Measured {
     }
 }
 
-impl Watch for Measured {
+impl Watch for WorkerMeasurements {
     fn steps(&self, prompts: u64) {
         self.prompt_steps.fetch_add(prompts, Ordering::Relaxed);
         self.look_at_memory();

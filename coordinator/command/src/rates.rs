@@ -38,7 +38,7 @@ const STEPS: [usize; 2] = [3, 60];
 /// # Errors
 /// When the model that is measured does not fit in memory or in the folder of temporary files.
 pub(crate) fn measure(job: &JobFile, described: &Described, rate: f64, clock: &Clock) -> Result<Rates> {
-    let sample = Sample::new(job, described, rate)?;
+    let sample = RatedJob::new(job, described, rate)?;
     let (model, weights, trajectories) = sample.load(described)?;
     let pruner = Pruner::new(&sample.spec, model, Arc::new(weights), trajectories.clone());
     let exporter = Box::new(|_, _: &mut Pruner| Ok(()));
@@ -69,7 +69,7 @@ pub(crate) fn measure(job: &JobFile, described: &Described, rate: f64, clock: &C
 /// By width, what the parts solved cost and took: each kind at least once, and then as many as there is time for.
 fn solve(
     engine: &mut PruningEngine<'_>,
-    sample: &Sample,
+    sample: &RatedJob,
     clock: &Clock,
 ) -> Result<BTreeMap<usize, (u64, f64)>> {
     let package = &sample.plan.packages[0];
@@ -127,7 +127,7 @@ impl<'a> StepTimes<'a> {
 }
 
 /// The job that is measured.
-struct Sample {
+struct RatedJob {
     config: Arc<dyn TransformerConfig>,
     inventory: Inventory,
     spec: JobSpec,
@@ -135,7 +135,7 @@ struct Sample {
     workload: Workload,
 }
 
-impl Sample {
+impl RatedJob {
     /// A job like this one on a machine of this product rate.
     fn new(job: &JobFile, described: &Described, rate: f64) -> Result<Self> {
         let config = described.config.with_fewer_blocks(PARAMETERS);

@@ -47,7 +47,7 @@ pub(super) fn cache(args: &CachedModelsArgs, context: &mut CommandContext<'_>) -
         }
     }
     let contents = cache.as_ref().map(ModelCache::contents).transpose()?.unwrap_or_default();
-    let shown = Shown {
+    let shown = CacheReport {
         folder: folder.to_owned(),
         bytes: contents.models.iter().map(|model| model.bytes).sum(),
         models: contents.models.into_iter().map(ShownModel::from).collect(),
@@ -75,7 +75,7 @@ fn removals(args: &CachedModelsArgs, model: &CachedCopy, asked: bool) -> Vec<Mod
 
 /// What is removed, and what is there then.
 #[derive(Serialize)]
-struct Shown {
+struct CacheReport {
     folder: PathBuf,
     bytes: u64,
     models: Vec<ShownModel>,
@@ -117,7 +117,7 @@ fn named(url: Option<&str>) -> &str {
     url.unwrap_or("(a model without its URL, left by a removal that was cut off)")
 }
 
-impl fmt::Display for Shown {
+impl fmt::Display for CacheReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for RemovedModel { url, bytes } in &self.removed {
             writeln!(f, "removed {}: {}", ByteSize(*bytes), named(url.as_deref()))?;

@@ -14,7 +14,7 @@ use super::run::open_device;
 use super::speed;
 use crate::cli::CompareArgs;
 use crate::context::CommandContext;
-use crate::report::{self, Compared, Loading, ReportPage, Sample};
+use crate::report::{self, ComparedPipelines, Loading, ReportPage, Sample};
 use crate::sampling::{Sampling, Settings, load_transformer, open_pipeline};
 use crate::{Error, Result};
 
@@ -91,7 +91,7 @@ fn report_text(
         samples: Sample::of(prompts, settings.seed, &error.per_prompt, pictures),
         per_step: &error.per_step,
         loading: Some(Loading::of(pruned, &pruned_path)),
-        comparison: Some(Compared {
+        comparison: Some(ComparedPipelines {
             dense: dense_path,
             pruned: pruned_path,
             relative_error: error.relative,

@@ -10,7 +10,7 @@ use super::plan_report::{
     ConditioningReport, CostReport, MemoryReport, ModelSize, PlanReport, Traffic, packages,
 };
 use super::plan_sizes;
-use super::plan_times::Times;
+use super::plan_times::PredictedTimes;
 use super::whole_model::WholeModel;
 use crate::budget::with_surveys;
 use crate::cli::PlanArgs;
@@ -52,7 +52,7 @@ pub(super) fn plan(args: &PlanArgs, context: &mut CommandContext<'_>) -> Result<
     let machine = MachineRates::measure(&context.clock)?;
     let times = |workers| {
         let cluster = (workers, args.bandwidth.unwrap_or(BANDWIDTH));
-        Times::predict(&job, &described, &plan, cluster, machine.products, &context.clock)
+        PredictedTimes::predict(&job, &described, &plan, cluster, machine.products, &context.clock)
     };
     let on_device = || OnDevice::new(&job, &described, &bare);
     let of_device = |memory| DeviceMemoryReport::new(&on_device(), memory);

@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::counts::PackageCount;
 use super::device_memory::DeviceMemoryReport;
-use super::plan_times::Times;
+use super::plan_times::PredictedTimes;
 use super::whole_model::WholeModel;
 use crate::text::{self, Table};
 
@@ -31,7 +31,7 @@ pub(super) struct PlanReport {
     pub(super) whole_model: Option<WholeModel>,
     pub(super) other_package_counts: Vec<PackageCount>,
     /// With `--workers`.
-    pub(super) times: Option<Times>,
+    pub(super) times: Option<PredictedTimes>,
     /// What is unusual about the prompts.
     pub(super) note: Option<String>,
 }

@@ -16,7 +16,7 @@ use crate::{Result, rates};
 
 /// The predicted times.
 #[derive(Serialize)]
-pub(super) struct Times {
+pub(super) struct PredictedTimes {
     workers: u32,
     bandwidth_bytes_per_second: u64,
     /// How many times as fast as one worker they are.
@@ -44,7 +44,7 @@ impl From<&PackageTimes> for TimeReport {
     }
 }
 
-impl Times {
+impl PredictedTimes {
     /// Of this number of workers with this bandwidth. The speed of one worker is measured here; products run at `rate` operations a
     /// second.
     ///
@@ -83,7 +83,7 @@ impl Times {
     }
 }
 
-impl fmt::Display for Times {
+impl fmt::Display for PredictedTimes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut table = Table::new(["package", "calibrate", "reduce", "solve", "all"]);
         let row = |name: String, times: &TimeReport| {

@@ -24,7 +24,7 @@ use crate::context::CommandContext;
 use crate::job::{JobFile, StoreSettings};
 use crate::kubeflow::TrainerServer;
 use crate::machine::product_rate;
-use crate::measured::Measured;
+use crate::measured::WorkerMeasurements;
 use crate::progress::Progress;
 use crate::signals::{Answer, Signals};
 use crate::{Error, Result};
@@ -49,7 +49,7 @@ pub(super) fn work(args: &WorkerArgs, context: &mut CommandContext<'_>) -> Resul
     let progress = context.progress();
     let (mut settings, transport) = settings(args, progress.clone(), &runtime)?;
     let megaflops = (product_rate(&context.clock)? / 1e6) as u64;
-    let measured = Arc::new(Measured::new(context.spans.clone(), device.clone()));
+    let measured = Arc::new(WorkerMeasurements::new(context.spans.clone(), device.clone()));
     let transport = Arc::new(Counted::new(transport, measured.reduced.clone()));
     let worker_state = WorkerState::new(
         Machine { instance: instance(), speed: megaflops, hardware: device.hardware() },
@@ -132,7 +132,7 @@ fn settings(
 fn serve(
     briefing: &Briefing,
     runtime: &Runtime,
-    (worker_state, measured): (&Arc<WorkerState>, &Arc<Measured>),
+    (worker_state, measured): (&Arc<WorkerState>, &Arc<WorkerMeasurements>),
     (ready, device): (&AtomicBool, &ComputeDevice),
     context: &CommandContext<'_>,
     progress: &Progress,

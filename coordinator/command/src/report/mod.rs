@@ -31,7 +31,7 @@ pub(crate) struct ReportPage<'a> {
     /// How it was pruned, where that is recorded.
     pub(crate) record: Option<&'a PruningRecord>,
     /// What two pipelines were compared by, where none is the output of the job that made them.
-    pub(crate) comparison: Option<Compared>,
+    pub(crate) comparison: Option<ComparedPipelines>,
     /// The pictures.
     pub(crate) samples: Vec<Sample>,
     /// Relative errors of the latents after each step, from the noisiest on.
@@ -41,7 +41,7 @@ pub(crate) struct ReportPage<'a> {
 }
 
 /// What `compare` was asked for.
-pub(crate) struct Compared {
+pub(crate) struct ComparedPipelines {
     /// Path of the dense pipeline.
     pub(crate) dense: String,
     /// Path of the pruned pipeline.

@@ -20,7 +20,7 @@ const QUALITY: u8 = 90;
 const SIDES: [u32; 6] = [1024, 512, 384, 256, 128, 64];
 
 /// The pictures of a sample as data URIs.
-pub(super) struct Shown {
+pub(super) struct PictureUris {
     pub(super) dense: String,
     pub(super) pruned: String,
     /// What their difference looks like.
@@ -28,9 +28,9 @@ pub(super) struct Shown {
 }
 
 /// All pictures as PNG as they are where that fits the budget, else as JPEG, reduced no further than needed.
-pub(super) fn shown(samples: &[Sample]) -> Vec<Shown> {
+pub(super) fn shown(samples: &[Sample]) -> Vec<PictureUris> {
     let differences: Vec<Picture> = samples.iter().map(|s| difference(&s.dense, &s.pruned)).collect();
-    let encode = |encoded: &dyn Fn(&Picture) -> Option<String>| -> Option<Vec<Shown>> {
+    let encode = |encoded: &dyn Fn(&Picture) -> Option<String>| -> Option<Vec<PictureUris>> {
         let mut bytes = 0;
         let mut uri = |picture: &Picture| {
             let uri = encoded(picture)?;
@@ -38,7 +38,7 @@ pub(super) fn shown(samples: &[Sample]) -> Vec<Shown> {
             (bytes <= BUDGET).then_some(uri)
         };
         let shown = samples.iter().zip(&differences).map(|(sample, difference)| {
-            Some(Shown {
+            Some(PictureUris {
                 dense: uri(&sample.dense)?,
                 pruned: uri(&sample.pruned)?,
                 difference: uri(difference)?,
@@ -126,7 +126,7 @@ mod tests {
         Sample { prompt: None, seed: 0, dense, pruned, relative_error: 0.0 }
     }
 
-    fn bytes(shown: &[Shown]) -> usize {
+    fn bytes(shown: &[PictureUris]) -> usize {
         shown.iter().map(|s| s.dense.len() + s.pruned.len() + s.difference.len()).sum()
     }
 

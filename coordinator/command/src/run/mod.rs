@@ -155,7 +155,7 @@ pub(crate) fn free_memory(device: &ComputeDevice) -> Result<Option<ByteSize>> {
 
 /// The pruned model beside the dense one.
 #[derive(Default)]
-struct Compared {
+struct HeldOutComparison {
     error: Option<HeldOutError>,
     /// What magnitude pruning makes of the dense one.
     baseline: Option<Baseline>,
@@ -172,8 +172,8 @@ fn compared(
     inputs: &Inputs,
     dense: Option<&Denoised>,
     (process, peak): (&RunContext<'_>, ByteSize),
-) -> Result<Compared> {
-    let Some(dense) = dense else { return Ok(Compared::default()) };
+) -> Result<HeldOutComparison> {
+    let Some(dense) = dense else { return Ok(HeldOutComparison::default()) };
     let progress = process.progress;
     let pruned = {
         let written = output.open_written(inputs.described.pipeline.path())?;
@@ -181,7 +181,7 @@ fn compared(
         let batched = (inputs, job.spec.calibration.shard_size);
         held_out::denoised(&*pruned, trajectories, batched, "sample the output", progress)?
     };
-    let Some(pruned) = pruned else { return Ok(Compared::default()) };
+    let Some(pruned) = pruned else { return Ok(HeldOutComparison::default()) };
     let mut error =
         HeldOutError::between(&dense.latents, &pruned.latents)?.along(&dense.steps, &pruned.steps)?;
     let mut baseline = if process.baseline {
@@ -205,7 +205,7 @@ fn compared(
     for (error, pictures) in errors.into_iter().flatten().zip(&others) {
         error.pictures = Some(held_out::picture_error(&of_dense, pictures));
     }
-    Ok(Compared {
+    Ok(HeldOutComparison {
         error: Some(error),
         baseline: baseline.map(|(baseline, _)| baseline),
         pictures: [of_dense, others.into_iter().next().unwrap_or_default()],
@@ -250,7 +250,7 @@ fn prune(
     // Its model makes room for the one that was written.
     drop(engine);
     device.release_unused()?;
-    let Compared { error, baseline, pictures } =
+    let HeldOutComparison { error, baseline, pictures } =
         compared(job, output, &trajectories, inputs, dense.as_ref(), (process, peak))?;
     let report = spans.report();
     record.measured = Some(Measured {

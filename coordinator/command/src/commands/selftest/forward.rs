@@ -33,7 +33,7 @@ pub(super) fn checks(bench: &Bench<'_>) -> Result<Vec<Check>> {
     for architecture in SUPPORTED {
         let (name, config) = (architecture.transformer_class, &*(architecture.small)());
         let weights = weights(config)?;
-        let call = Call::new(config)?;
+        let call = CallInputs::new(config)?;
         let (wanted, processor_seconds) =
             call.run(config, &weights, DType::F32, &ComputeDevice::Cpu, bench)?;
         for (dtype, limit) in TYPES {
@@ -71,7 +71,7 @@ fn weights(config: &dyn TransformerConfig) -> Result<Weights> {
 }
 
 /// The inputs of a call.
-struct Call {
+struct CallInputs {
     latents: Tensor,
     timestep: Tensor,
     text: Tensor,
@@ -79,7 +79,7 @@ struct Call {
     guidance: Tensor,
 }
 
-impl Call {
+impl CallInputs {
     fn new(config: &dyn TransformerConfig) -> Result<Self> {
         let (widths, channels) = (config.conditioning(), config.latents().channels);
         let number = |x: f32| Tensor::full(x, PICTURES, &Device::Cpu).map_err(obsdiff_engine::Error::from);

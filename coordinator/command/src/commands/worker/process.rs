@@ -12,7 +12,7 @@ use crate::clock::Clock;
 use crate::described::{Described, unprepared};
 use crate::fit::{self, OnDevice};
 use crate::job::JobFile;
-use crate::measured::Measured;
+use crate::measured::WorkerMeasurements;
 use crate::progress::Progress;
 use crate::prompts::JobPrompts;
 use crate::report::OutputDocuments;
@@ -27,7 +27,7 @@ pub(super) struct ReceivingProcess<'a> {
     /// The memory that the worker may take, where it is known.
     pub(super) memory: Option<ByteSize>,
     pub(super) device: &'a ComputeDevice,
-    pub(super) measured: &'a Measured,
+    pub(super) measured: &'a WorkerMeasurements,
     pub(super) clock: &'a Clock,
     pub(super) progress: &'a Progress,
 }
