@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use obsdiff_coordinator::metrics::Metrics;
-use obsdiff_coordinator::{Downlink, Driver, Handle, Outlook, Records, ServedJob, clock};
+use obsdiff_coordinator::{CoreDriver, Downlink, Handle, Outlook, Records, ServedJob, clock};
 use obsdiff_core::{Dismissal, Exponents, Job, Options};
 use obsdiff_proto::message::{Command, Hello, Manifest, Status};
 use obsdiff_proto::view::JobRequest;
@@ -129,7 +129,7 @@ fn scrapes(criterion: &mut Criterion) {
     let metrics = Arc::new(Metrics::new().unwrap());
     let clock = clock::monotonic();
     let (mut driver, handle) =
-        Driver::new(job(), Box::new(NoRecords), clock.clone(), Box::new(metrics.clone())).unwrap();
+        CoreDriver::new(job(), Box::new(NoRecords), clock.clone(), Box::new(metrics.clone())).unwrap();
     let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let driving = thread::spawn(move || runtime().block_on(driver.run()));
     (0..WORKERS).for_each(|instance| join(&handle, instance));

@@ -17,7 +17,7 @@ use crate::history::{History, MeasuredCourse};
 use crate::{Downlink, Handle, INBOX, Message, Observer, Records, RendezvousService};
 
 /// Feeds the core and carries out its actions.
-pub struct Driver<'a> {
+pub struct CoreDriver<'a> {
     core: Core,
     clock: Clock,
     observer: Box<dyn Observer + Send + 'a>,
@@ -52,7 +52,7 @@ enum Write {
     End,
 }
 
-impl<'a> Driver<'a> {
+impl<'a> CoreDriver<'a> {
     /// A driver of a job, and the handle by which it is reached. Manifests and exponents are written to `records`.
     ///
     /// # Errors

@@ -16,7 +16,7 @@ use tonic::{Request, Response, Status};
 use crate::announcing::Announcements;
 use crate::clock::Clock;
 use crate::metrics::Metrics;
-use crate::{Driver, Handle};
+use crate::{CoreDriver, Handle};
 
 /// How often a watcher gets a report while the job makes progress.
 const LOOK: Duration = Duration::from_millis(100);
@@ -105,7 +105,7 @@ impl ServedJob {
     ///
     /// # Errors
     /// As there.
-    pub fn last_metrics(&self, driver: &Driver<'_>) -> crate::Result<String> {
+    pub fn last_metrics(&self, driver: &CoreDriver<'_>) -> crate::Result<String> {
         self.metrics.text(Some(&self.report(driver.view(), JobDetails::default())))
     }
 

@@ -1,4 +1,4 @@
-//! The coordinator of a job around its pure core: [`Driver`] feeds it what happens and carries out what it decides, in one task.
+//! The coordinator of a job around its pure core: [`CoreDriver`] feeds it what happens and carries out what it decides, in one task.
 //! Sessions reach it by a [`Handle`], over any connection. [`Port`] serves the sessions of other processes by gRPC.
 //!
 //! It knows the messages of workers, but neither a worker's code nor the model.
@@ -27,7 +27,7 @@ use obsdiff_store::LinearFigures;
 use tokio::sync::mpsc::Sender;
 use tokio::sync::oneshot;
 
-pub use driver::Driver;
+pub use driver::CoreDriver;
 pub use error::{Error, Result};
 pub use history::MeasuredCourse;
 pub use job_state::{JobInputs, JobState};

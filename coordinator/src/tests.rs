@@ -68,8 +68,8 @@ impl Records for NoRecords {
     }
 }
 
-fn driver(successor: Result<Option<u32>, String>) -> (Driver<'static>, Handle) {
-    Driver::new(job(), Box::new(NoRecords { successor }), clock::monotonic(), Box::new(())).unwrap()
+fn driver(successor: Result<Option<u32>, String>) -> (CoreDriver<'static>, Handle) {
+    CoreDriver::new(job(), Box::new(NoRecords { successor }), clock::monotonic(), Box::new(())).unwrap()
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@ mod sparsity;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::{ByteSize, Layout};
+use crate::{ByteSize, OutputLayout};
 
 pub use sparsity::{Allocation, BudgetBy, Effort, Method, SparsityRule, SparsitySpec};
 
@@ -344,7 +344,7 @@ pub struct OutputSpec {
     pub gram_precision: GramPrecision,
     /// `structured` only: whether what goes leaves the tensors, or zeros in them.
     #[serde(default)]
-    pub layout: Layout,
+    pub layout: OutputLayout,
 }
 
 /// How exactly kept Grams are written.

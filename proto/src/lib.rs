@@ -41,5 +41,5 @@ pub use measures::{GpuMemory, Measures, PrunedSoFar};
 pub use pattern::{Pattern, PatternError, Target};
 pub use plan::{Budget, LinearTarget, Package, Plan, Shard};
 pub use size::{ByteSize, ByteSizeError};
-pub use structured::{Features, HeadScore, Layout, PartKind, Structure};
+pub use structured::{Features, HeadScore, OutputLayout, PartKind, Structure};
 pub use targets::Targets;

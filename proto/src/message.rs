@@ -308,14 +308,14 @@ pub struct GroupStatus {
     /// The group's epoch.
     pub epoch: Epoch,
     /// How far it is.
-    pub stage: Stage,
+    pub stage: GroupStage,
     /// Sites whose reduced Grams this worker received as a root.
     pub received: BTreeSet<SiteId>,
 }
 
 /// How far a worker is with a group.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Stage {
+pub enum GroupStage {
     /// Connecting to its peers.
     Forming,
     /// Connected to all of them.
@@ -375,7 +375,7 @@ impl Command {
     }
 }
 
-impl Stage {
+impl GroupStage {
     /// Whether the group is over for this worker without having reduced everything.
     pub fn is_closed(&self) -> bool {
         matches!(self, Self::Failed(_) | Self::Aborted)

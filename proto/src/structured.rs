@@ -21,7 +21,7 @@ pub enum HeadScore {
 /// What becomes of heads and neurons that went.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Layout {
+pub enum OutputLayout {
     /// Tensors become smaller, and the configuration says how small.
     #[default]
     Shrunk,
@@ -161,7 +161,7 @@ impl JobSpec {
                 ("sparsity.align", s.align != 1),
                 ("sparsity.head_score", s.head_score != HeadScore::Exact),
                 ("sparsity.fold_bias", !s.fold_bias),
-                ("output.layout", self.output.layout != Layout::Shrunk),
+                ("output.layout", self.output.layout != OutputLayout::Shrunk),
             ];
             return match given.iter().find(|(_, given)| *given) {
                 Some((key, _)) => refuse(key, only),
@@ -211,7 +211,7 @@ mod tests {
         assert_eq!(spec.validate(), Ok(()));
         assert_eq!(
             (spec.sparsity.head_score, spec.sparsity.fold_bias, spec.output.layout),
-            (HeadScore::Exact, true, Layout::Shrunk)
+            (HeadScore::Exact, true, OutputLayout::Shrunk)
         );
         let spec = job(
             "pattern = \"structured\"\nbudget = 0.25\nhead_score = \"obs-diff\"\nfold_bias = false",

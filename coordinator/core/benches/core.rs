@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use obsdiff_core::{
-    Action, Command, Core, Encoding, GroupStatus, Hello, Input, Job, Options, Outcome, Receipt, Solved,
-    Stage, Status, Sums,
+    Action, Command, Core, Encoding, GroupStage, GroupStatus, Hello, Input, Job, Options, Outcome, Receipt,
+    Solved, Status, Sums,
 };
 use obsdiff_proto::{
     Inventory, Linear, LinearId, LinearTarget, Package, PackageId, Plan, Shard, ShardId, Site, SiteId,
@@ -174,12 +174,12 @@ impl TimedCore {
                 status.pace = Some(Duration::from_secs(4));
             }
             Command::Form { group: g, .. } => {
-                status.group = group(g.epoch, Stage::Formed, Default::default())
+                status.group = group(g.epoch, GroupStage::Formed, Default::default())
             }
             Command::Reduce { epoch } => {
                 let package = self.core.view().package.expect("a package is open").0;
                 let sites = (package * SITES..(package + 1) * SITES).map(SiteId).collect();
-                status.group = group(*epoch, Stage::Reduced, sites);
+                status.group = group(*epoch, GroupStage::Reduced, sites);
             }
             Command::Solve { part, .. } => {
                 let receipt =

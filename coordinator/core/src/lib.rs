@@ -33,8 +33,8 @@ pub use cost::{MemoryNeeds, PackageCost, PlanCost, SurveyWork, Tokens, Workload}
 pub use invariants::Violation;
 pub use job::{InvalidJob, Job, Options};
 pub use obsdiff_proto::message::{
-    Command, Encoding, Exponents, Fault, Group, GroupStatus, Hello, Manifest, Opening, Order, Part, PartId,
-    Receipt, Reduction, Slice, Solved, Stage, Status, Sums, Tally, Trouble,
+    Command, Encoding, Exponents, Fault, Group, GroupStage, GroupStatus, Hello, Manifest, Opening, Order,
+    Part, PartId, Receipt, Reduction, Slice, Solved, Status, Sums, Tally, Trouble,
 };
 pub use obsdiff_proto::session::{Dismissed, Reason};
 pub use obsdiff_proto::view::{Ending, Phase, View, WorkerView};

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use obsdiff_core::{
-    Encoding, Exponents, Fault, GroupStatus, Hello, Input, Job, Order, PartId, Receipt, Solved, Stage,
+    Encoding, Exponents, Fault, GroupStage, GroupStatus, Hello, Input, Job, Order, PartId, Receipt, Solved,
     Status, Sums, Tally, Trouble,
 };
 use obsdiff_proto::{Epoch, Measures, PackageId, ShardId, SiteId, WorkerId};
@@ -58,11 +58,11 @@ fn exponents() -> impl Strategy<Value = Exponents> {
 
 fn group() -> impl Strategy<Value = GroupStatus> {
     let stage = prop_oneof![
-        1 => Just(Stage::Forming),
-        3 => Just(Stage::Formed),
-        3 => Just(Stage::Reduced),
-        1 => Just(Stage::Failed("no".to_owned())),
-        1 => Just(Stage::Aborted),
+        1 => Just(GroupStage::Forming),
+        3 => Just(GroupStage::Formed),
+        3 => Just(GroupStage::Reduced),
+        1 => Just(GroupStage::Failed("no".to_owned())),
+        1 => Just(GroupStage::Aborted),
     ];
     (number(), stage, btree_set(small().prop_map(SiteId), 0..3))
         .prop_map(|(epoch, stage, received)| GroupStatus { epoch: Epoch(epoch), stage, received })

@@ -7,7 +7,7 @@ use serde::de::DeserializeOwned;
 use super::codec::{Codec, ListOf, Nested};
 use super::field::{AtMost, out_of_range, required};
 use super::runs::{shards, shards_out};
-use super::{LONGEST_NAME, MOST_INPUTS, MOST_SITES, Problem, Result, WireError, v1};
+use super::{FieldProblem, LONGEST_NAME, MOST_INPUTS, MOST_SITES, Result, WireError, v1};
 use crate::session::Briefing;
 use crate::{Digest, InputDigest, Inventory, JobSpec, Plan};
 
@@ -17,7 +17,7 @@ impl Briefing {
     /// # Errors
     /// What of it does not come back as it was.
     pub fn check(&self) -> Result<()> {
-        let problem = || Problem::Content("does not come back as it was written".to_owned());
+        let problem = || FieldProblem::Content("does not come back as it was written".to_owned());
         if Self::try_from(v1::Briefing::from(self))? == *self {
             Ok(())
         } else {
@@ -44,12 +44,12 @@ impl TryFrom<v1::Briefing> for Briefing {
 
     fn try_from(briefing: v1::Briefing) -> Result<Self> {
         let spec: JobSpec = content("spec", briefing.spec)?;
-        spec.validate().map_err(|e| WireError::new("spec", Problem::Content(e.to_string())))?;
+        spec.validate().map_err(|e| WireError::new("spec", FieldProblem::Content(e.to_string())))?;
         let inventory: Inventory = content("inventory", briefing.inventory)?;
-        check_inventory(&inventory).map_err(|e| WireError::new("inventory", Problem::Content(e)))?;
+        check_inventory(&inventory).map_err(|e| WireError::new("inventory", FieldProblem::Content(e)))?;
         let plan: Plan = content("plan", briefing.plan)?;
         let plan = Plan { shards: shards("shards", &briefing.shards)?, ..plan };
-        check_plan(&plan, &inventory).map_err(|e| WireError::new("plan", Problem::Content(e)))?;
+        check_plan(&plan, &inventory).map_err(|e| WireError::new("plan", FieldProblem::Content(e)))?;
         let inputs = ListOf(Nested, MOST_INPUTS).read("inputs", briefing.inputs)?;
         let store = AtMost(LONGEST_NAME).read("store", briefing.store)?;
         Ok(Self { spec, inventory, plan, inputs, store })
@@ -89,7 +89,7 @@ fn content<T: DeserializeOwned>(field: &str, document: Option<v1::Document>) -> 
     let v1::Document { content, sha256 } = required(field, document)?;
     let said = digest(sha256).map_err(|e| e.within(field))?;
     let found = Digest::of(&content);
-    let wrong = |problem| WireError::new(field, Problem::Content(problem));
+    let wrong = |problem| WireError::new(field, FieldProblem::Content(problem));
     if found != said {
         return Err(wrong(format!("has the digest {found}, but {said} is stated")));
     }

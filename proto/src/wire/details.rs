@@ -2,7 +2,7 @@
 
 use super::codec::{ListOf, Maybe, Nested, Required, Same, Variant};
 use super::field::{Millis, WORDS};
-use super::{Problem, Result, WireError, v1};
+use super::{FieldProblem, Result, WireError, v1};
 use crate::view::{
     BlockFigures, Grid, JobDetails, JobRequest, PastEvent, PhaseTime, WorkerLeft, WorkerMemory,
 };
@@ -46,7 +46,7 @@ fn as_many_groups(grid: v1::job::Grid) -> Result<v1::job::Grid> {
     let (running, done) = (grid.running.len(), grid.done.len());
     if running != done {
         let problem = format!("has {running} groups, but done has {done}");
-        return Err(WireError::new("running", Problem::Content(problem)));
+        return Err(WireError::new("running", FieldProblem::Content(problem)));
     }
     Ok(grid)
 }
@@ -58,7 +58,7 @@ message! {
 fn finite_error(block: v1::job::Block) -> Result<v1::job::Block> {
     match block.mean_error {
         Some(error) if !error.is_finite() => {
-            Err(WireError::new("mean_error", Problem::Content(format!("is {error}, which is no error"))))
+            Err(WireError::new("mean_error", FieldProblem::Content(format!("is {error}, which is no error"))))
         }
         _ => Ok(block),
     }

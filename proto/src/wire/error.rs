@@ -23,7 +23,7 @@ pub enum WireError {
         /// The field as a path, such as `status.sums.held`.
         field: String,
         /// What is wrong.
-        problem: Problem,
+        problem: FieldProblem,
     },
 }
 
@@ -38,7 +38,7 @@ pub enum Side {
 
 /// An error of a field.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
-pub enum Problem {
+pub enum FieldProblem {
     /// Not there, or of a kind that this release does not know.
     #[error("is missing")]
     Missing,
@@ -76,7 +76,7 @@ pub enum Problem {
 
 impl WireError {
     /// An error of one field.
-    pub(super) fn new(field: &str, problem: Problem) -> Self {
+    pub(super) fn new(field: &str, problem: FieldProblem) -> Self {
         Self::Field { field: field.to_owned(), problem }
     }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::codec::Codec;
-use super::{LARGEST_EXPONENT, LONGEST_WORDS, MOST_SITES, Problem, Result, WireError};
+use super::{FieldProblem, LARGEST_EXPONENT, LONGEST_WORDS, MOST_SITES, Result, WireError};
 use crate::SiteId;
 use crate::message::Exponents;
 
@@ -113,21 +113,21 @@ impl Codec<Exponents, BTreeMap<u32, i32>> for BySite {
 }
 
 pub(super) fn required<T>(field: &str, value: Option<T>) -> Result<T> {
-    value.ok_or_else(|| WireError::new(field, Problem::Missing))
+    value.ok_or_else(|| WireError::new(field, FieldProblem::Missing))
 }
 
 pub(super) fn count(field: &str, found: usize, most: usize) -> Result<()> {
-    if found > most { Err(WireError::new(field, Problem::TooMany { found, most })) } else { Ok(()) }
+    if found > most { Err(WireError::new(field, FieldProblem::TooMany { found, most })) } else { Ok(()) }
 }
 
 pub(super) fn out_of_range(field: &str, found: impl ToString, wanted: &str) -> WireError {
-    WireError::new(field, Problem::Range { found: found.to_string(), wanted: wanted.to_owned() })
+    WireError::new(field, FieldProblem::Range { found: found.to_string(), wanted: wanted.to_owned() })
 }
 
 pub(super) fn length(field: &str, found: usize, most: usize) -> Result<()> {
-    if found > most { Err(WireError::new(field, Problem::TooLong { found, most })) } else { Ok(()) }
+    if found > most { Err(WireError::new(field, FieldProblem::TooLong { found, most })) } else { Ok(()) }
 }
 
 pub(super) fn ordered(field: &str, is_sorted: bool) -> Result<()> {
-    if is_sorted { Ok(()) } else { Err(WireError::new(field, Problem::Unordered)) }
+    if is_sorted { Ok(()) } else { Err(WireError::new(field, FieldProblem::Unordered)) }
 }

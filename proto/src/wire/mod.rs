@@ -27,7 +27,7 @@ pub mod v1 {
     tonic::include_proto!("obsdiff.v1");
 }
 
-pub use error::{Problem, Side, WireError};
+pub use error::{FieldProblem, Side, WireError};
 pub use rendezvous::{Put, Wait};
 
 /// Descriptors for gRPC server reflection.

@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::codec::Codec;
 use super::field::{AtMost, Millis, length};
-use super::{LONGEST_KEY, LONGEST_VALUE, Problem, Result, WireError, v1};
+use super::{FieldProblem, LONGEST_KEY, LONGEST_VALUE, Result, WireError, v1};
 use crate::{Epoch, WorkerId};
 
 /// Puts a value for the other members of a group.
@@ -59,7 +59,7 @@ impl Codec<String, String> for PeerKey {
 
     fn read(&self, field: &str, wire: String) -> Result<String> {
         if wire.is_empty() {
-            return Err(WireError::new(field, Problem::Missing));
+            return Err(WireError::new(field, FieldProblem::Missing));
         }
         AtMost(LONGEST_KEY).read(field, wire)
     }

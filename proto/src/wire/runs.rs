@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::codec::Codec;
 use super::field::count;
-use super::{MOST_SHARDS, Problem, Result, WireError, v1};
+use super::{FieldProblem, MOST_SHARDS, Result, WireError, v1};
 use crate::{Shard, ShardId};
 
 /// A set of shards as runs: alternately the number of ids left out, and the number of consecutive ids.
@@ -36,7 +36,7 @@ fn runs_out(shards: &BTreeSet<ShardId>) -> Vec<u32> {
 
 fn runs(field: &str, runs: &[u32]) -> Result<BTreeSet<ShardId>> {
     let (runs, []) = runs.as_chunks::<2>() else {
-        return Err(WireError::new(field, Problem::Content("has a run without a length".to_owned())));
+        return Err(WireError::new(field, FieldProblem::Content("has a run without a length".to_owned())));
     };
     let held = runs.iter().fold(0_usize, |sum, [_, length]| sum.saturating_add(*length as usize));
     count(field, held, MOST_SHARDS)?;
@@ -44,12 +44,15 @@ fn runs(field: &str, runs: &[u32]) -> Result<BTreeSet<ShardId>> {
     let mut next = 0_u32;
     for (at, [gap, length]) in runs.iter().enumerate() {
         if *length == 0 || (*gap == 0 && at > 0) {
-            return Err(WireError::new(field, Problem::Unordered));
+            return Err(WireError::new(field, FieldProblem::Unordered));
         }
         let start = next.checked_add(*gap);
         let end = start.and_then(|start| start.checked_add(*length));
         let (Some(start), Some(end)) = (start, end) else {
-            return Err(WireError::new(field, Problem::Content("names shards that cannot be".to_owned())));
+            return Err(WireError::new(
+                field,
+                FieldProblem::Content("names shards that cannot be".to_owned()),
+            ));
         };
         shards.extend((start..end).map(ShardId));
         next = end;
@@ -76,8 +79,9 @@ pub(super) fn shards_out(shards: &[Shard]) -> Vec<v1::ShardRun> {
 pub(super) fn shards(field: &str, runs: &[v1::ShardRun]) -> Result<Vec<Shard>> {
     let found = runs.iter().fold(0_usize, |sum, run| sum.saturating_add(run.count as usize));
     count(field, found, MOST_SHARDS)?;
-    let wrong =
-        |at: usize, what: &str| WireError::new(&format!("{field}[{at}]"), Problem::Content(what.to_owned()));
+    let wrong = |at: usize, what: &str| {
+        WireError::new(&format!("{field}[{at}]"), FieldProblem::Content(what.to_owned()))
+    };
     let mut shards = Vec::with_capacity(found);
     for (at, run) in runs.iter().enumerate() {
         if run.prompts == 0 || run.count == 0 {

@@ -7,7 +7,7 @@ use super::field::{AtMost, BySite, Exponent, Nanos, WORDS};
 use super::runs::Runs;
 use super::{LONGEST_RECEIPT, MOST_SHARDS, MOST_SITES, Result, WireError, v1};
 use crate::message::{
-    Encoding, Exponents, Fault, GroupStatus, PartId, Receipt, Solved, Stage, Status, Sums, Trouble,
+    Encoding, Exponents, Fault, GroupStage, GroupStatus, PartId, Receipt, Solved, Status, Sums, Trouble,
 };
 use crate::{Epoch, GpuMemory, Measures, PrunedSoFar};
 
@@ -67,7 +67,7 @@ one_of! {
 }
 
 variants_or_failure! {
-    Stage = v1::group_status::Stage as stage { Forming, Formed, Reduced, Aborted; Failed }
+    GroupStage = v1::group_status::Stage as stage { Forming, Formed, Reduced, Aborted; Failed }
 }
 
 impl From<&GroupStatus> for v1::GroupStatus {

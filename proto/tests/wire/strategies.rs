@@ -9,16 +9,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use obsdiff_proto::message::{
-    Command, Encoding, Exponents, Fault, Group, GroupStatus, Hello, Opening, Order, Part, PartId, Receipt,
-    Reduction, Slice, Solved, Stage, Status, Sums, Tally, Trouble,
+    Command, Encoding, Exponents, Fault, Group, GroupStage, GroupStatus, Hello, Opening, Order, Part, PartId,
+    Receipt, Reduction, Slice, Solved, Status, Sums, Tally, Trouble,
 };
 use obsdiff_proto::session::{Briefing, CoordinatorEvent, Dismissed, Reason, Welcome, WorkerEvent};
 use obsdiff_proto::view::{Activity, Ending, JobReport, JobRequest, Phase, View, WatchMessage, WorkerView};
 use obsdiff_proto::{
     Allocation, CalibrationSpec, Digest, Effort, Epoch, EvaluationSpec, GpuMemory, HeadScore, HessianSpec,
-    InputDigest, Inventory, JobSpec, Layout, Linear, LinearId, LinearTarget, Measures, Method, ModelSpec,
-    OutputSpec, Package, PackageId, PackagesSpec, Pattern, Plan, ProbeSpec, PrunedSoFar, Shard, ShardId,
-    Site, SiteId, SparsitySpec, Stream, StreamId, Target, Unit, WorkerId, WorkersSpec,
+    InputDigest, Inventory, JobSpec, Linear, LinearId, LinearTarget, Measures, Method, ModelSpec,
+    OutputLayout, OutputSpec, Package, PackageId, PackagesSpec, Pattern, Plan, ProbeSpec, PrunedSoFar, Shard,
+    ShardId, Site, SiteId, SparsitySpec, Stream, StreamId, Target, Unit, WorkerId, WorkersSpec,
 };
 use proptest::collection::{btree_map, btree_set, vec};
 use proptest::option;
@@ -146,11 +146,11 @@ pub(crate) fn command() -> impl Strategy<Value = Command> {
 
 fn group_status() -> impl Strategy<Value = GroupStatus> {
     let stage = prop_oneof![
-        Just(Stage::Forming),
-        Just(Stage::Formed),
-        Just(Stage::Reduced),
-        words().prop_map(Stage::Failed),
-        Just(Stage::Aborted),
+        Just(GroupStage::Forming),
+        Just(GroupStage::Formed),
+        Just(GroupStage::Reduced),
+        words().prop_map(GroupStage::Failed),
+        Just(GroupStage::Aborted),
     ];
     (epoch(), stage, btree_set(small().prop_map(SiteId), 0..4))
         .prop_map(|(epoch, stage, received)| GroupStatus { epoch, stage, received })

@@ -33,7 +33,7 @@ pub enum Buffer<'a> {
 
 /// How many numbers of which type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Shape {
+pub enum BufferShape {
     /// 64-bit integers.
     I64(usize),
     /// 32-bit floats.
@@ -42,13 +42,13 @@ pub enum Shape {
 
 impl Values<'_> {
     /// How many of which type.
-    pub fn shape(&self) -> Shape {
+    pub fn shape(&self) -> BufferShape {
         match self {
-            Self::I64(values) => Shape::I64(values.len()),
-            Self::F32(values) => Shape::F32(values.len()),
+            Self::I64(values) => BufferShape::I64(values.len()),
+            Self::F32(values) => BufferShape::F32(values.len()),
             Self::Device(numbers) => match numbers.accumulates() {
-                Accumulate::Exact => Shape::I64(numbers.count()),
-                Accumulate::F32 => Shape::F32(numbers.count()),
+                Accumulate::Exact => BufferShape::I64(numbers.count()),
+                Accumulate::F32 => BufferShape::F32(numbers.count()),
             },
         }
     }
@@ -65,7 +65,7 @@ impl Values<'_> {
 
 impl Buffer<'_> {
     /// How many of which type.
-    pub fn shape(&self) -> Shape {
+    pub fn shape(&self) -> BufferShape {
         self.values().shape()
     }
 
@@ -91,7 +91,7 @@ pub(super) fn on_host(send: Option<Values<'_>>, receive: Option<&Buffer<'_>>) ->
 /// What is said of numbers in a GPU's memory that a transport does not reach.
 pub(super) const OUT_OF_REACH: &str = "a buffer is in a GPU's memory, which this group does not reach";
 
-impl fmt::Display for Shape {
+impl fmt::Display for BufferShape {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::I64(count) => write!(f, "{count} i64"),

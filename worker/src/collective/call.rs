@@ -2,14 +2,14 @@
 
 use std::fmt;
 
-use super::buffer::{Buffer, Shape, Values};
+use super::buffer::{Buffer, BufferShape, Values};
 use super::{CollectiveError, Result};
 
 /// A call, as far as all ranks must agree on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Call {
+pub(super) struct CollectiveCall {
     pub(super) what: CallKind,
-    pub(super) shape: Shape,
+    pub(super) shape: BufferShape,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,7 +23,7 @@ pub(super) enum CallKind {
 #[cfg(any(feature = "gloo", feature = "cuda"))]
 pub(super) type CallHeader = [u64; 5];
 
-impl Call {
+impl CollectiveCall {
     /// An all-reduce of buffers that fit each other.
     pub(super) fn all_reduce(send: Values<'_>, receive: &Buffer<'_>) -> Result<Self> {
         Ok(Self { what: CallKind::AllReduce, shape: same_shape(send, receive)? })
@@ -57,7 +57,7 @@ fn within(root: usize, world: usize) -> Result<()> {
     if root < world { Ok(()) } else { Err(CollectiveError::Member { rank: root, world }) }
 }
 
-fn same_shape(send: Values<'_>, receive: &Buffer<'_>) -> Result<Shape> {
+fn same_shape(send: Values<'_>, receive: &Buffer<'_>) -> Result<BufferShape> {
     if send.shape() == receive.shape() {
         Ok(send.shape())
     } else {
@@ -66,7 +66,7 @@ fn same_shape(send: Values<'_>, receive: &Buffer<'_>) -> Result<Shape> {
 }
 
 #[cfg(any(feature = "gloo", feature = "cuda"))]
-impl Call {
+impl CollectiveCall {
     /// The call as a rank says it, which is its `number`-th.
     pub(super) fn encode(self, number: u64) -> CallHeader {
         let (what, root) = match self.what {
@@ -75,8 +75,8 @@ impl Call {
             CallKind::Broadcast { root } => (3, root),
         };
         let (kind, count) = match self.shape {
-            Shape::I64(count) => (1, count),
-            Shape::F32(count) => (2, count),
+            BufferShape::I64(count) => (1, count),
+            BufferShape::F32(count) => (2, count),
         };
         [number, what, root as u64, kind, count as u64]
     }
@@ -91,15 +91,15 @@ impl Call {
             _ => return None,
         };
         let shape = match kind {
-            1 => Shape::I64(count),
-            2 => Shape::F32(count),
+            1 => BufferShape::I64(count),
+            2 => BufferShape::F32(count),
             _ => return None,
         };
         Some(Self { what, shape })
     }
 }
 
-impl fmt::Display for Call {
+impl fmt::Display for CollectiveCall {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.what {
             CallKind::AllReduce => write!(f, "all_reduce of {}", self.shape),

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use obsdiff_proto::{Epoch, lock};
 
 use super::buffer::{Buffer, OUT_OF_REACH, Values, on_host};
-use super::call::{Call, CallKind};
+use super::call::{CallKind, CollectiveCall};
 use super::{Abort, Collective, CollectiveError, Member, Result, Transport};
 
 /// Joins threads of this process. Clones join the same groups.
@@ -30,7 +30,7 @@ struct GroupState {
     /// Who ended the group, and why.
     ended: Option<(usize, CollectiveError)>,
     /// The call of the open round, by who called it first.
-    call: Option<(usize, Call)>,
+    call: Option<(usize, CollectiveCall)>,
     /// What each rank brought to the open round.
     brought: BTreeMap<usize, RoundNumbers>,
     /// Rounds closed.
@@ -159,7 +159,7 @@ impl GroupState {
     }
 
     /// Closes the open round when every rank is in it.
-    fn close_round(&mut self, world: usize, call: Call) {
+    fn close_round(&mut self, world: usize, call: CollectiveCall) {
         let brought = std::mem::take(&mut self.brought);
         let result = match call.what {
             CallKind::AllReduce | CallKind::Reduce { .. } => sum(brought.into_values()),
@@ -186,7 +186,7 @@ impl GroupState {
 
 impl LocalRank {
     /// Takes part in a round.
-    fn round(&mut self, call: Call, brings: RoundNumbers) -> Result<Arc<RoundNumbers>> {
+    fn round(&mut self, call: CollectiveCall, brings: RoundNumbers) -> Result<Arc<RoundNumbers>> {
         let (rank, world, round) = (self.member.rank, self.member.world, self.calls);
         self.calls += 1;
         {
@@ -224,20 +224,20 @@ impl Collective for LocalRank {
 
     fn all_reduce(&mut self, send: Values<'_>, receive: Buffer<'_>) -> Result<()> {
         on_host(Some(send), Some(&receive))?;
-        let call = Call::all_reduce(send, &receive)?;
+        let call = CollectiveCall::all_reduce(send, &receive)?;
         self.round(call, RoundNumbers::of(send)?)?.put(receive)
     }
 
     fn reduce(&mut self, root: usize, send: Values<'_>, receive: Option<Buffer<'_>>) -> Result<()> {
         on_host(Some(send), receive.as_ref())?;
-        let call = Call::reduce(root, send, receive.as_ref(), self.member.rank, self.member.world)?;
+        let call = CollectiveCall::reduce(root, send, receive.as_ref(), self.member.rank, self.member.world)?;
         let sum = self.round(call, RoundNumbers::of(send)?)?;
         receive.map_or(Ok(()), |receive| sum.put(receive))
     }
 
     fn broadcast(&mut self, root: usize, buffer: Buffer<'_>) -> Result<()> {
         on_host(None, Some(&buffer))?;
-        let call = Call::broadcast(root, &buffer, self.member.world)?;
+        let call = CollectiveCall::broadcast(root, &buffer, self.member.world)?;
         if root == self.member.rank {
             return self.round(call, RoundNumbers::of(buffer.values())?).map(drop);
         }

@@ -24,7 +24,7 @@ use obsdiff_proto::Epoch;
 
 pub use abort::Abort;
 pub use alone::Alone;
-pub use buffer::{Buffer, Shape, Values};
+pub use buffer::{Buffer, BufferShape, Values};
 pub use counted::Counted;
 pub use error::CollectiveError;
 #[cfg(feature = "gloo")]

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use obsdiff_proto::message::{
-    Command, Fault, Group, Opening, Order, Part, PartId, Reduction, Slice, Stage, Status, Tally,
+    Command, Fault, Group, GroupStage, Opening, Order, Part, PartId, Reduction, Slice, Status, Tally,
 };
 use obsdiff_proto::{
     Epoch, LinearId, LinearTarget, Package, PackageId, Plan, Shard, ShardId, SiteId, Target, WorkerId,
@@ -60,7 +60,7 @@ fn machine(instance: u128) -> Machine {
     Machine { instance, speed: 1, hardware: "a processor".to_owned() }
 }
 
-fn stage(status: &Status) -> Option<&Stage> {
+fn stage(status: &Status) -> Option<&GroupStage> {
     status.group.as_ref().map(|group| &group.stage)
 }
 
@@ -76,7 +76,7 @@ fn two_workers_go_through_a_package() {
     workers.take(1, form(1, 1, &[0, 2]));
     workers.take(2, form(1, 1, &[1]));
     for worker in [1, 2] {
-        workers.wait(worker, |status| stage(status) == Some(&Stage::Formed));
+        workers.wait(worker, |status| stage(status) == Some(&GroupStage::Formed));
         workers.take(worker, Command::Reduce { epoch: Epoch(1) });
         workers.take(worker, Command::Solve { epoch: Epoch(1), part: part(worker as u32 - 1) });
     }
@@ -84,7 +84,7 @@ fn two_workers_go_through_a_package() {
     for worker in [1usize, 2] {
         let status = workers.idle(worker);
         let site = SiteId(worker as u32 - 1);
-        assert_eq!(stage(&status), Some(&Stage::Reduced));
+        assert_eq!(stage(&status), Some(&GroupStage::Reduced));
         assert_eq!(status.group.as_ref().unwrap().received, [site].into());
         let solved = &status.solved[&part(site.0).id];
         assert_eq!(solved.exponents, [(site, 11 + worker as i32)].into());
@@ -110,7 +110,7 @@ fn a_command_that_comes_again_is_not_followed_again() {
         assert_eq!((after.progress, &after.sums), (before.progress, &before.sums));
     }
     workers.take(1, Command::Abort { epoch: Epoch(7) });
-    assert_eq!(stage(&workers.idle(1)), Some(&Stage::Aborted));
+    assert_eq!(stage(&workers.idle(1)), Some(&GroupStage::Aborted));
     // Orders of a group that is closed mean nothing.
     workers.take(1, Command::Reduce { epoch: Epoch(7) });
     workers.take(1, Command::Solve { epoch: Epoch(6), part: part(0) });
@@ -176,7 +176,10 @@ fn an_abort_frees_a_worker_that_waits_in_a_reduction_and_the_sums_stay() {
         workers.take(2, form(epoch, 1, &[1]));
         for worker in [1, 2] {
             workers.wait(worker, |status| {
-                status.group.as_ref().is_some_and(|g| g.epoch == Epoch(epoch) && g.stage == Stage::Formed)
+                status
+                    .group
+                    .as_ref()
+                    .is_some_and(|g| g.epoch == Epoch(epoch) && g.stage == GroupStage::Formed)
             });
             workers.take(worker, Command::Reduce { epoch: Epoch(epoch) });
         }
@@ -185,10 +188,10 @@ fn an_abort_frees_a_worker_that_waits_in_a_reduction_and_the_sums_stay() {
     // The second worker never gets to its reduction: the first one is blocked.
     assert_eq!(control.reached(), EngineCall::Reduce(SiteId(0)));
     workers.take(1, Command::Abort { epoch: Epoch(1) });
-    assert_eq!(stage(&workers.idle(1)), Some(&Stage::Aborted));
+    assert_eq!(stage(&workers.idle(1)), Some(&GroupStage::Aborted));
     // The second one finds its peer gone.
     control.open.send(Ok(())).unwrap();
-    let failed = workers.wait(2, |status| matches!(stage(status), Some(Stage::Failed(_))));
+    let failed = workers.wait(2, |status| matches!(stage(status), Some(GroupStage::Failed(_))));
     assert!(failed.in_hand.is_empty());
     groups(2);
     for site in 0..2 {
@@ -196,7 +199,7 @@ fn an_abort_frees_a_worker_that_waits_in_a_reduction_and_the_sums_stay() {
         control.open.send(Ok(())).unwrap();
     }
     let status = workers.idle(1);
-    assert_eq!(stage(&status), Some(&Stage::Reduced));
+    assert_eq!(stage(&status), Some(&GroupStage::Reduced));
     assert_eq!(status.sums.held, [ShardId(0)].into());
 }
 
@@ -215,7 +218,7 @@ fn a_site_is_solved_while_the_gram_of_another_is_on_its_way() {
         workers.take(worker, form(1, 1, &[worker as u32 - 1]));
     }
     for worker in [1, 2] {
-        workers.wait(worker, |status| stage(status) == Some(&Stage::Formed));
+        workers.wait(worker, |status| stage(status) == Some(&GroupStage::Formed));
         workers.take(worker, Command::Reduce { epoch: Epoch(1) });
     }
     assert_eq!(control.reached(), EngineCall::Reduce(SiteId(1)));
@@ -223,11 +226,11 @@ fn a_site_is_solved_while_the_gram_of_another_is_on_its_way() {
     // What would add to the sums has to wait for them.
     workers.take(1, calibrate(1, 1));
     let status = workers.wait(1, |status| status.solved.contains_key(&part(0).id));
-    assert_eq!(stage(&status), Some(&Stage::Formed));
+    assert_eq!(stage(&status), Some(&GroupStage::Formed));
     assert_eq!(status.sums.held, [ShardId(0)].into());
     control.open.send(Ok(())).unwrap();
     let status = workers.idle(1);
-    assert_eq!(stage(&status), Some(&Stage::Reduced));
+    assert_eq!(stage(&status), Some(&GroupStage::Reduced));
     assert_eq!(status.sums.held, [ShardId(0), ShardId(1)].into());
 }
 
@@ -237,11 +240,14 @@ fn a_group_of_other_sums_or_of_other_workers_is_refused() {
     workers.take(1, calibrate(1, 0));
     workers.idle(1);
     workers.take(1, form(1, 1, &[0, 1]));
-    assert!(matches!(stage(&workers.idle(1)), Some(Stage::Failed(_))));
+    assert!(matches!(stage(&workers.idle(1)), Some(GroupStage::Failed(_))));
     workers.worker_states[0].set_worker_id(WorkerId(9));
     workers.take(1, form(2, 1, &[0]));
     let status = workers.idle(1);
-    assert!(matches!(stage(&status), Some(Stage::Failed(why)) if why.contains("no member")), "{status:?}");
+    assert!(
+        matches!(stage(&status), Some(GroupStage::Failed(why)) if why.contains("no member")),
+        "{status:?}"
+    );
 }
 
 #[test]
@@ -256,7 +262,7 @@ fn a_part_that_cannot_be_stored_is_told_and_solved_again() {
         workers.take(worker, Command::Form { tally: Tally(1), holds: Arc::default(), group });
     }
     for worker in [1, 2] {
-        workers.wait(worker, |status| stage(status) == Some(&Stage::Formed));
+        workers.wait(worker, |status| stage(status) == Some(&GroupStage::Formed));
         workers.take(worker, Command::Reduce { epoch: Epoch(1) });
     }
     // A plan without shards needs no Gram: its parts are solved once the group is through.
@@ -278,7 +284,7 @@ fn a_gram_that_arrived_before_its_group_failed_is_solved_whenever_that_is_asked_
     workers.take(1, form(1, 1, &[0]));
     workers.take(2, form(1, 1, &[1]));
     for worker in [1, 2] {
-        workers.wait(worker, |status| stage(status) == Some(&Stage::Formed));
+        workers.wait(worker, |status| stage(status) == Some(&GroupStage::Formed));
         workers.take(worker, Command::Reduce { epoch: Epoch(1) });
     }
     // The first worker has its Gram when the second one leaves.
@@ -287,7 +293,7 @@ fn a_gram_that_arrived_before_its_group_failed_is_solved_whenever_that_is_asked_
     assert_eq!(control.reached(), EngineCall::Reduce(SiteId(1)));
     workers.take(2, Command::Abort { epoch: Epoch(1) });
     control.open.send(Ok(())).unwrap();
-    let failed = workers.wait(1, |status| matches!(stage(status), Some(Stage::Failed(_))));
+    let failed = workers.wait(1, |status| matches!(stage(status), Some(GroupStage::Failed(_))));
     assert_eq!(failed.group.unwrap().received, [SiteId(0)].into());
     workers.take(1, Command::Solve { epoch: Epoch(1), part: part(0) });
     assert_eq!(workers.idle(1).solved.keys().collect::<Vec<_>>(), [&part(0).id]);

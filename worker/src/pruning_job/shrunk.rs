@@ -3,7 +3,7 @@
 use candle_core::Tensor;
 use obsdiff_engine::export::{ModelSizes, Shrink};
 use obsdiff_engine::pruner::{kept_parts, selections};
-use obsdiff_proto::{Layout, LinearId};
+use obsdiff_proto::{LinearId, OutputLayout};
 
 use super::PruningJob;
 use crate::device::{PrunedTensors, WorkError};
@@ -32,7 +32,7 @@ pub(super) fn shrunk(
         parameters: [inventory.parameters, config.inventory().parameters],
         forward_flops: [&*model.config, &*config].map(|config| model.forward_flops(config).total()),
     };
-    if work.spec.output.layout == Layout::Masked {
+    if work.spec.output.layout == OutputLayout::Masked {
         return Ok((Some(sizes), None));
     }
     let source = model.pipeline.path().join("transformer");

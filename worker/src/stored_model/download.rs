@@ -33,7 +33,7 @@ pub(super) struct Download<'a> {
 }
 
 /// Some bytes of a file, and whether they are its last ones.
-struct Piece {
+struct FilePiece {
     file: usize,
     first: bool,
     bytes: Bytes,
@@ -60,11 +60,11 @@ impl Download<'_> {
             let alive = || (self.on_fetch)(FetchEvent::Alive);
             let bytes =
                 if range.is_empty() { Bytes::new() } else { self.store.read(object, range, &alive).await? };
-            Ok::<_, StoredModelError>(Piece { file, first, bytes, last })
+            Ok::<_, StoredModelError>(FilePiece { file, first, bytes, last })
         };
         let mut pieces = stream::iter(ranges).map(read).buffered(PIECES_AT_A_TIME);
         let mut open: Option<(PathBuf, File)> = None;
-        while let Some(Piece { file, first, bytes, last }) = pieces.try_next().await? {
+        while let Some(FilePiece { file, first, bytes, last }) = pieces.try_next().await? {
             let wanted = &files[file];
             let (path, mut out) = match open.take() {
                 Some(open) => open,

@@ -6,7 +6,7 @@ use std::thread;
 use std::time::Duration;
 
 use obsdiff_coordinator::metrics::Metrics;
-use obsdiff_coordinator::{Driver, JobState, Outlook, Port, ServedJob};
+use obsdiff_coordinator::{CoreDriver, JobState, Outlook, Port, ServedJob};
 use obsdiff_core::Outcome;
 use obsdiff_engine::device::ComputeDevice;
 use obsdiff_engine::export::{DOCUMENT_MARK, Document, JobCourse, PruningRecord};
@@ -179,7 +179,7 @@ fn drive(
     let observers = (display, (metrics.clone(), traces.transpose()?));
     let records = Box::new(state.records());
     let (mut driver, handle) =
-        Driver::new(state.job.clone(), records, context.clock.clone(), Box::new(observers))
+        CoreDriver::new(state.job.clone(), records, context.clock.clone(), Box::new(observers))
             .map_err(|e| Error::content(job.path(), e.to_string()))?;
     let poster = TrainerServer::of(&context.environment).map(|server| {
         server.post(state.runtime().handle(), outlook_source(outlook.clone(), context.clock.clone()))

@@ -4,7 +4,7 @@ use obsdiff_engine::calibrate::Denoised;
 use obsdiff_engine::device::ComputeDevice;
 use obsdiff_engine::export::{DOCUMENT_MARK, Document, PruningRecord};
 use obsdiff_engine::pipeline::Picture;
-use obsdiff_proto::{ByteSize, JobSpec, Layout, Pattern};
+use obsdiff_proto::{ByteSize, JobSpec, OutputLayout, Pattern};
 use obsdiff_store::OutputStore;
 use obsdiff_worker::pruning_job::{Describe, JobOutput};
 
@@ -43,7 +43,7 @@ impl<'a> OutputDocuments<'a> {
     ) -> Self {
         let pipeline = &inputs.described.pipeline;
         let shrunk = inputs.plan.packages.iter().any(obsdiff_proto::Package::is_structured)
-            && spec.output.layout == Layout::Shrunk;
+            && spec.output.layout == OutputLayout::Shrunk;
         let module = || {
             let files = inputs.described.config.shrunk_files(&pipeline.path().join("transformer")).ok()?;
             files.into_iter().find_map(|(name, _)| name.strip_suffix(".py").map(str::to_owned))

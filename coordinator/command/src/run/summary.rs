@@ -11,7 +11,7 @@ use std::fmt;
 use std::time::Duration;
 
 use obsdiff_engine::export::{HeldOutError, Measured, PrunedLinear, PruningRecord};
-use obsdiff_proto::{ByteSize, Layout, Method, Pattern, Target, counted};
+use obsdiff_proto::{ByteSize, Method, OutputLayout, Pattern, Target, counted};
 use obsdiff_store::OutputStore;
 use serde::Serialize;
 
@@ -79,7 +79,7 @@ impl Summary {
     fn headline(&self) -> String {
         let sparsity = &self.record.job.sparsity;
         let by = match (sparsity.pattern, self.record.job.output.layout) {
-            (Pattern::Structured, Layout::Masked) => ", masked".to_owned(),
+            (Pattern::Structured, OutputLayout::Masked) => ", masked".to_owned(),
             _ if sparsity.surveys_linears() && sparsity.pattern == Pattern::Unstructured => {
                 ", global".to_owned()
             }
@@ -153,7 +153,7 @@ impl Summary {
         } else {
             (path.clone(), String::new())
         };
-        if self.is_structured() && self.record.job.output.layout == Layout::Shrunk {
+        if self.is_structured() && self.record.job.output.layout == OutputLayout::Shrunk {
             return format!(
                 "{first}load it in Python (diffusers 0.36 or later: AutoModel, DiffusionPipeline):\n  \
                  t = AutoModel.from_pretrained({:?}, trust_remote_code=True)\n  \

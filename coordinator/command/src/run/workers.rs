@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::thread;
 
 use obsdiff_coordinator::clock::Clock;
-use obsdiff_coordinator::{Driver, JobState, MeasuredCourse, Outlook};
+use obsdiff_coordinator::{CoreDriver, JobState, MeasuredCourse, Outlook};
 use obsdiff_core::Outcome;
 use obsdiff_engine::model::DiffusionModel;
 use obsdiff_worker::collective::Local;
@@ -46,8 +46,9 @@ pub(super) fn run_workers<'a>(
         display = display.with_outlook(outlook.clone());
     }
     let records = Box::new(state.records());
-    let (mut driver, handle) = Driver::new(state.job.clone(), records, clock, Box::new((display, traces)))
-        .map_err(|e| Error::content(job.path(), e.to_string()))?;
+    let (mut driver, handle) =
+        CoreDriver::new(state.job.clone(), records, clock, Box::new((display, traces)))
+            .map_err(|e| Error::content(job.path(), e.to_string()))?;
     let transport = Arc::new(Local::default());
     let worker_states: Vec<_> = (1..=workers.max(1) as u128)
         .map(|instance| {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use obsdiff::cli::SecurityArgs;
 use obsdiff::clock::Clock;
 use obsdiff_coordinator::metrics::Metrics;
-use obsdiff_coordinator::{Driver, Observer, Outlook, ServedJob};
+use obsdiff_coordinator::{CoreDriver, Observer, Outlook, ServedJob};
 use obsdiff_core::{Core, Event, Job, Outcome, Phase};
 use obsdiff_proto::Plan;
 use obsdiff_proto::session::Reason;
@@ -106,7 +106,7 @@ pub(crate) async fn coordinate(stage: Stage) -> turmoil::Result {
     let records = Box::new(SlowRecords { store: stage.store.clone(), rng: Mutex::new(rng) });
     let (events, _) = broadcast::channel(16);
     let shown = Box::new(Shown { trace: stage.trace.clone(), phase: None, events: events.clone() });
-    let (mut driver, handle) = Driver::new(job, records, clock.clone(), shown)?;
+    let (mut driver, handle) = CoreDriver::new(job, records, clock.clone(), shown)?;
     let served = ServedJob {
         handle: handle.clone(),
         request: JobRequest::default(),

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use obsdiff_proto::{Epoch, WorkerId};
 
 use crate::state::{OpenPackage, ReductionAttempt};
-use crate::{Core, Event, Failure, Group, GroupStatus, PartId, Reduction, Stage, assignment};
+use crate::{Core, Event, Failure, Group, GroupStage, GroupStatus, PartId, Reduction, assignment};
 
 impl Core {
     /// Takes in how far a worker is with a group.
@@ -19,7 +19,7 @@ impl Core {
         let current = self.attempt.as_ref().is_some_and(|a| a.group.epoch == epoch);
         if !current {
             // A group of an earlier life or of a lost attempt keeps its members from the next one.
-            if matches!(status.stage, Stage::Forming | Stage::Formed) {
+            if matches!(status.stage, GroupStage::Forming | GroupStage::Formed) {
                 member.abort = member.abort.max(epoch);
             }
             return;
@@ -27,18 +27,18 @@ impl Core {
         let within = |a: &&mut ReductionAttempt| a.group.members.binary_search(&worker).is_ok();
         let Some(attempt) = self.attempt.as_mut().filter(within) else { return };
         match &status.stage {
-            Stage::Forming => {}
+            GroupStage::Forming => {}
             // It keeps the Grams it received.
-            Stage::Failed(_) | Stage::Aborted if attempt.all_received() => {}
-            Stage::Failed(error) => self.set_back(format!("worker {worker}: {error}")),
-            Stage::Aborted => self.set_back(format!("worker {worker} left the group")),
-            Stage::Formed | Stage::Reduced => {
+            GroupStage::Failed(_) | GroupStage::Aborted if attempt.all_received() => {}
+            GroupStage::Failed(error) => self.set_back(format!("worker {worker}: {error}")),
+            GroupStage::Aborted => self.set_back(format!("worker {worker} left the group")),
+            GroupStage::Formed | GroupStage::Reduced => {
                 attempt.formed.insert(worker);
                 let roots = attempt.group.reductions.iter().filter(|r| r.roots.contains(&worker));
                 let arrived = roots.filter(|r| status.received.contains(&r.site)).map(|r| (r.site, worker));
                 let before = attempt.all_received();
                 attempt.received.extend(arrived);
-                if status.stage == Stage::Reduced {
+                if status.stage == GroupStage::Reduced {
                     attempt.through.insert(worker);
                 }
                 if attempt.all_received() && !before {

@@ -3,9 +3,9 @@ mod solving;
 mod structured;
 
 use obsdiff_proto::{
-    Accumulate, CalibrationSpec, Effort, EvaluationSpec, Features, HeadScore, HessianSpec, JobError, Layout,
-    Linear, LinearId, Method, ModelSpec, OutputSpec, PackagesSpec, PartKind, Pattern, Site, SparsityRule,
-    SparsitySpec, Stream, StreamId, Structure, Target, Unit,
+    Accumulate, CalibrationSpec, Effort, EvaluationSpec, Features, HeadScore, HessianSpec, JobError, Linear,
+    LinearId, Method, ModelSpec, OutputLayout, OutputSpec, PackagesSpec, PartKind, Pattern, Site,
+    SparsityRule, SparsitySpec, Stream, StreamId, Structure, Target, Unit,
 };
 use proptest::prelude::*;
 
@@ -62,7 +62,7 @@ fn spec() -> JobSpec {
             grams: None,
             gram_prompts: Vec::new(),
             gram_precision: Default::default(),
-            layout: Layout::Shrunk,
+            layout: OutputLayout::Shrunk,
         },
     }
 }

@@ -13,7 +13,7 @@ mod structures;
 use std::collections::BTreeSet;
 
 use obsdiff_core::{
-    Command, Dismissal, Event, Fault, Hello, Input, Order, Outcome, Phase, Stage, Status, Sums, Tally,
+    Command, Dismissal, Event, Fault, GroupStage, Hello, Input, Order, Outcome, Phase, Status, Sums, Tally,
     Trouble,
 };
 use obsdiff_proto::{Epoch, PackageId, ShardId, SiteId, WorkerId};
@@ -108,7 +108,7 @@ fn when_an_owner_dies_solving_its_shards_are_run_again_and_what_was_solved_stays
         script.step(Input::Tick);
         let status = script.workers.get_mut(&worker).unwrap();
         let group = status.group.as_mut().unwrap();
-        group.stage = Stage::Reduced;
+        group.stage = GroupStage::Reduced;
         group.received.insert(SiteId(0));
         script.report(worker);
     }
@@ -279,7 +279,7 @@ fn workers_that_cannot_reach_each_other_end_the_job_after_some_tries() {
             continue;
         };
         let group = script.workers.get_mut(&1).unwrap().group.as_mut().unwrap();
-        (group.epoch, group.stage) = (epoch, Stage::Failed("no route to host".to_owned()));
+        (group.epoch, group.stage) = (epoch, GroupStage::Failed("no route to host".to_owned()));
         script.report(1);
         if script.outcome().is_some() {
             break;

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use obsdiff_core::{
-    Action, Command, Core, Dismissal, Encoding, Event, Group, GroupStatus, Hello, Input, Job, Options, Order,
-    Outcome, Receipt, Solved, Stage, Status, Sums,
+    Action, Command, Core, Dismissal, Encoding, Event, Group, GroupStage, GroupStatus, Hello, Input, Job,
+    Options, Order, Outcome, Receipt, Solved, Status, Sums,
 };
 use obsdiff_proto::{
     Inventory, Linear, LinearId, LinearTarget, Package, PackageId, Plan, Shard, ShardId, Site, SiteId,
@@ -189,14 +189,14 @@ impl Script {
             }
             Command::Discard { tally } => status.sums = Sums { tally: *tally, ..Sums::default() },
             Command::Form { group, .. } => {
-                status.group = grouped(group.epoch, Stage::Formed, [].into());
+                status.group = grouped(group.epoch, GroupStage::Formed, [].into());
                 self.group = Some(group.clone());
             }
-            Command::Abort { epoch } => status.group = grouped(*epoch, Stage::Aborted, [].into()),
+            Command::Abort { epoch } => status.group = grouped(*epoch, GroupStage::Aborted, [].into()),
             Command::Reduce { epoch } => {
                 let reductions = self.group.iter().flat_map(|group| &group.reductions);
                 let received = reductions.filter(|r| r.roots.contains(&WorkerId(worker))).map(|r| r.site);
-                status.group = grouped(*epoch, Stage::Reduced, received.collect());
+                status.group = grouped(*epoch, GroupStage::Reduced, received.collect());
             }
             Command::Solve { part, .. } => {
                 let exponent = if shards > 0 { 12 } else { 0 };

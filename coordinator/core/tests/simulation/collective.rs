@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use obsdiff_core::{Exponents, Fault, Group, Order, PartId, Stage};
+use obsdiff_core::{Exponents, Fault, Group, GroupStage, Order, PartId};
 use obsdiff_proto::{Epoch, ShardId, SiteId};
 
 use crate::event::SimulatedEvent;
@@ -63,9 +63,9 @@ impl SimulatedWorld {
         for process in collective.entered.clone() {
             let Some(life) = &mut self.processes[process].life else { continue };
             if let Some(group) =
-                life.status.group.as_mut().filter(|g| g.epoch == epoch && g.stage == Stage::Forming)
+                life.status.group.as_mut().filter(|g| g.epoch == epoch && g.stage == GroupStage::Forming)
             {
-                group.stage = Stage::Formed;
+                group.stage = GroupStage::Formed;
                 life.finish(Order::Form { epoch });
                 let lives = self.processes[process].lives;
                 self.report(process);
@@ -107,7 +107,7 @@ impl SimulatedWorld {
             for process in collective.entered.clone() {
                 let Some(life) = &mut self.processes[process].life else { continue };
                 if let Some(status) = life.status.group.as_mut().filter(|g| g.epoch == epoch) {
-                    status.stage = Stage::Reduced;
+                    status.stage = GroupStage::Reduced;
                     life.running = None;
                     life.finish(Order::Reduce { epoch });
                 }
@@ -195,7 +195,7 @@ impl SimulatedWorld {
     /// A process leaves the group it is in.
     pub(crate) fn quit_group(&mut self, process: usize) {
         let Some(life) = &mut self.processes[process].life else { return };
-        let open = |stage: &Stage| matches!(stage, Stage::Forming | Stage::Formed);
+        let open = |stage: &GroupStage| matches!(stage, GroupStage::Forming | GroupStage::Formed);
         let Some(epoch) = life.status.group.as_ref().filter(|g| open(&g.stage)).map(|g| g.epoch) else {
             return;
         };

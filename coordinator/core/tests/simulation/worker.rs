@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use obsdiff_core::{
-    Command, Encoding, Exponents, Fault, GroupStatus, Hello, Order, Stage, Status, Sums, Tally, Trouble,
+    Command, Encoding, Exponents, Fault, GroupStage, GroupStatus, Hello, Order, Status, Sums, Tally, Trouble,
 };
 use obsdiff_proto::{Epoch, PackageId, ShardId, SiteId, WorkerId};
 
@@ -127,7 +127,8 @@ impl RunningProcess {
                 self.start_tally(*tally, Some(group.package), &Exponents::new());
                 self.drop_group_orders(group.epoch);
                 let fits = *tally == self.status.sums.tally && **holds == self.status.sums.held;
-                let stage = if fits { Stage::Forming } else { Stage::Failed(NOT_THE_SUMS.to_owned()) };
+                let stage =
+                    if fits { GroupStage::Forming } else { GroupStage::Failed(NOT_THE_SUMS.to_owned()) };
                 self.status.group =
                     Some(GroupStatus { epoch: group.epoch, stage, received: BTreeSet::new() });
                 if !fits {
@@ -145,7 +146,7 @@ impl RunningProcess {
                 return CommandEffect::Answered;
             }
             Command::Reduce { epoch } => {
-                let reduced = |g: &GroupStatus| g.epoch == *epoch && g.stage == Stage::Reduced;
+                let reduced = |g: &GroupStatus| g.epoch == *epoch && g.stage == GroupStage::Reduced;
                 if self.status.group.as_ref().is_some_and(reduced) {
                     return CommandEffect::Answered;
                 }
@@ -183,7 +184,9 @@ impl RunningProcess {
         let group = self.status.group.as_ref();
         let ready = |c: &&Command| match c {
             Command::Calibrate { opening, .. } => opening.package.0 == applied,
-            Command::Reduce { epoch } => group.is_some_and(|g| g.epoch == *epoch && g.stage == Stage::Formed),
+            Command::Reduce { epoch } => {
+                group.is_some_and(|g| g.epoch == *epoch && g.stage == GroupStage::Formed)
+            }
             Command::Solve { epoch, part } => group.is_some_and(|g| {
                 g.epoch == *epoch && part.sites.iter().all(|site| g.received.contains(site))
             }),
@@ -215,9 +218,9 @@ impl RunningProcess {
             self.running = None;
         }
         if let Some(group) =
-            self.status.group.as_mut().filter(|g| g.epoch == epoch && g.stage != Stage::Reduced)
+            self.status.group.as_mut().filter(|g| g.epoch == epoch && g.stage != GroupStage::Reduced)
         {
-            group.stage = Stage::Failed(why.to_owned());
+            group.stage = GroupStage::Failed(why.to_owned());
         }
         self.show_in_hand();
     }
@@ -227,12 +230,13 @@ impl RunningProcess {
             .status
             .group
             .as_ref()
-            .is_some_and(|g| g.epoch > epoch || (g.epoch == epoch && g.stage == Stage::Aborted))
+            .is_some_and(|g| g.epoch > epoch || (g.epoch == epoch && g.stage == GroupStage::Aborted))
         {
             return CommandEffect::Answered;
         }
         self.drop_group_orders(Epoch(epoch.0 + 1));
-        self.status.group = Some(GroupStatus { epoch, stage: Stage::Aborted, received: BTreeSet::new() });
+        self.status.group =
+            Some(GroupStatus { epoch, stage: GroupStage::Aborted, received: BTreeSet::new() });
         CommandEffect::Leave(epoch)
     }
 

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
-use obsdiff_core::{Action, Core, Dismissal, Exponents, Input, Manifest, Outcome, Stage, Status};
+use obsdiff_core::{Action, Core, Dismissal, Exponents, GroupStage, Input, Manifest, Outcome, Status};
 use obsdiff_proto::{Epoch, WorkerId};
 use obsdiff_tests::Prng;
 
@@ -292,7 +292,7 @@ impl SimulatedWorld {
             return;
         }
         if let (Some(group), Some(core)) = (&status.group, &self.core) {
-            let refused = group.stage == Stage::Failed(NOT_THE_SUMS.to_owned());
+            let refused = group.stage == GroupStage::Failed(NOT_THE_SUMS.to_owned());
             assert!(
                 !(refused && core.view().epoch == Some(group.epoch)),
                 "worker {worker} holds other sums than asked for"

@@ -69,7 +69,7 @@ pub(super) fn spec() -> impl Strategy<Value = JobSpec> {
             grams: None,
             gram_prompts: (2..calibration.count).step_by(2).collect(),
             gram_precision: Default::default(),
-            layout: Layout::Shrunk,
+            layout: OutputLayout::Shrunk,
         },
         calibration,
     })

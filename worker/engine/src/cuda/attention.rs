@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use super::driver::CudaDriver;
 use super::kernels::Launch;
-use super::libraries::{Operand, Product, ProductSizes};
+use super::libraries::{Operand, ProductBatch, ProductSizes};
 use super::matrix::{CudaMatrix, NumberType};
 use super::ops::CudaOps;
 use crate::device::memory::{ALIGNED, has_no_scores};
@@ -71,7 +71,7 @@ impl CudaOps {
         for first in item.clone().step_by(most) {
             let rows = most.min(item.end - first);
             self.count(2 * rows, width, count);
-            let product = Product {
+            let product = ProductBatch {
                 numbers: self.numbers,
                 sizes: ProductSizes { rows, columns: count, inner: head, stride },
                 left: features_of_head(queries, first, false),
@@ -90,7 +90,7 @@ impl CudaOps {
                 1.0 / (head as f32).sqrt(),
                 shares.output()?,
             )?;
-            let product = Product {
+            let product = ProductBatch {
                 numbers: self.numbers,
                 sizes: ProductSizes { rows, columns: head, inner: count, stride: width },
                 left: Operand { values: shares.input(), stride, transposed: false },

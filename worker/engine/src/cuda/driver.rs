@@ -76,7 +76,7 @@ impl<T: Debug + Send + Sync + 'static> DeviceBuffer<T> {
 
 /// An argument of a kernel.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Argument {
+pub(super) enum KernelArgument {
     U64(u64),
     U32(u32),
     F32(f32),
@@ -316,7 +316,7 @@ impl CudaDriver {
         &self,
         kernel: &'static str,
         launch: Launch,
-        arguments: &[Argument],
+        arguments: &[KernelArgument],
     ) -> Result<(), CudaError> {
         let Some(function) = self.functions.get(kernel) else {
             return Err(CudaError::Call { call: kernel, problem: "there is no such kernel".to_owned() });
@@ -324,10 +324,10 @@ impl CudaDriver {
         let mut builder = self.stream.launch_builder(function);
         for argument in arguments {
             match argument {
-                Argument::U64(x) => builder.arg(x),
-                Argument::U32(x) => builder.arg(x),
-                Argument::F32(x) => builder.arg(x),
-                Argument::F64(x) => builder.arg(x),
+                KernelArgument::U64(x) => builder.arg(x),
+                KernelArgument::U32(x) => builder.arg(x),
+                KernelArgument::F32(x) => builder.arg(x),
+                KernelArgument::F64(x) => builder.arg(x),
             };
         }
         let Launch { grid, block, shared } = launch;

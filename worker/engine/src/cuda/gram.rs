@@ -8,7 +8,7 @@ use obsdiff_proto::SiteId;
 use super::driver::{CudaDriver, DeviceBuffer, Element, In};
 use super::error::MemoryPhase;
 use super::kernels::Launch;
-use super::libraries::{Operand, Product, ProductSizes};
+use super::libraries::{Operand, ProductBatch, ProductSizes};
 use super::matrix::{CudaMatrix, NumberType};
 use super::sums::{CudaGram, DeviceSums, own};
 use super::{CudaDevice, CudaError};
@@ -302,7 +302,7 @@ impl Scratch {
             let sizes = ProductSizes { rows: tall, columns: wide, inner: tokens, stride: wide };
             let left = Operand { values: values.skip(first * numbers.size()), stride, transposed: true };
             let right = Operand { transposed: false, ..left };
-            let one = Product { numbers, sizes, left, right, steps: [0; 3], count: 1 };
+            let one = ProductBatch { numbers, sizes, left, right, steps: [0; 3], count: 1 };
             device.libraries().multiply_to_f32(one, product.output().bytes())?;
             let (launch, tile) = (Launch::tiles(tall, wide, 8), product.input());
             match &mut gram.sums {

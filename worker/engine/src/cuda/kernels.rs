@@ -1,7 +1,7 @@
 //! The kernels that a GPU runs, with the types of their arguments.
 
 use super::CudaError;
-use super::driver::{Argument, CudaDriver, In, Out};
+use super::driver::{CudaDriver, In, KernelArgument, Out};
 use super::matrix::NumberType;
 
 /// Threads of a block, where a kernel does not need another number.
@@ -84,22 +84,22 @@ impl Launch {
 trait KernelParameter {
     const PTX: &'static str;
 
-    fn argument(self) -> Argument;
+    fn argument(self) -> KernelArgument;
 }
 
 impl<T> KernelParameter for In<'_, T> {
     const PTX: &'static str = "u64";
 
-    fn argument(self) -> Argument {
-        Argument::U64(self.pointer)
+    fn argument(self) -> KernelArgument {
+        KernelArgument::U64(self.pointer)
     }
 }
 
 impl<T> KernelParameter for Out<'_, T> {
     const PTX: &'static str = "u64";
 
-    fn argument(self) -> Argument {
-        Argument::U64(self.pointer)
+    fn argument(self) -> KernelArgument {
+        KernelArgument::U64(self.pointer)
     }
 }
 
@@ -108,8 +108,8 @@ macro_rules! numbers {
         $(impl KernelParameter for $type {
             const PTX: &'static str = $ptx;
 
-            fn argument(self) -> Argument {
-                Argument::$variant(self)
+            fn argument(self) -> KernelArgument {
+                KernelArgument::$variant(self)
             }
         })*
     };
@@ -125,8 +125,8 @@ numbers! {
 impl KernelParameter for usize {
     const PTX: &'static str = "u32";
 
-    fn argument(self) -> Argument {
-        Argument::U32(u32::try_from(self).unwrap_or(u32::MAX))
+    fn argument(self) -> KernelArgument {
+        KernelArgument::U32(u32::try_from(self).unwrap_or(u32::MAX))
     }
 }
 

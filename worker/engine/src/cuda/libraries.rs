@@ -52,7 +52,7 @@ pub(super) struct ProductSizes {
 
 /// As many products of one size as `count` says.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Product<'a> {
+pub(super) struct ProductBatch<'a> {
     /// The type of both factors.
     pub(super) numbers: NumberType,
     pub(super) sizes: ProductSizes,
@@ -151,7 +151,7 @@ impl Libraries {
         out: Out<'_, f32>,
     ) -> Result<(), CudaError> {
         let (left, right) = (left.of_any_type(), right.of_any_type());
-        let product = Product { numbers: NumberType::F32, sizes, left, right, steps: [0; 3], count: 1 };
+        let product = ProductBatch { numbers: NumberType::F32, sizes, left, right, steps: [0; 3], count: 1 };
         self.multiply_any(product, [factor, keep], (out.pointer, NumberType::F32))
     }
 
@@ -172,28 +172,36 @@ impl Libraries {
     }
 
     /// out = left * right, summed in f32 and rounded to the factors' type.
-    pub(super) fn multiply_numbers(&self, product: Product<'_>, out: Out<'_, u8>) -> Result<(), CudaError> {
+    pub(super) fn multiply_numbers(
+        &self,
+        product: ProductBatch<'_>,
+        out: Out<'_, u8>,
+    ) -> Result<(), CudaError> {
         self.multiply_any(product, [1.0, 0.0], (out.pointer, product.numbers))
     }
 
     /// out = left * right, in f32.
-    pub(super) fn multiply_to_f32(&self, product: Product<'_>, out: Out<'_, u8>) -> Result<(), CudaError> {
+    pub(super) fn multiply_to_f32(
+        &self,
+        product: ProductBatch<'_>,
+        out: Out<'_, u8>,
+    ) -> Result<(), CudaError> {
         self.multiply_any(product, [1.0, 0.0], (out.pointer, NumberType::F32))
     }
 
     /// out += left * right, in f32.
-    pub(super) fn add_product(&self, product: Product<'_>, out: Out<'_, u8>) -> Result<(), CudaError> {
+    pub(super) fn add_product(&self, product: ProductBatch<'_>, out: Out<'_, u8>) -> Result<(), CudaError> {
         self.multiply_any(product, [1.0, 1.0], (out.pointer, NumberType::F32))
     }
 
     /// Products times the first factor, plus what was there times the second.
     fn multiply_any(
         &self,
-        product: Product<'_>,
+        product: ProductBatch<'_>,
         [factor, keep]: [f32; 2],
         (out, out_numbers): (u64, NumberType),
     ) -> Result<(), CudaError> {
-        let Product { numbers, sizes, left, right, steps, count } = product;
+        let ProductBatch { numbers, sizes, left, right, steps, count } = product;
         let scales = [from_ref(&factor).cast(), from_ref(&keep).cast()];
         let types = (type_of(numbers), type_of(out_numbers), blas::cublasComputeType_t::CUBLAS_COMPUTE_32F);
         if count == 1 {

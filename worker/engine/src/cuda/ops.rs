@@ -11,7 +11,7 @@ use candle_core::DType;
 use super::CudaDevice;
 use super::error::MemoryPhase;
 use super::kernels::Launch;
-use super::libraries::{Operand, Product, ProductSizes};
+use super::libraries::{Operand, ProductBatch, ProductSizes};
 use super::matrix::{CudaMatrix, NumberType};
 use crate::device::memory::{PATCHES, SCORES};
 use crate::device::transfers::TransferKind;
@@ -94,7 +94,7 @@ impl CudaOps {
         let left = Operand { values: x.input(), stride: n, transposed: false };
         let right = Operand { values: weight.input(), stride: n, transposed: true };
         let sizes = ProductSizes { rows, columns: out, inner: n, stride: out };
-        let one = Product { numbers: self.numbers, sizes, left, right, steps: [0; 3], count: 1 };
+        let one = ProductBatch { numbers: self.numbers, sizes, left, right, steps: [0; 3], count: 1 };
         self.device.libraries().multiply_numbers(one, product.output()?)?;
         Ok(product)
     }

@@ -6,7 +6,7 @@
 use candle_core::{DType, Device, Tensor};
 
 use super::kernels::Launch;
-use super::libraries::{Operand, Product, ProductSizes};
+use super::libraries::{Operand, ProductBatch, ProductSizes};
 use super::matrix::{CudaMatrix, NumberType};
 use super::ops::{CudaOps, into_gpu, on_gpu};
 use crate::checkpoint::Weights;
@@ -118,7 +118,7 @@ impl CudaOps {
         let right = Operand { values: weight.input(), stride: inner, transposed: true };
         let multiply = |left: &CudaMatrix, rows: usize, first: usize, out: &mut CudaMatrix| -> Result<()> {
             self.count(rows, inner, outputs);
-            let product = Product {
+            let product = ProductBatch {
                 numbers: NumberType::F32,
                 sizes: ProductSizes { rows, columns: outputs, inner, stride: outputs },
                 left: Operand { values: left.input(), stride: inner, transposed: false },

@@ -6,7 +6,7 @@
 use candle_core::{DType, Device, Tensor};
 
 use super::kernels::Launch;
-use super::libraries::{Operand, Product, ProductSizes};
+use super::libraries::{Operand, ProductBatch, ProductSizes};
 use super::matrix::{CudaMatrix, NumberType};
 use super::ops::{CudaOps, into_gpu, on_gpu};
 use super::pointer::In;
@@ -132,7 +132,7 @@ impl TextOps for CudaOps {
         let (rows, libraries) = (heads * tokens, self.device.libraries());
         let mut scores = CudaMatrix::new(&self.device, NumberType::F32, rows, stride)?;
         self.count(2 * tokens, width, tokens);
-        let product = Product {
+        let product = ProductBatch {
             numbers: self.numbers,
             sizes: ProductSizes { rows: tokens, columns: tokens, inner: head, stride },
             left: Operand { values: q.input(), stride: width, transposed: false },
@@ -156,7 +156,7 @@ impl TextOps for CudaOps {
         )?;
         drop(scores);
         let mut out = self.empty(tokens, width)?;
-        let product = Product {
+        let product = ProductBatch {
             numbers: self.numbers,
             sizes: ProductSizes { rows: tokens, columns: head, inner: tokens, stride: width },
             left: Operand { values: shares.input(), stride, transposed: false },
@@ -213,9 +213,9 @@ impl CudaOps {
         Ok(weight)
     }
 
-    fn product_of<'a>(&self, x: &'a CudaMatrix, weight: &'a CudaMatrix) -> Product<'a> {
+    fn product_of<'a>(&self, x: &'a CudaMatrix, weight: &'a CudaMatrix) -> ProductBatch<'a> {
         let (rows, columns, inner) = (x.rows(), weight.rows(), x.columns());
-        Product {
+        ProductBatch {
             numbers: self.numbers,
             sizes: ProductSizes { rows, columns, inner, stride: columns },
             left: Operand { values: x.input(), stride: inner, transposed: false },

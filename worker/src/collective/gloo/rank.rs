@@ -14,7 +14,7 @@ use bytemuck::{Pod, cast_slice, cast_slice_mut};
 use super::mesh::Piece;
 use super::{SharedMesh, check, millis, peers};
 use crate::collective::buffer::{OUT_OF_REACH, on_host};
-use crate::collective::call::{Call, CallHeader};
+use crate::collective::call::{CallHeader, CollectiveCall};
 use crate::collective::{Abort, Buffer, Collective, CollectiveError, Member, Result, Values};
 
 /// The longest message: what is in flight from one rank to another.
@@ -81,7 +81,7 @@ impl GlooRank {
     }
 
     /// Makes a call; the first error ends the group.
-    fn call(&mut self, call: Call, follow: impl FnOnce(&mut Self) -> Result<()>) -> Result<()> {
+    fn call(&mut self, call: CollectiveCall, follow: impl FnOnce(&mut Self) -> Result<()>) -> Result<()> {
         if let Some(ended) = &self.ended {
             return Err(ended.clone());
         }
@@ -94,13 +94,13 @@ impl GlooRank {
     }
 
     /// Sees that all ranks make the same call. A message that does not fit its buffer would be Gloo's end, and the process's.
-    fn agree(&mut self, call: Call) -> Result<()> {
+    fn agree(&mut self, call: CollectiveCall) -> Result<()> {
         self.calls += 1;
         let own = call.encode(self.calls);
         for (peer, said) in self.greetings(own, self.member.silence)? {
             if said != own {
-                let called =
-                    Call::decode(&said).map_or_else(|| "something else".to_owned(), |c| c.to_string());
+                let called = CollectiveCall::decode(&said)
+                    .map_or_else(|| "something else".to_owned(), |c| c.to_string());
                 return Err(CollectiveError::Mismatch { rank: peer, called, expected: call.to_string() });
             }
         }
@@ -245,7 +245,7 @@ impl Collective for GlooRank {
 
     fn all_reduce(&mut self, send: Values<'_>, receive: Buffer<'_>) -> Result<()> {
         on_host(Some(send), Some(&receive))?;
-        let call = Call::all_reduce(send, &receive)?;
+        let call = CollectiveCall::all_reduce(send, &receive)?;
         self.call(call, |rank| match (send, receive) {
             (Values::I64(send), Buffer::I64(receive)) => rank.sum(send, Some(receive), |_| true),
             (Values::F32(send), Buffer::F32(receive)) => rank.sum(send, Some(receive), |_| true),
@@ -255,7 +255,7 @@ impl Collective for GlooRank {
 
     fn reduce(&mut self, root: usize, send: Values<'_>, receive: Option<Buffer<'_>>) -> Result<()> {
         on_host(Some(send), receive.as_ref())?;
-        let call = Call::reduce(root, send, receive.as_ref(), self.member.rank, self.member.world)?;
+        let call = CollectiveCall::reduce(root, send, receive.as_ref(), self.member.rank, self.member.world)?;
         let at_root = |rank| rank == root;
         self.call(call, |rank| match (send, receive) {
             (Values::I64(send), Some(Buffer::I64(receive))) => rank.sum(send, Some(receive), at_root),
@@ -268,7 +268,7 @@ impl Collective for GlooRank {
 
     fn broadcast(&mut self, root: usize, buffer: Buffer<'_>) -> Result<()> {
         on_host(None, Some(&buffer))?;
-        let call = Call::broadcast(root, &buffer, self.member.world)?;
+        let call = CollectiveCall::broadcast(root, &buffer, self.member.world)?;
         self.call(call, |rank| match buffer {
             Buffer::I64(buffer) => rank.spread(root, buffer),
             Buffer::F32(buffer) => rank.spread(root, buffer),

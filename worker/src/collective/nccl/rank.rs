@@ -11,8 +11,8 @@ use super::departures::Departures;
 use super::ffi::{CallError, DeviceMemory, Number, Operation, Progress};
 use super::leaving::{Leaving, Link};
 use crate::collective::buffer::OUT_OF_REACH;
-use crate::collective::call::{Call, CallHeader, CallKind};
-use crate::collective::{Buffer, Collective, CollectiveError, Member, Result, Shape, Values};
+use crate::collective::call::{CallHeader, CallKind, CollectiveCall};
+use crate::collective::{Buffer, BufferShape, Collective, CollectiveError, Member, Result, Values};
 
 /// How often NCCL and the GPU are asked how far they are. NCCL has nothing to wait on.
 const ASK: Duration = Duration::from_micros(100);
@@ -147,7 +147,7 @@ impl NcclRank {
     /// Makes a call; the first error ends the group.
     fn call(
         &mut self,
-        call: Call,
+        call: CollectiveCall,
         send: Option<SendFrom<'_>>,
         mut receive: Option<ReceiveInto<'_>>,
     ) -> Result<()> {
@@ -179,14 +179,14 @@ impl NcclRank {
     }
 
     /// Sees that all ranks make the same call: NCCL would wait for ever, or write past a buffer.
-    fn agree(&mut self, call: Call) -> Result<()> {
+    fn agree(&mut self, call: CollectiveCall) -> Result<()> {
         let own = call.encode(self.calls);
         let said = self.exchange(own, self.member.silence)?;
         match said.iter().enumerate().find(|(_, said)| **said != own) {
             None => Ok(()),
             Some((peer, said)) => {
-                let called =
-                    Call::decode(said).map_or_else(|| "something else".to_owned(), |c| c.to_string());
+                let called = CollectiveCall::decode(said)
+                    .map_or_else(|| "something else".to_owned(), |c| c.to_string());
                 Err(CollectiveError::Mismatch { rank: peer, called, expected: call.to_string() })
             }
         }
@@ -222,7 +222,7 @@ impl NcclRank {
     /// Sends the numbers through the group in chunks, by two lanes in turn.
     fn transfer(
         &mut self,
-        call: Call,
+        call: CollectiveCall,
         send: Option<SendFrom<'_>>,
         receive: &mut Option<ReceiveInto<'_>>,
     ) -> Result<()> {
@@ -251,7 +251,7 @@ impl NcclRank {
     /// Gives the stream a chunk: to the GPU, through the group, and back where it is received. What lies on the GPU stays there.
     fn begin(
         &mut self,
-        call: Call,
+        call: CollectiveCall,
         number: Number,
         chunk: &Chunk,
         last: &mut Instant,
@@ -330,17 +330,17 @@ impl Collective for NcclRank {
     }
 
     fn all_reduce(&mut self, send: Values<'_>, mut receive: Buffer<'_>) -> Result<()> {
-        let call = Call::all_reduce(send, &receive)?;
+        let call = CollectiveCall::all_reduce(send, &receive)?;
         self.call(call, Some(outgoing(send)), Some(incoming(&mut receive)))
     }
 
     fn reduce(&mut self, root: usize, send: Values<'_>, mut receive: Option<Buffer<'_>>) -> Result<()> {
-        let call = Call::reduce(root, send, receive.as_ref(), self.member.rank, self.member.world)?;
+        let call = CollectiveCall::reduce(root, send, receive.as_ref(), self.member.rank, self.member.world)?;
         self.call(call, Some(outgoing(send)), receive.as_mut().map(incoming))
     }
 
     fn broadcast(&mut self, root: usize, mut buffer: Buffer<'_>) -> Result<()> {
-        let call = Call::broadcast(root, &buffer, self.member.world)?;
+        let call = CollectiveCall::broadcast(root, &buffer, self.member.world)?;
         if root == self.member.rank {
             self.call(call, Some(outgoing(buffer.values())), None)
         } else {
@@ -361,10 +361,10 @@ fn over() -> CollectiveError {
     CollectiveError::Transport("the group was left".to_owned())
 }
 
-fn numbers(shape: Shape) -> (Number, usize) {
+fn numbers(shape: BufferShape) -> (Number, usize) {
     match shape {
-        Shape::I64(count) => (Number::I64, count),
-        Shape::F32(count) => (Number::F32, count),
+        BufferShape::I64(count) => (Number::I64, count),
+        BufferShape::F32(count) => (Number::F32, count),
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use obsdiff_proto::message::{Command, Exponents, Group, GroupStatus, Order, Part, Stage, Tally};
+use obsdiff_proto::message::{Command, Exponents, Group, GroupStage, GroupStatus, Order, Part, Tally};
 use obsdiff_proto::{Epoch, ShardId, SiteId};
 
 use super::{Effect, Orders};
@@ -25,11 +25,11 @@ impl Orders {
         let sums = &self.status.sums;
         let rank = self.worker.and_then(|worker| group.members.iter().position(|m| *m == worker));
         let (stage, rank) = match rank {
-            None => (Stage::Failed(NO_MEMBER.to_owned()), None),
+            None => (GroupStage::Failed(NO_MEMBER.to_owned()), None),
             Some(_) if tally != sums.tally || *holds != sums.held || sums.spoiled => {
-                (Stage::Failed(OTHER_SUMS.to_owned()), None)
+                (GroupStage::Failed(OTHER_SUMS.to_owned()), None)
             }
-            rank => (Stage::Forming, rank),
+            rank => (GroupStage::Forming, rank),
         };
         self.status.group = Some(GroupStatus { epoch, stage, received: BTreeSet::new() });
         self.group = Some(group.clone());
@@ -54,7 +54,8 @@ impl Orders {
             return false;
         }
         let not_reduced = |site| {
-            status.stage == Stage::Reduced && !group.reductions.iter().any(|reduction| reduction.site == site)
+            status.stage == GroupStage::Reduced
+                && !group.reductions.iter().any(|reduction| reduction.site == site)
         };
         let arrived = |site: &SiteId| status.received.contains(site) || not_reduced(*site);
         status.epoch == epoch && part.sites.iter().all(arrived)
@@ -62,9 +63,9 @@ impl Orders {
 
     /// The group is connected.
     pub(in crate::device) fn formed(&mut self, epoch: Epoch) -> bool {
-        let forming = |g: &&mut GroupStatus| g.epoch == epoch && g.stage == Stage::Forming;
+        let forming = |g: &&mut GroupStatus| g.epoch == epoch && g.stage == GroupStage::Forming;
         let Some(group) = self.status.group.as_mut().filter(forming) else { return false };
-        group.stage = Stage::Formed;
+        group.stage = GroupStage::Formed;
         self.finish(Order::Form { epoch });
         true
     }
@@ -96,9 +97,9 @@ impl Orders {
     /// All reductions are done.
     pub(in crate::device) fn reduced(&mut self, epoch: Epoch) {
         if let Some(group) =
-            self.status.group.as_mut().filter(|g| g.epoch == epoch && g.stage == Stage::Formed)
+            self.status.group.as_mut().filter(|g| g.epoch == epoch && g.stage == GroupStage::Formed)
         {
-            group.stage = Stage::Reduced;
+            group.stage = GroupStage::Reduced;
         }
         self.finish(Order::Reduce { epoch });
     }
@@ -108,10 +109,11 @@ impl Orders {
         let of_group = |order: Order| matches!(order, Order::Form { epoch: e } | Order::Reduce { epoch: e } if e == epoch);
         self.queue.retain(|c| !of_group(c.order()));
         self.running = self.running.filter(|order| !of_group(*order));
-        let open =
-            |g: &&mut GroupStatus| g.epoch == epoch && matches!(g.stage, Stage::Forming | Stage::Formed);
+        let open = |g: &&mut GroupStatus| {
+            g.epoch == epoch && matches!(g.stage, GroupStage::Forming | GroupStage::Formed)
+        };
         if let Some(group) = self.status.group.as_mut().filter(open) {
-            group.stage = Stage::Failed(why);
+            group.stage = GroupStage::Failed(why);
         }
         self.status.progress += 1;
         self.show_in_hand();
@@ -129,12 +131,14 @@ impl Orders {
     }
 
     pub(super) fn abort(&mut self, epoch: Epoch) -> Effect {
-        let closed = |g: &GroupStatus| g.epoch > epoch || (g.epoch == epoch && g.stage == Stage::Aborted);
+        let closed =
+            |g: &GroupStatus| g.epoch > epoch || (g.epoch == epoch && g.stage == GroupStage::Aborted);
         if self.status.group.as_ref().is_some_and(closed) {
             return Effect::None;
         }
         self.drop_group_orders(Epoch(epoch.0 + 1));
-        self.status.group = Some(GroupStatus { epoch, stage: Stage::Aborted, received: BTreeSet::new() });
+        self.status.group =
+            Some(GroupStatus { epoch, stage: GroupStage::Aborted, received: BTreeSet::new() });
         self.group = None;
         Effect::Leave(epoch)
     }
@@ -148,7 +152,7 @@ impl Orders {
     }
 
     pub(super) fn is_reduced(&self, epoch: Epoch) -> bool {
-        self.status.group.as_ref().is_some_and(|g| g.epoch == epoch && g.stage == Stage::Reduced)
+        self.status.group.as_ref().is_some_and(|g| g.epoch == epoch && g.stage == GroupStage::Reduced)
     }
 
     /// Drops what groups before this epoch were asked for.

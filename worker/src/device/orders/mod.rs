@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use obsdiff_proto::message::{
-    Command, Encoding, Exponents, Fault, Group, Hello, Order, PartId, Solved, Stage, Status, Sums, Tally,
-    Trouble,
+    Command, Encoding, Exponents, Fault, Group, GroupStage, Hello, Order, PartId, Solved, Status, Sums,
+    Tally, Trouble,
 };
 use obsdiff_proto::{Epoch, PackageId, ShardId, WorkerId};
 
@@ -185,7 +185,9 @@ impl Orders {
             // While the engine's sums are being read, only solving is allowed.
             _ if self.reducing.is_some() && !matches!(command, Command::Solve { .. }) => false,
             Command::Calibrate { opening, .. } => opening.package.0 == self.status.applied,
-            Command::Reduce { epoch } => group.is_some_and(|g| g.epoch == *epoch && g.stage == Stage::Formed),
+            Command::Reduce { epoch } => {
+                group.is_some_and(|g| g.epoch == *epoch && g.stage == GroupStage::Formed)
+            }
             Command::Solve { epoch, part } => self.has_arrived(*epoch, part),
             Command::Form { .. } => false,
             _ => true,
@@ -260,7 +262,7 @@ impl Orders {
     /// Begins to load other weights, for which the sums of a group that is still open are of no use. Returns the group to leave, if there is
     /// one.
     pub(super) fn begin_apply(&mut self) -> Option<Epoch> {
-        let open = |stage: &Stage| matches!(stage, Stage::Forming | Stage::Formed);
+        let open = |stage: &GroupStage| matches!(stage, GroupStage::Forming | GroupStage::Formed);
         let epoch = self.status.group.as_ref().filter(|g| open(&g.stage)).map(|g| g.epoch)?;
         self.abort(epoch);
         Some(epoch)

@@ -2,8 +2,8 @@
 
 use obsdiff_proto::{
     Accumulate, Allocation, Balance, ByteSize, CalibrationSpec, ComputeType, Effort, EvaluationSpec,
-    GramPrecision, HeadScore, HessianSpec, Layout, Method, ModelSpec, OutputSpec, PackagesSpec, Pattern,
-    Precision, ProbeSpec, SparsityRule, SparsitySpec, Weighting, WorkersSpec,
+    GramPrecision, HeadScore, HessianSpec, Method, ModelSpec, OutputLayout, OutputSpec, PackagesSpec,
+    Pattern, Precision, ProbeSpec, SparsityRule, SparsitySpec, Weighting, WorkersSpec,
 };
 use serde_json::Value as Json;
 
@@ -88,7 +88,7 @@ pub(super) fn whole() -> JobSpec {
             grams: Some(text("/kept")),
             gram_prompts: vec![2, 4],
             gram_precision: GramPrecision::F32,
-            layout: Layout::Masked,
+            layout: OutputLayout::Masked,
         },
     }
 }

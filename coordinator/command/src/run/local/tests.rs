@@ -2,7 +2,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
-use obsdiff_coordinator::{Driver, Records};
+use obsdiff_coordinator::{CoreDriver, Records};
 use obsdiff_core::{Exponents, Failure, Job, Options, Outcome};
 use obsdiff_proto::message::Manifest;
 use obsdiff_proto::{
@@ -89,7 +89,7 @@ fn run(job: Job, hooks: Vec<CallHook>) -> (Option<Outcome>, Option<Vec<u8>>) {
     let plan = job.plan.clone();
     let part_store = MemoryPartStore::default();
     let records = Box::new(MemoryRecords(part_store.clone()));
-    let (mut driver, handle) = Driver::new(job, records, clock::monotonic(), Box::new(())).unwrap();
+    let (mut driver, handle) = CoreDriver::new(job, records, clock::monotonic(), Box::new(())).unwrap();
     let transport = Arc::new(Local::default());
     let result = Arc::new(Mutex::new(None));
     let mut threads = Vec::new();
