@@ -87,7 +87,7 @@ fn the_shipped_job_prunes_half_of_the_weights() {
 }
 
 /// The mean of a table that `compare` prints: the relative error of the final latents.
-fn mean(table: &str) -> f64 {
+pub(crate) fn mean(table: &str) -> f64 {
     let mean = table
         .lines()
         .find_map(|line| line.strip_prefix("mean")?.split_whitespace().next()?.parse::<f64>().ok());

@@ -11,6 +11,7 @@ mod device;
 mod device_pictures;
 mod disk_full;
 mod flux;
+mod flux_scores;
 mod gram_prompts;
 mod grams;
 mod help;
