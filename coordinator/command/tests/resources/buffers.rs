@@ -8,6 +8,8 @@ use crate::usage::{self, Usage};
 /// Pages that a run may fault in for each denoising step of a batch, each site's observation and Gram in it. Where every buffer of a
 /// step came from the system they would be thousands.
 const FAULTS_A_STEP: u64 = 50;
+/// Pages that a whole run may fault in, from its start to its end.
+const MOST_FAULTS: u64 = 100_000;
 /// How often all that is not a step may wait, most of all the survey, which prunes each linear to eight ratios: it is 9,000 times. Where
 /// every pass over a small matrix is shared out to other threads it is 36,000 times.
 const WAITS: u64 = 20_000;
@@ -41,6 +43,7 @@ fn a_denoising_step_takes_hardly_any_new_pages() {
     let (few, many) = (taken(10), taken(110));
     let faults = many.minor_faults.saturating_sub(few.minor_faults);
     assert!(faults < 100 * FAULTS_A_STEP, "{faults} pages in 100 steps more");
+    assert!(many.minor_faults <= MOST_FAULTS, "{} pages in the whole run", many.minor_faults);
     let switches = many.involuntary_switches.saturating_sub(few.involuntary_switches);
     assert!(switches < 100 * SWITCHES_A_STEP, "{switches} involuntary switches in 100 steps more");
     assert!(few.voluntary_switches < WAITS, "{} waits", few.voluntary_switches);
