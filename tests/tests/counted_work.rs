@@ -11,7 +11,7 @@ use obsdiff_core::assignment::{SolveCost, owners};
 use obsdiff_core::{Part, PartId, PlanCost, Tokens, Workload, plan, split};
 use obsdiff_engine::calibrate::{Encoded, Trajectories};
 use obsdiff_engine::pipeline::PipelineFolder;
-use obsdiff_engine::pruner::{Grams, Pruner};
+use obsdiff_engine::pruner::Pruner;
 use obsdiff_proto::{Inventory, JobSpec, Package, Plan, Shard, ShardId, WorkerId};
 use serde_json::{Value, json};
 
@@ -225,9 +225,6 @@ fn a_survey_of_structures_takes_what_the_plan_says() {
         let survey = &plan.packages[0];
         counted.calibrate(survey, &plan.shards[0]);
         let grams = counted.pruner.placed_grams().unwrap();
-        let grams: BTreeMap<_, _> =
-            grams.iter().map(|(site, gram)| (*site, gram.to_host().unwrap())).collect();
-        let grams: Grams<'_> = grams.iter().map(|(site, gram)| (*site, &**gram)).collect();
         let begun = counted.operations();
         let groups = counted.inventory.structure_groups(survey);
         assert!(groups.len() > 2 && counted.parts(survey).len() == groups.len());

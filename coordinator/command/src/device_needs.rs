@@ -3,10 +3,11 @@
 use obsdiff_core::Tokens;
 use obsdiff_engine::architecture::TransformerConfig;
 use obsdiff_engine::device::memory;
-use obsdiff_proto::{Inventory, JobSpec, LinearId, Method, Package, Plan, Site, SiteId};
+use obsdiff_engine::pruner::{ForwardCall, solving_gpu_bytes};
+use obsdiff_proto::{Inventory, JobSpec, Package, Plan, Site};
 use obsdiff_worker::preparation::compute_type;
 
-use crate::needs::{batches, probed, shape};
+use crate::needs::{batches, probed};
 
 /// What one worker holds in its GPU's memory besides the open Grams, in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -38,7 +39,7 @@ impl DeviceNeeds {
         let job = GpuJob { spec, plan, config, inventory, tokens };
         Self {
             model: job.weights(),
-            activations: job.forward_call() + job.probe() + job.observation(),
+            activations: job.call(job.pictures()).gpu_bytes() + job.probe() + job.observation(),
             solver: job.solver(),
             encoding: 0,
             decoding: 0,
@@ -103,31 +104,18 @@ impl GpuJob<'_> {
         (prompts * self.tokens.branches) as usize
     }
 
-    /// One call, with the conditioning that stays from step to step.
-    fn forward_call(&self) -> u64 {
+    /// Calls on so many pictures.
+    fn call(&self, pictures: usize) -> ForwardCall<'_> {
         let (image, text) = (self.tokens.image as usize, self.tokens.text as usize);
         let dtype = compute_type(self.spec.model.dtype);
-        let widths = self.config.conditioning();
-        let inputs = self.pictures() * (text * widths.text + widths.pooled) * self.number();
-        self.config.gpu_activation_bytes(self.pictures(), image, text, dtype) + inputs as u64
+        ForwardCall { config: self.config, pictures, image, text, dtype }
     }
 
-    /// Of each point that a survey probes at the state of a forward call, and of one a second; the largest linear as it is put in.
+    /// What a survey holds to probe.
     fn probe(&self) -> u64 {
         let pictures = (probed(self.spec) * self.tokens.branches) as usize;
-        if pictures == 0 {
-            return 0;
-        }
-        let points = self.spec.probe.steps(self.spec.calibration.steps).len() as u64;
-        let (image, text) = (self.tokens.image as usize, self.tokens.text as usize);
-        let dtype = compute_type(self.spec.model.dtype);
-        let states = (points + 1) * self.config.state_bytes(pictures, image, text, dtype);
-        let weights = |id: LinearId| {
-            let (rows, columns) = shape(self.inventory, id);
-            rows * columns
-        };
-        let most = self.inventory.linear_ids().map(weights).max().unwrap_or(0);
-        states + (most * self.number()) as u64
+        let points = self.spec.probe.steps(self.spec.calibration.steps).len();
+        self.call(pictures).probe_bytes(points, self.inventory)
     }
 
     /// The largest observation of the largest batch on its way into a Gram.
@@ -144,29 +132,7 @@ impl GpuJob<'_> {
 
     /// The largest site, or group of structures, that is solved on the GPU.
     fn solver(&self) -> u64 {
-        let sparsity = &self.spec.sparsity;
-        let factors = match sparsity.method() {
-            Method::Admm => sparsity.effort.penalties().len(),
-            Method::Obs => 1,
-            _ => return 0,
-        };
-        let structured = self.plan.packages.iter().filter(|package| package.is_structured());
-        let groups = structured.flat_map(|package| {
-            self.inventory.structure_groups(package).into_iter().map(move |group| (package, group))
-        });
-        let groups = groups.map(|(package, group)| {
-            let outputs = self.inventory.outputs_of(&group);
-            let outputs: Vec<_> = outputs.into_iter().map(|id| shape(self.inventory, id)).collect();
-            let copied = package.survey && (group.len() > 1 || sparsity.probes());
-            memory::structure_bytes(&outputs, copied)
-        });
-        let bytes = |package: &Package, site: SiteId| {
-            let rows = package.linears.iter().map(|target| self.inventory.linear(target.linear));
-            let rows = rows.filter(|linear| linear.site == site).map(|linear| linear.rows).max();
-            memory::site_bytes(self.inventory.site(site).width, rows.unwrap_or(0), factors)
-        };
-        let packages = self.plan.packages.iter().filter(|package| !package.is_structured());
-        let sites = packages.flat_map(|package| package.sites.iter().map(move |site| bytes(package, *site)));
-        sites.chain(groups).max().unwrap_or(0)
+        let bytes = |package| solving_gpu_bytes(&self.spec.sparsity, self.inventory, package);
+        self.plan.packages.iter().map(bytes).max().unwrap_or(0)
     }
 }

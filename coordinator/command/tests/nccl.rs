@@ -125,3 +125,63 @@ fn faults_while_grams_are_summed_in_the_memory_of_gpus_do_not_change_a_byte() {
         assert_same(&result(folder.path()), &result(alone.path()));
     }
 }
+
+/// Lines of a worker's log that say how many bytes of Grams have crossed between the host and its GPU.
+fn crossings(said: &str) -> Vec<&str> {
+    said.lines().filter(|line| line.contains("bytes of Grams have crossed")).collect()
+}
+
+#[test]
+fn no_sum_of_a_survey_or_of_structures_crosses_to_the_host_with_1_2_or_4_workers() {
+    let structured = "pattern = \"structured\"\nbudget = 0.1\nbudget_by = \"velocity\"\n";
+    let global =
+        "method = \"admm\"\nallocation = \"global\"\npattern = \"unstructured\"\nratio = 0.5\nrefine = 0\n";
+    let skipped = |linears: &[&str]| -> String {
+        let rule = |linears| format!("[[sparsity.rules]]\nmatch = \"{linears}\"\nskip = true\n");
+        linears.iter().map(rule).collect()
+    };
+    for sparsity in [
+        format!("{structured}{}", skipped(&["transformer_blocks.[2-9].*"])),
+        format!(
+            "{global}{}",
+            skipped(&["transformer_blocks.[1-9].*", "*.ff*", "*add_*", "*.to_k", "*.to_v"])
+        ),
+    ] {
+        let alone = setting_of(&sparsity, 1);
+        let mut run = Process::spawn(
+            Command::new(env!("CARGO_BIN_EXE_obsdiff"))
+                .args(["run", "job.toml", "--quiet", "--device", "cuda"])
+                .current_dir(alone.path())
+                .env("LD_LIBRARY_PATH", fake_cuda())
+                .env("OBSDIFF_LOG", LOG),
+        );
+        let (code, said) = run.verdict();
+        assert_eq!(code, Some(0), "{said}");
+        assert_nothing_crossed(&said);
+        for count in [2, 4] {
+            let folder = setting_of(&sparsity, 1);
+            let mut coordinator = Coordinator::start(folder.path());
+            let start = |_| worker_wholly_on_a_gpu(folder.path(), &coordinator.url, &[("OBSDIFF_LOG", LOG)]);
+            let workers: Vec<_> = (0..count).map(start).collect();
+            for mut worker in workers {
+                let (code, said) = worker.verdict();
+                assert_eq!(code, Some(0), "{said}");
+                assert_nothing_crossed(&said);
+            }
+            assert!(coordinator.process.end().success());
+            assert_same(&result(folder.path()), &result(alone.path()));
+        }
+    }
+}
+
+/// What the workers' log is to say of Grams.
+const LOG: &str = "obsdiff_worker::device::pruning=debug";
+
+fn assert_nothing_crossed(said: &str) {
+    let crossings = crossings(said);
+    // At least one: who comes late applies several packages at once.
+    assert!(!crossings.is_empty(), "{said}");
+    for line in crossings {
+        assert!(line.contains("to_host=0") && line.contains("to_device=0"), "{line}");
+    }
+}

@@ -1,6 +1,7 @@
 //! Where blocks are computed, Grams summed and linears solved.
 
 pub mod memory;
+pub mod moments;
 pub mod numbers;
 pub mod transfers;
 
@@ -15,7 +16,9 @@ use thiserror::Error;
 
 use crate::Result;
 #[cfg(feature = "cuda")]
-use crate::cuda::{CudaDevice, CudaError, CudaGram, CudaGrams, CudaMatrix, CudaSolver, CudaStructured};
+use crate::cuda::{
+    CudaDevice, CudaError, CudaGram, CudaGrams, CudaMatrix, CudaSolver, CudaStructured, SymmetricSquare,
+};
 use crate::device::numbers::DeviceNumbers;
 #[cfg(feature = "cuda")]
 use crate::device::transfers::TransferKind;
@@ -232,6 +235,7 @@ impl ComputeDevice {
             Self::Cpu => Ok(Box::new(StructuredLinear::new(n, weight.to_vec(), gram, damping)?)),
             #[cfg(feature = "cuda")]
             Self::Cuda(device) => {
+                let gram = SymmetricSquare::Host(gram);
                 Ok(Box::new(CudaStructured::new(Arc::clone(device), n, weight, gram, damping)?))
             }
         }
@@ -247,7 +251,9 @@ impl ComputeDevice {
         match self {
             Self::Cpu => Ok(energy(weight, gram, n)),
             #[cfg(feature = "cuda")]
-            Self::Cuda(device) => Ok(CudaStructured::output_energy(device, weight, gram, n)?),
+            Self::Cuda(device) => {
+                Ok(CudaStructured::output_energy(device, weight, SymmetricSquare::Host(gram), n)?)
+            }
         }
     }
 

@@ -181,20 +181,20 @@ struct Case {
     inventory: Inventory,
     weights: Arc<Weights>,
     group: Vec<StructureId>,
-    grams: BTreeMap<SiteId, Gram>,
+    grams: BTreeMap<SiteId, Arc<Gram>>,
 }
 
 impl Case {
     fn new(inventory: Inventory, weights: Weights, group: &[StructureId]) -> Self {
         assert_eq!(inventory.check(), Ok(()));
         let sites: BTreeSet<_> = group.iter().flat_map(|id| inventory.sites_of(*id)).collect();
-        let gram = |site: SiteId| (site, gram(u64::from(site.0), inventory.site(site).width));
+        let gram = |site: SiteId| (site, Arc::new(gram(u64::from(site.0), inventory.site(site).width)));
         let grams = sites.into_iter().map(gram).collect();
         Self { grams, group: group.to_vec(), weights: Arc::new(weights), inventory }
     }
 
-    fn grams(&self) -> Grams<'_> {
-        self.grams.iter().map(|(site, gram)| (*site, gram)).collect()
+    fn grams(&self) -> Grams {
+        self.grams.iter().map(|(site, gram)| (*site, Arc::clone(gram).into())).collect()
     }
 
     fn dense(&self, name: &str, shape: &[usize]) -> Vec<f64> {

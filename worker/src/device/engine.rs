@@ -134,6 +134,21 @@ impl WorkError {
     }
 }
 
+/// Runs a call of the engine, whose steps can only return the engine's kind of error, and passes on the error of a step.
+pub(super) fn stoppable<T>(
+    step: AfterStep<'_>,
+    run: impl FnOnce(&mut dyn FnMut() -> Result<(), Error>) -> Result<T, Error>,
+) -> Result<T, WorkError> {
+    let mut stopped = None;
+    let result = run(&mut || {
+        step().map_err(|error| {
+            stopped = Some(error);
+            Error::Interrupted
+        })
+    });
+    result.map_err(|error| stopped.unwrap_or_else(|| error.into()))
+}
+
 /// Whether an error of a file may pass by itself: of a disk or network that is slow or away, or of a disk or quota that others may free.
 /// Every other error stays until somebody removes its cause.
 fn may_pass(kind: std::io::ErrorKind) -> bool {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use candle_core::Tensor;
 use obsdiff_engine::Error;
+use obsdiff_engine::device::transfers::TransferKind::Grams as GRAMS;
 use obsdiff_engine::export::{PrunedLinear, PrunedStructure};
 use obsdiff_engine::gram::PlacedGram;
 use obsdiff_engine::pruner::{Allocated, Pruner, SurveyedSlice};
@@ -13,6 +14,7 @@ use obsdiff_proto::{
     Accumulate, LinearId, Package, PackageId, Plan, Shard, ShardId, SiteId, StructureId, lock,
 };
 
+use super::engine::stoppable;
 use super::keeping::PersistentGrams;
 use super::object::{self, PartContent, PartOrigin, SliceRecord};
 use super::pruned::{Pruned, linears};
@@ -324,7 +326,8 @@ impl Engine for PruningEngine<'_> {
             widths: sites.collect(),
             accumulate: self.pruner.accumulates(),
             device: self.pruner.device().clone(),
-            solving: self.pruner.solves_in_place(),
+            // Packages run in order, so the next one is what is reduced.
+            solving: self.package(PackageId(self.applied)).ok().and_then(|p| self.pruner.solves_in_place(p)),
             received: self.received.clone(),
         })
     }
@@ -373,6 +376,17 @@ impl Engine for PruningEngine<'_> {
             }
         }
         self.watch.pruned(&self.pruned().linears);
+        let device = self.pruner.device();
+        if !device.is_host() {
+            let transfers = device.transfers();
+            let [to_host, to_device] =
+                [transfers.to_host(GRAMS), transfers.to_device(GRAMS)].map(|c| c.bytes);
+            tracing::debug!(
+                to_host,
+                to_device,
+                "bytes of Grams have crossed so far, with package {packages}"
+            );
+        }
         Ok(())
     }
 
@@ -382,19 +396,4 @@ impl Engine for PruningEngine<'_> {
         let pruned = self.pruned();
         (self.exporter)(pruned, &mut self.pruner)
     }
-}
-
-/// Runs a call of the engine, whose steps can only return the engine's kind of error, and passes on the error of a step.
-pub(super) fn stoppable<T>(
-    step: AfterStep<'_>,
-    run: impl FnOnce(&mut dyn FnMut() -> Result<(), Error>) -> Result<T, Error>,
-) -> Result<T, WorkError> {
-    let mut stopped = None;
-    let result = run(&mut || {
-        step().map_err(|error| {
-            stopped = Some(error);
-            Error::Interrupted
-        })
-    });
-    result.map_err(|error| stopped.unwrap_or_else(|| error.into()))
 }

@@ -1,14 +1,13 @@
 //! Heads and neurons: solving the structures of a part, and checking that the objects of a package name all of its structures.
 
-use std::collections::BTreeMap;
-
 use obsdiff_engine::Error;
 use obsdiff_engine::pruner::Grams;
 use obsdiff_proto::message::Part;
 use obsdiff_proto::{Package, StructureId};
 
+use super::engine::stoppable;
 use super::object::{self, PartOrigin};
-use super::pruning::{PruningEngine, stoppable};
+use super::pruning::PruningEngine;
 use super::{AfterStep, PartStoreError, WorkError};
 
 impl PruningEngine<'_> {
@@ -45,10 +44,7 @@ impl PruningEngine<'_> {
         let group = inventory.structure_groups(package).into_iter().find(reads);
         let group = group.ok_or_else(|| Error::Argument(format!("part {} is not of this plan", part.id)))?;
         let sites = group.iter().flat_map(|id| inventory.sites_of(*id));
-        let grams = sites.filter_map(|site| Some((site, self.gram(site)?)));
-        let grams = grams.map(|(site, gram)| Ok((site, self.on_host(site, &gram)?)));
-        let grams = grams.collect::<Result<BTreeMap<_, _>, Error>>()?;
-        let grams: Grams<'_> = grams.iter().map(|(site, gram)| (*site, &**gram)).collect();
+        let grams: Grams = sites.filter_map(|site| Some((site, self.gram(site)?))).collect();
         let object = if package.survey {
             let pruner = &mut self.pruner;
             let errors = stoppable(step, |on_step| pruner.survey_structures(&group, &grams, on_step))?;

@@ -5,8 +5,9 @@ use obsdiff_engine::pruner::{allocate, possible};
 use obsdiff_proto::message::Part;
 use obsdiff_proto::{Package, StructureId};
 
+use super::engine::stoppable;
 use super::object::PartOrigin;
-use super::pruning::{PruningEngine, stoppable};
+use super::pruning::PruningEngine;
 use super::{AfterStep, WorkError, object};
 
 impl PruningEngine<'_> {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use candle_core::DType;
 use obsdiff_engine::architecture::{Guidance, TransformerConfig};
 use obsdiff_engine::pipeline::{LatentSize, PipelineFolder};
+use obsdiff_engine::pruner::ForwardCall;
 use obsdiff_proto::{ComputeType, ForwardFlops, Inventory, JobError, JobSpec};
 
 use super::path::not_a_pipeline;
@@ -89,6 +90,23 @@ impl JobModel {
     /// What one forward call of a transformer of these sizes costs on one picture of the job.
     pub fn forward_flops(&self, config: &dyn TransformerConfig) -> ForwardFlops {
         config.flops(1, self.size.tokens, self.text_tokens)
+    }
+
+    /// Bytes of a GPU's memory that the forward calls of a survey of the job take, with what it probes by; 0 where it does not probe.
+    pub fn probing_gpu_bytes(&self, spec: &JobSpec) -> u64 {
+        if !spec.sparsity.probes() {
+            return 0;
+        }
+        let prompts = spec.probe.prompts.min(spec.calibration.prompt_count());
+        let call = ForwardCall {
+            config: &*self.config,
+            pictures: prompts as usize * self.guidance.branches(),
+            image: self.size.tokens,
+            text: self.text_tokens,
+            dtype: compute_type(spec.model.dtype),
+        };
+        let points = spec.probe.steps(spec.calibration.steps).len();
+        call.gpu_bytes() + call.probe_bytes(points, &self.inventory)
     }
 }
 

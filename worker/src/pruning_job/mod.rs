@@ -100,8 +100,9 @@ impl<'a> PruningJob<'a> {
         worker_state: &Arc<WorkerState>,
     ) -> PruningEngine<'a> {
         let weights = self.weights.clone();
-        let pruner =
-            Pruner::new(self.spec, model, weights, self.trajectories.clone()).on(self.device.clone());
+        let pruner = Pruner::new(self.spec, model, weights, self.trajectories.clone())
+            .on(self.device.clone())
+            .probing_in(self.model.probing_gpu_bytes(self.spec));
         // An export to a slow disk reports progress, so that the worker is not taken for one that hangs.
         let exporting = worker_state.clone();
         let on_progress: Arc<OnProgress> = Arc::new(move || exporting.advance());

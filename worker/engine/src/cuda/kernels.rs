@@ -276,6 +276,14 @@ kernels! {
     "packed" {
         diagonal_exact(sums: In<'_, i64>, n: usize, out: Out<'_, i64>);
         diagonal_f32(sums: In<'_, f32>, n: usize, out: Out<'_, f32>);
+        last_column_exact(sums: In<'_, i64>, n: usize, out: Out<'_, i64>);
+        last_column_f32(sums: In<'_, f32>, n: usize, out: Out<'_, f32>);
+        unpack_moments_exact(
+            sums: In<'_, i64>, n: usize, unit: f64, scale: f64, means: In<'_, f64>, constant: In<'_, u8>, square: Out<'_, f64>,
+        );
+        unpack_moments_f32(
+            sums: In<'_, f32>, n: usize, unit: f64, scale: f64, means: In<'_, f64>, constant: In<'_, u8>, square: Out<'_, f64>,
+        );
         unpack_exact(sums: In<'_, i64>, n: usize, scale: f64, square: Out<'_, f32>, spoilt: Out<'_, u32>);
         unpack_f32(sums: In<'_, f32>, n: usize, scale: f64, square: Out<'_, f32>, spoilt: Out<'_, u32>);
         scale_square(square: Out<'_, f32>, reciprocal: In<'_, f32>, n: usize);
@@ -337,6 +345,7 @@ kernels! {
     "square" {
         set_diagonal_f32(square: Out<'_, f32>, n: usize, value: f32);
         set_diagonal_f64(square: Out<'_, f64>, n: usize, value: f64);
+        damp_upper(square: Out<'_, f64>, n: usize, added: f64, spoilt: Out<'_, u32>);
         mirror_upper(square: Out<'_, f32>, n: usize);
         narrow_upper(upper: In<'_, f64>, out: Out<'_, f32>, n: usize);
         widen_square(from: In<'_, f32>, to: Out<'_, f64>, count: u64);

@@ -33,6 +33,8 @@ mod libraries;
 #[cfg(feature = "cuda")]
 mod matrix;
 #[cfg(feature = "cuda")]
+mod moments;
+#[cfg(feature = "cuda")]
 mod obs;
 #[cfg(feature = "cuda")]
 mod ops;
@@ -65,6 +67,10 @@ pub use error::{CudaError, MemoryPhase};
 pub use gram::CudaGrams;
 #[cfg(feature = "cuda")]
 pub use matrix::CudaMatrix;
+#[cfg(feature = "cuda")]
+pub use moments::CudaMoments;
+#[cfg(feature = "cuda")]
+pub(crate) use moments::SymmetricSquare;
 #[cfg(feature = "cuda")]
 pub(crate) use ops::CudaOps;
 #[cfg(feature = "cuda")]

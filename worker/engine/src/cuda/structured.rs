@@ -8,6 +8,8 @@ use std::sync::Arc;
 use super::delayed::DeviceRemovals;
 use super::driver::{CudaDriver, DeviceBuffer};
 use super::f64::{F64Product, copy_columns, diagonal, gathered, mirrored, read};
+use super::kernels::Launch;
+use super::moments::SymmetricSquare;
 use super::{CudaDevice, CudaError};
 use crate::device::transfers::TransferKind;
 use crate::solve::structured::{DELAY, Removal, StructuredLayer, inverse_factor, take_lowest};
@@ -35,17 +37,17 @@ impl CudaStructured {
     ///
     /// # Errors
     /// When sizes do not fit, a value is not finite, S cannot be factorised however much it is damped, or the GPU has no room.
-    pub fn new(
+    pub(crate) fn new(
         device: Arc<CudaDevice>,
         n: usize,
         weight: &[f64],
-        gram: &[f64],
+        gram: SymmetricSquare<'_>,
         damping: f64,
     ) -> Result<Self, SolveError> {
         check_size(weight.len(), n)?;
         let rows = weight.len() / n;
-        if gram.len() != n * n {
-            return Err(SolveError::Size { rows: n, columns: n, found: gram.len() });
+        if let Err(found) = gram.is_of(n) {
+            return Err(SolveError::Size { rows: n, columns: n, found });
         }
         if let Some(at) = weight.iter().position(|w| !w.is_finite()) {
             return Err(SolveError::WeightNotFinite { row: at / n, column: at % n });
@@ -56,13 +58,14 @@ impl CudaStructured {
         let driver = device.driver();
         let mut on_gpu = driver.upload(TransferKind::Weights, weight)?;
         let energy = energy(&device, &on_gpu, gram, rows, n)?;
-        let dead: Vec<usize> = (0..n).filter(|j| gram[j * n + j] == 0.0).collect();
+        let diagonal = gram.diagonal(n);
+        let dead: Vec<usize> = (0..n).filter(|j| diagonal[*j] == 0.0).collect();
         if !dead.is_empty() {
             let mut weight = weight.to_vec();
             zero(&mut weight, n, &dead);
             driver.write(TransferKind::Weights, &weight, &mut on_gpu)?;
         }
-        let (inverse, damping_used) = inverse(&device, gram, n, damping)?;
+        let (inverse, damping_used) = inverse(&device, gram, &diagonal, damping)?;
         Ok(Self { device, rows, n, weight: on_gpu, inverse, gone: dead, energy, damping_used })
     }
 
@@ -70,7 +73,7 @@ impl CudaStructured {
     pub(crate) fn output_energy(
         device: &CudaDevice,
         weight: &[f64],
-        gram: &[f64],
+        gram: SymmetricSquare<'_>,
         n: usize,
     ) -> Result<f64, CudaError> {
         energy(device, &device.driver().upload(TransferKind::Weights, weight)?, gram, weight.len() / n, n)
@@ -234,12 +237,11 @@ impl CudaStructured {
 fn energy(
     device: &CudaDevice,
     weight: &DeviceBuffer<f64>,
-    gram: &[f64],
+    gram: SymmetricSquare<'_>,
     rows: usize,
     n: usize,
 ) -> Result<f64, CudaError> {
-    let driver = device.driver();
-    let gram = driver.upload(TransferKind::Grams, gram)?;
+    let (driver, gram) = (device.driver(), gram.on(device)?);
     let (mut seen, mut outputs) = (driver.buffer(rows * n)?, driver.buffer(rows * rows)?);
     F64Product { left: (weight, false), right: (&gram, false), sizes: [rows, n, n] }
         .add(device, 1.0, 0.0, &mut seen)?;
@@ -252,29 +254,25 @@ fn energy(
     Ok(diagonal(driver, &outputs, rows)?.iter().sum())
 }
 
-/// H^-1, whole, and the damping with which S could be factorised.
+/// H^-1, whole, and the damping with which S, of this diagonal, could be factorised.
 fn inverse(
     device: &CudaDevice,
-    gram: &[f64],
-    n: usize,
+    gram: SymmetricSquare<'_>,
+    diagonal: &[f64],
     damping: f64,
 ) -> Result<(DeviceBuffer<f64>, f64), SolveError> {
-    let (driver, libraries) = (device.driver(), device.libraries());
-    let diagonal: Vec<f64> = (0..n).map(|j| gram[j * n + j]).collect();
+    let (driver, libraries, n) = (device.driver(), device.libraries(), diagonal.len());
     let mut next = Some(damping);
     while let Some(used) = next {
-        let more = used * live_mean(&diagonal);
-        // Zeros below the diagonal, where the factorisation writes nothing.
-        let mut upper = vec![0.0; n * n];
-        for (i, row) in upper.chunks_exact_mut(n).enumerate() {
-            row[i..].copy_from_slice(&gram[i * n + i..(i + 1) * n]);
-            row[i] += more;
-        }
-        if upper.iter().any(|x| !x.is_finite()) {
+        let mut square = gram.on(device)?;
+        let mut spoilt = driver.zeros::<u32>(1)?;
+        let (launch, added) = (Launch::matrix(n, n), used * live_mean(diagonal));
+        driver.damp_upper(launch, square.output(), n, added, spoilt.output())?;
+        let mut found = [0];
+        driver.read(TransferKind::Figures, &spoilt, &mut found)?;
+        if found[0] > 0 {
             return Err(SolveError::GramNotFinite);
         }
-        let mut square = driver.upload(TransferKind::Grams, &upper)?;
-        drop(upper);
         if libraries.factorise(driver, &mut square, n)? && libraries.invert(driver, &mut square, n)? {
             return Ok((mirrored(device, square, n)?, used));
         }

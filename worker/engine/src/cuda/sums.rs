@@ -163,7 +163,7 @@ impl CudaGram {
     /// As [`Gram::diagonal_units`].
     pub(crate) fn diagonal_units(&self) -> Result<Option<Vec<i64>>, GramError> {
         match &self.sums {
-            DeviceSums::Exact(sums) => Ok(Some(self.diagonal_of(sums, |driver, launch, out| {
+            DeviceSums::Exact(sums) => Ok(Some(self.vector_of(sums, |driver, launch, out| {
                 driver.diagonal_exact(launch, sums.input(), self.width(), out.output())
             })?)),
             DeviceSums::F32(_) => Ok(None),
@@ -183,7 +183,7 @@ impl CudaGram {
                     .collect())
             }
             DeviceSums::F32(sums) => {
-                let diagonal: Vec<f32> = self.diagonal_of(sums, |driver, launch, out| {
+                let diagonal: Vec<f32> = self.vector_of(sums, |driver, launch, out| {
                     driver.diagonal_f32(launch, sums.input(), self.width(), out.output())
                 })?;
                 Ok(diagonal.into_iter().map(f64::from).collect())
@@ -191,8 +191,34 @@ impl CudaGram {
         }
     }
 
-    /// What a kernel takes out of the sums, beside what the GPU works on.
-    fn diagonal_of<T: Element>(
+    /// The sums of the diagonal, as they are.
+    pub(super) fn diagonal_sums(&self) -> Result<Vec<f64>, GramError> {
+        match self.diagonal_units()? {
+            Some(units) => Ok(units.into_iter().map(|sum| sum as f64).collect()),
+            None => self.diagonal(),
+        }
+    }
+
+    /// The sums of the last column, as they are.
+    pub(super) fn last_column(&self) -> Result<Vec<f64>, GramError> {
+        Ok(match &self.sums {
+            DeviceSums::Exact(sums) => {
+                let column = self.vector_of(sums, |driver, launch, out| {
+                    driver.last_column_exact(launch, sums.input(), self.width(), out.output())
+                })?;
+                column.into_iter().map(|sum| sum as f64).collect()
+            }
+            DeviceSums::F32(sums) => {
+                let column = self.vector_of(sums, |driver, launch, out| {
+                    driver.last_column_f32(launch, sums.input(), self.width(), out.output())
+                })?;
+                column.into_iter().map(f64::from).collect()
+            }
+        })
+    }
+
+    /// What a kernel takes out of the sums, n of them, beside what the GPU works on.
+    fn vector_of<T: Element>(
         &self,
         _: &Arc<DeviceBuffer<T>>,
         take: impl FnOnce(&CudaDriver, Launch, &mut DeviceBuffer<T>) -> Result<(), CudaError>,
@@ -200,9 +226,9 @@ impl CudaGram {
         let (driver, n) = (self.device.beside(), self.width());
         let mut on_device = driver.buffer::<T>(n)?;
         take(driver, Launch::each(n), &mut on_device)?;
-        let mut diagonal = vec![T::default(); n];
-        driver.read(TransferKind::Figures, &on_device, &mut diagonal)?;
-        Ok(diagonal)
+        let mut vector = vec![T::default(); n];
+        driver.read(TransferKind::Figures, &on_device, &mut vector)?;
+        Ok(vector)
     }
 
     /// A copy in the host's memory, made beside what the GPU works on.
@@ -212,6 +238,21 @@ impl CudaGram {
         self.sums.read(self.device.beside(), sums)?;
         *mass = self.mass_units();
         Ok(gram)
+    }
+
+    /// What one sum is worth in the mean.
+    pub(super) fn value_of_entry(&self) -> f64 {
+        self.host.value_of_entry()
+    }
+
+    /// The GPU in whose memory its sums are.
+    pub(super) const fn device(&self) -> &Arc<CudaDevice> {
+        &self.device
+    }
+
+    /// Whether its sums are in the memory of this GPU, on whose streams they are worked on.
+    pub(crate) fn is_on(&self, device: &Arc<CudaDevice>) -> bool {
+        Arc::ptr_eq(&self.device, device)
     }
 
     /// Its sums, for a collective.

@@ -182,13 +182,13 @@ pub fn site_bytes(n: usize, rows: usize, factors: usize) -> u64 {
 }
 
 /// Structures that are solved together, whose outputs have these rows and columns, in f64: of each output H^-1 and the weight, once more where
-/// they are `copied`, as each structure is surveyed on its own; beside them what one output takes while its energy is computed, while H^-1 is
-/// made (three squares), or while its columns go (W^T W and the removals that are applied together, or a chunk of them).
+/// they are `copied`, as each structure is surveyed on its own; beside them what one output takes while its energy is computed (S, with the
+/// means it is about), while H^-1 is made (three squares), or while its columns go (W^T W and the removals that are applied together, or a chunk of them).
 pub fn structure_bytes(outputs: &[(usize, usize)], copied: bool) -> u64 {
     let sizes = || outputs.iter().map(|(rows, n)| (*rows as u64, *n as u64));
     let held: u64 = sizes().map(|(rows, n)| n * (n + rows)).sum::<u64>() * (1 + u64::from(copied));
     let passing = |(rows, n): (u64, u64)| {
-        let telling = n * (n + 2 * rows) + rows * rows;
+        let telling = n * (n + 2 * rows + 2) + rows * rows;
         let going = n * n + 4 * DELAY as u64 * n + 2 * DELAY as u64 * rows;
         let chunk = (MOST_OF_CHUNK as u64).min(n);
         let at_once = 2 * chunk * (n + rows + chunk);

@@ -69,16 +69,24 @@ impl PlacedGram {
         }
     }
 
+    /// S_jj for every column j, not divided by the mass.
+    ///
+    /// # Errors
+    /// [`GramError::Device`].
+    pub fn diagonal(&self) -> Result<Vec<f64>, GramError> {
+        match self {
+            Self::Host(gram) => Ok(gram.diagonal()),
+            #[cfg(feature = "cuda")]
+            Self::Cuda(gram) => gram.diagonal(),
+        }
+    }
+
     /// The sum of the diagonal, not divided by the mass.
     ///
     /// # Errors
     /// [`GramError::Device`].
     pub fn trace(&self) -> Result<f64, GramError> {
-        match self {
-            Self::Host(gram) => Ok(gram.trace()),
-            #[cfg(feature = "cuda")]
-            Self::Cuda(gram) => Ok(gram.diagonal()?.iter().sum()),
-        }
+        Ok(self.diagonal()?.iter().sum())
     }
 
     /// The Gram in the host's memory, if it lies there.

@@ -4,6 +4,7 @@ mod allocation;
 mod budget;
 mod dropped;
 mod probe;
+mod room;
 mod shrunk;
 mod solving;
 mod structured;
@@ -22,7 +23,6 @@ use obsdiff_proto::{
 use crate::calibrate::{Energy, EnergyTap, GramTap, Trajectories, alphas};
 use crate::checkpoint::Weights;
 use crate::device::ComputeDevice;
-use crate::device::memory::site_bytes;
 use crate::gram::{Gram, GramError, GramSet, PlacedGram, exponent_for};
 use crate::model::DiffusionModel;
 use crate::solve::{Obs, SiteSolver};
@@ -32,6 +32,7 @@ use probe::Probe;
 
 pub use allocation::{Allocated, expected_at};
 pub use budget::{OutOfReach, RemovalCurve, allocate, possible};
+pub use room::{ForwardCall, solving_gpu_bytes};
 pub use shrunk::{kept_parts, selections};
 pub use solving::SolvedSlice;
 pub use structured::{Grams, SolvedStructures};
@@ -69,8 +70,8 @@ pub struct Pruner {
     of_groups: Vec<BTreeMap<SiteId, Arc<Gram>>>,
     /// The columns of the widest site of the package that was opened last, and the weights of its largest linear.
     largest: (usize, usize),
-    /// Whether that package is a survey.
-    surveys: bool,
+    /// Bytes that a survey's forward calls take of the device's memory.
+    probing: u64,
     gram_operations: u64,
 }
 
@@ -106,7 +107,7 @@ impl Pruner {
             groups: groups(&spec.output.gram_prompts),
             of_groups: Vec::new(),
             largest: (0, 0),
-            surveys: false,
+            probing: 0,
             gram_operations: 0,
         }
     }
@@ -158,7 +159,6 @@ impl Pruner {
     pub fn open(&mut self, package: &Package, exponents: &BTreeMap<SiteId, i32>) -> Result<()> {
         (self.open, self.on_device, self.host_is_empty) = (None, None, true);
         self.of_groups.clear();
-        self.surveys = package.survey;
         let inventory = self.model.inventory();
         let columns = |linear: LinearId| inventory.site(inventory.linear(linear).site).width;
         let sizes = package.linears.iter().map(|target| {
@@ -231,21 +231,6 @@ impl Pruner {
     /// The device that sums Grams.
     pub const fn device(&self) -> &ComputeDevice {
         &self.device
-    }
-
-    /// Bytes of the device's own memory that solving a site of the open package takes; none where sites are solved on the processor, or forward
-    /// calls between them take more than any before.
-    pub fn solves_in_place(&self) -> Option<u64> {
-        let factors = match self.method {
-            Method::Admm => self.sparsity.effort.penalties().len(),
-            Method::Obs => 1,
-            _ => return None,
-        };
-        if self.device.is_host() || self.surveys || self.sparsity.pattern == Pattern::Structured {
-            return None;
-        }
-        let (columns, weights) = self.largest;
-        Some(site_bytes(columns, weights.div_ceil(columns.max(1)), factors))
     }
 
     /// The Gram of a site of the open package in the host's memory. It lacks what a device has summed: see [`Self::placed_grams`].

@@ -16,12 +16,12 @@ use obsdiff_proto::{
 
 use super::budget::RemovalCurve;
 use super::probe::Replacement;
-use super::{Pruner, no_package};
-use crate::device::ComputeDevice;
+use super::{Pruner, no_package, of_site};
+use crate::device::moments::SiteMoments;
 use crate::export::{PrunedLinear, PrunedStructure};
-use crate::gram::Gram;
+use crate::gram::{GramError, PlacedGram};
 use crate::solve::SolveError;
-use crate::solve::structured::{Columns, Moments, Removal, Score, StructuredLayer, heads, neurons};
+use crate::solve::structured::{Columns, Removal, Score, StructuredLayer, heads, neurons};
 use crate::{Error, Result};
 
 /// Structures that were solved together and are not applied yet, with their reports.
@@ -39,7 +39,7 @@ pub struct SolvedStructures {
 const PROBED_SHARE: f64 = 0.3;
 
 /// Grams by their sites.
-pub type Grams<'a> = BTreeMap<SiteId, &'a Gram>;
+pub type Grams = BTreeMap<SiteId, PlacedGram>;
 
 /// The parts that a structure loses.
 struct StructureLoss<'a> {
@@ -55,9 +55,7 @@ struct StructureLoss<'a> {
 struct Reader {
     linear: LinearId,
     before: Vec<f64>,
-    moments: Moments,
-    /// S about the means of the inputs, where the bias takes the means over.
-    centred: Option<Vec<f64>>,
+    moments: SiteMoments,
     gram_trace: f64,
 }
 
@@ -65,18 +63,10 @@ struct Reader {
 type LinearAtWork = (Arc<Reader>, Box<dyn StructuredLayer>);
 
 impl Reader {
-    /// The S that the linear is solved with.
-    fn gram(&self) -> &[f64] {
-        self.centred.as_deref().unwrap_or(self.moments.gram())
-    }
-
-    /// tr(dW S dW^T) / tr(W S W^T). Where the bias takes the means over, a change that only moves the mean is no error: the S of dW is then
-    /// that about the means.
-    fn relative_error(&self, device: &ComputeDevice, after: &[f64]) -> Result<f64, SolveError> {
+    /// tr(dW S dW^T) / tr(W S W^T), as [`SiteMoments::relative_error`].
+    fn relative_error(&self, after: &[f64]) -> Result<f64, SolveError> {
         let change: Vec<f64> = after.iter().zip(&self.before).map(|(a, b)| a - b).collect();
-        let whole = device.output_energy(&self.before, self.moments.gram())?;
-        let change = device.output_energy(&change, self.gram())?;
-        Ok(if whole > 0.0 { (change / whole).max(0.0) } else { 0.0 })
+        self.moments.relative_error(&self.before, &change)
     }
 }
 
@@ -91,7 +81,7 @@ impl Pruner {
         &self,
         package: &Package,
         group: &[StructureId],
-        grams: &Grams<'_>,
+        grams: &Grams,
         counts: &[Option<usize>],
     ) -> Result<SolvedStructures> {
         let _span = tracing::info_span!("solve").entered();
@@ -129,7 +119,7 @@ impl Pruner {
     pub fn survey_structures(
         &mut self,
         group: &[StructureId],
-        grams: &Grams<'_>,
+        grams: &Grams,
         on_step: &mut dyn FnMut() -> Result<()>,
     ) -> Result<Vec<Vec<f64>>> {
         let solving = tracing::info_span!("solve").entered();
@@ -225,27 +215,28 @@ impl Pruner {
     }
 
     /// The linears that read a group of structures.
-    fn layers(&self, group: &[StructureId], grams: &Grams<'_>) -> Result<Vec<LinearAtWork>> {
+    fn layers(&self, group: &[StructureId], grams: &Grams) -> Result<Vec<LinearAtWork>> {
         let outputs = self.model.inventory().outputs_of(group);
         outputs.into_iter().map(|id| self.reader(id, grams)).collect()
     }
 
-    fn reader(&self, linear: LinearId, grams: &Grams<'_>) -> Result<LinearAtWork> {
+    fn reader(&self, linear: LinearId, grams: &Grams) -> Result<LinearAtWork> {
         let inventory = self.model.inventory();
         let site = inventory.linear(linear).site;
         let gram = grams.get(&site).ok_or_else(|| Error::Site {
             name: inventory.site(site).name.clone(),
             problem: "cannot be solved without its Gram".to_owned(),
         })?;
-        let n = gram.width() - 1;
-        let gram_trace = gram.diagonal()[..n].iter().sum();
-        let moments = Moments::new(&gram.to_upper::<f64>(n + 1), n);
+        let unread = |error: GramError| of_site(site, inventory, &error);
+        let mut diagonal = gram.diagonal().map_err(unread)?;
+        // That of the constant 1.
+        diagonal.pop();
         // Only a bias can take over a mean.
         let folds = self.sparsity.fold_bias && inventory.linear(linear).bias;
-        let centred = folds.then(|| moments.centred());
+        let moments = SiteMoments::new(&self.device, gram, folds).map_err(unread)?;
         let before: Vec<f64> = self.dense_whole(linear)?.into_iter().map(f64::from).collect();
-        let reader = Reader { linear, before, moments, centred, gram_trace };
-        let layer = self.device.structured(n, &reader.before, reader.gram(), self.hessian.damping);
+        let reader = Reader { linear, before, moments, gram_trace: diagonal.iter().sum() };
+        let layer = reader.moments.linear(&reader.before, self.hessian.damping);
         let layer = layer.map_err(|e| failed(&inventory.linear(linear).name, e))?;
         Ok((Arc::new(reader), layer))
     }

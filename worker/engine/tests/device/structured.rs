@@ -1,8 +1,14 @@
 //! Whole heads and neurons of linears.
 
+use std::sync::Arc;
+
 use obsdiff_engine::device::ComputeDevice;
+use obsdiff_engine::device::moments::SiteMoments;
+use obsdiff_engine::device::transfers::{Copies, TransferKind};
+use obsdiff_engine::gram::{Gram, PlacedGram};
 use obsdiff_engine::solve::SolveError;
 use obsdiff_engine::solve::structured::{Columns, Removal, Score, StructuredLayer, heads, neurons};
+use obsdiff_proto::{Accumulate, SiteId};
 use obsdiff_tests::noise;
 
 use crate::device;
@@ -126,5 +132,56 @@ fn what_no_column_can_be_removed_from_is_refused_as_by_the_processor() {
         let mut layer = device.structured(6, &weight, &gram, 0.01).unwrap();
         let seven = Columns { offset: 0, size: 1, count: 7 };
         assert!(matches!(neurons(&mut layer, seven, 1, Score::Exact), Err(SolveError::Size { .. })));
+    }
+}
+
+/// A Gram of n features and the constant 1, as a device sums it. Feature 2 is 0 in every observation and feature 5 is always 3.
+fn gram_with_constant(device: &ComputeDevice, n: usize, accumulate: Accumulate) -> PlacedGram {
+    let mut grams = device.grams();
+    grams.open_empty(SiteId(0), &Arc::new(Gram::new(n + 1, accumulate, 20))).unwrap();
+    for seed in 1..3 {
+        let mut rows = noise(seed, 2 * n * (n + 1));
+        rows.chunks_mut(n + 1).for_each(|row| (row[2], row[5], row[n]) = (0.0, 3.0, 1.0));
+        grams.observe(SiteId(0), &rows, 0.75).unwrap();
+    }
+    grams.share(SiteId(0)).unwrap().unwrap()
+}
+
+#[test]
+fn moments_of_a_devices_sums_are_those_of_a_copy_on_the_host_and_no_sum_crosses() {
+    let (device, rows, n) = (device(), 20, 70);
+    let weight: Vec<f64> = noise(9, rows * n).into_iter().map(f64::from).collect();
+    for accumulate in [Accumulate::Exact, Accumulate::F32] {
+        for about_means in [false, true] {
+            let gram = gram_with_constant(&device, n, accumulate);
+            let solved = |gram: &PlacedGram| {
+                let moments = SiteMoments::new(&device, gram, about_means).unwrap();
+                let mut layer = moments.linear(&weight, 0.01).unwrap();
+                let columns = Columns::all(n, 1);
+                let dead = layer
+                    .weight_on_host()
+                    .unwrap()
+                    .chunks(n)
+                    .all(|row| row[2] == 0.0 && (row[5] == 0.0) == about_means);
+                assert!(dead, "{accumulate:?}, {about_means}");
+                let steps = neurons(&mut layer, columns, 40, Score::Exact).unwrap();
+                let after = layer.weight_on_host().unwrap().into_owned();
+                let change: Vec<f64> = after.iter().zip(&weight).map(|(a, b)| a - b).collect();
+                let error = moments.relative_error(&weight, &change).unwrap();
+                assert!(error > 0.0 && (moments.means()[5] - 3.0).abs() < 1e-4);
+                let bits = |numbers: &[f64]| numbers.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+                (steps, bits(&after), bits(moments.means()), [error, layer.energy(), layer.damping_used()])
+            };
+            let before = device.transfers();
+            let in_place = solved(&gram);
+            let crossed = device.transfers().since(&before);
+            assert_eq!(
+                crossed.to_host(TransferKind::Grams),
+                Copies::default(),
+                "{accumulate:?}, {about_means}"
+            );
+            assert_eq!(crossed.to_device(TransferKind::Grams), Copies::default());
+            assert_eq!(in_place, solved(&gram.to_host().unwrap().into()), "{accumulate:?}, {about_means}");
+        }
     }
 }

@@ -91,7 +91,8 @@ static const auto& INDEPENDENT = *new std::set<std::string>{"rotate",       "gel
                                                             "join_columns", "pad_rows",  "add_tile",  "column_squares",
                                                             "add_column",   "admit_observation",      "silu",     "add_rows",
                                                             "diagonal",     "unpack",    "scale",     "finish_product",
-                                                            "widen",        "round_to_bf16"};
+                                                            "widen",        "round_to_bf16", "last_column", "unpack_moments",
+                                                            "damp"};
 
 EXPORT int cuGetErrorName(int error, const char** name) {
     *name = error == OUT_OF_MEMORY ? "CUDA_ERROR_OUT_OF_MEMORY" : error == NO_DEVICE ? "CUDA_ERROR_NO_DEVICE" : "CUDA_ERROR";

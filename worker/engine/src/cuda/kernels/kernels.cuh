@@ -43,11 +43,14 @@
 //   mirror_upper          (32, 8); (n / 32, n / 32)                  of an inverse in f32, in place
 //   narrow_upper          (32, 8); (n / 32, n / 32)                  of an inverse in f64
 //   widen_square          256; 1024
+//   damp_upper            256; (n / 256, 256)                        of a square in f64, before it is factorised
 //   copy_columns          256; (columns / 256, 256)
 //
 // packed.cu   a Gram's packed sums as the square that its site is solved by
 //   diagonal_*            256; n / 256                               for what ranks say of their Grams
+//   last_column_*         256; n / 256                               the means and the mass, where a feature of constant 1 is the last
 //   unpack_*              256; (n / 256, 256)                        before the diagonal is read
+//   unpack_moments_*      256; (n / 256, 256)                        for heads and neurons
 //   scale_square          256; (n / 256, 256)                        once it is known, and before mirror_upper
 //
 // norm.cu     what surrounds the products of a transformer's block, in f32, bf16 and f16

@@ -4,6 +4,8 @@
 // Rows and columns of a tile that a block transposes.
 #define SIDE 32u
 
+#define LARGEST_F64 1.7976931348623157e308
+
 // Sets the diagonal to `value`.
 extern "C" __global__ void set_diagonal_f32(float* square, unsigned n, float value) {
     size_t i = blockIdx.x * blockDim.x + threadIdx.x;
@@ -13,6 +15,18 @@ extern "C" __global__ void set_diagonal_f32(float* square, unsigned n, float val
 extern "C" __global__ void set_diagonal_f64(double* square, unsigned n, double value) {
     size_t i = blockIdx.x * blockDim.x + threadIdx.x;
     if (i < n) square[i * n + i] = value;
+}
+
+// Adds `added` to the diagonal and sets what lies below it to 0. Values of the rest that are not finite are counted in `spoilt`. The grid's x
+// goes over columns, its y over rows.
+extern "C" __global__ void damp_upper(double* square, unsigned n, double added, unsigned* spoilt) {
+    for (size_t row = blockIdx.y; row < n; row += gridDim.y)
+        for (size_t column = blockIdx.x * blockDim.x + threadIdx.x; column < n; column += gridDim.x * blockDim.x) {
+            double* value = &square[row * n + column];
+            if (column < row) *value = 0.0;
+            if (column == row) *value += added;
+            if (!(fabs(*value) <= LARGEST_F64)) atomicAdd(spoilt, 1u);
+        }
 }
 
 // Writes the upper triangle of `upper`, and its mirror image below the diagonal, to `out`, which may be the same matrix. A block takes a tile,

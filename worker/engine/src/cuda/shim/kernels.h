@@ -24,8 +24,9 @@
     DO(scale_weight) DO(split_lowest) DO(split_masked) DO(finish_lowest) DO(finish_masked)                                             \
     DO(offset_rows) DO(first_direction) DO(advance_rows) DO(finish_rows)                                                               \
     DO(prune_block_lowest) DO(prune_block_n_to_m)                                                                                      \
-    DO(set_diagonal_f32) DO(set_diagonal_f64) DO(mirror_upper) DO(widen_square) DO(narrow_upper) DO(copy_columns)   \
-    DO(diagonal_exact) DO(diagonal_f32) DO(unpack_exact) DO(unpack_f32) DO(scale_square)          \
+    DO(set_diagonal_f32) DO(set_diagonal_f64) DO(mirror_upper) DO(widen_square) DO(narrow_upper) DO(copy_columns) DO(damp_upper) \
+    DO(diagonal_exact) DO(diagonal_f32) DO(last_column_exact) DO(last_column_f32) DO(unpack_exact) DO(unpack_f32) DO(scale_square)      \
+    DO(unpack_moments_exact) DO(unpack_moments_f32)                                                                                    \
     DO(norm_modulate_f32) DO(norm_modulate_bf16) DO(norm_modulate_f16) DO(head_norm_f32) DO(head_norm_bf16) DO(head_norm_f16)          \
     DO(rotate_f32) DO(rotate_bf16) DO(rotate_f16) DO(gelu_f32) DO(gelu_bf16) DO(gelu_f16)                                              \
     DO(add_gated_f32) DO(add_gated_bf16) DO(add_gated_f16) DO(add_bias_f32) DO(add_bias_bf16) DO(add_bias_f16)                         \

@@ -1,7 +1,8 @@
 //! The CUDA kernels that make a solver's square of packed sums hold to the processor's numbers.
 
 use super::*;
-use crate::cuda::shim::{Buffer, Device, Shape, arguments};
+use crate::cuda::shim::{Argument, Buffer, Device, Shape, arguments};
+use crate::solve::structured::Moments;
 use crate::solve::{ScaledHessian, Scales, stride};
 
 const DAMPING: f64 = 0.02;
@@ -91,4 +92,71 @@ fn sums_that_are_not_finite_are_counted() {
     device.launch("unpack_f32", plane(3), arguments![sums, 3usize, 10.0, square, spoilt]);
     // 3e38 is within f32, ten times that is not.
     assert_eq!(device.run_in_any_order().values::<u32>(spoilt), [4]);
+}
+
+#[test]
+fn moments_are_those_that_the_processor_makes() {
+    for n in [1, 8, 33, 70] {
+        for kind in [Accumulate::Exact, Accumulate::F32] {
+            let constant = n / 2;
+            let mut all = observations(n + 1, &[9, 2 * n]);
+            for (rows, alpha) in &mut all {
+                // Sums of what never changes are exact.
+                *alpha = 0.75;
+                rows.chunks_mut(n + 1).for_each(|row| (row[constant], row[n]) = (2.0, 1.0));
+            }
+            let gram = gathered(n + 1, kind, &all);
+            let moments = Moments::new(&gram.to_upper::<f64>(n + 1), n);
+            let (mass, unit) = (gram.to_upper::<f64>(n + 1)[(n + 1) * (n + 1) - 1], gram.value_of_entry());
+            let flags: Vec<u8> = (0..n).map(|j| u8::from(moments.centred()[j * (n + 1)] == 0.0)).collect();
+            assert_eq!(flags[constant], 1);
+            let mut device = Device::default();
+            let (sums, kind) = sums(&mut device, &gram);
+            let column = device.buffer(&vec![-1i64; n + 1]);
+            let lines = Shape::line((n + 1).div_ceil(32), 32);
+            device.launch(&format!("last_column_{kind}"), lines, arguments![sums, n + 1, column]);
+            let [whole, centred] = [(); 2].map(|()| device.buffer(&vec![f64::NAN; n * n]));
+            let (means, flags) = (device.buffer(moments.means()), device.buffer(&flags));
+            let none = [Argument::None, Argument::None];
+            for (square, about) in [(whole, none), (centred, [means.into(), flags.into()])] {
+                let numbers: &[Argument] = arguments![sums, n, unit, 1.0 / mass];
+                let arguments = [numbers, &about, arguments![square]].concat();
+                device.launch(&format!("unpack_moments_{kind}"), plane(n), &arguments);
+            }
+            let memory = device.run_in_any_order();
+            let bits = |numbers: &[f64]| numbers.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+            assert_eq!(bits(&memory.values(whole)), bits(moments.gram()), "{n}, {kind}");
+            assert_eq!(bits(&memory.values(centred)), bits(&moments.centred()), "{n}, {kind}");
+            let column: Vec<f64> = match gram.sums() {
+                GramSums::Exact(_) => {
+                    memory.values::<i64>(column).into_iter().map(|sum| sum as f64).collect()
+                }
+                GramSums::F32(_) => {
+                    memory.values::<f32>(column).into_iter().take(n + 1).map(f64::from).collect()
+                }
+            };
+            let mean = |sum: &f64| sum * unit / mass;
+            assert_eq!(column[..n].iter().map(mean).collect::<Vec<_>>(), moments.means());
+            assert_eq!(column[n] * unit, mass);
+        }
+    }
+}
+
+#[test]
+fn a_square_is_damped_and_what_is_not_finite_is_counted() {
+    for (n, largest, wanted) in [(1, 2.0, 0), (40, 3.0, 0), (40, f64::INFINITY, 1)] {
+        let mut before: Vec<f64> = noise(4, n * n).into_iter().map(f64::from).collect();
+        before[n - 1] = largest;
+        let mut device = Device::default();
+        let (square, spoilt) = (device.buffer(&before), device.buffer(&[0u32]));
+        device.launch("damp_upper", plane(n), arguments![square, n, 0.25, spoilt]);
+        let memory = device.run_in_any_order();
+        let expected = |at: usize| match (at / n).cmp(&(at % n)) {
+            std::cmp::Ordering::Less => before[at],
+            std::cmp::Ordering::Equal => before[at] + 0.25,
+            std::cmp::Ordering::Greater => 0.0,
+        };
+        assert_eq!(memory.values::<f64>(square), (0..n * n).map(expected).collect::<Vec<_>>());
+        assert_eq!(memory.values::<u32>(spoilt), [wanted]);
+    }
 }

@@ -119,7 +119,7 @@ impl Pruner {
         let (name, rows) = (&described.name, described.rows);
         let shape = [rows, weight.len() / rows.max(1)];
         let error = |from: &SolvedFrom<'_>| {
-            let error = from.reader.relative_error(&self.device, &from.after);
+            let error = from.reader.relative_error(&from.after);
             error.map_err(|e| self.not_solved(from.reader, e))
         };
         let relative_error = solved_from.as_ref().map(error).transpose()?;

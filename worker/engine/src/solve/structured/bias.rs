@@ -45,7 +45,7 @@ impl Moments {
             row.iter_mut().zip(&self.means).for_each(|(x, mean)| *x -= self.means[i] * mean);
         }
         for i in 0..n {
-            if centred[i * n + i] <= 1e-12 * self.gram[i * n + i] {
+            if is_constant(centred[i * n + i], self.gram[i * n + i]) {
                 (0..n).for_each(|j| centred[i * n + j] = 0.0);
                 (0..n).for_each(|j| centred[j * n + i] = 0.0);
             }
@@ -57,6 +57,11 @@ impl Moments {
     pub fn means(&self) -> &[f64] {
         &self.means
     }
+}
+
+/// Whether a feature of this second moment about its mean, and about 0, never changes but for rounding.
+pub(crate) fn is_constant(centred: f64, moment: f64) -> bool {
+    centred <= 1e-12 * moment
 }
 
 /// The bias after a weight (rows x n) went from `before` to `after`, such that the mean of the outputs stays: b + (W - W') mean.

@@ -23,7 +23,7 @@ pub(crate) use layer::energy;
 pub use neurons::neurons;
 pub(crate) use neurons::{DELAY, MOST_OF_CHUNK};
 #[cfg(feature = "cuda")]
-pub(crate) use {inverse::inverse_factor, neurons::take_lowest};
+pub(crate) use {bias::is_constant, inverse::inverse_factor, neurons::take_lowest};
 
 /// A linear of which whole columns go, on the device that solves it: its weight W (rows x n), and H^-1 of the columns that are left. D are
 /// columns, ascending.
