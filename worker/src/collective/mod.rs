@@ -86,7 +86,8 @@ pub trait Collective: Send {
     /// As [`Collective::all_reduce`].
     fn reduce(&mut self, root: usize, send: Values<'_>, receive: Option<Buffer<'_>>) -> Result<()>;
 
-    /// Every rank receives the root's buffer.
+    /// Every rank receives the root's buffer. No job calls it yet: all that goes to every worker are solved weights, which are committed to the
+    /// job's store once their group has ended, and read from there into the host's memory, also by workers that join later.
     ///
     /// # Errors
     /// As [`Collective::all_reduce`].
