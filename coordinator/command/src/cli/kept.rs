@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use obsdiff_engine::device::DeviceName;
 use obsdiff_proto::Pattern;
 
 use super::{ProcessArgs, PruningArgs, path};
@@ -56,9 +57,13 @@ pub struct SweepArgs {
     /// Override a key of the job that kept the Grams, for all points. May be given several times. SECTION.KEY= unsets the key.
     #[arg(long = "set", value_name = "SECTION.KEY=VALUE")]
     pub sets: Vec<String>,
-    /// Workers in this process, which share its threads. The result does not depend on their number [default: as `obsdiff run`].
+    /// Workers in this process, which share its threads and its device. The result does not depend on their number [default: as
+    /// `obsdiff run`].
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub workers: Option<u32>,
+    /// Where points are solved and measured, as `obsdiff run` has it: cpu, cuda, or cuda:N for the N-th GPU, counted from 0.
+    #[arg(long, value_name = "DEVICE", default_value_t)]
+    pub device: DeviceName,
     /// How the process runs.
     #[command(flatten)]
     pub process: ProcessArgs,

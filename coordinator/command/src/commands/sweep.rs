@@ -4,6 +4,7 @@ use obsdiff_engine::device::ComputeDevice;
 use obsdiff_files::starts_with_tilde;
 use obsdiff_proto::Pattern;
 
+use super::run::open_device;
 use crate::cli::{SweepArgs, TILDE};
 use crate::context::CommandContext;
 use crate::run::RunContext;
@@ -21,6 +22,8 @@ pub(super) fn sweep(args: &SweepArgs, context: &mut CommandContext<'_>) -> Resul
     }
     let place = SweepFolder::new(&args.out)?;
     let mut points = points(args, &place, context)?;
+    // What is expected takes no device.
+    let device = if args.predicted { ComputeDevice::Cpu } else { open_device(args.device)? };
     context.use_threads(args.process.threads)?;
     context.compute_here()?;
     let progress = context.progress();
@@ -40,7 +43,7 @@ pub(super) fn sweep(args: &SweepArgs, context: &mut CommandContext<'_>) -> Resul
     context.out.flush()?;
     if !args.predicted {
         let process = RunContext {
-            device: &ComputeDevice::Cpu,
+            device: &device,
             outlook: None,
             traces: None,
             workers: args.workers.map(|workers| workers as usize),
@@ -52,7 +55,8 @@ pub(super) fn sweep(args: &SweepArgs, context: &mut CommandContext<'_>) -> Resul
         };
         sweep::measure(&mut points, &process)?;
     }
-    let report = sweep::write(&points, &place, &context.disk)?;
+    let hardware = (!args.predicted).then(|| device.hardware());
+    let report = sweep::write(&points, hardware, &place, &context.disk)?;
     if !args.predicted {
         writeln!(context.out, "{report}")?;
     }

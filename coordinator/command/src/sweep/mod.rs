@@ -138,7 +138,7 @@ pub fn predict(points: &mut [Point], progress: &Progress) -> Result<SweepReport>
         let described = Described::read(&point.job, conditioning.map(|file| file.text_tokens()))?;
         point.figures.expected_velocity_error = prediction::expected(point, &described, progress)?;
     }
-    Ok(SweepReport::new(points))
+    Ok(SweepReport::new(points, None))
 }
 
 /// Solves each point and measures it.
@@ -163,12 +163,17 @@ pub fn measure(points: &mut [Point], process: &RunContext<'_>) -> Result<()> {
     Ok(())
 }
 
-/// Writes what is known of all points into the sweep's folder.
+/// Writes what is known of all points into the sweep's folder, with the hardware on which they were measured.
 ///
 /// # Errors
 /// When it cannot be written.
-pub fn write(points: &[Point], place: &SweepFolder, disk: &Disk) -> Result<SweepReport> {
-    let report = SweepReport::new(points);
+pub fn write(
+    points: &[Point],
+    hardware: Option<String>,
+    place: &SweepFolder,
+    disk: &Disk,
+) -> Result<SweepReport> {
+    let report = SweepReport::new(points, hardware);
     place.write(&report, disk)?;
     Ok(report)
 }

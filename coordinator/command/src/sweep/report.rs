@@ -15,11 +15,14 @@ use crate::text::Table;
 pub struct SweepReport {
     /// Those of each, in the order in which they were asked for.
     pub points: Vec<Figures>,
+    /// The hardware on which they were solved and measured; absent where they were not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hardware: Option<String>,
 }
 
 impl SweepReport {
-    pub(super) fn new(points: &[Point]) -> Self {
-        Self { points: points.iter().map(|point| point.figures.clone()).collect() }
+    pub(super) fn new(points: &[Point], hardware: Option<String>) -> Self {
+        Self { points: points.iter().map(|point| point.figures.clone()).collect(), hardware }
     }
 
     /// A row a point; what is not known is empty.

@@ -147,6 +147,55 @@ fn heads_and_neurons_go_on_a_gpu_as_on_the_processor() {
     assert!(compared >= 3, "{compared}");
 }
 
+#[cfg(feature = "cuda")]
+#[test]
+fn a_sweep_on_a_gpu_finds_what_solving_there_finds() {
+    let dir = tempfile::tempdir().unwrap();
+    let (grams, out) = (dir.path().join("grams"), dir.path().join("sweep"));
+    let job = small_job(dir.path(), "out");
+    let keeps = format!("output.grams={}", grams.display());
+    printed(dir.path(), &["run", "--quiet", "--set", &keeps, job.to_str().unwrap()]);
+    let on_gpu = |arguments: &[&str], memory: u64| {
+        let memory = memory.to_string();
+        let libraries = obsdiff_tests::fake_cuda().to_str().unwrap();
+        let environment = [("LD_LIBRARY_PATH", libraries), ("FAKE_CUDA_MEMORY", memory.as_str())];
+        obsdiff(dir.path(), arguments, &environment)
+    };
+    let options = ["--ratios", "0.6", "--set", "sparsity.refine=0", "--out", out.to_str().unwrap()];
+    let sweep = [&["sweep", grams.to_str().unwrap()], &options[..]].concat();
+    // No room but for what opening takes; and no such GPU.
+    for (device, memory, words) in [
+        ("cuda", 40 << 20, "but the GPU has "),
+        ("cuda:1", 1 << 40, "--device: cannot be cuda:1: there is no GPU 1"),
+    ] {
+        let refused = on_gpu(&[&sweep[..], &["--device", device]].concat(), memory);
+        let said = text(&refused.stderr);
+        assert!(refused.status.code() == Some(2) && said.contains(words), "{said}");
+        assert!(!out.exists());
+    }
+    // What is expected takes no GPU.
+    let predicted = on_gpu(&[&sweep[..], &["--device", "cuda:1", "--predicted"]].concat(), 1 << 40);
+    assert!(predicted.status.success(), "{}", text(&predicted.stderr));
+    let hardware = || {
+        let json = fs::read(out.join("sweep.json")).unwrap();
+        serde_json::from_slice::<serde_json::Value>(&json).unwrap()["hardware"].clone()
+    };
+    assert!(hardware().is_null());
+    fs::remove_dir_all(&out).unwrap();
+    let swept = on_gpu(&[&sweep[..], &["--device", "cuda"]].concat(), 1 << 40);
+    assert!(swept.status.success(), "{}", text(&swept.stderr));
+    assert!(hardware().as_str().unwrap().ends_with(", Fake GPU with cuBLAS 130000"), "{}", hardware());
+    let output = format!("output.path={}", dir.path().join("solved").display());
+    let sets = ["sparsity.ratio=0.6", "sparsity.refine=0", &output];
+    let sets: Vec<&str> = sets.iter().flat_map(|set| ["--set", *set]).collect();
+    let solve = [&["solve", grams.to_str().unwrap(), "--device", "cuda"], &sets[..]].concat();
+    let solved = text(&on_gpu(&solve, 1 << 40).stdout);
+    let row = text(&swept.stdout);
+    let row: Vec<&str> =
+        row.lines().rev().find(|line| line.starts_with("unstructured")).unwrap().split_whitespace().collect();
+    assert!(solved.contains(&format!("final latents differ by {} ", row[3])), "{row:?}: {solved}");
+}
+
 /// What a process takes of a GPU before it asks for memory, which the fake driver does not count.
 #[cfg(feature = "cuda")]
 const CONTEXT: u64 = 512 << 20;
