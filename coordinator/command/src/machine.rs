@@ -5,7 +5,7 @@ use std::io::{self, Read, Seek, Write};
 use std::path::Path;
 use std::time::Duration;
 
-use candle_core::{DType, Device, Tensor};
+use obsdiff_engine::device::{ComputeDevice, TimedWork};
 use obsdiff_proto::{ByteSize, Hasher};
 use rayon::prelude::*;
 use rustix::process::{Resource, getrlimit};
@@ -63,31 +63,36 @@ fn limits<'a>(
     folders.filter_map(move |file| read(&file)?.trim().parse().ok())
 }
 
-/// The rate of this machine's f32 products on all its threads, in operations a second: the fastest of a few of 1024 x 1024 x 1024.
+/// The rate of a device's f32 products, in operations a second, on the processor on all its threads: the fastest of a few of
+/// 1024 x 1024 x 1024.
 ///
 /// # Errors
-/// When they do not fit in memory.
-pub fn product_rate(clock: &Clock) -> Result<f64> {
+/// When they do not fit in its memory.
+pub fn product_rate(device: &ComputeDevice, clock: &Clock) -> Result<f64> {
     const SIDE: usize = 1024;
+    let fastest = fastest(device.timed_product(SIDE)?, clock)?;
+    Ok(2.0 * (SIDE as f64).powi(3) / fastest)
+}
+
+/// The fewest seconds that some work takes.
+fn fastest(mut work: TimedWork, clock: &Clock) -> Result<f64> {
     const BUDGET: Duration = Duration::from_millis(300);
-    let failed = |e| Error::from(obsdiff_engine::Error::from(e));
-    let matrix = Tensor::ones((SIDE, SIDE), DType::F32, &Device::Cpu).map_err(failed)?;
     let start = clock();
     let mut fastest = Duration::MAX;
     while fastest == Duration::MAX || clock().saturating_sub(start) < BUDGET {
         let before = clock();
-        matrix.matmul(&matrix).map_err(failed)?;
+        work()?;
         fastest = fastest.min(clock().saturating_sub(before));
     }
-    Ok(2.0 * (SIDE as f64).powi(3) / fastest.as_secs_f64().max(1e-9))
+    Ok(fastest.as_secs_f64().max(1e-9))
 }
 
-/// What this machine reaches, as the process's threads are set.
+/// What this machine and the device that computes reach, as the process's threads are set.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct MachineRates {
     /// Operations of f32 products in a second.
     pub products: f64,
-    /// Bytes of memory that loops over large matrices read and write in a second.
+    /// Bytes of the device's memory that loops over large matrices read and write in a second.
     pub memory: f64,
     /// Bytes of a file that are read and digested in a second.
     pub read: f64,
@@ -96,13 +101,20 @@ pub struct MachineRates {
 }
 
 impl MachineRates {
-    /// Measures them in about half a second. The file is one without a name in the folder of temporary files.
+    /// Measures them in about half a second, the first two on a device. The file is one without a name in the folder of temporary files.
     ///
     /// # Errors
-    /// When a product does not fit in memory, or the file cannot be written.
-    pub fn measure(clock: &Clock) -> Result<Self> {
-        let products = product_rate(clock)?;
-        let memory = memory_rate(clock);
+    /// When a product does not fit in memory, the device fails, or the file cannot be written.
+    pub fn measure(device: &ComputeDevice, clock: &Clock) -> Result<Self> {
+        /// Numbers that are copied, more than the caches of any GPU hold.
+        const NUMBERS: usize = 64 << 20;
+        let products = product_rate(device, clock)?;
+        let memory = match device.timed_copy(NUMBERS)? {
+            Some(copy) => (2 * size_of::<f32>() * NUMBERS) as f64 / fastest(copy, clock)?,
+            None => memory_rate(clock),
+        };
+        // The next work has other sizes.
+        device.release_unused()?;
         let [read, written] = file_rates(clock).map_err(Error::system)?;
         Ok(Self { products, memory, read, written })
     }
@@ -187,7 +199,10 @@ mod tests {
 
     #[test]
     fn the_rate_is_that_of_the_fastest_product() {
-        assert_eq!(product_rate(&slow_clock()).unwrap().round(), (2.0 * 1024f64.powi(3) / 0.1).round());
+        assert_eq!(
+            product_rate(&ComputeDevice::Cpu, &slow_clock()).unwrap().round(),
+            (2.0 * 1024f64.powi(3) / 0.1).round()
+        );
     }
 
     #[test]

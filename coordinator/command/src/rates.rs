@@ -11,6 +11,7 @@ use obsdiff_core::{Opening, PlanCost, Workload, split};
 use obsdiff_engine::architecture::TransformerConfig;
 use obsdiff_engine::calibrate::{Encoded, Trajectories};
 use obsdiff_engine::checkpoint::Weights;
+use obsdiff_engine::device::ComputeDevice;
 use obsdiff_engine::model::DiffusionModel;
 use obsdiff_engine::pipeline::{Conditioning, noise};
 use obsdiff_engine::pruner::Pruner;
@@ -33,14 +34,20 @@ const LONG: f64 = 1.5;
 /// Denoising steps: at least and at most so many, the first of which does not count.
 const STEPS: [usize; 2] = [3, 60];
 
-/// Measures a worker's rates, as the process's threads are set. `rate` is that of the machine's products, in operations a second.
+/// Measures the rates of a worker on a device, as the process's threads are set. `rate` is that of the device's products, in operations a
+/// second.
 ///
 /// # Errors
 /// When the model that is measured does not fit in memory or in the folder of temporary files.
-pub(crate) fn measure(job: &JobFile, described: &Described, rate: f64, clock: &Clock) -> Result<Rates> {
+pub(crate) fn measure(
+    job: &JobFile,
+    described: &Described,
+    (device, rate): (&ComputeDevice, f64),
+    clock: &Clock,
+) -> Result<Rates> {
     let sample = RatedJob::new(job, described, rate)?;
     let (model, weights, trajectories) = sample.load(described)?;
-    let pruner = Pruner::new(&sample.spec, model, Arc::new(weights), trajectories.clone());
+    let pruner = Pruner::new(&sample.spec, model, Arc::new(weights), trajectories.clone()).on(device.clone());
     let exporter = Box::new(|_, _: &mut Pruner| Ok(()));
     let folder = tempfile::tempdir().map_err(Error::system)?;
     let runtime = crate::runtime::runtime()?;

@@ -3,6 +3,7 @@
 pub mod memory;
 pub mod moments;
 pub mod numbers;
+mod timed;
 pub mod transfers;
 
 use std::collections::BTreeMap;
@@ -27,6 +28,8 @@ use crate::gram::{Gram, GramError, GramSet, PlacedGram};
 use crate::model::Matrix;
 use crate::solve::structured::{StructuredLayer, StructuredLinear, energy};
 use crate::solve::{CpuSolver, SiteSolver, SolveError, check_size};
+
+pub use timed::TimedWork;
 
 /// The name of a device: `cpu`, `cuda` or `cuda:N`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -298,7 +298,7 @@ pub struct StatusArgs {
 #[derive(Debug, Args)]
 #[command(
     after_long_help = "Example:\n  obsdiff plan job.toml --set packages.memory=16GiB\n  obsdiff plan job.toml --memory 80GiB\n  \
-        obsdiff plan job.toml --workers 16 --bandwidth 10GB\n  \
+        obsdiff plan job.toml --workers 16 --bandwidth 10GB --device cuda\n  \
         obsdiff plan config.json --device-memory 80GB --set model.dtype=bf16"
 )]
 pub struct PlanArgs {
@@ -311,10 +311,13 @@ pub struct PlanArgs {
     /// The memory of a worker's GPU that the job must fit in, such as 80GB: weights, activations, Grams and solving.
     #[arg(long, value_name = "SIZE")]
     pub device_memory: Option<ByteSize>,
-    /// Predict how long each package takes with this number of workers like this machine. The speed of one is measured first, on a
-    /// model of the same sizes with random weights.
+    /// Predict how long each package takes with this number of workers like this machine, each on a device like --device. The speed of one
+    /// is measured first, on a model of the same sizes with random weights.
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=256))]
     pub workers: Option<u32>,
+    /// The device whose speed is measured here, and by which all times are predicted: cpu, cuda, or cuda:N for the N-th GPU, counted from 0.
+    #[arg(long, value_name = "DEVICE", default_value_t)]
+    pub device: DeviceName,
     /// Bytes that each worker can send in a second, with --workers [default: 1GB].
     #[arg(long, value_name = "SIZE", requires = "workers")]
     pub bandwidth: Option<ByteSize>,

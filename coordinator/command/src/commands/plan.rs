@@ -11,6 +11,7 @@ use super::plan_report::{
 };
 use super::plan_sizes;
 use super::plan_times::PredictedTimes;
+use super::run::open_device;
 use super::whole_model::WholeModel;
 use crate::budget::with_surveys;
 use crate::cli::PlanArgs;
@@ -34,6 +35,7 @@ pub(super) fn plan(args: &PlanArgs, context: &mut CommandContext<'_>) -> Result<
     if plan_sizes::is_config(&args.job.job) {
         return plan_sizes::plan(args, context);
     }
+    let device = open_device(args.device)?;
     context.use_threads(args.threads)?;
     context.compute_here()?;
     let job = context.job(&args.job)?;
@@ -49,14 +51,16 @@ pub(super) fn plan(args: &PlanArgs, context: &mut CommandContext<'_>) -> Result<
         let flops = described.forward_flops(&*described.config).total();
         WholeModel::new(&job, &described.inventory, described.tokens, flops)
     };
-    let machine = MachineRates::measure(&context.clock)?;
+    let machine = MachineRates::measure(&device, &context.clock)?;
     let times = |workers| {
         let cluster = (workers, args.bandwidth.unwrap_or(BANDWIDTH));
-        PredictedTimes::predict(&job, &described, &plan, cluster, machine.products, &context.clock)
+        let speed = (&device, machine.products);
+        PredictedTimes::predict(&job, &described, &plan, cluster, speed, &context.clock)
     };
     let on_device = || OnDevice::new(&job, &described, &bare);
     let of_device = |memory| DeviceMemoryReport::new(&on_device(), memory);
     let report = PlanReport {
+        device: Some(args.device.to_string()),
         job: spec.clone(),
         model: ModelSize::new(&described.inventory, described.tokens),
         packages: packages(&plan, &cost.packages),

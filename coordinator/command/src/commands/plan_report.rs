@@ -16,6 +16,8 @@ use crate::text::{self, Table};
 /// A job's plan; `--json` prints it as it is here. What is absent is not known from what the command was given.
 #[derive(Serialize)]
 pub(super) struct PlanReport {
+    /// The device that was measured for all times: that of `--device`.
+    pub(super) device: Option<String>,
     pub(super) job: JobSpec,
     pub(super) model: ModelSize,
     pub(super) packages: Vec<PackageReport>,
@@ -188,7 +190,11 @@ impl fmt::Display for PlanReport {
             write!(f, "\n{whole_model}")?;
         }
         if !self.other_package_counts.is_empty() {
-            writeln!(f, "\n\nOther numbers of packages, with the time on this machine:")?;
+            let device = match self.device.as_deref() {
+                None | Some("cpu") => "this machine's processor",
+                Some(gpu) => gpu,
+            };
+            writeln!(f, "\n\nOther numbers of packages, with the time on {device}:")?;
             write!(f, "{}", PackageCount::table(&self.other_package_counts).to_string().trim_end())?;
         }
         if let Some(times) = &self.times {

@@ -5,6 +5,7 @@ use std::path::Path;
 use obsdiff_core::assignment::SolveCost;
 use obsdiff_core::{PlanCost, Tokens, Workload};
 use obsdiff_engine::architecture::{TransformerConfig, read_config};
+use obsdiff_engine::device::DeviceName;
 use obsdiff_engine::pipeline::EncoderKind;
 use obsdiff_proto::JobError;
 
@@ -39,6 +40,7 @@ pub(super) fn plan(args: &PlanArgs, context: &mut CommandContext<'_>) -> Result<
         ("--workers", args.workers.is_some()),
         ("--bandwidth", args.bandwidth.is_some()),
         ("--memory", args.memory.is_some()),
+        ("--device", args.device != DeviceName::Cpu),
     ];
     if let Some((flag, _)) = flags.into_iter().find(|(_, given)| *given) {
         let problem = "needs a job on a whole pipeline: a configuration alone is not timed";
@@ -65,6 +67,7 @@ pub(super) fn plan(args: &PlanArgs, context: &mut CommandContext<'_>) -> Result<
         needs: DeviceNeeds::new(spec, &plan, &*config, &inventory, tokens),
     };
     let report = PlanReport {
+        device: None,
         job: spec.clone(),
         model: ModelSize::new(&inventory, tokens),
         packages: packages(&plan, &cost.packages),

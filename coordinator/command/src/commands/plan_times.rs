@@ -4,6 +4,7 @@ use std::fmt;
 
 use obsdiff_core::Options;
 use obsdiff_core::cost::{self, Cluster, PackageTimes, PredictionInputs};
+use obsdiff_engine::device::ComputeDevice;
 use obsdiff_proto::{ByteSize, Plan};
 use serde::Serialize;
 
@@ -18,6 +19,9 @@ use crate::{Result, rates};
 #[derive(Serialize)]
 pub(super) struct PredictedTimes {
     workers: u32,
+    /// Where each computes, in words.
+    #[serde(skip)]
+    device: String,
     bandwidth_bytes_per_second: u64,
     /// How many times as fast as one worker they are.
     speedup: f64,
@@ -45,8 +49,8 @@ impl From<&PackageTimes> for TimeReport {
 }
 
 impl PredictedTimes {
-    /// Of this number of workers with this bandwidth. The speed of one worker is measured here; products run at `rate` operations a
-    /// second.
+    /// Of this number of workers with this bandwidth. The speed of one worker is measured here, on a device whose products run at so many
+    /// operations a second.
     ///
     /// # Errors
     /// When the model that is measured does not fit in memory or in the folder of temporary files.
@@ -55,10 +59,10 @@ impl PredictedTimes {
         described: &Described,
         plan: &Plan,
         (workers, bandwidth): (u32, ByteSize),
-        rate: f64,
+        speed: (&ComputeDevice, f64),
         clock: &Clock,
     ) -> Result<Self> {
-        let rates = rates::measure(job, described, rate, clock)?;
+        let rates = rates::measure(job, described, speed, clock)?;
         let setting = PredictionInputs {
             inventory: &described.inventory,
             accumulate: job.spec.hessian.accumulate,
@@ -75,12 +79,18 @@ impl PredictedTimes {
         let total: PackageTimes = times.iter().copied().sum();
         Ok(Self {
             workers,
+            device: device_words(speed.0),
             bandwidth_bytes_per_second: bandwidth.0,
             speedup: of_one.all() / total.all(),
             packages: times.iter().map(TimeReport::from).collect(),
             total: TimeReport::from(&total),
         })
     }
+}
+
+/// A device of this machine, in words.
+fn device_words(device: &ComputeDevice) -> String {
+    device.gpu().map_or("its processor".to_owned(), |gpu| format!("its cuda:{gpu}"))
 }
 
 impl fmt::Display for PredictedTimes {
@@ -96,9 +106,10 @@ impl fmt::Display for PredictedTimes {
         table.rule();
         table.row(row("all".to_owned(), &self.total));
         let who = match self.workers {
-            1 => "1 worker like this machine".to_owned(),
+            1 => format!("1 worker like this machine, on {}", self.device),
             workers => format!(
-                "{workers} workers like this machine, {} a second between them, {:.1} times as fast as one",
+                "{workers} workers like this machine, on {}, {} a second between them, {:.1} times as fast as one",
+                self.device,
                 ByteSize(self.bandwidth_bytes_per_second),
                 self.speedup
             ),

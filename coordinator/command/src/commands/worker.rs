@@ -48,7 +48,7 @@ pub(super) fn work(args: &WorkerArgs, context: &mut CommandContext<'_>) -> Resul
     let runtime = crate::runtime::runtime()?;
     let progress = context.progress();
     let (mut settings, transport) = settings(args, progress.clone(), &runtime)?;
-    let megaflops = (product_rate(&context.clock)? / 1e6) as u64;
+    let megaflops = (product_rate(&ComputeDevice::Cpu, &context.clock)? / 1e6) as u64;
     let measured = Arc::new(WorkerMeasurements::new(context.spans.clone(), device.clone()));
     let transport = Arc::new(Counted::new(transport, measured.reduced.clone()));
     let worker_state = WorkerState::new(

@@ -141,15 +141,44 @@ fn a_plan_gives_the_times_of_each_package_by_so_many_workers() {
         let args = ["plan", job.to_str().unwrap(), "--set", "packages.count=2", "--set", UNIFORM];
         printed(&asset(""), &[&args[..], &["--bandwidth", "1GB", "--workers", workers]].concat())
     };
-    for (workers, who) in [("1", "Time of "), ("2", "2 workers like this machine, ")] {
+    let one = "Time of 1 worker like this machine, on its processor:";
+    for (workers, who) in [("1", one), ("2", "Time of 2 workers like this machine, on its processor, ")] {
         let plan = plan(workers);
         assert!(plan.contains(who), "{plan}");
+        assert!(
+            plan.contains("Other numbers of packages, with the time on this machine's processor:"),
+            "{plan}"
+        );
         let rows = plan.lines().skip_while(|line| !line.starts_with("Time of ")).skip(3);
         let times =
             |row: &str| row.split_whitespace().filter(|word| ["s", "ms", "min"].contains(word)).count();
         let rows: Vec<usize> = rows.take_while(|row| !row.starts_with('-')).map(times).collect();
         assert!(rows.len() == 2 && rows.iter().all(|times| *times >= 4), "{plan}");
     }
+}
+
+#[cfg(feature = "cuda")]
+#[test]
+fn a_plan_for_a_gpu_measures_that_gpu() {
+    let dir = tempfile::tempdir().unwrap();
+    let job = job(dir.path());
+    let job = job.to_str().unwrap();
+    let sets = ["sparsity.pattern=2:4", "sparsity.ratio=", "calibration.height=32", "calibration.width=32"];
+    let sets: Vec<&str> = sets.iter().flat_map(|set| ["--set", *set]).collect();
+    let libraries = obsdiff_tests::fake_cuda().to_str().unwrap();
+    let plan = |device: &str| {
+        let arguments = [&["plan", job, "--workers", "2", "--device", device], &sets[..]].concat();
+        obsdiff(&asset(""), &arguments, &[("LD_LIBRARY_PATH", libraries)])
+    };
+    let planned = plan("cuda");
+    let said = text(&planned.stdout);
+    assert!(planned.status.success(), "{}", text(&planned.stderr));
+    for words in ["Time of 2 workers like this machine, on its cuda:0, ", "with the time on cuda:0:"] {
+        assert!(said.contains(words), "{said}");
+    }
+    let refused = plan("cuda:7");
+    let said = text(&refused.stderr);
+    assert!(refused.status.code() == Some(2) && said.contains("--device: cannot be cuda:7"), "{said}");
 }
 
 /// Text and JSON come from two runs of the command, so figures that it measures are compared by their places alone.

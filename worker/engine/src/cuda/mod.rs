@@ -57,6 +57,8 @@ mod sums;
 #[cfg(feature = "cuda")]
 mod text;
 #[cfg(feature = "cuda")]
+mod timed;
+#[cfg(feature = "cuda")]
 mod upper;
 
 #[cfg(feature = "cuda")]
@@ -79,3 +81,5 @@ pub use solver::CudaSolver;
 pub use structured::CudaStructured;
 #[cfg(feature = "cuda")]
 pub use sums::CudaGram;
+#[cfg(feature = "cuda")]
+pub(crate) use timed::CudaBuffers;
