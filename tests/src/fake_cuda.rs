@@ -15,9 +15,10 @@ const NCCL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../worker/src/collectiv
 /// The driver, with the names that programs look for.
 const DRIVER: [&str; 2] = ["libcuda.so.1", "libcuda.so"];
 /// What works in its memory and on its streams.
-const LIBRARIES: [(&str, [&str; 2]); 2] = [
+const LIBRARIES: [(&str, [&str; 2]); 3] = [
     ("cublas.cpp", ["libcublas.so.13", "libcublas.so"]),
     ("cusolver.cpp", ["libcusolver.so.12", "libcusolver.so"]),
+    ("nvml.cpp", ["libnvidia-ml.so.1", "libnvidia-ml.so"]),
 ];
 
 /// Products and sums are rounded one by one, as nvcc does by `--fmad=false`. What some systems fortify by default refuses jumps between stacks.
@@ -45,7 +46,7 @@ pub enum FakeNccl {
     WithoutRevoke,
 }
 
-/// A folder with a CUDA driver, cuBLAS, cuSOLVER and NCCL that work in host memory, to be put first in a child process's `LD_LIBRARY_PATH`. The
+/// A folder with a CUDA driver, cuBLAS, cuSOLVER, NVML and NCCL that work in host memory, to be put first in a child process's `LD_LIBRARY_PATH`. The
 /// environment says what they lack: see `worker/engine/src/cuda/fake/driver.cpp`. They are compiled once, by g++.
 pub fn fake_cuda() -> &'static Path {
     fake_cuda_with(FakeNccl::Current)
@@ -84,7 +85,7 @@ fn built(nccl: FakeNccl) -> PathBuf {
             &[]
         }
         FakeNccl::WithoutRevoke => {
-            for name in [DRIVER[0], LIBRARIES[0].1[0], LIBRARIES[1].1[0]] {
+            for name in LIBRARIES.map(|(_, names)| names[0]).into_iter().chain([DRIVER[0]]) {
                 fs::hard_link(fake_cuda().join(name), place(name)).unwrap();
             }
             &["-DWITHOUT_REVOKE"]

@@ -281,6 +281,15 @@ impl ComputeDevice {
         }
     }
 
+    /// Bytes of its own memory that were taken while it was opened, where that is known.
+    pub fn opening_bytes(&self) -> Option<u64> {
+        match self {
+            Self::Cpu => None,
+            #[cfg(feature = "cuda")]
+            Self::Cuda(device) => device.opening_bytes(),
+        }
+    }
+
     /// Gives memory back that nobody uses and that is kept for the next buffer: what comes now is of other sizes.
     ///
     /// # Errors

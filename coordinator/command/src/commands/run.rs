@@ -5,8 +5,10 @@ use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex};
 
 use obsdiff_coordinator::{Outlook, Port};
+use obsdiff_engine::device::memory::opened_bytes;
 use obsdiff_engine::device::{ComputeDevice, DeviceName};
 use obsdiff_files::starts_with_tilde;
+use obsdiff_proto::ByteSize;
 use tokio::sync::watch;
 
 use super::coordinator::with_workers;
@@ -41,13 +43,20 @@ pub(super) fn solve(args: &SolveArgs, context: &mut CommandContext<'_>) -> Resul
     prune(&job, &args.pruning, context)
 }
 
-/// Opens the device that was asked for.
+/// Opens the device that was asked for, and warns where that took more of its memory than plans count.
 ///
 /// # Errors
 /// When this build or this machine cannot use it.
 pub(super) fn open_device(name: DeviceName) -> Result<ComputeDevice> {
-    ComputeDevice::open(name)
-        .map_err(|problem| Error::key("--device", format!("cannot be {name}: {problem}")))
+    let device = ComputeDevice::open(name)
+        .map_err(|problem| Error::key("--device", format!("cannot be {name}: {problem}")))?;
+    let planned = ByteSize(opened_bytes());
+    if let Some(taken) = device.opening_bytes().map(ByteSize).filter(|taken| *taken > planned) {
+        tracing::warn!(
+            "opening {name} took {taken} of its memory, but plans count {planned}: leave so much more free than they predict"
+        );
+    }
+    Ok(device)
 }
 
 /// Runs a job by a worker on each of the first GPUs, which are processes of their own, and prints what it did.

@@ -234,6 +234,42 @@ fn a_job_runs_in_the_memory_of_a_gpu_that_its_plan_predicts_and_is_refused_in_le
 
 #[cfg(feature = "cuda")]
 #[test]
+fn a_gpu_that_takes_more_than_plans_count_is_reported_in_a_line() {
+    let folder = tempfile::tempdir().unwrap();
+    let libraries = obsdiff_tests::fake_cuda().to_str().unwrap();
+    let run = |output: &str, faults: &[(&str, &str)]| {
+        let job = small_job(folder.path(), output);
+        let environment = [&[("LD_LIBRARY_PATH", libraries)], faults].concat();
+        let ran = obsdiff(
+            folder.path(),
+            &["run", "--quiet", "--device", "cuda", job.to_str().unwrap()],
+            &environment,
+        );
+        assert!(ran.status.success(), "{}", text(&ran.stderr));
+        text(&ran.stderr)
+    };
+    let lines = |said: &str, words: &str| said.lines().filter(|line| line.contains(words)).count();
+    let words = ["opening cuda:0 took ", "cuSOLVER works in "];
+    // A context of 480 MiB with cuBLAS's workspace of 32 MiB is within what plans count.
+    let said = run("within", &[("FAKE_CUDA_CONTEXT", "503316480")]);
+    assert_eq!(words.map(|words| lines(&said, words)), [0, 0], "{said}");
+    let faults = [("FAKE_CUDA_CONTEXT", "734003200"), ("FAKE_CUSOLVER_WORKSPACE", "4194304")];
+    let said = run("more", &faults);
+    assert_eq!(words.map(|words| lines(&said, words)), [1, 1], "{said}");
+    assert!(
+        said.contains("opening cuda:0 took 732.0 MiB of its memory, but plans count 544.0 MiB: "),
+        "{said}"
+    );
+    assert!(
+        said.contains("cuSOLVER works in 16.0 MiB for a matrix of 128 x 128, but plans count 128.0 KiB: "),
+        "{said}"
+    );
+    // What is said of memory does not change the result.
+    assert!(weights(folder.path(), "within") == weights(folder.path(), "more"));
+}
+
+#[cfg(feature = "cuda")]
+#[test]
 fn a_gpu_that_is_not_there_is_bad_input() {
     let folder = tempfile::tempdir().unwrap();
     let job = small_job(folder.path(), "out");

@@ -4,6 +4,7 @@ use super::CudaError;
 use super::driver::CudaDriver;
 use super::error::MemoryPhase;
 use super::libraries::Libraries;
+use super::occupied::OccupiedMemory;
 use crate::device::DeviceMemory;
 use crate::device::transfers::Transfers;
 
@@ -21,6 +22,7 @@ pub struct CudaDevice {
     ordinal: usize,
     name: String,
     capability: (i32, i32),
+    opening: Option<u64>,
     // Handles go before the driver they belong to.
     libraries: Libraries,
     beside: CudaDriver,
@@ -61,9 +63,14 @@ impl CudaDevice {
         if capability.0 < 8 {
             return Err(CudaError::Capability { ordinal, name, found: capability });
         }
+        let occupied = OccupiedMemory::of(ordinal)?;
+        let before = occupied.as_ref().and_then(OccupiedMemory::bytes);
         let driver = CudaDriver::open(ordinal)?;
         let libraries = Libraries::open(&driver).map_err(|error| error.during(MemoryPhase::Opening))?;
-        Ok(Self { ordinal, name, capability, libraries, beside: driver.beside()?, driver })
+        let beside = driver.beside()?;
+        let after = occupied.as_ref().and_then(OccupiedMemory::bytes);
+        let opening = before.zip(after).map(|(before, after)| after.saturating_sub(before));
+        Ok(Self { ordinal, name, capability, opening, libraries, beside, driver })
     }
 
     /// How many there are.
@@ -95,6 +102,11 @@ impl CudaDevice {
     /// Its compute capability.
     pub const fn capability(&self) -> (i32, i32) {
         self.capability
+    }
+
+    /// Bytes of its memory that were taken while it was opened, by whomever; none where NVML does not say.
+    pub(crate) const fn opening_bytes(&self) -> Option<u64> {
+        self.opening
     }
 
     /// Its memory.

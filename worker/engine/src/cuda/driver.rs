@@ -130,6 +130,13 @@ impl CudaDriver {
         Ok((name, (attribute(MAJOR)?, attribute(MINOR)?)))
     }
 
+    /// What names a GPU, whoever counts them.
+    pub(super) fn uuid(ordinal: usize) -> Result<[u8; 16], CudaError> {
+        let gpu = device::get(ordinal as i32).map_err(failed("cuDeviceGet"))?;
+        let uuid = device::get_uuid(gpu).map_err(failed("cuDeviceGetUuid"))?;
+        Ok(uuid.bytes.map(|byte| byte as u8))
+    }
+
     /// Opens a GPU and loads all kernels, which its driver compiles for it.
     pub(super) fn open(ordinal: usize) -> Result<Self, CudaError> {
         let context = CudaContext::new(ordinal).map_err(failed("cuDevicePrimaryCtxRetain"))?;

@@ -4,17 +4,21 @@
 use std::ffi::c_void;
 use std::ptr::{from_ref, null_mut};
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use cudarc::cublas::sys as blas;
 use cudarc::cusolver::sys as solver;
-use obsdiff_proto::lock;
+use obsdiff_proto::{ByteSize, lock};
 
 use super::CudaError;
 use super::driver::{CudaDriver, DeviceBuffer, In, Out};
 use super::factorised::Factorised;
 use super::matrix::NumberType;
-use crate::device::memory::WORKSPACE;
+use crate::device::memory::{WORKSPACE, factorisation_bytes};
 use crate::device::transfers::TransferKind;
+
+/// What cuSOLVER may work in for the smallest matrices, which plans count with the libraries' own memory: 4 MiB.
+const SMALL_WORKSPACE: u64 = 4 << 20;
 
 /// What cuBLAS calls a type of numbers. It sums the products of each in f32.
 const fn type_of(numbers: NumberType) -> blas::cudaDataType {
@@ -69,6 +73,8 @@ pub(super) struct Libraries {
     handles: Mutex<Handles>,
     /// Of cuBLAS, as it says it: 130000 for 13.0.
     version: i32,
+    /// Whether cuSOLVER was found to work in more memory than plans count.
+    has_warned: AtomicBool,
     /// Of cuBLAS, which uses it as long as its handle lives.
     _workspace: DeviceBuffer<u8>,
 }
@@ -132,7 +138,8 @@ impl Libraries {
             let mode = solver::cusolverDnSetDeterministicMode(handles.solver, same_bits);
             solved("cusolverDnSetDeterministicMode", mode)?;
         }
-        Ok(Self { handles: Mutex::new(handles), version, _workspace: workspace })
+        let has_warned = AtomicBool::new(false);
+        Ok(Self { handles: Mutex::new(handles), version, has_warned, _workspace: workspace })
     }
 
     /// The version of cuBLAS, as it says it: 130000 for 13.0.
@@ -307,6 +314,17 @@ impl Libraries {
         self.in_place(driver, square, n, true)
     }
 
+    /// Warns where cuSOLVER works in more memory than plans count, once.
+    fn compare_workspace(&self, n: usize, wanted: u64) {
+        let planned = factorisation_bytes(n);
+        if wanted > planned + SMALL_WORKSPACE && !self.has_warned.swap(true, Ordering::Relaxed) {
+            let [wanted, planned] = [wanted, planned].map(ByteSize);
+            tracing::warn!(
+                "cuSOLVER works in {wanted} for a matrix of {n} x {n}, but plans count {planned}: leave so much more free than they predict"
+            );
+        }
+    }
+
     fn in_place<T: Factorised>(
         &self,
         driver: &CudaDriver,
@@ -319,6 +337,7 @@ impl Libraries {
         let handles = lock(&self.handles);
         let place = square.output().pointer as *mut T;
         let length = T::workspace(handles.solver, size, place)?;
+        self.compare_workspace(n, length as u64 * size_of::<T>() as u64);
         let mut work = driver.buffer::<T>(length as usize)?;
         let mut info = driver.zeros::<i32>(1)?;
         let work = (work.output().pointer as *mut T, length);

@@ -37,6 +37,8 @@ mod moments;
 #[cfg(feature = "cuda")]
 mod obs;
 #[cfg(feature = "cuda")]
+mod occupied;
+#[cfg(feature = "cuda")]
 mod ops;
 #[cfg(feature = "cuda")]
 mod picture;

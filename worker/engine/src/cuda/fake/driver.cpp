@@ -165,8 +165,11 @@ EXPORT int cuDeviceTotalMem_v2(size_t* bytes, int) {
     return SUCCESS;
 }
 
+static std::atomic<bool> has_context;
+EXPORT bool fake_cuda_has_context() { return has_context; }
 EXPORT int cuDevicePrimaryCtxRetain(void** context, int device) {
     if (device < 0 || device >= 64) return INVALID_DEVICE;
+    has_context = true;
     *context = &contexts[device];
     return SUCCESS;
 }

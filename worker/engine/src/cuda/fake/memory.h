@@ -184,6 +184,11 @@ EXPORT void fake_cuda_leave(const void* address) {
     in_use.erase(in_use.find(host(reinterpret_cast<uint64_t>(address))));
 }
 
+EXPORT unsigned long long fake_cuda_allocated_bytes() {
+    std::lock_guard<std::mutex> held(guard);
+    return allocated_bytes;
+}
+
 EXPORT int cuMemGetInfo_v2(size_t* free_bytes, size_t* total) {
     NEEDS_CONTEXT;
     std::lock_guard<std::mutex> held(guard);
