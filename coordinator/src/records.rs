@@ -58,7 +58,7 @@ impl Records for StoreRecords {
     }
 
     async fn save(&self, exponents: &Exponents) -> Result<(), String> {
-        self.store.put_exponents(exponents).await.map_err(|e| e.to_string())
+        self.store.put_exponents(self.life, exponents).await.map_err(|e| e.to_string())
     }
 
     async fn successor(&self) -> Result<Option<u32>, String> {
@@ -67,7 +67,7 @@ impl Records for StoreRecords {
     }
 
     async fn save_hardware(&self, hardware: &str) -> Result<(), String> {
-        self.store.put_hardware(hardware).await.map_err(|e| e.to_string())
+        self.store.put_hardware(self.life, hardware).await.map_err(|e| e.to_string())
     }
 
     async fn linear_figures(&self, package: PackageId) -> Result<Vec<LinearFigures>, String> {

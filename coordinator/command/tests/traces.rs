@@ -136,7 +136,7 @@ fn a_run_that_a_signal_stops_sends_what_is_open_as_stopped() {
             .current_dir(folder.path()),
     );
     let end = Instant::now() + LONG;
-    while !folder.path().join("out.state/hardware.json").exists() {
+    while !folder.path().join("out.state/hardware/00000000.json").exists() {
         assert!(Instant::now() < end && process.ended().is_none(), "the job does not begin");
         thread::park_timeout(Duration::from_millis(10));
     }

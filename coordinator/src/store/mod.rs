@@ -4,6 +4,7 @@
 mod begin;
 mod lives;
 mod packages;
+mod successor;
 
 use std::ops::Deref;
 

@@ -1,8 +1,8 @@
 //! Committing packages in order, and reading them back in the next coordinator.
 
 use obsdiff_proto::PackageId;
-use obsdiff_proto::message::{Exponents, Manifest};
-use obsdiff_store::layout::{EXPONENTS, HARDWARE, METRICS, PACKAGES};
+use obsdiff_proto::message::Manifest;
+use obsdiff_store::layout::PACKAGES;
 use obsdiff_store::{ManifestRecord, PutOutcome, Result, StoreError, manifest_object};
 
 use super::CoordinatorStore;
@@ -70,53 +70,5 @@ impl CoordinatorStore {
             }
         }
         Ok((manifests, None))
-    }
-
-    /// Keeps the exponents for the next coordinator, in place of those kept before.
-    ///
-    /// # Errors
-    /// When the store fails.
-    pub async fn put_exponents(&self, exponents: &Exponents) -> Result<()> {
-        self.put_sealed(EXPONENTS, exponents).await
-    }
-
-    /// Keeps the metrics of a coordinator that stops before the job is done, as text in Prometheus' format: nobody may have read them.
-    ///
-    /// # Errors
-    /// When the store fails.
-    pub async fn put_metrics(&self, text: &str) -> Result<()> {
-        self.put_sealed(METRICS, &text).await
-    }
-
-    /// The metrics that were kept.
-    ///
-    /// # Errors
-    /// When they are damaged, or the store fails.
-    pub async fn metrics(&self) -> Result<Option<String>> {
-        self.sealed_if_any(METRICS).await
-    }
-
-    /// Keeps the kind of hardware of the job's workers for the next coordinator.
-    ///
-    /// # Errors
-    /// When the store fails.
-    pub async fn put_hardware(&self, hardware: &str) -> Result<()> {
-        self.put_sealed(HARDWARE, &hardware).await
-    }
-
-    /// The kind of hardware that was kept.
-    ///
-    /// # Errors
-    /// When it is damaged, or the store fails.
-    pub async fn hardware(&self) -> Result<Option<String>> {
-        self.sealed_if_any(HARDWARE).await
-    }
-
-    /// The exponents last kept.
-    ///
-    /// # Errors
-    /// When they are damaged, or the store fails.
-    pub async fn exponents(&self) -> Result<Option<Exponents>> {
-        self.sealed_if_any(EXPONENTS).await
     }
 }

@@ -138,12 +138,12 @@ async fn a_store_that_fails_for_good_is_given_up() {
     let failing = Arc::new(Failing::default());
     let store = store(&failing);
     failing.before.store(u32::MAX, Ordering::SeqCst);
-    let error = store.put_exponents(&[].into()).await.unwrap_err();
+    let error = store.put_exponents(3, &[].into()).await.unwrap_err();
     assert!(error.is_transient());
     assert_eq!(failing.asked.load(Ordering::SeqCst), 4);
     assert_eq!(
         error.to_string(),
-        "failing: exponents.json could not be written in 4 tries: Generic failing error: no space left"
+        "failing: exponents/00000003.json could not be written in 4 tries: Generic failing error: no space left"
     );
 }
 

@@ -12,7 +12,8 @@ mod together;
 use std::time::Duration;
 
 use job::{manifest, prompts, record, weights};
-use obsdiff_coordinator::{CoordinatorStore, Opened};
+use obsdiff_coordinator::{CoordinatorStore, Opened, Records, StoreRecords};
+use obsdiff_files::Disk;
 use obsdiff_proto::PackageId;
 use obsdiff_proto::message::Receipt;
 use obsdiff_store::{JobStore, PartReceipt, Retries, StoreError};
@@ -34,12 +35,12 @@ async fn lives(store: &CoordinatorStore) {
     assert_eq!(store.exponents().await.unwrap(), None);
     for exponent in [12, -7] {
         let exponents = manifest(0, [], exponent).exponents;
-        store.put_exponents(&exponents).await.unwrap();
+        store.put_exponents(0, &exponents).await.unwrap();
         assert_eq!(store.exponents().await.unwrap(), Some(exponents));
     }
 
     assert_eq!(store.hardware().await.unwrap(), None);
-    store.put_hardware("a processor").await.unwrap();
+    store.put_hardware(0, "a processor").await.unwrap();
     assert_eq!(store.hardware().await.unwrap().as_deref(), Some("a processor"));
 
     assert_eq!(store.metrics().await.unwrap(), None);
@@ -86,10 +87,11 @@ async fn a_job_lives_in_a_directory() {
         names.sort();
         names
     };
-    let first = ["exponents.json", "hardware.json", "job.json", "lives", "metrics.json", "obsdiff.json"];
+    let first = ["exponents", "hardware", "job.json", "lives", "metrics.json", "obsdiff.json"];
     assert_eq!(names(""), [&first[..], &["obsdiff.lock", "packages", "parts", "prompts.json"]].concat());
     assert_eq!(names("packages"), ["00000.json", "00001.json"]);
     assert_eq!(names("lives"), ["00000000", "00000001", "00000002"]);
+    assert_eq!([names("exponents"), names("hardware")], [["00000000.json"], ["00000000.json"]]);
     // The same store under the other name of the directory.
     let url = format!("file://{}", path.display());
     assert_eq!(
@@ -152,6 +154,29 @@ async fn two_that_start_at_once_get_lives_of_their_own() {
         taken.sort_unstable();
         assert_eq!(taken, (0..16).collect::<Vec<_>>());
     }
+}
+
+/// A write that was under way when a coordinator lost its job may arrive at any time later.
+#[tokio::test]
+async fn what_a_coordinator_that_was_left_over_writes_is_not_read_in_place_of_its_successors() {
+    let store = CoordinatorStore::from(JobStore::memory());
+    store.begin(&record(), &prompts()).await.unwrap();
+    let left_over = StoreRecords { store: store.clone(), life: store.raise_life().await.unwrap() };
+    let successor = StoreRecords { store: store.clone(), life: store.raise_life().await.unwrap() };
+    let exponents = |exponent| manifest(0, [], exponent).exponents;
+    // The first one's are read until the second one has its own.
+    left_over.save(&exponents(12)).await.unwrap();
+    left_over.save_hardware("a processor").await.unwrap();
+    assert_eq!(store.exponents().await.unwrap(), Some(exponents(12)));
+    assert_eq!(store.hardware().await.unwrap().as_deref(), Some("a processor"));
+    successor.save(&exponents(11)).await.unwrap();
+    successor.save_hardware("another processor").await.unwrap();
+    left_over.save(&exponents(7)).await.unwrap();
+    left_over.save_hardware("a third processor").await.unwrap();
+    assert_eq!(store.exponents().await.unwrap(), Some(exponents(11)));
+    assert_eq!(store.hardware().await.unwrap().as_deref(), Some("another processor"));
+    store.remove(&Disk::default()).await.unwrap();
+    assert_eq!((store.exponents().await.unwrap(), store.hardware().await.unwrap()), (None, None));
 }
 
 #[test]

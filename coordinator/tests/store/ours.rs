@@ -39,7 +39,7 @@ async fn fill(store: &CoordinatorStore) {
     store.begin(&record(), &prompts()).await.unwrap();
     store.raise_life().await.unwrap();
     let receipt = Receipt::from(&store.put_part(weights(1)).await.unwrap());
-    store.put_exponents(&[].into()).await.unwrap();
+    store.put_exponents(0, &[].into()).await.unwrap();
     for package in 0..2 {
         store.commit(&manifest(package, [receipt.clone()], 12)).await.unwrap();
     }
@@ -118,7 +118,7 @@ async fn half_written_objects_of_a_process_that_was_killed_are_known() {
     let store = create(&path).unwrap();
     fill(&store).await;
     drop(store);
-    fs::write(path.join("exponents.json#1"), "hal").unwrap();
+    fs::write(path.join("exponents/00000000.json#1"), "hal").unwrap();
     fs::write(path.join("packages/00001.json#12"), "hal").unwrap();
     let store = create(&path).unwrap();
     assert_eq!(store.committed().await.unwrap().len(), 2);

@@ -10,10 +10,10 @@ pub(super) const LOCK: &str = "obsdiff.lock";
 pub const JOB: &str = "job.json";
 /// The job's prompts.
 pub const PROMPTS: &str = "prompts.json";
-/// The exponents as last known.
-pub const EXPONENTS: &str = "exponents.json";
-/// The kind of hardware of the job's workers.
-pub const HARDWARE: &str = "hardware.json";
+/// The folder of exponents: each coordinator keeps those that it knew last.
+pub const EXPONENTS: &str = "exponents";
+/// The folder of the kind of hardware of the job's workers, as each coordinator found it.
+pub const HARDWARE: &str = "hardware";
 /// The metrics of the coordinator that stopped last.
 pub const METRICS: &str = "metrics.json";
 /// The folder of lives.
@@ -31,7 +31,7 @@ pub(super) const GRAMS_INDEX: &str = "grams.json";
 /// The folder of kept Grams.
 pub(super) const GRAMS: &str = "grams";
 /// All folders of a job's state.
-pub(super) const FOLDERS: [&str; 4] = [PACKAGES, PARTS, CONDITIONING, LIVES];
+pub(super) const FOLDERS: [&str; 6] = [PACKAGES, EXPONENTS, HARDWARE, PARTS, CONDITIONING, LIVES];
 
 /// The kind of an object. Objects are removed in this order, so that an interrupted removal leaves a valid state of the same job, or of
 /// no job. The last package's manifest goes first, because a manifest counts only together with all earlier ones.
@@ -57,14 +57,14 @@ pub(super) fn kind(object: &str) -> Option<ObjectKind> {
         LOCK => return Some(ObjectKind::Lock),
         JOB => return Some(ObjectKind::Job),
         PROMPTS => return Some(ObjectKind::Prompts),
-        EXPONENTS => return Some(ObjectKind::Exponents),
-        HARDWARE => return Some(ObjectKind::Hardware),
         METRICS => return Some(ObjectKind::Metrics),
         _ => {}
     }
     let (folder, name) = object.split_once('/')?;
     match folder {
         LIVES => is_number(name, 8).then_some(ObjectKind::Life),
+        EXPONENTS => is_number(name.strip_suffix(".json")?, 8).then_some(ObjectKind::Exponents),
+        HARDWARE => is_number(name.strip_suffix(".json")?, 8).then_some(ObjectKind::Hardware),
         PACKAGES => {
             let number = name.strip_suffix(".json").filter(|number| is_number(number, 5))?;
             Some(ObjectKind::Manifest(Reverse(number.parse().ok()?)))
@@ -134,7 +134,8 @@ mod tests {
         let conditioning = part.replace("parts", "conditioning");
         for known in [
             "job.json",
-            "hardware.json",
+            "exponents/00000000.json",
+            "hardware/00000012.json",
             "obsdiff.json",
             "lives/00000012",
             "packages/00003.json",
@@ -150,6 +151,9 @@ mod tests {
             "job.json#old",
             "lives/notes",
             "lives/0000001",
+            "exponents/00000000",
+            "hardware/0.json",
+            "hardware.json",
             "packages/1.json",
             "packages/00003.json/x",
             "parts/mine.safetensors",

@@ -10,8 +10,8 @@
 //! | `prompts.json` | the prompts themselves |
 //! | `lives/00000000` | one for each coordinator that ran the job |
 //! | `conditioning/SHA256.safetensors` | the conditioning of some prompts, named by the digest of everything that decides it |
-//! | `exponents.json` | the exponents as last known |
-//! | `hardware.json` | the kind of hardware of the job's workers |
+//! | `exponents/00000000.json` | the exponents as the coordinator of this life last knew them |
+//! | `hardware/00000000.json` | the kind of hardware of the job's workers, as that coordinator found it |
 //! | `parts/SHA256.safetensors` | pruned weights of a part, named by their content |
 //! | `packages/00000.json` | a package's manifest: the parts that count. Put last |
 //!

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use obsdiff_coordinator::metrics::Metrics;
 use obsdiff_coordinator::{CoreDriver, JobState, Outlook, Port, ServedJob};
-use obsdiff_core::Outcome;
+use obsdiff_core::{Failure, Outcome};
 use obsdiff_engine::device::ComputeDevice;
 use obsdiff_engine::export::{DOCUMENT_MARK, Document, JobCourse, PruningRecord};
 use obsdiff_proto::lock;
@@ -241,7 +241,9 @@ fn drive(
     let outcome = state.runtime().block_on(driver.run());
     // The last scrape is often missed.
     let last = served.last_metrics(&driver)?;
-    if outcome != Some(Outcome::Done) {
+    // Where another coordinator has taken over, the state is that one's.
+    let is_superseded = matches!(outcome, Some(Outcome::Failed(Failure::Superseded { .. })));
+    if outcome != Some(Outcome::Done) && !is_superseded {
         state.keep_metrics(&last);
     }
     if outcome.is_some() {
