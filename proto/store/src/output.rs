@@ -231,6 +231,19 @@ impl OutputStore {
         self.store.list(folder).await
     }
 
+    /// Bytes of all objects of the output.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn bytes(&self) -> Result<u64> {
+        let store = &self.store;
+        let bytes = || async {
+            let found = store.objects.list(Some(&store.prefix).filter(|prefix| !prefix.as_ref().is_empty()));
+            found.try_fold(0, |bytes, meta| async move { Ok(bytes + meta.size) }).await
+        };
+        store.retried("listed", "", bytes).await
+    }
+
     /// Reads an object piece by piece, and gives each to `take`; `take` gets what follows where a request is repeated.
     ///
     /// # Errors

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Write};
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -85,6 +85,21 @@ impl JobOutput {
         }
     }
 
+    /// Bytes of the files that were written: of a directory but for hard links to files elsewhere; of a prefix those of its objects. None
+    /// where there is no such directory, or the store does not tell.
+    pub fn written_bytes(&self) -> Option<u64> {
+        match self {
+            Self::Directory(path) => folder_bytes(path),
+            Self::Objects(output) => match output.runtime.block_on(output.store.bytes()) {
+                Ok(bytes) => Some(bytes),
+                Err(error) => {
+                    tracing::warn!(%error, "the bytes of the output are not in its record");
+                    None
+                }
+            },
+        }
+    }
+
     /// Writes a record in place of the one that an export of the same job wrote, and before it the `documents` that describe it. Gives the
     /// record as it is written.
     ///
@@ -136,6 +151,21 @@ impl JobOutput {
             Self::Objects(output) => output.open_written(source),
         }
     }
+}
+
+/// Bytes of the files in a folder and below, but for hard links to files elsewhere; none where it cannot be read.
+fn folder_bytes(folder: &Path) -> Option<u64> {
+    let mut bytes = 0;
+    for entry in fs::read_dir(folder).ok()? {
+        let entry = entry.ok()?;
+        let metadata = entry.metadata().ok()?;
+        if metadata.is_dir() {
+            bytes += folder_bytes(&entry.path())?;
+        } else if metadata.is_file() && metadata.nlink() == 1 {
+            bytes += metadata.len();
+        }
+    }
+    Some(bytes)
 }
 
 impl StoredOutput {
@@ -305,5 +335,23 @@ impl Write for BlockingUpload<'_> {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_linked_was_not_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let (source, output) = (folder.path().join("source"), folder.path().join("output"));
+        fs::write(&source, [0; 100]).unwrap();
+        fs::create_dir_all(output.join("below")).unwrap();
+        fs::write(output.join("below/weights"), [0; 7]).unwrap();
+        fs::write(output.join("index"), [0; 3]).unwrap();
+        fs::hard_link(&source, output.join("linked")).unwrap();
+        assert_eq!(JobOutput::Directory(output).written_bytes(), Some(10));
+        assert_eq!(JobOutput::Directory(source.join("none")).written_bytes(), None);
     }
 }

@@ -101,7 +101,7 @@ pub(super) fn with_workers(
         Ok(None)
     } else {
         claim_grams(job, &state).map_err(|error| error.after_begin(state.url()))?;
-        drive(job, &inputs, &state, (port, listener, traces), &progress, context, start).map(Some)
+        drive(job, &inputs, (&state, &output), (port, listener, traces), &progress, context, start).map(Some)
     };
     match done {
         Ok(driven) => {
@@ -154,7 +154,7 @@ fn summary_of(
 fn drive(
     job: &JobFile,
     inputs: &Inputs,
-    state: &JobState,
+    (state, output): (&JobState, &JobOutput),
     (port, listener, traces): (Port, TcpListener, Option<TraceSettings>),
     progress: &Progress,
     context: &mut CommandContext<'_>,
@@ -258,7 +258,7 @@ fn drive(
     if let Some(poster) = poster {
         poster.end(outcome == Some(Outcome::Done));
     }
-    let course = recorded(driver.course(), job, &inputs.described, &inputs.plan);
+    let course = recorded(driver.course(), job, inputs, output);
     match outcome {
         Some(Outcome::Done) => Ok((course, last)),
         None if context.signals.heard().is_none() && ended.is_err() => ended.map(|()| (course, last)),

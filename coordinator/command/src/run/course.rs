@@ -1,16 +1,12 @@
 //! How a job went, for the record of its output.
 
-use std::fs;
-use std::os::unix::fs::MetadataExt;
-use std::path::Path;
-
 use obsdiff_coordinator::MeasuredCourse;
 use obsdiff_core::Phase;
 use obsdiff_engine::export::{FaultRecord, JobCourse, PackageCourse};
-use obsdiff_proto::Plan;
 use obsdiff_proto::view::PastEvent;
+use obsdiff_worker::pruning_job::JobOutput;
 
-use crate::described::Described;
+use super::Inputs;
 use crate::job::JobFile;
 use crate::run_time::FileBytes;
 
@@ -18,31 +14,17 @@ use crate::run_time::FileBytes;
 pub(crate) fn recorded(
     course: &MeasuredCourse,
     job: &JobFile,
-    described: &Described,
-    plan: &Plan,
+    inputs: &Inputs,
+    output: &JobOutput,
 ) -> JobCourse {
-    let packages = described.cost(&job.spec, plan).packages;
+    let described = &inputs.described;
+    let packages = described.cost(&job.spec, &inputs.plan).packages;
     let gram_bytes: Vec<u64> = packages.iter().map(|package| package.gram_bytes).collect();
     JobCourse {
         read_bytes: FileBytes::of(described, &job.spec).ok().map(|bytes| bytes.read),
-        written_bytes: folder_bytes(Path::new(&job.spec.output.path)),
+        written_bytes: output.written_bytes(),
         ..recorded_with(course, &gram_bytes)
     }
-}
-
-/// Bytes of the files in a folder and below, but for hard links to files elsewhere; none where it is no folder of this machine.
-fn folder_bytes(folder: &Path) -> Option<u64> {
-    let mut bytes = 0;
-    for entry in fs::read_dir(folder).ok()? {
-        let entry = entry.ok()?;
-        let metadata = entry.metadata().ok()?;
-        if metadata.is_dir() {
-            bytes += folder_bytes(&entry.path())?;
-        } else if metadata.is_file() && metadata.nlink() == 1 {
-            bytes += metadata.len();
-        }
-    }
-    Some(bytes)
 }
 
 /// The same where the bytes of the Grams of each package are known.
@@ -167,18 +149,5 @@ mod tests {
             further_faults: 4,
         };
         assert_eq!(recorded_with(&course, &[100, 1000]), recorded);
-    }
-
-    #[test]
-    fn what_was_linked_was_not_written() {
-        let folder = tempfile::tempdir().unwrap();
-        let (source, output) = (folder.path().join("source"), folder.path().join("output"));
-        fs::write(&source, [0; 100]).unwrap();
-        fs::create_dir_all(output.join("below")).unwrap();
-        fs::write(output.join("below/weights"), [0; 7]).unwrap();
-        fs::write(output.join("index"), [0; 3]).unwrap();
-        fs::hard_link(&source, output.join("linked")).unwrap();
-        assert_eq!(folder_bytes(&output), Some(10));
-        assert_eq!(folder_bytes(Path::new("s3://bucket/out")), None);
     }
 }

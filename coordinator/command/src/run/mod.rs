@@ -261,7 +261,7 @@ fn prune(
         other_seconds: report.other.as_secs_f64(),
         phases: report.phases(),
         peak_memory_bytes: peak_resident().map(|peak| peak.0),
-        course: Some(recorded(&course, job, &inputs.described, &inputs.plan)),
+        course: Some(recorded(&course, job, inputs, output)),
     });
     let files = documents.of(&record, pictures);
     Ok((output.replace(&record, &files, disk)?, report))

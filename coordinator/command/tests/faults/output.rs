@@ -61,6 +61,19 @@ impl StoreServer {
         files(&self.folder.path().join("bucket").join(prefix))
     }
 
+    /// That the record counts the bytes of the output. Those of the documents are counted before they say what was measured.
+    fn assert_counted(&self) {
+        let written = self.objects("some/out");
+        let record: serde_json::Value = serde_json::from_slice(&written["pruning.json"]).unwrap();
+        let counted =
+            record["measured"]["course"]["written_bytes"].as_u64().expect("the record has no bytes");
+        let bytes = |wanted: &dyn Fn(&str) -> bool| -> u64 {
+            written.iter().filter(|(name, _)| wanted(name)).map(|(_, content)| content.len() as u64).sum()
+        };
+        let others = bytes(&|name| !TELLING.contains(&name) && name != "metrics.prom");
+        assert!(others < counted && counted < bytes(&|_| true), "{others} of others: {counted}");
+    }
+
     /// That the output is what one process writes into a directory, and these files.
     fn assert_written(&self, when: &str, and: &[&str]) {
         let (mut written, mut expected) = (self.objects("some/out"), expected().clone());
@@ -116,6 +129,7 @@ fn a_cluster_writes_to_the_store_what_one_process_writes_into_a_directory() {
         assert!(worker.end().success());
     }
     server.assert_written("a cluster", &["metrics.prom"]);
+    server.assert_counted();
     let card = String::from_utf8(server.objects("some/out").remove("README.md").unwrap()).unwrap();
     assert!(card.contains("# out is a folder that holds what lies at s3://bucket/some/out.\n"), "{card}");
 

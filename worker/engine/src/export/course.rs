@@ -14,7 +14,7 @@ pub struct JobCourse {
     /// Bytes of the source's files that the process read: all of them for their digests, and the transformer's to load it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub read_bytes: Option<u64>,
-    /// Bytes of the output's files, but for links to the source's; absent where the output is no directory.
+    /// Bytes of the output's files, but for links to the source's; absent where the coordinator does not see the output.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub written_bytes: Option<u64>,
     /// What each package took, in the order in which they were pruned.
