@@ -280,7 +280,8 @@ pub struct StatusArgs {
     /// The coordinator's URL.
     #[arg(value_name = "URL")]
     pub coordinator: String,
-    /// Follow the job until it is over: on a terminal as one screen, elsewhere by printing each change.
+    /// Follow the job until it is over: on a terminal as one screen, elsewhere by printing each change. Ends with 0 once the job is done,
+    /// and with 3 where it fails or its coordinator goes.
     #[arg(long)]
     pub watch: bool,
     /// Stop the job first. Finished packages are kept.

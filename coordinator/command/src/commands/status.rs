@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use console::Term;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use obsdiff_proto::view::{JobReport, WatchMessage};
+use obsdiff_proto::view::{Ending, JobReport, WatchMessage};
 use obsdiff_proto::wire::v1;
 use obsdiff_proto::wire::v1::jobs_client::JobsClient;
 use obsdiff_security::TokenSender;
@@ -23,7 +23,7 @@ use crate::{Error, Result};
 /// Shows where a job stands, or stops it.
 ///
 /// # Errors
-/// When the coordinator cannot be reached, or refuses.
+/// When the coordinator cannot be reached, or refuses; when a job that is watched ends without a result, or its coordinator goes before.
 pub(super) fn status(args: &StatusArgs, context: &mut CommandContext<'_>) -> Result<()> {
     let endpoint = args.security.endpoint(&args.coordinator)?;
     let token = TokenSender(args.security.token()?);
@@ -51,13 +51,17 @@ pub(super) fn status(args: &StatusArgs, context: &mut CommandContext<'_>) -> Res
                 Ok(write!(context.out, "{}", render(&report))?)
             };
         }
+        let mut ending = None;
         let mut screen = LiveScreen::of_terminal(context.clock.clone());
         let mut messages = jobs.watch(v1::WatchRequest {}).await.map_err(refused)?.into_inner();
         let mut seconds = interval(Duration::from_secs(1));
         loop {
             let response = tokio::select! {
                 biased;
-                response = messages.message() => response.map_err(refused)?,
+                response = messages.message() => response.unwrap_or_else(|error| {
+                    tracing::debug!(%error, "the coordinator's answer broke off");
+                    None
+                }),
                 // The time that is left goes down between messages, too.
                 _ = seconds.tick(), if screen.is_some() => {
                     screen.iter().for_each(LiveScreen::show_time);
@@ -66,6 +70,9 @@ pub(super) fn status(args: &StatusArgs, context: &mut CommandContext<'_>) -> Res
             };
             let Some(response) = response else { break };
             let message = WatchMessage::try_from(response).map_err(|e| Error::Session(e.to_string()))?;
+            if let WatchMessage::Report(report) = &message {
+                ending.clone_from(&report.view.ending);
+            }
             match &mut screen {
                 Some(screen) => screen.show(message),
                 None => {
@@ -78,8 +85,23 @@ pub(super) fn status(args: &StatusArgs, context: &mut CommandContext<'_>) -> Res
         if let Some(last) = screen.and_then(LiveScreen::end) {
             write!(context.out, "{last}")?;
         }
-        Ok(())
+        context.out.flush()?;
+        over(ending, args)
     })
+}
+
+/// What a watcher ends with after a job with this ending; where there is none, its coordinator has gone.
+fn over(ending: Option<Ending>, args: &StatusArgs) -> Result<()> {
+    match ending {
+        Some(Ending::Done) => Ok(()),
+        Some(Ending::Cancelled) if args.cancel => Ok(()),
+        Some(ending) => Err(Error::Session(format!("the job is over without a result: {ending}"))),
+        None => Err(Error::Session(format!(
+            "{} has gone, but the job is not over: start its coordinator again by the same command, and the job goes on from the last \
+             finished package; then watch it again",
+            args.coordinator
+        ))),
+    }
 }
 
 /// A job's report that stays in its place on a terminal; what happens scrolls by above it.

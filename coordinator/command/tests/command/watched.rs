@@ -6,7 +6,7 @@ use std::process::{Child, Command};
 use std::thread;
 use std::time::Instant;
 
-use crate::process::{LONG, setting, worker};
+use crate::process::{LONG, Process, setting, worker};
 
 /// Rows of the terminals.
 const ROWS: u16 = 24;
@@ -82,6 +82,24 @@ impl Drop for Terminal {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+#[test]
+fn the_last_screen_stays_above_the_line_that_the_coordinator_has_gone() {
+    let folder = setting(2);
+    let folder = folder.path();
+    let args = ["coordinator", "job.toml", "--quiet", "--listen", "127.0.0.1:0"];
+    let mut coordinator = Process::start(folder, &args);
+    let line = coordinator.line(|line| line.starts_with("listening on ")).unwrap();
+    let url = line.replace("listening on ", "http://");
+    let mut watch = Terminal::start(folder, 200, &format!("status {url} --watch"));
+    watch.until("running for ");
+    coordinator.kill();
+    assert_eq!(watch.child.wait().unwrap().code(), Some(3), "{}", watch.written());
+    let last = watch.screens(&watch.written()).pop().unwrap();
+    let [.., time, workers, gone] = &last[..] else { panic!("{last:#?}") };
+    assert!(time.starts_with("running for ") && workers == "no workers", "{last:#?}");
+    assert!(gone.starts_with(&format!("error: {url} has gone, but the job is not over: ")), "{last:#?}");
 }
 
 #[test]

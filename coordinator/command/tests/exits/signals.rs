@@ -135,6 +135,35 @@ fn a_second_signal_ends_a_process_at_once() {
     assert_eq!((code, said.as_str()), (Some(130), ""));
 }
 
+/// A watcher of a job says how that ends, and does not wait for a coordinator that is gone.
+#[test]
+fn a_watcher_ends_as_its_job_or_as_soon_as_the_coordinator_goes() {
+    let folder = setting(2);
+    for signal in ["KILL", "TERM"] {
+        let mut coordinator = Coordinator::start(folder.path());
+        coordinator.process.signal(signal);
+        let (code, said) = coordinator.watch.verdict();
+        assert_eq!(code, Some(3), "{said}");
+        let gone = format!(
+            "error: {} has gone, but the job is not over: start its coordinator again",
+            coordinator.url
+        );
+        assert!(said.starts_with(&gone) && said.lines().count() == 1, "{signal}: {said}");
+        coordinator.process.end();
+    }
+    let mut coordinator = Coordinator::start(folder.path());
+    let cancel = ["status", &coordinator.url, "--cancel", "--watch"];
+    let asked = Process::start(folder.path(), &cancel).verdict();
+    assert_eq!(asked, (Some(0), String::new()));
+    let words = "error: the job is over without a result: cancelled\n".to_owned();
+    assert_eq!(coordinator.watch.verdict(), (Some(3), words));
+    // It holds the job's state until workers that stand by could learn that the job is over.
+    coordinator.process.end();
+    let mut coordinator = Coordinator::start(folder.path());
+    assert!(worker(folder.path(), &coordinator.url).end().success());
+    assert_eq!(coordinator.watch.verdict(), (Some(0), String::new()));
+}
+
 #[test]
 fn whatever_a_process_does_it_can_be_stopped() {
     let folder = setting(16);
