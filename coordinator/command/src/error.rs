@@ -67,6 +67,9 @@ pub enum Error {
     /// Certificates, addresses or tokens that cannot be used.
     #[error(transparent)]
     Security(#[from] SecurityError),
+    /// The system refuses something that is no file of the user's.
+    #[error("{0}")]
+    System(#[source] io::Error),
     /// The other side of a connection does not do what it is asked.
     #[error("{0}")]
     Session(String),
@@ -120,11 +123,6 @@ impl Error {
         Self::Content { path: path.as_ref().to_owned(), problem: problem.into() }
     }
 
-    /// The system refuses something: threads, signals, a folder.
-    pub(crate) fn system(error: io::Error) -> Self {
-        Self::Session(error.to_string())
-    }
-
     pub(crate) fn key(at: impl Into<String>, problem: impl Into<String>) -> Self {
         Self::Key { at: at.into(), problem: problem.into() }
     }
@@ -142,6 +140,7 @@ impl Error {
             Self::Engine(obsdiff_engine::Error::Tensor(_) | obsdiff_engine::Error::Write { .. })
             | Self::Failed(_)
             | Self::Kept { .. }
+            | Self::System(_)
             | Self::Session(_)
             | Self::Store(
                 StoreError::Failed { .. }
@@ -195,7 +194,7 @@ impl Error {
 
     /// The error and its causes in one line, and what to do next. A cause that is already part of an error's message is not repeated.
     pub fn line(&self) -> String {
-        with_next_step(causes(self))
+        with_next_step(self)
     }
 }
 

@@ -115,7 +115,7 @@ impl MachineRates {
         };
         // The next work has other sizes.
         device.release_unused()?;
-        let [read, written] = file_rates(clock).map_err(Error::system)?;
+        let [read, written] = file_rates(clock).map_err(Error::System)?;
         Ok(Self { products, memory, read, written })
     }
 }

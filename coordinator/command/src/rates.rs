@@ -49,7 +49,7 @@ pub(crate) fn measure(
     let (model, weights, trajectories) = sample.load(described)?;
     let pruner = Pruner::new(&sample.spec, model, Arc::new(weights), trajectories.clone()).on(device.clone());
     let exporter = Box::new(|_, _: &mut Pruner| Ok(()));
-    let folder = tempfile::tempdir().map_err(Error::system)?;
+    let folder = tempfile::tempdir().map_err(Error::System)?;
     let runtime = crate::runtime::runtime()?;
     let store = JobStore::create(&folder.path().display().to_string(), &[])?;
     let part_store = Arc::new(JobPartStore::new(store, runtime.handle().clone()));

@@ -26,7 +26,7 @@ pub fn runtime() -> Result<Runtime> {
         .max_blocking_threads(BLOCKING)
         .enable_all()
         .build()
-        .map_err(Error::system)
+        .map_err(Error::System)
 }
 
 /// Starts this number of threads at once, and ends them.

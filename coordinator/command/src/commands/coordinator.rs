@@ -165,7 +165,7 @@ fn drive(
         inventory: inputs.described.inventory.clone(),
         plan: inputs.plan.clone(),
         inputs: inputs.model_files.clone(),
-        store: state.absolute_url().map_err(Error::system)?,
+        store: state.absolute_url().map_err(Error::System)?,
     });
     briefing.check().map_err(|e| Error::content(job.path(), format!("cannot be sent to workers: {e}")))?;
     let (events, _) = broadcast::channel(256);

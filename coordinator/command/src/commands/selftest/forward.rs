@@ -52,7 +52,7 @@ pub(super) fn checks(bench: &Bench<'_>) -> Result<Vec<Check>> {
 
 /// Small random weights. Each tensor has numbers of its own.
 fn weights(config: &dyn TransformerConfig) -> Result<Weights> {
-    let file = tempfile::NamedTempFile::new().map_err(Error::system)?;
+    let file = tempfile::NamedTempFile::new().map_err(Error::System)?;
     let made = || -> obsdiff_engine::Result<()> {
         let tensor =
             |(seed, (name, shape)): (u64, (String, Vec<usize>))| -> obsdiff_engine::Result<(String, Tensor)> {
