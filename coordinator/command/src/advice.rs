@@ -12,7 +12,7 @@ pub(crate) fn with_next_step(error: &(dyn Error + 'static)) -> String {
     let kind = match system_error(error) {
         // Who wraps it may have said more after its words.
         Some(system) => line.ends_with(&system.to_string()).then(|| system.kind()),
-        None => told_kind(&line),
+        None => kind_in_text(&line),
     };
     match kind.map(next_step) {
         Some(next) => format!("{line}: {next}"),
@@ -36,7 +36,7 @@ fn raw(error: &io::Error) -> Option<&io::Error> {
 /// The kind of the system's error that a line ends with: the standard library writes `(os error 2)` after its words. This is for errors
 /// that come as text alone: those that workers report to their coordinator and that other processes answer, and the problems of keys,
 /// files and URLs that quote the system.
-fn told_kind(line: &str) -> Option<ErrorKind> {
+fn kind_in_text(line: &str) -> Option<ErrorKind> {
     let (_, number) = line.strip_suffix(')')?.rsplit_once(" (os error ")?;
     Some(io::Error::from_raw_os_error(number.parse().ok()?).kind())
 }
@@ -65,24 +65,24 @@ mod tests {
     /// An error that says this, with or without a cause.
     #[derive(Debug, Error)]
     #[error("{words}")]
-    struct Told {
+    struct TextError {
         words: String,
         source: Option<io::Error>,
     }
 
-    fn told(words: &str, source: Option<io::Error>) -> String {
-        with_next_step(&Told { words: words.to_owned(), source })
+    fn line_of(words: &str, source: Option<io::Error>) -> String {
+        with_next_step(&TextError { words: words.to_owned(), source })
     }
 
     /// What is said of an error of the system that is known as such.
     fn known(number: i32) -> String {
-        told("a/b", Some(io::Error::from_raw_os_error(number)))
+        line_of("a/b", Some(io::Error::from_raw_os_error(number)))
     }
 
     #[test]
     fn what_the_system_says_alone_gets_a_next_step_and_nothing_else_does() {
         // Of an error that comes as text, too.
-        let line = |number: i32| told(&format!("a/b: {}", io::Error::from_raw_os_error(number)), None);
+        let line = |number: i32| line_of(&format!("a/b: {}", io::Error::from_raw_os_error(number)), None);
         assert_eq!(
             line(libc::ENOENT),
             "a/b: No such file or directory (os error 2): check the path; a relative one starts from the current folder"
@@ -93,8 +93,8 @@ mod tests {
             assert_eq!(known(number), line(number));
         }
         let said = "a: No such file or directory (os error 2); it is kept (see b)";
-        assert_eq!(told(said, None), said);
-        assert_eq!(told(said, Some(io::Error::from_raw_os_error(libc::ENOENT))), said);
+        assert_eq!(line_of(said, None), said);
+        assert_eq!(line_of(said, Some(io::Error::from_raw_os_error(libc::ENOENT))), said);
     }
 
     #[test]
@@ -102,11 +102,11 @@ mod tests {
         // A file may have any name.
         let name = "photo (os error 28)";
         let denied = || io::Error::from_raw_os_error(libc::EACCES);
-        let said = told(name, Some(denied()));
+        let said = line_of(name, Some(denied()));
         assert!(said.ends_with(next_step(ErrorKind::PermissionDenied)), "{said}");
         let wrapped = io::Error::other(denied());
-        assert_eq!(told(name, Some(wrapped)), said);
+        assert_eq!(line_of(name, Some(wrapped)), said);
         let unnamed = io::Error::new(ErrorKind::InvalidInput, "is a FIFO: give a regular file");
-        assert_eq!(told("a", Some(unnamed)), "a: is a FIFO: give a regular file");
+        assert_eq!(line_of("a", Some(unnamed)), "a: is a FIFO: give a regular file");
     }
 }

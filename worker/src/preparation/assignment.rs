@@ -74,7 +74,7 @@ pub struct Assignment<'a> {
     pub source: &'a dyn SourceFolder,
     /// What the worker shares with its session.
     pub worker_state: &'a Arc<WorkerState>,
-    /// Told what the worker does.
+    /// Sees what the worker does.
     pub watch: Arc<dyn Watch>,
     /// Set once the worker follows orders.
     pub ready: &'a AtomicBool,

@@ -73,7 +73,7 @@ pub struct RunContext<'a> {
     pub disk: &'a Disk,
     /// Where prompts are encoded, blocks computed, Grams summed and linears solved.
     pub device: &'a ComputeDevice,
-    /// Told how far the job is, where somebody wants to know.
+    /// Where it is shown how far the job is, if somebody wants to know.
     pub outlook: Option<&'a watch::Sender<Outlook>>,
     /// Where traces of the job go, if anywhere, and what ends them where the process is stopped.
     pub traces: Option<(&'a TraceSettings, &'a RunningTrace)>,

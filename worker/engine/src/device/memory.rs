@@ -51,7 +51,8 @@ pub const fn opened_bytes() -> u64 {
 
 /// Peak of a forward call's activations in numbers of `bytes` each: the largest of what is there around the attentions and around the
 /// feed-forward networks of a joint block, and around the attention of a single-stream block and where its parts are joined. Nothing is kept
-/// to be used again. An attention takes the keys and values of one item, and scores with their shares where one kernel does not do it all, beside it.
+/// to be used again. Beside it an attention takes the keys and values of one item, and, where one kernel does not do it all, scores with their
+/// shares.
 pub(crate) fn call_bytes(sizes: CallSizes, bytes: usize) -> u64 {
     let CallSizes { batch, image, text, width, heads, dual, single } = sizes;
     let has_scores = !has_no_scores(width / heads.max(1), bytes);
@@ -189,7 +190,8 @@ pub fn site_bytes(n: usize, rows: usize, factors: usize) -> u64 {
 
 /// Structures that are solved together, whose outputs have these rows and columns, in f64: of each output H^-1 and the weight, once more where
 /// they are `copied`, as each structure is surveyed on its own; beside them what one output takes while its energy is computed (S, with the
-/// means it is about), while H^-1 is made (three squares), or while its columns go (W^T W and the removals that are applied together, or a chunk of them).
+/// means it is about), while H^-1 is made (three squares), or while its columns go (W^T W and the removals that are applied together, or a
+/// chunk of them).
 pub fn structure_bytes(outputs: &[(usize, usize)], copied: bool) -> u64 {
     let sizes = || outputs.iter().map(|(rows, n)| (*rows as u64, *n as u64));
     let held: u64 = sizes().map(|(rows, n)| n * (n + rows)).sum::<u64>() * (1 + u64::from(copied));
