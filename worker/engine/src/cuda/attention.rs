@@ -9,7 +9,7 @@ use super::kernels::Launch;
 use super::libraries::{Operand, ProductBatch, ProductSizes};
 use super::matrix::{CudaMatrix, NumberType};
 use super::ops::CudaOps;
-use crate::device::memory::{ALIGNED, has_no_scores};
+use crate::device::memory::{ALIGNED, has_scores};
 use crate::{Error, Result};
 
 impl CudaOps {
@@ -28,7 +28,7 @@ impl CudaOps {
             return Err(Error::Argument(format!("{width} features are no {heads} heads")));
         }
         let head = width / heads;
-        if !has_no_scores(head, self.numbers.size()) {
+        if has_scores(head, self.numbers.size()) {
             return self.attend_in_parts(queries, item, [keys, values], heads, out);
         }
         let attend = match (head, self.numbers) {
@@ -53,7 +53,7 @@ impl CudaOps {
         Ok(())
     }
 
-    /// The same with so many queries at a time that their scores fit in memory.
+    /// The same, with as many queries at a time as may have their scores in memory.
     fn attend_in_parts(
         &self,
         queries: &CudaMatrix,

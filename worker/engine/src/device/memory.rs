@@ -17,10 +17,10 @@ const CONTEXT: u64 = 512 << 20;
 /// square of the tokens.
 pub(crate) const SCORES: usize = 1 << 26;
 
-/// Whether the scores of an attention are never in memory: whether one kernel, `cuda/kernels/attention.cu`, attends with heads of so many
-/// features and numbers of so many bytes.
-pub(crate) fn has_no_scores(head: usize, bytes: usize) -> bool {
-    matches!(head, 64 | 128) && bytes == 2
+/// Whether an attention has its scores in memory, with heads of so many features and numbers of so many bytes. It has not where one kernel,
+/// `cuda/kernels/attention.cu`, does it all.
+pub(crate) fn has_scores(head: usize, bytes: usize) -> bool {
+    !matches!(head, 64 | 128) || bytes != 2
 }
 
 /// Rows of scores, and rows of products that are copied anyway, begin at multiples of so many numbers, so that products read them aligned.
@@ -55,7 +55,7 @@ pub const fn opened_bytes() -> u64 {
 /// shares.
 pub(crate) fn call_bytes(sizes: CallSizes, bytes: usize) -> u64 {
     let CallSizes { batch, image, text, width, heads, dual, single } = sizes;
-    let has_scores = !has_no_scores(width / heads.max(1), bytes);
+    let in_parts = has_scores(width / heads.max(1), bytes);
     let bytes = bytes as u64;
     let tokens = image + text;
     let [of_image, of_text] = [image, text].map(|tokens| (batch * tokens * width) as u64);
@@ -63,7 +63,7 @@ pub(crate) fn call_bytes(sizes: CallSizes, bytes: usize) -> u64 {
     let (queries, stride) = (image.max(text), tokens.next_multiple_of(ALIGNED));
     let queries = if single { tokens } else { queries };
     let part = (SCORES / (heads * stride).max(1)).clamp(1, queries.max(1));
-    let scores = if has_scores { (heads * part * stride) as u64 * (F32 + bytes) } else { 0 };
+    let scores = if in_parts { (heads * part * stride) as u64 * (F32 + bytes) } else { 0 };
     let attention = 2 * bytes * (tokens * width) as u64 + scores;
     // The streams, their queries, keys and values, and what they attend to; of a second attention of the image its own three.
     let around_attention = bytes * ((if dual { 8 } else { 5 }) * of_image + 5 * of_text) + attention;

@@ -33,12 +33,13 @@ impl ComputeDevice {
     ///
     /// # Errors
     /// When the device has no room for them.
-    pub fn timed_copy(&self, _numbers: usize) -> Result<Option<TimedWork>> {
+    #[cfg_attr(not(feature = "cuda"), expect(unused_variables))]
+    pub fn timed_copy(&self, numbers: usize) -> Result<Option<TimedWork>> {
         match self {
             Self::Cpu => Ok(None),
             #[cfg(feature = "cuda")]
             Self::Cuda(device) => {
-                let mut buffers = CudaBuffers::new(device, _numbers)?;
+                let mut buffers = CudaBuffers::new(device, numbers)?;
                 Ok(Some(Box::new(move || Ok(buffers.copy()?))))
             }
         }

@@ -340,6 +340,14 @@ fn a_record_names_each_file_that_was_written_and_knows_it_again() {
         there.sort();
         assert_eq!(named, there);
         assert!(record.is_unchanged(&out));
+        // The same bytes elsewhere are not the pipeline's.
+        let mut outside = record.files.iter().find(|file| file.path == "model_index.json").unwrap().clone();
+        outside.path = "../dense/model_index.json".to_owned();
+        assert_eq!(
+            fs::read(out.join(&outside.path)).unwrap(),
+            fs::read(out.join("model_index.json")).unwrap()
+        );
+        assert!(!PruningRecord { files: vec![outside], ..record.clone() }.is_unchanged(&out));
         for file in &named {
             let path = out.join(file);
             let content = fs::read(&path).unwrap();

@@ -1,7 +1,7 @@
 //! The files that an export wrote, with their digests: by these the output is known again.
 
 use std::io::{self, Write};
-use std::path::Path;
+use std::path::{Component, Path};
 
 use obsdiff_proto::{Digest, Hasher, InputDigest};
 use rayon::prelude::*;
@@ -22,9 +22,14 @@ pub struct WrittenFile {
 }
 
 impl WrittenFile {
-    /// Whether a pipeline has all of these files as they were written. A file that cannot be read counts as another one.
+    /// Whether a pipeline has all of these files as they were written. A file that cannot be read, or is named outside the pipeline, counts
+    /// as another one.
     pub(super) fn are_in(files: &[Self], pipeline: &Path) -> bool {
-        let same = |file: &Self| sha256(&pipeline.join(&file.path)).is_ok_and(|found| found == file.sha256);
+        let same = |file: &Self| {
+            let is_within =
+                Path::new(&file.path).components().all(|part| matches!(part, Component::Normal(_)));
+            is_within && sha256(&pipeline.join(&file.path)).is_ok_and(|found| found == file.sha256)
+        };
         // One by one: a large file does not wait for a thread that has others still to read.
         !files.is_empty() && files.par_iter().with_max_len(1).all(same)
     }
