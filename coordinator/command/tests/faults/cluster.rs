@@ -3,12 +3,15 @@
 use std::path::Path;
 
 use crate::hosts::Network;
-use crate::process::{LineFilter, Process};
+use crate::process::{LineFilter, Process, until};
 
 /// Where the coordinator is.
 pub(crate) const COORDINATOR: usize = 0;
 
 const OBSDIFF: &str = env!("CARGO_BIN_EXE_obsdiff");
+
+/// A worker is given up.
+pub(crate) const LEFT: LineFilter = |line| line.contains(" left (");
 
 /// A job on a network.
 pub(crate) struct TestCluster<'a> {
@@ -43,12 +46,12 @@ impl<'a> TestCluster<'a> {
 
     /// Waits until the job has come to a moment, and gives the line that says so.
     pub(crate) fn until(&mut self, moment: LineFilter) -> String {
-        self.watch.line(moment).expect("the job ends before")
+        until(&mut self.watch, moment)
     }
 
     /// Waits until a worker is given up.
     pub(crate) fn until_missed(&mut self) -> String {
-        self.until(|line| line.contains(" left ("))
+        self.until(LEFT)
     }
 
     /// The coordinator ends, and ends well.

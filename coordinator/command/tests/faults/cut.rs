@@ -4,7 +4,7 @@ use std::path::Path;
 
 use obsdiff_tests::Prng;
 
-use crate::cluster::{COORDINATOR, TestCluster, assert_no_failure};
+use crate::cluster::{COORDINATOR, LEFT, TestCluster, assert_no_failure};
 use crate::hosts::{Network, available};
 use crate::process::{
     FIRST, LineFilter, MISSED, Process, assert_same, result, setting, told_of_leaving, undisturbed,
@@ -62,7 +62,8 @@ fn a_worker_that_is_cut_off_while_calibrating_and_healed_takes_part_again() {
     assert_same(&result(folder.path()), &undisturbed(MANY_STEPS));
 }
 
-/// Where a worker is cut off between the forming of the group and the end of its last part is the seed's choice.
+/// Where a worker is cut off between the forming of the group and the end of the package is the seed's choice. One that had nothing left
+/// to do may not be missed before the other has finished the job.
 #[test]
 fn a_worker_that_is_cut_off_while_reducing_or_solving_leaves_the_rest_to_the_other() {
     if !available() {
@@ -70,7 +71,7 @@ fn a_worker_that_is_cut_off_while_reducing_or_solving_leaves_the_rest_to_the_oth
     }
     for seed in seeds([1, 2, 3]) {
         let mut prng = Prng::new(seed);
-        let folder = setting(MANY_STEPS);
+        let folder = setting(STEPS);
         let (mut cluster, mut workers) = cluster(folder.path());
         cluster.until(BOTH);
         // At the latest when the package is over.
@@ -81,13 +82,16 @@ fn a_worker_that_is_cut_off_while_reducing_or_solving_leaves_the_rest_to_the_oth
         }
         let cut = prng.within(0..2) as usize;
         cluster.network.cut(1 + cut);
-        assert_missed(&cluster.until_missed());
+        let line = cluster.until(|line| LEFT(line) || line.starts_with("over: done"));
+        if LEFT(&line) {
+            assert_missed(&line);
+        }
         cluster.network.heal(1 + cut);
         cluster.assert_done();
         assert!(workers[1 - cut].end().success(), "seed {seed}");
         // The other may have come back too late to hear of the end.
         assert_no_failure(&mut workers[cut]);
-        assert_same(&result(folder.path()), &undisturbed(MANY_STEPS));
+        assert_same(&result(folder.path()), &undisturbed(STEPS));
     }
 }
 

@@ -20,6 +20,9 @@ pub struct Process {
     child: Child,
     out: Receiver<String>,
     said: Option<JoinHandle<String>>,
+    begun: Instant,
+    /// The lines of its output that were looked at, each with the seconds from its start until then.
+    seen: Vec<String>,
 }
 
 impl Process {
@@ -40,7 +43,7 @@ impl Process {
             stderr.read_to_end(&mut said).unwrap();
             String::from_utf8_lossy(&said).into_owned()
         });
-        Self { child, out, said: Some(said) }
+        Self { child, out, said: Some(said), begun: Instant::now(), seen: Vec::new() }
     }
 
     /// The next line of its output that is as wanted; none at its end.
@@ -48,12 +51,23 @@ impl Process {
         let end = Instant::now() + LONG;
         loop {
             match self.out.recv_timeout(end.saturating_duration_since(Instant::now())) {
-                Ok(line) if wanted(&line) => return Some(line.trim().to_owned()),
-                Ok(_) => {}
+                Ok(line) => {
+                    self.seen.push(format!("{:7.2} s  {line}", self.begun.elapsed().as_secs_f64()));
+                    if wanted(&line) {
+                        return Some(line.trim().to_owned());
+                    }
+                }
                 Err(RecvTimeoutError::Disconnected) => return None,
-                Err(RecvTimeoutError::Timeout) => panic!("no such line in {LONG:?}"),
+                Err(RecvTimeoutError::Timeout) => {
+                    panic!("no such line in {LONG:?}; it has printed:\n{}", self.printed())
+                }
             }
         }
+    }
+
+    /// The lines of its output that were looked at, each with the seconds from its start until then.
+    pub fn printed(&self) -> String {
+        self.seen.join("\n")
     }
 
     pub fn id(&self) -> u32 {
@@ -179,7 +193,7 @@ impl Coordinator {
 
     /// Waits until the job has come to a moment.
     pub fn until(&mut self, moment: LineFilter) {
-        assert!(self.watch.line(moment).is_some(), "the job ends before");
+        until(&mut self.watch, moment);
     }
 
     /// Kills it, and starts another one where it was.
@@ -188,6 +202,11 @@ impl Coordinator {
         let address = self.url.strip_prefix("http://").unwrap();
         Process::start(folder, &["coordinator", "job.toml", "--quiet", "--listen", address])
     }
+}
+
+/// Waits until the job that a process watches has come to a moment, and gives the line that says so.
+pub fn until(watch: &mut Process, moment: LineFilter) -> String {
+    watch.line(moment).unwrap_or_else(|| panic!("the job ends before; it has printed:\n{}", watch.printed()))
 }
 
 pub fn worker(folder: &Path, url: &str) -> Process {
