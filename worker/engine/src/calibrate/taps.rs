@@ -13,6 +13,14 @@ use crate::{Error, Result};
 pub trait WeightedTap: Tap {
     /// The weight alpha of the observations that follow.
     fn set_alpha(&mut self, alpha: f64);
+
+    /// Waits until everything observed so far is taken.
+    ///
+    /// # Errors
+    /// When some of it could not be, which a device finds out later than it is observed.
+    fn settle(&self) -> Result<()> {
+        Ok(())
+    }
 }
 
 /// Adds every observation of an open site to its Gram. One that is a feature wider than its site is given a constant 1 there.
@@ -42,9 +50,25 @@ impl<'a> GramTap<'a> {
     }
 }
 
+/// An error that says of which site an observation cannot be added.
+fn refused(inventory: &Inventory, site: SiteId, error: &GramError) -> Error {
+    let name = inventory.site(site).name.clone();
+    match error {
+        GramError::Overflow { .. } => Error::Overflow { site, name },
+        _ => Error::Site { name, problem: error.to_string() },
+    }
+}
+
 impl WeightedTap for GramTap<'_> {
     fn set_alpha(&mut self, alpha: f64) {
         self.alpha = alpha;
+    }
+
+    fn settle(&self) -> Result<()> {
+        let _span = tracing::info_span!("gram").entered();
+        [Some(&*self.grams), self.of_group.as_deref()].into_iter().flatten().try_for_each(|grams| {
+            grams.settle().map_err(|(site, error)| refused(self.inventory, site, &error))
+        })
     }
 }
 
@@ -57,14 +81,10 @@ impl Tap for GramTap<'_> {
         let Some(gram_width) = self.grams.width(site) else { return Ok(()) };
         let _span = tracing::info_span!("gram").entered();
         let alpha = self.alpha;
-        let name = || self.inventory.site(site).name.clone();
         let width = self.inventory.site(site).width;
         let entries = gram_width as u64 * (gram_width as u64 + 1);
         self.operations += rows.rows()? as u64 * entries;
-        let failed = |error| match error {
-            GramError::Overflow { .. } => Error::Overflow { site, name: name() },
-            _ => Error::Site { name: name(), problem: error.to_string() },
-        };
+        let failed = |error| refused(self.inventory, site, &error);
         let sets = [Some(&mut *self.grams), self.of_group.as_deref_mut()];
         for grams in sets.into_iter().flatten() {
             if grams.observe_in_place(site, rows, alpha).map_err(failed)? {

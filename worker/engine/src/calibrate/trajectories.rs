@@ -60,6 +60,7 @@ impl Trajectories {
         for alpha in alphas {
             tap.set_alpha(*alpha);
             trajectory.step(model, tap)?;
+            tap.settle()?;
             on_step()?;
         }
         Ok(trajectory.latents().clone())

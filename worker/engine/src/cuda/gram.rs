@@ -11,6 +11,7 @@ use super::kernels::Launch;
 use super::libraries::{Operand, ProductBatch, ProductSizes};
 use super::matrix::{CudaMatrix, NumberType};
 use super::sums::{CudaGram, DeviceSums, own};
+use super::verdicts::Verdicts;
 use super::{CudaDevice, CudaError};
 use crate::device::memory::{ALIGNED, TOKENS_OF_PART, panel};
 use crate::device::transfers::TransferKind;
@@ -20,6 +21,8 @@ use crate::model::Matrix;
 /// A site's Gram: as [`Gram`], with its sums on the GPU.
 #[derive(Debug)]
 struct DeviceGram {
+    /// Which of the set's [`Verdicts`] is its own.
+    place: usize,
     width: usize,
     exponent: i32,
     sums: DeviceSums,
@@ -32,9 +35,6 @@ struct DeviceGram {
 struct Scratch {
     parts: Option<DeviceBuffer<f64>>,
     energy: Option<DeviceBuffer<f64>>,
-    /// The first column that is not finite, and the first that passes a limit.
-    verdict: Option<DeviceBuffer<u32>>,
-    spoilt: Option<DeviceBuffer<u32>>,
     panel: Option<DeviceBuffer<f32>>,
 }
 
@@ -53,6 +53,8 @@ struct Observation<'a> {
 pub struct CudaGrams {
     device: Arc<CudaDevice>,
     open: BTreeMap<SiteId, DeviceGram>,
+    /// None while nothing has been observed since the last site was opened.
+    verdicts: Option<Verdicts>,
     scratch: Scratch,
     /// Observations of the host, copied here.
     rows: Option<DeviceBuffer<u8>>,
@@ -63,32 +65,52 @@ pub struct CudaGrams {
 impl CudaGrams {
     /// No Grams yet.
     pub fn new(device: Arc<CudaDevice>) -> Self {
-        Self { device, open: BTreeMap::new(), scratch: Scratch::default(), rows: None, padded: None }
+        let (scratch, rows, padded) = (Scratch::default(), None, None);
+        Self { device, open: BTreeMap::new(), verdicts: None, scratch, rows, padded }
     }
 
-    fn insert(&mut self, site: SiteId, gram: &Gram, sums: DeviceSums) {
-        let host = gram.without_sums();
-        self.open.insert(site, DeviceGram { width: gram.width(), exponent: gram.exponent(), sums, host });
+    fn insert(&mut self, site: SiteId, gram: &Gram, sums: DeviceSums) -> Result<(), GramError> {
+        self.settle().map_err(|(_, refused)| refused)?;
+        self.verdicts = None;
+        let (width, exponent, host) = (gram.width(), gram.exponent(), gram.without_sums());
+        self.open.insert(site, DeviceGram { place: 0, width, exponent, sums, host });
+        self.open.values_mut().enumerate().for_each(|(place, gram)| gram.place = place);
+        Ok(())
+    }
+
+    /// What became of all that was observed of each site, in the sites' order, once that is known.
+    fn settled(&self) -> Result<Vec<Result<(), GramError>>, CudaError> {
+        let driver = self.device.driver();
+        let Some(verdicts) = &self.verdicts else {
+            driver.wait()?;
+            return Ok(vec![Ok(()); self.open.len()]);
+        };
+        let found = verdicts.read(driver, self.open.len())?;
+        Ok(self.open.values().zip(found).map(|(gram, verdict)| verdict.result(gram.exponent)).collect())
     }
 }
 
 impl GramSet for CudaGrams {
     fn open(&mut self, site: SiteId, gram: &Arc<Gram>) -> Result<(), GramError> {
         let sums = DeviceSums::upload(self.device.driver(), gram.sums())?;
-        self.insert(site, gram, sums);
-        Ok(())
+        self.insert(site, gram, sums)
     }
 
     fn open_empty(&mut self, site: SiteId, gram: &Arc<Gram>) -> Result<(), GramError> {
         let entries = Gram::entries(gram.width());
         let sums = DeviceSums::zeros(self.device.driver(), gram.accumulates(), entries)?;
-        self.insert(site, gram, sums);
-        Ok(())
+        self.insert(site, gram, sums)
+    }
+
+    fn settle(&self) -> Result<(), (SiteId, GramError)> {
+        let Some(first) = self.open.keys().next() else { return Ok(()) };
+        let settled = self.settled().map_err(|error| (*first, error.into()))?;
+        self.open.keys().zip(settled).try_for_each(|(site, added)| added.map_err(|refused| (*site, refused)))
     }
 
     fn share(&self, site: SiteId) -> Result<Option<PlacedGram>, GramError> {
         let Some(gram) = self.open.get(&site) else { return Ok(None) };
-        self.device.driver().wait()?;
+        self.settled()?.swap_remove(gram.place)?;
         let shared = CudaGram::new(&self.device, &gram.sums, &gram.host);
         Ok(Some(PlacedGram::Cuda(Arc::new(shared))))
     }
@@ -98,6 +120,7 @@ impl GramSet for CudaGrams {
         if (of.width, of.exponent) != (gram.width(), gram.exponent()) {
             return Err(GramError::Mismatch);
         }
+        self.settled()?.swap_remove(of.place)?;
         let (sums, mass) = gram.parts_mut();
         of.sums.read(self.device.driver(), sums)?;
         *mass = of.host.mass_units();
@@ -109,6 +132,7 @@ impl GramSet for CudaGrams {
     }
 
     fn observe(&mut self, site: SiteId, rows: &[f32], alpha: f64) -> Result<(), GramError> {
+        let verdicts = Verdicts::of(self.device.driver(), &mut self.verdicts, self.open.len())?;
         let Some(gram) = self.open.get_mut(&site) else { return Ok(()) };
         let tokens = gram.host.tokens_of(rows, alpha)?;
         if tokens == 0 {
@@ -116,11 +140,12 @@ impl GramSet for CudaGrams {
         }
         let values = uploaded(self.device.driver(), &mut self.rows, rows)?;
         let observation = Observation { values, numbers: NumberType::F32, tokens, stride: gram.width };
-        self.scratch.observe(&self.device, gram, observation, alpha)
+        self.scratch.observe(&self.device, gram, verdicts, observation, alpha)
     }
 
     fn observe_in_place(&mut self, site: SiteId, rows: &Matrix, alpha: f64) -> Result<bool, GramError> {
         let Some(rows) = on_device(rows, &self.device)? else { return Ok(false) };
+        let verdicts = Verdicts::of(self.device.driver(), &mut self.verdicts, self.open.len())?;
         let Some(gram) = self.open.get_mut(&site) else { return Ok(true) };
         let (tokens, width, numbers) = (rows.rows(), rows.columns(), rows.numbers());
         if width > gram.width {
@@ -147,7 +172,7 @@ impl GramSet for CudaGrams {
             )?;
             observation = Observation { values: padded.input(), stride, ..observation };
         }
-        self.scratch.observe(&self.device, gram, observation, alpha)?;
+        self.scratch.observe(&self.device, gram, verdicts, observation, alpha)?;
         Ok(true)
     }
 
@@ -214,20 +239,20 @@ fn uploaded<'a>(
 }
 
 impl Scratch {
-    /// Adds an observation to a Gram, if it may be.
+    /// Adds an observation to a Gram, if it may be: its verdict says so later.
     fn observe(
         &mut self,
         device: &CudaDevice,
         gram: &mut DeviceGram,
+        verdicts: &mut Verdicts,
         observation: Observation<'_>,
         alpha: f64,
     ) -> Result<(), GramError> {
         let driver = device.driver();
         gram.sums.unshare(driver)?;
         self.square(driver, observation, 1.0)?;
-        self.judge(driver, gram, alpha)?;
-        self.add(device, gram, observation, alpha)?;
-        self.accepted(driver, gram.exponent)?;
+        self.judge(driver, gram, verdicts, alpha)?;
+        self.add(device, gram, verdicts, observation, alpha)?;
         gram.host.add_mass(observation.tokens, alpha);
         Ok(())
     }
@@ -264,13 +289,17 @@ impl Scratch {
         driver.add_column_squares(Launch::each(width), parts.input(), count, width, alpha, energy.output())
     }
 
-    /// Leaves whether the observation may be added.
-    fn judge(&mut self, driver: &CudaDriver, gram: &DeviceGram, alpha: f64) -> Result<(), CudaError> {
+    /// Leaves in its Gram's verdict whether the observation may be added.
+    fn judge(
+        &mut self,
+        driver: &CudaDriver,
+        gram: &DeviceGram,
+        verdicts: &mut Verdicts,
+        alpha: f64,
+    ) -> Result<(), CudaError> {
         let n = gram.width;
         let energy = grown(driver, &mut self.energy, n)?.input();
-        let verdict = grown(driver, &mut self.verdict, 2)?;
-        driver.set_bytes(verdict, 0xff)?;
-        let verdict = verdict.output();
+        let verdict = verdicts.refused(gram.place);
         match &gram.sums {
             DeviceSums::Exact(sums) => {
                 let unit = unit(gram.exponent);
@@ -287,6 +316,7 @@ impl Scratch {
         &mut self,
         device: &CudaDevice,
         gram: &mut DeviceGram,
+        verdicts: &mut Verdicts,
         observation: Observation<'_>,
         alpha: f64,
     ) -> Result<(), CudaError> {
@@ -294,9 +324,6 @@ impl Scratch {
         let (n, driver) = (gram.width, device.driver());
         let height = panel(n).min(n);
         let product = grown(driver, &mut self.panel, height * n)?;
-        let verdict = grown(driver, &mut self.verdict, 2)?.input();
-        let spoilt = grown(driver, &mut self.spoilt, 1)?;
-        driver.set_bytes(spoilt, 0)?;
         for first in (0..n).step_by(height) {
             let (tall, wide) = (height.min(n - first), n - first);
             let sizes = ProductSizes { rows: tall, columns: wide, inner: tokens, stride: wide };
@@ -305,9 +332,10 @@ impl Scratch {
             let one = ProductBatch { numbers, sizes, left, right, steps: [0; 3], count: 1 };
             device.libraries().multiply_to_f32(one, product.output().bytes())?;
             let (launch, tile) = (Launch::tiles(tall, wide, 8), product.input());
+            let (verdict, spoilt) = verdicts.adding(gram.place);
             match &mut gram.sums {
                 DeviceSums::Exact(sums) => {
-                    let (scale, spoilt) = (alpha / unit(gram.exponent), spoilt.output());
+                    let scale = alpha / unit(gram.exponent);
                     let sums = own(sums)?.output();
                     driver.add_tile_exact(
                         launch, tile, tall, wide, wide, first, first, n, scale, verdict, sums, spoilt,
@@ -322,23 +350,6 @@ impl Scratch {
             }
         }
         Ok(())
-    }
-
-    /// Whether the observation was added.
-    fn accepted(&mut self, driver: &CudaDriver, exponent: i32) -> Result<(), GramError> {
-        let (mut verdict, mut spoilt) = ([0; 2], [0]);
-        driver.read(TransferKind::Figures, grown(driver, &mut self.verdict, 2)?, &mut verdict)?;
-        match verdict {
-            [u32::MAX, u32::MAX] => (),
-            [u32::MAX, column] => return Err(GramError::Overflow { column: column as usize, exponent }),
-            [column, _] => return Err(GramError::NotFinite { column: column as usize }),
-        }
-        driver.read(TransferKind::Figures, grown(driver, &mut self.spoilt, 1)?, &mut spoilt)?;
-        if spoilt[0] == 0 {
-            Ok(())
-        } else {
-            Err(GramError::Device(format!("{} products of an observation were not finite", spoilt[0])))
-        }
     }
 }
 

@@ -62,6 +62,8 @@ mod text;
 mod timed;
 #[cfg(feature = "cuda")]
 mod upper;
+#[cfg(feature = "cuda")]
+mod verdicts;
 
 #[cfg(feature = "cuda")]
 pub use device::CudaDevice;

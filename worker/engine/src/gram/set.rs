@@ -24,17 +24,27 @@ pub trait GramSet: Send {
         self.open(site, gram)
     }
 
+    /// Waits until all that was observed is added, and says of which site some could not be: nothing was added to that site from there on.
+    /// A device finds out later than [`Self::observe`] returns. A set of which this or another function has said so is of no use any more.
+    ///
+    /// # Errors
+    /// As [`Gram::observe`], and [`GramError::Device`].
+    fn settle(&self) -> Result<(), (SiteId, GramError)> {
+        Ok(())
+    }
+
     /// A site's Gram as it is now, where its sums lie, once all work on it is done; none where it is not open. While it is held, what is
     /// observed is added to a copy.
     ///
     /// # Errors
-    /// [`GramError::Device`].
+    /// [`GramError::Device`]; as [`Self::settle`].
     fn share(&self, site: SiteId) -> Result<Option<PlacedGram>, GramError>;
 
     /// Copies the sums and the mass of a site's Gram to one of the same shape. It stays open.
     ///
     /// # Errors
-    /// [`GramError::Mismatch`] for a Gram of another width, exponent or kind, or of a site that is not open; [`GramError::Device`].
+    /// [`GramError::Mismatch`] for a Gram of another width, exponent or kind, or of a site that is not open; [`GramError::Device`]; as
+    /// [`Self::settle`].
     fn read(&self, site: SiteId, gram: &mut Gram) -> Result<(), GramError>;
 
     /// Features of a site's Gram; none where it is not open.
@@ -44,7 +54,7 @@ pub trait GramSet: Send {
     /// where it is not open.
     ///
     /// # Errors
-    /// As [`Gram::observe`], and [`GramError::Device`].
+    /// As [`Gram::observe`], and [`GramError::Device`]; a device may say so later, see [`Self::settle`].
     fn observe(&mut self, site: SiteId, rows: &[f32], alpha: f64) -> Result<(), GramError>;
 
     /// [`Self::observe`] for rows in the memory of the device that sums the Gram, in their own type; false where they are elsewhere, and
@@ -59,7 +69,7 @@ pub trait GramSet: Send {
     /// S_jj for every column j of a site's Gram, not divided by the mass; none where it is not open.
     ///
     /// # Errors
-    /// [`GramError::Device`].
+    /// [`GramError::Device`]; as [`Self::settle`].
     fn diagonal(&self, site: SiteId) -> Result<Option<Vec<f64>>, GramError>;
 
     /// Adds alpha times the sum of squares of each column of `rows` (tokens x `width`, row-major) to `energy` (`width`), as

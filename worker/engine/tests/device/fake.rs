@@ -8,7 +8,7 @@ use std::process::{Command, Output};
 
 use candle_core::DType;
 use cudarc::driver::sys::culib;
-use obsdiff_engine::calibrate::GramTap;
+use obsdiff_engine::calibrate::{GramTap, WeightedTap};
 use obsdiff_engine::device::ComputeDevice;
 use obsdiff_engine::device::memory::structure_bytes;
 use obsdiff_engine::gram::Gram;
@@ -120,7 +120,7 @@ fn what_is_missing_in_host_memory_is_said_with_its_remedy() {
 }
 
 #[test]
-fn an_observation_crosses_to_the_gpu_once_and_only_a_verdict_comes_back() {
+fn an_observation_crosses_to_the_gpu_once_and_only_a_verdict_comes_back_when_it_is_asked_for() {
     if !matches!(device(), ComputeDevice::Cuda(_)) || counted("fake_cuda_bytes_to_host").is_none() {
         return;
     }
@@ -129,13 +129,24 @@ fn an_observation_crosses_to_the_gpu_once_and_only_a_verdict_comes_back() {
     grams.open(SiteId(0), &std::sync::Arc::new(Gram::new(width, Accumulate::Exact, 20))).unwrap();
     let rows = noise(1, tokens * width);
     grams.observe(SiteId(0), &rows, 1.0).unwrap();
-    if !counts_alone("fake::an_observation_crosses_to_the_gpu_once_and_only_a_verdict_comes_back") {
+    if !counts_alone(
+        "fake::an_observation_crosses_to_the_gpu_once_and_only_a_verdict_comes_back_when_it_is_asked_for",
+    ) {
         return;
     }
-    let before = crossed();
-    grams.observe(SiteId(0), &rows, 1.0).unwrap();
-    let after = crossed();
-    assert_eq!([after[0] - before[0], after[1] - before[1]], [12, 4 * (tokens * width) as u64]);
+    let mut last = crossed();
+    let mut moved = || {
+        let now = crossed();
+        let moved = [now[0] - last[0], now[1] - last[1]];
+        last = now;
+        moved
+    };
+    for _ in 0..2 {
+        grams.observe(SiteId(0), &rows, 1.0).unwrap();
+        assert_eq!(moved(), [0, 4 * (tokens * width) as u64]);
+    }
+    grams.settle().unwrap();
+    assert_eq!(moved(), [12, 0]);
 }
 
 #[test]
@@ -161,9 +172,11 @@ fn only_latents_and_times_cross_to_the_gpu_and_only_the_velocity_comes_back() {
         let latents = golden.call().latents;
         let batch = latents.dim(0).unwrap();
         let to_gpu = 2 * (latents.elem_count() + waves * 256 * batch) as u64;
-        // Besides, each site's Gram says whether it took the observation.
-        let to_host = 2 * velocity.elem_count() as u64 + 12 * inventory.sites.len() as u64;
+        let to_host = 2 * velocity.elem_count() as u64;
         assert_eq!([after[0] - before[0], after[1] - before[1]], [to_host, to_gpu], "{name}");
+        // Whether each site's Gram took the observations.
+        tap.settle().unwrap();
+        assert_eq!(crossed(), [after[0] + 12 * inventory.sites.len() as u64, after[1]], "{name}");
     }
 }
 

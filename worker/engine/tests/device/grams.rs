@@ -94,18 +94,34 @@ fn a_gram_goes_on_from_the_sums_it_was_opened_with() {
 }
 
 #[test]
-fn what_cannot_be_added_is_refused_as_by_the_processor_and_changes_nothing() {
+fn what_cannot_be_added_is_refused_as_by_the_processor() {
     let width = 6;
     let good = whole_numbers(1, 4 * width);
     for accumulate in [Accumulate::Exact, Accumulate::F32] {
-        let mut grams = opened(width, accumulate, 30);
         let mut wanted = Gram::new(width, accumulate, 30);
-        grams.observe(SITE, &good, 1.0).unwrap();
         wanted.observe(&good, 1.0).unwrap();
-        let mut refuse = |rows: &[f32], alpha: f64| {
-            let problem = grams.observe(SITE, rows, alpha).unwrap_err();
+        // A device may find out later, when more has been observed.
+        let refuse = |rows: &[f32], alpha: f64| {
+            let mut grams = opened(width, accumulate, 30);
+            grams.observe(SITE, &good, 1.0).unwrap();
+            let problem = match grams.observe(SITE, rows, alpha) {
+                Err(problem) => {
+                    assert!(read(&*grams, &wanted) == wanted, "{problem}");
+                    problem
+                }
+                Ok(()) => {
+                    grams.observe(SITE, &good, 1.0).unwrap();
+                    let (site, problem) = grams.settle().unwrap_err();
+                    assert_eq!(site, SITE);
+                    // However often, and whoever asks.
+                    assert_eq!(grams.settle(), Err((SITE, problem.clone())));
+                    assert_eq!(grams.share(SITE).unwrap_err(), problem);
+                    assert_eq!(grams.diagonal(SITE).unwrap_err(), problem);
+                    assert_eq!(grams.read(SITE, &mut wanted.clone()), Err(problem.clone()));
+                    problem
+                }
+            };
             assert_eq!(problem, wanted.clone().observe(rows, alpha).unwrap_err());
-            assert!(read(&*grams, &wanted) == wanted, "{problem}");
             problem
         };
         let with = |column: usize, value: f32| {
@@ -123,10 +139,58 @@ fn what_cannot_be_added_is_refused_as_by_the_processor_and_changes_nothing() {
         for alpha in [0.0, -1.0, f64::NAN, f64::INFINITY] {
             assert_eq!(refuse(&good, alpha), GramError::Alpha);
         }
+        let mut grams = opened(width, accumulate, 30);
+        grams.observe(SITE, &good, 1.0).unwrap();
         grams.observe(SITE, &[], 1.0).unwrap();
         grams.observe(SiteId(4), &good, 1.0).unwrap();
+        grams.settle().unwrap();
         assert!(read(&*grams, &wanted) == wanted);
     }
+}
+
+/// The other sites' sums are whole, wherever the site lies among them.
+#[test]
+fn the_site_whose_observation_is_refused_is_the_one_that_is_named() {
+    let (width, ids) = (5, [2, 3, 9].map(SiteId));
+    let good = whole_numbers(1, 4 * width);
+    let mut wanted = Gram::new(width, Accumulate::Exact, 30);
+    wanted.observe(&good, 1.0).unwrap();
+    for refused in ids {
+        let mut grams = device().grams();
+        // Not in their order.
+        for site in [9, 2, 3].map(SiteId) {
+            grams.open_empty(site, &Arc::new(Gram::new(width, Accumulate::Exact, 30))).unwrap();
+        }
+        let mut problem = None;
+        for site in ids {
+            let large = 1e6;
+            let rows = if site == refused { vec![large; 2 * width] } else { good.clone() };
+            problem = problem.or(grams.observe(site, &rows, 1.0).err().map(|error| (site, error)));
+        }
+        let problem = problem.or_else(|| grams.settle().err());
+        assert_eq!(problem, Some((refused, GramError::Overflow { column: 0, exponent: 30 })));
+        for site in ids.into_iter().filter(|site| *site != refused) {
+            let shared = grams.share(site).unwrap().unwrap();
+            assert!(*shared.to_host().unwrap() == wanted, "{site:?}");
+        }
+    }
+}
+
+/// What a set has settled stays, and sites that are opened later have room for their verdicts.
+#[test]
+fn sites_are_opened_between_observations() {
+    let width = 5;
+    let rows = whole_numbers(1, 4 * width);
+    let mut grams = device().grams();
+    let mut wanted = Gram::new(width, Accumulate::Exact, 30);
+    for (count, site) in [7, 1, 4].map(SiteId).into_iter().enumerate() {
+        grams.open_empty(site, &Arc::new(Gram::new(width, Accumulate::Exact, 30))).unwrap();
+        grams.observe(site, &rows, 1.0).unwrap();
+        grams.observe(SiteId(7), &rows, 1.0).unwrap();
+        (0..1 + usize::from(count == 0)).for_each(|_| wanted.observe(&rows, 1.0).unwrap());
+    }
+    grams.settle().unwrap();
+    assert!(*grams.share(SiteId(7)).unwrap().unwrap().to_host().unwrap() == wanted);
 }
 
 #[test]
