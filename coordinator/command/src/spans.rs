@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use obsdiff_engine::export::MeasuredPhase;
 use obsdiff_proto::lock;
-use tracing::{Metadata, Subscriber, span};
+use tracing::field::{Field, Visit};
+use tracing::{Event, Metadata, Subscriber, span};
 use tracing_subscriber::Layer;
 use tracing_subscriber::filter::filter_fn;
 use tracing_subscriber::layer::Context;
@@ -47,6 +48,39 @@ impl Threads {
     }
 }
 
+/// What an event says that moves time from one span to another: that of work which a device did for the second while the first waited.
+#[derive(Default)]
+struct MovedTime {
+    from: String,
+    to: String,
+    time: Duration,
+}
+
+impl MovedTime {
+    /// The fields of such an event.
+    const FROM: &str = "moved_from";
+    const TO: &str = "moved_to";
+    const NANOSECONDS: &str = "nanoseconds";
+}
+
+impl Visit for MovedTime {
+    fn record_str(&mut self, field: &Field, value: &str) {
+        match field.name() {
+            Self::FROM => self.from = value.to_owned(),
+            Self::TO => self.to = value.to_owned(),
+            _ => (),
+        }
+    }
+
+    fn record_u64(&mut self, field: &Field, value: u64) {
+        if field.name() == Self::NANOSECONDS {
+            self.time = Duration::from_nanos(value);
+        }
+    }
+
+    fn record_debug(&mut self, _: &Field, _: &dyn fmt::Debug) {}
+}
+
 /// The spans of one thread, outermost first, and their self times so far.
 #[derive(Default)]
 struct Thread {
@@ -64,6 +98,13 @@ struct Sum {
     elsewhere: Duration,
 }
 
+impl Sum {
+    /// The time on a thread where the root span is open, or where it is not.
+    fn of(&mut self, is_in_root: bool) -> &mut Duration {
+        if is_in_root { &mut self.in_root } else { &mut self.elsewhere }
+    }
+}
+
 impl Thread {
     /// Gives the time since the last change to the innermost span: a share of it while the root span is open on `in_root` threads, this
     /// one among them.
@@ -73,11 +114,23 @@ impl Thread {
         let is_in_root = self.is_in(root);
         if let Some((_, name)) = self.open.last() {
             let sum = self.sums.entry(name).or_default();
-            if is_in_root {
-                sum.in_root += passed / in_root.max(1);
-            } else {
-                sum.elsewhere += passed;
-            }
+            *sum.of(is_in_root) += if is_in_root { passed / in_root.max(1) } else { passed };
+        }
+    }
+
+    /// Gives so much of one span's time to another one, both of which it has been in.
+    fn transfer(&mut self, moved: &MovedTime, root: &str, in_root: u32) {
+        let is_in_root = self.is_in(root);
+        let share = if is_in_root { moved.time / in_root.max(1) } else { moved.time };
+        if !self.sums.contains_key(&*moved.to) {
+            return;
+        }
+        let Some(from) = self.sums.get_mut(&*moved.from) else { return };
+        let taken = from.of(is_in_root);
+        let share = share.min(*taken);
+        *taken -= share;
+        if let Some(to) = self.sums.get_mut(&*moved.to) {
+            *to.of(is_in_root) += share;
         }
     }
 
@@ -96,7 +149,8 @@ impl Spans {
     /// HTTP/2, say nothing to a user, and their time belongs to the span of obsdiff's around them.
     pub fn layer<S: Subscriber + for<'a> LookupSpan<'a>>(&self) -> impl Layer<S> + use<S> {
         let own = |metadata: &Metadata<'_>| {
-            metadata.is_span() && metadata.target().starts_with(env!("CARGO_PKG_NAME"))
+            let is_told = metadata.is_span() || metadata.fields().field(MovedTime::TO).is_some();
+            is_told && metadata.target().starts_with(env!("CARGO_PKG_NAME"))
         };
         self.clone().with_filter(filter_fn(own))
     }
@@ -160,6 +214,17 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Spans {
                 thread.sums.entry(span.name()).or_default().entered += 1;
             });
         }
+    }
+
+    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+        let mut moved = MovedTime::default();
+        event.record(&mut moved);
+        let mut threads = self.threads();
+        let in_root = threads.in_root;
+        threads
+            .all
+            .entry(thread::current().id())
+            .and_modify(|thread| thread.transfer(&moved, self.root, in_root));
     }
 
     fn on_exit(&self, id: &span::Id, context: Context<'_, S>) {

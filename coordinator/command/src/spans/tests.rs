@@ -58,6 +58,30 @@ fn time_outside_the_root_and_on_other_threads_is_no_part_of_the_whole() {
     assert_eq!(report.whole, Duration::from_secs(1));
 }
 
+/// What a device does for Grams while its forward call is waited for.
+#[test]
+fn time_is_moved_between_spans_and_the_whole_stays() {
+    let report = account(|tick, _| {
+        let _run = info_span!("run").entered();
+        info_span!("forward").in_scope(|| {
+            info_span!("gram").in_scope(|| tick(1));
+            tick(10);
+        });
+        tracing::trace!(moved_from = "forward", moved_to = "gram", nanoseconds = 4_000_000_000_u64);
+        // Nothing is taken that is not there, or given to what is not known.
+        tracing::trace!(moved_from = "forward", moved_to = "solve", nanoseconds = 1_000_000_000_u64);
+        tracing::trace!(moved_from = "load", moved_to = "gram", nanoseconds = 1_000_000_000_u64);
+    });
+    assert_eq!(report.rows, [row("forward", 1, 6, 0), row("gram", 1, 5, 0)]);
+    assert_eq!(report.whole, Duration::from_secs(11));
+    let report = account(|tick, _| {
+        info_span!("gram").in_scope(|| ());
+        info_span!("forward").in_scope(|| tick(3));
+        tracing::trace!(moved_from = "forward", moved_to = "gram", nanoseconds = 4_000_000_000_u64);
+    });
+    assert_eq!(report.rows, [row("forward", 1, 0, 0), row("gram", 1, 0, 3)]);
+}
+
 #[test]
 fn threads_that_work_at_the_same_time_share_it() {
     let report = account(|tick, spans| {

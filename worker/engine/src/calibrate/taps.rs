@@ -1,6 +1,7 @@
 //! The taps of calibration: one sums Grams, one measures energies for the exponents.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use obsdiff_proto::{Inventory, SiteId};
 
@@ -18,7 +19,7 @@ pub trait WeightedTap: Tap {
     ///
     /// # Errors
     /// When some of it could not be, which a device finds out later than it is observed.
-    fn settle(&self) -> Result<()> {
+    fn settle(&mut self) -> Result<()> {
         Ok(())
     }
 }
@@ -64,11 +65,18 @@ impl WeightedTap for GramTap<'_> {
         self.alpha = alpha;
     }
 
-    fn settle(&self) -> Result<()> {
+    fn settle(&mut self) -> Result<()> {
         let _span = tracing::info_span!("gram").entered();
-        [Some(&*self.grams), self.of_group.as_deref()].into_iter().flatten().try_for_each(|grams| {
-            grams.settle().map_err(|(site, error)| refused(self.inventory, site, &error))
-        })
+        let mut worked = Duration::ZERO;
+        for grams in [Some(&mut *self.grams), self.of_group.as_deref_mut()].into_iter().flatten() {
+            worked += grams.settle().map_err(|(site, error)| refused(self.inventory, site, &error))?;
+        }
+        if !worked.is_zero() {
+            // A device does it meanwhile, and who waited for the forward call has waited for it, too. Whoever accounts for times goes by this.
+            let nanoseconds = worked.as_nanos() as u64;
+            tracing::trace!(moved_from = "forward", moved_to = "gram", nanoseconds, "a device's work");
+        }
+        Ok(())
     }
 }
 

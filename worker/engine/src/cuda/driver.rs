@@ -6,10 +6,10 @@ use std::fmt::Debug;
 use std::sync::Arc;
 
 use cudarc::driver::result::{DriverError, device, mem_get_info, memset_d8_async};
-use cudarc::driver::sys::{CUresult, cuDriverGetVersion, is_culib_present};
+use cudarc::driver::sys::{CUevent_flags, CUresult, cuDriverGetVersion, is_culib_present};
 use cudarc::driver::{
-    CudaContext, CudaFunction, CudaSlice, CudaStream, DevicePtr, DevicePtrMut, DeviceRepr, LaunchConfig,
-    PushKernelArg, ValidAsZeroBits,
+    CudaContext, CudaEvent, CudaFunction, CudaSlice, CudaStream, DevicePtr, DevicePtrMut, DeviceRepr,
+    LaunchConfig, PushKernelArg, ValidAsZeroBits,
 };
 use cudarc::nvrtc::Ptx;
 use obsdiff_proto::Accumulate;
@@ -187,6 +187,22 @@ impl CudaDriver {
     /// What has crossed by this driver, and by those beside it.
     pub(super) fn transfers(&self) -> Transfers {
         self.transfers.so_far()
+    }
+
+    /// A point of time that the stream is still to pass.
+    pub(super) fn event(&self) -> Result<CudaEvent, CudaError> {
+        let with_time = Some(CUevent_flags::CU_EVENT_DEFAULT);
+        self.context.new_event(with_time).map_err(failed("cuEventCreate"))
+    }
+
+    /// Has an event say when the work given so far was done.
+    pub(super) fn record(&self, event: &CudaEvent) -> Result<(), CudaError> {
+        event.record(&self.stream).map_err(failed("cuEventRecord"))
+    }
+
+    /// Milliseconds from one event to another, once both have passed.
+    pub(super) fn milliseconds(from: &CudaEvent, to: &CudaEvent) -> Result<f32, CudaError> {
+        from.elapsed_ms(to).map_err(failed("cuEventElapsedTime"))
     }
 
     /// The stream, for the libraries.

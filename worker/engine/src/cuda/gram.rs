@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use obsdiff_proto::SiteId;
 
@@ -10,6 +11,7 @@ use super::error::MemoryPhase;
 use super::kernels::Launch;
 use super::libraries::{Operand, ProductBatch, ProductSizes};
 use super::matrix::{CudaMatrix, NumberType};
+use super::stopwatch::Stopwatch;
 use super::sums::{CudaGram, DeviceSums, own};
 use super::verdicts::Verdicts;
 use super::{CudaDevice, CudaError};
@@ -56,6 +58,7 @@ pub struct CudaGrams {
     /// None while nothing has been observed since the last site was opened.
     verdicts: Option<Verdicts>,
     scratch: Scratch,
+    stopwatch: Stopwatch,
     /// Observations of the host, copied here.
     rows: Option<DeviceBuffer<u8>>,
     /// Observations of the GPU with features of constant 1.
@@ -65,8 +68,8 @@ pub struct CudaGrams {
 impl CudaGrams {
     /// No Grams yet.
     pub fn new(device: Arc<CudaDevice>) -> Self {
-        let (scratch, rows, padded) = (Scratch::default(), None, None);
-        Self { device, open: BTreeMap::new(), verdicts: None, scratch, rows, padded }
+        let (scratch, stopwatch) = (Scratch::default(), Stopwatch::default());
+        Self { device, open: BTreeMap::new(), verdicts: None, scratch, stopwatch, rows: None, padded: None }
     }
 
     fn insert(&mut self, site: SiteId, gram: &Gram, sums: DeviceSums) -> Result<(), GramError> {
@@ -102,10 +105,13 @@ impl GramSet for CudaGrams {
         self.insert(site, gram, sums)
     }
 
-    fn settle(&self) -> Result<(), (SiteId, GramError)> {
-        let Some(first) = self.open.keys().next() else { return Ok(()) };
-        let settled = self.settled().map_err(|error| (*first, error.into()))?;
-        self.open.keys().zip(settled).try_for_each(|(site, added)| added.map_err(|refused| (*site, refused)))
+    fn settle(&mut self) -> Result<Duration, (SiteId, GramError)> {
+        let Some(first) = self.open.keys().next() else { return Ok(Duration::ZERO) };
+        let failed = |error: CudaError| (*first, error.into());
+        for (site, added) in self.open.keys().zip(self.settled().map_err(failed)?) {
+            added.map_err(|refused| (*site, refused))?;
+        }
+        self.stopwatch.take().map_err(failed)
     }
 
     fn share(&self, site: SiteId) -> Result<Option<PlacedGram>, GramError> {
@@ -140,7 +146,9 @@ impl GramSet for CudaGrams {
         }
         let values = uploaded(self.device.driver(), &mut self.rows, rows)?;
         let observation = Observation { values, numbers: NumberType::F32, tokens, stride: gram.width };
-        self.scratch.observe(&self.device, gram, verdicts, observation, alpha)
+        self.stopwatch.begin(self.device.driver())?;
+        self.scratch.observe(&self.device, gram, verdicts, observation, alpha)?;
+        Ok(self.stopwatch.end(self.device.driver())?)
     }
 
     fn observe_in_place(&mut self, site: SiteId, rows: &Matrix, alpha: f64) -> Result<bool, GramError> {
@@ -155,6 +163,7 @@ impl GramSet for CudaGrams {
         if tokens == 0 {
             return Ok(true);
         }
+        self.stopwatch.begin(self.device.driver())?;
         let mut observation = Observation { values: rows.input(), numbers, tokens, stride: width };
         if width < gram.width {
             let (driver, stride) = (self.device.driver(), gram.width.next_multiple_of(ALIGNED));
@@ -173,6 +182,7 @@ impl GramSet for CudaGrams {
             observation = Observation { values: padded.input(), stride, ..observation };
         }
         self.scratch.observe(&self.device, gram, verdicts, observation, alpha)?;
+        self.stopwatch.end(self.device.driver())?;
         Ok(true)
     }
 

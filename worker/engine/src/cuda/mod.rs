@@ -53,6 +53,8 @@ pub(crate) mod shim;
 #[cfg(feature = "cuda")]
 mod solver;
 #[cfg(feature = "cuda")]
+mod stopwatch;
+#[cfg(feature = "cuda")]
 mod structured;
 #[cfg(feature = "cuda")]
 mod sums;

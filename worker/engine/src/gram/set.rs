@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use obsdiff_proto::SiteId;
 
@@ -27,10 +28,12 @@ pub trait GramSet: Send {
     /// Waits until all that was observed is added, and says of which site some could not be: nothing was added to that site from there on.
     /// A device finds out later than [`Self::observe`] returns. A set of which this or another function has said so is of no use any more.
     ///
+    /// Gives the time that a device has worked on observations since it was last asked, while nobody waited for it.
+    ///
     /// # Errors
     /// As [`Gram::observe`], and [`GramError::Device`].
-    fn settle(&self) -> Result<(), (SiteId, GramError)> {
-        Ok(())
+    fn settle(&mut self) -> Result<Duration, (SiteId, GramError)> {
+        Ok(Duration::ZERO)
     }
 
     /// A site's Gram as it is now, where its sums lie, once all work on it is done; none where it is not open. While it is held, what is

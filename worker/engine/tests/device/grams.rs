@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::thread;
+use std::time::Instant;
 
 use obsdiff_engine::gram::{Gram, GramError, GramSet, PlacedGram, column_energy};
 use obsdiff_proto::{Accumulate, SiteId};
@@ -191,6 +192,22 @@ fn sites_are_opened_between_observations() {
     }
     grams.settle().unwrap();
     assert!(*grams.share(SiteId(7)).unwrap().unwrap().to_host().unwrap() == wanted);
+}
+
+#[test]
+fn a_device_says_how_long_it_worked_on_observations() {
+    let device = device();
+    let mut grams = device.grams();
+    grams.open_empty(SITE, &Arc::new(Gram::new(200, Accumulate::Exact, 30))).unwrap();
+    for seed in 1..4 {
+        let begun = Instant::now();
+        grams.observe(SITE, &noise(seed, 300 * 200), 1.0).unwrap();
+        let worked = grams.settle().unwrap();
+        assert_eq!(worked.is_zero(), device.gpu().is_none());
+        assert!(worked <= begun.elapsed());
+        // Each is told of once.
+        assert!(grams.settle().unwrap().is_zero());
+    }
 }
 
 #[test]

@@ -5,6 +5,7 @@
 // is likelier to fail than on a GPU, and fails in the same way in each run.
 #pragma once
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <deque>
 #include <functional>
@@ -110,7 +111,14 @@ thread_local void* current_context = nullptr;
 // reach it.
 struct Mark {
     std::weak_ptr<Stream> stream;
+    // When it was, once it is.
+    std::chrono::steady_clock::time_point time;
     std::atomic<bool> reached{false};
+
+    void reach() {
+        time = std::chrono::steady_clock::now();
+        reached = true;
+    }
 
     bool is_reached() {
         if (reached) return true;
@@ -206,7 +214,7 @@ EXPORT int cuEventRecord(void* event, void* stream) {
     auto mark = std::make_shared<Mark>();
     mark->stream = of;
     static_cast<Event*>(event)->mark = mark;
-    of->add([mark] { mark->reached = true; });
+    of->add([mark] { mark->reach(); });
     return SUCCESS;
 }
 EXPORT int cuEventQuery(void* event) {
@@ -224,7 +232,10 @@ EXPORT int cuStreamWaitEvent(void* stream, void* event, unsigned) {
     if (auto mark = static_cast<Event*>(event)->mark) of->add([mark] { mark->wait(); });
     return SUCCESS;
 }
-EXPORT int cuEventElapsedTime_v2(float* milliseconds, void*, void*) {
-    *milliseconds = 0.0f;
+EXPORT int cuEventElapsedTime_v2(float* milliseconds, void* start, void* end) {
+    auto from = static_cast<Event*>(start)->mark, to = static_cast<Event*>(end)->mark;
+    if (from == nullptr || to == nullptr) return INVALID_VALUE;
+    if (!from->is_reached() || !to->is_reached()) return NOT_READY;
+    *milliseconds = std::chrono::duration<float, std::milli>(to->time - from->time).count();
     return SUCCESS;
 }
