@@ -21,10 +21,12 @@ const LIBRARIES: [(&str, [&str; 2]); 3] = [
     ("nvml.cpp", ["libnvidia-ml.so.1", "libnvidia-ml.so"]),
 ];
 
-/// Products and sums are rounded one by one, as nvcc does by `--fmad=false`. What some systems fortify by default refuses jumps between stacks.
-const FLAGS: [&str; 10] = [
+/// For this machine's processor: jobs wait for these libraries. Products and sums are rounded one by one, as nvcc does by `--fmad=false`, and are
+/// added in the order of the source. What some systems fortify by default refuses jumps between stacks.
+const FLAGS: [&str; 11] = [
     "-std=c++17",
-    "-O2",
+    "-O3",
+    "-march=native",
     "-fPIC",
     "-shared",
     "-fvisibility=hidden",
@@ -60,7 +62,7 @@ pub fn fake_cuda_with(nccl: FakeNccl) -> &'static Path {
 
 fn built(nccl: FakeNccl) -> PathBuf {
     let folders = ["fake", "kernels", "shim"].map(|folder| Path::new(ENGINE).join(folder));
-    let mut text = format!("{nccl:?} {FLAGS:?} {NCCL_FLAGS:?}");
+    let mut text = format!("{nccl:?} {FLAGS:?} {NCCL_FLAGS:?} {}", processor());
     for folder in folders.iter().map(PathBuf::as_path).chain([Path::new(NCCL)]) {
         let files = fs::read_dir(folder).unwrap();
         let mut files: Vec<PathBuf> = files.map(|file| file.unwrap().path()).collect();
@@ -99,6 +101,13 @@ fn built(nccl: FakeNccl) -> PathBuf {
     let renamed = fs::rename(new.path(), &folder);
     assert!(renamed.is_ok() || folder.exists(), "{renamed:?}");
     folder
+}
+
+/// The instructions of this machine's processor: another one may lack some that the libraries are compiled to.
+fn processor() -> String {
+    let known = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let line = known.lines().find(|line| line.starts_with("flags") || line.starts_with("Features"));
+    line.unwrap_or_default().to_owned()
 }
 
 /// Compiles a library to its file, whose name is the one that it is asked for by.

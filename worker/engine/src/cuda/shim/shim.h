@@ -9,7 +9,6 @@
 // nobody can go on. Shared memory holds a NaN pattern when a block begins, so that a kernel does not rely on zeros. It shows no races
 // between blocks other than by their order, and no limits of a device.
 #pragma once
-#include <setjmp.h>
 #include <sys/mman.h>
 #include <ucontext.h>
 
@@ -49,6 +48,9 @@ namespace shim {
 constexpr unsigned WARP = 32;
 constexpr unsigned MOST_THREADS = 1024;
 constexpr size_t STACK = 128 * 1024;
+// What the ends of stacks that follow each other are apart besides, and at most: at the same place of each, they would share a few lines of
+// the processor's caches, and every switch would miss them.
+constexpr size_t STAGGER = 9 * 64, MOST_STAGGER = STACK / 2;
 
 // Threads that wait for each other: a block or a warp.
 struct Group {
@@ -67,7 +69,7 @@ struct Thread {
     unsigned long long since = 0;
 #ifndef SHIM_REAL_THREADS
     ucontext_t first;
-    jmp_buf next;
+    void* next[5];
     bool begun = false, ended = false;
 #endif
 };
@@ -89,7 +91,7 @@ static std::condition_variable released;
 #else
 static Thread* current = nullptr;
 static ucontext_t unused;
-static jmp_buf scheduler;
+static void* scheduler[5];
 static char* stacks = nullptr;
 #endif
 
@@ -173,16 +175,20 @@ static void run_threads(unsigned count) {
 
 #else
 
-// Contexts switch to a fiber's stack once; from then on jumps do, which need no call of the system. Each is a function of its own, so that no
-// variable lives across a jump.
-__attribute__((noinline)) static void leave() {
-    if (_setjmp(current->next) == 0) _longjmp(scheduler, 1);
+// Contexts switch to a fiber's stack once; from then on jumps do, which need no call of the system, nor of the C library. Each is a function of
+// its own, of which callers assume nothing: no variable lives across a jump, and other fibers change what they like meanwhile.
+#define JUMPS __attribute__((noipa))
+
+[[noreturn]] JUMPS static void jump(void** to) { __builtin_longjmp(to, 1); }
+
+JUMPS static void leave() {
+    if (__builtin_setjmp(current->next) == 0) jump(scheduler);
 }
 
-__attribute__((noinline)) static void enter(Thread& thread) {
+JUMPS static void enter(Thread& thread) {
     current = &thread;
-    if (_setjmp(scheduler) != 0) return;
-    if (thread.begun) _longjmp(thread.next, 1);
+    if (__builtin_setjmp(scheduler) != 0) return;
+    if (thread.begun) jump(thread.next);
     thread.begun = true;
     swapcontext(&unused, &thread.first);
 }
@@ -229,7 +235,7 @@ static void run_threads(unsigned count) {
         if (threads[i].begun) continue;
         getcontext(&threads[i].first);
         threads[i].first.uc_stack.ss_sp = stacks + i * STACK;
-        threads[i].first.uc_stack.ss_size = STACK;
+        threads[i].first.uc_stack.ss_size = STACK - i * STAGGER % MOST_STAGGER;
         makecontext(&threads[i].first, fiber, 0);
     }
     while (living != 0) {
