@@ -5,47 +5,63 @@
 
 mod common;
 
-use common::{assets, job_file, run_job};
+use std::sync::LazyLock;
 
-/// Prompts, steps and refinement.
-type CalibrationEffort = [&'static str; 3];
+use common::{KeptGrams, assets};
 
-const UNREFINED: CalibrationEffort = ["calibration.count=100", "calibration.steps=25", "sparsity.refine=0"];
+/// Grams of so many prompts, of 25 steps each, with 32 prompts held out.
+fn grams(count: &str) -> KeptGrams {
+    let heldout = format!("evaluation.prompts={}", assets().join("shapes-heldout.txt").display());
+    KeptGrams::of(
+        &format!("quality-{count}"),
+        &[
+            &format!("calibration.count={count}"),
+            "calibration.steps=25",
+            "sparsity.method=obs",
+            "sparsity.allocation=uniform",
+            "sparsity.refine=0",
+            &heldout,
+            "evaluation.count=32",
+        ],
+    )
+}
 
-const REFINED: CalibrationEffort = ["calibration.count=25", "calibration.steps=25", "sparsity.refine=5"];
+/// By how many Grams, and how many steps of refinement.
+type CalibrationEffort = (LazyLock<KeptGrams>, &'static str);
+
+static UNREFINED: CalibrationEffort = (LazyLock::new(|| grams("100")), "sparsity.refine=0");
+
+static REFINED: CalibrationEffort = (LazyLock::new(|| grams("25")), "sparsity.refine=5");
 
 /// The error of the pipeline pruned by one method.
-fn error(method: &str, pattern: &str, effort: CalibrationEffort) -> f64 {
-    let folder = tempfile::tempdir().unwrap();
-    let file = job_file(folder.path(), &assets().join("shapes-prompts.txt"), "out");
+fn error(method: &str, pattern: &[&str], (grams, refine): &CalibrationEffort) -> f64 {
     let method = format!("sparsity.method={method}");
-    let heldout = format!("evaluation.prompts={}", assets().join("shapes-heldout.txt").display());
-    let sets = [pattern, &method, "sparsity.allocation=uniform", &heldout, "evaluation.count=32"];
-    let held_out = run_job(&file, &[&sets[..], &effort].concat()).unwrap().held_out.unwrap();
+    let sets = [pattern, &[&method[..], refine]].concat();
+    // The smallest weights are known without Grams.
+    let alone = method.ends_with("magnitude") && *refine == UNREFINED.1;
+    let held_out = if alone { grams.run(&sets) } else { grams.solve(&sets) }.held_out.unwrap();
     assert_eq!(held_out.per_prompt.len(), 32);
     held_out.relative
 }
 
-fn obs_beats_wanda_beats_magnitude(pattern: &str) {
+fn obs_beats_wanda_beats_magnitude(pattern: &[&str]) {
+    let name = pattern[0];
     let methods = ["obs", "wanda", "magnitude"];
-    let [obs, wanda, magnitude] = methods.map(|method| error(method, pattern, UNREFINED));
-    println!("{pattern}: obs {obs:.4}, wanda {wanda:.4}, magnitude {magnitude:.4}");
+    let [obs, wanda, magnitude] = methods.map(|method| error(method, pattern, &UNREFINED));
+    println!("{name}: obs {obs:.4}, wanda {wanda:.4}, magnitude {magnitude:.4}");
     assert!(0.0 < obs && obs < wanda && wanda < magnitude && magnitude < 1.0);
-    let refined = methods.map(|method| error(method, pattern, REFINED));
-    println!(
-        "{pattern}, refined: obs {:.4}, wanda {:.4}, magnitude {:.4}",
-        refined[0], refined[1], refined[2]
-    );
+    let refined = methods.map(|method| error(method, pattern, &REFINED));
+    println!("{name}, refined: obs {:.4}, wanda {:.4}, magnitude {:.4}", refined[0], refined[1], refined[2]);
     assert!(refined[0] < 0.9 * obs && refined[1] < 0.9 * wanda && refined[2] < 0.9 * magnitude);
     assert!(refined[0] < refined[1] && refined[1] < refined[2]);
 }
 
 #[test]
 fn half_of_the_weights_unstructured() {
-    obs_beats_wanda_beats_magnitude("sparsity.pattern=unstructured");
+    obs_beats_wanda_beats_magnitude(&["sparsity.pattern=unstructured", "sparsity.allocation=uniform"]);
 }
 
 #[test]
 fn two_of_four() {
-    obs_beats_wanda_beats_magnitude("sparsity.pattern=2:4");
+    obs_beats_wanda_beats_magnitude(&["sparsity.pattern=2:4", "sparsity.ratio="]);
 }

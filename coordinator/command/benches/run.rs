@@ -9,7 +9,7 @@ use criterion::{Criterion, criterion_group, criterion_main};
 use obsdiff::clock::monotonic;
 use obsdiff::job::JobFile;
 use obsdiff::progress::Progress;
-use obsdiff::run::{RUN_SPAN, RunContext, Summary, run};
+use obsdiff::run::{DenseSamples, RUN_SPAN, RunContext, Summary, run};
 use obsdiff::spans::Spans;
 use obsdiff_engine::device::ComputeDevice;
 use obsdiff_files::Disk;
@@ -45,6 +45,7 @@ fn prune(prompts: u32, steps: u32, spans: &Spans) -> Summary {
             progress: &progress,
             spans,
             disk: &disk,
+            dense: &DenseSamples::default(),
         },
     )
     .unwrap()

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex};
 use obsdiff::clock::monotonic;
 use obsdiff::job::JobFile;
 use obsdiff::progress::Progress;
-use obsdiff::run::{RUN_SPAN, RunContext, run};
+use obsdiff::run::{DenseSamples, RUN_SPAN, RunContext, run};
 use obsdiff::spans::Spans;
 use obsdiff_engine::device::ComputeDevice;
 use obsdiff_files::{Disk, Operation, OperationHook};
@@ -59,6 +59,7 @@ fn run_until(last: Option<usize>) -> Vec<Operation> {
             progress: &progress,
             spans: &spans,
             disk: &disk,
+            dense: &DenseSamples::default(),
         },
     )
     .unwrap();

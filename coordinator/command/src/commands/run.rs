@@ -17,7 +17,7 @@ use crate::cli::{PruningArgs, RunArgs, SolveArgs, TILDE};
 use crate::context::CommandContext;
 use crate::job::JobFile;
 use crate::kubeflow::{TrainerServer, outlook_source};
-use crate::run::RunContext;
+use crate::run::{DenseSamples, RunContext};
 use crate::signals::Answer;
 use crate::traces::{RunningTrace, TraceSettings};
 use crate::{Error, Result};
@@ -135,6 +135,7 @@ fn prune(job: &JobFile, args: &PruningArgs, context: &mut CommandContext<'_>) ->
         progress: &progress,
         spans: &context.spans,
         disk: &context.disk,
+        dense: &DenseSamples::default(),
         device: &device,
         outlook: outlook.as_ref(),
         traces: traces.as_ref().map(|traces| (traces, &running_trace)),

@@ -7,7 +7,7 @@ use obsdiff_proto::Pattern;
 use super::run::open_device;
 use crate::cli::{SweepArgs, TILDE};
 use crate::context::CommandContext;
-use crate::run::RunContext;
+use crate::run::{DenseSamples, RunContext};
 use crate::signals::Answer;
 use crate::sweep::{self, Point, SweepFolder};
 use crate::{Error, Result};
@@ -52,6 +52,7 @@ pub(super) fn sweep(args: &SweepArgs, context: &mut CommandContext<'_>) -> Resul
             progress: &progress,
             spans: &context.spans,
             disk: &context.disk,
+            dense: &DenseSamples::default(),
         };
         sweep::measure(&mut points, &process)?;
     }

@@ -2,6 +2,7 @@
 
 mod baseline;
 mod course;
+mod dense;
 mod display;
 mod finished;
 mod grams;
@@ -42,6 +43,7 @@ use crate::traces::{RunningTrace, TraceSettings};
 use crate::{Error, Result};
 
 pub(crate) use course::recorded;
+pub use dense::DenseSamples;
 pub use display::{Display, PhaseDisplay};
 pub(crate) use finished::already_done;
 pub(crate) use grams::{check_kept, claim as claim_grams};
@@ -75,6 +77,8 @@ pub struct RunContext<'a> {
     pub device: &'a ComputeDevice,
     /// Where it is shown how far the job is, if somebody wants to know.
     pub outlook: Option<&'a watch::Sender<Outlook>>,
+    /// What the dense model made of the held-out prompts of the last run.
+    pub dense: &'a DenseSamples,
     /// Where traces of the job go, if anywhere, and what ends them where the process is stopped.
     pub traces: Option<(&'a TraceSettings, &'a RunningTrace)>,
 }
@@ -229,7 +233,9 @@ fn prune(
         preparation::load(&job.spec, inputs.described.model(), &inputs.weights, conditionings)?;
     model.move_blocks(device);
     let batched = (inputs, job.spec.calibration.shard_size);
-    let dense = held_out::denoised(&*model, &trajectories, batched, "sample the source", progress)?;
+    let dense = process.dense.of((job, inputs, device.hardware()), || {
+        held_out::denoised(&*model, &trajectories, batched, "sample the source", progress)
+    })?;
     // The workers' threads account for their time themselves.
     drop(running);
     let grams = grams::open(job, inputs, state.runtime().handle())?;
