@@ -242,10 +242,10 @@ fn conditionings(folder: &Path) -> Vec<PathBuf> {
     files
 }
 
-/// Held-out prompts are encoded, too, though only `run` compares by them: enough of them that encoding takes a while.
+/// Held-out prompts are encoded, too: enough of them that encoding takes a while. What is denoised by them has few steps.
 #[test]
 fn another_worker_encodes_where_the_first_is_killed_at_it() {
-    let folder = setting(16);
+    let folder = setting(2);
     let job = folder.path().join("job.toml");
     let words =
         fs::read_to_string(&job).unwrap().replace("[evaluation]\ncount = 0", "[evaluation]\ncount = 300");
@@ -264,7 +264,7 @@ fn another_worker_encodes_where_the_first_is_killed_at_it() {
         assert!(worker.end().success());
     }
     assert!(coordinator.process.end().success());
-    assert!(result(folder.path())[0] == undisturbed(16)[0], "the weights differ");
+    assert!(result(folder.path())[0] == undisturbed(2)[0], "the weights differ");
 }
 
 #[test]
