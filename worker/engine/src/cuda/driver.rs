@@ -147,7 +147,7 @@ impl CudaDriver {
         let mut functions = BTreeMap::new();
         for (ptx, kernels) in MODULES {
             let module = context.load_module(Ptx::from_src(*ptx)).map_err(failed("cuModuleLoadData"))?;
-            for (kernel, _) in *kernels {
+            for kernel in kernels.iter().flat_map(|(names, _)| *names) {
                 functions
                     .insert(*kernel, module.load_function(kernel).map_err(failed("cuModuleGetFunction"))?);
             }

@@ -130,64 +130,68 @@ impl KernelParameter for usize {
     }
 }
 
-/// What of a module is launched: its PTX, and its kernels with what PTX calls their arguments' types.
-type Module = (&'static str, &'static [(&'static str, &'static [&'static str])]);
+/// What of a module is launched: its PTX, and the names of kernels that take the same arguments, with what PTX calls their types.
+type Module = (&'static str, &'static [(&'static [&'static str], &'static [&'static str])]);
 
-/// Declares kernels by module, each as a method of [`CudaDriver`] that launches it. Those under `each type` come for each type of
-/// numbers, which their method gets as an argument; matrices of that type are bytes to it.
+/// The methods of [`CudaDriver`] that launch kernels of the same arguments; under `each type` one that gets the type of numbers.
+macro_rules! launchers {
+    ($file:literal, [$($name:ident),+], $arguments:tt) => {
+        $(launchers!($file, $name, $arguments);)+
+    };
+    ($file:literal, $name:ident, ($($argument:ident: $type:ty),*)) => {
+        #[doc = concat!("`", stringify!($name), "` of `kernels/", $file, ".cu`.")]
+        pub(super) fn $name(&self, launch: Launch, $($argument: $type),*) -> Result<(), CudaError> {
+            self.launch(stringify!($name), launch, &[$(KernelParameter::argument($argument)),*])
+        }
+    };
+    (each type, $file:literal, $name:ident, ($($argument:ident: $type:ty),*)) => {
+        #[doc = concat!("`", stringify!($name), "` of `kernels/", $file, ".cu`, for a type of numbers.")]
+        pub(super) fn $name(&self, of: NumberType, launch: Launch, $($argument: $type),*) -> Result<(), CudaError> {
+            let kernel = match of {
+                NumberType::F32 => concat!(stringify!($name), "_f32"),
+                NumberType::Bf16 => concat!(stringify!($name), "_bf16"),
+                NumberType::F16 => concat!(stringify!($name), "_f16"),
+            };
+            self.launch(kernel, launch, &[$(KernelParameter::argument($argument)),*])
+        }
+    };
+}
+
+/// Declares kernels by module, each as a method of [`CudaDriver`] that launches it; those that take the same arguments stand before them
+/// together. Those under `each type` come for each type of numbers, which their method gets as an argument; matrices of that type are bytes
+/// to it.
 macro_rules! kernels {
     ($($file:literal {
-        $($name:ident($($argument:ident: $type:ty),* $(,)?);)*
+        $($($name:ident),+ ($($argument:ident: $type:ty),* $(,)?);)*
         $([each type] { $($any:ident($($any_argument:ident: $any_type:ty),* $(,)?);)* })?
     })*) => {
         /// All modules.
         pub(super) const MODULES: &[Module] = &[$((
             include_str!(concat!("ptx/", $file, ".ptx")),
             &[
-                $((stringify!($name), &[$(<$type as KernelParameter>::PTX),*]),)*
-                $($(
-                    (concat!(stringify!($any), "_f32"), &[$(<$any_type as KernelParameter>::PTX),*]),
-                    (concat!(stringify!($any), "_bf16"), &[$(<$any_type as KernelParameter>::PTX),*]),
-                    (concat!(stringify!($any), "_f16"), &[$(<$any_type as KernelParameter>::PTX),*]),
-                )*)?
+                $((&[$(stringify!($name)),+], &[$(<$type as KernelParameter>::PTX),*]),)*
+                $($((
+                    &[
+                        concat!(stringify!($any), "_f32"),
+                        concat!(stringify!($any), "_bf16"),
+                        concat!(stringify!($any), "_f16"),
+                    ],
+                    &[$(<$any_type as KernelParameter>::PTX),*],
+                ),)*)?
             ],
         ),)*];
 
         #[allow(clippy::too_many_arguments)]
-        impl CudaDriver {$($($(
-            #[doc = concat!("`", stringify!($any), "` of `kernels/", $file, ".cu`, for a type of numbers.")]
-            pub(super) fn $any(&self, of: NumberType, launch: Launch, $($any_argument: $any_type),*) -> Result<(), CudaError> {
-                let kernel = match of {
-                    NumberType::F32 => concat!(stringify!($any), "_f32"),
-                    NumberType::Bf16 => concat!(stringify!($any), "_bf16"),
-                    NumberType::F16 => concat!(stringify!($any), "_f16"),
-                };
-                self.launch(kernel, launch, &[$(KernelParameter::argument($any_argument)),*])
-            }
-        )*)?)*}
-
-        #[allow(clippy::too_many_arguments)]
-        impl CudaDriver {$($(
-            #[doc = concat!("`", stringify!($name), "` of `kernels/", $file, ".cu`.")]
-            pub(super) fn $name(&self, launch: Launch, $($argument: $type),*) -> Result<(), CudaError> {
-                self.launch(stringify!($name), launch, &[$(KernelParameter::argument($argument)),*])
-            }
-        )*)*}
+        impl CudaDriver {$(
+            $(launchers!($file, [$($name),+], ($($argument: $type),*));)*
+            $($(launchers!(each type, $file, $any, ($($any_argument: $any_type),*));)*)?
+        )*}
     };
 }
 
 kernels! {
     "attention" {
-        attend_64_bf16(
-            queries: In<'_, u8>, keys: In<'_, u8>, values: In<'_, u8>, rows: usize, count: usize, width: usize, scale: f32, out: Out<'_, u8>,
-        );
-        attend_64_f16(
-            queries: In<'_, u8>, keys: In<'_, u8>, values: In<'_, u8>, rows: usize, count: usize, width: usize, scale: f32, out: Out<'_, u8>,
-        );
-        attend_128_bf16(
-            queries: In<'_, u8>, keys: In<'_, u8>, values: In<'_, u8>, rows: usize, count: usize, width: usize, scale: f32, out: Out<'_, u8>,
-        );
-        attend_128_f16(
+        attend_64_bf16, attend_64_f16, attend_128_bf16, attend_128_f16(
             queries: In<'_, u8>, keys: In<'_, u8>, values: In<'_, u8>, rows: usize, count: usize, width: usize, scale: f32, out: Out<'_, u8>,
         );
     }
@@ -368,8 +372,10 @@ mod tests {
     #[test]
     fn every_kernel_takes_the_arguments_that_its_ptx_declares() {
         for (ptx, kernels) in MODULES {
-            for (kernel, types) in *kernels {
-                assert_eq!(declared(ptx, kernel), *types, "{kernel}");
+            for (names, types) in *kernels {
+                for kernel in *names {
+                    assert_eq!(declared(ptx, kernel), *types, "{kernel}");
+                }
             }
         }
     }
