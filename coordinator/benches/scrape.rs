@@ -104,6 +104,8 @@ fn join(handle: &Handle, instance: u32) {
         peak_memory: Some(70 << 30),
         planned_memory: Some(80 << 30),
         gpu_memory: None,
+        opening_excess: None,
+        solving_excess: None,
         pruned: PrunedSoFar {
             linears: 300,
             weights: 8 << 30,

@@ -159,6 +159,7 @@ impl<'a> CoreDriver<'a> {
                     downlink.welcome(worker);
                 }
                 self.sessions.insert(worker, downlink);
+                self.history.joined(worker, hello.instance);
                 self.observer.joined(worker, &hello);
                 self.step(Input::Joined { worker, hello });
             }
@@ -169,7 +170,7 @@ impl<'a> CoreDriver<'a> {
                         self.rendezvous.leave(*worker);
                     }
                     Input::Reported { worker, status } => {
-                        self.history.reported(*worker, &status.measures);
+                        self.history.reported((self.clock)(), *worker, &status.measures);
                         self.observer.reported(*worker, status);
                     }
                     _ => {}

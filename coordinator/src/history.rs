@@ -1,7 +1,7 @@
 //! What happened in a job so far: how long each phase took, who took part and who left, and the last events. The page shows it while the job
 //! runs, and its [`MeasuredCourse`] goes into the record of the output.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use obsdiff_core::{Core, Event};
@@ -52,6 +52,10 @@ pub(crate) struct History {
     blocks: BTreeMap<String, PrunedBlock>,
     /// Of connected workers.
     memory: BTreeMap<WorkerId, WorkerMemory>,
+    /// The processes of connected workers.
+    processes: BTreeMap<WorkerId, u128>,
+    /// What took more memory than planned, of each process once.
+    excesses: BTreeSet<(u128, &'static str)>,
     workers_left: VecDeque<WorkerLeft>,
     events: VecDeque<PastEvent>,
 }
@@ -85,6 +89,11 @@ impl History {
         self.open = Some(open);
     }
 
+    /// Takes in that a worker joined, which is this process.
+    pub(crate) fn joined(&mut self, worker: WorkerId, process: u128) {
+        self.processes.insert(worker, process);
+    }
+
     /// Takes in what happened.
     pub(crate) fn event(&mut self, now: Duration, event: &Event) {
         let past = PastEvent { at: now, fault: event.is_fault(), words: event.to_string() };
@@ -95,6 +104,7 @@ impl History {
             }
             Event::Left { worker, why, .. } => {
                 self.memory.remove(worker);
+                self.processes.remove(worker);
                 keep(&mut self.workers_left, LEFT, WorkerLeft { worker: *worker, at: now, why: why.clone() });
                 // Workers leave once the job is over.
                 self.course.workers_lost += usize::from(!self.over);
@@ -103,7 +113,13 @@ impl History {
             Event::Formed { .. } => self.formed(),
             _ => {}
         }
-        if (past.fault || matches!(event, Event::Left { .. })) && !self.over {
+        let counts = past.fault || matches!(event, Event::Left { .. });
+        self.add(past, counts);
+    }
+
+    /// Adds what happened to the last events, and to what went wrong before the job was over if it counts as that.
+    fn add(&mut self, past: PastEvent, counts: bool) {
+        if counts && !self.over {
             if self.course.faults.len() < MOST_FAULTS {
                 self.course.faults.push(past.clone());
             } else {
@@ -113,8 +129,19 @@ impl History {
         keep(&mut self.events, EVENTS, past);
     }
 
-    /// Takes in what a worker measured.
-    pub(crate) fn reported(&mut self, worker: WorkerId, measures: &Measures) {
+    /// Takes in what a worker measured. What took more memory than plans count is an event.
+    pub(crate) fn reported(&mut self, now: Duration, worker: WorkerId, measures: &Measures) {
+        let excesses = [
+            ("opening its GPU took", measures.opening_excess),
+            ("a factorisation on its GPU works in", measures.solving_excess),
+        ];
+        for (what, excess) in excesses {
+            let (Some(excess), Some(process)) = (excess, self.processes.get(&worker)) else { continue };
+            if self.excesses.insert((*process, what)) {
+                let words = format!("worker {worker}: {what} {excess}");
+                self.add(PastEvent { at: now, fault: true, words }, true);
+            }
+        }
         if let Some(memory) = self.memory.get_mut(&worker) {
             memory.peak = measures.peak_memory.or(memory.peak);
             memory.planned = measures.planned_memory.or(memory.planned);

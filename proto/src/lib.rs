@@ -37,7 +37,7 @@ pub use job::{
     Preset, ProbeSpec, SparsityRule, SparsitySpec, Weighting, WorkersSpec,
 };
 pub use lock::lock;
-pub use measures::{GpuMemory, Measures, PrunedSoFar};
+pub use measures::{GpuMemory, Measures, MemoryExcess, PrunedSoFar};
 pub use pattern::{Pattern, PatternError, Target};
 pub use plan::{Budget, LinearTarget, Package, Plan, Shard};
 pub use size::{ByteSize, ByteSizeError};

@@ -1,8 +1,11 @@
 //! What a worker measures of its own work, for those who watch the job.
 
+use std::fmt;
 use std::time::Duration;
 
 use serde::Serialize;
+
+use crate::ByteSize;
 
 /// What a worker has done since its process started, and what that takes. The coordinator decides nothing by it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -23,6 +26,10 @@ pub struct Measures {
     pub planned_memory: Option<u64>,
     /// The memory of its GPU when it last looked; none where it has no GPU.
     pub gpu_memory: Option<GpuMemory>,
+    /// Where opening its GPU took more of that memory than plans count.
+    pub opening_excess: Option<MemoryExcess>,
+    /// Where a factorisation by its GPU's library worked in more of that memory than plans count.
+    pub solving_excess: Option<MemoryExcess>,
     /// What the packages that it has applied have become.
     pub pruned: PrunedSoFar,
 }
@@ -36,6 +43,21 @@ pub struct GpuMemory {
     /// All of it.
     #[serde(rename = "total_bytes")]
     pub total: u64,
+}
+
+/// Memory of a GPU that was taken beyond what plans count, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MemoryExcess {
+    /// What was taken.
+    pub taken: u64,
+    /// What plans count for it.
+    pub planned: u64,
+}
+
+impl fmt::Display for MemoryExcess {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} of its memory, but plans count {}", ByteSize(self.taken), ByteSize(self.planned))
+    }
 }
 
 /// What a job's finished packages have become.

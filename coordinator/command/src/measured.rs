@@ -82,6 +82,8 @@ impl WorkerMeasurements {
             peak_memory: peak_resident().map(|peak| peak.0),
             planned_memory: self.job.get().map(|job| job.planned_memory),
             gpu_memory: *lock(&self.gpu_memory),
+            opening_excess: self.device.opening_excess(),
+            solving_excess: self.device.solving_excess(),
             pruned: *lock(&self.pruned),
         }
     }

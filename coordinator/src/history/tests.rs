@@ -1,4 +1,4 @@
-use obsdiff_proto::{Epoch, GpuMemory};
+use obsdiff_proto::{Epoch, GpuMemory, MemoryExcess};
 
 use super::*;
 
@@ -74,7 +74,7 @@ fn only_connected_workers_show_memory() {
     let says = |history: &mut History, worker, used| {
         let gpu_memory = Some(GpuMemory { used, total: 100 });
         let measures = Measures { peak_memory: Some(7), gpu_memory, ..Measures::default() };
-        history.reported(WorkerId(worker), &measures);
+        history.reported(at(0), WorkerId(worker), &measures);
     };
     history.event(at(0), &Event::Preparing { worker: WorkerId(1) });
     history.event(at(0), &Event::Joined { worker: WorkerId(2), kept: 0 });
@@ -82,7 +82,7 @@ fn only_connected_workers_show_memory() {
     says(&mut history, 2, 20);
     says(&mut history, 3, 30);
     // A worker that sends nothing for a moment is not forgotten.
-    history.reported(WorkerId(2), &Measures::default());
+    history.reported(at(0), WorkerId(2), &Measures::default());
     let memory = |worker, used| WorkerMemory {
         worker: WorkerId(worker),
         peak: Some(7),
@@ -93,6 +93,41 @@ fn only_connected_workers_show_memory() {
     history.event(at(1), &left(1, "gone"));
     says(&mut history, 1, 10);
     assert_eq!(history.memory.values().copied().collect::<Vec<_>>(), [memory(2, 20)]);
+}
+
+#[test]
+fn memory_beyond_the_plan_is_a_fault_of_each_process_once() {
+    let mut history = History::default();
+    let excess = |taken| Some(MemoryExcess { taken, planned: 1 << 20 });
+    let says = |history: &mut History, second, worker, opening_excess, solving_excess| {
+        let measures = Measures { opening_excess, solving_excess, ..Measures::default() };
+        history.reported(at(second), WorkerId(worker), &measures);
+    };
+    history.joined(WorkerId(1), 7);
+    history.joined(WorkerId(2), 8);
+    says(&mut history, 3, 1, excess(3 << 20), None);
+    says(&mut history, 4, 1, excess(4 << 20), excess(5 << 20));
+    says(&mut history, 5, 2, excess(3 << 20), None);
+    // The first one comes back, and one that nobody knows says something.
+    history.event(at(6), &left(1, "gone"));
+    history.joined(WorkerId(3), 7);
+    says(&mut history, 7, 3, excess(3 << 20), excess(5 << 20));
+    says(&mut history, 8, 9, excess(3 << 20), None);
+    let faults = &history.course().faults;
+    let opened = |worker| {
+        format!("worker {worker}: opening its GPU took 3.0 MiB of its memory, but plans count 1.0 MiB")
+    };
+    let words: Vec<_> = faults.iter().map(|fault| (fault.at, fault.fault, fault.words.clone())).collect();
+    let solved =
+        "worker 1: a factorisation on its GPU works in 5.0 MiB of its memory, but plans count 1.0 MiB";
+    assert_eq!(words[..2], [(at(3), true, opened(1)), (at(4), true, solved.to_owned())]);
+    assert_eq!(words[2], (at(5), true, opened(2)));
+    assert!(words.len() == 4 && words[3].2.starts_with("worker 1 left (gone)"), "{words:?}");
+    assert_eq!(history.events.len(), 4);
+    // Once the job is over nothing goes wrong with it any more.
+    history.stand(at(9), None, Phase::Over, 0);
+    says(&mut history, 9, 2, None, excess(5 << 20));
+    assert_eq!(history.course().faults.len(), 4);
 }
 
 #[test]

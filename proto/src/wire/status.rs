@@ -9,7 +9,7 @@ use super::{LONGEST_RECEIPT, MOST_SHARDS, MOST_SITES, Result, WireError, v1};
 use crate::message::{
     Encoding, Exponents, Fault, GroupStage, GroupStatus, PartId, Receipt, Solved, Status, Sums, Trouble,
 };
-use crate::{Epoch, GpuMemory, Measures, PrunedSoFar};
+use crate::{Epoch, GpuMemory, Measures, MemoryExcess, PrunedSoFar};
 
 message! {
     Status = v1::Status {
@@ -37,6 +37,8 @@ message! {
         prompt_steps,
         reduced_bytes,
         gpu_memory: Maybe(Nested),
+        opening_excess: Maybe(Nested),
+        solving_excess: Maybe(Nested),
         pruned: UnlessDefault(Nested);
         renamed
         forward = forward_nanos: Nanos,
@@ -52,6 +54,8 @@ message! {
 }
 
 message! { GpuMemory = v1::GpuMemory {; renamed used = used_bytes, total = total_bytes } }
+
+message! { MemoryExcess = v1::MemoryExcess {; renamed taken = taken_bytes, planned = planned_bytes } }
 
 message! { Sums = v1::Sums { tally, package, spoiled; renamed held = held_runs: Runs } }
 

@@ -2,6 +2,7 @@
 
 mod details;
 mod job;
+mod measures;
 
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -15,15 +16,17 @@ use obsdiff_proto::message::{
 use obsdiff_proto::session::{Briefing, CoordinatorEvent, Dismissed, Reason, Welcome, WorkerEvent};
 use obsdiff_proto::view::{Activity, Ending, JobReport, JobRequest, Phase, View, WatchMessage, WorkerView};
 use obsdiff_proto::{
-    Allocation, CalibrationSpec, Digest, Effort, Epoch, EvaluationSpec, GpuMemory, HeadScore, HessianSpec,
-    InputDigest, Inventory, JobSpec, Linear, LinearId, LinearTarget, Measures, Method, ModelSpec,
-    OutputLayout, OutputSpec, Package, PackageId, PackagesSpec, Pattern, Plan, ProbeSpec, PrunedSoFar, Shard,
-    ShardId, Site, SiteId, SparsitySpec, Stream, StreamId, Target, Unit, WorkerId, WorkersSpec,
+    Allocation, CalibrationSpec, Digest, Effort, Epoch, EvaluationSpec, HeadScore, HessianSpec, InputDigest,
+    Inventory, JobSpec, Linear, LinearId, LinearTarget, Method, ModelSpec, OutputLayout, OutputSpec, Package,
+    PackageId, PackagesSpec, Pattern, Plan, ProbeSpec, Shard, ShardId, Site, SiteId, SparsitySpec, Stream,
+    StreamId, Target, Unit, WorkerId, WorkersSpec,
 };
 use proptest::collection::{btree_map, btree_set, vec};
 use proptest::option;
 use proptest::prelude::*;
 use proptest::sample::select;
+
+use measures::measures;
 
 /// Small numbers that often meet each other, and any number.
 fn number() -> impl Strategy<Value = u64> {
@@ -199,31 +202,6 @@ pub(crate) fn status() -> impl Strategy<Value = Status> {
                 preparing,
                 encoding,
                 measures,
-            }
-        },
-    )
-}
-
-fn gpu_memory() -> impl Strategy<Value = GpuMemory> {
-    any::<[u64; 2]>().prop_map(|[used, total]| GpuMemory { used, total })
-}
-
-fn measures() -> impl Strategy<Value = Measures> {
-    let memory = || option::of(any::<u64>());
-    (any::<[u64; 5]>(), [memory(), memory()], option::of(gpu_memory()), any::<[u64; 6]>()).prop_map(
-        |([prompt_steps, forward, gram, solve, reduced_bytes], memory, gpu_memory, pruned)| {
-            let [peak_memory, planned_memory] = memory;
-            let [linears, weights, zeros, raised, measured, error_billionths] = pruned;
-            Measures {
-                prompt_steps,
-                forward: Duration::from_nanos(forward),
-                gram: Duration::from_nanos(gram),
-                solve: Duration::from_nanos(solve),
-                reduced_bytes,
-                peak_memory,
-                planned_memory,
-                gpu_memory,
-                pruned: PrunedSoFar { linears, weights, zeros, raised, measured, error_billionths },
             }
         },
     )

@@ -12,7 +12,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use candle_core::Tensor;
-use obsdiff_proto::Accumulate;
+use obsdiff_proto::{Accumulate, MemoryExcess};
 use thiserror::Error;
 
 use crate::Result;
@@ -20,6 +20,8 @@ use crate::Result;
 use crate::cuda::{
     CudaDevice, CudaError, CudaGram, CudaGrams, CudaMatrix, CudaSolver, CudaStructured, SymmetricSquare,
 };
+#[cfg(feature = "cuda")]
+use crate::device::memory::opened_bytes;
 use crate::device::numbers::DeviceNumbers;
 #[cfg(feature = "cuda")]
 use crate::device::transfers::TransferKind;
@@ -281,12 +283,24 @@ impl ComputeDevice {
         }
     }
 
-    /// Bytes of its own memory that were taken while it was opened, where that is known.
-    pub fn opening_bytes(&self) -> Option<u64> {
+    /// What of its own memory was taken while it was opened, where that is known to be more than plans count.
+    pub fn opening_excess(&self) -> Option<MemoryExcess> {
         match self {
             Self::Cpu => None,
             #[cfg(feature = "cuda")]
-            Self::Cuda(device) => device.opening_bytes(),
+            Self::Cuda(device) => {
+                let excess = MemoryExcess { taken: device.opening_bytes()?, planned: opened_bytes() };
+                (excess.taken > excess.planned).then_some(excess)
+            }
+        }
+    }
+
+    /// What of its own memory a factorisation worked in, where that was found to be more than plans count.
+    pub fn solving_excess(&self) -> Option<MemoryExcess> {
+        match self {
+            Self::Cpu => None,
+            #[cfg(feature = "cuda")]
+            Self::Cuda(device) => device.solving_excess(),
         }
     }
 

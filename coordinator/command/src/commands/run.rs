@@ -5,10 +5,8 @@ use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex};
 
 use obsdiff_coordinator::{Outlook, Port};
-use obsdiff_engine::device::memory::opened_bytes;
 use obsdiff_engine::device::{ComputeDevice, DeviceName};
 use obsdiff_files::starts_with_tilde;
-use obsdiff_proto::ByteSize;
 use tokio::sync::watch;
 
 use super::coordinator::with_workers;
@@ -50,11 +48,8 @@ pub(super) fn solve(args: &SolveArgs, context: &mut CommandContext<'_>) -> Resul
 pub(super) fn open_device(name: DeviceName) -> Result<ComputeDevice> {
     let device = ComputeDevice::open(name)
         .map_err(|problem| Error::key("--device", format!("cannot be {name}: {problem}")))?;
-    let planned = ByteSize(opened_bytes());
-    if let Some(taken) = device.opening_bytes().map(ByteSize).filter(|taken| *taken > planned) {
-        tracing::warn!(
-            "opening {name} took {taken} of its memory, but plans count {planned}: leave so much more free than they predict"
-        );
+    if let Some(excess) = device.opening_excess() {
+        tracing::warn!("opening {name} took {excess}: leave so much more free than they predict");
     }
     Ok(device)
 }

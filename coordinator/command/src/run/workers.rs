@@ -10,6 +10,7 @@ use obsdiff_coordinator::clock::Clock;
 use obsdiff_coordinator::{CoreDriver, JobState, MeasuredCourse, Outlook};
 use obsdiff_core::Outcome;
 use obsdiff_engine::model::DiffusionModel;
+use obsdiff_proto::Measures;
 use obsdiff_worker::collective::Local;
 use obsdiff_worker::device::{
     GroupTimeouts, JobPartStore, Machine, PartStoreError, PruningEngine, WorkError, WorkerState, follow,
@@ -53,7 +54,14 @@ pub(super) fn run_workers<'a>(
     let worker_states: Vec<_> = (1..=workers.max(1) as u128)
         .map(|instance| {
             let machine = Machine { instance, speed: 1000, hardware: work.device.hardware() };
-            WorkerState::new(machine, transport.clone(), GroupTimeouts::default())
+            let worker_state = WorkerState::new(machine, transport.clone(), GroupTimeouts::default());
+            let device = work.device.clone();
+            worker_state.measure_by(Box::new(move || Measures {
+                opening_excess: device.opening_excess(),
+                solving_excess: device.solving_excess(),
+                ..Measures::default()
+            }));
+            worker_state
         })
         .collect();
     let device = |worker_state: &Arc<WorkerState>, model| {

@@ -250,8 +250,9 @@ fn a_gpu_that_takes_more_than_plans_count_is_reported_in_a_line() {
     };
     let lines = |said: &str, words: &str| said.lines().filter(|line| line.contains(words)).count();
     let words = ["opening cuda:0 took ", "cuSOLVER works in "];
-    // A context of 480 MiB with cuBLAS's workspace of 32 MiB is within what plans count.
-    let said = run("within", &[("FAKE_CUDA_CONTEXT", "503316480")]);
+    // A context of 512 MiB with cuBLAS's workspace of 32 MiB is what plans count, and any matrix may take 4 MiB.
+    let faults = [("FAKE_CUDA_CONTEXT", "536870912"), ("FAKE_CUSOLVER_WORKSPACE", "1048576")];
+    let said = run("within", &faults);
     assert_eq!(words.map(|words| lines(&said, words)), [0, 0], "{said}");
     let faults = [("FAKE_CUDA_CONTEXT", "734003200"), ("FAKE_CUSOLVER_WORKSPACE", "4194304")];
     let said = run("more", &faults);
@@ -264,8 +265,21 @@ fn a_gpu_that_takes_more_than_plans_count_is_reported_in_a_line() {
         said.contains("cuSOLVER works in 16.0 MiB for a matrix of 128 x 128, but plans count 128.0 KiB: "),
         "{said}"
     );
-    // What is said of memory does not change the result.
+    // What is said of memory does not change the result. The record and the report say it, too.
     assert!(weights(folder.path(), "within") == weights(folder.path(), "more"));
+    let recorded = [
+        "worker 1: opening its GPU took 732.0 MiB of its memory, but plans count 544.0 MiB",
+        "worker 1: a factorisation on its GPU works in 16.0 MiB of its memory, but plans count 128.0 KiB",
+    ];
+    let faults = |output: &str| {
+        let record = fs::read_to_string(folder.path().join(output).join("pruning.json")).unwrap();
+        let record: Value = serde_json::from_str(&record).unwrap();
+        let faults = record["measured"]["course"]["faults"].as_array().cloned().unwrap_or_default();
+        faults.iter().map(|fault| fault["what"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!((faults("within"), faults("more")), (vec![], recorded.map(str::to_owned).to_vec()));
+    let report = fs::read_to_string(folder.path().join("more/report.html")).unwrap();
+    assert!(recorded.iter().all(|words| report.contains(words)), "{report}");
 }
 
 #[cfg(feature = "cuda")]

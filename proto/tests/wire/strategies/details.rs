@@ -7,7 +7,8 @@ use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
 
-use super::{gpu_memory, phase, small, time, words, worker};
+use super::measures::gpu_memory;
+use super::{phase, small, time, words, worker};
 
 fn grid() -> impl Strategy<Value = Grid> {
     (small(), vec((any::<u32>(), any::<u32>()), 0..5)).prop_map(|(group_size, counts)| {

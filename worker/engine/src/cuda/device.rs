@@ -1,5 +1,7 @@
 //! A GPU that is ready to work.
 
+use obsdiff_proto::MemoryExcess;
+
 use super::CudaError;
 use super::driver::CudaDriver;
 use super::error::MemoryPhase;
@@ -107,6 +109,11 @@ impl CudaDevice {
     /// Bytes of its memory that were taken while it was opened, by whomever; none where NVML does not say.
     pub(crate) const fn opening_bytes(&self) -> Option<u64> {
         self.opening
+    }
+
+    /// Where cuSOLVER was found to work in more of its memory than plans count.
+    pub(crate) fn solving_excess(&self) -> Option<MemoryExcess> {
+        self.libraries.excess()
     }
 
     /// Its memory.

@@ -3,12 +3,11 @@
 
 use std::ffi::c_void;
 use std::ptr::{from_ref, null_mut};
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, OnceLock};
 
 use cudarc::cublas::sys as blas;
 use cudarc::cusolver::sys as solver;
-use obsdiff_proto::{ByteSize, lock};
+use obsdiff_proto::{ByteSize, MemoryExcess, lock};
 
 use super::CudaError;
 use super::driver::{CudaDriver, DeviceBuffer, In, Out};
@@ -73,8 +72,8 @@ pub(super) struct Libraries {
     handles: Mutex<Handles>,
     /// Of cuBLAS, as it says it: 130000 for 13.0.
     version: i32,
-    /// Whether cuSOLVER was found to work in more memory than plans count.
-    has_warned: AtomicBool,
+    /// Where cuSOLVER was first found to work in more memory than plans count.
+    excess: OnceLock<MemoryExcess>,
     /// Of cuBLAS, which uses it as long as its handle lives.
     _workspace: DeviceBuffer<u8>,
 }
@@ -138,8 +137,7 @@ impl Libraries {
             let mode = solver::cusolverDnSetDeterministicMode(handles.solver, same_bits);
             solved("cusolverDnSetDeterministicMode", mode)?;
         }
-        let has_warned = AtomicBool::new(false);
-        Ok(Self { handles: Mutex::new(handles), version, has_warned, _workspace: workspace })
+        Ok(Self { handles: Mutex::new(handles), version, excess: OnceLock::new(), _workspace: workspace })
     }
 
     /// The version of cuBLAS, as it says it: 130000 for 13.0.
@@ -314,10 +312,16 @@ impl Libraries {
         self.in_place(driver, square, n, true)
     }
 
+    /// Where cuSOLVER was first found to work in more memory than plans count.
+    pub(super) fn excess(&self) -> Option<MemoryExcess> {
+        self.excess.get().copied()
+    }
+
     /// Warns where cuSOLVER works in more memory than plans count, once.
     fn compare_workspace(&self, n: usize, wanted: u64) {
         let planned = factorisation_bytes(n);
-        if wanted > planned + SMALL_WORKSPACE && !self.has_warned.swap(true, Ordering::Relaxed) {
+        let excess = MemoryExcess { taken: wanted, planned };
+        if wanted > planned + SMALL_WORKSPACE && self.excess.set(excess).is_ok() {
             let [wanted, planned] = [wanted, planned].map(ByteSize);
             tracing::warn!(
                 "cuSOLVER works in {wanted} for a matrix of {n} x {n}, but plans count {planned}: leave so much more free than they predict"
