@@ -245,7 +245,7 @@ pub struct Reduction {
 pub struct Hello {
     /// Drawn at random when the process started. It shows whether a worker is new or has reconnected.
     pub instance: u128,
-    /// Measured speed in 10^6 floating-point operations per second.
+    /// Measured speed in 10^6 floating-point operations per second: of bf16 products on its GPU, or else of f32 ones on its processor.
     pub speed: u64,
     /// A description of the kind of its hardware: workers of one kind find the same bits.
     pub hardware: String,

@@ -1,6 +1,6 @@
 """Holds what `tests/gpu check` has found to what must be in it: every step, golden and figure.
 
-  python gpu_found.py FOUND.json GOLDENS
+  python gpu_found.py FOUND.json GOLDENS SHARES.json
 
 Prints all that is wrong, and ends with 1 where something is.
 """
@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 # Steps, and which of them a machine without a GPU may lack something for.
-STEPS = ["programs", "libraries", "suite of devices and goldens", "operations of blocks", "groups of one by NCCL", "selftest", "times"]
+STEPS = ["programs", "libraries", "suite of devices and goldens", "operations of blocks", "groups of one by NCCL", "selftest", "times", "shares of product rates"]
 MODELS = ["shapes-sd3", "shapes-flux"]
 STEPS += [f"times of blocks of {model}/transformer" for model in MODELS] + MODELS
 STEPS += [f"picture of {model}" for model in MODELS]
@@ -69,6 +69,14 @@ for model in MODELS:
 for timed in [*times.get("grams", []), *times.get("solves", []), *times.get("blocks", [])]:
     figures = [value for key, value in timed.items() if key.endswith("seconds")]
     holds(figures and all(map(is_positive, figures)), f"a time: {timed}")
+
+# What can be copied over the command's own table.
+shares, table = found.get("shares of product rates", {}), json.loads(Path(sys.argv[3]).read_text())
+holds(shares.keys() == table.keys(), f"shares are {sorted(shares)}, and not {sorted(table)}")
+holds(isinstance(shares.get("measured_on"), str) and shares.get("includes_memory") is True, f"shares: {shares}")
+for kind in [kind for kind in table if isinstance(table[kind], dict)]:
+    share = shares.get(kind, {})
+    holds(share.keys() == table[kind].keys() and is_positive(share.get("share")), f"the share of {kind}: {share}")
 
 for model in MODELS:
     runs = found.get(model, {})

@@ -28,10 +28,16 @@ fn holds(device: &str) {
     let seconds = |of: &Value, key: &str| assert!(of[key].as_f64().unwrap() > 0.0, "{of}");
     assert_eq!(listed("grams").len(), 2);
     listed("grams").iter().for_each(|gram| seconds(gram, "seconds"));
+    assert_eq!(listed("grams")[0]["operations"], 40 * 24 * 25);
     assert_eq!(listed("solves").len(), 1);
     listed("solves")
         .iter()
         .for_each(|solve| ["seconds", "obs_seconds"].iter().for_each(|key| seconds(solve, key)));
+    // Nine factorisations' operations for three inverses, and 44 for each weight and column; one, and three.
+    let cube = 24.0f64.powi(3) / 3.0;
+    let each = 12.0 * 24.0 * 24.0;
+    assert_eq!(listed("solves")[0]["operations"], 9.0 * cube + 44.0 * each);
+    assert_eq!(listed("solves")[0]["obs_operations"], cube + 3.0 * each);
     let blocks = listed("blocks");
     // How often numbers of a kind cross to the host and to the device.
     let crossed = |of: &Value, kind: &str| {
@@ -100,7 +106,11 @@ fn a_gpu_in_host_memory_is_timed() {
 #[test]
 fn lists_may_be_empty() {
     let arguments = ["cpu", "40", "-", "-"].map(str::to_owned);
-    let times = measured(&arguments).unwrap();
+    let mut times = measured(&arguments).unwrap();
+    let rates = times.as_object_mut().unwrap().remove("rates").unwrap();
+    let rates: Vec<_> = ["f32", "bf16"].iter().map(|numbers| rates[numbers].as_f64().unwrap()).collect();
+    assert!(rates.iter().all(|rate| *rate > 1e6), "{rates:?}");
+    assert_eq!(times.as_object_mut().unwrap().remove("hardware").unwrap(), obsdiff_engine::hardware());
     assert_eq!(times.to_string(), r#"{"blocks":[],"device":"cpu","grams":[],"solves":[]}"#);
 }
 

@@ -107,8 +107,12 @@ fn each_step_that_fails_says_so_in_a_line_and_the_others_go_on() {
     // Nor does the check take that for what it should be.
     let check = format!("{SCRIPTS}/gpu_found.py");
     let goldens = concat!(env!("CARGO_MANIFEST_DIR"), "/assets/goldens");
-    let check =
-        Command::new("python3").arg(check).arg(folder.path().join("out/gpu.json")).arg(goldens).output();
+    let shares = concat!(env!("CARGO_MANIFEST_DIR"), "/../coordinator/command/src/gpu_shares.json");
+    let check = Command::new("python3")
+        .arg(check)
+        .arg(folder.path().join("out/gpu.json"))
+        .args([goldens, shares])
+        .output();
     let check = check.unwrap();
     let said = String::from_utf8_lossy(&check.stderr);
     assert_eq!(check.status.code(), Some(1), "{said}");

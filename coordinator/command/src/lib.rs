@@ -26,6 +26,7 @@ pub mod run;
 mod run_time;
 pub mod runtime;
 pub mod sampling;
+mod shares;
 pub mod signals;
 pub mod spans;
 pub mod status;

@@ -5,6 +5,7 @@ use std::io::{self, Read, Seek, Write};
 use std::path::Path;
 use std::time::Duration;
 
+use candle_core::DType;
 use obsdiff_engine::device::{ComputeDevice, TimedWork};
 use obsdiff_proto::{ByteSize, Hasher};
 use rayon::prelude::*;
@@ -63,15 +64,84 @@ fn limits<'a>(
     folders.filter_map(move |file| read(&file)?.trim().parse().ok())
 }
 
-/// The rate of a device's f32 products, in operations a second, on the processor on all its threads: the fastest of a few of
-/// 1024 x 1024 x 1024.
+/// The type of the products by which a worker on a GPU tells its speed. It does so before it learns of a job; forward calls of jobs for GPUs
+/// are usually of this type, and GPUs multiply both types of 16 bits at one rate.
+pub const GPU_NUMBERS: DType = DType::BF16;
+
+/// Products that are timed together: how many, of matrices of `side x side`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct TimedProducts {
+    side: usize,
+    times: usize,
+}
+
+impl TimedProducts {
+    const OF_PROCESSOR: Self = Self { side: 1024, times: 1 };
+
+    /// On a GPU products grow from here until they take long enough to be timed.
+    const SMALLEST: Self = Self { side: 256, times: 1 };
+
+    /// Large enough to keep any GPU busy.
+    const MOST: Self = Self { side: 4096, times: 64 };
+
+    const fn operations(self) -> f64 {
+        let side = self.side as f64;
+        2.0 * side * side * side * self.times as f64
+    }
+
+    /// The next larger ones.
+    fn larger(self) -> Option<Self> {
+        if self.side < Self::MOST.side {
+            return Some(Self { side: 2 * self.side, ..self });
+        }
+        (self.times < Self::MOST.times).then_some(Self { times: 2 * self.times, ..self })
+    }
+
+    /// Whether a factor and a product take at most a quarter of the memory that a GPU has free.
+    fn fit(self, device: &ComputeDevice, numbers: DType) -> Result<bool> {
+        let bytes = 2 * self.side * self.side * numbers.size_in_bytes();
+        let memory = device.memory().map_err(|problem| Error::key("--device", problem.to_string()))?;
+        Ok(memory.is_none_or(|memory| bytes as u64 <= memory.free / 4))
+    }
+}
+
+/// The rate of a device's products of numbers of a type, in operations a second. On the processor these are f32 on all its threads, whatever
+/// the type, because it widens others for most of its products: the fastest of a few of 1024 x 1024 x 1024. On a GPU they are as many and as
+/// large as take 2 ms, of at most 4096 x 4096 x 4096: the first run of each size finds and loads its kernel and does not count.
 ///
 /// # Errors
-/// When they do not fit in its memory.
-pub fn product_rate(device: &ComputeDevice, clock: &Clock) -> Result<f64> {
-    const SIDE: usize = 1024;
-    let fastest = fastest(device.timed_product(SIDE)?, clock)?;
-    Ok(2.0 * (SIDE as f64).powi(3) / fastest)
+/// When they do not fit in its memory, or the device fails.
+pub fn product_rate(device: &ComputeDevice, numbers: DType, clock: &Clock) -> Result<f64> {
+    /// A wait for a GPU takes some hundredths of this.
+    const LONG_ENOUGH: Duration = Duration::from_millis(2);
+    if device.is_host() {
+        let products = TimedProducts::OF_PROCESSOR;
+        let work = device.timed_products(products.side, DType::F32, products.times)?;
+        return Ok(products.operations() / fastest(work, clock)?);
+    }
+    let mut products = TimedProducts::SMALLEST;
+    let fastest = loop {
+        let mut work = device.timed_products(products.side, numbers, products.times)?;
+        work()?;
+        let before = clock();
+        work()?;
+        let took = clock().saturating_sub(before);
+        match products.larger().filter(|_| took < LONG_ENOUGH) {
+            Some(larger) if larger.fit(device, numbers)? => products = larger,
+            _ => break fastest(work, clock)?,
+        }
+    };
+    // The next work has other sizes.
+    device.release_unused()?;
+    Ok(products.operations() / fastest)
+}
+
+/// What a worker tells of its device's speed, in operations a second: of products of its processor, or of its GPU in [`GPU_NUMBERS`].
+///
+/// # Errors
+/// As [`product_rate`].
+pub fn worker_speed(device: &ComputeDevice, clock: &Clock) -> Result<f64> {
+    product_rate(device, GPU_NUMBERS, clock)
 }
 
 /// The fewest seconds that some work takes.
@@ -90,8 +160,10 @@ fn fastest(mut work: TimedWork, clock: &Clock) -> Result<f64> {
 /// What this machine and the device that computes reach, as the process's threads are set.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct MachineRates {
-    /// Operations of f32 products in a second.
+    /// Operations of f32 products in a second, as solving has them.
     pub products: f64,
+    /// Operations of products in a second, of the type that forward calls and Grams have.
+    pub forward: f64,
     /// Bytes of the device's memory that loops over large matrices read and write in a second.
     pub memory: f64,
     /// Bytes of a file that are read and digested in a second.
@@ -101,14 +173,20 @@ pub struct MachineRates {
 }
 
 impl MachineRates {
-    /// Measures them in about half a second, the first two on a device. The file is one without a name in the folder of temporary files.
+    /// Measures them in about half a second, but for files on a device, with forward calls in this type. The file is one without a name in the
+    /// folder of temporary files.
     ///
     /// # Errors
     /// When a product does not fit in memory, the device fails, or the file cannot be written.
-    pub fn measure(device: &ComputeDevice, clock: &Clock) -> Result<Self> {
+    pub fn measure(device: &ComputeDevice, forward: DType, clock: &Clock) -> Result<Self> {
         /// Numbers that are copied, more than the caches of any GPU hold.
         const NUMBERS: usize = 64 << 20;
-        let products = product_rate(device, clock)?;
+        let products = product_rate(device, DType::F32, clock)?;
+        let forward = match forward {
+            DType::F32 => products,
+            _ if device.is_host() => products,
+            other => product_rate(device, other, clock)?,
+        };
         let memory = match device.timed_copy(NUMBERS)? {
             Some(copy) => (2 * size_of::<f32>() * NUMBERS) as f64 / fastest(copy, clock)?,
             None => memory_rate(clock),
@@ -116,7 +194,7 @@ impl MachineRates {
         // The next work has other sizes.
         device.release_unused()?;
         let [read, written] = file_rates(clock).map_err(Error::System)?;
-        Ok(Self { products, memory, read, written })
+        Ok(Self { products, forward, memory, read, written })
     }
 }
 
@@ -200,9 +278,19 @@ mod tests {
     #[test]
     fn the_rate_is_that_of_the_fastest_product() {
         assert_eq!(
-            product_rate(&ComputeDevice::Cpu, &slow_clock()).unwrap().round(),
+            product_rate(&ComputeDevice::Cpu, DType::BF16, &slow_clock()).unwrap().round(),
             (2.0 * 1024f64.powi(3) / 0.1).round()
         );
+    }
+
+    #[test]
+    fn timed_products_grow_to_the_largest_and_then_in_number() {
+        let sizes = std::iter::successors(Some(TimedProducts::SMALLEST), |products| products.larger());
+        let sizes: Vec<_> = sizes.map(|products| (products.side, products.times)).collect();
+        let expected = [256, 512, 1024, 2048].map(|side| (side, 1));
+        let further = [1, 2, 4, 8, 16, 32, 64].map(|times| (4096, times));
+        assert_eq!(sizes, [&expected[..], &further].concat());
+        assert_eq!(TimedProducts { side: 4, times: 3 }.operations(), 384.0);
     }
 
     #[test]

@@ -34,8 +34,8 @@ const LONG: f64 = 1.5;
 /// Denoising steps: at least and at most so many, the first of which does not count.
 const STEPS: [usize; 2] = [3, 60];
 
-/// Measures the rates of a worker on a device, as the process's threads are set. `rate` is that of the device's products, in operations a
-/// second.
+/// Measures the rates of a worker on a device, as the process's threads are set. `rate` is that of the device's products in forward calls, in
+/// operations a second.
 ///
 /// # Errors
 /// When the model that is measured does not fit in memory or in the folder of temporary files.

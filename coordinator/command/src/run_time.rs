@@ -1,4 +1,4 @@
-//! About how long a job takes on one machine: its arithmetic and its bytes at the machine's own rates.
+//! About how long a job takes on one machine: its arithmetic and its bytes at the rates of its device.
 
 use std::fs;
 
@@ -8,20 +8,8 @@ use obsdiff_proto::JobSpec;
 use crate::described::Described;
 use crate::machine::MachineRates;
 use crate::progress::PackageWork;
+use crate::shares::ProductShares;
 use crate::{Error, Result};
-
-/// The share of the machine's product rate that forward calls reach, as `cargo bench -p obsdiff --bench forward` shows.
-const FORWARD: f64 = 0.7;
-
-/// The share that Grams reach, as the bench `gram` shows.
-const GRAM: f64 = 0.7;
-
-/// The share that factorising and sweeping over columns reach, as the bench `solve` shows.
-const SWEEP: f64 = 0.6;
-
-/// The share that the products of refinement, and of masks by alternating directions, reach apart from what they read and write besides,
-/// as the bench `solve` shows for wide sites.
-const PRODUCTS: f64 = 0.95;
 
 /// Bytes of a solved weight in the job's state: f32.
 const SOLVED: u64 = 4;
@@ -53,14 +41,14 @@ impl FileBytes {
     }
 }
 
-/// About how long packages and the comparison on held-out prompts take, in seconds. Solved weights are written once, and read to be applied
-/// and to be exported.
+/// About how long packages and the comparison on held-out prompts take, in seconds, on a device of these rates and shares. Solved weights are
+/// written once, and read to be applied and to be exported.
 pub(crate) fn seconds(
     cost: &PackageCost,
     workload: &Workload,
     spec: &JobSpec,
     files: FileBytes,
-    rates: &MachineRates,
+    (rates, shares): (&MachineRates, &ProductShares),
 ) -> f64 {
     let compared = 2 * u64::from(spec.evaluation.count) * workload.steps * workload.tokens.branches;
     let pilot = match cost.passes {
@@ -69,25 +57,32 @@ pub(crate) fn seconds(
     };
     let forward = cost.forward_flops + (compared + pilot) as f64 * workload.forward.total();
     let swept = cost.solve_flops - cost.product_flops;
-    let shares =
-        [(forward, FORWARD), (cost.gram_flops, GRAM), (swept, SWEEP), (cost.product_flops, PRODUCTS)];
-    let arithmetic: f64 = shares.into_iter().map(|(flops, share)| flops / (share * rates.products)).sum();
+    let work = [
+        (forward, &shares.forward, rates.forward),
+        (cost.gram_flops, &shares.gram, rates.forward),
+        (swept, &shares.sweep, rates.products),
+        (cost.product_flops, &shares.products, rates.products),
+    ];
+    let arithmetic: f64 = work.into_iter().map(|(flops, reached, rate)| flops / (reached.share * rate)).sum();
     let solved = cost.weights.saturating_mul(SOLVED) as f64;
     let read = (files.read as f64 + 2.0 * solved) / rates.read;
     let written = (files.written as f64 + solved) / rates.written;
-    let memory = (cost.gram_traffic + cost.solve_bytes) / rates.memory;
+    let bytes = if shares.includes_memory { 0.0 } else { cost.gram_traffic + cost.solve_bytes };
+    let memory = bytes / rates.memory;
     let seconds = arithmetic + memory + read + written;
     if seconds.is_finite() { seconds.min(1e12) } else { 0.0 }
 }
 
-/// How much work a package is: operations over the share of the machine's product rate that they reach. A survey probes while it solves.
-pub(crate) fn package_work(cost: &PackageCost, workload: &Workload) -> PackageWork {
+/// How much work a package is: operations over the share of a product rate that they reach. A survey probes while it solves.
+pub(crate) fn package_work(cost: &PackageCost, workload: &Workload, shares: &ProductShares) -> PackageWork {
     let calibrating = workload.passes().min(cost.passes) as f64 * workload.forward.total();
     let probing = (cost.forward_flops - calibrating).max(0.0);
     let swept = cost.solve_flops - cost.product_flops;
     PackageWork {
-        calibrate: calibrating / FORWARD + cost.gram_flops / GRAM,
-        solve: probing / FORWARD + swept / SWEEP + cost.product_flops / PRODUCTS,
+        calibrate: calibrating / shares.forward.share + cost.gram_flops / shares.gram.share,
+        solve: probing / shares.forward.share
+            + swept / shares.sweep.share
+            + cost.product_flops / shares.products.share,
     }
 }
 
@@ -111,15 +106,16 @@ mod tests {
             forward: ForwardFlops { start: 1.0, blocks: vec![2.0, 3.0], finish: 1.0 },
             survey: Default::default(),
         };
-        let rates = MachineRates { products: 10.0, memory: 20.0, read: 30.0, written: 40.0 };
-        let time = |cost: &PackageCost, files| seconds(cost, &workload, &spec, files, &rates);
+        let rates = MachineRates { products: 10.0, forward: 10.0, memory: 20.0, read: 30.0, written: 40.0 };
+        let shares = ProductShares::of_processors();
+        let time = |cost: &PackageCost, files| seconds(cost, &workload, &spec, files, (&rates, &shares));
         let (nothing, none) = (PackageCost::default(), FileBytes::default());
         // Three prompts, dense and pruned, and no pilot where nothing is calibrated.
         assert_eq!(time(&nothing, none), 120.0);
         // The pilot is one shard of two.
         let forward = PackageCost { passes: 160, forward_flops: 1120.0, ..nothing };
         assert_eq!(time(&forward, none), 120.0 + 80.0 + 160.0);
-        assert_eq!(package_work(&forward, &workload).calibrate, 1120.0 / FORWARD);
+        assert_eq!(package_work(&forward, &workload, &shares).calibrate, 1120.0 / 0.7);
         let close = |found: f64, expected: f64| assert!((found - expected).abs() < 1e-9, "{found}");
         let solving = PackageCost { solve_flops: 31.0, product_flops: 19.0, solve_bytes: 60.0, ..nothing };
         close(time(&solving, none), 120.0 + 2.0 + 2.0 + 3.0);
@@ -128,5 +124,16 @@ mod tests {
         // Solved weights of 60 bytes are read twice and written once.
         let weights = PackageCost { weights: 15, ..nothing };
         close(time(&weights, FileBytes { read: 30, written: 20 }), 120.0 + 5.0 + 2.0);
+        // Forward calls and Grams run at a rate of their own; memory may be in the shares.
+        let fast = MachineRates { forward: 20.0, ..rates };
+        let time = |cost: &PackageCost, shares: &ProductShares| {
+            seconds(cost, &workload, &spec, none, (&fast, shares))
+        };
+        close(time(&forward, &shares), 60.0 + 40.0 + 80.0);
+        close(time(&gathering, &shares), 60.0 + 1.5 + 5.0);
+        close(time(&solving, &shares), 60.0 + 2.0 + 2.0 + 3.0);
+        let shares = ProductShares { includes_memory: true, ..shares };
+        close(time(&gathering, &shares), 60.0 + 1.5);
+        close(time(&solving, &shares), 60.0 + 2.0 + 2.0);
     }
 }

@@ -95,6 +95,73 @@ fn a_worker_measures_on_its_gpu_in_the_memory_that_pruning_was_planned_to_take()
 }
 
 #[test]
+fn what_each_worker_takes_of_its_gpu_beyond_the_plan_is_in_the_record() {
+    let folder = gpu_setting(2);
+    let mut coordinator = Coordinator::start(folder.path());
+    let args = ["worker", "--coordinator", &coordinator.url, "--device", "cuda", "--collective", "gloo"];
+    let start = || {
+        let mut worker = command(folder.path(), 1, &[&args[..], &["--quiet"]].concat());
+        // A context of 700 MiB, and cuSOLVER in 16 MiB.
+        worker.env("FAKE_CUDA_CONTEXT", "734003200").env("FAKE_CUSOLVER_WORKSPACE", "4194304");
+        Process::spawn(&mut worker)
+    };
+    let workers = [start(), start()];
+    coordinator.until(|line| line.contains("worker 1 joined"));
+    coordinator.until(|line| line.contains("worker 2 joined"));
+    for mut worker in workers {
+        let (code, said) = worker.verdict();
+        assert_eq!(code, Some(0), "{said}");
+    }
+    assert!(coordinator.process.end().success());
+    let record = fs::read(folder.path().join("out/pruning.json")).unwrap();
+    let record: Value = serde_json::from_slice(&record).unwrap();
+    let faults = record["measured"]["course"]["faults"].as_array().unwrap();
+    let report = fs::read_to_string(folder.path().join("out/report.html")).unwrap();
+    let count = |words: &str| {
+        assert!(report.contains(words), "{words} is not in {report}");
+        faults.iter().filter(|fault| fault["what"].as_str().unwrap().contains(words)).count()
+    };
+    for worker in [1, 2] {
+        let opened = format!(
+            "worker {worker}: opening its GPU took 732.0 MiB of its memory, but plans count 544.0 MiB"
+        );
+        assert_eq!(count(&opened), 1, "{faults:?}");
+    }
+    // Whoever solves says it once.
+    let solved = count(": a factorisation on its GPU works in 16.0 MiB of its memory, but plans count ");
+    assert!((1..=2).contains(&solved), "{faults:?}");
+}
+
+/// Each product of this fake GPU takes a tenth of a second, and the processor is much faster.
+#[test]
+fn the_speed_of_a_worker_on_a_gpu_is_that_of_its_gpu() {
+    let folder = tempfile::tempdir().unwrap();
+    // It has no coordinator to work for, and gives up.
+    let speed = |device: &str| {
+        let args = ["worker", "--coordinator", "http://127.0.0.1:9", "--patience", "1s", "--device", device];
+        let mut worker =
+            command(folder.path(), 1, &[&args[..], &["--collective", "gloo", "--quiet"]].concat());
+        worker.env("FAKE_CUBLAS_MILLISECONDS", "100").env("OBSDIFF_LOG", "obsdiff=info");
+        let (_, said) = Process::spawn(&mut worker).verdict();
+        let line = said.lines().find(|line| line.contains("the speed of this worker's products"));
+        let line = line.unwrap_or_else(|| panic!("{said}"));
+        let field = |name: &str| {
+            let value = line.split_whitespace().find_map(|word| word.strip_prefix(name));
+            value.unwrap_or_else(|| panic!("{line}")).to_owned()
+        };
+        (field("megaflops=").parse::<f64>().unwrap(), field("device="), field("numbers="))
+    };
+    // 256 x 256 x 256, the smallest, in a tenth of a second.
+    let most = 2.0 * 256f64.powi(3) / 0.1 / 1e6;
+    let (of_gpu, device, numbers) = speed("cuda");
+    assert!((0.1 * most..most).contains(&of_gpu), "{of_gpu}");
+    assert_eq!((&*device, &*numbers), ("cuda:0", "BF16"));
+    let (of_processor, device, numbers) = speed("cpu");
+    assert!(of_processor > most, "{of_processor}");
+    assert_eq!((&*device, &*numbers), ("cpu", "F32"));
+}
+
+#[test]
 fn a_run_starts_a_worker_for_each_gpu_and_ends_as_one_process_does() {
     let [alone, shared] = [gpu_setting(2), gpu_setting(2)];
     let (code, said) =

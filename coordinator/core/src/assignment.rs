@@ -77,6 +77,11 @@ impl SolveCost {
         [self.swept, self.row + self.uncut - self.swept].map(|units| units as f64 * each)
     }
 
+    /// Floating-point operations for a site of this width n, and so many rows of it.
+    pub fn operations(self, width: usize, rows: usize) -> f64 {
+        self.site_flops(width) + self.row_flops(width, rows).iter().sum::<f64>()
+    }
+
     /// Bytes that are read and written for so many rows of it beside the products.
     pub(crate) fn row_bytes(self, width: usize, rows: usize) -> f64 {
         self.bytes as f64 * rows as f64 * width as f64

@@ -9,6 +9,10 @@ use obsdiff_proto::WorkerId;
 use crate::state::ConnectedWorker;
 use crate::{Core, Options};
 
+/// pace * speed of a shard that nobody has measured: a pace of 10^3 for a speed of 10^12, more than any device's in 10^6 operations a second,
+/// so that no worker's pace is rounded to nothing beside another's.
+const UNMEASURED: u64 = 1_000_000_000_000_000;
+
 /// A worker that may take shards, now or soon.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Runner {
@@ -79,7 +83,7 @@ impl Core {
         let unit = self.shard_unit();
         let runner = |(worker, member): (&WorkerId, &ConnectedWorker)| Runner {
             worker: *worker,
-            pace: member.pace.map_or(unit / member.speed.max(1), millis).max(1),
+            pace: member.pace.map_or_else(|| guessed(unit, member.speed), |pace| millis(pace).max(1)),
             measured: member.pace.is_some(),
             leased: open.ledger.leased(*worker).len(),
             ready: member.applied == self.committed,
@@ -89,13 +93,20 @@ impl Core {
         self.members.iter().filter(|(_, m)| soon(m)).map(runner).collect()
     }
 
-    /// pace * speed of a shard, the mean of those who measured theirs; a guess of a second at 10^9 a second before that.
+    /// pace * speed of a shard, the mean of those who measured theirs; before that a guess of which the ratios of paces alone matter.
     fn shard_unit(&self) -> u64 {
         let measured = self.members.values().filter_map(|m| Some(millis(m.pace?).saturating_mul(m.speed)));
         let (sum, count) =
             measured.fold((0u128, 0u128), |(sum, count), unit| (sum + u128::from(unit), count + 1));
-        sum.checked_div(count).map_or(1_000_000, |mean| u64::try_from(mean).unwrap_or(u64::MAX))
+        sum.checked_div(count).map_or(UNMEASURED, |mean| u64::try_from(mean).unwrap_or(u64::MAX))
     }
+}
+
+/// The pace of a worker of this speed where a shard takes so much.
+const fn guessed(unit: u64, speed: u64) -> u64 {
+    let speed = if speed == 0 { 1 } else { speed };
+    let pace = unit / speed;
+    if pace == 0 { 1 } else { pace }
 }
 
 fn millis(d: Duration) -> u64 {
@@ -150,6 +161,18 @@ mod tests {
         assert_eq!((count(&few, 0), count(&few, 1)), (3, 0));
         let guessed = Runner { measured: false, ..runner(0, 1_000) };
         assert_eq!(grants(1000, &[guessed], &Options::default()).len(), 2);
+    }
+
+    #[test]
+    fn a_processor_beside_a_gpu_gets_no_shard_before_their_paces_are_known() {
+        // 0.1 and 800 TFLOP a second.
+        let [processor, gpu] = [100_000, 800_000_000].map(|speed| guessed(UNMEASURED, speed));
+        assert_eq!(processor / gpu, 8000);
+        let runner =
+            |id, pace| Runner { worker: WorkerId(id), pace, measured: false, leased: 0, ready: true };
+        let granted = grants(1000, &[runner(0, processor), runner(1, gpu)], &Options::default());
+        assert_eq!(granted, [WorkerId(1), WorkerId(1)]);
+        assert_eq!((guessed(UNMEASURED, 0), guessed(5, 9)), (UNMEASURED, 1));
     }
 
     #[test]

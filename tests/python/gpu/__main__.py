@@ -21,6 +21,7 @@ import png
 from machine import Machine
 from programs import Failed, Missing
 from report import Report
+from shares import shares
 
 USUAL_SECONDS = 480
 parser = argparse.ArgumentParser()
@@ -152,6 +153,16 @@ for model, *sizes in BLOCKS:
     @report.step(f"times of blocks of {model}", 60)
     def _():
         return times(TOKENS, "-", "-", ":".join([str(machine.folder / model), *map(str, sizes)]))
+
+
+@report.step("shares of product rates", 10)
+def _():
+    machine.needs_gpu()
+    of_steps = [found for name, found in report.found.items() if name.startswith("times")]
+    measured = {key: [one for found in of_steps for one in found.get(key, [])] for key in ["grams", "solves", "blocks"]}
+    measured |= {key: report.found.get("times", {}).get(key) for key in ["hardware", "rates"]}
+    # In this form the command reads them: what this prints takes the place of coordinator/command/src/gpu_shares.json.
+    return shares(measured)
 
 
 @report.step("times beside PyTorch's", 120)

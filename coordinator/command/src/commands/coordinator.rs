@@ -28,6 +28,7 @@ use crate::run::{
     Display, Inputs, PhaseDisplay, Summary, already_done, claim_grams, encode, is_left_over, note,
     open_state, output_of, recorded, settle_output, written_record,
 };
+use crate::shares::ProductShares;
 use crate::signals::{Answer, Signal};
 use crate::spans::SpanReport;
 use crate::traces::TraceSettings;
@@ -82,7 +83,8 @@ pub(super) fn with_workers(
     if let Some(note) = &inputs.prompts.note {
         progress.note(note);
     }
-    progress.expect_work(inputs.work(job));
+    // Where workers compute is not known yet.
+    progress.expect_work(inputs.work(job, &ProductShares::of_processors()));
     let state = open_state(job, &inputs)?;
     note(&state, &progress);
     progress.keep(state.job.committed as usize, inputs.plan.packages.len(), state.url());

@@ -13,6 +13,7 @@ use crate::described::Described;
 use crate::job::JobFile;
 use crate::machine::MachineRates;
 use crate::run_time::{self, FileBytes};
+use crate::shares::ProductShares;
 use crate::text::Table;
 
 /// The largest number of packages shown by itself: past it, only the job's own.
@@ -49,7 +50,7 @@ impl PackageCount {
         table
     }
 
-    /// Bytes, forward passes and the time on this machine for 1, 2, 4, ... packages and for as many as `plan` has.
+    /// Bytes, forward passes and the time on a device of this machine for 1, 2, 4, ... packages and for as many as `plan` has.
     ///
     /// # Errors
     /// When the job cannot be planned so.
@@ -57,7 +58,7 @@ impl PackageCount {
         job: &JobFile,
         described: &Described,
         plan: &Plan,
-        rates: &MachineRates,
+        rates: (&MachineRates, &ProductShares),
     ) -> Result<Vec<Self>> {
         let of_job = plan.packages.len() as u32;
         let spec = &job.spec;

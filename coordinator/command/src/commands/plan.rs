@@ -3,11 +3,12 @@
 use obsdiff_core::{MemoryNeeds, PlanCost};
 use obsdiff_proto::ByteSize;
 use obsdiff_worker::conditioning::ConditioningFile;
+use obsdiff_worker::preparation::compute_type;
 
 use super::counts::PackageCount;
 use super::device_memory::DeviceMemoryReport;
 use super::plan_report::{
-    ConditioningReport, CostReport, MemoryReport, ModelSize, PlanReport, Traffic, packages,
+    ConditioningReport, CostReport, MemoryReport, ModelSize, PlanReport, RateReport, Traffic, packages,
 };
 use super::plan_sizes;
 use super::plan_times::PredictedTimes;
@@ -22,6 +23,7 @@ use crate::job::JobFile;
 use crate::machine::MachineRates;
 use crate::prompts::JobPrompts;
 use crate::run::location;
+use crate::shares::ProductShares;
 use crate::{Result, conditioning};
 
 /// Of a network of 10 Gbit a second.
@@ -51,10 +53,11 @@ pub(super) fn plan(args: &PlanArgs, context: &mut CommandContext<'_>) -> Result<
         let flops = described.forward_flops(&*described.config).total();
         WholeModel::new(&job, &described.inventory, described.tokens, flops)
     };
-    let machine = MachineRates::measure(&device, &context.clock)?;
+    let machine = MachineRates::measure(&device, compute_type(spec.model.dtype), &context.clock)?;
+    let shares = ProductShares::of(&device)?;
     let times = |workers| {
         let cluster = (workers, args.bandwidth.unwrap_or(BANDWIDTH));
-        let speed = (&device, machine.products);
+        let speed = (&device, machine.forward);
         PredictedTimes::predict(&job, &described, &plan, cluster, speed, &context.clock)
     };
     let on_device = || OnDevice::new(&job, &described, &bare);
@@ -74,7 +77,8 @@ pub(super) fn plan(args: &PlanArgs, context: &mut CommandContext<'_>) -> Result<
         conditioning: Some(of_conditioning(&job, &described, &prompts)),
         traffic: traffic(&cost),
         whole_model: spec.sparsity.calibrates().then(whole_model).transpose()?,
-        other_package_counts: PackageCount::others(&job, &described, &bare, &machine)?,
+        other_package_counts: PackageCount::others(&job, &described, &bare, (&machine, &shares))?,
+        rates: Some(RateReport::new(&machine, shares)),
         times: args.workers.map(times).transpose()?,
         note: prompts.note,
     };

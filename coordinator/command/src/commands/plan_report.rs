@@ -11,7 +11,12 @@ use super::counts::PackageCount;
 use super::device_memory::DeviceMemoryReport;
 use super::plan_times::PredictedTimes;
 use super::whole_model::WholeModel;
+use crate::machine::MachineRates;
+use crate::shares::ProductShares;
 use crate::text::{self, Table};
+
+/// The device that is named where it is no GPU.
+const PROCESSOR: &str = "this machine's processor";
 
 /// A job's plan; `--json` prints it as it is here. What is absent is not known from what the command was given.
 #[derive(Serialize)]
@@ -32,6 +37,8 @@ pub(super) struct PlanReport {
     /// Where the job calibrates.
     pub(super) whole_model: Option<WholeModel>,
     pub(super) other_package_counts: Vec<PackageCount>,
+    /// By which the times of other numbers of packages are predicted.
+    pub(super) rates: Option<RateReport>,
     /// With `--workers`.
     pub(super) times: Option<PredictedTimes>,
     /// What is unusual about the prompts.
@@ -124,6 +131,31 @@ impl CostReport {
     }
 }
 
+/// What a device was measured to reach, and which shares of that each kind of work is expected to reach.
+#[derive(Serialize)]
+pub(super) struct RateReport {
+    forward_flops_per_second: f64,
+    solve_flops_per_second: f64,
+    shares: ProductShares,
+}
+
+impl RateReport {
+    pub(super) const fn new(machine: &MachineRates, shares: ProductShares) -> Self {
+        Self { forward_flops_per_second: machine.forward, solve_flops_per_second: machine.products, shares }
+    }
+}
+
+impl fmt::Display for RateReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [forward, solve] = [self.forward_flops_per_second, self.solve_flops_per_second].map(text::flops);
+        write!(
+            f,
+            "Its products run at {forward} a second in forward calls and Grams, at\n{solve} in solving. Of these rates {}",
+            self.shares
+        )
+    }
+}
+
 /// Each package of a plan, with what it costs.
 pub(super) fn packages(plan: &Plan, costs: &[PackageCost]) -> Vec<PackageReport> {
     let package = |(package, cost): (&Package, &PackageCost)| PackageReport {
@@ -191,11 +223,14 @@ impl fmt::Display for PlanReport {
         }
         if !self.other_package_counts.is_empty() {
             let device = match self.device.as_deref() {
-                None | Some("cpu") => "this machine's processor",
+                None | Some("cpu") => PROCESSOR,
                 Some(gpu) => gpu,
             };
             writeln!(f, "\n\nOther numbers of packages, with the time on {device}:")?;
             write!(f, "{}", PackageCount::table(&self.other_package_counts).to_string().trim_end())?;
+            if let (Some(rates), true) = (&self.rates, device != PROCESSOR) {
+                write!(f, "\n{rates}")?;
+            }
         }
         if let Some(times) = &self.times {
             write!(f, "\n\n{times}")?;

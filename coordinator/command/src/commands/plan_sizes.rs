@@ -81,6 +81,7 @@ pub(super) fn plan(args: &PlanArgs, context: &mut CommandContext<'_>) -> Result<
         traffic: traffic(&cost),
         whole_model: spec.sparsity.calibrates().then(whole_model).transpose()?,
         other_package_counts: Vec::new(),
+        rates: None,
         times: None,
         note: None,
     };

@@ -49,8 +49,8 @@ impl From<&PackageTimes> for TimeReport {
 }
 
 impl PredictedTimes {
-    /// Of this number of workers with this bandwidth. The speed of one worker is measured here, on a device whose products run at so many
-    /// operations a second.
+    /// Of this number of workers with this bandwidth. The speed of one worker is measured here, on a device whose products in forward calls run at
+    /// so many operations a second.
     ///
     /// # Errors
     /// When the model that is measured does not fit in memory or in the folder of temporary files.

@@ -8,6 +8,7 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
+use candle_core::DType;
 use obsdiff_engine::device::ComputeDevice;
 use obsdiff_proto::lock;
 use obsdiff_proto::session::{Briefing, Dismissed, JobProgress, Reason};
@@ -23,7 +24,7 @@ use crate::cli::WorkerArgs;
 use crate::context::CommandContext;
 use crate::job::{JobFile, StoreSettings};
 use crate::kubeflow::TrainerServer;
-use crate::machine::product_rate;
+use crate::machine::{GPU_NUMBERS, worker_speed};
 use crate::measured::WorkerMeasurements;
 use crate::progress::Progress;
 use crate::signals::{Answer, Signals};
@@ -48,7 +49,9 @@ pub(super) fn work(args: &WorkerArgs, context: &mut CommandContext<'_>) -> Resul
     let runtime = crate::runtime::runtime()?;
     let progress = context.progress();
     let (mut settings, transport) = settings(args, progress.clone(), &runtime)?;
-    let megaflops = (product_rate(&ComputeDevice::Cpu, &context.clock)? / 1e6) as u64;
+    let megaflops = (worker_speed(&device, &context.clock)? / 1e6) as u64;
+    let numbers = if device.is_host() { DType::F32 } else { GPU_NUMBERS };
+    tracing::info!(megaflops, device = %args.device, ?numbers, "the speed of this worker's products");
     let measured = Arc::new(WorkerMeasurements::new(context.spans.clone(), device.clone()));
     let transport = Arc::new(Counted::new(transport, measured.reduced.clone()));
     let worker_state = WorkerState::new(

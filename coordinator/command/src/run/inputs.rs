@@ -18,6 +18,7 @@ use crate::job::JobFile;
 use crate::progress::PackageWork;
 use crate::prompts::JobPrompts;
 use crate::run_time::package_work;
+use crate::shares::ProductShares;
 use crate::{Result, conditioning, fit};
 
 /// A job's pipeline, prompts and plan.
@@ -119,11 +120,11 @@ impl Inputs {
         self.model_files.iter().chain(&self.prompt_files).cloned().collect()
     }
 
-    /// How much work each package is, by which progress is counted.
-    pub(crate) fn work(&self, job: &JobFile) -> Vec<PackageWork> {
+    /// How much work each package is, by which progress is counted, where kinds of work reach these shares.
+    pub(crate) fn work(&self, job: &JobFile, shares: &ProductShares) -> Vec<PackageWork> {
         let cost = self.described.cost(&job.spec, &self.plan);
         let workload = self.described.workload(&job.spec);
-        cost.packages.iter().map(|package| package_work(package, &workload)).collect()
+        cost.packages.iter().map(|package| package_work(package, &workload, shares)).collect()
     }
 
     /// How many workers a process takes that was given no number: see [`fit::best_workers`]; on a GPU one.

@@ -38,6 +38,7 @@ use crate::job::JobFile;
 use crate::progress::Progress;
 use crate::report::OutputDocuments;
 use crate::sampling::{encoding, load_transformer};
+use crate::shares::ProductShares;
 use crate::spans::{SpanReport, Spans};
 use crate::traces::{RunningTrace, TraceSettings};
 use crate::{Error, Result};
@@ -113,7 +114,7 @@ pub fn run(job: &JobFile, process: &RunContext<'_>) -> Result<Summary> {
     if let Some(note) = grams::note(&inputs) {
         progress.note(&note);
     }
-    progress.expect_work(inputs.work(job));
+    progress.expect_work(inputs.work(job, &ProductShares::of(device)?));
     let state = open_state(job, &inputs)?;
     state::check_hardware(&state, job, &device.hardware())?;
     note(&state, progress);

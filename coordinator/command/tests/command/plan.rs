@@ -181,6 +181,51 @@ fn a_plan_for_a_gpu_measures_that_gpu() {
     assert!(refused.status.code() == Some(2) && said.contains("--device: cannot be cuda:7"), "{said}");
 }
 
+/// The forward calls of this job are of bf16, its solving is of f32. Each product of the fake GPU takes half a second, and the processor is
+/// much faster.
+#[cfg(feature = "cuda")]
+#[test]
+fn the_rates_of_a_plan_for_a_gpu_are_those_of_products_on_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let job = job(dir.path());
+    let libraries = obsdiff_tests::fake_cuda().to_str().unwrap();
+    let plan = |milliseconds: &str, arguments: &[&str]| {
+        let fixed = ["plan", job.to_str().unwrap(), "--set", UNIFORM, "--set", "model.dtype=bf16"];
+        let environment = [("LD_LIBRARY_PATH", libraries), ("FAKE_CUBLAS_MILLISECONDS", milliseconds)];
+        let planned = obsdiff(&asset(""), &[&fixed[..], arguments].concat(), &environment);
+        assert!(planned.status.success(), "{}", text(&planned.stderr));
+        text(&planned.stdout)
+    };
+    let rates = |milliseconds: &str, device: &str| -> Value {
+        let plan: Value = serde_json::from_str(&plan(milliseconds, &["--json", "--device", device])).unwrap();
+        plan["rates"].clone()
+    };
+    let products = |rates: &Value| {
+        ["forward", "solve"].map(|of| rates[format!("{of}_flops_per_second")].as_f64().unwrap())
+    };
+    // 256 x 256 x 256, the smallest, in half a second.
+    let most = 2.0 * 256f64.powi(3) / 0.5;
+    let slow = rates("500", "cuda");
+    assert!(products(&slow).iter().all(|rate| (0.1 * most..most).contains(rate)), "{slow}");
+    let quick = rates("0", "cuda");
+    assert!(products(&quick).iter().all(|rate| *rate > most), "{quick}");
+    for (of, share) in [("forward", 0.6), ("gram", 0.769), ("sweep", 0.625), ("products", 0.625)] {
+        assert_eq!(quick["shares"][of]["share"], share, "{quick}");
+        assert!(quick["shares"][of]["from"].as_str().unwrap().starts_with("target: "), "{quick}");
+    }
+    assert!(quick["shares"]["measured_on"].is_null(), "{quick}");
+    let processor = rates("500", "cpu");
+    assert!(products(&processor).iter().all(|rate| *rate > most), "{processor}");
+    assert_eq!(processor["shares"]["forward"]["share"], 0.7);
+    let said = plan("0", &["--device", "cuda"]);
+    let words = "Its products run at ";
+    let said: Vec<&str> = said.lines().skip_while(|line| !line.starts_with(words)).take(3).collect();
+    assert!(said.len() == 3 && said.iter().all(|line| line.chars().count() <= 80), "{said:?}");
+    assert!(said[1].ends_with("forward calls reach 60%, Grams 77%,"), "{said:?}");
+    assert_eq!(said[2], "sweeps 62%, products of solving 62%: assumed, not measured");
+    assert!(!plan("0", &["--device", "cpu"]).contains(words));
+}
+
 /// Text and JSON come from two runs of the command, so figures that it measures are compared by their places alone.
 #[test]
 fn the_plan_as_json_has_the_figures_of_the_text() {

@@ -82,6 +82,7 @@ pub(super) fn computed(device: &ComputeDevice, call: &str) -> Result<Vec<Value>>
             "model": model,
             "block": index,
             "seconds": seconds,
+            "operations": operations,
             "transfers": transfers,
             "products": products,
         }));

@@ -3,7 +3,8 @@
 //! DEVICE is cpu, cuda or cuda:N. An observation of TOKENS rows in bf16 is added to a Gram of each WIDTH: from the memory of the device,
 //! where blocks leave it. Each linear of ROWS x WIDTH is pruned to half of its weights, by alternating directions with refinement and by
 //! OBS; that includes what its site's Gram is factorised for. Linears and Grams lie on the host before and after. `-` stands for no width,
-//! and for no linear.
+//! and for no linear. `operations` are those that `obsdiff plan` counts for it, and `rates` the operations a second of the device's products by
+//! their type.
 //!
 //! Each FOLDER holds the `config.json` of a transformer. One block of each of its kinds is computed in bf16, with random weights: for BATCH
 //! pictures of SIDE x SIDE latent pixels and TEXT tokens. Seconds are those of the fastest of several rounds, and `transfers` what has crossed
@@ -11,16 +12,20 @@
 
 mod blocks;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
 use candle_core::{DType, Device, Tensor};
+use obsdiff::clock::Clock;
+use obsdiff::machine::product_rate;
+use obsdiff_core::assignment::SolveCost;
 use obsdiff_engine::device::transfers::Transfers;
 use obsdiff_engine::device::{ComputeDevice, DeviceName};
 use obsdiff_engine::gram::Gram;
 use obsdiff_engine::solve::{Factor, Obs, SiteSettings, SiteSolver, stride};
-use obsdiff_proto::{Accumulate, Effort, Precision, SiteId, Target};
+use obsdiff_proto::{Accumulate, Effort, Precision, SiteId, SparsitySpec, Target};
 use obsdiff_tests::noise;
 use serde_json::{Value, json};
 
@@ -43,7 +48,14 @@ pub(crate) fn measured(arguments: &[String]) -> Result<Value> {
     for width in listed(widths) {
         let width = width.parse().context(USAGE)?;
         let (_, Timed { seconds, transfers }) = observed(&device, tokens, width)?;
-        grams.push(json!({ "tokens": tokens, "width": width, "seconds": seconds, "transfers": transfers }));
+        let operations = tokens * width * (width + 1);
+        grams.push(json!({
+            "tokens": tokens,
+            "width": width,
+            "seconds": seconds,
+            "operations": operations,
+            "transfers": transfers,
+        }));
     }
     let mut solves = Vec::new();
     for linear in listed(linears) {
@@ -52,7 +64,20 @@ pub(crate) fn measured(arguments: &[String]) -> Result<Value> {
     }
     let blocks = blocks.iter().map(|call| blocks::computed(&device, call)).collect::<Result<Vec<_>>>()?;
     let blocks = blocks.concat();
-    Ok(json!({ "device": name.to_string(), "grams": grams, "solves": solves, "blocks": blocks }))
+    let start = Instant::now();
+    let clock: Clock = Arc::new(move || start.elapsed());
+    let mut rates = BTreeMap::new();
+    for (name, numbers) in [("f32", DType::F32), ("bf16", DType::BF16)] {
+        rates.insert(name, product_rate(&device, numbers, &clock)?);
+    }
+    Ok(json!({
+        "device": name.to_string(),
+        "hardware": device.hardware(),
+        "rates": rates,
+        "grams": grams,
+        "solves": solves,
+        "blocks": blocks,
+    }))
 }
 
 /// What an argument lists; `-` lists nothing.
@@ -80,6 +105,8 @@ fn observed(device: &ComputeDevice, tokens: usize, width: usize) -> Result<(Gram
         if !grams.observe_in_place(SITE, &there, 1.0)? {
             grams.observe(SITE, &host, 1.0)?;
         }
+        // A GPU is done later.
+        grams.settle().map_err(|(_, problem)| problem)?;
         Ok(())
     })?;
     grams.read(SITE, &mut gram)?;
@@ -114,10 +141,19 @@ fn solved(device: &ComputeDevice, tokens: usize, rows: usize, width: usize) -> R
         "rows": rows,
         "width": width,
         "seconds": seconds,
+        "operations": SolveCost::of(&by_admm()?).operations(width, rows),
         "transfers": transfers,
         "obs_seconds": obs.seconds,
+        "obs_operations": SolveCost::sweep(0).operations(width, rows),
         "obs_transfers": obs.transfers,
     }))
+}
+
+/// What a job says that prunes as [`SETTINGS`] do.
+fn by_admm() -> Result<SparsitySpec> {
+    let SiteSettings { effort, refinement, .. } = SETTINGS;
+    let spec = json!({ "pattern": "unstructured", "ratio": 0.5, "method": "admm", "effort": effort, "refine": refinement });
+    Ok(serde_json::from_value(spec)?)
 }
 
 fn fastest(device: &ComputeDevice, mut work: impl FnMut() -> Result<()>) -> Result<Timed> {

@@ -88,4 +88,4 @@ pub use structured::CudaStructured;
 #[cfg(feature = "cuda")]
 pub use sums::CudaGram;
 #[cfg(feature = "cuda")]
-pub(crate) use timed::CudaBuffers;
+pub(crate) use timed::{CudaBuffers, CudaProduct};

@@ -1,12 +1,17 @@
-//! Two buffers of a GPU, with which its speed is found.
+//! Work on a GPU with which its speed is found.
 
 use std::sync::Arc;
 
-use super::driver::DeviceBuffer;
-use super::libraries::{Operand, ProductSizes};
-use super::{CudaDevice, CudaError};
+use candle_core::{DType, Device, Tensor};
 
-/// Buffers of f32 numbers, one of zeros to read and one to write.
+use super::driver::DeviceBuffer;
+use super::libraries::{Operand, ProductBatch, ProductSizes};
+use super::matrix::CudaMatrix;
+use super::{CudaDevice, CudaError};
+use crate::Result;
+use crate::device::transfers::TransferKind;
+
+/// Two buffers of f32 numbers, one of zeros to read and one to write.
 #[derive(Debug)]
 pub(crate) struct CudaBuffers {
     device: Arc<CudaDevice>,
@@ -22,17 +27,48 @@ impl CudaBuffers {
         Ok(Self { device: Arc::clone(device), from, to })
     }
 
-    /// Multiplies the first as a matrix of `side x side` by itself, and waits.
-    pub(crate) fn multiply(&mut self, side: usize) -> Result<(), CudaError> {
-        let sizes = ProductSizes { rows: side, columns: side, inner: side, stride: side };
-        let factor = Operand { values: self.from.input(), stride: side, transposed: false };
-        self.device.libraries().multiply(sizes, 1.0, factor, factor, 0.0, self.to.output())?;
-        self.device.driver().wait()
-    }
-
     /// Copies the first to the second, and waits.
     pub(crate) fn copy(&mut self) -> Result<(), CudaError> {
         self.device.driver().copy(&self.from, &mut self.to, self.from.len())?;
         self.device.driver().wait()
+    }
+}
+
+/// A square matrix, and one for its product with itself, as forward calls compute products.
+#[derive(Debug)]
+pub(crate) struct CudaProduct {
+    device: Arc<CudaDevice>,
+    factor: CudaMatrix,
+    out: CudaMatrix,
+}
+
+impl CudaProduct {
+    /// Of `side x side` numbers of a type. They differ from each other: by equal ones a GPU takes less power, and may be faster than in a job.
+    pub(crate) fn new(device: &Arc<CudaDevice>, side: usize, numbers: DType) -> Result<Self> {
+        // The golden ratio in 32 bits: multiples of it are spread evenly.
+        let number = |i: usize| (i as u32).wrapping_mul(0x9e37_79b9) as f32 / u32::MAX as f32 - 0.5;
+        let values: Vec<f32> = (0..side * side).map(number).collect();
+        let factor = Tensor::from_vec(values, (side, side), &Device::Cpu)?.to_dtype(numbers)?;
+        let factor = CudaMatrix::upload(device, TransferKind::Activations, &factor)?;
+        let out = CudaMatrix::new(device, factor.numbers(), side, side)?;
+        Ok(Self { device: Arc::clone(device), factor, out })
+    }
+
+    /// Multiplies so many times, and waits.
+    pub(crate) fn multiply(&mut self, times: usize) -> Result<()> {
+        let side = self.factor.rows();
+        let factor = Operand { values: self.factor.input(), stride: side, transposed: false };
+        let product = ProductBatch {
+            numbers: self.factor.numbers(),
+            sizes: ProductSizes { rows: side, columns: side, inner: side, stride: side },
+            left: factor,
+            right: factor,
+            steps: [0; 3],
+            count: 1,
+        };
+        for _ in 0..times {
+            self.device.libraries().multiply_numbers(product, self.out.output()?)?;
+        }
+        Ok(self.device.driver().wait()?)
     }
 }

@@ -5,26 +5,27 @@ use candle_core::{DType, Device, Tensor};
 use super::ComputeDevice;
 use crate::Result;
 #[cfg(feature = "cuda")]
-use crate::cuda::CudaBuffers;
+use crate::cuda::{CudaBuffers, CudaProduct};
 
 /// Does its work once, and returns when it is done.
 pub type TimedWork = Box<dyn FnMut() -> Result<()>>;
 
 impl ComputeDevice {
-    /// A product of two f32 matrices of `side x side` in its memory: 2 side^3 operations.
+    /// So many products of two matrices of `side x side` numbers of a type in its memory, one after another: 2 side^3 operations each. A GPU
+    /// computes them as it does those of forward calls.
     ///
     /// # Errors
-    /// When the device has no room for them.
-    pub fn timed_product(&self, side: usize) -> Result<TimedWork> {
+    /// When the device has no room for them, or does not compute in that type.
+    pub fn timed_products(&self, side: usize, numbers: DType, times: usize) -> Result<TimedWork> {
         match self {
             Self::Cpu => {
-                let matrix = Tensor::ones((side, side), DType::F32, &Device::Cpu)?;
-                Ok(Box::new(move || Ok(matrix.matmul(&matrix).map(drop)?)))
+                let matrix = Tensor::ones((side, side), numbers, &Device::Cpu)?;
+                Ok(Box::new(move || (0..times).try_for_each(|_| Ok(matrix.matmul(&matrix).map(drop)?))))
             }
             #[cfg(feature = "cuda")]
             Self::Cuda(device) => {
-                let mut buffers = CudaBuffers::new(device, side * side)?;
-                Ok(Box::new(move || Ok(buffers.multiply(side)?)))
+                let mut product = CudaProduct::new(device, side, numbers)?;
+                Ok(Box::new(move || product.multiply(times)))
             }
         }
     }

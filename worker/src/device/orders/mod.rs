@@ -40,7 +40,7 @@ pub(super) struct Orders {
 pub struct Machine {
     /// Drawn at random when the process started.
     pub instance: u128,
-    /// Measured speed in 10^6 floating-point operations per second.
+    /// Measured speed in 10^6 floating-point operations per second: of bf16 products on its GPU, or else of f32 ones on its processor.
     pub speed: u64,
     /// The kind of its hardware: machines of one kind compute the same bits.
     pub hardware: String,

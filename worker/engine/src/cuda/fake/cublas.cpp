@@ -1,9 +1,12 @@
 // cuBLAS in host memory, for tests: libcublas.so.13. Products of f32, bf16 or f16, summed in f32; matrices are column-major. A handle's stream
-// comes to a product after the call.
+// comes to a product after the call. The environment says how slow it is:
+//   FAKE_CUBLAS_MILLISECONDS   what a product takes at least (0)
 #include <algorithm>
+#include <chrono>
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
+#include <thread>
 #include <vector>
 
 // The types of numbers, as the kernels round them.
@@ -137,7 +140,10 @@ EXPORT int cublasGemmEx(void* handle, int transpose_a, int transpose_b, int m, i
     void* out = fake_cuda_host(c);
     // The scales are the caller's, and may be gone when the stream comes to the product.
     double times = in_f64 ? number<double>(alpha) : number<float>(alpha), keep = in_f64 ? number<double>(beta) : number<float>(beta);
+    const char* least = getenv("FAKE_CUBLAS_MILLISECONDS");
+    std::chrono::milliseconds pause(least != nullptr ? atoi(least) : 0);
     bool given = fake_cuda_enqueue(of->stream, {a, b, c}, [=] {
+        std::this_thread::sleep_for(pause);
         if (in_f64) {
             multiply_f64(transpose_a != 0, transpose_b != 0, m, n, k, times, static_cast<const double*>(left), lda, static_cast<const double*>(right), ldb,
                          keep, static_cast<double*>(out), ldc);
