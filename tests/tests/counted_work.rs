@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use candle_core::{DType, Device};
+use candle_core::DType;
 use obsdiff_core::assignment::{SolveCost, owners};
 use obsdiff_core::{Part, PartId, PlanCost, Tokens, Workload, plan, split};
 use obsdiff_engine::calibrate::{Encoded, Trajectories};
@@ -57,9 +57,9 @@ impl Counted {
         };
         let workload = Workload::new(&spec, tokens, config.flops(1, size.tokens, encoders.tokens()));
         let weights = Arc::new(pipeline.transformer_weights().unwrap());
-        let model = config.load(&weights, DType::F32, &Device::Cpu).unwrap();
-        let like = (DType::F32, &Device::Cpu);
-        let encoded = Encoded::new(&encoders, prompts, like, &std::env::temp_dir(), &mut |_, _| {}).unwrap();
+        let model = config.load(&weights, DType::F32).unwrap();
+        let dtype = DType::F32;
+        let encoded = Encoded::new(&encoders, prompts, dtype, &std::env::temp_dir(), &mut |_, _| {}).unwrap();
         let schedule = pipeline.schedule(spec.calibration.steps as usize, size.tokens).unwrap();
         let trajectories = Arc::new(Trajectories::new(schedule, guidance, 0, size, encoded));
         let pruner = Pruner::new(&spec, model, weights, trajectories);

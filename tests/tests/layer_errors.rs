@@ -159,9 +159,9 @@ fn holds(asset: &str, ways: &[(&str, f64)]) {
     let plans: Vec<_> = plans.collect();
     assert!(plans.iter().all(|plan| plan.packages.len() == 1));
     let weights = Arc::new(pipeline.transformer_weights().unwrap());
-    let model = config.load(&weights, DType::F32, &Device::Cpu).unwrap();
-    let like = (DType::F32, &Device::Cpu);
-    let encoded = Encoded::new(&encoders, &PROMPTS, like, &std::env::temp_dir(), &mut |_, _| {}).unwrap();
+    let model = config.load(&weights, DType::F32).unwrap();
+    let dtype = DType::F32;
+    let encoded = Encoded::new(&encoders, &PROMPTS, dtype, &std::env::temp_dir(), &mut |_, _| {}).unwrap();
     let schedule = pipeline.schedule(STEPS as usize, size.tokens).unwrap();
     let trajectories = Arc::new(Trajectories::new(schedule, guidance, 0, size, encoded));
     let mut pruner = Pruner::new(&spec, model, weights, trajectories);

@@ -62,12 +62,12 @@ impl OracleJob {
     }
 
     fn expected(&self, name: &str, shape: &[usize]) -> Tensor {
-        self.golden.tensor(&format!("{name}.weight"), shape, DType::F32, &Device::Cpu).unwrap()
+        self.golden.tensor(&format!("{name}.weight"), shape, DType::F32).unwrap()
     }
 
     /// Weights of a linear that are zero in both or in neither.
     fn agree(&self, found: &Weights, name: &str, shape: &[usize]) -> usize {
-        let found = found.tensor(&format!("{name}.weight"), shape, DType::F32, &Device::Cpu).unwrap();
+        let found = found.tensor(&format!("{name}.weight"), shape, DType::F32).unwrap();
         zeros(&self.expected(name, shape)).iter().zip(zeros(&found)).filter(|(a, b)| *a == b).count()
     }
 
@@ -88,7 +88,7 @@ impl OracleJob {
             packages[package].push((linear.name.clone(), linear.shape));
             if package == 0 {
                 let name = format!("{}.gram_trace", linear.name);
-                let trace = self.golden.tensor(&name, &[1], DType::F64, &Device::Cpu).unwrap();
+                let trace = self.golden.tensor(&name, &[1], DType::F64).unwrap();
                 let (trace, found) = (trace.to_vec1::<f64>().unwrap()[0], linear.gram_trace.unwrap());
                 assert!(
                     (found / trace - 1.0).abs() < 1e-3,

@@ -264,7 +264,7 @@ fn where_a_folder_holds_several_weights_we_read_those_that_the_libraries_read() 
         let ours = folders.iter().map(|folder| match Weights::open(folder, library) {
             Ok(weights) => {
                 let shape = weights.entry(marker).unwrap().shape().to_vec();
-                let tensor = weights.tensor(marker, &shape, DType::F32, &Device::Cpu).unwrap();
+                let tensor = weights.tensor(marker, &shape, DType::F32).unwrap();
                 format!("{:?}", tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap()[0])
             }
             Err(_) => "refused".to_owned(),
@@ -284,7 +284,7 @@ fn are_zeros(pipeline: &Path) -> Vec<bool> {
     names.sort_unstable();
     let read = |name: &str| {
         let shape = weights.entry(name).unwrap().shape();
-        let tensor = weights.tensor(name, shape, DType::F32, &Device::Cpu).unwrap();
+        let tensor = weights.tensor(name, shape, DType::F32).unwrap();
         tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap()
     };
     names.into_iter().flat_map(read).map(|weight| weight == 0.0).collect()

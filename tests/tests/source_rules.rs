@@ -9,6 +9,10 @@ const NAMES: [&str; 3] = ["sd3", "flux", "stablediffusion3"];
 /// The crates whose sources are read, and the folder in them that may name architectures.
 const CRATES: [&str; 4] = ["proto", "coordinator", "worker", "tests/src"];
 const OWN: &str = "worker/engine/src/architecture";
+/// The file that says where tensors of candle's lie, candle's name for that, and a name of obsdiff's that ends like it.
+const HOST: &str = "worker/engine/src/lib.rs";
+const CANDLES_CPU: &str = "device::cpu";
+const OWN_CPU: &str = "computedevice::cpu";
 /// The folder whose comments are help texts, a program that these may name, and names that they may not use.
 const HELP: &str = "coordinator/command/src/cli";
 const OTHER_PROGRAM: &str = "stable-diffusion.cpp";
@@ -53,6 +57,20 @@ fn no_code_outside_the_architectures_folder_names_one() {
         named.extend(lines.map(|(number, line)| format!("{}:{number}: {line}", file.display())));
     }
     assert!(named.is_empty(), "these lines name an architecture:\n{}", named.join("\n"));
+}
+
+/// Code that named another place would compute there by candle, past the operations that each device has.
+#[test]
+fn only_one_file_says_where_tensors_of_candles_lie() {
+    let root = root();
+    let mut files = Vec::new();
+    CRATES.iter().for_each(|name| collect(&root.join(name), &mut files));
+    let names = |file: &PathBuf| {
+        let code = code(&fs::read_to_string(file).unwrap());
+        code.iter().any(|(_, line)| line.replace(OWN_CPU, "").contains(CANDLES_CPU))
+    };
+    files.retain(names);
+    assert_eq!(files, [root.join(HOST)], "take the engine's HOST");
 }
 
 #[test]

@@ -235,7 +235,7 @@ fn shapes() -> Case {
     let folder = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/assets/shapes-sd3/transformer"));
     let weights = Weights::open(folder, Library::Diffusers).unwrap();
     let config = Sd3Config::read(folder).unwrap();
-    let model = Sd3Transformer::load(config, &weights, DType::F32, &Device::Cpu).unwrap();
+    let model = Sd3Transformer::load(config, &weights, DType::F32).unwrap();
     sd3_call("shapes-sd3", model, 8, 16, 48)
 }
 
@@ -271,7 +271,7 @@ fn medium() -> Case {
         blocks: sd3::BlockSizes::default(),
     };
     let weights = random_weights(config.shapes());
-    let model = Sd3Transformer::load(config, &weights, DType::F32, &Device::Cpu).unwrap();
+    let model = Sd3Transformer::load(config, &weights, DType::F32).unwrap();
     sd3_call("SD3-medium blocks", model, 2, 64, 154)
 }
 
@@ -305,7 +305,7 @@ fn flux_block(name: &'static str, index: usize, products: fn(&FluxConfig, &mut P
         pooled: tensor(&[1, config.pooled_projection_dim]),
         guidance: Some(Tensor::full(3.5f32, 1, &Device::Cpu).unwrap()),
     };
-    let model = FluxTransformer::load(config, &weights, DType::F32, &Device::Cpu).unwrap();
+    let model = FluxTransformer::load(config, &weights, DType::F32).unwrap();
     let mut state = model.start(&inputs.call()).unwrap();
     for before in 0..index {
         state = model.block(before, state, &mut NoTap).unwrap();

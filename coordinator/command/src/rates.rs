@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Tensor};
 use obsdiff_core::assignment::SolveCost;
 use obsdiff_core::cost::{self, PackageCost, Rates};
 use obsdiff_core::{Opening, PlanCost, Workload, split};
@@ -191,12 +191,12 @@ impl RatedJob {
         candle_core::safetensors::save(&tensors, file.path()).map_err(obsdiff_engine::Error::from)?;
         drop(tensors);
         let weights = Weights::open_file(file.path())?;
-        let model = self.config.load(&weights, dtype, &Device::Cpu)?;
+        let model = self.config.load(&weights, dtype)?;
         let calibration = &self.spec.calibration;
         let widths = self.config.conditioning();
         let text = noise(1, &[described.tokens.text as usize, widths.text])?;
         let pooled = noise(2, &[widths.pooled])?;
-        let conditioning = Conditioning { text, pooled }.to(dtype, &Device::Cpu)?;
+        let conditioning = Conditioning { text, pooled }.to(dtype)?;
         let encoded = Encoded::repeated(conditioning, calibration.count)?;
         let schedule = described.pipeline.schedule(calibration.steps as usize, described.size.tokens)?;
         let (guidance, seed) = (described.guidance, calibration.seed);

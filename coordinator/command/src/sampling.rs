@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::path::Path;
 
-use candle_core::{DType, Device};
+use candle_core::DType;
 use obsdiff_engine::calibrate::{Denoised, Encoded, Trajectories};
 use obsdiff_engine::device::ComputeDevice;
 use obsdiff_engine::model::DiffusionModel;
@@ -68,7 +68,7 @@ impl Sampling {
             let dtype = compute_type(settings.dtype);
             let encoders = pipeline.text_encoders(tokens)?.on(device, dtype);
             let encoders = encoders.for_prompts(texts.len(), device, dtype)?;
-            Ok(Encoded::new(&encoders, &texts, (dtype, &Device::Cpu), folder, on_encoded)?)
+            Ok(Encoded::new(&encoders, &texts, dtype, folder, on_encoded)?)
         })?;
         device.release_unused()?;
         let trajectories = Trajectories::new(schedule, guidance, settings.seed, size, encoded);
@@ -178,7 +178,7 @@ pub fn load_transformer(
 ) -> Result<Box<dyn DiffusionModel>> {
     let _span = info_span!("load").entered();
     let weights = pipeline.transformer_weights()?;
-    let mut transformer = pipeline.transformer_config().load(&weights, dtype, &Device::Cpu)?;
+    let mut transformer = pipeline.transformer_config().load(&weights, dtype)?;
     transformer.move_blocks(device);
     Ok(transformer)
 }

@@ -4,7 +4,7 @@ use std::any::Any;
 use std::path::Path;
 use std::sync::Arc;
 
-use candle_core::{DType, Device};
+use candle_core::DType;
 use obsdiff_engine::architecture::{
     Architecture, ConditioningWidths, Guidance, LatentLayout, PipelineDefaults, TransformerConfig,
 };
@@ -154,8 +154,8 @@ impl TransformerConfig for TwoBranchConfig {
         Err(Error::Argument(format!("the checkpoint has {found} tensors, but {expected} are expected")))
     }
 
-    fn load(&self, weights: &Weights, dtype: DType, device: &Device) -> Result<Box<dyn DiffusionModel>> {
-        Ok(Box::new(TwoBranches::load(self, weights, dtype, device)?))
+    fn load(&self, weights: &Weights, dtype: DType) -> Result<Box<dyn DiffusionModel>> {
+        Ok(Box::new(TwoBranches::load(self, weights, dtype)?))
     }
 
     fn flops(&self, batch: usize, image: usize, _: usize) -> ForwardFlops {

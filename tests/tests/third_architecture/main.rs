@@ -97,11 +97,11 @@ fn planned(spec: &JobSpec, path: &Path) -> (Pruner, Plan, Arc<Weights>) {
     let tokens =
         Tokens { image: size.tokens as u64, text: TEXT_TOKENS as u64, branches: guidance.branches() as u64 };
     let encoders = pipeline.text_encoders(TEXT_TOKENS).unwrap();
-    let like = (DType::F32, &Device::Cpu);
-    let encoded = Encoded::new(&encoders, &PROMPTS, like, path, &mut |_, _| {}).unwrap();
+    let dtype = DType::F32;
+    let encoded = Encoded::new(&encoders, &PROMPTS, dtype, path, &mut |_, _| {}).unwrap();
     let schedule = pipeline.schedule(STEPS, size.tokens).unwrap();
     let trajectories = Arc::new(Trajectories::new(schedule, guidance, 5, size, encoded));
-    let model = config.load(&weights, DType::F32, &Device::Cpu).unwrap();
+    let model = config.load(&weights, DType::F32).unwrap();
     let plan = plan(spec, &inventory, tokens).unwrap();
     (Pruner::new(spec, model, weights.clone(), trajectories), plan, weights)
 }
@@ -162,7 +162,7 @@ fn expected(
             .flat_map(|row| row.iter().copied().chain(std::iter::repeat_n(0.0, stride(n) - n)));
         let factor = Factor::new::<f64>(n, upper.collect(), DAMPING).unwrap();
         let name = format!("{}.weight", linear.name);
-        let dense = weights.tensor(&name, &[linear.rows, n], DType::F32, &Device::Cpu).unwrap();
+        let dense = weights.tensor(&name, &[linear.rows, n], DType::F32).unwrap();
         let mut weight = dense.flatten_all().unwrap().to_vec1::<f32>().unwrap();
         Obs::default().prune(&mut weight, &factor, &target.target).unwrap();
         (name, weight)
@@ -246,7 +246,7 @@ fn holds(further: &Value, share: f64) {
     let written = PipelineFolder::open_as(&destination, &[&ARCHITECTURE]).unwrap();
     let read = Weights::open(&destination.join("transformer"), Library::Diffusers).unwrap();
     let numbers = |of: &Weights, name: &str, shape: &[usize]| {
-        let tensor = of.tensor(name, shape, DType::F32, &Device::Cpu).unwrap();
+        let tensor = of.tensor(name, shape, DType::F32).unwrap();
         tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap()
     };
     for (name, shape) in written.transformer_config().shapes() {
@@ -261,7 +261,7 @@ fn holds(further: &Value, share: f64) {
             assert_eq!(zeros, (share * found.len() as f64) as usize, "{name}");
         }
     }
-    let again = written.transformer_config().load(&read, DType::F32, &Device::Cpu).unwrap();
+    let again = written.transformer_config().load(&read, DType::F32).unwrap();
     let latents = |model: &dyn DiffusionModel| {
         let latents = pruner.trajectories().final_latents(model, 0..1, &mut || Ok(())).unwrap();
         latents.flatten_all().unwrap().to_vec1::<f32>().unwrap()

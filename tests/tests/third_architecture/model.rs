@@ -3,11 +3,11 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Tensor};
 use obsdiff_engine::architecture::TransformerConfig;
 use obsdiff_engine::checkpoint::Weights;
 use obsdiff_engine::model::{Denoise, DiffusionModel, State, Tap};
-use obsdiff_engine::{Error, Result};
+use obsdiff_engine::{Error, HOST, Result};
 use obsdiff_proto::{Inventory, LinearId, SiteId};
 
 use crate::architecture::{PATCH, TwoBranchConfig};
@@ -32,14 +32,9 @@ pub(crate) struct TwoBranches {
 }
 
 impl TwoBranches {
-    pub(crate) fn load(
-        config: &TwoBranchConfig,
-        weights: &Weights,
-        dtype: DType,
-        device: &Device,
-    ) -> Result<Self> {
+    pub(crate) fn load(config: &TwoBranchConfig, weights: &Weights, dtype: DType) -> Result<Self> {
         let inventory = config.inventory();
-        let read = |name: &str, shape: &[usize]| weights.tensor(name, shape, dtype, device);
+        let read = |name: &str, shape: &[usize]| weights.tensor(name, shape, dtype);
         let (width, features) = (config.width, config.token_features());
         let weight = |linear: &obsdiff_proto::Linear| {
             read(&format!("{}.weight", linear.name), &[linear.rows, inventory.site(linear.site).width])
@@ -115,9 +110,7 @@ impl DiffusionModel for TwoBranches {
         let tokens = self.product(&tokens, &self.embed)?.reshape((batch, rows * columns, ()))?;
         let tokens = tokens.broadcast_add(&context.unsqueeze(1)?)?;
         let sizes = [batch, rows, columns].map(|size| size as u32);
-        Ok(State::default()
-            .with(TOKENS, tokens.flatten(0, 1)?)
-            .with(SIZES, Tensor::new(&sizes, call.latents.device())?))
+        Ok(State::default().with(TOKENS, tokens.flatten(0, 1)?).with(SIZES, Tensor::new(&sizes, &HOST)?))
     }
 
     fn block(&self, index: usize, mut state: State, tap: &mut dyn Tap) -> Result<State> {

@@ -22,3 +22,6 @@ pub mod solve;
 pub use contained::is_contained;
 pub use error::{Error, Result};
 pub use hardware::hardware;
+
+/// Where tensors of candle's lie. What a GPU computes with is a [`model::Matrix`] in its own memory.
+pub const HOST: candle_core::Device = candle_core::Device::Cpu;

@@ -47,7 +47,7 @@ impl Golden {
 
     fn tensor(&self, name: &str) -> Tensor {
         let entry = self.weights.entry(name).unwrap();
-        self.weights.tensor(name, entry.shape(), entry.dtype(), &Device::Cpu).unwrap()
+        self.weights.tensor(name, entry.shape(), entry.dtype()).unwrap()
     }
 
     /// The largest deviation of `found` from the tensor `name`, shown with the test's output.
@@ -186,7 +186,7 @@ fn latents_hold_step_by_step() {
         let start = Tensor::cat(&start, 0).unwrap();
         let config = golden.pipeline.transformer_config();
         let weights = golden.pipeline.transformer_weights().unwrap();
-        let model = config.load(&weights, DType::F32, &Device::Cpu).unwrap();
+        let model = config.load(&weights, DType::F32).unwrap();
         let prompts: Vec<&Conditioning> = prompts.iter().collect();
         let guidance = config.guidance(golden.guidance);
         let mut trajectory = Trajectory::new(&schedule, guidance, &prompts, negative, start).unwrap();

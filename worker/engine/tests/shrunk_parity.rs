@@ -88,7 +88,7 @@ fn shrinks_without_a_difference(name: &str) {
     }
     let config = read_config(&source.join("transformer")).unwrap();
     let weights = Weights::open(&source.join("transformer"), Library::Diffusers).unwrap();
-    let mut model = config.load(&weights, DType::F32, &Device::Cpu).unwrap();
+    let mut model = config.load(&weights, DType::F32).unwrap();
     let dense = predict(&*model, &golden);
 
     let inventory = model.inventory().clone();
@@ -144,7 +144,7 @@ fn shrinks_without_a_difference(name: &str) {
     let written = Weights::open(&folder, Library::Diffusers).unwrap();
     let total: u64 = small.inventory().parameters;
     assert!(total < inventory.parameters);
-    let shrunk = read.load(&written, DType::F32, &Device::Cpu).unwrap();
+    let shrunk = read.load(&written, DType::F32).unwrap();
     let error = apart(&predict(&*shrunk, &golden), &masked);
     println!("{name}: {} of {} parameters, {error:.1e} apart", total, inventory.parameters);
     assert!(error < 1e-6, "{name}: {error}");

@@ -198,7 +198,7 @@ impl Case {
     }
 
     fn dense(&self, name: &str, shape: &[usize]) -> Vec<f64> {
-        wide(&self.weights.tensor(name, shape, DType::F32, &Device::Cpu).unwrap())
+        wide(&self.weights.tensor(name, shape, DType::F32).unwrap())
     }
 
     fn solve(&self, further: &Value) -> SolvedStructures {

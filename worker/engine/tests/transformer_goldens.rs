@@ -103,7 +103,7 @@ fn a_saved_state_goes_on_to_the_same_prediction() {
         let mut state = model.start(&golden.call()).unwrap();
         for index in 0..model.block_count() {
             state.save(&file).unwrap();
-            let loaded = State::load(&file, &Device::Cpu).unwrap();
+            let loaded = State::load(&file).unwrap();
             assert!(loaded.tensors().map(|(name, _)| name).eq(state.tensors().map(|(name, _)| name)));
             state = model.block(index, loaded, &mut NoTap).unwrap();
         }
@@ -125,6 +125,6 @@ fn a_state_that_does_not_fit_is_refused() {
     assert!(error.contains("lacks `conditioning`"), "{error}");
     let folder = tempfile::tempdir().unwrap();
     let missing = folder.path().join("state.safetensors");
-    let error = State::load(&missing, &Device::Cpu).unwrap_err().to_string();
+    let error = State::load(&missing).unwrap_err().to_string();
     assert!(error.contains("state.safetensors"), "{error}");
 }

@@ -117,8 +117,7 @@ fn peak_is_predicted_within_15_percent() {
     ] {
         let image = config.image_tokens(side, side).unwrap();
         let predicted = config.activation_bytes(batch, image, text, DType::F32);
-        let loaded =
-            |weights: &Weights| Sd3Transformer::load(config.clone(), weights, DType::F32, &Device::Cpu);
+        let loaded = |weights: &Weights| Sd3Transformer::load(config.clone(), weights, DType::F32);
         let model = load(config.shapes(), loaded);
         check(name, measured(&model, batch, side, text), predicted);
     }
@@ -128,8 +127,7 @@ fn peak_is_predicted_within_15_percent() {
         let config = flux();
         let image = config.image_tokens(side, side).unwrap();
         let predicted = config.activation_bytes(batch, image, text, DType::F32);
-        let loaded =
-            |weights: &Weights| FluxTransformer::load(config.clone(), weights, DType::F32, &Device::Cpu);
+        let loaded = |weights: &Weights| FluxTransformer::load(config.clone(), weights, DType::F32);
         let model = load(config.shapes(), loaded);
         check(name, measured(&model, batch, side, text), predicted);
     }

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use candle_core::Device;
 use obsdiff_engine::device::ComputeDevice;
 use obsdiff_engine::pipeline::{Conditioning, TextEncoders};
 use obsdiff_proto::{Digest, JobError, JobSpec};
@@ -161,7 +160,7 @@ fn encode(
     let dtype = compute_type(spec.model.dtype);
     let mut encoded: BTreeMap<String, Conditioning> = BTreeMap::new();
     let mut keep = |prompt: &str, conditioning: Conditioning| {
-        encoded.insert(prompt.to_owned(), conditioning.to(dtype, &Device::Cpu)?);
+        encoded.insert(prompt.to_owned(), conditioning.to(dtype)?);
         Ok(())
     };
     let texts: Vec<&str> = objects.iter().flat_map(|object| object.texts.iter().copied()).collect();

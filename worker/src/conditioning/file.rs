@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Tensor};
 use obsdiff_engine::architecture::ConditioningWidths;
 use obsdiff_engine::calibrate::Conditionings;
 use obsdiff_engine::checkpoint::Weights;
@@ -188,7 +188,7 @@ impl ConditioningFile {
 
     fn tensor(&self, name: &str, dtype: DType) -> Result<Tensor> {
         let shape = self.tensors.entry(name)?.shape().to_vec();
-        let tensor = self.tensors.tensor(name, &shape, dtype, &Device::Cpu)?;
+        let tensor = self.tensors.tensor(name, &shape, dtype)?;
         // A sum is finite only if every number in it is.
         if tensor.to_dtype(DType::F32)?.abs()?.sum_all()?.to_scalar::<f32>()?.is_finite() {
             Ok(tensor)

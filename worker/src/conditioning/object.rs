@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Tensor};
 use obsdiff_engine::pipeline::Conditioning;
 use obsdiff_proto::{Digest, JobSpec};
 use safetensors::SafeTensors;
@@ -11,6 +11,7 @@ use safetensors::tensor::TensorView;
 use serde::{Deserialize, Serialize};
 
 use crate::preparation::{JobModel, compute_type};
+use obsdiff_engine::HOST;
 
 /// The metadata's only key.
 const CONTENT: &str = "content";
@@ -107,8 +108,7 @@ pub(super) fn read(key: Digest, object: &[u8], expected: Expected) -> Result<Vec
     if found != metadata.sha256 {
         return Err(format!("its tensors have the digest {found} instead of {}", metadata.sha256));
     }
-    let tensor =
-        |view: &TensorView<'_>| Tensor::from_raw_buffer(view.data(), dtype, view.shape(), &Device::Cpu);
+    let tensor = |view: &TensorView<'_>| Tensor::from_raw_buffer(view.data(), dtype, view.shape(), &HOST);
     let split = || -> candle_core::Result<_> {
         let (text, pooled) = (tensor(&text)?, tensor(&pooled)?);
         (0..prompts).map(|i| Ok(Conditioning { text: text.get(i)?, pooled: pooled.get(i)? })).collect()

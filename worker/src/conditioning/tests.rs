@@ -1,6 +1,6 @@
 use std::sync::Arc;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Tensor};
 use object_store::ObjectStoreExt;
 use object_store::memory::InMemory;
 use object_store::path::Path;
@@ -121,7 +121,7 @@ fn what_is_read_is_what_this_process_would_encode_by_itself() {
         setting.encode();
         let encoders = setting.model.pipeline.text_encoders(24).unwrap();
         let folder = std::env::temp_dir();
-        let own = Encoded::new(&encoders, &PROMPTS, (kind, &Device::Cpu), &folder, &mut |_, _| {}).unwrap();
+        let own = Encoded::new(&encoders, &PROMPTS, kind, &folder, &mut |_, _| {}).unwrap();
         for stored in [setting.open().unwrap(), setting.under_way()] {
             assert_eq!((stored.prompts(), stored.negative().text.dtype()), (5, kind));
             assert_eq!(numbers(stored.negative()), numbers(own.negative()));

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::fmt::Display;
 use std::ops::Range;
 
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 use obsdiff_engine::export::{PrunedLinear, PrunedStructure};
 use obsdiff_engine::pruner::{SolvedSlice, SolvedStructures, SurveyedSlice};
 use obsdiff_engine::solve::OutputEnergy;
@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::PartStoreError;
 use crate::grams::SolvedBy;
+use obsdiff_engine::HOST;
 
 /// The metadata's only key.
 const CONTENT: &str = "content";
@@ -188,7 +189,7 @@ fn tensor(name: &str, view: &TensorView<'_>) -> Result<Tensor, PartStoreError> {
         return Err(broken(&format!("{name} is of another type")));
     }
     let values: Vec<f32> = view.data().as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
-    Tensor::from_vec(values, view.shape(), &Device::Cpu).map_err(|e| broken(&e))
+    Tensor::from_vec(values, view.shape(), &HOST).map_err(|e| broken(&e))
 }
 
 /// The name of a slice's tensor: that of the linear's weight, with the first row unless it is 0.

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use candle_core::Device;
 use obsdiff_engine::Result;
 use obsdiff_engine::calibrate::{Conditionings, Trajectories};
 use obsdiff_engine::checkpoint::Weights;
@@ -24,7 +23,7 @@ pub fn load(
     let calibration = &spec.calibration;
     let transformer = {
         let _span = tracing::info_span!("load weights").entered();
-        model.config.load(weights, compute_type(spec.model.dtype), &Device::Cpu)?
+        model.config.load(weights, compute_type(spec.model.dtype))?
     };
     let schedule = model.pipeline.schedule(calibration.steps as usize, model.size.tokens)?;
     let trajectories =

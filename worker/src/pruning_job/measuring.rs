@@ -3,7 +3,6 @@
 use std::ops::Range;
 use std::time::Duration;
 
-use candle_core::Device;
 use obsdiff_engine::calibrate::Denoised;
 use obsdiff_engine::export::{HeldOutError, Measured, PruningRecord};
 use obsdiff_engine::pipeline::PipelineFolder;
@@ -75,7 +74,7 @@ impl PruningJob<'_> {
         on_progress: &OnProgress,
     ) -> Result<Denoised, WorkError> {
         let (weights, dtype) = (pipeline.transformer_weights()?, compute_type(self.spec.model.dtype));
-        let mut model = pipeline.transformer_config().load(&weights, dtype, &Device::Cpu)?;
+        let mut model = pipeline.transformer_config().load(&weights, dtype)?;
         model.move_blocks(&self.device);
         let batch = if self.plan.shards.is_empty() {
             1

@@ -5,7 +5,6 @@ use std::io::{BufWriter, Write as _};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use candle_core::Device;
 use obsdiff_engine::calibrate::Encoded;
 use obsdiff_proto::JobError;
 use obsdiff_worker::conditioning::{ConditioningMetadata, is_ours, write_file};
@@ -49,9 +48,9 @@ pub(super) fn encode(args: &EncodeArgs, context: &mut CommandContext<'_>) -> Res
     let encoded = encoding(texts.len(), &progress, |on_encoded| {
         let encoders = described.pipeline.text_encoders(tokens as usize)?;
         let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
-        let like = (compute_type(spec.model.dtype), &Device::Cpu);
-        let encoders = encoders.on(&device, like.0).for_prompts(texts.len(), &device, like.0)?;
-        Ok(Encoded::new(&encoders, &texts, like, folder, on_encoded)?)
+        let dtype = compute_type(spec.model.dtype);
+        let encoders = encoders.on(&device, dtype).for_prompts(texts.len(), &device, dtype)?;
+        Ok(Encoded::new(&encoders, &texts, dtype, folder, on_encoded)?)
     })?;
     let count = texts.len();
     let about = ConditioningMetadata {

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Tensor};
 use obsdiff_engine::device::ComputeDevice;
 use obsdiff_engine::model::{Denoise, DiffusionModel, NoTap};
 use obsdiff_engine::pipeline::{PipelineFolder, noise};
@@ -14,6 +14,7 @@ use crate::Result;
 use crate::context::CommandContext;
 use crate::sampling::{Settings, load_transformer};
 use crate::text;
+use obsdiff_engine::HOST;
 
 /// The least and the most calls of each transformer.
 const ROUNDS: [usize; 2] = [5, 200];
@@ -51,7 +52,7 @@ pub(super) fn measure(
     let latents = noise(settings.seed, &size.shape(1))?;
     let text = noise(settings.seed, &[1, tokens, widths.text])?;
     let pooled = noise(settings.seed, &[1, widths.pooled])?;
-    let number = |value: f32| Tensor::full(value, 1, &Device::Cpu).map_err(obsdiff_engine::Error::from);
+    let number = |value: f32| Tensor::full(value, 1, &HOST).map_err(obsdiff_engine::Error::from);
     let timestep = number(500.0)?;
     let guidance = config.guidance(settings.guidance).input.map(|scale| number(scale as f32)).transpose()?;
     let call = Denoise {

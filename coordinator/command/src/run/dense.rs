@@ -76,7 +76,7 @@ impl DenseSamples {
 
 #[cfg(test)]
 mod tests {
-    use candle_core::{DType, Device, Tensor};
+    use candle_core::{DType, Tensor};
     use obsdiff_proto::Digest;
 
     use super::*;
@@ -96,7 +96,7 @@ mod tests {
     #[test]
     fn samples_are_taken_over_where_all_that_they_depend_on_is_the_same() {
         let samples = DenseSamples::default();
-        let latents = Tensor::zeros(1, DType::F32, &Device::Cpu).unwrap();
+        let latents = Tensor::zeros(1, DType::F32, &obsdiff_engine::HOST).unwrap();
         let made = |origin: SampleOrigin| {
             let mut made = false;
             let found = samples.from(origin, || {

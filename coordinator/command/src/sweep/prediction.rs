@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Tensor};
 use obsdiff_engine::calibrate::Conditionings;
 use obsdiff_engine::checkpoint::digests;
 use obsdiff_engine::gram::{Gram, PlacedGram};
@@ -23,6 +23,7 @@ use crate::progress::Progress;
 use crate::run::check_kept;
 use crate::runtime::runtime;
 use crate::{Error, Result};
+use obsdiff_engine::HOST;
 
 /// How far a survey expects the velocity of a pruned model to be from the dense one's, where it says so: the root of the mean squared
 /// relative change. An N:M pattern is tried on every linear by the Grams, which takes as long as solving.
@@ -132,7 +133,7 @@ struct NoPrompts(Conditioning);
 
 impl NoPrompts {
     fn new() -> Result<Self> {
-        let nothing = || Tensor::zeros((1, 1), DType::F32, &Device::Cpu).map_err(obsdiff_engine::Error::from);
+        let nothing = || Tensor::zeros((1, 1), DType::F32, &HOST).map_err(obsdiff_engine::Error::from);
         Ok(Self(Conditioning { text: nothing()?, pooled: nothing()? }))
     }
 }

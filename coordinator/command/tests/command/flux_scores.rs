@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::fs;
 use std::path::Path;
 
-use candle_core::{DType, Device};
+use candle_core::DType;
 use obsdiff_engine::checkpoint::{Library, Weights};
 use obsdiff_engine::pipeline::PipelineFolder;
 use serde_json::Value;
@@ -76,7 +76,7 @@ fn holds(method: &str, pattern: &str) {
         let (rows, n) = (linear.rows, site.width);
         let name = format!("{}.weight", linear.name);
         let [before, after] = [&dense, &pruned].map(|weights| {
-            let weight = weights.tensor(&name, &[rows, n], DType::F32, &Device::Cpu).unwrap();
+            let weight = weights.tensor(&name, &[rows, n], DType::F32).unwrap();
             weight.flatten_all().unwrap().to_vec1::<f32>().unwrap()
         });
         let score = |at: usize| {

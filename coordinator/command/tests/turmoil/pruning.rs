@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Tensor};
 use obsdiff_core::assignment::SolveCost;
 use obsdiff_core::{Options, Tokens, plan};
 use obsdiff_engine::architecture::sd3::{Sd3Config, Sd3Transformer};
@@ -72,7 +72,7 @@ impl Pruning {
         let guidance = pipeline.transformer_config().guidance(spec.calibration.guidance);
         let trajectories = Trajectories::new(schedule, guidance, 0, SIZE, encoded);
         Arc::new(Self {
-            model: Sd3Transformer::load(config, &weights, DType::F32, &Device::Cpu).unwrap(),
+            model: Sd3Transformer::load(config, &weights, DType::F32).unwrap(),
             weights: Arc::new(weights),
             inventory: Arc::new(inventory),
             plan: Arc::new(plan),

@@ -54,7 +54,7 @@ pub(super) fn computed(device: &ComputeDevice, call: &str) -> Result<Vec<Value>>
     let number = |digits: &str| digits.parse::<usize>().with_context(|| format!("{call}: {USAGE}"));
     let (batch, side, text) = (number(batch)?, number(side)?, number(text)?);
     let config = read_config(Path::new(folder))?.with_fewer_blocks(0);
-    let mut model = config.load(&weights(&*config)?, DType::BF16, &Device::Cpu)?;
+    let mut model = config.load(&weights(&*config)?, DType::BF16)?;
     model.move_blocks(device);
     let tensor = |shape: &[usize]| Tensor::from_vec(noise(1, shape.iter().product()), shape, &Device::Cpu);
     let (latents, widths) = (config.latents(), config.conditioning());

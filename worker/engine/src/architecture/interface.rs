@@ -5,7 +5,7 @@ use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
-use candle_core::{DType, Device};
+use candle_core::DType;
 use obsdiff_proto::{ForwardFlops, Inventory};
 
 use crate::checkpoint::{JoinedTensor, Weights};
@@ -98,11 +98,11 @@ pub trait TransformerConfig: Any + fmt::Debug + Send + Sync {
         loading::check(self.shapes(), weights)
     }
 
-    /// Reads the transformer, to compute in `dtype` (f32, bf16 or f16) on `device`.
+    /// Reads the transformer, to compute in `dtype` (f32, bf16 or f16).
     ///
     /// # Errors
     /// When the checkpoint is not the one described, or holds a value that is not finite in `dtype`.
-    fn load(&self, weights: &Weights, dtype: DType, device: &Device) -> Result<Box<dyn DiffusionModel>>;
+    fn load(&self, weights: &Weights, dtype: DType) -> Result<Box<dyn DiffusionModel>>;
 
     /// What one forward call costs on `batch` pictures of so many image and text tokens: what the model counts as it computes.
     fn flops(&self, batch: usize, image: usize, text: usize) -> ForwardFlops;

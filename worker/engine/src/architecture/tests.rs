@@ -1,6 +1,6 @@
 use std::fs;
 
-use candle_core::{DType, Device};
+use candle_core::DType;
 use serde_json::json;
 
 use super::flux::FluxConfig;
@@ -128,14 +128,14 @@ fn an_architecture_that_is_registered_here_runs() {
     let known = [SUPPORTED[0], SUPPORTED[1], &THIRD];
     let latents = |pipeline: &PipelineFolder| {
         let encoders = pipeline.text_encoders(24).unwrap();
-        let like = (DType::F32, &Device::Cpu);
-        let encoded = Encoded::new(&encoders, &["a ring"], like, path, &mut |_, _| {}).unwrap();
+        let dtype = DType::F32;
+        let encoded = Encoded::new(&encoders, &["a ring"], dtype, path, &mut |_, _| {}).unwrap();
         let size = pipeline.latent_size(Some(32), Some(32)).unwrap();
         let schedule = pipeline.schedule(2, size.tokens).unwrap();
         let guidance = pipeline.guidance(3.5, 1.0).unwrap();
         let trajectories = Trajectories::new(schedule, guidance, 0, size, encoded);
         let config = pipeline.transformer_config();
-        let model = config.load(&pipeline.transformer_weights().unwrap(), DType::F32, &Device::Cpu).unwrap();
+        let model = config.load(&pipeline.transformer_weights().unwrap(), DType::F32).unwrap();
         let latents = trajectories.final_latents(&*model, 0..1, &mut || Ok(())).unwrap();
         latents.flatten_all().unwrap().to_vec1::<f32>().unwrap()
     };

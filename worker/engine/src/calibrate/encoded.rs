@@ -7,12 +7,12 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Tensor};
 use obsdiff_proto::lock;
 use tempfile::{SpooledTempFile, spooled_tempfile_in};
 
 use crate::pipeline::{Conditioning, TextEncoders};
-use crate::{Error, Result};
+use crate::{Error, HOST, Result};
 
 /// Where the conditionings of a list of prompts are read from, a batch at a time.
 pub trait Conditionings: fmt::Debug + Send + Sync {
@@ -54,7 +54,7 @@ impl Encoded {
     pub fn new(
         encoders: &TextEncoders,
         prompts: &[&str],
-        (dtype, device): (DType, &Device),
+        dtype: DType,
         folder: &Path,
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<Self> {
@@ -62,7 +62,7 @@ impl Encoded {
         let (mut kept, mut negative) = (BTreeMap::new(), None);
         let texts: Vec<&str> = prompts.iter().copied().chain([""]).collect();
         let mut keep = |prompt: &str, conditioning: Conditioning| {
-            let conditioning = conditioning.to(dtype, device)?;
+            let conditioning = conditioning.to(dtype)?;
             let written = spool.stream_position().and_then(|place| {
                 conditioning.text.write_bytes(&mut spool).map_err(io::Error::other)?;
                 conditioning.pooled.write_bytes(&mut spool).map_err(io::Error::other)?;
@@ -123,7 +123,7 @@ impl Conditionings for Encoded {
             let mut next = |like: &Tensor| {
                 let mut bytes = vec![0; like.elem_count() * like.dtype().size_in_bytes()];
                 spool.read_exact(&mut bytes).map_err(|e| Error::file(&self.folder, e))?;
-                Ok::<_, Error>(Tensor::from_raw_buffer(&bytes, like.dtype(), like.dims(), like.device())?)
+                Ok::<_, Error>(Tensor::from_raw_buffer(&bytes, like.dtype(), like.dims(), &HOST)?)
             };
             Ok(Conditioning { text: next(&like.text)?, pooled: next(&like.pooled)? })
         };
@@ -146,7 +146,7 @@ mod tests {
         let asset = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/assets/shapes-sd3");
         let encoders = PipelineFolder::open(&asset).unwrap().text_encoders(24).unwrap();
         let expected = encoders.encode(prompts, &mut |_, _| {}).unwrap();
-        let kept = Encoded::new(&encoders, prompts, (dtype, &Device::Cpu), folder, &mut |_, _| {}).unwrap();
+        let kept = Encoded::new(&encoders, prompts, dtype, folder, &mut |_, _| {}).unwrap();
         (expected, kept)
     }
 
@@ -164,7 +164,7 @@ mod tests {
         let mut reported = Vec::new();
         let mut report = |done, all| reported.push((done, all));
         let prompts = ["a red circle", "on grey", "a ring"];
-        Encoded::new(&encoders, &prompts, (DType::F32, &Device::Cpu), folder.path(), &mut report).unwrap();
+        Encoded::new(&encoders, &prompts, DType::F32, folder.path(), &mut report).unwrap();
         let (last, all) = *reported.last().unwrap();
         assert!(last == all && reported.iter().all(|(_, of)| *of == all), "{reported:?}");
         // The empty prompt is one more.
@@ -184,12 +184,12 @@ mod tests {
                 }
                 for id in [2, 0, 1, 3] {
                     let found = kept.read(id..id + 1).unwrap().remove(0);
-                    let expected = expected[id as usize].to(dtype, &Device::Cpu).unwrap();
+                    let expected = expected[id as usize].to(dtype).unwrap();
                     assert_eq!(found.text.dtype(), dtype);
                     assert_eq!(numbers(&found), numbers(&expected));
                 }
             }
-            assert_eq!(numbers(kept.negative()), numbers(&expected[3].to(dtype, &Device::Cpu).unwrap()));
+            assert_eq!(numbers(kept.negative()), numbers(&expected[3].to(dtype).unwrap()));
             assert_eq!(kept.places[0], kept.places[2], "a text is kept once");
             assert!(kept.read(3..5).is_err());
         }

@@ -6,10 +6,10 @@ use crate::{Error, Result};
 
 /// Calls `take` with the rows of an observation (`tokens x n`) as 32-bit floats in row-major order.
 pub(super) fn with_rows<T>(rows: &Tensor, take: impl FnOnce(&[f32]) -> T) -> Result<T> {
-    let rows = if rows.dtype() == DType::F32 && rows.is_contiguous() && rows.device().is_cpu() {
+    let rows = if rows.dtype() == DType::F32 && rows.is_contiguous() {
         rows.clone()
     } else {
-        rows.to_dtype(DType::F32)?.to_device(&candle_core::Device::Cpu)?.contiguous()?
+        rows.to_dtype(DType::F32)?.contiguous()?
     };
     let (storage, layout) = rows.storage_and_layout();
     match &*storage {
@@ -32,7 +32,6 @@ pub(super) fn with_constant(rows: &[f32], width: usize) -> Vec<f32> {
 
 #[cfg(test)]
 mod tests {
-    use candle_core::Device;
 
     use super::*;
 
@@ -43,7 +42,7 @@ mod tests {
 
     #[test]
     fn every_layout_and_type_gives_the_same_rows() {
-        let rows = Tensor::arange(0f32, 12., &Device::Cpu).unwrap().reshape((3, 4)).unwrap();
+        let rows = Tensor::arange(0f32, 12., &crate::HOST).unwrap().reshape((3, 4)).unwrap();
         let expected: Vec<f32> = (4..12).map(|v| v as f32).collect();
         let narrowed = rows.narrow(0, 1, 2).unwrap();
         let transposed = rows.t().unwrap().contiguous().unwrap().t().unwrap().narrow(0, 1, 2).unwrap();

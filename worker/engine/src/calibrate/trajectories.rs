@@ -90,7 +90,7 @@ impl Trajectories {
         let batch: Vec<&Conditioning> = encoded.iter().collect();
         let seeds = prompts.map(|id| self.seed.wrapping_add(u64::from(id)));
         let noise: Vec<Tensor> = seeds.map(|seed| noise(seed, &self.size.shape(1))).collect::<Result<_>>()?;
-        let noise = Tensor::cat(&noise, 0)?.to_device(self.conditionings.negative().text.device())?;
+        let noise = Tensor::cat(&noise, 0)?;
         Trajectory::new(&self.schedule, self.guidance, &batch, self.conditionings.negative(), noise)
     }
 }

@@ -3,12 +3,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::*;
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Tensor};
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 fn sample(folder: &std::path::Path, file: &str, names: &[&str]) {
     let tensors: std::collections::HashMap<_, _> = names
         .iter()
-        .map(|n| (n.to_string(), Tensor::arange(0f32, 6., &Device::Cpu).unwrap().reshape((2, 3)).unwrap()))
+        .map(|n| (n.to_string(), Tensor::arange(0f32, 6., &crate::HOST).unwrap().reshape((2, 3)).unwrap()))
         .collect();
     candle_core::safetensors::save(&tensors, folder.join(file)).unwrap();
 }
@@ -18,11 +18,11 @@ fn reads_a_single_file_and_checks_the_shape() {
     let dir = tempfile::tempdir().unwrap();
     sample(dir.path(), "model.safetensors", &["a", "b"]);
     let weights = Weights::open(dir.path(), Library::Transformers).unwrap();
-    let a = weights.tensor("a", &[2, 3], DType::F64, &Device::Cpu).unwrap();
+    let a = weights.tensor("a", &[2, 3], DType::F64).unwrap();
     assert_eq!(a.to_vec2::<f64>().unwrap(), [[0., 1., 2.], [3., 4., 5.]]);
-    let error = weights.tensor("a", &[3, 2], DType::F32, &Device::Cpu).unwrap_err().to_string();
+    let error = weights.tensor("a", &[3, 2], DType::F32).unwrap_err().to_string();
     assert!(error.contains("`a` has shape [2, 3], but the configuration asks for [3, 2]"), "{error}");
-    let error = weights.tensor("c", &[1], DType::F32, &Device::Cpu).unwrap_err().to_string();
+    let error = weights.tensor("c", &[1], DType::F32).unwrap_err().to_string();
     assert!(error.contains("`c` is missing"), "{error}");
 }
 
@@ -88,7 +88,7 @@ fn lay(folder: &std::path::Path, stem: &str, part: Part) {
     let marked = |file: String, names: &[&str]| {
         let value = part as u8 as f32;
         let tensors: std::collections::HashMap<_, _> =
-            names.iter().map(|n| (n.to_string(), Tensor::new(&[value], &Device::Cpu).unwrap())).collect();
+            names.iter().map(|n| (n.to_string(), Tensor::new(&[value], &crate::HOST).unwrap())).collect();
         candle_core::safetensors::save(&tensors, folder.join(file)).unwrap();
     };
     let shard = |variant: &str, number: u8| format!("{stem}{variant}-0000{number}-of-00002.safetensors");
@@ -148,7 +148,7 @@ fn each_library_reads_the_file_that_it_would_read_in_python() {
             let read = Weights::open(dir.path(), library);
             match expected {
                 Ok(part) => {
-                    let tensor = read.unwrap().tensor("b", &[1], DType::F32, &Device::Cpu).unwrap();
+                    let tensor = read.unwrap().tensor("b", &[1], DType::F32).unwrap();
                     let found = tensor.to_vec1::<f32>().unwrap()[0];
                     assert_eq!(found, *part as u8 as f32, "{library:?}: {parts:?}");
                 }
@@ -186,7 +186,7 @@ fn whoever_has_to_know_is_told_of_each_tensor_that_is_read() {
     weights.call_on_read(Arc::new(move || {
         counted.fetch_add(1, Ordering::SeqCst);
     }));
-    weights.tensor("a", &[2, 3], DType::F32, &Device::Cpu).unwrap();
+    weights.tensor("a", &[2, 3], DType::F32).unwrap();
     weights.rows("b", [2, 3], 1..2).unwrap();
     assert_eq!(calls.load(Ordering::SeqCst), 2);
 }

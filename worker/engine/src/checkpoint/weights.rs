@@ -6,14 +6,14 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Tensor};
 use obsdiff_files::OnProgress;
 use safetensors::SafeTensors;
 use serde::Deserialize;
 
 use super::library::Files;
 use super::{Library, MappedFile, read_json};
-use crate::{Error, Result};
+use crate::{Error, HOST, Result};
 
 /// A component's tensors by name, memory-mapped and read when asked for.
 pub struct Weights {
@@ -255,11 +255,11 @@ impl Weights {
     ///
     /// # Errors
     /// When it is missing, has another shape, or cannot be converted.
-    pub fn tensor(&self, name: &str, shape: &[usize], dtype: DType, device: &Device) -> Result<Tensor> {
+    pub fn tensor(&self, name: &str, shape: &[usize], dtype: DType) -> Result<Tensor> {
         let entry = self.entry_of(name, shape)?;
-        let stored = Tensor::from_raw_buffer(self.bytes(name)?, entry.dtype, shape, &Device::Cpu)?;
+        let stored = Tensor::from_raw_buffer(self.bytes(name)?, entry.dtype, shape, &HOST)?;
         self.release(entry);
-        Ok(stored.to_dtype(dtype)?.to_device(device)?)
+        Ok(stored.to_dtype(dtype)?)
     }
 
     /// Reads so many rows of a matrix of `shape`, row after row, as f32.
@@ -271,7 +271,7 @@ impl Weights {
         let row = shape[1] * entry.dtype.size_in_bytes();
         let bytes = self.bytes(name)?.get(rows.start * row..rows.end * row);
         let bytes = bytes.ok_or_else(|| Error::Argument(format!("`{name}` has no rows {rows:?}")))?;
-        let stored = Tensor::from_raw_buffer(bytes, entry.dtype, &[rows.len() * shape[1]], &Device::Cpu)?;
+        let stored = Tensor::from_raw_buffer(bytes, entry.dtype, &[rows.len() * shape[1]], &HOST)?;
         self.release(entry);
         Ok(stored.to_dtype(DType::F32)?.to_vec1()?)
     }

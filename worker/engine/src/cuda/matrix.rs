@@ -3,13 +3,13 @@
 use std::sync::Arc;
 
 use bytemuck::Pod;
-use candle_core::{CpuStorage, DType, Device, Storage, Tensor, WithDType};
+use candle_core::{CpuStorage, DType, Storage, Tensor, WithDType};
 use half::{bf16, f16};
 
 use super::driver::{DeviceBuffer, In, Out};
 use super::{CudaDevice, CudaError};
 use crate::device::transfers::TransferKind;
-use crate::{Error, Result};
+use crate::{Error, HOST, Result};
 
 /// The types of numbers that blocks are computed in. Kernels of a name come for each of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,7 +71,7 @@ impl CudaMatrix {
             [rows, columns] => (rows, columns),
             _ => return Err(Error::Argument("a tensor for a GPU is a matrix or a vector".to_owned())),
         };
-        let tensor = tensor.to_device(&Device::Cpu)?.contiguous()?;
+        let tensor = tensor.contiguous()?;
         let numbers = NumberType::of(tensor.dtype())
             .ok_or_else(|| Error::Argument(format!("a GPU does not compute in {:?}", tensor.dtype())))?;
         let mut matrix = Self::new(device, numbers, rows, columns)?;
@@ -120,7 +120,7 @@ impl CudaMatrix {
     fn read<T: Pod + WithDType>(&self, kind: TransferKind) -> Result<Tensor> {
         let mut values = vec![T::zeroed(); self.count()];
         self.device.driver().read(kind, &self.bytes, bytemuck::cast_slice_mut(&mut values))?;
-        Ok(Tensor::from_vec(values, (self.rows, self.columns), &Device::Cpu)?)
+        Ok(Tensor::from_vec(values, (self.rows, self.columns), &HOST)?)
     }
 
     /// A copy in memory of its own.

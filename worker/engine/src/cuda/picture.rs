@@ -3,7 +3,7 @@
 //!
 //! Nothing here waits for the GPU but what brings a picture to the host.
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Tensor};
 
 use super::kernels::Launch;
 use super::libraries::{Operand, ProductBatch, ProductSizes};
@@ -38,7 +38,7 @@ impl PictureOps for CudaOps {
         [outputs, inputs, side]: [usize; 3],
     ) -> Result<Convolution> {
         let shape = [outputs, inputs, side, side];
-        let weight = weights.tensor(&format!("{name}.weight"), &shape, DType::F32, &Device::Cpu)?;
+        let weight = weights.tensor(&format!("{name}.weight"), &shape, DType::F32)?;
         // As pixels are laid out: the channels of each of them together.
         let weight = weight.permute((0, 2, 3, 1))?.contiguous()?.reshape((outputs, side * side * inputs))?;
         let weight = CudaMatrix::upload(&self.device, TransferKind::Weights, &weight)?.into();

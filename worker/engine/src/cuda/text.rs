@@ -3,7 +3,7 @@
 //!
 //! Nothing here waits for the GPU but what brings a result to the host.
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Tensor};
 
 use super::kernels::Launch;
 use super::libraries::{Operand, ProductBatch, ProductSizes};
@@ -46,7 +46,7 @@ impl TextOps for CudaOps {
         let entry = weights.entry_of(name, &shape)?;
         let kind = TransferKind::Weights;
         let Some(numbers) = NumberType::of(entry.dtype()) else {
-            let tensor = weights.tensor(name, &shape, DType::F32, &Device::Cpu)?;
+            let tensor = weights.tensor(name, &shape, DType::F32)?;
             return Ok(self.for_products(CudaMatrix::upload(&self.device, kind, &tensor)?)?.into());
         };
         let stored = CudaMatrix::of_bytes(&self.device, kind, numbers, shape, weights.bytes(name)?)?;
@@ -55,7 +55,7 @@ impl TextOps for CudaOps {
     }
 
     fn vector(&self, weights: &Weights, name: &str, length: usize) -> Result<Matrix> {
-        let vector = weights.tensor(name, &[length], DType::F32, &Device::Cpu)?;
+        let vector = weights.tensor(name, &[length], DType::F32)?;
         Ok(CudaMatrix::upload(&self.device, TransferKind::Weights, &vector)?.into())
     }
 

@@ -1,11 +1,11 @@
 //! Work of a known size on a device, whose speed is to be found.
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Tensor};
 
 use super::ComputeDevice;
-use crate::Result;
 #[cfg(feature = "cuda")]
 use crate::cuda::{CudaBuffers, CudaProduct};
+use crate::{HOST, Result};
 
 /// Does its work once, and returns when it is done.
 pub type TimedWork = Box<dyn FnMut() -> Result<()>>;
@@ -19,7 +19,7 @@ impl ComputeDevice {
     pub fn timed_products(&self, side: usize, numbers: DType, times: usize) -> Result<TimedWork> {
         match self {
             Self::Cpu => {
-                let matrix = Tensor::ones((side, side), numbers, &Device::Cpu)?;
+                let matrix = Tensor::ones((side, side), numbers, &HOST)?;
                 Ok(Box::new(move || (0..times).try_for_each(|_| Ok(matrix.matmul(&matrix).map(drop)?))))
             }
             #[cfg(feature = "cuda")]

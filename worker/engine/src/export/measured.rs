@@ -126,20 +126,19 @@ pub struct MeasuredPhase {
 
 #[cfg(test)]
 mod tests {
-    use candle_core::Device;
 
     use super::*;
 
     #[test]
     fn errors_are_relative_to_the_dense_latents() {
-        let tensor = |numbers: [f32; 4]| Tensor::from_slice(&numbers, (2, 1, 1, 2), &Device::Cpu).unwrap();
+        let tensor = |numbers: [f32; 4]| Tensor::from_slice(&numbers, (2, 1, 1, 2), &crate::HOST).unwrap();
         let error = HeldOutError::between(&tensor([3., 4., 0., 2.]), &tensor([3., 4., 1., 2.])).unwrap();
         assert_eq!(error.per_prompt, [0.0, 0.5]);
         assert!((error.relative - (1.0f64 / 29.0).sqrt()).abs() < 1e-12, "{}", error.relative);
         let halved = tensor([3., 4., 0., 1.]);
         let error = error.along(&[halved], &[tensor([3., 4., 0., 2.])]).unwrap();
         assert!((error.per_step[0] - (1.0f64 / 26.0).sqrt()).abs() < 1e-12, "{:?}", error.per_step);
-        let other = Tensor::zeros((1, 1, 1, 2), DType::F32, &Device::Cpu).unwrap();
+        let other = Tensor::zeros((1, 1, 1, 2), DType::F32, &crate::HOST).unwrap();
         assert!(HeldOutError::between(&tensor([0.; 4]), &other).is_err());
     }
 }

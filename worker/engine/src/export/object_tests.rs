@@ -7,7 +7,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 use obsdiff_proto::Digest;
 
 use super::tests::{export_by, pipeline, record};
@@ -88,7 +88,7 @@ const URL: &str = "s3://bucket/out";
 
 fn write(source: &Path, objects: &Objects, scale: f64) -> Result<()> {
     let weights = Weights::open(&source.join("transformer"), Library::Diffusers).unwrap();
-    let new = Tensor::new(&[[0f32, 1., 0.], [2., 0., 3.]], &Device::Cpu).unwrap().affine(scale, 0.).unwrap();
+    let new = Tensor::new(&[[0f32, 1., 0.], [2., 0., 3.]], &crate::HOST).unwrap().affine(scale, 0.).unwrap();
     let record = record();
     let export = Export {
         source,

@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::path::Path;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Tensor};
 use safetensors::View;
 
 use super::shrink::{KeptIndices, Shrink};
@@ -33,7 +33,7 @@ pub(super) fn rewrite(
     for (name, entry) in entries {
         let kept = shrink.and_then(|shrink| shrink.kept.get(name));
         let new = match (pruned(name)?, kept) {
-            (None, Some(_)) => Some(weights.tensor(name, entry.shape(), entry.dtype(), &Device::Cpu)?),
+            (None, Some(_)) => Some(weights.tensor(name, entry.shape(), entry.dtype())?),
             (new, _) => new,
         };
         match new {

@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 use serde_json::{Map, Value, json};
 
 use crate::checkpoint::{TensorEntry, Weights, read_json};
-use crate::{Error, Result};
+use crate::{Error, HOST, Result};
 
 /// The rows or columns of a tensor that are kept, by index, ascending.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,7 +39,7 @@ impl KeptIndices {
     pub(super) fn select(&self, tensor: &Tensor) -> Result<Tensor> {
         let (axis, kept) = self.axis();
         let kept: Vec<u32> = kept.iter().map(|i| *i as u32).collect();
-        Ok(tensor.index_select(&Tensor::new(kept, &Device::Cpu)?, axis)?)
+        Ok(tensor.index_select(&Tensor::new(kept, &HOST)?, axis)?)
     }
 }
 

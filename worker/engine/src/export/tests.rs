@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 use std::sync::{PoisonError, RwLock};
 
-use candle_core::{DType, Device};
+use candle_core::DType;
 use obsdiff_proto::Method;
 
 use super::*;
@@ -30,7 +30,7 @@ pub(super) fn pipeline(root: &Path, sharded: bool) -> PathBuf {
     }
     let folder = source.join("transformer");
     let tensor = |k: usize| {
-        let values = Tensor::arange(1f32, 7., &Device::Cpu).unwrap().reshape((2, 3)).unwrap();
+        let values = Tensor::arange(1f32, 7., &crate::HOST).unwrap().reshape((2, 3)).unwrap();
         (values * (k + 1) as f64).unwrap().to_dtype(DType::F16).unwrap()
     };
     let save = |names: &[(usize, &str)], file: &str| {
@@ -103,7 +103,7 @@ pub(super) fn export_by(
     let record = record();
     Export { source, destination, link, weights: &weights, record: &record, documents: &[], shrink: None }
         .write(disk, &|name| {
-            let new = || Ok(Tensor::new(&[[0f32, 1., 0.], [2., 0., 3.]], &Device::Cpu)?.affine(scale, 0.)?);
+            let new = || Ok(Tensor::new(&[[0f32, 1., 0.], [2., 0., 3.]], &crate::HOST)?.affine(scale, 0.)?);
             if name == "b.weight" { new().map(Some) } else { Ok(None) }
         })
 }
@@ -136,7 +136,7 @@ fn a_pruned_pipeline_is_whole_and_differs_in_the_pruned_tensors_only() {
             assert_eq!(new.entry(name).unwrap().dtype(), DType::F16);
             assert_eq!(new.bytes(name).unwrap() == old.bytes(name).unwrap(), name != "b.weight", "{name}");
         }
-        let b = new.tensor("b.weight", &[2, 3], DType::F32, &Device::Cpu).unwrap();
+        let b = new.tensor("b.weight", &[2, 3], DType::F32).unwrap();
         assert_eq!(b.to_vec2::<f32>().unwrap(), [[0., 1., 0.], [2., 0., 3.]]);
         let read: PruningRecord = read_json(&out.join(RECORD_FILE)).unwrap();
         assert_eq!(PruningRecord { files: Vec::new(), ..read }, record());
@@ -250,7 +250,7 @@ fn what_is_not_kept_leaves_the_tensors_and_the_header() {
             documents: &[],
             shrink: Some(&shrink),
         };
-        let new = Tensor::new(&[[0f32, 1., 0.], [2., 0., 3.]], &Device::Cpu).unwrap();
+        let new = Tensor::new(&[[0f32, 1., 0.], [2., 0., 3.]], &crate::HOST).unwrap();
         export.write(&Disk::default(), &|name| Ok((name == "b.weight").then(|| new.clone()))).unwrap();
         assert_eq!(fs::read_to_string(out.join("transformer/config.json")).unwrap(), "new");
         assert_eq!(fs::read_to_string(out.join("transformer/module.py")).unwrap(), "pass");
@@ -258,10 +258,10 @@ fn what_is_not_kept_leaves_the_tensors_and_the_header() {
         let shapes: Vec<Vec<usize>> = written.entries().map(|(_, e)| e.shape().to_vec()).collect();
         let old = weights.entry("a.weight").unwrap().shape().to_vec();
         assert_eq!(shapes[..2], [vec![1, old[1]], vec![2, 2]]);
-        let b = written.tensor("b.weight", &[2, 2], DType::F32, &Device::Cpu).unwrap();
+        let b = written.tensor("b.weight", &[2, 2], DType::F32).unwrap();
         assert_eq!(b.to_vec2::<f32>().unwrap(), [[0., 0.], [2., 3.]]);
         let read = |w: &Weights, rows| {
-            w.tensor("a.weight", &[rows, old[1]], DType::F32, &Device::Cpu).unwrap().to_vec2::<f32>().unwrap()
+            w.tensor("a.weight", &[rows, old[1]], DType::F32).unwrap().to_vec2::<f32>().unwrap()
         };
         assert_eq!(read(&written, 1)[0], read(&weights, old[0])[1]);
         assert_eq!(written.bytes("c.bias").unwrap(), weights.bytes("c.bias").unwrap());

@@ -6,7 +6,7 @@ use super::Matrix;
 use super::inputs::Importer;
 use super::loading::Loader;
 use super::ops::{BlockOps, LinearTensors};
-use crate::Result;
+use crate::{HOST, Result};
 
 /// Width of the sinusoid that a timestep becomes.
 pub(crate) const TIMESTEP_WIDTH: usize = 256;
@@ -81,7 +81,7 @@ fn sinusoid(timestep: &Tensor) -> Result<Tensor> {
         let nearest = (-(10000f32.ln()) * i as f32 / half as f32).exp();
         if ROUNDED_UP.contains(&i) { nearest.next_up() } else { nearest }
     };
-    let frequencies = Tensor::from_vec((0..half).map(frequency).collect(), (1, half), timestep.device())?;
+    let frequencies = Tensor::from_vec((0..half).map(frequency).collect(), (1, half), &HOST)?;
     let angles = timestep.to_dtype(DType::F32)?.unsqueeze(1)?.broadcast_mul(&frequencies)?;
     Ok(Tensor::cat(&[angles.cos()?, angles.sin()?], 1)?)
 }

@@ -1,6 +1,6 @@
 //! A forward call's inputs, brought to where the model computes.
 
-use candle_core::{DType, Device, Tensor, TensorId};
+use candle_core::{DType, Tensor, TensorId};
 
 use super::Matrix;
 use super::kept::Kept;
@@ -18,8 +18,6 @@ pub(crate) struct KeptInputs {
 #[derive(Clone, Copy)]
 pub(crate) struct Importer<'a> {
     pub(crate) ops: &'a ModelOps,
-    /// Where tensors of the host lie.
-    pub(crate) host: &'a Device,
     pub(crate) dtype: DType,
     pub(crate) kept: &'a KeptInputs,
 }
@@ -27,7 +25,7 @@ pub(crate) struct Importer<'a> {
 impl Importer<'_> {
     /// In the model's type, on the host.
     pub(crate) fn typed(self, tensor: &Tensor) -> Result<Tensor> {
-        Ok(tensor.to_device(self.host)?.to_dtype(self.dtype)?.contiguous()?)
+        Ok(tensor.to_dtype(self.dtype)?.contiguous()?)
     }
 
     /// `batch x tokens x features` to `(batch * tokens) x features`.

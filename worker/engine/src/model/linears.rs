@@ -66,12 +66,12 @@ fn replacement(old: &Tensor, new: &Tensor, name: &str) -> Result<Tensor> {
         let (old, new) = (old.dims(), new.dims());
         return Err(Error::Argument(format!("{name} has shape {old:?}, but its replacement {new:?}")));
     }
-    Ok(new.to_device(old.device())?.to_dtype(old.dtype())?.contiguous()?)
+    Ok(new.to_dtype(old.dtype())?.contiguous()?)
 }
 
 #[cfg(test)]
 mod tests {
-    use candle_core::{DType, Device};
+    use candle_core::DType;
     use obsdiff_proto::{Site, SiteId, Stream, StreamId};
 
     use super::*;
@@ -100,13 +100,13 @@ mod tests {
         };
         assert_eq!(inventory.parameters_of(&inventory.linears[0]), 8);
         assert_eq!(inventory.parameters_of(&inventory.linears[1]), 6);
-        let ones = |shape: &[usize]| Tensor::ones(shape, DType::F32, &Device::Cpu).unwrap();
+        let ones = |shape: &[usize]| Tensor::ones(shape, DType::F32, &crate::HOST).unwrap();
         let file = tempfile::NamedTempFile::new().unwrap();
         let tensors =
             [("with.weight", ones(&[2, 3])), ("with.bias", ones(&[2])), ("without.weight", ones(&[2, 3]))];
         candle_core::safetensors::save(&tensors.into_iter().collect(), file.path()).unwrap();
         let weights = Weights::open_file(file.path()).unwrap();
-        let loader = Loader { weights: &weights, dtype: DType::F32, device: &Device::Cpu };
+        let loader = Loader { weights: &weights, dtype: DType::F32 };
         let mut linears = Linears::load(&inventory, &loader).unwrap();
         assert_eq!(linears.get(without).unwrap().bias.to_vec1::<f32>().unwrap(), [0.0, 0.0]);
         assert!(linears.bias(with, &inventory).unwrap().is_some());

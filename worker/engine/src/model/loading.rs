@@ -2,21 +2,20 @@
 
 use std::collections::BTreeMap;
 
-use candle_core::{CpuStorage, DType, Device, Storage, Tensor};
+use candle_core::{CpuStorage, DType, Storage, Tensor};
 use rayon::prelude::*;
 
 use super::ops::LinearTensors;
 use crate::checkpoint::Weights;
-use crate::{Error, Result};
+use crate::{Error, HOST, Result};
 
 /// Numbers checked as one piece of work.
 const CHUNK: usize = 1 << 18;
 
-/// Reads tensors for one model: their type and where they go.
+/// Reads tensors for one model: and their type.
 pub(crate) struct Loader<'a> {
     pub(crate) weights: &'a Weights,
     pub(crate) dtype: DType,
-    pub(crate) device: &'a Device,
 }
 
 impl Loader<'_> {
@@ -25,18 +24,18 @@ impl Loader<'_> {
     /// # Errors
     /// When it is missing, has another shape, or holds a value that is not finite in the model's type.
     pub(crate) fn tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor> {
-        let tensor = self.weights.tensor(name, shape, self.dtype, &Device::Cpu)?;
+        let tensor = self.weights.tensor(name, shape, self.dtype)?;
         if !all_finite(&tensor) {
             let path = self.weights.files()[self.weights.entry(name)?.file()].path().to_owned();
             return Err(Error::NotFinite { path, name: name.to_owned() });
         }
-        Ok(tensor.to_device(self.device)?)
+        Ok(tensor)
     }
 
     /// `name.weight` (`rows x n`), with zeros for a bias.
     pub(crate) fn linear_without_bias(&self, name: &str, rows: usize, n: usize) -> Result<LinearTensors> {
         let weight = self.tensor(&format!("{name}.weight"), &[rows, n])?;
-        let bias = Tensor::zeros(rows, self.dtype, self.device)?;
+        let bias = Tensor::zeros(rows, self.dtype, &HOST)?;
         Ok(LinearTensors::new(weight, bias))
     }
 

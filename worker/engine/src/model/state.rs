@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 
 use super::Matrix;
-use crate::{Error, Result};
+use crate::{Error, HOST, Result};
 
 /// Names of tensors that the states of several architectures hold.
 pub(crate) mod name {
@@ -51,12 +51,12 @@ impl State {
         candle_core::safetensors::save(&tensors, path).map_err(|e| Error::content(path, e.to_string()))
     }
 
-    /// Reads what [`Self::save`] wrote, onto `device`.
+    /// Reads what [`Self::save`] wrote.
     ///
     /// # Errors
     /// When the file cannot be read.
-    pub fn load(path: &Path, device: &Device) -> Result<Self> {
-        let tensors = candle_core::safetensors::load(path, device);
+    pub fn load(path: &Path) -> Result<Self> {
+        let tensors = candle_core::safetensors::load(path, &HOST);
         let tensors = tensors.map_err(|e| Error::content(path, e.to_string()))?;
         Ok(Self(tensors.into_iter().map(|(name, tensor)| (name, tensor.into())).collect()))
     }
@@ -68,8 +68,8 @@ impl State {
         self
     }
 
-    pub(crate) fn with_sides(self, (rows, columns): (usize, usize), device: &Device) -> Result<Self> {
-        Ok(self.with(name::SIDES, Tensor::new(&[rows as u32, columns as u32], device)?))
+    pub(crate) fn with_sides(self, (rows, columns): (usize, usize)) -> Result<Self> {
+        Ok(self.with(name::SIDES, Tensor::new(&[rows as u32, columns as u32], &HOST)?))
     }
 
     /// A tensor by its name, in the host's memory.

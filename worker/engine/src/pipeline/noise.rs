@@ -1,9 +1,9 @@
 //! PyTorch's CPU noise: the Mersenne twister and the two ways in which `torch.randn` turns it into normal numbers.
 
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 use rand_mt::Mt;
 
-use crate::{Error, Result};
+use crate::{Error, HOST, Result};
 
 /// Draws `torch.randn(shape, generator=torch.Generator("cpu").manual_seed(seed), dtype=torch.float32)` on the CPU.
 ///
@@ -22,7 +22,7 @@ pub fn noise(seed: u64, shape: &[usize]) -> Result<Tensor> {
         0..16 => few_normals(&mut twister, count),
         _ => many_normals(&mut twister, count),
     };
-    Ok(Tensor::from_vec(values, shape, &Device::Cpu)?)
+    Ok(Tensor::from_vec(values, shape, &HOST)?)
 }
 
 /// Fewer than 16 numbers: pairs by Box and Muller in f64, from 53-bit uniforms.

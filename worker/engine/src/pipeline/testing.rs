@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -33,7 +33,7 @@ pub(crate) fn save_formula(path: &Path, tensors: &[(String, Vec<usize>)]) {
         let phase: f64 = name.bytes().map(f64::from).sum();
         let count: usize = shape.iter().product();
         let values: Vec<f32> = (0..count).map(|i| (0.5 * (0.9 * i as f64 + phase).sin()) as f32).collect();
-        (name.clone(), Tensor::from_vec(values, shape.as_slice(), &Device::Cpu).unwrap())
+        (name.clone(), Tensor::from_vec(values, shape.as_slice(), &crate::HOST).unwrap())
     };
     let tensors: HashMap<String, Tensor> = tensors.iter().map(fill).collect();
     candle_core::safetensors::save(&tensors, path).unwrap();

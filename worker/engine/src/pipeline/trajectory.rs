@@ -5,7 +5,7 @@ use candle_core::{DType, Tensor};
 use super::{Conditioning, Schedule};
 use crate::architecture::Guidance;
 use crate::model::{Denoise, DiffusionModel, Tap};
-use crate::{Error, Result};
+use crate::{Error, HOST, Result};
 
 /// A batch of prompts denoised step by step, with classifier-free guidance where its scale is above 1 (Ho and Salimans,
 /// arXiv 2207.12598).
@@ -131,8 +131,8 @@ impl Trajectory {
         let latents = self.latents.to_dtype(self.text.dtype())?;
         let latents = Tensor::cat(&vec![&latents; self.guidance.branches()], 0)?;
         let pictures = latents.dim(0)?;
-        let timestep = Tensor::full(timestep, pictures, latents.device())?;
-        let input = self.guidance.input.map(|scale| Tensor::full(scale as f32, pictures, latents.device()));
+        let timestep = Tensor::full(timestep, pictures, &HOST)?;
+        let input = self.guidance.input.map(|scale| Tensor::full(scale as f32, pictures, &HOST));
         let guidance = input.transpose()?;
         Ok(ForwardInputs {
             latents,

@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Tensor};
 use obsdiff_proto::{
     Accumulate, HessianSpec, Inventory, JobSpec, LinearId, Method, Package, Pattern, ProbeSpec, Shard,
     SiteId, SparsitySpec,
@@ -327,7 +327,7 @@ impl Pruner {
             return Ok(None);
         }
         let name = format!("{}.bias", described.name);
-        let bias = self.weights.tensor(&name, &[described.rows], DType::F32, &Device::Cpu)?;
+        let bias = self.weights.tensor(&name, &[described.rows], DType::F32)?;
         Ok(Some(bias.to_vec1()?))
     }
 

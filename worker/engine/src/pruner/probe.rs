@@ -197,8 +197,6 @@ impl Tap for SiteBlocks {
 mod tests {
     use std::path::Path;
 
-    use candle_core::Device;
-
     use super::*;
     use crate::calibrate::Encoded;
     use crate::pipeline::PipelineFolder;
@@ -216,11 +214,10 @@ mod tests {
             let folder = PipelineFolder::open(&assets.join(pipeline)).unwrap();
             let (config, size) =
                 (folder.transformer_config(), folder.latent_size(Some(32), Some(32)).unwrap());
-            let mut model =
-                config.load(&folder.transformer_weights().unwrap(), DType::F32, &Device::Cpu).unwrap();
+            let mut model = config.load(&folder.transformer_weights().unwrap(), DType::F32).unwrap();
             let encoders = folder.text_encoders(24).unwrap();
-            let (like, spool) = ((DType::F32, &Device::Cpu), std::env::temp_dir());
-            let encoded = Encoded::new(&encoders, &["a red circle"], like, &spool, &mut |_, _| {}).unwrap();
+            let (dtype, spool) = (DType::F32, std::env::temp_dir());
+            let encoded = Encoded::new(&encoders, &["a red circle"], dtype, &spool, &mut |_, _| {}).unwrap();
             let schedule = folder.schedule(4, size.tokens).unwrap();
             let trajectories = Trajectories::new(schedule, config.guidance(4.0), 0, size, encoded);
             let mut steps = 0;

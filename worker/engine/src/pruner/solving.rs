@@ -2,7 +2,7 @@
 
 use std::mem;
 
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 use obsdiff_proto::message::Slice;
 use obsdiff_proto::{LinearTarget, Method, Package, PackageId, Precision, SiteId, Target};
 
@@ -13,7 +13,7 @@ use crate::solve::{
     BLOCK, Factor, Obs, OutputEnergy, SIDE_BY_SIDE, SMALL_LINEAR, ScaledHessian, SiteSettings, SiteSolver,
     SolveError, SolvedWeight, magnitude, output_energy, refine, stride, wanda,
 };
-use crate::{Error, Result};
+use crate::{Error, HOST, Result};
 
 /// Pruned rows of a linear that are not applied yet, with their report.
 #[derive(Clone, Debug)]
@@ -283,7 +283,7 @@ impl Pruner {
             relative_error: energy.map(|energy| energy.relative()),
             cost: None,
         };
-        let weight = Tensor::from_vec(weight, &shape, &Device::Cpu)?;
+        let weight = Tensor::from_vec(weight, &shape, &HOST)?;
         Ok(SolvedSlice { slice: slice.clone(), weight, report, energy })
     }
 
@@ -297,7 +297,7 @@ impl Pruner {
         let energy = energy.map(|energy| energy.refined(left));
         report.unrefined_error = energy.and_then(|energy| energy.unrefined());
         report.relative_error = energy.map(|energy| energy.relative());
-        let weight = Tensor::from_vec(refined, &report.shape, &Device::Cpu)?;
+        let weight = Tensor::from_vec(refined, &report.shape, &HOST)?;
         Ok(SolvedSlice { slice, weight, report, energy })
     }
 }

@@ -158,7 +158,7 @@ impl Pruner {
         if slice.rows == (0..count) {
             return Ok(rows);
         }
-        let rows = rows.to_device(dense.device())?.to_dtype(DType::F32)?.to_dtype(dense.dtype())?;
+        let rows = rows.to_dtype(DType::F32)?.to_dtype(dense.dtype())?;
         let around = [0..slice.rows.start, slice.rows.end..count];
         let [before, after] = around.map(|rows| dense.narrow(0, rows.start, rows.len()));
         let parts = [before?, rows, after?];

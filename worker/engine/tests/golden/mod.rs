@@ -97,10 +97,10 @@ impl Golden {
 pub(crate) fn open(folder: &Path, dtype: DType) -> Box<dyn DiffusionModel + Sync> {
     let weights = Weights::open(folder, Library::Diffusers).unwrap();
     match Sd3Config::read(folder) {
-        Ok(config) => Box::new(Sd3Transformer::load(config, &weights, dtype, &Device::Cpu).unwrap()),
+        Ok(config) => Box::new(Sd3Transformer::load(config, &weights, dtype).unwrap()),
         Err(_) => {
             let config = FluxConfig::read(folder).unwrap();
-            Box::new(FluxTransformer::load(config, &weights, dtype, &Device::Cpu).unwrap())
+            Box::new(FluxTransformer::load(config, &weights, dtype).unwrap())
         }
     }
 }

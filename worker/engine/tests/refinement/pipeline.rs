@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use candle_core::{DType, Device};
+use candle_core::DType;
 use obsdiff_engine::calibrate::{Encoded, GramTap, Trajectories, alphas};
 use obsdiff_engine::gram::Gram;
 use obsdiff_engine::model::DiffusionModel;
@@ -22,8 +22,8 @@ fn grams(model: &dyn DiffusionModel, pipeline: &PipelineFolder) -> BTreeMap<Site
     let text = std::fs::read_to_string(assets("shapes-prompts.txt")).unwrap();
     let prompts: Vec<&str> = text.lines().take(8).collect();
     let encoders = pipeline.text_encoders(24).unwrap();
-    let (like, folder) = ((DType::F32, &Device::Cpu), std::env::temp_dir());
-    let encoded = Encoded::new(&encoders, &prompts, like, &folder, &mut |_, _| {}).unwrap();
+    let (dtype, folder) = (DType::F32, std::env::temp_dir());
+    let encoded = Encoded::new(&encoders, &prompts, dtype, &folder, &mut |_, _| {}).unwrap();
     let size = pipeline.latent_size(Some(32), Some(32)).unwrap();
     let steps = 10;
     let schedule = pipeline.schedule(steps, size.tokens).unwrap();
@@ -41,7 +41,7 @@ fn grams(model: &dyn DiffusionModel, pipeline: &PipelineFolder) -> BTreeMap<Site
 fn ten_steps_come_within_a_tenth_of_the_optimum() {
     let pipeline = PipelineFolder::open(&assets("shapes-sd3")).unwrap();
     let weights = pipeline.transformer_weights().unwrap();
-    let model = pipeline.transformer_config().load(&weights, DType::F32, &Device::Cpu).unwrap();
+    let model = pipeline.transformer_config().load(&weights, DType::F32).unwrap();
     let inventory = model.inventory();
     let (mut all, mut count) = ([0.0; 2], 0.0);
     for (site, gram) in grams(&*model, &pipeline) {

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Tensor};
 use obsdiff_engine::architecture::{SUPPORTED, TransformerConfig};
 use obsdiff_engine::checkpoint::Weights;
 use obsdiff_engine::device::ComputeDevice;
@@ -11,6 +11,7 @@ use obsdiff_engine::pipeline::noise;
 
 use super::{Bench, Check, distance};
 use crate::{Error, Result};
+use obsdiff_engine::HOST;
 
 /// Pictures of a call.
 const PICTURES: usize = 2;
@@ -82,7 +83,7 @@ struct CallInputs {
 impl CallInputs {
     fn new(config: &dyn TransformerConfig) -> Result<Self> {
         let (widths, channels) = (config.conditioning(), config.latents().channels);
-        let number = |x: f32| Tensor::full(x, PICTURES, &Device::Cpu).map_err(obsdiff_engine::Error::from);
+        let number = |x: f32| Tensor::full(x, PICTURES, &HOST).map_err(obsdiff_engine::Error::from);
         Ok(Self {
             latents: noise(101, &[PICTURES, channels, SIDE, SIDE])?,
             timestep: number(700.0)?,
@@ -101,7 +102,7 @@ impl CallInputs {
         device: &ComputeDevice,
         bench: &Bench<'_>,
     ) -> Result<(Vec<f32>, f64)> {
-        let mut model: Box<dyn DiffusionModel> = config.load(weights, dtype, &Device::Cpu)?;
+        let mut model: Box<dyn DiffusionModel> = config.load(weights, dtype)?;
         model.move_blocks(device);
         let typed = |tensor: &Tensor| tensor.to_dtype(dtype).map_err(obsdiff_engine::Error::from);
         let (latents, text, pooled) = (typed(&self.latents)?, typed(&self.text)?, typed(&self.pooled)?);

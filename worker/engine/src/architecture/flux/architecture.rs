@@ -4,7 +4,7 @@ use std::any::Any;
 use std::path::Path;
 use std::sync::Arc;
 
-use candle_core::{DType, Device};
+use candle_core::DType;
 use obsdiff_proto::{ForwardFlops, Inventory};
 
 use super::config::{CLASS, PATCH, PRUNED_CLASS};
@@ -87,8 +87,8 @@ impl TransformerConfig for FluxConfig {
         self.shapes()
     }
 
-    fn load(&self, weights: &Weights, dtype: DType, device: &Device) -> Result<Box<dyn DiffusionModel>> {
-        Ok(Box::new(FluxTransformer::load(self.clone(), weights, dtype, device)?))
+    fn load(&self, weights: &Weights, dtype: DType) -> Result<Box<dyn DiffusionModel>> {
+        Ok(Box::new(FluxTransformer::load(self.clone(), weights, dtype)?))
     }
 
     fn flops(&self, batch: usize, image: usize, text: usize) -> ForwardFlops {

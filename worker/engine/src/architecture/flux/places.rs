@@ -1,7 +1,5 @@
 //! Where an image token lies, as rotary angles.
 
-use candle_core::Device;
-
 use super::FluxConfig;
 use crate::Result;
 use crate::model::ops::Rotary;
@@ -11,7 +9,7 @@ const THETA: f64 = 10_000.0;
 
 /// The angles of a picture's tokens, row by row. A token's three places are 0, its row and its column; place p turns pair i of an
 /// axis of d features by p / theta^(2 i / d). Text tokens lie at (0, 0, 0), where nothing is turned.
-pub(super) fn rotary(config: &FluxConfig, rows: usize, columns: usize, device: &Device) -> Result<Rotary> {
+pub(super) fn rotary(config: &FluxConfig, rows: usize, columns: usize) -> Result<Rotary> {
     let pairs = config.attention_head_dim / 2;
     let mut angles = Vec::with_capacity(rows * columns * pairs);
     for (row, column) in (0..rows).flat_map(|row| (0..columns).map(move |column| (row, column))) {
@@ -20,5 +18,5 @@ pub(super) fn rotary(config: &FluxConfig, rows: usize, columns: usize, device: &
             angles.extend((0..axis / 2).map(|i| place as f64 * frequency(i)));
         }
     }
-    Ok(Rotary::new(&angles, pairs, device)?)
+    Ok(Rotary::new(&angles, pairs)?)
 }

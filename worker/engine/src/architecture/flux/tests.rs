@@ -1,7 +1,7 @@
 use std::fs;
 use std::path::Path;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Tensor};
 use obsdiff_proto::{Features, LinearId, PartKind};
 use serde_json::{Value, json};
 
@@ -176,7 +176,7 @@ fn checkpoint(folder: &Path, keys: &Value, change: impl Fn(&mut Tensors)) -> Wei
 }
 
 fn load(weights: &Weights, keys: &Value) -> crate::Result<FluxTransformer> {
-    FluxTransformer::load(read(keys).unwrap(), weights, DType::F32, &Device::Cpu)
+    FluxTransformer::load(read(keys).unwrap(), weights, DType::F32)
 }
 
 #[test]
@@ -225,7 +225,7 @@ fn refuses_calls_that_do_not_fit() {
         ([&[3, 2, 4, 6], &[3], &[3, 1, 6], &[3, 5]], None, "takes guidance as an input"),
     ];
     for (shapes, guidance, said) in refusals {
-        let zeros = |shape: &[usize]| Tensor::zeros(shape, DType::F32, &Device::Cpu).unwrap();
+        let zeros = |shape: &[usize]| Tensor::zeros(shape, DType::F32, &crate::HOST).unwrap();
         let ([latents, timestep, text, pooled], guidance) = (shapes.map(zeros), guidance.map(zeros));
         let call = Denoise {
             latents: &latents,
@@ -245,9 +245,9 @@ fn a_replaced_linear_changes_the_prediction() {
     let mut model = load(&checkpoint(folder.path(), &keys(), |_| {}), &keys()).unwrap();
     let [latents, text, pooled] =
         [[1, 2, 4, 6].as_slice(), &[1, 3, 6], &[1, 5]].map(|shape| noise(1, shape).unwrap());
-    let timestep = Tensor::new(&[300f32], &Device::Cpu).unwrap();
+    let timestep = Tensor::new(&[300f32], &crate::HOST).unwrap();
     let predict = |model: &FluxTransformer, guidance: f32| {
-        let guidance = Tensor::new(&[guidance], &Device::Cpu).unwrap();
+        let guidance = Tensor::new(&[guidance], &crate::HOST).unwrap();
         let call = Denoise {
             latents: &latents,
             timestep: &timestep,
@@ -293,7 +293,7 @@ fn operations_of_a_forward_call_are_those_that_the_configuration_says() {
         let model = load(&checkpoint(folder.path(), &keys, |_| {}), &keys).unwrap();
         let [latents, text, pooled] =
             [[2, 2, 4, 6].as_slice(), &[2, 5, 6], &[2, 5]].map(|shape| noise(1, shape).unwrap());
-        let twos = Tensor::new(&[2f32, 300.0], &Device::Cpu).unwrap();
+        let twos = Tensor::new(&[2f32, 300.0], &crate::HOST).unwrap();
         let call = Denoise {
             latents: &latents,
             timestep: &twos,

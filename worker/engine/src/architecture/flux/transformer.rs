@@ -1,6 +1,6 @@
 //! The whole transformer: embeddings, double-stream and single-stream blocks, the prediction.
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Tensor};
 use obsdiff_proto::{Inventory, LinearId};
 
 use super::FluxConfig;
@@ -42,7 +42,6 @@ pub struct FluxTransformer {
     config: FluxConfig,
     inventory: Inventory,
     dtype: DType,
-    device: Device,
     linears: Linears,
     image: LinearTensors,
     text: LinearTensors,
@@ -58,16 +57,16 @@ pub struct FluxTransformer {
 }
 
 impl FluxTransformer {
-    /// Reads a transformer to compute in `dtype` (f32, bf16 or f16) on `device`.
+    /// Reads a transformer to compute in `dtype` (f32, bf16 or f16).
     ///
     /// # Errors
     /// When the checkpoint is not the one that `config` describes (see [`TransformerConfig::check`]), or holds a value that is not
     /// finite in `dtype`.
-    pub fn load(config: FluxConfig, weights: &Weights, dtype: DType, device: &Device) -> Result<Self> {
+    pub fn load(config: FluxConfig, weights: &Weights, dtype: DType) -> Result<Self> {
         config.validate()?;
         config.check(weights)?;
         check_dtype(dtype)?;
-        let loader = Loader { weights, dtype, device };
+        let loader = Loader { weights, dtype };
         let inventory = config.inventory();
         let blocks = Blocks { config: &config, inventory: &inventory, loader: &loader };
         let width = config.width();
@@ -81,11 +80,10 @@ impl FluxTransformer {
             single: (0..config.num_single_layers).map(|index| blocks.single(index)).collect::<Result<_>>()?,
             last_modulation: loader.linear("norm_out.linear", 2 * width, width)?,
             prediction: loader.linear("proj_out", config.output_features(), width)?,
-            ops: ModelOps::on(device),
+            ops: ModelOps::default(),
             kept: KeptInputs::default(),
             tables: Kept::default(),
             dtype,
-            device: device.clone(),
             config,
             inventory,
         })
@@ -99,11 +97,6 @@ impl FluxTransformer {
     /// The type it computes in.
     pub fn dtype(&self) -> DType {
         self.dtype
-    }
-
-    /// Where it computes.
-    pub fn device(&self) -> &Device {
-        &self.device
     }
 
     /// Checks a call's shapes; gives image tokens on each side.
@@ -120,7 +113,7 @@ impl FluxTransformer {
     }
 
     fn importer(&self) -> Importer<'_> {
-        Importer { ops: &self.ops, host: &self.device, dtype: self.dtype, kept: &self.kept }
+        Importer { ops: &self.ops, dtype: self.dtype, kept: &self.kept }
     }
 
     /// `batch x channels x height x width` to image tokens: `(batch * tokens) x width`.
@@ -195,16 +188,15 @@ impl DiffusionModel for FluxTransformer {
 
     fn start(&self, call: &Denoise<'_>) -> Result<State> {
         let (rows, columns) = self.check(call)?;
-        let timestep = call.timestep.to_device(&self.device)?;
         // As the timestep, it is embedded in thousandths.
-        let thousandfold = |guidance: &Tensor| -> Result<Tensor> {
-            Ok((guidance.to_device(&self.device)?.to_dtype(DType::F32)? * 1000.0)?)
-        };
+        let thousandfold =
+            |guidance: &Tensor| -> Result<Tensor> { Ok((guidance.to_dtype(DType::F32)? * 1000.0)?) };
         let guidance = call.guidance.map(thousandfold).transpose()?;
         let (ops, inputs) = (self.ops.device(), self.importer());
-        let conditioning = self.conditioning.forward(inputs, &timestep, guidance.as_ref(), call.pooled)?;
+        let conditioning =
+            self.conditioning.forward(inputs, call.timestep, guidance.as_ref(), call.pooled)?;
         let tables = || {
-            let Rotary { cosines, sines } = places::rotary(&self.config, rows, columns, &self.device)?;
+            let Rotary { cosines, sines } = places::rotary(&self.config, rows, columns)?;
             Ok([ops.import(cosines.into())?, ops.import(sines.into())?])
         };
         let [cosines, sines] = self.tables.get((rows, columns), tables)?;
@@ -212,7 +204,7 @@ impl DiffusionModel for FluxTransformer {
         let text = ops.linear(&inputs.text(call.text)?, &self.text)?;
         let state = State::default().with(name::CONDITIONING, conditioning);
         let state = state.with(COSINES, cosines).with(SINES, sines);
-        state.with(name::IMAGE, image).with(name::TEXT, text).with_sides((rows, columns), &Device::Cpu)
+        state.with(name::IMAGE, image).with(name::TEXT, text).with_sides((rows, columns))
     }
 
     /// Double-stream blocks come first, then the single-stream blocks.

@@ -4,7 +4,7 @@ use std::any::Any;
 use std::path::Path;
 use std::sync::Arc;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Tensor};
 use obsdiff_proto::{ForwardFlops, Inventory};
 
 use super::config::{CLASS, PRUNED_CLASS};
@@ -88,8 +88,8 @@ impl TransformerConfig for Sd3Config {
         self.shapes()
     }
 
-    fn load(&self, weights: &Weights, dtype: DType, device: &Device) -> Result<Box<dyn DiffusionModel>> {
-        Ok(Box::new(Sd3Transformer::load(self.clone(), weights, dtype, device)?))
+    fn load(&self, weights: &Weights, dtype: DType) -> Result<Box<dyn DiffusionModel>> {
+        Ok(Box::new(Sd3Transformer::load(self.clone(), weights, dtype)?))
     }
 
     fn flops(&self, batch: usize, image: usize, text: usize) -> ForwardFlops {

@@ -1,7 +1,7 @@
 use std::fs;
 use std::path::Path;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Tensor};
 use obsdiff_proto::LinearId;
 use serde_json::{Value, json};
 
@@ -209,7 +209,7 @@ fn checkpoint(folder: &Path, change: impl Fn(&mut Vec<(String, Tensor)>)) -> Wei
 }
 
 fn load(weights: &Weights, dtype: DType) -> crate::Result<Sd3Transformer> {
-    Sd3Transformer::load(read(&keys()).unwrap(), weights, dtype, &Device::Cpu)
+    Sd3Transformer::load(read(&keys()).unwrap(), weights, dtype)
 }
 
 #[test]
@@ -223,7 +223,7 @@ fn refuses_checkpoints_that_are_not_the_configurations() {
         ),
         (
             "shape",
-            |tensors| tensors[0].1 = Tensor::zeros((1, 7, 8), DType::F32, &Device::Cpu).unwrap(),
+            |tensors| tensors[0].1 = Tensor::zeros((1, 7, 8), DType::F32, &crate::HOST).unwrap(),
             "`pos_embed.pos_embed` has shape [1, 7, 8], but the configuration asks for [1, 36, 8]",
         ),
         (
@@ -261,7 +261,7 @@ fn refuses_calls_that_do_not_fit() {
     let model = load(&checkpoint(folder.path(), |_| {}), DType::F32).unwrap();
     let call = |latents: &[usize], timestep: &[usize], text: &[usize], pooled: &[usize]| {
         let [latents, timestep, text, pooled] = [latents, timestep, text, pooled]
-            .map(|shape| Tensor::zeros(shape, DType::F32, &Device::Cpu).unwrap());
+            .map(|shape| Tensor::zeros(shape, DType::F32, &crate::HOST).unwrap());
         let call =
             Denoise { latents: &latents, timestep: &timestep, text: &text, pooled: &pooled, guidance: None };
         model.forward(&call, &mut NoTap).map(|out| out.dims().to_vec()).map_err(|e| e.to_string())
@@ -289,8 +289,8 @@ fn a_replaced_linear_changes_the_prediction() {
     let mut model = load(&checkpoint(folder.path(), |_| {}), DType::F32).unwrap();
     let [latents, text] = [[1, 2, 4, 4].as_slice(), &[1, 3, 6]].map(|shape| noise(1, shape).unwrap());
     let (timestep, pooled) = (
-        Tensor::new(&[3f32], &Device::Cpu).unwrap(),
-        Tensor::ones((1, 5), DType::F32, &Device::Cpu).unwrap(),
+        Tensor::new(&[3f32], &crate::HOST).unwrap(),
+        Tensor::ones((1, 5), DType::F32, &crate::HOST).unwrap(),
     );
     let call =
         Denoise { latents: &latents, timestep: &timestep, text: &text, pooled: &pooled, guidance: None };
@@ -307,7 +307,7 @@ fn a_replaced_linear_changes_the_prediction() {
         model.replace(id, old).unwrap();
         assert_eq!(predict(&model), dense);
     }
-    let narrow = Tensor::zeros((8, 7), DType::F32, &Device::Cpu).unwrap();
+    let narrow = Tensor::zeros((8, 7), DType::F32, &crate::HOST).unwrap();
     let error = model.replace(LinearId(0), narrow).unwrap_err().to_string();
     assert!(
         error.contains("transformer_blocks.0.attn.to_q has shape [8, 8], but its replacement [8, 7]"),
@@ -335,7 +335,7 @@ fn operations_of_a_forward_call_are_those_that_the_configuration_says() {
     let model = load(&checkpoint(folder.path(), |_| {}), DType::F32).unwrap();
     let [latents, text, pooled] =
         [[2, 2, 4, 6].as_slice(), &[2, 3, 6], &[2, 5]].map(|shape| noise(1, shape).unwrap());
-    let timestep = Tensor::new(&[3f32, 700.0], &Device::Cpu).unwrap();
+    let timestep = Tensor::new(&[3f32, 700.0], &crate::HOST).unwrap();
     let call =
         Denoise { latents: &latents, timestep: &timestep, text: &text, pooled: &pooled, guidance: None };
     let expected = model.config().flops(2, model.config().image_tokens(4, 6).unwrap(), 3).total();

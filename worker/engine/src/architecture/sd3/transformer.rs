@@ -1,6 +1,6 @@
 //! The whole transformer: embeddings, joint blocks, the prediction.
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Tensor};
 use obsdiff_proto::{Inventory, LinearId};
 
 use super::embedding::PatchEmbed;
@@ -27,7 +27,6 @@ pub struct Sd3Transformer {
     config: Sd3Config,
     inventory: Inventory,
     dtype: DType,
-    device: Device,
     linears: Linears,
     patches: PatchEmbed,
     conditioning: TimeTextEmbed,
@@ -40,16 +39,16 @@ pub struct Sd3Transformer {
 }
 
 impl Sd3Transformer {
-    /// Reads a transformer to compute in `dtype` (f32, bf16 or f16) on `device`.
+    /// Reads a transformer to compute in `dtype` (f32, bf16 or f16).
     ///
     /// # Errors
     /// When the checkpoint is not the one that `config` describes (see [`TransformerConfig::check`]), or holds a value that is not
     /// finite in `dtype`.
-    pub fn load(config: Sd3Config, weights: &Weights, dtype: DType, device: &Device) -> Result<Self> {
+    pub fn load(config: Sd3Config, weights: &Weights, dtype: DType) -> Result<Self> {
         config.validate()?;
         config.check(weights)?;
         check_dtype(dtype)?;
-        let loader = Loader { weights, dtype, device };
+        let loader = Loader { weights, dtype };
         let inventory = config.inventory();
         let width = config.width();
         let linears = Linears::load(&inventory, &loader)?;
@@ -64,10 +63,9 @@ impl Sd3Transformer {
             text: loader.linear("context_embedder", width, config.joint_attention_dim)?,
             last_modulation: loader.linear("norm_out.linear", 2 * width, width)?,
             prediction: loader.linear("proj_out", predicted, width)?,
-            ops: ModelOps::on(device),
+            ops: ModelOps::default(),
             kept: KeptInputs::default(),
             dtype,
-            device: device.clone(),
             config,
             inventory,
         })
@@ -81,11 +79,6 @@ impl Sd3Transformer {
     /// The type it computes in.
     pub fn dtype(&self) -> DType {
         self.dtype
-    }
-
-    /// Where it computes.
-    pub fn device(&self) -> &Device {
-        &self.device
     }
 
     /// Checks a call's shapes; gives image tokens on each side.
@@ -102,7 +95,7 @@ impl Sd3Transformer {
     }
 
     fn importer(&self) -> Importer<'_> {
-        Importer { ops: &self.ops, host: &self.device, dtype: self.dtype, kept: &self.kept }
+        Importer { ops: &self.ops, dtype: self.dtype, kept: &self.kept }
     }
 
     /// Image tokens to the predicted velocity: `batch x channels x height x width`.
@@ -152,13 +145,12 @@ impl DiffusionModel for Sd3Transformer {
 
     fn start(&self, call: &Denoise<'_>) -> Result<State> {
         let sides = self.check(call)?;
-        let timestep = call.timestep.to_device(&self.device)?;
         let (ops, inputs) = (self.ops.device(), self.importer());
-        let conditioning = self.conditioning.forward(inputs, &timestep, None, call.pooled)?;
+        let conditioning = self.conditioning.forward(inputs, call.timestep, None, call.pooled)?;
         let image = self.patches.forward(ops, &inputs.typed(call.latents)?)?;
         let text = ops.linear(&inputs.text(call.text)?, &self.text)?;
         let state = State::default().with(name::CONDITIONING, conditioning);
-        state.with(name::IMAGE, image).with(name::TEXT, text).with_sides(sides, &Device::Cpu)
+        state.with(name::IMAGE, image).with(name::TEXT, text).with_sides(sides)
     }
 
     fn block(&self, index: usize, mut state: State, tap: &mut dyn Tap) -> Result<State> {

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Tensor};
 
 use super::{CpuOps, LinearTensors, Modulation, Parameter, PictureOps, Projected, Rotary, TextOps};
 use crate::Result;
@@ -95,8 +95,8 @@ impl dyn BlockOps + '_ {
     }
 }
 
-/// What a model computes with, on one device. A clone has buffers of its own.
-#[derive(Clone, Debug)]
+/// What a model computes with, on one device: the host, until [`Self::move_blocks`]. A clone has buffers of its own.
+#[derive(Clone, Debug, Default)]
 pub(crate) struct ModelOps {
     host: CpuOps,
     #[cfg(feature = "cuda")]
@@ -104,15 +104,6 @@ pub(crate) struct ModelOps {
 }
 
 impl ModelOps {
-    /// All of it where the model's tensors are.
-    pub(crate) fn on(device: &Device) -> Self {
-        Self {
-            host: CpuOps::on(device),
-            #[cfg(feature = "cuda")]
-            cuda: None,
-        }
-    }
-
     /// Blocks that compute in `dtype` (f32, bf16 or f16) do so on a GPU from now on.
     #[cfg(feature = "cuda")]
     pub(crate) fn move_blocks(&mut self, device: &ComputeDevice, dtype: DType) {
@@ -177,7 +168,7 @@ impl BlockOps for CpuOps {
     }
 
     fn spreads_work(&self) -> bool {
-        matches!(self.device, Device::Cpu)
+        true
     }
 
     fn give(&self, activation: Matrix) -> Result<()> {

@@ -20,10 +20,10 @@ mod text;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 use rayon::prelude::*;
 
-use crate::{Error, Result};
+use crate::{Error, HOST, Result};
 pub(crate) use block::{BlockOps, ModelOps};
 pub use linear::THREAD_BYTES;
 use linear::{Finish, Gates};
@@ -57,27 +57,21 @@ pub(crate) struct Projected<'a, M = Tensor> {
 const EPSILON: f64 = 1e-6;
 
 /// The operations where candle's tensors are, with the buffers they use again.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct CpuOps {
     pool: BufferPool,
     /// Operations of all products so far.
     counted: AtomicU64,
-    /// Where the tensors are. On the processor work is spread over threads; another device has its own ways.
-    device: Device,
 }
 
 impl Clone for CpuOps {
     /// The same operations with buffers of their own.
     fn clone(&self) -> Self {
-        Self { pool: BufferPool::default(), counted: AtomicU64::new(0), device: self.device.clone() }
+        Self::default()
     }
 }
 
 impl CpuOps {
-    pub(crate) fn on(device: &Device) -> Self {
-        Self { pool: BufferPool::default(), counted: AtomicU64::new(0), device: device.clone() }
-    }
-
     /// Floating-point operations of all matrix products so far, a multiplication and an addition counted as two.
     pub(crate) fn counted(&self) -> u64 {
         self.counted.load(Ordering::Relaxed)
@@ -138,7 +132,7 @@ impl CpuOps {
         let shape = (x.dim(0)?, layer.bias.dim(0)?);
         let mut out = self.pool.take(shape.0 * shape.1);
         layer.run(&mut out, x, finish)?;
-        Ok(Tensor::from_vec(out, shape, &Device::Cpu)?)
+        Ok(Tensor::from_vec(out, shape, &HOST)?)
     }
 
     /// `residual + gate * (x W^T + b)` with the gate of each row's batch item. The residual is nobody else's.
@@ -165,7 +159,7 @@ impl CpuOps {
             tokens: shape.0 / batch.max(1),
         };
         layer.run(&mut numbers, x, Finish::AddGated(gates))?;
-        Ok(Tensor::from_vec(numbers, shape, &Device::Cpu)?)
+        Ok(Tensor::from_vec(numbers, shape, &HOST)?)
     }
 
     /// Layer norm without affine parameters, times 1 + scale, plus shift, with the scale and shift of each row's batch item.
@@ -191,7 +185,7 @@ impl CpuOps {
             tokens: rows / batch.max(1),
         };
         norm::norm_modulate(&mut out, TensorSlice::of(x).numbers()?, width, affine);
-        Ok(Tensor::from_vec(out, (rows, width), &Device::Cpu)?)
+        Ok(Tensor::from_vec(out, (rows, width), &HOST)?)
     }
 
     /// The features of two matrices side by side: `rows x a` and `rows x b` to `rows x (a + b)`.
@@ -211,7 +205,7 @@ impl CpuOps {
             out[..a].copy_from_slice(left);
             out[a..].copy_from_slice(right);
         });
-        Ok(Tensor::from_vec(out, (rows, a + b), &Device::Cpu)?)
+        Ok(Tensor::from_vec(out, (rows, a + b), &HOST)?)
     }
 
     /// Turns every head of the last tokens of each batch item by the tokens' angles. The heads are nobody else's.
@@ -231,7 +225,7 @@ impl CpuOps {
         let (cosines, sines) = (TensorSlice::of(&by.cosines), TensorSlice::of(&by.sines));
         let angles = rotary::Angles { cosines: cosines.numbers()?, sines: sines.numbers()?, pairs };
         rotary::rotate(&mut numbers, width, tokens, angles);
-        Ok(Tensor::from_vec(numbers, (rows, width), &Device::Cpu)?)
+        Ok(Tensor::from_vec(numbers, (rows, width), &HOST)?)
     }
 
     /// Counts the products of all queries by the keys of their batch item, and of what these weigh by the values.
@@ -279,7 +273,7 @@ impl CpuOps {
         }
         let sizes = attention::AttentionSizes { batch, heads, head: width / heads.max(1) };
         attention::attention(outputs.iter_mut().map(|(out, _)| out.as_mut_slice()).collect(), &slices, sizes);
-        let tensor = |(out, rows)| Ok(Tensor::from_vec(out, (rows, width), &Device::Cpu)?);
+        let tensor = |(out, rows)| Ok(Tensor::from_vec(out, (rows, width), &HOST)?);
         outputs.into_iter().map(tensor).collect()
     }
 }

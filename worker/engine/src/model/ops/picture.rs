@@ -111,7 +111,7 @@ impl GroupNorm {
 /// In candle's operations.
 impl PictureOps for CpuOps {
     fn import_pixels(&self, latents: &Tensor) -> Result<Pixels> {
-        Pixels::of(latents.to_device(&self.device)?)
+        Pixels::of(latents.clone())
     }
 
     fn export_pixels(&self, picture: &Pixels) -> Result<Tensor> {
@@ -125,7 +125,7 @@ impl PictureOps for CpuOps {
         [outputs, inputs, side]: [usize; 3],
     ) -> Result<Convolution> {
         let shape = [outputs, inputs, side, side];
-        let weight = weights.tensor(&format!("{name}.weight"), &shape, DType::F32, &self.device)?;
+        let weight = weights.tensor(&format!("{name}.weight"), &shape, DType::F32)?;
         let bias = self.vector(weights, &format!("{name}.bias"), outputs)?;
         Ok(Convolution { weight: weight.into(), bias, side })
     }

@@ -1,9 +1,10 @@
 //! Rotary position embedding (arXiv 2104.09864): neighbouring features are turned as pairs, by angles that a token's place sets.
 
-use candle_core::{D, DType, Device, Result, Tensor};
+use candle_core::{D, DType, Result, Tensor};
 use rayon::prelude::*;
 
 use super::simd::{Kernel, vectorized};
+use crate::HOST;
 
 /// Numbers turned as one piece of work.
 const PIECE: usize = 1 << 14;
@@ -18,10 +19,10 @@ pub(crate) struct Rotary<M = Tensor> {
 
 impl Rotary {
     /// From angles in radians, `tokens x pairs` with the pairs of a token side by side.
-    pub(crate) fn new(angles: &[f64], pairs: usize, device: &Device) -> Result<Self> {
+    pub(crate) fn new(angles: &[f64], pairs: usize) -> Result<Self> {
         let shape = (angles.len() / pairs.max(1), pairs);
         let table = |of: fn(f64) -> f64| {
-            Tensor::from_iter(angles.iter().map(|angle| of(*angle) as f32), device)?.reshape(shape)
+            Tensor::from_iter(angles.iter().map(|angle| of(*angle) as f32), &HOST)?.reshape(shape)
         };
         Ok(Self { cosines: table(f64::cos)?, sines: table(f64::sin)? })
     }

@@ -3,7 +3,7 @@
 use std::mem;
 use std::sync::{Mutex, PoisonError};
 
-use candle_core::{CpuStorage, DType, Device, InplaceOp1, Layout, Storage, StorageRef, Tensor};
+use candle_core::{CpuStorage, DType, InplaceOp1, Layout, Storage, StorageRef, Tensor};
 use obsdiff_proto::lock;
 
 use crate::{Error, Result};
@@ -14,9 +14,9 @@ pub(super) const KEPT_NUMBERS: usize = 1 << 24;
 /// Numbers kept in all (256 MiB).
 pub(super) const KEPT_IN_ALL: usize = 1 << 26;
 
-/// Whether the kernels can work on a tensor: contiguous f32 in the processor's memory.
+/// Whether the kernels can work on a tensor: contiguous f32.
 pub(super) fn fits(tensor: &Tensor) -> bool {
-    tensor.dtype() == DType::F32 && matches!(tensor.device(), Device::Cpu) && tensor.is_contiguous()
+    tensor.dtype() == DType::F32 && tensor.is_contiguous()
 }
 
 /// A tensor that [`fits`], read as a slice.

@@ -28,7 +28,7 @@ impl Random {
 }
 
 fn ops() -> CpuOps {
-    CpuOps::on(&Device::Cpu)
+    CpuOps::default()
 }
 
 /// The largest difference between two tensors, over the largest number of the second.
@@ -117,7 +117,7 @@ proptest! {
         let mut random = Random::default();
         let x = random.tensor(&[batch * (still + turned), heads * 2 * pairs]);
         let angles: Vec<f64> = (0..turned * pairs).map(|i| i as f64 * 0.37).collect();
-        let by = Rotary::new(&angles, pairs, &Device::Cpu).unwrap();
+        let by = Rotary::new(&angles, pairs).unwrap();
         let expected = rotary::composed(&x, &by, batch).unwrap();
         let found = ops().rotate(x.copy().unwrap(), &by, batch).unwrap();
         prop_assert!(deviation(&found, &expected) < 1e-6);
@@ -188,7 +188,7 @@ fn a_nan_stays_in_sight() {
     let spoilt = |rows: usize, n: usize| {
         let mut numbers = vec![0.5f32; rows * n];
         numbers[n + 1] = f32::NAN;
-        Tensor::from_vec(numbers, (rows, n), &Device::Cpu).unwrap()
+        Tensor::from_vec(numbers, (rows, n), &crate::HOST).unwrap()
     };
     let second_row_is_nan = |t: Tensor| {
         let rows = t.to_vec2::<f32>().unwrap();

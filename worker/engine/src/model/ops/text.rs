@@ -118,7 +118,7 @@ impl TextLinear {
 /// All of it in f32, in candle's operations.
 impl TextOps for CpuOps {
     fn import_rows(&self, matrix: Tensor) -> Result<Matrix> {
-        Ok(matrix.to_device(&self.device)?.into())
+        Ok(matrix.into())
     }
 
     fn export(&self, matrix: &Matrix) -> Result<Tensor> {
@@ -126,11 +126,11 @@ impl TextOps for CpuOps {
     }
 
     fn weight(&self, weights: &Weights, name: &str, shape: [usize; 2]) -> Result<Matrix> {
-        Ok(weights.tensor(name, &shape, DType::F32, &self.device)?.into())
+        Ok(weights.tensor(name, &shape, DType::F32)?.into())
     }
 
     fn vector(&self, weights: &Weights, name: &str, length: usize) -> Result<Matrix> {
-        Ok(weights.tensor(name, &[length], DType::F32, &self.device)?.into())
+        Ok(weights.tensor(name, &[length], DType::F32)?.into())
     }
 
     fn norm(&self, x: &Matrix, by: &TextNorm, _: WrittenIn) -> Result<Matrix> {

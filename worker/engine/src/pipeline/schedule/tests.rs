@@ -1,5 +1,4 @@
 use super::*;
-use candle_core::Device;
 
 fn scheduler(config: &str) -> Result<Scheduler> {
     let folder = tempfile::tempdir().unwrap();
@@ -88,8 +87,8 @@ fn one_step_goes_from_noise_to_picture() {
 #[test]
 fn euler_steps_by_the_difference_of_levels() {
     let schedule = scheduler(r#"{"shift": 3.0}"#).unwrap().schedule(4, 64, LevelSource::Scheduler).unwrap();
-    let latents = Tensor::new(&[1.0_f32, -2.0], &Device::Cpu).unwrap();
-    let velocity = Tensor::new(&[10.0_f32, 1.0], &Device::Cpu).unwrap();
+    let latents = Tensor::new(&[1.0_f32, -2.0], &crate::HOST).unwrap();
+    let velocity = Tensor::new(&[10.0_f32, 1.0], &crate::HOST).unwrap();
     let next: Vec<f32> = schedule.step(0, &latents, &velocity).unwrap().to_vec1().unwrap();
     assert_close(&next, &[1.0 - 1.423_077, -2.0 - 0.142_307_7]);
     let error = schedule.step(4, &latents, &velocity).unwrap_err().to_string();

@@ -2,17 +2,17 @@
 
 use std::path::Path;
 
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 
 use super::activation::named;
 use super::layer::{Layers, read_linear, rows};
 use super::{CONFIG, EncodedText, check_finite};
-use crate::Result;
 use crate::checkpoint::{Library, Weights};
 use crate::device::memory::EncoderSizes;
 use crate::model::Matrix;
 use crate::model::ops::{ActivationFunction, TextLinear, TextNorm, TextOps, WrittenIn};
 use crate::pipeline::keys::Keys;
+use crate::{HOST, Result};
 
 /// Where the end of a prompt is found when the configuration still has the id that all of them had once.
 const OLD_EOS: u32 = 2;
@@ -174,7 +174,7 @@ impl ClipEncoder {
 fn causal_mask(tokens: usize) -> Result<Tensor> {
     let look = |query, key| if key > query { f32::NEG_INFINITY } else { 0.0 };
     let mask: Vec<f32> = (0..tokens).flat_map(|query| (0..tokens).map(move |key| look(query, key))).collect();
-    Ok(Tensor::from_vec(mask, (tokens, tokens), &Device::Cpu)?)
+    Ok(Tensor::from_vec(mask, (tokens, tokens), &HOST)?)
 }
 
 /// One layer: attention to earlier tokens, then a feed-forward network, each on normed inputs and added to them.

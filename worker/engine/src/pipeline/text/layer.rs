@@ -2,11 +2,11 @@
 
 use std::sync::{Arc, OnceLock};
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Tensor};
 
 use crate::checkpoint::Weights;
 use crate::model::ops::{TextLinear, TextOps};
-use crate::{Error, Result};
+use crate::{Error, HOST, Result};
 
 /// The layers of an encoder: each is read when it is needed, and then kept where all are to be kept.
 #[derive(Debug)]
@@ -75,7 +75,7 @@ pub(super) fn rows(weights: &Weights, name: &str, width: usize, ids: &[u32]) -> 
         })?;
         gathered.extend_from_slice(bytes);
     }
-    let stored = Tensor::from_raw_buffer(&gathered, entry.dtype(), &[ids.len(), width], &Device::Cpu)?;
+    let stored = Tensor::from_raw_buffer(&gathered, entry.dtype(), &[ids.len(), width], &HOST)?;
     Ok(stored.to_dtype(DType::F32)?)
 }
 

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Tensor};
 
 use self::clip::ClipEncoder;
 use self::encoder::Encoder;
@@ -47,12 +47,12 @@ pub struct Conditioning {
 }
 
 impl Conditioning {
-    /// The same conditioning on another device or in another type, such as the type that the transformer computes in.
+    /// The same conditioning in another type, such as the type that the transformer computes in.
     ///
     /// # Errors
     /// When it cannot be converted.
-    pub fn to(&self, dtype: DType, device: &Device) -> Result<Self> {
-        let convert = |tensor: &Tensor| tensor.to_dtype(dtype)?.to_device(device);
+    pub fn to(&self, dtype: DType) -> Result<Self> {
+        let convert = |tensor: &Tensor| tensor.to_dtype(dtype);
         Ok(Self { text: convert(&self.text)?, pooled: convert(&self.pooled)? })
     }
 }
@@ -175,7 +175,7 @@ impl TextEncoders {
         };
         let slots = pipeline.architecture().text_encoders;
         let encoders: Vec<_> = slots.iter().map(&mut open).collect::<Result<_>>()?;
-        let opened = Self { encoders, transformer, ops: ModelOps::on(&Device::Cpu) };
+        let opened = Self { encoders, transformer, ops: ModelOps::default() };
         opened.check_widths()?;
         Ok(opened)
     }

@@ -2,18 +2,18 @@
 
 use std::path::Path;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Tensor};
 
 use super::CONFIG;
 use super::activation::named;
 use super::check_finite;
 use super::layer::{Layers, read_linear, rows};
-use crate::Result;
 use crate::checkpoint::{Library, Weights};
 use crate::device::memory::EncoderSizes;
 use crate::model::Matrix;
 use crate::model::ops::{ActivationFunction, TextLinear, TextNorm, TextOps, WrittenIn};
 use crate::pipeline::keys::Keys;
+use crate::{HOST, Result};
 
 /// A T5 encoder whose weights stay mapped.
 #[derive(Debug)]
@@ -135,11 +135,11 @@ impl T5Encoder {
     /// `heads * tokens x tokens`: what a head adds to a score for the distance of the two tokens, the same in all layers.
     fn position_bias(&self, tokens: usize) -> Result<Tensor> {
         let name = "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight";
-        let table = self.weights.tensor(name, &[self.buckets.count, self.heads], DType::F32, &Device::Cpu)?;
+        let table = self.weights.tensor(name, &[self.buckets.count, self.heads], DType::F32)?;
         let bucket = |query: usize, key: usize| self.buckets.of(key as i64 - query as i64);
         let ids: Vec<u32> =
             (0..tokens).flat_map(|query| (0..tokens).map(move |key| bucket(query, key))).collect();
-        let bias = table.index_select(&Tensor::from_vec(ids, tokens * tokens, &Device::Cpu)?, 0)?;
+        let bias = table.index_select(&Tensor::from_vec(ids, tokens * tokens, &HOST)?, 0)?;
         Ok(bias.t()?.contiguous()?.reshape((self.heads * tokens, tokens))?)
     }
 

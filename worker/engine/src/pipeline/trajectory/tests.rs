@@ -1,6 +1,5 @@
 use std::cell::RefCell;
 
-use candle_core::Device;
 use obsdiff_proto::{Inventory, LinearId};
 
 use super::*;
@@ -83,8 +82,8 @@ fn free(classifier_free: f64) -> Guidance {
 }
 
 fn conditioning(pooled: f32) -> Conditioning {
-    let text = Tensor::zeros((2, 3), DType::F32, &Device::Cpu).unwrap();
-    Conditioning { text, pooled: Tensor::new(&[pooled, 9.0], &Device::Cpu).unwrap() }
+    let text = Tensor::zeros((2, 3), DType::F32, &crate::HOST).unwrap();
+    Conditioning { text, pooled: Tensor::new(&[pooled, 9.0], &crate::HOST).unwrap() }
 }
 
 /// Levels 1, 0.001 and 0.
@@ -97,7 +96,7 @@ fn schedule() -> Schedule {
 
 fn noise(prompts: usize) -> Tensor {
     let values: Vec<f32> = (0..prompts).map(|i| i as f32 + 1.0).collect();
-    Tensor::from_vec(values, (prompts, 1, 1, 1), &Device::Cpu).unwrap()
+    Tensor::from_vec(values, (prompts, 1, 1, 1), &crate::HOST).unwrap()
 }
 
 fn run(guidance: f64, model: &LinearModel, schedule: &Schedule) -> Vec<f32> {
@@ -166,7 +165,7 @@ fn guidance_that_is_an_input_goes_with_every_picture() {
 
 #[test]
 fn latents_stay_in_f32_whatever_the_model_computes_in() {
-    let half = conditioning(0.25).to(DType::BF16, &Device::Cpu).unwrap();
+    let half = conditioning(0.25).to(DType::BF16).unwrap();
     let schedule = schedule();
     let mut trajectory = Trajectory::new(&schedule, free(2.0), &[&half], &half, noise(1)).unwrap();
     trajectory.step(&LinearModel::new(), &mut NoTap).unwrap();

@@ -6,7 +6,7 @@ mod picture;
 
 use std::path::Path;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Tensor};
 
 use self::block::{ResnetBlock, Source};
 use self::config::DecoderConfig;
@@ -57,7 +57,7 @@ impl Vae {
     fn read(folder: &Path, device: &ComputeDevice) -> Result<Self> {
         let config = DecoderConfig::open(folder)?;
         let weights = Weights::open(folder, Library::Diffusers)?;
-        let mut ops = ModelOps::on(&Device::Cpu);
+        let mut ops = ModelOps::default();
         ops.move_blocks(device, DType::F32);
         let source = Source { weights: &weights, ops: ops.picture(), groups: config.groups };
         let ([largest, smallest], latent) = (config.ends(), config.latent_channels);
@@ -116,7 +116,7 @@ impl Vae {
     }
 
     fn decode_one(&self, latents: &Tensor) -> Result<Tensor> {
-        let latents = latents.to_device(&Device::Cpu)?.to_dtype(DType::F32)?;
+        let latents = latents.to_dtype(DType::F32)?;
         let latents = ((latents / self.config.scaling)? + self.config.shift)?;
         let ops = self.ops.picture();
         let mut x = ops.import_pixels(&latents)?;

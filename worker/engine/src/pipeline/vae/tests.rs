@@ -62,7 +62,7 @@ fn decoder(channels: &[usize], attention: bool, config: Value) -> Vae {
 fn cosines(shape: [usize; 4]) -> Tensor {
     let count: usize = shape.iter().product();
     let values: Vec<f32> = (0..count).map(|i| (0.7 * i as f64).cos() as f32).collect();
-    Tensor::from_vec(values, shape.as_slice(), &Device::Cpu).unwrap()
+    Tensor::from_vec(values, shape.as_slice(), &crate::HOST).unwrap()
 }
 
 fn pixel(picture: &Tensor, row: usize, column: usize) -> Vec<f32> {
@@ -108,14 +108,14 @@ fn a_batch_is_decoded_as_its_pictures_are() {
 #[test]
 fn pictures_are_rounded_as_diffusers_rounds_them() {
     let row = [-1.2_f32, -1.0, -0.5, 0.0, 1.0 / 255.0, 3.0 / 255.0, 0.3, 0.999, 1.0, 7.0];
-    let decoded = Tensor::new(&row, &Device::Cpu).unwrap().reshape((1, 1, 1, 10)).unwrap();
-    let black = Tensor::full(-1.0_f32, (1, 1, 1, 10), &Device::Cpu).unwrap();
+    let decoded = Tensor::new(&row, &crate::HOST).unwrap().reshape((1, 1, 1, 10)).unwrap();
+    let black = Tensor::full(-1.0_f32, (1, 1, 1, 10), &crate::HOST).unwrap();
     let pictures = Picture::of_batch(&Tensor::cat(&[&decoded, &black, &black], 1).unwrap()).unwrap();
     assert_eq!((pictures.len(), pictures[0].width, pictures[0].height), (1, 10, 1));
     let red: Vec<u8> = pictures[0].rgb.iter().copied().step_by(3).collect();
     assert_eq!(red, [0, 0, 64, 128, 128, 129, 166, 255, 255, 255]);
     assert!(pictures[0].rgb.iter().skip(1).step_by(3).all(|&green| green == 0));
-    let broken = Tensor::full(f32::NAN, (1, 3, 2, 2), &Device::Cpu).unwrap();
+    let broken = Tensor::full(f32::NAN, (1, 3, 2, 2), &crate::HOST).unwrap();
     let error = Picture::of_batch(&broken).unwrap_err().to_string();
     assert!(error.contains("not finite"), "{error}");
     let error = Picture::of_batch(&black).unwrap_err().to_string();

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 use obsdiff_proto::{LinearId, Package, PartKind, StructureId, Target};
 
 use super::{LinearAtWork, Reader, SolvedStructures, StructureLoss, failed, target};
@@ -12,7 +12,7 @@ use crate::pruner::Pruner;
 use crate::pruner::probe::Replacement;
 use crate::solve::SolveError;
 use crate::solve::structured::{StructuredLayer, folded};
-use crate::{Error, Result};
+use crate::{Error, HOST, Result};
 
 impl Pruner {
     /// The new tensors of structures that lose parts. `layers` hold the solved weights of their outputs; where an output has none, its
@@ -102,8 +102,8 @@ impl Pruner {
         let ChangedLinear { linear, weight, bias, .. } = self.changed_reader(reader, layer)?;
         let rows = self.model.inventory().linear(linear).rows;
         let width = self.width(linear);
-        let bias = bias.map(|bias| Tensor::from_vec(bias, rows, &Device::Cpu)).transpose()?;
-        Ok(Replacement { linear, weight: Tensor::from_vec(weight, (rows, width), &Device::Cpu)?, bias })
+        let bias = bias.map(|bias| Tensor::from_vec(bias, rows, &HOST)).transpose()?;
+        Ok(Replacement { linear, weight: Tensor::from_vec(weight, (rows, width), &HOST)?, bias })
     }
 
     /// Adds a changed linear to the result.
@@ -136,10 +136,10 @@ impl Pruner {
             relative_error,
         };
         solved.linears.push((linear, report));
-        let weight = Tensor::from_vec(weight, (shape[0], shape[1]), &Device::Cpu)?;
+        let weight = Tensor::from_vec(weight, (shape[0], shape[1]), &HOST)?;
         solved.tensors.insert(format!("{name}.weight"), weight);
         if let Some(bias) = bias {
-            solved.tensors.insert(format!("{name}.bias"), Tensor::from_vec(bias, rows, &Device::Cpu)?);
+            solved.tensors.insert(format!("{name}.bias"), Tensor::from_vec(bias, rows, &HOST)?);
         }
         Ok(())
     }

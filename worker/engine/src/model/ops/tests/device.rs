@@ -27,7 +27,7 @@ impl Computed {
     fn each(test: impl Fn(&Self, &mut Random)) {
         let device = device();
         for (dtype, within) in [(DType::F32, 2e-5), (DType::BF16, 0.02), (DType::F16, 0.003)] {
-            let mut ops = ModelOps::on(&Device::Cpu);
+            let mut ops = ModelOps::default();
             ops.move_blocks(&device, dtype);
             test(&Self { dtype, ops, within }, &mut Random::default());
         }
@@ -132,7 +132,7 @@ fn streams_hold() {
 
             let (pairs, turned) = (width / 2, tokens - 1);
             let angles: Vec<f64> = (0..turned * pairs).map(|i| i as f64 * 0.37).collect();
-            let wide = Rotary::new(&angles, pairs, &Device::Cpu).unwrap();
+            let wide = Rotary::new(&angles, pairs).unwrap();
             let [cosines, sines] =
                 [&wide.cosines, &wide.sines].map(|t| ops.import(t.clone().into()).unwrap());
             let found = ops.rotate(x.copy().unwrap(), &Rotary { cosines, sines }, batch).unwrap();

@@ -71,7 +71,7 @@ fn values(tensor: &Tensor) -> Vec<f32> {
 
 /// A linear that gives x + bias.
 fn only_bias(bias: &Tensor) -> LinearTensors {
-    let one = Tensor::eye(bias.dim(0).unwrap(), DType::F32, &Device::Cpu).unwrap();
+    let one = Tensor::eye(bias.dim(0).unwrap(), DType::F32, &crate::HOST).unwrap();
     LinearTensors::new(one, bias.clone())
 }
 
@@ -130,7 +130,7 @@ fn the_last_tokens_are_turned_to_the_processors_bits() {
             let width = 2 * heads * pairs;
             let x = of.rounded(&random.tensor(&[batch * tokens, width]));
             let angles: Vec<f64> = (0..turned * pairs).map(|i| (i * i) as f64 * 0.37).collect();
-            let rotary = Rotary::new(&angles, pairs, &Device::Cpu).unwrap();
+            let rotary = Rotary::new(&angles, pairs).unwrap();
             let mut device = CudaDevice::default();
             let out = of.buffer(&mut device, &x);
             let [cosines, sines] =
@@ -301,7 +301,7 @@ fn shares_of_an_attention_are_the_processors_bits() {
                 wanted[..keys].copy_from_slice(&scores[..keys]);
                 vectorized(Shares { row: &mut wanted[..keys], scale: 0.37 });
             }
-            let wanted = Tensor::from_vec(wanted, (rows, stride), &Device::Cpu).unwrap();
+            let wanted = Tensor::from_vec(wanted, (rows, stride), &crate::HOST).unwrap();
             of.hold(&device, out, &wanted, &format!("{rows} x {keys}, {of:?}"));
         }
     }

@@ -1,7 +1,7 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Tensor};
 
 use super::*;
 
@@ -20,7 +20,7 @@ impl Golden {
     fn read(name: &str) -> Self {
         let folder = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/assets/goldens/solver"));
         let path = folder.join(format!("{name}.safetensors"));
-        let tensors: HashMap<String, Tensor> = candle_core::safetensors::load(path, &Device::Cpu).unwrap();
+        let tensors: HashMap<String, Tensor> = candle_core::safetensors::load(path, &crate::HOST).unwrap();
         let of = |name: &str| -> Vec<f64> {
             let tensor = tensors[name].to_dtype(DType::F64).unwrap();
             tensor.flatten_all().unwrap().to_vec1().unwrap()

@@ -7,7 +7,7 @@ use super::*;
 const SIZES: [[usize; 4]; 5] = [[1, 1, 2, 1], [1, 5, 4, 6], [3, 2, 6, 3], [7, 5, 10, 10], [16, 9, 4, 8]];
 
 fn picture_ops() -> ModelOps {
-    let mut ops = ModelOps::on(&Device::Cpu);
+    let mut ops = ModelOps::default();
     ops.move_blocks(&device(), DType::F32);
     ops
 }

@@ -12,7 +12,7 @@ use crate::checkpoint::Weights;
 fn each_product_type(test: impl Fn(&dyn TextOps, DType, f32, &mut Random)) {
     let device = device();
     for (dtype, within) in [(DType::F32, 2e-5), (DType::BF16, 0.02)] {
-        let mut ops = ModelOps::on(&Device::Cpu);
+        let mut ops = ModelOps::default();
         ops.move_blocks(&device, dtype);
         test(ops.text(), dtype, within, &mut Random::default());
     }
@@ -168,7 +168,7 @@ fn operand(ops: &dyn TextOps, x: &Tensor, dtype: DType) -> Matrix {
         return imported;
     }
     let (tokens, n) = x.dims2().unwrap();
-    let rows = Tensor::eye(tokens, dtype, &Device::Cpu).unwrap();
+    let rows = Tensor::eye(tokens, dtype, &crate::HOST).unwrap();
     // x = 1 (x^T)^T: the rows of a linear's weight are the columns of x.
     let stored = Stored::new(&[("one", &rows), ("x", &x.t().unwrap().contiguous().unwrap())]);
     let one = ops.weight(&stored.weights, "one", [tokens, tokens]).unwrap();
@@ -186,7 +186,7 @@ fn attention_with_a_bias_holds() {
             });
             let look = |i: usize| if i % tokens > i / tokens % tokens { f32::NEG_INFINITY } else { 0.0 };
             let mask: Vec<f32> = (0..tokens * tokens).map(look).collect();
-            let mask = Tensor::from_vec(mask, (tokens, tokens), &Device::Cpu).unwrap();
+            let mask = Tensor::from_vec(mask, (tokens, tokens), &crate::HOST).unwrap();
             let own = (random.tensor(&[heads * tokens, tokens]) * 3.0).unwrap();
             for (bias, scale, what) in [(mask, 0.25, "a mask"), (own, 1.0, "biases of heads")] {
                 let host = super::super::ops();
