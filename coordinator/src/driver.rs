@@ -154,8 +154,8 @@ impl<'a> CoreDriver<'a> {
             Message::Join(hello, downlink) => {
                 self.latest = WorkerId(self.latest.0 + 1);
                 let worker = self.latest;
-                // A worker that stands by gets no welcome, because it would begin to prepare.
-                if self.core.other_hardware(&hello.hardware).is_none() {
+                // A worker that stands by, or that comes when the job is over, gets no welcome, because it would begin to prepare.
+                if self.outcome.is_none() && self.core.other_hardware(&hello.hardware).is_none() {
                     downlink.welcome(worker);
                 }
                 self.sessions.insert(worker, downlink);

@@ -5,6 +5,7 @@
 
 mod announcing;
 pub mod clock;
+mod done;
 mod driver;
 mod error;
 mod grpc;
@@ -27,6 +28,7 @@ use obsdiff_store::LinearFigures;
 use tokio::sync::mpsc::Sender;
 use tokio::sync::oneshot;
 
+pub use done::DoneJob;
 pub use driver::CoreDriver;
 pub use error::{Error, Result};
 pub use history::MeasuredCourse;

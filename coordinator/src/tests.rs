@@ -1,4 +1,4 @@
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
@@ -121,4 +121,60 @@ async fn the_inbox_is_bounded_and_what_waited_is_taken_in_later() {
     let stopping = thread::spawn(move || handle.stop());
     assert_eq!(driver.run().await, None);
     stopping.join().unwrap();
+}
+
+/// Writes down what a session is told.
+struct Told(Arc<Mutex<Vec<String>>>);
+
+impl Downlink for Told {
+    fn welcome(&self, _: WorkerId) {
+        self.0.lock().unwrap().push("welcome".to_owned());
+    }
+
+    fn command(&self, _: Command) {
+        self.0.lock().unwrap().push("a command".to_owned());
+    }
+
+    fn dismiss(&self, why: Dismissal) {
+        self.0.lock().unwrap().push(why.to_string());
+    }
+}
+
+/// A worker that looks for the job's coordinator, and what it is told.
+fn late_worker() -> (Message, Arc<Mutex<Vec<String>>>) {
+    let told = Arc::default();
+    let hello = Hello {
+        instance: 1,
+        speed: 1,
+        hardware: "a processor".to_owned(),
+        exponents: Exponents::default(),
+        status: Status::default(),
+    };
+    (Message::join(hello, Box::new(Told(Arc::clone(&told)))), told)
+}
+
+/// It would begin to prepare if it were welcomed.
+#[tokio::test]
+async fn a_worker_that_comes_late_is_only_told_that_the_job_is_over() {
+    let (mut over, handle) = driver(Ok(None));
+    let (outcome, ()) = tokio::join!(over.run(), handle.cancel());
+    assert_eq!(outcome, Some(Outcome::Cancelled));
+    let (worker, told) = late_worker();
+    handle.send(worker).await;
+    handle.send(Message::Stop).await;
+    over.linger(Duration::from_secs(60)).await;
+    assert_eq!(*told.lock().unwrap(), ["the job is over: cancelled"]);
+
+    let (done, handle) = DoneJob::new(clock::monotonic());
+    let (worker, told) = late_worker();
+    handle.send(worker).await;
+    let (readiness, ()) = tokio::join!(
+        async {
+            let readiness = handle.readiness().await;
+            handle.send(Message::Stop).await;
+            readiness
+        },
+        done.linger(Duration::from_secs(60))
+    );
+    assert_eq!((readiness, &*told.lock().unwrap()), (None, &vec!["the job is over: done".to_owned()]));
 }

@@ -105,7 +105,11 @@ pub enum SessionError {
     #[error("the coordinator refuses: {0}")]
     Refused(String),
     /// The coordinator cannot be reached.
-    #[error("the coordinator could not be reached for {}: {why}; start it again, then this worker", in_words(*patience))]
+    #[error(
+        "the coordinator could not be reached for {}: {why}; if its job is done, nothing is left to do; otherwise start it again, then \
+         this worker",
+        in_words(*patience)
+    )]
     Away {
         /// How long it was waited for.
         patience: Duration,

@@ -73,6 +73,7 @@ async fn a_worker_whose_coordinator_stays_away_gives_up_and_says_so_once_a_minut
     let Err(error @ SessionError::Away { .. }) = ended else { panic!("{ended:?}") };
     let said = error.to_string();
     assert!(said.starts_with("the coordinator could not be reached for 10 min: "), "{said}");
+    assert!(said.contains("; if its job is done, nothing is left to do; otherwise start it again"), "{said}");
     assert!(begun.elapsed() >= PATIENCE && begun.elapsed() < PATIENCE + Duration::from_secs(10));
     let reported = reported.lock().unwrap().iter().map(Waiting::to_string).collect::<Vec<_>>();
     assert_eq!(reported.len(), 10, "{reported:?}");

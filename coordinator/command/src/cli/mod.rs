@@ -98,8 +98,8 @@ pub enum CliCommand {
     /// Coordinate a job for workers on other hosts.
     ///
     /// Checks the job as `run` does, then listens for workers, hands out shards and solving, and ends when a worker has written the
-    /// pipeline, as `run` does. The same command goes on from the last finished package, or says that the job is done already. Without
-    /// certificates it listens on loopback.
+    /// pipeline, as `run` does. The same command goes on from the last finished package, or says that the job is done already, to workers
+    /// that wait for it, too. Without certificates it listens on loopback.
     Coordinator(CoordinatorArgs),
     /// Work for a coordinator.
     ///
@@ -247,7 +247,7 @@ pub struct WorkerArgs {
     /// The coordinator's URL.
     #[arg(long, value_name = "URL")]
     pub coordinator: String,
-    /// How long the coordinator may be unreachable before the worker gives up, such as 90s, 10min or 2h.
+    /// How long the coordinator may be unreachable before the worker gives up with exit code 3, such as 90s, 10min or 2h.
     #[arg(long, value_name = "TIME", default_value = "10min", value_parser = humantime::parse_duration)]
     pub patience: Duration,
     /// Where prompts are encoded, the transformer is computed, Grams summed, linears pruned by `sparsity.method = "admm"` or "obs", and

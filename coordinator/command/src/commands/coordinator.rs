@@ -6,7 +6,7 @@ use std::thread;
 use std::time::Duration;
 
 use obsdiff_coordinator::metrics::Metrics;
-use obsdiff_coordinator::{CoreDriver, JobState, Outlook, Port, ServedJob};
+use obsdiff_coordinator::{CoreDriver, DoneJob, JobState, Outlook, Port, ServedJob};
 use obsdiff_core::{Failure, Outcome};
 use obsdiff_engine::device::ComputeDevice;
 use obsdiff_engine::export::{DOCUMENT_MARK, Document, JobCourse, PruningRecord};
@@ -14,7 +14,7 @@ use obsdiff_proto::lock;
 use obsdiff_proto::session::Briefing;
 use obsdiff_proto::view::JobRequest;
 use obsdiff_worker::pruning_job::JobOutput;
-use tokio::runtime::Handle;
+use tokio::runtime::{Handle, Runtime};
 use tokio::sync::{broadcast, watch};
 
 use super::worker::each_gpu::{GpuWorkers, Running};
@@ -34,7 +34,8 @@ use crate::spans::SpanReport;
 use crate::traces::TraceSettings;
 use crate::{Error, Result};
 
-/// How long workers that stand by can still learn that the job is over. It is longer than the time after which they ask again.
+/// How long workers that stand by, or look for the coordinator, can still learn that the job is over. It is longer than the time after which
+/// they ask again.
 const LINGER: Duration = Duration::from_secs(4);
 
 /// The name of the last metrics in an output.
@@ -76,7 +77,11 @@ pub(super) fn with_workers(
     let progress = context.progress();
     if let Some(finished) = inputs.finished.take() {
         progress.note(&already_done(job));
-        post_done(&inputs, crate::runtime::runtime()?.handle(), context);
+        let runtime = crate::runtime::runtime()?;
+        post_done(&inputs, runtime.handle(), context);
+        if start.is_none() {
+            tell_waiting_workers(job, &inputs, port, &runtime, context)?;
+        }
         return Ok(Some(summary(finished.record(), job, &inputs)));
     }
     let listener = port.bind()?;
@@ -114,6 +119,51 @@ pub(super) fn with_workers(
         }
         Err(error) => Err(error.after_begin(state.url())),
     }
+}
+
+/// Tells workers that still look for this coordinator that the job is done, whose output an earlier process wrote.
+fn tell_waiting_workers(
+    job: &JobFile,
+    inputs: &Inputs,
+    port: Port,
+    runtime: &Runtime,
+    context: &CommandContext<'_>,
+) -> Result<()> {
+    let listener = port.bind()?;
+    let (done, handle) = DoneJob::new(context.clock.clone());
+    // No worker is taken into the job, and none needs its store.
+    let briefing = briefing(job, inputs, String::new())?;
+    let served = ServedJob {
+        handle: handle.clone(),
+        request: JobRequest::of(&job.spec),
+        model: job.spec.model.path.clone(),
+        output: job.spec.output.path.clone(),
+        clock: context.clock.clone(),
+        workers_announce: false,
+        outlook: watch::channel(Outlook::default()).1,
+        events: broadcast::channel(1).0,
+        metrics: Arc::new(Metrics::new()?),
+    };
+    runtime.block_on(port.serve(listener, handle.clone(), Arc::default(), briefing, served))?;
+    context.signals.respond(move |_| {
+        handle.stop();
+        Answer::Finish
+    });
+    runtime.block_on(done.linger(LINGER));
+    Ok(())
+}
+
+/// What each worker of the job is told, whose store is at this URL.
+fn briefing(job: &JobFile, inputs: &Inputs, store: String) -> Result<Arc<Briefing>> {
+    let briefing = Briefing {
+        spec: job.spec.clone(),
+        inventory: inputs.described.inventory.clone(),
+        plan: inputs.plan.clone(),
+        inputs: inputs.model_files.clone(),
+        store,
+    };
+    briefing.check().map_err(|e| Error::content(job.path(), format!("cannot be sent to workers: {e}")))?;
+    Ok(Arc::new(briefing))
 }
 
 /// Posts that the job is done, whose output an earlier process wrote: that may have been killed before it could.
@@ -162,14 +212,7 @@ fn drive(
     context: &mut CommandContext<'_>,
     start: Option<StartWorkers<'_>>,
 ) -> Result<(JobCourse, String)> {
-    let briefing = Arc::new(Briefing {
-        spec: job.spec.clone(),
-        inventory: inputs.described.inventory.clone(),
-        plan: inputs.plan.clone(),
-        inputs: inputs.model_files.clone(),
-        store: state.absolute_url().map_err(Error::System)?,
-    });
-    briefing.check().map_err(|e| Error::content(job.path(), format!("cannot be sent to workers: {e}")))?;
+    let briefing = briefing(job, inputs, state.absolute_url().map_err(Error::System)?)?;
     let (events, _) = broadcast::channel(256);
     let steps = u64::from(job.spec.calibration.steps);
     let (send_outlook, outlook) = watch::channel(Outlook::default());

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -64,6 +65,24 @@ fn a_job_that_is_done_is_done_when_its_command_comes_again() {
             assert!(listing(folder.path()) == before, "{args:?} touches something");
         }
     }
+}
+
+#[test]
+fn workers_that_wait_for_the_coordinator_of_a_job_that_is_done_are_told_so() {
+    let folder = done(false);
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let url = format!("http://{address}");
+    let args = ["worker", "--coordinator", &url, "--patience", "60s", "--quiet"];
+    let mut worker = Process::start(folder.path(), &args);
+    // It looks for its coordinator from now on.
+    drop(listener.accept().unwrap());
+    drop(listener);
+    let mut again = Process::start(folder.path(), &["coordinator", "job.toml", "--listen", &address]);
+    let over = worker.line(|line| line == "the job is over: done");
+    let (code, said) = worker.verdict();
+    assert!(code == Some(0) && over.is_some(), "{code:?}: {said}");
+    assert_eq!(again.verdict().0, Some(0));
 }
 
 /// A change to the folder of a job that is done.
