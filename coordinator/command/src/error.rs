@@ -202,7 +202,10 @@ impl From<obsdiff_coordinator::Error> for Error {
     fn from(error: obsdiff_coordinator::Error) -> Self {
         use obsdiff_coordinator::Error as E;
         match error {
-            E::Port { address, problem } => Self::key("--listen", format!("is {address}: {problem}")),
+            E::Port { address, problem } => {
+                let next = "choose an address of this machine and a port that is free";
+                Self::key("--listen", format!("is {address}: {problem}; {next}"))
+            }
             E::Security(error) => error.into(),
             E::Store(error) => error.into(),
             error @ (E::Record(_) | E::Metrics(_)) => Self::Session(error.to_string()),

@@ -12,5 +12,5 @@ pub use assignment::{Assignment, ShowEncoding, WorkerProcess};
 pub use error::{PreparationError, Result};
 pub use loading::load;
 pub use model::{JobModel, compute_type};
-pub use path::not_a_pipeline;
+pub use path::{not_a_pipeline, not_here};
 pub use received::ReceivedJob;

@@ -12,11 +12,13 @@ use obsdiff_proto::{ByteSize, counted};
 use obsdiff_worker::stored_model::Extent;
 use tempfile::NamedTempFile;
 
+use super::pictures::check_place;
 use crate::budget::with_surveys;
 use crate::cli::InitArgs;
 use crate::context::CommandContext;
 use crate::described::Described;
 use crate::job::JobFile;
+use crate::sampling::open_pipeline;
 use crate::{Error, Result, fit, text};
 
 /// The largest file of prompts whose lines are counted.
@@ -61,8 +63,8 @@ pub(super) fn init(args: &InitArgs, context: &mut CommandContext<'_>) -> Result<
     if args.out.symlink_metadata().is_ok() {
         return Err(Error::content(&args.out, "exists already: move it away, or give --out another name"));
     }
-    let pipeline =
-        PipelineFolder::open(&context.pipeline(&args.pipeline, Extent::Headers { with_text: true })?)?;
+    check_place(&args.out, "--out", &[])?;
+    let pipeline = open_pipeline(&context.pipeline(&args.pipeline, Extent::Headers { with_text: true })?)?;
     let folder = args.out.parent().unwrap_or(Path::new(""));
     let prompts = args.prompts.clone().unwrap_or_else(|| folder.join("prompts.txt"));
     let made = args.prompts.is_none() && prompts.symlink_metadata().is_err();

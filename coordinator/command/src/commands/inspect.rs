@@ -7,6 +7,7 @@ use std::{fs, iter};
 use obsdiff_engine::architecture;
 use obsdiff_engine::checkpoint::{Library, TensorEntry, Weights};
 use obsdiff_engine::export::{PrunedLinear, PruningRecord};
+use obsdiff_worker::preparation::not_here;
 use obsdiff_worker::stored_model::Extent;
 use serde::Serialize;
 
@@ -83,6 +84,9 @@ impl Total {
 
 /// The weights of a pipeline's transformer, of a folder or of a file, and the folder they lie in.
 fn open(path: &Path) -> Result<(Weights, PathBuf)> {
+    if let Some(problem) = not_here(path) {
+        return Err(Error::key("the model", problem));
+    }
     let kind = fs::metadata(path).map_err(|e| Error::file(path, e))?;
     if kind.is_file() {
         let folder = path.parent().unwrap_or(Path::new("")).to_owned();
@@ -226,7 +230,8 @@ fn print(found: &Inspection, context: &mut CommandContext<'_>) -> Result<()> {
         let (name, _) = block.first().map_or(("", ""), |linear| block_of(&linear.name));
         let types: BTreeSet<&str> = block.iter().map(|linear| linear.dtype).collect();
         let types = types.into_iter().collect::<Vec<_>>().join(", ");
-        table.heading(if name.is_empty() { format!("({types})") } else { format!("{name} ({types})") });
+        let name = if name.is_empty() { "top level" } else { name };
+        table.heading(format!("{name} ({types})"));
         for l in block {
             let sparsity = text::percent(l.zeros, l.rows as u64 * l.columns as u64);
             let shape = format!("{} x {}", l.rows, l.columns);

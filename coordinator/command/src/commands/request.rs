@@ -4,7 +4,7 @@ use std::path::Path;
 
 use obsdiff_engine::export::PruningRecord;
 use obsdiff_engine::pipeline::PipelineFolder;
-use obsdiff_proto::{ComputeType, JobSpec};
+use obsdiff_proto::{ComputeType, JobSpec, counted};
 
 use crate::cli::SamplingArgs;
 use crate::prompts::read_prompts;
@@ -91,7 +91,8 @@ impl<'a> Request<'a> {
 fn enough(args: &SamplingArgs, mut prompts: Vec<String>, place: &str) -> Result<Vec<String>> {
     if let Some(count) = args.count {
         if prompts.len() < count as usize {
-            let problem = format!("is {count}, but {place} holds {} prompts", prompts.len());
+            let held = counted(prompts.len(), "prompt");
+            let problem = format!("is {count}, but {place} holds {held}: lower it, or give more prompts");
             return Err(Error::key("--count", problem));
         }
         prompts.truncate(count as usize);

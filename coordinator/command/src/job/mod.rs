@@ -219,6 +219,11 @@ fn typed(merged: &Value) -> std::result::Result<JobSpec, strict::Refusal> {
 }
 
 fn read(path: &Path) -> Result<String> {
+    if path.join("model_index.json").is_file() {
+        let problem =
+            format!("is a pipeline, not a job: `obsdiff init {}` writes one for it", path.display());
+        return Err(Error::content(path, problem));
+    }
     let bytes = read_regular(path, MAX_JOB_BYTES).map_err(|e| Error::file(path, e))?;
     let text = String::from_utf8(bytes).map_err(|e| {
         let read = &e.as_bytes()[..e.utf8_error().valid_up_to()];
@@ -308,7 +313,7 @@ fn near<'k>(name: &str, known: &[&'k str]) -> Option<&'k str> {
 /// "did you mean `ratio`? ..." where one of the known names is close, and the known names in any case.
 fn closest(name: &str, known: &[&str]) -> String {
     let hint = near(name, known).map(|near| format!("did you mean `{near}`? ")).unwrap_or_default();
-    format!("{hint}(known here: {})", known.join(", "))
+    format!("{hint}known here: {}", known.join(", "))
 }
 
 #[cfg(test)]

@@ -49,7 +49,11 @@ impl de::Error for Refusal {
     }
 
     fn missing_field(field: &'static str) -> Self {
-        Self { key: field.to_owned(), problem: "is missing".to_owned(), rooted: false }
+        Self {
+            key: field.to_owned(),
+            problem: "is missing: give it in the job file, or by --set".to_owned(),
+            rooted: false,
+        }
     }
 }
 

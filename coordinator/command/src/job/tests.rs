@@ -123,7 +123,7 @@ fn an_unknown_name_is_refused_with_the_nearest_known_one() {
         (
             "ratio = 0.5",
             "temperature = 0.5",
-            "sparsity.temperature: is not a key; (known here: method, pattern, ratio, allocation, min_ratio, max_ratio, dense, refine, effort, budget, budget_by, align, head_score, fold_bias, rules)",
+            "sparsity.temperature: is not a key; known here: method, pattern, ratio, allocation, min_ratio, max_ratio, dense, refine, effort, budget, budget_by, align, head_score, fold_bias, rules",
         ),
     ];
     for (from, to, says) in cases {

@@ -72,7 +72,7 @@ pub(super) fn read(
     if any {
         Ok(source.hash.finish().to_string())
     } else {
-        Err(Error::content(path, "holds no prompt").into())
+        Err(Error::content(path, "holds no prompt: write some into it").into())
     }
 }
 

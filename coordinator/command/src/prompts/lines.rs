@@ -65,7 +65,10 @@ impl<'p, R: Read> Lines<'p, R> {
             let taken = end.unwrap_or(buffer.len());
             let carriage_return = end.is_some_and(|at| buffer[at] == b'\r');
             if line.len() + taken > MAX_BYTES {
-                return Err(self.refuse(number, &format!("is longer than {} KiB", MAX_BYTES >> 10)));
+                return Err(self.refuse(
+                    number,
+                    &format!("is longer than {} KiB: give a prompt a line", MAX_BYTES >> 10),
+                ));
             }
             line.extend_from_slice(&buffer[..taken]);
             self.source.consume(taken + usize::from(end.is_some()));

@@ -68,8 +68,8 @@ impl JobPrompts {
             digest = Some(read.map_err(|e| of_key("calibration", job, e))?);
             if calibration.len() < wanted {
                 let problem = format!(
-                    "is {wanted}, but {path} holds {} prompts: lower the count or give more prompts",
-                    calibration.len()
+                    "is {wanted}, but {path} holds {}: lower the count or give more prompts",
+                    counted(calibration.len(), "prompt")
                 );
                 return Err(job.refuse(JobError::new("calibration.count", problem)));
             }
@@ -99,8 +99,8 @@ impl JobPrompts {
         if file.prompts() < wanted {
             let path = job.spec.calibration.conditioning.as_deref().unwrap_or_default();
             let problem = format!(
-                "is {wanted}, but {path} holds {} prompts: lower the count or encode more prompts",
-                file.prompts()
+                "is {wanted}, but {path} holds {}: lower the count or encode more prompts",
+                counted(file.prompts() as usize, "prompt")
             );
             return Err(job.refuse(JobError::new("calibration.count", problem)));
         }

@@ -74,7 +74,7 @@ fn what_cannot_be_read_is_refused_by_file_and_line() {
             Some("caption"),
             "latin.csv: line 3 is not UTF-8 text",
         ),
-        (dir.file("long.txt", long), None, "long.txt: line 2 is longer than 1024 KiB"),
+        (dir.file("long.txt", long), None, "long.txt: line 2 is longer than 1024 KiB: give a prompt a line"),
         (
             dir.file("open.csv", open),
             Some("caption"),

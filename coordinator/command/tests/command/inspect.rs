@@ -14,7 +14,7 @@ fn a_pipeline_is_shown_linear_by_linear() {
     assert_eq!(row.split_whitespace().collect::<Vec<_>>(), ["ff.net.2", "128", "x", "512", "0.00%", "dense"]);
     let row = row_of(&table, "time_text_embed.timestep_embedder (f16)", "linear_1");
     assert!(row.ends_with(" (dense)"), "{row}");
-    assert!(row_of(&table, "(f16)", "context_embedder").contains(" x "));
+    assert!(row_of(&table, "top level (f16)", "context_embedder").contains(" x "));
     let says = "\nlinears that obsdiff prunes (69): 0.00% of 2.21 M weights are zeros\nall tensors (";
     assert!(table.contains(says), "{table}");
     let at = |name: &str| table.find(name).unwrap();

@@ -288,5 +288,9 @@ fn a_coordinator_whose_port_is_taken_leaves_nothing() {
     let said = text(&output.stderr);
     assert_eq!(output.status.code(), Some(2), "{said}");
     assert!(said.contains(&format!("--listen: is {address}: Address already in use")), "{said}");
+    assert!(
+        said.trim_end().ends_with("; choose an address of this machine and a port that is free"),
+        "{said}"
+    );
     assert_eq!(listing(setting.dir.path()), before);
 }

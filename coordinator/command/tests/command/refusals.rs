@@ -37,6 +37,48 @@ const CASES: &[Case] = &[
         arrange: |_| {},
         says: &["absent: No such file", "check the path"],
     },
+    Case {
+        name: "Hub id to inspect",
+        args: &["inspect", "stabilityai/stable-diffusion-3.5-medium"],
+        arrange: |_| {},
+        says: &["hf download stabilityai/stable-diffusion-3.5-medium --local-dir DIR"],
+    },
+    Case {
+        name: "weights of another kind",
+        args: &["inspect", "model.gguf"],
+        arrange: |s| s.write("model.gguf", "GGUF of some length"),
+        says: &["model.gguf: is not a whole safetensors file", "save it as safetensors"],
+    },
+    Case {
+        name: "pipeline in the place of a job",
+        args: &["run", "pipeline"],
+        arrange: |_| {},
+        says: &["pipeline: is a pipeline, not a job: `obsdiff init pipeline` writes one for it"],
+    },
+    Case {
+        name: "Hub id to write a job for",
+        args: &["init", "stabilityai/stable-diffusion-3.5-medium", "--out", "new.toml"],
+        arrange: |_| {},
+        says: &["hf download stabilityai/stable-diffusion-3.5-medium --local-dir DIR"],
+    },
+    Case {
+        name: "file to write a job for",
+        args: &["init", "model.safetensors", "--out", "new.toml"],
+        arrange: |s| s.write("model.safetensors", ""),
+        says: &["is model.safetensors, a file: give the folder of a diffusers pipeline"],
+    },
+    Case {
+        name: "transformer to write a job for",
+        args: &["init", "pipeline/transformer", "--out", "new.toml"],
+        arrange: |_| {},
+        says: &["without model_index.json: give the folder of a whole diffusers pipeline"],
+    },
+    Case {
+        name: "no folder for a new job",
+        args: &["init", "pipeline", "--out", "absent/new.toml"],
+        arrange: |_| {},
+        says: &["absent: no such folder: make it first"],
+    },
     inspect(
         "no weights",
         |s| s.remove(WEIGHTS),
@@ -137,13 +179,14 @@ const CASES: &[Case] = &[
     job(
         "no prompts",
         |s| s.write("prompts.txt", " \n\n"),
-        &["calibration.prompts: prompts.txt: holds no prompt"],
+        &["calibration.prompts: prompts.txt: holds no prompt: write some into it"],
     ),
     job(
         "too few prompts",
         |s| s.write("prompts.txt", "a\nb\n"),
         &["calibration.count: is 8", "holds 2 prompts"],
     ),
+    job("one prompt", |s| s.write("prompts.txt", "a\n"), &["holds 1 prompt: lower the count"]),
     job(
         "prompts are no text",
         |s| s.write("prompts.txt", [b'a', b'\n', 0xff]),
@@ -251,7 +294,7 @@ const CASES: &[Case] = &[
         name: "fewer prompts than asked for",
         args: &["sample", "pipeline", "--prompts", "two.txt", "--count", "3"],
         arrange: |s| s.write("two.txt", "a\rb\r"),
-        says: &["--count: is 3, but two.txt holds 2 prompts"],
+        says: &["--count: is 3, but two.txt holds 2 prompts: lower it"],
     },
     Case {
         name: "seed without room for the prompts",

@@ -149,7 +149,12 @@ impl Weights {
     fn add_file(&mut self, path: &Path) -> Result<()> {
         let mapped = MappedFile::open(path)?;
         let damaged = |e: &dyn std::fmt::Display| {
-            Error::content(path, format!("is not a whole safetensors file ({e}): copy or download it again"))
+            // Files of a download cache have no such ending.
+            let next = match path.extension().and_then(|extension| extension.to_str()) {
+                None | Some("safetensors") => "copy or download it again",
+                Some(_) => "obsdiff reads no other files of weights: save it as safetensors",
+            };
+            Error::content(path, format!("is not a whole safetensors file ({e}): {next}"))
         };
         let (header, _) = SafeTensors::read_metadata(&mapped).map_err(|e| damaged(&e))?;
         let tensors = SafeTensors::deserialize(&mapped).map_err(|e| damaged(&e))?;

@@ -163,7 +163,9 @@ fn every_key_can_be_unset_by_a_flag_and_by_the_environment() {
         assert_eq!(said(&file, &[(&variable_of(&key), "")], &[]), by_flag, "{key}");
         match without(&key) {
             Some(job) => assert_eq!(by_flag, Ok(job), "{key}"),
-            None => assert_eq!(by_flag, Err(format!("{key}: is missing"))),
+            None => {
+                assert_eq!(by_flag, Err(format!("{key}: is missing: give it in the job file, or by --set")))
+            }
         }
     }
     assert_eq!(said(&file, &[], &["sparsity.rules="]).unwrap().sparsity.rules, []);

@@ -204,7 +204,7 @@ fn a_column_that_is_there_twice_is_refused() {
             ("twice.csv", "text,id,text\na,1,b\n", Err("has more than one column `text`")),
             ("other.csv", "id,text,id\n1,a,2\n", Ok(&["a"])),
             ("quoted.csv", "\u{feff}\"text\",\"id\"\na,1\n", Ok(&["a"])),
-            ("empty.csv", "", Err("holds no prompt")),
+            ("empty.csv", "", Err("holds no prompt: write some into it")),
         ],
     );
 }
