@@ -6,6 +6,7 @@ use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
+use console::Term;
 use obsdiff_files::Disk;
 use obsdiff_proto::{ByteSize, lock};
 use obsdiff_store::{ModelStore, StoreError};
@@ -15,6 +16,7 @@ use serde::Serialize;
 use crate::cli::{JobArgs, OutputStyle};
 use crate::clock::Clock;
 use crate::downloads::Downloads;
+use crate::fold::folded;
 use crate::job::{JobFile, StoreSettings};
 use crate::progress::Progress;
 use crate::runtime::runtime;
@@ -133,6 +135,19 @@ impl CommandContext<'_> {
     /// When it cannot be written.
     pub fn print<T: fmt::Display + Serialize>(&mut self, result: &T, json: bool) -> Result<()> {
         if json { self.print_json(result) } else { Ok(writeln!(self.out, "{result}")?) }
+    }
+
+    /// As [`Self::print`], where text has lines of words, which are folded to the width of a terminal.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn print_prose<T: fmt::Display + Serialize>(&mut self, result: &T, json: bool) -> Result<()> {
+        let terminal = Term::stdout();
+        if json || !terminal.is_term() {
+            return self.print(result, json);
+        }
+        let (_, columns) = terminal.size();
+        Ok(writeln!(self.out, "{}", folded(&result.to_string(), columns.into()))?)
     }
 
     /// Prints a command's result as one JSON object.

@@ -11,6 +11,7 @@ pub mod device_needs;
 mod downloads;
 pub mod error;
 pub mod fit;
+mod fold;
 pub mod job;
 pub mod kubeflow;
 pub mod machine;

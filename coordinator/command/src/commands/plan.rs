@@ -82,7 +82,7 @@ pub(super) fn plan(args: &PlanArgs, context: &mut CommandContext<'_>) -> Result<
         times: args.workers.map(times).transpose()?,
         note: prompts.note,
     };
-    context.print(&report, args.json)?;
+    context.print_prose(&report, args.json)?;
     if let Some(memory) = args.memory.or(context.memory) {
         fit::check(&job, &described, &bare, 1, memory)?;
     }

@@ -258,9 +258,20 @@ impl PlanReport {
         contents.rule();
         work.rule();
         let units = self.packages.last().map_or(0, |package| package.last_unit + 1);
-        contents.row(self.total.contents("all".to_owned(), units.to_string()));
+        contents.row(self.pruned().contents("all".to_owned(), units.to_string()));
         work.row(self.total.work("all".to_owned()));
         [contents, work]
+    }
+
+    /// What all packages are of, each site and linear once: surveys look at those that later packages prune.
+    fn pruned(&self) -> CostReport {
+        let pruning = || self.packages.iter().filter(|package| !package.survey).map(|package| &package.cost);
+        CostReport {
+            sites: pruning().map(|cost| cost.sites).sum(),
+            linears: pruning().map(|cost| cost.linears).sum(),
+            weights: pruning().map(|cost| cost.weights).sum(),
+            ..self.total
+        }
     }
 
     fn summary(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -85,7 +85,7 @@ pub(super) fn plan(args: &PlanArgs, context: &mut CommandContext<'_>) -> Result<
         times: None,
         note: None,
     };
-    context.print(&report, args.json)?;
+    context.print_prose(&report, args.json)?;
     args.device_memory.map_or(Ok(()), |memory| on_device.check(1, memory))
 }
 

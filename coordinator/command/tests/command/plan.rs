@@ -41,6 +41,19 @@ fn a_plan_shows_packages_totals_and_memory() {
 }
 
 #[test]
+fn a_plan_counts_what_is_surveyed_and_pruned_once() {
+    let plan = plan(&["sparsity.allocation=global"]);
+    let row = |start: &str| {
+        let row = plan.lines().find(|line| line.starts_with(start)).unwrap();
+        row.trim_start_matches(start).split_whitespace().map(str::to_owned).collect::<Vec<_>>()
+    };
+    for packages in ["1 (survey) ", "2 "] {
+        assert_eq!(row(packages)[..5], ["1-24", "45", "69", "2.21", "M"], "{plan}");
+    }
+    assert_eq!(row("all ")[..5], ["24", "45", "69", "2.21", "M"], "{plan}");
+}
+
+#[test]
 fn a_plan_shows_what_all_grams_come_to() {
     let plan = plan(&[]);
     let line = |start: &str| plan.lines().find(|line| line.starts_with(start)).unwrap_or_default();

@@ -91,3 +91,26 @@ fn verbose_tells_more_in_colours_that_a_variable_turns_off() {
         assert!(!text.contains("\x1b[3") && !text.contains("\x1b[1m"), "{text}");
     }
 }
+
+#[test]
+fn a_plan_fits_the_terminal_and_says_the_same_elsewhere() {
+    let folder = tempfile::tempdir().unwrap();
+    let job = job(folder.path());
+    let plain = crate::printed(&asset("."), &["plan", job.to_str().unwrap(), "--memory", "64GiB"]);
+    assert!(plain.lines().any(|line| line.chars().count() > 80), "{plain}");
+    let command = env!("CARGO_BIN_EXE_obsdiff");
+    let line = format!("stty cols 80 rows 60; exec {command} plan {} --memory 64GiB", job.display());
+    let mut script = Command::new("script");
+    script.args(["--quiet", "--return", "--command", &line, "/dev/null"]).current_dir(asset("."));
+    let shown = text(&script.output().unwrap().stdout);
+    let path = job.display().to_string();
+    for line in shown.lines().filter(|line| !line.contains(&path)) {
+        assert!(line.trim_end().chars().count() <= 80, "{line}");
+    }
+    // Times are measured anew.
+    let words = |text: &str| {
+        let until = text.find("Other numbers of packages").unwrap_or(text.len());
+        text[..until].split_whitespace().collect::<Vec<_>>().join(" ")
+    };
+    assert_eq!(words(&shown), words(&plain));
+}
