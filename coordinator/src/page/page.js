@@ -113,7 +113,7 @@ const tick = () => {
   tiles.push([job.ending ? "ran for" : "running for", ticking(passed)]);
   const speed = currentRate();
   if (speed) tiles.push(speed);
-  if (!job.ending) tiles.push(["workers", String(job.workers.length)]);
+  if (!job.ending) tiles.push([job.workers.length === 1 ? "worker" : "workers", String(job.workers.length)]);
   pairs(byId("tiles"), tiles);
   const progress = byId("progress");
   progress.hidden = left === null && !(job.ending && job.ending.outcome === "done");

@@ -1,4 +1,4 @@
-//! Compares how much faster a pruned transformer is with how much less it computes.
+//! Compares how much less time a pruned transformer takes with how much less it computes.
 
 use std::fmt;
 use std::time::Duration;
@@ -107,7 +107,7 @@ impl fmt::Display for Speed {
             text::flops(dense.flops),
             milliseconds(pruned.seconds),
             text::flops(pruned.flops),
-            change(dense.seconds, pruned.seconds, "faster", "slower"),
+            change(dense.seconds, pruned.seconds, "less time", "more time"),
             change(dense.flops, pruned.flops, "less arithmetic", "more arithmetic"),
         )
     }

@@ -8,7 +8,7 @@ use obsdiff_files::read_regular;
 use obsdiff_proto::{Pattern, counted};
 
 use super::documents::{is_two_to_four, mark, name_of};
-use super::words::{self, decibels};
+use super::words;
 use super::{Loading, code};
 use crate::text;
 
@@ -124,12 +124,18 @@ fn error(record: &PruningRecord) -> String {
         error.relative
     );
     if let Some(pictures) = &error.pictures {
-        let _ = write!(
-            text,
-            " Pictures of {} of them have a mean PSNR to the source's of: {}.",
-            pictures.count,
-            decibels(pictures.mean_psnr_decibels)
-        );
+        let of = if pictures.count == error.per_prompt.len() {
+            String::new()
+        } else {
+            format!(" for {} of them", pictures.count)
+        };
+        let _ = match pictures.mean_psnr_decibels {
+            Some(psnr) if pictures.count == 1 => {
+                write!(text, " The picture{of} has a PSNR of {psnr:.2} dB to the source's.")
+            }
+            Some(psnr) => write!(text, " The pictures{of} have a mean PSNR of {psnr:.2} dB to the source's."),
+            None => write!(text, " The pictures{of} equal the source's."),
+        };
     }
     if let Some(sizes) = record.sizes {
         let [before, after] = sizes.parameters.map(text::count);

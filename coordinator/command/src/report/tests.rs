@@ -107,6 +107,35 @@ fn speed_of_two_to_four_is_told_where_it_is_the_pattern() {
     assert!(card.contains("pattern = \"2:4\""), "{card}");
 }
 
+#[test]
+fn a_card_tells_errors_and_pictures_by_their_numbers() {
+    let card = |prompts: usize, pictures: serde_json::Value| {
+        let mut record = record(2, "unstructured", "out");
+        let measured = serde_json::json!({
+            "seconds": 1.0, "other_seconds": 0.0, "phases": [], "peak_memory_bytes": null,
+            "held_out": { "relative_error": 0.05, "prompt_relative_errors": vec![0.05; prompts], "pictures": pictures }
+        });
+        record.measured = Some(serde_json::from_value(measured).unwrap());
+        card::text(&record, &loading("out"), &card::Licence::of(std::path::Path::new("absent")))
+    };
+    let picture = |count: usize| serde_json::json!({ "count": count, "mean_psnr_decibels": 31.2 });
+    let equal = serde_json::json!({ "count": 2, "mean_psnr_decibels": null });
+    for (prompts, pictures, words) in [
+        (1, picture(1), "On 1 prompt that took no part"),
+        (1, picture(1), "same noise). The picture has a PSNR of 31.20 dB to the source's."),
+        (2, picture(2), "same noise). The pictures have a mean PSNR of 31.20 dB to the source's."),
+        (
+            8,
+            picture(4),
+            "same noise). The pictures for 4 of them have a mean PSNR of 31.20 dB to the source's.",
+        ),
+        (8, equal, "same noise). The pictures for 2 of them equal the source's."),
+    ] {
+        let card = card(prompts, pictures);
+        assert!(card.contains(words), "{card}");
+    }
+}
+
 /// The linears of FLUX.1: 19 blocks of two streams and 38 of one.
 fn linears_of_flux() -> Vec<String> {
     let double = ["to_q", "to_k", "to_v", "add_q_proj", "add_k_proj", "add_v_proj", "to_out.0", "to_add_out"];

@@ -173,13 +173,17 @@ fn errors(error: &HeldOutError) -> Vec<(&'static str, String)> {
     let mut lines =
         vec![("error", format!("final latents differ by {:.4} (L2, relative) on {prompts}", error.relative))];
     if let Some(pictures) = &error.pictures {
-        let of = format!("{} of these prompts", pictures.count);
+        let of = match error.per_prompt.len() {
+            1 => "this prompt".to_owned(),
+            all if pictures.count == all => "these prompts".to_owned(),
+            _ => format!("{} of these prompts", pictures.count),
+        };
         let what = match pictures.mean_psnr_decibels {
             Some(psnr) => {
                 let levels = levels(psnr);
                 format!("PSNR {psnr:.2} dB on {of} (colours {levels:.1} of 255 levels off)")
             }
-            None => format!("{of} equal the source's"),
+            None => format!("equal the source's on {of}"),
         };
         lines.push(("pictures", what));
     }

@@ -337,6 +337,8 @@ fn the_processor_passes_its_own_test() {
     assert!(said.starts_with("cpu: "), "{said}");
     assert_eq!((checks(&said).len(), table(&said, 1).len()), (13, 0), "{said}");
     assert!(checks(&said).iter().all(|line| line.trim_end().ends_with("ok")), "{said}");
+    // It is as fast as itself.
+    assert!(!said.contains("speed-up"), "{said}");
 }
 
 #[cfg(feature = "cuda")]
@@ -352,6 +354,7 @@ fn a_gpu_in_host_memory_passes_the_test_of_devices() {
     let said = text(&ran.stdout);
     assert!(ran.status.success(), "{said}{}", text(&ran.stderr));
     assert_eq!(checks(&said).len(), 15, "{said}");
+    assert!(said.contains("speed-up"), "{said}");
     for what in
         ["FluxTransformer2DModel in bf16", "Gram of 300 x 100, exact sums", "obs, error of", "by NCCL"]
     {

@@ -228,7 +228,7 @@ fn the_summary_says_in_words_what_the_error_means() {
     let psnr = number(&own["pictures"]["mean_psnr_decibels"]);
     let levels = 255.0 / 10f64.powf(psnr / 20.0);
     let lines = [
-        format!("pictures  PSNR {psnr:.2} dB on 2 of these prompts (colours {levels:.1} of 255 levels off)"),
+        format!("pictures  PSNR {psnr:.2} dB on these prompts (colours {levels:.1} of 255 levels off)"),
         format!(
             "baseline  magnitude pruning (50.00% of the weights): error {:.4}, PSNR {:.2} dB",
             number(&baseline["held_out"]["relative_error"]),

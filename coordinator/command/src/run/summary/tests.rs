@@ -83,7 +83,7 @@ fn a_screen_tells_what_went_by_block_and_the_worst_linears() {
     let screen = "\
 Pruned 20.50% of 2.00 K weights in 2 linears: unstructured, admm, global
 error     final latents differ by 0.0543 (L2, relative) on 2 held-out prompts
-pictures  PSNR 31.20 dB on 2 of these prompts (colours 7.0 of 255 levels off)
+pictures  PSNR 31.20 dB on these prompts (colours 7.0 of 255 levels off)
 baseline  magnitude pruning (50.00% of the weights): error 0.0543, PSNR 31.20 dB
 expected  velocity differs from the source's by 0.0412
 time      1 min 40 s: held-out prompts 15%, encode text 15%, forward 15%
