@@ -122,23 +122,38 @@ const CHANGES: &[Change] = &[
         rewrite(folder, |record| drop(record.insert("obsdiff".to_owned(), "0.0.9".into())));
     }),
     ("the Grams", |folder| fs::remove_file(folder.join("grams/grams.json")).unwrap()),
+    ("the Grams of another job", |folder| {
+        fs::copy(folder.join("other-grams/grams.json"), folder.join("grams/grams.json")).unwrap();
+    }),
 ];
 
 #[test]
 fn what_is_not_what_the_job_wrote_is_refused_as_ever() {
-    let done = done(true);
+    let (done, kept) = (done(true), tempfile::tempdir().unwrap());
+    let folder = done.path();
+    let other = ["calibration.seed=7", "output.path=other", "output.grams=other-grams"];
+    let other = other.iter().flat_map(|set| ["--set", set]).collect::<Vec<_>>();
+    assert_eq!(Process::start(folder, &[RUN, &other].concat()).verdict().0, Some(0));
+    copy_folder(folder, kept.path());
+    // In its own place: the record names that of the Grams in full.
+    let restore = || {
+        fs::remove_dir_all(folder).unwrap();
+        copy_folder(kept.path(), folder);
+    };
     for (what, change) in CHANGES {
-        let folder = tempfile::tempdir().unwrap();
-        copy_folder(done.path(), folder.path());
-        change(folder.path());
-        let before = listing(folder.path());
+        restore();
+        change(folder);
+        let before = listing(folder);
         for args in [RUN, COORDINATOR] {
-            let (code, said) = Process::start(folder.path(), args).verdict();
+            let (code, said) = Process::start(folder, args).verdict();
             assert_eq!(code, Some(2), "{what}: {said}");
             assert!(said.contains("job.toml: output.path: is out, which exists already: "), "{what}: {said}");
-            assert!(listing(folder.path()) == before, "{what}: {args:?} touches something");
+            assert!(listing(folder) == before, "{what}: {args:?} touches something");
         }
     }
+    restore();
+    let (code, said) = Process::start(folder, RUN).verdict();
+    assert_eq!(code, Some(0), "without a change: {said}");
     // Nobody has computed what this asks for.
     let (code, said) = Process::start(done.path(), &[RUN, &["--baseline"]].concat()).verdict();
     assert_eq!(code, Some(2), "{said}");
