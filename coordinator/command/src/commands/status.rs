@@ -10,9 +10,9 @@ use obsdiff_proto::wire::v1;
 use obsdiff_proto::wire::v1::jobs_client::JobsClient;
 use obsdiff_security::TokenSender;
 use tokio::time::interval;
-use tonic::Status;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Channel;
+use tonic::{Code, Status};
 
 use crate::cli::StatusArgs;
 use crate::clock::Clock;
@@ -159,5 +159,15 @@ fn report(job: v1::Job) -> Result<JobReport> {
 }
 
 fn refused(status: Status) -> Error {
-    Error::Session(format!("the coordinator refuses: {}", status.message()))
+    let said = status.message();
+    match status.code() {
+        Code::Internal | Code::Unknown => Error::Session(format!(
+            "what listens there does not answer as a coordinator does: {said}; see that the address is that of a coordinator, and of \
+             the same release"
+        )),
+        Code::Unavailable => {
+            Error::Session(format!("the coordinator is gone, or about to stop: {said}; ask again"))
+        }
+        _ => Error::Session(format!("the coordinator refuses: {said}")),
+    }
 }

@@ -1,6 +1,6 @@
 //! Processes whose other side is not what it should be, or leaves.
 
-use std::io::Read;
+use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::pin::Pin;
 use std::process::{Command, Stdio};
@@ -66,6 +66,22 @@ fn nobody_waits_for_ever_for_a_port_that_never_answers() {
         assert_eq!(code, Some(3), "{args:?}: {said}");
         assert!(said.lines().last().unwrap_or_default().starts_with("error: "), "{args:?}: {said}");
     }
+}
+
+/// Something else than a coordinator, such as a server of web pages, answers at the address.
+#[test]
+fn a_status_from_something_else_says_that_it_is_no_coordinator() {
+    let (listener, url) = silent();
+    // It ends with the tests.
+    std::thread::spawn(move || {
+        let answer = |mut connection: std::net::TcpStream| {
+            connection.write_all(b"HTTP/1.0 400 Bad Request\r\n\r\n").map(|()| connection)
+        };
+        listener.incoming().flatten().map(answer).collect::<Vec<_>>()
+    });
+    let (code, said) = Process::start(setting(2).path(), &["status", &url]).verdict();
+    assert_eq!(code, Some(3), "{said}");
+    assert!(said.contains("see that the address is that of a coordinator"), "{said}");
 }
 
 /// Two on one store, each with a life of its own: here the other one is a file alone.
