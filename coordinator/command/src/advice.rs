@@ -106,6 +106,9 @@ mod tests {
         assert!(said.ends_with(next_step(ErrorKind::PermissionDenied)), "{said}");
         let wrapped = io::Error::other(denied());
         assert_eq!(line_of(name, Some(wrapped)), said);
+        // What a line ends with need not be what the system said.
+        let quoted = format!("{} at {name}", denied());
+        assert_eq!(line_of(&quoted, Some(denied())), quoted);
         let unnamed = io::Error::new(ErrorKind::InvalidInput, "is a FIFO: give a regular file");
         assert_eq!(line_of("a", Some(unnamed)), "a: is a FIFO: give a regular file");
     }
