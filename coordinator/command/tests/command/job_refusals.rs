@@ -47,10 +47,16 @@ const MODELS: &[Case] = &[
 
 const FILES: &[Case] = &[
     Case {
-        name: "job that is a folder",
+        name: "job that is a pipeline",
         args: &["plan", "pipeline"],
         arrange: |_| {},
-        says: &["pipeline: is a directory"],
+        says: &["pipeline: is a pipeline, not a job: `obsdiff init pipeline` writes one for it"],
+    },
+    Case {
+        name: "job that is a folder",
+        args: &["plan", "pipeline/vae"],
+        arrange: |_| {},
+        says: &["pipeline/vae: is a directory"],
     },
     job("empty job", |s| s.write("job.toml", "\n"), &["job.toml: is empty"]),
     job(
