@@ -2,14 +2,14 @@
 
 use std::sync::Arc;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Tensor};
 
 use super::driver::DeviceBuffer;
 use super::libraries::{Operand, ProductBatch, ProductSizes};
 use super::matrix::CudaMatrix;
 use super::{CudaDevice, CudaError};
-use crate::Result;
 use crate::device::transfers::TransferKind;
+use crate::{HOST, Result};
 
 /// Two buffers of f32 numbers, one of zeros to read and one to write.
 #[derive(Debug)]
@@ -48,7 +48,7 @@ impl CudaProduct {
         // The golden ratio in 32 bits: multiples of it are spread evenly.
         let number = |i: usize| (i as u32).wrapping_mul(0x9e37_79b9) as f32 / u32::MAX as f32 - 0.5;
         let values: Vec<f32> = (0..side * side).map(number).collect();
-        let factor = Tensor::from_vec(values, (side, side), &Device::Cpu)?.to_dtype(numbers)?;
+        let factor = Tensor::from_vec(values, (side, side), &HOST)?.to_dtype(numbers)?;
         let factor = CudaMatrix::upload(device, TransferKind::Activations, &factor)?;
         let out = CudaMatrix::new(device, factor.numbers(), side, side)?;
         Ok(Self { device: Arc::clone(device), factor, out })
