@@ -135,13 +135,20 @@ fn what_no_column_can_be_removed_from_is_refused_as_by_the_processor() {
     }
 }
 
-/// A Gram of n features and the constant 1, as a device sums it. Feature 2 is 0 in every observation and feature 5 is always 3.
+/// Observations of n features and the constant 1. Feature 2 is 0 in every one and feature 5 is always 3.
+fn observations_with_constant(n: usize) -> [Vec<f32>; 2] {
+    [1, 2].map(|seed| {
+        let mut rows = noise(seed, 2 * n * (n + 1));
+        rows.chunks_mut(n + 1).for_each(|row| (row[2], row[5], row[n]) = (0.0, 3.0, 1.0));
+        rows
+    })
+}
+
+/// Their Gram, as a device sums it.
 fn gram_with_constant(device: &ComputeDevice, n: usize, accumulate: Accumulate) -> PlacedGram {
     let mut grams = device.grams();
     grams.open_empty(SiteId(0), &Arc::new(Gram::new(n + 1, accumulate, 20))).unwrap();
-    for seed in 1..3 {
-        let mut rows = noise(seed, 2 * n * (n + 1));
-        rows.chunks_mut(n + 1).for_each(|row| (row[2], row[5], row[n]) = (0.0, 3.0, 1.0));
+    for rows in observations_with_constant(n) {
         grams.observe(SiteId(0), &rows, 0.75).unwrap();
     }
     grams.share(SiteId(0)).unwrap().unwrap()
@@ -182,6 +189,47 @@ fn moments_of_a_devices_sums_are_those_of_a_copy_on_the_host_and_no_sum_crosses(
             );
             assert_eq!(crossed.to_device(TransferKind::Grams), Copies::default());
             assert_eq!(in_place, solved(&gram.to_host().unwrap().into()), "{accumulate:?}, {about_means}");
+        }
+    }
+}
+
+/// Of outputs W x the mean of |W x|^2, and of their changes D x that of |D x|^2, or of |D (x - mean)|^2 where a bias takes the means over.
+#[test]
+fn errors_are_means_over_all_that_was_observed() {
+    let (device, rows, n) = (device(), 6, 21);
+    let [weight, change]: [Vec<f64>; 2] =
+        [9, 10].map(|seed| noise(seed, rows * n).into_iter().map(f64::from).collect());
+    let observed: Vec<Vec<f64>> = observations_with_constant(n)
+        .iter()
+        .flat_map(|rows| rows.chunks(n + 1).map(|row| row[..n].iter().map(|x| f64::from(*x)).collect()))
+        .collect();
+    let means: Vec<f64> =
+        (0..n).map(|j| observed.iter().map(|x| x[j]).sum::<f64>() / observed.len() as f64).collect();
+    let energy = |weight: &[f64], about: &[f64]| {
+        let output = |x: &Vec<f64>| -> f64 {
+            let of_row =
+                |row: &[f64]| row.iter().zip(x).zip(about).map(|((w, x), a)| w * (x - a)).sum::<f64>();
+            weight.chunks(n).map(|row| of_row(row).powi(2)).sum()
+        };
+        observed.iter().map(output).sum::<f64>() / observed.len() as f64
+    };
+    let whole = energy(&weight, &vec![0.0; n]);
+    for accumulate in [Accumulate::Exact, Accumulate::F32] {
+        for about_means in [false, true] {
+            let gram = gram_with_constant(&device, n, accumulate);
+            let moments = SiteMoments::new(&device, &gram, about_means).unwrap();
+            let about = if about_means { means.clone() } else { vec![0.0; n] };
+            let close = |found: f64, wanted: f64, what: &str| {
+                let off = (found / wanted - 1.0).abs();
+                assert!(off < 1e-4, "{what}, {accumulate:?}, {about_means}: {found} {wanted}");
+            };
+            let error = moments.relative_error(&weight, &change).unwrap();
+            close(error, energy(&change, &about) / whole, "a change");
+            close(moments.linear(&weight, 0.01).unwrap().energy(), energy(&weight, &about), "a weight");
+            let short = SolveError::Size { rows: rows - 1, columns: n, found: rows * n - 1 };
+            assert_eq!(moments.relative_error(&weight[1..], &change), Err(short.clone()));
+            assert_eq!(moments.relative_error(&weight, &change[1..]), Err(short.clone()));
+            assert_eq!(moments.linear(&weight[1..], 0.01).err(), Some(short));
         }
     }
 }
