@@ -79,8 +79,11 @@ pub(super) fn with_workers(
         progress.note(&already_done(job));
         let runtime = crate::runtime::runtime()?;
         post_done(&inputs, runtime.handle(), context);
-        if start.is_none() {
-            tell_waiting_workers(job, &inputs, port, &runtime, context)?;
+        if start.is_none()
+            && let Err(error) = tell_waiting_workers(job, &inputs, port, &runtime, context)
+        {
+            // The job is done whether they hear of it or not.
+            progress.note(&format!("workers that wait are not told so: {error}"));
         }
         return Ok(Some(summary(finished.record(), job, &inputs)));
     }
