@@ -83,7 +83,7 @@ pub(super) fn with_workers(
             && let Err(error) = tell_waiting_workers(job, &inputs, port, &runtime, context)
         {
             // The job is done whether they hear of it or not.
-            progress.note(&format!("workers that wait are not told so: {error}"));
+            progress.note(&format!("workers that wait for this job cannot be told that it is done: {error}"));
         }
         return Ok(Some(summary(finished.record(), job, &inputs)));
     }

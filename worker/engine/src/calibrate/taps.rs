@@ -72,7 +72,7 @@ impl WeightedTap for GramTap<'_> {
             worked += grams.settle().map_err(|(site, error)| refused(self.inventory, site, &error))?;
         }
         if !worked.is_zero() {
-            // A device does it meanwhile, and who waited for the forward call has waited for it, too. Whoever accounts for times goes by this.
+            // A device adds to Grams during the forward call, whose span has waited for that, too. Accounts of time move it by this event.
             let nanoseconds = worked.as_nanos() as u64;
             tracing::trace!(moved_from = "forward", moved_to = "gram", nanoseconds, "a device's work");
         }

@@ -189,7 +189,7 @@ impl CudaDriver {
         self.transfers.so_far()
     }
 
-    /// A point of time that the stream is still to pass.
+    /// An event that keeps its time; none yet: see [`Self::record`].
     pub(super) fn event(&self) -> Result<CudaEvent, CudaError> {
         let with_time = Some(CUevent_flags::CU_EVENT_DEFAULT);
         self.context.new_event(with_time).map_err(failed("cuEventCreate"))

@@ -42,7 +42,7 @@ impl Verdicts {
         self.refused.output_from(2 * site)
     }
 
-    /// The same to be read, and where a site's products that are not finite are counted.
+    /// What is refused of a site, to be read, and where its products that are not finite are counted.
     pub(super) fn adding(&mut self, site: usize) -> (In<'_, u32>, Out<'_, u32>) {
         (self.refused.input_from(2 * site), self.spoilt.output_from(site))
     }
@@ -57,7 +57,7 @@ impl Verdicts {
 }
 
 impl Verdict {
-    /// The same as the processor says it, of a Gram with this exponent.
+    /// What the processor's own [`Gram::observe`](crate::gram::Gram::observe) returns there, of a Gram with this exponent.
     pub(super) fn result(self, exponent: i32) -> Result<(), GramError> {
         match self.refused {
             [u32::MAX, u32::MAX] if self.spoilt == 0 => Ok(()),

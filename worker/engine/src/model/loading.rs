@@ -12,7 +12,7 @@ use crate::{Error, HOST, Result};
 /// Numbers checked as one piece of work.
 const CHUNK: usize = 1 << 18;
 
-/// Reads tensors for one model: and their type.
+/// Reads tensors for one model, in its type.
 pub(crate) struct Loader<'a> {
     pub(crate) weights: &'a Weights,
     pub(crate) dtype: DType,
