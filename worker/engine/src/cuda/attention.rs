@@ -6,9 +6,9 @@ use std::ops::Range;
 
 use super::driver::CudaDriver;
 use super::kernels::Launch;
-use super::libraries::{Operand, ProductBatch, ProductSizes};
 use super::matrix::{CudaMatrix, NumberType};
 use super::ops::CudaOps;
+use super::products::{Operand, ProductBatch, ProductSizes};
 use crate::device::memory::{ALIGNED, has_scores};
 use crate::{Error, Result};
 
@@ -65,7 +65,7 @@ impl CudaOps {
         let (width, count) = (queries.columns(), keys.rows());
         let (head, stride) = (width / heads, count.next_multiple_of(ALIGNED));
         let most = (self.scores / (heads * stride)).clamp(1, item.len().max(1));
-        let (driver, libraries) = (self.device.driver(), self.device.libraries());
+        let (driver, products) = (self.device.driver(), self.device.products());
         let mut scores = CudaMatrix::new(&self.device, NumberType::F32, heads * most, stride)?;
         let mut shares = self.empty(heads * most, stride)?;
         for first in item.clone().step_by(most) {
@@ -79,7 +79,7 @@ impl CudaOps {
                 steps: [head, head, rows * stride],
                 count: heads,
             };
-            libraries.multiply_to_f32(product, scores.output()?)?;
+            products.multiply_to_f32(product, scores.output()?)?;
             driver.softmax(
                 self.numbers,
                 Launch::row_sums(heads * rows),
@@ -98,7 +98,7 @@ impl CudaOps {
                 steps: [rows * stride, head, head],
                 count: heads,
             };
-            libraries.multiply_numbers(product, out.output_from(first * width)?)?;
+            products.multiply_numbers(product, out.output_from(first * width)?)?;
         }
         Ok(())
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::driver::{CudaDriver, DeviceBuffer};
 use super::f64::{F64Product, gathered, read};
-use super::libraries::{Operand, ProductSizes};
+use super::products::{Operand, ProductSizes};
 use super::structured::CudaStructured;
 use super::{CudaDevice, CudaError};
 use crate::device::transfers::TransferKind;
@@ -48,7 +48,7 @@ impl DeviceRemovals {
             let left = Operand { values: of.input_from(column), stride: n, transposed: true };
             let right = Operand { values: rows.input(), stride: n, transposed: false };
             let sizes = ProductSizes { rows: 1, columns: n, inner: k, stride: n };
-            device.libraries().multiply_f64(sizes, -1.0, left, right, 1.0, passing.output_from(to))?;
+            device.products().multiply_f64(sizes, -1.0, left, right, 1.0, passing.output_from(to))?;
         }
         let both = read(driver, passing, 2 * n)?;
         let (h, c) = both.split_at(n);

@@ -5,8 +5,9 @@ use obsdiff_proto::MemoryExcess;
 use super::CudaError;
 use super::driver::CudaDriver;
 use super::error::MemoryPhase;
-use super::libraries::Libraries;
+use super::factoriser::Factoriser;
 use super::occupied::OccupiedMemory;
+use super::products::Products;
 use crate::device::DeviceMemory;
 use crate::device::transfers::Transfers;
 
@@ -26,7 +27,8 @@ pub struct CudaDevice {
     capability: (i32, i32),
     opening: Option<u64>,
     // Handles go before the driver they belong to.
-    libraries: Libraries,
+    products: Products,
+    factoriser: Factoriser,
     beside: CudaDriver,
     driver: CudaDriver,
 }
@@ -40,12 +42,12 @@ impl CudaDevice {
         let found = [
             (CudaDriver::is_present(), DRIVER.0, DRIVER.1),
             (
-                Libraries::has_blas(),
+                Products::is_present(),
                 "cuBLAS (libcublas.so.13)",
                 "install CUDA 13, or `pip install nvidia-cublas`, and name its folder in LD_LIBRARY_PATH",
             ),
             (
-                Libraries::has_solver(),
+                Factoriser::is_present(),
                 "cuSOLVER (libcusolver.so.12)",
                 "install CUDA 13, or `pip install nvidia-cusolver`, and name its folder in LD_LIBRARY_PATH",
             ),
@@ -68,11 +70,13 @@ impl CudaDevice {
         let occupied = OccupiedMemory::of(ordinal)?;
         let before = occupied.as_ref().and_then(OccupiedMemory::bytes);
         let driver = CudaDriver::open(ordinal)?;
-        let libraries = Libraries::open(&driver).map_err(|error| error.during(MemoryPhase::Opening))?;
+        let opening = |error: CudaError| error.during(MemoryPhase::Opening);
+        let products = Products::open(&driver).map_err(opening)?;
+        let factoriser = Factoriser::open(&driver).map_err(opening)?;
         let beside = driver.beside()?;
         let after = occupied.as_ref().and_then(OccupiedMemory::bytes);
         let opening = before.zip(after).map(|(before, after)| after.saturating_sub(before));
-        Ok(Self { ordinal, name, capability, opening, libraries, beside, driver })
+        Ok(Self { ordinal, name, capability, opening, products, factoriser, beside, driver })
     }
 
     /// How many there are.
@@ -98,7 +102,7 @@ impl CudaDevice {
 
     /// Its kind: equal ones give equal bits.
     pub fn kind(&self) -> String {
-        format!("{} with cuBLAS {}", self.name, self.libraries.version())
+        format!("{} with cuBLAS {}", self.name, self.products.version())
     }
 
     /// Its compute capability.
@@ -113,7 +117,7 @@ impl CudaDevice {
 
     /// Where cuSOLVER was found to work in more of its memory than plans count.
     pub(crate) fn solving_excess(&self) -> Option<MemoryExcess> {
-        self.libraries.excess()
+        self.factoriser.excess()
     }
 
     /// Its memory.
@@ -143,7 +147,11 @@ impl CudaDevice {
         &self.beside
     }
 
-    pub(super) const fn libraries(&self) -> &Libraries {
-        &self.libraries
+    pub(super) const fn products(&self) -> &Products {
+        &self.products
+    }
+
+    pub(super) const fn factoriser(&self) -> &Factoriser {
+        &self.factoriser
     }
 }

@@ -1,4 +1,4 @@
-//! The driver: what is on this machine, memory of a GPU, and launches of kernels. One of four files that call foreign code.
+//! The driver: what is on this machine, memory of a GPU, and launches of kernels. One of five files that call foreign code.
 #![allow(unsafe_code)]
 
 use std::collections::BTreeMap;

@@ -2,7 +2,7 @@
 
 use super::driver::{CudaDriver, DeviceBuffer};
 use super::kernels::Launch;
-use super::libraries::{Operand, ProductSizes};
+use super::products::{Operand, ProductSizes};
 use super::{CudaDevice, CudaError};
 use crate::device::transfers::TransferKind;
 
@@ -26,7 +26,7 @@ impl F64Product<'_> {
         let [rows, columns, inner] = self.sizes;
         let (left, right) = (operand(self.left, inner, rows), operand(self.right, columns, inner));
         let sizes = ProductSizes { rows, columns, inner, stride: columns };
-        device.libraries().multiply_f64(sizes, factor, left, right, keep, out.output())
+        device.products().multiply_f64(sizes, factor, left, right, keep, out.output())
     }
 }
 

@@ -1,11 +1,11 @@
-//! cuSOLVER's factorisations, by type. One of four files that call foreign code.
+//! cuSOLVER's factorisations, by type. One of five files that call foreign code.
 #![allow(unsafe_code)]
 
 use cudarc::cusolver::sys as solver;
 
 use super::CudaError;
 use super::driver::Element;
-use super::libraries::solved;
+use super::factoriser::solved;
 
 /// The floating-point types that cuSOLVER factorises in.
 pub(super) trait Factorised: Element {

@@ -9,8 +9,8 @@ use obsdiff_proto::SiteId;
 use super::driver::{CudaDriver, DeviceBuffer, Element, In};
 use super::error::MemoryPhase;
 use super::kernels::Launch;
-use super::libraries::{Operand, ProductBatch, ProductSizes};
 use super::matrix::{CudaMatrix, NumberType};
+use super::products::{Operand, ProductBatch, ProductSizes};
 use super::stopwatch::Stopwatch;
 use super::sums::{CudaGram, DeviceSums, own};
 use super::verdicts::Verdicts;
@@ -340,7 +340,7 @@ impl Scratch {
             let left = Operand { values: values.skip(first * numbers.size()), stride, transposed: true };
             let right = Operand { transposed: false, ..left };
             let one = ProductBatch { numbers, sizes, left, right, steps: [0; 3], count: 1 };
-            device.libraries().multiply_to_f32(one, product.output().bytes())?;
+            device.products().multiply_to_f32(one, product.output().bytes())?;
             let (launch, tile) = (Launch::tiles(tall, wide, 8), product.input());
             let (verdict, spoilt) = verdicts.adding(gram.place);
             match &mut gram.sums {

@@ -25,11 +25,11 @@ mod f64;
 #[cfg(feature = "cuda")]
 mod factorised;
 #[cfg(feature = "cuda")]
+mod factoriser;
+#[cfg(feature = "cuda")]
 mod gram;
 #[cfg(feature = "cuda")]
 mod kernels;
-#[cfg(feature = "cuda")]
-mod libraries;
 #[cfg(feature = "cuda")]
 mod matrix;
 #[cfg(feature = "cuda")]
@@ -46,6 +46,8 @@ mod picture;
 mod pointer;
 #[cfg(feature = "cuda")]
 mod pool;
+#[cfg(feature = "cuda")]
+mod products;
 #[cfg(feature = "cuda")]
 mod selection;
 #[cfg(test)]

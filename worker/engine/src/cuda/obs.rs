@@ -4,7 +4,7 @@ use obsdiff_proto::{Precision, Target};
 
 use super::driver::DeviceBuffer;
 use super::kernels::Launch;
-use super::libraries::{Operand, ProductSizes};
+use super::products::{Operand, ProductSizes};
 use super::selection::Lowest;
 use super::upper::Upper;
 use super::{CudaDevice, CudaError};
@@ -53,21 +53,21 @@ impl ObsFactor {
         scales: &Scales,
         precision: Precision,
     ) -> Result<Option<Self>, CudaError> {
-        let (driver, libraries, n) = (device.driver(), device.libraries(), upper.width());
+        let (driver, factoriser, n) = (device.driver(), device.factoriser(), upper.width());
         let mut u = upper.scaled(driver, scales)?;
         let narrow = precision == Precision::F32
-            && libraries.factorise(driver, &mut u, n)?
-            && libraries.invert(driver, &mut u, n)?
-            && libraries.factorise(driver, &mut u, n)?;
+            && factoriser.factorise(driver, &mut u, n)?
+            && factoriser.invert(driver, &mut u, n)?
+            && factoriser.factorise(driver, &mut u, n)?;
         if !narrow {
             if precision == Precision::F32 {
                 u = upper.scaled(driver, scales)?;
             }
             let mut wide = driver.buffer::<f64>(n * n)?;
             driver.widen_square(Launch::blocks(1024), u.input(), wide.output(), (n * n) as u64)?;
-            let factorised = libraries.factorise(driver, &mut wide, n)?
-                && libraries.invert(driver, &mut wide, n)?
-                && libraries.factorise(driver, &mut wide, n)?;
+            let factorised = factoriser.factorise(driver, &mut wide, n)?
+                && factoriser.invert(driver, &mut wide, n)?
+                && factoriser.factorise(driver, &mut wide, n)?;
             if !factorised {
                 return Ok(None);
             }
@@ -170,6 +170,6 @@ impl ObsFactor {
         let left = Operand { values: errors.input(), stride: block.len(), transposed: false };
         let of_u = self.u.input_from(block.start * n + block.end);
         let right = Operand { values: of_u, stride: n, transposed: false };
-        device.libraries().multiply(sizes, -1.0, left, right, 1.0, weight.output_from(block.end))
+        device.products().multiply(sizes, -1.0, left, right, 1.0, weight.output_from(block.end))
     }
 }

@@ -11,8 +11,8 @@ use candle_core::DType;
 use super::CudaDevice;
 use super::error::MemoryPhase;
 use super::kernels::Launch;
-use super::libraries::{Operand, ProductBatch, ProductSizes};
 use super::matrix::{CudaMatrix, NumberType};
+use super::products::{Operand, ProductBatch, ProductSizes};
 use crate::device::memory::{PATCHES, SCORES};
 use crate::device::transfers::TransferKind;
 use crate::model::Matrix;
@@ -95,7 +95,7 @@ impl CudaOps {
         let right = Operand { values: weight.input(), stride: n, transposed: true };
         let sizes = ProductSizes { rows, columns: out, inner: n, stride: out };
         let one = ProductBatch { numbers: self.numbers, sizes, left, right, steps: [0; 3], count: 1 };
-        self.device.libraries().multiply_numbers(one, product.output()?)?;
+        self.device.products().multiply_numbers(one, product.output()?)?;
         Ok(product)
     }
 

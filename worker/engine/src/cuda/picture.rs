@@ -6,9 +6,9 @@
 use candle_core::{DType, Tensor};
 
 use super::kernels::Launch;
-use super::libraries::{Operand, ProductBatch, ProductSizes};
 use super::matrix::{CudaMatrix, NumberType};
 use super::ops::{CudaOps, into_gpu, on_gpu};
+use super::products::{Operand, ProductBatch, ProductSizes};
 use crate::checkpoint::Weights;
 use crate::device::memory::{PIXELS_OF_PART, laid_out_pixels};
 use crate::device::transfers::TransferKind;
@@ -114,7 +114,7 @@ impl CudaOps {
             );
             return Err(Error::Argument(problem));
         }
-        let (driver, libraries) = (self.device.driver(), self.device.libraries());
+        let (driver, products) = (self.device.driver(), self.device.products());
         let right = Operand { values: weight.input(), stride: inner, transposed: true };
         let multiply = |left: &CudaMatrix, rows: usize, first: usize, out: &mut CudaMatrix| -> Result<()> {
             self.count(rows, inner, outputs);
@@ -128,9 +128,9 @@ impl CudaOps {
             };
             let out = out.output_from(first * outputs)?;
             let done = if adds {
-                libraries.add_product(product, out)
+                products.add_product(product, out)
             } else {
-                libraries.multiply_to_f32(product, out)
+                products.multiply_to_f32(product, out)
             };
             Ok(done?)
         };

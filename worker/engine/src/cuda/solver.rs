@@ -8,8 +8,8 @@ use obsdiff_proto::{Effort, Precision, Target};
 use super::driver::{CudaDriver, DeviceBuffer, In};
 use super::error::MemoryPhase;
 use super::kernels::Launch;
-use super::libraries::{Operand, ProductSizes};
 use super::obs::ObsFactor;
+use super::products::{Operand, ProductSizes};
 use super::selection::DeviceMask;
 use super::upper::Upper;
 use super::{CudaDevice, CudaError};
@@ -175,12 +175,12 @@ impl SiteAtWork {
         rho: f64,
         precision: Precision,
     ) -> Result<Option<DeviceBuffer<f32>>, CudaError> {
-        let (driver, libraries, n) = (device.driver(), device.libraries(), self.n);
+        let (driver, factoriser, n) = (device.driver(), device.factoriser(), self.n);
         let mut inverse = driver.buffer::<f32>(n * n)?;
         if precision == Precision::F32 {
             driver.copy(&self.square, &mut inverse, n * n)?;
             driver.set_diagonal_f32(Launch::each(n), inverse.output(), n, (1.0 + rho) as f32)?;
-            if libraries.factorise(driver, &mut inverse, n)? && libraries.invert(driver, &mut inverse, n)? {
+            if factoriser.factorise(driver, &mut inverse, n)? && factoriser.invert(driver, &mut inverse, n)? {
                 driver.mirror_upper(Launch::tiles(n, n, 32), inverse.output(), n)?;
                 return Ok(Some(inverse));
             }
@@ -188,7 +188,7 @@ impl SiteAtWork {
         let mut wide = driver.buffer::<f64>(n * n)?;
         driver.widen_square(Launch::blocks(1024), self.square.input(), wide.output(), (n * n) as u64)?;
         driver.set_diagonal_f64(Launch::each(n), wide.output(), n, 1.0 + rho)?;
-        if !(libraries.factorise(driver, &mut wide, n)? && libraries.invert(driver, &mut wide, n)?) {
+        if !(factoriser.factorise(driver, &mut wide, n)? && factoriser.invert(driver, &mut wide, n)?) {
             return Ok(None);
         }
         driver.narrow_upper(Launch::tiles(n, n, 32), wide.input(), inverse.output(), n)?;
@@ -211,7 +211,7 @@ impl SiteAtWork {
         let sizes = ProductSizes { rows: count, columns: n, inner: n, stride: n };
         let [left, right] =
             [rows, square].map(|of| Operand { values: of.input(), stride: n, transposed: false });
-        device.libraries().multiply(sizes, factor, left, right, keep, out.output())
+        device.products().multiply(sizes, factor, left, right, keep, out.output())
     }
 
     /// Prunes and refines one linear. It crosses to the GPU once, and back once.

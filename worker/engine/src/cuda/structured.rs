@@ -261,7 +261,7 @@ fn inverse(
     diagonal: &[f64],
     damping: f64,
 ) -> Result<(DeviceBuffer<f64>, f64), SolveError> {
-    let (driver, libraries, n) = (device.driver(), device.libraries(), diagonal.len());
+    let (driver, factoriser, n) = (device.driver(), device.factoriser(), diagonal.len());
     let mut next = Some(damping);
     while let Some(used) = next {
         let mut square = gram.on(device)?;
@@ -273,7 +273,7 @@ fn inverse(
         if found[0] > 0 {
             return Err(SolveError::GramNotFinite);
         }
-        if libraries.factorise(driver, &mut square, n)? && libraries.invert(driver, &mut square, n)? {
+        if factoriser.factorise(driver, &mut square, n)? && factoriser.invert(driver, &mut square, n)? {
             return Ok((mirrored(device, square, n)?, used));
         }
         next = raised(used);

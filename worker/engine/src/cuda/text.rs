@@ -6,10 +6,10 @@
 use candle_core::{DType, Tensor};
 
 use super::kernels::Launch;
-use super::libraries::{Operand, ProductBatch, ProductSizes};
 use super::matrix::{CudaMatrix, NumberType};
 use super::ops::{CudaOps, into_gpu, on_gpu};
 use super::pointer::In;
+use super::products::{Operand, ProductBatch, ProductSizes};
 use crate::checkpoint::Weights;
 use crate::device::memory::ALIGNED;
 use crate::device::transfers::TransferKind;
@@ -93,7 +93,7 @@ impl TextOps for CudaOps {
         check(&residual, NumberType::F32, rows, width)?;
         self.count(rows, x.columns(), width);
         let product = self.product_of(x, weight);
-        self.device.libraries().add_product(product, residual.output()?)?;
+        self.device.products().add_product(product, residual.output()?)?;
         if let Some(bias) = bias_of(layer, width)? {
             let launch = Launch::strided(rows * width);
             let driver = self.device.driver();
@@ -129,7 +129,7 @@ impl TextOps for CudaOps {
             return Err(Error::Argument(problem));
         }
         let (head, stride) = (width / heads, tokens.next_multiple_of(ALIGNED));
-        let (rows, libraries) = (heads * tokens, self.device.libraries());
+        let (rows, products) = (heads * tokens, self.device.products());
         let mut scores = CudaMatrix::new(&self.device, NumberType::F32, rows, stride)?;
         self.count(2 * tokens, width, tokens);
         let product = ProductBatch {
@@ -140,7 +140,7 @@ impl TextOps for CudaOps {
             steps: [head, head, tokens * stride],
             count: heads,
         };
-        libraries.multiply_to_f32(product, scores.output()?)?;
+        products.multiply_to_f32(product, scores.output()?)?;
         let mut shares = self.empty(rows, stride)?;
         self.device.driver().biased_softmax(
             self.numbers,
@@ -164,7 +164,7 @@ impl TextOps for CudaOps {
             steps: [tokens * stride, head, head],
             count: heads,
         };
-        libraries.multiply_numbers(product, out.output()?)?;
+        products.multiply_numbers(product, out.output()?)?;
         Ok(out.into())
     }
 
@@ -230,11 +230,11 @@ impl CudaOps {
         let weight = self.text_weight(x, layer)?;
         self.count(x.rows(), x.columns(), weight.rows());
         let mut out = CudaMatrix::new(&self.device, numbers, x.rows(), weight.rows())?;
-        let (libraries, product) = (self.device.libraries(), self.product_of(x, weight));
+        let (products, product) = (self.device.products(), self.product_of(x, weight));
         if numbers == self.numbers {
-            libraries.multiply_numbers(product, out.output()?)?;
+            products.multiply_numbers(product, out.output()?)?;
         } else {
-            libraries.multiply_to_f32(product, out.output()?)?;
+            products.multiply_to_f32(product, out.output()?)?;
         }
         Ok(out)
     }

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use candle_core::{DType, Tensor};
 
 use super::driver::DeviceBuffer;
-use super::libraries::{Operand, ProductBatch, ProductSizes};
 use super::matrix::CudaMatrix;
+use super::products::{Operand, ProductBatch, ProductSizes};
 use super::{CudaDevice, CudaError};
 use crate::device::transfers::TransferKind;
 use crate::{HOST, Result};
@@ -67,7 +67,7 @@ impl CudaProduct {
             count: 1,
         };
         for _ in 0..times {
-            self.device.libraries().multiply_numbers(product, self.out.output()?)?;
+            self.device.products().multiply_numbers(product, self.out.output()?)?;
         }
         Ok(self.device.driver().wait()?)
     }

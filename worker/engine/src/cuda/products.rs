@@ -1,23 +1,17 @@
-//! cuBLAS and cuSOLVER. One of four files that call foreign code.
+//! Products, by cuBLAS. One of five files that call foreign code.
 #![allow(unsafe_code)]
 
 use std::ffi::c_void;
 use std::ptr::{from_ref, null_mut};
-use std::sync::{Mutex, OnceLock};
+use std::sync::Mutex;
 
 use cudarc::cublas::sys as blas;
-use cudarc::cusolver::sys as solver;
-use obsdiff_proto::{ByteSize, MemoryExcess, lock};
+use obsdiff_proto::lock;
 
 use super::CudaError;
 use super::driver::{CudaDriver, DeviceBuffer, In, Out};
-use super::factorised::Factorised;
 use super::matrix::NumberType;
-use crate::device::memory::{WORKSPACE, factorisation_bytes};
-use crate::device::transfers::TransferKind;
-
-/// What cuSOLVER may work in for the smallest matrices, which plans count with the libraries' own memory: 4 MiB.
-const SMALL_WORKSPACE: u64 = 4 << 20;
+use crate::device::memory::WORKSPACE;
 
 /// What cuBLAS calls a type of numbers. It sums the products of each in f32.
 const fn type_of(numbers: NumberType) -> blas::cudaDataType {
@@ -66,78 +60,59 @@ pub(super) struct ProductBatch<'a> {
     pub(super) count: usize,
 }
 
-/// Handles of the libraries, on one stream.
+/// cuBLAS on one stream. All of them give the same bits, as their workspaces have one size.
 #[derive(Debug)]
-pub(super) struct Libraries {
-    handles: Mutex<Handles>,
+pub(super) struct Products {
+    handle: Mutex<Handle>,
     /// Of cuBLAS, as it says it: 130000 for 13.0.
     version: i32,
-    /// Where cuSOLVER was first found to work in more memory than plans count.
-    excess: OnceLock<MemoryExcess>,
-    /// Of cuBLAS, which uses it as long as its handle lives.
+    /// cuBLAS uses it as long as its handle lives.
     _workspace: DeviceBuffer<u8>,
 }
 
 #[derive(Debug)]
-struct Handles {
-    blas: blas::cublasHandle_t,
-    solver: solver::cusolverDnHandle_t,
-}
+struct Handle(blas::cublasHandle_t);
 
-// SAFETY: both libraries allow a handle to move between threads; a mutex lets one thread at a time use it.
-unsafe impl Send for Handles {}
+// SAFETY: cuBLAS allows a handle to move between threads; a mutex lets one thread at a time use it.
+unsafe impl Send for Handle {}
 
-impl Drop for Handles {
+impl Drop for Handle {
     fn drop(&mut self) {
-        // SAFETY: the handles are those that the libraries made, or null where they made none. Nothing can be done about a failure: the
-        // process is about to end or the GPU is lost.
+        // SAFETY: the handle is the one that cuBLAS made, or null where it made none. Nothing can be done about a failure: the process is
+        // about to end or the GPU is lost.
         unsafe {
-            if !self.blas.is_null() {
-                let _ = blas::cublasDestroy_v2(self.blas);
-            }
-            if !self.solver.is_null() {
-                let _ = solver::cusolverDnDestroy(self.solver);
+            if !self.0.is_null() {
+                let _ = blas::cublasDestroy_v2(self.0);
             }
         }
     }
 }
 
-impl Libraries {
+impl Products {
     /// Whether cuBLAS is on this machine.
-    pub(super) fn has_blas() -> bool {
+    pub(super) fn is_present() -> bool {
         // SAFETY: it loads a library by its usual name, whose initialisers are NVIDIA's.
         unsafe { blas::is_culib_present() }
     }
 
-    /// Whether cuSOLVER is on this machine.
-    pub(super) fn has_solver() -> bool {
-        // SAFETY: as above.
-        unsafe { solver::is_culib_present() }
-    }
-
-    /// Handles on the driver's stream. Products are of f32 or of exact bf16, summed in f32: neither TF32 nor reduced sums are allowed.
+    /// Products on the driver's stream. They are of f32 or of exact bf16, summed in f32: neither TF32 nor reduced sums are allowed.
     pub(super) fn open(driver: &CudaDriver) -> Result<Self, CudaError> {
         driver.bind()?;
         let mut workspace = driver.buffer::<u8>(WORKSPACE)?;
-        let stream = driver.stream().cu_stream();
-        let mut handles = Handles { blas: null_mut(), solver: null_mut() };
+        let mut handle = Handle(null_mut());
         let mut version = 0;
-        // SAFETY: the handles are written before they are used; stream and workspace live as long as they do.
+        // SAFETY: the handle is written before it is used; stream and workspace live as long as it does.
         unsafe {
-            multiplied("cublasCreate", blas::cublasCreate_v2(&raw mut handles.blas))?;
-            multiplied("cublasSetStream", blas::cublasSetStream_v2(handles.blas, stream.cast()))?;
-            multiplied("cublasGetVersion", blas::cublasGetVersion_v2(handles.blas, &raw mut version))?;
+            multiplied("cublasCreate", blas::cublasCreate_v2(&raw mut handle.0))?;
+            let stream = driver.stream().cu_stream().cast();
+            multiplied("cublasSetStream", blas::cublasSetStream_v2(handle.0, stream))?;
+            multiplied("cublasGetVersion", blas::cublasGetVersion_v2(handle.0, &raw mut version))?;
             let place = workspace.output().pointer as *mut _;
-            multiplied("cublasSetWorkspace", blas::cublasSetWorkspace_v2(handles.blas, place, WORKSPACE))?;
+            multiplied("cublasSetWorkspace", blas::cublasSetWorkspace_v2(handle.0, place, WORKSPACE))?;
             let exact = blas::cublasMath_t::CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION;
-            multiplied("cublasSetMathMode", blas::cublasSetMathMode(handles.blas, exact))?;
-            solved("cusolverDnCreate", solver::cusolverDnCreate(&raw mut handles.solver))?;
-            solved("cusolverDnSetStream", solver::cusolverDnSetStream(handles.solver, stream.cast()))?;
-            let same_bits = solver::cusolverDeterministicMode_t::CUSOLVER_DETERMINISTIC_RESULTS;
-            let mode = solver::cusolverDnSetDeterministicMode(handles.solver, same_bits);
-            solved("cusolverDnSetDeterministicMode", mode)?;
+            multiplied("cublasSetMathMode", blas::cublasSetMathMode(handle.0, exact))?;
         }
-        Ok(Self { handles: Mutex::new(handles), version, excess: OnceLock::new(), _workspace: workspace })
+        Ok(Self { handle: Mutex::new(handle), version, _workspace: workspace })
     }
 
     /// The version of cuBLAS, as it says it: 130000 for 13.0.
@@ -216,12 +191,12 @@ impl Libraries {
             return Ok(());
         }
         let ProductSizes { rows, columns, inner, stride } = sizes;
-        let handles = lock(&self.handles);
+        let handle = lock(&self.handle);
         let [left_step, right_step, out_step] = steps.map(|step| step as i64);
         // SAFETY: as in `multiply_one`.
         let status = unsafe {
             blas::cublasGemmStridedBatchedEx(
-                handles.blas,
+                handle.0,
                 operation(right.transposed),
                 operation(left.transposed),
                 number(columns)?,
@@ -263,12 +238,12 @@ impl Libraries {
         if rows == 0 || columns == 0 || inner == 0 {
             return Ok(());
         }
-        let handles = lock(&self.handles);
+        let handle = lock(&self.handle);
         // SAFETY: a row-major product is the column-major one of the transposes, in the other order. The operands are those of buffers
         // that the caller holds, with the sizes it says, and the scales are alive.
         let status = unsafe {
             blas::cublasGemmEx(
-                handles.blas,
+                handle.0,
                 operation(right.transposed),
                 operation(left.transposed),
                 number(columns)?,
@@ -291,73 +266,6 @@ impl Libraries {
         };
         multiplied("cublasGemmEx", status)
     }
-
-    /// Factorises the upper triangle of a square (n x n) in place: U^T U. False when a pivot fails; the triangle is of no use then.
-    pub(super) fn factorise<T: Factorised>(
-        &self,
-        driver: &CudaDriver,
-        square: &mut DeviceBuffer<T>,
-        n: usize,
-    ) -> Result<bool, CudaError> {
-        self.in_place(driver, square, n, false)
-    }
-
-    /// Replaces the factor by the upper triangle of (U^T U)^-1. False when a pivot is 0.
-    pub(super) fn invert<T: Factorised>(
-        &self,
-        driver: &CudaDriver,
-        square: &mut DeviceBuffer<T>,
-        n: usize,
-    ) -> Result<bool, CudaError> {
-        self.in_place(driver, square, n, true)
-    }
-
-    /// Where cuSOLVER was first found to work in more memory than plans count.
-    pub(super) fn excess(&self) -> Option<MemoryExcess> {
-        self.excess.get().copied()
-    }
-
-    /// Warns where cuSOLVER works in more memory than plans count, once.
-    fn compare_workspace(&self, n: usize, wanted: u64) {
-        let planned = factorisation_bytes(n);
-        let excess = MemoryExcess { taken: wanted, planned };
-        if wanted > planned + SMALL_WORKSPACE && self.excess.set(excess).is_ok() {
-            let [wanted, planned] = [wanted, planned].map(ByteSize);
-            tracing::warn!(
-                "cuSOLVER works in {wanted} for a matrix of {n} x {n}, but plans count {planned}: leave so much more free than they predict"
-            );
-        }
-    }
-
-    fn in_place<T: Factorised>(
-        &self,
-        driver: &CudaDriver,
-        square: &mut DeviceBuffer<T>,
-        n: usize,
-        inverts: bool,
-    ) -> Result<bool, CudaError> {
-        driver.bind()?;
-        let size = number(n)?;
-        let handles = lock(&self.handles);
-        let place = square.output().pointer as *mut T;
-        let length = T::workspace(handles.solver, size, place)?;
-        self.compare_workspace(n, length as u64 * size_of::<T>() as u64);
-        let mut work = driver.buffer::<T>(length as usize)?;
-        let mut info = driver.zeros::<i32>(1)?;
-        let work = (work.output().pointer as *mut T, length);
-        T::call(inverts, handles.solver, size, place, work, info.output().pointer as *mut i32)?;
-        let mut said = [0];
-        // Waits until the call is done: only then may the workspace go.
-        driver.read(TransferKind::Figures, &info, &mut said)?;
-        match said[0] {
-            0 => Ok(true),
-            1.. => Ok(false),
-            _ => Err(CudaError::Call {
-                call: "cuSOLVER",
-                problem: format!("argument {} is invalid", -said[0]),
-            }),
-        }
-    }
 }
 
 const fn operation(transposed: bool) -> blas::cublasOperation_t {
@@ -365,20 +273,13 @@ const fn operation(transposed: bool) -> blas::cublasOperation_t {
 }
 
 /// A size as the libraries take it.
-fn number(size: usize) -> Result<i32, CudaError> {
+pub(super) fn number(size: usize) -> Result<i32, CudaError> {
     i32::try_from(size).map_err(|_| CudaError::Size { what: "a matrix", size })
 }
 
 fn multiplied(call: &'static str, status: blas::cublasStatus_t) -> Result<(), CudaError> {
     match status {
         blas::cublasStatus_t::CUBLAS_STATUS_SUCCESS => Ok(()),
-        _ => Err(CudaError::Call { call, problem: format!("{status:?}") }),
-    }
-}
-
-pub(super) fn solved(call: &'static str, status: solver::cusolverStatus_t) -> Result<(), CudaError> {
-    match status {
-        solver::cusolverStatus_t::CUSOLVER_STATUS_SUCCESS => Ok(()),
         _ => Err(CudaError::Call { call, problem: format!("{status:?}") }),
     }
 }

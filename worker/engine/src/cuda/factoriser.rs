@@ -1,0 +1,142 @@
+//! Factorisations and inverses, by cuSOLVER. One of five files that call foreign code.
+#![allow(unsafe_code)]
+
+use std::ptr::null_mut;
+use std::sync::{Mutex, OnceLock};
+
+use cudarc::cusolver::sys as solver;
+use obsdiff_proto::{ByteSize, MemoryExcess, lock};
+
+use super::CudaError;
+use super::driver::{CudaDriver, DeviceBuffer};
+use super::factorised::Factorised;
+use super::products::number;
+use crate::device::memory::factorisation_bytes;
+use crate::device::transfers::TransferKind;
+
+/// What cuSOLVER may work in for the smallest matrices, which plans count with the libraries' own memory: 4 MiB.
+const SMALL_WORKSPACE: u64 = 4 << 20;
+
+/// cuSOLVER on one stream.
+#[derive(Debug)]
+pub(super) struct Factoriser {
+    handle: Mutex<Handle>,
+    /// Where cuSOLVER was first found to work in more memory than plans count.
+    excess: OnceLock<MemoryExcess>,
+}
+
+#[derive(Debug)]
+struct Handle(solver::cusolverDnHandle_t);
+
+// SAFETY: cuSOLVER allows a handle to move between threads; a mutex lets one thread at a time use it.
+unsafe impl Send for Handle {}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        // SAFETY: the handle is the one that cuSOLVER made, or null where it made none. Nothing can be done about a failure: the process is
+        // about to end or the GPU is lost.
+        unsafe {
+            if !self.0.is_null() {
+                let _ = solver::cusolverDnDestroy(self.0);
+            }
+        }
+    }
+}
+
+impl Factoriser {
+    /// Whether cuSOLVER is on this machine.
+    pub(super) fn is_present() -> bool {
+        // SAFETY: it loads a library by its usual name, whose initialisers are NVIDIA's.
+        unsafe { solver::is_culib_present() }
+    }
+
+    /// Factorisations on the driver's stream.
+    pub(super) fn open(driver: &CudaDriver) -> Result<Self, CudaError> {
+        driver.bind()?;
+        let mut handle = Handle(null_mut());
+        // SAFETY: the handle is written before it is used; the stream lives as long as it does.
+        unsafe {
+            solved("cusolverDnCreate", solver::cusolverDnCreate(&raw mut handle.0))?;
+            let stream = driver.stream().cu_stream().cast();
+            solved("cusolverDnSetStream", solver::cusolverDnSetStream(handle.0, stream))?;
+            let same_bits = solver::cusolverDeterministicMode_t::CUSOLVER_DETERMINISTIC_RESULTS;
+            let mode = solver::cusolverDnSetDeterministicMode(handle.0, same_bits);
+            solved("cusolverDnSetDeterministicMode", mode)?;
+        }
+        Ok(Self { handle: Mutex::new(handle), excess: OnceLock::new() })
+    }
+
+    /// Factorises the upper triangle of a square (n x n) in place: U^T U. False when a pivot fails; the triangle is of no use then.
+    pub(super) fn factorise<T: Factorised>(
+        &self,
+        driver: &CudaDriver,
+        square: &mut DeviceBuffer<T>,
+        n: usize,
+    ) -> Result<bool, CudaError> {
+        self.in_place(driver, square, n, false)
+    }
+
+    /// Replaces the factor by the upper triangle of (U^T U)^-1. False when a pivot is 0.
+    pub(super) fn invert<T: Factorised>(
+        &self,
+        driver: &CudaDriver,
+        square: &mut DeviceBuffer<T>,
+        n: usize,
+    ) -> Result<bool, CudaError> {
+        self.in_place(driver, square, n, true)
+    }
+
+    /// Where cuSOLVER was first found to work in more memory than plans count.
+    pub(super) fn excess(&self) -> Option<MemoryExcess> {
+        self.excess.get().copied()
+    }
+
+    /// Warns where cuSOLVER works in more memory than plans count, once.
+    fn compare_workspace(&self, n: usize, wanted: u64) {
+        let planned = factorisation_bytes(n);
+        let excess = MemoryExcess { taken: wanted, planned };
+        if wanted > planned + SMALL_WORKSPACE && self.excess.set(excess).is_ok() {
+            let [wanted, planned] = [wanted, planned].map(ByteSize);
+            tracing::warn!(
+                "cuSOLVER works in {wanted} for a matrix of {n} x {n}, but plans count {planned}: leave so much more free than they predict"
+            );
+        }
+    }
+
+    fn in_place<T: Factorised>(
+        &self,
+        driver: &CudaDriver,
+        square: &mut DeviceBuffer<T>,
+        n: usize,
+        inverts: bool,
+    ) -> Result<bool, CudaError> {
+        driver.bind()?;
+        let size = number(n)?;
+        let handle = lock(&self.handle);
+        let place = square.output().pointer as *mut T;
+        let length = T::workspace(handle.0, size, place)?;
+        self.compare_workspace(n, length as u64 * size_of::<T>() as u64);
+        let mut work = driver.buffer::<T>(length as usize)?;
+        let mut info = driver.zeros::<i32>(1)?;
+        let work = (work.output().pointer as *mut T, length);
+        T::call(inverts, handle.0, size, place, work, info.output().pointer as *mut i32)?;
+        let mut said = [0];
+        // Waits until the call is done: only then may the workspace go.
+        driver.read(TransferKind::Figures, &info, &mut said)?;
+        match said[0] {
+            0 => Ok(true),
+            1.. => Ok(false),
+            _ => Err(CudaError::Call {
+                call: "cuSOLVER",
+                problem: format!("argument {} is invalid", -said[0]),
+            }),
+        }
+    }
+}
+
+pub(super) fn solved(call: &'static str, status: solver::cusolverStatus_t) -> Result<(), CudaError> {
+    match status {
+        solver::cusolverStatus_t::CUSOLVER_STATUS_SUCCESS => Ok(()),
+        _ => Err(CudaError::Call { call, problem: format!("{status:?}") }),
+    }
+}
