@@ -123,7 +123,7 @@ fn what_each_worker_takes_of_its_gpu_beyond_the_plan_is_in_the_record() {
     };
     for worker in [1, 2] {
         let opened = format!(
-            "worker {worker}: opening its GPU took 732.0 MiB of its memory, but plans count 544.0 MiB"
+            "worker {worker}: opening its GPU took 828.0 MiB of its memory, but plans count 640.0 MiB"
         );
         assert_eq!(count(&opened), 1, "{faults:?}");
     }

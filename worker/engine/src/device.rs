@@ -8,6 +8,7 @@ pub mod transfers;
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::num::NonZeroUsize;
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -135,7 +136,19 @@ impl ComputeDevice {
         match self {
             Self::Cpu => Box::new(BTreeMap::<_, Arc<Gram>>::new()),
             #[cfg(feature = "cuda")]
-            Self::Cuda(device) => Box::new(CudaGrams::new(Arc::clone(device))),
+            Self::Cuda(device) => Box::new(CudaGrams::new(Arc::clone(device), None)),
+        }
+    }
+
+    /// The same for a GPU with panels of so many rows, by which it is found which of them are fastest; none for the processor.
+    pub fn grams_by_panels(
+        &self,
+        #[cfg_attr(not(feature = "cuda"), expect(unused_variables))] rows: NonZeroUsize,
+    ) -> Option<Box<dyn GramSet>> {
+        match self {
+            Self::Cpu => None,
+            #[cfg(feature = "cuda")]
+            Self::Cuda(device) => Some(Box::new(CudaGrams::new(Arc::clone(device), Some(rows.get())))),
         }
     }
 

@@ -165,7 +165,7 @@ fn a_sweep_on_a_gpu_finds_what_solving_there_finds() {
     let sweep = [&["sweep", grams.to_str().unwrap()], &options[..]].concat();
     // No room but for what opening takes; and no such GPU.
     for (device, memory, words) in [
-        ("cuda", 40 << 20, "but the GPU has "),
+        ("cuda", 136 << 20, "but the GPU has "),
         ("cuda:1", 1 << 40, "--device: cannot be cuda:1: there is no GPU 1"),
     ] {
         let refused = on_gpu(&[&sweep[..], &["--device", device]].concat(), memory);
@@ -258,7 +258,7 @@ fn a_gpu_that_takes_more_than_plans_count_is_reported_in_a_line() {
     let said = run("more", &faults);
     assert_eq!(words.map(|words| lines(&said, words)), [1, 1], "{said}");
     assert!(
-        said.contains("opening cuda:0 took 732.0 MiB of its memory, but plans count 544.0 MiB: "),
+        said.contains("opening cuda:0 took 828.0 MiB of its memory, but plans count 640.0 MiB: "),
         "{said}"
     );
     assert!(
@@ -268,7 +268,7 @@ fn a_gpu_that_takes_more_than_plans_count_is_reported_in_a_line() {
     // What is said of memory does not change the result. The record and the report say it, too.
     assert!(weights(folder.path(), "within") == weights(folder.path(), "more"));
     let recorded = [
-        "worker 1: opening its GPU took 732.0 MiB of its memory, but plans count 544.0 MiB",
+        "worker 1: opening its GPU took 828.0 MiB of its memory, but plans count 640.0 MiB",
         "worker 1: a factorisation on its GPU works in 16.0 MiB of its memory, but plans count 128.0 KiB",
     ];
     let faults = |output: &str| {

@@ -86,7 +86,7 @@ fn pictures_are_denoised_on_the_device_that_is_asked_for() {
 
 /// A GPU with room for forward calls on latents of 64 x 64, which decoding them takes more than: there 4096 pixels attend to each other, where a
 /// transformer has 1024 tokens.
-const SMALL_GPU: [(&str, &str); 1] = [("FAKE_CUDA_MEMORY", "157286400")];
+const SMALL_GPU: [(&str, &str); 1] = [("FAKE_CUDA_MEMORY", "257949696")];
 
 /// What the command ends with and says on standard error, on that GPU.
 fn on_a_small_gpu(folder: &Path, arguments: &[&str]) -> (Option<i32>, String) {

@@ -1,10 +1,11 @@
 //! What `device_times` measures.
 //!
 //! DEVICE is cpu, cuda or cuda:N. An observation of TOKENS rows in bf16 is added to a Gram of each WIDTH: from the memory of the device,
-//! where blocks leave it. Each linear of ROWS x WIDTH is pruned to half of its weights, by alternating directions with refinement and by
-//! OBS; that includes what its site's Gram is factorised for. Linears and Grams lie on the host before and after. `-` stands for no width,
-//! and for no linear. `operations` are those that `obsdiff plan` counts for it, and `rates` the operations a second of the device's products by
-//! their type.
+//! where blocks leave it, and with others behind it, as a denoising step of a batch has them. `panels` says how long that takes a GPU by panels
+//! of some numbers of rows. Each linear of ROWS x WIDTH is pruned to half of its weights, by alternating directions with refinement and by
+//! OBS; that includes what its site's Gram is factorised for. Linears lie on the host before and after, and Grams in the memory of the device.
+//! `-` stands for no width, and for no linear. `operations` are those that `obsdiff plan` counts for it, and `rates` the operations a second of
+//! the device's products by their type.
 //!
 //! Each FOLDER holds the `config.json` of a transformer. One block of each of its kinds is computed in bf16, with random weights: for BATCH
 //! pictures of SIDE x SIDE latent pixels and TEXT tokens. Seconds are those of the fastest of several rounds, and `transfers` what has crossed
@@ -13,6 +14,7 @@
 mod blocks;
 
 use std::collections::BTreeMap;
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -23,7 +25,7 @@ use obsdiff::machine::product_rate;
 use obsdiff_core::assignment::SolveCost;
 use obsdiff_engine::device::transfers::Transfers;
 use obsdiff_engine::device::{ComputeDevice, DeviceName};
-use obsdiff_engine::gram::Gram;
+use obsdiff_engine::gram::{Gram, GramSet, PlacedGram};
 use obsdiff_engine::solve::{Factor, Obs, SiteSettings, SiteSolver, stride};
 use obsdiff_proto::{Accumulate, Effort, Precision, SiteId, SparsitySpec, Target};
 use obsdiff_tests::noise;
@@ -38,6 +40,10 @@ const SETTINGS: SiteSettings =
     SiteSettings { damping: 0.01, precision: Precision::F32, effort: Effort::Fast, refinement: 5 };
 const HALF: Target = Target::Unstructured { ratio: 0.5 };
 const ROUNDS: usize = 3;
+/// Observations that are added one after another without a wait.
+const OBSERVATIONS: usize = 8;
+/// Rows of panels that are tried.
+const PANELS: [usize; 4] = [256, 512, 1024, 2048];
 
 /// All that the arguments ask for.
 pub(crate) fn measured(arguments: &[String]) -> Result<Value> {
@@ -47,7 +53,13 @@ pub(crate) fn measured(arguments: &[String]) -> Result<Value> {
     let mut grams = Vec::new();
     for width in listed(widths) {
         let width = width.parse().context(USAGE)?;
-        let (_, Timed { seconds, transfers }) = observed(&device, tokens, width)?;
+        let (_, Timed { seconds, transfers }) = observed(&device, device.grams(), tokens, width)?;
+        let mut panels = Vec::new();
+        for rows in PANELS.into_iter().filter_map(NonZeroUsize::new).filter(|rows| rows.get() < width) {
+            let Some(grams) = device.grams_by_panels(rows) else { break };
+            let Timed { seconds, .. } = observed(&device, grams, tokens, width)?.1;
+            panels.push(json!({ "rows": rows, "seconds": seconds }));
+        }
         let operations = tokens * width * (width + 1);
         grams.push(json!({
             "tokens": tokens,
@@ -55,6 +67,7 @@ pub(crate) fn measured(arguments: &[String]) -> Result<Value> {
             "seconds": seconds,
             "operations": operations,
             "transfers": transfers,
+            "panels": panels,
         }));
     }
     let mut solves = Vec::new();
@@ -92,34 +105,52 @@ struct Timed {
 }
 
 /// A Gram of noise, and how long it takes to add an observation.
-fn observed(device: &ComputeDevice, tokens: usize, width: usize) -> Result<(Gram, Timed)> {
+fn observed(
+    device: &ComputeDevice,
+    mut grams: Box<dyn GramSet>,
+    tokens: usize,
+    width: usize,
+) -> Result<(PlacedGram, Timed)> {
     let rows = Tensor::from_vec(noise(1, tokens * width), (tokens, width), &Device::Cpu)?;
     let rows = rows.to_dtype(DType::BF16)?;
     let there = device.matrix(&rows)?;
     let host: Vec<f32> = rows.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?;
-    let mut gram = Gram::new(width, Accumulate::Exact, EXPONENT);
-    let mut grams = device.grams();
-    grams.open(SITE, &Arc::new(gram.clone()))?;
-    let timed = fastest(device, || {
-        // The processor takes rows as f32.
-        if !grams.observe_in_place(SITE, &there, 1.0)? {
-            grams.observe(SITE, &host, 1.0)?;
+    grams.open(SITE, &Arc::new(Gram::new(width, Accumulate::Exact, EXPONENT)))?;
+    let mut timed = fastest(device, || {
+        for _ in 0..OBSERVATIONS {
+            // The processor takes rows as f32.
+            if !grams.observe_in_place(SITE, &there, 1.0)? {
+                grams.observe(SITE, &host, 1.0)?;
+            }
         }
         // A GPU is done later.
         grams.settle().map_err(|(_, problem)| problem)?;
         Ok(())
     })?;
-    grams.read(SITE, &mut gram)?;
-    Ok((gram, timed))
+    timed.seconds /= OBSERVATIONS as f64;
+    Ok((grams.share(SITE)?.context("the Gram is not open")?, timed))
 }
 
 /// How long it takes to prune a linear in either way.
 fn solved(device: &ComputeDevice, tokens: usize, rows: usize, width: usize) -> Result<Value> {
-    let upper = observed(device, tokens, width)?.0.to_upper(stride(width));
+    let (gram, _) = observed(device, device.grams(), tokens, width)?;
+    let packed = gram.packed();
+    // The processor takes the square of sums.
+    let upper = match packed {
+        Some(_) => Vec::new(),
+        None => gram.to_host()?.to_upper(stride(width)),
+    };
     let weight = noise(2, rows * width);
     let by = |solver: &mut dyn SiteSolver, settings: SiteSettings| {
         fastest(device, || {
-            solver.begin(width, upper.clone(), settings)?;
+            match &packed {
+                Some(packed) => {
+                    solver.begin_in_place(packed, settings).context("the Gram is out of reach")??;
+                }
+                None => {
+                    solver.begin(width, upper.clone(), settings)?;
+                }
+            }
             for solved in solver.solve(&[(&weight, HALF)]) {
                 solved?;
             }

@@ -6,6 +6,7 @@ use super::CudaError;
 use super::driver::CudaDriver;
 use super::error::MemoryPhase;
 use super::factoriser::Factoriser;
+use super::lanes::Lane;
 use super::occupied::OccupiedMemory;
 use super::products::Products;
 use crate::device::DeviceMemory;
@@ -18,8 +19,8 @@ const CUDA_VERSION: i32 = 13000;
 const DRIVER: (&str, &str) =
     ("the NVIDIA driver (libcuda.so.1)", "install it, or run where there is a GPU (--device cpu needs none)");
 
-/// A GPU with its driver, its libraries and obsdiff's kernels. Its work runs in order, on one stream; only what sums of Grams need while they
-/// are sent and received runs on another.
+/// A GPU with its driver, its libraries and obsdiff's kernels. Its work runs in order, on one stream. Beside it runs only what sums of
+/// Grams need while they are sent and received, and the panels of an observation's product, for which it waits.
 #[derive(Debug)]
 pub struct CudaDevice {
     ordinal: usize,
@@ -29,6 +30,7 @@ pub struct CudaDevice {
     // Handles go before the driver they belong to.
     products: Products,
     factoriser: Factoriser,
+    lanes: Vec<Lane>,
     beside: CudaDriver,
     driver: CudaDriver,
 }
@@ -73,10 +75,11 @@ impl CudaDevice {
         let opening = |error: CudaError| error.during(MemoryPhase::Opening);
         let products = Products::open(&driver).map_err(opening)?;
         let factoriser = Factoriser::open(&driver).map_err(opening)?;
+        let lanes = Lane::open_all(&driver).map_err(opening)?;
         let beside = driver.beside()?;
         let after = occupied.as_ref().and_then(OccupiedMemory::bytes);
         let opening = before.zip(after).map(|(before, after)| after.saturating_sub(before));
-        Ok(Self { ordinal, name, capability, opening, products, factoriser, beside, driver })
+        Ok(Self { ordinal, name, capability, opening, products, factoriser, lanes, beside, driver })
     }
 
     /// How many there are.
@@ -149,6 +152,11 @@ impl CudaDevice {
 
     pub(super) const fn products(&self) -> &Products {
         &self.products
+    }
+
+    /// Streams for the panels of a Gram's product.
+    pub(super) fn lanes(&self) -> &[Lane] {
+        &self.lanes
     }
 
     pub(super) const fn factoriser(&self) -> &Factoriser {

@@ -189,10 +189,15 @@ impl CudaDriver {
         self.transfers.so_far()
     }
 
-    /// An event that keeps its time; none yet: see [`Self::record`].
-    pub(super) fn event(&self) -> Result<CudaEvent, CudaError> {
-        let with_time = Some(CUevent_flags::CU_EVENT_DEFAULT);
-        self.context.new_event(with_time).map_err(failed("cuEventCreate"))
+    /// Has the work that is given from now on wait for an event, as it was recorded last.
+    pub(super) fn wait_for(&self, event: &CudaEvent) -> Result<(), CudaError> {
+        self.stream.wait(event).map_err(failed("cuStreamWaitEvent"))
+    }
+
+    /// An event, which keeps its time where it is asked for; nothing yet: see [`Self::record`].
+    pub(super) fn event(&self, with_time: bool) -> Result<CudaEvent, CudaError> {
+        let flags = with_time.then_some(CUevent_flags::CU_EVENT_DEFAULT);
+        self.context.new_event(flags).map_err(failed("cuEventCreate"))
     }
 
     /// Has an event say when the work given so far was done.
@@ -300,8 +305,7 @@ impl CudaDriver {
         }
         self.fits(to.len(), buffer.len())?;
         self.transfers.to_host(kind, size_of_val(to));
-        let from = buffer.slice.slice(..to.len());
-        self.stream.memcpy_dtoh(&from, to).map_err(failed("cuMemcpyDtoHAsync"))?;
+        self.stream.memcpy_dtoh(&buffer.slice.slice(..to.len()), to).map_err(failed("cuMemcpyDtoHAsync"))?;
         self.stream.synchronize().map_err(failed("cuStreamSynchronize"))
     }
 

@@ -6,49 +6,20 @@ use std::time::Duration;
 
 use obsdiff_proto::SiteId;
 
-use super::driver::{CudaDriver, DeviceBuffer, Element, In};
+use super::driver::{CudaDriver, DeviceBuffer, In};
 use super::error::MemoryPhase;
 use super::kernels::Launch;
 use super::matrix::{CudaMatrix, NumberType};
-use super::products::{Operand, ProductBatch, ProductSizes};
+use super::observation::{DeviceGram, Observation, Squares, grown};
+use super::panels::Panels;
 use super::stopwatch::Stopwatch;
-use super::sums::{CudaGram, DeviceSums, own};
+use super::sums::{CudaGram, DeviceSums};
 use super::verdicts::Verdicts;
 use super::{CudaDevice, CudaError};
-use crate::device::memory::{ALIGNED, TOKENS_OF_PART, panel};
+use crate::device::memory::ALIGNED;
 use crate::device::transfers::TransferKind;
 use crate::gram::{Gram, GramError, GramSet, PlacedGram};
 use crate::model::Matrix;
-
-/// A site's Gram: as [`Gram`], with its sums on the GPU.
-#[derive(Debug)]
-struct DeviceGram {
-    /// Which of the set's [`Verdicts`] is its own.
-    place: usize,
-    width: usize,
-    exponent: i32,
-    sums: DeviceSums,
-    /// Of the host's Gram, to which the mass of what is observed is added as the host adds it.
-    host: Gram,
-}
-
-/// Memory that observations of all sites share. It grows to what the largest needs.
-#[derive(Debug, Default)]
-struct Scratch {
-    parts: Option<DeviceBuffer<f64>>,
-    energy: Option<DeviceBuffer<f64>>,
-    panel: Option<DeviceBuffer<f32>>,
-}
-
-/// An observation in a GPU's memory.
-#[derive(Clone, Copy, Debug)]
-struct Observation<'a> {
-    values: In<'a, u8>,
-    numbers: NumberType,
-    tokens: usize,
-    /// Values between the starts of two rows. Those behind a row's features are zeros.
-    stride: usize,
-}
 
 /// The open Grams of a package on a GPU.
 #[derive(Debug)]
@@ -57,7 +28,8 @@ pub struct CudaGrams {
     open: BTreeMap<SiteId, DeviceGram>,
     /// None while nothing has been observed since the last site was opened.
     verdicts: Option<Verdicts>,
-    scratch: Scratch,
+    squares: Squares,
+    panels: Panels,
     stopwatch: Stopwatch,
     /// Observations of the host, copied here.
     rows: Option<DeviceBuffer<u8>>,
@@ -66,10 +38,13 @@ pub struct CudaGrams {
 }
 
 impl CudaGrams {
-    /// No Grams yet.
-    pub fn new(device: Arc<CudaDevice>) -> Self {
-        let (scratch, stopwatch) = (Scratch::default(), Stopwatch::default());
-        Self { device, open: BTreeMap::new(), verdicts: None, scratch, stopwatch, rows: None, padded: None }
+    /// No Grams yet. Products are formed in panels of so many rows, or of those that suit each Gram's width: only those give the bits of other
+    /// workers.
+    pub fn new(device: Arc<CudaDevice>, panel_rows: Option<usize>) -> Self {
+        let (squares, panels, stopwatch) =
+            (Squares::default(), Panels::of_height(panel_rows), Stopwatch::default());
+        let (open, verdicts, rows, padded) = (BTreeMap::new(), None, None, None);
+        Self { device, open, verdicts, squares, panels, stopwatch, rows, padded }
     }
 
     fn insert(&mut self, site: SiteId, gram: &Gram, sums: DeviceSums) -> Result<(), GramError> {
@@ -147,8 +122,9 @@ impl GramSet for CudaGrams {
         let values = uploaded(self.device.driver(), &mut self.rows, rows)?;
         let observation = Observation { values, numbers: NumberType::F32, tokens, stride: gram.width };
         self.stopwatch.begin(self.device.driver())?;
-        self.scratch.observe(&self.device, gram, verdicts, observation, alpha)?;
-        Ok(self.stopwatch.end(self.device.driver())?)
+        let (device, panels, squares) = (&*self.device, &mut self.panels, &mut self.squares);
+        add(device, gram, observation, alpha, verdicts, panels, squares)?;
+        Ok(self.stopwatch.end(device.driver())?)
     }
 
     fn observe_in_place(&mut self, site: SiteId, rows: &Matrix, alpha: f64) -> Result<bool, GramError> {
@@ -181,8 +157,9 @@ impl GramSet for CudaGrams {
             )?;
             observation = Observation { values: padded.input(), stride, ..observation };
         }
-        self.scratch.observe(&self.device, gram, verdicts, observation, alpha)?;
-        self.stopwatch.end(self.device.driver())?;
+        let (device, panels, squares) = (&*self.device, &mut self.panels, &mut self.squares);
+        add(device, gram, observation, alpha, verdicts, panels, squares)?;
+        self.stopwatch.end(device.driver())?;
         Ok(true)
     }
 
@@ -204,7 +181,7 @@ impl GramSet for CudaGrams {
         let tokens = rows.len() / width;
         let values = uploaded(self.device.driver(), &mut self.rows, &rows[..tokens * width])?;
         let observation = Observation { values, numbers: NumberType::F32, tokens, stride: width };
-        Ok(self.scratch.add_energy(self.device.driver(), observation, alpha, energy)?)
+        Ok(self.squares.add_energy(self.device.driver(), observation, alpha, energy)?)
     }
 
     fn column_energy_in_place(
@@ -217,7 +194,7 @@ impl GramSet for CudaGrams {
         let (tokens, width, numbers) = (rows.rows(), rows.columns(), rows.numbers());
         if tokens > 0 && width > 0 {
             let observation = Observation { values: rows.input(), numbers, tokens, stride: width };
-            self.scratch.add_energy(self.device.driver(), observation, alpha, energy)?;
+            self.squares.add_energy(self.device.driver(), observation, alpha, energy)?;
         }
         Ok(true)
     }
@@ -248,140 +225,22 @@ fn uploaded<'a>(
     Ok(buffer.input())
 }
 
-impl Scratch {
-    /// Adds an observation to a Gram, if it may be: its verdict says so later.
-    fn observe(
-        &mut self,
-        device: &CudaDevice,
-        gram: &mut DeviceGram,
-        verdicts: &mut Verdicts,
-        observation: Observation<'_>,
-        alpha: f64,
-    ) -> Result<(), GramError> {
-        let driver = device.driver();
-        gram.sums.unshare(driver)?;
-        self.square(driver, observation, 1.0)?;
-        self.judge(driver, gram, verdicts, alpha)?;
-        self.add(device, gram, verdicts, observation, alpha)?;
-        gram.host.add_mass(observation.tokens, alpha);
-        Ok(())
-    }
-
-    /// Adds `alpha` times an observation's column energies to those of the host.
-    fn add_energy(
-        &mut self,
-        driver: &CudaDriver,
-        observation: Observation<'_>,
-        alpha: f64,
-        energy: &mut [f64],
-    ) -> Result<(), CudaError> {
-        self.square(driver, observation, alpha)?;
-        let mut brought = vec![0.0; observation.stride];
-        driver.read(TransferKind::Figures, grown(driver, &mut self.energy, brought.len())?, &mut brought)?;
-        energy.iter_mut().zip(brought).for_each(|(energy, brought)| *energy += brought);
-        Ok(())
-    }
-
-    /// Leaves `alpha` times an observation's column energies.
-    fn square(
-        &mut self,
-        driver: &CudaDriver,
-        observation: Observation<'_>,
-        alpha: f64,
-    ) -> Result<(), CudaError> {
-        let Observation { values, numbers, tokens, stride: width } = observation;
-        let count = tokens.div_ceil(TOKENS_OF_PART);
-        let parts = grown(driver, &mut self.parts, count * width)?;
-        let launch = Launch::parts(width, count);
-        driver.column_squares(numbers, launch, values, tokens, width, parts.output())?;
-        let energy = grown(driver, &mut self.energy, width)?;
-        driver.set_bytes(energy, 0)?;
-        driver.add_column_squares(Launch::each(width), parts.input(), count, width, alpha, energy.output())
-    }
-
-    /// Leaves in its Gram's verdict whether the observation may be added.
-    fn judge(
-        &mut self,
-        driver: &CudaDriver,
-        gram: &DeviceGram,
-        verdicts: &mut Verdicts,
-        alpha: f64,
-    ) -> Result<(), CudaError> {
-        let n = gram.width;
-        let energy = grown(driver, &mut self.energy, n)?.input();
-        let verdict = verdicts.refused(gram.place);
-        match &gram.sums {
-            DeviceSums::Exact(sums) => {
-                let unit = unit(gram.exponent);
-                driver.admit_observation_exact(Launch::each(n), energy, sums.input(), n, alpha, unit, verdict)
-            }
-            DeviceSums::F32(sums) => {
-                driver.admit_observation_f32(Launch::each(n), energy, sums.input(), n, alpha, verdict)
-            }
-        }
-    }
-
-    /// Adds the observation, if it may be: panel by panel of X^T X, from the diagonal to the right.
-    fn add(
-        &mut self,
-        device: &CudaDevice,
-        gram: &mut DeviceGram,
-        verdicts: &mut Verdicts,
-        observation: Observation<'_>,
-        alpha: f64,
-    ) -> Result<(), CudaError> {
-        let Observation { values, numbers, tokens, stride } = observation;
-        let (n, driver) = (gram.width, device.driver());
-        let height = panel(n).min(n);
-        let product = grown(driver, &mut self.panel, height * n)?;
-        for first in (0..n).step_by(height) {
-            let (tall, wide) = (height.min(n - first), n - first);
-            let sizes = ProductSizes { rows: tall, columns: wide, inner: tokens, stride: wide };
-            let left = Operand { values: values.skip(first * numbers.size()), stride, transposed: true };
-            let right = Operand { transposed: false, ..left };
-            let one = ProductBatch { numbers, sizes, left, right, steps: [0; 3], count: 1 };
-            device.products().multiply_to_f32(one, product.output().bytes())?;
-            let (launch, tile) = (Launch::tiles(tall, wide, 8), product.input());
-            let (verdict, spoilt) = verdicts.adding(gram.place);
-            match &mut gram.sums {
-                DeviceSums::Exact(sums) => {
-                    let scale = alpha / unit(gram.exponent);
-                    let sums = own(sums)?.output();
-                    driver.add_tile_exact(
-                        launch, tile, tall, wide, wide, first, first, n, scale, verdict, sums, spoilt,
-                    )?;
-                }
-                DeviceSums::F32(sums) => {
-                    let (alpha, sums) = (alpha as f32, own(sums)?.output());
-                    driver.add_tile_f32(
-                        launch, tile, tall, wide, wide, first, first, n, alpha, verdict, sums,
-                    )?;
-                }
-            }
-        }
-        Ok(())
-    }
-}
-
-/// What one unit of exact sums is worth.
-fn unit(exponent: i32) -> f64 {
-    (-f64::from(exponent)).exp2()
-}
-
-/// A buffer of at least so many values. One that is too small is replaced, and what it held is lost.
-fn grown<'a, T: Element>(
-    driver: &CudaDriver,
-    buffer: &'a mut Option<DeviceBuffer<T>>,
-    length: usize,
-) -> Result<&'a mut DeviceBuffer<T>, CudaError> {
-    if buffer.as_ref().is_none_or(|buffer| buffer.len() < length) {
-        // The old one goes first.
-        *buffer = None;
-    }
-    match buffer {
-        Some(buffer) => Ok(buffer),
-        None => Ok(buffer.insert(driver.buffer(length)?)),
-    }
+/// Adds an observation to a Gram, if it may be: its verdict says so later.
+fn add(
+    device: &CudaDevice,
+    gram: &mut DeviceGram,
+    observation: Observation<'_>,
+    alpha: f64,
+    verdicts: &mut Verdicts,
+    panels: &mut Panels,
+    squares: &mut Squares,
+) -> Result<(), CudaError> {
+    let judge = |gram: &DeviceGram, verdicts: &mut Verdicts| {
+        squares.judge(device.driver(), gram, observation, alpha, verdicts)
+    };
+    panels.add(device, gram, observation, alpha, verdicts, judge)?;
+    gram.host.add_mass(observation.tokens, alpha);
+    Ok(())
 }
 
 impl From<CudaError> for GramError {

@@ -66,6 +66,11 @@ impl Launch {
         Self { grid, block: [32, 8, 1], shared: 0 }
     }
 
+    /// Blocks of 32 x 8 threads, each with a tile of 128 columns and 8 rows: a thread has four values of a row.
+    pub(super) fn tiles_in_fours(rows: usize, columns: usize) -> Self {
+        Self::tiles(rows, columns.div_ceil(4), 8)
+    }
+
     /// 256 threads for 128 queries of each head of so many features, with a tile of keys and one of values in shared memory, as
     /// `attention.cu` lays them out.
     pub(super) fn attention(rows: usize, heads: usize, head: usize) -> Self {

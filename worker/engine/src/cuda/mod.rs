@@ -31,15 +31,21 @@ mod gram;
 #[cfg(feature = "cuda")]
 mod kernels;
 #[cfg(feature = "cuda")]
+mod lanes;
+#[cfg(feature = "cuda")]
 mod matrix;
 #[cfg(feature = "cuda")]
 mod moments;
 #[cfg(feature = "cuda")]
 mod obs;
 #[cfg(feature = "cuda")]
+mod observation;
+#[cfg(feature = "cuda")]
 mod occupied;
 #[cfg(feature = "cuda")]
 mod ops;
+#[cfg(feature = "cuda")]
+mod panels;
 #[cfg(feature = "cuda")]
 mod picture;
 #[cfg(feature = "cuda")]

@@ -19,7 +19,7 @@ impl Stopwatch {
     /// Begins a span before what the driver is given next.
     pub(super) fn begin(&mut self, driver: &CudaDriver) -> Result<(), CudaError> {
         if self.used == self.spans.len() {
-            self.spans.push([driver.event()?, driver.event()?]);
+            self.spans.push([driver.event(true)?, driver.event(true)?]);
         }
         driver.record(&self.spans[self.used][0])
     }

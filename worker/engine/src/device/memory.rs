@@ -9,6 +9,9 @@ const F64: u64 = 8;
 /// Bytes of cuBLAS's workspace: what it advises for Hopper. Of a fixed size, because the choice of algorithms depends on it.
 pub(crate) const WORKSPACE: usize = 32 << 20;
 
+/// Streams on which panels of a Gram's product are formed side by side: each has a workspace and a panel of its own.
+pub(crate) const LANES: usize = 3;
+
 /// What a process takes of a GPU before it asks for anything: its context with the kernels and the libraries' own. Drivers of this time take
 /// 0.3 to 0.5 GiB; obsdiff has not been measured on a GPU. Where opening a GPU takes more, a command warns.
 const CONTEXT: u64 = 512 << 20;
@@ -33,20 +36,20 @@ pub(crate) const PATCHES: usize = 1 << 26;
 pub(crate) const PIXELS_OF_PART: usize = 1024;
 
 /// Tokens that one thread squares, as `cuda/kernels/gram.cu` has it.
-pub(crate) const TOKENS_OF_PART: usize = 256;
+pub(crate) const TOKENS_OF_PART: usize = 64;
 
 /// Rows that are refined together, at most. Fixed, so that bits repeat.
 pub(crate) const ROWS_TOGETHER: usize = 8192;
 
-/// Rows of X^T X that are formed at once, from the diagonal to the right: of wide Grams more, so that the product keeps a GPU busy; of
-/// narrow ones fewer, so that less is formed below the diagonal. Fixed by the width, so that bits repeat.
+/// Rows of X^T X that are formed at once, from the diagonal to the right: of wide Grams more, so that products are large; of narrow ones fewer,
+/// so that less is formed below the diagonal. Fixed by the width, so that bits repeat.
 pub(crate) const fn panel(n: usize) -> usize {
-    if n > 4096 { 1024 } else { 512 }
+    if n > 8192 { 1024 } else { 512 }
 }
 
-/// What a process takes of a GPU before it has weights: the context, and cuBLAS's workspace.
+/// What a process takes of a GPU before it has weights: the context, and cuBLAS's workspaces.
 pub const fn opened_bytes() -> u64 {
-    CONTEXT + WORKSPACE as u64
+    CONTEXT + (1 + LANES as u64) * WORKSPACE as u64
 }
 
 /// Peak of a forward call's activations in numbers of `bytes` each: the largest of what is there around the attentions and around the
@@ -161,11 +164,13 @@ pub(crate) fn attended_pixels_bytes(pixels: usize, channels: usize) -> u64 {
     F32 * (6 * pixels * channels).max(5 * pixels * channels + scores) as u64 + F64 * sums as u64
 }
 
-/// An observation of so many tokens on its way into a Gram of width n: the sums of its squares, a panel of its product and, where it is
-/// `padded` with a feature of constant 1, a copy.
+/// An observation of so many tokens on its way into a Gram of width n: the sums of its squares, a panel of its product for each lane that has
+/// one and, where it is `padded` with a feature of constant 1, a copy.
 pub fn observation_bytes(n: usize, tokens: usize, padded: bool, bytes: usize) -> u64 {
     let parts = F64 * (tokens.div_ceil(TOKENS_OF_PART) * n) as u64;
-    let product = F32 * (panel(n).min(n) * n) as u64;
+    let height = panel(n).min(n);
+    let lanes = n.div_ceil(height.max(1)).min(LANES);
+    let product = F32 * (lanes * height * n) as u64;
     let copy = if padded { (tokens * n.next_multiple_of(ALIGNED) * bytes) as u64 } else { 0 };
     parts + product + copy + F64 * n as u64
 }

@@ -74,6 +74,17 @@ fn the_suite_passes_on_a_gpu_in_host_memory() {
 }
 
 #[test]
+fn other_streams_wait_for_the_first_one_in_host_memory() {
+    if env::var_os("OBSDIFF_DEVICE").is_some() {
+        return;
+    }
+    let output = child(&["grams::"], &[("FAKE_CUDA_SIDES_FIRST", "1")]);
+    let said = String::from_utf8_lossy(&output.stdout);
+    let refused = "grams::what_cannot_be_added_is_refused_as_by_the_processor ... ok";
+    assert!(output.status.success() && said.contains(refused), "{said}");
+}
+
+#[test]
 fn opening_a_gpu_says_what_is_wrong() {
     match env::var(EXPECTED) {
         Ok(expected) => {

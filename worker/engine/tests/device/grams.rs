@@ -1,5 +1,6 @@
 //! Grams.
 
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::thread;
 use std::time::Instant;
@@ -45,6 +46,25 @@ fn grams_equal_the_processors_where_products_are_exact() {
             }
             assert!(read(&*grams, &wanted) == wanted, "{accumulate:?}, {tokens} x {width}");
             assert_eq!(grams.diagonal(SITE).unwrap().unwrap(), wanted.diagonal());
+        }
+    }
+}
+
+#[test]
+fn panels_of_any_height_are_formed_side_by_side_and_joined() {
+    let (width, observations) = (67, 3);
+    for accumulate in [Accumulate::Exact, Accumulate::F32] {
+        let rows: Vec<_> = (0..observations).map(|seed| whole_numbers(seed, 40 * width)).collect();
+        let mut wanted = Gram::new(width, accumulate, 20);
+        rows.iter().for_each(|rows| wanted.observe(rows, 1.25).unwrap());
+        // From one panel to many for each lane, with a last one that is lower or not.
+        for height in [1, 8, 10, 23, 34, 66, 67, 500] {
+            let Some(mut grams) = device().grams_by_panels(NonZeroUsize::new(height).unwrap()) else {
+                return;
+            };
+            grams.open(SITE, &Arc::new(Gram::new(width, accumulate, 20))).unwrap();
+            rows.iter().for_each(|rows| grams.observe(SITE, rows, 1.25).unwrap());
+            assert!(read(&*grams, &wanted) == wanted, "{accumulate:?}, panels of {height}");
         }
     }
 }

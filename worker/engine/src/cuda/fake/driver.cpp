@@ -4,6 +4,7 @@
 //   FAKE_CUDA_GPUS        how many GPUs there are (1)
 //   FAKE_CUDA_CAPABILITY  their compute capability, times ten (90)
 //   FAKE_CUDA_VERSION     the CUDA version that the driver supports, as cuDriverGetVersion says it (13000)
+//   FAKE_CUDA_SIDES_FIRST 1: streams besides the first one begin at once, not as late as they may (0)
 //   FAKE_CUDA_MEMORY      bytes of memory of a GPU (1 GiB)
 #include "../shim/kernels.h"
 

@@ -14,6 +14,9 @@
 #define KEYS_OF_TILE 64u
 #define ATTENTION_THREADS 256u
 
+// Blocks for which a multiprocessor has registers: with two, one computes shares while the other waits for its products.
+#define ATTENTION_BLOCKS(HEAD) (HEAD == 64 ? 2 : 1)
+
 // Four words that are read and written at once.
 struct alignas(16) Words4 {
     unsigned word[4];
@@ -144,7 +147,7 @@ struct Passing {
 };
 
 // Of `rows` queries and `count` keys and values, whose heads lie side by side in rows of `width` numbers. Scores are multiplied by `scale`,
-// and their shares are powers of 2.
+// which is above 0, and their shares are powers of 2.
 template <class T, unsigned HEAD>
 __device__ void attend(const T* queries, const T* keys, const T* values, unsigned rows, unsigned count, unsigned width, float scale, T* out) {
     constexpr unsigned TILES = KEYS_OF_TILE / 8, STEPS = HEAD / 16, FEATURE_TILES = HEAD / 8;
@@ -187,28 +190,33 @@ __device__ void attend(const T* queries, const T* keys, const T* values, unsigne
                 add_product<T>(scores[n], query[k], right);
             }
 
+        // Only the last tile has places without a key.
+        if (count - first < KEYS_OF_TILE) {
+#pragma unroll
+            for (unsigned n = 0; n < TILES; n++)
+#pragma unroll
+                for (unsigned i = 0; i < 4; i++)
+                    if (first + 8 * n + 2 * t + i % 2 >= count) scores[n][i] = -INFINITY;
+        }
         float most[2] = {largest[0], largest[1]};
 #pragma unroll
         for (unsigned n = 0; n < TILES; n++)
 #pragma unroll
-            for (unsigned i = 0; i < 4; i++) {
-                bool is_key = first + 8 * n + 2 * t + i % 2 < count;
-                scores[n][i] = is_key ? scores[n][i] * scale : -INFINITY;
-                most[i / 2] = fmaxf(most[i / 2], scores[n][i]);
-            }
-        float shrinks[2];
+            for (unsigned i = 0; i < 4; i++) most[i / 2] = fmaxf(most[i / 2], scores[n][i]);
+        float shrinks[2], offsets[2];
 #pragma unroll
         for (unsigned r = 0; r < 2; r++) {
             most[r] = largest_of_row(most[r]);
-            shrinks[r] = power_of_2(largest[r] - most[r]);
+            shrinks[r] = power_of_2((largest[r] - most[r]) * scale);
             largest[r] = most[r];
+            offsets[r] = -most[r] * scale;
             sums[r] *= shrinks[r];
         }
 #pragma unroll
         for (unsigned n = 0; n < TILES; n++)
 #pragma unroll
             for (unsigned i = 0; i < 4; i++) {
-                scores[n][i] = power_of_2(scores[n][i] - largest[i / 2]);
+                scores[n][i] = power_of_2(fmaf(scores[n][i], scale, offsets[i / 2]));
                 sums[i / 2] += scores[n][i];
             }
 #pragma unroll
@@ -243,7 +251,7 @@ __device__ void attend(const T* queries, const T* keys, const T* values, unsigne
 }
 
 #define ATTEND(HEAD, TYPE)                                                                                                             \
-    extern "C" __global__ void __launch_bounds__(ATTENTION_THREADS)                                                                    \
+    extern "C" __global__ void __launch_bounds__(ATTENTION_THREADS, ATTENTION_BLOCKS(HEAD))                                            \
         attend_##HEAD##_##TYPE(const TYPE* queries, const TYPE* keys, const TYPE* values, unsigned rows, unsigned count, unsigned width, \
                                float scale, TYPE* out) {                                                                               \
         attend<TYPE, HEAD>(queries, keys, values, rows, count, width, scale, out);                                                     \

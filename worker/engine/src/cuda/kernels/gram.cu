@@ -4,7 +4,10 @@
 #include "kernels.cuh"
 
 // Tokens that one thread squares. Fixed, so that energies do not depend on the launch.
-#define TOKENS_OF_PART 256u
+#define TOKENS_OF_PART 64u
+
+// Values of a tile that one thread adds: enough that their reads, which take long, are under way together.
+#define VALUES_OF_THREAD 4u
 
 // 1.5 * 2^52: adding it leaves a number below 2^51, rounded to the nearest integer, in the low bits of the sum. See `gram/round.rs`.
 #define ROUND 6755399441055744.0
@@ -23,6 +26,7 @@ __device__ void column_squares(const T* rows, unsigned tokens, unsigned width, d
     if (column >= width || first >= tokens) return;
     unsigned end = tokens - first < TOKENS_OF_PART ? tokens : first + TOKENS_OF_PART;
     double sum = 0.0;
+#pragma unroll 8
     for (unsigned token = first; token < end; token++) {
         double x = to_f32(rows[static_cast<size_t>(token) * width + column]);
         sum += x * x;
@@ -73,6 +77,7 @@ extern "C" __global__ void add_column_squares(const double* parts, unsigned coun
     unsigned column = blockIdx.x * blockDim.x + threadIdx.x;
     if (column >= width) return;
     double sum = 0.0;
+#pragma unroll 8
     for (unsigned part = 0; part < count; part++) sum += parts[static_cast<size_t>(part) * width + column];
     energy[column] += alpha * sum;
 }
@@ -103,43 +108,55 @@ extern "C" __global__ void admit_observation_f32(const double* energy, const flo
     judge(energy[column], sums[start_of_row(n, column)], alpha, 1.7976931348623157e308, LARGEST_F32 / 2.0, column, verdict);
 }
 
-// Where the value of this thread belongs in the packed triangle, or nowhere: a tile of rows x columns at (row0, column0).
-__device__ inline bool place_in_tile(unsigned rows, unsigned columns, unsigned row0, unsigned column0, unsigned n, unsigned stride,
-                                     size_t* in_tile, size_t* in_sums) {
-    unsigned i = blockIdx.y * blockDim.y + threadIdx.y, j = blockIdx.x * blockDim.x + threadIdx.x;
-    unsigned row = row0 + i, column = column0 + j;
-    if (i >= rows || j >= columns || column >= n || row > column) return false;
-    *in_tile = static_cast<size_t>(i) * stride + j;
-    *in_sums = start_of_row(n, row) + (column - row);
-    return true;
+// Replaces the sums of this thread's values in a tile by what `add` makes of value and sum. The tile holds rows x columns values of X^T X, its
+// rows `stride` apart; its first one is the Gram's (row0, column0). What lies below the diagonal is left out. Each sum is one thread's alone.
+template <class Sum, class Add>
+__device__ void add_tile(const float* tile, unsigned rows, unsigned columns, unsigned stride, unsigned row0, unsigned column0, unsigned n,
+                         Sum* sums, Add add) {
+    unsigned i = blockIdx.y * blockDim.y + threadIdx.y, first = blockIdx.x * blockDim.x * VALUES_OF_THREAD + threadIdx.x, row = row0 + i;
+    if (i >= rows || row >= n) return;
+    const float* values = tile + static_cast<size_t>(i) * stride;
+    Sum* of_row = sums + start_of_row(n, row);
+    float value[VALUES_OF_THREAD];
+    Sum sum[VALUES_OF_THREAD];
+#pragma unroll
+    for (unsigned k = 0; k < VALUES_OF_THREAD; k++) {
+        unsigned j = first + k * blockDim.x, column = column0 + j;
+        if (j >= columns || column >= n || column < row) continue;
+        sum[k] = of_row[column - row];
+        value[k] = values[j];
+    }
+#pragma unroll
+    for (unsigned k = 0; k < VALUES_OF_THREAD; k++) {
+        unsigned j = first + k * blockDim.x, column = column0 + j;
+        if (j >= columns || column >= n || column < row) continue;
+        of_row[column - row] = add(value[k], sum[k]);
+    }
 }
 
-// Adds round(`scale` * tile) to the sums, with `scale` = alpha * 2^e, and nothing where an observation was refused. The tile holds
-// rows x columns values of X^T X, its rows `stride` apart; its first one is the Gram's (row0, column0). What lies below the diagonal is left
-// out. A value that rounding would spoil, because it is not finite or 2^51 or more, is not added but counted in `spoilt`: an observation that
-// was admitted has none.
+// Adds round(`scale` * tile) to the sums, with `scale` = alpha * 2^e, and nothing where an observation was refused. A value that rounding would
+// spoil, because it is not finite or 2^51 or more, is not added but counted in `spoilt`: an observation that was admitted has none.
 extern "C" __global__ void add_tile_exact(const float* tile, unsigned rows, unsigned columns, unsigned stride, unsigned row0,
                                           unsigned column0, unsigned n, double scale, const unsigned* verdict, long long* sums,
                                           unsigned* spoilt) {
-    size_t from, to;
     if (verdict[0] != NO_PLACE || verdict[1] != NO_PLACE) return;
-    if (!place_in_tile(rows, columns, row0, column0, n, stride, &from, &to)) return;
-    double scaled = static_cast<double>(tile[from]) * scale;
-    if (!(fabs(scaled) < 2251799813685248.0)) {
-        atomicAdd(spoilt, 1u);
-        return;
-    }
-    unsigned long long rounded = __double_as_longlong(scaled + ROUND) - __double_as_longlong(ROUND);
-    // Each sum is one thread's alone. Unsigned, because a sum beyond i64 would wrap.
-    sums[to] = static_cast<long long>(static_cast<unsigned long long>(sums[to]) + rounded);
+    add_tile(tile, rows, columns, stride, row0, column0, n, sums, [=](float value, long long sum) {
+        double scaled = static_cast<double>(value) * scale;
+        if (!(fabs(scaled) < 2251799813685248.0)) {
+            atomicAdd(spoilt, 1u);
+            return sum;
+        }
+        unsigned long long rounded = __double_as_longlong(scaled + ROUND) - __double_as_longlong(ROUND);
+        // Unsigned, because a sum beyond i64 would wrap.
+        return static_cast<long long>(static_cast<unsigned long long>(sum) + rounded);
+    });
 }
 
 // The same for f32 sums: adds alpha * tile.
 extern "C" __global__ void add_tile_f32(const float* tile, unsigned rows, unsigned columns, unsigned stride, unsigned row0,
                                         unsigned column0, unsigned n, float alpha, const unsigned* verdict, float* sums) {
-    size_t from, to;
     if (verdict[0] != NO_PLACE || verdict[1] != NO_PLACE) return;
-    if (place_in_tile(rows, columns, row0, column0, n, stride, &from, &to)) sums[to] += alpha * tile[from];
+    add_tile(tile, rows, columns, stride, row0, column0, n, sums, [=](float value, float sum) { return sum + alpha * value; });
 }
 
 // Raises `largest` to the largest sum on the diagonal. It is 0 or an earlier result before.

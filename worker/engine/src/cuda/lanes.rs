@@ -1,0 +1,68 @@
+//! Streams on which the panels of an observation's product are formed and added side by side.
+//!
+//! A product of a few hundred rows leaves part of a GPU idle at its end, and adding it up waits for memory while the tensor cores do nothing:
+//! work of other lanes fills both. No bit depends on how many lanes there are: each panel has its own product and its own sums.
+
+use cudarc::driver::CudaEvent;
+
+use super::CudaError;
+use super::driver::CudaDriver;
+use super::products::Products;
+use crate::device::memory::LANES;
+
+/// A stream beside the first one, with products of its own.
+#[derive(Debug)]
+pub(super) struct Lane {
+    // Its handle goes before the stream it works on.
+    pub(super) products: Products,
+    pub(super) driver: CudaDriver,
+}
+
+impl Lane {
+    /// As many as work side by side.
+    pub(super) fn open_all(driver: &CudaDriver) -> Result<Vec<Self>, CudaError> {
+        let open = |_| {
+            let driver = driver.beside()?;
+            Ok(Self { products: Products::open(&driver)?, driver })
+        };
+        (0..LANES).map(open).collect()
+    }
+}
+
+/// Where the first stream and the lanes wait for each other.
+#[derive(Debug)]
+pub(super) struct Crossings {
+    ready: CudaEvent,
+    judged: CudaEvent,
+    done: CudaEvent,
+}
+
+impl Crossings {
+    pub(super) fn new(driver: &CudaDriver) -> Result<Self, CudaError> {
+        Ok(Self { ready: driver.event(false)?, judged: driver.event(false)?, done: driver.event(false)? })
+    }
+
+    /// Products of what the first stream was given so far may be formed once it is done.
+    pub(super) fn ready(&self, driver: &CudaDriver, lanes: &[Lane]) -> Result<(), CudaError> {
+        driver.record(&self.ready)?;
+        lanes.iter().try_for_each(|lane| lane.driver.wait_for(&self.ready))
+    }
+
+    /// The first stream has judged an observation: products may be added.
+    pub(super) fn judged(&self, driver: &CudaDriver) -> Result<(), CudaError> {
+        driver.record(&self.judged)
+    }
+
+    /// Has a lane wait until the observation is judged.
+    pub(super) fn wait_until_judged(&self, lane: &Lane) -> Result<(), CudaError> {
+        lane.driver.wait_for(&self.judged)
+    }
+
+    /// Has the first stream wait for all that lanes were given.
+    pub(super) fn join(&self, driver: &CudaDriver, lanes: &[Lane]) -> Result<(), CudaError> {
+        lanes.iter().try_for_each(|lane| {
+            lane.driver.record(&self.done)?;
+            driver.wait_for(&self.done)
+        })
+    }
+}
