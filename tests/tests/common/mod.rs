@@ -11,6 +11,7 @@ use obsdiff::run::{DenseSamples, RUN_SPAN, RunContext, Summary, run};
 use obsdiff::spans::Spans;
 use obsdiff_engine::device::ComputeDevice;
 use obsdiff_files::Disk;
+use rayon::ThreadPoolBuilder;
 
 /// The folder of shipped assets.
 pub(crate) fn assets() -> PathBuf {
@@ -48,8 +49,19 @@ pub(crate) fn run_job(file: &Path, sets: &[&str]) -> obsdiff::Result<Summary> {
     run_beside(&JobFile::load(file, [], &owned(sets))?, &DenseSamples::default())
 }
 
+/// Has the test's thread do all of its computations. Tests that run at the same time keep the cores busy, and work on a small model that
+/// is handed to other threads is mostly waited for.
+fn compute_here() {
+    if rayon::current_thread_index().is_none() {
+        let pool = ThreadPoolBuilder::new().num_threads(1).use_current_thread().build().unwrap();
+        // This thread stays its only member as long as it lives.
+        std::mem::forget(pool);
+    }
+}
+
 /// Runs a job, and takes over what the dense model makes of the held-out prompts where it is known.
 pub(crate) fn run_beside(job: &JobFile, dense: &DenseSamples) -> obsdiff::Result<Summary> {
+    compute_here();
     let progress = Progress::lines(std::io::sink(), monotonic());
     let (spans, disk) = (Spans::new(RUN_SPAN, monotonic()), Disk::default());
     run(
