@@ -1,22 +1,21 @@
-//! The driver: what is on this machine, memory of a GPU, and launches of kernels. One of five files that call foreign code.
+//! The driver: what is on this machine, memory of a GPU, and launches of kernels. One of six files that call foreign code.
 #![allow(unsafe_code)]
 
-use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::sync::Arc;
 
 use cudarc::driver::result::{DriverError, device, mem_get_info, memset_d8_async};
 use cudarc::driver::sys::{CUevent_flags, CUresult, cuDriverGetVersion, is_culib_present};
 use cudarc::driver::{
-    CudaContext, CudaEvent, CudaFunction, CudaSlice, CudaStream, DevicePtr, DevicePtrMut, DeviceRepr,
-    LaunchConfig, PushKernelArg, ValidAsZeroBits,
+    CudaContext, CudaEvent, CudaSlice, CudaStream, DevicePtr, DevicePtrMut, DeviceRepr, LaunchConfig,
+    PushKernelArg, ValidAsZeroBits,
 };
-use cudarc::nvrtc::Ptx;
 use obsdiff_proto::Accumulate;
 
 use super::CudaError;
 use super::error::MemoryPhase;
-use super::kernels::{Launch, MODULES};
+use super::kernels::Launch;
+use super::modules::{self, Kernels};
 pub(super) use super::pointer::{In, Out};
 use super::pool::Pool;
 use crate::device::DeviceMemory;
@@ -88,7 +87,7 @@ pub(super) enum KernelArgument {
 pub(super) struct CudaDriver {
     context: Arc<CudaContext>,
     stream: Arc<CudaStream>,
-    functions: BTreeMap<&'static str, CudaFunction>,
+    functions: Kernels,
     transfers: Arc<TransferCounter>,
 }
 
@@ -144,14 +143,7 @@ impl CudaDriver {
         unsafe { context.disable_event_tracking() };
         let stream = context.new_stream().map_err(failed("cuStreamCreate"))?;
         Pool::of(ordinal)?.keep_freed()?;
-        let mut functions = BTreeMap::new();
-        for (ptx, kernels) in MODULES {
-            let module = context.load_module(Ptx::from_src(*ptx)).map_err(failed("cuModuleLoadData"))?;
-            for kernel in kernels.iter().flat_map(|(names, _)| *names) {
-                functions
-                    .insert(*kernel, module.load_function(kernel).map_err(failed("cuModuleGetFunction"))?);
-            }
-        }
+        let functions = modules::loaded(&context)?;
         Ok(Self { context, stream, functions, transfers: Arc::default() })
     }
 
@@ -278,7 +270,8 @@ impl CudaDriver {
         Ok(buffer)
     }
 
-    /// Copies values to the beginning of a buffer.
+    /// Copies values to the beginning of a buffer, once all work before is done, and waits: a driver may still read memory that is not pinned
+    /// when its call has returned.
     pub(super) fn write<T: Element>(
         &self,
         kind: TransferKind,
@@ -290,7 +283,8 @@ impl CudaDriver {
         }
         self.fits(values.len(), buffer.len())?;
         self.transfers.to_device(kind, size_of_val(values));
-        self.stream.memcpy_htod(values, &mut buffer.slice).map_err(failed("cuMemcpyHtoDAsync"))
+        self.stream.memcpy_htod(values, &mut buffer.slice).map_err(failed("cuMemcpyHtoDAsync"))?;
+        self.stream.synchronize().map_err(failed("cuStreamSynchronize"))
     }
 
     /// Copies the first values of a buffer to the host, once all work before is done.

@@ -35,6 +35,8 @@ mod lanes;
 #[cfg(feature = "cuda")]
 mod matrix;
 #[cfg(feature = "cuda")]
+mod modules;
+#[cfg(feature = "cuda")]
 mod moments;
 #[cfg(feature = "cuda")]
 mod obs;

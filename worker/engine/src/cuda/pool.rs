@@ -1,4 +1,4 @@
-//! The pool that memory of a GPU comes from. One of five files that call foreign code.
+//! The pool that memory of a GPU comes from. One of six files that call foreign code.
 #![allow(unsafe_code)]
 
 use cudarc::driver::result::{device, mem_pool};

@@ -1,4 +1,4 @@
-//! Products, by cuBLAS. One of five files that call foreign code.
+//! Products, by cuBLAS. One of six files that call foreign code.
 #![allow(unsafe_code)]
 
 use std::ffi::c_void;

@@ -100,7 +100,7 @@ fn what_is_missing_in_host_memory_is_said_with_its_remedy() {
     if env::var_os("OBSDIFF_DEVICE").is_some() {
         return;
     }
-    let cases: [(&[(&str, &str)], &str); 5] = [
+    let cases: [(&[(&str, &str)], &str); 6] = [
         (
             &[("FAKE_CUDA_GPUS", "0")],
             "there is no GPU 0: the driver sees 0; see `nvidia-smi -L`, and check CUDA_VISIBLE_DEVICES",
@@ -116,6 +116,10 @@ fn what_is_missing_in_host_memory_is_said_with_its_remedy() {
         (
             &[("FAKE_CUDA_VERSION", "12040")],
             "the NVIDIA driver supports CUDA 12.4 at most, but obsdiff needs 13.0: install driver 580 or newer",
+        ),
+        (
+            &[("FAKE_CUDA_COMPILES", "0")],
+            "cuModuleLoadData failed: a PTX JIT compilation failed: ptxas fatal   : Result 218 of the fake compiler",
         ),
         (
             &[("FAKE_CUDA_MEMORY", "1048576")],

@@ -2,8 +2,8 @@
 #![allow(unsafe_code)]
 
 use std::env;
-use std::ffi::c_void;
-use std::ptr::null_mut;
+use std::ffi::{CStr, c_void};
+use std::ptr::{null_mut, read_volatile};
 use std::sync::Arc;
 
 use cudarc::driver::result::{self, event, launch_kernel, stream};
@@ -16,6 +16,9 @@ use crate::fake::{child, counted};
 const BYTES: usize = 64;
 /// What memory holds that nobody has written.
 const UNKNOWN: u8 = 0xff;
+
+/// What the fake driver reads of a module.
+const PTX: &CStr = c".version 9.0\n.target sm_80\n.visible .entry silu_f32(";
 
 /// The fake GPU; none where the suite runs elsewhere.
 fn gpu() -> Option<Arc<CudaContext>> {
@@ -33,7 +36,7 @@ fn queue() -> CUstream {
 fn kernel() -> CUfunction {
     // SAFETY: the text ends with a zero, and lives as long as the process.
     unsafe {
-        let module = result::module::load_data(c".visible .entry silu_f32(".as_ptr().cast()).unwrap();
+        let module = result::module::load_data(PTX.as_ptr().cast()).unwrap();
         result::module::get_function(module, c"silu_f32".to_owned()).unwrap()
     }
 }
@@ -57,29 +60,35 @@ fn a_result_is_there_when_its_stream_was_waited_for_and_not_before() {
         let [from, to] = [first, second].map(|queue| result::malloc_async(queue, BYTES).unwrap());
         result::memset_d8_async(from, 7, BYTES, first).unwrap();
         result::memcpy_dtoh_async(&mut *host, from, first).unwrap();
-        assert!(std::ptr::read_volatile(host.as_ptr()) != 7, "nobody has waited");
+        assert!(read_volatile(host.as_ptr()) != 7, "nobody has waited");
         // Nor has the other stream.
         result::memcpy_dtod_async(to, from, BYTES, second).unwrap();
         let mut copied = [0u8; BYTES];
         result::memcpy_dtoh_async(&mut copied, to, second).unwrap();
+        assert_eq!(read_volatile(&raw const copied), [0; BYTES], "nobody has waited");
+        stream::synchronize(second).unwrap();
         assert_eq!(copied, [UNKNOWN; BYTES]);
         let done = event::create(CUevent_flags::CU_EVENT_DISABLE_TIMING).unwrap();
         event::record(done, first).unwrap();
         stream::wait_event(second, done, CUevent_wait_flags::CU_EVENT_WAIT_DEFAULT).unwrap();
         result::memcpy_dtod_async(to, from, BYTES, second).unwrap();
         result::memcpy_dtoh_async(&mut copied, to, second).unwrap();
+        stream::synchronize(second).unwrap();
         assert_eq!(copied, [7; BYTES]);
         assert!(host.iter().all(|byte| *byte == 7), "the first stream was waited for");
-        // Pinned memory is read when the stream comes to it, other memory at once.
+        // Memory of the host is read when the stream comes to it, whether it is pinned or not.
         host.fill(8);
         let mut other = [8u8; BYTES];
         result::memcpy_htod_async(from, &*host, first).unwrap();
         result::memcpy_htod_async(to, &other, first).unwrap();
         host.fill(9);
         other.fill(9);
-        result::memcpy_dtoh_async(&mut other, to, first).unwrap();
-        result::memcpy_dtoh_async(&mut copied, from, first).unwrap();
-        assert_eq!((copied, other), ([9; BYTES], [8; BYTES]));
+        let mut found = [[0u8; BYTES]; 2];
+        for (found, from) in found.iter_mut().zip([from, to]) {
+            result::memcpy_dtoh_async(found, from, first).unwrap();
+        }
+        stream::synchronize(first).unwrap();
+        assert_eq!(found, [[9; BYTES]; 2]);
     }
 }
 
@@ -93,7 +102,8 @@ fn what_passes_the_bounds_of_memory_or_of_a_launch_is_refused() {
     // SAFETY: as above.
     unsafe {
         let memory = result::malloc_async(queue, BYTES).unwrap();
-        let copy = |to, bytes| result::memcpy_htod_async(to, &[1u8; BYTES + 1][..bytes], queue);
+        let host = [1u8; BYTES + 1];
+        let copy = |to, bytes| result::memcpy_htod_async(to, &host[..bytes], queue);
         copy(memory, BYTES).unwrap();
         refused(copy(memory, BYTES + 1));
         refused(copy(memory + 1, BYTES));
@@ -136,6 +146,9 @@ fn misuse() {
                 result::free_async(memory, second).unwrap();
                 let _ = stream::synchronize(second);
             }
+            "launch on a part of a number" => {
+                let _ = launch(32, 0, first, memory + 2);
+            }
             "launch after it was freed" => {
                 result::free_async(memory, second).unwrap();
                 let _ = launch(32, 0, first, memory);
@@ -146,7 +159,7 @@ fn misuse() {
 }
 
 #[test]
-fn memory_that_is_freed_too_early_in_host_memory_ends_the_process() {
+fn what_a_gpu_would_not_bear_in_host_memory_ends_the_process() {
     if env::var_os("OBSDIFF_DEVICE").is_some() {
         return;
     }
@@ -154,6 +167,10 @@ fn memory_that_is_freed_too_early_in_host_memory_ends_the_process() {
         ("free at once", "memory is freed in which a stream still works"),
         ("free on another stream", "memory is freed in which a stream still works"),
         ("launch after it was freed", "kernel silu_f32 is given an address that is not of the GPU's memory"),
+        (
+            "launch on a part of a number",
+            "kernel silu_f32 is given an address that is no multiple of its numbers' size",
+        ),
     ] {
         let output = child(&["--exact", "strict::misuse"], &[(MISUSE, misuse)]);
         let errors = String::from_utf8_lossy(&output.stderr);

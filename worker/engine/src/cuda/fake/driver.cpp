@@ -6,8 +6,10 @@
 //   FAKE_CUDA_VERSION     the CUDA version that the driver supports, as cuDriverGetVersion says it (13000)
 //   FAKE_CUDA_SIDES_FIRST 1: streams besides the first one begin at once, not as late as they may (0)
 //   FAKE_CUDA_MEMORY      bytes of memory of a GPU (1 GiB)
+//   FAKE_CUDA_COMPILES    0 where it compiles no module, as a driver whose compiler is broken (1)
 #include "../shim/kernels.h"
 
+#include <atomic>
 #include <map>
 #include <set>
 #include <string>
@@ -23,9 +25,13 @@ enum Result {
     NO_DEVICE = 100,
     INVALID_DEVICE = 101,
     NO_CONTEXT = 201,
+    NO_CODE_FOR_GPU = 209,
+    INVALID_PTX = 218,
+    UNSUPPORTED_PTX_VERSION = 222,
     NOT_FOUND = 500,
     NOT_READY = 600,
 };
+enum JitOption { JIT_ERROR_LOG = 5, JIT_ERROR_LOG_BYTES = 6 };
 enum PoolAttribute { POOL_THRESHOLD = 4, POOL_RESERVED = 5, POOL_USED = 7, POOL_MOST_USED = 8 };
 enum Attribute { CAPABILITY_MAJOR = 75, CAPABILITY_MINOR = 76, MEMORY_POOLS_SUPPORTED = 115 };
 
@@ -39,6 +45,13 @@ static unsigned long long setting(const char* name, unsigned long long otherwise
     return value != nullptr ? strtoull(value, nullptr, 10) : otherwise;
 }
 
+// Whether the driver was started.
+static std::atomic<bool> initialized;
+#define NEEDS_START                               \
+    do {                                          \
+        if (!initialized) return NOT_INITIALIZED; \
+    } while (false)
+
 #include "memory.h"
 
 static std::atomic<unsigned long long> launches;
@@ -48,15 +61,17 @@ EXPORT unsigned long long fake_cuda_launches() { return launches; }
 struct Bound {
     std::function<void()> call;
     std::vector<uint64_t> addresses;
+    bool is_aligned = true;
 };
 
-// A kernel follows addresses of the device's memory to where it lies.
+// A kernel follows addresses of the device's memory to where it lies. A GPU reads and writes numbers at multiples of their size alone.
 template <class P>
 P argument(void* at, Bound& bound) {
     P value = *static_cast<P*>(at);
     if constexpr (std::is_pointer_v<P>) {
         auto address = reinterpret_cast<uint64_t>(value);
         if (address != 0) bound.addresses.push_back(address);
+        if (address % alignof(std::remove_pointer_t<P>) != 0) bound.is_aligned = false;
         return reinterpret_cast<P>(host(address));
     } else {
         return value;
@@ -105,14 +120,16 @@ EXPORT int cuGetErrorString(int error, const char** text) {
         case OUT_OF_MEMORY: *text = "out of memory"; break;
         case NO_DEVICE: *text = "no CUDA-capable device is detected"; break;
         case INVALID_DEVICE: *text = "invalid device ordinal"; break;
-        case NO_CONTEXT: *text = "no context is current"; break;
+        case NO_CONTEXT: *text = "invalid device context"; break;
+        case NO_CODE_FOR_GPU: *text = "no kernel image is available for execution on the device"; break;
+        case INVALID_PTX: *text = "a PTX JIT compilation failed"; break;
+        case UNSUPPORTED_PTX_VERSION: *text = "the provided PTX was compiled with an unsupported toolchain."; break;
         case NOT_FOUND: *text = "named symbol not found"; break;
         default: *text = "invalid argument";
     }
     return SUCCESS;
 }
 
-static std::atomic<bool> initialized;
 EXPORT int cuInit(unsigned) {
     initialized = true;
     return setting("FAKE_CUDA_GPUS", 1) == 0 ? NO_DEVICE : SUCCESS;
@@ -124,23 +141,26 @@ EXPORT int cuDriverGetVersion(int* version) {
 }
 
 EXPORT int cuDeviceGetCount(int* count) {
+    NEEDS_START;
     *count = static_cast<int>(setting("FAKE_CUDA_GPUS", 1));
     return SUCCESS;
 }
 
 EXPORT int cuDeviceGet(int* device, int ordinal) {
-    if (!initialized) return NOT_INITIALIZED;
+    NEEDS_START;
     if (ordinal < 0 || ordinal >= static_cast<int>(setting("FAKE_CUDA_GPUS", 1))) return INVALID_DEVICE;
     *device = ordinal;
     return SUCCESS;
 }
 
 EXPORT int cuDeviceGetName(char* name, int length, int) {
+    NEEDS_START;
     snprintf(name, length, "Fake GPU");
     return SUCCESS;
 }
 
 EXPORT int cuDeviceGetUuid_v2(char* uuid, int device) {
+    NEEDS_START;
     memset(uuid, device, 16);
     return SUCCESS;
 }
@@ -151,6 +171,7 @@ EXPORT int cuDeviceGetPCIBusId(char* id, int length, int device) {
 }
 
 EXPORT int cuDeviceGetAttribute(int* value, int attribute, int) {
+    NEEDS_START;
     int capability = static_cast<int>(setting("FAKE_CUDA_CAPABILITY", 90));
     switch (attribute) {
         case CAPABILITY_MAJOR: *value = capability / 10; break;
@@ -169,6 +190,7 @@ EXPORT int cuDeviceTotalMem_v2(size_t* bytes, int) {
 static std::atomic<bool> has_context;
 EXPORT bool fake_cuda_has_context() { return has_context; }
 EXPORT int cuDevicePrimaryCtxRetain(void** context, int device) {
+    NEEDS_START;
     if (device < 0 || device >= 64) return INVALID_DEVICE;
     has_context = true;
     *context = &contexts[device];
@@ -188,10 +210,36 @@ EXPORT int cuCtxGetDevice(int* device) {
     return SUCCESS;
 }
 
+// What a compiler of PTX says of a module: nothing is compiled. Versions of PTX from 8 on follow those of CUDA, which are higher by 4.
+static int compiled(const std::string& ptx) {
+    int major = 0, minor = 0, capability = 0;
+    size_t version = ptx.find(".version "), target = ptx.find(".target sm_");
+    if (version == std::string::npos || target == std::string::npos) return INVALID_PTX;
+    if (sscanf(&ptx[version], ".version %d.%d", &major, &minor) != 2 || sscanf(&ptx[target], ".target sm_%d", &capability) != 1) return INVALID_PTX;
+    if (1000 * (major + 4) + 10 * minor > static_cast<int>(setting("FAKE_CUDA_VERSION", 13000))) return UNSUPPORTED_PTX_VERSION;
+    if (capability > static_cast<int>(setting("FAKE_CUDA_CAPABILITY", 90))) return NO_CODE_FOR_GPU;
+    return setting("FAKE_CUDA_COMPILES", 1) == 0 ? INVALID_PTX : SUCCESS;
+}
+
 // A module is the text of its PTX, which tells its kernels; what runs is the processor's code of the same source.
 EXPORT int cuModuleLoadData(void** module, const void* image) {
-    *module = new std::string(static_cast<const char*>(image));
-    return SUCCESS;
+    NEEDS_CONTEXT;
+    std::string ptx = static_cast<const char*>(image);
+    int result = compiled(ptx);
+    if (result == SUCCESS) *module = new std::string(ptx);
+    return result;
+}
+// The same with room for what the compiler says of a module that it refuses.
+EXPORT int cuModuleLoadDataEx(void** module, const void* image, unsigned count, int* options, void** values) {
+    int result = cuModuleLoadData(module, image);
+    char* said = nullptr;
+    size_t room = 0;
+    for (unsigned i = 0; i < count; i++) {
+        if (options[i] == JIT_ERROR_LOG) said = static_cast<char*>(values[i]);
+        if (options[i] == JIT_ERROR_LOG_BYTES) room = static_cast<unsigned>(reinterpret_cast<uintptr_t>(values[i]));
+    }
+    if (result != SUCCESS && said != nullptr && room > 0) snprintf(said, room, "ptxas fatal   : Result %d of the fake compiler\n", result);
+    return result;
 }
 EXPORT int cuModuleUnload(void* module) {
     delete static_cast<std::string*>(module);
@@ -216,6 +264,10 @@ EXPORT int cuLaunchKernel(void* function, unsigned grid_x, unsigned grid_y, unsi
     launches += 1;
     auto* kernel = static_cast<Kernel*>(function);
     Bound bound = kernel->bind(arguments);
+    if (!bound.is_aligned) {
+        fprintf(stderr, "fake CUDA: kernel %s is given an address that is no multiple of its numbers' size\n", kernel->name.c_str());
+        abort();
+    }
     std::vector<char*> used;
     for (uint64_t address : bound.addresses) {
         // A part of a buffer may be empty.

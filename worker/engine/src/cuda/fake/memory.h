@@ -25,6 +25,8 @@ char* host(uint64_t address) { return reinterpret_cast<char*>(address & ~DEVICE_
 struct Allocation {
     char* pages;
     size_t bytes;
+    // Whether it comes from the pool.
+    bool pooled;
 };
 
 // Of all below. What is here is never destroyed: streams may work until the process ends.
@@ -34,7 +36,11 @@ std::map<char*, Allocation>& allocations = *new std::map<char*, Allocation>;
 std::map<char*, size_t>& pinned = *new std::map<char*, size_t>;
 // Addresses at which work of streams begins that is not done yet.
 std::multiset<char*>& in_use = *new std::multiset<char*>;
-size_t allocated_bytes = 0, most_bytes = 0, most_ever = 0;
+size_t allocated_bytes = 0, most_bytes = 0;
+// The pool of memory that asynchronous allocations come from: what of it is in use, what was at most, and what it holds with what was freed and
+// is kept for the next ones, which other allocations do not get. It is never in pieces: drivers put those together.
+size_t pool_used = 0, pool_most_used = 0, pool_reserved = 0;
+unsigned long long pool_threshold = 0;
 std::atomic<unsigned long long> bytes_to_host, bytes_to_device, copies_to_host, copies_to_device;
 
 size_t aligned(size_t bytes) { return (bytes + 15) / 16 * 16; }
@@ -42,19 +48,32 @@ size_t paged(size_t bytes) { return (aligned(bytes) + 4095) / 4096 * 4096; }
 
 unsigned long long memory_of_gpu() { return setting("FAKE_CUDA_MEMORY", 1ull << 30); }
 
-int allocate(uint64_t* address, size_t bytes) {
+// Bytes that are neither allocated nor kept for others. The lock is held.
+size_t free_bytes() { return memory_of_gpu() - (allocated_bytes - pool_used) - pool_reserved; }
+
+// The pool keeps no more than its threshold of what is not in use. The lock is held.
+void shrink_pool(unsigned long long kept) {
+    if (pool_reserved > kept) pool_reserved = std::max<size_t>(pool_used, kept);
+}
+
+int allocate(uint64_t* address, size_t bytes, bool pooled) {
     std::lock_guard<std::mutex> held(guard);
     if (bytes == 0) return INVALID_VALUE;
-    if (allocated_bytes + bytes > memory_of_gpu()) return OUT_OF_MEMORY;
+    size_t taken = pooled ? std::max(pool_reserved, pool_used + bytes) - pool_reserved : bytes;
+    if (taken > free_bytes()) return OUT_OF_MEMORY;
     size_t whole = paged(bytes);
     void* pages = mmap(nullptr, whole + 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (pages == MAP_FAILED || mprotect(static_cast<char*>(pages) + whole, 4096, PROT_NONE) != 0) return OUT_OF_MEMORY;
     char* start = static_cast<char*>(pages) + whole - aligned(bytes);
     memset(start, 0xff, aligned(bytes));
-    allocations[start] = {static_cast<char*>(pages), bytes};
+    allocations[start] = {static_cast<char*>(pages), bytes, pooled};
     allocated_bytes += bytes;
     most_bytes = std::max(most_bytes, allocated_bytes);
-    most_ever = std::max(most_ever, allocated_bytes);
+    if (pooled) {
+        pool_used += bytes;
+        pool_reserved += taken;
+        pool_most_used = std::max(pool_most_used, pool_used);
+    }
     *address = reinterpret_cast<uint64_t>(start) | DEVICE_BIT;
     return SUCCESS;
 }
@@ -74,7 +93,11 @@ bool forget(uint64_t address, char** start, Allocation* allocation) {
     if (found == allocations.end()) return false;
     *start = found->first;
     *allocation = found->second;
-    allocated_bytes -= found->second.bytes;
+    allocated_bytes -= allocation->bytes;
+    if (allocation->pooled) {
+        pool_used -= allocation->bytes;
+        shrink_pool(pool_threshold);
+    }
     allocations.erase(found);
     return true;
 }
@@ -95,13 +118,6 @@ bool is_allocated(uint64_t address, size_t bytes) {
     return start + bytes <= first + of.bytes;
 }
 
-bool is_pinned(const void* memory) {
-    std::lock_guard<std::mutex> held(guard);
-    auto start = static_cast<char*>(const_cast<void*>(memory));
-    auto after = pinned.upper_bound(start);
-    return after != pinned.begin() && start < std::prev(after)->first + std::prev(after)->second;
-}
-
 // Has a stream do some work at these addresses.
 void enqueue(Stream& stream, std::vector<char*> addresses, std::function<void()> work) {
     {
@@ -115,7 +131,8 @@ void enqueue(Stream& stream, std::vector<char*> addresses, std::function<void()>
     });
 }
 
-// Copies of a stream. As with a GPU, only pinned memory of the host is read and written while the call's caller goes on.
+// Copies of a stream. It reads and writes the host's memory when it comes to them, also such as is not pinned: with that a driver may be done
+// when the call returns, or not.
 int to_device(uint64_t to, const void* from, size_t bytes, void* stream) {
     NEEDS_CONTEXT;
     auto of = stream_of(stream);
@@ -123,13 +140,7 @@ int to_device(uint64_t to, const void* from, size_t bytes, void* stream) {
     bytes_to_device += bytes;
     copies_to_device += 1;
     char* there = host(to);
-    if (is_pinned(from)) {
-        enqueue(*of, {there, static_cast<char*>(const_cast<void*>(from))}, [=] { memcpy(there, from, bytes); });
-    } else {
-        auto start = static_cast<const char*>(from);
-        auto copy = std::make_shared<std::vector<char>>(start, start + bytes);
-        enqueue(*of, {there}, [=] { memcpy(there, copy->data(), bytes); });
-    }
+    enqueue(*of, {there, static_cast<char*>(const_cast<void*>(from))}, [=] { memcpy(there, from, bytes); });
     return SUCCESS;
 }
 
@@ -141,7 +152,6 @@ int to_host(void* to, uint64_t from, size_t bytes, void* stream) {
     copies_to_host += 1;
     char* there = host(from);
     enqueue(*of, {there, static_cast<char*>(to)}, [=] { memcpy(to, there, bytes); });
-    if (!is_pinned(to)) of->wait();
     return SUCCESS;
 }
 
@@ -165,6 +175,7 @@ EXPORT unsigned long long fake_cuda_allocations() {
 }
 
 // For the other fake libraries.
+EXPORT bool fake_cuda_has_current_context() { return current_context != nullptr; }
 EXPORT void* fake_cuda_host(const void* address) { return host(reinterpret_cast<uint64_t>(address)); }
 EXPORT bool fake_cuda_holds(const void* address, size_t bytes) { return is_allocated(reinterpret_cast<uint64_t>(address), bytes); }
 EXPORT bool fake_cuda_enqueue(void* stream, const std::vector<const void*>& addresses, const std::function<void()>& work) {
@@ -184,22 +195,22 @@ EXPORT void fake_cuda_leave(const void* address) {
     in_use.erase(in_use.find(host(reinterpret_cast<uint64_t>(address))));
 }
 
-EXPORT unsigned long long fake_cuda_allocated_bytes() {
+EXPORT unsigned long long fake_cuda_bytes_in_use() {
     std::lock_guard<std::mutex> held(guard);
-    return allocated_bytes;
+    return memory_of_gpu() - free_bytes();
 }
 
-EXPORT int cuMemGetInfo_v2(size_t* free_bytes, size_t* total) {
+EXPORT int cuMemGetInfo_v2(size_t* free, size_t* total) {
     NEEDS_CONTEXT;
     std::lock_guard<std::mutex> held(guard);
     *total = memory_of_gpu();
-    *free_bytes = *total - allocated_bytes;
+    *free = free_bytes();
     return SUCCESS;
 }
 
-// The pool of memory that asynchronous allocations come from. It keeps nothing that was freed.
 static char default_pool;
 EXPORT int cuDeviceGetDefaultMemPool(void** pool, int) {
+    NEEDS_START;
     *pool = &default_pool;
     return SUCCESS;
 }
@@ -207,22 +218,27 @@ EXPORT int cuMemPoolGetAttribute(void* pool, int attribute, void* value) {
     std::lock_guard<std::mutex> held(guard);
     if (pool != &default_pool) return INVALID_VALUE;
     switch (attribute) {
-        case POOL_RESERVED:
-        case POOL_USED: *static_cast<unsigned long long*>(value) = allocated_bytes; return SUCCESS;
-        case POOL_MOST_USED: *static_cast<unsigned long long*>(value) = most_ever; return SUCCESS;
+        case POOL_RESERVED: *static_cast<unsigned long long*>(value) = pool_reserved; return SUCCESS;
+        case POOL_USED: *static_cast<unsigned long long*>(value) = pool_used; return SUCCESS;
+        case POOL_MOST_USED: *static_cast<unsigned long long*>(value) = pool_most_used; return SUCCESS;
         default: return INVALID_VALUE;
     }
 }
-EXPORT int cuMemPoolTrimTo(void* pool, size_t) { return pool == &default_pool ? SUCCESS : INVALID_VALUE; }
+EXPORT int cuMemPoolTrimTo(void* pool, size_t kept) {
+    std::lock_guard<std::mutex> held(guard);
+    if (pool != &default_pool) return INVALID_VALUE;
+    shrink_pool(kept);
+    return SUCCESS;
+}
 // The most that was in use can be set to 0 alone: it is counted from now on.
 EXPORT int cuMemPoolSetAttribute(void* pool, int attribute, void* value) {
     std::lock_guard<std::mutex> held(guard);
     if (pool != &default_pool || value == nullptr) return INVALID_VALUE;
     switch (attribute) {
-        case POOL_THRESHOLD: return SUCCESS;
+        case POOL_THRESHOLD: pool_threshold = *static_cast<unsigned long long*>(value); return SUCCESS;
         case POOL_MOST_USED:
             if (*static_cast<unsigned long long*>(value) != 0) return INVALID_VALUE;
-            most_ever = allocated_bytes;
+            pool_most_used = pool_used;
             return SUCCESS;
         default: return INVALID_VALUE;
     }
@@ -230,10 +246,10 @@ EXPORT int cuMemPoolSetAttribute(void* pool, int attribute, void* value) {
 
 EXPORT int cuMemAlloc_v2(uint64_t* address, size_t bytes) {
     NEEDS_CONTEXT;
-    return allocate(address, bytes);
+    return allocate(address, bytes, false);
 }
 EXPORT int cuMemAllocAsync(uint64_t* address, size_t bytes, void* stream) {
-    return stream_of(stream) == nullptr ? INVALID_VALUE : allocate(address, bytes);
+    return stream_of(stream) == nullptr ? INVALID_VALUE : allocate(address, bytes, true);
 }
 EXPORT int cuMemFree_v2(uint64_t address) {
     NEEDS_CONTEXT;

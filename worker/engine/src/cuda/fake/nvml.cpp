@@ -1,4 +1,4 @@
-// NVML in host memory, for tests: libnvidia-ml.so.1. It says what of the fake GPUs' memory is in use: what was allocated, and what the context
+// NVML in host memory, for tests: libnvidia-ml.so.1. It says what of the fake GPUs' memory is in use: what is allocated or kept for that, and what the context
 // of a process takes, which cuMemGetInfo does not count here. The environment says how much that is:
 //   FAKE_CUDA_CONTEXT   bytes (256 MiB)
 #include <cstdio>
@@ -36,7 +36,7 @@ EXPORT int nvmlDeviceGetMemoryInfo_v2(void*, Memory* memory) {
     unsigned long long context = set != nullptr ? strtoull(set, nullptr, 10) : 256ull << 20;
     memory->total = 1ull << 40;
     memory->reserved = 0;
-    memory->used = fake_cuda_allocated_bytes() + (fake_cuda_has_context() ? context : 0);
+    memory->used = fake_cuda_bytes_in_use() + (fake_cuda_has_context() ? context : 0);
     memory->free = memory->total - memory->used;
     return SUCCESS;
 }

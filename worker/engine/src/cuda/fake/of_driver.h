@@ -14,7 +14,9 @@ bool fake_cuda_enqueue(void* stream, const std::vector<const void*>& addresses, 
 // Work begins, and ends, in memory that begins at this address of the device: until then it must not be freed.
 void fake_cuda_use(const void* address);
 void fake_cuda_leave(const void* address);
-// Bytes that are allocated on all GPUs, and whether a context of one was ever taken.
-unsigned long long fake_cuda_allocated_bytes();
+// Whether the calling thread has a current context, as libraries expect of who calls them.
+bool fake_cuda_has_current_context();
+// Bytes of all GPUs that are allocated or kept for allocations, and whether a context of one was ever taken.
+unsigned long long fake_cuda_bytes_in_use();
 bool fake_cuda_has_context();
 }
