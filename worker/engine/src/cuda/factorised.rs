@@ -1,4 +1,4 @@
-//! cuSOLVER's factorisations, by type. One of five files that call foreign code.
+//! cuSOLVER's factorisations, by type. One of six files that call foreign code.
 #![allow(unsafe_code)]
 
 use cudarc::cusolver::sys as solver;
@@ -8,7 +8,7 @@ use super::driver::Element;
 use super::factoriser::solved;
 
 /// The floating-point types that cuSOLVER factorises in.
-pub(super) trait Factorised: Element {
+pub(super) trait Factorised: Element + Into<f64> {
     /// Values of the workspace for a factorisation and an inverse.
     fn workspace(handle: solver::cusolverDnHandle_t, n: i32, square: *mut Self) -> Result<i32, CudaError>;
 

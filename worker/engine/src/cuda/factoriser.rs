@@ -1,4 +1,4 @@
-//! Factorisations and inverses, by cuSOLVER. One of five files that call foreign code.
+//! Factorisations and inverses, by cuSOLVER. One of six files that call foreign code.
 #![allow(unsafe_code)]
 
 use std::ptr::null_mut;
@@ -8,8 +8,9 @@ use cudarc::cusolver::sys as solver;
 use obsdiff_proto::{ByteSize, MemoryExcess, lock};
 
 use super::CudaError;
-use super::driver::{CudaDriver, DeviceBuffer};
+use super::driver::{CudaDriver, DeviceBuffer, In, Out};
 use super::factorised::Factorised;
+use super::kernels::Launch;
 use super::products::number;
 use crate::device::memory::factorisation_bytes;
 use crate::device::transfers::TransferKind;
@@ -66,7 +67,8 @@ impl Factoriser {
         Ok(Self { handle: Mutex::new(handle), excess: OnceLock::new() })
     }
 
-    /// Factorises the upper triangle of a square (n x n) in place: U^T U. False when a pivot fails; the triangle is of no use then.
+    /// Factorises the upper triangle of a square (n x n) in place: U^T U. False when a pivot fails or is not finite; the triangle is of no use
+    /// then.
     pub(super) fn factorise<T: Factorised>(
         &self,
         driver: &CudaDriver,
@@ -76,7 +78,7 @@ impl Factoriser {
         self.in_place(driver, square, n, false)
     }
 
-    /// Replaces the factor by the upper triangle of (U^T U)^-1. False when a pivot is 0.
+    /// Replaces the factor by the upper triangle of (U^T U)^-1. False when a pivot is 0, or the diagonal is not finite then.
     pub(super) fn invert<T: Factorised>(
         &self,
         driver: &CudaDriver,
@@ -124,7 +126,7 @@ impl Factoriser {
         // Waits until the call is done: only then may the workspace go.
         driver.read(TransferKind::Figures, &info, &mut said)?;
         match said[0] {
-            0 => Ok(true),
+            0 => is_sound(driver, square, n),
             1.. => Ok(false),
             _ => Err(CudaError::Call {
                 call: "cuSOLVER",
@@ -132,6 +134,24 @@ impl Factoriser {
             }),
         }
     }
+}
+
+/// Whether the diagonal of a factor or of an inverse is positive and finite. cuSOLVER takes a pivot that is NaN for none that fails, and from
+/// there on all of a factor is NaN.
+fn is_sound<T: Factorised>(
+    driver: &CudaDriver,
+    square: &DeviceBuffer<T>,
+    n: usize,
+) -> Result<bool, CudaError> {
+    // The kernel copies values of four bytes.
+    let words = size_of::<T>() / size_of::<f32>();
+    let mut on_device = driver.buffer::<T>(n)?;
+    let (from, to) = (In::at(square.input().pointer), Out::at(on_device.output().pointer));
+    // The diagonal is every (n + 1)-th value.
+    driver.copy_columns(Launch::matrix(n, words), from, to, n, words, words * (n + 1))?;
+    let mut diagonal = vec![T::default(); n];
+    driver.read(TransferKind::Figures, &on_device, &mut diagonal)?;
+    Ok(diagonal.into_iter().map(Into::into).all(|x: f64| x > 0.0 && x.is_finite()))
 }
 
 pub(super) fn solved(call: &'static str, status: solver::cusolverStatus_t) -> Result<(), CudaError> {

@@ -68,6 +68,9 @@ mod stopwatch;
 mod structured;
 #[cfg(feature = "cuda")]
 mod sums;
+#[cfg(test)]
+#[cfg(feature = "cuda")]
+mod tests;
 #[cfg(feature = "cuda")]
 mod text;
 #[cfg(feature = "cuda")]

@@ -1,6 +1,8 @@
 //! What the driver in host memory holds programs to: the order of streams, the bounds of memory, and its life. Other tests rely on it.
 #![allow(unsafe_code)]
 
+mod libraries;
+
 use std::env;
 use std::ffi::{CStr, c_void};
 use std::ptr::{null_mut, read_volatile};

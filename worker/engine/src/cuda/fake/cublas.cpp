@@ -27,6 +27,7 @@ struct Handle {
 };
 
 EXPORT int cublasCreate_v2(void** handle) {
+    if (!fake_cuda_has_current_context()) return NOT_INITIALIZED;
     *handle = new Handle;
     return SUCCESS;
 }
@@ -34,17 +35,21 @@ EXPORT int cublasDestroy_v2(void* handle) {
     delete static_cast<Handle*>(handle);
     return SUCCESS;
 }
+// Takes back a workspace that was set.
 EXPORT int cublasSetStream_v2(void* handle, void* stream) {
     if (handle == nullptr) return NOT_INITIALIZED;
     static_cast<Handle*>(handle)->stream = stream;
+    static_cast<Handle*>(handle)->workspace_bytes = 0;
     return SUCCESS;
 }
 EXPORT int cublasSetWorkspace_v2(void* handle, void* workspace, size_t bytes) {
-    if (reinterpret_cast<uintptr_t>(workspace) % 16 != 0 || !fake_cuda_holds(workspace, bytes)) return INVALID_VALUE;
+    if (handle == nullptr) return NOT_INITIALIZED;
+    if (reinterpret_cast<uintptr_t>(workspace) % 256 != 0 || !fake_cuda_holds(workspace, bytes)) return INVALID_VALUE;
     static_cast<Handle*>(handle)->workspace_bytes = bytes;
     return SUCCESS;
 }
 EXPORT int cublasSetMathMode(void* handle, unsigned mode) {
+    if (handle == nullptr) return NOT_INITIALIZED;
     static_cast<Handle*>(handle)->math_mode = mode;
     return SUCCESS;
 }
@@ -114,6 +119,8 @@ static size_t size_of(int type) { return type == F64 ? 8 : type == F32 ? 4 : 2; 
 // Bytes from the first number of a matrix of so many rows and columns to its last one.
 static size_t extent(int type, size_t rows, size_t columns, size_t stride) { return size_of(type) * ((columns - 1) * stride + rows); }
 
+static bool is_aligned(const void* matrix, int type) { return reinterpret_cast<uintptr_t>(matrix) % size_of(type) == 0; }
+
 template <class T>
 T number(const void* scale) {
     T number;
@@ -123,7 +130,7 @@ T number(const void* scale) {
 
 EXPORT int cublasGemmEx(void* handle, int transpose_a, int transpose_b, int m, int n, int k, const void* alpha, const void* a, int type_a, int lda,
                         const void* b, int type_b, int ldb, const void* beta, void* c, int type_c, int ldc, int compute, int) {
-    if (handle == nullptr) return NOT_INITIALIZED;
+    if (handle == nullptr || !fake_cuda_has_current_context()) return NOT_INITIALIZED;
     // The products of obsdiff: a workspace is set, and neither TF32 nor reduced sums are allowed.
     auto* of = static_cast<Handle*>(handle);
     bool settled = of->workspace_bytes > 0 && of->math_mode == 16;
@@ -132,7 +139,8 @@ EXPORT int cublasGemmEx(void* handle, int transpose_a, int transpose_b, int m, i
     bool in_f64 = type_a == F64 && type_c == F64 && compute == COMPUTE_64F;
     bool in_f32 = is_type(type_a) && (type_c == F32 || type_c == type_a) && compute == COMPUTE_32F;
     if (type_a != type_b || (!in_f64 && !in_f32)) return NOT_SUPPORTED;
-    bool held = fake_cuda_holds(a, transpose_a ? extent(type_a, k, m, lda) : extent(type_a, m, k, lda)) &&
+    bool aligned = is_aligned(a, type_a) && is_aligned(b, type_b) && is_aligned(c, type_c);
+    bool held = aligned && fake_cuda_holds(a, transpose_a ? extent(type_a, k, m, lda) : extent(type_a, m, k, lda)) &&
                 fake_cuda_holds(b, transpose_b ? extent(type_b, n, k, ldb) : extent(type_b, k, n, ldb)) &&
                 fake_cuda_holds(c, extent(type_c, m, n, ldc));
     if (!held) return INVALID_VALUE;

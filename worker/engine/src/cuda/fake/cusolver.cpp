@@ -1,5 +1,5 @@
 // cuSOLVER in host memory, for tests: libcusolver.so.12. Cholesky factors and the inverses from them, in f32 and f64. A handle's stream comes to
-// them after the call. The environment says how many numbers it works in besides:
+// them after the call. As of the real one, a pivot that is NaN is none that fails. The environment says how many numbers it works in besides:
 //   FAKE_CUSOLVER_WORKSPACE   at least so many (0)
 #include <algorithm>
 #include <cmath>
@@ -12,7 +12,7 @@
 #define EXPORT extern "C" __attribute__((visibility("default")))
 
 // As in cusolver_common.h and cublas_api.h.
-enum Status { SUCCESS = 0, INVALID_VALUE = 3 };
+enum Status { SUCCESS = 0, NOT_INITIALIZED = 1, INVALID_VALUE = 3 };
 enum Fill { LOWER = 0, UPPER = 1 };
 
 struct Handle {
@@ -20,6 +20,7 @@ struct Handle {
 };
 
 EXPORT int cusolverDnCreate(void** handle) {
+    if (!fake_cuda_has_current_context()) return NOT_INITIALIZED;
     *handle = new Handle;
     return SUCCESS;
 }
@@ -55,7 +56,7 @@ int factorised(const Triangle<T>& a, size_t n) {
         }
         T pivot = a.at(i, i);
         for (size_t k = 0; k < i; k++) pivot -= row[k] * row[k];
-        if (!(pivot > 0)) return static_cast<int>(i) + 1;
+        if (pivot <= 0) return static_cast<int>(i) + 1;
         for (size_t j = 0; j < i; j++) a.at(i, j) = row[j];
         a.at(i, i) = std::sqrt(pivot);
     }
@@ -82,20 +83,25 @@ void inverted(const Triangle<T>& a, size_t n) {
         }
 }
 
-template <class T>
-int buffer_size(int n, int stride, int* length) {
-    if (n < 1 || stride < n) return INVALID_VALUE;
+// Numbers that a call works in: an inverse in more of a row's than a factor.
+static int least_length(int numbers) {
     const char* least = getenv("FAKE_CUSOLVER_WORKSPACE");
-    *length = std::max(n, least != nullptr ? atoi(least) : 0);
+    return std::max(numbers, least != nullptr ? atoi(least) : 0);
+}
+
+static int buffer_size(int n, int stride, int wanted, int* length) {
+    if (n < 1 || stride < n) return INVALID_VALUE;
+    *length = wanted;
     return SUCCESS;
 }
 
 // Gives the stream a call that works on a matrix in place, and puts into `info` what it returns.
 template <class T, class Call>
-int enqueue(void* handle, int fill, int n, T* a, int stride, const T* work, int length, int* info, Call call) {
+int enqueue(void* handle, int fill, int n, T* a, int stride, const T* work, int length, int wanted, int* info, Call call) {
+    if (handle == nullptr || !fake_cuda_has_current_context()) return NOT_INITIALIZED;
     void* stream = static_cast<Handle*>(handle)->stream;
     bool held = fake_cuda_holds(work, sizeof(T) * static_cast<size_t>(length)) && fake_cuda_holds(info, sizeof *info);
-    if (n < 1 || stride < n || length < n || !held) return INVALID_VALUE;
+    if (n < 1 || stride < n || length < wanted || !held) return INVALID_VALUE;
     size_t size = n, step = stride;
     if (!fake_cuda_holds(a, sizeof(T) * ((size - 1) * step + size))) return INVALID_VALUE;
     Triangle<T> triangle{static_cast<T*>(fake_cuda_host(a)), fill, step};
@@ -105,7 +111,7 @@ int enqueue(void* handle, int fill, int n, T* a, int stride, const T* work, int 
 
 template <class T>
 int potrf(void* handle, int fill, int n, T* a, int stride, const T* work, int length, int* info) {
-    return enqueue(handle, fill, n, a, stride, work, length, info, factorised<T>);
+    return enqueue(handle, fill, n, a, stride, work, length, least_length(n), info, factorised<T>);
 }
 
 template <class T>
@@ -114,15 +120,15 @@ int potri(void* handle, int fill, int n, T* a, int stride, const T* work, int le
         inverted(triangle, size);
         return 0;
     };
-    return enqueue(handle, fill, n, a, stride, work, length, info, call);
+    return enqueue(handle, fill, n, a, stride, work, length, least_length(2 * n), info, call);
 }
 
 #define FOR_TYPE(letter, T)                                                                                                         \
     EXPORT int cusolverDn##letter##potrf_bufferSize(void*, int, int n, T*, int stride, int* length) {                               \
-        return buffer_size<T>(n, stride, length);                                                                                   \
+        return buffer_size(n, stride, least_length(n), length);                                                                     \
     }                                                                                                                               \
     EXPORT int cusolverDn##letter##potri_bufferSize(void*, int, int n, T*, int stride, int* length) {                               \
-        return buffer_size<T>(n, stride, length);                                                                                   \
+        return buffer_size(n, stride, least_length(2 * n), length);                                                                 \
     }                                                                                                                               \
     EXPORT int cusolverDn##letter##potrf(void* handle, int fill, int n, T* a, int stride, T* work, int length, int* info) {         \
         return potrf(handle, fill, n, a, stride, work, length, info);                                                               \

@@ -1,0 +1,62 @@
+//! What the GPU of `OBSDIFF_DEVICE` does with what the suites of devices never give it. Without that variable these tests run in a child, whose
+//! libraries lie in host memory.
+
+use std::env;
+use std::process::Command;
+
+use super::CudaDevice;
+use super::factorised::Factorised;
+use crate::device::transfers::TransferKind;
+use crate::export::output_of;
+
+/// The GPU; none where a child is to have one.
+fn device() -> Option<CudaDevice> {
+    let name = env::var("OBSDIFF_DEVICE").ok()?;
+    let ordinal = name.strip_prefix("cuda")?.trim_start_matches(':').parse().unwrap_or(0);
+    Some(CudaDevice::open(ordinal).unwrap())
+}
+
+#[test]
+fn these_tests_pass_on_a_gpu_in_host_memory() {
+    if env::var_os("OBSDIFF_DEVICE").is_some() {
+        return;
+    }
+    let mut child = Command::new(env::current_exe().unwrap());
+    child.env("LD_LIBRARY_PATH", obsdiff_tests::fake_cuda()).env("OBSDIFF_DEVICE", "cuda");
+    let output = output_of(child.args(["cuda::tests::"])).unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{said}\n{}", String::from_utf8_lossy(&output.stderr));
+    assert!(said.contains("a_square_that_is_not_finite_has_no_factor ... ok"), "{said}");
+}
+
+/// Whether a square is factorised, and its factor inverted.
+fn inverted<T: Factorised>(device: &CudaDevice, square: &[T], n: usize) -> [bool; 2] {
+    let (driver, factoriser) = (device.driver(), device.factoriser());
+    let mut square = driver.upload(TransferKind::Grams, square).unwrap();
+    let factorised = factoriser.factorise(driver, &mut square, n).unwrap();
+    [factorised, factorised && factoriser.invert(driver, &mut square, n).unwrap()]
+}
+
+#[test]
+fn a_square_that_is_not_finite_has_no_factor() {
+    let Some(device) = device() else { return };
+    let n = 40;
+    let square = |at: usize, value: f64| {
+        let mut square: Vec<f64> = (0..n * n).map(|at| f64::from(u8::from(at % (n + 1) == 0))).collect();
+        square[at] = value;
+        square
+    };
+    // A pivot, what a pivot is made of, and an infinite one, which others are not made of.
+    for (at, value) in
+        [(0, f64::NAN), (7 * n + 20, f64::NAN), (n * n - 1, f64::NAN), (5 * (n + 1), f64::INFINITY)]
+    {
+        let square = square(at, value);
+        let narrow: Vec<f32> = square.iter().map(|x| *x as f32).collect();
+        assert_eq!(inverted(&device, &square, n), [false; 2], "{value} at {at}");
+        assert_eq!(inverted(&device, &narrow, n), [false; 2], "{value} at {at}");
+    }
+    // Of a pivot this small an inverse is infinite, if it is not taken for 0.
+    let narrow: Vec<f32> = square(0, 1e-39).iter().map(|x| *x as f32).collect();
+    assert!(!inverted(&device, &narrow, n)[1]);
+    assert_eq!(inverted(&device, &square(0, 4.0), n), [true; 2]);
+}
