@@ -12,6 +12,7 @@
 //   FAKE_NCCL_REVOKE=hang         ncclCommRevoke never returns
 // Compiled with WITHOUT_REVOKE it lacks ncclCommRevoke, as libraries before 2.28 do.
 
+#include <climits>
 #include <csignal>
 #include <cstdint>
 #include <cstdlib>
@@ -60,10 +61,16 @@ struct Comm {
     int socket = -1;
     std::string name;
     std::atomic<int> state{IN_PROGRESS};
+    // What it was asked for last goes on until somebody has asked how far it is.
+    std::atomic<bool> unasked{false};
+    std::atomic<bool> finalized{false};
     std::atomic<bool> stopped{false};
     std::mutex mutex;
     std::condition_variable changed;
     int running = 0;
+
+    // Whether it may be asked for more: it is not while it is still busy with what it was asked for last.
+    bool is_ready() const { return state == SUCCESS && !unasked && !stopped && !finalized; }
 
     // Ends what runs, and waits for its end.
     void stop() {
@@ -161,7 +168,8 @@ void perform(void *data) {
 }
 
 int enqueue(Comm *comm, What what, int type, int root, const void *send, void *receive, size_t count, void *stream) {
-    if (comm->state != SUCCESS || comm->stopped) {
+    // The real library takes the current context's GPU to be the one of the memory.
+    if (!comm->is_ready() || !fake_cuda_has_current_context()) {
         return INVALID_USAGE;
     }
     if (type != INT64 && type != FLOAT32 && type != UINT64) {
@@ -189,6 +197,7 @@ int enqueue(Comm *comm, What what, int type, int root, const void *send, void *r
         delete work;
         return SYSTEM_ERROR;
     }
+    comm->unasked = true;
     return IN_PROGRESS;
 }
 
@@ -236,17 +245,31 @@ int ncclGetUniqueId(ncclUniqueId *id) {
     return SUCCESS;
 }
 
-// The configuration's fields that tell whether it was filled as the real library wants it.
+// As ncclConfig_t of nccl.h 2.28.
 struct Config {
     size_t size;
-    unsigned magic;
-    unsigned version;
-    int blocking;
+    unsigned magic, version;
+    int blocking, cga_cluster_size, min_blocks, max_blocks;
+    const char *network;
+    int split_share, traffic_class;
+    const char *name;
+    int collnet, block_policy, shrink_share, nvls_blocks, channels_per_peer, nvlink_centric;
 };
 
+// Whether a configuration leaves all to the library but that calls do not block.
+bool is_usual(const Config &config) {
+    bool is_ours = config.size == sizeof config && config.magic == 0xcafebeef && config.version == 22809;
+    bool is_unset = config.network == nullptr && config.name == nullptr;
+    for (int number : {config.cga_cluster_size, config.min_blocks, config.max_blocks, config.split_share, config.traffic_class,
+                       config.collnet, config.block_policy, config.shrink_share, config.nvls_blocks, config.channels_per_peer,
+                       config.nvlink_centric}) {
+        is_unset = is_unset && number == INT_MIN;
+    }
+    return is_ours && is_unset && config.blocking == 0;
+}
+
 int ncclCommInitRankConfig(void **result, int world, ncclUniqueId id, int rank, void *config) {
-    auto *asked = static_cast<Config *>(config);
-    if (asked->magic != 0xcafebeef || asked->blocking != 0 || rank < 0 || rank >= world) {
+    if (!is_usual(*static_cast<Config *>(config)) || rank < 0 || rank >= world || !fake_cuda_has_current_context()) {
         return INVALID_ARGUMENT;
     }
     auto *comm = new Comm;
@@ -260,8 +283,10 @@ int ncclCommInitRankConfig(void **result, int world, ncclUniqueId id, int rank, 
     return IN_PROGRESS;
 }
 
-int ncclCommGetAsyncError(void *comm, int *state) {
-    *state = static_cast<Comm *>(comm)->state;
+int ncclCommGetAsyncError(void *raw, int *state) {
+    auto *comm = static_cast<Comm *>(raw);
+    bool unasked = comm->unasked.exchange(false);
+    *state = unasked && comm->state == SUCCESS ? static_cast<int>(IN_PROGRESS) : comm->state.load();
     return SUCCESS;
 }
 
@@ -288,7 +313,8 @@ int ncclCommRevoke(void *raw, int) {
         hang();
     }
     comm->stop();
-    return SUCCESS;
+    comm->unasked = true;
+    return IN_PROGRESS;
 }
 #endif
 
@@ -308,14 +334,20 @@ int ncclCommFinalize(void *raw) {
     Header goodbye{GOODBYE, 0, 0, 0};
     std::unique_lock<std::mutex> lock(comm->mutex);
     comm->changed.wait(lock, [comm] { return comm->running == 0; });
-    if (comm->state != SUCCESS || comm->stopped) {
+    if (!comm->is_ready()) {
         return INVALID_USAGE;
     }
-    return send_all(comm->socket, &goodbye, sizeof goodbye) ? SUCCESS : REMOTE_ERROR;
+    comm->finalized = true;
+    comm->unasked = true;
+    return send_all(comm->socket, &goodbye, sizeof goodbye) ? IN_PROGRESS : REMOTE_ERROR;
 }
 
 int ncclCommDestroy(void *raw) {
     auto *comm = static_cast<Comm *>(raw);
+    // The real library would wait for its peers.
+    if (!comm->finalized || comm->unasked) {
+        return INVALID_USAGE;
+    }
     comm->stop();
     ::close(comm->socket);
     delete comm;
