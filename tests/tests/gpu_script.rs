@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 use std::process::{Command, Output};
 
@@ -179,6 +179,25 @@ fn a_driver_that_cannot_do_it_is_told_of_once_and_what_needs_it_is_left_out() {
             assert_eq!(why(&found, "missing", step), format!("a GPU: {problem}"));
         }
     }
+}
+
+#[test]
+fn pytorch_is_timed_where_only_obsdiffs_own_search_finds_the_driver() {
+    let folder = packed(&[(
+        "device_times",
+        "[ $# = 0 ] && echo device_times DEVICE TOKENS >&2 && exit 1; echo '{\"grams\": [{\"width\": 8}]}'",
+    )]);
+    // As Python's packages lie, without LD_LIBRARY_PATH.
+    let packages = folder.path().join("packages");
+    fs::create_dir_all(packages.join("nvidia/driver")).unwrap();
+    fs::create_dir(packages.join("torch")).unwrap();
+    fs::write(packages.join("torch/__init__.py"), "").unwrap();
+    symlink(fake_cuda(), packages.join("nvidia/driver/lib")).unwrap();
+    let script = "import ctypes, json\nctypes.CDLL('libcuda.so.1')\nprint(json.dumps({'grams': [], 'solves': [], 'blocks': []}))\n";
+    fs::write(folder.path().join("published.py"), script).unwrap();
+    let settings = [("PYTHONPATH", packages.to_str().unwrap()), ("LD_LIBRARY_PATH", "")];
+    let Some((_, found)) = run(folder.path(), "480", &settings) else { return };
+    assert!(found["ok"].as_array().unwrap().contains(&"times beside PyTorch's".into()), "{found:#}");
 }
 
 #[test]

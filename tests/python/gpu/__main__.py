@@ -109,7 +109,7 @@ def _():
 @report.step("operations of blocks", 60)
 def _():
     machine.needs_gpu()
-    ended = ran("operations", "ops::tests::device", "--test-threads", "1", OBSDIFF_DEVICE="cuda")
+    ended = ran("operations", "ops::tests::device", "cuda::tests", "--test-threads", "1", OBSDIFF_DEVICE="cuda")
     return {"passed": ended.tests()}
 
 

@@ -14,8 +14,9 @@ from programs import Failed, Missing, run
 
 # The libraries, each with the name that programs look for first. A folder with links of these names comes before all others: a machine may
 # have several versions of a library.
+DRIVERS_LIBRARY = "libcuda.so.1"
 LIBRARIES = {
-    "libcuda.so.1": "libcuda.so",
+    DRIVERS_LIBRARY: "libcuda.so",
     "libcublas.so.13": "libcublas.so",
     "libcusolver.so.12": "libcusolver.so",
     "libnccl.so.2": "libnccl.so",
@@ -58,11 +59,12 @@ for name in sys.argv[1:]:
 
 
 class Machine:
-    """This machine. `cannot` says, once libraries were looked for, why no GPU can be used; `lacks` those that were not found, with why."""
+    """This machine. `cannot` says, once libraries were looked for, why no GPU can be used; `lacks` those that were not found, with why; `driver`
+    is where the driver's library lies."""
 
     def __init__(self, folder):
         self.folder = folder
-        self.cannot = None
+        self.cannot = self.driver = None
         self.lacks = {}
         tools = [path for pattern in TOOLS for path in sorted(glob.glob(pattern))]
         self.environment = {
@@ -117,8 +119,14 @@ class Machine:
         return run([path, *arguments], seconds, self.folder, {**self.environment, **settings})
 
     def python(self, script, arguments, seconds):
-        """Runs a packed script, in the environment as it is without obsdiff: PyTorch finds its own libraries."""
-        return run([sys.executable, self.folder / script, *arguments], seconds, self.folder, dict(os.environ))
+        """Runs a packed script, in the environment as it is without obsdiff: PyTorch finds its own libraries. The driver's folder is added where
+        programs would not find the driver without it."""
+        environment = dict(os.environ)
+        loads = [sys.executable, "-c", f"import ctypes; ctypes.CDLL({DRIVERS_LIBRARY!r})"]
+        if self.driver is not None and run(loads, seconds, self.folder, environment).code != 0:
+            stated = environment.get("LD_LIBRARY_PATH", "")
+            environment["LD_LIBRARY_PATH"] = ":".join(filter(None, [stated, str(self.driver.parent)]))
+        return run([sys.executable, self.folder / script, *arguments], seconds, self.folder, environment)
 
     def probe(self, left):
         """What programs would find now: the path of each library, or none and why."""
@@ -140,7 +148,7 @@ class Machine:
         found = {}
         version = answers.get("version", (0, None))[0]
         for compatible in sorted(glob.glob(COMPATIBLE), reverse=True):
-            if version >= VERSION or answers["libcuda.so.1"][0] is None:
+            if version >= VERSION or answers[DRIVERS_LIBRARY][0] is None:
                 break
             # Its compiler of PTX lies beside it.
             self.use([compatible, *folders])
@@ -157,14 +165,16 @@ class Machine:
                 self.lacks[name] = f"{name} was not found: {problem}"
             else:
                 found[name] = path
+                if name == DRIVERS_LIBRARY:
+                    self.driver = Path(path)
                 for alias in [name, link]:
                     (links / alias).unlink(missing_ok=True)
                     (links / alias).symlink_to(path)
         self.use([links, *folders])
         found.update(cuda_version=version, folders=folders)
         started = answers.get("start", (0, None))[0]
-        if "libcuda.so.1" in self.lacks:
-            self.cannot = self.lacks["libcuda.so.1"]
+        if DRIVERS_LIBRARY in self.lacks:
+            self.cannot = self.lacks[DRIVERS_LIBRARY]
         elif version < VERSION:
             self.cannot = f"the driver is for CUDA {version // 1000}.{version % 1000 // 10}, but obsdiff needs 13.0: driver {DRIVER} or newer"
         elif started != 0:
