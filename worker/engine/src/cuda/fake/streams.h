@@ -1,7 +1,7 @@
 // Streams and events of the fake driver, which includes this file once it has its results and EXPORT.
 //
-// A stream is a thread that runs what it is given in order. It begins as late as it may: when somebody waits for it or asks how far it is, when
-// it is given a function of the host's, or when much is waiting. So a program that does not wait for a result, or that frees memory too early,
+// A stream is a thread that runs what it is given in order. It works as late as it may: when somebody waits for some of its work or asks how far
+// that is, when it is given a function of the host's, or when much is waiting; and then only what it was given until then. So a program that does not wait for a result, or that frees memory too early,
 // is likelier to fail than on a GPU, and fails in the same way in each run. With FAKE_CUDA_SIDES_FIRST all but the first stream of a process
 // begin at once instead: then those fail that do not wait for the first one.
 #pragma once
@@ -35,16 +35,25 @@ public:
         thread_.join();
     }
 
-    void add(std::function<void()> work) {
+    // Gives it some work, and says how much it was given so far.
+    size_t add(std::function<void()> work) {
         std::lock_guard<std::mutex> held(mutex_);
         work_.push_back(std::move(work));
-        if (at_once_ || work_.size() >= MOST_WAITING) begin_held();
+        given_ += 1;
+        if (at_once_ || work_.size() >= MOST_WAITING) begin_held(given_);
+        return given_;
     }
 
     // Has it do what it was given so far.
     void begin() {
         std::lock_guard<std::mutex> held(mutex_);
-        begin_held();
+        begin_held(given_);
+    }
+
+    // Has it do the first so many pieces of its work.
+    void begin_first(size_t count) {
+        std::lock_guard<std::mutex> held(mutex_);
+        begin_held(count);
     }
 
     // Waits until all work is done.
@@ -52,21 +61,21 @@ public:
         std::unique_lock<std::mutex> held(mutex_);
         changed_.wait(held, [this] {
             // Others may give it more meanwhile.
-            begin_held();
+            begin_held(given_);
             return work_.empty() && !running_;
         });
     }
 
     bool is_idle() {
         std::lock_guard<std::mutex> held(mutex_);
-        begin_held();
+        begin_held(given_);
         return work_.empty() && !running_;
     }
 
 private:
-    void begin_held() {
-        if (begun_ || work_.empty()) return;
-        begun_ = true;
+    void begin_held(size_t count) {
+        if (count <= begun_) return;
+        begun_ = count;
         changed_.notify_all();
     }
 
@@ -74,11 +83,11 @@ private:
     void run() {
         std::unique_lock<std::mutex> held(mutex_);
         for (;;) {
-            changed_.wait(held, [this] { return closed_ || begun_; });
+            changed_.wait(held, [this] { return closed_ || taken_ < begun_; });
             if (work_.empty()) return;
             auto work = std::move(work_.front());
             work_.pop_front();
-            begun_ = !work_.empty();
+            taken_ += 1;
             running_ = true;
             held.unlock();
             work();
@@ -94,7 +103,8 @@ private:
     std::mutex mutex_;
     std::condition_variable changed_;
     std::deque<std::function<void()>> work_;
-    bool begun_ = false;
+    // Pieces of work that it was ever given, that it is to do, and that it has begun.
+    size_t given_ = 0, begun_ = 0, taken_ = 0;
     bool running_ = false;
     bool closed_ = false;
     // The last member: the thread uses all others.
@@ -113,6 +123,8 @@ thread_local void* current_context = nullptr;
 // reach it.
 struct Mark {
     std::weak_ptr<Stream> stream;
+    // What is to be done until then, once it is known.
+    std::atomic<size_t> pieces{0};
     // When it was, once it is.
     std::chrono::steady_clock::time_point time;
     std::atomic<bool> reached{false};
@@ -124,7 +136,7 @@ struct Mark {
 
     bool is_reached() {
         if (reached) return true;
-        if (auto of = stream.lock()) of->begin();
+        if (auto of = stream.lock()) of->begin_first(pieces);
         return reached;
     }
 
@@ -218,7 +230,7 @@ EXPORT int cuEventRecord(void* event, void* stream) {
     auto mark = std::make_shared<Mark>();
     mark->stream = of;
     static_cast<Event*>(event)->mark = mark;
-    of->add([mark] { mark->reach(); });
+    mark->pieces = of->add([mark] { mark->reach(); });
     return SUCCESS;
 }
 EXPORT int cuEventQuery(void* event) {
