@@ -9,7 +9,7 @@ use obsdiff_proto::ByteSize;
 
 mod wide;
 
-use wide::{ASSETS, random_pipeline, wide_pipeline};
+use wide::{ASSETS, random_pipeline};
 
 /// How much more than a run takes may be predicted.
 const MARGIN: f64 = 1.2;
@@ -63,15 +63,17 @@ fn taken(folder: &Path, name: &str, sets: &[&str]) -> [f64; 2] {
 #[test]
 fn a_run_takes_the_memory_that_the_plan_predicts() {
     let (obs, uniform) = ("sparsity.method=obs", "sparsity.allocation=uniform");
-    let kinds: [(&str, &[&str]); 4] = [
-        ("a package", &[obs, uniform]),
-        ("4 packages", &[obs, uniform, "packages.count=4"]),
-        ("alternating directions", &[uniform]),
-        ("global ratios", &[]),
+    // Alternating directions take the cube of a width in time, and a survey takes them several times: on a narrower model they take
+    // seconds, too, and still more memory than all that surrounds them.
+    let kinds: [(&str, &[&str], u32); 4] = [
+        ("a package", &[obs, uniform], 12),
+        ("4 packages", &[obs, uniform, "packages.count=4"], 12),
+        ("alternating directions", &[uniform], 8),
+        ("global ratios", &[], 8),
     ];
-    for (name, sets) in kinds {
+    for (name, sets, heads) in kinds {
         let folder = tempfile::tempdir().unwrap();
-        wide_pipeline(&folder.path().join("wide"));
+        random_pipeline(&folder.path().join("wide"), &[("num_layers", 2.into())], heads);
         job(folder.path(), Path::new("wide"), [4, 2, 2]);
         let sets = [&["sparsity.ratio=0.5"], sets].concat();
         let plan = obsdiff(folder.path(), "plan", &sets);
