@@ -44,7 +44,7 @@ impl Panels {
         judge: impl FnOnce(&DeviceGram, &mut Verdicts) -> Result<(), CudaError>,
     ) -> Result<(), CudaError> {
         let (n, driver) = (gram.width, device.driver());
-        let height = self.height.unwrap_or_else(|| panel(n)).min(n);
+        let height = self.height.unwrap_or_else(|| panel(n)).clamp(1, n.max(1));
         let lanes = &device.lanes()[..n.div_ceil(height).min(LANES)];
         let crossings = match &mut self.crossings {
             Some(crossings) => crossings,
