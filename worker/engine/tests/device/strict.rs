@@ -120,7 +120,16 @@ fn what_passes_the_bounds_of_memory_or_of_a_launch_is_refused() {
         refused(launch(0, 0, queue, memory));
         refused(launch(32, (48 << 10) + 1, queue, memory));
         refused(launch(32, 0, null_mut(), memory));
+        let [timed, other] = [CUevent_flags::CU_EVENT_DEFAULT, CUevent_flags::CU_EVENT_DISABLE_TIMING]
+            .map(|flags| event::create(flags).unwrap());
+        let between = |from, to| event::elapsed(from, to).map_err(|error| error.0);
+        // Nobody has recorded it, and then the other one keeps no time.
+        assert_eq!(between(timed, timed), Err(CUresult::CUDA_ERROR_INVALID_HANDLE));
+        event::record(timed, queue).unwrap();
+        event::record(other, queue).unwrap();
         stream::synchronize(queue).unwrap();
+        assert_eq!(between(timed, other), Err(CUresult::CUDA_ERROR_INVALID_HANDLE));
+        assert_eq!(between(timed, timed), Ok(0.0));
         result::free_async(memory, queue).unwrap();
         refused(copy(memory, 1));
         refused(result::free_async(memory, queue));

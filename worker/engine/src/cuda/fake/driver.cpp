@@ -28,10 +28,12 @@ enum Result {
     NO_CODE_FOR_GPU = 209,
     INVALID_PTX = 218,
     UNSUPPORTED_PTX_VERSION = 222,
+    INVALID_HANDLE = 400,
     NOT_FOUND = 500,
     NOT_READY = 600,
 };
 enum JitOption { JIT_ERROR_LOG = 5, JIT_ERROR_LOG_BYTES = 6 };
+enum EventFlag { EVENT_WITHOUT_TIME = 2 };
 enum PoolAttribute { POOL_THRESHOLD = 4, POOL_RESERVED = 5, POOL_USED = 7, POOL_MOST_USED = 8 };
 enum Attribute { CAPABILITY_MAJOR = 75, CAPABILITY_MINOR = 76, MEMORY_POOLS_SUPPORTED = 115 };
 
@@ -124,6 +126,7 @@ EXPORT int cuGetErrorString(int error, const char** text) {
         case NO_CODE_FOR_GPU: *text = "no kernel image is available for execution on the device"; break;
         case INVALID_PTX: *text = "a PTX JIT compilation failed"; break;
         case UNSUPPORTED_PTX_VERSION: *text = "the provided PTX was compiled with an unsupported toolchain."; break;
+        case INVALID_HANDLE: *text = "invalid resource handle"; break;
         case NOT_FOUND: *text = "named symbol not found"; break;
         default: *text = "invalid argument";
     }

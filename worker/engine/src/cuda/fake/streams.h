@@ -147,6 +147,7 @@ struct Mark {
 
 // One that was never recorded has nothing to wait for.
 struct Event {
+    bool keeps_time;
     std::shared_ptr<Mark> mark;
 };
 
@@ -213,9 +214,9 @@ EXPORT int cuLaunchHostFunc(void* stream, void (*function)(void*), void* data) {
     return SUCCESS;
 }
 
-EXPORT int cuEventCreate(void** event, unsigned) {
+EXPORT int cuEventCreate(void** event, unsigned flags) {
     NEEDS_CONTEXT;
-    *event = new Event;
+    *event = new Event{(flags & EVENT_WITHOUT_TIME) == 0, nullptr};
     return SUCCESS;
 }
 EXPORT int cuEventDestroy_v2(void* event) {
@@ -250,7 +251,8 @@ EXPORT int cuStreamWaitEvent(void* stream, void* event, unsigned) {
 }
 EXPORT int cuEventElapsedTime_v2(float* milliseconds, void* start, void* end) {
     auto from = static_cast<Event*>(start)->mark, to = static_cast<Event*>(end)->mark;
-    if (from == nullptr || to == nullptr) return INVALID_VALUE;
+    bool keep_time = static_cast<Event*>(start)->keeps_time && static_cast<Event*>(end)->keeps_time;
+    if (from == nullptr || to == nullptr || !keep_time) return INVALID_HANDLE;
     if (!from->is_reached() || !to->is_reached()) return NOT_READY;
     *milliseconds = std::chrono::duration<float, std::milli>(to->time - from->time).count();
     return SUCCESS;
