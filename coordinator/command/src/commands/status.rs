@@ -165,9 +165,33 @@ fn refused(status: Status) -> Error {
             "what listens there does not answer as a coordinator does: {said}; see that the address is that of a coordinator, and of \
              the same release"
         )),
+        // Nobody here cancels a call: its connection was closed before the call was sent.
+        Code::Cancelled => Error::Session(
+            "what listens there closed the connection without an answer: see that the address is that of a coordinator, and ask again"
+                .to_owned(),
+        ),
         Code::Unavailable => {
             Error::Session(format!("the coordinator is gone, or about to stop: {said}; ask again"))
         }
         _ => Error::Session(format!("the coordinator refuses: {said}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_coordinator_is_told_of_however_its_connection_ends() {
+        let ends = [
+            Status::cancelled("operation was canceled"),
+            Status::internal("h2 protocol error: http2 error"),
+            Status::unknown("transport error"),
+        ];
+        for end in ends {
+            let said = refused(end).to_string();
+            assert!(said.contains("see that the address is that of a coordinator"), "{said}");
+        }
+        assert_eq!(refused(Status::permission_denied("no")).to_string(), "the coordinator refuses: no");
     }
 }
