@@ -115,11 +115,14 @@ fn moments_are_those_that_the_processor_makes() {
             let column = device.buffer(&vec![-1i64; n + 1]);
             let lines = Shape::line((n + 1).div_ceil(32), 32);
             device.launch(&format!("last_column_{kind}"), lines, arguments![sums, n + 1, column]);
-            let [whole, centred] = [(); 2].map(|()| device.buffer(&vec![f64::NAN; n * n]));
+            let [whole, centred, tripled] = [(); 3].map(|()| device.buffer(&vec![f64::NAN; n * n]));
             let (means, flags) = (device.buffer(moments.means()), device.buffer(&flags));
             let none = [Argument::None, Argument::None];
-            for (square, about) in [(whole, none), (centred, [means.into(), flags.into()])] {
-                let numbers: &[Argument] = arguments![sums, n, unit, 1.0 / mass];
+            let about_means = [means.into(), flags.into()];
+            for (square, about, scale) in
+                [(whole, none, 1.0 / mass), (centred, about_means, 1.0 / mass), (tripled, none, 3.0 / mass)]
+            {
+                let numbers: &[Argument] = arguments![sums, n, unit, scale];
                 let arguments = [numbers, &about, arguments![square]].concat();
                 device.launch(&format!("unpack_moments_{kind}"), plane(n), &arguments);
             }
@@ -127,6 +130,9 @@ fn moments_are_those_that_the_processor_makes() {
             let bits = |numbers: &[f64]| numbers.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
             assert_eq!(bits(&memory.values(whole)), bits(moments.gram()), "{n}, {kind}");
             assert_eq!(bits(&memory.values(centred)), bits(&moments.centred()), "{n}, {kind}");
+            let near = |(found, x): (&f64, &f64)| (found - 3.0 * x).abs() <= 4.0 * f64::EPSILON * x.abs();
+            let found: Vec<f64> = memory.values(tripled);
+            assert!(found.iter().zip(moments.gram()).all(near), "{n}, {kind}");
             let column: Vec<f64> = match gram.sums() {
                 GramSums::Exact(_) => {
                     memory.values::<i64>(column).into_iter().map(|sum| sum as f64).collect()
