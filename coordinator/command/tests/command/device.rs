@@ -198,7 +198,7 @@ fn a_sweep_on_a_gpu_finds_what_solving_there_finds() {
 
 /// What a process takes of a GPU before it asks for memory, which the fake driver does not count.
 #[cfg(feature = "cuda")]
-const CONTEXT: u64 = 512 << 20;
+pub(crate) const CONTEXT: u64 = 512 << 20;
 
 #[cfg(feature = "cuda")]
 #[test]

@@ -8,6 +8,8 @@ mod checkpoint;
 mod chromium;
 mod conditioning;
 mod device;
+#[cfg(feature = "cuda")]
+mod device_memory;
 mod device_pictures;
 mod disk_full;
 mod flux;
