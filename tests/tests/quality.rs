@@ -9,19 +9,19 @@ use std::sync::LazyLock;
 
 use common::{KeptGrams, assets};
 
-/// Grams of so many prompts, of 12 steps each, with 24 prompts held out.
+/// Grams of so many prompts, of 25 steps each, with 32 prompts held out.
 fn grams(count: &str) -> KeptGrams {
     let heldout = format!("evaluation.prompts={}", assets().join("shapes-heldout.txt").display());
     KeptGrams::of(
         &format!("quality-{count}"),
         &[
             &format!("calibration.count={count}"),
-            "calibration.steps=12",
+            "calibration.steps=25",
             "sparsity.method=obs",
             "sparsity.allocation=uniform",
             "sparsity.refine=0",
             &heldout,
-            "evaluation.count=24",
+            "evaluation.count=32",
         ],
     )
 }
@@ -29,9 +29,9 @@ fn grams(count: &str) -> KeptGrams {
 /// By how many Grams, and how many steps of refinement.
 type CalibrationEffort = (LazyLock<KeptGrams>, &'static str);
 
-static UNREFINED: CalibrationEffort = (LazyLock::new(|| grams("64")), "sparsity.refine=0");
+static UNREFINED: CalibrationEffort = (LazyLock::new(|| grams("100")), "sparsity.refine=0");
 
-static REFINED: CalibrationEffort = (LazyLock::new(|| grams("16")), "sparsity.refine=5");
+static REFINED: CalibrationEffort = (LazyLock::new(|| grams("25")), "sparsity.refine=5");
 
 /// The error of the pipeline pruned by one method.
 fn error(method: &str, pattern: &[&str], (grams, refine): &CalibrationEffort) -> f64 {
@@ -40,7 +40,7 @@ fn error(method: &str, pattern: &[&str], (grams, refine): &CalibrationEffort) ->
     // The smallest weights are known without Grams.
     let alone = method.ends_with("magnitude") && *refine == UNREFINED.1;
     let held_out = if alone { grams.run(&sets) } else { grams.solve(&sets) }.held_out.unwrap();
-    assert_eq!(held_out.per_prompt.len(), 24);
+    assert_eq!(held_out.per_prompt.len(), 32);
     held_out.relative
 }
 

@@ -56,9 +56,9 @@ fn budget_error(by: &str, budget: f64, dense: &DenseSamples) -> f64 {
         &by,
         &budget,
         &heldout,
-        "evaluation.count=24",
-        "calibration.count=16",
-        "calibration.steps=10",
+        "evaluation.count=32",
+        "calibration.count=32",
+        "calibration.steps=20",
         "packages.count=4",
     ];
     let job = JobFile::load(&file, [], &sets.map(str::to_owned)).unwrap();
