@@ -53,7 +53,7 @@ fn a_worker_for_each_gpu_does_what_one_process_does() {
 }
 
 /// What a process takes of a GPU before it asks for memory, which the fake driver does not count.
-const CONTEXT: u64 = 512 << 20;
+const CONTEXT: u64 = 640 << 20;
 
 /// The errors of latents that a job measured on held-out prompts.
 fn held_out(folder: &Path) -> Value {
@@ -123,7 +123,7 @@ fn what_each_worker_takes_of_its_gpu_beyond_the_plan_is_in_the_record() {
     };
     for worker in [1, 2] {
         let opened = format!(
-            "worker {worker}: opening its GPU took 828.0 MiB of its memory, but plans count 640.0 MiB"
+            "worker {worker}: opening its GPU took 828.0 MiB of its memory, but plans count 768.0 MiB"
         );
         assert_eq!(count(&opened), 1, "{faults:?}");
     }

@@ -198,7 +198,7 @@ fn a_sweep_on_a_gpu_finds_what_solving_there_finds() {
 
 /// What a process takes of a GPU before it asks for memory, which the fake driver does not count.
 #[cfg(feature = "cuda")]
-pub(crate) const CONTEXT: u64 = 512 << 20;
+pub(crate) const CONTEXT: u64 = 640 << 20;
 
 #[cfg(feature = "cuda")]
 #[test]
@@ -250,26 +250,26 @@ fn a_gpu_that_takes_more_than_plans_count_is_reported_in_a_line() {
     };
     let lines = |said: &str, words: &str| said.lines().filter(|line| line.contains(words)).count();
     let words = ["opening cuda:0 took ", "cuSOLVER works in "];
-    // A context of 512 MiB with cuBLAS's workspace of 32 MiB is what plans count, and any matrix may take 4 MiB.
-    let faults = [("FAKE_CUDA_CONTEXT", "536870912"), ("FAKE_CUSOLVER_WORKSPACE", "1048576")];
+    // A context of 640 MiB with cuBLAS's workspaces of 32 MiB is what plans count, and any matrix may take 4 MiB.
+    let faults = [("FAKE_CUDA_CONTEXT", "671088640"), ("FAKE_CUSOLVER_WORKSPACE", "1048576")];
     let said = run("within", &faults);
     assert_eq!(words.map(|words| lines(&said, words)), [0, 0], "{said}");
     let faults = [("FAKE_CUDA_CONTEXT", "734003200"), ("FAKE_CUSOLVER_WORKSPACE", "4194304")];
     let said = run("more", &faults);
     assert_eq!(words.map(|words| lines(&said, words)), [1, 1], "{said}");
     assert!(
-        said.contains("opening cuda:0 took 828.0 MiB of its memory, but plans count 640.0 MiB: "),
+        said.contains("opening cuda:0 took 828.0 MiB of its memory, but plans count 768.0 MiB: "),
         "{said}"
     );
     assert!(
-        said.contains("cuSOLVER works in 16.0 MiB for a matrix of 128 x 128, but plans count 128.0 KiB: "),
+        said.contains("cuSOLVER works in 16.0 MiB for a matrix of 128 x 128, but plans count 64.0 KiB: "),
         "{said}"
     );
     // What is said of memory does not change the result. The record and the report say it, too.
     assert!(weights(folder.path(), "within") == weights(folder.path(), "more"));
     let recorded = [
-        "worker 1: opening its GPU took 828.0 MiB of its memory, but plans count 640.0 MiB",
-        "worker 1: a factorisation on its GPU works in 16.0 MiB of its memory, but plans count 128.0 KiB",
+        "worker 1: opening its GPU took 828.0 MiB of its memory, but plans count 768.0 MiB",
+        "worker 1: a factorisation on its GPU works in 16.0 MiB of its memory, but plans count 64.0 KiB",
     ];
     let faults = |output: &str| {
         let record = fs::read_to_string(folder.path().join(output).join("pruning.json")).unwrap();

@@ -3,9 +3,9 @@
 //! DEVICE is cpu, cuda or cuda:N. An observation of TOKENS rows in bf16 is added to a Gram of each WIDTH: from the memory of the device,
 //! where blocks leave it, and with others behind it, as a denoising step of a batch has them. `panels` says how long that takes a GPU by panels
 //! of some numbers of rows. Each linear of ROWS x WIDTH is pruned to half of its weights, by alternating directions with refinement and by
-//! OBS; that includes what its site's Gram is factorised for. Linears lie on the host before and after, and Grams in the memory of the device.
-//! `-` stands for no width, and for no linear. `operations` are those that `obsdiff plan` counts for it, and `rates` the operations a second of
-//! the device's products by their type.
+//! OBS; that includes what its site's Gram is factorised for, which `inverses_seconds` says of alternating directions. Linears lie on the host
+//! before and after, and Grams in the memory of the device. `-` stands for no width, and for no linear. `operations` are those that `obsdiff
+//! plan` counts for it, and `rates` the operations a second of the device's products by their type.
 //!
 //! Each FOLDER holds the `config.json` of a transformer. One block of each of its kinds is computed in bf16, with random weights: for BATCH
 //! pictures of SIDE x SIDE latent pixels and TEXT tokens. Seconds are those of the fastest of several rounds, and `transfers` what has crossed
@@ -141,16 +141,15 @@ fn solved(device: &ComputeDevice, tokens: usize, rows: usize, width: usize) -> R
         None => gram.to_host()?.to_upper(stride(width)),
     };
     let weight = noise(2, rows * width);
+    let begin = |solver: &mut dyn SiteSolver, settings: SiteSettings| -> Result<f64> {
+        Ok(match &packed {
+            Some(packed) => solver.begin_in_place(packed, settings).context("the Gram is out of reach")??,
+            None => solver.begin(width, upper.clone(), settings)?,
+        })
+    };
     let by = |solver: &mut dyn SiteSolver, settings: SiteSettings| {
         fastest(device, || {
-            match &packed {
-                Some(packed) => {
-                    solver.begin_in_place(packed, settings).context("the Gram is out of reach")??;
-                }
-                None => {
-                    solver.begin(width, upper.clone(), settings)?;
-                }
-            }
+            begin(solver, settings)?;
             for solved in solver.solve(&[(&weight, HALF)]) {
                 solved?;
             }
@@ -160,6 +159,7 @@ fn solved(device: &ComputeDevice, tokens: usize, rows: usize, width: usize) -> R
     let mut solver = device.solver();
     solver.reserve(SETTINGS.effort, width, weight.len());
     let Timed { seconds, transfers } = by(&mut *solver, SETTINGS)?;
+    let begun = fastest(device, || begin(&mut *solver, SETTINGS).map(drop))?;
     drop(solver);
     let obs = match device.obs_solver(SETTINGS.damping) {
         Some(mut solver) => by(&mut *solver, SiteSettings { refinement: 0, ..SETTINGS })?,
@@ -172,6 +172,7 @@ fn solved(device: &ComputeDevice, tokens: usize, rows: usize, width: usize) -> R
         "rows": rows,
         "width": width,
         "seconds": seconds,
+        "inverses_seconds": begun.seconds,
         "operations": SolveCost::of(&by_admm()?).operations(width, rows),
         "transfers": transfers,
         "obs_seconds": obs.seconds,

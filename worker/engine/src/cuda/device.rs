@@ -20,7 +20,7 @@ const DRIVER: (&str, &str) =
     ("the NVIDIA driver (libcuda.so.1)", "install it, or run where there is a GPU (--device cpu needs none)");
 
 /// A GPU with its driver, its libraries and obsdiff's kernels. Its work runs in order, on one stream. Beside it runs only what sums of
-/// Grams need while they are sent and received, and the panels of an observation's product, for which it waits.
+/// Grams need while they are sent and received, and the panels of an observation's product and the inverses of a site, for which it waits.
 #[derive(Debug)]
 pub struct CudaDevice {
     ordinal: usize,
@@ -75,7 +75,7 @@ impl CudaDevice {
         let opening = |error: CudaError| error.during(MemoryPhase::Opening);
         let products = Products::open(&driver).map_err(opening)?;
         let factoriser = Factoriser::open(&driver).map_err(opening)?;
-        let lanes = Lane::open_all(&driver).map_err(opening)?;
+        let lanes = Lane::open_all(&driver, &factoriser).map_err(opening)?;
         let beside = driver.beside()?;
         let after = occupied.as_ref().and_then(OccupiedMemory::bytes);
         let opening = before.zip(after).map(|(before, after)| after.saturating_sub(before));
@@ -154,7 +154,7 @@ impl CudaDevice {
         &self.products
     }
 
-    /// Streams for the panels of a Gram's product.
+    /// Streams beside the first one.
     pub(super) fn lanes(&self) -> &[Lane] {
         &self.lanes
     }

@@ -2,7 +2,7 @@
 #![allow(unsafe_code)]
 
 use std::ptr::null_mut;
-use std::sync::{Mutex, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use cudarc::cusolver::sys as solver;
 use obsdiff_proto::{ByteSize, MemoryExcess, lock};
@@ -22,8 +22,24 @@ const SMALL_WORKSPACE: u64 = 4 << 20;
 #[derive(Debug)]
 pub(super) struct Factoriser {
     handle: Mutex<Handle>,
-    /// Where cuSOLVER was first found to work in more memory than plans count.
-    excess: OnceLock<MemoryExcess>,
+    /// Where cuSOLVER was first found to work in more memory than plans count, on any stream.
+    excess: Arc<OnceLock<MemoryExcess>>,
+}
+
+/// What cuSOLVER does with a square, in its place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Step {
+    /// Its upper triangle becomes that of U, with U^T U.
+    Factorise,
+    /// A factor's upper triangle becomes that of (U^T U)^-1.
+    Invert,
+}
+
+/// Steps that a GPU was given, and what cuSOLVER works in meanwhile. Dropped before they are done, it is given back after them.
+#[derive(Debug)]
+pub(super) struct Steps<T> {
+    _workspace: DeviceBuffer<T>,
+    infos: DeviceBuffer<i32>,
 }
 
 #[derive(Debug)]
@@ -64,7 +80,12 @@ impl Factoriser {
             let mode = solver::cusolverDnSetDeterministicMode(handle.0, same_bits);
             solved("cusolverDnSetDeterministicMode", mode)?;
         }
-        Ok(Self { handle: Mutex::new(handle), excess: OnceLock::new() })
+        Ok(Self { handle: Mutex::new(handle), excess: Arc::default() })
+    }
+
+    /// The same on the stream of another driver.
+    pub(super) fn beside(&self, driver: &CudaDriver) -> Result<Self, CudaError> {
+        Ok(Self { excess: Arc::clone(&self.excess), ..Self::open(driver)? })
     }
 
     /// Factorises the upper triangle of a square (n x n) in place: U^T U. False when a pivot fails or is not finite; the triangle is of no use
@@ -75,7 +96,7 @@ impl Factoriser {
         square: &mut DeviceBuffer<T>,
         n: usize,
     ) -> Result<bool, CudaError> {
-        self.in_place(driver, square, n, false)
+        self.begin(driver, square, n, &[Step::Factorise])?.end(driver, square, n)
     }
 
     /// Replaces the factor by the upper triangle of (U^T U)^-1. False when a pivot is 0, or the diagonal is not finite then.
@@ -85,7 +106,29 @@ impl Factoriser {
         square: &mut DeviceBuffer<T>,
         n: usize,
     ) -> Result<bool, CudaError> {
-        self.in_place(driver, square, n, true)
+        self.begin(driver, square, n, &[Step::Invert])?.end(driver, square, n)
+    }
+
+    /// Gives the stream `steps` to do with a square (n x n), one after another. The driver is the one that this was opened on.
+    pub(super) fn begin<T: Factorised>(
+        &self,
+        driver: &CudaDriver,
+        square: &mut DeviceBuffer<T>,
+        n: usize,
+        steps: &[Step],
+    ) -> Result<Steps<T>, CudaError> {
+        driver.bind()?;
+        let handle = lock(&self.handle);
+        let (size, place) = (number(n)?, square.output().pointer as *mut T);
+        let length = T::workspace(handle.0, size, place)?;
+        self.compare_workspace::<T>(n, length as u64 * size_of::<T>() as u64);
+        let mut workspace = driver.buffer::<T>(length as usize)?;
+        let mut infos = driver.zeros::<i32>(steps.len())?;
+        let work = (workspace.output().pointer as *mut T, length);
+        for (at, step) in steps.iter().enumerate() {
+            T::call(*step, handle.0, size, place, work, infos.output_from(at).pointer as *mut i32)?;
+        }
+        Ok(Steps { _workspace: workspace, infos })
     }
 
     /// Where cuSOLVER was first found to work in more memory than plans count.
@@ -94,8 +137,8 @@ impl Factoriser {
     }
 
     /// Warns where cuSOLVER works in more memory than plans count, once.
-    fn compare_workspace(&self, n: usize, wanted: u64) {
-        let planned = factorisation_bytes(n);
+    fn compare_workspace<T>(&self, n: usize, wanted: u64) {
+        let planned = factorisation_bytes(n, size_of::<T>());
         let excess = MemoryExcess { taken: wanted, planned };
         if wanted > planned + SMALL_WORKSPACE && self.excess.set(excess).is_ok() {
             let [wanted, planned] = [wanted, planned].map(ByteSize);
@@ -104,35 +147,23 @@ impl Factoriser {
             );
         }
     }
+}
 
-    fn in_place<T: Factorised>(
-        &self,
+impl<T: Factorised> Steps<T> {
+    /// Waits until they are done with this square. False when a pivot failed, or the diagonal is not positive and finite.
+    pub(super) fn end(
+        self,
         driver: &CudaDriver,
-        square: &mut DeviceBuffer<T>,
+        square: &DeviceBuffer<T>,
         n: usize,
-        inverts: bool,
     ) -> Result<bool, CudaError> {
-        driver.bind()?;
-        let size = number(n)?;
-        let handle = lock(&self.handle);
-        let place = square.output().pointer as *mut T;
-        let length = T::workspace(handle.0, size, place)?;
-        self.compare_workspace(n, length as u64 * size_of::<T>() as u64);
-        let mut work = driver.buffer::<T>(length as usize)?;
-        let mut info = driver.zeros::<i32>(1)?;
-        let work = (work.output().pointer as *mut T, length);
-        T::call(inverts, handle.0, size, place, work, info.output().pointer as *mut i32)?;
-        let mut said = [0];
-        // Waits until the call is done: only then may the workspace go.
-        driver.read(TransferKind::Figures, &info, &mut said)?;
-        match said[0] {
-            0 => is_sound(driver, square, n),
-            1.. => Ok(false),
-            _ => Err(CudaError::Call {
-                call: "cuSOLVER",
-                problem: format!("argument {} is invalid", -said[0]),
-            }),
+        let mut said = vec![0; self.infos.len()];
+        driver.read(TransferKind::Figures, &self.infos, &mut said)?;
+        if let Some(info) = said.iter().find(|info| **info < 0) {
+            let problem = format!("argument {} is invalid", -info);
+            return Err(CudaError::Call { call: "cuSOLVER", problem });
         }
+        Ok(said.iter().all(|info| *info == 0) && is_sound(driver, square, n)?)
     }
 }
 

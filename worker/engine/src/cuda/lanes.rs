@@ -1,29 +1,34 @@
-//! Streams on which the panels of an observation's product are formed and added side by side.
+//! Streams on which work that does not depend on each other is done side by side: the panels of an observation's product, and the inverses of
+//! a site.
 //!
-//! A product of a few hundred rows leaves part of a GPU idle at its end, and adding it up waits for memory while the tensor cores do nothing:
-//! work of other lanes fills both. No bit depends on how many lanes there are: each panel has its own product and its own sums.
+//! A product of a few hundred rows leaves part of a GPU idle at its end, and adding it up waits for memory while the tensor cores do nothing;
+//! a factorisation has columns that only few threads can work at. Work of other lanes fills that. No bit depends on how many lanes there are:
+//! each panel has its own product and its own sums, each inverse its own factor.
 
 use cudarc::driver::CudaEvent;
 
 use super::CudaError;
 use super::driver::CudaDriver;
+use super::factoriser::Factoriser;
 use super::products::Products;
 use crate::device::memory::LANES;
 
-/// A stream beside the first one, with products of its own.
+/// A stream beside the first one, with products and factorisations of its own.
 #[derive(Debug)]
 pub(super) struct Lane {
-    // Its handle goes before the stream it works on.
+    // Handles go before the stream they work on.
     pub(super) products: Products,
+    pub(super) factoriser: Factoriser,
     pub(super) driver: CudaDriver,
 }
 
 impl Lane {
     /// As many as work side by side.
-    pub(super) fn open_all(driver: &CudaDriver) -> Result<Vec<Self>, CudaError> {
+    pub(super) fn open_all(driver: &CudaDriver, factoriser: &Factoriser) -> Result<Vec<Self>, CudaError> {
         let open = |_| {
             let driver = driver.beside()?;
-            Ok(Self { products: Products::open(&driver)?, driver })
+            let factoriser = factoriser.beside(&driver)?;
+            Ok(Self { products: Products::open(&driver)?, factoriser, driver })
         };
         (0..LANES).map(open).collect()
     }
@@ -42,7 +47,7 @@ impl Crossings {
         Ok(Self { ready: driver.event(false)?, judged: driver.event(false)?, done: driver.event(false)? })
     }
 
-    /// Products of what the first stream was given so far may be formed once it is done.
+    /// What the first stream was given so far may be worked with once it is done.
     pub(super) fn ready(&self, driver: &CudaDriver, lanes: &[Lane]) -> Result<(), CudaError> {
         driver.record(&self.ready)?;
         lanes.iter().try_for_each(|lane| lane.driver.wait_for(&self.ready))

@@ -29,6 +29,8 @@ mod factoriser;
 #[cfg(feature = "cuda")]
 mod gram;
 #[cfg(feature = "cuda")]
+mod inverses;
+#[cfg(feature = "cuda")]
 mod kernels;
 #[cfg(feature = "cuda")]
 mod lanes;

@@ -3,10 +3,11 @@
 
 use std::sync::Arc;
 
-use obsdiff_proto::{Effort, Precision, Target};
+use obsdiff_proto::{Effort, Target};
 
 use super::driver::{CudaDriver, DeviceBuffer, In};
 use super::error::MemoryPhase;
+use super::inverses::inverses;
 use super::kernels::Launch;
 use super::obs::ObsFactor;
 use super::products::{Operand, ProductSizes};
@@ -98,10 +99,7 @@ impl CudaSolver {
             return Ok(used);
         }
         let mut site = SiteAtWork::new(self.device.driver(), upper, damping, settings)?;
-        for rho in effort.penalties() {
-            let inverse = site.inverse(&self.device, *rho, precision)?;
-            site.inverses.push(inverse.ok_or(SolveError::NotPositive { damping: *rho })?);
-        }
+        site.inverses = inverses(&self.device, &site.square, site.n, effort.penalties(), precision)?;
         self.site = Some(site);
         Ok(damping)
     }
@@ -165,34 +163,6 @@ impl SiteAtWork {
             dead_columns: scales.dead,
             unit: scales.unit,
         })
-    }
-
-    /// (A + rho I)^-1, whole and symmetric: by a factorisation in f32 and, where that fails or is not asked for, in f64. Nothing when both
-    /// fail. 4/3 n^3 operations.
-    fn inverse(
-        &self,
-        device: &CudaDevice,
-        rho: f64,
-        precision: Precision,
-    ) -> Result<Option<DeviceBuffer<f32>>, CudaError> {
-        let (driver, factoriser, n) = (device.driver(), device.factoriser(), self.n);
-        let mut inverse = driver.buffer::<f32>(n * n)?;
-        if precision == Precision::F32 {
-            driver.copy(&self.square, &mut inverse, n * n)?;
-            driver.set_diagonal_f32(Launch::each(n), inverse.output(), n, (1.0 + rho) as f32)?;
-            if factoriser.factorise(driver, &mut inverse, n)? && factoriser.invert(driver, &mut inverse, n)? {
-                driver.mirror_upper(Launch::tiles(n, n, 32), inverse.output(), n)?;
-                return Ok(Some(inverse));
-            }
-        }
-        let mut wide = driver.buffer::<f64>(n * n)?;
-        driver.widen_square(Launch::blocks(1024), self.square.input(), wide.output(), (n * n) as u64)?;
-        driver.set_diagonal_f64(Launch::each(n), wide.output(), n, 1.0 + rho)?;
-        if !(factoriser.factorise(driver, &mut wide, n)? && factoriser.invert(driver, &mut wide, n)?) {
-            return Ok(None);
-        }
-        driver.narrow_upper(Launch::tiles(n, n, 32), wide.input(), inverse.output(), n)?;
-        Ok(Some(inverse))
     }
 
     /// out = factor * rows * square + keep * out, for `count` rows.

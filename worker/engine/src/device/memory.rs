@@ -9,12 +9,13 @@ const F64: u64 = 8;
 /// Bytes of cuBLAS's workspace: what it advises for Hopper. Of a fixed size, because the choice of algorithms depends on it.
 pub(crate) const WORKSPACE: usize = 32 << 20;
 
-/// Streams on which panels of a Gram's product are formed side by side: each has a workspace and a panel of its own.
+/// Streams on which panels of a Gram's product, or inverses, are formed side by side: each has workspaces and a panel of its own.
 pub(crate) const LANES: usize = 3;
 
 /// What a process takes of a GPU before it asks for anything: its context with the kernels and the libraries' own. Drivers of this time take
-/// 0.3 to 0.5 GiB; obsdiff has not been measured on a GPU. Where opening a GPU takes more, a command warns.
-const CONTEXT: u64 = 512 << 20;
+/// 0.3 to 0.5 GiB, and cuSOLVER may take a workspace for each handle; obsdiff has not been measured on a GPU. Where opening a GPU takes more,
+/// a command warns.
+const CONTEXT: u64 = 640 << 20;
 
 /// Scores of an attention that are in memory at a time (256 MiB in f32): queries are taken in parts, so that memory does not grow with the
 /// square of the tokens.
@@ -175,19 +176,20 @@ pub fn observation_bytes(n: usize, tokens: usize, padded: bool, bytes: usize) ->
     parts + product + copy + F64 * n as u64
 }
 
-/// What a factorisation or an inverse of an n x n matrix is planned to work in: as much as the matrix takes in f64. Where cuSOLVER asks for
-/// more, a warning says so.
-pub(crate) const fn factorisation_bytes(n: usize) -> u64 {
-    F64 * (n * n) as u64
+/// What a factorisation or an inverse of an n x n matrix is planned to work in, of numbers of `bytes`: as much as the matrix takes. Where
+/// cuSOLVER asks for more, a warning says so.
+pub(crate) const fn factorisation_bytes(n: usize, bytes: usize) -> u64 {
+    (bytes * n * n) as u64
 }
 
 /// A site of width n whose largest linear has so many `rows`, pruned by alternating directions with so many inverses or by OBS with one
-/// factor: A and those `factors`; while one is formed in f64, its square and as much for cuSOLVER; while a linear is solved, its weights before
+/// factor: A and those `factors`; while one is formed in f64, its square and as much for cuSOLVER, which is more than cuSOLVER takes for those
+/// that are formed side by side in f32; while a linear is solved, its weights before
 /// and now, dense and change in scaled coordinates with a mask, or five bands of the rows that are refined.
 pub fn site_bytes(n: usize, rows: usize, factors: usize) -> u64 {
     let (square, weights) = ((n * n) as u64, (rows * n) as u64);
     let kept = F32 * (1 + factors as u64) * square;
-    let forming = F64 * square + factorisation_bytes(n);
+    let forming = F64 * square + factorisation_bytes(n, F64 as usize);
     let band = (rows.min(ROWS_TOGETHER) * n) as u64;
     let solving = ((4 * F32 + 1) * weights).max(F32 * (2 * weights + 5 * band));
     kept + forming.max(solving)
