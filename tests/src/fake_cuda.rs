@@ -36,6 +36,9 @@ const FLAGS: [&str; 11] = [
     "-Wno-clobbered",
     "-Wno-unknown-pragmas",
 ];
+/// The driver's besides: where a kernel reads or writes numbers, or several at once, at an address that is no multiple of their size, the process
+/// ends.
+const KERNEL_FLAGS: [&str; 2] = ["-fsanitize=alignment", "-fno-sanitize-recover=alignment"];
 const NCCL_FLAGS: [&str; 8] =
     ["-std=c++17", "-O2", "-Wall", "-Wextra", "-Werror", "-fPIC", "-shared", "-pthread"];
 
@@ -62,7 +65,7 @@ pub fn fake_cuda_with(nccl: FakeNccl) -> &'static Path {
 
 fn built(nccl: FakeNccl) -> PathBuf {
     let folders = ["fake", "kernels", "shim"].map(|folder| Path::new(ENGINE).join(folder));
-    let mut text = format!("{nccl:?} {FLAGS:?} {NCCL_FLAGS:?} {}", processor());
+    let mut text = format!("{nccl:?} {FLAGS:?} {KERNEL_FLAGS:?} {NCCL_FLAGS:?} {}", processor());
     for folder in folders.iter().map(PathBuf::as_path).chain([Path::new(NCCL)]) {
         let files = fs::read_dir(folder).unwrap();
         let mut files: Vec<PathBuf> = files.map(|file| file.unwrap().path()).collect();
@@ -80,7 +83,7 @@ fn built(nccl: FakeNccl) -> PathBuf {
     let driver = place(DRIVER[0]);
     let revoke: &[&str] = match nccl {
         FakeNccl::Current => {
-            compile(&folders[0].join("driver.cpp"), &driver, &FLAGS, &[]);
+            compile(&folders[0].join("driver.cpp"), &driver, &[&FLAGS[..], &KERNEL_FLAGS].concat(), &[]);
             for (source, names) in LIBRARIES {
                 compile(&folders[0].join(source), &place(names[0]), &FLAGS, &[&driver]);
             }

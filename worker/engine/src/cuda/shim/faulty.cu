@@ -40,3 +40,16 @@ extern "C" __global__ void counts_its_threads(unsigned* out) {
 extern "C" __global__ void writes_past_its_buffer(unsigned* out, unsigned count) {
     for (unsigned i = threadIdx.x; i <= count; i += blockDim.x) out[i] = i;
 }
+
+// Reads 16 bytes at once, and writes them, at multiples of 4 bytes alone.
+struct alignas(16) Words {
+    unsigned word[4];
+};
+extern "C" __global__ void reads_across_multiples_of_16(const unsigned* from, unsigned* out) {
+    Words words = *reinterpret_cast<const Words*>(from + threadIdx.x);
+    out[threadIdx.x] = words.word[0] + words.word[3];
+}
+extern "C" __global__ void writes_across_multiples_of_16(unsigned* out) {
+    Words words = {{threadIdx.x, 0, 0, 0}};
+    *reinterpret_cast<Words*>(out + threadIdx.x) = words;
+}

@@ -21,8 +21,16 @@ const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/cuda");
 const FLAGS: [&str; 7] =
     ["-std=c++17", "-g", "-ffp-contract=off", "-pthread", "-Wall", "-Wextra", "-Wno-unknown-pragmas"];
 
-/// Fibers, one at a time. What some systems fortify by default refuses jumps between their stacks.
-const ONE_BY_ONE: [&str; 4] = ["-O2", "-U_FORTIFY_SOURCE", "-Wno-clobbered", "-Werror"];
+/// Fibers, one at a time. What some systems fortify by default refuses jumps between their stacks. Where numbers, or several at once, are read or
+/// written at an address that is no multiple of their size, the program ends, as a GPU does.
+const ONE_BY_ONE: [&str; 6] = [
+    "-O2",
+    "-U_FORTIFY_SOURCE",
+    "-fsanitize=alignment",
+    "-fno-sanitize-recover=alignment",
+    "-Wno-clobbered",
+    "-Werror",
+];
 
 /// Threads of the system, watched by ThreadSanitizer.
 const SANITIZED: [&str; 3] = ["-O1", "-DSHIM_REAL_THREADS", "-fsanitize=thread"];

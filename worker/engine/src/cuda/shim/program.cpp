@@ -96,7 +96,7 @@ Bound bound(const char* name, void (*kernel)(P...)) {
 static const std::map<std::string, Bound> KERNELS = {
     FOR_EACH_KERNEL(KERNEL)
     KERNEL(needs_a_barrier) KERNEL(waits_in_one_branch) KERNEL(ends_before_a_barrier) KERNEL(counts_its_threads)
-    KERNEL(writes_past_its_buffer)
+    KERNEL(writes_past_its_buffer) KERNEL(reads_across_multiples_of_16) KERNEL(writes_across_multiples_of_16)
 };
 
 template <class T>

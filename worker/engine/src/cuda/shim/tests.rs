@@ -58,6 +58,32 @@ fn what_lies_past_a_buffer_cannot_be_written() {
 }
 
 #[test]
+fn vectors_lie_at_multiples_of_their_size() {
+    let refused = |kernel: &str, shape: Shape, device: &Device, arguments: &[Argument], size: u32| {
+        let mut device = device.clone();
+        device.launch(kernel, shape, arguments);
+        let (output, memory) = device.attempt(program(), 0);
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(!output.status.success() && memory.is_none(), "{kernel}");
+        let alignment = format!("requires {size} byte alignment");
+        assert!(said.contains("misaligned address") && said.contains(&alignment), "{kernel}: {said}");
+    };
+    let mut device = Device::default();
+    let [from, out] = [0, 0].map(|_| device.buffer(&[0u32; 40]));
+    let few = Shape::line(1, 32);
+    refused("reads_across_multiples_of_16", few, &device, arguments![from, out], 16);
+    refused("writes_across_multiples_of_16", few, &device, arguments![out], 16);
+    // Keys are read four words at once, values two. One word more moves a matrix's beginning.
+    let [queries, out] = [0, 0].map(|_| device.buffer(&[0u32; 32]));
+    let [keys, values] = [32, 33].map(|words| device.buffer(&vec![0u32; words]));
+    let shape = Shape::line(1, 256).with_shared(4 * (64 * 36 + 32 * 72));
+    for (keys, values, size) in [(values, keys, 16), (keys, values, 8)] {
+        let arguments = arguments![queries, keys, values, 1u32, 1u32, 64u32, 0.5f32, out];
+        refused("attend_64_bf16", shape, &device, arguments, size);
+    }
+}
+
+#[test]
 fn arguments_that_do_not_fit_are_refused() {
     let mut device = Device::default();
     let out = device.buffer(&[0u32; 64]);
