@@ -35,6 +35,8 @@ mod kernels;
 #[cfg(feature = "cuda")]
 mod lanes;
 #[cfg(feature = "cuda")]
+mod launch;
+#[cfg(feature = "cuda")]
 mod matrix;
 #[cfg(feature = "cuda")]
 mod modules;

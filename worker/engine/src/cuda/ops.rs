@@ -132,7 +132,7 @@ impl BlockOps for CudaOps {
     fn linear(&self, x: &Matrix, layer: &LinearTensors) -> Result<Matrix> {
         let mut y = self.product(on_gpu(x)?, layer)?;
         let (rows, out, bias) = (y.rows(), y.columns(), self.parameter(&layer.bias)?);
-        let launch = Launch::strided(rows * out);
+        let launch = Launch::row_parts(rows, out);
         self.device.driver().add_bias(self.numbers, launch, y.output()?, bias.input(), rows, out)?;
         Ok(y.into())
     }
@@ -140,7 +140,7 @@ impl BlockOps for CudaOps {
     fn linear_gelu(&self, x: &Matrix, layer: &LinearTensors) -> Result<Matrix> {
         let mut y = self.product(on_gpu(x)?, layer)?;
         let (rows, out, bias) = (y.rows(), y.columns(), self.parameter(&layer.bias)?);
-        let launch = Launch::strided(rows * out);
+        let launch = Launch::row_parts(rows, out);
         self.device.driver().gelu(self.numbers, launch, y.output()?, bias.input(), rows, out)?;
         Ok(y.into())
     }
@@ -148,7 +148,7 @@ impl BlockOps for CudaOps {
     fn silu(&self, x: Matrix) -> Result<Matrix> {
         let mut x = into_gpu(x)?.unshared()?;
         let (rows, width) = (x.rows(), x.columns());
-        self.device.driver().silu(self.numbers, Launch::strided(rows * width), x.output()?, rows, width)?;
+        self.device.driver().silu(self.numbers, Launch::row_parts(rows, width), x.output()?, rows, width)?;
         Ok(x.into())
     }
 
@@ -160,7 +160,7 @@ impl BlockOps for CudaOps {
             let problem = format!("{rows} rows of {} are not added to {all} of {width}", added.columns());
             return Err(Error::Argument(problem));
         }
-        let launch = Launch::strided(all * width);
+        let launch = Launch::row_parts(rows, width);
         let driver = self.device.driver();
         driver.add_rows(self.numbers, launch, x.output()?, added.input(), all / rows, rows, width)?;
         Ok(x.into())
@@ -218,7 +218,7 @@ impl BlockOps for CudaOps {
         let (stride, gate) = (values.columns(), gate * width);
         self.device.driver().add_gated(
             self.numbers,
-            Launch::strided(rows * width),
+            Launch::row_parts(rows, width),
             residual.output()?,
             y.input(),
             bias.input(),
@@ -268,7 +268,7 @@ impl BlockOps for CudaOps {
             return Err(Error::Argument(format!("{rows} rows are not joined to {}", right.rows())));
         }
         let mut out = self.empty(rows, a + b)?;
-        let launch = Launch::strided(rows * (a + b));
+        let launch = Launch::row_parts(rows, a + b);
         let driver = self.device.driver();
         driver.join_columns(self.numbers, launch, left.input(), right.input(), rows, a, b, out.output()?)?;
         Ok(out.into())
@@ -281,7 +281,7 @@ impl BlockOps for CudaOps {
     fn limited(&self, x: Matrix, limit: f32) -> Result<Matrix> {
         let mut x = into_gpu(x)?.unshared()?;
         let (rows, width) = (x.rows(), x.columns());
-        let launch = Launch::strided(rows * width);
+        let launch = Launch::row_parts(rows, width);
         self.device.driver().limit(self.numbers, launch, x.output()?, rows, width, limit)?;
         Ok(x.into())
     }
@@ -301,7 +301,7 @@ impl BlockOps for CudaOps {
         }
         self.device.driver().rotate(
             self.numbers,
-            Launch::strided(batch * turned * width / 2),
+            Launch::row_parts(turned, width),
             x.output()?,
             cosines.input(),
             sines.input(),

@@ -147,7 +147,7 @@ impl CudaOps {
                 multiply(&laid_out, count, first, out)?;
             }
         }
-        let launch = Launch::strided(pixels * outputs);
+        let launch = Launch::row_parts(pixels, outputs);
         Ok(driver.add_bias(NumberType::F32, launch, out.output()?, bias.input(), pixels, outputs)?)
     }
 

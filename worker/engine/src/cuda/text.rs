@@ -95,7 +95,7 @@ impl TextOps for CudaOps {
         let product = self.product_of(x, weight);
         self.device.products().add_product(product, residual.output()?)?;
         if let Some(bias) = bias_of(layer, width)? {
-            let launch = Launch::strided(rows * width);
+            let launch = Launch::row_parts(rows, width);
             let driver = self.device.driver();
             driver.add_bias(NumberType::F32, launch, residual.output()?, bias.input(), rows, width)?;
         }
@@ -191,11 +191,13 @@ impl CudaOps {
         }
         let (rows, columns) = (stored.rows(), stored.columns());
         let mut out = self.empty(rows, columns)?;
-        let (driver, launch) = (self.device.driver(), Launch::strided(rows * columns));
-        let (from, count) = (stored.input(), (rows * columns) as u64);
+        let (driver, launch) = (self.device.driver(), Launch::row_parts(rows, columns));
+        let from = stored.input();
         match self.numbers {
-            NumberType::F32 => driver.widen(stored.numbers(), launch, from, count, out.output()?)?,
-            NumberType::Bf16 => driver.round_to_bf16(stored.numbers(), launch, from, count, out.output()?)?,
+            NumberType::F32 => driver.widen(stored.numbers(), launch, from, rows, columns, out.output()?)?,
+            NumberType::Bf16 => {
+                driver.round_to_bf16(stored.numbers(), launch, from, rows, columns, out.output()?)?
+            }
             NumberType::F16 => {
                 return Err(Error::Argument(
                     "text encoders are not computed in f16: they overflow".to_owned(),
@@ -260,7 +262,7 @@ impl CudaOps {
         let mut out = CudaMatrix::new(&self.device, numbers, rows, width)?;
         self.device.driver().finish_product(
             numbers,
-            Launch::strided(rows * width),
+            Launch::row_parts(rows, width),
             product.input(),
             bias.map_or(In::none(), CudaMatrix::input),
             gate.as_ref().map_or(In::none(), CudaMatrix::input),

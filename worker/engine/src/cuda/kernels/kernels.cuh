@@ -56,14 +56,14 @@
 // norm.cu     what surrounds the products of a transformer's block, in f32, bf16 and f16
 //   norm_modulate_*       256; rows / 16
 //   head_norm_*           256; rows * heads / 16                     of a product, with its bias
-//   rotate_*              256; 1024
-//   gelu_*                256; 1024                                  of a product, with its bias
-//   add_gated_*           256; 1024                                  of a product, with its bias
-//   add_bias_*            256; 1024                                  of a product
-//   limit_*               256; 1024
-//   silu_*                256; 1024
-//   add_rows_*            256; 1024
-//   join_columns_*        256; 1024
+//   rotate_*              (32, 8); (width / 256, turned / 8)         parts of the rows, as those that follow: see rows.cuh
+//   gelu_*                (32, 8); (width / 256, rows / 8)           of a product, with its bias
+//   add_gated_*           (32, 8); (width / 256, rows / 8)           of a product, with its bias
+//   add_bias_*            (32, 8); (width / 256, rows / 8)           of a product
+//   limit_*               (32, 8); (width / 256, rows / 8)
+//   silu_*                (32, 8); (width / 256, rows / 8)
+//   add_rows_*            (32, 8); (width / 256, rows / 8)
+//   join_columns_*        (32, 8); (width / 256, rows / 8)
 //   softmax_*             256; rows / 16                             between the two products of an attention
 //
 // attention.cu  an attention with heads of 64 or 128 features, in bf16 and f16, in one kernel
@@ -72,10 +72,10 @@
 // text.cu     what surrounds the products of a text encoder's layer; each comes for the type that it writes, the last two for what they read
 //   layer_norm_*          256; rows / 16
 //   rms_norm_*            256; rows / 16
-//   finish_product_*      256; 1024                                  of a product, with its bias, and of a gate
+//   finish_product_*      (32, 8); (width / 256, rows / 8)           of a product, with its bias, and of a gate
 //   biased_softmax_*      256; rows / 16                             between the two products of an attention
-//   widen_*               256; 1024                                  of a weight as it is stored
-//   round_to_bf16_*       256; 1024                                  of a weight as it is stored
+//   widen_*               (32, 8); (width / 256, rows / 8)           of a weight as it is stored
+//   round_to_bf16_*       (32, 8); (width / 256, rows / 8)           of a weight as it is stored
 //
 // picture.cu  what surrounds the products of a picture's decoder, in f32
 //   gather_patches        256; 1024                                  before the product of a convolution

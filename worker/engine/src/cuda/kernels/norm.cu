@@ -43,28 +43,34 @@ __device__ void head_norm(T* x, const T* bias, const T* weight, unsigned rows, u
 }
 
 // In place: turns the pairs of neighbouring features of every head in the last `turned` tokens of each item of `tokens` rows. `cosines` and
-// `sines` are turned x pairs, a head has 2 * pairs features. One thread a pair.
+// `sines` are turned x pairs, a head has 2 * pairs features.
 template <class T>
 __device__ void rotate(T* x, const float* cosines, const float* sines, unsigned items, unsigned tokens, unsigned turned, unsigned width,
                        unsigned pairs) {
-    size_t pairs_of_row = width / 2, count = static_cast<size_t>(items) * turned * pairs_of_row;
-    size_t step = static_cast<size_t>(gridDim.x) * blockDim.x;
-    for (size_t i = static_cast<size_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < count; i += step) {
-        size_t row = i / pairs_of_row, pair = i % pairs_of_row, token = row % turned;
-        T* at = x + (row / turned * tokens + (tokens - turned) + token) * width + 2 * pair;
-        float cosine = cosines[token * pairs + pair % pairs], sine = sines[token * pairs + pair % pairs];
-        float a = to_f32(at[0]), b = to_f32(at[1]);
-        from_f32(a * cosine - b * sine, &at[0]);
-        from_f32(b * cosine + a * sine, &at[1]);
-    }
+    // A head is made of whole parts.
+    bool at_once = are_at_once<T>(2 * pairs, x, cosines, sines);
+    for_each_part<T, 2>(at_once, turned, width, [=](auto part, size_t token, size_t column) {
+        size_t pair = token * pairs + static_cast<unsigned>(column) / 2 % pairs;
+        auto cosine = read(part.half(), cosines + pair), sine = read(part.half(), sines + pair);
+        for (size_t item = 0; item < items; item++) {
+            T* at = x + (item * tokens + (tokens - turned) + token) * width + column;
+            auto value = read(part, at);
+            write(part, at, [&](unsigned j) {
+                float by = cosine[j / 2], other = sine[j / 2];
+                return j % 2 == 0 ? value[j] * by - value[j + 1] * other : value[j] * by + value[j - 1] * other;
+            });
+        }
+    });
 }
 
 // In place: adds the bias (`width` numbers) and takes GELU by its tanh approximation.
 template <class T>
 __device__ void gelu_of_biased(T* x, const T* bias, unsigned rows, unsigned width) {
-    size_t count = static_cast<size_t>(rows) * width, step = static_cast<size_t>(gridDim.x) * blockDim.x;
-    for (size_t i = static_cast<size_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < count; i += step)
-        from_f32(gelu(to_f32(x[i]) + to_f32(bias[i % width])), &x[i]);
+    for_each_part<T>(are_at_once<T>(width, x, bias), rows, width, [=](auto part, size_t row, size_t column) {
+        T* at = x + row * width + column;
+        auto value = read(part, at), added = read(part, bias + column);
+        write(part, at, [&](unsigned j) { return gelu(value[j] + added[j]); });
+    });
 }
 
 // Adds gate * (product + bias) to the residual. An item of `tokens` rows has its `width` gates in a row of `values` of `stride` numbers, from
@@ -72,60 +78,71 @@ __device__ void gelu_of_biased(T* x, const T* bias, unsigned rows, unsigned widt
 template <class T>
 __device__ void add_gated(T* residual, const T* product, const T* bias, const T* values, unsigned rows, unsigned width, unsigned tokens,
                           unsigned stride, unsigned gate) {
-    size_t count = static_cast<size_t>(rows) * width, step = static_cast<size_t>(gridDim.x) * blockDim.x;
-    for (size_t i = static_cast<size_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < count; i += step) {
-        size_t column = i % width;
-        float by = to_f32(values[i / width / tokens * stride + gate + column]);
-        from_f32(fmaf(by, to_f32(product[i]) + to_f32(bias[column]), to_f32(residual[i])), &residual[i]);
-    }
+    bool at_once = are_at_once<T>(width | stride | gate, residual, product, bias, values);
+    for_each_part<T>(at_once, rows, width, [=](auto part, size_t row, size_t column) {
+        size_t at = row * width + column, item = static_cast<unsigned>(row) / tokens;
+        auto value = read(part, residual + at), of_product = read(part, product + at), added = read(part, bias + column);
+        auto by = read(part, values + item * stride + gate + column);
+        write(part, residual + at, [&](unsigned j) { return fmaf(by[j], of_product[j] + added[j], value[j]); });
+    });
 }
 
 // In place: adds the bias (`width` numbers).
 template <class T>
 __device__ void add_bias(T* x, const T* bias, unsigned rows, unsigned width) {
-    size_t count = static_cast<size_t>(rows) * width, step = static_cast<size_t>(gridDim.x) * blockDim.x;
-    for (size_t i = static_cast<size_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < count; i += step)
-        from_f32(to_f32(x[i]) + to_f32(bias[i % width]), &x[i]);
+    for_each_part<T>(are_at_once<T>(width, x, bias), rows, width, [=](auto part, size_t row, size_t column) {
+        T* at = x + row * width + column;
+        auto value = read(part, at), added = read(part, bias + column);
+        write(part, at, [&](unsigned j) { return value[j] + added[j]; });
+    });
 }
 
 // In place: x / (1 + e^-x).
 template <class T>
 __device__ void silu(T* x, unsigned rows, unsigned width) {
-    size_t count = static_cast<size_t>(rows) * width, step = static_cast<size_t>(gridDim.x) * blockDim.x;
-    for (size_t i = static_cast<size_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < count; i += step) {
-        float value = to_f32(x[i]), exponent = -value > 80.0f ? 80.0f : -value;
-        from_f32(value * reciprocal(1.0f + exponential(exponent)), &x[i]);
-    }
+    for_each_part<T>(are_at_once<T>(width, x), rows, width, [=](auto part, size_t row, size_t column) {
+        T* at = x + row * width + column;
+        auto value = read(part, at);
+        write(part, at, [&](unsigned j) {
+            float exponent = -value[j] > 80.0f ? 80.0f : -value[j];
+            return value[j] * reciprocal(1.0f + exponential(exponent));
+        });
+    });
 }
 
 // In place: adds `rows` of another matrix to each of `times` items of as many rows.
 template <class T>
 __device__ void add_rows(T* x, const T* added, unsigned times, unsigned rows, unsigned width) {
-    size_t item = static_cast<size_t>(rows) * width, count = times * item, step = static_cast<size_t>(gridDim.x) * blockDim.x;
-    for (size_t i = static_cast<size_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < count; i += step)
-        from_f32(to_f32(x[i]) + to_f32(added[i % item]), &x[i]);
+    for_each_part<T>(are_at_once<T>(width, x, added), rows, width, [=](auto part, size_t row, size_t column) {
+        auto of_row = read(part, added + row * width + column);
+        for (size_t item = 0; item < times; item++) {
+            T* at = x + (item * rows + row) * width + column;
+            auto value = read(part, at);
+            write(part, at, [&](unsigned j) { return value[j] + of_row[j]; });
+        }
+    });
 }
 
 // In place: brings every number into -largest..largest. A NaN stays.
 template <class T>
 __device__ void limit(T* x, unsigned rows, unsigned width, float largest) {
-    size_t count = static_cast<size_t>(rows) * width, step = static_cast<size_t>(gridDim.x) * blockDim.x;
-    for (size_t i = static_cast<size_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < count; i += step) {
-        float value = to_f32(x[i]);
-        value = value > largest ? largest : value;
-        value = value < -largest ? -largest : value;
-        from_f32(value, &x[i]);
-    }
+    for_each_part<T>(are_at_once<T>(width, x), rows, width, [=](auto part, size_t row, size_t column) {
+        T* at = x + row * width + column;
+        auto value = read(part, at);
+        write(part, at, [&](unsigned j) {
+            float below = value[j] > largest ? largest : value[j];
+            return below < -largest ? -largest : below;
+        });
+    });
 }
 
 // Writes the features of two matrices side by side: rows x a and rows x b to rows x (a + b).
 template <class T>
 __device__ void join_columns(const T* left, const T* right, unsigned rows, unsigned a, unsigned b, T* out) {
-    size_t width = static_cast<size_t>(a) + b, count = rows * width, step = static_cast<size_t>(gridDim.x) * blockDim.x;
-    for (size_t i = static_cast<size_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < count; i += step) {
-        size_t row = i / width, column = i % width;
-        out[i] = column < a ? left[row * a + column] : right[row * b + (column - a)];
-    }
+    size_t width = static_cast<size_t>(a) + b;
+    for_each_part<T>(are_at_once<T>(a | b, left, right, out), rows, width, [=](auto part, size_t row, size_t column) {
+        copy(part, column < a ? left + row * a + column : right + row * b + (column - a), out + row * width + column);
+    });
 }
 
 // Writes the softmax of `scale` times each row of scores (rows x keys, f32). The rows of both matrices are `stride` numbers apart; what lies

@@ -1,6 +1,99 @@
-// What kernels share that work row by row, in f32: sums of a row by 16 threads, and the functions of `model/ops/simd.rs`, whose bits these are.
+// What kernels share that work row by row, in f32: parts of a row that are read and written at once, sums of a row by 16 threads, and the
+// functions of `model/ops/simd.rs`, whose bits these are.
 #pragma once
 #include "kernels.cuh"
+
+// COUNT neighbouring numbers of a row: read and written at once, or one by one.
+template <unsigned COUNT, bool AT_ONCE>
+struct Part {
+    static constexpr unsigned count = COUNT;
+
+    __device__ constexpr Part<COUNT / 2, AT_ONCE> half() const { return {}; }
+};
+
+// Numbers of a part that is 16 bytes of T, the most that a thread reads or writes at once.
+template <class T>
+constexpr unsigned PART = 16 / sizeof(T);
+
+// Whether parts of PART<T> numbers are read and written at once: sizes, of which this is the bitwise or, are multiples of that, and matrices
+// begin at multiples of 16 bytes.
+template <class T, class... Numbers>
+__device__ bool are_at_once(unsigned sizes, const Numbers*... starts) {
+    return sizes % PART<T> == 0 && ((reinterpret_cast<size_t>(starts) % 16 == 0) && ...);
+}
+
+// Calls of_part(part, row, column) for this thread's parts, which begin at these columns of a matrix of rows x width. The threads of a block,
+// and the blocks, lie in a plane: x goes over columns, y over rows.
+template <unsigned COUNT, bool AT_ONCE, class OfPart>
+__device__ void for_each(Part<COUNT, AT_ONCE> part, unsigned rows, size_t width, OfPart of_part) {
+    size_t x = static_cast<size_t>(blockIdx.x) * blockDim.x + threadIdx.x, columns = static_cast<size_t>(gridDim.x) * blockDim.x * COUNT;
+    size_t y = static_cast<size_t>(blockIdx.y) * blockDim.y + threadIdx.y, step = static_cast<size_t>(gridDim.y) * blockDim.y;
+    for (size_t column = x * COUNT; column < width; column += columns)
+        for (size_t row = y; row < rows; row += step) of_part(part, row, column);
+}
+
+// The same for parts of PART<T> numbers where they are read and written at once, or else of LEAST, one by one.
+template <class T, unsigned LEAST = 1, class OfPart>
+__device__ void for_each_part(bool at_once, unsigned rows, size_t width, OfPart of_part) {
+    if (at_once) {
+        for_each(Part<PART<T>, true>(), rows, width, of_part);
+    } else {
+        for_each(Part<LEAST, false>(), rows, width, of_part);
+    }
+}
+
+// What one instruction reads or writes.
+template <class T, unsigned COUNT>
+struct alignas(COUNT * sizeof(T)) Vector {
+    T numbers[COUNT];
+};
+
+// The numbers of a part that one instruction reads or writes.
+template <class T, unsigned COUNT, bool AT_ONCE>
+constexpr unsigned AT_A_TIME = !AT_ONCE ? 1 : COUNT < PART<T> ? COUNT : PART<T>;
+
+// A part's numbers.
+template <unsigned COUNT>
+struct Numbers {
+    float numbers[COUNT];
+
+    __device__ float operator[](unsigned j) const { return numbers[j]; }
+};
+
+template <class T, unsigned COUNT, bool AT_ONCE>
+__device__ Numbers<COUNT> read(Part<COUNT, AT_ONCE>, const T* from) {
+    constexpr unsigned STEP = AT_A_TIME<T, COUNT, AT_ONCE>;
+    Numbers<COUNT> read;
+#pragma unroll
+    for (unsigned i = 0; i < COUNT; i += STEP) {
+        Vector<T, STEP> vector = *reinterpret_cast<const Vector<T, STEP>*>(from + i);
+#pragma unroll
+        for (unsigned j = 0; j < STEP; j++) read.numbers[i + j] = to_f32(vector.numbers[j]);
+    }
+    return read;
+}
+
+// Writes number(j), rounded, as number j of a part.
+template <class T, unsigned COUNT, bool AT_ONCE, class Number>
+__device__ void write(Part<COUNT, AT_ONCE>, T* to, Number number) {
+    constexpr unsigned STEP = AT_A_TIME<T, COUNT, AT_ONCE>;
+#pragma unroll
+    for (unsigned i = 0; i < COUNT; i += STEP) {
+        Vector<T, STEP> vector;
+#pragma unroll
+        for (unsigned j = 0; j < STEP; j++) from_f32(number(i + j), &vector.numbers[j]);
+        *reinterpret_cast<Vector<T, STEP>*>(to + i) = vector;
+    }
+}
+
+// Copies a part bit by bit.
+template <class T, unsigned COUNT, bool AT_ONCE>
+__device__ void copy(Part<COUNT, AT_ONCE>, const T* from, T* to) {
+    constexpr unsigned STEP = AT_A_TIME<T, COUNT, AT_ONCE>;
+#pragma unroll
+    for (unsigned i = 0; i < COUNT; i += STEP)
+        *reinterpret_cast<Vector<T, STEP>*>(to + i) = *reinterpret_cast<const Vector<T, STEP>*>(from + i);
+}
 
 // Threads of a row, and lanes of its sums.
 #define SUM_LANES 16u

@@ -1,7 +1,7 @@
 // What surrounds the products of a text encoder's layer. Its stream of tokens, norms, softmax and activation functions are f32; what is written
 // for a product is rounded once, to the product's type, for which each kernel comes. Products are read in f32.
 //
-// Matrices are row-major. 16 threads take a row.
+// Matrices are row-major. 16 threads take a row of what sums over rows, see `for_each_part` for the others.
 #include "rows.cuh"
 
 // Layer norm: scales a row to a mean of 0 and a variance of 1, then by a weight, and adds a bias.
@@ -69,12 +69,17 @@ __device__ inline float activation(float x, unsigned function) {
 template <class T>
 __device__ void finish_product(const float* product, const float* bias, const float* gate, unsigned rows, unsigned width, unsigned function,
                                T* out) {
-    size_t count = static_cast<size_t>(rows) * width, step = static_cast<size_t>(gridDim.x) * blockDim.x;
-    for (size_t i = static_cast<size_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < count; i += step) {
-        float value = bias == nullptr ? product[i] : product[i] + bias[i % width];
-        value = activation(value, function);
-        from_f32(gate == nullptr ? value : value * gate[i], &out[i]);
-    }
+    for_each_part<T>(are_at_once<T>(width, product, bias, gate, out), rows, width, [=](auto part, size_t row, size_t column) {
+        size_t at = row * width + column;
+        auto value = read(part, product + at);
+        decltype(value) added = {}, by = {};
+        if (bias != nullptr) added = read(part, bias + column);
+        if (gate != nullptr) by = read(part, gate + at);
+        write(part, out + at, [&](unsigned j) {
+            float activated = activation(bias == nullptr ? value[j] : value[j] + added[j], function);
+            return gate == nullptr ? activated : activated * by[j];
+        });
+    });
 }
 
 // Writes the softmax of `scale` times each row of scores plus its bias. Row i of rows has row i % biases of the bias (biases x keys). The rows of
@@ -102,18 +107,24 @@ __device__ void biased_softmax(const float* scores, const float* bias, unsigned 
     for (unsigned j = threadIdx.x % SUM_LANES; j < keys; j += SUM_LANES) from_f32(weight(j) * factor, &out[place.row * stride + j]);
 }
 
-// Writes so many numbers in f32.
+// Writes a matrix in f32.
 template <class T>
-__device__ void widen(const T* from, unsigned long long count, float* to) {
-    size_t step = static_cast<size_t>(gridDim.x) * blockDim.x;
-    for (size_t i = static_cast<size_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < count; i += step) to[i] = to_f32(from[i]);
+__device__ void widen(const T* from, unsigned rows, unsigned width, float* to) {
+    for_each_part<T>(are_at_once<T>(width, from, to), rows, width, [=](auto part, size_t row, size_t column) {
+        size_t at = row * width + column;
+        auto value = read(part, from + at);
+        write(part, to + at, [&](unsigned j) { return value[j]; });
+    });
 }
 
 // The same in bf16.
 template <class T>
-__device__ void round_to_bf16(const T* from, unsigned long long count, bf16* to) {
-    size_t step = static_cast<size_t>(gridDim.x) * blockDim.x;
-    for (size_t i = static_cast<size_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < count; i += step) from_f32(to_f32(from[i]), &to[i]);
+__device__ void round_to_bf16(const T* from, unsigned rows, unsigned width, bf16* to) {
+    for_each_part<bf16>(are_at_once<bf16>(width, from, to), rows, width, [=](auto part, size_t row, size_t column) {
+        size_t at = row * width + column;
+        auto value = read(part, from + at);
+        write(part, to + at, [&](unsigned j) { return value[j]; });
+    });
 }
 
 #define TEXT_FOR_TYPE(T)                                                                                                                      \
@@ -133,9 +144,9 @@ __device__ void round_to_bf16(const T* from, unsigned long long count, bf16* to)
                                                   unsigned stride, float scale, VALUE(T) * out) {                                            \
         biased_softmax(scores, bias, rows, biases, keys, stride, scale, out);                                                                \
     }                                                                                                                                        \
-    extern "C" __global__ void widen_##T(const VALUE(T) * from, unsigned long long count, float* to) { widen(from, count, to); }             \
-    extern "C" __global__ void round_to_bf16_##T(const VALUE(T) * from, unsigned long long count, bf16* to) {                                \
-        round_to_bf16(from, count, to);                                                                                                      \
+    extern "C" __global__ void widen_##T(const VALUE(T) * from, unsigned rows, unsigned width, float* to) { widen(from, rows, width, to); }  \
+    extern "C" __global__ void round_to_bf16_##T(const VALUE(T) * from, unsigned rows, unsigned width, bf16* to) {                           \
+        round_to_bf16(from, rows, width, to);                                                                                                \
     }
 
 TEXT_FOR_TYPE(f32)

@@ -1,6 +1,7 @@
 mod attention_kernel;
 mod device;
 mod kernels;
+mod parts;
 mod picture_kernels;
 
 use candle_core::DType;

@@ -11,16 +11,16 @@ const SUM_LANES: usize = 16;
 
 /// The types of activations: kernels' names end with them.
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Type {
+pub(super) enum Type {
     F32,
     Bf16,
     F16,
 }
 
 impl Type {
-    const ALL: [Self; 3] = [Self::F32, Self::Bf16, Self::F16];
+    pub(super) const ALL: [Self; 3] = [Self::F32, Self::Bf16, Self::F16];
 
-    fn kernel(self, name: &str) -> String {
+    pub(super) fn kernel(self, name: &str) -> String {
         match self {
             Self::F32 => format!("{name}_f32"),
             Self::Bf16 => format!("{name}_bf16"),
@@ -28,8 +28,13 @@ impl Type {
         }
     }
 
+    /// Bytes of a number.
+    pub(super) fn bytes(self) -> usize {
+        if self == Self::F32 { 4 } else { 2 }
+    }
+
     /// A tensor as this type has it, in f32.
-    fn rounded(self, tensor: &Tensor) -> Tensor {
+    pub(super) fn rounded(self, tensor: &Tensor) -> Tensor {
         match self {
             Self::F32 => tensor.clone(),
             Self::Bf16 => tensor.to_dtype(DType::BF16).unwrap().to_dtype(DType::F32).unwrap(),
@@ -38,7 +43,7 @@ impl Type {
     }
 
     /// A buffer of a tensor that this type has rounded.
-    fn buffer(self, device: &mut CudaDevice, tensor: &Tensor) -> Buffer {
+    pub(super) fn buffer(self, device: &mut CudaDevice, tensor: &Tensor) -> Buffer {
         let values = values(tensor);
         match self {
             Self::F32 => device.buffer(&values),
@@ -48,7 +53,7 @@ impl Type {
     }
 
     /// Runs the launches; a buffer must hold what the processor made, rounded to this type.
-    fn hold(self, device: &CudaDevice, buffer: Buffer, wanted: &Tensor, what: &str) {
+    pub(super) fn hold(self, device: &CudaDevice, buffer: Buffer, wanted: &Tensor, what: &str) {
         let memory = device.run_in_any_order();
         let wanted = values(wanted);
         match self {
@@ -78,6 +83,11 @@ fn only_bias(bias: &Tensor) -> LinearTensors {
 /// Blocks of three warps for so many rows or heads.
 fn by_rows(rows: usize) -> Shape {
     Shape::line(rows.div_ceil(96 / SUM_LANES), 96)
+}
+
+/// Blocks and threads in a plane, which take parts of rows. They are few: each takes several.
+pub(super) fn parts() -> Shape {
+    Shape::plane([2, 2], [2, 4])
 }
 
 /// Batch items, their tokens, and features.
@@ -123,7 +133,7 @@ fn norms_of_heads_are_the_processors_bits() {
 #[test]
 fn the_last_tokens_are_turned_to_the_processors_bits() {
     for (batch, tokens, turned, heads, pairs) in
-        [(1, 1, 1, 1, 1), (2, 5, 3, 2, 4), (1, 4, 0, 1, 2), (3, 7, 7, 3, 9)]
+        [(1, 1, 1, 1, 1), (2, 5, 3, 2, 4), (1, 4, 0, 1, 2), (3, 7, 7, 3, 9), (2, 9, 6, 5, 16)]
     {
         for of in Type::ALL {
             let mut random = Random { seed: tokens as u64 };
@@ -136,7 +146,7 @@ fn the_last_tokens_are_turned_to_the_processors_bits() {
             let [cosines, sines] =
                 [&rotary.cosines, &rotary.sines].map(|table| device.buffer(&values(table)));
             let arguments = arguments![out, cosines, sines, batch, tokens, turned, width, pairs];
-            device.launch(&of.kernel("rotate"), Shape::line(2, 32), arguments);
+            device.launch(&of.kernel("rotate"), parts(), arguments);
             let wanted = ops().rotate(x.copy().unwrap(), &rotary, batch).unwrap();
             of.hold(&device, out, &wanted, &format!("{turned} of {tokens} tokens, {of:?}"));
         }
@@ -145,7 +155,7 @@ fn the_last_tokens_are_turned_to_the_processors_bits() {
 
 #[test]
 fn gelu_of_a_biased_product_is_the_processors_bits() {
-    for (rows, width) in [(1, 1), (3, 7), (20, 33)] {
+    for (rows, width) in [(1, 1), (3, 7), (20, 33), (5, 40), (9, 64), (2, 68)] {
         for of in Type::ALL {
             let mut random = Random { seed: width as u64 };
             // Large ones, too: there the exponential is cut off.
@@ -153,7 +163,7 @@ fn gelu_of_a_biased_product_is_the_processors_bits() {
             let bias = of.rounded(&random.tensor(&[width]));
             let mut device = CudaDevice::default();
             let [out, of_bias] = [&x, &bias].map(|tensor| of.buffer(&mut device, tensor));
-            device.launch(&of.kernel("gelu"), Shape::line(2, 64), arguments![out, of_bias, rows, width]);
+            device.launch(&of.kernel("gelu"), parts(), arguments![out, of_bias, rows, width]);
             let wanted = ops().linear_gelu(&x, &only_bias(&bias)).unwrap();
             of.hold(&device, out, &wanted, &format!("{rows} x {width}, {of:?}"));
         }
@@ -174,7 +184,7 @@ fn gated_residuals_are_the_processors_bits() {
                 [&residual, &x, &bias, &modulation].map(|tensor| of.buffer(&mut device, tensor));
             let (stride, gate) = (2 * width, width);
             let arguments = arguments![out, product, of_bias, values, rows, width, tokens, stride, gate];
-            device.launch(&of.kernel("add_gated"), Shape::line(2, 64), arguments);
+            device.launch(&of.kernel("add_gated"), parts(), arguments);
             let by = Modulation { values: modulation, width };
             let wanted =
                 ops().add_gated_linear(residual.copy().unwrap(), &x, &only_bias(&bias), &by, 1).unwrap();
@@ -185,13 +195,13 @@ fn gated_residuals_are_the_processors_bits() {
 
 #[test]
 fn biased_products_are_the_processors_bits() {
-    for (rows, width) in [(1, 1), (3, 7), (20, 33)] {
+    for (rows, width) in [(1, 1), (3, 7), (20, 33), (5, 40), (9, 64), (2, 68)] {
         for of in Type::ALL {
             let mut random = Random { seed: width as u64 };
             let [x, bias] = [&[rows, width][..], &[width]].map(|shape| of.rounded(&random.tensor(shape)));
             let mut device = CudaDevice::default();
             let [out, of_bias] = [&x, &bias].map(|tensor| of.buffer(&mut device, tensor));
-            device.launch(&of.kernel("add_bias"), Shape::line(2, 64), arguments![out, of_bias, rows, width]);
+            device.launch(&of.kernel("add_bias"), parts(), arguments![out, of_bias, rows, width]);
             let wanted = ops().linear(&x, &only_bias(&bias)).unwrap();
             of.hold(&device, out, &wanted, &format!("{rows} x {width}, {of:?}"));
         }
@@ -200,22 +210,22 @@ fn biased_products_are_the_processors_bits() {
 
 #[test]
 fn numbers_are_limited_as_by_the_processor() {
-    for of in Type::ALL {
-        let x = of.rounded(&(Random { seed: 7 }.tensor(&[3, 50]) * 2.0).unwrap());
+    for (of, width) in Type::ALL.into_iter().flat_map(|of| [(of, 50), (of, 48)]) {
+        let x = of.rounded(&(Random { seed: 7 }.tensor(&[3, width]) * 2.0).unwrap());
         let mut device = CudaDevice::default();
         let out = of.buffer(&mut device, &x);
-        device.launch(&of.kernel("limit"), Shape::line(2, 64), arguments![out, 3u32, 50u32, 0.75f32]);
+        device.launch(&of.kernel("limit"), parts(), arguments![out, 3u32, width, 0.75f32]);
         of.hold(&device, out, &x.clamp(-0.75, 0.75).unwrap(), &format!("{of:?}"));
     }
 }
 
 #[test]
 fn silu_is_near_that_of_the_processor() {
-    for of in Type::ALL {
-        let x = of.rounded(&(Random { seed: 11 }.tensor(&[3, 50]) * 20.0).unwrap());
+    for (of, width) in Type::ALL.into_iter().flat_map(|of| [(of, 50), (of, 48)]) {
+        let x = of.rounded(&(Random { seed: 11 }.tensor(&[3, width]) * 20.0).unwrap());
         let mut device = CudaDevice::default();
         let out = of.buffer(&mut device, &x);
-        device.launch(&of.kernel("silu"), Shape::line(2, 64), arguments![out, 3u32, 50u32]);
+        device.launch(&of.kernel("silu"), parts(), arguments![out, 3u32, width]);
         let memory = device.run_in_any_order();
         let found: Vec<f32> = match of {
             Type::F32 => memory.values::<f32>(out),
@@ -237,7 +247,7 @@ fn silu_is_near_that_of_the_processor() {
 
 #[test]
 fn rows_are_added_to_each_item() {
-    for (times, rows, width) in [(1, 1, 1), (3, 2, 7), (2, 5, 33)] {
+    for (times, rows, width) in [(1, 1, 1), (3, 2, 7), (2, 5, 33), (3, 9, 40)] {
         for of in Type::ALL {
             let mut random = Random { seed: 5 };
             let [x, added] =
@@ -245,7 +255,7 @@ fn rows_are_added_to_each_item() {
             let mut device = CudaDevice::default();
             let [out, of_added] = [&x, &added].map(|tensor| of.buffer(&mut device, tensor));
             let arguments = arguments![out, of_added, times, rows, width];
-            device.launch(&of.kernel("add_rows"), Shape::line(2, 64), arguments);
+            device.launch(&of.kernel("add_rows"), parts(), arguments);
             let items = x.reshape((times, rows, width)).unwrap();
             let wanted = items.broadcast_add(&added.unsqueeze(0).unwrap()).unwrap().flatten(0, 1).unwrap();
             of.hold(&device, out, &wanted, &format!("{times} x {rows} x {width}, {of:?}"));
@@ -255,7 +265,7 @@ fn rows_are_added_to_each_item() {
 
 #[test]
 fn features_stand_side_by_side() {
-    for (rows, a, b) in [(1, 1, 1), (4, 7, 3), (5, 16, 33)] {
+    for (rows, a, b) in [(1, 1, 1), (4, 7, 3), (5, 16, 33), (9, 16, 40)] {
         for of in Type::ALL {
             let mut random = Random { seed: 3 };
             let [x, y] = [&[rows, a][..], &[rows, b]].map(|shape| of.rounded(&random.tensor(shape)));
@@ -263,7 +273,7 @@ fn features_stand_side_by_side() {
             let [left, right] = [&x, &y].map(|tensor| of.buffer(&mut device, tensor));
             let out = of.buffer(&mut device, &random.tensor(&[rows, a + b]));
             let arguments = arguments![left, right, rows, a, b, out];
-            device.launch(&of.kernel("join_columns"), Shape::line(2, 64), arguments);
+            device.launch(&of.kernel("join_columns"), parts(), arguments);
             of.hold(&device, out, &ops().joined(&x, &y).unwrap(), &format!("{rows} x {a} + {b}, {of:?}"));
         }
     }
@@ -313,7 +323,7 @@ fn f16_is_widened_and_rounded_as_by_the_processor() {
     let every: Vec<f16> = (0..=u16::MAX).map(f16::from_bits).filter(|x| !x.is_nan()).collect();
     let mut device = CudaDevice::default();
     let [x, zeros] = [device.buffer(&every), device.buffer(&vec![f16::ZERO; every.len()])];
-    device.launch("add_bias_f16", Shape::line(4, 64), arguments![x, zeros, 1u32, every.len()]);
+    device.launch("add_bias_f16", parts(), arguments![x, zeros, 1u32, every.len()]);
     let mut scores: Vec<f32> = every.iter().step_by(7).flat_map(|x| [x.to_f32().min(30.0), 0.0]).collect();
     let rows = scores.len() / 2;
     let [of_scores, out] = [device.buffer(&scores), device.buffer(&vec![0f32; rows])];
@@ -334,14 +344,10 @@ fn no_two_threads_race() {
     let arguments = arguments![x, modulation, 6u32, 40u32, 3u32, 120u32, 40u32, 80u32, out];
     device.launch("norm_modulate_f32", by_rows(6), arguments);
     device.launch("head_norm_f32", by_rows(12), arguments![out, bias, bias, 6u32, 2u32, 20u32]);
-    device.launch(
-        "rotate_f32",
-        Shape::line(2, 32),
-        arguments![out, table, table, 2u32, 3u32, 3u32, 40u32, 10u32],
-    );
-    device.launch("gelu_f32", Shape::line(2, 32), arguments![out, bias, 6u32, 40u32]);
+    device.launch("rotate_f32", parts(), arguments![out, table, table, 2u32, 3u32, 3u32, 40u32, 10u32]);
+    device.launch("gelu_f32", parts(), arguments![out, bias, 6u32, 40u32]);
     let arguments = arguments![x, out, bias, modulation, 6u32, 40u32, 3u32, 120u32, 0u32];
-    device.launch("add_gated_f32", Shape::line(2, 32), arguments);
+    device.launch("add_gated_f32", parts(), arguments);
     let bias = device.buffer(&[0.5f32; 36]);
     let shares = device.buffer(&[0.0f32; 36]);
     device.launch("rms_norm_f32", by_rows(6), arguments![x, bias, 6u32, 36u32, 1e-5f32, out]);
@@ -349,7 +355,7 @@ fn no_two_threads_race() {
     let arguments = arguments![x, bias, 6u32, 6u32, 6u32, 6u32, 1.0f32, shares];
     device.launch("biased_softmax_f32", by_rows(6), arguments);
     let arguments = arguments![x, bias, out, 6u32, 6u32, 2u32, shares];
-    device.launch("finish_product_f32", Shape::line(2, 32), arguments);
+    device.launch("finish_product_f32", parts(), arguments);
     let (sanitized, ordered) = (device.run_sanitized(), device.run_in_any_order());
     for buffer in [x, shares] {
         assert_eq!(sanitized.values::<f32>(buffer), ordered.values::<f32>(buffer));
