@@ -19,8 +19,8 @@ const BYTES: usize = 64;
 /// What memory holds that nobody has written.
 const UNKNOWN: u8 = 0xff;
 
-/// What the fake driver reads of a module.
-const PTX: &CStr = c".version 9.0\n.target sm_80\n.visible .entry silu_f32(";
+/// What the fake driver reads of a module: here a kernel that declares 1028 bytes of shared memory.
+const PTX: &CStr = c".version 9.0\n.target sm_80\n.visible .entry silu_f32(\n)\n{\n\t.shared .align 4 .b8 numbers[1024];\n\t.shared .align 4 .u32 one;\n}";
 
 /// The fake GPU; none where the suite runs elsewhere.
 fn gpu() -> Option<Arc<CudaContext>> {
@@ -115,9 +115,10 @@ fn what_passes_the_bounds_of_memory_or_of_a_launch_is_refused() {
         refused(result::memcpy_dtoh_async(&mut [0u8; BYTES], memory + 1, queue));
         // An address of the host is none of the GPU's.
         refused(copy([0u8; BYTES].as_ptr() as u64, 1));
-        launch(32, 48 << 10, queue, memory).unwrap();
+        launch(32, (48 << 10) - 1028, queue, memory).unwrap();
         refused(launch(1025, 0, queue, memory));
         refused(launch(0, 0, queue, memory));
+        refused(launch(32, (48 << 10) - 1027, queue, memory));
         refused(launch(32, (48 << 10) + 1, queue, memory));
         refused(launch(32, 0, null_mut(), memory));
         let [timed, other] = [CUevent_flags::CU_EVENT_DEFAULT, CUevent_flags::CU_EVENT_DISABLE_TIMING]

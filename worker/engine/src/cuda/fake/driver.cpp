@@ -10,6 +10,7 @@
 #include "../shim/kernels.h"
 
 #include <atomic>
+#include <deque>
 #include <map>
 #include <set>
 #include <string>
@@ -37,7 +38,7 @@ enum EventFlag { EVENT_WITHOUT_TIME = 2 };
 enum PoolAttribute { POOL_THRESHOLD = 4, POOL_RESERVED = 5, POOL_USED = 7, POOL_MOST_USED = 8 };
 enum Attribute { CAPABILITY_MAJOR = 75, CAPABILITY_MINOR = 76, MEMORY_POOLS_SUPPORTED = 115 };
 
-// Limits of a launch: blocks, and bytes of shared memory that a kernel gets without asking for more.
+// Limits of a launch: blocks, and bytes of shared memory, declared by the kernel or not, that it gets without asking for more.
 constexpr unsigned MOST_BLOCKS = 0x7fffffff, MOST_SHARED = 48 << 10;
 
 #define EXPORT extern "C" __attribute__((visibility("default")))
@@ -224,12 +225,24 @@ static int compiled(const std::string& ptx) {
     return setting("FAKE_CUDA_COMPILES", 1) == 0 ? INVALID_PTX : SUCCESS;
 }
 
+// A kernel of a module, with the bytes of shared memory that it declares.
+struct Function {
+    Kernel* kernel;
+    unsigned shared;
+};
+
 // A module is the text of its PTX, which tells its kernels; what runs is the processor's code of the same source.
+struct Module {
+    std::string ptx;
+    // Those that were asked for.
+    std::deque<Function> functions;
+};
+
 EXPORT int cuModuleLoadData(void** module, const void* image) {
     NEEDS_CONTEXT;
     std::string ptx = static_cast<const char*>(image);
     int result = compiled(ptx);
-    if (result == SUCCESS) *module = new std::string(ptx);
+    if (result == SUCCESS) *module = new Module{ptx, {}};
     return result;
 }
 // The same with room for what the compiler says of a module that it refuses.
@@ -245,14 +258,28 @@ EXPORT int cuModuleLoadDataEx(void** module, const void* image, unsigned count, 
     return result;
 }
 EXPORT int cuModuleUnload(void* module) {
-    delete static_cast<std::string*>(module);
+    delete static_cast<Module*>(module);
     return SUCCESS;
 }
+
+// Bytes of shared memory that the kernel of this entry declares: lines of PTX such as `.shared .align 4 .b8 name[1024];` or `.u32 name;`.
+static unsigned shared_of(const std::string& ptx, size_t entry) {
+    unsigned sum = 0, alignment, bits, count;
+    size_t end = ptx.find(".entry ", entry + 1);
+    for (size_t at = entry; (at = ptx.find("\t.shared ", at)) < end && at != std::string::npos; at++) {
+        int found = sscanf(&ptx[at], " .shared .align %u .%*c%u %*[^[;][%u]", &alignment, &bits, &count);
+        if (found >= 2) sum = (sum + alignment - 1) / alignment * alignment + bits / 8 * (found == 3 ? count : 1);
+    }
+    return sum;
+}
+
 EXPORT int cuModuleGetFunction(void** function, void* module, const char* name) {
     auto kernel = KERNELS.find(name);
-    bool in_module = static_cast<std::string*>(module)->find(".entry " + std::string(name) + "(") != std::string::npos;
-    if (kernel == KERNELS.end() || !in_module) return NOT_FOUND;
-    *function = &kernel->second;
+    auto& [ptx, functions] = *static_cast<Module*>(module);
+    size_t entry = ptx.find(".entry " + std::string(name) + "(");
+    if (kernel == KERNELS.end() || entry == std::string::npos) return NOT_FOUND;
+    functions.push_back({&kernel->second, shared_of(ptx, entry)});
+    *function = &functions.back();
     return SUCCESS;
 }
 
@@ -261,11 +288,11 @@ EXPORT int cuLaunchKernel(void* function, unsigned grid_x, unsigned grid_y, unsi
     NEEDS_CONTEXT;
     auto of = stream_of(stream);
     unsigned long long threads = 1ull * block_x * block_y * block_z;
+    auto [kernel, declared] = *static_cast<Function*>(function);
     bool sizes = grid_x > 0 && grid_y > 0 && grid_z > 0 && grid_x <= MOST_BLOCKS && grid_y <= 65535 && grid_z <= 65535 && threads > 0 &&
-                 threads <= shim::MOST_THREADS && block_z <= 64 && shared <= MOST_SHARED;
+                 threads <= shim::MOST_THREADS && block_z <= 64 && shared <= MOST_SHARED && declared <= MOST_SHARED - shared;
     if (!sizes || of == nullptr) return INVALID_VALUE;
     launches += 1;
-    auto* kernel = static_cast<Kernel*>(function);
     Bound bound = kernel->bind(arguments);
     if (!bound.is_aligned) {
         fprintf(stderr, "fake CUDA: kernel %s is given an address that is no multiple of its numbers' size\n", kernel->name.c_str());
@@ -280,7 +307,7 @@ EXPORT int cuLaunchKernel(void* function, unsigned grid_x, unsigned grid_y, unsi
         }
         used.push_back(host(address));
     }
-    enqueue(*of, used, [=, call = std::move(bound.call)] {
+    enqueue(*of, used, [=, kernel = kernel, call = std::move(bound.call)] {
         // The processor's counterpart of a GPU runs one kernel at a time.
         static std::mutex& one_at_a_time = *new std::mutex;
         std::lock_guard<std::mutex> held(one_at_a_time);
