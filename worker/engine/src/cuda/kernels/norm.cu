@@ -1,7 +1,8 @@
 // What surrounds the products of a block: see `model/ops/norm.rs`, `rotary.rs`, `linear.rs` and `simd.rs`, whose bits these are. Each kernel
 // comes for f32, bf16 and f16; values of the last two are widened, the arithmetic is f32, and the result is rounded once.
 //
-// Matrices are row-major, the tokens of every batch item after one another. 16 threads take a row or a head.
+// Matrices are row-major, the tokens of every batch item after one another. 16 threads take a row or a head of what sums over these, see
+// `for_each_part` for the others.
 #include "rows.cuh"
 
 // Added to variances and mean squares before their root is taken.
@@ -17,12 +18,15 @@ __device__ void norm_modulate(const T* x, const T* values, unsigned rows, unsign
     size_t row = place.row;
     const T *from = x + row * width, *item = values + row / tokens * stride;
     float count = static_cast<float>(width);
-    float mean = sum_of_lanes([=](unsigned j) { return to_f32(from[j]); }, width) / count;
-    float variance = sum_of_lanes([=](unsigned j) { float d = to_f32(from[j]) - mean; return d * d; }, width) / count;
+    float mean = sum_of_lanes([=](size_t j) { return to_f32(from[j]); }, width) / count;
+    float variance = sum_of_lanes([=](size_t j) { float d = to_f32(from[j]) - mean; return d * d; }, width) / count;
     float factor = 1.0f / sqrtf(variance + EPSILON);
     if (!place.has_one) return;
-    for (unsigned j = threadIdx.x % SUM_LANES; j < width; j += SUM_LANES)
-        from_f32(fmaf((to_f32(from[j]) - mean) * factor, 1.0f + to_f32(item[scale + j]), to_f32(item[shift + j])), &out[row * width + j]);
+    bool at_once = are_at_once<T>(width | stride | scale | shift, x, values, out);
+    for_each_of_row<PART<T>>(at_once, width, [=](auto part, size_t j) {
+        auto value = read(part, from + j), by = read(part, item + scale + j), added = read(part, item + shift + j);
+        write(part, out + row * width + j, [&](unsigned i) { return fmaf((value[i] - mean) * factor, 1.0f + by[i], added[i]); });
+    });
 }
 
 // In place: adds the bias and divides every head by its root mean square, times `weight` (`head` numbers). The bias has a number for each
@@ -34,12 +38,15 @@ __device__ void head_norm(T* x, const T* bias, const T* weight, unsigned rows, u
     size_t at = place.row;
     T* values = x + at * head;
     const T* of = bias + at % heads * head;
-    float squares = sum_of_lanes([=](unsigned j) { float y = to_f32(values[j]) + to_f32(of[j]); return y * y; }, head);
+    float squares = sum_of_lanes([=](size_t j) { float y = to_f32(values[j]) + to_f32(of[j]); return y * y; }, head);
     float factor = 1.0f / sqrtf(squares / static_cast<float>(head) + EPSILON);
     __syncwarp();
     if (!place.has_one) return;
-    for (unsigned j = threadIdx.x % SUM_LANES; j < head; j += SUM_LANES)
-        from_f32((to_f32(values[j]) + to_f32(of[j])) * factor * to_f32(weight[j]), &values[j]);
+    // Half a part: a head of 64 features has one for each thread.
+    for_each_of_row<PART<T> / 2>(are_at_once<T>(head, x, bias, weight), head, [=](auto part, size_t j) {
+        auto value = read(part, values + j), added = read(part, of + j), by = read(part, weight + j);
+        write(part, values + j, [&](unsigned i) { return (value[i] + added[i]) * factor * by[i]; });
+    });
 }
 
 // In place: turns the pairs of neighbouring features of every head in the last `turned` tokens of each item of `tokens` rows. `cosines` and
@@ -159,7 +166,7 @@ __device__ void softmax(const float* scores, unsigned rows, unsigned keys, unsig
         largest = other > largest ? other : largest;
     }
     float offset = -scale * largest;
-    float factor = 1.0f / sum_of_lanes([=](unsigned j) { return exponential(fmaf(scale, row[j], offset)); }, keys);
+    float factor = 1.0f / sum_of_lanes([=](size_t j) { return exponential(fmaf(scale, row[j], offset)); }, keys);
     if (!place.has_one) return;
     for (unsigned j = threadIdx.x % SUM_LANES; j < keys; j += SUM_LANES)
         from_f32(exponential(fmaf(scale, row[j], offset)) * factor, &out[place.row * stride + j]);

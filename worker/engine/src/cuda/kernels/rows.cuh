@@ -100,12 +100,12 @@ __device__ void copy(Part<COUNT, AT_ONCE>, const T* from, T* to) {
 
 // The sum of term(j) for j < n: by lanes, folded by halves, and then the rest. All threads of a warp take part, 16 of them in one sum.
 template <class Term>
-__device__ float sum_of_lanes(Term term, unsigned n) {
-    unsigned lane = threadIdx.x % SUM_LANES, whole = n / SUM_LANES * SUM_LANES;
+__device__ float sum_of_lanes(Term term, size_t n) {
+    size_t lane = threadIdx.x % SUM_LANES, whole = n / SUM_LANES * SUM_LANES;
     float sum = 0.0f, rest = 0.0f;
-    for (unsigned j = lane; j < whole; j += SUM_LANES) sum += term(j);
+    for (size_t j = lane; j < whole; j += SUM_LANES) sum += term(j);
     for (unsigned by = SUM_LANES / 2; by > 0; by /= 2) sum += __shfl_xor_sync(ALL_LANES, sum, by);
-    for (unsigned j = whole; j < n; j++) rest += term(j);
+    for (size_t j = whole; j < n; j++) rest += term(j);
     return sum + rest;
 }
 
@@ -119,6 +119,17 @@ __device__ inline Place place_of_thread(size_t rows) {
     size_t thread = static_cast<size_t>(blockIdx.x) * blockDim.x + threadIdx.x;
     size_t row = thread / SUM_LANES, first_of_warp = thread / 32 * 32 / SUM_LANES;
     return Place{row < rows ? row : rows - 1, first_of_warp < rows, row < rows};
+}
+
+// Calls of_part(part, column) for this thread's parts of its row: of COUNT numbers where they are read and written at once, or else of one.
+template <unsigned COUNT, class OfPart>
+__device__ void for_each_of_row(bool at_once, size_t width, OfPart of_part) {
+    size_t lane = threadIdx.x % SUM_LANES;
+    if (at_once) {
+        for (size_t j = lane * COUNT; j < width; j += SUM_LANES * COUNT) of_part(Part<COUNT, true>(), j);
+    } else {
+        for (size_t j = lane; j < width; j += SUM_LANES) of_part(Part<1, false>(), j);
+    }
 }
 
 // e^x as `simd.rs` has it: 2^n e^r, and e^r by its Taylor series.

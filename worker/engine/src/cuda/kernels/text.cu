@@ -11,8 +11,8 @@ __device__ void layer_norm(const float* x, const float* weight, const float* bia
     if (!place.warp_has_one) return;
     const float* from = x + place.row * width;
     float count = static_cast<float>(width);
-    float mean = sum_of_lanes([=](unsigned j) { return from[j]; }, width) / count;
-    float variance = sum_of_lanes([=](unsigned j) { float d = from[j] - mean; return d * d; }, width) / count;
+    float mean = sum_of_lanes([=](size_t j) { return from[j]; }, width) / count;
+    float variance = sum_of_lanes([=](size_t j) { float d = from[j] - mean; return d * d; }, width) / count;
     float factor = 1.0f / sqrtf(variance + epsilon);
     if (!place.has_one) return;
     for (unsigned j = threadIdx.x % SUM_LANES; j < width; j += SUM_LANES)
@@ -25,7 +25,7 @@ __device__ void rms_norm(const float* x, const float* weight, unsigned rows, uns
     Place place = place_of_thread(rows);
     if (!place.warp_has_one) return;
     const float* from = x + place.row * width;
-    float squares = sum_of_lanes([=](unsigned j) { return from[j] * from[j]; }, width);
+    float squares = sum_of_lanes([=](size_t j) { return from[j] * from[j]; }, width);
     float factor = 1.0f / sqrtf(squares / static_cast<float>(width) + epsilon);
     if (!place.has_one) return;
     for (unsigned j = threadIdx.x % SUM_LANES; j < width; j += SUM_LANES)
@@ -101,7 +101,7 @@ __device__ void biased_softmax(const float* scores, const float* bias, unsigned 
         float other = __shfl_xor_sync(ALL_LANES, largest, by);
         largest = other > largest ? other : largest;
     }
-    auto weight = [=](unsigned j) { return added[j] == nothing ? 0.0f : exponential(fmaf(scale, row[j], added[j]) - largest); };
+    auto weight = [=](size_t j) { return added[j] == nothing ? 0.0f : exponential(fmaf(scale, row[j], added[j]) - largest); };
     float factor = 1.0f / sum_of_lanes(weight, keys);
     if (!place.has_one) return;
     for (unsigned j = threadIdx.x % SUM_LANES; j < keys; j += SUM_LANES) from_f32(weight(j) * factor, &out[place.row * stride + j]);

@@ -81,7 +81,7 @@ fn only_bias(bias: &Tensor) -> LinearTensors {
 }
 
 /// Blocks of three warps for so many rows or heads.
-fn by_rows(rows: usize) -> Shape {
+pub(super) fn by_rows(rows: usize) -> Shape {
     Shape::line(rows.div_ceil(96 / SUM_LANES), 96)
 }
 

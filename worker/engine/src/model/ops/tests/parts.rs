@@ -1,8 +1,8 @@
 //! Kernels that take parts of rows give the same bits where they read and write these at once and where they do so number by number.
 
-use super::kernels::{Type, parts};
+use super::kernels::{Type, by_rows, parts};
 use super::*;
-use crate::cuda::shim::{Argument, Buffer, Device as CudaDevice, arguments};
+use crate::cuda::shim::{Argument, Buffer, Device as CudaDevice, Shape, arguments};
 
 /// Launches with matrices of their own, of which one has a number behind its own: its beginning is no multiple of 16 bytes.
 struct Launches {
@@ -34,7 +34,11 @@ impl Launches {
     }
 
     fn launch(&mut self, kernel: &str, arguments: &[Argument]) {
-        self.device.launch(kernel, parts(), arguments);
+        self.launch_as(kernel, parts(), arguments);
+    }
+
+    fn launch_as(&mut self, kernel: &str, shape: Shape, arguments: &[Argument]) {
+        self.device.launch(kernel, shape, arguments);
         self.given = 0;
     }
 
@@ -49,9 +53,10 @@ impl Launches {
         self.matrices.iter().map(left).collect()
     }
 
-    /// Every kernel of `norm.cu` that takes parts, on rows of whole parts and where one of its sizes is no multiple of them.
+    /// Every kernel of `norm.cu` that takes parts, on rows of whole parts and where one of its sizes is no multiple of them. All matrices
+    /// have a multiple of 16 bytes, so they begin at one.
     fn of_blocks(&mut self, of: Type) {
-        let (rows, width) = (9, 40);
+        let (rows, width) = (16, 40);
         for kernel in ["gelu", "add_bias"] {
             let (x, bias) = (self.matrix(of, rows, width), self.matrix(of, 1, width));
             self.launch(&of.kernel(kernel), arguments![x, bias, rows, width]);
@@ -62,8 +67,8 @@ impl Launches {
         self.launch(&of.kernel("limit"), arguments![x, rows, width, 0.75f32]);
         for (stride, gate) in [(2 * width, width), (2 * width + 1, width), (2 * width + 8, width + 3)] {
             let [x, product] = [0, 1].map(|_| self.matrix(of, rows, width));
-            let (bias, values) = (self.matrix(of, 1, width), self.matrix(of, 3, stride));
-            let arguments = arguments![x, product, bias, values, rows, width, 3u32, stride, gate];
+            let (bias, values) = (self.matrix(of, 1, width), self.matrix(of, 8, stride));
+            let arguments = arguments![x, product, bias, values, rows, width, 4u32, stride, gate];
             self.launch(&of.kernel("add_gated"), arguments);
         }
         let (x, added) = (self.matrix(of, 2 * rows, width), self.matrix(of, rows, width));
@@ -73,11 +78,23 @@ impl Launches {
             let out = self.matrix(of, rows, a + b);
             self.launch(&of.kernel("join_columns"), arguments![left, right, rows, a, b, out]);
         }
+        for (stride, scale) in [(2 * width, width), (2 * width + 1, width), (2 * width, width - 3)] {
+            let (x, values) = (self.matrix(of, rows, width), self.matrix(of, 8, stride));
+            let out = self.matrix(of, rows, width);
+            let arguments = arguments![x, values, rows, width, 4u32, stride, scale, 0u32, out];
+            self.launch_as(&of.kernel("norm_modulate"), by_rows(rows), arguments);
+        }
+        for heads in [1, 5, 4] {
+            let [x, bias] = [rows, 1].map(|rows| self.matrix(of, rows, width));
+            let (head, norm) = (width / heads, self.matrix(of, 4, width / heads));
+            let arguments = arguments![x, bias, norm, rows, heads, head];
+            self.launch_as(&of.kernel("head_norm"), by_rows(rows * heads), arguments);
+        }
         // Heads of whole parts, and of 10 features.
         for pairs in [20, 4, 5] {
             let x = self.matrix(of, 2 * rows, width);
-            let [cosines, sines] = [0, 1].map(|_| self.matrix(Type::F32, rows - 2, pairs));
-            let arguments = arguments![x, cosines, sines, 2u32, rows, rows - 2, width, pairs];
+            let [cosines, sines] = [0, 1].map(|_| self.matrix(Type::F32, rows - 4, pairs));
+            let arguments = arguments![x, cosines, sines, 2u32, rows, rows - 4, width, pairs];
             self.launch(&of.kernel("rotate"), arguments);
         }
     }
