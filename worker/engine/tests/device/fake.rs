@@ -1,6 +1,7 @@
 //! The suite on a GPU in host memory, and what is said where something is missing.
 #![allow(unsafe_code)]
 
+mod probes;
 mod room;
 
 use std::env;

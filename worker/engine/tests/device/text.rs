@@ -11,7 +11,7 @@ use crate::device;
 
 pub(crate) const PROMPTS: [&str; 4] = ["a red circle", "", "a ring on the left", "on grey"];
 
-fn asset(name: &str) -> PathBuf {
+pub(crate) fn asset(name: &str) -> PathBuf {
     [env!("CARGO_MANIFEST_DIR"), "../../tests/assets", name].iter().collect()
 }
 
