@@ -47,6 +47,22 @@ pub(super) struct ProductSizes {
     pub(super) stride: usize,
 }
 
+impl ProductSizes {
+    /// Whether there is nothing to do: there is no product, or it sums nothing and all of what was there stays.
+    ///
+    /// # Errors
+    /// When it sums nothing, but what was there does not stay: whoever wants zeros sets them.
+    fn changes_nothing(self, keep: f64) -> Result<bool, CudaError> {
+        let Self { rows, columns, inner, .. } = self;
+        let is_empty = rows == 0 || columns == 0;
+        if inner == 0 && !is_empty && keep != 1.0 {
+            let problem = format!("{rows} x 0 by 0 x {columns} sums nothing");
+            return Err(CudaError::Call { call: "a product", problem });
+        }
+        Ok(is_empty || inner == 0)
+    }
+}
+
 /// As many products of one size as `count` says.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ProductBatch<'a> {
@@ -145,6 +161,9 @@ impl Products {
         keep: f64,
         out: Out<'_, f64>,
     ) -> Result<(), CudaError> {
+        if sizes.changes_nothing(keep)? {
+            return Ok(());
+        }
         let scales = [from_ref(&factor).cast(), from_ref(&keep).cast()];
         let f64s = blas::cudaDataType::CUDA_R_64F;
         let types = (f64s, f64s, blas::cublasComputeType_t::CUBLAS_COMPUTE_64F);
@@ -182,13 +201,13 @@ impl Products {
         (out, out_numbers): (u64, NumberType),
     ) -> Result<(), CudaError> {
         let ProductBatch { numbers, sizes, left, right, steps, count } = product;
+        if count == 0 || sizes.changes_nothing(keep.into())? {
+            return Ok(());
+        }
         let scales = [from_ref(&factor).cast(), from_ref(&keep).cast()];
         let types = (type_of(numbers), type_of(out_numbers), blas::cublasComputeType_t::CUBLAS_COMPUTE_32F);
         if count == 1 {
             return self.multiply_one(sizes, scales, left, right, out, types);
-        }
-        if sizes.rows == 0 || sizes.columns == 0 || sizes.inner == 0 || count == 0 {
-            return Ok(());
         }
         let ProductSizes { rows, columns, inner, stride } = sizes;
         let handle = lock(&self.handle);
@@ -235,9 +254,6 @@ impl Products {
         out: u64,
         types: (blas::cudaDataType, blas::cudaDataType, blas::cublasComputeType_t),
     ) -> Result<(), CudaError> {
-        if rows == 0 || columns == 0 || inner == 0 {
-            return Ok(());
-        }
         let handle = lock(&self.handle);
         // SAFETY: a row-major product is the column-major one of the transposes, in the other order. The operands are those of buffers
         // that the caller holds, with the sizes it says, and the scales are alive.

@@ -6,6 +6,8 @@ use std::process::Command;
 
 use super::CudaDevice;
 use super::factorised::Factorised;
+use super::matrix::NumberType;
+use super::products::{Operand, ProductBatch, ProductSizes};
 use crate::device::transfers::TransferKind;
 use crate::export::output_of;
 
@@ -59,4 +61,38 @@ fn a_square_that_is_not_finite_has_no_factor() {
     let narrow: Vec<f32> = square(0, 1e-39).iter().map(|x| *x as f32).collect();
     assert!(!inverted(&device, &narrow, n)[1]);
     assert_eq!(inverted(&device, &square(0, 4.0), n), [true; 2]);
+}
+
+#[test]
+fn a_product_that_sums_nothing_leaves_all_of_what_was_there_or_is_refused() {
+    let Some(device) = device() else { return };
+    let (driver, products) = (device.driver(), device.products());
+    let (narrow, wide) = (driver.zeros::<f32>(1).unwrap(), driver.zeros::<f64>(1).unwrap());
+    let mut out = driver.upload(TransferKind::Figures, &[7.0f32; 16]).unwrap();
+    let mut wide_out = driver.upload(TransferKind::Figures, &[7.0f64; 6]).unwrap();
+    let sizes = ProductSizes { rows: 2, columns: 3, inner: 0, stride: 3 };
+    let factor = Operand { values: narrow.input(), stride: 1, transposed: false };
+    let wide_factor = Operand { values: wide.input(), stride: 1, transposed: false };
+    let refused = Err("a product failed: 2 x 0 by 0 x 3 sums nothing".to_owned());
+    for (keep, expected) in [(1.0, Ok(())), (0.0, refused.clone()), (0.5, refused.clone())] {
+        let done = products.multiply(sizes, 2.0, factor, factor, keep, out.output());
+        assert_eq!(done.map_err(|error| error.to_string()), expected, "{keep}");
+        let keep = f64::from(keep);
+        let done = products.multiply_f64(sizes, 2.0, wide_factor, wide_factor, keep, wide_out.output());
+        assert_eq!(done.map_err(|error| error.to_string()), expected, "{keep}, in f64");
+    }
+    let any = factor.of_any_type();
+    for count in [1, 2] {
+        let product =
+            ProductBatch { numbers: NumberType::F32, sizes, left: any, right: any, steps: [0, 0, 6], count };
+        products.add_product(product, out.output().bytes()).unwrap();
+        let done = products.multiply_to_f32(product, out.output().bytes());
+        assert_eq!(done.map_err(|error| error.to_string()), refused, "{count}");
+        let nowhere = ProductBatch { sizes: ProductSizes { rows: 0, ..sizes }, ..product };
+        products.multiply_to_f32(nowhere, out.output().bytes()).unwrap();
+    }
+    let (mut found, mut wide_found) = ([0.0f32; 16], [0.0f64; 6]);
+    driver.read(TransferKind::Figures, &out, &mut found).unwrap();
+    driver.read(TransferKind::Figures, &wide_out, &mut wide_found).unwrap();
+    assert!(found == [7.0; 16] && wide_found == [7.0; 6], "{found:?} {wide_found:?}");
 }
