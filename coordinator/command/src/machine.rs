@@ -97,11 +97,11 @@ impl TimedProducts {
         (self.times < Self::MOST.times).then_some(Self { times: 2 * self.times, ..self })
     }
 
-    /// Whether a factor and a product take at most a quarter of the memory that a GPU has free.
+    /// Whether a factor and a product take at most a quarter of the memory that this process can get of a GPU.
     fn fit(self, device: &ComputeDevice, numbers: DType) -> Result<bool> {
         let bytes = 2 * self.side * self.side * numbers.size_in_bytes();
         let memory = device.memory().map_err(|problem| Error::key("--device", problem.to_string()))?;
-        Ok(memory.is_none_or(|memory| bytes as u64 <= memory.free / 4))
+        Ok(memory.is_none_or(|memory| bytes as u64 <= memory.available() / 4))
     }
 }
 

@@ -88,10 +88,19 @@ impl fmt::Display for DeviceName {
 /// The memory of a device, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DeviceMemory {
-    /// What is free. What was given back and is kept for the next buffer is not counted.
+    /// What is free, for whomever.
     pub free: u64,
+    /// What this process has given back, which is kept for its next buffer.
+    pub kept: u64,
     /// All of it.
     pub total: u64,
+}
+
+impl DeviceMemory {
+    /// What this process can get.
+    pub const fn available(self) -> u64 {
+        self.free.saturating_add(self.kept)
+    }
 }
 
 /// A device that is ready to work.

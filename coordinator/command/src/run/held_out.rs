@@ -8,7 +8,7 @@ use obsdiff_engine::model::DiffusionModel;
 use obsdiff_engine::pipeline::{Picture, PipelineFolder};
 use obsdiff_proto::ByteSize;
 
-use super::{Inputs, free_memory};
+use super::{Inputs, available_memory};
 use crate::Result;
 use crate::picture::psnr;
 use crate::progress::Progress;
@@ -29,13 +29,13 @@ pub(crate) fn pictures(
     let _span = tracing::info_span!("decode pictures").entered();
     device.release_unused()?;
     let vae = pipeline.vae(device)?;
-    let free = free_memory(device)?;
+    let available = available_memory(device)?;
     for latents in models {
         let (_, _, height, width) = latents.dims4().map_err(obsdiff_engine::Error::from)?;
         let needed = ByteSize(vae.decoding_bytes(height, width));
-        let problem = match free {
-            Some(free) if needed > free => {
-                format!("decoding one takes {needed}, but of the GPU {free} are free")
+        let problem = match available {
+            Some(available) if needed > available => {
+                format!("decoding one takes {needed}, but of the GPU {available} are free")
             }
             None if needed > predicted_peak => {
                 format!("decoding one takes {needed}, more than all else that the job does")

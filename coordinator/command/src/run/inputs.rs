@@ -55,7 +55,7 @@ impl Inputs {
         Self::open_on(job, workers, memory, None)
     }
 
-    /// The same for workers on one open GPU, with so much `free` memory that weights, activations and Grams must fit in, too.
+    /// The same for workers on one open GPU, with so much `available` memory that weights, activations and Grams must fit in, too.
     ///
     /// # Errors
     /// As [`Self::open`].
@@ -63,7 +63,7 @@ impl Inputs {
         job: &JobFile,
         workers: usize,
         memory: Option<ByteSize>,
-        free: Option<ByteSize>,
+        available: Option<ByteSize>,
     ) -> Result<Self> {
         let _span = tracing::info_span!("check").entered();
         let conditioning = conditioning::open(job)?;
@@ -79,8 +79,8 @@ impl Inputs {
         if let Some(memory) = memory.filter(|_| !is_finished) {
             fit::check(job, &described, &plan, workers, memory)?;
         }
-        if let Some(free) = free.filter(|_| !is_finished) {
-            OnDevice::new(job, &described, &plan).once_open().check(workers, free)?;
+        if let Some(available) = available.filter(|_| !is_finished) {
+            OnDevice::new(job, &described, &plan).once_open().check(workers, available)?;
         }
         let plan = with_surveys(job, &described, plan)?;
         // A model in an object store is downloaded once nothing else is to be refused.

@@ -93,8 +93,8 @@ pub fn run(job: &JobFile, process: &RunContext<'_>) -> Result<Summary> {
     let &RunContext { memory, progress, spans, disk, device, .. } = process;
     let root = tracing::info_span!(RUN_SPAN);
     let running = root.enter();
-    let free = free_memory(device)?;
-    let mut inputs = Inputs::open_on(job, process.workers.unwrap_or(1), memory, free)?;
+    let available = available_memory(device)?;
+    let mut inputs = Inputs::open_on(job, process.workers.unwrap_or(1), memory, available)?;
     let workers = process.workers.unwrap_or_else(|| inputs.workers_for(job, memory, device));
     if let Some(finished) = inputs.finished.take() {
         let record = if process.baseline { finished.with_baseline()? } else { finished.record() };
@@ -149,13 +149,13 @@ fn all_done(inputs: &Inputs) -> Outlook {
     Outlook { end: None, done: 1.0, committed: packages, packages }
 }
 
-/// What is free of a device's own memory; none where it works in the host's.
+/// What this process can get of a device's own memory; none where it works in the host's.
 ///
 /// # Errors
 /// When the driver fails.
-pub(crate) fn free_memory(device: &ComputeDevice) -> Result<Option<ByteSize>> {
+pub(crate) fn available_memory(device: &ComputeDevice) -> Result<Option<ByteSize>> {
     let memory = device.memory().map_err(|problem| Error::key("--device", problem.to_string()))?;
-    Ok(memory.map(|memory| ByteSize(memory.free)))
+    Ok(memory.map(|memory| ByteSize(memory.available())))
 }
 
 /// The pruned model beside the dense one.

@@ -194,6 +194,15 @@ fn a_sweep_on_a_gpu_finds_what_solving_there_finds() {
     let row: Vec<&str> =
         row.lines().rev().find(|line| line.starts_with("unstructured")).unwrap().split_whitespace().collect();
     assert!(solved.contains(&format!("final latents differ by {} ", row[3])), "{row:?}: {solved}");
+    // In the least memory of a point another one follows: what the first has given back is kept for it.
+    fs::remove_dir_all(&out).unwrap();
+    let sets = ["--set", "sparsity.refine=0", "--set", "sparsity.ratio=0.6"];
+    let plan = [&["plan", "--json", "--device-memory", "80GB", job.to_str().unwrap()], &sets[..]].concat();
+    let planned: Value = serde_json::from_str(&printed(dir.path(), &plan)).unwrap();
+    let least = planned["device_memory"]["peak_bytes"].as_u64().unwrap() - CONTEXT;
+    let both = [&sweep[..], &["--ratios", "0.5", "--device", "cuda"]].concat();
+    let swept = on_gpu(&both, least);
+    assert!(swept.status.success(), "{}", text(&swept.stderr));
 }
 
 /// What a process takes of a GPU before it asks for memory, which the fake driver does not count.

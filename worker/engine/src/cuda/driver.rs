@@ -216,7 +216,9 @@ impl CudaDriver {
     pub(super) fn memory(&self) -> Result<DeviceMemory, CudaError> {
         self.bind()?;
         let (free, total) = mem_get_info().map_err(failed("cuMemGetInfo"))?;
-        Ok(DeviceMemory { free: free as u64, total: total as u64 })
+        let pool = Pool::of(self.context.ordinal())?;
+        let kept = pool.reserved()?.saturating_sub(pool.used()?);
+        Ok(DeviceMemory { free: free as u64, kept, total: total as u64 })
     }
 
     /// Bytes that a new buffer may take while as many stay free as are needed for what is in use now and `more`, or were for what was in use at

@@ -16,7 +16,7 @@ use crate::measured::WorkerMeasurements;
 use crate::progress::Progress;
 use crate::prompts::JobPrompts;
 use crate::report::OutputDocuments;
-use crate::run::{Inputs, free_memory};
+use crate::run::{Inputs, available_memory};
 use crate::sampling::EncodingPhase;
 use crate::{Error, Result};
 
@@ -45,8 +45,8 @@ impl WorkerProcess for ReceivingProcess<'_> {
         if let Some(memory) = self.memory {
             fit::check(self.job, &inputs.described, &inputs.plan, 1, memory)?;
         }
-        if let Some(free) = free_memory(self.device)? {
-            OnDevice::new(self.job, &inputs.described, &inputs.plan).once_open().check(1, free)?;
+        if let Some(available) = available_memory(self.device)? {
+            OnDevice::new(self.job, &inputs.described, &inputs.plan).once_open().check(1, available)?;
         }
         Ok(inputs)
     }

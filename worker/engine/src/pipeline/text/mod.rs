@@ -34,7 +34,7 @@ const MAX_T5_TOKENS: usize = 512;
 /// Bytes of hidden states that are kept while a layer is in memory.
 const CHUNK_BYTES: usize = 256 << 20;
 
-/// Of a GPU's free memory one part in so many is left where layers stay there: a driver loses some between buffers.
+/// Of a GPU's available memory one part in so many is left where layers stay there: a driver loses some between buffers.
 const UNUSED: u64 = 8;
 
 /// What a trajectory is conditioned on: one prompt as the transformer reads it.
@@ -211,11 +211,11 @@ impl TextEncoders {
     /// # Errors
     /// When the driver fails.
     pub fn for_prompts(mut self, prompts: usize, device: &ComputeDevice, dtype: DType) -> Result<Self> {
-        let Some(free) = free_memory(device)? else { return Ok(self) };
+        let Some(available) = available_memory(device)? else { return Ok(self) };
         let bytes = Self::products_on_gpu(dtype).size_in_bytes();
         let layers: u64 =
             self.each(|(_, encoder)| encoder.bytes_of_layers(bytes)).into_iter().flatten().sum();
-        let room = free - free / UNUSED;
+        let room = available - available / UNUSED;
         if prompts > self.prompts_together() && layers.saturating_add(self.gpu_bytes(prompts, dtype)) <= room
         {
             self.encoders.iter_mut().flatten().for_each(|(_, encoder)| encoder.keep_layers());
@@ -335,12 +335,12 @@ impl TextEncoders {
     }
 }
 
-/// Bytes that are free on a GPU.
-fn free_memory(device: &ComputeDevice) -> Result<Option<u64>> {
+/// Bytes that this process can get of a GPU.
+fn available_memory(device: &ComputeDevice) -> Result<Option<u64>> {
     match device {
         ComputeDevice::Cpu => Ok(None),
         #[cfg(feature = "cuda")]
-        ComputeDevice::Cuda(device) => Ok(Some(device.memory()?.free)),
+        ComputeDevice::Cuda(device) => Ok(Some(device.memory()?.available())),
     }
 }
 

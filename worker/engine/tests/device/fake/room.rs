@@ -2,7 +2,7 @@
 
 use std::env;
 
-use candle_core::DType;
+use candle_core::{DType, Device, Tensor};
 use obsdiff_engine::device::ComputeDevice;
 use obsdiff_engine::pipeline::LatentSize;
 use obsdiff_proto::Accumulate;
@@ -133,4 +133,27 @@ fn layers_are_loaded_for_each_group_where_there_is_no_room_for_all_in_host_memor
     let output = child(&["--exact", test], &[("FAKE_CUDA_MEMORY", &(WORKSPACES + (32 << 20)).to_string())]);
     let said = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success() && said.contains("1 passed"), "{said}");
+}
+
+#[test]
+fn layers_stay_in_memory_that_is_kept_for_the_next_buffer_in_host_memory() {
+    // What the prompts and all layers take, at least.
+    const KEPT: usize = 384 << 20;
+    if env::var_os("FAKE_CUDA_MEMORY").is_none() {
+        let test = "fake::room::layers_stay_in_memory_that_is_kept_for_the_next_buffer_in_host_memory";
+        let memory = (WORKSPACES + KEPT as u64 + (32 << 20)).to_string();
+        let output = child(&["--exact", test], &[("FAKE_CUDA_MEMORY", &memory)]);
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && said.contains("1 passed"), "{said}");
+        return;
+    }
+    let device = device();
+    let rows = Tensor::zeros((KEPT / 4096, 1024), DType::F32, &Device::Cpu).unwrap();
+    drop(device.matrix(&rows).unwrap());
+    let memory = device.memory().unwrap().unwrap();
+    assert!(memory.kept >= KEPT as u64 && memory.free < 64 << 20, "{memory:?}");
+    let [first, later] = loads(&device, 1 << 20);
+    assert!(later < first, "{first} and {later} copies");
+    device.release_unused().unwrap();
+    assert_eq!(device.memory().unwrap().unwrap().kept, 0);
 }
