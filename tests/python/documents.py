@@ -1,8 +1,9 @@
-"""Runs the Python that the model card and the report of an output show, in the folder from which the output's path is right.
+"""Runs the Python that the model card and the report of an output show, in the folder from which the output's path is right, and other
+Python that loads the output.
 
-  python documents.py PIPELINE_DIR
+  python documents.py PIPELINE_DIR SCRIPT...
 
-Prints how many weights became semi-structured. Without a GPU the lines run on the processor. The conversion, which PyTorch has for GPUs
+Each SCRIPT is a file of code that leaves a `pipeline`. All of them must make a picture, as the card's must. Prints how many weights became semi-structured. Without a GPU the lines run on the processor. The conversion, which PyTorch has for GPUs
 alone, then has to say so; afterwards it is run again, with a GPU that stands in and a conversion that counts.
 """
 
@@ -48,6 +49,14 @@ for block in card:
     torch.sparse.to_sparse_semi_structured = counted
     exec(code, names)
     torch.cuda.is_available, torch.cuda.get_device_capability = cuda
-width, height = names["pipeline"]("a yellow ring", num_inference_steps=1).images[0].size
-assert os.path.getsize("picture.png") > 0 and width == height
+assert os.path.getsize("picture.png") > 0
+pipelines = {"card": names["pipeline"]}
+for script in sys.argv[2:]:
+    names = {}
+    with open(script, encoding="utf-8") as file:
+        exec(compile(file.read(), script, "exec"), names)
+    pipelines[script] = names["pipeline"]
+for script, pipeline in pipelines.items():
+    width, height = pipeline("a yellow ring", num_inference_steps=1).images[0].size
+    assert width == height, script
 print(converted)

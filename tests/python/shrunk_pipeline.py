@@ -7,6 +7,7 @@ Where TRUE_GUIDANCE is above 1, the latents of the first way are recorded by cla
 
 import glob
 import importlib.util
+import logging
 import os
 import sys
 
@@ -23,6 +24,12 @@ directory, guidance, true_guidance = sys.argv[1], float(sys.argv[2]), float(sys.
 out, prompts = sys.argv[4], sys.argv[5:]
 folder = os.path.join(directory, "transformer")
 
+# What diffusers warns of.
+warned = logging.Handler(logging.WARNING)
+warned.lines = []
+warned.emit = lambda record: warned.lines.append(record.getMessage())
+logging.getLogger("diffusers").addHandler(warned)
+
 (file,) = glob.glob(os.path.join(folder, "modeling_pruned_*.py"))
 spec = importlib.util.spec_from_file_location("modeling_pruned", file)
 module = importlib.util.module_from_spec(spec)
@@ -30,6 +37,7 @@ spec.loader.exec_module(module)
 by_auto = AutoModel.from_pretrained(folder, trust_remote_code=True, torch_dtype=torch.float32)
 by_function = module.load_pruned_transformer(folder, torch_dtype=torch.float32)
 by_package = obsdiff.load(directory, torch_dtype=torch.float32).transformer
+assert not any("not expected" in line for line in warned.lines), warned.lines
 
 
 def latents(transformer, **settings):

@@ -1,5 +1,6 @@
-//! Beside the real diffusers and transformers: a shrunk pipeline loads in every way and makes our pictures, the Python that an output
-//! shows runs, where a folder holds several files of weights we read the same, and what a GPU is timed beside is the published method. Needs a Python with venv and a few gigabytes of packages, which it installs; so it runs where
+//! Beside the real diffusers and transformers: a shrunk pipeline loads in every way and makes our pictures, the Python that an output,
+//! the summary of its job and the pages show runs, where a folder holds several files of weights we read the same, and what a GPU is timed
+//! beside is the published method. Needs a Python with venv and a few gigabytes of packages, which it installs; so it runs where
 //! OBSDIFF_PY_TESTS=1 alone.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -13,6 +14,7 @@ use candle_core::{DType, Device, Tensor};
 use common::{assets, job_file, run_job};
 use obsdiff::clock::monotonic;
 use obsdiff::progress::Progress;
+use obsdiff::run::Summary;
 use obsdiff::sampling::{Sampling, Settings, load_transformer};
 use obsdiff_engine::checkpoint::{Library, Weights};
 use obsdiff_engine::device::ComputeDevice;
@@ -128,7 +130,7 @@ fn diffusers_loads_a_shrunk_pipeline_and_makes_our_pictures() {
             "calibration.count=8",
             "calibration.steps=5",
         ];
-        run_job(&file, &sets).unwrap();
+        let summary = run_job(&file, &sets).unwrap();
 
         let theirs = out("theirs.safetensors");
         succeed(Command::new(WHEEL).arg("--module").arg(out("module")));
@@ -153,13 +155,39 @@ fn diffusers_loads_a_shrunk_pipeline_and_makes_our_pictures() {
         for other in ["latents.by_function", "latents.by_package"] {
             assert!(relative(&theirs[other], &latents) < 1e-6, "{model}: {other}");
         }
-        assert_eq!(converted(&python, folder.path()), 0);
+        // The page shows how the first model is loaded.
+        let page = (model == "shapes-sd3").then(|| shown("jobs/README.md", "\n## Heads and neurons\n"));
+        assert_eq!(converted(&python, folder.path(), &summary, page), 0);
     }
 }
 
-/// Runs the Python that the card and the report of the output `out` in this folder show; returns how many weights it made semi-structured.
-fn converted(python: &Path, folder: &Path) -> usize {
-    let output = Command::new(python).current_dir(folder).args([DOCUMENTS, "out"]).output().unwrap();
+/// The first Python that a page in `deploy` shows after some text.
+fn shown(page: &str, after: &str) -> String {
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy").join(page);
+    let page = std::fs::read_to_string(page).unwrap();
+    let rest = page.split_once(after).expect("no such text").1;
+    rest.split("```py\n").nth(1).and_then(|rest| rest.split("```").next()).expect("no script").to_owned()
+}
+
+/// Runs the Python that the card and the report of the output `out` in this folder show, the summary of its job, the page of the Python package,
+/// and another `page`. Returns how many weights the card made semi-structured.
+fn converted(python: &Path, folder: &Path, summary: &Summary, page: Option<String>) -> usize {
+    let summary = summary.to_string();
+    let loading = summary.lines().skip_while(|line| !line.contains("load it in Python")).skip(1);
+    let loading = loading.map(|line| format!("{}\n", line.trim_start())).collect::<String>();
+    let loading =
+        format!("import diffusers, torch\nfrom diffusers import AutoModel, DiffusionPipeline\n{loading}");
+    let package = shown("wheel/README.md", "a module that loads a pruned pipeline");
+    let scripts =
+        [Some(loading), Some(package), page].into_iter().flatten().enumerate().map(|(at, script)| {
+            let path = folder.join(format!("script-{at}.py"));
+            std::fs::write(&path, script).unwrap();
+            path
+        });
+    succeed(Command::new(WHEEL).arg("--module").arg(folder.join("module")));
+    let mut command = Command::new(python);
+    command.current_dir(folder).env("PYTHONPATH", folder.join("module"));
+    let output = command.args([DOCUMENTS, "out"]).args(scripts).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap().lines().last().unwrap().parse().unwrap()
 }
@@ -178,10 +206,10 @@ fn the_python_that_a_two_to_four_output_shows_runs() {
         "calibration.steps=5",
         "evaluation.count=1",
     ];
-    let record = run_job(&file, &sets).unwrap().record;
+    let summary = run_job(&file, &sets).unwrap();
     let fits = |shape: [usize; 2]| shape[0].is_multiple_of(32) && shape[1].is_multiple_of(64);
-    let fitting = record.linears.iter().filter(|linear| fits(linear.shape)).count();
-    assert!(fitting > 0 && converted(&python(), folder.path()) == fitting, "{fitting}");
+    let fitting = summary.record.linears.iter().filter(|linear| fits(linear.shape)).count();
+    assert!(fitting > 0 && converted(&python(), folder.path(), &summary, None) == fitting, "{fitting}");
 }
 
 /// Files that a folder of weights can hold; a number of the tensor that marks them says which was read.
@@ -290,14 +318,6 @@ fn are_zeros(pipeline: &Path) -> Vec<bool> {
     names.into_iter().flat_map(read).map(|weight| weight == 0.0).collect()
 }
 
-/// The script of deploy/jobs/README.md that encodes prompts.
-fn encoding_script() -> String {
-    let page =
-        std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/jobs/README.md")).unwrap();
-    let section = page.split("\n## Encoded prompts\n").nth(1).expect("no such section");
-    section.split("```py\n").nth(1).and_then(|rest| rest.split("```").next()).expect("no script").to_owned()
-}
-
 #[test]
 fn diffusers_encodes_prompts_as_we_do_by_the_script_of_the_page() {
     if !asked() {
@@ -305,7 +325,8 @@ fn diffusers_encodes_prompts_as_we_do_by_the_script_of_the_page() {
     }
     let folder = tempfile::tempdir().unwrap();
     let place = |name: &str| folder.path().join(name);
-    std::fs::write(place("encode.py"), encoding_script()).unwrap();
+    let script = shown("jobs/README.md", "\n## Encoded prompts\n");
+    std::fs::write(place("encode.py"), script).unwrap();
     let prompts = ["a red circle on white", "a yellow ring at the top", "a purple cross on grey", "größer"];
     std::fs::write(place("prompts.txt"), prompts.join("\n")).unwrap();
     for (model, guidance) in [("shapes-sd3", 4.0), ("shapes-flux", 3.5)] {

@@ -143,7 +143,8 @@ impl Summary {
         figures
     }
 
-    /// How to load the output, as Python.
+    /// How to load the output, as Python: in one type, because by default diffusers takes f32, but transformers 5 that of the file, and such
+    /// parts do not fit. What diffusers 0.40 and later also call `dtype`, earlier ones know as `torch_dtype` alone.
     fn loading(&self) -> String {
         let path = &self.record.job.output.path;
         let (path, first) = if OutputStore::is_url(path) {
@@ -157,12 +158,13 @@ impl Summary {
             return format!(
                 "{first}load it in Python (diffusers 0.36 or later: AutoModel, DiffusionPipeline):\n  \
                  t = AutoModel.from_pretrained({:?}, trust_remote_code=True)\n  \
-                 pipeline = DiffusionPipeline.from_pretrained({path:?}, transformer=t)",
+                 pipeline = DiffusionPipeline.from_pretrained({path:?}, transformer=t).to(t.dtype)",
                 format!("{}/transformer", path.trim_end_matches('/'))
             );
         }
         format!(
-            "{first}load it in Python:\n  pipeline = diffusers.DiffusionPipeline.from_pretrained({path:?})"
+            "{first}load it in Python:\n  \
+             pipeline = diffusers.DiffusionPipeline.from_pretrained(\n      {path:?}, torch_dtype=torch.bfloat16)"
         )
     }
 }

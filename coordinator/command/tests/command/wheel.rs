@@ -216,7 +216,7 @@ fn loads_by_the_module_that_an_output_names(
         for (file, code) in [
             ("diffusers/__init__.py", code.as_str()),
             ("diffusers/configuration_utils.py", "def register_to_config(init):\n    return init\n"),
-            ("torch/__init__.py", ""),
+            ("torch/__init__.py", "float32 = 'f32'\n"),
             ("torch/nn.py", ""),
         ] {
             fs::create_dir_all(packages.join(file).parent().unwrap()).unwrap();
@@ -248,7 +248,13 @@ fn loads_by_the_module_that_an_output_names(
         given(load(&shrunk).replace("\")", "\", torch_dtype=7, safety_checker=None)")),
         "{'torch_dtype': 7, 'safety_checker': None, 'transformer': ('PrunedSD3Transformer2DModel', {'torch_dtype': 7})}"
     );
-    assert_eq!(given(load(&pipeline("plain", "{}"))), "{}");
+    assert_eq!(given(load(&pipeline("plain", "{}"))), "{'torch_dtype': 'f32'}");
+    assert_eq!(given(load(&pipeline("plain", "{}")).replace("\")", "\", dtype=7)")), "{'dtype': 7}");
+    diffusers("0.40.0");
+    assert_eq!(
+        given(load(&shrunk)),
+        "{'dtype': 'f32', 'transformer': ('PrunedSD3Transformer2DModel', {'dtype': 'f32'})}"
+    );
     let newer = pipeline("newer", r#"{"auto_map": {"AutoModel": "modeling_pruned_new.PrunedNew"}}"#);
     let said = refused(environment, &load(&newer));
     assert!(said.contains("needs the module modeling_pruned_new, which obsdiff 0."), "{said}");

@@ -34,13 +34,9 @@ const RUN_ELSEWHERE: [(&str, &str, &str); 11] = [
         "tests/tests/device_times.rs",
         "examples/device_times/measured/mod.rs",
     ),
-    ("import json, sys", "tests/tests/python.rs", "fn encoding_script()"),
-    (
-        "import sys\nfrom diffusers",
-        "tests/python/shrunk_pipeline.py",
-        "module.load_pruned_transformer(folder",
-    ),
-    ("import obsdiff", "tests/python/shrunk_pipeline.py", "obsdiff.load("),
+    ("import json, sys", "tests/tests/python.rs", "## Encoded prompts"),
+    ("import sys\nimport torch\nfrom diffusers", "tests/tests/python.rs", "## Heads and neurons"),
+    ("import obsdiff", "tests/tests/python.rs", "a module that loads a pruned pipeline"),
 ];
 
 /// What no test runs, and why.

@@ -16,13 +16,16 @@ __all__ = ["load"]
 def load(path, **kwargs):
     """The diffusers pipeline in the folder `path`, also where its transformer lost attention heads and neurons.
 
-    `kwargs` are those of diffusers' `DiffusionPipeline.from_pretrained`; the transformer gets `torch_dtype`, `dtype` and `variant` of them. No
-    code that lies in `path` is run: how smaller transformers are built is known to this package.
+    `kwargs` are those of diffusers' `DiffusionPipeline.from_pretrained`; the transformer gets `torch_dtype`, `dtype` and `variant` of them.
+    Without a type all of it is f32. No code that lies in `path` is run: how smaller transformers are built is known to this package.
     """
     path = os.fspath(path)
     if not os.path.isfile(os.path.join(path, "model_index.json")):
         raise FileNotFoundError(f"{path} has no model_index.json: give the folder that the job names in output.path")
-    diffusers = _import_diffusers()
+    diffusers = _import("diffusers")
+    if "torch_dtype" not in kwargs and "dtype" not in kwargs:
+        # diffusers loads the transformer in f32, but transformers 5 text encoders in the type of their files, and the two do not fit.
+        kwargs[_name_of_dtype(diffusers)] = _import("torch").float32
     if "transformer" not in kwargs:
         folder = os.path.join(path, "transformer")
         module = _module_of(folder)
@@ -32,13 +35,19 @@ def load(path, **kwargs):
     return diffusers.DiffusionPipeline.from_pretrained(path, **kwargs)
 
 
-def _import_diffusers():
+def _import(package):
     try:
-        return importlib.import_module("diffusers")
+        return importlib.import_module(package)
     except ModuleNotFoundError as missing:
         raise ModuleNotFoundError(
             f"obsdiff.load needs diffusers, and {missing.name} is not installed: pip install 'obsdiff[diffusers]'"
         ) from missing
+
+
+def _name_of_dtype(diffusers):
+    """The argument for the type of all weights: releases before 0.40 do not know `dtype`, and later ones warn of `torch_dtype`."""
+    release = [int(number) for number in diffusers.__version__.split(".")[:2]]
+    return "dtype" if release >= [0, 40] else "torch_dtype"
 
 
 def _module_of(folder):

@@ -96,7 +96,8 @@ moving the velocity most         zeros    error  moves it by
 transformer_blocks.1.attn.to_q  21.00%  0.00200       0.1000
 transformer_blocks.0.attn.to_q  20.00%  0.00100       0.1000
 load it in Python:
-  pipeline = diffusers.DiffusionPipeline.from_pretrained(\"out\")";
+  pipeline = diffusers.DiffusionPipeline.from_pretrained(
+      \"out\", torch_dtype=torch.bfloat16)";
     assert_eq!(text, screen);
 }
 
@@ -121,7 +122,8 @@ fn a_structured_job_tells_heads_and_neurons_and_never_zeros() {
     );
     assert!(
         text.contains("(diffusers 0.36 or later: AutoModel, DiffusionPipeline):\n")
-            && text.contains("AutoModel.from_pretrained(\"out/transformer\", trust_remote_code=True)"),
+            && text.contains("AutoModel.from_pretrained(\"out/transformer\", trust_remote_code=True)")
+            && text.ends_with("DiffusionPipeline.from_pretrained(\"out\", transformer=t).to(t.dtype)"),
         "{text}"
     );
     assert!(!text.contains("zeros") && !text.contains(" - "), "{text}");
@@ -148,5 +150,8 @@ fn what_is_not_known_is_left_out() {
     summary.record.linears[0].relative_error = None;
     let text = summary.to_string();
     let starts: Vec<&str> = text.lines().map(|line| line.split_whitespace().next().unwrap()).collect();
-    assert_eq!(starts, ["Pruned", "written", "block", "transformer_blocks.0", "load", "pipeline"]);
+    assert_eq!(
+        starts,
+        ["Pruned", "written", "block", "transformer_blocks.0", "load", "pipeline", "\"out\","]
+    );
 }

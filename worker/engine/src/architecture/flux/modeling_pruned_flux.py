@@ -1,11 +1,13 @@
 """A FLUX.1 transformer whose blocks have kept different numbers of heads and neurons. Written by obsdiff.
 
     import importlib, sys
+    import torch
     from diffusers import FluxPipeline
 
     sys.path.insert(0, "PIPELINE/transformer")
-    transformer = importlib.import_module("modeling_pruned_flux").load_pruned_transformer("PIPELINE/transformer")
-    pipeline = FluxPipeline.from_pretrained("PIPELINE", transformer=transformer)
+    module = importlib.import_module("modeling_pruned_flux")
+    transformer = module.load_pruned_transformer("PIPELINE/transformer", torch_dtype=torch.bfloat16)
+    pipeline = FluxPipeline.from_pretrained("PIPELINE", transformer=transformer, torch_dtype=torch.bfloat16)
 
 From diffusers 0.36.0 on, `AutoModel.from_pretrained("PIPELINE/transformer", trust_remote_code=True)` loads it, too.
 """
@@ -25,7 +27,10 @@ if [int(number) for number in diffusers.__version__.split(".")[:2]] < [0, 32]:
 
 
 class PrunedFluxTransformer2DModel(diffusers.FluxTransformer2DModel):
-    """diffusers' transformer with smaller linears: the lists hold a number for every block of their kind."""
+    """diffusers' transformer with smaller linears: the lists hold a number for every block of their kind.
+
+    `auto_map` names this class to AutoModel, and is kept when the model is saved.
+    """
 
     @register_to_config
     def __init__(
@@ -46,6 +51,7 @@ class PrunedFluxTransformer2DModel(diffusers.FluxTransformer2DModel):
         ffn_context_width_per_block=None,
         single_attention_heads_per_block=None,
         single_mlp_width_per_block=None,
+        auto_map=None,
     ):
         super().__init__(
             patch_size=patch_size,

@@ -1,11 +1,13 @@
 """A Stable Diffusion 3 transformer whose blocks have kept different numbers of heads and neurons. Written by obsdiff.
 
     import importlib, sys
+    import torch
     from diffusers import StableDiffusion3Pipeline
 
     sys.path.insert(0, "PIPELINE/transformer")
-    transformer = importlib.import_module("modeling_pruned_sd3").load_pruned_transformer("PIPELINE/transformer")
-    pipeline = StableDiffusion3Pipeline.from_pretrained("PIPELINE", transformer=transformer)
+    module = importlib.import_module("modeling_pruned_sd3")
+    transformer = module.load_pruned_transformer("PIPELINE/transformer", torch_dtype=torch.bfloat16)
+    pipeline = StableDiffusion3Pipeline.from_pretrained("PIPELINE", transformer=transformer, torch_dtype=torch.bfloat16)
 
 From diffusers 0.36.0 on, `AutoModel.from_pretrained("PIPELINE/transformer", trust_remote_code=True)` loads it, too.
 """
@@ -25,7 +27,10 @@ if [int(number) for number in diffusers.__version__.split(".")[:2]] < [0, 32]:
 
 
 class PrunedSD3Transformer2DModel(diffusers.SD3Transformer2DModel):
-    """diffusers' transformer with smaller linears: the lists hold a number for every block, 0 where it has no such module."""
+    """diffusers' transformer with smaller linears: the lists hold a number for every block, 0 where it has no such module.
+
+    `auto_map` names this class to AutoModel, and is kept when the model is saved.
+    """
 
     @register_to_config
     def __init__(
@@ -47,6 +52,7 @@ class PrunedSD3Transformer2DModel(diffusers.SD3Transformer2DModel):
         attention_2_heads_per_block=None,
         ffn_width_per_block=None,
         ffn_context_width_per_block=None,
+        auto_map=None,
     ):
         super().__init__(
             sample_size=sample_size,
