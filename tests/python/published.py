@@ -107,9 +107,8 @@ def beside(times, tokens, device):
         rows, width = solve["rows"], solve["width"]
         product = product_seconds(1, rows, width, width, torch.float32, device)
         rate = 2 * rows * width**2 / product
-        # As `obsdiff plan` counts them. A GPU makes one product fewer, 2 of 44 rows * width^2: that of the change by the mask, from which
-        # refinement begins, also measures it.
-        solve["over_its_arithmetic"] = solve["seconds"] * rate / solve["operations"]
+        # What any such solve takes: three factors with their inverses, and 20 products. A GPU makes 21; the 22 that plans count are a processor's.
+        solve["over_its_arithmetic"] = solve["seconds"] * rate / (3 * width**3 + 40 * rows * width**2)
         if width not in layers:
             layers[width] = Layer(width, device)
             layers[width].observe(torch.randn(tokens, width, device=device).to(torch.bfloat16), 1.0)
