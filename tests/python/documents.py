@@ -3,8 +3,9 @@ Python that loads the output.
 
   python documents.py PIPELINE_DIR SCRIPT...
 
-Each SCRIPT is a file of code that leaves a `pipeline`. All of them must make a picture, as the card's must. Prints how many weights became semi-structured. Without a GPU the lines run on the processor. The conversion, which PyTorch has for GPUs
-alone, then has to say so; afterwards it is run again, with a GPU that stands in and a conversion that counts.
+Each SCRIPT is a file of code that leaves a `pipeline`. All of them must make a picture, as the card's must. Prints how many weights became
+semi-structured. Without a GPU the lines run on the processor. The conversion, which PyTorch has for GPUs alone, then has to say so; afterwards
+it is run again, with a GPU that stands in and a conversion that counts.
 """
 
 import contextlib

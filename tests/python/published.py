@@ -107,7 +107,7 @@ def beside(times, tokens, device):
         rows, width = solve["rows"], solve["width"]
         product = product_seconds(1, rows, width, width, torch.float32, device)
         rate = 2 * rows * width**2 / product
-        # What any such solve takes: three factors with their inverses, and 20 products. A GPU makes 21; the 22 that plans count are a processor's.
+        # What any such solve takes: three factors with their inverses, and 20 products. A GPU makes 21, and plans count a processor's 22.
         solve["over_its_arithmetic"] = solve["seconds"] * rate / (3 * width**3 + 40 * rows * width**2)
         if width not in layers:
             layers[width] = Layer(width, device)

@@ -36,8 +36,8 @@ const FLAGS: [&str; 11] = [
     "-Wno-clobbered",
     "-Wno-unknown-pragmas",
 ];
-/// The driver's besides: where a kernel reads or writes numbers, or several at once, at an address that is no multiple of their size, the process
-/// ends.
+/// The driver's besides: the process ends where a kernel reads or writes numbers, or several at once, at an address that is no multiple of
+/// their size.
 const KERNEL_FLAGS: [&str; 2] = ["-fsanitize=alignment", "-fno-sanitize-recover=alignment"];
 const NCCL_FLAGS: [&str; 8] =
     ["-std=c++17", "-O2", "-Wall", "-Wextra", "-Werror", "-fPIC", "-shared", "-pthread"];

@@ -21,8 +21,8 @@ const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/cuda");
 const FLAGS: [&str; 7] =
     ["-std=c++17", "-g", "-ffp-contract=off", "-pthread", "-Wall", "-Wextra", "-Wno-unknown-pragmas"];
 
-/// Fibers, one at a time. What some systems fortify by default refuses jumps between their stacks. Where numbers, or several at once, are read or
-/// written at an address that is no multiple of their size, the program ends, as a GPU does.
+/// Fibers, one at a time. What some systems fortify by default refuses jumps between their stacks. The program ends, as a GPU does, where
+/// numbers, or several at once, are read or written at an address that is no multiple of their size.
 const ONE_BY_ONE: [&str; 6] = [
     "-O2",
     "-U_FORTIFY_SOURCE",

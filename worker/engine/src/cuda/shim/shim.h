@@ -6,9 +6,9 @@
 // - with SHIM_REAL_THREADS each is a thread of the system, for ThreadSanitizer to find data races between threads of a block.
 //
 // It ends the program, with the kernel's line, where threads wait at different barriers, where a thread ends while others wait, and where
-// nobody can go on; and, by UndefinedBehaviorSanitizer, where a number or a vector of them is read or written at an address that is no
-// multiple of its size, as far as its flags say so. Shared memory holds a NaN pattern when a block begins, so that a kernel does not rely on zeros. It shows no races
-// between blocks other than by their order, and no limits of a device.
+// nobody can go on; and, where it is compiled with -fsanitize=alignment, where a number or a vector of them is read or written at an address
+// that is no multiple of its size. Shared memory holds a NaN pattern when a block begins, so that a kernel does not rely on zeros. It shows
+// no races between blocks other than by their order, and no limits of a device.
 #pragma once
 #include <sys/mman.h>
 #include <ucontext.h>
