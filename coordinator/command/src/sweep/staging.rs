@@ -4,7 +4,7 @@ use std::fs::{self, DirEntry};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use obsdiff_files::Lock;
+use obsdiff_files::{Lock, LockError};
 
 /// Every such folder has a name that begins so.
 const PREFIX: &str = ".obsdiff-sweep-";
@@ -27,12 +27,17 @@ pub(super) struct Staging {
 impl Staging {
     /// Makes one in a folder.
     pub(super) fn new(parent: &Path) -> io::Result<Self> {
-        let path = tempfile::Builder::new().prefix(PREFIX).tempdir_in(parent)?.keep();
-        match Lock::take(&path.join(MARKER)) {
-            Ok(lock) => Ok(Self { path, _lock: lock }),
-            Err(error) => {
-                drop(fs::remove_dir_all(&path));
-                Err(io::Error::other(error))
+        loop {
+            let path = tempfile::Builder::new().prefix(PREFIX).tempdir_in(parent)?.keep();
+            match Lock::take(&path.join(MARKER)) {
+                Ok(lock) => return Ok(Self { path, _lock: lock }),
+                // Another sweep took it for one that was left, and removes it.
+                Err(LockError::Held(_)) => {}
+                Err(LockError::File(error)) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => {
+                    drop(fs::remove_dir_all(&path));
+                    return Err(io::Error::other(error));
+                }
             }
         }
     }

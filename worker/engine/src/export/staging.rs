@@ -4,10 +4,11 @@
 //! directory `pipeline` that is written, or that the file is written in. Each writer has a number of its own: one that was cut off may still be writing while another one takes
 //! its place. The lock distinguishes it from those that have ended, whose directories are removed.
 
+use std::ffi::OsStr;
 use std::io::{self, BufWriter, ErrorKind};
 use std::path::{Path, PathBuf};
 
-use obsdiff_files::{Disk, Lock, open_regular, parent_of, read_regular};
+use obsdiff_files::{Disk, Lock, LockError, open_regular, parent_of, read_regular};
 use serde::{Deserialize, Serialize};
 
 use super::file_name;
@@ -38,7 +39,8 @@ pub(super) struct ExportFolder<'a> {
     disk: &'a Disk,
     /// What holds the lock, the marker and the pipeline.
     folder: PathBuf,
-    lock: Lock,
+    /// None once the directory is removed: another writer may have made it again.
+    lock: Option<Lock>,
     /// Every folder of the pipeline, the outermost first.
     folders: Vec<PathBuf>,
     /// Folders that were made to hold the destination.
@@ -57,7 +59,8 @@ impl<'a> ExportFolder<'a> {
         let parent = parent_of(destination);
         let made = disk.create_folders(parent).map_err(|e| Error::write(parent, e))?;
         let staged = Self::numbered(destination, disk).and_then(|(folder, lock)| {
-            let staging = Self { disk, folder, lock, folders: Vec::new(), made: made.clone() };
+            let (lock, made) = (Some(lock), made.clone());
+            let staging = Self { disk, folder, lock, folders: Vec::new(), made };
             staging.begin(destination)
         });
         if staged.is_err() {
@@ -79,7 +82,8 @@ impl<'a> ExportFolder<'a> {
             match Lock::take(&folder.join(LOCK)) {
                 Ok(lock) => return Ok((folder, lock)),
                 // Another writer took it for one that was left, and removes it.
-                Err(_) if !folder.exists() => continue,
+                Err(LockError::Held(_)) => continue,
+                Err(LockError::File(error)) if error.kind() == ErrorKind::NotFound => continue,
                 Err(error) => {
                     // The error names the obstacle; an empty folder may stay.
                     let _ = disk.remove_folder(&folder);
@@ -120,6 +124,14 @@ impl<'a> ExportFolder<'a> {
     /// Moves a file that was synced to its destination, where nothing may be.
     pub(super) fn commit_file(self, name: &str, destination: &Path) -> Result<()> {
         self.commit_new(&self.path(name), destination)
+    }
+
+    /// Removes it, once.
+    fn remove(&mut self) -> io::Result<()> {
+        match self.lock.take() {
+            Some(lock) => remove(&self.folder, &lock, self.disk),
+            None => Ok(()),
+        }
     }
 
     fn commit_new(&self, written: &Path, destination: &Path) -> Result<()> {
@@ -169,8 +181,7 @@ impl Sink for ExportFolder<'_> {
 impl Drop for ExportFolder<'_> {
     fn drop(&mut self) {
         // After a commit only the marker and the lock are left; after a failure that failure is what is reported.
-        // One that was only tried is removed already.
-        if let Err(error) = remove(&self.folder, &self.lock, self.disk)
+        if let Err(error) = self.remove()
             && self.folder.exists()
         {
             tracing::warn!(path = %self.folder.display(), %error, "a half-written directory could not be removed");
@@ -192,8 +203,8 @@ pub fn try_writing(destination: &Path, disk: &Disk) -> Result<()> {
     {
         place = parent;
     }
-    let staging = ExportFolder::beside(place, disk)?;
-    remove(&staging.folder, &staging.lock, disk).map_err(|e| Error::write(&staging.folder, e))
+    let mut staging = ExportFolder::beside(place, disk)?;
+    staging.remove().map_err(|e| Error::write(&staging.folder, e))
 }
 
 /// Writes a file of this content, in place of the one that may be there. Whenever that is interrupted, one of the two is there, whole.
@@ -216,7 +227,20 @@ fn remove(folder: &Path, lock: &Lock, disk: &Disk) -> io::Result<()> {
         disk.remove_file(&marker)?;
     }
     lock.remove(disk)?;
-    disk.remove_folder(folder)
+    match disk.remove_folder(folder) {
+        // Without its lock another writer takes it for one that was left, and removes it, and its number may be a new writer's by now.
+        Err(error) if error.kind() == ErrorKind::NotFound || !holds_others(folder) => Ok(()),
+        removed => removed,
+    }
+}
+
+/// Whether there is something in a folder that no writer puts there.
+fn holds_others(folder: &Path) -> bool {
+    let is_other = |name: &OsStr| ![LOCK, MARKER, PIPELINE].map(OsStr::new).contains(&name);
+    match std::fs::read_dir(folder) {
+        Ok(mut files) => files.any(|file| file.is_ok_and(|file| is_other(&file.file_name()))),
+        Err(error) => error.kind() != ErrorKind::NotFound,
+    }
 }
 
 /// Makes sure that a destination which another writer has moved into place outlives a power cut, and removes what writers that have
@@ -237,7 +261,10 @@ fn remove_left(destination: &Path, disk: &Disk) -> io::Result<()> {
             continue;
         }
         let folder = entry.path();
-        if let Err(error) = remove_ended(&folder, &name, disk) {
+        // It may be gone by now: its writer has ended, or another one has removed it.
+        if let Err(error) = remove_ended(&folder, &name, disk)
+            && folder.exists()
+        {
             tracing::warn!(path = %folder.display(), %error, "a half-written directory could not be removed");
         }
     }
@@ -257,7 +284,11 @@ fn remove_ended(folder: &Path, name: &str, disk: &Disk) -> io::Result<()> {
     let files = std::fs::read_dir(folder)?.map(|entry| Ok(entry?.file_name()));
     let files = files.collect::<io::Result<Vec<_>>>()?;
     if files.is_empty() {
-        return disk.remove_folder(folder);
+        return match disk.remove_folder(folder) {
+            // Its writer is at work by now.
+            Err(error) if error.kind() == ErrorKind::DirectoryNotEmpty => Ok(()),
+            removed => removed,
+        };
     }
     let marker = read_regular(&folder.join(MARKER), MAX_MARKER_BYTES).ok();
     let marker = marker.map(|words| serde_json::from_slice::<StagingMarker>(&words));
@@ -271,8 +302,8 @@ fn remove_ended(folder: &Path, name: &str, disk: &Disk) -> io::Result<()> {
     }
     match Lock::take(&folder.join(LOCK)) {
         // Its writer is at work.
-        Err(obsdiff_files::LockError::Held(_)) => Ok(()),
-        Err(obsdiff_files::LockError::File(error)) => Err(error),
+        Err(LockError::Held(_)) => Ok(()),
+        Err(LockError::File(error)) => Err(error),
         Ok(lock) if !lock.is_exclusive() => {
             Err(io::Error::other("it is unknown whether its writer has ended"))
         }
@@ -316,5 +347,25 @@ mod tests {
         ] {
             assert!(!is_staging(file, name), "{file} of {name}");
         }
+    }
+
+    #[test]
+    fn writers_that_begin_and_end_at_one_time_never_hinder_each_other() {
+        let parent = tempfile::tempdir().unwrap();
+        let disk = Disk::default();
+        let write = |writer: usize| {
+            for number in 0..200 {
+                try_writing(&parent.path().join("out"), &disk).unwrap();
+                let name = format!("{writer}-{number}");
+                let mut staging = ExportFolder::beside(&parent.path().join("out"), &disk).unwrap();
+                staging.write(&name, b"whole").unwrap();
+                staging.commit_file(&name, &parent.path().join(&name)).unwrap();
+            }
+        };
+        std::thread::scope(|scope| (0..4).for_each(|writer| drop(scope.spawn(move || write(writer)))));
+        let mut left: Vec<_> =
+            std::fs::read_dir(&parent).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        left.sort();
+        assert_eq!(left.len(), 4 * 200, "{left:?}");
     }
 }
