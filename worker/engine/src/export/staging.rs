@@ -1,8 +1,8 @@
 //! A directory or a file that is written beside its destination, and moved into place when it is complete.
 //!
 //! For a destination `NAME` it is in the directory `.NAME.obsdiff-NUMBER`, which holds a lock, a marker that says what it is, and the
-//! directory `pipeline` that is written, or that the file is written in. Each writer has a number of its own: one that was cut off may still be writing while another one takes
-//! its place. The lock distinguishes it from those that have ended, whose directories are removed.
+//! directory `pipeline` that is written, or that the file is written in. Each writer has a number of its own: one that was cut off may still
+//! be writing while another one takes its place. The lock distinguishes it from those that have ended, whose directories are removed.
 
 use std::ffi::OsStr;
 use std::io::{self, BufWriter, ErrorKind};
@@ -229,7 +229,8 @@ fn remove(folder: &Path, lock: &Lock, disk: &Disk) -> io::Result<()> {
     lock.remove(disk)?;
     match disk.remove_folder(folder) {
         // Without its lock another writer takes it for one that was left, and removes it, and its number may be a new writer's by now.
-        Err(error) if error.kind() == ErrorKind::NotFound || !holds_others(folder) => Ok(()),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        Err(error) if error.kind() == ErrorKind::DirectoryNotEmpty && !holds_others(folder) => Ok(()),
         removed => removed,
     }
 }
