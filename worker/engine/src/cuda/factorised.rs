@@ -5,16 +5,16 @@ use cudarc::cusolver::sys as solver;
 
 use super::CudaError;
 use super::driver::Element;
-use super::factoriser::{Step, solved};
+use super::factoriser::{Routine, solved};
 
 /// The floating-point types that cuSOLVER factorises in.
 pub(super) trait Factorised: Element + Into<f64> {
     /// Values of the workspace for a factorisation and an inverse.
     fn workspace(handle: solver::cusolverDnHandle_t, n: i32, square: *mut Self) -> Result<i32, CudaError>;
 
-    /// Takes one step.
+    /// Runs a routine.
     fn call(
-        step: Step,
+        routine: Routine,
         handle: solver::cusolverDnHandle_t,
         n: i32,
         square: *mut Self,
@@ -50,7 +50,7 @@ macro_rules! factorised {
             }
 
             fn call(
-                step: Step,
+                routine: Routine,
                 handle: solver::cusolverDnHandle_t,
                 n: i32,
                 square: *mut Self,
@@ -59,12 +59,12 @@ macro_rules! factorised {
             ) -> Result<(), CudaError> {
                 // SAFETY: the square has n rows of n values, the workspace the size that the library asked for, and all is on the GPU.
                 unsafe {
-                    match step {
-                        Step::Factorise => solved(
+                    match routine {
+                        Routine::Factorise => solved(
                             stringify!($potrf),
                             solver::$potrf(handle, UPPER, n, square, n, work, length, info),
                         ),
-                        Step::Invert => solved(
+                        Routine::Invert => solved(
                             stringify!($potri),
                             solver::$potri(handle, UPPER, n, square, n, work, length, info),
                         ),

@@ -26,18 +26,18 @@ pub(super) struct Factoriser {
     excess: Arc<OnceLock<MemoryExcess>>,
 }
 
-/// What cuSOLVER does with a square, in its place.
+/// A routine of cuSOLVER, which changes a square in its place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Step {
+pub(super) enum Routine {
     /// Its upper triangle becomes that of U, with U^T U.
     Factorise,
     /// A factor's upper triangle becomes that of (U^T U)^-1.
     Invert,
 }
 
-/// Steps that a GPU was given, and what cuSOLVER works in meanwhile. Dropped before they are done, it is given back after them.
+/// Routines that a GPU was given, and what cuSOLVER works in meanwhile. Dropped before they are done, it is given back after them.
 #[derive(Debug)]
-pub(super) struct Steps<T> {
+pub(super) struct Begun<T> {
     _workspace: DeviceBuffer<T>,
     infos: DeviceBuffer<i32>,
 }
@@ -96,7 +96,7 @@ impl Factoriser {
         square: &mut DeviceBuffer<T>,
         n: usize,
     ) -> Result<bool, CudaError> {
-        self.begin(driver, square, n, &[Step::Factorise])?.end(driver, square, n)
+        self.begin(driver, square, n, &[Routine::Factorise])?.end(driver, square, n)
     }
 
     /// Replaces the factor by the upper triangle of (U^T U)^-1. False when a pivot is 0, or the diagonal is not finite then.
@@ -106,29 +106,29 @@ impl Factoriser {
         square: &mut DeviceBuffer<T>,
         n: usize,
     ) -> Result<bool, CudaError> {
-        self.begin(driver, square, n, &[Step::Invert])?.end(driver, square, n)
+        self.begin(driver, square, n, &[Routine::Invert])?.end(driver, square, n)
     }
 
-    /// Gives the stream `steps` to do with a square (n x n), one after another. The driver is the one that this was opened on.
+    /// Gives the stream `routines` to run on a square (n x n), one after another. The driver is the one that this was opened on.
     pub(super) fn begin<T: Factorised>(
         &self,
         driver: &CudaDriver,
         square: &mut DeviceBuffer<T>,
         n: usize,
-        steps: &[Step],
-    ) -> Result<Steps<T>, CudaError> {
+        routines: &[Routine],
+    ) -> Result<Begun<T>, CudaError> {
         driver.bind()?;
         let handle = lock(&self.handle);
         let (size, place) = (number(n)?, square.output().pointer as *mut T);
         let length = T::workspace(handle.0, size, place)?;
         self.compare_workspace::<T>(n, length as u64 * size_of::<T>() as u64);
         let mut workspace = driver.buffer::<T>(length as usize)?;
-        let mut infos = driver.zeros::<i32>(steps.len())?;
+        let mut infos = driver.zeros::<i32>(routines.len())?;
         let work = (workspace.output().pointer as *mut T, length);
-        for (at, step) in steps.iter().enumerate() {
-            T::call(*step, handle.0, size, place, work, infos.output_from(at).pointer as *mut i32)?;
+        for (at, routine) in routines.iter().enumerate() {
+            T::call(*routine, handle.0, size, place, work, infos.output_from(at).pointer as *mut i32)?;
         }
-        Ok(Steps { _workspace: workspace, infos })
+        Ok(Begun { _workspace: workspace, infos })
     }
 
     /// Where cuSOLVER was first found to work in more memory than plans count.
@@ -149,7 +149,7 @@ impl Factoriser {
     }
 }
 
-impl<T: Factorised> Steps<T> {
+impl<T: Factorised> Begun<T> {
     /// Waits until they are done with this square. False when a pivot failed, or the diagonal is not positive and finite.
     pub(super) fn end(
         self,

@@ -3,7 +3,7 @@
 use obsdiff_proto::Precision;
 
 use super::driver::DeviceBuffer;
-use super::factoriser::Step;
+use super::factoriser::Routine;
 use super::kernels::Launch;
 use super::lanes::{Crossings, Lane};
 use super::{CudaDevice, CudaError};
@@ -57,7 +57,9 @@ fn in_f32(
     crossings.join(driver, lanes)?;
     let mut inverses = Vec::with_capacity(penalties.len());
     for (mut inverse, is_sound) in squares.into_iter().zip(inverted?) {
-        driver.mirror_upper(Launch::tiles(n, n, 32), inverse.output(), n)?;
+        if is_sound {
+            driver.mirror_upper(Launch::tiles(n, n, 32), inverse.output(), n)?;
+        }
         inverses.push(is_sound.then_some(inverse));
     }
     Ok(inverses)
@@ -67,10 +69,10 @@ fn in_f32(
 fn inverted(lanes: &[Lane], squares: &mut [DeviceBuffer<f32>], n: usize) -> Result<Vec<bool>, CudaError> {
     let mut begun = Vec::with_capacity(squares.len());
     for (lane, square) in lanes.iter().zip(&mut *squares) {
-        begun.push(lane.factoriser.begin(&lane.driver, square, n, &[Step::Factorise, Step::Invert])?);
+        begun.push(lane.factoriser.begin(&lane.driver, square, n, &[Routine::Factorise, Routine::Invert])?);
     }
     let ends = begun.into_iter().zip(lanes).zip(squares);
-    ends.map(|((steps, lane), square)| steps.end(&lane.driver, square, n)).collect()
+    ends.map(|((begun, lane), square)| begun.end(&lane.driver, square, n)).collect()
 }
 
 /// Of one penalty. Nothing where it fails.
@@ -85,7 +87,10 @@ fn in_f64(
     let mut wide = driver.buffer::<f64>(n * n)?;
     driver.widen_square(Launch::blocks(1024), square.input(), wide.output(), (n * n) as u64)?;
     driver.set_diagonal_f64(Launch::each(n), wide.output(), n, 1.0 + rho)?;
-    if !factoriser.begin(driver, &mut wide, n, &[Step::Factorise, Step::Invert])?.end(driver, &wide, n)? {
+    if !factoriser
+        .begin(driver, &mut wide, n, &[Routine::Factorise, Routine::Invert])?
+        .end(driver, &wide, n)?
+    {
         return Ok(None);
     }
     driver.narrow_upper(Launch::tiles(n, n, 32), wide.input(), inverse.output(), n)?;

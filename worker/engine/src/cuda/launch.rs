@@ -42,8 +42,8 @@ impl Launch {
         Self::blocks(count.div_ceil(THREADS as usize).min(STRIDED_BLOCKS))
     }
 
-    /// Blocks of 32 x 8 threads for what is computed number by number. A thread takes up to 8 neighbouring numbers of a row at a time, so a block
-    /// takes 256 columns of 8 rows; where there are more of these than 4096, it takes several.
+    /// Blocks of 32 x 8 threads for what is computed number by number. A thread takes up to 8 neighbouring numbers of a row at a time, so a
+    /// block takes 256 columns of 8 rows; where there are more of these than 4096, it takes several.
     pub(super) fn row_parts(rows: usize, width: usize) -> Self {
         let across = width.div_ceil(256).clamp(1, PART_BLOCKS);
         let down = rows.div_ceil(8).clamp(1, PART_BLOCKS / across);
