@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use obsdiff_coordinator::{CoordinatorStore, Opened};
+use obsdiff_files::Disk;
 use obsdiff_store::{JobRecord, JobStore, Prompts, StoreError};
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -39,4 +40,28 @@ proptest! {
             assert_eq!(store.prompts(&winner.0).await.unwrap(), winner.1);
         });
     }
+}
+
+#[test]
+fn a_job_that_begins_while_another_one_ends_begins_anew_or_finds_the_directory_in_use() {
+    let root = tempfile::tempdir().unwrap();
+    let path = root.path().join("new/state");
+    let run_jobs = || {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let mut done = 0;
+        while done < 200 {
+            let store = match CoordinatorStore::create(path.to_str().unwrap(), &[]) {
+                Err(StoreError::InUse { .. }) => continue,
+                created => created.unwrap(),
+            };
+            runtime.block_on(store.remove(&Disk::default())).unwrap();
+            // A job leaves the directory that it has found, though the one that made it has just ended.
+            for folder in [&path, path.parent().unwrap()] {
+                let _ = std::fs::remove_dir(folder);
+            }
+            done += 1;
+        }
+    };
+    std::thread::scope(|scope| (0..4).for_each(|_| drop(scope.spawn(run_jobs))));
+    assert_eq!(std::fs::read_dir(&root).unwrap().count(), 0);
 }

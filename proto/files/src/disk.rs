@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::fs::{self, File};
-use std::io::{self, Read, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -53,6 +53,9 @@ pub type OnProgress = dyn Fn() + Send + Sync;
 /// Bytes of a file that are copied and brought to the disk at a time: on a slow one it takes seconds, not minutes.
 const CHUNK: u64 = 64 << 20;
 
+/// How often folders are begun while other processes remove them.
+const FOLDER_TRIES: u32 = 100;
+
 impl fmt::Debug for Disk {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Disk").field("hooked", &self.hook.is_some()).finish()
@@ -91,6 +94,18 @@ impl Disk {
 
     /// Makes a folder with those above it, and gives those that were made, the outermost first. After an error none is left.
     pub fn create_folders(&self, path: &Path) -> io::Result<Vec<PathBuf>> {
+        // Where another process removes one of them, still empty, the next cannot be made in it, or is neither new nor there.
+        let is_removal = |e: &io::Error| matches!(e.kind(), ErrorKind::NotFound | ErrorKind::AlreadyExists);
+        let mut tries = 1..FOLDER_TRIES;
+        loop {
+            match self.try_to_create_folders(path) {
+                Err(error) if is_removal(&error) && tries.next().is_some() => {}
+                outcome => return outcome,
+            }
+        }
+    }
+
+    fn try_to_create_folders(&self, path: &Path) -> io::Result<Vec<PathBuf>> {
         let exists = |path: &&Path| !path.as_os_str().is_empty() && !path.is_dir();
         let mut missing: Vec<&Path> = path.ancestors().take_while(exists).collect();
         missing.reverse();
@@ -98,7 +113,7 @@ impl Disk {
         for folder in missing {
             let outcome = match self.create_folder(folder) {
                 // Another process made it in the meantime.
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists && folder.is_dir() => continue,
+                Err(error) if error.kind() == ErrorKind::AlreadyExists && folder.is_dir() => continue,
                 outcome => outcome,
             };
             if let Err(error) = outcome {
@@ -117,11 +132,12 @@ impl Disk {
         }
     }
 
-    /// Removes folders that were made, the innermost first, as far as they are empty.
+    /// Removes folders that were made, the innermost first, as far as they are there and empty.
     pub fn remove_folders(&self, made: &[PathBuf]) {
         for folder in made.iter().rev() {
-            if self.remove_folder(folder).is_err() {
-                return;
+            match self.remove_folder(folder) {
+                Err(error) if error.kind() != ErrorKind::NotFound => return,
+                _ => {}
             }
         }
     }
@@ -178,7 +194,7 @@ impl Disk {
             // Some file systems, such as NFS, cannot refuse by themselves.
             Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) => {
                 if to.symlink_metadata().is_ok() {
-                    return Err(io::ErrorKind::AlreadyExists.into());
+                    return Err(ErrorKind::AlreadyExists.into());
                 }
                 fs::rename(from, to)
             }
@@ -251,7 +267,7 @@ mod tests {
         disk.create_folder(&from).unwrap();
         // The system's own rename would replace an empty folder.
         fs::create_dir(&to).unwrap();
-        assert_eq!(disk.rename_new(&from, &to).unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+        assert_eq!(disk.rename_new(&from, &to).unwrap_err().kind(), ErrorKind::AlreadyExists);
         fs::remove_dir(&to).unwrap();
         disk.rename_new(&from, &to).unwrap();
         assert!(to.is_dir() && !from.exists());
@@ -273,7 +289,7 @@ mod tests {
         assert_eq!(*log.0.lock().unwrap(), [CreateFile, Write, SyncFile, Link, SyncFile]);
         assert_eq!(fs::read_to_string(path("b")).unwrap(), "content");
         assert_eq!(fs::metadata(path("b")).unwrap().permissions().mode() & 0o777, 0o640);
-        assert_eq!(disk.copy(&source, &path("b")).unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+        assert_eq!(disk.copy(&source, &path("b")).unwrap_err().kind(), ErrorKind::AlreadyExists);
     }
 
     #[test]
@@ -306,6 +322,9 @@ mod tests {
         fs::write(folder.path().join("a/kept"), "").unwrap();
         Disk::default().remove_folders(&made);
         assert!(folder.path().join("a/kept").exists() && !folder.path().join("a/b").exists());
+        fs::remove_file(folder.path().join("a/kept")).unwrap();
+        Disk::default().remove_folders(&made);
+        assert!(!folder.path().join("a").exists(), "somebody else has removed the one in it");
     }
 
     #[test]

@@ -9,6 +9,9 @@ use obsdiff_files::{Disk, Lock, LockError};
 use super::layout::{self, ObjectKind};
 use super::{Result, StoreError};
 
+/// How often a directory is claimed while other processes remove theirs there.
+const TRIES: u32 = 100;
+
 /// The directory of a job's state, run by this process.
 #[derive(Debug)]
 pub(super) struct Directory {
@@ -26,20 +29,27 @@ impl Directory {
     /// When it holds something that is not obsdiff's, another process runs the job, or it cannot be made.
     pub(super) fn claim(path: &Path, name: &str) -> Result<Self> {
         let refused = |problem: String| StoreError::Url { url: name.to_owned(), problem };
-        if path.exists() && !path.is_dir() {
-            return Err(refused("is no directory".to_owned()));
-        }
-        if path.exists() {
-            check(path, name)?;
-        }
-        let made =
-            Disk::default().create_folders(path).map_err(|e| refused(format!("cannot be made: {e}")))?;
-        match Lock::take(&path.join(layout::LOCK)) {
-            Ok(lock) => Ok(Self { path: path.to_owned(), lock, made }),
-            Err(LockError::Held(owner)) => Err(StoreError::InUse { store: name.to_owned(), owner }),
-            Err(error) => {
-                Disk::default().remove_folders(&made);
-                Err(refused(error.to_string()))
+        let mut tries = 1..TRIES;
+        loop {
+            match path.metadata() {
+                Ok(found) if !found.is_dir() => return Err(refused("is no directory".to_owned())),
+                Ok(_) => check(path, name)?,
+                Err(_) => {}
+            }
+            let made =
+                Disk::default().create_folders(path).map_err(|e| refused(format!("cannot be made: {e}")))?;
+            let error = match Lock::take(&path.join(layout::LOCK)) {
+                Ok(lock) => return Ok(Self { path: path.to_owned(), lock, made }),
+                Err(LockError::Held(owner)) => {
+                    return Err(StoreError::InUse { store: name.to_owned(), owner });
+                }
+                Err(error) => error,
+            };
+            Disk::default().remove_folders(&made);
+            // Another process, whose job is done, has removed the directory.
+            let is_gone = matches!(&error, LockError::File(e) if e.kind() == io::ErrorKind::NotFound);
+            if !is_gone || tries.next().is_none() {
+                return Err(refused(error.to_string()));
             }
         }
     }
@@ -133,15 +143,24 @@ pub(super) fn files(path: &Path, name: &str) -> Result<Vec<String>> {
 }
 
 /// The names in a folder, and which of them are folders. A symbolic link or another special file gets a note behind its name, so that it
-/// is not taken for one of obsdiff's files.
+/// is not taken for one of obsdiff's files. What another process, whose job is done, removes meanwhile is not there.
 fn entries(path: &Path) -> io::Result<Vec<(String, bool)>> {
     let mut entries = Vec::new();
-    for entry in fs::read_dir(path)? {
+    let Some(found) = if_there(fs::read_dir(path))? else { return Ok(entries) };
+    for entry in found {
         let entry = entry?;
-        let (name, kind) = (entry.file_name().to_string_lossy().into_owned(), entry.file_type()?);
+        let Some(kind) = if_there(entry.file_type())? else { continue };
+        let name = entry.file_name().to_string_lossy().into_owned();
         let name = if kind.is_dir() || kind.is_file() { name } else { format!("{name} (no plain file)") };
         entries.push((name, kind.is_dir()));
     }
     entries.sort();
     Ok(entries)
+}
+
+fn if_there<T>(found: io::Result<T>) -> io::Result<Option<T>> {
+    match found {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        found => found.map(Some),
+    }
 }
