@@ -74,6 +74,47 @@ impl Keys {
         self.typed(key, "it must be a list of whole numbers from 1 to 16777216", as_sizes)
     }
 
+    /// A string that has a default where the key is absent, as those of the methods below have.
+    pub(crate) fn text_or<'a>(&'a self, key: &str, default: &'a str) -> Result<&'a str> {
+        self.or(key, self.text(key)?, default)
+    }
+
+    /// True or false; false where the key is `null`, as in Python.
+    pub(crate) fn flag_or(&self, key: &str, default: bool) -> Result<bool> {
+        let absent = default && !self.map.contains_key(key);
+        Ok(self.flag(key)?.unwrap_or(absent))
+    }
+
+    /// A finite number.
+    pub(crate) fn number_or(&self, key: &str, default: f64) -> Result<f64> {
+        self.or(key, self.number(key)?, default)
+    }
+
+    /// A whole number above zero.
+    pub(crate) fn size_or(&self, key: &str, default: usize) -> Result<usize> {
+        self.or(key, self.size(key)?, default)
+    }
+
+    /// A list of whole numbers above zero.
+    pub(crate) fn sizes_or(&self, key: &str, default: Vec<usize>) -> Result<Vec<usize>> {
+        self.or(key, self.sizes(key)?, default)
+    }
+
+    /// A token id.
+    pub(crate) fn id_or(&self, key: &str, default: u32) -> Result<u32> {
+        self.or(key, self.id(key)?, default)
+    }
+
+    /// Refuses `null`: diffusers and transformers hand it to the component, in place of the default.
+    fn or<T>(&self, key: &str, value: Option<T>, default: T) -> Result<T> {
+        match value {
+            None if self.map.contains_key(key) => {
+                Err(self.refuse(key, "only a key that is left out has a default"))
+            }
+            value => Ok(value.unwrap_or(default)),
+        }
+    }
+
     /// A value without which the file cannot be used.
     pub(crate) fn required<T>(&self, key: &str, value: Option<T>) -> Result<T> {
         value.ok_or_else(|| self.refuse(key, "this key is needed"))

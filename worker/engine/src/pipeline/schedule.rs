@@ -10,8 +10,8 @@ use crate::{Error, Result};
 /// More steps than any trajectory takes; bounds what a job can ask for.
 const MAX_STEPS: usize = 1_000_000;
 
-/// Keys that the scheduler of diffusers 0.33 has. It ignores others with a warning, and so do we.
-const KNOWN: [&str; 13] = [
+/// Keys that the scheduler of diffusers 0.42 has. It ignores others with a warning, and so do we.
+const KNOWN: [&str; 14] = [
     "base_image_seq_len",
     "base_shift",
     "invert_sigmas",
@@ -20,6 +20,7 @@ const KNOWN: [&str; 13] = [
     "num_train_timesteps",
     "shift",
     "shift_terminal",
+    "stochastic_sampling",
     "time_shift_type",
     "use_beta_sigmas",
     "use_dynamic_shifting",
@@ -74,13 +75,19 @@ impl Scheduler {
         for name in keys.names().filter(|name| !name.starts_with('_') && !KNOWN.contains(name)) {
             tracing::warn!(file = %path.display(), key = name, "ignoring a key that this scheduler does not have");
         }
+        if keys.flag_or("stochastic_sampling", false)? {
+            return Err(keys.refuse(
+                "stochastic_sampling",
+                "fresh noise in each step is not supported: set it to false",
+            ));
+        }
         Ok(Self {
             path: path.to_owned(),
-            train_timesteps: keys.size("num_train_timesteps")?.unwrap_or(1000) as f64,
+            train_timesteps: keys.size_or("num_train_timesteps", 1000)? as f64,
             shift: read_shift(&keys)?,
             terminal: read_terminal(&keys)?,
             spacing: read_spacing(&keys)?,
-            inverted: keys.flag("invert_sigmas")?.unwrap_or(false),
+            inverted: keys.flag_or("invert_sigmas", false)?,
         })
     }
 
@@ -192,27 +199,27 @@ fn linspace(first: f64, last: f64, count: usize) -> Vec<f64> {
 }
 
 fn read_shift(keys: &Keys) -> Result<Shift> {
-    let kind = keys.text("time_shift_type")?.unwrap_or("exponential");
+    let kind = keys.text_or("time_shift_type", "exponential")?;
     let exponential = match kind {
         "exponential" => true,
         "linear" => false,
         _ => return Err(keys.refuse("time_shift_type", "it must be \"exponential\" or \"linear\"")),
     };
-    if !keys.flag("use_dynamic_shifting")?.unwrap_or(false) {
-        let shift = keys.number("shift")?.unwrap_or(1.0);
+    if !keys.flag_or("use_dynamic_shifting", false)? {
+        let shift = keys.number_or("shift", 1.0)?;
         return if shift > 0.0 {
             Ok(Shift::Fixed(shift))
         } else {
             Err(keys.refuse("shift", "it must be above 0"))
         };
     }
-    let base_tokens = keys.size("base_image_seq_len")?.unwrap_or(256) as f64;
-    let max_tokens = keys.size("max_image_seq_len")?.unwrap_or(4096) as f64;
+    let base_tokens = keys.size_or("base_image_seq_len", 256)? as f64;
+    let max_tokens = keys.size_or("max_image_seq_len", 4096)? as f64;
     if base_tokens == max_tokens {
         return Err(keys.refuse("max_image_seq_len", "it must differ from `base_image_seq_len`"));
     }
-    let base = keys.number("base_shift")?.unwrap_or(0.5);
-    let max = keys.number("max_shift")?.unwrap_or(1.15);
+    let base = keys.number_or("base_shift", 0.5)?;
+    let max = keys.number_or("max_shift", 1.15)?;
     Ok(Shift::Dynamic { base, max, base_tokens, max_tokens, exponential })
 }
 
@@ -226,9 +233,9 @@ fn read_terminal(keys: &Keys) -> Result<Option<f64>> {
 }
 
 fn read_spacing(keys: &Keys) -> Result<Spacing> {
-    let karras = keys.flag("use_karras_sigmas")?.unwrap_or(false);
-    let exponential = keys.flag("use_exponential_sigmas")?.unwrap_or(false);
-    if keys.flag("use_beta_sigmas")?.unwrap_or(false) {
+    let karras = keys.flag_or("use_karras_sigmas", false)?;
+    let exponential = keys.flag_or("use_exponential_sigmas", false)?;
+    if keys.flag_or("use_beta_sigmas", false)? {
         return Err(keys
             .refuse("use_beta_sigmas", "beta-distributed noise levels are not supported: set it to false"));
     }

@@ -36,7 +36,7 @@ impl Geometry {
     /// Takes what the transformer's configuration and `vae/config.json` say, and checks that they fit together.
     pub(super) fn new(layout: LatentLayout, vae: &Keys) -> Result<Self> {
         let geometry = Self { layout, scale: read_scale(vae)? };
-        if vae.size("latent_channels")?.unwrap_or(4) != layout.channels {
+        if vae.size_or("latent_channels", 4)? != layout.channels {
             let (key, channels) = (layout.channels_key, layout.channels);
             let problem = format!("the transformer's {key} is {channels}: they must agree");
             return Err(vae.refuse("latent_channels", &problem));
@@ -68,7 +68,7 @@ impl Geometry {
 
 /// Each block of the autoencoder but the last halves the sides.
 fn read_scale(vae: &Keys) -> Result<usize> {
-    match vae.sizes("block_out_channels")?.map_or(1, |channels| channels.len()) {
+    match vae.sizes_or("block_out_channels", vec![64])?.len() {
         blocks @ 1..=8 => Ok(1 << (blocks - 1)),
         _ => Err(vae.refuse("block_out_channels", "it may have 8 entries at most")),
     }

@@ -110,6 +110,9 @@ fn bad_keys_are_named_with_their_values() {
             r#"{"use_dynamic_shifting": true, "base_image_seq_len": 9, "max_image_seq_len": 9}"#,
             "`max_image_seq_len` is 9",
         ),
+        (r#"{"stochastic_sampling": true}"#, "`stochastic_sampling` is true"),
+        (r#"{"shift": null}"#, "`shift` is null, but only a key that is left out has a default"),
+        (r#"{"time_shift_type": null}"#, "`time_shift_type` is null"),
         ("[]", "is not the JSON expected here"),
     ];
     for (config, message) in cases {

@@ -39,15 +39,15 @@ impl ClipEncoder {
         let keys = Keys::open(&folder.join(CONFIG))?;
         let encoder = Self {
             weights: Weights::open(folder, Library::Transformers)?,
-            width: keys.size("hidden_size")?.unwrap_or(512),
-            hidden: keys.size("intermediate_size")?.unwrap_or(2048),
-            layers: Layers::new(keys.size("num_hidden_layers")?.unwrap_or(12)),
-            heads: keys.size("num_attention_heads")?.unwrap_or(8),
-            positions: keys.size("max_position_embeddings")?.unwrap_or(77),
-            projection: projected.then_some(keys.size("projection_dim")?.unwrap_or(512)),
-            eos: keys.id("eos_token_id")?.unwrap_or(49_407),
-            epsilon: keys.number("layer_norm_eps")?.unwrap_or(1e-5) as f32,
-            activation: named(&keys, "hidden_act", keys.text("hidden_act")?.unwrap_or("quick_gelu"))?,
+            width: keys.size_or("hidden_size", 512)?,
+            hidden: keys.size_or("intermediate_size", 2048)?,
+            layers: Layers::new(keys.size_or("num_hidden_layers", 12)?),
+            heads: keys.size_or("num_attention_heads", 8)?,
+            positions: keys.size_or("max_position_embeddings", 77)?,
+            projection: projected.then_some(keys.size_or("projection_dim", 512)?),
+            eos: keys.id_or("eos_token_id", 49_407)?,
+            epsilon: keys.number_or("layer_norm_eps", 1e-5)? as f32,
+            activation: named(&keys, "hidden_act", keys.text_or("hidden_act", "quick_gelu")?)?,
         };
         if !encoder.width.is_multiple_of(encoder.heads) {
             let problem = format!("`hidden_size` is {}: heads must divide it", encoder.width);

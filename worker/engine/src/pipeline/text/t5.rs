@@ -35,22 +35,23 @@ impl T5Encoder {
     pub(super) fn open(folder: &Path, joint_width: usize) -> Result<Self> {
         let keys = Keys::open(&folder.join(CONFIG))?;
         let (activation, gated) = read_activation(&keys)?;
+        let width_key = deciding(&keys, "hidden_size", "d_model");
         let encoder = Self {
             weights: Weights::open(folder, Library::Transformers)?,
-            width: keys.size("d_model")?.unwrap_or(512),
-            hidden: keys.size("d_ff")?.unwrap_or(2048),
-            layers: Layers::new(keys.size("num_layers")?.unwrap_or(6)),
-            heads: keys.size("num_heads")?.unwrap_or(8),
-            head_width: keys.size("d_kv")?.unwrap_or(64),
+            width: keys.size_or(width_key, 512)?,
+            hidden: keys.size_or("d_ff", 2048)?,
+            layers: Layers::new(keys.size_or(deciding(&keys, "num_hidden_layers", "num_layers"), 6)?),
+            heads: keys.size_or(deciding(&keys, "num_attention_heads", "num_heads"), 8)?,
+            head_width: keys.size_or("d_kv", 64)?,
             buckets: Buckets::read(&keys)?,
-            epsilon: keys.number("layer_norm_epsilon")?.unwrap_or(1e-6) as f32,
+            epsilon: keys.number_or("layer_norm_epsilon", 1e-6)? as f32,
             activation,
             gated,
         };
         if encoder.width != joint_width {
             let problem =
                 format!("the transformer's `joint_attention_dim` is {joint_width}: they must agree");
-            return Err(keys.refuse("d_model", &problem));
+            return Err(keys.refuse(width_key, &problem));
         }
         Ok(encoder)
     }
@@ -149,16 +150,28 @@ impl T5Encoder {
     }
 }
 
-/// `feed_forward_proj` is an activation's name, with `gated-` before it where the network has a gate.
+/// The key of a size that transformers reads by two names: its general one decides where a file has both.
+fn deciding<'a>(keys: &Keys, general: &'a str, own: &'a str) -> &'a str {
+    if keys.value(general).is_some() { general } else { own }
+}
+
+/// `feed_forward_proj` is an activation's name, with `gated-` before it where the network has a gate. transformers writes what it makes of
+/// that to `dense_act_fn` and `is_gated_act`, and reads them in its place.
 fn read_activation(keys: &Keys) -> Result<(ActivationFunction, bool)> {
-    let key = "feed_forward_proj";
-    let value = keys.text(key)?.unwrap_or("relu");
-    match value.strip_prefix("gated-") {
+    let (key, name_key) = ("feed_forward_proj", "dense_act_fn");
+    let value = keys.text_or(key, "relu")?;
+    let (name, gated) = match value.strip_prefix("gated-") {
+        Some(name) => (name, true),
+        None => (value, false),
+    };
+    let gated = keys.flag_or("is_gated_act", gated)?;
+    let function = match keys.text(name_key)? {
+        Some(name) => named(keys, name_key, name)?,
         // By this name T5 1.1 means the gelu by a hyperbolic tangent.
-        Some("gelu") => Ok((ActivationFunction::GeluTanh, true)),
-        Some(name) => Ok((named(keys, key, name)?, true)),
-        None => Ok((named(keys, key, value)?, false)),
-    }
+        None if value == "gated-gelu" => ActivationFunction::GeluTanh,
+        None => named(keys, key, name)?,
+    };
+    Ok((function, gated))
 }
 
 /// How distances between tokens fall into buckets.
@@ -172,10 +185,8 @@ struct Buckets {
 impl Buckets {
     fn read(keys: &Keys) -> Result<Self> {
         let (count_key, distance_key) = ("relative_attention_num_buckets", "relative_attention_max_distance");
-        let buckets = Self {
-            count: keys.size(count_key)?.unwrap_or(32),
-            max_distance: keys.size(distance_key)?.unwrap_or(128),
-        };
+        let buckets =
+            Self { count: keys.size_or(count_key, 32)?, max_distance: keys.size_or(distance_key, 128)? };
         if buckets.count < 4 || !buckets.count.is_multiple_of(2) {
             return Err(keys.refuse(count_key, "it must be even, and 4 at least"));
         }

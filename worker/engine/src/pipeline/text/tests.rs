@@ -109,6 +109,26 @@ fn an_ungated_t5_is_read() {
     assert!(error.contains("`d_model` is 8, but the transformer's `joint_attention_dim` is 16"), "{error}");
 }
 
+/// transformers writes the activation that it makes of `feed_forward_proj` to a key of its own, and reads that.
+#[test]
+fn the_activation_that_transformers_has_written_decides() {
+    let encoded = |feed_forward: &str, dense: Value| {
+        let pipeline = copy_folder("");
+        edit_json(&pipeline.path().join("text_encoder_3/config.json"), |config| {
+            config["feed_forward_proj"] = json!(feed_forward);
+            config["dense_act_fn"] = dense;
+        });
+        encode(pipeline.path(), &["a ring"]).map(|mut encoded| numbers(&encoded.remove(0).text))
+    };
+    let gelu = encoded("gated-gelu", Value::Null).unwrap();
+    assert_eq!(encoded("gated-gelu", json!("gelu_new")).unwrap(), gelu);
+    let relu = encoded("gated-relu", Value::Null).unwrap();
+    assert_eq!(encoded("gated-gelu", json!("relu")).unwrap(), relu);
+    assert_ne!(relu, gelu);
+    let error = encoded("gated-tanh", Value::Null).unwrap_err().to_string();
+    assert!(error.contains("`feed_forward_proj` is \"gated-tanh\", but obsdiff supports"), "{error}");
+}
+
 fn refused(component: &str, key: &str, value: Value) -> String {
     let pipeline = copy_folder("");
     edit_json(&pipeline.path().join(component), |config| config[key] = value);
@@ -128,7 +148,23 @@ fn configurations_that_do_not_fit_are_refused() {
         (clip, "num_hidden_layers", json!(3), "text_model.encoder.layers.2.layer_norm1.weight` is missing"),
         (clip, "intermediate_size", json!(95), "has shape [96, 48], but the configuration asks for [95, 48]"),
         (t5, "d_model", json!(95), "`d_model` is 95"),
-        (t5, "feed_forward_proj", json!("gated-tanh"), "`feed_forward_proj` is \"gated-tanh\""),
+        (t5, "dense_act_fn", json!("tanh"), "`dense_act_fn` is \"tanh\", but obsdiff supports"),
+        (t5, "is_gated_act", json!(false), "layer.1.DenseReluDense.wi.weight` is missing"),
+        (t5, "is_gated_act", json!(1), "`is_gated_act` is 1, but it must be true or false"),
+        (
+            t5,
+            "hidden_size",
+            json!(95),
+            "`hidden_size` is 95, but the transformer's `joint_attention_dim` is 96",
+        ),
+        (
+            t5,
+            "num_hidden_layers",
+            json!(3),
+            "`encoder.block.2.layer.1.DenseReluDense.wi_0.weight` is missing",
+        ),
+        (t5, "num_attention_heads", json!(5), "configuration asks for"),
+        (clip, "layer_norm_eps", Value::Null, "`layer_norm_eps` is null, but only a key that is left out"),
         (t5, "relative_attention_num_buckets", json!(31), "it must be even"),
         (t5, "relative_attention_max_distance", json!(8), "it must be above a quarter"),
         (t5, "num_heads", json!(5), "configuration asks for"),

@@ -140,13 +140,18 @@ fn read_added(config: &Keys) -> Result<BTreeMap<u32, AddedToken>> {
     for (id, token) in entries {
         let id = id.parse().map_err(|_| malformed())?;
         let content = token.get("content").and_then(Value::as_str).filter(|content| !content.is_empty());
-        let flag = |name: &str| token.get(name).and_then(Value::as_bool);
-        let special = flag("special").unwrap_or(false);
+        let flag = |name: &str, default: bool| match token.get(name) {
+            None => Ok(default),
+            Some(value) => value
+                .as_bool()
+                .ok_or_else(|| config.refuse(key, &format!("`{name}` of each token must be true or false"))),
+        };
+        let special = flag("special", false)?;
         let token = AddedToken::from(content.ok_or_else(malformed)?, special)
-            .single_word(flag("single_word").unwrap_or(false))
-            .lstrip(flag("lstrip").unwrap_or(false))
-            .rstrip(flag("rstrip").unwrap_or(false))
-            .normalized(flag("normalized").unwrap_or(!special));
+            .single_word(flag("single_word", false)?)
+            .lstrip(flag("lstrip", false)?)
+            .rstrip(flag("rstrip", false)?)
+            .normalized(flag("normalized", !special)?);
         added.insert(id, token);
     }
     Ok(added)

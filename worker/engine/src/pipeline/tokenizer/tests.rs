@@ -324,6 +324,12 @@ fn a_damaged_t5_tokenizer_is_refused() {
     let error = refuse(folder.path());
     assert!(error.contains("`padding_side` is \"left\", but obsdiff supports \"right\""), "{error}");
     let folder = copy_folder("tokenizer_3");
+    edit_json(&folder.path().join("tokenizer_config.json"), |config| {
+        config["added_tokens_decoder"]["0"]["lstrip"] = json!("no");
+    });
+    let error = refuse(folder.path());
+    assert!(error.contains("`lstrip` of each token must be true or false"), "{error}");
+    let folder = copy_folder("tokenizer_3");
     fs::remove_file(folder.path().join("tokenizer.json")).unwrap();
     let error = refuse(folder.path());
     assert!(error.contains("has no tokenizer.json"), "{error}");

@@ -37,13 +37,13 @@ impl DecoderConfig {
     }
 
     fn read(keys: &Keys) -> Result<Self> {
-        let mut channels = keys.sizes("block_out_channels")?.unwrap_or_else(|| vec![64]);
+        let mut channels = keys.sizes_or("block_out_channels", vec![64])?;
         channels.reverse();
-        match keys.text("act_fn")?.unwrap_or("silu") {
+        match keys.text_or("act_fn", "silu")? {
             "silu" | "swish" => {}
             _ => return Err(keys.refuse("act_fn", "obsdiff supports \"silu\"")),
         }
-        if keys.size("out_channels")?.unwrap_or(3) != 3 {
+        if keys.size_or("out_channels", 3)? != 3 {
             return Err(keys.refuse("out_channels", "a picture has 3"));
         }
         if let Some(types) = keys.value("up_block_types") {
@@ -57,12 +57,12 @@ impl DecoderConfig {
         }
         Ok(Self {
             channels,
-            latent_channels: keys.size("latent_channels")?.unwrap_or(4),
-            resnets: keys.size("layers_per_block")?.unwrap_or(1) + 1,
-            with_attention: keys.flag("mid_block_add_attention")?.unwrap_or(true),
-            with_post_quant: keys.flag("use_post_quant_conv")?.unwrap_or(true),
-            groups: keys.size("norm_num_groups")?.unwrap_or(32),
-            scaling: keys.number("scaling_factor")?.unwrap_or(0.18215),
+            latent_channels: keys.size_or("latent_channels", 4)?,
+            resnets: keys.size_or("layers_per_block", 1)? + 1,
+            with_attention: keys.flag_or("mid_block_add_attention", true)?,
+            with_post_quant: keys.flag_or("use_post_quant_conv", true)?,
+            groups: keys.size_or("norm_num_groups", 32)?,
+            scaling: keys.number_or("scaling_factor", 0.18215)?,
             shift: keys.number("shift_factor")?.unwrap_or(0.0),
         })
     }

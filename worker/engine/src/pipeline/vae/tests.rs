@@ -132,6 +132,8 @@ fn configurations_that_are_not_supported_are_refused() {
         ("block_out_channels", json!([16, "x"]), "`block_out_channels` is [16,\"x\"]"),
         ("up_block_types", json!(["UpDecoderBlock2D", "AttnUpDecoderBlock2D"]), "AttnUpDecoderBlock2D"),
         ("scaling_factor", json!(0), "`scaling_factor` is 0, but it must not be 0"),
+        ("scaling_factor", Value::Null, "`scaling_factor` is null, but only a key that is left out"),
+        ("block_out_channels", Value::Null, "`block_out_channels` is null"),
         ("layers_per_block", json!(2), "`decoder.up_blocks.0.resnets.2.norm1.weight` is missing"),
         ("latent_channels", json!(5), "`decoder.conv_in.weight` has shape [32, 4, 3, 3]"),
         ("use_post_quant_conv", json!(true), "`post_quant_conv.weight` is missing"),
@@ -142,4 +144,8 @@ fn configurations_that_are_not_supported_are_refused() {
         let error = Vae::open(folder.path(), &ComputeDevice::Cpu).unwrap_err().to_string();
         assert!(error.contains(message), "{key}: {error}");
     }
+    // To Python, null is false.
+    let folder = copy_folder("vae");
+    edit_json(&folder.path().join("config.json"), |config| config["use_post_quant_conv"] = Value::Null);
+    Vae::open(folder.path(), &ComputeDevice::Cpu).unwrap();
 }
