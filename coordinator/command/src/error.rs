@@ -147,6 +147,7 @@ impl Error {
                 | StoreError::Denied { .. }
                 | StoreError::Rejected { .. }
                 | StoreError::NoCredentials { .. }
+                | StoreError::Gone { .. }
                 | StoreError::InUse { .. }
                 | StoreError::Replaced { .. },
             )

@@ -52,6 +52,7 @@ pub(crate) fn measure(
     let folder = tempfile::tempdir().map_err(Error::System)?;
     let runtime = crate::runtime::runtime()?;
     let store = JobStore::create(&folder.path().display().to_string(), &[])?;
+    runtime.block_on(store.claim(&sample.spec))?;
     let part_store = Arc::new(JobPartStore::new(store, runtime.handle().clone()));
     let plan = Arc::new(sample.plan.clone());
     let mut engine =

@@ -87,7 +87,8 @@ async fn a_job_lives_in_a_directory() {
         names.sort();
         names
     };
-    let first = ["exponents", "hardware", "job.json", "lives", "metrics.json", "obsdiff.json"];
+    let first =
+        ["conditioning", "exponents", "hardware", "job.json", "lives", "metrics.json", "obsdiff.json"];
     assert_eq!(names(""), [&first[..], &["obsdiff.lock", "packages", "parts", "prompts.json"]].concat());
     assert_eq!(names("packages"), ["00000.json", "00001.json"]);
     assert_eq!(names("lives"), ["00000000", "00000001", "00000002"]);

@@ -8,6 +8,7 @@ use obsdiff_proto::{Digest, JobSpec, PackageId};
 use serde::{Deserialize, Serialize};
 
 use super::layout::{self, MARKER, ObjectKind};
+use super::objects::of_a_file;
 use super::{JobStore, Result, StoreError};
 
 /// How many objects are removed at a time.
@@ -30,6 +31,14 @@ impl JobStore {
     /// # Errors
     /// When it holds anything else, its marker is damaged, or the store fails.
     pub async fn claim(&self, spec: &JobSpec) -> Result<()> {
+        self.mark(spec).await?;
+        let Some(directory) = &self.directory else { return Ok(()) };
+        directory.make_folders().map_err(|e| {
+            StoreError::of((self.name(), layout::PARTS), "written", 1, of_a_file(layout::PARTS, e))
+        })
+    }
+
+    async fn mark(&self, spec: &JobSpec) -> Result<()> {
         let objects = self.known_objects().await?;
         if objects.iter().any(|(kind, _)| *kind == ObjectKind::Marker) {
             return self.sealed::<ClaimMarker>(MARKER).await.map(|_| ());

@@ -6,7 +6,6 @@
 use std::collections::BTreeSet;
 
 use bytes::Bytes;
-use object_store::PutMode;
 use obsdiff_proto::Digest;
 
 use super::layout::CONDITIONING;
@@ -32,7 +31,7 @@ impl JobStore {
     /// # Errors
     /// When the store fails.
     pub async fn put_conditioning(&self, key: Digest, content: Vec<u8>) -> Result<()> {
-        self.put(&conditioning_object(key), Bytes::from(content).into(), PutMode::Overwrite).await.map(drop)
+        self.put_as_worker(&conditioning_object(key), content.into()).await
     }
 
     /// Reads a conditioning object. The caller checks the digest that it carries.

@@ -1,10 +1,10 @@
 //! A job's objects as files of a directory.
 
 use std::fs;
-use std::io;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use obsdiff_files::{Disk, Lock, LockError};
+use obsdiff_files::{Disk, Lock, LockError, parent_of};
 
 use super::layout::{self, ObjectKind};
 use super::{Result, StoreError};
@@ -54,6 +54,12 @@ impl Directory {
         }
     }
 
+    /// Makes the folders that workers put objects into.
+    pub(super) fn make_folders(&self) -> io::Result<()> {
+        let folders = [layout::PARTS, layout::CONDITIONING].map(|folder| self.path.join(folder));
+        folders.iter().try_for_each(|folder| Disk::default().create_folders(folder).map(drop))
+    }
+
     /// How many folders this process made for it.
     pub(super) fn made(&self) -> u32 {
         self.made.len() as u32
@@ -62,21 +68,33 @@ impl Directory {
     /// Removes the state: obsdiff's files in their order, then the state's own folders, then the directory and those above it, as many as
     /// `made` says. Other files stay, and so do the folders that hold them.
     pub(super) fn remove(&self, made: u32, disk: &Disk) -> io::Result<()> {
-        let known = self.known()?;
-        let remove = |wanted: fn(ObjectKind) -> bool| {
-            let mut files = known.iter().filter(|(kind, _)| wanted(*kind));
-            files.try_for_each(|(_, file)| disk.remove_file(&self.path.join(file)))
-        };
-        remove(|kind| kind < ObjectKind::Marker)?;
-        for folder in layout::FOLDERS {
-            remove_if_empty(disk, &self.path.join(folder))?;
-        }
-        remove(|kind| kind == ObjectKind::Marker)?;
+        let mut tries = 1..TRIES;
+        // A worker that has not heard of the job's end may put a part as long as its folder is there.
+        while !self.remove_content(disk)? && tries.next().is_some() {}
+        self.remove_files(|kind| kind == ObjectKind::Marker, disk)?;
         self.lock.remove(disk)?;
         for folder in self.path.ancestors().take(made as usize) {
             if !remove_if_empty(disk, folder)? {
                 break;
             }
+        }
+        Ok(())
+    }
+
+    /// Removes the files before the marker, and the state's own folders. Returns whether nothing of obsdiff's is left in these.
+    fn remove_content(&self, disk: &Disk) -> io::Result<bool> {
+        self.remove_files(|kind| kind < ObjectKind::Marker, disk)?;
+        let mut all = true;
+        for folder in layout::FOLDERS {
+            all &= remove_if_empty(disk, &self.path.join(folder))?;
+        }
+        Ok(all || self.known()?.iter().all(|(kind, _)| *kind >= ObjectKind::Marker))
+    }
+
+    fn remove_files(&self, wanted: impl Fn(ObjectKind) -> bool, disk: &Disk) -> io::Result<()> {
+        for (_, file) in self.known()?.iter().filter(|(kind, _)| wanted(*kind)) {
+            // What a worker has just begun to write gets its final name, or is removed, by the worker.
+            if_there(disk.remove_file(&self.path.join(file)))?;
         }
         Ok(())
     }
@@ -97,6 +115,31 @@ impl Directory {
         known.sort();
         Ok(known)
     }
+}
+
+/// Writes a file in place of the one that may be there, whole or not at all: beside it first, as `NAME#NUMBER`.
+///
+/// # Errors
+/// When it cannot be written; not found where its folder is missing.
+pub(super) fn write_whole(path: &Path, content: &[u8]) -> io::Result<()> {
+    let disk = Disk::default();
+    let mut number = 0;
+    let (staged, mut file) = loop {
+        number += 1;
+        let mut staged = path.as_os_str().to_owned();
+        staged.push(format!("#{number}"));
+        match disk.create_file(staged.as_ref()) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            created => break (PathBuf::from(staged), created?),
+        }
+    };
+    let written = file.write_all(content).and_then(|()| disk.sync_file(&file, &staged));
+    if let Err(error) = written.and_then(|()| disk.replace(&staged, path)) {
+        // The error is reported; the state's removal would take the file along, too.
+        let _ = disk.remove_file(&staged);
+        return Err(error);
+    }
+    disk.sync_folder(parent_of(path))
 }
 
 /// Removes a folder if it exists and is empty. Returns whether it is gone.

@@ -196,6 +196,12 @@ pub enum StoreError {
         /// The object.
         object: String,
     },
+    /// The directory of a job's state is no longer there.
+    #[error("{store} is gone: its job is done, or it was removed or is no longer mounted here")]
+    Gone {
+        /// The store.
+        store: String,
+    },
     /// The store's bucket or container is not there.
     #[error("{store}: there is no such bucket or container: make it, or name another in output.state")]
     Bucket {

@@ -69,6 +69,8 @@ pub struct JobStore {
     retries: Retries,
     /// The directory that this process runs the job in.
     directory: Option<Arc<Directory>>,
+    /// Where the directory of the job's state is, if the store is one.
+    path: Option<PathBuf>,
 }
 
 /// How often a store that fails is asked again. Waits double from the first to the longest.
@@ -102,8 +104,9 @@ impl JobStore {
     /// # Errors
     /// When the URL names no store; when the directory holds anything that is not obsdiff's, is in use, or cannot be made.
     pub fn create(url: &str, options: &[(String, String)]) -> Result<Self> {
-        let Located { objects, prefix, directory } = location::locate(url, options, location::OpenFor::Run)?;
-        Ok(Self { directory: directory.map(Arc::new), ..Self::at(objects, prefix, url) })
+        let Located { objects, prefix, directory, path } =
+            location::locate(url, options, location::OpenFor::Run)?;
+        Ok(Self { directory: directory.map(Arc::new), path, ..Self::at(objects, prefix, url) })
     }
 
     /// The directory that a URL names; none where it is a store elsewhere.
@@ -130,8 +133,8 @@ impl JobStore {
     /// # Errors
     /// When the URL names no store, or a directory that this machine does not have.
     pub fn open(url: &str, options: &[(String, String)]) -> Result<Self> {
-        let Located { objects, prefix, .. } = location::locate(url, options, location::OpenFor::Use)?;
-        Ok(Self::at(objects, prefix, url))
+        let Located { objects, prefix, path, .. } = location::locate(url, options, location::OpenFor::Use)?;
+        Ok(Self { path, ..Self::at(objects, prefix, url) })
     }
 
     /// A store that ends with the process.
@@ -164,6 +167,7 @@ impl JobStore {
     }
 
     fn at(objects: Arc<dyn ObjectStore>, prefix: Path, name: &str) -> Self {
-        Self { objects, prefix, name: name.into(), retries: Retries::default(), directory: None }
+        let (name, retries) = (name.into(), Retries::default());
+        Self { objects, prefix, name, retries, directory: None, path: None }
     }
 }

@@ -41,6 +41,8 @@ pub(super) struct Located {
     pub(super) prefix: Path,
     /// The directory, where the store is one and this process runs the job in it.
     pub(super) directory: Option<Directory>,
+    /// Where the directory is, if the store is one.
+    pub(super) path: Option<PathBuf>,
 }
 
 /// The directory that a URL names, if it names one.
@@ -98,7 +100,7 @@ pub(super) fn locate(url: &str, options: &[(String, String)], opened_for: OpenFo
         ObjectStoreScheme::MicrosoftAzure => build!(MicrosoftAzureBuilder),
         _ => return Err(refused(UNKNOWN.to_owned())),
     };
-    Ok(Located { objects: store, prefix, directory: None })
+    Ok(Located { objects: store, prefix, directory: None, path: None })
 }
 
 /// What is wrong where a store's settings do not fit together: without the words that `object_store` puts before each error.
@@ -134,5 +136,6 @@ fn open_directory(path: &FilePath, url: &str, opened_for: OpenFor) -> Result<Loc
     };
     let store =
         LocalFileSystem::new_with_prefix(path).map_err(|e| refused(format!("cannot be opened: {e}")))?;
-    Ok(Located { objects: Arc::new(store.with_fsync(true)), prefix: Path::default(), directory })
+    let objects = Arc::new(store.with_fsync(true));
+    Ok(Located { objects, prefix: Path::default(), directory, path: Some(path.to_owned()) })
 }

@@ -1,5 +1,6 @@
 //! Single objects: read and written whole, with retries, and JSON under a seal.
 
+use std::io;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -12,7 +13,9 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
+use super::directory::write_whole;
 use super::error::is_transient;
+use super::layout::MARKER;
 use super::{JobStore, Result, StoreError, credentials};
 
 /// The format of the JSON objects that this release writes and reads.
@@ -121,6 +124,29 @@ impl JobStore {
         self.retried("written", object, put).await
     }
 
+    /// Puts an object as a worker does, and replaces an earlier one. While a worker stands still, or does not reach the coordinator, the
+    /// job may end and its state be removed, of which the worker must leave nothing behind.
+    pub(super) async fn put_as_worker(&self, object: &str, content: Bytes) -> Result<()> {
+        let gone = || StoreError::Gone { store: self.name().to_owned() };
+        let Some(state) = &self.path else {
+            self.put(object, content.into(), PutMode::Overwrite).await?;
+            return match self.size(MARKER).await {
+                Err(StoreError::Missing { .. }) => self.delete(object).await.and(Err(gone())),
+                found => found.map(drop),
+            };
+        };
+        // No folder is made for it: those of a job that runs are there.
+        let write = || {
+            let (path, content) = (state.join(object), content.clone());
+            let written = tokio::task::spawn_blocking(move || write_whole(&path, &content));
+            async move { written.await?.map_err(|error| of_a_file(object, error)) }
+        };
+        match self.retried("written", object, write).await {
+            Err(StoreError::Missing { .. }) => Err(gone()),
+            written => written,
+        }
+    }
+
     /// Reads an object.
     pub(super) async fn get(&self, object: &str) -> Result<Bytes> {
         let path = self.path(object);
@@ -198,5 +224,17 @@ impl JobStore {
 
     pub(super) fn path(&self, object: &str) -> object_store::path::Path {
         object.split('/').fold(self.prefix.clone(), |path, name| path.join(name))
+    }
+}
+
+/// An error of a file, as that of the object that is in it.
+pub(super) fn of_a_file(object: &str, error: io::Error) -> object_store::Error {
+    let path = object.to_owned();
+    match error.kind() {
+        io::ErrorKind::NotFound => object_store::Error::NotFound { path, source: error.into() },
+        io::ErrorKind::PermissionDenied => {
+            object_store::Error::PermissionDenied { path, source: error.into() }
+        }
+        _ => object_store::Error::Generic { store: "LocalFileSystem", source: error.into() },
     }
 }

@@ -2,7 +2,6 @@
 
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream};
-use object_store::PutMode;
 use obsdiff_proto::Digest;
 use obsdiff_proto::message::Receipt;
 use serde::{Deserialize, Serialize};
@@ -60,7 +59,7 @@ impl JobStore {
         let content = Bytes::from(content);
         let sha256 = self.digest(&content).await?;
         let object = object(sha256);
-        self.put(&object, content.into(), PutMode::Overwrite).await?;
+        self.put_as_worker(&object, content).await?;
         Ok(PartReceipt { object, sha256, bytes })
     }
 

@@ -39,13 +39,15 @@ impl Setting {
         }))
         .unwrap();
         let bucket = Arc::new(InMemory::new());
+        let (store, runtime) = (JobStore::over(bucket.clone(), "bucket"), Runtime::new().unwrap());
+        runtime.block_on(store.claim(&spec)).unwrap();
         Self {
             model: JobModel::open(&spec, ASSET.as_ref(), None).unwrap(),
             objects: objects(&spec, "a"),
-            store: JobStore::over(bucket.clone(), "bucket"),
+            store,
             bucket,
             spec,
-            runtime: Runtime::new().unwrap(),
+            runtime,
         }
     }
 

@@ -49,7 +49,8 @@ impl From<StoreError> for PartStoreError {
             StoreError::Failed { .. }
             | StoreError::Denied { .. }
             | StoreError::Rejected { .. }
-            | StoreError::NoCredentials { .. } => Self::Failed(error.to_string()),
+            | StoreError::NoCredentials { .. }
+            | StoreError::Gone { .. } => Self::Failed(error.to_string()),
             _ => Self::Damaged(error.to_string()),
         }
     }
