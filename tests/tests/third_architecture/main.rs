@@ -50,7 +50,7 @@ fn pipeline(folder: &Path) -> PathBuf {
     let index = path.join("model_index.json");
     let mut keys: Value = serde_json::from_slice(&fs::read(&index).unwrap()).unwrap();
     keys["_class_name"] = json!(ARCHITECTURE.pipeline_class);
-    keys["transformer"] = json!(["two_branches", ARCHITECTURE.transformer_class]);
+    keys["transformer"] = json!(["diffusers", ARCHITECTURE.transformer_class]);
     keys.as_object_mut().unwrap().retain(|name, _| !name.ends_with("_2"));
     fs::write(&index, keys.to_string()).unwrap();
     let transformer = path.join("transformer");

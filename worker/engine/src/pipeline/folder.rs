@@ -18,6 +18,8 @@ use crate::{Error, Result};
 #[derive(Debug)]
 struct Component {
     name: &'static str,
+    /// The Python library that has the classes.
+    library: &'static str,
     classes: Vec<&'static str>,
     config: &'static str,
     /// The library that reads its weights, where it has any.
@@ -30,16 +32,19 @@ fn components(architecture: &Architecture) -> Vec<Component> {
     let slots = || architecture.text_encoders.iter();
     let needed = |name, classes: &[&'static str], config, weights| Component {
         name,
+        library: "diffusers",
         classes: classes.to_vec(),
         config,
         weights,
         optional: false,
     };
     let encoders = slots().map(|slot| Component {
+        library: "transformers",
         optional: slot.optional,
         ..needed(slot.encoder, slot.kind.classes(), "config.json", Some(Library::Transformers))
     });
     let tokenizers = slots().map(|slot| Component {
+        library: "transformers",
         optional: slot.optional,
         ..needed(slot.tokenizer, slot.kind.tokenizer_classes(), "tokenizer_config.json", None)
     });
@@ -264,6 +269,11 @@ impl Component {
             None => None,
             Some(Value::Array(pair)) if pair.len() == 2 && pair.iter().all(Value::is_null) => None,
             Some(Value::Array(pair)) if pair.len() == 2 => match pair[1].as_str() {
+                // A class of the same name in another library may compute anything.
+                Some(class) if self.classes.contains(&class) && pair[0] != self.library => {
+                    let allowed = format!("obsdiff supports that of {} there", self.library);
+                    return Err(index.refuse(self.name, &allowed));
+                }
                 Some(class) if self.classes.contains(&class) => Some(class.to_owned()),
                 _ => return Err(index.refuse(self.name, &format!("obsdiff supports {supported} there"))),
             },

@@ -86,6 +86,14 @@ fn pipelines_that_cannot_be_read_are_refused() {
             |p| index(p, "vae", json!(["diffusers", "AutoencoderTiny"])),
             "obsdiff supports AutoencoderKL there",
         ),
+        (
+            |p| index(p, "vae", json!(["my_code", "AutoencoderKL"])),
+            "`vae` is [\"my_code\",\"AutoencoderKL\"], but obsdiff supports that of diffusers there",
+        ),
+        (
+            |p| index(p, "tokenizer", json!(["diffusers", "CLIPTokenizer"])),
+            "obsdiff supports that of transformers there",
+        ),
         (|p| index(p, "vae", json!([null, null])), "a pipeline needs this component (AutoencoderKL)"),
         (|p| index(p, "scheduler", json!("Euler")), "`scheduler` is \"Euler\", but it must be a pair"),
         (

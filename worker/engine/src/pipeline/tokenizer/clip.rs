@@ -1,6 +1,6 @@
 //! CLIP's byte-level BPE, from the vocabulary and merges that OpenAI published.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use obsdiff_files::read_regular;
@@ -27,6 +27,9 @@ pub(super) const DEFAULT_TOKENS: Defaults = Defaults {
 /// Contractions, runs of letters, single digits, runs of anything else.
 const WORDS: &str = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+";
 
+/// Ends the last token of a word.
+const END_OF_WORD: &str = "</w>";
+
 /// Merges that CLIP reads: its vocabulary less 256 bytes and 2 special tokens. Later lines are left aside.
 const MAX_MERGES: usize = 49_152 - 256 - 2;
 
@@ -43,10 +46,17 @@ pub(super) fn from_vocabulary(
     let unusable =
         |e: &dyn std::fmt::Display| Error::content(folder, format!("does not make a tokenizer: {e}"));
     let vocab: BTreeMap<String, u32> = read_json(vocab)?;
+    let pairs = read_merges(merges)?;
+    if let Some(token) = unmade(&vocab, &pairs, special) {
+        let problem = format!(
+            "makes no token \"{token}\", which vocab.json has: it is cut off, or belongs to another vocabulary; copy or download both again"
+        );
+        return Err(Error::content(merges, problem));
+    }
     let bpe = BPE::builder()
-        .vocab_and_merges(vocab.into_iter().collect::<Vocab>(), read_merges(merges)?)
+        .vocab_and_merges(vocab.into_iter().collect::<Vocab>(), pairs)
         .unk_token(special.unk().to_owned())
-        .end_of_word_suffix("</w>".to_owned())
+        .end_of_word_suffix(END_OF_WORD.to_owned())
         .build()
         .map_err(|e| unusable(&e))?;
     let mut tokenizer = Tokenizer::new(bpe);
@@ -83,6 +93,20 @@ fn read_merges(path: &Path) -> Result<Merges> {
     let text = String::from_utf8(text).map_err(|_| Error::content(path, "is not UTF-8 text"))?;
     let lines = text.trim().lines().enumerate().skip(1).take(MAX_MERGES);
     lines.map(|(i, line)| read_merge(line).ok_or_else(|| not_a_pair(path, i + 1))).collect()
+}
+
+/// The first token of a vocabulary that no pair makes: that is neither a byte, at a word's end or elsewhere, nor a special token.
+fn unmade<'a>(
+    vocab: &'a BTreeMap<String, u32>,
+    pairs: &[(String, String)],
+    special: &SpecialTokens,
+) -> Option<&'a str> {
+    let made: HashSet<String> = pairs.iter().map(|(left, right)| format!("{left}{right}")).collect();
+    let is_byte = |token: &str| token.strip_suffix(END_OF_WORD).unwrap_or(token).chars().count() == 1;
+    let is_default = |token: &str| [DEFAULT_TOKENS.bos, DEFAULT_TOKENS.eos].contains(&Some(token));
+    let is_special = |token: &str| special.contains(token) || is_default(token);
+    let unmade = |token: &&str| !made.contains(*token) && !is_byte(token) && !is_special(token);
+    vocab.keys().map(String::as_str).find(unmade)
 }
 
 fn read_merge(line: &str) -> Option<(String, String)> {

@@ -80,6 +80,12 @@ impl SpecialTokens {
         &self.pad
     }
 
+    /// Whether a token plays a part, or is found in a text before anything else is.
+    pub(super) fn contains(&self, token: &str) -> bool {
+        let parts = [self.bos(), self.eos(), self.unk(), self.pad()];
+        parts.contains(&token) || self.added.values().any(|added| added.content == token)
+    }
+
     /// The id of a special token.
     pub(super) fn id(&self, tokenizer: &Tokenizer, token: &str, folder: &Path) -> Result<u32> {
         let missing = || {

@@ -256,6 +256,15 @@ fn a_damaged_clip_tokenizer_is_refused() {
             |folder| fs::write(folder.join("merges.txt"), "#version\na b c\n").unwrap(),
             "merges.txt: line 2 is not a pair",
         ),
+        (
+            |folder| {
+                let merges = fs::read_to_string(folder.join("merges.txt")).unwrap();
+                let (whole, _) = merges.trim().rsplit_once('\n').unwrap();
+                fs::write(folder.join("merges.txt"), whole).unwrap();
+            },
+            "merges.txt: makes no token \"yellow</w>\", which vocab.json has: it is cut off",
+        ),
+        (|folder| fs::write(folder.join("merges.txt"), "").unwrap(), "merges.txt: makes no token"),
         (|folder| fs::write(folder.join("tokenizer_config.json"), "[]").unwrap(), "tokenizer_config.json"),
         (
             |folder| {
