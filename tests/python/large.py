@@ -4,8 +4,8 @@
   python large.py --dry
 
 PLAN.json is what `obsdiff plan --json` printed, PRUNING.json the run's pruning.json, and SECONDS how long the run took. It prints both, and
-fails where the time is off by more than a quarter in either direction, or the peak of the memory is over its prediction. --dry tries that
-with runs that are made up.
+fails where the time of computing, which plan predicts, is off by more than a quarter in either direction, or the peak of the memory is over
+its prediction. --dry tries that with runs that are made up.
 """
 
 import json
@@ -14,6 +14,9 @@ import sys
 # The share by which the time may be off.
 TOLERANCE = 0.25
 
+# The phases whose time plan predicts: those that compute. Others read and write files.
+COMPUTING = ("forward", "gram", "solve", "refine")
+
 
 def problems(predicted_seconds, seconds, predicted_bytes, peak_bytes):
     """What is wrong with a prediction, in words."""
@@ -21,7 +24,7 @@ def problems(predicted_seconds, seconds, predicted_bytes, peak_bytes):
     low, high = predicted_seconds * (1 - TOLERANCE), predicted_seconds * (1 + TOLERANCE)
     if not low <= seconds <= high:
         found.append(
-            f"the run took {seconds:.0f} s, {seconds / predicted_seconds:.2f} times the {predicted_seconds:.0f} s that plan predicts: "
+            f"the run computed for {seconds:.0f} s, {seconds / predicted_seconds:.2f} times the {predicted_seconds:.0f} s that plan predicts: "
             f"from {low:.0f} to {high:.0f} s is right"
         )
     if peak_bytes > predicted_bytes:
@@ -42,9 +45,11 @@ def judged(plan, pruning, seconds):
     for phase in measured["phases"]:
         if phase["seconds"] >= 0.1:
             print(f"{phase['phase']:<20} {phase['seconds']:8.1f} s, {phase['calls']} times")
-    print(f"{'time':<20} {seconds:8.1f} s, {job['seconds']:.1f} s predicted: {seconds / job['seconds']:.2f} times")
+    computing = sum(phase["seconds"] for phase in measured["phases"] if phase["phase"] in COMPUTING)
+    print(f"{'computing':<20} {computing:8.1f} s, {job['seconds']:.1f} s predicted: {computing / job['seconds']:.2f} times")
+    print(f"{'whole time':<20} {seconds:8.1f} s")
     print(f"{'peak of the memory':<20} {mebibytes(measured['peak_memory_bytes'])}, {mebibytes(predicted_bytes)} predicted")
-    return problems(job["seconds"], seconds, predicted_bytes, measured["peak_memory_bytes"])
+    return problems(job["seconds"], computing, predicted_bytes, measured["peak_memory_bytes"])
 
 
 def dry():
@@ -66,8 +71,9 @@ def dry():
         (of_workers, 200, 102, []),
         (of_workers, 200, 153, ["2.0% over the 150 MiB"]),
     ]:
-        phases = [{"phase": "solve", "calls": 3, "seconds": 100.0}]
-        found = judged(what, {"measured": {"phases": phases, "peak_memory_bytes": mib << 20}}, seconds)
+        times = {"forward": 40, "gram": 20, "solve": 40, "refine": seconds - 100, "export": 90}
+        phases = [{"phase": phase, "calls": 3, "seconds": float(time)} for phase, time in times.items()]
+        found = judged(what, {"measured": {"phases": phases, "peak_memory_bytes": mib << 20}}, seconds + 90)
         right = len(found) == len(wanted) and all(words in each for words, each in zip(wanted, found))
         if not right:
             sys.exit(f"large.py: {seconds} s and {mib} MiB are judged as {found} in place of {wanted}")

@@ -113,8 +113,9 @@ pub enum CliCommand {
     /// Show what a job would do and cost, without reading a weight.
     ///
     /// Shows a job's packages with their bytes and arithmetic, the memory it would take, and what other numbers of packages would
-    /// take: bytes, forward passes and the approximate time on this machine. It checks all that can be checked without reading a
-    /// weight: the job, its prompts, and the configuration and headers of the pipeline.
+    /// take: bytes, forward passes and about how long this machine computes; reading the model and writing the result take their time
+    /// besides. It checks all that can be checked without reading a weight: the job, its prompts, and the configuration and headers of
+    /// the pipeline.
     ///
     /// JOB may also be the config.json of a transformer; no other file is needed. The plan then prunes half of its weights, on
     /// pictures of the model's own size, unless --set says otherwise.

@@ -226,7 +226,7 @@ impl fmt::Display for PlanReport {
                 None | Some("cpu") => PROCESSOR,
                 Some(gpu) => gpu,
             };
-            writeln!(f, "\n\nOther numbers of packages, with the time on {device}:")?;
+            writeln!(f, "\n\nOther numbers of packages, with the time of computing on {device}:")?;
             write!(f, "{}", PackageCount::table(&self.other_package_counts).to_string().trim_end())?;
             if let (Some(rates), true) = (&self.rates, device != PROCESSOR) {
                 write!(f, "\n{rates}")?;

@@ -159,7 +159,9 @@ fn a_plan_gives_the_times_of_each_package_by_so_many_workers() {
         let plan = plan(workers);
         assert!(plan.contains(who), "{plan}");
         assert!(
-            plan.contains("Other numbers of packages, with the time on this machine's processor:"),
+            plan.contains(
+                "Other numbers of packages, with the time of computing on this machine's processor:"
+            ),
             "{plan}"
         );
         let rows = plan.lines().skip_while(|line| !line.starts_with("Time of ")).skip(3);
@@ -186,7 +188,9 @@ fn a_plan_for_a_gpu_measures_that_gpu() {
     let planned = plan("cuda");
     let said = text(&planned.stdout);
     assert!(planned.status.success(), "{}", text(&planned.stderr));
-    for words in ["Time of 2 workers like this machine, on its cuda:0, ", "with the time on cuda:0:"] {
+    for words in
+        ["Time of 2 workers like this machine, on its cuda:0, ", "with the time of computing on cuda:0:"]
+    {
         assert!(said.contains(words), "{said}");
     }
     let refused = plan("cuda:7");
