@@ -304,7 +304,7 @@ mod tests {
             curve(538_620.0, 9.6, 0.0062, &[1.05, 3.73, 3.51, 1.05, 1.05, 1.05, 1.05]),
             curve(713_853.0, 8.0, 0.0087, &[1.05, 3.88, 1.12, 1.05, 1.05, 1.05, 1.05]),
         ];
-        // The first one's error costs least on the way up at its ends, and is between them here.
+        // Before and after its rise the second one has a good ratio. The share leaves it between the two.
         let uniform = loss(&curves, &[0.37, 0.37]);
         assert!(loss(&curves, &allocate_ratios(&curves, &TRIED, 0.37)) <= uniform);
     }
