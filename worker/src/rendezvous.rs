@@ -30,13 +30,14 @@ pub struct PeerRendezvous {
     runtime: Handle,
     coordinator: Endpoint,
     reach: Reach,
+    own: OwnAddress,
     way: Mutex<Option<(WorkerId, AuthorizedChannel)>>,
 }
 
 impl PeerRendezvous {
     /// The rendezvous of this coordinator, for groups that are reached so; calls run on this runtime.
     pub fn new(runtime: Handle, coordinator: Endpoint, reach: Reach) -> Self {
-        Self { runtime, coordinator, reach, way: Mutex::default() }
+        Self { runtime, coordinator, reach, own: OwnAddress::default(), way: Mutex::default() }
     }
 
     /// How the groups are reached that form by it.
@@ -130,7 +131,8 @@ impl fmt::Debug for PeerRendezvous {
 
 impl Rendezvous for PeerRendezvous {
     fn address(&self) -> Result<IpAddr> {
-        own_address(&self.coordinator)
+        self.own
+            .get(|| own_address(&self.coordinator))
             .map_err(|e| CollectiveError::Transport(format!("no way leads to the coordinator: {e}")))
     }
 
@@ -143,6 +145,27 @@ impl Rendezvous for PeerRendezvous {
         let (worker, client) = self.way()?;
         let wait = Wait { worker, epoch, key: key.to_owned(), timeout: most };
         self.run(Self::listen(client, wait, abort.clone()))
+    }
+}
+
+/// The address of this machine at which peers reach it. It is kept while the machine has it: each group that forms asks for it, and where
+/// the name server is away for a while, looking it up takes as long as the group has to form.
+#[derive(Default)]
+struct OwnAddress {
+    kept: Mutex<Option<IpAddr>>,
+}
+
+impl OwnAddress {
+    fn get(&self, look_up: impl FnOnce() -> std::io::Result<IpAddr>) -> std::io::Result<IpAddr> {
+        let kept = *lock(&self.kept);
+        if let Some(own) = kept
+            && UdpSocket::bind((own, 0)).is_ok()
+        {
+            return Ok(own);
+        }
+        let own = look_up()?;
+        *lock(&self.kept) = Some(own);
+        Ok(own)
     }
 }
 
@@ -180,5 +203,20 @@ mod tests {
         assert_eq!(own("http://127.0.0.1:7070").unwrap(), IpAddr::from(Ipv4Addr::LOCALHOST));
         assert!(own("http://localhost:7070").unwrap().is_loopback());
         assert!(own("http://no-such-host.invalid:7070").is_err());
+    }
+
+    #[test]
+    fn the_own_address_is_looked_up_again_only_where_the_machine_has_it_no_more() {
+        let own = OwnAddress::default();
+        let away = || Err(std::io::Error::other("the name server is away"));
+        // For documentation alone (RFC 5737), so no machine's.
+        let (here, elsewhere) = (IpAddr::from(Ipv4Addr::LOCALHOST), IpAddr::from([192, 0, 2, 1]));
+        assert!(own.get(away).is_err());
+        assert_eq!(own.get(|| Ok(here)).unwrap(), here);
+        assert_eq!(own.get(away).unwrap(), here);
+        let own = OwnAddress::default();
+        assert_eq!(own.get(|| Ok(elsewhere)).unwrap(), elsewhere);
+        assert!(own.get(away).is_err());
+        assert_eq!(own.get(|| Ok(here)).unwrap(), here);
     }
 }
