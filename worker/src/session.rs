@@ -106,15 +106,17 @@ pub enum SessionError {
     Refused(String),
     /// The coordinator cannot be reached.
     #[error(
-        "the coordinator could not be reached for {}: {why}; if its job is done, nothing is left to do; otherwise start it again, then \
-         this worker",
-        in_words(*patience)
+        "the coordinator could not be reached for {}: {why}; if its job is done, nothing is left to do; otherwise {}",
+        in_words(*patience),
+        if *met { "start it again, then this worker" } else { "see that it runs at the address that this worker was given" }
     )]
     Away {
         /// How long it was waited for.
         patience: Duration,
         /// What was seen of it last.
         why: String,
+        /// Whether this worker was ever in its job.
+        met: bool,
     },
     /// The coordinator was started again with another job.
     #[error("the coordinator runs another job than before: start the worker again")]
@@ -218,7 +220,11 @@ pub async fn attend(
         }
         let left = absence.left();
         if left.is_zero() {
-            break Err(SessionError::Away { patience: settings.patience, why: lost });
+            break Err(SessionError::Away {
+                patience: settings.patience,
+                why: lost,
+                met: job.briefing.is_some(),
+            });
         }
         absence.report(&if stands_by {
             Waiting::Turn { why: lost }

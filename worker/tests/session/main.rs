@@ -73,7 +73,10 @@ async fn a_worker_whose_coordinator_stays_away_gives_up_and_says_so_once_a_minut
     let Err(error @ SessionError::Away { .. }) = ended else { panic!("{ended:?}") };
     let said = error.to_string();
     assert!(said.starts_with("the coordinator could not be reached for 10 min: "), "{said}");
-    assert!(said.contains("; if its job is done, nothing is left to do; otherwise start it again"), "{said}");
+    assert!(
+        said.contains("; if its job is done, nothing is left to do; otherwise see that it runs"),
+        "{said}"
+    );
     assert!(begun.elapsed() >= PATIENCE && begun.elapsed() < PATIENCE + Duration::from_secs(10));
     let reported = reported.lock().unwrap().iter().map(Waiting::to_string).collect::<Vec<_>>();
     assert_eq!(reported.len(), 10, "{reported:?}");
@@ -217,7 +220,7 @@ impl Session for RestartedCoordinator {
 
     async fn open(&self, _: Request<Streaming<v1::WorkerEvent>>) -> Result<Response<Events>, Status> {
         let Some(briefing) = self.0.lock().unwrap().next() else {
-            return Err(Status::unimplemented("no more jobs"));
+            return Err(Status::unavailable("no more jobs"));
         };
         let welcome = Welcome { worker: WorkerId(1), heartbeat: Duration::from_secs(1), briefing };
         let stops = Dismissed { reason: Reason::Restarting, words: "the coordinator stops".to_owned() };
@@ -239,17 +242,30 @@ fn briefing(output: &str) -> Arc<Briefing> {
     Arc::new(Briefing { spec, inventory, plan, inputs: Vec::new(), store })
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_worker_stays_with_its_job_over_restarts_and_refuses_another_one() {
+/// Serves such a coordinator, and says how it is reached.
+fn restarted(jobs: &[Arc<Briefing>]) -> (SessionSettings, WaitLog) {
     let (port, incoming) = unbounded_channel();
-    let jobs = [briefing("out"), briefing("out"), briefing("other")];
-    let coordinator = RestartedCoordinator(Mutex::new(Vec::from(jobs.clone()).into_iter()));
+    let coordinator = RestartedCoordinator(Mutex::new(Vec::from(jobs).into_iter()));
     tokio::spawn(
         Server::builder()
             .add_service(SessionServer::new(coordinator))
             .serve_with_incoming(UnboundedReceiverStream::new(incoming)),
     );
-    let (dial, reported) = dial(in_memory(port));
+    dial(in_memory(port))
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_whose_coordinator_does_not_come_back_says_that_it_is_started_again() {
+    let (dial, _) = restarted(&[briefing("out")]);
+    let ended = attend(&worker_state(), &dial, oneshot::channel().0).await;
+    let said = ended.unwrap_err().to_string();
+    assert!(said.ends_with("; otherwise start it again, then this worker"), "{said}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_stays_with_its_job_over_restarts_and_refuses_another_one() {
+    let jobs = [briefing("out"), briefing("out"), briefing("other")];
+    let (dial, reported) = restarted(&jobs);
     let (to_brief, given) = oneshot::channel();
     let ended = attend(&worker_state(), &dial, to_brief).await;
     assert!(matches!(ended, Err(SessionError::OtherJob)), "{ended:?}");
