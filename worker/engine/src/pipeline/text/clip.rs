@@ -25,6 +25,7 @@ pub(super) struct ClipEncoder {
     hidden: usize,
     layers: Layers<ClipLayer>,
     heads: usize,
+    vocabulary: usize,
     positions: usize,
     /// Width of the projection of its pooled features, where it has one.
     projection: Option<usize>,
@@ -43,6 +44,7 @@ impl ClipEncoder {
             hidden: keys.size_or("intermediate_size", 2048)?,
             layers: Layers::new(keys.size_or("num_hidden_layers", 12)?),
             heads: keys.size_or("num_attention_heads", 8)?,
+            vocabulary: keys.size_or("vocab_size", 49_408)?,
             positions: keys.size_or("max_position_embeddings", 77)?,
             projection: projected.then_some(keys.size_or("projection_dim", 512)?),
             eos: keys.id_or("eos_token_id", 49_407)?,
@@ -148,10 +150,12 @@ impl ClipEncoder {
     }
 
     fn embed(&self, ids: &[u32]) -> Result<Tensor> {
-        let tokens = rows(&self.weights, "text_model.embeddings.token_embedding.weight", self.width, ids)?;
+        let table = |kind: &str, count, ids| {
+            let name = format!("text_model.embeddings.{kind}_embedding.weight");
+            rows(&self.weights, &name, [count, self.width], ids)
+        };
         let positions: Vec<u32> = (0..).take(ids.len()).collect();
-        let name = "text_model.embeddings.position_embedding.weight";
-        Ok((tokens + rows(&self.weights, name, self.width, &positions)?)?)
+        Ok((table("token", self.vocabulary, ids)? + table("position", self.positions, &positions)?)?)
     }
 
     /// The position of a prompt's end token: the first one, or the largest id in encoders whose configuration is too old to

@@ -57,13 +57,9 @@ pub(super) fn read_linear(
     })
 }
 
-/// The rows `ids` of an embedding table of width `width`, as `ids x width` in f32. Only these rows are read from the mapped file.
-pub(super) fn rows(weights: &Weights, name: &str, width: usize, ids: &[u32]) -> Result<Tensor> {
-    let entry = weights.entry(name)?;
-    let &[count, found] = entry.shape() else { return Err(not_a_table(weights, name, entry.shape(), width)) };
-    if found != width || count == 0 {
-        return Err(not_a_table(weights, name, entry.shape(), width));
-    }
+/// The rows `ids` of an embedding table of shape `[count, width]`, as `ids x width` in f32. Only these rows are read from the mapped file.
+pub(super) fn rows(weights: &Weights, name: &str, [count, width]: [usize; 2], ids: &[u32]) -> Result<Tensor> {
+    let entry = weights.entry_of(name, &[count, width])?;
     let bytes = weights.bytes(name)?;
     let row = bytes.len() / count;
     let mut gathered = Vec::with_capacity(ids.len() * row);
@@ -77,10 +73,4 @@ pub(super) fn rows(weights: &Weights, name: &str, width: usize, ids: &[u32]) -> 
     }
     let stored = Tensor::from_raw_buffer(&gathered, entry.dtype(), &[ids.len(), width], &HOST)?;
     Ok(stored.to_dtype(DType::F32)?)
-}
-
-fn not_a_table(weights: &Weights, name: &str, found: &[usize], width: usize) -> Error {
-    let problem =
-        format!("tensor `{name}` has shape {found:?}, but the configuration asks for rows of {width}");
-    Error::content(weights.folder(), problem)
 }

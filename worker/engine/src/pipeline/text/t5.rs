@@ -19,6 +19,7 @@ use crate::{HOST, Result};
 #[derive(Debug)]
 pub(super) struct T5Encoder {
     weights: Weights,
+    vocabulary: usize,
     width: usize,
     hidden: usize,
     layers: Layers<T5Layer>,
@@ -38,6 +39,7 @@ impl T5Encoder {
         let width_key = deciding(&keys, "hidden_size", "d_model");
         let encoder = Self {
             weights: Weights::open(folder, Library::Transformers)?,
+            vocabulary: keys.size_or("vocab_size", 32_128)?,
             width: keys.size_or(width_key, 512)?,
             hidden: keys.size_or("d_ff", 2048)?,
             layers: Layers::new(keys.size_or(deciding(&keys, "num_hidden_layers", "num_layers"), 6)?),
@@ -109,7 +111,8 @@ impl T5Encoder {
         ops: &dyn TextOps,
         progress: &mut dyn FnMut(u64),
     ) -> Result<Vec<Tensor>> {
-        let embed = |ids: &&[u32]| ops.import_rows(rows(&self.weights, self.embedding(), self.width, ids)?);
+        let table = [self.vocabulary, self.width];
+        let embed = |ids: &&[u32]| ops.import_rows(rows(&self.weights, self.embedding(), table, ids)?);
         let mut states: Vec<Matrix> = prompts.iter().map(embed).collect::<Result<_>>()?;
         let tokens = prompts.first().map_or(0, |ids| ids.len());
         let bias = ops.import_rows(self.position_bias(tokens)?)?;

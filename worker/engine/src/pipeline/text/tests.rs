@@ -143,10 +143,18 @@ fn configurations_that_do_not_fit_are_refused() {
         (clip, "num_attention_heads", json!(5), "`num_attention_heads` is 5"),
         (clip, "num_attention_heads", json!(0), "`num_attention_heads` is 0"),
         (clip, "max_position_embeddings", json!(23), "`max_position_embeddings` is 23"),
+        (
+            clip,
+            "max_position_embeddings",
+            json!(25),
+            "has shape [24, 48], but the configuration asks for [25, 48]",
+        ),
+        (clip, "vocab_size", json!(582), "has shape [581, 48], but the configuration asks for [582, 48]"),
         (clip, "hidden_size", json!(64), "exceed the transformer's `joint_attention_dim`, 96"),
         (clip, "projection_dim", json!(40), "are not the transformer's `pooled_projection_dim`, 96"),
         (clip, "num_hidden_layers", json!(3), "text_model.encoder.layers.2.layer_norm1.weight` is missing"),
         (clip, "intermediate_size", json!(95), "has shape [96, 48], but the configuration asks for [95, 48]"),
+        (t5, "vocab_size", json!(94), "has shape [95, 96], but the configuration asks for [94, 96]"),
         (t5, "d_model", json!(95), "`d_model` is 95"),
         (t5, "dense_act_fn", json!("tanh"), "`dense_act_fn` is \"tanh\", but obsdiff supports"),
         (t5, "is_gated_act", json!(false), "layer.1.DenseReluDense.wi.weight` is missing"),
@@ -194,7 +202,12 @@ fn damaged_weights_are_refused() {
     tensors.insert("shared.weight".to_owned(), full.narrow(0, 0, 20).unwrap());
     candle_core::safetensors::save(&tensors, &path).unwrap();
     let error = encode(pipeline.path(), &["it's a ring"]).unwrap_err().to_string();
+    assert!(error.contains("`shared.weight` has shape [20, 96], but the configuration asks for"), "{error}");
+    let config = pipeline.path().join("text_encoder_3/config.json");
+    edit_json(&config, |config| config["vocab_size"] = json!(20));
+    let error = encode(pipeline.path(), &["it's a ring"]).unwrap_err().to_string();
     assert!(error.contains("`shared.weight` has 20 rows, but the tokenizer gives id"), "{error}");
+    edit_json(&config, |config| config["vocab_size"] = json!(95));
     tensors.insert("shared.weight".to_owned(), (full * f64::NAN).unwrap());
     candle_core::safetensors::save(&tensors, &path).unwrap();
     let error = encode(pipeline.path(), &["it's a ring"]).unwrap_err().to_string();
