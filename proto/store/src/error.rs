@@ -127,7 +127,7 @@ pub enum StoreError {
         package: PackageId,
     },
     /// The store failed repeatedly.
-    #[error("{store}: {object} could not be {what} in {tries} tries: {}", causes(source))]
+    #[error("{store}: {} could not be {what} in {tries} tries: {}", named(object), causes(source))]
     Failed {
         /// The store.
         store: String,
@@ -299,7 +299,8 @@ fn is_denied(error: &object_store::Error) -> bool {
     }
 }
 
-fn named(object: &str) -> &str {
+/// An object in a message: where there is no name, many are asked for.
+pub(super) fn named(object: &str) -> &str {
     if object.is_empty() { "its objects" } else { object }
 }
 

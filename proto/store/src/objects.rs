@@ -8,13 +8,13 @@ use backon::{ExponentialBuilder, Retryable};
 use bytes::Bytes;
 use futures_util::TryStreamExt;
 use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutPayload};
-use obsdiff_proto::Digest;
+use obsdiff_proto::{Digest, causes};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use super::directory::write_whole;
-use super::error::is_transient;
+use super::error::{is_transient, named};
 use super::layout::MARKER;
 use super::{JobStore, Result, StoreError, credentials};
 
@@ -202,7 +202,11 @@ impl JobStore {
                 is_transient(error) && !(waited && credentials::are_missing(error))
             })
             .notify(|error, wait| {
-                tracing::warn!(store = %self.name, object, %error, ?wait, "the store failed; trying again");
+                let (object, error, wait) = (named(object), causes(error), wait.as_secs_f64());
+                tracing::warn!(
+                    "{}: {object} could not be {what}: {error}; it is tried again in {wait:.1} s",
+                    self.name
+                );
             })
             .await;
         result.map_err(|source| StoreError::of((self.name(), object), what, tries.into_inner(), source))

@@ -129,7 +129,7 @@ fn a_store_that_is_away_for_good_ends_the_job_which_goes_on_when_it_is_back() {
     let mut early = server.start(folder.path(), &["coordinator", "job.toml", "--listen", "127.0.0.1:0"]);
     let (code, said) = early.verdict();
     assert_eq!(code, Some(3), "{said}");
-    assert!(said.contains(STORE), "{said}");
+    assert!(said.contains(STORE) && said.contains("; it is tried again in 0.2 s"), "{said}");
 
     server.open_again();
     let (mut coordinator, mut worker, mut watch) = server.job(folder.path());

@@ -52,6 +52,8 @@ fn a_store_that_is_busy_or_away_is_tried_again() {
     }
     let reset = E::Generic { store: "S3", source: "connection reset by peer".into() };
     assert!(is_transient(&reset));
+    let words = store_error("s3://bucket/model", "listed", reset).to_string();
+    assert!(words.starts_with("s3://bucket/model: its objects could not be listed in "), "{words}");
     let bucket = answer("404 Not Found: <Code>NoSuchBucket</Code>");
     assert!(!is_transient(&bucket));
     assert!(matches!(store_error("s3://bucket/model", "listed", bucket), StoreError::Bucket { .. }));
