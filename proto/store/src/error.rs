@@ -196,7 +196,7 @@ pub enum StoreError {
         /// The object.
         object: String,
     },
-    /// The directory of a job's state is no longer there.
+    /// The state of a job is no longer there, in its directory or its bucket.
     #[error("{store} is gone: its job is done, or it was removed or is no longer mounted here")]
     Gone {
         /// The store.
