@@ -147,7 +147,8 @@ impl CudaDriver {
         Ok(Self { context, stream, functions, transfers: Arc::default() })
     }
 
-    /// The same GPU with another stream: work there does not wait for work here.
+    /// The same GPU with another stream: work there does not wait for work here, unless it is given memory that is yet to be
+    /// given back here.
     pub(super) fn beside(&self) -> Result<Self, CudaError> {
         let stream = self.context.new_stream().map_err(failed("cuStreamCreate"))?;
         let (context, functions) = (self.context.clone(), self.functions.clone());

@@ -35,23 +35,6 @@ fn operand((of, transposed): (&DeviceBuffer<f64>, bool), columns: usize, rows: u
     Operand { values: of.input(), stride: if transposed { rows } else { columns }, transposed }
 }
 
-/// An upper triangle with zeros below it, and its mirror image there. Products with 1 and sums with 0 are exact.
-pub(super) fn mirrored(
-    device: &CudaDevice,
-    mut upper: DeviceBuffer<f64>,
-    n: usize,
-) -> Result<DeviceBuffer<f64>, CudaError> {
-    let driver = device.driver();
-    let mut above = driver.buffer::<f64>(n * n)?;
-    driver.copy(&upper, &mut above, n * n)?;
-    driver.set_diagonal_f64(Launch::each(n), above.output(), n, 0.0)?;
-    let mut identity = driver.zeros::<f64>(n * n)?;
-    driver.set_diagonal_f64(Launch::each(n), identity.output(), n, 1.0)?;
-    F64Product { left: (&above, true), right: (&identity, false), sizes: [n, n, n] }
-        .add(device, 1.0, 1.0, &mut upper)?;
-    Ok(upper)
-}
-
 /// The diagonal of a square, on the host.
 pub(super) fn diagonal(
     driver: &CudaDriver,

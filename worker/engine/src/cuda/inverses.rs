@@ -58,7 +58,7 @@ fn in_f32(
     let mut inverses = Vec::with_capacity(penalties.len());
     for (mut inverse, is_sound) in squares.into_iter().zip(inverted?) {
         if is_sound {
-            driver.mirror_upper(Launch::tiles(n, n, 32), inverse.output(), n)?;
+            driver.mirror_upper_f32(Launch::tiles(n, n, 32), inverse.output(), n)?;
         }
         inverses.push(is_sound.then_some(inverse));
     }

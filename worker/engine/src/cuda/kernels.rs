@@ -275,7 +275,8 @@ kernels! {
         set_diagonal_f32(square: Out<'_, f32>, n: usize, value: f32);
         set_diagonal_f64(square: Out<'_, f64>, n: usize, value: f64);
         damp_upper(square: Out<'_, f64>, n: usize, added: f64, spoilt: Out<'_, u32>);
-        mirror_upper(square: Out<'_, f32>, n: usize);
+        mirror_upper_f32(square: Out<'_, f32>, n: usize);
+        mirror_upper_f64(square: Out<'_, f64>, n: usize);
         narrow_upper(upper: In<'_, f64>, out: Out<'_, f32>, n: usize);
         widen_square(from: In<'_, f32>, to: Out<'_, f64>, count: u64);
         copy_columns(from: In<'_, f32>, to: Out<'_, f32>, rows: usize, columns: usize, stride: usize);

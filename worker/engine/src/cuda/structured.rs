@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::delayed::DeviceRemovals;
 use super::driver::{CudaDriver, DeviceBuffer};
-use super::f64::{F64Product, copy_columns, diagonal, gathered, mirrored, read};
+use super::f64::{F64Product, copy_columns, diagonal, gathered, read};
 use super::kernels::Launch;
 use super::moments::SymmetricSquare;
 use super::{CudaDevice, CudaError};
@@ -274,7 +274,8 @@ fn inverse(
             return Err(SolveError::GramNotFinite);
         }
         if factoriser.factorise(driver, &mut square, n)? && factoriser.invert(driver, &mut square, n)? {
-            return Ok((mirrored(device, square, n)?, used));
+            driver.mirror_upper_f64(Launch::tiles(n, n, 32), square.output(), n)?;
+            return Ok((square, used));
         }
         next = raised(used);
     }

@@ -40,7 +40,8 @@ impl DeviceSums {
         })
     }
 
-    /// The same for memory that is used while the first stream works: it does not wait for that. Nothing where there is no room.
+    /// The same for memory that is used while the first stream works. It waits for that only where the driver gives it what the first stream
+    /// has yet to give back. Nothing where there is no room.
     fn zeros_beside(
         device: &CudaDevice,
         accumulate: Accumulate,

@@ -100,5 +100,5 @@ fn scale(driver: &CudaDriver, square: &mut DeviceBuffer<f32>, scales: &Scales) -
     let n = scales.reciprocals.len();
     let reciprocals = driver.upload(TransferKind::Figures, &scales.reciprocals)?;
     driver.scale_square(Launch::matrix(n, n), square.output(), reciprocals.input(), n)?;
-    driver.mirror_upper(Launch::tiles(n, n, 32), square.output(), n)
+    driver.mirror_upper_f32(Launch::tiles(n, n, 32), square.output(), n)
 }

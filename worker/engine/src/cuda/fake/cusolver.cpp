@@ -1,10 +1,12 @@
 // cuSOLVER in host memory, for tests: libcusolver.so.12. Cholesky factors and the inverses from them, in f32 and f64. A handle's stream comes to
-// them after the call. As of the real one, a pivot that is NaN is none that fails. The environment says how many numbers it works in besides:
+// them after the call. As of the real one, a pivot that is NaN is none that fails. The triangle that is not asked for holds NaN afterwards: a
+// library may work there. The environment says how many numbers it works in besides:
 //   FAKE_CUSOLVER_WORKSPACE   at least so many (0)
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
 #include <cstdlib>
+#include <limits>
 #include <vector>
 
 #include "of_driver.h"
@@ -42,6 +44,12 @@ struct Triangle {
     size_t stride;
 
     T& at(size_t i, size_t j) const { return fill == LOWER ? values[j * stride + i] : values[i * stride + j]; }
+
+    // Makes the other triangle, of n rows, NaN.
+    void spoil_other(size_t n) const {
+        for (size_t i = 0; i < n; i++)
+            for (size_t j = 0; j < i; j++) at(j, i) = std::numeric_limits<T>::quiet_NaN();
+    }
 };
 
 // L of L L^T takes the triangle's place. The first pivot that fails, counted from 1, or 0.
@@ -106,7 +114,11 @@ int enqueue(void* handle, int fill, int n, T* a, int stride, const T* work, int 
     if (!fake_cuda_holds(a, sizeof(T) * ((size - 1) * step + size))) return INVALID_VALUE;
     Triangle<T> triangle{static_cast<T*>(fake_cuda_host(a)), fill, step};
     auto* found = static_cast<int*>(fake_cuda_host(info));
-    return fake_cuda_enqueue(stream, {a, work, info}, [=] { *found = call(triangle, size); }) ? SUCCESS : INVALID_VALUE;
+    auto work_on_it = [=] {
+        *found = call(triangle, size);
+        triangle.spoil_other(size);
+    };
+    return fake_cuda_enqueue(stream, {a, work, info}, work_on_it) ? SUCCESS : INVALID_VALUE;
 }
 
 template <class T>

@@ -40,7 +40,7 @@
 //
 // square.cu   squares of a site, before and after a factorisation
 //   set_diagonal_*        256; n / 256
-//   mirror_upper          (32, 8); (n / 32, n / 32)                  of an inverse in f32, in place
+//   mirror_upper_*        (32, 8); (n / 32, n / 32)                  of an inverse, in place
 //   narrow_upper          (32, 8); (n / 32, n / 32)                  of an inverse in f64
 //   widen_square          256; 1024
 //   damp_upper            256; (n / 256, 256)                        of a square in f64, before it is factorised
@@ -51,7 +51,7 @@
 //   last_column_*         256; n / 256                               the means and the mass, where a feature of constant 1 is the last
 //   unpack_*              256; (n / 256, 256)                        before the diagonal is read
 //   unpack_moments_*      256; (n / 256, 256)                        for heads and neurons
-//   scale_square          256; (n / 256, 256)                        once it is known, and before mirror_upper
+//   scale_square          256; (n / 256, 256)                        once it is known, and before mirror_upper_f32
 //
 // norm.cu     what surrounds the products of a transformer's block, in f32, bf16 and f16
 //   norm_modulate_*       256; rows / 16

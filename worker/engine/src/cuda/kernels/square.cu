@@ -17,13 +17,13 @@ extern "C" __global__ void set_diagonal_f64(double* square, unsigned n, double v
     if (i < n) square[i * n + i] = value;
 }
 
-// Adds `added` to the diagonal and sets what lies below it to 0. Values of the rest that are not finite are counted in `spoilt`. The grid's x
-// goes over columns, its y over rows.
+// Adds `added` to the diagonal. Values of the upper triangle that are not finite are counted in `spoilt`. The grid's x goes over columns, its
+// y over rows.
 extern "C" __global__ void damp_upper(double* square, unsigned n, double added, unsigned* spoilt) {
     for (size_t row = blockIdx.y; row < n; row += gridDim.y)
         for (size_t column = blockIdx.x * blockDim.x + threadIdx.x; column < n; column += gridDim.x * blockDim.x) {
             double* value = &square[row * n + column];
-            if (column < row) *value = 0.0;
+            if (column < row) continue;
             if (column == row) *value += added;
             if (!(fabs(*value) <= LARGEST_F64)) atomicAdd(spoilt, 1u);
         }
@@ -31,14 +31,14 @@ extern "C" __global__ void damp_upper(double* square, unsigned n, double added, 
 
 // Writes the upper triangle of `upper`, and its mirror image below the diagonal, to `out`, which may be the same matrix. A block takes a tile,
 // whose column is blockIdx.x and whose row is blockIdx.y, and that tile's mirror image.
-template <class T>
-__device__ void mirror(const T* upper, float* out, unsigned n) {
-    __shared__ float tile[SIDE][SIDE + 1];
+template <class From, class To>
+__device__ void mirror(const From* upper, To* out, unsigned n) {
+    __shared__ To tile[SIDE][SIDE + 1];
     if (blockIdx.y > blockIdx.x) return;
     unsigned first_row = blockIdx.y * SIDE, first_column = blockIdx.x * SIDE;
     for (unsigned k = threadIdx.y; k < SIDE; k += blockDim.y) {
         size_t row = first_row + k, column = first_column + threadIdx.x;
-        tile[k][threadIdx.x] = row <= column && column < n ? static_cast<float>(upper[row * n + column]) : 0.0f;
+        tile[k][threadIdx.x] = row <= column && column < n ? static_cast<To>(upper[row * n + column]) : To(0);
     }
     __syncthreads();
     for (unsigned k = threadIdx.y; k < SIDE; k += blockDim.y) {
@@ -50,7 +50,8 @@ __device__ void mirror(const T* upper, float* out, unsigned n) {
     }
 }
 
-extern "C" __global__ void mirror_upper(float* square, unsigned n) { mirror(square, square, n); }
+extern "C" __global__ void mirror_upper_f32(float* square, unsigned n) { mirror(square, square, n); }
+extern "C" __global__ void mirror_upper_f64(double* square, unsigned n) { mirror(square, square, n); }
 
 // From f64 to f32.
 extern "C" __global__ void narrow_upper(const double* upper, float* out, unsigned n) { mirror(upper, out, n); }

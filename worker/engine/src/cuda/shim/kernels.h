@@ -24,7 +24,8 @@
     DO(scale_weight) DO(split_lowest) DO(split_masked) DO(finish_lowest) DO(finish_masked)                                             \
     DO(offset_rows) DO(first_direction) DO(advance_rows) DO(finish_rows)                                                               \
     DO(prune_block_lowest) DO(prune_block_n_to_m)                                                                                      \
-    DO(set_diagonal_f32) DO(set_diagonal_f64) DO(mirror_upper) DO(widen_square) DO(narrow_upper) DO(copy_columns) DO(damp_upper) \
+    DO(set_diagonal_f32) DO(set_diagonal_f64) DO(mirror_upper_f32) DO(mirror_upper_f64) DO(widen_square) DO(narrow_upper)                   \
+    DO(copy_columns) DO(damp_upper)                                                                                                    \
     DO(diagonal_exact) DO(diagonal_f32) DO(last_column_exact) DO(last_column_f32) DO(unpack_exact) DO(unpack_f32) DO(scale_square)      \
     DO(unpack_moments_exact) DO(unpack_moments_f32)                                                                                    \
     DO(norm_modulate_f32) DO(norm_modulate_bf16) DO(norm_modulate_f16) DO(head_norm_f32) DO(head_norm_bf16) DO(head_norm_f16)          \
