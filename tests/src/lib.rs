@@ -23,6 +23,11 @@ pub fn goldens() -> PathBuf {
     std::env::var_os("OBSDIFF_GOLDENS").map_or_else(built, PathBuf::from)
 }
 
+/// A shipped pipeline, which lies beside the goldens.
+pub fn shipped(pipeline: &str) -> PathBuf {
+    goldens().with_file_name(pipeline)
+}
+
 /// Says that a test cannot run on this machine, and why. A test that returns early calls this first, so that none is skipped in silence.
 ///
 /// The test harness hides what a passing test prints. This goes to standard error past the harness.

@@ -17,6 +17,14 @@ const OWN_CPU: &str = "computedevice::cpu";
 const HELP: &str = "coordinator/command/src/cli";
 const OTHER_PROGRAM: &str = "stable-diffusion.cpp";
 const HELP_NAMES: [&str; 4] = ["sd3", "flux", "stablediffusion", "stable-diffusion"];
+/// Tests that `tests/gpu` runs on machines that have no sources, and what would name a path of the sources.
+const PACKED: [&str; 4] = [
+    "worker/engine/tests/device",
+    "worker/engine/tests/golden",
+    "worker/engine/src/model/ops/tests",
+    "worker/src/collective/nccl",
+];
+const OF_SOURCES: &str = "CARGO_MANIFEST_DIR";
 /// The most lines of a source file.
 const MOST_LINES: usize = 400;
 /// The folders with sources of any kind, and how the names of source files end.
@@ -71,6 +79,21 @@ fn only_one_file_says_where_tensors_of_candles_lie() {
     };
     files.retain(names);
     assert_eq!(files, [root.join(HOST)], "take the engine's HOST");
+}
+
+#[test]
+fn no_test_that_runs_elsewhere_names_a_path_of_the_sources() {
+    let (mut read, mut named) = (0, Vec::new());
+    for folder in PACKED {
+        walk(&root().join(folder), &mut |path| {
+            read += 1;
+            if fs::read_to_string(path).unwrap().contains(OF_SOURCES) {
+                named.push(path.to_owned());
+            }
+        });
+    }
+    assert!(read > 30, "only {read} files are read");
+    assert!(named.is_empty(), "take obsdiff_tests::goldens or shipped in {named:#?}");
 }
 
 #[test]

@@ -18,9 +18,9 @@ use obsdiff_engine::solve::structured::{Columns, Score, neurons};
 use obsdiff_proto::{Accumulate, SiteId, Target};
 use obsdiff_tests::{fake_cuda, noise};
 
-use crate::device;
 use crate::forward::grams_of;
 use crate::golden::Golden;
+use crate::new_device;
 use crate::solver::{FAST, upper};
 use crate::structured::linear;
 
@@ -92,7 +92,7 @@ fn opening_a_gpu_says_what_is_wrong() {
             let name = env::var("OBSDIFF_DEVICE").unwrap().parse().unwrap();
             assert_eq!(ComputeDevice::open(name).unwrap_err().to_string(), expected);
         }
-        Err(_) => drop(device()),
+        Err(_) => drop(new_device()),
     }
 }
 
@@ -137,11 +137,11 @@ fn what_is_missing_in_host_memory_is_said_with_its_remedy() {
 
 #[test]
 fn an_observation_crosses_to_the_gpu_once_and_only_a_verdict_comes_back_when_it_is_asked_for() {
-    if !matches!(device(), ComputeDevice::Cuda(_)) || counted("fake_cuda_bytes_to_host").is_none() {
+    if !matches!(new_device(), ComputeDevice::Cuda(_)) || counted("fake_cuda_bytes_to_host").is_none() {
         return;
     }
     let (width, tokens) = (64, 100);
-    let mut grams = device().grams();
+    let mut grams = new_device().grams();
     grams.open(SiteId(0), &std::sync::Arc::new(Gram::new(width, Accumulate::Exact, 20))).unwrap();
     let rows = noise(1, tokens * width);
     grams.observe(SiteId(0), &rows, 1.0).unwrap();
@@ -167,14 +167,14 @@ fn an_observation_crosses_to_the_gpu_once_and_only_a_verdict_comes_back_when_it_
 
 #[test]
 fn only_latents_and_times_cross_to_the_gpu_and_only_the_velocity_comes_back() {
-    if !matches!(device(), ComputeDevice::Cuda(_)) || counted("fake_cuda_bytes_to_host").is_none() {
+    if !matches!(new_device(), ComputeDevice::Cuda(_)) || counted("fake_cuda_bytes_to_host").is_none() {
         return;
     }
     if !counts_alone("fake::only_latents_and_times_cross_to_the_gpu_and_only_the_velocity_comes_back") {
         return;
     }
     for (name, waves) in [("sd35-medium", 1), ("flux-dev", 2)] {
-        let device = device();
+        let device = new_device();
         let golden = Golden::open(name, DType::BF16, &device);
         let inventory = golden.model.inventory();
         let mut grams = grams_of(&golden, &device, 0);
@@ -198,14 +198,14 @@ fn only_latents_and_times_cross_to_the_gpu_and_only_the_velocity_comes_back() {
 
 #[test]
 fn a_forward_call_takes_what_its_configuration_predicts() {
-    if !matches!(device(), ComputeDevice::Cuda(_)) || counted("fake_cuda_bytes_to_host").is_none() {
+    if !matches!(new_device(), ComputeDevice::Cuda(_)) || counted("fake_cuda_bytes_to_host").is_none() {
         return;
     }
     if !counts_alone("fake::a_forward_call_takes_what_its_configuration_predicts") {
         return;
     }
     for (name, dtype) in [("sd35-medium", DType::F32), ("flux-dev", DType::BF16)] {
-        let device = device();
+        let device = new_device();
         let golden = Golden::open(name, dtype, &device);
         golden.forward(&mut NoTap);
         counted("fake_cuda_passing_bytes");
@@ -221,7 +221,7 @@ fn a_forward_call_takes_what_its_configuration_predicts() {
 
 #[test]
 fn columns_of_a_linear_go_in_the_memory_that_is_predicted() {
-    if !matches!(device(), ComputeDevice::Cuda(_)) || counted("fake_cuda_bytes_to_host").is_none() {
+    if !matches!(new_device(), ComputeDevice::Cuda(_)) || counted("fake_cuda_bytes_to_host").is_none() {
         return;
     }
     if !counts_alone("fake::columns_of_a_linear_go_in_the_memory_that_is_predicted") {
@@ -229,7 +229,7 @@ fn columns_of_a_linear_go_in_the_memory_that_is_predicted() {
     }
     let (rows, n) = (60, 250);
     let (weight, gram) = linear(1, rows, n, &[]);
-    let (device, columns) = (device(), Columns::all(n, 1));
+    let (device, columns) = (new_device(), Columns::all(n, 1));
     for (score, copied) in [(Score::Exact, false), (Score::Published, true)] {
         counted("fake_cuda_passing_bytes");
         let before = counted("fake_cuda_passing_bytes").unwrap();
@@ -247,7 +247,7 @@ fn columns_of_a_linear_go_in_the_memory_that_is_predicted() {
 
 #[test]
 fn a_linear_crosses_to_the_gpu_once_and_back_once() {
-    if !matches!(device(), ComputeDevice::Cuda(_)) || counted("fake_cuda_bytes_to_host").is_none() {
+    if !matches!(new_device(), ComputeDevice::Cuda(_)) || counted("fake_cuda_bytes_to_host").is_none() {
         return;
     }
     if !counts_alone("fake::a_linear_crosses_to_the_gpu_once_and_back_once") {
@@ -255,7 +255,7 @@ fn a_linear_crosses_to_the_gpu_once_and_back_once() {
     }
     let (rows, n) = (12, 24);
     let weight = noise(2, rows * n);
-    let device = device();
+    let device = new_device();
     let mut solver = device.solver();
     solver.begin(n, upper(n, &[]), FAST).unwrap();
     let before = crossed();
@@ -276,14 +276,14 @@ fn a_linear_crosses_to_the_gpu_once_and_back_once() {
 
 #[test]
 fn of_a_gram_that_a_site_is_solved_by_only_the_diagonal_comes_to_the_host() {
-    if !matches!(device(), ComputeDevice::Cuda(_)) || counted("fake_cuda_bytes_to_host").is_none() {
+    if !matches!(new_device(), ComputeDevice::Cuda(_)) || counted("fake_cuda_bytes_to_host").is_none() {
         return;
     }
     if !counts_alone("fake::of_a_gram_that_a_site_is_solved_by_only_the_diagonal_comes_to_the_host") {
         return;
     }
     let (rows, n) = (12, 96);
-    let device = device();
+    let device = new_device();
     let mut grams = device.grams();
     let before = crossed();
     grams.open_empty(SiteId(0), &std::sync::Arc::new(Gram::new(n, Accumulate::Exact, 20))).unwrap();

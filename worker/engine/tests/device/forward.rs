@@ -10,8 +10,8 @@ use obsdiff_engine::gram::{Gram, GramSet};
 use obsdiff_engine::model::NoTap;
 use obsdiff_proto::{Accumulate, SiteId};
 
-use crate::device;
 use crate::golden::Golden;
+use crate::{device, new_device};
 
 /// An empty Gram of every site of a model, `more` features wider than the site.
 fn empty(golden: &Golden, more: usize) -> BTreeMap<SiteId, Arc<Gram>> {
@@ -102,7 +102,7 @@ fn energies_of_a_forward_call_equal_those_of_the_processor() {
 
 #[test]
 fn rows_of_a_gpu_that_was_opened_twice_are_refused() {
-    let [device, again] = [device(), device()];
+    let [device, again] = [new_device(), new_device()];
     if device.is_host() {
         return;
     }

@@ -25,8 +25,17 @@ use std::env;
 
 use obsdiff_engine::device::ComputeDevice;
 
-/// The device that the suite is run for.
+thread_local! {
+    static OPENED: ComputeDevice = new_device();
+}
+
+/// The device that the suite is run for, opened once for each test: opening a GPU takes a while.
 fn device() -> ComputeDevice {
+    OPENED.with(Clone::clone)
+}
+
+/// The same, opened anew: nothing has crossed to it, and its memory is free.
+fn new_device() -> ComputeDevice {
     let name = env::var("OBSDIFF_DEVICE").unwrap_or_else(|_| "cpu".to_owned());
     ComputeDevice::open(name.parse().unwrap()).unwrap()
 }

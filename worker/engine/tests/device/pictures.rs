@@ -1,12 +1,10 @@
 //! Decoders on a device agree with the processor's.
 
-use std::path::PathBuf;
-
 use candle_core::{Device, Tensor};
 use obsdiff_engine::device::ComputeDevice;
 use obsdiff_engine::device::transfers::{Copies, TransferKind};
 use obsdiff_engine::pipeline::{Picture, PipelineFolder, Vae};
-use obsdiff_tests::noise;
+use obsdiff_tests::{noise, shipped};
 
 use crate::device;
 
@@ -15,8 +13,7 @@ pub(crate) const CASES: [(&str, [usize; 2]); 3] =
     [("shapes-sd3", [16, 16]), ("shapes-flux", [16, 16]), ("shapes-sd3", [5, 11])];
 
 pub(crate) fn pipeline(name: &str) -> PipelineFolder {
-    let folder: PathBuf = [env!("CARGO_MANIFEST_DIR"), "../../tests/assets", name].iter().collect();
-    PipelineFolder::open_without_text(&folder).unwrap()
+    PipelineFolder::open_without_text(&shipped(name)).unwrap()
 }
 
 pub(crate) fn vae(name: &str, device: &ComputeDevice) -> Vae {

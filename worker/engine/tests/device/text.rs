@@ -1,22 +1,17 @@
 //! Text encoders on a device agree with the processor's.
 
-use std::path::PathBuf;
-
 use candle_core::{DType, Tensor};
 use obsdiff_engine::device::ComputeDevice;
 use obsdiff_engine::device::transfers::{Copies, TransferKind};
 use obsdiff_engine::pipeline::{Conditioning, PipelineFolder, TextEncoders};
+use obsdiff_tests::shipped;
 
-use crate::device;
+use crate::{device, new_device};
 
 pub(crate) const PROMPTS: [&str; 4] = ["a red circle", "", "a ring on the left", "on grey"];
 
-pub(crate) fn asset(name: &str) -> PathBuf {
-    [env!("CARGO_MANIFEST_DIR"), "../../tests/assets", name].iter().collect()
-}
-
 pub(crate) fn encoders(name: &str, device: &ComputeDevice, dtype: DType) -> TextEncoders {
-    let pipeline = PipelineFolder::open(&asset(name)).unwrap();
+    let pipeline = PipelineFolder::open(&shipped(name)).unwrap();
     pipeline.text_encoders(24).unwrap().on(device, dtype)
 }
 
@@ -94,7 +89,7 @@ fn layers_stay_on_a_gpu_from_one_group_of_prompts_to_the_next() {
 
 #[test]
 fn only_what_is_made_of_a_prompt_comes_back() {
-    let device = device();
+    let device = new_device();
     encode(&encoders("shapes-sd3", &device, DType::BF16), &PROMPTS);
     let transfers = device.transfers();
     for kind in [TransferKind::Activations, TransferKind::Results, TransferKind::Figures] {

@@ -7,8 +7,8 @@ use obsdiff_engine::gram::{Gram, PlacedGram};
 use obsdiff_proto::{Accumulate, SiteId, Target};
 use obsdiff_tests::noise;
 
-use crate::device;
 use crate::golden::Golden;
+use crate::new_device;
 use crate::solver::FAST;
 
 /// Copies of a kind to the host and to the device.
@@ -18,7 +18,7 @@ fn copies(transfers: Transfers, kind: TransferKind) -> [u64; 2] {
 
 #[test]
 fn from_a_forward_call_to_a_solved_site_no_activation_and_no_gram_crosses() {
-    let device = device();
+    let device = new_device();
     let golden = Golden::open("sd35-medium", DType::BF16, &device);
     let inventory = golden.model.inventory();
     let mut grams = device.grams();
@@ -65,7 +65,7 @@ fn from_a_forward_call_to_a_solved_site_no_activation_and_no_gram_crosses() {
 
 #[test]
 fn activations_of_the_host_are_counted_on_their_way_to_a_gram() {
-    let device = device();
+    let device = new_device();
     let mut grams = device.grams();
     grams.open(SiteId(1), &Gram::new(6, Accumulate::F32, 0).into()).unwrap();
     grams.observe(SiteId(1), &noise(1, 5 * 6), 1.0).unwrap();

@@ -10,12 +10,12 @@ use obsdiff_engine::pipeline::PipelineFolder;
 use obsdiff_engine::pruner::{ForwardCall, Pruner};
 use obsdiff_proto::message::Slice;
 use obsdiff_proto::{Accumulate, JobSpec, LinearId, LinearTarget, Package, PackageId, Target};
-use obsdiff_tests::noise;
+use obsdiff_tests::{noise, shipped};
 use serde_json::json;
 
 use super::{counted, counts_alone};
-use crate::device;
-use crate::text::{asset, encoders};
+use crate::new_device;
+use crate::text::encoders;
 
 const STEPS: usize = 5;
 
@@ -37,7 +37,7 @@ fn probed(device: &ComputeDevice, name: &str, dtype: DType, points: usize) -> Pr
     }))
     .unwrap();
     assert_eq!(spec.probe.steps(STEPS as u32).len(), points);
-    let pipeline = PipelineFolder::open(&asset(name)).unwrap();
+    let pipeline = PipelineFolder::open(&shipped(name)).unwrap();
     let config = pipeline.transformer_config();
     let size = pipeline.latent_size(Some(16), Some(16)).unwrap();
     let guidance = pipeline.guidance(3.0, 1.0).unwrap();
@@ -83,13 +83,13 @@ fn probed(device: &ComputeDevice, name: &str, dtype: DType, points: usize) -> Pr
 
 #[test]
 fn probing_takes_the_memory_that_is_predicted() {
-    if !matches!(device(), ComputeDevice::Cuda(_)) || counted("fake_cuda_bytes_to_host").is_none() {
+    if !matches!(new_device(), ComputeDevice::Cuda(_)) || counted("fake_cuda_bytes_to_host").is_none() {
         return;
     }
     if !counts_alone("fake::probes::probing_takes_the_memory_that_is_predicted") {
         return;
     }
-    let device = device();
+    let device = new_device();
     for (name, dtype) in [("shapes-sd3", DType::F32), ("shapes-flux", DType::BF16)] {
         let [few, many] = [2, 4].map(|points| probed(&device, name, dtype, points));
         for Probed { taken, predicted, .. } in [&few, &many] {

@@ -9,11 +9,11 @@ use obsdiff_proto::Accumulate;
 
 use super::{child, counted, counts_alone};
 use crate::text::{PROMPTS, encode, encoders, loads};
-use crate::{device, pictures};
+use crate::{new_device, pictures};
 
 #[test]
 fn encoding_takes_the_memory_that_is_predicted_and_gives_all_of_it_back() {
-    if !matches!(device(), ComputeDevice::Cuda(_)) || counted("fake_cuda_bytes_to_host").is_none() {
+    if !matches!(new_device(), ComputeDevice::Cuda(_)) || counted("fake_cuda_bytes_to_host").is_none() {
         return;
     }
     if !counts_alone("fake::room::encoding_takes_the_memory_that_is_predicted_and_gives_all_of_it_back") {
@@ -22,7 +22,7 @@ fn encoding_takes_the_memory_that_is_predicted_and_gives_all_of_it_back() {
     for (name, dtype) in
         [("shapes-sd3", DType::F32), ("shapes-sd3", DType::BF16), ("shapes-flux", DType::F16)]
     {
-        let device = device();
+        let device = new_device();
         let held = counted("fake_cuda_allocations").unwrap();
         for prompts in [1, PROMPTS.len()] {
             let encoders = encoders(name, &device, dtype);
@@ -45,14 +45,14 @@ fn encoding_takes_the_memory_that_is_predicted_and_gives_all_of_it_back() {
 
 #[test]
 fn decoding_takes_the_memory_that_is_predicted_and_gives_all_of_it_back() {
-    if !matches!(device(), ComputeDevice::Cuda(_)) || counted("fake_cuda_bytes_to_host").is_none() {
+    if !matches!(new_device(), ComputeDevice::Cuda(_)) || counted("fake_cuda_bytes_to_host").is_none() {
         return;
     }
     if !counts_alone("fake::room::decoding_takes_the_memory_that_is_predicted_and_gives_all_of_it_back") {
         return;
     }
     for (name, size) in pictures::CASES {
-        let device = device();
+        let device = new_device();
         let held = counted("fake_cuda_allocations").unwrap();
         counted("fake_cuda_passing_bytes");
         let vae = pictures::vae(name, &device);
@@ -80,7 +80,7 @@ const ENCODING_MEMORY: u64 = WORKSPACES + (64 << 10);
 
 #[test]
 fn prompts_that_a_gpu_has_no_room_for_are_refused() {
-    let encoders = encoders("shapes-sd3", &device(), DType::F32);
+    let encoders = encoders("shapes-sd3", &new_device(), DType::F32);
     if env::var_os("FAKE_CUDA_MEMORY").is_none() {
         encode(&encoders, &PROMPTS);
         return;
@@ -111,7 +111,7 @@ fn grams_in_host_memory_have_the_room_that_encoding_has_released() {
         assert!(output.status.success() && said.contains("1 passed"), "{said}");
         return;
     }
-    let device = device();
+    let device = new_device();
     encode(&encoders("shapes-sd3", &device, DType::F32), &PROMPTS);
     // Encoding took more than half of what it was said to take; this Gram takes three quarters of that.
     let width = (bytes * 3 / 16).isqrt() as usize;
@@ -124,7 +124,7 @@ fn grams_in_host_memory_have_the_room_that_encoding_has_released() {
 #[test]
 fn layers_are_loaded_for_each_group_where_there_is_no_room_for_all_in_host_memory() {
     if env::var_os("FAKE_CUDA_MEMORY").is_some() {
-        let [first, later] = loads(&device(), 1 << 20);
+        let [first, later] = loads(&new_device(), 1 << 20);
         assert!(first > 7 && later == first, "{first} and {later} copies");
         return;
     }
@@ -147,7 +147,7 @@ fn layers_stay_in_memory_that_is_kept_for_the_next_buffer_in_host_memory() {
         assert!(output.status.success() && said.contains("1 passed"), "{said}");
         return;
     }
-    let device = device();
+    let device = new_device();
     let rows = Tensor::zeros((KEPT / 4096, 1024), DType::F32, &Device::Cpu).unwrap();
     drop(device.matrix(&rows).unwrap());
     let memory = device.memory().unwrap().unwrap();
