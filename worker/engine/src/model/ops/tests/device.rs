@@ -202,7 +202,7 @@ mod gpu {
     }
 
     #[test]
-    fn queries_in_parts_give_the_same_bytes() {
+    fn queries_in_parts_attend_as_all_at_once() {
         let ComputeDevice::Cuda(gpu) = device() else { return };
         let [whole, parts] = [usize::MAX, 100].map(|scores| {
             let ops = CudaOps::new(&gpu, DType::BF16).unwrap().with_scores(scores);
@@ -214,8 +214,10 @@ mod gpu {
             let (q, k, v) = (matrix(), matrix(), matrix());
             let streams = [Projected { queries: Some(&q), keys: &k, values: &v }];
             let attended = ops.attention(&streams, 2, 2).unwrap().remove(0).to_host().unwrap();
-            attended.to_dtype(DType::F32).unwrap().to_vec2::<f32>().unwrap()
+            attended.to_dtype(DType::F32).unwrap()
         });
-        assert!(whole == parts);
+        // cuBLAS may sum in another order where a product has other rows.
+        let off = deviation(&parts, &whole);
+        assert!(off < 0.02, "{off}");
     }
 }
