@@ -75,11 +75,7 @@ impl Nccl {
         let gpu = Arc::new(Gpu::open(settings.gpu).map_err(CollectiveError::Transport)?);
         let library = ffi::Nccl::load().map_err(CollectiveError::Transport)?;
         let version = library.version().map_err(broken)?;
-        tracing::info!(
-            version = format!("{}.{}.{}", version / 10_000, version / 100 % 100, version % 100),
-            gpu = settings.gpu,
-            "NCCL is loaded"
-        );
+        tracing::info!(version = ffi::in_words(version), gpu = settings.gpu, "NCCL is loaded");
         Ok(Self {
             rendezvous,
             alone: Alone::default(),

@@ -379,3 +379,15 @@ fn a_gpu_that_is_not_there_is_refused_in_words() {
         assert_eq!(error, CollectiveError::Transport(words.to_owned()));
     });
 }
+
+#[test]
+fn a_library_that_is_too_old_is_refused_in_words() {
+    let faults = [("FAKE_NCCL_VERSION", "21701")];
+    with_fake("a_library_that_is_too_old_is_refused_in_words", FakeNccl::Current, &faults, || {
+        assert!(!Nccl::is_present());
+        let settings = NcclSettings::new(0, Arc::new(|why| panic!("{why}")));
+        let error = Nccl::open(Arc::new(Arc::<ThreadRendezvous>::default()), settings).err().unwrap();
+        let words = "NCCL is too old, as it is 2.17.1: install NCCL 2.18 or newer, best 2.28 or newer";
+        assert_eq!(error, CollectiveError::Transport(words.to_owned()));
+    });
+}

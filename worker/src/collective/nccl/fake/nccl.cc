@@ -10,6 +10,7 @@
 //   FAKE_NCCL_DIE_AT_CALL=K       the process is killed within the K-th call
 //   FAKE_NCCL_ABORT=hang          ncclCommAbort never returns
 //   FAKE_NCCL_REVOKE=hang         ncclCommRevoke never returns
+//   FAKE_NCCL_VERSION=N           it says that it is of this version
 // Compiled with WITHOUT_REVOKE it lacks ncclCommRevoke, as libraries before 2.28 do.
 
 #include <climits>
@@ -215,6 +216,10 @@ int ncclGetVersion(int *version) {
 #else
     *version = 22809;
 #endif
+    std::string other = fault("FAKE_NCCL_VERSION");
+    if (!other.empty()) {
+        *version = std::stoi(other);
+    }
     return SUCCESS;
 }
 

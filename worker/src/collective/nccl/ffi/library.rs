@@ -14,6 +14,10 @@ use super::{CallError, DeviceMemory, GpuStream};
 /// Bytes of a group's unique id.
 pub(in crate::collective::nccl) const ID: usize = 128;
 
+/// The oldest version that is used. In those before, a thread of NCCL's own reads the place that `ncclCommInitRankConfig` was given for the
+/// communicator when that has long returned.
+const OLDEST: i32 = 21800;
+
 type SumFn =
     unsafe extern "C" fn(*const c_void, *mut c_void, usize, c_int, c_int, ncclComm_t, CUstream) -> c_int;
 type Reduce = unsafe extern "C" fn(
@@ -47,6 +51,16 @@ pub(in crate::collective::nccl) struct Nccl {
     revoke: Option<unsafe extern "C" fn(ncclComm_t, c_int) -> c_int>,
 }
 
+/// A version that NCCL gives as 10000 major + 100 minor + patch, as people write it.
+pub(in crate::collective::nccl) fn in_words(version: i32) -> String {
+    format!("{}.{}.{}", version / 10_000, version / 100 % 100, version % 100)
+}
+
+/// Refuses a library that is so.
+fn too_old(is: &str) -> String {
+    format!("NCCL is too old, as it {is}: install NCCL 2.18 or newer, best 2.28 or newer")
+}
+
 /// Whether NCCL has done what it was asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::collective::nccl) enum Progress {
@@ -73,9 +87,7 @@ impl Nccl {
         fn find<T: Copy>(library: &'static Library, name: &str) -> Result<T, String> {
             // SAFETY: each type below is that of the function's declaration in nccl.h.
             let function = unsafe { library.get::<T>(name.as_bytes()) };
-            function.map(|function| *function).map_err(|_| {
-                format!("NCCL is too old, as it lacks {name}: install NCCL 2.18 or newer, best 2.28 or newer")
-            })
+            function.map(|function| *function).map_err(|_| too_old(&format!("lacks {name}")))
         }
         let nccl = Self {
             version: find(library, "ncclGetVersion")?,
@@ -92,10 +104,14 @@ impl Nccl {
             abort: find(library, "ncclCommAbort")?,
             revoke: find(library, "ncclCommRevoke").ok(),
         };
+        let version = nccl.version().map_err(|e| e.to_string())?;
+        if version < OLDEST {
+            return Err(too_old(&format!("is {}", in_words(version))));
+        }
         Ok(Box::leak(Box::new(nccl)))
     }
 
-    /// The library's version, as 10000 major + 100 minor + patch.
+    /// The library's version, for [`in_words`].
     pub(in crate::collective::nccl) fn version(&self) -> Result<i32, CallError> {
         let mut version = 0;
         // SAFETY: it writes one integer.

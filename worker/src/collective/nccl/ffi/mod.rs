@@ -9,7 +9,7 @@ mod on_gpu;
 use std::fmt;
 
 pub(super) use gpu::{DeviceMemory, Gpu, GpuStream, Lane};
-pub(super) use library::{Communicator, ID, Nccl, Number, Operation, Progress};
+pub(super) use library::{Communicator, ID, Nccl, Number, Operation, Progress, in_words};
 #[cfg(test)]
 pub(super) use on_gpu::OnGpu;
 
