@@ -8,7 +8,7 @@ import subprocess
 import tempfile
 
 # Characters of what a program has printed that a report keeps.
-KEPT = 4000
+KEPT = 20000
 # Seconds until a program that was killed is given up: it waits in the driver, and nothing ends it.
 UNTIL_GIVEN_UP = 5
 

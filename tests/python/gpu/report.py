@@ -33,7 +33,7 @@ class Report:
         """Seconds that are left for the step."""
         left = self.deadline - time.monotonic()
         if left <= 0:
-            raise Failed("there was no time left for it")
+            raise Missing("time: the steps before it took all")
         return left
 
     def write(self):
