@@ -48,22 +48,36 @@ pub struct WorkerId(pub u64);
 
 impl fmt::Display for WorkerId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (earlier, number) = (self.0 >> 32, self.0 & u64::from(u32::MAX));
-        if earlier == 0 { number.fmt(f) } else { f.pad(&format!("{}.{number}", earlier + 1)) }
+        by_start(self.0, f)
     }
 }
 
-id!(/// Grows each time the set of workers in a collective changes.
-    Epoch(u64));
+/// Grows each time the set of workers in a collective changes. It is numbered as a [`WorkerId`] is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Epoch(pub u64);
+
+impl fmt::Display for Epoch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        by_start(self.0, f)
+    }
+}
+
+/// A number whose upper half counts the coordinator's earlier starts.
+fn by_start(number: u64, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    let (earlier, number) = (number >> 32, number & u64::from(u32::MAX));
+    if earlier == 0 { fmt::Display::fmt(&number, f) } else { f.pad(&format!("{}.{number}", earlier + 1)) }
+}
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn people_count_packages_from_1_and_workers_by_the_coordinators_starts() {
+    fn people_count_packages_from_1_and_workers_and_groups_by_the_coordinators_starts() {
         assert_eq!([PackageId(0), PackageId(u32::MAX)].map(|id| id.to_string()), ["1", "4294967296"]);
         let workers = [WorkerId(3), WorkerId((1 << 32) + 2)].map(|id| id.to_string());
         assert_eq!(workers, ["3", "2.2"]);
+        assert_eq!([Epoch(3), Epoch((1 << 32) + 2)].map(|id| id.to_string()), ["3", "2.2"]);
     }
 }

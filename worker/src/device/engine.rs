@@ -2,7 +2,7 @@
 
 use obsdiff_engine::Error;
 use obsdiff_proto::message::{Exponents, Fault, Opening, Part, Solved};
-use obsdiff_proto::{ShardId, SiteId};
+use obsdiff_proto::{ShardId, SiteId, WorkerId};
 
 use crate::collective::{Collective, CollectiveError};
 use crate::device::PartStoreError;
@@ -114,6 +114,14 @@ impl From<Error> for WorkError {
 }
 
 impl WorkError {
+    /// The error in words, with workers for ranks of a group.
+    pub(super) fn among(&self, members: &[WorkerId]) -> String {
+        match self {
+            Self::Group(error) => error.among(members),
+            _ => self.to_string(),
+        }
+    }
+
     /// The fault that is reported to the coordinator.
     pub(super) fn fault(&self) -> Fault {
         match self {

@@ -153,7 +153,7 @@ impl Reductions {
                 orders.reduced(epoch);
                 orders.mark_failed(Order::Reduce { epoch }, overflow.fault());
             }
-            Err(error) => orders.fail_group(epoch, error.to_string()),
+            Err(error) => orders.fail_group(epoch, error.among(&self.group.members)),
         });
     }
 

@@ -350,14 +350,14 @@ impl WorkerState {
         let worker_state = Arc::clone(self);
         let joining = move || {
             let joined = worker_state.transport.join(member, &abort);
-            worker_state.joined(member.epoch, joined);
+            worker_state.joined(member.epoch, joined.map_err(|error| error.among(&group.members)));
         };
         if let Err(error) = self.transport.start(Box::new(joining)) {
-            self.joined(member.epoch, Err(error));
+            self.joined(member.epoch, Err(error.to_string()));
         }
     }
 
-    fn joined(&self, epoch: Epoch, joined: Result<Box<dyn Collective>, CollectiveError>) {
+    fn joined(&self, epoch: Epoch, joined: Result<Box<dyn Collective>, String>) {
         // A collective of a group that was left meanwhile is dropped outside the lock.
         let _unwanted = self.change(|state| match joined {
             Ok(collective) => match state.group.as_mut().filter(|group| group.epoch == epoch) {
@@ -367,8 +367,8 @@ impl WorkerState {
                 }
                 _ => Some(collective),
             },
-            Err(error) => {
-                state.orders.fail_group(epoch, error.to_string());
+            Err(why) => {
+                state.orders.fail_group(epoch, why);
                 None
             }
         });
