@@ -17,9 +17,13 @@ trap 'kill -TERM $(jobs -p) 2>/dev/null; exit 143' TERM
 [ \"$1\" = --kill-on-bad-exit=0 ] || exit 1
 shift
 \"$@\" &
+BETWEEN
 \"$@\" &
 wait
 ";
+/// What it does between its two tasks: nothing, or it waits until the first one has ended, and then the coordinator.
+const AT_ONCE: &str = "";
+const LATE: &str = "wait; while (: </dev/tcp/127.0.0.1/${4##*:}) 2>/dev/null; do :; done";
 
 fn program(folder: &Path, name: &str, text: &str) {
     let file = folder.join(name);
@@ -35,12 +39,12 @@ fn job_number(from: u32) -> u16 {
     port - PORTS.start
 }
 
-/// What the script does with the shipped job and a ratio, submitted from a folder that gets the output.
-fn submitted(folder: &Path, ratio: &str, number: u16) -> Output {
+/// What the script does with the shipped job and a ratio, submitted from a folder that gets the output, with this between the two tasks.
+fn submitted(folder: &Path, ratio: &str, between: &str, number: u16) -> Output {
     let programs = folder.join("bin");
     fs::create_dir(&programs).unwrap();
     symlink(env!("CARGO_BIN_EXE_obsdiff"), programs.join("obsdiff")).unwrap();
-    program(&programs, "srun", SRUN);
+    program(&programs, "srun", &SRUN.replace("BETWEEN", between));
     program(&programs, "hostname", "#!/bin/sh\necho 127.0.0.1\n");
     // The paths of the shipped job are relative to the sources, and the script keeps its token where it was submitted.
     for name in ["tests", "deploy"] {
@@ -69,7 +73,7 @@ fn submitted(folder: &Path, ratio: &str, number: u16) -> Output {
 #[test]
 fn the_batch_script_for_slurm_finishes_a_job() {
     let folder = tempfile::tempdir().unwrap();
-    let output = submitted(folder.path(), "0.5", job_number(0));
+    let output = submitted(folder.path(), "0.5", AT_ONCE, job_number(0));
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     assert!(folder.path().join("out/model_index.json").is_file());
 }
@@ -77,8 +81,17 @@ fn the_batch_script_for_slurm_finishes_a_job() {
 #[test]
 fn the_batch_script_for_slurm_ends_with_its_coordinator() {
     let folder = tempfile::tempdir().unwrap();
-    let output = submitted(folder.path(), "1.5", job_number(7_000));
+    let output = submitted(folder.path(), "1.5", AT_ONCE, job_number(7_000));
     let said = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(2), "{said}");
     assert!(said.contains("error: OBSDIFF_SPARSITY__RATIO: is 1.5"), "{said}");
+}
+
+#[test]
+fn the_batch_script_for_slurm_does_not_wait_for_a_worker_that_comes_when_the_job_is_done() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = submitted(folder.path(), "0.5", LATE, job_number(14_000));
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && said.contains("the coordinator is away"), "{said}");
+    assert!(folder.path().join("out/model_index.json").is_file());
 }
