@@ -113,11 +113,12 @@ impl Lock {
         self.exclusive
     }
 
-    /// Removes the file. The lock itself is released when it is dropped.
+    /// Removes the file, and then releases the lock. A folder that holds it can be removed afterwards, and on a network disk not before: there a
+    /// file that is removed while it is open keeps a name until it is closed.
     ///
     /// # Errors
     /// When the file cannot be removed.
-    pub fn remove(&self, disk: &Disk) -> io::Result<()> {
+    pub fn remove(self, disk: &Disk) -> io::Result<()> {
         disk.remove_file(&self.path)
     }
 }

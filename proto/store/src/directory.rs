@@ -3,8 +3,10 @@
 use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 
 use obsdiff_files::{Disk, Lock, LockError, parent_of};
+use obsdiff_proto::lock;
 
 use super::layout::{self, ObjectKind};
 use super::{Result, StoreError};
@@ -16,8 +18,8 @@ const TRIES: u32 = 100;
 #[derive(Debug)]
 pub(super) struct Directory {
     path: PathBuf,
-    /// Held as long as the coordinator runs.
-    lock: Lock,
+    /// Held as long as the coordinator runs, or until the directory is removed.
+    lock: Mutex<Option<Lock>>,
     /// The folders that this process made for it, the outermost first.
     made: Vec<PathBuf>,
 }
@@ -39,7 +41,9 @@ impl Directory {
             let made =
                 Disk::default().create_folders(path).map_err(|e| refused(format!("cannot be made: {e}")))?;
             let error = match Lock::take(&path.join(layout::LOCK)) {
-                Ok(lock) => return Ok(Self { path: path.to_owned(), lock, made }),
+                Ok(lock) => {
+                    return Ok(Self { path: path.to_owned(), lock: Mutex::new(Some(lock)), made });
+                }
                 Err(LockError::Held(owner)) => {
                     return Err(StoreError::InUse { store: name.to_owned(), owner });
                 }
@@ -72,7 +76,9 @@ impl Directory {
         // A worker that has not heard of the job's end may put a part as long as its folder is there.
         while !self.remove_content(disk)? && tries.next().is_some() {}
         self.remove_files(|kind| kind == ObjectKind::Marker, disk)?;
-        self.lock.remove(disk)?;
+        if let Some(lock) = lock(&self.lock).take() {
+            lock.remove(disk)?;
+        }
         for folder in self.path.ancestors().take(made as usize) {
             if !remove_if_empty(disk, folder)? {
                 break;

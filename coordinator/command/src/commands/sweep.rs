@@ -31,10 +31,9 @@ pub(super) fn sweep(args: &SweepArgs, context: &mut CommandContext<'_>) -> Resul
         progress.note(&format!("{} is removed, which a sweep that was killed had left", left.display()));
     }
     context.signals.respond({
-        let staging = place.staging().to_owned();
+        let removal = place.removal();
         move |signal| {
-            // What cannot be removed is found by the next sweep.
-            drop(sweep::remove(&staging));
+            removal.remove();
             Answer::Exit(format!("stopped by {signal}: nothing is kept of the sweep"))
         }
     });

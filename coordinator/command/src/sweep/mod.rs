@@ -20,7 +20,7 @@ use crate::run::RunContext;
 use crate::{Error, Result, conditioning};
 
 pub use report::SweepReport;
-pub use staging::remove;
+pub use staging::StagingRemoval;
 use staging::{POINT, RESULTS, Staging, remove_left};
 
 /// The command's option that names the folder of results.
@@ -104,6 +104,11 @@ impl SweepFolder {
     /// The folder on the way.
     pub fn staging(&self) -> &Path {
         self.staging.path()
+    }
+
+    /// What removes the folder on the way where the sweep is stopped.
+    pub fn removal(&self) -> StagingRemoval {
+        self.staging.removal()
     }
 
     /// The place of a point's pruned pipeline.

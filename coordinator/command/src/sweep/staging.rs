@@ -3,8 +3,10 @@
 use std::fs::{self, DirEntry};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
 
-use obsdiff_files::{Lock, LockError};
+use obsdiff_files::{Disk, Lock, LockError};
+use obsdiff_proto::lock;
 
 /// Every such folder has a name that begins so.
 const PREFIX: &str = ".obsdiff-sweep-";
@@ -18,10 +20,27 @@ pub(super) const RESULTS: &str = "results";
 /// A point's pruned pipeline in it begins so.
 pub(super) const POINT: &str = "point-";
 
+/// How often a sweep that is stopped removes its folder while it still writes there.
+const TRIES: usize = 100;
+
 /// The folder of a sweep at work. It is removed with this value.
-pub(super) struct Staging {
+pub(super) struct Staging(StagingRemoval);
+
+/// What removes it, whoever does so first.
+#[derive(Clone)]
+pub struct StagingRemoval {
     path: PathBuf,
-    _lock: Lock,
+    /// None once the folder is removed.
+    lock: Arc<Mutex<Option<Lock>>>,
+}
+
+impl StagingRemoval {
+    /// Removes it. What cannot be removed is found by the next sweep.
+    pub fn remove(&self) {
+        let mut lock = lock(&self.lock);
+        let mut tries = 0..TRIES;
+        while lock.is_some() && tries.next().is_some() && remove(&self.path, &mut lock).is_err() {}
+    }
 }
 
 impl Staging {
@@ -30,7 +49,9 @@ impl Staging {
         loop {
             let path = tempfile::Builder::new().prefix(PREFIX).tempdir_in(parent)?.keep();
             match Lock::take(&path.join(MARKER)) {
-                Ok(lock) => return Ok(Self { path, _lock: lock }),
+                Ok(lock) => {
+                    return Ok(Self(StagingRemoval { path, lock: Arc::new(Mutex::new(Some(lock))) }));
+                }
                 // Another sweep took it for one that was left, and removes it.
                 Err(LockError::Held(_)) => {}
                 Err(LockError::File(error)) if error.kind() == io::ErrorKind::NotFound => {}
@@ -44,22 +65,24 @@ impl Staging {
 
     /// Where it is.
     pub(super) fn path(&self) -> &Path {
-        &self.path
+        &self.0.path
+    }
+
+    /// What removes it before this value goes.
+    pub(super) fn removal(&self) -> StagingRemoval {
+        self.0.clone()
     }
 }
 
 impl Drop for Staging {
     fn drop(&mut self) {
-        // What cannot be removed is found by the next sweep.
-        drop(remove(&self.path));
+        self.0.remove();
     }
 }
 
-/// Removes what a sweep has written into its folder, and the folder. The marker goes last, so that another sweep can go on.
-///
-/// # Errors
-/// When something cannot be removed, or else is in it.
-pub fn remove(staging: &Path) -> io::Result<()> {
+/// Removes what a sweep has written into its folder, and the folder. The marker goes last, so that another sweep can go on, and with it the
+/// lock that is held on it.
+fn remove(staging: &Path, lock: &mut Option<Lock>) -> io::Result<()> {
     for entry in entries(staging)? {
         if is_ours(&entry) && entry.file_name() != MARKER {
             fs::remove_dir_all(entry.path())?;
@@ -68,7 +91,7 @@ pub fn remove(staging: &Path) -> io::Result<()> {
     if let Some(other) = entries(staging)?.iter().find(|entry| entry.file_name() != MARKER) {
         return Err(io::Error::other(format!("holds {}", other.file_name().display())));
     }
-    fs::remove_file(staging.join(MARKER))?;
+    lock.take().map_or(Ok(()), |lock| lock.remove(&Disk::default()))?;
     fs::remove_dir(staging)
 }
 
@@ -88,7 +111,7 @@ pub(super) fn remove_left(parent: &Path) -> Vec<PathBuf> {
         }
         // Without locks nobody knows whether its sweep is still at work.
         let Ok(lock) = Lock::take(&path.join(MARKER)) else { continue };
-        if lock.is_exclusive() && remove(&path).is_ok() {
+        if lock.is_exclusive() && remove(&path, &mut Some(lock)).is_ok() {
             removed.push(path);
         }
     }

@@ -48,7 +48,6 @@ fn a_waiting_process_has_the_lock_once_the_first_releases_it() {
         assert!(!waiting.is_finished());
         // A removed file is no lock: the next one is made where it was.
         first.remove(&Disk::default()).unwrap();
-        drop(first);
         let (exclusive, lock) = waiting.join().unwrap().unwrap();
         assert!(exclusive && matches!(Lock::take(&path), Err(LockError::Held(_))));
         drop(lock);

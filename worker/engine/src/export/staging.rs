@@ -129,7 +129,7 @@ impl<'a> ExportFolder<'a> {
     /// Removes it, once.
     fn remove(&mut self) -> io::Result<()> {
         match self.lock.take() {
-            Some(lock) => remove(&self.folder, &lock, self.disk),
+            Some(lock) => remove(&self.folder, lock, self.disk),
             None => Ok(()),
         }
     }
@@ -218,7 +218,7 @@ pub(super) fn replace_file(destination: &Path, content: &[u8], disk: &Disk) -> R
 }
 
 /// Removes a writer's directory, whose lock is held: the marker last, so that what is left of it is known to be obsdiff's.
-fn remove(folder: &Path, lock: &Lock, disk: &Disk) -> io::Result<()> {
+fn remove(folder: &Path, lock: Lock, disk: &Disk) -> io::Result<()> {
     let (pipeline, marker) = (folder.join(PIPELINE), folder.join(MARKER));
     if pipeline.symlink_metadata().is_ok() {
         disk.remove_tree(&pipeline)?;
@@ -308,7 +308,7 @@ fn remove_ended(folder: &Path, name: &str, disk: &Disk) -> io::Result<()> {
         Ok(lock) if !lock.is_exclusive() => {
             Err(io::Error::other("it is unknown whether its writer has ended"))
         }
-        Ok(lock) => remove(folder, &lock, disk),
+        Ok(lock) => remove(folder, lock, disk),
     }
 }
 
