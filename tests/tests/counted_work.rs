@@ -84,10 +84,10 @@ impl Counted {
 
     /// Runs a shard for a package, with exponents found by a pilot.
     fn calibrate(&mut self, package: &Package, shard: &Shard) {
-        let on_step = &mut || Ok(());
-        let exponents = self.pruner.pilot(shard, self.inventory.site_ids(), 1, on_step).unwrap();
+        let on_passed = &mut |_| Ok(());
+        let exponents = self.pruner.pilot(shard, self.inventory.site_ids(), 1, on_passed).unwrap();
         self.pruner.open(package, &exponents).unwrap();
-        self.pruner.calibrate(shard, on_step).unwrap();
+        self.pruner.calibrate(shard, on_passed).unwrap();
     }
 
     /// Operations of forward calls so far.
@@ -103,12 +103,12 @@ fn holds(asset: &str, sparsity: &Value) {
     let plan = counted.plan();
     assert_eq!((plan.packages.len(), plan.shards.len()), (2, 1));
     let cost = counted.cost(&plan);
-    let (shard, on_step) = (&plan.shards[0], &mut || Ok(()));
-    let exponents = counted.pruner.pilot(shard, counted.inventory.site_ids(), 1, on_step).unwrap();
+    let (shard, on_passed) = (&plan.shards[0], &mut |_| Ok(()));
+    let exponents = counted.pruner.pilot(shard, counted.inventory.site_ids(), 1, on_passed).unwrap();
     for (package, cost) in plan.packages.iter().zip(&cost.packages) {
         let before = (counted.operations(), counted.pruner.gram_operations());
         counted.pruner.open(package, &exponents).unwrap();
-        counted.pruner.calibrate(shard, on_step).unwrap();
+        counted.pruner.calibrate(shard, on_passed).unwrap();
         let forward = counted.operations() - before.0;
         let grams = (counted.pruner.gram_operations() - before.1) as f64;
         assert!(forward > 0.0 && grams > 0.0);

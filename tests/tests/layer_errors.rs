@@ -165,10 +165,10 @@ fn holds(asset: &str, ways: &[(&str, f64)]) {
     let schedule = pipeline.schedule(STEPS as usize, size.tokens).unwrap();
     let trajectories = Arc::new(Trajectories::new(schedule, guidance, 0, size, encoded));
     let mut pruner = Pruner::new(&spec, model, weights, trajectories);
-    let on_step = &mut || Ok(());
-    let exponents = pruner.pilot(&plans[0].shards[0], inventory.site_ids(), 1, on_step).unwrap();
+    let on_passed = &mut |_| Ok(());
+    let exponents = pruner.pilot(&plans[0].shards[0], inventory.site_ids(), 1, on_passed).unwrap();
     pruner.open(&plans[0].packages[0], &exponents).unwrap();
-    plans[0].shards.iter().for_each(|shard| pruner.calibrate(shard, on_step).unwrap());
+    plans[0].shards.iter().for_each(|shard| pruner.calibrate(shard, on_passed).unwrap());
 
     let mut errors: Vec<Errors> = plans.iter().map(|_| Errors::default()).collect();
     for (site, packed) in pruner.grams().unwrap().clone() {

@@ -63,7 +63,12 @@ pub(crate) fn measure(
         let exponents = engine.pilot(ShardId(0), &mut || Ok(()))?;
         engine.open(&Opening { package: package.id, exponents })?;
         let mut steps = StepTimes::new(clock);
-        engine.calibrate(ShardId(0), &mut || steps.done())?;
+        // Each block of a step is followed by a call, and then the step itself.
+        let (calls_of_step, mut calls) = (engine.pruner().model().block_count() + 1, 0);
+        engine.calibrate(ShardId(0), &mut || {
+            calls += 1;
+            if calls % calls_of_step == 0 { steps.done() } else { Ok(()) }
+        })?;
         gathering = steps.seconds();
         let mut steps = StepTimes::new(clock);
         let model = engine.pruner().model();

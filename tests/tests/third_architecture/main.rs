@@ -152,7 +152,7 @@ fn expected(
     let alphas = alphas(hessian.weighting, STEPS as u32, hessian.low, hessian.high);
     for shard in &plan.shards {
         let prompts = shard.prompts.clone();
-        pruner.trajectories().denoise(pruner.model(), prompts, &alphas, &mut grams, &mut || Ok(())).unwrap();
+        pruner.trajectories().denoise(pruner.model(), prompts, &alphas, &mut grams, &mut |_| Ok(())).unwrap();
     }
     let solved = package.linears.iter().map(|target| {
         let linear = inventory.linear(target.linear);
@@ -174,13 +174,13 @@ fn expected(
 fn prune(spec: &JobSpec, plan: &Plan, pruner: &mut Pruner, weights: &Weights) -> BTreeMap<String, Tensor> {
     let inventory = pruner.model().inventory().clone();
     let mut pruned = BTreeMap::new();
-    let on_step = &mut || Ok(());
+    let on_passed = &mut |_| Ok(());
     let sites = inventory.site_ids();
-    let exponents = pruner.pilot(&plan.shards[0], sites, plan.shards.len(), on_step).unwrap();
+    let exponents = pruner.pilot(&plan.shards[0], sites, plan.shards.len(), on_passed).unwrap();
     for package in &plan.packages {
         let expected = expected(package, plan, spec, pruner, weights);
         pruner.open(package, &exponents).unwrap();
-        plan.shards.iter().for_each(|shard| pruner.calibrate(shard, on_step).unwrap());
+        plan.shards.iter().for_each(|shard| pruner.calibrate(shard, on_passed).unwrap());
         let mut solved = Vec::new();
         for part in parts(&inventory, package, None, SolveCost::of(&spec.sparsity)) {
             let gram = pruner.placed_grams().unwrap().remove(&part.sites[0]).unwrap();

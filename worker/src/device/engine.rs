@@ -7,7 +7,7 @@ use obsdiff_proto::{ShardId, SiteId, WorkerId};
 use crate::collective::{Collective, CollectiveError};
 use crate::device::PartStoreError;
 
-/// Called after every step of a long piece of work. Its error stops the work and is passed on.
+/// Called after every step of a long piece of work, in forward calls after every block. Its error stops the work and is passed on.
 pub type AfterStep<'a> = &'a mut dyn FnMut() -> Result<(), WorkError>;
 
 /// A model being pruned on a device. Calls are synchronous and come from one thread.

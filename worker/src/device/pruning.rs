@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use candle_core::Tensor;
 use obsdiff_engine::Error;
+use obsdiff_engine::calibrate::Passed;
 use obsdiff_engine::device::transfers::TransferKind::Grams as GRAMS;
 use obsdiff_engine::export::{PrunedLinear, PrunedStructure};
 use obsdiff_engine::gram::PlacedGram;
@@ -266,8 +267,8 @@ impl Engine for PruningEngine<'_> {
         let sites: Vec<SiteId> = self.plan.packages.iter().flat_map(|p| p.sites.iter().copied()).collect();
         let (pruner, watch, prompts) = (&self.pruner, &self.watch, shard.prompts.len() as u64);
         stoppable(step, |step| {
-            pruner.pilot(&shard, sites, self.plan.shards.len(), &mut || {
-                watch.steps(prompts);
+            pruner.pilot(&shard, sites, self.plan.shards.len(), &mut |passed| {
+                watch.steps(prompts * u64::from(passed == Passed::Step));
                 step()
             })
         })
@@ -291,8 +292,8 @@ impl Engine for PruningEngine<'_> {
         let shard = self.shard(shard)?;
         let (pruner, watch, prompts) = (&mut self.pruner, &self.watch, shard.prompts.len() as u64);
         let done = stoppable(step, |step| {
-            pruner.calibrate(&shard, &mut || {
-                watch.steps(prompts);
+            pruner.calibrate(&shard, &mut |passed| {
+                watch.steps(prompts * u64::from(passed == Passed::Step));
                 step()
             })
         });

@@ -10,5 +10,5 @@ mod weighting;
 pub use denoised::Denoised;
 pub use encoded::{Conditionings, Encoded};
 pub use taps::{Energy, EnergyTap, GramTap, WeightedTap};
-pub use trajectories::Trajectories;
+pub use trajectories::{Passed, Trajectories};
 pub use weighting::alphas;

@@ -3,11 +3,12 @@
 use std::ops::Range;
 
 use candle_core::Tensor;
+use obsdiff_proto::SiteId;
 
 use super::{Conditionings, WeightedTap};
 use crate::Result;
 use crate::architecture::Guidance;
-use crate::model::{DiffusionModel, NoTap};
+use crate::model::{DiffusionModel, Matrix, NoTap, Tap};
 use crate::pipeline::{Conditioning, LatentSize, Schedule, Trajectory, noise};
 
 /// Everything that the denoising trajectories of a list of prompts depend on but the model.
@@ -43,25 +44,25 @@ impl Trajectories {
         self.conditionings.prompts()
     }
 
-    /// Denoises one batch of prompts, and sets the tap's weight to `alphas[k]` before step k; `on_step` follows every step and may stop the
-    /// batch by an error. Returns the final latents, `prompts x channels x height x width`.
+    /// Denoises one batch of prompts, and sets the tap's weight to `alphas[k]` before step k; `on_passed` follows every block and every step,
+    /// and may stop the batch by an error. Returns the final latents, `prompts x channels x height x width`.
     ///
     /// # Errors
-    /// When the model, the tap or `on_step` fails, or a prompt id is not of this list.
+    /// When the model, the tap or `on_passed` fails, or a prompt id is not of this list.
     pub fn denoise(
         &self,
         model: &dyn DiffusionModel,
         prompts: Range<u32>,
         alphas: &[f64],
         tap: &mut dyn WeightedTap,
-        on_step: &mut dyn FnMut() -> Result<()>,
+        on_passed: &mut dyn FnMut(Passed) -> Result<()>,
     ) -> Result<Tensor> {
         let mut trajectory = self.start(prompts)?;
         for alpha in alphas {
             tap.set_alpha(*alpha);
-            trajectory.step(model, tap)?;
+            trajectory.step(model, &mut FollowedTap { tap: &mut *tap, on_passed: &mut *on_passed })?;
             tap.settle()?;
-            on_step()?;
+            on_passed(Passed::Step)?;
         }
         Ok(trajectory.latents().clone())
     }
@@ -92,5 +93,33 @@ impl Trajectories {
         let noise: Vec<Tensor> = seeds.map(|seed| noise(seed, &self.size.shape(1))).collect::<Result<_>>()?;
         let noise = Tensor::cat(&noise, 0)?;
         Trajectory::new(&self.schedule, self.guidance, &batch, self.conditionings.negative(), noise)
+    }
+}
+/// How far a calibration has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Passed {
+    /// Through another block of a forward call. A whole step of a large model may take long.
+    Block,
+    /// Through a denoising step of a batch of prompts.
+    Step,
+}
+
+/// A tap, and what follows every block.
+struct FollowedTap<'a> {
+    tap: &'a mut dyn WeightedTap,
+    on_passed: &'a mut dyn FnMut(Passed) -> Result<()>,
+}
+
+impl Tap for FollowedTap<'_> {
+    fn wants(&self, site: SiteId) -> bool {
+        self.tap.wants(site)
+    }
+
+    fn observe(&mut self, site: SiteId, rows: &Matrix) -> Result<()> {
+        self.tap.observe(site, rows)
+    }
+
+    fn block_passed(&mut self) -> Result<()> {
+        (self.on_passed)(Passed::Block)
     }
 }

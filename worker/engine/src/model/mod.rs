@@ -34,6 +34,14 @@ pub trait Tap {
     /// # Errors
     /// When the observation cannot be taken.
     fn observe(&mut self, site: SiteId, rows: &Matrix) -> Result<()>;
+
+    /// Called after each block of a forward call.
+    ///
+    /// # Errors
+    /// Where the call is to end here.
+    fn block_passed(&mut self) -> Result<()> {
+        Ok(())
+    }
 }
 
 /// A tap with no open site.
@@ -105,11 +113,12 @@ pub trait DiffusionModel: Send {
     /// Predicts the velocity, `batch x channels x height x width`, and shows every open site to `tap` on the way.
     ///
     /// # Errors
-    /// When shapes do not fit the model, or the tap fails.
+    /// When shapes do not fit the model, or the tap fails or ends the call.
     fn forward(&self, call: &Denoise<'_>, tap: &mut dyn Tap) -> Result<Tensor> {
         let mut state = self.start(call)?;
         for index in 0..self.block_count() {
             state = self.block(index, state, tap)?;
+            tap.block_passed()?;
         }
         self.finish(state)
     }

@@ -20,7 +20,7 @@ use obsdiff_proto::{
     SiteId, SparsitySpec,
 };
 
-use crate::calibrate::{Energy, EnergyTap, GramTap, Trajectories, alphas};
+use crate::calibrate::{Energy, EnergyTap, GramTap, Passed, Trajectories, alphas};
 use crate::checkpoint::Weights;
 use crate::device::ComputeDevice;
 use crate::gram::{Gram, GramError, GramSet, PlacedGram, exponent_for};
@@ -138,13 +138,13 @@ impl Pruner {
         shard: &Shard,
         sites: impl IntoIterator<Item = SiteId>,
         shards: usize,
-        on_step: &mut dyn FnMut() -> Result<()>,
+        on_passed: &mut dyn FnMut(Passed) -> Result<()>,
     ) -> Result<BTreeMap<SiteId, i32>> {
         let mut tap = EnergyTap::new(self.model.inventory(), sites, self.device.grams());
         if self.sparsity.pattern == Pattern::Structured {
             tap = tap.with_constant();
         }
-        self.trajectories.denoise(&*self.model, shard.prompts.clone(), &self.alphas, &mut tap, on_step)?;
+        self.trajectories.denoise(&*self.model, shard.prompts.clone(), &self.alphas, &mut tap, on_passed)?;
         let exponent = |energy: Energy| {
             let total = energy.total.iter().copied().fold(0.0, f64::max) * shards as f64;
             exponent_for(total, energy.largest)
@@ -260,7 +260,11 @@ impl Pruner {
     ///
     /// # Errors
     /// When a forward call fails, an observation is not finite or overflows its exponent ([`Error::Overflow`]).
-    pub fn calibrate(&mut self, shard: &Shard, on_step: &mut dyn FnMut() -> Result<()>) -> Result<()> {
+    pub fn calibrate(
+        &mut self,
+        shard: &Shard,
+        on_passed: &mut dyn FnMut(Passed) -> Result<()>,
+    ) -> Result<()> {
         let grams = self.open.as_mut().ok_or_else(no_package)?;
         let inventory = self.model.inventory();
         let first = shard.prompts.start;
@@ -281,7 +285,7 @@ impl Pruner {
             (None, None) => None,
         };
         let mut tap = GramTap::new(inventory, set).with_group(group_set);
-        self.trajectories.denoise(&*self.model, shard.prompts.clone(), &self.alphas, &mut tap, on_step)?;
+        self.trajectories.denoise(&*self.model, shard.prompts.clone(), &self.alphas, &mut tap, on_passed)?;
         self.gram_operations += tap.operations();
         match on_device {
             Some(set) => self.on_device = Some(set),

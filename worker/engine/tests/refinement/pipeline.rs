@@ -32,7 +32,7 @@ fn grams(model: &dyn DiffusionModel, pipeline: &PipelineFolder) -> BTreeMap<Site
     let alphas = alphas(Weighting::LogDecrease, steps as u32, 0.8, 1.2);
     let mut tap = GramTap::new(inventory, &mut grams);
     for first in [0, 4] {
-        trajectories.denoise(model, first..first + 4, &alphas, &mut tap, &mut || Ok(())).unwrap();
+        trajectories.denoise(model, first..first + 4, &alphas, &mut tap, &mut |_| Ok(())).unwrap();
     }
     grams
 }
