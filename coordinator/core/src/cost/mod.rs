@@ -8,7 +8,7 @@ mod times;
 use std::iter::Sum;
 use std::ops::Add;
 
-use obsdiff_proto::{Accumulate, ForwardFlops, Inventory, JobSpec, Package, Plan, Site};
+use obsdiff_proto::{Accumulate, ComputeType, ForwardFlops, Inventory, JobSpec, Package, Plan, Site};
 
 use crate::assignment::SolveCost;
 use crate::{Part, split};
@@ -61,6 +61,8 @@ pub struct SurveyWork {
     pub passes: f64,
     /// Forward passes of the dense model, counted per picture, on the way to the last point at which velocities are compared.
     pub trajectory: f64,
+    /// How often the blocks from its own on are passed for it: once more where what rounding moves is taken off.
+    pub probings: f64,
 }
 
 impl SurveyWork {
@@ -73,7 +75,8 @@ impl SurveyWork {
         let step = prompts * tokens.branches as f64;
         let steps = points.last().map_or(0.0, |last| f64::from(*last) + 1.0);
         let trials = spec.sparsity.trials() as u64;
-        Self { trials, passes: points.len() as f64 * step, trajectory: steps * step }
+        let probings = if spec.model.dtype == ComputeType::F32 { 1.0 } else { 2.0 };
+        Self { trials, passes: points.len() as f64 * step, trajectory: steps * step, probings }
     }
 }
 

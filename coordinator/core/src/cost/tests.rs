@@ -45,7 +45,7 @@ fn workload() -> Workload {
         together: 4,
         tokens: Tokens { image: 64, text: 20, branches: 2 },
         forward: ForwardFlops { start: 1e5, blocks: vec![4e5, 3e5], finish: 2e5 },
-        survey: SurveyWork { trials: 8, passes: 3.0, trajectory: 4.0 },
+        survey: SurveyWork { trials: 8, passes: 3.0, trajectory: 4.0, probings: 1.0 },
     }
 }
 

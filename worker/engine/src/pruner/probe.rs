@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use candle_core::{DType, Tensor};
+use half::{bf16, f16};
 use obsdiff_proto::{LinearId, SiteId};
 
 use crate::calibrate::Trajectories;
@@ -22,7 +23,11 @@ pub(super) struct Probe {
     passed: usize,
 }
 
+/// Of what rounding moves: below that no effect of a replacement can be seen, but none is taken for nothing.
+const LEAST_SHARE: f64 = 1.0 / 32.0;
+
 /// A weight, and perhaps a bias, to put in place of a linear's own.
+#[derive(Clone)]
 pub(super) struct Replacement {
     pub(super) linear: LinearId,
     pub(super) weight: Tensor,
@@ -87,6 +92,9 @@ impl Probe {
     /// The mean squared relative change of the velocity over the points when some linears are replaced. `model` is the dense model; its
     /// own weights are put back afterwards.
     ///
+    /// Where forward calls round to 16 bits, any change of a weight, however small, has all that follows rounded otherwise. What that alone
+    /// moves is found by the linears' own weights, each moved by one unit in its last place, and taken off.
+    ///
     /// # Errors
     /// When a tensor is not of the linear's shape, or the model or `on_step` fails.
     pub(super) fn shift(
@@ -107,10 +115,26 @@ impl Probe {
             });
         }
         self.move_to(model, first)?;
+        let by_rounding = match dense.iter().map(nudged).collect::<Result<Option<Vec<_>>>>()? {
+            Some(nudged) => self.change_by(model, nudged, &dense, on_step)?,
+            None => 0.0,
+        };
+        let change = self.change_by(model, replaced, &dense, on_step)?;
+        Ok((change - by_rounding).max(LEAST_SHARE * by_rounding))
+    }
+
+    /// The change when some linears are replaced, whose own weights are put back afterwards.
+    fn change_by(
+        &self,
+        model: &mut dyn DiffusionModel,
+        replaced: Vec<Replacement>,
+        dense: &[Replacement],
+        on_step: &mut dyn FnMut() -> Result<()>,
+    ) -> Result<f64> {
         let applied = replaced.into_iter().try_for_each(|replaced| replaced.apply(model));
-        let shift = applied.and_then(|()| self.mean_change(model, on_step));
-        dense.into_iter().try_for_each(|dense| dense.apply(model))?;
-        shift
+        let change = applied.and_then(|()| self.mean_change(model, on_step));
+        dense.iter().cloned().try_for_each(|dense| dense.apply(model))?;
+        change
     }
 
     /// The block that a linear is in.
@@ -151,13 +175,31 @@ impl Probe {
             let mut state = point.state.copy()?;
             for block in self.passed..model.block_count() {
                 state = model.block(block, state, &mut NoTap)?;
+                on_step()?;
             }
             let moved = to_f32(&point.trajectory.guided(model.finish(state)?)?)?;
             sum += relative_change(&point.velocity, &moved);
-            on_step()?;
         }
         Ok(sum / self.points.len().max(1) as f64)
     }
+}
+
+/// A linear with each number of its weight moved by one unit in the last place; nothing where that has more than 16 bits.
+fn nudged(dense: &Replacement) -> Result<Option<Replacement>> {
+    let Replacement { linear, weight, .. } = dense;
+    let (values, shape, device) = (weight.flatten_all()?, weight.dims(), weight.device());
+    let weight = match weight.dtype() {
+        DType::BF16 => {
+            let moved = |x: bf16| bf16::from_bits(x.to_bits() ^ 1);
+            Tensor::from_vec(values.to_vec1()?.into_iter().map(moved).collect::<Vec<_>>(), shape, device)?
+        }
+        DType::F16 => {
+            let moved = |x: f16| f16::from_bits(x.to_bits() ^ 1);
+            Tensor::from_vec(values.to_vec1()?.into_iter().map(moved).collect::<Vec<_>>(), shape, device)?
+        }
+        _ => return Ok(None),
+    };
+    Ok(Some(Replacement { linear: *linear, weight, bias: None }))
 }
 
 /// |after - before|^2 / |before|^2; 0 where `before` is all zeros.
@@ -220,7 +262,7 @@ mod tests {
             let encoded = Encoded::new(&encoders, &["a red circle"], dtype, &spool, &mut |_, _| {}).unwrap();
             let schedule = folder.schedule(4, size.tokens).unwrap();
             let trajectories = Trajectories::new(schedule, config.guidance(4.0), 0, size, encoded);
-            let mut steps = 0;
+            let (mut steps, mut wanted) = (0, 4);
             let mut step = || {
                 steps += 1;
                 Ok(())
@@ -245,6 +287,7 @@ mod tests {
                         &mut step,
                     )
                     .unwrap();
+                wanted += 2 * (model.block_count() - probe.block_of(&*model, linear).unwrap());
                 assert_eq!(to_f32(model.weight(linear).unwrap()).unwrap(), to_f32(&dense).unwrap());
                 model.replace(linear, half).unwrap();
                 let changes =
@@ -253,8 +296,46 @@ mod tests {
                 model.replace(linear, dense).unwrap();
                 assert!(shift > 0.0 && shift == expected, "{pipeline}, {linear}: {shift}, not {expected}");
             }
-            // The trajectory to the last point, then each point of each linear.
-            assert_eq!(steps, 4 + 4 * 2);
+            // The steps to the last point, then for each point of each linear the blocks from its own on.
+            assert_eq!(steps, wanted);
         }
+    }
+
+    #[test]
+    fn what_rounding_alone_moves_counts_for_little() {
+        let assets = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/assets");
+        let folder = PipelineFolder::open(&assets.join("shapes-sd3")).unwrap();
+        let (config, size) = (folder.transformer_config(), folder.latent_size(Some(32), Some(32)).unwrap());
+        let encoders = folder.text_encoders(24).unwrap();
+        // Found without and with what rounding moves, and the number of steps.
+        let [wide, narrow] = [DType::F32, DType::BF16].map(|dtype| {
+            let mut model = config.load(&folder.transformer_weights().unwrap(), dtype).unwrap();
+            let spool = std::env::temp_dir();
+            let encoded = Encoded::new(&encoders, &["a red circle"], dtype, &spool, &mut |_, _| {}).unwrap();
+            let schedule = folder.schedule(4, size.tokens).unwrap();
+            let trajectories = Trajectories::new(schedule, config.guidance(4.0), 0, size, encoded);
+            let mut steps = 0;
+            let mut step = || {
+                steps += 1;
+                Ok(())
+            };
+            let mut probe = Probe::new(&*model, &trajectories, 0..1, &[1, 3], &mut step).unwrap();
+            let (mut found, mut with_rounding) = (0.0, 0.0);
+            for linear in (0..12).map(LinearId) {
+                let weight = model.weight(linear).unwrap().clone();
+                // A hundredth less: that moves next to nothing.
+                let replaced = || vec![Replacement { linear, weight: (&weight * 0.99).unwrap(), bias: None }];
+                found += probe.shift(&mut *model, replaced(), &mut step).unwrap();
+                let dense = [Replacement { linear, weight: weight.clone(), bias: None }];
+                with_rounding += probe.change_by(&mut *model, replaced(), &dense, &mut step).unwrap();
+            }
+            (found, with_rounding, steps)
+        });
+        assert!(wide.0 == wide.1, "{wide:?}");
+        // One probing more for each linear: 2 and a comparison.
+        assert_eq!((wide.2 - 4) * 3, (narrow.2 - 4) * 2, "{wide:?} {narrow:?}");
+        // Nearly all that moves in 16 bits is rounding, and most of that is taken off.
+        assert!(wide.0 < 0.05 * narrow.1, "{wide:?} {narrow:?}");
+        assert!(narrow.0 > 0.0 && narrow.0 < 0.4 * narrow.1, "{wide:?} {narrow:?}");
     }
 }

@@ -30,7 +30,7 @@ pub struct SurveyedSlice {
     pub changes: Vec<f64>,
     /// tr(W S W^T) of these rows.
     pub whole: f64,
-    /// The mean squared relative change of the velocity, with these rows pruned to the target that is probed.
+    /// The mean squared relative change of the velocity, with these rows pruned to the target that is probed, less what rounding alone moves.
     pub shift: f64,
 }
 
