@@ -235,6 +235,7 @@ impl<'a> CoreDriver<'a> {
             }
             Action::Dismiss { worker, why } => {
                 self.rendezvous.leave(worker);
+                self.history.dismissed(worker);
                 if let Some(session) = self.sessions.remove(&worker) {
                     session.dismiss(why);
                 }

@@ -94,6 +94,11 @@ impl History {
         self.processes.insert(worker, process);
     }
 
+    /// Takes in that a worker was sent away. Of one that the core did not take in, no event says that it left.
+    pub(crate) fn dismissed(&mut self, worker: WorkerId) {
+        self.processes.remove(&worker);
+    }
+
     /// Takes in what happened.
     pub(crate) fn event(&mut self, now: Duration, event: &Event) {
         let past = PastEvent { at: now, fault: event.is_fault(), words: event.to_string() };

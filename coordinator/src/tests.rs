@@ -5,8 +5,8 @@ use std::time::Duration;
 use obsdiff_core::{Exponents, Failure, Job, Options, Outcome};
 use obsdiff_proto::message::Manifest;
 use obsdiff_proto::{
-    Inventory, Linear, LinearId, LinearTarget, Package, PackageId, Plan, Shard, ShardId, Site, SiteId,
-    StreamId, Target,
+    Inventory, Linear, LinearId, LinearTarget, Measures, MemoryExcess, Package, PackageId, Plan, Shard,
+    ShardId, Site, SiteId, StreamId, Target,
 };
 
 use super::*;
@@ -69,7 +69,11 @@ impl Records for NoRecords {
 }
 
 fn driver(successor: Result<Option<u32>, String>) -> (CoreDriver<'static>, Handle) {
-    CoreDriver::new(job(), Box::new(NoRecords { successor }), clock::monotonic(), Box::new(())).unwrap()
+    driver_of(job(), successor)
+}
+
+fn driver_of(job: Job, successor: Result<Option<u32>, String>) -> (CoreDriver<'static>, Handle) {
+    CoreDriver::new(job, Box::new(NoRecords { successor }), clock::monotonic(), Box::new(())).unwrap()
 }
 
 #[tokio::test]
@@ -177,4 +181,22 @@ async fn a_worker_that_comes_late_is_only_told_that_the_job_is_over() {
         done.linger(Duration::from_secs(60))
     );
     assert_eq!((readiness, &*told.lock().unwrap()), (None, &vec!["the job is over: done".to_owned()]));
+}
+
+/// One that stands by comes again every few seconds, each time by another name.
+#[tokio::test]
+async fn a_worker_that_was_sent_away_is_forgotten() {
+    let other = Job { hardware: Some("another processor".to_owned()), ..job() };
+    let (mut driver, handle) = driver_of(other, Ok(None));
+    let (worker, told) = late_worker();
+    handle.send(worker).await;
+    let opening_excess = Some(MemoryExcess { taken: 2 << 20, planned: 1 << 20 });
+    let measures = Measures { opening_excess, ..Measures::default() };
+    handle.send(Message::report(WorkerId(1), Status { measures, ..Status::default() })).await;
+    let (outcome, ()) = tokio::join!(driver.run(), handle.cancel());
+    assert_eq!(outcome, Some(Outcome::Cancelled));
+    let told = told.lock().unwrap();
+    assert!(told.len() == 1 && told[0].contains("another processor"), "{told:?}");
+    let words = driver.course().faults.iter().map(|fault| &fault.words);
+    assert_eq!(words.filter(|words| words.contains("opening its GPU")).count(), 0);
 }

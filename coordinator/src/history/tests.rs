@@ -131,6 +131,22 @@ fn memory_beyond_the_plan_is_a_fault_of_each_process_once() {
 }
 
 #[test]
+fn nothing_is_kept_of_workers_that_left_or_were_sent_away() {
+    let mut history = History::default();
+    for worker in 0..1000 {
+        history.joined(WorkerId(worker), 7);
+        // The core takes in every second one.
+        if worker % 2 == 0 {
+            history.event(at(worker), &Event::Preparing { worker: WorkerId(worker) });
+            history.event(at(worker), &left(worker, "gone"));
+        } else {
+            history.dismissed(WorkerId(worker));
+        }
+    }
+    assert!(history.processes.is_empty() && history.memory.is_empty(), "{:?}", history.processes);
+}
+
+#[test]
 fn lists_are_bounded_and_keep_what_came_last_but_of_faults_what_came_first() {
     let mut history = History::default();
     for second in 0..1000 {

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use obsdiff_coordinator::CoordinatorStore;
 use obsdiff_proto::message::{Manifest, Receipt};
 use obsdiff_proto::{Digest, PackageId};
-use obsdiff_store::{PartReceipt, StoreError};
+use obsdiff_store::{JobStore, PartReceipt, StoreError};
 use serde_json::Value;
 
 use crate::job::{manifest, prompts, record, weights};
@@ -161,4 +161,17 @@ fn a_forged_receipt_is_refused() {
         format!("the receipt of a part cannot be read: it names ../job.json for the digest {sha256}")
     );
     assert!(refused(&Receipt("stored".into())).starts_with("the receipt of a part cannot be read: "));
+}
+
+#[tokio::test]
+async fn a_life_after_which_there_can_be_no_other_is_named() {
+    let store = CoordinatorStore::from(JobStore::memory());
+    store.put_empty_new("lives/4294967294").await.unwrap();
+    assert_eq!(store.raise_life().await.unwrap(), u32::MAX);
+    let error = store.raise_life().await.unwrap_err();
+    assert!(matches!(error, StoreError::Damaged { .. }) && !error.is_transient(), "{error}");
+    assert_eq!(
+        error.to_string(),
+        "memory: lives/4294967295 is damaged: no life can have a higher number; remove it, and the same command goes on without it"
+    );
 }

@@ -4,6 +4,7 @@
 mod credentials;
 mod damage;
 mod failing;
+mod folder;
 mod job;
 mod ours;
 mod s3;

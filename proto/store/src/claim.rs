@@ -123,11 +123,7 @@ impl JobStore {
             let prefix = Some(&self.prefix).filter(|prefix| !prefix.as_ref().is_empty());
             let mut found = self.objects.list(prefix);
             while let Some(meta) = found.try_next().await? {
-                let name = meta
-                    .location
-                    .prefix_match(&self.prefix)
-                    .map(|parts| parts.map(|part| part.as_ref().to_owned()).collect::<Vec<_>>().join("/"));
-                let name = name.unwrap_or_else(|| meta.location.to_string());
+                let Some(name) = self.listed(&meta.location) else { continue };
                 let kind = layout::kind(&name);
                 names.push((kind, name));
                 // The first foreign object is enough: a bucket may hold millions of them.

@@ -236,11 +236,7 @@ impl GramStore {
             store.objects.list(prefix).try_collect::<Vec<_>>().await
         };
         let found = store.retried("listed", "", list).await?;
-        let name = |location: &object_store::path::Path| match location.prefix_match(&store.prefix) {
-            Some(parts) => parts.map(|part| part.as_ref().to_owned()).collect::<Vec<_>>().join("/"),
-            None => location.to_string(),
-        };
-        let names: BTreeSet<String> = found.iter().map(|meta| name(&meta.location)).collect();
+        let names: BTreeSet<String> = found.iter().filter_map(|meta| store.listed(&meta.location)).collect();
         match names.iter().find(|name| !is_of_grams(name)) {
             Some(object) => Err(foreign(self.name(), object)),
             None => Ok(names),

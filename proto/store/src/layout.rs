@@ -62,12 +62,11 @@ pub(super) fn kind(object: &str) -> Option<ObjectKind> {
     }
     let (folder, name) = object.split_once('/')?;
     match folder {
-        LIVES => is_number(name, 8).then_some(ObjectKind::Life),
-        EXPONENTS => is_number(name.strip_suffix(".json")?, 8).then_some(ObjectKind::Exponents),
-        HARDWARE => is_number(name.strip_suffix(".json")?, 8).then_some(ObjectKind::Hardware),
+        LIVES => padded(name, 8).map(|_| ObjectKind::Life),
+        EXPONENTS => padded(name.strip_suffix(".json")?, 8).map(|_| ObjectKind::Exponents),
+        HARDWARE => padded(name.strip_suffix(".json")?, 8).map(|_| ObjectKind::Hardware),
         PACKAGES => {
-            let number = name.strip_suffix(".json").filter(|number| is_number(number, 5))?;
-            Some(ObjectKind::Manifest(Reverse(number.parse().ok()?)))
+            padded(name.strip_suffix(".json")?, 5).map(|number| ObjectKind::Manifest(Reverse(number)))
         }
         PARTS => is_digest(name.strip_suffix(".safetensors")?).then_some(ObjectKind::Part),
         CONDITIONING => is_digest(name.strip_suffix(".safetensors")?).then_some(ObjectKind::Conditioning),
@@ -86,7 +85,7 @@ pub(super) fn is_of_grams(object: &str) -> bool {
 /// Whether a file is, or was to become, one of those that kept Grams consist of.
 pub(super) fn is_file_of_grams(file: &str) -> bool {
     match file.rsplit_once('#') {
-        Some((object, number)) if is_number(number, 1) => is_of_grams(object),
+        Some((object, number)) if is_number(number) => is_of_grams(object),
         _ => is_of_grams(file),
     }
 }
@@ -94,7 +93,7 @@ pub(super) fn is_file_of_grams(file: &str) -> bool {
 /// The object that a file of a directory is, or was to become: files are written as `NAME#NUMBER` and renamed.
 pub(super) fn kind_of_file(file: &str) -> Option<ObjectKind> {
     match file.rsplit_once('#') {
-        Some((object, number)) if is_number(number, 1) => kind(object),
+        Some((object, number)) if is_number(number) => kind(object),
         _ => kind(file),
     }
 }
@@ -120,8 +119,13 @@ fn is_digest(text: &str) -> bool {
     text.len() == 64 && text.bytes().all(hexadecimal)
 }
 
-fn is_number(text: &str, least: usize) -> bool {
-    text.len() >= least && text.bytes().all(|c| c.is_ascii_digit())
+fn is_number(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|c| c.is_ascii_digit())
+}
+
+/// The number that obsdiff writes like this: with zeros before it where it has fewer than so many digits.
+fn padded(text: &str, digits: usize) -> Option<u32> {
+    text.parse::<u32>().ok().filter(|number| format!("{number:0digits$}") == text)
 }
 
 #[cfg(test)]
@@ -138,7 +142,9 @@ mod tests {
             "hardware/00000012.json",
             "obsdiff.json",
             "lives/00000012",
+            "lives/4294967295",
             "packages/00003.json",
+            "packages/100003.json",
             &part,
             &conditioning,
         ] {
@@ -151,10 +157,16 @@ mod tests {
             "job.json#old",
             "lives/notes",
             "lives/0000001",
+            "lives/000000012",
+            "lives/+0000012",
+            "lives/4294967296",
             "exponents/00000000",
+            "exponents/000000000.json",
             "hardware/0.json",
+            "hardware/000000000.json",
             "hardware.json",
             "packages/1.json",
+            "packages/000003.json",
             "packages/00003.json/x",
             "parts/mine.safetensors",
             "conditioning/mine.safetensors",

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use backon::{ExponentialBuilder, Retryable};
 use bytes::Bytes;
 use futures_util::TryStreamExt;
+use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutPayload};
 use obsdiff_proto::{Digest, causes};
 use serde::de::DeserializeOwned;
@@ -226,7 +227,17 @@ impl JobStore {
         self.damaged(object, &format!("its content has the digest {found} instead of {wanted}"))
     }
 
-    pub(super) fn path(&self, object: &str) -> object_store::path::Path {
+    /// The name below the prefix of an object that a listing contains; none of the marker of the prefix itself, an empty object that
+    /// consoles make for a folder.
+    pub(super) fn listed(&self, location: &Path) -> Option<String> {
+        let name = match location.prefix_match(&self.prefix) {
+            Some(parts) => parts.map(|part| part.as_ref().to_owned()).collect::<Vec<_>>().join("/"),
+            None => location.to_string(),
+        };
+        Some(name).filter(|name| !name.is_empty())
+    }
+
+    pub(super) fn path(&self, object: &str) -> Path {
         object.split('/').fold(self.prefix.clone(), |path, name| path.join(name))
     }
 }

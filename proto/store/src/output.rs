@@ -276,10 +276,7 @@ impl OutputStore {
             let mut found =
                 store.objects.list(Some(&store.prefix).filter(|prefix| !prefix.as_ref().is_empty()));
             while let Some(meta) = found.try_next().await? {
-                let name = match meta.location.prefix_match(&store.prefix) {
-                    Some(parts) => parts.map(|part| part.as_ref().to_owned()).collect::<Vec<_>>().join("/"),
-                    None => meta.location.to_string(),
-                };
+                let Some(name) = store.listed(&meta.location) else { continue };
                 if ![MARKER, PROBE].contains(&&*name) && wanted(&name) {
                     return Ok(Some(name));
                 }
