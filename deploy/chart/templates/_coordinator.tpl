@@ -67,12 +67,12 @@ template:
         ports:
           - name: grpc
             containerPort: {{ .Values.coordinator.port }}
-        # The port answers once the job is checked, which reads the pipeline's headers and digests its files; of a model in an object store, once they are downloaded. An hour is left for that.
+        # The port answers once the job is checked, which reads the pipeline's headers and digests its files; of a model in an object store, once they are downloaded. coordinator.startupSeconds are left for that.
         startupProbe:
           {{- include "obsdiff.probe" (merge (dict "path" "/healthz") .) | nindent 10 }}
           periodSeconds: 5
           timeoutSeconds: 10
-          failureThreshold: 720
+          failureThreshold: {{ div (add .Values.coordinator.startupSeconds 4) 5 }}
         readinessProbe:
           {{- include "obsdiff.probe" (merge (dict "path" "/readyz") .) | nindent 10 }}
           periodSeconds: 5

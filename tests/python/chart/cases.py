@@ -37,7 +37,7 @@ EVERYTHING = {
     "job": {"existingConfigMap": "my-job", "set": ["sparsity.ratio=0.6", 'output.state="s3://bucket/state"']},
     "model": {"existingClaim": "models", "subPath": "sd3.5-large"},
     "output": {"existingClaim": "results"},
-    "coordinator": {**PLACEMENT, **SCRATCH, "cpu": 0.5},
+    "coordinator": {**PLACEMENT, **SCRATCH, "cpu": 0.5, "startupSeconds": 7198},
     "worker": {
         **PLACEMENT,
         "replicas": 16,
@@ -89,6 +89,8 @@ STORED = {
     "coordinator": {"envFrom": [{"secretRef": {"name": "bucket"}}]},
     "worker": {"envFrom": [{"secretRef": {"name": "bucket"}}]},
 }
+# Zeros that say something else than no value at all.
+ZEROS = {**LEAST, "ttlSecondsAfterFinished": 0, "disruptionBudget": {"enabled": True, "minWorkers": 0}}
 ACCEPTED = {
     "stored": STORED,
     "stored-jobs": {**STORED, "kind": "Job", "cache": {"size": "40Gi", "storageClassName": "fast"}},
@@ -99,6 +101,8 @@ ACCEPTED = {
     "elastic": ELASTIC,
     "fabric": FABRIC,
     "fabric-jobs": {**FABRIC, "kind": "Job"},
+    "zeros": ZEROS,
+    "zeros-jobs": {**ZEROS, "kind": "Job"},
     "monitored": {**LEAST, "podMonitor": {"enabled": True}},
     "open": {**LEAST, "token": {"enabled": False}, "networkPolicy": {"enabled": False}},
 }
@@ -132,6 +136,8 @@ REFUSED_VALUES = [
     ("image.digest", "sha256:12", "/image/digest"),
     ("image.pullPolicy", "always", "/image/pullPolicy"),
     ("coordinator.port", 80, "/coordinator/port"),
+    ("coordinator.startupSeconds", 0, "/coordinator/startupSeconds"),
+    ("ttlSecondsAfterFinished", -1, "/ttlSecondsAfterFinished"),
     ("model.mountPath", "model", "/model/mountPath"),
     ("model.existingClaim", "", "model.existingClaim: is empty"),
     ("model.url", "s3://bucket/model", "model.url: is set, and so is a volume for the model"),

@@ -36,7 +36,13 @@ WORKER = {
 # What the values of these cases have to give: of the pods of a role, of its Job or replicated Job, or of the objects of a kind.
 EFFECTS = {
     "everything": {
-        "coordinator": {**POD, "spec.containers.0.args": ["--log-format=json"], "spec.containers.0.resources.requests": {"cpu": "0.5"}},
+        "coordinator": {
+            **POD,
+            "spec.containers.0.args": ["--log-format=json"],
+            "spec.containers.0.resources.requests": {"cpu": "0.5"},
+            # Of five seconds each, at least as many as the values say.
+            "spec.containers.0.startupProbe": {"periodSeconds": 5, "failureThreshold": 1440},
+        },
         "worker": {
             **WORKER,
             "metadata.annotations": {
@@ -70,10 +76,21 @@ EFFECTS = {
     },
 }
 EFFECTS["fabric-jobs"] = EFFECTS["fabric"]
+NO_WORKERS = {"PodDisruptionBudget": {"spec.minAvailable": 0}}
+EFFECTS["zeros"] = {**NO_WORKERS, "JobSet": {"spec.ttlSecondsAfterFinished": 0}}
+EFFECTS["zeros-jobs"] = {**NO_WORKERS, "Job": {"spec.ttlSecondsAfterFinished": 0}}
+# Workers wait for two hours while the coordinator copies the model.
+EFFECTS["sd3.5-large-without-volumes"] = {
+    "coordinator": {"spec.containers.0.startupProbe": {"periodSeconds": 5, "failureThreshold": 1440}},
+    "worker": {"spec.containers.0.args": ["--patience=2h"]},
+}
 # What is the workers' alone: case, path and values that no pod of the coordinator has.
 WORKERS_ALONE = [(case, path, wanted) for case in ("fabric", "fabric-jobs") for path, wanted in EFFECTS["fabric"]["worker"].items()]
 # The same without these values.
-WITHOUT = {"fabric": "least", "fabric-jobs": "least-jobs", "everything": "least", "locked": "least", "elastic": "least-jobs"}
+WITHOUT = {
+    **dict.fromkeys(("fabric", "everything", "locked", "zeros", "sd3.5-large-without-volumes"), "least"),
+    **dict.fromkeys(("fabric-jobs", "elastic", "zeros-jobs"), "least-jobs"),
+}
 
 
 def check_effects(rendered):
