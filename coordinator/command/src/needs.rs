@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use candle_core::DType;
 use obsdiff_core::MemoryNeeds;
+use obsdiff_engine::architecture::MOST_KEPT_BYTES;
 use obsdiff_engine::calibrate::Encoded;
 use obsdiff_engine::gram::Gram;
 use obsdiff_engine::model::THREAD_BYTES;
@@ -65,7 +66,7 @@ impl Described {
         let mut pictures = batches.iter().rev().map(|prompts| (prompts * branches) as usize);
         let largest = pictures.next().unwrap_or(0);
         let left = pictures.map(|batch| self.config.kept_bytes(batch, image, text, dtype));
-        self.config.activation_bytes(largest, image, text, dtype) + left.sum::<u64>().min(MOST_KEPT)
+        self.config.activation_bytes(largest, image, text, dtype) + left.sum::<u64>().min(MOST_KEPT_BYTES)
     }
 
     /// What a survey holds to probe: of each point the state of a forward call, and of one a second; of the largest linear the pruned
@@ -167,9 +168,6 @@ impl Described {
         plan.packages.iter().map(of_package).max().unwrap_or(0)
     }
 }
-
-/// Bytes of buffers that forward calls keep at most.
-const MOST_KEPT: u64 = 64 << 20;
 
 /// The numbers of prompts that run as one batch, in calibration and evaluation: whole shards, and what is left over.
 pub(crate) fn batches(spec: &JobSpec) -> BTreeSet<u64> {

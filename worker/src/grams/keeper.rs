@@ -30,6 +30,8 @@ pub(crate) struct SolvedBy {
 pub struct GramOrigin {
     /// The specification.
     pub spec: JobSpec,
+    /// The kind of hardware that this process works on, its device's included.
+    pub hardware: String,
     /// Files of the model, by their paths in its folder.
     pub model_files: Vec<InputDigest>,
     /// Files of prompts, by the paths that the job gives.
@@ -90,7 +92,7 @@ impl GramKeeper {
         grams: &BTreeMap<SiteId, (PackageId, SolvedBy)>,
         survey: &[SurveyedSlice],
     ) -> Result<(), PartStoreError> {
-        let GramOrigin { spec, model_files, prompt_files, prompts } = self.origin.clone();
+        let GramOrigin { spec, hardware, model_files, prompt_files, prompts } = self.origin.clone();
         let site = |(site, (package, solved_by)): (&SiteId, &(PackageId, SolvedBy))| KeptSite {
             site: *site,
             name: inventory.site(*site).name.clone(),
@@ -102,7 +104,7 @@ impl GramKeeper {
         };
         let index = GramIndex {
             release: env!("CARGO_PKG_VERSION").to_owned(),
-            hardware: (!spec.workers.mixed_hardware).then(obsdiff_engine::hardware),
+            hardware: (!spec.workers.mixed_hardware).then_some(hardware),
             spec,
             model_files,
             prompt_files,
@@ -116,5 +118,37 @@ impl GramKeeper {
         };
         let named: Vec<GramReceipt> = grams.values().flat_map(|(_, solved_by)| receipts(solved_by)).collect();
         Ok(self.runtime.block_on(self.store.put_index(&index, &named))?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_index_names_the_hardware_of_the_device_unless_kinds_were_mixed() {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        for (mixed, named) in [(false, Some("a processor, a GPU")), (true, None)] {
+            let folder = tempfile::tempdir().unwrap();
+            let store = GramStore::create(folder.path().to_str().unwrap(), &[]).unwrap();
+            let spec = serde_json::json!({
+                "model": { "path": "pipeline" },
+                "sparsity": { "pattern": "2:4" },
+                "calibration": { "prompts": "prompts.txt" },
+                "workers": { "mixed_hardware": mixed },
+                "output": { "path": "out", "grams": "grams" },
+            });
+            let origin = GramOrigin {
+                spec: serde_json::from_value(spec).unwrap(),
+                hardware: "a processor, a GPU".to_owned(),
+                model_files: Vec::new(),
+                prompt_files: Vec::new(),
+                prompts: Prompts::default(),
+            };
+            let keeper = GramKeeper::new(store.clone(), runtime.handle().clone(), origin);
+            keeper.finish(&Inventory::default(), &BTreeMap::new(), &[]).unwrap();
+            let index: GramIndex = runtime.block_on(store.index()).unwrap();
+            assert_eq!(index.hardware.as_deref(), named);
+        }
     }
 }

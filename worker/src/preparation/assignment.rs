@@ -171,6 +171,7 @@ impl Assignment<'_> {
     fn open_grams(&self, received: &ReceivedJob) -> Result<JobGrams> {
         let origin = GramOrigin {
             spec: self.briefing.spec.clone(),
+            hardware: self.device.hardware(),
             model_files: received.model_files.clone(),
             prompt_files: received.record.prompt_files.clone(),
             prompts: received.prompts.clone(),

@@ -1,6 +1,7 @@
 //! Grams that outlive a job: those that it keeps, and those that it goes by.
 
 use obsdiff_coordinator::JobState;
+use obsdiff_engine::device::ComputeDevice;
 use obsdiff_files::Disk;
 use obsdiff_proto::{Digest, GramPrecision, InputDigest, JobError};
 use obsdiff_store::GramStore;
@@ -15,9 +16,14 @@ use crate::{Error, Result, conditioning};
 ///
 /// # Errors
 /// When a place cannot be opened.
-pub(super) fn open(job: &JobFile, inputs: &Inputs, runtime: &Handle) -> Result<JobGrams> {
+pub(super) fn open(
+    job: &JobFile,
+    inputs: &Inputs,
+    (device, runtime): (&ComputeDevice, &Handle),
+) -> Result<JobGrams> {
     let origin = GramOrigin {
         spec: job.spec.clone(),
+        hardware: device.hardware(),
         model_files: inputs.model_files.clone(),
         prompt_files: inputs.prompt_files.clone(),
         prompts: inputs.prompts.recorded(),
@@ -35,9 +41,9 @@ pub(crate) fn claim(job: &JobFile, state: &JobState) -> Result<()> {
     Ok(state.runtime().block_on(store.claim(&job.spec, state.resumed))?)
 }
 
-/// What its user should know of a job that goes by kept Grams: where its weights may differ from those of a whole run.
-pub(super) fn note(inputs: &Inputs) -> Option<String> {
-    let kept = inputs.kept.as_ref()?;
+/// What its user should know of a job that goes by kept Grams on this kind of hardware: where its weights may differ from those of a
+/// whole run.
+pub(super) fn note(kept: &GramIndex, hardware: &str) -> Option<String> {
     if !kept.is_dense() {
         let words = "these Grams were gathered package by package, each on the model as the first job had pruned it before: where settings \
                      differ from that job's, the result is near a whole run's, not equal to it";
@@ -47,9 +53,9 @@ pub(super) fn note(inputs: &Inputs) -> Option<String> {
         let words = "these Grams were kept as 32-bit floats: masks and weights are nearly those of a whole run, not equal to them";
         return Some(words.to_owned());
     }
-    let (own, theirs) = (obsdiff_engine::hardware(), kept.hardware.as_ref()?);
-    (own != *theirs).then(|| {
-        format!("these Grams were gathered on {theirs}, and this machine is {own}: bits may differ from a whole run's here")
+    let theirs = kept.hardware.as_deref()?;
+    (hardware != theirs).then(|| {
+        format!("these Grams were gathered on {theirs}, and this job runs on {hardware}: bits may differ from a whole run's here")
     })
 }
 
@@ -107,4 +113,36 @@ pub(super) fn files(
     let json = serde_json::to_vec(kept).map_err(|e| Error::content(&url, e.to_string()))?;
     let index = InputDigest { path: format!("{url}/grams.json"), sha256: Digest::of(&json).to_string() };
     Ok(kept.prompt_files.iter().cloned().chain([index]).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use obsdiff_store::Prompts;
+
+    use super::*;
+
+    #[test]
+    fn grams_of_another_device_are_noted_and_those_of_the_same_are_not() {
+        let spec = serde_json::json!({
+            "model": { "path": "pipeline" },
+            "sparsity": { "pattern": "2:4" },
+            "calibration": { "prompts": "prompts.txt" },
+            "output": { "path": "out", "grams": "grams" },
+        });
+        let kept = GramIndex {
+            release: "1".to_owned(),
+            spec: serde_json::from_value(spec).unwrap(),
+            hardware: Some("a processor, a GPU".to_owned()),
+            model_files: Vec::new(),
+            prompt_files: Vec::new(),
+            prompts: Prompts::default(),
+            sites: Vec::new(),
+            survey: Vec::new(),
+        };
+        assert_eq!(note(&kept, "a processor, a GPU"), None);
+        let words = note(&kept, "a processor").unwrap();
+        let kinds = "gathered on a processor, a GPU, and this job runs on a processor: ";
+        assert!(words.contains(kinds), "{words}");
+        assert_eq!(note(&GramIndex { hardware: None, ..kept }, "a processor"), None);
+    }
 }

@@ -111,7 +111,7 @@ pub fn run(job: &JobFile, process: &RunContext<'_>) -> Result<Summary> {
     if let Some(note) = &inputs.prompts.note {
         progress.note(note);
     }
-    if let Some(note) = grams::note(&inputs) {
+    if let Some(note) = inputs.kept.as_deref().and_then(|kept| grams::note(kept, &device.hardware())) {
         progress.note(&note);
     }
     progress.expect_work(inputs.work(job, &ProductShares::of(device)?));
@@ -239,7 +239,7 @@ fn prune(
     })?;
     // The workers' threads account for their time themselves.
     drop(running);
-    let grams = grams::open(job, inputs, state.runtime().handle())?;
+    let grams = grams::open(job, inputs, (device, state.runtime().handle()))?;
     let documents = OutputDocuments::new(&job.spec, inputs, (device, peak), spans.clock().clone());
     let latents = dense.as_ref().map(|dense| &dense.latents);
     let work = work((job, inputs), &trajectories, latents, (grams, output, disk), &documents, device);

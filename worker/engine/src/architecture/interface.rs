@@ -115,7 +115,8 @@ pub trait TransformerConfig: Any + fmt::Debug + Send + Sync {
         0
     }
 
-    /// Bytes that stay allocated after such a call, and are used again only by a call of as many pictures.
+    /// Bytes that stay allocated after such a call, and are used again only by a call of as many pictures. Those of all calls are at most
+    /// [`MOST_KEPT_BYTES`](super::MOST_KEPT_BYTES).
     fn kept_bytes(&self, batch: usize, image: usize, text: usize, dtype: DType) -> u64;
 
     /// Bytes of the state of such a call between two blocks.

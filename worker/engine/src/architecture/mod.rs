@@ -16,6 +16,7 @@ use serde_json::{Map, Value};
 use crate::checkpoint::read_json;
 use crate::{Error, Result};
 
+pub use crate::model::ops::MOST_KEPT_BYTES;
 pub use interface::{
     Architecture, ConditioningWidths, Guidance, LatentLayout, PipelineDefaults, TransformerConfig,
 };

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use obsdiff_files::open_regular;
 
 use super::{RECORD_FILE, file_name};
-use crate::checkpoint::read_json;
+use crate::checkpoint::{Library, read_json};
 use crate::{Error, Result};
 
 /// Folders of a pipeline that lie deeper are not counted.
@@ -40,13 +40,14 @@ pub(super) fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
     Ok(paths)
 }
 
-/// Whether a file holds weights, or names the shards that do.
+/// Whether a file holds weights, or names the shards that do; those of a variant too.
 pub(super) fn is_weights(file: &str) -> bool {
     [".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".msgpack", ".onnx"]
         .iter()
         .any(|end| file.ends_with(end))
         || file.ends_with(".safetensors.index.json")
-        || file.ends_with(".bin.index.json")
+        || (file.ends_with(".json") && file.contains(".bin."))
+        || Library::Diffusers.is_variant(file)
 }
 
 /// Bytes that an export of the pipeline in `source` takes at most: everything in its folders.
@@ -66,4 +67,28 @@ pub fn required_bytes(source: &Path) -> Result<u64> {
         }
     }
     Ok(total)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_index_of_a_variant_stays_behind_with_its_shards() {
+        for weights in [
+            "diffusion_pytorch_model.safetensors",
+            "diffusion_pytorch_model.safetensors.index.json",
+            "diffusion_pytorch_model.fp16-00001-of-00002.safetensors",
+            "diffusion_pytorch_model.safetensors.index.fp16.json",
+            "diffusion_pytorch_model.safetensors.fp16.index.json",
+            "diffusion_pytorch_model.bin.index.json",
+            "diffusion_pytorch_model.bin.index.fp16.json",
+            "diffusion_pytorch_model.bin.fp16.index.json",
+        ] {
+            assert!(is_weights(weights), "{weights}");
+        }
+        for other in ["config.json", "model_index.json", "README.md", "diffusion_pytorch_model.json"] {
+            assert!(!is_weights(other), "{other}");
+        }
+    }
 }

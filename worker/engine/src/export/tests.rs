@@ -24,6 +24,7 @@ pub(super) fn pipeline(root: &Path, sharded: bool) -> PathBuf {
         ("single.safetensors", "a single-file copy of everything"),
         ("transformer/config.json", "{}"),
         ("transformer/diffusion_pytorch_model.fp16.safetensors", "a dense variant"),
+        ("transformer/diffusion_pytorch_model.safetensors.index.fp16.json", "{}"),
         ("vae/deep/file", "kept"),
     ] {
         fs::write(source.join(file), text).unwrap();
@@ -124,10 +125,10 @@ fn a_pruned_pipeline_is_whole_and_differs_in_the_pruned_tensors_only() {
         export(&source, &out, link, 1.0).unwrap();
         assert_eq!(listing(&out), ["LICENSE", "model_index.json", "pruning.json", "transformer", "vae"]);
         assert_eq!(fs::read_to_string(out.join("vae/deep/file")).unwrap(), "kept");
-        assert!(
-            !out.join("transformer/diffusion_pytorch_model.fp16.safetensors").exists(),
-            "a stale variant"
-        );
+        for stale in ["fp16.safetensors", "safetensors.index.fp16.json"] {
+            let path = out.join(format!("transformer/diffusion_pytorch_model.{stale}"));
+            assert!(!path.exists(), "{stale} of a variant");
+        }
         assert_eq!(out.join("transformer/diffusion_pytorch_model.safetensors.index.json").exists(), sharded);
         let (old, new) = [&source, &out]
             .map(|p| Weights::open(&p.join("transformer"), Library::Diffusers).unwrap())

@@ -58,7 +58,7 @@ pub(crate) fn kept_bytes(sizes: CallSizes, dtype: DType) -> u64 {
     if dtype != DType::F32 {
         return 0;
     }
-    4 * kept_numbers(&buffers(sizes).0).min(rows::KEPT_IN_ALL as u64)
+    (4 * kept_numbers(&buffers(sizes).0)).min(rows::MOST_KEPT_BYTES)
 }
 
 /// Buffers of `tokens x width` that a single-stream block has at most where none is used again: the tokens, their normed form, queries,

@@ -34,6 +34,7 @@ pub(crate) use parameter::{LinearTensors, Parameter};
 pub(crate) use picture::GROUP_EPSILON;
 pub(crate) use picture::{Convolution, GroupNorm, PictureOps, PixelAttention, Pixels};
 pub(crate) use rotary::Rotary;
+pub use rows::MOST_KEPT_BYTES;
 use rows::{BufferPool, TensorSlice, fits, into_numbers};
 pub(crate) use text::{ActivationFunction, TextLinear, TextNorm, TextOps, WrittenIn};
 

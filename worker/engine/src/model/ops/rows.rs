@@ -13,6 +13,8 @@ use crate::{Error, Result};
 pub(super) const KEPT_NUMBERS: usize = 1 << 24;
 /// Numbers kept in all (256 MiB).
 pub(super) const KEPT_IN_ALL: usize = 1 << 26;
+/// Bytes of buffers that a model on the processor keeps for its next forward calls, at most.
+pub const MOST_KEPT_BYTES: u64 = 4 * KEPT_IN_ALL as u64;
 
 /// Whether the kernels can work on a tensor: contiguous f32.
 pub(super) fn fits(tensor: &Tensor) -> bool {
