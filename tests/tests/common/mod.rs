@@ -18,6 +18,20 @@ pub(crate) fn assets() -> PathBuf {
     PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/assets"))
 }
 
+/// A copy of a shipped pipeline in `folder` that does without T5.
+pub(crate) fn without_t5(folder: &Path) -> PathBuf {
+    let pipeline = folder.join("without-t5");
+    obsdiff_tests::copy_folder(&assets().join("shapes-sd3"), &pipeline);
+    let index = pipeline.join("model_index.json");
+    let mut content: serde_json::Value = serde_json::from_slice(&fs::read(&index).unwrap()).unwrap();
+    for component in ["text_encoder_3", "tokenizer_3"] {
+        content[component] = serde_json::json!([null, null]);
+        fs::remove_dir_all(pipeline.join(component)).unwrap();
+    }
+    fs::write(index, content.to_string()).unwrap();
+    pipeline
+}
+
 /// A job file of the shipped pipeline in `folder`, with the output beside it.
 pub(crate) fn job_file(folder: &Path, prompts: &Path, output: &str) -> PathBuf {
     let file = folder.join(format!("{output}.toml"));

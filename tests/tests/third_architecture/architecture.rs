@@ -200,7 +200,7 @@ impl TransformerConfig for TwoBranchConfig {
         Guidance { classifier_free: scale, input: None }
     }
 
-    fn text_tokens(&self, encoders: &[Option<usize>]) -> usize {
+    fn text_tokens(&self, encoders: &[Option<usize>], _: usize) -> usize {
         encoders.iter().flatten().sum()
     }
 
@@ -212,7 +212,7 @@ impl TransformerConfig for TwoBranchConfig {
         Err((0, format!("gives {found} features, but `text_width` is {}", self.text_width)))
     }
 
-    fn join_texts(&self, texts: &[Option<EncodedText>]) -> Result<Conditioning> {
+    fn join_texts(&self, texts: &[Option<EncodedText>], _: usize) -> Result<Conditioning> {
         let [Some(text)] = texts else {
             return Err(Error::Argument("one text encoder is expected".to_owned()));
         };

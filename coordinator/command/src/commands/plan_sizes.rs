@@ -106,11 +106,12 @@ fn tokens(job: &JobFile, config: &dyn TransformerConfig) -> Result<Tokens> {
     };
     let image = side("height", calibration.height)? * side("width", calibration.width)?;
     let architecture = config.architecture();
+    let longest = calibration.max_sequence_length as usize;
     let encoders = architecture.text_encoders.iter().map(|slot| match slot.kind {
-        EncoderKind::T5 => Some(calibration.max_sequence_length as usize),
+        EncoderKind::T5 => Some(longest),
         EncoderKind::Clip | EncoderKind::ClipWithProjection => Some(CLIP_TOKENS),
     });
-    let text = config.text_tokens(&encoders.collect::<Vec<_>>()) as u64;
+    let text = config.text_tokens(&encoders.collect::<Vec<_>>(), longest) as u64;
     let guidance = architecture.guidance(config, calibration.guidance, calibration.true_guidance);
     let branches = guidance.map_err(|e| Error::content(job.path(), e.to_string()))?.branches() as u64;
     Ok(Tokens { image, text, branches })

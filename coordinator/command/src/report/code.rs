@@ -1,6 +1,6 @@
 //! How a pruned pipeline is loaded, as code.
 
-use super::Loading;
+use super::{Loading, given_as_none};
 
 /// A string as Python writes it. JSON's escapes are a part of Python's.
 fn quoted(text: &str) -> String {
@@ -9,7 +9,7 @@ fn quoted(text: &str) -> String {
 
 /// Python that loads the pipeline in diffusers and makes a picture.
 pub(super) fn diffusers(loading: &Loading) -> String {
-    let Loading { path, url, pipeline_class, module } = loading;
+    let Loading { path, url, pipeline_class, module, absent_text } = loading;
     let folder = quoted(path);
     let (load, given) = match module {
         Some(module) => {
@@ -24,12 +24,13 @@ pub(super) fn diffusers(loading: &Loading) -> String {
         }
         None => (format!("import torch\nfrom diffusers import {pipeline_class}\n\n"), ""),
     };
+    let without = given_as_none(absent_text);
     let from = url.as_ref().map_or(String::new(), |url| {
         // Names from outside must not end the comment.
         format!("# {} is a folder that holds what lies at {}.\n", path.escape_debug(), url.escape_debug())
     });
     format!(
-        "{from}{load}pipeline = {pipeline_class}.from_pretrained({folder}{given}, torch_dtype=torch.bfloat16)\n\
+        "{from}{load}pipeline = {pipeline_class}.from_pretrained({folder}{given}{without}, torch_dtype=torch.bfloat16)\n\
          pipeline.to(\"cuda\")\npipeline(\"a red circle on white\").images[0].save(\"picture.png\")\n"
     )
 }
@@ -66,6 +67,7 @@ mod tests {
             url: None,
             pipeline_class: "StableDiffusion3Pipeline".to_owned(),
             module: None,
+            absent_text: Vec::new(),
         };
         let code = diffusers(&loading);
         assert!(code.contains(r#".from_pretrained("it's \"out\"", torch_dtype"#), "{code}");
@@ -78,6 +80,26 @@ mod tests {
         let code = diffusers(&loading);
         let first = "# it\\'s \\\"out\\\" is a folder that holds what lies at s3://bucket/some/out\\nexit().\nimport sys\n";
         assert!(code.starts_with(first), "{code}");
+    }
+
+    #[test]
+    fn diffusers_is_told_of_text_encoders_that_a_pipeline_does_without() {
+        let mut loading = Loading {
+            path: "out".to_owned(),
+            url: None,
+            pipeline_class: "StableDiffusion3Pipeline".to_owned(),
+            module: None,
+            absent_text: vec!["text_encoder_3", "tokenizer_3"],
+        };
+        let none = "text_encoder_3=None, tokenizer_3=None, torch_dtype=torch.bfloat16)";
+        let code = diffusers(&loading);
+        assert!(code.contains(&format!("from_pretrained(\"out\", {none}")), "{code}");
+        loading.module = Some("modeling_pruned_sd3".to_owned());
+        let code = diffusers(&loading);
+        assert!(
+            code.contains(&format!("from_pretrained(\"out\", transformer=transformer, {none}")),
+            "{code}"
+        );
     }
 
     /// Stands in for PyTorch and a pipeline: three linears of which the first alone is 2:4 and has a size that kernels take.

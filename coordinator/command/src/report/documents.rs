@@ -57,6 +57,7 @@ impl<'a> OutputDocuments<'a> {
             url: OutputStore::is_url(&spec.output.path).then(|| spec.output.path.clone()),
             pipeline_class: pipeline.architecture().pipeline_class.to_owned(),
             module: if shrunk { module() } else { None },
+            absent_text: pipeline.absent_text().to_vec(),
         };
         Self { inputs, device, peak, clock, loading, licence: card::Licence::of(pipeline.path()) }
     }

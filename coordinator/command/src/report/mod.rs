@@ -104,6 +104,13 @@ pub(crate) struct Loading {
     pub(crate) pipeline_class: String,
     /// The Python module in the transformer's folder that loads a transformer without some of its heads and neurons.
     pub(crate) module: Option<String>,
+    /// The text encoders and tokenizers that it does without, which diffusers has to be told.
+    pub(crate) absent_text: Vec<&'static str>,
+}
+
+/// Further arguments by which diffusers loads a pipeline without these components; it asks for them otherwise.
+pub(crate) fn given_as_none(absent: &[&str]) -> String {
+    absent.iter().map(|component| format!(", {component}=None")).collect()
 }
 
 impl Loading {
@@ -115,7 +122,8 @@ impl Loading {
                 name.strip_suffix(".py").filter(|name| name.starts_with("modeling_pruned")).map(str::to_owned)
             });
         let pipeline_class = pipeline.architecture().pipeline_class.to_owned();
-        Self { path: path.to_owned(), url: None, pipeline_class, module }
+        let absent_text = pipeline.absent_text().to_vec();
+        Self { path: path.to_owned(), url: None, pipeline_class, module, absent_text }
     }
 }
 

@@ -39,7 +39,7 @@ fn record(blocks: usize, pattern: &str, path: &str) -> PruningRecord {
 
 fn loading(path: &str) -> Loading {
     let pipeline_class = "StableDiffusion3Pipeline".to_owned();
-    Loading { path: path.to_owned(), url: None, pipeline_class, module: None }
+    Loading { path: path.to_owned(), url: None, pipeline_class, module: None, absent_text: Vec::new() }
 }
 
 fn report<'a>(record: &'a PruningRecord, samples: Vec<Sample>) -> ReportPage<'a> {

@@ -103,7 +103,9 @@ pub fn run(job: &JobFile, process: &RunContext<'_>) -> Result<Summary> {
         if let Some(outlook) = process.outlook {
             outlook.send_replace(all_done(&inputs));
         }
-        return Ok(Summary::new(record, SpanReport::default(), inputs.predicted_peak(job, workers)));
+        let predicted = inputs.predicted_peak(job, workers);
+        let absent_text = inputs.described.pipeline.absent_text();
+        return Ok(Summary::new(record, SpanReport::default(), predicted, absent_text));
     }
     if process.baseline {
         baseline::check(job, &inputs)?;
@@ -137,7 +139,8 @@ pub fn run(job: &JobFile, process: &RunContext<'_>) -> Result<Summary> {
         Ok((record, spans)) => {
             progress.written(&job.spec.output.path);
             state.remove(disk);
-            Ok(Summary::new(record, spans, inputs.predicted_peak(job, workers)))
+            let predicted = inputs.predicted_peak(job, workers);
+            Ok(Summary::new(record, spans, predicted, inputs.described.pipeline.absent_text()))
         }
         Err(error) => Err(state::after(job, state, error, disk)),
     }

@@ -15,7 +15,7 @@ use obsdiff_proto::{ByteSize, Method, OutputLayout, Pattern, Target, counted};
 use obsdiff_store::OutputStore;
 use serde::Serialize;
 
-use crate::report::name_of;
+use crate::report::{given_as_none, name_of};
 use crate::spans::SpanReport;
 use crate::text::{self, percent};
 
@@ -43,6 +43,9 @@ pub struct Summary {
     /// Where the time went.
     #[serde(skip)]
     pub spans: SpanReport,
+    /// The text encoders and tokenizers that the pipeline does without.
+    #[serde(skip)]
+    pub absent_text: Vec<&'static str>,
     /// The content of `pruning.json`.
     pub record: PruningRecord,
 }
@@ -59,13 +62,19 @@ fn levels(psnr_decibels: f64) -> f64 {
 
 impl Summary {
     /// What a run did whose output has this record.
-    pub(crate) fn new(record: PruningRecord, spans: SpanReport, predicted: ByteSize) -> Self {
+    pub(crate) fn new(
+        record: PruningRecord,
+        spans: SpanReport,
+        predicted: ByteSize,
+        absent_text: &[&'static str],
+    ) -> Self {
         Self {
             weights: record.linears.iter().map(weights).sum(),
             zeros: record.linears.iter().map(|l| l.zeros).sum(),
             predicted_peak_memory_bytes: predicted.0,
             held_out: record.measured.as_ref().and_then(|measured| measured.held_out.clone()),
             spans,
+            absent_text: absent_text.to_vec(),
             record,
         }
     }
@@ -154,17 +163,19 @@ impl Summary {
         } else {
             (path.clone(), String::new())
         };
+        // On a line of their own.
+        let without = given_as_none(&self.absent_text).replacen(", ", ",\n      ", 1);
         if self.is_structured() && self.record.job.output.layout == OutputLayout::Shrunk {
             return format!(
                 "{first}load it in Python (diffusers 0.36 or later: AutoModel, DiffusionPipeline):\n  \
                  t = AutoModel.from_pretrained({:?}, trust_remote_code=True)\n  \
-                 pipeline = DiffusionPipeline.from_pretrained({path:?}, transformer=t).to(t.dtype)",
+                 pipeline = DiffusionPipeline.from_pretrained({path:?}, transformer=t{without}).to(t.dtype)",
                 format!("{}/transformer", path.trim_end_matches('/'))
             );
         }
         format!(
             "{first}load it in Python:\n  \
-             pipeline = diffusers.DiffusionPipeline.from_pretrained(\n      {path:?}, torch_dtype=torch.bfloat16)"
+             pipeline = diffusers.DiffusionPipeline.from_pretrained(\n      {path:?}, torch_dtype=torch.bfloat16{without})"
         )
     }
 }

@@ -250,6 +250,13 @@ fn loads_by_the_module_that_an_output_names(
     );
     assert_eq!(given(load(&pipeline("plain", "{}"))), "{'torch_dtype': 'f32'}");
     assert_eq!(given(load(&pipeline("plain", "{}")).replace("\")", "\", dtype=7)")), "{'dtype': 7}");
+    let bare = pipeline("bare", "{}");
+    let index = r#"{"_class_name": "StableDiffusion3Pipeline", "text_encoder_3": [null, null]}"#;
+    fs::write(bare.join("model_index.json"), index).unwrap();
+    assert_eq!(
+        given(load(&bare).replace("\")", "\", torch_dtype=7)")),
+        "{'torch_dtype': 7, 'text_encoder_3': None, 'tokenizer_3': None}"
+    );
     diffusers("0.40.0");
     assert_eq!(
         given(load(&shrunk)),

@@ -32,6 +32,8 @@ def load(path, **kwargs):
         if module is not None:
             shared = {name: kwargs[name] for name in ("torch_dtype", "dtype", "variant") if name in kwargs}
             kwargs["transformer"] = module.load_pruned_transformer(folder, **shared)
+    for name in _absent(path):
+        kwargs.setdefault(name, None)
     return diffusers.DiffusionPipeline.from_pretrained(path, **kwargs)
 
 
@@ -48,6 +50,15 @@ def _name_of_dtype(diffusers):
     """The argument for the type of all weights: releases before 0.40 do not know `dtype`, and later ones warn of `torch_dtype`."""
     release = [int(number) for number in diffusers.__version__.split(".")[:2]]
     return "dtype" if release >= [0, 40] else "torch_dtype"
+
+
+def _absent(path):
+    """The components that the pipeline in `path` does without, although diffusers asks for them: T5 and its tokenizer."""
+    with open(os.path.join(path, "model_index.json"), encoding="utf-8") as file:
+        index = json.load(file)
+    if index.get("_class_name") != "StableDiffusion3Pipeline":
+        return []
+    return [name for name in ("text_encoder_3", "tokenizer_3") if index.get(name) in (None, [None, None])]
 
 
 def _module_of(folder):

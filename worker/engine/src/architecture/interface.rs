@@ -132,8 +132,8 @@ pub trait TransformerConfig: Any + fmt::Debug + Send + Sync {
     fn guidance(&self, scale: f64) -> Guidance;
 
     /// How many text tokens it reads where the text encoders in [`Architecture::text_encoders`] give so many each; `None` is an
-    /// encoder that the pipeline does without.
-    fn text_tokens(&self, encoders: &[Option<usize>]) -> usize;
+    /// encoder that the pipeline does without. `max_sequence_length` is the number of tokens that a T5 encoder is asked for.
+    fn text_tokens(&self, encoders: &[Option<usize>], max_sequence_length: usize) -> usize;
 
     /// Checks that the outputs of its pipeline's text encoders, in that order, are as wide as it needs them.
     ///
@@ -141,11 +141,11 @@ pub trait TransformerConfig: Any + fmt::Debug + Send + Sync {
     /// The index of an encoder that does not fit, and why.
     fn check_encoders(&self, encoders: &[Option<EncoderWidths>]) -> Result<(), (usize, String)>;
 
-    /// One prompt's conditioning, of what the text encoders made of it, in that order.
+    /// One prompt's conditioning, of what the text encoders made of it, in that order: as many tokens as [`Self::text_tokens`] says.
     ///
     /// # Errors
     /// When the encoded texts are not those of its pipeline.
-    fn join_texts(&self, texts: &[Option<EncodedText>]) -> Result<Conditioning>;
+    fn join_texts(&self, texts: &[Option<EncodedText>], max_sequence_length: usize) -> Result<Conditioning>;
 
     /// A transformer of the same widths with as many blocks as fit into `parameters`, but at least one block of each kind.
     fn with_fewer_blocks(&self, parameters: u64) -> Arc<dyn TransformerConfig>;

@@ -71,9 +71,9 @@ fn transformers_of_two_architectures_are_not_the_same() {
 #[test]
 fn text_tokens_are_those_that_the_encoders_give() {
     let [sd3, flux] = shipped();
-    assert_eq!(sd3.text_tokens(&[Some(24), Some(24), Some(99)]), 24 + 99);
-    assert_eq!(sd3.text_tokens(&[Some(24), Some(24), None]), 24 + 24);
-    assert_eq!(flux.text_tokens(&[Some(24), Some(99)]), 99);
+    assert_eq!(sd3.text_tokens(&[Some(24), Some(24), Some(99)], 99), 24 + 99);
+    assert_eq!(sd3.text_tokens(&[Some(24), Some(24), None], 99), 24 + 99);
+    assert_eq!(flux.text_tokens(&[Some(24), Some(99)], 99), 99);
 }
 
 #[test]

@@ -99,8 +99,8 @@ pub fn files_of_transformer<'n>(names: &[&'n str]) -> Vec<&'n str> {
     names.iter().copied().filter(belongs).collect()
 }
 
-/// Whether diffusers loads a component that has a folder.
-fn is_loaded(index: &Keys, component: &str) -> bool {
+/// Whether diffusers loads a component: whether the index names a class of it.
+pub(super) fn is_loaded(index: &Keys, component: &str) -> bool {
     match index.value(component) {
         Some(Value::Array(pair)) => !pair.iter().all(Value::is_null),
         found => found.is_some(),

@@ -1,14 +1,15 @@
 //! A pipeline's folder: which components `model_index.json` names, and where each one lies.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde_json::Value;
 
+use super::download::is_loaded;
 use super::keys::Keys;
 use super::size::{Geometry, LatentSize};
-use super::{EncoderSlot, Schedule, Scheduler, TextEncoders, Vae};
+use super::{Schedule, Scheduler, TextEncoders, Vae};
 use crate::architecture::{self, Architecture, Guidance, TransformerConfig};
 use crate::checkpoint::{Library, Weights};
 use crate::device::ComputeDevice;
@@ -69,8 +70,10 @@ pub(super) fn is_of_text(architecture: &Architecture, component: &str) -> bool {
 pub struct PipelineFolder {
     path: PathBuf,
     architecture: &'static Architecture,
-    /// The class of each component that is there.
-    classes: BTreeMap<&'static str, String>,
+    /// The components that are there.
+    components: BTreeSet<&'static str>,
+    /// The text encoders and tokenizers that its index does not name.
+    absent_text: Vec<&'static str>,
     transformer: Arc<dyn TransformerConfig>,
     geometry: Geometry,
 }
@@ -104,16 +107,18 @@ impl PipelineFolder {
     fn open_parts(path: &Path, known: &[&'static Architecture], with_text: bool) -> Result<Self> {
         let index = Keys::open(&path.join("model_index.json"))?;
         let architecture = architecture_of(&index, known)?;
-        let mut classes = BTreeMap::new();
+        let of_text = architecture.text_encoders.iter().flat_map(|slot| [slot.encoder, slot.tokenizer]);
+        let absent_text = of_text.filter(|component| !is_loaded(&index, component)).collect();
+        let mut found = BTreeSet::new();
         let wanted = |component: &&Component| with_text || !is_of_text(architecture, component.name);
         for component in components(architecture).iter().filter(wanted) {
-            if let Some(class) = component.class(&index)? {
+            if component.is_named(&index)? {
                 component.check(path)?;
-                classes.insert(component.name, class);
+                found.insert(component.name);
             }
         }
         for slot in architecture.text_encoders {
-            if classes.contains_key(slot.encoder) && !classes.contains_key(slot.tokenizer) {
+            if found.contains(slot.encoder) && !found.contains(slot.tokenizer) {
                 let allowed = format!("`{}` is there and needs its tokenizer", slot.encoder);
                 return Err(index.refuse(slot.tokenizer, &allowed));
             }
@@ -123,7 +128,8 @@ impl PipelineFolder {
         Ok(Self {
             path: path.to_owned(),
             architecture,
-            classes,
+            components: found,
+            absent_text,
             geometry: Geometry::new(transformer.latents(), &vae)?,
             transformer,
         })
@@ -173,7 +179,13 @@ impl PipelineFolder {
 
     /// Whether the pipeline has this component.
     pub fn has(&self, component: &str) -> bool {
-        self.classes.contains_key(component)
+        self.components.contains(component)
+    }
+
+    /// The text encoders and tokenizers of its architecture that its index does not name, also where they were not opened. diffusers loads
+    /// such a pipeline only where it is given `None` in place of each.
+    pub fn absent_text(&self) -> &[&'static str] {
+        &self.absent_text
     }
 
     /// The latents of a picture of `height x width` pixels; a side that is not given has the model's own size.
@@ -226,12 +238,6 @@ impl PipelineFolder {
     pub fn gpu_decoding_bytes(&self, size: LatentSize) -> Result<u64> {
         Vae::gpu_bytes(&self.path.join("vae"), size)
     }
-
-    /// Whether an encoder's tokenizer is of the slow class, which reads some texts differently.
-    pub(super) fn has_slow_tokenizer(&self, slot: &EncoderSlot) -> bool {
-        let slow = slot.kind.tokenizer_classes().first();
-        self.classes.get(slot.tokenizer).map(String::as_str) == slow.copied()
-    }
 }
 
 /// The architecture of the transformer that `model_index.json` names.
@@ -262,19 +268,19 @@ pub(super) fn architecture_of(
 }
 
 impl Component {
-    /// The component's class, or `None` where the pipeline does without it.
-    fn class(&self, index: &Keys) -> Result<Option<String>> {
+    /// Whether the pipeline has the component, of a class that it may be of; else it does without.
+    fn is_named(&self, index: &Keys) -> Result<bool> {
         let supported = self.classes.join(" or ");
-        let class = match index.value(self.name) {
-            None => None,
-            Some(Value::Array(pair)) if pair.len() == 2 && pair.iter().all(Value::is_null) => None,
+        let is_named = match index.value(self.name) {
+            None => false,
+            Some(Value::Array(pair)) if pair.len() == 2 && pair.iter().all(Value::is_null) => false,
             Some(Value::Array(pair)) if pair.len() == 2 => match pair[1].as_str() {
                 // A class of the same name in another library may compute anything.
                 Some(class) if self.classes.contains(&class) && pair[0] != self.library => {
                     let allowed = format!("obsdiff supports that of {} there", self.library);
                     return Err(index.refuse(self.name, &allowed));
                 }
-                Some(class) if self.classes.contains(&class) => Some(class.to_owned()),
+                Some(class) if self.classes.contains(&class) => true,
                 _ => return Err(index.refuse(self.name, &format!("obsdiff supports {supported} there"))),
             },
             Some(_) => {
@@ -282,12 +288,10 @@ impl Component {
                 return Err(index.refuse(self.name, &allowed));
             }
         };
-        match class {
-            None if !self.optional => {
-                Err(index.refuse(self.name, &format!("a pipeline needs this component ({supported})")))
-            }
-            class => Ok(class),
+        if !is_named && !self.optional {
+            return Err(index.refuse(self.name, &format!("a pipeline needs this component ({supported})")));
         }
+        Ok(is_named)
     }
 
     /// Checks that the component's files are there, and the class that its configuration names where it names one.

@@ -7,7 +7,7 @@ use crate::text::{Table, percent};
 
 /// Marks of the longest bar.
 const BAR: usize = 40;
-/// Rows of a chart with a column for each block.
+/// Rows of a chart with a column for each block, where there is room.
 const ROWS: usize = 3;
 /// Marks of an eighth to eight eighths of a character: bars to the right, and columns upwards.
 const RIGHT: [char; 8] = ['▏', '▎', '▍', '▌', '▋', '▊', '▉', '█'];
@@ -71,7 +71,8 @@ pub(super) fn lines(record: &PruningRecord, room: usize) -> Vec<String> {
         let table = if structured { kept_parts(&blocks) } else { zeros(&blocks) };
         table.to_string().lines().map(str::to_owned).collect()
     } else {
-        chart(&blocks, structured)
+        // Beside a title and names.
+        chart(&blocks, structured, room.saturating_sub(2).clamp(1, ROWS))
     }
 }
 
@@ -102,8 +103,8 @@ fn bar(share: f64) -> String {
     bar
 }
 
-/// A column for each block, as wide as all of them fit. The highest reaches the top.
-fn chart(blocks: &[Block<'_>], structured: bool) -> Vec<String> {
+/// A column for each block, as wide as all of them fit, of so many rows. The highest reaches the top.
+fn chart(blocks: &[Block<'_>], structured: bool, rows: usize) -> Vec<String> {
     let shares = || blocks.iter().map(Block::share);
     let (least, most) = (shares().fold(f64::INFINITY, f64::min), shares().fold(0.0, f64::max));
     let mut lists: Vec<Vec<&Block<'_>>> = Vec::new();
@@ -117,10 +118,10 @@ fn chart(blocks: &[Block<'_>], structured: bool) -> Vec<String> {
     let what = if structured { "weights gone" } else { "zeros" };
     let mut lines =
         vec![format!("{what} of each block, {:.0}% to {:.0}% (the highest)", 100.0 * least, 100.0 * most)];
-    for row in (0..ROWS).rev() {
+    for row in (0..rows).rev() {
         let column = |block: &&Block<'_>| {
             let height = if most == 0.0 { 0.0 } else { block.share() / most };
-            let eighths = ((height * (8 * ROWS) as f64).round() as usize).saturating_sub(8 * row).min(8);
+            let eighths = ((height * (8 * rows) as f64).round() as usize).saturating_sub(8 * row).min(8);
             let mark = if eighths == 0 { ' ' } else { UP[eighths - 1] };
             // A gap between columns that are wide enough to leave one.
             let marks = if width > 1 { width - 1 } else { 1 };

@@ -16,6 +16,9 @@ fn linear(name: String, zeros: u64, error: f64, structured: bool) -> Value {
         "gram_trace": 1.0, "unrefined_error": null, "relative_error": error, "cost": error.map(|e| 0.01 / e)})
 }
 
+/// What a pipeline can do without.
+const WITHOUT_T5: [&str; 2] = ["text_encoder_3", "tokenizer_3"];
+
 /// A job with everything that a summary can show, on so many blocks.
 fn summary(lists: &[List<'_>], structured: bool) -> Summary {
     let blocks: Vec<String> =
@@ -54,7 +57,7 @@ fn summary(lists: &[List<'_>], structured: bool) -> Summary {
             "expected_velocity_error": 0.0412, "seconds": 100.0, "other_seconds": 10.0, "phases": phases,
             "peak_memory_bytes": 74 << 20},
     });
-    Summary::new(serde_json::from_value(record).unwrap(), SpanReport::default(), ByteSize(86 << 20))
+    Summary::new(serde_json::from_value(record).unwrap(), SpanReport::default(), ByteSize(86 << 20), &[])
 }
 
 #[test]
@@ -68,8 +71,10 @@ fn a_summary_is_one_screen_of_80_columns_whatever_the_model() {
         &[("transformer_blocks", 19), ("single_transformer_blocks", 38)],
     ];
     for model in models {
-        for structured in [false, true] {
-            let text = summary(model, structured).to_string();
+        for (structured, absent) in
+            [(false, vec![]), (true, vec![]), (false, WITHOUT_T5.to_vec()), (true, WITHOUT_T5.to_vec())]
+        {
+            let text = Summary { absent_text: absent, ..summary(model, structured) }.to_string();
             assert!(text.lines().count() < HEIGHT, "{} lines:\n{text}", text.lines().count());
             let widest = text.lines().map(|line| line.chars().count()).max();
             assert!(widest <= Some(WIDTH), "{widest:?} columns:\n{text}");
@@ -127,6 +132,24 @@ fn a_structured_job_tells_heads_and_neurons_and_never_zeros() {
         "{text}"
     );
     assert!(!text.contains("zeros") && !text.contains(" - "), "{text}");
+}
+
+#[test]
+fn diffusers_is_told_what_a_pipeline_does_without() {
+    for (structured, end) in [
+        (
+            false,
+            "from_pretrained(\n      \"out\", torch_dtype=torch.bfloat16,\n      text_encoder_3=None, tokenizer_3=None)",
+        ),
+        (
+            true,
+            "from_pretrained(\"out\", transformer=t,\n      text_encoder_3=None, tokenizer_3=None).to(t.dtype)",
+        ),
+    ] {
+        let summary = summary(&[("transformer_blocks", 2)], structured);
+        let text = Summary { absent_text: WITHOUT_T5.to_vec(), ..summary }.to_string();
+        assert!(text.ends_with(end), "{text}");
+    }
 }
 
 #[test]

@@ -130,7 +130,7 @@ impl TransformerConfig for FluxConfig {
         Guidance { classifier_free: 1.0, input: self.guidance_embeds.then_some(scale) }
     }
 
-    fn text_tokens(&self, encoders: &[Option<usize>]) -> usize {
+    fn text_tokens(&self, encoders: &[Option<usize>], _: usize) -> usize {
         encoders.get(1).copied().flatten().unwrap_or(0)
     }
 
@@ -149,7 +149,7 @@ impl TransformerConfig for FluxConfig {
     }
 
     /// T5's tokens and CLIP's pooled features.
-    fn join_texts(&self, texts: &[Option<EncodedText>]) -> Result<Conditioning> {
+    fn join_texts(&self, texts: &[Option<EncodedText>], _: usize) -> Result<Conditioning> {
         let [Some(clip), Some(t5)] = texts else {
             return Err(Error::Argument("a CLIP encoder and T5 are expected".to_owned()));
         };

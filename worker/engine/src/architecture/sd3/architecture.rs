@@ -49,7 +49,8 @@ pub static ARCHITECTURE: Architecture = Architecture {
     },
 };
 
-/// Two CLIP encoders side by side, followed by T5. diffusers puts zeros in the place of a T5 that is missing.
+/// Two CLIP encoders side by side, followed by T5. diffusers puts zeros in the place of a T5 that is missing: since 0.36 as many as T5
+/// would give tokens, earlier as many as CLIP gives.
 const TEXT_ENCODERS: [EncoderSlot; 3] = [
     EncoderSlot {
         encoder: "text_encoder",
@@ -130,11 +131,9 @@ impl TransformerConfig for Sd3Config {
         Guidance { classifier_free: scale, input: None }
     }
 
-    fn text_tokens(&self, encoders: &[Option<usize>]) -> usize {
+    fn text_tokens(&self, encoders: &[Option<usize>], max_sequence_length: usize) -> usize {
         let of = |encoder: usize| encoders.get(encoder).copied().flatten();
-        let clip = of(0).unwrap_or(0);
-        // As in diffusers, zeros in the place of a missing T5 are as many as CLIP's tokens.
-        clip + of(2).unwrap_or(clip)
+        of(0).unwrap_or(0) + of(2).unwrap_or(max_sequence_length)
     }
 
     fn check_encoders(&self, encoders: &[Option<EncoderWidths>]) -> Result<(), (usize, String)> {
@@ -155,9 +154,9 @@ impl TransformerConfig for Sd3Config {
         Err((1, format!("does not fit beside `text_encoder`: their {problem}")))
     }
 
-    /// The CLIP tokens, the features of both encoders side by side and zeros up to the joint width, then the T5 tokens. The pooled
-    /// features of both CLIP encoders side by side.
-    fn join_texts(&self, texts: &[Option<EncodedText>]) -> Result<Conditioning> {
+    /// The CLIP tokens, the features of both encoders side by side and zeros up to the joint width, then the T5 tokens, or zeros.
+    /// The pooled features of both CLIP encoders side by side.
+    fn join_texts(&self, texts: &[Option<EncodedText>], max_sequence_length: usize) -> Result<Conditioning> {
         let [Some(l), Some(g), t5] = texts else {
             return Err(Error::Argument("two CLIP encoders and T5 are expected".to_owned()));
         };
@@ -165,7 +164,7 @@ impl TransformerConfig for Sd3Config {
         let clip = clip.pad_with_zeros(1, 0, self.joint_attention_dim - clip.dim(1)?)?;
         let t5 = match t5 {
             Some(t5) => t5.hidden.clone(),
-            None => clip.zeros_like()?,
+            None => Tensor::zeros((max_sequence_length, clip.dim(1)?), clip.dtype(), clip.device())?,
         };
         Ok(Conditioning {
             text: Tensor::cat(&[&clip, &t5], 0)?,

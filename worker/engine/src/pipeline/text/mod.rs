@@ -91,7 +91,7 @@ impl EncoderKind {
         }
     }
 
-    /// The classes of its tokenizer: the slow one first.
+    /// The classes of its tokenizer. transformers 5 gives both names to one class.
     pub(super) fn tokenizer_classes(self) -> &'static [&'static str] {
         match self {
             Self::Clip | Self::ClipWithProjection => &["CLIPTokenizer", "CLIPTokenizerFast"],
@@ -135,6 +135,8 @@ impl EncodedText {
 pub struct TextEncoders {
     /// In the architecture's order; none where the pipeline does without.
     encoders: Vec<Option<(PromptTokenizer, Encoder)>>,
+    /// The tokens that T5 gives, or would give.
+    max_sequence_length: usize,
     transformer: Arc<dyn TransformerConfig>,
     ops: ModelOps,
 }
@@ -170,12 +172,11 @@ impl TextEncoders {
             };
             let projected = slot.kind == EncoderKind::ClipWithProjection;
             let encoder = ClipEncoder::open(&encoder, length, projected)?;
-            let slow = pipeline.has_slow_tokenizer(slot);
-            Ok(Some((PromptTokenizer::clip(&tokenizer, slow, length)?, Encoder::Clip(encoder))))
+            Ok(Some((PromptTokenizer::clip(&tokenizer, length)?, Encoder::Clip(encoder))))
         };
         let slots = pipeline.architecture().text_encoders;
         let encoders: Vec<_> = slots.iter().map(&mut open).collect::<Result<_>>()?;
-        let opened = Self { encoders, transformer, ops: ModelOps::default() };
+        let opened = Self { encoders, max_sequence_length, transformer, ops: ModelOps::default() };
         opened.check_widths()?;
         Ok(opened)
     }
@@ -245,7 +246,8 @@ impl TextEncoders {
 
     /// The number of text tokens of a [`Conditioning`].
     pub fn tokens(&self) -> usize {
-        self.transformer.text_tokens(&self.each(|(tokenizer, _)| tokenizer.length()))
+        let given = self.each(|(tokenizer, _)| tokenizer.length());
+        self.transformer.text_tokens(&given, self.max_sequence_length)
     }
 
     /// The token ids of a prompt, for each encoder that the pipeline has.
@@ -331,7 +333,7 @@ impl TextEncoders {
                 text[index] = Some(encoded);
             }
         }
-        texts.iter().map(|text| self.transformer.join_texts(text)).collect()
+        texts.iter().map(|text| self.transformer.join_texts(text, self.max_sequence_length)).collect()
     }
 }
 

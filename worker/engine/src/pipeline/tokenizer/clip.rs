@@ -6,12 +6,12 @@ use std::path::{Path, PathBuf};
 use obsdiff_files::read_regular;
 use tokenizers::models::bpe::{BPE, Merges, Vocab};
 use tokenizers::normalizers::replace::ReplacePattern;
-use tokenizers::normalizers::{BertNormalizer, Lowercase, NFC, Replace, Sequence};
+use tokenizers::normalizers::{Lowercase, NFC, Replace, Sequence};
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::pre_tokenizers::sequence::Sequence as PreSequence;
 use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
 use tokenizers::processors::roberta::RobertaProcessing;
-use tokenizers::{NormalizerWrapper, SplitDelimiterBehavior, Tokenizer};
+use tokenizers::{SplitDelimiterBehavior, Tokenizer};
 
 use super::special::{Defaults, SpecialTokens};
 use crate::checkpoint::read_json;
@@ -40,7 +40,6 @@ const MAX_MERGES_BYTES: u64 = 16 << 20;
 pub(super) fn from_vocabulary(
     folder: &Path,
     [vocab, merges]: &[PathBuf; 2],
-    slow: bool,
     special: &SpecialTokens,
 ) -> Result<Tokenizer> {
     let unusable =
@@ -60,7 +59,7 @@ pub(super) fn from_vocabulary(
         .build()
         .map_err(|e| unusable(&e))?;
     let mut tokenizer = Tokenizer::new(bpe);
-    tokenizer.with_normalizer(Some(normalizer(slow).map_err(|e| unusable(&e))?)).map_err(|e| unusable(&e))?;
+    tokenizer.with_normalizer(Some(normalizer().map_err(|e| unusable(&e))?)).map_err(|e| unusable(&e))?;
     let words = Split::new(SplitPattern::Regex(WORDS.to_owned()), SplitDelimiterBehavior::Removed, true);
     let words = words.map_err(|e| unusable(&e))?;
     let bytes = ByteLevel::new(false, true, false);
@@ -71,20 +70,10 @@ pub(super) fn from_vocabulary(
     Ok(tokenizer)
 }
 
-/// What happens to a text before it is cut into words. The slow class first drops control characters and puts spaces around
-/// Chinese ones (its own cleaning, used where the package `ftfy` is not installed), and it knows the Greek final sigma.
-fn normalizer(slow: bool) -> tokenizers::Result<Sequence> {
-    let mut steps: Vec<NormalizerWrapper> = Vec::new();
-    if slow {
-        steps.push(BertNormalizer::new(true, true, Some(false), false).into());
-    }
-    steps.push(NFC.into());
-    steps.push(Replace::new(ReplacePattern::Regex(r"\s+".to_owned()), " ")?.into());
-    if slow {
-        steps.push(Replace::new(ReplacePattern::Regex(r"(?<=\p{L})Σ(?!\p{L})".to_owned()), "ς")?.into());
-    }
-    steps.push(Lowercase.into());
-    Ok(Sequence::new(steps))
+/// What happens to a text before it is cut into words.
+fn normalizer() -> tokenizers::Result<Sequence> {
+    let spaces = Replace::new(ReplacePattern::Regex(r"\s+".to_owned()), " ")?;
+    Ok(Sequence::new(vec![NFC.into(), spaces.into(), Lowercase.into()]))
 }
 
 /// Reads pairs, one a line, after a first line that says the version.

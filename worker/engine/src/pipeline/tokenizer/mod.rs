@@ -31,21 +31,22 @@ pub struct PromptTokenizer {
 }
 
 impl PromptTokenizer {
-    /// Loads a CLIP tokenizer from `vocab.json` and `merges.txt`, or from `tokenizer.json`, for prompts of `length` tokens.
-    /// `slow` is for the class `CLIPTokenizer`, which separates Chinese characters and drops control characters, while
-    /// `CLIPTokenizerFast` does not; each class reads its own files first where both are there.
+    /// Loads a CLIP tokenizer from `tokenizer.json`, or from `vocab.json` and `merges.txt` where there is none, for prompts of `length`
+    /// tokens. It reads them as transformers 5 does, where `CLIPTokenizer` and `CLIPTokenizerFast` are one class. In transformers 4
+    /// `CLIPTokenizer` was a slow class, which put spaces around Chinese characters, dropped control characters and knew the Greek final
+    /// sigma: there, prompts with such characters get other ids.
     ///
     /// # Errors
     /// When the files are missing or do not make a tokenizer.
-    pub fn clip(folder: &Path, slow: bool, length: usize) -> Result<Self> {
+    pub fn clip(folder: &Path, length: usize) -> Result<Self> {
         let special = SpecialTokens::read(folder, &clip::DEFAULT_TOKENS)?;
         let whole = folder.join("tokenizer.json");
         let parts = ["vocab.json", "merges.txt"].map(|name| folder.join(name));
-        // These paths may be anything. A path that is not a file is refused when it is opened.
-        if whole.exists() && !(slow && parts.iter().all(|part| part.exists())) {
+        // This path may be anything. One that is not a file is refused when it is opened.
+        if whole.exists() {
             return Self::new(folder, read_whole(&whole)?, &special, length, [whole]);
         }
-        let tokenizer = clip::from_vocabulary(folder, &parts, slow, &special)?;
+        let tokenizer = clip::from_vocabulary(folder, &parts, &special)?;
         Self::new(folder, tokenizer, &special, length, parts)
     }
 
