@@ -17,7 +17,7 @@ use crate::cli::{JobArgs, OutputStyle};
 use crate::clock::Clock;
 use crate::downloads::Downloads;
 use crate::fold::folded;
-use crate::job::{JobFile, StoreSettings};
+use crate::job::{JobFile, StoreSettings, near_keys};
 use crate::progress::Progress;
 use crate::runtime::runtime;
 use crate::signals::Signals;
@@ -56,6 +56,7 @@ impl CommandContext<'_> {
     /// # Errors
     /// As [`JobFile::load`] and [`JobFile::open_model`].
     pub fn job(&self, args: &JobArgs) -> Result<JobFile> {
+        self.tell_near_keys();
         let loaded = JobFile::load(&args.job, self.environment.iter().cloned(), &args.sets);
         let loaded = loaded.map_err(|error| match error {
             Error::File { path, source } if path == args.job && source.kind() == ErrorKind::NotFound => {
@@ -90,7 +91,15 @@ impl CommandContext<'_> {
     /// # Errors
     /// As [`JobFile::of_config`].
     pub fn job_of_config(&self, args: &JobArgs) -> Result<JobFile> {
+        self.tell_near_keys();
         JobFile::of_config(&args.job, self.environment.iter().cloned(), &args.sets)
+    }
+
+    /// Tells of variables that are ignored and look like keys of a job.
+    fn tell_near_keys(&self) {
+        for note in near_keys(&self.environment) {
+            self.progress().note(&note);
+        }
     }
 
     /// The folder of a pipeline that an argument names: of one in an object store so much as `extent` says is downloaded.

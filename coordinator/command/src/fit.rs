@@ -1,12 +1,12 @@
 //! Whether a job fits a worker's memory, and that of its GPU.
 
 use obsdiff_core::{MemoryNeeds, PlanCost, Tokens, fewest_packages};
-use obsdiff_proto::{ByteSize, Inventory, JobError, JobSpec, Plan};
+use obsdiff_proto::{ByteSize, Inventory, JobError, JobSpec, Plan, counted};
 
-use crate::Result;
 use crate::described::Described;
 use crate::device_needs::DeviceNeeds;
 use crate::job::JobFile;
+use crate::{Error, Result};
 
 /// Bytes that more workers than one may take in a process that was not given a number of workers.
 const MOST_FOR_WORKERS: u64 = 256 << 20;
@@ -22,8 +22,8 @@ pub fn best_workers(needs: &MemoryNeeds, cost: &PlanCost, shards: usize, memory:
 }
 
 /// Refuses a plan whose Grams do not fit the memory of this number of workers of one process, beside all else that they hold. The
-/// error names the smallest number of packages that fits. It is never chosen silently, because a job's cost and result depend on it.
-/// A plan without Grams always fits.
+/// error names how many workers fit, where fewer do, or the smallest number of packages that fits. That is never chosen silently, because
+/// a job's cost and result depend on it. A plan without Grams always fits.
 ///
 /// # Errors
 /// When the plan does not fit, or the job cannot be planned with another number of packages.
@@ -34,10 +34,27 @@ pub fn check(
     workers: usize,
     memory: ByteSize,
 ) -> Result<()> {
-    match misfit(job, described, plan, workers, memory)? {
-        Some(error) => Err(job.refuse(error)),
-        None => Ok(()),
-    }
+    let Some(error) = misfit(job, described, plan, workers, memory)? else { return Ok(()) };
+    let grams = described.cost(&job.spec, plan).largest_grams();
+    let needs = described.memory(&job.spec, plan);
+    let fit = |workers: usize| grams <= needs.room_for_grams(memory.0, workers as u64);
+    let Some(most) = fewer_workers(workers, fit) else { return Err(job.refuse(error)) };
+    let room = ByteSize(needs.room_for_grams(memory.0, workers as u64));
+    let fewest = fewest_packages(&job.spec, &described.inventory, described.tokens, room);
+    let fewest = fewest.map_err(|e| job.unplanned(e))?;
+    Err(too_many_workers(workers, most, fewest, &format!("the memory of {memory}")))
+}
+
+/// The most workers that fit, where fewer do than the user asked for. None where not even one does: then the job is to blame.
+fn fewer_workers(asked: usize, fit: impl Fn(usize) -> bool) -> Option<usize> {
+    (1..asked).rev().find(|workers| fit(*workers))
+}
+
+/// The error of more workers than `place` holds; `packages` is the smallest number with which it holds as many as were asked for.
+fn too_many_workers(asked: usize, most: usize, packages: Option<u32>, place: &str) -> Error {
+    let besides = packages.map_or_else(String::new, |count| format!(", or packages.count = {count} or more"));
+    let held = counted(most, "worker");
+    Error::key("--workers", format!("is {asked}, but {place} holds {held}: give at most {most}{besides}"))
 }
 
 /// Why a plan does not fit; none if it does.
@@ -131,8 +148,8 @@ impl<'a> OnDevice<'a> {
         fewest.map_err(|e| self.job.unplanned(e))
     }
 
-    /// Refuses a plan that does not fit the memory of a GPU on which so many workers work. The error names the smallest number of packages
-    /// that fits.
+    /// Refuses a plan that does not fit the memory of a GPU on which so many workers work. The error names how many workers fit, where
+    /// fewer do, or the smallest number of packages that fits.
     ///
     /// # Errors
     /// When the plan does not fit, or the job cannot be planned with another number of packages.
@@ -148,6 +165,11 @@ impl<'a> OnDevice<'a> {
                 ByteSize(needs.while_encoding())
             );
             return Err(job.refuse(JobError::new("calibration.conditioning", problem)));
+        }
+        let fit = |workers: usize| needs.peak(self.grams, workers as u64) <= memory.0;
+        if let Some(most) = fewer_workers(workers, fit) {
+            let fewest = self.fewest_packages(workers, memory)?;
+            return Err(too_many_workers(workers, most, fewest, &format!("the GPU, which has {memory},")));
         }
         let besides = ByteSize(needs.besides_grams(workers as u64));
         let advice = match self.fewest_packages(workers, memory)? {

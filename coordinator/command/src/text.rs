@@ -1,6 +1,8 @@
-//! Text for people: tables in plain characters, and numbers with units.
+//! Text for people: tables in plain characters, numbers with units, and paths in commands.
 
+use std::borrow::Cow;
 use std::fmt;
+use std::path::Path;
 use std::time::Duration;
 
 use console::{Alignment, measure_text_width, pad_str};
@@ -122,6 +124,12 @@ pub fn percent(part: u64, whole: u64) -> String {
     }
 }
 
+/// A path as a shell reads it, for commands that are shown to be run. One that no shell can be given is shown as it is.
+pub fn shell_path(path: &Path) -> String {
+    let path = path.to_string_lossy();
+    shlex::try_quote(&path).map_or_else(|_| path.to_string(), Cow::into_owned)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -143,6 +151,15 @@ mod tests {
         table.row(["東京", "7", "#"].map(str::to_owned));
         table.row(["paris".to_owned(), "12".to_owned()]);
         assert_eq!(table.to_string(), "host    n\n東京    7  #\nparis  12\n");
+    }
+
+    #[test]
+    fn a_shell_reads_a_path_as_it_is() {
+        for path in ["job.toml", "/a/b-c_d.toml", "d \"q\" $x/job.toml", "it's", "ö b", ""] {
+            let quoted = shell_path(Path::new(path));
+            assert_eq!(shlex::split(&quoted).as_deref(), Some(&[path.to_owned()][..]), "{quoted}");
+        }
+        assert_eq!(shell_path(Path::new("a/job.toml")), "a/job.toml");
     }
 
     #[test]

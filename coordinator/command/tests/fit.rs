@@ -4,8 +4,10 @@
 use std::fs;
 use std::path::Path;
 
+use candle_core::DType;
 use obsdiff::job::JobFile;
 use obsdiff::run::Inputs;
+use obsdiff_engine::architecture::MOST_KEPT_BYTES;
 use obsdiff_proto::ByteSize;
 
 const ASSETS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/assets");
@@ -87,6 +89,35 @@ fn every_worker_of_the_process_needs_room() {
 }
 
 #[test]
+fn more_workers_than_fit_are_refused_with_how_many_do() {
+    let folder = tempfile::tempdir().unwrap();
+    let job = job(folder.path(), &[]);
+    let inputs = Inputs::open(&job, 1, None).unwrap();
+    for most in [1, 2, 3] {
+        let peak = inputs.predicted_peak(&job, most);
+        let said = Inputs::open(&job, 1000, Some(peak)).err().unwrap().line();
+        let held = if most == 1 { "1 worker".to_owned() } else { format!("{most} workers") };
+        let says = format!("--workers: is 1000, but the memory of {peak} holds {held}: give at most {most}");
+        assert_eq!(said, says);
+        assert!(Inputs::open(&job, most, Some(peak)).is_ok(), "{most} workers");
+    }
+    // With smaller Grams there may be room for as many.
+    let peak = inputs.predicted_peak(&job, 3);
+    let said = Inputs::open(&job, 3, Some(ByteSize(peak.0 - 4))).err().unwrap().line();
+    let (says, count) = said.split_once(", or packages.count = ").unwrap();
+    assert!(says.ends_with(" holds 2 workers: give at most 2"), "{said}");
+    let more = self::job(folder.path(), &[&format!("packages.count={}", count.split(' ').next().unwrap())]);
+    assert!(Inputs::open(&more, 3, Some(ByteSize(peak.0 - 4))).is_ok(), "{said}");
+    // On a GPU, too.
+    let on_gpu = |workers, free| Inputs::open_on(&job, workers, None, Some(ByteSize(free)));
+    let free = (10..40).map(|bits| 1_u64 << bits).find(|free| on_gpu(1, *free).is_ok()).unwrap();
+    let said = on_gpu(1000, free).err().unwrap().line();
+    assert!(said.starts_with("--workers: is 1000, but the GPU, which has "), "{said}");
+    let most: usize = said.rsplit(' ').next().unwrap().parse().unwrap();
+    assert!(on_gpu(most, free).is_ok() && on_gpu(most + 1, free).is_err(), "{said}");
+}
+
+#[test]
 fn a_job_that_no_number_of_packages_makes_fit_is_told_so() {
     let folder = tempfile::tempdir().unwrap();
     let said = refused(folder.path(), &[], ByteSize(1 << 20)).unwrap();
@@ -101,4 +132,25 @@ fn a_job_without_grams_fits() {
     let sets = ["sparsity.method=magnitude", "sparsity.refine=0"];
     assert_eq!(refused(folder.path(), &sets, ByteSize(1)), None);
     assert!(refused(folder.path(), &sets[..1], ByteSize(1)).is_some());
+}
+
+#[test]
+fn what_a_smaller_batch_leaves_behind_counts_as_far_as_the_engine_keeps_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let sets = ["calibration.count=400", "calibration.shard_size=400"];
+    let opened = |held_out: &str| {
+        let job = job(folder.path(), &[&sets[..], &[held_out]].concat());
+        let inputs = Inputs::open(&job, 1, None).unwrap();
+        (inputs.described.memory(&job.spec, &inputs.plan).activations, inputs)
+    };
+    let (whole, _) = opened("evaluation.count=400");
+    let (halved, inputs) = opened("evaluation.count=200");
+    let described = &inputs.described;
+    let [pictures, image, text] =
+        [200 * described.tokens.branches, described.tokens.image, described.tokens.text]
+            .map(|number| number as usize);
+    let left = described.config.kept_bytes(pictures, image, text, DType::F32);
+    // More than was kept of old.
+    assert!(left > 64 << 20 && left <= MOST_KEPT_BYTES, "{left}");
+    assert_eq!(halved - whole, left);
 }

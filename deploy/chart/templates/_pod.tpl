@@ -51,7 +51,7 @@ capabilities:
 {{- define "obsdiff.podBase" -}}
 restartPolicy: Never
 automountServiceAccountToken: false
-# A variable for each Service of the namespace, such as OBSDIFF_PORT, would be taken for a key of the job.
+# Nothing here reads the variables that Kubernetes sets for each Service of the namespace, such as OBSDIFF_PORT.
 enableServiceLinks: false
 serviceAccountName: {{ include "obsdiff.serviceAccount" . }}
 {{- with .Values.image.pullSecrets }}

@@ -151,8 +151,8 @@ impl SparsitySpec {
         let by_pattern = matches!(self.pattern, Pattern::NToM { .. });
         if self.allocation() == Allocation::Global {
             if by_pattern {
-                let problem = "is \"global\", but N:M prunes the same share everywhere: set sparsity.dense to leave the linears \
-                               dense that lose most";
+                let problem = "is \"global\", but N:M prunes the same share everywhere: leave it out, or unset it by --set \
+                               sparsity.allocation=; where some linears are to stay dense, set sparsity.dense besides";
                 return refuse("allocation", problem.to_owned());
             }
             if self.pattern == Pattern::Structured {

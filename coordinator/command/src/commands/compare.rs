@@ -38,10 +38,10 @@ pub(super) fn compare(args: &CompareArgs, context: &mut CommandContext<'_>) -> R
         report::check_file(report)?;
     }
     let folder_of = |path: &Path| context.pipeline(path, Extent::Whole);
-    let (dense, pruned) = (folder_of(&args.dense)?, folder_of(&args.pruned)?);
-    let request = Request::read(&args.sampling, &pruned)?;
+    let folders = [folder_of(&args.dense)?, folder_of(&args.pruned)?];
+    let (dense, pruned) = (open_pipeline(&folders[0])?, open_pipeline(&folders[1])?);
+    let request = Request::read(&args.sampling, &folders[1])?;
     let prompts = &request.prompts;
-    let (dense, pruned) = (open_pipeline(&dense)?, open_pipeline(&pruned)?);
     if !dense.transformer_config().same_but_for_blocks(&**pruned.transformer_config()) {
         let problem =
             format!("is not the configuration of {}: the two cannot be compared", args.dense.display());

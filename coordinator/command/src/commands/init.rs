@@ -1,13 +1,14 @@
 //! `obsdiff init PIPELINE`.
 
 use std::fmt::Write as _;
-use std::fs;
+use std::fs::{self, Permissions};
 use std::io::Write as _;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use obsdiff_core::fewest_packages;
 use obsdiff_engine::pipeline::PipelineFolder;
-use obsdiff_files::read_regular;
+use obsdiff_files::{Disk, parent_of, read_regular};
 use obsdiff_proto::{ByteSize, counted};
 use obsdiff_worker::stored_model::Extent;
 use tempfile::NamedTempFile;
@@ -69,19 +70,23 @@ pub(super) fn init(args: &InitArgs, context: &mut CommandContext<'_>) -> Result<
     let prompts = args.prompts.clone().unwrap_or_else(|| folder.join("prompts.txt"));
     let made = args.prompts.is_none() && prompts.symlink_metadata().is_err();
     if made {
-        write_new(&prompts, &sample_prompts())?;
+        write_new(&context.disk, &prompts, &sample_prompts())?;
     }
-    let written = job_text(args, &pipeline, &prompts, context).and_then(|job| write_new(&args.out, &job));
+    let written = job_text(args, &pipeline, &prompts, context)
+        .and_then(|job| write_new(&context.disk, &args.out, &job));
     if written.is_err() && made {
         // It is this process's own, and of no use without the job.
         let _ = fs::remove_file(&prompts);
     }
     written?;
-    let (job, prompts) = (args.out.display(), prompts.display());
+    let prompts = prompts.display();
     if made {
         writeln!(context.out, "{prompts}: sample prompts; replace them by some of your own")?;
+    } else if args.prompts.is_none() {
+        writeln!(context.out, "{prompts}: was there already; the job takes its prompts")?;
     }
-    writeln!(context.out, "{job}: a job for {}", args.pipeline.display())?;
+    writeln!(context.out, "{}: a job for {}", args.out.display(), args.pipeline.display())?;
+    let job = text::shell_path(&args.out);
     Ok(writeln!(context.out, "next:\n  obsdiff plan {job}\n  obsdiff run {job}")?)
 }
 
@@ -139,7 +144,7 @@ fn job_text(
 fn parsed(text: &JobText, context: &CommandContext<'_>) -> Result<JobFile> {
     let failed = |e| Error::file(std::env::temp_dir(), e);
     let mut file = NamedTempFile::new().map_err(failed)?;
-    file.write_all(text.render().as_bytes()).map_err(failed)?;
+    file.as_file_mut().write_all(text.render().as_bytes()).map_err(failed)?;
     context.with_model(JobFile::load(file.path(), context.environment.iter().cloned(), &[])?)
 }
 
@@ -209,8 +214,17 @@ fn sample_prompts() -> String {
     lines.fold(String::new(), |text, line| text + &line + "\n")
 }
 
-/// Writes a file that does not exist yet.
-fn write_new(path: &Path, text: &str) -> Result<()> {
-    let mut file = fs::File::create_new(path).map_err(|e| Error::file(path, e))?;
-    file.write_all(text.as_bytes()).map_err(|e| Error::file(path, e))
+/// Writes a file that does not exist yet. It appears whole or not at all.
+fn write_new(disk: &Disk, path: &Path, text: &str) -> Result<()> {
+    let failed = |e| Error::file(path, e);
+    let mut file = tempfile::Builder::new()
+        .prefix(".obsdiff-")
+        .permissions(Permissions::from_mode(0o666))
+        .tempfile_in(parent_of(path))
+        .map_err(failed)?;
+    // Its own `Write` would put the temporary name behind what the system says.
+    file.as_file_mut().write_all(text.as_bytes()).map_err(failed)?;
+    file.as_file().sync_all().map_err(failed)?;
+    // Where it fails, the file is removed when its name is dropped.
+    disk.rename_new(&file.into_temp_path(), path).map_err(failed)
 }

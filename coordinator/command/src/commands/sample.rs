@@ -26,12 +26,12 @@ pub(super) fn sample(args: &SampleArgs, context: &mut CommandContext<'_>) -> Res
     context.compute_here()?;
     check_format(&args.out)?;
     let source = context.pipeline(&args.pipeline, Extent::Whole)?;
+    let pipeline = open_pipeline(&source)?;
     let request = Request::read(&args.sampling, &source)?;
     let prompts = &request.prompts;
     let inputs = [Some(&args.pipeline), args.sampling.file.as_ref()];
     let inputs: Vec<&Path> = inputs.into_iter().flatten().map(PathBuf::as_path).collect();
     let folder = check_out(&args.out, &files(&args.out, prompts.len())?, &inputs)?;
-    let pipeline = open_pipeline(&source)?;
     let progress = context.progress();
     let settings = request.settings(&pipeline);
     let sampling = Sampling::new(&pipeline, prompts, settings, (folder, &device), &progress)

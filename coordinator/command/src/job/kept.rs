@@ -10,7 +10,7 @@ use obsdiff_store::GramStore;
 use obsdiff_worker::grams::GramIndex;
 use serde_json::Value as Json;
 
-use super::{JobFile, StoreSettings, blame, find, is_given, overrides, typed, untyped};
+use super::{JobFile, StoreSettings, blame, find, is_given, overrides, remove, typed, untyped};
 use crate::runtime::runtime;
 use crate::{Error, Result};
 
@@ -71,12 +71,7 @@ impl JobFile {
         let built = Config::builder().add_source(source).build().map_err(|e| unwritten(&e))?;
         let mut merged = built.cache;
         remove(&mut merged, "output", &["path"]);
-        for value in overrides::of_environment(&environment)? {
-            value.apply(&mut merged)?;
-        }
-        for set in sets {
-            overrides::of_flag(set)?.apply(&mut merged)?;
-        }
+        overrides::apply_all(&mut merged, &environment, sets)?;
         let given = only_given(&merged);
         if is_given(&given, "preset") {
             let problem = "says what a job leaves out, but the job that kept these Grams says everything: set the keys themselves";
@@ -170,15 +165,6 @@ impl JobFile {
         }
         Ok(())
     }
-}
-
-/// Removes keys of a section.
-fn remove(root: &mut Value, section: &str, keys: &[&str]) {
-    let ValueKind::Table(sections) = &mut root.kind else { return };
-    let Some(ValueKind::Table(table)) = sections.get_mut(section).map(|section| &mut section.kind) else {
-        return;
-    };
-    keys.iter().for_each(|key| drop(table.remove(*key)));
 }
 
 /// Of a table, what the environment or a flag gave.

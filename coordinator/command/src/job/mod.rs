@@ -22,10 +22,11 @@ use obsdiff_worker::grams::GramIndex;
 use serde::Deserialize;
 
 use crate::cli::TILDE;
+use crate::text::shell_path;
 use crate::{Error, Result};
 
 use model::JobStoredModel;
-pub use overrides::ENV_PREFIX;
+pub use overrides::{ENV_PREFIX, near_keys};
 use overrides::{FROM_ENV, variable_of};
 
 /// Environment variables of the program itself, which are no keys of a job.
@@ -204,12 +205,7 @@ fn merged(path: &Path, environment: &[(OsString, OsString)], sets: &[String]) ->
     let file = config::File::from_str(&text, FileFormat::Toml);
     let mut merged =
         Config::builder().add_source(file).build().map_err(|e| unreadable(path, &text, e))?.cache;
-    for value in overrides::of_environment(environment)? {
-        value.apply(&mut merged)?;
-    }
-    for set in sets {
-        overrides::of_flag(set)?.apply(&mut merged)?;
-    }
+    overrides::apply_all(&mut merged, environment, sets)?;
     presets::fill(&mut merged)?;
     Ok(merged)
 }
@@ -221,7 +217,7 @@ fn typed(merged: &Value) -> std::result::Result<JobSpec, strict::Refusal> {
 fn read(path: &Path) -> Result<String> {
     if path.join("model_index.json").is_file() {
         let problem =
-            format!("is a pipeline, not a job: `obsdiff init {}` writes one for it", path.display());
+            format!("is a pipeline, not a job: `obsdiff init {}` writes one for it", shell_path(path));
         return Err(Error::content(path, problem));
     }
     let bytes = read_regular(path, MAX_JOB_BYTES).map_err(|e| Error::file(path, e))?;
@@ -301,6 +297,15 @@ fn find<'a>(root: &'a Value, key: &str) -> Option<&'a Value> {
         ValueKind::Array(items) => items.get(part.strip_suffix(']')?.parse::<usize>().ok()?),
         _ => None,
     })
+}
+
+/// Removes keys of a section.
+fn remove(root: &mut Value, section: &str, keys: &[&str]) {
+    let ValueKind::Table(sections) = &mut root.kind else { return };
+    let Some(ValueKind::Table(table)) = sections.get_mut(section).map(|section| &mut section.kind) else {
+        return;
+    };
+    keys.iter().for_each(|key| drop(table.remove(*key)));
 }
 
 /// The known name that is close to this one.

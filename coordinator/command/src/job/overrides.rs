@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use config::{Config, FileFormat, Map, Value, ValueKind};
 
 use super::strict::shown;
-use super::{FROM_FLAG, FROM_PRESET, PROGRAM_VARIABLES, near};
+use super::{FROM_FLAG, FROM_PRESET, PROGRAM_VARIABLES, find, is_given, near, remove, typed};
 use crate::{Error, Result};
 
 /// Start of the environment variables that override keys: `OBSDIFF_SPARSITY__RATIO=0.6` sets `sparsity.ratio`.
@@ -27,6 +27,9 @@ const PRESET: &str = "preset";
 
 /// The keys that are lists. The whole list, or one of its items, is written in TOML.
 const LISTS: [[&str; 2]; 2] = [["sparsity", "rules"], ["output", "gram_prompts"]];
+
+/// The keys of `[packages]` of which a job has at most one.
+const EITHER: [&str; 2] = ["count", "memory"];
 
 /// A value for a key, and who gave it.
 #[derive(Debug)]
@@ -106,6 +109,41 @@ impl Override {
     }
 }
 
+/// Puts the values of the environment in their places, then those of flags. Of two keys that exclude each other, the one whose source
+/// ranks lower makes way.
+///
+/// # Errors
+/// When a variable or a flag names no key, or what a value would lie in is no table or list.
+pub(super) fn apply_all(
+    root: &mut Value,
+    environment: &[(OsString, OsString)],
+    sets: &[String],
+) -> Result<()> {
+    for value in of_environment(environment)? {
+        value.apply(root)?;
+    }
+    for set in sets {
+        of_flag(set)?.apply(root)?;
+    }
+    let ranks = EITHER.map(|key| rank(root, &format!("packages.{key}")));
+    if let [Some(count), Some(memory)] = ranks
+        && count != memory
+    {
+        remove(root, "packages", &[EITHER[usize::from(memory < count)]]);
+    }
+    Ok(())
+}
+
+/// How high the source of a key's value ranks: 0 the file, 1 the environment, 2 flags. None where the key has no value.
+fn rank(root: &Value, key: &str) -> Option<u8> {
+    let value = find(root, key).filter(|_| is_given(root, key))?;
+    Some(match value.origin() {
+        Some(FROM_FLAG) => 2,
+        Some(FROM_ENV) => 1,
+        _ => 0,
+    })
+}
+
 fn is_list(path: &[PathStep]) -> bool {
     let keys: Vec<&str> =
         path.iter().filter_map(|s| if let PathStep::Key(k) = s { Some(k.as_str()) } else { None }).collect();
@@ -145,7 +183,7 @@ fn given(value: Value, origin: &String) -> Value {
 ///
 /// # Errors
 /// When a variable names no key of a section of the job.
-pub(super) fn of_environment(environment: &[(OsString, OsString)]) -> Result<Vec<Override>> {
+fn of_environment(environment: &[(OsString, OsString)]) -> Result<Vec<Override>> {
     let mut found = Vec::new();
     for (name, value) in environment {
         let Some((name, path)) = name.to_str().and_then(|name| Some((name, variable(name)?))) else {
@@ -189,6 +227,35 @@ fn variable(name: &str) -> Option<Result<Vec<PathStep>>> {
     };
     let path: Option<Vec<PathStep>> = parts.iter().map(step).collect();
     Some(path.ok_or_else(|| Error::key(name, "names no key of a job, as OBSDIFF_SECTION__KEY does")))
+}
+
+/// Notes on variables that name no key of a job, but would with a second underscore behind the section: `OBSDIFF_SPARSITY_RATIO`.
+pub fn near_keys(environment: &[(OsString, OsString)]) -> Vec<String> {
+    let note = |(name, _): &(OsString, OsString)| {
+        let name = name.to_str()?;
+        let meant = variable_of(&near_key(name)?);
+        Some(format!("{name} is no key of a job and is ignored: did you mean {meant}?"))
+    };
+    let mut notes: Vec<String> = environment.iter().filter_map(note).collect();
+    notes.sort();
+    notes
+}
+
+/// The key that a variable with one underscore behind the section may mean.
+fn near_key(name: &str) -> Option<String> {
+    let key = name.strip_prefix(ENV_PREFIX)?.to_lowercase();
+    let (section, key) = key.split_once('_')?;
+    (SECTIONS.contains(&section) && is_key(section, key)).then(|| format!("{section}.{key}"))
+}
+
+/// Whether a section of a job has this key: whatever its value is refused for otherwise.
+fn is_key(section: &str, key: &str) -> bool {
+    let table = |name: &str, value: Value| {
+        Value::new(None, ValueKind::Table(Map::from_iter([(name.to_owned(), value)])))
+    };
+    let text = Value::new(None, ValueKind::String(String::new()));
+    let job = table(section, table(key, text));
+    !typed(&job).is_err_and(|refusal| refusal.names_no_key())
 }
 
 fn word(text: &str) -> bool {

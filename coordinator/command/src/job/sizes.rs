@@ -31,12 +31,7 @@ impl JobFile {
             .set_default("model.path", folder.to_string_lossy().into_owned())
             .and_then(|base| base.set_default("output.path", NO_FILE)?.build());
         let mut merged = base.map_err(|e| Error::content(path, e.to_string()))?.cache;
-        for value in overrides::of_environment(&environment)? {
-            value.apply(&mut merged)?;
-        }
-        for set in sets {
-            of_flag(set)?.apply(&mut merged)?;
-        }
+        overrides::apply_all(&mut merged, &environment, sets)?;
         if !is_given(&merged, "sparsity.pattern") {
             let ratio = usize::from(is_given(&merged, "sparsity.ratio"));
             for set in &SPARSITY[..SPARSITY.len() - ratio] {

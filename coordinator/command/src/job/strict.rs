@@ -9,6 +9,9 @@ use serde::forward_to_deserialize_any;
 
 use super::closest;
 
+/// What is said of a name that is no key of its table.
+const NO_KEY: &str = "is not a key";
+
 /// Why a value was refused.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Refusal {
@@ -23,6 +26,11 @@ pub(super) struct Refusal {
 impl Refusal {
     fn at(key: String, problem: String) -> Self {
         Self { key, problem, rooted: true }
+    }
+
+    /// Whether it is the key that is refused, not its value.
+    pub(super) fn names_no_key(&self) -> bool {
+        self.problem.starts_with(NO_KEY)
     }
 
     fn root_at(self, base: &str) -> Self {
@@ -194,7 +202,7 @@ impl<'de> de::Deserializer<'de> for Node<'_> {
             table.keys().filter(|key| !fields.contains(&key.as_str())).collect();
         strangers.sort();
         if let Some(stranger) = strangers.first() {
-            let problem = format!("is not a key; {}", closest(stranger, fields));
+            let problem = format!("{NO_KEY}; {}", closest(stranger, fields));
             return Err(Refusal::at(join(&self.key, stranger), problem));
         }
         // A key that was unset counts as absent.

@@ -86,7 +86,7 @@ fn a_pattern_that_cannot_be_allocated_is_refused_with_the_key_that_does_it() {
     for (sets, says) in [
         (
             &["sparsity.pattern=2:4", "sparsity.allocation=global"][..],
-            "set sparsity.dense to leave the linears",
+            "leave it out, or unset it by --set sparsity.allocation=; where some linears are to stay dense, set sparsity.dense",
         ),
         (&["sparsity.pattern=structured", "sparsity.allocation=global"], "allocated by sparsity.budget"),
         (

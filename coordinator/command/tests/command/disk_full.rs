@@ -58,6 +58,44 @@ fn a_small_file_system_is_refused_before_any_work() {
     not_tested(format!("no file system can be mounted: {}", problems.join("; ")));
 }
 
+/// What `init` is asked for where it fails: its prompts would go beside the job.
+const INIT: &[&str] = &["init", "pipeline", "--out", "small/job.toml"];
+
+/// No file may grow past two blocks of at most 1 KiB, of which the sample prompts take five.
+#[test]
+fn sample_prompts_that_cannot_be_written_are_not_left_cut_short() {
+    let setting = Setting::new(INIT);
+    fs::create_dir(setting.path("small")).unwrap();
+    let output = shell(&setting, "trap '' XFSZ; ulimit -f 2; exec \"$0\" \"$@\"", &[]);
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(said.contains("small/prompts.txt: File too large"), "{said}");
+    let left = listing(&setting.path("small"));
+    assert!(left.is_empty(), "{left:?}");
+}
+
+/// A file system of 8 KiB has room for the sample prompts, and not for the job besides.
+#[test]
+fn a_new_job_that_the_disk_has_no_room_for_leaves_nothing() {
+    let script = "mount -t tmpfs -o size=8k tmpfs small || exit 125
+        \"$0\" \"$@\"; code=$?; ls -A small; exit $code";
+    let setting = Setting::new(INIT);
+    fs::create_dir(setting.path("small")).unwrap();
+    let mut problems = Vec::new();
+    for wrapper in [["unshare", "--mount"], ["unshare", "-rm"]] {
+        let output = shell(&setting, script, &wrapper);
+        let said = text(&output.stderr);
+        match output.status.code() {
+            Some(0) | Some(2) | Some(3) => {
+                assert!(said.contains("small/job.toml: No space left on device"), "{said}");
+                return assert_eq!(text(&output.stdout), "", "something is left");
+            }
+            _ => problems.push(format!("{}: {}", wrapper.join(" "), said.trim())),
+        }
+    }
+    not_tested(format!("no file system can be mounted: {}", problems.join("; ")));
+}
+
 /// No file may grow past 1000 blocks of 512 bytes, as where a user's limit is too low for the output, though not for the parts.
 #[test]
 fn an_export_that_cannot_be_written_keeps_what_is_solved_and_the_same_command_goes_on() {

@@ -19,6 +19,8 @@ fn a_new_job_is_one_that_can_be_planned() {
         assert_eq!(distinct.len(), 108);
         let plan = printed(dir.path(), &["plan", "job.toml", "--memory", "64GiB"]);
         assert!(plan.contains("calibration  100 prompts x 25 steps"), "{plan}");
+        // The first example of `plan --help`.
+        printed(dir.path(), &["plan", "job.toml", "--memory", "64GiB", "--set", "packages.memory=16GiB"]);
         // What is there is never written over.
         let again = obsdiff(dir.path(), &["init", model.to_str().unwrap()], &[]);
         assert_eq!(again.status.code(), Some(2));
@@ -42,9 +44,29 @@ fn a_new_job_takes_the_prompts_that_there_are() {
         assert!(text(&output.stderr).contains(problem), "{}", text(&output.stderr));
         assert!(!folder.join("job.toml").exists());
     }
+    let model = model.to_str().unwrap();
+    fs::rename(folder.join("own.txt"), folder.join("prompts.txt")).unwrap();
+    let said = printed(folder, &["init", model, "--out", "beside.toml"]);
+    assert!(said.starts_with("prompts.txt: was there already; the job takes its prompts\n"), "{said}");
+    fs::remove_file(folder.join("prompts.txt")).unwrap();
     let output = obsdiff(folder, &["init", "nothing"], &[]);
     assert_eq!(output.status.code(), Some(2));
     assert!(!folder.join("prompts.txt").exists(), "prompts are left without a job");
+}
+
+#[test]
+fn the_commands_that_a_new_job_names_can_be_given_to_a_shell() {
+    let dir = tempfile::tempdir().unwrap();
+    let (folder, model) = (dir.path(), pipeline());
+    let name = "d \"q\" $x/job.toml";
+    fs::create_dir(folder.join("d \"q\" $x")).unwrap();
+    let said = printed(folder, &["init", model.to_str().unwrap(), "--out", name]);
+    let quoted = "'d \"q\" $x/job.toml'";
+    let next = format!("next:\n  obsdiff plan {quoted}\n  obsdiff run {quoted}\n");
+    assert!(said.ends_with(&next), "{said}");
+    std::os::unix::fs::symlink(model, folder.join("a b")).unwrap();
+    let refused = text(&obsdiff(folder, &["plan", "a b"], &[]).stderr);
+    assert!(refused.contains("`obsdiff init 'a b'` writes one for it"), "{refused}");
 }
 
 #[test]

@@ -217,6 +217,20 @@ fn variables_of_a_kubernetes_service_are_ignored_and_told_to_debuggers_alone() {
 }
 
 #[test]
+fn a_variable_with_one_underscore_is_ignored_and_told_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let job = small_job(dir.path());
+    let variable = [("OBSDIFF_SPARSITY_RATIO", "0.9")];
+    let output = obsdiff(&asset(""), &["plan", job.to_str().unwrap()], &variable);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    assert_eq!(
+        text(&output.stderr),
+        "note: OBSDIFF_SPARSITY_RATIO is no key of a job and is ignored: did you mean OBSDIFF_SPARSITY__RATIO?\n"
+    );
+    assert!(text(&output.stdout).contains("50% unstructured"), "{}", text(&output.stdout));
+}
+
+#[test]
 fn magnitude_without_refinement_runs_without_calibration() {
     let setting = Setting::new(&[]);
     let job = "[model]\npath = \"pipeline\"\n[sparsity]\nmethod = \"magnitude\"\nrefine = 0\npattern = \"2:4\"\n[output]\npath = \"out\"\n";

@@ -291,6 +291,24 @@ const CASES: &[Case] = &[
         says: &["--prompt: is missing, and pipeline names no held-out prompts", "--prompts"],
     },
     Case {
+        name: "no pipeline to sample, and no prompts",
+        args: &["sample", "nosuch"],
+        arrange: |_| {},
+        says: &["the pipeline: is nosuch: No such file"],
+    },
+    Case {
+        name: "nothing to compare with, and no prompts",
+        args: &["compare", "pipeline", "nosuch"],
+        arrange: |_| {},
+        says: &["the pipeline: is nosuch: No such file"],
+    },
+    Case {
+        name: "nothing to compare, and no prompts",
+        args: &["compare", "nosuch", "pipeline"],
+        arrange: |_| {},
+        says: &["the pipeline: is nosuch: No such file"],
+    },
+    Case {
         name: "fewer prompts than asked for",
         args: &["sample", "pipeline", "--prompts", "two.txt", "--count", "3"],
         arrange: |s| s.write("two.txt", "a\rb\r"),

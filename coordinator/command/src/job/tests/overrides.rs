@@ -191,6 +191,32 @@ fn a_key_that_the_file_gives_makes_way_for_one_that_excludes_it() {
 }
 
 #[test]
+fn packages_by_count_and_by_memory_make_way_for_each_other_by_their_sources() {
+    let file = format!("{JOB}[packages]\ncount = 4\n");
+    let of = |env: &[(&str, &str)], sets: &[&str]| {
+        let packages = load(&file, env, sets).unwrap().packages;
+        (packages.count, packages.memory)
+    };
+    let memory = Some(ByteSize(16 << 30));
+    let env = [("OBSDIFF_PACKAGES__MEMORY", "16GiB")];
+    assert_eq!(of(&[], &["packages.memory=16GiB"]), (None, memory));
+    assert_eq!(of(&env, &[]), (None, memory));
+    assert_eq!(of(&env, &["packages.count=2"]), (Some(2), None));
+    assert_eq!(of(&[("OBSDIFF_PACKAGES__COUNT", "2")], &["packages.memory=16GiB"]), (None, memory));
+    // What is unset takes no place.
+    assert_eq!(of(&[], &["packages.memory="]), (Some(4), None));
+    assert_eq!(of(&env, &["packages.memory="]), (Some(4), None));
+    // One source gives one of the two.
+    let excludes = "packages.memory: excludes packages.count: give one of the two";
+    let error = refused(&file, &[], &["packages.count=2", "packages.memory=16GiB"]);
+    assert!(error.contains(excludes), "{error}");
+    let both = format!("{file}memory = \"16GiB\"\n");
+    let error = refused(&both, &[], &[]);
+    assert!(error.contains(excludes), "{error}");
+    assert_eq!(load(&both, &[], &["packages.count=2"]).unwrap().packages.memory, None);
+}
+
+#[test]
 fn a_list_of_rules_can_be_given_whole() {
     let list = r#"[{ match = "*.to_q", skip = true }, { match = "*.ff.*", pattern = "2:4" }]"#;
     let set = format!("sparsity.rules={list}");
@@ -235,6 +261,24 @@ fn variables_of_kubernetes_services_are_ignored() {
         ("OBSDIFFUSION__SPARSITY__RATIO", "7"),
     ];
     assert_eq!(load(JOB, &services, &[]).unwrap(), load(JOB, &[], &[]).unwrap());
+}
+
+#[test]
+fn a_variable_with_one_underscore_is_told_with_the_key_that_it_may_mean() {
+    let notes = |names: &[String]| {
+        near_keys(&names.iter().map(|name| (OsString::from(name), OsString::from("1"))).collect::<Vec<_>>())
+    };
+    for (key, _) in assignments(&whole()).into_iter().filter(|(key, _)| !key.contains('[')) {
+        let (name, meant) = (variable_of(&key).replace("__", "_"), variable_of(&key));
+        let note = format!("{name} is no key of a job and is ignored: did you mean {meant}?");
+        assert_eq!(notes(&[name, meant]), [note]);
+    }
+    let rules =
+        "OBSDIFF_SPARSITY_RULES is no key of a job and is ignored: did you mean OBSDIFF_SPARSITY__RULES?";
+    assert_eq!(notes(&["OBSDIFF_SPARSITY_RULES".to_owned()]), [rules]);
+    let others =
+        ["OBSDIFF_LOG", "OBSDIFF_PORT", "OBSDIFF_MODEL_SERVICE_HOST", "OBSDIFF_SPARSITY_RATO", "HOME"];
+    assert!(notes(&others.map(str::to_owned)).is_empty());
 }
 
 #[test]
