@@ -179,7 +179,7 @@ fn post_done(inputs: &Inputs, runtime: &Handle, context: &CommandContext<'_>) {
 /// What a run on one machine ends with, whose output has this record.
 fn summary(record: PruningRecord, job: &JobFile, inputs: &Inputs) -> Summary {
     let predicted = inputs.predicted_peak(job, 1);
-    Summary::new(record, SpanReport::default(), predicted, inputs.described.pipeline.absent_text())
+    Summary::new(record, SpanReport::default(), predicted, &inputs.described.pipeline)
 }
 
 /// Ends as a run on one machine does, where the output can be seen from here. If this process has `driven` the job, its record says how

@@ -8,7 +8,7 @@ use obsdiff_proto::{ByteSize, JobSpec, OutputLayout, Pattern};
 use obsdiff_store::OutputStore;
 use obsdiff_worker::pruning_job::{Describe, JobOutput};
 
-use super::{Loading, ReportPage, Sample, card, page};
+use super::{Loading, ReportPage, Sample, card, module_of, page};
 use crate::Result;
 use crate::clock::Clock;
 use crate::run::Inputs;
@@ -56,7 +56,7 @@ impl<'a> OutputDocuments<'a> {
             },
             url: OutputStore::is_url(&spec.output.path).then(|| spec.output.path.clone()),
             pipeline_class: pipeline.architecture().pipeline_class.to_owned(),
-            module: if shrunk { module() } else { None },
+            module: if shrunk { module() } else { module_of(pipeline) },
             absent_text: pipeline.absent_text().to_vec(),
         };
         Self { inputs, device, peak, clock, loading, licence: card::Licence::of(pipeline.path()) }

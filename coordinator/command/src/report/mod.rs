@@ -116,15 +116,18 @@ pub(crate) fn given_as_none(absent: &[&str]) -> String {
 impl Loading {
     /// How the pipeline in this folder is loaded, which people know by `path`.
     pub(crate) fn of(pipeline: &PipelineFolder, path: &str) -> Self {
-        let module =
-            std::fs::read_dir(pipeline.path().join("transformer")).into_iter().flatten().find_map(|entry| {
-                let name = entry.ok()?.file_name().into_string().ok()?;
-                name.strip_suffix(".py").filter(|name| name.starts_with("modeling_pruned")).map(str::to_owned)
-            });
+        let (module, absent_text) = (module_of(pipeline), pipeline.absent_text().to_vec());
         let pipeline_class = pipeline.architecture().pipeline_class.to_owned();
-        let absent_text = pipeline.absent_text().to_vec();
         Self { path: path.to_owned(), url: None, pipeline_class, module, absent_text }
     }
+}
+
+/// The Python module in the folder of a transformer that has lost heads and neurons.
+pub(crate) fn module_of(pipeline: &PipelineFolder) -> Option<String> {
+    std::fs::read_dir(pipeline.path().join("transformer")).into_iter().flatten().find_map(|entry| {
+        let name = entry.ok()?.file_name().into_string().ok()?;
+        name.strip_suffix(".py").filter(|name| name.starts_with("modeling_pruned")).map(str::to_owned)
+    })
 }
 
 #[cfg(test)]

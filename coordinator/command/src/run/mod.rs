@@ -104,8 +104,7 @@ pub fn run(job: &JobFile, process: &RunContext<'_>) -> Result<Summary> {
             outlook.send_replace(all_done(&inputs));
         }
         let predicted = inputs.predicted_peak(job, workers);
-        let absent_text = inputs.described.pipeline.absent_text();
-        return Ok(Summary::new(record, SpanReport::default(), predicted, absent_text));
+        return Ok(Summary::new(record, SpanReport::default(), predicted, &inputs.described.pipeline));
     }
     if process.baseline {
         baseline::check(job, &inputs)?;
@@ -140,7 +139,7 @@ pub fn run(job: &JobFile, process: &RunContext<'_>) -> Result<Summary> {
             progress.written(&job.spec.output.path);
             state.remove(disk);
             let predicted = inputs.predicted_peak(job, workers);
-            Ok(Summary::new(record, spans, predicted, inputs.described.pipeline.absent_text()))
+            Ok(Summary::new(record, spans, predicted, &inputs.described.pipeline))
         }
         Err(error) => Err(state::after(job, state, error, disk)),
     }

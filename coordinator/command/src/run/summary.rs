@@ -11,11 +11,12 @@ use std::fmt;
 use std::time::Duration;
 
 use obsdiff_engine::export::{HeldOutError, Measured, PrunedLinear, PruningRecord};
+use obsdiff_engine::pipeline::PipelineFolder;
 use obsdiff_proto::{ByteSize, Method, OutputLayout, Pattern, Target, counted};
 use obsdiff_store::OutputStore;
 use serde::Serialize;
 
-use crate::report::{given_as_none, name_of};
+use crate::report::{given_as_none, module_of, name_of};
 use crate::spans::SpanReport;
 use crate::text::{self, percent};
 
@@ -46,6 +47,9 @@ pub struct Summary {
     /// The text encoders and tokenizers that the pipeline does without.
     #[serde(skip)]
     pub absent_text: Vec<&'static str>,
+    /// Whether the source had lost heads and neurons before.
+    #[serde(skip)]
+    pub source_is_shrunk: bool,
     /// The content of `pruning.json`.
     pub record: PruningRecord,
 }
@@ -66,15 +70,22 @@ impl Summary {
         record: PruningRecord,
         spans: SpanReport,
         predicted: ByteSize,
-        absent_text: &[&'static str],
+        source: &PipelineFolder,
     ) -> Self {
+        let (absent_text, is_shrunk) = (source.absent_text().to_vec(), module_of(source).is_some());
+        Self { absent_text, source_is_shrunk: is_shrunk, ..Self::of_any_source(record, spans, predicted) }
+    }
+
+    /// The same, but for what loading the output takes over from its source.
+    fn of_any_source(record: PruningRecord, spans: SpanReport, predicted: ByteSize) -> Self {
         Self {
             weights: record.linears.iter().map(weights).sum(),
             zeros: record.linears.iter().map(|l| l.zeros).sum(),
             predicted_peak_memory_bytes: predicted.0,
             held_out: record.measured.as_ref().and_then(|measured| measured.held_out.clone()),
             spans,
-            absent_text: absent_text.to_vec(),
+            absent_text: Vec::new(),
+            source_is_shrunk: false,
             record,
         }
     }
@@ -165,7 +176,8 @@ impl Summary {
         };
         // On a line of their own.
         let without = given_as_none(&self.absent_text).replacen(", ", ",\n      ", 1);
-        if self.is_structured() && self.record.job.output.layout == OutputLayout::Shrunk {
+        let shrinks = self.is_structured() && self.record.job.output.layout == OutputLayout::Shrunk;
+        if shrinks || self.source_is_shrunk {
             return format!(
                 "{first}load it in Python (diffusers 0.36 or later: AutoModel, DiffusionPipeline):\n  \
                  t = AutoModel.from_pretrained({:?}, trust_remote_code=True)\n  \

@@ -118,7 +118,11 @@ fn heads_and_neurons_leave_the_tensors_and_what_is_left_is_a_model_like_any_othe
         json_of(&folder.join("smaller/transformer/config.json"))["attention_heads_per_block"],
         json!([8, 4, 4, 4, 4, 8])
     );
-    printed(folder, &["run", &job(folder, "sparse", "small", "pattern = \"2:4\"", ""), "--quiet"]);
+    let said = printed(folder, &["run", &job(folder, "sparse", "small", "pattern = \"2:4\"", ""), "--quiet"]);
+    // Its class is still the one that has lost heads.
+    let card = fs::read_to_string(folder.join("sparse/README.md")).unwrap();
+    assert!(said.contains("trust_remote_code=True"), "{said}");
+    assert!(card.contains("from modeling_pruned_sd3 import load_pruned_transformer"), "{card}");
     let sparse = printed(folder, &["inspect", "sparse"]);
     let row = row_of(&sparse, "transformer_blocks.1 (f16)", "ff.net.2");
     assert!(row.contains("128 x 320") && row.contains(" 2:4 "), "{row}");

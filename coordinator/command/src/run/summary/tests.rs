@@ -57,7 +57,8 @@ fn summary(lists: &[List<'_>], structured: bool) -> Summary {
             "expected_velocity_error": 0.0412, "seconds": 100.0, "other_seconds": 10.0, "phases": phases,
             "peak_memory_bytes": 74 << 20},
     });
-    Summary::new(serde_json::from_value(record).unwrap(), SpanReport::default(), ByteSize(86 << 20), &[])
+    let (spans, predicted) = (SpanReport::default(), ByteSize(86 << 20));
+    Summary::of_any_source(serde_json::from_value(record).unwrap(), spans, predicted)
 }
 
 #[test]
@@ -176,5 +177,16 @@ fn what_is_not_known_is_left_out() {
     assert_eq!(
         starts,
         ["Pruned", "written", "block", "transformer_blocks.0", "load", "pipeline", "\"out\","]
+    );
+}
+
+#[test]
+fn what_was_shrunk_before_is_loaded_as_what_is_shrunk_now() {
+    let dense = summary(&[("transformer_blocks", 2)], false);
+    assert!(!dense.to_string().contains("trust_remote_code"));
+    let text = Summary { source_is_shrunk: true, ..dense }.to_string();
+    assert!(
+        text.contains("AutoModel.from_pretrained(\"out/transformer\", trust_remote_code=True)"),
+        "{text}"
     );
 }
