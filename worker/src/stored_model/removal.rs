@@ -33,7 +33,7 @@ impl CachedCopy {
     pub fn remove(&self, what: ModelRemoval, disk: &Disk) -> Result<Option<u64>> {
         let users = self.folder.join(USERS);
         // Until the end no process begins to use it.
-        let _unused = match Unused::take(&users) {
+        let unused = match Unused::take(&users) {
             Ok(Some(unused)) => unused,
             Ok(None) => return Ok(None),
             // Somebody else has just removed it.
@@ -54,6 +54,9 @@ impl CachedCopy {
         removing.begun_listings()?;
         if what == ModelRemoval::Whole && files.foreign.is_empty() {
             removing.rest()?;
+            // On a network disk a folder holds the file of a lock until that is released.
+            drop(unused);
+            removing.folder(&self.folder)?;
         }
         Ok(Some(freed))
     }
@@ -137,7 +140,7 @@ impl<'a> Removing<'a> {
         self.files.begun_listings.iter().try_for_each(|listing| self.file(listing))
     }
 
-    /// Removes what is left of a model without objects. What names it goes last, so that the same removal can be asked for again.
+    /// Removes the files that are left of a model without objects. What names it goes last, so that the same removal can be asked for again.
     fn rest(&self) -> Result<()> {
         for folder in [OBJECTS, PIPELINES] {
             self.folder(&self.folder.join(folder))?;
@@ -145,7 +148,7 @@ impl<'a> Removing<'a> {
         for file in [LISTING, LOCK, ABOUT, USERS] {
             self.file(&self.folder.join(file))?;
         }
-        self.folder(self.folder)
+        Ok(())
     }
 
     fn file(&self, path: &Path) -> Result<()> {

@@ -45,6 +45,8 @@ pub(crate) fn write_file(text: &str, path: &Path) -> Result<()> {
         .permissions(Permissions::from_mode(0o666))
         .tempfile_in(parent_of(&target))
         .map_err(failed)?;
-    file.write_all(text.as_bytes()).and_then(|()| file.as_file().sync_all()).map_err(failed)?;
+    // Its own `Write` would put the temporary name behind what the system says.
+    file.as_file_mut().write_all(text.as_bytes()).map_err(failed)?;
+    file.as_file().sync_all().map_err(failed)?;
     file.persist(&target).map(|_| ()).map_err(|e| failed(e.error))
 }

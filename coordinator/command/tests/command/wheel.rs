@@ -211,7 +211,8 @@ fn loads_by_the_module_that_an_output_names(
         let code = format!(
             "__version__ = {version:?}\nclass SD3Transformer2DModel:\n    @classmethod\n    def from_pretrained(cls, path, **given):\n        \
              return cls.__name__, given\n\
-             class DiffusionPipeline:\n    @staticmethod\n    def from_pretrained(path, **given):\n        print(given)\n"
+             class DiffusionPipeline:\n    @staticmethod\n    def from_pretrained(path, **given):\n        print(given)\n\
+             class StableDiffusion3Pipeline:\n    def __init__(self, vae, tokenizer, text_encoder_3, tokenizer_3):\n        pass\n"
         );
         for (file, code) in [
             ("diffusers/__init__.py", code.as_str()),
@@ -251,7 +252,7 @@ fn loads_by_the_module_that_an_output_names(
     assert_eq!(given(load(&pipeline("plain", "{}"))), "{'torch_dtype': 'f32'}");
     assert_eq!(given(load(&pipeline("plain", "{}")).replace("\")", "\", dtype=7)")), "{'dtype': 7}");
     let bare = pipeline("bare", "{}");
-    let index = r#"{"_class_name": "StableDiffusion3Pipeline", "text_encoder_3": [null, null]}"#;
+    let index = r#"{"_class_name": "StableDiffusion3Pipeline", "tokenizer": ["a", "B"], "text_encoder_3": [null, null]}"#;
     fs::write(bare.join("model_index.json"), index).unwrap();
     assert_eq!(
         given(load(&bare).replace("\")", "\", torch_dtype=7)")),

@@ -61,8 +61,8 @@ pub struct SurveyWork {
     pub passes: f64,
     /// Forward passes of the dense model, counted per picture, on the way to the last point at which velocities are compared.
     pub trajectory: f64,
-    /// How often the blocks from its own on are passed for it: once more where what rounding moves is taken off.
-    pub probings: f64,
+    /// Forward calls of a probe at each point, from the linear's block on: a second one where what rounding moves is taken off.
+    pub calls: f64,
 }
 
 impl SurveyWork {
@@ -75,8 +75,8 @@ impl SurveyWork {
         let step = prompts * tokens.branches as f64;
         let steps = points.last().map_or(0.0, |last| f64::from(*last) + 1.0);
         let trials = spec.sparsity.trials() as u64;
-        let probings = if spec.model.dtype == ComputeType::F32 { 1.0 } else { 2.0 };
-        Self { trials, passes: points.len() as f64 * step, trajectory: steps * step, probings }
+        let calls = if spec.model.dtype == ComputeType::F32 { 1.0 } else { 2.0 };
+        Self { trials, passes: points.len() as f64 * step, trajectory: steps * step, calls }
     }
 }
 

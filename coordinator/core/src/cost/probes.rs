@@ -37,7 +37,7 @@ impl<'a> ProbeCost<'a> {
                 passed => blocks(passed.unwrap_or(0), first),
             };
             let probed: f64 = blocks(first, flops.blocks.len());
-            calls += moved + self.workload.survey.probings * (probed + flops.finish);
+            calls += moved + self.workload.survey.calls * (probed + flops.finish);
             passed = Some(first);
         }
         let trajectory = passed.map_or(0.0, |_| self.workload.survey.trajectory * flops.total());

@@ -45,7 +45,7 @@ fn workload() -> Workload {
         together: 4,
         tokens: Tokens { image: 64, text: 20, branches: 2 },
         forward: ForwardFlops { start: 1e5, blocks: vec![4e5, 3e5], finish: 2e5 },
-        survey: SurveyWork { trials: 8, passes: 3.0, trajectory: 4.0, probings: 1.0 },
+        survey: SurveyWork { trials: 8, passes: 3.0, trajectory: 4.0, calls: 1.0 },
     }
 }
 
@@ -55,7 +55,8 @@ fn a_survey_probes_and_the_package_after_it_does_not_calibrate() {
     let cost =
         |plan: &Plan| PlanCost::new(plan, &inventory, Accumulate::Exact, SolveCost::sweep(0), &workload());
     let bare = cost(&plan).packages[0];
-    let surveyed = cost(&plan.with_surveys());
+    let plan = plan.with_surveys();
+    let surveyed = cost(&plan);
     let [survey, package] = surveyed.packages[..] else { panic!("{surveyed:?}") };
     // The trajectory, and three linears of the first block, each probed at 3 points by all that comes after the start.
     let probing = 4e6 + 3.0 * 3.0 * 9e5;
@@ -65,6 +66,11 @@ fn a_survey_probes_and_the_package_after_it_does_not_calibrate() {
     assert!(survey.solve_flops > bare.solve_flops);
     let kept = PackageCost { passes: 0, forward_flops: 0.0, gram_flops: 0.0, gram_traffic: 0.0, ..bare };
     assert_eq!(package, kept);
+    // In 16 bits each is probed twice.
+    let survey = SurveyWork { calls: 2.0, ..workload().survey };
+    let twice = Workload { survey, ..workload() };
+    let twice = PlanCost::new(&plan, &inventory, Accumulate::Exact, SolveCost::sweep(0), &twice);
+    assert_eq!(twice.packages[0].forward_flops, bare.forward_flops + 4e6 + 3.0 * 3.0 * 2.0 * 9e5);
 }
 
 #[test]

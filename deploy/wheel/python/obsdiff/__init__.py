@@ -6,6 +6,7 @@
 """
 
 import importlib
+import inspect
 import json
 import os
 from importlib.metadata import version
@@ -32,7 +33,7 @@ def load(path, **kwargs):
         if module is not None:
             shared = {name: kwargs[name] for name in ("torch_dtype", "dtype", "variant") if name in kwargs}
             kwargs["transformer"] = module.load_pruned_transformer(folder, **shared)
-    for name in _absent(path):
+    for name in _absent(path, diffusers):
         kwargs.setdefault(name, None)
     return diffusers.DiffusionPipeline.from_pretrained(path, **kwargs)
 
@@ -52,13 +53,13 @@ def _name_of_dtype(diffusers):
     return "dtype" if release >= [0, 40] else "torch_dtype"
 
 
-def _absent(path):
-    """The components that the pipeline in `path` does without, although diffusers asks for them: T5 and its tokenizer."""
+def _absent(path, diffusers):
+    """The text encoders and tokenizers that the pipeline in `path` does without, although its class asks for them."""
     with open(os.path.join(path, "model_index.json"), encoding="utf-8") as file:
         index = json.load(file)
-    if index.get("_class_name") != "StableDiffusion3Pipeline":
-        return []
-    return [name for name in ("text_encoder_3", "tokenizer_3") if index.get(name) in (None, [None, None])]
+    pipeline = getattr(diffusers, index.get("_class_name") or "", None)
+    asked = [] if pipeline is None else inspect.signature(pipeline.__init__).parameters
+    return [name for name in asked if name.startswith(("text_encoder", "tokenizer")) and index.get(name) in (None, [None, None])]
 
 
 def _module_of(folder):
