@@ -1,12 +1,16 @@
 //! Changes of files and folders, each of which can be watched, made to fail or cut short.
 
+use std::ffi::OsStr;
 use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustix::fs::{AtFlags, CWD, Dir, Mode, OFlags, RenameFlags, openat, renameat_with, unlinkat};
+use rustix::io::Errno;
 
 /// An operation on a path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -192,7 +196,7 @@ impl Disk {
         self.before(Operation::Rename, to)?;
         match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
             // Some file systems, such as NFS, cannot refuse by themselves.
-            Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) => {
+            Err(Errno::INVAL | Errno::NOSYS) => {
                 if to.symlink_metadata().is_ok() {
                     return Err(ErrorKind::AlreadyExists.into());
                 }
@@ -220,19 +224,45 @@ impl Disk {
         fs::remove_dir(path)
     }
 
-    /// Removes a folder with all in it, one file after another; symbolic links are removed, not followed. Only for a folder that is
-    /// known to be obsdiff's, by its marker.
+    /// Removes a folder with all in it, one file after another. Symbolic links in it are removed, not followed, and one in its place is
+    /// refused, at whatever moment they appear. Only for a folder that is known to be obsdiff's, by its marker.
     pub fn remove_tree(&self, path: &Path) -> io::Result<()> {
-        for entry in fs::read_dir(path)? {
-            let entry = entry?;
-            if entry.file_type()?.is_dir() {
-                self.remove_tree(&entry.path())?
-            } else {
-                self.remove_file(&entry.path())?
+        // With a slash behind it a link would be followed.
+        let path: PathBuf = path.components().collect();
+        self.empty(&open_folder(CWD, &path)?, &path)?;
+        self.remove_folder(&path)
+    }
+
+    /// Removes all that is in an open folder, whose path is told to the hook.
+    fn empty(&self, folder: &OwnedFd, path: &Path) -> io::Result<()> {
+        let entries = Dir::read_from(folder)?.map(|entry| Ok(entry?.file_name().to_owned()));
+        for name in entries.collect::<io::Result<Vec<_>>>()? {
+            if matches!(name.to_bytes(), b"." | b"..") {
+                continue;
+            }
+            let inner = path.join(OsStr::from_bytes(name.to_bytes()));
+            match open_folder(folder, &name) {
+                Ok(opened) => {
+                    self.empty(&opened, &inner)?;
+                    self.before(Operation::RemoveFolder, &inner)?;
+                    unlinkat(folder, &name, AtFlags::REMOVEDIR)?;
+                }
+                // Any other file, or a link to whatever.
+                Err(Errno::NOTDIR | Errno::LOOP) => {
+                    self.before(Operation::RemoveFile, &inner)?;
+                    unlinkat(folder, &name, AtFlags::empty())?;
+                }
+                Err(error) => return Err(error.into()),
             }
         }
-        self.remove_folder(path)
+        Ok(())
     }
+}
+
+/// Opens a folder in another one, without following a link.
+fn open_folder<P: rustix::path::Arg>(parent: impl AsFd, name: P) -> rustix::io::Result<OwnedFd> {
+    let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::RDONLY | OFlags::CLOEXEC;
+    openat(parent, name, flags, Mode::empty())
 }
 
 /// The folder that a path lies in: `.` where the path is a mere name.
@@ -335,6 +365,13 @@ mod tests {
         fs::create_dir(path("others")).unwrap();
         fs::write(path("others/file"), "").unwrap();
         std::os::unix::fs::symlink(path("others"), path("tree/deep/link")).unwrap();
+        std::os::unix::fs::symlink(path("others/file"), path("tree/link to a file")).unwrap();
+        fs::write(path("tree/deep/file"), "").unwrap();
+        // A link in the tree's own place leads to what is somebody else's.
+        std::os::unix::fs::symlink(path("others"), path("link")).unwrap();
+        for place in ["link", "link/"] {
+            assert!(Disk::default().remove_tree(&path(place)).is_err(), "{place}");
+        }
         Disk::default().remove_tree(&path("tree")).unwrap();
         assert!(path("others/file").exists() && !path("tree").exists());
     }

@@ -15,6 +15,8 @@ use crate::Disk;
 
 /// More than a lock file ever holds.
 const MAX_BYTES: u64 = 4096;
+/// How the content of every lock file begins.
+const FIRST_WORDS: &[u8] = b"{\"pid\":";
 
 /// A lock on a file, held until it is dropped or the process ends.
 #[derive(Debug)]
@@ -67,7 +69,7 @@ impl Lock {
     /// Takes the lock of a file, which is made where there is none, and writes this process into it.
     ///
     /// # Errors
-    /// When another process holds it, naming that one; when the file cannot be made.
+    /// When another process holds it, naming that one; when the file cannot be made, or holds what no lock does.
     pub fn take(path: &Path) -> Result<Self, LockError> {
         Self::by(path, File::try_lock)
     }
@@ -100,9 +102,11 @@ impl Lock {
             if !is_at(&file, path)? {
                 continue;
             }
+            check_ours(&mut file)?;
             let process = LockHolder { pid: std::process::id(), host: host() };
             let words = serde_json::to_vec(&process).map_err(io::Error::from)?;
             file.set_len(0)?;
+            file.rewind()?;
             file.write_all(&words)?;
             return Ok(Self { _file: file, path: path.to_owned(), exclusive });
         }
@@ -132,6 +136,26 @@ impl Owner {
             since: file.metadata().and_then(|metadata| metadata.modified()).ok(),
         }
     }
+}
+
+/// Refuses a file that somebody else's words are in, or that has a second name, which may be somebody else's file: a lock empties its file.
+fn check_ours(file: &mut File) -> io::Result<()> {
+    let refuse = |problem: &str| Err(io::Error::other(format!("{problem}: move it away")));
+    let found = file.metadata()?;
+    if !found.is_file() {
+        return refuse("is not a regular file");
+    }
+    if found.nlink() > 1 {
+        return refuse("has another name, so it may not be obsdiff's");
+    }
+    let mut words = Vec::new();
+    file.take(MAX_BYTES).read_to_end(&mut words)?;
+    // A process or machine that died while it wrote them has left a part of them, or zeros.
+    let is_ours = words.starts_with(FIRST_WORDS) || FIRST_WORDS.starts_with(&words);
+    if is_ours || words.iter().all(|byte| *byte == 0) {
+        return Ok(());
+    }
+    refuse("holds other words than a lock of obsdiff, so it is not obsdiff's")
 }
 
 /// Opens the file of a lock, which is made where there is none.

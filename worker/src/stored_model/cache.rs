@@ -161,8 +161,8 @@ impl CachedModel {
         let staging = path.with_extension(UNFINISHED);
         let disk = Disk::default();
         let make = || {
-            if staging.is_dir() {
-                // The process that made it was killed; links are removed, not followed.
+            // The process that made it was killed. Whatever else stands there is refused.
+            if staging.symlink_metadata().is_ok() {
                 disk.remove_tree(&staging)?;
             }
             for wanted in files {

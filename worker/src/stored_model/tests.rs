@@ -261,3 +261,15 @@ fn a_header_that_is_none_is_refused() {
         assert!(error.contains(&format!("holds {WEIGHTS}, which is no whole safetensors file")), "{error}");
     }
 }
+
+#[test]
+fn what_a_link_in_the_place_of_an_unfinished_pipeline_leads_to_is_not_removed() {
+    let setting = Setting::new();
+    let (folder, _) = setting.fetch(&setting.open().unwrap(), Extent::Whole).unwrap();
+    fs::remove_dir_all(&folder).unwrap();
+    let others = tempfile::tempdir().unwrap();
+    fs::write(others.path().join("thesis.tex"), "mine").unwrap();
+    std::os::unix::fs::symlink(others.path(), folder.with_extension("unfinished")).unwrap();
+    assert!(setting.fetch(&setting.open().unwrap(), Extent::Whole).is_err());
+    assert_eq!(files(others.path()).into_keys().collect::<Vec<_>>(), ["thesis.tex"]);
+}

@@ -34,6 +34,33 @@ fn a_link_is_not_followed() {
 }
 
 #[test]
+fn a_file_that_no_lock_has_written_keeps_its_content() {
+    let folder = tempfile::tempdir().unwrap();
+    let [theirs, path] = ["theirs", "lock"].map(|name| folder.path().join(name));
+    let refused = || match Lock::take(&path) {
+        Err(LockError::File(error)) => error.to_string(),
+        taken => panic!("{taken:?}"),
+    };
+    std::fs::write(&path, "content").unwrap();
+    assert!(refused().contains("holds other words than a lock of obsdiff"));
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), "content");
+    std::fs::remove_file(&path).unwrap();
+    // Even one that looks like a lock.
+    std::fs::write(&theirs, "").unwrap();
+    std::fs::hard_link(&theirs, &path).unwrap();
+    assert!(refused().contains("has another name"));
+    std::fs::remove_file(&path).unwrap();
+    // What a process or machine leaves that dies while it writes.
+    for left in ["", "{\"p", "{\"pid\":17,\"ho", "\0\0\0"] {
+        std::fs::write(&path, left).unwrap();
+        let lock = Lock::take(&path).unwrap();
+        let words: LockHolder = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+        assert_eq!(words, LockHolder { pid: std::process::id(), host: host() });
+        drop(lock);
+    }
+}
+
+#[test]
 fn a_waiting_process_has_the_lock_once_the_first_releases_it() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("lock");

@@ -4,7 +4,7 @@
 //! directory `pipeline` that is written, or that the file is written in. Each writer has a number of its own: one that was cut off may still
 //! be writing while another one takes its place. The lock distinguishes it from those that have ended, whose directories are removed.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::io::{self, BufWriter, ErrorKind};
 use std::path::{Path, PathBuf};
 
@@ -298,7 +298,17 @@ fn remove_ended(folder: &Path, name: &str, disk: &Disk) -> io::Result<()> {
         // A process that was killed before the marker was whole has made nothing else.
         Some(Err(_)) | None => files.iter().all(|file| file == LOCK || file == MARKER),
     };
-    if !ours || !files.iter().all(|file| file == LOCK || file == MARKER || file == PIPELINE) {
+    // A link would lead out of it.
+    let is_kind = |name: &OsStr| {
+        match folder.join(name).symlink_metadata() {
+            Ok(found) if name == PIPELINE => found.is_dir(),
+            Ok(found) => found.is_file(),
+            // Its writer has just ended.
+            Err(error) => error.kind() == ErrorKind::NotFound,
+        }
+    };
+    let known = |file: &OsString| (file == LOCK || file == MARKER || file == PIPELINE) && is_kind(file);
+    if !ours || !files.iter().all(known) {
         return Err(io::Error::other("it holds files that obsdiff did not write"));
     }
     match Lock::take(&folder.join(LOCK)) {
