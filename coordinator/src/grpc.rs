@@ -131,7 +131,9 @@ impl v1::session_server::Session for Sessions {
         let first = first.ok_or_else(|| Status::invalid_argument("a worker says hello first"))?;
         let (out, events) = mpsc::channel(WAITING);
         let events: EventStream = Box::pin(ReceiverStream::new(events).map(Ok));
-        let hello = match WorkerEvent::try_from(first) {
+        // The Hello is kept while its worker stands by.
+        let shards = self.briefing.plan.shards.len();
+        let hello = match first.into_event(shards) {
             Ok(WorkerEvent::Hello(hello)) => *hello,
             Ok(WorkerEvent::Status(_)) => return Err(Status::invalid_argument("a worker says hello first")),
             Err(error @ WireError::Protocol { .. }) => {
@@ -151,17 +153,17 @@ impl v1::session_server::Session for Sessions {
             // No answer means that the driver has ended: the stream ends too.
             let Ok(worker) = name.await else { return };
             let announcer = announcements.map(|announcements| announcements.announcer(worker));
-            listen((worker, handle), incoming, out, closed, announcer).await;
+            listen((worker, handle), (incoming, shards), out, closed, announcer).await;
             drop(place);
         });
         Ok(Response::new(events))
     }
 }
 
-/// Passes on a worker's messages until either side ends the session.
+/// Passes on a worker's messages, in a job of so many shards, until either side ends the session.
 async fn listen(
     (worker, handle): (WorkerId, Handle),
-    mut incoming: Streaming<v1::WorkerEvent>,
+    (mut incoming, shards): (Streaming<v1::WorkerEvent>, usize),
     out: Sender<v1::CoordinatorEvent>,
     mut closed: oneshot::Receiver<()>,
     announcer: Option<Announcer>,
@@ -179,7 +181,7 @@ async fn listen(
                 let _ = out.try_send((&CoordinatorEvent::Heartbeat(progress)).into());
             }
             message = incoming.message() => match message {
-                Ok(Some(event)) => match WorkerEvent::try_from(event) {
+                Ok(Some(event)) => match event.into_event(shards) {
                     Ok(WorkerEvent::Status(status)) => handle.send(Message::report(worker, *status)).await,
                     Ok(WorkerEvent::Hello(_)) => break refuse(&out, "it said hello twice".to_owned()),
                     Err(error) => break refuse(&out, error.to_string()),

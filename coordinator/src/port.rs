@@ -1,5 +1,7 @@
 //! The port to which workers and watchers of a job connect, by gRPC and by HTTP.
 
+mod connections;
+
 use std::net::{self, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,12 +13,12 @@ use obsdiff_proto::wire::v1::session_server::SessionServer;
 use obsdiff_proto::wire::{FILE_DESCRIPTOR_SET, MESSAGE_LIMIT};
 use obsdiff_security::{Exposure, Tls, Token, TokenCheck, check_bind};
 use tokio::net::TcpListener;
-use tokio_stream::wrappers::TcpListenerStream;
 use tonic::service::Routes;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Server;
 use tonic::transport::server::Router;
 
+use self::connections::{OPENING, accepted, most_connections};
 use crate::grpc::Sessions;
 use crate::http::{self, Access};
 use crate::jobs::ServedJob;
@@ -78,7 +80,8 @@ impl Port {
         Ok(listener)
     }
 
-    /// Serves the bound port until the runtime ends; gives its address.
+    /// Serves the bound port until the runtime ends; gives its address. Clients beyond the most connections wait, and those that do not
+    /// begin are cut off.
     ///
     /// # Errors
     /// When the certificates cannot be used.
@@ -93,8 +96,9 @@ impl Port {
         let listener = TcpListener::from_std(listener).map_err(|e| self.failed(&e))?;
         let bound = listener.local_addr().map_err(|e| self.failed(&e))?;
         let router = self.router(handle, rendezvous, briefing, job).await?;
+        let connections = accepted(listener, most_connections());
         tokio::spawn(async move {
-            if let Err(error) = router.serve_with_incoming(TcpListenerStream::new(listener)).await {
+            if let Err(error) = router.serve_with_incoming(connections).await {
                 tracing::error!(%error, "the port is closed");
             }
         });
@@ -129,7 +133,7 @@ impl Port {
             .http2_keepalive_timeout(Some(PING))
             .tcp_nodelay(true);
         if let Some(tls) = &self.tls {
-            server = server.tls_config(tls.server()).map_err(|e| self.failed(&e))?;
+            server = server.tls_config(tls.server().timeout(OPENING)).map_err(|e| self.failed(&e))?;
         }
         let access = Access::new(self.token.0.clone(), self.address.ip(), self.tls.is_some());
         let pages = http::routes(&job, access);

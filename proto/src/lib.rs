@@ -42,4 +42,4 @@ pub use pattern::{Pattern, PatternError, Target};
 pub use plan::{Budget, LinearTarget, Package, Plan, Shard};
 pub use size::{ByteSize, ByteSizeError};
 pub use structured::{Features, HeadScore, OutputLayout, PartKind, Structure};
-pub use targets::Targets;
+pub use targets::{Targets, glob};

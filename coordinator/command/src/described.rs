@@ -4,7 +4,6 @@ use std::ops::Deref;
 use std::path::Path;
 use std::sync::Arc;
 
-use globset::Glob;
 use obsdiff_core::{Options, PlanCost, PlanError, Tokens, Workload};
 use obsdiff_engine::checkpoint::Weights;
 use obsdiff_proto::{JobError, JobSpec, Plan};
@@ -17,7 +16,7 @@ use crate::{Error, Result};
 
 /// The first tensor that a glob on names of linears matches, as it is named or as the part of the model that it belongs to.
 fn met(weights: &Weights, glob: &str) -> Option<String> {
-    let glob = Glob::new(glob).ok()?.compile_matcher();
+    let glob = obsdiff_proto::glob(glob).ok()?;
     let mut names: Vec<&str> = weights.entries().map(|(name, _)| name).collect();
     names.sort_unstable();
     let part = |name: &&str| name.rsplit_once('.').is_some_and(|(part, _)| glob.is_match(part));

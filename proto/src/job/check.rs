@@ -1,8 +1,7 @@
 //! What values a job file may have, as far as they can be checked without opening a file.
 
-use globset::Glob;
-
 use super::{Accumulate, Allocation, BudgetBy, JobError, JobSpec, SparsityRule, SparsitySpec};
+use crate::targets::glob;
 use crate::{Pattern, Target};
 
 /// Conjugate gradients end after as many steps as a linear has columns; a few steps gain nearly everything.
@@ -126,9 +125,7 @@ impl SparsitySpec {
         self.validate_allocation()?;
         for (i, rule) in self.rules.iter().enumerate() {
             let key = |name: &str| format!("sparsity.rules[{i}].{name}");
-            if let Err(e) = Glob::new(&rule.matches) {
-                return Err(JobError::new(key("match"), format!("is not a glob: {e}")));
-            }
+            glob(&rule.matches).map_err(|problem| JobError::new(key("match"), problem))?;
             if rule.skip && (rule.pattern.is_some() || rule.ratio.is_some()) {
                 return Err(JobError::new(
                     key("skip"),

@@ -150,3 +150,24 @@ fn defaults_of_a_pattern_or_method_are_left_out_and_come_back() {
     let structured = SparsitySpec { pattern, ..said(Some(Method::Obs), None) };
     assert_eq!(structured.without_defaults().method, None, "obs is the default of heads and neurons");
 }
+
+#[test]
+fn a_glob_that_is_too_long_or_too_deep_is_refused_and_ends_no_process() {
+    let said = |glob: String| {
+        let rules = vec![rule(&glob, true, None, None)];
+        let refused = job(|spec| spec.sparsity.rules = rules.clone());
+        let spec = SparsitySpec { rules, ..toml::from_str::<JobSpec>(JOB).unwrap().sparsity };
+        assert_eq!(Targets::new(&spec).is_err(), refused.is_err(), "{glob:.20}");
+        refused.map_err(|error| error.to_string())
+    };
+    let nested = |depth: usize| format!("{}a{}", "{".repeat(depth), "}".repeat(depth));
+    assert_eq!(said(nested(8)), Ok(()));
+    for depth in [9, 260, 200_000] {
+        let error = said(nested(depth)).unwrap_err();
+        assert!(error.starts_with("sparsity.rules[0].match: has "), "{error}");
+        assert!(error.ends_with("give several rules"), "{error}");
+    }
+    assert_eq!(said("*?[a-z]".repeat(146)), Ok(()));
+    assert!(said("a".repeat(1025)).unwrap_err().contains("has 1025 bytes"));
+    assert!(said("{a".to_owned()).unwrap_err().contains("is not a glob"));
+}

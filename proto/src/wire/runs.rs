@@ -4,8 +4,11 @@ use std::collections::BTreeSet;
 
 use super::codec::Codec;
 use super::field::count;
+use super::v1::order::{Calibrate, Order};
+use super::v1::worker_event::Event;
 use super::{FieldProblem, MOST_SHARDS, Result, WireError, v1};
-use crate::{Shard, ShardId};
+use crate::session::{PROTOCOL, WorkerEvent};
+use crate::{Shard, ShardId, counted};
 
 /// A set of shards as runs: alternately the number of ids left out, and the number of consecutive ids.
 pub(super) struct Runs;
@@ -60,6 +63,50 @@ fn runs(field: &str, runs: &[u32]) -> Result<BTreeSet<ShardId>> {
     Ok(shards)
 }
 
+impl v1::WorkerEvent {
+    /// What a worker says in a job of so many shards. A message that names other shards is refused before its runs become sets: a few
+    /// bytes can name a million shards.
+    ///
+    /// # Errors
+    /// When the worker speaks another protocol, or a field has a value that is not allowed.
+    pub fn into_event(self, shards: usize) -> Result<WorkerEvent> {
+        let status = match &self.event {
+            // Another protocol is the reason that its worker is told, whatever else it says.
+            Some(Event::Hello(hello)) if hello.protocol == PROTOCOL => {
+                hello.status.as_ref().map(|status| ("hello.status", status))
+            }
+            Some(Event::Status(status)) => Some(("status", status)),
+            _ => None,
+        };
+        if let Some((field, status)) = status {
+            check_shards(status, shards).map_err(|e| e.within(field))?;
+        }
+        WorkerEvent::try_from(self)
+    }
+}
+
+/// Refuses a status that names a shard which a plan of so many shards does not have.
+fn check_shards(status: &v1::Status, shards: usize) -> Result<()> {
+    let unknown = |field: &str, shard: u64| {
+        let problem = format!("names shard {shard}, but the plan has {}", counted(shards, "shard"));
+        Err(WireError::new(field, FieldProblem::Content(problem)))
+    };
+    // The last run ends where all ids that are left out and all that are named add up to.
+    let runs = status.sums.iter().flat_map(|sums| &sums.held_runs);
+    let end: u64 = runs.map(|ids| u64::from(*ids)).sum();
+    if end > shards as u64 {
+        return unknown("sums.held_runs", end - 1);
+    }
+    for (at, order) in status.in_hand.iter().enumerate() {
+        if let Some(Order::Calibrate(Calibrate { shard, .. })) = order.order
+            && shard as usize >= shards
+        {
+            return unknown(&format!("in_hand[{at}].calibrate.shard"), shard.into());
+        }
+    }
+    Ok(())
+}
+
 /// A plan's shards as runs of equal ones that follow each other. Their ids are their places.
 pub(super) fn shards_out(shards: &[Shard]) -> Vec<v1::ShardRun> {
     let mut runs: Vec<v1::ShardRun> = Vec::new();
@@ -102,6 +149,7 @@ pub(super) fn shards(field: &str, runs: &[v1::ShardRun]) -> Result<Vec<Shard>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::message::Status;
 
     fn set(ids: &[u32]) -> BTreeSet<ShardId> {
         ids.iter().copied().map(ShardId).collect()
@@ -129,6 +177,47 @@ mod tests {
         assert_eq!(problem(&[4]), "held: has a run without a length");
         assert_eq!(problem(&[u32::MAX, 1]), "held: names shards that cannot be");
         assert!(problem(&[0, u32::MAX]).starts_with("held: has 4294967295 entries, but at most 1048576"));
+    }
+
+    #[test]
+    fn a_message_that_names_other_shards_than_the_plans_is_refused() {
+        let status = |held_runs: &[u32], in_hand: &[u32]| {
+            let order = |shard: &u32| Order::Calibrate(Calibrate { tally: 1, shard: *shard });
+            v1::Status {
+                sums: Some(v1::Sums { held_runs: held_runs.to_vec(), ..v1::Sums::default() }),
+                in_hand: in_hand.iter().map(|shard| v1::Order { order: Some(order(shard)) }).collect(),
+                ..v1::Status::from(&Status::default())
+            }
+        };
+        let read = |event| v1::WorkerEvent { event: Some(event) }.into_event(4);
+        let Ok(WorkerEvent::Status(known)) = read(Event::Status(status(&[1, 3], &[0, 3]))) else {
+            panic!("the plan's own shards are refused");
+        };
+        assert_eq!((known.sums.held, known.in_hand.len()), (set(&[1, 2, 3]), 2));
+
+        let problem = |event| read(event).unwrap_err().to_string();
+        assert_eq!(
+            problem(Event::Status(status(&[0, 1 << 20], &[]))),
+            "status.sums.held_runs: names shard 1048575, but the plan has 4 shards"
+        );
+        assert_eq!(
+            problem(Event::Status(status(&[0, 1, 3, 1], &[]))),
+            "status.sums.held_runs: names shard 4, but the plan has 4 shards"
+        );
+        assert_eq!(
+            problem(Event::Status(status(&[], &[3, 4]))),
+            "status.in_hand[1].calibrate.shard: names shard 4, but the plan has 4 shards"
+        );
+        let status = status(&[0, 5], &[]);
+        let hello = |protocol| {
+            Event::Hello(v1::Hello { protocol, status: Some(status.clone()), ..v1::Hello::default() })
+        };
+        assert_eq!(
+            problem(hello(PROTOCOL)),
+            "hello.status.sums.held_runs: names shard 4, but the plan has 4 shards"
+        );
+        let other = problem(hello(PROTOCOL + 1));
+        assert!(other.ends_with("use the same release on both"), "{other}");
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use obsdiff_engine::pruner::SurveyedSlice;
 use obsdiff_proto::message::Exponents;
-use obsdiff_proto::{InputDigest, Inventory, JobSpec, Package, PackageId, Pattern, SiteId};
+use obsdiff_proto::{InputDigest, Inventory, JobSpec, Package, PackageId, Pattern, Site, SiteId};
 use obsdiff_store::{GramReceipt, Prompts};
 use serde::{Deserialize, Serialize};
 
@@ -93,10 +93,14 @@ impl GramIndex {
         self.sites.iter().map(|kept| (kept.site, kept.exponent)).collect()
     }
 
-    /// Whether the sites of a model have the names of those whose Grams are kept.
+    /// Whether the sites of a model have the names and widths of those whose Grams are kept.
     pub fn is_of(&self, inventory: &Inventory) -> bool {
-        let name = |site: SiteId| inventory.sites.get(site.0 as usize).map(|site| &site.name);
-        self.sites.iter().all(|kept| name(kept.site) == Some(&kept.name))
+        let constant = usize::from(self.is_structured());
+        let is_kept =
+            |kept: &KeptSite, site: &Site| kept.name == site.name && kept.width == site.width + constant;
+        self.sites
+            .iter()
+            .all(|kept| inventory.sites.get(kept.site.0 as usize).is_some_and(|site| is_kept(kept, site)))
     }
 
     /// The name of the first site of some packages whose Gram is not kept.
