@@ -248,7 +248,7 @@ fn random_weights(shapes: Vec<(String, Vec<usize>)>) -> Weights {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("model.safetensors");
     candle_core::safetensors::save(&tensors, &file).unwrap();
-    // What is mapped stays when the file's name is gone.
+    // What is open stays when the file's name is gone.
     Weights::open_file(&file).unwrap()
 }
 

@@ -1,7 +1,5 @@
 //! About how long a job takes on one machine: its arithmetic and its bytes at the rates of its device.
 
-use std::fs;
-
 use obsdiff_core::{PackageCost, Workload};
 use obsdiff_proto::JobSpec;
 
@@ -9,7 +7,6 @@ use crate::described::Described;
 use crate::machine::MachineRates;
 use crate::progress::PackageWork;
 use crate::shares::ProductShares;
-use crate::{Error, Result};
 
 /// Bytes of a solved weight in the job's state: f32.
 const SOLVED: u64 = 4;
@@ -26,18 +23,17 @@ pub(crate) struct FileBytes {
 impl FileBytes {
     /// Those of a job on a pipeline: all its files are digested, the transformer is loaded, and the output has all of it, or the
     /// transformer alone where the rest is linked.
-    pub(crate) fn of(described: &Described, spec: &JobSpec) -> Result<Self> {
+    pub(crate) fn of(described: &Described, spec: &JobSpec) -> Self {
         let transformer = described.pipeline.path().join("transformer");
         let [mut all, mut of_transformer] = [0u64; 2];
-        for file in &described.files {
-            let bytes = fs::metadata(file).map_err(|e| Error::file(file, e))?.len();
+        for (file, bytes) in described.files.paths().zip(described.files.sizes()) {
             all = all.saturating_add(bytes);
             if file.starts_with(&transformer) {
                 of_transformer = of_transformer.saturating_add(bytes);
             }
         }
         let written = if spec.output.link { of_transformer } else { all };
-        Ok(Self { read: all.saturating_add(of_transformer), written })
+        Self { read: all.saturating_add(of_transformer), written }
     }
 }
 

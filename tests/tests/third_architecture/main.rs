@@ -237,6 +237,7 @@ fn holds(further: &Value, share: f64) {
         destination: &destination,
         link: false,
         weights: &weights,
+        read: None,
         record: &record,
         documents: &[],
         shrink: None,

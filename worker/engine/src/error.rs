@@ -36,6 +36,16 @@ pub enum Error {
         /// What is wrong, and what would be right.
         problem: String,
     },
+    /// A file was written to, or another one was put in its place, since the pipeline was opened.
+    #[error(
+        "{}: was changed after the job began, and what is computed would be of neither model: put that file back as it was and start \
+         the job again, or start a new job on what it is now",
+        path.display()
+    )]
+    Changed {
+        /// The file.
+        path: PathBuf,
+    },
     /// A checkpoint lacks a tensor.
     #[error("{}: tensor `{name}` is missing", path.display())]
     MissingTensor {

@@ -132,6 +132,7 @@ fn shrinks_without_a_difference(name: &str) {
         destination: &destination,
         link: false,
         weights: &weights,
+        read: None,
         record: &record,
         documents: &[],
         shrink: Some(&shrink),

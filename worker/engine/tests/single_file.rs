@@ -72,7 +72,7 @@ fn hold(
 ) {
     let bytes = written.bytes(to).unwrap();
     let length = bytes.len() / parts;
-    assert!(weights.bytes(name).unwrap() == &bytes[part * length..(part + 1) * length], "{name} of {to}");
+    assert!(weights.bytes(name).unwrap() == bytes[part * length..(part + 1) * length], "{name} of {to}");
     let (shape, joined) = (weights.entry(name).unwrap().shape(), written.entry(to).unwrap().shape());
     assert_eq!((shape[0] * parts, &shape[1..]), (joined[0], &joined[1..]), "{name} of {to}");
     assert_eq!(weights.entry(name).unwrap().dtype(), written.entry(to).unwrap().dtype());
@@ -192,7 +192,7 @@ fn flux() {
             let parts = [("attn.to_q", 0, 1), ("attn.to_k", 1, 2), ("attn.to_v", 2, 3), ("proj_mlp", 3, 7)];
             for (from, first, next) in parts {
                 let from = format!("single_transformer_blocks.{block}.{from}.{end}");
-                assert!(files.0.bytes(&from).unwrap() == &joined[first * width..next * width], "{from}");
+                assert!(files.0.bytes(&from).unwrap() == joined[first * width..next * width], "{from}");
                 seen.insert(from);
             }
             for (from, to) in [("norm.linear", "modulation.lin"), ("proj_out", "linear2")] {

@@ -54,6 +54,7 @@ pub fn encode_missing(
     let mut progress = EncodingProgress { done: 0, all: prompts_of(&missing), on_progress: on_encoded };
     for group in groups(&missing, encoders.prompts_together()) {
         let made = encode(spec, &encoders, group, &mut progress)?;
+        model.files.check_unchanged()?;
         for (key, content) in made {
             runtime.block_on(store.at_start().put_conditioning(key, content))?;
         }

@@ -16,7 +16,6 @@ use obsdiff_engine::checkpoint::Weights;
 use obsdiff_engine::pipeline::Conditioning;
 use obsdiff_engine::{Error, Result};
 use obsdiff_proto::JobSpec;
-use safetensors::SafeTensors;
 use safetensors::tensor::{Metadata, TensorInfo};
 use serde_json::{Value, json};
 
@@ -38,7 +37,7 @@ pub struct ConditioningMetadata {
     pub prompts: Option<Vec<String>>,
 }
 
-/// A file with the conditioning of prompts. Its header is read; tensors stay mapped.
+/// A file with the conditioning of prompts. Its header is read; its tensors are read when they are asked for.
 #[derive(Debug)]
 pub struct ConditioningFile {
     path: PathBuf,
@@ -218,8 +217,7 @@ fn about(path: &Path, tensors: &Weights) -> Result<ConditioningMetadata> {
 }
 
 fn metadata(tensors: &Weights) -> HashMap<String, String> {
-    let header = tensors.files().first().and_then(|file| SafeTensors::read_metadata(file).ok());
-    header.and_then(|(_, header)| header.metadata().clone()).unwrap_or_default()
+    tensors.files().first().map(|file| file.metadata().clone()).unwrap_or_default()
 }
 
 fn content(path: &Path, problem: String) -> Error {

@@ -1,10 +1,11 @@
 //! The model of a job, as its configuration and the headers of its files describe it.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use candle_core::DType;
 use obsdiff_engine::architecture::{Guidance, TransformerConfig};
+use obsdiff_engine::checkpoint::SourceFiles;
 use obsdiff_engine::pipeline::{LatentSize, PipelineFolder};
 use obsdiff_engine::pruner::ForwardCall;
 use obsdiff_proto::{ComputeType, ForwardFlops, Inventory, JobError, JobSpec};
@@ -33,7 +34,7 @@ pub struct JobModel {
     /// How the job's guidance acts.
     pub guidance: Guidance,
     /// Every file that decides what the pipeline computes.
-    pub files: Vec<PathBuf>,
+    pub files: SourceFiles,
 }
 
 impl JobModel {
@@ -78,7 +79,7 @@ impl JobModel {
             text_tokens,
             gpu_encoding_bytes,
             gpu_decoding_bytes,
-            files: pipeline.files()?.into_iter().chain(of_text).collect(),
+            files: SourceFiles::open(pipeline.files()?.into_iter().chain(of_text))?,
             inventory: config.inventory(),
             guidance,
             pipeline,

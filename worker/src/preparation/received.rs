@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use obsdiff_engine::checkpoint::{Weights, digests};
+use obsdiff_engine::checkpoint::Weights;
 use obsdiff_proto::InputDigest;
 use obsdiff_proto::session::Briefing;
 use obsdiff_store::{JobRecord, JobStore, Prompts};
@@ -63,7 +63,7 @@ impl ReceivedJob {
         let model = JobModel::open(spec, folder, text_tokens)?;
         let weights = Arc::new(model.pipeline.transformer_weights()?);
         let root = model.pipeline.path();
-        let model_files = digests(root, &model.files, on_read)?;
+        let model_files = model.files.digests(root, on_read)?;
         check_same_files(root, &model_files, &briefing.inputs)?;
         if model.inventory != briefing.inventory {
             return Err(refused(

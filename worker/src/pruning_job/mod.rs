@@ -160,6 +160,7 @@ impl<'a> PruningJob<'a> {
             link: self.spec.output.link,
             weights: self.weights,
             record: &record,
+            read: Some(&self.model.files),
             documents: &documents,
             shrink: shrink.as_ref(),
         };

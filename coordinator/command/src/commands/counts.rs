@@ -63,7 +63,7 @@ impl PackageCount {
         let of_job = plan.packages.len() as u32;
         let spec = &job.spec;
         let workload = described.workload(spec);
-        let files = FileBytes::of(described, spec)?;
+        let files = FileBytes::of(described, spec);
         let powers = (0..).map(|power| 1 << power).take_while(|count| *count <= MOST);
         let asked: BTreeSet<u32> = powers.chain([of_job]).collect();
         let with = |count| {

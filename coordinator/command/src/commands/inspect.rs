@@ -151,9 +151,7 @@ fn scan(path: &Path, weights: &Weights, prunable: Option<&HashSet<String>>) -> R
         let zeros = if weights.in_hole(entry)? {
             zeros::all_zero(entry.bytes().len(), entry.dtype(), columns)
         } else {
-            let zeros = zeros::scan(weights.bytes(name)?, entry.dtype(), columns);
-            weights.release(entry);
-            zeros
+            zeros::scan(&weights.bytes(name)?, entry.dtype(), columns)
         };
         let Some(zeros) = zeros else { continue };
         found.whole.add(&zeros);

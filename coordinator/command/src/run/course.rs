@@ -21,7 +21,7 @@ pub(crate) fn recorded(
     let packages = described.cost(&job.spec, &inputs.plan).packages;
     let gram_bytes: Vec<u64> = packages.iter().map(|package| package.gram_bytes).collect();
     JobCourse {
-        read_bytes: FileBytes::of(described, &job.spec).ok().map(|bytes| bytes.read),
+        read_bytes: Some(FileBytes::of(described, &job.spec).read),
         written_bytes: output.written_bytes(),
         ..recorded_with(course, &gram_bytes)
     }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use obsdiff_engine::checkpoint::{Weights, digests};
+use obsdiff_engine::checkpoint::Weights;
 use obsdiff_engine::device::ComputeDevice;
 use obsdiff_proto::{ByteSize, InputDigest, Plan};
 use obsdiff_worker::conditioning::ConditioningFile;
@@ -87,7 +87,7 @@ impl Inputs {
         let described =
             if job.model_cache().is_some() { Described::read(job, text_tokens)? } else { described };
         let weights = Arc::new(described.pipeline.transformer_weights()?);
-        let model_files = digests(described.pipeline.path(), &described.files, &|| ())?;
+        let model_files = described.files.digests(described.pipeline.path(), &|| ())?;
         let prompt_files = match job.kept() {
             Some(kept) => grams::files(job, kept, &model_files)?,
             None => prompts.files(&job.spec).into_iter().chain(conditioning::digest(job)?).collect(),

@@ -6,7 +6,6 @@ use std::sync::Arc;
 
 use candle_core::{DType, Tensor};
 use obsdiff_engine::calibrate::Conditionings;
-use obsdiff_engine::checkpoint::digests;
 use obsdiff_engine::gram::{Gram, PlacedGram};
 use obsdiff_engine::pipeline::Conditioning;
 use obsdiff_engine::pruner::{Allocated, Pruner, expected_at};
@@ -96,7 +95,7 @@ fn errors(
     let runtime = runtime()?;
     let store = GramStore::open(&url, job.stores().pairs())?;
     let grams = KeptGrams::new(store, runtime.handle().clone(), kept.clone(), &job.spec);
-    let model_files = digests(described.pipeline.path(), &described.files, &|| ())?;
+    let model_files = described.files.digests(described.pipeline.path(), &|| ())?;
     check_kept(job, kept, &model_files)?;
     let weights = Arc::new(described.pipeline.transformer_weights()?);
     let (model, trajectories) = preparation::load(&job.spec, described.model(), &weights, NoPrompts::new()?)?;

@@ -23,8 +23,8 @@ fn energies(folder: &Path) -> HashMap<String, Vec<f64>> {
         let n = site["width"].as_u64().unwrap() as usize;
         let object = format!("grams/{}.safetensors", site["gram"]["sha256"].as_str().unwrap());
         let gram = Weights::open_file(&folder.join(object)).unwrap();
-        let upper = gram.bytes("sums").unwrap().as_chunks().0;
-        let upper: Vec<i64> = upper.iter().map(|bytes| i64::from_le_bytes(*bytes)).collect();
+        let sums = gram.bytes("sums").unwrap();
+        let upper: Vec<i64> = sums.as_chunks().0.iter().map(|bytes| i64::from_le_bytes(*bytes)).collect();
         assert_eq!(upper.len(), n * (n + 1) / 2);
         // Row after row, each from its diagonal on.
         let diagonal = (0..n).map(|j| upper[j * n - j * j.saturating_sub(1) / 2] as f64);

@@ -16,8 +16,8 @@ use crate::usage::{self, Usage};
 const PEAK: u64 = 100 << 20;
 /// The bytes that it may read, by calls: headers and configurations, and in `plan` the 64 MiB by which it measures the machine.
 const READ: u64 = 100 << 20;
-/// The pages that it may touch. Weights that are mapped and walked through are 5.8 million, or a sixteenth of that where the kernel maps
-/// neighbours along.
+/// The pages that it may touch. Weights that are all read into new memory are 5.8 million, or fewer where the kernel gives
+/// large ones.
 const PAGES: u64 = 100_000;
 
 /// The shipped FLUX.1 pipeline with a transformer of the published sizes in bf16. Its file has a header, and a hole in place of

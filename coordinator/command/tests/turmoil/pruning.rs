@@ -33,7 +33,7 @@ pub(crate) struct Pruning {
     model: Sd3Transformer,
     weights: Arc<Weights>,
     trajectories: Arc<Trajectories>,
-    /// Holds the weights, which stay mapped.
+    /// Holds the weights, which are read when they are needed.
     _folder: tempfile::TempDir,
 }
 

@@ -101,7 +101,7 @@ fn weights(config: &dyn TransformerConfig) -> Result<Weights> {
     }
     let file = tempfile::NamedTempFile::new()?;
     candle_core::safetensors::save(&tensors, file.path())?;
-    // What is mapped stays when the file's name is gone.
+    // What is open stays when the file's name is gone.
     Ok(Weights::open_file(file.path())?)
 }
 

@@ -1,8 +1,9 @@
-use std::fs;
+use std::fs::{self, File};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::*;
+use crate::Error;
 use candle_core::{DType, Tensor};
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 fn sample(folder: &std::path::Path, file: &str, names: &[&str]) {
@@ -189,4 +190,26 @@ fn whoever_has_to_know_is_told_of_each_tensor_that_is_read() {
     weights.tensor("a", &[2, 3], DType::F32).unwrap();
     weights.rows("b", [2, 3], 1..2).unwrap();
     assert_eq!(calls.load(Ordering::SeqCst), 2);
+}
+
+#[test]
+fn a_file_that_becomes_shorter_is_named_and_ends_no_process() {
+    let dir = tempfile::tempdir().unwrap();
+    sample(dir.path(), "model.safetensors", &["a", "b"]);
+    let path = dir.path().join("model.safetensors");
+    let weights = Weights::open(dir.path(), Library::Transformers).unwrap();
+    let b = weights.entry("b").unwrap().bytes();
+    File::options().write(true).open(&path).unwrap().set_len(b.end as u64 - 1).unwrap();
+    weights.tensor("a", &[2, 3], DType::F32).unwrap();
+    let errors = [
+        weights.tensor("b", &[2, 3], DType::F32).map(drop).unwrap_err(),
+        weights.rows("b", [2, 3], 1..2).map(drop).unwrap_err(),
+        weights.bytes("b").map(drop).unwrap_err(),
+        weights.copy(weights.entry("b").unwrap(), 0..b.len(), &mut |_| Ok(())).unwrap_err(),
+    ];
+    for error in errors {
+        assert!(matches!(&error, Error::Changed { path: found } if *found == path), "{error}");
+    }
+    assert_eq!(weights.rows("b", [2, 3], 0..1).unwrap().len(), 3);
+    assert!(weights.rows("b", [2, 3], 1..3).unwrap_err().to_string().contains("has no rows 1..3"));
 }

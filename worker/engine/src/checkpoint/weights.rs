@@ -8,18 +8,20 @@ use std::sync::{Arc, OnceLock};
 
 use candle_core::{DType, Tensor};
 use obsdiff_files::OnProgress;
-use safetensors::SafeTensors;
 use serde::Deserialize;
 
 use super::library::Files;
-use super::{Library, MappedFile, read_json};
-use crate::{Error, HOST, Result};
+use super::{Library, TensorFile, read_json};
+use crate::{Error, Result};
 
-/// A component's tensors by name, memory-mapped and read when asked for.
+/// Bytes of a tensor that are in memory at once while it is copied.
+const COPIED_AT_ONCE: usize = 4 << 20;
+
+/// A component's tensors by name, read when asked for.
 pub struct Weights {
     folder: PathBuf,
     index: Option<PathBuf>,
-    files: Vec<MappedFile>,
+    files: Vec<TensorFile>,
     entries: BTreeMap<String, TensorEntry>,
     on_read: OnceLock<Arc<OnProgress>>,
 }
@@ -105,7 +107,7 @@ impl Weights {
         Self { folder, index: None, files: Vec::new(), entries: BTreeMap::new(), on_read: OnceLock::new() }
     }
 
-    /// Calls `on_read` after each tensor that is read from now on, for somebody who has to know that the work goes on: from a slow disk a
+    /// Calls `on_read` after each read of a tensor, or of a piece of one, from now on, for somebody who has to know that the work goes on: from a slow disk a
     /// large model takes long. Only the first one that is given counts.
     pub fn call_on_read(&self, on_read: Arc<OnProgress>) {
         // A second one would be a fault of the program, and do no harm.
@@ -147,38 +149,26 @@ impl Weights {
     }
 
     fn add_file(&mut self, path: &Path) -> Result<()> {
-        let mapped = MappedFile::open(path)?;
-        let damaged = |e: &dyn std::fmt::Display| {
-            // Files of a download cache have no such ending.
-            let next = match path.extension().and_then(|extension| extension.to_str()) {
-                None | Some("safetensors") => "copy or download it again",
-                Some(_) => "obsdiff reads no other files of weights: save it as safetensors",
-            };
-            Error::content(path, format!("is not a whole safetensors file ({e}): {next}"))
-        };
-        let (header, _) = SafeTensors::read_metadata(&mapped).map_err(|e| damaged(&e))?;
-        let tensors = SafeTensors::deserialize(&mapped).map_err(|e| damaged(&e))?;
-        let mut next = 8 + header;
-        let mut found: Vec<_> = tensors.iter().collect();
-        found.sort_by_key(|(_, view)| view.data().as_ptr());
-        for (name, view) in found {
-            let dtype = DType::try_from(view.dtype()).map_err(|_| {
+        let (file, header, start) = TensorFile::open(path)?;
+        for name in header.offset_keys() {
+            let Some(info) = header.info(&name) else { continue };
+            let dtype = DType::try_from(info.dtype).map_err(|_| {
                 Error::content(
                     path,
-                    format!("tensor `{name}` has type {:?}, which is not supported", view.dtype()),
+                    format!("tensor `{name}` has type {:?}, which is not supported", info.dtype),
                 )
             })?;
-            let bytes = next..next + view.data().len();
-            next = bytes.end;
-            let entry = TensorEntry { file: self.files.len(), bytes, dtype, shape: view.shape().to_vec() };
-            if self.entries.insert(name.to_owned(), entry).is_some() {
+            let bytes = start + info.data_offsets.0..start + info.data_offsets.1;
+            let entry = TensorEntry { file: self.files.len(), bytes, dtype, shape: info.shape.clone() };
+            if self.entries.contains_key(&name) {
                 return Err(Error::content(
                     path,
                     format!("holds tensor `{name}`, which another shard holds too"),
                 ));
             }
+            self.entries.insert(name, entry);
         }
-        self.files.push(mapped);
+        self.files.push(file);
         Ok(())
     }
 
@@ -201,11 +191,11 @@ impl Weights {
 
     /// The paths of all files that were opened, the index first.
     pub fn paths(&self) -> impl Iterator<Item = &Path> {
-        self.index().into_iter().chain(self.files.iter().map(MappedFile::path))
+        self.index().into_iter().chain(self.files.iter().map(TensorFile::path))
     }
 
     /// The files of tensors, in the order of their names.
-    pub fn files(&self) -> &[MappedFile] {
+    pub fn files(&self) -> &[TensorFile] {
         &self.files
     }
 
@@ -229,13 +219,35 @@ impl Weights {
             .ok_or_else(|| Error::MissingTensor { path: self.folder.clone(), name: name.to_owned() })
     }
 
-    /// A tensor's bytes as stored: little-endian, row-major.
+    /// Reads a tensor's bytes as stored: little-endian, row-major.
     ///
     /// # Errors
-    /// When there is none of this name.
-    pub fn bytes(&self, name: &str) -> Result<&[u8]> {
+    /// When there is none of this name, or it cannot be read.
+    pub fn bytes(&self, name: &str) -> Result<Vec<u8>> {
         let entry = self.entry(name)?;
-        Ok(&self.files[entry.file][entry.bytes.clone()])
+        let bytes = self.files[entry.file].read(entry.bytes())?;
+        self.was_read();
+        Ok(bytes)
+    }
+
+    /// Passes some of a tensor's bytes on as they are stored, a few MiB at a time.
+    ///
+    /// # Errors
+    /// When they cannot be read, and of `write`.
+    pub fn copy(
+        &self,
+        entry: &TensorEntry,
+        bytes: Range<usize>,
+        write: &mut dyn FnMut(&[u8]) -> Result<()>,
+    ) -> Result<()> {
+        let (mut next, end) = (entry.bytes.start + bytes.start, entry.bytes.start + bytes.end);
+        while next < end {
+            let piece = next..end.min(next + COPIED_AT_ONCE);
+            write(&self.files[entry.file].read(piece.clone())?)?;
+            next = piece.end;
+            self.was_read();
+        }
+        Ok(())
     }
 
     /// Whether a tensor lies in a hole of its file: its bytes are zeros, which need not be read.
@@ -259,25 +271,27 @@ impl Weights {
     /// Reads a tensor of the shape that the configuration asks for, converted to `dtype`.
     ///
     /// # Errors
-    /// When it is missing, has another shape, or cannot be converted.
+    /// When it is missing, has another shape, or cannot be read or converted.
     pub fn tensor(&self, name: &str, shape: &[usize], dtype: DType) -> Result<Tensor> {
         let entry = self.entry_of(name, shape)?;
-        let stored = Tensor::from_raw_buffer(self.bytes(name)?, entry.dtype, shape, &HOST)?;
-        self.release(entry);
+        let stored = self.files[entry.file].tensor(entry.bytes(), entry.dtype, shape)?;
+        self.was_read();
         Ok(stored.to_dtype(dtype)?)
     }
 
     /// Reads so many rows of a matrix of `shape`, row after row, as f32.
     ///
     /// # Errors
-    /// When it is missing, has another shape or fewer rows, or cannot be converted.
+    /// When it is missing, has another shape or fewer rows, or cannot be read or converted.
     pub fn rows(&self, name: &str, shape: [usize; 2], rows: Range<usize>) -> Result<Vec<f32>> {
         let entry = self.entry_of(name, &shape)?;
+        if rows.start > rows.end || rows.end > shape[0] {
+            return Err(Error::Argument(format!("`{name}` has no rows {rows:?}")));
+        }
         let row = shape[1] * entry.dtype.size_in_bytes();
-        let bytes = self.bytes(name)?.get(rows.start * row..rows.end * row);
-        let bytes = bytes.ok_or_else(|| Error::Argument(format!("`{name}` has no rows {rows:?}")))?;
-        let stored = Tensor::from_raw_buffer(bytes, entry.dtype, &[rows.len() * shape[1]], &HOST)?;
-        self.release(entry);
+        let bytes = entry.bytes.start + rows.start * row..entry.bytes.start + rows.end * row;
+        let stored = self.files[entry.file].tensor(bytes, entry.dtype, &[rows.len() * shape[1]])?;
+        self.was_read();
         Ok(stored.to_dtype(DType::F32)?.to_vec1()?)
     }
 
@@ -293,9 +307,8 @@ impl Weights {
         })
     }
 
-    /// Gives the memory of a tensor that was read from the map back to the system.
-    pub fn release(&self, entry: &TensorEntry) {
-        self.files[entry.file].release(entry.bytes.clone());
+    /// Tells whoever has to know that the work goes on.
+    fn was_read(&self) {
         if let Some(on_read) = self.on_read.get() {
             on_read();
         }

@@ -49,8 +49,7 @@ impl TextOps for CudaOps {
             let tensor = weights.tensor(name, &shape, DType::F32)?;
             return Ok(self.for_products(CudaMatrix::upload(&self.device, kind, &tensor)?)?.into());
         };
-        let stored = CudaMatrix::of_bytes(&self.device, kind, numbers, shape, weights.bytes(name)?)?;
-        weights.release(entry);
+        let stored = CudaMatrix::of_bytes(&self.device, kind, numbers, shape, &weights.bytes(name)?)?;
         Ok(self.for_products(stored)?.into())
     }
 

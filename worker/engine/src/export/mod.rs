@@ -1,6 +1,6 @@
 //! Writing a pruned pipeline: a complete diffusers directory in the source's types and shard layout, put in place whole.
 //!
-//! Knows tensors and names only.
+//! Knows tensors and names only. The module `source` says what is copied, and which symbolic links are followed.
 
 mod course;
 mod documents;
@@ -33,10 +33,10 @@ pub use source::required_bytes;
 pub use staging::{longest_name, try_writing};
 pub use written::WrittenFile;
 
-use crate::checkpoint::Weights;
+use crate::checkpoint::{SourceFiles, Weights};
 use crate::{Error, Result};
-use sink::{Sink, copy_folder};
-use source::{is_weights, pipeline_parts};
+use sink::Sink;
+use source::pipeline_parts;
 use staging::ExportFolder;
 use written::DigestingSink;
 
@@ -51,6 +51,8 @@ pub struct Export<'a> {
     pub link: bool,
     /// The source's transformer weights.
     pub weights: &'a Weights,
+    /// The source's files that the job has read, as they were then; none where nothing is held against them.
+    pub read: Option<&'a SourceFiles>,
     /// What was done, written to [`RECORD_FILE`] with the digests of the files that are written.
     pub record: &'a PruningRecord,
     /// What describes it in words, in place of files of the source with these names.
@@ -65,7 +67,8 @@ impl Export<'_> {
     /// whatever was measured since, is what another writer of the same job moved into place, before it was cut off: it stays.
     ///
     /// # Errors
-    /// When the destination exists otherwise, a file cannot be read or written, or a weight leaves the range of its stored type.
+    /// When the destination exists otherwise, a symbolic link of the source leads to something that is not copied, a file cannot be read or
+    /// written or was changed meanwhile, or a weight leaves the range of its stored type.
     /// Nothing is left behind then. A process that is killed leaves a directory beside the destination, which the next one removes.
     pub fn write(&self, disk: &Disk, pruned: &dyn Fn(&str) -> Result<Option<Tensor>>) -> Result<()> {
         if self.record.is_in(self.destination) {
@@ -88,6 +91,7 @@ impl Export<'_> {
     fn fill(&self, sink: &mut dyn Sink, pruned: &dyn Fn(&str) -> Result<Option<Tensor>>) -> Result<()> {
         let mut digesting = DigestingSink::new(sink, &self.record.inputs);
         self.fill_pipeline(&mut digesting, pruned)?;
+        self.read.iter().try_for_each(|files| files.check_unchanged())?;
         let record = PruningRecord { files: digesting.files, ..self.record.clone() };
         for document in self.documents {
             sink.write(document.name, document.text.as_bytes())?;
@@ -105,7 +109,7 @@ impl Export<'_> {
         for (number, file) in self.weights.files().iter().enumerate() {
             let name = format!("transformer/{}", file_name(file.path()));
             // A header that says what was left out may be a little longer.
-            sink.stream(&name, file.len() as u64, &mut |path, out| {
+            sink.stream(&name, file.bytes(), &mut |path, out| {
                 rewrite::rewrite(self.weights, number, (path, out), pruned, self.shrink)
             })?;
         }
@@ -116,17 +120,11 @@ impl Export<'_> {
     }
 
     fn copy_components(&self, sink: &mut dyn Sink) -> Result<()> {
-        let replaced = |name: &String| self.documents.iter().any(|document| document.name == name);
-        for name in pipeline_parts(self.source)?.into_iter().filter(|name| !replaced(name)) {
-            let from = self.source.join(&name);
-            if from.is_dir() {
-                let keep: &dyn Fn(&str) -> bool = match name.as_str() {
-                    "transformer" => &|file| !is_weights(file) && !self.writes(file),
-                    _ => &|_| true,
-                };
-                copy_folder(sink, &from, &name, self.link, keep)?;
-            } else {
-                sink.copy_file(&from, &name, self.link)?;
+        for part in pipeline_parts(self.source)? {
+            if part.is_folder {
+                sink.create_folder(&part.name)?;
+            } else if !part.is_transformer_weights() && !self.replaces(&part.name) {
+                sink.copy_file(&part.path, &part.name, self.link)?;
             }
         }
         if let Some(index) = self.weights.index() {
@@ -139,9 +137,11 @@ impl Export<'_> {
         Ok(())
     }
 
-    /// Whether a file of the transformer's folder is rewritten.
-    fn writes(&self, file: &str) -> bool {
-        self.shrink.is_some_and(|shrink| shrink.files.iter().any(|(name, _)| name == file))
+    /// Whether another file is written in the place of one of the source's, by its path in the pipeline.
+    fn replaces(&self, name: &str) -> bool {
+        let rewritten = self.shrink.iter().flat_map(|shrink| &shrink.files);
+        let mut rewritten = rewritten.map(|(file, _)| format!("transformer/{file}"));
+        self.documents.iter().any(|document| document.name == name) || rewritten.any(|file| file == name)
     }
 }
 
@@ -151,6 +151,10 @@ fn file_name(path: &Path) -> String {
 
 #[cfg(test)]
 mod crash_tests;
+#[cfg(test)]
+mod hostile_tests;
+#[cfg(test)]
+mod link_tests;
 #[cfg(test)]
 mod object_tests;
 #[cfg(test)]

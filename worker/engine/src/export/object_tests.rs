@@ -95,6 +95,7 @@ fn write(source: &Path, objects: &Objects, scale: f64) -> Result<()> {
         destination: Path::new(URL),
         link: false,
         weights: &weights,
+        read: None,
         record: &record,
         documents: &[],
         shrink: None,
@@ -103,7 +104,7 @@ fn write(source: &Path, objects: &Objects, scale: f64) -> Result<()> {
 }
 
 /// Every file below a folder by its path in it, with its content.
-fn files(folder: &Path) -> BTreeMap<String, Vec<u8>> {
+pub(super) fn files(folder: &Path) -> BTreeMap<String, Vec<u8>> {
     let mut files = BTreeMap::new();
     let mut open: Vec<PathBuf> = vec![folder.to_owned()];
     while let Some(path) = open.pop() {
@@ -146,6 +147,18 @@ fn an_export_that_ends_at_any_operation_is_done_by_the_next_one() {
         assert!(objects.content() == expected, "{failing:?}: another pipeline");
         assert!(objects.marked.lock().unwrap().is_none(), "{failing:?}: a marker is left");
     }
+}
+
+#[test]
+fn a_link_that_is_not_followed_is_refused_before_any_object_is_put() {
+    let root = tempfile::tempdir().unwrap();
+    let source = pipeline(root.path(), false);
+    fs::write(root.path().join("key"), "private").unwrap();
+    std::os::unix::fs::symlink("../../key", source.join("vae/notes")).unwrap();
+    let objects = Objects::default();
+    let error = write(&source, &objects, 1.0).unwrap_err().to_string();
+    assert!(error.contains("vae/notes: leads by a symbolic link to "), "{error}");
+    assert!(objects.content().is_empty() && objects.marked.lock().unwrap().is_none());
 }
 
 #[test]

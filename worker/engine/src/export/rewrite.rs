@@ -22,13 +22,14 @@ pub(super) fn rewrite(
     let source = &weights.files()[file];
     let failed = |e| Error::write(path, e);
     let entries = weights.entries_of(file);
-    let header = entries.first().map_or(source.len(), |(_, entry)| entry.bytes().start);
+    let header = entries.first().map_or(source.bytes() as usize, |(_, entry)| entry.bytes().start);
+    let header = source.read(0..header)?;
     match shrink {
         Some(shrink) => {
-            let header = shrink.header(source.path(), &source[8..header], &entries)?;
+            let header = shrink.header(source.path(), &header[8..], &entries)?;
             out.write_all(&header).map_err(failed)?;
         }
-        None => out.write_all(&source[..header]).map_err(failed)?,
+        None => out.write_all(&header).map_err(failed)?,
     }
     for (name, entry) in entries {
         let kept = shrink.and_then(|shrink| shrink.kept.get(name));
@@ -40,9 +41,9 @@ pub(super) fn rewrite(
             Some(tensor) => {
                 out.write_all(&stored(source.path(), name, entry, &tensor, kept)?).map_err(failed)?
             }
-            None => out.write_all(&source[entry.bytes()]).map_err(failed)?,
+            None => weights
+                .copy(entry, 0..entry.bytes().len(), &mut |bytes| out.write_all(bytes).map_err(failed))?,
         }
-        weights.release(entry);
     }
     Ok(())
 }

@@ -43,8 +43,8 @@ pub fn write_single_file(
     staging.stream(&name, bytes, &mut |_, out| {
         out.write_all(&header).map_err(failed)?;
         for (tensor, rows) in parts() {
-            out.write_all(&weights.bytes(tensor)?[rows.clone()]).map_err(failed)?;
-            weights.release(weights.entry(tensor)?);
+            let entry = weights.entry(tensor)?;
+            weights.copy(entry, rows.clone(), &mut |bytes| out.write_all(bytes).map_err(failed))?;
         }
         Ok(())
     })?;

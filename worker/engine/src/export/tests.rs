@@ -74,7 +74,7 @@ pub(super) fn record() -> PruningRecord {
     }
 }
 
-fn export(source: &Path, destination: &Path, link: bool, scale: f64) -> Result<()> {
+pub(super) fn export(source: &Path, destination: &Path, link: bool, scale: f64) -> Result<()> {
     export_by(&Disk::default(), source, destination, link, scale)
 }
 
@@ -102,11 +102,20 @@ pub(super) fn export_by(
     let _no_fork = FORKS.read().unwrap_or_else(PoisonError::into_inner);
     let weights = Weights::open(&source.join("transformer"), Library::Diffusers)?;
     let record = record();
-    Export { source, destination, link, weights: &weights, record: &record, documents: &[], shrink: None }
-        .write(disk, &|name| {
-            let new = || Ok(Tensor::new(&[[0f32, 1., 0.], [2., 0., 3.]], &crate::HOST)?.affine(scale, 0.)?);
-            if name == "b.weight" { new().map(Some) } else { Ok(None) }
-        })
+    Export {
+        source,
+        destination,
+        link,
+        weights: &weights,
+        read: None,
+        record: &record,
+        documents: &[],
+        shrink: None,
+    }
+    .write(disk, &|name| {
+        let new = || Ok(Tensor::new(&[[0f32, 1., 0.], [2., 0., 3.]], &crate::HOST)?.affine(scale, 0.)?);
+        if name == "b.weight" { new().map(Some) } else { Ok(None) }
+    })
 }
 
 pub(super) fn listing(root: &Path) -> Vec<String> {
@@ -154,7 +163,7 @@ fn a_failed_export_leaves_nothing_behind() {
 }
 
 /// A directory as a writer of `out` leaves it that was killed.
-fn left(root: &Path, number: u32, destination: &str) -> PathBuf {
+pub(super) fn left(root: &Path, number: u32, destination: &str) -> PathBuf {
     left_beside(&root.join("out"), number, destination)
 }
 
@@ -247,6 +256,7 @@ fn what_is_not_kept_leaves_the_tensors_and_the_header() {
             destination: &out,
             link: false,
             weights: &weights,
+            read: None,
             record: &record,
             documents: &[],
             shrink: Some(&shrink),

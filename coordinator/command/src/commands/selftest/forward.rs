@@ -67,7 +67,7 @@ fn weights(config: &dyn TransformerConfig) -> Result<Weights> {
         Ok(candle_core::safetensors::save(&tensors, file.path())?)
     };
     made()?;
-    // What is mapped stays there when the file's name goes.
+    // What is open stays there when the file's name goes.
     Ok(Weights::open_file(file.path())?)
 }
 

@@ -17,7 +17,7 @@ use crate::{HOST, Result};
 /// Where the end of a prompt is found when the configuration still has the id that all of them had once.
 const OLD_EOS: u32 = 2;
 
-/// A CLIP text encoder whose weights stay mapped.
+/// A CLIP text encoder whose weights are read when they are needed.
 #[derive(Debug)]
 pub(super) struct ClipEncoder {
     weights: Weights,

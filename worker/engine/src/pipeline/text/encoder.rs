@@ -10,7 +10,7 @@ use crate::checkpoint::Weights;
 use crate::device::memory::{EncoderSizes, encoder_bytes, encoder_layer_bytes};
 use crate::model::ops::TextOps;
 
-/// An encoder whose weights stay mapped.
+/// An encoder whose weights are read when they are needed.
 #[derive(Debug)]
 pub(super) enum Encoder {
     Clip(ClipEncoder),

@@ -1,8 +1,8 @@
-//! Pieces of an encoder, read from the mapped weights when they are needed.
+//! Pieces of an encoder, read from the files of weights when they are needed.
 
 use std::sync::{Arc, OnceLock};
 
-use candle_core::{DType, Tensor};
+use candle_core::Tensor;
 
 use crate::checkpoint::Weights;
 use crate::model::ops::{TextLinear, TextOps};
@@ -57,20 +57,18 @@ pub(super) fn read_linear(
     })
 }
 
-/// The rows `ids` of an embedding table of shape `[count, width]`, as `ids x width` in f32. Only these rows are read from the mapped file.
+/// The rows `ids` of an embedding table of shape `[count, width]`, as `ids x width` in f32. Only these rows are read from the file.
 pub(super) fn rows(weights: &Weights, name: &str, [count, width]: [usize; 2], ids: &[u32]) -> Result<Tensor> {
-    let entry = weights.entry_of(name, &[count, width])?;
-    let bytes = weights.bytes(name)?;
-    let row = bytes.len() / count;
-    let mut gathered = Vec::with_capacity(ids.len() * row);
+    let mut gathered = Vec::with_capacity(ids.len() * width);
     for &id in ids {
-        let start = id as usize * row;
-        let bytes = bytes.get(start..start + row).ok_or_else(|| {
-            let problem = format!("tensor `{name}` has {count} rows, but the tokenizer gives id {id}: they do not belong together");
-            Error::content(weights.folder(), problem)
-        })?;
-        gathered.extend_from_slice(bytes);
+        let id = id as usize;
+        if id >= count {
+            let problem = format!(
+                "tensor `{name}` has {count} rows, but the tokenizer gives id {id}: they do not belong together"
+            );
+            return Err(Error::content(weights.folder(), problem));
+        }
+        gathered.extend(weights.rows(name, [count, width], id..id + 1)?);
     }
-    let stored = Tensor::from_raw_buffer(&gathered, entry.dtype(), &[ids.len(), width], &HOST)?;
-    Ok(stored.to_dtype(DType::F32)?)
+    Ok(Tensor::from_vec(gathered, (ids.len(), width), &HOST)?)
 }

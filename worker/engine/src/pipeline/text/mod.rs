@@ -129,7 +129,7 @@ impl EncodedText {
     }
 }
 
-/// The text encoders of a pipeline. Weights stay mapped; [`TextEncoders::encode`] has one layer in memory at a time, unless
+/// The text encoders of a pipeline. Weights are read from their files; [`TextEncoders::encode`] has one layer in memory at a time, unless
 /// [`TextEncoders::for_prompts`] has room for more.
 #[derive(Debug)]
 pub struct TextEncoders {

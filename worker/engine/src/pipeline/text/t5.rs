@@ -15,7 +15,7 @@ use crate::model::ops::{ActivationFunction, TextLinear, TextNorm, TextOps, Writt
 use crate::pipeline::keys::Keys;
 use crate::{HOST, Result};
 
-/// A T5 encoder whose weights stay mapped.
+/// A T5 encoder whose weights are read when they are needed.
 #[derive(Debug)]
 pub(super) struct T5Encoder {
     weights: Weights,

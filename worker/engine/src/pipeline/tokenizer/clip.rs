@@ -13,6 +13,7 @@ use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
 use tokenizers::processors::roberta::RobertaProcessing;
 use tokenizers::{SplitDelimiterBehavior, Tokenizer};
 
+use super::limits::check_tokens;
 use super::special::{Defaults, SpecialTokens};
 use crate::checkpoint::read_json;
 use crate::{Error, Result};
@@ -36,15 +37,16 @@ const MAX_MERGES: usize = 49_152 - 256 - 2;
 /// A CLIP vocabulary's merges take 0.5 MB.
 const MAX_MERGES_BYTES: u64 = 16 << 20;
 
-/// Builds the tokenizer of the files `vocab` and `merges`, which lie in `folder`.
+/// Builds the tokenizer of the files `vocab_file` and `merges`, which lie in `folder`.
 pub(super) fn from_vocabulary(
     folder: &Path,
-    [vocab, merges]: &[PathBuf; 2],
+    [vocab_file, merges]: &[PathBuf; 2],
     special: &SpecialTokens,
 ) -> Result<Tokenizer> {
     let unusable =
         |e: &dyn std::fmt::Display| Error::content(folder, format!("does not make a tokenizer: {e}"));
-    let vocab: BTreeMap<String, u32> = read_json(vocab)?;
+    let vocab: BTreeMap<String, u32> = read_json(vocab_file)?;
+    check_tokens(vocab.keys().map(String::as_str)).map_err(|problem| Error::content(vocab_file, problem))?;
     let pairs = read_merges(merges)?;
     if let Some(token) = unmade(&vocab, &pairs, special) {
         let problem = format!(

@@ -1,6 +1,7 @@
 //! From a prompt to token ids of a fixed number, as transformers' CLIP and T5 tokenizers make them.
 
 mod clip;
+mod limits;
 mod special;
 
 use std::path::{Path, PathBuf};
@@ -10,7 +11,6 @@ use tokenizers::{PaddingParams, PaddingStrategy, Tokenizer, TruncationParams};
 
 use self::special::SpecialTokens;
 use super::keys::Keys;
-use crate::checkpoint::read_json;
 use crate::contained::contained;
 use crate::{Error, Result};
 
@@ -37,7 +37,7 @@ impl PromptTokenizer {
     /// sigma: there, prompts with such characters get other ids.
     ///
     /// # Errors
-    /// When the files are missing or do not make a tokenizer.
+    /// When the files are missing, do not make a tokenizer, or make one that can fill the memory with one prompt.
     pub fn clip(folder: &Path, length: usize) -> Result<Self> {
         let special = SpecialTokens::read(folder, &clip::DEFAULT_TOKENS)?;
         let whole = folder.join("tokenizer.json");
@@ -53,7 +53,7 @@ impl PromptTokenizer {
     /// Loads a T5 tokenizer from `tokenizer.json`, for prompts of `length` tokens.
     ///
     /// # Errors
-    /// When the file is missing or does not make a tokenizer.
+    /// When the file is missing, does not make a tokenizer, or makes one that can fill the memory with one prompt.
     pub fn t5(folder: &Path, length: usize) -> Result<Self> {
         let special = SpecialTokens::read(folder, &T5_TOKENS)?;
         let whole = folder.join("tokenizer.json");
@@ -142,7 +142,7 @@ impl PromptTokenizer {
 
 /// Reads a `tokenizer.json`. On some damaged ones, such as a SentencePiece normaliser that is cut short, the library panics.
 fn read_whole(path: &Path) -> Result<Tokenizer> {
-    contained(|| read_json(path))
+    contained(|| limits::read_bounded(path))
         .unwrap_or_else(|| Err(Error::content(path, "does not make a tokenizer: it is damaged")))
 }
 

@@ -7,6 +7,7 @@ use serde_json::Value;
 use tokenizers::{AddedToken, Tokenizer};
 
 use super::CONFIG;
+use super::limits::check_added;
 use crate::pipeline::keys::Keys;
 use crate::{Error, Result};
 
@@ -35,7 +36,7 @@ impl SpecialTokens {
     pub(super) fn read(folder: &Path, defaults: &Defaults) -> Result<Self> {
         let mut files = vec![folder.join(CONFIG)];
         let config = Keys::open(&folder.join(CONFIG))?;
-        let added = read_added(&config)?;
+        let added = read_added(&config, folder)?;
         let map_path = folder.join("special_tokens_map.json");
         let map = if added.is_empty() && map_path.exists() {
             let map = Keys::open(&map_path)?;
@@ -137,11 +138,12 @@ fn read_content(keys: &Keys, key: &str) -> Result<Option<String>> {
     content.map(|content| Some(content.to_owned())).ok_or_else(|| keys.refuse(key, "it must be a token"))
 }
 
-fn read_added(config: &Keys) -> Result<BTreeMap<u32, AddedToken>> {
+fn read_added(config: &Keys, folder: &Path) -> Result<BTreeMap<u32, AddedToken>> {
     let key = "added_tokens_decoder";
     let malformed = || config.refuse(key, "it must map ids to tokens");
     let Some(value) = config.value(key) else { return Ok(BTreeMap::new()) };
     let entries = value.as_object().ok_or_else(malformed)?;
+    check_added(key, entries.values()).map_err(|problem| Error::content(folder.join(CONFIG), problem))?;
     let mut added = BTreeMap::new();
     for (id, token) in entries {
         let id = id.parse().map_err(|_| malformed())?;
