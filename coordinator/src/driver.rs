@@ -43,6 +43,9 @@ const FINISH: Duration = Duration::from_secs(5);
 /// How often the driver checks whether another coordinator has taken over the job.
 const LOOK: Duration = Duration::from_secs(10);
 
+/// A tick that comes so late means that this process, or its machine, stood still.
+const STOOD_STILL: Duration = Duration::from_secs(2);
+
 /// A record to write to the job's store.
 enum Write {
     Commit(Arc<Manifest>),
@@ -124,7 +127,10 @@ impl<'a> CoreDriver<'a> {
         self.observer.step(&self.core);
         while self.outcome.is_none() {
             let now = (self.clock)();
-            if now >= tick {
+            if let Some(late) = now.checked_sub(tick) {
+                if late >= STOOD_STILL {
+                    self.step(Input::Resumed { pause: late });
+                }
                 tick = now + TICK;
                 self.step(Input::Tick);
                 continue;

@@ -5,12 +5,10 @@
 //! answers with [`Command`]s, each of them idempotent: a worker that has already done what one asks only reports it again.
 //!
 //! What the coordinator counts on:
-//! - A worker follows its orders in any sequence in which they can be followed, and shows those it has not finished in
-//!   [`Status::in_hand`].
+//! - A worker follows its orders in any sequence in which they can be followed, and shows those it has not finished in [`Status::in_hand`].
 //! - `applied`, the tally and the epoch of its group only grow. An order of an older tally or epoch is dropped. A newer tally starts
 //!   the sums from zero; a newer epoch drops the groups before it and what they brought.
-//! - A shard once begun is added to its end, or the sums are spoiled. They stay until a newer tally or [`Order::Apply`]: a reduction
-//!   leaves them as they are, so that it can be done again in another group.
+//! - A shard once begun is added to its end, or the sums are spoiled. They stay until a newer tally or [`Order::Apply`], also once reduced.
 //! - A received Gram stays until its parts are solved, its group is aborted, or a newer group is joined.
 //! - When the connection is lost, a worker forgets orders that it has not begun, continues with the others, and reports in its next
 //!   [`Hello`] what it holds. Commands of an earlier connection are dropped.
@@ -152,7 +150,10 @@ pub enum Order {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Command {
     /// [`Order::Encode`]
-    Encode,
+    Encode {
+        /// Another worker has found the conditioning of every prompt in the store: nothing is left to do.
+        is_stored: bool,
+    },
     /// [`Order::Abort`]
     Abort {
         /// The last epoch to close.
@@ -260,8 +261,7 @@ pub struct Hello {
 pub struct Status {
     /// Grows with each step of work, so that a busy worker is not taken for a stuck one.
     pub progress: u64,
-    /// It reads, hashes and loads what the job needs before it can take other orders than [`Order::Encode`]. Once it is ready it stays
-    /// so.
+    /// It reads, hashes and loads what the job needs before it can take other orders than [`Order::Encode`]. Once it is ready it stays so.
     pub preparing: bool,
     /// How far it is with the conditioning of the job's prompts; only grows.
     pub encoding: Encoding,
@@ -351,7 +351,7 @@ pub enum Fault {
     },
     /// It may go well another time.
     Transient(String),
-    /// It fails until a problem of the worker's host is solved: a permission, a limit, a file system.
+    /// It fails until a problem of the worker's host is solved: a permission, a limit, a file system, a model that was changed.
     Environment(String),
     /// It would go wrong every time.
     Fatal(String),
@@ -361,7 +361,7 @@ impl Command {
     /// The command's name.
     pub fn order(&self) -> Order {
         match self {
-            Self::Encode => Order::Encode,
+            Self::Encode { .. } => Order::Encode,
             Self::Abort { epoch } => Order::Abort { epoch: *epoch },
             Self::Apply { packages } => Order::Apply { packages: *packages },
             Self::Discard { tally } => Order::Discard { tally: *tally },

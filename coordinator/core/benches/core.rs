@@ -192,7 +192,7 @@ impl TimedCore {
                 status.sums.held.clear();
             }
             Command::Export => status.exported = true,
-            Command::Encode => status.encoding = Encoding::Done,
+            Command::Encode { .. } => status.encoding = Encoding::Done,
             Command::Abort { .. } | Command::Discard { .. } | Command::Pilot { .. } => {}
         }
         self.report(worker);

@@ -25,6 +25,11 @@ pub enum Input {
         /// The transport's reason.
         why: String,
     },
+    /// The coordinator stood still for so long, and takes in only now what came meanwhile.
+    Resumed {
+        /// For how long.
+        pause: Duration,
+    },
     /// A worker spoke: after every change, and at least every two seconds.
     Reported {
         /// Who.

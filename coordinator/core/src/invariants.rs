@@ -163,7 +163,7 @@ impl Core {
         match action {
             Action::Send { worker, .. } if !self.is_here(*worker) => Err(Violation::Stranger(*worker)),
             Action::Dismiss { worker, .. } if self.is_here(*worker) => Err(Violation::Stranger(*worker)),
-            Action::Send { worker, command: Command::Encode } => match self.members.get(worker) {
+            Action::Send { worker, command: Command::Encode { .. } } => match self.members.get(worker) {
                 Some(member) if member.preparing && self.encodes(*worker, member) => Ok(()),
                 _ => Err(Violation::Encoding(*worker)),
             },

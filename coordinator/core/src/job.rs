@@ -41,6 +41,10 @@ pub struct Options {
     pub patience: Duration,
     /// After a restart, wait so long for workers that bring shards of an earlier life before leasing any. Zero where none can.
     pub settle: Duration,
+    /// The longest that the shards of a worker wait for it that may return, and after a restart for further workers of an earlier life.
+    pub reserve: Duration,
+    /// The longest that is waited for a store or a network to be repaired, while workers hold what would take as long to compute again.
+    pub repair: Duration,
     /// A worker that drains may finish a reduction or a part for so long.
     pub grace: Duration,
     /// Shards are leased ahead for so much of a worker's time...
@@ -84,6 +88,8 @@ impl Default for Options {
             stall: seconds(15 * 60),
             patience: seconds(5),
             settle: seconds(4),
+            reserve: seconds(60),
+            repair: seconds(30 * 60),
             grace: seconds(8),
             ahead: seconds(10),
             most_leases: 4,

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use obsdiff_proto::{ShardId, WorkerId};
 
@@ -13,6 +14,8 @@ pub(crate) struct Ledger {
     /// Shards without a holder; those that were lost more often come later, so that a worker that returns soon finds its own free.
     pending: BTreeSet<(u32, ShardId)>,
     losses: BTreeMap<ShardId, u32>,
+    /// Pending shards that were lost with a worker which may come back with them, and until when nobody else gets them.
+    reserved: BTreeMap<ShardId, Duration>,
     held: usize,
     total: usize,
 }
@@ -42,6 +45,7 @@ impl Ledger {
             shares: BTreeMap::new(),
             pending: (0..total as u32).map(|s| (0, ShardId(s))).collect(),
             losses: BTreeMap::new(),
+            reserved: BTreeMap::new(),
             held: 0,
             total,
         }
@@ -83,13 +87,19 @@ impl Ledger {
         self.held == self.total
     }
 
-    pub(crate) fn pending(&self) -> usize {
-        self.pending.len()
+    /// Pending shards that may be leased now.
+    pub(crate) fn free(&self, now: Duration) -> usize {
+        self.pending.len() - self.reserved.values().filter(|until| **until > now).count()
     }
 
-    /// Leases the next pending shard.
-    pub(crate) fn lease(&mut self, worker: WorkerId) -> Option<ShardId> {
-        let (_, shard) = self.pending.pop_first()?;
+    /// Leases the next pending shard that may be leased now.
+    pub(crate) fn lease(&mut self, worker: WorkerId, now: Duration) -> Option<ShardId> {
+        let is_free =
+            |(_, shard): &&(u32, ShardId)| self.reserved.get(shard).is_none_or(|until| *until <= now);
+        let next = *self.pending.iter().find(is_free)?;
+        self.pending.remove(&next);
+        let (_, shard) = next;
+        self.reserved.remove(&shard);
         self.holders.insert(shard, ShardHolder::Leased(worker));
         self.shares.entry(worker).or_default().leased.insert(shard);
         Some(shard)
@@ -121,6 +131,7 @@ impl Ledger {
         }
         for &shard in held.union(begun) {
             self.pending.remove(&(self.losses_of(shard), shard));
+            self.reserved.remove(&shard);
             self.holders.insert(shard, ShardHolder::Leased(worker));
             self.shares.entry(worker).or_default().leased.insert(shard);
         }
@@ -142,6 +153,12 @@ impl Ledger {
             self.pending.insert((*losses, shard));
         }
         lost
+    }
+
+    /// Leases shards that are pending to nobody before `until`, as long as no worker brings them.
+    pub(crate) fn reserve(&mut self, shards: &[ShardId], until: Duration) {
+        let pending = shards.iter().filter(|shard| !self.holders.contains_key(shard));
+        self.reserved.extend(pending.map(|shard| (*shard, until)));
     }
 
     fn losses_of(&self, shard: ShardId) -> u32 {
@@ -171,6 +188,9 @@ impl Ledger {
                 self.holders.len(),
                 self.held
             ));
+        }
+        if let Some(shard) = self.reserved.keys().find(|shard| self.holders.contains_key(shard)) {
+            return Err(format!("shard {shard} is kept for a worker that may return, but has a holder"));
         }
         if self.pending.iter().any(|(_, s)| self.holders.contains_key(s))
             || self.pending.len() + seen != self.total

@@ -18,6 +18,7 @@ mod leases;
 mod ledger;
 mod membership;
 mod orders;
+mod patience;
 mod phase;
 pub mod plan;
 pub mod split;

@@ -124,17 +124,28 @@ impl Core {
         };
         let ledger = self.open.as_mut().filter(|open| same_sums(open)).map(|open| &mut open.ledger);
         let kept = ledger.is_some_and(|ledger| ledger.adopt(worker, &sums.held, &begun));
+        self.expect_others(hello, if kept { sums.held.len() } else { 0 });
         if let Some(member) = self.members.get_mut(&worker) {
             member.tally = if kept { sums.tally } else { Tally(sums.tally.0 + 1) };
         }
         if kept { sums.held.len() } else { 0 }
     }
 
-    /// Removes a worker: every shard it had is pending again.
-    pub(crate) fn remove(&mut self, worker: WorkerId, why: String) {
+    /// Removes a worker whose session has ended. It may open another one, and bring its shards.
+    pub(crate) fn leave(&mut self, worker: WorkerId, why: String) {
+        let returns = self.members.get(&worker).is_some_and(|member| member.draining.is_none());
+        self.remove(worker, why, returns);
+    }
+
+    /// Removes a worker: every shard it had is pending again. Where it may return, nobody else gets them at once.
+    fn remove(&mut self, worker: WorkerId, why: String, returns: bool) {
+        let worth = self.worth(worker);
         let Some(member) = self.members.remove(&worker) else { return };
         let quiet = self.now - member.heard;
         let lost = self.open.as_mut().map(|open| open.ledger.release(worker)).unwrap_or_default();
+        if returns {
+            self.reserve(worth, &lost);
+        }
         if let Some(attempt) =
             self.attempt.as_mut().filter(|a| a.group.members.binary_search(&worker).is_ok())
         {
@@ -152,7 +163,7 @@ impl Core {
 
     /// Sends a worker away.
     pub(crate) fn dismiss(&mut self, worker: WorkerId, why: Dismissal) {
-        self.remove(worker, why.to_string());
+        self.remove(worker, why.to_string(), matches!(why, Dismissal::Silent { .. }));
         self.out.push(Action::Dismiss { worker, why });
     }
 
@@ -199,11 +210,6 @@ impl Core {
         if any {
             self.decide_group();
         }
-    }
-
-    /// Whether workers of an earlier life had the time to come back with what they hold.
-    pub(crate) fn settled(&self) -> bool {
-        self.job.life == 0 || self.now >= self.started + self.job.options.settle
     }
 
     /// Who does what one worker does alone: the fastest that is up to date and stays.

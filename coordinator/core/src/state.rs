@@ -45,6 +45,9 @@ pub struct Core {
     /// How often a shard, part, pilot, export or a worker's applying failed.
     pub(crate) failures: BTreeMap<Subject, u32>,
     pub(crate) no_workers: Option<NoWorkers>,
+    /// When the first worker of an earlier life came back with shards, and how long others are expected to.
+    pub(crate) first_return: Option<Duration>,
+    pub(crate) returns_until: Duration,
     pub(crate) outcome: Option<Outcome>,
     /// Actions of the step so far.
     pub(crate) out: Vec<Action>,
@@ -105,6 +108,8 @@ pub(crate) struct OpenPackage {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Commit {
     pub(crate) tries: u32,
+    /// When it was tried first.
+    pub(crate) begun: Duration,
     /// When to try again; none while the store has it.
     pub(crate) again: Option<Duration>,
 }
@@ -131,6 +136,8 @@ pub(crate) struct ReductionAttempt {
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct GroupFailures {
     pub(crate) count: u32,
+    /// When the first of them failed.
+    pub(crate) since: Duration,
     /// When the next group may form.
     pub(crate) again: Duration,
 }
@@ -191,6 +198,8 @@ impl Core {
             group_failures: GroupFailures::default(),
             failures: BTreeMap::new(),
             no_workers: Some(NoWorkers { since: now, last: String::new() }),
+            first_return: None,
+            returns_until: now,
             outcome: None,
             out: Vec::new(),
             changed_workers: ChangedWorkers::Some(BTreeSet::new()),

@@ -33,12 +33,13 @@ impl Core {
     fn take(&mut self, input: Input) {
         match input {
             Input::Joined { worker, hello } => self.join(worker, &hello),
-            Input::Left { worker, why } => self.remove(worker, why),
+            Input::Left { worker, why } => self.leave(worker, why),
             Input::Reported { worker, status } => self.merge(worker, &status),
             Input::Committed { package } => self.merge_committed(package),
             Input::CommitFailed { package, error } => self.merge_commit_failed(package, error),
             Input::Exported if self.all_committed() => self.finish(Outcome::Done),
             Input::Exported => {}
+            Input::Resumed { pause } => self.resume(pause),
             Input::Tick => self.expire(),
             Input::Cancel => self.finish(Outcome::Cancelled),
         }
@@ -93,7 +94,7 @@ impl Core {
     /// An order with what is needed to follow it.
     fn command(&self, worker: WorkerId, order: Order) -> Option<Command> {
         Some(match order {
-            Order::Encode => Command::Encode,
+            Order::Encode => Command::Encode { is_stored: self.encoded },
             Order::Abort { epoch } => Command::Abort { epoch },
             Order::Apply { packages } => Command::Apply { packages },
             Order::Discard { tally } => Command::Discard { tally },

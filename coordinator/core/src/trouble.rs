@@ -50,7 +50,7 @@ impl Core {
             | Order::Discard { .. } => return,
         };
         let tries = self.count(subject);
-        let options = &self.job.options;
+        let options = self.job.options.clone();
         let (most, of_worker) = match subject {
             Subject::Part(_) | Subject::Apply(_) | Subject::Export => (options.store_tries, false),
             _ => (options.tries, true),
@@ -58,16 +58,19 @@ impl Core {
         let useless = match order {
             // One worker's trouble with weights that others can read, or may yet.
             Order::Apply { .. } => tries >= most && self.others_may_apply(worker),
-            _ => {
-                of_worker
-                    && tries < most
-                    && self.count(Subject::Worker(worker)) >= self.job.options.worker_tries
-            }
+            _ => of_worker && tries < most && self.count(Subject::Worker(worker)) >= options.worker_tries,
         };
         if useless {
             return self.dismiss(worker, Dismissal::Useless(format!("{order}: {error}")));
         }
-        if tries >= most || matches!(subject, Subject::Part(_)) && self.store_is_given_up() {
+        let given_up = match subject {
+            // While much would be lost, time alone decides.
+            Subject::Part(_) => {
+                self.store_is_given_up() || (tries >= most && self.at_stake() <= options.store_patience)
+            }
+            _ => tries >= most,
+        };
+        if given_up {
             let what = order.to_string();
             return self.fail(Failure::TooOften { what, tries, worker, error: error.to_owned() });
         }
@@ -76,7 +79,7 @@ impl Core {
             tries,
             error: error.to_owned(),
         });
-        let again = self.now + self.job.options.wait_after(tries);
+        let again = self.now + options.wait_after(tries);
         if let Some(member) = self.members.get_mut(&worker) {
             member.due.insert(order, again);
         }
@@ -84,7 +87,7 @@ impl Core {
 
     /// Takes note that a part could not be stored. Says whether none could be for too long.
     fn store_is_given_up(&mut self) -> bool {
-        let (now, patience) = (self.now, self.job.options.store_patience);
+        let (now, patience) = (self.now, self.job.options.store_patience.max(self.at_stake()));
         self.open.as_mut().is_some_and(|open| now - *open.unstored.get_or_insert(now) >= patience)
     }
 

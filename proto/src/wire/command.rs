@@ -9,7 +9,7 @@ use crate::message::{Command, Group, Opening, PartId, Reduction};
 
 one_of! {
     Command = v1::command::Command as command of v1::Command {
-        Encode {} = Encode: v1::command::Encode {},
+        Encode { is_stored } = Encode: v1::command::Encode { is_stored },
         Abort { epoch } = AbortEpoch(epoch),
         Apply { packages } = ApplyPackages(packages),
         Discard { tally } = DiscardTally(tally),

@@ -143,7 +143,7 @@ pub(crate) fn command() -> impl Strategy<Value = Command> {
         epoch().prop_map(|epoch| Command::Reduce { epoch }),
         (epoch(), part()).prop_map(|(epoch, part)| Command::Solve { epoch, part: Arc::new(part) }),
         Just(Command::Export),
-        Just(Command::Encode),
+        any::<bool>().prop_map(|is_stored| Command::Encode { is_stored }),
     ]
 }
 

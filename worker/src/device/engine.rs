@@ -24,6 +24,12 @@ pub trait Engine {
     /// When the package is not of the plan, or an exponent is missing.
     fn open(&mut self, opening: &Opening) -> Result<(), WorkError>;
 
+    /// Reads what [`Engine::calibrate`] needs of a shard and this machine has not. The sums stay as they are.
+    ///
+    /// # Errors
+    /// When the store fails.
+    fn read(&mut self, shard: ShardId) -> Result<(), WorkError>;
+
     /// Adds a shard to the sums. After an error they hold only a part of it.
     ///
     /// # Errors
@@ -136,7 +142,7 @@ impl WorkError {
                     Fault::Environment(self.to_string())
                 }
             }
-            Self::Engine(Error::Tensor(_)) => Fault::Environment(self.to_string()),
+            Self::Engine(Error::Tensor(_) | Error::Changed { .. }) => Fault::Environment(self.to_string()),
             Self::PartStore(_) | Self::Engine(_) => Fault::Fatal(self.to_string()),
         }
     }

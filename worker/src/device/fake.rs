@@ -13,6 +13,8 @@ use crate::collective::{Buffer, Collective, Values};
 /// What a fake engine is about to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EngineCall {
+    /// Read what a shard needs.
+    Read(ShardId),
     /// Add a shard.
     Shard(ShardId),
     /// Take part in a site's reduction.
@@ -92,6 +94,10 @@ impl Engine for FakeEngine {
         Self::sound(opening.package.0 as usize == self.weights.len(), "a package opens on other weights")?;
         self.sums = Some((opening.exponents.clone(), vec![0; self.plan.shards.len()]));
         Ok(())
+    }
+
+    fn read(&mut self, shard: ShardId) -> Result<(), WorkError> {
+        (self.hook)(EngineCall::Read(shard))
     }
 
     fn calibrate(&mut self, shard: ShardId, step: AfterStep<'_>) -> Result<(), WorkError> {

@@ -2,28 +2,39 @@
 
 use std::sync::Arc;
 use std::thread;
+use std::time::Duration;
 
-use obsdiff_proto::Epoch;
-use obsdiff_proto::message::{Command, Group, Opening, Order, Part, Tally};
+use obsdiff_proto::message::{Command, Fault, Group, Opening, Order, Part, Tally};
+use obsdiff_proto::{Epoch, ShardId};
 use tokio::time::Instant;
 
 use super::worker_state::{DeviceTask, SLEEP, Stop};
 use super::{Engine, Reducer, WorkError, WorkerState};
 use crate::collective::{Buffer, Collective, Values};
 
+/// How long a worker waits for a store that cannot be read, while it holds what it would have to compute again otherwise.
+const STORE_PATIENCE: Duration = Duration::from_secs(30 * 60);
+
 /// Follows the orders of a worker state by an engine until the worker state is closed; closes it when it ends in any other way.
 pub fn follow(worker_state: &Arc<WorkerState>, engine: &mut dyn Engine) {
-    follow_waiting(worker_state, engine, &mut |version| {
-        worker_state.wait(version, SLEEP);
+    follow_waiting(worker_state, engine, &mut |version, most| {
+        worker_state.wait(version, most);
     });
 }
 
-/// As [`follow`], with another way to wait: `wait` returns once the worker state's version is newer than the one it is given, or earlier.
-pub fn follow_waiting(worker_state: &Arc<WorkerState>, engine: &mut dyn Engine, wait: &mut dyn FnMut(u64)) {
+/// As [`follow`], with another way to wait: `wait` returns once the worker state's version is newer than the one it is given, and after the
+/// time it is given at the latest.
+pub fn follow_waiting(
+    worker_state: &Arc<WorkerState>,
+    engine: &mut dyn Engine,
+    wait: &mut dyn FnMut(u64, Duration),
+) {
     let _closes = worker_state.close_on_drop();
-    let mut device = DeviceThread { worker_state, engine, opened: None };
+    let mut device = DeviceThread { worker_state, engine, wait, opened: None };
     worker_state.with(|orders| orders.ready());
-    while let Some(work) = tracing::info_span!("wait").in_scope(|| worker_state.next(wait)) {
+    while let Some(work) = tracing::info_span!("wait")
+        .in_scope(|| worker_state.next(&mut |version| (device.wait)(version, SLEEP)))
+    {
         match work {
             DeviceTask::Release => device.engine.release(),
             DeviceTask::Follow(command, stop) => device.follow(command, &stop),
@@ -34,6 +45,8 @@ pub fn follow_waiting(worker_state: &Arc<WorkerState>, engine: &mut dyn Engine, 
 struct DeviceThread<'a> {
     worker_state: &'a Arc<WorkerState>,
     engine: &'a mut dyn Engine,
+    /// Waits until the worker state is newer than this version, but for no longer than this.
+    wait: &'a mut dyn FnMut(u64, Duration),
     /// The tally that the engine's sums are of.
     opened: Option<Tally>,
 }
@@ -50,16 +63,17 @@ impl DeviceThread<'_> {
             Command::Apply { packages } => self.apply(packages, stop),
             Command::Export => self.export(stop),
             // Encoding ends before the device follows; the worker state itself carries out the others.
-            Command::Encode | Command::Abort { .. } | Command::Discard { .. } | Command::Form { .. } => {
-                Ok(())
-            }
+            Command::Encode { .. }
+            | Command::Abort { .. }
+            | Command::Discard { .. }
+            | Command::Form { .. } => Ok(()),
         };
         if let Err(error) = outcome {
             self.worker_state.failed(order, error);
         }
     }
 
-    fn pilot(&mut self, shard: obsdiff_proto::ShardId, stop: &Stop) -> Result<(), WorkError> {
+    fn pilot(&mut self, shard: ShardId, stop: &Stop) -> Result<(), WorkError> {
         let exponents = self.engine.pilot(shard, &mut step(self.worker_state, stop))?;
         self.worker_state.with(|orders| orders.piloted(exponents));
         Ok(())
@@ -68,7 +82,7 @@ impl DeviceThread<'_> {
     fn calibrate(
         &mut self,
         tally: Tally,
-        shard: obsdiff_proto::ShardId,
+        shard: ShardId,
         opening: &Opening,
         stop: &Stop,
     ) -> Result<(), WorkError> {
@@ -77,11 +91,30 @@ impl DeviceThread<'_> {
             self.engine.open(opening)?;
             self.opened = Some(tally);
         }
+        self.read(shard, stop)?;
+        self.worker_state.with(|orders| orders.begin_adding());
         let begun = Instant::now();
         self.engine.calibrate(shard, &mut step(self.worker_state, stop))?;
         let took = begun.elapsed();
         self.worker_state.with(|orders| orders.calibrated(tally, shard, took));
         Ok(())
+    }
+
+    /// Reads what a shard needs, before the sums are touched. A store that may be read again later is waited for.
+    fn read(&mut self, shard: ShardId, stop: &Stop) -> Result<(), WorkError> {
+        let (begun, mut pause) = (Instant::now(), Duration::from_secs(1));
+        loop {
+            let (_, version) = self.worker_state.status();
+            let Err(error) = self.engine.read(shard) else { return Ok(()) };
+            if !matches!(error.fault(), Fault::Transient(_)) || begun.elapsed() >= STORE_PATIENCE {
+                return Err(error);
+            }
+            tracing::warn!(%shard, %error, "this worker keeps what it holds until the prompts of a shard can be read");
+            (self.wait)(version, pause);
+            pause = SLEEP.min(2 * pause);
+            self.worker_state.advance();
+            stop.check()?;
+        }
     }
 
     /// Starts a group's reductions.

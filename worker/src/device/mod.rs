@@ -16,6 +16,7 @@ mod pieces;
 mod pruned;
 mod pruning;
 mod reducing;
+mod slices;
 mod structures;
 mod surveys;
 mod tensors;

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
+use futures_util::future::try_join_all;
 use obsdiff_proto::message::{PartId, Receipt};
 use obsdiff_proto::{PackageId, lock};
 use obsdiff_store::{JobStore, PartReceipt, StoreError};
@@ -29,6 +30,30 @@ pub trait PartStore: Send + Sync {
     /// # Errors
     /// When it is missing, damaged or cannot be read.
     fn get(&self, receipt: &Receipt) -> Result<Bytes, PartStoreError>;
+
+    /// The objects of some parts, in their order. A store on other machines is asked for all of them at the same time.
+    ///
+    /// # Errors
+    /// As [`Self::get`], of the first that fails.
+    fn get_each(&self, receipts: &[&Receipt]) -> Result<Vec<Bytes>, PartStoreError> {
+        receipts.iter().map(|receipt| self.get(receipt)).collect()
+    }
+}
+
+/// Objects that are asked for at the same time. Each is held in memory, while no Gram is.
+const READ_AT_ONCE: usize = 4;
+
+/// The objects of all parts of a manifest with their receipts, in order, a few of them read ahead.
+pub(super) fn objects<'a>(
+    part_store: &'a dyn PartStore,
+    manifest: &'a BTreeMap<PartId, Receipt>,
+) -> impl Iterator<Item = Result<(&'a Receipt, Bytes), PartStoreError>> {
+    let receipts: Vec<&Receipt> = manifest.values().collect();
+    let chunks = receipts.chunks(READ_AT_ONCE).map(<[_]>::to_vec).collect::<Vec<_>>();
+    chunks.into_iter().flat_map(|receipts| match part_store.get_each(&receipts) {
+        Ok(objects) => receipts.into_iter().zip(objects).map(Ok).collect(),
+        Err(error) => vec![Err(error)],
+    })
 }
 
 /// Why an object could not be put or read.
@@ -81,6 +106,13 @@ impl PartStore for JobPartStore {
 
     fn get(&self, receipt: &Receipt) -> Result<Bytes, PartStoreError> {
         Ok(self.runtime.block_on(self.store.part(&PartReceipt::try_from(receipt)?))?)
+    }
+
+    fn get_each(&self, receipts: &[&Receipt]) -> Result<Vec<Bytes>, PartStoreError> {
+        let receipts = receipts.iter().map(|receipt| PartReceipt::try_from(*receipt));
+        let receipts = receipts.collect::<Result<Vec<_>, _>>()?;
+        let all = try_join_all(receipts.iter().map(|receipt| self.store.part(receipt)));
+        Ok(self.runtime.block_on(all)?)
     }
 }
 

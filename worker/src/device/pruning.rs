@@ -6,6 +6,7 @@ use std::sync::Arc;
 use candle_core::Tensor;
 use obsdiff_engine::Error;
 use obsdiff_engine::calibrate::Passed;
+use obsdiff_engine::checkpoint::SourceFiles;
 use obsdiff_engine::device::transfers::TransferKind::Grams as GRAMS;
 use obsdiff_engine::export::{PrunedLinear, PrunedStructure};
 use obsdiff_engine::gram::PlacedGram;
@@ -18,6 +19,7 @@ use obsdiff_proto::{
 use super::engine::stoppable;
 use super::keeping::PersistentGrams;
 use super::object::{self, PartContent, PartOrigin, SliceRecord};
+use super::part_store::objects;
 use super::pruned::{Pruned, linears};
 use super::reducing::{FailedReducer, GramReducer, ReceivedGrams, ReceivedGroups};
 use super::{AfterStep, Engine, PartStore, PartStoreError, PrunedTensors, Reducer, WorkError};
@@ -66,6 +68,8 @@ pub struct PruningEngine<'a> {
     pub(super) shares: BTreeMap<StructureId, usize>,
     /// The Grams that outlive the job, and those that are read in place of calibration.
     pub(super) kept: PersistentGrams,
+    /// The files of the model, as far as it was read from any.
+    source: Option<SourceFiles>,
 }
 
 impl<'a> PruningEngine<'a> {
@@ -95,6 +99,7 @@ impl<'a> PruningEngine<'a> {
             allocated: Allocated::default(),
             shares: BTreeMap::new(),
             kept: PersistentGrams::default(),
+            source: None,
         }
     }
 
@@ -103,6 +108,17 @@ impl<'a> PruningEngine<'a> {
     pub fn with_grams(mut self, keeper: Option<GramKeeper>, grams: Option<KeptGrams>) -> Self {
         self.kept = PersistentGrams::new(keeper, grams);
         self
+    }
+
+    /// The same engine, whose model was read from these files: what it computes leaves it only while they are what they were.
+    #[must_use]
+    pub fn reading(mut self, source: SourceFiles) -> Self {
+        self.source = Some(source);
+        self
+    }
+
+    fn check_source(&self) -> Result<(), Error> {
+        self.source.iter().try_for_each(SourceFiles::check_unchanged)
     }
 
     /// The relative error of the pruned model's velocity that the survey expects: the root of the mean squared relative change. None where
@@ -147,8 +163,10 @@ impl<'a> PruningEngine<'a> {
     fn apply_package(&mut self, id: PackageId, step: AfterStep<'_>) -> Result<(), WorkError> {
         let mut split: BTreeMap<LinearId, Vec<(SliceRecord, Tensor)>> = BTreeMap::new();
         let mut records = Vec::new();
-        for receipt in self.part_store.manifest(id)?.values() {
-            let (origin, content) = object::read(&self.part_store.get(receipt)?)?;
+        let (part_store, manifest) = (self.part_store.clone(), self.part_store.manifest(id)?);
+        for read in objects(&*part_store, &manifest) {
+            let (receipt, bytes) = read?;
+            let (origin, content) = object::read(&bytes)?;
             if origin.package != id {
                 let problem =
                     format!("the manifest of package {id} names an object of package {}", origin.package);
@@ -218,42 +236,9 @@ impl<'a> PruningEngine<'a> {
         Ok(())
     }
 
-    /// Solves the slices of a part by their site's Gram.
-    fn solve_slices(
-        &mut self,
-        mut package: Package,
-        part: &Part,
-        origin: PartOrigin,
-        step: AfterStep<'_>,
-    ) -> Result<Vec<u8>, WorkError> {
-        let mut object = object::SliceWriter::new(origin);
-        let gram = self.gram(part.id.site);
-        for target in &mut package.linears {
-            target.target = self.allocated.targets.get(&target.linear).copied().unwrap_or(target.target);
-        }
-        let (pruner, watch, costs) = (&mut self.pruner, &self.watch, &self.allocated.costs);
-        stoppable(step, |on_step| {
-            pruner.solve(&package, &part.slices, gram.as_ref(), &mut |mut solved| {
-                watch.solved(1);
-                solved.report.cost = costs.get(&solved.slice.linear).copied();
-                object.push(solved);
-                on_step()
-            })
-        })?;
-        Ok(object.finish()?)
-    }
-
     /// A Gram that arrived.
     pub(super) fn gram(&self, site: SiteId) -> Option<PlacedGram> {
         lock(&self.received).get(&site).cloned()
-    }
-
-    fn rows(&self, linear: LinearId) -> Result<usize, PartStoreError> {
-        let inventory = self.pruner.model().inventory();
-        let known = inventory.linears.get(linear.0 as usize);
-        known.map(|linear| linear.rows).ok_or_else(|| {
-            PartStoreError::Damaged(format!("a part names linear {linear}, which is not of this model"))
-        })
     }
 }
 
@@ -266,12 +251,14 @@ impl Engine for PruningEngine<'_> {
         let shard = self.shard(shard)?;
         let sites: Vec<SiteId> = self.plan.packages.iter().flat_map(|p| p.sites.iter().copied()).collect();
         let (pruner, watch, prompts) = (&self.pruner, &self.watch, shard.prompts.len() as u64);
-        stoppable(step, |step| {
+        let exponents = stoppable(step, |step| {
             pruner.pilot(&shard, sites, self.plan.shards.len(), &mut |passed| {
                 watch.steps(prompts * u64::from(passed == Passed::Step));
                 step()
             })
-        })
+        })?;
+        self.check_source()?;
+        Ok(exponents)
     }
 
     fn open(&mut self, opening: &Opening) -> Result<(), WorkError> {
@@ -282,6 +269,13 @@ impl Engine for PruningEngine<'_> {
         };
         self.release();
         Ok(self.pruner.open(&package, &exponents)?)
+    }
+
+    fn read(&mut self, shard: ShardId) -> Result<(), WorkError> {
+        if self.kept.replaces_calibration() {
+            return Ok(());
+        }
+        Ok(self.pruner.read(&self.shard(shard)?)?)
     }
 
     fn calibrate(&mut self, shard: ShardId, step: AfterStep<'_>) -> Result<(), WorkError> {
@@ -302,7 +296,7 @@ impl Engine for PruningEngine<'_> {
                 Some(gram) => Err(WorkError::Overflow { site, exponent: gram.exponent() }),
                 None => Err(Error::Overflow { site, name }.into()),
             },
-            done => done,
+            done => done.and_then(|()| Ok(self.check_source()?)),
         }
     }
 
@@ -351,6 +345,7 @@ impl Engine for PruningEngine<'_> {
         };
         let exponent = |site: &SiteId| Some((*site, self.gram(*site)?.exponent()));
         let exponents = part.sites.iter().filter_map(exponent).collect();
+        self.check_source()?;
         let _span = tracing::info_span!("store").entered();
         Ok(Solved { exponents, receipt: self.part_store.put(part.id, object)? })
     }

@@ -1,10 +1,11 @@
 mod workers;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use obsdiff_proto::message::{
-    Command, Fault, Group, GroupStage, Opening, Order, Part, PartId, Reduction, Slice, Status, Tally,
+    Command, Fault, Group, GroupStage, Opening, Order, Part, PartId, Receipt, Reduction, Slice, Status, Tally,
 };
 use obsdiff_proto::{
     Epoch, LinearId, LinearTarget, Package, PackageId, Plan, Shard, ShardId, SiteId, Target, WorkerId,
@@ -134,6 +135,57 @@ fn a_newer_tally_stops_a_shard_and_starts_from_zero() {
     let status = workers.idle(1);
     assert_eq!((status.sums.tally, status.sums.held), (Tally(2), [ShardId(1)].into()));
     assert_eq!(status.trouble, None);
+}
+
+#[test]
+fn the_objects_of_a_package_come_in_the_order_of_its_parts_until_one_is_missing() {
+    let store = MemoryPartStore::default();
+    let id = |index| PartId { package: PackageId(0), site: SiteId(0), index };
+    let manifest = (0..9).map(|index| (id(index), store.put(id(index), vec![index as u8]).unwrap()));
+    let mut manifest: BTreeMap<_, _> = manifest.collect();
+    let read = |manifest: &BTreeMap<_, _>| -> Result<Vec<u8>, _> {
+        part_store::objects(&store, manifest).map(|read| read.map(|(_, bytes)| bytes[0])).collect()
+    };
+    assert_eq!(read(&manifest).unwrap(), [0, 1, 2, 3, 4, 5, 6, 7, 8]);
+    manifest.insert(id(6), Receipt("part of another".into()));
+    assert!(read(&manifest).unwrap_err().to_string().contains("part of another is missing"));
+}
+
+/// A worker that holds shard 0, and fails to read what shard 1 needs in this way, so many times.
+fn fails_to_read(times: u32, error: fn() -> WorkError) -> (Workers, Arc<AtomicU32>) {
+    let tried = Arc::new(AtomicU32::new(0));
+    let counted = tried.clone();
+    let hook: CallHook = Arc::new(move |call| match call {
+        EngineCall::Read(ShardId(1)) if counted.fetch_add(1, Ordering::SeqCst) < times => Err(error()),
+        _ => Ok(()),
+    });
+    let workers = Workers::new(&plan(2), vec![hook]);
+    workers.take(1, calibrate(1, 0));
+    workers.idle(1);
+    workers.take(1, calibrate(1, 1));
+    (workers, tried)
+}
+
+#[test]
+fn a_store_that_is_away_is_waited_for_and_the_sums_stay() {
+    let (workers, tried) = fails_to_read(2, || PartStoreError::Failed("away".to_owned()).into());
+    // Whatever changes, it tries again.
+    for tries in 1..=2 {
+        workers.wait(1, |_| tried.load(Ordering::SeqCst) >= tries);
+        workers.worker_states[0].drain();
+    }
+    let status = workers.idle(1);
+    assert_eq!(status.sums.held, [ShardId(0), ShardId(1)].into());
+    assert!(!status.sums.spoiled && status.trouble.is_none());
+}
+
+#[test]
+fn a_shard_whose_prompts_cannot_be_read_leaves_the_sums_as_they_are() {
+    let (workers, _) = fails_to_read(1, || PartStoreError::Damaged("not whole".to_owned()).into());
+    let status = workers.idle(1);
+    assert_eq!(status.sums.held, [ShardId(0)].into());
+    assert!(!status.sums.spoiled);
+    assert_eq!(status.trouble.unwrap().fault, Fault::Fatal("not whole".to_owned()));
 }
 
 #[test]

@@ -231,20 +231,17 @@ impl WorkerState {
         }
     }
 
-    /// Reports that the worker can encode prompts, and waits until it is asked to. Returns `false` when the worker is closed before
-    /// that.
-    pub fn wait_to_encode(&self) -> bool {
+    /// Reports that the worker can encode prompts, and waits until it is asked to. Returns whether another worker has found everything in
+    /// the store already; none when the worker is closed before it is asked.
+    pub fn wait_to_encode(&self) -> Option<bool> {
         self.change(|state| state.orders.can_encode());
         loop {
             let (asked, version) = {
                 let mut state = lock(&self.state);
                 (state.orders.begin_encoding(), state.version)
             };
-            if asked {
-                return true;
-            }
-            if !self.wait(version, SLEEP) {
-                return false;
+            if asked.is_some() || !self.wait(version, SLEEP) {
+                return asked;
             }
         }
     }

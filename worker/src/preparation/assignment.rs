@@ -97,10 +97,8 @@ impl Assignment<'_> {
         let loading = Arc::clone(worker_state);
         received.weights.call_on_read(Arc::new(move || loading.advance()));
         // One worker encodes while the others wait. If the session ends meanwhile, the caller reports why.
-        if !worker_state.wait_to_encode() {
-            return Ok(None);
-        }
-        let conditionings = self.encode(&received, &store, process).map_err(unprepared)?;
+        let Some(is_stored) = worker_state.wait_to_encode() else { return Ok(None) };
+        let conditionings = self.encode(&received, is_stored, &store, process).map_err(unprepared)?;
         worker_state.encoded();
         let loaded = load(spec, &received.model, &received.weights, conditionings);
         let (model, trajectories) = loaded.map_err(|error| unprepared(error.into()))?;
@@ -149,10 +147,11 @@ impl Assignment<'_> {
         ReceivedJob::open(self.briefing, (store, self.store_settings), self.runtime, folder, &on_read)
     }
 
-    /// Sees that the job's store holds the conditioning of every prompt, and opens it there.
+    /// Sees that the job's store holds the conditioning of every prompt, unless another worker has done that, and opens it there.
     fn encode<P: WorkerProcess>(
         &self,
         received: &ReceivedJob,
+        is_stored: bool,
         store: &JobStore,
         process: &P,
     ) -> Result<StoredConditionings> {
@@ -160,11 +159,14 @@ impl Assignment<'_> {
         let (spec, runtime) = (&self.briefing.spec, self.runtime);
         let files = (&**model_files, &*record.prompt_files);
         let objects = ConditioningObjects::needed(spec, files, prompts, kept.as_deref())?;
-        let texts = prompts.all();
-        let mut shown = process.encoding(texts.len());
-        let on_encoded = &mut |done, all| shown.reached(done, all);
-        encode_missing(spec, model, &objects, &texts, (store, runtime), self.device, on_encoded)?;
-        shown.finish();
+        // Thousands of prompts take gigabytes: each object is looked at again when its shard is run.
+        if !is_stored {
+            let texts = prompts.all();
+            let mut shown = process.encoding(texts.len());
+            let on_encoded = &mut |done, all| shown.reached(done, all);
+            encode_missing(spec, model, &objects, &texts, (store, runtime), self.device, on_encoded)?;
+            shown.finish();
+        }
         Ok(StoredConditionings::open(spec, model, objects, store, runtime.clone())?)
     }
 

@@ -110,6 +110,7 @@ impl<'a> PruningJob<'a> {
             Box::new(move |pruned, pruner: &mut Pruner| self.export(&pruned, pruner, &on_progress));
         PruningEngine::new(pruner, Arc::new(self.plan.clone()), part_store, watch, exporter)
             .with_grams(self.keeper.clone(), self.grams.clone())
+            .reading(self.model.files.clone())
     }
 
     /// The content of `pruning.json`, and how the export makes the transformer smaller if it does.
@@ -159,8 +160,8 @@ impl<'a> PruningJob<'a> {
             },
             link: self.spec.output.link,
             weights: self.weights,
-            record: &record,
             read: Some(&self.model.files),
+            record: &record,
             documents: &documents,
             shrink: shrink.as_ref(),
         };

@@ -25,7 +25,7 @@ use obsdiff_worker::rendezvous::PeerRendezvous;
 use obsdiff_worker::session::{SessionSettings, attend};
 use tokio::runtime::Handle;
 use tokio::sync::{broadcast, mpsc, oneshot};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use turmoil::net::TcpListener;
 
@@ -119,7 +119,11 @@ pub(crate) async fn coordinate(stage: Stage) -> turmoil::Result {
         metrics: Arc::new(Metrics::new()?),
     };
     let port = insecure().port(([0, 0, 0, 0], PORT).into())?;
-    let router = port.router(handle, driver.rendezvous(), Arc::new(stage.shape.briefing()), served).await?;
+    let mut briefing = stage.shape.briefing();
+    if let Some(job) = &stage.pruning {
+        (briefing.inventory, briefing.plan) = ((*job.inventory).clone(), (*job.plan).clone());
+    }
+    let router = port.router(handle, driver.rendezvous(), Arc::new(briefing), served).await?;
     let listener = TcpListener::bind(("0.0.0.0", PORT)).await?;
     let (accepted, incoming) = mpsc::channel(16);
     tokio::spawn(router.serve_with_incoming(ReceiverStream::new(incoming)));
@@ -263,9 +267,9 @@ impl Worker {
                 Some(job) => job.engine(part_store, hook, written),
                 None => Box::new(FakeEngine::new(plan, part_store, written, hook)),
             };
-            follow_waiting(&worker_state, &mut *engine, &mut |version| {
+            follow_waiting(&worker_state, &mut *engine, &mut |version, most| {
                 let worker_state = worker_state.clone();
-                puppet::wait(async move { worker_state.changed(version).await });
+                puppet::wait(async move { drop(timeout(most, worker_state.changed(version)).await) });
             });
         });
     }
@@ -277,6 +281,7 @@ impl Worker {
         Arc::new(move |call| {
             let within = |range| rng.lock().unwrap().within(range);
             let (wait, stores) = match call {
+                EngineCall::Read(_) => (within(1..20), true),
                 EngineCall::Shard(_) => (within(100..1200), false),
                 EngineCall::Reduce(_) => (within(1..100), false),
                 EngineCall::Solve(_) => (within(10..300), true),

@@ -163,6 +163,10 @@ impl Engine for TimedEngine {
         self.engine.open(opening)
     }
 
+    fn read(&mut self, shard: ShardId) -> Result<(), WorkError> {
+        self.engine.read(shard)
+    }
+
     fn calibrate(&mut self, shard: ShardId, step: AfterStep<'_>) -> Result<(), WorkError> {
         (self.hook)(EngineCall::Shard(shard))?;
         self.engine.calibrate(shard, step)

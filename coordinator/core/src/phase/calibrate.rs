@@ -7,6 +7,7 @@ use obsdiff_proto::{ShardId, SiteId, WorkerId};
 
 use crate::ledger::{Ledger, ShardHolder};
 use crate::membership::begun;
+use crate::state::Subject;
 use crate::{Action, Core, Event, Failure, Order, Sums, Tally, leases};
 
 /// How often a site's exponent is lowered before the job gives up.
@@ -36,7 +37,11 @@ impl Core {
         }
         if expected && sums.held.iter().chain(&begun).all(|s| mine(ledger, s)) {
             for &shard in &sums.held {
-                ledger.hold(worker, shard);
+                if ledger.hold(worker, shard) {
+                    // What went wrong with them before was no fault of theirs.
+                    self.failures.remove(&Subject::Shard(shard));
+                    self.failures.remove(&Subject::Worker(worker));
+                }
             }
             return;
         }
@@ -85,14 +90,15 @@ impl Core {
 
     /// Leases pending shards, while somebody's work depends on them.
     pub(crate) fn decide_leases(&mut self) {
-        let Some(open) = self.open.as_ref().filter(|open| open.ledger.pending() > 0) else { return };
-        if !self.settled() || !self.sums_needed(open) {
+        let now = self.now;
+        let Some(open) = self.open.as_ref().filter(|open| open.ledger.free(now) > 0) else { return };
+        if !self.all_returned() || !self.sums_needed(open) {
             return;
         }
-        let grants = leases::grants(open.ledger.pending(), &self.runners(), &self.job.options);
+        let grants = leases::grants(open.ledger.free(now), &self.runners(), &self.job.options);
         for worker in grants {
             if let Some(open) = &mut self.open {
-                open.ledger.lease(worker);
+                open.ledger.lease(worker, now);
             }
             self.touch(worker);
         }

@@ -11,12 +11,12 @@ impl Core {
     /// Sends the manifest of a package that is wholly solved to the store, for the first time or again.
     pub(crate) fn decide_commit(&mut self) {
         let Some(open) = self.open.as_mut().filter(|open| open.all_solved()) else { return };
-        let tries = match open.commit {
-            None => 1,
-            Some(Commit { tries, again: Some(again) }) if again <= self.now => tries + 1,
+        let (tries, begun) = match open.commit {
+            None => (1, self.now),
+            Some(Commit { tries, begun, again: Some(again) }) if again <= self.now => (tries + 1, begun),
             Some(_) => return,
         };
-        open.commit = Some(Commit { tries, again: None });
+        open.commit = Some(Commit { tries, begun, again: None });
         self.out.push(Action::Commit(Arc::new(Manifest {
             package: open.package,
             exponents: self.exponents.clone().unwrap_or_default(),
@@ -49,12 +49,12 @@ impl Core {
 
     /// The store did not take the manifest, or its answer was lost: putting it again is harmless.
     pub(crate) fn merge_commit_failed(&mut self, package: PackageId, error: String) {
-        let (now, options) = (self.now, &self.job.options);
+        let (now, options, at_stake) = (self.now, &self.job.options, self.at_stake());
         let commit =
             self.open.as_mut().filter(|open| open.package == package).and_then(|open| open.commit.as_mut());
         let Some(commit) = commit.filter(|c| c.again.is_none()) else { return };
         let tries = commit.tries;
-        if tries >= options.store_tries {
+        if tries >= options.store_tries && now - commit.begun >= at_stake {
             return self.fail(Failure::Store { package, tries, error });
         }
         commit.again = Some(now + options.wait_after(tries));

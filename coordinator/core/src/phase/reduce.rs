@@ -150,9 +150,12 @@ impl Core {
 
     /// Gives up the group because it failed by itself, not by losing a worker: not too often in a row, and not at once again.
     fn set_back(&mut self, error: String) {
+        if self.group_failures.count == 0 {
+            self.group_failures.since = self.now;
+        }
         self.group_failures.count += 1;
         let tries = self.group_failures.count;
-        if tries >= self.job.options.groups {
+        if tries >= self.job.options.groups && self.now - self.group_failures.since >= self.at_stake() {
             return self.fail(Failure::Groups { tries, error });
         }
         self.group_failures.again = self.now + self.job.options.wait_after(tries);

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use obsdiff_core::{Encoding, Event, Job, Options, Order, Outcome, Status};
+use obsdiff_core::{Command, Encoding, Event, Job, Options, Order, Outcome, Status};
 use obsdiff_proto::WorkerId;
 
 use crate::none;
@@ -31,10 +31,11 @@ fn one_worker_encodes_and_the_others_wait_until_it_has() {
     assert_eq!(script.orders(1), [], "its encoders are not open yet");
     (2..5).for_each(|worker| can_encode(&mut script, worker));
     assert_eq!((script.orders(2), encoders(&script)), (vec![Order::Encode], vec![2]));
+    assert_eq!(script.commands(2), [Command::Encode { is_stored: false }]);
     assert!([1, 3, 4].iter().all(|worker| script.orders(*worker).is_empty()));
     script.obey(2, none);
     for worker in [3, 4] {
-        assert_eq!(script.orders(worker), [Order::Encode], "it looks for itself");
+        assert_eq!(script.commands(worker), [Command::Encode { is_stored: true }]);
         script.obey(worker, none);
     }
     assert_eq!(encoders(&script), [2]);

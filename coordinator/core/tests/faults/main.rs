@@ -7,6 +7,7 @@ mod ends;
 mod hardware;
 mod missed;
 mod preparing;
+mod returning;
 mod script;
 mod structures;
 

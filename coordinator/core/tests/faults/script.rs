@@ -218,7 +218,7 @@ impl Script {
                 status.pilot = Some(Arc::new([(SiteId(0), 12), (SiteId(1), 12)].into()));
             }
             Command::Export => status.exported = true,
-            Command::Encode => status.encoding = Encoding::Done,
+            Command::Encode { .. } => status.encoding = Encoding::Done,
         }
     }
 

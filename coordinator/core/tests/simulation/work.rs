@@ -112,7 +112,7 @@ impl SimulatedWorld {
                 assert_eq!(life.status.applied as usize, packages, "exported before everything was applied");
                 life.status.exported = true;
             }
-            Command::Encode
+            Command::Encode { .. }
             | Command::Abort { .. }
             | Command::Discard { .. }
             | Command::Form { .. }

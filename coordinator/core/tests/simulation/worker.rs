@@ -161,7 +161,9 @@ impl RunningProcess {
                 return CommandEffect::Answered;
             }
             Command::Export if self.status.exported => return CommandEffect::Answered,
-            Command::Encode if self.status.encoding == Encoding::Done => return CommandEffect::Answered,
+            Command::Encode { .. } if self.status.encoding == Encoding::Done => {
+                return CommandEffect::Answered;
+            }
             _ => {}
         }
         self.queue.push(command);

@@ -57,7 +57,17 @@ impl Trajectories {
         tap: &mut dyn WeightedTap,
         on_passed: &mut dyn FnMut(Passed) -> Result<()>,
     ) -> Result<Tensor> {
-        let mut trajectory = self.start(prompts)?;
+        Self::follow(self.start(prompts)?, model, alphas, tap, on_passed)
+    }
+
+    /// The same from where a trajectory is.
+    pub(crate) fn follow(
+        mut trajectory: Trajectory,
+        model: &dyn DiffusionModel,
+        alphas: &[f64],
+        tap: &mut dyn WeightedTap,
+        on_passed: &mut dyn FnMut(Passed) -> Result<()>,
+    ) -> Result<Tensor> {
         for alpha in alphas {
             tap.set_alpha(*alpha);
             trajectory.step(model, &mut FollowedTap { tap: &mut *tap, on_passed: &mut *on_passed })?;

@@ -3,6 +3,7 @@
 mod allocation;
 mod budget;
 mod dropped;
+mod placing;
 mod probe;
 mod room;
 mod shrunk;
@@ -16,8 +17,8 @@ use std::sync::Arc;
 
 use candle_core::{DType, Tensor};
 use obsdiff_proto::{
-    Accumulate, HessianSpec, Inventory, JobSpec, LinearId, Method, Package, Pattern, ProbeSpec, Shard,
-    SiteId, SparsitySpec,
+    Accumulate, HessianSpec, JobSpec, LinearId, Method, Package, Pattern, ProbeSpec, Shard, SiteId,
+    SparsitySpec,
 };
 
 use crate::calibrate::{Energy, EnergyTap, GramTap, Passed, Trajectories, alphas};
@@ -25,9 +26,11 @@ use crate::checkpoint::Weights;
 use crate::device::ComputeDevice;
 use crate::gram::{Gram, GramError, GramSet, PlacedGram, exponent_for};
 use crate::model::DiffusionModel;
+use crate::pipeline::Trajectory;
 use crate::solve::{Obs, SiteSolver};
 use crate::{Error, Result};
 use dropped::DroppedModel;
+use placing::{of_site, opened, read_back};
 use probe::Probe;
 
 pub use allocation::{Allocated, expected_at};
@@ -73,6 +76,8 @@ pub struct Pruner {
     /// Bytes that a survey's forward calls take of the device's memory.
     probing: u64,
     gram_operations: u64,
+    /// Prompts that were read, before their first step.
+    read: Option<(Range<u32>, Trajectory)>,
 }
 
 impl Pruner {
@@ -109,6 +114,7 @@ impl Pruner {
             largest: (0, 0),
             probing: 0,
             gram_operations: 0,
+            read: None,
         }
     }
 
@@ -256,6 +262,16 @@ impl Pruner {
         self.open.iter_mut().flatten().map(|(site, gram)| (*site, Arc::make_mut(gram)))
     }
 
+    /// Reads what [`Self::calibrate`] needs of a shard's prompts. The Grams stay as they are.
+    ///
+    /// # Errors
+    /// When the conditioning of a prompt cannot be read.
+    pub fn read(&mut self, shard: &Shard) -> Result<()> {
+        self.read = None;
+        self.read = Some((shard.prompts.clone(), self.trajectories.start(shard.prompts.clone())?));
+        Ok(())
+    }
+
     /// Adds a shard's observations to the open package's Grams. After an error they hold only some of them: open the package again.
     ///
     /// # Errors
@@ -265,6 +281,10 @@ impl Pruner {
         shard: &Shard,
         on_passed: &mut dyn FnMut(Passed) -> Result<()>,
     ) -> Result<()> {
+        let trajectory = match self.read.take().filter(|(prompts, _)| *prompts == shard.prompts) {
+            Some((_, trajectory)) => trajectory,
+            None => self.trajectories.start(shard.prompts.clone())?,
+        };
         let grams = self.open.as_mut().ok_or_else(no_package)?;
         let inventory = self.model.inventory();
         let first = shard.prompts.start;
@@ -285,7 +305,7 @@ impl Pruner {
             (None, None) => None,
         };
         let mut tap = GramTap::new(inventory, set).with_group(group_set);
-        self.trajectories.denoise(&*self.model, shard.prompts.clone(), &self.alphas, &mut tap, on_passed)?;
+        Trajectories::follow(trajectory, &*self.model, &self.alphas, &mut tap, on_passed)?;
         self.gram_operations += tap.operations();
         match on_device {
             Some(set) => self.on_device = Some(set),
@@ -349,38 +369,6 @@ impl Pruner {
 /// The prompts that each of some ascending numbers of prompts adds to those before it.
 fn groups(counts: &[u32]) -> Vec<Range<u32>> {
     std::iter::once(0).chain(counts.iter().copied()).zip(counts).map(|(start, end)| start..*end).collect()
-}
-
-/// A device's set of Grams in which all of the host's are open, those that were not before with the host's sums, all of them zeros where the
-/// host's are `empty`.
-fn opened(
-    mut set: Box<dyn GramSet>,
-    grams: &BTreeMap<SiteId, Arc<Gram>>,
-    empty: bool,
-    inventory: &Inventory,
-) -> Result<Box<dyn GramSet>> {
-    for (site, gram) in grams {
-        if set.width(*site).is_none() {
-            let opened = if empty { set.open_empty(*site, gram) } else { set.open(*site, gram) };
-            opened.map_err(|error| of_site(*site, inventory, &error))?;
-        }
-    }
-    Ok(set)
-}
-
-/// Copies a device's sums to the host's Grams.
-fn read_back(
-    set: &dyn GramSet,
-    grams: &mut BTreeMap<SiteId, Arc<Gram>>,
-    inventory: &Inventory,
-) -> Result<()> {
-    grams.iter_mut().try_for_each(|(site, gram)| {
-        set.read(*site, Arc::make_mut(gram)).map_err(|error| of_site(*site, inventory, &error))
-    })
-}
-
-fn of_site(site: SiteId, inventory: &Inventory, error: &GramError) -> Error {
-    Error::Site { name: inventory.site(site).name.clone(), problem: error.to_string() }
 }
 
 fn no_package() -> Error {

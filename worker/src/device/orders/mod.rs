@@ -28,6 +28,8 @@ pub(super) struct Orders {
     queue: Vec<Command>,
     /// The order that the device follows; none once that order is obsolete.
     running: Option<Order>,
+    /// The running order has begun to add a shard to the sums.
+    adding: bool,
     /// The group of `status.group`, while there is one.
     group: Option<Arc<Group>>,
     /// The group whose reductions run, at the same time as the device's order.
@@ -66,6 +68,7 @@ impl Orders {
             exponents: Exponents::new(),
             queue: Vec::new(),
             running: None,
+            adding: false,
             group: None,
             reducing: None,
             troubles: 0,
@@ -98,14 +101,15 @@ impl Orders {
         self.status.encoding = self.status.encoding.max(Encoding::Ready);
     }
 
-    /// Begins to encode if the worker was asked to. Returns whether it was.
-    pub(super) fn begin_encoding(&mut self) -> bool {
-        let asked = self.queue.iter().any(|command| command.order() == Order::Encode);
-        if asked {
-            self.running = Some(Order::Encode);
-            self.status.progress += 1;
-        }
-        asked
+    /// Begins to encode if the worker was asked to. Returns whether everything is in the store already; none where it was not asked.
+    pub(super) fn begin_encoding(&mut self) -> Option<bool> {
+        let is_stored = self.queue.iter().find_map(|command| match command {
+            Command::Encode { is_stored } => Some(*is_stored),
+            _ => None,
+        })?;
+        self.running = Some(Order::Encode);
+        self.status.progress += 1;
+        Some(is_stored)
     }
 
     /// The conditioning of every prompt is in the store.
@@ -160,7 +164,7 @@ impl Orders {
                 return Effect::None;
             }
             Command::Export if self.status.exported => return Effect::None,
-            Command::Encode if self.status.encoding == Encoding::Done => return Effect::None,
+            Command::Encode { .. } if self.status.encoding == Encoding::Done => return Effect::None,
             _ => {}
         }
         self.queue.push(command);
@@ -223,13 +227,19 @@ impl Orders {
     fn finish(&mut self, order: Order) {
         self.queue.retain(|c| c.order() != order);
         self.running = self.running.filter(|running| *running != order);
+        self.adding = false;
         self.status.progress += 1;
         self.show_in_hand();
     }
 
+    /// A shard's observations come into the sums from now on, which are of no use if that fails.
+    pub(super) fn begin_adding(&mut self) {
+        self.adding = true;
+    }
+
     /// Ends an order that failed, and reports why.
     pub(super) fn mark_failed(&mut self, order: Order, fault: Fault) {
-        if matches!(order, Order::Calibrate { .. }) && self.is_running(order) {
+        if matches!(order, Order::Calibrate { .. }) && self.is_running(order) && self.adding {
             self.status.sums.spoiled = true;
         }
         self.troubles += 1;
