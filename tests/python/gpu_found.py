@@ -70,6 +70,39 @@ for timed in [*times.get("grams", []), *times.get("solves", []), *times.get("blo
     figures = [value for key, value in timed.items() if key.endswith("seconds")]
     holds(figures and all(map(is_positive, figures)), f"a time: {timed}")
 
+# Each part of the two that is timed alone.
+PARTS = {
+    "grams": {"judge_seconds", "products_seconds", "adds_seconds"},
+    "solves": {"factor_seconds", "inverse_seconds", "products_seconds", "copies_seconds"},
+}
+for kind, names in PARTS.items():
+    for timed in times.get(kind, []):
+        parts = timed.get("parts") or {}
+        holds(set(parts) == names and all(map(is_positive, parts.values())), f"parts of a time: {timed}")
+
+# What is there where PyTorch is: ratios, with those of a job, and what they are ratios of.
+if "times beside PyTorch's" in whole["ok"]:
+    torch = found.get("times beside PyTorch's", {})
+    RATIOS = {
+        "grams": ["published_seconds", "published_over_ours", "over_bfloat16_product", "over_float32_product"],
+        "solves": [
+            "over_its_arithmetic",
+            "published_over_seconds",
+            "published_over_obs_seconds",
+            "published_over_ours_with_gram",
+            "published_over_ours_in_a_job",
+        ],
+        "blocks": ["products_seconds", "linears_seconds", "of_its_products_rate", "of_its_linears_rate"],
+    }
+    for kind, names in RATIOS.items():
+        listed = torch.get(kind, [])
+        for name in names:
+            holds(listed and all(is_positive(one.get(name)) for one in listed), f"{name} of {kind} beside PyTorch's: {listed}")
+    job = torch.get("job", {})
+    holds(job.get("observations", 0) == job.get("prompts", 0) * job.get("steps", 0) > 1, f"a job: {job}")
+    bound = [what for what in whole["reached"] if f"{job.get('observations')} observations" in what]
+    holds(bound and all(whole["reached"][what].get("at least") == 5 for what in bound), f"a job's ratio is held to nothing: {bound}")
+
 # What can be copied over the command's own table.
 shares, table = found.get("shares of product rates", {}), json.loads(Path(sys.argv[3]).read_text())
 holds(shares.keys() == table.keys(), f"shares are {sorted(shares)}, and not {sorted(table)}")
@@ -79,7 +112,8 @@ for kind in [kind for kind in table if isinstance(table[kind], dict)]:
     holds(share.keys() == table[kind].keys() and is_positive(share.get("share")), f"the share of {kind}: {share}")
 
 for model in MODELS:
-    runs = found.get(model, {})
+    # What a run has printed where it failed is none.
+    runs = {name: run for name, run in found.get(model, {}).items() if isinstance(run, dict)}
     holds(set(runs) == {"cuda", "again", "cpu"}, f"{model}: runs were {sorted(runs)}")
     for name, run in runs.items():
         of = f"{model}, {name}: {run}"

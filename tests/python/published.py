@@ -15,6 +15,12 @@ import torch
 
 # Columns that are pruned before the ones to their right learn of it.
 BLOCK = 128
+# What a Gram of a job is made of: an observation of each prompt at each step. A linear is solved once for all of them.
+PROMPTS, STEPS = 100, 25
+OBSERVATIONS = PROMPTS * STEPS
+# Keys of an attention are made a multiple of so many for PyTorch: cuBLAS is slow with rows that do not begin at multiples of 16 bytes, as
+# those of 4096 + 333 keys would.
+ALIGNED = 8
 
 
 class Layer:
@@ -88,8 +94,29 @@ def product_seconds(count, rows, inner, columns, dtype, device):
     return seconds_of(lambda: left @ right, device)
 
 
+def speedups(gram, solve):
+    """How many times as long the published method takes for the observations and the solve of a linear: `published_over_ours_with_gram` of
+    one observation, `published_over_ours_in_a_job` of as many as a job has, and of the solve without any, by our default
+    (`published_over_seconds`) and by the published kind of solver (`published_over_obs_seconds`)."""
+    published = solve["published_seconds"]
+    found = {f"published_over_{key}": published / solve[key] for key in ["seconds", "obs_seconds"]}
+    if gram is not None:
+        for name, count in [("with_gram", 1), ("in_a_job", OBSERVATIONS)]:
+            both = count * gram["published_seconds"] + published
+            found[f"published_over_ours_{name}"] = both / (count * gram["seconds"] + solve["seconds"])
+    return found
+
+
+def aligned(count, rows, inner, columns):
+    """The sizes of a product for PyTorch: those of an attention, of which there are several at a time, with rows that are aligned."""
+    if count == 1:
+        return count, rows, inner, columns
+    return count, rows, *(-(-size // ALIGNED) * ALIGNED for size in [inner, columns])
+
+
 def beside(times, tokens, device):
-    """The times with ratios to what PyTorch takes."""
+    """The times with ratios to what PyTorch takes, and `job`: the prompts, steps and observations of ratios `in_a_job`."""
+    times["job"] = {"prompts": PROMPTS, "steps": STEPS, "observations": OBSERVATIONS}
     # TF32 is off by default, and reduced sums of bf16 are not.
     torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
     layers = {}
@@ -114,17 +141,17 @@ def beside(times, tokens, device):
             layers[width].observe(torch.randn(tokens, width, device=device).to(torch.bfloat16), 1.0)
         weight = torch.randn(rows, width, device=device)
         solve["published_seconds"] = seconds_of(lambda: layers[width].prune(weight, 0.5), device, rounds=1)
-        for key in ["seconds", "obs_seconds"]:
-            solve[f"published_over_{key}"] = solve["published_seconds"] / solve[key]
         grams = [gram for gram in times["grams"] if gram["width"] == width]
-        for gram in grams:
-            both = gram["published_seconds"] + solve["published_seconds"]
-            solve["published_over_ours_with_gram"] = both / (gram["seconds"] + solve["seconds"])
+        solve.update(speedups(grams[-1] if grams else None, solve))
     for block in times["blocks"]:
         sizes = [[product[key] for key in ["count", "rows", "inner", "columns"]] for product in block["products"]]
-        block["products_seconds"] = sum(product_seconds(*of, torch.bfloat16, device) for of in sizes)
+        seconds = [product_seconds(*aligned(*of), torch.bfloat16, device) for of in sizes]
+        block["products_seconds"] = sum(seconds)
+        # Without attentions, whose scores PyTorch writes to memory here and obsdiff does not.
+        block["linears_seconds"] = sum(took for took, of in zip(seconds, sizes) if of[0] == 1)
         block["operations"] = sum(2 * count * rows * inner * columns for count, rows, inner, columns in sizes)
-        block["of_its_products_rate"] = block["products_seconds"] / block["seconds"]
+        for kind in ["products", "linears"]:
+            block[f"of_its_{kind}_rate"] = block[f"{kind}_seconds"] / block["seconds"]
         del block["products"]
     return times
 

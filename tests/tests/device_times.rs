@@ -38,6 +38,19 @@ fn holds(device: &str) {
     for solve in listed("solves") {
         ["seconds", "inverses_seconds", "obs_seconds"].iter().for_each(|key| seconds(&solve, key));
     }
+    // On a GPU alone each part is timed besides.
+    let parts = |of: &Value, names: &[&str]| match of["parts"].as_object() {
+        None => assert!(of["parts"].is_null() && device == "cpu", "{of}"),
+        Some(parts) => {
+            let keys: Vec<_> = parts.keys().map(String::as_str).collect();
+            assert_eq!((&*keys, device == "cpu"), (names, false));
+            names.iter().for_each(|name| seconds(&of["parts"], name));
+        }
+    };
+    let of_observation = ["adds_seconds", "judge_seconds", "products_seconds"];
+    listed("grams").iter().for_each(|gram| parts(gram, &of_observation));
+    let of_solve = ["copies_seconds", "factor_seconds", "inverse_seconds", "products_seconds"];
+    listed("solves").iter().for_each(|solve| parts(solve, &of_solve));
     // Nine factorisations' operations for three inverses, and 44 for each weight and column; one, and three.
     let cube = 24.0f64.powi(3) / 3.0;
     let each = 12.0 * 24.0 * 24.0;

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use obsdiff_tests::{fake_cuda, not_tested};
@@ -64,6 +64,18 @@ fn run(folder: &Path, seconds: &str, settings: &[(&str, &str)]) -> Option<(Outpu
     Some((output, serde_json::from_str(&found).unwrap()))
 }
 
+/// What the check says of what was found, which is not all that should be there.
+fn checked(folder: &Path) -> String {
+    let goldens = concat!(env!("CARGO_MANIFEST_DIR"), "/assets/goldens");
+    let shares = concat!(env!("CARGO_MANIFEST_DIR"), "/../coordinator/command/src/gpu_shares.json");
+    let mut check = Command::new("python3");
+    check.arg(format!("{SCRIPTS}/gpu_found.py")).arg(folder.join("out/gpu.json")).args([goldens, shares]);
+    let check = check.output().unwrap();
+    let said = String::from_utf8_lossy(&check.stderr).into_owned();
+    assert_eq!(check.status.code(), Some(1), "{said}");
+    said
+}
+
 /// Why a step failed, or what it lacks.
 fn why<'a>(found: &'a Value, how: &str, step: &str) -> &'a str {
     found[how][step].as_str().unwrap_or_else(|| panic!("{step} has not {how}: {found:#}"))
@@ -105,17 +117,7 @@ fn each_step_that_fails_says_so_in_a_line_and_the_others_go_on() {
     assert_eq!(found["found"]["gpu"]["nvidia-smi"], "NVIDIA H200, 580.1");
     assert_eq!(found["running"], Value::Null);
     // Nor does the check take that for what it should be.
-    let check = format!("{SCRIPTS}/gpu_found.py");
-    let goldens = concat!(env!("CARGO_MANIFEST_DIR"), "/assets/goldens");
-    let shares = concat!(env!("CARGO_MANIFEST_DIR"), "/../coordinator/command/src/gpu_shares.json");
-    let check = Command::new("python3")
-        .arg(check)
-        .arg(folder.path().join("out/gpu.json"))
-        .args([goldens, shares])
-        .output();
-    let check = check.unwrap();
-    let said = String::from_utf8_lossy(&check.stderr);
-    assert_eq!(check.status.code(), Some(1), "{said}");
+    let said = checked(folder.path());
     for line in
         ["operations of blocks failed: ", "times failed: ", "the self-test made 1 checks", "compared were []"]
     {
@@ -181,23 +183,92 @@ fn a_driver_that_cannot_do_it_is_told_of_once_and_what_needs_it_is_left_out() {
     }
 }
 
+/// Times of one Gram.
+const TIMES: (&str, &str) = (
+    "device_times",
+    "[ $# = 0 ] && echo device_times DEVICE TOKENS >&2 && exit 1; echo '{\"grams\": [{\"width\": 8}]}'",
+);
+
+/// A folder of Python's packages with a PyTorch that can do nothing.
+fn packages(folder: &Path) -> PathBuf {
+    let packages = folder.join("packages");
+    fs::create_dir_all(packages.join("torch")).unwrap();
+    fs::write(packages.join("torch/__init__.py"), "").unwrap();
+    packages
+}
+
 #[test]
 fn pytorch_is_timed_where_only_obsdiffs_own_search_finds_the_driver() {
-    let folder = packed(&[(
-        "device_times",
-        "[ $# = 0 ] && echo device_times DEVICE TOKENS >&2 && exit 1; echo '{\"grams\": [{\"width\": 8}]}'",
-    )]);
+    let folder = packed(&[TIMES]);
     // As Python's packages lie, without LD_LIBRARY_PATH.
-    let packages = folder.path().join("packages");
+    let packages = packages(folder.path());
     fs::create_dir_all(packages.join("nvidia/driver")).unwrap();
-    fs::create_dir(packages.join("torch")).unwrap();
-    fs::write(packages.join("torch/__init__.py"), "").unwrap();
     symlink(fake_cuda(), packages.join("nvidia/driver/lib")).unwrap();
     let script = "import ctypes, json\nctypes.CDLL('libcuda.so.1')\nprint(json.dumps({'grams': [], 'solves': [], 'blocks': []}))\n";
     fs::write(folder.path().join("published.py"), script).unwrap();
     let settings = [("PYTHONPATH", packages.to_str().unwrap()), ("LD_LIBRARY_PATH", "")];
     let Some((_, found)) = run(folder.path(), "480", &settings) else { return };
     assert!(found["ok"].as_array().unwrap().contains(&"times beside PyTorch's".into()), "{found:#}");
+}
+
+#[test]
+fn a_job_weighs_many_observations_against_one_solve() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = format!("{}:{SCRIPTS}", packages(folder.path()).display());
+    let script = "import json\nfrom published import aligned, speedups\n\
+                  gram = {'published_seconds': 10, 'seconds': 1}\n\
+                  solve = {'published_seconds': 20, 'seconds': 40, 'obs_seconds': 4}\n\
+                  sizes = [aligned(1, 333, 7, 9), aligned(24, 4429, 64, 4429), aligned(24, 4429, 4429, 64)]\n\
+                  print(json.dumps([speedups(gram, solve), speedups(None, solve), sizes]))\n";
+    let mut python = Command::new("python3");
+    python.args(["-c", script]).env("PYTHONPATH", path).env("PYTHONDONTWRITEBYTECODE", "1");
+    let Ok(output) = python.output() else { return not_tested("python3 is not installed") };
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let found: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let solves = serde_json::json!({ "published_over_seconds": 0.5, "published_over_obs_seconds": 5.0 });
+    assert_eq!(found[1], solves);
+    let expected = [
+        ("published_over_seconds", 0.5),
+        ("published_over_obs_seconds", 5.0),
+        ("published_over_ours_with_gram", 30.0 / 41.0),
+        ("published_over_ours_in_a_job", 25_020.0 / 2540.0),
+    ];
+    for (name, ratio) in expected {
+        let found = found[0][name].as_f64().unwrap();
+        assert!((found / ratio - 1.0).abs() < 1e-12, "{name}: {found}, and not {ratio}");
+    }
+    // Keys alone are rounded up, and those of attentions alone.
+    let sizes = serde_json::json!([[1, 333, 7, 9], [24, 4429, 64, 4432], [24, 4429, 4432, 64]]);
+    assert_eq!(found[2], sizes);
+}
+
+#[test]
+fn the_ratio_of_a_job_is_held_to_its_bound_and_others_stand_beside_it() {
+    let folder = packed(&[TIMES]);
+    let packages = packages(folder.path());
+    let script = "import json\nprint(json.dumps({'job': {'prompts': 100, 'steps': 25, 'observations': 2500}, 'grams': [], 'solves': [{\
+                  'rows': 4, 'width': 8, 'over_its_arithmetic': 1.5, 'published_over_seconds': 0.5, 'published_over_obs_seconds': 3, \
+                  'published_over_ours_with_gram': 2, 'published_over_ours_in_a_job': 7}], 'blocks': [{'block': 0, 'model': 'M', \
+                  'of_its_products_rate': 0.7, 'of_its_linears_rate': 0.4}]}))\n";
+    fs::write(folder.path().join("published.py"), script).unwrap();
+    let settings = [("PYTHONPATH", packages.to_str().unwrap())];
+    let Some((_, found)) = run(folder.path(), "480", &settings) else { return };
+    let expected = serde_json::json!({
+        "solve of 4 x 8 over its arithmetic": { "value": 1.5, "at most": 1.6, "met": true },
+        "published solve of 4 x 8 over ours by OBS, the same method": { "value": 3 },
+        "published solve of 4 x 8 over ours by alternating directions with refinement": { "value": 0.5 },
+        "published Gram of 2500 observations, as of 100 prompts by 25 steps, and solve of 4 x 8 over ours":
+            { "value": 7, "at least": 5, "met": true },
+        "published Gram of one observation and solve of 4 x 8 over ours": { "value": 2 },
+        "block 0 of M, of its products' rate": { "value": 0.7, "at least": 0.6, "met": true },
+        "block 0 of M, of the rate of its linears' products alone": { "value": 0.4 },
+    });
+    assert_eq!(found["reached"], expected, "{found:#}");
+    // Times without their parts, and ratios that lack some, are not what should be there.
+    let said = checked(folder.path());
+    for line in ["parts of a time: {'width': 8}", "linears_seconds of blocks beside PyTorch's: [{"] {
+        assert!(said.contains(line), "{said}");
+    }
 }
 
 #[test]

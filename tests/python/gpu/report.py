@@ -89,6 +89,10 @@ class Report:
             self.found.setdefault(name, {}).update(found)
             self.write()
 
+    def say(self, what, value):
+        """Gives a ratio beside those that are held to something."""
+        self.reached[what] = {"value": value}
+
     def reach(self, what, value, most=None, least=None):
         """Holds a ratio to what it is meant to be."""
         met = value <= most if most is not None else value >= least

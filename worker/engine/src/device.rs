@@ -32,7 +32,7 @@ use crate::model::Matrix;
 use crate::solve::structured::{StructuredLayer, StructuredLinear, energy};
 use crate::solve::{CpuSolver, SiteSolver, SolveError, check_size};
 
-pub use timed::TimedWork;
+pub use timed::{PartTimes, TimedWork};
 
 /// The name of a device: `cpu`, `cuda` or `cuda:N`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -1,11 +1,14 @@
 //! What `device_times` measures.
 //!
 //! DEVICE is cpu, cuda or cuda:N. An observation of TOKENS rows in bf16 is added to a Gram of each WIDTH: from the memory of the device,
-//! where blocks leave it, and with others behind it, as a denoising step of a batch has them. `panels` says how long that takes a GPU by panels
-//! of some numbers of rows. Each linear of ROWS x WIDTH is pruned to half of its weights, by alternating directions with refinement and by
-//! OBS; that includes what its site's Gram is factorised for, which `inverses_seconds` says of alternating directions. Linears lie on the host
-//! before and after, and Grams in the memory of the device. `-` stands for no width, and for no linear. `operations` are those that `obsdiff
-//! plan` counts for it, and `rates` the operations a second of the device's products by their type.
+//! where blocks leave it, and with others behind it, as a denoising step of a batch has them. `panels` says how long that takes a GPU by
+//! panels of some numbers of rows, and `parts` how long each part of it takes alone: to judge whether it may be added, to form its products
+//! and to add these. A GPU does them side by side, so their sum may be more than the whole. Each linear of ROWS x WIDTH is pruned to half
+//! of its weights, by alternating directions with refinement and by OBS; that includes what its site's Gram is factorised for, which
+//! `inverses_seconds` says of alternating directions. Linears lie on the host before and after, and Grams in the memory of the device.
+//! Their `parts` are, by alternating directions on a GPU, the factors of all penalties, the inverses from them, all products of a linear,
+//! and its copies; the rest of the whole goes to masks and to what lies between products. `-` stands for no width, and for no linear.
+//! `operations` are those that `obsdiff plan` counts for it, and `rates` the operations a second of the device's products by their type.
 //!
 //! Each FOLDER holds the `config.json` of a transformer. One block of each of its kinds is computed in bf16, with random weights: for BATCH
 //! pictures of SIDE x SIDE latent pixels and TEXT tokens. Seconds are those of the fastest of several rounds, and `transfers` what has crossed
@@ -24,7 +27,7 @@ use obsdiff::clock::Clock;
 use obsdiff::machine::product_rate;
 use obsdiff_core::assignment::SolveCost;
 use obsdiff_engine::device::transfers::Transfers;
-use obsdiff_engine::device::{ComputeDevice, DeviceName};
+use obsdiff_engine::device::{ComputeDevice, DeviceName, PartTimes};
 use obsdiff_engine::gram::{Gram, GramSet, PlacedGram};
 use obsdiff_engine::solve::{Factor, Obs, SiteSettings, SiteSolver, stride};
 use obsdiff_proto::{Accumulate, Effort, Precision, SiteId, SparsitySpec, Target};
@@ -41,7 +44,7 @@ const SETTINGS: SiteSettings =
 const HALF: Target = Target::Unstructured { ratio: 0.5 };
 const ROUNDS: usize = 3;
 /// Observations that are added one after another without a wait.
-const OBSERVATIONS: usize = 8;
+const OBSERVATIONS: u32 = 8;
 /// Rows of panels that are tried.
 const PANELS: [usize; 4] = [256, 512, 1024, 2048];
 
@@ -53,6 +56,7 @@ pub(crate) fn measured(arguments: &[String]) -> Result<Value> {
     let mut grams = Vec::new();
     for width in listed(widths) {
         let width = width.parse().context(USAGE)?;
+        let rows = device.matrix(&observation(tokens, width)?)?;
         let (_, Timed { seconds, transfers }) = observed(&device, device.grams(), tokens, width)?;
         let mut panels = Vec::new();
         for rows in PANELS.into_iter().filter_map(NonZeroUsize::new).filter(|rows| rows.get() < width) {
@@ -60,6 +64,7 @@ pub(crate) fn measured(arguments: &[String]) -> Result<Value> {
             let Timed { seconds, .. } = observed(&device, grams, tokens, width)?.1;
             panels.push(json!({ "rows": rows, "seconds": seconds }));
         }
+        let parts = timed_parts(|| device.observation_times(&rows, EXPONENT, OBSERVATIONS))?;
         let operations = tokens * width * (width + 1);
         grams.push(json!({
             "tokens": tokens,
@@ -68,6 +73,7 @@ pub(crate) fn measured(arguments: &[String]) -> Result<Value> {
             "operations": operations,
             "transfers": transfers,
             "panels": panels,
+            "parts": parts,
         }));
     }
     let mut solves = Vec::new();
@@ -104,6 +110,12 @@ struct Timed {
     transfers: Transfers,
 }
 
+/// Noise that a site observes.
+fn observation(tokens: usize, width: usize) -> Result<Tensor> {
+    let rows = Tensor::from_vec(noise(1, tokens * width), (tokens, width), &Device::Cpu)?;
+    Ok(rows.to_dtype(DType::BF16)?)
+}
+
 /// A Gram of noise, and how long it takes to add an observation.
 fn observed(
     device: &ComputeDevice,
@@ -111,8 +123,7 @@ fn observed(
     tokens: usize,
     width: usize,
 ) -> Result<(PlacedGram, Timed)> {
-    let rows = Tensor::from_vec(noise(1, tokens * width), (tokens, width), &Device::Cpu)?;
-    let rows = rows.to_dtype(DType::BF16)?;
+    let rows = observation(tokens, width)?;
     let there = device.matrix(&rows)?;
     let host: Vec<f32> = rows.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?;
     grams.open(SITE, &Arc::new(Gram::new(width, Accumulate::Exact, EXPONENT)))?;
@@ -127,7 +138,7 @@ fn observed(
         grams.settle().map_err(|(_, problem)| problem)?;
         Ok(())
     })?;
-    timed.seconds /= OBSERVATIONS as f64;
+    timed.seconds /= f64::from(OBSERVATIONS);
     Ok((grams.share(SITE)?.context("the Gram is not open")?, timed))
 }
 
@@ -161,6 +172,7 @@ fn solved(device: &ComputeDevice, tokens: usize, rows: usize, width: usize) -> R
     let Timed { seconds, transfers } = by(&mut *solver, SETTINGS)?;
     let begun = fastest(device, || begin(&mut *solver, SETTINGS).map(drop))?;
     drop(solver);
+    let parts = timed_parts(|| device.solve_times(&gram, &weight, SETTINGS))?;
     let obs = match device.obs_solver(SETTINGS.damping) {
         Some(mut solver) => by(&mut *solver, SiteSettings { refinement: 0, ..SETTINGS })?,
         None => fastest(device, || {
@@ -173,6 +185,7 @@ fn solved(device: &ComputeDevice, tokens: usize, rows: usize, width: usize) -> R
         "width": width,
         "seconds": seconds,
         "inverses_seconds": begun.seconds,
+        "parts": parts,
         "operations": SolveCost::of(&by_admm()?).operations(width, rows),
         "transfers": transfers,
         "obs_seconds": obs.seconds,
@@ -186,6 +199,24 @@ fn by_admm() -> Result<SparsitySpec> {
     let SiteSettings { effort, refinement, .. } = SETTINGS;
     let spec = json!({ "pattern": "unstructured", "ratio": 0.5, "method": "admm", "effort": effort, "refine": refinement });
     Ok(serde_json::from_value(spec)?)
+}
+
+/// The fastest of several rounds of each part, in seconds, under its name with `_seconds` behind it; null where nothing is timed.
+fn timed_parts<E>(mut time: impl FnMut() -> Result<Option<PartTimes>, E>) -> Result<Value, E> {
+    let mut fastest: Option<PartTimes> = None;
+    for _ in 0..ROUNDS {
+        let Some(times) = time()? else { break };
+        let fastest = fastest.get_or_insert_with(|| times.clone());
+        for (part, took) in times {
+            if let Some(least) = fastest.get_mut(part) {
+                *least = took.min(*least);
+            }
+        }
+    }
+    let seconds = |parts: PartTimes| -> Value {
+        parts.into_iter().map(|(part, took)| (format!("{part}_seconds"), took.as_secs_f64())).collect()
+    };
+    Ok(fastest.map_or(Value::Null, seconds))
 }
 
 fn fastest(device: &ComputeDevice, mut work: impl FnMut() -> Result<()>) -> Result<Timed> {

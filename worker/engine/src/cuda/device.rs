@@ -1,5 +1,7 @@
 //! A GPU that is ready to work.
 
+use std::env;
+
 use obsdiff_proto::MemoryExcess;
 
 use super::CudaError;
@@ -8,6 +10,7 @@ use super::error::MemoryPhase;
 use super::factoriser::Factoriser;
 use super::lanes::Lane;
 use super::occupied::OccupiedMemory;
+use super::overrides::refuse_overrides;
 use super::products::Products;
 use crate::device::DeviceMemory;
 use crate::device::transfers::Transfers;
@@ -39,7 +42,8 @@ impl CudaDevice {
     /// Opens a GPU, counted from 0.
     ///
     /// # Errors
-    /// When the driver or a library is missing or too old, there is no such GPU, or it is too old; each with its remedy.
+    /// When the driver or a library is missing or too old, the environment has libraries compute otherwise, there is no such GPU, or it is
+    /// too old; each with its remedy.
     pub fn open(ordinal: usize) -> Result<Self, CudaError> {
         let found = [
             (CudaDriver::is_present(), DRIVER.0, DRIVER.1),
@@ -57,6 +61,7 @@ impl CudaDevice {
         if let Some((_, library, remedy)) = found.into_iter().find(|(present, ..)| !present) {
             return Err(CudaError::Missing { library, remedy });
         }
+        refuse_overrides(env::var_os)?;
         let version = CudaDriver::version()?;
         if version < CUDA_VERSION {
             return Err(CudaError::Driver { found: version });
@@ -103,9 +108,10 @@ impl CudaDevice {
         &self.name
     }
 
-    /// Its kind: equal ones give equal bits.
+    /// Its kind: equal ones give equal bits. Products are cuBLAS's, inverses cuSOLVER's.
     pub fn kind(&self) -> String {
-        format!("{} with cuBLAS {}", self.name, self.products.version())
+        let [products, inverses] = [self.products.version(), self.factoriser.version()];
+        format!("{} with cuBLAS {products} and cuSOLVER {inverses}", self.name)
     }
 
     /// Its compute capability.

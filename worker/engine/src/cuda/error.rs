@@ -76,6 +76,22 @@ pub enum CudaError {
         /// As the driver says it: 12040 for CUDA 12.4.
         found: i32,
     },
+    /// cuBLAS is older than the one that products are written for.
+    #[error("cuBLAS {}.{} was found, but obsdiff needs 13.0 or newer: install CUDA 13, or `pip install nvidia-cublas`, and put its folder first in LD_LIBRARY_PATH", found / 10_000, found / 100 % 100)]
+    OldCublas {
+        /// As cuBLAS says it: 120803 for 12.8.3.
+        found: i32,
+    },
+    /// The environment has NVIDIA's libraries compute products in another way.
+    #[error(
+        "the environment sets {variable}={value}, by which NVIDIA's libraries round products otherwise, so that results would differ: unset it, or set it to 0"
+    )]
+    Override {
+        /// The variable.
+        variable: &'static str,
+        /// Its value.
+        value: String,
+    },
     /// There is no GPU of this number.
     #[error(
         "there is no GPU {ordinal}: the driver sees {count}; see `nvidia-smi -L`, and check CUDA_VISIBLE_DEVICES"

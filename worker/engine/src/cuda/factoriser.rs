@@ -22,6 +22,8 @@ const SMALL_WORKSPACE: u64 = 4 << 20;
 #[derive(Debug)]
 pub(super) struct Factoriser {
     handle: Mutex<Handle>,
+    /// Of cuSOLVER, as it says it: 12000 for 12.0.
+    version: i32,
     /// Where cuSOLVER was first found to work in more memory than plans count, on any stream.
     excess: Arc<OnceLock<MemoryExcess>>,
 }
@@ -71,8 +73,10 @@ impl Factoriser {
     pub(super) fn open(driver: &CudaDriver) -> Result<Self, CudaError> {
         driver.bind()?;
         let mut handle = Handle(null_mut());
+        let mut version = 0;
         // SAFETY: the handle is written before it is used; the stream lives as long as it does.
         unsafe {
+            solved("cusolverGetVersion", solver::cusolverGetVersion(&raw mut version))?;
             solved("cusolverDnCreate", solver::cusolverDnCreate(&raw mut handle.0))?;
             let stream = driver.stream().cu_stream().cast();
             solved("cusolverDnSetStream", solver::cusolverDnSetStream(handle.0, stream))?;
@@ -80,7 +84,12 @@ impl Factoriser {
             let mode = solver::cusolverDnSetDeterministicMode(handle.0, same_bits);
             solved("cusolverDnSetDeterministicMode", mode)?;
         }
-        Ok(Self { handle: Mutex::new(handle), excess: Arc::default() })
+        Ok(Self { handle: Mutex::new(handle), version, excess: Arc::default() })
+    }
+
+    /// The version of cuSOLVER, as it says it: 12000 for 12.0.
+    pub(super) const fn version(&self) -> i32 {
+        self.version
     }
 
     /// The same on the stream of another driver.

@@ -1,11 +1,14 @@
 //! The inverses by which alternating directions solve: (A + rho I)^-1 of each penalty rho.
 
+use std::time::Duration;
+
 use obsdiff_proto::Precision;
 
-use super::driver::DeviceBuffer;
+use super::driver::{CudaDriver, DeviceBuffer};
 use super::factoriser::Routine;
 use super::kernels::Launch;
 use super::lanes::{Crossings, Lane};
+use super::stopwatch::Stopwatch;
 use super::{CudaDevice, CudaError};
 use crate::device::memory::LANES;
 use crate::solve::SolveError;
@@ -43,13 +46,7 @@ fn in_f32(
     penalties: &[f64],
 ) -> Result<Vec<Option<DeviceBuffer<f32>>>, CudaError> {
     let driver = device.driver();
-    let mut squares = Vec::with_capacity(penalties.len());
-    for rho in penalties {
-        let mut damped = driver.buffer::<f32>(n * n)?;
-        driver.copy(square, &mut damped, n * n)?;
-        driver.set_diagonal_f32(Launch::each(n), damped.output(), n, (1.0 + rho) as f32)?;
-        squares.push(damped);
-    }
+    let mut squares = damped(driver, square, n, penalties)?;
     let (crossings, lanes) = (Crossings::new(driver)?, &device.lanes()[..penalties.len()]);
     crossings.ready(driver, lanes)?;
     let inverted = inverted(lanes, &mut squares, n);
@@ -63,6 +60,52 @@ fn in_f32(
         inverses.push(is_sound.then_some(inverse));
     }
     Ok(inverses)
+}
+
+/// A + rho I of each penalty.
+fn damped(
+    driver: &CudaDriver,
+    square: &DeviceBuffer<f32>,
+    n: usize,
+    penalties: &[f64],
+) -> Result<Vec<DeviceBuffer<f32>>, CudaError> {
+    let mut squares = Vec::with_capacity(penalties.len());
+    for rho in penalties {
+        let mut damped = driver.buffer::<f32>(n * n)?;
+        driver.copy(square, &mut damped, n * n)?;
+        driver.set_diagonal_f32(Launch::each(n), damped.output(), n, (1.0 + rho) as f32)?;
+        squares.push(damped);
+    }
+    Ok(squares)
+}
+
+/// How long a GPU takes for the factors of all penalties, and for the inverses from them: side by side in lanes, as [`inverses`] has them,
+/// but all factors first.
+pub(super) fn inverse_times(
+    device: &CudaDevice,
+    square: &DeviceBuffer<f32>,
+    n: usize,
+    penalties: &[f64],
+) -> Result<[Duration; 2], CudaError> {
+    let (driver, crossings) = (device.driver(), Crossings::new(device.driver())?);
+    let (mut factoring, mut inverting) = (Stopwatch::default(), Stopwatch::default());
+    for some in penalties.chunks(LANES) {
+        let (mut squares, lanes) = (damped(driver, square, n, some)?, &device.lanes()[..some.len()]);
+        for (routine, stopwatch) in [(Routine::Factorise, &mut factoring), (Routine::Invert, &mut inverting)]
+        {
+            stopwatch.begin(driver)?;
+            crossings.ready(driver, lanes)?;
+            let given = lanes.iter().zip(&mut squares).try_for_each(|(lane, square)| {
+                lane.factoriser.begin(&lane.driver, square, n, &[routine]).map(drop)
+            });
+            // Also where that failed: what lanes work in must not go.
+            crossings.join(driver, lanes)?;
+            given?;
+            stopwatch.end(driver)?;
+        }
+    }
+    driver.wait()?;
+    Ok([factoring.take()?, inverting.take()?])
 }
 
 /// Replaces the upper triangle of each square by that of its inverse, each in a lane of its own. Whether it was positive definite.

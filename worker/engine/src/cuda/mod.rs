@@ -51,7 +51,11 @@ mod occupied;
 #[cfg(feature = "cuda")]
 mod ops;
 #[cfg(feature = "cuda")]
+mod overrides;
+#[cfg(feature = "cuda")]
 mod panels;
+#[cfg(feature = "cuda")]
+mod parts;
 #[cfg(feature = "cuda")]
 mod picture;
 #[cfg(feature = "cuda")]
@@ -98,6 +102,8 @@ pub use moments::CudaMoments;
 pub(crate) use moments::SymmetricSquare;
 #[cfg(feature = "cuda")]
 pub(crate) use ops::CudaOps;
+#[cfg(feature = "cuda")]
+pub(crate) use parts::{observation_times, solve_times};
 #[cfg(feature = "cuda")]
 pub use solver::CudaSolver;
 #[cfg(feature = "cuda")]

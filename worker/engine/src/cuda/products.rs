@@ -13,6 +13,10 @@ use super::driver::{CudaDriver, DeviceBuffer, In, Out};
 use super::matrix::NumberType;
 use crate::device::memory::WORKSPACE;
 
+/// The oldest cuBLAS that is used, as it says it: that of CUDA 13, like the PTX of the kernels. A folder of an older CUDA may come first
+/// where programs look for libraries.
+const OLDEST: i32 = 130_000;
+
 /// What cuBLAS calls a type of numbers. It sums the products of each in f32.
 const fn type_of(numbers: NumberType) -> blas::cudaDataType {
     match numbers {
@@ -111,7 +115,8 @@ impl Products {
         unsafe { blas::is_culib_present() }
     }
 
-    /// Products on the driver's stream. They are of f32 or of exact bf16, summed in f32: neither TF32 nor reduced sums are allowed.
+    /// Products on the driver's stream. They are of f32 or of exact bf16, summed in f32: neither TF32 nor reduced sums are allowed. An
+    /// environment that would change that is refused when a GPU is opened.
     pub(super) fn open(driver: &CudaDriver) -> Result<Self, CudaError> {
         driver.bind()?;
         let mut workspace = driver.buffer::<u8>(WORKSPACE)?;
@@ -123,6 +128,9 @@ impl Products {
             let stream = driver.stream().cu_stream().cast();
             multiplied("cublasSetStream", blas::cublasSetStream_v2(handle.0, stream))?;
             multiplied("cublasGetVersion", blas::cublasGetVersion_v2(handle.0, &raw mut version))?;
+            if version < OLDEST {
+                return Err(CudaError::OldCublas { found: version });
+            }
             let place = workspace.output().pointer as *mut _;
             multiplied("cublasSetWorkspace", blas::cublasSetWorkspace_v2(handle.0, place, WORKSPACE))?;
             let exact = blas::cublasMath_t::CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION;

@@ -3,13 +3,23 @@
 
 use std::env;
 use std::process::Command;
+use std::sync::Arc;
 
-use super::CudaDevice;
+use candle_core::{DType, Tensor};
+use obsdiff_proto::{Accumulate, SiteId};
+
 use super::factorised::Factorised;
 use super::matrix::NumberType;
 use super::products::{Operand, ProductBatch, ProductSizes};
+use super::{CudaDevice, CudaGrams, CudaMatrix};
+use crate::HOST;
 use crate::device::transfers::TransferKind;
 use crate::export::output_of;
+use crate::gram::{Gram, GramSet};
+use crate::model::Matrix;
+
+/// What [`a_gpu_is_refused_in_these_words`] is to hear.
+const REFUSAL: &str = "EXPECTED_REFUSAL";
 
 /// The GPU; none where a child is to have one.
 fn device() -> Option<CudaDevice> {
@@ -29,6 +39,85 @@ fn these_tests_pass_on_a_gpu_in_host_memory() {
     let said = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{said}\n{}", String::from_utf8_lossy(&output.stderr));
     assert!(said.contains("a_square_that_is_not_finite_has_no_factor ... ok"), "{said}");
+}
+
+#[test]
+fn a_gpu_is_refused_in_these_words() {
+    if let Ok(expected) = env::var(REFUSAL) {
+        assert_eq!(CudaDevice::open(0).unwrap_err().to_string(), expected);
+    }
+}
+
+#[test]
+fn libraries_that_would_give_other_results_are_refused_in_host_memory() {
+    if env::var_os("OBSDIFF_DEVICE").is_some() {
+        return;
+    }
+    let old = |found: &str| {
+        format!(
+            "cuBLAS {found} was found, but obsdiff needs 13.0 or newer: install CUDA 13, or `pip install nvidia-cublas`, and put its \
+             folder first in LD_LIBRARY_PATH"
+        )
+    };
+    let set = |variable: &str| {
+        format!(
+            "the environment sets {variable}=1, by which NVIDIA's libraries round products otherwise, so that results would differ: \
+             unset it, or set it to 0"
+        )
+    };
+    let mut cases =
+        vec![("FAKE_CUBLAS_VERSION", "120803", old("12.8")), ("FAKE_CUBLAS_VERSION", "129999", old("12.99"))];
+    for variable in
+        ["NVIDIA_TF32_OVERRIDE", "CUBLAS_EMULATE_SINGLE_PRECISION", "CUBLAS_EMULATE_DOUBLE_PRECISION"]
+    {
+        cases.push((variable, "1", set(variable)));
+    }
+    for (variable, value, expected) in cases {
+        let mut child = Command::new(env::current_exe().unwrap());
+        child.env("LD_LIBRARY_PATH", obsdiff_tests::fake_cuda()).env("OBSDIFF_DEVICE", "cuda");
+        child.env(variable, value).env(REFUSAL, expected);
+        let output =
+            output_of(child.args(["--exact", "cuda::tests::a_gpu_is_refused_in_these_words"])).unwrap();
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && said.contains("1 passed"), "{said}");
+    }
+}
+
+#[test]
+fn a_kind_names_the_libraries_of_products_and_of_inverses() {
+    let Some(device) = device() else { return };
+    let kind = device.kind();
+    let (products, inverses) = kind.split_once(" and cuSOLVER ").unwrap();
+    let (name, products) = products.split_once(" with cuBLAS ").unwrap();
+    assert_eq!(name, device.name());
+    let versions = [products, inverses].map(|version| version.parse::<i32>().unwrap());
+    assert!(versions[0] >= 130_000 && versions[1] >= 12_000, "{kind}");
+}
+
+/// Rows of an odd width, which a feature of constant 1 makes, by panels whose own rows are aligned.
+#[test]
+fn panels_of_an_odd_width_add_what_the_processor_adds() {
+    let Some(device) = device().map(Arc::new) else { return };
+    let (width, tokens, site) = (66, 40, SiteId(0));
+    let rows: Vec<f32> = (0..tokens * width).map(|i| (i * 7 % 17) as f32 - 8.0).collect();
+    let with_ones: Vec<f32> = rows.chunks(width).flat_map(|row| [row, &[1.0]].concat()).collect();
+    let empty = Gram::new(width + 1, Accumulate::Exact, 20);
+    let mut wanted = empty.clone();
+    wanted.observe(&with_ones, 1.25).unwrap();
+    let rows = Tensor::from_vec(rows, (tokens, width), &HOST).unwrap();
+    for numbers in [DType::F32, DType::BF16] {
+        let rows = rows.to_dtype(numbers).unwrap();
+        let rows = Matrix::from(CudaMatrix::upload(&device, TransferKind::Activations, &rows).unwrap());
+        // Of one panel and of many, which begin at a multiple of 8 or not.
+        for height in [1, 8, 10, 24, 512] {
+            let mut grams = CudaGrams::new(Arc::clone(&device), Some(height));
+            grams.open_empty(site, &Arc::new(empty.clone())).unwrap();
+            assert!(grams.observe_in_place(site, &rows, 1.25).unwrap());
+            let mut found = empty.clone();
+            grams.read(site, &mut found).unwrap();
+            assert!(found == wanted, "{numbers:?}, panels of {height}");
+        }
+    }
 }
 
 /// Whether a square is factorised, and its factor inverted.

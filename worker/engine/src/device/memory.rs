@@ -48,6 +48,12 @@ pub(crate) const fn panel(n: usize) -> usize {
     if n > 8192 { 1024 } else { 512 }
 }
 
+/// Values from the start of one row to the next in a panel's product that is so many columns wide. Of an odd width, as a feature of
+/// constant 1 makes it, rows would not be aligned.
+pub(crate) const fn panel_stride(columns: usize) -> usize {
+    columns.next_multiple_of(ALIGNED)
+}
+
 /// What a process takes of a GPU before it has weights: the context, and cuBLAS's workspaces.
 pub const fn opened_bytes() -> u64 {
     CONTEXT + (1 + LANES as u64) * WORKSPACE as u64
@@ -171,7 +177,7 @@ pub fn observation_bytes(n: usize, tokens: usize, padded: bool, bytes: usize) ->
     let parts = F64 * (tokens.div_ceil(TOKENS_OF_PART) * n) as u64;
     let height = panel(n).min(n);
     let lanes = n.div_ceil(height.max(1)).min(LANES);
-    let product = F32 * (lanes * height * n) as u64;
+    let product = F32 * (lanes * height * panel_stride(n)) as u64;
     let copy = if padded { (tokens * n.next_multiple_of(ALIGNED) * bytes) as u64 } else { 0 };
     parts + product + copy + F64 * n as u64
 }
@@ -210,4 +216,22 @@ pub fn structure_bytes(outputs: &[(usize, usize)], copied: bool) -> u64 {
         telling.max(3 * n * n).max(going).max(at_once)
     };
     F64 * (held + sizes().map(passing).max().unwrap_or(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Of features of f32 with a constant 1 behind them: squares of each part, a panel of each lane, the copy, and energies.
+    #[test]
+    fn panels_of_an_odd_width_have_rows_that_are_aligned() {
+        let tokens = TOKENS_OF_PART + 1;
+        assert_eq!([1, 8, 9, 1537].map(panel_stride), [8, 8, 16, 1544]);
+        let (squares, copy) = (8 * 2 * 1537, 4 * tokens * 1544);
+        let panels = 4 * 3 * 512 * 1544;
+        assert_eq!(observation_bytes(1537, tokens, true, 4), (squares + panels + copy + 8 * 1537) as u64);
+        // Rows of an even width stay as long as they are, and a narrow Gram has one panel.
+        assert_eq!(observation_bytes(1536, 1, false, 4), (8 * 1536 + 4 * 3 * 512 * 1536 + 8 * 1536) as u64);
+        assert_eq!(observation_bytes(9, 1, false, 4), 8 * 9 + 4 * 9 * 16 + 8 * 9);
+    }
 }

@@ -1,6 +1,7 @@
 // cuBLAS in host memory, for tests: libcublas.so.13. Products of f32, bf16 or f16, summed in f32; matrices are column-major. A handle's stream
-// comes to a product after the call. The environment says how slow it is:
+// comes to a product after the call. The environment says how slow and how old it is:
 //   FAKE_CUBLAS_MILLISECONDS   what a product takes at least (0)
+//   FAKE_CUBLAS_VERSION        its version, as cublasGetVersion says it (130000)
 #include <algorithm>
 #include <chrono>
 #include <cstdint>
@@ -54,7 +55,8 @@ EXPORT int cublasSetMathMode(void* handle, unsigned mode) {
     return SUCCESS;
 }
 EXPORT int cublasGetVersion_v2(void*, int* version) {
-    *version = 130000;
+    const char* stated = getenv("FAKE_CUBLAS_VERSION");
+    *version = stated != nullptr ? atoi(stated) : 130000;
     return SUCCESS;
 }
 EXPORT const char* cublasGetStatusString(int status) { return status == INVALID_VALUE ? "an invalid value" : "not supported"; }
