@@ -37,7 +37,7 @@ pub use jobs::{Outlook, ServedJob};
 pub use port::{PageAddress, Port};
 pub use records::{Records, StoreRecords};
 pub use rendezvous::RendezvousService;
-pub use store::{CoordinatorStore, Opened};
+pub use store::{ChangedKey, CoordinatorStore, Opened, changed_keys};
 
 /// The coordinator's end of a session. Calls must not block.
 pub trait Downlink: Send {

@@ -17,11 +17,13 @@ use crate::cli::{JobArgs, OutputStyle};
 use crate::clock::Clock;
 use crate::downloads::Downloads;
 use crate::fold::folded;
-use crate::job::{JobFile, StoreSettings, near_keys};
+use crate::job::{JobFile, StoreSettings, job_variables, near_keys};
 use crate::progress::Progress;
+use crate::run::Summary;
 use crate::runtime::runtime;
 use crate::signals::Signals;
 use crate::spans::Spans;
+use crate::text::shell_word;
 use crate::{Error, Result};
 
 /// What one command gets from its process.
@@ -95,6 +97,14 @@ impl CommandContext<'_> {
         JobFile::of_config(&args.job, self.environment.iter().cloned(), &args.sets)
     }
 
+    /// The command line that started the process, with the variables that its job goes by: what a shell has to be given to go on with
+    /// the job. No key of a job is a secret.
+    pub(crate) fn same_command(&self) -> String {
+        let set = |(name, value): (&str, &str)| format!("{name}={} ", shell_word(value));
+        let variables: String = job_variables(&self.environment).into_iter().map(set).collect();
+        variables + &self.command
+    }
+
     /// Tells of variables that are ignored and look like keys of a job.
     fn tell_near_keys(&self) {
         for note in near_keys(&self.environment) {
@@ -151,12 +161,21 @@ impl CommandContext<'_> {
     /// # Errors
     /// When it cannot be written.
     pub fn print_prose<T: fmt::Display + Serialize>(&mut self, result: &T, json: bool) -> Result<()> {
-        let terminal = Term::stdout();
-        if json || !terminal.is_term() {
-            return self.print(result, json);
+        match terminal_columns().filter(|_| !json) {
+            Some(columns) => Ok(writeln!(self.out, "{}", folded(&result.to_string(), columns))?),
+            None => self.print(result, json),
         }
-        let (_, columns) = terminal.size();
-        Ok(writeln!(self.out, "{}", folded(&result.to_string(), columns.into()))?)
+    }
+
+    /// As [`Self::print`], of what a run did, whose bars are as long as fit a terminal.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub(crate) fn print_summary(&mut self, summary: &Summary, json: bool) -> Result<()> {
+        match terminal_columns().filter(|_| !json) {
+            Some(columns) => Ok(writeln!(self.out, "{}", summary.fitted(columns))?),
+            None => self.print(summary, json),
+        }
     }
 
     /// Prints a command's result as one JSON object.
@@ -188,4 +207,10 @@ impl CommandContext<'_> {
     pub fn progress(&self) -> Progress {
         Progress::on_stderr(self.style, self.clock.clone())
     }
+}
+
+/// The columns of the terminal that standard output is; none where it is no terminal.
+fn terminal_columns() -> Option<usize> {
+    let terminal = Term::stdout();
+    terminal.is_term().then(|| usize::from(terminal.size().1))
 }

@@ -137,7 +137,11 @@ impl Error {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Failed(Failure::Fatal { .. }) => BAD_INPUT,
-            Self::Engine(obsdiff_engine::Error::Tensor(_) | obsdiff_engine::Error::Write { .. })
+            Self::Engine(
+                obsdiff_engine::Error::Tensor(_)
+                | obsdiff_engine::Error::Write { .. }
+                | obsdiff_engine::Error::Changed { .. },
+            )
             | Self::Failed(_)
             | Self::Kept { .. }
             | Self::System(_)

@@ -32,8 +32,10 @@ pub mod signals;
 pub mod spans;
 pub mod status;
 pub mod sweep;
+pub mod terminal;
 pub mod text;
 pub mod traces;
+mod writing;
 pub mod zeros;
 
 pub use error::{Error, Result};

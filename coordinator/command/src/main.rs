@@ -12,6 +12,8 @@ use obsdiff::context::CommandContext;
 use obsdiff::job::CACHE_VARIABLE;
 use obsdiff::signals::Signals;
 use obsdiff::spans::Spans;
+use obsdiff::terminal::{LogWriter, TextWriter};
+use obsdiff::text::printable_line;
 use obsdiff::{Error, Result, clock, commands, machine, panics};
 use obsdiff_files::Disk;
 use tracing_subscriber::filter::EnvFilter;
@@ -34,7 +36,7 @@ fn main() -> ExitCode {
             } else {
                 let kind = if matches!(error, Error::Stopped { .. }) { "" } else { "error: " };
                 // If standard error is closed, the exit code still says what happened.
-                let _ = writeln!(io::stderr(), "{kind}{}", error.line());
+                let _ = writeln!(io::stderr(), "{kind}{}", printable_line(&error.line()));
             }
             ExitCode::from(error.exit_code())
         }
@@ -46,7 +48,7 @@ fn start(cli: &Cli) -> Result<()> {
     let clock = clock::monotonic();
     let spans = Spans::new("run", clock.clone());
     listen(cli.style, &spans)?;
-    let mut out = BufWriter::new(io::stdout().lock());
+    let mut out = TextWriter(BufWriter::new(io::stdout().lock()));
     let mut environment: Vec<_> = std::env::vars_os().collect();
     if let Some(cache) = &cli.cache.cache {
         environment.retain(|(name, _)| name != CACHE_VARIABLE);
@@ -97,13 +99,15 @@ fn listen(style: OutputStyle, spans: &Spans) -> Result<()> {
         at: LOG_VARIABLE.to_owned(),
         problem: format!("is \"{directives}\", but a level such as info or debug is expected ({e})"),
     })?;
-    let log = tracing_subscriber::fmt::layer().with_writer(io::stderr);
+    let log = tracing_subscriber::fmt::layer();
     let log = match style.format {
         LogFormat::Json => {
-            log.json().flatten_event(true).with_span_list(false).with_current_span(false).boxed()
+            let log = log.with_writer(io::stderr).json().flatten_event(true);
+            log.with_span_list(false).with_current_span(false).boxed()
         }
         LogFormat::Text => {
-            log.with_ansi(io::stderr().is_terminal() && !no_color()).with_target(false).boxed()
+            let colours = io::stderr().is_terminal() && !no_color();
+            log.with_writer(|| LogWriter(io::stderr())).with_ansi(colours).with_target(false).boxed()
         }
     };
     let log = log.with_filter(filter);

@@ -8,6 +8,7 @@ use std::panic::PanicHookInfo;
 use signal_hook::low_level;
 
 use crate::error::{FAULT, NO_THREADS, RESUMABLE};
+use crate::text::printable;
 
 /// Ends the process at the first panic of any thread, with exit code 4 and a line that says where to report it. Otherwise other
 /// threads could wait for the lost one for ever. Committed packages are always whole.
@@ -20,7 +21,7 @@ pub fn exit_at_first() {
         // Held until the end, so that only one of two threads that panic at once prints.
         let mut err = io::stderr().lock();
         // If standard error is closed, the exit code still says what happened.
-        let _ = writeln!(err, "error: {words}");
+        let _ = writeln!(err, "error: {}", printable(&words));
         low_level::exit(i32::from(code));
     }));
 }

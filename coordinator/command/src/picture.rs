@@ -1,12 +1,12 @@
 //! Pictures as files: PNG, grids, and the noise between two pictures.
 
-use std::fs::{File, Permissions};
+use std::fs::File;
 use std::io::{BufReader, BufWriter};
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use obsdiff_engine::pipeline::Picture;
 
+use crate::writing::{put_in_place, unfinished_beside};
 use crate::{Error, Result};
 
 /// The text chunk by which a picture of obsdiff's is known, as the PNG standard names it.
@@ -58,13 +58,7 @@ pub fn write_png(picture: &Picture, path: &Path) -> Result<()> {
     let failed = |e| Error::file(path, e);
     // A link stays: what it leads to is replaced.
     let target = path.canonicalize().unwrap_or_else(|_| path.to_owned());
-    let folder = target.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut file = tempfile::Builder::new()
-        .prefix(".obsdiff-")
-        .suffix(".png")
-        .permissions(Permissions::from_mode(0o666))
-        .tempfile_in(folder)
-        .map_err(failed)?;
+    let mut file = unfinished_beside(&target, ".png").map_err(failed)?;
     let mut encoder = png::Encoder::new(BufWriter::new(file.as_file_mut()), picture.width, picture.height);
     encoder.set_color(png::ColorType::Rgb);
     encoder.set_depth(png::BitDepth::Eight);
@@ -77,8 +71,7 @@ pub fn write_png(picture: &Picture, path: &Path) -> Result<()> {
         png::EncodingError::IoError(e) => failed(e),
         other => Error::content(path, other.to_string()),
     })?;
-    file.as_file().sync_all().map_err(failed)?;
-    file.persist(&target).map(|_| ()).map_err(|e| failed(e.error))
+    put_in_place(file, (path, &target), || check_replaceable(path))
 }
 
 /// Refuses a path where something is that obsdiff did not write.

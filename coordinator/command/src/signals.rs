@@ -15,6 +15,8 @@ use signal_hook::flag;
 use signal_hook::iterator::Signals as Incoming;
 use signal_hook::low_level;
 
+use crate::text::printable_line;
+
 /// A signal that asks the process to stop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Signal {
@@ -99,7 +101,7 @@ impl Signals {
                     && let Answer::Exit(words) = answering.answer(signal)
                 {
                     // If standard error is closed, the exit code still says what happened.
-                    let _ = writeln!(io::stderr(), "{words}");
+                    let _ = writeln!(io::stderr(), "{}", printable_line(&words));
                     // Other threads keep running until the process ends, so nothing that they use may be destroyed.
                     low_level::exit(i32::from(signal.exit_code()));
                 }

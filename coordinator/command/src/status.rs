@@ -7,17 +7,18 @@ use console::truncate_str;
 use obsdiff_proto::counted;
 use obsdiff_proto::view::{JobReport, WatchMessage};
 
-use crate::text::{Table, duration};
+use crate::text::{Table, duration, printable_line};
 
 /// A job's report: what it prunes, how far it is, and a line for each worker.
 pub fn render(report: &JobReport) -> String {
     let JobReport { release, model, output, elapsed, left, view, .. } = report;
     let left = left.map_or(String::new(), |left| format!(", about {} left", duration(left)));
-    let mut text = format!(
-        "{model} -> {output}\n{}{left}\nrunning for {}, obsdiff {release}\n",
-        view.line(),
-        duration(*elapsed)
-    );
+    let lines = [
+        format!("{model} -> {output}"),
+        format!("{}{left}", view.line()),
+        format!("running for {}, obsdiff {release}", duration(*elapsed)),
+    ];
+    let mut text: String = lines.iter().map(|line| printable_line(line) + "\n").collect();
     if view.workers.is_empty() {
         if view.ending.is_none() {
             text.push_str("no workers\n");
@@ -64,7 +65,7 @@ pub(crate) fn fitted(text: &str, rows: usize, columns: usize) -> String {
 pub fn render_message(message: &WatchMessage) -> String {
     match message {
         WatchMessage::Report(report) => render(report),
-        WatchMessage::Event(event) => format!("{event}\n"),
+        WatchMessage::Event(event) => format!("{}\n", printable_line(event)),
     }
 }
 

@@ -1,4 +1,4 @@
-//! Text for people: tables in plain characters, numbers with units, and paths in commands.
+//! Text for people: tables in plain characters, numbers with units, paths in commands, and what no terminal is to obey.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -39,14 +39,14 @@ impl Table {
         Self { left_from: column, ..self }
     }
 
-    /// Adds a row.
+    /// Adds a row, each cell as [`printable_line`] has it.
     pub fn row(&mut self, cells: impl IntoIterator<Item = String>) {
-        self.rows.push(cells.into_iter().collect());
+        self.rows.push(cells.into_iter().map(|cell| printable_line(&cell).into_owned()).collect());
     }
 
     /// Writes a line of its own below the rows so far.
     pub fn heading(&mut self, text: String) {
-        self.headings.push((self.rows.len(), text));
+        self.headings.push((self.rows.len(), printable_line(&text).into_owned()));
     }
 
     /// Draws a rule below the rows so far.
@@ -124,10 +124,51 @@ pub fn percent(part: u64, whole: u64) -> String {
     }
 }
 
-/// A path as a shell reads it, for commands that are shown to be run. One that no shell can be given is shown as it is.
+/// Text that may hold names and words from elsewhere, as people can see it: control characters, and those by which text is written from
+/// right to left, become escapes such as `\u{1b}`. A terminal would obey them, and show something else than is there. Lines stay lines.
+pub fn printable(text: &str) -> Cow<'_, str> {
+    escaped(text, &['\n'])
+}
+
+/// The same as one line.
+pub fn printable_line(text: &str) -> Cow<'_, str> {
+    escaped(text, &[])
+}
+
+/// The same for a log, whose writer has escaped what others would colour, and colours the rest.
+pub fn printable_log(text: &str) -> Cow<'_, str> {
+    escaped(text, &['\n', '\u{1b}'])
+}
+
+fn escaped<'t>(text: &'t str, kept: &[char]) -> Cow<'t, str> {
+    let obeyed = |c: char| (c.is_control() || is_bidi_control(c)) && !kept.contains(&c);
+    if !text.contains(obeyed) {
+        return Cow::Borrowed(text);
+    }
+    let mut shown = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            c if !obeyed(c) => shown.push(c),
+            '\n' | '\t' => shown.extend(c.escape_default()),
+            c => shown.extend(c.escape_unicode()),
+        }
+    }
+    Cow::Owned(shown)
+}
+
+/// Whether a character has Unicode's property `Bidi_Control`.
+const fn is_bidi_control(c: char) -> bool {
+    matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// A word as a shell reads it, for commands that are shown to be run. One that no shell can be given is shown as it is.
+pub fn shell_word(word: &str) -> Cow<'_, str> {
+    shlex::try_quote(word).unwrap_or(Cow::Borrowed(word))
+}
+
+/// A path as a shell reads it, as [`shell_word`] has it.
 pub fn shell_path(path: &Path) -> String {
-    let path = path.to_string_lossy();
-    shlex::try_quote(&path).map_or_else(|_| path.to_string(), Cow::into_owned)
+    shell_word(&path.to_string_lossy()).into_owned()
 }
 
 #[cfg(test)]
@@ -151,6 +192,22 @@ mod tests {
         table.row(["東京", "7", "#"].map(str::to_owned));
         table.row(["paris".to_owned(), "12".to_owned()]);
         assert_eq!(table.to_string(), "host    n\n東京    7  #\nparis  12\n");
+    }
+
+    #[test]
+    fn what_a_terminal_would_obey_is_shown_as_an_escape() {
+        let hostile = "a\tb\n\u{1b}[31mred\u{9b}0m\r\u{7}\u{7f}\u{202e}gnp.exe\u{2069}\u{200f}";
+        let shown = "\\u{1b}[31mred\\u{9b}0m\\u{d}\\u{7}\\u{7f}\\u{202e}gnp.exe\\u{2069}\\u{200f}";
+        assert_eq!(printable(hostile), format!("a\\tb\n{shown}"));
+        assert_eq!(printable_line(hostile), format!("a\\tb\\n{shown}"));
+        assert_eq!(printable_log("\u{1b}[1mb\u{1b}[0m\u{9b}\n"), "\u{1b}[1mb\u{1b}[0m\\u{9b}\n");
+        for plain in ["größer, 東京, \"q\" \\u{1b}\n", ""] {
+            assert!(matches!(printable(plain), Cow::Borrowed(same) if same == plain), "{plain}");
+        }
+        // A table lines up as it is shown.
+        let mut table = Table::plain(["name", "n"]);
+        table.row(["\u{1b}[2J\nb".to_owned(), "7".to_owned()]);
+        assert_eq!(table.to_string(), "name          n\n\\u{1b}[2J\\nb  7\n");
     }
 
     #[test]

@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 
 use obsdiff::job::JobFile;
 use obsdiff::run::{Inputs, open_state};
@@ -99,6 +100,26 @@ fn a_job_is_not_resumed_with_any_other_file_of_its_model_or_prompts() {
         fs::write(&file, before).unwrap();
     }
     assert_eq!(begin(folder.path()), None, "resumed as it was");
+}
+
+#[test]
+fn a_state_of_another_job_is_told_with_what_differs_and_how_it_is_given_up() {
+    let folder = setting("prompts.txt");
+    assert_eq!(begin(folder.path()), None);
+    let job = folder.path().join("job.toml");
+    let text = fs::read_to_string(&job).unwrap();
+    fs::write(&job, text.replace("steps = 2", "steps = 3")).unwrap();
+    let said = begin(folder.path()).unwrap();
+    let state = folder.path().join("out.state");
+    let says = format!(
+        "job.toml: output.state: {} holds another job: calibration.steps was 2 and is 3. Undo that to resume, or set output.state to \
+         another place, or give up what is finished there: ",
+        state.display()
+    );
+    let (_, removal) = said.split_once(&says).unwrap_or_else(|| panic!("{says} is not in: {said}"));
+    assert!(Command::new("sh").args(["-c", removal]).status().unwrap().success(), "{removal}");
+    assert!(!state.exists());
+    assert_eq!(begin(folder.path()), None);
 }
 
 #[test]

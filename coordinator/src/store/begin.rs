@@ -1,6 +1,7 @@
 //! Beginning a job in an empty store, or resuming it.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use obsdiff_proto::{InputDigest, JobSpec};
 use obsdiff_store::layout::{JOB, PROMPTS};
@@ -56,9 +57,8 @@ impl CoordinatorStore {
 
 /// What differs between two jobs, in words: keys first, then files. What follows from these is named only if nothing else differs.
 fn changes(earlier: &JobRecord, job: &JobRecord) -> Result<Vec<String>, serde_json::Error> {
-    let mut changes = Vec::new();
-    let json = |spec: &JobSpec| serde_json::to_value(spec);
-    changed_keys("", &json(&earlier.spec)?, &json(&job.spec)?, &mut changes);
+    let mut changes: Vec<String> =
+        changed_keys(&earlier.spec, &job.spec)?.iter().map(ToString::to_string).collect();
     changed_files(&earlier.model_files, &job.model_files, &mut changes);
     changed_files(&earlier.prompt_files, &job.prompt_files, &mut changes);
     if !changes.is_empty() {
@@ -94,21 +94,48 @@ fn changed_files(before: &[InputDigest], now: &[InputDigest], changes: &mut Vec<
         .extend(now.keys().filter(|path| !before.contains_key(*path)).map(|path| format!("{path} is new")));
 }
 
-/// Keys whose values differ, with both values.
-fn changed_keys(key: &str, before: &Value, now: &Value, changes: &mut Vec<String>) {
+/// A key whose values differ in two jobs: `calibration.seed was 0 and is 7`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ChangedKey {
+    /// The key with its section.
+    pub key: String,
+    /// The earlier value as JSON, or `absent`.
+    pub before: String,
+    /// The value now, the same way.
+    pub now: String,
+}
+
+impl fmt::Display for ChangedKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { key, before, now } = self;
+        write!(f, "{key} was {before} and is {now}")
+    }
+}
+
+/// The keys whose values in a job are not those of an `earlier` one.
+///
+/// # Errors
+/// Never for a specification; an error of the JSON writer otherwise.
+pub fn changed_keys(earlier: &JobSpec, job: &JobSpec) -> Result<Vec<ChangedKey>, serde_json::Error> {
+    let mut changed = Vec::new();
+    compare("", &serde_json::to_value(earlier)?, &serde_json::to_value(job)?, &mut changed);
+    Ok(changed)
+}
+
+fn compare(key: &str, before: &Value, now: &Value, changed: &mut Vec<ChangedKey>) {
     let inner = |name: &str| if key.is_empty() { name.to_owned() } else { format!("{key}.{name}") };
     let shown = |value: &Value| if value.is_null() { "absent".to_owned() } else { value.to_string() };
     match (before, now) {
         (Value::Object(before), Value::Object(now)) => {
             for (name, value) in before {
-                changed_keys(&inner(name), value, now.get(name).unwrap_or(&Value::Null), changes);
+                compare(&inner(name), value, now.get(name).unwrap_or(&Value::Null), changed);
             }
             for (name, value) in now.iter().filter(|(name, _)| !before.contains_key(*name)) {
-                changed_keys(&inner(name), &Value::Null, value, changes);
+                compare(&inner(name), &Value::Null, value, changed);
             }
         }
         (before, now) if before != now => {
-            changes.push(format!("{key} was {} and is {}", shown(before), shown(now)));
+            changed.push(ChangedKey { key: key.to_owned(), before: shown(before), now: shown(now) });
         }
         _ => {}
     }

@@ -10,7 +10,7 @@ use std::ops::Deref;
 
 use obsdiff_store::{JobStore, Result, Retries};
 
-pub use begin::Opened;
+pub use begin::{ChangedKey, Opened, changed_keys};
 
 /// The store of a job, for the coordinator that runs it. Clones are the same store.
 #[derive(Clone, Debug)]

@@ -18,7 +18,8 @@ pub struct SolveArgs {
     /// The kept Grams: a directory or s3://...
     #[arg(value_name = "GRAMS")]
     pub grams: String,
-    /// Override a key of the job that kept the Grams. May be given several times. SECTION.KEY= unsets the key.
+    /// Override a key of the job that kept the Grams. May be given several times. VALUE is text as it stands; in quotes it is a string of
+    /// TOML, and lists are TOML. SECTION.KEY= unsets the key.
     #[arg(long = "set", value_name = "SECTION.KEY=VALUE")]
     pub sets: Vec<String>,
     /// How it prunes, and what it prints.
@@ -54,7 +55,8 @@ pub struct SweepArgs {
     /// Stop after the prediction.
     #[arg(long)]
     pub predicted: bool,
-    /// Override a key of the job that kept the Grams, for all points. May be given several times. SECTION.KEY= unsets the key.
+    /// Override a key of the job that kept the Grams, for all points, as `obsdiff solve` has it. May be given several times. SECTION.KEY=
+    /// unsets the key.
     #[arg(long = "set", value_name = "SECTION.KEY=VALUE")]
     pub sets: Vec<String>,
     /// Workers in this process, which share its threads and its device. The result does not depend on their number [default: as

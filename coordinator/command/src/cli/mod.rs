@@ -133,8 +133,8 @@ pub enum CliCommand {
     Export(ExportArgs),
     /// Show each linear's shape, zeros and sparsity pattern.
     ///
-    /// DIR is a pipeline, of which the transformer is shown, or any folder of safetensors. Weights are memory-mapped and read once, so
-    /// a model may be larger than the memory.
+    /// DIR is a pipeline, of which the transformer is shown, or any folder of safetensors. Weights are read once, a tensor at a
+    /// time, so a model may be larger than the memory.
     Inspect(InspectArgs),
     /// Show which models can be pruned.
     ///
@@ -386,7 +386,8 @@ pub struct JobArgs {
     /// The job file, TOML. Paths in it are relative to the current directory.
     #[arg(value_name = "JOB", value_parser = path())]
     pub job: PathBuf,
-    /// Override a key of the job file, and its OBSDIFF_... variable. May be given several times. SECTION.KEY= unsets the key.
+    /// Override a key of the job file, and its OBSDIFF_... variable. May be given several times. VALUE is text as it stands; in quotes
+    /// it is a string of TOML, and lists are TOML. SECTION.KEY= unsets the key.
     #[arg(long = "set", value_name = "SECTION.KEY=VALUE")]
     pub sets: Vec<String>,
 }

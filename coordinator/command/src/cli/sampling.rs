@@ -60,7 +60,7 @@ pub struct CompareArgs {
 pub struct SamplingArgs {
     /// A prompt. May be given several times. Without any, and without a file, a pruned pipeline's prompts are those that its job held
     /// out.
-    #[arg(long = "prompt", value_name = "TEXT", conflicts_with_all = ["file", "count"])]
+    #[arg(long = "prompt", value_name = "TEXT", conflicts_with_all = ["file", "column", "count"])]
     pub prompts: Vec<String>,
     /// A file of prompts: .txt with one a line, or .csv, .tsv or .jsonl with --column.
     #[arg(long = "prompts", id = "file", value_name = "FILE", value_parser = path())]

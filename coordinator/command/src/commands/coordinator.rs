@@ -50,7 +50,7 @@ pub(super) fn coordinate(args: &CoordinatorArgs, context: &mut CommandContext<'_
     let port = args.security.port(args.listen)?;
     let summary = with_workers(&job, port, context, None)?;
     match summary {
-        Some(summary) => Ok(writeln!(context.out, "{summary}")?),
+        Some(summary) => context.print_summary(&summary, false),
         None => Ok(writeln!(context.out, "written to {}", job.spec.output.path)?),
     }
 }
@@ -88,7 +88,7 @@ pub(super) fn with_workers(
         return Ok(Some(summary(finished.record(), job, &inputs)));
     }
     let listener = port.bind()?;
-    if let Some(note) = &inputs.prompts.note {
+    for note in inputs.prompts.note.iter().chain(&job.note()) {
         progress.note(note);
     }
     // Where workers compute is not known yet.
@@ -315,7 +315,7 @@ fn drive(
         // Nothing else stops it.
         None => Err(Error::Stopped {
             signal: context.signals.heard().unwrap_or(Signal::Terminate),
-            left: progress.left_by_stop(&context.command),
+            left: progress.left_by_stop(&context.same_command()),
         }),
         Some(Outcome::Failed(failure)) => Err(Error::Failed(failure)),
     }

@@ -1,9 +1,8 @@
 //! `obsdiff encode JOB --out FILE`.
 
-use std::fs::{File, Permissions};
+use std::fs::File;
 use std::io::{BufWriter, Write as _};
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use obsdiff_engine::calibrate::Encoded;
 use obsdiff_proto::JobError;
@@ -17,6 +16,7 @@ use crate::described::Described;
 use crate::job::JobFile;
 use crate::prompts::JobPrompts;
 use crate::sampling::encoding;
+use crate::writing::{put_in_place, unfinished_beside};
 use crate::{Error, Result};
 
 /// Writes the conditioning of a job's prompts to a file.
@@ -71,9 +71,15 @@ fn check_place<'a>(job: &JobFile, path: &'a Path) -> Result<&'a Path> {
         [Some(&spec.model.path), spec.calibration.prompts.as_ref(), spec.evaluation.prompts.as_ref()];
     let inputs: Vec<&Path> = inputs.into_iter().flatten().map(Path::new).collect();
     let folder = check_out(path, &[], &inputs)?;
-    let Ok(found) = path.symlink_metadata() else { return Ok(folder) };
+    check_replaceable(path)?;
+    Ok(folder)
+}
+
+/// Refuses a path where something is that obsdiff did not write.
+fn check_replaceable(path: &Path) -> Result<()> {
+    let Ok(found) = path.symlink_metadata() else { return Ok(()) };
     if found.is_file() && is_ours(path) {
-        Ok(folder)
+        Ok(())
     } else {
         let problem =
             "exists and is no conditioning that obsdiff wrote: choose another --out, or move it away";
@@ -81,20 +87,14 @@ fn check_place<'a>(job: &JobFile, path: &'a Path) -> Result<&'a Path> {
     }
 }
 
-/// Writes beside the file, syncs, and moves into place.
-fn write(path: &PathBuf, folder: &Path, about: &ConditioningMetadata, encoded: &Encoded) -> Result<()> {
+/// Writes beside the file, syncs, and moves into place. Encoding takes its time: what a user has put there in the meantime stays.
+fn write(path: &Path, folder: &Path, about: &ConditioningMetadata, encoded: &Encoded) -> Result<()> {
     let failed = |e| Error::file(path, e);
-    let mut file = tempfile::Builder::new()
-        .prefix(".obsdiff-")
-        .suffix(".safetensors")
-        .permissions(Permissions::from_mode(0o666))
-        .tempfile_in(folder)
-        .map_err(failed)?;
+    let mut file = unfinished_beside(path, ".safetensors").map_err(failed)?;
     let mut out = BufWriter::new(file.as_file_mut());
     write_file(&mut out, about, encoded)?.map_err(failed)?;
     out.flush().map_err(failed)?;
     drop(out);
-    file.as_file().sync_all().map_err(failed)?;
-    file.persist(path).map_err(|e| failed(e.error))?;
+    put_in_place(file, (path, path), || check_replaceable(path))?;
     File::open(folder).and_then(|folder| folder.sync_all()).map_err(failed)
 }

@@ -1,14 +1,13 @@
 //! `obsdiff init PIPELINE`.
 
 use std::fmt::Write as _;
-use std::fs::{self, Permissions};
+use std::fs;
 use std::io::Write as _;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use obsdiff_core::fewest_packages;
 use obsdiff_engine::pipeline::PipelineFolder;
-use obsdiff_files::{Disk, parent_of, read_regular};
+use obsdiff_files::{Disk, read_regular};
 use obsdiff_proto::{ByteSize, counted};
 use obsdiff_worker::stored_model::Extent;
 use tempfile::NamedTempFile;
@@ -20,6 +19,7 @@ use crate::context::CommandContext;
 use crate::described::Described;
 use crate::job::JobFile;
 use crate::sampling::open_pipeline;
+use crate::writing::unfinished_beside;
 use crate::{Error, Result, fit, text};
 
 /// The largest file of prompts whose lines are counted.
@@ -61,11 +61,11 @@ const MANNERS: [&str; 9] = [
 /// # Errors
 /// When the pipeline cannot be pruned, the job's file exists already, or nothing can be written.
 pub(super) fn init(args: &InitArgs, context: &mut CommandContext<'_>) -> Result<()> {
+    let pipeline = open_pipeline(&context.pipeline(&args.pipeline, Extent::Headers { with_text: true })?)?;
     if args.out.symlink_metadata().is_ok() {
         return Err(Error::content(&args.out, "exists already: move it away, or give --out another name"));
     }
     check_place(&args.out, "--out", &[])?;
-    let pipeline = open_pipeline(&context.pipeline(&args.pipeline, Extent::Headers { with_text: true })?)?;
     let folder = args.out.parent().unwrap_or(Path::new(""));
     let prompts = args.prompts.clone().unwrap_or_else(|| folder.join("prompts.txt"));
     let made = args.prompts.is_none() && prompts.symlink_metadata().is_err();
@@ -217,11 +217,7 @@ fn sample_prompts() -> String {
 /// Writes a file that does not exist yet. It appears whole or not at all.
 fn write_new(disk: &Disk, path: &Path, text: &str) -> Result<()> {
     let failed = |e| Error::file(path, e);
-    let mut file = tempfile::Builder::new()
-        .prefix(".obsdiff-")
-        .permissions(Permissions::from_mode(0o666))
-        .tempfile_in(parent_of(path))
-        .map_err(failed)?;
+    let mut file = unfinished_beside(path, "").map_err(failed)?;
     // Its own `Write` would put the temporary name behind what the system says.
     file.as_file_mut().write_all(text.as_bytes()).map_err(failed)?;
     file.as_file().sync_all().map_err(failed)?;

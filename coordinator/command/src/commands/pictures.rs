@@ -8,6 +8,7 @@ use obsdiff_engine::device::ComputeDevice;
 use obsdiff_engine::pipeline::{Picture, PipelineFolder};
 use obsdiff_files::{Overlap, ResolvedPath};
 
+use crate::writing::try_writing;
 use crate::{Error, Result, picture};
 
 /// White pixels between the pictures of a grid.
@@ -63,6 +64,7 @@ pub(super) fn check_place<'a>(path: &'a Path, flag: &str, inputs: &[&Path]) -> R
             return Err(Error::content(path, problem));
         }
     }
+    try_writing(path).map_err(|e| Error::file(path, e))?;
     Ok(folder)
 }
 

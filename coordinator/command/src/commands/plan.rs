@@ -22,7 +22,7 @@ use crate::fit::{self, OnDevice};
 use crate::job::JobFile;
 use crate::machine::MachineRates;
 use crate::prompts::JobPrompts;
-use crate::run::location;
+use crate::run::{location, shortage};
 use crate::shares::ProductShares;
 use crate::{Result, conditioning};
 
@@ -83,6 +83,13 @@ pub(super) fn plan(args: &PlanArgs, context: &mut CommandContext<'_>) -> Result<
         note: prompts.note,
     };
     context.print_prose(&report, args.json)?;
+    if let Some(note) = job.note() {
+        context.progress().note(&note);
+    }
+    // The job may run on another machine with other disks, and refuses there what cannot be looked at.
+    if let Ok(Some(shortage)) = shortage(&job, &described, &plan) {
+        context.progress().note(&shortage.line());
+    }
     if let Some(memory) = args.memory.or(context.memory) {
         fit::check(&job, &described, &bare, 1, memory)?;
     }

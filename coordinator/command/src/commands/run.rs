@@ -84,7 +84,7 @@ fn on_gpus(job: &JobFile, wanted: usize, args: &PruningArgs, context: &mut Comma
         GpuWorkers::start(&gpus, &arguments, &share, running)
     };
     match with_workers(job, port, context, Some(&start))? {
-        Some(summary) => context.print(&summary, args.json),
+        Some(summary) => context.print_summary(&summary, args.json),
         None => Ok(writeln!(context.out, "written to {}", job.spec.output.path)?),
     }
 }
@@ -111,7 +111,7 @@ fn prune(job: &JobFile, args: &PruningArgs, context: &mut CommandContext<'_>) ->
     let running_trace = RunningTrace::default();
     // Committed packages are always whole on the disk, and nothing else is kept. So a signal may end the process at once.
     context.signals.respond({
-        let (progress, command, trace) = (progress.clone(), context.command.clone(), running_trace.clone());
+        let (progress, command, trace) = (progress.clone(), context.same_command(), running_trace.clone());
         move |signal| {
             trace.stop(signal);
             Answer::Exit(format!("stopped by {signal}: {}", progress.left_by_stop(&command)))
@@ -140,5 +140,5 @@ fn prune(job: &JobFile, args: &PruningArgs, context: &mut CommandContext<'_>) ->
         poster.end(done.is_ok());
     }
     let summary = done?;
-    context.print(&summary, args.json)
+    context.print_summary(&summary, args.json)
 }

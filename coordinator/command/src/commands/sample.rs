@@ -7,12 +7,13 @@ use obsdiff_engine::pipeline::Picture;
 use obsdiff_worker::preparation::compute_type;
 use obsdiff_worker::stored_model::Extent;
 
-use super::pictures::{COLUMNS, argument_of_flag, check_format, check_out, decode, is_png, write_grid};
+use super::pictures::{COLUMNS, argument_of_flag, check_format, check_place, decode, is_png, write_grid};
 use super::request::Request;
 use super::run::open_device;
 use crate::cli::SampleArgs;
 use crate::context::CommandContext;
 use crate::sampling::{Sampling, load_transformer, open_pipeline};
+use crate::text::printable_line;
 use crate::{Error, Result, picture};
 
 /// Makes pictures from prompts.
@@ -25,13 +26,15 @@ pub(super) fn sample(args: &SampleArgs, context: &mut CommandContext<'_>) -> Res
     context.use_threads(process.threads)?;
     context.compute_here()?;
     check_format(&args.out)?;
+    let inputs = [Some(&args.pipeline), args.sampling.file.as_ref()];
+    let inputs: Vec<&Path> = inputs.into_iter().flatten().map(PathBuf::as_path).collect();
+    files(&args.out, 0)?;
+    let folder = check_place(&args.out, "--out", &inputs)?;
     let source = context.pipeline(&args.pipeline, Extent::Whole)?;
     let pipeline = open_pipeline(&source)?;
     let request = Request::read(&args.sampling, &source)?;
     let prompts = &request.prompts;
-    let inputs = [Some(&args.pipeline), args.sampling.file.as_ref()];
-    let inputs: Vec<&Path> = inputs.into_iter().flatten().map(PathBuf::as_path).collect();
-    let folder = check_out(&args.out, &files(&args.out, prompts.len())?, &inputs)?;
+    files(&args.out, prompts.len())?.iter().try_for_each(|file| picture::check_replaceable(file))?;
     let progress = context.progress();
     let settings = request.settings(&pipeline);
     let sampling = Sampling::new(&pipeline, prompts, settings, (folder, &device), &progress)
@@ -57,7 +60,7 @@ fn write(
     fs::create_dir_all(&args.out).map_err(|e| Error::file(&args.out, e))?;
     for ((picture, prompt), path) in pictures.iter().zip(prompts).zip(files(&args.out, prompts.len())?) {
         picture::write_png(picture, &path)?;
-        writeln!(context.out, "{}  {prompt}", path.display())?;
+        writeln!(context.out, "{}  {}", path.display(), printable_line(prompt))?;
     }
     Ok(())
 }

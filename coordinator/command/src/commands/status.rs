@@ -18,6 +18,7 @@ use crate::cli::StatusArgs;
 use crate::clock::Clock;
 use crate::context::CommandContext;
 use crate::status::{after, fitted, render, render_message};
+use crate::text::printable_line;
 use crate::{Error, Result};
 
 /// Shows where a job stands, or stops it.
@@ -127,7 +128,7 @@ impl LiveScreen {
     fn show(&mut self, message: WatchMessage) {
         match message {
             WatchMessage::Report(report) => self.last = Some((report, (self.clock)())),
-            WatchMessage::Event(words) => self.area.println(words),
+            WatchMessage::Event(words) => self.area.println(printable_line(&words)),
         }
         self.show_time();
     }
@@ -173,6 +174,10 @@ fn refused(status: Status) -> Error {
         Code::Unavailable => {
             Error::Session(format!("the coordinator is gone, or about to stop: {said}; ask again"))
         }
+        // What a worker does not try again, either: the user has to change something first, such as the token.
+        Code::Unauthenticated | Code::PermissionDenied | Code::Unimplemented | Code::InvalidArgument => {
+            Error::Refused(format!("the coordinator refuses: {said}"))
+        }
         _ => Error::Session(format!("the coordinator refuses: {said}")),
     }
 }
@@ -193,5 +198,13 @@ mod tests {
             assert!(said.contains("see that the address is that of a coordinator"), "{said}");
         }
         assert_eq!(refused(Status::permission_denied("no")).to_string(), "the coordinator refuses: no");
+    }
+
+    #[test]
+    fn a_token_that_is_refused_has_to_be_corrected_first() {
+        let exit_codes =
+            [Status::unauthenticated("no"), Status::permission_denied("no"), Status::aborted("no")]
+                .map(|status| refused(status).exit_code());
+        assert_eq!(exit_codes, [2, 2, 3]);
     }
 }

@@ -65,9 +65,15 @@ pub(super) fn sweep(args: &SweepArgs, context: &mut CommandContext<'_>) -> Resul
 
 /// The jobs of all points: each pattern with each ratio, but for N:M, which has one of its own, and with each number of prompts.
 fn points(args: &SweepArgs, place: &SweepFolder, context: &CommandContext<'_>) -> Result<Vec<Point>> {
+    let takes_ratio = |pattern: &Pattern| !matches!(pattern, Pattern::NToM { .. });
+    if !args.ratios.is_empty() && !args.patterns.iter().any(takes_ratio) {
+        let problem = "is given, but each of --patterns has a share of its own: leave it out, or add another pattern, such as \
+                       unstructured";
+        return Err(Error::key("--ratios", problem));
+    }
     let mut points = Vec::new();
     for pattern in &args.patterns {
-        let by_ratio = !matches!(pattern, Pattern::NToM { .. });
+        let by_ratio = takes_ratio(pattern);
         let ratios: Vec<Option<f64>> =
             if by_ratio { args.ratios.iter().copied().map(Some).collect() } else { vec![None] };
         if ratios.is_empty() {

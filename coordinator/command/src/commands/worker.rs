@@ -42,7 +42,8 @@ pub(super) fn work(args: &WorkerArgs, context: &mut CommandContext<'_>) -> Resul
     if let Some(gpus) = &args.devices {
         return each_gpu::work(gpus, args, context);
     }
-    context.memory = args.memory.or(context.memory);
+    // The sums of a GPU stay untouched in the host's memory.
+    context.memory = args.memory.or(context.memory).filter(|_| peers::sums_on_host(args));
     context.use_threads(args.process.threads)?;
     context.compute_here()?;
     let device = super::run::open_device(args.device)?;

@@ -1,6 +1,7 @@
 //! Loading a job: its TOML file, then the environment, then flags, each overriding the one before.
 
 mod defaults;
+mod differences;
 mod kept;
 mod model;
 mod overrides;
@@ -11,6 +12,7 @@ mod unused;
 
 use std::ffi::OsString;
 use std::fmt;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -26,7 +28,7 @@ use crate::text::shell_path;
 use crate::{Error, Result};
 
 use model::JobStoredModel;
-pub use overrides::{ENV_PREFIX, near_keys};
+pub use overrides::{ENV_PREFIX, job_variables, near_keys};
 use overrides::{FROM_ENV, variable_of};
 
 /// Environment variables of the program itself, which are no keys of a job.
@@ -35,6 +37,8 @@ pub const PROGRAM_VARIABLES: [&str; 2] = ["OBSDIFF_LOG", CACHE_VARIABLE];
 pub const CACHE_VARIABLE: &str = "OBSDIFF_CACHE";
 
 const MAX_JOB_BYTES: u64 = 1 << 20;
+/// How the names of checkpoints end.
+const CHECKPOINTS: [&str; 7] = ["safetensors", "sft", "gguf", "ckpt", "pt", "pth", "bin"];
 /// Origin of a value that a flag gave.
 const FROM_FLAG: &str = "flag";
 /// Origin of a value that the job's preset gave.
@@ -153,18 +157,25 @@ impl JobFile {
         Ok(())
     }
 
-    /// Refuses a key that was given a value and has no effect in a job of this kind.
+    /// Refuses a key that was given a value and has no effect in a job of this kind, or not all of the effect that it asks for.
     fn check_all_used(&self) -> Result<()> {
-        match unused::keys(&self.spec).into_iter().find(|unused| is_given(&self.merged, unused.key)) {
-            Some(unused) => {
-                let problem = format!(
-                    "has no effect: {}. Leave it out, or unset it by --set {}=",
-                    unused.because, unused.key
-                );
-                Err(self.refuse(JobError::new(unused.key, problem)))
-            }
+        let is_given = |key: &str| is_given(&self.merged, key);
+        if let Some(unused) = unused::keys(&self.spec).into_iter().find(|unused| is_given(unused.key)) {
+            let problem = format!(
+                "has no effect: {}. Leave it out, or unset it by --set {}=",
+                unused.because, unused.key
+            );
+            return Err(self.refuse(JobError::new(unused.key, problem)));
+        }
+        match unused::excesses(&self.spec).into_iter().find(|excess| is_given(&excess.key)) {
+            Some(excess) => Err(self.refuse(excess)),
             None => Ok(()),
         }
+    }
+
+    /// What its user should know of the job.
+    pub(crate) fn note(&self) -> Option<String> {
+        unused::undecided(&self.spec)
     }
 
     /// A job that a coordinator has checked and sent.
@@ -220,7 +231,19 @@ fn read(path: &Path) -> Result<String> {
             format!("is a pipeline, not a job: `obsdiff init {}` writes one for it", shell_path(path));
         return Err(Error::content(path, problem));
     }
-    let bytes = read_regular(path, MAX_JOB_BYTES).map_err(|e| Error::file(path, e))?;
+    let is_checkpoint =
+        path.extension().is_some_and(|end| CHECKPOINTS.iter().any(|known| end.eq_ignore_ascii_case(known)));
+    if is_checkpoint && path.is_file() {
+        let problem = "is a checkpoint, not a job file: give a job file, which `obsdiff init PIPELINE` writes; `obsdiff plan` also \
+                       takes the config.json of a transformer";
+        return Err(Error::content(path, problem));
+    }
+    let bytes = read_regular(path, MAX_JOB_BYTES).map_err(|e| match e.kind() {
+        ErrorKind::FileTooLarge => {
+            Error::content(path, format!("{e}, so it is no job file: `obsdiff init PIPELINE` writes one"))
+        }
+        _ => Error::file(path, e),
+    })?;
     let text = String::from_utf8(bytes).map_err(|e| {
         let read = &e.as_bytes()[..e.utf8_error().valid_up_to()];
         let line = read.iter().filter(|byte| **byte == b'\n').count() + 1;

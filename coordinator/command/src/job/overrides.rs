@@ -56,7 +56,7 @@ impl Override {
         } else if is_list(&path) {
             toml(text).map_err(|problem| Error::key(&name, problem))?
         } else {
-            ValueKind::String(text.to_owned())
+            ValueKind::String(quoted(text).unwrap_or_else(|| text.to_owned()))
         };
         if kind == ValueKind::Nil && matches!(path.last(), Some(PathStep::Index(_))) {
             return Err(Error::key(name, "cannot be unset by itself: give the whole list again"));
@@ -165,6 +165,15 @@ fn toml(text: &str) -> std::result::Result<ValueKind, String> {
     }
 }
 
+/// The string that a text in quotes is in TOML; none where it is no such string, such as a name that begins with a quote.
+fn quoted(text: &str) -> Option<String> {
+    let quote = text.chars().next().filter(|quote| ['"', '\''].contains(quote))?;
+    match toml(text) {
+        Ok(ValueKind::String(string)) if text.ends_with(quote) => Some(string),
+        _ => None,
+    }
+}
+
 /// The value, with `origin` as the origin of all its parts.
 fn given(value: Value, origin: &String) -> Value {
     let kind = match value.kind {
@@ -227,6 +236,19 @@ fn variable(name: &str) -> Option<Result<Vec<PathStep>>> {
     };
     let path: Option<Vec<PathStep>> = parts.iter().map(step).collect();
     Some(path.ok_or_else(|| Error::key(name, "names no key of a job, as OBSDIFF_SECTION__KEY does")))
+}
+
+/// The variables of an environment that override keys of a job, by their names, with their values: once a job is loaded, all variables that
+/// begin as those of its sections do.
+pub fn job_variables(environment: &[(OsString, OsString)]) -> Vec<(&str, &str)> {
+    let is_key = |name: &str| {
+        let Some(key) = name.strip_prefix(ENV_PREFIX).map(str::to_lowercase) else { return false };
+        key == PRESET || key.split_once("__").is_some_and(|(section, _)| SECTIONS.contains(&section))
+    };
+    let texts = environment.iter().filter_map(|(name, value)| Some((name.to_str()?, value.to_str()?)));
+    let mut found: Vec<(&str, &str)> = texts.filter(|&(name, _)| is_key(name)).collect();
+    found.sort_unstable();
+    found
 }
 
 /// Notes on variables that name no key of a job, but would with a second underscore behind the section: `OBSDIFF_SPARSITY_RATIO`.

@@ -1,6 +1,7 @@
-//! Keys that have no effect in some kind of job. A job that gives one is refused, so that no key is ignored silently.
+//! Keys that have no effect in some kind of job, or less than they ask for. A job that gives one is refused, so that no key is ignored
+//! silently.
 
-use obsdiff_proto::{Accumulate, Allocation, JobSpec, Method, Pattern, Weighting};
+use obsdiff_proto::{Accumulate, Allocation, JobError, JobSpec, Method, Pattern, ProbeSpec, Weighting};
 
 /// A key that a job does not use.
 #[derive(Debug, PartialEq, Eq)]
@@ -122,4 +123,66 @@ pub(super) fn keys(spec: &JobSpec) -> Vec<UnusedKey> {
         "there is none of evaluation.prompts, calibration.prompts and calibration.conditioning",
     );
     unused
+}
+
+/// The keys that ask for what the job cannot give: it would be left out in silence.
+pub(super) fn excesses(spec: &JobSpec) -> Vec<JobError> {
+    let (probe, calibration, sparsity) = (&spec.probe, &spec.calibration, &spec.sparsity);
+    let mut excesses = Vec::new();
+    if !sparsity.probes() {
+        return excesses;
+    }
+    if let Some(ratio) = allocated_ratio(spec) {
+        let mut refuse = |key: &str, bound: f64, other: &str| {
+            let problem = format!("is {bound}, but sparsity.ratio is {ratio}: give at {other} that");
+            excesses.push(JobError::new(key, problem));
+        };
+        // Their defaults give way to the job's ratio.
+        if ratio < sparsity.min_ratio {
+            refuse("sparsity.min_ratio", sparsity.min_ratio, "most");
+        }
+        if ratio > sparsity.max_ratio {
+            refuse("sparsity.max_ratio", sparsity.max_ratio, "least");
+        }
+    }
+    let prompts = calibration.prompt_count();
+    if probe.prompts > prompts {
+        let problem = format!("is {}, but calibration.count is {prompts}: give at most that", probe.prompts);
+        excesses.push(JobError::new("probe.prompts", problem));
+    }
+    let ends = ProbeSpec { points: 2, ..probe.clone() }.steps(calibration.steps);
+    let steps = ends.last().zip(ends.first()).map_or(0, |(last, first)| last - first + 1);
+    if probe.points > steps {
+        let problem = format!(
+            "is {}, but of {} steps at most {steps} are probed: give at most that",
+            probe.points, calibration.steps
+        );
+        excesses.push(JobError::new("probe.points", problem));
+    }
+    excesses
+}
+
+/// What its user should know of a job whose survey decides nothing: where no linear may lose less than the job's ratio, or none more, each
+/// loses just that.
+pub(super) fn undecided(spec: &JobSpec) -> Option<String> {
+    let ratio = allocated_ratio(spec)?;
+    let (least, most) = (spec.sparsity.min_ratio, spec.sparsity.max_ratio);
+    let bound = if ratio <= least {
+        format!("above sparsity.min_ratio {least}")
+    } else if ratio >= most {
+        format!("below sparsity.max_ratio {most}")
+    } else {
+        return None;
+    };
+    Some(format!(
+        "sparsity.ratio {ratio} is not {bound}, so nothing is left to allocate: every linear without a rule loses this ratio, as by \
+         sparsity.allocation = \"uniform\", which needs no survey"
+    ))
+}
+
+/// The ratio that is allocated over the linears, where it is.
+fn allocated_ratio(spec: &JobSpec) -> Option<f64> {
+    let sparsity = &spec.sparsity;
+    let is_allocated = sparsity.pattern == Pattern::Unstructured && sparsity.surveys_linears();
+    sparsity.ratio.filter(|_| is_allocated)
 }

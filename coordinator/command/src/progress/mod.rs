@@ -19,6 +19,7 @@ use obsdiff_store::manifests_in;
 
 use crate::cli::{LogFormat, OutputStyle};
 use crate::clock::Clock;
+use crate::text::printable_line;
 
 pub use phase::PhaseProgress;
 use time_left::TimeLeft;
@@ -217,13 +218,14 @@ impl Progress {
         };
         let start = (self.0.clock)();
         let printed = AtomicU64::new(start.as_secs());
+        let [done, performed] = [0; 2].map(AtomicU64::new);
         let progress = self.clone();
-        PhaseProgress { progress, name, unit, total, work, done: AtomicU64::new(0), start, printed, bar }
+        PhaseProgress { progress, name, unit, total, work, done, performed, start, printed, bar }
     }
 
     /// Tells something that its user should know, `quiet` or not.
     pub fn note(&self, text: &str) {
-        let line = format!("note: {text}");
+        let line = format!("note: {}", printable_line(text));
         // Where standard error is gone nobody reads this.
         let _ = match &self.0.show {
             Destination::Bars(bars) => bars.println(line),
@@ -245,8 +247,8 @@ impl Progress {
     fn line(&self, text: impl FnOnce() -> String) {
         // As above.
         let _ = match &self.0.show {
-            Destination::Bars(bars) => bars.println(text()),
-            Destination::Lines(out) => writeln!(lock(out), "{}", text()),
+            Destination::Bars(bars) => bars.println(printable_line(&text())),
+            Destination::Lines(out) => writeln!(lock(out), "{}", printable_line(&text())),
             Destination::Log { quiet: false } => {
                 tracing::info!("{}", text());
                 Ok(())

@@ -22,7 +22,10 @@ pub struct PhaseProgress {
     pub(super) total: u64,
     /// The package that it is a part of, counted from 0, and the kind of its work.
     pub(super) work: Option<(usize, WorkKind)>,
+    /// Steps whose results are there.
     pub(super) done: AtomicU64,
+    /// Steps that were done since the start. Where results are lost, these are more; where some were there at the start, fewer.
+    pub(super) performed: AtomicU64,
     pub(super) start: Duration,
     /// When the last line was printed, in seconds of the clock.
     pub(super) printed: AtomicU64,
@@ -32,12 +35,37 @@ pub struct PhaseProgress {
 impl PhaseProgress {
     /// `steps` more are done. May be called from any thread.
     pub fn advance(&self, steps: u64) {
-        self.progress.alive();
-        let done = self.done.fetch_add(steps, Ordering::Relaxed) + steps;
-        let left = self.left(done);
-        if self.work.is_some() {
-            *lock(&self.progress.0.expected_end) = left.map(|left| (self.progress.0.clock)() + left);
+        self.performed.fetch_add(steps, Ordering::Relaxed);
+        self.show(self.done.fetch_add(steps, Ordering::Relaxed) + steps);
+    }
+
+    /// So much of the phase is done, from 0 to 1: more than before by work, or less where results were lost.
+    pub fn reach(&self, share: f64) {
+        let done = self.steps(share);
+        let before = self.done.swap(done, Ordering::Relaxed);
+        self.performed.fetch_add(done.saturating_sub(before), Ordering::Relaxed);
+        if done != before {
+            self.show(done);
         }
+    }
+
+    /// The same where no work has changed it: results were lost or found again.
+    pub fn correct(&self, share: f64) {
+        let done = self.steps(share);
+        if done != self.done.swap(done, Ordering::Relaxed) {
+            self.show(done);
+        }
+    }
+
+    fn steps(&self, share: f64) -> u64 {
+        (self.total as f64 * share.clamp(0.0, 1.0)) as u64
+    }
+
+    /// Shows that so many steps are done, and what that lets expect.
+    fn show(&self, done: u64) {
+        self.progress.alive();
+        let left = self.left(done);
+        self.expect(left);
         match &self.bar {
             Some(bar) => {
                 bar.set_position(done);
@@ -51,17 +79,24 @@ impl PhaseProgress {
         }
     }
 
-    /// So much of the phase is done, from 0 to 1. It never goes back.
-    pub fn reach(&self, share: f64) {
-        let steps = (self.total as f64 * share.clamp(0.0, 1.0)) as u64;
-        let more = steps.saturating_sub(self.done.load(Ordering::Relaxed));
-        if more > 0 {
-            self.advance(more);
+    /// Expects the end of the job after so long, where this phase is a part of its work.
+    fn expect(&self, left: Option<Duration>) {
+        if self.work.is_some() {
+            *lock(&self.progress.0.expected_end) = left.map(|left| (self.progress.0.clock)() + left);
+        }
+    }
+
+    /// Expects the end of the job anew where it should be over by now: no step was done for long.
+    fn expect_again(&self) {
+        let now = (self.progress.0.clock)();
+        if self.progress.expected_end().is_some_and(|end| end <= now) {
+            self.expect(self.left(self.done.load(Ordering::Relaxed)));
         }
     }
 
     /// Tells how far the phase is, where a line is due and no bar shows it. To be called now and then, as a step may take long.
     pub fn tell_if_due(&self) {
+        self.expect_again();
         if matches!(self.progress.0.show, Destination::Bars(_) | Destination::Quiet) {
             return;
         }
@@ -84,22 +119,33 @@ impl PhaseProgress {
 
     /// How long the job still takes, or this phase where it is no part of a package; none where it is not known yet.
     fn left(&self, done: u64) -> Option<Duration> {
-        let took = (self.progress.0.clock)().saturating_sub(self.start);
-        if let Some((package, kind)) = self.work {
-            let share = done as f64 / self.total.max(1) as f64;
-            return lock(&self.progress.0.time_left).left(OpenWork { package, kind, share, took });
+        if let Some(open) = self.open_work(done) {
+            return lock(&self.progress.0.time_left).left(open);
         }
-        (done > 0).then(|| took.mul_f64(self.total.saturating_sub(done) as f64 / done as f64))
+        let performed = self.performed.load(Ordering::Relaxed);
+        let left = self.total.saturating_sub(done) as f64;
+        (performed > 0).then(|| self.took().mul_f64(left / performed as f64))
+    }
+
+    /// What the phase is of the open package's work.
+    fn open_work(&self, done: u64) -> Option<OpenWork> {
+        let (package, kind) = self.work?;
+        let share = |steps: u64| steps as f64 / self.total.max(1) as f64;
+        let performed = share(self.performed.load(Ordering::Relaxed));
+        Some(OpenWork { package, kind, share: share(done).min(1.0), performed, took: self.took() })
+    }
+
+    fn took(&self) -> Duration {
+        (self.progress.0.clock)().saturating_sub(self.start)
     }
 
     /// Ends the phase, and reports how long it took where anything was done.
     pub fn finish(self) {
-        let took = (self.progress.0.clock)().saturating_sub(self.start);
-        let done = self.done.load(Ordering::Relaxed);
-        if let Some((package, kind)) = self.work {
-            let share = done as f64 / self.total.max(1) as f64;
-            lock(&self.progress.0.time_left).finish(OpenWork { package, kind, share, took });
+        let took = self.took();
+        if let Some(open) = self.open_work(self.done.load(Ordering::Relaxed)) {
+            lock(&self.progress.0.time_left).finish(open);
         }
+        let done = self.performed.load(Ordering::Relaxed);
         if done == 0 {
             return;
         }

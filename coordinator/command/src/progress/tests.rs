@@ -104,6 +104,54 @@ fn the_time_left_is_that_of_all_packages() {
 }
 
 #[test]
+fn shards_that_are_lost_are_still_to_be_done() {
+    let text = printed(|progress, tick| {
+        progress.expect_work(vec![PackageWork { calibrate: 10.0, solve: 0.0 }]);
+        progress.package(1, 1, "24 linears");
+        let phase = progress.work(WorkKind::Calibrate, "calibrate", "prompt steps", 100);
+        let left = || progress.expected_end().unwrap();
+        tick(40);
+        phase.reach(1.0);
+        assert_eq!(left(), Duration::from_secs(47));
+        // A worker that had three quarters of them goes.
+        phase.reach(0.25);
+        assert_eq!(left(), Duration::from_secs(47 + 30));
+        tick(10);
+        phase.reach(0.5);
+        assert_eq!(left(), Duration::from_secs(57 + 20));
+        // Another one only lost its connection.
+        phase.correct(0.25);
+        phase.correct(0.5);
+        assert_eq!(left(), Duration::from_secs(57 + 20));
+        // Nothing is done until the job should be over.
+        tick(30);
+        phase.tell_if_due();
+        assert_eq!(left(), Duration::from_secs(87 + 32));
+        phase.reach(1.0);
+        phase.finish();
+    });
+    assert_eq!(
+        text,
+        "package 1/1: 24 linears\n\
+         package 1/1: calibrate: 25 of 100 prompt steps, about 30.0 s left\n\
+         package 1/1: calibrate: 50 of 100 prompt steps, about 32.0 s left\n\
+         package 1/1: calibrate: 175 prompt steps in 1 min 20 s (2.2/s)\n"
+    );
+}
+
+#[test]
+fn words_from_elsewhere_stay_in_their_line_and_change_no_other() {
+    let text = printed(|progress, _| {
+        progress.note("worker 2 left: \u{1b}[1A\u{1b}[2Kall is well\nnote: done");
+        progress.event("worker \u{202e}3 joined");
+    });
+    assert_eq!(
+        text,
+        "note: worker 2 left: \\u{1b}[1A\\u{1b}[2Kall is well\\nnote: done\nworker \\u{202e}3 joined\n"
+    );
+}
+
+#[test]
 fn a_phase_that_fails_is_not_told_as_done() {
     assert_eq!(printed(|progress, _| drop(progress.phase("solve", "linears", 9))), "");
 }

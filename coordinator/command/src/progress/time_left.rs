@@ -38,6 +38,8 @@ pub(super) struct OpenWork {
     pub(super) kind: WorkKind,
     /// How much of it is done, from 0 to 1.
     pub(super) share: f64,
+    /// How much of it was computed since it was opened: more than is done where results were lost, and less where some were there before.
+    pub(super) performed: f64,
     /// How long that took.
     pub(super) took: Duration,
 }
@@ -85,7 +87,7 @@ impl TimeLeft {
     /// `ended` is over.
     pub(super) fn finish(&mut self, ended: OpenWork) {
         let work = self.packages.get(ended.package).map_or(0.0, |package| package.of(ended.kind));
-        self.done(ended.kind).add(ended.share * work, ended.took);
+        self.done(ended.kind).add(ended.performed * work, ended.took);
     }
 
     /// The share of all work that is done: of the first packages all, of the open one by how much of it is calibrated and solved.
@@ -105,7 +107,7 @@ impl TimeLeft {
     pub(super) fn left(&self, open: OpenWork) -> Option<Duration> {
         let package = self.packages.get(open.package)?;
         let mut now = self.clone();
-        now.done(open.kind).add(open.share * package.of(open.kind), open.took);
+        now.done(open.kind).add(open.performed * package.of(open.kind), open.took);
         let [calibrating, solving] = [now.calibrated.seconds_of_one(), now.solved.seconds_of_one()];
         let (calibrating, solving) = (calibrating.or(solving)?, solving.or(calibrating)?);
         let rest = (1.0 - open.share) * package.of(open.kind);
@@ -125,7 +127,7 @@ mod tests {
     use super::*;
 
     fn open(package: usize, kind: WorkKind, share: f64, seconds: u64) -> OpenWork {
-        OpenWork { package, kind, share, took: Duration::from_secs(seconds) }
+        OpenWork { package, kind, share, performed: share, took: Duration::from_secs(seconds) }
     }
 
     #[test]
@@ -140,6 +142,17 @@ mod tests {
         assert_eq!(left(&job, open(0, WorkKind::Solve, 0.2, 4)), Some(16.0 + 2.0 * (20.0 + 20.0)));
         job.finish(open(0, WorkKind::Solve, 1.0, 20));
         assert_eq!(left(&job, open(2, WorkKind::Solve, 1.0, 20)), Some(0.0));
+    }
+
+    #[test]
+    fn the_rate_is_that_of_what_was_computed_and_not_of_what_is_kept() {
+        let mut job = TimeLeft::new(vec![PackageWork { calibrate: 10.0, solve: 0.0 }; 2]);
+        // 8 of 10 are computed in 16 s, of which 6 are lost; the other 2 are there when the work is opened again.
+        let lost = OpenWork { performed: 0.8, ..open(0, WorkKind::Calibrate, 0.2, 16) };
+        assert_eq!(job.left(lost), Some(Duration::from_secs(16 + 20)));
+        job.finish(lost);
+        let again = OpenWork { performed: 0.0, ..open(0, WorkKind::Calibrate, 0.2, 0) };
+        assert_eq!(job.left(again), Some(Duration::from_secs(16 + 20)));
     }
 
     #[test]

@@ -1,13 +1,11 @@
 //! A report as a file that `compare` writes.
 
-use std::fs::Permissions;
 use std::io::Write;
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use obsdiff_engine::export::Document;
-use obsdiff_files::parent_of;
 
+use crate::writing::{put_in_place, unfinished_beside};
 use crate::{Error, Result};
 
 /// Refuses a path for a report where something is that obsdiff did not write, or whose name is not that of a page.
@@ -39,14 +37,8 @@ pub(crate) fn write_file(text: &str, path: &Path) -> Result<()> {
     let failed = |e| Error::file(path, e);
     // A link stays: what it leads to is replaced.
     let target = path.canonicalize().unwrap_or_else(|_| path.to_owned());
-    let mut file = tempfile::Builder::new()
-        .prefix(".obsdiff-")
-        .suffix(".html")
-        .permissions(Permissions::from_mode(0o666))
-        .tempfile_in(parent_of(&target))
-        .map_err(failed)?;
+    let mut file = unfinished_beside(&target, ".html").map_err(failed)?;
     // Its own `Write` would put the temporary name behind what the system says.
     file.as_file_mut().write_all(text.as_bytes()).map_err(failed)?;
-    file.as_file().sync_all().map_err(failed)?;
-    file.persist(&target).map(|_| ()).map_err(|e| failed(e.error))
+    put_in_place(file, (path, &target), || check_file(path))
 }

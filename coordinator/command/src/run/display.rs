@@ -6,7 +6,8 @@ use std::sync::Mutex;
 
 use obsdiff_coordinator::{Observer, Outlook};
 use obsdiff_core::{Core, Event, Phase};
-use obsdiff_proto::{Package, PackageId, Shard, counted, lock};
+use obsdiff_proto::message::Hello;
+use obsdiff_proto::{Package, PackageId, Shard, WorkerId, counted, lock};
 use obsdiff_worker::device::Watch;
 use tokio::sync::{broadcast, watch};
 
@@ -57,6 +58,14 @@ impl PhaseDisplay {
         }
     }
 
+    /// The same where no work has changed it: sums were lost, or a worker brings them.
+    fn correct(&self, counts: Counts, share: f64) {
+        let open = lock(&self.open);
+        if let Some(open) = open.as_ref().filter(|open| open.counts == counts) {
+            open.phase.correct(share);
+        }
+    }
+
     /// Tells how far the open phase is, where that is due.
     fn tell_if_due(&self) {
         if let Some(open) = &*lock(&self.open) {
@@ -93,6 +102,10 @@ pub struct Display<'a> {
     phase_display: Arc<PhaseDisplay>,
     package: Option<PackageId>,
     phase: Option<Phase>,
+    /// The share of the package's shards that were in sums at the last step.
+    held: f64,
+    /// Whether the next step takes in a worker that brings sums.
+    brings_sums: bool,
     /// Whether it is said what a survey expects.
     expectation_said: bool,
     /// Those who watch from elsewhere, where the workers are elsewhere too.
@@ -116,6 +129,8 @@ impl<'a> Display<'a> {
             phase_display,
             package: None,
             phase: None,
+            held: 0.0,
+            brings_sums: false,
             expectation_said: false,
             watchers: None,
             outlook: None,
@@ -162,17 +177,34 @@ impl<'a> Display<'a> {
         self.inputs.described.inventory.structures_of(package).count() as u64
     }
 
-    /// Moves the bar by what the core knows, where nobody else does.
-    fn reach(&self, core: &Core) {
+    /// Moves the bar by what the core knows, where nobody else does. Nobody else knows of sums that are `found`, or lost.
+    fn reach(&mut self, core: &Core, found: bool) {
         if let (Some(Phase::Apply), Some(open)) = (self.phase, self.package) {
             let applied = core.view().workers.iter().map(|worker| worker.applied).max().unwrap_or(0);
             self.phase_display.reach(Counts::Applied, f64::from(applied) / f64::from(open.0.max(1)));
         }
-        if self.watchers.is_some() {
-            let (held, solved) = core.progress();
-            let piloted = if core.package().is_some() { 1.0 } else { 0.0 };
-            let steps = if self.phase == Some(Phase::Pilot) { piloted } else { held };
-            self.phase_display.reach(Counts::Steps, steps);
+        let elsewhere = self.watchers.is_some();
+        if self.phase == Some(Phase::Pilot) {
+            if elsewhere && core.package().is_some() {
+                self.phase_display.reach(Counts::Steps, 1.0);
+            }
+            return;
+        }
+        // The next package has counts of its own.
+        if core.package() != self.package {
+            return;
+        }
+        let (held, solved) = core.progress();
+        let lost = held < self.held;
+        self.held = held;
+        if found || lost {
+            self.phase_display.correct(Counts::Steps, held);
+        }
+        if found {
+            self.phase_display.correct(Counts::Solved, solved);
+        }
+        if elsewhere {
+            self.phase_display.reach(Counts::Steps, held);
             self.phase_display.reach(Counts::Solved, solved);
         }
     }
@@ -195,6 +227,7 @@ impl<'a> Display<'a> {
     fn show_package(&mut self, open: PackageId) {
         self.phase_display.replace(None);
         self.package = Some(open);
+        self.held = 0.0;
         let packages = self.inputs.plan.packages.len();
         if let Some(package) = self.package() {
             let solved = self.solved(package);
@@ -286,6 +319,10 @@ impl Observer for Display<'_> {
         }
     }
 
+    fn joined(&mut self, _: WorkerId, hello: &Hello) {
+        self.brings_sums = !hello.status.sums.held.is_empty();
+    }
+
     fn step(&mut self, core: &Core) {
         let expected = *lock(&self.phase_display.expected);
         if let Some(error) = expected.filter(|_| !self.expectation_said) {
@@ -294,7 +331,8 @@ impl Observer for Display<'_> {
             self.expectation_said = true;
         }
         // What ends a phase is a part of it.
-        self.reach(core);
+        let found = std::mem::take(&mut self.brings_sums);
+        self.reach(core, found);
         let package = core.package();
         let phase = match core.phase() {
             Phase::Reduce => Phase::Solve,
@@ -304,11 +342,13 @@ impl Observer for Display<'_> {
             self.show_package(open);
             self.phase = None;
         }
-        if self.phase != Some(phase) {
+        // What is there already is no work of the phase.
+        let opened = self.phase != Some(phase);
+        if opened {
             self.show_phase(phase);
             self.phase = Some(phase);
         }
-        self.reach(core);
+        self.reach(core, opened);
         self.phase_display.tell_if_due();
         if let Some(sender) = &self.outlook {
             let outlook = self.outlook_of(core);

@@ -10,7 +10,7 @@ use obsdiff_worker::grams::GramIndex;
 
 use super::finished::FinishedOutput;
 use super::output::{self, FoundOutput};
-use super::{grams, places};
+use super::{free_space, grams, places};
 use crate::budget::with_surveys;
 use crate::described::Described;
 use crate::fit::OnDevice;
@@ -76,13 +76,17 @@ impl Inputs {
         let plan = described.plan(job)?;
         // A job that is done takes no memory any more.
         let is_finished = matches!(found, FoundOutput::Finished(_));
-        if let Some(memory) = memory.filter(|_| !is_finished) {
+        // A device with memory of its own keeps the Grams there: those of the host stay untouched.
+        if let Some(memory) = memory.filter(|_| !is_finished && available.is_none()) {
             fit::check(job, &described, &plan, workers, memory)?;
         }
         if let Some(available) = available.filter(|_| !is_finished) {
             OnDevice::new(job, &described, &plan).once_open().check(workers, available)?;
         }
         let plan = with_surveys(job, &described, plan)?;
+        if matches!(found, FoundOutput::None) {
+            free_space::check(job, &described, &plan)?;
+        }
         // A model in an object store is downloaded once nothing else is to be refused.
         let described =
             if job.model_cache().is_some() { Described::read(job, text_tokens)? } else { described };

@@ -5,6 +5,7 @@ mod course;
 mod dense;
 mod display;
 mod finished;
+mod free_space;
 mod grams;
 pub(crate) mod held_out;
 mod inputs;
@@ -47,6 +48,7 @@ pub(crate) use course::recorded;
 pub use dense::DenseSamples;
 pub use display::{Display, PhaseDisplay};
 pub(crate) use finished::already_done;
+pub(crate) use free_space::shortage;
 pub(crate) use grams::{check_kept, claim as claim_grams};
 pub use inputs::Inputs;
 pub use obsdiff_worker::pruning_job::peak_resident;
@@ -109,7 +111,7 @@ pub fn run(job: &JobFile, process: &RunContext<'_>) -> Result<Summary> {
     if process.baseline {
         baseline::check(job, &inputs)?;
     }
-    if let Some(note) = &inputs.prompts.note {
+    for note in inputs.prompts.note.iter().chain(&job.note()) {
         progress.note(note);
     }
     if let Some(note) = inputs.kept.as_deref().and_then(|kept| grams::note(kept, &device.hardware())) {

@@ -49,7 +49,10 @@ pub(super) fn check(job: &JobFile, described: &Described, here: bool) -> Result<
     }
     let runtime = runtime()?;
     let output = output_of(job, runtime.handle())?;
-    let record = written_record(&output).filter(|record| record.job == job.spec);
+    let (record, other) = match written_record(&output) {
+        Some(record) if record.job == job.spec => (Some(record), None),
+        other => (None, other),
+    };
     let written = record.is_some() && is_there(job, &runtime)?;
     let finished = |refusal, record: Option<PruningRecord>| match record {
         Some(record) => Ok(FoundOutput::Finished(Box::new(FinishedOutput::new(record, refusal)))),
@@ -58,7 +61,7 @@ pub(super) fn check(job: &JobFile, described: &Described, here: bool) -> Result<
     match &output {
         JobOutput::Directory(path) => {
             if path.symlink_metadata().is_ok() && !written && path.file_name().is_some() {
-                return finished(exists(job, path), record);
+                return finished(of_other(job, exists(path), other.as_ref())?, record);
             }
             let folder = check_directory(job, path, described, written)?;
             // Of a cluster's job, each worker tries it where it is.
@@ -74,7 +77,7 @@ pub(super) fn check(job: &JobFile, described: &Described, here: bool) -> Result<
             if let OutputState::Unmarked(object) = &state
                 && !written
             {
-                return finished(holds(job, object), record);
+                return finished(of_other(job, holds(job, object), other.as_ref())?, record);
             }
             if !written {
                 runtime.block_on(store.try_writing()).map_err(|error| refused(job, error))?;
@@ -121,22 +124,28 @@ fn refuse_link(job: &JobFile) -> Result<()> {
     Err(job.refuse(JobError::new("output.link", problem)))
 }
 
-/// The error of a prefix with an object that the job did not write, or with the output of a job that is done.
-fn holds(job: &JobFile, object: &str) -> Error {
+/// The problem of a prefix with an object that the job did not write, or with the output of a job that is done.
+fn holds(job: &JobFile, object: &str) -> String {
     let path = &job.spec.output.path;
-    let problem =
-        format!("is {path}, which holds {object} already: choose another prefix, or move that away");
-    job.refuse(JobError::new("output.path", problem))
+    format!("is {path}, which holds {object} already: choose another prefix, or move that away")
 }
 
-/// The error of a path at which something is.
-fn exists(job: &JobFile, path: &Path) -> Error {
-    let problem = format!("is {}, which exists already: choose another, or move it away", path.display());
-    job.refuse(JobError::new("output.path", problem))
+/// The problem of a path at which something is.
+fn exists(path: &Path) -> String {
+    format!("is {}, which exists already: choose another, or move it away", path.display())
 }
 
-/// The output must be a new directory, or what the job itself has `written`, on a file system with room for it, and for the encoded
-/// prompts that memory is not to hold.
+/// The error of a place with this problem, where the output of an `other` job may be: the keys of which it differs are named.
+fn of_other(job: &JobFile, problem: String, other: Option<&PruningRecord>) -> Result<Error> {
+    let differences = other.map(|other| job.differences_from(&other.job)).transpose()?;
+    let problem = match differences {
+        Some(differences) => format!("{problem} (it is the output of another job: {differences})"),
+        None => problem,
+    };
+    Ok(job.refuse(JobError::new("output.path", problem)))
+}
+
+/// The output must be a new directory, or what the job itself has `written`, on a file system with room for it.
 fn check_directory(job: &JobFile, path: &Path, described: &Described, written: bool) -> Result<PathBuf> {
     let refuse = |problem: String| Err(job.refuse(JobError::new("output.path", problem)));
     let Some(name) = path.file_name() else {
@@ -165,10 +174,7 @@ fn check_directory(job: &JobFile, path: &Path, described: &Described, written: b
         return refuse(problem);
     }
     let free = ByteSize(space.f_bavail.saturating_mul(space.f_frsize));
-    // The state lies beside the output, unless the job says otherwise.
-    let conditioning = described.conditioning_bytes(&job.spec).0;
-    let beside = if job.spec.output.state.is_none() { conditioning } else { 0 };
-    let needed = ByteSize(required_bytes(described.pipeline.path())? + beside);
+    let needed = ByteSize(required_bytes(described.pipeline.path())?);
     if free < needed {
         return refuse(format!(
             "needs {needed}, but {} has {free} free: make room or choose another",

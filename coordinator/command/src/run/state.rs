@@ -6,6 +6,7 @@ use obsdiff_coordinator::{JobInputs, JobState};
 use obsdiff_engine::export::PruningRecord;
 use obsdiff_files::Disk;
 use obsdiff_proto::{JobError, counted};
+use obsdiff_store::{JobStore, StoreError};
 use obsdiff_worker::pruning_job::JobOutput;
 use tokio::runtime::Runtime;
 
@@ -13,6 +14,7 @@ use super::Inputs;
 use crate::job::JobFile;
 use crate::progress::Progress;
 use crate::runtime::runtime;
+use crate::text::shell_path;
 use crate::{Error, Result};
 
 /// Begins a job, or finds an earlier run of the same one. The store is at `output.state`, or beside the output.
@@ -28,7 +30,23 @@ pub fn open_state(job: &JobFile, inputs: &Inputs) -> Result<JobState> {
         model_files: inputs.model_files.clone(),
         prompt_files: inputs.prompt_files.clone(),
     };
-    Ok(JobState::open(&location(job), job.stores().pairs(), &inputs, runtime()?)?)
+    let place = location(job);
+    JobState::open(&place, job.stores().pairs(), &inputs, runtime()?).map_err(|error| match error {
+        obsdiff_coordinator::Error::Store(changed @ StoreError::Changed { .. }) => {
+            begun_by_another(job, &place, &changed)
+        }
+        other => other.into(),
+    })
+}
+
+/// The error of a state that another job has begun: the store says what has `changed`, and how this job can begin.
+fn begun_by_another(job: &JobFile, place: &str, changed: &StoreError) -> Error {
+    let removal = match JobStore::directory(place) {
+        Ok(Some(folder)) => format!("rm -r {}", shell_path(&folder)),
+        Ok(None) | Err(_) => "remove all objects there".to_owned(),
+    };
+    let problem = format!("{changed}, or give up what is finished there: {removal}");
+    job.refuse(JobError::new("output.state", problem))
 }
 
 /// Whether a state of the job is there, if only in part. Nothing is made where none is.

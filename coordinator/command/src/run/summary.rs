@@ -190,6 +190,20 @@ impl Summary {
              pipeline = diffusers.DiffusionPipeline.from_pretrained(\n      {path:?}, torch_dtype=torch.bfloat16{without})"
         )
     }
+
+    /// The text for a terminal of so many columns: on a narrow one the bars of blocks are shorter. Other lines may be wrapped there.
+    pub(crate) fn fitted(&self, columns: usize) -> String {
+        let mut lines = vec![self.headline()];
+        lines.extend(self.figures().into_iter().map(|(name, value)| format!("{name:<NAMES$}{value}")));
+        let (worst, loading) = (worst::lines(&self.record), self.loading());
+        let taken = lines.len() + worst.len() + loading.lines().count();
+        // A line below is the shell's.
+        let rows = (HEIGHT - 1).saturating_sub(taken);
+        lines.extend(blocks::lines(&self.record, rows, columns.min(WIDTH)));
+        lines.extend(worst);
+        lines.push(loading);
+        lines.join("\n")
+    }
 }
 
 /// The error of final latents, and of pictures where some were decoded.
@@ -246,15 +260,6 @@ fn time(measured: &Measured) -> String {
 
 impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut head = vec![self.headline()];
-        head.extend(self.figures().into_iter().map(|(name, value)| format!("{name:<NAMES$}{value}")));
-        let (worst, loading) = (worst::lines(&self.record), self.loading());
-        let taken = head.len() + worst.len() + loading.lines().count();
-        // A line below is the shell's.
-        let blocks = blocks::lines(&self.record, (HEIGHT - 1).saturating_sub(taken));
-        for line in head.into_iter().chain(blocks).chain(worst) {
-            writeln!(f, "{line}")?;
-        }
-        f.write_str(&loading)
+        f.write_str(&self.fitted(WIDTH))
     }
 }

@@ -64,6 +64,18 @@ worker  now                                     done
 }
 
 #[test]
+fn what_a_coordinator_says_cannot_change_the_screen() {
+    let mut report = report();
+    report.model = "m\u{1b}]0;title\u{7}\nover: done".to_owned();
+    report.view.ending = Some(Ending::Failed("no\u{202e} worker".to_owned()));
+    let page = render(&report);
+    assert!(page.starts_with("m\\u{1b}]0;title\\u{7}\\nover: done -> out\n"), "{page}");
+    assert!(page.contains("no\\u{202e} worker") && !page.contains('\u{202e}'), "{page}");
+    let event = WatchMessage::Event("worker 7 left: \u{1b}[2J\nworker 8 left".to_owned());
+    assert_eq!(render_message(&event), "worker 7 left: \\u{1b}[2J\\nworker 8 left\n");
+}
+
+#[test]
 fn a_report_as_json_has_the_same_figures() {
     let json = serde_json::to_value(report()).unwrap();
     let workers = json["workers"].as_array().unwrap();

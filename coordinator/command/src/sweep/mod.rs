@@ -17,6 +17,7 @@ use crate::described::Described;
 use crate::job::JobFile;
 use crate::progress::Progress;
 use crate::run::RunContext;
+use crate::writing::try_writing;
 use crate::{Error, Result, conditioning};
 
 pub use report::SweepReport;
@@ -95,7 +96,7 @@ impl SweepFolder {
             return refuse("which ends in no name: give the folder a name".to_owned());
         }
         let parent = out.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        match Staging::new(parent) {
+        match try_writing(out).and_then(|()| Staging::new(parent)) {
             Ok(staging) => Ok(Self { out: out.to_owned(), staging, removed: remove_left(parent) }),
             Err(error) => refuse(format!("but nothing can be written to {}: {error}", parent.display())),
         }
@@ -122,10 +123,10 @@ impl SweepFolder {
     /// When they cannot be written, or something else is there by now.
     fn write(&self, report: &SweepReport, disk: &Disk) -> Result<()> {
         let results = self.staging().join(RESULTS);
-        let failed = |e| Error::file(&results, e);
+        let failed = |e| Error::file(&self.out, e);
         disk.create_folder(&results).map_err(failed)?;
         disk.write(&results.join("sweep.csv"), report.csv().as_bytes()).map_err(failed)?;
-        let json = serde_json::to_vec_pretty(report).map_err(|e| Error::content(&results, e.to_string()))?;
+        let json = serde_json::to_vec_pretty(report).map_err(|e| Error::content(&self.out, e.to_string()))?;
         disk.write(&results.join("sweep.json"), &json).map_err(failed)?;
         crate::picture::write_png(&report.chart(), &results.join("sweep.png"))?;
         disk.sync_folder(&results).map_err(failed)?;

@@ -51,6 +51,15 @@ fn the_models_that_can_be_pruned_are_listed() {
 }
 
 #[test]
+fn an_option_that_would_be_ignored_is_refused() {
+    let column = ["sample", ".", "--prompt", "a", "--column", "c"];
+    let output = obsdiff(Path::new("."), &column, &[]);
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(said.contains("'--prompt <TEXT>' cannot be used with '--column <COLUMN>'"), "{said}");
+}
+
+#[test]
 fn a_command_line_that_cannot_be_read_exits_with_2() {
     let many: [&[&str]; 6] = [
         &["run", "job.toml", "--threads", "0"],

@@ -82,6 +82,15 @@ fn keys_shape_the_plan_as_they_do_a_jobs() {
 }
 
 #[test]
+fn a_ratio_at_which_nothing_is_left_to_allocate_is_noted() {
+    let config = config("sd3-medium");
+    let said = |set: &str| text(&obsdiff(Path::new("."), &["plan", &config, "--set", set], &[]).stderr);
+    let note = said("sparsity.ratio=0.05");
+    assert!(note.starts_with("note: sparsity.ratio 0.05 is not above sparsity.min_ratio 0.2, so "), "{note}");
+    assert_eq!(said("sparsity.ratio=0.25"), "");
+}
+
+#[test]
 fn a_gpus_memory_decides_the_fewest_packages() {
     let config = config("flux.1-dev");
     let of = |memory: &str, sets: &[&str]| {

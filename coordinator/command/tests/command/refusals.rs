@@ -50,6 +50,21 @@ const CASES: &[Case] = &[
         says: &["model.gguf: is not a whole safetensors file", "save it as safetensors"],
     },
     Case {
+        name: "checkpoint in the place of a job",
+        args: &["plan", WEIGHTS],
+        arrange: |_| {},
+        says: &[
+            "safetensors: is a checkpoint, not a job file: give a job file, which `obsdiff init PIPELINE` writes",
+            "config.json of a transformer",
+        ],
+    },
+    Case {
+        name: "ratios for patterns that take none",
+        args: &["sweep", "grams", "--ratios", "0.5,0.6", "--patterns", "2:4,1:4", "--out", "sweep"],
+        arrange: |_| {},
+        says: &["--ratios: is given, but each of --patterns has a share of its own: leave it out"],
+    },
+    Case {
         name: "pipeline in the place of a job",
         args: &["run", "pipeline"],
         arrange: |_| {},
@@ -60,6 +75,12 @@ const CASES: &[Case] = &[
         args: &["init", "stabilityai/stable-diffusion-3.5-medium", "--out", "new.toml"],
         arrange: |_| {},
         says: &["hf download stabilityai/stable-diffusion-3.5-medium --local-dir DIR"],
+    },
+    Case {
+        name: "no folder to write a job for, beside a job",
+        args: &["init", "absent"],
+        arrange: |_| {},
+        says: &["is absent: No such file"],
     },
     Case {
         name: "file to write a job for",

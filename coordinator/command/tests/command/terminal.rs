@@ -1,9 +1,12 @@
 //! What a run shows on a terminal, by `script`, which gives it one, and by a terminal's emulator.
 
+use std::collections::HashMap;
 use std::path::Path;
 use std::process::Command;
 
-use crate::{asset, job, text};
+use candle_core::{DType, Device, Tensor};
+
+use crate::{asset, job, obsdiff, printed, text};
 
 /// Rows of the terminal: all that is printed fits it.
 const ROWS: u16 = 120;
@@ -93,10 +96,33 @@ fn verbose_tells_more_in_colours_that_a_variable_turns_off() {
 }
 
 #[test]
+fn what_a_file_holds_cannot_change_the_terminal() {
+    let folder = tempfile::tempdir().unwrap();
+    let key = r#"{"_class_name": "FluxTransformer2DModel", "k\u001b[2J\u202e": 1}"#;
+    std::fs::write(folder.path().join("config.json"), key).unwrap();
+    let output = obsdiff(folder.path(), &["plan", "config.json"], &[]);
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(said.contains("key `k\\u{1b}[2J\\u{202e}` = 1 is not known"), "{said}");
+
+    let name = "block.\u{1b}[31mred\u{9b}\u{202e}";
+    let weights = Tensor::zeros((2, 4), DType::F32, &Device::Cpu).unwrap();
+    let tensors = HashMap::from([(format!("{name}.weight"), weights)]);
+    candle_core::safetensors::save(&tensors, folder.path().join("model.safetensors")).unwrap();
+    let table = printed(folder.path(), &["inspect", "model.safetensors"]);
+    let row = table.lines().find(|line| line.contains("red")).unwrap();
+    assert!(row.starts_with("  \\u{1b}[31mred\\u{9b}\\u{202e}  2 x 4"), "{row}");
+    // A program gets the name as it is.
+    let json = printed(folder.path(), &["inspect", "model.safetensors", "--json"]);
+    let found: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(found["linears"][0]["name"], name);
+}
+
+#[test]
 fn a_plan_fits_the_terminal_and_says_the_same_elsewhere() {
     let folder = tempfile::tempdir().unwrap();
     let job = job(folder.path());
-    let plain = crate::printed(&asset("."), &["plan", job.to_str().unwrap(), "--memory", "64GiB"]);
+    let plain = printed(&asset("."), &["plan", job.to_str().unwrap(), "--memory", "64GiB"]);
     assert!(plain.lines().any(|line| line.chars().count() > 80), "{plain}");
     let command = env!("CARGO_BIN_EXE_obsdiff");
     let line = format!("stty cols 80 rows 60; exec {command} plan {} --memory 64GiB", job.display());

@@ -148,6 +148,8 @@ fn what_is_not_what_the_job_wrote_is_refused_as_ever() {
             let (code, said) = Process::start(folder, args).verdict();
             assert_eq!(code, Some(2), "{what}: {said}");
             assert!(said.contains("job.toml: output.path: is out, which exists already: "), "{what}: {said}");
+            let says = "(it is the output of another job: workers.mixed_hardware was false and is true)\n";
+            assert_eq!(said.ends_with(says), *what == "the job", "{what}: {said}");
             assert!(listing(folder) == before, "{what}: {args:?} touches something");
         }
     }

@@ -9,3 +9,4 @@ mod patience;
 mod process;
 mod refusals;
 mod signals;
+mod source;

@@ -1,5 +1,6 @@
 //! Processes whose other side is not what it should be, or leaves.
 
+use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::pin::Pin;
@@ -43,6 +44,37 @@ fn a_worker_of_another_protocol_is_told_so_and_exits_with_2() {
     let (code, said) = Process::start(folder.path(), &["worker", "--coordinator", &url, "--quiet"]).verdict();
     assert_eq!(code, Some(2), "{said}");
     assert!(said.starts_with("error: ") && said.contains("use the same release on both"), "{said}");
+}
+
+#[test]
+fn a_token_that_is_missing_or_wrong_has_to_be_corrected_first() {
+    let folder = setting(2);
+    fs::write(folder.path().join("token"), "0123456789-this-jobs-token").unwrap();
+    fs::write(folder.path().join("other"), "0123456789-another-token").unwrap();
+    let args = ["coordinator", "job.toml", "--quiet", "--listen", "127.0.0.1:0", "--token-file", "token"];
+    let mut coordinator = Process::start(folder.path(), &args);
+    let line = coordinator.line(|line| line.contains("listening on ")).expect("it does not listen");
+    let url = format!("http://{}", line.strip_prefix("listening on ").unwrap());
+    let cases: [(&[&str], &str); 3] = [
+        (&[], "the coordinator refuses: this job has a token: give it with --token-file"),
+        (&["--token-file", "other"], "the coordinator refuses: this is not the job's token"),
+        (&["--token-file", "absent"], "absent: No such file"),
+    ];
+    let commands: [&[&str]; 4] = [
+        &["status", &url],
+        &["status", &url, "--watch"],
+        &["status", &url, "--cancel"],
+        &["worker", "--coordinator", &url, "--quiet"],
+    ];
+    for (token, says) in cases {
+        for command in commands {
+            let args = [command, token].concat();
+            let (code, said) = Process::start(folder.path(), &args).verdict();
+            assert_eq!(code, Some(2), "{args:?}: {said}");
+            assert!(said.starts_with("error: ") && said.contains(says), "{args:?}: {said}");
+        }
+    }
+    assert!(coordinator.ended().is_none(), "it ends for those who are refused");
 }
 
 /// Connections to it are opened, and that is all that ever happens.

@@ -14,7 +14,7 @@ use crate::process::{
 const OBSDIFF: &str = env!("CARGO_BIN_EXE_obsdiff");
 
 /// Waits until something is so.
-fn until(what: &str, is_so: impl Fn() -> bool) {
+pub(crate) fn until(what: &str, is_so: impl Fn() -> bool) {
     let begun = Instant::now();
     while !is_so() {
         assert!(begun.elapsed() < LONG, "{what} never came");
@@ -45,6 +45,29 @@ fn a_run_that_is_stopped_says_what_is_kept_and_goes_on_by_the_same_command() {
         assert!(Process::start(folder.path(), &["run", "job.toml", "--quiet"]).end().success());
         assert_undisturbed(folder.path());
     }
+}
+
+#[test]
+fn the_command_that_goes_on_has_the_variables_that_its_job_goes_by() {
+    let folder = setting(16);
+    let mut command = Command::new(OBSDIFF);
+    command.args(["run", "job.toml", "--quiet"]).current_dir(folder.path());
+    command.env("OBSDIFF_OUTPUT__STATE", "a state").env("OBSDIFF_CALIBRATION__SEED", "3");
+    command.env("OBSDIFF_PORT", "tcp://10.0.0.1:7070").env("AWS_SECRET_ACCESS_KEY", "of-nobody");
+    let mut run = Process::spawn(&mut command);
+    let manifest = folder.path().join("a state/packages/00000.json");
+    until("a package", || manifest.exists());
+    run.signal("INT");
+    let (code, said) = run.verdict();
+    assert_eq!(code, Some(130), "{said}");
+    let (_, again) = said.trim_end().rsplit_once("to go on: ").unwrap_or_else(|| panic!("{said}"));
+    let variables = "OBSDIFF_CALIBRATION__SEED=3 OBSDIFF_OUTPUT__STATE='a state' ";
+    assert!(again.starts_with(variables) && again.ends_with("run job.toml --quiet"), "{said}");
+    assert!(!said.contains("OBSDIFF_PORT") && !said.contains("of-nobody"), "{said}");
+    let mut shell = Command::new("sh");
+    let (code, said) = Process::spawn(shell.args(["-c", again]).current_dir(folder.path())).verdict();
+    assert_eq!(code, Some(0), "{said}");
+    assert!(folder.path().join("out/pruning.json").exists() && !folder.path().join("a state").exists());
 }
 
 /// The process that another one started.

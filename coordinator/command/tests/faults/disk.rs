@@ -22,9 +22,9 @@ struct Setting {
 }
 
 impl Setting {
-    /// One whose state is on a small disk.
+    /// One whose state is on a disk with room for all.
     fn new() -> Self {
-        Self::with_output("path = \"out\"\nstate = \"disk/state\"", SMALL)
+        Self::with_output("path = \"out\"\nstate = \"disk/state\"", LARGE)
     }
 
     /// One with these keys of its output, and a disk of this size.
@@ -67,6 +67,31 @@ impl Setting {
     }
 }
 
+/// The disks of this file fill up after the job has begun: before, a job that does not fit is refused.
+#[test]
+fn a_job_that_the_disk_of_its_state_or_its_grams_has_no_room_for_does_not_begin() {
+    if !available() {
+        return;
+    }
+    for (keys, key) in [
+        ("path = \"out\"\nstate = \"disk/state\"", "output.state"),
+        ("path = \"out\"\ngrams = \"disk/grams\"", "output.grams"),
+    ] {
+        let setting = Setting::with_output(keys, SMALL);
+        let (code, said) = setting.start(&["run", "job.toml", "--quiet"]).verdict();
+        let refused = format!("error: job.toml: {key}: needs ");
+        assert!(code == Some(2) && said.starts_with(&refused), "{code:?}: {said}");
+        assert!(said.ends_with("disk has 6.0 MiB free: make room or choose another\n"), "{said}");
+        assert!(!setting.folder().join("out.state").exists(), "it has begun");
+        let (code, said) = setting.start(&["plan", "job.toml"]).verdict();
+        let noted = format!("note: job.toml: {key}: needs ");
+        assert!(code == Some(0) && said.starts_with(&noted), "{code:?}: {said}");
+        setting.make_room();
+        let (code, said) = setting.start(&["run", "job.toml", "--quiet"]).verdict();
+        assert_eq!(code, Some(0), "{said}");
+    }
+}
+
 #[test]
 fn a_job_waits_for_room_on_a_full_disk() {
     if !available() {
@@ -74,6 +99,8 @@ fn a_job_waits_for_room_on_a_full_disk() {
     }
     let setting = Setting::new();
     let (mut coordinator, mut worker, mut watch) = setting.job();
+    assert!(watch.line(FIRST).is_some());
+    setting.resize(SMALL);
     let line = watch.line(|line| line.contains(" failed 1 time: ")).expect("there is room");
     assert!(line.contains("disk/state") && line.contains(FULL), "{line}");
     setting.make_room();
@@ -89,7 +116,9 @@ fn a_disk_that_stays_full_ends_the_job_which_goes_on_when_there_is_room() {
         return;
     }
     let setting = Setting::new();
-    let (mut coordinator, mut worker, _) = setting.job();
+    let (mut coordinator, mut worker, mut watch) = setting.job();
+    assert!(watch.line(FIRST).is_some());
+    setting.resize(SMALL);
     let (code, said) = coordinator.verdict();
     assert_eq!(code, Some(3), "{said}");
     let last = said.lines().last().unwrap();

@@ -16,6 +16,7 @@ use super::LEFT;
 use crate::cli::{GpuChoice, WorkerArgs};
 use crate::context::CommandContext;
 use crate::signals::{Answer, Signal};
+use crate::text::printable_line;
 use crate::{Error, Result};
 
 /// The flag that a worker on one GPU is started without.
@@ -262,7 +263,7 @@ fn lines(stream: Option<impl Read>, take: impl Fn(String) -> bool) {
 
 /// Says a line on standard error. If that is closed, the exit code still says what happened.
 fn say(gpu: usize, line: &str) {
-    let _ = writeln!(io::stderr(), "GPU {gpu}: {line}");
+    let _ = writeln!(io::stderr(), "GPU {gpu}: {}", printable_line(line));
 }
 
 fn described(status: ExitStatus) -> String {

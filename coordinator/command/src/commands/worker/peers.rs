@@ -17,6 +17,11 @@ use crate::progress::Progress;
 /// How groups are joined, and where their members find each other; nowhere for a worker that works alone.
 pub(super) type Peers = (Arc<dyn Transport>, Option<Arc<PeerRendezvous>>);
 
+/// Whether the Grams of a worker come into the host's memory: without NCCL they are summed there.
+pub(super) fn sums_on_host(args: &WorkerArgs) -> bool {
+    args.device == DeviceName::Cpu || args.collective == Some(CollectiveChoice::Gloo)
+}
+
 /// Connects to the other workers as `--collective` says. Neither Gloo nor NCCL encrypts its connections, so a worker joins others on
 /// another machine only with `--insecure`.
 ///

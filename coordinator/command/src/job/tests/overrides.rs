@@ -246,6 +246,46 @@ fn a_list_of_rules_can_be_given_whole() {
 }
 
 #[test]
+fn a_value_in_quotes_is_a_string_of_toml_and_any_other_text_is_as_it_stands() {
+    let path = |value: &str| load(JOB, &[], &[&format!("output.path={value}")]).unwrap().output.path;
+    for (value, meant) in
+        [("\"q\"", "q"), ("'a b\\t'", "a b\\t"), (r#" "a\tb" "#, "a\tb"), (r#"'"q"'"#, "\"q\"")]
+    {
+        assert_eq!(path(value), meant, "{value}");
+    }
+    for text in ["\"q", "q\"", "'", "it's", "\"a\" and \"b\"", "\"a\" # b", r#""\q""#] {
+        assert_eq!(path(text), text);
+    }
+    let env = [("OBSDIFF_OUTPUT__PATH", "\"q\""), ("OBSDIFF_SPARSITY__PATTERN", "\"2:4\"")];
+    let job = load(JOB, &env, &["sparsity.ratio=", "sparsity.rules[1].ratio='0.25'"]).unwrap();
+    assert_eq!((job.output.path.as_str(), job.sparsity.pattern), ("q", Pattern::NToM { n: 2, m: 4 }));
+    assert_eq!(job.sparsity.rules[1].ratio, Some(0.25));
+}
+
+#[test]
+fn the_variables_of_a_job_are_told_from_all_others() {
+    let environment = [
+        ("OBSDIFF_SPARSITY__RULES__0__RATIO", "0.3"),
+        ("OBSDIFF_PRESET", "fast"),
+        ("OBSDIFF_OUTPUT__path", ""),
+        ("OBSDIFF_CACHE", "/cache"),
+        ("OBSDIFF_LOG", "debug"),
+        ("OBSDIFF_TOKEN", "secret"),
+        ("OBSDIFF_PORT", "tcp://10.0.0.1:7070"),
+        ("OBSDIFF_STORE__EAST_SERVICE_HOST", "10.0.0.1"),
+        ("AWS_SECRET_ACCESS_KEY", "secret"),
+        ("HOME", "/root"),
+    ];
+    let environment = environment.map(|(name, value)| (OsString::from(name), OsString::from(value)));
+    let of_job = [
+        ("OBSDIFF_OUTPUT__path", ""),
+        ("OBSDIFF_PRESET", "fast"),
+        ("OBSDIFF_SPARSITY__RULES__0__RATIO", "0.3"),
+    ];
+    assert_eq!(job_variables(&environment), of_job);
+}
+
+#[test]
 fn variables_of_kubernetes_services_are_ignored() {
     let services = [
         ("OBSDIFF_PORT", "tcp://10.0.0.1:7070"),

@@ -191,6 +191,77 @@ fn a_default_without_effect_is_no_fault_and_what_has_one_is_used() {
 }
 
 #[test]
+fn more_probes_than_a_job_has_prompts_or_steps_for_are_refused() {
+    for (size, key, says) in [
+        ("calibration.count=4", "probe.prompts=5", "is 5, but calibration.count is 4: give at most that"),
+        (
+            "calibration.steps=2",
+            "probe.points=3",
+            "is 3, but of 2 steps at most 2 are probed: give at most that",
+        ),
+        ("calibration.steps=25", "probe.points=4294967295", "but of 25 steps at most 18 are probed"),
+    ] {
+        let error = refused(JOB, &[], &[size, key]);
+        let name = key.split('=').next().unwrap();
+        assert!(error.contains(&format!("--set {name}: is ")) && error.contains(says), "{key}: {error}");
+    }
+    // The default takes what there is.
+    for sets in [["calibration.steps=1", "calibration.count=1"], ["probe.points=18", "probe.prompts=100"]] {
+        assert!(load(JOB, &[], &sets).is_ok(), "{sets:?}: {}", refused(JOB, &[], &sets));
+    }
+}
+
+#[test]
+fn a_bound_that_leaves_out_the_jobs_own_ratio_is_refused_and_a_default_gives_way_to_it() {
+    for (key, says) in [
+        ("sparsity.min_ratio=0.6", "is 0.6, but sparsity.ratio is 0.5: give at most that"),
+        ("sparsity.max_ratio=0.4", "is 0.4, but sparsity.ratio is 0.5: give at least that"),
+    ] {
+        let error = refused(JOB, &[], &[key]);
+        let name = key.split('=').next().unwrap();
+        assert!(error.contains(&format!("--set {name}: {says}")), "{key}: {error}");
+    }
+    let error = refused(&with(JOB, "sparsity.max_ratio", "0.7"), &[], &["sparsity.ratio=0.75"]);
+    assert!(error.contains("job.toml: sparsity.max_ratio: is 0.7, but sparsity.ratio is 0.75"), "{error}");
+    let note = |sets: &[&str]| super::super::unused::undecided(&load(JOB, &[], sets).unwrap());
+    for (ratio, says) in [
+        ("0.05", "sparsity.ratio 0.05 is not above sparsity.min_ratio 0.2, so nothing is left to allocate"),
+        ("0.95", "sparsity.ratio 0.95 is not below sparsity.max_ratio 0.9, so nothing is left to allocate"),
+    ] {
+        let ratio = format!("sparsity.ratio={ratio}");
+        let said = note(&[&ratio]).unwrap();
+        assert!(said.starts_with(says), "{said}");
+        assert_eq!(note(&[&ratio, "sparsity.allocation=uniform"]), None);
+    }
+    assert!(note(&["sparsity.min_ratio=0.5"]).is_some());
+    assert_eq!(note(&["sparsity.min_ratio=0.4", "sparsity.max_ratio=0.6"]), None);
+    let spared = ["sparsity.pattern=2:4", "sparsity.ratio=", "sparsity.rules=", "sparsity.dense=0.2"];
+    assert_eq!(note(&spared), None);
+}
+
+#[test]
+fn the_keys_in_which_two_jobs_differ_are_named_up_to_three() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("job.toml");
+    fs::write(&path, JOB).unwrap();
+    let job = |sets: &[&str]| {
+        let sets: Vec<String> = sets.iter().map(|set| set.to_string()).collect();
+        JobFile::load(&path, [], &sets).unwrap()
+    };
+    let differences = |sets: &[&str]| job(sets).differences_from(&job(&[]).spec).unwrap();
+    assert_eq!(differences(&[]), "");
+    assert_eq!(differences(&["calibration.seed=7"]), "calibration.seed was 0 and is 7");
+    let sets = ["calibration.seed=7", "output.path=other", "output.state=s"];
+    let three = "calibration.seed was 0 and is 7; output.path was \"out\" and is \"other\"; output.state was absent and is \"s\"";
+    assert_eq!(differences(&sets), three);
+    let more = [&sets[..], &["sparsity.ratio=0.6", "sparsity.rules="]].concat();
+    assert_eq!(differences(&more), format!("{three}; and 2 more keys"));
+    // A long list is cut.
+    let rules = differences(&["sparsity.rules="]);
+    assert!(rules.starts_with("sparsity.rules was [{") && rules.ends_with("... and is []"), "{rules}");
+}
+
+#[test]
 fn magnitude_without_refinement_needs_no_calibration() {
     let job = JOB.replace("[calibration]\nprompts = \"prompts.txt\"\n", "");
     let magnitude = ["sparsity.method=magnitude", "sparsity.refine=0"];

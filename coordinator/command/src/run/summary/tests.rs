@@ -167,6 +167,33 @@ fn many_blocks_are_columns_side_by_side() {
 }
 
 #[test]
+fn the_bars_of_blocks_fit_a_narrow_terminal() {
+    let blocks = |columns: usize, count: usize, structured: bool| -> Vec<String> {
+        let text = summary(&[("transformer_blocks", count)], structured).fitted(columns);
+        let of_blocks =
+            text.lines().skip_while(|line| !line.starts_with("block") && !line.contains("of each block"));
+        of_blocks.take(count.min(2) + 1).map(str::to_owned).collect()
+    };
+    assert_eq!(
+        blocks(40, 2, false),
+        [
+            "block                  zeros",
+            "transformer_blocks.0  20.00%  ██",
+            "transformer_blocks.1  21.00%  ██▏"
+        ]
+    );
+    // Where there is no room for bars, only figures are shown.
+    let bare =
+        ["block                  zeros", "transformer_blocks.0  20.00%", "transformer_blocks.1  21.00%"];
+    assert_eq!(blocks(30, 2, false), bare);
+    assert!(blocks(80, 2, true)[1].contains('█'));
+    assert!(!blocks(40, 2, true)[1].contains('█'));
+    // Side by side they are as narrow as they can be.
+    assert!(blocks(40, 38, false)[2].chars().count() <= 40);
+    assert!(blocks(80, 38, false)[2].chars().count() > 40);
+}
+
+#[test]
 fn what_is_not_known_is_left_out() {
     let mut summary = summary(&[("transformer_blocks", 1)], false);
     summary.record.measured = None;

@@ -141,17 +141,16 @@ impl Configuration for FluxConfig {
     };
 
     fn problem(&self) -> Option<String> {
+        let layers = [("num_layers", self.num_layers), ("num_single_layers", self.num_single_layers)];
         let sizes = [
             ("in_channels", self.in_channels),
             ("out_channels", self.output_features()),
-            ("num_layers", self.num_layers),
-            ("num_single_layers", self.num_single_layers),
             ("attention_head_dim", self.attention_head_dim),
             ("num_attention_heads", self.num_attention_heads),
             ("joint_attention_dim", self.joint_attention_dim),
             ("pooled_projection_dim", self.pooled_projection_dim),
         ];
-        let problem = sizes_problem(&sizes, self.num_attention_heads, self.attention_head_dim);
+        let problem = sizes_problem(&layers, &sizes, self.num_attention_heads, self.attention_head_dim);
         if problem.is_some() {
             return problem;
         }

@@ -59,6 +59,8 @@ fn refuses_what_no_such_model_can_have() {
         ("axes_dims_rope", json!([-2, 6, 4]), "is not usable"),
         ("guidance_embeds", json!("yes"), "is not usable"),
         ("num_single_layers", json!(2.5), "`num_single_layers` is 2.5"),
+        ("num_layers", json!(1025), "`num_layers` is 1025, but must lie within 1..=1024"),
+        ("num_single_layers", json!(65_536), "`num_single_layers` is 65536, but must lie within 1..=1024"),
     ] {
         let mut keys = keys();
         keys[key] = value.clone();

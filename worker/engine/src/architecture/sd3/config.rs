@@ -139,11 +139,11 @@ impl Configuration for Sd3Config {
     };
 
     fn problem(&self) -> Option<String> {
+        let layers = [("num_layers", self.num_layers)];
         let sizes = [
             ("sample_size", self.sample_size),
             ("patch_size", self.patch_size),
             ("in_channels", self.in_channels),
-            ("num_layers", self.num_layers),
             ("attention_head_dim", self.attention_head_dim),
             ("num_attention_heads", self.num_attention_heads),
             ("joint_attention_dim", self.joint_attention_dim),
@@ -152,7 +152,7 @@ impl Configuration for Sd3Config {
             ("out_channels", self.output_channels()),
             ("pos_embed_max_size", self.pos_embed_max_size),
         ];
-        let problem = sizes_problem(&sizes, self.num_attention_heads, self.attention_head_dim);
+        let problem = sizes_problem(&layers, &sizes, self.num_attention_heads, self.attention_head_dim);
         if problem.is_some() {
             return problem;
         }

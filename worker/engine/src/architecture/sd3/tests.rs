@@ -51,6 +51,8 @@ fn refuses_what_no_such_model_can_have() {
         ("attention_head_dim", json!("wide"), "`attention_head_dim` is \"wide\""),
         ("attention_head_dim", json!(60000), "is above"),
         ("num_layers", json!(2.5), "`num_layers` is 2.5"),
+        ("num_layers", json!(0), "`num_layers` is 0, but must lie within 1..=1024"),
+        ("num_layers", json!(20_000), "`num_layers` is 20000, but must lie within 1..=1024"),
         ("sample_size", json!(7), "`sample_size` 7 is not a multiple"),
         ("sample_size", json!(16), "more than `pos_embed_max_size` 6"),
         ("dual_attention_layers", json!([2]), "`dual_attention_layers` names 2"),

@@ -11,6 +11,10 @@ use crate::{Error, Result};
 /// No known model comes near; larger sizes would only overflow.
 const MAX_SIZE: usize = 1 << 16;
 
+/// Blocks of one kind. No known model comes near: published ones have at most 38. The time to plan grows with the square of their number,
+/// and is about a second here.
+const MAX_LAYERS: usize = 1 << 10;
+
 /// The sizes of one architecture's transformers.
 pub(in crate::architecture) trait Configuration: DeserializeOwned {
     /// What its files may hold.
@@ -81,14 +85,18 @@ impl ConfigKeys {
     }
 }
 
-/// What is wrong with sizes that no such model can have, or with the width of so many `heads` of so many `features`.
+/// What is wrong with numbers of `layers` or other `sizes` that no such model can have, or with the width of so many `heads` of so many
+/// `features`.
 pub(in crate::architecture) fn sizes_problem(
+    layers: &[(&str, usize)],
     sizes: &[(&str, usize)],
     heads: usize,
     features: usize,
 ) -> Option<String> {
-    if let Some((key, value)) = sizes.iter().find(|(_, value)| !(1..=MAX_SIZE).contains(value)) {
-        return Some(format!("`{key}` is {value}, but must lie within 1..={MAX_SIZE}"));
+    for (sizes, most) in [(layers, MAX_LAYERS), (sizes, MAX_SIZE)] {
+        if let Some((key, value)) = sizes.iter().find(|(_, value)| !(1..=most).contains(value)) {
+            return Some(format!("`{key}` is {value}, but must lie within 1..={most}"));
+        }
     }
     (heads * features > MAX_SIZE).then(|| {
         format!("`num_attention_heads` {heads} times `attention_head_dim` {features} is above {MAX_SIZE}")
