@@ -86,6 +86,9 @@ pub(super) fn plan(args: &PlanArgs, context: &mut CommandContext<'_>) -> Result<
         note: None,
     };
     context.print_prose(&report, args.json)?;
+    if let Some(note) = job.note() {
+        context.progress().note(&note);
+    }
     args.device_memory.map_or(Ok(()), |memory| on_device.check(1, memory))
 }
 
