@@ -14,6 +14,7 @@ use bytemuck::Pod;
 use candle_core::{DType, Tensor};
 use half::{bf16, f16};
 use obsdiff_files::{in_hole, open_regular};
+use rayon::prelude::*;
 use safetensors::SafeTensorError;
 use safetensors::tensor::Metadata;
 
@@ -23,6 +24,8 @@ use crate::{Error, HOST, Result};
 const LENGTH: u64 = 8;
 /// The longest header that is read, which is also what the safetensors library allows.
 const LONGEST_HEADER: u64 = 100_000_000;
+/// Bytes that one thread reads at a time: memory that is new to the process is slow to fill for one alone.
+const READ_BY_ONE: usize = 1 << 20;
 
 /// A safetensors file. Its header was read and is whole; tensors are read when they are asked for.
 #[derive(Debug)]
@@ -120,8 +123,13 @@ impl TensorFile {
         Ok(numbers)
     }
 
+    /// Fills memory from here on in the file, a large piece by several threads.
     fn read_into(&self, start: u64, into: &mut [u8]) -> Result<()> {
-        self.file.read_exact_at(into, start).map_err(|error| match error.kind() {
+        let read = |(number, piece): (usize, &mut [u8])| {
+            self.file.read_exact_at(piece, start + (number * READ_BY_ONE) as u64)
+        };
+        let pieces = into.par_chunks_mut(READ_BY_ONE).enumerate();
+        pieces.try_for_each(read).map_err(|error| match error.kind() {
             ErrorKind::UnexpectedEof => Error::Changed { path: self.path.clone() },
             _ => Error::file(&self.path, error),
         })
