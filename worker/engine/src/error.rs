@@ -38,8 +38,8 @@ pub enum Error {
     },
     /// A file was written to, or another one was put in its place, since the pipeline was opened.
     #[error(
-        "{}: was changed after the job began, and what is computed would be of neither model: put that file back as it was and start \
-         the job again, or start a new job on what it is now",
+        "{}: was changed while it was in use, so the result would be of neither version: put the earlier one back and run the same \
+         command again, or begin anew with this one",
         path.display()
     )]
     Changed {

@@ -42,7 +42,7 @@ pub(super) fn work(args: &WorkerArgs, context: &mut CommandContext<'_>) -> Resul
     if let Some(gpus) = &args.devices {
         return each_gpu::work(gpus, args, context);
     }
-    // The sums of a GPU stay untouched in the host's memory.
+    // Where GPUs sum the Grams, those of the host stay untouched and take none of its memory.
     context.memory = args.memory.or(context.memory).filter(|_| peers::sums_on_host(args));
     context.use_threads(args.process.threads)?;
     context.compute_here()?;

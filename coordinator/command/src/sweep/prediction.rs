@@ -122,6 +122,7 @@ fn errors(
             })?;
         }
     }
+    described.files.check_unchanged()?;
     phase.finish();
     Ok(errors)
 }

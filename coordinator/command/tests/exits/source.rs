@@ -53,7 +53,7 @@ fn a_job_whose_model_is_changed_ends_without_a_result_and_goes_on_once_the_file_
         change(&weights, &dense);
         let (code, said) = run.verdict();
         assert_eq!(code, Some(3), "{name}: {said}");
-        let words = "diffusion_pytorch_model.safetensors: was changed after the job began";
+        let words = "diffusion_pytorch_model.safetensors: was changed while it was in use";
         assert!(said.contains(words), "{name}: {said}");
         assert!(!folder.path().join("out").exists(), "{name}");
         fs::write(&weights, &dense).unwrap();

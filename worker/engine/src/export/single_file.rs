@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 use super::file_name;
 use super::sink::Sink;
 use super::staging::ExportFolder;
-use crate::checkpoint::{JoinedTensor, TensorRows, Weights};
+use crate::checkpoint::{JoinedTensor, SourceFiles, TensorRows, Weights};
 use crate::{Error, Result};
 
 /// A tensor's header, and the bytes that it is made of.
@@ -26,13 +26,15 @@ struct Laid<'a> {
 /// Writes `tensors`, made of `weights`, to a new file. It appears whole or not at all. Returns its bytes.
 ///
 /// # Errors
-/// When the file exists, a tensor is missing or its parts do not fit each other, or the file cannot be written.
+/// When the file exists, a tensor is missing or its parts do not fit each other, the weights are changed meanwhile, or the file cannot be
+/// written.
 pub fn write_single_file(
     weights: &Weights,
     tensors: &[JoinedTensor],
     destination: &Path,
     disk: &Disk,
 ) -> Result<u64> {
+    let source = SourceFiles::open(weights.paths().map(Path::to_owned))?;
     let laid = tensors.iter().map(|tensor| laid(weights, tensor)).collect::<Result<Vec<_>>>()?;
     let header = header(&laid, destination)?;
     let parts = || laid.iter().flat_map(|tensor| &tensor.parts);
@@ -48,6 +50,7 @@ pub fn write_single_file(
         }
         Ok(())
     })?;
+    source.check_unchanged()?;
     staging.commit_file(&name, destination)?;
     Ok(bytes)
 }

@@ -6,6 +6,8 @@
 
 use std::path::Path;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value};
 use tokenizers::Tokenizer;
 use tokenizers::normalizers::Precompiled;
@@ -177,7 +179,7 @@ fn pre_tokenizer_growth(kind: &str, step: &Value) -> Option<u64> {
 /// The most bytes that SentencePiece's table of replacements makes of one byte. The table is base64 of: its length in bytes, 32-bit numbers
 /// of a tree of what is replaced, and the replacements, each with a zero at its end.
 fn charsmap_growth(text: &str) -> Option<u64> {
-    let table = from_base64(text)?;
+    let table = STANDARD.decode(text).ok()?;
     let (length, rest) = table.split_first_chunk::<4>()?;
     // The library reserves memory for so many numbers before it looks for them.
     let replacements = rest.get(u32::from_le_bytes(*length) as usize / 4 * 4..)?;
@@ -188,29 +190,6 @@ fn charsmap_growth(text: &str) -> Option<u64> {
     let short = (1..0x800).filter_map(char::from_u32).map(String::from).chain(["\r\n".to_owned()]);
     let short = short.filter_map(growth).max().unwrap_or_default();
     Some(short.max(longest.div_ceil(3)).max(1) as u64)
-}
-
-/// The bytes of a text in base64.
-fn from_base64(text: &str) -> Option<Vec<u8>> {
-    let mut bytes = Vec::new();
-    let (mut bits, mut count): (u32, u32) = (0, 0);
-    for sign in text.trim_end_matches('=').bytes() {
-        let value = match sign {
-            b'A'..=b'Z' => sign - b'A',
-            b'a'..=b'z' => sign - b'a' + 26,
-            b'0'..=b'9' => sign - b'0' + 52,
-            b'+' => 62,
-            b'/' => 63,
-            _ => return None,
-        };
-        bits = (bits << 6) | u32::from(value);
-        count += 6;
-        if count >= 8 {
-            count -= 8;
-            bytes.push((bits >> count) as u8);
-        }
-    }
-    Some(bytes)
 }
 
 /// Refuses what puts a prompt between special tokens more than once: the library repeats all of it.
