@@ -72,13 +72,18 @@ for timed in [*times.get("grams", []), *times.get("solves", []), *times.get("blo
 
 # Each part of the two that is timed alone.
 PARTS = {
-    "grams": {"judge_seconds", "products_seconds", "adds_seconds"},
+    "grams": {"judge_seconds", "products_seconds", "adds_seconds", "whole_product_seconds"},
     "solves": {"factor_seconds", "inverse_seconds", "products_seconds", "copies_seconds"},
 }
 for kind, names in PARTS.items():
     for timed in times.get(kind, []):
         parts = timed.get("parts") or {}
         holds(set(parts) == names and all(map(is_positive, parts.values())), f"parts of a time: {timed}")
+
+for timed in times.get("grams", []):
+    holds(is_positive(timed.get("over_whole_product")), f"a Gram beside its whole product: {timed}")
+said = [f"Gram of {timed.get('width')} over the whole product" for timed in times.get("grams", [])]
+holds(all(what in whole["reached"] for what in said), f"of these nothing is said: {said}")
 
 # What is there where PyTorch is: ratios, with those of a job, and what they are ratios of.
 if "times beside PyTorch's" in whole["ok"]:

@@ -29,11 +29,15 @@ fn holds(device: &str) {
     assert_eq!(listed("grams").len(), 3);
     listed("grams").iter().for_each(|gram| seconds(gram, "seconds"));
     assert_eq!(listed("grams")[0]["operations"], 40 * 24 * 25);
-    let panels: Vec<_> =
-        listed("grams").iter().map(|gram| gram["panels"].as_array().unwrap().clone()).collect();
-    let tried: Vec<_> = panels[2].iter().map(|panel| panel["rows"].as_u64().unwrap()).collect();
-    assert_eq!((panels[0].len(), tried), (0, if device == "cpu" { vec![] } else { vec![256] }));
-    panels[2].iter().for_each(|panel| seconds(panel, "seconds"));
+    let tuning: Vec<_> =
+        listed("grams").iter().map(|gram| gram["tuning"].as_array().unwrap().clone()).collect();
+    let number = |of: &Value, key: &str| of[key].as_u64().unwrap();
+    let tried: Vec<_> = tuning[2].iter().map(|of| (number(of, "rows"), number(of, "blocks"))).collect();
+    let pairs = [8, 16, 24, 48].map(|blocks| (256, blocks));
+    assert_eq!((tuning[0].len(), &*tried), (0, if device == "cpu" { &[][..] } else { &pairs[..] }));
+    for of in tuning[2].iter().chain(listed("grams").iter().filter(|_| device != "cpu")) {
+        ["seconds", "over_whole_product"].iter().for_each(|key| seconds(of, key));
+    }
     assert_eq!(listed("solves").len(), 1);
     for solve in listed("solves") {
         ["seconds", "inverses_seconds", "obs_seconds"].iter().for_each(|key| seconds(&solve, key));
@@ -47,7 +51,7 @@ fn holds(device: &str) {
             names.iter().for_each(|name| seconds(&of["parts"], name));
         }
     };
-    let of_observation = ["adds_seconds", "judge_seconds", "products_seconds"];
+    let of_observation = ["adds_seconds", "judge_seconds", "products_seconds", "whole_product_seconds"];
     listed("grams").iter().for_each(|gram| parts(gram, &of_observation));
     let of_solve = ["copies_seconds", "factor_seconds", "inverse_seconds", "products_seconds"];
     listed("solves").iter().for_each(|solve| parts(solve, &of_solve));

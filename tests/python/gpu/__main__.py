@@ -152,10 +152,29 @@ def times(*arguments):
     return ran("device_times", "cuda", *arguments).object()
 
 
+def say_of_gram(gram):
+    """Gives the time of an observation, of each part of it alone and of the fastest panels and blocks, over that of its whole product."""
+    parts = gram.get("parts") or {}
+    whole = parts.get("whole_product_seconds")
+    if not whole:
+        return
+    of = f"Gram of {gram['width']}"
+    report.say(f"{of} over the whole product", gram["seconds"] / whole)
+    for part in ["judge", "products", "adds"]:
+        report.say(f"{of}, its {part} alone, over the whole product", parts[f"{part}_seconds"] / whole)
+    if gram["tuning"]:
+        best = min(gram["tuning"], key=lambda tried: tried["seconds"])
+        by = f"by panels of {best['rows']} rows and {best['blocks']} blocks, the fastest"
+        report.say(f"{of} {by}, over the whole product", best["seconds"] / whole)
+
+
 @report.step("times", 100)
 def _():
     widths = ",".join(str(width) for width in WIDTHS)
-    return times(TOKENS, widths, ",".join(f"{rows}x{width}" for rows, width in LINEARS))
+    found = times(TOKENS, widths, ",".join(f"{rows}x{width}" for rows, width in LINEARS))
+    for gram in found["grams"]:
+        say_of_gram(gram)
+    return found
 
 
 for model, *sizes in BLOCKS:

@@ -145,19 +145,25 @@ impl ComputeDevice {
         match self {
             Self::Cpu => Box::new(BTreeMap::<_, Arc<Gram>>::new()),
             #[cfg(feature = "cuda")]
-            Self::Cuda(device) => Box::new(CudaGrams::new(Arc::clone(device), None)),
+            Self::Cuda(device) => Box::new(CudaGrams::new(Arc::clone(device))),
         }
     }
 
-    /// The same for a GPU with panels of so many rows, by which it is found which of them are fastest; none for the processor.
+    /// The same for a GPU with panels of so many rows, added by so many blocks of threads or the usual ones, by which it is found which of them
+    /// are fastest; none for the processor.
+    #[cfg_attr(not(feature = "cuda"), expect(unused_variables))]
     pub fn grams_by_panels(
         &self,
-        #[cfg_attr(not(feature = "cuda"), expect(unused_variables))] rows: NonZeroUsize,
+        rows: NonZeroUsize,
+        blocks: Option<NonZeroUsize>,
     ) -> Option<Box<dyn GramSet>> {
         match self {
             Self::Cpu => None,
             #[cfg(feature = "cuda")]
-            Self::Cuda(device) => Some(Box::new(CudaGrams::new(Arc::clone(device), Some(rows.get())))),
+            Self::Cuda(device) => {
+                let blocks = blocks.map(NonZeroUsize::get);
+                Some(Box::new(CudaGrams::by_panels(Arc::clone(device), rows.get(), blocks)))
+            }
         }
     }
 

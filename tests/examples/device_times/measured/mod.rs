@@ -1,13 +1,14 @@
 //! What `device_times` measures.
 //!
 //! DEVICE is cpu, cuda or cuda:N. An observation of TOKENS rows in bf16 is added to a Gram of each WIDTH: from the memory of the device,
-//! where blocks leave it, and with others behind it, as a denoising step of a batch has them. `panels` says how long that takes a GPU by
-//! panels of some numbers of rows, and `parts` how long each part of it takes alone: to judge whether it may be added, to form its products
-//! and to add these. A GPU does them side by side, so their sum may be more than the whole. Each linear of ROWS x WIDTH is pruned to half
-//! of its weights, by alternating directions with refinement and by OBS; that includes what its site's Gram is factorised for, which
-//! `inverses_seconds` says of alternating directions. Linears lie on the host before and after, and Grams in the memory of the device.
-//! Their `parts` are, by alternating directions on a GPU, the factors of all penalties, the inverses from them, all products of a linear,
-//! and its copies; the rest of the whole goes to masks and to what lies between products. `-` stands for no width, and for no linear.
+//! where blocks leave it, and with others behind it, as a denoising step of a batch has them. `parts` says how long each part of it takes a
+//! GPU alone: to judge whether it may be added, to form its products and to add these; and how long the whole product X^T X takes. It does the
+//! parts side by side, so their sum may be more than the whole. `tuning` says how long an observation takes by panels of some numbers of rows,
+//! each added by some numbers of blocks of threads, and `over_whole_product` what share of the whole product's time that is. Each linear of
+//! ROWS x WIDTH is pruned to half of its weights, by alternating directions with refinement and by OBS; that includes what its site's Gram is
+//! factorised for, which `inverses_seconds` says of alternating directions. Linears lie on the host before and after, and Grams in the memory
+//! of the device. Their `parts` are, by alternating directions on a GPU, the factors of all penalties, the inverses from them, all products of
+//! a linear, and its copies; the rest of the whole goes to masks and to what lies between products. `-` stands for no width, and for no linear.
 //! `operations` are those that `obsdiff plan` counts for it, and `rates` the operations a second of the device's products by their type.
 //!
 //! Each FOLDER holds the `config.json` of a transformer. One block of each of its kinds is computed in bf16, with random weights: for BATCH
@@ -29,6 +30,7 @@ use obsdiff_core::assignment::SolveCost;
 use obsdiff_engine::device::transfers::Transfers;
 use obsdiff_engine::device::{ComputeDevice, DeviceName, PartTimes};
 use obsdiff_engine::gram::{Gram, GramSet, PlacedGram};
+use obsdiff_engine::model::Matrix;
 use obsdiff_engine::solve::{Factor, Obs, SiteSettings, SiteSolver, stride};
 use obsdiff_proto::{Accumulate, Effort, Precision, SiteId, SparsitySpec, Target};
 use obsdiff_tests::noise;
@@ -43,10 +45,11 @@ const SETTINGS: SiteSettings =
     SiteSettings { damping: 0.01, precision: Precision::F32, effort: Effort::Fast, refinement: 5 };
 const HALF: Target = Target::Unstructured { ratio: 0.5 };
 const ROUNDS: usize = 3;
-/// Observations that are added one after another without a wait.
-const OBSERVATIONS: u32 = 8;
-/// Rows of panels that are tried.
-const PANELS: [usize; 4] = [256, 512, 1024, 2048];
+/// Observations that are added one after another without a wait: a denoising step has several for each block.
+const OBSERVATIONS: u32 = 32;
+/// Rows of panels and blocks of threads that add each of them, of which all pairs are tried.
+const PANELS: [usize; 4] = [256, 512, 768, 1024];
+const BLOCKS: [usize; 4] = [8, 16, 24, 48];
 
 /// All that the arguments ask for.
 pub(crate) fn measured(arguments: &[String]) -> Result<Value> {
@@ -58,21 +61,17 @@ pub(crate) fn measured(arguments: &[String]) -> Result<Value> {
         let width = width.parse().context(USAGE)?;
         let rows = device.matrix(&observation(tokens, width)?)?;
         let (_, Timed { seconds, transfers }) = observed(&device, device.grams(), tokens, width)?;
-        let mut panels = Vec::new();
-        for rows in PANELS.into_iter().filter_map(NonZeroUsize::new).filter(|rows| rows.get() < width) {
-            let Some(grams) = device.grams_by_panels(rows) else { break };
-            let Timed { seconds, .. } = observed(&device, grams, tokens, width)?.1;
-            panels.push(json!({ "rows": rows, "seconds": seconds }));
-        }
         let parts = timed_parts(|| device.observation_times(&rows, EXPONENT, OBSERVATIONS))?;
-        let operations = tokens * width * (width + 1);
+        let whole = parts["whole_product_seconds"].as_f64();
+        let tuning = tuned(&device, &rows, width, whole)?;
         grams.push(json!({
             "tokens": tokens,
             "width": width,
             "seconds": seconds,
-            "operations": operations,
+            "over_whole_product": whole.map(|whole| seconds / whole),
+            "operations": tokens * width * (width + 1),
             "transfers": transfers,
-            "panels": panels,
+            "tuning": tuning,
             "parts": parts,
         }));
     }
@@ -140,6 +139,28 @@ fn observed(
     })?;
     timed.seconds /= f64::from(OBSERVATIONS);
     Ok((grams.share(SITE)?.context("the Gram is not open")?, timed))
+}
+
+/// How long it takes a GPU to add an observation by other panels, each added by other numbers of blocks.
+fn tuned(device: &ComputeDevice, rows: &Matrix, width: usize, whole: Option<f64>) -> Result<Vec<Value>> {
+    let (empty, mut tuned) = (Arc::new(Gram::new(width, Accumulate::Exact, EXPONENT)), Vec::new());
+    for (panel, blocks) in PANELS.into_iter().flat_map(|panel| BLOCKS.map(|blocks| (panel, blocks))) {
+        let Some(height) = NonZeroUsize::new(panel).filter(|height| height.get() < width) else { break };
+        let Some(mut grams) = device.grams_by_panels(height, NonZeroUsize::new(blocks)) else { break };
+        grams.open_empty(SITE, &empty)?;
+        let Timed { seconds, .. } = fastest(device, || {
+            for _ in 0..OBSERVATIONS {
+                grams.observe_in_place(SITE, rows, 1.0)?;
+            }
+            grams.settle().map_err(|(_, problem)| problem)?;
+            Ok(())
+        })?;
+        let seconds = seconds / f64::from(OBSERVATIONS);
+        let over = whole.map(|whole| seconds / whole);
+        tuned
+            .push(json!({ "rows": panel, "blocks": blocks, "seconds": seconds, "over_whole_product": over }));
+    }
+    Ok(tuned)
 }
 
 /// How long it takes to prune a linear in either way.

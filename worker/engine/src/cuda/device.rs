@@ -8,7 +8,7 @@ use super::CudaError;
 use super::driver::CudaDriver;
 use super::error::MemoryPhase;
 use super::factoriser::Factoriser;
-use super::lanes::Lane;
+use super::lanes::{Ahead, Lane};
 use super::occupied::OccupiedMemory;
 use super::overrides::refuse_overrides;
 use super::products::Products;
@@ -23,7 +23,8 @@ const DRIVER: (&str, &str) =
     ("the NVIDIA driver (libcuda.so.1)", "install it, or run where there is a GPU (--device cpu needs none)");
 
 /// A GPU with its driver, its libraries and obsdiff's kernels. Its work runs in order, on one stream. Beside it runs only what sums of
-/// Grams need while they are sent and received, and the panels of an observation's product and the inverses of a site, for which it waits.
+/// Grams need while they are sent and received, the inverses of a site, for which it waits, and how observations are added to Grams, for which
+/// it waits where that matters: see `panels.rs`.
 #[derive(Debug)]
 pub struct CudaDevice {
     ordinal: usize,
@@ -34,6 +35,7 @@ pub struct CudaDevice {
     products: Products,
     factoriser: Factoriser,
     lanes: Vec<Lane>,
+    ahead: Ahead,
     beside: CudaDriver,
     driver: CudaDriver,
 }
@@ -81,10 +83,10 @@ impl CudaDevice {
         let products = Products::open(&driver).map_err(opening)?;
         let factoriser = Factoriser::open(&driver).map_err(opening)?;
         let lanes = Lane::open_all(&driver, &factoriser).map_err(opening)?;
-        let beside = driver.beside()?;
+        let (beside, ahead) = (driver.beside()?, Ahead::open(&driver)?);
         let after = occupied.as_ref().and_then(OccupiedMemory::bytes);
         let opening = before.zip(after).map(|(before, after)| after.saturating_sub(before));
-        Ok(Self { ordinal, name, capability, opening, products, factoriser, lanes, beside, driver })
+        Ok(Self { ordinal, name, capability, opening, products, factoriser, lanes, ahead, beside, driver })
     }
 
     /// How many there are.
@@ -163,6 +165,11 @@ impl CudaDevice {
     /// Streams beside the first one.
     pub(super) fn lanes(&self) -> &[Lane] {
         &self.lanes
+    }
+
+    /// Streams that go ahead of those.
+    pub(super) const fn ahead(&self) -> &Ahead {
+        &self.ahead
     }
 
     pub(super) const fn factoriser(&self) -> &Factoriser {

@@ -4,11 +4,12 @@
 use std::fmt::Debug;
 use std::sync::Arc;
 
+use cudarc::driver::result::stream::get_priority_range;
 use cudarc::driver::result::{DriverError, device, mem_get_info, memset_d8_async};
-use cudarc::driver::sys::{CUevent_flags, CUresult, cuDriverGetVersion, is_culib_present};
+use cudarc::driver::sys::{CUresult, cuDriverGetVersion, is_culib_present};
 use cudarc::driver::{
-    CudaContext, CudaEvent, CudaSlice, CudaStream, DevicePtr, DevicePtrMut, DeviceRepr, LaunchConfig,
-    PushKernelArg, ValidAsZeroBits,
+    CudaContext, CudaSlice, CudaStream, DevicePtr, DevicePtrMut, DeviceRepr, LaunchConfig, PushKernelArg,
+    ValidAsZeroBits,
 };
 use obsdiff_proto::Accumulate;
 
@@ -151,8 +152,23 @@ impl CudaDriver {
     /// given back here.
     pub(super) fn beside(&self) -> Result<Self, CudaError> {
         let stream = self.context.new_stream().map_err(failed("cuStreamCreate"))?;
+        Ok(self.with(stream))
+    }
+
+    /// The same with a stream whose blocks of threads go before those of others wherever the GPU gets room for one.
+    pub(super) fn ahead(&self) -> Result<Self, CudaError> {
+        self.bind()?;
+        // The lowest number is the highest priority.
+        let (_, first) = get_priority_range().map_err(failed("cuCtxGetStreamPriorityRange"))?;
+        let stream =
+            self.context.new_stream_with_priority(first).map_err(failed("cuStreamCreateWithPriority"))?;
+        Ok(self.with(stream))
+    }
+
+    /// The same GPU with this stream.
+    fn with(&self, stream: Arc<CudaStream>) -> Self {
         let (context, functions) = (self.context.clone(), self.functions.clone());
-        Ok(Self { context, stream, functions, transfers: self.transfers.clone() })
+        Self { context, stream, functions, transfers: self.transfers.clone() }
     }
 
     /// Gives memory back that is kept for the next buffer, once all work on this stream is done. What was in use until now does not count for
@@ -180,27 +196,6 @@ impl CudaDriver {
     /// What has crossed by this driver, and by those beside it.
     pub(super) fn transfers(&self) -> Transfers {
         self.transfers.so_far()
-    }
-
-    /// Has the work that is given from now on wait for an event, as it was recorded last.
-    pub(super) fn wait_for(&self, event: &CudaEvent) -> Result<(), CudaError> {
-        self.stream.wait(event).map_err(failed("cuStreamWaitEvent"))
-    }
-
-    /// An event, which keeps its time where it is asked for; nothing yet: see [`Self::record`].
-    pub(super) fn event(&self, with_time: bool) -> Result<CudaEvent, CudaError> {
-        let flags = with_time.then_some(CUevent_flags::CU_EVENT_DEFAULT);
-        self.context.new_event(flags).map_err(failed("cuEventCreate"))
-    }
-
-    /// Has an event say when the work given so far was done.
-    pub(super) fn record(&self, event: &CudaEvent) -> Result<(), CudaError> {
-        event.record(&self.stream).map_err(failed("cuEventRecord"))
-    }
-
-    /// Milliseconds from one event to another, once both have passed.
-    pub(super) fn milliseconds(from: &CudaEvent, to: &CudaEvent) -> Result<f32, CudaError> {
-        from.elapsed_ms(to).map_err(failed("cuEventElapsedTime"))
     }
 
     /// The stream, for the libraries.

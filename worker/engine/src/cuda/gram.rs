@@ -11,8 +11,7 @@ use super::error::MemoryPhase;
 use super::kernels::Launch;
 use super::matrix::{CudaMatrix, NumberType};
 use super::observation::{DeviceGram, Observation, Squares, grown};
-use super::panels::Panels;
-use super::stopwatch::Stopwatch;
+use super::panels::{PanelSizes, Panels};
 use super::sums::{CudaGram, DeviceSums};
 use super::verdicts::Verdicts;
 use super::{CudaDevice, CudaError};
@@ -24,13 +23,13 @@ use crate::model::Matrix;
 /// The open Grams of a package on a GPU.
 #[derive(Debug)]
 pub struct CudaGrams {
+    // They go before what they work in.
+    panels: Panels,
     device: Arc<CudaDevice>,
     open: BTreeMap<SiteId, DeviceGram>,
     /// None while nothing has been observed since the last site was opened.
     verdicts: Option<Verdicts>,
     squares: Squares,
-    panels: Panels,
-    stopwatch: Stopwatch,
     /// Observations of the host, copied here.
     rows: Option<DeviceBuffer<u8>>,
     /// Observations of the GPU with features of constant 1.
@@ -38,13 +37,20 @@ pub struct CudaGrams {
 }
 
 impl CudaGrams {
-    /// No Grams yet. Products are formed in panels of so many rows, or of those that suit each Gram's width: only those give the bits of other
-    /// workers.
-    pub fn new(device: Arc<CudaDevice>, panel_rows: Option<usize>) -> Self {
-        let (squares, panels, stopwatch) =
-            (Squares::default(), Panels::of_height(panel_rows), Stopwatch::default());
-        let (open, verdicts, rows, padded) = (BTreeMap::new(), None, None, None);
-        Self { device, open, verdicts, squares, panels, stopwatch, rows, padded }
+    /// No Grams yet.
+    pub fn new(device: Arc<CudaDevice>) -> Self {
+        Self::of_sizes(device, PanelSizes::default())
+    }
+
+    /// The same with products in panels of so many rows, added by so many blocks of threads where that is said. Only the usual rows give the
+    /// bits of other workers.
+    pub fn by_panels(device: Arc<CudaDevice>, rows: usize, blocks: Option<usize>) -> Self {
+        Self::of_sizes(device, PanelSizes { rows: Some(rows), blocks })
+    }
+
+    fn of_sizes(device: Arc<CudaDevice>, sizes: PanelSizes) -> Self {
+        let (panels, squares) = (Panels::new(&device, sizes), Squares::default());
+        Self { panels, device, open: BTreeMap::new(), verdicts: None, squares, rows: None, padded: None }
     }
 
     fn insert(&mut self, site: SiteId, gram: &Gram, sums: DeviceSums) -> Result<(), GramError> {
@@ -59,6 +65,7 @@ impl CudaGrams {
     /// What became of all that was observed of each site, in the sites' order, once that is known.
     fn settled(&self) -> Result<Vec<Result<(), GramError>>, CudaError> {
         let driver = self.device.driver();
+        self.panels.join()?;
         let Some(verdicts) = &self.verdicts else {
             driver.wait()?;
             return Ok(vec![Ok(()); self.open.len()]);
@@ -83,10 +90,11 @@ impl GramSet for CudaGrams {
     fn settle(&mut self) -> Result<Duration, (SiteId, GramError)> {
         let Some(first) = self.open.keys().next() else { return Ok(Duration::ZERO) };
         let failed = |error: CudaError| (*first, error.into());
+        self.panels.wait().map_err(failed)?;
         for (site, added) in self.open.keys().zip(self.settled().map_err(failed)?) {
             added.map_err(|refused| (*site, refused))?;
         }
-        self.stopwatch.take().map_err(failed)
+        self.panels.worked().map_err(failed)
     }
 
     fn share(&self, site: SiteId) -> Result<Option<PlacedGram>, GramError> {
@@ -119,19 +127,21 @@ impl GramSet for CudaGrams {
         if tokens == 0 {
             return Ok(());
         }
+        // Until then the last ones are read.
+        self.panels.wait()?;
         let values = uploaded(self.device.driver(), &mut self.rows, rows)?;
-        let observation = Observation { values, numbers: NumberType::F32, tokens, stride: gram.width };
-        self.stopwatch.begin(self.device.driver())?;
-        let (device, panels, squares) = (&*self.device, &mut self.panels, &mut self.squares);
-        add(device, gram, observation, alpha, verdicts, panels, squares)?;
-        Ok(self.stopwatch.end(device.driver())?)
+        let numbers = NumberType::F32;
+        let observation = Observation { values, numbers, tokens, stride: gram.width, matrix: None };
+        self.panels.add(gram, observation, alpha, verdicts, &mut self.squares)?;
+        gram.host.add_mass(tokens, alpha);
+        Ok(())
     }
 
     fn observe_in_place(&mut self, site: SiteId, rows: &Matrix, alpha: f64) -> Result<bool, GramError> {
-        let Some(rows) = on_device(rows, &self.device)? else { return Ok(false) };
+        let Some(matrix) = on_device(rows, &self.device)? else { return Ok(false) };
         let verdicts = Verdicts::of(self.device.driver(), &mut self.verdicts, self.open.len())?;
         let Some(gram) = self.open.get_mut(&site) else { return Ok(true) };
-        let (tokens, width, numbers) = (rows.rows(), rows.columns(), rows.numbers());
+        let (tokens, width, numbers) = (matrix.rows(), matrix.columns(), matrix.numbers());
         if width > gram.width {
             return Err(GramError::Rows { values: tokens * width, width: gram.width });
         }
@@ -139,27 +149,18 @@ impl GramSet for CudaGrams {
         if tokens == 0 {
             return Ok(true);
         }
-        self.stopwatch.begin(self.device.driver())?;
-        let mut observation = Observation { values: rows.input(), numbers, tokens, stride: width };
+        let values = matrix.input();
+        let mut observation = Observation { values, numbers, tokens, stride: width, matrix: Some(matrix) };
         if width < gram.width {
+            self.panels.wait()?;
             let (driver, stride) = (self.device.driver(), gram.width.next_multiple_of(ALIGNED));
             let padded = grown(driver, &mut self.padded, tokens * stride * numbers.size())?;
             let launch = Launch::matrix(tokens, stride);
-            driver.pad_rows(
-                numbers,
-                launch,
-                rows.input(),
-                tokens,
-                width,
-                gram.width,
-                stride,
-                padded.output(),
-            )?;
-            observation = Observation { values: padded.input(), stride, ..observation };
+            driver.pad_rows(numbers, launch, values, tokens, width, gram.width, stride, padded.output())?;
+            observation = Observation { values: padded.input(), stride, matrix: None, ..observation };
         }
-        let (device, panels, squares) = (&*self.device, &mut self.panels, &mut self.squares);
-        add(device, gram, observation, alpha, verdicts, panels, squares)?;
-        self.stopwatch.end(device.driver())?;
+        self.panels.add(gram, observation, alpha, verdicts, &mut self.squares)?;
+        gram.host.add_mass(tokens, alpha);
         Ok(true)
     }
 
@@ -179,8 +180,10 @@ impl GramSet for CudaGrams {
             return Ok(());
         }
         let tokens = rows.len() / width;
+        self.panels.wait()?;
         let values = uploaded(self.device.driver(), &mut self.rows, &rows[..tokens * width])?;
-        let observation = Observation { values, numbers: NumberType::F32, tokens, stride: width };
+        let numbers = NumberType::F32;
+        let observation = Observation { values, numbers, tokens, stride: width, matrix: None };
         Ok(self.squares.add_energy(self.device.driver(), observation, alpha, energy)?)
     }
 
@@ -193,7 +196,9 @@ impl GramSet for CudaGrams {
         let Some(rows) = on_device(rows, &self.device)? else { return Ok(false) };
         let (tokens, width, numbers) = (rows.rows(), rows.columns(), rows.numbers());
         if tokens > 0 && width > 0 {
-            let observation = Observation { values: rows.input(), numbers, tokens, stride: width };
+            self.panels.wait()?;
+            let values = rows.input();
+            let observation = Observation { values, numbers, tokens, stride: width, matrix: None };
             self.squares.add_energy(self.device.driver(), observation, alpha, energy)?;
         }
         Ok(true)
@@ -223,24 +228,6 @@ fn uploaded<'a>(
     let buffer = grown(driver, buffer, bytes.len())?;
     driver.write(TransferKind::Activations, bytes, buffer)?;
     Ok(buffer.input())
-}
-
-/// Adds an observation to a Gram, if it may be: its verdict says so later.
-fn add(
-    device: &CudaDevice,
-    gram: &mut DeviceGram,
-    observation: Observation<'_>,
-    alpha: f64,
-    verdicts: &mut Verdicts,
-    panels: &mut Panels,
-    squares: &mut Squares,
-) -> Result<(), CudaError> {
-    let judge = |gram: &DeviceGram, verdicts: &mut Verdicts| {
-        squares.judge(device.driver(), gram, observation, alpha, verdicts)
-    };
-    panels.add(device, gram, observation, alpha, verdicts, judge)?;
-    gram.host.add_mass(observation.tokens, alpha);
-    Ok(())
 }
 
 impl From<CudaError> for GramError {

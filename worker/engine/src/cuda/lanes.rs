@@ -1,9 +1,10 @@
 //! Streams on which work that does not depend on each other is done side by side: the panels of an observation's product, and the inverses of
 //! a site.
 //!
-//! A product of a few hundred rows leaves part of a GPU idle at its end, and adding it up waits for memory while the tensor cores do nothing;
-//! a factorisation has columns that only few threads can work at. Work of other lanes fills that. No bit depends on how many lanes there are:
-//! each panel has its own product and its own sums, each inverse its own factor.
+//! A product of a few hundred rows leaves part of a GPU idle at its end; a factorisation has columns that only few threads can work at. Work of
+//! other lanes fills that. Adding a product to sums waits for memory, and products wait for tensor cores: both are done at a time where they
+//! are on different multiprocessors. A product's blocks fill each multiprocessor that they come to, so what adds goes ahead of them, with few
+//! blocks. No bit depends on how many lanes there are: each panel has its own product and its own sums, each inverse its own factor.
 
 use cudarc::driver::CudaEvent;
 
@@ -34,33 +35,37 @@ impl Lane {
     }
 }
 
+/// Streams that go ahead of the lanes. With these a GPU has eight, as many as its driver has queues for.
+#[derive(Debug)]
+pub(super) struct Ahead {
+    /// Where observations are judged.
+    pub(super) judging: CudaDriver,
+    /// Where panels are added in turn: one begins while the last one's blocks end.
+    pub(super) adding: [CudaDriver; 2],
+}
+
+impl Ahead {
+    pub(super) fn open(driver: &CudaDriver) -> Result<Self, CudaError> {
+        Ok(Self { judging: driver.ahead()?, adding: [driver.ahead()?, driver.ahead()?] })
+    }
+}
+
 /// Where the first stream and the lanes wait for each other.
 #[derive(Debug)]
 pub(super) struct Crossings {
     ready: CudaEvent,
-    judged: CudaEvent,
     done: CudaEvent,
 }
 
 impl Crossings {
     pub(super) fn new(driver: &CudaDriver) -> Result<Self, CudaError> {
-        Ok(Self { ready: driver.event(false)?, judged: driver.event(false)?, done: driver.event(false)? })
+        Ok(Self { ready: driver.event(false)?, done: driver.event(false)? })
     }
 
     /// What the first stream was given so far may be worked with once it is done.
     pub(super) fn ready(&self, driver: &CudaDriver, lanes: &[Lane]) -> Result<(), CudaError> {
         driver.record(&self.ready)?;
         lanes.iter().try_for_each(|lane| lane.driver.wait_for(&self.ready))
-    }
-
-    /// The first stream has judged an observation: products may be added.
-    pub(super) fn judged(&self, driver: &CudaDriver) -> Result<(), CudaError> {
-        driver.record(&self.judged)
-    }
-
-    /// Has a lane wait until the observation is judged.
-    pub(super) fn wait_until_judged(&self, lane: &Lane) -> Result<(), CudaError> {
-        lane.driver.wait_for(&self.judged)
     }
 
     /// Has the first stream wait for all that lanes were given.

@@ -73,9 +73,10 @@ impl Launch {
         Self { grid, block: [32, 8, 1], shared: 0 }
     }
 
-    /// Blocks of 32 x 8 threads, each with a tile of 128 columns and 8 rows: a thread has four values of a row.
-    pub(super) fn tiles_in_fours(rows: usize, columns: usize) -> Self {
-        Self::tiles(rows, columns.div_ceil(4), 8)
+    /// Blocks of 32 warps, which take a tile's parts of 256 columns of a row in turn: `most` of them, or fewer where there is less to do.
+    pub(super) fn in_turn(rows: usize, columns: usize, most: usize) -> Self {
+        let blocks = (rows * (columns / 256 + 1)).div_ceil(32).clamp(1, most.max(1));
+        Self { grid: [blocks as u32, 1, 1], block: [1024, 1, 1], shared: 0 }
     }
 
     /// 256 threads for 128 queries of each head of so many features, with a tile of keys and one of values in shared memory, as

@@ -21,6 +21,8 @@ mod driver;
 #[cfg(feature = "cuda")]
 mod error;
 #[cfg(feature = "cuda")]
+mod events;
+#[cfg(feature = "cuda")]
 mod f64;
 #[cfg(feature = "cuda")]
 mod factorised;

@@ -3,7 +3,7 @@
 use super::CudaError;
 use super::driver::{CudaDriver, DeviceBuffer, Element, In};
 use super::kernels::Launch;
-use super::matrix::NumberType;
+use super::matrix::{CudaMatrix, NumberType};
 use super::sums::DeviceSums;
 use super::verdicts::Verdicts;
 use crate::device::memory::TOKENS_OF_PART;
@@ -30,6 +30,8 @@ pub(super) struct Observation<'a> {
     pub(super) tokens: usize,
     /// Values between the starts of two rows. Those behind a row's features are zeros.
     pub(super) stride: usize,
+    /// The matrix whose memory it is, which others may free or write; none where that is left to its owner.
+    pub(super) matrix: Option<&'a CudaMatrix>,
 }
 
 /// Memory for an observation's squares. It grows to what the largest needs.
@@ -62,7 +64,7 @@ impl Squares {
         observation: Observation<'_>,
         alpha: f64,
     ) -> Result<(), CudaError> {
-        let Observation { values, numbers, tokens, stride: width } = observation;
+        let Observation { values, numbers, tokens, stride: width, .. } = observation;
         let count = tokens.div_ceil(TOKENS_OF_PART);
         let parts = grown(driver, &mut self.parts, count * width)?;
         let launch = Launch::parts(width, count);
@@ -72,16 +74,46 @@ impl Squares {
         driver.add_column_squares(Launch::each(width), parts.input(), count, width, alpha, energy.output())
     }
 
-    /// Leaves in its Gram's verdict whether an observation may be added.
+    /// Whether an observation has room without new memory.
+    pub(super) fn have_room(&self, observation: Observation<'_>) -> bool {
+        let [parts, energy] = Self::lengths(observation);
+        self.parts.as_ref().is_some_and(|held| held.len() >= parts)
+            && self.energy.as_ref().is_some_and(|held| held.len() >= energy)
+    }
+
+    /// Takes memory of the driver's stream for an observation. What works with the memory before is done there.
+    pub(super) fn reserve(
+        &mut self,
+        driver: &CudaDriver,
+        observation: Observation<'_>,
+    ) -> Result<(), CudaError> {
+        let [parts, energy] = Self::lengths(observation);
+        grown(driver, &mut self.parts, parts)?;
+        grown(driver, &mut self.energy, energy)?;
+        Ok(())
+    }
+
+    fn lengths(Observation { tokens, stride: width, .. }: Observation<'_>) -> [usize; 2] {
+        [tokens.div_ceil(TOKENS_OF_PART) * width, width]
+    }
+
+    /// Squares an observation, so that it can be judged.
+    pub(super) fn measure(
+        &mut self,
+        driver: &CudaDriver,
+        observation: Observation<'_>,
+    ) -> Result<(), CudaError> {
+        self.square(driver, observation, 1.0)
+    }
+
+    /// Leaves in its Gram's verdict whether the observation that was measured may be added to the sums as they are.
     pub(super) fn judge(
         &mut self,
         driver: &CudaDriver,
         gram: &DeviceGram,
-        observation: Observation<'_>,
         alpha: f64,
         verdicts: &mut Verdicts,
     ) -> Result<(), CudaError> {
-        self.square(driver, observation, 1.0)?;
         let n = gram.width;
         let energy = grown(driver, &mut self.energy, n)?.input();
         let verdict = verdicts.refused(gram.place);

@@ -8,8 +8,8 @@ use obsdiff_proto::Accumulate;
 use super::inverses::inverse_times;
 use super::matrix::CudaMatrix;
 use super::observation::{DeviceGram, Observation, Squares};
-use super::panels::Panels;
-use super::products::{Operand, ProductSizes};
+use super::panels::{PanelSizes, Panels};
+use super::products::{Operand, ProductBatch, ProductSizes};
 use super::stopwatch::Stopwatch;
 use super::sums::DeviceSums;
 use super::upper::Upper;
@@ -20,8 +20,8 @@ use crate::device::transfers::TransferKind;
 use crate::gram::{Gram, GramError};
 use crate::solve::{PackedUpper, SiteSettings, SolveError};
 
-/// How long the parts of an observation take, one of `times` that are given one after another: `judge`, `products` and `adds`. Sums are
-/// exact, of this exponent, and what is added are zeros.
+/// How long the parts of an observation take, one of `times` that are given one after another: `judge`, `products` and `adds`; and the
+/// `whole_product` X^T X, of which a Gram has half. Sums are exact, of this exponent, and what is added are zeros.
 pub(crate) fn observation_times(
     device: &Arc<CudaDevice>,
     rows: &CudaMatrix,
@@ -34,20 +34,41 @@ pub(crate) fn observation_times(
     }
     let (driver, width, alpha) = (device.driver(), rows.columns(), 1.0);
     let (numbers, tokens) = (rows.numbers(), rows.rows());
-    let observation = Observation { values: rows.input(), numbers, tokens, stride: width };
+    let values = rows.input();
+    let observation = Observation { values, numbers, tokens, stride: width, matrix: Some(rows) };
     let sums = DeviceSums::zeros(driver, Accumulate::Exact, Gram::entries(width))?;
     let host = Gram::of_mass(width, Accumulate::Exact, exponent, 0);
     let mut gram = DeviceGram { place: 0, width, exponent, sums, host };
     let mut verdicts = None;
     let verdicts = Verdicts::of(driver, &mut verdicts, 1)?;
-    let (mut squares, mut panels) = (Squares::default(), Panels::default());
+    let mut squares = Squares::default();
+    let mut whole = driver.buffer::<f32>(width * width)?;
+    let left = Operand { values, stride: width, transposed: true };
+    let right = Operand { transposed: false, ..left };
+    let sizes = ProductSizes { rows: width, columns: width, inner: tokens, stride: width };
+    let product = ProductBatch { numbers, sizes, left, right, steps: [0; 3], count: 1 };
+    let mut panels = Panels::new(device, PanelSizes::default());
+    let judged = |squares: &mut Squares, gram: &DeviceGram, verdicts: &mut Verdicts| {
+        squares.measure(driver, observation)?;
+        squares.judge(driver, gram, alpha, verdicts)
+    };
     // Memory is taken, and libraries load their code, before anything is timed.
-    squares.judge(driver, &gram, observation, alpha, verdicts)?;
-    panels.form(device, &mut gram, observation)?;
-    let judge = timed(device, times, || squares.judge(driver, &gram, observation, alpha, verdicts))?;
-    let products = timed(device, times, || panels.form(device, &mut gram, observation))?;
-    panels.clear(driver)?;
-    let adds = timed(device, times, || panels.add_held(device, &mut gram, alpha, verdicts))?;
+    judged(&mut squares, &gram, verdicts)?;
+    device.products().multiply_to_f32(product, whole.output().bytes())?;
+    panels.form(&mut gram, observation, &mut squares)?;
+    panels.join()?;
+    let judge = timed(device, times, || judged(&mut squares, &gram, verdicts))?;
+    let whole_product =
+        timed(device, times, || device.products().multiply_to_f32(product, whole.output().bytes()))?;
+    let products = all_timed(device, times, || {
+        (0..times).try_for_each(|_| panels.form(&mut gram, observation, &mut squares))?;
+        panels.join()
+    })?;
+    panels.clear()?;
+    let adds = all_timed(device, times, || {
+        (0..times).try_for_each(|_| panels.add_held(&mut gram, alpha, verdicts))?;
+        panels.join()
+    })?;
     // Of an observation that is refused nothing would have been added.
     for verdict in verdicts.read(driver, 1)? {
         verdict.result(exponent).map_err(|error: GramError| CudaError::Call {
@@ -55,7 +76,8 @@ pub(crate) fn observation_times(
             problem: error.to_string(),
         })?;
     }
-    Ok(PartTimes::from([("judge", judge), ("products", products), ("adds", adds)]))
+    let parts = [("judge", judge), ("products", products), ("adds", adds)];
+    Ok(parts.into_iter().chain([("whole_product", whole_product)]).collect())
 }
 
 /// How long the parts of a solve by alternating directions take: `factor` and `inverse` of all penalties, all `products`, and `copies` of
@@ -94,15 +116,26 @@ pub(crate) fn solve_times(
     ]))
 }
 
-/// How long some work takes that is given so many times, each of them: on the first stream, and on others that this one waits for.
+/// How long some work takes that is given so many times, each of them.
 fn timed(
     device: &CudaDevice,
     times: u32,
     mut work: impl FnMut() -> Result<(), CudaError>,
 ) -> Result<Duration, CudaError> {
+    all_timed(device, times, || (0..times).try_for_each(|_| work()))
+}
+
+/// How long each of so many pieces of work takes that are given together: on the first stream, and on others that this one waits for.
+fn all_timed(
+    device: &CudaDevice,
+    times: u32,
+    work: impl FnOnce() -> Result<(), CudaError>,
+) -> Result<Duration, CudaError> {
     let (driver, mut stopwatch) = (device.driver(), Stopwatch::default());
+    // Other streams begin when they are given something.
+    driver.wait()?;
     stopwatch.begin(driver)?;
-    (0..times).try_for_each(|_| work())?;
+    work()?;
     stopwatch.end(driver)?;
     driver.wait()?;
     Ok(stopwatch.take()? / times.max(1))

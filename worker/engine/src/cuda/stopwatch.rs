@@ -31,11 +31,16 @@ impl Stopwatch {
         Ok(())
     }
 
-    /// The time of all spans that were ended since it was last asked, once that work is done.
+    /// The time of all spans that were ended since it was last asked, once that work is done. They end in their order; what two of them share
+    /// counts once.
     pub(super) fn take(&mut self) -> Result<Duration, CudaError> {
-        let mut seconds = 0.0;
+        let (mut seconds, mut last) = (0.0, None);
         for [begin, end] in &self.spans[..self.used] {
-            seconds += 1e-3 * f64::from(CudaDriver::milliseconds(begin, end)?);
+            let since = |from| CudaDriver::milliseconds(from, end);
+            let whole = since(begin)?;
+            let own = last.map_or(Ok(whole), since)?.min(whole);
+            seconds += 1e-3 * f64::from(own.max(0.0));
+            last = Some(end);
         }
         self.used = 0;
         Ok(Duration::from_secs_f64(seconds))

@@ -9,7 +9,7 @@ const F64: u64 = 8;
 /// Bytes of cuBLAS's workspace: what it advises for Hopper. Of a fixed size, because the choice of algorithms depends on it.
 pub(crate) const WORKSPACE: usize = 32 << 20;
 
-/// Streams on which panels of a Gram's product, or inverses, are formed side by side: each has workspaces and a panel of its own.
+/// Streams on which panels of a Gram's product, or inverses, are formed side by side: each has workspaces of its own.
 pub(crate) const LANES: usize = 3;
 
 /// What a process takes of a GPU before it asks for anything: its context with the kernels and the libraries' own. Drivers of this time take
@@ -42,10 +42,14 @@ pub(crate) const TOKENS_OF_PART: usize = 64;
 /// Rows that are refined together, at most. Fixed, so that bits repeat.
 pub(crate) const ROWS_TOGETHER: usize = 8192;
 
-/// Rows of X^T X that are formed at once, from the diagonal to the right: of wide Grams more, so that products are large; of narrow ones fewer,
-/// so that less is formed below the diagonal. Fixed by the width, so that bits repeat.
-pub(crate) const fn panel(n: usize) -> usize {
-    if n > 8192 { 1024 } else { 512 }
+/// Rows of X^T X that are formed at once, from the diagonal to the right: as many as products of a few side by side need to be fast, and few, so
+/// that little is formed below the diagonal. Fixed, so that bits repeat.
+pub(crate) const PANEL: usize = 512;
+
+/// Panels that are in memory at a time, of as many as a Gram has: two for each lane, one that is formed and one that waits to be added. A single
+/// one is small.
+pub(crate) fn panels_held(panels: usize) -> usize {
+    if panels < 2 { 1 } else { (2 * panels).min(2 * LANES) }
 }
 
 /// Values from the start of one row to the next in a panel's product that is so many columns wide. Of an odd width, as a feature of
@@ -171,15 +175,14 @@ pub(crate) fn attended_pixels_bytes(pixels: usize, channels: usize) -> u64 {
     F32 * (6 * pixels * channels).max(5 * pixels * channels + scores) as u64 + F64 * sums as u64
 }
 
-/// An observation of so many tokens on its way into a Gram of width n: the sums of its squares, a panel of its product for each lane that has
-/// one and, where it is `padded` with a feature of constant 1, a copy.
+/// An observation of so many tokens on its way into a Gram of width n: the sums of its squares, the panels of its product that are in memory at
+/// a time, and its rows, which stay until they are read, or a copy of them where it is `padded` with a feature of constant 1.
 pub fn observation_bytes(n: usize, tokens: usize, padded: bool, bytes: usize) -> u64 {
     let parts = F64 * (tokens.div_ceil(TOKENS_OF_PART) * n) as u64;
-    let height = panel(n).min(n);
-    let lanes = n.div_ceil(height.max(1)).min(LANES);
-    let product = F32 * (lanes * height * panel_stride(n)) as u64;
-    let copy = if padded { (tokens * n.next_multiple_of(ALIGNED) * bytes) as u64 } else { 0 };
-    parts + product + copy + F64 * n as u64
+    let height = PANEL.clamp(1, n.max(1));
+    let product = F32 * (panels_held(n.div_ceil(height)) * height * panel_stride(n)) as u64;
+    let rows = (tokens * if padded { n.next_multiple_of(ALIGNED) } else { n } * bytes) as u64;
+    parts + product + rows + F64 * n as u64
 }
 
 /// What a factorisation or an inverse of an n x n matrix is planned to work in, of numbers of `bytes`: as much as the matrix takes. Where
@@ -222,16 +225,17 @@ pub fn structure_bytes(outputs: &[(usize, usize)], copied: bool) -> u64 {
 mod tests {
     use super::*;
 
-    /// Of features of f32 with a constant 1 behind them: squares of each part, a panel of each lane, the copy, and energies.
+    /// Of features of f32 with a constant 1 behind them: squares of each part, two panels of each lane, the rows, and energies.
     #[test]
     fn panels_of_an_odd_width_have_rows_that_are_aligned() {
         let tokens = TOKENS_OF_PART + 1;
         assert_eq!([1, 8, 9, 1537].map(panel_stride), [8, 8, 16, 1544]);
         let (squares, copy) = (8 * 2 * 1537, 4 * tokens * 1544);
-        let panels = 4 * 3 * 512 * 1544;
+        let panels = 4 * 6 * 512 * 1544;
         assert_eq!(observation_bytes(1537, tokens, true, 4), (squares + panels + copy + 8 * 1537) as u64);
         // Rows of an even width stay as long as they are, and a narrow Gram has one panel.
-        assert_eq!(observation_bytes(1536, 1, false, 4), (8 * 1536 + 4 * 3 * 512 * 1536 + 8 * 1536) as u64);
-        assert_eq!(observation_bytes(9, 1, false, 4), 8 * 9 + 4 * 9 * 16 + 8 * 9);
+        let wide = 8 * 1536 + 4 * 6 * 512 * 1536 + 4 * 1536 + 8 * 1536;
+        assert_eq!(observation_bytes(1536, 1, false, 4), wide as u64);
+        assert_eq!(observation_bytes(9, 1, false, 4), 8 * 9 + 4 * 9 * 16 + 4 * 9 + 8 * 9);
     }
 }

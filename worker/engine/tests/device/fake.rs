@@ -166,6 +166,24 @@ fn an_observation_crosses_to_the_gpu_once_and_only_a_verdict_comes_back_when_it_
 }
 
 #[test]
+fn what_adds_an_observation_goes_ahead_of_products() {
+    if !matches!(new_device(), ComputeDevice::Cuda(_)) || counted("fake_cuda_launches_ahead").is_none() {
+        return;
+    }
+    if !counts_alone("fake::what_adds_an_observation_goes_ahead_of_products") {
+        return;
+    }
+    let (device, width) = (new_device(), 64);
+    let mut grams = device.grams();
+    grams.open_empty(SiteId(0), &std::sync::Arc::new(Gram::new(width, Accumulate::Exact, 20))).unwrap();
+    let launched = || ["fake_cuda_launches", "fake_cuda_launches_ahead"].map(|name| counted(name).unwrap());
+    let before = launched();
+    grams.observe(SiteId(0), &noise(1, 10 * width), 1.0).unwrap();
+    // Squares, their sums, the verdict, and the one panel.
+    assert_eq!([0, 1].map(|at| launched()[at] - before[at]), [4, 4]);
+}
+
+#[test]
 fn only_latents_and_times_cross_to_the_gpu_and_only_the_velocity_comes_back() {
     if !matches!(new_device(), ComputeDevice::Cuda(_)) || counted("fake_cuda_bytes_to_host").is_none() {
         return;

@@ -59,9 +59,8 @@ fn panels_of_any_height_are_formed_side_by_side_and_joined() {
         rows.iter().for_each(|rows| wanted.observe(rows, 1.25).unwrap());
         // From one panel to many for each lane, with a last one that is lower or not.
         for height in [1, 8, 10, 23, 34, 66, 67, 500] {
-            let Some(mut grams) = device().grams_by_panels(NonZeroUsize::new(height).unwrap()) else {
-                return;
-            };
+            let height = NonZeroUsize::new(height).unwrap();
+            let Some(mut grams) = device().grams_by_panels(height, NonZeroUsize::new(2)) else { return };
             grams.open(SITE, &Arc::new(Gram::new(width, accumulate, 20))).unwrap();
             rows.iter().for_each(|rows| grams.observe(SITE, rows, 1.25).unwrap());
             assert!(read(&*grams, &wanted) == wanted, "{accumulate:?}, panels of {height}");

@@ -57,8 +57,9 @@ static std::atomic<bool> initialized;
 
 #include "memory.h"
 
-static std::atomic<unsigned long long> launches;
+static std::atomic<unsigned long long> launches, launches_ahead;
 EXPORT unsigned long long fake_cuda_launches() { return launches; }
+EXPORT unsigned long long fake_cuda_launches_ahead() { return launches_ahead; }
 
 // What a launch calls, and the addresses that it is given, as the program sees them.
 struct Bound {
@@ -293,6 +294,7 @@ EXPORT int cuLaunchKernel(void* function, unsigned grid_x, unsigned grid_y, unsi
                  threads <= shim::MOST_THREADS && block_z <= 64 && shared <= MOST_SHARED && declared <= MOST_SHARED - shared;
     if (!sizes || of == nullptr) return INVALID_VALUE;
     launches += 1;
+    if (of->is_ahead) launches_ahead += 1;
     Bound bound = kernel->bind(arguments);
     if (!bound.is_aligned) {
         fprintf(stderr, "fake CUDA: kernel %s is given an address that is no multiple of its numbers' size\n", kernel->name.c_str());

@@ -22,8 +22,13 @@ namespace {
 // Work that a stream keeps waiting at most: memory of the host that it holds must not grow without end.
 constexpr size_t MOST_WAITING = 256;
 
+// Lower numbers go ahead. Streams without one have 0.
+constexpr int FIRST_PRIORITY = -5;
+
 class Stream {
 public:
+    std::atomic<bool> is_ahead{false};
+
     explicit Stream(bool at_once) : at_once_(at_once), thread_([this] { run(); }) {}
 
     ~Stream() {
@@ -174,7 +179,18 @@ EXPORT int cuStreamCreate(void** stream, unsigned) {
     streams[made.get()] = made;
     return SUCCESS;
 }
-EXPORT int cuStreamCreateWithPriority(void** stream, unsigned flags, int) { return cuStreamCreate(stream, flags); }
+// Only whether a stream goes ahead of others is kept, so that launches there are counted.
+EXPORT int cuCtxGetStreamPriorityRange(int* last, int* first) {
+    NEEDS_CONTEXT;
+    *last = 0;
+    *first = FIRST_PRIORITY;
+    return SUCCESS;
+}
+EXPORT int cuStreamCreateWithPriority(void** stream, unsigned flags, int priority) {
+    int result = cuStreamCreate(stream, flags);
+    if (result == SUCCESS) static_cast<Stream*>(*stream)->is_ahead = priority == FIRST_PRIORITY;
+    return result;
+}
 // Waits for all work, where the real driver would go on.
 EXPORT int cuStreamDestroy_v2(void* stream) {
     NEEDS_CONTEXT;

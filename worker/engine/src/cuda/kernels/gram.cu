@@ -6,8 +6,14 @@
 // Tokens that one thread squares. Fixed, so that energies do not depend on the launch.
 #define TOKENS_OF_PART 64u
 
-// Values of a tile that one thread adds: enough that their reads, which take long, are under way together.
-#define VALUES_OF_THREAD 4u
+// Threads of a block that adds; values that each of them adds of a part of a row; and values of that part, which a warp adds. Their reads, which
+// take long, are under way together: 96 KiB in a block, enough for a multiprocessor that it has to itself.
+#define ADDING_THREADS 1024
+#define VALUES_OF_THREAD 8u
+#define VALUES_OF_WARP (32u * VALUES_OF_THREAD)
+
+// Parts begin at multiples of so many sums: 128 bytes of exact ones.
+#define SUMS_OF_LINE 16u
 
 // 1.5 * 2^52: adding it leaves a number below 2^51, rounded to the nearest integer, in the low bits of the sum. See `gram/round.rs`.
 #define ROUND 6755399441055744.0
@@ -108,37 +114,46 @@ extern "C" __global__ void admit_observation_f32(const double* energy, const flo
     judge(energy[column], sums[start_of_row(n, column)], alpha, 1.7976931348623157e308, LARGEST_F32 / 2.0, column, verdict);
 }
 
-// Replaces the sums of this thread's values in a tile by what `add` makes of value and sum. The tile holds rows x columns values of X^T X, its
-// rows `stride` apart; its first one is the Gram's (row0, column0). What lies below the diagonal is left out. Each sum is one thread's alone.
+// Replaces the sums of a tile by what `add` makes of value and sum. The tile holds rows x columns values of X^T X, its rows `stride` apart; its
+// first one is the Gram's (row0, column0). What lies below the diagonal is left out. Warps take parts of rows in turn, so any number of blocks
+// does all of it. Each sum is one thread's alone. Sums and values leave the caches first: nobody needs them soon, and products need the room.
 template <class Sum, class Add>
 __device__ void add_tile(const float* tile, unsigned rows, unsigned columns, unsigned stride, unsigned row0, unsigned column0, unsigned n,
                          Sum* sums, Add add) {
-    unsigned i = blockIdx.y * blockDim.y + threadIdx.y, first = blockIdx.x * blockDim.x * VALUES_OF_THREAD + threadIdx.x, row = row0 + i;
-    if (i >= rows || row >= n) return;
-    const float* values = tile + static_cast<size_t>(i) * stride;
-    Sum* of_row = sums + start_of_row(n, row);
-    float value[VALUES_OF_THREAD];
-    Sum sum[VALUES_OF_THREAD];
+    if (row0 >= n || column0 >= n) return;
+    rows = n - row0 < rows ? n - row0 : rows;
+    columns = n - column0 < columns ? n - column0 : columns;
+    unsigned lane = threadIdx.x % 32, warps = gridDim.x * (blockDim.x / 32), warp = blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32;
+    unsigned parts = (columns + SUMS_OF_LINE - 1 + VALUES_OF_WARP - 1) / VALUES_OF_WARP;
+    for (unsigned part = warp; part < rows * parts; part += warps) {
+        unsigned i = part / parts, row = row0 + i, first = row < column0 ? column0 : row;
+        // Columns from there on: none where the tile has only such below the diagonal.
+        unsigned left = first - column0 < columns ? columns - (first - column0) : 0;
+        size_t start = start_of_row(n, row) + (first - row);
+        // Below zero where the line holds sums before the first.
+        int at = static_cast<int>(part % parts * VALUES_OF_WARP + lane) - static_cast<int>(start % SUMS_OF_LINE);
+        const float* values = tile + static_cast<size_t>(i) * stride + (first - column0) + at;
+        Sum* of_part = sums + start + at;
+        float value[VALUES_OF_THREAD];
+        Sum sum[VALUES_OF_THREAD];
 #pragma unroll
-    for (unsigned k = 0; k < VALUES_OF_THREAD; k++) {
-        unsigned j = first + k * blockDim.x, column = column0 + j;
-        if (j >= columns || column >= n || column < row) continue;
-        sum[k] = of_row[column - row];
-        value[k] = values[j];
-    }
+        for (unsigned k = 0; k < VALUES_OF_THREAD; k++) {
+            if (static_cast<unsigned>(at) + 32 * k >= left) continue;
+            sum[k] = __ldcs(&of_part[32 * k]);
+            value[k] = __ldcs(&values[32 * k]);
+        }
 #pragma unroll
-    for (unsigned k = 0; k < VALUES_OF_THREAD; k++) {
-        unsigned j = first + k * blockDim.x, column = column0 + j;
-        if (j >= columns || column >= n || column < row) continue;
-        of_row[column - row] = add(value[k], sum[k]);
+        for (unsigned k = 0; k < VALUES_OF_THREAD; k++) {
+            if (static_cast<unsigned>(at) + 32 * k < left) __stcs(&of_part[32 * k], add(value[k], sum[k]));
+        }
     }
 }
 
 // Adds round(`scale` * tile) to the sums, with `scale` = alpha * 2^e, and nothing where an observation was refused. A value that rounding would
 // spoil, because it is not finite or 2^51 or more, is not added but counted in `spoilt`: an observation that was admitted has none.
-extern "C" __global__ void add_tile_exact(const float* tile, unsigned rows, unsigned columns, unsigned stride, unsigned row0,
-                                          unsigned column0, unsigned n, double scale, const unsigned* verdict, long long* sums,
-                                          unsigned* spoilt) {
+extern "C" __global__ void __launch_bounds__(ADDING_THREADS)
+    add_tile_exact(const float* tile, unsigned rows, unsigned columns, unsigned stride, unsigned row0, unsigned column0, unsigned n, double scale,
+                   const unsigned* verdict, long long* sums, unsigned* spoilt) {
     if (verdict[0] != NO_PLACE || verdict[1] != NO_PLACE) return;
     add_tile(tile, rows, columns, stride, row0, column0, n, sums, [=](float value, long long sum) {
         double scaled = static_cast<double>(value) * scale;
@@ -153,8 +168,9 @@ extern "C" __global__ void add_tile_exact(const float* tile, unsigned rows, unsi
 }
 
 // The same for f32 sums: adds alpha * tile.
-extern "C" __global__ void add_tile_f32(const float* tile, unsigned rows, unsigned columns, unsigned stride, unsigned row0,
-                                        unsigned column0, unsigned n, float alpha, const unsigned* verdict, float* sums) {
+extern "C" __global__ void __launch_bounds__(ADDING_THREADS)
+    add_tile_f32(const float* tile, unsigned rows, unsigned columns, unsigned stride, unsigned row0, unsigned column0, unsigned n, float alpha,
+                 const unsigned* verdict, float* sums) {
     if (verdict[0] != NO_PLACE || verdict[1] != NO_PLACE) return;
     add_tile(tile, rows, columns, stride, row0, column0, n, sums, [=](float value, float sum) { return sum + alpha * value; });
 }

@@ -6,7 +6,7 @@
 //   column_squares_*      256; (n / 256, tokens / TOKENS_OF_PART)    squares of an observation, or of the pilot's, part by part
 //   add_column_squares    256; n / 256                               the parts, in order
 //   admit_observation_*   256; n / 256                               refuses what would not be finite or would overflow
-//   add_tile_*            (32, 8); (columns / 128, rows / 8)         each tile of products that cublasGemmEx leaves
+//   add_tile_*            1024; a share of the multiprocessors       each panel of products that cublasGemmEx leaves
 //   largest_of_diagonal   256; n / 256                               for the exponent
 //   pad_rows_*            256; (stride / 256, 256)                   before, where rows get a constant or are not aligned
 //

@@ -368,6 +368,17 @@ T atomicMax(T* at, U by) {
     return replaced_where(at, T(by), [](T a, T b) { return a > b; });
 }
 
+// Reads and writes of what leaves a GPU's caches first.
+template <class T>
+T __ldcs(const T* at) {
+    return *at;
+}
+
+template <class T>
+void __stcs(T* at, T x) {
+    *at = x;
+}
+
 inline unsigned __float_as_uint(float x) {
     unsigned bits;
     memcpy(&bits, &x, sizeof bits);

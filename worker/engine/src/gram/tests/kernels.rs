@@ -91,8 +91,8 @@ impl DeviceGram {
                 row[..width].copy_from_slice(&square[(first + i) * n + first..][..width]);
             }
             let tile = device.buffer(&tile);
-            // Four values to a thread.
-            let shape = Shape::plane([width.div_ceil(4 * 16), height.div_ceil(4)], [16, 4]);
+            // Of two warps each: fewer blocks than parts of rows, or more.
+            let shape = Shape::line(1 + first % 7, 64);
             let (kernel, scale) = match self.kind {
                 Accumulate::Exact => ("add_tile_exact", Argument::F64(alpha / unit)),
                 Accumulate::F32 => ("add_tile_f32", Argument::F32(alpha as f32)),
@@ -205,6 +205,41 @@ fn values_that_rounding_would_spoil_are_counted_and_left_out() {
     let memory = device.run_in_any_order();
     assert_eq!(memory.values::<u32>(spoilt), [4]);
     assert_eq!(memory.values::<i64>(sums)[..6], [5, 5, 5, 5 + below as i64, 5 - below as i64, 5]);
+}
+
+/// Parts of rows of several warps, of a tile that begins left of the diagonal and ends right of it or at the last column.
+#[test]
+fn a_tile_is_added_by_any_number_of_blocks() {
+    let n = 600;
+    for [row0, column0, rows, columns] in [
+        [0, 0, 5, 600],
+        [7, 3, 21, 530],
+        [595, 0, 9, 700],
+        [100, 110, 3, 1],
+        [40, 0, 2, 30],
+        [3, 300, 4, 270],
+    ] {
+        let stride = columns + 5;
+        let tile = whole_numbers(6, rows * stride);
+        let mut wanted = vec![7i64; entries(n)];
+        for row in row0..n.min(row0 + rows) {
+            for column in row.max(column0)..n.min(column0 + columns) {
+                let value = f64::from(tile[(row - row0) * stride + column - column0]);
+                wanted[row_start(n, row) + column - row] += (value * 24.0) as i64;
+            }
+        }
+        for shape in [Shape::line(1, 32), Shape::line(2, 96), Shape::line(9, 64), Shape::line(3, 1024)] {
+            let mut device = Device::default();
+            let (on_device, verdict) = (device.buffer(&tile), device.buffer(&[NONE; 2]));
+            let (sums, spoilt) = (device.buffer(&vec![7i64; entries(n)]), device.buffer(&[0u32]));
+            let place = arguments![on_device, rows, columns, stride, row0, column0, n];
+            let rest = arguments![24.0f64, verdict, sums, spoilt];
+            device.launch("add_tile_exact", shape, &[&place[..], &rest[..]].concat());
+            let memory = device.run_in_any_order();
+            assert!(memory.values::<i64>(sums) == wanted, "{row0}, {column0}: {shape:?}");
+            assert_eq!(memory.values::<u32>(spoilt), [0]);
+        }
+    }
 }
 
 #[test]
