@@ -1,4 +1,5 @@
-"""Loads a pipeline that obsdiff has shrunk, by each of three ways, and records final latents and decoded pictures.
+"""Loads a pipeline that obsdiff has shrunk, by each of three ways, and records final latents and decoded pictures. It is saved again as
+PIPELINE_DIR-resaved, and loaded from there, too: by this process, and by one that has not seen it before.
 
   python shrunk_pipeline.py PIPELINE_DIR GUIDANCE TRUE_GUIDANCE OUT.safetensors PROMPT...
 
@@ -9,6 +10,7 @@ import glob
 import importlib.util
 import logging
 import os
+import subprocess
 import sys
 
 import obsdiff
@@ -67,6 +69,20 @@ if true_guidance > 1:
 pipe, by_auto = latents(by_auto)
 _, by_function = latents(by_function)
 _, by_package = latents(by_package)
+
+resaved = f"{directory}-resaved"
+pipe.save_pretrained(resaved)
+loading = """
+import sys
+from diffusers import AutoModel, DiffusionPipeline
+
+transformer = AutoModel.from_pretrained(f"{sys.argv[1]}/transformer", trust_remote_code=True)
+DiffusionPipeline.from_pretrained(sys.argv[1], transformer=transformer)
+"""
+subprocess.run([sys.executable, "-c", loading, resaved], check=True)
+by_resaving = obsdiff.load(resaved, torch_dtype=torch.float32).transformer
+_, by_resaving = latents(by_resaving)
+
 vae = pipe.vae
 pictures = vae.decode(by_auto / vae.config.scaling_factor + vae.config.shift_factor).sample
 save_file(
@@ -74,6 +90,7 @@ save_file(
         "latents": by_auto.contiguous(),
         "latents.by_function": by_function.contiguous(),
         "latents.by_package": by_package.contiguous(),
+        "latents.by_resaving": by_resaving.contiguous(),
         "pictures": pictures.contiguous(),
         **recorded,
     },

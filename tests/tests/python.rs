@@ -152,9 +152,11 @@ fn diffusers_loads_a_shrunk_pipeline_and_makes_our_pictures() {
             assert!(apart < 1e-3 && relative(theirs, &latents) > 1e-2, "{model}");
         }
         assert_eq!(theirs.contains_key("latents.true_guidance"), true_guidance > 1.0);
-        for other in ["latents.by_function", "latents.by_package"] {
+        for other in ["latents.by_function", "latents.by_package", "latents.by_resaving"] {
             assert!(relative(&theirs[other], &latents) < 1e-6, "{model}: {other}");
         }
+        let (resaved, _) = sampled(&out("out-resaved"), [guidance, 1.0], &prompts);
+        assert!(relative(&resaved, &latents) < 1e-3, "{model}: saved again by diffusers");
         // The page shows how the first model is loaded.
         let page = (model == "shapes-sd3").then(|| shown("jobs/README.md", "\n## Heads and neurons\n"));
         assert_eq!(converted(&python, folder.path(), &summary, page), 0);

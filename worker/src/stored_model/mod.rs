@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use obsdiff_engine::pipeline::{
-    INDEX_FILE, TextFiles, files_of_pipeline, files_of_transformer, weights_left_out,
+    INDEX_FILE, TextFiles, files_of_pipeline, files_of_transformer, weight_indexes, weights_left_out,
 };
 use obsdiff_files::{Lock, Owner, free_bytes};
 use obsdiff_proto::{ByteSize, JobSpec};
@@ -158,8 +158,13 @@ impl StoredModel {
     /// fails. What is here then is used by the next fetch.
     pub fn fetch(&self, extent: Extent, runtime: &Handle, on_fetch: &OnFetch<'_>) -> Result<PathBuf> {
         let configuration = self.wanted(&[INDEX_FILE, CONFIG_FILE], &[]);
-        let folder = self.bring(configuration, runtime, on_fetch)?;
+        let mut folder = self.bring(configuration, runtime, on_fetch)?;
         let names: Vec<&str> = self.files.iter().map(|file| file.name.as_str()).collect();
+        let indexes = weight_indexes(&names);
+        if extent != Extent::Configuration && !indexes.is_empty() {
+            let files = [&[INDEX_FILE, CONFIG_FILE], &*indexes].concat();
+            folder = self.bring(self.wanted(&files, &[]), runtime, on_fetch)?;
+        }
         let index = folder.join(INDEX_FILE);
         let of = |text: TextFiles| files_of_pipeline(&index, &names, text);
         // What is needed, and of which files headers are enough.
@@ -167,7 +172,7 @@ impl StoredModel {
             Extent::Configuration => return Ok(folder),
             Extent::Headers { with_text: true } => (of(TextFiles::Read)?, of(TextFiles::Read)?),
             Extent::Headers { with_text: false } => (of(TextFiles::None)?, of(TextFiles::None)?),
-            Extent::Transformer => (files_of_transformer(&names), Vec::new()),
+            Extent::Transformer => (files_of_transformer(&index, &names)?, Vec::new()),
             Extent::TransformerWeights => {
                 let all = of(TextFiles::Read)?;
                 let others = all.iter().copied().filter(|name| !name.starts_with("transformer/")).collect();

@@ -100,6 +100,30 @@ fn a_model_is_copied_once_and_as_it_is() {
     assert!(setting.unfinished().is_empty());
 }
 
+/// A folder in which somebody has given the index of a variant the plain name.
+#[test]
+fn shards_with_the_names_of_a_variant_come_where_the_plain_index_names_them() {
+    let setting = Setting::new();
+    let shard = "diffusion_pytorch_model.fp16-00001-of-00001.safetensors";
+    let (index, path) = (format!("{WEIGHTS}.index.json"), format!("transformer/{shard}"));
+    setting.put(&path, fs::read(Path::new(ASSET).join(WEIGHTS)).unwrap());
+    let model = setting.open().unwrap();
+    let (folder, _) = setting.fetch(&model, Extent::Whole).unwrap();
+    assert!(!files(&folder).contains_key(&path));
+    assert_eq!(model.left_out(&folder).unwrap(), [&*path]);
+    setting.put(&index, format!(r#"{{"weight_map": {{"proj_out.bias": "{shard}"}}}}"#).into_bytes());
+    let model = setting.open().unwrap();
+    for extent in
+        [Extent::Transformer, Extent::Headers { with_text: false }, Extent::WithoutText, Extent::Whole]
+    {
+        let (folder, _) = setting.fetch(&model, extent).unwrap();
+        assert!(files(&folder).contains_key(&path), "{extent:?}");
+        assert_eq!(model.left_out(&folder).unwrap(), [""; 0]);
+    }
+    let (folder, _) = setting.fetch(&model, Extent::Configuration).unwrap();
+    assert!(!files(&folder).contains_key(&index));
+}
+
 #[test]
 fn no_more_is_copied_than_is_needed() {
     let setting = Setting::new();

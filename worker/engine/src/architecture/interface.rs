@@ -93,9 +93,16 @@ pub trait TransformerConfig: Any + fmt::Debug + Send + Sync {
     /// Checks a checkpoint's headers against the configuration; no weight is read.
     ///
     /// # Errors
-    /// When a tensor is missing, has another shape or a type that is no float, or is one that the configuration does not ask for.
+    /// When a tensor is missing, has another shape or a type that is no float, or is one that the configuration neither asks for nor
+    /// ignores.
     fn check(&self, weights: &Weights) -> Result<()> {
-        loading::check(self.shapes(), weights)
+        loading::check(self.shapes(), weights, |tensor| self.ignores(tensor))
+    }
+
+    /// Whether a tensor may be in its checkpoint although nothing reads it: one of a module that the configuration leaves out, which
+    /// diffusers leaves aside.
+    fn ignores(&self, _tensor: &str) -> bool {
+        false
     }
 
     /// Reads the transformer, to compute in `dtype` (f32, bf16 or f16).
@@ -134,6 +141,12 @@ pub trait TransformerConfig: Any + fmt::Debug + Send + Sync {
     /// How many text tokens it reads where the text encoders in [`Architecture::text_encoders`] give so many each; `None` is an
     /// encoder that the pipeline does without. `max_sequence_length` is the number of tokens that a T5 encoder is asked for.
     fn text_tokens(&self, encoders: &[Option<usize>], max_sequence_length: usize) -> usize;
+
+    /// Whether its pipeline reads a textual inversion of several vectors as all of them: whether it is one of diffusers'
+    /// `TextualInversionLoaderMixin`.
+    fn reads_further_vectors(&self) -> bool {
+        false
+    }
 
     /// Checks that the outputs of its pipeline's text encoders, in that order, are as wide as it needs them.
     ///

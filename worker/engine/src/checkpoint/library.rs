@@ -70,10 +70,12 @@ impl Library {
     pub(crate) fn only_others(self, names: &[String]) -> Option<String> {
         let stem = self.stem();
         if let Some((name, variant)) = names.iter().find_map(|name| Some((name, variant(name, stem)?))) {
+            // An index names its files, and would have to be rewritten.
+            let is_alone = *name == format!("{stem}.{variant}.safetensors");
+            let or = if is_alone { format!(", or rename it to {stem}.safetensors") } else { String::new() };
             return Some(format!(
                 "holds weights of the variant \"{variant}\" only ({name}), which diffusers does not read unless asked: load the \
-                 pipeline with variant=\"{variant}\" and save it again with save_pretrained, or rename the files without \
-                 \".{variant}\""
+                 pipeline with variant=\"{variant}\" and save it again with save_pretrained{or}"
             ));
         }
         let pickled = |name: &String| {

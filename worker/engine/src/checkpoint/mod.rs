@@ -8,6 +8,7 @@ mod sources;
 mod tensor_file;
 mod weights;
 
+pub(crate) use config::quantised;
 pub use config::read_json;
 pub use digest::sha256;
 pub use joined::{JoinedTensor, TensorRows};

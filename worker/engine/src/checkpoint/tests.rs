@@ -162,6 +162,23 @@ fn each_library_reads_the_file_that_it_would_read_in_python() {
     }
 }
 
+/// The index of shards has their names in it.
+#[test]
+fn renaming_is_advised_for_a_single_file_of_a_variant_alone() {
+    for (part, is_advised) in [(Part::Variant, true), (Part::ShardsOfVariant, false)] {
+        for library in [Library::Diffusers, Library::Transformers] {
+            let dir = tempfile::tempdir().unwrap();
+            lay(dir.path(), library.stem(), part);
+            let error = Weights::open(dir.path(), library).unwrap_err().to_string();
+            let advice = format!("or rename it to {}.safetensors", library.stem());
+            assert!(
+                error.contains("save it again") && error.contains(&advice) == is_advised,
+                "{part:?}: {error}"
+            );
+        }
+    }
+}
+
 #[test]
 fn what_is_no_regular_file_is_refused_where_weights_and_configurations_are_read() {
     let dir = tempfile::tempdir().unwrap();

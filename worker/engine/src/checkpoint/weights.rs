@@ -10,12 +10,16 @@ use candle_core::{DType, Tensor};
 use obsdiff_files::OnProgress;
 use serde::Deserialize;
 
+use super::config::is_quantised;
 use super::library::Files;
 use super::{Library, TensorFile, read_json};
 use crate::{Error, Result};
 
 /// Bytes of a tensor that are in memory at once while it is copied.
 const COPIED_AT_ONCE: usize = 4 << 20;
+
+/// How the names of tensors end by which quantised weights have to be multiplied: of transformers, bitsandbytes and ComfyUI.
+const SCALES: [&str; 5] = ["scale", "scale_inv", "scale_weight", "SCB", "absmax"];
 
 /// A component's tensors by name, read when asked for.
 pub struct Weights {
@@ -207,6 +211,24 @@ impl Weights {
     /// Whether the component has a tensor of this name.
     pub fn contains(&self, name: &str) -> bool {
         self.entries.contains_key(name)
+    }
+
+    /// Checks that no tensor of 8 bits has scales beside it: its numbers alone are not the weights.
+    ///
+    /// # Errors
+    /// When one has.
+    pub fn check_not_quantised(&self) -> Result<()> {
+        // `logit_scale` is a weight of a whole CLIP.
+        let is_scale =
+            |name: &&str| SCALES.iter().any(|end| name.ends_with(end)) && !name.ends_with("logit_scale");
+        let has_bytes = self.entries.values().any(|entry| entry.dtype == DType::F8E4M3);
+        match self.entries.keys().map(String::as_str).find(is_scale) {
+            Some(scale) if has_bytes => Err(Error::content(
+                &self.folder,
+                is_quantised(&format!("fp8, with scales such as `{scale}`")),
+            )),
+            _ => Ok(()),
+        }
     }
 
     /// A tensor's place, type and shape.

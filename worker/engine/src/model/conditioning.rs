@@ -33,6 +33,11 @@ impl TimeTextEmbed {
         })
     }
 
+    /// Whether a tensor is of the guidance's embedder.
+    pub(crate) fn is_of_guidance(tensor: &str) -> bool {
+        tensor.starts_with("time_text_embed.guidance_embedder.")
+    }
+
     /// Every tensor that a checkpoint holds for it, with its shape.
     pub(crate) fn shapes(width: usize, pooled: usize, guided: bool) -> Vec<(String, Vec<usize>)> {
         let guidance = guided.then_some(("guidance_embedder", TIMESTEP_WIDTH));

@@ -50,8 +50,12 @@ impl Loader<'_> {
 /// Holds a checkpoint's headers against the tensors that a configuration asks for; no weight is read.
 ///
 /// # Errors
-/// When a tensor is missing, has another shape or a type that is no float, or is one that the configuration does not ask for.
-pub(crate) fn check(shapes: Vec<(String, Vec<usize>)>, weights: &Weights) -> Result<()> {
+/// When a tensor is missing, has another shape or a type that is no float, or is one that the configuration neither asks for nor `ignores`.
+pub(crate) fn check(
+    shapes: Vec<(String, Vec<usize>)>,
+    weights: &Weights,
+    ignores: impl Fn(&str) -> bool,
+) -> Result<()> {
     let shapes: BTreeMap<String, Vec<usize>> = shapes.into_iter().collect();
     for (name, shape) in &shapes {
         let entry = weights.entry(name)?;
@@ -65,7 +69,7 @@ pub(crate) fn check(shapes: Vec<(String, Vec<usize>)>, weights: &Weights) -> Res
             return Err(Error::content(path(), problem));
         }
     }
-    match weights.entries().find(|(name, _)| !shapes.contains_key(*name)) {
+    match weights.entries().find(|(name, _)| !shapes.contains_key(*name) && !ignores(name)) {
         None => Ok(()),
         Some((name, entry)) => {
             let problem = format!("holds tensor `{name}`, which the configuration does not ask for");

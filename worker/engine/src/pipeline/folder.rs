@@ -22,6 +22,9 @@ struct Component {
     /// The Python library that has the classes.
     library: &'static str,
     classes: Vec<&'static str>,
+    /// The one of them that a Python module beside the configuration defines. The index calls that module its library, by whatever name
+    /// the module was loaded.
+    local_class: Option<&'static str>,
     config: &'static str,
     /// The library that reads its weights, where it has any.
     weights: Option<Library>,
@@ -35,6 +38,7 @@ fn components(architecture: &Architecture) -> Vec<Component> {
         name,
         library: "diffusers",
         classes: classes.to_vec(),
+        local_class: None,
         config,
         weights,
         optional: false,
@@ -52,7 +56,10 @@ fn components(architecture: &Architecture) -> Vec<Component> {
     let transformer = architecture.transformer_classes();
     let scheduler = ["FlowMatchEulerDiscreteScheduler"];
     let own = [
-        needed("transformer", &transformer, "config.json", Some(Library::Diffusers)),
+        Component {
+            local_class: Some(architecture.shrunk_class),
+            ..needed("transformer", &transformer, "config.json", Some(Library::Diffusers))
+        },
         needed("scheduler", &scheduler, "scheduler_config.json", None),
         needed("vae", &["AutoencoderKL"], "config.json", Some(Library::Diffusers)),
     ];
@@ -276,7 +283,11 @@ impl Component {
             Some(Value::Array(pair)) if pair.len() == 2 && pair.iter().all(Value::is_null) => false,
             Some(Value::Array(pair)) if pair.len() == 2 => match pair[1].as_str() {
                 // A class of the same name in another library may compute anything.
-                Some(class) if self.classes.contains(&class) && pair[0] != self.library => {
+                Some(class)
+                    if self.classes.contains(&class)
+                        && self.local_class != Some(class)
+                        && pair[0] != self.library =>
+                {
                     let allowed = format!("obsdiff supports that of {} there", self.library);
                     return Err(index.refuse(self.name, &allowed));
                 }
@@ -307,8 +318,9 @@ impl Component {
             return Err(config
                 .refuse("_class_name", &format!("obsdiff supports {} there", self.classes.join(" or "))));
         }
+        config.check_not_quantised()?;
         match self.weights {
-            Some(library) => Weights::open(&folder, library).map(drop),
+            Some(library) => Weights::open(&folder, library)?.check_not_quantised(),
             None => Ok(()),
         }
     }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
-use crate::checkpoint::read_json;
+use crate::checkpoint::{quantised, read_json};
 use crate::{Error, Result};
 
 /// No width, length or count in a pipeline's configuration is larger; products of two of them cannot overflow.
@@ -22,6 +22,17 @@ impl Keys {
     pub(crate) fn open(path: &Path) -> Result<Self> {
         let map = read_json(path)?;
         Ok(Self { path: path.to_owned(), map })
+    }
+
+    /// The object that is a key's value, where the key is there.
+    pub(crate) fn within(self, key: &str) -> Result<Self> {
+        let object = self.typed(key, "it must be an object", Value::as_object)?.cloned();
+        Ok(object.map(|map| Self { path: self.path.clone(), map }).unwrap_or(self))
+    }
+
+    /// Checks that it is of no component whose weights are quantised.
+    pub(crate) fn check_not_quantised(&self) -> Result<()> {
+        quantised(&self.map).map_or(Ok(()), |problem| Err(Error::content(&self.path, problem)))
     }
 
     /// The names of all keys, in alphabetical order.

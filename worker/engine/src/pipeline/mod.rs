@@ -15,7 +15,9 @@ mod vae;
 #[cfg(test)]
 pub(crate) mod testing;
 
-pub use download::{INDEX_FILE, TextFiles, files_of_pipeline, files_of_transformer, weights_left_out};
+pub use download::{
+    INDEX_FILE, TextFiles, files_of_pipeline, files_of_transformer, weight_indexes, weights_left_out,
+};
 pub use folder::PipelineFolder;
 pub use noise::noise;
 pub use schedule::{LevelSource, Schedule, Scheduler};

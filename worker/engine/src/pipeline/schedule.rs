@@ -10,8 +10,9 @@ use crate::{Error, Result};
 /// More steps than any trajectory takes; bounds what a job can ask for.
 const MAX_STEPS: usize = 1_000_000;
 
-/// Keys that the scheduler of diffusers 0.42 has. It ignores others with a warning, and so do we.
-const KNOWN: [&str; 14] = [
+/// Keys that the scheduler of diffusers 0.42 has, and three that decide although it warns that it ignores them: its spacings read
+/// `sigma_min` and `sigma_max`, and FLUX's pipeline `use_flow_sigmas`. It ignores others with a warning, and so do we.
+const KNOWN: [&str; 17] = [
     "base_image_seq_len",
     "base_shift",
     "invert_sigmas",
@@ -20,11 +21,14 @@ const KNOWN: [&str; 14] = [
     "num_train_timesteps",
     "shift",
     "shift_terminal",
+    "sigma_max",
+    "sigma_min",
     "stochastic_sampling",
     "time_shift_type",
     "use_beta_sigmas",
     "use_dynamic_shifting",
     "use_exponential_sigmas",
+    "use_flow_sigmas",
     "use_karras_sigmas",
 ];
 
@@ -36,6 +40,10 @@ pub struct Scheduler {
     shift: Shift,
     terminal: Option<f64>,
     spacing: Spacing,
+    /// The first and the last level in place of the source's, for spacings that are not even.
+    ends: [Option<f64>; 2],
+    /// Whether the levels come from the scheduler whatever the pipeline's source is.
+    own_levels: bool,
     inverted: bool,
 }
 
@@ -87,6 +95,8 @@ impl Scheduler {
             shift: read_shift(&keys)?,
             terminal: read_terminal(&keys)?,
             spacing: read_spacing(&keys)?,
+            ends: [keys.number("sigma_max")?, keys.number("sigma_min")?],
+            own_levels: keys.flag_or("use_flow_sigmas", false)?,
             inverted: keys.flag_or("invert_sigmas", false)?,
         })
     }
@@ -104,11 +114,12 @@ impl Scheduler {
                 format!("a trajectory of {steps} steps: `calibration.steps` must be 1 to {MAX_STEPS}");
             return Err(Error::Argument(problem));
         }
+        let source = if self.own_levels { LevelSource::Scheduler } else { source };
         let mut levels = self.shifted(steps, tokens, source);
         if let Some(terminal) = self.terminal {
             stretch(&mut levels, terminal);
         }
-        self.spacing.apply(&mut levels);
+        self.spacing.apply(&mut levels, self.ends);
         let train_timesteps = self.train_timesteps as f32;
         let mut sigmas: Vec<f32> = levels.iter().map(|&level| level as f32).collect();
         if self.inverted {
@@ -160,9 +171,10 @@ impl Scheduler {
 }
 
 impl Spacing {
-    /// Replaces the levels between the first and the last one: `Karras` as in arXiv 2206.00364 with rho = 7.
-    fn apply(self, levels: &mut Vec<f64>) {
+    /// Replaces the levels between the first and the last one, or between `ends`: `Karras` as in arXiv 2206.00364 with rho = 7.
+    fn apply(self, levels: &mut Vec<f64>, ends: [Option<f64>; 2]) {
         let (Some(&first), Some(&last)) = (levels.first(), levels.last()) else { return };
+        let (first, last) = (ends[0].unwrap_or(first), ends[1].unwrap_or(last));
         let steps = levels.len();
         match self {
             Self::Even => {}

@@ -15,6 +15,7 @@ use crate::architecture::{
 };
 use crate::checkpoint::{JoinedTensor, Weights};
 use crate::device::memory;
+use crate::model::conditioning::TimeTextEmbed;
 use crate::model::{DiffusionModel, ops};
 use crate::pipeline::{Conditioning, EncodedText, EncoderKind, EncoderSlot, EncoderWidths, LevelSource};
 use crate::{Error, Result};
@@ -87,6 +88,11 @@ impl TransformerConfig for FluxConfig {
         self.shapes()
     }
 
+    /// Whoever makes a model that takes no guidance of one that does may leave its embedder in the file.
+    fn ignores(&self, tensor: &str) -> bool {
+        !self.guidance_embeds && TimeTextEmbed::is_of_guidance(tensor)
+    }
+
     fn load(&self, weights: &Weights, dtype: DType) -> Result<Box<dyn DiffusionModel>> {
         Ok(Box::new(FluxTransformer::load(self.clone(), weights, dtype)?))
     }
@@ -132,6 +138,10 @@ impl TransformerConfig for FluxConfig {
 
     fn text_tokens(&self, encoders: &[Option<usize>], _: usize) -> usize {
         encoders.get(1).copied().flatten().unwrap_or(0)
+    }
+
+    fn reads_further_vectors(&self) -> bool {
+        true
     }
 
     fn check_encoders(&self, encoders: &[Option<EncoderWidths>]) -> Result<(), (usize, String)> {

@@ -162,6 +162,14 @@ impl Configuration for FluxConfig {
                 return Some(format!("`{key}` is {features}, but must be a multiple of {}", PATCH * PATCH));
             }
         }
+        if self.output_features() != self.in_channels {
+            return Some(format!(
+                "it takes more than latents (Fill, Control): `in_channels` is {} and `out_channels` {}, but obsdiff prunes only models \
+                 that take what they predict",
+                self.in_channels,
+                self.output_features()
+            ));
+        }
         self.axes_problem().or_else(|| self.blocks_problem())
     }
 }

@@ -13,6 +13,7 @@ From diffusers 0.36.0 on, `AutoModel.from_pretrained("PIPELINE/transformer", tru
 """
 
 import os
+import shutil
 
 import diffusers
 from diffusers.configuration_utils import register_to_config
@@ -29,7 +30,7 @@ if [int(number) for number in diffusers.__version__.split(".")[:2]] < [0, 32]:
 class PrunedFluxTransformer2DModel(diffusers.FluxTransformer2DModel):
     """diffusers' transformer with smaller linears: the lists hold a number for every block of their kind.
 
-    `auto_map` names this class to AutoModel, and is kept when the model is saved.
+    `auto_map` names this class to AutoModel. It is kept when the model is saved.
     """
 
     @register_to_config
@@ -85,6 +86,16 @@ class PrunedFluxTransformer2DModel(diffusers.FluxTransformer2DModel):
                 block.proj_mlp = _linear(block.proj_mlp, block.proj_mlp.in_features, hidden)
             # It reads what was attended to and the hidden layer, joined.
             block.proj_out = _linear(block.proj_out, attended + hidden, block.proj_out.out_features)
+
+    def save_config(self, save_directory, *args, **kwargs):
+        """Saves the configuration, which `save_pretrained` does too, and this file beside it."""
+        _save_module(save_directory)
+        super().save_config(save_directory, *args, **kwargs)
+
+
+# A pipeline is saved with the name of the module that has its transformer's class, and looks there when it is loaded again.
+PrunedFluxTransformer2DModel.__module__ = "diffusers"
+diffusers.PrunedFluxTransformer2DModel = PrunedFluxTransformer2DModel
 
 
 def load_pruned_transformer(directory=None, **kwargs):

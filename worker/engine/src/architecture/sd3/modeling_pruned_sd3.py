@@ -13,6 +13,7 @@ From diffusers 0.36.0 on, `AutoModel.from_pretrained("PIPELINE/transformer", tru
 """
 
 import os
+import shutil
 
 import diffusers
 from diffusers.configuration_utils import register_to_config
@@ -29,7 +30,7 @@ if [int(number) for number in diffusers.__version__.split(".")[:2]] < [0, 32]:
 class PrunedSD3Transformer2DModel(diffusers.SD3Transformer2DModel):
     """diffusers' transformer with smaller linears: the lists hold a number for every block, 0 where it has no such module.
 
-    `auto_map` names this class to AutoModel, and is kept when the model is saved.
+    `auto_map` names this class to AutoModel. It is kept when the model is saved.
     """
 
     @register_to_config
@@ -82,6 +83,16 @@ class PrunedSD3Transformer2DModel(diffusers.SD3Transformer2DModel):
             ):
                 if network is not None and widths is not None:
                     _keep_neurons(network, widths[index])
+
+    def save_config(self, save_directory, *args, **kwargs):
+        """Saves the configuration, which `save_pretrained` does too, and this file beside it."""
+        _save_module(save_directory)
+        super().save_config(save_directory, *args, **kwargs)
+
+
+# A pipeline is saved with the name of the module that has its transformer's class, and looks there when it is loaded again.
+PrunedSD3Transformer2DModel.__module__ = "diffusers"
+diffusers.PrunedSD3Transformer2DModel = PrunedSD3Transformer2DModel
 
 
 def load_pruned_transformer(directory=None, **kwargs):

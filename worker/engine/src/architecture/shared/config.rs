@@ -5,7 +5,7 @@ use std::path::Path;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
-use crate::checkpoint::read_json;
+use crate::checkpoint::{quantised, read_json};
 use crate::{Error, Result};
 
 /// No known model comes near; larger sizes would only overflow.
@@ -69,6 +69,9 @@ impl ConfigKeys {
                 return Err(format!("`_class_name` is \"{other}\", but only \"{class}\" is supported here"));
             }
             None => return Err(format!("lacks `_class_name`, which should be \"{class}\"")),
+        }
+        if let Some(problem) = quantised(&keys) {
+            return Err(problem);
         }
         // Names that start with an underscore are diffusers' notes.
         let own = || keys.iter().filter(|(key, _)| !key.starts_with('_'));

@@ -66,7 +66,30 @@ fn a_pipeline_is_what_its_index_names_without_pickles_and_variants() {
     let without: Vec<&str> = whole.into_iter().filter(|name| !of_text(name)).collect();
     assert_eq!(files_of_pipeline(&index, &NAMES, TextFiles::None).unwrap(), without);
     let of_transformer = ["model_index.json", whole[7], whole[8], whole[9]];
-    assert_eq!(files_of_transformer(&NAMES), of_transformer);
+    assert_eq!(files_of_transformer(&index, &NAMES).unwrap(), of_transformer);
+}
+
+/// A plain index decides which files are read, whatever their names are.
+#[test]
+fn shards_with_the_names_of_a_variant_that_the_plain_index_names_belong_to_the_pipeline() {
+    let (folder, index) = index();
+    let [plain, variant] =
+        ["", ".fp16"].map(|variant| format!("diffusion_pytorch_model{variant}-00001-of-00001.safetensors"));
+    let weights = "transformer/diffusion_pytorch_model.safetensors.index.json";
+    assert_eq!(weight_indexes(&NAMES), [weights]);
+    assert!(weight_indexes(&NAMES[..9]).is_empty());
+    fs::create_dir(folder.path().join("transformer")).unwrap();
+    let named = format!("transformer/{variant}");
+    for (shard, is_kept) in [(&plain, false), (&variant, true)] {
+        let text = serde_json::json!({ "weight_map": { "a": shard } }).to_string();
+        fs::write(folder.path().join(weights), text).unwrap();
+        let holds = |files: &[&str]| files.contains(&&*named);
+        assert_eq!(holds(&files_of_pipeline(&index, &NAMES, TextFiles::Read).unwrap()), is_kept);
+        assert_eq!(holds(&files_of_transformer(&index, &NAMES).unwrap()), is_kept);
+        assert_eq!(holds(&weights_left_out(&index, &NAMES).unwrap()), !is_kept);
+    }
+    fs::write(folder.path().join(weights), "[").unwrap();
+    assert!(files_of_transformer(&index, &NAMES).is_err());
 }
 
 #[test]

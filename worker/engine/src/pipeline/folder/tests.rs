@@ -1,5 +1,6 @@
 use std::fs;
 
+use candle_core::{DType, Tensor};
 use serde_json::json;
 
 use super::*;
@@ -10,6 +11,36 @@ type Damage = (fn(&Path), &'static str);
 
 fn index(pipeline: &Path, key: &str, value: Value) {
     edit_json(&pipeline.join("model_index.json"), |index| index[key] = value);
+}
+
+fn quantise(pipeline: &Path, component: &str, method: &str) {
+    edit_json(&pipeline.join(component).join("config.json"), |config| {
+        config["quantization_config"] = json!({ "quant_method": method });
+    });
+}
+
+/// Adds zeros of these names and types to T5.
+fn add_tensors(pipeline: &Path, added: &[(&str, DType)]) {
+    let path = pipeline.join("text_encoder_3/model.safetensors");
+    let mut tensors = candle_core::safetensors::load(&path, &crate::HOST).unwrap();
+    for (name, dtype) in added {
+        let zeros = Tensor::zeros((2, 2), DType::F32, &crate::HOST).unwrap();
+        tensors.insert((*name).to_owned(), zeros.to_dtype(*dtype).unwrap());
+    }
+    candle_core::safetensors::save(&tensors, &path).unwrap();
+}
+
+#[test]
+fn eight_bits_without_scales_and_scales_without_eight_bits_are_read() {
+    for added in [
+        &[("a.weight", DType::F8E4M3)][..],
+        &[("a.weight_scale", DType::F32)],
+        &[("a.weight", DType::F8E4M3), ("logit_scale", DType::F32)],
+    ] {
+        let pipeline = copy_folder("");
+        add_tensors(pipeline.path(), added);
+        assert!(PipelineFolder::open(pipeline.path()).unwrap().has("text_encoder_3"), "{added:?}");
+    }
 }
 
 #[test]
@@ -63,6 +94,30 @@ fn a_pipeline_without_t5_opens() {
     }
 }
 
+/// diffusers writes the name of the Python module that defines a class of its own, in a name of the process that has loaded it.
+#[test]
+fn a_shrunk_transformer_may_be_of_any_module() {
+    let class = "PrunedSD3Transformer2DModel";
+    for library in ["diffusers", "diffusers_modules.local.modeling_pruned_sd3", "modeling_pruned_sd3"] {
+        let pipeline = copy_folder("");
+        index(pipeline.path(), "transformer", json!([library, class]));
+        edit_json(&pipeline.path().join("transformer/config.json"), |config| {
+            config["_class_name"] = json!(class)
+        });
+        assert!(PipelineFolder::open(pipeline.path()).is_ok(), "{library}");
+    }
+}
+
+#[test]
+fn t5_may_have_the_tokenizer_class_of_any_whole_file() {
+    for class in ["PreTrainedTokenizerFast", "TokenizersBackend"] {
+        let pipeline = copy_folder("");
+        index(pipeline.path(), "tokenizer_3", json!(["transformers", class]));
+        let encoders = PipelineFolder::open(pipeline.path()).unwrap().text_encoders(24).unwrap();
+        assert_eq!(encoders.token_ids("a ring").unwrap().len(), 3, "{class}");
+    }
+}
+
 #[test]
 fn pipelines_that_cannot_be_read_are_refused() {
     let cases: &[Damage] = &[
@@ -92,6 +147,10 @@ fn pipelines_that_cannot_be_read_are_refused() {
         (
             |p| index(p, "vae", json!(["my_code", "AutoencoderKL"])),
             "`vae` is [\"my_code\",\"AutoencoderKL\"], but obsdiff supports that of diffusers there",
+        ),
+        (
+            |p| index(p, "transformer", json!(["my_code", "SD3Transformer2DModel"])),
+            "obsdiff supports that of diffusers there",
         ),
         (
             |p| index(p, "tokenizer", json!(["diffusers", "CLIPTokenizer"])),
@@ -138,6 +197,20 @@ fn pipelines_that_cannot_be_read_are_refused() {
             "it may have 8 entries at most",
         ),
         (
+            |p| quantise(p, "text_encoder_3", "fp8"),
+            "text_encoder_3/config.json: is quantised (fp8): load it in Python",
+        ),
+        (|p| quantise(p, "text_encoder", "quanto"), "text_encoder/config.json: is quantised (quanto)"),
+        (|p| quantise(p, "vae", "quanto"), "vae/config.json: is quantised (quanto)"),
+        (
+            |p| quantise(p, "transformer", "bitsandbytes"),
+            "transformer/config.json: is quantised (bitsandbytes)",
+        ),
+        (
+            |p| add_tensors(p, &[("a.weight", DType::F8E4M3), ("a.weight_scale_inv", DType::F32)]),
+            "text_encoder_3: is quantised (fp8, with scales such as `a.weight_scale_inv`)",
+        ),
+        (
             |p| edit_json(&p.join("transformer/config.json"), |config| config["in_channels"] = json!("four")),
             "`in_channels` is \"four\"",
         ),
@@ -169,7 +242,7 @@ fn given(pipeline: &Path) -> (Vec<Vec<u32>>, Vec<Vec<f32>>) {
     let latents = crate::pipeline::noise(1, &opened.latent_size(None, None).unwrap().shape(1)).unwrap();
     let picture = opened.vae(&ComputeDevice::Cpu).unwrap().decode(&latents).unwrap();
     let schedule = opened.schedule(10, 64).unwrap();
-    let flat = |t: &candle_core::Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+    let flat = |t: &Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
     let numbers = vec![flat(&encoded.text), flat(&encoded.pooled), flat(&picture)];
     let schedule = format!("{schedule:?}").bytes().map(f32::from).collect();
     (encoders.token_ids(prompt).unwrap(), [numbers, vec![schedule]].concat())

@@ -68,6 +68,58 @@ fn levels_of_the_pipeline_are_shifted_once() {
     }
 }
 
+/// Levels printed by diffusers 0.42.1 for four steps: it warns that it ignores these keys, and reads them all the same.
+#[test]
+fn the_ends_of_spacings_that_are_not_even_can_be_given() {
+    let cases = [
+        (
+            r#"{"shift": 3.0, "use_karras_sigmas": true, "sigma_min": 0.02, "sigma_max": 0.9}"#,
+            [0.9, 0.313_588, 0.090_587_75, 0.02, 0.0],
+        ),
+        (
+            r#"{"shift": 3.0, "use_karras_sigmas": true, "sigma_min": 0.02}"#,
+            [1.0, 0.340_316_44, 0.095_132_45, 0.02, 0.0],
+        ),
+        (
+            r#"{"shift": 3.0, "use_exponential_sigmas": true, "sigma_min": 0.02, "sigma_max": 0.9}"#,
+            [0.9, 0.253_029_8, 0.071_137_87, 0.02, 0.0],
+        ),
+        (
+            r#"{"shift": 3.0, "use_exponential_sigmas": true, "sigma_max": 0.9, "sigma_min": null}"#,
+            [0.9, 0.193_384_8, 0.041_552_98, 0.008_928_572, 0.0],
+        ),
+        (
+            r#"{"shift": 3.0, "sigma_min": 0.02, "sigma_max": 0.9}"#,
+            [1.0, 0.857_692_3, 0.602_150_56, 0.008_928_572, 0.0],
+        ),
+    ];
+    for (config, expected) in cases {
+        let schedule = scheduler(config).unwrap().schedule(4, 2000, LevelSource::Scheduler).unwrap();
+        assert_close(schedule.sigmas(), &expected);
+    }
+    let from_zero = r#"{"use_exponential_sigmas": true, "sigma_min": 0.0}"#;
+    let error =
+        scheduler(from_zero).unwrap().schedule(4, 64, LevelSource::Scheduler).unwrap_err().to_string();
+    assert!(error.contains("not finite for 4 steps"), "{error}");
+}
+
+/// Levels printed by diffusers 0.42.1 for four steps without levels of the pipeline, which FLUX's leaves out then; mu is 1.15.
+#[test]
+fn flow_sigmas_are_those_of_the_scheduler_in_every_pipeline() {
+    for (config, expected) in [
+        (r#"{"shift": 3.0, "use_flow_sigmas": true}"#, [1.0, 0.857_692_3, 0.602_150_56, 0.008_928_572, 0.0]),
+        (
+            r#"{"use_dynamic_shifting": true, "use_flow_sigmas": true}"#,
+            [1.0, 0.863_497_44, 0.612_978_9, 0.003_151_391_6, 0.0],
+        ),
+    ] {
+        let scheduler = scheduler(config).unwrap();
+        for source in [LevelSource::Scheduler, LevelSource::Pipeline] {
+            assert_close(scheduler.schedule(4, 4096, source).unwrap().sigmas(), &expected);
+        }
+    }
+}
+
 #[test]
 fn training_timesteps_scale_the_timesteps() {
     let schedule = scheduler(r#"{"shift": 1.15, "num_train_timesteps": 500}"#)
@@ -105,6 +157,8 @@ fn bad_keys_are_named_with_their_values() {
         (r#"{"num_train_timesteps": 0}"#, "`num_train_timesteps` is 0"),
         (r#"{"time_shift_type": "cubic"}"#, "`time_shift_type` is \"cubic\""),
         (r#"{"use_karras_sigmas": true, "use_exponential_sigmas": true}"#, "only one may be"),
+        (r#"{"use_flow_sigmas": "yes"}"#, "`use_flow_sigmas` is \"yes\", but it must be true or false"),
+        (r#"{"sigma_min": "small"}"#, "`sigma_min` is \"small\", but it must be a number"),
         (r#"{"use_karras_sigmas": 1}"#, "`use_karras_sigmas` is 1, but it must be true or false"),
         (
             r#"{"use_dynamic_shifting": true, "base_image_seq_len": 9, "max_image_seq_len": 9}"#,

@@ -17,10 +17,15 @@ use crate::{HOST, Result};
 /// Where the end of a prompt is found when the configuration still has the id that all of them had once.
 const OLD_EOS: u32 = 2;
 
+/// What the names of all its tensors begin with, except for the projection's; in some files they have no beginning.
+const PREFIX: &str = "text_model.";
+const FINAL_NORM: &str = "final_layer_norm";
+
 /// A CLIP text encoder whose weights are read when they are needed.
 #[derive(Debug)]
 pub(super) struct ClipEncoder {
     weights: Weights,
+    prefix: &'static str,
     width: usize,
     hidden: usize,
     layers: Layers<ClipLayer>,
@@ -37,9 +42,12 @@ pub(super) struct ClipEncoder {
 impl ClipEncoder {
     /// Reads the configuration, and opens the weights, of an encoder that must take prompts of `length` tokens.
     pub(super) fn open(folder: &Path, length: usize, projected: bool) -> Result<Self> {
-        let keys = Keys::open(&folder.join(CONFIG))?;
+        // The configuration of a whole CLIP has that of its text encoder in it.
+        let keys = Keys::open(&folder.join(CONFIG))?.within("text_config")?;
+        let weights = Weights::open(folder, Library::Transformers)?;
         let encoder = Self {
-            weights: Weights::open(folder, Library::Transformers)?,
+            prefix: if weights.contains(&format!("{FINAL_NORM}.weight")) { "" } else { PREFIX },
+            weights,
             width: keys.size_or("hidden_size", 512)?,
             hidden: keys.size_or("intermediate_size", 2048)?,
             layers: Layers::new(keys.size_or("num_hidden_layers", 12)?),
@@ -151,7 +159,7 @@ impl ClipEncoder {
 
     fn embed(&self, ids: &[u32]) -> Result<Tensor> {
         let table = |kind: &str, count, ids| {
-            let name = format!("text_model.embeddings.{kind}_embedding.weight");
+            let name = format!("{}embeddings.{kind}_embedding.weight", self.prefix);
             rows(&self.weights, &name, [count, self.width], ids)
         };
         let positions: Vec<u32> = (0..).take(ids.len()).collect();
@@ -199,7 +207,7 @@ struct ClipLayer {
 
 impl ClipLayer {
     fn read(encoder: &ClipEncoder, index: usize, ops: &dyn TextOps) -> Result<Self> {
-        let prefix = format!("text_model.encoder.layers.{index}");
+        let prefix = format!("{}encoder.layers.{index}", encoder.prefix);
         let (width, hidden) = (encoder.width, encoder.hidden);
         let linear = |name: &str, outputs, inputs| {
             read_linear(ops, &encoder.weights, &format!("{prefix}.{name}"), [outputs, inputs], true)
@@ -247,7 +255,7 @@ impl ClipPooling {
         let read =
             |outputs| read_linear(ops, &encoder.weights, "text_projection", [outputs, encoder.width], false);
         Ok(Self {
-            norm: encoder.norm("text_model.final_layer_norm", ops)?,
+            norm: encoder.norm(&format!("{}{FINAL_NORM}", encoder.prefix), ops)?,
             projection: encoder.projection.map(read).transpose()?,
         })
     }

@@ -91,11 +91,12 @@ impl EncoderKind {
         }
     }
 
-    /// The classes of its tokenizer. transformers 5 gives both names to one class.
+    /// The classes of its tokenizer. transformers 5 gives both names to one class. The last two of T5 are those of any `tokenizer.json`,
+    /// from which its tokenizer is read in any case.
     pub(super) fn tokenizer_classes(self) -> &'static [&'static str] {
         match self {
             Self::Clip | Self::ClipWithProjection => &["CLIPTokenizer", "CLIPTokenizerFast"],
-            Self::T5 => &["T5Tokenizer", "T5TokenizerFast"],
+            Self::T5 => &["T5Tokenizer", "T5TokenizerFast", "PreTrainedTokenizerFast", "TokenizersBackend"],
         }
     }
 }
@@ -155,6 +156,9 @@ impl TextEncoders {
         let path = pipeline.path();
         let transformer = pipeline.transformer_config().clone();
         let mut clip_length = None;
+        let of = |tokenizer: PromptTokenizer| {
+            if transformer.reads_further_vectors() { tokenizer.with_further_vectors() } else { tokenizer }
+        };
         let mut open = |slot: &EncoderSlot| -> Result<Option<(PromptTokenizer, Encoder)>> {
             if !pipeline.has(slot.encoder) {
                 return Ok(None);
@@ -162,7 +166,7 @@ impl TextEncoders {
             let (encoder, tokenizer) = (path.join(slot.encoder), path.join(slot.tokenizer));
             if slot.kind == EncoderKind::T5 {
                 let width = transformer.conditioning().text;
-                let tokenizer = PromptTokenizer::t5(&tokenizer, max_sequence_length)?;
+                let tokenizer = of(PromptTokenizer::t5(&tokenizer, max_sequence_length)?);
                 return Ok(Some((tokenizer, Encoder::T5(T5Encoder::open(&encoder, width)?))));
             }
             // All CLIP encoders read as many tokens as the first one's tokenizer says.
@@ -172,7 +176,7 @@ impl TextEncoders {
             };
             let projected = slot.kind == EncoderKind::ClipWithProjection;
             let encoder = ClipEncoder::open(&encoder, length, projected)?;
-            Ok(Some((PromptTokenizer::clip(&tokenizer, length)?, Encoder::Clip(encoder))))
+            Ok(Some((of(PromptTokenizer::clip(&tokenizer, length)?), Encoder::Clip(encoder))))
         };
         let slots = pipeline.architecture().text_encoders;
         let encoders: Vec<_> = slots.iter().map(&mut open).collect::<Result<_>>()?;

@@ -129,6 +129,32 @@ fn the_activation_that_transformers_has_written_decides() {
     assert!(error.contains("`feed_forward_proj` is \"gated-tanh\", but obsdiff supports"), "{error}");
 }
 
+/// transformers reads the same encoder in both cases.
+#[test]
+fn clip_is_read_from_the_files_of_a_whole_one_and_without_its_prefix() {
+    let expected = encode(&asset(""), &["a ring"]).unwrap().remove(0);
+    let whole: fn(&Path) = |folder| {
+        edit_json(&folder.join("config.json"), |config| {
+            *config = json!({ "model_type": "clip", "projection_dim": 7, "text_config": config.take() });
+        });
+    };
+    let bare: fn(&Path) = |folder| {
+        let path = folder.join("model.safetensors");
+        let tensors = candle_core::safetensors::load(&path, &crate::HOST).unwrap().into_iter();
+        let bare = |(name, tensor): (String, Tensor)| (name.replace("text_model.", ""), tensor);
+        candle_core::safetensors::save(&tensors.map(bare).collect(), &path).unwrap();
+    };
+    for lay in [whole, bare] {
+        let pipeline = copy_folder("");
+        lay(&pipeline.path().join("text_encoder"));
+        let found = encode(pipeline.path(), &["a ring"]).unwrap().remove(0);
+        assert_eq!(numbers(&found.text), numbers(&expected.text));
+        assert_eq!(numbers(&found.pooled), numbers(&expected.pooled));
+    }
+    let error = refused("text_encoder/config.json", "text_config", json!(3));
+    assert!(error.contains("`text_config` is 3, but it must be an object"), "{error}");
+}
+
 fn refused(component: &str, key: &str, value: Value) -> String {
     let pipeline = copy_folder("");
     edit_json(&pipeline.path().join(component), |config| config[key] = value);

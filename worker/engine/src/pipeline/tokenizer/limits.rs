@@ -55,12 +55,20 @@ pub(super) fn check_tokens<'a>(tokens: impl IntoIterator<Item = &'a str>) -> Che
 }
 
 /// Refuses tokens beside the vocabulary that are too many, or one that is too long.
-pub(super) fn check_added<'a>(key: &str, tokens: impl ExactSizeIterator<Item = &'a Value>) -> Checked<()> {
-    let count = tokens.len();
+pub(super) fn check_added<'a>(
+    key: &str,
+    count: usize,
+    tokens: impl IntoIterator<Item = &'a str>,
+) -> Checked<()> {
     if count > MAX_ADDED_TOKENS {
         return Err(format!("`{key}` has {count} tokens: at most {MAX_ADDED_TOKENS} are read"));
     }
-    check_tokens(tokens.filter_map(|token| token.get("content")?.as_str())).map_err(of_key(key))
+    check_tokens(tokens).map_err(of_key(key))
+}
+
+/// The text of a token beside the vocabulary.
+pub(super) fn content(token: &Value) -> Option<&str> {
+    token.get("content")?.as_str()
 }
 
 /// Puts a key before what is wrong with its value.
@@ -75,7 +83,7 @@ fn check(file: &Map<String, Value>) -> Checked<()> {
     steps.add("pre_tokenizer", part("pre_tokenizer"), "pretokenizers", pre_tokenizer_growth)?;
     check_framing(part("post_processor"))?;
     let added = part("added_tokens").as_array().map(Vec::as_slice).unwrap_or_default();
-    check_added("added_tokens", added.iter())?;
+    check_added("added_tokens", added.len(), added.iter().filter_map(content))?;
     check_model(part("model")).map_err(of_key("model"))
 }
 

@@ -3,13 +3,16 @@
 mod clip;
 mod limits;
 mod special;
+mod vectors;
 
+use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
 use tokenizers::tokenizer::PostProcessor;
 use tokenizers::{PaddingParams, PaddingStrategy, Tokenizer, TruncationParams};
 
 use self::special::SpecialTokens;
+use self::vectors::FurtherVectors;
 use super::keys::Keys;
 use crate::contained::contained;
 use crate::{Error, Result};
@@ -27,6 +30,8 @@ pub struct PromptTokenizer {
     folder: PathBuf,
     files: Vec<PathBuf>,
     tokenizer: Tokenizer,
+    /// None where prompts are read as they are.
+    vectors: FurtherVectors,
     length: usize,
 }
 
@@ -92,10 +97,18 @@ impl PromptTokenizer {
             ..PaddingParams::default()
         }));
         let files = special.files().iter().cloned().chain(files).collect();
-        let loaded = Self { folder: folder.to_owned(), files, tokenizer, length };
+        let vectors = FurtherVectors::default();
+        let loaded = Self { folder: folder.to_owned(), files, tokenizer, vectors, length };
         // A damaged file shows itself here rather than at the first prompt.
         loaded.encode("")?;
         Ok(loaded)
+    }
+
+    /// The same tokenizer, which reads a textual inversion of several vectors as all of them.
+    #[must_use]
+    pub fn with_further_vectors(mut self) -> Self {
+        self.vectors = FurtherVectors::of(&self.tokenizer);
+        self
     }
 
     /// The files it was loaded from.
@@ -114,18 +127,23 @@ impl PromptTokenizer {
     /// When the prompt is longer than 64 KiB, or the tokenizer has no token for a part of it.
     pub fn encode(&self, prompt: &str) -> Result<Vec<u32>> {
         if prompt.len() > MAX_PROMPT_BYTES {
-            let start: String = prompt.chars().take(40).collect();
-            let problem = format!(
-                "the prompt that begins \"{start}\" has {} bytes: at most {MAX_PROMPT_BYTES} are read",
-                prompt.len()
-            );
-            return Err(Error::Argument(problem));
+            return Err(too_long(prompt, &format!("has {} bytes", prompt.len())));
         }
         let cannot = |e: &dyn std::fmt::Display| {
             Error::content(&self.folder, format!("cannot read the prompt \"{prompt}\": {e}"))
         };
-        let encoding = contained(|| self.tokenizer.encode(prompt, true).map_err(|e| cannot(&e)))
-            .unwrap_or_else(|| Err(cannot(&"the tokenizer's files are damaged")))?;
+        let encode = |prompt: &str, framed| {
+            contained(|| self.tokenizer.encode(prompt, framed).map_err(|e| cannot(&e)))
+                .unwrap_or_else(|| Err(cannot(&"the tokenizer's files are damaged")))
+        };
+        let written = if self.vectors.is_empty() {
+            Cow::Borrowed(prompt)
+        } else {
+            let found = encode(prompt, false)?;
+            let long = |bytes| too_long(prompt, &format!("has {bytes} bytes with all vectors of its tokens"));
+            Cow::Owned(self.vectors.written_out(prompt, found.get_tokens()).map_err(long)?)
+        };
+        let encoding = encode(&written, true)?;
         if !encoding.get_overflowing().is_empty() {
             tracing::debug!(
                 prompt,
@@ -138,6 +156,11 @@ impl PromptTokenizer {
             ids => Err(cannot(&format!("it has {} tokens in place of {}", ids.len(), self.length))),
         }
     }
+}
+
+fn too_long(prompt: &str, has: &str) -> Error {
+    let start: String = prompt.chars().take(40).collect();
+    Error::Argument(format!("the prompt that begins \"{start}\" {has}: at most {MAX_PROMPT_BYTES} are read"))
 }
 
 /// Reads a `tokenizer.json`. On some damaged ones, such as a SentencePiece normaliser that is cut short, the library panics.

@@ -1,15 +1,21 @@
-//! A tokenizer's special tokens, as `tokenizer_config.json` and, in older folders, `special_tokens_map.json` give them.
+//! A tokenizer's special tokens, as `tokenizer_config.json` and, in older folders, `special_tokens_map.json` and `added_tokens.json` give
+//! them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 use tokenizers::{AddedToken, Tokenizer};
 
 use super::CONFIG;
-use super::limits::check_added;
+use super::limits::{check_added, content};
 use crate::pipeline::keys::Keys;
 use crate::{Error, Result};
+
+/// The key of `tokenizer_config.json` that lists all of them since transformers 4.34.
+const ADDED_KEY: &str = "added_tokens_decoder";
+/// The file that gave the ids of those beside the vocabulary before: of textual inversions, for one.
+const ADDED_FILE: &str = "added_tokens.json";
 
 /// The tokens that a tokenizer's class uses when no file names them.
 pub(super) struct Defaults {
@@ -25,20 +31,23 @@ pub(super) struct SpecialTokens {
     eos: Option<String>,
     unk: Option<String>,
     pad: String,
-    /// By id, where the file gives ids.
+    /// By id, where a file gives ids.
     added: BTreeMap<u32, AddedToken>,
+    /// What gives these ids.
+    added_by: &'static str,
     files: Vec<PathBuf>,
 }
 
 impl SpecialTokens {
-    /// Reads the files in `folder`. Where `tokenizer_config.json` lists `added_tokens_decoder`, transformers leaves
-    /// `special_tokens_map.json` aside; elsewhere the map comes first.
+    /// Reads the files in `folder`. Where `tokenizer_config.json` lists `added_tokens_decoder`, transformers leaves the two older files
+    /// aside; elsewhere `special_tokens_map.json` comes first.
     pub(super) fn read(folder: &Path, defaults: &Defaults) -> Result<Self> {
         let mut files = vec![folder.join(CONFIG)];
         let config = Keys::open(&folder.join(CONFIG))?;
+        let is_listed = config.value(ADDED_KEY).is_some();
         let added = read_added(&config, folder)?;
         let map_path = folder.join("special_tokens_map.json");
-        let map = if added.is_empty() && map_path.exists() {
+        let map = if !is_listed && map_path.exists() {
             let map = Keys::open(&map_path)?;
             files.push(map_path);
             Some(map)
@@ -50,14 +59,41 @@ impl SpecialTokens {
             let named = mapped.map_or_else(|| read_content(&config, key), |content| Ok(Some(content)))?;
             Ok(named.or_else(|| default.map(str::to_owned)))
         };
-        Ok(Self {
+        let mut special = Self {
             bos: token("bos_token", defaults.bos)?,
             eos: token("eos_token", defaults.eos)?,
             unk: token("unk_token", defaults.unk)?,
             pad: token("pad_token", Some(defaults.pad))?.unwrap_or_else(|| defaults.pad.to_owned()),
             added,
+            added_by: ADDED_KEY,
             files,
-        })
+        };
+        let path = folder.join(ADDED_FILE);
+        if !is_listed && path.exists() {
+            special.read_ids(path, &config)?;
+        }
+        Ok(special)
+    }
+
+    /// Takes the ids of tokens from the older file. Those that play no part are found in a text as it is after normalization.
+    fn read_ids(&mut self, path: PathBuf, config: &Keys) -> Result<()> {
+        let ids = Keys::open(&path)?;
+        check_added(ADDED_FILE, ids.names().count(), ids.names())
+            .map_err(|problem| Error::content(&path, problem))?;
+        let lists = ["additional_special_tokens", "extra_special_tokens"].map(|key| config.value(key));
+        let further = lists.into_iter().flatten().filter_map(Value::as_array).flatten();
+        let mut special: HashSet<&str> =
+            further.filter_map(|token| token.as_str().or_else(|| content(token))).collect();
+        special.extend([self.bos(), self.eos(), self.unk(), self.pad()]);
+        let mut added = BTreeMap::new();
+        for name in ids.names() {
+            let id = ids.required(name, ids.id(name)?)?;
+            added.insert(id, AddedToken::from(name, special.contains(name)));
+        }
+        self.added = added;
+        self.added_by = ADDED_FILE;
+        self.files.push(path);
+        Ok(())
     }
 
     /// The files that were read.
@@ -97,13 +133,22 @@ impl SpecialTokens {
 
     /// Makes a tokenizer find these tokens, as transformers does when it loads one.
     pub(super) fn add_to(&self, tokenizer: &mut Tokenizer, folder: &Path) -> Result<()> {
+        // What `tokenizer.json` says of a token comes before the older file.
+        let held: HashSet<String> = match self.added_by {
+            ADDED_FILE => {
+                tokenizer.get_added_tokens_decoder().into_values().map(|held| held.content).collect()
+            }
+            _ => HashSet::new(),
+        };
         for (&id, token) in &self.added {
             let content = token.content.clone();
-            add(tokenizer, token.clone(), folder)?;
+            if !held.contains(&content) {
+                add(tokenizer, token.clone(), folder)?;
+            }
             if tokenizer.token_to_id(&content) != Some(id) {
-                let problem = format!(
-                    "gives \"{content}\" the id {id} in `added_tokens_decoder`, but the vocabulary another"
-                );
+                let by = self.added_by;
+                let problem =
+                    format!("gives \"{content}\" the id {id} in `{by}`, but the vocabulary another");
                 return Err(Error::content(folder, problem));
             }
         }
@@ -139,15 +184,16 @@ fn read_content(keys: &Keys, key: &str) -> Result<Option<String>> {
 }
 
 fn read_added(config: &Keys, folder: &Path) -> Result<BTreeMap<u32, AddedToken>> {
-    let key = "added_tokens_decoder";
+    let key = ADDED_KEY;
     let malformed = || config.refuse(key, "it must map ids to tokens");
     let Some(value) = config.value(key) else { return Ok(BTreeMap::new()) };
     let entries = value.as_object().ok_or_else(malformed)?;
-    check_added(key, entries.values()).map_err(|problem| Error::content(folder.join(CONFIG), problem))?;
+    check_added(key, entries.len(), entries.values().filter_map(content))
+        .map_err(|problem| Error::content(folder.join(CONFIG), problem))?;
     let mut added = BTreeMap::new();
     for (id, token) in entries {
         let id = id.parse().map_err(|_| malformed())?;
-        let content = token.get("content").and_then(Value::as_str).filter(|content| !content.is_empty());
+        let content = content(token).filter(|content| !content.is_empty());
         let flag = |name: &str, default: bool| match token.get(name) {
             None => Ok(default),
             Some(value) => value

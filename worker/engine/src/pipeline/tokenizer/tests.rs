@@ -183,6 +183,60 @@ fn a_padding_token_of_its_own_is_honoured() {
     }
 }
 
+/// A copy of a tokenizer as transformers before 4.34 saved it, with tokens beside the vocabulary.
+fn older(component: &str, added: &Value) -> tempfile::TempDir {
+    let folder = copy_folder(component);
+    edit_json(&folder.path().join("tokenizer_config.json"), |config| {
+        config.as_object_mut().unwrap().remove("added_tokens_decoder");
+    });
+    fs::write(folder.path().join("added_tokens.json"), added.to_string()).unwrap();
+    folder
+}
+
+/// Ids that transformers 5.24.0 gives.
+#[test]
+fn tokens_of_the_older_file_are_found_and_those_that_are_special_in_their_own_letters_alone() {
+    let added = json!({ "<sks>_1": 582, "<sks>": 581 });
+    let folder = older("tokenizer", &added);
+    let cases: &[(&str, &[u32])] = &[
+        ("a <sks> ring", &[579, 320, 581, 543, 580]),
+        ("A <SKS> ring", &[579, 320, 581, 543, 580]),
+        ("a<sks>b", &[579, 320, 581, 321, 580]),
+        ("a <sks>_1 ring", &[579, 320, 582, 543, 580]),
+    ];
+    let tokenizer = PromptTokenizer::clip(folder.path(), LENGTH).unwrap();
+    assert_ids(&tokenizer, cases);
+    assert!(tokenizer.files().contains(&folder.path().join("added_tokens.json")));
+    let special: &[(&str, &[u32])] = &[
+        ("a <sks> ring", &[579, 320, 581, 543, 580]),
+        ("A <SKS> ring", &[579, 320, 283, 82, 74, 338, 285, 543, 580]),
+    ];
+    for key in ["additional_special_tokens", "extra_special_tokens"] {
+        let folder = older("tokenizer", &added);
+        edit_json(&folder.path().join("tokenizer_config.json"), |config| config[key] = json!(["<sks>"]));
+        assert_ids(&PromptTokenizer::clip(folder.path(), LENGTH).unwrap(), special);
+    }
+    // A list in the configuration is all that counts.
+    let folder = copy_folder("tokenizer");
+    fs::write(folder.path().join("added_tokens.json"), added.to_string()).unwrap();
+    let listed = PromptTokenizer::clip(folder.path(), LENGTH).unwrap();
+    assert_ids(&listed, &[("a <sks> ring", &[579, 320, 283, 82, 74, 338, 285, 543, 580])]);
+    assert!(!listed.files().contains(&folder.path().join("added_tokens.json")));
+    let folder = older("tokenizer_3", &json!({ "<sks>": 95 }));
+    assert_ids(&PromptTokenizer::t5(folder.path(), LENGTH).unwrap(), &[("a<sks>b", &[5, 95, 3, 28, 1, 0])]);
+    for (added, said) in [
+        (
+            json!({ "<sks>": 590 }),
+            "gives \"<sks>\" the id 590 in `added_tokens.json`, but the vocabulary another",
+        ),
+        (json!({ "<sks>": "no" }), "`<sks>` is \"no\", but it must be a token id"),
+        (json!({ "x".repeat(513): 581 }), "`added_tokens.json` has a token of 513 bytes"),
+    ] {
+        let error = PromptTokenizer::clip(older("tokenizer", &added).path(), LENGTH).unwrap_err().to_string();
+        assert!(error.contains(said), "{said}: {error}");
+    }
+}
+
 #[test]
 fn a_long_prompt_keeps_its_end_token() {
     let tokenizer = PromptTokenizer::clip(&asset("tokenizer"), 5).unwrap();
