@@ -164,7 +164,7 @@ fn holds(asset: &str, ways: &[(&str, f64)]) {
     let encoded = Encoded::new(&encoders, &PROMPTS, dtype, &std::env::temp_dir(), &mut |_, _| {}).unwrap();
     let schedule = pipeline.schedule(STEPS as usize, size.tokens).unwrap();
     let trajectories = Arc::new(Trajectories::new(schedule, guidance, 0, size, encoded));
-    let mut pruner = Pruner::new(&spec, model, weights, trajectories);
+    let mut pruner = Pruner::new(&spec, model, Arc::clone(&weights), trajectories);
     let on_passed = &mut |_| Ok(());
     let exponents = pruner.pilot(&plans[0].shards[0], inventory.site_ids(), 1, on_passed).unwrap();
     pruner.open(&plans[0].packages[0], &exponents).unwrap();
@@ -181,7 +181,10 @@ fn holds(asset: &str, ways: &[(&str, f64)]) {
                 errors
                     .wanted
                     .push(known.error(&known.pruned(&dense, target.target).unwrap(), &dense).unwrap());
-                errors.found.push(own_error(&mut pruner, package, target.linear, (&packed, &known), &dense));
+                let name = format!("{}.weight", inventory.linear(target.linear).name);
+                let stored = weights.entry(&name).unwrap().dtype();
+                let found = own_error(&mut pruner, package, target.linear, (&packed, &known), &dense, stored);
+                errors.found.push(found);
             }
         }
     }
@@ -240,13 +243,14 @@ impl Site {
     }
 }
 
-/// The error of what the pruner makes of a linear; its report says the same.
+/// The error of what the pruner makes of a linear once it is stored in its type; its report says the same.
 fn own_error(
     pruner: &mut Pruner,
     package: &Package,
     linear: LinearId,
     (packed, site): (&Arc<Gram>, &Site),
     dense: &Tensor,
+    stored: DType,
 ) -> f64 {
     let slice = Slice { linear, rows: 0..dense.dim(0).unwrap() };
     let mut solved = None;
@@ -256,7 +260,8 @@ fn own_error(
     };
     pruner.solve(package, &[slice], Some(&packed.clone().into()), done).unwrap();
     let solved = solved.unwrap();
-    let error = site.error(&solved.weight.to_dtype(DType::F64).unwrap(), dense).unwrap();
+    let stored = solved.weight.to_dtype(stored).unwrap().to_dtype(DType::F64).unwrap();
+    let error = site.error(&stored, dense).unwrap();
     let reported = solved.report.relative_error.unwrap();
     assert!((reported / error - 1.0).abs() < 1e-3, "{}: {reported} and {error}", solved.report.name);
     error

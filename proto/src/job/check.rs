@@ -1,11 +1,17 @@
 //! What values a job file may have, as far as they can be checked without opening a file.
 
+use std::ops::RangeInclusive;
+
 use super::{Accumulate, Allocation, BudgetBy, JobError, JobSpec, SparsityRule, SparsitySpec};
 use crate::targets::glob;
 use crate::{Pattern, Target};
 
 /// Conjugate gradients end after as many steps as a linear has columns; a few steps gain nearly everything.
 const MOST_STEPS: u32 = 10_000;
+
+/// Weights that a step may have. A Gram's mass counts rows by them in units of 2^-24: of smaller ones little would be left, and of larger ones
+/// fewer than 5e9 rows would fit.
+const WEIGHTS: RangeInclusive<f64> = 0.01..=100.0;
 
 /// Ratios at which a survey finds the error of a linear: 0.2, 0.3 .. 0.9 by default.
 const TRIED_RATIOS: usize = 8;
@@ -68,6 +74,16 @@ impl JobSpec {
         if !((h.high as f32).is_finite() && 0.0 < h.low as f32 && h.low <= h.high) {
             let problem = format!("is {} with hessian.high {}, but 0 < low <= high must hold", h.low, h.high);
             return Err(JobError::new("hessian.low", problem));
+        }
+        for (key, weight) in [("hessian.low", h.low), ("hessian.high", h.high)] {
+            if !WEIGHTS.contains(&weight) {
+                let problem = format!(
+                    "is {weight}, but must be within {} and {}: only the ratio of the steps' weights counts",
+                    WEIGHTS.start(),
+                    WEIGHTS.end()
+                );
+                return Err(JobError::new(key, problem));
+            }
         }
         for (key, damping) in [("hessian.damping", h.damping), ("hessian.mask_damping", h.mask_damping)] {
             if !(damping > 0.0 && damping <= 1.0) {

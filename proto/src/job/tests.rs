@@ -70,10 +70,20 @@ fn a_value_out_of_range_is_refused_by_key() {
         ("hessian.damping", Box::new(|s| s.hessian.damping = 0.0)),
         ("hessian.mask_damping", Box::new(|s| s.hessian.mask_damping = 1.5)),
         ("hessian.low", Box::new(|s| s.hessian.low = 2.0)),
+        ("hessian.low", Box::new(|s| s.hessian.low = 0.0099)),
+        ("hessian.low", Box::new(|s| (s.hessian.low, s.hessian.high) = (1e36, 1e36))),
+        ("hessian.high", Box::new(|s| s.hessian.high = 100.1)),
         ("packages.count", Box::new(|s| s.packages.count = Some(0))),
     ];
     for (key, change) in cases {
         assert_eq!(job(change).unwrap_err().key, key);
+    }
+}
+
+#[test]
+fn weights_of_steps_may_be_the_largest_and_the_least() {
+    for (low, high) in [(0.01, 100.0), (100.0, 100.0)] {
+        assert!(job(|spec| (spec.hessian.low, spec.hessian.high) = (low, high)).is_ok());
     }
 }
 

@@ -239,5 +239,4 @@ impl SiteTotals {
 }
 
 #[cfg(test)]
-#[cfg(feature = "cuda")]
 mod tests;

@@ -9,6 +9,7 @@ mod weighting;
 
 pub use denoised::Denoised;
 pub use encoded::{Conditionings, Encoded};
+pub(crate) use taps::of_sums;
 pub use taps::{Energy, EnergyTap, GramTap, WeightedTap};
 pub use trajectories::{Passed, Trajectories};
 pub use weighting::alphas;

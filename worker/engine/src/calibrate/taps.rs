@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use obsdiff_proto::{Inventory, SiteId};
+use obsdiff_proto::{Accumulate, Inventory, SiteId};
 
 use super::observed::{with_constant, with_rows};
 use crate::gram::{GramError, GramSet};
@@ -57,6 +57,18 @@ fn refused(inventory: &Inventory, site: SiteId, error: &GramError) -> Error {
     match error {
         GramError::Overflow { .. } => Error::Overflow { site, name },
         _ => Error::Site { name, problem: error.to_string() },
+    }
+}
+
+/// The same error, unless it asks for a lower exponent of f32 sums, which have none.
+pub(crate) fn of_sums(error: Error, accumulate: Accumulate) -> Error {
+    match (error, accumulate) {
+        (Error::Overflow { name, .. }, Accumulate::F32) => {
+            let problem = "its Gram leaves the range of f32: lower hessian.low and hessian.high, or set \
+                           hessian.accumulate = \"exact\"";
+            Error::Site { name, problem: problem.to_owned() }
+        }
+        (error, _) => error,
     }
 }
 

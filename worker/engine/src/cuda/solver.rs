@@ -17,7 +17,8 @@ use super::{CudaDevice, CudaError};
 use crate::device::memory::ROWS_TOGETHER;
 use crate::device::transfers::TransferKind;
 use crate::solve::{
-    NO_SITE, OutputEnergy, PackedUpper, SiteSettings, SiteSolver, SolveError, SolvedWeight, check, share,
+    NO_SITE, OutputEnergy, PackedUpper, SiteSettings, SiteSolver, SolveError, SolvedWeight, check,
+    check_size, prunes_nothing, share,
 };
 
 /// Values whose sum kernels of refinement keep in shared memory as one f64.
@@ -58,7 +59,6 @@ struct SiteAtWork {
     damped: DeviceBuffer<f32>,
     /// 1 for the columns with S_jj = 0.
     dead: DeviceBuffer<u8>,
-    dead_columns: Vec<usize>,
     /// The largest H_jj.
     unit: f64,
 }
@@ -135,6 +135,10 @@ impl SiteSolver for CudaSolver {
         weights.iter().map(|(dense, target)| site.solve(&self.device, dense, target)).collect()
     }
 
+    fn change(&mut self, before: &[f32], after: &[f32]) -> Option<Result<f64, SolveError>> {
+        self.site.as_ref().map(|site| site.change(&self.device, before, after))
+    }
+
     fn end(&mut self) {
         self.site = None;
     }
@@ -160,7 +164,6 @@ impl SiteAtWork {
             scale: driver.upload(TransferKind::Figures, &scales.scale)?,
             damped: driver.upload(TransferKind::Figures, &scales.damped)?,
             dead: driver.upload(TransferKind::Figures, &dead)?,
-            dead_columns: scales.dead,
             unit: scales.unit,
         })
     }
@@ -198,7 +201,7 @@ impl SiteAtWork {
         let before = driver.upload(TransferKind::Weights, dense)?;
         let rows = dense.len() / n;
         let mut weight = match &self.obs {
-            _ if pruned == 0 => driver.upload(TransferKind::Weights, &self.without_dead(dense))?,
+            _ if prunes_nothing(target, dense.len()) => driver.upload(TransferKind::Weights, dense)?,
             Some(factor) => factor.prune(device, &before, rows, target)?,
             None => self.alternate(device, &before, rows, target, pruned)?,
         };
@@ -206,15 +209,6 @@ impl SiteAtWork {
         let mut solved = vec![0.0; dense.len()];
         driver.read(TransferKind::Results, &weight, &mut solved)?;
         Ok(SolvedWeight { weight: solved, energy })
-    }
-
-    /// A weight with its dead columns at 0.
-    fn without_dead(&self, weight: &[f32]) -> Vec<f32> {
-        let mut weight = weight.to_vec();
-        for row in weight.chunks_exact_mut(self.n) {
-            self.dead_columns.iter().for_each(|j| row[*j] = 0.0);
-        }
-        weight
     }
 
     /// As `solve/admm.rs` does: between rounds the weight holds X + U.
@@ -290,6 +284,25 @@ impl SiteAtWork {
             0 => energy,
             _ => energy.refined(if change > 0.0 { left / change } else { 1.0 }),
         })
+    }
+
+    /// tr(dW S dW^T), with W = `before` and dW = `after` - W. Both cross to the GPU.
+    fn change(&self, device: &CudaDevice, before: &[f32], after: &[f32]) -> Result<f64, SolveError> {
+        check_size(before.len(), self.n)?;
+        if after.len() != before.len() {
+            let (rows, columns) = (before.len() / self.n, self.n);
+            return Err(SolveError::Size { rows, columns, found: after.len() });
+        }
+        let driver = device.driver();
+        let (w0, w) =
+            (driver.upload(TransferKind::Weights, before)?, driver.upload(TransferKind::Weights, after)?);
+        let (rows, mut change) = (before.len() / self.n, 0.0);
+        for first in (0..rows).step_by(ROWS_TOGETHER) {
+            let (count, at) = (ROWS_TOGETHER.min(rows - first), first * self.n);
+            let band = self.offset(device, w.input_from(at), w0.input_from(at), count)?;
+            change += band.errors(driver)?.iter().map(|[_, plain]| plain).sum::<f64>();
+        }
+        Ok(change.max(0.0) * self.unit)
     }
 
     /// Leaves V = W s of some rows, V0 - V in `direction` and (V0 - V) A in `residual`, and the errors before anything is done; then the first

@@ -161,6 +161,25 @@ fn a_sum_that_overflows_is_refused_and_changes_nothing() {
 }
 
 #[test]
+fn a_sum_of_f32_past_half_their_range_is_refused_and_changes_nothing() {
+    let mut gram = Gram::new(2, Accumulate::F32, 0);
+    gram.observe(&[1.0, 1e19], 1.5).unwrap();
+    let before = gram.clone();
+    assert_eq!(gram.observe(&[1.0, 1e19], 1.5), Err(GramError::Overflow { column: 1, exponent: 0 }));
+    assert_eq!(gram, before);
+    assert_eq!(gram.observe(&[1.0, 1e18], 1.5), Ok(()));
+}
+
+#[test]
+fn the_least_and_the_largest_weights_of_steps_count_in_the_mass() {
+    for alpha in [0.01, 100.0] {
+        let mut gram = Gram::new(1, Accumulate::Exact, 0);
+        gram.observe(&[0.5; 9], alpha).unwrap();
+        assert!((gram.mass() / (9.0 * alpha) - 1.0).abs() < 3e-6, "{} at {alpha}", gram.mass());
+    }
+}
+
+#[test]
 fn values_that_cannot_be_squared_are_refused() {
     for kind in [Accumulate::Exact, Accumulate::F32] {
         for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 1e20] {

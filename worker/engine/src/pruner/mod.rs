@@ -8,6 +8,7 @@ mod probe;
 mod room;
 mod shrunk;
 mod solving;
+mod stored;
 mod structured;
 mod survey;
 
@@ -21,7 +22,7 @@ use obsdiff_proto::{
     SparsitySpec,
 };
 
-use crate::calibrate::{Energy, EnergyTap, GramTap, Passed, Trajectories, alphas};
+use crate::calibrate::{Energy, EnergyTap, GramTap, Passed, Trajectories, alphas, of_sums};
 use crate::checkpoint::Weights;
 use crate::device::ComputeDevice;
 use crate::gram::{Gram, GramError, GramSet, PlacedGram, exponent_for};
@@ -275,7 +276,8 @@ impl Pruner {
     /// Adds a shard's observations to the open package's Grams. After an error they hold only some of them: open the package again.
     ///
     /// # Errors
-    /// When a forward call fails, an observation is not finite or overflows its exponent ([`Error::Overflow`]).
+    /// When a forward call fails, an observation is not finite, overflows its exponent ([`Error::Overflow`]), or leaves the range of f32
+    /// sums.
     pub fn calibrate(
         &mut self,
         shard: &Shard,
@@ -305,7 +307,8 @@ impl Pruner {
             (None, None) => None,
         };
         let mut tap = GramTap::new(inventory, set).with_group(group_set);
-        Trajectories::follow(trajectory, &*self.model, &self.alphas, &mut tap, on_passed)?;
+        let followed = Trajectories::follow(trajectory, &*self.model, &self.alphas, &mut tap, on_passed);
+        followed.map_err(|error| of_sums(error, self.hessian.accumulate))?;
         self.gram_operations += tap.operations();
         match on_device {
             Some(set) => self.on_device = Some(set),
@@ -374,3 +377,6 @@ fn groups(counts: &[u32]) -> Vec<Range<u32>> {
 fn no_package() -> Error {
     Error::Argument("no package is open".to_owned())
 }
+
+#[cfg(test)]
+mod tests;

@@ -6,6 +6,7 @@ use candle_core::Tensor;
 use obsdiff_proto::message::Slice;
 use obsdiff_proto::{LinearTarget, Method, Package, PackageId, Precision, SiteId, Target};
 
+use super::stored::{Reported, zeros};
 use super::{Pruner, of_site};
 use crate::export::PrunedLinear;
 use crate::gram::{Gram, GramError, PlacedGram};
@@ -22,7 +23,7 @@ pub struct SolvedSlice {
     pub slice: Slice,
     /// Their new weight, `rows x n`, f32.
     pub weight: Tensor,
-    /// How they were pruned and how well they kept their function.
+    /// How they were pruned, and how well they keep their function once an export has rounded them to the checkpoint's type.
     pub report: PrunedLinear,
     /// The energies that the report's relative error is the ratio of: those of a linear's slices add up. Absent without a Gram.
     pub energy: Option<OutputEnergy>,
@@ -51,8 +52,8 @@ impl Pruner {
     /// as soon as it is pruned and refined. Rows of different calls do not compete for zeros. The model does not change.
     ///
     /// # Errors
-    /// When a slice is not of this package and site, the Gram is missing or cannot be factorised, a weight is not finite, or `done`
-    /// fails.
+    /// When a slice is not of this package and site, the Gram is missing or cannot be factorised, a weight is not finite, or leaves the
+    /// range of the checkpoint's type when pruned, or `done` fails.
     pub fn solve(
         &mut self,
         package: &Package,
@@ -65,7 +66,7 @@ impl Pruner {
             Ok((slice.clone(), of_package.ok_or_else(foreign_part)?.target))
         };
         let wanted = slices.iter().map(target).collect::<Result<Vec<_>>>()?;
-        self.solve_to(package.id, &wanted, gram, done)
+        self.solve_to(package.id, &wanted, gram, Reported::Stored, done)
     }
 
     /// As [`Self::solve`], with a target of its own for each slice. A slice may come several times.
@@ -74,6 +75,7 @@ impl Pruner {
         package: PackageId,
         wanted: &[(Slice, Target)],
         gram: Option<&PlacedGram>,
+        reported: Reported,
         done: &mut dyn FnMut(SolvedSlice) -> Result<()>,
     ) -> Result<()> {
         let _span = tracing::info_span!("solve").entered();
@@ -84,7 +86,7 @@ impl Pruner {
             && let Some(mut solver) = self.site_solver(wanted)
         {
             // After an error the next call begins with new memory, here as with `obs` below.
-            self.solve_site(&mut *solver, package, wanted, site, gram, done)?;
+            self.solve_site(&mut *solver, package, wanted, (site, gram), reported, done)?;
             self.solver = Some(solver);
             return Ok(());
         }
@@ -107,7 +109,8 @@ impl Pruner {
         let mut unrefined = Vec::new();
         for (slice, target) in wanted {
             let target = self.target(slice, *target, site)?;
-            let solved = self.solve_slice(&mut obs, package, target, slice, second_order.as_ref())?;
+            let solved =
+                self.solve_slice(&mut obs, package, target, slice, second_order.as_ref(), reported)?;
             match self.refine {
                 0 => done(solved)?,
                 _ => unrefined.push(solved),
@@ -122,7 +125,7 @@ impl Pruner {
             let damping = if used > self.factor_damping() { used } else { self.hessian.damping };
             let hessian = ScaledHessian::new(known.factor, damping);
             for solved in unrefined {
-                done(self.refine_slice(solved, &hessian)?)?;
+                done(self.refine_slice(solved, &hessian, reported)?)?;
             }
         }
         Ok(())
@@ -156,8 +159,8 @@ impl Pruner {
         solver: &mut dyn SiteSolver,
         package: PackageId,
         wanted: &[(Slice, Target)],
-        site: SiteId,
-        gram: &PlacedGram,
+        (site, gram): (SiteId, &PlacedGram),
+        reported: Reported,
         done: &mut dyn FnMut(SolvedSlice) -> Result<()>,
     ) -> Result<()> {
         let failed = |error: SolveError| self.failed(site, &error);
@@ -190,15 +193,19 @@ impl Pruner {
                 dense.iter().zip(&targets).map(|(dense, target)| (dense.as_slice(), target.target)).collect();
             let solved = solver.solve(&weights);
             drop(weights);
-            drop(dense);
-            for (((slice, _), target), solved) in wanted.iter().zip(targets).zip(solved) {
+            for ((((slice, _), target), solved), dense) in wanted.iter().zip(targets).zip(solved).zip(dense) {
                 let name = &self.model.inventory().linear(slice.linear).name;
                 let failed =
                     |error: SolveError| Error::Site { name: name.clone(), problem: error.to_string() };
                 let SolvedWeight { weight, energy } = solved.map_err(failed)?;
                 let known =
                     SliceFacts { damping: Some(damping), gram_trace: Some(gram_trace), energy: Some(energy) };
-                done(self.solved(package, target, slice, weight, known)?)?;
+                let mut solved = self.solved(package, target, slice, weight, known)?;
+                if reported == Reported::Stored {
+                    self.report_stored(&mut solved, |stored| solver.change(&dense, stored))?;
+                }
+                drop(dense);
+                done(solved)?;
             }
         }
         solver.end();
@@ -234,6 +241,7 @@ impl Pruner {
         target: LinearTarget,
         slice: &Slice,
         second_order: Option<&SecondOrder>,
+        reported: Reported,
     ) -> Result<SolvedSlice> {
         let factor = second_order.map(|known| &known.factor);
         let LinearTarget { linear, target } = target;
@@ -256,7 +264,15 @@ impl Pruner {
             factor.filter(|_| self.method == Method::Obs || self.refine > 0).map(Factor::damping_used);
         let gram_trace = second_order.map(|known| known.gram_trace);
         let target = LinearTarget { linear, target };
-        self.solved(package, target, slice, weight, SliceFacts { damping, gram_trace, energy })
+        let known = SliceFacts { damping, gram_trace, energy };
+        let mut solved = self.solved(package, target, slice, weight, known)?;
+        if reported == Reported::Stored && self.refine == 0 {
+            let change = |stored: &[f32]| {
+                factor.map(|factor| output_energy(&dense, stored, factor).map(|energy| energy.change))
+            };
+            self.report_stored(&mut solved, change)?;
+        }
+        Ok(solved)
     }
 
     /// A slice with its new weight, `rows x n`, and its report.
@@ -276,7 +292,7 @@ impl Pruner {
             shape,
             target: target.target,
             package: package.0,
-            zeros: weight.iter().filter(|w| **w == 0.0).count() as u64,
+            zeros: zeros(&weight),
             damping,
             gram_trace,
             unrefined_error: energy.and_then(|energy| energy.unrefined()),
@@ -287,7 +303,12 @@ impl Pruner {
         Ok(SolvedSlice { slice: slice.clone(), weight, report, energy })
     }
 
-    fn refine_slice(&self, pruned: SolvedSlice, hessian: &ScaledHessian) -> Result<SolvedSlice> {
+    fn refine_slice(
+        &self,
+        pruned: SolvedSlice,
+        hessian: &ScaledHessian,
+        reported: Reported,
+    ) -> Result<SolvedSlice> {
         let SolvedSlice { slice, weight, mut report, energy } = pruned;
         let dense = self.dense(slice.linear, slice.rows.clone())?;
         let mut refined: Vec<f32> = weight.flatten_all()?.to_vec1()?;
@@ -298,6 +319,10 @@ impl Pruner {
         report.unrefined_error = energy.and_then(|energy| energy.unrefined());
         report.relative_error = energy.map(|energy| energy.relative());
         let weight = Tensor::from_vec(refined, &report.shape, &HOST)?;
-        Ok(SolvedSlice { slice, weight, report, energy })
+        let mut solved = SolvedSlice { slice, weight, report, energy };
+        if reported == Reported::Stored {
+            self.report_stored(&mut solved, |stored| Some(hessian.change(&dense, stored)))?;
+        }
+        Ok(solved)
     }
 }

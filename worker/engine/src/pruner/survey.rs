@@ -8,6 +8,7 @@ use obsdiff_proto::{LinearId, LinearTarget, Method, Package, Target, Targets};
 use serde::{Deserialize, Serialize};
 
 use super::probe::{Probe, Replacement};
+use super::stored::Reported;
 use super::{Allocated, Pruner, no_package};
 use crate::gram::PlacedGram;
 use crate::{Error, Result};
@@ -88,7 +89,7 @@ impl Pruner {
             let wanted: Vec<_> =
                 order.iter().map(|(place, i)| (slices[*place].clone(), trials[*place].targets[*i])).collect();
             let mut next = order.into_iter();
-            self.solve_to(package.id, &wanted, gram, &mut |solved| {
+            self.solve_to(package.id, &wanted, gram, Reported::Solved, &mut |solved| {
                 let (place, target) = next.next().ok_or_else(no_package)?;
                 let (slice, weight) = &mut found[place];
                 let energy = solved.energy.ok_or_else(no_package)?;

@@ -13,7 +13,7 @@ use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::largest::{Threshold, drop_of_groups, key, largest};
-use super::obs::share;
+use super::obs::{prunes_nothing, share};
 use super::product::multiply;
 use super::shifted::shifted_inverse;
 use super::{Float, ScaledHessian, SolveError, check, stride, task_rows};
@@ -86,8 +86,8 @@ impl Admm {
     /// least; [`super::refine`] brings them there.
     ///
     /// Unstructured targets prune exactly floor(ratio * weights) of all rows and columns, N:M exactly N of each group of a row; ties go
-    /// by (column, row). Columns that are dead become 0, and count among these. 2 * 14 rows * n^2 operations in products (fast) and
-    /// some passes over the weights. Results do not depend on the number of threads.
+    /// by (column, row). Columns that are dead become 0, and count among these; where none are to go, nothing changes. 2 * 14 rows * n^2
+    /// operations in products (fast) and some passes over the weights. Results do not depend on the number of threads.
     ///
     /// # Errors
     /// When the weight does not fit the site or is not finite, the target cannot be met, or no site was begun.
@@ -119,15 +119,15 @@ impl Admm {
         let Some(effort) = self.effort.filter(|_| self.n == n) else {
             return Err(SolveError::Size { rows: n, columns: n, found: self.n });
         };
-        for row in weight.chunks_exact_mut(n) {
-            hessian.dead().iter().for_each(|j| row[*j] = 0.0);
+        if prunes_nothing(target, weight.len()) {
+            return Ok(());
         }
         let mut pruned = 0;
         if let Target::Unstructured { ratio } = *target {
             pruned = share(ratio, weight.len());
-            if pruned == 0 {
-                return Ok(());
-            }
+        }
+        for row in weight.chunks_exact_mut(n) {
+            hessian.dead().iter().for_each(|j| row[*j] = 0.0);
         }
         rayon::scope(|_| self.alternate(buffers, weight, hessian.scale(), effort, target, pruned));
         Ok(())

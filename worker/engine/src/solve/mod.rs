@@ -50,7 +50,7 @@ pub use site::{CpuSolver, SiteSettings, SiteSolver, SolvedWeight};
 #[cfg(feature = "cuda")]
 pub(crate) use {
     factor::{live_mean, raised},
-    obs::share,
+    obs::{prunes_nothing, share},
     scaled::check_upper,
     site::NO_SITE,
 };

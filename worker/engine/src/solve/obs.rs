@@ -34,7 +34,8 @@ impl Obs {
     /// Columns go left to right in blocks of [`BLOCK`], or of as many whole groups as fit it for N:M. A weight's score is (w / U_jj)^2
     /// with w as updated so far: at the start of its block for unstructured targets, of its group for N:M. Unstructured targets
     /// prune exactly floor(ratio * weights) of each block over all rows, N:M exactly N of each group of a row; ties go by (column,
-    /// row). Columns that are dead become 0. The method is that of arXiv 2510.06751, after SparseGPT (arXiv 2301.00774).
+    /// row). Columns that are dead become 0, unless nothing is to go at all. The method is that of arXiv 2510.06751, after SparseGPT (arXiv
+    /// 2301.00774).
     ///
     /// A block B is brought up to date when its turn comes. With D the change of the columns A to its left, and H = C C^T, what costs
     /// least in all columns not yet pruned is dW_B = -D X_AB with X_AB = C_AB U_BB, where U_BB is the inverse of C_BB. The published code
@@ -50,6 +51,9 @@ impl Obs {
     pub fn prune(&mut self, weight: &mut [f32], factor: &Factor, target: &Target) -> Result<(), SolveError> {
         let n = factor.width();
         check(weight, n, target)?;
+        if prunes_nothing(target, weight.len()) {
+            return Ok(());
+        }
         for j in factor.dead() {
             weight.chunks_exact_mut(n).for_each(|row| row[j] = 0.0);
         }
@@ -60,10 +64,10 @@ impl Obs {
         let mut strips: Vec<_> = rows.zip(memory).map(|(rows, memory)| Strip::new(rows, n, memory)).collect();
         // Within the pool from here on: entering it for each of a block's steps would take as long as the step.
         rayon::scope(|_| match *target {
-            Target::Unstructured { ratio } if ratio > 0.0 => prune_share(&mut strips, span, factor, ratio),
+            Target::Unstructured { ratio } => prune_share(&mut strips, span, factor, ratio),
             Target::NToM { n, m } => prune_groups(&mut strips, span, factor, n, m),
-            // Nothing to prune; structured targets were refused by the check.
-            Target::Unstructured { .. } | Target::Structured { .. } => (),
+            // Refused by the check.
+            Target::Structured { .. } => (),
         });
         Ok(())
     }
@@ -148,6 +152,15 @@ fn prune_groups(strips: &mut [Strip<'_>], span: &mut Span, factor: &Factor, prun
 /// floor(ratio * weights).
 pub(crate) fn share(ratio: f64, weights: usize) -> usize {
     ((ratio * weights as f64) as usize).min(weights)
+}
+
+/// Whether a target leaves so many weights as they are.
+pub(crate) fn prunes_nothing(target: &Target, weights: usize) -> bool {
+    match *target {
+        Target::Unstructured { ratio } => share(ratio, weights) == 0,
+        Target::NToM { n, .. } => n == 0,
+        Target::Structured { .. } => false,
+    }
 }
 
 /// What pruning a block of a strip writes to.

@@ -47,14 +47,17 @@ pub(super) struct Advance<'a> {
     pub(super) direction: &'a mut [f32],
     /// The direction times A.
     pub(super) product: &'a [f32],
-    /// The square of the residual at the weights that stay.
+    /// The square of the residual at the weights that stay; 0 where the row has arrived.
     pub(super) square_before: f64,
+    /// A row whose square falls to this has arrived.
+    pub(super) least: f64,
     /// Whether another step follows.
     pub(super) more: bool,
 }
 
 impl Advance<'_> {
-    /// Takes the step and returns the square of the new residual at the weights that stay. A row whose residual is 0 does not change.
+    /// Takes the step and returns the square of the new residual at the weights that stay, 0 once the row has arrived. Such a row does not
+    /// change.
     pub(super) fn run(self) -> f64 {
         Arch::new().dispatch(self)
     }
@@ -65,7 +68,7 @@ impl WithSimd for Advance<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, _: S) -> f64 {
-        let Self { weight, residual, direction, product, square_before, more } = self;
+        let Self { weight, residual, direction, product, square_before, least, more } = self;
         let length = ratio(square_before, dot(direction, product));
         for ((v, r), (p, q)) in weight.iter_mut().zip(&mut *residual).zip(direction.iter().zip(product)) {
             *v += length * p;
@@ -75,6 +78,9 @@ impl WithSimd for Advance<'_> {
             return 0.0;
         }
         let square = kept_square(weight, residual);
+        if square <= least {
+            return 0.0;
+        }
         let turn = ratio(square, square_before);
         for (p, (v, r)) in direction.iter_mut().zip(weight.iter().zip(&*residual)) {
             *p = kept(*v, *r) + turn * *p;

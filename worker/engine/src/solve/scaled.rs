@@ -72,34 +72,48 @@ impl ScaledHessian {
     /// # Errors
     /// When either weight does not fit.
     pub fn output_energy(&self, before: &[f32], after: &[f32]) -> Result<OutputEnergy, SolveError> {
-        let n = self.n;
-        check_size(before.len(), n)?;
+        let change = self.change(before, after)?;
+        let whole = self.energy(before, after, |before, _| before);
+        Ok(OutputEnergy { change, unrefined: None, whole })
+    }
+
+    /// Of these the first alone.
+    ///
+    /// # Errors
+    /// As [`Self::output_energy`].
+    pub fn change(&self, before: &[f32], after: &[f32]) -> Result<f64, SolveError> {
+        check_size(before.len(), self.n)?;
         if after.len() != before.len() {
-            return Err(SolveError::Size { rows: before.len() / n, columns: n, found: after.len() });
+            return Err(SolveError::Size {
+                rows: before.len() / self.n,
+                columns: self.n,
+                found: after.len(),
+            });
         }
-        let mut sums = [0.0; 2];
+        Ok(self.energy(before, after, |before, after| after - before))
+    }
+
+    /// tr(V S V^T), with V = `of`(before, after).
+    fn energy(&self, before: &[f32], after: &[f32], of: impl Fn(f32, f32) -> f32 + Sync) -> f64 {
+        let n = self.n;
         let together = before.len().min(ROWS_TOGETHER * n);
         let (mut rows, mut product) = (vec![0.0; together], vec![0.0; together]);
+        let mut sum = 0.0;
         for (before, after) in before.chunks(together).zip(after.chunks(together)) {
             let (rows, product) = (&mut rows[..before.len()], &mut product[..before.len()]);
-            let mut energy = |of: &(dyn Fn(f32, f32) -> f32 + Sync)| {
-                let pairs = before.par_chunks(n).zip(after.par_chunks(n));
-                rows.par_chunks_mut(n).with_min_len(task_rows(n)).zip(pairs).for_each(
-                    |(row, (before, after))| {
-                        let pairs = before.iter().zip(after).zip(&self.scale);
-                        row.iter_mut().zip(pairs).for_each(|(v, ((b, a), s))| *v = of(*b, *a) * s);
-                    },
-                );
-                multiply(product, Accum::Replace, rows, &self.square, n, 1.0);
-                let each = rows.par_chunks(n).with_min_len(task_rows(n)).zip(product.par_chunks(n));
-                let plain = each.map(|(row, product)| energies(row, product, &self.damped).plain);
-                plain.collect::<Vec<_>>().into_iter().sum::<f64>()
-            };
-            sums[0] += energy(&|before, after| after - before);
-            sums[1] += energy(&|before, _| before);
+            let pairs = before.par_chunks(n).zip(after.par_chunks(n));
+            rows.par_chunks_mut(n).with_min_len(task_rows(n)).zip(pairs).for_each(
+                |(row, (before, after))| {
+                    let pairs = before.iter().zip(after).zip(&self.scale);
+                    row.iter_mut().zip(pairs).for_each(|(v, ((b, a), s))| *v = of(*b, *a) * s);
+                },
+            );
+            multiply(product, Accum::Replace, rows, &self.square, n, 1.0);
+            let each = rows.par_chunks(n).with_min_len(task_rows(n)).zip(product.par_chunks(n));
+            let plain = each.map(|(row, product)| energies(row, product, &self.damped).plain);
+            sum += plain.collect::<Vec<_>>().into_iter().sum::<f64>();
         }
-        let [change, whole] = sums.map(|sum| sum.max(0.0) * self.unit);
-        Ok(OutputEnergy { change, unrefined: None, whole })
+        sum.max(0.0) * self.unit
     }
 
     /// The same with every value of A changed.

@@ -59,6 +59,10 @@ pub trait SiteSolver: Send {
     /// For each weight as those, and [`SolveError::Device`].
     fn solve(&mut self, weights: &[(&[f32], Target)]) -> Vec<Result<SolvedWeight, SolveError>>;
 
+    /// tr(dW S dW^T) of a weight of the site, with W = `before`, dW = `after` - W and S the Gram without damping; none where no site was
+    /// begun.
+    fn change(&mut self, before: &[f32], after: &[f32]) -> Option<Result<f64, SolveError>>;
+
     /// Drops what the site needed alone.
     fn end(&mut self);
 }
@@ -105,6 +109,10 @@ impl SiteSolver for CpuSolver {
             solve_one(dense, target, hessian, *refinement, prune)
         })
         .collect()
+    }
+
+    fn change(&mut self, before: &[f32], after: &[f32]) -> Option<Result<f64, SolveError>> {
+        self.site.as_ref().map(|(hessian, _)| hessian.change(before, after))
     }
 
     fn end(&mut self) {

@@ -1,162 +1,92 @@
-//! Grams on GPUs of a fake driver, in host memory, are summed over a fake NCCL. A child process has these libraries. Nothing here has a GPU.
-#![allow(unsafe_code, clippy::unwrap_used)]
+//! Grams near the end of their range are summed on the host.
+#![allow(clippy::unwrap_used, clippy::panic)]
 
-use std::process::Command;
-use std::sync::Mutex;
+#[cfg(feature = "cuda")]
+mod on_gpus;
+
 use std::thread;
 use std::time::Duration;
 
-use obsdiff_engine::device::DeviceName;
+use obsdiff_engine::gram::GramSumsMut;
 use obsdiff_proto::Epoch;
-use obsdiff_tests::{fake_cuda, noise};
 
 use super::*;
-use crate::collective::{Abort, Local, Member, Transport, nccl_transports};
+use crate::collective::{Abort, Local, Member, Transport};
 
-const SITE: SiteId = SiteId(2);
-const WIDTH: usize = 150;
-const RANKS: usize = 3;
 const LONG: Duration = Duration::from_secs(60);
+const SITE: SiteId = SiteId(2);
 
-/// Starts a test of this file again in a process with the fake libraries; true in that process.
-fn in_child(test: &str) -> bool {
-    const FOUND: &str = "FAKE_CUDA_FOUND";
-    if std::env::var_os(FOUND).is_some() {
-        return true;
+/// A Gram of two features with so much of the limit of a sum on its diagonal's second place, and little elsewhere.
+fn gram(exponent: i32, share: f64) -> Gram {
+    let mut gram = Gram::new(2, Accumulate::Exact, exponent);
+    if let (GramSumsMut::Exact(sums), mass) = gram.parts_mut() {
+        sums.copy_from_slice(&[7, -5, (share * SUM_LIMIT) as i64]);
+        *mass = 3;
     }
-    let child = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", &format!("device::reducing::tests::{test}"), "--nocapture"])
-        .env(FOUND, "1")
-        .env("LD_LIBRARY_PATH", fake_cuda())
-        .output()
-        .unwrap();
-    let said = String::from_utf8_lossy(&child.stdout);
-    let errors = String::from_utf8_lossy(&child.stderr);
-    assert!(child.status.success() && said.contains("1 passed"), "{said}{errors}");
-    false
+    gram
 }
 
-/// Bytes that have crossed from the fake GPU to the host.
-fn to_host() -> u64 {
-    // SAFETY: the fake driver has this function, which takes nothing and returns a number.
-    unsafe {
-        let library = cudarc::driver::sys::culib();
-        library.get::<unsafe extern "C" fn() -> u64>(b"fake_cuda_bytes_to_host").unwrap()()
-    }
-}
-
-/// The rows that a rank observes; the last rank has none.
-fn rows(rank: usize) -> Option<Vec<f32>> {
-    (rank + 1 < RANKS).then(|| noise(rank as u64 + 1, 40 * WIDTH))
-}
-
-/// A rank's own Gram on a device.
-fn own(device: &ComputeDevice, accumulate: Accumulate, rank: usize) -> Option<PlacedGram> {
-    let mut grams = device.grams();
-    grams.open(SITE, &Arc::new(Gram::new(WIDTH, accumulate, 30))).unwrap();
-    grams.observe(SITE, &rows(rank)?, 1.0).unwrap();
-    grams.share(SITE).unwrap()
-}
-
-/// What each rank of a group receives, and bytes that crossed to the host meanwhile. `solving` is what solving needs on each device.
-fn reduced(
-    transports: &[Box<dyn Transport>],
-    accumulate: Accumulate,
-    solving: Option<u64>,
-    roots: &[usize],
-) -> (Vec<Option<PlacedGram>>, u64) {
-    let device = ComputeDevice::open(DeviceName::Cuda(0)).unwrap();
-    let own: Vec<_> = (0..RANKS).map(|rank| own(&device, accumulate, rank)).collect();
-    let before = to_host();
-    let received = thread::scope(|scope| {
-        let device = &device;
-        let run = |(rank, own): (usize, Option<PlacedGram>)| {
-            let transport = &transports[rank];
+/// What each rank gets of a group to which it brings one of these Grams.
+fn reduced(grams: &[Gram], roots: &[usize]) -> Vec<Result<Option<PlacedGram>, WorkError>> {
+    let local = Local::default();
+    thread::scope(|scope| {
+        let run = |(rank, own): (usize, &Gram)| {
+            let (transport, own) = (local.clone(), PlacedGram::from(own.clone()));
             scope.spawn(move || {
-                let member = Member { epoch: Epoch(1), rank, world: RANKS, form: LONG, silence: LONG };
+                let member = Member { epoch: Epoch(1), rank, world: grams.len(), form: LONG, silence: LONG };
                 let mut group = transport.join(member, &Abort::default()).unwrap();
-                let received = ReceivedGrams::default();
-                let mut reducer = GramReducer {
-                    of_groups: Vec::new(),
-                    received_groups: Arc::new(Mutex::default()),
-                    own: own.map(|own| (SITE, own)).into_iter().collect(),
-                    widths: [(SITE, WIDTH)].into(),
-                    accumulate,
-                    device: device.clone(),
-                    solving,
-                    received: received.clone(),
+                let site = GroupSite {
+                    id: SITE,
+                    width: 2,
+                    accumulate: Accumulate::Exact,
+                    own: Some(&own),
+                    device: None,
+                    solving: None,
                 };
-                let arrived = reducer.reduce(SITE, roots, &mut *group).unwrap();
+                let received = reduce(site, roots, &mut *group);
                 // Nobody leaves before all have finished.
                 group.all_reduce(Values::I64(&[0]), Buffer::I64(&mut [0])).unwrap();
-                let received = lock(&received).remove(&SITE);
-                assert_eq!(received.is_some(), arrived);
                 received
             })
         };
-        let ranks: Vec<_> = own.into_iter().enumerate().map(run).collect();
+        let ranks: Vec<_> = grams.iter().enumerate().map(run).collect();
         ranks.into_iter().map(|rank| rank.join().unwrap()).collect()
-    });
-    (received, to_host() - before)
-}
-
-/// The sum of all ranks' Grams.
-fn expected(accumulate: Accumulate) -> Gram {
-    let device = ComputeDevice::open(DeviceName::Cuda(0)).unwrap();
-    let mut sum = Gram::new(WIDTH, accumulate, 30);
-    for own in (0..RANKS).filter_map(|rank| own(&device, accumulate, rank)) {
-        sum.merge(&own.to_host().unwrap()).unwrap();
-    }
-    sum
+    })
 }
 
 #[test]
-fn grams_of_gpus_are_summed_without_coming_to_the_host() {
-    if !in_child("grams_of_gpus_are_summed_without_coming_to_the_host") {
-        return;
-    }
-    for accumulate in [Accumulate::Exact, Accumulate::F32] {
-        for roots in [&[1][..], &[0, 2]] {
-            let (received, crossed) = reduced(&nccl_transports(RANKS), accumulate, Some(0), roots);
-            for (rank, received) in received.iter().enumerate() {
-                assert_eq!(received.is_some(), roots.contains(&rank));
-                let Some(gram) = received else { continue };
-                assert!(gram.numbers().is_some() && gram.host().is_none());
-                assert!(
-                    *gram.to_host().unwrap() == expected(accumulate),
-                    "{accumulate:?} at {rank} of {roots:?}"
-                );
-            }
-            // Headers alone cross: the diagonal twice in two limbs, and what ranks agree on.
-            let most = (RANKS * 8 * (4 * WIDTH + 200)) as u64;
-            assert!(crossed < most && most < Gram::bytes(WIDTH, accumulate), "{crossed} bytes of {most}");
+fn sums_are_exact_up_to_their_limit() {
+    let grams = [0.3, 0.3, 0.399].map(|share| gram(30, share));
+    let mut sum = gram(30, 0.3);
+    grams[1..].iter().for_each(|other| sum.merge(other).unwrap());
+    for roots in [&[1][..], &[0, 2]] {
+        for (rank, received) in reduced(&grams, roots).into_iter().enumerate() {
+            let received = received.unwrap().map(|gram| gram.to_host().unwrap());
+            assert_eq!(received.as_deref(), roots.contains(&rank).then_some(&sum), "{rank} of {roots:?}");
         }
     }
 }
 
 #[test]
-fn sums_are_received_by_the_host_where_it_solves_or_the_gpu_has_no_room() {
-    if !in_child("sums_are_received_by_the_host_where_it_solves_or_the_gpu_has_no_room") {
-        return;
-    }
-    for solving in [None, Some(1 << 60)] {
-        let (received, _) = reduced(&nccl_transports(RANKS), Accumulate::Exact, solving, &[1]);
-        let gram = received[1].as_ref().unwrap();
-        assert!(gram.host().is_some_and(|gram| **gram == expected(Accumulate::Exact)));
+fn every_rank_is_told_of_a_sum_past_its_limit() {
+    // The sums of three just pass it, or lie past what 64 bits hold.
+    for share in [0.34, 0.4, 0.9] {
+        let grams = [(); 3].map(|()| gram(30, share));
+        for roots in [&[1][..], &[0, 2]] {
+            for (rank, received) in reduced(&grams, roots).into_iter().enumerate() {
+                let told = matches!(received, Err(WorkError::Overflow { site: SITE, exponent: 30 }));
+                assert!(told, "{share}: {rank} of {roots:?} got {received:?}");
+            }
+        }
     }
 }
 
 #[test]
-fn a_group_that_does_not_reach_the_gpu_sums_copies_on_the_host() {
-    if !in_child("a_group_that_does_not_reach_the_gpu_sums_copies_on_the_host") {
-        return;
+fn every_rank_is_told_of_grams_with_different_exponents() {
+    for received in reduced(&[gram(30, 0.1), gram(29, 0.1)], &[0]) {
+        let Err(WorkError::Group(CollectiveError::Transport(problem))) = received else {
+            panic!("{received:?}")
+        };
+        assert!(problem.contains("site 2 with different exponents"), "{problem}");
     }
-    let local = Local::default();
-    let transports: Vec<_> = (0..RANKS).map(|_| Box::new(local.clone()) as Box<dyn Transport>).collect();
-    let (received, crossed) = reduced(&transports, Accumulate::Exact, Some(0), &[0, 1]);
-    for received in &received[..2] {
-        assert!(received.as_ref().unwrap().host().is_some_and(|gram| **gram == expected(Accumulate::Exact)));
-    }
-    // Each of the two Grams once.
-    assert_eq!(crossed, 2 * Gram::bytes(WIDTH, Accumulate::Exact));
 }

@@ -81,6 +81,8 @@ fn a_value_out_of_range_is_refused_with_the_range() {
         ("hessian.low", "0", "is 0 with hessian.high 1.2, but 0 < low <= high must hold"),
         ("hessian.low", "1e-50", "but 0 < low <= high must hold"),
         ("hessian.high", "0.5", "is 0.8 with hessian.high 0.5"),
+        ("hessian.low", "1e-3", "is 0.001, but must be within 0.01 and 100"),
+        ("hessian.high", "1e36", "but must be within 0.01 and 100"),
         ("hessian.damping", "0", "is 0, but must be above 0 and at most 1"),
         ("hessian.mask_damping", "2", "is 2, but must be above 0 and at most 1"),
         ("packages.count", "0", "is 0, but must be at least 1"),

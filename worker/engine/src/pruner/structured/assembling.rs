@@ -10,6 +10,7 @@ use super::{LinearAtWork, Reader, SolvedStructures, StructureLoss, failed, targe
 use crate::export::{PrunedLinear, PrunedStructure};
 use crate::pruner::Pruner;
 use crate::pruner::probe::Replacement;
+use crate::pruner::stored::zeros;
 use crate::solve::SolveError;
 use crate::solve::structured::{StructuredLayer, folded};
 use crate::{Error, HOST, Result};
@@ -44,6 +45,16 @@ impl Pruner {
         }
         for (linear, target, columns) in columns {
             let changed = match layers.iter().find(|(reader, _)| reader.linear == linear) {
+                Some((reader, layer)) if columns.is_empty() => ChangedLinear {
+                    linear,
+                    weight: to_f32(&reader.before),
+                    bias: None,
+                    solved_from: Some(SolvedFrom {
+                        reader,
+                        layer: &**layer,
+                        after: Cow::Borrowed(&reader.before),
+                    }),
+                },
                 Some((reader, layer)) => self.changed_reader(reader, &**layer)?,
                 None => {
                     let mut weight = self.dense_whole(linear)?;
@@ -118,8 +129,17 @@ impl Pruner {
         let described = self.model.inventory().linear(linear);
         let (name, rows) = (&described.name, described.rows);
         let shape = [rows, weight.len() / rows.max(1)];
+        let in_f32 = zeros(&weight);
+        let weight = Tensor::from_vec(weight, (shape[0], shape[1]), &HOST)?;
+        let stored = self.stored(&format!("{name}.weight"), &weight)?;
         let error = |from: &SolvedFrom<'_>| {
-            let error = from.reader.relative_error(&from.after);
+            let error = match &stored {
+                Some(stored) => {
+                    let stored: Vec<f64> = stored.iter().copied().map(f64::from).collect();
+                    from.reader.relative_error(&stored)
+                }
+                None => from.reader.relative_error(&from.after),
+            };
             error.map_err(|e| self.not_solved(from.reader, e))
         };
         let relative_error = solved_from.as_ref().map(error).transpose()?;
@@ -129,17 +149,18 @@ impl Pruner {
             shape,
             target,
             package: package.id.0,
-            zeros: weight.iter().filter(|w| **w == 0.0).count() as u64,
+            zeros: stored.as_deref().map_or(in_f32, zeros),
             damping: solved_from.as_ref().map(|from| from.layer.damping_used()),
             gram_trace: solved_from.as_ref().map(|from| from.reader.gram_trace),
             unrefined_error: None,
             relative_error,
         };
         solved.linears.push((linear, report));
-        let weight = Tensor::from_vec(weight, (shape[0], shape[1]), &HOST)?;
         solved.tensors.insert(format!("{name}.weight"), weight);
         if let Some(bias) = bias {
-            solved.tensors.insert(format!("{name}.bias"), Tensor::from_vec(bias, rows, &HOST)?);
+            let (name, bias) = (format!("{name}.bias"), Tensor::from_vec(bias, rows, &HOST)?);
+            self.stored(&name, &bias)?;
+            solved.tensors.insert(name, bias);
         }
         Ok(())
     }

@@ -105,6 +105,54 @@ fn a_row_that_would_get_worse_stays_as_it_is() {
     assert_eq!(kept, optimum);
 }
 
+/// What pruning by magnitude leaves of a weight, refined by so many steps: the errors of each row before and after, with damping, and how
+/// far what is said to be left is from what is.
+fn refined_errors(gram: &[f64], n: usize, damping: f64, scale: f32, steps: u32) -> ([Vec<f64>; 2], f64) {
+    let rows = 64;
+    let dense: Vec<f32> = noise(31, rows * n).into_iter().map(|w| w * scale).collect();
+    let mut mask = dense.clone();
+    magnitude(&mut mask, n, &Target::Unstructured { ratio: 0.5 }).unwrap();
+    let hessian = ScaledHessian::of_gram(n, upper::<f32>(gram, n), damping).unwrap();
+    let mut refined = mask.clone();
+    let left = refine(&mut refined, &dense, &hessian, steps).unwrap();
+    assert!(refined.iter().zip(&mask).all(|(r, m)| r.is_finite() && (*m != 0.0 || *r == 0.0)));
+    let plain = [&mask, &refined].map(|weight| errors(weight, &dense, gram, n).iter().sum::<f64>());
+    let h = damped(gram, n, damping);
+    ([&mask, &refined].map(|weight| errors(weight, &dense, &h, n)), left - plain[1] / plain[0])
+}
+
+#[test]
+fn rows_that_have_arrived_stay_where_they_are() {
+    let n = 60;
+    for scale in [1.0, 1e-6, 1e-12] {
+        let gram = gram(1, n, &[]);
+        let ([_, enough], _) = refined_errors(&gram, n, 0.01, scale, 20);
+        let ([before, after], off) = refined_errors(&gram, n, 0.01, scale, 10_000);
+        assert!(off.abs() < 1e-4, "at {scale}: what is left is off by {off}");
+        for (r, ((before, after), enough)) in before.iter().zip(&after).zip(&enough).enumerate() {
+            let found = [before, after, enough];
+            assert!(after < before && *after <= enough * (1.0 + 1e-5), "at {scale}, row {r}: {found:?}");
+        }
+    }
+}
+
+#[test]
+fn no_row_gets_worse_where_f32_rounds_the_damping_away() {
+    let (n, tokens) = (60, 20);
+    let rows = noise(32, tokens * n);
+    let entry = |at: usize| {
+        let row = |row: &[f32]| f64::from(row[at / n]) * f64::from(row[at % n]);
+        rows.chunks(n).map(row).sum::<f64>() / tokens as f64
+    };
+    let gram: Vec<f64> = (0..n * n).map(entry).collect();
+    for steps in [100, 1000] {
+        let ([before, after], _) = refined_errors(&gram, n, 1e-10, 1.0, steps);
+        for (r, (before, after)) in before.iter().zip(&after).enumerate() {
+            assert!(*after <= before * (1.0 + 1e-3), "{steps} steps, row {r}: {before} {after}");
+        }
+    }
+}
+
 #[test]
 fn what_has_no_error_is_left_alone() {
     let n = 96;
