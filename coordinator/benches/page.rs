@@ -63,6 +63,7 @@ fn job() -> Job {
         committed: 0,
         exponents: Some((0..SITES).map(|site| (SiteId(site), 12)).collect()),
         hardware: None,
+        saved: Vec::new(),
         life: 0,
         options: Options::default(),
     }

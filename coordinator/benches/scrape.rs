@@ -52,6 +52,7 @@ fn job() -> Job {
         committed: 0,
         exponents: Some(BTreeMap::from([(SiteId(0), 0)])),
         hardware: None,
+        saved: Vec::new(),
         life: 0,
         options: Options { silence: long, stall: long, ..Options::default() },
     }

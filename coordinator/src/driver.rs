@@ -51,6 +51,8 @@ enum Write {
     Commit(Arc<Manifest>),
     Save(Arc<Exponents>),
     SaveHardware(String),
+    /// Saved sums are of no use any more.
+    ForgetSums,
     /// Nothing follows.
     End,
 }
@@ -252,6 +254,7 @@ impl<'a> CoreDriver<'a> {
             }
             Action::Save(exponents) => self.write(Write::Save(exponents)),
             Action::SaveHardware(hardware) => self.write(Write::SaveHardware(hardware)),
+            Action::ForgetSums => self.write(Write::ForgetSums),
             Action::Emit(event) => {
                 self.history.event((self.clock)(), &event);
                 if let Event::Committed { package } = &event {
@@ -347,6 +350,12 @@ impl RecordWriter {
                 if let Err(error) = self.records.save_hardware(&hardware).await {
                     // Manifests hold it as well.
                     tracing::warn!(%error, "the kind of hardware was not saved");
+                }
+            }
+            Write::ForgetSums => {
+                if let Err(error) = self.records.forget_sums().await {
+                    // They go with the job's state.
+                    tracing::warn!(%error, "saved sums that nobody needs any more were not removed");
                 }
             }
             Write::Save(exponents) => {

@@ -5,11 +5,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use obsdiff_core::{Job, Options};
+use obsdiff_core::{Job, Options, StoredSums};
 use obsdiff_files::Disk;
-use obsdiff_proto::message::Exponents;
+use obsdiff_proto::message::{Exponents, Receipt, SavedSums};
 use obsdiff_proto::{Accumulate, Digest, InputDigest, Inventory, JobSpec, PackageId, Plan};
-use obsdiff_store::{JobRecord, JobStore, Prompts};
+use obsdiff_store::{JobRecord, JobStore, Prompts, SumsRecord};
 use serde::Serialize;
 use tokio::runtime::Runtime;
 use tokio::time::timeout;
@@ -86,12 +86,14 @@ impl JobState {
         };
         let kept = runtime.block_on(store.hardware())?;
         let hardware = kept.or_else(|| committed.last().and_then(|manifest| manifest.hardware.clone()));
+        let sums = runtime.block_on(starting.saved_sums())?;
         let job = Job {
             inventory: inputs.inventory.clone(),
             plan: inputs.plan.clone(),
             committed: committed.len() as u32,
             exponents,
             hardware,
+            saved: sums.into_iter().map(stored).collect(),
             life,
             options: Options::of(&inputs.spec),
         };
@@ -167,6 +169,13 @@ impl JobState {
             tracing::warn!(state = self.url(), %error, "the state of the job could not be removed");
         }
     }
+}
+
+/// Saved sums as the core takes them.
+fn stored((receipt, record): (Receipt, SumsRecord)) -> StoredSums {
+    let SumsRecord { package, exponents, shards, .. } = record;
+    let saved = SavedSums { shards: shards.into_iter().collect(), receipt };
+    StoredSums { package, exponents, saved: Arc::new(saved) }
 }
 
 /// The digest of a value as JSON.

@@ -34,6 +34,14 @@ pub trait Records: Send + Sync {
     /// The store's error, in words.
     async fn save_hardware(&self, hardware: &str) -> Result<(), String>;
 
+    /// Removes the sums that workers have saved.
+    ///
+    /// # Errors
+    /// The store's error, in words.
+    async fn forget_sums(&self) -> Result<(), String> {
+        Ok(())
+    }
+
     /// What became of the linears of a committed package, for people to look at. Nothing depends on it.
     ///
     /// # Errors
@@ -68,6 +76,10 @@ impl Records for StoreRecords {
 
     async fn save_hardware(&self, hardware: &str) -> Result<(), String> {
         self.store.put_hardware(self.life, hardware).await.map_err(|e| e.to_string())
+    }
+
+    async fn forget_sums(&self) -> Result<(), String> {
+        self.store.remove_all_sums().await.map_err(|e| e.to_string())
     }
 
     async fn linear_figures(&self, package: PackageId) -> Result<Vec<LinearFigures>, String> {

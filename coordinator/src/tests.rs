@@ -38,6 +38,7 @@ fn job() -> Job {
         committed: 0,
         exponents: None,
         hardware: None,
+        saved: Vec::new(),
         life: 0,
         options: Options::default(),
     }

@@ -13,6 +13,8 @@
 //! - When the connection is lost, a worker forgets orders that it has not begun, continues with the others, and reports in its next
 //!   [`Hello`] what it holds. Commands of an earlier connection are dropped.
 
+mod order;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::ops::Range;
@@ -21,6 +23,7 @@ use std::time::Duration;
 
 pub use crate::encoding::Encoding;
 use crate::{Epoch, LinearId, Measures, PackageId, ShardId, SiteId, WorkerId};
+pub use order::{Command, Order};
 
 /// The power of two by which a site's observations are scaled before they are rounded to integers.
 pub type Exponents = BTreeMap<SiteId, i32>;
@@ -94,118 +97,6 @@ pub struct Manifest {
     pub hardware: Option<String>,
     /// Where each part's weights are, by digest.
     pub parts: BTreeMap<PartId, Receipt>,
-}
-
-/// Names one thing a worker is asked to do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Order {
-    /// Encode the prompts whose conditioning is not in the store. This order comes while the worker prepares.
-    Encode,
-    /// Close the group of this epoch and of every earlier one; drop the Grams reduced and not yet solved there.
-    Abort {
-        /// The last epoch to close.
-        epoch: Epoch,
-    },
-    /// Load the pruned weights of committed packages until this number is applied. Ends sums and groups of earlier packages.
-    Apply {
-        /// Packages applied when done, counted from the first.
-        packages: u32,
-    },
-    /// Start this tally, dropping the sums of earlier ones.
-    Discard {
-        /// The tally to start.
-        tally: Tally,
-    },
-    /// Run the first shard on the dense model and report the exponents of all sites.
-    Pilot,
-    /// Add a shard to the sums.
-    Calibrate {
-        /// The sums it belongs to.
-        tally: Tally,
-        /// The shard.
-        shard: ShardId,
-    },
-    /// Join the group of an epoch.
-    Form {
-        /// The epoch.
-        epoch: Epoch,
-    },
-    /// Go through the group's reductions, in their order.
-    Reduce {
-        /// The epoch.
-        epoch: Epoch,
-    },
-    /// Solve a part as soon as its Gram has been reduced to this worker, and put the weights in the store.
-    Solve {
-        /// The epoch whose reduction brings the Gram.
-        epoch: Epoch,
-        /// The part.
-        part: PartId,
-    },
-    /// Write the pruned pipeline.
-    Export,
-}
-
-/// An [`Order`] with what is needed to follow it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Command {
-    /// [`Order::Encode`]
-    Encode {
-        /// Another worker has found the conditioning of every prompt in the store: nothing is left to do.
-        is_stored: bool,
-    },
-    /// [`Order::Abort`]
-    Abort {
-        /// The last epoch to close.
-        epoch: Epoch,
-    },
-    /// [`Order::Apply`]
-    Apply {
-        /// Packages applied when done, counted from the first.
-        packages: u32,
-    },
-    /// [`Order::Discard`]
-    Discard {
-        /// The tally to start.
-        tally: Tally,
-    },
-    /// [`Order::Pilot`]
-    Pilot {
-        /// The shard to run.
-        shard: ShardId,
-    },
-    /// [`Order::Calibrate`]; a tally newer than the worker's own starts it from zero.
-    Calibrate {
-        /// The sums it belongs to.
-        tally: Tally,
-        /// The shard.
-        shard: ShardId,
-        /// What is gathered.
-        opening: Arc<Opening>,
-    },
-    /// [`Order::Form`]; a worker whose sums are not exactly `holds` refuses by a failed group.
-    Form {
-        /// The sums to reduce.
-        tally: Tally,
-        /// The shards that these sums consist of.
-        holds: Arc<BTreeSet<ShardId>>,
-        /// The group.
-        group: Arc<Group>,
-    },
-    /// [`Order::Reduce`]
-    Reduce {
-        /// The epoch.
-        epoch: Epoch,
-    },
-    /// [`Order::Solve`]
-    Solve {
-        /// The epoch whose reduction brings the Gram.
-        epoch: Epoch,
-        /// The rows to solve.
-        part: Arc<Part>,
-    },
-    /// [`Order::Export`]
-    Export,
 }
 
 /// The sums to gather for a package.
@@ -285,8 +176,19 @@ pub struct Status {
     pub in_hand: BTreeSet<Order>,
     /// It was asked to stop (SIGTERM) and wants to leave.
     pub draining: bool,
+    /// It ends a shard and saves its sums before it leaves.
+    pub saving: bool,
     /// What it measured of its work; nothing of a worker that measures nothing.
     pub measures: Measures,
+}
+
+/// Sums as they lie in the job's store. Any worker can add them to its own in place of running their shards.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SavedSums {
+    /// The shards that they consist of: one at least.
+    pub shards: BTreeSet<ShardId>,
+    /// How they are found and checked.
+    pub receipt: Receipt,
 }
 
 /// The shards that a worker's Grams consist of.
@@ -300,6 +202,8 @@ pub struct Sums {
     pub held: BTreeSet<ShardId>,
     /// A shard was added only in part, or a Gram overflowed: these sums cannot be used.
     pub spoiled: bool,
+    /// What the worker put into the store last, of these sums.
+    pub saved: Option<Arc<SavedSums>>,
 }
 
 /// How far a worker is with a group.
@@ -357,21 +261,10 @@ pub enum Fault {
     Fatal(String),
 }
 
-impl Command {
-    /// The command's name.
-    pub fn order(&self) -> Order {
-        match self {
-            Self::Encode { .. } => Order::Encode,
-            Self::Abort { epoch } => Order::Abort { epoch: *epoch },
-            Self::Apply { packages } => Order::Apply { packages: *packages },
-            Self::Discard { tally } => Order::Discard { tally: *tally },
-            Self::Pilot { .. } => Order::Pilot,
-            Self::Calibrate { tally, shard, .. } => Order::Calibrate { tally: *tally, shard: *shard },
-            Self::Form { group, .. } => Order::Form { epoch: group.epoch },
-            Self::Reduce { epoch } => Order::Reduce { epoch: *epoch },
-            Self::Solve { epoch, part } => Order::Solve { epoch: *epoch, part: part.id },
-            Self::Export => Order::Export,
-        }
+impl SavedSums {
+    /// The first of their shards, which names them among those that are not shared.
+    pub fn first(&self) -> ShardId {
+        self.shards.first().copied().unwrap_or(ShardId(0))
     }
 }
 
@@ -379,22 +272,5 @@ impl GroupStage {
     /// Whether the group is over for this worker without having reduced everything.
     pub fn is_closed(&self) -> bool {
         matches!(self, Self::Failed(_) | Self::Aborted)
-    }
-}
-
-impl fmt::Display for Order {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Encode => f.write_str("encoding"),
-            Self::Abort { epoch } => write!(f, "abort of epoch {epoch}"),
-            Self::Apply { packages } => write!(f, "applying {packages} packages"),
-            Self::Discard { tally } => write!(f, "start of tally {}", tally.0),
-            Self::Pilot => f.write_str("pilot"),
-            Self::Calibrate { shard, .. } => write!(f, "shard {shard}"),
-            Self::Form { epoch } => write!(f, "group of epoch {epoch}"),
-            Self::Reduce { epoch } => write!(f, "reduction of epoch {epoch}"),
-            Self::Solve { part, .. } => write!(f, "solving part {part}"),
-            Self::Export => f.write_str("export"),
-        }
     }
 }

@@ -41,6 +41,7 @@ fn prune(prompts: u32, steps: u32, spans: &Spans) -> Summary {
             traces: None,
             workers: Some(1),
             memory: None,
+            save_every: None,
             baseline: false,
             progress: &progress,
             spans,

@@ -55,7 +55,9 @@ impl Described {
             activations: self.activations(&batches, branches, dtype)
                 + self.probe(spec, dtype)
                 + self.observation(plan, prompts * branches, dtype),
-            solver: self.solver(spec, plan) + self.kept_gram(spec, plan),
+            // Sums are saved and restored while nothing is solved: a Gram at a time, beside its file.
+            solver: self.solver(spec, plan).max(2 * self.largest_gram(spec, plan))
+                + self.kept_gram(spec, plan),
             base: BASE_BYTES + rayon::current_num_threads() as u64 * THREAD_BYTES,
         }
     }
@@ -105,17 +107,17 @@ impl Described {
         if spec.output.grams.is_none() && spec.calibration.grams.is_none() {
             return 0;
         }
+        let copies = if spec.output.gram_prompts.is_empty() { 1 } else { 2 };
+        copies * self.largest_gram(spec, plan)
+    }
+
+    fn largest_gram(&self, spec: &JobSpec, plan: &Plan) -> u64 {
         let of_package = |package: &Package| {
             let width = |id: &SiteId| package.gram_width(self.inventory.site(*id));
-            package
-                .sites
-                .iter()
-                .map(width)
-                .max()
-                .map_or(0, |width| Gram::bytes(width, spec.hessian.accumulate))
+            let width = package.sites.iter().map(width).max();
+            width.map_or(0, |width| Gram::bytes(width, spec.hessian.accumulate))
         };
-        let copies = if spec.output.gram_prompts.is_empty() { 1 } else { 2 };
-        copies * plan.packages.iter().map(of_package).max().unwrap_or(0)
+        plan.packages.iter().map(of_package).max().unwrap_or(0)
     }
 
     /// What solving the largest part of the plan takes.

@@ -55,6 +55,7 @@ fn run_until(last: Option<usize>) -> Vec<Operation> {
             traces: None,
             workers: Some(1),
             memory: None,
+            save_every: None,
             baseline: false,
             progress: &progress,
             spans: &spans,

@@ -86,6 +86,7 @@ fn job() -> Job {
         committed: 0,
         exponents: Some((0..sites).map(|s| (SiteId(s), 12)).collect()),
         hardware: None,
+        saved: Vec::new(),
         life: 0,
         options: Options::default(),
     }
@@ -173,6 +174,7 @@ impl TimedCore {
                 status.sums.held.insert(*shard);
                 status.pace = Some(Duration::from_secs(4));
             }
+            Command::Restore { saved, .. } => status.sums.held.extend(&saved.shards),
             Command::Form { group: g, .. } => {
                 status.group = group(g.epoch, GroupStage::Formed, Default::default())
             }

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use obsdiff_proto::{Epoch, PackageId, ShardId, SiteId, WorkerId, counted};
+use obsdiff_proto::{PackageId, SiteId, WorkerId, counted};
 use thiserror::Error;
 
-use crate::{Command, Dismissed, Exponents, Hello, Manifest, Reason, Status};
+use crate::{Command, Dismissed, Event, Exponents, Hello, Manifest, Reason, Status};
 
 /// Something that happened.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -81,6 +81,8 @@ pub enum Action {
     Save(Arc<Exponents>),
     /// Save the kind of hardware of the job's workers for the next life. No answer is waited for: manifests have it too.
     SaveHardware(String),
+    /// Remove saved sums from the store: no package needs them any more. No answer is waited for.
+    ForgetSums,
     /// Log it, show it.
     Emit(Event),
     /// The job is over: nothing more will come.
@@ -145,153 +147,6 @@ impl From<&Dismissal> for Dismissed {
             Dismissal::Over(Outcome::Failed(_)) => Reason::Failed,
         };
         Self { reason, words: dismissal.to_string() }
-    }
-}
-
-/// What happens to the shards that are lost, in words.
-fn run_again(lost: &[ShardId]) -> String {
-    let are = if lost.len() == 1 { "is" } else { "are" };
-    format!("{} {are} run again", counted(lost.len(), "shard"))
-}
-
-/// Something that users want to know.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
-pub enum Event {
-    /// A worker joined.
-    #[error("worker {worker} joined with {} of the open package", counted(*kept, "shard"))]
-    Joined {
-        /// Who.
-        worker: WorkerId,
-        /// Shards of the open package that it brought and that count.
-        kept: usize,
-    },
-    /// A worker joined that cannot take orders yet.
-    #[error("worker {worker} joined and prepares")]
-    Preparing {
-        /// Who.
-        worker: WorkerId,
-    },
-    /// A worker encodes the prompts, while others wait for it.
-    #[error("worker {worker} encodes the prompts")]
-    Encodes {
-        /// Who.
-        worker: WorkerId,
-    },
-    /// A worker that prepared takes orders from now on.
-    #[error("worker {worker} is ready")]
-    Ready {
-        /// Who.
-        worker: WorkerId,
-    },
-    /// Workers of another kind of hardware stand by; reported once for each kind.
-    #[error("workers on {worker} stand by: the job runs on {job}, and workers.mixed_hardware is not set")]
-    StandingBy {
-        /// The kind of the job's workers.
-        job: String,
-        /// The kind of those that stand by.
-        worker: String,
-    },
-    /// A worker left.
-    #[error("worker {worker} left ({why}), last heard of {:.1} s before; {}", quiet.as_secs_f64(), run_again(lost))]
-    Left {
-        /// Who.
-        worker: WorkerId,
-        /// Why.
-        why: String,
-        /// How long it had sent nothing.
-        quiet: Duration,
-        /// Shards lost with it, finished ones and leased ones.
-        lost: Vec<ShardId>,
-        /// Whether it had asked to leave.
-        drained: bool,
-    },
-    /// A worker's sums were dropped.
-    #[error("worker {worker} starts its sums again ({why}); {}", run_again(lost))]
-    Discarded {
-        /// Whose.
-        worker: WorkerId,
-        /// Why.
-        why: String,
-        /// Shards lost.
-        lost: Vec<ShardId>,
-    },
-    /// A group is forming.
-    #[error("{} group {epoch}, to sum Grams", if *members == 1 { "1 worker forms".to_owned() } else { format!("{members} workers form") })]
-    Grouped {
-        /// Its epoch.
-        epoch: Epoch,
-        /// Its size.
-        members: usize,
-    },
-    /// A group has formed: its ranks reduce.
-    #[error("group {epoch} is connected and sums its Grams")]
-    Formed {
-        /// Its epoch.
-        epoch: Epoch,
-    },
-    /// Every Gram of a group is where it is solved.
-    #[error("group {epoch} has summed its Grams")]
-    Arrived {
-        /// The group's epoch.
-        epoch: Epoch,
-    },
-    /// A group was given up.
-    #[error("group {epoch} is given up: {why}")]
-    Broken {
-        /// Its epoch.
-        epoch: Epoch,
-        /// Why.
-        why: String,
-    },
-    /// A Gram overflowed.
-    #[error(
-        "the Gram of site {site} overflowed: its exponent becomes {exponent}, and package {package} is run again"
-    )]
-    Lowered {
-        /// The package.
-        package: PackageId,
-        /// The site.
-        site: SiteId,
-        /// Its new exponent.
-        exponent: i32,
-    },
-    /// Something failed and is tried again.
-    #[error("{what} failed {}: {error}", counted(*tries as usize, "time"))]
-    Retried {
-        /// What.
-        what: String,
-        /// How often.
-        tries: u32,
-        /// The last error.
-        error: String,
-    },
-    /// A package is committed.
-    #[error("package {package} is committed")]
-    Committed {
-        /// The package.
-        package: PackageId,
-    },
-}
-
-impl Event {
-    /// Whether something went wrong.
-    pub fn is_fault(&self) -> bool {
-        match self {
-            Self::Left { why, .. } => *why != Dismissal::Drained.to_string(),
-            Self::StandingBy { .. }
-            | Self::Discarded { .. }
-            | Self::Broken { .. }
-            | Self::Lowered { .. }
-            | Self::Retried { .. } => true,
-            Self::Joined { .. }
-            | Self::Preparing { .. }
-            | Self::Encodes { .. }
-            | Self::Ready { .. }
-            | Self::Grouped { .. }
-            | Self::Formed { .. }
-            | Self::Arrived { .. }
-            | Self::Committed { .. } => false,
-        }
     }
 }
 

@@ -78,6 +78,7 @@ mod tests {
             committed: 0,
             exponents: None,
             hardware: Some("a processor".to_owned()),
+            saved: Vec::new(),
             life: 0,
             options: Options::default(),
         }

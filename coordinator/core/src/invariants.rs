@@ -1,11 +1,13 @@
 //! What always holds. Debug builds check it after each step, and so do the tests.
 
+use std::collections::BTreeSet;
+
 use obsdiff_proto::{Epoch, PackageId, ShardId, WorkerId};
 use thiserror::Error;
 
 use crate::ledger::ShardHolder;
-use crate::state::{OpenPackage, ReductionAttempt};
-use crate::{Action, Command, Core};
+use crate::state::{ConnectedWorker, OpenPackage, ReductionAttempt};
+use crate::{Action, Command, Core, Opening, Tally};
 
 /// An invariant that does not hold: a fault of the coordinator, never of its user.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -182,6 +184,7 @@ impl Core {
             Action::Dismiss { .. }
             | Action::Save(_)
             | Action::SaveHardware(_)
+            | Action::ForgetSums
             | Action::Emit(_)
             | Action::Finish(_) => Ok(()),
         }
@@ -190,14 +193,10 @@ impl Core {
     fn check_command(&self, worker: WorkerId, command: &Command) -> Result<(), Violation> {
         match command {
             Command::Calibrate { tally, shard, opening } => {
-                let current = self
-                    .members
-                    .get(&worker)
-                    .is_some_and(|m| m.tally == *tally && m.applied == self.committed);
-                let open = self.open.as_ref().filter(|open| open.opening == *opening);
-                let leased =
-                    open.is_some_and(|open| open.ledger.holder(*shard) == Some(ShardHolder::Leased(worker)));
-                if current && leased { Ok(()) } else { Err(Violation::Lease { worker, shard: *shard }) }
+                self.check_lease(worker, (*tally, opening), &[*shard].into())
+            }
+            Command::Restore { tally, saved, opening } => {
+                self.check_lease(worker, (*tally, opening), &saved.shards)
             }
             Command::Form { group, holds, .. } => {
                 let held = self.open.as_ref().map(|open| open.ledger.held_by(worker));
@@ -215,6 +214,25 @@ impl Core {
                 Err(Violation::Reduction { epoch: *epoch, problem: format!("worker {worker} is not of it") })
             }
             _ => Ok(()),
+        }
+    }
+
+    /// A worker adds only what it has leased, to the sums that it is to have.
+    fn check_lease(
+        &self,
+        worker: WorkerId,
+        (tally, opening): (Tally, &Opening),
+        shards: &BTreeSet<ShardId>,
+    ) -> Result<(), Violation> {
+        let is_it = |m: &&ConnectedWorker| m.tally == tally && m.applied == self.committed;
+        let current = self.members.get(&worker).filter(is_it);
+        let open = self.open.as_ref().filter(|open| current.is_some() && *open.opening == *opening);
+        let leased = |shard: &ShardId| {
+            open.is_some_and(|open| open.ledger.holder(*shard) == Some(ShardHolder::Leased(worker)))
+        };
+        match shards.iter().find(|shard| !leased(shard)) {
+            Some(shard) => Err(Violation::Lease { worker, shard: *shard }),
+            None => Ok(()),
         }
     }
 

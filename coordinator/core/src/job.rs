@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use obsdiff_proto::{Inventory, JobSpec, Plan};
+use obsdiff_proto::message::SavedSums;
+use obsdiff_proto::{Inventory, JobSpec, PackageId, Plan};
 use thiserror::Error;
 
 use crate::Exponents;
@@ -24,10 +25,23 @@ pub struct Job {
     pub exponents: Option<Exponents>,
     /// The kind of hardware of the job's workers, as an earlier life took it; none makes it that of the first who joins.
     pub hardware: Option<String>,
+    /// Sums that workers of earlier lives saved.
+    pub saved: Vec<StoredSums>,
     /// 0 for the job's first coordinator, larger for every later one: worker ids and epochs of different lives never meet.
     pub life: u32,
     /// How patient the coordinator is.
     pub options: Options,
+}
+
+/// Saved sums, and what they are of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredSums {
+    /// The package that they were gathered for.
+    pub package: PackageId,
+    /// The exponents of its sites.
+    pub exponents: Exponents,
+    /// The sums.
+    pub saved: Arc<SavedSums>,
 }
 
 /// Limits and waiting times.

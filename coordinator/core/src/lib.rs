@@ -11,6 +11,7 @@
 mod action;
 pub mod assignment;
 pub mod cost;
+mod event;
 mod hardware;
 mod invariants;
 mod job;
@@ -29,13 +30,14 @@ mod view;
 
 use std::time::Duration;
 
-pub use action::{Action, Dismissal, Event, Failure, Input, Outcome};
+pub use action::{Action, Dismissal, Failure, Input, Outcome};
 pub use cost::{MemoryNeeds, PackageCost, PlanCost, SurveyWork, Tokens, Workload};
+pub use event::Event;
 pub use invariants::Violation;
-pub use job::{InvalidJob, Job, Options};
+pub use job::{InvalidJob, Job, Options, StoredSums};
 pub use obsdiff_proto::message::{
     Command, Encoding, Exponents, Fault, Group, GroupStage, GroupStatus, Hello, Manifest, Opening, Order,
-    Part, PartId, Receipt, Reduction, Slice, Solved, Status, Sums, Tally, Trouble,
+    Part, PartId, Receipt, Reduction, SavedSums, Slice, Solved, Status, Sums, Tally, Trouble,
 };
 pub use obsdiff_proto::session::{Dismissed, Reason};
 pub use obsdiff_proto::view::{Ending, Phase, View, WorkerView};

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use obsdiff_proto::{Epoch, ShardId, WorkerId, counted};
 
+use crate::ledger::LostShards;
 use crate::state::{ConnectedWorker, NoWorkers};
 use crate::{Action, Core, Dismissal, Encoding, Event, Failure, Hello, Order, Status, Tally};
 
@@ -64,6 +65,7 @@ impl Core {
             }
             member.pace = status.pace.or(member.pace);
             member.in_hand.clone_from(&status.in_hand);
+            member.saving = status.saving;
             if status.draining {
                 member.draining.get_or_insert(now);
             }
@@ -100,7 +102,9 @@ impl Core {
             ));
         }
         let orders = status.in_hand.iter().filter_map(|o| match o {
-            Order::Calibrate { tally, .. } | Order::Discard { tally } => Some(*tally),
+            Order::Calibrate { tally, .. } | Order::Restore { tally, .. } | Order::Discard { tally } => {
+                Some(*tally)
+            }
             _ => None,
         });
         match orders.chain([status.sums.tally]).max() {
@@ -123,7 +127,8 @@ impl Core {
                 && hello.exponents == open.opening.exponents
         };
         let ledger = self.open.as_mut().filter(|open| same_sums(open)).map(|open| &mut open.ledger);
-        let kept = ledger.is_some_and(|ledger| ledger.adopt(worker, &sums.held, &begun));
+        let restoring = restoring(&hello.status.in_hand, sums.tally);
+        let kept = ledger.is_some_and(|ledger| ledger.adopt(worker, &sums.held, &begun, &restoring));
         self.expect_others(hello, if kept { sums.held.len() } else { 0 });
         if let Some(member) = self.members.get_mut(&worker) {
             member.tally = if kept { sums.tally } else { Tally(sums.tally.0 + 1) };
@@ -144,8 +149,10 @@ impl Core {
         let quiet = self.now - member.heard;
         let lost = self.open.as_mut().map(|open| open.ledger.release(worker)).unwrap_or_default();
         if returns {
-            self.reserve(worth, &lost);
+            self.reserve(worth, &lost.run_again);
+            self.reserve(worth, &lost.saved);
         }
+        let LostShards { run_again: lost, saved } = lost;
         if let Some(attempt) =
             self.attempt.as_mut().filter(|a| a.group.members.binary_search(&worker).is_ok())
         {
@@ -158,7 +165,8 @@ impl Core {
         if self.members.is_empty() {
             self.no_workers = Some(NoWorkers { since: self.now, last: why.clone() });
         }
-        self.emit(Event::Left { worker, why, quiet, lost, drained: member.draining.is_some() });
+        let (saved, drained) = (saved.len(), member.draining.is_some());
+        self.emit(Event::Left { worker, why, quiet, lost, saved, drained });
     }
 
     /// Sends a worker away.
@@ -196,11 +204,12 @@ impl Core {
         }
     }
 
-    /// Releases workers that drain once no group waits for them or their time is over.
+    /// Releases workers that drain once they have saved their sums, and no group waits for them or their time is over.
     pub(crate) fn decide_leaving(&mut self) {
         let leaves = |(worker, member): (&WorkerId, &ConnectedWorker)| {
             let since = member.draining?;
-            (!self.group_needs(*worker) || self.now - since >= self.job.options.grace).then_some(*worker)
+            let is_done = !self.group_needs(*worker) || self.now - since >= self.job.options.grace;
+            (is_done && !member.saving).then_some(*worker)
         };
         let leaving: Vec<_> = self.members.iter().filter_map(leaves).collect();
         let any = !leaving.is_empty();
@@ -227,6 +236,15 @@ pub(crate) fn begun(in_hand: &BTreeSet<Order>, tally: Tally) -> BTreeSet<ShardId
     in_hand.iter().filter_map(shard).collect()
 }
 
+/// The first shards of saved sums that a worker has begun to add to the sums of a tally.
+fn restoring(in_hand: &BTreeSet<Order>, tally: Tally) -> BTreeSet<ShardId> {
+    let first = |order: &Order| match order {
+        Order::Restore { tally: of, first } if *of == tally => Some(*first),
+        _ => None,
+    };
+    in_hand.iter().filter_map(first).collect()
+}
+
 impl ConnectedWorker {
     fn new(hello: &Hello, now: Duration) -> Self {
         Self {
@@ -243,6 +261,7 @@ impl ConnectedWorker {
             abort: Epoch(0),
             trouble: 0,
             draining: None,
+            saving: false,
             preparing: hello.status.preparing,
             encoding: Encoding::Unready,
             in_hand: BTreeSet::new(),

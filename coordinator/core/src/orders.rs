@@ -40,7 +40,10 @@ impl Core {
     fn shard_orders(&self, worker: WorkerId, member: &ConnectedWorker, orders: &mut Vec<Order>) {
         let Some(open) = &self.open else { return };
         let leased = open.ledger.leased(worker);
-        orders.extend(leased.map(|shard| Order::Calibrate { tally: member.tally, shard }));
+        let tally = member.tally;
+        let restoring = open.ledger.restoring(worker).iter();
+        orders.extend(restoring.map(|saved| Order::Restore { tally, first: saved.first() }));
+        orders.extend(leased.map(|shard| Order::Calibrate { tally, shard }));
     }
 
     fn group_orders(&self, worker: WorkerId, orders: &mut Vec<Order>) {

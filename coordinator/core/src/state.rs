@@ -78,6 +78,8 @@ pub(crate) struct ConnectedWorker {
     /// The last trouble taken up.
     pub(crate) trouble: u64,
     pub(crate) draining: Option<Duration>,
+    /// It is to leave once it has saved its sums.
+    pub(crate) saving: bool,
     /// It is not ready for orders yet: no shard, part or place in a group is for it.
     pub(crate) preparing: bool,
     /// How far it is with the conditioning of the prompts.
@@ -218,18 +220,24 @@ impl Core {
             return;
         };
         let of_site = |site: &SiteId| Some((*site, *exponents.get(site)?));
-        let exponents = package.sites.iter().filter_map(of_site).collect();
+        let exponents: Exponents = package.sites.iter().filter_map(of_site).collect();
         let parts = split::parts(
             &self.job.inventory,
             package,
             self.job.options.split_above,
             self.job.options.solving,
         );
+        let mut ledger = Ledger::new(self.job.plan.shards.len());
+        for sums in &self.job.saved {
+            if self.job.plan.serves(sums.package, package.id) && sums.exponents == exponents {
+                ledger.offer(sums.saved.clone());
+            }
+        }
         self.open = Some(OpenPackage {
             package: package.id,
             opening: Arc::new(Opening { package: package.id, exponents }),
             parts: parts.into_iter().map(|p| (p.id, Arc::new(p))).collect(),
-            ledger: Ledger::new(self.job.plan.shards.len()),
+            ledger,
             solved: BTreeMap::new(),
             unstored: None,
             commit: None,

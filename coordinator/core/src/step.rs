@@ -102,6 +102,11 @@ impl Core {
             Order::Calibrate { tally, shard } => {
                 Command::Calibrate { tally, shard, opening: self.open.as_ref()?.opening.clone() }
             }
+            Order::Restore { tally, first } => {
+                let open = self.open.as_ref()?;
+                let saved = open.ledger.restoring(worker).iter().find(|saved| saved.first() == first)?;
+                Command::Restore { tally, saved: saved.clone(), opening: open.opening.clone() }
+            }
             Order::Form { .. } => Command::Form {
                 tally: self.members.get(&worker)?.tally,
                 holds: self.open.as_ref()?.ledger.held_by(worker),

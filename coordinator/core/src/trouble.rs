@@ -20,6 +20,9 @@ impl Core {
         if !self.orders(worker).contains(&trouble.order) {
             return;
         }
+        if let (Order::Restore { first, .. }, Fault::Transient(error)) = (trouble.order, &trouble.fault) {
+            return self.give_up_saved(worker, first, error);
+        }
         match &trouble.fault {
             Fault::Overflow { .. } => {}
             Fault::Fatal(error) => {
@@ -44,6 +47,7 @@ impl Core {
             Order::Export => Subject::Export,
             // A group's stage shows that it failed; dropping sums cannot fail; a worker that cannot encode leaves.
             Order::Encode
+            | Order::Restore { .. }
             | Order::Form { .. }
             | Order::Reduce { .. }
             | Order::Abort { .. }

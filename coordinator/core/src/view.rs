@@ -69,6 +69,8 @@ impl Core {
             Activity::Reduces
         } else if solving > 0 {
             Activity::Solves
+        } else if self.open.as_ref().is_some_and(|open| !open.ledger.restoring(worker).is_empty()) {
+            Activity::Restores
         } else if leased > 0 {
             Activity::Calibrates
         } else {
@@ -105,6 +107,14 @@ impl Core {
             }
         }
         (shards, parts)
+    }
+
+    /// Whether a worker adds saved sums to its own.
+    pub fn is_restoring(&self) -> bool {
+        let restores = |open: &crate::state::OpenPackage| {
+            self.members.keys().any(|worker| !open.ledger.restoring(*worker).is_empty())
+        };
+        self.open.as_ref().is_some_and(restores)
     }
 
     /// Packages committed, counted from the first.

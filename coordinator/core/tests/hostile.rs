@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use obsdiff_core::{
-    Encoding, Exponents, Fault, GroupStage, GroupStatus, Hello, Input, Job, Order, PartId, Receipt, Solved,
-    Status, Sums, Tally, Trouble,
+    Encoding, Exponents, Fault, GroupStage, GroupStatus, Hello, Input, Job, Order, PartId, Receipt,
+    SavedSums, Solved, Status, Sums, Tally, Trouble,
 };
 use obsdiff_proto::{Epoch, Measures, PackageId, ShardId, SiteId, WorkerId};
 use proptest::collection::{btree_map, btree_set, vec};
@@ -43,6 +43,7 @@ fn order() -> impl Strategy<Value = Order> {
         number().prop_map(|t| Order::Discard { tally: Tally(t) }),
         Just(Order::Pilot),
         (number(), small()).prop_map(|(t, s)| Order::Calibrate { tally: Tally(t), shard: ShardId(s) }),
+        (number(), small()).prop_map(|(t, s)| Order::Restore { tally: Tally(t), first: ShardId(s) }),
         number().prop_map(|e| Order::Form { epoch: Epoch(e) }),
         number().prop_map(|e| Order::Reduce { epoch: Epoch(e) }),
         (number(), part()).prop_map(|(e, part)| Order::Solve { epoch: Epoch(e), part }),
@@ -80,8 +81,13 @@ fn sums() -> impl Strategy<Value = Sums> {
     let held: BTreeSet<_> = [].into();
     let held = prop_oneof![Just(held), btree_set(small().prop_map(ShardId), 0..4)];
     let package = prop_oneof![2 => Just(0u32), 1 => small()].prop_map(PackageId);
-    (number(), option::weighted(0.8, package), held, prop::bool::weighted(0.1))
-        .prop_map(|(tally, package, held, spoiled)| Sums { tally: Tally(tally), package, held, spoiled })
+    let receipt = prop_oneof![Just(Receipt("x".into())), Just(Receipt("y".into()))];
+    let saved = (btree_set(small().prop_map(ShardId), 0..4), receipt)
+        .prop_map(|(shards, receipt)| Arc::new(SavedSums { shards, receipt }));
+    let saved = option::weighted(0.4, saved);
+    (number(), option::weighted(0.8, package), held, prop::bool::weighted(0.1), saved).prop_map(
+        |(tally, package, held, spoiled, saved)| Sums { tally: Tally(tally), package, held, spoiled, saved },
+    )
 }
 
 fn status() -> impl Strategy<Value = Status> {
@@ -109,6 +115,7 @@ fn status() -> impl Strategy<Value = Status> {
             trouble,
             in_hand,
             draining: flags.0,
+            saving: flags.0 && flags.1,
             preparing: flags.3,
             encoding: flags.4,
             measures: Measures::default(),

@@ -37,7 +37,7 @@ fn a_phase_that_continues_after_a_fault_has_one_entry_with_all_its_time() {
 
 fn left(worker: u64, why: &str) -> Event {
     let (worker, why, quiet, lost) = (WorkerId(worker), why.to_owned(), Duration::ZERO, Vec::new());
-    Event::Left { worker, why, quiet, lost, drained: false }
+    Event::Left { worker, why, quiet, lost, saved: 0, drained: false }
 }
 
 #[test]

@@ -36,6 +36,7 @@ pub(super) struct Families {
     workers_joined: IntCounter,
     workers_lost: IntCounter,
     shards_lost: IntCounter,
+    shards_restored: IntCounter,
     epochs: IntCounter,
     groups_broken: IntCounter,
     retries: IntCounter,
@@ -110,6 +111,7 @@ impl Families {
             workers_joined: make.integer_counter("obsdiff_workers_joined_total", "Workers that joined, those included that came back.")?,
             workers_lost: make.integer_counter("obsdiff_workers_lost_total", "Workers that left while the job ran, but for those that drained.")?,
             shards_lost: make.integer_counter("obsdiff_shards_lost_total", "Shards that are run again because the sums with them were lost.")?,
+            shards_restored: make.integer_counter("obsdiff_shards_restored_total", "Shards that were not run again because saved sums have them.")?,
             epochs: make.integer_counter("obsdiff_epochs_total", "Groups of workers that began to form to reduce Grams.")?,
             groups_broken: make.integer_counter("obsdiff_groups_broken_total", "Groups of workers that were given up.")?,
             retries: make.integer_counter("obsdiff_retries_total", "Failures after which the same was tried again.")?,
@@ -137,7 +139,10 @@ impl Families {
                 self.workers_lost.inc_by(u64::from(!drained));
                 self.shards_lost.inc_by(lost.len() as u64);
             }
-            Event::Discarded { lost, .. } => self.shards_lost.inc_by(lost.len() as u64),
+            Event::Discarded { lost, .. } | Event::Unrestored { lost, .. } => {
+                self.shards_lost.inc_by(lost.len() as u64)
+            }
+            Event::Restores { shards, .. } => self.shards_restored.inc_by(*shards as u64),
             Event::Grouped { .. } => self.epochs.inc(),
             Event::Broken { .. } => self.groups_broken.inc(),
             Event::Retried { .. } => self.retries.inc(),
@@ -145,6 +150,7 @@ impl Families {
             Event::Joined { .. } | Event::Preparing { .. } => self.workers_joined.inc(),
             Event::Encodes { .. }
             | Event::Ready { .. }
+            | Event::Saved { .. }
             | Event::StandingBy { .. }
             | Event::Formed { .. }
             | Event::Arrived { .. }

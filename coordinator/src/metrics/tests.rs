@@ -62,7 +62,7 @@ fn join(metrics: &mut Arc<Metrics>, id: u64, instance: u128) {
 fn left(metrics: &mut Arc<Metrics>, id: u64, drained: bool) {
     let why = "the connection ended".to_owned();
     let lost = vec![ShardId(0), ShardId(3)];
-    metrics.event(&Event::Left { worker: WorkerId(id), why, quiet: Duration::ZERO, lost, drained });
+    metrics.event(&Event::Left { worker: WorkerId(id), why, quiet: Duration::ZERO, lost, saved: 0, drained });
 }
 
 fn says(metrics: &mut Arc<Metrics>, id: u64, measures: Measures) {

@@ -90,7 +90,10 @@ async fn a_job_lives_in_a_directory() {
     };
     let first =
         ["conditioning", "exponents", "hardware", "job.json", "lives", "metrics.json", "obsdiff.json"];
-    assert_eq!(names(""), [&first[..], &["obsdiff.lock", "packages", "parts", "prompts.json"]].concat());
+    assert_eq!(
+        names(""),
+        [&first[..], &["obsdiff.lock", "packages", "parts", "prompts.json", "sums"]].concat()
+    );
     assert_eq!(names("packages"), ["00000.json", "00001.json"]);
     assert_eq!(names("lives"), ["00000000", "00000001", "00000002"]);
     assert_eq!([names("exponents"), names("hardware")], [["00000000.json"], ["00000000.json"]]);

@@ -125,6 +125,8 @@ pub enum Activity {
     Pilots,
     /// It runs shards.
     Calibrates,
+    /// It adds saved sums to its own.
+    Restores,
     /// It sums Grams with the others of its group.
     Reduces,
     /// It solves parts.

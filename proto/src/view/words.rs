@@ -36,6 +36,7 @@ impl WorkerView {
             Activity::Applies => "loads the weights of finished packages".to_owned(),
             Activity::Pilots => "runs the first shard, to find exponents".to_owned(),
             Activity::Calibrates => format!("runs {}", counted(self.leased, "shard")),
+            Activity::Restores => "restores saved sums".to_owned(),
             Activity::Reduces => "sums Grams".to_owned(),
             Activity::Solves => format!("solves {}", counted(self.solving, "part")),
             Activity::Exports => "writes the pipeline".to_owned(),

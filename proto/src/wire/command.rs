@@ -1,11 +1,11 @@
 //! Commands: orders with what is needed to follow them.
 
 use super::codec::{Ascending, Codec, Keyed, ListOf, Nested, Required, Same, Shared};
-use super::field::BySite;
+use super::field::{AtMost, BySite};
 use super::runs::Runs;
-use super::{MOST_SITES, MOST_WORKERS, Result, WireError, v1};
+use super::{FieldProblem, LONGEST_RECEIPT, MOST_SITES, MOST_WORKERS, Result, WireError, v1};
 use crate::WorkerId;
-use crate::message::{Command, Group, Opening, PartId, Reduction};
+use crate::message::{Command, Group, Opening, PartId, Receipt, Reduction, SavedSums};
 
 one_of! {
     Command = v1::command::Command as command of v1::Command {
@@ -16,6 +16,11 @@ one_of! {
         Pilot { shard } = PilotShard(shard),
         Calibrate { tally, shard, opening } =
             Calibrate: v1::command::Calibrate { tally, shard, opening: Required(Shared(Nested)) },
+        Restore { tally, saved, opening } = Restore: v1::command::Restore {
+            tally,
+            saved: Required(Shared(Nested)),
+            opening: Required(Shared(Nested))
+        },
         Form { tally, holds: holds_runs, group } =
             Form: v1::command::Form { tally, holds_runs: Shared(Runs), group: Required(Shared(Nested)) },
         Reduce { epoch } = ReduceEpoch(epoch),
@@ -49,5 +54,24 @@ impl TryFrom<v1::Owner> for (PartId, WorkerId) {
 
     fn try_from(owner: v1::Owner) -> Result<Self> {
         Ok((Required(Nested).read("part", owner.part)?, WorkerId(owner.worker)))
+    }
+}
+
+impl From<&SavedSums> for v1::SavedSums {
+    fn from(saved: &SavedSums) -> Self {
+        Self { shards_runs: Runs.write(&saved.shards), receipt: saved.receipt.0.to_string() }
+    }
+}
+
+impl TryFrom<v1::SavedSums> for SavedSums {
+    type Error = WireError;
+
+    fn try_from(saved: v1::SavedSums) -> Result<Self> {
+        let shards = Runs.read("shards_runs", saved.shards_runs)?;
+        if shards.is_empty() {
+            return Err(WireError::new("shards_runs", FieldProblem::Missing));
+        }
+        let receipt = Receipt(AtMost(LONGEST_RECEIPT).read("receipt", saved.receipt)?.into());
+        Ok(Self { shards, receipt })
     }
 }

@@ -76,6 +76,7 @@ variants! {
         Applies,
         Pilots,
         Calibrates,
+        Restores,
         Reduces,
         Solves,
         Exports,

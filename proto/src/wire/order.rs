@@ -25,6 +25,7 @@ one_of! {
         Discard { tally } = DiscardTally(tally),
         Pilot {} = Pilot: v1::order::Nothing {},
         Calibrate { tally, shard } = Calibrate: v1::order::Calibrate { tally, shard },
+        Restore { tally, first } = Restore: v1::order::Restore { tally, first },
         Form { epoch } = FormEpoch(epoch),
         Reduce { epoch } = ReduceEpoch(epoch),
         Solve { epoch, part } = Solve: v1::order::Solve { epoch, part: Required(Nested) },

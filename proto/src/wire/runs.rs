@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::codec::Codec;
 use super::field::count;
-use super::v1::order::{Calibrate, Order};
+use super::v1::order::{Calibrate, Order, Restore};
 use super::v1::worker_event::Event;
 use super::{FieldProblem, MOST_SHARDS, Result, WireError, v1};
 use crate::session::{PROTOCOL, WorkerEvent};
@@ -91,17 +91,23 @@ fn check_shards(status: &v1::Status, shards: usize) -> Result<()> {
         let problem = format!("names shard {shard}, but the plan has {}", counted(shards, "shard"));
         Err(WireError::new(field, FieldProblem::Content(problem)))
     };
-    // The last run ends where all ids that are left out and all that are named add up to.
-    let runs = status.sums.iter().flat_map(|sums| &sums.held_runs);
-    let end: u64 = runs.map(|ids| u64::from(*ids)).sum();
-    if end > shards as u64 {
-        return unknown("sums.held_runs", end - 1);
+    let held = status.sums.iter().map(|sums| ("sums.held_runs", &sums.held_runs));
+    let saved = status.sums.iter().filter_map(|sums| sums.saved.as_ref());
+    for (field, runs) in held.chain(saved.map(|saved| ("sums.saved.shards_runs", &saved.shards_runs))) {
+        // The last run ends where all ids that are left out and all that are named add up to.
+        let end: u64 = runs.iter().map(|ids| u64::from(*ids)).sum();
+        if end > shards as u64 {
+            return unknown(field, end - 1);
+        }
     }
     for (at, order) in status.in_hand.iter().enumerate() {
-        if let Some(Order::Calibrate(Calibrate { shard, .. })) = order.order
-            && shard as usize >= shards
-        {
-            return unknown(&format!("in_hand[{at}].calibrate.shard"), shard.into());
+        let (named, shard) = match &order.order {
+            Some(Order::Calibrate(Calibrate { shard, .. })) => ("calibrate.shard", *shard),
+            Some(Order::Restore(Restore { first, .. })) => ("restore.first", *first),
+            _ => continue,
+        };
+        if shard as usize >= shards {
+            return unknown(&format!("in_hand[{at}].{named}"), shard.into());
         }
     }
     Ok(())
@@ -207,6 +213,20 @@ mod tests {
         assert_eq!(
             problem(Event::Status(status(&[], &[3, 4]))),
             "status.in_hand[1].calibrate.shard: names shard 4, but the plan has 4 shards"
+        );
+        let mut saves = status(&[0, 1], &[]);
+        let sums = saves.sums.get_or_insert_default();
+        sums.saved = Some(v1::SavedSums { shards_runs: vec![3, 2], ..v1::SavedSums::default() });
+        assert_eq!(
+            problem(Event::Status(saves)),
+            "status.sums.saved.shards_runs: names shard 4, but the plan has 4 shards"
+        );
+        let mut restores = status(&[], &[]);
+        let order = Some(Order::Restore(Restore { tally: 1, first: 4 }));
+        restores.in_hand = vec![v1::Order { order }];
+        assert_eq!(
+            problem(Event::Status(restores)),
+            "status.in_hand[0].restore.first: names shard 4, but the plan has 4 shards"
         );
         let status = status(&[0, 5], &[]);
         let hello = |protocol| {

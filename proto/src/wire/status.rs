@@ -23,6 +23,7 @@ message! {
         trouble: Maybe(Nested),
         in_hand: Ascending(Nested, MOST_SHARDS),
         draining,
+        saving,
         preparing,
         encoding: Variant,
         measures: UnlessDefault(Nested);
@@ -57,7 +58,9 @@ message! { GpuMemory = v1::GpuMemory {; renamed used = used_bytes, total = total
 
 message! { MemoryExcess = v1::MemoryExcess {; renamed taken = taken_bytes, planned = planned_bytes } }
 
-message! { Sums = v1::Sums { tally, package, spoiled; renamed held = held_runs: Runs } }
+message! {
+    Sums = v1::Sums { tally, package, spoiled, saved: Maybe(Shared(Nested)); renamed held = held_runs: Runs }
+}
 
 message! { Trouble = v1::Trouble { serial, fault: OneOf, order: Required(Nested) } }
 

@@ -69,7 +69,7 @@ impl JobStore {
         Ok(Digest::of(&json))
     }
 
-    /// Removes a job's results: manifests, exponents, the kind of hardware and parts. The marker and the job itself stay.
+    /// Removes a job's results: saved sums, manifests, exponents, the kind of hardware and parts. The marker and the job itself stay.
     ///
     /// # Errors
     /// When the store fails, or holds anything that is not obsdiff's.
@@ -77,12 +77,18 @@ impl JobStore {
         self.discard(|kind| kind <= ObjectKind::Part).await
     }
 
-    /// Removes the manifests of a package and of those after it, the last one first.
+    /// Removes the manifests of a package and of those after it, the last one first, and before them all saved sums, which were gathered on
+    /// the model that these manifests make.
     ///
     /// # Errors
     /// As [`JobStore::discard_results`] has.
     pub async fn discard_manifests_from(&self, package: PackageId) -> Result<()> {
-        self.discard(|kind| matches!(kind, ObjectKind::Manifest(number) if number.0 >= package.0)).await
+        let goes = |kind| match kind {
+            ObjectKind::SumsRecord | ObjectKind::GramOfSums => true,
+            ObjectKind::Manifest(number) => number.0 >= package.0,
+            _ => false,
+        };
+        self.discard(goes).await
     }
 
     /// Removes the job's state: every object that obsdiff put here, and no other.

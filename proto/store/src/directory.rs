@@ -60,7 +60,8 @@ impl Directory {
 
     /// Makes the folders that workers put objects into.
     pub(super) fn make_folders(&self) -> io::Result<()> {
-        let folders = [layout::PARTS, layout::CONDITIONING].map(|folder| self.path.join(folder));
+        let folders =
+            [layout::PARTS, layout::SUMS, layout::CONDITIONING].map(|folder| self.path.join(folder));
         folders.iter().try_for_each(|folder| Disk::default().create_folders(folder).map(drop))
     }
 

@@ -113,8 +113,10 @@ pub enum StoreError {
         object: String,
     },
     /// A receipt that no worker of this release writes.
-    #[error("the receipt of a part cannot be read: {problem}")]
+    #[error("the receipt of {of} cannot be read: {problem}")]
     Receipt {
+        /// What it is the receipt of.
+        of: &'static str,
         /// What is wrong.
         problem: String,
     },

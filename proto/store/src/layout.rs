@@ -20,6 +20,8 @@ pub const METRICS: &str = "metrics.json";
 pub const LIVES: &str = "lives";
 /// The folder of pruned weights.
 pub(super) const PARTS: &str = "parts";
+/// The folder of saved sums.
+pub(super) const SUMS: &str = "sums";
 /// The folder of the conditioning of prompts.
 pub(super) const CONDITIONING: &str = "conditioning";
 /// The folder of manifests.
@@ -31,12 +33,15 @@ pub(super) const GRAMS_INDEX: &str = "grams.json";
 /// The folder of kept Grams.
 pub(super) const GRAMS: &str = "grams";
 /// All folders of a job's state.
-pub(super) const FOLDERS: [&str; 6] = [PACKAGES, EXPONENTS, HARDWARE, PARTS, CONDITIONING, LIVES];
+pub(super) const FOLDERS: [&str; 7] = [PACKAGES, EXPONENTS, HARDWARE, PARTS, SUMS, CONDITIONING, LIVES];
 
 /// The kind of an object. Objects are removed in this order, so that an interrupted removal leaves a valid state of the same job, or of
-/// no job. The last package's manifest goes first, because a manifest counts only together with all earlier ones.
+/// no job. Saved sums go first, records before what they name, because they count only on the packages that were committed before them.
+/// The last package's manifest goes before the others, because a manifest counts only together with all earlier ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum ObjectKind {
+    SumsRecord,
+    GramOfSums,
     Manifest(Reverse<u32>),
     Exponents,
     Hardware,
@@ -69,6 +74,11 @@ pub(super) fn kind(object: &str) -> Option<ObjectKind> {
             padded(name.strip_suffix(".json")?, 5).map(|number| ObjectKind::Manifest(Reverse(number)))
         }
         PARTS => is_digest(name.strip_suffix(".safetensors")?).then_some(ObjectKind::Part),
+        SUMS => match name.rsplit_once('.')? {
+            (digest, "json") => is_digest(digest).then_some(ObjectKind::SumsRecord),
+            (digest, "safetensors") => is_digest(digest).then_some(ObjectKind::GramOfSums),
+            _ => None,
+        },
         CONDITIONING => is_digest(name.strip_suffix(".safetensors")?).then_some(ObjectKind::Conditioning),
         _ => None,
     }
@@ -107,6 +117,7 @@ pub(super) fn remedy(object: &str) -> &'static str {
         Some(ObjectKind::Manifest(_) | ObjectKind::Part) => {
             "remove it, and the same command runs its package and those after it again"
         }
+        Some(ObjectKind::SumsRecord | ObjectKind::GramOfSums) => "the same command runs its shards again",
         Some(ObjectKind::Conditioning) => "the same command makes it again",
         Some(ObjectKind::Job) => "remove it, and the same command starts the job again",
         Some(ObjectKind::Marker) => "if nothing but obsdiff's state is there, remove all of it",
@@ -136,6 +147,8 @@ mod tests {
     fn only_exact_names_are_known() {
         let part = format!("parts/{}.safetensors", "0a".repeat(32));
         let conditioning = part.replace("parts", "conditioning");
+        let gram_of_sums = part.replace("parts", "sums");
+        let sums = gram_of_sums.replace("safetensors", "json");
         for known in [
             "job.json",
             "exponents/00000000.json",
@@ -147,6 +160,8 @@ mod tests {
             "packages/100003.json",
             &part,
             &conditioning,
+            &gram_of_sums,
+            &sums,
         ] {
             assert!(kind(known).is_some(), "{known}");
             assert_eq!(kind_of_file(&format!("{known}#3")), kind(known));
@@ -170,6 +185,11 @@ mod tests {
             "packages/00003.json/x",
             "parts/mine.safetensors",
             "conditioning/mine.safetensors",
+            "sums/mine.json",
+            "sums/mine.safetensors",
+            "sums/00000000.json",
+            &sums.replace("json", "json.bak"),
+            &sums.replace("sums", "parts"),
             &part.replace('a', "A"),
             "other/job.json",
             "parts",
@@ -192,13 +212,21 @@ mod tests {
     }
 
     #[test]
-    fn the_marker_goes_after_all_and_manifests_from_the_last_on() {
-        let mut names =
-            ["obsdiff.json", "job.json", "packages/00000.json", "lives/00000000", "packages/00010.json"];
+    fn the_marker_goes_after_all_and_manifests_from_the_last_on_after_saved_sums() {
+        let gram = format!("sums/{}.safetensors", "0a".repeat(32));
+        let sums = gram.replace("safetensors", "json");
+        let ordered = [
+            &sums,
+            &gram,
+            "packages/00010.json",
+            "packages/00000.json",
+            "lives/00000000",
+            "job.json",
+            "obsdiff.json",
+        ];
+        let mut names = ordered;
+        names.reverse();
         names.sort_by_key(|name| kind(name));
-        assert_eq!(
-            names,
-            ["packages/00010.json", "packages/00000.json", "lives/00000000", "job.json", "obsdiff.json"]
-        );
+        assert_eq!(names, ordered);
     }
 }

@@ -13,6 +13,8 @@
 //! | `exponents/00000000.json` | the exponents as the coordinator of this life last knew them |
 //! | `hardware/00000000.json` | the kind of hardware of the job's workers, as that coordinator found it |
 //! | `parts/SHA256.safetensors` | pruned weights of a part, named by their content |
+//! | `sums/SHA256.safetensors` | a Gram of the open package as far as one worker has summed it, named by its content |
+//! | `sums/SHA256.json` | which Grams one worker's sums consist of, and of which shards. Put after them |
 //! | `packages/00000.json` | a package's manifest: the parts that count. Put last |
 //!
 //! Every object is put whole or not at all. JSON objects and conditionings carry the digest of their content, and manifests carry those of
@@ -37,6 +39,7 @@ mod part_figures;
 mod plaintext;
 mod probe;
 mod record;
+mod sums;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -59,6 +62,7 @@ pub use output::{OutputState, OutputStore, Upload};
 pub use part::PartReceipt;
 pub use part_figures::LinearFigures;
 pub use record::{JobRecord, Prompts};
+pub use sums::{SavedGram, SumsReceipt, SumsRecord};
 
 /// A job's objects. Clones are the same store.
 #[derive(Clone, Debug)]

@@ -77,14 +77,18 @@ impl JobStore {
     /// # Errors
     /// When it is missing, damaged or of another release, or the store fails.
     pub async fn sealed<T: Serialize + DeserializeOwned>(&self, object: &str) -> Result<T> {
-        let bytes = self.get(object).await?;
+        self.unseal(object, &self.get(object).await?)
+    }
+
+    /// The content of a JSON object that was read.
+    pub(super) fn unseal<T: Serialize + DeserializeOwned>(&self, object: &str, bytes: &[u8]) -> Result<T> {
         let unreadable = |e: serde_json::Error| self.damaged(object, &format!("it cannot be read: {e}"));
-        let SealedFormat { format } = serde_json::from_slice(&bytes).map_err(unreadable)?;
+        let SealedFormat { format } = serde_json::from_slice(bytes).map_err(unreadable)?;
         if format != FORMAT {
             let (store, object) = (self.name().to_owned(), object.to_owned());
             return Err(StoreError::Format { store, object, found: format, wanted: FORMAT });
         }
-        let sealed: Sealed<T> = serde_json::from_slice(&bytes).map_err(unreadable)?;
+        let sealed: Sealed<T> = serde_json::from_slice(bytes).map_err(unreadable)?;
         let found = Digest::of(&serde_json::to_vec(&sealed.content).map_err(unreadable)?);
         if found == sealed.sha256 {
             Ok(sealed.content)
@@ -104,7 +108,7 @@ impl JobStore {
         }
     }
 
-    fn seal(&self, object: &str, content: &impl Serialize) -> Result<Vec<u8>> {
+    pub(super) fn seal(&self, object: &str, content: &impl Serialize) -> Result<Vec<u8>> {
         let unwritable = |e: serde_json::Error| self.unwritable(object, &e);
         let sha256 = Digest::of(&serde_json::to_vec(content).map_err(unwritable)?);
         serde_json::to_vec_pretty(&Sealed { format: FORMAT, sha256, content }).map_err(unwritable)

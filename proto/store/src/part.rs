@@ -35,7 +35,7 @@ impl TryFrom<&Receipt> for PartReceipt {
     type Error = StoreError;
 
     fn try_from(receipt: &Receipt) -> Result<Self> {
-        let refused = |problem: String| StoreError::Receipt { problem };
+        let refused = |problem: String| StoreError::Receipt { of: "a part", problem };
         let receipt: Self = serde_json::from_str(&receipt.0).map_err(|e| refused(e.to_string()))?;
         if receipt.object == object(receipt.sha256) {
             Ok(receipt)
@@ -68,14 +68,7 @@ impl JobStore {
     /// # Errors
     /// When the object is missing, truncated or damaged, or the store fails.
     pub async fn part(&self, receipt: &PartReceipt) -> Result<Bytes> {
-        let content = self.get(&receipt.object).await?;
-        self.check_size(receipt, content.len() as u64)?;
-        let found = self.digest(&content).await?;
-        if found == receipt.sha256 {
-            Ok(content)
-        } else {
-            Err(self.misdigested(&receipt.object, found, receipt.sha256))
-        }
+        self.checked(&receipt.object, receipt.sha256, receipt.bytes).await
     }
 
     /// Checks that the objects of these receipts exist and have the sizes that they were put with.
@@ -84,17 +77,25 @@ impl JobStore {
     /// When one is not, or the store fails.
     pub async fn check_parts(&self, receipts: Vec<PartReceipt>) -> Result<()> {
         let check = |receipt: PartReceipt| async move {
-            self.check_size(&receipt, self.size(&receipt.object).await?)
+            self.check_size(&receipt.object, self.size(&receipt.object).await?, receipt.bytes)
         };
         stream::iter(receipts).map(check).buffered(LOOKUPS).try_collect().await
     }
 
-    fn check_size(&self, receipt: &PartReceipt, found: u64) -> Result<()> {
-        if found == receipt.bytes {
+    /// Reads an object that was put with this digest and so many bytes.
+    pub(super) async fn checked(&self, object: &str, sha256: Digest, bytes: u64) -> Result<Bytes> {
+        let content = self.get(object).await?;
+        self.check_size(object, content.len() as u64, bytes)?;
+        let found = self.digest(&content).await?;
+        if found == sha256 { Ok(content) } else { Err(self.misdigested(object, found, sha256)) }
+    }
+
+    pub(super) fn check_size(&self, object: &str, found: u64, wanted: u64) -> Result<()> {
+        if found == wanted {
             return Ok(());
         }
-        let (store, object) = (self.name().to_owned(), receipt.object.clone());
-        Err(StoreError::Size { store, object, found, wanted: receipt.bytes })
+        let (store, object) = (self.name().to_owned(), object.to_owned());
+        Err(StoreError::Size { store, object, found, wanted })
     }
 
     /// The digest of a large content, computed on a thread that may block.

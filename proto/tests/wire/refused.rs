@@ -122,6 +122,11 @@ fn what_repeats_or_is_out_of_order_is_named() {
         let sums = v1::Sums { held_runs, ..v1::Sums::default() };
         assert_eq!(status(|s| s.sums = Some(sums)), "sums.held_runs: is not ascending");
     }
+    let saved = |shards_runs| Some(v1::SavedSums { shards_runs, ..v1::SavedSums::default() });
+    for (runs, problem) in [(vec![0, 0], "is not ascending"), (vec![], "is missing")] {
+        let sums = v1::Sums { saved: saved(runs), ..v1::Sums::default() };
+        assert_eq!(status(|s| s.sums = Some(sums)), format!("sums.saved.shards_runs: {problem}"));
+    }
     let solved = v1::Solved { part: Some(v1::PartId::default()), ..v1::Solved::default() };
     assert_eq!(status(|s| s.solved = vec![solved.clone(), solved]), "solved: is not ascending");
 }

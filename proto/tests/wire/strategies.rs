@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use obsdiff_proto::message::{
     Command, Encoding, Exponents, Fault, Group, GroupStage, GroupStatus, Hello, Opening, Order, Part, PartId,
-    Receipt, Reduction, Slice, Solved, Status, Sums, Tally, Trouble,
+    Receipt, Reduction, SavedSums, Slice, Solved, Status, Sums, Tally, Trouble,
 };
 use obsdiff_proto::session::{Briefing, CoordinatorEvent, Dismissed, Reason, Welcome, WorkerEvent};
 use obsdiff_proto::view::{Activity, Ending, JobReport, JobRequest, Phase, View, WatchMessage, WorkerView};
@@ -84,6 +84,7 @@ pub(crate) fn order() -> impl Strategy<Value = Order> {
         tally().prop_map(|tally| Order::Discard { tally }),
         Just(Order::Pilot),
         (tally(), shard()).prop_map(|(tally, shard)| Order::Calibrate { tally, shard }),
+        (tally(), shard()).prop_map(|(tally, first)| Order::Restore { tally, first }),
         epoch().prop_map(|epoch| Order::Form { epoch }),
         epoch().prop_map(|epoch| Order::Reduce { epoch }),
         (epoch(), part_id()).prop_map(|(epoch, part)| Order::Solve { epoch, part }),
@@ -123,16 +124,23 @@ fn group() -> impl Strategy<Value = Group> {
 }
 
 pub(crate) fn command() -> impl Strategy<Value = Command> {
-    let opening = (small(), exponents())
-        .prop_map(|(package, exponents)| Arc::new(Opening { package: PackageId(package), exponents }));
+    let opening = || {
+        (small(), exponents())
+            .prop_map(|(package, exponents)| Arc::new(Opening { package: PackageId(package), exponents }))
+    };
     prop_oneof![
         epoch().prop_map(|epoch| Command::Abort { epoch }),
         small().prop_map(|packages| Command::Apply { packages }),
         tally().prop_map(|tally| Command::Discard { tally }),
         shard().prop_map(|shard| Command::Pilot { shard }),
-        (tally(), shard(), opening).prop_map(|(tally, shard, opening)| Command::Calibrate {
+        (tally(), shard(), opening()).prop_map(|(tally, shard, opening)| Command::Calibrate {
             tally,
             shard,
+            opening
+        }),
+        (tally(), saved_sums(), opening()).prop_map(|(tally, saved, opening)| Command::Restore {
+            tally,
+            saved: Arc::new(saved),
             opening
         }),
         (tally(), shards(), group()).prop_map(|(tally, holds, group)| Command::Form {
@@ -145,6 +153,11 @@ pub(crate) fn command() -> impl Strategy<Value = Command> {
         Just(Command::Export),
         any::<bool>().prop_map(|is_stored| Command::Encode { is_stored }),
     ]
+}
+
+fn saved_sums() -> impl Strategy<Value = SavedSums> {
+    let receipt = words().prop_map(|words| Receipt(words.into()));
+    (btree_set(shard(), 1..6), receipt).prop_map(|(shards, receipt)| SavedSums { shards, receipt })
 }
 
 fn group_status() -> impl Strategy<Value = GroupStatus> {
@@ -174,18 +187,19 @@ fn solved() -> impl Strategy<Value = Solved> {
 }
 
 pub(crate) fn status() -> impl Strategy<Value = Status> {
-    let sums = (tally(), option::of(small().prop_map(PackageId)), shards(), any::<bool>())
-        .prop_map(|(tally, package, held, spoiled)| Sums { tally, package, held, spoiled });
+    let saved = option::of(saved_sums().prop_map(Arc::new));
+    let sums = (tally(), option::of(small().prop_map(PackageId)), shards(), any::<bool>(), saved)
+        .prop_map(|(tally, package, held, spoiled, saved)| Sums { tally, package, held, spoiled, saved });
     let pace = option::of(any::<u64>().prop_map(Duration::from_nanos));
     let work = (sums, pace, option::of(group_status()), option::of(exponents().prop_map(Arc::new)));
     let encoding = select(vec![Encoding::Unready, Encoding::Ready, Encoding::Done]);
     let done =
         (btree_map(part_id(), solved(), 0..4), option::of(trouble()), btree_set(order(), 0..5), encoding);
-    (work, done, (number(), small(), any::<[bool; 3]>(), measures())).prop_map(
+    (work, done, (number(), small(), any::<[bool; 4]>(), measures())).prop_map(
         |(
             (sums, pace, group, pilot),
             (solved, trouble, in_hand, encoding),
-            (progress, applied, [exported, draining, preparing], measures),
+            (progress, applied, [exported, draining, preparing, saving], measures),
         )| {
             Status {
                 progress,
@@ -199,6 +213,7 @@ pub(crate) fn status() -> impl Strategy<Value = Status> {
                 trouble,
                 in_hand,
                 draining,
+                saving,
                 preparing,
                 encoding,
                 measures,
@@ -294,10 +309,13 @@ fn ending() -> impl Strategy<Value = Ending> {
 }
 
 fn worker_view() -> impl Strategy<Value = WorkerView> {
-    use Activity::{Applies, Calibrates, Encodes, Exports, Leaves, Pilots, Prepares, Reduces, Solves, Waits};
+    use Activity::{
+        Applies, Calibrates, Encodes, Exports, Leaves, Pilots, Prepares, Reduces, Restores, Solves, Waits,
+    };
     let pace = option::of(any::<u64>().prop_map(Duration::from_nanos));
-    let activity =
-        select(vec![Leaves, Prepares, Encodes, Applies, Pilots, Calibrates, Reduces, Solves, Exports, Waits]);
+    let activity = select(vec![
+        Leaves, Prepares, Encodes, Applies, Pilots, Calibrates, Restores, Reduces, Solves, Exports, Waits,
+    ]);
     (worker(), small(), any::<[usize; 3]>(), pace, any::<[bool; 2]>(), activity).prop_map(
         |(worker, applied, [leased, held, solving], pace, [draining, preparing], activity)| WorkerView {
             worker,

@@ -86,6 +86,7 @@ pub(crate) fn run_beside(job: &JobFile, dense: &DenseSamples) -> obsdiff::Result
             traces: None,
             workers: Some(1),
             memory: None,
+            save_every: None,
             baseline: false,
             progress: &progress,
             spans: &spans,

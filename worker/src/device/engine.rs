@@ -1,8 +1,11 @@
 //! The calls by which a device works, one at a time.
 
+use std::collections::BTreeSet;
+
 use obsdiff_engine::Error;
-use obsdiff_proto::message::{Exponents, Fault, Opening, Part, Solved};
+use obsdiff_proto::message::{Exponents, Fault, Opening, Part, Receipt, SavedSums, Solved};
 use obsdiff_proto::{ShardId, SiteId, WorkerId};
+use obsdiff_store::{SavedGram, SumsRecord};
 
 use crate::collective::{Collective, CollectiveError};
 use crate::device::PartStoreError;
@@ -35,6 +38,35 @@ pub trait Engine {
     /// # Errors
     /// [`WorkError::Overflow`] when a sum leaves its range; when the model fails, or `step` does.
     fn calibrate(&mut self, shard: ShardId, step: AfterStep<'_>) -> Result<(), WorkError>;
+
+    /// Puts the sums into the store. They consist of `shards`, and no other save has the name `save`. None where they cannot be added to
+    /// others: sums of floats, Grams that are read in place of calibration, or none at all.
+    ///
+    /// # Errors
+    /// When the store fails, or `step` does. What was put is then removed again, as far as possible.
+    fn save(
+        &mut self,
+        save: &str,
+        shards: &BTreeSet<ShardId>,
+        step: AfterStep<'_>,
+    ) -> Result<Option<Receipt>, WorkError>;
+
+    /// Reads the record of saved sums, and checks that they can be added to the open ones, which stay as they are.
+    ///
+    /// # Errors
+    /// [`PartStoreError::Damaged`] when they are missing or damaged, or of another package, other exponents or other shards; when the
+    /// store fails.
+    fn check_saved(&mut self, saved: &SavedSums) -> Result<SumsRecord, WorkError>;
+
+    /// Adds one Gram of saved sums that were checked. The sums hold all of them once this has been called for each. After
+    /// [`WorkError::PartStore`] nothing of this one was added.
+    ///
+    /// # Errors
+    /// [`WorkError::Overflow`] when a sum leaves its range; when the Gram is missing or damaged, or the store fails.
+    fn restore(&mut self, gram: &SavedGram) -> Result<(), WorkError>;
+
+    /// Removes saved sums that later ones contain. Where that fails, they stay until their package is committed.
+    fn forget(&mut self, saved: &Receipt);
 
     /// Makes the reducer that sums the open package's Grams over the ranks of a group. `adds` says whether this rank's own sums count.
     /// While the reducer works, the only call to the engine is [`Engine::solve`].
@@ -126,6 +158,11 @@ impl WorkError {
             Self::Group(error) => error.among(members),
             _ => self.to_string(),
         }
+    }
+
+    /// Whether the cause lies where the worker runs: it was not stopped, and no peer failed.
+    pub(super) const fn is_of_host(&self) -> bool {
+        !matches!(self, Self::Stopped | Self::Group(_))
     }
 
     /// The fault that is reported to the coordinator.

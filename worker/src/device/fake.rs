@@ -1,13 +1,14 @@
 //! An engine that counts instead of computing: a simulation finds out whether every shard counts exactly once.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 
 use obsdiff_engine::Error;
-use obsdiff_proto::message::{Exponents, Opening, Part, PartId, Solved};
+use obsdiff_proto::message::{Exponents, Opening, Part, PartId, Receipt, SavedSums, Solved};
 use obsdiff_proto::{PackageId, Plan, ShardId, SiteId, lock};
+use obsdiff_store::{SavedGram, SumsRecord};
 
-use super::{AfterStep, Engine, PartStore, Reducer, WorkError};
+use super::{AfterStep, Engine, PartStore, PartStoreError, Reducer, WorkError};
 use crate::collective::{Buffer, Collective, Values};
 
 /// What a fake engine is about to do.
@@ -17,6 +18,10 @@ pub enum EngineCall {
     Read(ShardId),
     /// Add a shard.
     Shard(ShardId),
+    /// Save the sums.
+    Save,
+    /// Add saved sums.
+    Restore,
     /// Take part in a site's reduction.
     Reduce(SiteId),
     /// Solve a part.
@@ -107,6 +112,53 @@ impl Engine for FakeEngine {
         step()
     }
 
+    fn save(
+        &mut self,
+        save: &str,
+        shards: &BTreeSet<ShardId>,
+        step: AfterStep<'_>,
+    ) -> Result<Option<Receipt>, WorkError> {
+        let Some((exponents, counts)) = &self.sums else { return Ok(None) };
+        (self.hook)(EngineCall::Save)?;
+        let counted = |shard: &ShardId| counts.get(shard.0 as usize) == Some(&1);
+        let all = shards.len() as i64 == counts.iter().sum::<i64>() && shards.iter().all(counted);
+        Self::sound(all, "sums are saved as those of other shards")?;
+        let content = serde_json::to_vec(&(save, counts)).map_err(|error| damaged(&error.to_string()))?;
+        let receipt = self.part_store.put_gram(content)?;
+        step()?;
+        let record = SumsRecord {
+            package: PackageId(self.weights.len() as u32),
+            exponents: exponents.clone(),
+            shards: shards.clone(),
+            grams: vec![SavedGram { site: SiteId(0), group: None, receipt }],
+        };
+        Ok(Some(self.part_store.put_sums(&record)?))
+    }
+
+    fn check_saved(&mut self, saved: &SavedSums) -> Result<SumsRecord, WorkError> {
+        let record = self.part_store.sums(&saved.receipt)?;
+        let Some((exponents, _)) = &self.sums else { return Err(damaged("no sums are open").into()) };
+        let package = PackageId(self.weights.len() as u32);
+        let same = self.plan.serves(record.package, package) && record.exponents == *exponents;
+        if same && record.shards == saved.shards { Ok(record) } else { Err(damaged("other sums").into()) }
+    }
+
+    fn restore(&mut self, gram: &SavedGram) -> Result<(), WorkError> {
+        (self.hook)(EngineCall::Restore)?;
+        let content = self.part_store.gram(&gram.receipt)?;
+        let read = serde_json::from_slice(&content);
+        let (_, added): (String, Vec<i64>) = read.map_err(|error| damaged(&error.to_string()))?;
+        let Some((_, counts)) = &mut self.sums else { return Self::sound(false, "no sums are open") };
+        counts.iter_mut().zip(added).for_each(|(count, added)| *count += added);
+        Self::sound(counts.iter().all(|count| *count <= 1), "a shard is restored that was counted")
+    }
+
+    fn forget(&mut self, saved: &Receipt) {
+        if let Err(error) = self.part_store.remove_sums(saved) {
+            tracing::debug!(%error, "saved sums were not removed");
+        }
+    }
+
     fn reducer(&mut self, adds: bool) -> Box<dyn Reducer> {
         Box::new(FakeReducer {
             hook: self.hook.clone(),
@@ -163,6 +215,10 @@ impl Engine for FakeEngine {
         *lock(&self.result) = Some(self.weights.concat());
         Ok(())
     }
+}
+
+fn damaged(problem: &str) -> PartStoreError {
+    PartStoreError::Damaged(problem.to_owned())
 }
 
 impl Reducer for FakeReducer {

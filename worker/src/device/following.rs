@@ -4,12 +4,13 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use obsdiff_proto::message::{Command, Fault, Group, Opening, Order, Part, Tally};
+use obsdiff_proto::message::{Command, Fault, Group, Opening, Order, Part, SavedSums, Tally};
 use obsdiff_proto::{Epoch, ShardId};
 use tokio::time::Instant;
 
+use super::saving::SavePolicy;
 use super::worker_state::{DeviceTask, SLEEP, Stop};
-use super::{Engine, Reducer, WorkError, WorkerState};
+use super::{Engine, PartStoreError, Reducer, WorkError, WorkerState};
 use crate::collective::{Buffer, Collective, Values};
 
 /// How long a worker waits for a store that cannot be read, while it holds what it would have to compute again otherwise.
@@ -30,13 +31,19 @@ pub fn follow_waiting(
     wait: &mut dyn FnMut(u64, Duration),
 ) {
     let _closes = worker_state.close_on_drop();
-    let mut device = DeviceThread { worker_state, engine, wait, opened: None };
+    let mut device = DeviceThread { worker_state, engine, wait, opened: None, saving: SavePolicy::default() };
     worker_state.with(|orders| orders.ready());
     while let Some(work) = tracing::info_span!("wait")
         .in_scope(|| worker_state.next(&mut |version| (device.wait)(version, SLEEP)))
     {
         match work {
             DeviceTask::Release => device.engine.release(),
+            DeviceTask::Save => {
+                if let Some(tally) = device.opened {
+                    device.save(tally);
+                }
+                worker_state.with(|orders| orders.end_saving());
+            }
             DeviceTask::Follow(command, stop) => device.follow(command, &stop),
         }
     }
@@ -49,6 +56,7 @@ struct DeviceThread<'a> {
     wait: &'a mut dyn FnMut(u64, Duration),
     /// The tally that the engine's sums are of.
     opened: Option<Tally>,
+    saving: SavePolicy,
 }
 
 impl DeviceThread<'_> {
@@ -58,6 +66,9 @@ impl DeviceThread<'_> {
         let outcome = match command {
             Command::Pilot { shard } => self.pilot(shard, stop),
             Command::Calibrate { tally, shard, opening } => self.calibrate(tally, shard, &opening, stop),
+            Command::Restore { tally, saved, opening } => {
+                self.restore(tally, &saved, &opening, stop).map_err(may_pass)
+            }
             Command::Reduce { epoch } => self.reduce(epoch),
             Command::Solve { epoch, part } => self.solve(epoch, &part, stop),
             Command::Apply { packages } => self.apply(packages, stop),
@@ -86,34 +97,114 @@ impl DeviceThread<'_> {
         opening: &Opening,
         stop: &Stop,
     ) -> Result<(), WorkError> {
-        if self.opened != Some(tally) {
-            self.opened = None;
-            self.engine.open(opening)?;
-            self.opened = Some(tally);
-        }
-        self.read(shard, stop)?;
+        self.open(tally, opening)?;
+        self.patiently(Order::Calibrate { tally, shard }, stop, |engine| engine.read(shard))?;
         self.worker_state.with(|orders| orders.begin_adding());
         let begun = Instant::now();
         self.engine.calibrate(shard, &mut step(self.worker_state, stop))?;
         let took = begun.elapsed();
         self.worker_state.with(|orders| orders.calibrated(tally, shard, took));
+        self.save_if_due(tally);
         Ok(())
     }
 
-    /// Reads what a shard needs, before the sums are touched. A store that may be read again later is waited for.
-    fn read(&mut self, shard: ShardId, stop: &Stop) -> Result<(), WorkError> {
+    /// Adds saved sums in place of running their shards.
+    fn restore(
+        &mut self,
+        tally: Tally,
+        saved: &Arc<SavedSums>,
+        opening: &Opening,
+        stop: &Stop,
+    ) -> Result<(), WorkError> {
+        self.open(tally, opening)?;
+        if !self.worker_state.status().0.sums.held.is_disjoint(&saved.shards) {
+            let problem = "some shards of the saved sums are in those of this worker already";
+            return Err(PartStoreError::Damaged(problem.to_owned()).into());
+        }
+        let order = Order::Restore { tally, first: saved.first() };
+        let record = self.patiently(order, stop, |engine| engine.check_saved(saved))?;
+        self.worker_state.with(|orders| orders.begin_adding());
+        let mut step = step(self.worker_state, stop);
+        for gram in &record.grams {
+            self.patiently(order, stop, |engine| engine.restore(gram))?;
+            step()?;
+        }
+        self.worker_state.with(|orders| orders.restored(tally, saved));
+        self.saving.restored(saved.receipt.clone());
+        self.save_if_due(tally);
+        Ok(())
+    }
+
+    /// Starts sums from zero where a tally is new.
+    fn open(&mut self, tally: Tally, opening: &Opening) -> Result<(), WorkError> {
+        if self.opened != Some(tally) {
+            self.opened = None;
+            self.engine.open(opening)?;
+            self.opened = Some(tally);
+            self.saving.begin(Instant::now());
+        }
+        Ok(())
+    }
+
+    /// Does what needs the store, and leaves the sums as they are where that fails. A store that may be read again later is waited for.
+    fn patiently<T>(
+        &mut self,
+        order: Order,
+        stop: &Stop,
+        mut read: impl FnMut(&mut dyn Engine) -> Result<T, WorkError>,
+    ) -> Result<T, WorkError> {
         let (begun, mut pause) = (Instant::now(), Duration::from_secs(1));
         loop {
             let (_, version) = self.worker_state.status();
-            let Err(error) = self.engine.read(shard) else { return Ok(()) };
+            let error = match read(self.engine) {
+                Ok(done) => return Ok(done),
+                Err(error) => error,
+            };
             if !matches!(error.fault(), Fault::Transient(_)) || begun.elapsed() >= STORE_PATIENCE {
                 return Err(error);
             }
-            tracing::warn!(%shard, %error, "this worker keeps what it holds until the prompts of a shard can be read");
+            tracing::warn!(%order, %error, "this worker keeps what it holds until it can read what this needs");
             (self.wait)(version, pause);
             pause = SLEEP.min(2 * pause);
             self.worker_state.advance();
             stop.check()?;
+        }
+    }
+
+    /// Saves the sums of a tally, to which something was added, where it is time.
+    fn save_if_due(&mut self, tally: Tally) {
+        for replaced in self.saving.take_replaced() {
+            self.engine.forget(&replaced);
+        }
+        let period = self.worker_state.save_period();
+        if period.is_some_and(|period| self.saving.is_due(period, Instant::now())) {
+            self.save(tally);
+        }
+    }
+
+    /// Saves the sums of a tally, unless all are saved. A save that fails is no failure of the work.
+    fn save(&mut self, tally: Tally) {
+        let begun = Instant::now();
+        let sums = self.worker_state.status().0.sums;
+        let stored = sums.saved.is_some_and(|saved| saved.shards == sums.held);
+        let Some(first) = sums.held.first().copied() else { return };
+        if sums.tally != tally || sums.spoiled || stored {
+            return;
+        }
+        let save = self.saving.name(self.worker_state.with(|orders| orders.instance()), first);
+        let (worker_state, held) = (self.worker_state, sums.held);
+        let saved = self.engine.save(&save, &held, &mut || worker_state.advance_save(tally));
+        self.saving.tried(begun, Instant::now());
+        match saved {
+            Ok(Some(receipt)) => {
+                self.saving.saved(receipt.clone());
+                worker_state.with(|orders| orders.saved(tally, SavedSums { shards: held, receipt }));
+            }
+            Ok(None) | Err(WorkError::Stopped) => {}
+            Err(error) => tracing::warn!(
+                "what this worker has summed could not be saved: {error}; if the worker ended, {} shards would be run again",
+                held.len()
+            ),
         }
     }
 
@@ -164,6 +255,14 @@ impl DeviceThread<'_> {
         self.engine.export(&mut step(self.worker_state, stop))?;
         self.worker_state.with(|orders| orders.exported());
         Ok(())
+    }
+}
+
+/// The error of saved sums that are missing or damaged. Their shards can be run instead, so it is none that would come again.
+fn may_pass(error: WorkError) -> WorkError {
+    match error {
+        WorkError::PartStore(PartStoreError::Damaged(problem)) => PartStoreError::Failed(problem).into(),
+        error => error,
     }
 }
 

@@ -16,10 +16,13 @@ mod pieces;
 mod pruned;
 mod pruning;
 mod reducing;
+mod saving;
 mod slices;
 mod structures;
+mod sums_store;
 mod surveys;
 mod tensors;
+mod watch;
 mod worker_state;
 
 pub use engine::{AfterStep, Engine, Reducer, WorkError};
@@ -28,8 +31,10 @@ pub use following::{follow, follow_waiting};
 pub use orders::Machine;
 pub use part_store::{JobPartStore, MemoryPartStore, PartStore, PartStoreError};
 pub use pruned::Pruned;
-pub use pruning::{Exporter, PruningEngine, Watch};
+pub use pruning::{Exporter, PruningEngine};
+pub use sums_store::SumsStore;
 pub use tensors::PrunedTensors;
+pub use watch::Watch;
 pub use worker_state::{CloseOnDrop, GroupTimeouts, MeasuresSource, WorkerState};
 
 #[cfg(test)]

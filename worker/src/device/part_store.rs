@@ -7,12 +7,14 @@ use bytes::Bytes;
 use futures_util::future::try_join_all;
 use obsdiff_proto::message::{PartId, Receipt};
 use obsdiff_proto::{PackageId, lock};
-use obsdiff_store::{JobStore, PartReceipt, StoreError};
+use obsdiff_store::{JobStore, PartReceipt, StoreError, SumsRecord};
 use thiserror::Error;
 use tokio::runtime::Handle;
 
-/// Stores the weights of parts as objects, with the manifests that make them count. Calls block.
-pub trait PartStore: Send + Sync {
+use super::SumsStore;
+
+/// Stores the weights of parts as objects, with the manifests that make them count, and saved sums. Calls block.
+pub trait PartStore: SumsStore {
     /// Puts a part's object, and returns the receipt for its package's manifest.
     ///
     /// # Errors
@@ -84,8 +86,8 @@ impl From<StoreError> for PartStoreError {
 /// A job's store. Its calls wait on a runtime, so they must not come from one of its own threads.
 #[derive(Clone)]
 pub struct JobPartStore {
-    store: JobStore,
-    runtime: Handle,
+    pub(super) store: JobStore,
+    pub(super) runtime: Handle,
 }
 
 impl JobPartStore {
@@ -118,11 +120,13 @@ impl PartStore for JobPartStore {
 
 /// Parts in memory, for workers of one process. Clones share it.
 #[derive(Clone, Default)]
-pub struct MemoryPartStore(Arc<Mutex<MemoryObjects>>);
+pub struct MemoryPartStore(pub(super) Arc<Mutex<MemoryObjects>>);
 
 #[derive(Default)]
-struct MemoryObjects {
-    objects: BTreeMap<String, Bytes>,
+pub(super) struct MemoryObjects {
+    pub(super) objects: BTreeMap<String, Bytes>,
+    /// The records of saved sums, by their receipts.
+    pub(super) sums: BTreeMap<String, SumsRecord>,
     manifests: BTreeMap<PackageId, BTreeMap<PartId, Receipt>>,
 }
 

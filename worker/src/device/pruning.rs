@@ -1,6 +1,6 @@
 //! The engine of a worker: a model being pruned by the plan of a job.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use candle_core::Tensor;
@@ -11,10 +11,11 @@ use obsdiff_engine::device::transfers::TransferKind::Grams as GRAMS;
 use obsdiff_engine::export::{PrunedLinear, PrunedStructure};
 use obsdiff_engine::gram::PlacedGram;
 use obsdiff_engine::pruner::{Allocated, Pruner, SurveyedSlice};
-use obsdiff_proto::message::{Exponents, Opening, Part, Solved};
+use obsdiff_proto::message::{Exponents, Opening, Part, Receipt, SavedSums, Solved};
 use obsdiff_proto::{
     Accumulate, LinearId, Package, PackageId, Plan, Shard, ShardId, SiteId, StructureId, lock,
 };
+use obsdiff_store::{SavedGram, SumsRecord};
 
 use super::engine::stoppable;
 use super::keeping::PersistentGrams;
@@ -22,36 +23,24 @@ use super::object::{self, PartContent, PartOrigin, SliceRecord};
 use super::part_store::objects;
 use super::pruned::{Pruned, linears};
 use super::reducing::{FailedReducer, GramReducer, ReceivedGrams, ReceivedGroups};
-use super::{AfterStep, Engine, PartStore, PartStoreError, PrunedTensors, Reducer, WorkError};
+use super::{AfterStep, Engine, PartStore, PartStoreError, PrunedTensors, Reducer, Watch, WorkError};
 use crate::grams::{GramKeeper, KeptGrams};
 
 /// Writes the pruned pipeline. It may drop the pruner's model once it has done so, to make room for what is measured then.
 pub type Exporter<'a> = Box<dyn FnMut(Pruned, &mut Pruner) -> Result<(), WorkError> + Send + 'a>;
 
-/// Receives the progress of the work, to show it to people.
-pub trait Watch: Send + Sync {
-    /// So many prompt steps of a pilot or of calibration are done.
-    fn steps(&self, prompts: u64);
-    /// So many slices of linears, or structures, are solved or surveyed.
-    fn solved(&self, count: u64);
-    /// A survey expects this relative error of the pruned model's velocity.
-    fn expected(&self, velocity_error: f64);
-    /// All linears that are pruned so far, whenever finished packages have been applied.
-    fn pruned(&self, _linears: &[PrunedLinear]) {}
-}
-
 /// A [`Pruner`] that follows a plan, with a store of solved parts.
 pub struct PruningEngine<'a> {
     pub(super) pruner: Pruner,
     pub(super) plan: Arc<Plan>,
-    part_store: Arc<dyn PartStore>,
+    pub(super) part_store: Arc<dyn PartStore>,
     pub(super) watch: Arc<dyn Watch>,
     exporter: Exporter<'a>,
     received: ReceivedGrams,
     /// The received Grams of groups of prompts.
     pub(super) received_groups: ReceivedGroups,
     /// Packages applied.
-    applied: u32,
+    pub(super) applied: u32,
     /// Where the applied tensors are stored.
     tensors: PrunedTensors,
     records: Vec<SliceRecord>,
@@ -291,13 +280,29 @@ impl Engine for PruningEngine<'_> {
                 step()
             })
         });
-        match done {
-            Err(WorkError::Engine(Error::Overflow { site, name })) => match pruner.gram(site) {
-                Some(gram) => Err(WorkError::Overflow { site, exponent: gram.exponent() }),
-                None => Err(Error::Overflow { site, name }.into()),
-            },
-            done => done.and_then(|()| Ok(self.check_source()?)),
-        }
+        done.map_err(|error| self.overflow(error))?;
+        Ok(self.check_source()?)
+    }
+
+    fn save(
+        &mut self,
+        save: &str,
+        shards: &BTreeSet<ShardId>,
+        step: AfterStep<'_>,
+    ) -> Result<Option<Receipt>, WorkError> {
+        self.save_sums(save, shards, step)
+    }
+
+    fn check_saved(&mut self, saved: &SavedSums) -> Result<SumsRecord, WorkError> {
+        self.checked_record(saved)
+    }
+
+    fn restore(&mut self, gram: &SavedGram) -> Result<(), WorkError> {
+        self.restore_gram(gram)
+    }
+
+    fn forget(&mut self, saved: &Receipt) {
+        self.remove_saved(saved);
     }
 
     fn reducer(&mut self, adds: bool) -> Box<dyn Reducer> {

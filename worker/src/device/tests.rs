@@ -1,3 +1,4 @@
+mod saved;
 mod workers;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -10,6 +10,7 @@ use tokio::sync::Notify;
 
 use super::WorkError;
 use super::orders::{Effect, Machine, Orders};
+use super::saving::SaveTimes;
 use crate::collective::{Abort, Collective, CollectiveError, Member, Transport};
 
 /// The state of a worker, which its session and its device's thread share: the session brings commands and reads the status, the device's
@@ -23,6 +24,7 @@ pub struct WorkerState {
     transport: Arc<dyn Transport>,
     timeouts: GroupTimeouts,
     measures: OnceLock<Box<MeasuresSource>>,
+    pub(super) saves: SaveTimes,
 }
 
 /// Says what a worker has measured of its work so far.
@@ -91,6 +93,8 @@ pub(super) enum DeviceTask {
     Follow(Command, Stop),
     /// Drop the Grams that were received.
     Release,
+    /// Save the sums, because the worker leaves.
+    Save,
 }
 
 impl WorkerState {
@@ -112,6 +116,7 @@ impl WorkerState {
             transport,
             timeouts,
             measures: OnceLock::new(),
+            saves: SaveTimes::default(),
         })
     }
 
@@ -198,11 +203,6 @@ impl WorkerState {
         self.change(|_| ());
     }
 
-    /// Says that the worker wants to leave (SIGTERM).
-    pub fn drain(&self) {
-        self.change(|state| state.orders.status.draining = true);
-    }
-
     /// A guard that ends the worker when it is dropped.
     pub fn close_on_drop(&self) -> CloseOnDrop<'_> {
         CloseOnDrop(self)
@@ -267,6 +267,9 @@ impl WorkerState {
             if !state.orders.is_reducing() && std::mem::take(&mut state.release) {
                 return Some(DeviceTask::Release);
             }
+            if state.orders.saves_now() {
+                return Some(DeviceTask::Save);
+            }
             if let Some(command) = state.orders.next() {
                 let stop = Stop::default();
                 state.running = Some((command.order(), stop.clone()));
@@ -294,7 +297,7 @@ impl WorkerState {
         let fault = error.fault();
         match &fault {
             // Nobody sees the cause better than whoever runs this worker: a store or disk that fails, or a right that it lost.
-            Fault::Transient(_) if !matches!(error, WorkError::Stopped | WorkError::Group(_)) => {
+            Fault::Transient(_) if error.is_of_host() && !matches!(order, Order::Restore { .. }) => {
                 tracing::warn!(%order, %error, "this worker waits until it can do this, which is tried again");
             }
             _ => tracing::debug!(%order, %error, "an order failed"),

@@ -4,7 +4,7 @@ mod index;
 mod job;
 mod keeper;
 mod kept;
-mod object;
+pub(crate) mod object;
 
 pub use index::{GramIndex, GramOfFewer, KeptSite};
 pub use job::JobGrams;

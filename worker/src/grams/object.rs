@@ -16,17 +16,34 @@ const SUMS: &str = "sums";
 /// # Errors
 /// Never for numbers; an error of the JSON writer otherwise.
 pub(super) fn write(gram: &Gram, precision: GramPrecision) -> Result<Vec<u8>, serde_json::Error> {
+    write_with(gram, precision, None)
+}
+
+/// The file of a Gram of saved sums, which differs from those of other saves by its metadata.
+///
+/// # Errors
+/// As [`write`].
+pub(crate) fn write_saved(gram: &Gram, save: &str) -> Result<Vec<u8>, serde_json::Error> {
+    write_with(gram, GramPrecision::Exact, Some(("save", save.to_owned())))
+}
+
+fn write_with(
+    gram: &Gram,
+    precision: GramPrecision,
+    further: Option<(&str, String)>,
+) -> Result<Vec<u8>, serde_json::Error> {
     let (dtype, count, size) = match (gram.sums(), precision) {
         (GramSums::Exact(sums), GramPrecision::Exact) => ("I64", sums.len(), size_of::<i64>()),
         (GramSums::Exact(sums), GramPrecision::F32) => ("F32", sums.len(), size_of::<f32>()),
         (GramSums::F32(sums), _) => ("F32", sums.len(), size_of::<f32>()),
     };
     // Sums are in units of 2^-exponent, the mass in units of 2^-24 of a row.
-    let about = BTreeMap::from([
+    let mut about = BTreeMap::from([
         ("exponent", gram.exponent().to_string()),
         ("mass", gram.mass_units().to_string()),
         ("width", gram.width().to_string()),
     ]);
+    about.extend(further);
     let bytes = count * size;
     let header = json!({
         "__metadata__": about,
@@ -55,7 +72,7 @@ pub(super) fn write(gram: &Gram, precision: GramPrecision) -> Result<Vec<u8>, se
 ///
 /// # Errors
 /// What does not fit, in words.
-pub(super) fn read(file: &[u8], gram: &mut Gram) -> Result<(), String> {
+pub(crate) fn read(file: &[u8], gram: &mut Gram) -> Result<(), String> {
     let said = |error: &dyn Display| error.to_string();
     let (_, header) = SafeTensors::read_metadata(file).map_err(|e| said(&e))?;
     let about = header.metadata().clone().unwrap_or_default();
@@ -117,6 +134,19 @@ mod tests {
             gram.observe(&[1.0, -2.0, 0.5, 4.0, 0.25, -3.0], 0.9).unwrap();
             let file = write(&gram, GramPrecision::Exact).unwrap();
             let mut read_back = Gram::new(3, accumulate, exponent);
+            read(&file, &mut read_back).unwrap();
+            assert_eq!(read_back, gram);
+        }
+    }
+
+    #[test]
+    fn equal_grams_of_two_saves_have_files_of_their_own_and_come_back() {
+        let mut gram = Gram::new(3, Accumulate::Exact, 30);
+        gram.observe(&[1.0, -2.0, 0.5], 0.9).unwrap();
+        let files = ["1.0", "2.0"].map(|save| write_saved(&gram, save).unwrap());
+        assert_ne!(files[0], files[1]);
+        for file in files {
+            let mut read_back = Gram::new(3, Accumulate::Exact, 30);
             read(&file, &mut read_back).unwrap();
             assert_eq!(read_back, gram);
         }

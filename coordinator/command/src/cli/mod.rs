@@ -6,7 +6,9 @@ mod export;
 mod gpus;
 mod kept;
 mod output;
+mod pruning;
 mod sampling;
+mod saving;
 mod security;
 mod shell;
 
@@ -26,7 +28,9 @@ pub use export::ExportArgs;
 pub use gpus::GpuChoice;
 pub use kept::{SolveArgs, SweepArgs};
 pub use output::{LogFormat, OutputStyle};
+pub use pruning::PruningArgs;
 pub use sampling::{CompareArgs, SampleArgs, SamplingArgs};
+pub use saving::SaveSums;
 pub use security::SecurityArgs;
 pub use shell::{CompletionsArgs, InitArgs, ManArgs};
 
@@ -105,8 +109,8 @@ pub enum CliCommand {
     ///
     /// The worker gets the job from the coordinator. The model must lie at the job's path on this host, too. Any number of workers
     /// share a job, and each may join or leave at any time. They sum their Grams by Gloo, on the address from which they reach the
-    /// coordinator, or by NCCL; a build without --features gloo or cuda lets one worker work at a time. On SIGTERM a worker hands back
-    /// its work and leaves.
+    /// coordinator, or by NCCL; a build without --features gloo or cuda lets one worker work at a time. On SIGTERM a worker ends its
+    /// shard, saves what it has summed (--save-sums) and leaves.
     Worker(WorkerArgs),
     /// Show the progress of a coordinator's job.
     Status(StatusArgs),
@@ -187,30 +191,6 @@ pub struct RunArgs {
     pub pruning: PruningArgs,
 }
 
-/// How a process prunes, and what it prints.
-#[derive(Debug, Args)]
-pub struct PruningArgs {
-    /// Workers in this process, which share its threads. Each has Grams of its own; the result does not depend on their number. With
-    /// --device cuda each is a process of its own, on one of the first GPUs [default: one for each thread where all but the first take at
-    /// most 256MiB together, which is faster for small models, else 1].
-    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1024))]
-    pub workers: Option<u32>,
-    /// Also prune the source by magnitude, uniformly and without an update, in memory only, and print its error beside that of the
-    /// job: heads and neurons by the sums of their weights.
-    #[arg(long)]
-    pub baseline: bool,
-    /// Where prompts are encoded, the transformer is computed, Grams summed, linears pruned by `sparsity.method = "admm"` or "obs", and
-    /// the pruned model and its pictures are measured: cpu, cuda, or cuda:N for the N-th GPU, counted from 0.
-    #[arg(long, value_name = "DEVICE", default_value_t)]
-    pub device: DeviceName,
-    /// Print one JSON object with the same figures instead of text. Numbers with a unit have it in their names.
-    #[arg(long)]
-    pub json: bool,
-    /// How the process runs.
-    #[command(flatten)]
-    pub process: ProcessArgs,
-}
-
 /// `selftest`
 #[derive(Debug, Args)]
 #[command(after_long_help = "Example:\n  obsdiff selftest --device cuda")]
@@ -262,6 +242,11 @@ pub struct WorkerArgs {
     /// The memory of this host that the worker may take; with --devices, all of them together [default: what is free on this machine].
     #[arg(long, value_name = "SIZE")]
     pub memory: Option<ByteSize>,
+    /// When the worker saves in the job's store what it has summed of the open package, so that others run fewer shards again: stop for
+    /// once, before it leaves where SIGTERM or Ctrl-C asks it to; a time such as 10min for every ten minutes besides; or never. Saving
+    /// takes a twentieth of the time at most, and the store needs room for twice the Grams of each worker that saves.
+    #[arg(long, value_name = "WHEN", default_value_t = SaveSums::AtStop)]
+    pub save_sums: SaveSums,
     /// How Grams are summed with other workers: gloo over the network, or nccl[:N] between GPUs, by GPU N of this host or else that of
     /// --device. All workers of a job use the same. NCCL needs a build with --features cuda [default: nccl on a GPU, gloo elsewhere]
     #[arg(long, value_name = "NAME")]

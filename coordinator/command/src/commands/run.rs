@@ -77,6 +77,8 @@ fn on_gpus(job: &JobFile, wanted: usize, args: &PruningArgs, context: &mut Comma
         }
         let cache = job.model_cache().map(|cache| cache.as_os_str().to_owned());
         let cache = cache.into_iter().flat_map(|cache| [OsString::from("--cache"), cache]);
+        let save_sums = args.save_sums.to_string();
+        arguments.extend(["--save-sums", &save_sums]);
         let threads = args.process.threads.map(|threads| threads.to_string());
         let threads = threads.iter().flat_map(|threads| ["--threads", threads.as_str()]);
         let arguments = arguments.into_iter().chain(threads).map(OsString::from);
@@ -126,6 +128,7 @@ fn prune(job: &JobFile, args: &PruningArgs, context: &mut CommandContext<'_>) ->
     let process = RunContext {
         workers,
         memory: context.memory,
+        save_every: args.save_sums.period(),
         baseline: args.baseline,
         progress: &progress,
         spans: &context.spans,

@@ -47,6 +47,7 @@ pub(super) fn sweep(args: &SweepArgs, context: &mut CommandContext<'_>) -> Resul
             traces: None,
             workers: args.workers.map(|workers| workers as usize),
             memory: context.memory,
+            save_every: None,
             baseline: false,
             progress: &progress,
             spans: &context.spans,

@@ -20,7 +20,7 @@ use obsdiff_worker::session::{SessionError, SessionSettings, attend, tcp};
 use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
 
-use crate::cli::WorkerArgs;
+use crate::cli::{SaveSums, WorkerArgs};
 use crate::context::CommandContext;
 use crate::job::{JobFile, StoreSettings};
 use crate::kubeflow::TrainerServer;
@@ -73,6 +73,12 @@ pub(super) fn work(args: &WorkerArgs, context: &mut CommandContext<'_>) -> Resul
         let measured = measured.clone();
         server.post(runtime.handle(), move || Some(((*lock(&heard))?, measured.measures().pruned)))
     });
+    if let Some(period) = args.save_sums.period() {
+        worker_state.save_every(period);
+    }
+    if args.save_sums != SaveSums::Never {
+        worker_state.save_when_it_leaves();
+    }
     let ready = Arc::new(AtomicBool::new(false));
     drain_when_asked(&context.signals, &worker_state, &ready);
     let (to_brief, briefing) = oneshot::channel();

@@ -106,6 +106,8 @@ pub struct Display<'a> {
     held: f64,
     /// Whether the next step takes in a worker that brings sums.
     brings_sums: bool,
+    /// Whether saved sums are being restored, of which nobody else knows either.
+    restoring: bool,
     /// Whether it is said what a survey expects.
     expectation_said: bool,
     /// Those who watch from elsewhere, where the workers are elsewhere too.
@@ -131,6 +133,7 @@ impl<'a> Display<'a> {
             phase: None,
             held: 0.0,
             brings_sums: false,
+            restoring: false,
             expectation_said: false,
             watchers: None,
             outlook: None,
@@ -290,7 +293,12 @@ impl Observer for Display<'_> {
                     "the Gram of {site} overflowed: the package is run again at exponent {exponent}"
                 ));
             }
+            Event::Restores { .. } => {
+                self.restoring = true;
+                self.progress.note(&event.to_string());
+            }
             Event::StandingBy { .. }
+            | Event::Unrestored { .. }
             | Event::Left { .. }
             | Event::Discarded { .. }
             | Event::Broken { .. }
@@ -311,6 +319,7 @@ impl Observer for Display<'_> {
             | Event::Preparing { .. }
             | Event::Encodes { .. }
             | Event::Ready { .. }
+            | Event::Saved { .. }
             | Event::Grouped { .. }
             | Event::Formed { .. }
             | Event::Arrived { .. } => {
@@ -331,7 +340,9 @@ impl Observer for Display<'_> {
             self.expectation_said = true;
         }
         // What ends a phase is a part of it.
-        let found = std::mem::take(&mut self.brings_sums);
+        let restored = self.restoring && !core.is_restoring();
+        self.restoring &= !restored;
+        let found = std::mem::take(&mut self.brings_sums) || restored;
         self.reach(core, found);
         let package = core.package();
         let phase = match core.phase() {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::time::Duration;
 
 use obsdiff_core::cost::gram_bytes;
 use obsdiff_engine::export::required_bytes;
@@ -13,9 +14,11 @@ use obsdiff_proto::{
 };
 use obsdiff_store::JobStore;
 
+use super::Inputs;
 use super::state::location;
 use crate::described::Described;
 use crate::job::JobFile;
+use crate::progress::Progress;
 use crate::{Error, Result};
 
 /// Refuses a job whose output, state and kept Grams do not all fit where they go.
@@ -35,6 +38,41 @@ pub(super) fn check(job: &JobFile, described: &Described, plan: &Plan) -> Result
 /// # Errors
 /// When the files of the model cannot be listed, or the system does not say how much room there is.
 pub(crate) fn shortage(job: &JobFile, described: &Described, plan: &Plan) -> Result<Option<Error>> {
+    Ok(missing(job, described, plan, 0)?
+        .map(|Missing { key, problem }| job.refuse(JobError::new(key, problem))))
+}
+
+/// With which period the workers save their sums: none where there are none, or where the state's file system has no room for them. That is
+/// said, since an interruption then costs more.
+///
+/// # Errors
+/// As [`shortage`].
+pub(super) fn save_period(
+    job: &JobFile,
+    inputs: &Inputs,
+    workers: usize,
+    (period, progress): (Option<Duration>, &Progress),
+) -> Result<Option<Duration>> {
+    let (described, plan) = (&inputs.described, &inputs.plan);
+    let grams = described.cost(&job.spec, plan).largest_grams();
+    let Some(period) = period.filter(|_| grams > 0) else { return Ok(None) };
+    // Saved sums are removed once newer ones are there.
+    let sums = grams.saturating_mul(2).saturating_mul(workers as u64);
+    let Some(Missing { problem, .. }) = missing(job, described, plan, sums)? else { return Ok(Some(period)) };
+    progress.note(&format!(
+        "sums are not saved while the job calibrates (--save-sums), because its state, output and saved sums do not fit: it {problem}"
+    ));
+    Ok(None)
+}
+
+/// A place without the room for what goes there.
+struct Missing {
+    key: &'static str,
+    problem: String,
+}
+
+/// The first place without room where so many bytes of saved sums go into the job's state besides.
+fn missing(job: &JobFile, described: &Described, plan: &Plan, sums: u64) -> Result<Option<Missing>> {
     let spec = &job.spec;
     let state = location(job);
     // Of a job that goes by kept Grams, only some prompts are encoded.
@@ -43,7 +81,7 @@ pub(crate) fn shortage(job: &JobFile, described: &Described, plan: &Plan) -> Res
     let grams = kept_gram_bytes(spec, &described.inventory, plan);
     let places = [
         ("output.path", Some(&spec.output.path), required_bytes(described.pipeline.path())?),
-        ("output.state", Some(&state), conditioning.saturating_add(weights)),
+        ("output.state", Some(&state), conditioning.saturating_add(weights).saturating_add(sums)),
         ("output.grams", spec.output.grams.as_ref(), grams),
     ];
     // What goes to each file system, by its number.
@@ -68,7 +106,7 @@ pub(crate) fn shortage(job: &JobFile, described: &Described, plan: &Plan) -> Res
                 "needs {needed}{others}, but {} has {free} free: make room or choose another",
                 there.display()
             );
-            return Ok(Some(job.refuse(JobError::new(key, problem))));
+            return Ok(Some(Missing { key, problem }));
         }
         *before = all;
     }

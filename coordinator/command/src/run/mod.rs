@@ -17,6 +17,7 @@ mod summary;
 mod workers;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use candle_core::Tensor;
 use obsdiff_coordinator::{JobState, Outlook};
@@ -68,6 +69,8 @@ pub struct RunContext<'a> {
     pub workers: Option<usize>,
     /// The memory they may take together, where it is known.
     pub memory: Option<ByteSize>,
+    /// The least time between two times at which a worker saves its sums in the job's state; none where it never does.
+    pub save_every: Option<Duration>,
     /// Whether the dense model is pruned by magnitude, too, to compare with.
     pub baseline: bool,
     /// Where progress is shown.
@@ -121,6 +124,7 @@ pub fn run(job: &JobFile, process: &RunContext<'_>) -> Result<Summary> {
     let state = open_state(job, &inputs)?;
     state::check_hardware(&state, job, &device.hardware())?;
     note(&state, progress);
+    let save_every = free_space::save_period(job, &inputs, workers, (process.save_every, progress))?;
     progress.keep(state.job.committed as usize, inputs.plan.packages.len(), state.url());
     let output = output_of(job, state.runtime().handle())?;
     drop(running);
@@ -132,7 +136,7 @@ pub fn run(job: &JobFile, process: &RunContext<'_>) -> Result<Summary> {
             settle_output(job, &state).map(|()| (record, spans.report()))
         }
         None => {
-            let process = (process, workers);
+            let process = (process, workers, save_every);
             grams::claim(job, &state).and_then(|()| prune(job, &inputs, (&state, &output), process, &root))
         }
     };
@@ -226,7 +230,7 @@ fn prune(
     job: &JobFile,
     inputs: &Inputs,
     (state, output): (&JobState, &JobOutput),
-    (process, workers): (&RunContext<'_>, usize),
+    (process, workers, save_every): (&RunContext<'_>, usize, Option<Duration>),
     root: &tracing::Span,
 ) -> Result<(PruningRecord, SpanReport)> {
     let &RunContext { progress, spans, disk, device, .. } = process;
@@ -254,7 +258,7 @@ fn prune(
     });
     let shown = (progress, process.outlook, traces.transpose()?);
     let (engine, course) =
-        run_workers(&work, (job, inputs), state, model, workers, shown, spans.clock().clone())?;
+        run_workers(&work, (job, inputs), state, model, (workers, save_every), shown, spans.clock().clone())?;
     let _running = root.enter();
     let (mut record, _) = work.record(&engine.pruned())?;
     let expected_velocity_error = engine.expected_velocity_error();

@@ -5,6 +5,7 @@ use std::io;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::thread;
+use std::time::Duration;
 
 use obsdiff_coordinator::clock::Clock;
 use obsdiff_coordinator::{CoreDriver, JobState, MeasuredCourse, Outlook};
@@ -26,8 +27,8 @@ use crate::progress::Progress;
 use crate::traces::Traces;
 use crate::{Error, Result};
 
-/// Prunes with so many workers, each on a copy of `model`, until the pipeline is written; gives one that has applied everything, and how the job
-/// went by this clock.
+/// Prunes with so many workers, each on a copy of `model`, until the pipeline is written; gives one that has applied everything, and how the
+/// job went by this clock. They save their sums with this period at least in between, where there is one.
 ///
 /// # Errors
 /// What failed at a worker, or why the coordinator gave up.
@@ -36,7 +37,7 @@ pub(super) fn run_workers<'a>(
     (job, inputs): (&JobFile, &Inputs),
     state: &JobState,
     model: Box<dyn DiffusionModel>,
-    workers: usize,
+    (workers, save_every): (usize, Option<Duration>),
     (progress, outlook, traces): (&Progress, Option<&watch::Sender<Outlook>>, Option<Traces>),
     clock: Clock,
 ) -> Result<(PruningEngine<'a>, MeasuredCourse)> {
@@ -55,6 +56,9 @@ pub(super) fn run_workers<'a>(
         .map(|instance| {
             let machine = Machine { instance, speed: 1000, hardware: work.device.hardware() };
             let worker_state = WorkerState::new(machine, transport.clone(), GroupTimeouts::default());
+            if let Some(period) = save_every {
+                worker_state.save_every(period);
+            }
             let device = work.device.clone();
             worker_state.measure_by(Box::new(move || Measures {
                 opening_excess: device.opening_excess(),

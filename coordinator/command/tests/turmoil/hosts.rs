@@ -244,6 +244,10 @@ impl Worker {
         let machine = Machine { instance, speed: 1000, hardware: "a processor".to_owned() };
         let worker_state = WorkerState::new(machine, mesh, PATIENCE);
         *self.worker_state.lock().unwrap() = Some(worker_state.clone());
+        worker_state.save_when_it_leaves();
+        if life.is_multiple_of(2) {
+            worker_state.save_every(Duration::ZERO);
+        }
         self.start_device(worker_state.clone(), rng);
         let settings = SessionSettings {
             endpoint,
@@ -283,6 +287,7 @@ impl Worker {
             let (wait, stores) = match call {
                 EngineCall::Read(_) => (within(1..20), true),
                 EngineCall::Shard(_) => (within(100..1200), false),
+                EngineCall::Save | EngineCall::Restore => (within(1..200), true),
                 EngineCall::Reduce(_) => (within(1..100), false),
                 EngineCall::Solve(_) => (within(10..300), true),
                 EngineCall::Apply(_) => (within(10..100), true),

@@ -5,13 +5,14 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use obsdiff_coordinator::Records;
-use obsdiff_core::{Exponents, Job, Manifest, Options};
-use obsdiff_proto::message::PartId;
+use obsdiff_core::{Exponents, Job, Manifest, Options, StoredSums};
+use obsdiff_proto::message::{PartId, Receipt, SavedSums};
 use obsdiff_proto::session::Briefing;
 use obsdiff_proto::{
     Budget, Features, Inventory, JobSpec, Linear, LinearId, LinearTarget, Package, PackageId, PartKind, Plan,
     Shard, ShardId, Site, SiteId, Stream, StreamId, Structure, Target,
 };
+use obsdiff_store::SumsRecord;
 use obsdiff_tests::Prng;
 use obsdiff_worker::device::{MemoryPartStore, PartStore};
 use tokio::time::sleep;
@@ -137,6 +138,7 @@ impl Store {
             committed: saved.committed,
             exponents: saved.exponents.clone(),
             hardware: saved.hardware.clone(),
+            saved: self.part_store.saved_sums().into_iter().map(stored).collect(),
             life,
             options,
         }
@@ -163,6 +165,12 @@ impl Store {
         };
         (0..packages).map(weights).collect()
     }
+}
+
+/// Saved sums as the core takes them.
+fn stored((receipt, record): (Receipt, SumsRecord)) -> StoredSums {
+    let SumsRecord { package, exponents, shards, .. } = record;
+    StoredSums { package, exponents, saved: Arc::new(SavedSums { shards, receipt }) }
 }
 
 /// The store, as the coordinator writes it: slowly, and at times in vain.
@@ -205,6 +213,13 @@ impl Records for SlowRecords {
         self.wait().await;
         self.store.check()?;
         self.store.saved.lock().unwrap().exponents = Some(exponents.clone());
+        Ok(())
+    }
+
+    async fn forget_sums(&self) -> Result<(), String> {
+        self.wait().await;
+        self.store.check()?;
+        self.store.part_store.remove_all_sums();
         Ok(())
     }
 

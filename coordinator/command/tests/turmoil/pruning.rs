@@ -1,6 +1,6 @@
 //! The engine proper in the simulation: a small transformer with random weights is truly pruned while hosts come and go.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
@@ -12,8 +12,9 @@ use obsdiff_engine::calibrate::{Encoded, Trajectories};
 use obsdiff_engine::checkpoint::Weights;
 use obsdiff_engine::pipeline::{Conditioning, LatentSize, PipelineFolder, noise};
 use obsdiff_engine::pruner::Pruner;
-use obsdiff_proto::message::{Exponents, Opening, Part, Solved};
+use obsdiff_proto::message::{Exponents, Opening, Part, Receipt, SavedSums, Solved};
 use obsdiff_proto::{Budget, Inventory, JobSpec, PackageId, Plan, ShardId, SiteId};
+use obsdiff_store::{SavedGram, SumsRecord};
 use obsdiff_worker::collective::Collective;
 use obsdiff_worker::device::{
     AfterStep, CallHook, Engine, EngineCall, PartStore, Pruned, PruningEngine, Reducer, Watch, WorkError,
@@ -170,6 +171,30 @@ impl Engine for TimedEngine {
     fn calibrate(&mut self, shard: ShardId, step: AfterStep<'_>) -> Result<(), WorkError> {
         (self.hook)(EngineCall::Shard(shard))?;
         self.engine.calibrate(shard, step)
+    }
+
+    fn save(
+        &mut self,
+        save: &str,
+        shards: &BTreeSet<ShardId>,
+        step: AfterStep<'_>,
+    ) -> Result<Option<Receipt>, WorkError> {
+        (self.hook)(EngineCall::Save)?;
+        self.engine.save(save, shards, step)
+    }
+
+    fn check_saved(&mut self, saved: &SavedSums) -> Result<SumsRecord, WorkError> {
+        (self.hook)(EngineCall::Restore)?;
+        self.engine.check_saved(saved)
+    }
+
+    fn restore(&mut self, gram: &SavedGram) -> Result<(), WorkError> {
+        (self.hook)(EngineCall::Restore)?;
+        self.engine.restore(gram)
+    }
+
+    fn forget(&mut self, saved: &Receipt) {
+        self.engine.forget(saved);
     }
 
     fn reducer(&mut self, adds: bool) -> Box<dyn Reducer> {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use obsdiff_proto::{ShardId, SiteId, WorkerId};
 
-use crate::ledger::{Ledger, ShardHolder};
+use crate::ledger::{Ledger, LostShards, ShardHolder};
 use crate::membership::begun;
 use crate::state::Subject;
 use crate::{Action, Core, Event, Failure, Order, Sums, Tally, leases};
@@ -43,6 +43,11 @@ impl Core {
                     self.failures.remove(&Subject::Worker(worker));
                 }
             }
+            if let Some(saved) = &sums.saved
+                && ledger.note_saved(worker, saved)
+            {
+                self.emit(Event::Saved { worker, shards: saved.shards.len() });
+            }
             return;
         }
         member.tally = member.tally.max(sums.tally);
@@ -54,17 +59,22 @@ impl Core {
         let (Some(open), Some(member)) = (&mut self.open, self.members.get_mut(&worker)) else { return };
         member.tally = Tally(member.tally.0 + 1);
         member.stale_sums = true;
-        let lost = open.ledger.release(worker);
-        self.emit(Event::Discarded { worker, why, lost });
+        let LostShards { run_again, saved } = open.ledger.release(worker);
+        self.emit(Event::Discarded { worker, why, lost: run_again, saved: saved.len() });
         self.touch(worker);
     }
 
-    /// Lowers the exponent of a Gram that overflowed, and starts the package's sums again. A report about sums with another
-    /// exponent is late, and is ignored.
+    /// Lowers the exponent of a Gram that overflowed, and starts the package's sums again. A report about sums of another package or with
+    /// another exponent is late, and is ignored; where the site's sums have no exponent, the job ends.
     pub(crate) fn lower(&mut self, site: SiteId, exponent: i32) {
         let (Some(open), Some(exponents)) = (&mut self.open, &mut self.exponents) else { return };
-        if open.opening.exponents.get(&site) != Some(&exponent) {
-            return;
+        let package = self.job.plan.packages.get(open.package.0 as usize);
+        match open.opening.exponents.get(&site) {
+            Some(of_open) if *of_open == exponent => {}
+            None if package.is_some_and(|package| package.sites.contains(&site)) => {
+                return self.fail(Failure::Overflow { site, exponent });
+            }
+            _ => return,
         }
         let lowered = open.lowered.entry(site).or_default();
         *lowered += 1;
@@ -88,6 +98,31 @@ impl Core {
         self.touch_all();
     }
 
+    /// Gives up saved sums that a worker could not restore.
+    pub(crate) fn give_up_saved(&mut self, worker: WorkerId, first: ShardId, error: &str) {
+        let Some(open) = &mut self.open else { return };
+        let lost = open.ledger.give_up(worker, first);
+        if !lost.is_empty() {
+            self.emit(Event::Unrestored { worker, error: error.to_owned(), lost });
+        }
+    }
+
+    /// Leases saved sums, each to a worker that has none to restore, or else to the one that has least.
+    fn lease_saved(&mut self) {
+        let runners = self.runners();
+        let ready = || runners.iter().filter(|runner| runner.ready).map(|runner| runner.worker);
+        while let Some(open) = &mut self.open {
+            let load = |worker: &WorkerId| {
+                let restoring = open.ledger.restoring(*worker).iter().map(|saved| saved.shards.len());
+                restoring.sum::<usize>() + open.ledger.held_by(*worker).len()
+            };
+            let Some(worker) = ready().min_by_key(|worker| (load(worker), *worker)) else { return };
+            let Some(saved) = open.ledger.restore(worker, self.now) else { return };
+            self.emit(Event::Restores { worker, shards: saved.shards.len() });
+            self.touch(worker);
+        }
+    }
+
     /// Leases pending shards, while somebody's work depends on them.
     pub(crate) fn decide_leases(&mut self) {
         let now = self.now;
@@ -95,6 +130,8 @@ impl Core {
         if !self.all_returned() || !self.sums_needed(open) {
             return;
         }
+        self.lease_saved();
+        let Some(open) = &self.open else { return };
         let grants = leases::grants(open.ledger.free(now), &self.runners(), &self.job.options);
         for worker in grants {
             if let Some(open) = &mut self.open {

@@ -42,7 +42,10 @@ impl Core {
                 open.ledger = before.ledger;
                 self.touch_all();
             }
-            _ => self.new_tallies(),
+            _ => {
+                self.new_tallies();
+                self.out.push(Action::ForgetSums);
+            }
         }
         self.emit(Event::Committed { package });
     }

@@ -4,8 +4,8 @@ use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use obsdiff_core::{Action, Dismissal, Failure, Fault, Input, InvalidJob, Order, Outcome, Trouble};
-use obsdiff_proto::{PackageId, SiteId};
+use obsdiff_core::{Action, Dismissal, Failure, Fault, Input, InvalidJob, Order, Outcome, Tally, Trouble};
+use obsdiff_proto::{PackageId, ShardId, SiteId};
 
 use crate::none;
 use crate::script::{Script, job};
@@ -197,4 +197,21 @@ fn jobs_that_make_no_sense_are_refused() {
     assert_eq!(unknown, InvalidJob::NoExponents { committed: 1 });
     let partly = refused(obsdiff_core::Job { exponents: Some([(SiteId(0), 3)].into()), ..job() });
     assert_eq!(partly, InvalidJob::ExponentMissing { site: 1 });
+}
+
+#[test]
+fn an_overflow_of_sums_without_exponents_ends_the_job() {
+    let mut script = Script::new(obsdiff_core::Job { exponents: Some([].into()), ..job() });
+    script.start(1);
+    let order = Order::Calibrate { tally: Tally(1), shard: ShardId(0) };
+    let mut report = |serial, site| {
+        let fault = Fault::Overflow { site: SiteId(site), exponent: 0 };
+        script.workers.get_mut(&1).unwrap().trouble = Some(Trouble { serial, order, fault });
+        script.report(1);
+        script.outcome()
+    };
+    // The first package is open.
+    assert_eq!(report(1, 1), None);
+    let failure = Failure::Overflow { site: SiteId(0), exponent: 0 };
+    assert_eq!(report(2, 0), Some(Outcome::Failed(failure)));
 }

@@ -8,6 +8,7 @@ mod hardware;
 mod missed;
 mod preparing;
 mod returning;
+mod saved;
 mod script;
 mod structures;
 
@@ -35,7 +36,7 @@ fn shards(orders: &[Order]) -> BTreeSet<ShardId> {
 /// Sums of the first package, as a worker of an earlier life brings them.
 fn brings(held: &[u32]) -> Status {
     let held = held.iter().map(|s| ShardId(*s)).collect();
-    let sums = Sums { tally: Tally(3), package: Some(PackageId(0)), held, spoiled: false };
+    let sums = Sums { tally: Tally(3), package: Some(PackageId(0)), held, ..Sums::default() };
     Status { sums, ..Status::default() }
 }
 

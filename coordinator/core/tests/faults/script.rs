@@ -63,6 +63,7 @@ pub(crate) fn job() -> Job {
         committed: 0,
         exponents: Some([(SiteId(0), 12), (SiteId(1), 12)].into()),
         hardware: None,
+        saved: Vec::new(),
         life: 0,
         options: Options { most_leases: 2, ..Options::default() },
     }
@@ -183,9 +184,17 @@ impl Script {
         match command {
             Command::Calibrate { tally, shard, opening } => {
                 if status.sums.tally != *tally {
-                    status.sums = Sums { tally: *tally, package: Some(opening.package), ..Sums::default() };
+                    status.sums = Sums { tally: *tally, ..Sums::default() };
                 }
+                status.sums.package = Some(opening.package);
                 status.sums.held.insert(*shard);
+            }
+            Command::Restore { tally, saved, opening } => {
+                if status.sums.tally != *tally {
+                    status.sums = Sums { tally: *tally, ..Sums::default() };
+                }
+                status.sums.package = Some(opening.package);
+                status.sums.held.extend(&saved.shards);
             }
             Command::Discard { tally } => status.sums = Sums { tally: *tally, ..Sums::default() },
             Command::Form { group, .. } => {

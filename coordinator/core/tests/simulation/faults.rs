@@ -124,8 +124,10 @@ impl SimulatedWorld {
             }
             SimulatedFault::Drain { process, again } => {
                 let lives = self.processes[process].lives;
+                let saves = self.rng.once_in(2);
                 if let Some(life) = &mut self.processes[process].life {
                     life.status.draining = true;
+                    life.status.saving = saves && life.running.is_some();
                     self.report(process);
                     self.after(10_000, SimulatedEvent::Expire { process, lives });
                     self.after(10_000 + again, SimulatedEvent::Start { process });

@@ -32,7 +32,9 @@ impl SimulatedWorld {
         self.saved = saved.or_else(|| self.store.last().map(|m| m.exponents.clone()));
         let kept = self.kept_hardware.take().filter(|_| !self.rng.once_in(8));
         self.kept_hardware = kept.or_else(|| self.store.last().and_then(|m| m.hardware.clone()));
-        let job = self.task.job(self.store.len(), self.saved.clone(), self.kept_hardware.clone(), self.life);
+        let mut job =
+            self.task.job(self.store.len(), self.saved.clone(), self.kept_hardware.clone(), self.life);
+        job.saved = self.stored_sums();
         self.core = Some(Core::new(job, Duration::from_millis(self.now)).unwrap());
         self.after(0, SimulatedEvent::Tick { life: self.life });
     }

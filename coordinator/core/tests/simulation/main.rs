@@ -8,6 +8,7 @@ mod collective;
 mod event;
 mod faults;
 mod hosts;
+mod saving;
 mod task;
 mod work;
 mod worker;
@@ -84,7 +85,7 @@ fn ten_thousand_seeds_end_well() {
     println!("{endings:?}\n{events:?}");
     assert!(endings["done"] > SEEDS * 9 / 10);
     // What never happens is not tested.
-    assert!(events.len() == 16 && events.values().all(|count| *count > SEEDS / 100), "{events:?}");
+    assert!(events.len() == 19 && events.values().all(|count| *count > SEEDS / 100), "{events:?}");
 }
 
 #[test]

@@ -81,6 +81,7 @@ impl Task {
             committed: committed as u32,
             exponents,
             hardware,
+            saved: Vec::new(),
             life,
             options: self.options.clone(),
         }

@@ -70,6 +70,14 @@ impl SimulatedWorld {
         let Some(command) = life.queue.iter().find(|c| c.order() == order).cloned() else { return };
         match command {
             Command::Pilot { .. } => life.status.pilot = Some(sites.into()),
+            Command::Restore { .. } if down => {
+                life.mark_failed(order, Fault::Transient("the store is down".to_owned()));
+            }
+            Command::Restore { .. } if mishap => {
+                life.status.sums.spoiled = spoils;
+                life.mark_failed(order, Fault::Transient("damaged".to_owned()));
+            }
+            Command::Restore { saved, opening, .. } => life.restore(order, (&saved, &opening), &self.sums),
             Command::Calibrate { .. } if overflowing.is_some() => {
                 life.status.sums.spoiled = true;
                 life.mark_failed(order, overflowing.unwrap_or(Fault::Transient(String::new())));
@@ -104,6 +112,7 @@ impl SimulatedWorld {
                     sums.package = sums.package.map(|_| PackageId(packages));
                 } else {
                     life.status.sums.held.clear();
+                    life.status.sums.saved = None;
                     life.status.sums.spoiled = true;
                     life.counts.clear();
                 }
@@ -119,6 +128,10 @@ impl SimulatedWorld {
             | Command::Reduce { .. } => {}
         }
         life.finish(order);
+        let leaves = std::mem::take(&mut life.status.saving);
+        if leaves || matches!(order, Order::Calibrate { .. } | Order::Restore { .. }) {
+            self.save_sums(process);
+        }
         self.report(process);
     }
 

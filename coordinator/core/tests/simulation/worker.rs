@@ -120,6 +120,15 @@ impl RunningProcess {
                 self.status.sums.package = Some(opening.package);
                 self.exponents.clone_from(&opening.exponents);
             }
+            Command::Restore { tally, saved, opening } => {
+                self.start_tally(*tally, Some(opening.package), &opening.exponents);
+                let sums = &mut self.status.sums;
+                if *tally < sums.tally || sums.spoiled || sums.held.contains(&saved.first()) {
+                    return CommandEffect::Answered;
+                }
+                sums.package = Some(opening.package);
+                self.exponents.clone_from(&opening.exponents);
+            }
             Command::Form { tally, holds, group } => {
                 if group.epoch <= group_epoch {
                     return CommandEffect::Answered;
@@ -177,7 +186,7 @@ impl RunningProcess {
         let spoiled = self.status.sums.spoiled;
         self.queue.retain(|c| match c {
             Command::Apply { packages } => *packages > applied,
-            Command::Calibrate { tally: of, opening, .. } => {
+            Command::Calibrate { tally: of, opening, .. } | Command::Restore { tally: of, opening, .. } => {
                 *of >= tally && opening.package.0 >= applied && !spoiled
             }
             _ => true,
@@ -185,7 +194,9 @@ impl RunningProcess {
         self.show_in_hand();
         let group = self.status.group.as_ref();
         let ready = |c: &&Command| match c {
-            Command::Calibrate { opening, .. } => opening.package.0 == applied,
+            Command::Calibrate { opening, .. } | Command::Restore { opening, .. } => {
+                opening.package.0 == applied
+            }
             Command::Reduce { epoch } => {
                 group.is_some_and(|g| g.epoch == *epoch && g.stage == GroupStage::Formed)
             }
@@ -258,10 +269,13 @@ impl RunningProcess {
         if tally <= self.status.sums.tally {
             return;
         }
-        self.status.sums = Sums { tally, package, held: BTreeSet::new(), spoiled: false };
+        self.status.sums = Sums { tally, package, ..Sums::default() };
         self.counts.clear();
         self.exponents.clone_from(exponents);
-        let old = |order: Order| matches!(order, Order::Calibrate { tally: of, .. } if of < tally);
+        let old = |order: Order| match order {
+            Order::Calibrate { tally: of, .. } | Order::Restore { tally: of, .. } => of < tally,
+            _ => false,
+        };
         self.queue.retain(|c| !old(c.order()));
         self.running = self.running.filter(|(order, _)| !old(*order));
         self.show_in_hand();

@@ -12,6 +12,7 @@ use obsdiff_tests::Prng;
 use crate::collective::SimulatedCollective;
 use crate::event::{SimulatedEvent, kind};
 use crate::faults::{SimulatedFault, Unreliability};
+use crate::saving::StoredCounts;
 use crate::task::{KINDS, Task};
 use crate::worker::{NOT_THE_SUMS, SimulatedProcess};
 
@@ -37,6 +38,8 @@ pub(crate) struct SimulatedWorld {
     /// A process has seen to the conditioning of the prompts.
     pub(crate) encoded: bool,
     pub(crate) saved: Option<Exponents>,
+    /// Sums that processes saved, by their receipts.
+    pub(crate) sums: BTreeMap<Arc<str>, StoredCounts>,
     /// What was saved of the job's kind of hardware.
     pub(crate) kept_hardware: Option<String>,
     /// The kind that the job has.
@@ -82,6 +85,7 @@ impl SimulatedWorld {
             store_down_until: 0,
             encoded: false,
             saved: None,
+            sums: BTreeMap::new(),
             kept_hardware: None,
             kind: None,
             expected,
@@ -236,6 +240,7 @@ impl SimulatedWorld {
                 self.kind = Some(kind.clone());
                 self.kept_hardware = Some(kind);
             }
+            Action::ForgetSums => self.sums.clear(),
             Action::Emit(event) => *self.events.entry(kind(&event)).or_insert(0) += 1,
             Action::Finish(outcome) => self.outcome = Some(outcome),
         }

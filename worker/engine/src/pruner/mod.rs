@@ -3,6 +3,7 @@
 mod allocation;
 mod budget;
 mod dropped;
+mod merging;
 mod placing;
 mod probe;
 mod room;

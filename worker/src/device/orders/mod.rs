@@ -8,12 +8,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use obsdiff_proto::message::{
-    Command, Encoding, Exponents, Fault, Group, GroupStage, Hello, Order, PartId, Solved, Status, Sums,
-    Tally, Trouble,
+    Command, Encoding, Exponents, Fault, Group, GroupStage, Hello, Opening, Order, PartId, SavedSums, Solved,
+    Status, Sums, Tally, Trouble,
 };
 use obsdiff_proto::{Epoch, PackageId, ShardId, WorkerId};
 
 use group::group_epoch;
+
+/// A worker that leaves ends its shard where shards take it no longer: Kubernetes gives it five minutes for that and for saving.
+const LONGEST_END: Duration = Duration::from_secs(4 * 60);
 
 /// A worker's orders and how far it is with them.
 #[derive(Debug)]
@@ -28,7 +31,7 @@ pub(super) struct Orders {
     queue: Vec<Command>,
     /// The order that the device follows; none once that order is obsolete.
     running: Option<Order>,
-    /// The running order has begun to add a shard to the sums.
+    /// The running order has begun to add to the sums.
     adding: bool,
     /// The group of `status.group`, while there is one.
     group: Option<Arc<Group>>,
@@ -123,6 +126,33 @@ impl Orders {
         self.worker = Some(worker);
     }
 
+    /// The worker wants to leave. With `saves` it saves its sums before, unless they are saved, a group that works has them, or its shard takes
+    /// too long: a shard that is added in part spoils them.
+    pub(super) fn drain(&mut self, saves: bool) {
+        let Status { sums, applied, group, .. } = &self.status;
+        let open = |stage: &GroupStage| !stage.is_closed();
+        let reduced = self.group.as_ref().is_some_and(|group| group.package.0 >= *applied)
+            && group.as_ref().is_some_and(|group| open(&group.stage));
+        let adds = matches!(self.running, Some(Order::Calibrate { .. } | Order::Restore { .. }));
+        let ends_soon = !matches!(self.running, Some(Order::Calibrate { .. }))
+            || self.status.pace.is_some_and(|pace| pace <= LONGEST_END);
+        let stored = sums.saved.as_ref().is_some_and(|saved| saved.shards == sums.held);
+        let unsaved = adds || !(sums.held.is_empty() || stored);
+        self.status.saving = saves && unsaved && ends_soon && !reduced && !sums.spoiled;
+        self.status.draining = true;
+    }
+
+    /// Whether the device is to save the sums before all else.
+    pub(super) fn saves_now(&self) -> bool {
+        self.status.saving && self.reducing.is_none()
+    }
+
+    /// The sums are saved before the worker leaves, or cannot be.
+    pub(super) fn end_saving(&mut self) {
+        self.status.saving = false;
+        self.status.progress += 1;
+    }
+
     /// Takes a command. Taking the same one again changes nothing.
     pub(super) fn take(&mut self, command: Command) -> Effect {
         let order = command.order();
@@ -139,17 +169,11 @@ impl Orders {
                 return Effect::None;
             }
             Command::Form { tally, holds, group } => return self.form(*tally, holds, group.clone()),
-            Command::Calibrate { tally, shard, opening } => {
-                self.start_tally(*tally, Some(opening.package), &opening.exponents);
-                let sums = &mut self.status.sums;
-                if *tally < sums.tally || sums.spoiled || sums.held.contains(shard) {
-                    return Effect::None;
-                }
-                // A tally may begin without a package: its first shard then sets the package.
-                if sums.held.is_empty() {
-                    sums.package = Some(opening.package);
-                    self.exponents.clone_from(&opening.exponents);
-                }
+            Command::Calibrate { tally, shard, opening } if !self.can_add(*tally, *shard, opening) => {
+                return Effect::None;
+            }
+            Command::Restore { tally, saved, opening } if !self.can_add(*tally, saved.first(), opening) => {
+                return Effect::None;
             }
             Command::Reduce { epoch } if self.is_over(*epoch) || self.is_reduced(*epoch) => {
                 return Effect::None;
@@ -172,13 +196,28 @@ impl Orders {
         Effect::None
     }
 
+    /// Whether the sums still lack this shard. Starts their tally where it is newer.
+    fn can_add(&mut self, tally: Tally, shard: ShardId, opening: &Opening) -> bool {
+        self.start_tally(tally, Some(opening.package), &opening.exponents);
+        let sums = &mut self.status.sums;
+        if tally < sums.tally || sums.spoiled || sums.held.contains(&shard) {
+            return false;
+        }
+        // A tally may begin without a package: what is added first then sets the package.
+        if sums.held.is_empty() {
+            sums.package = Some(opening.package);
+            self.exponents.clone_from(&opening.exponents);
+        }
+        true
+    }
+
     /// The next order that can be followed now; it then counts as running. A reduction goes first, because other workers wait for it.
     pub(super) fn next(&mut self) -> Option<Command> {
         self.discard_unreachable();
         let reduces = |c: &&Command| matches!(c, Command::Reduce { .. });
         let mut ready = self.queue.iter().filter(|c| self.is_ready(c));
         let next = ready.clone().find(reduces).or_else(|| ready.next()).cloned()?;
-        self.running = Some(next.order());
+        (self.running, self.adding) = (Some(next.order()), false);
         self.status.progress += 1;
         Some(next)
     }
@@ -188,7 +227,9 @@ impl Orders {
         match command {
             // While the engine's sums are being read, only solving is allowed.
             _ if self.reducing.is_some() && !matches!(command, Command::Solve { .. }) => false,
-            Command::Calibrate { opening, .. } => opening.package.0 == self.status.applied,
+            Command::Calibrate { opening, .. } | Command::Restore { opening, .. } => {
+                opening.package.0 == self.status.applied && !self.status.saving
+            }
             Command::Reduce { epoch } => {
                 group.is_some_and(|g| g.epoch == *epoch && g.stage == GroupStage::Formed)
             }
@@ -207,7 +248,7 @@ impl Orders {
         let ended = self.group.as_ref().filter(|g| g.package.0 < applied).map(|g| g.epoch);
         self.queue.retain(|c| match c {
             Command::Apply { packages } => *packages > applied,
-            Command::Calibrate { tally: of, opening, .. } => {
+            Command::Calibrate { tally: of, opening, .. } | Command::Restore { tally: of, opening, .. } => {
                 *of >= tally && opening.package.0 >= applied && !spoiled
             }
             Command::Form { .. } | Command::Reduce { .. } | Command::Solve { .. } => {
@@ -223,23 +264,29 @@ impl Orders {
         self.running == Some(order)
     }
 
+    /// The process's number, unlike that of any other.
+    pub(super) const fn instance(&self) -> u128 {
+        self.machine.instance
+    }
+
     /// Ends an order that is done or has failed.
     fn finish(&mut self, order: Order) {
         self.queue.retain(|c| c.order() != order);
+        self.adding &= !self.is_running(order);
         self.running = self.running.filter(|running| *running != order);
-        self.adding = false;
         self.status.progress += 1;
         self.show_in_hand();
     }
 
-    /// A shard's observations come into the sums from now on, which are of no use if that fails.
+    /// A shard's observations, or saved sums, come into the sums from now on, which are of no use if that fails.
     pub(super) fn begin_adding(&mut self) {
         self.adding = true;
     }
 
     /// Ends an order that failed, and reports why.
     pub(super) fn mark_failed(&mut self, order: Order, fault: Fault) {
-        if matches!(order, Order::Calibrate { .. }) && self.is_running(order) && self.adding {
+        let adds = matches!(order, Order::Calibrate { .. } | Order::Restore { .. });
+        if adds && self.is_running(order) && self.adding {
             self.status.sums.spoiled = true;
         }
         self.troubles += 1;
@@ -259,6 +306,28 @@ impl Orders {
         }
         self.status.pace = Some(took);
         self.finish(Order::Calibrate { tally, shard });
+    }
+
+    /// All of some saved sums is added.
+    pub(super) fn restored(&mut self, tally: Tally, saved: &Arc<SavedSums>) {
+        let order = Order::Restore { tally, first: saved.first() };
+        if self.is_running(order) {
+            let sums = &mut self.status.sums;
+            if sums.held.is_empty() {
+                sums.saved = Some(Arc::clone(saved));
+            }
+            sums.held.extend(&saved.shards);
+        }
+        self.finish(order);
+    }
+
+    /// The sums, as far as they are of these shards, are in the store.
+    pub(super) fn saved(&mut self, tally: Tally, saved: SavedSums) {
+        let sums = &mut self.status.sums;
+        if sums.tally == tally && saved.shards.is_subset(&sums.held) {
+            sums.saved = Some(Arc::new(saved));
+        }
+        self.status.progress += 1;
     }
 
     pub(super) fn solved(&mut self, epoch: Epoch, part: PartId, solved: Solved) {
@@ -286,8 +355,8 @@ impl Orders {
         if kept {
             sums.package = sums.package.map(|_| PackageId(packages));
         } else {
+            (sums.spoiled, sums.saved) = (true, None);
             sums.held.clear();
-            sums.spoiled = true;
         }
         self.finish(Order::Apply { packages });
     }
@@ -307,9 +376,9 @@ impl Orders {
         if tally <= self.status.sums.tally {
             return;
         }
-        self.status.sums = Sums { tally, package, held: BTreeSet::new(), spoiled: false };
+        self.status.sums = Sums { tally, package, held: BTreeSet::new(), spoiled: false, saved: None };
         self.exponents.clone_from(exponents);
-        let old = |order: Order| matches!(order, Order::Calibrate { tally: of, .. } if of < tally);
+        let old = |order: Order| matches!(order, Order::Calibrate { tally: of, .. } | Order::Restore { tally: of, .. } if of < tally);
         self.queue.retain(|c| !old(c.order()));
         self.running = self.running.filter(|order| !old(*order));
         self.show_in_hand();

@@ -75,6 +75,7 @@ fn job(packages: u32, shards: u32) -> Job {
         committed: 0,
         exponents: None,
         hardware: None,
+        saved: Vec::new(),
         life: 0,
         options: Options { backoff: std::time::Duration::from_millis(1), ..Options::default() },
     }
