@@ -8,7 +8,7 @@ podReplacementPolicy: Failed
 {{- with .Values.activeDeadlineSeconds }}
 activeDeadlineSeconds: {{ . }}
 {{- end }}
-{{ include "obsdiff.podFailurePolicy" . }}
+{{ include "obsdiff.podFailurePolicy" (dict "role" "coordinator") }}
 template:
   metadata:
     labels:

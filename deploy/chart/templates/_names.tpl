@@ -74,9 +74,26 @@ kueue.x-k8s.io/priority-class: {{ . }}
 {{- end -}}
 {{- end }}
 
+{{/* How long a worker waits for the coordinator, which answers once it has checked the job: at least as long as that may take. */}}
+{{- define "obsdiff.patience" -}}
+{{- $startup := int64 .Values.coordinator.startupSeconds -}}
+{{- $given := .Values.worker.patience -}}
+{{- if not $given -}}
+{{ max 600 $startup }}s
+{{- else -}}
+{{- $seconds := dict "s" 1 "min" 60 "h" 3600 "d" 86400 -}}
+{{- if lt (mul (regexFind "^[0-9]+" $given) (get $seconds (regexFind "[a-z]+$" $given))) $startup -}}
+{{- fail (printf "worker.patience: is %s, less than the %d s of coordinator.startupSeconds: workers would give up while the coordinator checks the job. Give at least that, or leave it empty" $given $startup) -}}
+{{- end -}}
+{{ $given }}
+{{- end -}}
+{{- end }}
+
 {{/* An amount of memory such as 16Gi, in Mi. */}}
 {{- define "obsdiff.mebibytes" -}}
-{{- if hasSuffix "Gi" . -}}
+{{- if hasSuffix "Ti" . -}}
+{{ mul 1048576 (trimSuffix "Ti" . | int64) }}
+{{- else if hasSuffix "Gi" . -}}
 {{ mul 1024 (trimSuffix "Gi" . | int64) }}
 {{- else -}}
 {{ trimSuffix "Mi" . }}

@@ -176,7 +176,8 @@ tcpSocket:
 {{- end }}
 {{- end }}
 
-{{/* What happens when a pod ends: exit code 2 means that the input has to be changed; 130 and 143 that a signal stopped the process, which goes on in another pod. */}}
+{{/* What happens when a pod of this role ends. 130 and 143: a signal stopped the process, which goes on in another pod. 2 of the coordinator:
+the input has to be changed. 2 of a worker may come from its node alone: it counts as a failure, and another pod takes its place. */}}
 {{- define "obsdiff.podFailurePolicy" -}}
 podFailurePolicy:
   rules:
@@ -184,11 +185,13 @@ podFailurePolicy:
       onPodConditions:
         - type: DisruptionTarget
           status: "True"
+    {{- if eq .role "coordinator" }}
     - action: FailJob
       onExitCodes:
         containerName: obsdiff
         operator: In
         values: [2]
+    {{- end }}
     - action: Ignore
       onExitCodes:
         containerName: obsdiff

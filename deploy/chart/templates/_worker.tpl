@@ -6,17 +6,19 @@
 parallelism: {{ .Values.worker.replicas }}
 {{- if $elastic }}
 # No number of completions: the first worker that exits with 0 says that the job is done. So parallelism may change.
-backoffLimit: {{ .Values.worker.backoffLimit }}
+backoffLimit: {{ mul .Values.worker.backoffLimit .Values.worker.replicas }}
 {{- else }}
 completions: {{ .Values.worker.replicas }}
 completionMode: Indexed
-backoffLimitPerIndex: {{ .Values.worker.backoffLimit }}
+# Without limit, ten minutes apart at most: the coordinator alone decides that the job fails. An index that was given up would make the
+# whole Job fail once the others have ended with 0, and JobSet would start the finished job again.
+backoffLimitPerIndex: 1000000
 {{- end }}
 podReplacementPolicy: Failed
 {{- with .Values.activeDeadlineSeconds }}
 activeDeadlineSeconds: {{ . }}
 {{- end }}
-{{ include "obsdiff.podFailurePolicy" . }}
+{{ include "obsdiff.podFailurePolicy" (dict "role" "worker") }}
 template:
   metadata:
     labels:
@@ -55,7 +57,10 @@ template:
         args:
           - worker
           - --coordinator={{ include "obsdiff.coordinatorUrl" . }}
-          - --patience={{ .Values.worker.patience }}
+          - --patience={{ include "obsdiff.patience" . }}
+          {{- if ne .Values.worker.saveSums "stop" }}
+          - --save-sums={{ .Values.worker.saveSums }}
+          {{- end }}
           - --threads={{ ceil .Values.worker.cpu }}
           {{- if eq .Values.worker.device "cuda" }}
           - --device=cuda

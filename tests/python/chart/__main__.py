@@ -5,17 +5,19 @@ import copy
 import json
 import os
 import pathlib
+import re
 import shlex
 import subprocess
 import sys
 import tempfile
 
 import yaml
-from cases import ACCEPTED, LEAST, LOCKED, PLAIN, PROMPTS, REFUSED_FILES, REFUSED_OBJECTS, REFUSED_VALUES, changed
+from cases import ACCEPTED, LEAST, LOCKED, PLAIN, PROMPTS, PROMPTS_CLAIM, REFUSED_FILES, REFUSED_OBJECTS, REFUSED_VALUES, changed
 from effects import check_effects
-from elsewhere import COMPOSE, SLURM, check_compose, check_script, check_task, compose, task
+from elsewhere import COMPOSE, SLURM, check_compose, check_script, check_task, check_task_ends, compose, task
 from objects import Refused, check_object, need
-from pods import check_job, check_pod, references
+from plans import OBSDIFF, check_plan
+from pods import check_job, check_pod, check_restricted, references
 from table import readme_with, table
 from wiring import check_wiring
 
@@ -23,6 +25,7 @@ DEPLOY = pathlib.Path("deploy")
 CHART = DEPLOY / "chart"
 PLAIN_FILE = DEPLOY / "kubernetes.yaml"
 README = DEPLOY / "README.md"
+CHART_PAGE = CHART / "README.md"
 RUNTIME = DEPLOY / "kubeflow" / "cluster-training-runtime.yaml"
 # What the runtime names of the namespace of its jobs.
 RUNTIME_PRESENT = {"model", "output", "obsdiff-job", "obsdiff-token"}
@@ -32,12 +35,12 @@ HEADER = """\
 """
 
 
-def render(values):
+def render(values, *flags):
     """What helm makes of the chart, or what it says against the values."""
     with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
         yaml.safe_dump(values, file)
         file.flush()
-        command = [os.environ["HELM"], "template", RELEASE, str(CHART), "--namespace", "images", "--values", file.name]
+        command = [os.environ["HELM"], "template", RELEASE, str(CHART), "--namespace", "images", "--values", file.name, *flags]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise Refused(done.stderr)
@@ -52,7 +55,7 @@ def documents(text):
 
 def existing(values):
     """What the values say is there already: names that no rendered object has to have."""
-    names = {"bucket"}
+    names = {"bucket", "prompts"}
     for section in values.values():
         if isinstance(section, dict):
             names |= {name for key, name in section.items() if key.startswith("existing") and name}
@@ -98,6 +101,24 @@ def check_command(command):
     check_all(documents(done.stdout), {"model", "models"})
 
 
+def check_chart_page():
+    """Checks the pod that the chart's page shows, and that its values are those of a case."""
+    pod, values = [yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", CHART_PAGE.read_text(), re.DOTALL)]
+    check_object(pod)
+    check_restricted("the pod of the page", pod["spec"], writes=True)
+    need(values.items() <= PROMPTS_CLAIM.items(), f"{CHART_PAGE}: shows other values than the case")
+
+
+def check_scaling():
+    """With kind Job the number of workers may change: nothing of their Job that Kubernetes lets nobody change depends on it."""
+    fixed = []
+    for replicas in (2, 8):
+        found = documents(render({**LEAST, "kind": "Job", "worker": {"replicas": replicas}}))
+        (job,) = [each for each in found if each["metadata"]["name"] == f"{RELEASE}-worker"]
+        fixed.append({key: value for key, value in job["spec"].items() if key not in ("parallelism", "backoffLimit")})
+    need(fixed[0] == fixed[1], "kind Job: an upgrade with other worker.replicas would be refused")
+
+
 def check_refused(what, wanted, attempt):
     try:
         attempt()
@@ -109,9 +130,13 @@ def check_refused(what, wanted, attempt):
 
 def check_mistakes(rendered):
     """Sees that mistakes are refused: in values, in rendered objects, and in the files for other places. Gives their number."""
+    flux = DEPLOY / "examples" / "flux.1-dev-4-nodes.yaml"
+    if OBSDIFF.exists():
+        whole = changed(yaml.safe_load(flux.read_text()), "job.file", '[model]\ndtype = "bf16"\n')
+        check_refused(f"{flux} in one package", "give packages.count = 2", lambda: check_plan(flux, whole, flux.read_text()))
     for path, value, wanted in REFUSED_VALUES:
         values = changed(LEAST, path, value)
-        check_refused(f"{path}={value}", wanted, lambda values=values: render(values))
+        check_refused(f"{path}={value}"[:100], wanted, lambda values=values: render(values))
     for kind, path, value, wanted in REFUSED_OBJECTS:
         # The first case that renders this kind.
         case = next(case for case in ("plain", "everything", "runtime") if any(each["kind"] == kind for each in rendered[case]))
@@ -183,9 +208,10 @@ def main():
         write_pods(folder, yaml.safe_load(values.read_text()))
         return
 
-    cases = dict(ACCEPTED)
+    cases, planned = dict(ACCEPTED), 0
     for example in sorted((DEPLOY / "examples").glob("*.yaml")):
         values = yaml.safe_load(example.read_text())
+        planned += check_plan(example, values, example.read_text())
         # By --set-file, as each example says.
         values["job"]["prompts"] = PROMPTS
         cases[example.stem] = values
@@ -205,8 +231,11 @@ def main():
     check_refused("IPC_LOCK", "restricted forbids", lambda: check_all(rendered["locked"], existing(LOCKED)))
     effects = check_effects(rendered)
     # Two renderings of the same values differ in nothing, as no random token is made.
-    plain = HEADER + render(PLAIN)
-    need(plain == HEADER + render(PLAIN), "two renderings differ")
+    plain = HEADER + render(PLAIN, "--skip-tests")
+    need(plain == HEADER + render(PLAIN, "--skip-tests"), "two renderings differ")
+    need(not [each for each in documents(plain) if each["kind"] == "Pod"], f"{PLAIN_FILE}: has the pod of the test")
+    check_chart_page()
+    check_scaling()
     for command in documented():
         check_command(command)
 
@@ -216,6 +245,7 @@ def main():
     rendered["runtime"] = found
     commands = check_compose(compose())
     check_task(task())
+    check_task_ends(task())
     check_script(str(SLURM), SLURM.read_text())
     if options.rendered:
         write_rendered(options.rendered, RUNTIME.stem, found, pods)
@@ -229,7 +259,9 @@ def main():
         need(file.exists() and file.read_text() == wanted, f"{file}: is not what tests/chart --write makes of the chart")
     lint = [os.environ["HELM"], "lint", "--strict", "--quiet", str(CHART), "--values", "-"]
     subprocess.run(lint, input=yaml.safe_dump(LEAST), text=True, check=True)
-    print(f"chart: {objects} objects of {len(cases)} sets of values are valid, {effects} values show, {mistakes} mistakes are refused")
+    need(planned or not OBSDIFF.exists(), "no example is planned")
+    plans = f"{planned} jobs fit their workers" if OBSDIFF.exists() else f"no job is planned, as {OBSDIFF} is not there"
+    print(f"chart: {objects} objects of {len(cases)} sets of values are valid, {effects} values show, {mistakes} mistakes are refused, {plans}")
 
 
 try:

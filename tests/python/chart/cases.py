@@ -91,7 +91,32 @@ STORED = {
 }
 # Zeros that say something else than no value at all.
 ZEROS = {**LEAST, "ttlSecondsAfterFinished": 0, "disruptionBudget": {"enabled": True, "minWorkers": 0}}
+# Spaces and ends of lines that YAML would fold or drop.
+ODD_PROMPTS = "  led by spaces\na line\u2028in two\x85or three\n\n"
+ODD = {**LEAST, "job": {"prompts": ODD_PROMPTS}, "worker": {"memory": "1Ti", "patience": "2d"}}
+DRAINED = {**LEAST, "kind": "Job", "worker": {"replicas": 8}, "kueue": {"minWorkers": 3}, "disruptionBudget": {"enabled": True}}
+# A model and an output at other places, which the job, a key or a variable names.
+ELSEWHERE = {
+    **LEAST,
+    "job": {"prompts": PROMPTS, "set": ["model.path=/models/sd3.5-large"]},
+    "model": {"existingClaim": "model", "mountPath": "/models"},
+    "output": {"mountPath": "/results"},
+    "coordinator": {"env": [{"name": "OBSDIFF_OUTPUT__PATH", "value": "/results/pruned"}]},
+}
+# Prompts that fit no ConfigMap, as deploy/chart/README.md shows.
+PROMPTS_CLAIM = {
+    "model": {"existingClaim": "model"},
+    "job": {"set": ["calibration.prompts=/prompts/prompts.txt"]},
+    "coordinator": {
+        "volumes": [{"name": "prompts", "persistentVolumeClaim": {"claimName": "prompts", "readOnly": True}}],
+        "volumeMounts": [{"name": "prompts", "mountPath": "/prompts", "readOnly": True}],
+    },
+}
 ACCEPTED = {
+    "odd": ODD,
+    "prompts-claim": PROMPTS_CLAIM,
+    "drained": DRAINED,
+    "elsewhere": ELSEWHERE,
     "stored": STORED,
     "stored-jobs": {**STORED, "kind": "Job", "cache": {"size": "40Gi", "storageClassName": "fast"}},
     "plain": PLAIN,
@@ -130,6 +155,8 @@ REFUSED_VALUES = [
     ("worker.device", "gpu", "must be one of 'cpu', 'cuda'"),
     ("worker.memory", "16GB", "/worker/memory"),
     ("worker.patience", "10 minutes", "/worker/patience"),
+    ("worker.patience", "59min", "worker.patience: is 59min, less than the 3600 s"),
+    ("disruptionBudget", {"enabled": True, "minWorkers": 2}, "disruptionBudget.minWorkers: is 2"),
     ("kind", "Jobset", "must be one of 'JobSet', 'Job'"),
     ("kueue.elastic", True, "/kueue/elastic"),
     ("kueue.minWorkers", 2, "/kueue/minWorkers"),
@@ -147,6 +174,15 @@ REFUSED_VALUES = [
     ("output.url", "/output", "/output/url"),
     ("cache.size", "1T", "/cache/size"),
     ("job.prompts", "", "job.prompts: is empty"),
+    ("job.prompts", "a" * 1_000_000, "job.prompts: is larger"),
+    ("output.mountPath", "/tmp", "output.mountPath: is /tmp"),
+    ("output.mountPath", "/model", "output.mountPath: is /model"),
+    ("output.mountPath", "/outputs", "job: output.path is /output/pruned"),
+    ("model.mountPath", "/job", "model.mountPath: is /job"),
+    ("model.mountPath", "/models", "job: model.path is /model,"),
+    ("job.set", ["output.path=/outputs/pruned"], "job: output.path is /outputs/pruned"),
+    ("job.file", "[model]\npath = \"/model\"\n[output]\n  path='pruned' # here\n", "job: output.path is pruned,"),
+    ("tls.duration", "1h", "/tls/duration"),
     ("logFormat", "yaml", "must be one of 'text', 'json'"),
     ("tls.mode", "mtls", "/tls/mode"),
     ("tls.mode", "secret", "tls.existingSecret: is empty"),
@@ -162,6 +198,8 @@ REFUSED_VALUES = [
 
 COORDINATOR = "spec.replicatedJobs.0.template.spec.template.spec.containers.0"
 POD = "spec.replicatedJobs.1.template.spec.template.spec"
+WORKERS = "spec.replicatedJobs.1.template.spec"
+FAIL_ALL = {"action": "FailJob", "onExitCodes": {"containerName": "obsdiff", "operator": "In", "values": [2]}}
 RUNTIME = "spec.template.spec"
 # Mistakes in the objects of the case `plain`, of `everything` where that has none of the kind, or of the runtime for Kubeflow: kind, path, value (None removes it), and words of the refusal.
 REFUSED_OBJECTS = [
@@ -181,6 +219,12 @@ REFUSED_OBJECTS = [
     ("JobSet", "spec.replicatedJobs.1.template.spec.podFailurePolicy.rules.0.action", "Skip", "no action Skip"),
     ("JobSet", "spec.replicatedJobs.1.template.spec.podFailurePolicy.rules.1.onExitCodes.values", [3], "in place of"),
     ("JobSet", "spec.replicatedJobs.1.template.spec.podFailurePolicy.rules.1.onExitCodes.containerName", "x", "container"),
+    ("JobSet", f"{WORKERS}.podFailurePolicy.rules.1", FAIL_ALL, "in place of"),
+    ("JobSet", f"{WORKERS}.backoffLimitPerIndex", 6, "a worker is given up"),
+    ("JobSet", f"{WORKERS}.maxFailedIndexes", 1, "workers alone"),
+    ("JobSet", "spec.failurePolicy.rules.0.targetReplicatedJobs", None, "exit code 2 leads to"),
+    ("JobSet", f"{POD}.containers.0.args.2", "--patience=59min", "gives up while"),
+    ("JobSet", f"{POD}.containers.0.volumeMounts.2.mountPath", "/scratch", "nothing is mounted at /tmp"),
     ("JobSet", f"{POD}.restartPolicy", "OnFailure", "needs Never"),
     ("JobSet", f"{POD}.enableServiceLinks", None, "enableServiceLinks"),
     ("JobSet", f"{POD}.hostNetwork", True, "hostNetwork"),
@@ -207,6 +251,7 @@ REFUSED_OBJECTS = [
     ("NetworkPolicy", "spec.podSelectors", {}, "podSelectors"),
     ("NetworkPolicy", "kind", "NetworkPolicies", "no check for this kind"),
     ("ConfigMap", "data.job", 3, "data.job"),
+    ("ConfigMap", "immutable", None, "immutable"),
     ("PersistentVolumeClaim", "spec.accessMode", ["ReadWriteMany"], "accessMode"),
     ("JobSet", "spec.network.subdomains", "other", "subdomains"),
     ("JobSet", "spec.ttlSecondsAfterFinished", "soon", "is not of type 'integer'"),
@@ -218,6 +263,8 @@ REFUSED_OBJECTS = [
     ("Certificate", "spec.privateKey.algorithm", "EC", "'EC' is not one of"),
     ("Certificate", "spec.issuerRef.name", None, "'name' is a required property"),
     ("Certificate", "spec.dnsNames", ["elsewhere"], "no certificate for"),
+    ("Certificate", "spec.dnsNames", [f"{'n' * 41}-coordinator-0-0.{'n' * 41}"], "no certificate for localhost"),
+    ("Certificate", "spec.renewBefore", "1h", "than at its half"),
     ("Certificate", "apiVersion", "cert-manager.io/v2", "no check for this kind"),
     ("PodMonitor", "spec.podMetricsEndpoints.0.intervals", "15s", "intervals"),
     ("PodMonitor", "spec.podMetricsEndpoints.0.interval", "often", "does not match"),
@@ -230,6 +277,9 @@ REFUSED_OBJECTS = [
     ("ClusterTrainingRuntime", "spec.mlPolicy.numNodes", "2", "is not of type 'integer'"),
     ("ClusterTrainingRuntime", f"{RUNTIME}.successPolicy.operator", "One", "'One' is not one of"),
     ("ClusterTrainingRuntime", f"{RUNTIME}.replicatedJobs.0.template.spec.backoffLimits", 6, "backoffLimits"),
+    ("ClusterTrainingRuntime", f"{RUNTIME}.replicatedJobs.1.template.spec.backoffLimitPerIndex", 6, "a worker is given up"),
+    ("ClusterTrainingRuntime", f"{RUNTIME}.failurePolicy.rules.0.targetReplicatedJobs", None, "exit code 2 leads to"),
+    ("ClusterTrainingRuntime", f"{RUNTIME}.replicatedJobs.0.template.spec.template.spec.containers.0.volumeMounts.3.mountPath", "/scratch", "nothing is mounted at /tmp"),
     ("ClusterTrainingRuntime", "apiVersion", "trainer.kubeflow.org/v1", "no check for this kind"),
 ]
 # Mistakes in the files for other places: file, path, value (None removes it), and words of the refusal.

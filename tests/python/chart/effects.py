@@ -1,6 +1,8 @@
 """What each value has to do to the objects of a job, and that only the value does it."""
 
-from cases import NCCL, PLACEMENT
+import base64
+
+from cases import NCCL, ODD_PROMPTS, PLACEMENT
 from objects import need
 
 DIGEST = "registry.example.com/obsdiff@sha256:" + "0123456789abcdef" * 4
@@ -51,6 +53,8 @@ EFFECTS = {
             },
             "spec.resourceClaims": [{"name": "gpu", "resourceClaimTemplateName": "n" * 41 + "-gpu"}],
             "spec.containers.0.resources.claims": [{"name": "gpu"}],
+            # As long as the coordinator may take.
+            "spec.containers.0.args": [*WORKER["spec.containers.0.args"], "--patience=7198s"],
         },
         "job of the coordinator": {"activeDeadlineSeconds": 86400},
         "job of the worker": {"activeDeadlineSeconds": 86400, "completions": 16, "parallelism": 16},
@@ -69,7 +73,8 @@ EFFECTS = {
     "locked": {"worker": {"spec.containers.0.securityContext.capabilities.add": ["IPC_LOCK"]}},
     "elastic": {
         "worker": {**WORKER, "spec.containers.0.resources.limits": {**WORKER["spec.containers.0.resources.limits"], "nvidia.com/gpu": 1}},
-        "job of the worker": {"activeDeadlineSeconds": 86400, "parallelism": 16},
+        # Of each worker's six failures.
+        "job of the worker": {"activeDeadlineSeconds": 86400, "parallelism": 16, "backoffLimit": 96},
         "Job": {"metadata.labels": {"kueue.x-k8s.io/queue-name": "images"}},
         "Job of the worker": {"metadata.annotations": {"kueue.x-k8s.io/job-min-parallelism": "2", "kueue.x-k8s.io/elastic-job": "true"}},
         "PodDisruptionBudget": {"spec.minAvailable": 4},
@@ -79,6 +84,12 @@ EFFECTS["fabric-jobs"] = EFFECTS["fabric"]
 NO_WORKERS = {"PodDisruptionBudget": {"spec.minAvailable": 0}}
 EFFECTS["zeros"] = {**NO_WORKERS, "JobSet": {"spec.ttlSecondsAfterFinished": 0}}
 EFFECTS["zeros-jobs"] = {**NO_WORKERS, "Job": {"spec.ttlSecondsAfterFinished": 0}}
+# The fewest workers with which the job may start may stay alone.
+EFFECTS["drained"] = {"PodDisruptionBudget": {"spec.minAvailable": 3}}
+EFFECTS["odd"] = {
+    "ConfigMap": {"binaryData": {"prompts.txt": base64.b64encode(ODD_PROMPTS.encode()).decode()}},
+    "worker": {"spec.containers.0.resources.limits": {"memory": f"{1024 * 1024}Mi"}, "spec.containers.0.args": ["--patience=2d"]},
+}
 # Workers wait for two hours while the coordinator copies the model.
 EFFECTS["sd3.5-large-without-volumes"] = {
     "coordinator": {"spec.containers.0.startupProbe": {"periodSeconds": 5, "failureThreshold": 1440}},
@@ -88,8 +99,8 @@ EFFECTS["sd3.5-large-without-volumes"] = {
 WORKERS_ALONE = [(case, path, wanted) for case in ("fabric", "fabric-jobs") for path, wanted in EFFECTS["fabric"]["worker"].items()]
 # The same without these values.
 WITHOUT = {
-    **dict.fromkeys(("fabric", "everything", "locked", "zeros", "sd3.5-large-without-volumes"), "least"),
-    **dict.fromkeys(("fabric-jobs", "elastic", "zeros-jobs"), "least-jobs"),
+    **dict.fromkeys(("fabric", "everything", "locked", "zeros", "odd", "sd3.5-large-without-volumes"), "least"),
+    **dict.fromkeys(("fabric-jobs", "elastic", "zeros-jobs", "drained"), "least-jobs"),
 }
 
 

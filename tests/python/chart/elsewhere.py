@@ -1,9 +1,11 @@
 """Checks of the files for other places than Kubernetes: Compose, Slurm and SkyPilot. The command checks the arguments that they give."""
 
+import os
 import pathlib
 import re
 import shutil
 import subprocess
+import tempfile
 import tomllib
 from urllib.parse import urlsplit
 
@@ -103,8 +105,37 @@ def check_task(document):
     for target, source in document["file_mounts"].items():
         need(source == f"target/release/{pathlib.PurePosixPath(target).name}", f"task: Cargo does not build {source}")
     # A path that both commands are given lies in the volume.
-    for path in re.findall(r" (/[^\s]+)", document["run"]):
+    commands = "\n".join(line for line in document["run"].splitlines() if line.strip().startswith("obsdiff "))
+    for path in re.findall(r" (/[^\s]+)", commands):
         need(any(path.startswith(f"{place}/") for place in document["volumes"]), f"task: {path} lies in no volume")
+
+
+# How the task of SkyPilot ends on a node: what the coordinator does, which the first node alone has, what the worker does, and the code.
+TASK_ENDS = [
+    ("exit 0", "exit 0", 0),
+    ("exit 2", "exec sleep 60", 2),
+    ("exec sleep 60", "exit 3", 3),
+    ("sleep 1; exit 3", "exit 0", 3),
+    (None, "exit 3", 3),
+    (None, "exit 0", 0),
+]
+
+
+def check_task_ends(document):
+    """Runs the task's script with a program in the place of obsdiff, which has to end in time and with the code of what failed."""
+    for coordinator, worker, code in TASK_ENDS:
+        with tempfile.TemporaryDirectory() as home:
+            program = pathlib.Path(home, "bin", "obsdiff")
+            program.parent.mkdir()
+            program.write_text(f'#!/bin/bash\nif [ "$1" = coordinator ]; then\n{coordinator or "exit 9"}\nelse\n{worker}\nfi\n')
+            program.chmod(0o755)
+            variables = {**os.environ, "HOME": home, "SKYPILOT_NODE_IPS": "127.0.0.1", "SKYPILOT_NODE_RANK": "0" if coordinator else "1"}
+            what = f"task: {coordinator} and {worker}"
+            try:
+                done = subprocess.run([shutil.which("bash"), "-c", document["run"]], env=variables, timeout=30, check=False)
+            except subprocess.TimeoutExpired:
+                raise Refused(f"{what}: does not end") from None
+            need(done.returncode == code, f"{what}: ends with {done.returncode} in place of {code}")
 
 
 def check_script(name, text):

@@ -110,6 +110,8 @@ def check_object(document):
         check_published(document, PUBLISHED[kind])
     else:
         raise Refused(f"{kind}: there is no check for this kind")
+    if document["kind"] == "ConfigMap":
+        need(document.get("immutable") is True, "ConfigMap: immutable: is not true, so that an upgrade may change the job that runs")
     check_names(document)
     return jobs(document)
 
@@ -164,6 +166,10 @@ def replicated(name, spec):
     """The Jobs of a JobSet's spec, each checked as Kubernetes would check it."""
     names = [job["name"] for job in spec["replicatedJobs"]]
     need(len(set(names)) == len(names), f"replicatedJobs: two have the same name: {names}")
+    # With exit code 2 a coordinator's Job fails, and another try would fail again.
+    rules = [rule for rule in spec.get("failurePolicy", {}).get("rules", []) if "PodFailurePolicy" in rule.get("onJobFailureReasons", [])]
+    ends = [(rule["action"], rule.get("targetReplicatedJobs")) for rule in rules]
+    need(ends == [("FailJobSet", ["coordinator"])], f"failurePolicy: the coordinator's exit code 2 leads to {ends}")
     policies = [spec.get("successPolicy", {}), *spec.get("failurePolicy", {}).get("rules", [])]
     for policy in policies:
         for target in policy.get("targetReplicatedJobs", []):

@@ -6,6 +6,8 @@ from objects import Refused, need
 NO_KEYS = {"OBSDIFF_LOG"}
 # The exit codes of obsdiff for input that has to be changed, and for SIGINT and SIGTERM.
 BAD_INPUT, STOPPED = [2], [130, 143]
+# How often a worker of an indexed Job has to be replaced at least: for ever, as an index that is given up makes the Job fail at its end.
+ALWAYS = 1_000_000
 
 
 def check_job(name, spec):
@@ -17,11 +19,15 @@ def check_job(name, spec):
     need(len(name) + index + len("-abcde") <= 63, f"{name}: the names of its pods have more than 63 characters")
     need(not indexed or spec.get("completions"), f"{name}: completions: an indexed Job needs their number")
     need(indexed or "backoffLimitPerIndex" not in spec, f"{name}: backoffLimitPerIndex: needs completionMode Indexed")
-    check_failure_policy(name, spec)
+    role = spec["template"]["spec"]["containers"][0]["args"][0]
+    if role == "worker" and indexed:
+        need(spec.get("backoffLimitPerIndex", 0) >= ALWAYS, f"{name}: backoffLimitPerIndex: a worker is given up")
+        need("backoffLimit" not in spec and "maxFailedIndexes" not in spec, f"{name}: workers alone make the job fail")
+    check_failure_policy(name, role, spec)
     check_pod(name, spec["template"])
 
 
-def check_failure_policy(name, spec):
+def check_failure_policy(name, role, spec):
     pod = spec["template"]["spec"]
     containers = [container["name"] for container in pod["containers"]]
     need(pod.get("restartPolicy") == "Never", f"{name}: restartPolicy: podFailurePolicy needs Never")
@@ -40,7 +46,10 @@ def check_failure_policy(name, spec):
             what[tuple(codes["values"])] = action
         for condition in rule.get("onPodConditions", []):
             what[condition["type"]] = action
-    wanted = {"DisruptionTarget": "Ignore", tuple(BAD_INPUT): "FailJob", tuple(STOPPED): "Ignore"}
+    wanted = {"DisruptionTarget": "Ignore", tuple(STOPPED): "Ignore"}
+    # A worker's may come from its node alone.
+    if role == "coordinator":
+        wanted[tuple(BAD_INPUT)] = "FailJob"
     need(what == wanted, f"{name}: podFailurePolicy: says {what} in place of {wanted}")
 
 
@@ -49,6 +58,7 @@ def check_pod(name, template):
     need(pod.get("enableServiceLinks") is False, f"{name}: enableServiceLinks: Services would set keys of the job")
     need(pod.get("automountServiceAccountToken") is False, f"{name}: automountServiceAccountToken: is not needed")
     check_restricted(name, pod)
+    check_scratch(name, pod)
     volumes = {volume["name"]: volume for volume in pod.get("volumes", [])}
     need(len(volumes) == len(pod.get("volumes", [])), f"{name}: volumes: two have the same name")
     claims = {claim["name"] for claim in pod.get("resourceClaims", [])}
@@ -58,8 +68,16 @@ def check_pod(name, template):
     need(mounted == set(volumes), f"{name}: volumes: {sorted(mounted ^ set(volumes))} are not both defined and mounted")
 
 
-def check_restricted(name, pod):
-    """Pod Security Standards, level restricted."""
+def check_scratch(name, pod):
+    """A root that is read-only needs a place for files of the moment."""
+    for container in pod["containers"]:
+        # The test only asks the coordinator.
+        paths = [mount["mountPath"] for mount in container.get("volumeMounts", [])]
+        need("/tmp" in paths or container["args"][0] == "status", f"{name}: volumeMounts: nothing is mounted at /tmp")
+
+
+def check_restricted(name, pod, writes=False):
+    """Pod Security Standards, level restricted, and a root that is read-only unless the pod writes there."""
     for field in ("hostNetwork", "hostPID", "hostIPC"):
         need(not pod.get(field), f"{name}: {field}: restricted forbids it")
     security = pod.get("securityContext", {})
@@ -74,7 +92,7 @@ def check_restricted(name, pod):
     for container in pod["containers"]:
         context = container.get("securityContext", {})
         need(context.get("allowPrivilegeEscalation") is False, f"{name}: allowPrivilegeEscalation: is not false")
-        need(context.get("readOnlyRootFilesystem") is True, f"{name}: readOnlyRootFilesystem: is not true")
+        need(writes or context.get("readOnlyRootFilesystem") is True, f"{name}: readOnlyRootFilesystem: is not true")
         need(not context.get("privileged"), f"{name}: privileged: restricted forbids it")
         capabilities = context.get("capabilities", {})
         need(capabilities.get("drop") == ["ALL"], f"{name}: capabilities: are not all dropped")
@@ -110,10 +128,10 @@ def check_container(name, container, volumes, claims):
 
 
 def mebibytes(size):
-    for unit, factor in (("Gi", 1024), ("Mi", 1)):
+    for unit, factor in (("Ti", 1024 * 1024), ("Gi", 1024), ("Mi", 1)):
         if size.endswith(unit):
             return int(size[: -len(unit)]) * factor
-    raise Refused(f"{size} is no number of Mi or Gi")
+    raise Refused(f"{size} is no number of Mi, Gi or Ti")
 
 
 def references(pod):

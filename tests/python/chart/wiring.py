@@ -55,17 +55,34 @@ def check_wiring(found, pods):
         need(url.scheme == ("https" if tls else "http"), f"{role}: the URL's scheme does not fit the certificates")
         need(tls or "--insecure" in words, f"{role}: would refuse to dial without certificates")
         if role == "worker":
+            probe = container["startupProbe"]
+            wait = seconds(given["--patience"])
+            need(wait + probe["periodSeconds"] > probe["periodSeconds"] * probe["failureThreshold"], "worker: gives up while the coordinator checks the job")
             forms = [flags(each).get("--log-format") for each in (words, coordinator)]
             need(forms[0] == forms[1], f"worker: logs as {forms[0]}, but the coordinator as {forms[1]}")
         for flag in SHARED:
             need((flag in given) == (flag in flags(coordinator)), f"{role}: {flag} is not given to both sides")
         for certificate in [document for document in found if document["kind"] == "Certificate"]:
             need(url.hostname in certificate["spec"]["dnsNames"], f"{role}: no certificate for {url.hostname}")
+            need("localhost" in certificate["spec"]["dnsNames"], "no certificate for localhost, which a forwarded port has")
+            check_lifetime(certificate["spec"])
+
+
+def check_lifetime(certificate):
+    """A process reads its certificate when it starts: one that is as good as over would cut it off."""
+    hours = {key: int(certificate[key].removesuffix("h")) for key in ("duration", "renewBefore")}
+    need(2 * hours["renewBefore"] in (hours["duration"], hours["duration"] - 1), f"a certificate of {hours} is renewed at another time than at its half")
 
 
 def flags(words):
     """Flags of the form --NAME=VALUE."""
     return dict(word.split("=", 1) for word in words if word.startswith("--") and "=" in word)
+
+
+def seconds(text):
+    """A length of time such as 90min."""
+    number = text.rstrip("dhmins")
+    return int(number) * {"s": 1, "min": 60, "h": 3600, "d": 86400}[text.removeprefix(number)]
 
 
 def addresses(found):
