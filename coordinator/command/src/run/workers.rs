@@ -48,9 +48,11 @@ pub(super) fn run_workers<'a>(
         display = display.with_outlook(outlook.clone());
     }
     let records = Box::new(state.records());
-    let (mut driver, handle) =
-        CoreDriver::new(state.job.clone(), records, clock, Box::new((display, traces)))
-            .map_err(|e| Error::content(job.path(), e.to_string()))?;
+    let mut of_process = state.job.clone();
+    // No worker has outlived its process, so none comes back.
+    of_process.options.settle = Duration::ZERO;
+    let (mut driver, handle) = CoreDriver::new(of_process, records, clock, Box::new((display, traces)))
+        .map_err(|e| Error::content(job.path(), e.to_string()))?;
     let transport = Arc::new(Local::default());
     let worker_states: Vec<_> = (1..=workers.max(1) as u128)
         .map(|instance| {
