@@ -9,6 +9,7 @@
 //! - `applied`, the tally and the epoch of its group only grow. An order of an older tally or epoch is dropped. A newer tally starts
 //!   the sums from zero; a newer epoch drops the groups before it and what they brought.
 //! - A shard once begun is added to its end, or the sums are spoiled. They stay until a newer tally or [`Order::Apply`], also once reduced.
+//! - Sums that a worker says it has saved stay in the store until it has saved others that contain them, and has added to these.
 //! - A received Gram stays until its parts are solved, its group is aborted, or a newer group is joined.
 //! - When the connection is lost, a worker forgets orders that it has not begun, continues with the others, and reports in its next
 //!   [`Hello`] what it holds. Commands of an earlier connection are dropped.

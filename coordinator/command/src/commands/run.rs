@@ -111,7 +111,7 @@ fn prune(job: &JobFile, args: &PruningArgs, context: &mut CommandContext<'_>) ->
     context.compute_here()?;
     let progress = context.progress();
     let running_trace = RunningTrace::default();
-    // Committed packages are always whole on the disk, and nothing else is kept. So a signal may end the process at once.
+    // What counts of committed packages and saved sums is always whole on the disk. So a signal may end the process at once.
     context.signals.respond({
         let (progress, command, trace) = (progress.clone(), context.same_command(), running_trace.clone());
         move |signal| {
