@@ -162,7 +162,34 @@ fn kept_gram_bytes(spec: &JobSpec, inventory: &Inventory, plan: &Plan) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use std::io;
+
     use super::*;
+
+    #[test]
+    fn sums_are_saved_where_there_are_any_and_the_state_has_room_for_them() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+        let folder = tempfile::tempdir().unwrap();
+        let saved = |method: &str, workers: usize, period: Option<Duration>| {
+            let sets = [
+                format!("model.path={}", root.join("tests/assets/shapes-sd3").display()),
+                format!("calibration.prompts={}", root.join("tests/assets/shapes-prompts.txt").display()),
+                format!("sparsity.method={method}"),
+                "sparsity.allocation=uniform".to_owned(),
+                "sparsity.refine=0".to_owned(),
+                format!("output.path={}", folder.path().join("out").display()),
+            ];
+            let job = JobFile::load(&root.join("deploy/jobs/shapes-sd3.toml"), [], &sets).unwrap();
+            let inputs = Inputs::open(&job, 1, None).unwrap();
+            let progress = Progress::lines(io::sink(), crate::clock::monotonic());
+            save_period(&job, &inputs, workers, (period, &progress)).unwrap()
+        };
+        let period = Some(Duration::from_secs(600));
+        assert_eq!(saved("admm", 1, period), period);
+        assert_eq!(saved("admm", 1, None), None);
+        assert_eq!(saved("magnitude", 1, period), None, "it sums nothing");
+        assert_eq!(saved("admm", usize::MAX, period), None, "no disk has room for that");
+    }
 
     #[test]
     fn what_is_there_is_counted_and_a_link_is_not_followed() {
